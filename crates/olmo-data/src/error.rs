@@ -1,0 +1,89 @@
+//! [`DataError`]: why an artifact cannot be read or written, for a person.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use olmo_stage::StageError;
+
+/// Why an artifact cannot be read or written. Each message names the file.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+    /// A `manifest.json` or `special_tokens.json` that is broken or of another format.
+    #[error("{}: {reason}", path.display())]
+    Manifest { path: PathBuf, reason: String },
+    /// A Parquet file that is broken or has other columns.
+    #[error("{}: {reason}", path.display())]
+    Parquet { path: PathBuf, reason: String },
+    /// A dataset of documents where conversations are wanted, or the reverse.
+    #[error("{}: holds {found}, but {expected} are wanted here", path.display())]
+    Kind { path: PathBuf, expected: &'static str, found: &'static str },
+    #[error("{}: has {found} bytes, its manifest says {expected}{guess}", path.display())]
+    Size { path: PathBuf, expected: u64, found: u64, guess: &'static str },
+    #[error("{}: dtype {dtype} cannot hold ids of a vocabulary of {vocab_size}", path.display())]
+    Dtype { path: PathBuf, dtype: &'static str, vocab_size: u32 },
+    #[error("{}: token {position} is id {id}, outside the vocabulary of {vocab_size}", path.display())]
+    OverVocabulary { path: PathBuf, position: usize, id: u32, vocab_size: u32 },
+    /// Files that contradict each other.
+    #[error("{}: {reason}", path.display())]
+    Broken { path: PathBuf, reason: String },
+    /// A `tokenizer.json` that cannot be used, or a text it cannot encode.
+    #[error("{}: {reason}", path.display())]
+    Tokenizer { path: PathBuf, reason: String },
+}
+
+impl DataError {
+    /// Wraps an I/O failure on `path`.
+    pub fn io(path: &Path) -> impl FnOnce(io::Error) -> Self + '_ {
+        move |source| Self::Io { path: path.to_owned(), source }
+    }
+
+    pub(crate) fn parquet(path: &Path, error: impl std::fmt::Display) -> Self {
+        Self::Parquet { path: path.to_owned(), reason: error.to_string() }
+    }
+
+    pub(crate) fn broken(path: &Path, reason: impl Into<String>) -> Self {
+        Self::Broken { path: path.to_owned(), reason: reason.into() }
+    }
+
+    pub(crate) fn tokenizer(path: &Path, error: impl std::fmt::Display) -> Self {
+        Self::Tokenizer { path: path.to_owned(), reason: error.to_string() }
+    }
+
+    /// The stable code under which stages report it.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Io { .. } => "io::failed",
+            Self::Manifest { .. } => "data::manifest",
+            Self::Parquet { .. } => "data::parquet",
+            Self::Kind { .. } => "data::kind",
+            Self::Size { .. } => "data::size",
+            Self::Dtype { .. } => "data::dtype",
+            Self::OverVocabulary { .. } => "data::over_vocabulary",
+            Self::Broken { .. } => "data::broken",
+            Self::Tokenizer { .. } => "data::tokenizer",
+        }
+    }
+
+    /// The way out.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Io { .. } => "check that the file is there, that it may be read, and that the disk has room",
+            Self::Kind { .. } => {
+                "`messages` go with template `tulu`, `text` with template `plain`; see `format` of stage fetch"
+            }
+            Self::Tokenizer { .. } => "check the tokenizer file: it has to be a `tokenizer.json` of Hugging Face's format",
+            _ => "the artifact is damaged or from another version; make it again with the stage that made it",
+        }
+    }
+}
+
+impl From<DataError> for StageError {
+    fn from(error: DataError) -> Self {
+        match error {
+            DataError::Io { path, source } => Self::io(&path, source),
+            other => Self::fail(other.code(), other.to_string()).hint(other.hint()),
+        }
+    }
+}

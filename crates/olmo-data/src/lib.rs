@@ -1,0 +1,29 @@
+//! The data that stages hand to each other, and what they agree on about it.
+//!
+//! [`dataset`]: documents and conversations as Parquet. [`template`]: a conversation as text.
+//! [`tokenizer`]: text as ids, with the labels of a conversation. [`tokens`]: tokenised documents
+//! as Parquet. [`pack`] and [`memmap`]: rows of equal length in OLMo's raw layout. [`order`]: the
+//! order in which an epoch visits these rows.
+//!
+//! Every artifact is a folder; nothing in it holds a time, a host, a path or a thread count.
+
+pub mod dataset;
+mod error;
+mod json;
+pub mod memmap;
+mod memmap_writer;
+pub mod order;
+pub mod pack;
+mod parquet_file;
+pub mod template;
+pub mod tokenizer;
+pub mod tokens;
+
+pub use dataset::Conversation;
+pub use error::DataError;
+pub use memmap::{Dtype, Instance, Manifest, Memmap};
+pub use memmap_writer::{Layout, MemmapWriter};
+pub use pack::{Pack, Packer};
+pub use template::{Message, Rendered, Role, Template};
+pub use tokenizer::{SpecialTokens, TextTokenizer};
+pub use tokens::Document;

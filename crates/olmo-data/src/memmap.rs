@@ -1,0 +1,237 @@
+//! [`Memmap`]: rows of token ids in OLMo's raw layout, and the manifest that the layout lacks.
+//!
+//! `input_ids.npy` (raw little-endian uint16 or uint32, no header in spite of the name),
+//! `label_mask.npy` (one byte a token; absent where every token is a target),
+//! `boundaries.npy` (raw little-endian u64: where documents start, in tokens), `manifest.json`.
+//! OLMo's own trainer reads the first two as they are.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+use olmo_stage::Digest;
+use serde::{Deserialize, Serialize};
+
+use crate::error::DataError;
+use crate::json;
+
+pub const INPUT_IDS: &str = "input_ids.npy";
+pub const LABEL_MASK: &str = "label_mask.npy";
+pub const BOUNDARIES: &str = "boundaries.npy";
+pub const MANIFEST: &str = "manifest.json";
+
+/// The type of an id on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Dtype {
+    Uint16,
+    Uint32,
+}
+
+impl Dtype {
+    /// The smallest type that holds every id below `vocab_size`.
+    pub fn for_vocabulary(vocab_size: u32) -> Self {
+        if vocab_size <= 1 << 16 { Self::Uint16 } else { Self::Uint32 }
+    }
+
+    /// Bytes of one id.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::Uint16 => 2,
+            Self::Uint32 => 4,
+        }
+    }
+
+    /// numpy's name, as in OLMo's `data.memmap_dtype`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Uint16 => "uint16",
+            Self::Uint32 => "uint32",
+        }
+    }
+}
+
+/// `manifest.json` of a memmap.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    pub format: u32,
+    pub dtype: Dtype,
+    /// Tokens: `instances * sequence_length`.
+    pub count: u64,
+    /// Tokens in a row.
+    pub sequence_length: u64,
+    /// Rows.
+    pub instances: u64,
+    /// Targets that an epoch trains: labelled tokens that are not the first of their row.
+    pub labels: u64,
+    /// Ids lie below it.
+    pub vocab_size: u32,
+    /// Digest of the `tokenizer.json` that made the ids.
+    pub tokenizer: Digest,
+    pub eos_token_id: u32,
+    pub pad_token_id: u32,
+    /// Documents in the rows: as many as there are boundaries.
+    pub documents: u64,
+    /// Documents left out: nothing of them could be trained, or they lay in the dropped tail.
+    pub dropped: u64,
+    /// Documents of which only a part is here.
+    pub truncated: u64,
+    /// Tokens that only fill rows.
+    pub padding: u64,
+    /// BLAKE3 digest of each file.
+    pub blake3: BTreeMap<String, Digest>,
+}
+
+/// One row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Instance {
+    /// `sequence_length` ids.
+    pub input_ids: Vec<u32>,
+    /// Which tokens are targets; `None` where every token is.
+    pub label_mask: Option<Vec<bool>>,
+}
+
+/// Rows of token ids, mapped into memory. The files must not change while it is open.
+#[derive(Debug)]
+pub struct Memmap {
+    dir: PathBuf,
+    manifest: Manifest,
+    input_ids: Mmap,
+    label_mask: Option<Mmap>,
+    boundaries: Vec<u64>,
+}
+
+impl Memmap {
+    /// Opens the memmap in folder `dir`.
+    ///
+    /// Refuses a manifest of another format, files of another size than it says, a dtype too small
+    /// for the vocabulary, ids outside the vocabulary (every id is looked at once), and boundaries
+    /// that do not ascend. Digests are checked by [`Memmap::verify`].
+    pub fn open(dir: &Path) -> Result<Self, DataError> {
+        let path = dir.join(MANIFEST);
+        let manifest: Manifest = json::read(&path)?;
+        let bad = |reason: &str| DataError::Manifest { path: path.clone(), reason: reason.into() };
+        if manifest.sequence_length == 0 || manifest.count == 0 {
+            return Err(bad("has no tokens"));
+        }
+        if manifest.instances.checked_mul(manifest.sequence_length) != Some(manifest.count) {
+            return Err(bad("count is not instances * sequence_length"));
+        }
+        if manifest.instances > u64::from(u32::MAX) {
+            return Err(bad("has more than 2^32 - 1 rows"));
+        }
+        let ids_path = dir.join(INPUT_IDS);
+        if Dtype::for_vocabulary(manifest.vocab_size).bytes() > manifest.dtype.bytes() {
+            let (dtype, vocab_size) = (manifest.dtype.as_str(), manifest.vocab_size);
+            return Err(DataError::Dtype { path: ids_path, dtype, vocab_size });
+        }
+        let width = manifest.dtype.bytes() as u64;
+        let input_ids = map(&ids_path, manifest.count * width, |found| match (manifest.dtype, found) {
+            (Dtype::Uint16, found) if found == manifest.count * 4 => "; it may hold uint32, not uint16",
+            (Dtype::Uint32, found) if found == manifest.count * 2 => "; it may hold uint16, not uint32",
+            _ => "",
+        })?;
+        let label_mask = if manifest.blake3.contains_key(LABEL_MASK) {
+            let path = dir.join(LABEL_MASK);
+            let mask = map(&path, manifest.count, |_| "")?;
+            if let Some(at) = mask.iter().position(|byte| *byte > 1) {
+                return Err(DataError::broken(&path, format!("byte {at} is {}, not 0 or 1", mask[at])));
+            }
+            Some(mask)
+        } else if dir.join(LABEL_MASK).exists() {
+            return Err(DataError::broken(&dir.join(LABEL_MASK), "is not in the manifest"));
+        } else {
+            None
+        };
+        let boundaries_path = dir.join(BOUNDARIES);
+        let boundaries = map(&boundaries_path, manifest.documents.saturating_mul(8), |_| "")?;
+        let boundaries: Vec<u64> =
+            boundaries.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect();
+        let ascend = boundaries.windows(2).all(|pair| pair[0] < pair[1]);
+        if !ascend || boundaries.last().is_some_and(|last| *last >= manifest.count) {
+            return Err(DataError::broken(&boundaries_path, "the boundaries do not ascend within the tokens"));
+        }
+        let opened = Self { dir: dir.to_owned(), manifest, input_ids, label_mask, boundaries };
+        opened.check_ids()?;
+        Ok(opened)
+    }
+
+    fn check_ids(&self) -> Result<(), DataError> {
+        let vocab_size = self.manifest.vocab_size;
+        let length = self.manifest.sequence_length as usize;
+        for row in 0..self.instances() {
+            let ids = self.ids(row);
+            if let Some(at) = ids.iter().position(|id| *id >= vocab_size) {
+                let (path, position, id) = (self.dir.join(INPUT_IDS), row * length + at, ids[at]);
+                return Err(DataError::OverVocabulary { path, position, id, vocab_size });
+            }
+        }
+        Ok(())
+    }
+
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Rows.
+    pub fn instances(&self) -> usize {
+        self.manifest.instances as usize
+    }
+
+    /// Row `index`, which must be below [`Memmap::instances`].
+    pub fn instance(&self, index: usize) -> Instance {
+        let length = self.manifest.sequence_length as usize;
+        let label_mask = self.label_mask.as_ref().map(|mask| {
+            mask[index * length..][..length].iter().map(|byte| *byte != 0).collect()
+        });
+        Instance { input_ids: self.ids(index), label_mask }
+    }
+
+    fn ids(&self, index: usize) -> Vec<u32> {
+        let row = self.manifest.sequence_length as usize * self.manifest.dtype.bytes();
+        let bytes = &self.input_ids[index * row..][..row];
+        match self.manifest.dtype {
+            Dtype::Uint16 => bytes.as_chunks().0.iter().map(|b| u32::from(u16::from_le_bytes(*b))).collect(),
+            Dtype::Uint32 => bytes.as_chunks().0.iter().map(|b| u32::from_le_bytes(*b)).collect(),
+        }
+    }
+
+    /// Where documents start, in tokens from the first row on, ascending. A document ends where
+    /// the next one starts; padding belongs to the one before it.
+    pub fn boundaries(&self) -> &[u64] {
+        &self.boundaries
+    }
+
+    /// Where documents start within row `index`. A row may start inside a document.
+    pub fn document_starts(&self, index: usize) -> Vec<usize> {
+        let length = self.manifest.sequence_length;
+        let (from, to) = (index as u64 * length, (index as u64 + 1) * length);
+        let first = self.boundaries.partition_point(|start| *start < from);
+        self.boundaries[first..].iter().take_while(|start| **start < to).map(|start| (start - from) as usize).collect()
+    }
+
+    /// Reads every file and compares it with its digest.
+    pub fn verify(&self) -> Result<(), DataError> {
+        for (name, expected) in &self.manifest.blake3 {
+            let path = self.dir.join(name);
+            let (found, _) = Digest::of_file(&path).map_err(DataError::io(&path))?;
+            if found != *expected {
+                let reason = format!("has digest {}, its manifest says {}", found.short(), expected.short());
+                return Err(DataError::broken(&path, reason));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn map(path: &Path, expected: u64, guess: impl Fn(u64) -> &'static str) -> Result<Mmap, DataError> {
+    let file = File::open(path).map_err(DataError::io(path))?;
+    let found = file.metadata().map_err(DataError::io(path))?.len();
+    if found != expected {
+        return Err(DataError::Size { path: path.to_owned(), expected, found, guess: guess(found) });
+    }
+    // SAFETY: artifacts are read-only copies that nothing writes to once they are complete.
+    unsafe { Mmap::map(&file) }.map_err(DataError::io(path))
+}

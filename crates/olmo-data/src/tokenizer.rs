@@ -1,0 +1,194 @@
+//! Tokenizers: `tokenizer.json` (Hugging Face's format) with `special_tokens.json` beside it, and
+//! the encoding of documents and conversations.
+//!
+//! A conversation is encoded as one text with offsets, as `apply_chat_template` does it, and a
+//! token is labelled if it starts inside a labelled range. OLMo's script encodes piece by piece;
+//! for contents without surrounding white space both give the same ids.
+
+use std::path::{Path, PathBuf};
+
+use olmo_stage::Digest;
+use serde::{Deserialize, Serialize};
+use tokenizers::{
+    NormalizedString, Normalizer, PaddingParams, PostProcessorWrapper, Tokenizer, TruncationParams,
+};
+
+use crate::error::DataError;
+use crate::json;
+use crate::template::Rendered;
+use crate::tokens::Document;
+
+const TOKENIZER: &str = "tokenizer.json";
+const SPECIAL_TOKENS: &str = "special_tokens.json";
+
+/// `special_tokens.json`: what a tokenizer means by the end of a text and by padding.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SpecialTokens {
+    pub format: u32,
+    pub eos_token: String,
+    pub eos_token_id: u32,
+    pub pad_token: String,
+    pub pad_token_id: u32,
+    /// One more than the largest id, added tokens included.
+    pub vocab_size: u32,
+}
+
+/// A tokenizer whose eos and pad tokens are known.
+pub struct TextTokenizer {
+    path: PathBuf,
+    inner: Tokenizer,
+    special: SpecialTokens,
+    digest: Digest,
+}
+
+impl TextTokenizer {
+    /// Opens the tokenizer artifact in folder `dir`. Refuses one whose `special_tokens.json` does
+    /// not agree with its `tokenizer.json`.
+    pub fn open(dir: &Path) -> Result<Self, DataError> {
+        let declared: SpecialTokens = json::read(&dir.join(SPECIAL_TOKENS))?;
+        let opened = Self::from_file(&dir.join(TOKENIZER), &declared.eos_token, &declared.pad_token)?;
+        if opened.special != declared {
+            let reason = format!("says {declared:?}, but {TOKENIZER} beside it has {:?}", opened.special);
+            return Err(DataError::Manifest { path: dir.join(SPECIAL_TOKENS), reason });
+        }
+        Ok(opened)
+    }
+
+    /// Reads the `tokenizer.json` at `path`, in which the strings `eos_token` and `pad_token` must
+    /// be tokens of their own.
+    pub fn from_file(path: &Path, eos_token: &str, pad_token: &str) -> Result<Self, DataError> {
+        let bytes = std::fs::read(path).map_err(DataError::io(path))?;
+        Self::from_bytes(path, &bytes, eos_token, pad_token)
+    }
+
+    /// As [`TextTokenizer::from_file`], of the content `bytes`; `path` is for messages.
+    pub fn from_bytes(path: &Path, bytes: &[u8], eos_token: &str, pad_token: &str) -> Result<Self, DataError> {
+        let mut inner = Tokenizer::from_bytes(bytes).map_err(|e| DataError::tokenizer(path, e))?;
+        // A post-processor shifts offsets and adds tokens; truncation and padding are other stages' work.
+        inner.with_post_processor(None::<PostProcessorWrapper>).with_padding(None::<PaddingParams>);
+        inner.with_truncation(None::<TruncationParams>).map_err(|e| DataError::tokenizer(path, e))?;
+        let eos_token_id = special_id(path, &inner, "eos_token", eos_token)?;
+        let pad_token_id = special_id(path, &inner, "pad_token", pad_token)?;
+        let largest = inner.get_vocab(true).into_values().max().unwrap_or(0);
+        let special = SpecialTokens {
+            format: json::FORMAT,
+            eos_token: eos_token.to_owned(),
+            eos_token_id,
+            pad_token: pad_token.to_owned(),
+            pad_token_id,
+            vocab_size: largest + 1,
+        };
+        Ok(Self { path: path.to_owned(), inner, special, digest: Digest::of(bytes) })
+    }
+
+    /// Writes the artifact in folder `dir`: the content `bytes` of the `tokenizer.json` that `self`
+    /// was read from, and `special_tokens.json`.
+    pub fn save(&self, dir: &Path, bytes: &[u8]) -> Result<(), DataError> {
+        let path = dir.join(TOKENIZER);
+        std::fs::write(&path, bytes).map_err(DataError::io(&path))?;
+        json::write(&dir.join(SPECIAL_TOKENS), &self.special)
+    }
+
+    pub fn special(&self) -> &SpecialTokens {
+        &self.special
+    }
+
+    /// Digest of `tokenizer.json`.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// The tokenizer itself, without post-processor, truncation and padding.
+    pub fn inner(&self) -> &Tokenizer {
+        &self.inner
+    }
+
+    /// The ids of `text`; the strings of added tokens in it become these tokens, nothing is added.
+    pub fn encode_text(&self, text: &str) -> Result<Vec<u32>, DataError> {
+        let encoding = self.inner.encode_fast(text, false).map_err(|e| DataError::tokenizer(&self.path, e))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// A document for pre-training: its ids and eos behind them, every token labelled.
+    pub fn encode_plain(&self, text: &str) -> Result<Document, DataError> {
+        let mut input_ids = self.encode_text(text)?;
+        input_ids.push(self.special.eos_token_id);
+        Ok(Document { label_mask: vec![true; input_ids.len()], input_ids })
+    }
+
+    /// A rendered conversation: its ids, and as labels those that start in a labelled range.
+    pub fn encode(&self, rendered: &Rendered) -> Result<Document, DataError> {
+        encode(&self.inner, rendered).map_err(|e| DataError::tokenizer(&self.path, e))
+    }
+
+    /// The text of `ids`.
+    pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String, DataError> {
+        self.inner.decode(ids, skip_special_tokens).map_err(|e| DataError::tokenizer(&self.path, e))
+    }
+
+    /// Checks that what `document` trains is what `rendered` says, as text: the assistant's
+    /// bodies, each with its eos. Returns both texts if they differ.
+    ///
+    /// A tokenizer that normalises (NFC) makes other text of a body; it is compared as normalised.
+    pub fn check_labels(&self, rendered: &Rendered, document: &Document) -> Result<Result<(), LabelMismatch>, DataError> {
+        let ids = document.input_ids.iter().zip(&document.label_mask);
+        let ids: Vec<u32> = ids.filter(|(_, label)| **label).map(|(id, _)| *id).collect();
+        let found = self.decode(&ids, false)?;
+        let mut expected = String::new();
+        for range in &rendered.labelled {
+            expected.push_str(&self.normalized(&rendered.text[range.clone()])?);
+        }
+        Ok(if found == expected { Ok(()) } else { Err(LabelMismatch { expected, found }) })
+    }
+
+    /// `text` after the tokenizer's normaliser.
+    pub fn normalized(&self, text: &str) -> Result<String, DataError> {
+        let Some(normalizer) = self.inner.get_normalizer() else { return Ok(text.to_owned()) };
+        let mut normalized = NormalizedString::from(text);
+        normalizer.normalize(&mut normalized).map_err(|e| DataError::tokenizer(&self.path, e))?;
+        Ok(normalized.get().to_owned())
+    }
+}
+
+/// The labelled tokens of a conversation say something else than its assistant turns.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the labelled tokens say {found:?}, the assistant turns say {expected:?}")]
+pub struct LabelMismatch {
+    pub expected: String,
+    pub found: String,
+}
+
+/// The ids of a rendered conversation by a tokenizer without post-processor (whose offsets are
+/// exact), and as labels those tokens that start in a labelled range.
+pub fn encode(tokenizer: &Tokenizer, rendered: &Rendered) -> tokenizers::Result<Document> {
+    let encoding = tokenizer.encode(rendered.text.as_str(), false)?;
+    let mut ranges = rendered.labelled.iter().peekable();
+    let labelled = |(start, _): &(usize, usize)| {
+        while ranges.next_if(|range| range.end <= *start).is_some() {}
+        ranges.peek().is_some_and(|range| range.contains(start))
+    };
+    let label_mask = encoding.get_offsets().iter().map(labelled).collect();
+    Ok(Document { input_ids: encoding.get_ids().to_vec(), label_mask })
+}
+
+fn special_id(path: &Path, tokenizer: &Tokenizer, what: &str, token: &str) -> Result<u32, DataError> {
+    if let Some(id) = tokenizer.token_to_id(token) {
+        // A string of the vocabulary that is no added token is split when text is encoded.
+        let whole = tokenizer.encode_fast(token, false).is_ok_and(|encoding| encoding.get_ids() == [id]);
+        if whole {
+            return Ok(id);
+        }
+        let reason = format!("{what} `{token}` is id {id}, but text that holds it is not encoded as that one token");
+        return Err(DataError::tokenizer(path, reason));
+    }
+    let mut added: Vec<(u32, String)> =
+        tokenizer.get_added_tokens_decoder().into_iter().map(|(id, token)| (id, token.content)).collect();
+    added.sort_by(|(a, x), (b, y)| {
+        let near = |candidate: &str| strsim::jaro_winkler(token, candidate);
+        near(y).total_cmp(&near(x)).then(a.cmp(b))
+    });
+    let near: Vec<String> = added.iter().take(4).map(|(id, token)| format!("`{token}` (id {id})")).collect();
+    let near = if near.is_empty() { "it has no added tokens".into() } else { format!("nearest: {}", near.join(", ")) };
+    Err(DataError::tokenizer(path, format!("has no token `{token}` for {what}; {near}")))
+}

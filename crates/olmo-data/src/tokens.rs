@@ -1,0 +1,222 @@
+//! Tokenised documents: `tokens.parquet` (`input_ids`, `label_mask`) and a `manifest.json`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, BooleanArray, ListArray, RecordBatch, UInt32Array};
+use arrow::buffer::OffsetBuffer;
+use arrow::datatypes::{DataType, Field, Schema, UInt32Type};
+use olmo_stage::Digest;
+use serde::{Deserialize, Serialize};
+
+use crate::error::DataError;
+use crate::json;
+use crate::parquet_file::{BATCH_ROWS, Sink, Source};
+
+const DATA: &str = "tokens.parquet";
+const MANIFEST: &str = "manifest.json";
+
+/// A document's ids; `label_mask[i]` says that token `i` is a target. Both have the same length.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Document {
+    pub input_ids: Vec<u32>,
+    pub label_mask: Vec<bool>,
+}
+
+impl Document {
+    /// Drops the tokens behind the first `length`; returns how many.
+    pub fn truncate(&mut self, length: usize) -> usize {
+        let over = self.input_ids.len().saturating_sub(length);
+        self.input_ids.truncate(length);
+        self.label_mask.truncate(length);
+        over
+    }
+
+    /// The targets that can be trained: the first token is predicted from nothing.
+    pub fn labels(&self) -> usize {
+        self.label_mask.iter().skip(1).filter(|label| **label).count()
+    }
+}
+
+/// `manifest.json` of tokens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokensManifest {
+    pub format: u32,
+    /// Digest of the `tokenizer.json` that made the ids.
+    pub tokenizer: Digest,
+    /// Ids lie below it; added tokens are counted.
+    pub vocab_size: u32,
+    pub eos_token_id: u32,
+    pub pad_token_id: u32,
+    /// `tulu` or `plain`.
+    pub template: String,
+    /// Documents in `tokens.parquet`.
+    pub documents: u64,
+    /// Documents left out because nothing of them could be trained.
+    pub dropped: u64,
+    /// Documents cut off at `max_length`.
+    pub truncated: u64,
+    pub tokens: u64,
+    /// Tokens that are targets.
+    pub labels: u64,
+    pub max_length: u64,
+}
+
+fn schema() -> Schema {
+    let list = |name: &str, item: DataType| {
+        Field::new(name, DataType::List(Arc::new(Field::new("item", item, false))), false)
+    };
+    Schema::new(vec![list("input_ids", DataType::UInt32), list("label_mask", DataType::Boolean)])
+}
+
+/// Reads tokens; an iterator over the documents in order.
+pub struct TokensReader {
+    manifest: TokensManifest,
+    path: PathBuf,
+    source: Source,
+    waiting: std::vec::IntoIter<Document>,
+}
+
+impl TokensReader {
+    /// Opens the tokens in folder `dir`.
+    pub fn open(dir: &Path) -> Result<Self, DataError> {
+        let manifest = json::read(&dir.join(MANIFEST))?;
+        let path = dir.join(DATA);
+        let source = Source::open(&path, &schema())?;
+        Ok(Self { manifest, path, source, waiting: Vec::new().into_iter() })
+    }
+
+    pub fn manifest(&self) -> &TokensManifest {
+        &self.manifest
+    }
+
+    fn documents(&self, batch: &RecordBatch) -> Result<Vec<Document>, DataError> {
+        let (ids, masks) = (batch.column(0).as_list::<i32>(), batch.column(1).as_list::<i32>());
+        let read = |row: usize| {
+            let input_ids = ids.value(row).as_primitive::<UInt32Type>().values().to_vec();
+            let label_mask: Vec<bool> = masks.value(row).as_boolean().values().iter().collect();
+            if input_ids.len() != label_mask.len() {
+                return Err(DataError::broken(&self.path, "a document has unequal numbers of ids and labels"));
+            }
+            Ok(Document { input_ids, label_mask })
+        };
+        (0..batch.num_rows()).map(read).collect()
+    }
+}
+
+impl Iterator for TokensReader {
+    type Item = Result<Document, DataError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(document) = self.waiting.next() {
+                return Some(Ok(document));
+            }
+            match self.source.next()?.and_then(|batch| self.documents(&batch)) {
+                Ok(documents) => self.waiting = documents.into_iter(),
+                Err(e) => return Some(Err(e)),
+            }
+        }
+    }
+}
+
+/// Writes tokens; [`TokensWriter::finish`] makes them complete.
+pub struct TokensWriter {
+    dir: PathBuf,
+    sink: Sink,
+    waiting: Vec<Document>,
+    documents: u64,
+    tokens: u64,
+    labels: u64,
+}
+
+impl TokensWriter {
+    /// Starts the tokens in folder `dir`.
+    pub fn create(dir: &Path) -> Result<Self, DataError> {
+        let sink = Sink::create(&dir.join(DATA), schema())?;
+        Ok(Self { dir: dir.to_owned(), sink, waiting: Vec::new(), documents: 0, tokens: 0, labels: 0 })
+    }
+
+    pub fn push(&mut self, document: Document) -> Result<(), DataError> {
+        self.documents += 1;
+        self.tokens += document.input_ids.len() as u64;
+        self.labels += document.labels() as u64;
+        self.waiting.push(document);
+        if self.waiting.len() == BATCH_ROWS { self.flush() } else { Ok(()) }
+    }
+
+    /// Documents pushed so far.
+    pub fn documents(&self) -> u64 {
+        self.documents
+    }
+
+    fn flush(&mut self) -> Result<(), DataError> {
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        let offsets = OffsetBuffer::from_lengths(self.waiting.iter().map(|document| document.input_ids.len()));
+        let ids: Vec<u32> = self.waiting.iter().flat_map(|d| d.input_ids.iter().copied()).collect();
+        let labels: Vec<bool> = self.waiting.iter().flat_map(|d| d.label_mask.iter().copied()).collect();
+        let list = |item: DataType, values: ArrayRef| -> ArrayRef {
+            Arc::new(ListArray::new(Arc::new(Field::new("item", item, false)), offsets.clone(), values, None))
+        };
+        self.sink.write(vec![
+            list(DataType::UInt32, Arc::new(UInt32Array::from(ids))),
+            list(DataType::Boolean, Arc::new(BooleanArray::from(labels))),
+        ])?;
+        self.waiting.clear();
+        Ok(())
+    }
+
+    /// Completes the files. The counts of documents, tokens and labels in `manifest` are set here.
+    pub fn finish(mut self, mut manifest: TokensManifest) -> Result<TokensManifest, DataError> {
+        self.flush()?;
+        self.sink.close()?;
+        manifest.format = json::FORMAT;
+        (manifest.documents, manifest.tokens, manifest.labels) = (self.documents, self.tokens, self.labels);
+        json::write(&self.dir.join(MANIFEST), &manifest)?;
+        Ok(manifest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn document(n: u32) -> Document {
+        let length = n % 7 + 1;
+        Document {
+            input_ids: (0..length).map(|i| n * 1000 + i).collect(),
+            label_mask: (0..length).map(|i| i % 2 == 1).collect(),
+        }
+    }
+
+    #[test]
+    fn documents_come_back_as_they_were_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = TokensWriter::create(dir.path()).unwrap();
+        (0..2500).for_each(|n| writer.push(document(n)).unwrap());
+        let manifest = TokensManifest {
+            format: 1,
+            tokenizer: Digest::of(b"tokenizer"),
+            vocab_size: 3_000_000,
+            eos_token_id: 0,
+            pad_token_id: 1,
+            template: "tulu".into(),
+            documents: 0,
+            dropped: 3,
+            truncated: 0,
+            tokens: 0,
+            labels: 0,
+            max_length: 8,
+        };
+        let manifest = writer.finish(manifest).unwrap();
+        let reader = TokensReader::open(dir.path()).unwrap();
+        assert_eq!(reader.manifest(), &manifest);
+        let documents: Vec<Document> = reader.collect::<Result<_, _>>().unwrap();
+        assert_eq!(documents, (0..2500).map(document).collect::<Vec<_>>());
+        assert_eq!(manifest.tokens, documents.iter().map(|d| d.input_ids.len() as u64).sum::<u64>());
+        assert_eq!(manifest.labels, documents.iter().map(|d| d.labels() as u64).sum::<u64>());
+    }
+}

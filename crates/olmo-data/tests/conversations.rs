@@ -1,0 +1,282 @@
+//! Conversations from messages to labelled ids, with tokenizers of three kinds made from the small
+//! one in `fixtures/`, and, where `OLMO_PIPE_SHARED` names a folder that has them, with OLMo's own.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use minijinja::{Environment, context};
+use olmo_data::template::strip;
+use olmo_data::{Document, Message, Role, Template, TextTokenizer};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+const EOS: &str = "<|endoftext|>";
+const PAD: &str = "<|padding|>";
+/// How dolma2 (and cl100k before it) splits text into words.
+const DOLMA2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+fn fixture() -> Value {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tokenizer.json");
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+fn open(json: &Value) -> TextTokenizer {
+    TextTokenizer::from_bytes(Path::new("tokenizer.json"), json.to_string().as_bytes(), EOS, PAD).unwrap()
+}
+
+/// As it is; normalising and with a post-processor that trims offsets (GPT-NeoX); splitting like dolma2.
+fn tokenizers() -> [(&'static str, TextTokenizer); 3] {
+    let byte_level = |regex: bool| {
+        json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex})
+    };
+    let mut neox = fixture();
+    neox["normalizer"] = json!({"type": "NFC"});
+    neox["pre_tokenizer"] = byte_level(true);
+    neox["post_processor"] = byte_level(true);
+    let mut dolma2 = fixture();
+    let split = json!({"type": "Split", "pattern": {"Regex": DOLMA2}, "behavior": "Isolated", "invert": false});
+    dolma2["pre_tokenizer"] = json!({"type": "Sequence", "pretokenizers": [split, byte_level(false)]});
+    dolma2["post_processor"] = byte_level(false);
+    [("plain", open(&fixture())), ("neox", open(&neox)), ("dolma2", open(&dolma2))]
+}
+
+fn labelled(document: &Document) -> Vec<u32> {
+    let labelled = document.input_ids.iter().zip(&document.label_mask).filter(|(_, label)| **label);
+    labelled.map(|(id, _)| *id).collect()
+}
+
+/// The ids as OLMo's script makes them: eos, then header and content of each turn on their own.
+fn piecewise(tokenizer: &TextTokenizer, messages: &[Message]) -> Document {
+    let eos = &tokenizer.special().eos_token;
+    let mut document = Document { input_ids: vec![tokenizer.special().eos_token_id], label_mask: vec![false] };
+    for message in messages {
+        let mut push = |text: String, labelled: bool| {
+            let ids = tokenizer.encode_text(&text).unwrap();
+            document.label_mask.extend(ids.iter().map(|_| labelled));
+            document.input_ids.extend(ids);
+        };
+        push(format!("<|{}|>\n", message.role), false);
+        let content = strip(&message.content);
+        if message.role == Role::Assistant {
+            push(format!("{content}{eos}\n"), true);
+            *document.label_mask.last_mut().unwrap() = false;
+        } else {
+            push(format!("{content}\n"), false);
+        }
+    }
+    document
+}
+
+fn hostile_text() -> impl Strategy<Value = String> {
+    let piece = prop::sample::select(vec![
+        " ", "  ", "\n", "\n\n", "\t", "\r\n", "\u{a0}", "\u{3000}", "\u{2028}", "\u{1f}", "\u{85}", "é", "e\u{301}",
+        "\u{301}", "ｅ", "漢字", "한", "\u{1112}\u{1161}", "🦀", "👩\u{200d}👩\u{200d}👧", "ﷺ", "ﬁ", "\u{200b}",
+        "\u{feff}", "<|user|>", "<|assistant|>\n", "|>", "<", ">", "a", " the", "'s", "4.", "?", "!!\n", "123456", "\0",
+    ]);
+    let pieces = prop::collection::vec(piece, 0..8).prop_map(|pieces| pieces.concat());
+    prop_oneof![4 => pieces, 1 => any::<String>()]
+}
+
+fn conversations() -> impl Strategy<Value = Vec<Message>> {
+    let turn = (prop::sample::select(Role::ALL.to_vec()), hostile_text());
+    prop::collection::vec(turn.prop_map(|(role, content)| Message { role, content }), 1..=6)
+}
+
+proptest! {
+    // A failure prints its smallest case; it becomes a test by name, not a file of seeds.
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_labelled_tokens_say_the_assistants_turns_and_their_ends(messages in conversations()) {
+        for template in Template::ALL {
+            let rendered = template.render(&messages, EOS, false);
+            let answers = messages.iter().filter(|message| message.role == Role::Assistant);
+            let bodies: Vec<&str> = answers.map(|message| strip(&message.content)).collect();
+            for (name, tokenizer) in tokenizers() {
+                let document = tokenizer.encode(&rendered).unwrap();
+                // A body is trained without the white space around it, and as the tokenizer normalises it.
+                let expected: String =
+                    bodies.iter().map(|body| tokenizer.normalized(body).unwrap() + EOS).collect();
+                let said = tokenizer.decode(&labelled(&document), false).unwrap();
+                prop_assert_eq!(&said, &expected, "{}", name);
+                if name != "neox" {
+                    let bodies: String = bodies.iter().map(|body| format!("{body}{EOS}")).collect();
+                    prop_assert_eq!(said, bodies, "{}", name);
+                }
+                prop_assert_eq!(tokenizer.check_labels(&rendered, &document).unwrap(), Ok(()));
+                prop_assert_eq!(document.input_ids[0], tokenizer.special().eos_token_id);
+                prop_assert!(!document.label_mask[0]);
+            }
+        }
+    }
+
+    #[test]
+    fn one_text_gives_the_ids_that_olmos_pieces_give(messages in conversations()) {
+        let rendered = Template::Tulu.render(&messages, EOS, false);
+        for (name, tokenizer) in tokenizers() {
+            prop_assert_eq!(tokenizer.encode(&rendered).unwrap(), piecewise(&tokenizer, &messages), "{}", name);
+        }
+    }
+
+    #[test]
+    fn the_jinja_template_makes_the_same_text(messages in conversations(), add_generation_prompt: bool) {
+        // Python's `trim` takes these four off too, that of minijinja does not.
+        let messages: Vec<Message> = messages
+            .into_iter()
+            .map(|message| Message { content: message.content.replace('\u{1f}', ""), ..message })
+            .filter(|message| !message.content.contains(['\u{1c}', '\u{1d}', '\u{1e}']))
+            .collect();
+        for template in Template::ALL {
+            let mut environment = Environment::new();
+            // As `apply_chat_template` of Hugging Face sets it.
+            environment.set_trim_blocks(true);
+            environment.set_lstrip_blocks(true);
+            let made = environment
+                .render_str(template.jinja(), context! { messages, add_generation_prompt, eos_token => EOS })
+                .unwrap();
+            prop_assert_eq!(made, template.render(&messages, EOS, add_generation_prompt).text);
+        }
+    }
+}
+
+#[test]
+fn a_tokenizer_that_lacks_the_token_names_those_it_has() {
+    let bytes = fixture().to_string();
+    let open = |eos: &str| TextTokenizer::from_bytes(Path::new("tokenizer.json"), bytes.as_bytes(), eos, PAD).err();
+    let error = open("<|end_of_text|>").unwrap().to_string();
+    assert_eq!(
+        error,
+        "tokenizer.json: has no token `<|end_of_text|>` for eos_token; \
+         nearest: `<|endoftext|>` (id 0), `<|padding|>` (id 1)"
+    );
+    let error = open("a").map(|e| e.to_string());
+    assert_eq!(error, None, "a letter is one token, if an odd one for eos");
+}
+
+#[test]
+fn a_merge_that_text_is_split_before_is_no_end_token() {
+    // ` the` is in the vocabulary; with the digits split off, `a1` is not one token.
+    let mut json = fixture();
+    json["model"]["vocab"]["a1"] = json!(9000);
+    let error = TextTokenizer::from_bytes(Path::new("t.json"), json.to_string().as_bytes(), "a1", PAD).err().unwrap();
+    assert!(error.to_string().contains("`a1` is id 9000, but text that holds it is not encoded as that one token"));
+}
+
+#[test]
+fn the_artifact_opens_again_and_a_changed_one_does_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let bytes = fixture().to_string().into_bytes();
+    let tokenizer = open(&fixture());
+    tokenizer.save(dir.path(), &bytes).unwrap();
+    let opened = TextTokenizer::open(dir.path()).unwrap();
+    assert_eq!((opened.special(), opened.digest()), (tokenizer.special(), tokenizer.digest()));
+    let path = dir.path().join("special_tokens.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace("\"eos_token_id\": 0", "\"eos_token_id\": 5")).unwrap();
+    assert!(TextTokenizer::open(dir.path()).err().unwrap().to_string().contains("special_tokens.json: says"));
+}
+
+#[test]
+fn eos_and_pad_may_be_one_token_and_eos_is_still_trained() {
+    let bytes = fixture().to_string();
+    let tokenizer = TextTokenizer::from_bytes(Path::new("t.json"), bytes.as_bytes(), EOS, EOS).unwrap();
+    let messages = [Message::new(Role::User, "a"), Message::new(Role::Assistant, "b")];
+    let document = tokenizer.encode(&Template::Tulu.render(&messages, EOS, false)).unwrap();
+    assert_eq!(labelled(&document).last(), Some(&tokenizer.special().eos_token_id));
+}
+
+#[test]
+fn a_plain_document_ends_with_eos_and_is_trained_whole() {
+    let tokenizer = open(&fixture());
+    let document = tokenizer.encode_plain("The sun.").unwrap();
+    assert_eq!(tokenizer.decode(&document.input_ids, false).unwrap(), format!("The sun.{EOS}"));
+    assert!(document.label_mask.iter().all(|label| *label));
+}
+
+/// The folder with OLMo's tokenizers, which are too large to be kept here.
+fn shared() -> Option<PathBuf> {
+    let shared = std::env::var_os("OLMO_PIPE_SHARED").map(PathBuf::from);
+    if shared.is_none() {
+        eprintln!("skipped: OLMO_PIPE_SHARED does not name a folder with OLMo's tokenizers");
+    }
+    shared
+}
+
+fn olmo_tokenizers(shared: &Path) -> [TextTokenizer; 2] {
+    let open = |name: &str, pad: &str| TextTokenizer::from_file(&shared.join("tokenizers").join(name), EOS, pad).unwrap();
+    [open("allenai_gpt-neox-olmo-dolma-v1_5.json", PAD), open("allenai_dolma2.json", "<|pad|>")]
+}
+
+#[test]
+fn olmos_tokenizers_give_the_ids_of_olmos_script() {
+    let Some(shared) = shared() else { return };
+    let messages = [
+        Message::new(Role::User, "What is 2+2? "),
+        Message::new(Role::Assistant, " 4."),
+        Message::new(Role::User, "Thanks"),
+        Message::new(Role::Assistant, "You're welcome!"),
+    ];
+    let rendered = Template::Tulu.render(&messages, EOS, false);
+    let [neox, dolma2] = olmo_tokenizers(&shared).map(|tokenizer| tokenizer.encode(&rendered).unwrap());
+    assert_eq!(
+        neox.input_ids,
+        [
+            50279, 29, 93, 4537, 49651, 187, 1276, 310, 374, 12, 19, 32, 187, 29, 93, 515, 5567, 49651, 187, 21, 15,
+            50279, 187, 29, 93, 4537, 49651, 187, 8061, 187, 29, 93, 515, 5567, 49651, 187, 1394, 1472, 10112, 2,
+            50279, 187
+        ]
+    );
+    assert_eq!(labelled(&neox), [21, 15, 50279, 1394, 1472, 10112, 2, 50279]);
+    assert_eq!(
+        dolma2.input_ids,
+        [
+            100257, 27, 91, 882, 91, 397, 3923, 374, 220, 17, 10, 17, 5380, 27, 91, 78191, 91, 397, 19, 13, 100257,
+            198, 27, 91, 882, 91, 397, 12947, 198, 27, 91, 78191, 91, 397, 2675, 2351, 10788, 0, 100257, 198
+        ]
+    );
+    assert_eq!(labelled(&dolma2), [19, 13, 100257, 2675, 2351, 10788, 0, 100257]);
+}
+
+#[test]
+fn olmos_tokenizers_give_the_rows_of_olmos_script_for_real_chats() {
+    let Some(shared) = shared() else { return };
+    let goldens = shared.join("goldens/tulu");
+    let unpack = |name: &str| {
+        let mut gzip = Command::new("gzip").arg("-dc").arg(goldens.join(name)).stdout(Stdio::piped()).spawn().unwrap();
+        let mut bytes = Vec::new();
+        gzip.stdout.take().unwrap().read_to_end(&mut bytes).unwrap();
+        assert!(gzip.wait().unwrap().success());
+        bytes
+    };
+    let ids: Vec<u32> =
+        unpack("input_ids.npy.gz").chunks(2).map(|b| u32::from(u16::from_le_bytes([b[0], b[1]]))).collect();
+    let mask: Vec<bool> = unpack("label_mask.npy.gz").into_iter().map(|byte| byte == 1).collect();
+    const LENGTH: usize = 512;
+
+    let [neox, dolma2] = olmo_tokenizers(&shared);
+    let text = std::fs::read_to_string(goldens.join("chats.jsonl")).unwrap();
+    let mut rows = 0;
+    for line in text.lines() {
+        let chat: Value = serde_json::from_str(line).unwrap();
+        let message = |turn: &Value| {
+            Message::new(turn["role"].as_str().unwrap().parse().unwrap(), turn["content"].as_str().unwrap())
+        };
+        let messages: Vec<Message> = chat["messages"].as_array().unwrap().iter().map(message).collect();
+        let rendered = Template::Tulu.render(&messages, EOS, false);
+        assert_eq!(dolma2.encode(&rendered).unwrap(), piecewise(&dolma2, &messages), "{line}");
+        let mut document = neox.encode(&rendered).unwrap();
+        assert_eq!(document, piecewise(&neox, &messages), "{line}");
+        assert_eq!(neox.check_labels(&rendered, &document).unwrap(), Ok(()));
+        document.truncate(LENGTH);
+        if document.label_mask.iter().any(|label| *label) {
+            document.input_ids.resize(LENGTH, neox.special().pad_token_id);
+            document.label_mask.resize(LENGTH, false);
+            assert_eq!(document.input_ids, ids[rows * LENGTH..][..LENGTH], "row {rows}");
+            assert_eq!(document.label_mask, mask[rows * LENGTH..][..LENGTH], "row {rows}");
+            rows += 1;
+        }
+    }
+    assert_eq!(rows * LENGTH, ids.len());
+    eprintln!("{rows} rows are equal");
+}

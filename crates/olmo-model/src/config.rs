@@ -1,0 +1,226 @@
+//! The shape of a model, under OLMo's own field names.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::error::ModelError;
+
+/// The kind of every norm of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LayerNormType {
+    /// LayerNorm: mean and variance.
+    Default,
+    /// RMSNorm: no mean.
+    Rms,
+}
+
+/// How a new model's weights are drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum InitFnType {
+    /// Every matrix with `init_std`.
+    Normal,
+    /// 1/sqrt(d), and output projections smaller with depth (OLMo 1).
+    Mitchell,
+}
+
+/// A model's architecture and initialisation, as in the `model` section of an OLMo config.
+///
+/// Fields that OLMo leaves open but that no OLMo model uses (biases, ALiBi, dropout, ...) do not exist here.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ModelConfig {
+    /// Width of the residual stream.
+    pub d_model: usize,
+    /// Attention heads; `d_model / n_heads` must be a whole, even number.
+    pub n_heads: usize,
+    /// Heads of keys and values; absent: as many as `n_heads`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub n_kv_heads: Option<usize>,
+    /// Clamps queries, keys and values to plus or minus this value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip_qkv: Option<f64>,
+    /// Transformer blocks.
+    pub n_layers: usize,
+    /// Width of the fused up and gate projection: twice the inner width of the MLP.
+    pub mlp_hidden_size: usize,
+    /// Kind of every norm.
+    #[serde(default = "defaults::layer_norm_type")]
+    pub layer_norm_type: LayerNormType,
+    /// Whether block and final norms have a weight (QK-norms always have one).
+    #[serde(default = "defaults::yes")]
+    pub layer_norm_with_affine: bool,
+    /// Added to the variance in every norm.
+    #[serde(default = "defaults::layer_norm_eps")]
+    pub layer_norm_eps: f64,
+    /// Norms queries and keys over their full width, before they are split into heads.
+    #[serde(default = "defaults::yes")]
+    pub attention_layer_norm: bool,
+    /// Norms the output of attention and MLP (OLMo 2), not their input (OLMo 1).
+    #[serde(default = "defaults::yes")]
+    pub norm_after: bool,
+    /// Base of the rotary position embedding.
+    #[serde(default = "defaults::rope_theta")]
+    pub rope_theta: f64,
+    /// Longest sequence that the model is trained for, in tokens.
+    #[serde(default = "defaults::max_sequence_length")]
+    pub max_sequence_length: usize,
+    /// Number of token ids. 0: taken from the tokenizer (see [`ModelConfig::fill_vocabulary`]).
+    #[serde(default)]
+    pub vocab_size: usize,
+    /// Rows of the embedding, at least `vocab_size`; absent: `vocab_size`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub embedding_size: Option<usize>,
+    /// Uses the embedding as the head too.
+    #[serde(default)]
+    pub weight_tying: bool,
+    /// Id that ends a document; absent: taken from the tokenizer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eos_token_id: Option<u32>,
+    /// Id that fills up a row; absent: taken from the tokenizer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pad_token_id: Option<u32>,
+    /// How new weights are drawn.
+    #[serde(default = "defaults::init_fn")]
+    pub init_fn: InitFnType,
+    /// Standard deviation of new weights (`init_fn: normal`).
+    #[serde(default = "defaults::init_std")]
+    pub init_std: f64,
+    /// New weights are drawn within this many standard deviations; absent: no limit (`normal`) or 3 (`mitchell`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init_cutoff_factor: Option<f64>,
+}
+
+/// OLMo 2's values.
+mod defaults {
+    use super::{InitFnType, LayerNormType};
+
+    pub fn yes() -> bool {
+        true
+    }
+    pub fn layer_norm_type() -> LayerNormType {
+        LayerNormType::Rms
+    }
+    pub fn layer_norm_eps() -> f64 {
+        1e-6
+    }
+    pub fn rope_theta() -> f64 {
+        500_000.0
+    }
+    pub fn max_sequence_length() -> usize {
+        4096
+    }
+    pub fn init_fn() -> InitFnType {
+        InitFnType::Normal
+    }
+    pub fn init_std() -> f64 {
+        0.02
+    }
+}
+
+impl ModelConfig {
+    /// Heads of keys and values.
+    pub fn kv_heads(&self) -> usize {
+        self.n_kv_heads.unwrap_or(self.n_heads)
+    }
+
+    /// Width of one head.
+    pub fn head_width(&self) -> usize {
+        self.d_model.checked_div(self.n_heads).unwrap_or(0)
+    }
+
+    /// Inner width of the MLP: half of `mlp_hidden_size`.
+    pub fn mlp_width(&self) -> usize {
+        self.mlp_hidden_size / 2
+    }
+
+    /// Rows of the embedding and of the head.
+    pub fn embedding_rows(&self) -> usize {
+        self.embedding_size.unwrap_or(self.vocab_size)
+    }
+
+    /// Fills in what the config leaves to the tokenizer: `vocab_size` if 0, `eos_token_id` and `pad_token_id` if absent.
+    pub fn fill_vocabulary(&mut self, vocab_size: usize, eos_token_id: u32, pad_token_id: u32) {
+        if self.vocab_size == 0 {
+            self.vocab_size = vocab_size;
+        }
+        self.eos_token_id.get_or_insert(eos_token_id);
+        self.pad_token_id.get_or_insert(pad_token_id);
+    }
+
+    /// Every reason why no model can be built from this config; empty if one can.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let mut require = |holds: bool, message: String| {
+            if !holds {
+                problems.push(message);
+            }
+        };
+        let positive = [
+            ("d_model", self.d_model),
+            ("n_heads", self.n_heads),
+            ("n_layers", self.n_layers),
+            ("mlp_hidden_size", self.mlp_hidden_size),
+            ("max_sequence_length", self.max_sequence_length),
+        ];
+        for (name, value) in positive {
+            require(value > 0, format!("`{name}` must be greater than 0"));
+            require(value <= LARGEST, format!("`{name}` is {value}, more than the {LARGEST} that is supported"));
+        }
+        require(self.vocab_size > 0, "`vocab_size` is 0 and no tokenizer has filled it in".into());
+        require(self.vocab_size <= LARGEST, format!("`vocab_size` is {}, more than the {LARGEST} that is supported", self.vocab_size));
+        require(self.embedding_rows() <= LARGEST, format!("`embedding_size` is {}, more than the {LARGEST} that is supported", self.embedding_rows()));
+        if self.n_heads > 0 {
+            require(
+                self.d_model.is_multiple_of(self.n_heads),
+                format!("`d_model` ({}) must be a multiple of `n_heads` ({})", self.d_model, self.n_heads),
+            );
+            require(
+                !self.d_model.is_multiple_of(self.n_heads) || self.head_width().is_multiple_of(2),
+                format!("`d_model / n_heads` ({}) must be even: rotary embedding works on pairs", self.head_width()),
+            );
+        }
+        let kv = self.kv_heads();
+        require(
+            kv > 0 && self.n_heads.is_multiple_of(kv.max(1)),
+            format!("`n_heads` ({}) must be a multiple of `n_kv_heads` ({kv})", self.n_heads),
+        );
+        require(self.mlp_hidden_size.is_multiple_of(2), format!("`mlp_hidden_size` ({}) must be even: it holds up and gate", self.mlp_hidden_size));
+        if let Some(clip) = self.clip_qkv {
+            require(clip > 0.0 && clip.is_finite(), format!("`clip_qkv` is {clip} and must be greater than 0"));
+        }
+        require(
+            self.embedding_rows() >= self.vocab_size,
+            format!("`embedding_size` ({}) must be at least `vocab_size` ({})", self.embedding_rows(), self.vocab_size),
+        );
+        require(
+            self.layer_norm_eps > 0.0 && self.layer_norm_eps.is_finite(),
+            format!("`layer_norm_eps` is {} and must be greater than 0", self.layer_norm_eps),
+        );
+        require(self.rope_theta > 0.0 && self.rope_theta.is_finite(), format!("`rope_theta` is {} and must be greater than 0", self.rope_theta));
+        require(self.init_std > 0.0 && self.init_std.is_finite(), format!("`init_std` is {} and must be greater than 0", self.init_std));
+        if let Some(cutoff) = self.init_cutoff_factor {
+            // Below a tenth nearly every draw would be thrown away.
+            require(cutoff >= 0.1 && cutoff.is_finite(), format!("`init_cutoff_factor` is {cutoff} and must be at least 0.1"));
+        }
+        for (name, id) in [("eos_token_id", self.eos_token_id), ("pad_token_id", self.pad_token_id)] {
+            if let Some(id) = id {
+                require((id as usize) < self.vocab_size, format!("`{name}` ({id}) must be below `vocab_size` ({})", self.vocab_size));
+            }
+        }
+        problems
+    }
+
+    /// The config itself if a model can be built from it.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] with every problem.
+    pub fn validate(&self) -> Result<(), ModelError> {
+        let problems = self.problems();
+        if problems.is_empty() { Ok(()) } else { Err(ModelError::Config(problems)) }
+    }
+}
+
+/// A bound on every size, so that no product of two of them can overflow.
+const LARGEST: usize = 1 << 24;

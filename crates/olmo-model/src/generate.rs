@@ -1,0 +1,80 @@
+//! Greedy generation with a cache of keys and values.
+
+use olmo_ops::decode::{self, KvCache};
+use rayon::prelude::*;
+
+use crate::error::ModelError;
+use crate::model::{HostParts, Model};
+
+/// When to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GenerateOptions {
+    /// At most this many new tokens for each prompt.
+    pub max_new_tokens: usize,
+    /// Stops when this id would follow; it is not part of the answer.
+    pub eos_token_id: Option<u32>,
+}
+
+/// The most likely continuation of each prompt: the new tokens alone, without eos. Ties go to the lowest id.
+///
+/// A prompt's answer depends on that prompt alone, not on its neighbours nor on the number of threads. Rows of the embedding beyond
+/// `vocab_size` are never generated.
+///
+/// # Errors
+/// An empty prompt, an id at or beyond `vocab_size`, or weights that are not finite.
+pub fn generate(model: &Model, prompts: &[Vec<u32>], options: &GenerateOptions) -> Result<Vec<Vec<u32>>, ModelError> {
+    for (index, prompt) in prompts.iter().enumerate() {
+        model.check_ids(prompt, 1, prompt.len()).map_err(|error| ModelError::Input(format!("prompt {index}: {error}")))?;
+    }
+    let parts = model.host_parts();
+    prompts.par_iter().map(|prompt| continue_prompt(model, &parts, prompt, options)).collect()
+}
+
+fn continue_prompt(model: &Model, parts: &HostParts, prompt: &[u32], options: &GenerateOptions) -> Result<Vec<u32>, ModelError> {
+    let mut answer = Vec::new();
+    if options.max_new_tokens == 0 {
+        return Ok(answer);
+    }
+    let (config, width) = (model.block_config(), model.config().d_model);
+    let mut rope = model.rope(prompt.len());
+    let weights: Vec<_> = parts.blocks.iter().map(|block| block.map(|weight| &**weight)).collect();
+    let mut caches = vec![KvCache::default(); weights.len()];
+    let mut hidden = olmo_ops::fused::embedding::forward(&parts.embedding, width, prompt);
+    for (weights, cache) in weights.iter().zip(&mut caches) {
+        hidden = decode::prefill(&config, &rope, &hidden, weights, cache);
+    }
+    let mut last = hidden.split_off(hidden.len() - width);
+    loop {
+        let normed = decode::norm_row(config.norm, &last, parts.final_norm.as_deref());
+        let logits = decode::linear(&normed, &parts.head);
+        let next = most_likely(&logits[..model.config().vocab_size])?;
+        if options.eos_token_id == Some(next) {
+            return Ok(answer);
+        }
+        answer.push(next);
+        if answer.len() == options.max_new_tokens {
+            return Ok(answer);
+        }
+        let position = prompt.len() + answer.len() - 1;
+        if rope.positions() <= position {
+            rope = model.rope((position + 1).next_multiple_of(256));
+        }
+        last = olmo_ops::fused::embedding::forward(&parts.embedding, width, &[next]);
+        for (weights, cache) in weights.iter().zip(&mut caches) {
+            last = decode::step(&config, &rope, &last, weights, cache);
+        }
+    }
+}
+
+fn most_likely(logits: &[f32]) -> Result<u32, ModelError> {
+    let mut best = 0;
+    for (id, logit) in logits.iter().enumerate() {
+        if !logit.is_finite() {
+            return Err(ModelError::Input("the model's logits are not finite: its weights are damaged or its training diverged".into()));
+        }
+        if *logit > logits[best] {
+            best = id;
+        }
+    }
+    Ok(best as u32)
+}

@@ -1,0 +1,251 @@
+//! A model as a folder that `transformers` loads: `Olmo2ForCausalLM` or `OlmoForCausalLM`.
+
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use crate::config::{InitFnType, LayerNormType, ModelConfig};
+use crate::error::ModelError;
+use crate::files::{CONFIG_FILE, Part, check_fit, fill, read_config, write_json};
+use crate::layout;
+use crate::parameters::Parameters;
+use crate::tensors::{self, Outgoing};
+
+/// The field of a config that names its architecture.
+pub(crate) const MODEL_TYPE: &str = "model_type";
+
+/// Our own field: the number of ids, where the embedding has more rows than that (Hugging Face knows only the rows).
+const VOCABULARY: &str = "olmo_vocab_size";
+
+/// `transformers` fixes the eps of OLMo 1's norm.
+const OLMO1_EPS: f64 = 1e-5;
+
+/// Tables that old exports store although they follow from the config.
+const DERIVED: &[&str] = &["rotary_emb.inv_freq"];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Architecture {
+    Olmo1,
+    Olmo2,
+}
+
+impl Architecture {
+    /// The one that computes what `config` says.
+    fn of(config: &ModelConfig) -> Result<Architecture, ModelError> {
+        let (mut olmo1, mut olmo2) = (Vec::new(), Vec::new());
+        let mut require = |first: bool, second: bool, field: &str, value: String| {
+            if !first {
+                olmo1.push(format!("{field} is {value}"));
+            }
+            if !second {
+                olmo2.push(format!("{field} is {value}"));
+            }
+        };
+        let rms = config.layer_norm_type == LayerNormType::Rms;
+        require(!rms, rms, "layer_norm_type", if rms { "rms" } else { "default" }.into());
+        let affine = config.layer_norm_with_affine;
+        require(!affine, affine, "layer_norm_with_affine", affine.to_string());
+        require(!config.attention_layer_norm, config.attention_layer_norm, "attention_layer_norm", config.attention_layer_norm.to_string());
+        require(!config.norm_after, config.norm_after, "norm_after", config.norm_after.to_string());
+        require(config.layer_norm_eps == OLMO1_EPS, true, "layer_norm_eps", format!("{} and not {OLMO1_EPS}", config.layer_norm_eps));
+        require(true, config.clip_qkv.is_none(), "clip_qkv", format!("{:?}", config.clip_qkv.unwrap_or_default()));
+        match (olmo1.is_empty(), olmo2.is_empty()) {
+            (true, _) => Ok(Architecture::Olmo1),
+            (_, true) => Ok(Architecture::Olmo2),
+            _ => Err(ModelError::NotExportable(vec![format!("not as olmo: {}", olmo1.join(", ")), format!("not as olmo2: {}", olmo2.join(", "))])),
+        }
+    }
+
+    fn model_type(self) -> &'static str {
+        match self {
+            Architecture::Olmo1 => "olmo",
+            Architecture::Olmo2 => "olmo2",
+        }
+    }
+
+    fn class(self) -> &'static str {
+        match self {
+            Architecture::Olmo1 => "OlmoForCausalLM",
+            Architecture::Olmo2 => "Olmo2ForCausalLM",
+        }
+    }
+}
+
+/// Every Hugging Face tensor and the part of ours that it is: fused projections come apart, nothing is permuted.
+fn parts(config: &ModelConfig, parameters: &Parameters) -> Vec<Part> {
+    let (d, kv, mlp) = (config.d_model, config.kv_heads() * config.head_width(), config.mlp_width());
+    let mut parts = Vec::new();
+    let mut add = |name: String, own: String, rows: Option<std::ops::Range<usize>>| {
+        // A norm that this config lacks has no tensor.
+        let Some((range, shape)) = parameters.range(&own).zip(parameters.shape(&own)) else { return };
+        let (range, shape) = match rows {
+            None => (range, shape.to_vec()),
+            Some(rows) => {
+                let width = shape[1];
+                (range.start + rows.start * width..range.start + rows.end * width, vec![rows.len(), width])
+            }
+        };
+        parts.push(Part { name, shape, range });
+    };
+    add("model.embed_tokens.weight".into(), layout::wte(), None);
+    add("lm_head.weight".into(), layout::head(), None);
+    add("model.norm.weight".into(), layout::final_norm(), None);
+    for layer in 0..config.n_layers {
+        let table = [
+            ("self_attn.q_proj", "att_proj", Some(0..d)),
+            ("self_attn.k_proj", "att_proj", Some(d..d + kv)),
+            ("self_attn.v_proj", "att_proj", Some(d + kv..d + 2 * kv)),
+            ("self_attn.o_proj", "attn_out", None),
+            ("self_attn.q_norm", "q_norm", None),
+            ("self_attn.k_norm", "k_norm", None),
+            ("mlp.up_proj", "ff_proj", Some(0..mlp)),
+            ("mlp.gate_proj", "ff_proj", Some(mlp..2 * mlp)),
+            ("mlp.down_proj", "ff_out", None),
+            ("post_attention_layernorm", "attn_norm", None),
+            ("post_feedforward_layernorm", "ff_norm", None),
+        ];
+        for (name, own, rows) in table {
+            add(format!("model.layers.{layer}.{name}.weight"), layout::block(layer, own), rows);
+        }
+    }
+    parts
+}
+
+/// Reads a Hugging Face model folder.
+///
+/// # Errors
+/// As [`crate::load`].
+pub fn load_huggingface(folder: &Path) -> Result<(ModelConfig, Parameters), ModelError> {
+    let fields = read_config(folder)?;
+    let config = understand(&fields).map_err(|reason| ModelError::folder(&folder.join(CONFIG_FILE), reason))?;
+    let mut parameters = Parameters::zeros(&config)?;
+    let parts = parts(&config, &parameters);
+    let mut ignored = DERIVED.to_vec();
+    if config.weight_tying {
+        // Some exports of tied models repeat the embedding as the head, and `transformers` does not look at it.
+        ignored.push("lm_head.weight");
+    }
+    fill(folder, &parts, &ignored, &mut parameters)?;
+    Ok((config, parameters))
+}
+
+/// Our config for a Hugging Face one; fields that would change the results and that we do not know are refused.
+fn understand(fields: &Map<String, Value>) -> Result<ModelConfig, String> {
+    let architecture = match fields.get(MODEL_TYPE).and_then(Value::as_str) {
+        Some("olmo") => Architecture::Olmo1,
+        Some("olmo2") => Architecture::Olmo2,
+        other => return Err(format!("has model_type {}; supported are \"olmo\" and \"olmo2\"", other.map_or("none".into(), |name| format!("{name:?}")))),
+    };
+    let present = |name: &str| fields.get(name).filter(|value| !value.is_null());
+    let whole = |name: &str| -> Result<Option<usize>, String> {
+        present(name).map(|value| value.as_u64().map(|value| value as usize).ok_or(format!("`{name}` is {value}, not a whole number"))).transpose()
+    };
+    let number = |name: &str| -> Result<Option<f64>, String> {
+        present(name).map(|value| value.as_f64().ok_or(format!("`{name}` is {value}, not a number"))).transpose()
+    };
+    let required = |name: &str| whole(name)?.ok_or(format!("lacks `{name}`"));
+    let token = |name: &str| -> Result<Option<u32>, String> {
+        // Some configs list several; the first is the one that the tokenizer writes.
+        let value = present(name).map(|value| value.as_array().and_then(|all| all.first()).unwrap_or(value));
+        value.map(|value| value.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or(format!("`{name}` is {value}, not a token id"))).transpose()
+    };
+    if let Some(act) = present("hidden_act").filter(|act| *act != "silu") {
+        return Err(format!("has hidden_act {act}; only \"silu\" is supported"));
+    }
+    if present("attention_bias").is_some_and(|bias| *bias != false) {
+        return Err("has biases in attention, which are not supported".into());
+    }
+    let rope_theta = rope_theta(present("rope_theta"), present("rope_scaling"), present("rope_parameters"))?;
+    let rows = required("vocab_size")?;
+    let vocab_size = whole(VOCABULARY)?.unwrap_or(rows);
+    let olmo2 = architecture == Architecture::Olmo2;
+    Ok(ModelConfig {
+        d_model: required("hidden_size")?,
+        n_heads: required("num_attention_heads")?,
+        n_kv_heads: whole("num_key_value_heads")?,
+        clip_qkv: if olmo2 { None } else { number("clip_qkv")? },
+        n_layers: required("num_hidden_layers")?,
+        mlp_hidden_size: required("intermediate_size")?.saturating_mul(2),
+        layer_norm_type: if olmo2 { LayerNormType::Rms } else { LayerNormType::Default },
+        layer_norm_with_affine: olmo2,
+        layer_norm_eps: if olmo2 { number("rms_norm_eps")?.unwrap_or(1e-5) } else { OLMO1_EPS },
+        attention_layer_norm: olmo2,
+        norm_after: olmo2,
+        rope_theta,
+        max_sequence_length: whole("max_position_embeddings")?.unwrap_or(2048),
+        vocab_size,
+        embedding_size: (vocab_size != rows).then_some(rows),
+        weight_tying: present("tie_word_embeddings").is_some_and(|tied| *tied == true),
+        eos_token_id: token("eos_token_id")?,
+        pad_token_id: token("pad_token_id")?,
+        init_fn: InitFnType::Normal,
+        init_std: number("initializer_range")?.unwrap_or(0.02),
+        init_cutoff_factor: None,
+    })
+}
+
+/// The rotary base from either of the two places where versions of `transformers` write it.
+fn rope_theta(theta: Option<&Value>, scaling: Option<&Value>, parameters: Option<&Value>) -> Result<f64, String> {
+    if let Some(scaling) = scaling {
+        return Err(format!("has rope_scaling {scaling}, which is not supported"));
+    }
+    if let Some(kind) = parameters.and_then(|parameters| parameters.get("rope_type")).filter(|kind| *kind != "default") {
+        return Err(format!("has rope_type {kind}; only \"default\" is supported"));
+    }
+    match parameters.and_then(|parameters| parameters.get("rope_theta")).or(theta) {
+        None => Ok(10_000.0),
+        Some(theta) => theta.as_f64().ok_or(format!("`rope_theta` is {theta}, not a number")),
+    }
+}
+
+/// Writes `config.json`, `generation_config.json` and `model.safetensors` for `transformers` into `folder` (made if absent).
+/// Equal models give equal bytes.
+///
+/// # Errors
+/// [`ModelError::NotExportable`] if neither architecture can express the config; else as [`crate::save_native`].
+pub fn save_huggingface(folder: &Path, config: &ModelConfig, parameters: &Parameters) -> Result<(), ModelError> {
+    check_fit(config, parameters)?;
+    let architecture = Architecture::of(config)?;
+    write_json(folder, CONFIG_FILE, describe(config, architecture))?;
+    let generation = json!({"_from_model_config": true, "eos_token_id": config.eos_token_id, "pad_token_id": config.pad_token_id});
+    write_json(folder, "generation_config.json", generation)?;
+    let outgoing: Vec<Outgoing<'_>> = parts(config, parameters)
+        .into_iter()
+        .map(|part| Outgoing { name: part.name, shape: part.shape, values: &parameters.flat()[part.range] })
+        .collect();
+    tensors::write(folder, &outgoing)
+}
+
+fn describe(config: &ModelConfig, architecture: Architecture) -> Value {
+    let mut fields = json!({
+        "architectures": [architecture.class()],
+        "model_type": architecture.model_type(),
+        "attention_bias": false,
+        "attention_dropout": 0.0,
+        "bos_token_id": null,
+        "eos_token_id": config.eos_token_id,
+        "pad_token_id": config.pad_token_id,
+        "hidden_act": "silu",
+        "hidden_size": config.d_model,
+        "initializer_range": config.init_std,
+        "intermediate_size": config.mlp_width(),
+        "max_position_embeddings": config.max_sequence_length,
+        "num_attention_heads": config.n_heads,
+        "num_hidden_layers": config.n_layers,
+        "num_key_value_heads": config.kv_heads(),
+        "rope_scaling": null,
+        "rope_theta": config.rope_theta,
+        "tie_word_embeddings": config.weight_tying,
+        "torch_dtype": "float32",
+        "use_cache": true,
+        "vocab_size": config.embedding_rows(),
+    });
+    match architecture {
+        Architecture::Olmo1 => fields["clip_qkv"] = json!(config.clip_qkv),
+        Architecture::Olmo2 => fields["rms_norm_eps"] = json!(config.layer_norm_eps),
+    }
+    if config.embedding_rows() != config.vocab_size {
+        fields[VOCABULARY] = json!(config.vocab_size);
+    }
+    fields
+}

@@ -1,0 +1,93 @@
+//! Which tensors a model has: names, shapes, and where each lies in the flat array.
+
+use std::ops::Range;
+
+use crate::config::ModelConfig;
+
+/// What a tensor is for; decides its initialisation and whether weight decay applies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    Embedding,
+    Head,
+    Norm,
+    /// A block's projection.
+    Projection(Projection),
+}
+
+/// The four matrices of a block; `layer` is counted from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Projection {
+    Input,
+    AttentionOutput { layer: usize },
+    MlpOutput { layer: usize },
+}
+
+/// One tensor of a model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TensorSpec {
+    /// OLMo's name.
+    pub name: String,
+    /// Rows and columns, or the width of a norm.
+    pub shape: Vec<usize>,
+    /// Its elements in the flat array, row-major.
+    pub range: Range<usize>,
+    pub(crate) role: Role,
+}
+
+/// The tensors of a config in the order of the flat array: names sorted.
+pub(crate) fn layout(config: &ModelConfig) -> Vec<TensorSpec> {
+    let (d, kv) = (config.d_model, config.kv_heads() * config.head_width());
+    let rows = config.embedding_rows();
+    let mut tensors = vec![(wte(), vec![rows, d], Role::Embedding)];
+    if !config.weight_tying {
+        tensors.push((head(), vec![rows, d], Role::Head));
+    }
+    if config.layer_norm_with_affine {
+        tensors.push((final_norm(), vec![d], Role::Norm));
+    }
+    for layer in 0..config.n_layers {
+        let mut add = |part: &str, shape: Vec<usize>, role: Role| tensors.push((block(layer, part), shape, role));
+        add("att_proj", vec![d + 2 * kv, d], Role::Projection(Projection::Input));
+        add("attn_out", vec![d, d], Role::Projection(Projection::AttentionOutput { layer }));
+        add("ff_proj", vec![config.mlp_hidden_size, d], Role::Projection(Projection::Input));
+        add("ff_out", vec![d, config.mlp_width()], Role::Projection(Projection::MlpOutput { layer }));
+        if config.layer_norm_with_affine {
+            add("attn_norm", vec![d], Role::Norm);
+            add("ff_norm", vec![d], Role::Norm);
+        }
+        if config.attention_layer_norm {
+            add("q_norm", vec![d], Role::Norm);
+            add("k_norm", vec![kv], Role::Norm);
+        }
+    }
+    tensors.sort_by(|a, b| a.0.cmp(&b.0));
+    let mut start = 0;
+    tensors
+        .into_iter()
+        .map(|(name, shape, role)| {
+            let range = start..start + shape.iter().product::<usize>();
+            start = range.end;
+            TensorSpec { name, shape, range, role }
+        })
+        .collect()
+}
+
+/// Name of the embedding.
+pub(crate) fn wte() -> String {
+    "transformer.wte.weight".into()
+}
+
+/// Name of the head, where it is not tied to the embedding.
+pub(crate) fn head() -> String {
+    "transformer.ff_out.weight".into()
+}
+
+/// Name of the final norm's weight.
+pub(crate) fn final_norm() -> String {
+    "transformer.ln_f.weight".into()
+}
+
+/// Name of a block's tensor.
+pub(crate) fn block(layer: usize, part: &str) -> String {
+    format!("transformer.blocks.{layer}.{part}.weight")
+}

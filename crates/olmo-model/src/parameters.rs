@@ -1,0 +1,113 @@
+//! A model's weights as one flat array with names.
+
+use std::ops::Range;
+
+use crate::config::ModelConfig;
+use crate::error::ModelError;
+use crate::init;
+use crate::layout::{Role, TensorSpec, layout};
+
+/// Every weight of a model, f32, in one array; tensors in the order of their sorted names, each row-major.
+///
+/// Gradients and optimizer state use the same layout.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parameters {
+    tensors: Vec<TensorSpec>,
+    flat: Vec<f32>,
+}
+
+impl Parameters {
+    /// New weights for `config`, drawn on the host; the result depends on the config and `seed` alone.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] if the config is not valid.
+    pub fn init(config: &ModelConfig, seed: u64) -> Result<Parameters, ModelError> {
+        let mut parameters = Parameters::zeros(config)?;
+        init::fill(config, seed, &parameters.tensors, &mut parameters.flat);
+        Ok(parameters)
+    }
+
+    /// All weights zero.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] if the config is not valid.
+    pub fn zeros(config: &ModelConfig) -> Result<Parameters, ModelError> {
+        config.validate()?;
+        let tensors = layout(config);
+        let length = tensors.last().map_or(0, |tensor| tensor.range.end);
+        Ok(Parameters { tensors, flat: vec![0.0; length] })
+    }
+
+    /// Number of weights.
+    pub fn len(&self) -> usize {
+        self.flat.len()
+    }
+
+    /// Whether there are no weights (there always are, for a valid config).
+    pub fn is_empty(&self) -> bool {
+        self.flat.is_empty()
+    }
+
+    /// Name, shape and place of every tensor, in the order of the flat array.
+    pub fn tensors(&self) -> &[TensorSpec] {
+        &self.tensors
+    }
+
+    /// The names, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.iter().map(|tensor| tensor.name.as_str())
+    }
+
+    /// The elements of one tensor; `None` if the model has none of that name.
+    pub fn tensor(&self, name: &str) -> Option<&[f32]> {
+        self.range(name).map(|range| &self.flat[range])
+    }
+
+    /// The elements of one tensor, to be written.
+    pub fn tensor_mut(&mut self, name: &str) -> Option<&mut [f32]> {
+        self.range(name).map(|range| &mut self.flat[range])
+    }
+
+    /// The shape of one tensor.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.find(name).map(|tensor| tensor.shape.as_slice())
+    }
+
+    /// Where one tensor lies in the flat array.
+    pub fn range(&self, name: &str) -> Option<Range<usize>> {
+        self.find(name).map(|tensor| tensor.range.clone())
+    }
+
+    /// All weights.
+    pub fn flat(&self) -> &[f32] {
+        &self.flat
+    }
+
+    /// All weights, to be written.
+    pub fn flat_mut(&mut self) -> &mut [f32] {
+        &mut self.flat
+    }
+
+    /// Ranges of the flat array and whether weight decay applies there (OLMo's rule): always to projections and an untied head;
+    /// to norms and to the embedding (a tied head is one) as said. The ranges cover the array, in order; neighbours differ.
+    pub fn weight_decay_groups(&self, decay_norm_and_bias: bool, decay_embeddings: bool) -> Vec<(Range<usize>, bool)> {
+        let mut groups: Vec<(Range<usize>, bool)> = Vec::new();
+        for tensor in &self.tensors {
+            let decays = match tensor.role {
+                Role::Projection(_) | Role::Head => true,
+                Role::Norm => decay_norm_and_bias,
+                Role::Embedding => decay_embeddings,
+            };
+            match groups.last_mut() {
+                Some((range, same)) if *same == decays => range.end = tensor.range.end,
+                _ => groups.push((tensor.range.clone(), decays)),
+            }
+        }
+        groups
+    }
+
+    fn find(&self, name: &str) -> Option<&TensorSpec> {
+        let index = self.tensors.binary_search_by(|tensor| tensor.name.as_str().cmp(name)).ok()?;
+        Some(&self.tensors[index])
+    }
+}

@@ -1,0 +1,157 @@
+//! Reading and writing `model.safetensors`, also in shards, as f32.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+use safetensors::{Dtype, SafeTensors, View};
+use serde_json::Value;
+
+use crate::error::ModelError;
+use crate::files::WEIGHTS_FILE;
+
+/// Names the shards of a model that does not fit one file.
+const INDEX_FILE: &str = "model.safetensors.index.json";
+
+/// One tensor to be written.
+pub(crate) struct Outgoing<'a> {
+    pub name: String,
+    pub shape: Vec<usize>,
+    pub values: &'a [f32],
+}
+
+impl View for &Outgoing<'_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Owned(self.values.iter().flat_map(|value| value.to_le_bytes()).collect())
+    }
+    fn data_len(&self) -> usize {
+        size_of_val(self.values)
+    }
+}
+
+/// Writes `tensors` into `folder`. The bytes depend on the tensors alone (the format sorts them by name).
+pub(crate) fn write(folder: &Path, tensors: &[Outgoing<'_>]) -> Result<(), ModelError> {
+    let path = folder.join(WEIGHTS_FILE);
+    // `transformers` reads no file that does not say this. One entry: the order of more would be random.
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let views = tensors.iter().map(|tensor| (tensor.name.as_str(), tensor));
+    safetensors::serialize_to_file(views, Some(metadata), &path).map_err(|error| ModelError::folder(&path, format!("cannot be written: {error}")))
+}
+
+/// The bytes of a model's weight files.
+pub(crate) struct WeightFiles(Vec<(PathBuf, Vec<u8>)>);
+
+/// One tensor that was read, still in the file's precision.
+pub(crate) struct Incoming<'a> {
+    pub path: &'a Path,
+    pub shape: Vec<usize>,
+    dtype: Dtype,
+    bytes: &'a [u8],
+}
+
+impl WeightFiles {
+    /// Reads `model.safetensors`, or the shards that an index names.
+    pub fn open(folder: &Path) -> Result<WeightFiles, ModelError> {
+        let index = folder.join(INDEX_FILE);
+        let paths = if index.is_file() { shards(folder, &index)? } else { vec![folder.join(WEIGHTS_FILE)] };
+        let read = |path: PathBuf| match std::fs::read(&path) {
+            Ok(bytes) => Ok((path, bytes)),
+            Err(error) => Err(ModelError::io(&path, error)),
+        };
+        paths.into_iter().map(read).collect::<Result<_, _>>().map(WeightFiles)
+    }
+
+    /// Every tensor by name.
+    pub fn tensors(&self) -> Result<BTreeMap<String, Incoming<'_>>, ModelError> {
+        let mut all = BTreeMap::new();
+        for (path, bytes) in &self.0 {
+            let file = SafeTensors::deserialize(bytes).map_err(|error| ModelError::folder(path, format!("is not a safetensors file: {error}")))?;
+            for (name, view) in file.tensors() {
+                let tensor = Incoming { path, shape: view.shape().to_vec(), dtype: view.dtype(), bytes: view.data() };
+                if all.insert(name.clone(), tensor).is_some() {
+                    return Err(ModelError::folder(path, format!("`{name}` is also in another shard")));
+                }
+            }
+        }
+        Ok(all)
+    }
+}
+
+fn shards(folder: &Path, index: &Path) -> Result<Vec<PathBuf>, ModelError> {
+    let text = std::fs::read(index).map_err(|error| ModelError::io(index, error))?;
+    let value: Value = serde_json::from_slice(&text).map_err(|error| ModelError::folder(index, format!("is not JSON: {error}")))?;
+    let map = value.get("weight_map").and_then(Value::as_object).ok_or_else(|| ModelError::folder(index, "has no `weight_map`"))?;
+    let mut names: Vec<&str> = map.values().filter_map(Value::as_str).collect();
+    names.sort_unstable();
+    names.dedup();
+    // A name with a path in it could reach outside the folder.
+    if let Some(name) = names.iter().find(|name| Path::new(name).file_name().is_none_or(|file| file != **name)) {
+        return Err(ModelError::folder(index, format!("names a shard `{name}` that is not in this folder")));
+    }
+    if names.is_empty() {
+        return Err(ModelError::folder(index, "names no shards"));
+    }
+    Ok(names.into_iter().map(|name| folder.join(name)).collect())
+}
+
+impl Incoming<'_> {
+    /// Converts the elements to f32 into `target`, which has as many. bf16 and f16 widen exactly.
+    ///
+    /// # Errors
+    /// Why the elements cannot be weights.
+    pub fn read_into(&self, target: &mut [f32]) -> Result<(), String> {
+        let pairs = || self.bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
+        match self.dtype {
+            Dtype::F32 => {
+                for (target, bytes) in target.iter_mut().zip(self.bytes.chunks_exact(4)) {
+                    *target = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+                }
+            }
+            Dtype::BF16 => target.iter_mut().zip(pairs()).for_each(|(target, half)| *target = f32::from_bits(u32::from(half) << 16)),
+            Dtype::F16 => target.iter_mut().zip(pairs()).for_each(|(target, half)| *target = widen_f16(half)),
+            other => return Err(format!("has type {other}, not f32, bf16 or f16")),
+        }
+        match target.iter().position(|value| !value.is_finite()) {
+            None => Ok(()),
+            Some(index) => Err(format!("holds {} at element {index}", target[index])),
+        }
+    }
+}
+
+fn widen_f16(half: u16) -> f32 {
+    let (sign, exponent, mantissa) = (u32::from(half >> 15) << 31, u32::from(half >> 10 & 0x1f), u32::from(half & 0x3ff));
+    match exponent {
+        // Zero and subnormals: a whole number of 2^-24.
+        0 => f32::from_bits(sign | (mantissa as f32 * 2f32.powi(-24)).to_bits()),
+        0x1f => f32::from_bits(sign | 0x7f80_0000 | mantissa << 13),
+        _ => f32::from_bits(sign | (exponent + 112) << 23 | mantissa << 13),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_precision_widens_exactly() {
+        let known = [(0x0000, 0.0), (0x8000, -0.0), (0x3c00, 1.0), (0xc000, -2.0), (0x7bff, 65504.0), (0x0400, 6.103_515_6e-5), (0x0001, 5.960_464_5e-8)];
+        for (half, value) in known {
+            assert_eq!(widen_f16(half).to_bits(), f32::to_bits(value), "{half:#x}");
+        }
+        assert!(widen_f16(0x7c00).is_infinite() && widen_f16(0x7e00).is_nan());
+    }
+
+    #[test]
+    fn a_shard_outside_the_folder_is_refused() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        std::fs::write(folder.path().join(INDEX_FILE), r#"{"weight_map": {"a": "../other.safetensors"}}"#).expect("written");
+        let error = WeightFiles::open(folder.path()).err().expect("refused");
+        assert!(error.to_string().contains("not in this folder"), "{error}");
+    }
+}

@@ -1,0 +1,189 @@
+//! Causal attention over whole rows of tokens: one task for each row of the batch and key head, query rows in blocks, and for each
+//! block only the columns that it can see.
+
+use rayon::prelude::*;
+
+use super::buffer::Buffer;
+use super::math::{dot, exp, maximum, multiversion, sum};
+use super::shared::SharedSlice;
+use crate::config::BlockConfig;
+
+/// Query rows of a block.
+const ROWS: usize = 64;
+
+/// Where the parts of one head lie in rows of `[queries, keys, values]`.
+#[derive(Clone, Copy)]
+struct Place {
+    /// Heads of queries that share a key head.
+    group: usize,
+    head: usize,
+    d: usize,
+    kv: usize,
+    /// Elements from one token to the next.
+    stride: usize,
+    scale: f32,
+}
+
+impl Place {
+    fn of(config: &BlockConfig) -> Place {
+        let head = config.head_width();
+        Place {
+            group: config.n_heads / config.n_kv_heads,
+            head,
+            d: config.d_model,
+            kv: config.kv_width(),
+            stride: config.qkv_width(),
+            scale: 1.0 / (head as f32).sqrt(),
+        }
+    }
+
+    fn query(&self, token: usize, head: usize) -> usize {
+        token * self.stride + head * self.head
+    }
+
+    fn key(&self, token: usize, kv_head: usize) -> usize {
+        token * self.stride + self.d + kv_head * self.head
+    }
+
+    fn value(&self, token: usize, kv_head: usize) -> usize {
+        self.key(token, kv_head) + self.kv
+    }
+
+    fn output(&self, token: usize, head: usize) -> usize {
+        token * self.d + head * self.head
+    }
+}
+
+/// `c [m, n] (+)= a [m, k] b [k, n]` with strides; never scaled, see `gemm`.
+///
+/// # Safety
+/// All three matrices lie in memory that may be read (c: written), and c overlaps nothing that is in use.
+#[expect(clippy::too_many_arguments, reason = "as a BLAS call")]
+unsafe fn gemm(m: usize, n: usize, k: usize, a: *const f32, a_strides: [usize; 2], b: *const f32, b_strides: [usize; 2], beta: f32, c: *mut f32, c_stride: usize) {
+    let [ra, ca] = a_strides.map(|stride| stride as isize);
+    let [rb, cb] = b_strides.map(|stride| stride as isize);
+    // SAFETY: the caller's promise.
+    unsafe { matrixmultiply::sgemm(m, k, n, 1.0, a, ra, ca, b, rb, cb, beta, c, c_stride as isize, 1) }
+}
+
+/// `output [batch * sequence, d]` from `heads [batch * sequence, qkv]`; `lse [batch, heads, sequence]` is the log of each row's sum.
+pub(crate) fn forward(config: &BlockConfig, sequence: usize, heads: &[f32], output: &mut [f32], lse: &mut [f32]) {
+    let place = Place::of(config);
+    let tokens = heads.len() / place.stride;
+    let batch = tokens / sequence;
+    assert!(heads.len() == tokens * place.stride && tokens == batch * sequence, "rows of tokens are whole");
+    assert!(output.len() >= tokens * place.d && lse.len() >= tokens * config.n_heads, "results have their sizes");
+    let (output, lse) = (SharedSlice::new(output), SharedSlice::new(lse));
+    (0..batch * config.n_heads).into_par_iter().for_each(|task| {
+        let (row, head) = (task / config.n_heads, task % config.n_heads);
+        let (first, kv_head) = (row * sequence, head / place.group);
+        // SAFETY: each task has its own rows of lse.
+        let lse = unsafe { lse.part(task * sequence, sequence) };
+        let mut scores = Buffer::new(ROWS.min(sequence) * sequence);
+        for start in (0..sequence).step_by(ROWS) {
+            let rows = ROWS.min(sequence - start);
+            let columns = start + rows;
+            // SAFETY: indices stay within the row's tokens, whose sizes are asserted above; each task writes its own head of output.
+            unsafe {
+                let query = heads.as_ptr().add(place.query(first + start, head));
+                let key = heads.as_ptr().add(place.key(first, kv_head));
+                gemm(rows, columns, place.head, query, [place.stride, 1], key, [1, place.stride], 0.0, scores.as_mut_ptr(), sequence);
+                softmax_rows(&mut scores, rows, sequence, start, place.scale, &mut lse[start..columns]);
+                let value = heads.as_ptr().add(place.value(first, kv_head));
+                let target = output.at(place.output(first + start, head));
+                gemm(rows, place.head, columns, scores.as_ptr(), [sequence, 1], value, [place.stride, 1], 0.0, target, place.d);
+            }
+        }
+    });
+}
+
+multiversion! {
+    /// Softmax of the scaled scores in place; row `i` sees `start + i + 1` columns, the rest of its block becomes 0.
+    fn softmax_rows(scores: &mut [f32], rows: usize, stride: usize, start: usize, scale: f32, lse: &mut [f32]) {
+        for (row, (scores, lse)) in scores.chunks_mut(stride).zip(lse).enumerate() {
+            let (seen, hidden) = scores[..start + rows].split_at_mut(start + row + 1);
+            hidden.fill(0.0);
+            let largest = maximum(seen);
+            for score in seen.iter_mut() {
+                *score = exp((*score - largest) * scale);
+            }
+            let total = sum(seen);
+            *lse = largest * scale + total.ln();
+            let reciprocal = 1.0 / total;
+            for score in seen.iter_mut() {
+                *score *= reciprocal;
+            }
+        }
+    }
+}
+
+/// `dheads`, the gradient of `heads`, from the incoming `doutput` and what the forward pass made.
+pub(crate) fn backward(config: &BlockConfig, sequence: usize, heads: &[f32], output: &[f32], lse: &[f32], doutput: &[f32], dheads: &mut [f32]) {
+    let place = Place::of(config);
+    let tokens = heads.len() / place.stride;
+    let batch = tokens / sequence;
+    assert!(heads.len() == tokens * place.stride && tokens == batch * sequence, "rows of tokens are whole");
+    assert!(output.len() == tokens * place.d && doutput.len() == tokens * place.d, "gradients have their sizes");
+    assert!(lse.len() == tokens * config.n_heads && dheads.len() == heads.len(), "gradients have their sizes");
+    let dheads = SharedSlice::new(dheads);
+    (0..batch * config.n_kv_heads).into_par_iter().for_each(|task| {
+        let (first, kv_head) = (task / config.n_kv_heads * sequence, task % config.n_kv_heads);
+        for token in first..first + sequence {
+            for start in [place.key(token, kv_head), place.value(token, kv_head)] {
+                // SAFETY: each task has its own key head, and query heads of its group, of its row's tokens.
+                unsafe { dheads.part(start, place.head) }.fill(0.0);
+            }
+        }
+        let size = ROWS.min(sequence) * sequence;
+        let (mut weights, mut dweights) = (Buffer::new(size), Buffer::new(size));
+        for head in kv_head * place.group..(kv_head + 1) * place.group {
+            let lse_start = (first * config.n_heads) + head * sequence;
+            for start in (0..sequence).step_by(ROWS) {
+                let rows = ROWS.min(sequence - start);
+                let columns = start + rows;
+                let query_at = place.query(first + start, head);
+                let output_at = place.output(first + start, head);
+                // SAFETY: indices stay within the row's tokens, whose sizes are asserted above; writes as said before.
+                unsafe {
+                    let query = heads.as_ptr().add(query_at);
+                    let key = heads.as_ptr().add(place.key(first, kv_head));
+                    let value = heads.as_ptr().add(place.value(first, kv_head));
+                    let incoming = doutput.as_ptr().add(output_at);
+                    gemm(rows, columns, place.head, query, [place.stride, 1], key, [1, place.stride], 0.0, weights.as_mut_ptr(), sequence);
+                    gemm(rows, columns, place.head, incoming, [place.d, 1], value, [1, place.stride], 0.0, dweights.as_mut_ptr(), sequence);
+                    let lse = &lse[lse_start + start..lse_start + columns];
+                    let (output, doutput) = (&output[output_at..], &doutput[output_at..]);
+                    softmax_backward_rows(&mut weights, &mut dweights, rows, sequence, start, place.scale, lse, output, doutput, place.d, place.head);
+                    let dquery = dheads.at(query_at);
+                    gemm(rows, place.head, columns, dweights.as_ptr(), [sequence, 1], key, [place.stride, 1], 0.0, dquery, place.stride);
+                    let dkey = dheads.at(place.key(first, kv_head));
+                    gemm(columns, place.head, rows, dweights.as_ptr(), [1, sequence], query, [place.stride, 1], 1.0, dkey, place.stride);
+                    let dvalue = dheads.at(place.value(first, kv_head));
+                    gemm(columns, place.head, rows, weights.as_ptr(), [1, sequence], incoming, [place.d, 1], 1.0, dvalue, place.stride);
+                }
+            }
+        }
+    });
+}
+
+multiversion! {
+    /// Turns scores into weights, and gradients of weights into gradients of scores (scaled), both in place.
+    fn softmax_backward_rows(
+        scores: &mut [f32], dweights: &mut [f32], rows: usize, stride: usize, start: usize, scale: f32, lse: &[f32], output: &[f32],
+        doutput: &[f32], output_stride: usize, head: usize,
+    ) {
+        for (row, lse) in lse.iter().enumerate() {
+            let part = row * stride..row * stride + start + rows;
+            let (seen, hidden) = scores[part.clone()].split_at_mut(start + row + 1);
+            let (dseen, dhidden) = dweights[part].split_at_mut(start + row + 1);
+            hidden.fill(0.0);
+            dhidden.fill(0.0);
+            let at = row * output_stride..row * output_stride + head;
+            let mean = dot(&output[at.clone()], &doutput[at]);
+            for (score, dweight) in seen.iter_mut().zip(dseen) {
+                *score = exp(*score * scale - lse);
+                *dweight = *score * (*dweight - mean) * scale;
+            }
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! Rows of the embedding, and the sum of gradients for each of them.
+
+/// `[ids, width]`: the rows of `weight` that `ids` name.
+///
+/// # Panics
+/// An id has no row.
+pub fn forward(weight: &[f32], width: usize, ids: &[u32]) -> Vec<f32> {
+    let mut rows = Vec::with_capacity(ids.len() * width);
+    for &id in ids {
+        rows.extend_from_slice(&weight[id as usize * width..(id as usize + 1) * width]);
+    }
+    rows
+}
+
+/// The gradient of a weight of `rows` rows: each id's gradients added in the order of the tokens.
+pub fn backward(dy: &[f32], width: usize, ids: &[u32], rows: usize) -> Vec<f32> {
+    let mut gradient = vec![0f32; rows * width];
+    for (&id, dy) in ids.iter().zip(dy.chunks_exact(width)) {
+        let row = &mut gradient[id as usize * width..(id as usize + 1) * width];
+        for (sum, dy) in row.iter_mut().zip(dy) {
+            *sum += dy;
+        }
+    }
+    gradient
+}

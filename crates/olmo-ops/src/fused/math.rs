@@ -1,0 +1,144 @@
+//! Sums, maxima and the exponential, in forms that become vector instructions without changing the order of any sum.
+
+/// Lanes that a sum is kept in; fixed, so the order of additions never depends on the machine's vectors.
+pub(crate) const LANES: usize = 16;
+
+/// Compiles a function a second time for machines with 256-bit vectors, and picks at run time.
+///
+/// Results are the same bits: neither version may fuse a product and a sum, and both add in [`LANES`] fixed lanes.
+macro_rules! multiversion {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+        $(#[$meta])*
+        #[allow(clippy::too_many_arguments, reason = "kernels take their slices one by one")]
+        $vis fn $name($($arg: $ty),*) $(-> $ret)? {
+            #[inline(always)]
+            #[allow(clippy::too_many_arguments, reason = "as above")]
+            fn body($($arg: $ty),*) $(-> $ret)? $body
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx2")]
+                #[allow(clippy::too_many_arguments, reason = "as above")]
+                fn wide($($arg: $ty),*) $(-> $ret)? {
+                    body($($arg),*)
+                }
+                if std::arch::is_x86_feature_detected!("avx2") {
+                    // SAFETY: the machine has what the version needs.
+                    return unsafe { wide($($arg),*) };
+                }
+            }
+            body($($arg),*)
+        }
+    };
+}
+pub(crate) use multiversion;
+
+/// e^x with a relative error of about 2e-7; below -87 it is e^-87, above 88 e^88; NaN stays NaN.
+#[inline(always)]
+pub(crate) fn exp(x: f32) -> f32 {
+    /// Adding and subtracting it rounds to a whole number, which then stands in the lowest bits.
+    const ROUND: f32 = 12_582_912.0;
+    let x = if x < -87.0 { -87.0 } else { x };
+    let x = if x > 88.0 { 88.0 } else { x };
+    // e^x = 2^whole * 2^part with |part| <= 1/2; a polynomial gives 2^part.
+    let scaled = x * std::f32::consts::LOG2_E;
+    let rounded = scaled + ROUND;
+    let part = scaled - (rounded - ROUND);
+    let mut power = 1.535_336_2e-4;
+    power = power * part + 1.339_887_4e-3;
+    power = power * part + 9.618_437e-3;
+    power = power * part + 5.550_332_5e-2;
+    power = power * part + 2.402_264_8e-1;
+    power = power * part + std::f32::consts::LN_2;
+    power = power * part + 1.0;
+    f32::from_bits(power.to_bits().wrapping_add(rounded.to_bits() << 23))
+}
+
+/// Adds up the lanes, first to last.
+#[inline(always)]
+pub(crate) fn add_lanes(lanes: [f32; LANES]) -> f32 {
+    lanes.iter().sum()
+}
+
+/// Sum of products.
+#[inline(always)]
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut lanes = [0f32; LANES];
+    let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    let mut rest = 0f32;
+    for (x, y) in a_chunks.remainder().iter().zip(b_chunks.remainder()) {
+        rest += x * y;
+    }
+    for (x, y) in a_chunks.zip(b_chunks) {
+        for lane in 0..LANES {
+            lanes[lane] += x[lane] * y[lane];
+        }
+    }
+    rest + add_lanes(lanes)
+}
+
+/// Sum.
+#[inline(always)]
+pub(crate) fn sum(values: &[f32]) -> f32 {
+    let mut lanes = [0f32; LANES];
+    let chunks = values.chunks_exact(LANES);
+    let rest: f32 = chunks.remainder().iter().sum();
+    for x in chunks {
+        for lane in 0..LANES {
+            lanes[lane] += x[lane];
+        }
+    }
+    rest + add_lanes(lanes)
+}
+
+/// The largest value, NaN aside.
+#[inline(always)]
+pub(crate) fn maximum(values: &[f32]) -> f32 {
+    let mut lanes = [f32::MIN; LANES];
+    let chunks = values.chunks_exact(LANES);
+    let mut largest = f32::MIN;
+    for &x in chunks.remainder() {
+        largest = if x > largest { x } else { largest };
+    }
+    for x in chunks {
+        for lane in 0..LANES {
+            lanes[lane] = if x[lane] > lanes[lane] { x[lane] } else { lanes[lane] };
+        }
+    }
+    lanes.into_iter().fold(largest, |largest, x| if x > largest { x } else { largest })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_exponential_is_close_over_its_whole_range() {
+        let mut x = -87.0f32;
+        while x < 88.0 {
+            let exact = f64::from(x).exp();
+            // Rounding x * log2(e) costs relative |x| * 2^-24.
+            let allowed = 3e-7 + f64::from(x.abs()) * 1.2e-7;
+            assert!((f64::from(exp(x)) / exact - 1.0).abs() < allowed, "exp({x}) = {}, not {exact}", exp(x));
+            x += 0.013;
+        }
+        assert_eq!(exp(0.0), 1.0);
+    }
+
+    #[test]
+    fn the_exponential_neither_hides_nan_nor_wraps_around() {
+        assert!(exp(f32::NAN).is_nan());
+        assert!(exp(-1e30) < 1e-37 && exp(f32::NEG_INFINITY) < 1e-37);
+        assert!(exp(1e30) > 1e38 && exp(1e30).is_finite());
+    }
+
+    #[test]
+    fn sums_include_what_does_not_fill_the_lanes() {
+        for length in [0, 1, 15, 16, 17, 33, 100] {
+            let values: Vec<f32> = (0..length).map(|i| i as f32 - 7.0).collect();
+            assert_eq!(sum(&values), values.iter().sum::<f32>());
+            assert_eq!(dot(&values, &values), values.iter().map(|x| x * x).sum::<f32>());
+            let largest = values.iter().copied().fold(f32::MIN, f32::max);
+            assert_eq!(maximum(&values), largest);
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! The fused bodies: forward and backward by hand over f32 slices, all matrices row-major.
+
+mod attention;
+pub mod block;
+mod buffer;
+pub mod embedding;
+mod gemm;
+pub mod head;
+mod math;
+pub mod norm;
+mod qkv;
+mod shared;
+mod swiglu;
+
+pub(crate) use math::{dot, exp, maximum, multiversion, sum};
+pub(crate) use qkv::prepare_row;

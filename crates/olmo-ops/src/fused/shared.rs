@@ -1,0 +1,40 @@
+//! A slice that several tasks write at once, each its own part.
+
+use std::marker::PhantomData;
+
+/// A mutable slice that can be handed to several tasks, for parts that no iterator over chunks can describe (columns of rows).
+#[derive(Clone, Copy)]
+pub(crate) struct SharedSlice<'a> {
+    start: *mut f32,
+    length: usize,
+    lifetime: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: it is a pointer into a slice of f32 that outlives it; whoever writes through it promises not to overlap with others.
+unsafe impl Send for SharedSlice<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for SharedSlice<'_> {}
+
+impl<'a> SharedSlice<'a> {
+    pub fn new(slice: &'a mut [f32]) -> SharedSlice<'a> {
+        SharedSlice { start: slice.as_mut_ptr(), length: slice.len(), lifetime: PhantomData }
+    }
+
+    /// The part `[start, start + length)`.
+    ///
+    /// # Safety
+    /// No other live reference, in this task or another, overlaps the part.
+    #[expect(clippy::mut_from_ref, reason = "the caller promises that parts do not overlap")]
+    pub unsafe fn part(&self, start: usize, length: usize) -> &'a mut [f32] {
+        assert!(start + length <= self.length, "a part lies within its slice");
+        // SAFETY: in bounds by the assertion, alone by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(start), length) }
+    }
+
+    /// A pointer to the element at `index`, for matrices whose rows interleave with those of other tasks.
+    pub fn at(&self, index: usize) -> *mut f32 {
+        assert!(index < self.length.max(1), "an element lies within its slice");
+        // SAFETY: in bounds (or the start of an empty slice).
+        unsafe { self.start.add(index) }
+    }
+}

@@ -1,0 +1,148 @@
+//! A transformer block as one node.
+
+use std::sync::Arc;
+
+use burn::backend::Flex;
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, NodeGuard, Ops, OpsKind};
+use burn::tensor::Tensor;
+use burn_flex::FlexTensor;
+
+use super::{Tracked, contiguous, elements, plain, primitive, serves, tracked};
+use crate::config::{BlockConfig, BlockWeights};
+use crate::fused::block::{Saved, backward, forward};
+use crate::reference;
+use crate::rope::Rope;
+
+/// A block's weights as tensors; layouts as in [`BlockWeights`].
+#[derive(Clone, Debug)]
+pub struct BlockTensors {
+    /// `[d + 2*kv, d]`.
+    pub att_proj: Tensor<2>,
+    /// `[d, d]`.
+    pub attn_out: Tensor<2>,
+    /// `[2*mlp, d]`.
+    pub ff_proj: Tensor<2>,
+    /// `[d, mlp]`.
+    pub ff_out: Tensor<2>,
+    /// `[d]`, if norms have weights.
+    pub attn_norm: Option<Tensor<1>>,
+    /// `[d]`, if norms have weights.
+    pub ff_norm: Option<Tensor<1>>,
+    /// `[d]`, with QK-norm.
+    pub q_norm: Option<Tensor<1>>,
+    /// `[kv]`, with QK-norm.
+    pub k_norm: Option<Tensor<1>>,
+}
+
+impl BlockTensors {
+    /// Each weight through one of two functions, by its rank.
+    fn map<U>(&self, matrix: impl Fn(Tensor<2>) -> U, vector: impl Fn(Tensor<1>) -> U) -> BlockWeights<U> {
+        let vector = |weight: &Option<Tensor<1>>| weight.clone().map(&vector);
+        BlockWeights {
+            att_proj: matrix(self.att_proj.clone()),
+            attn_out: matrix(self.attn_out.clone()),
+            ff_proj: matrix(self.ff_proj.clone()),
+            ff_out: matrix(self.ff_out.clone()),
+            attn_norm: vector(&self.attn_norm),
+            ff_norm: vector(&self.ff_norm),
+            q_norm: vector(&self.q_norm),
+            k_norm: vector(&self.k_norm),
+        }
+    }
+}
+
+/// A transformer block: `[batch, sequence, d]` to the same shape. `rope` reaches at least `sequence` positions.
+///
+/// # Panics
+/// Shapes do not fit `config`, or some inputs take part in autodiff and others are on devices without it.
+pub fn block(config: &BlockConfig, rope: &Arc<Rope>, x: Tensor<3>, weights: &BlockTensors) -> Tensor<3> {
+    check(config, rope, &x, weights);
+    if !serves(&x) {
+        return reference::block(config, rope, x, weights);
+    }
+    let shape = x.dims();
+    if !x.is_autodiff() {
+        let (x, weights) = (plain(x), weights.map(plain, plain));
+        let (y, _) = forward(config, rope, shape[1], elements(&x), &weights.map(elements), false);
+        return Tensor::from_primitive::<Flex>(primitive(y, &shape));
+    }
+    let (x, node) = tracked(x);
+    let weights = weights.map(tracked, tracked);
+    let mut nodes = vec![node];
+    let primitives = weights.map(|(primitive, _)| primitive.clone());
+    nodes.extend(weights.into_vec().into_iter().map(|(_, node)| node));
+    let state = BlockState { config: *config, rope: rope.clone(), shape, x, weights: primitives, saved: None };
+    // Norms come with weights or without, QK-norm is there or not.
+    match nodes.len() {
+        5 => finish::<5>(nodes, state),
+        7 => finish::<7>(nodes, state),
+        _ => finish::<9>(nodes, state),
+    }
+}
+
+fn check(config: &BlockConfig, rope: &Rope, x: &Tensor<3>, weights: &BlockTensors) {
+    let (d, kv, mlp) = (config.d_model, config.kv_width(), config.mlp_width);
+    let [_, sequence, width] = x.dims();
+    assert_eq!(width, d, "the input has the width of the block");
+    assert!(rope.positions() >= sequence, "the rotary tables reach the sequence's length");
+    assert_eq!(weights.att_proj.dims(), [d + 2 * kv, d], "att_proj has the block's shape");
+    assert_eq!(weights.attn_out.dims(), [d, d], "attn_out has the block's shape");
+    assert_eq!(weights.ff_proj.dims(), [2 * mlp, d], "ff_proj has the block's shape");
+    assert_eq!(weights.ff_out.dims(), [d, mlp], "ff_out has the block's shape");
+    assert_eq!(weights.attn_norm.is_some(), weights.ff_norm.is_some(), "both norms have weights or neither");
+    assert_eq!([weights.q_norm.is_some(), weights.k_norm.is_some()], [config.qk_norm; 2], "QK-norm has its weights");
+}
+
+#[derive(Clone, Debug)]
+struct BlockState {
+    config: BlockConfig,
+    rope: Arc<Rope>,
+    /// Of the input and of the output.
+    shape: [usize; 3],
+    x: FlexTensor,
+    weights: BlockWeights<FlexTensor>,
+    /// `None` until the forward pass has run.
+    saved: Option<Arc<Saved>>,
+}
+
+#[derive(Debug)]
+struct BlockNode;
+
+fn finish<const N: usize>(nodes: Vec<NodeGuard>, mut state: BlockState) -> Tensor<3> {
+    let nodes: [NodeGuard; N] = nodes.try_into().expect("the caller counted the nodes");
+    let run = |state: &BlockState, save: bool| {
+        let weights = state.weights.map(elements);
+        let (y, saved) = forward(&state.config, &state.rope, state.shape[1], elements(&state.x), &weights, save);
+        (primitive(y, &state.shape), saved)
+    };
+    let output = match BlockNode.prepare::<NoCheckpointing>(nodes).compute_bound().stateful() {
+        OpsKind::Tracked(preparation) => {
+            let (y, saved) = run(&state, true);
+            state.saved = saved.map(Arc::new);
+            preparation.finish(state, y)
+        }
+        OpsKind::UnTracked(preparation) => preparation.finish(run(&state, false).0),
+    };
+    Tensor::from_primitive::<Tracked>(output)
+}
+
+impl<const N: usize> Backward<Flex, N> for BlockNode {
+    type State = BlockState;
+
+    fn backward(self, ops: Ops<BlockState, N>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = contiguous(grads.consume::<Flex>(&ops.node));
+        let BlockState { config, rope, shape, x, weights, saved } = ops.state;
+        let saved = Arc::unwrap_or_clone(saved.expect("a tracked block saves its state"));
+        let (dx, dweights) = backward(&config, &rope, shape[1], elements(&x), &weights.map(elements), saved, elements(&dy));
+        let shapes = weights.map(|weight| weight.layout().shape().to_vec()).into_vec();
+        let gradients = std::iter::once((dx, shape.to_vec())).chain(dweights.into_vec().into_iter().zip(shapes));
+        for (parent, (gradient, shape)) in ops.parents.into_iter().zip(gradients) {
+            if let Some(parent) = parent {
+                grads.register::<Flex>(parent.id, primitive(gradient, &shape));
+            }
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Blocks and their inputs for the tests, and how two lists of numbers are compared.
+#![allow(dead_code, reason = "each test binary takes what it needs")]
+
+use std::sync::Arc;
+
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use olmo_ops::{BlockConfig, BlockTensors, Norm, NormKind, Rope, block, block_reference};
+
+/// Numbers that look random and are the same everywhere, in (-1, 1).
+pub fn numbers(count: usize, seed: u64) -> Vec<f64> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 11) as f64 / (1u64 << 52) as f64 - 1.0
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+/// A block with shapes and values for everything that goes into it.
+#[derive(Clone)]
+pub struct Case {
+    pub name: &'static str,
+    pub config: BlockConfig,
+    pub affine: bool,
+    pub batch: usize,
+    pub sequence: usize,
+    /// The input, then the weights in the order of `BlockWeights`; shape and values.
+    pub inputs: Vec<(Vec<usize>, Vec<f64>)>,
+    /// What the output is multiplied with before it is summed up.
+    pub cotangent: Vec<f64>,
+}
+
+impl Case {
+    pub fn new(name: &'static str, config: BlockConfig, affine: bool, batch: usize, sequence: usize) -> Case {
+        let (d, kv, mlp) = (config.d_model, config.kv_width(), config.mlp_width);
+        let mut shapes = vec![vec![batch, sequence, d], vec![d + 2 * kv, d], vec![d, d], vec![2 * mlp, d], vec![d, mlp]];
+        if affine {
+            shapes.extend([vec![d], vec![d]]);
+        }
+        if config.qk_norm {
+            shapes.extend([vec![d], vec![kv]]);
+        }
+        let values = |(index, shape): (usize, Vec<usize>)| {
+            let raw = numbers(shape.iter().product(), index as u64 + 1);
+            let scale = match (index, shape.len()) {
+                (0, _) => 1.5,
+                (_, 1) => 0.3,
+                _ => 1.5 / (d as f64).sqrt(),
+            };
+            let offset = if shape.len() == 1 { 1.0 } else { 0.0 };
+            // Rounded to f32, so that both precisions start from the same point.
+            let values = raw.into_iter().map(|x| f64::from((x * scale + offset) as f32)).collect();
+            (shape, values)
+        };
+        let inputs = shapes.into_iter().enumerate().map(values).collect();
+        let cotangent = numbers(batch * sequence * d, 99).into_iter().map(|x| f64::from(x as f32)).collect();
+        Case { name, config, affine, batch, sequence, inputs, cotangent }
+    }
+
+    fn rope(&self) -> Arc<Rope> {
+        Arc::new(Rope::new(self.config.head_width(), 10_000.0, self.sequence))
+    }
+
+    /// The block's output and the gradients of the sum of output times cotangent, in the order of the inputs.
+    pub fn run(&self, body: Body) -> (Vec<f64>, Vec<Vec<f64>>) {
+        let (device, dtype) = (Device::flex().autodiff(), body.dtype());
+        let (mut matrices, mut vectors) = (Vec::new(), Vec::new());
+        for (shape, values) in &self.inputs[1..] {
+            let data = TensorData::new(values.clone(), shape.clone());
+            match shape.len() {
+                1 => vectors.push(Tensor::<1>::from_data(data, (&device, dtype)).require_grad()),
+                _ => matrices.push(Tensor::<2>::from_data(data, (&device, dtype)).require_grad()),
+            }
+        }
+        let tensor = |values: &[f64]| {
+            let shape = [self.batch, self.sequence, self.config.d_model];
+            Tensor::<3>::from_data(TensorData::new(values.to_vec(), shape), (&device, dtype))
+        };
+        let x = tensor(&self.inputs[0].1).require_grad();
+        let mut rest = vectors.iter().cloned();
+        let mut vector = |exists: bool| if exists { rest.next() } else { None };
+        let weights = BlockTensors {
+            att_proj: matrices[0].clone(),
+            attn_out: matrices[1].clone(),
+            ff_proj: matrices[2].clone(),
+            ff_out: matrices[3].clone(),
+            attn_norm: vector(self.affine),
+            ff_norm: vector(self.affine),
+            q_norm: vector(self.config.qk_norm),
+            k_norm: vector(self.config.qk_norm),
+        };
+        let y = match body {
+            Body::Fused => block(&self.config, &self.rope(), x.clone(), &weights),
+            _ => block_reference(&self.config, &self.rope(), x.clone(), &weights),
+        };
+        let output = read(y.clone().inner());
+        let grads = (y * tensor(&self.cotangent)).sum().backward();
+        let mut gradients = vec![read(x.grad(&grads).expect("x has a gradient"))];
+        gradients.extend(matrices.iter().map(|matrix| read(matrix.grad(&grads).expect("a matrix has a gradient"))));
+        gradients.extend(vectors.iter().map(|vector| read(vector.grad(&grads).expect("a vector has a gradient"))));
+        (output, gradients)
+    }
+
+    /// The sum of output times cotangent alone, in f64.
+    pub fn value(&self) -> f64 {
+        let (output, _) = self.run(Body::Reference64);
+        output.iter().zip(&self.cotangent).map(|(y, c)| y * c).sum()
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+pub enum Body {
+    Fused,
+    Reference32,
+    Reference64,
+}
+
+impl Body {
+    fn dtype(self) -> DType {
+        if self == Body::Reference64 { DType::F64 } else { DType::F32 }
+    }
+}
+
+pub fn read<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
+    tensor.into_data().iter::<f64>().collect()
+}
+
+/// The largest difference, relative to the largest wanted number.
+pub fn difference(got: &[f64], want: &[f64]) -> f64 {
+    assert_eq!(got.len(), want.len(), "as many numbers as wanted");
+    assert!(got.iter().all(|x| x.is_finite()), "all numbers are finite");
+    let scale = want.iter().fold(0.0f64, |most, x| most.max(x.abs()));
+    let most = got.iter().zip(want).fold(0.0f64, |most, (g, w)| most.max((g - w).abs()));
+    if scale == 0.0 { most } else { most / scale }
+}
+
+/// Every kind of block, with shapes that do not fit tiles and lanes.
+pub fn cases() -> Vec<Case> {
+    let rms = Norm { kind: NormKind::Rms, eps: 1e-6 };
+    let layer = Norm { kind: NormKind::Layer, eps: 1e-5 };
+    let olmo2 =
+        BlockConfig { d_model: 24, n_heads: 4, n_kv_heads: 4, mlp_width: 20, clip_qkv: None, norm: rms, norm_after: true, qk_norm: true };
+    let olmo1 = BlockConfig { clip_qkv: Some(0.8), norm: layer, norm_after: false, qk_norm: false, ..olmo2 };
+    let grouped = BlockConfig { n_kv_heads: 2, ..olmo2 };
+    vec![
+        Case::new("olmo2", olmo2, true, 2, 9),
+        Case::new("olmo2 with grouped keys", grouped, true, 2, 9),
+        Case::new("olmo2, longer than a tile", BlockConfig { d_model: 12, n_heads: 2, n_kv_heads: 1, mlp_width: 7, ..olmo2 }, true, 1, 131),
+        Case::new("olmo2, one token", grouped, true, 1, 1),
+        Case::new("olmo2, odd widths", BlockConfig { d_model: 42, n_heads: 3, n_kv_heads: 3, mlp_width: 37, ..olmo2 }, true, 3, 5),
+        Case::new("olmo1 with clamp", olmo1, false, 2, 9),
+        Case::new("olmo1 without clamp", BlockConfig { clip_qkv: None, ..olmo1 }, false, 2, 70),
+        Case::new("layer norm with weights, grouped", BlockConfig { n_kv_heads: 1, ..olmo1 }, true, 1, 6),
+        Case::new("rms norm before, with weights", BlockConfig { norm: rms, clip_qkv: None, ..olmo1 }, true, 2, 65),
+        Case::new("clamp and QK-norm together", BlockConfig { clip_qkv: Some(0.7), ..grouped }, true, 1, 8),
+        Case::new("layer norm after, without weights", BlockConfig { norm: layer, ..olmo2 }, false, 1, 8),
+    ]
+}

@@ -1,0 +1,16 @@
+//! The built-in stages' descriptions, embedded so that an installed binary works anywhere.
+//!
+//! They are generated: `olmo-pipe schema` writes what `olmo-worker describe` prints.
+
+/// (name, JSON text of the stage's [`olmo_stage::Description`]).
+pub const STAGES: [(&str, &str); 9] = [
+    ("checkpoint", include_str!("../schemas/stages/checkpoint.json")),
+    ("convert", include_str!("../schemas/stages/convert.json")),
+    ("eval", include_str!("../schemas/stages/eval.json")),
+    ("fetch", include_str!("../schemas/stages/fetch.json")),
+    ("generate", include_str!("../schemas/stages/generate.json")),
+    ("memmap", include_str!("../schemas/stages/memmap.json")),
+    ("tokenize", include_str!("../schemas/stages/tokenize.json")),
+    ("tokenizer", include_str!("../schemas/stages/tokenizer.json")),
+    ("train", include_str!("../schemas/stages/train.json")),
+];

@@ -1,0 +1,66 @@
+//! The exit codes, for scripts. docs/exit-codes.md says the same (tested).
+
+use std::process::ExitCode;
+
+/// Why a command ended; [`Exit::code`] is its process exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// All that was asked for is done.
+    Success,
+    /// A stage failed; the rest ran as far as it could.
+    StageFailed,
+    /// The command line, an experiment, a pipeline or a stage's contract has errors.
+    BadInput,
+    /// The worker is missing, of another build, or a resource is not there.
+    Environment,
+    /// The store cannot be read or written (no space, corrupted, of a newer format).
+    Store,
+    /// A source file changed since the run that is to be resumed.
+    SourceChanged,
+    /// `--check` found a difference, or `verify` a problem.
+    CheckFailed,
+    /// A bug in olmo-pipe.
+    Internal,
+    /// Stopped in order by SIGINT.
+    Interrupted,
+    /// Stopped in order by SIGTERM.
+    Terminated,
+}
+
+impl Exit {
+    /// Every exit, with its meaning, in the order of the codes.
+    pub const ALL: [(Exit, &'static str); 10] = [
+        (Exit::Success, "done"),
+        (Exit::StageFailed, "a stage failed; the stages that do not depend on it ran"),
+        (Exit::BadInput, "errors in the command line, an experiment, a pipeline or a stage.yaml"),
+        (Exit::Environment, "worker missing or of another build, or a resource that is not there"),
+        (Exit::Store, "the store cannot be read or written: no space, corrupted, newer format"),
+        (Exit::SourceChanged, "`resume`: a source file changed since the run"),
+        (Exit::CheckFailed, "`schema --check` or `artifacts verify` found a difference"),
+        (Exit::Internal, "a bug in olmo-pipe"),
+        (Exit::Interrupted, "stopped in order by Ctrl-C (SIGINT)"),
+        (Exit::Terminated, "stopped in order by SIGTERM"),
+    ];
+
+    /// The number a shell sees.
+    pub fn code(self) -> u8 {
+        match self {
+            Exit::Success => 0,
+            Exit::StageFailed => 1,
+            Exit::BadInput => 2,
+            Exit::Environment => 3,
+            Exit::Store => 4,
+            Exit::SourceChanged => 5,
+            Exit::CheckFailed => 6,
+            Exit::Internal => 70,
+            Exit::Interrupted => 130,
+            Exit::Terminated => 143,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(exit.code())
+    }
+}

@@ -1,0 +1,147 @@
+//! The command line: one file for each command. Nothing else in the crate prints.
+
+mod artifacts;
+mod exit;
+mod experiment;
+mod problem;
+mod run;
+mod runs;
+mod schema;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::spec::{LoadOptions, Loaded};
+use crate::store::Store;
+
+pub use exit::Exit;
+pub use problem::Problem;
+
+/// Declarative experiment pipelines for training and fine-tuning OLMo language models.
+#[derive(Parser)]
+#[command(name = "olmo-pipe", version, after_help = "Exit codes: docs/exit-codes.md. Guide: docs/guide.md.")]
+struct Arguments {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options of every command.
+#[derive(clap::Args)]
+pub struct Common {
+    /// The store's folder (else OLMO_PIPE_STORE, else `.olmo-pipe` in the project root).
+    #[arg(long, global = true)]
+    store: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs an experiment: what the store does not have yet.
+    Run(run::Run),
+    /// Goes on with a run from its own record.
+    Resume(run::Resume),
+    /// Says what a run would do, and why.
+    Plan(run::Plan),
+    /// Checks an experiment and prints all its errors.
+    Validate(experiment::Validate),
+    /// Prints an experiment with every value known.
+    Show(experiment::Show),
+    /// Prints the graph of stages in the dot language.
+    Graph(experiment::Graph),
+    /// What the store holds.
+    #[command(subcommand)]
+    Artifacts(artifacts::Artifacts),
+    /// Runs, also those that are going on in another terminal.
+    #[command(subcommand)]
+    Runs(runs::Runs),
+    /// Writes the generated schemas and the stage reference, or checks them.
+    Schema(schema::Schema),
+    /// Holds a stage's process (started by `run` itself).
+    #[command(name = "__supervise", hide = true)]
+    Supervise(run::Supervise),
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("OLMO_PIPE_LOG");
+    if let Ok(filter) = filter {
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    }
+    let Arguments { common, command } = Arguments::parse();
+    let done = match command {
+        Command::Run(run) => run.run(&common),
+        Command::Resume(resume) => resume.run(&common),
+        Command::Plan(plan) => plan.run(&common),
+        Command::Validate(validate) => validate.run(),
+        Command::Show(show) => show.run(),
+        Command::Graph(graph) => graph.run(),
+        Command::Artifacts(artifacts) => artifacts.run(&common),
+        Command::Runs(runs) => runs.run(&common),
+        Command::Schema(schema) => schema.run(),
+        Command::Supervise(supervise) => return supervise.run(),
+    };
+    match done {
+        Ok(exit) => exit.into(),
+        Err(problem) => {
+            problem.print();
+            problem.exit.into()
+        }
+    }
+}
+
+/// An experiment and how to read it.
+#[derive(clap::Args)]
+pub struct ExperimentFile {
+    /// The experiment's YAML file.
+    file: PathBuf,
+    /// Takes the params of this profile, not of the default one.
+    #[arg(long)]
+    profile: Option<String>,
+    /// Sets one value: `--set params.lr=1e-4`, `--set stages.train.with.save_interval=50`.
+    #[arg(long = "set", value_name = "PATH=VALUE")]
+    sets: Vec<String>,
+}
+
+impl ExperimentFile {
+    /// Reads and checks it.
+    fn load(&self) -> Result<Loaded, Problem> {
+        let options =
+            LoadOptions { profile: self.profile.clone(), sets: self.sets.clone(), cwd: current_folder()? };
+        Ok(crate::spec::load(&self.file, &options, &crate::builtin::STAGES)?)
+    }
+}
+
+fn current_folder() -> Result<PathBuf, Problem> {
+    std::env::current_dir().map_err(|e| {
+        Problem::new(Exit::Environment, "cli::cwd", &format!("cannot find the current folder: {e}"), None)
+    })
+}
+
+impl Common {
+    /// The store's folder: `--store`, `OLMO_PIPE_STORE`, or `.olmo-pipe` in `project`.
+    fn store_folder(&self, project: &Path) -> PathBuf {
+        let variable = std::env::var_os("OLMO_PIPE_STORE").filter(|v| !v.is_empty()).map(PathBuf::from);
+        self.store.clone().or(variable).unwrap_or_else(|| project.join(".olmo-pipe"))
+    }
+
+    /// The store of the project that the current folder lies in.
+    fn open_store(&self) -> Result<Store, Problem> {
+        let here = current_folder()?;
+        Ok(Store::open(&self.store_folder(&crate::spec::project_root(&here)))?)
+    }
+}
+
+/// Prints `text` as the command's answer; a reader that went away (`| head`) is no error.
+fn answer(text: &str) {
+    use std::io::Write;
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+}
+
+/// Prints `value` as pretty JSON.
+fn answer_json<T: serde::Serialize>(value: &T) {
+    // A value made of strings, numbers and maps with text keys always serializes.
+    answer(&(serde_json::to_string_pretty(value).unwrap_or_default() + "\n"));
+}

@@ -1,0 +1,73 @@
+//! [`Problem`]: the one place that decides what a failure means to a user, and its exit code.
+
+use std::fmt::Write as _;
+
+use super::exit::Exit;
+use crate::exec::ExecError;
+use crate::report::escape_control;
+use crate::run::RunError;
+use crate::spec::Diagnostics;
+use crate::store::StoreError;
+
+/// Why a command could not do what was asked, ready to print.
+#[derive(Debug)]
+pub struct Problem {
+    pub exit: Exit,
+    text: String,
+}
+
+impl Problem {
+    /// A problem with a stable `code` (`area::reason`), what and why, and the way out.
+    pub fn new(exit: Exit, code: &str, message: &str, hint: Option<&str>) -> Self {
+        let mut text = format!("error[{code}]: {}\n", escape_control(message));
+        if let Some(hint) = hint {
+            let _ = writeln!(text, "  = help: {}", escape_control(hint));
+        }
+        Self { exit, text }
+    }
+
+    /// Prints it where people look.
+    pub fn print(&self) {
+        eprint!("{}", self.text);
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        let exit = match &error {
+            StoreError::NotAPrefix { .. }
+            | StoreError::UnknownPrefix { .. }
+            | StoreError::AmbiguousPrefix { .. }
+            | StoreError::DestinationExists { .. } => Exit::BadInput,
+            StoreError::SourceChanged { .. } | StoreError::SourceMissing { .. } => Exit::SourceChanged,
+            _ => Exit::Store,
+        };
+        Self::new(exit, error.code(), &error.to_string(), error.hint().as_deref())
+    }
+}
+
+impl From<RunError> for Problem {
+    fn from(error: RunError) -> Self {
+        let exit = match error {
+            RunError::Store(error) => return error.into(),
+            RunError::SourcesChanged { .. } => Exit::SourceChanged,
+            RunError::Io { .. } | RunError::RunDamaged { .. } | RunError::Exec(ExecError::Io { .. }) => Exit::Store,
+            RunError::Exec(_) | RunError::TooMuch { .. } | RunError::RunActive { .. } => Exit::Environment,
+            RunError::Key(_)
+            | RunError::Graph(_)
+            | RunError::UnknownStage { .. }
+            | RunError::SourceMissing { .. }
+            | RunError::StageFile { .. }
+            | RunError::UnknownRun { .. }
+            | RunError::AmbiguousRun { .. } => Exit::BadInput,
+        };
+        Self::new(exit, error.code(), &error.to_string(), error.hint().as_deref())
+    }
+}
+
+impl From<Diagnostics> for Problem {
+    fn from(diagnostics: Diagnostics) -> Self {
+        use std::io::IsTerminal;
+        Self { exit: Exit::BadInput, text: diagnostics.render(std::io::stderr().is_terminal()) }
+    }
+}

@@ -1,0 +1,433 @@
+//! [`Work`] and [`Attempt`]: the folders of a stage's unfinished work.
+//!
+//! ```text
+//! work-v1/KEY/
+//!   items.jsonl        list items that are safe in the store (journal of ItemRecord)
+//!   state/             private to the stage, kept from attempt to attempt
+//!   supervisor.lock    held while a process of any attempt lives
+//!   attempts/N/        one process: request.json in/ out/ items/ events.jsonl result.json
+//!                      stage.log exit.json; of a command stage: cwd/in cwd/out instead of in/ out/
+//! ```
+//!
+//! All of it belongs to the key, not to a run: whoever holds the key's lock goes on here.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use olmo_stage::{Digest, journal, protocol};
+use serde::{Deserialize, Serialize};
+
+use super::error::ExecError;
+use super::supervise;
+
+/// How long the supervisor of a dead engine may take to end its stage.
+const QUIET_WITHIN: Duration = Duration::from_secs(15);
+/// How many lines of a log a failure shows.
+pub const LOG_LINES: usize = 20;
+/// Older attempts than this many keep nothing.
+const ATTEMPTS_KEPT: usize = 3;
+
+/// A line of `items.jsonl`: one `Item` or `Resumed` event of an attempt, carried out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum ItemRecord {
+    /// The item is in the store.
+    Added { attempt: u32, port: String, label: String, artifact: Digest },
+    /// Items of `port` that are not in `keep` left the list.
+    Kept { attempt: u32, port: String, keep: Vec<String> },
+}
+
+impl ItemRecord {
+    /// The attempt whose event this was.
+    pub fn attempt(&self) -> u32 {
+        match self {
+            Self::Added { attempt, .. } | Self::Kept { attempt, .. } => *attempt,
+        }
+    }
+}
+
+/// Items by port, the oldest first, each with its label.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Items(BTreeMap<String, Vec<(String, Digest)>>);
+
+impl Items {
+    /// Carries `record` out. An item whose label is there takes its place.
+    pub fn apply(&mut self, record: &ItemRecord) {
+        match record {
+            ItemRecord::Added { port, label, artifact, .. } => {
+                let list = self.0.entry(port.clone()).or_default();
+                match list.iter_mut().find(|(known, _)| known == label) {
+                    Some((_, place)) => *place = *artifact,
+                    None => list.push((label.clone(), *artifact)),
+                }
+            }
+            ItemRecord::Kept { port, keep, .. } => {
+                if let Some(list) = self.0.get_mut(port) {
+                    list.retain(|(label, _)| keep.contains(label));
+                }
+            }
+        }
+    }
+
+    /// The items of `port`.
+    pub fn of(&self, port: &str) -> &[(String, Digest)] {
+        self.0.get(port).map_or(&[], Vec::as_slice)
+    }
+
+    /// Ports with their items.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &[(String, Digest)])> {
+        self.0.iter().map(|(port, list)| (port.as_str(), list.as_slice()))
+    }
+
+    /// How many items there are in all ports.
+    pub fn len(&self) -> usize {
+        self.0.values().map(Vec::len).sum()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// The folder of unfinished work on one key. Only the holder of the key's lock may change it.
+#[derive(Clone, Debug)]
+pub struct Work(PathBuf);
+
+impl Work {
+    /// The work in folder `folder`, which need not exist.
+    pub fn at(folder: PathBuf) -> Self {
+        Self(folder)
+    }
+
+    /// Whether something was begun here and can be continued.
+    pub fn begun(&self) -> bool {
+        !self.attempt_numbers().is_empty()
+    }
+
+    /// Waits until no process of an earlier attempt lives: the engine that started it may have
+    /// died a moment ago.
+    pub fn wait_until_quiet(&self) -> Result<(), ExecError> {
+        let path = self.0.join(supervise::LOCK);
+        let file = match OpenOptions::new().write(true).open(&path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(ExecError::io("open", &path)(e)),
+        };
+        let since = Instant::now();
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(()),
+                Err(TryLockError::WouldBlock) if since.elapsed() < QUIET_WITHIN => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Err(TryLockError::WouldBlock) => return Err(ExecError::StillRunning(self.0.clone())),
+                Err(TryLockError::Error(e)) => return Err(ExecError::io("lock", &path)(e)),
+            }
+        }
+    }
+
+    /// Forgets everything.
+    pub fn discard(&self) -> Result<(), ExecError> {
+        match fs::remove_dir_all(&self.0) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(ExecError::io("remove", &self.0)(e)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The stage's private folder; made here.
+    pub fn state_dir(&self) -> Result<PathBuf, ExecError> {
+        make(self.0.join("state"))
+    }
+
+    /// The records of `items.jsonl`.
+    pub fn item_records(&self) -> Result<Vec<ItemRecord>, ExecError> {
+        let path = self.items_path();
+        journal::read(&path).map_err(ExecError::io("read", &path))
+    }
+
+    /// Opens `items.jsonl` for appending; every record is on the disk before the call returns.
+    pub fn item_writer(&self) -> Result<journal::Writer<ItemRecord>, ExecError> {
+        let path = self.items_path();
+        make(self.0.clone())?;
+        journal::Writer::open(&path, true).map_err(ExecError::io("open", &path))
+    }
+
+    fn items_path(&self) -> PathBuf {
+        self.0.join("items.jsonl")
+    }
+
+    fn attempt_numbers(&self) -> Vec<u32> {
+        let entries = fs::read_dir(self.0.join("attempts")).into_iter().flatten().flatten();
+        let mut numbers: Vec<u32> = entries.filter_map(|e| e.file_name().to_str()?.parse().ok()).collect();
+        numbers.sort_unstable();
+        numbers
+    }
+
+    /// The attempts so far, the first one first.
+    pub fn attempts(&self) -> Vec<Attempt> {
+        self.attempt_numbers().into_iter().map(|number| self.attempt(number)).collect()
+    }
+
+    fn attempt(&self, number: u32) -> Attempt {
+        Attempt { number, folder: self.0.join("attempts").join(number.to_string()) }
+    }
+
+    /// Makes the folder of the next attempt. Of the earlier ones only what tells what happened
+    /// stays; call when their items are safe.
+    pub fn next_attempt(&self) -> Result<Attempt, ExecError> {
+        let numbers = self.attempt_numbers();
+        for (age, number) in numbers.iter().rev().enumerate() {
+            let attempt = self.attempt(*number);
+            if age + 1 < ATTEMPTS_KEPT { attempt.strip()? } else { remove(&attempt.folder)? }
+        }
+        let attempt = self.attempt(numbers.last().map_or(1, |last| last + 1));
+        make(attempt.folder.clone())?;
+        make(attempt.temporary())?;
+        Ok(attempt)
+    }
+}
+
+fn make(folder: PathBuf) -> Result<PathBuf, ExecError> {
+    fs::create_dir_all(&folder).map_err(ExecError::io("make the folder", &folder))?;
+    Ok(folder)
+}
+
+fn remove(folder: &Path) -> Result<(), ExecError> {
+    match fs::remove_dir_all(folder) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(ExecError::io("remove", folder)(e)),
+        _ => Ok(()),
+    }
+}
+
+/// The folder of one attempt at a stage.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// From 1, within this key's unfinished work.
+    pub number: u32,
+    pub folder: PathBuf,
+}
+
+impl Attempt {
+    /// Where a command stage runs: an empty folder with `in/` and `out/`.
+    pub fn command_folder(&self) -> PathBuf {
+        self.folder.join("cwd")
+    }
+
+    /// The stage's folder for temporary files.
+    pub fn temporary(&self) -> PathBuf {
+        self.folder.join("tmp")
+    }
+
+    /// `in/PORT`.
+    pub fn input(&self, command: bool, port: &str) -> PathBuf {
+        self.side(command).join("in").join(port)
+    }
+
+    /// `out/PORT`.
+    pub fn output(&self, command: bool, port: &str) -> PathBuf {
+        self.side(command).join("out").join(port)
+    }
+
+    fn side(&self, command: bool) -> PathBuf {
+        if command { self.command_folder() } else { self.folder.clone() }
+    }
+
+    /// Where an item lies that the stage reported.
+    pub fn item(&self, port: &str, label: &str) -> PathBuf {
+        self.folder.join("items").join(port).join(label)
+    }
+
+    /// Folder names below `items/PORT` (of a command stage: `cwd/out/PORT`), sorted so that
+    /// numbers in them count as numbers.
+    pub fn item_folders(&self, command: bool, port: &str) -> Vec<(String, PathBuf)> {
+        let folder = if command { self.output(true, port) } else { self.folder.join("items").join(port) };
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        let mut found: Vec<(String, PathBuf)> = entries
+            .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
+            .filter_map(|e| Some((e.file_name().to_str()?.to_owned(), e.path())))
+            .collect();
+        found.sort_by_cached_key(|(label, _)| natural(label));
+        found
+    }
+
+    /// `events.jsonl`.
+    pub fn events(&self) -> PathBuf {
+        self.folder.join(protocol::EVENTS)
+    }
+
+    /// What the stage printed.
+    pub fn log(&self) -> PathBuf {
+        self.folder.join(supervise::LOG)
+    }
+
+    /// The last [`LOG_LINES`] lines of the log.
+    pub fn log_tail(&self) -> Vec<String> {
+        tail(&self.log(), LOG_LINES)
+    }
+
+    /// `result.json`, if the stage came to write it.
+    pub fn result(&self) -> Result<Option<protocol::StageResult>, ExecError> {
+        let path = self.folder.join(protocol::RESULT);
+        match fs::read(&path) {
+            Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|e| ExecError::io("read", &path)(e.into())),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(ExecError::io("read", &path)(e)),
+        }
+    }
+
+    /// Writes `request.json`.
+    pub fn write_request(&self, request: &protocol::Request) -> Result<(), ExecError> {
+        let path = self.folder.join(protocol::REQUEST);
+        let text = serde_json::to_vec_pretty(request).map_err(|e| ExecError::io("write", &path)(e.into()))?;
+        fs::write(&path, text).map_err(ExecError::io("write", &path))
+    }
+
+    /// Removes all but the small files that tell what happened.
+    pub fn strip(&self) -> Result<(), ExecError> {
+        ["in", "out", "items", "earlier", "cwd", "tmp"].iter().try_for_each(|name| remove(&self.folder.join(name)))
+    }
+}
+
+/// A label as a sort key: `step9` before `step10`.
+fn natural(label: &str) -> Vec<(String, u128, String)> {
+    let mut key = Vec::new();
+    let mut rest = label;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let (text, tail) = rest.split_at(digits);
+        let end = tail.find(|c: char| !c.is_ascii_digit()).unwrap_or(tail.len());
+        let (number, after) = tail.split_at(end);
+        // A number too long for u128 sorts last, then as text.
+        key.push((text.to_owned(), number.parse().unwrap_or(if number.is_empty() { 0 } else { u128::MAX }), number.to_owned()));
+        rest = after;
+    }
+    key
+}
+
+/// Why `label` cannot name an item, which gets a folder of that name.
+pub fn check_label(label: &str) -> Result<(), String> {
+    let sound = !label.is_empty()
+        && label.len() <= 100
+        && !label.starts_with('.')
+        && label.chars().all(|c| c.is_ascii_alphanumeric() || "._-+=,@".contains(c));
+    if sound {
+        return Ok(());
+    }
+    Err(format!(
+        "`{}` cannot be the label of a list item: 1 to 100 letters, digits and ._-+=,@, no dot first",
+        label.escape_debug()
+    ))
+}
+
+/// The last `count` lines of the file at `path`; none if it cannot be read.
+pub fn tail(path: &Path, count: usize) -> Vec<String> {
+    /// Enough for twenty long lines.
+    const WINDOW: u64 = 64 * 1024;
+    let read = || -> std::io::Result<Vec<u8>> {
+        let mut file = File::open(path)?;
+        let size = file.metadata()?.len();
+        file.seek(SeekFrom::Start(size.saturating_sub(WINDOW)))?;
+        let mut text = Vec::new();
+        file.take(WINDOW).read_to_end(&mut text)?;
+        Ok(text)
+    };
+    let text = read().unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(count)..].iter().map(|line| (*line).to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn added(attempt: u32, label: &str) -> ItemRecord {
+        ItemRecord::Added { attempt, port: "p".into(), label: label.into(), artifact: Digest::of(label.as_bytes()) }
+    }
+
+    fn labels(items: &Items) -> Vec<&str> {
+        items.of("p").iter().map(|(label, _)| label.as_str()).collect()
+    }
+
+    #[test]
+    fn items_that_are_not_kept_leave_and_a_label_is_there_once() {
+        let mut items = Items::default();
+        for record in [added(1, "step10"), added(1, "step20"), added(1, "step30")] {
+            items.apply(&record);
+        }
+        items.apply(&ItemRecord::Kept { attempt: 2, port: "p".into(), keep: vec!["step10".into(), "step20".into()] });
+        items.apply(&added(2, "step20"));
+        items.apply(&added(2, "step30"));
+        assert_eq!(labels(&items), ["step10", "step20", "step30"]);
+        assert_eq!(items.len(), 3);
+    }
+
+    #[test]
+    fn attempts_count_up_and_old_ones_keep_only_what_tells_what_happened() {
+        let dir = tempfile::tempdir().unwrap();
+        let work = Work::at(dir.path().join("key"));
+        assert!(!work.begun());
+        for expected in 1..=5 {
+            let attempt = work.next_attempt().unwrap();
+            assert_eq!(attempt.number, expected);
+            fs::create_dir_all(attempt.input(false, "a")).unwrap();
+            fs::write(attempt.log(), "said\n").unwrap();
+        }
+        assert!(work.begun());
+        let left: Vec<u32> = work.attempts().iter().map(|a| a.number).collect();
+        assert_eq!(left, [3, 4, 5]);
+        let (old, new) = (work.attempt(4), work.attempt(5));
+        assert!(!old.input(false, "a").exists() && old.log().exists() && new.input(false, "a").exists());
+        work.discard().unwrap();
+        work.discard().unwrap();
+        assert!(!work.begun());
+    }
+
+    #[test]
+    fn work_is_quiet_only_when_nobody_holds_the_supervisors_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let work = Work::at(dir.path().to_owned());
+        work.wait_until_quiet().unwrap();
+        let lock = File::create(dir.path().join(supervise::LOCK)).unwrap();
+        lock.lock().unwrap();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let waiter = std::thread::spawn(move || {
+            work.wait_until_quiet().unwrap();
+            sender.send(()).unwrap();
+        });
+        assert!(receiver.recv_timeout(Duration::from_millis(50)).is_err());
+        drop(lock);
+        waiter.join().unwrap();
+        assert!(receiver.try_recv().is_ok());
+    }
+
+    #[test]
+    fn labels_sort_by_their_numbers() {
+        let mut labels = ["step10", "step9", "a", "step100", "10", "9"];
+        labels.sort_by_cached_key(|l| natural(l));
+        assert_eq!(labels, ["9", "10", "a", "step9", "step10", "step100"]);
+    }
+
+    #[test]
+    fn a_label_that_is_no_folder_name_is_refused() {
+        for label in ["", "..", "a/b", "a b", "a\n", ".x", &"x".repeat(101)] {
+            assert!(check_label(label).is_err(), "{label}");
+        }
+        assert!(check_label("step40").is_ok());
+    }
+
+    #[test]
+    fn the_tail_of_a_log_is_its_last_lines_also_of_a_long_or_binary_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        fs::write(&path, (0..100_000).map(|n| format!("line {n}\n")).collect::<String>()).unwrap();
+        assert_eq!(tail(&path, 2), ["line 99998", "line 99999"]);
+        fs::write(&path, b"\xff\xfe ok").unwrap();
+        assert_eq!(tail(&path, 2).len(), 1);
+        assert!(tail(&dir.path().join("none"), 2).is_empty());
+    }
+}

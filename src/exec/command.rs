@@ -1,0 +1,192 @@
+//! What a command stage is started with: its arguments filled in, its environment from the
+//! allow-list.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use olmo_stage::Digest;
+use olmo_stage::contract::Contract;
+use serde_json::Value;
+
+use super::error::ExecError;
+
+/// A piece of an argument.
+enum Piece<'a> {
+    Text(&'a str),
+    /// Inside of `${…}`.
+    Reference(&'a str),
+}
+
+fn pieces<'a>(stage: &str, argument: &'a str) -> Result<Vec<Piece<'a>>, ExecError> {
+    let mut pieces = Vec::new();
+    let mut rest = argument;
+    while let Some((text, tail)) = rest.split_once("${") {
+        let Some((reference, after)) = tail.split_once('}') else {
+            return Err(ExecError::OpenReference { stage: stage.into(), argument: argument.into() });
+        };
+        pieces.extend([Piece::Text(text), Piece::Reference(reference)]);
+        rest = after;
+    }
+    pieces.push(Piece::Text(rest));
+    Ok(pieces)
+}
+
+/// The arguments of `contract`'s command with every `${…}` filled in. Inputs and outputs are
+/// relative to the process's folder (`in/PORT`, `out/PORT`), so that a program which repeats
+/// its arguments makes the same bytes everywhere; an optional input that is absent is empty.
+pub fn arguments(
+    contract: &Contract,
+    params: &Value,
+    present: &dyn Fn(&str) -> bool,
+    stage_dir: &Path,
+) -> Result<Vec<OsString>, ExecError> {
+    let argv = contract.command.as_ref().map_or(&[][..], |c| &c.argv);
+    let fill = |(index, argument): (usize, &String)| {
+        let mut filled = OsString::new();
+        for piece in pieces(&contract.stage, argument)? {
+            match piece {
+                Piece::Text(text) => filled.push(text),
+                Piece::Reference("stage.dir") => filled.push(stage_dir),
+                Piece::Reference(reference) => {
+                    let text = value_of(contract, params, present, reference);
+                    filled.push(text.ok_or_else(|| ExecError::UnknownReference {
+                        stage: contract.stage.clone(),
+                        place: format!("argument {index}"),
+                        reference: reference.into(),
+                    })?);
+                }
+            }
+        }
+        Ok(filled)
+    };
+    argv.iter().enumerate().map(fill).collect()
+}
+
+fn value_of(contract: &Contract, params: &Value, present: &dyn Fn(&str) -> bool, reference: &str) -> Option<String> {
+    let (kind, name) = reference.split_once('.')?;
+    match kind {
+        "inputs" => contract.inputs.contains_key(name).then(|| match present(name) {
+            true => format!("in/{name}"),
+            false => String::new(),
+        }),
+        "outputs" => contract.outputs.contains_key(name).then(|| format!("out/{name}")),
+        "params" => params.get(name).map(|value| match value {
+            Value::String(text) => text.clone(),
+            Value::Null => String::new(),
+            other => other.to_string(),
+        }),
+        _ => None,
+    }
+}
+
+/// The declared environment variables that are set, with the digests of their values: so they
+/// count towards the key.
+pub fn declared_environment(contract: &Contract) -> BTreeMap<String, Digest> {
+    let names = contract.command.iter().flat_map(|c| &c.environment);
+    names.filter_map(|n| Some((n.clone(), Digest::of(std::env::var_os(n)?.as_encoded_bytes())))).collect()
+}
+
+/// The program of `contract`'s command, if it is named by a path, not by the search path.
+pub fn program(contract: &Contract, stage_dir: &Path) -> Option<PathBuf> {
+    let first = contract.command.as_ref()?.argv.first()?;
+    let path = PathBuf::from(first.replace("${stage.dir}", stage_dir.to_str()?));
+    path.is_absolute().then_some(path)
+}
+
+/// All of the environment of a command stage: what it declares, the search path, and values
+/// that are the same everywhere for what nearly every program reads.
+pub fn environment(contract: &Contract, temporary: &Path) -> BTreeMap<String, OsString> {
+    let mut environment: BTreeMap<String, OsString> = [
+        ("PATH", std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into())),
+        ("LANG", "C.UTF-8".into()),
+        ("TZ", "UTC".into()),
+        ("HOME", temporary.into()),
+        ("TMPDIR", temporary.into()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into();
+    for name in contract.command.iter().flat_map(|c| &c.environment) {
+        if let Some(value) = std::env::var_os(name) {
+            environment.insert(name.clone(), value);
+        }
+    }
+    environment
+}
+
+/// Variables that a built-in worker may see, if they are set: none changes a result.
+const WORKER_ALLOWED: [&str; 12] = [
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "RUST_BACKTRACE",
+    "OLMO_PIPE_LOG",
+    "OLMO_PIPE_FAILPOINT",
+    "LD_LIBRARY_PATH",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "SSL_CERT_FILE",
+];
+
+/// All of the environment of a built-in worker that may use `threads` threads.
+pub fn worker_environment(threads: usize, temporary: &Path) -> BTreeMap<String, OsString> {
+    let allowed = WORKER_ALLOWED.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var_os(name)?)));
+    let mut environment: BTreeMap<String, OsString> = allowed.collect();
+    environment.insert("RAYON_NUM_THREADS".into(), threads.to_string().into());
+    environment.insert("OLMO_PIPE_ENGINE_PID".into(), std::process::id().to_string().into());
+    environment.insert("TMPDIR".into(), temporary.into());
+    environment
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn contract(argv: &str) -> Contract {
+        let text = format!(
+            "{{stage: s, version: 1, summary: s, inputs: {{a: {{type: file}}, b: {{type: file, optional: true}}}}, \
+             outputs: {{o: {{type: text}}}}, params: {{}}, command: {{argv: {argv}, environment: [PATH_OF_NOTHING]}}}}"
+        );
+        serde_yaml::from_str(&text).unwrap()
+    }
+
+    fn fill(argv: &str) -> Result<Vec<OsString>, ExecError> {
+        let params = json!({"n": 3, "s": "a b", "list": [1, 2]});
+        arguments(&contract(argv), &params, &|port| port == "a", Path::new("/stage"))
+    }
+
+    #[test]
+    fn arguments_are_filled_in_and_never_split() {
+        let argv = fill(r#"["${stage.dir}/x", "${inputs.a}/f", "-${params.n}-${params.s}", "${inputs.b}", "${outputs.o}", "${params.list}", "$HOME"]"#);
+        assert_eq!(argv.unwrap(), ["/stage/x", "in/a/f", "-3-a b", "", "out/o", "[1,2]", "$HOME"]);
+    }
+
+    #[test]
+    fn an_unknown_or_open_reference_is_an_error() {
+        for argument in ["${inputs.z}", "${params.z}", "${outputs.a}", "${env.HOME}", "${}"] {
+            let error = fill(&format!("[\"{argument}\"]")).unwrap_err();
+            assert!(matches!(error, ExecError::UnknownReference { .. }), "{argument}: {error}");
+        }
+        assert!(matches!(fill("[\"${params.n\"]"), Err(ExecError::OpenReference { .. })));
+    }
+
+    #[test]
+    fn a_program_is_a_path_or_is_searched() {
+        let program = |argv| program(&contract(argv), Path::new("/stage"));
+        assert_eq!(program(r#"["${stage.dir}/x"]"#), Some("/stage/x".into()));
+        assert_eq!(program("[/bin/sh]"), Some("/bin/sh".into()));
+        assert_eq!(program("[sh]"), None);
+    }
+
+    #[test]
+    fn the_environment_holds_nothing_that_was_not_declared() {
+        let environment = environment(&contract("[x]"), Path::new("/t"));
+        let names: Vec<_> = environment.keys().map(String::as_str).collect();
+        assert_eq!(names, ["HOME", "LANG", "PATH", "TMPDIR", "TZ"], "the declared variable is not set here");
+        assert!(declared_environment(&contract("[x]")).is_empty());
+    }
+}

@@ -1,0 +1,73 @@
+//! [`ExecError`]: why a stage's process could not be started or followed.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Why a stage's process could not be started or followed. A stage that ran and failed is no
+/// error: see [`super::Ended`].
+#[derive(Debug, thiserror::Error)]
+pub enum ExecError {
+    #[error("cannot {doing} {}: {source}", .path.display())]
+    Io { doing: &'static str, path: PathBuf, source: io::Error },
+    #[error("the worker, which holds the built-in stages, is not at {}", .0.display())]
+    WorkerMissing(PathBuf),
+    #[error("the worker {} cannot say what it holds: {why}", .path.display())]
+    WorkerBroken { path: PathBuf, why: String },
+    #[error("the worker {} speaks protocol {found}, this engine {known}", .path.display())]
+    WorkerProtocol { path: PathBuf, found: u32, known: u32 },
+    #[error("the worker {} has no stage `{stage}`", .path.display())]
+    WorkerLacks { path: PathBuf, stage: String },
+    #[error("stage `{stage}` is not the same in the worker {} as in this engine: they come from different builds", .path.display())]
+    WorkerDiffers { path: PathBuf, stage: String },
+    #[error("{place} of stage `{stage}` holds `${{{reference}}}`, which does not exist")]
+    UnknownReference { stage: String, place: String, reference: String },
+    #[error("an argument of stage `{stage}` has a `${{` without its `}}`: {argument}")]
+    OpenReference { stage: String, argument: String },
+    #[error("{} is still in use by a stage of an engine that died", .0.display())]
+    StillRunning(PathBuf),
+}
+
+/// How to make what is missing or old.
+const BUILD: &str = "build engine and worker together: cargo build --release";
+
+impl ExecError {
+    /// For `map_err`: an I/O failure while `doing` something to `path`.
+    pub(crate) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { doing, path, source }
+    }
+
+    /// Stable, `area::reason`.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => "exec::no_space",
+            Self::Io { .. } => "exec::io",
+            Self::WorkerMissing(_) => "worker::missing",
+            Self::WorkerBroken { .. } => "worker::broken",
+            Self::WorkerProtocol { .. } | Self::WorkerLacks { .. } | Self::WorkerDiffers { .. } => "worker::other_build",
+            Self::UnknownReference { .. } | Self::OpenReference { .. } => "exec::argument",
+            Self::StillRunning(_) => "exec::still_running",
+        }
+    }
+
+    /// The way out, if there is one.
+    pub fn hint(&self) -> Option<String> {
+        let text = match self {
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                "free some space on that file system and run the same command again".into()
+            }
+            Self::Io { .. } => return None,
+            Self::WorkerMissing(_) => format!("{BUILD}; or set OLMO_PIPE_WORKER to where it is"),
+            Self::WorkerBroken { .. }
+            | Self::WorkerProtocol { .. }
+            | Self::WorkerLacks { .. }
+            | Self::WorkerDiffers { .. } => BUILD.into(),
+            Self::UnknownReference { .. } => {
+                "there are ${inputs.PORT}, ${outputs.PORT}, ${params.NAME} and ${stage.dir}".into()
+            }
+            Self::OpenReference { .. } => "close it: ${params.NAME}".into(),
+            Self::StillRunning(_) => "wait for it to end, then run the same command again".into(),
+        };
+        Some(text)
+    }
+}

@@ -1,0 +1,17 @@
+//! Running one stage's process: the supervisor that holds it, the attempt's folder through which
+//! engine and stage talk, and the worker that holds the built-in stages.
+//!
+//! Nothing here decides what runs when (that is [`crate::run`]) or keeps results (the store).
+
+pub mod attempt;
+pub mod command;
+mod error;
+mod launch;
+mod processes;
+pub mod supervise;
+mod worker;
+
+pub use attempt::{Attempt, Work};
+pub use error::ExecError;
+pub use launch::{Ended, Launch, Supervised};
+pub use worker::Worker;

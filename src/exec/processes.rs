@@ -1,0 +1,97 @@
+//! What the supervisor asks of the operating system about other processes.
+//!
+//! On Linux every descendant is found through `/proc`; elsewhere only the child's process group.
+
+use rustix::process::{Pid, Signal};
+
+/// All living descendants of process `root`, which is the subreaper of its tree: whatever loses
+/// its parent becomes a child of `root`, so nothing escapes.
+#[cfg(target_os = "linux")]
+pub fn descendants(root: u32) -> Vec<Pid> {
+    let mut parents: Vec<(u32, u32)> = Vec::new();
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse().ok()) else { continue };
+        // A process that ends between the two calls has no parent to read.
+        let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
+        if let Some((parent, true)) = parse_stat(&stat) {
+            parents.push((pid, parent));
+        }
+    }
+    let mut tree = vec![root];
+    let mut next = 0;
+    while let Some(&parent) = tree.get(next) {
+        next += 1;
+        tree.extend(parents.iter().filter(|(pid, of)| *of == parent && *pid != parent).map(|(pid, _)| *pid));
+    }
+    tree[1..].iter().filter_map(|pid| i32::try_from(*pid).ok().and_then(Pid::from_raw)).collect()
+}
+
+#[cfg(not(target_os = "linux"))]
+pub fn descendants(_root: u32) -> Vec<Pid> {
+    Vec::new()
+}
+
+/// Parent and whether it still lives (is no zombie), from the text of `/proc/PID/stat`. The
+/// name stands in parentheses and may hold any character.
+#[cfg(target_os = "linux")]
+fn parse_stat(stat: &str) -> Option<(u32, bool)> {
+    let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace();
+    let state = fields.next()?;
+    let parent = fields.next()?.parse().ok()?;
+    Some((parent, state != "Z" && state != "X"))
+}
+
+/// Sends SIGKILL to all `pids`. One that is gone is as good as killed.
+pub fn kill_all(pids: &[Pid]) {
+    for pid in pids {
+        let _ = rustix::process::kill_process(*pid, Signal::KILL);
+    }
+}
+
+/// Sends SIGKILL to every process of session `session`, for a supervisor that died and left its
+/// children to the system.
+#[cfg(target_os = "linux")]
+pub fn kill_session(session: u32) {
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else { continue };
+        let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
+        // After the name: state, parent, group, session.
+        let of = stat.rfind(')').and_then(|at| stat[at + 1..].split_ascii_whitespace().nth(3)?.parse::<u32>().ok());
+        if of == Some(session) {
+            kill_all(Pid::from_raw(pid).as_slice());
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub fn kill_session(session: u32) {
+    if let Some(pid) = i32::try_from(session).ok().and_then(Pid::from_raw) {
+        let _ = rustix::process::kill_process_group(pid, Signal::KILL);
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_name_with_parentheses_and_spaces_does_not_confuse_the_walk() {
+        assert_eq!(parse_stat("7 (a) S 9 (b)) S 42 7 7 0 -1"), Some((42, true)));
+        assert_eq!(parse_stat("7 (sh) Z 1 7 7"), Some((1, false)));
+        assert_eq!(parse_stat("7 sh"), None);
+    }
+
+    #[test]
+    fn a_child_and_its_child_are_descendants() {
+        let mut child = std::process::Command::new("/bin/sh").args(["-c", "sleep 30 & wait"]).spawn().unwrap();
+        let mut found = Vec::new();
+        // The shell needs a moment to start its own child; bounded by the sleep itself.
+        while found.len() < 2 && child.try_wait().unwrap().is_none() {
+            found = descendants(child.id());
+            found.push(Pid::from_child(&child));
+        }
+        assert_eq!(found.len(), 2);
+        kill_all(&found);
+        assert!(!child.wait().unwrap().success());
+    }
+}

@@ -1,0 +1,135 @@
+//! [`Worker`]: the program that holds the built-in stages, found beside the engine.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use olmo_stage::Description;
+use olmo_stage::protocol::PROTOCOL_VERSION;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::error::ExecError;
+
+/// Its file name.
+const NAME: &str = "olmo-worker";
+/// Overrides where it is.
+pub const VARIABLE: &str = "OLMO_PIPE_WORKER";
+
+/// A worker that answers.
+#[derive(Clone, Debug)]
+pub struct Worker {
+    path: PathBuf,
+    build: String,
+    descriptions: BTreeMap<String, Value>,
+}
+
+/// What `olmo-worker describe --json` prints.
+#[derive(Deserialize)]
+struct Described {
+    protocol: u32,
+    #[serde(default)]
+    build: String,
+    stages: BTreeMap<String, Value>,
+}
+
+impl Worker {
+    /// Where the worker should be: what `OLMO_PIPE_WORKER` says, else beside this program.
+    pub fn place() -> PathBuf {
+        if let Some(path) = std::env::var_os(VARIABLE).filter(|p| !p.is_empty()) {
+            return path.into();
+        }
+        let beside = std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_owned));
+        beside.unwrap_or_default().join(NAME)
+    }
+
+    /// Asks the worker at `path` what it holds.
+    pub fn find(path: &Path) -> Result<Self, ExecError> {
+        let broken = |why: String| ExecError::WorkerBroken { path: path.to_owned(), why };
+        let asked = Command::new(path).args(["describe", "--json"]).stdin(Stdio::null()).output();
+        let answer = match asked {
+            Ok(answer) => answer,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                return Err(ExecError::WorkerMissing(path.to_owned()));
+            }
+            Err(e) => return Err(broken(e.to_string())),
+        };
+        if !answer.status.success() {
+            let said = String::from_utf8_lossy(&answer.stderr);
+            return Err(broken(format!("`describe --json` ended with {}: {}", answer.status, said.trim())));
+        }
+        let described: Described = serde_json::from_slice(&answer.stdout).map_err(|e| broken(e.to_string()))?;
+        if described.protocol != PROTOCOL_VERSION {
+            let (found, known) = (described.protocol, PROTOCOL_VERSION);
+            return Err(ExecError::WorkerProtocol { path: path.to_owned(), found, known });
+        }
+        Ok(Self { path: path.to_owned(), build: described.build, descriptions: described.stages })
+    }
+
+    /// Checks that the worker's stage `name` is what the engine takes it for.
+    pub fn check(&self, name: &str, description: &Description) -> Result<(), ExecError> {
+        let (path, stage) = (self.path.clone(), name.to_owned());
+        let Some(held) = self.descriptions.get(name) else { return Err(ExecError::WorkerLacks { path, stage }) };
+        // One that does not even parse is of another build, too.
+        match Description::deserialize(held) {
+            Ok(held) if held.digest() == description.digest() => Ok(()),
+            _ => Err(ExecError::WorkerDiffers { path, stage }),
+        }
+    }
+
+    /// Its stages' descriptions by name, as it gave them.
+    pub fn descriptions(&self) -> &BTreeMap<String, Value> {
+        &self.descriptions
+    }
+
+    /// The program.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its build, as it says.
+    pub fn build(&self) -> &str {
+        &self.build
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn script(dir: &Path, answer: &str) -> PathBuf {
+        let path = dir.join("worker");
+        std::fs::write(&path, format!("#!/bin/sh\ncat <<'END'\n{answer}\nEND\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    }
+
+    fn description(version: u32) -> Description {
+        let contract = format!("{{stage: a, version: {version}, summary: s, outputs: {{}}}}");
+        Description { contract: serde_yaml::from_str(&contract).unwrap(), params: serde_json::json!({}) }
+    }
+
+    #[test]
+    fn a_missing_worker_is_told_with_the_build_command() {
+        let error = Worker::find(Path::new("/nowhere/olmo-worker")).unwrap_err();
+        assert!(matches!(error, ExecError::WorkerMissing(_)));
+        assert!(error.hint().unwrap().contains("cargo build --release"));
+    }
+
+    #[test]
+    fn a_worker_is_refused_for_another_protocol_another_contract_and_a_missing_stage() {
+        let dir = tempfile::tempdir().unwrap();
+        let answer = |protocol: u32| serde_json::json!({"protocol": protocol, "build": "b", "stages": {"a": description(1)}});
+        let worker = Worker::find(&script(dir.path(), &answer(PROTOCOL_VERSION).to_string())).unwrap();
+        assert_eq!(worker.build(), "b");
+        assert!(worker.check("a", &description(1)).is_ok());
+        assert!(matches!(worker.check("a", &description(2)), Err(ExecError::WorkerDiffers { .. })));
+        assert!(matches!(worker.check("b", &description(1)), Err(ExecError::WorkerLacks { .. })));
+        let other = Worker::find(&script(dir.path(), &answer(99).to_string()));
+        assert!(matches!(other, Err(ExecError::WorkerProtocol { found: 99, .. })));
+        let broken = Worker::find(&script(dir.path(), "what?"));
+        assert!(matches!(broken, Err(ExecError::WorkerBroken { .. })));
+    }
+}

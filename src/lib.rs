@@ -1,0 +1,17 @@
+//! The engine of olmo-pipe: YAML experiments become a graph of cached stages, run as supervised
+//! processes, with every result in a content-addressed store. It knows nothing of machine
+//! learning and has no tensor crate in its dependencies (tested).
+//!
+//! [`spec`] reads and checks, [`graph`] orders, [`key`] names what a stage would make, [`store`]
+//! keeps it, [`exec`] holds a stage's process, [`run`] decides what runs when, [`report`] says
+//! it in text, and [`cli`] is the command line over all of these.
+
+pub mod builtin;
+pub mod cli;
+pub mod exec;
+pub mod graph;
+pub mod key;
+pub mod report;
+pub mod run;
+pub mod spec;
+pub mod store;

@@ -1,0 +1,271 @@
+//! [`Terminal`]: a run as it happens. On a terminal each running stage has a bar; elsewhere, and
+//! for what has happened, plain lines. The summary comes last.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+use super::format::{duration, escape_control};
+use crate::run::{Place, Report, RunEvent, RunOutcome, Used, Watch};
+
+/// How often plain lines tell the progress of one stage.
+const PLAIN_EVERY: Duration = Duration::from_secs(10);
+
+/// Shows a run.
+pub struct Terminal {
+    out: Box<dyn Write>,
+    bars: Option<MultiProgress>,
+    running: BTreeMap<Place, Running>,
+    width: usize,
+    since: Instant,
+    /// The current folder: paths below it are shown relative to it.
+    here: PathBuf,
+    stages: usize,
+    ran: BTreeSet<String>,
+    cached: BTreeSet<String>,
+    skipped: usize,
+}
+
+struct Running {
+    bar: Option<ProgressBar>,
+    told: Instant,
+    numbers: String,
+}
+
+impl Terminal {
+    /// Shows runs on `out`, as plain lines; with `bars`, which needs a terminal on standard
+    /// error, by bars and lines there instead. `here` is the current folder.
+    pub fn new(out: Box<dyn Write>, bars: bool, here: &Path) -> Self {
+        Self {
+            out,
+            bars: bars.then(MultiProgress::new),
+            running: BTreeMap::new(),
+            width: 0,
+            since: Instant::now(),
+            here: here.to_owned(),
+            stages: 0,
+            ran: BTreeSet::new(),
+            cached: BTreeSet::new(),
+            skipped: 0,
+        }
+    }
+
+    fn line(&mut self, text: &str) {
+        // Nobody looks any more: the run goes on, and its record tells all.
+        match &self.bars {
+            Some(bars) => drop(bars.println(text)),
+            None => drop(writeln!(self.out, "{text}").and_then(|()| self.out.flush())),
+        }
+    }
+
+    fn tell(&mut self, place: &Place, text: &str) {
+        let name = place.to_string();
+        let name = escape_control(&name);
+        self.line(&format!("  {name:<width$}  {}", escape_control(text), width = self.width));
+    }
+
+    fn more(&mut self, text: &str) {
+        self.line(&format!("  {:width$}  {}", "", escape_control(text), width = self.width));
+    }
+
+    fn end(&mut self, place: &Place) {
+        if let Some(bar) = self.running.remove(place).and_then(|r| r.bar) {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn start(&mut self, place: &Place) {
+        let bar = self.bars.as_ref().map(|bars| {
+            let bar = bars.add(ProgressBar::no_length());
+            // A constant template; if it were wrong, indicatif's own style stays.
+            if let Ok(style) = ProgressStyle::with_template("  {prefix}  {spinner} {elapsed:>4} {msg}") {
+                bar.set_style(style);
+            }
+            let name = place.to_string();
+            bar.set_prefix(format!("{:<width$}", escape_control(&name), width = self.width));
+            bar.enable_steady_tick(Duration::from_millis(200));
+            bar
+        });
+        self.running.insert(place.clone(), Running { bar, told: Instant::now(), numbers: String::new() });
+    }
+
+    fn progress(&mut self, place: &Place, done: u64, total: u64, unit: &str, message: &str) {
+        let Some(running) = self.running.get_mut(place) else { return };
+        let counted = if total > 0 { format!("{done}/{total} {unit}") } else { format!("{done} {unit}") };
+        let text = [counted.as_str(), message, &running.numbers];
+        let text = text.iter().filter(|t| !t.is_empty()).copied().collect::<Vec<_>>().join("  ");
+        if let Some(bar) = &running.bar {
+            if total > 0 && bar.length() != Some(total) {
+                bar.set_length(total);
+                if let Ok(style) = ProgressStyle::with_template("  {prefix}  [{bar:24}] {elapsed:>4} {msg}") {
+                    bar.set_style(style.progress_chars("=> "));
+                }
+            }
+            bar.set_position(done);
+            bar.set_message(escape_control(&text).into_owned());
+        } else if running.told.elapsed() >= PLAIN_EVERY {
+            running.told = Instant::now();
+            self.tell(place, &text);
+        }
+    }
+
+    fn metrics(&mut self, place: &Place, values: &BTreeMap<String, f64>) {
+        if let Some(running) = self.running.get_mut(place) {
+            let shown = values.iter().take(4).map(|(name, value)| format!("{name} {}", number(*value)));
+            running.numbers = shown.collect::<Vec<_>>().join("  ");
+        }
+    }
+
+    fn shown(&self, path: &Path) -> String {
+        let path = path.strip_prefix(&self.here).unwrap_or(path);
+        escape_control(&path.display().to_string()).into_owned()
+    }
+
+    /// What is to be said at the end of a run: counts, failures, how to go on, where the results are.
+    pub fn summary(&self, report: &Report) -> String {
+        let took = duration(self.since.elapsed());
+        let cached = self.cached.difference(&self.ran).count();
+        let counts = match self.ran.len() {
+            0 if cached == self.stages => format!("all {cached} stages cached, nothing ran"),
+            ran => {
+                let skipped = if self.skipped > 0 { format!(", {} skipped", self.skipped) } else { String::new() };
+                format!("{ran} ran, {cached} cached{skipped}")
+            }
+        };
+        let mut lines = Vec::new();
+        let id = &report.id;
+        match report.outcome {
+            RunOutcome::Succeeded => lines.push(format!("run {id} succeeded in {took}: {counts}")),
+            RunOutcome::Failed => {
+                lines.push(format!("run {id} failed after {took}: {counts}"));
+                for failed in &report.failures {
+                    let text = format!("{}: [{}] {}", failed.place, failed.failure.code, failed.failure.message);
+                    lines.push(format!("  {}", escape_control(&text)));
+                    if let Some(hint) = &failed.failure.hint {
+                        lines.push(format!("    help: {}", escape_control(hint)));
+                    }
+                }
+                lines.push(format!("logs: `olmo-pipe runs show {id}`; what is finished is not run again"));
+            }
+            RunOutcome::Interrupted { signal } => {
+                lines.push(format!("run {id} stopped by {} after {took}: {counts}", signal_name(signal)));
+                lines.push(format!("to go on: `olmo-pipe resume {id}`, or the same command again"));
+            }
+        }
+        if !report.results.is_empty() {
+            lines.push("results:".into());
+            let width = report.results.keys().map(String::len).max().unwrap_or(0);
+            for (name, path) in &report.results {
+                lines.push(format!("  {:<width$}  {}", escape_control(name), self.shown(path)));
+            }
+        }
+        lines.join("\n") + "\n"
+    }
+}
+
+impl Watch for Terminal {
+    fn event(&mut self, event: &RunEvent) {
+        match event {
+            RunEvent::Opened { experiment, stages, resumed, .. } => {
+                self.width = stages.iter().map(String::len).max().unwrap_or(0);
+                self.stages = stages.len();
+                let verb = if *resumed { "goes on" } else { "begins" };
+                self.line(&format!("{} {verb}: {} stages", escape_control(experiment), stages.len()));
+            }
+            RunEvent::Cached { place, cut_off, .. } => {
+                self.cached.insert(place.stage.clone());
+                self.tell(place, if *cut_off { "cached (its inputs came out the same)" } else { "cached" });
+            }
+            RunEvent::Waiting { place, holder, .. } => {
+                let who = holder.map(|pid| format!("process {pid}")).unwrap_or_else(|| "another process".into());
+                self.tell(place, &format!("waits: {who} works on the same"));
+            }
+            RunEvent::Started { place, continues, after, .. } => {
+                self.ran.insert(place.stage.clone());
+                self.start(place);
+                match (continues, after) {
+                    (true, Some(label)) => self.tell(place, &format!("goes on after {label}")),
+                    (true, None) => self.tell(place, "goes on where it stopped"),
+                    // A bar shows by itself that it runs.
+                    _ if self.bars.is_none() => self.tell(place, "runs"),
+                    _ => {}
+                }
+            }
+            RunEvent::Resumed { place, step, .. } if *step > 0 => {
+                self.tell(place, &format!("continues from step {step}"));
+            }
+            RunEvent::Item { place, port, label, .. } => self.tell(place, &format!("{port}: {label}")),
+            RunEvent::Progress { place, done, total, unit, message } => {
+                self.progress(place, *done, *total, unit, message);
+            }
+            RunEvent::Metrics { place, values, .. } => self.metrics(place, values),
+            RunEvent::Message { place, level, text } => {
+                let mark = if level == "warning" { "warning: " } else { "" };
+                self.tell(place, &format!("{mark}{text}"));
+            }
+            RunEvent::Finished { place, shared, used, .. } => {
+                self.end(place);
+                match shared {
+                    true => {
+                        self.cached.insert(place.stage.clone());
+                        self.tell(place, "done by another process, result shared");
+                    }
+                    false => self.tell(place, &done(used)),
+                }
+            }
+            RunEvent::Failed { place, failure, log } => {
+                self.end(place);
+                self.tell(place, &format!("failed: {}", failure.message));
+                for line in log {
+                    self.more(&format!("| {line}"));
+                }
+                if let Some(hint) = &failure.hint {
+                    self.more(&format!("help: {hint}"));
+                }
+            }
+            RunEvent::Skipped { place, because } => {
+                self.skipped += 1;
+                self.tell(place, &format!("skipped, since `{because}` failed"));
+            }
+            RunEvent::Interrupted { place } => {
+                self.end(place);
+                self.tell(place, "stopped");
+            }
+            RunEvent::Damaged { place, maker, why, .. } => {
+                self.end(place);
+                self.tell(place, &format!("warning: {why}; `{maker}` makes it again"));
+            }
+            RunEvent::Stopping { signal } => {
+                let text = "stages save their state and stop (once more: kill them)";
+                self.line(&format!("{}: {text}", signal_name(*signal)));
+            }
+            RunEvent::Resumed { .. } | RunEvent::Closed { .. } | RunEvent::Unknown => {}
+        }
+    }
+}
+
+fn done(used: &Used) -> String {
+    format!("done in {}", duration(Duration::try_from_secs_f64(used.wall_s).unwrap_or_default()))
+}
+
+/// A number in a few characters.
+fn number(value: f64) -> String {
+    let size = value.abs();
+    match size {
+        _ if value == 0.0 => "0".into(),
+        0.001..100_000.0 => format!("{value:.4}"),
+        _ => format!("{value:.3e}"),
+    }
+}
+
+/// As people know it.
+fn signal_name(signal: i32) -> String {
+    match signal {
+        2 => "SIGINT".into(),
+        15 => "SIGTERM".into(),
+        other => format!("signal {other}"),
+    }
+}

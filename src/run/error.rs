@@ -1,0 +1,109 @@
+//! [`RunError`]: why a run could not begin or go on. A stage that fails is no error but a
+//! result: see [`super::Report`].
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::sources::Change;
+use crate::exec::ExecError;
+use crate::graph::GraphError;
+use crate::key::KeyError;
+use crate::store::StoreError;
+
+/// Why a run could not begin or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Exec(#[from] ExecError),
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+    #[error("cannot {doing} {}: {source}", .path.display())]
+    Io { doing: &'static str, path: PathBuf, source: io::Error },
+    #[error("the experiment has no stage `{name}`")]
+    UnknownStage { name: String, known: Vec<String> },
+    #[error("stage `{stage}` asks for {asked} {what}, and this machine has {there}")]
+    TooMuch { stage: String, what: &'static str, asked: u64, there: u64 },
+    #[error("input `{port}` of stage `{stage}` is {}, which cannot be read: {source}", .path.display())]
+    SourceMissing { stage: String, port: String, path: PathBuf, source: io::Error },
+    #[error("stage `{stage}` declares the file {}, which cannot be read: {source}", .path.display())]
+    StageFile { stage: String, path: PathBuf, source: io::Error },
+    #[error("a source changed since run {id}: {}", list(.changes))]
+    SourcesChanged { id: String, changes: Vec<Change> },
+    #[error("there is no run `{text}`")]
+    UnknownRun { text: String },
+    #[error("several runs begin with `{text}`: {}", .candidates.join(", "))]
+    AmbiguousRun { text: String, candidates: Vec<String> },
+    #[error("run {id} is still going on{}", .pid.map(|p| format!(" (process {p})")).unwrap_or_default())]
+    RunActive { id: String, pid: Option<u32> },
+    #[error("the record of run {id} cannot be used: {why}")]
+    RunDamaged { id: String, why: String },
+}
+
+fn list(changes: &[Change]) -> String {
+    changes.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+impl RunError {
+    /// For `map_err`: an I/O failure while `doing` something to `path`.
+    pub(super) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { doing, path, source }
+    }
+
+    /// Stable, `area::reason`.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Store(e) => e.code(),
+            Self::Exec(e) => e.code(),
+            Self::Key(_) => "run::params",
+            Self::Graph(_) => "run::graph",
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => "run::no_space",
+            Self::Io { .. } => "run::io",
+            Self::UnknownStage { .. } => "run::unknown_stage",
+            Self::TooMuch { .. } => "run::resources",
+            Self::SourceMissing { .. } => "run::source_missing",
+            Self::StageFile { .. } => "run::stage_file",
+            Self::SourcesChanged { .. } => "run::source_changed",
+            Self::UnknownRun { .. } => "run::unknown_run",
+            Self::AmbiguousRun { .. } => "run::ambiguous_run",
+            Self::RunActive { .. } => "run::active",
+            Self::RunDamaged { .. } => "run::damaged",
+        }
+    }
+
+    /// The way out, if there is one to name.
+    pub fn hint(&self) -> Option<String> {
+        let text = match self {
+            Self::Store(e) => return e.hint(),
+            Self::Exec(e) => return e.hint(),
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                "free some space there and run the same command again".into()
+            }
+            Self::UnknownStage { name, known } => {
+                let near = known.iter().map(|k| (strsim::damerau_levenshtein(k, name), k)).min();
+                match near {
+                    Some((distance, near)) if distance <= 2 => format!("did you mean `{near}`?"),
+                    _ => format!("there are: {}", known.join(", ")),
+                }
+            }
+            Self::TooMuch { what, .. } => {
+                format!("ask for less (`stages: {{STAGE: {{resources: {{{what}: …}}}}}}`), or run it on a larger machine")
+            }
+            Self::SourceMissing { .. } => "put it there, or write the right path".into(),
+            Self::StageFile { .. } => "write the right name under `command: files:` in its stage.yaml".into(),
+            Self::SourcesChanged { .. } => {
+                "`olmo-pipe run` the experiment to use the new content, or put the old one back and resume".into()
+            }
+            Self::UnknownRun { .. } => "`olmo-pipe runs list` shows what there is".into(),
+            Self::AmbiguousRun { .. } => "write some more of it".into(),
+            Self::RunActive { id, .. } => format!("`olmo-pipe runs show {id}` shows how far it is"),
+            Self::RunDamaged { .. } => "run the experiment again: whatever is finished is not run twice".into(),
+            Self::Key(_) | Self::Graph(_) | Self::Io { .. } => return None,
+        };
+        Some(text)
+    }
+}

@@ -1,0 +1,519 @@
+//! The work on one instance, in a thread of its own: take the key's lock, run an attempt under a
+//! supervisor, put what it makes into the store. A job owns nothing but its attempt; all that it
+//! learns goes to the scheduler as messages.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError};
+use std::time::{Duration, Instant};
+
+use olmo_stage::contract::Contract;
+use olmo_stage::{Digest, Event, Failure, InputItem, Outcome, Request, failpoint, journal, protocol};
+
+use super::board::{BACKEND, Input};
+use super::error::RunError;
+use super::event::Used;
+use super::resources::Grant;
+use super::scheduler::Message;
+use super::sources::command_key;
+use crate::exec::attempt::{Attempt, ItemRecord, Items, Work, check_label};
+use crate::exec::supervise::Exit;
+use crate::exec::{Ended, ExecError, Launch, Supervised, command};
+use crate::key::{CommandKey, KeyRecord};
+use crate::spec::ResolvedStage;
+use crate::store::{Action, ActionState, Handover, KeyLock, ListItem, Output, Store, StoreError};
+
+/// How often a running stage's events are looked at.
+const TICK: Duration = Duration::from_millis(40);
+
+/// What the scheduler asks of a running job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Control {
+    /// Let the stage save its state and stop.
+    Terminate,
+    /// Kill it.
+    Kill,
+}
+
+/// What a job tells the scheduler.
+pub enum News {
+    /// Another process holds the key's lock.
+    Waiting { holder: Option<u32> },
+    /// The lock is ours and the work is to be done.
+    Locked(KeyLock),
+    /// Another process did the work meanwhile.
+    Shared(Action),
+    /// The wait for the lock was given up, or the lock cannot be had.
+    NotLocked(Option<StoreError>),
+    /// List items of earlier attempts.
+    Items(Items),
+    /// A process was started.
+    Started { attempt: u32, continues: bool, after: Option<String> },
+    /// A list item is in the store, or some left their list.
+    Item { record: ItemRecord, step: u64 },
+    /// Progress, metrics and messages, as the stage told them.
+    Told(Event),
+    /// It is over.
+    Ended(End),
+}
+
+/// How a job ended.
+pub enum End {
+    Succeeded { outputs: BTreeMap<String, Output>, used: Used },
+    Failed { failure: Failure, log: Vec<String> },
+    Interrupted,
+    /// An input is not what it should be; the attempt was not started.
+    Damaged { artifact: Digest, error: StoreError },
+}
+
+/// Sends the news of one instance.
+#[derive(Clone)]
+pub struct Teller {
+    pub instance: usize,
+    pub to: Sender<Message>,
+}
+
+/// Waits for the lock of `key`, holding nothing meanwhile.
+pub fn lock(store: &Store, key: Digest, stop: &AtomicBool, teller: &Teller) {
+    let mut told = false;
+    let locked = store.lock_key_wait(key, &mut || {
+        if !std::mem::replace(&mut told, true) {
+            teller.tell(News::Waiting { holder: store.lock_holder(key) });
+        }
+        !stop.load(Ordering::Relaxed)
+    });
+    let news = match locked {
+        Err(e) => News::NotLocked(Some(e)),
+        Ok(None) => News::NotLocked(None),
+        Ok(Some(lock)) => match store.action_state(key) {
+            Ok(ActionState::Hit(action)) => News::Shared(action),
+            Ok(_) => News::Locked(lock),
+            Err(e) => News::NotLocked(Some(e)),
+        },
+    };
+    teller.tell(news);
+}
+
+/// All that one attempt needs.
+pub struct Job {
+    pub store: Store,
+    pub key: Digest,
+    pub record: KeyRecord,
+    /// Held until the job has ended.
+    pub lock: KeyLock,
+    /// The stage's name in the pipeline.
+    pub name: String,
+    pub spec: ResolvedStage,
+    pub root: PathBuf,
+    pub inputs: BTreeMap<String, Vec<Input>>,
+    pub grant: Grant,
+    /// Where the worker is, for a built-in stage.
+    pub worker: PathBuf,
+    /// What the command was made of when the run began.
+    pub command: Option<CommandKey>,
+    /// Throw earlier attempts' work away.
+    pub fresh: bool,
+    pub grace: Duration,
+    /// Where the log of attempt N goes.
+    pub log: Box<dyn Fn(u32) -> PathBuf + Send>,
+    pub control: Receiver<Control>,
+    pub teller: Teller,
+}
+
+/// Why an attempt ended before its time.
+enum Stopped {
+    Failed(Failure),
+    Interrupted,
+    Damaged(Digest, StoreError),
+}
+
+impl From<StoreError> for Stopped {
+    fn from(error: StoreError) -> Self {
+        Self::Failed(Failure { code: error.code().into(), message: error.to_string(), hint: error.hint() })
+    }
+}
+
+impl From<ExecError> for Stopped {
+    fn from(error: ExecError) -> Self {
+        Self::Failed(Failure { code: error.code().into(), message: error.to_string(), hint: error.hint() })
+    }
+}
+
+impl From<RunError> for Stopped {
+    fn from(error: RunError) -> Self {
+        Self::Failed(Failure { code: error.code().into(), message: error.to_string(), hint: error.hint() })
+    }
+}
+
+fn failed(code: &str, message: impl Into<String>, hint: Option<&str>) -> Stopped {
+    Stopped::Failed(Failure { code: code.into(), message: message.into(), hint: hint.map(str::to_owned) })
+}
+
+impl Job {
+    /// Does it all, tells the end, and gives the lock back.
+    pub fn run(self) {
+        let teller = self.teller.clone();
+        let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.attempt()));
+        // Whoever waits for the lock finds the end of the work in the store.
+        drop(self.lock);
+        let end = ran.unwrap_or_else(|_| End::Failed {
+            failure: Failure {
+                code: "run::panic".into(),
+                message: "the engine's own thread for this stage panicked".into(),
+                hint: Some("this is a bug in olmo-pipe; the lines above say where".into()),
+            },
+            log: Vec::new(),
+        });
+        teller.tell(News::Ended(end));
+    }
+
+    fn attempt(&self) -> End {
+        let work = Work::at(self.store.work(self.key));
+        let since = Instant::now();
+        let mut attempt: Option<Attempt> = None;
+        let ended = self.try_attempt(&work, &mut attempt);
+        match &attempt {
+            // The log is worth more than the reason why it cannot be kept.
+            Some(attempt) if attempt.log().exists() => {
+                let _ = std::fs::copy(attempt.log(), (self.log)(attempt.number));
+            }
+            // Nothing was started: it does not count as an attempt.
+            Some(attempt) => {
+                let _ = std::fs::remove_dir_all(&attempt.folder);
+            }
+            None => {}
+        }
+        let log = || attempt.as_ref().map(Attempt::log_tail).unwrap_or_default();
+        match ended {
+            Ok((outputs, exit)) => {
+                failpoint("run.stage_committed");
+                // What stays is removed by whoever meets the finished key next.
+                let _ = work.discard();
+                let wall_s = since.elapsed().as_secs_f64();
+                let used = Used { wall_s, cpu_s: exit.cpu_s, max_rss_kib: exit.max_rss_kib };
+                End::Succeeded { outputs, used }
+            }
+            Err(Stopped::Failed(failure)) => End::Failed { failure, log: log() },
+            Err(Stopped::Interrupted) => End::Interrupted,
+            Err(Stopped::Damaged(artifact, error)) => End::Damaged { artifact, error },
+        }
+    }
+
+    fn contract(&self) -> &Contract {
+        &self.spec.description.contract
+    }
+
+    fn is_command(&self) -> bool {
+        self.contract().command.is_some()
+    }
+
+    fn try_attempt(
+        &self,
+        work: &Work,
+        attempt: &mut Option<Attempt>,
+    ) -> Result<(BTreeMap<String, Output>, Exit), Stopped> {
+        work.wait_until_quiet()?;
+        if self.fresh {
+            work.discard()?;
+        }
+        let mut items = self.recover(work)?;
+        self.teller.tell(News::Items(items.clone()));
+        let continues = work.begun() && !self.is_command();
+        let after = items.iter().filter_map(|(_, list)| list.last()).map(|(label, _)| label.clone()).next();
+        let attempt: &Attempt = attempt.insert(work.next_attempt()?);
+        let launch = self.prepare(work, attempt, &mut items)?;
+        match self.control.try_recv() {
+            Err(TryRecvError::Empty) => {}
+            Ok(_) | Err(TryRecvError::Disconnected) => return Err(Stopped::Interrupted),
+        }
+        let process = Supervised::start(&launch)?;
+        self.teller.tell(News::Started { attempt: attempt.number, continues, after });
+        let (ended, asked) = self.follow(work, attempt, &mut items, process)?;
+        let exit = self.judge(attempt, ended, asked)?;
+        let outputs = self.commit(work, attempt, &mut items)?;
+        Ok((outputs, exit))
+    }
+
+    /// Carries out what the last attempt told and no engine came to do; the items that are safe.
+    fn recover(&self, work: &Work) -> Result<Items, Stopped> {
+        let records = work.item_records()?;
+        let mut items = Items::default();
+        records.iter().for_each(|record| items.apply(record));
+        let Some(last) = work.attempts().pop() else { return Ok(items) };
+        let done = records.iter().filter(|r| r.attempt() == last.number).count();
+        let told = journal::read::<Event>(&last.events()).map_err(ExecError::io("read", &last.events()))?;
+        let lists = told.iter().filter(|e| matches!(e, Event::Item { .. } | Event::Resumed { .. }));
+        for event in lists.skip(done) {
+            self.carry_out(work, &last, &mut items, event)?;
+        }
+        Ok(items)
+    }
+
+    /// Commits an item, or takes some off their list, and notes it for later attempts.
+    fn carry_out(&self, work: &Work, attempt: &Attempt, items: &mut Items, event: &Event) -> Result<(), Stopped> {
+        let (record, step) = match event {
+            Event::Item { port, label } => {
+                let declared = self.contract().outputs.get(port).filter(|o| o.list);
+                let Some(declared) = declared else {
+                    let message = format!("it reported an item of `{port}`, which is no list port of it");
+                    return Err(failed("stage::unknown_port", message, None));
+                };
+                check_label(label).map_err(|why| failed("stage::label", why, None))?;
+                let artifact = self.store.commit_tree(declared.port_type, &attempt.item(port, label))?;
+                let (port, label) = (port.clone(), label.clone());
+                (ItemRecord::Added { attempt: attempt.number, port, label, artifact }, 0)
+            }
+            Event::Resumed { step, port, keep } => {
+                (ItemRecord::Kept { attempt: attempt.number, port: port.clone(), keep: keep.clone() }, *step)
+            }
+            _ => return Ok(()),
+        };
+        work.item_writer()?.append(&record).map_err(ExecError::io("write", &attempt.folder))?;
+        items.apply(&record);
+        if matches!(record, ItemRecord::Added { .. }) {
+            failpoint("run.item_committed");
+        }
+        self.teller.tell(News::Item { record, step });
+        Ok(())
+    }
+
+    /// Fills the attempt's folder; what to start.
+    fn prepare(&self, work: &Work, attempt: &Attempt, items: &mut Items) -> Result<Launch, Stopped> {
+        let command = self.is_command();
+        let how = if command { Handover::Copy } else { Handover::Link };
+        let mut handed: BTreeMap<String, Vec<InputItem>> = BTreeMap::new();
+        for (port, inputs) in &self.inputs {
+            let folder = attempt.input(command, port);
+            let list = self.contract().inputs.get(port).is_some_and(|p| p.list);
+            for (index, input) in inputs.iter().enumerate() {
+                let name = input.label.clone().unwrap_or_else(|| index.to_string());
+                let path = if list { folder.join(name) } else { folder.clone() };
+                self.store.materialize(input.digest, &path, how).map_err(|e| damaged(input.digest, e))?;
+                handed.entry(port.clone()).or_default().push(InputItem { label: input.label.clone(), path });
+            }
+        }
+        for port in self.contract().outputs.keys() {
+            if command {
+                make(attempt.output(true, port))?;
+            }
+        }
+        let (folder, argv, environment) = if command {
+            let stage_dir = self.spec.stage_dir.clone().unwrap_or_default();
+            let present = |port: &str| self.inputs.get(port).is_some_and(|list| !list.is_empty());
+            let argv = command::arguments(self.contract(), &self.spec.params, &present, &stage_dir)?;
+            (make(attempt.command_folder())?, argv, command::environment(self.contract(), &attempt.temporary()))
+        } else {
+            attempt.write_request(&self.request(work, attempt, handed, items)?)?;
+            let argv = vec![self.worker.clone().into_os_string(), "run".into(), attempt.folder.clone().into_os_string()];
+            let mut environment = command::worker_environment(self.grant.cpus as usize, &attempt.temporary());
+            environment.insert("CUDA_VISIBLE_DEVICES".into(), self.grant.gpus.join(",").into());
+            (attempt.folder.clone(), argv, environment)
+        };
+        Ok(Launch { attempt: attempt.folder.clone(), folder, argv, environment })
+    }
+
+    fn request(
+        &self,
+        work: &Work,
+        attempt: &Attempt,
+        inputs: BTreeMap<String, Vec<InputItem>>,
+        items: &mut Items,
+    ) -> Result<Request, Stopped> {
+        let mut earlier: BTreeMap<String, Vec<InputItem>> = BTreeMap::new();
+        for (port, list) in items.clone().iter() {
+            let mut keep: Vec<String> = Vec::new();
+            for (label, digest) in list {
+                let path = attempt.folder.join("earlier").join(port).join(label);
+                match self.store.materialize(*digest, &path, Handover::Link).map_err(|e| damaged(*digest, e)) {
+                    Ok(()) => {
+                        keep.push(label.clone());
+                        earlier.entry(port.to_owned()).or_default().push(InputItem { label: Some(label.clone()), path });
+                    }
+                    Err(Stopped::Damaged(_, error)) => {
+                        let text = format!("item {label} of an earlier attempt is lost: {error}");
+                        self.teller.tell(News::Told(Event::Message { level: "warning".into(), text }));
+                    }
+                    Err(other) => return Err(other),
+                }
+            }
+            if keep.len() < list.len() {
+                let record = ItemRecord::Kept { attempt: 0, port: port.to_owned(), keep };
+                work.item_writer()?.append(&record).map_err(ExecError::io("write", &attempt.folder))?;
+                items.apply(&record);
+            }
+        }
+        self.teller.tell(News::Items(items.clone()));
+        let outputs = &self.contract().outputs;
+        Ok(Request {
+            protocol: protocol::PROTOCOL_VERSION,
+            stage: self.contract().stage.clone(),
+            version: self.contract().version,
+            params: self.spec.params.clone(),
+            inputs,
+            outputs: outputs.iter().filter(|(_, port)| !port.list).map(|(name, _)| name.clone()).collect(),
+            state_dir: work.state_dir()?,
+            items: earlier,
+            threads: self.grant.cpus as usize,
+            backend: BACKEND.into(),
+        })
+    }
+
+    /// Follows the process to its end: how it ended, and what was asked of it.
+    fn follow(
+        &self,
+        work: &Work,
+        attempt: &Attempt,
+        items: &mut Items,
+        mut process: Supervised,
+    ) -> Result<(Ended, Option<Asked>), Stopped> {
+        let mut events = journal::Tail::<Event>::new(&attempt.events());
+        let deadline = self.spec.timeout_s.and_then(|s| Instant::now().checked_add(Duration::from_secs(s)));
+        let mut asked = None;
+        let mut kill_at: Option<Instant> = None;
+        loop {
+            // Looked at before the events: what it told before its end is read below.
+            let ended = process.wait(TICK)?;
+            for event in events.next_records().map_err(ExecError::io("read", &attempt.events()))? {
+                match event {
+                    Event::Item { .. } | Event::Resumed { .. } => self.carry_out(work, attempt, items, &event)?,
+                    Event::Started { .. } | Event::Unknown => {}
+                    told => self.teller.tell(News::Told(told)),
+                }
+            }
+            if let Some(ended) = ended {
+                return Ok((ended, asked));
+            }
+            match self.control.try_recv() {
+                Ok(Control::Terminate) if asked.is_none() => {
+                    asked = Some(Asked::Stop);
+                    process.terminate();
+                }
+                Ok(Control::Terminate) | Err(TryRecvError::Empty) => {}
+                Ok(Control::Kill) | Err(TryRecvError::Disconnected) => {
+                    asked.get_or_insert(Asked::Stop);
+                    process.kill();
+                }
+            }
+            if asked.is_none() && deadline.is_some_and(|at| Instant::now() >= at) {
+                asked = Some(Asked::Timeout);
+                kill_at = Some(Instant::now() + self.grace);
+                process.terminate();
+            }
+            if kill_at.is_some_and(|at| Instant::now() >= at) {
+                process.kill();
+            }
+        }
+    }
+
+    /// Whether the process did its work; if not, why.
+    fn judge(&self, attempt: &Attempt, ended: Ended, asked: Option<Asked>) -> Result<Exit, Stopped> {
+        let result = if self.is_command() { None } else { attempt.result()? };
+        let exit = match ended {
+            Ended::Seen(exit) => exit,
+            Ended::Unseen if asked.is_some() => return Err(Stopped::Interrupted),
+            Ended::Unseen => {
+                let hint = Some("run the same command again: it goes on where it can");
+                return Err(failed("stage::supervisor_killed", "somebody killed its supervisor, and so the stage", hint));
+            }
+        };
+        let done = match &result {
+            Some(result) => result.outcome == Outcome::Succeeded,
+            None => self.is_command() && exit.code == Some(0),
+        };
+        if done {
+            return Ok(exit);
+        }
+        if let Some(error) = exit.error {
+            return Err(failed("stage::not_started", error, None));
+        }
+        if let Some(Asked::Timeout) = asked {
+            let limit = self.spec.timeout_s.unwrap_or_default();
+            let hint = "run the same command again: it goes on from its last saved state; or raise `timeout`";
+            return Err(failed("stage::timeout", format!("it took longer than its timeout of {limit} s"), Some(hint)));
+        }
+        match result {
+            Some(result) if result.outcome == Outcome::Failed => {
+                let unnamed = || Failure { code: "stage::failed".into(), message: "it gave no reason".into(), hint: None };
+                return Err(Stopped::Failed(result.failure.unwrap_or_else(unnamed)));
+            }
+            Some(_) | None if asked.is_some() => return Err(Stopped::Interrupted),
+            Some(_) => {
+                let hint = "run the same command again: it goes on from its last saved state";
+                return Err(failed("stage::stopped", "a signal from outside stopped it", Some(hint)));
+            }
+            None => {}
+        }
+        Err(match (exit.code, exit.signal) {
+            (_, Some(9)) => failed(
+                "stage::killed",
+                "it was killed by signal 9 (SIGKILL)",
+                Some("if the system ran out of memory (`dmesg` says so), run less at a time or give it less to do"),
+            ),
+            (_, Some(signal)) => failed("stage::killed", format!("it was ended by signal {signal}"), None),
+            (Some(code), None) => failed("stage::exit", format!("it ended with exit code {code}"), None),
+            (None, None) => failed("stage::exit", "it ended, and nobody saw how", None),
+        })
+    }
+
+    /// Puts the outputs into the store, the action last.
+    fn commit(&self, work: &Work, attempt: &Attempt, items: &mut Items) -> Result<BTreeMap<String, Output>, Stopped> {
+        // What was read must be what the key says; an edit meanwhile is not to be published.
+        for input in self.inputs.values().flatten().filter(|i| i.maker.is_none()) {
+            self.store.check_sources(input.digest)?;
+        }
+        if command_key(&self.name, &self.spec, &self.root)? != self.command {
+            let hint = Some("run the same command again, and leave the stage's files alone while it runs");
+            return Err(failed("stage::files_changed", "a file of the stage changed while it ran", hint));
+        }
+        let command = self.is_command();
+        let mut outputs = BTreeMap::new();
+        for (port, declared) in &self.contract().outputs {
+            if !declared.list {
+                let digest = self.store.commit_tree(declared.port_type, &attempt.output(command, port)).map_err(|e| {
+                    let nothing = matches!(&e, StoreError::NoFiles { .. })
+                        || matches!(&e, StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound);
+                    let message = format!("it succeeded, but made no files for its output `{port}`");
+                    if nothing { failed("stage::no_output", message, e.hint().as_deref()) } else { e.into() }
+                })?;
+                outputs.insert(port.clone(), Output::Single(digest));
+                continue;
+            }
+            for (label, folder) in attempt.item_folders(command, port) {
+                // Of a command stage every folder is an item; of a worker, one whose report was lost.
+                if items.of(port).iter().any(|(known, _)| *known == label) {
+                    continue;
+                }
+                check_label(&label).map_err(|why| failed("stage::label", why, None))?;
+                let artifact = self.store.commit_tree(declared.port_type, &folder)?;
+                let record = ItemRecord::Added { attempt: attempt.number, port: port.clone(), label, artifact };
+                work.item_writer()?.append(&record).map_err(ExecError::io("write", &attempt.folder))?;
+                items.apply(&record);
+                self.teller.tell(News::Item { record, step: 0 });
+            }
+            let list = items.of(port).iter();
+            let list = list.map(|(label, digest)| ListItem { label: label.clone(), digest: *digest }).collect();
+            outputs.insert(port.clone(), Output::List(list));
+        }
+        self.store.commit_action(self.key, &Action::new(self.record.clone(), outputs.clone()))?;
+        Ok(outputs)
+    }
+}
+
+/// Why a process was asked to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    Stop,
+    Timeout,
+}
+
+/// Whether an input could not be handed over because it is not whole any more.
+fn damaged(artifact: Digest, error: StoreError) -> Stopped {
+    if super::is_damage(&error) { Stopped::Damaged(artifact, error) } else { error.into() }
+}
+
+fn make(folder: PathBuf) -> Result<PathBuf, ExecError> {
+    std::fs::create_dir_all(&folder).map_err(ExecError::io("make the folder", &folder))?;
+    Ok(folder)
+}
+

@@ -1,0 +1,276 @@
+//! [`RunRecord`]: the folder `runs-v1/ID/` that tells what a run was and what happened in it.
+//!
+//! ```text
+//! resolved.yaml   format, the resolved experiment, the targets, the digests of its sources
+//! events.jsonl    journal of Record; the run's state is a fold over it
+//! lock            held by flock while an engine works on the run
+//! logs/           STAGE[.ITEM].N.log: what attempt N printed
+//! ```
+//!
+//! A record is written by one engine at a time and may be read at any moment.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use olmo_stage::{Digest, journal};
+use serde::{Deserialize, Serialize};
+
+use super::error::RunError;
+use super::event::{Place, Record, RunEvent};
+use super::sources::Sources;
+use crate::spec::Resolved;
+use crate::store::Store;
+
+/// Raised when a reader of stored records would misread a new one.
+const FORMAT: u32 = 1;
+const RESOLVED: &str = "resolved.yaml";
+const EVENTS: &str = "events.jsonl";
+const LOCK: &str = "lock";
+
+/// The name of a run: UTC time to the second and four hexadecimal digits, `20260131-235959-0f3a`.
+/// Sorts by time.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct RunId(String);
+
+impl RunId {
+    /// A new one; `salt` makes those of one second differ.
+    fn new(now: SystemTime, salt: u32) -> Self {
+        let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let noise = Digest::of(format!("{} {} {salt}", std::process::id(), since.as_nanos()).as_bytes()).hex();
+        let time = crate::report::utc(since.as_secs());
+        let time: String = time.chars().filter(char::is_ascii_digit).collect();
+        Self(format!("{}-{}-{}", &time[..8], &time[8..14], &noise[..4]))
+    }
+
+    /// Reads one; `None` if `text` has another form.
+    pub fn parse(text: &str) -> Option<Self> {
+        let form = text.len() == 20
+            && text.bytes().enumerate().all(|(at, b)| match at {
+                8 | 15 => b == b'-',
+                16.. => b.is_ascii_digit() || (b'a'..=b'f').contains(&b),
+                _ => b.is_ascii_digit(),
+            });
+        form.then(|| Self(text.to_owned()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for RunId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The content of `resolved.yaml`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recorded {
+    format: u32,
+    pub resolved: Resolved,
+    /// The stages asked for by name; none means all.
+    pub targets: Vec<String>,
+    pub sources: Sources,
+}
+
+/// The record of a run that this process works on.
+pub struct RunRecord {
+    pub id: RunId,
+    folder: PathBuf,
+    events: journal::Writer<Record>,
+    /// The same file, to sync it.
+    events_file: File,
+    _lock: File,
+}
+
+impl RunRecord {
+    /// Makes the record of a new run.
+    pub fn create(store: &Store, resolved: &Resolved, targets: &[String], sources: &Sources) -> Result<Self, RunError> {
+        let runs = store.runs_dir();
+        let mut salt = 0;
+        let (id, folder) = loop {
+            let id = RunId::new(SystemTime::now(), salt);
+            let folder = runs.join(id.as_str());
+            match fs::create_dir(&folder) {
+                Ok(()) => break (id, folder),
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => salt += 1,
+                Err(e) => return Err(RunError::io("make the folder", &folder)(e)),
+            }
+        };
+        let lock = take_lock(&folder, &id)?;
+        let recorded =
+            Recorded { format: FORMAT, resolved: resolved.clone(), targets: targets.to_vec(), sources: sources.clone() };
+        let path = folder.join(RESOLVED);
+        let text = serde_yaml::to_string(&recorded)
+            .map_err(|e| RunError::RunDamaged { id: id.to_string(), why: format!("it cannot be written: {e}") })?;
+        write_whole(&path, text.as_bytes()).map_err(RunError::io("write", &path))?;
+        Self::with_lock(id, folder, lock)
+    }
+
+    /// Takes up the record of run `id` again; also what its `resolved.yaml` holds.
+    pub fn reopen(store: &Store, id: &RunId) -> Result<(Self, Recorded), RunError> {
+        let folder = store.runs_dir().join(id.as_str());
+        let lock = take_lock(&folder, id)?;
+        let recorded = read_recorded(&folder, id)?;
+        Ok((Self::with_lock(id.clone(), folder, lock)?, recorded))
+    }
+
+    fn with_lock(id: RunId, folder: PathBuf, lock: File) -> Result<Self, RunError> {
+        let logs = folder.join("logs");
+        fs::create_dir_all(&logs).map_err(RunError::io("make the folder", &logs))?;
+        let path = folder.join(EVENTS);
+        let events = journal::Writer::open(&path, false).map_err(RunError::io("open", &path))?;
+        let events_file = File::open(&path).map_err(RunError::io("open", &path))?;
+        Ok(Self { id, folder, events, events_file, _lock: lock })
+    }
+
+    /// Appends an event. One that says what was done is on the disk when the call returns; one
+    /// that only shows something, or that the next run finds again, may be lost by a power cut.
+    pub fn append(&mut self, event: &RunEvent) -> Result<(), RunError> {
+        let record = Record { at: now_ms(), event: event.clone() };
+        let lasting = !matches!(
+            event,
+            RunEvent::Cached { .. } | RunEvent::Progress { .. } | RunEvent::Metrics { .. } | RunEvent::Message { .. }
+        );
+        let appended = self.events.append(&record);
+        let synced = appended.and_then(|()| if lasting { self.events_file.sync_data() } else { Ok(()) });
+        synced.map_err(RunError::io("write", &self.folder.join(EVENTS)))
+    }
+
+    /// The run's folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+}
+
+/// Where the log of attempt `attempt` at `place` lies in the record in `folder`.
+pub fn log_path(folder: &Path, place: &Place, attempt: u32) -> PathBuf {
+    let item = place.item.as_ref().map(|item| format!(".{item}")).unwrap_or_default();
+    folder.join("logs").join(format!("{}{item}.{attempt}.log", place.stage))
+}
+
+/// Locks the record in `folder`. Who lists runs holds the lock for a moment too, hence some patience.
+fn take_lock(folder: &Path, id: &RunId) -> Result<File, RunError> {
+    let path = folder.join(LOCK);
+    let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+    let mut file = open.map_err(RunError::io("open", &path))?;
+    let since = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::WouldBlock) if since.elapsed() < Duration::from_millis(500) => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(TryLockError::WouldBlock) => {
+                let pid = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
+                return Err(RunError::RunActive { id: id.to_string(), pid });
+            }
+            Err(TryLockError::Error(e)) => return Err(RunError::io("lock", &path)(e)),
+        }
+    }
+    let told = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+    told.map_err(RunError::io("write", &path))?;
+    Ok(file)
+}
+
+/// Whether an engine works on the run in `folder` at this moment.
+pub fn is_active(folder: &Path) -> bool {
+    let Ok(file) = File::open(folder.join(LOCK)) else { return false };
+    matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
+}
+
+/// Reads `resolved.yaml` of the run in `folder`.
+pub fn read_recorded(folder: &Path, id: &RunId) -> Result<Recorded, RunError> {
+    let damaged = |why: String| RunError::RunDamaged { id: id.to_string(), why };
+    let path = folder.join(RESOLVED);
+    let text = fs::read_to_string(&path).map_err(|e| damaged(format!("{}: {e}", path.display())))?;
+    #[derive(Deserialize)]
+    struct Head {
+        format: u32,
+    }
+    let head: Head = serde_yaml::from_str(&text).map_err(|e| damaged(format!("{}: {e}", path.display())))?;
+    if head.format != FORMAT {
+        return Err(damaged(format!("it has format {}, this build reads {FORMAT}", head.format)));
+    }
+    serde_yaml::from_str(&text).map_err(|e| damaged(format!("{}: {e}", path.display())))
+}
+
+/// The events of the run in `folder` so far.
+pub fn read_events(folder: &Path) -> Result<Vec<Record>, RunError> {
+    let path = folder.join(EVENTS);
+    journal::read(&path).map_err(RunError::io("read", &path))
+}
+
+/// All runs in `store`, the oldest first.
+pub fn all(store: &Store) -> Result<Vec<RunId>, RunError> {
+    let runs = store.runs_dir();
+    let entries = fs::read_dir(&runs).map_err(RunError::io("read the folder", &runs))?;
+    let mut ids: Vec<RunId> = entries.flatten().filter_map(|e| RunId::parse(e.file_name().to_str()?)).collect();
+    ids.sort();
+    Ok(ids)
+}
+
+/// The one run whose name begins with `text`.
+pub fn find(store: &Store, text: &str) -> Result<RunId, RunError> {
+    let mut found: Vec<RunId> = all(store)?.into_iter().filter(|id| id.as_str().starts_with(text)).collect();
+    match found.len() {
+        1 => Ok(found.remove(0)),
+        _ if found.is_empty() || text.is_empty() => Err(RunError::UnknownRun { text: text.to_owned() }),
+        _ => {
+            let candidates = found.iter().map(ToString::to_string).collect();
+            Err(RunError::AmbiguousRun { text: text.to_owned(), candidates })
+        }
+    }
+}
+
+/// The file `path` with `bytes`: complete and durable, or not there.
+fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let temporary = path.with_extension("tmp");
+    let mut file = File::create(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+}
+
+/// Milliseconds since 1970.
+pub fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn run_names_have_one_form_and_sort_by_time() {
+        let at = |s| RunId::new(UNIX_EPOCH + Duration::from_secs(s), 0);
+        let (first, second) = (at(1_769_903_999), at(1_769_904_000));
+        assert!(first.as_str().starts_with("20260131-235959-"), "{first}");
+        assert!(first < second);
+        assert_eq!(RunId::parse(first.as_str()), Some(first.clone()));
+        for text in ["", "20260131-235959", "20260131-235959-0F3A", "2026013x-235959-0f3a", "../../etc/passwd/../x"] {
+            assert_eq!(RunId::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_run_is_found_by_the_beginning_of_its_name_if_only_one_has_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        for id in ["20260131-235959-0f3a", "20260131-235959-0f3b", "20260201-000000-0f3a"] {
+            fs::create_dir(store.runs_dir().join(id)).unwrap();
+        }
+        fs::create_dir(store.runs_dir().join("something else")).unwrap();
+        assert_eq!(all(&store).unwrap().len(), 3);
+        assert_eq!(find(&store, "202602").unwrap().as_str(), "20260201-000000-0f3a");
+        assert!(matches!(find(&store, "202601"), Err(RunError::AmbiguousRun { candidates, .. }) if candidates.len() == 2));
+        assert!(matches!(find(&store, "1999"), Err(RunError::UnknownRun { .. })));
+        assert!(matches!(find(&store, ""), Err(RunError::UnknownRun { .. })));
+    }
+}

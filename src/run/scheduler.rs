@@ -1,0 +1,577 @@
+//! [`Scheduler`]: decides what is done next. It alone owns the state of a run; jobs and signals
+//! send it messages, and it waits for nothing else.
+//!
+//! An instance whose inputs are known is looked up by its key: a hit is done. Else a thread
+//! takes the key's lock (waiting, if another process has it), then the instance queues for
+//! processors, memory and GPUs in the order of the stages, then a job runs it. A stage that is
+//! too large for what is free keeps those behind it from overtaking, so that it gets its turn.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+
+use olmo_stage::{Digest, Event, Failure, failpoint};
+
+use super::board::{Board, DamagedInput, End as StageEnd, Input, Inputs};
+use super::error::RunError;
+use super::event::{Place, RunEvent, Used};
+use super::job::{self, Control, End, Job, News, Teller};
+use super::record::RunRecord;
+use super::resources::{Grant, Machine};
+use super::{Options, StageFailure, Watch};
+use crate::exec::attempt::{ItemRecord, Items, Work};
+use crate::key::KeyRecord;
+use crate::spec::Resolved;
+use crate::store::{Action, ActionState, KeyLock, Output, Store, StoreError};
+
+/// How often progress and metrics of one stage go into the record.
+const SPARSE: Duration = Duration::from_secs(5);
+/// How often a damaged artifact may be made again for one reader before that counts as a failure.
+const REMAKES: u32 = 3;
+/// How long jobs may take to end once everything was killed.
+const AFTER_KILL: Duration = Duration::from_secs(15);
+
+/// A message to the scheduler.
+pub enum Message {
+    Job(usize, News),
+    Signal(i32),
+}
+
+/// Where an instance is on its way.
+enum Phase {
+    /// Its inputs are not known, or it was not looked up yet.
+    Idle,
+    Locking(Ready),
+    Queued(Ready, KeyLock),
+    Running(Ready, Running),
+    Done,
+    Failed,
+    Skipped,
+    /// A signal stopped it.
+    Stopped,
+}
+
+/// All that is known of an instance once its inputs are.
+#[derive(Clone)]
+struct Ready {
+    inputs: BTreeMap<String, Vec<Input>>,
+    record: KeyRecord,
+    key: Digest,
+}
+
+struct Running {
+    control: Sender<Control>,
+    grant: Grant,
+    shown: BTreeMap<&'static str, Instant>,
+}
+
+/// How the stages of a run ended.
+#[derive(Debug, Default)]
+pub struct Ending {
+    /// The signal that asked for the end.
+    pub signal: Option<i32>,
+    pub failures: Vec<StageFailure>,
+    /// Whether every stage is done.
+    pub complete: bool,
+}
+
+/// See the module.
+pub struct Scheduler<'r, 'w> {
+    board: &'w mut Board<'r>,
+    root: PathBuf,
+    store: &'r Store,
+    record: &'r mut RunRecord,
+    options: &'r Options,
+    watch: &'w mut dyn Watch,
+    machine: Machine,
+    phases: Vec<Phase>,
+    remakes: Vec<u32>,
+    /// Stages that did something in this run, for telling a cut-off.
+    ran: BTreeSet<usize>,
+    fresh: BTreeSet<String>,
+    sender: Sender<Message>,
+    receiver: Receiver<Message>,
+    /// Threads that will still send something.
+    threads: usize,
+    stop: Arc<AtomicBool>,
+    kill_at: Option<Instant>,
+    give_up_at: Option<Instant>,
+    ending: Ending,
+    /// The record can no longer be written.
+    broken: Option<RunError>,
+}
+
+impl<'r, 'w> Scheduler<'r, 'w> {
+    pub fn new(
+        board: &'w mut Board<'r>,
+        resolved: &'r Resolved,
+        store: &'r Store,
+        record: &'r mut RunRecord,
+        options: &'r Options,
+        machine: Machine,
+        watch: &'w mut dyn Watch,
+    ) -> Self {
+        let (sender, receiver) = mpsc::channel();
+        Self {
+            board,
+            root: resolved.root.clone(),
+            store,
+            record,
+            options,
+            watch,
+            machine,
+            phases: Vec::new(),
+            remakes: Vec::new(),
+            ran: BTreeSet::new(),
+            fresh: options.fresh.iter().cloned().collect(),
+            sender,
+            receiver,
+            threads: 0,
+            stop: Arc::default(),
+            kill_at: None,
+            give_up_at: None,
+            ending: Ending::default(),
+            broken: None,
+        }
+    }
+
+    /// Where signals are to be sent to.
+    pub fn sender(&self) -> Sender<Message> {
+        self.sender.clone()
+    }
+
+    /// Runs all there is to run.
+    pub fn run(mut self) -> Result<Ending, RunError> {
+        loop {
+            self.advance();
+            if self.threads == 0 {
+                break;
+            }
+            match self.next() {
+                Some(Message::Job(index, news)) => self.hear(index, news),
+                Some(Message::Signal(signal)) => self.signal(signal),
+                None => self.overdue(),
+            }
+            if self.give_up_at.is_some_and(|at| Instant::now() >= at) {
+                break;
+            }
+        }
+        if let Some(error) = self.broken {
+            return Err(error);
+        }
+        self.ending.complete = self.board.stages.iter().all(|s| matches!(s.end, StageEnd::Done(_)));
+        Ok(self.ending)
+    }
+
+    /// The next message; `None` when a deadline passed.
+    fn next(&self) -> Option<Message> {
+        let tick = Duration::from_secs(1);
+        let deadline = [self.kill_at, self.give_up_at].into_iter().flatten().min();
+        let pause = deadline.map_or(tick, |at| at.saturating_duration_since(Instant::now()).min(tick));
+        match self.receiver.recv_timeout(pause) {
+            Ok(message) => Some(message),
+            // The scheduler holds a sender itself: the channel never closes.
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
+        }
+    }
+
+    /// Writes an event into the record and shows it.
+    fn note(&mut self, event: RunEvent) {
+        self.watch.event(&event);
+        self.keep(&event);
+    }
+
+    fn keep(&mut self, event: &RunEvent) {
+        if let Err(error) = self.record.append(event) {
+            if self.broken.is_none() {
+                self.broken = Some(error);
+                // Running stages save their state; nothing new begins without a record.
+                self.stop_all();
+            }
+        }
+    }
+
+    /// Does all that can be done without waiting.
+    fn advance(&mut self) {
+        loop {
+            let mut changed = false;
+            for stage in 0..self.board.stages.len() {
+                changed |= self.board.spread(stage);
+                while self.phases.len() < self.board.instances.len() {
+                    self.phases.push(Phase::Idle);
+                    self.remakes.push(0);
+                }
+                for index in self.board.stages[stage].instances.clone() {
+                    if matches!(self.phases[index], Phase::Idle) && !self.stop.load(Ordering::Relaxed) {
+                        changed |= self.try_begin(index);
+                    }
+                }
+                changed |= self.board.close(stage) || self.settle(stage);
+            }
+            if !changed {
+                break;
+            }
+        }
+        self.drop_uncounted();
+        self.start_queued();
+    }
+
+    /// Ends a `for_each` stage that will not be done: nothing more comes, and something failed,
+    /// or its list will never be closed. Returns whether it did.
+    fn settle(&mut self, stage: usize) -> bool {
+        let Some(list) = &self.board.stages[stage].spec.for_each else { return false };
+        let source = self.board.stage(&list.stage).map(|s| self.board.stages[s].end.clone());
+        let over = |i: &usize| matches!(self.phases[*i], Phase::Done | Phase::Failed | Phase::Skipped);
+        let instances = &self.board.stages[stage].instances;
+        if self.board.stages[stage].end != StageEnd::Open || !instances.iter().all(over) {
+            return false;
+        }
+        let failed = instances.iter().any(|i| matches!(self.phases[*i], Phase::Failed));
+        let name = self.board.stages[stage].name.clone();
+        match source {
+            Some(StageEnd::Done(_) | StageEnd::Never(_)) if failed => {
+                self.board.stages[stage].end = StageEnd::Never(name);
+            }
+            Some(StageEnd::Never(because)) => {
+                self.board.stages[stage].end = StageEnd::Never(because.clone());
+                self.note(RunEvent::Skipped { place: Place { stage: name, item: None }, because });
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    /// Lets go of instances whose item left its list: one that waits for its turn gives its
+    /// key's lock back; one that runs goes on, since the item often comes again, until the list
+    /// is closed without it.
+    fn drop_uncounted(&mut self) {
+        for index in 0..self.phases.len() {
+            if self.board.counts(index) {
+                continue;
+            }
+            let stage = &self.board.stages[self.board.instances[index].stage];
+            let closed = stage.spec.for_each.as_ref().is_some_and(|list| self.board.items(list).1);
+            match &self.phases[index] {
+                Phase::Queued(..) => self.phases[index] = Phase::Idle,
+                Phase::Running(_, running) if closed => {
+                    // A job that has ended does not listen any more.
+                    let _ = running.control.send(Control::Kill);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Looks an instance up if its inputs are known. Returns whether something changed.
+    fn try_begin(&mut self, index: usize) -> bool {
+        match self.board.inputs(index, self.store) {
+            Ok(Inputs::Wait(_)) => false,
+            Ok(Inputs::Never(because)) => {
+                self.phases[index] = Phase::Skipped;
+                let place = self.board.place(index);
+                if place.item.is_none() {
+                    self.board.stages[self.board.instances[index].stage].end = StageEnd::Never(because.clone());
+                    self.note(RunEvent::Skipped { place, because });
+                }
+                true
+            }
+            Ok(Inputs::Ready(inputs)) => {
+                match self.look_up(index, inputs) {
+                    Ok(()) => {}
+                    Err(error) => self.fail(index, failure(&error), Vec::new()),
+                }
+                true
+            }
+            Err(DamagedInput { maker, artifact, error }) => {
+                self.damaged(index, maker, artifact, error);
+                true
+            }
+        }
+    }
+
+    fn look_up(&mut self, index: usize, inputs: BTreeMap<String, Vec<Input>>) -> Result<(), RunError> {
+        let record = self.board.key(index, &inputs)?;
+        let key = record.digest();
+        let place = self.board.place(index);
+        match self.store.action_state(key)? {
+            ActionState::Hit(action) => {
+                let stages = inputs.values().flatten().filter_map(|i| self.board.stage(&i.maker.as_ref()?.stage));
+                let cut_off = stages.collect::<BTreeSet<_>>().intersection(&self.ran).next().is_some();
+                self.note(RunEvent::Cached { place, key, cut_off, outputs: action.outputs.clone() });
+                self.clean(key);
+                self.done(index, action.outputs);
+                return Ok(());
+            }
+            ActionState::Incomplete { artifact, .. } => {
+                let text = format!("its earlier result {} is no longer whole in the store; made again", artifact.short());
+                self.note(RunEvent::Message { place, level: "warning".into(), text });
+            }
+            ActionState::Damaged { why } => {
+                let text = format!("the note of its earlier result is damaged ({why}); made again");
+                self.note(RunEvent::Message { place, level: "warning".into(), text });
+            }
+            ActionState::Absent => {}
+        }
+        self.phases[index] = Phase::Locking(Ready { inputs, record, key });
+        let (store, stop, teller) = (self.store.clone(), self.stop.clone(), self.teller(index));
+        self.spawn(move || job::lock(&store, key, &stop, &teller));
+        Ok(())
+    }
+
+    /// Removes work that an engine left which died after it had finished.
+    fn clean(&self, key: Digest) {
+        let folder = self.store.work(key);
+        if folder.exists() && let Ok(Some(_lock)) = self.store.lock_key(key) {
+            // Nothing depends on it: what stays takes space until the next time.
+            let _ = Work::at(folder).discard();
+        }
+    }
+
+    fn teller(&self, instance: usize) -> Teller {
+        Teller { instance, to: self.sender.clone() }
+    }
+
+    fn spawn(&mut self, work: impl FnOnce() + Send + 'static) {
+        self.threads += 1;
+        std::thread::spawn(work);
+    }
+
+    /// Starts what is locked and fits, in the order of the stages.
+    fn start_queued(&mut self) {
+        let queued = |i: &usize| matches!(self.phases[*i], Phase::Queued(..));
+        let in_order: Vec<usize> =
+            self.board.stages.iter().flat_map(|s| s.instances.iter().copied()).filter(queued).collect();
+        for index in in_order {
+            let spec = self.board.stages[self.board.instances[index].stage].spec;
+            let Some(grant) = self.machine.take(&spec.resources) else { return };
+            let Phase::Queued(ready, lock) = std::mem::replace(&mut self.phases[index], Phase::Idle) else { continue };
+            self.start(index, ready, lock, grant);
+        }
+    }
+
+    fn start(&mut self, index: usize, ready: Ready, lock: KeyLock, grant: Grant) {
+        let stage = &self.board.stages[self.board.instances[index].stage];
+        let (control, receiver) = mpsc::channel();
+        let (folder, place) = (self.record.folder().to_owned(), self.board.place(index));
+        let job = Job {
+            store: self.store.clone(),
+            key: ready.key,
+            record: ready.record.clone(),
+            lock,
+            name: stage.name.clone(),
+            spec: stage.spec.clone(),
+            root: self.root.clone(),
+            inputs: ready.inputs.clone(),
+            grant: grant.clone(),
+            worker: self.options.worker.clone(),
+            command: self.board.command(index).cloned(),
+            fresh: self.fresh.contains(&stage.name),
+            grace: self.options.grace,
+            log: Box::new(move |attempt| super::record::log_path(&folder, &place, attempt)),
+            control: receiver,
+            teller: self.teller(index),
+        };
+        self.ran.insert(self.board.instances[index].stage);
+        self.phases[index] = Phase::Running(ready, Running { control, grant, shown: BTreeMap::new() });
+        self.spawn(move || job.run());
+    }
+
+    /// What a job tells.
+    fn hear(&mut self, index: usize, news: News) {
+        let place = self.board.place(index);
+        match news {
+            News::Waiting { holder } => {
+                if let Phase::Locking(ready) = &self.phases[index] {
+                    let key = ready.key;
+                    self.note(RunEvent::Waiting { place, key, holder });
+                }
+            }
+            News::Locked(lock) => {
+                self.threads -= 1;
+                if let Phase::Locking(ready) = std::mem::replace(&mut self.phases[index], Phase::Idle) {
+                    // Stopping: the lock goes back, the instance stays as it was.
+                    if !self.stop.load(Ordering::Relaxed) && self.board.counts(index) {
+                        self.phases[index] = Phase::Queued(ready, lock);
+                    }
+                }
+            }
+            News::Shared(Action { outputs, .. }) => {
+                self.threads -= 1;
+                if let Phase::Locking(ready) = std::mem::replace(&mut self.phases[index], Phase::Idle) {
+                    let (key, used) = (ready.key, Used::default());
+                    self.note(RunEvent::Finished { place, key, shared: true, outputs: outputs.clone(), used });
+                    self.done(index, outputs);
+                }
+            }
+            News::NotLocked(error) => {
+                self.threads -= 1;
+                match error {
+                    Some(error) => self.fail(index, failure(&error.into()), Vec::new()),
+                    None => self.phases[index] = Phase::Idle,
+                }
+            }
+            News::Items(items) => self.set_items(index, items),
+            News::Started { attempt, continues, after } => {
+                if let Phase::Running(ready, _) = &self.phases[index] {
+                    let key = ready.key;
+                    self.note(RunEvent::Started { place, key, attempt, continues, after });
+                    failpoint("run.stage_started");
+                }
+            }
+            News::Item { record, step } => {
+                self.board.item(index, &record);
+                self.note(match record {
+                    ItemRecord::Added { port, label, artifact, .. } => RunEvent::Item { place, port, label, artifact },
+                    ItemRecord::Kept { port, keep, .. } => RunEvent::Resumed { place, step, port, keep },
+                });
+            }
+            News::Told(event) => self.told(index, place, event),
+            News::Ended(end) => {
+                self.threads -= 1;
+                self.ended(index, place, end);
+            }
+        }
+    }
+
+    fn set_items(&mut self, index: usize, items: Items) {
+        let stage = self.board.instances[index].stage;
+        if self.board.stages[stage].spec.for_each.is_none() {
+            self.board.stages[stage].open = items;
+        }
+    }
+
+    fn told(&mut self, index: usize, place: Place, event: Event) {
+        let (kind, event) = match event {
+            Event::Progress { done, total, unit, message } => {
+                ("progress", RunEvent::Progress { place, done, total, unit, message })
+            }
+            Event::Metrics { step, values } => ("metrics", RunEvent::Metrics { place, step, values }),
+            Event::Message { level, text } => return self.note(RunEvent::Message { place, level, text }),
+            _ => return,
+        };
+        self.watch.event(&event);
+        let Phase::Running(_, running) = &mut self.phases[index] else { return };
+        let due = running.shown.get(kind).is_none_or(|at| at.elapsed() >= SPARSE);
+        if due {
+            running.shown.insert(kind, Instant::now());
+            self.keep(&event);
+        }
+    }
+
+    fn ended(&mut self, index: usize, place: Place, end: End) {
+        let Phase::Running(ready, running) = std::mem::replace(&mut self.phases[index], Phase::Idle) else { return };
+        self.machine.give(running.grant);
+        let counts = self.board.counts(index);
+        match end {
+            End::Succeeded { outputs, used } => {
+                let key = ready.key;
+                self.note(RunEvent::Finished { place, key, shared: false, outputs: outputs.clone(), used });
+                self.done(index, outputs);
+            }
+            // Its item left the list meanwhile: nobody asks for it.
+            End::Failed { .. } | End::Interrupted | End::Damaged { .. } if !counts => self.phases[index] = Phase::Idle,
+            End::Failed { failure, log } => self.fail(index, failure, log),
+            End::Interrupted => {
+                self.phases[index] = Phase::Stopped;
+                self.note(RunEvent::Interrupted { place });
+            }
+            End::Damaged { artifact, error } => {
+                let input = ready.inputs.values().flatten().find(|i| i.digest == artifact);
+                let maker = input.and_then(|i| i.maker.clone());
+                self.damaged(index, maker, artifact, error);
+            }
+        }
+    }
+
+    fn done(&mut self, index: usize, outputs: BTreeMap<String, Output>) {
+        self.phases[index] = Phase::Done;
+        self.board.finish(index, outputs);
+    }
+
+    fn fail(&mut self, index: usize, failure: Failure, log: Vec<String>) {
+        self.phases[index] = Phase::Failed;
+        let place = self.board.place(index);
+        // A for_each stage goes on with its other items: see `settle`.
+        if place.item.is_none() {
+            self.board.stages[self.board.instances[index].stage].end = StageEnd::Never(place.stage.clone());
+        }
+        self.ending.failures.push(StageFailure { place: place.clone(), failure: failure.clone() });
+        self.note(RunEvent::Failed { place, failure, log });
+    }
+
+    /// An input of `index` is damaged: its maker runs again, `index` waits for it.
+    fn damaged(&mut self, index: usize, maker: Option<Place>, artifact: Digest, error: StoreError) {
+        let made_by = maker.and_then(|maker| Some((self.board.at(&maker)?, maker)));
+        self.remakes[index] += 1;
+        match made_by {
+            Some((made_by, maker)) if self.remakes[index] <= REMAKES => {
+                let (place, why) = (self.board.place(index), error.to_string());
+                self.note(RunEvent::Damaged { place, artifact, maker, why });
+                self.phases[index] = Phase::Idle;
+                if matches!(self.phases[made_by], Phase::Done) {
+                    self.phases[made_by] = Phase::Idle;
+                    self.board.reopen(made_by);
+                }
+            }
+            _ => self.fail(index, failure(&error.into()), Vec::new()),
+        }
+    }
+
+    /// The first signal lets everything stop in order, the second kills.
+    fn signal(&mut self, signal: i32) {
+        if self.ending.signal.is_none() {
+            self.ending.signal = Some(signal);
+            self.note(RunEvent::Stopping { signal });
+            self.stop_all();
+        } else {
+            self.kill_all();
+        }
+    }
+
+    fn stop_all(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.kill_at = Some(Instant::now() + self.options.grace);
+        self.tell_running(Control::Terminate);
+        for phase in &mut self.phases {
+            if matches!(phase, Phase::Queued(..)) {
+                *phase = Phase::Idle;
+            }
+        }
+    }
+
+    fn kill_all(&mut self) {
+        self.kill_at = None;
+        self.give_up_at = Some(Instant::now() + AFTER_KILL);
+        self.tell_running(Control::Kill);
+    }
+
+    fn overdue(&mut self) {
+        if self.kill_at.is_some_and(|at| Instant::now() >= at) {
+            self.kill_all();
+        }
+    }
+
+    fn tell_running(&self, control: Control) {
+        for phase in &self.phases {
+            if let Phase::Running(_, running) = phase {
+                // A job that has ended does not listen any more.
+                let _ = running.control.send(control);
+            }
+        }
+    }
+}
+
+impl Teller {
+    /// Sends `news`. Without a scheduler nobody wants to know; the process is ending.
+    pub fn tell(&self, news: News) {
+        let _ = self.to.send(Message::Job(self.instance, news));
+    }
+}
+
+/// An error of the engine as the failure of a stage.
+fn failure(error: &RunError) -> Failure {
+    Failure { code: error.code().into(), message: error.to_string(), hint: error.hint() }
+}

@@ -1,0 +1,262 @@
+//! [`Sources`]: what a run reads from outside the store — data by path, and the files of
+//! command stages — by digest, as it was when the run began.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use olmo_stage::contract::PortType;
+use olmo_stage::Digest;
+use serde::{Deserialize, Serialize};
+
+use super::error::RunError;
+use crate::exec::command;
+use crate::key::CommandKey;
+use crate::spec::{Binding, Resolved, ResolvedStage};
+use crate::store::{Store, StoreError};
+
+/// Everything that a run reads from outside the store.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sources {
+    /// Files and folders bound to input ports, as reference artifacts.
+    data: Vec<Data>,
+    /// By stage: what its command is made of.
+    commands: BTreeMap<String, CommandKey>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Data {
+    path: PathBuf,
+    #[serde(rename = "type")]
+    port_type: PortType,
+    artifact: Digest,
+}
+
+/// A source that is not what it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The file, or what else changed.
+    pub what: String,
+    /// `None`: it was not there.
+    pub old: Option<Digest>,
+    /// `None`: it is gone.
+    pub new: Option<Digest>,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let show = |digest: &Option<Digest>| digest.map_or("nothing".to_owned(), |d| d.to_string());
+        write!(f, "{} was {} and is now {}", self.what, show(&self.old), show(&self.new))
+    }
+}
+
+impl Sources {
+    /// Reads what the stages named `stages` take from outside the store, and makes reference
+    /// artifacts of the data.
+    pub fn read(resolved: &Resolved, stages: &[String], store: &Store) -> Result<Self, RunError> {
+        let mut sources = Self::default();
+        for name in stages {
+            let Some(stage) = resolved.stages.get(name) else { continue };
+            for (port, bindings) in &stage.inputs {
+                let Some(input) = stage.description.contract.inputs.get(port) else { continue };
+                for binding in bindings {
+                    let Binding::Path(path) = binding else { continue };
+                    if sources.artifact(path, input.port_type).is_some() {
+                        continue;
+                    }
+                    let artifact = store.commit_reference(input.port_type, path).map_err(|e| match e {
+                        StoreError::Io { path, source, .. } => {
+                            RunError::SourceMissing { stage: name.clone(), port: port.clone(), path, source }
+                        }
+                        other => other.into(),
+                    })?;
+                    sources.data.push(Data { path: path.clone(), port_type: input.port_type, artifact });
+                }
+            }
+            if let Some(key) = command_key(name, stage, &resolved.root)? {
+                sources.commands.insert(name.clone(), key);
+            }
+        }
+        Ok(sources)
+    }
+
+    /// The artifact of the file or folder `path` in a port of type `port_type`.
+    pub fn artifact(&self, path: &Path, port_type: PortType) -> Option<Digest> {
+        self.data.iter().find(|d| d.path == path && d.port_type == port_type).map(|d| d.artifact)
+    }
+
+    /// What the command of stage `name` is made of; `None` for a built-in stage.
+    pub fn command(&self, name: &str) -> Option<&CommandKey> {
+        self.commands.get(name)
+    }
+
+    /// What differs from `self`, as recorded, in `now`. Names single files where `store` still
+    /// has both manifests.
+    pub fn changes(&self, now: &Sources, store: &Store) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for old in &self.data {
+            match now.artifact(&old.path, old.port_type) {
+                Some(new) if new == old.artifact => {}
+                new => changes.extend(file_changes(store, &old.path, old.artifact, new)),
+            }
+        }
+        for (stage, old) in &self.commands {
+            let empty = CommandKey { argv: old.argv.clone(), files: BTreeMap::new(), environment: BTreeMap::new() };
+            let new = now.commands.get(stage).unwrap_or(&empty);
+            changes.extend(map_changes(&format!("stage {stage}: file"), &old.files, &new.files));
+            changes.extend(map_changes(&format!("stage {stage}: variable"), &old.environment, &new.environment));
+        }
+        changes
+    }
+}
+
+/// The files in which the artifacts `old` and `new` of the source `path` differ.
+fn file_changes(store: &Store, path: &Path, old: Digest, new: Option<Digest>) -> Vec<Change> {
+    let whole = Change { what: path.display().to_string(), old: Some(old), new };
+    let (Ok(before), Some(Ok(after))) = (store.manifest(old), new.map(|n| store.manifest(n))) else {
+        return vec![whole];
+    };
+    let digests = |m: &crate::store::Manifest| m.files.iter().map(|(name, e)| (name.clone(), e.digest)).collect();
+    let (before, after): (BTreeMap<String, Digest>, BTreeMap<String, Digest>) = (digests(&before), digests(&after));
+    match (before.len(), after.len()) {
+        // One file: the path says it all.
+        (1, 1) => vec![Change { old: before.into_values().next(), new: after.into_values().next(), ..whole }],
+        _ => {
+            let changes = map_changes(&path.display().to_string(), &before, &after);
+            if changes.is_empty() { vec![whole] } else { changes }
+        }
+    }
+}
+
+fn map_changes(what: &str, old: &BTreeMap<String, Digest>, new: &BTreeMap<String, Digest>) -> Vec<Change> {
+    let added = new.keys().filter(|name| !old.contains_key(*name));
+    let names = old.keys().chain(added);
+    let change = |name: &String| {
+        let (old, new) = (old.get(name).copied(), new.get(name).copied());
+        (old != new).then(|| Change { what: format!("{what} {name}"), old, new })
+    };
+    names.filter_map(change).collect()
+}
+
+/// What the command of stage `name` is made of: argv, declared files, the program if it lies in
+/// the project, declared environment. `None` for a built-in stage.
+pub fn command_key(name: &str, stage: &ResolvedStage, root: &Path) -> Result<Option<CommandKey>, RunError> {
+    let contract = &stage.description.contract;
+    let (Some(command), Some(folder)) = (&contract.command, &stage.stage_dir) else { return Ok(None) };
+    let mut files = BTreeMap::new();
+    let mut add = |shown: String, path: &Path| -> Result<(), RunError> {
+        let unread = |source| RunError::StageFile { stage: name.to_owned(), path: path.to_owned(), source };
+        for (below, full) in files_at(path).map_err(unread)? {
+            let shown = if below.is_empty() { shown.clone() } else { format!("{shown}/{below}") };
+            files.insert(shown, Digest::of_file(&full).map_err(unread)?.0);
+        }
+        Ok(())
+    };
+    for file in &command.files {
+        add(file.trim_end_matches('/').to_owned(), &folder.join(file))?;
+    }
+    if let Some(program) = command::program(contract, folder) {
+        // A program of the system is the system's; `stage.yaml` is in the key field by field.
+        let shown = match (program.strip_prefix(folder), program.strip_prefix(root)) {
+            (Ok(inside), _) => Some(inside.display().to_string()),
+            (_, Ok(inside)) => Some(format!("//{}", inside.display())),
+            _ => None,
+        };
+        if let Some(shown) = shown {
+            add(shown, &program)?;
+        }
+    }
+    let environment = command::declared_environment(contract);
+    Ok(Some(CommandKey { argv: command.argv.clone(), files, environment }))
+}
+
+/// The file at `path` under the empty name, or all files below the folder `path`.
+fn files_at(path: &Path) -> std::io::Result<Vec<(String, PathBuf)>> {
+    if !std::fs::metadata(path)?.is_dir() {
+        return Ok(vec![(String::new(), path.to_owned())]);
+    }
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_symlink() && std::fs::metadata(entry.path())?.is_dir() {
+            return Err(std::io::Error::other(format!("it holds `{}`, a link to a folder", entry.path().display())));
+        }
+        let name = entry.file_name().to_string_lossy().into_owned();
+        for (below, full) in files_at(&entry.path())? {
+            found.push((if below.is_empty() { name.clone() } else { format!("{name}/{below}") }, full));
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn stage(folder: &Path, argv: &str, files: &str) -> ResolvedStage {
+        let contract = format!(
+            "{{stage: s, version: 1, summary: s, outputs: {{o: {{type: text}}}}, \
+             command: {{argv: {argv}, files: {files}}}}}"
+        );
+        ResolvedStage {
+            uses: "s".into(),
+            description: olmo_stage::Description::of_command(serde_yaml::from_str(&contract).unwrap()),
+            stage_dir: Some(folder.to_owned()),
+            for_each: None,
+            inputs: BTreeMap::new(),
+            params: serde_json::json!({}),
+            resources: Default::default(),
+            timeout_s: None,
+        }
+    }
+
+    #[test]
+    fn a_command_is_made_of_its_declared_files_and_its_program_in_the_project() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, folder) = (dir.path(), dir.path().join("stages/s"));
+        fs::create_dir_all(folder.join("lib")).unwrap();
+        fs::create_dir_all(root.join("bin")).unwrap();
+        for file in ["stages/s/run.sh", "stages/s/lib/a", "stages/s/lib/b", "stages/s/undeclared", "bin/tool"] {
+            fs::write(root.join(file), file).unwrap();
+        }
+        let names = |argv: &str, files: &str| -> Vec<String> {
+            let key = command_key("s", &stage(&folder, argv, files), root).unwrap().unwrap();
+            key.files.into_keys().collect()
+        };
+        assert_eq!(names("[\"${stage.dir}/run.sh\"]", "[lib/]"), ["lib/a", "lib/b", "run.sh"]);
+        assert_eq!(names("[\"${stage.dir}/../../bin/tool\"]", "[]"), ["../../bin/tool"]);
+        assert_eq!(names(&format!("[{}/bin/tool]", root.display()), "[]"), ["//bin/tool"]);
+        assert!(names("[/bin/sh]", "[]").is_empty(), "a program of the system");
+        let missing = command_key("s", &stage(&folder, "[sh]", "[gone.sh]"), root).unwrap_err();
+        assert!(missing.to_string().contains("gone.sh"), "{missing}");
+    }
+
+    #[test]
+    fn a_changed_file_is_named_with_both_digests() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store")).unwrap();
+        let folder = dir.path().join("data");
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("same"), "s").unwrap();
+        fs::write(folder.join("other"), "before").unwrap();
+        let read = |path: &Path| Sources {
+            data: vec![Data {
+                path: path.to_owned(),
+                port_type: PortType::Dir,
+                artifact: store.commit_reference(PortType::Dir, path).unwrap(),
+            }],
+            commands: BTreeMap::new(),
+        };
+        let before = read(&folder);
+        assert!(before.changes(&read(&folder), &store).is_empty());
+        fs::write(folder.join("other"), "after").unwrap();
+        let changes = before.changes(&read(&folder), &store);
+        assert_eq!(changes.len(), 1);
+        assert!(changes[0].what.ends_with("data other"), "{}", changes[0].what);
+        assert_eq!(changes[0].old, Some(Digest::of(b"before")));
+        assert_eq!(changes[0].new, Some(Digest::of(b"after")));
+    }
+}

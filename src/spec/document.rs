@@ -1,0 +1,221 @@
+//! The documents as a person writes them, as Rust types. Their JSON Schemas are derived from
+//! here; files are checked against those, then read as [`super::node::Node`]s, which know their
+//! places.
+
+use std::collections::BTreeMap;
+
+use olmo_stage::ParamSpec;
+use schemars::{JsonSchema, Schema, json_schema};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// What a name looks like: stages, params, profiles, outputs.
+const NAME: &str = "^[A-Za-z0-9_][A-Za-z0-9_-]{0,99}$";
+const NAME_WORDS: &str = "a name of letters, digits, `_` and `-`";
+
+/// An experiment: a pipeline, and the values that make this run of it.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(inline)]
+pub struct Experiment {
+    /// Its name; the results lie under `out/NAME/`.
+    #[schemars(schema_with = "name")]
+    pub experiment: String,
+    /// The pipeline file, relative to this file.
+    pub uses: String,
+    /// Values of the pipeline's params. A profile and `--set` go before them.
+    #[serde(default)]
+    #[schemars(extend("propertyNames" = names()))]
+    pub params: BTreeMap<String, Value>,
+    /// Sets of params to choose from with `--profile NAME`.
+    #[serde(default)]
+    #[schemars(extend("propertyNames" = names()))]
+    pub profiles: BTreeMap<String, BTreeMap<String, Value>>,
+    /// The profile that is used without `--profile`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_profile: Option<String>,
+    /// Changes to the pipeline's stages, by name: a map is merged in, null removes the stage.
+    #[serde(default)]
+    #[schemars(extend("propertyNames" = names()))]
+    pub stages: BTreeMap<String, Option<StageChange>>,
+    /// Changes to the pipeline's outputs: another reference, or null to leave one out.
+    #[serde(default)]
+    #[schemars(extend("propertyNames" = names()), with = "BTreeMap<String, Option<PortText>>")]
+    pub outputs: BTreeMap<String, Option<String>>,
+}
+
+/// A pipeline: stages that feed each other, and the params that make it general.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(inline)]
+pub struct Pipeline {
+    /// Its name.
+    #[schemars(schema_with = "name")]
+    pub pipeline: String,
+    /// One sentence on what it makes of what.
+    #[serde(default)]
+    pub summary: String,
+    /// What an experiment may set; `${params.NAME}` in the stages stands for the value.
+    #[serde(default)]
+    #[schemars(extend("propertyNames" = names()))]
+    pub params: BTreeMap<String, ParamSpec>,
+    /// The stages by name. A stage reads what it names by `${stages.STAGE.PORT}`.
+    #[schemars(extend("propertyNames" = names()))]
+    pub stages: BTreeMap<String, Stage>,
+    /// What lands under `out/EXPERIMENT/NAME` after a run, by NAME.
+    #[serde(default)]
+    #[schemars(extend("propertyNames" = names()), with = "BTreeMap<String, PortText>")]
+    pub outputs: BTreeMap<String, String>,
+}
+
+/// A stage of a pipeline.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(inline)]
+pub struct Stage {
+    /// The contract: a built-in stage, or a folder `stages/NAME` with a `stage.yaml`.
+    pub uses: String,
+    /// Input ports and params of the contract.
+    #[serde(default)]
+    pub with: Map<String, Value>,
+    /// Run once for every item of this list; `${item}` is the item.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<PortText>")]
+    pub for_each: Option<String>,
+    /// What it needs, where that differs from the contract.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<ResourceChange>", extend("x-references" = true))]
+    pub resources: Option<ResourceChange>,
+    /// A run of the stage that takes longer is stopped: `90s`, `30m`, `12h`, `2d`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<TimeText>", extend("x-references" = true))]
+    pub timeout: Option<String>,
+}
+
+/// What an experiment changes in a stage, or a whole stage with `uses` that it adds.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(inline)]
+pub struct StageChange {
+    /// Another contract; needed for a stage that the pipeline does not have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    pub uses: Option<String>,
+    /// Merged into the stage's `with`, key by key.
+    #[serde(default)]
+    pub with: Map<String, Value>,
+    /// Run once for every item of this list; null: run once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<PortText>")]
+    pub for_each: Option<String>,
+    /// Merged into the stage's `resources`, key by key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "ResourceChange", extend("x-references" = true))]
+    pub resources: Option<ResourceChange>,
+    /// A run of the stage that takes longer is stopped: `90s`, `30m`, `12h`, `2d`; null: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<TimeText>", extend("x-references" = true))]
+    pub timeout: Option<String>,
+}
+
+/// What a stage occupies while it runs; what is left out is the contract's.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(inline)]
+pub struct ResourceChange {
+    /// Processor cores; 0 takes all there are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "u32", range(max = 4_294_967_295_u64))]
+    pub cpus: Option<u32>,
+    /// Graphics processors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "u32", range(max = 4_294_967_295_u64))]
+    pub gpus: Option<u32>,
+    /// Main memory in MiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "u64")]
+    pub memory_mib: Option<u64>,
+}
+
+/// `${stages.STAGE.PORT}`.
+struct PortText;
+
+impl JsonSchema for PortText {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "PortText".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "pattern": r"^\$\{stages\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\}$",
+            "x-expected": "a reference like \"${stages.STAGE.PORT}\"",
+        })
+    }
+}
+
+/// A length of time.
+struct TimeText;
+
+impl JsonSchema for TimeText {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "TimeText".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "pattern": "^[1-9][0-9]{0,8}[smhd]$",
+            "x-expected": "a time like `90s`, `30m`, `12h` or `2d`",
+        })
+    }
+}
+
+fn name(_: &mut schemars::SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "pattern": "^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$",
+        "x-expected": "a name of letters, digits, `_`, `-` and `.`"})
+}
+
+fn names() -> Value {
+    serde_json::json!({"pattern": NAME, "x-expected": NAME_WORDS})
+}
+
+/// The seconds of a checked time text (`12h`).
+pub(crate) fn seconds(text: &str) -> Option<u64> {
+    let number: u64 = text.get(..text.len().checked_sub(1)?)?.parse().ok()?;
+    let unit = match text.as_bytes().last()? {
+        b's' => 1,
+        b'm' => 60,
+        b'h' => 3_600,
+        b'd' => 86_400,
+        _ => return None,
+    };
+    number.checked_mul(unit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_seconds() {
+        for (text, expected) in [
+            ("90s", Some(90)),
+            ("2m", Some(120)),
+            ("12h", Some(43_200)),
+            ("1d", Some(86_400)),
+            ("1w", None),
+            ("", None),
+        ] {
+            assert_eq!(seconds(text), expected, "{text}");
+        }
+    }
+}

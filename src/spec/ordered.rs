@@ -1,0 +1,133 @@
+//! [`OrderedMap`]: a small map that keeps the order of its file.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A map of names to values in the order of insertion. Look-ups are linear: it holds the stages
+/// of a pipeline, tens of entries; who needs more look-ups builds an index.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OrderedMap<V>(Vec<(String, V)>);
+
+impl<V> Default for OrderedMap<V> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<V> OrderedMap<V> {
+    /// The value of `name`.
+    pub fn get(&self, name: &str) -> Option<&V> {
+        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value)
+    }
+
+    /// The value of `name`, to change it.
+    pub fn get_mut(&mut self, name: &str) -> Option<&mut V> {
+        self.0.iter_mut().find(|(known, _)| known == name).map(|(_, value)| value)
+    }
+
+    /// Whether `name` is there.
+    pub fn contains_key(&self, name: &str) -> bool {
+        self.get(name).is_some()
+    }
+
+    /// Adds `name` at the end, or replaces its value where it stands.
+    pub fn insert(&mut self, name: impl Into<String>, value: V) {
+        let name = name.into();
+        match self.get_mut(&name) {
+            Some(place) => *place = value,
+            None => self.0.push((name, value)),
+        }
+    }
+
+    /// Names and values in order.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&str, &V)> + ExactSizeIterator {
+        self.0.iter().map(|(name, value)| (name.as_str(), value))
+    }
+
+    /// Names in order.
+    pub fn keys(&self) -> impl DoubleEndedIterator<Item = &str> + ExactSizeIterator {
+        self.0.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// Values in order.
+    pub fn values(&self) -> impl DoubleEndedIterator<Item = &V> + ExactSizeIterator {
+        self.0.iter().map(|(_, value)| value)
+    }
+
+    /// How many entries there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// Collects entries whose names are known to differ.
+impl<V> FromIterator<(String, V)> for OrderedMap<V> {
+    fn from_iter<I: IntoIterator<Item = (String, V)>>(entries: I) -> Self {
+        Self(entries.into_iter().collect())
+    }
+}
+
+impl<V: Serialize> Serialize for OrderedMap<V> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.iter())
+    }
+}
+
+impl<'de, V: Deserialize<'de>> Deserialize<'de> for OrderedMap<V> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries<V>(PhantomData<V>);
+
+        impl<'de, V: Deserialize<'de>> Visitor<'de> for Entries<V> {
+            type Value = OrderedMap<V>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut entries = OrderedMap::default();
+                while let Some((name, value)) = map.next_entry::<String, V>()? {
+                    if entries.contains_key(&name) {
+                        return Err(serde::de::Error::custom(format_args!("`{name}` is there twice")));
+                    }
+                    entries.insert(name, value);
+                }
+                Ok(entries)
+            }
+        }
+
+        deserializer.deserialize_map(Entries(PhantomData))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keeps_its_order_through_yaml() {
+        let map: OrderedMap<u32> = serde_yaml::from_str("z: 1\na: 2\nm: 3\n").unwrap();
+        assert_eq!(map.keys().collect::<Vec<_>>(), ["z", "a", "m"]);
+        assert_eq!(serde_yaml::to_string(&map).unwrap(), "z: 1\na: 2\nm: 3\n");
+    }
+
+    #[test]
+    fn refuses_a_name_that_is_there_twice() {
+        assert!(serde_json::from_str::<OrderedMap<u32>>(r#"{"a": 1, "a": 2}"#).is_err());
+    }
+
+    #[test]
+    fn insert_replaces_in_place() {
+        let mut map: OrderedMap<u32> = [("a".to_string(), 1), ("b".to_string(), 2)].into_iter().collect();
+        map.insert("a", 3);
+        assert_eq!(map.iter().collect::<Vec<_>>(), [("a", &3), ("b", &2)]);
+    }
+}

@@ -1,0 +1,151 @@
+//! [`StoreError`]: what went wrong in a store, where, why, and the way out.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use olmo_stage::Digest;
+
+/// Why the store could not do what was asked. The message says what, where and why;
+/// [`StoreError::hint`] is the way out.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    #[error("cannot {doing} {}: {source}", path.display())]
+    Io { doing: &'static str, path: PathBuf, source: io::Error },
+
+    #[error("no room to write {}: {source}", path.display())]
+    NoSpace { path: PathBuf, source: io::Error },
+
+    #[error("the store {} has format {found}, and this build knows formats up to {known}", root.display())]
+    NewerFormat { root: PathBuf, found: u32, known: u32 },
+
+    #[error("{} does not hold a format number, so this folder may not be a store", path.display())]
+    DamagedFormat { path: PathBuf },
+
+    #[error("the file system of {} has no working file locks ({why})", root.display())]
+    NoLocks { root: PathBuf, why: String },
+
+    #[error("made no files in {}", folder.display())]
+    NoFiles { folder: PathBuf },
+
+    #[error("{} cannot go into the store: {why}", path.display())]
+    Refused { path: PathBuf, why: String },
+
+    #[error("{} changed while it was read", path.display())]
+    ChangedWhileRead { path: PathBuf },
+
+    #[error("the source {} changed: it was {old} and is now {new}", path.display())]
+    SourceChanged { path: PathBuf, old: Digest, new: Digest },
+
+    #[error("the source {} of artifact {} cannot be read: {source}", path.display(), artifact.short())]
+    SourceMissing { path: PathBuf, artifact: Digest, source: io::Error },
+
+    #[error("the store has no artifact {artifact}")]
+    NoArtifact { artifact: Digest },
+
+    #[error("the manifest of artifact {artifact} is damaged ({why}); it was moved to {}", kept.display())]
+    DamagedManifest { artifact: Digest, why: String, kept: PathBuf },
+
+    #[error("object {object} of artifact {artifact} is damaged; it was moved to {}", kept.display())]
+    Corrupt { object: Digest, artifact: Digest, kept: PathBuf },
+
+    #[error("object {object} of artifact {artifact} is missing from the store")]
+    MissingObject { object: Digest, artifact: Digest },
+
+    #[error("artifact {artifact} has no files in a folder `{prefix}`")]
+    NoSubtree { artifact: Digest, prefix: String },
+
+    #[error("{} is there already and is not an empty folder", path.display())]
+    DestinationExists { path: PathBuf },
+
+    #[error("the action's record has key {record}, not {key}")]
+    WrongKey { key: Digest, record: Digest },
+
+    #[error("`{text}` is not the beginning of a digest (hexadecimal digits in lower case)")]
+    NotAPrefix { text: String },
+
+    #[error("the store has no artifact whose digest begins with `{text}`")]
+    UnknownPrefix { text: String },
+
+    #[error("{} artifacts begin with `{text}`: {}{}", candidates.len(), first_few(candidates), if candidates.len() > 4 { ", …" } else { "" })]
+    AmbiguousPrefix { text: String, candidates: Vec<Digest> },
+}
+
+fn first_few(digests: &[Digest]) -> String {
+    digests.iter().take(4).map(Digest::short).collect::<Vec<_>>().join(", ")
+}
+
+impl StoreError {
+    /// Wraps an I/O error on `path`; a full disk becomes [`StoreError::NoSpace`].
+    pub(super) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+                Self::NoSpace { path: path.to_owned(), source }
+            }
+            _ => Self::Io { doing, path: path.to_owned(), source },
+        }
+    }
+
+    /// A path that the store does not take.
+    pub(super) fn refused(path: &Path, why: impl Into<String>) -> Self {
+        Self::Refused { path: path.to_owned(), why: why.into() }
+    }
+
+    /// Stable, `store::reason`.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Io { .. } => "store::io",
+            Self::NoSpace { .. } => "store::no_space",
+            Self::NewerFormat { .. } => "store::newer_format",
+            Self::DamagedFormat { .. } => "store::damaged_format",
+            Self::NoLocks { .. } => "store::no_locks",
+            Self::NoFiles { .. } => "store::no_files",
+            Self::Refused { .. } => "store::refused",
+            Self::ChangedWhileRead { .. } => "store::changed_while_read",
+            Self::SourceChanged { .. } => "store::source_changed",
+            Self::SourceMissing { .. } => "store::source_missing",
+            Self::NoArtifact { .. } => "store::no_artifact",
+            Self::DamagedManifest { .. } => "store::damaged_manifest",
+            Self::Corrupt { .. } => "store::corrupt",
+            Self::MissingObject { .. } => "store::missing_object",
+            Self::NoSubtree { .. } => "store::no_subtree",
+            Self::DestinationExists { .. } => "store::destination_exists",
+            Self::WrongKey { .. } => "store::wrong_key",
+            Self::NotAPrefix { .. } => "store::not_a_prefix",
+            Self::UnknownPrefix { .. } => "store::unknown_prefix",
+            Self::AmbiguousPrefix { .. } => "store::ambiguous_prefix",
+        }
+    }
+
+    /// The way out, if there is one to name.
+    pub fn hint(&self) -> Option<String> {
+        let text = match self {
+            Self::NoSpace { .. } => "free some space there (nothing half-written is left) and run the same command again".into(),
+            Self::NewerFormat { .. } => "use the newer olmo-pipe that made it, or another store: --store FOLDER".into(),
+            Self::DamagedFormat { path } => format!(
+                "if this is a store of this version, write `{}` into {}; else name another folder: --store FOLDER",
+                super::FORMAT,
+                path.display()
+            ),
+            Self::NoLocks { .. } => {
+                "put the store on a local disk or a network file system mounted with locks: --store FOLDER".into()
+            }
+            Self::NoFiles { .. } => "a stage must write at least one file for each of its output ports".into(),
+            Self::ChangedWhileRead { .. } => "something still writes to it; stop that, then run the same command again".into(),
+            Self::SourceChanged { .. } => {
+                "run the experiment again to use the new content, or put the old file back to resume".into()
+            }
+            Self::SourceMissing { path, .. } => format!("put {} back, or run the experiment with its new place", path.display()),
+            Self::NoArtifact { .. } | Self::UnknownPrefix { .. } => "`olmo-pipe artifacts list` shows what there is".into(),
+            Self::DamagedManifest { .. } | Self::Corrupt { .. } | Self::MissingObject { .. } => {
+                "run the experiment again: the stage that makes it runs anew; `olmo-pipe artifacts verify` looks for more damage"
+                    .into()
+            }
+            Self::DestinationExists { .. } => "name another folder, or remove this one first".into(),
+            Self::AmbiguousPrefix { .. } => "write some more digits".into(),
+            Self::NotAPrefix { .. } => "write the first digits that `olmo-pipe artifacts list` shows".into(),
+            Self::Io { .. } | Self::Refused { .. } | Self::NoSubtree { .. } | Self::WrongKey { .. } => return None,
+        };
+        Some(text)
+    }
+}

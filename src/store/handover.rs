@@ -1,0 +1,262 @@
+//! [`Store::materialize`]: an artifact as a folder of files, every byte checked on the way.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use olmo_stage::Digest;
+
+use super::error::StoreError;
+use super::manifest::Entry;
+use super::{Store, disk, reference};
+
+/// How files leave the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handover {
+    /// Read-only hard links, and symbolic links to sources: costs no space. Only for our own
+    /// workers, since whoever changes such a file changes the store.
+    Link,
+    /// Writable files of the receiver's own: shared blocks where the file system can, else
+    /// copies. For users' commands and for exports.
+    Copy,
+}
+
+impl Store {
+    /// Makes the folder `destination` with the files of `artifact`, complete or not at all. It
+    /// must not be there yet, or be empty.
+    ///
+    /// Every file's bytes are hashed. A damaged object goes to `quarantine/` and is named in the
+    /// error, as is a source that has changed.
+    pub fn materialize(&self, artifact: Digest, destination: &Path, how: Handover) -> Result<(), StoreError> {
+        let manifest = self.manifest(artifact)?;
+        if !is_free(destination).map_err(StoreError::io("look at", destination))? {
+            return Err(StoreError::DestinationExists { path: destination.to_owned() });
+        }
+        let parent = destination.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        disk::make_folder(parent)?;
+        let unfinished = unfinished_beside(parent, destination);
+        let filled = (|| {
+            disk::make_folder(&unfinished)?;
+            for (path, entry) in &manifest.files {
+                let to = unfinished.join(path);
+                to.parent().map_or(Ok(()), disk::make_folder)?;
+                match &entry.source {
+                    None => self.hand_object(artifact, entry, &to, how)?,
+                    Some(source) => hand_source(artifact, entry, source, &to, how)?,
+                }
+            }
+            fs::rename(&unfinished, destination).map_err(StoreError::io("make the folder", destination))
+        })();
+        if filled.is_err() {
+            let _ = fs::remove_dir_all(&unfinished);
+        }
+        filled
+    }
+
+    fn hand_object(&self, artifact: Digest, entry: &Entry, to: &Path, how: Handover) -> Result<(), StoreError> {
+        let object = self.object_path(entry.digest);
+        let (mut file, _) = match disk::open_regular(&object) {
+            Ok(open) => open,
+            Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                return Err(StoreError::MissingObject { object: entry.digest, artifact });
+            }
+            Err(StoreError::Refused { .. }) => return Err(self.corrupt(artifact, entry)),
+            Err(e) => return Err(e),
+        };
+        let read = StoreError::io("read", &object);
+        let (digest, _) = match how {
+            Handover::Link => {
+                let hashed = Digest::of_reader(&mut file).map_err(read)?;
+                if hashed.0 == entry.digest {
+                    match fs::hard_link(&object, to) {
+                        Ok(()) => {}
+                        Err(e) if disk::cannot_link(&e) => {
+                            let mut again = disk::open_regular(&object)?.0;
+                            copy(&mut again, to, 0o444)?;
+                        }
+                        Err(e) => return Err(StoreError::io("link", to)(e)),
+                    }
+                }
+                hashed
+            }
+            Handover::Copy => copy(&mut file, to, 0o644)?,
+        };
+        if digest == entry.digest { Ok(()) } else { Err(self.corrupt(artifact, entry)) }
+    }
+
+    fn corrupt(&self, artifact: Digest, entry: &Entry) -> StoreError {
+        match self.quarantine(&self.object_path(entry.digest), &format!("{}.object", entry.digest)) {
+            Ok(kept) => StoreError::Corrupt { object: entry.digest, artifact, kept },
+            Err(e) => e,
+        }
+    }
+}
+
+fn hand_source(artifact: Digest, entry: &Entry, source: &Path, to: &Path, how: Handover) -> Result<(), StoreError> {
+    let missing = |source_error| StoreError::SourceMissing { path: source.to_owned(), artifact, source: source_error };
+    let new = match how {
+        Handover::Link => {
+            let (digest, _) = reference::hash_source(source).map_err(missing)?;
+            std::os::unix::fs::symlink(source, to).map_err(StoreError::io("link", to))?;
+            digest
+        }
+        Handover::Copy => {
+            let mut file = File::open(source).map_err(missing)?;
+            copy(&mut file, to, 0o644)?.0
+        }
+    };
+    if new == entry.digest {
+        return Ok(());
+    }
+    Err(StoreError::SourceChanged { path: source.to_owned(), old: entry.digest, new })
+}
+
+/// Makes the new file `to` with the bytes of `from`; digest and size of what `to` holds.
+fn copy(from: &mut File, to: &Path, mode: u32) -> Result<(Digest, u64), StoreError> {
+    let mut file = disk::create_new(to, mode).map_err(StoreError::io("write", to))?;
+    let hashed = if disk::clone_blocks(from, &file) {
+        // What was handed over is what is checked.
+        Digest::of_file(to)
+    } else {
+        disk::copy_hashed(from, &mut file)
+    };
+    hashed.map_err(StoreError::io("copy to", to))
+}
+
+/// Whether `path` is not there, or an empty folder (which a rename replaces).
+fn is_free(path: &Path) -> io::Result<bool> {
+    match fs::symlink_metadata(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(e) => Err(e),
+        Ok(metadata) if !metadata.is_dir() => Ok(false),
+        Ok(_) => Ok(fs::read_dir(path)?.next().is_none()),
+    }
+}
+
+fn unfinished_beside(parent: &Path, destination: &Path) -> PathBuf {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let name = destination.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    parent.join(format!(".{name}.unfinished-{}-{count}", std::process::id()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use olmo_stage::PortType;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+    fn committed() -> (tempfile::TempDir, Store, Digest) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store")).unwrap();
+        let folder = dir.path().join("out");
+        fs::create_dir_all(folder.join("deep")).unwrap();
+        fs::write(folder.join("config.json"), "{}").unwrap();
+        fs::write(folder.join("deep/weights"), "weights").unwrap();
+        let artifact = store.commit_tree(PortType::Model, &folder).unwrap();
+        (dir, store, artifact)
+    }
+
+    fn rot(path: &Path, text: &str) {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    #[test]
+    fn a_link_shares_the_object_and_a_copy_is_the_receivers_own() {
+        let (dir, store, artifact) = committed();
+        let (link, copy) = (dir.path().join("a/link"), dir.path().join("b/copy"));
+        store.materialize(artifact, &link, Handover::Link).unwrap();
+        store.materialize(artifact, &copy, Handover::Copy).unwrap();
+        let object = store.object_path(Digest::of(b"weights"));
+        let ino = |path: &Path| fs::metadata(path).unwrap().ino();
+        assert_eq!(ino(&link.join("deep/weights")), ino(&object));
+        assert_eq!(fs::metadata(link.join("deep/weights")).unwrap().mode() & 0o777, 0o444);
+        assert_ne!(ino(&copy.join("deep/weights")), ino(&object));
+        fs::write(copy.join("deep/weights"), "changed").unwrap();
+        assert_eq!(fs::read_to_string(&object).unwrap(), "weights");
+        assert_eq!(fs::read_to_string(copy.join("config.json")).unwrap(), "{}");
+    }
+
+    #[test]
+    fn a_rotten_object_is_named_moved_away_and_made_again_by_a_commit() {
+        for how in [Handover::Link, Handover::Copy] {
+            let (dir, store, artifact) = committed();
+            let object = store.object_path(Digest::of(b"weights"));
+            rot(&object, "weighTs");
+            assert!(store.is_whole(artifact), "a stat cannot see it");
+            let to = dir.path().join("to");
+            let error = store.materialize(artifact, &to, how).unwrap_err();
+            let StoreError::Corrupt { object: named, artifact: of, kept } = &error else { panic!("{error}") };
+            assert_eq!((*named, *of), (Digest::of(b"weights"), artifact));
+            assert_eq!(fs::read_to_string(kept).unwrap(), "weighTs");
+            assert!(!object.exists() && !to.exists(), "nothing half-made is left");
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "the store and out/");
+            assert!(!store.is_whole(artifact));
+            assert!(matches!(store.materialize(artifact, &to, how), Err(StoreError::MissingObject { .. })));
+
+            let again = dir.path().join("again");
+            fs::create_dir_all(again.join("deep")).unwrap();
+            fs::write(again.join("config.json"), "{}").unwrap();
+            fs::write(again.join("deep/weights"), "weights").unwrap();
+            assert_eq!(store.commit_tree(PortType::Model, &again).unwrap(), artifact);
+            store.materialize(artifact, &to, how).unwrap();
+        }
+    }
+
+    #[test]
+    fn an_object_that_was_replaced_by_a_link_is_corrupt_not_followed() {
+        let (dir, store, artifact) = committed();
+        let object = store.object_path(Digest::of(b"weights"));
+        let secret = dir.path().join("weights");
+        fs::write(&secret, "weights").unwrap();
+        fs::remove_file(&object).unwrap();
+        std::os::unix::fs::symlink(&secret, &object).unwrap();
+        assert!(!store.is_whole(artifact));
+        let error = store.materialize(artifact, &dir.path().join("to"), Handover::Copy).unwrap_err();
+        assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_folder_with_files_is_never_written_into() {
+        let (dir, store, artifact) = committed();
+        let to = dir.path().join("to");
+        fs::create_dir(&to).unwrap();
+        store.materialize(artifact, &to, Handover::Copy).unwrap();
+        let error = store.materialize(artifact, &to, Handover::Copy).unwrap_err();
+        assert!(matches!(error, StoreError::DestinationExists { .. }), "{error}");
+        let file = dir.path().join("file");
+        fs::write(&file, "mine").unwrap();
+        assert!(store.materialize(artifact, &file, Handover::Copy).is_err());
+        assert_eq!(fs::read_to_string(file).unwrap(), "mine");
+    }
+
+    #[test]
+    fn a_reference_is_linked_or_copied_and_checked_on_each_use() {
+        let (dir, store, _) = committed();
+        let source = dir.path().join("data.jsonl");
+        fs::write(&source, "old").unwrap();
+        let artifact = store.commit_reference(PortType::File, &source).unwrap();
+        let (link, copy) = (dir.path().join("link"), dir.path().join("copy"));
+        store.materialize(artifact, &link, Handover::Link).unwrap();
+        store.materialize(artifact, &copy, Handover::Copy).unwrap();
+        assert!(fs::symlink_metadata(link.join("data.jsonl")).unwrap().is_symlink());
+        assert_eq!(fs::read_to_string(link.join("data.jsonl")).unwrap(), "old");
+        fs::write(copy.join("data.jsonl"), "my own").unwrap();
+        assert_eq!(fs::read_to_string(&source).unwrap(), "old");
+
+        fs::write(&source, "new").unwrap();
+        for how in [Handover::Link, Handover::Copy] {
+            let error = store.materialize(artifact, &dir.path().join("to"), how).unwrap_err();
+            let StoreError::SourceChanged { old, new, path } = &error else { panic!("{error}") };
+            assert_eq!((*old, *new), (Digest::of(b"old"), Digest::of(b"new")));
+            assert!(path.ends_with("data.jsonl"));
+        }
+        fs::remove_file(&source).unwrap();
+        for how in [Handover::Link, Handover::Copy] {
+            let error = store.materialize(artifact, &dir.path().join("to"), how).unwrap_err();
+            assert!(matches!(error, StoreError::SourceMissing { .. }), "{error}");
+        }
+    }
+}

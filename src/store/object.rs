@@ -1,0 +1,362 @@
+//! How files come into `objects-v1/`, and [`Store::commit_tree`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File, Metadata, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use olmo_stage::{Digest, PortType, failpoint};
+
+use super::disk::{self, Stamp};
+use super::error::StoreError;
+use super::manifest::{Entry, Manifest};
+use super::{Store, seal, tree};
+
+/// What stays in a folder whose files were taken: the digest of the artifact they became.
+const RECEIPT: &str = ".olmo-pipe-artifact";
+const RECEIPT_KIND: &str = "receipt";
+
+/// A file on its way into the store.
+struct Incoming {
+    digest: Digest,
+    size: u64,
+    /// Its bytes, read-only; `None` if the object is there already.
+    temporary: Option<PathBuf>,
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        // Still there only if the commit failed; then it must not be a second name of the file.
+        if let Some(temporary) = &self.temporary {
+            let _ = fs::remove_file(temporary);
+        }
+    }
+}
+
+impl Store {
+    /// Makes the files below `folder` an artifact, and takes them: afterwards the folder holds
+    /// nothing but a receipt. Until the artifact is complete and durable the folder stays as it
+    /// is, so after a kill at any moment the same call can be repeated; once the files were
+    /// taken, it reads the receipt and names the same artifact.
+    ///
+    /// Files on the store's file system are not copied. Errors: no files; a link, pipe, socket
+    /// or device; a path that some file system cannot hold; a file that still changes; no room.
+    pub fn commit_tree(&self, artifact_type: PortType, folder: &Path) -> Result<Digest, StoreError> {
+        if let Some(artifact) = self.read_receipt(artifact_type, folder)? {
+            return Ok(artifact);
+        }
+        let files = tree::files(folder, tree::Links::Refuse)?;
+        if files.is_empty() {
+            return Err(StoreError::NoFiles { folder: folder.to_owned() });
+        }
+        let mut entries = BTreeMap::new();
+        let mut incoming = Vec::new();
+        let mut changed_folders = BTreeSet::new();
+        for file in files {
+            let one = self.bring_in(&file.full, &mut changed_folders)?;
+            entries.insert(file.path, Entry { digest: one.digest, size: one.size, source: None });
+            incoming.push(one);
+        }
+        // All files, then all names, then all folders: a journal then has a few things to write
+        // at once, where going file by file would make it write for each.
+        for temporary in incoming.iter().filter_map(|one| one.temporary.as_deref()) {
+            File::open(temporary).and_then(|f| f.sync_all()).map_err(StoreError::io("sync", temporary))?;
+            failpoint("store.object_temp_written");
+        }
+        for one in &incoming {
+            let Some(temporary) = &one.temporary else { continue };
+            let object = self.object_path(one.digest);
+            fs::rename(temporary, &object).map_err(StoreError::io("write", &object))?;
+            failpoint("store.object_renamed");
+        }
+        for folder in &changed_folders {
+            disk::sync_folder(folder)?;
+        }
+        let manifest = Manifest::new(artifact_type, entries).map_err(|why| StoreError::refused(folder, why))?;
+        let artifact = self.put_manifest(&manifest)?;
+        self.take(artifact, folder)?;
+        Ok(artifact)
+    }
+
+    /// Hashes the file at `path`, which stays where it is, and makes it ready to be renamed to
+    /// its digest. Nothing is synced yet; `changed_folders` collects what will have to be.
+    fn bring_in(&self, path: &Path, changed_folders: &mut BTreeSet<PathBuf>) -> Result<Incoming, StoreError> {
+        let (mut file, before) = disk::open_regular(path)?;
+        let temporary = self.scratch()?.path();
+        let near = same_file_system(&before, &self.root);
+        // Hashed on the way where it has to be copied anyway.
+        let (digest, size) = if near {
+            Digest::of_reader(&mut file).map_err(StoreError::io("read", path))?
+        } else {
+            copy_in(path, &mut file, &temporary)?
+        };
+        let object = self.object_path(digest);
+        changed_folders.extend(disk::make_shard(&object)?);
+        changed_folders.extend(object.parent().map(Path::to_owned));
+        let there = fs::symlink_metadata(&object).ok().filter(|m| m.is_file() && m.len() == size);
+        let is_itself = there.as_ref().is_some_and(|m| (m.dev(), m.ino()) == (before.dev(), before.ino()));
+        // A file with a second name may be written through it later: only a copy is ours alone.
+        let linked = near && !is_itself && before.nlink() == 1 && link_in(path, &file, &temporary)?;
+        // A link costs nothing, so it replaces an object that is there: should that one's bytes
+        // have rotted, these are the right ones.
+        let needed = !is_itself && (linked || there.is_none());
+        if needed && near && !linked {
+            let (again, _) = copy_in(path, &mut disk::open_regular(path)?.0, &temporary)?;
+            if again != digest {
+                return Err(changed(path, &temporary));
+            }
+        }
+        let after = fs::symlink_metadata(path).map_err(StoreError::io("read", path))?;
+        if size != before.len() || !same_content(&before, &after) {
+            return Err(changed(path, &temporary));
+        }
+        if !needed {
+            let _ = fs::remove_file(&temporary);
+        }
+        Ok(Incoming { digest, size, temporary: needed.then_some(temporary) })
+    }
+
+    /// Takes the files out of `folder`, in one step, and leaves a receipt.
+    fn take(&self, artifact: Digest, folder: &Path) -> Result<(), StoreError> {
+        let metadata = fs::symlink_metadata(folder).map_err(StoreError::io("read the folder", folder))?;
+        let aside =
+            if same_file_system(&metadata, &self.root) { self.scratch()?.path() } else { hidden_beside(folder) };
+        disk::make_folder(&aside)?;
+        let body = serde_json::to_string(&artifact).map_err(|e| StoreError::io("write", &aside)(e.into()))?;
+        let receipt = aside.join(RECEIPT);
+        fs::write(&receipt, seal::seal(RECEIPT_KIND, "", &body)).map_err(StoreError::io("write", &receipt))?;
+        disk::swap_folders(&aside, folder).map_err(StoreError::io("take the files out of", folder))?;
+        failpoint("store.folder_taken");
+        fs::remove_dir_all(&aside).map_err(StoreError::io("remove", &aside))
+    }
+
+    /// The artifact that the files of `folder` became, if they were taken already.
+    fn read_receipt(&self, artifact_type: PortType, folder: &Path) -> Result<Option<Digest>, StoreError> {
+        let path = folder.join(RECEIPT);
+        let Ok(text) = fs::read(&path) else { return Ok(None) };
+        let refuse = |why| StoreError::refused(&path, why);
+        let count = fs::read_dir(folder).map_err(StoreError::io("read the folder", folder))?.count();
+        if count != 1 {
+            return Err(refuse("its folder was committed before and has new files; a stage must use a new folder"));
+        }
+        let body = seal::open(RECEIPT_KIND, "", &text).map_err(refuse)?;
+        let artifact: Digest = serde_json::from_str(body).map_err(|_| refuse("it names no artifact"))?;
+        if self.manifest(artifact)?.artifact_type != artifact_type {
+            return Err(refuse("its folder was committed before as another type"));
+        }
+        Ok(Some(artifact))
+    }
+}
+
+/// Links `path` as `temporary` and makes it read-only; `false` if the file system cannot.
+fn link_in(path: &Path, file: &File, temporary: &Path) -> Result<bool, StoreError> {
+    match fs::hard_link(path, temporary) {
+        Ok(()) => {}
+        Err(e) if disk::cannot_link(&e) => return Ok(false),
+        Err(e) => return Err(StoreError::io("link", path)(e)),
+    }
+    file.set_permissions(Permissions::from_mode(0o444)).map_err(StoreError::io("make read-only", path))?;
+    let linked = fs::symlink_metadata(temporary).map_err(StoreError::io("read", temporary))?;
+    let opened = file.metadata().map_err(StoreError::io("read", path))?;
+    if linked.ino() == opened.ino() {
+        return Ok(true);
+    }
+    Err(changed(path, temporary))
+}
+
+/// The error of a file that changes; removes what was made of it.
+fn changed(path: &Path, temporary: &Path) -> StoreError {
+    let _ = fs::remove_file(temporary);
+    StoreError::ChangedWhileRead { path: path.to_owned() }
+}
+
+/// Copies `file` to `temporary` and makes it read-only.
+fn copy_in(path: &Path, file: &mut File, temporary: &Path) -> Result<(Digest, u64), StoreError> {
+    let copied = (|| {
+        let mut to = disk::create_new(temporary, 0o444)?;
+        disk::copy_hashed(file, &mut to)
+    })();
+    copied.map_err(|e| {
+        let _ = fs::remove_file(temporary);
+        StoreError::io("copy", path)(e)
+    })
+}
+
+fn same_file_system(metadata: &Metadata, folder: &Path) -> bool {
+    fs::metadata(folder).is_ok_and(|m| m.dev() == metadata.dev())
+}
+
+/// Whether two looks at a file saw the same bytes. (The change time moves by our own chmod.)
+fn same_content(before: &Metadata, after: &Metadata) -> bool {
+    let (before, after) = (Stamp::of(before), Stamp::of(after));
+    Stamp { changed: 0, ..before } == Stamp { changed: 0, ..after }
+}
+
+fn hidden_beside(folder: &Path) -> PathBuf {
+    let name = folder.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    folder.with_file_name(format!(".{name}.taken-{}-{:x}", std::process::id(), disk::now()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::OBJECTS;
+
+    fn write(folder: &Path, files: &[(&str, &str)]) {
+        for (path, text) in files {
+            let full = folder.join(path);
+            fs::create_dir_all(full.parent().unwrap()).unwrap();
+            fs::write(full, text).unwrap();
+        }
+    }
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store")).unwrap();
+        (dir, store)
+    }
+
+    const FILES: [(&str, &str); 3] = [("config.json", "{}"), ("deep/model.bin", "weights"), ("empty", "")];
+
+    #[test]
+    fn a_committed_tree_is_whole_read_only_and_taken() {
+        let (dir, store) = store();
+        let folder = dir.path().join("out");
+        write(&folder, &FILES);
+        fs::create_dir(folder.join("no files in here")).unwrap();
+        let artifact = store.commit_tree(PortType::Model, &folder).unwrap();
+        assert!(store.is_whole(artifact));
+        let manifest = store.manifest(artifact).unwrap();
+        assert_eq!(manifest.files.keys().collect::<Vec<_>>(), ["config.json", "deep/model.bin", "empty"]);
+        assert_eq!((manifest.bytes(), manifest.is_reference()), (9, false));
+        for (path, text) in FILES {
+            let object = store.object_path(manifest.files[path].digest);
+            assert_eq!(fs::read_to_string(&object).unwrap(), text);
+            let metadata = fs::metadata(&object).unwrap();
+            assert_eq!((metadata.mode() & 0o777, metadata.nlink()), (0o444, 1), "{path}");
+        }
+        let left: Vec<_> = fs::read_dir(&folder).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(left, [RECEIPT]);
+        assert_eq!(store.commit_tree(PortType::Model, &folder).unwrap(), artifact, "the receipt is enough");
+        assert!(matches!(store.commit_tree(PortType::Dir, &folder), Err(StoreError::Refused { .. })));
+        fs::write(folder.join("more"), "x").unwrap();
+        assert!(matches!(store.commit_tree(PortType::Model, &folder), Err(StoreError::Refused { .. })));
+    }
+
+    #[test]
+    fn two_stores_give_equal_trees_equal_digests() {
+        let ((a_dir, a), (b_dir, b)) = (store(), store());
+        let (a_folder, b_folder) = (a_dir.path().join("x/y"), b_dir.path().join("other name"));
+        write(&a_folder, &FILES);
+        let mut reversed = FILES;
+        reversed.reverse();
+        write(&b_folder, &reversed);
+        let one = a.commit_tree(PortType::Model, &a_folder).unwrap();
+        assert_eq!(one, b.commit_tree(PortType::Model, &b_folder).unwrap());
+        let text = |store: &Store| fs::read(store.sharded(crate::store::ARTIFACTS, one)).unwrap();
+        assert_eq!(text(&a), text(&b));
+    }
+
+    #[test]
+    fn equal_files_are_stored_once() {
+        let (dir, store) = store();
+        let folder = dir.path().join("out");
+        write(&folder, &[("a", "same"), ("b", "same"), ("c/d", "same")]);
+        store.commit_tree(PortType::Dir, &folder).unwrap();
+        assert_eq!(store.names(OBJECTS, "").unwrap(), [Digest::of(b"same")]);
+    }
+
+    #[test]
+    fn an_empty_tree_and_a_missing_folder_are_errors() {
+        let (dir, store) = store();
+        let folder = dir.path().join("out");
+        fs::create_dir_all(folder.join("deep")).unwrap();
+        let error = store.commit_tree(PortType::Dir, &folder).unwrap_err();
+        assert!(matches!(error, StoreError::NoFiles { .. }) && error.to_string().contains("made no files"), "{error}");
+        let error = store.commit_tree(PortType::Dir, &dir.path().join("nowhere")).unwrap_err();
+        assert!(matches!(error, StoreError::Io { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_failed_commit_leaves_its_folder_as_it_was_and_no_temporary_files() {
+        let (dir, store) = store();
+        let folder = dir.path().join("out");
+        write(&folder, &[("a", "first"), ("b", "second")]);
+        let in_the_way = store.object_path(Digest::of(b"second")).parent().unwrap().to_owned();
+        fs::write(&in_the_way, "a file where a folder has to be").unwrap();
+        assert!(matches!(store.commit_tree(PortType::Dir, &folder), Err(StoreError::Io { .. })));
+        assert_eq!(fs::metadata(folder.join("a")).unwrap().nlink(), 1);
+        assert_eq!(fs::read_dir(store.scratch().unwrap().path().parent().unwrap()).unwrap().count(), 0);
+        assert!(store.names(crate::store::ARTIFACTS, "").unwrap().is_empty());
+        fs::remove_file(in_the_way).unwrap();
+        let artifact = store.commit_tree(PortType::Dir, &folder).unwrap();
+        assert!(store.is_whole(artifact));
+    }
+
+    #[test]
+    fn a_link_out_of_the_tree_is_refused_and_nothing_is_taken() {
+        let (dir, store) = store();
+        let folder = dir.path().join("out");
+        write(&folder, &FILES);
+        std::os::unix::fs::symlink("/etc/passwd", folder.join("zz")).unwrap();
+        assert!(matches!(store.commit_tree(PortType::Dir, &folder), Err(StoreError::Refused { .. })));
+        assert!(folder.join("config.json").exists());
+        assert!(store.names(crate::store::ARTIFACTS, "").unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_file_with_a_second_name_is_copied_so_that_writes_through_that_name_stay_outside() {
+        let (dir, store) = store();
+        let folder = dir.path().join("out");
+        write(&folder, &[("a", "right")]);
+        fs::hard_link(folder.join("a"), dir.path().join("second name")).unwrap();
+        let artifact = store.commit_tree(PortType::File, &folder).unwrap();
+        fs::write(dir.path().join("second name"), "wrong").unwrap();
+        let object = store.object_path(store.manifest(artifact).unwrap().files["a"].digest);
+        assert_eq!(fs::read_to_string(object).unwrap(), "right");
+    }
+
+    #[test]
+    fn a_commit_of_the_right_bytes_heals_a_rotten_object() {
+        let (dir, store) = store();
+        for round in ["one", "two"] {
+            let folder = dir.path().join(round);
+            write(&folder, &[("a", "right")]);
+            store.commit_tree(PortType::File, &folder).unwrap();
+            let object = store.object_path(Digest::of(b"right"));
+            assert_eq!(fs::read_to_string(&object).unwrap(), "right", "round {round}");
+            fs::set_permissions(&object, Permissions::from_mode(0o644)).unwrap();
+            fs::write(&object, "wrong").unwrap();
+        }
+    }
+
+    #[test]
+    fn many_threads_commit_the_same_tree_at_once() {
+        let (dir, store) = store();
+        let digests: BTreeSet<Digest> = std::thread::scope(|scope| {
+            let run = |n: usize| {
+                let (store, folder) = (store.clone(), dir.path().join(format!("out{n}")));
+                write(&folder, &FILES);
+                store.commit_tree(PortType::Model, &folder).unwrap()
+            };
+            let threads: Vec<_> = (0..8).map(|n| scope.spawn(move || run(n))).collect();
+            threads.into_iter().map(|t| t.join().unwrap()).collect()
+        });
+        assert_eq!(digests.len(), 1);
+        assert!(store.is_whole(*digests.first().unwrap()));
+        assert!(store.verify().unwrap().is_empty());
+    }
+
+    #[test]
+    fn the_part_of_a_tree_is_named_as_if_it_had_been_committed_alone() {
+        let (dir, store) = store();
+        let (checkpoint, alone) = (dir.path().join("checkpoint"), dir.path().join("alone"));
+        write(&checkpoint, &[("model/config.json", "{}"), ("model/w", "1"), ("models", "no"), ("trainer.json", "{}")]);
+        write(&alone, &[("config.json", "{}"), ("w", "1")]);
+        let whole = store.commit_tree(PortType::Checkpoint, &checkpoint).unwrap();
+        let part = store.subtree(whole, "model", PortType::Model).unwrap();
+        assert!(store.is_whole(part));
+        assert_eq!(part, store.commit_tree(PortType::Model, &alone).unwrap());
+        assert!(matches!(store.subtree(whole, "optim", PortType::Model), Err(StoreError::NoSubtree { .. })));
+    }
+}

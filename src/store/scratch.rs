@@ -1,0 +1,89 @@
+//! A process's folder for half-written files, `tmp/NAME/`, and the sweep of those whose
+//! process is gone.
+//!
+//! `tmp/NAME.lock` is made and locked before `tmp/NAME/`, and held by flock as long as the
+//! process lives: whoever can take that lock may remove the folder.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::error::StoreError;
+use super::{disk, lock};
+
+pub(super) struct Scratch {
+    folder: PathBuf,
+    lock_path: PathBuf,
+    lock: File,
+    next: AtomicU64,
+}
+
+impl Scratch {
+    /// Makes a new folder in `tmp`.
+    pub fn make(tmp: &Path) -> Result<Self, StoreError> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        loop {
+            let count = COUNT.fetch_add(1, Ordering::Relaxed);
+            let name = format!("{}-{:x}-{count}", std::process::id(), disk::now());
+            let lock_path = tmp.join(format!("{name}.lock"));
+            // Taken: another host with our pid, within the same nanosecond.
+            let Some(lock) = lock::try_exclusive(&lock_path)? else { continue };
+            let folder = tmp.join(name);
+            disk::make_folder(&folder)?;
+            return Ok(Self { folder, lock_path, lock, next: AtomicU64::new(0) });
+        }
+    }
+
+    /// The path of a new temporary file or folder.
+    pub fn path(&self) -> PathBuf {
+        self.folder.join(self.next.fetch_add(1, Ordering::Relaxed).to_string())
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What cannot be removed now is swept by the next process.
+        let _ = fs::remove_dir_all(&self.folder);
+        let _ = fs::remove_file(&self.lock_path);
+        let _ = self.lock.unlock();
+    }
+}
+
+/// Removes the folders in `tmp` that belong to no living process. Never fails: what is left
+/// is in nobody's way.
+pub(super) fn sweep(tmp: &Path) {
+    let Ok(entries) = fs::read_dir(tmp) else { return };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        let (folder, lock_path) = if path.extension().is_some_and(|e| e == "lock") {
+            (path.with_extension(""), path)
+        } else {
+            (path.clone(), path.with_extension("lock"))
+        };
+        let Ok(Some(lock)) = lock::try_exclusive(&lock_path) else { continue };
+        let _ = fs::remove_dir_all(&folder);
+        let _ = fs::remove_file(&lock_path);
+        let _ = lock.unlock();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sweep_removes_what_is_dead_and_leaves_what_lives() {
+        let dir = tempfile::tempdir().unwrap();
+        let live = Scratch::make(dir.path()).unwrap();
+        fs::write(live.path(), "half").unwrap();
+        fs::create_dir_all(dir.path().join("999-dead-0/deep")).unwrap();
+        fs::write(dir.path().join("999-dead-0.lock"), "").unwrap();
+        fs::create_dir_all(dir.path().join("no-lock-at-all")).unwrap();
+        sweep(dir.path());
+        let mut left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().path()).collect();
+        left.sort();
+        assert_eq!(left, [live.folder.clone(), live.lock_path.clone()]);
+        drop(live);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+}

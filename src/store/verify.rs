@@ -1,0 +1,321 @@
+//! [`Store::verify`]: reads every byte in the store and says what does not hold;
+//! [`Store::repair`] moves the damaged files out of the way.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use olmo_stage::Digest;
+
+use super::action::{Output, Unread as UnreadAction};
+use super::error::StoreError;
+use super::manifest::Unread as UnreadManifest;
+use super::{ACTIONS, ARTIFACTS, OBJECTS, Store, disk, reference};
+
+/// Something in the store that does not hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The file it is about; for something missing, where it should be.
+    pub path: PathBuf,
+    pub kind: ProblemKind,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProblemKind {
+    /// The bytes of an object have another digest than its name.
+    CorruptObject {
+        object: Digest,
+        artifacts: Vec<Digest>,
+    },
+    /// An artifact's object is not there.
+    MissingObject {
+        object: Digest,
+        artifacts: Vec<Digest>,
+    },
+    DamagedManifest {
+        artifact: Digest,
+        why: String,
+    },
+    DamagedAction {
+        key: Digest,
+        why: String,
+    },
+    /// A finished stage's output is not there.
+    MissingArtifact {
+        key: Digest,
+        artifact: Digest,
+    },
+    /// A source outside the store has other bytes than it had. The store itself is sound.
+    SourceChanged {
+        artifact: Digest,
+    },
+    /// A source outside the store cannot be read.
+    SourceMissing {
+        artifact: Digest,
+    },
+    /// The file cannot be read.
+    Unreadable {
+        why: String,
+    },
+}
+
+impl Problem {
+    /// Whether the store is damaged. (A user may change a source; that is no damage.)
+    pub fn is_damage(&self) -> bool {
+        !matches!(self.kind, ProblemKind::SourceChanged { .. } | ProblemKind::SourceMissing { .. })
+    }
+}
+
+fn used_by(artifacts: &[Digest]) -> String {
+    match artifacts {
+        [] => "no artifact uses it".into(),
+        some => format!("used by {}", some.iter().map(Digest::short).collect::<Vec<_>>().join(", ")),
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.path.display();
+        match &self.kind {
+            ProblemKind::CorruptObject { artifacts, .. } => write!(f, "damaged object {path} ({})", used_by(artifacts)),
+            ProblemKind::MissingObject { artifacts, .. } => write!(f, "missing object {path} ({})", used_by(artifacts)),
+            ProblemKind::DamagedManifest { why, .. } => write!(f, "damaged manifest {path}: {why}"),
+            ProblemKind::DamagedAction { why, .. } => write!(f, "damaged action {path}: {why}"),
+            ProblemKind::MissingArtifact { key, artifact } => {
+                write!(f, "missing artifact {path}: {} is an output of action {}", artifact.short(), key.short())
+            }
+            ProblemKind::SourceChanged { artifact } => {
+                write!(f, "changed source {path} of artifact {}", artifact.short())
+            }
+            ProblemKind::SourceMissing { artifact } => {
+                write!(f, "missing source {path} of artifact {}", artifact.short())
+            }
+            ProblemKind::Unreadable { why } => write!(f, "unreadable file {path}: {why}"),
+        }
+    }
+}
+
+impl Store {
+    /// Reads the whole store, sources of references included, and changes nothing. Empty: all
+    /// is well.
+    pub fn verify(&self) -> Result<Vec<Problem>, StoreError> {
+        let mut problems = Vec::new();
+        let mut users: BTreeMap<Digest, BTreeSet<Digest>> = BTreeMap::new();
+        let mut manifests = BTreeSet::new();
+        for artifact in self.names(ARTIFACTS, "")? {
+            manifests.insert(artifact);
+            let path = self.sharded(ARTIFACTS, artifact);
+            let manifest = match self.read_manifest(artifact) {
+                Ok(manifest) => manifest,
+                Err(UnreadManifest::Absent) => continue,
+                Err(UnreadManifest::Damaged(why)) => {
+                    problems.push(Problem { path, kind: ProblemKind::DamagedManifest { artifact, why } });
+                    continue;
+                }
+                Err(UnreadManifest::Io(e)) => {
+                    problems.push(Problem { path, kind: ProblemKind::Unreadable { why: e.to_string() } });
+                    continue;
+                }
+            };
+            for entry in manifest.files.values() {
+                let Some(source) = &entry.source else {
+                    users.entry(entry.digest).or_default().insert(artifact);
+                    continue;
+                };
+                let kind = match reference::hash_source(source) {
+                    Ok((digest, _)) if digest == entry.digest => continue,
+                    Ok(_) => ProblemKind::SourceChanged { artifact },
+                    Err(_) => ProblemKind::SourceMissing { artifact },
+                };
+                problems.push(Problem { path: source.clone(), kind });
+            }
+        }
+        let mut objects: BTreeSet<Digest> = self.names(OBJECTS, "")?.into_iter().collect();
+        objects.extend(users.keys().copied());
+        for object in objects {
+            let artifacts: Vec<Digest> = users.get(&object).into_iter().flatten().copied().collect();
+            problems.extend(self.verify_object(object, artifacts));
+        }
+        for key in self.action_keys()? {
+            let path = self.sharded(ACTIONS, key);
+            match self.read_action(key) {
+                Ok(action) => {
+                    let outputs: BTreeSet<Digest> = action.outputs.values().flat_map(Output::artifacts).collect();
+                    let missing = outputs.into_iter().filter(|artifact| !manifests.contains(artifact));
+                    problems.extend(missing.map(|artifact| Problem {
+                        path: self.sharded(ARTIFACTS, artifact),
+                        kind: ProblemKind::MissingArtifact { key, artifact },
+                    }));
+                }
+                Err(UnreadAction::Absent) => {}
+                Err(UnreadAction::Damaged(why)) => {
+                    problems.push(Problem { path, kind: ProblemKind::DamagedAction { key, why: why.into() } });
+                }
+                Err(UnreadAction::Io(e)) => {
+                    problems.push(Problem { path, kind: ProblemKind::Unreadable { why: e.to_string() } });
+                }
+            }
+        }
+        Ok(problems)
+    }
+
+    fn verify_object(&self, object: Digest, artifacts: Vec<Digest>) -> Option<Problem> {
+        let path = self.object_path(object);
+        let kind = match disk::open_regular(&path) {
+            Ok((mut file, _)) => match Digest::of_reader(&mut file) {
+                Ok((digest, _)) if digest == object => return None,
+                Ok(_) => ProblemKind::CorruptObject { object, artifacts },
+                Err(e) => ProblemKind::Unreadable { why: e.to_string() },
+            },
+            // A link or a folder in the place of an object.
+            Err(StoreError::Refused { .. }) => ProblemKind::CorruptObject { object, artifacts },
+            Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                // It may have been an unused one that went away meanwhile.
+                if artifacts.is_empty() {
+                    return None;
+                }
+                ProblemKind::MissingObject { object, artifacts }
+            }
+            Err(e) => ProblemKind::Unreadable { why: e.to_string() },
+        };
+        Some(Problem { path, kind })
+    }
+
+    /// Moves the damaged files that [`Store::verify`] found to `quarantine/`. The stages that
+    /// made them then run again when they are needed. Returns how many were moved.
+    pub fn repair(&self, problems: &[Problem]) -> Result<usize, StoreError> {
+        let mut moved = 0;
+        for problem in problems {
+            let name = match &problem.kind {
+                ProblemKind::CorruptObject { object, .. } => format!("{object}.object"),
+                ProblemKind::DamagedManifest { artifact, .. } => format!("{artifact}.manifest.json"),
+                ProblemKind::DamagedAction { key, .. } => format!("{key}.action.json"),
+                // Nothing is there to be moved, or it is not ours.
+                _ => continue,
+            };
+            self.quarantine(&problem.path, &name)?;
+            moved += 1;
+        }
+        Ok(moved)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::action::tests::store_with_action;
+    use crate::store::{Action, ActionState, Handover};
+    use olmo_stage::PortType;
+    use proptest::prelude::*;
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::{FileExt, PermissionsExt};
+    use std::sync::OnceLock;
+
+    fn flip(path: &std::path::Path, bit: usize) {
+        fs::set_permissions(path, Permissions::from_mode(0o644)).unwrap();
+        // In place: some file systems flush a file that is cut and written anew.
+        let file = fs::File::options().read(true).write(true).open(path).unwrap();
+        let bit = bit % (file.metadata().unwrap().len() as usize * 8);
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, bit as u64 / 8).unwrap();
+        byte[0] ^= 1 << (bit % 8);
+        file.write_all_at(&byte, bit as u64 / 8).unwrap();
+    }
+
+    fn files(store: &Store) -> Vec<(&'static str, PathBuf)> {
+        let list = |folder: &'static str| {
+            let names = store.names(folder, "").unwrap();
+            names.into_iter().map(|d| (folder, store.sharded(folder, d))).collect::<Vec<_>>()
+        };
+        [OBJECTS, ARTIFACTS, ACTIONS].into_iter().flat_map(list).collect()
+    }
+
+    /// A store is the same wherever its folder lies.
+    fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
+        fs::create_dir_all(to).unwrap();
+        for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+            let place = to.join(entry.file_name());
+            if entry.path().is_dir() {
+                copy_folder(&entry.path(), &place);
+            } else {
+                fs::copy(entry.path(), place).unwrap();
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_flipped_bit_anywhere_is_noticed_on_use_and_by_verify(file in any::<prop::sample::Index>(), bit in any::<usize>()) {
+            static ORIGINAL: OnceLock<(tempfile::TempDir, Store, Digest, Action)> = OnceLock::new();
+            let (_, original, key, action) = ORIGINAL.get_or_init(store_with_action);
+            let (dir, key) = (tempfile::tempdir().unwrap(), *key);
+            copy_folder(original.root(), &dir.path().join("store"));
+            let store = Store::open(&dir.path().join("store")).unwrap();
+            prop_assert_eq!(store.verify().unwrap(), []);
+            let files = files(&store);
+            let (folder, path) = file.get(&files);
+            flip(path, bit);
+            let problems = store.verify().unwrap();
+            prop_assert!(problems.iter().any(|p| p.path == *path), "{problems:?}");
+            prop_assert!(problems.iter().all(Problem::is_damage));
+            // On use: either it is no hit, or handing the outputs over fails.
+            let noticed = match store.action_state(key).unwrap() {
+                ActionState::Hit(_) => action.outputs.values().flat_map(Output::artifacts).enumerate().any(|(n, artifact)| {
+                    let to = dir.path().join(format!("to{n}"));
+                    matches!(store.materialize(artifact, &to, Handover::Link), Err(StoreError::Corrupt { .. }))
+                }),
+                _ => true,
+            };
+            prop_assert!(noticed, "{folder}");
+            prop_assert_eq!(store.action(key).unwrap(), None, "the second use is a miss");
+        }
+    }
+
+    #[test]
+    fn repair_moves_damage_away_and_leaves_what_is_sound() {
+        let (_dir, store, key, _) = store_with_action();
+        for (_, path) in files(&store) {
+            flip(&path, 77);
+        }
+        let problems = store.verify().unwrap();
+        let damaged = store.repair(&problems).unwrap();
+        assert_eq!(damaged, 3 + 3 + 1, "three objects, three manifests, one action");
+        assert_eq!(store.verify().unwrap(), []);
+        assert_eq!(store.action_state(key).unwrap(), ActionState::Absent);
+        assert_eq!(fs::read_dir(store.root().join("quarantine")).unwrap().count(), damaged);
+    }
+
+    #[test]
+    fn what_is_missing_is_named_with_who_needs_it() {
+        let (_dir, store, key, action) = store_with_action();
+        let Output::Single(model) = action.outputs["model"] else { panic!("a single") };
+        let object = Digest::of(b"weights");
+        fs::remove_file(store.object_path(object)).unwrap();
+        let problems = store.verify().unwrap();
+        let expected = ProblemKind::MissingObject { object, artifacts: vec![model] };
+        assert_eq!(problems, [Problem { path: store.object_path(object), kind: expected }]);
+        fs::remove_file(store.sharded(ARTIFACTS, model)).unwrap();
+        let problems = store.verify().unwrap();
+        assert_eq!(problems[0].kind, ProblemKind::MissingArtifact { key, artifact: model });
+        assert_eq!(problems.len(), 1);
+    }
+
+    #[test]
+    fn a_changed_source_is_told_but_is_no_damage() {
+        let (dir, store, _, _) = store_with_action();
+        let source = dir.path().join("data");
+        fs::write(&source, "old").unwrap();
+        let artifact = store.commit_reference(PortType::File, &source).unwrap();
+        assert_eq!(store.verify().unwrap(), []);
+        fs::write(&source, "new").unwrap();
+        let problems = store.verify().unwrap();
+        assert_eq!(problems[0].kind, ProblemKind::SourceChanged { artifact });
+        assert!(!problems[0].is_damage());
+        assert_eq!(store.repair(&problems).unwrap(), 0);
+        fs::remove_file(&source).unwrap();
+        assert_eq!(store.verify().unwrap()[0].kind, ProblemKind::SourceMissing { artifact });
+    }
+}

@@ -1,0 +1,248 @@
+//! Stage `checkpoint`: picks the checkpoint with the best score.
+//!
+//! Every checkpoint needs a score under its own label. A score is a number in `metrics.json`, named by its path
+//! (`exact_match`, `families.arithmetic.exact_match`). Of equal scores the earliest step wins.
+
+mod scores;
+
+use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+
+use olmo_stage::worker::write_json;
+use olmo_stage::{Context, Stage, StageError};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use scores::{Scored, best};
+
+/// Picks the checkpoint with the best score.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Params {
+    /// Which score decides, and whether it is to be large or small: `{max: exact_match}` or `{min: NAME}`.
+    pub select: Select,
+}
+
+/// Which score decides: exactly one of the two.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(extend("minProperties" = 1, "maxProperties" = 1))]
+pub struct Select {
+    /// The score to be large, by its path in `metrics.json`.
+    #[schemars(extend("type" = "string"))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max: Option<String>,
+    /// The score to be small, by its path in `metrics.json`.
+    #[schemars(extend("type" = "string"))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min: Option<String>,
+}
+
+/// Whether a score is to be large or small.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Order {
+    Max,
+    Min,
+}
+
+impl Select {
+    /// The order and the score's name.
+    fn rule(&self) -> Result<(Order, &str), StageError> {
+        match (&self.max, &self.min) {
+            (Some(name), None) => Ok((Order::Max, name)),
+            (None, Some(name)) => Ok((Order::Min, name)),
+            _ => Err(StageError::fail("checkpoint::select", "select: needs exactly one of `max` and `min`")
+                .hint("write `select: {max: exact_match}` or `select: {min: NAME}`")),
+        }
+    }
+}
+
+/// `choice.json`.
+#[derive(Serialize)]
+struct Choice<'a> {
+    format: u32,
+    metric: &'a str,
+    order: Order,
+    chosen: &'a str,
+    value: f64,
+    scores: &'a [Scored],
+}
+
+/// The stage.
+pub struct Checkpoint;
+
+impl Stage for Checkpoint {
+    type Params = Params;
+    const CONTRACT: &'static str = include_str!("../stage.yaml");
+
+    fn run(params: Params, context: &mut Context) -> Result<(), StageError> {
+        let (order, metric) = params.select.rule()?;
+        let scored = scores::read(context.inputs("from"), context.inputs("scores"), metric)?;
+        let chosen = best(&scored, order).ok_or_else(|| {
+            StageError::fail("checkpoint::empty", "there is no checkpoint to choose from")
+                .hint("let stage train save one")
+        })?;
+        let from = context.inputs("from").iter().find(|item| item.label.as_ref() == Some(&chosen.label));
+        let model = from.map(|item| item.path.join("model")).unwrap_or_default();
+        copy_tree(&model, &context.output("model")?)?;
+        let (label, value) = (chosen.label.as_str(), chosen.value);
+        let choice = Choice { format: 1, metric, order, chosen: label, value, scores: &scored };
+        let dir = context.output("choice")?;
+        write_json(&dir.join("choice.json"), &choice)?;
+        let table = dir.join("choice.md");
+        fs::write(&table, markdown(metric, &scored, label)).map_err(|e| StageError::io(&table, e))?;
+        let message = format!("{label}: {metric} {value}, the best of {}", scored.len());
+        context.message(message);
+        Ok(())
+    }
+}
+
+/// The scores as a table.
+fn markdown(metric: &str, scored: &[Scored], chosen: &str) -> String {
+    let cell = |text: &str| text.escape_debug().to_string().replace('|', "\\|");
+    let mut text = format!("| checkpoint | {} | |\n|---|---:|---|\n", cell(metric));
+    for Scored { label, value } in scored {
+        let mark = if label == chosen { "chosen" } else { "" };
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "| {} | {value} | {mark} |", cell(label));
+    }
+    text
+}
+
+/// Copies the files and folders under `from` into the folder `to`.
+fn copy_tree(from: &Path, to: &Path) -> Result<(), StageError> {
+    fs::create_dir_all(to).map_err(|e| StageError::io(to, e))?;
+    let entries = fs::read_dir(from).map_err(|e| StageError::io(from, e))?;
+    for entry in entries {
+        let entry = entry.map_err(|e| StageError::io(from, e))?;
+        let (source, target) = (entry.path(), to.join(entry.file_name()));
+        if source.is_dir() {
+            copy_tree(&source, &target)?;
+        } else {
+            fs::copy(&source, &target).map_err(|e| StageError::io(&source, e))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    use olmo_stage::{Event, InputItem, journal};
+    use serde_json::{Value, json};
+
+    /// An attempt with one checkpoint and one `metrics.json` for each pair.
+    fn attempt(dir: &Path, checkpoints: &[&str], scores: &[(&str, Value)], select: Value) -> PathBuf {
+        let item = |label: &str, path: PathBuf| InputItem { label: Some(label.into()), path };
+        let from = checkpoints.iter().map(|label| {
+            let path = dir.join("from").join(label);
+            fs::create_dir_all(path.join("model")).unwrap();
+            fs::write(path.join("model/model.safetensors"), label).unwrap();
+            fs::write(path.join("trainer.json"), "{}").unwrap();
+            item(label, path)
+        });
+        let metrics = scores.iter().map(|(label, value)| {
+            let path = dir.join("scores").join(label);
+            fs::create_dir_all(&path).unwrap();
+            fs::write(path.join("metrics.json"), value.to_string()).unwrap();
+            item(label, path)
+        });
+        let inputs = json!({"from": from.collect::<Vec<_>>(), "scores": metrics.collect::<Vec<_>>()});
+        let request = json!({
+            "protocol": 1, "stage": "checkpoint", "version": 1, "params": {"select": select}, "inputs": inputs,
+            "outputs": ["model", "choice"], "state_dir": dir.join("state"), "items": {}, "threads": 1, "backend": "flex"
+        });
+        fs::write(dir.join("request.json"), request.to_string()).unwrap();
+        dir.to_owned()
+    }
+
+    fn run(attempt: &Path) -> Result<String, String> {
+        let mut context = Context::open(attempt).unwrap();
+        let params = serde_json::from_value(context.request.params.clone()).map_err(|e| e.to_string())?;
+        match Checkpoint::run(params, &mut context) {
+            Ok(()) => Ok(fs::read_to_string(attempt.join("out/model/model.safetensors")).unwrap()),
+            Err(StageError::Failed(failure)) => Err(failure.message),
+            Err(StageError::Interrupted) => Err("interrupted".into()),
+        }
+    }
+
+    fn choose(checkpoints: &[&str], scores: &[(&str, Value)], select: Value) -> Result<String, String> {
+        let dir = tempfile::tempdir().unwrap();
+        run(&attempt(dir.path(), checkpoints, scores, select))
+    }
+
+    #[test]
+    fn the_largest_or_the_smallest_score_is_chosen_and_of_equal_ones_the_earliest_step() {
+        let labels = ["step100", "step20", "step3"];
+        let scores = [
+            ("step20", json!({"a": 0.5, "b": 1})),
+            ("step100", json!({"a": 0.5, "b": 2})),
+            ("step3", json!({"a": 0.25, "b": 1})),
+        ];
+        assert_eq!(choose(&labels, &scores, json!({"max": "a"})).unwrap(), "step20");
+        assert_eq!(choose(&labels, &scores, json!({"min": "a"})).unwrap(), "step3");
+        assert_eq!(choose(&labels, &scores, json!({"min": "b"})).unwrap(), "step3");
+        assert_eq!(choose(&labels, &scores, json!({"max": "b"})).unwrap(), "step100");
+    }
+
+    #[test]
+    fn the_choice_is_written_with_every_score_and_the_model_alone_is_copied() {
+        let dir = tempfile::tempdir().unwrap();
+        let scores = [
+            ("step1", json!({"families": {"add": {"exact_match": 0.25}}})),
+            ("step2", json!({"families": {"add": {"exact_match": 1.0}}})),
+        ];
+        let attempt = attempt(dir.path(), &["step1", "step2"], &scores, json!({"max": "families.add.exact_match"}));
+        assert_eq!(run(&attempt).unwrap(), "step2");
+        let choice: Value = serde_json::from_slice(&fs::read(attempt.join("out/choice/choice.json")).unwrap()).unwrap();
+        assert_eq!(
+            choice,
+            json!({"format": 1, "metric": "families.add.exact_match", "order": "max", "chosen": "step2", "value": 1.0,
+                   "scores": [{"label": "step1", "value": 0.25}, {"label": "step2", "value": 1.0}]})
+        );
+        let table = fs::read_to_string(attempt.join("out/choice/choice.md")).unwrap();
+        assert_eq!(
+            table,
+            "| checkpoint | families.add.exact_match | |\n|---|---:|---|\n| step1 | 0.25 |  |\n| step2 | 1 | chosen |\n"
+        );
+        assert!(!attempt.join("out/model/trainer.json").exists());
+        let events: Vec<Event> = journal::read(&attempt.join("events.jsonl")).unwrap();
+        assert!(matches!(&events[..], [Event::Message { text, .. }] if text.contains("step2")));
+    }
+
+    #[test]
+    fn a_missing_metric_is_an_error_that_names_those_there_are() {
+        let scores = [("step1", json!({"exact_match": 0.5, "count": 2, "families": {"add": {"exact_match": null}}}))];
+        let message = choose(&["step1"], &scores, json!({"max": "exact"})).unwrap_err();
+        assert!(
+            message.contains("`exact`") && message.contains("count, exact_match") && message.contains("step1"),
+            "{message}"
+        );
+        let message = choose(&["step1"], &scores, json!({"max": "families.add.exact_match"})).unwrap_err();
+        assert!(message.contains("families.add.exact_match"), "{message}");
+    }
+
+    #[test]
+    fn checkpoints_and_scores_must_have_the_same_labels() {
+        let message = choose(&["step1", "step2"], &[("step1", json!({"a": 1}))], json!({"max": "a"})).unwrap_err();
+        assert!(message.contains("step2"), "{message}");
+        let message =
+            choose(&["step1"], &[("step1", json!({"a": 1})), ("step7", json!({"a": 1}))], json!({"max": "a"}))
+                .unwrap_err();
+        assert!(message.contains("step7"), "{message}");
+        let message = choose(&[], &[], json!({"max": "a"})).unwrap_err();
+        assert!(message.contains("no checkpoint"), "{message}");
+    }
+
+    #[test]
+    fn select_takes_exactly_one_rule() {
+        let scores = [("step1", json!({"a": 1}))];
+        for select in [json!({}), json!({"max": "a", "min": "a"}), json!({"max": null}), json!({"most": "a"})] {
+            assert!(choose(&["step1"], &scores, select.clone()).is_err(), "{select}");
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! Stage `convert`: writes a model as Hugging Face reads it, and checks that the export answers as the model does.
+//!
+//! The export is read again from its files; its logits on fixed ids must equal those of the model that went in. The report says
+//! how far they are apart, and a difference of more than 1e-5 is a failure.
+
+mod check;
+mod tokenizer_files;
+
+use olmo_data::{Template, TextTokenizer};
+use olmo_model::ModelError;
+use olmo_stage::worker::write_json;
+use olmo_stage::{Context, Stage, StageError};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Writes a model as Hugging Face reads it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Params {
+    /// The chat template that goes with the model; the one it was trained with.
+    #[serde(default = "default_template")]
+    #[schemars(with = "String", extend("enum" = ["tulu"]))]
+    pub template: Template,
+}
+
+fn default_template() -> Template {
+    Template::Tulu
+}
+
+/// The stage.
+pub struct Convert;
+
+impl Stage for Convert {
+    type Params = Params;
+    const CONTRACT: &'static str = include_str!("../stage.yaml");
+
+    fn run(params: Params, context: &mut Context) -> Result<(), StageError> {
+        let tokenizer_dir = context.input("tokenizer")?;
+        let tokenizer = TextTokenizer::open(&tokenizer_dir)?;
+        let (mut config, parameters) = olmo_model::load(&context.input("model")?).map_err(model_failure)?;
+        tokenizer_files::check(&config, tokenizer.special())?;
+        config.eos_token_id = Some(tokenizer.special().eos_token_id);
+        config.pad_token_id = Some(tokenizer.special().pad_token_id);
+        let dir = context.output("model")?;
+        context.check_stop()?;
+        olmo_model::save_huggingface(&dir, &config, &parameters).map_err(model_failure)?;
+        tokenizer_files::write(&dir, &tokenizer_dir, tokenizer.special(), params.template, config.max_sequence_length)?;
+        context.check_stop()?;
+        let (read_config, read_parameters) = olmo_model::load(&dir).map_err(model_failure)?;
+        let report = check::compare((&config, &parameters), (&read_config, &read_parameters))?;
+        write_json(&context.output("report")?.join("report.json"), &report)?;
+        context.message(format!(
+            "largest difference of logits over {} tokens: {:e}",
+            report.tokens, report.max_abs_difference
+        ));
+        report.verdict()
+    }
+}
+
+fn model_failure(error: ModelError) -> StageError {
+    match error {
+        ModelError::Io { path, source } => StageError::io(&path, source),
+        other => StageError::fail("convert::model", other.to_string()),
+    }
+}

@@ -1,0 +1,112 @@
+//! Stage convert through the folder of an attempt.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use olmo_data::{Message, Role, Template, TextTokenizer};
+use olmo_model::{ModelConfig, Parameters};
+use olmo_stage::{Context, Stage, StageError};
+use olmo_stage_convert::Convert;
+use serde_json::{Value, json};
+
+fn tokenizer(dir: &Path) -> TextTokenizer {
+    fs::create_dir_all(dir).unwrap();
+    let params = serde_json::from_value(json!({"vocab_size": 280})).unwrap();
+    let bytes = olmo_stage_tokenizer::train(["One two three.".to_owned()].into_iter(), &params).unwrap();
+    let tokenizer = TextTokenizer::from_bytes(dir, &bytes, "<|endoftext|>", "<|padding|>").unwrap();
+    tokenizer.save(dir, &bytes).unwrap();
+    tokenizer
+}
+
+/// An OLMo 2 and an OLMo 1 architecture, the second with a padded, tied embedding.
+fn configs(vocab_size: u32) -> [Value; 2] {
+    let base = json!({
+        "d_model": 16, "n_heads": 4, "n_layers": 2, "mlp_hidden_size": 32, "max_sequence_length": 48, "init_std": 0.3, "vocab_size": vocab_size
+    });
+    let olmo1 = json!({
+        "layer_norm_type": "default", "layer_norm_with_affine": false, "layer_norm_eps": 1e-5, "attention_layer_norm": false,
+        "norm_after": false, "rope_theta": 10000.0, "weight_tying": true, "embedding_size": 384, "clip_qkv": 8.0
+    });
+    let with = |changes: Value| {
+        let mut config = base.clone();
+        changes.as_object().unwrap().iter().for_each(|(key, value)| config[key] = value.clone());
+        config
+    };
+    [with(json!({"n_kv_heads": 2})), with(olmo1)]
+}
+
+fn run(dir: &Path, config: &ModelConfig, name: &str) -> Result<(), StageError> {
+    let (attempt, model) = (dir.join(name), dir.join(format!("{name}_model")));
+    fs::create_dir_all(&attempt).unwrap();
+    olmo_model::save_native(&model, config, &Parameters::init(config, 1).unwrap()).unwrap();
+    let request = json!({
+        "protocol": 1, "stage": "convert", "version": 1, "params": {},
+        "inputs": {"model": [{"path": model}], "tokenizer": [{"path": dir.join("tokenizer")}]},
+        "outputs": ["model", "report"], "state_dir": attempt.join("state"), "items": {}, "threads": 2, "backend": "flex"
+    });
+    fs::write(attempt.join("request.json"), request.to_string()).unwrap();
+    let mut context = Context::open(&attempt).unwrap();
+    Convert::run(serde_json::from_value(json!({})).unwrap(), &mut context)
+}
+
+fn json_file(path: &Path) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+#[test]
+fn an_export_has_every_file_that_hugging_face_reads_and_the_same_logits() {
+    let dir = tempfile::tempdir().unwrap();
+    let tokenizer = tokenizer(&dir.path().join("tokenizer"));
+    let special = tokenizer.special();
+    for (index, config) in configs(special.vocab_size).into_iter().enumerate() {
+        let config: ModelConfig = serde_json::from_value(config).unwrap();
+        run(dir.path(), &config, &format!("a{index}")).unwrap();
+        let out = dir.path().join(format!("a{index}/out"));
+        let report = json_file(&out.join("report/report.json"));
+        assert!(report["max_abs_difference"].as_f64().unwrap() <= 1e-5, "{report}");
+        assert_eq!(report["tokens"], json!(96));
+        let model = out.join("model");
+        let template = fs::read_to_string(model.join("chat_template.jinja")).unwrap();
+        let tokenizer_config = json_file(&model.join("tokenizer_config.json"));
+        assert_eq!(tokenizer_config["chat_template"], json!(template));
+        assert_eq!(tokenizer_config["tokenizer_class"], json!("PreTrainedTokenizerFast"));
+        assert_eq!(tokenizer_config["model_max_length"], json!(48));
+        let original = fs::read(dir.path().join("tokenizer/tokenizer.json")).unwrap();
+        assert_eq!(fs::read(model.join("tokenizer.json")).unwrap(), original);
+        assert_eq!(json_file(&model.join("generation_config.json"))["eos_token_id"], json!(special.eos_token_id));
+        let (read, _) = olmo_model::load(&model).unwrap();
+        assert_eq!(read.eos_token_id, Some(special.eos_token_id));
+    }
+}
+
+#[test]
+fn the_exported_template_makes_the_text_that_was_trained() {
+    let dir = tempfile::tempdir().unwrap();
+    let tokenizer = tokenizer(&dir.path().join("tokenizer"));
+    let config: ModelConfig = serde_json::from_value(configs(tokenizer.special().vocab_size)[0].clone()).unwrap();
+    run(dir.path(), &config, "a").unwrap();
+    let template = fs::read_to_string(dir.path().join("a/out/model/chat_template.jinja")).unwrap();
+    let turns = [(Role::System, "Be short. "), (Role::User, "1+1?"), (Role::Assistant, "2"), (Role::User, "2+2?")];
+    let messages: Vec<Message> = turns.iter().map(|(role, text)| Message::new(*role, *text)).collect();
+    let given: Vec<BTreeMap<&str, &str>> =
+        turns.iter().map(|(role, text)| BTreeMap::from([("role", role.as_str()), ("content", *text)])).collect();
+    let context =
+        minijinja::context! { messages => given, eos_token => "<|endoftext|>", add_generation_prompt => true };
+    let text = minijinja::Environment::new().render_str(&template, context).unwrap();
+    assert_eq!(text, Template::Tulu.render(&messages, "<|endoftext|>", true).text);
+}
+
+#[test]
+fn a_model_that_hugging_face_cannot_express_and_a_foreign_tokenizer_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let tokenizer = tokenizer(&dir.path().join("tokenizer"));
+    let config: ModelConfig = serde_json::from_value(configs(tokenizer.special().vocab_size)[0].clone()).unwrap();
+    let code = |name: &str, config: ModelConfig| match run(dir.path(), &config, name) {
+        Err(StageError::Failed(failure)) => failure.code,
+        other => panic!("a failure is expected, not {other:?}"),
+    };
+    assert_eq!(code("a", ModelConfig { norm_after: false, ..config.clone() }), "convert::model");
+    assert_eq!(code("b", ModelConfig { eos_token_id: Some(9), ..config.clone() }), "convert::eos");
+    assert_eq!(code("c", ModelConfig { vocab_size: 100, ..config }), "convert::vocabulary");
+}

@@ -1,0 +1,85 @@
+//! Stage `generate`: lets an exported model answer prompts, greedily.
+//!
+//! Everything comes from the model's folder, as it would for any other program that reads it: `config.json`, `model.safetensors`,
+//! `tokenizer.json`, `tokenizer_config.json` and `chat_template.jinja`.
+
+mod answers;
+mod chat;
+mod chat_template;
+
+use olmo_model::{GenerateOptions, Model, ModelError, generate};
+use olmo_stage::{Context, Stage, StageError};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use answers::Answer;
+use chat::Chat;
+
+/// Lets an exported model answer prompts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Params {
+    /// What the user says; each is a conversation of its own.
+    #[schemars(length(min = 1))]
+    pub prompts: Vec<String>,
+    /// An answer has at most this many tokens.
+    #[serde(default = "default_max_new_tokens")]
+    #[schemars(range(min = 1))]
+    pub max_new_tokens: usize,
+    /// Said before every prompt, as the system; null: nothing.
+    #[serde(default)]
+    pub system: Option<String>,
+}
+
+fn default_max_new_tokens() -> usize {
+    128
+}
+
+/// The stage.
+pub struct Generate;
+
+impl Stage for Generate {
+    type Params = Params;
+    const CONTRACT: &'static str = include_str!("../stage.yaml");
+
+    fn run(params: Params, context: &mut Context) -> Result<(), StageError> {
+        if params.prompts.is_empty() {
+            return Err(StageError::fail("generate::empty", "prompts: there is none"));
+        }
+        let dir = context.input("model")?;
+        let chat = Chat::open(&dir)?;
+        let (config, parameters) = olmo_model::load(&dir).map_err(model_failure)?;
+        chat.check(&config)?;
+        let model = Model::new(&config, &parameters, false).map_err(model_failure)?;
+        let mut answers = Vec::with_capacity(params.prompts.len());
+        for prompt in params.prompts {
+            context.check_stop()?;
+            let input_ids = chat.prompt(params.system.as_deref(), &prompt)?;
+            let room = config.max_sequence_length.saturating_sub(input_ids.len());
+            if room == 0 {
+                let what = format!(
+                    "prompt {} has {} tokens, which leaves no room in the model's sequence of {}",
+                    answers.len() + 1,
+                    input_ids.len(),
+                    config.max_sequence_length
+                );
+                return Err(StageError::fail("generate::too_long", what).hint("shorten it"));
+            }
+            let options = GenerateOptions {
+                max_new_tokens: params.max_new_tokens.min(room),
+                eos_token_id: Some(chat.eos_token_id()),
+            };
+            let made = generate(&model, &[input_ids], &options).map_err(model_failure)?.pop().unwrap_or_default();
+            let answer = chat.decode(&made)?;
+            answers.push(Answer { prompt, answer });
+        }
+        answers::write(&context.output("answers")?, params.system.as_deref(), &answers)
+    }
+}
+
+fn model_failure(error: ModelError) -> StageError {
+    match error {
+        ModelError::Io { path, source } => StageError::io(&path, source),
+        other => StageError::fail("generate::model", other.to_string()),
+    }
+}

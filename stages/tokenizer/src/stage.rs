@@ -1,0 +1,157 @@
+//! The stage: gathers the texts to train on, or checks the file that is given.
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use olmo_data::dataset::{self, Kind};
+use olmo_data::template::strip;
+use olmo_data::{DataError, Message, Template, TextTokenizer};
+use olmo_stage::{Context, Stage, StageError};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::training::{TrainError, train};
+
+/// Params of stage `tokenizer`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TokenizerParams {
+    /// Ids of the trained tokenizer, special tokens included; a given file keeps its own.
+    #[schemars(range(min = 258))]
+    pub vocab_size: u32,
+    /// The token that ends a text or an answer; a given file must have it.
+    pub eos_token: String,
+    /// The token that fills rows; a given file must have it. It may be `eos_token`.
+    pub pad_token: String,
+    /// Makes each digit a token of its own; a given file keeps its own way.
+    pub split_digits: bool,
+}
+
+impl Default for TokenizerParams {
+    fn default() -> Self {
+        Self {
+            vocab_size: 1024,
+            eos_token: "<|endoftext|>".into(),
+            pad_token: "<|padding|>".into(),
+            split_digits: true,
+        }
+    }
+}
+
+/// Stage `tokenizer`.
+pub struct Tokenizer;
+
+impl Stage for Tokenizer {
+    type Params = TokenizerParams;
+    const CONTRACT: &'static str = include_str!("../stage.yaml");
+
+    fn run(params: TokenizerParams, context: &mut Context) -> Result<(), StageError> {
+        let given = context.optional_input("file");
+        let (path, bytes) = match (given, context.inputs("documents").is_empty()) {
+            (Some(dir), true) => read_given(dir)?,
+            (None, false) => (PathBuf::from("tokenizer.json"), train_on_documents(&params, context)?),
+            (Some(_), false) => {
+                return Err(StageError::fail("tokenizer::inputs", "both `file` and `documents` are given")
+                    .hint("give `file` to take a tokenizer as it is, `documents` to train one"));
+            }
+            (None, true) => {
+                return Err(StageError::fail("tokenizer::inputs", "neither `file` nor `documents` is given")
+                    .hint("give `documents` to train a tokenizer, or `file` to take one"));
+            }
+        };
+        let tokenizer = TextTokenizer::from_bytes(&path, &bytes, &params.eos_token, &params.pad_token)?;
+        tokenizer.save(&context.output("tokenizer")?, &bytes)?;
+        let special = tokenizer.special();
+        if context.optional_input("file").is_none() && special.vocab_size < params.vocab_size {
+            context.warning(format!(
+                "the documents gave {} tokens, fewer than vocab_size {}: no other pair of tokens occurs twice",
+                special.vocab_size, params.vocab_size
+            ));
+        }
+        context.message(format!(
+            "{} tokens; eos `{}` is id {}, pad `{}` is id {}",
+            special.vocab_size, special.eos_token, special.eos_token_id, special.pad_token, special.pad_token_id
+        ));
+        Ok(())
+    }
+}
+
+/// The one file in folder `dir`.
+fn read_given(dir: PathBuf) -> Result<(PathBuf, Vec<u8>), StageError> {
+    let entries = std::fs::read_dir(&dir).and_then(|entries| entries.collect::<Result<Vec<_>, _>>());
+    let entries = entries.map_err(|e| StageError::io(&dir, e))?;
+    let files: Vec<PathBuf> = entries.into_iter().map(|e| e.path()).filter(|path| path.is_file()).collect();
+    let [path] = files.as_slice() else {
+        let message = format!("`file` holds {} files, expected one `tokenizer.json`", files.len());
+        return Err(StageError::fail("tokenizer::inputs", message));
+    };
+    let bytes = std::fs::read(path).map_err(|e| StageError::io(path, e))?;
+    // Messages name the file as its owner does, not where this attempt keeps its copy.
+    Ok((path.file_name().map(PathBuf::from).unwrap_or_default(), bytes))
+}
+
+fn train_on_documents(params: &TokenizerParams, context: &mut Context) -> Result<Vec<u8>, StageError> {
+    let total: u64 = {
+        let mut total = 0;
+        for item in context.inputs("documents") {
+            total += dataset::manifest(&item.path)?.records;
+        }
+        total
+    };
+    context.progress(0, total, "documents", "training");
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(context.request.threads)
+        .build()
+        .map_err(|e| StageError::fail("tokenizer::threads", e.to_string()))?;
+    // The trainer takes texts only; an error ends them and is found here afterwards.
+    let failure: Mutex<Option<DataError>> = Mutex::new(None);
+    let trained = {
+        let context = &*context;
+        let texts = context
+            .inputs("documents")
+            .iter()
+            .flat_map(|item| match batches(&item.path) {
+                Ok(batches) => batches,
+                Err(e) => Box::new(std::iter::once(Err(e))),
+            })
+            .take_while(|_| !context.stop_requested())
+            .map_while(|batch| match batch {
+                Ok(texts) => Some(texts),
+                Err(e) => {
+                    *failure.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(e);
+                    None
+                }
+            })
+            .flatten();
+        pool.install(|| train(texts, params))
+    };
+    context.check_stop()?;
+    if let Some(e) = failure.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()) {
+        return Err(e.into());
+    }
+    let bytes = trained.map_err(|e| {
+        let failed = StageError::fail("tokenizer::training", e.to_string());
+        match e {
+            TrainError::VocabularyTooSmall { least, .. } => failed.hint(format!("set vocab_size to {least} or more")),
+            TrainError::EmptyToken(name) => failed.hint(format!("give `{name}` a text that does not occur in the data")),
+            TrainError::Failed(_) => failed,
+        }
+    })?;
+    context.progress(total, total, "documents", "trained");
+    Ok(bytes)
+}
+
+type Batches = Box<dyn Iterator<Item = Result<Vec<String>, DataError>> + Send>;
+
+/// The texts of the dataset in folder `dir`. A conversation gives a text per turn, with the
+/// template's line before it, so that these lines get merges too.
+fn batches(dir: &Path) -> Result<Batches, DataError> {
+    Ok(match dataset::manifest(dir)?.kind {
+        Kind::Text => Box::new(dataset::text_batches(dir)?),
+        Kind::Messages => Box::new(dataset::message_batches(dir)?.map(|batch| {
+            let turns = batch?.into_iter().flat_map(|conversation| conversation.messages);
+            let text = |turn: Message| format!("{}{}\n", Template::Tulu.header(turn.role), strip(&turn.content));
+            Ok(turns.map(text).collect())
+        })),
+    })
+}

@@ -1,0 +1,202 @@
+//! [`Batches`]: which rows of the data each step trains.
+//!
+//! Every epoch visits the rows in OLMo's order; rows that fill no whole global batch are left out of that epoch. A step's rows
+//! follow from the seed and the step alone, so a run that continues needs no state of its own for the data.
+
+use olmo_data::{Memmap, order};
+use olmo_model::Batch;
+use olmo_stage::StageError;
+
+/// The rows of training data, in the order of the steps.
+pub struct Batches<'a> {
+    data: &'a Memmap,
+    global_batch: usize,
+    seed: u64,
+    /// The order of one epoch, made when it is first needed.
+    order: Option<(u64, Vec<u32>)>,
+}
+
+/// The rows of one step.
+pub struct StepBatch {
+    /// From 0.
+    pub epoch: u64,
+    /// Indices into the data.
+    pub rows: Vec<u32>,
+    pub input_ids: Vec<u32>,
+    /// Which tokens are targets; `None` where every token is.
+    pub label_mask: Option<Vec<bool>>,
+    /// Tokens in a row.
+    pub sequence: usize,
+    /// BLAKE3 digest of row indices, ids and labels, hexadecimal.
+    pub digest: String,
+}
+
+impl<'a> Batches<'a> {
+    /// # Errors
+    /// `train::too_little_data` if the rows do not fill one global batch.
+    pub fn new(data: &'a Memmap, global_batch: usize, seed: u64) -> Result<Self, StageError> {
+        if data.instances() < global_batch {
+            let rows = data.instances();
+            let what = format!(
+                "the data has {rows} rows, fewer than the {global_batch} of one step (`global_train_batch_size`)"
+            );
+            let hint = format!("set `global_train_batch_size` to at most {rows}, or give more data");
+            return Err(StageError::fail("train::too_little_data", what).hint(hint));
+        }
+        Ok(Self { data, global_batch, seed, order: None })
+    }
+
+    /// Steps in an epoch; at least 1.
+    pub fn per_epoch(&self) -> u64 {
+        (self.data.instances() / self.global_batch) as u64
+    }
+
+    /// Tokens of a step, padding included.
+    pub fn tokens_per_step(&self) -> u64 {
+        self.global_batch as u64 * self.data.manifest().sequence_length
+    }
+
+    /// The epoch that the step after `done` steps belongs to, and the rows of that epoch visited before it.
+    pub fn position(&self, done: u64) -> (u64, u64) {
+        (done / self.per_epoch(), done % self.per_epoch() * self.global_batch as u64)
+    }
+
+    /// The rows of the step after `done` steps.
+    pub fn after(&mut self, done: u64) -> StepBatch {
+        let (epoch, first) = self.position(done);
+        if self.order.as_ref().is_none_or(|(of, _)| *of != epoch) {
+            self.order = Some((epoch, order::epoch_order(self.data.instances(), self.seed, epoch)));
+        }
+        let order = self.order.as_ref().map_or(&[][..], |(_, order)| order);
+        let rows = order[first as usize..][..self.global_batch].to_vec();
+        gather(self.data, epoch, rows)
+    }
+}
+
+/// Reads `rows` of `data`.
+fn gather(data: &Memmap, epoch: u64, rows: Vec<u32>) -> StepBatch {
+    let (input_ids, label_mask) = read(data, rows.iter().map(|row| *row as usize));
+    let mut hasher = blake3::Hasher::new();
+    let words = |words: &[u32]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
+    hasher.update(&words(&rows)).update(&words(&input_ids));
+    if let Some(mask) = &label_mask {
+        hasher.update(&mask.iter().map(|label| u8::from(*label)).collect::<Vec<u8>>());
+    }
+    let digest = hasher.finalize().to_hex().to_string();
+    let sequence = data.manifest().sequence_length as usize;
+    StepBatch { epoch, rows, input_ids, label_mask, sequence, digest }
+}
+
+/// Ids and labels of rows, one after the other.
+fn read(data: &Memmap, rows: impl Iterator<Item = usize>) -> (Vec<u32>, Option<Vec<bool>>) {
+    let (mut input_ids, mut label_mask) = (Vec::new(), Vec::new());
+    for row in rows {
+        let mut instance = data.instance(row);
+        input_ids.append(&mut instance.input_ids);
+        label_mask.append(&mut instance.label_mask.unwrap_or_default());
+    }
+    // A memmap either has labels for all its rows or for none.
+    let masked = !label_mask.is_empty();
+    (input_ids, masked.then_some(label_mask))
+}
+
+/// The rows `from..to` of `data` as a batch for the model.
+pub fn rows(data: &Memmap, from: usize, to: usize) -> Batch {
+    let (input_ids, label_mask) = read(data, from..to);
+    Batch { input_ids, label_mask, batch: to - from, sequence: data.manifest().sequence_length as usize }
+}
+
+impl StepBatch {
+    /// Rows.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// The targets of rows `from..to`: labelled tokens that are not the first of their row.
+    pub fn labels(&self, from: usize, to: usize) -> u64 {
+        let Some(mask) = &self.label_mask else { return ((to - from) * self.sequence.saturating_sub(1)) as u64 };
+        let of_row = |row: &[bool]| row.iter().skip(1).filter(|label| **label).count() as u64;
+        mask[from * self.sequence..to * self.sequence].chunks(self.sequence.max(1)).map(of_row).sum()
+    }
+
+    /// The rows `from..to` of this step as a batch for the model.
+    pub fn part(&self, from: usize, to: usize) -> Batch {
+        let range = from * self.sequence..to * self.sequence;
+        Batch {
+            input_ids: self.input_ids[range.clone()].to_vec(),
+            label_mask: self.label_mask.as_ref().map(|mask| mask[range].to_vec()),
+            batch: to - from,
+            sequence: self.sequence,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use olmo_data::{Layout, MemmapWriter};
+    use olmo_stage::Digest;
+
+    /// Ten rows of four tokens; row `r` holds `r` four times, and its labels are those of `mask`.
+    fn data(dir: &std::path::Path, mask: [bool; 4]) -> Memmap {
+        let layout =
+            Layout { sequence_length: 4, vocab_size: 16, tokenizer: Digest::of(b""), eos_token_id: 0, pad_token_id: 1 };
+        let mut writer = MemmapWriter::create(dir, layout).unwrap();
+        for row in 0..10 {
+            writer.begin_document();
+            writer.append(&[row; 4], &mask).unwrap();
+        }
+        writer.finish(0, 0).unwrap();
+        Memmap::open(dir).unwrap()
+    }
+
+    #[test]
+    fn an_epoch_visits_every_row_of_its_whole_batches_once_and_the_next_one_differs() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = data(dir.path(), [false, true, true, false]);
+        let mut batches = Batches::new(&data, 3, 7).unwrap();
+        assert_eq!((batches.per_epoch(), batches.tokens_per_step()), (3, 12));
+        let epoch = |batches: &mut Batches, first: u64| {
+            (first..first + 3).flat_map(|done| batches.after(done).rows).collect::<Vec<_>>()
+        };
+        let (first, second) = (epoch(&mut batches, 0), epoch(&mut batches, 3));
+        assert_eq!(first, order::epoch_order(10, 7, 0)[..9]);
+        assert_eq!(second, order::epoch_order(10, 7, 1)[..9]);
+        assert_eq!(batches.after(3).epoch, 1);
+        assert_eq!(batches.position(3), (1, 0));
+        // Going back, as a run that continues does, gives the same rows.
+        assert_eq!(epoch(&mut batches, 0), first);
+    }
+
+    #[test]
+    fn a_batch_holds_the_ids_of_its_rows_and_its_digest_tells_rows_and_labels_apart() {
+        let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (data, other) =
+            (data(a.path(), [false, true, true, false]), self::data(b.path(), [false, true, false, false]));
+        let step = Batches::new(&data, 3, 7).unwrap().after(0);
+        assert_eq!(step.input_ids, step.rows.iter().flat_map(|row| [*row; 4]).collect::<Vec<_>>());
+        assert_eq!(step.labels(0, 3), 6);
+        assert_eq!(step.part(1, 3).input_ids, step.input_ids[4..]);
+        assert_eq!(step.digest, Batches::new(&data, 3, 7).unwrap().after(0).digest);
+        assert_ne!(step.digest, Batches::new(&data, 3, 8).unwrap().after(0).digest);
+        assert_ne!(step.digest, Batches::new(&other, 3, 7).unwrap().after(0).digest);
+    }
+
+    #[test]
+    fn without_a_mask_every_token_but_the_first_of_a_row_is_a_label() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = data(dir.path(), [true; 4]);
+        let step = Batches::new(&data, 2, 0).unwrap().after(0);
+        assert!(step.label_mask.is_none());
+        assert_eq!(step.labels(0, 2), 6);
+    }
+
+    #[test]
+    fn data_that_fills_no_batch_is_refused_with_both_numbers() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = data(dir.path(), [true; 4]);
+        let Err(StageError::Failed(failure)) = Batches::new(&data, 11, 0).map(drop) else { panic!("11 of 10 rows") };
+        assert!(failure.message.contains("10 rows") && failure.message.contains("11"), "{}", failure.message);
+        assert!(Batches::new(&data, 10, 0).is_ok());
+    }
+}

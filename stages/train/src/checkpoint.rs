@@ -1,0 +1,300 @@
+//! Complete training states on disk: written whole or not at all, and found again.
+//!
+//! A folder holds `model/` (a native model), `optim/optim.safetensors` (`exp_avg.NAME`, `exp_avg_sq.NAME`), `metrics.jsonl`
+//! (the lines up to its step) and, written last, `trainer.json`. Folders lie as items `stepN` in the list port `checkpoints`, and, when a
+//! run was asked to stop between two of them, as `stepN` in the stage's state folder. A kill leaves at most a folder with
+//! another name (`.stepN.tmp`), which nobody reads.
+
+use std::borrow::Cow;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+use olmo_model::{ModelConfig, Parameters};
+use olmo_stage::{Context, StageError};
+use safetensors::tensor::{Dtype, SafeTensors, View};
+use serde::{Deserialize, Serialize};
+
+use crate::metrics::{LINES, Metrics};
+use crate::model_failure;
+
+/// The list port.
+pub const PORT: &str = "checkpoints";
+const MODEL: &str = "model";
+const OPTIM: &str = "optim";
+const OPTIM_FILE: &str = "optim.safetensors";
+const TRAINER: &str = "trainer.json";
+pub const FORMAT: u32 = 1;
+
+/// `trainer.json`: where a run is. What one run's file has and another's has not would make equal checkpoints differ.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Trainer {
+    pub format: u32,
+    /// Steps done.
+    pub step: u64,
+    /// Tokens seen, padding included.
+    pub tokens: u64,
+    /// The epoch of the next step, from 0.
+    pub epoch: u64,
+    /// Rows of that epoch that are done.
+    pub epoch_position: u64,
+    /// Updates of the optimizer: steps without any label make none.
+    pub optimizer_steps: u64,
+    pub seed: u64,
+    pub global_train_batch_size: u64,
+    pub instances: u64,
+    pub sequence_length: u64,
+    /// The tensor backend that computed it.
+    pub backend: String,
+    /// The version of stage train that made it.
+    pub stage_version: u32,
+}
+
+/// All that changes from step to step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct State {
+    pub parameters: Parameters,
+    /// Mean of gradients, laid out as the parameters.
+    pub exp_avg: Vec<f32>,
+    /// Mean of their squares.
+    pub exp_avg_sq: Vec<f32>,
+    /// Steps done.
+    pub step: u64,
+    pub optimizer_steps: u64,
+    pub metrics: Metrics,
+}
+
+impl State {
+    /// Before the first step.
+    pub fn new(parameters: Parameters) -> Self {
+        let zeros = vec![0.0; parameters.len()];
+        Self {
+            exp_avg: zeros.clone(),
+            exp_avg_sq: zeros,
+            parameters,
+            step: 0,
+            optimizer_steps: 0,
+            metrics: Metrics::default(),
+        }
+    }
+}
+
+/// The label of the checkpoint after `step` steps.
+pub fn label(step: u64) -> String {
+    format!("step{step}")
+}
+
+pub fn step_of(label: &str) -> Option<u64> {
+    let number = label.strip_prefix("step")?.parse().ok()?;
+    (self::label(number) == label).then_some(number)
+}
+
+/// Writes a checkpoint beside the folder `to`, whole and safe on disk, and renames it to `to`, which must not exist.
+pub fn save(to: &Path, config: &ModelConfig, state: &State, trainer: &Trainer) -> Result<(), StageError> {
+    let (parent, name) =
+        to.parent().zip(to.file_name()).ok_or_else(|| StageError::io(to, io::ErrorKind::InvalidInput.into()))?;
+    let temporary = parent.join(format!(".{}.tmp", name.to_string_lossy()));
+    let failed = |e| StageError::io(&temporary, e);
+    if temporary.exists() {
+        fs::remove_dir_all(&temporary).map_err(failed)?;
+    }
+    fs::create_dir_all(temporary.join(OPTIM)).map_err(failed)?;
+    olmo_model::save_native(&temporary.join(MODEL), config, &state.parameters).map_err(model_failure)?;
+    save_moments(&temporary.join(OPTIM).join(OPTIM_FILE), state)?;
+    fs::write(temporary.join(LINES), state.metrics.text()).map_err(failed)?;
+    olmo_stage::worker::write_json(&temporary.join(TRAINER), trainer)?;
+    sync_tree(&temporary).map_err(failed)?;
+    fs::rename(&temporary, to).map_err(|e| StageError::io(to, e))?;
+    File::open(parent).and_then(|folder| folder.sync_all()).map_err(|e| StageError::io(parent, e))
+}
+
+/// Brings all files and folders under `dir` safely to disk.
+fn sync_tree(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync_tree(&entry.path())?;
+        } else {
+            File::open(entry.path())?.sync_all()?;
+        }
+    }
+    File::open(dir)?.sync_all()
+}
+
+/// A part of a flat array as a tensor, turned to bytes only while it is written.
+struct Part<'a> {
+    shape: &'a [usize],
+    values: &'a [f32],
+}
+
+impl View for Part<'_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+    fn shape(&self) -> &[usize] {
+        self.shape
+    }
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Owned(self.values.iter().flat_map(|value| value.to_le_bytes()).collect())
+    }
+    fn data_len(&self) -> usize {
+        size_of_val(self.values)
+    }
+}
+
+fn save_moments(path: &Path, state: &State) -> Result<(), StageError> {
+    let moments = [("exp_avg", &state.exp_avg), ("exp_avg_sq", &state.exp_avg_sq)];
+    let tensors = moments.into_iter().flat_map(|(kind, flat)| {
+        state.parameters.tensors().iter().map(move |tensor| {
+            (format!("{kind}.{}", tensor.name), Part { shape: &tensor.shape, values: &flat[tensor.range.clone()] })
+        })
+    });
+    safetensors::serialize_to_file(tensors, None, path)
+        .map_err(|e| StageError::fail("train::save", format!("{}: {e}", path.display())))
+}
+
+/// Both moments, laid out as `parameters`.
+fn load_moments(path: &Path, parameters: &Parameters) -> Result<(Vec<f32>, Vec<f32>), String> {
+    let file = File::open(path).map_err(|e| e.to_string())?;
+    // SAFETY: the file belongs to a checkpoint, which nothing writes to once it has its name.
+    let bytes = unsafe { Mmap::map(&file) }.map_err(|e| e.to_string())?;
+    let tensors = SafeTensors::deserialize(&bytes).map_err(|e| e.to_string())?;
+    let expected = 2 * parameters.tensors().len();
+    if tensors.len() != expected {
+        return Err(format!("has {} tensors, expected {expected}", tensors.len()));
+    }
+    let read = |kind: &str| {
+        let mut flat = vec![0.0; parameters.len()];
+        for tensor in parameters.tensors() {
+            let name = format!("{kind}.{}", tensor.name);
+            let view = tensors.tensor(&name).map_err(|e| e.to_string())?;
+            if view.dtype() != Dtype::F32 || view.shape() != tensor.shape {
+                return Err(format!(
+                    "`{name}` has {:?} {:?}, expected F32 {:?}",
+                    view.dtype(),
+                    view.shape(),
+                    tensor.shape
+                ));
+            }
+            let values = view.data().as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
+            flat[tensor.range.clone()].iter_mut().zip(values).for_each(|(to, value)| *to = value);
+        }
+        Ok(flat)
+    };
+    Ok((read("exp_avg")?, read("exp_avg_sq")?))
+}
+
+/// Reads the checkpoint in folder `dir`.
+///
+/// # Errors
+/// Why it cannot be used: damaged, or of another model or other data than `config` and `expected` (whose step does not count).
+fn load(dir: &Path, config: &ModelConfig, expected: &Trainer) -> Result<(State, Trainer), String> {
+    let text = fs::read(dir.join(TRAINER)).map_err(|e| format!("{TRAINER}: {e}"))?;
+    let trainer: Trainer = serde_json::from_slice(&text).map_err(|e| format!("{TRAINER}: {e}"))?;
+    if trainer.format != FORMAT {
+        return Err(format!("{TRAINER}: format {}, this build reads {FORMAT}", trainer.format));
+    }
+    // `identity` leaves out what changes from step to step, and the backend, which may change.
+    let identity =
+        |t: &Trainer| [t.seed, t.global_train_batch_size, t.instances, t.sequence_length, t.stage_version.into()];
+    if identity(&trainer) != identity(expected) {
+        return Err(format!("{TRAINER}: is of another run: {trainer:?}"));
+    }
+    let (saved, parameters) = olmo_model::load_native(&dir.join(MODEL)).map_err(|e| e.to_string())?;
+    if saved != *config {
+        return Err("is of a model with another config".into());
+    }
+    let (exp_avg, exp_avg_sq) =
+        load_moments(&dir.join(OPTIM).join(OPTIM_FILE), &parameters).map_err(|e| format!("{OPTIM_FILE}: {e}"))?;
+    let lines = fs::read_to_string(dir.join(LINES)).map_err(|e| format!("{LINES}: {e}"))?;
+    let metrics = Metrics::from_text(lines).map_err(|e| format!("{LINES}: {e}"))?;
+    if metrics.steps() != trainer.step {
+        return Err(format!("{LINES}: has {} steps, {TRAINER} says {}", metrics.steps(), trainer.step));
+    }
+    let (step, optimizer_steps) = (trainer.step, trainer.optimizer_steps);
+    Ok((State { parameters, exp_avg, exp_avg_sq, step, optimizer_steps, metrics }, trainer))
+}
+
+/// The latest state of earlier attempts that is sound, and its `trainer.json`. One that is not is named in a warning.
+pub fn latest(
+    context: &mut Context,
+    config: &ModelConfig,
+    expected: &Trainer,
+) -> Result<Option<(State, Trainer)>, StageError> {
+    let items = context.request.items.get(PORT).cloned().unwrap_or_default();
+    let items = items.into_iter().filter_map(|item| Some((step_of(item.label.as_deref()?)?, item.path)));
+    let mut candidates: Vec<(u64, PathBuf)> = items.chain(interrupted(&context.state_dir()?)?).collect();
+    // Stable: of two at the same step the item comes first.
+    candidates.sort_by_key(|(step, _)| std::cmp::Reverse(*step));
+    for (step, path) in candidates {
+        match load(&path, config, expected) {
+            Ok(found) if found.0.step == step => return Ok(Some(found)),
+            Ok(found) => context.warning(format!(
+                "the state after step {step} says that it is of step {}; an older one is used",
+                found.0.step
+            )),
+            Err(reason) => {
+                context.warning(format!("the state after step {step} cannot be used ({reason}); an older one is used"))
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// The states in the stage's state folder.
+fn interrupted(state_dir: &Path) -> Result<Vec<(u64, PathBuf)>, StageError> {
+    let entries = fs::read_dir(state_dir).map_err(|e| StageError::io(state_dir, e))?;
+    let names = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
+    Ok(names.filter_map(|path| Some((step_of(path.file_name()?.to_str()?)?, path))).collect())
+}
+
+/// Saves the state of a run that was asked to stop, and then forgets older ones.
+pub fn save_interrupted(
+    context: &Context,
+    config: &ModelConfig,
+    state: &State,
+    trainer: &Trainer,
+) -> Result<(), StageError> {
+    let state_dir = context.state_dir()?;
+    let to = state_dir.join(label(state.step));
+    if to.exists() {
+        fs::remove_dir_all(&to).map_err(|e| StageError::io(&to, e))?;
+    }
+    save(&to, config, state, trainer)?;
+    for (step, path) in interrupted(&state_dir)? {
+        if step < state.step {
+            fs::remove_dir_all(&path).map_err(|e| StageError::io(&path, e))?;
+        }
+    }
+    Ok(())
+}
+
+/// Saves an item of the list port and reports it.
+pub fn save_item(
+    context: &mut Context,
+    config: &ModelConfig,
+    state: &State,
+    trainer: &Trainer,
+) -> Result<(), StageError> {
+    let label = label(state.step);
+    // The folder that the item takes the place of is made empty by `item_dir` itself, so it is asked for under another name.
+    let temporary = context.item_dir(PORT, &format!(".{label}.tmp"))?;
+    save(&temporary.with_file_name(&label), config, state, trainer)?;
+    context.item_done(PORT, &label);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_is_read_back_only_as_it_is_written() {
+        assert_eq!(step_of(&label(40)), Some(40));
+        for text in ["step", "step040", "step-1", "40", ".step40.tmp", "step4 0", "step99999999999999999999"] {
+            assert_eq!(step_of(text), None, "{text}");
+        }
+    }
+}

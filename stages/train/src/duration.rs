@@ -1,0 +1,102 @@
+//! How many steps a run has: `300steps`, `2ep` or `1000000T`, exactly.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A run's length as it is written in `max_duration`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Duration {
+    Steps(u64),
+    /// Times that every row is visited (less a last, partial batch).
+    Epochs(u64),
+    Tokens(u64),
+}
+
+/// A text that is no duration.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{}` is not a duration: expected a whole number above 0 and `steps`, `ep` or `T`, like 300steps, 2ep or 1000000T", .0.escape_debug())]
+pub struct DurationError(String);
+
+impl FromStr for Duration {
+    type Err = DurationError;
+
+    fn from_str(text: &str) -> Result<Self, DurationError> {
+        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, unit) = text.split_at(digits);
+        let number = number.parse::<u64>().ok().filter(|n| *n > 0 && !text.starts_with('0'));
+        match (number, unit) {
+            (Some(n), "steps") => Ok(Self::Steps(n)),
+            (Some(n), "ep") => Ok(Self::Epochs(n)),
+            (Some(n), "T") => Ok(Self::Tokens(n)),
+            _ => Err(DurationError(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Duration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Steps(n) => write!(f, "{n}steps"),
+            Self::Epochs(n) => write!(f, "{n}ep"),
+            Self::Tokens(n) => write!(f, "{n}T"),
+        }
+    }
+}
+
+impl Duration {
+    /// The number of steps, given the steps of one epoch and the tokens of one step. A number of
+    /// tokens is rounded up to whole steps. `None` if it does not fit 64 bits.
+    pub fn steps(self, per_epoch: u64, tokens_per_step: u64) -> Option<u64> {
+        match self {
+            Self::Steps(n) => Some(n),
+            Self::Epochs(n) => n.checked_mul(per_epoch),
+            Self::Tokens(n) => Some(n.div_ceil(tokens_per_step.max(1))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_unit_is_read_and_written() {
+        for (text, duration) in [
+            ("300steps", Duration::Steps(300)),
+            ("2ep", Duration::Epochs(2)),
+            ("1000000T", Duration::Tokens(1_000_000)),
+        ] {
+            assert_eq!(text.parse(), Ok(duration));
+            assert_eq!(duration.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        for text in [
+            "",
+            "300",
+            "steps",
+            "0ep",
+            "007steps",
+            "1.5ep",
+            "2 ep",
+            "-1ep",
+            "2ept",
+            "1e6T",
+            "99999999999999999999T",
+            "２ep",
+        ] {
+            assert_eq!(text.parse::<Duration>(), Err(DurationError(text.into())), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_run_has_exactly_the_steps_that_were_asked_for() {
+        assert_eq!(Duration::Steps(20).steps(12, 1024), Some(20));
+        assert_eq!(Duration::Epochs(2).steps(12, 1024), Some(24));
+        assert_eq!(Duration::Tokens(10_240).steps(12, 1024), Some(10));
+        assert_eq!(Duration::Tokens(10_241).steps(12, 1024), Some(11));
+        assert_eq!(Duration::Epochs(u64::MAX).steps(12, 1024), None);
+    }
+}

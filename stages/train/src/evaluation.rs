@@ -1,0 +1,24 @@
+//! The loss on data that is not trained.
+
+use olmo_data::Memmap;
+use olmo_model::{LossOptions, Model};
+use olmo_stage::{Context, StageError};
+
+use crate::batches::rows;
+use crate::model_failure;
+
+/// The mean loss over the labels of `data`, rows in order, `microbatch` at a time; the model does not change.
+///
+/// # Errors
+/// `Interrupted` if a stop was asked for.
+pub fn mean_loss(model: &Model, data: &Memmap, microbatch: usize, context: &Context) -> Result<f64, StageError> {
+    let (mut sum, mut labels) = (0.0, 0);
+    for from in (0..data.instances()).step_by(microbatch) {
+        context.check_stop()?;
+        let batch = rows(data, from, data.instances().min(from + microbatch));
+        let output = model.loss(&batch, &LossOptions { denominator: 1.0, z_loss: 0.0 }).map_err(model_failure)?;
+        sum += output.loss_sum;
+        labels += output.labels;
+    }
+    Ok(sum / labels as f64)
+}

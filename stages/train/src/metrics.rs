@@ -1,0 +1,255 @@
+//! [`Metrics`]: what every step gave, as JSON lines and as a table.
+//!
+//! Only what params and inputs decide stands here, never a time or a speed. The lines are kept as text, and the table is made
+//! from that text, so that a run which continues from a checkpoint writes the same bytes as an unbroken one.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray, UInt64Array};
+use olmo_stage::StageError;
+use parquet::arrow::ArrowWriter;
+use parquet::basic::Compression;
+use parquet::file::properties::WriterProperties;
+use serde::{Deserialize, Serialize};
+
+/// The lines, in the folder of the metrics and in every checkpoint.
+pub const LINES: &str = "metrics.jsonl";
+const TABLE: &str = "metrics.parquet";
+
+/// A training step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StepRecord {
+    /// From 1.
+    pub step: u64,
+    /// From 0.
+    pub epoch: u64,
+    /// Tokens seen up to here, padding included.
+    pub tokens: u64,
+    /// Targets of this step. A step without any changes nothing.
+    pub labels: u64,
+    /// Cross-entropy by the run's `loss_norm`; null if there was no label.
+    pub loss: Option<f64>,
+    /// The part of the loss that `z_loss` adds, if it is on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub z_loss: Option<f64>,
+    /// Norm of all gradients before clipping.
+    pub grad_norm: Option<f64>,
+    pub lr: f64,
+    /// Digest of the step's rows, ids and labels.
+    pub batch: String,
+}
+
+/// A measurement on `eval_data` after a step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvalRecord {
+    pub step: u64,
+    /// Mean cross-entropy over all labels.
+    pub eval_loss: f64,
+    /// e to the power of it; null if that is too large for a number.
+    pub eval_perplexity: Option<f64>,
+}
+
+/// The lines of a run so far.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Metrics {
+    text: String,
+    /// Steps written.
+    steps: u64,
+    /// The step of the last evaluation.
+    evaluated: Option<u64>,
+}
+
+enum Line {
+    Step(StepRecord),
+    Eval(EvalRecord),
+}
+
+fn parse(line: &str) -> Result<Line, serde_json::Error> {
+    // Only evaluations start so; both have other names for all their other fields.
+    if line.contains("\"eval_loss\"") {
+        serde_json::from_str(line).map(Line::Eval)
+    } else {
+        serde_json::from_str(line).map(Line::Step)
+    }
+}
+
+impl Metrics {
+    /// Reads lines again; there must be one for each step from 1 on.
+    ///
+    /// # Errors
+    /// What is wrong with which line.
+    pub fn from_text(text: String) -> Result<Self, String> {
+        let (mut steps, mut evaluated) = (0, None);
+        for (number, line) in text.lines().enumerate() {
+            match parse(line).map_err(|e| format!("line {}: {e}", number + 1))? {
+                Line::Step(record) if record.step == steps + 1 => steps += 1,
+                Line::Eval(record) if record.step == steps => evaluated = Some(steps),
+                Line::Step(StepRecord { step, .. }) | Line::Eval(EvalRecord { step, .. }) => {
+                    return Err(format!("line {}: step {step} after {steps} steps", number + 1));
+                }
+            }
+        }
+        Ok(Self { text, steps, evaluated })
+    }
+
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Steps written.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// Whether the evaluation after the last step is written.
+    pub fn is_evaluated(&self) -> bool {
+        self.evaluated == Some(self.steps)
+    }
+
+    pub fn push_step(&mut self, record: &StepRecord) -> Result<(), StageError> {
+        self.steps = record.step;
+        self.push(record)
+    }
+
+    pub fn push_eval(&mut self, record: &EvalRecord) -> Result<(), StageError> {
+        self.evaluated = Some(record.step);
+        self.push(record)
+    }
+
+    fn push<T: Serialize>(&mut self, record: &T) -> Result<(), StageError> {
+        let line = serde_json::to_string(record).map_err(|e| StageError::fail("train::metrics", e.to_string()))?;
+        self.text.push_str(&line);
+        self.text.push('\n');
+        Ok(())
+    }
+
+    /// Writes `metrics.jsonl` and `metrics.parquet` (one row a step, evaluations in their step's row) into folder `dir`.
+    pub fn write(&self, dir: &Path) -> Result<(), StageError> {
+        let lines = dir.join(LINES);
+        std::fs::write(&lines, &self.text).map_err(|e| StageError::io(&lines, e))?;
+        let path = dir.join(TABLE);
+        let failed = |e: &dyn std::fmt::Display| StageError::fail("train::metrics", format!("{}: {e}", path.display()));
+        let table = self.table().map_err(|e| failed(&e))?;
+        let properties =
+            WriterProperties::builder().set_created_by("olmo-pipe".into()).set_compression(Compression::SNAPPY).build();
+        let file = File::create(&path).map_err(|e| StageError::io(&path, e))?;
+        let mut writer = ArrowWriter::try_new(file, table.schema(), Some(properties)).map_err(|e| failed(&e))?;
+        writer.write(&table).map_err(|e| failed(&e))?;
+        writer.close().map_err(|e| failed(&e))?;
+        Ok(())
+    }
+
+    fn table(&self) -> Result<RecordBatch, Box<dyn std::error::Error>> {
+        let (mut steps, mut evals): (Vec<StepRecord>, Vec<Option<EvalRecord>>) = (Vec::new(), Vec::new());
+        for line in self.text.lines() {
+            match parse(line)? {
+                Line::Step(record) => {
+                    steps.push(record);
+                    evals.push(None);
+                }
+                Line::Eval(record) => {
+                    if let Some(last) = evals.last_mut() {
+                        *last = Some(record);
+                    }
+                }
+            }
+        }
+        let whole = |get: fn(&StepRecord) -> u64| -> ArrayRef {
+            Arc::new(UInt64Array::from_iter_values(steps.iter().map(get)))
+        };
+        let number = |get: fn(&StepRecord) -> Option<f64>| -> ArrayRef {
+            Arc::new(Float64Array::from_iter(steps.iter().map(get)))
+        };
+        let eval = |get: fn(&EvalRecord) -> Option<f64>| -> ArrayRef {
+            Arc::new(Float64Array::from_iter(evals.iter().map(|record| record.as_ref().and_then(get))))
+        };
+        Ok(RecordBatch::try_from_iter_with_nullable([
+            ("step", whole(|r| r.step), false),
+            ("epoch", whole(|r| r.epoch), false),
+            ("tokens", whole(|r| r.tokens), false),
+            ("labels", whole(|r| r.labels), false),
+            ("loss", number(|r| r.loss), true),
+            ("z_loss", number(|r| r.z_loss), true),
+            ("grad_norm", number(|r| r.grad_norm), true),
+            ("lr", number(|r| Some(r.lr)), true),
+            ("batch", Arc::new(StringArray::from_iter_values(steps.iter().map(|r| &r.batch))), false),
+            ("eval_loss", eval(|r| Some(r.eval_loss)), true),
+            ("eval_perplexity", eval(|r| r.eval_perplexity), true),
+        ])?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{Array, AsArray};
+    use arrow::datatypes::{Float64Type, UInt64Type};
+    use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+    fn record(step: u64) -> StepRecord {
+        let loss = (step != 2).then_some(1.0 / step as f64);
+        StepRecord {
+            step,
+            epoch: 0,
+            tokens: step * 8,
+            labels: 3,
+            loss,
+            z_loss: None,
+            grad_norm: loss,
+            lr: 1e-3,
+            batch: "ab".into(),
+        }
+    }
+
+    fn metrics() -> Metrics {
+        let mut metrics = Metrics::default();
+        for step in 1..=3 {
+            metrics.push_step(&record(step)).unwrap();
+        }
+        metrics.push_eval(&EvalRecord { step: 3, eval_loss: 0.1, eval_perplexity: Some(f64::exp(0.1)) }).unwrap();
+        metrics
+    }
+
+    #[test]
+    fn lines_read_again_are_the_same_metrics() {
+        let metrics = metrics();
+        assert_eq!(metrics.text().lines().count(), 4);
+        assert_eq!(Metrics::from_text(metrics.text().to_owned()).as_ref(), Ok(&metrics));
+        assert!(metrics.is_evaluated());
+    }
+
+    #[test]
+    fn a_missing_a_doubled_and_a_torn_line_are_found() {
+        let metrics = metrics();
+        let lines: Vec<&str> = metrics.text().lines().collect();
+        for (broken, at) in [
+            ([lines[0], lines[2]].join("\n"), "line 2"),
+            ([lines[0], lines[0]].join("\n"), "line 2"),
+            ([lines[0], lines[1], &lines[2][..20]].join("\n"), "line 3"),
+            ([lines[0], lines[3]].join("\n"), "line 2"),
+        ] {
+            let reason = Metrics::from_text(broken).unwrap_err();
+            assert!(reason.starts_with(at), "{reason}");
+        }
+    }
+
+    #[test]
+    fn the_table_has_one_row_a_step_with_the_evaluation_beside_its_step_and_the_same_bytes_each_time() {
+        let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        metrics().write(a.path()).unwrap();
+        metrics().write(b.path()).unwrap();
+        assert_eq!(std::fs::read(a.path().join(TABLE)).unwrap(), std::fs::read(b.path().join(TABLE)).unwrap());
+        let file = File::open(a.path().join(TABLE)).unwrap();
+        let mut reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap();
+        let batch = reader.next().unwrap().unwrap();
+        let steps = batch.column_by_name("step").unwrap().as_primitive::<UInt64Type>();
+        assert_eq!(steps.values(), &[1, 2, 3]);
+        assert!(batch.column_by_name("loss").unwrap().is_null(1));
+        let eval = batch.column_by_name("eval_loss").unwrap().as_primitive::<Float64Type>();
+        assert_eq!((eval.is_null(1), eval.value(2)), (true, 0.1));
+    }
+}

@@ -1,0 +1,394 @@
+//! The params of stage `train`: OLMo's names, checked where types alone cannot.
+
+use olmo_model::{InitFnType, LayerNormType, ModelConfig};
+use olmo_stage::StageError;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::schedule::Schedule;
+
+/// Trains a language model with AdamW. Names and meanings are OLMo's where it has them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Params {
+    /// Decides new weights and, together with the epoch, the order of the data.
+    #[serde(default = "default::seed")]
+    pub seed: u64,
+    /// The architecture of a new model. Left out if the stage starts from weights (`init`).
+    #[serde(default)]
+    #[schemars(with = "ModelParams", extend("type" = ["object", "null"]))]
+    pub model: Option<ModelParams>,
+    /// How long to train: steps (`300steps`), epochs (`2ep`) or tokens (`1000000T`). Exactly that long.
+    #[schemars(regex(pattern = r"^[1-9][0-9]*(steps|ep|T)$"))]
+    pub max_duration: String,
+    /// Rows of one optimizer step.
+    #[schemars(range(min = 1))]
+    pub global_train_batch_size: usize,
+    /// Rows computed at once; more need more memory. The result is the same up to rounding.
+    #[serde(default = "default::microbatch")]
+    #[schemars(range(min = 1), extend("x-key" = false))]
+    pub device_train_microbatch_size: usize,
+    /// AdamW's settings.
+    pub optimizer: OptimizerParams,
+    /// How the learning rate changes from step to step.
+    #[serde(default)]
+    pub scheduler: SchedulerParams,
+    /// Gradients with a larger norm are scaled down to it; null leaves them as they are.
+    #[serde(default = "default::max_grad_norm")]
+    pub max_grad_norm: Option<f64>,
+    /// What the loss of a step is divided by: `labels`, the number of trained tokens in the global batch;
+    /// `olmo`, all its tokens (as OLMo does, which weakens steps that have few labels).
+    #[serde(default)]
+    pub loss_norm: LossNorm,
+    /// Weight of the squared log of the softmax's denominator (OLMo's `auxiliary_loss_multiplier`); 0 turns it off.
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    pub z_loss: f64,
+    /// A checkpoint is kept every so many steps, and always after the last; null keeps only that one.
+    #[serde(default = "default::save_interval")]
+    #[schemars(range(min = 1))]
+    pub save_interval: Option<u64>,
+    /// The loss on `eval_data` is measured every so many steps, and always after the last; null: only then.
+    #[serde(default = "default::eval_interval")]
+    #[schemars(range(min = 1))]
+    pub eval_interval: Option<u64>,
+    /// Numbers are shown every so many steps. The files of metrics hold every step in any case.
+    #[serde(default = "default::console_log_interval")]
+    #[schemars(range(min = 1), extend("x-key" = false))]
+    pub console_log_interval: u64,
+}
+
+/// A new model's architecture, as in the `model` section of an OLMo config. The vocabulary comes from the data.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ModelParams {
+    /// Width of the residual stream.
+    #[schemars(range(min = 1))]
+    pub d_model: usize,
+    /// Attention heads; `d_model / n_heads` must be a whole, even number.
+    #[schemars(range(min = 1))]
+    pub n_heads: usize,
+    /// Heads of keys and values; null: as many as `n_heads`.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    pub n_kv_heads: Option<usize>,
+    /// Transformer blocks.
+    #[schemars(range(min = 1))]
+    pub n_layers: usize,
+    /// Width of the fused up and gate projection: twice the inner width of the MLP.
+    #[schemars(range(min = 2))]
+    pub mlp_hidden_size: usize,
+    /// Clamps queries, keys and values to plus or minus this value; null: no limit.
+    #[serde(default)]
+    pub clip_qkv: Option<f64>,
+    /// Kind of every norm: `rms` (OLMo 2) or `default`, a LayerNorm (OLMo 1).
+    #[serde(default = "default::layer_norm_type")]
+    #[schemars(with = "String", extend("enum" = ["default", "rms"]))]
+    pub layer_norm_type: LayerNormType,
+    /// Whether block and final norms have a weight.
+    #[serde(default = "default::yes")]
+    pub layer_norm_with_affine: bool,
+    /// Added to the variance in every norm.
+    #[serde(default = "default::layer_norm_eps")]
+    pub layer_norm_eps: f64,
+    /// Norms queries and keys over their full width, before they are split into heads.
+    #[serde(default = "default::yes")]
+    pub attention_layer_norm: bool,
+    /// Norms the output of attention and MLP (OLMo 2), not their input (OLMo 1).
+    #[serde(default = "default::yes")]
+    pub norm_after: bool,
+    /// Base of the rotary position embedding.
+    #[serde(default = "default::rope_theta")]
+    pub rope_theta: f64,
+    /// Longest sequence of the model in tokens; null: that of the data.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    pub max_sequence_length: Option<usize>,
+    /// Rows of the embedding, at least the vocabulary; null: exactly the vocabulary.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    pub embedding_size: Option<usize>,
+    /// Uses the embedding as the head too.
+    #[serde(default)]
+    pub weight_tying: bool,
+    /// How new weights are drawn: `normal` (all with `init_std`) or `mitchell` (OLMo 1, smaller with depth).
+    #[serde(default = "default::init_fn")]
+    #[schemars(with = "String", extend("enum" = ["normal", "mitchell"]))]
+    pub init_fn: InitFnType,
+    /// Standard deviation of new weights.
+    #[serde(default = "default::init_std")]
+    pub init_std: f64,
+    /// New weights are drawn within this many standard deviations; null: no limit (`normal`) or 3 (`mitchell`).
+    #[serde(default)]
+    pub init_cutoff_factor: Option<f64>,
+}
+
+/// AdamW's settings.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OptimizerParams {
+    /// The largest learning rate, reached at the end of the warm-up.
+    #[schemars(extend("exclusiveMinimum" = 0))]
+    pub learning_rate: f64,
+    /// Decoupled weight decay; projections always decay.
+    #[serde(default = "default::weight_decay")]
+    #[schemars(range(min = 0))]
+    pub weight_decay: f64,
+    /// Decay of the mean and of the squares of the gradients.
+    #[serde(default = "default::betas")]
+    pub betas: [f64; 2],
+    /// Added to the denominator.
+    #[serde(default = "default::eps")]
+    #[schemars(extend("exclusiveMinimum" = 0))]
+    pub eps: f64,
+    /// Whether norms decay too.
+    #[serde(default)]
+    pub decay_norm_and_bias: bool,
+    /// Whether the embedding decays too.
+    #[serde(default)]
+    pub decay_embeddings: bool,
+}
+
+/// How the learning rate changes from step to step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SchedulerParams {
+    /// The shape after the warm-up: down to `alpha_f` along a cosine or a line, or constant.
+    pub name: SchedulerName,
+    /// Steps over which the learning rate rises.
+    pub t_warmup: u64,
+    /// The last step's learning rate as a part of the largest one.
+    #[schemars(range(min = 0, max = 1))]
+    pub alpha_f: f64,
+    /// The learning rate from which the warm-up starts; null: a tenth of the largest.
+    pub warmup_min_lr: Option<f64>,
+}
+
+impl Default for SchedulerParams {
+    fn default() -> Self {
+        Self { name: SchedulerName::CosineWithWarmup, t_warmup: 100, alpha_f: 0.1, warmup_min_lr: None }
+    }
+}
+
+/// The shape of the learning rate after the warm-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SchedulerName {
+    CosineWithWarmup,
+    LinearWithWarmup,
+    ConstantWithWarmup,
+}
+
+/// What the loss of a step is divided by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LossNorm {
+    #[default]
+    Labels,
+    Olmo,
+}
+
+/// OLMo 2's values, and for intervals OLMo's.
+mod default {
+    use olmo_model::{InitFnType, LayerNormType};
+
+    pub fn seed() -> u64 {
+        6198
+    }
+    pub fn microbatch() -> usize {
+        8
+    }
+    pub fn max_grad_norm() -> Option<f64> {
+        Some(1.0)
+    }
+    pub fn save_interval() -> Option<u64> {
+        Some(1000)
+    }
+    pub fn eval_interval() -> Option<u64> {
+        Some(1000)
+    }
+    pub fn console_log_interval() -> u64 {
+        1
+    }
+    pub fn yes() -> bool {
+        true
+    }
+    pub fn layer_norm_type() -> LayerNormType {
+        LayerNormType::Rms
+    }
+    pub fn layer_norm_eps() -> f64 {
+        1e-6
+    }
+    pub fn rope_theta() -> f64 {
+        500_000.0
+    }
+    pub fn init_fn() -> InitFnType {
+        InitFnType::Normal
+    }
+    pub fn init_std() -> f64 {
+        0.02
+    }
+    pub fn weight_decay() -> f64 {
+        0.1
+    }
+    pub fn betas() -> [f64; 2] {
+        [0.9, 0.95]
+    }
+    pub fn eps() -> f64 {
+        1e-8
+    }
+}
+
+impl ModelParams {
+    /// The config of a new model over the vocabulary of the data.
+    pub fn config(&self, vocabulary: &Vocabulary, sequence_length: usize) -> ModelConfig {
+        ModelConfig {
+            d_model: self.d_model,
+            n_heads: self.n_heads,
+            n_kv_heads: self.n_kv_heads,
+            clip_qkv: self.clip_qkv,
+            n_layers: self.n_layers,
+            mlp_hidden_size: self.mlp_hidden_size,
+            layer_norm_type: self.layer_norm_type,
+            layer_norm_with_affine: self.layer_norm_with_affine,
+            layer_norm_eps: self.layer_norm_eps,
+            attention_layer_norm: self.attention_layer_norm,
+            norm_after: self.norm_after,
+            rope_theta: self.rope_theta,
+            max_sequence_length: self.max_sequence_length.unwrap_or(sequence_length),
+            vocab_size: vocabulary.size,
+            embedding_size: self.embedding_size,
+            weight_tying: self.weight_tying,
+            eos_token_id: Some(vocabulary.eos_token_id),
+            pad_token_id: Some(vocabulary.pad_token_id),
+            init_fn: self.init_fn,
+            init_std: self.init_std,
+            init_cutoff_factor: self.init_cutoff_factor,
+        }
+    }
+}
+
+/// What the data says about its token ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vocabulary {
+    pub size: usize,
+    pub eos_token_id: u32,
+    pub pad_token_id: u32,
+}
+
+impl Params {
+    /// Checks what types alone cannot; every problem at once.
+    ///
+    /// # Errors
+    /// `train::params`, naming each param.
+    pub fn check(&self) -> Result<(), StageError> {
+        let mut problems = Vec::new();
+        let mut require = |holds: bool, problem: &str| {
+            if !holds {
+                problems.push(problem.to_owned());
+            }
+        };
+        let optimizer = &self.optimizer;
+        let lr = optimizer.learning_rate;
+        require(self.global_train_batch_size > 0, "`global_train_batch_size` must be at least 1");
+        require(self.device_train_microbatch_size > 0, "`device_train_microbatch_size` must be at least 1");
+        require(lr.is_finite() && lr > 0.0, "`optimizer.learning_rate` must be greater than 0");
+        require(
+            optimizer.weight_decay.is_finite() && optimizer.weight_decay >= 0.0,
+            "`optimizer.weight_decay` must be at least 0",
+        );
+        require(
+            optimizer.betas.iter().all(|beta| (0.0..1.0).contains(beta)),
+            "`optimizer.betas` must both be at least 0 and below 1",
+        );
+        require(optimizer.eps.is_finite() && optimizer.eps > 0.0, "`optimizer.eps` must be greater than 0");
+        require((0.0..=1.0).contains(&self.scheduler.alpha_f), "`scheduler.alpha_f` must lie between 0 and 1");
+        require(
+            self.scheduler.warmup_min_lr.is_none_or(|least| (0.0..lr).contains(&least)),
+            "`scheduler.warmup_min_lr` must be at least 0 and below `optimizer.learning_rate`",
+        );
+        require(
+            self.max_grad_norm.is_none_or(|norm| norm.is_finite() && norm > 0.0),
+            "`max_grad_norm` must be greater than 0, or null",
+        );
+        require(self.z_loss.is_finite() && self.z_loss >= 0.0, "`z_loss` must be at least 0");
+        require(self.save_interval != Some(0), "`save_interval` must be at least 1, or null");
+        require(self.eval_interval != Some(0), "`eval_interval` must be at least 1, or null");
+        require(self.console_log_interval > 0, "`console_log_interval` must be at least 1");
+        if problems.is_empty() {
+            return Ok(());
+        }
+        Err(StageError::fail("train::params", problems.join("; ")))
+    }
+
+    /// The learning rate over `max_steps` steps.
+    pub fn schedule(&self, max_steps: u64) -> Schedule {
+        let lr = self.optimizer.learning_rate;
+        Schedule {
+            name: self.scheduler.name,
+            learning_rate: lr,
+            warmup: self.scheduler.t_warmup,
+            max_steps,
+            alpha_f: self.scheduler.alpha_f,
+            warmup_min_lr: self.scheduler.warmup_min_lr.unwrap_or(0.1 * lr),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn least() -> Value {
+        json!({"max_duration": "2ep", "global_train_batch_size": 4, "optimizer": {"learning_rate": 1e-3}})
+    }
+
+    #[test]
+    fn the_least_that_must_be_said_is_enough_and_passes_the_check() {
+        let params: Params = serde_json::from_value(least()).unwrap();
+        assert_eq!(params.seed, 6198);
+        assert_eq!(params.scheduler, SchedulerParams::default());
+        assert_eq!(params.loss_norm, LossNorm::Labels);
+        params.check().unwrap();
+    }
+
+    #[test]
+    fn unknown_names_are_refused_at_every_level() {
+        for (at, key) in
+            [("", "learning_rate"), ("/optimizer", "lr"), ("/scheduler", "units"), ("/model", "vocab_size")]
+        {
+            let mut value = least();
+            value["scheduler"] = json!({});
+            value["model"] = json!({"d_model": 8, "n_heads": 1, "n_layers": 1, "mlp_hidden_size": 8});
+            assert!(serde_json::from_value::<Params>(value.clone()).is_ok());
+            value.pointer_mut(at).unwrap()[key] = json!(1);
+            let message = serde_json::from_value::<Params>(value).unwrap_err().to_string();
+            assert!(message.contains(key), "{message}");
+        }
+    }
+
+    #[test]
+    fn every_problem_is_named_at_once() {
+        let mut params: Params = serde_json::from_value(least()).unwrap();
+        params.optimizer.betas = [0.9, 1.0];
+        params.scheduler.warmup_min_lr = Some(1.0);
+        params.max_grad_norm = Some(0.0);
+        let StageError::Failed(failure) = params.check().unwrap_err() else { panic!("a failure is expected") };
+        for name in ["optimizer.betas", "scheduler.warmup_min_lr", "max_grad_norm"] {
+            assert!(failure.message.contains(name), "{}", failure.message);
+        }
+    }
+
+    #[test]
+    fn the_words_of_the_schema_are_those_that_are_read() {
+        let schema = schemars::schema_for!(ModelParams).to_value();
+        let words = |name: &str| schema["properties"][name]["enum"].as_array().unwrap().clone();
+        for word in words("layer_norm_type") {
+            assert!(serde_json::from_value::<LayerNormType>(word).is_ok());
+        }
+        for word in words("init_fn") {
+            assert!(serde_json::from_value::<InitFnType>(word).is_ok());
+        }
+    }
+}

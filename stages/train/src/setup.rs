@@ -1,0 +1,163 @@
+//! [`Setup`]: everything that is settled before the first step, with all inputs checked against each other.
+
+use olmo_data::{Manifest, Memmap};
+use olmo_model::{ModelConfig, Parameters};
+use olmo_stage::{Context, StageError};
+
+use crate::batches::Batches;
+use crate::duration::{Duration, DurationError};
+use crate::model_failure;
+use crate::params::{Params, Vocabulary};
+use crate::schedule::Schedule;
+
+/// What a run is.
+pub struct Setup {
+    pub params: Params,
+    pub data: Memmap,
+    pub eval_data: Option<Memmap>,
+    pub config: ModelConfig,
+    /// The weights to start from; without them new ones are drawn.
+    pub initial: Option<Parameters>,
+    pub max_steps: u64,
+    pub schedule: Schedule,
+    /// The stage version of this run.
+    pub version: u32,
+    /// The tensor backend of this run.
+    pub backend: String,
+}
+
+impl Setup {
+    /// Opens the inputs.
+    ///
+    /// # Errors
+    /// Params or inputs that do not go together, each with the way out.
+    pub fn new(params: Params, context: &mut Context) -> Result<Self, StageError> {
+        let duration: Duration = params
+            .max_duration
+            .parse()
+            .map_err(|e: DurationError| StageError::fail("train::max_duration", format!("max_duration: {e}")))?;
+        let data = Memmap::open(&context.input("data")?)?;
+        if data.manifest().labels == 0 {
+            return Err(StageError::fail(
+                "train::no_labels",
+                "no token of the data is a target: there is nothing to learn",
+            ));
+        }
+        let eval_data = context.optional_input("eval_data").map(|dir| Memmap::open(&dir)).transpose()?;
+        if let Some(eval_data) = &eval_data {
+            check_eval_data(data.manifest(), eval_data.manifest())?;
+        }
+        let init =
+            context.optional_input("init").map(|dir| olmo_model::load(&dir)).transpose().map_err(model_failure)?;
+        let (config, initial) = model(&params, data.manifest(), init)?;
+        for manifest in [Some(&data), eval_data.as_ref()].into_iter().flatten().map(Memmap::manifest) {
+            check_length(&config, manifest)?;
+        }
+        let batches = Batches::new(&data, params.global_train_batch_size, params.seed)?;
+        let (per_epoch, tokens_per_step) = (batches.per_epoch(), batches.tokens_per_step());
+        let max_steps = duration.steps(per_epoch, tokens_per_step).ok_or_else(|| {
+            StageError::fail(
+                "train::max_duration",
+                format!("max_duration: {duration} is more steps than can be counted"),
+            )
+        })?;
+        let schedule = params.schedule(max_steps);
+        context.message(format!(
+            "{max_steps} steps of {} rows of {} tokens ({tokens_per_step} a step), {per_epoch} steps an epoch",
+            params.global_train_batch_size,
+            data.manifest().sequence_length
+        ));
+        let left_out = data.instances() as u64 % params.global_train_batch_size as u64;
+        if left_out > 0 {
+            context.message(format!(
+                "each epoch leaves out {left_out} of {} rows, which fill no whole batch",
+                data.instances()
+            ));
+        }
+        if schedule.warmup >= max_steps {
+            context.warning(format!(
+                "scheduler.t_warmup is {} and the run has {max_steps} steps: the learning rate is still rising when it ends",
+                schedule.warmup
+            ));
+        }
+        let (version, backend) = (context.request.version, context.request.backend.clone());
+        Ok(Self { params, data, eval_data, config, initial, max_steps, schedule, version, backend })
+    }
+}
+
+/// The config, and the weights if they are given.
+fn model(
+    params: &Params,
+    data: &Manifest,
+    init: Option<(ModelConfig, Parameters)>,
+) -> Result<(ModelConfig, Option<Parameters>), StageError> {
+    let vocabulary =
+        Vocabulary { size: data.vocab_size as usize, eos_token_id: data.eos_token_id, pad_token_id: data.pad_token_id };
+    match (&params.model, init) {
+        (Some(model), None) => {
+            let config = model.config(&vocabulary, data.sequence_length as usize);
+            config.validate().map_err(model_failure)?;
+            Ok((config, None))
+        }
+        (None, Some((mut config, weights))) => {
+            check_vocabulary(&config, &vocabulary)?;
+            config.eos_token_id = Some(vocabulary.eos_token_id);
+            config.pad_token_id = Some(vocabulary.pad_token_id);
+            Ok((config, Some(weights)))
+        }
+        (None, None) => Err(StageError::fail("train::no_model", "neither `model` nor the input `init` is given")
+            .hint("describe a new model under `model`, or give weights to start from as `init`")),
+        (Some(_), Some(_)) => Err(StageError::fail("train::two_models", "both `model` and the input `init` are given")
+            .hint("the architecture comes with the weights: leave `model` out")),
+    }
+}
+
+/// Refuses data whose ids mean something else to the initial weights.
+fn check_vocabulary(config: &ModelConfig, vocabulary: &Vocabulary) -> Result<(), StageError> {
+    const HINT: &str = "tokenize the data with the tokenizer that belongs to the initial weights";
+    if vocabulary.size > config.vocab_size {
+        let what = format!(
+            "the data's vocabulary has {} ids, the initial weights know {}",
+            vocabulary.size, config.vocab_size
+        );
+        return Err(StageError::fail("train::vocabulary", what).hint(HINT));
+    }
+    match config.eos_token_id {
+        Some(eos) if eos != vocabulary.eos_token_id => {
+            let what = format!(
+                "the data ends its documents with id {}, the initial weights with id {eos}",
+                vocabulary.eos_token_id
+            );
+            Err(StageError::fail("train::eos", what).hint(HINT))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_length(config: &ModelConfig, data: &Manifest) -> Result<(), StageError> {
+    if data.sequence_length <= config.max_sequence_length as u64 {
+        return Ok(());
+    }
+    let what =
+        format!("rows have {} tokens, the model takes at most {}", data.sequence_length, config.max_sequence_length);
+    Err(StageError::fail("train::sequence_length", what)
+        .hint("lower `sequence_length` of stage memmap, or raise `model.max_sequence_length`"))
+}
+
+fn check_eval_data(data: &Manifest, eval_data: &Manifest) -> Result<(), StageError> {
+    if eval_data.tokenizer != data.tokenizer {
+        let what = format!(
+            "`data` and `eval_data` are made with different tokenizers ({} and {})",
+            data.tokenizer.short(),
+            eval_data.tokenizer.short()
+        );
+        return Err(StageError::fail("train::tokenizers", what).hint("tokenize both with the same tokenizer"));
+    }
+    if eval_data.labels == 0 {
+        return Err(StageError::fail(
+            "train::no_labels",
+            "no token of `eval_data` is a target: there is no loss to measure",
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,321 @@
+//! The steps of a run.
+//!
+//! After each step comes what is due there: the evaluation, then the checkpoint. Both are skipped if the state that a run continues
+//! from has them already, so a stop at any point leaves nothing out and does nothing twice.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::time::Instant;
+
+use olmo_model::{LossOptions, Model, Parameters};
+use olmo_ops::adamw::{self, AdamW};
+use olmo_ops::{clip_coefficient, global_norm};
+use olmo_stage::{Context, Event, StageError, failpoint};
+
+use crate::batches::{Batches, StepBatch};
+use crate::checkpoint::{self, State, Trainer};
+use crate::evaluation;
+use crate::metrics::{EvalRecord, StepRecord};
+use crate::model_failure;
+use crate::params::LossNorm;
+use crate::setup::Setup;
+
+/// Runs `setup` to its end and writes the outputs `model` and `metrics`, with `checkpoints` on the way.
+///
+/// # Errors
+/// `Interrupted`, with the state saved, if a stop was asked for.
+pub fn train(mut setup: Setup, context: &mut Context) -> Result<(), StageError> {
+    let initial = setup.initial.take();
+    let setup = &setup;
+    let batches = Batches::new(&setup.data, setup.params.global_train_batch_size, setup.params.seed)?;
+    let (state, resumed) = start(setup, &batches, initial, context)?;
+    let saved_item = resumed.then_some(state.step).filter(|step| has_item(context, *step));
+    let model = Model::new(&setup.config, &state.parameters, true).map_err(model_failure)?;
+    let optimizer = &setup.params.optimizer;
+    let groups = state.parameters.weight_decay_groups(optimizer.decay_norm_and_bias, optimizer.decay_embeddings);
+    let gradients = vec![0.0; state.parameters.len()];
+    let pace = Pace { since: Instant::now(), steps: 0 };
+    let mut run = Run { setup, batches, model, state, gradients, groups, saved_item, pace };
+    match run.steps(context) {
+        Err(StageError::Interrupted) => {
+            if run.state.step > 0 {
+                checkpoint::save_interrupted(context, &setup.config, &run.state, &run.trainer())?;
+                context.message(format!("stopped after step {}; the state is saved", run.state.step));
+            }
+            Err(StageError::Interrupted)
+        }
+        Err(failure) => Err(failure),
+        Ok(()) => run.finish(context),
+    }
+}
+
+/// The state to go on from: the latest one of earlier attempts, else a new one. Says whether it is an earlier one.
+fn start(
+    setup: &Setup,
+    batches: &Batches,
+    initial: Option<Parameters>,
+    context: &mut Context,
+) -> Result<(State, bool), StageError> {
+    let expected = trainer(setup, batches, 0, 0);
+    let found = checkpoint::latest(context, &setup.config, &expected)?;
+    let earlier = context.request.items.get(checkpoint::PORT).cloned().unwrap_or_default();
+    let labels = earlier.into_iter().filter_map(|item| item.label);
+    let Some((state, trainer)) = found else {
+        if labels.count() > 0 {
+            // The list starts again with the run.
+            context.event(&Event::Resumed { step: 0, port: checkpoint::PORT.into(), keep: Vec::new() });
+        }
+        let parameters = match initial {
+            Some(parameters) => parameters,
+            None => Parameters::init(&setup.config, setup.params.seed).map_err(model_failure)?,
+        };
+        return Ok((State::new(parameters), false));
+    };
+    let keep = labels.filter(|label| checkpoint::step_of(label).is_some_and(|step| step <= state.step)).collect();
+    context.event(&Event::Resumed { step: state.step, port: checkpoint::PORT.into(), keep });
+    context.message(format!("continues after step {} of {}", state.step, setup.max_steps));
+    if trainer.backend != setup.backend {
+        context.warning(format!(
+            "not bit-exact: the first {} steps ran on {}, the rest runs on {}",
+            state.step, trainer.backend, setup.backend
+        ));
+    }
+    Ok((state, true))
+}
+
+fn has_item(context: &Context, step: u64) -> bool {
+    let items = context.request.items.get(checkpoint::PORT);
+    items.is_some_and(|items| items.iter().any(|item| item.label.as_ref() == Some(&checkpoint::label(step))))
+}
+
+/// `trainer.json` after `step` steps.
+fn trainer(setup: &Setup, batches: &Batches, step: u64, optimizer_steps: u64) -> Trainer {
+    let (epoch, epoch_position) = batches.position(step);
+    Trainer {
+        format: checkpoint::FORMAT,
+        step,
+        tokens: step * batches.tokens_per_step(),
+        epoch,
+        epoch_position,
+        optimizer_steps,
+        seed: setup.params.seed,
+        global_train_batch_size: setup.params.global_train_batch_size as u64,
+        instances: setup.data.instances() as u64,
+        sequence_length: setup.data.manifest().sequence_length,
+        backend: setup.backend.clone(),
+        stage_version: setup.version,
+    }
+}
+
+/// A run under way.
+struct Run<'a> {
+    setup: &'a Setup,
+    batches: Batches<'a>,
+    model: Model,
+    state: State,
+    /// Of the current step, laid out as the parameters.
+    gradients: Vec<f32>,
+    /// Where weight decay applies.
+    groups: Vec<(Range<usize>, bool)>,
+    /// The step of the last item in the list of checkpoints.
+    saved_item: Option<u64>,
+    pace: Pace,
+}
+
+/// Since when numbers are counted that are only shown.
+struct Pace {
+    since: Instant,
+    steps: u64,
+}
+
+/// Sums over the micro-batches of a step, divided by the step's denominator.
+struct Losses {
+    loss: f64,
+    z_loss: f64,
+}
+
+impl Run<'_> {
+    fn steps(&mut self, context: &mut Context) -> Result<(), StageError> {
+        loop {
+            self.after_step(context)?;
+            if self.state.step >= self.setup.max_steps {
+                return Ok(());
+            }
+            context.check_stop()?;
+            self.step(context)?;
+        }
+    }
+
+    /// Whether something with interval `every` is due after the current step; it always is after the last.
+    fn due(&self, every: Option<u64>) -> bool {
+        let step = self.state.step;
+        step > 0 && (step == self.setup.max_steps || every.is_some_and(|every| step.is_multiple_of(every)))
+    }
+
+    fn after_step(&mut self, context: &mut Context) -> Result<(), StageError> {
+        let params = &self.setup.params;
+        if let Some(data) = &self.setup.eval_data
+            && self.due(params.eval_interval)
+            && !self.state.metrics.is_evaluated()
+        {
+            let step = self.state.step;
+            let eval_loss = evaluation::mean_loss(&self.model, data, params.device_train_microbatch_size, context)?;
+            if !eval_loss.is_finite() {
+                return Err(StageError::fail(
+                    "train::not_finite",
+                    format!("the loss on eval_data after step {step} is {eval_loss}"),
+                )
+                .hint(NOT_FINITE));
+            }
+            let perplexity = Some(eval_loss.exp()).filter(|perplexity| perplexity.is_finite());
+            self.state.metrics.push_eval(&EvalRecord { step, eval_loss, eval_perplexity: perplexity })?;
+            context.metrics(step, BTreeMap::from([("eval_loss".into(), eval_loss)]));
+            context.message(format!("step {step}: eval_loss {eval_loss:.4}"));
+        }
+        if self.due(params.save_interval) && self.saved_item != Some(self.state.step) {
+            failpoint("train.before_save");
+            checkpoint::save_item(context, &self.setup.config, &self.state, &self.trainer())?;
+            self.saved_item = Some(self.state.step);
+            failpoint("train.saved");
+        }
+        Ok(())
+    }
+
+    fn trainer(&self) -> Trainer {
+        trainer(self.setup, &self.batches, self.state.step, self.state.optimizer_steps)
+    }
+
+    /// One step; a stop between two of its micro-batches leaves the state as it was before.
+    fn step(&mut self, context: &mut Context) -> Result<(), StageError> {
+        let number = self.state.step + 1;
+        let batch = self.batches.after(self.state.step);
+        let labels = batch.labels(0, batch.len());
+        let lr = self.setup.schedule.at(number);
+        let mut record = StepRecord {
+            step: number,
+            epoch: batch.epoch,
+            tokens: number * self.batches.tokens_per_step(),
+            labels,
+            loss: None,
+            z_loss: None,
+            grad_norm: None,
+            lr,
+            batch: batch.digest.clone(),
+        };
+        if labels > 0 {
+            let losses = self.gradients(&batch, labels, context)?;
+            let grad_norm = global_norm(&self.gradients);
+            if !(losses.loss + losses.z_loss).is_finite() || !grad_norm.is_finite() {
+                return Err(not_finite(number, &batch, losses.loss + losses.z_loss, grad_norm));
+            }
+            self.update(lr, grad_norm)?;
+            record.loss = Some(losses.loss);
+            record.z_loss = (self.setup.params.z_loss > 0.0).then_some(losses.z_loss);
+            record.grad_norm = Some(grad_norm);
+        } else {
+            context.warning(format!(
+                "step {number}: no token of its {} rows is a target; nothing is learned",
+                batch.len()
+            ));
+        }
+        self.state.step = number;
+        self.state.metrics.push_step(&record)?;
+        failpoint("train.step");
+        if number == self.setup.max_steps {
+            failpoint("train.last_step");
+        }
+        self.show(&record, context);
+        Ok(())
+    }
+
+    /// Fills `self.gradients` with those of `batch`, micro-batch by micro-batch.
+    fn gradients(&mut self, batch: &StepBatch, labels: u64, context: &Context) -> Result<Losses, StageError> {
+        let params = &self.setup.params;
+        let denominator = match params.loss_norm {
+            LossNorm::Labels => labels as f64,
+            LossNorm::Olmo => batch.input_ids.len() as f64,
+        };
+        let options = LossOptions { denominator, z_loss: params.z_loss };
+        self.gradients.fill(0.0);
+        let mut losses = Losses { loss: 0.0, z_loss: 0.0 };
+        for from in (0..batch.len()).step_by(params.device_train_microbatch_size) {
+            context.check_stop()?;
+            let to = batch.len().min(from + params.device_train_microbatch_size);
+            // Rows without labels add nothing; no need to compute that.
+            if batch.labels(from, to) > 0 {
+                let output = self
+                    .model
+                    .loss_and_gradients(&batch.part(from, to), &options, &mut self.gradients)
+                    .map_err(model_failure)?;
+                losses.loss += output.loss_sum / denominator;
+                losses.z_loss += output.z_sum / denominator;
+            }
+        }
+        Ok(losses)
+    }
+
+    /// Clips the gradients, whose norm is `grad_norm`, and takes the optimizer's step with them.
+    fn update(&mut self, lr: f64, grad_norm: f64) -> Result<(), StageError> {
+        let optimizer = &self.setup.params.optimizer;
+        let [beta1, beta2] = optimizer.betas;
+        let settings = AdamW {
+            learning_rate: lr,
+            betas: (beta1, beta2),
+            eps: optimizer.eps,
+            weight_decay: optimizer.weight_decay,
+        };
+        let scale = self.setup.params.max_grad_norm.map_or(1.0, |max_norm| clip_coefficient(grad_norm, max_norm));
+        let state = &mut self.state;
+        state.optimizer_steps += 1;
+        let arrays = adamw::State {
+            parameters: state.parameters.flat_mut(),
+            exp_avg: &mut state.exp_avg,
+            exp_avg_sq: &mut state.exp_avg_sq,
+        };
+        adamw::step(&settings, state.optimizer_steps, arrays, &self.gradients, scale, &self.groups);
+        self.model.set_parameters(&state.parameters).map_err(model_failure)
+    }
+
+    /// Shows the numbers of a step, every `console_log_interval` steps.
+    fn show(&mut self, record: &StepRecord, context: &mut Context) {
+        self.pace.steps += 1;
+        let last = record.step == self.setup.max_steps;
+        if !last && !record.step.is_multiple_of(self.setup.params.console_log_interval) {
+            return;
+        }
+        let seconds = self.pace.since.elapsed().as_secs_f64().max(1e-9);
+        let speed = (self.pace.steps * self.batches.tokens_per_step()) as f64 / seconds;
+        self.pace = Pace { since: Instant::now(), steps: 0 };
+        let loss = record.loss.map_or_else(|| "-".into(), |loss| format!("{loss:.4}"));
+        let message = format!("loss {loss}  lr {:.2e}  {:.1} ktok/s", record.lr, speed / 1e3);
+        context.progress(record.step, self.setup.max_steps, "step", message);
+        let mut values = BTreeMap::from([("lr".to_owned(), record.lr), ("tokens_per_second".to_owned(), speed)]);
+        values.extend(record.loss.map(|loss| ("loss".to_owned(), loss)));
+        values.extend(record.grad_norm.map(|norm| ("grad_norm".to_owned(), norm)));
+        context.metrics(record.step, values);
+    }
+
+    fn finish(self, context: &mut Context) -> Result<(), StageError> {
+        olmo_model::save_native(&context.output("model")?, &self.setup.config, &self.state.parameters)
+            .map_err(model_failure)?;
+        self.state.metrics.write(&context.output("metrics")?)?;
+        let skipped = self.state.step - self.state.optimizer_steps;
+        if skipped > 0 {
+            context.warning(format!("{skipped} of {} steps had no label and changed nothing", self.state.step));
+        }
+        Ok(())
+    }
+}
+
+const NOT_FINITE: &str = "lower `optimizer.learning_rate`, raise `scheduler.t_warmup`, or look at these rows; the last checkpoint is from before";
+
+fn not_finite(step: u64, batch: &StepBatch, loss: f64, grad_norm: f64) -> StageError {
+    let rows: Vec<String> = batch.rows.iter().take(8).map(u32::to_string).collect();
+    let more = if batch.rows.len() > rows.len() { ", …" } else { "" };
+    let what = format!(
+        "step {step}: the loss is {loss} and the gradient's norm {grad_norm}; the weights are not touched. Batch {} with the rows {}{more}",
+        &batch.digest[..12],
+        rows.join(", ")
+    );
+    StageError::fail("train::not_finite", what).hint(NOT_FINITE)
+}

@@ -1,0 +1,166 @@
+//! Attempts of stage train in temporary folders, with data of a few rows and a model of a few weights.
+
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use olmo_data::{Layout, MemmapWriter};
+use olmo_stage::{Context, Digest, Event, InputItem, Request, Stage, StageError, journal};
+use olmo_stage_train::Train;
+use serde_json::{Value, json};
+
+pub const VOCABULARY: u32 = 32;
+pub const SEQUENCE: usize = 12;
+
+/// A memmap of `rows` rows; `labelled` says which tokens of a row are targets.
+pub fn memmap(dir: &Path, rows: u32, labelled: impl Fn(u32, usize) -> bool) -> PathBuf {
+    fs::create_dir_all(dir).unwrap();
+    let layout = Layout {
+        sequence_length: SEQUENCE,
+        vocab_size: VOCABULARY,
+        tokenizer: Digest::of(b"tokenizer"),
+        eos_token_id: 0,
+        pad_token_id: 1,
+    };
+    let mut writer = MemmapWriter::create(dir, layout).unwrap();
+    for row in 0..rows {
+        writer.begin_document();
+        // Counting up by a step of its own: easy to learn.
+        let ids: Vec<u32> =
+            (0..SEQUENCE as u32).map(|t| 2 + (row * 5 + t * (1 + row % 3)) % (VOCABULARY - 2)).collect();
+        let mask: Vec<bool> = (0..SEQUENCE).map(|t| labelled(row, t)).collect();
+        writer.append(&ids, &mask).unwrap();
+    }
+    writer.finish(0, 0).unwrap();
+    dir.to_owned()
+}
+
+/// Ten rows with different numbers of labels.
+pub fn data(dir: &Path) -> PathBuf {
+    memmap(&dir.join("data"), 10, |row, t| t > row as usize % 5)
+}
+
+pub fn model() -> Value {
+    json!({"d_model": 16, "n_heads": 2, "n_layers": 2, "mlp_hidden_size": 32})
+}
+
+/// Two epochs of three steps, and two more.
+pub fn params() -> Value {
+    json!({
+        "seed": 3, "model": model(), "max_duration": "8steps", "global_train_batch_size": 3, "device_train_microbatch_size": 2,
+        "optimizer": {"learning_rate": 1e-2}, "scheduler": {"t_warmup": 2}, "save_interval": 2
+    })
+}
+
+/// `params` with the members of `changes` put in.
+pub fn with(mut params: Value, changes: Value) -> Value {
+    for (key, value) in changes.as_object().unwrap() {
+        params[key] = value.clone();
+    }
+    params
+}
+
+/// What one attempt is given.
+pub struct Attempt {
+    pub dir: PathBuf,
+    pub params: Value,
+    pub inputs: BTreeMap<String, Vec<InputItem>>,
+    pub state_dir: PathBuf,
+    pub items: Vec<InputItem>,
+}
+
+impl Attempt {
+    pub fn new(dir: &Path, data: &Path, params: Value) -> Self {
+        let inputs = BTreeMap::from([("data".to_owned(), vec![InputItem { label: None, path: data.to_owned() }])]);
+        Self { dir: dir.to_owned(), params, inputs, state_dir: dir.join("state"), items: Vec::new() }
+    }
+
+    pub fn input(mut self, port: &str, path: &Path) -> Self {
+        self.inputs.insert(port.into(), vec![InputItem { label: None, path: path.to_owned() }]);
+        self
+    }
+
+    /// Adds the item `label` of an earlier attempt in folder `from`.
+    pub fn item(mut self, from: &Path, label: &str) -> Self {
+        self.items.push(InputItem { label: Some(label.into()), path: item(from, label) });
+        self
+    }
+
+    pub fn write(&self) {
+        fs::create_dir_all(&self.dir).unwrap();
+        let request = Request {
+            protocol: 1,
+            stage: "train".into(),
+            version: 1,
+            params: self.params.clone(),
+            inputs: self.inputs.clone(),
+            outputs: ["checkpoints", "model", "metrics"].map(String::from).into(),
+            state_dir: self.state_dir.clone(),
+            items: BTreeMap::from([("checkpoints".to_owned(), self.items.clone())]),
+            threads: 2,
+            backend: "flex".into(),
+        };
+        fs::write(self.dir.join("request.json"), serde_json::to_vec(&request).unwrap()).unwrap();
+    }
+
+    pub fn run(&self) -> Result<(), StageError> {
+        self.write();
+        let mut context = Context::open(&self.dir).unwrap();
+        let params = serde_json::from_value(self.params.clone()).unwrap();
+        Train::run(params, &mut context)
+    }
+
+    /// The code and message of the failure that must come.
+    pub fn failure(&self) -> (String, String) {
+        match self.run() {
+            Err(StageError::Failed(failure)) => (failure.code, failure.message),
+            other => panic!("a failure is expected, not {other:?}"),
+        }
+    }
+}
+
+pub fn item(attempt: &Path, label: &str) -> PathBuf {
+    attempt.join("items/checkpoints").join(label)
+}
+
+pub fn events(attempt: &Path) -> Vec<Event> {
+    journal::read(&attempt.join("events.jsonl")).unwrap()
+}
+
+/// The labels of the items that were reported, in order.
+pub fn items(attempt: &Path) -> Vec<String> {
+    let label = |event: Event| match event {
+        Event::Item { label, .. } => Some(label),
+        _ => None,
+    };
+    events(attempt).into_iter().filter_map(label).collect()
+}
+
+/// The lines of the metrics.
+pub fn metrics(attempt: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(attempt.join("out/metrics/metrics.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+pub fn weights(attempt: &Path) -> Vec<u8> {
+    fs::read(attempt.join("out/model/model.safetensors")).unwrap()
+}
+
+/// Every file under `dir` by its path in it.
+pub fn tree(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    let mut folders = vec![dir.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                files.insert(path.strip_prefix(dir).unwrap().to_owned(), fs::read(&path).unwrap());
+            }
+        }
+    }
+    files
+}

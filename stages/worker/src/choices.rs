@@ -1,0 +1,51 @@
+//! Makes lists of words out of choices in a params schema.
+//!
+//! `schemars` writes an enum whose variants have texts of their own as `oneOf` with a `const` in each branch. A wrong word then
+//! fails once in every branch, and no one message can say what the words are. As `enum` it fails once.
+
+use serde_json::Value;
+
+/// Replaces each `oneOf` of constants inside `schema` by an `enum` of them.
+pub fn as_enums(schema: &mut Value) {
+    match schema {
+        Value::Object(map) => {
+            if let Some(words) = map.get("oneOf").and_then(words) {
+                map.remove("oneOf");
+                map.insert("type".into(), "string".into());
+                map.insert("enum".into(), words);
+            }
+            map.values_mut().for_each(as_enums);
+        }
+        Value::Array(items) => items.iter_mut().for_each(as_enums),
+        _ => {}
+    }
+}
+
+/// The constants of all branches, if each branch is one string.
+fn words(branches: &Value) -> Option<Value> {
+    let word = |branch: &Value| branch.get("const").filter(|word| word.is_string()).cloned();
+    let words: Option<Vec<Value>> = branches.as_array()?.iter().map(word).collect();
+    words.map(Value::Array)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn constants_become_an_enum_and_other_alternatives_stay() {
+        let mut schema = json!({"properties": {
+            "a": {"description": "A", "oneOf": [{"const": "x", "description": "X"}, {"const": "y"}], "default": "x"},
+            "b": {"oneOf": [{"const": "x"}, {"type": "integer"}]}
+        }});
+        as_enums(&mut schema);
+        assert_eq!(
+            schema,
+            json!({"properties": {
+                "a": {"description": "A", "default": "x", "type": "string", "enum": ["x", "y"]},
+                "b": {"oneOf": [{"const": "x"}, {"type": "integer"}]}
+            }})
+        );
+    }
+}

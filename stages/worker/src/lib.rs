@@ -1,0 +1,117 @@
+//! The table of built-in stages, and what the worker binary does with it.
+//!
+//! A worker process runs one attempt: it reads `request.json` of the attempt's folder and writes
+//! everything into that folder. What it prints is only a log.
+
+mod choices;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use olmo_stage::worker::{Entry, main_run};
+use olmo_stage::{Description, Request, protocol};
+use serde_json::{Map, Value, json};
+
+/// Every built-in stage by name, sorted.
+pub const STAGES: [(&str, Entry); 9] = [
+    ("checkpoint", Entry::of::<olmo_stage_checkpoint::Checkpoint>()),
+    ("convert", Entry::of::<olmo_stage_convert::Convert>()),
+    ("eval", Entry::of::<olmo_stage_eval::Eval>()),
+    ("fetch", Entry::of::<olmo_stage_fetch::Fetch>()),
+    ("generate", Entry::of::<olmo_stage_generate::Generate>()),
+    ("memmap", Entry::of::<olmo_stage_memmap::Memmap>()),
+    ("tokenize", Entry::of::<olmo_stage_tokenize::Tokenize>()),
+    ("tokenizer", Entry::of::<olmo_stage_tokenizer::Tokenizer>()),
+    ("train", Entry::of::<olmo_stage_train::Train>()),
+];
+
+/// Runs the attempt in folder `attempt` with as many threads as its request allows.
+pub fn run(attempt: &Path) -> ExitCode {
+    // A request that cannot be read is reported by `main_run`, with its reason.
+    let request = std::fs::read(attempt.join(protocol::REQUEST)).ok();
+    let threads = request.and_then(|text| serde_json::from_slice::<Request>(&text).ok()).map_or(0, |r| r.threads);
+    if let Err(e) = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global() {
+        eprintln!("cannot limit the worker to {threads} threads: {e}");
+    }
+    main_run(attempt, |name| STAGES.into_iter().find(|(stage, _)| *stage == name).map(|(_, entry)| entry))
+}
+
+/// A stage's contract and params schema.
+pub fn description(entry: &Entry) -> Description {
+    let mut description = (entry.describe)();
+    choices::as_enums(&mut description.params);
+    description
+}
+
+/// What this build can do, as pretty JSON: `{"protocol", "build", "stages": {NAME: description}}`.
+pub fn describe() -> String {
+    let stages: Map<String, Value> = STAGES
+        .into_iter()
+        .map(|(name, entry)| (name.to_owned(), serde_json::to_value(description(&entry)).unwrap_or_default()))
+        .collect();
+    let all = json!({"protocol": protocol::PROTOCOL_VERSION, "build": env!("CARGO_PKG_VERSION"), "stages": stages});
+    format!("{all:#}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_contract_is_sound_and_names_its_own_stage() {
+        for (name, entry) in STAGES {
+            let description = description(&entry);
+            assert_eq!(description.contract.stage, name);
+            assert!(description.contract.version >= 1, "{name}");
+            assert!(!description.contract.outputs.is_empty(), "{name}");
+            assert!(description.contract.command.is_none() && description.contract.params.is_none(), "{name}");
+        }
+        assert!(STAGES.is_sorted_by_key(|(name, _)| *name));
+    }
+
+    /// Calls `visit` for every object inside `schema`, with its place.
+    fn walk(at: &str, schema: &Value, visit: &mut dyn FnMut(&str, &Map<String, Value>)) {
+        match schema {
+            Value::Object(map) => {
+                visit(at, map);
+                map.iter().for_each(|(key, value)| walk(&format!("{at}/{key}"), value, visit));
+            }
+            Value::Array(items) => items.iter().for_each(|item| walk(at, item, visit)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn params_schemas_have_one_place_for_every_error_and_a_text_for_every_param() {
+        for (name, entry) in STAGES {
+            let params = description(&entry).params;
+            walk(name, &params, &mut |at, map| {
+                for word in ["anyOf", "oneOf", "allOf", "$ref"] {
+                    assert!(!map.contains_key(word), "{at} uses {word}: {map:?}");
+                }
+                let Some(Value::Object(properties)) = map.get("properties") else { return };
+                assert_eq!(map.get("additionalProperties"), Some(&json!(false)), "{at}");
+                for (property, schema) in properties {
+                    assert!(schema.get("description").is_some(), "{at}/{property} has no description");
+                    let required =
+                        map.get("required").and_then(Value::as_array).is_some_and(|r| r.contains(&json!(property)));
+                    // Of a one-key map the keys that are not given have no value at all.
+                    let one_key = map.get("maxProperties") == Some(&json!(1));
+                    assert!(
+                        required || one_key || schema.get("default").is_some(),
+                        "{at}/{property} is optional without a default"
+                    );
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn the_description_is_the_same_every_time() {
+        let text = describe();
+        assert_eq!(text, describe());
+        let value: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(value["protocol"], json!(protocol::PROTOCOL_VERSION));
+        assert_eq!(value["stages"].as_object().unwrap().len(), 9);
+    }
+}

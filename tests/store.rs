@@ -1,0 +1,273 @@
+//! The store under kills, races and full disks: real processes, killed by real signals.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use olmo_pipe::key::{KeyInput, KeyRecord};
+use olmo_pipe::store::{Action, Handover, Output, Store, StoreError};
+use olmo_stage::{Digest, PortType};
+
+const CHILD: &str = "OLMO_PIPE_STORE_TEST_CHILD";
+const FILES: [(&str, &str); 4] =
+    [("config.json", "{}"), ("deep/a", "same"), ("deep/b", "same"), ("weights", "some weights")];
+
+/// Every failpoint of a commit, in order, and how often a commit of [`FILES`] passes it.
+const POINTS: [(&str, u32); 7] = [
+    ("store.object_temp_written", 4),
+    ("store.object_renamed", 4),
+    ("store.manifest_temp_written", 1),
+    ("store.manifest_renamed", 1),
+    ("store.folder_taken", 1),
+    ("store.action_temp_written", 1),
+    ("store.action_renamed", 1),
+];
+
+/// This test binary again, running [`child_process`] with `task` on `folder`.
+fn child(task: &str, folder: &Path) -> Command {
+    let name = match module_path!().split_once("::") {
+        Some((_, module)) => format!("{module}::child_process"),
+        None => "child_process".into(),
+    };
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", &name, "--ignored", "--nocapture"]);
+    command.env(CHILD, format!("{task} {}", folder.display()));
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+#[test]
+#[ignore = "the other tests run it as a process of its own"]
+fn child_process() {
+    let Ok(task) = std::env::var(CHILD) else { return };
+    let (task, folder) = task.split_once(' ').expect("TASK FOLDER");
+    let folder = Path::new(folder);
+    match task {
+        "commit" => drop(commit(folder, "out").unwrap()),
+        "commit_limited" => {
+            let error = limited(folder).unwrap_err();
+            assert!(matches!(error, StoreError::NoSpace { .. }), "{error}");
+            println!("no space, as expected: {error}");
+        }
+        "race" => {
+            for n in 0..20 {
+                let out = format!("out-{}-{n}", std::process::id());
+                fill(&folder.join(&out));
+                commit(folder, &out).unwrap();
+            }
+        }
+        "hold_lock" => {
+            let store = Store::open(&folder.join("store")).unwrap();
+            let _lock = store.lock_key(Digest::of(b"key")).unwrap().expect("nobody else holds it");
+            fs::write(folder.join("locked"), "").unwrap();
+            loop {
+                std::thread::park();
+            }
+        }
+        other => panic!("no task {other}"),
+    }
+}
+
+fn fill(folder: &Path) {
+    for (path, text) in FILES {
+        let full = folder.join(path);
+        fs::create_dir_all(full.parent().unwrap()).unwrap();
+        fs::write(full, text).unwrap();
+    }
+}
+
+fn action(model: Digest) -> Action {
+    let input = KeyInput { label: None, digest: Digest::of(b"data") };
+    let key = KeyRecord {
+        format: 1,
+        stage: "train".into(),
+        version: 1,
+        params: BTreeMap::new(),
+        inputs: BTreeMap::from([("data".to_owned(), vec![input])]),
+        backend: Some("flex".into()),
+        precision: None,
+        command: None,
+    };
+    Action::new(key, BTreeMap::from([("model".to_owned(), Output::Single(model))]))
+}
+
+/// Commits `folder/out` and its action to `folder/store`.
+fn commit(folder: &Path, out: &str) -> Result<(Digest, Digest), StoreError> {
+    let store = Store::open(&folder.join("store"))?;
+    let model = store.commit_tree(PortType::Model, &folder.join(out))?;
+    let action = action(model);
+    let key = action.key.digest();
+    store.commit_action(key, &action)?;
+    Ok((key, model))
+}
+
+#[test]
+fn a_kill_at_any_point_of_a_commit_leaves_a_sound_store_and_the_commit_can_be_repeated() {
+    let mut deaths = 0;
+    for (point, times) in POINTS {
+        for n in 1..=times {
+            let dir = tempfile::tempdir().unwrap();
+            fill(&dir.path().join("out"));
+            let run = child("commit", dir.path()).env("OLMO_PIPE_FAILPOINT", format!("{point}:{n}")).output().unwrap();
+            assert_eq!(
+                run.status.signal(),
+                Some(libc::SIGKILL),
+                "{point}:{n}: {}",
+                String::from_utf8_lossy(&run.stderr)
+            );
+            deaths += 1;
+
+            let store = Store::open(&dir.path().join("store")).unwrap();
+            assert_eq!(store.verify().unwrap(), [], "{point}:{n}");
+            assert_eq!(fs::read_dir(store.root().join("tmp")).unwrap().count(), 0, "{point}:{n}: swept");
+            let seen = store.artifacts().unwrap().collect::<Result<Vec<_>, _>>().unwrap();
+            assert!(seen.iter().all(|info| store.is_whole(info.digest)), "{point}:{n}");
+
+            let (key, model) = commit(dir.path(), "out").unwrap();
+            let whole = store.action(key).unwrap().expect("a hit after the commit");
+            assert_eq!(whole.outputs["model"], Output::Single(model));
+            store.materialize(model, &dir.path().join("back"), Handover::Copy).unwrap();
+            for (path, text) in FILES {
+                assert_eq!(fs::read_to_string(dir.path().join("back").join(path)).unwrap(), text);
+            }
+            assert_eq!(store.verify().unwrap(), []);
+        }
+    }
+    assert_eq!(deaths, 13);
+}
+
+#[test]
+fn the_table_of_failpoints_is_complete() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store");
+    if !folder.is_dir() {
+        eprintln!("skipped: the sources are not here");
+        return;
+    }
+    let mut named = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let text = fs::read_to_string(entry.unwrap().path()).unwrap();
+        let code = text.lines().filter(|l| !l.trim_start().starts_with("//")).flat_map(|l| l.split('"'));
+        named.extend(code.filter(|s| s.starts_with("store.")).map(str::to_owned));
+    }
+    named.sort();
+    let mut known: Vec<String> = POINTS.iter().map(|(p, _)| (*p).to_owned()).collect();
+    known.sort();
+    assert_eq!(named, known);
+}
+
+#[test]
+fn processes_that_commit_the_same_tree_at_once_do_not_disturb_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let children: Vec<_> = (0..3).map(|_| child("race", dir.path()).spawn().unwrap()).collect();
+    for child in children {
+        let ended = child.wait_with_output().unwrap();
+        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    }
+    let store = Store::open(&dir.path().join("store")).unwrap();
+    assert_eq!(store.verify().unwrap(), []);
+    assert_eq!(store.artifacts().unwrap().count(), 1);
+    assert_eq!(fs::read_dir(store.root().join("tmp")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_killed_process_loses_its_lock() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("store")).unwrap();
+    let key = Digest::of(b"key");
+    let mut holder = child("hold_lock", dir.path()).spawn().unwrap();
+    while !dir.path().join("locked").exists() {
+        assert!(holder.try_wait().unwrap().is_none(), "the child ended before it had the lock");
+        std::thread::yield_now();
+    }
+    assert!(store.lock_key(key).unwrap().is_none());
+    assert_eq!(store.lock_holder(key), Some(holder.id()));
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    assert!(store.lock_key(key).unwrap().is_some());
+}
+
+/// Commits under a limit on the size of files that this process may write.
+fn limited(folder: &Path) -> Result<(Digest, Digest), StoreError> {
+    let store = Store::open(&folder.join("store"))?;
+    let limit = libc::rlimit { rlim_cur: 1 << 16, rlim_max: 1 << 16 };
+    // SAFETY: both calls take plain values; this process runs nothing but this task.
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+        assert_eq!(libc::setrlimit(libc::RLIMIT_FSIZE, &limit), 0);
+    }
+    let result = store.commit_tree(PortType::Model, &folder.join("out")).map(|d| (d, d));
+    assert!(folder.join("out/weights").exists(), "a failed commit takes nothing");
+    result
+}
+
+#[test]
+fn a_write_that_fails_half_way_leaves_nothing_and_can_be_repeated() {
+    let dir = tempfile::tempdir().unwrap();
+    fill(&dir.path().join("out"));
+    fs::write(dir.path().join("out/weights"), vec![7u8; 1 << 20]).unwrap();
+    // A second name forces a copy into the store, which then hits the limit.
+    fs::hard_link(dir.path().join("out/weights"), dir.path().join("second name")).unwrap();
+    let run = child("commit_limited", dir.path()).output().unwrap();
+    assert!(run.status.success(), "{}{}", String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
+    let store = Store::open(&dir.path().join("store")).unwrap();
+    assert_eq!(store.verify().unwrap(), []);
+    assert_eq!(store.artifacts().unwrap().count(), 0);
+    assert_eq!(fs::read_dir(store.root().join("tmp")).unwrap().count(), 0);
+    commit(dir.path(), "out").unwrap();
+    assert_eq!(store.verify().unwrap(), []);
+}
+
+/// A small file system of its own, unmounted on drop.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(place: PathBuf) -> Option<Self> {
+        fs::create_dir(&place).unwrap();
+        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=512k", "tmpfs"]).arg(&place).output();
+        mount.is_ok_and(|m| m.status.success()).then_some(Self(place))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).output();
+    }
+}
+
+#[test]
+fn a_full_disk_is_told_as_such_and_the_commit_works_once_there_is_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(disk) = SmallDisk::mount(dir.path().join("disk")) else {
+        eprintln!("skipped: mounting a small tmpfs is not permitted here");
+        return;
+    };
+    let store = Store::open(&disk.0.join("store")).unwrap();
+    // The outputs lie on another file system, so they are copied.
+    let out = dir.path().join("out");
+    fill(&out);
+    fs::write(out.join("weights"), vec![7u8; 400 << 10]).unwrap();
+    fs::write(disk.0.join("filler"), vec![1u8; 300 << 10]).unwrap();
+    let error = store.commit_tree(PortType::Model, &out).unwrap_err();
+    assert!(matches!(error, StoreError::NoSpace { .. }), "{error}");
+    assert!(error.hint().unwrap().contains("free some space"));
+    assert_eq!(store.verify().unwrap(), []);
+    assert_eq!(store.artifacts().unwrap().count(), 0);
+    assert!(out.join("weights").exists(), "a failed commit takes nothing");
+
+    fs::remove_file(disk.0.join("filler")).unwrap();
+    let model = store.commit_tree(PortType::Model, &out).unwrap();
+    assert!(store.is_whole(model));
+    assert_eq!(store.verify().unwrap(), []);
+    assert!(!out.join("weights").exists(), "taken across file systems");
+    assert_eq!(store.commit_tree(PortType::Model, &out).unwrap(), model, "by the receipt");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "disk/ and out/: nothing is left beside them");
+
+    // Not enough room for a second copy: handing over fails as a whole.
+    let error = store.materialize(model, &disk.0.join("copy"), Handover::Copy).unwrap_err();
+    assert!(matches!(error, StoreError::NoSpace { .. }), "{error}");
+    let names: Vec<_> = fs::read_dir(&disk.0).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(names, ["store"], "no half-made folder");
+    drop(store);
+}
