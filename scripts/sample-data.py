@@ -15,11 +15,11 @@ import sys
 from pathlib import Path
 
 SEED = 20240917
-TRAIN_SINGLE = 2700  # conversations with one question
-TRAIN_MULTI = 900  # conversations with two or three
+TRAIN_SINGLE = 6000  # conversations with one question
+TRAIN_MULTI = 2000  # conversations with two or three
 HELD_OUT = 44  # per family, of which ...
 HELD_OUT_MULTI = 6  # ... have an earlier question
-SENTENCES = 5200
+SENTENCES = 8000
 
 COLORS = "red blue green yellow black white brown pink gray purple".split()
 OBJECTS = "bag cup hat box ball coat book chair kite shoe lamp bowl".split()
@@ -120,22 +120,6 @@ def repeat(r, numbers):
     return "repeat", tuple(words), prompt, text
 
 
-def color(r, numbers):
-    count = 2 if r.below(4) else 3
-    things = list(zip(r.some(NAMES, count), r.some(COLORS, count), r.some(OBJECTS, count)))
-    name, answer, thing = r.pick(things)
-    form = r.below(3)
-    if form < 2:
-        facts = ["%s has a %s %s" % t for t in things]
-    else:
-        facts = ["the %s is %s" % (o, c) for _, c, o in things]
-    text = ", ".join(facts[:-1]) + " and " + facts[-1] + "."
-    text = text[0].upper() + text[1:]
-    question = " What color is %s's %s?" % (name, thing) if form == 1 else " What color is the %s?" % thing
-    key = tuple(sorted((o, c) for _, c, o in things)) + (thing,)
-    return "color", key, text + question, answer
-
-
 def successor(r, numbers):
     n = r.pick(numbers.before_two if r.below(4) == 0 else numbers.before)
     form = r.pick(["What number comes after %d?", "Which number follows %d?", "Count on by one from %d."])
@@ -172,7 +156,15 @@ def last_word(r, numbers):
     return "last_word", tuple(words), prompt, words[-1]
 
 
-MAKERS = [repeat, color, successor, larger, category, last_word]
+def first_word(r, numbers):
+    words = r.some(WORDS, 3 + r.below(2))
+    text = " ".join(words)
+    prompt = r.pick(["What is the first word of: %s?", "Give the first word: %s.", "Which word comes first: %s?"]) % text
+    return "first_word", tuple(words), prompt, words[0]
+
+
+MAKERS = [repeat, first_word, successor, larger, category, last_word]
+LISTS = ("repeat", "first_word", "last_word")  # their key is a list of words
 
 
 def conversation(identity, questions, system):
@@ -195,15 +187,13 @@ class Held:
         self.keys.add((family, key))
         if family == "successor":
             return  # its numbers occur nowhere else at all
-        if family in ("repeat", "last_word"):
+        if family in LISTS:
             orders = [list(key)]
         elif family == "larger":
             orders = [[str(n) for n in order] for order in (key, key[::-1])]
-        elif family == "category":
+        else:  # category
             orders = [folded(prompt[prompt.index(":") :])]
             orders = [[key[0]] + orders[0], orders[0] + [key[0]]]
-        else:
-            orders = [[w for w in folded(prompt) if w in COLORS or w in OBJECTS]]
         self.tells += [order + folded(answer) for order in orders]
 
     def asked(self, question):
@@ -211,10 +201,10 @@ class Held:
         family, key, _, _ = question
         if (family, key) in self.keys:
             return True
-        if family not in ("repeat", "last_word"):
+        if family not in LISTS:
             return False
         runs = {key[i:j] for i in range(len(key)) for j in range(i + 2, len(key) + 1)}
-        return any((f, run) in self.keys for run in runs for f in ("repeat", "last_word"))
+        return any((f, run) in self.keys for run in runs for f in LISTS)
 
     def told(self, line):
         """Whether `line` holds a held-out question's operands and then its answer, in order."""
@@ -310,10 +300,13 @@ def comparing(r, numbers):
 
 
 def story(r, numbers):
-    _, key, prompt, answer = color(r, numbers)
-    facts = prompt[: prompt.index(".") + 1]
-    end = r.pick(["The %s is %s.", "So the %s is %s.", "You see, the %s is %s."]) % (key[-1], answer)
-    return facts + " " + end
+    count = 2 if r.below(4) else 3
+    things = list(zip(r.some(NAMES, count), r.some(COLORS, count), r.some(OBJECTS, count)))
+    _, shade, thing = r.pick(things)
+    facts = ["%s has a %s %s" % t for t in things] if r.below(3) else ["the %s is %s" % (o, c) for _, c, o in things]
+    text = ", ".join(facts[:-1]) + " and " + facts[-1] + ". "
+    end = r.pick(["The %s is %s.", "So the %s is %s.", "You see, the %s is %s."]) % (thing, shade)
+    return text[0].upper() + text[1:] + end
 
 
 def listing(r, numbers):

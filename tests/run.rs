@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use olmo_pipe::run::{self, RunEvent, RunState, RunStatus, Status};
 use olmo_pipe::store::Store;
-use olmo_stage::worker::{Context, Entry, StageError, main_run};
 use olmo_stage::Event;
+use olmo_stage::worker::{Context, Entry, StageError, main_run};
 use serde_json::Value;
 
 /// How long a test waits for something that must come; never what it measures.
@@ -212,7 +212,9 @@ fn a_change_that_gives_the_same_bytes_is_cut_off() {
     let said = project.succeeds(&["run", "e.yaml", "--set", "params.say=other"]);
     assert_eq!(project.ran(), counts(&[("a", 2), ("b", 1), ("c", 1), ("d", 1)]));
     let events = project.events(&project.last_run());
-    let cut_off = |stage: &str| events.iter().any(|e| matches!(e, RunEvent::Cached { place, cut_off: true, .. } if place.stage == stage));
+    let cut_off = |stage: &str| {
+        events.iter().any(|e| matches!(e, RunEvent::Cached { place, cut_off: true, .. } if place.stage == stage))
+    };
     assert!(cut_off("b") && cut_off("c"), "{said}");
 }
 
@@ -238,7 +240,10 @@ fn a_failed_stage_shows_its_last_lines_and_only_its_dependants_are_skipped() {
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("exit code 3") && said.contains("line 30") && said.contains("to stderr"), "{said}");
     assert!(!said.contains("line 10\n"), "twenty lines are enough: {said}");
-    assert_eq!(project.statuses().into_values().collect::<Vec<_>>(), [Status::Finished, Status::Failed, Status::Finished, Status::Skipped]);
+    assert_eq!(
+        project.statuses().into_values().collect::<Vec<_>>(),
+        [Status::Finished, Status::Failed, Status::Finished, Status::Skipped]
+    );
     let state = project.last_run();
     assert_eq!(state.status, RunStatus::Failed);
     let logs = run::logs(&run::folder(&project.store(), &state.id));
@@ -264,6 +269,24 @@ fn a_stage_that_makes_nothing_or_cannot_start_has_failed() {
 }
 
 #[test]
+fn a_killed_supervisor_takes_its_stage_along_and_is_told() {
+    let project = Project::new();
+    project.stage("a", "echo $$ > @pid.part; mv @pid.part @pid\nsleep 300\n");
+    project.experiment("  a: {uses: a}\n", "");
+    let engine = project.spawn(&["run", "e.yaml"]);
+    project.wait_for("pid");
+    let stage = project.read("pid");
+    let stat = fs::read_to_string(format!("/proc/{}/stat", stage.trim())).unwrap();
+    let supervisor = stat.rsplit_once(')').unwrap().1.split_ascii_whitespace().nth(1).unwrap().parse().unwrap();
+    // SAFETY: kill takes plain integers; the stage's parent lives as long as the stage.
+    assert_eq!(unsafe { libc::kill(supervisor, libc::SIGKILL) }, 0);
+    let output = engine.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains("killed its supervisor"), "{}", said(&output));
+    wait_until("its end", || !lives(&stage));
+}
+
+#[test]
 fn stages_that_do_not_need_each_other_run_at_the_same_time() {
     if std::thread::available_parallelism().map_or(1, |n| n.get()) < 2 {
         eprintln!("skipped: this machine has one processor");
@@ -271,7 +294,11 @@ fn stages_that_do_not_need_each_other_run_at_the_same_time() {
     }
     let project = diamond();
     // Each waits for the other to have begun.
-    let meet = |me: &str, other: &str| format!("touch @{me}.here\nfor n in $(seq 600); do [ -e @{other}.here ] && break; sleep 0.05; done; [ -e @{other}.here ]\n{COPY}");
+    let meet = |me: &str, other: &str| {
+        format!(
+            "touch @{me}.here\nfor n in $(seq 600); do [ -e @{other}.here ] && break; sleep 0.05; done; [ -e @{other}.here ]\n{COPY}"
+        )
+    };
     project.stage("b", &meet("b", "c"));
     project.stage("c", &meet("c", "b"));
     project.succeeds(&["run", "e.yaml"]);
@@ -306,7 +333,10 @@ fn a_command_sees_a_clean_folder_and_a_clean_environment() {
     let mut project = Project::new();
     project.variables.push(("SECRET".into(), "do not tell".into()));
     project.write("data/in.txt", "data\n");
-    project.stage("look", "{ env | cut -d= -f1 | sort | tr '\\n' ' '; find . | sort | tr '\\n' ' '; cat \"$5\"/*; } > \"$2/text\"\n");
+    project.stage(
+        "look",
+        "{ env | cut -d= -f1 | sort | tr '\\n' ' '; find . | sort | tr '\\n' ' '; cat \"$5\"/*; } > \"$2/text\"\n",
+    );
     project.experiment("  look: {uses: look, with: {file: data/in.txt}}\n", "text: '${stages.look.text}'");
     project.succeeds(&["run", "e.yaml"]);
     let seen = project.read("out/e/text/text");
@@ -334,6 +364,7 @@ fn a_stage_that_forks_twice_and_ignores_sigterm_dies_with_the_engine() {
     project.wait_for("escaped");
     let pid = project.read("escaped");
     assert!(lives(&pid));
+    wait_until("the start in the record", || project.status("a") == Status::Running);
     engine.kill().unwrap();
     let since = Instant::now();
     engine.wait().unwrap();
@@ -396,11 +427,18 @@ fn a_stage_that_takes_too_long_is_stopped() {
 fn dies_at(project: &Project, point: &str, arguments: &[&str]) {
     let output = project.command(arguments).env("OLMO_PIPE_FAILPOINT", point).output().unwrap();
     assert_eq!(output.status.signal(), Some(libc::SIGKILL), "{point} was not reached\n{}", said(&output));
+    // Its stages die a moment later; until then they could still see what the test does next.
+    for work in fs::read_dir(project.path(".olmo-pipe/work-v1")).unwrap() {
+        if let Ok(lock) = fs::File::open(work.unwrap().path().join("supervisor.lock")) {
+            lock.lock().unwrap();
+        }
+    }
 }
 
 #[test]
 fn a_run_killed_at_any_point_is_finished_by_resume_and_nothing_finished_runs_twice() {
-    let points = ["run.started", "run.stage_started:2", "run.stage_committed:1", "run.stage_committed:3", "run.finished"];
+    let points =
+        ["run.started", "run.stage_started:2", "run.stage_committed:1", "run.stage_committed:3", "run.finished"];
     for point in points {
         let project = diamond();
         dies_at(&project, point, &["run", "e.yaml"]);
@@ -530,7 +568,8 @@ fn a_damaged_object_is_noticed_and_made_again() {
     assert_eq!(project.ran(), counts(&[("a", 1), ("b", 2), ("c", 1), ("d", 2)]));
     assert_eq!(project.read("out/e/text/text"), "again\nb\nhello\nc\nhello\n");
     assert_eq!(fs::read_dir(project.path(".olmo-pipe/quarantine")).unwrap().count(), 1);
-    // Found on the way out, and found by a look: of a wrong size, or gone.
+    // Found on the way out, and found by a look: gone.
+    fs::remove_dir_all(project.path("out")).unwrap();
     damage(&object(&project, b"again\nb\nhello\nc\nhello\n"), b"agaiN\nb\nhello\nc\nhello\n");
     project.succeeds(&["run", "e.yaml", "--set", "stages.d.with.say=again"]);
     assert_eq!(project.ran()["d"], 3);
@@ -547,7 +586,12 @@ fn a_plan_says_why() {
         assert!(output.status.success(), "{}", said(&output));
         let plan: Value = serde_json::from_slice(&output.stdout).unwrap();
         let text = |stage: &Value, field: &str| stage[field].as_str().unwrap().to_owned();
-        plan["stages"].as_array().unwrap().iter().map(|s| (text(s, "name"), (text(s, "state"), text(s, "reason")))).collect()
+        plan["stages"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|s| (text(s, "name"), (text(s, "state"), text(s, "reason"))))
+            .collect()
     };
     let first = plan(&[]);
     assert_eq!(first["a"], ("run".into(), "no earlier result".into()));
@@ -585,7 +629,8 @@ fn count_steps(context: &mut Context) -> Result<(), StageError> {
         let mut file = fs::OpenOptions::new().create(true).append(true).open(project.join("steps")).unwrap();
         writeln!(file, "{text}").unwrap();
     };
-    let steps: u64 = context.request.params["max_duration"].as_str().unwrap().trim_end_matches("steps").parse().unwrap();
+    let steps: u64 =
+        context.request.params["max_duration"].as_str().unwrap().trim_end_matches("steps").parse().unwrap();
     let seed = context.request.params["seed"].clone();
     let keep = context.request.items.get("checkpoints").cloned().unwrap_or_default();
     // As a trainer whose last checkpoint cannot be used: it goes back by one.
@@ -632,7 +677,10 @@ fn plays_the_worker() {
 fn training() -> Project {
     let mut project = Project::new();
     let description = olmo_pipe::builtin::STAGES.iter().find(|(name, _)| *name == "train").unwrap().1;
-    project.write("describe.json", &format!("{{\"protocol\": 1, \"build\": \"test\", \"stages\": {{\"train\": {description}}}}}"));
+    project.write(
+        "describe.json",
+        &format!("{{\"protocol\": 1, \"build\": \"test\", \"stages\": {{\"train\": {description}}}}}"),
+    );
     let test = std::env::current_exe().unwrap();
     let script = format!(
         "#!/bin/sh\nif [ \"$1\" = describe ]; then exec cat '{here}/describe.json'; fi\n\
@@ -649,7 +697,11 @@ fn training() -> Project {
     project.write("stages/score/stage.yaml", &contract);
     project.write(
         "stages/score/run.sh",
-        &format!("set -eu\ncat \"$4/weights\" >> {0}/scored\necho >> {0}/scored\ncat \"$4/weights\" > \"$2/text\"\n", project.dir.path().display()),
+        // One write a line: scores run at the same time.
+        &format!(
+            "set -eu\necho \"$(cat \"$4/weights\")\" >> '{}/scored'\ncat \"$4/weights\" > \"$2/text\"\n",
+            project.dir.path().display()
+        ),
     );
     project.stage("all", COPY);
     project.experiment(
@@ -784,7 +836,10 @@ fn items_that_a_continued_stage_gives_up_leave_the_list_and_come_again() {
 fn a_failed_item_fails_its_stage_and_the_other_items_go_on() {
     let project = training();
     let script = project.read("stages/score/run.sh");
-    project.write("stages/score/run.sh", &script.replace("set -eu\n", "set -eu\n[ \"$(cat \"$4/weights\")\" != '7 2' ]\n"));
+    project.write(
+        "stages/score/run.sh",
+        &script.replace("set -eu\n", "set -eu\n[ \"$(cat \"$4/weights\")\" != '7 2' ]\n"),
+    );
     let output = project.run(&["run", "e.yaml"]);
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
     assert_eq!(scored(&project), ["7 1", "7 3", "7 4"]);
@@ -799,11 +854,19 @@ fn a_worker_that_is_missing_or_of_another_build_is_refused_before_anything_runs(
     project.write("describe.json", &text);
     let output = project.run(&["run", "e.yaml"]);
     assert_eq!(output.status.code(), Some(3), "{}", said(&output));
-    assert!(said(&output).contains("cargo build --release") && said(&output).contains("different builds"), "{}", said(&output));
+    assert!(
+        said(&output).contains("cargo build --release") && said(&output).contains("different builds"),
+        "{}",
+        said(&output)
+    );
     project.variables = vec![("OLMO_PIPE_WORKER".into(), "/no/such/worker".into())];
     let output = project.run(&["run", "e.yaml"]);
     assert_eq!(output.status.code(), Some(3), "{}", said(&output));
-    assert!(said(&output).contains("cargo build --release") && said(&output).contains("/no/such/worker"), "{}", said(&output));
+    assert!(
+        said(&output).contains("cargo build --release") && said(&output).contains("/no/such/worker"),
+        "{}",
+        said(&output)
+    );
     assert!(project.runs().is_empty(), "no run began");
 }
 

@@ -1,1 +1,21 @@
+//! The one integration binary of the engine: each module is a topic.
 
+mod dependencies;
+mod docs;
+mod flagship;
+mod run;
+mod spec;
+mod store;
+
+/// A file of tests that is not listed above would never run.
+#[test]
+fn every_file_of_tests_is_a_module_of_this_binary() {
+    let listed = include_str!("runner.rs");
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if let Some(module) = name.strip_suffix(".rs").filter(|m| *m != "runner") {
+            assert!(listed.contains(&format!("mod {module};")), "tests/{name} is not listed in tests/runner.rs");
+        }
+    }
+}

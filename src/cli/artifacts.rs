@@ -65,7 +65,8 @@ fn list(store: &Store, query: &Query, as_json: bool) -> Result<Exit, Problem> {
         answer_json(&json!({"format": 1, "artifacts": rows}));
         return Ok(Exit::Success);
     }
-    let mut text = format!("{:<12}  {:<10}  {:>9}  {:>5}  {:<20}  made by\n", "digest", "type", "size", "files", "made (UTC)");
+    let mut text =
+        format!("{:<12}  {:<10}  {:>9}  {:>5}  {:<20}  made by\n", "digest", "type", "size", "files", "made (UTC)");
     for row in &rows {
         let by = match (row.reference, row.stages.is_empty()) {
             (true, _) => "(a local source)".to_owned(),
@@ -145,7 +146,13 @@ fn show(store: &Store, prefix: &str, as_json: bool) -> Result<Exit, Problem> {
         None => text.push_str("made by  nothing here: it is a part of another artifact, or came from elsewhere\n"),
         Some((key, action, port)) => {
             let record = &action.key;
-            let _ = writeln!(text, "made by  {} (version {}), port {port}, key {}", record.stage, record.version, key.short());
+            let _ = writeln!(
+                text,
+                "made by  {} (version {}), port {port}, key {}",
+                record.stage,
+                record.version,
+                key.short()
+            );
             for (name, value) in &record.params {
                 let _ = writeln!(text, "  param  {name} = {}", escape_control(&value.to_string()));
             }

@@ -108,16 +108,14 @@ pub struct ExperimentFile {
 impl ExperimentFile {
     /// Reads and checks it.
     fn load(&self) -> Result<Loaded, Problem> {
-        let options =
-            LoadOptions { profile: self.profile.clone(), sets: self.sets.clone(), cwd: current_folder()? };
+        let options = LoadOptions { profile: self.profile.clone(), sets: self.sets.clone(), cwd: current_folder()? };
         Ok(crate::spec::load(&self.file, &options, &crate::builtin::STAGES)?)
     }
 }
 
 fn current_folder() -> Result<PathBuf, Problem> {
-    std::env::current_dir().map_err(|e| {
-        Problem::new(Exit::Environment, "cli::cwd", &format!("cannot find the current folder: {e}"), None)
-    })
+    std::env::current_dir()
+        .map_err(|e| Problem::new(Exit::Environment, "cli::cwd", &format!("cannot find the current folder: {e}"), None))
 }
 
 impl Common {

@@ -30,7 +30,8 @@ pub struct Schema {
 impl Schema {
     pub fn run(self) -> Result<Exit, Problem> {
         if let Some(pipeline) = self.pipeline {
-            let strict = crate::spec::schema::experiment_for(&pipeline, &super::current_folder()?, &crate::builtin::STAGES)?;
+            let strict =
+                crate::spec::schema::experiment_for(&pipeline, &super::current_folder()?, &crate::builtin::STAGES)?;
             super::answer_json(&crate::spec::schema::authoring(&strict));
             return Ok(Exit::Success);
         }
@@ -56,7 +57,8 @@ impl Schema {
                 answer(&format!("wrote {}\n", path.display()));
             }
         }
-        let embedded = crate::builtin::STAGES.iter().all(|(name, text)| stages.get(*name).is_some_and(|there| there == text));
+        let embedded =
+            crate::builtin::STAGES.iter().all(|(name, text)| stages.get(*name).is_some_and(|there| there == text));
         if !embedded || stages.len() != crate::builtin::STAGES.len() {
             differing += 1;
             answer("this engine embeds other stage descriptions than its worker has: cargo build --release\n");
@@ -107,7 +109,8 @@ fn reference(stages: &BTreeMap<String, String>) -> String {
             let _ = writeln!(text, "| `{port}` | in | {kind}{optional} | {} |", input.summary);
         }
         for (port, output) in &contract.outputs {
-            let _ = writeln!(text, "| `{port}` | out | {} | {} |", list_of(output.port_type, output.list), output.summary);
+            let _ =
+                writeln!(text, "| `{port}` | out | {} | {} |", list_of(output.port_type, output.list), output.summary);
         }
         text.push_str("\n| param | type | default | |\n|---|---|---|---|\n");
         params(&mut text, "", &description.params);

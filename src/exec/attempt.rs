@@ -302,7 +302,11 @@ fn natural(label: &str) -> Vec<(String, u128, String)> {
         let end = tail.find(|c: char| !c.is_ascii_digit()).unwrap_or(tail.len());
         let (number, after) = tail.split_at(end);
         // A number too long for u128 sorts last, then as text.
-        key.push((text.to_owned(), number.parse().unwrap_or(if number.is_empty() { 0 } else { u128::MAX }), number.to_owned()));
+        key.push((
+            text.to_owned(),
+            number.parse().unwrap_or(if number.is_empty() { 0 } else { u128::MAX }),
+            number.to_owned(),
+        ));
         rest = after;
     }
     key

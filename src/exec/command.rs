@@ -161,7 +161,9 @@ mod tests {
 
     #[test]
     fn arguments_are_filled_in_and_never_split() {
-        let argv = fill(r#"["${stage.dir}/x", "${inputs.a}/f", "-${params.n}-${params.s}", "${inputs.b}", "${outputs.o}", "${params.list}", "$HOME"]"#);
+        let argv = fill(
+            r#"["${stage.dir}/x", "${inputs.a}/f", "-${params.n}-${params.s}", "${inputs.b}", "${outputs.o}", "${params.list}", "$HOME"]"#,
+        );
         assert_eq!(argv.unwrap(), ["/stage/x", "in/a/f", "-3-a b", "", "out/o", "[1,2]", "$HOME"]);
     }
 

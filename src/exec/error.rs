@@ -44,7 +44,9 @@ impl ExecError {
             Self::Io { .. } => "exec::io",
             Self::WorkerMissing(_) => "worker::missing",
             Self::WorkerBroken { .. } => "worker::broken",
-            Self::WorkerProtocol { .. } | Self::WorkerLacks { .. } | Self::WorkerDiffers { .. } => "worker::other_build",
+            Self::WorkerProtocol { .. } | Self::WorkerLacks { .. } | Self::WorkerDiffers { .. } => {
+                "worker::other_build"
+            }
             Self::UnknownReference { .. } | Self::OpenReference { .. } => "exec::argument",
             Self::StillRunning(_) => "exec::still_running",
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
+use std::io::Read;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::Duration;
@@ -58,13 +59,14 @@ impl Supervised {
             .envs(&launch.environment)
             .current_dir(&launch.folder)
             .stdin(Stdio::piped())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(file)
             .spawn()
             .map_err(ExecError::io("start the supervisor in", &launch.folder))?;
         let pipe = supervisor.stdin.take();
         #[cfg(target_os = "linux")]
-        let exited = rustix::process::pidfd_open(Pid::from_child(&supervisor), rustix::process::PidfdFlags::empty()).ok();
+        let exited =
+            rustix::process::pidfd_open(Pid::from_child(&supervisor), rustix::process::PidfdFlags::empty()).ok();
         Ok(Self {
             supervisor,
             pipe,
@@ -80,17 +82,16 @@ impl Supervised {
         match self.supervisor.try_wait() {
             Ok(None) => Ok(None),
             Ok(Some(_)) => {
-                let path = self.attempt.join(supervise::EXIT);
-                match std::fs::read(&path) {
-                    Ok(text) => serde_json::from_slice(&text)
-                        .map(|exit| Some(Ended::Seen(exit)))
-                        .map_err(|e| ExecError::io("read", &path)(e.into())),
-                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                        processes::kill_session(self.supervisor.id());
-                        Ok(Some(Ended::Unseen))
-                    }
-                    Err(e) => Err(ExecError::io("read", &path)(e)),
+                let mut told = Vec::new();
+                if let Some(mut stdout) = self.supervisor.stdout.take() {
+                    stdout.read_to_end(&mut told).map_err(ExecError::io("hear the supervisor of", &self.attempt))?;
                 }
+                // Nothing, or half of it: it was killed, and its children may live.
+                let exit = serde_json::from_slice::<Exit>(&told).ok();
+                if exit.is_none() {
+                    processes::kill_session(self.supervisor.id());
+                }
+                Ok(Some(exit.map_or(Ended::Unseen, Ended::Seen)))
             }
             Err(e) => Err(ExecError::io("wait for the supervisor of", &self.attempt)(e)),
         }

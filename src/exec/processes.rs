@@ -87,8 +87,9 @@ mod tests {
         let mut found = Vec::new();
         // The shell needs a moment to start its own child; bounded by the sleep itself.
         while found.len() < 2 && child.try_wait().unwrap().is_none() {
-            found = descendants(child.id());
-            found.push(Pid::from_child(&child));
+            // The shell first: else it sees its child end, and ends well.
+            found = vec![Pid::from_child(&child)];
+            found.extend(descendants(child.id()));
         }
         assert_eq!(found.len(), 2);
         kill_all(&found);

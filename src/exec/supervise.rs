@@ -5,8 +5,8 @@
 //! orphan below it, and holds the reading end of a pipe whose writing end only the engine has.
 //! When the pipe ends, because the engine closed it or died, every descendant is killed. It
 //! passes SIGTERM and SIGINT on to the stage's process group, kills what a stage leaves behind,
-//! and writes `exit.json` last: `{"code":0}`, `{"signal":9}` or `{"error":"cannot start …"}`
-//! with what the stage used. While it lives it holds a lock on `supervisor.lock` beside the
+//! and tells the end last, on its standard output and as `exit.json`: `{"code":0}`,
+//! `{"signal":9}` or `{"error":"cannot start …"}` with what the stage used. While it lives it holds a lock on `supervisor.lock` beside the
 //! folder of attempts, so the next attempt at the same work starts after the last process of
 //! this one is gone.
 
@@ -66,14 +66,20 @@ pub struct Exit {
 pub fn main(arguments: &[OsString]) -> ExitCode {
     let (attempt, argv) = match arguments {
         // A parser in between may have taken the dashes for itself.
-        [attempt, dashes, argv @ ..] if dashes == OsStr::new("--") && !argv.is_empty() => (PathBuf::from(attempt), argv),
+        [attempt, dashes, argv @ ..] if dashes == OsStr::new("--") && !argv.is_empty() => {
+            (PathBuf::from(attempt), argv)
+        }
         [attempt, argv @ ..] if !argv.is_empty() => (PathBuf::from(attempt), argv),
         _ => {
             eprintln!("{COMMAND} is started by olmo-pipe itself: {COMMAND} ATTEMPT_DIR -- ARGV…");
             return ExitCode::from(2);
         }
     };
-    let ended = supervise(&attempt, argv).and_then(|exit| write_exit(&attempt, &exit));
+    let ended = supervise(&attempt, argv).and_then(|exit| {
+        // To the engine first: a pipe needs no room on the disk.
+        println!("{}", serde_json::to_string(&exit)?);
+        write_exit(&attempt, &exit)
+    });
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
@@ -185,7 +191,11 @@ fn start(argv: &[OsString], log: &File) -> io::Result<Pid> {
             command.pre_exec(move || {
                 rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
                 // The supervisor may have died before the line above.
-                if rustix::process::getppid() == Some(supervisor) { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
+                if rustix::process::getppid() == Some(supervisor) {
+                    Ok(())
+                } else {
+                    Err(io::ErrorKind::BrokenPipe.into())
+                }
             });
         }
     }

@@ -121,7 +121,8 @@ mod tests {
     #[test]
     fn a_worker_is_refused_for_another_protocol_another_contract_and_a_missing_stage() {
         let dir = tempfile::tempdir().unwrap();
-        let answer = |protocol: u32| serde_json::json!({"protocol": protocol, "build": "b", "stages": {"a": description(1)}});
+        let answer =
+            |protocol: u32| serde_json::json!({"protocol": protocol, "build": "b", "stages": {"a": description(1)}});
         let worker = Worker::find(&script(dir.path(), &answer(PROTOCOL_VERSION).to_string())).unwrap();
         assert_eq!(worker.build(), "b");
         assert!(worker.check("a", &description(1)).is_ok());

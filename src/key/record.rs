@@ -288,6 +288,15 @@ mod tests {
         }
 
         #[test]
+        fn two_records_without_a_difference_have_one_key(records in vec(record(), 2..12)) {
+            for (n, one) in records.iter().enumerate() {
+                for other in &records[n..] {
+                    prop_assert_eq!(crate::key::diff(one, other).is_empty(), one.digest() == other.digest());
+                }
+            }
+        }
+
+        #[test]
         fn the_order_of_maps_does_not_count(fields in btree_map(text(), value(), 0..5), seed in any::<u64>()) {
             let mut shuffled: Vec<_> = fields.clone().into_iter().collect();
             let n = shuffled.len();

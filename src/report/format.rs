@@ -47,7 +47,9 @@ pub fn utc(seconds: u64) -> String {
 /// Foreign text for a terminal: control characters, and characters that turn the direction of
 /// writing, are shown as escapes; line ends and tabs too.
 pub fn escape_control(text: &str) -> Cow<'_, str> {
-    let harmful = |c: char| c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let harmful = |c: char| {
+        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
     if !text.contains(harmful) {
         return Cow::Borrowed(text);
     }

@@ -219,7 +219,7 @@ impl<'r> Board<'r> {
 
     /// What is known of the inputs of instance `index`. The inner error: an artifact is known,
     /// but can no longer be read.
-    pub fn inputs(&self, index: usize, store: &Store) -> Result<Inputs, DamagedInput> {
+    pub fn inputs(&self, index: usize, store: &Store) -> Result<Inputs, Box<DamagedInput>> {
         let instance = &self.instances[index];
         let spec = self.stages[instance.stage].spec;
         if let Some(failed) = spec.reads().find_map(|port| self.never(port)) {
@@ -295,13 +295,14 @@ impl<'r> Board<'r> {
         digest: Digest,
         to: PortType,
         maker: &Option<Place>,
-    ) -> Result<Digest, DamagedInput> {
-        let made = self.stage(&from.stage).and_then(|s| self.stages[s].spec.description.contract.outputs.get(&from.port));
+    ) -> Result<Digest, Box<DamagedInput>> {
+        let made =
+            self.stage(&from.stage).and_then(|s| self.stages[s].spec.description.contract.outputs.get(&from.port));
         match made.and_then(|made| made.port_type.subtree_for(to)) {
             None => Ok(digest),
             Some(folder) => store
                 .subtree(digest, folder, to)
-                .map_err(|error| DamagedInput { maker: maker.clone(), artifact: digest, error }),
+                .map_err(|error| DamagedInput { maker: maker.clone(), artifact: digest, error }.into()),
         }
     }
 

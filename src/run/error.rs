@@ -91,7 +91,9 @@ impl RunError {
                 }
             }
             Self::TooMuch { what, .. } => {
-                format!("ask for less (`stages: {{STAGE: {{resources: {{{what}: …}}}}}}`), or run it on a larger machine")
+                format!(
+                    "ask for less (`stages: {{STAGE: {{resources: {{{what}: …}}}}}}`), or run it on a larger machine"
+                )
             }
             Self::SourceMissing { .. } => "put it there, or write the right path".into(),
             Self::StageFile { .. } => "write the right name under `command: files:` in its stage.yaml".into(),

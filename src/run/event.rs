@@ -97,7 +97,9 @@ pub enum RunOutcome {
     /// At least one stage failed.
     Failed,
     /// Stopped by this signal.
-    Interrupted { signal: i32 },
+    Interrupted {
+        signal: i32,
+    },
 }
 
 impl RunEvent {

@@ -3,7 +3,7 @@
 //! learns goes to the scheduler as messages.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 use std::time::{Duration, Instant};
@@ -60,11 +60,20 @@ pub enum News {
 
 /// How a job ended.
 pub enum End {
-    Succeeded { outputs: BTreeMap<String, Output>, used: Used },
-    Failed { failure: Failure, log: Vec<String> },
+    Succeeded {
+        outputs: BTreeMap<String, Output>,
+        used: Used,
+    },
+    Failed {
+        failure: Failure,
+        log: Vec<String>,
+    },
     Interrupted,
     /// An input is not what it should be; the attempt was not started.
-    Damaged { artifact: Digest, error: StoreError },
+    Damaged {
+        artifact: Digest,
+        error: StoreError,
+    },
 }
 
 /// Sends the news of one instance.
@@ -125,7 +134,7 @@ pub struct Job {
 enum Stopped {
     Failed(Failure),
     Interrupted,
-    Damaged(Digest, StoreError),
+    Damaged(Digest, Box<StoreError>),
 }
 
 impl From<StoreError> for Stopped {
@@ -196,7 +205,7 @@ impl Job {
             }
             Err(Stopped::Failed(failure)) => End::Failed { failure, log: log() },
             Err(Stopped::Interrupted) => End::Interrupted,
-            Err(Stopped::Damaged(artifact, error)) => End::Damaged { artifact, error },
+            Err(Stopped::Damaged(artifact, error)) => End::Damaged { artifact, error: *error },
         }
     }
 
@@ -305,7 +314,8 @@ impl Job {
             (make(attempt.command_folder())?, argv, command::environment(self.contract(), &attempt.temporary()))
         } else {
             attempt.write_request(&self.request(work, attempt, handed, items)?)?;
-            let argv = vec![self.worker.clone().into_os_string(), "run".into(), attempt.folder.clone().into_os_string()];
+            let argv =
+                vec![self.worker.clone().into_os_string(), "run".into(), attempt.folder.clone().into_os_string()];
             let mut environment = command::worker_environment(self.grant.cpus as usize, &attempt.temporary());
             environment.insert("CUDA_VISIBLE_DEVICES".into(), self.grant.gpus.join(",").into());
             (attempt.folder.clone(), argv, environment)
@@ -328,7 +338,10 @@ impl Job {
                 match self.store.materialize(*digest, &path, Handover::Link).map_err(|e| damaged(*digest, e)) {
                     Ok(()) => {
                         keep.push(label.clone());
-                        earlier.entry(port.to_owned()).or_default().push(InputItem { label: Some(label.clone()), path });
+                        earlier
+                            .entry(port.to_owned())
+                            .or_default()
+                            .push(InputItem { label: Some(label.clone()), path });
                     }
                     Err(Stopped::Damaged(_, error)) => {
                         let text = format!("item {label} of an earlier attempt is lost: {error}");
@@ -414,7 +427,11 @@ impl Job {
             Ended::Unseen if asked.is_some() => return Err(Stopped::Interrupted),
             Ended::Unseen => {
                 let hint = Some("run the same command again: it goes on where it can");
-                return Err(failed("stage::supervisor_killed", "somebody killed its supervisor, and so the stage", hint));
+                return Err(failed(
+                    "stage::supervisor_killed",
+                    "somebody killed its supervisor, and so the stage",
+                    hint,
+                ));
             }
         };
         let done = match &result {
@@ -434,7 +451,8 @@ impl Job {
         }
         match result {
             Some(result) if result.outcome == Outcome::Failed => {
-                let unnamed = || Failure { code: "stage::failed".into(), message: "it gave no reason".into(), hint: None };
+                let unnamed =
+                    || Failure { code: "stage::failed".into(), message: "it gave no reason".into(), hint: None };
                 return Err(Stopped::Failed(result.failure.unwrap_or_else(unnamed)));
             }
             Some(_) | None if asked.is_some() => return Err(Stopped::Interrupted),
@@ -451,7 +469,15 @@ impl Job {
                 Some("if the system ran out of memory (`dmesg` says so), run less at a time or give it less to do"),
             ),
             (_, Some(signal)) => failed("stage::killed", format!("it was ended by signal {signal}"), None),
-            (Some(code), None) => failed("stage::exit", format!("it ended with exit code {code}"), None),
+            (Some(code), None) => {
+                let hint = is_full(&attempt.folder).then(|| {
+                    format!(
+                        "the file system of {} is full: free some space and run the same command again",
+                        self.store.root().display()
+                    )
+                });
+                failed("stage::exit", format!("it ended with exit code {code}"), hint.as_deref())
+            }
             (None, None) => failed("stage::exit", "it ended, and nobody saw how", None),
         })
     }
@@ -509,11 +535,15 @@ enum Asked {
 
 /// Whether an input could not be handed over because it is not whole any more.
 fn damaged(artifact: Digest, error: StoreError) -> Stopped {
-    if super::is_damage(&error) { Stopped::Damaged(artifact, error) } else { error.into() }
+    if super::is_damage(&error) { Stopped::Damaged(artifact, Box::new(error)) } else { error.into() }
+}
+
+/// Whether there is no room where `folder` lies: what a stage says of it has no room either.
+fn is_full(folder: &Path) -> bool {
+    rustix::fs::statvfs(folder).is_ok_and(|stat| stat.f_bavail.saturating_mul(stat.f_frsize) < 64 * 1024)
 }
 
 fn make(folder: PathBuf) -> Result<PathBuf, ExecError> {
     std::fs::create_dir_all(&folder).map_err(ExecError::io("make the folder", &folder))?;
     Ok(folder)
 }
-

@@ -86,6 +86,10 @@ pub struct StageFailure {
 /// Runs the experiment `resolved`: what is in the store already is not run again.
 pub fn run(store: &Store, resolved: &Resolved, options: &Options, watch: &mut dyn Watch) -> Result<Report, RunError> {
     let names = board::order(resolved, &options.targets)?;
+    if let Some(name) = options.fresh.iter().find(|name| !resolved.stages.contains_key(name)) {
+        let known = resolved.stages.keys().map(str::to_owned).collect();
+        return Err(RunError::UnknownStage { name: name.clone(), known });
+    }
     let machine = check_resources(resolved, &names)?;
     let sources = Sources::read(resolved, &names, store)?;
     check_worker(store, resolved, &names, &sources, options)?;
@@ -202,7 +206,8 @@ fn go(
             // A result is damaged, and in quarantine now: what made it is no hit any more.
             Err(RunError::Store(error)) if rounds < ROUNDS && is_damage(&error) => {
                 let place = Place { stage: "results".into(), item: None };
-                let event = RunEvent::Message { place, level: "warning".into(), text: format!("{error}; it is made again") };
+                let event =
+                    RunEvent::Message { place, level: "warning".into(), text: format!("{error}; it is made again") };
                 watch.event(&event);
                 record.append(&event)?;
             }

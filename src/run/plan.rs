@@ -6,7 +6,7 @@ use olmo_stage::Digest;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::board::{self, Board, DamagedInput, Inputs};
+use super::board::{self, Board, Inputs};
 use super::error::RunError;
 use super::event::{Place, RunEvent};
 use super::record;
@@ -94,8 +94,8 @@ pub fn plan_with(
                     continue;
                 }
                 // Its maker will find out, and run again.
-                Err(DamagedInput { maker, .. }) => {
-                    waits.extend(maker.map(|m| m.stage));
+                Err(damaged) => {
+                    waits.extend(damaged.maker.map(|m| m.stage));
                     continue;
                 }
             };
@@ -155,7 +155,10 @@ fn sum_up(stage: &board::Stage, items: Vec<(Option<String>, ItemPlan)>, waits: B
         None => (PlanState::Hit, format!("the results of all {} items are there", items.len())),
         Some(first) => {
             let state = missing.iter().map(|i| i.state).max().unwrap_or(PlanState::Run);
-            (state, format!("{} of {} items have no result; {}: {}", missing.len(), items.len(), first.label, first.reason))
+            (
+                state,
+                format!("{} of {} items have no result; {}: {}", missing.len(), items.len(), first.label, first.reason),
+            )
         }
     };
     StagePlan { name, uses, state, reason, key: None, waits_for, items }
@@ -183,7 +186,8 @@ fn last_keys(store: &Store, experiment: &str) -> BTreeMap<Place, Vec<Digest>> {
     for id in runs.iter().rev().take(RUNS_SEARCHED) {
         // A record that cannot be read explains nothing, and stops nobody.
         let records = record::read_events(&store.runs_dir().join(id.as_str())).unwrap_or_default();
-        let this = records.iter().any(|r| matches!(&r.event, RunEvent::Opened { experiment: e, .. } if e == experiment));
+        let this =
+            records.iter().any(|r| matches!(&r.event, RunEvent::Opened { experiment: e, .. } if e == experiment));
         if !this {
             continue;
         }
@@ -206,7 +210,7 @@ fn why_new(store: &Store, last: Option<&Vec<Digest>>, key: Digest, record: &KeyR
         Ok(ActionState::Hit(action) | ActionState::Incomplete { action, .. }) => {
             let changes = key::diff(&action.key, record);
             const SHOWN: usize = 4;
-            let mut texts: Vec<String> = changes.iter().take(SHOWN).map(|c| describe(c)).collect();
+            let mut texts: Vec<String> = changes.iter().take(SHOWN).map(describe).collect();
             if changes.len() > SHOWN {
                 texts.push(format!("and {} more", changes.len() - SHOWN));
             }

@@ -14,7 +14,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use olmo_stage::{Digest, journal};
+use olmo_stage::journal;
 use serde::{Deserialize, Serialize};
 
 use super::error::RunError;
@@ -29,20 +29,19 @@ const RESOLVED: &str = "resolved.yaml";
 const EVENTS: &str = "events.jsonl";
 const LOCK: &str = "lock";
 
-/// The name of a run: UTC time to the second and four hexadecimal digits, `20260131-235959-0f3a`.
-/// Sorts by time.
+/// The name of a run: UTC time to the second, and the 65,536th parts of the second in four
+/// hexadecimal digits, `20260131-235959-0f3a`. Sorts by time.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct RunId(String);
 
 impl RunId {
-    /// A new one; `salt` makes those of one second differ.
-    fn new(now: SystemTime, salt: u32) -> Self {
+    /// That of a run which begins now.
+    fn new(now: SystemTime) -> Self {
         let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let noise = Digest::of(format!("{} {} {salt}", std::process::id(), since.as_nanos()).as_bytes()).hex();
-        let time = crate::report::utc(since.as_secs());
-        let time: String = time.chars().filter(char::is_ascii_digit).collect();
-        Self(format!("{}-{}-{}", &time[..8], &time[8..14], &noise[..4]))
+        let part = (u64::from(since.subsec_nanos()) << 16) / 1_000_000_000;
+        let time: String = crate::report::utc(since.as_secs()).chars().filter(char::is_ascii_digit).collect();
+        Self(format!("{}-{}-{part:04x}", &time[..8], &time[8..14]))
     }
 
     /// Reads one; `None` if `text` has another form.
@@ -92,19 +91,25 @@ impl RunRecord {
     /// Makes the record of a new run.
     pub fn create(store: &Store, resolved: &Resolved, targets: &[String], sources: &Sources) -> Result<Self, RunError> {
         let runs = store.runs_dir();
-        let mut salt = 0;
         let (id, folder) = loop {
-            let id = RunId::new(SystemTime::now(), salt);
+            let id = RunId::new(SystemTime::now());
             let folder = runs.join(id.as_str());
             match fs::create_dir(&folder) {
                 Ok(()) => break (id, folder),
-                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => salt += 1,
+                // Another process within the same instant.
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+                    std::thread::sleep(Duration::from_micros(50))
+                }
                 Err(e) => return Err(RunError::io("make the folder", &folder)(e)),
             }
         };
         let lock = take_lock(&folder, &id)?;
-        let recorded =
-            Recorded { format: FORMAT, resolved: resolved.clone(), targets: targets.to_vec(), sources: sources.clone() };
+        let recorded = Recorded {
+            format: FORMAT,
+            resolved: resolved.clone(),
+            targets: targets.to_vec(),
+            sources: sources.clone(),
+        };
         let path = folder.join(RESOLVED);
         let text = serde_yaml::to_string(&recorded)
             .map_err(|e| RunError::RunDamaged { id: id.to_string(), why: format!("it cannot be written: {e}") })?;
@@ -249,10 +254,11 @@ mod tests {
 
     #[test]
     fn run_names_have_one_form_and_sort_by_time() {
-        let at = |s| RunId::new(UNIX_EPOCH + Duration::from_secs(s), 0);
-        let (first, second) = (at(1_769_903_999), at(1_769_904_000));
-        assert!(first.as_str().starts_with("20260131-235959-"), "{first}");
-        assert!(first < second);
+        let at = |ms| RunId::new(UNIX_EPOCH + Duration::from_millis(ms));
+        let first = at(1_769_903_999_500);
+        assert_eq!(first.as_str(), "20260131-235959-8000");
+        assert_eq!(at(1_769_903_999_999).as_str(), "20260131-235959-ffbe");
+        assert!(first < at(1_769_903_999_501) && first < at(1_769_904_000_000));
         assert_eq!(RunId::parse(first.as_str()), Some(first.clone()));
         for text in ["", "20260131-235959", "20260131-235959-0F3A", "2026013x-235959-0f3a", "../../etc/passwd/../x"] {
             assert_eq!(RunId::parse(text), None, "{text}");
@@ -269,7 +275,9 @@ mod tests {
         fs::create_dir(store.runs_dir().join("something else")).unwrap();
         assert_eq!(all(&store).unwrap().len(), 3);
         assert_eq!(find(&store, "202602").unwrap().as_str(), "20260201-000000-0f3a");
-        assert!(matches!(find(&store, "202601"), Err(RunError::AmbiguousRun { candidates, .. }) if candidates.len() == 2));
+        assert!(
+            matches!(find(&store, "202601"), Err(RunError::AmbiguousRun { candidates, .. }) if candidates.len() == 2)
+        );
         assert!(matches!(find(&store, "1999"), Err(RunError::UnknownRun { .. })));
         assert!(matches!(find(&store, ""), Err(RunError::UnknownRun { .. })));
     }

@@ -1,9 +1,11 @@
 //! The named results of a run under `out/EXPERIMENT/NAME`: copies for people, made anew when
 //! they are not what the run made. The store keeps the originals.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use olmo_stage::Digest;
 
 use super::board::{Board, End};
 use super::error::RunError;
@@ -35,6 +37,9 @@ fn put(store: &Store, output: &Output, folder: &Path, name: &str) -> Result<(), 
     fs::create_dir_all(folder).map_err(RunError::io("make the folder", folder))?;
     let (new, place) = (folder.join(format!(".{name}.new")), folder.join(name));
     remove(&new)?;
+    if is_there(store, output, &place) {
+        return Ok(());
+    }
     match output {
         Output::Single(artifact) => store.materialize(*artifact, &new, Handover::Copy)?,
         Output::List(items) => {
@@ -46,6 +51,37 @@ fn put(store: &Store, output: &Output, folder: &Path, name: &str) -> Result<(), 
     }
     swap(&new, &place).map_err(RunError::io("put in place", &place))?;
     remove(&new)
+}
+
+/// Whether `place` holds exactly the files of `output`, byte by byte: reading them is cheaper
+/// than writing them again, and their times stay.
+fn is_there(store: &Store, output: &Output, place: &Path) -> bool {
+    let parts: Vec<(PathBuf, Digest)> = match output {
+        Output::Single(artifact) => vec![(PathBuf::new(), *artifact)],
+        Output::List(items) => items.iter().map(|item| (item.label.clone().into(), item.digest)).collect(),
+    };
+    let mut expected = BTreeMap::new();
+    for (below, artifact) in parts {
+        let Ok(manifest) = store.manifest(artifact) else { return false };
+        expected.extend(manifest.files.into_iter().map(|(path, entry)| (place.join(&below).join(path), entry)));
+    }
+    let mut found = BTreeSet::new();
+    if files_below(place, &mut found).is_err() || !found.iter().eq(expected.keys()) {
+        return false;
+    }
+    expected.iter().all(|(path, entry)| Digest::of_file(path).is_ok_and(|(digest, _)| digest == entry.digest))
+}
+
+fn files_below(folder: &Path, found: &mut BTreeSet<PathBuf>) -> std::io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            files_below(&entry.path(), found)?;
+        } else {
+            found.insert(entry.path());
+        }
+    }
+    Ok(())
 }
 
 /// Afterwards `place` is what `new` was, and `new`, if it exists, what `place` was.
@@ -82,7 +118,7 @@ fn remove(path: &Path) -> Result<(), RunError> {
 mod tests {
     use super::*;
     use crate::store::ListItem;
-    use olmo_stage::{Digest, PortType};
+    use olmo_stage::PortType;
 
     fn artifact(store: &Store, dir: &Path, text: &str) -> Digest {
         let folder = dir.join(format!("made-{text}"));
@@ -107,5 +143,24 @@ mod tests {
         assert!(!out.join("text/file").exists());
         let left: Vec<_> = fs::read_dir(&out).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(left, ["text"], "nothing half-made stays");
+    }
+
+    #[test]
+    fn a_result_that_is_there_is_left_alone_and_an_edited_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store")).unwrap();
+        let out = dir.path().join("out/e");
+        let output = Output::Single(artifact(&store, dir.path(), "a"));
+        let identity = || std::os::unix::fs::MetadataExt::ino(&fs::metadata(out.join("text/file")).unwrap());
+        put(&store, &output, &out, "text").unwrap();
+        let first = identity();
+        put(&store, &output, &out, "text").unwrap();
+        assert_eq!(identity(), first, "it was not written again");
+        for (file, text) in [("file", "b"), ("more", "x")] {
+            fs::write(out.join("text").join(file), text).unwrap();
+            put(&store, &output, &out, "text").unwrap();
+            assert_eq!(fs::read_dir(out.join("text")).unwrap().count(), 1);
+            assert_eq!(fs::read_to_string(out.join("text/file")).unwrap(), "a");
+        }
     }
 }

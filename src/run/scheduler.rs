@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
 use olmo_stage::{Digest, Event, Failure, failpoint};
@@ -36,7 +36,7 @@ const AFTER_KILL: Duration = Duration::from_secs(15);
 
 /// A message to the scheduler.
 pub enum Message {
-    Job(usize, News),
+    Job(usize, Box<News>),
     Signal(i32),
 }
 
@@ -151,7 +151,7 @@ impl<'r, 'w> Scheduler<'r, 'w> {
                 break;
             }
             match self.next() {
-                Some(Message::Job(index, news)) => self.hear(index, news),
+                Some(Message::Job(index, news)) => self.hear(index, *news),
                 Some(Message::Signal(signal)) => self.signal(signal),
                 None => self.overdue(),
             }
@@ -171,11 +171,8 @@ impl<'r, 'w> Scheduler<'r, 'w> {
         let tick = Duration::from_secs(1);
         let deadline = [self.kill_at, self.give_up_at].into_iter().flatten().min();
         let pause = deadline.map_or(tick, |at| at.saturating_duration_since(Instant::now()).min(tick));
-        match self.receiver.recv_timeout(pause) {
-            Ok(message) => Some(message),
-            // The scheduler holds a sender itself: the channel never closes.
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-        }
+        // The scheduler holds a sender itself: the channel never closes.
+        self.receiver.recv_timeout(pause).ok()
     }
 
     /// Writes an event into the record and shows it.
@@ -185,12 +182,12 @@ impl<'r, 'w> Scheduler<'r, 'w> {
     }
 
     fn keep(&mut self, event: &RunEvent) {
-        if let Err(error) = self.record.append(event) {
-            if self.broken.is_none() {
-                self.broken = Some(error);
-                // Running stages save their state; nothing new begins without a record.
-                self.stop_all();
-            }
+        tracing::debug!(?event);
+        let appended = self.record.append(event);
+        if let Some(error) = appended.err().filter(|_| self.broken.is_none()) {
+            self.broken = Some(error);
+            // Running stages save their state; nothing new begins without a record.
+            self.stop_all();
         }
     }
 
@@ -285,7 +282,8 @@ impl<'r, 'w> Scheduler<'r, 'w> {
                 }
                 true
             }
-            Err(DamagedInput { maker, artifact, error }) => {
+            Err(damaged) => {
+                let DamagedInput { maker, artifact, error } = *damaged;
                 self.damaged(index, maker, artifact, error);
                 true
             }
@@ -306,7 +304,8 @@ impl<'r, 'w> Scheduler<'r, 'w> {
                 return Ok(());
             }
             ActionState::Incomplete { artifact, .. } => {
-                let text = format!("its earlier result {} is no longer whole in the store; made again", artifact.short());
+                let text =
+                    format!("its earlier result {} is no longer whole in the store; made again", artifact.short());
                 self.note(RunEvent::Message { place, level: "warning".into(), text });
             }
             ActionState::Damaged { why } => {
@@ -324,7 +323,9 @@ impl<'r, 'w> Scheduler<'r, 'w> {
     /// Removes work that an engine left which died after it had finished.
     fn clean(&self, key: Digest) {
         let folder = self.store.work(key);
-        if folder.exists() && let Ok(Some(_lock)) = self.store.lock_key(key) {
+        if folder.exists()
+            && let Ok(Some(_lock)) = self.store.lock_key(key)
+        {
             // Nothing depends on it: what stays takes space until the next time.
             let _ = Work::at(folder).discard();
         }
@@ -353,6 +354,7 @@ impl<'r, 'w> Scheduler<'r, 'w> {
     }
 
     fn start(&mut self, index: usize, ready: Ready, lock: KeyLock, grant: Grant) {
+        tracing::debug!(place = %self.board.place(index), key = %ready.key, ?grant, "start");
         let stage = &self.board.stages[self.board.instances[index].stage];
         let (control, receiver) = mpsc::channel();
         let (folder, place) = (self.record.folder().to_owned(), self.board.place(index));
@@ -567,7 +569,7 @@ impl<'r, 'w> Scheduler<'r, 'w> {
 impl Teller {
     /// Sends `news`. Without a scheduler nobody wants to know; the process is ending.
     pub fn tell(&self, news: News) {
-        let _ = self.to.send(Message::Job(self.instance, news));
+        let _ = self.to.send(Message::Job(self.instance, Box::new(news)));
     }
 }
 

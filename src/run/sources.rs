@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use olmo_stage::contract::PortType;
 use olmo_stage::Digest;
+use olmo_stage::contract::PortType;
 use serde::{Deserialize, Serialize};
 
 use super::error::RunError;
 use crate::exec::command;
 use crate::key::CommandKey;
 use crate::spec::{Binding, Resolved, ResolvedStage};
-use crate::store::{Store, StoreError};
+use crate::store::Store;
 
 /// Everything that a run reads from outside the store.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -66,12 +66,11 @@ impl Sources {
                     if sources.artifact(path, input.port_type).is_some() {
                         continue;
                     }
-                    let artifact = store.commit_reference(input.port_type, path).map_err(|e| match e {
-                        StoreError::Io { path, source, .. } => {
-                            RunError::SourceMissing { stage: name.clone(), port: port.clone(), path, source }
-                        }
-                        other => other.into(),
-                    })?;
+                    if let Err(source) = std::fs::metadata(path) {
+                        let (stage, port, path) = (name.clone(), port.clone(), path.clone());
+                        return Err(RunError::SourceMissing { stage, port, path, source });
+                    }
+                    let artifact = store.commit_reference(input.port_type, path)?;
                     sources.data.push(Data { path: path.clone(), port_type: input.port_type, artifact });
                 }
             }

@@ -153,7 +153,8 @@ impl RunState {
                 self.experiment.clone_from(experiment);
                 self.pid = Some(*pid);
                 // The engine before this one may have died in the midst of anything.
-                let stage = |name: &String| (name.clone(), StageState { status: Status::Planned, instances: Vec::new() });
+                let stage =
+                    |name: &String| (name.clone(), StageState { status: Status::Planned, instances: Vec::new() });
                 let old = std::mem::replace(&mut self.stages, stages.iter().map(stage).collect());
                 for (name, old) in old.iter() {
                     if let Some(new) = self.stages.get_mut(name) {
@@ -328,7 +329,10 @@ mod tests {
         let live = fold(&events, true);
         assert_eq!((live.status, statuses(&live)), (RunStatus::Running, vec!["finished", "running", "planned"]));
         let dead = fold(&events, false);
-        assert_eq!((dead.status, statuses(&dead)), (RunStatus::Interrupted, vec!["finished", "interrupted", "planned"]));
+        assert_eq!(
+            (dead.status, statuses(&dead)),
+            (RunStatus::Interrupted, vec!["finished", "interrupted", "planned"])
+        );
     }
 
     #[test]

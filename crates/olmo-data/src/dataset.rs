@@ -82,9 +82,7 @@ pub fn read_messages(dir: &Path) -> Result<Vec<Conversation>, DataError> {
 }
 
 /// The documents of the dataset in folder `dir`, about a thousand at a time, in order.
-pub fn text_batches(
-    dir: &Path,
-) -> Result<impl Iterator<Item = Result<Vec<String>, DataError>> + use<>, DataError> {
+pub fn text_batches(dir: &Path) -> Result<impl Iterator<Item = Result<Vec<String>, DataError>> + use<>, DataError> {
     let source = open(dir, Kind::Text)?;
     Ok(source.map(|batch| batch.map(|batch| strings(batch.column(0)))))
 }

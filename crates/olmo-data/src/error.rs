@@ -73,7 +73,9 @@ impl DataError {
             Self::Kind { .. } => {
                 "`messages` go with template `tulu`, `text` with template `plain`; see `format` of stage fetch"
             }
-            Self::Tokenizer { .. } => "check the tokenizer file: it has to be a `tokenizer.json` of Hugging Face's format",
+            Self::Tokenizer { .. } => {
+                "check the tokenizer file: it has to be a `tokenizer.json` of Hugging Face's format"
+            }
             _ => "the artifact is damaged or from another version; make it again with the stage that made it",
         }
     }

@@ -147,8 +147,7 @@ impl Memmap {
         };
         let boundaries_path = dir.join(BOUNDARIES);
         let boundaries = map(&boundaries_path, manifest.documents.saturating_mul(8), |_| "")?;
-        let boundaries: Vec<u64> =
-            boundaries.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect();
+        let boundaries: Vec<u64> = boundaries.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect();
         let ascend = boundaries.windows(2).all(|pair| pair[0] < pair[1]);
         if !ascend || boundaries.last().is_some_and(|last| *last >= manifest.count) {
             return Err(DataError::broken(&boundaries_path, "the boundaries do not ascend within the tokens"));
@@ -183,9 +182,10 @@ impl Memmap {
     /// Row `index`, which must be below [`Memmap::instances`].
     pub fn instance(&self, index: usize) -> Instance {
         let length = self.manifest.sequence_length as usize;
-        let label_mask = self.label_mask.as_ref().map(|mask| {
-            mask[index * length..][..length].iter().map(|byte| *byte != 0).collect()
-        });
+        let label_mask = self
+            .label_mask
+            .as_ref()
+            .map(|mask| mask[index * length..][..length].iter().map(|byte| *byte != 0).collect());
         Instance { input_ids: self.ids(index), label_mask }
     }
 

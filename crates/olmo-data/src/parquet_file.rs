@@ -34,8 +34,8 @@ impl Sink {
             .set_max_row_group_size(ROW_GROUP_ROWS)
             .build();
         let file = File::create(path).map_err(DataError::io(path))?;
-        let writer = ArrowWriter::try_new(file, schema.clone(), Some(properties))
-            .map_err(|e| DataError::parquet(path, e))?;
+        let writer =
+            ArrowWriter::try_new(file, schema.clone(), Some(properties)).map_err(|e| DataError::parquet(path, e))?;
         Ok(Self { path: path.to_owned(), schema, writer })
     }
 

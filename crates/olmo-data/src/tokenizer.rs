@@ -9,9 +9,7 @@ use std::path::{Path, PathBuf};
 
 use olmo_stage::Digest;
 use serde::{Deserialize, Serialize};
-use tokenizers::{
-    NormalizedString, Normalizer, PaddingParams, PostProcessorWrapper, Tokenizer, TruncationParams,
-};
+use tokenizers::{NormalizedString, Normalizer, PaddingParams, PostProcessorWrapper, Tokenizer, TruncationParams};
 
 use crate::error::DataError;
 use crate::json;
@@ -131,7 +129,11 @@ impl TextTokenizer {
     /// bodies, each with its eos. Returns both texts if they differ.
     ///
     /// A tokenizer that normalises (NFC) makes other text of a body; it is compared as normalised.
-    pub fn check_labels(&self, rendered: &Rendered, document: &Document) -> Result<Result<(), LabelMismatch>, DataError> {
+    pub fn check_labels(
+        &self,
+        rendered: &Rendered,
+        document: &Document,
+    ) -> Result<Result<(), LabelMismatch>, DataError> {
         let ids = document.input_ids.iter().zip(&document.label_mask);
         let ids: Vec<u32> = ids.filter(|(_, label)| **label).map(|(id, _)| *id).collect();
         let found = self.decode(&ids, false)?;

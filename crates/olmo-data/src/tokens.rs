@@ -64,9 +64,8 @@ pub struct TokensManifest {
 }
 
 fn schema() -> Schema {
-    let list = |name: &str, item: DataType| {
-        Field::new(name, DataType::List(Arc::new(Field::new("item", item, false))), false)
-    };
+    let list =
+        |name: &str, item: DataType| Field::new(name, DataType::List(Arc::new(Field::new("item", item, false))), false);
     Schema::new(vec![list("input_ids", DataType::UInt32), list("label_mask", DataType::Boolean)])
 }
 

@@ -27,9 +27,8 @@ fn open(json: &Value) -> TextTokenizer {
 
 /// As it is; normalising and with a post-processor that trims offsets (GPT-NeoX); splitting like dolma2.
 fn tokenizers() -> [(&'static str, TextTokenizer); 3] {
-    let byte_level = |regex: bool| {
-        json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex})
-    };
+    let byte_level =
+        |regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex});
     let mut neox = fixture();
     neox["normalizer"] = json!({"type": "NFC"});
     neox["pre_tokenizer"] = byte_level(true);
@@ -70,9 +69,43 @@ fn piecewise(tokenizer: &TextTokenizer, messages: &[Message]) -> Document {
 
 fn hostile_text() -> impl Strategy<Value = String> {
     let piece = prop::sample::select(vec![
-        " ", "  ", "\n", "\n\n", "\t", "\r\n", "\u{a0}", "\u{3000}", "\u{2028}", "\u{1f}", "\u{85}", "é", "e\u{301}",
-        "\u{301}", "ｅ", "漢字", "한", "\u{1112}\u{1161}", "🦀", "👩\u{200d}👩\u{200d}👧", "ﷺ", "ﬁ", "\u{200b}",
-        "\u{feff}", "<|user|>", "<|assistant|>\n", "|>", "<", ">", "a", " the", "'s", "4.", "?", "!!\n", "123456", "\0",
+        " ",
+        "  ",
+        "\n",
+        "\n\n",
+        "\t",
+        "\r\n",
+        "\u{a0}",
+        "\u{3000}",
+        "\u{2028}",
+        "\u{1f}",
+        "\u{85}",
+        "é",
+        "e\u{301}",
+        "\u{301}",
+        "ｅ",
+        "漢字",
+        "한",
+        "\u{1112}\u{1161}",
+        "🦀",
+        "👩\u{200d}👩\u{200d}👧",
+        "ﷺ",
+        "ﬁ",
+        "\u{200b}",
+        "\u{feff}",
+        "<|user|>",
+        "<|assistant|>\n",
+        "|>",
+        "<",
+        ">",
+        "a",
+        " the",
+        "'s",
+        "4.",
+        "?",
+        "!!\n",
+        "123456",
+        "\0",
     ]);
     let pieces = prop::collection::vec(piece, 0..8).prop_map(|pieces| pieces.concat());
     prop_oneof![4 => pieces, 1 => any::<String>()]
@@ -204,7 +237,8 @@ fn shared() -> Option<PathBuf> {
 }
 
 fn olmo_tokenizers(shared: &Path) -> [TextTokenizer; 2] {
-    let open = |name: &str, pad: &str| TextTokenizer::from_file(&shared.join("tokenizers").join(name), EOS, pad).unwrap();
+    let open =
+        |name: &str, pad: &str| TextTokenizer::from_file(&shared.join("tokenizers").join(name), EOS, pad).unwrap();
     [open("allenai_gpt-neox-olmo-dolma-v1_5.json", PAD), open("allenai_dolma2.json", "<|pad|>")]
 }
 

@@ -11,14 +11,25 @@ use olmo_ops::adamw::{self, AdamW, State};
 use serde_json::json;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut shape = [("d_model", 128), ("n_layers", 4), ("n_heads", 4), ("kv", 0), ("mlp", 384), ("sequence", 128), ("batch", 16), ("vocab", 1024), ("steps", 20)];
+    let mut shape = [
+        ("d_model", 128),
+        ("n_layers", 4),
+        ("n_heads", 4),
+        ("kv", 0),
+        ("mlp", 384),
+        ("sequence", 128),
+        ("batch", 16),
+        ("vocab", 1024),
+        ("steps", 20),
+    ];
     let mut olmo1 = false;
     for argument in std::env::args().skip(1) {
         let (name, value) = argument.split_once('=').ok_or(format!("{argument}: arguments are name=value"))?;
         if name == "arch" {
             olmo1 = value == "olmo1";
         } else {
-            let place = shape.iter_mut().find(|(known, _)| *known == name).ok_or(format!("{name}: no such argument"))?;
+            let place =
+                shape.iter_mut().find(|(known, _)| *known == name).ok_or(format!("{name}: no such argument"))?;
             place.1 = value.parse()?;
         }
     }
@@ -39,7 +50,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let groups = parameters.weight_decay_groups(true, false);
     let settings = AdamW { learning_rate: 1e-3, betas: (0.9, 0.95), eps: 1e-8, weight_decay: 0.1 };
     let tokens = batch * sequence;
-    println!("{:.2} M weights, {} tokens a step, {} threads", parameters.len() as f64 / 1e6, tokens, rayon::current_num_threads());
+    println!(
+        "{:.2} M weights, {} tokens a step, {} threads",
+        parameters.len() as f64 / 1e6,
+        tokens,
+        rayon::current_num_threads()
+    );
     let mut gradients = vec![0f32; parameters.len()];
     let (mut seconds, mut forward, mut optimizer, mut losses) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for step in 0..steps {
@@ -47,7 +63,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let data = Batch { input_ids, label_mask: None, batch, sequence };
         let options = LossOptions { denominator: data.labels() as f64, z_loss: 0.0 };
         let start = Instant::now();
-        forward_only(&model, &data, &options)?;
+        model.loss(&data, &options)?;
         forward.push(start.elapsed().as_secs_f64());
         let start = Instant::now();
         gradients.fill(0.0);
@@ -63,13 +79,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let (median, best) = (middle(&mut seconds), seconds[0]);
     println!("loss {:.3} -> {:.3}", losses[0], losses[losses.len() - 1]);
-    println!("step {:.1} ms (best {:.1}), of it optimizer {:.1} ms; loss alone {:.1} ms", median * 1e3, best * 1e3, middle(&mut optimizer) * 1e3, middle(&mut forward) * 1e3);
+    println!(
+        "step {:.1} ms (best {:.1}), of it optimizer {:.1} ms; loss alone {:.1} ms",
+        median * 1e3,
+        best * 1e3,
+        middle(&mut optimizer) * 1e3,
+        middle(&mut forward) * 1e3
+    );
     println!("{:.0} tokens/s (best {:.0})", tokens as f64 / median, tokens as f64 / best);
-    Ok(())
-}
-
-fn forward_only(model: &Model, data: &Batch, options: &LossOptions) -> Result<(), Box<dyn std::error::Error>> {
-    model.loss(data, options)?;
     Ok(())
 }
 

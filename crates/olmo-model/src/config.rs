@@ -157,20 +157,22 @@ impl ModelConfig {
                 problems.push(message);
             }
         };
-        let positive = [
-            ("d_model", self.d_model),
-            ("n_heads", self.n_heads),
-            ("n_layers", self.n_layers),
-            ("mlp_hidden_size", self.mlp_hidden_size),
-            ("max_sequence_length", self.max_sequence_length),
+        let sizes = [
+            ("d_model", self.d_model, 1 << 20),
+            ("n_heads", self.n_heads, 1 << 20),
+            ("n_layers", self.n_layers, 1 << 12),
+            ("mlp_hidden_size", self.mlp_hidden_size, 1 << 22),
+            ("max_sequence_length", self.max_sequence_length, 1 << 24),
         ];
-        for (name, value) in positive {
+        // The upper bounds keep every product of sizes far from overflow.
+        for (name, value, most) in sizes {
             require(value > 0, format!("`{name}` must be greater than 0"));
-            require(value <= LARGEST, format!("`{name}` is {value}, more than the {LARGEST} that is supported"));
+            require(value <= most, format!("`{name}` is {value}, more than the {most} that is supported"));
         }
         require(self.vocab_size > 0, "`vocab_size` is 0 and no tokenizer has filled it in".into());
-        require(self.vocab_size <= LARGEST, format!("`vocab_size` is {}, more than the {LARGEST} that is supported", self.vocab_size));
-        require(self.embedding_rows() <= LARGEST, format!("`embedding_size` is {}, more than the {LARGEST} that is supported", self.embedding_rows()));
+        for (name, value) in [("vocab_size", self.vocab_size), ("embedding_size", self.embedding_rows())] {
+            require(value <= 1 << 24, format!("`{name}` is {value}, more than the {} that is supported", 1 << 24));
+        }
         if self.n_heads > 0 {
             require(
                 self.d_model.is_multiple_of(self.n_heads),
@@ -186,7 +188,10 @@ impl ModelConfig {
             kv > 0 && self.n_heads.is_multiple_of(kv.max(1)),
             format!("`n_heads` ({}) must be a multiple of `n_kv_heads` ({kv})", self.n_heads),
         );
-        require(self.mlp_hidden_size.is_multiple_of(2), format!("`mlp_hidden_size` ({}) must be even: it holds up and gate", self.mlp_hidden_size));
+        require(
+            self.mlp_hidden_size.is_multiple_of(2),
+            format!("`mlp_hidden_size` ({}) must be even: it holds up and gate", self.mlp_hidden_size),
+        );
         if let Some(clip) = self.clip_qkv {
             require(clip > 0.0 && clip.is_finite(), format!("`clip_qkv` is {clip} and must be greater than 0"));
         }
@@ -198,21 +203,33 @@ impl ModelConfig {
             self.layer_norm_eps > 0.0 && self.layer_norm_eps.is_finite(),
             format!("`layer_norm_eps` is {} and must be greater than 0", self.layer_norm_eps),
         );
-        require(self.rope_theta > 0.0 && self.rope_theta.is_finite(), format!("`rope_theta` is {} and must be greater than 0", self.rope_theta));
-        require(self.init_std > 0.0 && self.init_std.is_finite(), format!("`init_std` is {} and must be greater than 0", self.init_std));
+        require(
+            self.rope_theta > 0.0 && self.rope_theta.is_finite(),
+            format!("`rope_theta` is {} and must be greater than 0", self.rope_theta),
+        );
+        require(
+            self.init_std > 0.0 && self.init_std.is_finite(),
+            format!("`init_std` is {} and must be greater than 0", self.init_std),
+        );
         if let Some(cutoff) = self.init_cutoff_factor {
             // Below a tenth nearly every draw would be thrown away.
-            require(cutoff >= 0.1 && cutoff.is_finite(), format!("`init_cutoff_factor` is {cutoff} and must be at least 0.1"));
+            require(
+                cutoff >= 0.1 && cutoff.is_finite(),
+                format!("`init_cutoff_factor` is {cutoff} and must be at least 0.1"),
+            );
         }
         for (name, id) in [("eos_token_id", self.eos_token_id), ("pad_token_id", self.pad_token_id)] {
             if let Some(id) = id {
-                require((id as usize) < self.vocab_size, format!("`{name}` ({id}) must be below `vocab_size` ({})", self.vocab_size));
+                require(
+                    (id as usize) < self.vocab_size,
+                    format!("`{name}` ({id}) must be below `vocab_size` ({})", self.vocab_size),
+                );
             }
         }
         problems
     }
 
-    /// The config itself if a model can be built from it.
+    /// Whether a model can be built from the config.
     ///
     /// # Errors
     /// [`ModelError::Config`] with every problem.
@@ -221,6 +238,3 @@ impl ModelConfig {
         if problems.is_empty() { Ok(()) } else { Err(ModelError::Config(problems)) }
     }
 }
-
-/// A bound on every size, so that no product of two of them can overflow.
-const LARGEST: usize = 1 << 24;

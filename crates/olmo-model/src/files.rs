@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::huggingface::{self, load_huggingface};
+use crate::layout::{TensorSpec, layout};
 use crate::parameters::Parameters;
 use crate::tensors::{self, Outgoing, WeightFiles};
 
@@ -23,7 +24,11 @@ const FORMAT: u64 = 1;
 /// # Errors
 /// A file is missing or damaged, the config is not valid or not supported, or a tensor is missing, unknown or misshapen.
 pub fn load(folder: &Path) -> Result<(ModelConfig, Parameters), ModelError> {
-    if read_config(folder)?.contains_key(huggingface::MODEL_TYPE) { load_huggingface(folder) } else { load_native(folder) }
+    if read_config(folder)?.contains_key(huggingface::MODEL_TYPE) {
+        load_huggingface(folder)
+    } else {
+        load_native(folder)
+    }
 }
 
 /// Reads a native model folder.
@@ -35,17 +40,25 @@ pub fn load_native(folder: &Path) -> Result<(ModelConfig, Parameters), ModelErro
     let mut fields = read_config(folder)?;
     match fields.remove("format").as_ref().map(Value::as_u64) {
         Some(Some(FORMAT)) => {}
-        None => return Err(ModelError::folder(&path, "is no model config: it has neither `format` (ours) nor `model_type` (Hugging Face)")),
-        Some(_) => return Err(ModelError::folder(&path, format!("has another `format` than {FORMAT}, the one this program reads"))),
+        None => {
+            return Err(ModelError::folder(
+                &path,
+                "is no model config: it has neither `format` (ours) nor `model_type` (Hugging Face)",
+            ));
+        }
+        Some(_) => {
+            return Err(ModelError::folder(
+                &path,
+                format!("has another `format` than {FORMAT}, the one this program reads"),
+            ));
+        }
     }
-    let config: ModelConfig = serde_json::from_value(Value::Object(fields)).map_err(|error| ModelError::folder(&path, error.to_string()))?;
-    let mut parameters = Parameters::zeros(&config)?;
-    let parts: Vec<Part> = parameters
-        .tensors()
-        .iter()
-        .map(|spec| Part { name: spec.name.clone(), shape: spec.shape.clone(), range: spec.range.clone() })
-        .collect();
-    fill(folder, &parts, &[], &mut parameters)?;
+    let config: ModelConfig =
+        serde_json::from_value(Value::Object(fields)).map_err(|error| ModelError::folder(&path, error.to_string()))?;
+    config.validate()?;
+    let part = |spec: TensorSpec| Part { name: spec.name, shape: spec.shape, range: spec.range };
+    let parts: Vec<Part> = layout(&config).into_iter().map(part).collect();
+    let parameters = read(folder, &config, &parts, &[])?;
     Ok((config, parameters))
 }
 
@@ -63,7 +76,11 @@ pub fn save_native(folder: &Path, config: &ModelConfig, parameters: &Parameters)
     let outgoing: Vec<Outgoing<'_>> = parameters
         .tensors()
         .iter()
-        .map(|spec| Outgoing { name: spec.name.clone(), shape: spec.shape.clone(), values: &parameters.flat()[spec.range.clone()] })
+        .map(|spec| Outgoing {
+            name: spec.name.clone(),
+            shape: spec.shape.clone(),
+            values: &parameters.flat()[spec.range.clone()],
+        })
         .collect();
     tensors::write(folder, &outgoing)
 }
@@ -75,25 +92,41 @@ pub(crate) struct Part {
     pub range: std::ops::Range<usize>,
 }
 
-/// Reads every part into the flat array. A tensor of the file that is neither a part nor, by its name's end, ignored is a problem.
-pub(crate) fn fill(folder: &Path, parts: &[Part], ignored: &[&str], parameters: &mut Parameters) -> Result<(), ModelError> {
+/// Reads every part. A tensor of the files that is neither a part nor, by its name's end, ignored is a problem.
+pub(crate) fn read(
+    folder: &Path,
+    config: &ModelConfig,
+    parts: &[Part],
+    ignored: &[&str],
+) -> Result<Parameters, ModelError> {
     let files = WeightFiles::open(folder)?;
     let mut incoming = files.tensors()?;
     let mut problems = Vec::new();
+    let mut found = Vec::new();
     for part in parts {
-        let Some(tensor) = incoming.remove(&part.name) else {
-            problems.push(format!("`{}` is missing", part.name));
-            continue;
-        };
-        if tensor.shape != part.shape {
-            problems.push(format!("`{}` has shape {:?}, not {:?}", part.name, tensor.shape, part.shape));
-        } else if let Err(reason) = tensor.read_into(&mut parameters.flat_mut()[part.range.clone()]) {
-            problems.push(format!("`{}` in {} {reason}", part.name, tensor.path.display()));
+        match incoming.remove(&part.name) {
+            None => problems.push(format!("`{}` is missing", part.name)),
+            Some(tensor) if tensor.shape != part.shape => {
+                problems.push(format!("`{}` has shape {:?}, not {:?}", part.name, tensor.shape, part.shape));
+            }
+            Some(tensor) => found.push((part, tensor)),
         }
     }
     let unknown = incoming.keys().filter(|name| !ignored.iter().any(|end| name.ends_with(end)));
     problems.extend(unknown.map(|name| format!("`{name}` has no place in this architecture")));
-    if problems.is_empty() { Ok(()) } else { Err(ModelError::Tensors { path: folder.join(WEIGHTS_FILE), problems: shortened(problems) }) }
+    let refuse =
+        |problems: Vec<String>| ModelError::Tensors { path: folder.join(WEIGHTS_FILE), problems: shortened(problems) };
+    if !problems.is_empty() {
+        return Err(refuse(problems));
+    }
+    // Only now is it certain that the files are as large as the config says: a wrong config must not ask for all memory.
+    let mut parameters = Parameters::zeros(config)?;
+    for (part, tensor) in found {
+        if let Err(reason) = tensor.read_into(&mut parameters.flat_mut()[part.range.clone()]) {
+            problems.push(format!("`{}` in {} {reason}", part.name, tensor.path.display()));
+        }
+    }
+    if problems.is_empty() { Ok(parameters) } else { Err(refuse(problems)) }
 }
 
 /// A wrong architecture is wrong in every layer; the first few say it all.
@@ -109,7 +142,7 @@ fn shortened(mut problems: Vec<String>) -> Vec<String> {
 
 pub(crate) fn check_fit(config: &ModelConfig, parameters: &Parameters) -> Result<(), ModelError> {
     config.validate()?;
-    if parameters.tensors() != crate::layout::layout(config) {
+    if parameters.tensors() != layout(config) {
         return Err(ModelError::Input("the parameters are those of another model config".into()));
     }
     Ok(())

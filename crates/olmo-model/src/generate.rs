@@ -24,13 +24,20 @@ pub struct GenerateOptions {
 /// An empty prompt, an id at or beyond `vocab_size`, or weights that are not finite.
 pub fn generate(model: &Model, prompts: &[Vec<u32>], options: &GenerateOptions) -> Result<Vec<Vec<u32>>, ModelError> {
     for (index, prompt) in prompts.iter().enumerate() {
-        model.check_ids(prompt, 1, prompt.len()).map_err(|error| ModelError::Input(format!("prompt {index}: {error}")))?;
+        model
+            .check_ids(prompt, 1, prompt.len())
+            .map_err(|error| ModelError::Input(format!("prompt {index}: {error}")))?;
     }
     let parts = model.host_parts();
     prompts.par_iter().map(|prompt| continue_prompt(model, &parts, prompt, options)).collect()
 }
 
-fn continue_prompt(model: &Model, parts: &HostParts, prompt: &[u32], options: &GenerateOptions) -> Result<Vec<u32>, ModelError> {
+fn continue_prompt(
+    model: &Model,
+    parts: &HostParts,
+    prompt: &[u32],
+    options: &GenerateOptions,
+) -> Result<Vec<u32>, ModelError> {
     let mut answer = Vec::new();
     if options.max_new_tokens == 0 {
         return Ok(answer);
@@ -70,7 +77,9 @@ fn most_likely(logits: &[f32]) -> Result<u32, ModelError> {
     let mut best = 0;
     for (id, logit) in logits.iter().enumerate() {
         if !logit.is_finite() {
-            return Err(ModelError::Input("the model's logits are not finite: its weights are damaged or its training diverged".into()));
+            return Err(ModelError::Input(
+                "the model's logits are not finite: its weights are damaged or its training diverged".into(),
+            ));
         }
         if *logit > logits[best] {
             best = id;

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::config::{InitFnType, LayerNormType, ModelConfig};
 use crate::error::ModelError;
-use crate::files::{CONFIG_FILE, Part, check_fit, fill, read_config, write_json};
+use crate::files::{CONFIG_FILE, Part, check_fit, read, read_config, write_json};
 use crate::layout;
 use crate::parameters::Parameters;
 use crate::tensors::{self, Outgoing};
@@ -45,14 +45,27 @@ impl Architecture {
         require(!rms, rms, "layer_norm_type", if rms { "rms" } else { "default" }.into());
         let affine = config.layer_norm_with_affine;
         require(!affine, affine, "layer_norm_with_affine", affine.to_string());
-        require(!config.attention_layer_norm, config.attention_layer_norm, "attention_layer_norm", config.attention_layer_norm.to_string());
+        require(
+            !config.attention_layer_norm,
+            config.attention_layer_norm,
+            "attention_layer_norm",
+            config.attention_layer_norm.to_string(),
+        );
         require(!config.norm_after, config.norm_after, "norm_after", config.norm_after.to_string());
-        require(config.layer_norm_eps == OLMO1_EPS, true, "layer_norm_eps", format!("{} and not {OLMO1_EPS}", config.layer_norm_eps));
+        require(
+            config.layer_norm_eps == OLMO1_EPS,
+            true,
+            "layer_norm_eps",
+            format!("{} and not {OLMO1_EPS}", config.layer_norm_eps),
+        );
         require(true, config.clip_qkv.is_none(), "clip_qkv", format!("{:?}", config.clip_qkv.unwrap_or_default()));
         match (olmo1.is_empty(), olmo2.is_empty()) {
             (true, _) => Ok(Architecture::Olmo1),
             (_, true) => Ok(Architecture::Olmo2),
-            _ => Err(ModelError::NotExportable(vec![format!("not as olmo: {}", olmo1.join(", ")), format!("not as olmo2: {}", olmo2.join(", "))])),
+            _ => Err(ModelError::NotExportable(vec![
+                format!("not as olmo: {}", olmo1.join(", ")),
+                format!("not as olmo2: {}", olmo2.join(", ")),
+            ])),
         }
     }
 
@@ -72,14 +85,16 @@ impl Architecture {
 }
 
 /// Every Hugging Face tensor and the part of ours that it is: fused projections come apart, nothing is permuted.
-fn parts(config: &ModelConfig, parameters: &Parameters) -> Vec<Part> {
+fn parts(config: &ModelConfig) -> Vec<Part> {
+    let specs = layout::layout(config);
     let (d, kv, mlp) = (config.d_model, config.kv_heads() * config.head_width(), config.mlp_width());
     let mut parts = Vec::new();
     let mut add = |name: String, own: String, rows: Option<std::ops::Range<usize>>| {
         // A norm that this config lacks has no tensor.
-        let Some((range, shape)) = parameters.range(&own).zip(parameters.shape(&own)) else { return };
+        let Ok(index) = specs.binary_search_by(|spec| spec.name.cmp(&own)) else { return };
+        let (range, shape) = (specs[index].range.clone(), &specs[index].shape);
         let (range, shape) = match rows {
-            None => (range, shape.to_vec()),
+            None => (range, shape.clone()),
             Some(rows) => {
                 let width = shape[1];
                 (range.start + rows.start * width..range.start + rows.end * width, vec![rows.len(), width])
@@ -118,14 +133,13 @@ fn parts(config: &ModelConfig, parameters: &Parameters) -> Vec<Part> {
 pub fn load_huggingface(folder: &Path) -> Result<(ModelConfig, Parameters), ModelError> {
     let fields = read_config(folder)?;
     let config = understand(&fields).map_err(|reason| ModelError::folder(&folder.join(CONFIG_FILE), reason))?;
-    let mut parameters = Parameters::zeros(&config)?;
-    let parts = parts(&config, &parameters);
+    config.validate()?;
     let mut ignored = DERIVED.to_vec();
     if config.weight_tying {
         // Some exports of tied models repeat the embedding as the head, and `transformers` does not look at it.
         ignored.push("lm_head.weight");
     }
-    fill(folder, &parts, &ignored, &mut parameters)?;
+    let parameters = read(folder, &config, &parts(&config), &ignored)?;
     Ok((config, parameters))
 }
 
@@ -134,11 +148,20 @@ fn understand(fields: &Map<String, Value>) -> Result<ModelConfig, String> {
     let architecture = match fields.get(MODEL_TYPE).and_then(Value::as_str) {
         Some("olmo") => Architecture::Olmo1,
         Some("olmo2") => Architecture::Olmo2,
-        other => return Err(format!("has model_type {}; supported are \"olmo\" and \"olmo2\"", other.map_or("none".into(), |name| format!("{name:?}")))),
+        other => {
+            return Err(format!(
+                "has model_type {}; supported are \"olmo\" and \"olmo2\"",
+                other.map_or("none".into(), |name| format!("{name:?}"))
+            ));
+        }
     };
     let present = |name: &str| fields.get(name).filter(|value| !value.is_null());
     let whole = |name: &str| -> Result<Option<usize>, String> {
-        present(name).map(|value| value.as_u64().map(|value| value as usize).ok_or(format!("`{name}` is {value}, not a whole number"))).transpose()
+        present(name)
+            .map(|value| {
+                value.as_u64().map(|value| value as usize).ok_or(format!("`{name}` is {value}, not a whole number"))
+            })
+            .transpose()
     };
     let number = |name: &str| -> Result<Option<f64>, String> {
         present(name).map(|value| value.as_f64().ok_or(format!("`{name}` is {value}, not a number"))).transpose()
@@ -147,7 +170,14 @@ fn understand(fields: &Map<String, Value>) -> Result<ModelConfig, String> {
     let token = |name: &str| -> Result<Option<u32>, String> {
         // Some configs list several; the first is the one that the tokenizer writes.
         let value = present(name).map(|value| value.as_array().and_then(|all| all.first()).unwrap_or(value));
-        value.map(|value| value.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or(format!("`{name}` is {value}, not a token id"))).transpose()
+        value
+            .map(|value| {
+                value
+                    .as_u64()
+                    .and_then(|id| u32::try_from(id).ok())
+                    .ok_or(format!("`{name}` is {value}, not a token id"))
+            })
+            .transpose()
     };
     if let Some(act) = present("hidden_act").filter(|act| *act != "silu") {
         return Err(format!("has hidden_act {act}; only \"silu\" is supported"));
@@ -189,7 +219,8 @@ fn rope_theta(theta: Option<&Value>, scaling: Option<&Value>, parameters: Option
     if let Some(scaling) = scaling {
         return Err(format!("has rope_scaling {scaling}, which is not supported"));
     }
-    if let Some(kind) = parameters.and_then(|parameters| parameters.get("rope_type")).filter(|kind| *kind != "default") {
+    if let Some(kind) = parameters.and_then(|parameters| parameters.get("rope_type")).filter(|kind| *kind != "default")
+    {
         return Err(format!("has rope_type {kind}; only \"default\" is supported"));
     }
     match parameters.and_then(|parameters| parameters.get("rope_theta")).or(theta) {
@@ -207,9 +238,10 @@ pub fn save_huggingface(folder: &Path, config: &ModelConfig, parameters: &Parame
     check_fit(config, parameters)?;
     let architecture = Architecture::of(config)?;
     write_json(folder, CONFIG_FILE, describe(config, architecture))?;
-    let generation = json!({"_from_model_config": true, "eos_token_id": config.eos_token_id, "pad_token_id": config.pad_token_id});
+    let generation =
+        json!({"_from_model_config": true, "eos_token_id": config.eos_token_id, "pad_token_id": config.pad_token_id});
     write_json(folder, "generation_config.json", generation)?;
-    let outgoing: Vec<Outgoing<'_>> = parts(config, parameters)
+    let outgoing: Vec<Outgoing<'_>> = parts(config)
         .into_iter()
         .map(|part| Outgoing { name: part.name, shape: part.shape, values: &parameters.flat()[part.range] })
         .collect();

@@ -37,8 +37,12 @@ fn standard_deviation(config: &ModelConfig, role: Role) -> Option<f64> {
     match (config.init_fn, role) {
         (_, Role::Norm) => None,
         (InitFnType::Normal, _) => Some(config.init_std),
-        (InitFnType::Mitchell, Role::Projection(Projection::AttentionOutput { layer })) => Some(1.0 / (2.0 * d * (layer + 1) as f64).sqrt()),
-        (InitFnType::Mitchell, Role::Projection(Projection::MlpOutput { layer })) => Some(1.0 / (2.0 * inner * (layer + 1) as f64).sqrt()),
+        (InitFnType::Mitchell, Role::Projection(Projection::AttentionOutput { layer })) => {
+            Some(1.0 / (2.0 * d * (layer + 1) as f64).sqrt())
+        }
+        (InitFnType::Mitchell, Role::Projection(Projection::MlpOutput { layer })) => {
+            Some(1.0 / (2.0 * inner * (layer + 1) as f64).sqrt())
+        }
         (InitFnType::Mitchell, _) => Some(1.0 / d.sqrt()),
     }
 }

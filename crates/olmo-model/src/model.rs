@@ -39,7 +39,10 @@ impl Batch {
 
     /// Number of targets; the sum over all micro-batches and ranks is the usual denominator of the loss.
     pub fn labels(&self) -> u64 {
-        let counts = |place: usize| !place.is_multiple_of(self.sequence) && self.label_mask.as_ref().is_none_or(|mask| mask.get(place) == Some(&true));
+        let counts = |place: usize| {
+            !place.is_multiple_of(self.sequence)
+                && self.label_mask.as_ref().is_none_or(|mask| mask.get(place) == Some(&true))
+        };
         (0..self.input_ids.len()).filter(|&place| counts(place)).count() as u64
     }
 }
@@ -116,7 +119,8 @@ impl Model {
     pub fn new(config: &ModelConfig, parameters: &Parameters, train: bool) -> Result<Model, ModelError> {
         config.validate()?;
         let rope = Mutex::new(Arc::new(Rope::new(config.head_width(), config.rope_theta, 0)));
-        let mut model = Model { config: config.clone(), train, specs: layout::layout(config), weights: Vec::new(), rope };
+        let mut model =
+            Model { config: config.clone(), train, specs: layout::layout(config), weights: Vec::new(), rope };
         model.set_parameters(parameters)?;
         Ok(model)
     }
@@ -162,13 +166,21 @@ impl Model {
     ///
     /// # Errors
     /// The batch does not fit the model, `gradients` has another length, or the model was not made for training.
-    pub fn loss_and_gradients(&self, batch: &Batch, loss: &LossOptions, gradients: &mut [f32]) -> Result<LossOutput, ModelError> {
+    pub fn loss_and_gradients(
+        &self,
+        batch: &Batch,
+        loss: &LossOptions,
+        gradients: &mut [f32],
+    ) -> Result<LossOutput, ModelError> {
         if !self.train {
             return Err(ModelError::Input("this model was made without training: it has no gradients".into()));
         }
         let length = self.specs.last().map_or(0, |spec| spec.range.end);
         if gradients.len() != length {
-            return Err(ModelError::Input(format!("the gradients hold {} numbers, the model has {length} weights", gradients.len())));
+            return Err(ModelError::Input(format!(
+                "the gradients hold {} numbers, the model has {length} weights",
+                gradients.len()
+            )));
         }
         self.check_batch(batch, loss)?;
         let leaves: Vec<Weight> = self.weights.iter().map(Weight::leaf).collect();
@@ -179,7 +191,8 @@ impl Model {
                 Weight::Matrix(tensor) => tensor.grad_remove(&mut made).map(|gradient| HostSlice::new(&gradient)),
                 Weight::Vector(tensor) => tensor.grad_remove(&mut made).map(|gradient| HostSlice::new(&gradient)),
             };
-            let gradient = gradient.ok_or_else(|| ModelError::Backend(format!("no gradient reached `{}`", spec.name)))?;
+            let gradient =
+                gradient.ok_or_else(|| ModelError::Backend(format!("no gradient reached `{}`", spec.name)))?;
             for (sum, value) in gradients[spec.range.clone()].iter_mut().zip(gradient.iter()) {
                 *sum += value;
             }
@@ -296,13 +309,23 @@ impl Model {
         if let Some(mask) = &batch.label_mask
             && mask.len() != batch.input_ids.len()
         {
-            return Err(ModelError::Input(format!("the label mask has {} entries for {} tokens", mask.len(), batch.input_ids.len())));
+            return Err(ModelError::Input(format!(
+                "the label mask has {} entries for {} tokens",
+                mask.len(),
+                batch.input_ids.len()
+            )));
         }
         if !(loss.denominator > 0.0 && loss.denominator.is_finite()) {
-            return Err(ModelError::Input(format!("the loss cannot be divided by {}: there are no labels", loss.denominator)));
+            return Err(ModelError::Input(format!(
+                "the loss cannot be divided by {}: there are no labels",
+                loss.denominator
+            )));
         }
         if !(loss.z_loss >= 0.0 && loss.z_loss.is_finite()) {
-            return Err(ModelError::Input(format!("the weight of the z-loss is {} and must be 0 or more", loss.z_loss)));
+            return Err(ModelError::Input(format!(
+                "the weight of the z-loss is {} and must be 0 or more",
+                loss.z_loss
+            )));
         }
         Ok(())
     }

@@ -30,12 +30,16 @@ impl Parameters {
     /// All weights zero.
     ///
     /// # Errors
-    /// [`ModelError::Config`] if the config is not valid.
+    /// [`ModelError::Config`] if the config is not valid or its weights do not fit into memory.
     pub fn zeros(config: &ModelConfig) -> Result<Parameters, ModelError> {
         config.validate()?;
         let tensors = layout(config);
         let length = tensors.last().map_or(0, |tensor| tensor.range.end);
-        Ok(Parameters { tensors, flat: vec![0.0; length] })
+        let mut flat = Vec::new();
+        flat.try_reserve_exact(length)
+            .map_err(|_| ModelError::Config(vec![format!("{length} weights in f32 do not fit into memory")]))?;
+        flat.resize(length, 0.0);
+        Ok(Parameters { tensors, flat })
     }
 
     /// Number of weights.

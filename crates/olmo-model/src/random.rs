@@ -99,7 +99,10 @@ mod tests {
         let mean = draws.iter().sum::<f64>() / draws.len() as f64;
         let variance = draws.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>() / draws.len() as f64;
         let kurtosis = draws.iter().map(|x| (x - mean).powi(4)).sum::<f64>() / draws.len() as f64;
-        assert!(mean.abs() < 0.01 && (variance - 1.0).abs() < 0.02 && (kurtosis - 3.0).abs() < 0.1, "{mean} {variance} {kurtosis}");
+        assert!(
+            mean.abs() < 0.01 && (variance - 1.0).abs() < 0.02 && (kurtosis - 3.0).abs() < 0.1,
+            "{mean} {variance} {kurtosis}"
+        );
     }
 
     #[test]

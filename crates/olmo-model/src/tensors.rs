@@ -41,7 +41,8 @@ pub(crate) fn write(folder: &Path, tensors: &[Outgoing<'_>]) -> Result<(), Model
     // `transformers` reads no file that does not say this. One entry: the order of more would be random.
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let views = tensors.iter().map(|tensor| (tensor.name.as_str(), tensor));
-    safetensors::serialize_to_file(views, Some(metadata), &path).map_err(|error| ModelError::folder(&path, format!("cannot be written: {error}")))
+    safetensors::serialize_to_file(views, Some(metadata), &path)
+        .map_err(|error| ModelError::folder(&path, format!("cannot be written: {error}")))
 }
 
 /// The bytes of a model's weight files.
@@ -71,7 +72,8 @@ impl WeightFiles {
     pub fn tensors(&self) -> Result<BTreeMap<String, Incoming<'_>>, ModelError> {
         let mut all = BTreeMap::new();
         for (path, bytes) in &self.0 {
-            let file = SafeTensors::deserialize(bytes).map_err(|error| ModelError::folder(path, format!("is not a safetensors file: {error}")))?;
+            let file = SafeTensors::deserialize(bytes)
+                .map_err(|error| ModelError::folder(path, format!("is not a safetensors file: {error}")))?;
             for (name, view) in file.tensors() {
                 let tensor = Incoming { path, shape: view.shape().to_vec(), dtype: view.dtype(), bytes: view.data() };
                 if all.insert(name.clone(), tensor).is_some() {
@@ -85,8 +87,12 @@ impl WeightFiles {
 
 fn shards(folder: &Path, index: &Path) -> Result<Vec<PathBuf>, ModelError> {
     let text = std::fs::read(index).map_err(|error| ModelError::io(index, error))?;
-    let value: Value = serde_json::from_slice(&text).map_err(|error| ModelError::folder(index, format!("is not JSON: {error}")))?;
-    let map = value.get("weight_map").and_then(Value::as_object).ok_or_else(|| ModelError::folder(index, "has no `weight_map`"))?;
+    let value: Value =
+        serde_json::from_slice(&text).map_err(|error| ModelError::folder(index, format!("is not JSON: {error}")))?;
+    let map = value
+        .get("weight_map")
+        .and_then(Value::as_object)
+        .ok_or_else(|| ModelError::folder(index, "has no `weight_map`"))?;
     let mut names: Vec<&str> = map.values().filter_map(Value::as_str).collect();
     names.sort_unstable();
     names.dedup();
@@ -113,7 +119,10 @@ impl Incoming<'_> {
                     *target = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
                 }
             }
-            Dtype::BF16 => target.iter_mut().zip(pairs()).for_each(|(target, half)| *target = f32::from_bits(u32::from(half) << 16)),
+            Dtype::BF16 => target
+                .iter_mut()
+                .zip(pairs())
+                .for_each(|(target, half)| *target = f32::from_bits(u32::from(half) << 16)),
             Dtype::F16 => target.iter_mut().zip(pairs()).for_each(|(target, half)| *target = widen_f16(half)),
             other => return Err(format!("has type {other}, not f32, bf16 or f16")),
         }
@@ -125,7 +134,8 @@ impl Incoming<'_> {
 }
 
 fn widen_f16(half: u16) -> f32 {
-    let (sign, exponent, mantissa) = (u32::from(half >> 15) << 31, u32::from(half >> 10 & 0x1f), u32::from(half & 0x3ff));
+    let (sign, exponent, mantissa) =
+        (u32::from(half >> 15) << 31, u32::from(half >> 10 & 0x1f), u32::from(half & 0x3ff));
     match exponent {
         // Zero and subnormals: a whole number of 2^-24.
         0 => f32::from_bits(sign | (mantissa as f32 * 2f32.powi(-24)).to_bits()),
@@ -140,7 +150,15 @@ mod tests {
 
     #[test]
     fn half_precision_widens_exactly() {
-        let known = [(0x0000, 0.0), (0x8000, -0.0), (0x3c00, 1.0), (0xc000, -2.0), (0x7bff, 65504.0), (0x0400, 6.103_515_6e-5), (0x0001, 5.960_464_5e-8)];
+        let known = [
+            (0x0000, 0.0),
+            (0x8000, -0.0),
+            (0x3c00, 1.0),
+            (0xc000, -2.0),
+            (0x7bff, 65504.0),
+            (0x0400, 6.103_515_6e-5),
+            (0x0001, 5.960_464_5e-8),
+        ];
         for (half, value) in known {
             assert_eq!(widen_f16(half).to_bits(), f32::to_bits(value), "{half:#x}");
         }
@@ -150,7 +168,8 @@ mod tests {
     #[test]
     fn a_shard_outside_the_folder_is_refused() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        std::fs::write(folder.path().join(INDEX_FILE), r#"{"weight_map": {"a": "../other.safetensors"}}"#).expect("written");
+        std::fs::write(folder.path().join(INDEX_FILE), r#"{"weight_map": {"a": "../other.safetensors"}}"#)
+            .expect("written");
         let error = WeightFiles::open(folder.path()).err().expect("refused");
         assert!(error.to_string().contains("not in this folder"), "{error}");
     }

@@ -2,7 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use olmo_model::{GenerateOptions, LayerNormType, Model, ModelError, Parameters, generate, load, save_huggingface, save_native};
+use olmo_model::{
+    GenerateOptions, LayerNormType, Model, ModelError, Parameters, generate, load, save_huggingface, save_native,
+};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
 const CASES: [&str; 3] = ["olmo", "olmo2", "olmo2_gqa"];
@@ -12,7 +16,8 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 fn case(name: &str) -> Value {
-    let document: Value = serde_json::from_slice(&std::fs::read(fixture("cases.json")).expect("the fixture is there")).expect("JSON");
+    let document: Value =
+        serde_json::from_slice(&std::fs::read(fixture("cases.json")).expect("the fixture is there")).expect("JSON");
     document["cases"][name].clone()
 }
 
@@ -24,7 +29,9 @@ fn bytes(folder: &Path) -> Vec<(String, Vec<u8>)> {
     let mut files: Vec<(String, Vec<u8>)> = std::fs::read_dir(folder)
         .expect("a folder")
         .map(|entry| entry.expect("an entry").path())
-        .map(|path| (path.file_name().expect("a name").to_string_lossy().into_owned(), std::fs::read(&path).expect("a file")))
+        .map(|path| {
+            (path.file_name().expect("a name").to_string_lossy().into_owned(), std::fs::read(&path).expect("a file"))
+        })
         .collect();
     files.sort();
     files
@@ -37,7 +44,8 @@ fn logits_are_those_of_transformers() {
         let (case, model) = (case(name), Model::new(&config, &parameters, false).expect("a model"));
         let prompts = ids(&case["input_ids"]);
         let logits = model.logits(&prompts.concat(), prompts.len(), prompts[0].len()).expect("logits");
-        let want: Vec<f64> = serde_json::from_value::<Vec<Vec<Vec<f64>>>>(case["logits"].clone()).expect("logits").concat().concat();
+        let want: Vec<f64> =
+            serde_json::from_value::<Vec<Vec<Vec<f64>>>>(case["logits"].clone()).expect("logits").concat().concat();
         assert_eq!(logits.len(), want.len());
         let most = logits.iter().zip(&want).fold(0.0f64, |most, (got, want)| most.max((f64::from(*got) - want).abs()));
         assert!(most <= 1e-5, "{name}: {most}");
@@ -60,7 +68,8 @@ fn greedy_answers_are_those_of_transformers_alone_or_in_company_and_on_any_numbe
         // An answer ends before its first eos.
         let eos = want[0][5];
         let end = want[0].iter().position(|id| *id == eos).expect("it is there");
-        let stopped = generate(&model, &prompts[..1], &GenerateOptions { eos_token_id: Some(eos), ..options }).expect("answers");
+        let stopped =
+            generate(&model, &prompts[..1], &GenerateOptions { eos_token_id: Some(eos), ..options }).expect("answers");
         assert_eq!(stopped, [want[0][..end].to_vec()], "{name}");
     }
 }
@@ -78,7 +87,10 @@ fn an_export_loads_as_the_same_model_and_equal_models_give_equal_bytes() {
         save_huggingface(&again, &config, &parameters).expect("written");
         assert_eq!(bytes(&huggingface), bytes(&again), "{name}");
         save_native(&again, &config, &parameters).expect("written");
-        assert_eq!(bytes(&again).iter().find(|(name, _)| name == "model.safetensors"), bytes(&native).iter().find(|(name, _)| name == "model.safetensors"));
+        assert_eq!(
+            bytes(&again).iter().find(|(name, _)| name == "model.safetensors"),
+            bytes(&native).iter().find(|(name, _)| name == "model.safetensors")
+        );
     }
 }
 
@@ -90,14 +102,17 @@ fn rows_beyond_the_vocabulary_survive_the_export_and_are_never_generated() {
     let mut parameters = Parameters::init(&config, 3).expect("weights");
     // The head's padding rows answer loudest.
     let width = config.d_model;
-    parameters.tensor_mut("transformer.ff_out.weight").expect("a head")[40 * width..].iter_mut().for_each(|weight| *weight *= 1000.0);
+    parameters.tensor_mut("transformer.ff_out.weight").expect("a head")[40 * width..]
+        .iter_mut()
+        .for_each(|weight| *weight *= 1000.0);
     let folder = tempfile::tempdir().expect("a folder");
     save_huggingface(folder.path(), &config, &parameters).expect("written");
     let (config, parameters) = load(folder.path()).expect("loaded");
     assert_eq!((config.vocab_size, config.embedding_size), (40, Some(64)));
     let model = Model::new(&config, &parameters, false).expect("a model");
     let prompts: Vec<Vec<u32>> = (0..8).map(|first| vec![first, first + 1]).collect();
-    let answers = generate(&model, &prompts, &GenerateOptions { max_new_tokens: 10, eos_token_id: None }).expect("answers");
+    let answers =
+        generate(&model, &prompts, &GenerateOptions { max_new_tokens: 10, eos_token_id: None }).expect("answers");
     assert!(answers.concat().iter().all(|id| *id < 40), "{answers:?}");
 }
 
@@ -135,16 +150,31 @@ fn changed(name: &str, change: impl Fn(&mut Value)) -> tempfile::TempDir {
 #[test]
 fn what_does_not_fit_is_refused_by_name() {
     type Change = fn(&mut Value);
-    let cases: [(&str, Change, &[&str]); 8] = [
+    let cases: [(&str, Change, &[&str]); 10] = [
         ("olmo2", |config| config["model_type"] = "llama".into(), &["model_type", "llama"]),
-        ("olmo2", |config| config["num_hidden_layers"] = 1.into(), &["model.layers.1.mlp.down_proj.weight", "no place"]),
-        ("olmo2", |config| config["num_hidden_layers"] = 3.into(), &["model.layers.2.self_attn.q_proj.weight", "missing"]),
-        ("olmo2", |config| config["intermediate_size"] = 20.into(), &["model.layers.0.mlp.up_proj.weight", "[40, 32]", "[20, 32]"]),
+        (
+            "olmo2",
+            |config| config["num_hidden_layers"] = 1.into(),
+            &["model.layers.1.mlp.down_proj.weight", "no place"],
+        ),
+        (
+            "olmo2",
+            |config| config["num_hidden_layers"] = 3.into(),
+            &["model.layers.2.self_attn.q_proj.weight", "missing"],
+        ),
+        (
+            "olmo2",
+            |config| config["intermediate_size"] = 20.into(),
+            &["model.layers.0.mlp.up_proj.weight", "[40, 32]", "[20, 32]"],
+        ),
         ("olmo2", |config| config["hidden_act"] = "gelu".into(), &["gelu"]),
         ("olmo2", |config| config["rope_parameters"]["rope_type"] = "yarn".into(), &["yarn"]),
         // The trap of the original converters: norm weights that the other architecture does not have.
         ("olmo2", |config| config["model_type"] = "olmo".into(), &["post_attention_layernorm", "no place"]),
         ("olmo", |config| config["num_attention_heads"] = 5.into(), &["n_heads"]),
+        // Sizes that no memory holds are an error too, and an early one.
+        ("olmo", |config| config["hidden_size"] = (1 << 20).into(), &["model.embed_tokens.weight", "1048576"]),
+        ("olmo", |config| config["hidden_size"] = u64::MAX.into(), &["d_model"]),
     ];
     for (name, change, words) in cases {
         let folder = changed(name, change);
@@ -153,6 +183,35 @@ fn what_does_not_fit_is_refused_by_name() {
             assert!(error.contains(word), "{word} is not in: {error}");
         }
     }
+}
+
+#[test]
+fn shards_in_bf16_load_as_the_rounded_model() {
+    let whole = std::fs::read(fixture("olmo2_gqa").join("model.safetensors")).expect("read");
+    let file = SafeTensors::deserialize(&whole).expect("a safetensors file");
+    let folder = changed("olmo2_gqa", |_| {});
+    std::fs::remove_file(folder.path().join("model.safetensors")).expect("removed");
+    let mut shards = [Vec::new(), Vec::new()];
+    let mut map = serde_json::Map::new();
+    for (index, (name, tensor)) in file.tensors().into_iter().enumerate() {
+        let halves: Vec<u8> = tensor.data().chunks_exact(4).flat_map(|bytes| [bytes[2], bytes[3]]).collect();
+        map.insert(name.clone(), format!("part-{}.safetensors", index % 2).into());
+        shards[index % 2].push((name, tensor.shape().to_vec(), halves));
+    }
+    for (index, shard) in shards.iter().enumerate() {
+        let views = shard
+            .iter()
+            .map(|(name, shape, bytes)| (name, TensorView::new(Dtype::BF16, shape.clone(), bytes).expect("a view")));
+        safetensors::serialize_to_file(views, None, &folder.path().join(format!("part-{index}.safetensors")))
+            .expect("written");
+    }
+    let index = serde_json::json!({ "weight_map": map }).to_string();
+    std::fs::write(folder.path().join("model.safetensors.index.json"), index).expect("written");
+    let (config, got) = load(folder.path()).expect("a model");
+    let (same, want) = load(&fixture("olmo2_gqa")).expect("a model");
+    assert_eq!(config, same);
+    let truncated: Vec<f32> = want.flat().iter().map(|x| f32::from_bits(x.to_bits() & 0xffff_0000)).collect();
+    assert_eq!(got.flat(), truncated);
 }
 
 #[test]
@@ -173,7 +232,13 @@ fn damaged_files_are_errors() {
 #[test]
 fn a_norm_is_part_of_the_architecture() {
     let (config, _) = load(&fixture("olmo")).expect("a model");
-    assert_eq!((config.layer_norm_type, config.norm_after, config.clip_qkv, config.weight_tying), (LayerNormType::Default, false, Some(0.6), true));
+    assert_eq!(
+        (config.layer_norm_type, config.norm_after, config.clip_qkv, config.weight_tying),
+        (LayerNormType::Default, false, Some(0.6), true)
+    );
     let (config, _) = load(&fixture("olmo2_gqa")).expect("a model");
-    assert_eq!((config.layer_norm_type, config.norm_after, config.n_kv_heads, config.rope_theta), (LayerNormType::Rms, true, Some(2), 500_000.0));
+    assert_eq!(
+        (config.layer_norm_type, config.norm_after, config.n_kv_heads, config.rope_theta),
+        (LayerNormType::Rms, true, Some(2), 500_000.0)
+    );
 }

@@ -4,7 +4,8 @@ use olmo_model::{Batch, InitFnType, LossOptions, Model, ModelConfig, ModelError,
 use serde_json::{Value, json};
 
 fn config(changes: Value) -> ModelConfig {
-    let mut fields = json!({"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "n_layers": 3, "mlp_hidden_size": 96, "vocab_size": 60});
+    let mut fields =
+        json!({"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "n_layers": 3, "mlp_hidden_size": 96, "vocab_size": 60});
     fields.as_object_mut().expect("an object").extend(changes.as_object().expect("an object").clone());
     serde_json::from_value(fields).expect("a config")
 }
@@ -40,7 +41,8 @@ fn new_weights_of_a_seed_never_change() {
     let parameters = Parameters::init(&config(json!({"init_cutoff_factor": 3})), 42).expect("weights");
     let sum = |name: &str| parameters.tensor(name).expect("a tensor").iter().map(|&x| f64::from(x)).sum::<f64>();
     let first = parameters.tensor("transformer.wte.weight").expect("a tensor")[..3].to_vec();
-    let got = format!("{first:?} {:.6} {:.6}", sum("transformer.wte.weight"), sum("transformer.blocks.2.att_proj.weight"));
+    let got =
+        format!("{first:?} {:.6} {:.6}", sum("transformer.wte.weight"), sum("transformer.blocks.2.att_proj.weight"));
     assert_eq!(got, "[0.011161142, -0.017224938, 0.015779305] 1.111988 1.302907");
 }
 
@@ -57,7 +59,12 @@ fn new_weights_have_olmos_deviations_and_stay_within_the_cutoff() {
             assert!(values.iter().all(|x| *x == 1.0), "{}", spec.name);
         } else {
             assert!(values.iter().all(|x| x.abs() <= 0.06), "{}", spec.name);
-            assert!((deviation(&normal, &spec.name) / 0.02 - 1.0).abs() < 0.08, "{} {}", spec.name, deviation(&normal, &spec.name));
+            assert!(
+                (deviation(&normal, &spec.name) / 0.02 - 1.0).abs() < 0.08,
+                "{} {}",
+                spec.name,
+                deviation(&normal, &spec.name)
+            );
         }
     }
     let mut mitchell = config(json!({"d_model": 64}));
@@ -72,21 +79,40 @@ fn new_weights_have_olmos_deviations_and_stay_within_the_cutoff() {
         ("transformer.blocks.2.ff_out.weight", 2.0 * 48.0 * 3.0),
     ];
     for (name, square) in want {
-        assert!((deviation(&parameters, name) * square.sqrt() - 1.0).abs() < 0.08, "{name} {}", deviation(&parameters, name));
+        assert!(
+            (deviation(&parameters, name) * square.sqrt() - 1.0).abs() < 0.08,
+            "{name} {}",
+            deviation(&parameters, name)
+        );
     }
 }
 
 #[test]
 fn every_problem_of_a_config_is_told_at_once() {
-    let bad = config(json!({"d_model": 30, "n_heads": 4, "n_kv_heads": 3, "mlp_hidden_size": 97, "clip_qkv": -1.0, "embedding_size": 50,
-        "eos_token_id": 60, "layer_norm_eps": 0.0}));
+    let bad = config(
+        json!({"d_model": 30, "n_heads": 4, "n_kv_heads": 3, "mlp_hidden_size": 97, "clip_qkv": -1.0, "embedding_size": 50,
+        "eos_token_id": 60, "layer_norm_eps": 0.0}),
+    );
     let text = bad.validate().expect_err("refused").to_string();
-    for word in ["`d_model`", "`n_kv_heads`", "`mlp_hidden_size`", "`clip_qkv`", "`embedding_size`", "`eos_token_id`", "`layer_norm_eps`"] {
+    for word in [
+        "`d_model`",
+        "`n_kv_heads`",
+        "`mlp_hidden_size`",
+        "`clip_qkv`",
+        "`embedding_size`",
+        "`eos_token_id`",
+        "`layer_norm_eps`",
+    ] {
         assert!(text.contains(word), "{word} is not in: {text}");
     }
     let empty = config(json!({"d_model": 0, "n_heads": 0, "n_layers": 0, "n_kv_heads": 0, "vocab_size": 0}));
     assert!(Parameters::zeros(&empty).is_err());
-    assert!(serde_json::from_value::<ModelConfig>(json!({"d_model": 8, "n_heads": 2, "n_layers": 1, "mlp_hidden_size": 8, "d_modle": 1})).is_err());
+    assert!(
+        serde_json::from_value::<ModelConfig>(
+            json!({"d_model": 8, "n_heads": 2, "n_layers": 1, "mlp_hidden_size": 8, "d_modle": 1})
+        )
+        .is_err()
+    );
 }
 
 #[test]
@@ -96,7 +122,11 @@ fn ids_beyond_the_vocabulary_and_wrong_shapes_are_errors() {
     let model = Model::new(&config, &parameters, true).expect("a model");
     let text = model.logits(&[1, 60], 1, 2).expect_err("refused").to_string();
     assert!(text.contains("60") && text.contains("tokenizer"), "{text}");
-    assert!(model.logits(&[1, 2, 3], 2, 2).is_err() && model.logits(&[], 0, 5).is_err() && model.logits(&[1], usize::MAX, 2).is_err());
+    assert!(
+        model.logits(&[1, 2, 3], 2, 2).is_err()
+            && model.logits(&[], 0, 5).is_err()
+            && model.logits(&[1], usize::MAX, 2).is_err()
+    );
     let options = LossOptions { denominator: 1.0, z_loss: 0.0 };
     let mut short = batch(1, 4);
     short.label_mask = Some(vec![true; 3]);
@@ -183,7 +213,11 @@ fn a_native_folder_keeps_everything_and_refuses_another_format() {
     assert_eq!(load(folder.path()).expect("loaded"), (config, parameters));
     let path = folder.path().join("config.json");
     let text = std::fs::read_to_string(&path).expect("read");
-    for (from, to, word) in [("\"format\": 1", "\"format\": 2", "format"), ("\"format\": 1,", "", "format"), ("d_model", "d_modle", "d_modle")] {
+    for (from, to, word) in [
+        ("\"format\": 1", "\"format\": 2", "format"),
+        ("\"format\": 1,", "", "format"),
+        ("d_model", "d_modle", "d_modle"),
+    ] {
         std::fs::write(&path, text.replace(from, to)).expect("written");
         let error = load(folder.path()).expect_err("refused");
         assert!(matches!(error, ModelError::Folder { .. }) && error.to_string().contains(word), "{error}");

@@ -89,7 +89,8 @@ fn parameters(config: &ModelConfig) -> Parameters {
 fn batch() -> Batch {
     let document = document();
     let flat = |name: &str| -> Vec<u64> {
-        let rows = document["_doc"][name].as_array().expect("rows").iter().flat_map(|row| row.as_array().expect("a row"));
+        let rows =
+            document["_doc"][name].as_array().expect("rows").iter().flat_map(|row| row.as_array().expect("a row"));
         rows.map(|value| value.as_u64().expect("a number")).collect()
     };
     Batch {
@@ -108,14 +109,19 @@ fn close(got: f64, want: f64, tolerance: f64, what: &str) {
 fn names_shapes_and_weight_decay_groups_are_olmos() {
     for (name, config, golden) in variants() {
         let parameters = parameters(&config);
-        let shapes: BTreeMap<String, Vec<usize>> = parameters.tensors().iter().map(|spec| (spec.name.clone(), spec.shape.clone())).collect();
+        let shapes: BTreeMap<String, Vec<usize>> =
+            parameters.tensors().iter().map(|spec| (spec.name.clone(), spec.shape.clone())).collect();
         assert_eq!(shapes, golden.params, "{name}");
         assert_eq!(parameters.len(), golden.num_params, "{name}");
         let groups = parameters.weight_decay_groups(true, false);
         for spec in parameters.tensors() {
-            let group = groups.iter().find(|(range, _)| range.contains(&spec.range.start)).expect("every tensor is in a group");
+            let group =
+                groups.iter().find(|(range, _)| range.contains(&spec.range.start)).expect("every tensor is in a group");
             assert!(spec.range.end <= group.0.end, "{}", spec.name);
-            let theirs = golden.groups.iter().find(|group| group.param_names.iter().any(|other| other.ends_with(&format!("module.{}", spec.name))));
+            let theirs = golden
+                .groups
+                .iter()
+                .find(|group| group.param_names.iter().any(|other| other.ends_with(&format!("module.{}", spec.name))));
             assert_eq!(group.1, theirs.expect("OLMo has it too").weight_decay > 0.0, "{name} {}", spec.name);
         }
     }
@@ -148,7 +154,11 @@ fn losses_gradients_and_four_optimizer_steps_are_olmos() {
         for step in &golden.steps {
             let mut gradients = vec![0f32; parameters.len()];
             let output = model.loss_and_gradients(&batch(), &options, &mut gradients).expect("gradients");
-            assert_eq!(model.loss(&batch(), &options).expect("a loss"), output, "with gradients or without, the loss is one");
+            assert_eq!(
+                model.loss(&batch(), &options).expect("a loss"),
+                output,
+                "with gradients or without, the loss is one"
+            );
             close(output.loss_sum / options.denominator, step.ce, 1e-6 * step.ce, name);
             close(output.z_sum / options.denominator, step.z, 1e-6 * step.z.max(1e-3), name);
             if step.step == 1 {

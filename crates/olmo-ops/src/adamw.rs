@@ -51,10 +51,20 @@ const CHUNK: usize = 1 << 14;
 ///
 /// # Panics
 /// The arrays differ in length, or a group reaches beyond them.
-pub fn step(settings: &AdamW, number: u64, state: State<'_>, gradients: &[f32], gradient_scale: f64, groups: &[(Range<usize>, bool)]) {
+pub fn step(
+    settings: &AdamW,
+    number: u64,
+    state: State<'_>,
+    gradients: &[f32],
+    gradient_scale: f64,
+    groups: &[(Range<usize>, bool)],
+) {
     let State { parameters, exp_avg, exp_avg_sq } = state;
     let length = parameters.len();
-    assert!(gradients.len() == length && exp_avg.len() == length && exp_avg_sq.len() == length, "the arrays of a step have one length");
+    assert!(
+        gradients.len() == length && exp_avg.len() == length && exp_avg_sq.len() == length,
+        "the arrays of a step have one length"
+    );
     let (beta1, beta2) = settings.betas;
     let power = |beta: f64| beta.powf(number as f64);
     for (range, decays) in groups {
@@ -69,10 +79,13 @@ pub fn step(settings: &AdamW, number: u64, state: State<'_>, gradients: &[f32], 
             step_size: (settings.learning_rate / (1.0 - power(beta1))) as f32,
         };
         let parameters = parameters[range.clone()].par_chunks_mut(CHUNK);
-        let averages = exp_avg[range.clone()].par_chunks_mut(CHUNK).zip(exp_avg_sq[range.clone()].par_chunks_mut(CHUNK));
-        parameters.zip(averages).zip(gradients[range.clone()].par_chunks(CHUNK)).for_each(|((parameters, (exp_avg, exp_avg_sq)), gradients)| {
-            update(scalars, parameters, exp_avg, exp_avg_sq, gradients);
-        });
+        let averages =
+            exp_avg[range.clone()].par_chunks_mut(CHUNK).zip(exp_avg_sq[range.clone()].par_chunks_mut(CHUNK));
+        parameters.zip(averages).zip(gradients[range.clone()].par_chunks(CHUNK)).for_each(
+            |((parameters, (exp_avg, exp_avg_sq)), gradients)| {
+                update(scalars, parameters, exp_avg, exp_avg_sq, gradients);
+            },
+        );
     }
 }
 

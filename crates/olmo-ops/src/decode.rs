@@ -35,7 +35,13 @@ impl KvCache {
 }
 
 /// The block over a whole prompt `x [tokens, d]`; fills the cache, which must be empty. `rope` reaches the prompt's length.
-pub fn prefill(config: &BlockConfig, rope: &Rope, x: &[f32], weights: &BlockWeights<&[f32]>, cache: &mut KvCache) -> Vec<f32> {
+pub fn prefill(
+    config: &BlockConfig,
+    rope: &Rope,
+    x: &[f32],
+    weights: &BlockWeights<&[f32]>,
+    cache: &mut KvCache,
+) -> Vec<f32> {
     assert_eq!(cache.positions, 0, "a prompt begins a sequence");
     let (y, saved) = block::forward(config, rope, x.len() / config.d_model, x, weights, true);
     if let Some(saved) = saved {
@@ -45,7 +51,13 @@ pub fn prefill(config: &BlockConfig, rope: &Rope, x: &[f32], weights: &BlockWeig
 }
 
 /// The block over one more token `x [d]`; `rope` reaches beyond `cache.positions()`.
-pub fn step(config: &BlockConfig, rope: &Rope, x: &[f32], weights: &BlockWeights<&[f32]>, cache: &mut KvCache) -> Vec<f32> {
+pub fn step(
+    config: &BlockConfig,
+    rope: &Rope,
+    x: &[f32],
+    weights: &BlockWeights<&[f32]>,
+    cache: &mut KvCache,
+) -> Vec<f32> {
     let raw = linear(&sublayer_input(config, x, weights.attn_norm), weights.att_proj);
     let mut heads = vec![0f32; raw.len()];
     let norms = weights.q_norm.zip(weights.k_norm).map(|(q, k)| [q, k]);

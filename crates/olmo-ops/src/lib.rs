@@ -19,5 +19,8 @@ mod rope;
 pub use config::{BlockConfig, BlockWeights, IGNORED, LossTerms, Norm, NormKind};
 pub use global_norm::{clip_coefficient, global_norm};
 pub use nodes::{BlockTensors, HeadLoss, HostSlice, block, embedding, head_logits, head_loss, norm};
-pub use reference::{block as block_reference, embedding as embedding_reference, head_loss as head_loss_reference, norm as norm_reference};
+pub use reference::{
+    block as block_reference, embedding as embedding_reference, head_loss as head_loss_reference,
+    norm as norm_reference,
+};
 pub use rope::Rope;

@@ -10,7 +10,9 @@ use crate::rope::Rope;
 
 /// As [`crate::block`].
 pub fn block(config: &BlockConfig, rope: &Rope, x: Tensor<3>, weights: &BlockTensors) -> Tensor<3> {
-    let normed = |x: Tensor<3>, weight: &Option<Tensor<1>>, here: bool| if here { norm(config.norm, x, weight.clone()) } else { x };
+    let normed = |x: Tensor<3>, weight: &Option<Tensor<1>>, here: bool| {
+        if here { norm(config.norm, x, weight.clone()) } else { x }
+    };
     let before = normed(x.clone(), &weights.attn_norm, !config.norm_after);
     let attended = attention(config, rope, before, weights);
     let x = x + normed(attended, &weights.attn_norm, config.norm_after);

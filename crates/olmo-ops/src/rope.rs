@@ -20,7 +20,8 @@ impl Rope {
                 1.0 / theta.powf(f64::from(exponent)) as f32
             })
             .collect();
-        let mut tables = Rope { half, cos: Vec::with_capacity(positions * half), sin: Vec::with_capacity(positions * half) };
+        let mut tables =
+            Rope { half, cos: Vec::with_capacity(positions * half), sin: Vec::with_capacity(positions * half) };
         for position in 0..positions {
             for frequency in &frequencies {
                 let angle = f64::from(position as f32 * frequency);

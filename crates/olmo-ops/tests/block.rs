@@ -20,7 +20,12 @@ fn the_fused_block_equals_the_reference_in_f64_and_f32() {
         let (fused, fused_gradients) = case.run(Body::Fused);
         for body in [Body::Reference64, Body::Reference32] {
             let (reference, gradients) = case.run(body);
-            assert!(difference(&fused, &reference) < TOLERANCE, "{}: outputs differ by {}", case.name, difference(&fused, &reference));
+            assert!(
+                difference(&fused, &reference) < TOLERANCE,
+                "{}: outputs differ by {}",
+                case.name,
+                difference(&fused, &reference)
+            );
             assert_eq!(fused_gradients.len(), gradients.len());
             assert_eq!(first_difference(&fused_gradients, &gradients), None, "{}", case.name);
         }
@@ -44,7 +49,12 @@ fn the_fused_gradients_equal_central_differences() {
                 };
                 let slope = (shifted(1.0) - shifted(-1.0)) / (2.0 * step);
                 let off = (slope - gradient[element]).abs() / scale;
-                assert!(off < 1e-4, "{}: input {index}, element {element}: {} is not {slope}", case.name, gradient[element]);
+                assert!(
+                    off < 1e-4,
+                    "{}: input {index}, element {element}: {} is not {slope}",
+                    case.name,
+                    gradient[element]
+                );
             }
         }
     }
@@ -68,10 +78,15 @@ fn a_clamped_projection_passes_no_gradient_and_one_at_the_bound_does() {
     let olmo1 = cases().into_iter().find(|case| case.config.clip_qkv.is_some()).expect("a case with a clamp");
     let config = BlockConfig { norm_after: true, ..olmo1.config };
     let steepest = |clip: f32| {
-        let mut case = Case::new("every projected value is 0.5", BlockConfig { clip_qkv: Some(clip), ..config }, false, 1, 3);
+        let mut case =
+            Case::new("every projected value is 0.5", BlockConfig { clip_qkv: Some(clip), ..config }, false, 1, 3);
         let set = |case: &mut Case, input: usize, value: f64| {
             let column = |index: usize| index.is_multiple_of(config.d_model);
-            case.inputs[input].1.iter_mut().enumerate().for_each(|(index, x)| *x = if column(index) { value } else { 0.0 });
+            case.inputs[input]
+                .1
+                .iter_mut()
+                .enumerate()
+                .for_each(|(index, x)| *x = if column(index) { value } else { 0.0 });
         };
         set(&mut case, 0, 1.0);
         set(&mut case, 1, 0.5);
@@ -106,7 +121,13 @@ fn results_are_the_same_bits_for_any_number_of_threads() {
     let mut all = cases();
     // Large enough that products are cut into pieces.
     let large = common::cases()[1].config;
-    all.push(Case::new("large", BlockConfig { d_model: 64, n_heads: 4, n_kv_heads: 2, mlp_width: 96, ..large }, true, 5, 70));
+    all.push(Case::new(
+        "large",
+        BlockConfig { d_model: 64, n_heads: 4, n_kv_heads: 2, mlp_width: 96, ..large },
+        true,
+        5,
+        70,
+    ));
     for case in all {
         let one = run(&case, 1);
         for threads in [2, 3, 5] {

@@ -10,7 +10,8 @@ use olmo_ops::{BlockWeights, Rope};
 fn a_prompt_and_then_token_after_token_equals_the_whole_sequence() {
     for case in cases() {
         let (want, _) = case.run(Body::Reference64);
-        let values: Vec<Vec<f32>> = case.inputs.iter().map(|(_, values)| values.iter().map(|&x| x as f32).collect()).collect();
+        let values: Vec<Vec<f32>> =
+            case.inputs.iter().map(|(_, values)| values.iter().map(|&x| x as f32).collect()).collect();
         let mut norms = values[5..].iter().map(Vec::as_slice);
         let mut next = |exists: bool| if exists { norms.next() } else { None };
         let weights = BlockWeights {

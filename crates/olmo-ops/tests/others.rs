@@ -5,8 +5,8 @@ mod common;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use common::{difference, numbers, read};
 use olmo_ops::{
-    HeadLoss, IGNORED, LossTerms, Norm, NormKind, embedding, embedding_reference, head_logits, head_loss, head_loss_reference, norm,
-    norm_reference,
+    HeadLoss, IGNORED, LossTerms, Norm, NormKind, embedding, embedding_reference, head_logits, head_loss,
+    head_loss_reference, norm, norm_reference,
 };
 
 fn tensor<const D: usize>(values: &[f64], shape: [usize; D], dtype: DType) -> Tensor<D> {
@@ -20,7 +20,11 @@ fn the_embedding_adds_up_the_gradients_of_repeated_ids() {
     let cotangent = numbers(30, 2);
     let run = |fused: bool, dtype: DType| {
         let weight = tensor(&weights, [7, 5], dtype);
-        let y = if fused { embedding(weight.clone(), &ids, shape) } else { embedding_reference(weight.clone(), &ids, shape) };
+        let y = if fused {
+            embedding(weight.clone(), &ids, shape)
+        } else {
+            embedding_reference(weight.clone(), &ids, shape)
+        };
         let grads = (y.clone() * tensor(&cotangent, [2, 3, 5], dtype)).sum().backward();
         (read(y.inner()), read(weight.grad(&grads).expect("a gradient")))
     };
@@ -31,7 +35,9 @@ fn the_embedding_adds_up_the_gradients_of_repeated_ids() {
 
 #[test]
 fn both_norms_equal_the_reference_with_and_without_weight() {
-    for (kind, width, rows) in [(NormKind::Rms, 33, 130), (NormKind::Layer, 33, 130), (NormKind::Rms, 16, 1), (NormKind::Layer, 5, 3)] {
+    for (kind, width, rows) in
+        [(NormKind::Rms, 33, 130), (NormKind::Layer, 33, 130), (NormKind::Rms, 16, 1), (NormKind::Layer, 5, 3)]
+    {
         for affine in [true, false] {
             let spec = Norm { kind, eps: 1e-5 };
             let (x, weight, cotangent) = (numbers(rows * width, 1), numbers(width, 2), numbers(rows * width, 3));
@@ -45,7 +51,11 @@ fn both_norms_equal_the_reference_with_and_without_weight() {
                 [read(y.inner()), read(input.grad(&grads).expect("a gradient")), gradient]
             };
             for (fused, reference) in run(true, DType::F32).iter().zip(run(false, DType::F64)) {
-                assert!(difference(fused, &reference) < 2e-6, "{kind:?} {width} {affine}: {}", difference(fused, &reference));
+                assert!(
+                    difference(fused, &reference) < 2e-6,
+                    "{kind:?} {width} {affine}: {}",
+                    difference(fused, &reference)
+                );
             }
         }
     }
@@ -80,10 +90,16 @@ fn head_and_loss_equal_the_reference_with_z_loss_ignored_targets_and_several_chu
     for (rows, width, vocabulary, z_loss) in shapes {
         let terms = LossTerms { denominator: 11.0, z_loss };
         let head = Head { rows, width, vocabulary, targets: targets(rows, vocabulary, |row| row % 3 == 1), terms };
-        let ((fused, hidden, weight), (reference, want_hidden, want_weight)) = (head.run(true, DType::F32), head.run(false, DType::F64));
+        let ((fused, hidden, weight), (reference, want_hidden, want_weight)) =
+            (head.run(true, DType::F32), head.run(false, DType::F64));
         assert_eq!(fused.sums.labels, reference.sums.labels);
         assert!((fused.sums.nll / reference.sums.nll - 1.0).abs() < 1e-6, "{:?} {:?}", fused.sums, reference.sums);
-        assert!((fused.sums.z - reference.sums.z).abs() <= 1e-6 * reference.sums.z.abs(), "{:?} {:?}", fused.sums, reference.sums);
+        assert!(
+            (fused.sums.z - reference.sums.z).abs() <= 1e-6 * reference.sums.z.abs(),
+            "{:?} {:?}",
+            fused.sums,
+            reference.sums
+        );
         assert!(difference(&read(fused.loss.inner()), &read(reference.loss.inner())) < 1e-6);
         assert!(difference(&hidden, &want_hidden) < 3e-6, "{rows}: {}", difference(&hidden, &want_hidden));
         assert!(difference(&weight, &want_weight) < 3e-6, "{rows}: {}", difference(&weight, &want_weight));

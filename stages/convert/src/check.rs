@@ -78,13 +78,8 @@ pub fn compare(model: (&ModelConfig, &Parameters), export: (&ModelConfig, &Param
 fn largest_difference(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).fold(0.0, |largest: f64, (a, b)| {
         let difference = (f64::from(*a) - f64::from(*b)).abs();
-        if difference <= largest {
-            largest
-        } else if largest.is_nan() {
-            largest
-        } else {
-            difference
-        }
+        // Once NaN, it stays so.
+        if difference <= largest || largest.is_nan() { largest } else { difference }
     })
 }
 

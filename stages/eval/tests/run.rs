@@ -83,7 +83,7 @@ fn answers_are_compared_with_the_last_assistant_turn_family_by_family() {
     let conversation = |number: usize| {
         let mut messages = question(number);
         let right = said(&messages);
-        let expected = if number % 3 == 0 { format!("{right}, or so") } else { format!("\n{right} ") };
+        let expected = if number.is_multiple_of(3) { format!("{right}, or so") } else { format!("\n{right} ") };
         messages.push(Message::new(Role::Assistant, expected));
         // What comes behind the last answer is not asked.
         messages.push(Message::new(Role::User, "Thanks"));
@@ -100,7 +100,7 @@ fn answers_are_compared_with_the_last_assistant_turn_family_by_family() {
     for (number, answer) in answers.iter().enumerate() {
         assert_eq!((&answer["record"], &answer["id"]), (&json!(number), &json!(format!("q{number}"))));
         assert_eq!(answer["answer"], json!(said(&question(number))));
-        assert_eq!(answer["exact_match"], json!(number % 3 != 0));
+        assert_eq!(answer["exact_match"], json!(!number.is_multiple_of(3)));
     }
     let (limited, some) = run(dir.path(), "b", json!({"max_new_tokens": 6, "limit": 5})).unwrap();
     assert_eq!(limited["count"], json!(5));

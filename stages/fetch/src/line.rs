@@ -80,9 +80,8 @@ fn message(turn: &Value, number: usize) -> Result<Message, BadLine> {
         Some(Value::String(role)) => role,
         Some(other) => return Err(schema(format!("has a `role` that is {}, expected a string", kind(other)))),
     };
-    let role: Role = role
-        .parse()
-        .map_err(|e: olmo_data::template::UnknownRole| BadLine::UnknownRole(number, e.to_string()))?;
+    let role: Role =
+        role.parse().map_err(|e: olmo_data::template::UnknownRole| BadLine::UnknownRole(number, e.to_string()))?;
     let content = match turn.get("content") {
         None => return Err(schema("has no `content`".into())),
         Some(Value::Null) => return Err(BadLine::EmptyContent(number, role)),
@@ -143,12 +142,24 @@ mod tests {
             (b"{\"messages\": {}}", "does not fit the schema: `messages` is an object, expected an array"),
             (b"{\"messages\": []}", "does not fit the schema: `messages` is empty"),
             (b"{\"messages\": [3]}", "does not fit the schema: message 1 is a number, expected an object"),
-            (br#"{"id": 3, "messages": [{"role":"user","content":"a"}]}"#, "does not fit the schema: `id` is a number, expected a string"),
+            (
+                br#"{"id": 3, "messages": [{"role":"user","content":"a"}]}"#,
+                "does not fit the schema: `id` is a number, expected a string",
+            ),
             (br#"{"messages": [{"content":"a"}]}"#, "message 1 has no `role`"),
-            (br#"{"messages": [{"role":"user","content":"a"},{"role":"bot","content":"a"}]}"#, "message 2 has the unknown role `bot`, expected system, user or assistant"),
+            (
+                br#"{"messages": [{"role":"user","content":"a"},{"role":"bot","content":"a"}]}"#,
+                "message 2 has the unknown role `bot`, expected system, user or assistant",
+            ),
             (br#"{"messages": [{"role":"user"}]}"#, "does not fit the schema: message 1 has no `content`"),
-            (br#"{"messages": [{"role":"assistant","content":" \n\u001f"}]}"#, "message 1 (assistant) has empty content"),
-            (br#"{"messages": [{"role":"user","content":"a","name":"b"}]}"#, "does not fit the schema: message 1 has the key `name`; only `role` and `content` are understood"),
+            (
+                br#"{"messages": [{"role":"assistant","content":" \n\u001f"}]}"#,
+                "message 1 (assistant) has empty content",
+            ),
+            (
+                br#"{"messages": [{"role":"user","content":"a","name":"b"}]}"#,
+                "does not fit the schema: message 1 has the key `name`; only `role` and `content` are understood",
+            ),
         ];
         for (line, expected) in cases {
             assert_eq!(reason(line), expected);

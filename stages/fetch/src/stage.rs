@@ -75,7 +75,9 @@ fn source_files(context: &Context) -> Result<Vec<PathBuf>, StageError> {
         files.append(&mut paths);
     }
     if files.is_empty() {
-        return Err(StageError::fail("fetch::no_files", "there are no files to read").hint("name at least one in `files`"));
+        return Err(
+            StageError::fail("fetch::no_files", "there are no files to read").hint("name at least one in `files`")
+        );
     }
     Ok(files)
 }
@@ -123,7 +125,11 @@ fn fetch<T: Record>(
     }
     context.progress(done, total, "bytes", "read");
     let bad_lines = || {
-        let more = if bad > shown.len() as u64 { format!("\n… and {} more", bad - shown.len() as u64) } else { String::new() };
+        let more = if bad > shown.len() as u64 {
+            format!("\n… and {} more", bad - shown.len() as u64)
+        } else {
+            String::new()
+        };
         let (lines, are) = if bad == 1 { ("line", "is") } else { ("lines", "are") };
         (format!("{bad} {lines}"), are, format!("{}{more}", shown.join("\n")))
     };
@@ -149,8 +155,13 @@ fn fetch<T: Record>(
 
 /// The name of a file for a person; control characters are escaped.
 fn file_name(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().chars().flat_map(|c| {
-        let escaped: Vec<char> = if c.is_control() { c.escape_default().collect() } else { vec![c] };
-        escaped
-    }).collect()
+    path.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .chars()
+        .flat_map(|c| {
+            let escaped: Vec<char> = if c.is_control() { c.escape_default().collect() } else { vec![c] };
+            escaped
+        })
+        .collect()
 }

@@ -42,8 +42,8 @@ impl Entry {
 }
 
 fn describe<S: Stage>() -> Description {
-    let contract: Contract = serde_yaml::from_str(S::CONTRACT)
-        .unwrap_or_else(|e| panic!("a built-in stage.yaml is sound (tested): {e}"));
+    let contract: Contract =
+        serde_yaml::from_str(S::CONTRACT).unwrap_or_else(|e| panic!("a built-in stage.yaml is sound (tested): {e}"));
     let settings = schemars::generate::SchemaSettings::draft2020_12().with(|s| s.inline_subschemas = true);
     let mut params = settings.into_generator().into_root_schema_for::<S::Params>().to_value();
     if let Some(map) = params.as_object_mut() {
@@ -87,7 +87,9 @@ impl StageError {
     pub fn io(path: &Path, error: io::Error) -> Self {
         let failed = Self::fail("io::failed", format!("{}: {error}", path.display()));
         match error.kind() {
-            io::ErrorKind::StorageFull => failed.hint("free some space on that file system and run the same command again"),
+            io::ErrorKind::StorageFull => {
+                failed.hint("free some space on that file system and run the same command again")
+            }
             _ => failed,
         }
     }
@@ -222,7 +224,11 @@ pub fn main_run(attempt: &Path, find: impl Fn(&str) -> Option<Entry>) -> ExitCod
     let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match find(&stage) {
         _ if context.request.protocol != protocol::PROTOCOL_VERSION => Err(StageError::fail(
             "worker::protocol",
-            format!("the engine speaks protocol {}, this worker {}", context.request.protocol, protocol::PROTOCOL_VERSION),
+            format!(
+                "the engine speaks protocol {}, this worker {}",
+                context.request.protocol,
+                protocol::PROTOCOL_VERSION
+            ),
         )
         .hint("build both again: cargo build --release")),
         Some(entry) => (entry.run)(&mut context),

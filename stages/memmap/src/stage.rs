@@ -69,11 +69,16 @@ impl Stage for Memmap {
                 .hint("raise sequence_length: the answers may lie behind the ends of the rows"));
         }
         if manifest.truncated > 0 {
-            let message = format!("{} of {} documents are cut off at the end of a row", manifest.truncated, tokens.documents);
+            let message =
+                format!("{} of {} documents are cut off at the end of a row", manifest.truncated, tokens.documents);
             context.warning(format!("{message} of {length} tokens"));
         }
         if manifest.dropped > 0 {
-            let why = if params.pack == Pack::Concat { "they lie behind the last full row" } else { "cut to a row they have no target" };
+            let why = if params.pack == Pack::Concat {
+                "they lie behind the last full row"
+            } else {
+                "cut to a row they have no target"
+            };
             context.warning(format!("{} of {} documents are left out: {why}", manifest.dropped, tokens.documents));
         }
         context.message(format!(

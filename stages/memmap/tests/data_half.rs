@@ -123,9 +123,8 @@ fn sample(threads: usize) -> (Bench, [PathBuf; 8]) {
     let tokenizer = bench.train_tokenizer(768, &[&text, &chats]);
     let chat_tokens = bench.tokenize(json!({}), &chats, &tokenizer).unwrap();
     let text_tokens = bench.tokenize(json!({"template": "plain"}), &text, &tokenizer).unwrap();
-    let mut rows = |tokens, pack| {
-        bench.memmap(json!({"sequence_length": 128, "pack": pack}), tokens).unwrap().out("memmap")
-    };
+    let mut rows =
+        |tokens, pack| bench.memmap(json!({"sequence_length": 128, "pack": pack}), tokens).unwrap().out("memmap");
     let [whole, padded, concat] =
         [rows(&chat_tokens, "whole"), rows(&chat_tokens, "padded"), rows(&text_tokens, "concat")];
     let [chats, text, tokenizer] = [chats.out("dataset"), text.out("dataset"), tokenizer.out("tokenizer")];

@@ -133,7 +133,9 @@ fn train_on_documents(params: &TokenizerParams, context: &mut Context) -> Result
         let failed = StageError::fail("tokenizer::training", e.to_string());
         match e {
             TrainError::VocabularyTooSmall { least, .. } => failed.hint(format!("set vocab_size to {least} or more")),
-            TrainError::EmptyToken(name) => failed.hint(format!("give `{name}` a text that does not occur in the data")),
+            TrainError::EmptyToken(name) => {
+                failed.hint(format!("give `{name}` a text that does not occur in the data"))
+            }
             TrainError::Failed(_) => failed,
         }
     })?;

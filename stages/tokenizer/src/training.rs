@@ -29,10 +29,7 @@ pub enum TrainError {
 ///
 /// Ids: eos, pad, the bytes, then merges. No text is normalised. Words are split as GPT-2 does;
 /// with `split_digits` each digit is a token of its own, so that numbers have one spelling.
-pub fn train(
-    texts: impl Iterator<Item = String> + Send,
-    params: &TokenizerParams,
-) -> Result<Vec<u8>, TrainError> {
+pub fn train(texts: impl Iterator<Item = String> + Send, params: &TokenizerParams) -> Result<Vec<u8>, TrainError> {
     let mut special = vec![&params.eos_token];
     for (name, token) in [("eos_token", &params.eos_token), ("pad_token", &params.pad_token)] {
         if token.is_empty() {
@@ -94,7 +91,7 @@ mod tests {
             assert_eq!(with_threads(threads, &params), first, "{threads} threads");
         }
         // From another process, whose hash maps had another order.
-        assert_eq!(olmo_stage::Digest::of(&first).short(), "000000000000");
+        assert_eq!(olmo_stage::Digest::of(&first).short(), "96abdd038874");
     }
 
     #[test]

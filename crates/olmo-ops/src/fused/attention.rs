@@ -59,7 +59,18 @@ impl Place {
 /// # Safety
 /// All three matrices lie in memory that may be read (c: written), and c overlaps nothing that is in use.
 #[expect(clippy::too_many_arguments, reason = "as a BLAS call")]
-unsafe fn gemm(m: usize, n: usize, k: usize, a: *const f32, a_strides: [usize; 2], b: *const f32, b_strides: [usize; 2], beta: f32, c: *mut f32, c_stride: usize) {
+unsafe fn gemm(
+    m: usize,
+    n: usize,
+    k: usize,
+    a: *const f32,
+    a_strides: [usize; 2],
+    b: *const f32,
+    b_strides: [usize; 2],
+    beta: f32,
+    c: *mut f32,
+    c_stride: usize,
+) {
     let [ra, ca] = a_strides.map(|stride| stride as isize);
     let [rb, cb] = b_strides.map(|stride| stride as isize);
     // SAFETY: the caller's promise.
@@ -87,11 +98,33 @@ pub(crate) fn forward(config: &BlockConfig, sequence: usize, heads: &[f32], outp
             unsafe {
                 let query = heads.as_ptr().add(place.query(first + start, head));
                 let key = heads.as_ptr().add(place.key(first, kv_head));
-                gemm(rows, columns, place.head, query, [place.stride, 1], key, [1, place.stride], 0.0, scores.as_mut_ptr(), sequence);
+                gemm(
+                    rows,
+                    columns,
+                    place.head,
+                    query,
+                    [place.stride, 1],
+                    key,
+                    [1, place.stride],
+                    0.0,
+                    scores.as_mut_ptr(),
+                    sequence,
+                );
                 softmax_rows(&mut scores, rows, sequence, start, place.scale, &mut lse[start..columns]);
                 let value = heads.as_ptr().add(place.value(first, kv_head));
                 let target = output.at(place.output(first + start, head));
-                gemm(rows, place.head, columns, scores.as_ptr(), [sequence, 1], value, [place.stride, 1], 0.0, target, place.d);
+                gemm(
+                    rows,
+                    place.head,
+                    columns,
+                    scores.as_ptr(),
+                    [sequence, 1],
+                    value,
+                    [place.stride, 1],
+                    0.0,
+                    target,
+                    place.d,
+                );
             }
         }
     });
@@ -118,7 +151,15 @@ multiversion! {
 }
 
 /// `dheads`, the gradient of `heads`, from the incoming `doutput` and what the forward pass made.
-pub(crate) fn backward(config: &BlockConfig, sequence: usize, heads: &[f32], output: &[f32], lse: &[f32], doutput: &[f32], dheads: &mut [f32]) {
+pub(crate) fn backward(
+    config: &BlockConfig,
+    sequence: usize,
+    heads: &[f32],
+    output: &[f32],
+    lse: &[f32],
+    doutput: &[f32],
+    dheads: &mut [f32],
+) {
     let place = Place::of(config);
     let tokens = heads.len() / place.stride;
     let batch = tokens / sequence;
@@ -149,17 +190,84 @@ pub(crate) fn backward(config: &BlockConfig, sequence: usize, heads: &[f32], out
                     let key = heads.as_ptr().add(place.key(first, kv_head));
                     let value = heads.as_ptr().add(place.value(first, kv_head));
                     let incoming = doutput.as_ptr().add(output_at);
-                    gemm(rows, columns, place.head, query, [place.stride, 1], key, [1, place.stride], 0.0, weights.as_mut_ptr(), sequence);
-                    gemm(rows, columns, place.head, incoming, [place.d, 1], value, [1, place.stride], 0.0, dweights.as_mut_ptr(), sequence);
+                    gemm(
+                        rows,
+                        columns,
+                        place.head,
+                        query,
+                        [place.stride, 1],
+                        key,
+                        [1, place.stride],
+                        0.0,
+                        weights.as_mut_ptr(),
+                        sequence,
+                    );
+                    gemm(
+                        rows,
+                        columns,
+                        place.head,
+                        incoming,
+                        [place.d, 1],
+                        value,
+                        [1, place.stride],
+                        0.0,
+                        dweights.as_mut_ptr(),
+                        sequence,
+                    );
                     let lse = &lse[lse_start + start..lse_start + columns];
                     let (output, doutput) = (&output[output_at..], &doutput[output_at..]);
-                    softmax_backward_rows(&mut weights, &mut dweights, rows, sequence, start, place.scale, lse, output, doutput, place.d, place.head);
+                    softmax_backward_rows(
+                        &mut weights,
+                        &mut dweights,
+                        rows,
+                        sequence,
+                        start,
+                        place.scale,
+                        lse,
+                        output,
+                        doutput,
+                        place.d,
+                        place.head,
+                    );
                     let dquery = dheads.at(query_at);
-                    gemm(rows, place.head, columns, dweights.as_ptr(), [sequence, 1], key, [place.stride, 1], 0.0, dquery, place.stride);
+                    gemm(
+                        rows,
+                        place.head,
+                        columns,
+                        dweights.as_ptr(),
+                        [sequence, 1],
+                        key,
+                        [place.stride, 1],
+                        0.0,
+                        dquery,
+                        place.stride,
+                    );
                     let dkey = dheads.at(place.key(first, kv_head));
-                    gemm(columns, place.head, rows, dweights.as_ptr(), [1, sequence], query, [place.stride, 1], 1.0, dkey, place.stride);
+                    gemm(
+                        columns,
+                        place.head,
+                        rows,
+                        dweights.as_ptr(),
+                        [1, sequence],
+                        query,
+                        [place.stride, 1],
+                        1.0,
+                        dkey,
+                        place.stride,
+                    );
                     let dvalue = dheads.at(place.value(first, kv_head));
-                    gemm(columns, place.head, rows, weights.as_ptr(), [1, sequence], incoming, [place.d, 1], 1.0, dvalue, place.stride);
+                    gemm(
+                        columns,
+                        place.head,
+                        rows,
+                        weights.as_ptr(),
+                        [1, sequence],
+                        incoming,
+                        [place.d, 1],
+                        1.0,
+                        dvalue,
+                        place.stride,
+                    );
                 }
             }
         }

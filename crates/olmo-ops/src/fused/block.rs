@@ -41,7 +41,14 @@ struct NormState {
 }
 
 /// The block's output, and the gradients' needs if `save`. `x` is `[batch * sequence, d]`; `rope` reaches `sequence` positions.
-pub fn forward(config: &BlockConfig, rope: &Rope, sequence: usize, x: &[f32], weights: &BlockWeights<&[f32]>, save: bool) -> (Vec<f32>, Option<Saved>) {
+pub fn forward(
+    config: &BlockConfig,
+    rope: &Rope,
+    sequence: usize,
+    x: &[f32],
+    weights: &BlockWeights<&[f32]>,
+    save: bool,
+) -> (Vec<f32>, Option<Saved>) {
     let (d, mlp) = (config.d_model, config.mlp_width);
     let rows = x.len() / d;
     let linear = |input: &[f32], weight: &[f32], inner: usize, out: usize| {
@@ -58,17 +65,19 @@ pub fn forward(config: &BlockConfig, rope: &Rope, sequence: usize, x: &[f32], we
     let raw = (config.qk_norm || config.clip_qkv.is_some()).then_some(raw);
     let (mut attended, mut lse) = (Buffer::new(rows * d), Buffer::new(rows * config.n_heads));
     attention::forward(config, sequence, &heads, &mut attended, &mut lse);
-    let (middle, attn_norm) = add_sublayer(config, x, &attended, weights.attn_out, d, weights.attn_norm, before);
+    let mut middle = Buffer::new(rows * d);
+    let attn_norm = add_sublayer(config, x, &attended, weights.attn_out, d, weights.attn_norm, before, &mut middle);
 
     let before = (!config.norm_after).then(|| normed(config, &middle, weights.ff_norm, rows));
     let input = before.as_ref().map_or(&*middle, |state| &*state.values);
     let up_gate = linear(input, weights.ff_proj, d, 2 * mlp);
     let mut activation = Buffer::new(rows * mlp);
     swiglu::forward(&up_gate, mlp, &mut activation);
-    let (output, ff_norm) = add_sublayer(config, &middle, &activation, weights.ff_out, mlp, weights.ff_norm, before);
+    let mut output = vec![0f32; rows * d];
+    let ff_norm = add_sublayer(config, &middle, &activation, weights.ff_out, mlp, weights.ff_norm, before, &mut output);
 
     let saved = save.then_some(Saved { attn_norm, raw, heads, lse, attended, middle, ff_norm, up_gate });
-    (output.to_vec(), saved)
+    (output, saved)
 }
 
 fn normed(config: &BlockConfig, x: &[f32], weight: Option<&[f32]>, rows: usize) -> NormState {
@@ -77,7 +86,8 @@ fn normed(config: &BlockConfig, x: &[f32], weight: Option<&[f32]>, rows: usize) 
     NormState { values, stats }
 }
 
-/// `residual + inner * weight^T`, normed before the addition if there is no state of a norm `before`.
+/// `sum = residual + inner * weight^T`, normed before the addition if there is no state of a norm `before`.
+#[expect(clippy::too_many_arguments, reason = "kernels take their slices one by one")]
 fn add_sublayer(
     config: &BlockConfig,
     residual: &[f32],
@@ -86,23 +96,19 @@ fn add_sublayer(
     inner_width: usize,
     norm_weight: Option<&[f32]>,
     before: Option<NormState>,
-) -> (Buffer, NormState) {
+    sum: &mut [f32],
+) -> NormState {
     let d = config.d_model;
     let rows = residual.len() / d;
-    match before {
-        Some(state) => {
-            let mut sum = Buffer::copy_of(residual);
-            matmul_nt(inner, weight, rows, inner_width, d, &mut sum, Write::Add);
-            (sum, state)
-        }
-        None => {
-            let mut values = Buffer::new(rows * d);
-            matmul_nt(inner, weight, rows, inner_width, d, &mut values, Write::New);
-            let mut sum = Buffer::new(rows * d);
-            let stats = norm::forward(config.norm, &values, norm_weight, Some(residual), d, &mut sum);
-            (sum, NormState { values, stats })
-        }
+    if let Some(state) = before {
+        sum.copy_from_slice(residual);
+        matmul_nt(inner, weight, rows, inner_width, d, sum, Write::Add);
+        return state;
     }
+    let mut values = Buffer::new(rows * d);
+    matmul_nt(inner, weight, rows, inner_width, d, &mut values, Write::New);
+    let stats = norm::forward(config.norm, &values, norm_weight, Some(residual), d, sum);
+    NormState { values, stats }
 }
 
 fn qk_norms<'a>(weights: &BlockWeights<&'a [f32]>) -> Option<[&'a [f32]; 2]> {
@@ -137,7 +143,9 @@ pub fn backward(
     let dff_out = weight_gradient(dsum, &activation, mlp, d);
     let input = if config.norm_after { &*middle } else { &*ff_norm.values };
     let dff_proj = weight_gradient(&up_gate, input, d, 2 * mlp);
-    let (dmiddle, dweight) = through_input(config, dy, &up_gate, weights.ff_proj, 2 * mlp, &middle, &ff_norm, weights.ff_norm);
+    let mut dmiddle = Buffer::new(rows * d);
+    let dweight =
+        through_input(config, dy, &up_gate, weights.ff_proj, 2 * mlp, &middle, &ff_norm, weights.ff_norm, &mut dmiddle);
     dff_norm = dff_norm.or(dweight);
 
     // Attention.
@@ -151,7 +159,9 @@ pub fn backward(
     let dqk = qkv::backward(config, rope, sequence, raw.as_deref(), qk_norms(weights), &mut dheads);
     let input = if config.norm_after { x } else { &*attn_norm.values };
     let datt_proj = weight_gradient(&dheads, input, d, width);
-    let (dx, dweight) = through_input(config, &dmiddle, &dheads, weights.att_proj, width, x, &attn_norm, weights.attn_norm);
+    let mut dx = vec![0f32; rows * d];
+    let dweight =
+        through_input(config, &dmiddle, &dheads, weights.att_proj, width, x, &attn_norm, weights.attn_norm, &mut dx);
     dattn_norm = dattn_norm.or(dweight);
 
     let [q_norm, k_norm] = dqk.map_or([None, None], |both| both.map(Some));
@@ -165,21 +175,27 @@ pub fn backward(
         q_norm,
         k_norm,
     };
-    (dx.to_vec(), gradients)
+    (dx, gradients)
 }
 
 /// With a norm after the sub-layer: the gradient of the sub-layer's output, and of the norm's weight.
-fn before_norm(config: &BlockConfig, dsum: &[f32], state: &NormState, weight: Option<&[f32]>) -> (Option<Buffer>, Option<Vec<f32>>) {
+fn before_norm(
+    config: &BlockConfig,
+    dsum: &[f32],
+    state: &NormState,
+    weight: Option<&[f32]>,
+) -> (Option<Buffer>, Option<Vec<f32>>) {
     if !config.norm_after {
         return (None, None);
     }
     let mut gradient = Buffer::new(dsum.len());
-    let dweight = norm::backward(config.norm, dsum, &state.values, &state.stats, weight, None, config.d_model, &mut gradient);
+    let dweight =
+        norm::backward(config.norm, dsum, &state.values, &state.stats, weight, None, config.d_model, &mut gradient);
     (Some(gradient), dweight)
 }
 
-/// The gradient of a sub-layer's input, from that of its sum with the residual (`dsum`) and that of its first projection's result
-/// (`dprojected`); with a norm before the sub-layer, also that of the norm's weight.
+/// `dinput`, the gradient of a sub-layer's input, from that of its sum with the residual (`dsum`) and that of its first projection's
+/// result (`dprojected`). With a norm before the sub-layer, returns the gradient of the norm's weight.
 #[expect(clippy::too_many_arguments, reason = "kernels take their slices one by one")]
 fn through_input(
     config: &BlockConfig,
@@ -190,17 +206,16 @@ fn through_input(
     input: &[f32],
     state: &NormState,
     weight: Option<&[f32]>,
-) -> (Buffer, Option<Vec<f32>>) {
+    dinput: &mut [f32],
+) -> Option<Vec<f32>> {
     let d = config.d_model;
     let rows = dsum.len() / d;
     if config.norm_after {
-        let mut dinput = Buffer::copy_of(dsum);
-        matmul_nn(dprojected, projection, rows, d, projected, &mut dinput, Write::Add);
-        return (dinput, None);
+        dinput.copy_from_slice(dsum);
+        matmul_nn(dprojected, projection, rows, d, projected, dinput, Write::Add);
+        return None;
     }
     let mut dnormed = Buffer::new(rows * d);
     matmul_nn(dprojected, projection, rows, d, projected, &mut dnormed, Write::New);
-    let mut dinput = Buffer::new(rows * d);
-    let dweight = norm::backward(config.norm, &dnormed, input, &state.stats, weight, Some(dsum), d, &mut dinput);
-    (dinput, dweight)
+    norm::backward(config.norm, &dnormed, input, &state.stats, weight, Some(dsum), d, dinput)
 }

@@ -24,19 +24,28 @@ impl Write {
 
 /// `y [rows, out] = x [rows, inner] w^T`, with w `[out, inner]`: a linear layer.
 pub(crate) fn matmul_nt(x: &[f32], w: &[f32], rows: usize, inner: usize, out: usize, y: &mut [f32], write: Write) {
-    assert!(x.len() >= rows * inner && w.len() >= out * inner && y.len() >= rows * out, "a product's matrices have its sizes");
+    assert!(
+        x.len() >= rows * inner && w.len() >= out * inner && y.len() >= rows * out,
+        "a product's matrices have its sizes"
+    );
     product([rows, out, inner], (x, [inner, 1]), (w, [1, inner]), y, write);
 }
 
 /// `dx [rows, inner] = dy [rows, out] w`, with w `[out, inner]`: a linear layer's gradient of its input.
 pub(crate) fn matmul_nn(dy: &[f32], w: &[f32], rows: usize, inner: usize, out: usize, dx: &mut [f32], write: Write) {
-    assert!(dy.len() >= rows * out && w.len() >= out * inner && dx.len() >= rows * inner, "a product's matrices have its sizes");
+    assert!(
+        dy.len() >= rows * out && w.len() >= out * inner && dx.len() >= rows * inner,
+        "a product's matrices have its sizes"
+    );
     product([rows, inner, out], (dy, [out, 1]), (w, [inner, 1]), dx, write);
 }
 
 /// `dw [out, inner] = dy^T x`, with dy `[rows, out]` and x `[rows, inner]`: a linear layer's gradient of its weight.
 pub(crate) fn matmul_tn(dy: &[f32], x: &[f32], rows: usize, inner: usize, out: usize, dw: &mut [f32], write: Write) {
-    assert!(dy.len() >= rows * out && x.len() >= rows * inner && dw.len() >= out * inner, "a product's matrices have its sizes");
+    assert!(
+        dy.len() >= rows * out && x.len() >= rows * inner && dw.len() >= out * inner,
+        "a product's matrices have its sizes"
+    );
     product([out, inner, rows], (dy, [1, out]), (x, [inner, 1]), dw, write);
 }
 

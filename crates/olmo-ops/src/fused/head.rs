@@ -37,14 +37,22 @@ fn chunk_rows(vocabulary: usize) -> usize {
 ///
 /// # Panics
 /// A target is neither [`IGNORED`] nor below the number of rows of `weight`.
-pub fn loss(hidden: &[f32], weight: &[f32], width: usize, targets: &[u32], terms: LossTerms, gradients: bool) -> (Sums, Option<Gradients>) {
+pub fn loss(
+    hidden: &[f32],
+    weight: &[f32],
+    width: usize,
+    targets: &[u32],
+    terms: LossTerms,
+    gradients: bool,
+) -> (Sums, Option<Gradients>) {
     let vocabulary = weight.len() / width;
     let labelled: Vec<usize> = (0..targets.len()).filter(|&row| targets[row] != IGNORED).collect();
     assert!(labelled.iter().all(|&row| (targets[row] as usize) < vocabulary), "every target has a row of the head");
     let mut made = gradients.then(|| Gradients { hidden: vec![0f32; hidden.len()], weight: vec![0f32; weight.len()] });
     let mut sums = Sums { labels: labelled.len() as u64, ..Sums::default() };
     let size = chunk_rows(vocabulary).min(labelled.len().max(1));
-    let (mut rows, mut logits, mut losses) = (Buffer::new(size * width), Buffer::new(size * vocabulary), vec![[0f32; 2]; size]);
+    let (mut rows, mut logits, mut losses) =
+        (Buffer::new(size * width), Buffer::new(size * vocabulary), vec![[0f32; 2]; size]);
     for (index, chunk) in labelled.chunks(size).enumerate() {
         let count = chunk.len();
         for (to, &from) in rows.chunks_exact_mut(width).zip(chunk) {
@@ -61,7 +69,15 @@ pub fn loss(hidden: &[f32], weight: &[f32], width: usize, targets: &[u32], terms
             sums.z += terms.z_loss * f64::from(*lse) * f64::from(*lse);
         }
         if let Some(made) = &mut made {
-            matmul_tn(logits, &rows, count, width, vocabulary, &mut made.weight, if index == 0 { Write::New } else { Write::Add });
+            matmul_tn(
+                logits,
+                &rows,
+                count,
+                width,
+                vocabulary,
+                &mut made.weight,
+                if index == 0 { Write::New } else { Write::Add },
+            );
             matmul_nn(logits, weight, count, width, vocabulary, &mut rows, Write::New);
             for (from, &to) in rows.chunks_exact(width).zip(chunk) {
                 made.hidden[to * width..(to + 1) * width].copy_from_slice(from);

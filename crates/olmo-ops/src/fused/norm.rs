@@ -16,13 +16,22 @@ pub(crate) struct Stats(Buffer);
 const ROWS: usize = 64;
 
 /// `y = norm(x) * weight`, plus `residual` where given; x and y `[rows, width]`.
-pub(crate) fn forward(norm: Norm, x: &[f32], weight: Option<&[f32]>, residual: Option<&[f32]>, width: usize, y: &mut [f32]) -> Stats {
+pub(crate) fn forward(
+    norm: Norm,
+    x: &[f32],
+    weight: Option<&[f32]>,
+    residual: Option<&[f32]>,
+    width: usize,
+    y: &mut [f32],
+) -> Stats {
     let mut stats = Buffer::new(2 * (x.len() / width));
     let size = ROWS * width;
-    y.par_chunks_mut(size).zip(x.par_chunks(size)).zip(stats.par_chunks_mut(2 * ROWS)).enumerate().for_each(|(index, ((y, x), stats))| {
-        let residual = residual.map(|all| &all[index * size..index * size + y.len()]);
-        forward_rows(norm, x, weight, residual, width, y, stats);
-    });
+    y.par_chunks_mut(size).zip(x.par_chunks(size)).zip(stats.par_chunks_mut(2 * ROWS)).enumerate().for_each(
+        |(index, ((y, x), stats))| {
+            let residual = residual.map(|all| &all[index * size..index * size + y.len()]);
+            forward_rows(norm, x, weight, residual, width, y, stats);
+        },
+    );
     Stats(stats)
 }
 
@@ -82,6 +91,7 @@ pub(crate) fn normalise(x: &[f32], mean: f32, r: f32, weight: Option<&[f32]>, y:
 }
 
 /// `dx = residual + gradient of norm(x) * weight` for the incoming `dy`; all `[rows, width]`. Returns the weight's gradient, if any.
+#[expect(clippy::too_many_arguments, reason = "kernels take their slices one by one")]
 pub(crate) fn backward(
     norm: Norm,
     dy: &[f32],
@@ -97,7 +107,17 @@ pub(crate) fn backward(
     let task = |index: usize, dx: &mut [f32], dweight: Option<&mut [f32]>| {
         let part = index * size..index * size + dx.len();
         let stats = &stats.0[2 * ROWS * index..];
-        backward_rows(norm, &dy[part.clone()], &x[part.clone()], stats, weight, residual.map(|all| &all[part]), width, dx, dweight);
+        backward_rows(
+            norm,
+            &dy[part.clone()],
+            &x[part.clone()],
+            stats,
+            weight,
+            residual.map(|all| &all[part]),
+            width,
+            dx,
+            dweight,
+        );
     };
     let chunks = dx.par_chunks_mut(size).enumerate();
     if weight.is_none() {
@@ -141,7 +161,16 @@ multiversion! {
 /// One row's gradient into `dx`; adds the row's part of the weight's gradient to `dweight`.
 #[inline(always)]
 #[expect(clippy::too_many_arguments, reason = "kernels take their slices one by one")]
-pub(crate) fn row_backward(norm: Norm, dy: &[f32], x: &[f32], mean: f32, r: f32, weight: Option<&[f32]>, dx: &mut [f32], dweight: Option<&mut [f32]>) {
+pub(crate) fn row_backward(
+    norm: Norm,
+    dy: &[f32],
+    x: &[f32],
+    mean: f32,
+    r: f32,
+    weight: Option<&[f32]>,
+    dx: &mut [f32],
+    dweight: Option<&mut [f32]>,
+) {
     let width = x.len() as f32;
     // With g = dy * weight and n = (x - mean) * r: dx = r * (g - mean(g) - n * mean(g * n)); RMSNorm lacks the middle term.
     match (weight, dweight) {

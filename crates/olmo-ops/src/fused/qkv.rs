@@ -13,7 +13,14 @@ const ROWS: usize = 64;
 
 /// `heads [rows, qkv]` from the projection `raw`: each row clamped, queries and keys normed and rotated.
 /// Row `i` stands at position `i % sequence`.
-pub(crate) fn forward(config: &BlockConfig, rope: &Rope, sequence: usize, raw: &[f32], norms: Option<[&[f32]; 2]>, heads: &mut [f32]) {
+pub(crate) fn forward(
+    config: &BlockConfig,
+    rope: &Rope,
+    sequence: usize,
+    raw: &[f32],
+    norms: Option<[&[f32]; 2]>,
+    heads: &mut [f32],
+) {
     let size = ROWS * config.qkv_width();
     heads.par_chunks_mut(size).zip(raw.par_chunks(size)).enumerate().for_each(|(index, (heads, raw))| {
         forward_rows(config, rope, sequence, index * ROWS, raw, norms, heads);
@@ -31,7 +38,14 @@ multiversion! {
 
 /// One row of [`forward`], at `position`.
 #[inline(always)]
-pub(crate) fn prepare_row(config: &BlockConfig, rope: &Rope, position: usize, raw: &[f32], norms: Option<[&[f32]; 2]>, heads: &mut [f32]) {
+pub(crate) fn prepare_row(
+    config: &BlockConfig,
+    rope: &Rope,
+    position: usize,
+    raw: &[f32],
+    norms: Option<[&[f32]; 2]>,
+    heads: &mut [f32],
+) {
     clamp(config, raw, heads);
     let (queries, rest) = heads.split_at_mut(config.d_model);
     let keys = &mut rest[..config.kv_width()];
@@ -93,10 +107,12 @@ pub(crate) fn backward(
     let tasks = dheads.len().div_ceil(size);
     // Without norms each task still gets a (then unused) place, so that one loop serves both.
     let mut partial = Buffer::zeros(tasks * norm_width);
-    dheads.par_chunks_mut(size).zip(partial.par_chunks_mut(norm_width)).enumerate().for_each(|(index, (dheads, partial))| {
-        let raw = raw.map(|all| &all[index * size..index * size + dheads.len()]);
-        backward_rows(config, rope, sequence, index * ROWS, raw, norms, dheads, partial);
-    });
+    dheads.par_chunks_mut(size).zip(partial.par_chunks_mut(norm_width)).enumerate().for_each(
+        |(index, (dheads, partial))| {
+            let raw = raw.map(|all| &all[index * size..index * size + dheads.len()]);
+            backward_rows(config, rope, sequence, index * ROWS, raw, norms, dheads, partial);
+        },
+    );
     norms?;
     let mut q_norm = add_rows(&partial, norm_width);
     let k_norm = q_norm.split_off(config.d_model);

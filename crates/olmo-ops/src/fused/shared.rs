@@ -24,7 +24,6 @@ impl<'a> SharedSlice<'a> {
     ///
     /// # Safety
     /// No other live reference, in this task or another, overlaps the part.
-    #[expect(clippy::mut_from_ref, reason = "the caller promises that parts do not overlap")]
     pub unsafe fn part(&self, start: usize, length: usize) -> &'a mut [f32] {
         assert!(start + length <= self.length, "a part lies within its slice");
         // SAFETY: in bounds by the assertion, alone by the caller's promise.

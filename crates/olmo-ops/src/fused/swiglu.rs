@@ -9,7 +9,9 @@ const ROWS: usize = 16;
 
 /// `a [rows, width] = silu(gate) * up`, with `up_gate` `[rows, 2 * width]`.
 pub(crate) fn forward(up_gate: &[f32], width: usize, a: &mut [f32]) {
-    a.par_chunks_mut(ROWS * width).zip(up_gate.par_chunks(2 * ROWS * width)).for_each(|(a, up_gate)| forward_rows(up_gate, width, a));
+    a.par_chunks_mut(ROWS * width)
+        .zip(up_gate.par_chunks(2 * ROWS * width))
+        .for_each(|(a, up_gate)| forward_rows(up_gate, width, a));
 }
 
 multiversion! {
@@ -26,7 +28,9 @@ multiversion! {
 /// Turns `up_gate` into its gradient and the incoming gradient `da` back into the activation, which the weight's gradient needs:
 /// so the forward pass does not have to keep it.
 pub(crate) fn backward(up_gate: &mut [f32], width: usize, da: &mut [f32]) {
-    da.par_chunks_mut(ROWS * width).zip(up_gate.par_chunks_mut(2 * ROWS * width)).for_each(|(da, up_gate)| backward_rows(up_gate, width, da));
+    da.par_chunks_mut(ROWS * width)
+        .zip(up_gate.par_chunks_mut(2 * ROWS * width))
+        .for_each(|(da, up_gate)| backward_rows(up_gate, width, da));
 }
 
 multiversion! {

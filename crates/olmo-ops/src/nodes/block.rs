@@ -136,7 +136,8 @@ impl<const N: usize> Backward<Flex, N> for BlockNode {
         let dy = contiguous(grads.consume::<Flex>(&ops.node));
         let BlockState { config, rope, shape, x, weights, saved } = ops.state;
         let saved = Arc::unwrap_or_clone(saved.expect("a tracked block saves its state"));
-        let (dx, dweights) = backward(&config, &rope, shape[1], elements(&x), &weights.map(elements), saved, elements(&dy));
+        let (dx, dweights) =
+            backward(&config, &rope, shape[1], elements(&x), &weights.map(elements), saved, elements(&dy));
         let shapes = weights.map(|weight| weight.layout().shape().to_vec()).into_vec();
         let gradients = std::iter::once((dx, shape.to_vec())).chain(dweights.into_vec().into_iter().zip(shapes));
         for (parent, (gradient, shape)) in ops.parents.into_iter().zip(gradients) {

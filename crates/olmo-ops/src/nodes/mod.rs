@@ -24,7 +24,8 @@ type Tracked = Autodiff<Flex, NoCheckpointing>;
 
 /// Whether the fused bodies serve a tensor: f32 on flex, without Burn's own recomputation.
 fn serves<const D: usize>(tensor: &Tensor<D>) -> bool {
-    let recomputes = tensor.is_autodiff() && tensor.gradient_checkpointing_strategy() != Some(GradientCheckpointingStrategy::Disabled);
+    let recomputes = tensor.is_autodiff()
+        && tensor.gradient_checkpointing_strategy() != Some(GradientCheckpointingStrategy::Disabled);
     tensor.dtype() == DType::F32 && !recomputes && tensor.device().without_autodiff() == Device::flex()
 }
 

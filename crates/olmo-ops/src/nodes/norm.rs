@@ -46,12 +46,20 @@ struct NormState {
 #[derive(Debug)]
 struct NormNode;
 
-fn finish<const N: usize>(nodes: [NodeGuard; N], norm: Norm, shape: [usize; 3], x: FlexTensor, weight: Option<FlexTensor>) -> Tensor<3> {
+fn finish<const N: usize>(
+    nodes: [NodeGuard; N],
+    norm: Norm,
+    shape: [usize; 3],
+    x: FlexTensor,
+    weight: Option<FlexTensor>,
+) -> Tensor<3> {
     let mut y = vec![0f32; elements(&x).len()];
     let stats = forward(norm, elements(&x), weight.as_ref().map(elements), None, shape[2], &mut y);
     let y = primitive(y, &shape);
     let output = match NormNode.prepare::<NoCheckpointing>(nodes).compute_bound().stateful() {
-        OpsKind::Tracked(preparation) => preparation.finish(NormState { norm, shape, x, weight, stats: Arc::new(stats) }, y),
+        OpsKind::Tracked(preparation) => {
+            preparation.finish(NormState { norm, shape, x, weight, stats: Arc::new(stats) }, y)
+        }
         OpsKind::UnTracked(preparation) => preparation.finish(y),
     };
     Tensor::from_primitive::<Tracked>(output)
@@ -64,7 +72,8 @@ impl<const N: usize> Backward<Flex, N> for NormNode {
         let dy = contiguous(grads.consume::<Flex>(&ops.node));
         let NormState { norm, shape, x, weight, stats } = ops.state;
         let mut dx = vec![0f32; elements(&x).len()];
-        let dweight = backward(norm, elements(&dy), elements(&x), &stats, weight.as_ref().map(elements), None, shape[2], &mut dx);
+        let dweight =
+            backward(norm, elements(&dy), elements(&x), &stats, weight.as_ref().map(elements), None, shape[2], &mut dx);
         let gradients = std::iter::once((dx, shape.to_vec())).chain(dweight.map(|gradient| (gradient, vec![shape[2]])));
         for (parent, (gradient, shape)) in ops.parents.into_iter().zip(gradients) {
             if let Some(parent) = parent {

@@ -35,7 +35,8 @@ pub struct Case {
 impl Case {
     pub fn new(name: &'static str, config: BlockConfig, affine: bool, batch: usize, sequence: usize) -> Case {
         let (d, kv, mlp) = (config.d_model, config.kv_width(), config.mlp_width);
-        let mut shapes = vec![vec![batch, sequence, d], vec![d + 2 * kv, d], vec![d, d], vec![2 * mlp, d], vec![d, mlp]];
+        let mut shapes =
+            vec![vec![batch, sequence, d], vec![d + 2 * kv, d], vec![d, d], vec![2 * mlp, d], vec![d, mlp]];
         if affine {
             shapes.extend([vec![d], vec![d]]);
         }
@@ -140,16 +141,36 @@ pub fn difference(got: &[f64], want: &[f64]) -> f64 {
 pub fn cases() -> Vec<Case> {
     let rms = Norm { kind: NormKind::Rms, eps: 1e-6 };
     let layer = Norm { kind: NormKind::Layer, eps: 1e-5 };
-    let olmo2 =
-        BlockConfig { d_model: 24, n_heads: 4, n_kv_heads: 4, mlp_width: 20, clip_qkv: None, norm: rms, norm_after: true, qk_norm: true };
+    let olmo2 = BlockConfig {
+        d_model: 24,
+        n_heads: 4,
+        n_kv_heads: 4,
+        mlp_width: 20,
+        clip_qkv: None,
+        norm: rms,
+        norm_after: true,
+        qk_norm: true,
+    };
     let olmo1 = BlockConfig { clip_qkv: Some(0.8), norm: layer, norm_after: false, qk_norm: false, ..olmo2 };
     let grouped = BlockConfig { n_kv_heads: 2, ..olmo2 };
     vec![
         Case::new("olmo2", olmo2, true, 2, 9),
         Case::new("olmo2 with grouped keys", grouped, true, 2, 9),
-        Case::new("olmo2, longer than a tile", BlockConfig { d_model: 12, n_heads: 2, n_kv_heads: 1, mlp_width: 7, ..olmo2 }, true, 1, 131),
+        Case::new(
+            "olmo2, longer than a tile",
+            BlockConfig { d_model: 12, n_heads: 2, n_kv_heads: 1, mlp_width: 7, ..olmo2 },
+            true,
+            1,
+            131,
+        ),
         Case::new("olmo2, one token", grouped, true, 1, 1),
-        Case::new("olmo2, odd widths", BlockConfig { d_model: 42, n_heads: 3, n_kv_heads: 3, mlp_width: 37, ..olmo2 }, true, 3, 5),
+        Case::new(
+            "olmo2, odd widths",
+            BlockConfig { d_model: 42, n_heads: 3, n_kv_heads: 3, mlp_width: 37, ..olmo2 },
+            true,
+            3,
+            5,
+        ),
         Case::new("olmo1 with clamp", olmo1, false, 2, 9),
         Case::new("olmo1 without clamp", BlockConfig { clip_qkv: None, ..olmo1 }, false, 2, 70),
         Case::new("layer norm with weights, grouped", BlockConfig { n_kv_heads: 1, ..olmo1 }, true, 1, 6),

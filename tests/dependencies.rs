@@ -1,0 +1,62 @@
+//! Which crates may not be in which build.
+
+use std::process::Command;
+
+/// Names of the crates that `package` is built from, with its build scripts'.
+fn closure(package: &str) -> Vec<String> {
+    let output = Command::new(env!("CARGO"))
+        .args(["tree", "--offline", "--locked", "--edges", "normal,build", "--prefix", "none", "--format", "{lib}|{p}"])
+        .args(["--package", package])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let name = |line: &str| line.split_once('|').and_then(|(_, p)| p.split_whitespace().next()).map(str::to_owned);
+    let mut names: Vec<String> = text.lines().filter_map(name).collect();
+    names.sort();
+    names.dedup();
+    assert!(names.iter().any(|n| n == package), "the list holds the package itself: {names:?}");
+    names
+}
+
+#[test]
+fn the_engine_has_no_tensor_crate() {
+    let names = closure("olmo-pipe");
+    assert!(names.iter().any(|n| n == "petgraph"), "the list is that of the engine");
+    for name in names {
+        let tensors =
+            ["burn", "cubecl", "tch", "torch", "olmo-ops", "olmo-model", "candle", "ndarray", "matrixmultiply"];
+        assert!(!tensors.iter().any(|t| name.starts_with(t)), "the engine depends on {name}");
+    }
+}
+
+#[test]
+fn the_default_build_needs_no_cpp_no_cmake_and_no_tls_library() {
+    let names = closure("olmo-worker");
+    assert!(names.iter().any(|n| n == "burn-flex"), "the list is that of the worker");
+    for package in [names, closure("olmo-pipe")].concat() {
+        let refused =
+            ["aws-lc", "openssl", "cmake", "cxx", "link-cplusplus", "torch-sys", "onig", "bindgen", "libgit2"];
+        assert!(!refused.iter().any(|r| package.starts_with(r)), "the default build has {package}");
+    }
+    // Pure Rust unless its feature `cpp` is on, which tokenizers' `esaxx_fast` would do.
+    let output = Command::new(env!("CARGO"))
+        .args(["tree", "--offline", "--locked", "--edges", "normal,build", "--prefix", "none", "--format", "{p}|{f}"])
+        .args(["--package", "olmo-worker"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let suffix_array = text.lines().find(|line| line.starts_with("esaxx-rs ")).expect("tokenizers uses it");
+    assert!(!suffix_array.contains("cpp"), "{suffix_array}");
+}
+
+#[test]
+fn the_default_build_stays_on_its_diet() {
+    let mut names = closure("olmo-worker");
+    names.extend(closure("olmo-pipe"));
+    names.sort();
+    names.dedup();
+    assert!(names.len() <= 320, "{} crates; see docs/decisions.md before adding more", names.len());
+}
