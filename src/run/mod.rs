@@ -1,7 +1,7 @@
-//! Running an experiment: what is to be done ([`plan`]), doing it ([`run`], [`resume`]), and the
+//! Running an experiment: what is to be done ([`plan()`]), doing it ([`run`], [`resume`]), and the
 //! record of what was done ([`RunState`], in `runs-v1/ID/`).
 //!
-//! Failpoints ([`olmo_stage::failpoint`]): `run.started` (the record is there, nothing runs yet),
+//! Failpoints ([`olmo_stage::failpoint()`]): `run.started` (the record is there, nothing runs yet),
 //! `run.stage_started` (a stage's process was started), `run.item_committed` (a list item is in
 //! the store and noted), `run.stage_committed` (a stage's outputs and action are in the store),
 //! `run.finished` (all stages are done, the results are not yet under their names).

@@ -28,7 +28,7 @@
 //! kill leaves at most unreferenced objects and a folder in `tmp/`, which the next
 //! [`Store::open`] sweeps; the commit can then be repeated on the same folder.
 //!
-//! Failpoints ([`olmo_stage::failpoint`]), in the order of a commit:
+//! Failpoints ([`olmo_stage::failpoint()`]), in the order of a commit:
 //! `store.object_temp_written`, `store.object_renamed`, `store.manifest_temp_written`,
 //! `store.manifest_renamed`, `store.folder_taken`, `store.action_temp_written`,
 //! `store.action_renamed`.

@@ -48,12 +48,9 @@ impl Stage for Tokenizer {
     fn run(params: TokenizerParams, context: &mut Context) -> Result<(), StageError> {
         let given = context.optional_input("file");
         let (path, bytes) = match (given, context.inputs("documents").is_empty()) {
-            (Some(dir), true) => read_given(dir)?,
+            // A pipeline names its documents once; a given file makes them unneeded.
+            (Some(dir), _) => read_given(dir)?,
             (None, false) => (PathBuf::from("tokenizer.json"), train_on_documents(&params, context)?),
-            (Some(_), false) => {
-                return Err(StageError::fail("tokenizer::inputs", "both `file` and `documents` are given")
-                    .hint("give `file` to take a tokenizer as it is, `documents` to train one"));
-            }
             (None, true) => {
                 return Err(StageError::fail("tokenizer::inputs", "neither `file` nor `documents` is given")
                     .hint("give `documents` to train a tokenizer, or `file` to take one"));
