@@ -442,8 +442,9 @@ fn a_run_killed_at_any_point_is_finished_by_resume_and_nothing_finished_runs_twi
     for point in points {
         let project = diamond();
         dies_at(&project, point, &["run", "e.yaml"]);
+        // A child that was forked but not yet replaced still holds the run's lock for a moment.
+        wait_until("the run to be seen as interrupted", || project.last_run().status == RunStatus::Interrupted);
         let killed = project.last_run();
-        assert_eq!(killed.status, RunStatus::Interrupted, "{point}");
         project.succeeds(&["resume", killed.id.as_str()]);
         let state = project.last_run();
         assert_eq!((state.id.as_str(), state.status), (killed.id.as_str(), RunStatus::Succeeded), "{point}");
