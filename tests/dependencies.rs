@@ -60,3 +60,26 @@ fn the_default_build_stays_on_its_diet() {
     names.dedup();
     assert!(names.len() <= 320, "{} crates; see docs/decisions.md before adding more", names.len());
 }
+
+/// Crates with their features, of the whole workspace.
+fn features(edges: &str) -> Vec<String> {
+    let output = Command::new(env!("CARGO"))
+        .args(["tree", "--offline", "--locked", "--workspace", "--edges", edges])
+        .args(["--prefix", "none", "--format", "{p} [{f}]"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let mut lines: Vec<String> = text.lines().map(|line| line.trim_end_matches(" (*)").to_owned()).collect();
+    lines.sort();
+    lines.dedup();
+    lines
+}
+
+#[test]
+fn building_and_testing_ask_for_the_same_features_so_that_dependencies_compile_once() {
+    let tested = features("normal,build,dev");
+    let twice: Vec<String> = features("normal,build").into_iter().filter(|line| !tested.contains(line)).collect();
+    assert!(twice.is_empty(), "compiled again for the tests, with more features: {twice:#?}; see `syn` in Cargo.toml");
+}

@@ -35,13 +35,13 @@ fn load_sample(file: &str) -> Result<Loaded, Diagnostics> {
     let notes = |key: &str| -> Vec<String> {
         text.lines().filter_map(|line| line.strip_prefix(&format!("# {key}: "))).map(str::to_owned).collect()
     };
-    let options = LoadOptions { profile: notes("profile").pop(), sets: notes("set"), cwd: fixtures() };
+    let options = LoadOptions { profile: notes("profile").pop(), sets: notes("set"), origins: true, cwd: fixtures() };
     load(Path::new(file), &options, &borrowed(&builtin()))
 }
 
 fn load_with(file: &str, profile: Option<&str>, sets: &[&str]) -> Loaded {
     let sets = sets.iter().map(|&set| set.to_owned()).collect();
-    let options = LoadOptions { profile: profile.map(str::to_owned), sets, cwd: fixtures() };
+    let options = LoadOptions { profile: profile.map(str::to_owned), sets, origins: true, cwd: fixtures() };
     load(Path::new(file), &options, &borrowed(&builtin())).unwrap_or_else(|e| panic!("{e}"))
 }
 

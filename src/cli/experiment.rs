@@ -19,11 +19,7 @@ pub struct Validate {
 impl Validate {
     pub fn run(self) -> Result<Exit, Problem> {
         if self.json {
-            let options = crate::spec::LoadOptions {
-                profile: self.experiment.profile.clone(),
-                sets: self.experiment.sets.clone(),
-                cwd: super::current_folder()?,
-            };
+            let options = self.experiment.options(false)?;
             let errors = crate::spec::load(&self.experiment.file, &options, &crate::builtin::STAGES).err();
             let exit = if errors.is_some() { Exit::BadInput } else { Exit::Success };
             let errors = errors.map_or_else(|| serde_json::json!([]), |e| serde_json::json!(e));
@@ -52,7 +48,8 @@ pub struct Show {
 
 impl Show {
     pub fn run(self) -> Result<Exit, Problem> {
-        let loaded = self.experiment.load()?;
+        let options = self.experiment.options(self.origin)?;
+        let loaded = crate::spec::load(&self.experiment.file, &options, &crate::builtin::STAGES)?;
         if self.origin {
             let mut text = String::new();
             for (path, origin) in &loaded.origins {

@@ -108,8 +108,12 @@ pub struct ExperimentFile {
 impl ExperimentFile {
     /// Reads and checks it.
     fn load(&self) -> Result<Loaded, Problem> {
-        let options = LoadOptions { profile: self.profile.clone(), sets: self.sets.clone(), cwd: current_folder()? };
-        Ok(crate::spec::load(&self.file, &options, &crate::builtin::STAGES)?)
+        Ok(crate::spec::load(&self.file, &self.options(false)?, &crate::builtin::STAGES)?)
+    }
+
+    fn options(&self, origins: bool) -> Result<LoadOptions, Problem> {
+        let (profile, sets) = (self.profile.clone(), self.sets.clone());
+        Ok(LoadOptions { profile, sets, origins, cwd: current_folder()? })
     }
 }
 

@@ -308,7 +308,7 @@ impl<'r> Board<'r> {
 
     /// What the command of instance `index` was made of when the run began.
     pub fn command(&self, index: usize) -> Option<&CommandKey> {
-        self.sources.command(&self.stages[self.instances[index].stage].name)
+        self.sources.command(&self.stages[self.instances[index].stage].spec.uses)
     }
 
     /// The key of instance `index` with these inputs.

@@ -24,7 +24,7 @@ use crate::spec::Resolved;
 use crate::store::Store;
 
 /// Raised when a reader of stored records would misread a new one.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const RESOLVED: &str = "resolved.yaml";
 const EVENTS: &str = "events.jsonl";
 const LOCK: &str = "lock";
@@ -199,10 +199,14 @@ pub fn read_recorded(folder: &Path, id: &RunId) -> Result<Recorded, RunError> {
         format: u32,
     }
     let head: Head = serde_yaml::from_str(&text).map_err(|e| damaged(format!("{}: {e}", path.display())))?;
-    if head.format != FORMAT {
-        return Err(damaged(format!("it has format {}, this build reads {FORMAT}", head.format)));
+    if head.format == 0 || head.format > FORMAT {
+        return Err(damaged(format!("it has format {}, this build reads 1 to {FORMAT}", head.format)));
     }
-    serde_yaml::from_str(&text).map_err(|e| damaged(format!("{}: {e}", path.display())))
+    let recorded: Recorded = serde_yaml::from_str(&text).map_err(|e| damaged(format!("{}: {e}", path.display())))?;
+    Ok(match head.format {
+        1 => Recorded { sources: recorded.sources.of_format_1(&recorded.resolved), ..recorded },
+        _ => recorded,
+    })
 }
 
 /// The events of the run in `folder` so far.

@@ -20,9 +20,32 @@ use crate::store::Store;
 #[serde(deny_unknown_fields)]
 pub struct Sources {
     /// Files and folders bound to input ports, as reference artifacts.
-    data: Vec<Data>,
-    /// By stage: what its command is made of.
+    #[serde(with = "as_list")]
+    data: BTreeMap<(PathBuf, PortType), Digest>,
+    /// By contract: what its command is made of.
     commands: BTreeMap<String, CommandKey>,
+}
+
+/// [`Sources::data`] as a list of [`Data`].
+mod as_list {
+    use super::{BTreeMap, Data, Digest, PathBuf, PortType};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    type Map = BTreeMap<(PathBuf, PortType), Digest>;
+
+    pub fn serialize<S: Serializer>(data: &Map, serializer: S) -> Result<S::Ok, S::Error> {
+        let item = |((path, port_type), artifact): (&(PathBuf, PortType), &Digest)| Data {
+            path: path.clone(),
+            port_type: *port_type,
+            artifact: *artifact,
+        };
+        data.iter().map(item).collect::<Vec<_>>().serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Map, D::Error> {
+        let list = Vec::<Data>::deserialize(deserializer)?;
+        Ok(list.into_iter().map(|d| ((d.path, d.port_type), d.artifact)).collect())
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -71,11 +94,14 @@ impl Sources {
                         return Err(RunError::SourceMissing { stage, port, path, source });
                     }
                     let artifact = store.commit_reference(input.port_type, path)?;
-                    sources.data.push(Data { path: path.clone(), port_type: input.port_type, artifact });
+                    sources.data.insert((path.clone(), input.port_type), artifact);
                 }
             }
-            if let Some(key) = command_key(name, stage, &resolved.root)? {
-                sources.commands.insert(name.clone(), key);
+            if stage.description.contract.command.is_some()
+                && !sources.commands.contains_key(&stage.uses)
+                && let Some(key) = command_key(name, stage, &resolved.root)?
+            {
+                sources.commands.insert(stage.uses.clone(), key);
             }
         }
         Ok(sources)
@@ -83,29 +109,36 @@ impl Sources {
 
     /// The artifact of the file or folder `path` in a port of type `port_type`.
     pub fn artifact(&self, path: &Path, port_type: PortType) -> Option<Digest> {
-        self.data.iter().find(|d| d.path == path && d.port_type == port_type).map(|d| d.artifact)
+        self.data.get(&(path.to_owned(), port_type)).copied()
     }
 
-    /// What the command of stage `name` is made of; `None` for a built-in stage.
-    pub fn command(&self, name: &str) -> Option<&CommandKey> {
-        self.commands.get(name)
+    /// What the command of contract `uses` is made of; `None` for a built-in stage.
+    pub fn command(&self, uses: &str) -> Option<&CommandKey> {
+        self.commands.get(uses)
+    }
+
+    /// As read from a record of format 1, which held the commands by stage.
+    pub fn of_format_1(self, resolved: &Resolved) -> Self {
+        let uses = |stage: String| resolved.stages.get(&stage).map_or(stage, |s| s.uses.clone());
+        let commands = self.commands.into_iter().map(|(stage, key)| (uses(stage), key)).collect();
+        Self { commands, ..self }
     }
 
     /// What differs from `self`, as recorded, in `now`. Names single files where `store` still
     /// has both manifests.
     pub fn changes(&self, now: &Sources, store: &Store) -> Vec<Change> {
         let mut changes = Vec::new();
-        for old in &self.data {
-            match now.artifact(&old.path, old.port_type) {
-                Some(new) if new == old.artifact => {}
-                new => changes.extend(file_changes(store, &old.path, old.artifact, new)),
+        for (source, old) in &self.data {
+            match now.data.get(source) {
+                Some(new) if new == old => {}
+                new => changes.extend(file_changes(store, &source.0, *old, new.copied())),
             }
         }
-        for (stage, old) in &self.commands {
+        for (uses, old) in &self.commands {
             let empty = CommandKey { argv: old.argv.clone(), files: BTreeMap::new(), environment: BTreeMap::new() };
-            let new = now.commands.get(stage).unwrap_or(&empty);
-            changes.extend(map_changes(&format!("stage {stage}: file"), &old.files, &new.files));
-            changes.extend(map_changes(&format!("stage {stage}: variable"), &old.environment, &new.environment));
+            let new = now.commands.get(uses).unwrap_or(&empty);
+            changes.extend(map_changes(&format!("stage {uses}: file"), &old.files, &new.files));
+            changes.extend(map_changes(&format!("stage {uses}: variable"), &old.environment, &new.environment));
         }
         changes
     }
@@ -202,7 +235,9 @@ mod tests {
         );
         ResolvedStage {
             uses: "s".into(),
-            description: olmo_stage::Description::of_command(serde_yaml::from_str(&contract).unwrap()),
+            description: std::sync::Arc::new(olmo_stage::Description::of_command(
+                serde_yaml::from_str(&contract).unwrap(),
+            )),
             stage_dir: Some(folder.to_owned()),
             for_each: None,
             inputs: BTreeMap::new(),
@@ -242,11 +277,10 @@ mod tests {
         fs::write(folder.join("same"), "s").unwrap();
         fs::write(folder.join("other"), "before").unwrap();
         let read = |path: &Path| Sources {
-            data: vec![Data {
-                path: path.to_owned(),
-                port_type: PortType::Dir,
-                artifact: store.commit_reference(PortType::Dir, path).unwrap(),
-            }],
+            data: BTreeMap::from([(
+                (path.to_owned(), PortType::Dir),
+                store.commit_reference(PortType::Dir, path).unwrap(),
+            )]),
             commands: BTreeMap::new(),
         };
         let before = read(&folder);

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use olmo_stage::{Contract, Description};
 
@@ -28,7 +29,7 @@ const MAX_LEVELS: usize = 64;
 /// The stages that can be used, by name.
 #[derive(Debug, Default)]
 pub struct Catalog {
-    builtin: BTreeMap<String, Description>,
+    builtin: BTreeMap<String, Arc<Description>>,
     /// Folders of command stages by stage name, nearest first.
     folders: BTreeMap<String, Vec<PathBuf>>,
     /// What was read so far; `None` if it is not usable, which is reported.
@@ -38,7 +39,8 @@ pub struct Catalog {
 /// A contract and the folder of its `stage.yaml`, if it is a command stage's.
 #[derive(Clone, Debug)]
 pub(crate) struct Found {
-    pub description: Description,
+    /// Shared by all stages that use it.
+    pub description: Arc<Description>,
     pub folder: Option<PathBuf>,
 }
 
@@ -53,7 +55,7 @@ impl Catalog {
         for (name, text) in texts {
             match serde_json::from_str::<Description>(text) {
                 Ok(description) if description.contract.stage == *name => {
-                    catalog.builtin.insert((*name).to_owned(), description);
+                    catalog.builtin.insert((*name).to_owned(), Arc::new(description));
                 }
                 Ok(other) => faults.push(format!("it describes `{}`", other.contract.stage)),
                 Err(e) => faults.push(e.to_string()),
@@ -202,7 +204,7 @@ fn contract(session: &mut Session, name: &str, folder: &Path, node: &Node) -> Op
     }
     check_defaults(session, &contract, node);
     (session.errors() == before)
-        .then(|| Found { description: Description::of_command(contract), folder: Some(folder.to_owned()) })
+        .then(|| Found { description: Arc::new(Description::of_command(contract)), folder: Some(folder.to_owned()) })
 }
 
 /// The references in `argv` and the files that count towards the key.

@@ -1,8 +1,11 @@
 //! Holds a [`Node`] against a JSON Schema and says what is wrong in a person's words, at the
 //! place where each value was written.
 
+use std::sync::Arc;
+
 use jsonschema::error::ValidationErrorKind;
 use jsonschema::{ValidationError, Validator};
+use olmo_stage::Description;
 use serde_json::Value;
 
 use super::diagnostic::quoted;
@@ -38,6 +41,14 @@ pub(crate) fn check(session: &mut Session, schema: &Value, node: &Node, subject:
         }
     };
     Check { session, schema, root: node, subject, inside: None }.run(&validator);
+    session.errors() == before
+}
+
+/// As [`check`], of the params of a contract: its schema is compiled once for all its stages.
+pub(crate) fn check_params(session: &mut Session, of: &Arc<Description>, node: &Node, subject: Subject<'_>) -> bool {
+    let Some(validator) = session.validator(of) else { return check(session, &of.params, node, subject) };
+    let before = session.errors();
+    Check { session, schema: &of.params, root: node, subject, inside: None }.run(&validator);
     session.errors() == before
 }
 

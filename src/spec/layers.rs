@@ -1,5 +1,6 @@
 //! Stages and outputs as they stand after the experiment and `--set` have changed the pipeline's.
 
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use serde_json::Value;
@@ -30,11 +31,19 @@ pub(crate) struct StageSource {
 pub(crate) struct Stages {
     pub all: Vec<StageSource>,
     pub removed: Vec<(String, Span)>,
+    places: HashMap<String, usize>,
 }
 
 impl Stages {
     pub fn get(&self, name: &str) -> Option<&StageSource> {
-        self.all.iter().find(|stage| stage.name == name)
+        self.places.get(name).map(|&place| &self.all[place])
+    }
+
+    fn add(&mut self, stage: Option<StageSource>) {
+        if let Some(stage) = stage {
+            self.places.insert(stage.name.clone(), self.all.len());
+            self.all.push(stage);
+        }
     }
 
     pub fn names(&self) -> impl Iterator<Item = &str> {
@@ -53,19 +62,21 @@ pub(crate) fn stages(
 ) -> Stages {
     let own = pipeline.get("stages").map_or(&[][..], Node::entries);
     let changes = experiment.get("stages").map_or(&[][..], Node::entries);
+    let change_of: HashMap<&str, &Entry> = changes.iter().map(|change| (change.key.as_str(), change)).collect();
+    let own_names: HashSet<&str> = own.iter().map(|entry| entry.key.as_str()).collect();
     let mut stages = Stages::default();
     for entry in own {
-        let change = changes.iter().find(|change| change.key == entry.key);
+        let change = change_of.get(entry.key.as_str()).copied();
         let null_setting = settings.iter().find(|s| removes(s, &entry.key));
         let removed = null_setting.map(|s| s.value.span).or(change.filter(|c| c.value.is_null()).map(|c| c.key_span));
         match removed {
             Some(span) => stages.removed.push((entry.key.clone(), span)),
-            None => stages.all.extend(merged(session, catalog, entry, change, settings, cwd)),
+            None => stages.add(merged(session, catalog, entry, change, settings, cwd)),
         }
     }
-    for change in changes.iter().filter(|change| !own.iter().any(|entry| entry.key == change.key)) {
+    for change in changes.iter().filter(|change| !own_names.contains(change.key.as_str())) {
         if change.value.get("uses").is_some() {
-            stages.all.extend(merged(session, catalog, change, None, settings, cwd));
+            stages.add(merged(session, catalog, change, None, settings, cwd));
         } else {
             let message = format!("the pipeline has no stage {}", quoted(&change.key));
             let help = nearest::help(&change.key, own.iter().map(|entry| entry.key.as_str()));

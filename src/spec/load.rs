@@ -27,6 +27,8 @@ pub struct LoadOptions {
     pub profile: Option<String>,
     /// The arguments `PATH=VALUE` of `--set`, in order; a later one goes before an earlier one.
     pub sets: Vec<String>,
+    /// Whether [`Loaded::origins`] is wanted.
+    pub origins: bool,
     /// The current folder, absolute: what FILE and paths in `sets` are relative to.
     pub cwd: PathBuf,
 }
@@ -36,7 +38,7 @@ pub struct LoadOptions {
 pub struct Loaded {
     pub resolved: Resolved,
     /// Path of each value (`params.lr`, `stages.train.with.lr`) → where it was written:
-    /// `file:line:column`, `--set`, or `default of stage NAME`.
+    /// `file:line:column`, `--set`, or `default of stage NAME`. Empty if not asked for.
     pub origins: BTreeMap<String, String>,
 }
 
@@ -94,8 +96,13 @@ fn read(
     let stages = layers::stages(session, catalog, &pipeline.node, &experiment, &settings, cwd);
     let outputs = layers::outputs(session, &pipeline.node, &experiment, &settings);
 
-    let mut resolver =
-        Resolver { session, params: &params, stages: &stages, edges: Vec::new(), origins: BTreeMap::new() };
+    let mut resolver = Resolver {
+        session,
+        params: &params,
+        stages: &stages,
+        edges: Vec::new(),
+        origins: options.origins.then(BTreeMap::new),
+    };
     for (name, node) in params.iter() {
         resolver.origin(&format!("params.{name}"), node, None);
     }
@@ -108,7 +115,7 @@ fn read(
             landing.insert(entry.key.clone(), port);
         }
     }
-    let (edges, origins) = (resolver.edges, resolver.origins);
+    let (edges, origins) = (resolver.edges, resolver.origins.unwrap_or_default());
     cycles(session, stages.names(), &edges);
     let resolved = Resolved {
         format: RESOLVED_FORMAT,

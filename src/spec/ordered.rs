@@ -1,45 +1,48 @@
-//! [`OrderedMap`]: a small map that keeps the order of its file.
+//! [`OrderedMap`]: a map that keeps the order of its file.
 
 use std::fmt;
 use std::marker::PhantomData;
 
+use indexmap::IndexMap;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A map of names to values in the order of insertion. Look-ups are linear: it holds the stages
-/// of a pipeline, tens of entries; who needs more look-ups builds an index.
-#[derive(Clone, Debug, PartialEq)]
-pub struct OrderedMap<V>(Vec<(String, V)>);
+/// A map of names to values in the order of insertion.
+#[derive(Clone, Debug)]
+pub struct OrderedMap<V>(IndexMap<String, V>);
+
+/// Equal if the entries are, in the same order.
+impl<V: PartialEq> PartialEq for OrderedMap<V> {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
 
 impl<V> Default for OrderedMap<V> {
     fn default() -> Self {
-        Self(Vec::new())
+        Self(IndexMap::new())
     }
 }
 
 impl<V> OrderedMap<V> {
     /// The value of `name`.
     pub fn get(&self, name: &str) -> Option<&V> {
-        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value)
+        self.0.get(name)
     }
 
     /// The value of `name`, to change it.
     pub fn get_mut(&mut self, name: &str) -> Option<&mut V> {
-        self.0.iter_mut().find(|(known, _)| known == name).map(|(_, value)| value)
+        self.0.get_mut(name)
     }
 
     /// Whether `name` is there.
     pub fn contains_key(&self, name: &str) -> bool {
-        self.get(name).is_some()
+        self.0.contains_key(name)
     }
 
     /// Adds `name` at the end, or replaces its value where it stands.
     pub fn insert(&mut self, name: impl Into<String>, value: V) {
-        let name = name.into();
-        match self.get_mut(&name) {
-            Some(place) => *place = value,
-            None => self.0.push((name, value)),
-        }
+        self.0.insert(name.into(), value);
     }
 
     /// Names and values in order.
@@ -47,14 +50,19 @@ impl<V> OrderedMap<V> {
         self.0.iter().map(|(name, value)| (name.as_str(), value))
     }
 
+    /// Names and values in order, the values to change.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (&str, &mut V)> {
+        self.0.iter_mut().map(|(name, value)| (name.as_str(), value))
+    }
+
     /// Names in order.
     pub fn keys(&self) -> impl DoubleEndedIterator<Item = &str> + ExactSizeIterator {
-        self.0.iter().map(|(name, _)| name.as_str())
+        self.0.keys().map(String::as_str)
     }
 
     /// Values in order.
     pub fn values(&self) -> impl DoubleEndedIterator<Item = &V> + ExactSizeIterator {
-        self.0.iter().map(|(_, value)| value)
+        self.0.values()
     }
 
     /// How many entries there are.

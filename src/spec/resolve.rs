@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::LazyLock;
 
 use serde_json::Value;
 
-use super::check::{Subject, check};
+use super::check::{Subject, check, check_params};
 use super::diagnostic::quoted;
 use super::document::seconds;
 use super::layers::{StageSource, Stages};
@@ -19,6 +20,8 @@ use super::resolved::{PortRef, ResolvedStage};
 use super::source::{Problem, Session, Span};
 use super::{check, schema};
 
+static RESOURCES: LazyLock<Value> = LazyLock::new(schema::resources);
+
 /// What following references needs, and what it gathers.
 pub(crate) struct Resolver<'a> {
     pub session: &'a mut Session,
@@ -26,8 +29,8 @@ pub(crate) struct Resolver<'a> {
     pub stages: &'a Stages,
     /// (producing stage, consuming stage, place of the reference).
     pub edges: Vec<(String, String, Span)>,
-    /// Path of a value → where it was written.
-    pub origins: BTreeMap<String, String>,
+    /// Path of a value → where it was written; `None` if nobody asks.
+    pub origins: Option<BTreeMap<String, String>>,
 }
 
 impl Resolver<'_> {
@@ -65,9 +68,9 @@ impl Resolver<'_> {
         }
         let with = Node::new(stage.name_span, Content::Object(given));
         let subject_path = format!("{path}.with");
-        check(
+        check_params(
             self.session,
-            &found.description.params,
+            &found.description,
             &with,
             Subject { path: &subject_path, params_of: Some(&stage.name) },
         );
@@ -128,12 +131,12 @@ impl Resolver<'_> {
             .map(|entry| Entry { value: self.value(&entry.value, &entry.key), ..entry.clone() })
             .collect();
         let node = Node::new(stage.name_span, Content::Object(given));
-        let schema = schema::resources();
+        let schema = &*RESOURCES;
         if stage.resources.iter().any(|entry| entry.value.as_str().is_some_and(has_reference)) || self.holds_set(&node)
         {
-            check(self.session, &schema, &node, Subject { path: &path, params_of: None });
+            check(self.session, schema, &node, Subject { path: &path, params_of: None });
         }
-        let node = prepare(self.session, &node, &schema, None);
+        let node = prepare(self.session, &node, schema, None);
         let number = |key: &str| node.get(key).and_then(|node| node.to_json().as_u64());
         let resources = olmo_stage::contract::Resources {
             cpus: number("cpus").and_then(|n| u32::try_from(n).ok()).unwrap_or(contract.cpus),
@@ -309,6 +312,9 @@ impl Resolver<'_> {
 
     /// Notes where the leaves of `node` were written; what stands nowhere is a default of the stage `uses`.
     pub fn origin(&mut self, path: &str, node: &Node, uses: Option<&str>) {
+        if self.origins.is_none() {
+            return;
+        }
         match &node.content {
             Content::Object(entries) if !entries.is_empty() => {
                 for entry in entries {
@@ -317,13 +323,17 @@ impl Resolver<'_> {
             }
             _ if node.span.is_default() => self.default_origin(path.to_owned(), uses.unwrap_or("?")),
             _ => {
-                self.origins.insert(path.to_owned(), self.session.place(node.span));
+                if let Some(origins) = &mut self.origins {
+                    origins.insert(path.to_owned(), self.session.place(node.span));
+                }
             }
         }
     }
 
     fn default_origin(&mut self, path: String, uses: &str) {
-        self.origins.insert(path, format!("default of stage {uses}"));
+        if let Some(origins) = &mut self.origins {
+            origins.insert(path, format!("default of stage {uses}"));
+        }
     }
 
     /// Reports a reference to a stage or port that is not there; else the port and whether it gives a list.

@@ -6,20 +6,24 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::{Arc, LazyLock};
 
-use olmo_stage::Description;
 use olmo_stage::contract::Resources;
-use serde::{Deserialize, Serialize};
+use olmo_stage::{Contract, Description};
+use serde::ser::SerializeStruct;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::ordered::OrderedMap;
 
 /// Raised when a reader of stored `resolved.yaml` files would misread a new one.
-pub const RESOLVED_FORMAT: u32 = 1;
+pub const RESOLVED_FORMAT: u32 = 2;
 
 /// An experiment after profiles, overrides and interpolation: what will run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+///
+/// Written with each contract once, under `contracts`; in format 1 every stage held its own.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(try_from = "ResolvedRecord")]
 pub struct Resolved {
     /// [`RESOLVED_FORMAT`].
     pub format: u32,
@@ -46,7 +50,8 @@ pub struct ResolvedStage {
     /// The contract's name.
     pub uses: String,
     /// Contract and params schema as they were when this was resolved.
-    pub description: Description,
+    #[serde(skip_serializing, default = "unread", deserialize_with = "shared")]
+    pub description: Arc<Description>,
     /// The folder of a command stage's `stage.yaml`, absolute; none for a built-in stage.
     pub stage_dir: Option<PathBuf>,
     /// The list of which every item gives one instance of this stage.
@@ -59,6 +64,87 @@ pub struct ResolvedStage {
     pub resources: Resources,
     /// In seconds.
     pub timeout_s: Option<u64>,
+}
+
+/// What a [`Resolved`] is read from.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ResolvedRecord {
+    format: u32,
+    experiment: String,
+    profile: Option<String>,
+    source: String,
+    root: PathBuf,
+    params: Map<String, Value>,
+    #[serde(default)]
+    contracts: BTreeMap<String, Description>,
+    stages: OrderedMap<ResolvedStage>,
+    outputs: BTreeMap<String, PortRef>,
+}
+
+impl TryFrom<ResolvedRecord> for Resolved {
+    type Error = String;
+
+    fn try_from(record: ResolvedRecord) -> Result<Self, String> {
+        let ResolvedRecord { format, experiment, profile, source, root, params, contracts, mut stages, outputs } =
+            record;
+        if format == 0 || format > RESOLVED_FORMAT {
+            return Err(format!("the experiment has format {format}, this build reads 1 to {RESOLVED_FORMAT}"));
+        }
+        let contracts: BTreeMap<String, Arc<Description>> =
+            contracts.into_iter().map(|(name, description)| (name, Arc::new(description))).collect();
+        if format > 1 {
+            for (name, stage) in stages.iter_mut() {
+                let known = contracts.get(&stage.uses);
+                let lost = || format!("stage `{name}` uses `{}`, of which there is no contract", stage.uses);
+                stage.description = known.cloned().ok_or_else(lost)?;
+            }
+        }
+        let format = RESOLVED_FORMAT;
+        Ok(Self { format, experiment, profile, source, root, params, stages, outputs })
+    }
+}
+
+impl Serialize for Resolved {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let contracts: BTreeMap<&str, &Description> =
+            self.stages.values().map(|stage| (stage.uses.as_str(), &*stage.description)).collect();
+        let mut record = serializer.serialize_struct("Resolved", 9)?;
+        record.serialize_field("format", &self.format)?;
+        record.serialize_field("experiment", &self.experiment)?;
+        record.serialize_field("profile", &self.profile)?;
+        record.serialize_field("source", &self.source)?;
+        record.serialize_field("root", &self.root)?;
+        record.serialize_field("params", &self.params)?;
+        record.serialize_field("stages", &self.stages)?;
+        record.serialize_field("outputs", &self.outputs)?;
+        record.serialize_field("contracts", &contracts)?;
+        record.end()
+    }
+}
+
+/// Stands for a contract until that is found under its name.
+fn unread() -> Arc<Description> {
+    static UNREAD: LazyLock<Arc<Description>> = LazyLock::new(|| {
+        let contract = Contract {
+            stage: String::new(),
+            version: 0,
+            summary: String::new(),
+            inputs: BTreeMap::new(),
+            outputs: BTreeMap::new(),
+            resources: Resources::default(),
+            backend: false,
+            params: None,
+            command: None,
+        };
+        Arc::new(Description { contract, params: Value::Null })
+    });
+    UNREAD.clone()
+}
+
+/// The contract that every stage held in format 1.
+fn shared<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<Description>, D::Error> {
+    Description::deserialize(deserializer).map(Arc::new)
 }
 
 /// An output port of a stage.

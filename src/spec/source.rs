@@ -1,14 +1,19 @@
 //! The texts that values come from: files and command-line arguments, kept until validation is
 //! over so that every error can show its line.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use jsonschema::Validator;
+use olmo_stage::Description;
 
 use super::diagnostic::{Diagnostic, Diagnostics, Location};
 
 /// Larger experiment, pipeline and stage files are refused; what is larger is data.
-pub const MAX_BYTES: u64 = 1 << 20;
+pub const MAX_BYTES: u64 = 64 << 20;
 /// More errors than this are counted, not shown.
 const MAX_SHOWN: usize = 100;
 /// Of a longer line, only the part around the error is kept (in characters).
@@ -86,6 +91,8 @@ impl Problem {
 pub(crate) struct Session {
     sources: Vec<Source>,
     problems: Vec<Problem>,
+    /// Of the params of contracts, by the contract's address, which is kept.
+    validators: HashMap<*const Description, (Arc<Description>, Arc<Validator>)>,
 }
 
 impl Session {
@@ -104,6 +111,17 @@ impl Session {
     /// The text under `span`.
     pub fn text(&self, span: Span) -> &str {
         self.source(span.source).and_then(|s| s.text.get(span.start as usize..span.end as usize)).unwrap_or("")
+    }
+
+    /// The validator of the params of `description`, made once; `None` if they are no JSON Schema.
+    pub fn validator(&mut self, description: &Arc<Description>) -> Option<Arc<Validator>> {
+        let address = Arc::as_ptr(description);
+        if let Some((_, validator)) = self.validators.get(&address) {
+            return Some(validator.clone());
+        }
+        let validator = Arc::new(jsonschema::draft202012::new(&description.params).ok()?);
+        self.validators.insert(address, (description.clone(), validator.clone()));
+        Some(validator)
     }
 
     /// Notes an error.
