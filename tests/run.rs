@@ -601,8 +601,55 @@ fn a_plan_says_why() {
     assert!(plan(&[]).values().all(|(state, _)| state == "hit"));
     let changed = plan(&["--set", "stages.b.with.say=other"]);
     assert_eq!(changed["b"], ("run".into(), "params.say changed: \"b\" -> \"other\"".into()));
-    assert_eq!((&*changed["a"].0, &*changed["c"].0, &*changed["d"].0), ("hit", "hit", "waits"));
+    assert_eq!((&*changed["a"].0, &*changed["c"].0, &*changed["d"].0), ("hit", "hit", "cut_off_possible"));
+    let both = plan(&["--set", "stages.b.with.say=other", "--set", "stages.d.with.say=other"]);
+    assert_eq!(both["d"].0, "waits", "it runs whatever its inputs are");
+    assert!(both["d"].1.ends_with("first; params.say changed: its default -> \"other\""), "{}", both["d"].1);
     assert_eq!(project.ran().values().sum::<usize>(), 4, "a plan runs nothing");
+}
+
+#[test]
+fn an_explained_plan_compares_with_the_nearest_earlier_result_and_names_the_file() {
+    let project = Project::new();
+    for stage in ["a", "b"] {
+        project.stage(stage, COPY);
+    }
+    project.write("data.txt", "one");
+    project.experiment(
+        "  a: {uses: a, with: {file: data.txt, say: x}}\n  b: {uses: b, with: {one: '${stages.a.text}'}}\n",
+        "",
+    );
+    project.succeeds(&["run", "e.yaml"]);
+    assert_eq!(project.run(&["plan", "e.yaml", "--exit-code"]).status.code(), Some(0));
+    // Farther away than the first run.
+    project.succeeds(&["run", "e.yaml", "--set", "stages.a.with.say=z", "--set", "stages.b.with.say=z"]);
+    project.write("data.txt", "other");
+    let output = project.run(&["plan", "e.yaml", "--explain", "--exit-code"]);
+    assert_eq!(output.status.code(), Some(7));
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains("1 of what it is made of changed:\n"), "{said}");
+    let change = said.lines().find(|line| line.contains("inputs.file changed: ")).unwrap();
+    assert!(change.ends_with("/data.txt)") && change.contains(" -> "), "{said}");
+    assert!(said.contains("if they come out as before, it is a hit"), "{said}");
+
+    project.write("stages/a/run.sh", "exit 1");
+    let plan: Value =
+        serde_json::from_slice(&project.run(&["plan", "e.yaml", "--json", "--exit-code"]).stdout).unwrap();
+    let fields = plan["stages"][0]["changes"].as_array().unwrap().iter().map(|c| c["field"].as_str().unwrap());
+    assert_eq!(fields.collect::<Vec<_>>(), ["command.files.\"run.sh\"", "inputs.file"]);
+}
+
+#[test]
+fn a_plan_sees_that_another_process_works_on_the_same() {
+    let project = Project::new();
+    project.stage("a", &format!("{COPY}touch @started\nwhile [ ! -e @go ]; do sleep 0.02; done\n"));
+    project.experiment("  a: {uses: a, with: {say: x}}\n", "");
+    let mut child = project.spawn(&["run", "e.yaml"]);
+    project.wait_for("started");
+    let plan: Value = serde_json::from_slice(&project.run(&["plan", "e.yaml", "--json"]).stdout).unwrap();
+    assert_eq!(plan["stages"][0]["state"], "shared");
+    project.write("go", "");
+    assert!(child.wait().unwrap().success());
 }
 
 #[test]

@@ -19,6 +19,8 @@ pub enum Exit {
     SourceChanged,
     /// `--check` found a difference, or `verify` a problem.
     CheckFailed,
+    /// `plan --exit-code`: not everything is there.
+    WouldRun,
     /// A bug in olmo-pipe.
     Internal,
     /// Stopped in order by SIGINT.
@@ -29,7 +31,7 @@ pub enum Exit {
 
 impl Exit {
     /// Every exit, with its meaning, in the order of the codes.
-    pub const ALL: [(Exit, &'static str); 10] = [
+    pub const ALL: [(Exit, &'static str); 11] = [
         (Exit::Success, "done"),
         (Exit::StageFailed, "a stage failed; the stages that do not depend on it ran"),
         (Exit::BadInput, "errors in the command line, an experiment, a pipeline or a stage.yaml"),
@@ -37,6 +39,7 @@ impl Exit {
         (Exit::Store, "the store cannot be read or written: no space, corrupted, newer format"),
         (Exit::SourceChanged, "`resume`: a source file changed since the run"),
         (Exit::CheckFailed, "`schema --check` or `artifacts verify` found a difference"),
+        (Exit::WouldRun, "`plan --exit-code`: something is to run"),
         (Exit::Internal, "a bug in olmo-pipe"),
         (Exit::Interrupted, "stopped in order by Ctrl-C (SIGINT)"),
         (Exit::Terminated, "stopped in order by SIGTERM"),
@@ -52,6 +55,7 @@ impl Exit {
             Exit::Store => 4,
             Exit::SourceChanged => 5,
             Exit::CheckFailed => 6,
+            Exit::WouldRun => 7,
             Exit::Internal => 70,
             Exit::Interrupted => 130,
             Exit::Terminated => 143,

@@ -81,6 +81,12 @@ pub struct Plan {
     experiment: ExperimentFile,
     /// Only these stages and what they need (all, if none is named).
     stages: Vec<String>,
+    /// Every change of every key, not only the first ones.
+    #[arg(long)]
+    explain: bool,
+    /// Ends with 7 if something is to run, for CI.
+    #[arg(long)]
+    exit_code: bool,
     /// As JSON.
     #[arg(long)]
     json: bool,
@@ -91,25 +97,37 @@ impl Plan {
         let Loaded { resolved, .. } = self.experiment.load()?;
         let store = Store::open(&common.store_folder(&resolved.root))?;
         let plans = engine::plan(&resolved, &self.stages, &store)?;
+        let hits = plans.iter().filter(|p| p.state == PlanState::Hit).count();
+        let exit = if self.exit_code && hits < plans.len() { Exit::WouldRun } else { Exit::Success };
         if self.json {
             answer_json(&serde_json::json!({"format": 1, "stages": plans}));
-            return Ok(Exit::Success);
+            return Ok(exit);
         }
         let width = plans.iter().map(|p| p.name.len()).max().unwrap_or(0);
         let mut text = String::new();
         for plan in &plans {
-            let word = match plan.state {
-                PlanState::Hit => "hit",
-                PlanState::Waits => "waits",
-                PlanState::Continue => "continue",
-                PlanState::Run => "run",
+            let word = plan.state.word();
+            let reason = match plan.changes.len() {
+                n if self.explain && n > 0 && plan.state == PlanState::Run => {
+                    format!("against the nearest earlier result, {n} of what it is made of changed:")
+                }
+                _ => plan.reason.clone(),
             };
-            let _ = writeln!(text, "  {:<width$}  {word:<8}  {}", plan.name, escape_control(&plan.reason));
+            let _ = writeln!(text, "  {:<width$}  {word:<8}  {}", plan.name, escape_control(&reason));
+            if !self.explain {
+                continue;
+            }
+            for change in &plan.changes {
+                let _ = writeln!(text, "  {:<width$}            {}", "", escape_control(&change.to_string()));
+            }
+            for item in plan.items.iter().filter(|item| item.state != PlanState::Hit) {
+                let (label, reason) = (escape_control(&item.label), escape_control(&item.reason));
+                let _ = writeln!(text, "  {:<width$}            {label}: {} ({reason})", "", item.state.word());
+            }
         }
-        let hits = plans.iter().filter(|p| p.state == PlanState::Hit).count();
         let _ = writeln!(text, "{} stages: {hits} from the cache, {} to run", plans.len(), plans.len() - hits);
         answer(&text);
-        Ok(Exit::Success)
+        Ok(exit)
     }
 }
 

@@ -72,10 +72,20 @@ pub struct Input {
 pub enum Inputs {
     /// All of them, by port.
     Ready(BTreeMap<String, Vec<Input>>),
-    /// These stages are to run first.
-    Wait(BTreeSet<String>),
+    /// Other stages are to run first.
+    Wait(Pending),
     /// This stage failed or was skipped.
     Never(String),
+}
+
+/// Inputs that are not all there yet.
+pub struct Pending {
+    /// The stages that make what is missing.
+    pub stages: BTreeSet<String>,
+    /// The ports that are not, or not wholly, known.
+    pub ports: BTreeSet<String>,
+    /// The others.
+    pub known: BTreeMap<String, Vec<Input>>,
 }
 
 /// An input that is known, but damaged.
@@ -226,7 +236,7 @@ impl<'r> Board<'r> {
             return Ok(Inputs::Never(failed));
         }
         let mut ready = BTreeMap::new();
-        let mut wait = BTreeSet::new();
+        let (mut stages, mut ports) = (BTreeSet::new(), BTreeSet::new());
         for (port, bindings) in &spec.inputs {
             let Some(declared) = spec.description.contract.inputs.get(port) else { continue };
             let mut found = Vec::new();
@@ -244,7 +254,8 @@ impl<'r> Board<'r> {
                     }
                     Binding::Port(from) => match self.output(from) {
                         None => {
-                            wait.insert(from.stage.clone());
+                            stages.insert(from.stage.clone());
+                            ports.insert(port.clone());
                         }
                         Some(Output::Single(digest)) => {
                             let maker = self.maker(from, None);
@@ -261,9 +272,14 @@ impl<'r> Board<'r> {
                     },
                 }
             }
-            ready.insert(port.clone(), found);
+            if !ports.contains(port) {
+                ready.insert(port.clone(), found);
+            }
         }
-        Ok(if wait.is_empty() { Inputs::Ready(ready) } else { Inputs::Wait(wait) })
+        Ok(match stages.is_empty() {
+            true => Inputs::Ready(ready),
+            false => Inputs::Wait(Pending { stages, ports, known: ready }),
+        })
     }
 
     fn output(&self, port: &PortRef) -> Option<&Output> {
@@ -313,10 +329,15 @@ impl<'r> Board<'r> {
 
     /// The key of instance `index` with these inputs.
     pub fn key(&self, index: usize, inputs: &BTreeMap<String, Vec<Input>>) -> Result<KeyRecord, RunError> {
-        let stage = &self.stages[self.instances[index].stage];
+        self.stage_key(self.instances[index].stage, inputs)
+    }
+
+    /// As [`Board::key`], of any instance of stage `stage`.
+    pub fn stage_key(&self, stage: usize, inputs: &BTreeMap<String, Vec<Input>>) -> Result<KeyRecord, RunError> {
+        let stage = &self.stages[stage];
         let input = |i: &Input| KeyInput { label: i.label.clone(), digest: i.digest };
         let inputs = inputs.iter().map(|(port, list)| (port.clone(), list.iter().map(input).collect())).collect();
-        let command = self.command(index).cloned();
+        let command = self.sources.command(&stage.spec.uses).cloned();
         let (description, params) = (&stage.spec.description, &stage.spec.params);
         Ok(KeyRecord::new(description, params, inputs, Some(BACKEND), Some(PRECISION), command)?)
     }

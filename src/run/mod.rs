@@ -9,6 +9,7 @@
 mod board;
 mod error;
 mod event;
+mod explain;
 mod job;
 mod plan;
 mod record;
@@ -21,21 +22,22 @@ mod state;
 
 pub use error::RunError;
 pub use event::{Place, Record, RunEvent, RunOutcome, Used};
+pub use explain::Changed;
 pub use plan::{ItemPlan, PlanState, StagePlan, plan};
 pub use record::{RunId, find, log_path, read_events};
 pub use resources::{Grant, Machine};
 pub use sources::{Change, Sources};
 pub use state::{InstanceState, RunState, RunStatus, StageState, Status, folder, list, logs, show};
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use olmo_stage::{Failure, failpoint};
+use olmo_stage::{Digest, Failure, failpoint};
 
 use crate::exec::Worker;
 use crate::spec::Resolved;
-use crate::store::{Store, StoreError};
+use crate::store::{Action, Store, StoreError};
 
 use board::Board;
 use record::RunRecord;
@@ -92,9 +94,9 @@ pub fn run(store: &Store, resolved: &Resolved, options: &Options, watch: &mut dy
     }
     let machine = check_resources(resolved, &names)?;
     let sources = Sources::read(resolved, &names, store)?;
-    check_worker(store, resolved, &names, &sources, options)?;
+    let hits = check_worker(store, resolved, &names, &sources, options)?;
     let record = RunRecord::create(store, resolved, &options.targets, &sources)?;
-    go(store, resolved, &names, &sources, record, machine, false, options, watch)
+    go(store, resolved, &names, &sources, hits, record, machine, false, options, watch)
 }
 
 /// Goes on with the run whose name begins with `text`, from what its record holds: no
@@ -110,8 +112,8 @@ pub fn resume(store: &Store, text: &str, options: &Options, watch: &mut dyn Watc
     if !changes.is_empty() {
         return Err(RunError::SourcesChanged { id: id.to_string(), changes });
     }
-    check_worker(store, resolved, &names, &sources, options)?;
-    go(store, resolved, &names, &sources, record, machine, true, options, watch)
+    let hits = check_worker(store, resolved, &names, &sources, options)?;
+    go(store, resolved, &names, &sources, hits, record, machine, true, options, watch)
 }
 
 fn check_resources(resolved: &Resolved, names: &[String]) -> Result<Machine, RunError> {
@@ -125,17 +127,18 @@ fn check_resources(resolved: &Resolved, names: &[String]) -> Result<Machine, Run
 }
 
 /// Before anything runs: that the worker holds the stages that may run, as the experiment means them.
+/// Returns what is there already, by key, so that it need not be looked up again.
 fn check_worker(
     store: &Store,
     resolved: &Resolved,
     names: &[String],
     sources: &Sources,
     options: &Options,
-) -> Result<(), RunError> {
-    let plans = plan::plan_with(resolved, names, sources, store)?;
+) -> Result<HashMap<Digest, Action>, RunError> {
+    let found = plan::find(resolved, names, sources, store)?;
     let mut worker = None;
-    for plan in plans.iter().filter(|plan| plan.state != PlanState::Hit) {
-        let Some(stage) = resolved.stages.get(&plan.name) else { continue };
+    for name in &found.missing {
+        let Some(stage) = resolved.stages.get(name) else { continue };
         if stage.description.contract.command.is_some() {
             continue;
         }
@@ -146,7 +149,7 @@ fn check_worker(
             worker.check(&stage.uses, &stage.description)?;
         }
     }
-    Ok(())
+    Ok(found.hits)
 }
 
 /// How often a run begins again because a result was damaged in the store.
@@ -169,6 +172,7 @@ fn go(
     resolved: &Resolved,
     names: &[String],
     sources: &Sources,
+    mut hits: HashMap<Digest, Action>,
     mut record: RunRecord,
     machine: Machine,
     resumed: bool,
@@ -189,7 +193,9 @@ fn go(
     let mut rounds = 0;
     let ending = loop {
         let mut board = Board::new(resolved, names, sources);
-        let scheduler = Scheduler::new(&mut board, resolved, store, &mut record, options, machine.clone(), watch);
+        // Known of the first round alone: a later one begins since something was found damaged.
+        let hits = std::mem::take(&mut hits);
+        let scheduler = Scheduler::new(&mut board, resolved, store, hits, &mut record, options, machine.clone(), watch);
         let signals = signals::Watcher::start(scheduler.sender())?;
         let ending = scheduler.run()?;
         if !ending.complete {

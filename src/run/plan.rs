@@ -1,23 +1,19 @@
 //! [`plan`]: what a run would do, and why, told from the cache alone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use olmo_stage::Digest;
 use serde::Serialize;
-use serde_json::Value;
 
-use super::board::{self, Board, Inputs};
+use super::board::{self, Board, Input, Inputs, Pending};
 use super::error::RunError;
-use super::event::{Place, RunEvent};
-use super::record;
+use super::event::Place;
+use super::explain::{Changed, History};
 use super::sources::Sources;
 use crate::exec::attempt::{Items, Work};
-use crate::key::{self, FieldChange, KeyRecord};
+use crate::key::KeyRecord;
 use crate::spec::Resolved;
-use crate::store::{ActionState, Store};
-
-/// How many runs are searched for what a stage did last.
-const RUNS_SEARCHED: usize = 64;
+use crate::store::{Action, ActionState, Store};
 
 /// What a run would do with one stage.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -30,6 +26,9 @@ pub struct StagePlan {
     pub reason: String,
     /// Of the stage; of a `for_each` stage see `items`.
     pub key: Option<Digest>,
+    /// How its key differs from the nearest earlier one, as far as it is known.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<Changed>,
     /// Stages that make its inputs, and that run first.
     pub waits_for: Vec<String>,
     /// Of a `for_each` stage, as far as its list is known.
@@ -44,6 +43,8 @@ pub struct ItemPlan {
     pub state: PlanState,
     pub reason: String,
     pub key: Digest,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<Changed>,
 }
 
 /// What would be done.
@@ -52,116 +53,233 @@ pub struct ItemPlan {
 pub enum PlanState {
     /// The result is there.
     Hit,
-    /// It depends on what the stages before it make.
+    /// Another process works on the same; its result will be shared.
+    Shared,
+    /// It waits for what the stages before it make; if they come out as before, so does it.
+    CutOffPossible,
+    /// It waits for what the stages before it make, and runs then.
     Waits,
     /// It would go on where an earlier attempt stopped.
     Continue,
     Run,
 }
 
+impl PlanState {
+    /// As a person reads it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Shared => "shared",
+            Self::CutOffPossible => "cut-off?",
+            Self::Waits => "waits",
+            Self::Continue => "continue",
+            Self::Run => "run",
+        }
+    }
+}
+
 /// What a run of `resolved` would do, stage by stage in their order.
 pub fn plan(resolved: &Resolved, targets: &[String], store: &Store) -> Result<Vec<StagePlan>, RunError> {
     let names = board::order(resolved, targets)?;
     let sources = Sources::read(resolved, &names, store)?;
-    plan_with(resolved, &names, &sources, store)
+    let mut history = History::new(store, &resolved.experiment);
+    let mut plans = Vec::new();
+    survey(resolved, &names, &sources, store, &mut |board, stage, looks, pending| {
+        plans.push(explained(board, stage, looks, pending, store, &mut history)?);
+        Ok(())
+    })?;
+    Ok(plans)
 }
 
-/// As [`plan`], with the stages in order and their sources read.
-pub fn plan_with(
+/// What the store has of what a run needs.
+#[derive(Default)]
+pub struct Found {
+    /// Finished actions by key, each one whole.
+    pub hits: HashMap<Digest, Action>,
+    /// Whether everything is there.
+    pub complete: bool,
+    /// The stages of which something is missing.
+    pub missing: Vec<String>,
+}
+
+/// What is there already of the stages `names`.
+pub fn find(resolved: &Resolved, names: &[String], sources: &Sources, store: &Store) -> Result<Found, RunError> {
+    let mut found = Found { complete: true, ..Found::default() };
+    survey(resolved, names, sources, store, &mut |board, stage, looks, pending| {
+        let mut whole = pending.is_none();
+        for look in looks {
+            match look.state {
+                ActionState::Hit(action) => drop(found.hits.insert(look.key, action)),
+                _ => whole = false,
+            }
+        }
+        if !whole {
+            found.complete = false;
+            found.missing.push(board.stages[stage].name.clone());
+        }
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// An instance whose inputs are known, with what the store says of its key.
+struct Look {
+    index: usize,
+    inputs: BTreeMap<String, Vec<Input>>,
+    record: KeyRecord,
+    key: Digest,
+    state: ActionState,
+}
+
+type Visit<'v> = dyn FnMut(&Board, usize, Vec<Look>, Option<Pending>) -> Result<(), RunError> + 'v;
+
+/// Looks all stages up in their order. `visit` gets each one: its instances whose inputs are
+/// known, and what the others (or more of them) wait for.
+fn survey(
     resolved: &Resolved,
     names: &[String],
     sources: &Sources,
     store: &Store,
-) -> Result<Vec<StagePlan>, RunError> {
+    visit: &mut Visit<'_>,
+) -> Result<(), RunError> {
     let mut board = Board::new(resolved, names, sources);
-    let mut last = None;
-    let mut plans = Vec::new();
     for stage in 0..board.stages.len() {
         board.spread(stage);
-        let list_open = board.stages[stage].spec.for_each.as_ref().filter(|list| !board.items(list).1);
-        let mut waits: BTreeSet<String> = list_open.iter().map(|list| list.stage.clone()).collect();
-        let mut items = Vec::new();
+        let mut pending: Option<Pending> = None;
+        let mut wait = |more: Pending| match &mut pending {
+            Some(known) => {
+                known.stages.extend(more.stages);
+                known.ports.extend(more.ports);
+            }
+            None => pending = Some(more),
+        };
+        let spec = board.stages[stage].spec;
+        if let Some(list) = spec.for_each.as_ref().filter(|list| !board.items(list).1) {
+            let item =
+                |(port, bound): (&String, &Vec<_>)| bound.contains(&crate::spec::Binding::Item).then(|| port.clone());
+            let ports = spec.inputs.iter().filter_map(item).collect();
+            wait(Pending { stages: BTreeSet::from([list.stage.clone()]), ports, known: BTreeMap::new() });
+        }
+        let mut looks = Vec::new();
         for index in board.stages[stage].instances.clone() {
-            let place = board.place(index);
+            let unknown = |stages: BTreeSet<String>| {
+                let ports = spec.inputs.keys().cloned().collect();
+                Pending { stages, ports, known: BTreeMap::new() }
+            };
             let inputs = match board.inputs(index, store) {
                 Ok(Inputs::Ready(inputs)) => inputs,
-                Ok(Inputs::Wait(stages)) => {
-                    waits.extend(stages);
+                Ok(Inputs::Wait(pending)) => {
+                    wait(pending);
                     continue;
                 }
                 Ok(Inputs::Never(name)) => {
-                    waits.insert(name);
+                    wait(unknown(BTreeSet::from([name])));
                     continue;
                 }
                 // Its maker will find out, and run again.
                 Err(damaged) => {
-                    waits.extend(damaged.maker.map(|m| m.stage));
+                    wait(unknown(damaged.maker.into_iter().map(|m| m.stage).collect()));
                     continue;
                 }
             };
             let record = board.key(index, &inputs)?;
             let key = record.digest();
-            let action = store.action_state(key)?;
-            let (state, reason) = match &action {
-                ActionState::Hit(_) => (PlanState::Hit, "the result is there".to_owned()),
-                ActionState::Incomplete { artifact, .. } => {
-                    (PlanState::Run, format!("its result {} is no longer whole in the store", artifact.short()))
-                }
-                ActionState::Damaged { why } => (PlanState::Run, format!("the note of its result is damaged: {why}")),
-                ActionState::Absent => {
-                    let command = board.stages[stage].spec.description.contract.command.is_some();
-                    match unfinished(store, key).filter(|_| !command) {
-                        Some(reason) => (PlanState::Continue, reason),
-                        None => {
-                            let last = last.get_or_insert_with(|| last_keys(store, &resolved.experiment));
-                            (PlanState::Run, why_new(store, last.get(&place), key, &record))
-                        }
-                    }
-                }
-            };
-            if let ActionState::Hit(action) = action {
-                board.finish(index, action.outputs);
+            let state = store.action_state(key)?;
+            if let ActionState::Hit(action) = &state {
+                board.finish(index, action.outputs.clone());
             }
-            items.push((place.item, ItemPlan { label: String::new(), state, reason, key }));
+            looks.push(Look { index, inputs, record, key, state });
         }
         board.close(stage);
-        plans.push(sum_up(&board.stages[stage], items, waits));
+        visit(&board, stage, looks, pending)?;
     }
-    Ok(plans)
+    Ok(())
 }
 
-fn sum_up(stage: &board::Stage, items: Vec<(Option<String>, ItemPlan)>, waits: BTreeSet<String>) -> StagePlan {
-    let (name, uses) = (stage.name.clone(), stage.spec.uses.clone());
-    let waits_for: Vec<String> = waits.into_iter().collect();
-    let waiting = || {
-        let those = waits_for.iter().map(|s| format!("`{s}`")).collect::<Vec<_>>().join(", ");
-        (PlanState::Waits, format!("its inputs are made by {those} first"))
-    };
-    if stage.spec.for_each.is_none() {
-        let (state, reason, key) = match items.into_iter().next() {
-            Some((_, item)) => (item.state, item.reason, Some(item.key)),
-            None => {
-                let (state, reason) = waiting();
-                (state, reason, None)
+/// The plan of one stage, with its reasons.
+fn explained(
+    board: &Board,
+    stage: usize,
+    looks: Vec<Look>,
+    pending: Option<Pending>,
+    store: &Store,
+    history: &mut History,
+) -> Result<StagePlan, RunError> {
+    let spec = board.stages[stage].spec;
+    let (name, uses) = (board.stages[stage].name.clone(), spec.uses.clone());
+    let mut items = Vec::with_capacity(looks.len());
+    for look in looks {
+        let place = board.place(look.index);
+        let command = spec.description.contract.command.is_some();
+        let (state, reason, changes) = match &look.state {
+            ActionState::Hit(_) => (PlanState::Hit, "the result is there".to_owned(), Vec::new()),
+            _ if store.is_locked(look.key) => {
+                let text = "another process works on the same; its result will be shared".to_owned();
+                (PlanState::Shared, text, Vec::new())
             }
+            ActionState::Incomplete { artifact, .. } => {
+                let text = format!("its result {} is no longer whole in the store", artifact.short());
+                (PlanState::Run, text, Vec::new())
+            }
+            ActionState::Damaged { why } => {
+                (PlanState::Run, format!("the note of its result is damaged: {why}"), Vec::new())
+            }
+            ActionState::Absent => match unfinished(store, look.key).filter(|_| !command) {
+                Some(reason) => (PlanState::Continue, reason, Vec::new()),
+                None => {
+                    let (reason, changes) = history.why_new(&place, look.key, &look.record, &look.inputs);
+                    (PlanState::Run, reason, changes)
+                }
+            },
         };
-        return StagePlan { name, uses, state, reason, key, waits_for, items: Vec::new() };
+        let label = place.item.unwrap_or_default();
+        items.push(ItemPlan { label, state, reason, key: look.key, changes });
     }
-    let items: Vec<ItemPlan> =
-        items.into_iter().map(|(label, plan)| ItemPlan { label: label.unwrap_or_default(), ..plan }).collect();
-    let missing: Vec<&ItemPlan> = items.iter().filter(|i| i.state != PlanState::Hit).collect();
-    let (state, reason) = match missing.first() {
-        _ if !waits_for.is_empty() => waiting(),
-        None => (PlanState::Hit, format!("the results of all {} items are there", items.len())),
-        Some(first) => {
-            let state = missing.iter().map(|i| i.state).max().unwrap_or(PlanState::Run);
-            (
-                state,
-                format!("{} of {} items have no result; {}: {}", missing.len(), items.len(), first.label, first.reason),
-            )
+    let waits_for: Vec<String> = pending.iter().flat_map(|p| p.stages.iter().cloned()).collect();
+    let waiting = match &pending {
+        None => None,
+        Some(pending) => {
+            let place = Place { stage: name.clone(), item: None };
+            let record = board.stage_key(stage, &pending.known)?;
+            let those = waits_for.iter().map(|s| format!("`{s}`")).collect::<Vec<_>>().join(", ");
+            Some(match history.changes_but(&place, &record, &pending.ports, &pending.known) {
+                Some(changes) if changes.is_empty() => {
+                    let text = format!("its inputs are made by {those} first; if they come out as before, it is a hit");
+                    (PlanState::CutOffPossible, text, changes)
+                }
+                known => {
+                    let changes = known.unwrap_or_default();
+                    let also = changes.first().map(|change| format!("; {change}")).unwrap_or_default();
+                    (PlanState::Waits, format!("its inputs are made by {those} first{also}"), changes)
+                }
+            })
         }
     };
-    StagePlan { name, uses, state, reason, key: None, waits_for, items }
+    let (key, items) = match spec.for_each {
+        None => (items.first().map(|item| item.key), items),
+        Some(_) => (None, items),
+    };
+    let (state, reason, changes) = match (waiting, &spec.for_each) {
+        (Some(waiting), _) => waiting,
+        (None, None) => match items.first() {
+            Some(item) => (item.state, item.reason.clone(), item.changes.clone()),
+            None => (PlanState::Waits, "nothing is known of its inputs".to_owned(), Vec::new()),
+        },
+        (None, Some(_)) => {
+            let missing: Vec<&ItemPlan> = items.iter().filter(|i| i.state != PlanState::Hit).collect();
+            match missing.first() {
+                None => (PlanState::Hit, format!("the results of all {} items are there", items.len()), Vec::new()),
+                Some(first) => {
+                    let state = missing.iter().map(|i| i.state).max().unwrap_or(PlanState::Run);
+                    let (count, all) = (missing.len(), items.len());
+                    let text = format!("{count} of {all} items have no result; {}: {}", first.label, first.reason);
+                    (state, text, Vec::new())
+                }
+            }
+        }
+    };
+    let items = if spec.for_each.is_some() { items } else { Vec::new() };
+    Ok(StagePlan { name, uses, state, reason, key, changes, waits_for, items })
 }
 
 /// What unfinished work there is for `key`; `None` if there is nothing to continue.
@@ -177,62 +295,4 @@ fn unfinished(store: &Store, key: Digest) -> Option<String> {
         Some(label) => format!("an earlier attempt stopped after {label}; it goes on there"),
         None => "an earlier attempt did not end; it goes on where that saved its state".into(),
     })
-}
-
-/// The keys that the stages of `experiment` had last, by place: from the newest runs.
-fn last_keys(store: &Store, experiment: &str) -> BTreeMap<Place, Vec<Digest>> {
-    let mut keys: BTreeMap<Place, Vec<Digest>> = BTreeMap::new();
-    let runs = record::all(store).unwrap_or_default();
-    for id in runs.iter().rev().take(RUNS_SEARCHED) {
-        // A record that cannot be read explains nothing, and stops nobody.
-        let records = record::read_events(&store.runs_dir().join(id.as_str())).unwrap_or_default();
-        let this =
-            records.iter().any(|r| matches!(&r.event, RunEvent::Opened { experiment: e, .. } if e == experiment));
-        if !this {
-            continue;
-        }
-        for record in records.iter().rev() {
-            if let RunEvent::Cached { place, key, .. } | RunEvent::Finished { place, key, .. } = &record.event {
-                keys.entry(place.clone()).or_default().push(*key);
-            }
-        }
-    }
-    keys
-}
-
-/// Why the key `key` has no result: what changed since the newest result of the same stage.
-fn why_new(store: &Store, last: Option<&Vec<Digest>>, key: Digest, record: &KeyRecord) -> String {
-    let Some(last) = last.and_then(|keys| keys.first()) else { return "no earlier result".into() };
-    if *last == key {
-        return "its earlier result is gone from the store".into();
-    }
-    match store.action_state(*last) {
-        Ok(ActionState::Hit(action) | ActionState::Incomplete { action, .. }) => {
-            let changes = key::diff(&action.key, record);
-            const SHOWN: usize = 4;
-            let mut texts: Vec<String> = changes.iter().take(SHOWN).map(describe).collect();
-            if changes.len() > SHOWN {
-                texts.push(format!("and {} more", changes.len() - SHOWN));
-            }
-            texts.join("; ")
-        }
-        _ => "what it was made of before is no longer known".into(),
-    }
-}
-
-fn describe(change: &FieldChange) -> String {
-    let default = if change.path.starts_with("params.") { "its default" } else { "nothing" };
-    let show = |value: &Option<Value>| match value {
-        None => default.to_owned(),
-        // Digests: the first digits are enough for a person.
-        Some(Value::String(text)) if Digest::from_hex(text).is_ok() => text[..12].to_owned(),
-        Some(value) => {
-            let text = value.to_string();
-            match text.char_indices().nth(60) {
-                Some((at, _)) => format!("{}…", &text[..at]),
-                None => text,
-            }
-        }
-    };
-    format!("{} changed: {} -> {}", change.path, show(&change.old), show(&change.new))
 }

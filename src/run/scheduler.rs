@@ -6,7 +6,7 @@
 //! processors, memory and GPUs in the order of the stages, then a job runs it. A stage that is
 //! too large for what is free keeps those behind it from overtaking, so that it gets its turn.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -89,6 +89,8 @@ pub struct Scheduler<'r, 'w> {
     machine: Machine,
     phases: Vec<Phase>,
     remakes: Vec<u32>,
+    /// What was found whole in the store a moment ago, by key; each is looked at once.
+    hits: HashMap<Digest, Action>,
     /// Stages that did something in this run, for telling a cut-off.
     ran: BTreeSet<usize>,
     fresh: BTreeSet<String>,
@@ -109,6 +111,7 @@ impl<'r, 'w> Scheduler<'r, 'w> {
         board: &'w mut Board<'r>,
         resolved: &'r Resolved,
         store: &'r Store,
+        hits: HashMap<Digest, Action>,
         record: &'r mut RunRecord,
         options: &'r Options,
         machine: Machine,
@@ -125,6 +128,7 @@ impl<'r, 'w> Scheduler<'r, 'w> {
             machine,
             phases: Vec::new(),
             remakes: Vec::new(),
+            hits,
             ran: BTreeSet::new(),
             fresh: options.fresh.iter().cloned().collect(),
             sender,
@@ -294,7 +298,8 @@ impl<'r, 'w> Scheduler<'r, 'w> {
         let record = self.board.key(index, &inputs)?;
         let key = record.digest();
         let place = self.board.place(index);
-        match self.store.action_state(key)? {
+        let known = self.hits.remove(&key).map(ActionState::Hit);
+        match known.map_or_else(|| self.store.action_state(key), Ok)? {
             ActionState::Hit(action) => {
                 let stages = inputs.values().flatten().filter_map(|i| self.board.stage(&i.maker.as_ref()?.stage));
                 let cut_off = stages.collect::<BTreeSet<_>>().intersection(&self.ran).next().is_some();

@@ -1,7 +1,7 @@
 //! [`Sources`]: what a run reads from outside the store — data by path, and the files of
 //! command stages — by digest, as it was when the run began.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -142,6 +142,20 @@ impl Sources {
         }
         changes
     }
+}
+
+/// The names of the files in which the artifacts `old` and `new` differ, as far as `store` has their
+/// manifests. A source is named by its path.
+pub fn changed_files(store: &Store, old: Digest, new: Digest) -> Vec<String> {
+    let (Ok(old), Ok(new)) = (store.manifest(old), store.manifest(new)) else { return Vec::new() };
+    let differs = |name: &&String| old.files.get(*name).map(|e| e.digest) != new.files.get(*name).map(|e| e.digest);
+    let names: BTreeSet<&String> = old.files.keys().chain(new.files.keys()).collect();
+    let shown = |name: &String| {
+        let entry = new.files.get(name).or_else(|| old.files.get(name));
+        let source = entry.and_then(|entry| entry.source.as_ref());
+        source.map_or_else(|| name.clone(), |path| path.display().to_string())
+    };
+    names.into_iter().filter(differs).map(shown).collect()
 }
 
 /// The files in which the artifacts `old` and `new` of the source `path` differ.

@@ -62,6 +62,12 @@ impl Store {
         text.trim().parse().ok()
     }
 
+    /// Whether somebody works on `key` at this moment. A look, not a promise.
+    pub fn is_locked(&self, key: Digest) -> bool {
+        let file = File::open(self.lock_path(key));
+        file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+    }
+
     fn lock_path(&self, key: Digest) -> PathBuf {
         self.root.join(LOCKS).join(key.hex())
     }
