@@ -195,7 +195,8 @@ fn go(
         let mut board = Board::new(resolved, names, sources);
         // Known of the first round alone: a later one begins since something was found damaged.
         let hits = std::mem::take(&mut hits);
-        let scheduler = Scheduler::new(&mut board, resolved, store, hits, &mut record, options, machine.clone(), watch);
+        let scheduler =
+            Scheduler::new(&mut board, resolved, store, &mut record, options, machine.clone(), watch).knowing(hits);
         let signals = signals::Watcher::start(scheduler.sender())?;
         let ending = scheduler.run()?;
         if !ending.complete {

@@ -111,7 +111,6 @@ impl<'r, 'w> Scheduler<'r, 'w> {
         board: &'w mut Board<'r>,
         resolved: &'r Resolved,
         store: &'r Store,
-        hits: HashMap<Digest, Action>,
         record: &'r mut RunRecord,
         options: &'r Options,
         machine: Machine,
@@ -128,7 +127,7 @@ impl<'r, 'w> Scheduler<'r, 'w> {
             machine,
             phases: Vec::new(),
             remakes: Vec::new(),
-            hits,
+            hits: HashMap::new(),
             ran: BTreeSet::new(),
             fresh: options.fresh.iter().cloned().collect(),
             sender,
@@ -140,6 +139,11 @@ impl<'r, 'w> Scheduler<'r, 'w> {
             ending: Ending::default(),
             broken: None,
         }
+    }
+
+    /// With what was found whole in the store a moment ago.
+    pub fn knowing(self, hits: HashMap<Digest, Action>) -> Self {
+        Self { hits, ..self }
     }
 
     /// Where signals are to be sent to.
