@@ -108,6 +108,29 @@ fn a_second_run_is_all_hits_and_one_param_reruns_only_what_depends_on_it() {
 }
 
 #[test]
+fn two_learning_rates_share_the_tokens_and_the_base_model() {
+    let bench = Bench::new();
+    let said =
+        bench.succeeds(&bench.smoke(&["--sweep", "params.lr=[0.003,0.0005]", "--set", "params.duration=1steps"]));
+    let ran = bench.stages(Status::Finished);
+    let once = |name: &str| ran.iter().filter(|stage| stage.split('@').next() == Some(name)).count();
+    for stage in ["tokenizer", "text_tokens", "chat_tokens", "heldout_tokens", "chat_rows", "base", "base_eval"] {
+        assert_eq!(once(stage), 1, "{stage}: {ran:?}");
+    }
+    for stage in ["train@lr=0.003", "train@lr=5e-4", "eval@lr=5e-4", "best@lr=0.003", "convert@lr=5e-4"] {
+        assert!(ran.iter().any(|name| name == stage), "{stage}: {ran:?}");
+    }
+    for trial in ["lr=0.003", "lr=5e-4"] {
+        assert!(
+            bench.dir.path().join(format!("out/finetune-tulu/{trial}/model/model.safetensors")).is_file(),
+            "{said}"
+        );
+    }
+    let again = bench.succeeds(&bench.smoke(&["--set", "params.lr=0.0005", "--set", "params.duration=1steps"]));
+    assert!(again.contains("all 17 stages cached"), "a trial is what an experiment with its values is: {again}");
+}
+
+#[test]
 fn two_stores_in_two_folders_hold_the_same_bytes() {
     let (one, two) = (Bench::new(), Bench::new());
     one.succeeds(&one.smoke(&[]));

@@ -6,6 +6,7 @@ mod flagship;
 mod run;
 mod spec;
 mod store;
+mod sweep;
 
 /// A file of tests that is not listed above would never run.
 #[test]

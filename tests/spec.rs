@@ -35,13 +35,21 @@ fn load_sample(file: &str) -> Result<Loaded, Diagnostics> {
     let notes = |key: &str| -> Vec<String> {
         text.lines().filter_map(|line| line.strip_prefix(&format!("# {key}: "))).map(str::to_owned).collect()
     };
-    let options = LoadOptions { profile: notes("profile").pop(), sets: notes("set"), origins: true, cwd: fixtures() };
+    let options = LoadOptions {
+        profile: notes("profile").pop(),
+        sets: notes("set"),
+        sweeps: notes("sweep"),
+        no_sweep: false,
+        origins: true,
+        cwd: fixtures(),
+    };
     load(Path::new(file), &options, &borrowed(&builtin()))
 }
 
 fn load_with(file: &str, profile: Option<&str>, sets: &[&str]) -> Loaded {
     let sets = sets.iter().map(|&set| set.to_owned()).collect();
-    let options = LoadOptions { profile: profile.map(str::to_owned), sets, origins: true, cwd: fixtures() };
+    let profile = profile.map(str::to_owned);
+    let options = LoadOptions { profile, sets, origins: true, cwd: fixtures(), ..LoadOptions::default() };
     load(Path::new(file), &options, &borrowed(&builtin())).unwrap_or_else(|e| panic!("{e}"))
 }
 
@@ -295,7 +303,13 @@ fn read_yaml(path: &Path) -> Value {
 
 /// The strict schema for the experiments of the pipeline that `experiment` uses.
 fn schema_for(experiment: &Value, folder: &Path) -> Option<Value> {
-    let pipeline = folder.join(experiment.get("uses")?.as_str()?);
+    let Some(uses) = experiment.get("uses") else {
+        let base = folder.join(experiment.get("extends")?.as_str()?);
+        let value = read_yaml(&base);
+        // Two that extend each other have none.
+        return value.get("uses").and_then(|_| schema_for(&value, base.parent()?));
+    };
+    let pipeline = folder.join(uses.as_str()?);
     schema::experiment_for(&pipeline, &fixtures(), &borrowed(&builtin())).ok()
 }
 
@@ -305,7 +319,7 @@ fn an_independent_validator_accepts_every_valid_sample() {
         let path = fixtures().join(&sample);
         let value = read_yaml(&path);
         assert!(boon_accepts(&schema::authoring(&schema::experiment()), &value), "{sample}");
-        let typed = schema_for(&value, path.parent().unwrap()).unwrap();
+        let typed = schema_for(&value, path.parent().unwrap()).unwrap_or_else(|| panic!("{sample}"));
         assert!(boon_accepts(&schema::authoring(&typed), &value), "{sample} by the schema of its pipeline");
     }
     for pipeline in samples("pipelines") {
@@ -410,6 +424,7 @@ fn the_schema_files_are_the_same_text_every_time() {
     assert_eq!(
         first.keys().collect::<Vec<_>>(),
         [
+            "experiment.made_of_others.schema.json",
             "experiment.schema.json",
             "experiment.small.schema.json",
             "experiment.tuned.schema.json",
@@ -440,9 +455,9 @@ fn every_key_of_the_document_types_is_one_that_the_loader_reads() {
     let (experiment, pipeline) = (schema::experiment(), schema::pipeline());
     assert_eq!(
         keys(&experiment, "/properties"),
-        ["experiment", "uses", "params", "profiles", "default_profile", "stages", "outputs"]
+        ["experiment", "extends", "uses", "params", "profiles", "default_profile", "stages", "outputs", "sweep"]
     );
-    assert_eq!(keys(&pipeline, "/properties"), ["pipeline", "summary", "params", "stages", "outputs"]);
+    assert_eq!(keys(&pipeline, "/properties"), ["pipeline", "summary", "include", "params", "stages", "outputs"]);
     let stage = ["uses", "with", "for_each", "resources", "timeout"];
     assert_eq!(keys(&pipeline, "/properties/stages/additionalProperties/properties"), stage);
     assert_eq!(keys(&experiment, "/properties/stages/additionalProperties/properties"), stage);

@@ -29,7 +29,11 @@ impl Validate {
         let loaded = self.experiment.load()?;
         let resolved = &loaded.resolved;
         let profile = resolved.profile.as_ref().map(|p| format!(", profile {p}")).unwrap_or_default();
-        answer(&format!("{}: {} stages{profile}: no errors\n", resolved.experiment, resolved.stages.len()));
+        let trials = match resolved.trials.len() {
+            0 => String::new(),
+            count => format!(" in {count} trials"),
+        };
+        answer(&format!("{}: {} stages{trials}{profile}: no errors\n", resolved.experiment, resolved.stages.len()));
         Ok(Exit::Success)
     }
 }

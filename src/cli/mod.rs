@@ -103,6 +103,12 @@ pub struct ExperimentFile {
     /// Sets one value: `--set params.lr=1e-4`, `--set stages.train.with.save_interval=50`.
     #[arg(long = "set", value_name = "PATH=VALUE")]
     sets: Vec<String>,
+    /// Sweeps over values: `--sweep params.lr=[1e-4,2e-4]`. Several make every combination.
+    #[arg(long = "sweep", value_name = "PATH=[VALUE,…]")]
+    sweeps: Vec<String>,
+    /// Leaves out the experiment's own sweep.
+    #[arg(long)]
+    no_sweep: bool,
 }
 
 impl ExperimentFile {
@@ -112,8 +118,14 @@ impl ExperimentFile {
     }
 
     fn options(&self, origins: bool) -> Result<LoadOptions, Problem> {
-        let (profile, sets) = (self.profile.clone(), self.sets.clone());
-        Ok(LoadOptions { profile, sets, origins, cwd: current_folder()? })
+        Ok(LoadOptions {
+            profile: self.profile.clone(),
+            sets: self.sets.clone(),
+            sweeps: self.sweeps.clone(),
+            no_sweep: self.no_sweep,
+            origins,
+            cwd: current_folder()?,
+        })
     }
 }
 

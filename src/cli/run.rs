@@ -24,13 +24,19 @@ pub struct Run {
     /// Throws a stage's unfinished work away, so that it starts from the beginning.
     #[arg(long, value_name = "STAGE")]
     fresh: Vec<String>,
+    /// Stops everything when a stage fails.
+    #[arg(long, overrides_with = "keep_going")]
+    fail_fast: bool,
+    /// Goes on with all that does not need a stage that failed (so it is without the option).
+    #[arg(long, overrides_with = "fail_fast")]
+    keep_going: bool,
 }
 
 impl Run {
     pub fn run(self, common: &Common) -> Result<Exit, Problem> {
         let Loaded { resolved, .. } = self.experiment.load()?;
         let store = Store::open(&common.store_folder(&resolved.root))?;
-        let options = Options { targets: self.stages, fresh: self.fresh, ..options()? };
+        let options = Options { targets: self.stages, fresh: self.fresh, fail_fast: self.fail_fast, ..options()? };
         watched(|terminal| engine::run(&store, &resolved, &options, terminal))
     }
 }

@@ -343,18 +343,26 @@ impl<'r> Board<'r> {
     }
 }
 
+/// The stages that a person means by `name`, at least one.
+pub fn named<'r>(resolved: &'r Resolved, name: &str) -> Result<Vec<&'r str>, RunError> {
+    let found = resolved.named(name);
+    if found.is_empty() {
+        let known = resolved.stages.keys().map(str::to_owned).collect();
+        return Err(RunError::UnknownStage { name: name.to_owned(), known });
+    }
+    Ok(found)
+}
+
 /// The stages of `resolved` in the order of their dependencies, first come first; with
 /// `targets`, only those and what they need.
 pub fn order(resolved: &Resolved, targets: &[String]) -> Result<Vec<String>, RunError> {
     let graph = Graph::new(resolved)?;
     let mut wanted = BTreeSet::new();
     for target in targets {
-        if !resolved.stages.contains_key(target) {
-            let known = resolved.stages.keys().map(str::to_owned).collect();
-            return Err(RunError::UnknownStage { name: target.clone(), known });
+        for name in named(resolved, target)? {
+            wanted.insert(name);
+            wanted.extend(graph.all_dependencies(name));
         }
-        wanted.insert(target.as_str());
-        wanted.extend(graph.all_dependencies(target));
     }
     let order = graph.order().into_iter().filter(|name| targets.is_empty() || wanted.contains(name));
     Ok(order.map(str::to_owned).collect())

@@ -50,6 +50,9 @@ pub struct Options {
     pub targets: Vec<String>,
     /// Stages whose unfinished work is thrown away.
     pub fresh: Vec<String>,
+    /// When a stage fails, what runs is stopped and nothing more begins; else all goes on that
+    /// does not need it.
+    pub fail_fast: bool,
     /// How long stages may take to save their state after a signal.
     pub grace: Duration,
     /// Where `olmo-worker` is.
@@ -58,7 +61,13 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { targets: Vec::new(), fresh: Vec::new(), grace: Duration::from_secs(30), worker: Worker::place() }
+        Self {
+            targets: Vec::new(),
+            fresh: Vec::new(),
+            fail_fast: false,
+            grace: Duration::from_secs(30),
+            worker: Worker::place(),
+        }
     }
 }
 
@@ -88,9 +97,8 @@ pub struct StageFailure {
 /// Runs the experiment `resolved`: what is in the store already is not run again.
 pub fn run(store: &Store, resolved: &Resolved, options: &Options, watch: &mut dyn Watch) -> Result<Report, RunError> {
     let names = board::order(resolved, &options.targets)?;
-    if let Some(name) = options.fresh.iter().find(|name| !resolved.stages.contains_key(name)) {
-        let known = resolved.stages.keys().map(str::to_owned).collect();
-        return Err(RunError::UnknownStage { name: name.clone(), known });
+    for name in &options.fresh {
+        board::named(resolved, name)?;
     }
     let machine = check_resources(resolved, &names)?;
     let sources = Sources::read(resolved, &names, store)?;
@@ -200,6 +208,10 @@ fn go(
         let signals = signals::Watcher::start(scheduler.sender())?;
         let ending = scheduler.run()?;
         if !ending.complete {
+            // The trials of a sweep stand for themselves: what is done of them is given out.
+            if ending.signal.is_none() && !resolved.trials.is_empty() {
+                results = results::export(resolved, &board, store)?;
+            }
             break ending;
         }
         failpoint("run.finished");

@@ -23,7 +23,8 @@ use super::sources::Sources;
 use crate::spec::Resolved;
 use crate::store::Store;
 
-/// Raised when a reader of stored records would misread a new one.
+/// Raised when a reader of stored records would misread a new one. Format 1 had the older
+/// form of the resolved experiment, which can be read.
 const FORMAT: u32 = 2;
 const RESOLVED: &str = "resolved.yaml";
 const EVENTS: &str = "events.jsonl";

@@ -17,18 +17,25 @@ pub fn folder(resolved: &Resolved) -> PathBuf {
     resolved.root.join("out").join(&resolved.experiment)
 }
 
-/// Puts each named output of `resolved` whose stage is on `board` into its folder, one by one:
+/// Puts each named output of `resolved` whose stage is done into its folder, one by one (what
+/// differs between the trials of a sweep into a folder for each trial):
 /// what was under a name is replaced at once, by what is complete. A kill leaves at most a
 /// folder whose name begins with a dot, which the next run removes.
 pub fn export(resolved: &Resolved, board: &Board, store: &Store) -> Result<BTreeMap<String, PathBuf>, RunError> {
     let folder = folder(resolved);
     let mut results = BTreeMap::new();
-    for (name, port) in &resolved.outputs {
+    let shared = resolved.outputs.iter().map(|(name, port)| (None, name, port));
+    let of_trials = resolved
+        .trials
+        .iter()
+        .flat_map(|trial| trial.outputs.iter().map(|(name, port)| (Some(trial.name.as_str()), name, port)));
+    for (trial, name, port) in shared.chain(of_trials) {
         let Some(End::Done(outputs)) = board.stage(&port.stage).map(|s| &board.stages[s].end) else { continue };
         let Some(output) = outputs.get(&port.port) else { continue };
-        let place = folder.join(name);
+        let folder = trial.map_or_else(|| folder.clone(), |trial| folder.join(trial));
         put(store, output, &folder, name)?;
-        results.insert(name.clone(), place);
+        let shown = trial.map_or_else(|| name.clone(), |trial| format!("{trial}/{name}"));
+        results.insert(shown, folder.join(name));
     }
     Ok(results)
 }

@@ -129,7 +129,7 @@ impl<'r, 'w> Scheduler<'r, 'w> {
             remakes: Vec::new(),
             hits: HashMap::new(),
             ran: BTreeSet::new(),
-            fresh: options.fresh.iter().cloned().collect(),
+            fresh: options.fresh.iter().flat_map(|name| resolved.named(name)).map(str::to_owned).collect(),
             sender,
             receiver,
             threads: 0,
@@ -511,6 +511,9 @@ impl<'r, 'w> Scheduler<'r, 'w> {
         }
         self.ending.failures.push(StageFailure { place: place.clone(), failure: failure.clone() });
         self.note(RunEvent::Failed { place, failure, log });
+        if self.options.fail_fast && !self.stop.load(Ordering::Relaxed) {
+            self.stop_all();
+        }
     }
 
     /// An input of `index` is damaged: its maker runs again, `index` waits for it.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use olmo_stage::{Contract, Description};
 
-use super::check::{Subject, check};
+use super::check::{Checker, Subject, check};
 use super::diagnostic::{Diagnostic, Diagnostics, quoted};
 use super::nearest;
 use super::node::Node;
@@ -41,7 +41,16 @@ pub struct Catalog {
 pub(crate) struct Found {
     /// Shared by all stages that use it.
     pub description: Arc<Description>,
+    /// The schema of its params.
+    pub params: Arc<Checker>,
     pub folder: Option<PathBuf>,
+}
+
+impl Found {
+    fn new(description: Arc<Description>, folder: Option<PathBuf>) -> Self {
+        let params = Checker::new(description.params.clone());
+        Self { description, params: Arc::new(params), folder }
+    }
 }
 
 impl Catalog {
@@ -143,7 +152,7 @@ impl Catalog {
                 );
                 None
             }
-            (Some(description), []) => Some(Found { description: description.clone(), folder: None }),
+            (Some(description), []) => Some(Found::new(description.clone(), None)),
             (None, []) => {
                 let message = format!("there is no stage contract {}", quoted(name));
                 session
@@ -172,7 +181,7 @@ fn first_key(node: &Node) -> Span {
 /// The command stage described by `node`, which was read from `folder`.
 fn contract(session: &mut Session, name: &str, folder: &Path, node: &Node) -> Option<Found> {
     let before = session.errors();
-    if !check(session, &schema::stage(), node, Subject { path: "", params_of: None }) {
+    if !check(session, schema::stage(), node, Subject { path: "", params_of: None }) {
         return None;
     }
     let contract: Contract = match serde_json::from_value(node.to_json()) {
@@ -204,7 +213,7 @@ fn contract(session: &mut Session, name: &str, folder: &Path, node: &Node) -> Op
     }
     check_defaults(session, &contract, node);
     (session.errors() == before)
-        .then(|| Found { description: Arc::new(Description::of_command(contract)), folder: Some(folder.to_owned()) })
+        .then(|| Found::new(Arc::new(Description::of_command(contract)), Some(folder.to_owned())))
 }
 
 /// The references in `argv` and the files that count towards the key.
@@ -271,7 +280,7 @@ pub(crate) fn check_default(
     default: Option<&Node>,
 ) -> bool {
     let Some(default) = default.filter(|default| !default.is_null()) else { return true };
-    check(session, &spec.schema(), default, Subject { path: &format!("params.{name}.default"), params_of: None })
+    check(session, spec.schema(), default, Subject { path: &format!("params.{name}.default"), params_of: None })
 }
 
 /// The project that `folder` (absolute) lies in: the nearest folder upwards with `.olmo-pipe/` or

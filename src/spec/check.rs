@@ -1,11 +1,8 @@
 //! Holds a [`Node`] against a JSON Schema and says what is wrong in a person's words, at the
 //! place where each value was written.
 
-use std::sync::Arc;
-
 use jsonschema::error::ValidationErrorKind;
 use jsonschema::{ValidationError, Validator};
-use olmo_stage::Description;
 use serde_json::Value;
 
 use super::diagnostic::quoted;
@@ -29,27 +26,41 @@ pub(crate) struct Subject<'a> {
     pub params_of: Option<&'a str>,
 }
 
-/// Reports every way in which `node` does not fit `schema`; true if there is none.
-pub(crate) fn check(session: &mut Session, schema: &Value, node: &Node, subject: Subject<'_>) -> bool {
-    let before = session.errors();
-    let validator = match jsonschema::draft202012::new(schema) {
-        Ok(validator) => validator,
-        Err(e) => {
-            let message = format!("the schema for `{}` is no JSON Schema: {e}", subject.path);
-            session.report(Problem::new("spec::bad_contract", node.span, message));
-            return false;
-        }
-    };
-    Check { session, schema, root: node, subject, inside: None }.run(&validator);
-    session.errors() == before
+/// A schema made ready: that takes longer than to hold a value against it.
+#[derive(Debug)]
+pub(crate) struct Checker {
+    schema: Value,
+    /// Or why it is no JSON Schema.
+    validator: Result<Validator, String>,
 }
 
-/// As [`check`], of the params of a contract: its schema is compiled once for all its stages.
-pub(crate) fn check_params(session: &mut Session, of: &Arc<Description>, node: &Node, subject: Subject<'_>) -> bool {
-    let Some(validator) = session.validator(of) else { return check(session, &of.params, node, subject) };
-    let before = session.errors();
-    Check { session, schema: &of.params, root: node, subject, inside: None }.run(&validator);
-    session.errors() == before
+impl Checker {
+    pub fn new(schema: Value) -> Self {
+        let validator = jsonschema::draft202012::new(&schema).map_err(|e| e.to_string());
+        Self { schema, validator }
+    }
+
+    pub fn schema(&self) -> &Value {
+        &self.schema
+    }
+
+    /// Reports every way in which `node` does not fit; true if there is none.
+    pub fn check(&self, session: &mut Session, node: &Node, subject: Subject<'_>) -> bool {
+        let before = session.errors();
+        match &self.validator {
+            Ok(validator) => Check { session, schema: &self.schema, root: node, subject, inside: None }.run(validator),
+            Err(e) => {
+                let message = format!("the schema for `{}` is no JSON Schema: {e}", subject.path);
+                session.report(Problem::new("spec::bad_contract", node.span, message));
+            }
+        }
+        session.errors() == before
+    }
+}
+
+/// As [`Checker::check`], for a schema that is used once.
+pub(crate) fn check(session: &mut Session, schema: Value, node: &Node, subject: Subject<'_>) -> bool {
+    Checker::new(schema).check(session, node, subject)
 }
 
 /// The branch of a union that `node` means, if that is clear: unions are one-key maps, or a type and null.
@@ -92,7 +103,14 @@ struct Check<'a> {
 impl Check<'_> {
     fn run(&mut self, validator: &Validator) {
         let value = self.root.to_json();
+        // Gathering errors costs more than to see that there is none.
+        if validator.is_valid(&value) {
+            return;
+        }
         for error in validator.iter_errors(&value) {
+            if self.session.is_full() {
+                return;
+            }
             self.explain(&error);
         }
     }
@@ -150,6 +168,9 @@ impl Check<'_> {
             ValidationErrorKind::ExclusiveMaximum { limit } => {
                 limits(node, &path, holder, &format!("less than {}", number(limit)))
             }
+            ValidationErrorKind::MinProperties { limit } => {
+                limits(node, &path, holder, &format!("a map with at least {limit} key"))
+            }
             ValidationErrorKind::MinItems { limit } => {
                 limits(node, &path, holder, &format!("a list of at least {limit}"))
             }
@@ -201,6 +222,9 @@ impl Check<'_> {
     fn unknown_keys(&mut self, node: &Node, unexpected: &[String], holder: &Value, path: &str, used: Option<Span>) {
         let known: Vec<&str> = properties(holder).collect();
         for key in unexpected {
+            if self.session.is_full() {
+                return;
+            }
             let Some(entry) = node.entry(key) else { continue };
             let place = if path.is_empty() { String::new() } else { format!(" in `{path}`") };
             let free: Vec<&str> = known.iter().copied().filter(|known| node.entry(known).is_none()).collect();
@@ -224,7 +248,8 @@ impl Check<'_> {
     fn bad_key(&mut self, node: &Node, error: &ValidationError<'_>, holder: &Value, path: &str) {
         let key = error.instance().as_str().unwrap_or("?").to_owned();
         let span = node.entry(&key).map_or(node.span, |entry| entry.key_span);
-        let expected = holder.pointer("/propertyNames/x-expected").and_then(Value::as_str).unwrap_or("another name");
+        let names = holder.get("propertyNames").unwrap_or(holder);
+        let expected = names.get(EXPECTED).and_then(Value::as_str).unwrap_or("another name");
         let message = format!("{} cannot be a key of `{path}`: it must be {expected}", quoted(&key));
         self.session.report(Problem::new("spec::bad_name", span, message));
     }
@@ -240,7 +265,9 @@ impl Check<'_> {
     ) -> Problem {
         // A whole block is no place to look at: its key is.
         let span = entry.map_or(node.span, |entry| entry.key_span);
-        let summary = holder.pointer("/properties").and_then(|p| p.get(key)).and_then(|p| p.get("description"));
+        // A condition (`then`) names a key whose properties stand beside it.
+        let properties = holder.get("properties").or_else(|| self.schema.get("properties").filter(|_| at_root));
+        let summary = properties.and_then(|p| p.get(key)).and_then(|p| p.get("description"));
         let label =
             summary.and_then(Value::as_str).and_then(|text| text.lines().next()).unwrap_or("").trim_end_matches('.');
         match self.subject.params_of {
@@ -402,6 +429,11 @@ fn number(limit: &Value) -> String {
 
 fn limits(node: &Node, path: &str, schema: &Value, limit: &str) -> Problem {
     let expected = schema.get(EXPECTED).and_then(Value::as_str).unwrap_or(limit);
-    Problem::new("spec::out_of_range", node.span, format!("`{path}` must be {expected}, not {}", node.described()))
+    let found = match &node.content {
+        Content::Array(items) => format!("one of {}", items.len()),
+        Content::Object(entries) => format!("one with {}", entries.len()),
+        _ => node.described(),
+    };
+    Problem::new("spec::out_of_range", node.span, format!("`{path}` must be {expected}, not {found}"))
         .label(format!("expected {expected}"))
 }

@@ -16,13 +16,19 @@ const NAME_WORDS: &str = "a name of letters, digits, `_` and `-`";
 /// An experiment: a pipeline, and the values that make this run of it.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[schemars(inline)]
+#[schemars(inline, extend("if" = {"not": {"required": ["extends"]}}, "then" = {"required": ["uses"]}))]
 pub struct Experiment {
     /// Its name; the results lie under `out/NAME/`.
     #[schemars(schema_with = "name")]
     pub experiment: String,
-    /// The pipeline file, relative to this file.
-    pub uses: String,
+    /// Another experiment, relative to this file; what stands here goes before what stands there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    pub extends: Option<String>,
+    /// The pipeline file, relative to this file. Needed unless the experiment extends another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    pub uses: Option<String>,
     /// Values of the pipeline's params. A profile and `--set` go before them.
     #[serde(default)]
     #[schemars(extend("propertyNames" = names()))]
@@ -42,6 +48,75 @@ pub struct Experiment {
     #[serde(default)]
     #[schemars(extend("propertyNames" = names()), with = "BTreeMap<String, Option<PortText>>")]
     pub outputs: BTreeMap<String, Option<String>>,
+    /// Several trials that differ in some values; null: none. Stages that are the same in
+    /// several trials run once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<SweepDocument>")]
+    pub sweep: Option<SweepDocument>,
+}
+
+/// Trials: all combinations of `grid`, `zip`, `list` and `random`, without those in `exclude`,
+/// and those in `include` besides. A value's path is that of `--set`: `params.lr`,
+/// `stages.train.with.seed`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(inline)]
+pub struct SweepDocument {
+    /// Values by path: every combination.
+    #[serde(default)]
+    #[schemars(schema_with = "value_lists")]
+    pub grid: BTreeMap<String, Vec<Value>>,
+    /// Values by path: the first of each, the second of each, and so on. All lists are equally long.
+    #[serde(default)]
+    #[schemars(schema_with = "value_lists")]
+    pub zip: BTreeMap<String, Vec<Value>>,
+    /// Trials written out: the values of each by path.
+    #[serde(default)]
+    #[schemars(schema_with = "trial_list")]
+    pub list: Vec<Map<String, Value>>,
+    /// Trials whose values are drawn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "RandomDocument")]
+    pub random: Option<RandomDocument>,
+    /// Further trials: the values of each by path.
+    #[serde(default)]
+    #[schemars(schema_with = "trial_list")]
+    pub include: Vec<Map<String, Value>>,
+    /// Trials that have all the values of one of these are left out.
+    #[serde(default)]
+    #[schemars(schema_with = "trial_list")]
+    pub exclude: Vec<Map<String, Value>>,
+}
+
+/// Values drawn by a fixed rule: the same seed gives the same trials everywhere, more trials
+/// leave the first ones as they are, and so does a further path.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(inline)]
+pub struct RandomDocument {
+    /// Decides the values.
+    pub seed: u64,
+    /// How many.
+    #[schemars(range(min = 1, max = 100_000))]
+    pub trials: u32,
+    /// What is drawn, by path.
+    #[schemars(extend("propertyNames" = paths(), "minProperties" = 1))]
+    pub values: BTreeMap<String, Distribution>,
+}
+
+/// What a value is drawn from. Numbers are rounded to four digits.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum Distribution {
+    /// A number between two.
+    Uniform([f64; 2]),
+    /// A number between two greater than 0, evenly by its logarithm.
+    LogUniform([f64; 2]),
+    /// A whole number between two, these included.
+    Integer([i64; 2]),
+    /// One of these.
+    Choice(#[schemars(length(min = 1))] Vec<Value>),
 }
 
 /// A pipeline: stages that feed each other, and the params that make it general.
@@ -55,6 +130,10 @@ pub struct Pipeline {
     /// One sentence on what it makes of what.
     #[serde(default)]
     pub summary: String,
+    /// Other pipelines, relative to this file: their params, stages and outputs come first; one
+    /// of the same name here replaces theirs.
+    #[serde(default)]
+    pub include: Vec<String>,
     /// What an experiment may set; `${params.NAME}` in the stages stands for the value.
     #[serde(default)]
     #[schemars(extend("propertyNames" = names()))]
@@ -182,6 +261,20 @@ impl JsonSchema for TimeText {
 fn name(_: &mut schemars::SchemaGenerator) -> Schema {
     json_schema!({"type": "string", "pattern": "^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$",
         "x-expected": "a name of letters, digits, `_`, `-` and `.`"})
+}
+
+/// `params.NAME…` or `stages.NAME…`.
+fn paths() -> Value {
+    serde_json::json!({"pattern": r"^(params|stages)(\.[A-Za-z0-9_-]{1,100}){1,16}$",
+        "x-expected": "a path like `params.lr` or `stages.train.with.seed`"})
+}
+
+fn value_lists(_: &mut schemars::SchemaGenerator) -> Schema {
+    json_schema!({"type": "object", "propertyNames": paths(), "additionalProperties": {"type": "array", "minItems": 1}})
+}
+
+fn trial_list(_: &mut schemars::SchemaGenerator) -> Schema {
+    json_schema!({"type": "array", "items": {"type": "object", "propertyNames": paths(), "minProperties": 1}})
 }
 
 fn names() -> Value {

@@ -1,6 +1,6 @@
 //! Stages and outputs as they stand after the experiment and `--set` have changed the pipeline's.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::Path;
 
 use serde_json::Value;
@@ -9,11 +9,12 @@ use super::catalog::{Catalog, Found};
 use super::diagnostic::quoted;
 use super::nearest;
 use super::node::{Content, Entry, Node};
+use super::ordered::OrderedMap;
 use super::setting::{self, Setting};
 use super::source::{Problem, Session, Span};
 
 /// A stage before its references are followed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct StageSource {
     pub name: String,
     pub name_span: Span,
@@ -30,58 +31,78 @@ pub(crate) struct StageSource {
 #[derive(Debug, Default)]
 pub(crate) struct Stages {
     pub all: Vec<StageSource>,
-    pub removed: Vec<(String, Span)>,
+    pub removed: HashMap<String, Span>,
     places: HashMap<String, usize>,
 }
 
 impl Stages {
     pub fn get(&self, name: &str) -> Option<&StageSource> {
-        self.places.get(name).map(|&place| &self.all[place])
+        self.place(name).map(|place| &self.all[place])
     }
 
-    fn add(&mut self, stage: Option<StageSource>) {
-        if let Some(stage) = stage {
-            self.places.insert(stage.name.clone(), self.all.len());
-            self.all.push(stage);
-        }
+    /// Where stage `name` stands in the order.
+    pub fn place(&self, name: &str) -> Option<usize> {
+        self.places.get(name).copied()
     }
 
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.all.iter().map(|stage| stage.name.as_str())
     }
+
+    fn push(&mut self, stage: StageSource) {
+        self.places.insert(stage.name.clone(), self.all.len());
+        self.all.push(stage);
+    }
 }
 
-/// Merges the stages of the pipeline, the experiment and the command line.
+/// Merges the stages of the pipeline, of the experiments `layers` (weakest first) and of the
+/// command line.
 pub(crate) fn stages(
     session: &mut Session,
     catalog: &mut Catalog,
     pipeline: &Node,
-    experiment: &Node,
+    layers: &[Node],
     settings: &[Setting],
     cwd: &Path,
 ) -> Stages {
     let own = pipeline.get("stages").map_or(&[][..], Node::entries);
-    let changes = experiment.get("stages").map_or(&[][..], Node::entries);
-    let change_of: HashMap<&str, &Entry> = changes.iter().map(|change| (change.key.as_str(), change)).collect();
-    let own_names: HashSet<&str> = own.iter().map(|entry| entry.key.as_str()).collect();
-    let mut stages = Stages::default();
-    for entry in own {
-        let change = change_of.get(entry.key.as_str()).copied();
-        let null_setting = settings.iter().find(|s| removes(s, &entry.key));
-        let removed = null_setting.map(|s| s.value.span).or(change.filter(|c| c.value.is_null()).map(|c| c.key_span));
-        match removed {
-            Some(span) => stages.removed.push((entry.key.clone(), span)),
-            None => stages.add(merged(session, catalog, entry, change, settings, cwd)),
+    let mut drafts: OrderedMap<Vec<&Entry>> = own.iter().map(|entry| (entry.key.clone(), vec![entry])).collect();
+    let mut removed: HashMap<String, Span> = HashMap::new();
+    for change in layers.iter().flat_map(|layer| layer.get("stages").map_or(&[][..], Node::entries)) {
+        if session.is_full() {
+            break;
+        }
+        let gone = removed.contains_key(&change.key);
+        match drafts.get_mut(&change.key) {
+            Some(_) if change.value.is_null() && !gone => {
+                removed.insert(change.key.clone(), change.key_span);
+            }
+            Some(draft) if !gone => draft.push(change),
+            _ if change.value.get("uses").is_some() => {
+                removed.remove(&change.key);
+                drafts.insert(change.key.clone(), vec![change]);
+            }
+            _ => {
+                let message = format!("the pipeline has no stage {}", quoted(&change.key));
+                let help = nearest::help(&change.key, own.iter().map(|entry| entry.key.as_str()));
+                let problem = Problem::new("spec::unknown_stage", change.key_span, message).help(help);
+                session.report(problem.note_at("a stage that the experiment adds needs `uses`", None));
+            }
         }
     }
-    for change in changes.iter().filter(|change| !own_names.contains(change.key.as_str())) {
-        if change.value.get("uses").is_some() {
-            stages.add(merged(session, catalog, change, None, settings, cwd));
-        } else {
-            let message = format!("the pipeline has no stage {}", quoted(&change.key));
-            let help = nearest::help(&change.key, own.iter().map(|entry| entry.key.as_str()));
-            let problem = Problem::new("spec::unknown_stage", change.key_span, message).help(help);
-            session.report(problem.note_at("a stage that the experiment adds needs `uses`", None));
+    for setting in settings {
+        if let Some(name) = drafts.keys().find(|name| removes(setting, name)) {
+            removed.insert(name.to_owned(), setting.value.span);
+        }
+    }
+    let mut stages = Stages { removed, ..Stages::default() };
+    for draft in drafts.values() {
+        if stages.removed.contains_key(&draft[0].key) {
+            continue;
+        }
+        if let Some(mut stage) = merged(session, catalog, draft, cwd) {
+            set(session, &mut stage, settings.iter());
+            stages.push(stage);
         }
     }
     for setting in settings.iter().filter(|s| s.path[0].0 == "stages") {
@@ -97,9 +118,9 @@ fn removes(setting: &Setting, name: &str) -> bool {
 }
 
 /// Reports a `--set stages.…` that names no stage or no part of one.
-fn check_target(session: &mut Session, stages: &Stages, setting: &Setting) {
+pub(crate) fn check_target(session: &mut Session, stages: &Stages, setting: &Setting) {
     let [_, (name, name_span), rest @ ..] = setting.path.as_slice() else { return };
-    if let Some((_, span)) = stages.removed.iter().find(|(removed, _)| removed == name) {
+    if let Some(span) = stages.removed.get(name) {
         if !removes(setting, name) {
             let message = format!("there is no stage {} any more", quoted(name));
             session
@@ -135,34 +156,34 @@ fn check_target(session: &mut Session, stages: &Stages, setting: &Setting) {
     }
 }
 
-/// One stage of its entry, the experiment's change, and the settings for it. `None` without a
-/// `uses`, which the check of the document reports.
-fn merged(
-    session: &mut Session,
-    catalog: &mut Catalog,
-    entry: &Entry,
-    change: Option<&Entry>,
-    settings: &[Setting],
-    cwd: &Path,
-) -> Option<StageSource> {
-    let change = change.map(|change| &change.value);
-    let changed = |key: &str| change.and_then(|c| c.get(key)).or(entry.value.get(key));
-    let uses = changed("uses")?;
+/// One stage of its entries, weakest first. `None` without a `uses`, which the check of the
+/// document reports.
+fn merged(session: &mut Session, catalog: &mut Catalog, entries: &[&Entry], cwd: &Path) -> Option<StageSource> {
+    let last = |key: &str| entries.iter().rev().find_map(|entry| entry.value.get(key));
+    let uses = last("uses")?;
     let name = uses.as_str()?;
     let found = catalog.find(session, name, uses.span, cwd);
-    let params = found.as_ref().map_or(&Value::Null, |found| &found.description.params);
-    let entries =
-        |node: Option<&Node>, key: &str| node.and_then(|n| n.get(key)).map_or(Vec::new(), |n| n.entries().to_vec());
-    let mut stage = StageSource {
-        name: entry.key.clone(),
-        name_span: entry.key_span,
-        uses: name.to_owned(),
-        with: merge(entries(Some(&entry.value), "with"), &entries(change, "with"), params),
-        for_each: changed("for_each").cloned(),
-        resources: merge(entries(Some(&entry.value), "resources"), &entries(change, "resources"), &Value::Null),
-        timeout: changed("timeout").cloned(),
-        found,
+    let all = |key: &str, schema: &Value| {
+        let parts = entries.iter().filter_map(|entry| entry.value.get(key));
+        parts.fold(Vec::new(), |merged, part| merge(merged, part.entries(), schema))
     };
+    let params = found.as_ref().map_or(&Value::Null, |found| found.params.schema());
+    // Null takes away what a weaker layer says.
+    let plain = |key: &str| last(key).filter(|node| !node.is_null()).cloned();
+    Some(StageSource {
+        name: entries[0].key.clone(),
+        name_span: entries[0].key_span,
+        uses: name.to_owned(),
+        with: all("with", params),
+        for_each: plain("for_each"),
+        resources: all("resources", &Value::Null),
+        timeout: plain("timeout"),
+        found,
+    })
+}
+
+/// Changes `stage` by those of `settings` that are for it.
+pub(crate) fn set<'s>(session: &mut Session, stage: &mut StageSource, settings: impl Iterator<Item = &'s Setting>) {
     for setting in settings {
         let [(root, _), (name, _), (part, _), rest @ ..] = setting.path.as_slice() else { continue };
         if root != "stages" || *name != stage.name {
@@ -178,20 +199,24 @@ fn merged(
             _ => {}
         }
     }
-    // Null takes away what the pipeline says.
-    stage.for_each = stage.for_each.filter(|node| !node.is_null());
-    stage.timeout = stage.timeout.filter(|node| !node.is_null());
-    Some(stage)
+    stage.for_each = stage.for_each.take().filter(|node| !node.is_null());
+    stage.timeout = stage.timeout.take().filter(|node| !node.is_null());
 }
 
 /// `base` with the entries of `over`. Records (objects whose properties `schema` names) are merged in
 /// depth; lists, free maps and one-key unions are replaced, since a half of each means nothing.
 fn merge(mut base: Vec<Entry>, over: &[Entry], schema: &Value) -> Vec<Entry> {
+    if base.is_empty() {
+        return over.to_vec();
+    }
+    let places: HashMap<String, usize> = base.iter().enumerate().map(|(at, entry)| (entry.key.clone(), at)).collect();
     for entry in over {
-        let Some(place) = base.iter_mut().find(|known| known.key == entry.key) else {
+        // The keys of one map differ: what was pushed is not met again.
+        let Some(&at) = places.get(&entry.key) else {
             base.push(entry.clone());
             continue;
         };
+        let place = &mut base[at];
         let property = schema.get("properties").and_then(|p| p.get(&entry.key)).unwrap_or(&Value::Null);
         let value = match (&place.value.content, &entry.value.content) {
             (Content::Object(old), Content::Object(new)) if property.get("properties").is_some() => {
@@ -205,10 +230,11 @@ fn merge(mut base: Vec<Entry>, over: &[Entry], schema: &Value) -> Vec<Entry> {
 }
 
 /// The outputs of the pipeline with the experiment's and the command line's changes.
-pub(crate) fn outputs(session: &mut Session, pipeline: &Node, experiment: &Node, settings: &[Setting]) -> Vec<Entry> {
+pub(crate) fn outputs(session: &mut Session, pipeline: &Node, layers: &[Node], settings: &[Setting]) -> Vec<Entry> {
     let entries = |node: &Node| node.get("outputs").map_or(Vec::new(), |n| n.entries().to_vec());
-    let mut outputs = entries(pipeline);
-    let mut changes = entries(experiment);
+    let own = entries(pipeline).into_iter();
+    let mut outputs: OrderedMap<Entry> = own.map(|entry| (entry.key.clone(), entry)).collect();
+    let mut changes: Vec<Entry> = layers.iter().flat_map(entries).collect();
     for setting in settings.iter().filter(|s| s.path[0].0 == "outputs") {
         match setting.path.as_slice() {
             [_, (name, span)] => {
@@ -222,14 +248,12 @@ pub(crate) fn outputs(session: &mut Session, pipeline: &Node, experiment: &Node,
         }
     }
     for change in changes {
-        let known = outputs.iter().any(|entry| entry.key == change.key);
-        if change.value.is_null() && !known {
+        if change.value.is_null() && !outputs.contains_key(&change.key) {
             let message = format!("there is no output {} to leave out", quoted(&change.key));
-            let help = nearest::help(&change.key, outputs.iter().map(|entry| entry.key.as_str()));
+            let help = nearest::help(&change.key, outputs.keys());
             session.report(Problem::new("spec::unknown_output", change.key_span, message).help(help));
         }
-        outputs = merge(outputs, &[change], &Value::Null);
+        outputs.insert(change.key.clone(), change);
     }
-    outputs.retain(|entry| !entry.value.is_null());
-    outputs
+    outputs.values().filter(|entry| !entry.value.is_null()).cloned().collect()
 }

@@ -4,30 +4,39 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::catalog::{Catalog, root_of};
-use super::check::{Subject, check};
 use super::diagnostic::{Diagnostic, Diagnostics, quoted};
+use super::experiment;
 use super::layers;
 use super::nearest;
 use super::node::{Content, Node};
-use super::ordered::OrderedMap;
-use super::params::{self, Layers};
-use super::pipeline::{self, with_article};
+use super::params::{Layers, ParamSources};
+use super::pipeline;
 use super::reference::{Piece, Reference};
 use super::resolve::Resolver;
 use super::resolved::{PortRef, RESOLVED_FORMAT, Resolved};
 use super::setting::{self, Setting};
 use super::source::{Problem, Session, Span, tidy};
-use super::{schema, yaml};
+use super::sweep;
+use super::trials::{self, Expanded, Families};
 use crate::graph;
+
+/// More circles are not shown: to find each place takes a walk over all references.
+const MAX_CIRCLES: usize = 20;
 
 /// How to load an experiment.
 #[derive(Clone, Debug, Default)]
 pub struct LoadOptions {
-    /// `--profile NAME`; the experiment's `default_profile` if none.
+    /// `--profile NAME[,NAME]`, a later one goes before an earlier one; the experiment's
+    /// `default_profile` if none.
     pub profile: Option<String>,
     /// The arguments `PATH=VALUE` of `--set`, in order; a later one goes before an earlier one.
     pub sets: Vec<String>,
-    /// Whether [`Loaded::origins`] is wanted.
+    /// The arguments `PATH=[VALUE, …]` of `--sweep`: more paths of the sweep's grid, or other
+    /// values for them.
+    pub sweeps: Vec<String>,
+    /// Leaves out the experiment's own sweep.
+    pub no_sweep: bool,
+    /// Whether to find out where each value was written, which takes time.
     pub origins: bool,
     /// The current folder, absolute: what FILE and paths in `sets` are relative to.
     pub cwd: PathBuf,
@@ -38,7 +47,7 @@ pub struct LoadOptions {
 pub struct Loaded {
     pub resolved: Resolved,
     /// Path of each value (`params.lr`, `stages.train.with.lr`) → where it was written:
-    /// `file:line:column`, `--set`, or `default of stage NAME`. Empty if not asked for.
+    /// `file:line:column`, `--set`, or `default of stage NAME`. Empty unless asked for.
     pub origins: BTreeMap<String, String>,
 }
 
@@ -70,12 +79,7 @@ fn read(
     let path = tidy(&cwd.join(file));
     let number = session.read(&path, shown.clone(), None)?;
     let settings: Vec<Setting> = options.sets.iter().filter_map(|text| setting::read(session, text, cwd)).collect();
-    let experiment = yaml::read(session, number)?;
-    if not_an_experiment(session, &experiment) {
-        return None;
-    }
-    check(session, &schema::experiment(), &experiment, Subject { path: "", params_of: None });
-
+    let files = experiment::read(session, number, &path)?;
     let folder = path.parent().unwrap_or(Path::new("/"));
     let root = root_of(folder, cwd);
     if root.to_str().is_none() {
@@ -85,29 +89,38 @@ fn read(
             format!("the path of the project is not UTF-8: {}", root.display()),
         ));
     }
-    catalog.look_up(folder, &root);
-    let uses = experiment.get("uses")?;
-    let beside = file.parent().unwrap_or(Path::new(""));
-    let pipeline = pipeline::read(session, catalog, &beside.join(uses.as_str()?), cwd, Some(uses.span))?;
-
-    let profile = profile(session, &experiment, options);
-    let layers = Layers { experiment: &experiment, profile: profile.as_deref(), settings: &settings, uses: uses.span };
-    let params = params::compute(session, &pipeline.params, &layers);
-    let stages = layers::stages(session, catalog, &pipeline.node, &experiment, &settings, cwd);
-    let outputs = layers::outputs(session, &pipeline.node, &experiment, &settings);
-
-    let mut resolver = Resolver {
-        session,
-        params: &params,
-        stages: &stages,
-        edges: Vec::new(),
-        origins: options.origins.then(BTreeMap::new),
-    };
-    for (name, node) in params.iter() {
-        resolver.origin(&format!("params.{name}"), node, None);
+    for file in files.iter().rev() {
+        let folder = session.source(file.span.source)?.base.clone();
+        catalog.look_up(&folder, &root_of(&folder, cwd));
     }
-    let resolved: OrderedMap<_> =
-        stages.all.iter().filter_map(|stage| Some((stage.name.clone(), resolver.stage(stage)?))).collect();
+    let experiment = experiment::merged(&files);
+    let uses = experiment.get("uses")?;
+    let beside = PathBuf::from(&session.source(uses.span.source)?.shown);
+    let beside = beside.parent().unwrap_or(Path::new("")).join(uses.as_str()?);
+    let pipeline = pipeline::read(session, catalog, &beside, cwd, Some(uses.span))?;
+
+    let profiles = profiles(session, &experiment, options);
+    let layers = Layers { experiment: &experiment, profiles: &profiles, settings: &settings, uses: uses.span };
+    let lists: Vec<Setting> = options.sweeps.iter().filter_map(|text| setting::read_list(session, text, cwd)).collect();
+    let written = experiment.get("sweep").filter(|_| !options.no_sweep);
+    let sweep = sweep::read(session, written, &lists, &settings);
+    let sources = ParamSources::new(session, &pipeline.params, layers);
+    let first = sweep.as_ref().map_or_else(Vec::new, |sweep| sweep.settings(0, 0..sweep.axes.len()));
+    let params = sources.all(session, &first);
+    let stages = layers::stages(session, catalog, &pipeline.node, &files, &settings, cwd);
+    let outputs = layers::outputs(session, &pipeline.node, &files, &settings);
+    if let Some(sweep) = &sweep {
+        sweep::check_targets(session, sweep, &sources, &stages);
+    }
+
+    let origins = options.origins.then(BTreeMap::new);
+    let mut resolver = Resolver { session, params, stages: &stages, edges: Vec::new(), origins };
+    let swept = |name: &str| sweep.as_ref().is_some_and(|sweep| sweep.changes_param(name));
+    let mut plain = serde_json::Map::new();
+    for (name, node) in resolver.params.clone().iter().filter(|(name, _)| !swept(name)) {
+        resolver.origin(&format!("params.{name}"), node, None);
+        plain.insert(name.to_owned(), node.to_json());
+    }
     let mut landing = BTreeMap::new();
     for entry in &outputs {
         if let Some(port) = output(&mut resolver, &entry.value) {
@@ -115,41 +128,53 @@ fn read(
             landing.insert(entry.key.clone(), port);
         }
     }
-    let (edges, origins) = (resolver.edges, resolver.origins.unwrap_or_default());
-    cycles(session, stages.names(), &edges);
+    let expanded = match &sweep {
+        None => {
+            let all = stages.all.iter();
+            let resolved = all.filter_map(|stage| Some((stage.name.clone(), resolver.stage(stage)?))).collect();
+            cycles(resolver.session, stages.names(), &resolver.edges);
+            Expanded { stages: resolved, outputs: landing, trials: Vec::new() }
+        }
+        Some(sweep) => {
+            let families = Families::resolve(&mut resolver, &sources, sweep, &settings);
+            cycles(resolver.session, stages.names(), &resolver.edges);
+            if resolver.session.errors() > 0 {
+                return None;
+            }
+            let order = trials::order(stages.all.len(), resolver.edges.iter().map(|(from, to, _)| (*from, *to)));
+            families.expand(&mut resolver, &order, landing)
+        }
+    };
+    let origins = resolver.origins.unwrap_or_default();
     let resolved = Resolved {
         format: RESOLVED_FORMAT,
         experiment: experiment.get("experiment")?.as_str()?.to_owned(),
-        profile,
+        profile: (!profiles.is_empty()).then(|| profiles.join(",")),
         source: shown,
         root,
-        params: params.to_json(),
-        stages: resolved,
-        outputs: landing,
+        params: plain,
+        stages: expanded.stages,
+        outputs: expanded.outputs,
+        trials: expanded.trials,
     };
     Some(Loaded { resolved, origins })
 }
 
-/// Reports a file of another kind: its many unknown keys would say nothing.
-fn not_an_experiment(session: &mut Session, node: &Node) -> bool {
-    if node.get("experiment").is_some() {
-        return false;
-    }
-    let Some(other) = ["pipeline", "stage"].into_iter().find_map(|key| node.entry(key)) else { return false };
-    let message = format!("an experiment is expected here; this is {}", with_article(&other.key));
-    let help = "write an experiment with `experiment: NAME` and `uses:` this pipeline".to_owned();
-    let problem = Problem::new("spec::not_an_experiment", other.key_span, message);
-    session.report(if other.key == "pipeline" { problem.help(help) } else { problem });
-    true
-}
-
-/// The profile in force: the one asked for, else the default one, which must exist in any case.
-fn profile(session: &mut Session, experiment: &Node, options: &LoadOptions) -> Option<String> {
+/// The profiles in force, weakest first: those asked for, else the default one, which must exist
+/// in any case.
+fn profiles(session: &mut Session, experiment: &Node, options: &LoadOptions) -> Vec<String> {
     let node = experiment.get("default_profile");
     let default = node.and_then(|node| known_profile(session, experiment, node.as_str()?, node.span));
-    let Some(name) = &options.profile else { return default };
-    let source = session.add("--profile".to_owned(), name.clone(), PathBuf::from("/"));
-    known_profile(session, experiment, name, Span { source, start: 0, end: name.len() as u32 })
+    let Some(text) = &options.profile else { return default.into_iter().collect() };
+    let source = session.add("--profile".to_owned(), text.clone(), PathBuf::from("/"));
+    let mut start = 0;
+    let mut profiles = Vec::new();
+    for name in text.split(',') {
+        let span = Span { source, start, end: start + name.len() as u32 };
+        profiles.extend(known_profile(session, experiment, name, span));
+        start += name.len() as u32 + 1;
+    }
+    profiles
 }
 
 /// `name` if there is such a profile; one that is not is reported at `span`.
@@ -186,18 +211,22 @@ fn output_form(resolver: &mut Resolver<'_>, node: &Node) -> Option<PortRef> {
 }
 
 /// Reports each circle of stages at the reference that closes it.
-fn cycles<'a>(session: &mut Session, names: impl Iterator<Item = &'a str>, edges: &[(String, String, Span)]) {
+fn cycles<'a>(session: &mut Session, names: impl Iterator<Item = &'a str>, edges: &[(usize, usize, Span)]) {
     let names: Vec<String> = names.map(str::to_owned).collect();
-    let pairs = edges.iter().map(|(from, to, _)| (from.as_str(), to.as_str()));
-    for cycle in graph::cycles(&names, pairs) {
+    let pairs = edges.iter().map(|(from, to, _)| (names[*from].as_str(), names[*to].as_str()));
+    let circles = graph::cycles(&names, pairs);
+    let place = |from: &str, to: &str| {
+        edges.iter().find(|(f, t, _)| names[*f] == from && names[*t] == to).map(|(_, _, span)| *span)
+    };
+    for cycle in circles.iter().take(MAX_CIRCLES) {
         // The last step comes back to the first stage: the reference that stands there closes the circle.
         let [.., from, to] = cycle.path.as_slice() else { continue };
-        let span = edges.iter().find(|(f, t, _)| f == from && t == to).map(|(_, _, span)| *span);
         let message = format!("stages feed each other in a circle: {cycle}");
-        let mut problem = Problem::new("spec::cycle", span, message).label(format!("`{to}` reads `{from}` here"));
+        let mut problem =
+            Problem::new("spec::cycle", place(from, to), message).label(format!("`{to}` reads `{from}` here"));
         for step in cycle.path.windows(2).take(cycle.path.len().saturating_sub(2)).take(8) {
-            if let Some((from, to, at)) = edges.iter().find(|(f, t, _)| *f == step[0] && *t == step[1]) {
-                problem = problem.note_at(format!("`{to}` reads `{from}`"), Some(*at));
+            if let Some(at) = place(&step[0], &step[1]) {
+                problem = problem.note_at(format!("`{}` reads `{}`", step[1], step[0]), Some(at));
             }
         }
         session.report(problem.help("leave out one of these references".to_owned()));

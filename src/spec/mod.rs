@@ -4,12 +4,15 @@
 //! (`node`), holds them against schemas derived from Rust types (`document`, `schema`,
 //! `check`), lays experiment, profile and `--set` over the pipeline (`params`, `layers`,
 //! `setting`), and follows references (`resolve`, `ports`) by the stages' contracts
-//! (`catalog`). What comes out, [`Resolved`], needs no file any more.
+//! (`catalog`), once for each variant that a sweep asks for (`sweep`, `trials`). What comes out, [`Resolved`], needs no file any more.
 
 mod catalog;
 mod check;
 mod diagnostic;
 mod document;
+mod draw;
+mod experiment;
+mod label;
 mod layers;
 mod load;
 mod nearest;
@@ -26,10 +29,12 @@ mod scalar;
 pub mod schema;
 mod setting;
 mod source;
+mod sweep;
+mod trials;
 mod yaml;
 
 pub use catalog::{Catalog, project_root};
 pub use diagnostic::{Diagnostic, Diagnostics, Location};
 pub use load::{LoadOptions, Loaded, load};
 pub use ordered::OrderedMap;
-pub use resolved::{Binding, PortRef, RESOLVED_FORMAT, Resolved, ResolvedStage};
+pub use resolved::{Binding, PortRef, RESOLVED_FORMAT, Resolved, ResolvedStage, Trial};

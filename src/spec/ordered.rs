@@ -30,6 +30,11 @@ impl<V> OrderedMap<V> {
         self.0.get(name)
     }
 
+    /// `name` as the map holds it, and its value.
+    pub fn get_key_value(&self, name: &str) -> Option<(&str, &V)> {
+        self.0.get_key_value(name).map(|(name, value)| (name.as_str(), value))
+    }
+
     /// The value of `name`, to change it.
     pub fn get_mut(&mut self, name: &str) -> Option<&mut V> {
         self.0.get_mut(name)

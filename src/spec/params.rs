@@ -1,9 +1,9 @@
 //! The params of an experiment: pipeline default, then the experiment's value, the profile's,
 //! and `--set`; each checked where it was written.
 
-use serde_json::{Map, Value};
+use std::collections::HashSet;
 
-use super::check::{Subject, check};
+use super::check::{Checker, Subject};
 use super::diagnostic::quoted;
 use super::nearest;
 use super::node::{Content, Entry, Node};
@@ -14,12 +14,19 @@ use super::setting::{self, Setting};
 use super::source::{Problem, Session, Span};
 
 /// The values in force, in the pipeline's order.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Params(Vec<(String, Node)>);
 
 impl Params {
     pub fn get(&self, name: &str) -> Option<&Node> {
         self.0.iter().find(|(known, _)| known == name).map(|(_, node)| node)
+    }
+
+    /// Gives the param at `place` another value.
+    pub fn set(&mut self, place: usize, value: Node) {
+        if let Some((_, known)) = self.0.get_mut(place) {
+            *known = value;
+        }
     }
 
     pub fn names(&self) -> impl Iterator<Item = &str> {
@@ -29,103 +36,111 @@ impl Params {
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Node)> {
         self.0.iter().map(|(name, node)| (name.as_str(), node))
     }
-
-    pub fn to_json(&self) -> Map<String, Value> {
-        self.0.iter().map(|(name, node)| (name.clone(), node.to_json())).collect()
-    }
 }
 
 /// Where values come from, weakest first.
 pub(crate) struct Layers<'a> {
     pub experiment: &'a Node,
-    /// The profile in force.
-    pub profile: Option<&'a str>,
+    /// The profiles in force.
+    pub profiles: &'a [String],
     pub settings: &'a [Setting],
     /// The place that uses the pipeline.
     pub uses: Span,
 }
 
-/// Computes the params. Values of profiles that are not in force are checked as well.
-pub(crate) fn compute(session: &mut Session, declared: &[Declared], layers: &Layers<'_>) -> Params {
-    let values = layers.experiment.get("params");
-    let profiles = layers.experiment.get("profiles");
-    // A value that is wrong in itself must not be found wrong again wherever it is used.
-    let mut wrong = Vec::new();
-    for layer in values.into_iter().chain(profiles.into_iter().flat_map(|p| p.entries().iter().map(|e| &e.value))) {
-        for entry in layer.entries() {
-            if !check_value(session, declared, entry) {
-                wrong.push(entry.value.span);
+/// What the params are computed from.
+pub(crate) struct ParamSources<'a> {
+    pub declared: &'a [Declared],
+    layers: Layers<'a>,
+    /// The schema of each, if it is sound.
+    checkers: Vec<Option<Checker>>,
+    /// Places of values that are wrong in themselves: they must not be found wrong again
+    /// wherever they are used.
+    wrong: HashSet<Span>,
+}
+
+impl<'a> ParamSources<'a> {
+    /// Checks what files say. Values of profiles that are not in force are checked as well.
+    pub fn new(session: &mut Session, declared: &'a [Declared], layers: Layers<'a>) -> Self {
+        let checkers = declared.iter().map(|param| Some(Checker::new(param.spec.as_ref()?.schema()))).collect();
+        let mut sources = Self { declared, layers, checkers, wrong: HashSet::new() };
+        let profiles = sources.layers.experiment.get("profiles").map_or(&[][..], Node::entries);
+        let layers = sources.layers.experiment.get("params").into_iter().chain(profiles.iter().map(|e| &e.value));
+        for entry in layers.flat_map(Node::entries) {
+            if !sources.check_value(session, entry) {
+                sources.wrong.insert(entry.value.span);
             }
         }
-    }
-    let settings: Vec<&Setting> = layers.settings.iter().filter(|s| s.path[0].0 == "params").collect();
-    for setting in &settings {
-        let (name, span) = &setting.path[1];
-        if !declared.iter().any(|d| d.name == *name) {
-            unknown(session, declared, name, *span);
+        for setting in sources.layers.settings.iter().filter(|s| s.path[0].0 == "params") {
+            let (name, span) = &setting.path[1];
+            if sources.place(name).is_none() {
+                unknown(session, declared, name, *span);
+            }
         }
+        sources
     }
-    let profile = layers.profile.and_then(|name| profiles?.get(name));
-    let mut params = Params::default();
-    for param in declared {
-        let Some(spec) = &param.spec else {
-            params.0.push((param.name.clone(), Node::unknown(param.name_span)));
-            continue;
+
+    /// Where the param `name` stands in the pipeline's order.
+    pub fn place(&self, name: &str) -> Option<usize> {
+        self.declared.iter().position(|declared| declared.name == name)
+    }
+
+    /// All params, with what a trial sets before the command line.
+    pub fn all(&self, session: &mut Session, trial: &[Setting]) -> Params {
+        let values = self.declared.iter().enumerate();
+        Params(values.map(|(place, param)| (param.name.clone(), self.value(session, place, trial))).collect())
+    }
+
+    /// The param at `place`, with what a trial sets before the command line.
+    pub fn value(&self, session: &mut Session, place: usize, trial: &[Setting]) -> Node {
+        let param = &self.declared[place];
+        let (Some(spec), Some(checker)) = (&param.spec, &self.checkers[place]) else {
+            return Node::unknown(param.name_span);
         };
-        let schema = spec.schema();
-        let written = [profile, values].into_iter().flatten().find_map(|layer| layer.get(&param.name));
-        let known = |node: &Node| if wrong.contains(&node.span) { Node::unknown(node.span) } else { node.clone() };
+        let values = self.layers.experiment.get("params");
+        let profiles = self.layers.experiment.get("profiles");
+        let profiles = self.layers.profiles.iter().rev().filter_map(|name| profiles?.get(name));
+        let written = profiles.chain(values).find_map(|layer| layer.get(&param.name));
+        let known = |node: &Node| if self.wrong.contains(&node.span) { Node::unknown(node.span) } else { node.clone() };
         let start = written.or(param.default.as_ref()).map(known);
         let key = Entry { key: param.name.clone(), key_span: param.name_span, value: Node::unknown(param.name_span) };
         let mut holder: Vec<Entry> = start.map(|value| Entry { value, ..key }).into_iter().collect();
         let mut was_set = false;
-        for setting in settings.iter().filter(|s| s.path[1].0 == param.name) {
+        let settings = trial.iter().chain(self.layers.settings);
+        for setting in settings.filter(|s| s.path[0].0 == "params" && s.path[1].0 == param.name) {
             setting::put(session, &mut holder, &setting.path[1..], setting.value.clone(), "params");
             was_set = true;
         }
-        let value = match holder.pop() {
-            Some(entry) => {
-                let before = session.errors();
-                if was_set && !entry.value.has_unknown() {
-                    check(
-                        session,
-                        &schema,
-                        &entry.value,
-                        Subject { path: &format!("params.{}", param.name), params_of: None },
-                    );
-                }
-                let plain = plain(session, &entry.value);
-                if session.errors() > before {
-                    Node::unknown(entry.value.span)
-                } else {
-                    prepare(session, &plain, &schema, None)
-                }
-            }
-            None => {
-                missing(session, param, &spec.summary, layers);
-                Node::unknown(layers.uses)
-            }
+        let Some(entry) = holder.pop() else {
+            missing(session, param, &spec.summary, &self.layers);
+            return Node::unknown(self.layers.uses);
         };
-        params.0.push((param.name.clone(), value));
-    }
-    params
-}
-
-fn check_value(session: &mut Session, declared: &[Declared], entry: &Entry) -> bool {
-    match declared.iter().find(|d| d.name == entry.key) {
-        None => {
-            unknown(session, declared, &entry.key, entry.key_span);
-            false
+        let before = session.errors();
+        if was_set && !entry.value.has_unknown() {
+            let path = format!("params.{}", param.name);
+            checker.check(session, &entry.value, Subject { path: &path, params_of: None });
         }
-        Some(Declared { spec: None, .. }) => false,
-        Some(Declared { spec: Some(spec), .. }) => {
-            let path = format!("params.{}", entry.key);
-            check(session, &spec.schema(), &entry.value, Subject { path: &path, params_of: None })
+        let plain = plain(session, &entry.value);
+        if session.errors() > before {
+            Node::unknown(entry.value.span)
+        } else {
+            prepare(session, &plain, checker.schema(), None)
         }
     }
+
+    fn check_value(&self, session: &mut Session, entry: &Entry) -> bool {
+        let Some(place) = self.place(&entry.key) else {
+            unknown(session, self.declared, &entry.key, entry.key_span);
+            return false;
+        };
+        let path = format!("params.{}", entry.key);
+        let subject = Subject { path: &path, params_of: None };
+        self.checkers[place].as_ref().is_some_and(|checker| checker.check(session, &entry.value, subject))
+    }
 }
 
-fn unknown(session: &mut Session, declared: &[Declared], name: &str, span: Span) {
+/// Reports a param that is not declared.
+pub(crate) fn unknown(session: &mut Session, declared: &[Declared], name: &str, span: Span) {
     let message = format!("the pipeline has no param {}", quoted(name));
     let help = nearest::help(name, declared.iter().map(|d| d.name.as_str()));
     session.report(Problem::new("spec::unknown_param", span, message).help(help));

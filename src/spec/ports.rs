@@ -114,7 +114,7 @@ impl Resolver<'_> {
             self.session.report(Problem::new("spec::nested_list", node.span, message));
         }
         let span = self.part(node, range.clone());
-        self.edges.push((port.stage.clone(), stage.name.clone(), span));
+        self.edge(port, stage, span);
         self.origin(&format!("stages.{}.for_each", stage.name), node, None);
         let output = self.output(port, span);
         if let Some((port_type, false)) = output {
@@ -186,7 +186,7 @@ impl Resolver<'_> {
                     self.session.report(problem);
                     return None;
                 }
-                self.edges.push((reference.stage.clone(), stage.name.clone(), span));
+                self.edge(&reference, stage, span);
                 Some(Binding::Port(reference))
             }
             Given::Item(span) => {

@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use serde_json::Value;
 
-use super::check::{Subject, check, check_params};
+use super::check::{self, Checker, Subject};
 use super::diagnostic::quoted;
 use super::document::seconds;
 use super::layers::{StageSource, Stages};
@@ -17,19 +17,17 @@ use super::params::Params;
 use super::prepare::prepare;
 use super::reference::{Piece, Reference, has_reference, pieces};
 use super::resolved::{PortRef, ResolvedStage};
+use super::schema;
 use super::source::{Problem, Session, Span};
-use super::{check, schema};
-
-static RESOURCES: LazyLock<Value> = LazyLock::new(schema::resources);
 
 /// What following references needs, and what it gathers.
 pub(crate) struct Resolver<'a> {
     pub session: &'a mut Session,
-    pub params: &'a Params,
+    pub params: Params,
     pub stages: &'a Stages,
     /// (producing stage, consuming stage, place of the reference).
-    pub edges: Vec<(String, String, Span)>,
-    /// Path of a value → where it was written; `None` if nobody asks.
+    pub edges: Vec<(usize, usize, Span)>,
+    /// Path of a value → where it was written; none if nobody asks for it.
     pub origins: Option<BTreeMap<String, String>>,
 }
 
@@ -68,13 +66,9 @@ impl Resolver<'_> {
         }
         let with = Node::new(stage.name_span, Content::Object(given));
         let subject_path = format!("{path}.with");
-        check_params(
-            self.session,
-            &found.description,
-            &with,
-            Subject { path: &subject_path, params_of: Some(&stage.name) },
-        );
-        let params = prepare(self.session, &with, &found.description.params, found.folder.as_deref());
+        let subject = Subject { path: &subject_path, params_of: Some(&stage.name) };
+        found.params.check(self.session, &with, subject);
+        let params = prepare(self.session, &with, found.params.schema(), found.folder.as_deref());
         if !params.entries().is_empty() {
             self.origin(&subject_path, &params, Some(&stage.uses));
         }
@@ -123,6 +117,9 @@ impl Resolver<'_> {
         stage: &StageSource,
         contract: olmo_stage::contract::Resources,
     ) -> olmo_stage::contract::Resources {
+        if stage.resources.is_empty() && self.origins.is_none() {
+            return contract;
+        }
         let before = self.session.errors();
         let path = format!("stages.{}.resources", stage.name);
         let given: Vec<Entry> = stage
@@ -131,12 +128,9 @@ impl Resolver<'_> {
             .map(|entry| Entry { value: self.value(&entry.value, &entry.key), ..entry.clone() })
             .collect();
         let node = Node::new(stage.name_span, Content::Object(given));
-        let schema = &*RESOURCES;
-        if stage.resources.iter().any(|entry| entry.value.as_str().is_some_and(has_reference)) || self.holds_set(&node)
-        {
-            check(self.session, schema, &node, Subject { path: &path, params_of: None });
-        }
-        let node = prepare(self.session, &node, schema, None);
+        static RESOURCES: LazyLock<Checker> = LazyLock::new(|| Checker::new(schema::resources()));
+        RESOURCES.check(self.session, &node, Subject { path: &path, params_of: None });
+        let node = prepare(self.session, &node, RESOURCES.schema(), None);
         let number = |key: &str| node.get(key).and_then(|node| node.to_json().as_u64());
         let resources = olmo_stage::contract::Resources {
             cpus: number("cpus").and_then(|n| u32::try_from(n).ok()).unwrap_or(contract.cpus),
@@ -155,13 +149,6 @@ impl Resolver<'_> {
         resources
     }
 
-    /// Whether any entry comes from the command line, which no document check has seen.
-    fn holds_set(&self, node: &Node) -> bool {
-        node.entries()
-            .iter()
-            .any(|entry| self.session.source(entry.key_span.source).is_some_and(|s| s.shown == "--set"))
-    }
-
     fn timeout(&mut self, stage: &StageSource, node: &Node) -> Option<u64> {
         let path = format!("stages.{}.timeout", stage.name);
         let value = self.value(node, "timeout");
@@ -171,12 +158,11 @@ impl Resolver<'_> {
         self.origin(&path, &value, None);
         let text = value.as_str().unwrap_or("");
         let seconds = seconds(text).filter(|&s| s > 0);
-        let written = self.session.source(node.span.source).is_some_and(|s| s.shown == "--set");
-        // What stands in a file without a reference was checked with the file.
-        if seconds.is_none() && (written || node.as_str().is_some_and(has_reference)) {
-            let message =
-                format!("`{path}` must be a time like `90s`, `30m`, `12h` or `2d`, not {}", value.described());
-            self.session.report(Problem::new("spec::bad_value", value.span, message));
+        if seconds.is_none() && !self.session.is_reported(value.span) {
+            let expected = "a time like `90s`, `30m`, `12h` or `2d`";
+            let message = format!("`{path}` must be {expected}, not {}", value.described());
+            let problem = Problem::new("spec::bad_value", value.span, message);
+            self.session.report(problem.label(format!("expected {expected}")));
         }
         seconds
     }
@@ -323,9 +309,8 @@ impl Resolver<'_> {
             }
             _ if node.span.is_default() => self.default_origin(path.to_owned(), uses.unwrap_or("?")),
             _ => {
-                if let Some(origins) = &mut self.origins {
-                    origins.insert(path.to_owned(), self.session.place(node.span));
-                }
+                let place = self.session.place(node.span);
+                self.origins.get_or_insert_default().insert(path.to_owned(), place);
             }
         }
     }
@@ -336,10 +321,17 @@ impl Resolver<'_> {
         }
     }
 
+    /// Notes that `stage` reads `port`.
+    pub fn edge(&mut self, port: &PortRef, stage: &StageSource, span: Span) {
+        if let (Some(from), Some(to)) = (self.stages.place(&port.stage), self.stages.place(&stage.name)) {
+            self.edges.push((from, to, span));
+        }
+    }
+
     /// Reports a reference to a stage or port that is not there; else the port and whether it gives a list.
     pub fn output(&mut self, port: &PortRef, span: Span) -> Option<(olmo_stage::PortType, bool)> {
         let Some(stage) = self.stages.get(&port.stage) else {
-            let removed = self.stages.removed.iter().find(|(name, _)| *name == port.stage).map(|(_, span)| *span);
+            let removed = self.stages.removed.get(&port.stage).copied();
             let message = format!("there is no stage {}", quoted(&port.stage));
             let problem = Problem::new("spec::unknown_stage", span, message);
             self.session.report(match removed {

@@ -35,11 +35,28 @@ pub struct Resolved {
     pub source: String,
     /// The project root, absolute.
     pub root: PathBuf,
-    /// The pipeline's params; `path` values are absolute.
+    /// The pipeline's params, without those that a sweep changes; `path` values are absolute.
     pub params: Map<String, Value>,
-    /// The stages in the pipeline's order (not sorted by dependency: see [`crate::graph`]).
+    /// The stages in the pipeline's order (not sorted by dependency: see [`crate::graph`]). Of a
+    /// stage that differs between trials there are several, named `STAGE@TRIAL`.
     pub stages: OrderedMap<ResolvedStage>,
-    /// What lands under `out/EXPERIMENT/NAME`, by NAME.
+    /// What lands under `out/EXPERIMENT/NAME`, by NAME: the outputs that all trials share.
+    pub outputs: BTreeMap<String, PortRef>,
+    /// The trials of a sweep, in order; none without a sweep.
+    pub trials: Vec<Trial>,
+}
+
+/// One trial of a sweep.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Trial {
+    /// Made of the values that differ: `lr=1e-5,seed=2`.
+    pub name: String,
+    /// What it sets, by path.
+    pub values: Map<String, Value>,
+    /// Its stages, by the pipeline's names; those that all trials share are left out.
+    pub stages: BTreeMap<String, String>,
+    /// What lands under `out/EXPERIMENT/TRIAL/NAME`, by NAME.
     pub outputs: BTreeMap<String, PortRef>,
 }
 
@@ -80,14 +97,26 @@ struct ResolvedRecord {
     contracts: BTreeMap<String, Description>,
     stages: OrderedMap<ResolvedStage>,
     outputs: BTreeMap<String, PortRef>,
+    #[serde(default)]
+    trials: Vec<Trial>,
 }
 
 impl TryFrom<ResolvedRecord> for Resolved {
     type Error = String;
 
     fn try_from(record: ResolvedRecord) -> Result<Self, String> {
-        let ResolvedRecord { format, experiment, profile, source, root, params, contracts, mut stages, outputs } =
-            record;
+        let ResolvedRecord {
+            format,
+            experiment,
+            profile,
+            source,
+            root,
+            params,
+            contracts,
+            mut stages,
+            outputs,
+            trials,
+        } = record;
         if format == 0 || format > RESOLVED_FORMAT {
             return Err(format!("the experiment has format {format}, this build reads 1 to {RESOLVED_FORMAT}"));
         }
@@ -101,7 +130,7 @@ impl TryFrom<ResolvedRecord> for Resolved {
             }
         }
         let format = RESOLVED_FORMAT;
-        Ok(Self { format, experiment, profile, source, root, params, stages, outputs })
+        Ok(Self { format, experiment, profile, source, root, params, stages, outputs, trials })
     }
 }
 
@@ -109,7 +138,7 @@ impl Serialize for Resolved {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let contracts: BTreeMap<&str, &Description> =
             self.stages.values().map(|stage| (stage.uses.as_str(), &*stage.description)).collect();
-        let mut record = serializer.serialize_struct("Resolved", 9)?;
+        let mut record = serializer.serialize_struct("Resolved", 10)?;
         record.serialize_field("format", &self.format)?;
         record.serialize_field("experiment", &self.experiment)?;
         record.serialize_field("profile", &self.profile)?;
@@ -118,6 +147,9 @@ impl Serialize for Resolved {
         record.serialize_field("params", &self.params)?;
         record.serialize_field("stages", &self.stages)?;
         record.serialize_field("outputs", &self.outputs)?;
+        if !self.trials.is_empty() {
+            record.serialize_field("trials", &self.trials)?;
+        }
         record.serialize_field("contracts", &contracts)?;
         record.end()
     }
@@ -216,6 +248,31 @@ impl Resolved {
         self.stages.get(&port.stage).is_some_and(|stage| {
             stage.for_each.is_some() || stage.description.contract.outputs.get(&port.port).is_some_and(|o| o.list)
         })
+    }
+
+    /// The stages that `name` means on a command line: the one of that name; of a stage that
+    /// differs between trials, all of it; with `@TRIAL`, that of this trial; `@TRIAL` alone, all
+    /// that is this trial's own. Empty if there is none. `stages.` may stand before it.
+    pub fn named(&self, name: &str) -> Vec<&str> {
+        let name = name.strip_prefix("stages.").unwrap_or(name);
+        if let Some((name, _)) = self.stages.get_key_value(name) {
+            return vec![name];
+        }
+        if let Some(trial) = name.strip_prefix('@') {
+            let trial = self.trials.iter().find(|known| known.name == trial);
+            return trial.map_or_else(Vec::new, |trial| trial.stages.values().map(String::as_str).collect());
+        }
+        let of_this = |stage: &&str| stage.split_once('@').is_some_and(|(base, _)| base == name);
+        let mut found: Vec<&str> = self.stages.keys().filter(of_this).collect();
+        if found.is_empty()
+            && let Some((base, trial)) = name.split_once('@')
+            && let Some(trial) = self.trials.iter().find(|known| known.name == trial)
+        {
+            // A trial's full name, though the stage depends on a part of its values, or on none.
+            let own = trial.stages.get(base).map(String::as_str);
+            found.extend(own.or_else(|| self.stages.get_key_value(base).map(|(name, _)| name)));
+        }
+        found
     }
 }
 

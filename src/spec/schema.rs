@@ -86,11 +86,36 @@ fn for_pipeline(session: &mut Session, catalog: &mut Catalog, read: &pipeline::R
         }
     };
     put("/properties/params", params.clone());
-    put("/properties/profiles/additionalProperties", params);
+    put("/properties/profiles/additionalProperties", params.clone());
+    typed_sweep(&mut schema, &params);
     if let Some(place) = schema.pointer_mut("/properties/stages").and_then(Value::as_object_mut) {
         place.insert("properties".into(), stages.into());
     }
     schema
+}
+
+/// Gives the whole params that a sweep changes their types; of other paths nothing is known here.
+fn typed_sweep(schema: &mut Value, params: &Value) {
+    let Some(sweep) = schema.pointer_mut("/properties/sweep") else { return };
+    let of_params = || params.get("properties").and_then(Value::as_object).into_iter().flatten();
+    let each = |list: bool| -> Map<String, Value> {
+        let typed = |(name, schema): (&String, &Value)| {
+            let schema = if list { json!({"type": "array", "minItems": 1, "items": schema}) } else { schema.clone() };
+            (format!("params.{name}"), schema)
+        };
+        of_params().map(typed).collect()
+    };
+    for (pointer, list) in [
+        ("/properties/grid", true),
+        ("/properties/zip", true),
+        ("/properties/list/items", false),
+        ("/properties/include/items", false),
+        ("/properties/exclude/items", false),
+    ] {
+        if let Some(place) = sweep.pointer_mut(pointer).and_then(Value::as_object_mut) {
+            place.insert("properties".into(), each(list).into());
+        }
+    }
 }
 
 /// Replaces a schema, all but its description.

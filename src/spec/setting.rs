@@ -10,7 +10,7 @@ use super::source::{Problem, Session, Span};
 use super::yaml;
 
 /// A value from the command line.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Setting {
     /// The names of the path, at least two: `params` or `stages` or `outputs` first.
     pub path: Vec<(String, Span)>,
@@ -22,10 +22,14 @@ const ROOTS: [&str; 3] = ["params", "stages", "outputs"];
 
 /// Reads `text`, the argument of `--set`. Paths in the value are relative to `cwd`.
 pub(crate) fn read(session: &mut Session, text: &str, cwd: &Path) -> Option<Setting> {
-    let source = session.add("--set".to_owned(), text.to_owned(), cwd.to_owned());
+    read_argument(session, "--set", text, cwd)
+}
+
+fn read_argument(session: &mut Session, option: &str, text: &str, cwd: &Path) -> Option<Setting> {
+    let source = session.add(option.to_owned(), text.to_owned(), cwd.to_owned());
     let span = |start: usize, end: usize| Span { source, start: start as u32, end: end as u32 };
     let Some((path, value)) = text.split_once('=') else {
-        let help = "write --set PATH=VALUE, e.g. --set params.seed=7".to_owned();
+        let help = format!("write {option} PATH=VALUE, e.g. {option} params.seed=7");
         session.report(
             Problem::new("spec::bad_set", span(0, text.len()), format!("{} has no `=`", quoted(text))).help(help),
         );
@@ -70,11 +74,24 @@ pub(crate) fn read(session: &mut Session, text: &str, cwd: &Path) -> Option<Sett
     // ` #` would begin a comment and be lost without a word.
     if block || (value_node.span.end as usize) < end {
         let message = format!("{} is more than one plain value", quoted(value.trim()));
-        let help = format!("put quotes around a text: --set {path}='\"…\"'; a list is [a, b], a map {{a: 1}}");
+        let help = format!("put quotes around a text: {option} {path}='\"…\"'; a list is [a, b], a map {{a: 1}}");
         session.report(Problem::new("spec::bad_set", span(begin, end), message).help(help));
         return None;
     }
     Some(Setting { path: names, value: value_node })
+}
+
+/// Reads `text`, the argument of `--sweep`: a path and a list of values for it.
+pub(crate) fn read_list(session: &mut Session, text: &str, cwd: &Path) -> Option<Setting> {
+    let setting = read_argument(session, "--sweep", text, cwd)?;
+    let list = matches!(&setting.value.content, Content::Array(items) if !items.is_empty());
+    if !list || setting.path[0].0 == "outputs" {
+        let help = "write --sweep PATH=[VALUE, VALUE], e.g. --sweep params.lr=[1e-4, 2e-4]".to_owned();
+        let message = format!("{} is no path with a list of values", quoted(text));
+        session.report(Problem::new("spec::bad_sweep", setting.value.span, message).help(help));
+        return None;
+    }
+    Some(setting)
 }
 
 /// Puts `value` at `path` below the map `entries`, which is called `shown`.

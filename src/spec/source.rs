@@ -1,14 +1,9 @@
 //! The texts that values come from: files and command-line arguments, kept until validation is
 //! over so that every error can show its line.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
-
-use jsonschema::Validator;
-use olmo_stage::Description;
 
 use super::diagnostic::{Diagnostic, Diagnostics, Location};
 
@@ -16,11 +11,13 @@ use super::diagnostic::{Diagnostic, Diagnostics, Location};
 pub const MAX_BYTES: u64 = 64 << 20;
 /// More errors than this are counted, not shown.
 const MAX_SHOWN: usize = 100;
+/// With so many errors nobody needs to look for more.
+const FULL: usize = 1_000;
 /// Of a longer line, only the part around the error is kept (in characters).
 const MAX_LINE: usize = 240;
 
 /// A range of bytes in a source.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Span {
     pub source: u32,
     pub start: u32,
@@ -91,8 +88,6 @@ impl Problem {
 pub(crate) struct Session {
     sources: Vec<Source>,
     problems: Vec<Problem>,
-    /// Of the params of contracts, by the contract's address, which is kept.
-    validators: HashMap<*const Description, (Arc<Description>, Arc<Validator>)>,
 }
 
 impl Session {
@@ -113,20 +108,19 @@ impl Session {
         self.source(span.source).and_then(|s| s.text.get(span.start as usize..span.end as usize)).unwrap_or("")
     }
 
-    /// The validator of the params of `description`, made once; `None` if they are no JSON Schema.
-    pub fn validator(&mut self, description: &Arc<Description>) -> Option<Arc<Validator>> {
-        let address = Arc::as_ptr(description);
-        if let Some((_, validator)) = self.validators.get(&address) {
-            return Some(validator.clone());
-        }
-        let validator = Arc::new(jsonschema::draft202012::new(&description.params).ok()?);
-        self.validators.insert(address, (description.clone(), validator.clone()));
-        Some(validator)
-    }
-
     /// Notes an error.
     pub fn report(&mut self, problem: Problem) {
         self.problems.push(problem);
+    }
+
+    /// Whether there are so many errors that looking for more is of no use.
+    pub fn is_full(&self) -> bool {
+        self.problems.len() >= FULL
+    }
+
+    /// Whether there is an error at `span` already.
+    pub fn is_reported(&self, span: Span) -> bool {
+        self.problems.iter().any(|problem| problem.span == Some(span))
     }
 
     /// How many errors were found so far.
