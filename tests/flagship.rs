@@ -34,6 +34,7 @@ impl Bench {
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_olmo-pipe"));
+        command.env("OLMO_PIPE_LEASES", self.dir.path().join("leases"));
         command.args(arguments).current_dir(self.dir.path());
         command.env_remove("OLMO_PIPE_STORE").env_remove("OLMO_PIPE_FAILPOINT").env_remove("OLMO_PIPE_WORKER");
         command

@@ -23,6 +23,8 @@ pub enum Exit {
     WouldRun,
     /// A bug in olmo-pipe.
     Internal,
+    /// Stopped in order by SIGHUP.
+    HungUp,
     /// Stopped in order by SIGINT.
     Interrupted,
     /// Stopped in order by SIGTERM.
@@ -31,7 +33,7 @@ pub enum Exit {
 
 impl Exit {
     /// Every exit, with its meaning, in the order of the codes.
-    pub const ALL: [(Exit, &'static str); 11] = [
+    pub const ALL: [(Exit, &'static str); 12] = [
         (Exit::Success, "done"),
         (Exit::StageFailed, "a stage failed; the stages that do not depend on it ran"),
         (Exit::BadInput, "errors in the command line, an experiment, a pipeline or a stage.yaml"),
@@ -41,6 +43,7 @@ impl Exit {
         (Exit::CheckFailed, "`schema --check` or `artifacts verify` found a difference"),
         (Exit::WouldRun, "`plan --exit-code`: something is to run"),
         (Exit::Internal, "a bug in olmo-pipe"),
+        (Exit::HungUp, "stopped in order since its terminal was closed (SIGHUP)"),
         (Exit::Interrupted, "stopped in order by Ctrl-C (SIGINT)"),
         (Exit::Terminated, "stopped in order by SIGTERM"),
     ];
@@ -57,6 +60,7 @@ impl Exit {
             Exit::CheckFailed => 6,
             Exit::WouldRun => 7,
             Exit::Internal => 70,
+            Exit::HungUp => 129,
             Exit::Interrupted => 130,
             Exit::Terminated => 143,
         }

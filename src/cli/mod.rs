@@ -1,8 +1,11 @@
 //! The command line: one file for each command. Nothing else in the crate prints.
 
 mod artifacts;
+mod detach;
 mod exit;
 mod experiment;
+mod lines;
+mod logs;
 mod problem;
 mod run;
 mod runs;
@@ -13,6 +16,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::exec::supervise;
 use crate::spec::{LoadOptions, Loaded};
 use crate::store::Store;
 
@@ -59,13 +63,15 @@ enum Command {
     Runs(runs::Runs),
     /// Writes the generated schemas and the stage reference, or checks them.
     Schema(schema::Schema),
-    /// Holds a stage's process (started by `run` itself).
-    #[command(name = "__supervise", hide = true)]
-    Supervise(run::Supervise),
 }
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    // One for every stage: it starts before anything else is built up.
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    if let Some((_, rest)) = arguments.split_first().filter(|(first, _)| *first == supervise::COMMAND) {
+        return supervise::main(rest);
+    }
     let filter = tracing_subscriber::EnvFilter::try_from_env("OLMO_PIPE_LOG");
     if let Ok(filter) = filter {
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
@@ -81,7 +87,6 @@ pub fn main() -> ExitCode {
         Command::Artifacts(artifacts) => artifacts.run(&common),
         Command::Runs(runs) => runs.run(&common),
         Command::Schema(schema) => schema.run(),
-        Command::Supervise(supervise) => return supervise.run(),
     };
     match done {
         Ok(exit) => exit.into(),

@@ -52,10 +52,15 @@ impl From<RunError> for Problem {
             RunError::Store(error) => return error.into(),
             RunError::SourcesChanged { .. } => Exit::SourceChanged,
             RunError::Io { .. } | RunError::RunDamaged { .. } | RunError::Exec(ExecError::Io { .. }) => Exit::Store,
-            RunError::Exec(_) | RunError::TooMuch { .. } | RunError::RunActive { .. } => Exit::Environment,
+            RunError::Exec(_)
+            | RunError::TooMuch { .. }
+            | RunError::RunActive { .. }
+            | RunError::NotRunning { .. }
+            | RunError::Leases { .. } => Exit::Environment,
             RunError::Key(_)
             | RunError::Graph(_)
             | RunError::UnknownStage { .. }
+            | RunError::NotBefore { .. }
             | RunError::SourceMissing { .. }
             | RunError::StageFile { .. }
             | RunError::UnknownRun { .. }

@@ -1,17 +1,16 @@
-//! `olmo-pipe run|resume|plan`, and the hidden command that holds a stage's process.
+//! `olmo-pipe run|resume|plan`.
 
-use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::IsTerminal;
-use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
 
+use super::detach::{self, Detached};
+use super::lines::Lines;
 use super::{Common, Exit, ExperimentFile, Problem, answer, answer_json, current_folder};
-use crate::exec::supervise;
 use crate::report::{Terminal, escape_control};
-use crate::run::{self as engine, Options, PlanState, Report, RunError, RunOutcome};
+use crate::run::{self as engine, Options, PlanState, Report, RunError, RunOutcome, Selection, Watch};
 use crate::spec::Loaded;
 use crate::store::Store;
 
@@ -21,6 +20,15 @@ pub struct Run {
     experiment: ExperimentFile,
     /// Only these stages and what they need (all, if none is named).
     stages: Vec<String>,
+    /// Runs nothing that comes after this stage.
+    #[arg(long, value_name = "STAGE")]
+    until: Vec<String>,
+    /// Runs only this stage and what comes after it; what they need has to be in the store.
+    #[arg(long, value_name = "STAGE")]
+    from: Vec<String>,
+    /// Runs a stage though its result is there.
+    #[arg(long, value_name = "STAGE")]
+    force: Vec<String>,
     /// Throws a stage's unfinished work away, so that it starts from the beginning.
     #[arg(long, value_name = "STAGE")]
     fresh: Vec<String>,
@@ -30,14 +38,32 @@ pub struct Run {
     /// Goes on with all that does not need a stage that failed (so it is without the option).
     #[arg(long, overrides_with = "fail_fast")]
     keep_going: bool,
+    /// Runs every stage though results are there; the new ones are kept.
+    #[arg(long)]
+    no_cache_read: bool,
+    #[command(flatten)]
+    how: How,
+}
+
+/// Where a run is shown.
+#[derive(Args)]
+struct How {
+    /// Runs in the background: prints the run's id and ends. `runs attach` shows it.
+    #[arg(long)]
+    detach: bool,
+    /// Prints every event as a line of JSON (docs/json.md).
+    #[arg(long)]
+    json: bool,
 }
 
 impl Run {
     pub fn run(self, common: &Common) -> Result<Exit, Problem> {
         let Loaded { resolved, .. } = self.experiment.load()?;
         let store = Store::open(&common.store_folder(&resolved.root))?;
-        let options = Options { targets: self.stages, fresh: self.fresh, fail_fast: self.fail_fast, ..options()? };
-        watched(|terminal| engine::run(&store, &resolved, &options, terminal))
+        let selection = Selection { targets: self.stages, until: self.until, from: self.from };
+        let (fresh, force, no_cache_read) = (self.fresh, self.force, self.no_cache_read);
+        let options = Options { selection, fresh, force, no_cache_read, fail_fast: self.fail_fast, ..options()? };
+        self.how.watched(&store, |watch| engine::run(&store, &resolved, &options, watch))
     }
 }
 
@@ -45,13 +71,15 @@ impl Run {
 pub struct Resume {
     /// The first characters of the run's id (`runs list` shows them).
     run: String,
+    #[command(flatten)]
+    how: How,
 }
 
 impl Resume {
     pub fn run(self, common: &Common) -> Result<Exit, Problem> {
         let store = common.open_store()?;
         let options = options()?;
-        watched(|terminal| engine::resume(&store, &self.run, &options, terminal))
+        self.how.watched(&store, |watch| engine::resume(&store, &self.run, &options, watch))
     }
 }
 
@@ -67,18 +95,41 @@ fn options() -> Result<Options, Problem> {
     Ok(options)
 }
 
-/// Runs with a terminal that shows it, and ends as the run ended.
-fn watched(run: impl FnOnce(&mut Terminal) -> Result<Report, RunError>) -> Result<Exit, Problem> {
-    let bars = std::io::stderr().is_terminal();
-    let mut terminal = Terminal::new(Box::new(std::io::stderr()), bars, &current_folder()?);
-    let report = run(&mut terminal)?;
-    answer(&terminal.summary(&report));
-    Ok(match report.outcome {
+impl How {
+    /// Runs where it is to be seen, and ends as the run ended.
+    fn watched(
+        &self,
+        store: &Store,
+        run: impl FnOnce(&mut dyn Watch) -> Result<Report, RunError>,
+    ) -> Result<Exit, Problem> {
+        if self.detach && !detach::is_the_detached() {
+            return detach::start();
+        }
+        if self.json && !self.detach {
+            let report = run(&mut Lines)?;
+            return Ok(ended(report.outcome));
+        }
+        let bars = !self.detach && std::io::stderr().is_terminal();
+        let mut terminal = Terminal::new(Box::new(std::io::stderr()), bars, &current_folder()?);
+        let report = match self.detach {
+            true => run(&mut Detached::new(&mut terminal, store))?,
+            false => run(&mut terminal)?,
+        };
+        answer(&terminal.summary(&report));
+        Ok(ended(report.outcome))
+    }
+}
+
+/// The exit of a run that ended so.
+pub(super) fn ended(outcome: RunOutcome) -> Exit {
+    use signal_hook::consts::{SIGHUP, SIGTERM};
+    match outcome {
         RunOutcome::Succeeded => Exit::Success,
         RunOutcome::Failed => Exit::StageFailed,
-        RunOutcome::Interrupted { signal } if signal == signal_hook::consts::SIGTERM => Exit::Terminated,
+        RunOutcome::Interrupted { signal: SIGTERM } => Exit::Terminated,
+        RunOutcome::Interrupted { signal: SIGHUP } => Exit::HungUp,
         RunOutcome::Interrupted { .. } => Exit::Interrupted,
-    })
+    }
 }
 
 #[derive(Args)]
@@ -134,17 +185,5 @@ impl Plan {
         let _ = writeln!(text, "{} stages: {hits} from the cache, {} to run", plans.len(), plans.len() - hits);
         answer(&text);
         Ok(exit)
-    }
-}
-
-#[derive(Args)]
-pub struct Supervise {
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    arguments: Vec<OsString>,
-}
-
-impl Supervise {
-    pub fn run(self) -> ExitCode {
-        supervise::main(&self.arguments)
     }
 }

@@ -1,13 +1,16 @@
-//! `olmo-pipe runs list|show`.
+//! `olmo-pipe runs list|show|logs|attach|cancel|rm`.
 
 use std::fmt::Write as _;
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Subcommand;
 
-use super::{Common, Exit, Problem, answer, answer_json};
-use crate::report::{duration, escape_control, utc};
-use crate::run::{self as engine, InstanceState, RunState, RunStatus};
+use super::{Common, Exit, Problem, answer, answer_json, current_folder, lines::Lines, logs, run::ended};
+use crate::report::{Terminal, duration, escape_control, utc};
+use crate::run::{self as engine, Attached, InstanceState, RunState, RunStatus};
 use crate::store::Store;
 
 #[derive(Subcommand)]
@@ -26,6 +29,38 @@ pub enum Runs {
         #[arg(long)]
         json: bool,
     },
+    /// Prints what the stages of a run printed.
+    Logs {
+        /// The first characters of the run's id.
+        run: String,
+        /// Only this stage, or one item of it: `eval[step40]`.
+        stage: Option<String>,
+        /// Goes on as long as the run does.
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Shows a run that goes on elsewhere as it happens. Ctrl-C ends the showing, not the run.
+    Attach {
+        /// The first characters of the run's id.
+        run: String,
+        /// Prints every event as a line of JSON (docs/json.md).
+        #[arg(long)]
+        json: bool,
+    },
+    /// Lets a run that goes on elsewhere save its state and stop; `resume` goes on.
+    Cancel {
+        /// The first characters of the run's id.
+        run: String,
+        /// Kills its stages at once.
+        #[arg(long)]
+        kill: bool,
+    },
+    /// Removes the records of runs, with their logs; what they made stays in the store.
+    Rm {
+        /// The first characters of the runs' ids.
+        #[arg(required = true)]
+        runs: Vec<String>,
+    },
 }
 
 impl Runs {
@@ -34,16 +69,11 @@ impl Runs {
         match self {
             Runs::List { json } => list(&store, json),
             Runs::Show { run, json } => show(&store, &run, json),
+            Runs::Logs { run, stage, follow } => logs::print(&store, &run, stage.as_deref(), follow),
+            Runs::Attach { run, json } => attach(&store, &run, json),
+            Runs::Cancel { run, kill } => cancel(&store, &run, kill),
+            Runs::Rm { runs } => remove(&store, &runs),
         }
-    }
-}
-
-fn status(status: RunStatus) -> &'static str {
-    match status {
-        RunStatus::Running => "running",
-        RunStatus::Succeeded => "succeeded",
-        RunStatus::Failed => "failed",
-        RunStatus::Interrupted => "interrupted",
     }
 }
 
@@ -62,7 +92,7 @@ fn list(store: &Store, as_json: bool) -> Result<Exit, Problem> {
         let started = utc(run.started_ms / 1000);
         let name = escape_control(&run.experiment);
         let id = run.id.to_string();
-        let _ = writeln!(text, "{id:<22}  {:<12}  {started:<20}  {:>8}  {name}", status(run.status), took(run));
+        let _ = writeln!(text, "{id:<22}  {:<12}  {started:<20}  {:>8}  {name}", run.status.word(), took(run));
     }
     answer(&text);
     Ok(Exit::Success)
@@ -72,10 +102,10 @@ fn show(store: &Store, prefix: &str, as_json: bool) -> Result<Exit, Problem> {
     let id = engine::find(store, prefix)?;
     let run = engine::show(store, &id)?;
     if as_json {
-        answer_json(&run);
+        answer_json(&serde_json::json!({"format": 1, "run": run}));
         return Ok(Exit::Success);
     }
-    let mut text = format!("run {id}: {}, {}\n", escape_control(&run.experiment), status(run.status));
+    let mut text = format!("run {id}: {}, {}\n", escape_control(&run.experiment), run.status.word());
     for (name, stage) in run.stages.iter() {
         let _ = writeln!(text, "  {name:<20}  {}", stage.status.word());
         for instance in &stage.instances {
@@ -85,9 +115,8 @@ fn show(store: &Store, prefix: &str, as_json: bool) -> Result<Exit, Problem> {
     for (name, path) in &run.results {
         let _ = writeln!(text, "result {name}: {}", escape_control(&path.display().to_string()));
     }
-    let folder = engine::folder(store, &id);
-    for log in engine::logs(&folder) {
-        let _ = writeln!(text, "log {}", log.display());
+    for log in engine::log_files(store, &id)? {
+        let _ = writeln!(text, "log {}", escape_control(&log.path.display().to_string()));
     }
     if run.status == RunStatus::Interrupted {
         let _ = writeln!(text, "to go on: olmo-pipe resume {id}");
@@ -115,4 +144,65 @@ fn detail(text: &mut String, instance: &InstanceState) {
     if let Some(because) = &instance.because {
         let _ = writeln!(text, "      skipped: {}", escape_control(because));
     }
+}
+
+/// Set by Ctrl-C and SIGTERM.
+fn enough() -> Result<Arc<AtomicBool>, Problem> {
+    let flag = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(signal, flag.clone()).map_err(|e| {
+            Problem::new(Exit::Environment, "cli::signals", &format!("cannot watch for signals: {e}"), None)
+        })?;
+    }
+    Ok(flag)
+}
+
+fn attach(store: &Store, prefix: &str, as_json: bool) -> Result<Exit, Problem> {
+    let id = engine::find(store, prefix)?;
+    let enough = enough()?;
+    let go_on = &mut || !enough.load(Ordering::Relaxed);
+    let bars = !as_json && std::io::stderr().is_terminal();
+    let mut terminal = Terminal::new(Box::new(std::io::stderr()), bars, &current_folder()?);
+    let attached = match as_json {
+        true => engine::attach(store, &id, &mut Lines, go_on)?,
+        false => engine::attach(store, &id, &mut terminal, go_on)?,
+    };
+    match attached {
+        Attached::Ended(report, took) => {
+            terminal.took(took);
+            if !as_json {
+                answer(&terminal.summary(&report));
+            }
+            Ok(ended(report.outcome))
+        }
+        Attached::Died => {
+            let message = format!("the engine of run {id} is gone, and has not said how the run ended");
+            let hint = format!("to go on: olmo-pipe resume {id}");
+            Err(Problem::new(Exit::StageFailed, "run::died", &message, Some(&hint)))
+        }
+        Attached::Detached => {
+            eprintln!("run {id} goes on");
+            Ok(Exit::Success)
+        }
+    }
+}
+
+fn cancel(store: &Store, prefix: &str, kill: bool) -> Result<Exit, Problem> {
+    let id = engine::find(store, prefix)?;
+    let enough = enough()?;
+    let run = engine::cancel(store, &id, kill, &mut || !enough.load(Ordering::Relaxed))?;
+    let how =
+        if run.status == RunStatus::Interrupted { format!("; to go on: olmo-pipe resume {id}") } else { String::new() };
+    answer(&format!("run {id}: {}{how}\n", run.status.word()));
+    Ok(Exit::Success)
+}
+
+fn remove(store: &Store, prefixes: &[String]) -> Result<Exit, Problem> {
+    // All of them first: a wrong name removes nothing.
+    let ids = prefixes.iter().map(|prefix| engine::find(store, prefix)).collect::<Result<Vec<_>, _>>()?;
+    for id in &ids {
+        engine::remove(store, id)?;
+        answer(&format!("removed {id}\n"));
+    }
+    Ok(Exit::Success)
 }

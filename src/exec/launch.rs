@@ -117,6 +117,11 @@ impl Supervised {
         let _ = rustix::process::kill_process(Pid::from_child(&self.supervisor), Signal::TERM);
     }
 
+    /// Asks the stage to save its state and go on. As for [`Supervised::terminate`].
+    pub fn save(&self) {
+        let _ = rustix::process::kill_process(Pid::from_child(&self.supervisor), Signal::USR1);
+    }
+
     /// Kills the stage with all its children, at once.
     pub fn kill(&mut self) {
         self.pipe = None;

@@ -6,6 +6,7 @@
 pub mod attempt;
 pub mod command;
 mod error;
+mod executor;
 mod launch;
 mod processes;
 pub mod supervise;
@@ -13,5 +14,6 @@ mod worker;
 
 pub use attempt::{Attempt, Work};
 pub use error::ExecError;
+pub use executor::{Executor, Local, Process};
 pub use launch::{Ended, Launch, Supervised};
 pub use worker::Worker;

@@ -4,15 +4,16 @@
 //! It leads a session of its own (Ctrl-C on the terminal reaches the engine alone), adopts every
 //! orphan below it, and holds the reading end of a pipe whose writing end only the engine has.
 //! When the pipe ends, because the engine closed it or died, every descendant is killed. It
-//! passes SIGTERM and SIGINT on to the stage's process group, kills what a stage leaves behind,
-//! and tells the end last, on its standard output and as `exit.json`: `{"code":0}`,
-//! `{"signal":9}` or `{"error":"cannot start …"}` with what the stage used. While it lives it holds a lock on `supervisor.lock` beside the
-//! folder of attempts, so the next attempt at the same work starts after the last process of
-//! this one is gone.
+//! passes SIGTERM and SIGINT on to the stage's process group and SIGUSR1 (save now) to its first
+//! process, kills what a stage leaves behind, and tells the end last, on its standard output and
+//! as `exit.json`: `{"code":0}`, `{"signal":9}` or `{"error":"cannot start …"}` with what the
+//! stage used. While it lives it holds a lock on `supervisor.lock` beside the folder of attempts:
+//! so the next attempt at the same work starts after the last process of this one is gone, and
+//! what the stage occupies counts as occupied until then ([`crate::run`], leases).
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -25,7 +26,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, WaitOptions};
 use serde::{Deserialize, Serialize};
-use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 
 use super::processes;
 
@@ -54,6 +55,9 @@ pub struct Exit {
     /// Processes that still lived when it ended, or was to end, and were killed.
     #[serde(default)]
     pub left_behind: usize,
+    /// The system ran out of memory, and killed something, while it ran.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub memory_ran_out: bool,
     /// Processor time in seconds.
     #[serde(default)]
     pub cpu_s: f64,
@@ -65,11 +69,9 @@ pub struct Exit {
 /// Runs the command; `arguments` are those after `__supervise`.
 pub fn main(arguments: &[OsString]) -> ExitCode {
     let (attempt, argv) = match arguments {
-        // A parser in between may have taken the dashes for itself.
         [attempt, dashes, argv @ ..] if dashes == OsStr::new("--") && !argv.is_empty() => {
             (PathBuf::from(attempt), argv)
         }
-        [attempt, argv @ ..] if !argv.is_empty() => (PathBuf::from(attempt), argv),
         _ => {
             eprintln!("{COMMAND} is started by olmo-pipe itself: {COMMAND} ATTEMPT_DIR -- ARGV…");
             return ExitCode::from(2);
@@ -94,18 +96,20 @@ struct Wakers {
     bell: UnixStream,
     terminate: Arc<AtomicBool>,
     interrupt: Arc<AtomicBool>,
+    save: Arc<AtomicBool>,
 }
 
 impl Wakers {
     fn new() -> io::Result<Self> {
         let (bell, ring) = UnixStream::pair()?;
         bell.set_nonblocking(true)?;
-        let wakers = Self { bell, terminate: Arc::default(), interrupt: Arc::default() };
+        let wakers = Self { bell, terminate: Arc::default(), interrupt: Arc::default(), save: Arc::default() };
         // Each flag first: when the bell rings, it is up.
         signal_hook::flag::register(SIGTERM, wakers.terminate.clone())?;
         signal_hook::flag::register(SIGHUP, wakers.terminate.clone())?;
         signal_hook::flag::register(SIGINT, wakers.interrupt.clone())?;
-        for signal in [SIGTERM, SIGHUP, SIGINT, SIGCHLD] {
+        signal_hook::flag::register(SIGUSR1, wakers.save.clone())?;
+        for signal in [SIGTERM, SIGHUP, SIGINT, SIGUSR1, SIGCHLD] {
             signal_hook::low_level::pipe::register(signal, ring.try_clone()?)?;
         }
         Ok(wakers)
@@ -138,6 +142,7 @@ fn supervise(attempt: &Path, argv: &[OsString]) -> io::Result<Exit> {
         return Ok(Exit { error: Some("the engine is gone".into()), ..Exit::default() });
     };
     let log = OpenOptions::new().create(true).append(true).open(attempt.join(LOG))?;
+    let memory_kills = memory_kills();
     let stage = match start(argv, &log) {
         Ok(pid) => pid,
         Err(e) => {
@@ -156,11 +161,22 @@ fn supervise(attempt: &Path, argv: &[OsString]) -> io::Result<Exit> {
                 let _ = rustix::process::kill_process_group(stage, signal);
             }
         }
+        // To the one process that the engine knows to understand it: others would die of it.
+        if wakers.save.swap(false, Ordering::SeqCst) {
+            let _ = rustix::process::kill_process(stage, Signal::USR1);
+        }
         reap(stage, &mut exit, &mut running);
     }
     exit.left_behind = sweep(stage, &mut exit, &mut running);
     (exit.cpu_s, exit.max_rss_kib) = usage();
+    exit.memory_ran_out = exit.code != Some(0) && self::memory_kills() > memory_kills;
     Ok(exit)
+}
+
+/// How many processes the system has killed for want of memory since it started; 0 where it does not say.
+fn memory_kills() -> u64 {
+    let text = std::fs::read_to_string("/proc/vmstat").unwrap_or_default();
+    text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok()).unwrap_or(0)
 }
 
 /// Takes the lock on this work; `None` if the engine goes away meanwhile.
@@ -219,6 +235,9 @@ fn sweep(stage: Pid, exit: &mut Exit, running: &mut bool) -> usize {
     let mut first = None;
     // A process that the kernel cannot end (stuck in a device) must not hold the engine for ever.
     for _ in 0..5000 {
+        if !*running && no_children() {
+            return first.unwrap_or(0);
+        }
         // Once the stage is collected, its number may name somebody else's group.
         if *running || cfg!(not(target_os = "linux")) {
             let _ = rustix::process::kill_process_group(stage, Signal::KILL);
@@ -235,6 +254,12 @@ fn sweep(stage: Pid, exit: &mut Exit, running: &mut bool) -> usize {
     first.unwrap_or(0)
 }
 
+/// Whether nothing is left below this process. Every orphan below it becomes its child, so
+/// without children there are no descendants, and `/proc` need not be searched.
+fn no_children() -> bool {
+    cfg!(target_os = "linux") && matches!(rustix::process::wait(WaitOptions::NOHANG), Err(rustix::io::Errno::CHILD))
+}
+
 /// Processor seconds of all children, and the largest one in KiB.
 fn usage() -> (f64, u64) {
     // SAFETY: getrusage fills the struct it is given, for which all zeros is a valid value.
@@ -249,11 +274,9 @@ fn usage() -> (f64, u64) {
     (seconds(used.ru_utime) + seconds(used.ru_stime), u64::try_from(used.ru_maxrss).unwrap_or(0))
 }
 
-/// `exit.json`, complete or not there.
+/// `exit.json`, complete or not there. Not synced: it tells a person what happened, and decides nothing.
 fn write_exit(attempt: &Path, exit: &Exit) -> io::Result<()> {
     let temporary = attempt.join("exit.json.tmp");
-    let mut file = File::create(&temporary)?;
-    file.write_all(&serde_json::to_vec(exit)?)?;
-    file.sync_data()?;
+    std::fs::write(&temporary, serde_json::to_vec(exit)?)?;
     std::fs::rename(temporary, attempt.join(EXIT))
 }

@@ -21,6 +21,8 @@ pub struct Terminal {
     running: BTreeMap<Place, Running>,
     width: usize,
     since: Instant,
+    /// Of a run that was not seen from its beginning.
+    took: Option<Duration>,
     /// The current folder: paths below it are shown relative to it.
     here: PathBuf,
     stages: usize,
@@ -45,12 +47,18 @@ impl Terminal {
             running: BTreeMap::new(),
             width: 0,
             since: Instant::now(),
+            took: None,
             here: here.to_owned(),
             stages: 0,
             ran: BTreeSet::new(),
             cached: BTreeSet::new(),
             skipped: 0,
         }
+    }
+
+    /// Says how long the run took, which was not seen from its beginning.
+    pub fn took(&mut self, took: Duration) {
+        self.took = Some(took);
     }
 
     fn line(&mut self, text: &str) {
@@ -126,7 +134,7 @@ impl Terminal {
 
     /// What is to be said at the end of a run: counts, failures, how to go on, where the results are.
     pub fn summary(&self, report: &Report) -> String {
-        let took = duration(self.since.elapsed());
+        let took = duration(self.took.unwrap_or_else(|| self.since.elapsed()));
         let cached = self.cached.difference(&self.ran).count();
         let counts = match self.ran.len() {
             0 if cached == self.stages => format!("all {cached} stages cached, nothing ran"),
@@ -226,6 +234,22 @@ impl Watch for Terminal {
                     self.more(&format!("help: {hint}"));
                 }
             }
+            RunEvent::Retrying { place, failure, class, log, pause_s, tried, max } => {
+                self.end(place);
+                self.tell(place, &format!("failed ({}): {}", class.word(), failure.message));
+                for line in log {
+                    self.more(&format!("| {line}"));
+                }
+                let pause = duration(Duration::from_secs(*pause_s));
+                self.tell(place, &format!("is tried again in {pause} ({tried} of {max})"));
+            }
+            RunEvent::Delayed { place, short, holders } => {
+                let what = short.join(" and ");
+                let who: Vec<String> = holders.iter().map(|(pid, what)| format!("{what} (process {pid})")).collect();
+                let who = if who.is_empty() { "others".to_owned() } else { who.join(", ") };
+                self.tell(place, &format!("waits for {what}: {who}"));
+            }
+            RunEvent::Saving => self.line("SIGUSR1: stages that run save their state and go on"),
             RunEvent::Skipped { place, because } => {
                 self.skipped += 1;
                 self.tell(place, &format!("skipped, since `{because}` failed"));
@@ -264,6 +288,7 @@ fn number(value: f64) -> String {
 /// As people know it.
 fn signal_name(signal: i32) -> String {
     match signal {
+        1 => "SIGHUP".into(),
         2 => "SIGINT".into(),
         15 => "SIGTERM".into(),
         other => format!("signal {other}"),

@@ -33,12 +33,18 @@ pub enum RunError {
     StageFile { stage: String, path: PathBuf, source: io::Error },
     #[error("a source changed since run {id}: {}", list(.changes))]
     SourcesChanged { id: String, changes: Vec<Change> },
+    #[error("the leases of this machine, in {}, cannot be used: {source}", .path.display())]
+    Leases { path: PathBuf, source: io::Error },
+    #[error("stage `{before}`, which `{stage}` needs, has no result in the store, and the run begins with `{stage}`")]
+    NotBefore { stage: String, before: String },
     #[error("there is no run `{text}`")]
     UnknownRun { text: String },
     #[error("several runs begin with `{text}`: {}", .candidates.join(", "))]
     AmbiguousRun { text: String, candidates: Vec<String> },
     #[error("run {id} is still going on{}", .pid.map(|p| format!(" (process {p})")).unwrap_or_default())]
     RunActive { id: String, pid: Option<u32> },
+    #[error("run {id} is not going on: it is {status}")]
+    NotRunning { id: String, status: &'static str },
     #[error("the record of run {id} cannot be used: {why}")]
     RunDamaged { id: String, why: String },
 }
@@ -68,9 +74,12 @@ impl RunError {
             Self::SourceMissing { .. } => "run::source_missing",
             Self::StageFile { .. } => "run::stage_file",
             Self::SourcesChanged { .. } => "run::source_changed",
+            Self::Leases { .. } => "run::leases",
+            Self::NotBefore { .. } => "run::not_before",
             Self::UnknownRun { .. } => "run::unknown_run",
             Self::AmbiguousRun { .. } => "run::ambiguous_run",
             Self::RunActive { .. } => "run::active",
+            Self::NotRunning { .. } => "run::not_running",
             Self::RunDamaged { .. } => "run::damaged",
         }
     }
@@ -100,9 +109,14 @@ impl RunError {
             Self::SourcesChanged { .. } => {
                 "`olmo-pipe run` the experiment to use the new content, or put the old one back and resume".into()
             }
+            Self::Leases { .. } => {
+                "set OLMO_PIPE_LEASES to a folder on this machine that all its users of olmo-pipe can write to".into()
+            }
+            Self::NotBefore { .. } => "leave `--from` out: whatever is finished is not run again".into(),
             Self::UnknownRun { .. } => "`olmo-pipe runs list` shows what there is".into(),
             Self::AmbiguousRun { .. } => "write some more of it".into(),
             Self::RunActive { id, .. } => format!("`olmo-pipe runs show {id}` shows how far it is"),
+            Self::NotRunning { id, .. } => format!("`olmo-pipe runs show {id}` shows how it ended"),
             Self::RunDamaged { .. } => "run the experiment again: whatever is finished is not run twice".into(),
             Self::Key(_) | Self::Graph(_) | Self::Io { .. } => return None,
         };

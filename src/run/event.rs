@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use olmo_stage::{Digest, Failure};
 use serde::{Deserialize, Serialize};
 
+use crate::spec::FailureClass;
 use crate::store::Output;
 
 /// An event with its time.
@@ -63,6 +64,20 @@ pub enum RunEvent {
     Finished { place: Place, key: Digest, shared: bool, outputs: BTreeMap<String, Output>, used: Used },
     /// It failed; `log` are the last lines that it printed.
     Failed { place: Place, failure: Failure, log: Vec<String> },
+    /// It failed, and is tried again after a pause; `tried` of at most `max` times so far.
+    Retrying {
+        place: Place,
+        failure: Failure,
+        class: FailureClass,
+        log: Vec<String>,
+        pause_s: u64,
+        tried: u32,
+        max: u32,
+    },
+    /// It waits for what other engines have, or asked for earlier: `short`.
+    Delayed { place: Place, short: Vec<String>, holders: Vec<(u32, String)> },
+    /// The stages that run were asked to save their state (SIGUSR1).
+    Saving,
     /// It was not run, because of stage `because`.
     Skipped { place: Place, because: String },
     /// It was stopped before its end.
@@ -116,10 +131,12 @@ impl RunEvent {
             | Self::Message { place, .. }
             | Self::Finished { place, .. }
             | Self::Failed { place, .. }
+            | Self::Retrying { place, .. }
+            | Self::Delayed { place, .. }
             | Self::Skipped { place, .. }
             | Self::Interrupted { place }
             | Self::Damaged { place, .. } => Some(place),
-            Self::Opened { .. } | Self::Stopping { .. } | Self::Closed { .. } | Self::Unknown => None,
+            Self::Opened { .. } | Self::Saving | Self::Stopping { .. } | Self::Closed { .. } | Self::Unknown => None,
         }
     }
 }

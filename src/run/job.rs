@@ -3,25 +3,27 @@
 //! learns goes to the scheduler as messages.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 use std::time::{Duration, Instant};
 
 use olmo_stage::contract::Contract;
-use olmo_stage::{Digest, Event, Failure, InputItem, Outcome, Request, failpoint, journal, protocol};
+use olmo_stage::{Digest, Event, Failure, InputItem, Request, failpoint, journal, protocol};
 
 use super::board::{BACKEND, Input};
 use super::error::RunError;
 use super::event::Used;
+use super::judge::{self, Asked, Verdict, judge};
 use super::resources::Grant;
 use super::scheduler::Message;
 use super::sources::command_key;
 use crate::exec::attempt::{Attempt, ItemRecord, Items, Work, check_label};
 use crate::exec::supervise::Exit;
-use crate::exec::{Ended, ExecError, Launch, Supervised, command};
+use crate::exec::{Ended, ExecError, Executor, Launch, Process, command};
 use crate::key::{CommandKey, KeyRecord};
-use crate::spec::ResolvedStage;
+use crate::spec::{FailureClass, ResolvedStage};
 use crate::store::{Action, ActionState, Handover, KeyLock, ListItem, Output, Store, StoreError};
 
 /// How often a running stage's events are looked at.
@@ -32,6 +34,8 @@ const TICK: Duration = Duration::from_millis(40);
 pub enum Control {
     /// Let the stage save its state and stop.
     Terminate,
+    /// Let the stage save its state and go on.
+    Save,
     /// Kill it.
     Kill,
 }
@@ -66,6 +70,7 @@ pub enum End {
     },
     Failed {
         failure: Failure,
+        class: FailureClass,
         log: Vec<String>,
     },
     Interrupted,
@@ -84,7 +89,8 @@ pub struct Teller {
 }
 
 /// Waits for the lock of `key`, holding nothing meanwhile.
-pub fn lock(store: &Store, key: Digest, stop: &AtomicBool, teller: &Teller) {
+/// With `again`, a result that is there does not count: one that comes while this waits does.
+pub fn lock(store: &Store, key: Digest, again: bool, stop: &AtomicBool, teller: &Teller) {
     let mut told = false;
     let locked = store.lock_key_wait(key, &mut || {
         if !std::mem::replace(&mut told, true) {
@@ -95,6 +101,7 @@ pub fn lock(store: &Store, key: Digest, stop: &AtomicBool, teller: &Teller) {
     let news = match locked {
         Err(e) => News::NotLocked(Some(e)),
         Ok(None) => News::NotLocked(None),
+        Ok(Some(lock)) if again && !told => News::Locked(lock),
         Ok(Some(lock)) => match store.action_state(key) {
             Ok(ActionState::Hit(action)) => News::Shared(action),
             Ok(_) => News::Locked(lock),
@@ -117,6 +124,7 @@ pub struct Job {
     pub root: PathBuf,
     pub inputs: BTreeMap<String, Vec<Input>>,
     pub grant: Grant,
+    pub executor: Arc<dyn Executor>,
     /// Where the worker is, for a built-in stage.
     pub worker: PathBuf,
     /// What the command was made of when the run began.
@@ -132,31 +140,35 @@ pub struct Job {
 
 /// Why an attempt ended before its time.
 enum Stopped {
-    Failed(Failure),
+    Failed(Failure, FailureClass),
     Interrupted,
     Damaged(Digest, Box<StoreError>),
 }
 
 impl From<StoreError> for Stopped {
     fn from(error: StoreError) -> Self {
-        Self::Failed(Failure { code: error.code().into(), message: error.to_string(), hint: error.hint() })
+        let failure = Failure { code: error.code().into(), message: error.to_string(), hint: error.hint() };
+        Self::Failed(failure, FailureClass::Error)
     }
 }
 
 impl From<ExecError> for Stopped {
     fn from(error: ExecError) -> Self {
-        Self::Failed(Failure { code: error.code().into(), message: error.to_string(), hint: error.hint() })
+        let failure = Failure { code: error.code().into(), message: error.to_string(), hint: error.hint() };
+        Self::Failed(failure, FailureClass::Error)
     }
 }
 
 impl From<RunError> for Stopped {
     fn from(error: RunError) -> Self {
-        Self::Failed(Failure { code: error.code().into(), message: error.to_string(), hint: error.hint() })
+        let failure = Failure { code: error.code().into(), message: error.to_string(), hint: error.hint() };
+        Self::Failed(failure, FailureClass::Error)
     }
 }
 
 fn failed(code: &str, message: impl Into<String>, hint: Option<&str>) -> Stopped {
-    Stopped::Failed(Failure { code: code.into(), message: message.into(), hint: hint.map(str::to_owned) })
+    let failure = Failure { code: code.into(), message: message.into(), hint: hint.map(str::to_owned) };
+    Stopped::Failed(failure, FailureClass::Error)
 }
 
 impl Job {
@@ -172,6 +184,7 @@ impl Job {
                 message: "the engine's own thread for this stage panicked".into(),
                 hint: Some("this is a bug in olmo-pipe; the lines above say where".into()),
             },
+            class: FailureClass::Error,
             log: Vec::new(),
         });
         teller.tell(News::Ended(end));
@@ -185,7 +198,10 @@ impl Job {
         match &attempt {
             // The log is worth more than the reason why it cannot be kept.
             Some(attempt) if attempt.log().exists() => {
-                let _ = std::fs::copy(attempt.log(), (self.log)(attempt.number));
+                let kept = (self.log)(attempt.number);
+                let linked = std::fs::hard_link(attempt.log(), &kept);
+                // Of an earlier engine that died in between; or a file system without links.
+                let _ = linked.or_else(|_| std::fs::copy(attempt.log(), &kept).map(drop));
             }
             // Nothing was started: it does not count as an attempt.
             Some(attempt) => {
@@ -203,7 +219,7 @@ impl Job {
                 let used = Used { wall_s, cpu_s: exit.cpu_s, max_rss_kib: exit.max_rss_kib };
                 End::Succeeded { outputs, used }
             }
-            Err(Stopped::Failed(failure)) => End::Failed { failure, log: log() },
+            Err(Stopped::Failed(failure, class)) => End::Failed { failure, class, log: log() },
             Err(Stopped::Interrupted) => End::Interrupted,
             Err(Stopped::Damaged(artifact, error)) => End::Damaged { artifact, error: *error },
         }
@@ -236,7 +252,7 @@ impl Job {
             Err(TryRecvError::Empty) => {}
             Ok(_) | Err(TryRecvError::Disconnected) => return Err(Stopped::Interrupted),
         }
-        let process = Supervised::start(&launch)?;
+        let process = self.executor.start(&launch)?;
         self.teller.tell(News::Started { attempt: attempt.number, continues, after });
         let (ended, asked) = self.follow(work, attempt, &mut items, process)?;
         let exit = self.judge(attempt, ended, asked)?;
@@ -307,7 +323,7 @@ impl Job {
                 make(attempt.output(true, port))?;
             }
         }
-        let (folder, argv, environment) = if command {
+        let (folder, argv, mut environment) = if command {
             let stage_dir = self.spec.stage_dir.clone().unwrap_or_default();
             let present = |port: &str| self.inputs.get(port).is_some_and(|list| !list.is_empty());
             let argv = command::arguments(self.contract(), &self.spec.params, &present, &stage_dir)?;
@@ -316,10 +332,12 @@ impl Job {
             attempt.write_request(&self.request(work, attempt, handed, items)?)?;
             let argv =
                 vec![self.worker.clone().into_os_string(), "run".into(), attempt.folder.clone().into_os_string()];
-            let mut environment = command::worker_environment(self.grant.cpus as usize, &attempt.temporary());
-            environment.insert("CUDA_VISIBLE_DEVICES".into(), self.grant.gpus.join(",").into());
+            let environment = command::worker_environment(self.grant.cpus as usize, &attempt.temporary());
             (attempt.folder.clone(), argv, environment)
         };
+        // No GPU is visible but those that the stage was given; numbers count as this engine counts them.
+        environment.insert("CUDA_VISIBLE_DEVICES".into(), self.grant.gpus.join(",").into());
+        environment.insert("CUDA_DEVICE_ORDER".into(), "PCI_BUS_ID".into());
         Ok(Launch { attempt: attempt.folder.clone(), folder, argv, environment })
     }
 
@@ -378,19 +396,23 @@ impl Job {
         work: &Work,
         attempt: &Attempt,
         items: &mut Items,
-        mut process: Supervised,
+        mut process: Box<dyn Process>,
     ) -> Result<(Ended, Option<Asked>), Stopped> {
         let mut events = journal::Tail::<Event>::new(&attempt.events());
         let deadline = self.spec.timeout_s.and_then(|s| Instant::now().checked_add(Duration::from_secs(s)));
         let mut asked = None;
         let mut kill_at: Option<Instant> = None;
+        let mut heard = Heard::new(attempt.log());
+        let (mut is_up, mut to_save) = (false, false);
         loop {
             // Looked at before the events: what it told before its end is read below.
             let ended = process.wait(TICK)?;
             for event in events.next_records().map_err(ExecError::io("read", &attempt.events()))? {
+                heard.something();
                 match event {
                     Event::Item { .. } | Event::Resumed { .. } => self.carry_out(work, attempt, items, &event)?,
-                    Event::Started { .. } | Event::Unknown => {}
+                    Event::Started { .. } => is_up = true,
+                    Event::Unknown => {}
                     told => self.teller.tell(News::Told(told)),
                 }
             }
@@ -402,16 +424,27 @@ impl Job {
                     asked = Some(Asked::Stop);
                     process.terminate();
                 }
+                // A command has not said that it knows the signal, which ends those who do not.
+                Ok(Control::Save) => to_save = !self.is_command(),
                 Ok(Control::Terminate) | Err(TryRecvError::Empty) => {}
                 Ok(Control::Kill) | Err(TryRecvError::Disconnected) => {
                     asked.get_or_insert(Asked::Stop);
                     process.kill();
                 }
             }
-            if asked.is_none() && deadline.is_some_and(|at| Instant::now() >= at) {
-                asked = Some(Asked::Timeout);
-                kill_at = Some(Instant::now() + self.grace);
-                process.terminate();
+            // Before it is up there is nothing to save, and the signal would end it.
+            if is_up && std::mem::take(&mut to_save) {
+                process.save();
+            }
+            if asked.is_none() {
+                let late = deadline.filter(|at| Instant::now() >= *at).and(self.spec.timeout_s);
+                let silent = self.spec.stall_s.filter(|s| heard.silent_for() >= Duration::from_secs(*s));
+                asked =
+                    late.map(|seconds| Asked::Timeout { seconds }).or(silent.map(|seconds| Asked::Stalled { seconds }));
+                if asked.is_some() {
+                    kill_at = Some(Instant::now() + self.grace);
+                    process.terminate();
+                }
             }
             if kill_at.is_some_and(|at| Instant::now() >= at) {
                 process.kill();
@@ -421,65 +454,14 @@ impl Job {
 
     /// Whether the process did its work; if not, why.
     fn judge(&self, attempt: &Attempt, ended: Ended, asked: Option<Asked>) -> Result<Exit, Stopped> {
-        let result = if self.is_command() { None } else { attempt.result()? };
-        let exit = match ended {
-            Ended::Seen(exit) => exit,
-            Ended::Unseen if asked.is_some() => return Err(Stopped::Interrupted),
-            Ended::Unseen => {
-                let hint = Some("run the same command again: it goes on where it can");
-                return Err(failed(
-                    "stage::supervisor_killed",
-                    "somebody killed its supervisor, and so the stage",
-                    hint,
-                ));
-            }
-        };
-        let done = match &result {
-            Some(result) => result.outcome == Outcome::Succeeded,
-            None => self.is_command() && exit.code == Some(0),
-        };
-        if done {
-            return Ok(exit);
+        let command = self.is_command();
+        let result = if command { None } else { attempt.result()? };
+        let log = attempt.log_tail();
+        match judge(judge::End { ended, asked, command, result, log: &log, folder: &attempt.folder }) {
+            Verdict::Done(exit) => Ok(exit),
+            Verdict::Interrupted => Err(Stopped::Interrupted),
+            Verdict::Failed(failure, class) => Err(Stopped::Failed(failure, class)),
         }
-        if let Some(error) = exit.error {
-            return Err(failed("stage::not_started", error, None));
-        }
-        if let Some(Asked::Timeout) = asked {
-            let limit = self.spec.timeout_s.unwrap_or_default();
-            let hint = "run the same command again: it goes on from its last saved state; or raise `timeout`";
-            return Err(failed("stage::timeout", format!("it took longer than its timeout of {limit} s"), Some(hint)));
-        }
-        match result {
-            Some(result) if result.outcome == Outcome::Failed => {
-                let unnamed =
-                    || Failure { code: "stage::failed".into(), message: "it gave no reason".into(), hint: None };
-                return Err(Stopped::Failed(result.failure.unwrap_or_else(unnamed)));
-            }
-            Some(_) | None if asked.is_some() => return Err(Stopped::Interrupted),
-            Some(_) => {
-                let hint = "run the same command again: it goes on from its last saved state";
-                return Err(failed("stage::stopped", "a signal from outside stopped it", Some(hint)));
-            }
-            None => {}
-        }
-        Err(match (exit.code, exit.signal) {
-            (_, Some(9)) => failed(
-                "stage::killed",
-                "it was killed by signal 9 (SIGKILL)",
-                Some("if the system ran out of memory (`dmesg` says so), run less at a time or give it less to do"),
-            ),
-            (_, Some(signal)) => failed("stage::killed", format!("it was ended by signal {signal}"), None),
-            (Some(code), None) => {
-                let hint = is_full(&attempt.folder).then(|| {
-                    format!(
-                        "the file system of {} is full: free some space and run the same command again",
-                        self.store.root().display()
-                    )
-                });
-                failed("stage::exit", format!("it ended with exit code {code}"), hint.as_deref())
-            }
-            (None, None) => failed("stage::exit", "it ended, and nobody saw how", None),
-        })
     }
 
     /// Puts the outputs into the store, the action last.
@@ -526,21 +508,35 @@ impl Job {
     }
 }
 
-/// Why a process was asked to stop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Asked {
-    Stop,
-    Timeout,
-}
-
 /// Whether an input could not be handed over because it is not whole any more.
 fn damaged(artifact: Digest, error: StoreError) -> Stopped {
     if super::is_damage(&error) { Stopped::Damaged(artifact, Box::new(error)) } else { error.into() }
 }
 
-/// Whether there is no room where `folder` lies: what a stage says of it has no room either.
-fn is_full(folder: &Path) -> bool {
-    rustix::fs::statvfs(folder).is_ok_and(|stat| stat.f_bavail.saturating_mul(stat.f_frsize) < 64 * 1024)
+/// When a stage was last heard of: it told something, or its log grew.
+struct Heard {
+    log: PathBuf,
+    size: u64,
+    at: Instant,
+}
+
+impl Heard {
+    fn new(log: PathBuf) -> Self {
+        Self { log, size: 0, at: Instant::now() }
+    }
+
+    fn something(&mut self) {
+        self.at = Instant::now();
+    }
+
+    fn silent_for(&mut self) -> Duration {
+        let size = std::fs::metadata(&self.log).map_or(0, |m| m.len());
+        if size != self.size {
+            self.size = size;
+            self.something();
+        }
+        self.at.elapsed()
+    }
 }
 
 fn make(folder: PathBuf) -> Result<PathBuf, ExecError> {

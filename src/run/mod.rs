@@ -10,49 +10,65 @@ mod board;
 mod error;
 mod event;
 mod explain;
+mod follow;
+mod gpus;
 mod job;
+mod judge;
+mod lease;
 mod plan;
+mod queue;
 mod record;
 mod resources;
 mod results;
 mod scheduler;
+mod selection;
 mod signals;
 mod sources;
 mod state;
+mod weight;
 
 pub use error::RunError;
 pub use event::{Place, Record, RunEvent, RunOutcome, Used};
 pub use explain::Changed;
+pub use follow::{Attached, LogFile, attach, cancel, log_files, remove};
 pub use plan::{ItemPlan, PlanState, StagePlan, plan};
-pub use record::{RunId, find, log_path, read_events};
+pub use record::{RunId, find, log_path, now_ms, read_events};
 pub use resources::{Grant, Machine};
+pub use selection::{Selected, Selection};
 pub use sources::{Change, Sources};
 pub use state::{InstanceState, RunState, RunStatus, StageState, Status, folder, list, logs, show};
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use olmo_stage::{Digest, Failure, failpoint};
 
-use crate::exec::Worker;
+use crate::exec::{Executor, Local, Worker};
 use crate::spec::Resolved;
 use crate::store::{Action, Store, StoreError};
 
 use board::Board;
 use record::RunRecord;
-use scheduler::{Ending, Scheduler};
+use scheduler::{Again, Ending, Scheduler};
 
 /// How to run.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Options {
-    /// Only these stages and what they need; all, if there is none.
-    pub targets: Vec<String>,
+    /// Which stages.
+    pub selection: Selection,
     /// Stages whose unfinished work is thrown away.
     pub fresh: Vec<String>,
     /// When a stage fails, what runs is stopped and nothing more begins; else all goes on that
     /// does not need it.
     pub fail_fast: bool,
+    /// Stages that run though their results are there.
+    pub force: Vec<String>,
+    /// No result that is there counts; new ones are kept.
+    pub no_cache_read: bool,
+    /// Where stages' processes run.
+    pub executor: Arc<dyn Executor>,
     /// How long stages may take to save their state after a signal.
     pub grace: Duration,
     /// Where `olmo-worker` is.
@@ -62,9 +78,12 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            targets: Vec::new(),
+            selection: Selection::default(),
             fresh: Vec::new(),
+            force: Vec::new(),
+            no_cache_read: false,
             fail_fast: false,
+            executor: Arc::new(Local),
             grace: Duration::from_secs(30),
             worker: Worker::place(),
         }
@@ -74,6 +93,9 @@ impl Default for Options {
 /// Sees every event as it happens, progress and metrics at full rate.
 pub trait Watch {
     fn event(&mut self, event: &RunEvent);
+
+    /// The run has its record, and goes by this name.
+    fn begins(&mut self, _id: &RunId) {}
 }
 
 /// How a run ended.
@@ -96,15 +118,21 @@ pub struct StageFailure {
 
 /// Runs the experiment `resolved`: what is in the store already is not run again.
 pub fn run(store: &Store, resolved: &Resolved, options: &Options, watch: &mut dyn Watch) -> Result<Report, RunError> {
-    let names = board::order(resolved, &options.targets)?;
-    for name in &options.fresh {
+    for name in options.fresh.iter().chain(&options.force) {
         board::named(resolved, name)?;
     }
-    let machine = check_resources(resolved, &names)?;
-    let sources = Sources::read(resolved, &names, store)?;
-    let hits = check_worker(store, resolved, &names, &sources, options)?;
-    let record = RunRecord::create(store, resolved, &options.targets, &sources)?;
-    go(store, resolved, &names, &sources, hits, record, machine, false, options, watch)
+    let selected = options.selection.choose(resolved)?;
+    let machine = check_resources(resolved, &selected.names)?;
+    let sources = Sources::read(resolved, &selected.names, store)?;
+    let again = Again {
+        all: options.no_cache_read,
+        stages: options.force.iter().flat_map(|name| resolved.named(name)).map(str::to_owned).collect(),
+        but: selected.only_read.clone(),
+    };
+    let hits = check_plan(store, resolved, &selected, &sources, &again, options)?;
+    let record = RunRecord::create(store, resolved, &options.selection, &sources)?;
+    let todo = Todo { resolved, names: &selected.names, sources: &sources, again, resumed: false };
+    go(store, &todo, hits, record, machine, options, watch)
 }
 
 /// Goes on with the run whose name begins with `text`, from what its record holds: no
@@ -113,39 +141,47 @@ pub fn resume(store: &Store, text: &str, options: &Options, watch: &mut dyn Watc
     let id = find(store, text)?;
     let (record, recorded) = RunRecord::reopen(store, &id)?;
     let resolved = &recorded.resolved;
-    let names = board::order(resolved, &recorded.targets)?;
-    let machine = check_resources(resolved, &names)?;
-    let sources = Sources::read(resolved, &names, store)?;
+    let selected = recorded.selection().choose(resolved)?;
+    let machine = check_resources(resolved, &selected.names)?;
+    let sources = Sources::read(resolved, &selected.names, store)?;
     let changes = recorded.sources.changes(&sources, store);
     if !changes.is_empty() {
         return Err(RunError::SourcesChanged { id: id.to_string(), changes });
     }
-    let hits = check_worker(store, resolved, &names, &sources, options)?;
-    go(store, resolved, &names, &sources, hits, record, machine, true, options, watch)
+    let again = Again::default();
+    let hits = check_plan(store, resolved, &selected, &sources, &again, options)?;
+    let todo = Todo { resolved, names: &selected.names, sources: &sources, again, resumed: true };
+    go(store, &todo, hits, record, machine, options, watch)
 }
 
 fn check_resources(resolved: &Resolved, names: &[String]) -> Result<Machine, RunError> {
-    let machine = Machine::here();
-    for name in names {
-        if let Some(stage) = resolved.stages.get(name) {
-            machine.check(name, &stage.resources)?;
-        }
+    let stages = || names.iter().filter_map(|name| Some((name, resolved.stages.get(name)?)));
+    let machine = Machine::here(stages().any(|(_, stage)| stage.resources.gpus > 0))?;
+    for (name, stage) in stages() {
+        machine.check(name, &stage.resources)?;
     }
     Ok(machine)
 }
 
-/// Before anything runs: that the worker holds the stages that may run, as the experiment means them.
-/// Returns what is there already, by key, so that it need not be looked up again.
-fn check_worker(
+/// Before anything runs: that the worker holds the stages that may run, as the experiment means
+/// them, and that what is only read is there. Returns what is there already, by key, so that it
+/// need not be looked up again.
+fn check_plan(
     store: &Store,
     resolved: &Resolved,
-    names: &[String],
+    selected: &Selected,
     sources: &Sources,
+    again: &Again,
     options: &Options,
 ) -> Result<HashMap<Digest, Action>, RunError> {
-    let found = plan::find(resolved, names, sources, store)?;
+    let found = plan::find(resolved, &selected.names, sources, store)?;
+    if let Some(before) = found.missing.iter().find(|name| selected.only_read.contains(*name)) {
+        let chosen = selected.names.iter().find(|name| !selected.only_read.contains(*name));
+        return Err(RunError::NotBefore { stage: chosen.cloned().unwrap_or_default(), before: before.clone() });
+    }
     let mut worker = None;
-    for name in &found.missing {
+    let missing: BTreeSet<&String> = found.missing.iter().collect();
+    for name in selected.names.iter().filter(|name| missing.contains(name) || again.holds(name)) {
         let Some(stage) = resolved.stages.get(name) else { continue };
         if stage.description.contract.command.is_some() {
             continue;
@@ -174,37 +210,47 @@ fn is_damage(error: &StoreError) -> bool {
     )
 }
 
-#[expect(clippy::too_many_arguments, reason = "the two doors above have made each of them, and nothing else does")]
+/// What a run is about.
+struct Todo<'r> {
+    resolved: &'r Resolved,
+    names: &'r [String],
+    sources: &'r Sources,
+    again: Again,
+    resumed: bool,
+}
+
 fn go(
     store: &Store,
-    resolved: &Resolved,
-    names: &[String],
-    sources: &Sources,
+    todo: &Todo<'_>,
     mut hits: HashMap<Digest, Action>,
     mut record: RunRecord,
-    machine: Machine,
-    resumed: bool,
+    mut machine: Machine,
     options: &Options,
     watch: &mut dyn Watch,
 ) -> Result<Report, RunError> {
+    let Todo { resolved, names, sources, .. } = *todo;
     let id = record.id.clone();
     let opened = RunEvent::Opened {
         experiment: resolved.experiment.clone(),
         pid: std::process::id(),
-        resumed,
+        resumed: todo.resumed,
         stages: names.to_vec(),
     };
-    watch.event(&opened);
     record.append(&opened)?;
+    record.sync()?;
+    watch.begins(&id);
+    watch.event(&opened);
     failpoint("run.started");
     let mut results = BTreeMap::new();
     let mut rounds = 0;
     let ending = loop {
         let mut board = Board::new(resolved, names, sources);
-        // Known of the first round alone: a later one begins since something was found damaged.
+        // Known of the first round alone: a later one begins since something was found damaged,
+        // and makes that again, nothing else.
         let hits = std::mem::take(&mut hits);
-        let scheduler =
-            Scheduler::new(&mut board, resolved, store, &mut record, options, machine.clone(), watch).knowing(hits);
+        let again = if rounds == 0 { todo.again.clone() } else { Again::default() };
+        let scheduler = Scheduler::new(&mut board, resolved, store, &mut record, options, &mut machine, again, watch);
+        let scheduler = scheduler.knowing(hits);
         let signals = signals::Watcher::start(scheduler.sender())?;
         let ending = scheduler.run()?;
         if !ending.complete {
@@ -242,5 +288,6 @@ fn go(
     let closed = RunEvent::Closed { outcome, results: results.clone() };
     watch.event(&closed);
     record.append(&closed)?;
+    record.sync()?;
     Ok(Report { id, outcome, failures, results })
 }

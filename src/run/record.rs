@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::RunError;
 use super::event::{Place, Record, RunEvent};
+use super::selection::Selection;
 use super::sources::Sources;
 use crate::spec::Resolved;
 use crate::store::Store;
@@ -27,7 +28,7 @@ use crate::store::Store;
 /// form of the resolved experiment, which can be read.
 const FORMAT: u32 = 2;
 const RESOLVED: &str = "resolved.yaml";
-const EVENTS: &str = "events.jsonl";
+pub(super) const EVENTS: &str = "events.jsonl";
 const LOCK: &str = "lock";
 
 /// The name of a run: UTC time to the second, and the 65,536th parts of the second in four
@@ -74,8 +75,18 @@ pub struct Recorded {
     format: u32,
     pub resolved: Resolved,
     /// The stages asked for by name; none means all.
-    pub targets: Vec<String>,
+    targets: Vec<String>,
+    /// The rest of what was asked for, if something was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    selection: Option<Selection>,
     pub sources: Sources,
+}
+
+impl Recorded {
+    /// Which stages the run is about.
+    pub fn selection(&self) -> Selection {
+        self.selection.clone().unwrap_or_else(|| Selection::of(&self.targets))
+    }
 }
 
 /// The record of a run that this process works on.
@@ -85,12 +96,19 @@ pub struct RunRecord {
     events: journal::Writer<Record>,
     /// The same file, to sync it.
     events_file: File,
+    /// Whether an event was appended that is to last, and is not on the disk yet.
+    unsynced: bool,
     _lock: File,
 }
 
 impl RunRecord {
     /// Makes the record of a new run.
-    pub fn create(store: &Store, resolved: &Resolved, targets: &[String], sources: &Sources) -> Result<Self, RunError> {
+    pub fn create(
+        store: &Store,
+        resolved: &Resolved,
+        selection: &Selection,
+        sources: &Sources,
+    ) -> Result<Self, RunError> {
         let runs = store.runs_dir();
         let (id, folder) = loop {
             let id = RunId::new(SystemTime::now());
@@ -108,7 +126,8 @@ impl RunRecord {
         let recorded = Recorded {
             format: FORMAT,
             resolved: resolved.clone(),
-            targets: targets.to_vec(),
+            targets: selection.targets.clone(),
+            selection: (*selection != Selection::of(&selection.targets)).then(|| selection.clone()),
             sources: sources.clone(),
         };
         let path = folder.join(RESOLVED);
@@ -132,20 +151,33 @@ impl RunRecord {
         let path = folder.join(EVENTS);
         let events = journal::Writer::open(&path, false).map_err(RunError::io("open", &path))?;
         let events_file = File::open(&path).map_err(RunError::io("open", &path))?;
-        Ok(Self { id, folder, events, events_file, _lock: lock })
+        Ok(Self { id, folder, events, events_file, unsynced: false, _lock: lock })
     }
 
-    /// Appends an event. One that says what was done is on the disk when the call returns; one
-    /// that only shows something, or that the next run finds again, may be lost by a power cut.
+    /// Appends an event. One that says what was done is on the disk after the next
+    /// [`RunRecord::sync`]; one that only shows something, or that the next run finds again, may
+    /// be lost by a power cut.
     pub fn append(&mut self, event: &RunEvent) -> Result<(), RunError> {
         let record = Record { at: now_ms(), event: event.clone() };
         let lasting = !matches!(
             event,
-            RunEvent::Cached { .. } | RunEvent::Progress { .. } | RunEvent::Metrics { .. } | RunEvent::Message { .. }
+            RunEvent::Cached { .. }
+                | RunEvent::Waiting { .. }
+                | RunEvent::Started { .. }
+                | RunEvent::Progress { .. }
+                | RunEvent::Metrics { .. }
+                | RunEvent::Message { .. }
         );
-        let appended = self.events.append(&record);
-        let synced = appended.and_then(|()| if lasting { self.events_file.sync_data() } else { Ok(()) });
-        synced.map_err(RunError::io("write", &self.folder.join(EVENTS)))
+        self.unsynced |= lasting;
+        self.events.append(&record).map_err(RunError::io("write", &self.folder.join(EVENTS)))
+    }
+
+    /// Puts what was appended on the disk; many events at the price of one.
+    pub fn sync(&mut self) -> Result<(), RunError> {
+        if !std::mem::take(&mut self.unsynced) {
+            return Ok(());
+        }
+        self.events_file.sync_data().map_err(RunError::io("write", &self.folder.join(EVENTS)))
     }
 
     /// The run's folder.
@@ -161,7 +193,7 @@ pub fn log_path(folder: &Path, place: &Place, attempt: u32) -> PathBuf {
 }
 
 /// Locks the record in `folder`. Who lists runs holds the lock for a moment too, hence some patience.
-fn take_lock(folder: &Path, id: &RunId) -> Result<File, RunError> {
+pub(super) fn take_lock(folder: &Path, id: &RunId) -> Result<File, RunError> {
     let path = folder.join(LOCK);
     let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
     let mut file = open.map_err(RunError::io("open", &path))?;
@@ -173,7 +205,7 @@ fn take_lock(folder: &Path, id: &RunId) -> Result<File, RunError> {
                 std::thread::sleep(Duration::from_millis(5));
             }
             Err(TryLockError::WouldBlock) => {
-                let pid = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
+                let pid = engine(folder);
                 return Err(RunError::RunActive { id: id.to_string(), pid });
             }
             Err(TryLockError::Error(e)) => return Err(RunError::io("lock", &path)(e)),
@@ -182,6 +214,11 @@ fn take_lock(folder: &Path, id: &RunId) -> Result<File, RunError> {
     let told = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
     told.map_err(RunError::io("write", &path))?;
     Ok(file)
+}
+
+/// The process that works on the run in `folder`, or did so last.
+pub fn engine(folder: &Path) -> Option<u32> {
+    fs::read_to_string(folder.join(LOCK)).ok()?.trim().parse().ok()
 }
 
 /// Whether an engine works on the run in `folder` at this moment.

@@ -3,8 +3,8 @@
 //!
 //! An instance whose inputs are known is looked up by its key: a hit is done. Else a thread
 //! takes the key's lock (waiting, if another process has it), then the instance queues for
-//! processors, memory and GPUs in the order of the stages, then a job runs it. A stage that is
-//! too large for what is free keeps those behind it from overtaking, so that it gets its turn.
+//! processors, memory and GPUs ([`super::queue`]), then a job runs it. A stage that is too large
+//! for what is free keeps those behind it from overtaking, so that it gets its turn.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
@@ -18,9 +18,9 @@ use olmo_stage::{Digest, Event, Failure, failpoint};
 use super::board::{Board, DamagedInput, End as StageEnd, Input, Inputs};
 use super::error::RunError;
 use super::event::{Place, RunEvent, Used};
-use super::job::{self, Control, End, Job, News, Teller};
+use super::job::{self, Control, End, News, Teller};
 use super::record::RunRecord;
-use super::resources::{Grant, Machine};
+use super::resources::{Machine, Occupied};
 use super::{Options, StageFailure, Watch};
 use crate::exec::attempt::{ItemRecord, Items, Work};
 use crate::key::KeyRecord;
@@ -38,15 +38,19 @@ const AFTER_KILL: Duration = Duration::from_secs(15);
 pub enum Message {
     Job(usize, Box<News>),
     Signal(i32),
+    /// Running stages are to save their state (SIGUSR1).
+    Save,
 }
 
 /// Where an instance is on its way.
-enum Phase {
+pub(super) enum Phase {
     /// Its inputs are not known, or it was not looked up yet.
     Idle,
     Locking(Ready),
     Queued(Ready, KeyLock),
-    Running(Ready, Running),
+    Running(Ready, Box<Running>),
+    /// It failed, and begins again then.
+    Resting(Instant),
     Done,
     Failed,
     Skipped,
@@ -56,16 +60,16 @@ enum Phase {
 
 /// All that is known of an instance once its inputs are.
 #[derive(Clone)]
-struct Ready {
-    inputs: BTreeMap<String, Vec<Input>>,
-    record: KeyRecord,
-    key: Digest,
+pub(super) struct Ready {
+    pub inputs: BTreeMap<String, Vec<Input>>,
+    pub record: KeyRecord,
+    pub key: Digest,
 }
 
-struct Running {
-    control: Sender<Control>,
-    grant: Grant,
-    shown: BTreeMap<&'static str, Instant>,
+pub(super) struct Running {
+    pub control: Sender<Control>,
+    pub occupied: Occupied,
+    pub shown: BTreeMap<&'static str, Instant>,
 }
 
 /// How the stages of a run ended.
@@ -80,20 +84,32 @@ pub struct Ending {
 
 /// See the module.
 pub struct Scheduler<'r, 'w> {
-    board: &'w mut Board<'r>,
-    root: PathBuf,
-    store: &'r Store,
-    record: &'r mut RunRecord,
-    options: &'r Options,
+    pub(super) board: &'w mut Board<'r>,
+    pub(super) experiment: String,
+    pub(super) root: PathBuf,
+    pub(super) store: &'r Store,
+    pub(super) record: &'r mut RunRecord,
+    pub(super) options: &'r Options,
     watch: &'w mut dyn Watch,
-    machine: Machine,
-    phases: Vec<Phase>,
+    pub(super) machine: &'w mut Machine,
+    pub(super) phases: Vec<Phase>,
     remakes: Vec<u32>,
     /// What was found whole in the store a moment ago, by key; each is looked at once.
     hits: HashMap<Digest, Action>,
+    /// How often each instance failed and was tried again.
+    pub(super) tried: Vec<u32>,
     /// Stages that did something in this run, for telling a cut-off.
-    ran: BTreeSet<usize>,
-    fresh: BTreeSet<String>,
+    pub(super) ran: BTreeSet<usize>,
+    pub(super) fresh: BTreeSet<String>,
+    /// Instances whose unfinished work was thrown away already.
+    pub(super) freshened: BTreeSet<usize>,
+    /// Instances of which it was said that they wait for other engines.
+    pub(super) delayed: BTreeSet<usize>,
+    again: Again,
+    /// Instances that ran again though their result was there.
+    did_again: BTreeSet<usize>,
+    /// By stage; worked out when there is a choice.
+    pub(super) weights: Option<Vec<f64>>,
     sender: Sender<Message>,
     receiver: Receiver<Message>,
     /// Threads that will still send something.
@@ -102,23 +118,41 @@ pub struct Scheduler<'r, 'w> {
     kill_at: Option<Instant>,
     give_up_at: Option<Instant>,
     ending: Ending,
-    /// The record can no longer be written.
+    /// The record, or the leases, can no longer be used.
     broken: Option<RunError>,
 }
 
+/// Which stages run though their results are there.
+#[derive(Clone, Debug, Default)]
+pub struct Again {
+    pub all: bool,
+    pub stages: BTreeSet<String>,
+    /// Never these: they are only read.
+    pub but: BTreeSet<String>,
+}
+
+impl Again {
+    pub fn holds(&self, stage: &str) -> bool {
+        (self.all || self.stages.contains(stage)) && !self.but.contains(stage)
+    }
+}
+
 impl<'r, 'w> Scheduler<'r, 'w> {
+    #[expect(clippy::too_many_arguments, reason = "made in one place; each is something else")]
     pub fn new(
         board: &'w mut Board<'r>,
         resolved: &'r Resolved,
         store: &'r Store,
         record: &'r mut RunRecord,
         options: &'r Options,
-        machine: Machine,
+        machine: &'w mut Machine,
+        again: Again,
         watch: &'w mut dyn Watch,
     ) -> Self {
         let (sender, receiver) = mpsc::channel();
         Self {
             board,
+            experiment: resolved.experiment.clone(),
             root: resolved.root.clone(),
             store,
             record,
@@ -128,8 +162,14 @@ impl<'r, 'w> Scheduler<'r, 'w> {
             phases: Vec::new(),
             remakes: Vec::new(),
             hits: HashMap::new(),
+            tried: Vec::new(),
             ran: BTreeSet::new(),
             fresh: options.fresh.iter().flat_map(|name| resolved.named(name)).map(str::to_owned).collect(),
+            freshened: BTreeSet::new(),
+            delayed: BTreeSet::new(),
+            again,
+            did_again: BTreeSet::new(),
+            weights: None,
             sender,
             receiver,
             threads: 0,
@@ -155,12 +195,16 @@ impl<'r, 'w> Scheduler<'r, 'w> {
     pub fn run(mut self) -> Result<Ending, RunError> {
         loop {
             self.advance();
-            if self.threads == 0 {
+            if self.threads == 0 && !self.waits() {
                 break;
             }
             match self.next() {
                 Some(Message::Job(index, news)) => self.hear(index, *news),
                 Some(Message::Signal(signal)) => self.signal(signal),
+                Some(Message::Save) => {
+                    self.note(RunEvent::Saving);
+                    self.tell_running(Control::Save);
+                }
                 None => self.overdue(),
             }
             if self.give_up_at.is_some_and(|at| Instant::now() >= at) {
@@ -175,16 +219,22 @@ impl<'r, 'w> Scheduler<'r, 'w> {
     }
 
     /// The next message; `None` when a deadline passed.
-    fn next(&self) -> Option<Message> {
+    fn next(&mut self) -> Option<Message> {
+        if let Ok(message) = self.receiver.try_recv() {
+            return Some(message);
+        }
+        // Nothing to do for a moment: what happened goes to the disk, all at once.
+        let synced = self.record.sync();
+        self.record_failed(synced.err());
         let tick = Duration::from_secs(1);
-        let deadline = [self.kill_at, self.give_up_at].into_iter().flatten().min();
+        let deadline = [self.kill_at, self.give_up_at, self.next_look()].into_iter().flatten().min();
         let pause = deadline.map_or(tick, |at| at.saturating_duration_since(Instant::now()).min(tick));
         // The scheduler holds a sender itself: the channel never closes.
         self.receiver.recv_timeout(pause).ok()
     }
 
     /// Writes an event into the record and shows it.
-    fn note(&mut self, event: RunEvent) {
+    pub(super) fn note(&mut self, event: RunEvent) {
         self.watch.event(&event);
         self.keep(&event);
     }
@@ -192,7 +242,11 @@ impl<'r, 'w> Scheduler<'r, 'w> {
     fn keep(&mut self, event: &RunEvent) {
         tracing::debug!(?event);
         let appended = self.record.append(event);
-        if let Some(error) = appended.err().filter(|_| self.broken.is_none()) {
+        self.record_failed(appended.err());
+    }
+
+    pub(super) fn record_failed(&mut self, error: Option<RunError>) {
+        if let Some(error) = error.filter(|_| self.broken.is_none()) {
             self.broken = Some(error);
             // Running stages save their state; nothing new begins without a record.
             self.stop_all();
@@ -201,6 +255,7 @@ impl<'r, 'w> Scheduler<'r, 'w> {
 
     /// Does all that can be done without waiting.
     fn advance(&mut self) {
+        self.wake();
         loop {
             let mut changed = false;
             for stage in 0..self.board.stages.len() {
@@ -208,9 +263,10 @@ impl<'r, 'w> Scheduler<'r, 'w> {
                 while self.phases.len() < self.board.instances.len() {
                     self.phases.push(Phase::Idle);
                     self.remakes.push(0);
+                    self.tried.push(0);
                 }
                 for index in self.board.stages[stage].instances.clone() {
-                    if matches!(self.phases[index], Phase::Idle) && !self.stop.load(Ordering::Relaxed) {
+                    if matches!(self.phases[index], Phase::Idle) && !self.is_stopping() {
                         changed |= self.try_begin(index);
                     }
                 }
@@ -221,7 +277,13 @@ impl<'r, 'w> Scheduler<'r, 'w> {
             }
         }
         self.drop_uncounted();
-        self.start_queued();
+        if !self.is_stopping() {
+            self.start_queued();
+        }
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
     }
 
     /// Ends a `for_each` stage that will not be done: nothing more comes, and something failed,
@@ -260,7 +322,7 @@ impl<'r, 'w> Scheduler<'r, 'w> {
             let stage = &self.board.stages[self.board.instances[index].stage];
             let closed = stage.spec.for_each.as_ref().is_some_and(|list| self.board.items(list).1);
             match &self.phases[index] {
-                Phase::Queued(..) => self.phases[index] = Phase::Idle,
+                Phase::Queued(..) | Phase::Resting(_) => self.phases[index] = Phase::Idle,
                 Phase::Running(_, running) if closed => {
                     // A job that has ended does not listen any more.
                     let _ = running.control.send(Control::Kill);
@@ -302,8 +364,10 @@ impl<'r, 'w> Scheduler<'r, 'w> {
         let record = self.board.key(index, &inputs)?;
         let key = record.digest();
         let place = self.board.place(index);
+        let again = self.again.holds(&place.stage) && self.did_again.insert(index);
         let known = self.hits.remove(&key).map(ActionState::Hit);
         match known.map_or_else(|| self.store.action_state(key), Ok)? {
+            ActionState::Hit(_) if again => {}
             ActionState::Hit(action) => {
                 let stages = inputs.values().flatten().filter_map(|i| self.board.stage(&i.maker.as_ref()?.stage));
                 let cut_off = stages.collect::<BTreeSet<_>>().intersection(&self.ran).next().is_some();
@@ -323,9 +387,24 @@ impl<'r, 'w> Scheduler<'r, 'w> {
             }
             ActionState::Absent => {}
         }
-        self.phases[index] = Phase::Locking(Ready { inputs, record, key });
+        let ready = Ready { inputs, record, key };
+        // Free as a rule: no thread is needed then, and who starts first depends on no race.
+        if let Some(lock) = self.store.lock_key(key)? {
+            match self.store.action_state(key)? {
+                // Another process finished it since the look above.
+                ActionState::Hit(Action { outputs, .. }) if !again => {
+                    let used = Used::default();
+                    let place = self.board.place(index);
+                    self.note(RunEvent::Finished { place, key, shared: true, outputs: outputs.clone(), used });
+                    self.done(index, outputs);
+                }
+                _ => self.phases[index] = Phase::Queued(ready, lock),
+            }
+            return Ok(());
+        }
+        self.phases[index] = Phase::Locking(ready);
         let (store, stop, teller) = (self.store.clone(), self.stop.clone(), self.teller(index));
-        self.spawn(move || job::lock(&store, key, &stop, &teller));
+        self.spawn(move || job::lock(&store, key, again, &stop, &teller));
         Ok(())
     }
 
@@ -340,54 +419,13 @@ impl<'r, 'w> Scheduler<'r, 'w> {
         }
     }
 
-    fn teller(&self, instance: usize) -> Teller {
+    pub(super) fn teller(&self, instance: usize) -> Teller {
         Teller { instance, to: self.sender.clone() }
     }
 
-    fn spawn(&mut self, work: impl FnOnce() + Send + 'static) {
+    pub(super) fn spawn(&mut self, work: impl FnOnce() + Send + 'static) {
         self.threads += 1;
         std::thread::spawn(work);
-    }
-
-    /// Starts what is locked and fits, in the order of the stages.
-    fn start_queued(&mut self) {
-        let queued = |i: &usize| matches!(self.phases[*i], Phase::Queued(..));
-        let in_order: Vec<usize> =
-            self.board.stages.iter().flat_map(|s| s.instances.iter().copied()).filter(queued).collect();
-        for index in in_order {
-            let spec = self.board.stages[self.board.instances[index].stage].spec;
-            let Some(grant) = self.machine.take(&spec.resources) else { return };
-            let Phase::Queued(ready, lock) = std::mem::replace(&mut self.phases[index], Phase::Idle) else { continue };
-            self.start(index, ready, lock, grant);
-        }
-    }
-
-    fn start(&mut self, index: usize, ready: Ready, lock: KeyLock, grant: Grant) {
-        tracing::debug!(place = %self.board.place(index), key = %ready.key, ?grant, "start");
-        let stage = &self.board.stages[self.board.instances[index].stage];
-        let (control, receiver) = mpsc::channel();
-        let (folder, place) = (self.record.folder().to_owned(), self.board.place(index));
-        let job = Job {
-            store: self.store.clone(),
-            key: ready.key,
-            record: ready.record.clone(),
-            lock,
-            name: stage.name.clone(),
-            spec: stage.spec.clone(),
-            root: self.root.clone(),
-            inputs: ready.inputs.clone(),
-            grant: grant.clone(),
-            worker: self.options.worker.clone(),
-            command: self.board.command(index).cloned(),
-            fresh: self.fresh.contains(&stage.name),
-            grace: self.options.grace,
-            log: Box::new(move |attempt| super::record::log_path(&folder, &place, attempt)),
-            control: receiver,
-            teller: self.teller(index),
-        };
-        self.ran.insert(self.board.instances[index].stage);
-        self.phases[index] = Phase::Running(ready, Running { control, grant, shown: BTreeMap::new() });
-        self.spawn(move || job.run());
     }
 
     /// What a job tells.
@@ -404,7 +442,7 @@ impl<'r, 'w> Scheduler<'r, 'w> {
                 self.threads -= 1;
                 if let Phase::Locking(ready) = std::mem::replace(&mut self.phases[index], Phase::Idle) {
                     // Stopping: the lock goes back, the instance stays as it was.
-                    if !self.stop.load(Ordering::Relaxed) && self.board.counts(index) {
+                    if !self.is_stopping() && self.board.counts(index) {
                         self.phases[index] = Phase::Queued(ready, lock);
                     }
                 }
@@ -474,7 +512,7 @@ impl<'r, 'w> Scheduler<'r, 'w> {
 
     fn ended(&mut self, index: usize, place: Place, end: End) {
         let Phase::Running(ready, running) = std::mem::replace(&mut self.phases[index], Phase::Idle) else { return };
-        self.machine.give(running.grant);
+        self.machine.give(running.occupied);
         let counts = self.board.counts(index);
         match end {
             End::Succeeded { outputs, used } => {
@@ -484,7 +522,7 @@ impl<'r, 'w> Scheduler<'r, 'w> {
             }
             // Its item left the list meanwhile: nobody asks for it.
             End::Failed { .. } | End::Interrupted | End::Damaged { .. } if !counts => self.phases[index] = Phase::Idle,
-            End::Failed { failure, log } => self.fail(index, failure, log),
+            End::Failed { failure, class, log } => self.fail_or_retry(index, failure, class, log),
             End::Interrupted => {
                 self.phases[index] = Phase::Stopped;
                 self.note(RunEvent::Interrupted { place });
@@ -502,7 +540,7 @@ impl<'r, 'w> Scheduler<'r, 'w> {
         self.board.finish(index, outputs);
     }
 
-    fn fail(&mut self, index: usize, failure: Failure, log: Vec<String>) {
+    pub(super) fn fail(&mut self, index: usize, failure: Failure, log: Vec<String>) {
         self.phases[index] = Phase::Failed;
         let place = self.board.place(index);
         // A for_each stage goes on with its other items: see `settle`.
@@ -550,7 +588,7 @@ impl<'r, 'w> Scheduler<'r, 'w> {
         self.kill_at = Some(Instant::now() + self.options.grace);
         self.tell_running(Control::Terminate);
         for phase in &mut self.phases {
-            if matches!(phase, Phase::Queued(..)) {
+            if matches!(phase, Phase::Queued(..) | Phase::Resting(_)) {
                 *phase = Phase::Idle;
             }
         }

@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::{Handle, Signals};
 
 use super::error::RunError;
 use super::scheduler::Message;
 
-/// Watches for SIGINT, SIGTERM and SIGHUP until it is dropped.
+/// Watches for SIGINT, SIGTERM, SIGHUP and SIGUSR1 until it is dropped.
 pub struct Watcher {
     handle: Handle,
     thread: Option<JoinHandle<()>>,
@@ -20,7 +20,9 @@ pub struct Watcher {
 
 impl Watcher {
     pub fn start(scheduler: Sender<Message>) -> Result<Self, RunError> {
-        let watched = Signals::new([SIGINT, SIGTERM, SIGHUP]);
+        // Who starts this with SIGHUP ignored (`nohup`, a detached run) wants it to outlive its terminal.
+        let hangup = (!is_ignored(SIGHUP)).then_some(SIGHUP);
+        let watched = Signals::new([SIGINT, SIGTERM, SIGUSR1].into_iter().chain(hangup));
         let mut signals = watched.map_err(RunError::io("watch for signals in", "this process".as_ref()))?;
         let handle = signals.handle();
         let plain = Arc::new(AtomicBool::new(false));
@@ -28,14 +30,12 @@ impl Watcher {
             let plain = plain.clone();
             move || {
                 for signal in signals.forever() {
-                    if plain.load(Ordering::SeqCst) {
+                    if signal != SIGUSR1 && plain.load(Ordering::SeqCst) {
                         let _ = signal_hook::low_level::emulate_default_handler(signal);
                     }
-                    // A closed terminal asks for an orderly end, as SIGTERM does.
-                    let signal = if signal == SIGHUP { SIGTERM } else { signal };
-                    if scheduler.send(Message::Signal(signal)).is_err() {
-                        return;
-                    }
+                    // The scheduler is gone while results are put in place: a signal then ends all at once.
+                    let message = if signal == SIGUSR1 { Message::Save } else { Message::Signal(signal) };
+                    let _ = scheduler.send(message);
                 }
             }
         });
@@ -45,6 +45,15 @@ impl Watcher {
     /// From now on a signal ends the process at once: no stage runs any more.
     pub fn end_at_once(&self) {
         self.plain.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Whether this process was started with `signal` ignored.
+fn is_ignored(signal: i32) -> bool {
+    // SAFETY: sigaction only fills the struct it is given, for which all zeros is a valid value.
+    unsafe {
+        let mut old: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(signal, std::ptr::null(), &mut old) == 0 && old.sa_sigaction == libc::SIG_IGN
     }
 }
 

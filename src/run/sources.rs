@@ -258,6 +258,9 @@ mod tests {
             params: serde_json::json!({}),
             resources: Default::default(),
             timeout_s: None,
+            stall_s: None,
+            retry: None,
+            share: None,
         }
     }
 

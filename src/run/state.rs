@@ -42,6 +42,18 @@ pub enum RunStatus {
     Interrupted,
 }
 
+impl RunStatus {
+    /// As a word.
+    pub fn word(self) -> &'static str {
+        match self {
+            RunStatus::Running => "running",
+            RunStatus::Succeeded => "succeeded",
+            RunStatus::Failed => "failed",
+            RunStatus::Interrupted => "interrupted",
+        }
+    }
+}
+
 /// How far a stage is.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct StageState {
@@ -60,6 +72,9 @@ pub struct InstanceState {
     pub attempt: Option<u32>,
     /// How many processes were started for it in this run.
     pub started: u32,
+    /// How often it failed and was tried again.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub retries: u32,
     /// (done, total, unit), the latest recorded.
     pub progress: Option<(u64, u64, String)>,
     /// Items of list ports so far.
@@ -82,7 +97,7 @@ pub enum Status {
     Cached,
     Finished,
     Planned,
-    /// Another process works on it.
+    /// Another process works on it, or has what it needs; or it failed and is tried again.
     Waiting,
     Running,
     Skipped,
@@ -209,6 +224,10 @@ impl RunState {
     }
 }
 
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
 impl InstanceState {
     fn new(item: Option<String>) -> Self {
         Self {
@@ -217,6 +236,7 @@ impl InstanceState {
             key: None,
             attempt: None,
             started: 0,
+            retries: 0,
             progress: None,
             items: Vec::new(),
             outputs: BTreeMap::new(),
@@ -242,6 +262,7 @@ impl InstanceState {
             RunEvent::Started { key, attempt, .. } => {
                 (self.status, self.key, self.attempt) = (Status::Running, Some(*key), Some(*attempt));
                 self.started += 1;
+                self.failure = None;
             }
             RunEvent::Resumed { keep, .. } => self.items.retain(|label| keep.contains(label)),
             RunEvent::Item { label, .. } if !self.items.contains(label) => self.items.push(label.clone()),
@@ -255,6 +276,11 @@ impl InstanceState {
                 (self.status, self.failure) = (Status::Failed, Some(failure.clone()));
                 self.log.clone_from(log);
             }
+            RunEvent::Retrying { failure, .. } => {
+                (self.status, self.failure) = (Status::Waiting, Some(failure.clone()));
+                self.retries += 1;
+            }
+            RunEvent::Delayed { .. } => self.status = Status::Waiting,
             RunEvent::Skipped { because, .. } => {
                 (self.status, self.because) = (Status::Skipped, Some(because.clone()));
             }

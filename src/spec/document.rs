@@ -9,6 +9,8 @@ use schemars::{JsonSchema, Schema, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::retry::FailureClass;
+
 /// What a name looks like: stages, params, profiles, outputs.
 const NAME: &str = "^[A-Za-z0-9_][A-Za-z0-9_-]{0,99}$";
 const NAME_WORDS: &str = "a name of letters, digits, `_` and `-`";
@@ -169,6 +171,17 @@ pub struct Stage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<TimeText>", extend("x-references" = true))]
     pub timeout: Option<String>,
+    /// A run of the stage that tells and prints nothing for so long is stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<TimeText>", extend("x-references" = true))]
+    pub stall: Option<String>,
+    /// How often, and after which failures, it is tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<RetryRule>", extend("x-references" = true))]
+    pub retry: Option<RetryRule>,
+    /// A stage whose GPUs it may use beside that one; else it waits for free ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share: Option<String>,
 }
 
 /// What an experiment changes in a stage, or a whole stage with `uses` that it adds.
@@ -195,6 +208,17 @@ pub struct StageChange {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<TimeText>", extend("x-references" = true))]
     pub timeout: Option<String>,
+    /// A run of the stage that tells and prints nothing for so long is stopped. Null: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<TimeText>", extend("x-references" = true))]
+    pub stall: Option<String>,
+    /// How often, and after which failures, it is tried again. Null: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<RetryRule>", extend("x-references" = true))]
+    pub retry: Option<RetryRule>,
+    /// A stage whose GPUs it may use beside that one; else it waits for free ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share: Option<String>,
 }
 
 /// What a stage occupies while it runs; what is left out is the contract's.
@@ -214,6 +238,24 @@ pub struct ResourceChange {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "u64")]
     pub memory_mib: Option<u64>,
+}
+
+/// When a failed stage is tried again.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(inline)]
+pub struct RetryRule {
+    /// How many more times at most, in one run.
+    #[schemars(range(max = 1000))]
+    pub max: u32,
+    /// After which failures; after any, if it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Vec<FailureClass>")]
+    pub on: Option<Vec<FailureClass>>,
+    /// The pause before the first one (`10s`, if it is left out); it doubles with each, up to 10 minutes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "TimeText")]
+    pub backoff: Option<String>,
 }
 
 /// `${stages.STAGE.PORT}`.

@@ -25,6 +25,9 @@ pub(crate) struct StageSource {
     pub for_each: Option<Node>,
     pub resources: Vec<Entry>,
     pub timeout: Option<Node>,
+    pub stall: Option<Node>,
+    pub retry: Option<Node>,
+    pub share: Option<Node>,
 }
 
 /// All stages in order, and the names that the experiment took away, with the places that did so.
@@ -117,6 +120,9 @@ fn removes(setting: &Setting, name: &str) -> bool {
         && setting.value.is_null()
 }
 
+/// Parts of a stage that are set as a whole.
+const WHOLE: [&str; 5] = ["timeout", "for_each", "stall", "retry", "share"];
+
 /// Reports a `--set stages.…` that names no stage or no part of one.
 pub(crate) fn check_target(session: &mut Session, stages: &Stages, setting: &Setting) {
     let [_, (name, name_span), rest @ ..] = setting.path.as_slice() else { return };
@@ -137,15 +143,15 @@ pub(crate) fn check_target(session: &mut Session, stages: &Stages, setting: &Set
     let refused = match rest {
         [] => Some((*name_span, format!("a stage is set part by part: `stages.{name}.with.NAME=…`"))),
         [(part, _), _, ..] if part == "with" || part == "resources" => None,
-        [(part, _)] if part == "timeout" || part == "for_each" => None,
+        [(part, _)] if WHOLE.contains(&part.as_str()) => None,
         [(part, span)] if part == "with" || part == "resources" => {
             Some((*span, format!("set one of its keys: `stages.{name}.{part}.NAME=…`")))
         }
-        [(part, _), (_, span), ..] if part == "timeout" || part == "for_each" => {
+        [(part, _), (_, span), ..] if WHOLE.contains(&part.as_str()) => {
             Some((*span, format!("set `stages.{name}.{part}` as a whole")))
         }
         [(part, span), ..] => {
-            let near = nearest::help(part, ["with", "resources", "timeout", "for_each"]);
+            let near = nearest::help(part, ["with", "resources"].into_iter().chain(WHOLE));
             Some((*span, near.unwrap_or_default()))
         }
     };
@@ -178,6 +184,9 @@ fn merged(session: &mut Session, catalog: &mut Catalog, entries: &[&Entry], cwd:
         for_each: plain("for_each"),
         resources: all("resources", &Value::Null),
         timeout: plain("timeout"),
+        stall: plain("stall"),
+        retry: plain("retry"),
+        share: plain("share"),
         found,
     })
 }
@@ -194,13 +203,17 @@ pub(crate) fn set<'s>(session: &mut Session, stage: &mut StageSource, settings: 
             ("with", [_, ..]) => setting::put(session, &mut stage.with, rest, setting.value.clone(), &shown),
             ("resources", [_, ..]) => setting::put(session, &mut stage.resources, rest, setting.value.clone(), &shown),
             ("timeout", []) => stage.timeout = Some(setting.value.clone()),
+            ("stall", []) => stage.stall = Some(setting.value.clone()),
+            ("retry", []) => stage.retry = Some(setting.value.clone()),
+            ("share", []) => stage.share = Some(setting.value.clone()),
             ("for_each", []) => stage.for_each = Some(setting.value.clone()),
             // Reported by `check_target`.
             _ => {}
         }
     }
-    stage.for_each = stage.for_each.take().filter(|node| !node.is_null());
-    stage.timeout = stage.timeout.take().filter(|node| !node.is_null());
+    for node in [&mut stage.for_each, &mut stage.timeout, &mut stage.stall, &mut stage.retry, &mut stage.share] {
+        node.take_if(|node| node.is_null());
+    }
 }
 
 /// `base` with the entries of `over`. Records (objects whose properties `schema` names) are merged in

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::check::{self, Checker, Subject};
 use super::diagnostic::quoted;
-use super::document::seconds;
+use super::document::{RetryRule, seconds};
 use super::layers::{StageSource, Stages};
 use super::nearest;
 use super::node::{Content, Entry, Node};
@@ -17,6 +17,7 @@ use super::params::Params;
 use super::prepare::prepare;
 use super::reference::{Piece, Reference, has_reference, pieces};
 use super::resolved::{PortRef, ResolvedStage};
+use super::retry::{FailureClass, Retry};
 use super::schema;
 use super::source::{Problem, Session, Span};
 
@@ -80,7 +81,10 @@ impl Resolver<'_> {
             inputs,
             params: params.to_json(),
             resources: self.resources(stage, contract.resources),
-            timeout_s: stage.timeout.as_ref().and_then(|node| self.timeout(stage, node)),
+            timeout_s: stage.timeout.as_ref().and_then(|node| self.time(stage, node, "timeout")),
+            stall_s: stage.stall.as_ref().and_then(|node| self.time(stage, node, "stall")),
+            retry: stage.retry.as_ref().and_then(|node| self.retry(stage, node)),
+            share: stage.share.as_ref().and_then(|node| self.share(stage, node)),
         })
     }
 
@@ -149,9 +153,9 @@ impl Resolver<'_> {
         resources
     }
 
-    fn timeout(&mut self, stage: &StageSource, node: &Node) -> Option<u64> {
-        let path = format!("stages.{}.timeout", stage.name);
-        let value = self.value(node, "timeout");
+    fn time(&mut self, stage: &StageSource, node: &Node, key: &str) -> Option<u64> {
+        let path = format!("stages.{}.{key}", stage.name);
+        let value = self.value(node, key);
         if value.content == Content::Unknown || value.is_null() {
             return None;
         }
@@ -165,6 +169,53 @@ impl Resolver<'_> {
             self.session.report(problem.label(format!("expected {expected}")));
         }
         seconds
+    }
+
+    fn retry(&mut self, stage: &StageSource, node: &Node) -> Option<Retry> {
+        let path = format!("stages.{}.retry", stage.name);
+        let value = self.value(node, "retry");
+        if value.has_unknown() || value.is_null() {
+            return None;
+        }
+        let before = self.session.errors();
+        static RETRY: LazyLock<Checker> = LazyLock::new(|| Checker::new(schema::retry()));
+        // What stands in a file without a reference was checked with the file, which told what is
+        // wrong if anything is.
+        let written = self.session.source(node.span.source).is_some_and(|s| s.shown == "--set");
+        if before == 0 || written || node.to_json().to_string().contains("${") {
+            RETRY.check(self.session, &value, Subject { path: &path, params_of: None });
+        }
+        let rule: RetryRule = serde_json::from_value(value.to_json()).ok()?;
+        if self.session.errors() > before {
+            return None;
+        }
+        self.origin(&path, &value, None);
+        Some(Retry {
+            max: rule.max,
+            on: rule.on.unwrap_or_else(|| FailureClass::ALL.to_vec()),
+            backoff_s: rule.backoff.and_then(|text| seconds(&text)).unwrap_or(Retry::BACKOFF_S),
+        })
+    }
+
+    /// The name of the stage whose GPUs `stage` may share.
+    fn share(&mut self, stage: &StageSource, node: &Node) -> Option<String> {
+        let value = self.value(node, "share");
+        if value.content == Content::Unknown {
+            return None;
+        }
+        let name = value.as_str().unwrap_or_default().to_owned();
+        if name != stage.name && self.stages.get(&name).is_some() {
+            self.origin(&format!("stages.{}.share", stage.name), &value, None);
+            return Some(name);
+        }
+        let message = match name == stage.name {
+            true => format!("stage `{name}` cannot share GPUs with itself"),
+            false => format!("there is no stage {} whose GPUs `{}` could share", quoted(&name), stage.name),
+        };
+        let names: Vec<&str> = self.stages.names().filter(|name| *name != stage.name).collect();
+        let help = nearest::help(&name, names);
+        self.session.report(Problem::new("spec::unknown_stage", value.span, message).help(help));
+        None
     }
 
     /// `node` with its references to params followed. `name` is what takes the value.

@@ -15,6 +15,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::ordered::OrderedMap;
+use super::retry::Retry;
 
 /// Raised when a reader of stored `resolved.yaml` files would misread a new one.
 pub const RESOLVED_FORMAT: u32 = 2;
@@ -81,6 +82,15 @@ pub struct ResolvedStage {
     pub resources: Resources,
     /// In seconds.
     pub timeout_s: Option<u64>,
+    /// Seconds after which a stage that tells and prints nothing is stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stall_s: Option<u64>,
+    /// When it is tried again after a failure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Retry>,
+    /// The stage whose GPUs it may use while that one runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share: Option<String>,
 }
 
 /// What a [`Resolved`] is read from.

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use super::catalog::Catalog;
 use super::check::{EXPECTED, REFERENCES};
 use super::diagnostic::{Diagnostic, Diagnostics};
-use super::document::{Experiment, Pipeline, ResourceChange};
+use super::document::{Experiment, Pipeline, ResourceChange, RetryRule};
 use super::node::Node;
 use super::pipeline;
 use super::source::{Problem, Session};
@@ -48,6 +48,11 @@ pub fn stage() -> Value {
 /// The strict schema of a stage's resources.
 pub(crate) fn resources() -> Value {
     root::<ResourceChange>("The resources of a stage")
+}
+
+/// The strict schema of a stage's rule of trying again.
+pub(crate) fn retry() -> Value {
+    root::<RetryRule>("When a failed stage is tried again")
 }
 
 /// The strict schema of the experiments that use one pipeline: its params and the `with` of its

@@ -388,7 +388,8 @@ fn with_settings(
 fn axes_of(stage: &StageSource, sweep: &Sweep) -> BTreeSet<usize> {
     let mut names = BTreeSet::new();
     let parts = stage.with.iter().chain(&stage.resources).map(|entry| &entry.value);
-    parts.chain(&stage.timeout).for_each(|node| params_named(node, &mut names));
+    let care = [&stage.timeout, &stage.stall, &stage.retry, &stage.share].into_iter().flatten();
+    parts.chain(care).for_each(|node| params_named(node, &mut names));
     let on = |axis: &usize, root: &str, name: &str| {
         let path = &sweep.axes[*axis].path;
         path[0].0 == root && path[1].0 == name

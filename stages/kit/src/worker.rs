@@ -101,6 +101,7 @@ pub struct Context {
     attempt: PathBuf,
     events: journal::Writer<Event>,
     stop: Arc<AtomicBool>,
+    save: Arc<AtomicBool>,
     last_progress: Option<Instant>,
 }
 
@@ -110,8 +111,8 @@ impl Context {
         let text = std::fs::read(attempt.join(protocol::REQUEST))?;
         let request: Request = serde_json::from_slice(&text).map_err(io::Error::other)?;
         let events = journal::Writer::open(&attempt.join(protocol::EVENTS), false)?;
-        let stop = Arc::new(AtomicBool::new(false));
-        Ok(Self { request, attempt: attempt.to_owned(), events, stop, last_progress: None })
+        let (stop, save) = (Arc::default(), Arc::default());
+        Ok(Self { request, attempt: attempt.to_owned(), events, stop, save, last_progress: None })
     }
 
     /// The items of input port `port`; empty if it is optional and absent.
@@ -192,6 +193,12 @@ impl Context {
         self.stop.load(Ordering::Relaxed)
     }
 
+    /// Whether SIGUSR1 asked for the state to be saved, since the last call. Stages without a
+    /// state of their own never ask.
+    pub fn save_requested(&self) -> bool {
+        self.save.swap(false, Ordering::Relaxed)
+    }
+
     /// Returns `Interrupted` once a stop was asked for; for stages with nothing to save.
     pub fn check_stop(&self) -> Result<(), StageError> {
         if self.stop_requested() { Err(StageError::Interrupted) } else { Ok(()) }
@@ -219,6 +226,10 @@ pub fn main_run(attempt: &Path, find: impl Fn(&str) -> Option<Entry>) -> ExitCod
             eprintln!("cannot watch for signal {signal}: {e}");
         }
     }
+    if let Err(e) = signal_hook::flag::register(signal_hook::consts::SIGUSR1, context.save.clone()) {
+        eprintln!("cannot watch for SIGUSR1: {e}");
+    }
+    // From here on the engine may send signals.
     context.event(&Event::Started { pid: std::process::id() });
     let stage = context.request.stage.clone();
     let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match find(&stage) {

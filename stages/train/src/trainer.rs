@@ -142,6 +142,10 @@ impl Run<'_> {
                 return Ok(());
             }
             context.check_stop()?;
+            if self.state.step > 0 && context.save_requested() {
+                checkpoint::save_interrupted(context, &self.setup.config, &self.state, &self.trainer())?;
+                context.message(format!("step {}: the state is saved", self.state.step));
+            }
             self.step(context)?;
         }
     }

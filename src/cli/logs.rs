@@ -1,0 +1,102 @@
+//! `olmo-pipe runs logs`: what the stages of a run printed, also while they print it.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{IsTerminal, Read, Seek, SeekFrom};
+use std::time::Duration;
+
+use super::{Exit, Problem, answer};
+use crate::report::escape_control;
+use crate::run::{self as engine, LogFile, Place, RunStatus};
+use crate::store::Store;
+
+/// How often files are looked at.
+const LOOK: Duration = Duration::from_millis(200);
+/// The most that is read of one file before others get their turn.
+const CHUNK: u64 = 1 << 20;
+
+/// What was printed of one attempt's log.
+#[derive(Default)]
+struct Printed {
+    offset: u64,
+    /// A line whose end has not come yet.
+    rest: Vec<u8>,
+}
+
+/// Prints the logs of the run whose name begins with `prefix`: of all stages, each line with its
+/// stage, or of `stage` alone, as it is. With `follow`, until the run ends.
+pub fn print(store: &Store, prefix: &str, stage: Option<&str>, follow: bool) -> Result<Exit, Problem> {
+    let id = engine::find(store, prefix)?;
+    let chosen = |place: &Place| stage.is_none_or(|name| place.stage == name || place.to_string() == name);
+    if let Some(name) = stage {
+        let run = engine::show(store, &id)?;
+        let stage = name.split_once('[').map_or(name, |(stage, _)| stage);
+        if run.stages.get(stage).is_none() {
+            let known: Vec<&str> = run.stages.keys().collect();
+            let message = format!("run {id} has no stage `{stage}`");
+            let hint = format!("there are: {}", known.join(", "));
+            return Err(Problem::new(Exit::BadInput, "run::unknown_stage", &message, Some(&hint)));
+        }
+    }
+    let terminal = std::io::stdout().is_terminal();
+    let mut printed: BTreeMap<(Place, u32), Printed> = BTreeMap::new();
+    loop {
+        // Before the files: what was printed before the end is read below.
+        let active = engine::show(store, &id)?.status == RunStatus::Running;
+        let mut more = false;
+        for LogFile { place, attempt, path } in engine::log_files(store, &id)? {
+            if !chosen(&place) {
+                continue;
+            }
+            let label =
+                if stage.is_some_and(|name| name == place.to_string()) { None } else { Some(place.to_string()) };
+            let state = printed.entry((place, attempt)).or_default();
+            // Moved in between: it is there under its other name the next time.
+            let Ok(read) = next(&path, state) else { continue };
+            more |= read == CHUNK;
+            let last = !active && read < CHUNK;
+            show(state, label.as_deref(), terminal, last);
+        }
+        let done = !(follow && active);
+        if done && !more {
+            return Ok(Exit::Success);
+        }
+        if !more {
+            std::thread::sleep(LOOK);
+        }
+    }
+}
+
+/// Reads on; how much it was.
+fn next(path: &std::path::Path, state: &mut Printed) -> std::io::Result<u64> {
+    let mut file = File::open(path)?;
+    file.seek(SeekFrom::Start(state.offset))?;
+    let read = file.take(CHUNK).read_to_end(&mut state.rest)? as u64;
+    state.offset += read;
+    Ok(read)
+}
+
+/// Prints the whole lines there are; with `last`, also a line without an end.
+fn show(state: &mut Printed, label: Option<&str>, terminal: bool, last: bool) {
+    let end = match state.rest.iter().rposition(|b| *b == b'\n') {
+        _ if last => state.rest.len(),
+        Some(at) => at + 1,
+        None => return,
+    };
+    let text = String::from_utf8_lossy(&state.rest[..end]).into_owned();
+    state.rest.drain(..end);
+    let mut out = String::with_capacity(text.len());
+    for line in text.lines() {
+        if let Some(label) = label {
+            out.push_str(&escape_control(label));
+            out.push_str(" | ");
+        }
+        // Colours and the like are for files and pipes; on a terminal they could do harm.
+        match terminal {
+            true => out.push_str(&escape_control(line)),
+            false => out.push_str(line),
+        }
+        out.push('\n');
+    }
+    answer(&out);
+}

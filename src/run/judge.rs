@@ -1,0 +1,217 @@
+//! What the end of a stage's process means: whether its work is done, and if not, why and
+//! whether trying again may help ([`FailureClass`]).
+
+use std::path::Path;
+
+use olmo_stage::{Failure, Outcome, protocol::StageResult};
+
+use crate::exec::Ended;
+use crate::exec::supervise::Exit;
+use crate::spec::FailureClass;
+
+/// The exit code by which a command says that running it again will do (`EX_TEMPFAIL`).
+const TRY_AGAIN: i32 = 75;
+
+/// Why the engine asked a process to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// The run ends.
+    Stop,
+    Timeout {
+        seconds: u64,
+    },
+    Stalled {
+        seconds: u64,
+    },
+}
+
+/// What an ended process did.
+#[derive(Debug, PartialEq)]
+pub enum Verdict {
+    Done(Exit),
+    Interrupted,
+    Failed(Failure, FailureClass),
+}
+
+/// All that is known of an end.
+pub struct End<'a> {
+    pub ended: Ended,
+    pub asked: Option<Asked>,
+    pub command: bool,
+    /// What a worker wrote last.
+    pub result: Option<StageResult>,
+    /// The last lines that it printed.
+    pub log: &'a [String],
+    /// The attempt's folder.
+    pub folder: &'a Path,
+}
+
+fn failure(code: &str, message: impl Into<String>, hint: Option<&str>) -> Failure {
+    Failure { code: code.into(), message: message.into(), hint: hint.map(str::to_owned) }
+}
+
+const GOES_ON: &str = "run the same command again: it goes on where it can";
+
+/// Judges an end.
+pub fn judge(end: End<'_>) -> Verdict {
+    let failed =
+        |code: &str, message: String, hint: Option<&str>, class| Verdict::Failed(failure(code, message, hint), class);
+    let exit = match end.ended {
+        Ended::Seen(exit) => exit,
+        Ended::Unseen if end.asked.is_some() => return Verdict::Interrupted,
+        Ended::Unseen => {
+            let message = "somebody killed its supervisor, and so the stage".to_owned();
+            return failed("stage::supervisor_killed", message, Some(GOES_ON), FailureClass::Preempted);
+        }
+    };
+    let done = match &end.result {
+        Some(result) => result.outcome == Outcome::Succeeded,
+        None => end.command && exit.code == Some(0),
+    };
+    if done {
+        return Verdict::Done(exit);
+    }
+    if let Some(error) = exit.error {
+        return failed("stage::not_started", error, None, FailureClass::Error);
+    }
+    match end.asked {
+        Some(Asked::Timeout { seconds }) => {
+            let hint = "run the same command again: it goes on from its last saved state; or raise `timeout`";
+            let message = format!("it took longer than its timeout of {seconds} s");
+            return failed("stage::timeout", message, Some(hint), FailureClass::Timeout);
+        }
+        Some(Asked::Stalled { seconds }) => {
+            let hint = "its log shows where it hangs; or raise `stall`";
+            let message = format!("it told and printed nothing for {seconds} s");
+            return failed("stage::stalled", message, Some(hint), FailureClass::Stalled);
+        }
+        Some(Asked::Stop) | None => {}
+    }
+    match end.result {
+        Some(StageResult { outcome: Outcome::Failed, failure: told, .. }) => {
+            let told = told.unwrap_or_else(|| failure("stage::failed", "it gave no reason", None));
+            let class = match runs_out(&told.message) || told.code.ends_with("::oom") {
+                true => FailureClass::Oom,
+                false => FailureClass::Error,
+            };
+            return Verdict::Failed(told, class);
+        }
+        Some(_) | None if end.asked.is_some() => return Verdict::Interrupted,
+        Some(_) => {
+            let message = "a signal from outside stopped it".to_owned();
+            return failed("stage::stopped", message, Some(GOES_ON), FailureClass::Preempted);
+        }
+        None => {}
+    }
+    let told_of_memory = end.log.iter().any(|line| runs_out(line));
+    match (exit.code, exit.signal) {
+        (_, Some(9)) if exit.memory_ran_out => failed(
+            "stage::oom",
+            "the system ran out of memory, and killed it".into(),
+            Some("run less at a time, give it less to do, or ask for more `resources: {memory_mib: …}`"),
+            FailureClass::Oom,
+        ),
+        (_, Some(9)) => failed(
+            "stage::killed",
+            "it was killed by signal 9 (SIGKILL)".into(),
+            Some("if the system ran out of memory (`dmesg` says so), run less at a time or give it less to do"),
+            FailureClass::Preempted,
+        ),
+        (_, Some(signal)) => {
+            let class = match signal {
+                _ if told_of_memory => FailureClass::Oom,
+                // SIGHUP, SIGINT, SIGTERM: somebody wanted it to end.
+                1 | 2 | 15 => FailureClass::Preempted,
+                _ => FailureClass::Error,
+            };
+            failed("stage::killed", format!("it was ended by signal {signal}"), None, class)
+        }
+        (Some(code), None) => {
+            let full = is_full(end.folder).then(|| {
+                let folder = end.folder.display();
+                format!("the file system of {folder} is full: free some space and run the same command again")
+            });
+            let class = match code {
+                // 137: a shell whose child was killed.
+                137 if exit.memory_ran_out => FailureClass::Oom,
+                _ if told_of_memory => FailureClass::Oom,
+                TRY_AGAIN | 129 | 130 | 137 | 143 => FailureClass::Preempted,
+                _ => FailureClass::Error,
+            };
+            failed("stage::exit", format!("it ended with exit code {code}"), full.as_deref(), class)
+        }
+        (None, None) => failed("stage::exit", "it ended, and nobody saw how".into(), None, FailureClass::Error),
+    }
+}
+
+/// Whether a line tells that memory ran out: the words of CUDA and PyTorch, Python, the C and
+/// the Rust library.
+fn runs_out(line: &str) -> bool {
+    let line = line.to_ascii_lowercase();
+    ["out of memory", "outofmemoryerror", "memoryerror", "cannot allocate memory", "cuda_error_out_of_memory"]
+        .iter()
+        .any(|words| line.contains(words))
+        || (line.contains("memory allocation of") && line.contains("failed"))
+}
+
+/// Whether there is no room where `folder` lies: what a stage says of it has no room either.
+fn is_full(folder: &Path) -> bool {
+    rustix::fs::statvfs(folder).is_ok_and(|stat| stat.f_bavail.saturating_mul(stat.f_frsize) < 64 * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exit(code: Option<i32>, signal: Option<i32>) -> Exit {
+        Exit { code, signal, ..Exit::default() }
+    }
+
+    fn class(exit: Exit, command: bool, result: Option<StageResult>, asked: Option<Asked>, log: &[&str]) -> String {
+        let log: Vec<String> = log.iter().map(|line| (*line).to_owned()).collect();
+        let end = End { ended: Ended::Seen(exit), asked, command, result, log: &log, folder: Path::new("/") };
+        match judge(end) {
+            Verdict::Done(_) => "done".into(),
+            Verdict::Interrupted => "interrupted".into(),
+            Verdict::Failed(_, class) => class.word().into(),
+        }
+    }
+
+    fn result(outcome: Outcome, message: &str) -> Option<StageResult> {
+        let failure = (outcome == Outcome::Failed).then(|| failure("a::b", message, None));
+        Some(StageResult { protocol: 1, outcome, failure })
+    }
+
+    #[test]
+    fn an_end_has_the_class_that_says_whether_trying_again_may_help() {
+        let command = |exit, log: &[&str]| class(exit, true, None, None, log);
+        assert_eq!(command(exit(Some(0), None), &[]), "done");
+        assert_eq!(command(exit(Some(3), None), &[]), "error");
+        assert_eq!(command(exit(Some(75), None), &[]), "preempted");
+        assert_eq!(command(exit(Some(143), None), &[]), "preempted");
+        assert_eq!(command(exit(None, Some(15)), &[]), "preempted");
+        assert_eq!(command(exit(None, Some(11)), &[]), "error");
+        assert_eq!(command(exit(None, Some(9)), &[]), "preempted");
+        assert_eq!(command(Exit { memory_ran_out: true, ..exit(None, Some(9)) }, &[]), "oom");
+        assert_eq!(command(Exit { memory_ran_out: true, ..exit(Some(137), None) }, &[]), "oom");
+        assert_eq!(command(exit(Some(1), None), &["torch.OutOfMemoryError: CUDA out of memory."]), "oom");
+        assert_eq!(command(exit(None, Some(6)), &["memory allocation of 8 bytes failed"]), "oom");
+        assert_eq!(command(exit(Some(1), None), &["memory is fine", "allocation failed"]), "error");
+    }
+
+    #[test]
+    fn a_workers_word_counts_more_than_its_exit_code() {
+        let worker = |exit, result, asked| class(exit, false, result, asked, &[]);
+        assert_eq!(worker(exit(Some(1), None), result(Outcome::Succeeded, ""), None), "done");
+        assert_eq!(worker(exit(Some(0), None), None, None), "error", "it ended without a word");
+        assert_eq!(worker(exit(Some(1), None), result(Outcome::Failed, "bad data"), None), "error");
+        assert_eq!(worker(exit(Some(1), None), result(Outcome::Failed, "CUDA: out of memory"), None), "oom");
+        assert_eq!(worker(exit(Some(143), None), result(Outcome::Interrupted, ""), None), "preempted");
+        assert_eq!(worker(exit(Some(143), None), result(Outcome::Interrupted, ""), Some(Asked::Stop)), "interrupted");
+        let late = Some(Asked::Timeout { seconds: 1 });
+        assert_eq!(worker(exit(Some(143), None), result(Outcome::Interrupted, ""), late), "timeout");
+        let silent = Some(Asked::Stalled { seconds: 1 });
+        assert_eq!(worker(exit(None, Some(9)), None, silent), "stalled");
+        assert_eq!(worker(exit(Some(0), None), result(Outcome::Succeeded, ""), silent), "done", "it came just in time");
+    }
+}

@@ -1,0 +1,536 @@
+//! [`Ledger`]: what all engines on this machine occupy together, whatever their stores.
+//!
+//! ```text
+//! /run/lock/olmo-pipe-v1/    (or /dev/shm/…, /tmp/…, or what OLMO_PIPE_LEASES names)
+//!   ledger          held by flock while somebody reads and changes what is below
+//!   NAME.lease      one granted claim (JSON); held by flock by the engine that has it
+//!   NAME.want       one engine's claim that waits for its turn; held in the same way
+//! ```
+//!
+//! A claim counts while its file is locked, so none outlives its process, however that ends. It
+//! also counts while the stage's supervisor holds its own lock (named in the claim): an engine
+//! that is killed gives its GPUs up only when the last process that used them is gone.
+//!
+//! A claim is granted as a whole or not at all, under the ledger's lock, and an engine waits
+//! while it holds nothing for that stage: two engines cannot block each other. The older wish
+//! goes first: a later one gets nothing that the older one waits for.
+
+use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+/// Names the folder in place of the usual ones.
+pub const VARIABLE: &str = "OLMO_PIPE_LEASES";
+const NAME: &str = "olmo-pipe-v1";
+const LEDGER: &str = "ledger";
+/// How long others may take with the ledger, which they hold for a fraction of a millisecond.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a stage asks for, or has.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Claim {
+    pub pid: u32,
+    /// Claims of one domain share its processors and its memory limit.
+    pub domain: String,
+    pub cpus: u32,
+    pub memory_mib: u64,
+    /// The GPUs it has; of a wish, those it may choose from.
+    pub gpus: Vec<String>,
+    /// Of a wish: how many of them.
+    pub gpu_count: usize,
+    /// Nanoseconds since 1970: the age of a wish.
+    pub since: u64,
+    /// For people: experiment and stage.
+    pub what: String,
+    /// The supervisor's lock of the work that it is for.
+    pub supervisor: PathBuf,
+}
+
+/// How much there is: for one domain, and for all of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    pub domain: String,
+    pub cpus: u32,
+    pub memory_mib: u64,
+    pub host_cpus: u32,
+    pub host_memory_mib: u64,
+}
+
+/// What came of asking.
+#[derive(Debug)]
+pub enum Taken {
+    Granted {
+        lease: Lease,
+        /// Its GPUs, a claim of their own: other stages may come to share them.
+        gpus: Option<Lease>,
+    },
+    /// Others have what is asked for, or asked for it earlier.
+    Busy(Short),
+}
+
+/// What there is too little of, and who has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Short {
+    pub cpus: bool,
+    pub memory: bool,
+    pub gpus: bool,
+    /// Process and what it does, for people.
+    pub holders: Vec<(u32, String)>,
+}
+
+impl Short {
+    /// Whether nothing is short.
+    pub fn is_nothing(&self) -> bool {
+        !(self.cpus || self.memory || self.gpus)
+    }
+}
+
+/// A granted claim. Dropping it gives back what it claims.
+#[derive(Debug)]
+pub struct Lease {
+    /// Those it claims.
+    pub gpus: Vec<String>,
+    _file: Locked,
+}
+
+/// A wish of this engine, that others let go first. Dropping it withdraws it.
+#[derive(Debug)]
+pub struct Want {
+    claim: Claim,
+    file: Locked,
+}
+
+/// A file in the ledger's folder, locked by this process.
+#[derive(Debug)]
+struct Locked {
+    file: File,
+    path: PathBuf,
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+        // By hand, since a child between fork and exec may share the open file.
+        let _ = self.file.unlock();
+    }
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct Ledger {
+    folder: PathBuf,
+}
+
+impl Ledger {
+    /// Opens the ledger of this machine, and makes it if it is not there. The error names the folder.
+    pub fn open() -> Result<Self, (PathBuf, io::Error)> {
+        if let Some(folder) = std::env::var_os(VARIABLE).filter(|v| !v.is_empty()).map(PathBuf::from) {
+            return Self::at(&folder).map_err(|e| (folder, e));
+        }
+        let mut first = None;
+        for place in ["/run/lock", "/dev/shm", "/tmp"] {
+            let folder = Path::new(place).join(NAME);
+            match Self::at(&folder) {
+                Ok(ledger) => return Ok(ledger),
+                Err(e) => drop(first.get_or_insert((folder, e))),
+            }
+        }
+        Err(first.unwrap_or_else(|| (NAME.into(), io::ErrorKind::NotFound.into())))
+    }
+
+    /// The ledger in `folder`, which is made for all users if it is not there.
+    pub fn at(folder: &Path) -> io::Result<Self> {
+        if fs::symlink_metadata(folder).is_err() {
+            match fs::create_dir(folder) {
+                // Everybody may add claims; with the sticky bit, only their owners remove them.
+                Ok(()) => fs::set_permissions(folder, Permissions::from_mode(0o1777))?,
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(e),
+            }
+        }
+        if !fs::symlink_metadata(folder)?.is_dir() {
+            return Err(io::Error::other("it is not a folder"));
+        }
+        let ledger = Self { folder: folder.to_owned() };
+        drop(ledger.lock()?);
+        Ok(ledger)
+    }
+
+    /// Where it lies.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Locks the ledger itself.
+    fn lock(&self) -> io::Result<File> {
+        let path = self.folder.join(LEDGER);
+        let open = |create| {
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create_new(create).mode(0o666).custom_flags(libc::O_NOFOLLOW);
+            options.open(&path)
+        };
+        // Not with O_CREAT at once: Linux refuses that for a file of another user in such a folder.
+        let file = match open(false) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => match open(true) {
+                Ok(file) => {
+                    file.set_permissions(Permissions::from_mode(0o666))?;
+                    file
+                }
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => open(false)?,
+                Err(e) => return Err(e),
+            },
+            other => other?,
+        };
+        let since = Instant::now();
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(file),
+                Err(TryLockError::Error(e)) => return Err(e),
+                Err(TryLockError::WouldBlock) if since.elapsed() < PATIENCE => {
+                    std::thread::sleep(Duration::from_micros(200));
+                }
+                Err(TryLockError::WouldBlock) => {
+                    return Err(io::Error::other("another process does not let go of it"));
+                }
+            }
+        }
+    }
+
+    /// Grants `claim` if it fits. If not and `want` is given, the wish is noted there, so that
+    /// whoever asks later does not get before it; a granted one is withdrawn.
+    pub fn take(&self, claim: &Claim, capacity: &Capacity, want: Option<&mut Option<Want>>) -> io::Result<Taken> {
+        let guard = self.lock()?;
+        let mine = want.as_ref().and_then(|want| want.as_ref()).map(|want| &want.file.path);
+        let all = self.claims(mine)?;
+        let since = want.as_ref().and_then(|want| want.as_ref()).map_or(u64::MAX, |want| want.claim.since);
+        let mut free = Free::new(capacity, claim, &all);
+        let mut older: Vec<&Claim> =
+            all.iter().filter(|(granted, c)| !granted && c.since < since).map(|(_, c)| c).collect();
+        older.sort_by_key(|c| c.since);
+        let mut short = Short::default();
+        for wish in older {
+            short.holders.extend(free.reserve(wish, &mut short.cpus, &mut short.memory, claim));
+        }
+        let gpus = free.look(claim, &mut short);
+        if short.is_nothing() {
+            let gpus = match gpus.is_empty() {
+                true => None,
+                false => Some(self.put(&Claim { cpus: 0, memory_mib: 0, gpus, ..claim.clone() }, "lease")?),
+            };
+            let rest = self.put(&Claim { gpus: Vec::new(), ..claim.clone() }, "lease")?;
+            if let Some(want) = want {
+                *want = None;
+            }
+            drop(guard);
+            return Ok(Taken::Granted { lease: rest, gpus });
+        }
+        let in_the_way = all.iter().filter(|(granted, other)| *granted && free.competes(claim, other, &short));
+        let in_the_way: Vec<_> = in_the_way.map(|(_, other)| (other.pid, other.what.clone())).collect();
+        short.holders.extend(in_the_way);
+        short.holders.sort();
+        short.holders.dedup();
+        if let Some(want) = want
+            && want.as_ref().is_none_or(|want| want.claim.supervisor != claim.supervisor)
+        {
+            let claim = Claim { since: now(), ..claim.clone() };
+            let Lease { _file: file, .. } = self.put(&claim, "want")?;
+            *want = Some(Want { claim, file });
+        }
+        Ok(Taken::Busy(short))
+    }
+
+    /// All claims that count, each with whether it is granted. What is dead is removed.
+    fn claims(&self, mine: Option<&PathBuf>) -> io::Result<Vec<(bool, Claim)>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.folder)? {
+            let path = entry?.path();
+            let granted = match path.extension().and_then(|e| e.to_str()) {
+                Some("lease") => true,
+                Some("want") => false,
+                _ => continue,
+            };
+            if mine == Some(&path) {
+                continue;
+            }
+            // Gone meanwhile, or of another user who hides it: nothing to count.
+            let Ok(mut file) = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(&path) else {
+                continue;
+            };
+            let alive = matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock));
+            let mut text = String::new();
+            let claim = file.read_to_string(&mut text).ok().and_then(|_| serde_json::from_str::<Claim>(&text).ok());
+            match claim {
+                Some(claim) if alive || (granted && is_locked(&claim.supervisor)) => found.push((granted, claim)),
+                _ if !alive => drop(fs::remove_file(&path)),
+                _ => {}
+            }
+        }
+        Ok(found)
+    }
+
+    fn put(&self, claim: &Claim, kind: &str) -> io::Result<Lease> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = self.folder.join(format!("{}-{:x}-{count}.{kind}", std::process::id(), now()));
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&path)?;
+        file.set_permissions(Permissions::from_mode(0o644))?;
+        file.lock()?;
+        let locked = Locked { file: file.try_clone()?, path };
+        file.write_all(&serde_json::to_vec(claim)?)?;
+        Ok(Lease { gpus: claim.gpus.clone(), _file: locked })
+    }
+}
+
+/// Whether a supervisor holds its lock.
+fn is_locked(path: &Path) -> bool {
+    let Ok(file) = File::open(path) else { return false };
+    matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// What is not claimed, in the domain of the one who asks and on the whole machine.
+struct Free<'c> {
+    domain: &'c str,
+    cpus: i64,
+    memory_mib: i128,
+    host_cpus: i64,
+    host_memory_mib: i128,
+    taken_gpus: Vec<String>,
+}
+
+impl<'c> Free<'c> {
+    fn new(capacity: &'c Capacity, claim: &'c Claim, all: &[(bool, Claim)]) -> Self {
+        let mut free = Self {
+            domain: &claim.domain,
+            cpus: capacity.cpus.into(),
+            memory_mib: capacity.memory_mib.into(),
+            host_cpus: capacity.host_cpus.into(),
+            host_memory_mib: capacity.host_memory_mib.into(),
+            taken_gpus: Vec::new(),
+        };
+        for (_, claim) in all.iter().filter(|(granted, _)| *granted) {
+            free.take(claim, &claim.gpus.clone());
+        }
+        free
+    }
+
+    fn take(&mut self, claim: &Claim, gpus: &[String]) {
+        if claim.domain == self.domain {
+            self.cpus -= i64::from(claim.cpus);
+            self.memory_mib -= i128::from(claim.memory_mib);
+        }
+        self.host_cpus -= i64::from(claim.cpus);
+        self.host_memory_mib -= i128::from(claim.memory_mib);
+        self.taken_gpus.extend(gpus.iter().cloned());
+    }
+
+    fn free_gpus(&self, claim: &Claim) -> Vec<String> {
+        let free = claim.gpus.iter().filter(|gpu| !self.taken_gpus.contains(gpu));
+        free.take(claim.gpu_count).cloned().collect()
+    }
+
+    fn lacks(&self, claim: &Claim) -> (bool, bool) {
+        let own = claim.domain == self.domain;
+        let (cpus, memory) = (i64::from(claim.cpus), i128::from(claim.memory_mib));
+        let lacks_cpus = cpus > 0 && (cpus > self.host_cpus || (own && cpus > self.cpus));
+        let lacks_memory = memory > 0 && (memory > self.host_memory_mib || (own && memory > self.memory_mib));
+        (lacks_cpus, lacks_memory)
+    }
+
+    /// Keeps for the older `wish` what it can have, and all of what it waits for.
+    fn reserve(&mut self, wish: &Claim, cpus: &mut bool, memory: &mut bool, claim: &Claim) -> Option<(u32, String)> {
+        let gpus = self.free_gpus(wish);
+        let (lacks_cpus, lacks_memory) = self.lacks(wish);
+        let lacks_gpus = gpus.len() < wish.gpu_count;
+        if !(lacks_cpus || lacks_memory || lacks_gpus) {
+            self.take(wish, &gpus);
+            return None;
+        }
+        let mut in_the_way = false;
+        if lacks_cpus && claim.cpus > 0 {
+            (*cpus, in_the_way) = (true, true);
+        }
+        if lacks_memory && claim.memory_mib > 0 {
+            (*memory, in_the_way) = (true, true);
+        }
+        if lacks_gpus && claim.gpu_count > 0 {
+            self.taken_gpus.extend(wish.gpus.iter().cloned());
+            in_the_way = claim.gpus.iter().any(|gpu| wish.gpus.contains(gpu));
+        }
+        in_the_way.then(|| (wish.pid, wish.what.clone()))
+    }
+
+    /// Notes what is short for `claim`; the GPUs that it gets.
+    fn look(&self, claim: &Claim, short: &mut Short) -> Vec<String> {
+        let gpus = self.free_gpus(claim);
+        let (cpus, memory) = self.lacks(claim);
+        short.cpus |= cpus;
+        short.memory |= memory;
+        short.gpus |= gpus.len() < claim.gpu_count;
+        gpus
+    }
+
+    /// Whether `other` has something of what `claim` lacks.
+    fn competes(&self, claim: &Claim, other: &Claim, short: &Short) -> bool {
+        (short.cpus && other.cpus > 0)
+            || (short.memory && other.memory_mib > 0)
+            || (short.gpus && other.gpus.iter().any(|gpu| claim.gpus.contains(gpu)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn capacity() -> Capacity {
+        Capacity { domain: "d".into(), cpus: 4, memory_mib: 1000, host_cpus: 6, host_memory_mib: 1500 }
+    }
+
+    fn claim(cpus: u32, memory_mib: u64, gpu_count: usize, what: &str) -> Claim {
+        let gpus = ["GPU-a", "GPU-b"].map(str::to_owned).to_vec();
+        let domain = "d".to_owned();
+        Claim {
+            pid: 1,
+            domain,
+            cpus,
+            memory_mib,
+            gpus,
+            gpu_count,
+            what: what.into(),
+            supervisor: what.into(),
+            since: 0,
+        }
+    }
+
+    fn ledger() -> (tempfile::TempDir, Ledger) {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = Ledger::at(&dir.path().join("leases")).unwrap();
+        (dir, ledger)
+    }
+
+    fn granted(taken: Taken) -> (Lease, Option<Lease>) {
+        match taken {
+            Taken::Granted { lease, gpus } => (lease, gpus),
+            Taken::Busy(short) => panic!("{short:?}"),
+        }
+    }
+
+    fn short(taken: Taken) -> Short {
+        match taken {
+            Taken::Granted { lease, gpus } => panic!("granted {lease:?} {gpus:?}"),
+            Taken::Busy(short) => short,
+        }
+    }
+
+    #[test]
+    fn what_one_has_another_does_not_get_until_it_is_given_back() {
+        let (_dir, ledger) = ledger();
+        let (first, first_gpus) = granted(ledger.take(&claim(3, 400, 1, "a"), &capacity(), None).unwrap());
+        assert_eq!(first_gpus.as_ref().unwrap().gpus, ["GPU-a"]);
+        let busy = |c: Claim| short(ledger.take(&c, &capacity(), None).unwrap());
+        assert!(busy(claim(2, 0, 0, "b")).cpus);
+        assert!(busy(claim(1, 700, 0, "b")).memory);
+        let gang = busy(claim(1, 0, 2, "b"));
+        assert!(gang.gpus && gang.holders == [(1, "a".to_owned())], "{gang:?}");
+        let (_second, second_gpus) = granted(ledger.take(&claim(1, 600, 1, "b"), &capacity(), None).unwrap());
+        assert_eq!(second_gpus.unwrap().gpus, ["GPU-b"]);
+        drop((first, first_gpus));
+        let (_third, third_gpus) = granted(ledger.take(&claim(3, 0, 1, "c"), &capacity(), None).unwrap());
+        assert_eq!(third_gpus.unwrap().gpus, ["GPU-a"]);
+    }
+
+    #[test]
+    fn domains_share_only_the_machine() {
+        let (_dir, ledger) = ledger();
+        let _first = granted(ledger.take(&claim(4, 0, 0, "a"), &capacity(), None).unwrap());
+        let other = |cpus| Claim { domain: "e".into(), ..claim(cpus, 0, 0, "b") };
+        let capacity = Capacity { domain: "e".into(), ..capacity() };
+        assert!(short(ledger.take(&other(3), &capacity, None).unwrap()).cpus, "six processors in all");
+        granted(ledger.take(&other(2), &capacity, None).unwrap());
+    }
+
+    #[test]
+    fn an_older_wish_goes_before_a_later_one_that_is_smaller() {
+        let (_dir, ledger) = ledger();
+        let (running, gpus) = granted(ledger.take(&claim(1, 0, 1, "small"), &capacity(), None).unwrap());
+        let (mut gang, mut late) = (None, None);
+        short(ledger.take(&claim(1, 0, 2, "gang"), &capacity(), Some(&mut gang)).unwrap());
+        assert!(gang.is_some());
+        let overtaking = short(ledger.take(&claim(1, 0, 1, "late"), &capacity(), Some(&mut late)).unwrap());
+        assert!(overtaking.gpus, "a GPU is free, and the gang waits for it");
+        // What the gang does not wait for is free for all.
+        granted(ledger.take(&claim(2, 0, 0, "cpu only"), &capacity(), None).unwrap());
+        drop((running, gpus));
+        short(ledger.take(&claim(1, 0, 1, "late"), &capacity(), Some(&mut late)).unwrap());
+        let (_gang, gpus) = granted(ledger.take(&claim(1, 0, 2, "gang"), &capacity(), Some(&mut gang)).unwrap());
+        assert_eq!(gpus.as_ref().unwrap().gpus, ["GPU-a", "GPU-b"]);
+        assert!(gang.is_none(), "the wish is withdrawn");
+        drop(gpus);
+        granted(ledger.take(&claim(1, 0, 1, "late"), &capacity(), Some(&mut late)).unwrap());
+    }
+
+    #[test]
+    fn a_claim_whose_process_is_gone_counts_only_while_its_supervisor_lives() {
+        let (dir, ledger) = ledger();
+        let supervisor = dir.path().join("supervisor.lock");
+        let lock = File::create(&supervisor).unwrap();
+        lock.lock().unwrap();
+        let dead = Claim { cpus: 4, supervisor, ..claim(4, 0, 0, "dead") };
+        fs::write(ledger.folder.join("9-9-9.lease"), serde_json::to_vec(&dead).unwrap()).unwrap();
+        fs::write(ledger.folder.join("9-9-8.lease"), "{ half").unwrap();
+        fs::write(ledger.folder.join("9-9-7.want"), serde_json::to_vec(&dead).unwrap()).unwrap();
+        assert!(short(ledger.take(&claim(1, 0, 0, "a"), &capacity(), None).unwrap()).cpus);
+        lock.unlock().unwrap();
+        granted(ledger.take(&claim(4, 0, 0, "a"), &capacity(), None).unwrap());
+        assert_eq!(fs::read_dir(&ledger.folder).unwrap().count(), 1, "what is dead is removed");
+    }
+
+    #[test]
+    fn many_threads_never_have_more_than_there_is() {
+        use std::sync::atomic::AtomicI64;
+        let (_dir, ledger) = ledger();
+        let (cpus, gpus) = (AtomicI64::new(0), AtomicI64::new(0));
+        std::thread::scope(|scope| {
+            for n in 0..4u32 {
+                let (ledger, cpus, gpus) = (&ledger, &cpus, &gpus);
+                scope.spawn(move || {
+                    let mut want = None;
+                    for round in 0..20u32 {
+                        let ask = claim(1 + (n + round) % 4, 0, (n as usize + round as usize) % 3, &format!("{n}"));
+                        let held = loop {
+                            match ledger.take(&ask, &capacity(), Some(&mut want)).unwrap() {
+                                Taken::Granted { lease, gpus } => break (lease, gpus),
+                                Taken::Busy(_) => std::thread::sleep(Duration::from_millis(1)),
+                            }
+                        };
+                        let now = cpus.fetch_add(ask.cpus.into(), Ordering::SeqCst) + i64::from(ask.cpus);
+                        let now_gpus = gpus.fetch_add(ask.gpu_count as i64, Ordering::SeqCst) + ask.gpu_count as i64;
+                        assert!(now <= 4 && now_gpus <= 2, "{now} {now_gpus}");
+                        cpus.fetch_sub(ask.cpus.into(), Ordering::SeqCst);
+                        gpus.fetch_sub(ask.gpu_count as i64, Ordering::SeqCst);
+                        drop(held);
+                    }
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn a_file_in_the_place_of_the_folder_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        fs::write(&path, "").unwrap();
+        assert!(Ledger::at(&path).is_err());
+        std::os::unix::fs::symlink(dir.path(), dir.path().join("link")).unwrap();
+        assert!(Ledger::at(&dir.path().join("link")).is_err(), "a link could lead anywhere");
+    }
+}

@@ -1,0 +1,64 @@
+//! [`Selection`]: which stages of an experiment a run is about.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use super::board;
+use super::error::RunError;
+use crate::graph::Graph;
+use crate::spec::Resolved;
+
+/// Which stages. Nothing named means all of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Selection {
+    /// Only these stages and what they need.
+    pub targets: Vec<String>,
+    /// Nothing that comes after these stages.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub until: Vec<String>,
+    /// Only these stages and what comes after them; what they need has to be there.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub from: Vec<String>,
+}
+
+/// The stages of a selection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Selected {
+    /// In the order of their dependencies, and with all of them.
+    pub names: Vec<String>,
+    /// Those among them that are only read: their results have to be there.
+    pub only_read: BTreeSet<String>,
+}
+
+impl Selection {
+    /// Only `targets`.
+    pub fn of(targets: &[String]) -> Self {
+        Self { targets: targets.to_vec(), ..Self::default() }
+    }
+
+    /// The stages of `resolved` that are selected.
+    pub fn choose(&self, resolved: &Resolved) -> Result<Selected, RunError> {
+        let all = |names: &[String]| -> Result<Vec<String>, RunError> {
+            let named = names.iter().map(|name| board::named(resolved, name)).collect::<Result<Vec<_>, _>>()?;
+            Ok(named.into_iter().flatten().map(str::to_owned).collect())
+        };
+        let (until, first) = (all(&self.until)?, all(&self.from)?);
+        let names = board::order(resolved, &self.targets)?;
+        if self.until.is_empty() && self.from.is_empty() {
+            return Ok(Selected { names, only_read: BTreeSet::new() });
+        }
+        let graph = Graph::new(resolved)?;
+        let after: BTreeSet<&str> = until.iter().flat_map(|name| graph.all_dependants(name)).collect();
+        let mut begun: BTreeSet<&str> = first.iter().flat_map(|name| graph.all_dependants(name)).collect();
+        begun.extend(first.iter().map(String::as_str));
+        let begun = |name: &str| first.is_empty() || begun.contains(name);
+        let chosen: BTreeSet<&str> =
+            names.iter().map(String::as_str).filter(|name| !after.contains(name) && begun(name)).collect();
+        let needed: BTreeSet<&str> = chosen.iter().flat_map(|name| graph.all_dependencies(name)).collect();
+        let only_read = needed.difference(&chosen).map(|name| (*name).to_owned()).collect();
+        let names = names.iter().filter(|name| chosen.contains(name.as_str()) || needed.contains(name.as_str()));
+        Ok(Selected { names: names.cloned().collect(), only_read })
+    }
+}

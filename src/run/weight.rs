@@ -1,0 +1,56 @@
+//! How long the way from a stage to the end of a run is: what lies on the longest way starts first.
+//!
+//! A stage's length is what it took the last time ([`past`]), and without a past the mean of
+//! the others; where nothing is known every stage counts the same, so the way's depth decides.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::board::Board;
+use super::event::RunEvent;
+use super::record;
+use crate::store::Store;
+
+/// How many runs are searched for what a stage took.
+const RUNS_SEARCHED: usize = 16;
+
+/// Seconds that stages of `experiment` took, by name: in the newest run in which each one ran.
+/// Of a `for_each` stage, its longest item.
+pub fn past(store: &Store, experiment: &str) -> BTreeMap<String, f64> {
+    let mut found = BTreeMap::new();
+    // A record that cannot be read knows nothing, and stops nobody.
+    for id in record::all(store).unwrap_or_default().iter().rev().take(RUNS_SEARCHED) {
+        let events = record::read_events(&store.runs_dir().join(id.as_str())).unwrap_or_default();
+        let this = events.iter().any(|r| matches!(&r.event, RunEvent::Opened { experiment: e, .. } if e == experiment));
+        if !this {
+            continue;
+        }
+        let mut here: BTreeMap<String, f64> = BTreeMap::new();
+        for record in events {
+            if let RunEvent::Finished { place, used, shared: false, .. } = record.event {
+                let longest = here.entry(place.stage).or_insert(0.0);
+                *longest = longest.max(used.wall_s);
+            }
+        }
+        for (name, seconds) in here {
+            found.entry(name).or_insert(seconds);
+        }
+    }
+    found
+}
+
+/// By stage of `board`: its own length and that of the longest way after it.
+pub fn weights(board: &Board<'_>, past: &BTreeMap<String, f64>) -> Vec<f64> {
+    let known: Vec<f64> = board.stages.iter().filter_map(|stage| past.get(&stage.name).copied()).collect();
+    let mean = if known.is_empty() { 1.0 } else { known.iter().sum::<f64>() / known.len() as f64 };
+    let places: HashMap<&str, usize> = board.stages.iter().enumerate().map(|(i, s)| (s.name.as_str(), i)).collect();
+    let mut after = vec![0.0f64; board.stages.len()];
+    let mut weights = vec![0.0f64; board.stages.len()];
+    // In the order of dependencies: backwards, all that comes after a stage is known.
+    for (index, stage) in board.stages.iter().enumerate().rev() {
+        weights[index] = after[index] + past.get(&stage.name).copied().unwrap_or(mean);
+        for before in stage.spec.reads().filter_map(|port| places.get(port.stage.as_str())) {
+            after[*before] = after[*before].max(weights[index]);
+        }
+    }
+    weights
+}

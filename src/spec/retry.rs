@@ -1,0 +1,84 @@
+//! [`Retry`]: when a stage that failed is tried again.
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Why a stage failed, as far as trying again is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum FailureClass {
+    /// It ran out of main or GPU memory.
+    Oom,
+    /// Somebody else stopped or killed it, or it asked to be run again (exit code 75).
+    Preempted,
+    /// It took longer than its `timeout`.
+    Timeout,
+    /// It told nothing for longer than its `stall`.
+    Stalled,
+    /// Its own failure.
+    Error,
+}
+
+impl FailureClass {
+    pub const ALL: [FailureClass; 5] = [Self::Oom, Self::Preempted, Self::Timeout, Self::Stalled, Self::Error];
+
+    /// As it is written.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Oom => "oom",
+            Self::Preempted => "preempted",
+            Self::Timeout => "timeout",
+            Self::Stalled => "stalled",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// How a failed stage is tried again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Retry {
+    /// How many more times at most, in one run.
+    pub max: u32,
+    /// After which failures.
+    pub on: Vec<FailureClass>,
+    /// The pause before the first one, in seconds; it doubles with each.
+    pub backoff_s: u64,
+}
+
+impl Retry {
+    /// The pause before the first one, if a file does not say.
+    pub const BACKOFF_S: u64 = 10;
+    /// The longest pause that doubling leads to.
+    const LONGEST_S: u64 = 600;
+
+    /// The pause before try number `number` (from 1), if a failure of `class` is tried again that often.
+    pub fn pause(&self, number: u32, class: FailureClass) -> Option<Duration> {
+        if number > self.max || !self.on.contains(&class) {
+            return None;
+        }
+        let doubled = self.backoff_s.saturating_mul(1u64.checked_shl(number.saturating_sub(1)).unwrap_or(u64::MAX));
+        Some(Duration::from_secs(doubled.min(Self::LONGEST_S.max(self.backoff_s))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_ten_minutes_and_end() {
+        let retry = Retry { max: 100, on: vec![FailureClass::Oom], backoff_s: 10 };
+        let pause = |n| retry.pause(n, FailureClass::Oom).map(|p| p.as_secs());
+        assert_eq!(
+            [1, 2, 3, 6, 7, 64, 65, 100, 101].map(pause),
+            [10, 20, 40, 320, 600, 600, 600, 600].map(Some).into_iter().chain([None]).collect::<Vec<_>>()[..]
+        );
+        assert_eq!(retry.pause(1, FailureClass::Error), None);
+        let long = Retry { backoff_s: 3600, ..retry };
+        assert_eq!(long.pause(3, FailureClass::Oom).map(|p| p.as_secs()), Some(3600), "what a file asks for is kept");
+    }
+}

@@ -1,0 +1,183 @@
+//! What stages occupy: GPUs by name, never twice on one machine whatever the store, and only as
+//! long as somebody uses them.
+
+use std::fs;
+
+use olmo_pipe::run::{RunEvent, Status};
+
+use super::project::*;
+
+/// A project whose engines share machine, two GPUs, and leases with `other`'s, and nothing else.
+fn beside(other: &Project) -> Project {
+    let mut project = Project::new();
+    project.variables.push(("OLMO_PIPE_LEASES".into(), other.path("leases").display().to_string()));
+    project.variables.push(("OLMO_PIPE_GPUS".into(), "GPU-a,GPU-b".into()));
+    project
+}
+
+fn with_gpus() -> Project {
+    let mut project = Project::new();
+    project.variables.push(("OLMO_PIPE_GPUS".into(), "GPU-a,GPU-b".into()));
+    project
+}
+
+/// A stage with `gpus` GPUs that tells which ones in the file `NAME.gpus`, then waits for `go`.
+fn gpu_stage(project: &Project, name: &str, gpus: u32) {
+    let script = format!(
+        "echo \"$CUDA_VISIBLE_DEVICES\" > @{name}.part; mv @{name}.part @{name}.gpus\n\
+         while [ ! -e @go ]; do sleep 0.02; done\n{COPY}"
+    );
+    project.stage_with(name, &script, "text: {type: text}", &format!("cpus: 1, gpus: {gpus}, memory_mib: 16"));
+    project.experiment(&format!("  {name}: {{uses: {name}}}\n"), "");
+}
+
+/// What is short in the project's last run, and who has it: process and stage.
+type Delayed = (Vec<String>, Vec<(u32, String)>);
+
+fn delayed(project: &Project) -> Option<Delayed> {
+    let run = project.runs().pop()?;
+    project.events(&run).into_iter().find_map(|event| match event {
+        RunEvent::Delayed { short, holders, .. } => Some((short, holders)),
+        _ => None,
+    })
+}
+
+#[test]
+fn two_engines_with_two_stores_never_have_the_same_gpu_and_a_gang_waits_for_all_of_its_own() {
+    let one = with_gpus();
+    let two = beside(&one);
+    gpu_stage(&one, "one", 1);
+    gpu_stage(&two, "gang", 2);
+    let first = one.spawn(&["run", "e.yaml"]);
+    one.wait_for("one.gpus");
+    assert_eq!(one.read("one.gpus"), "GPU-a\n");
+    let second = two.spawn(&["run", "e.yaml"]);
+    wait_until("the second to wait", || delayed(&two).is_some());
+    let (short, holders) = delayed(&two).unwrap();
+    assert_eq!((short, holders), (vec!["GPUs".to_owned()], vec![(first.id(), "e: one".to_owned())]));
+    assert_eq!(two.status("gang"), Status::Waiting);
+    assert!(!two.path("gang.gpus").exists());
+    one.write("go", "");
+    two.wait_for("gang.gpus");
+    assert_eq!(two.read("gang.gpus"), "GPU-a,GPU-b\n");
+    two.write("go", "");
+    for engine in [first, second] {
+        let output = engine.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", said(&output));
+    }
+    let left = fs::read_dir(one.path("leases")).unwrap().map(|e| e.unwrap().file_name()).collect::<Vec<_>>();
+    assert_eq!(left, ["ledger"]);
+}
+
+#[test]
+fn a_killed_engines_gpus_are_free_when_its_stage_is_gone() {
+    let one = with_gpus();
+    let two = beside(&one);
+    gpu_stage(&one, "one", 2);
+    let script = fs::read_to_string(one.path("stages/one/run.sh")).unwrap();
+    one.write("stages/one/run.sh", &script.replace("echo", &format!("echo $$ > {}\necho", one.path("pid").display())));
+    gpu_stage(&two, "two", 2);
+    two.write("go", "");
+    let mut first = one.spawn(&["run", "e.yaml"]);
+    one.wait_for("one.gpus");
+    let second = two.spawn(&["run", "e.yaml"]);
+    wait_until("the second to wait", || delayed(&two).is_some());
+    first.kill().unwrap();
+    first.wait().unwrap();
+    two.wait_for("two.gpus");
+    assert!(!lives(&one.read("pid")), "the GPUs were still in use");
+    assert!(second.wait_with_output().unwrap().status.success());
+}
+
+#[test]
+fn processors_and_memory_are_shared_with_other_stores_too() {
+    let one = Project::new();
+    let two = beside(&one);
+    // Each would see the other, were they to run at the same time.
+    for project in [&one, &two] {
+        let busy = one.path("busy").display().to_string();
+        let alone = format!("mkdir {busy}\nsleep 0.2\nrmdir {busy}\n{COPY}");
+        for name in ["a", "b"] {
+            project.stage_with(name, &alone, "text: {type: text}", "cpus: 0, memory_mib: 16");
+        }
+        project.experiment("  a: {uses: a}\n  b: {uses: b}\n", "");
+    }
+    let engines = [one.spawn(&["run", "e.yaml"]), two.spawn(&["run", "e.yaml"])];
+    for engine in engines {
+        let output = engine.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", said(&output));
+    }
+}
+
+#[test]
+fn only_visible_gpus_are_given_and_a_stage_without_any_sees_none() {
+    let mut project = with_gpus();
+    project.variables.push(("CUDA_VISIBLE_DEVICES".into(), "1".into()));
+    gpu_stage(&project, "one", 1);
+    project.write("go", "");
+    project.succeeds(&["run", "e.yaml"]);
+    assert_eq!(project.read("one.gpus"), "GPU-b\n");
+    gpu_stage(&project, "none", 0);
+    project.succeeds(&["run", "e.yaml"]);
+    assert_eq!(project.read("none.gpus"), "\n");
+    gpu_stage(&project, "two", 2);
+    let output = project.run(&["run", "e.yaml"]);
+    assert_eq!(output.status.code(), Some(3), "{}", said(&output));
+    assert!(said(&output).contains("asks for 2 gpus, and this machine has 1"), "{}", said(&output));
+}
+
+#[test]
+fn a_stage_may_share_the_gpus_of_another_and_only_of_that_one() {
+    if std::thread::available_parallelism().map_or(1, |n| n.get()) < 2 {
+        eprintln!("skipped: this machine has one processor");
+        return;
+    }
+    let project = with_gpus();
+    gpu_stage(&project, "fit", 2);
+    gpu_stage(&project, "score", 1);
+    let stage = |name: &str| fs::read_to_string(project.path(&format!("stages/{name}/run.sh"))).unwrap();
+    // The one ends when it has seen the other.
+    project.write("stages/fit/run.sh", &stage("fit").replace("/go ]", "/score.gpus ]"));
+    project.write("stages/score/run.sh", &stage("score").replace("/go ]", "/fit.gpus ]"));
+    project.experiment("  fit: {uses: fit}\n  score: {uses: score, share: fit}\n", "");
+    project.succeeds(&["run", "e.yaml"]);
+    assert_eq!((project.read("fit.gpus"), project.read("score.gpus")), ("GPU-a,GPU-b\n".into(), "GPU-a\n".into()));
+    project.experiment("  fit: {uses: fit}\n  score: {uses: score, share: fti}\n", "");
+    let output = project.run(&["validate", "e.yaml"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(said(&output).contains("did you mean `fit`"), "{}", said(&output));
+}
+
+#[test]
+fn leases_that_cannot_be_kept_stop_a_run_before_it_begins() {
+    let mut project = with_gpus();
+    project.write("file", "");
+    project.variables.push(("OLMO_PIPE_LEASES".into(), project.path("file").display().to_string()));
+    gpu_stage(&project, "one", 1);
+    let output = project.run(&["run", "e.yaml"]);
+    assert_eq!(output.status.code(), Some(3), "{}", said(&output));
+    assert!(said(&output).contains("OLMO_PIPE_LEASES"), "{}", said(&output));
+    assert!(project.runs().is_empty());
+}
+
+#[test]
+fn the_longest_way_to_the_end_starts_first() {
+    let project = Project::new();
+    for name in ["short", "long", "after", "last"] {
+        // One at a time.
+        project.stage_with(name, COPY, "text: {type: text}", "cpus: 0, memory_mib: 16");
+    }
+    project.stage_with("first", COPY, "text: {type: text}", "cpus: 0, memory_mib: 16");
+    project.experiment(
+        "  first: {uses: first}\n\
+         \x20 short: {uses: short, with: {one: '${stages.first.text}'}}\n\
+         \x20 long: {uses: long, with: {one: '${stages.first.text}'}}\n\
+         \x20 after: {uses: after, with: {one: '${stages.long.text}'}}\n\
+         \x20 last: {uses: last, with: {one: '${stages.after.text}'}}\n",
+        "",
+    );
+    project.succeeds(&["run", "e.yaml"]);
+    let order = project.read("ran");
+    let at = |name: &str| order.lines().position(|line| line == name).unwrap();
+    assert!(at("long") < at("short"), "{order}");
+}

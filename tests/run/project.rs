@@ -1,0 +1,205 @@
+//! A project in a folder of its own, and what the tests of runs do with it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use olmo_pipe::run::{self, RunEvent, RunState, Status};
+use olmo_pipe::store::Store;
+
+/// How long a test waits for something that must come; never what it measures.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A project in a folder of its own.
+pub struct Project {
+    pub dir: tempfile::TempDir,
+    pub variables: Vec<(String, String)>,
+}
+
+/// Writes `say` and all inputs into the output, and its own name into the file `ran`.
+pub const COPY: &str = r#"echo "$0" | sed 's|.*/stages/||; s|/run.sh||' >> "@ran"
+{ echo "$1"; [ -z "$3" ] || cat "$3"/*/*; } > "$2/text"
+"#;
+
+impl Project {
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("olmo-pipe.yaml"), "").unwrap();
+        Self { dir, variables: Vec::new() }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn write(&self, name: &str, text: &str) {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    /// A command stage with a list of texts, a param `say` and one output `text`. `@NAME` in
+    /// the script is the file NAME of the project.
+    pub fn stage(&self, name: &str, script: &str) {
+        self.stage_with(name, script, "text: {type: text}", "cpus: 1, memory_mib: 16");
+    }
+
+    pub fn stage_with(&self, name: &str, script: &str, outputs: &str, resources: &str) {
+        let output = outputs.split(':').next().unwrap();
+        let contract = format!(
+            "stage: {name}\nversion: 1\nsummary: For a test.\ninputs:\n  from: {{type: text, list: true, optional: true}}\n\
+             \x20 one: {{type: text, optional: true}}\n  file: {{type: file, optional: true}}\n\
+             outputs: {{{outputs}}}\nparams: {{say: {{type: string, default: ''}}}}\nresources: {{{resources}}}\n\
+             command:\n  argv: [/bin/sh, '${{stage.dir}}/run.sh', '${{params.say}}', '${{outputs.{output}}}', \
+             '${{inputs.from}}', '${{inputs.one}}', '${{inputs.file}}']\n  files: [run.sh]\n"
+        );
+        self.write(&format!("stages/{name}/stage.yaml"), &contract);
+        let script = script.replace('@', &format!("{}/", self.dir.path().display()));
+        self.write(&format!("stages/{name}/run.sh"), &format!("set -eu\n{script}"));
+    }
+
+    /// The experiment `e.yaml` with these stages and outputs.
+    pub fn experiment(&self, stages: &str, outputs: &str) {
+        self.write("pipeline.yaml", &format!("pipeline: p\nparams: {{say: {{type: string, default: hello}}}}\nstages:\n{stages}outputs: {{{outputs}}}\n"));
+        self.write("e.yaml", "experiment: e\nuses: pipeline.yaml\n");
+    }
+
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        self.command_of(env!("CARGO_BIN_EXE_olmo-pipe"), arguments)
+    }
+
+    /// `program` in the project, with the environment of its engines.
+    pub fn command_of(&self, program: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program);
+        command.args(arguments).current_dir(self.dir.path()).stdin(Stdio::null());
+        for name in ["OLMO_PIPE_FAILPOINT", "OLMO_PIPE_STORE", "OLMO_PIPE_GPUS", "CUDA_VISIBLE_DEVICES"] {
+            command.env_remove(name);
+        }
+        command.env("OLMO_PIPE_GRACE_S", "20");
+        // Other tests' engines, and other people's, are none of this project's business.
+        command.env("OLMO_PIPE_LEASES", self.path("leases"));
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// Runs to success; what it printed.
+    pub fn succeeds(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        let said = said(&output);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}\n{said}");
+        said
+    }
+
+    pub fn spawn(&self, arguments: &[&str]) -> Child {
+        self.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    pub fn store(&self) -> Store {
+        Store::open(&self.path(".olmo-pipe")).unwrap()
+    }
+
+    pub fn runs(&self) -> Vec<RunState> {
+        run::list(&self.store()).unwrap()
+    }
+
+    pub fn last_run(&self) -> RunState {
+        self.runs().pop().unwrap()
+    }
+
+    /// The status of every stage in the last run.
+    pub fn statuses(&self) -> BTreeMap<String, Status> {
+        self.last_run().stages.iter().map(|(name, stage)| (name.to_owned(), stage.status)).collect()
+    }
+
+    pub fn status(&self, stage: &str) -> Status {
+        self.statuses()[stage]
+    }
+
+    pub fn events(&self, state: &RunState) -> Vec<RunEvent> {
+        let folder = run::folder(&self.store(), &state.id);
+        run::read_events(&folder).unwrap().into_iter().map(|record| record.event).collect()
+    }
+
+    /// How often each stage's script ran.
+    pub fn ran(&self) -> BTreeMap<String, usize> {
+        let mut counts = BTreeMap::new();
+        for line in fs::read_to_string(self.path("ran")).unwrap_or_default().lines() {
+            *counts.entry(line.to_owned()).or_insert(0) += 1;
+        }
+        counts
+    }
+
+    pub fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+    }
+
+    pub fn wait_for(&self, name: &str) {
+        wait_until(name, || self.path(name).exists());
+    }
+}
+
+pub fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+pub fn wait_until(what: &str, mut true_now: impl FnMut() -> bool) {
+    let since = Instant::now();
+    while !true_now() {
+        assert!(since.elapsed() < PATIENCE, "{what} did not come");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+pub fn signal(child: &Child, signal: i32) {
+    // SAFETY: kill takes plain integers; the child was not waited for, so the number is its own.
+    assert_eq!(unsafe { libc::kill(child.id() as i32, signal) }, 0);
+}
+
+pub fn counts(pairs: &[(&str, usize)]) -> BTreeMap<String, usize> {
+    pairs.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
+}
+
+/// a -> b -> d, a -> c -> d.
+pub fn diamond() -> Project {
+    let project = Project::new();
+    for name in ["a", "b", "c", "d"] {
+        project.stage(name, COPY);
+    }
+    project.experiment(
+        "  a: {uses: a, with: {say: '${params.say}'}}\n\
+         \x20 b: {uses: b, with: {from: ['${stages.a.text}'], say: b}}\n\
+         \x20 c: {uses: c, with: {from: ['${stages.a.text}'], say: c}}\n\
+         \x20 d: {uses: d, with: {from: ['${stages.b.text}', '${stages.c.text}']}}\n",
+        "text: '${stages.d.text}', first: '${stages.a.text}'",
+    );
+    project
+}
+
+/// Starts a grandchild that left its parent, its group and its session, ignores SIGTERM, and
+/// lives for minutes.
+pub const ESCAPE: &str = "( setsid sh -c 'trap \"\" TERM INT HUP; echo $$ > @escaped.part; mv @escaped.part @escaped; sleep 300' & ) &\n\
+                      trap '' TERM INT\n";
+
+pub fn lives(pid: &str) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
+}
+
+/// Runs `arguments` with `point` armed; the run must die there.
+pub fn dies_at(project: &Project, point: &str, arguments: &[&str]) {
+    let output = project.command(arguments).env("OLMO_PIPE_FAILPOINT", point).output().unwrap();
+    assert_eq!(output.status.signal(), Some(libc::SIGKILL), "{point} was not reached\n{}", said(&output));
+    // Its stages die a moment later; until then they could still see what the test does next.
+    for work in fs::read_dir(project.path(".olmo-pipe/work-v1")).unwrap() {
+        if let Ok(lock) = fs::File::open(work.unwrap().path().join("supervisor.lock")) {
+            lock.lock().unwrap();
+        }
+    }
+}
