@@ -202,6 +202,8 @@ impl Job {
                 let linked = std::fs::hard_link(attempt.log(), &kept);
                 // Of an earlier engine that died in between; or a file system without links.
                 let _ = linked.or_else(|_| std::fs::copy(attempt.log(), &kept).map(drop));
+                let perf = attempt.folder.join(olmo_stage::protocol::PERF);
+                let _ = std::fs::copy(perf, kept.with_extension("perf.jsonl"));
             }
             // Nothing was started: it does not count as an attempt.
             Some(attempt) => {

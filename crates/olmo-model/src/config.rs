@@ -60,6 +60,12 @@ pub struct ModelConfig {
     /// Norms the output of attention and MLP (OLMo 2), not their input (OLMo 1).
     #[serde(default = "defaults::yes")]
     pub norm_after: bool,
+    /// Tokens that a token sees, itself included, in blocks with a sliding window (OLMo 3); absent: every block sees all before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sliding_window: Option<usize>,
+    /// With `sliding_window`: every so many-th block sees all before it (OLMo 3: 4); absent: none does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub full_attention_every: Option<usize>,
     /// Base of the rotary position embedding.
     #[serde(default = "defaults::rope_theta")]
     pub rope_theta: f64,
@@ -130,6 +136,12 @@ impl ModelConfig {
         self.d_model.checked_div(self.n_heads).unwrap_or(0)
     }
 
+    /// The window of block `layer` (from 0), if it has one.
+    pub fn window(&self, layer: usize) -> Option<usize> {
+        let full = self.full_attention_every.is_some_and(|every| (layer + 1).is_multiple_of(every));
+        self.sliding_window.filter(|_| !full)
+    }
+
     /// Inner width of the MLP: half of `mlp_hidden_size`.
     pub fn mlp_width(&self) -> usize {
         self.mlp_hidden_size / 2
@@ -195,6 +207,12 @@ impl ModelConfig {
         if let Some(clip) = self.clip_qkv {
             require(clip > 0.0 && clip.is_finite(), format!("`clip_qkv` is {clip} and must be greater than 0"));
         }
+        require(self.sliding_window != Some(0), "`sliding_window` must be at least 1".into());
+        require(self.full_attention_every != Some(0), "`full_attention_every` must be at least 1".into());
+        require(
+            self.full_attention_every.is_none() || self.sliding_window.is_some(),
+            "`full_attention_every` says nothing without `sliding_window`".into(),
+        );
         require(
             self.embedding_rows() >= self.vocab_size,
             format!("`embedding_size` ({}) must be at least `vocab_size` ({})", self.embedding_rows(), self.vocab_size),

@@ -4,7 +4,7 @@ use olmo_ops::decode::{self, KvCache};
 use rayon::prelude::*;
 
 use crate::error::ModelError;
-use crate::model::{HostParts, Model};
+use crate::model::Model;
 
 /// When to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,13 +28,13 @@ pub fn generate(model: &Model, prompts: &[Vec<u32>], options: &GenerateOptions) 
             .check_ids(prompt, 1, prompt.len())
             .map_err(|error| ModelError::Input(format!("prompt {index}: {error}")))?;
     }
-    let parts = model.host_parts();
-    prompts.par_iter().map(|prompt| continue_prompt(model, &parts, prompt, options)).collect()
+    let weights = model.host_weights();
+    prompts.par_iter().map(|prompt| continue_prompt(model, &weights, prompt, options)).collect()
 }
 
 fn continue_prompt(
     model: &Model,
-    parts: &HostParts,
+    flat: &[f32],
     prompt: &[u32],
     options: &GenerateOptions,
 ) -> Result<Vec<u32>, ModelError> {
@@ -42,18 +42,21 @@ fn continue_prompt(
     if options.max_new_tokens == 0 {
         return Ok(answer);
     }
-    let (config, width) = (model.block_config(), model.config().d_model);
+    let (ranges, width) = (model.ranges(), model.config().d_model);
+    let embedding = &flat[ranges.embedding.clone()];
+    let (head, final_norm) = (&flat[ranges.head.clone()], ranges.final_norm.clone().map(|range| &flat[range]));
     let mut rope = model.rope(prompt.len());
-    let weights: Vec<_> = parts.blocks.iter().map(|block| block.map(|weight| &**weight)).collect();
-    let mut caches = vec![KvCache::default(); weights.len()];
-    let mut hidden = olmo_ops::fused::embedding::forward(&parts.embedding, width, prompt);
-    for (weights, cache) in weights.iter().zip(&mut caches) {
-        hidden = decode::prefill(&config, &rope, &hidden, weights, cache);
+    let blocks: Vec<_> =
+        ranges.blocks.iter().enumerate().map(|(layer, ranges)| (model.block_config(layer), ranges.of(flat))).collect();
+    let mut caches = vec![KvCache::default(); blocks.len()];
+    let mut hidden = olmo_ops::fused::embedding::forward(embedding, width, prompt);
+    for ((config, weights), cache) in blocks.iter().zip(&mut caches) {
+        hidden = decode::prefill(config, &rope, &hidden, weights, cache);
     }
     let mut last = hidden.split_off(hidden.len() - width);
     loop {
-        let normed = decode::norm_row(config.norm, &last, parts.final_norm.as_deref());
-        let logits = decode::linear(&normed, &parts.head);
+        let normed = decode::norm_row(model.norm(), &last, final_norm);
+        let logits = decode::linear(&normed, head);
         let next = most_likely(&logits[..model.config().vocab_size])?;
         if options.eos_token_id == Some(next) {
             return Ok(answer);
@@ -66,9 +69,9 @@ fn continue_prompt(
         if rope.positions() <= position {
             rope = model.rope((position + 1).next_multiple_of(256));
         }
-        last = olmo_ops::fused::embedding::forward(&parts.embedding, width, &[next]);
-        for (weights, cache) in weights.iter().zip(&mut caches) {
-            last = decode::step(&config, &rope, &last, weights, cache);
+        last = olmo_ops::fused::embedding::forward(embedding, width, &[next]);
+        for ((config, weights), cache) in blocks.iter().zip(&mut caches) {
+            last = decode::step(config, &rope, &last, weights, cache);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A model as a folder that `transformers` loads: `Olmo2ForCausalLM` or `OlmoForCausalLM`.
+//! A model as a folder that `transformers` loads: `OlmoForCausalLM`, `Olmo2ForCausalLM` or `Olmo3ForCausalLM`.
 
 use std::path::Path;
 
@@ -20,6 +20,9 @@ const VOCABULARY: &str = "olmo_vocab_size";
 /// `transformers` fixes the eps of OLMo 1's norm.
 const OLMO1_EPS: f64 = 1e-5;
 
+/// The default of `transformers`.
+const OLMO3_WINDOW: usize = 4096;
+
 /// Tables that old exports store although they follow from the config.
 const DERIVED: &[&str] = &["rotary_emb.inv_freq"];
 
@@ -27,6 +30,8 @@ const DERIVED: &[&str] = &["rotary_emb.inv_freq"];
 enum Architecture {
     Olmo1,
     Olmo2,
+    /// As OLMo 2, with sliding windows.
+    Olmo3,
 }
 
 impl Architecture {
@@ -58,10 +63,12 @@ impl Architecture {
             "layer_norm_eps",
             format!("{} and not {OLMO1_EPS}", config.layer_norm_eps),
         );
+        let window = config.sliding_window;
+        require(window.is_none(), true, "sliding_window", window.unwrap_or_default().to_string());
         require(true, config.clip_qkv.is_none(), "clip_qkv", format!("{:?}", config.clip_qkv.unwrap_or_default()));
         match (olmo1.is_empty(), olmo2.is_empty()) {
             (true, _) => Ok(Architecture::Olmo1),
-            (_, true) => Ok(Architecture::Olmo2),
+            (_, true) => Ok(if window.is_some() { Architecture::Olmo3 } else { Architecture::Olmo2 }),
             _ => Err(ModelError::NotExportable(vec![
                 format!("not as olmo: {}", olmo1.join(", ")),
                 format!("not as olmo2: {}", olmo2.join(", ")),
@@ -73,6 +80,7 @@ impl Architecture {
         match self {
             Architecture::Olmo1 => "olmo",
             Architecture::Olmo2 => "olmo2",
+            Architecture::Olmo3 => "olmo3",
         }
     }
 
@@ -80,6 +88,7 @@ impl Architecture {
         match self {
             Architecture::Olmo1 => "OlmoForCausalLM",
             Architecture::Olmo2 => "Olmo2ForCausalLM",
+            Architecture::Olmo3 => "Olmo3ForCausalLM",
         }
     }
 }
@@ -148,9 +157,10 @@ fn understand(fields: &Map<String, Value>) -> Result<ModelConfig, String> {
     let architecture = match fields.get(MODEL_TYPE).and_then(Value::as_str) {
         Some("olmo") => Architecture::Olmo1,
         Some("olmo2") => Architecture::Olmo2,
+        Some("olmo3") => Architecture::Olmo3,
         other => {
             return Err(format!(
-                "has model_type {}; supported are \"olmo\" and \"olmo2\"",
+                "has model_type {}; supported are \"olmo\", \"olmo2\" and \"olmo3\"",
                 other.map_or("none".into(), |name| format!("{name:?}"))
             ));
         }
@@ -188,19 +198,29 @@ fn understand(fields: &Map<String, Value>) -> Result<ModelConfig, String> {
     let rope_theta = rope_theta(present("rope_theta"), present("rope_scaling"), present("rope_parameters"))?;
     let rows = required("vocab_size")?;
     let vocab_size = whole(VOCABULARY)?.unwrap_or(rows);
-    let olmo2 = architecture == Architecture::Olmo2;
+    let olmo2 = architecture != Architecture::Olmo1;
+    let layers = required("num_hidden_layers")?;
+    let (sliding_window, full_attention_every) = match architecture {
+        Architecture::Olmo3 => {
+            let window = whole("sliding_window")?.unwrap_or(OLMO3_WINDOW);
+            (Some(window), full_attention_every(present("layer_types"), layers)?)
+        }
+        _ => (None, None),
+    };
     Ok(ModelConfig {
         d_model: required("hidden_size")?,
         n_heads: required("num_attention_heads")?,
         n_kv_heads: whole("num_key_value_heads")?,
         clip_qkv: if olmo2 { None } else { number("clip_qkv")? },
-        n_layers: required("num_hidden_layers")?,
+        n_layers: layers,
         mlp_hidden_size: required("intermediate_size")?.saturating_mul(2),
         layer_norm_type: if olmo2 { LayerNormType::Rms } else { LayerNormType::Default },
         layer_norm_with_affine: olmo2,
         layer_norm_eps: if olmo2 { number("rms_norm_eps")?.unwrap_or(1e-5) } else { OLMO1_EPS },
         attention_layer_norm: olmo2,
         norm_after: olmo2,
+        sliding_window,
+        full_attention_every,
         rope_theta,
         max_sequence_length: whole("max_position_embeddings")?.unwrap_or(2048),
         vocab_size,
@@ -212,6 +232,25 @@ fn understand(fields: &Map<String, Value>) -> Result<ModelConfig, String> {
         init_std: number("initializer_range")?.unwrap_or(0.02),
         init_cutoff_factor: None,
     })
+}
+
+/// Every how many blocks one sees everything, from the list of the blocks' kinds; without a list it is every fourth.
+fn full_attention_every(kinds: Option<&Value>, layers: usize) -> Result<Option<usize>, String> {
+    let Some(kinds) = kinds else { return Ok(Some(4)) };
+    let kinds: Vec<&str> = kinds.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let every = kinds.iter().position(|kind| *kind == FULL).map(|index| index + 1);
+    if kinds.len() == layers && kinds == layer_types(layers, every) {
+        return Ok(every);
+    }
+    Err(format!("has layer_types {kinds:?}; only a full block after every same number of sliding ones is supported"))
+}
+
+const FULL: &str = "full_attention";
+
+/// The kind of each block, in the words of `transformers`.
+fn layer_types(layers: usize, full_every: Option<usize>) -> Vec<&'static str> {
+    let full = |layer: usize| full_every.is_some_and(|every| (layer + 1).is_multiple_of(every));
+    (0..layers).map(|layer| if full(layer) { FULL } else { "sliding_attention" }).collect()
 }
 
 /// The rotary base from either of the two places where versions of `transformers` write it.
@@ -274,7 +313,11 @@ fn describe(config: &ModelConfig, architecture: Architecture) -> Value {
     });
     match architecture {
         Architecture::Olmo1 => fields["clip_qkv"] = json!(config.clip_qkv),
-        Architecture::Olmo2 => fields["rms_norm_eps"] = json!(config.layer_norm_eps),
+        Architecture::Olmo2 | Architecture::Olmo3 => fields["rms_norm_eps"] = json!(config.layer_norm_eps),
+    }
+    if architecture == Architecture::Olmo3 {
+        fields["sliding_window"] = json!(config.sliding_window);
+        fields["layer_types"] = json!(layer_types(config.n_layers, config.full_attention_every));
     }
     if config.embedding_rows() != config.vocab_size {
         fields[VOCABULARY] = json!(config.vocab_size);

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use olmo_ops::BlockWeights;
+
 use crate::config::ModelConfig;
 
 /// What a tensor is for; decides its initialisation and whether weight decay applies.
@@ -70,6 +72,43 @@ pub(crate) fn layout(config: &ModelConfig) -> Vec<TensorSpec> {
             TensorSpec { name, shape, range, role }
         })
         .collect()
+}
+
+/// Where the weights lie in the flat array, by what they are for.
+#[derive(Clone, Debug)]
+pub(crate) struct Ranges {
+    pub embedding: Range<usize>,
+    pub blocks: Vec<BlockWeights<Range<usize>>>,
+    pub final_norm: Option<Range<usize>>,
+    /// The embedding's, if the two are tied.
+    pub head: Range<usize>,
+}
+
+impl Ranges {
+    /// Those of `specs`, the layout of a valid config.
+    pub fn of(config: &ModelConfig, specs: &[TensorSpec]) -> Ranges {
+        let find = |name: String| {
+            let index = specs.binary_search_by(|spec| spec.name.as_str().cmp(&name)).ok()?;
+            Some(specs[index].range.clone())
+        };
+        let matrix = |name: String| find(name.clone()).unwrap_or_else(|| unreachable!("every layout has {name}"));
+        let block = |layer: usize| BlockWeights {
+            att_proj: matrix(block(layer, "att_proj")),
+            attn_out: matrix(block(layer, "attn_out")),
+            ff_proj: matrix(block(layer, "ff_proj")),
+            ff_out: matrix(block(layer, "ff_out")),
+            attn_norm: find(block(layer, "attn_norm")),
+            ff_norm: find(block(layer, "ff_norm")),
+            q_norm: find(block(layer, "q_norm")),
+            k_norm: find(block(layer, "k_norm")),
+        };
+        Ranges {
+            embedding: matrix(wte()),
+            blocks: (0..config.n_layers).map(block).collect(),
+            final_norm: find(final_norm()),
+            head: matrix(if config.weight_tying { wte() } else { head() }),
+        }
+    }
 }
 
 /// Name of the embedding.

@@ -1,8 +1,10 @@
-//! OLMo 1 and OLMo 2 language models: config, weights, loss, gradients, generation, and the files of both OLMo and Hugging Face.
+//! OLMo 1, 2 and 3 language models: config, weights, loss, gradients, generation, and the files of both OLMo and Hugging Face.
 //!
 //! The model is plain Burn around the operations of `olmo-ops`; its weights live in one flat array ([`Parameters`]), on which
 //! the optimizer, checkpoints and gradient exchange work without knowing the architecture.
 
+mod batch;
+mod checkpointing;
 mod config;
 mod error;
 mod files;
@@ -10,16 +12,21 @@ mod generate;
 mod huggingface;
 mod init;
 mod layout;
+mod memory;
 mod model;
 mod parameters;
 mod random;
+mod tensor_weights;
 mod tensors;
 
+pub use batch::{Batch, LossOptions, LossOutput};
+pub use checkpointing::ActivationCheckpointing;
 pub use config::{InitFnType, LayerNormType, ModelConfig};
 pub use error::ModelError;
 pub use files::{CONFIG_FILE, WEIGHTS_FILE, load, load_native, save_native};
 pub use generate::{GenerateOptions, generate};
 pub use huggingface::{load_huggingface, save_huggingface};
 pub use layout::TensorSpec;
-pub use model::{Batch, LossOptions, LossOutput, Model};
+pub use memory::MemoryEstimate;
+pub use model::Model;
 pub use parameters::Parameters;

@@ -2,147 +2,113 @@
 
 use std::sync::{Arc, Mutex};
 
-use burn::tensor::{Device, Tensor, TensorData};
-use olmo_ops::{BlockConfig, BlockTensors, BlockWeights, HostSlice, IGNORED, LossTerms, Norm, NormKind, Rope};
+use burn::tensor::{Device, Tensor};
+use olmo_ops::{BlockConfig, Flat, LossTerms, Norm, NormKind, Placed, Rope, Sums};
 
+use crate::batch::{Batch, LossOptions, LossOutput};
+use crate::checkpointing::ActivationCheckpointing;
 use crate::config::{LayerNormType, ModelConfig};
 use crate::error::ModelError;
-use crate::layout::{self, TensorSpec};
+use crate::layout::{self, Ranges, TensorSpec};
 use crate::parameters::Parameters;
+use crate::tensor_weights::TensorWeights;
 
-/// Rows of equal length with the labels to train on.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Batch {
-    /// `batch` x `sequence` token ids, row after row.
-    pub input_ids: Vec<u32>,
-    /// Whether a token counts as a target (same order); `None`: all do. The first of a row never does: nothing stands before it.
-    pub label_mask: Option<Vec<bool>>,
-    /// Number of rows.
-    pub batch: usize,
-    /// Tokens in each row.
-    pub sequence: usize,
-}
-
-impl Batch {
-    /// What the model has to say at each place: the next token where that counts, else [`IGNORED`].
-    fn targets(&self) -> Vec<u32> {
-        let mut targets = vec![IGNORED; self.input_ids.len()];
-        for row in 0..self.batch {
-            for place in row * self.sequence + 1..(row + 1) * self.sequence {
-                if self.label_mask.as_ref().is_none_or(|mask| mask[place]) {
-                    targets[place - 1] = self.input_ids[place];
-                }
-            }
-        }
-        targets
-    }
-
-    /// Number of targets; the sum over all micro-batches and ranks is the usual denominator of the loss.
-    pub fn labels(&self) -> u64 {
-        let counts = |place: usize| {
-            !place.is_multiple_of(self.sequence)
-                && self.label_mask.as_ref().is_none_or(|mask| mask.get(place) == Some(&true))
-        };
-        (0..self.input_ids.len()).filter(|&place| counts(place)).count() as u64
-    }
-}
-
-/// How a loss is made of the losses of tokens: `(sum of nll + z_loss * sum of lse^2) / denominator`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct LossOptions {
-    /// What the sum over tokens is divided by (OLMo: batch times sequence; else the number of labels over all micro-batches and ranks).
-    pub denominator: f64,
-    /// Weight of the square of the log of the partition function; 0: none.
-    pub z_loss: f64,
-}
-
-/// Sums over the labels of a batch, not yet divided by the denominator.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct LossOutput {
-    /// Sum of negative log-likelihoods.
-    pub loss_sum: f64,
-    /// Sum of `z_loss` times the squared log partition function.
-    pub z_sum: f64,
-    /// Number of labels.
-    pub labels: u64,
-}
-
-/// A model with its weights on the compute device (Burn's flex backend, f32).
+/// A model with its weights on the compute device.
 #[derive(Debug)]
 pub struct Model {
     config: ModelConfig,
     train: bool,
-    specs: Vec<TensorSpec>,
-    /// In the order of `specs`.
-    weights: Vec<Weight>,
+    checkpointing: ActivationCheckpointing,
+    specs: Arc<[TensorSpec]>,
+    ranges: Ranges,
+    weights: Weights,
     /// Rotary tables for as many positions as have been asked for.
     rope: Mutex<Arc<Rope>>,
 }
 
-#[derive(Clone, Debug)]
-enum Weight {
-    Matrix(Tensor<2>),
-    Vector(Tensor<1>),
-}
-
-impl Weight {
-    /// A leaf of an autodiff graph that shares this weight's memory.
-    fn leaf(&self) -> Weight {
-        match self {
-            Weight::Matrix(tensor) => Weight::Matrix(tensor.clone().autodiff().require_grad()),
-            Weight::Vector(tensor) => Weight::Vector(tensor.clone().autodiff().require_grad()),
-        }
-    }
-}
-
-/// The weights by what they are for, either plain or as leaves.
-struct Parts {
-    embedding: Tensor<2>,
-    blocks: Vec<BlockTensors>,
-    final_norm: Option<Tensor<1>>,
-    head: Tensor<2>,
-}
-
-/// The weights by what they are for, as slices on the host.
-pub(crate) struct HostParts {
-    pub embedding: HostSlice,
-    pub blocks: Vec<BlockWeights<HostSlice>>,
-    pub final_norm: Option<HostSlice>,
-    pub head: HostSlice,
+/// Where the weights are.
+#[derive(Debug)]
+enum Weights {
+    /// On the host, in the array that the parameters are: nodes read it and add to flat gradients.
+    Flat(Arc<Vec<f32>>),
+    /// On another device, or as plain Burn has them: one tensor each, leaves of Burn's graph.
+    Tensors(TensorWeights),
 }
 
 impl Model {
-    /// Copies `parameters` to the device. Only with `train` are gradients to be had.
+    /// Takes `parameters` to the default device (Burn's flex backend, f32). Only with `train` are gradients to be had.
     ///
     /// # Errors
     /// The config is not valid, or the parameters are those of another config.
     pub fn new(config: &ModelConfig, parameters: &Parameters, train: bool) -> Result<Model, ModelError> {
+        Model::build(config, parameters, train, Weights::Flat(Arc::default()))
+    }
+
+    /// As [`Model::new`] on any Burn device, with weights as tensors and gradients by Burn's autodiff.
+    ///
+    /// # Errors
+    /// As [`Model::new`].
+    pub fn on_device(
+        config: &ModelConfig,
+        parameters: &Parameters,
+        train: bool,
+        device: &Device,
+    ) -> Result<Model, ModelError> {
+        Model::build(config, parameters, train, Weights::Tensors(TensorWeights::new(device.clone())))
+    }
+
+    fn build(
+        config: &ModelConfig,
+        parameters: &Parameters,
+        train: bool,
+        weights: Weights,
+    ) -> Result<Model, ModelError> {
         config.validate()?;
-        let rope = Mutex::new(Arc::new(Rope::new(config.head_width(), config.rope_theta, 0)));
-        let mut model =
-            Model { config: config.clone(), train, specs: layout::layout(config), weights: Vec::new(), rope };
+        let specs: Arc<[TensorSpec]> = layout::layout(config).into();
+        let mut model = Model {
+            config: config.clone(),
+            train,
+            checkpointing: ActivationCheckpointing::default(),
+            ranges: Ranges::of(config, &specs),
+            specs,
+            weights,
+            rope: Mutex::new(Arc::new(Rope::new(config.head_width(), config.rope_theta, 0))),
+        };
         model.set_parameters(parameters)?;
         Ok(model)
     }
 
-    /// Takes over new values of the weights, after an optimizer step for example.
+    /// Which blocks compute their activations again in the backward pass; changes memory and time, not a bit of the result.
+    pub fn set_activation_checkpointing(&mut self, checkpointing: ActivationCheckpointing) {
+        self.checkpointing = checkpointing;
+    }
+
+    /// Takes over new values of the weights; on the default device without a copy.
     ///
     /// # Errors
     /// The parameters are those of another config.
     pub fn set_parameters(&mut self, parameters: &Parameters) -> Result<(), ModelError> {
-        if parameters.tensors() != self.specs {
+        if parameters.tensors() != &*self.specs {
             return Err(ModelError::Input("the parameters are those of another model config".into()));
         }
-        let device = Device::flex();
-        let weight = |spec: &TensorSpec| {
-            let data = TensorData::new(parameters.flat()[spec.range.clone()].to_vec(), spec.shape.clone());
-            match spec.shape.len() {
-                1 => Weight::Vector(Tensor::from_data(data, &device)),
-                _ => Weight::Matrix(Tensor::from_data(data, &device)),
-            }
-        };
-        self.weights = self.specs.iter().map(weight).collect();
+        match &mut self.weights {
+            Weights::Flat(weights) => *weights = parameters.share(),
+            Weights::Tensors(weights) => weights.set(&self.specs, parameters.flat()),
+        }
         Ok(())
+    }
+
+    /// Lets `change` (an optimizer's step) change `parameters`, and takes the new values over. Changed in place if nobody else, such as a
+    /// checkpoint that is being written, shares them.
+    ///
+    /// # Errors
+    /// The parameters are those of another config.
+    pub fn update(&mut self, parameters: &mut Parameters, change: impl FnOnce(&mut [f32])) -> Result<(), ModelError> {
+        if let Weights::Flat(weights) = &mut self.weights {
+            *weights = Arc::default();
+        }
+        change(parameters.flat_mut());
+        self.set_parameters(parameters)
     }
 
     /// The config.
@@ -156,10 +122,20 @@ impl Model {
     /// An id at or beyond `vocab_size`, or a number of ids that is not `batch * sequence`.
     pub fn logits(&self, input_ids: &[u32], batch: usize, sequence: usize) -> Result<Vec<f32>, ModelError> {
         self.check_ids(input_ids, batch, sequence)?;
-        let parts = self.parts(&self.weights);
-        let hidden = self.hidden(&parts, input_ids, [batch, sequence]);
-        let logits = olmo_ops::head_logits(hidden, parts.head);
-        logits.into_data().try_into_vec::<f32>().map_err(|error| ModelError::Backend(format!("{error:?}")))
+        let batch = Batch { input_ids: input_ids.to_vec(), label_mask: None, documents: None, batch, sequence };
+        match &self.weights {
+            Weights::Flat(weights) => {
+                let flat = Flat::new(weights.clone());
+                let (_, hidden) = self.hidden(&flat, &batch);
+                Ok(olmo_ops::head_logits_flat(hidden, &flat, &self.ranges.head))
+            }
+            Weights::Tensors(weights) => {
+                let parts = weights.parts(&self.ranges, &self.specs, false);
+                let hidden = parts.hidden(self, &batch);
+                let logits = olmo_ops::head_logits(hidden, parts.head);
+                Ok(olmo_ops::HostSlice::new(&logits).to_vec())
+            }
+        }
     }
 
     /// The loss of a batch, and its gradients ADDED to `gradients` (laid out as [`Parameters::flat`]).
@@ -170,7 +146,7 @@ impl Model {
         &self,
         batch: &Batch,
         loss: &LossOptions,
-        gradients: &mut [f32],
+        gradients: &mut Vec<f32>,
     ) -> Result<LossOutput, ModelError> {
         if !self.train {
             return Err(ModelError::Input("this model was made without training: it has no gradients".into()));
@@ -183,21 +159,33 @@ impl Model {
             )));
         }
         self.check_batch(batch, loss)?;
-        let leaves: Vec<Weight> = self.weights.iter().map(Weight::leaf).collect();
-        let result = self.head_loss(&self.parts(&leaves), batch, loss);
-        let mut made = result.loss.backward();
-        for (leaf, spec) in leaves.iter().zip(&self.specs) {
-            let gradient = match leaf {
-                Weight::Matrix(tensor) => tensor.grad_remove(&mut made).map(|gradient| HostSlice::new(&gradient)),
-                Weight::Vector(tensor) => tensor.grad_remove(&mut made).map(|gradient| HostSlice::new(&gradient)),
-            };
-            let gradient =
-                gradient.ok_or_else(|| ModelError::Backend(format!("no gradient reached `{}`", spec.name)))?;
-            for (sum, value) in gradients[spec.range.clone()].iter_mut().zip(gradient.iter()) {
-                *sum += value;
+        let sums = match &self.weights {
+            Weights::Flat(weights) => {
+                let flat = Flat::with_gradients(weights.clone(), std::mem::take(gradients));
+                let sums = self.flat_gradients(&flat, batch, loss);
+                *gradients = flat.into_gradients();
+                sums?
             }
-        }
-        Ok(output(&result))
+            Weights::Tensors(weights) => {
+                let parts = weights.parts(&self.ranges, &self.specs, true);
+                let hidden = parts.hidden(self, batch);
+                let result = olmo_ops::head_loss(hidden, parts.head.clone(), &batch.targets(), terms(loss));
+                parts.add_gradients(result.loss.backward(), &self.specs, gradients)?;
+                result.sums
+            }
+        };
+        Ok(output(&sums))
+    }
+
+    fn flat_gradients(&self, flat: &Flat, batch: &Batch, loss: &LossOptions) -> Result<Sums, ModelError> {
+        let (embedded, hidden) = self.hidden(flat, batch);
+        let (loss, sums) = olmo_ops::head_loss_flat(hidden, flat, &self.ranges.head, &batch.targets(), terms(loss));
+        let mut made = loss.backward();
+        let gradient = embedded
+            .grad_remove(&mut made)
+            .ok_or_else(|| ModelError::Backend("no gradient reached the embedding".into()))?;
+        olmo_ops::embed_backward(flat, &self.ranges.embedding, self.config.d_model, &batch.input_ids, gradient);
+        Ok(sums)
     }
 
     /// The loss of a batch.
@@ -206,24 +194,70 @@ impl Model {
     /// The batch does not fit the model.
     pub fn loss(&self, batch: &Batch, loss: &LossOptions) -> Result<LossOutput, ModelError> {
         self.check_batch(batch, loss)?;
-        Ok(output(&self.head_loss(&self.parts(&self.weights), batch, loss)))
+        let targets = batch.targets();
+        let sums = match &self.weights {
+            Weights::Flat(weights) => {
+                let flat = Flat::new(weights.clone());
+                let (_, hidden) = self.hidden(&flat, batch);
+                olmo_ops::head_loss_flat(hidden, &flat, &self.ranges.head, &targets, terms(loss)).1
+            }
+            Weights::Tensors(weights) => {
+                let parts = weights.parts(&self.ranges, &self.specs, false);
+                let hidden = parts.hidden(self, batch);
+                olmo_ops::head_loss(hidden, parts.head, &targets, terms(loss)).sums
+            }
+        };
+        Ok(output(&sums))
     }
 
-    fn head_loss(&self, parts: &Parts, batch: &Batch, loss: &LossOptions) -> olmo_ops::HeadLoss {
-        let hidden = self.hidden(parts, &batch.input_ids, [batch.batch, batch.sequence]);
-        let terms = LossTerms { denominator: loss.denominator, z_loss: loss.z_loss };
-        olmo_ops::head_loss(hidden, parts.head.clone(), &batch.targets(), terms)
-    }
-
-    /// The residual stream after all blocks and the final norm.
-    fn hidden(&self, parts: &Parts, ids: &[u32], shape: [usize; 2]) -> Tensor<3> {
-        let config = self.block_config();
-        let rope = self.rope(shape[1]);
-        let mut hidden = olmo_ops::embedding(parts.embedding.clone(), ids, shape);
-        for weights in &parts.blocks {
-            hidden = olmo_ops::block(&config, &rope, hidden, weights);
+    /// The embedded tokens, and the residual stream after all blocks and the final norm.
+    fn hidden(&self, flat: &Flat, batch: &Batch) -> (Tensor<3>, Tensor<3>) {
+        let (placed, d) = (self.placed(batch), self.config.d_model);
+        let shape = [batch.batch, batch.sequence];
+        let embedded = olmo_ops::embed(flat, &self.ranges.embedding, d, &batch.input_ids, shape);
+        let mut hidden = embedded.clone();
+        for (layer, weights) in self.ranges.blocks.iter().enumerate() {
+            let keep = self.checkpointing.keep(layer);
+            hidden = olmo_ops::block_flat(&self.block_config(layer), &placed, hidden, flat, weights, keep);
         }
-        olmo_ops::norm(config.norm, hidden, parts.final_norm.clone())
+        (embedded, olmo_ops::norm_flat(self.norm(), hidden, flat, self.ranges.final_norm.as_ref()))
+    }
+
+    /// Where numbers first stop being finite when `batch` goes through the model, from the weights to the loss; `None`: nowhere.
+    ///
+    /// # Errors
+    /// The batch does not fit the model.
+    pub fn first_not_finite(&self, batch: &Batch, loss: &LossOptions) -> Result<Option<String>, ModelError> {
+        self.check_batch(batch, loss)?;
+        let finite = |values: &[f32]| values.iter().all(|value| value.is_finite());
+        let weights = self.host_weights();
+        if let Some(spec) = self.specs.iter().find(|spec| !finite(&weights[spec.range.clone()])) {
+            return Ok(Some(format!("the weight `{}`", spec.name)));
+        }
+        let (flat, placed) = (Flat::new(weights), self.placed(batch));
+        let shape = [batch.batch, batch.sequence];
+        let all_finite = |hidden: &Tensor<3>| finite(&olmo_ops::HostSlice::new(hidden));
+        let mut hidden = olmo_ops::embed(&flat, &self.ranges.embedding, self.config.d_model, &batch.input_ids, shape);
+        for (layer, weights) in self.ranges.blocks.iter().enumerate() {
+            let keep = self.checkpointing.keep(layer);
+            hidden = olmo_ops::block_flat(&self.block_config(layer), &placed, hidden, &flat, weights, keep);
+            if !all_finite(&hidden) {
+                return Ok(Some(format!("the output of `transformer.blocks.{layer}`")));
+            }
+        }
+        let hidden = olmo_ops::norm_flat(self.norm(), hidden, &flat, self.ranges.final_norm.as_ref());
+        if !all_finite(&hidden) {
+            return Ok(Some(format!("the output of the final norm (`{}`)", layout::final_norm())));
+        }
+        let targets = batch.targets();
+        let (_, sums) = olmo_ops::head_loss_flat(hidden, &flat, &self.ranges.head, &targets, terms(loss));
+        Ok((!(sums.nll + sums.z).is_finite()).then(|| "the loss, from finite hidden states".to_owned()))
+    }
+
+    /// The name of the first tensor whose part of `gradients` is not finite.
+    pub fn first_gradient_not_finite(&self, gradients: &[f32]) -> Option<&str> {
+        let broken = |spec: &&TensorSpec| gradients[spec.range.clone()].iter().any(|value| !value.is_finite());
+        self.specs.iter().find(broken).map(|spec| spec.name.as_str())
     }
 
     /// Rotary tables for at least `positions` positions.
@@ -235,72 +269,41 @@ impl Model {
         rope.clone()
     }
 
-    pub(crate) fn block_config(&self) -> BlockConfig {
+    pub(crate) fn placed(&self, batch: &Batch) -> Placed {
+        Placed { rope: self.rope(batch.sequence), documents: batch.documents.clone() }
+    }
+
+    pub(crate) fn norm(&self) -> Norm {
         let kind = match self.config.layer_norm_type {
             LayerNormType::Default => NormKind::Layer,
             LayerNormType::Rms => NormKind::Rms,
         };
+        Norm { kind, eps: self.config.layer_norm_eps as f32 }
+    }
+
+    pub(crate) fn block_config(&self, layer: usize) -> BlockConfig {
         BlockConfig {
             d_model: self.config.d_model,
             n_heads: self.config.n_heads,
             n_kv_heads: self.config.kv_heads(),
             mlp_width: self.config.mlp_width(),
             clip_qkv: self.config.clip_qkv.map(|clip| clip as f32),
-            norm: Norm { kind, eps: self.config.layer_norm_eps as f32 },
+            norm: self.norm(),
             norm_after: self.config.norm_after,
             qk_norm: self.config.attention_layer_norm,
+            window: self.config.window(layer),
         }
     }
 
-    fn parts(&self, weights: &[Weight]) -> Parts {
-        let find = |name: &str| {
-            let index = self.specs.binary_search_by(|spec| spec.name.as_str().cmp(name)).ok()?;
-            Some(&weights[index])
-        };
-        let matrix = |name: String| match find(&name) {
-            Some(Weight::Matrix(tensor)) => tensor.clone(),
-            _ => unreachable!("the layout of a valid config has the matrix {name}"),
-        };
-        let vector = |name: String| match find(&name) {
-            Some(Weight::Vector(tensor)) => Some(tensor.clone()),
-            _ => None,
-        };
-        let block = |layer: usize| BlockTensors {
-            att_proj: matrix(layout::block(layer, "att_proj")),
-            attn_out: matrix(layout::block(layer, "attn_out")),
-            ff_proj: matrix(layout::block(layer, "ff_proj")),
-            ff_out: matrix(layout::block(layer, "ff_out")),
-            attn_norm: vector(layout::block(layer, "attn_norm")),
-            ff_norm: vector(layout::block(layer, "ff_norm")),
-            q_norm: vector(layout::block(layer, "q_norm")),
-            k_norm: vector(layout::block(layer, "k_norm")),
-        };
-        Parts {
-            embedding: matrix(layout::wte()),
-            blocks: (0..self.config.n_layers).map(block).collect(),
-            final_norm: vector(layout::final_norm()),
-            head: matrix(if self.config.weight_tying { layout::wte() } else { layout::head() }),
-        }
+    pub(crate) fn ranges(&self) -> &Ranges {
+        &self.ranges
     }
 
-    /// The weights as slices; no copy.
-    pub(crate) fn host_parts(&self) -> HostParts {
-        let Parts { embedding, blocks, final_norm, head } = self.parts(&self.weights);
-        let block = |block: BlockTensors| BlockWeights {
-            att_proj: HostSlice::new(&block.att_proj),
-            attn_out: HostSlice::new(&block.attn_out),
-            ff_proj: HostSlice::new(&block.ff_proj),
-            ff_out: HostSlice::new(&block.ff_out),
-            attn_norm: block.attn_norm.as_ref().map(HostSlice::new),
-            ff_norm: block.ff_norm.as_ref().map(HostSlice::new),
-            q_norm: block.q_norm.as_ref().map(HostSlice::new),
-            k_norm: block.k_norm.as_ref().map(HostSlice::new),
-        };
-        HostParts {
-            embedding: HostSlice::new(&embedding),
-            blocks: blocks.into_iter().map(block).collect(),
-            final_norm: final_norm.as_ref().map(HostSlice::new),
-            head: HostSlice::new(&head),
+    /// The weights on the host; no copy if they are there already.
+    pub(crate) fn host_weights(&self) -> Arc<Vec<f32>> {
+        match &self.weights {
+            Weights::Flat(weights) => weights.clone(),
+            Weights::Tensors(weights) => Arc::new(weights.to_host()),
         }
     }
 
@@ -315,6 +318,9 @@ impl Model {
                 batch.input_ids.len()
             )));
         }
+        if let Some(documents) = &batch.documents {
+            self.check_documents(documents, batch)?;
+        }
         if !(loss.denominator > 0.0 && loss.denominator.is_finite()) {
             return Err(ModelError::Input(format!(
                 "the loss cannot be divided by {}: there are no labels",
@@ -328,6 +334,21 @@ impl Model {
             )));
         }
         Ok(())
+    }
+
+    fn check_documents(&self, documents: &[u32], batch: &Batch) -> Result<(), ModelError> {
+        let sound = |row: &[u32]| {
+            let begins = row.iter().enumerate().all(|(place, &start)| start as usize <= place);
+            begins && row.is_sorted()
+        };
+        if documents.len() == batch.input_ids.len() && documents.chunks(batch.sequence).all(sound) {
+            return Ok(());
+        }
+        Err(ModelError::Input(format!(
+            "the documents of {} tokens do not begin at or before each of {} tokens, in order",
+            documents.len(),
+            batch.input_ids.len()
+        )))
     }
 
     pub(crate) fn check_ids(&self, ids: &[u32], batch: usize, sequence: usize) -> Result<(), ModelError> {
@@ -350,6 +371,10 @@ impl Model {
     }
 }
 
-fn output(result: &olmo_ops::HeadLoss) -> LossOutput {
-    LossOutput { loss_sum: result.sums.nll, z_sum: result.sums.z, labels: result.sums.labels }
+fn terms(loss: &LossOptions) -> LossTerms {
+    LossTerms { denominator: loss.denominator, z_loss: loss.z_loss }
+}
+
+fn output(sums: &Sums) -> LossOutput {
+    LossOutput { loss_sum: sums.nll, z_sum: sums.z, labels: sums.labels }
 }

@@ -1,6 +1,7 @@
 //! A model's weights as one flat array with names.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::config::ModelConfig;
 use crate::error::ModelError;
@@ -9,11 +10,11 @@ use crate::layout::{Role, TensorSpec, layout};
 
 /// Every weight of a model, f32, in one array; tensors in the order of their sorted names, each row-major.
 ///
-/// Gradients and optimizer state use the same layout.
+/// Gradients and optimizer state use the same layout. A clone shares the array until one of the two is changed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parameters {
-    tensors: Vec<TensorSpec>,
-    flat: Vec<f32>,
+    tensors: Arc<[TensorSpec]>,
+    flat: Arc<Vec<f32>>,
 }
 
 impl Parameters {
@@ -23,7 +24,8 @@ impl Parameters {
     /// [`ModelError::Config`] if the config is not valid.
     pub fn init(config: &ModelConfig, seed: u64) -> Result<Parameters, ModelError> {
         let mut parameters = Parameters::zeros(config)?;
-        init::fill(config, seed, &parameters.tensors, &mut parameters.flat);
+        let tensors = parameters.tensors.clone();
+        init::fill(config, seed, &tensors, parameters.flat_mut());
         Ok(parameters)
     }
 
@@ -39,7 +41,7 @@ impl Parameters {
         flat.try_reserve_exact(length)
             .map_err(|_| ModelError::Config(vec![format!("{length} weights in f32 do not fit into memory")]))?;
         flat.resize(length, 0.0);
-        Ok(Parameters { tensors, flat })
+        Ok(Parameters { tensors: tensors.into(), flat: Arc::new(flat) })
     }
 
     /// Number of weights.
@@ -69,7 +71,7 @@ impl Parameters {
 
     /// The elements of one tensor, to be written.
     pub fn tensor_mut(&mut self, name: &str) -> Option<&mut [f32]> {
-        self.range(name).map(|range| &mut self.flat[range])
+        self.range(name).map(|range| &mut self.flat_mut()[range])
     }
 
     /// The shape of one tensor.
@@ -89,14 +91,19 @@ impl Parameters {
 
     /// All weights, to be written.
     pub fn flat_mut(&mut self) -> &mut [f32] {
-        &mut self.flat
+        Arc::<Vec<f32>>::make_mut(&mut self.flat)
+    }
+
+    /// The array itself.
+    pub(crate) fn share(&self) -> Arc<Vec<f32>> {
+        self.flat.clone()
     }
 
     /// Ranges of the flat array and whether weight decay applies there (OLMo's rule): always to projections and an untied head;
     /// to norms and to the embedding (a tied head is one) as said. The ranges cover the array, in order; neighbours differ.
     pub fn weight_decay_groups(&self, decay_norm_and_bias: bool, decay_embeddings: bool) -> Vec<(Range<usize>, bool)> {
         let mut groups: Vec<(Range<usize>, bool)> = Vec::new();
-        for tensor in &self.tensors {
+        for tensor in &*self.tensors {
             let decays = match tensor.role {
                 Role::Projection(_) | Role::Head => true,
                 Role::Norm => decay_norm_and_bias,

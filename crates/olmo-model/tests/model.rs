@@ -13,7 +13,7 @@ fn config(changes: Value) -> ModelConfig {
 fn batch(rows: usize, sequence: usize) -> Batch {
     let input_ids = (0..rows * sequence).map(|i| ((i * i * 7 + 13 * i) % 60) as u32).collect();
     let label_mask = Some((0..rows * sequence).map(|i| i % 4 != 2).collect());
-    Batch { input_ids, label_mask, batch: rows, sequence }
+    Batch { input_ids, label_mask, documents: None, batch: rows, sequence }
 }
 
 fn gradients(model: &Model, batch: &Batch, denominator: f64) -> Vec<f32> {
@@ -118,7 +118,7 @@ fn every_problem_of_a_config_is_told_at_once() {
 #[test]
 fn ids_beyond_the_vocabulary_and_wrong_shapes_are_errors() {
     let config = config(json!({"embedding_size": 64}));
-    let mut parameters = Parameters::init(&config, 1).expect("weights");
+    let parameters = Parameters::init(&config, 1).expect("weights");
     let model = Model::new(&config, &parameters, true).expect("a model");
     let text = model.logits(&[1, 60], 1, 2).expect_err("refused").to_string();
     assert!(text.contains("60") && text.contains("tokenizer"), "{text}");
@@ -135,7 +135,7 @@ fn ids_beyond_the_vocabulary_and_wrong_shapes_are_errors() {
     let mut few = vec![0f32; 3];
     assert!(model.loss_and_gradients(&batch(1, 4), &options, &mut few).is_err());
     let evaluation = Model::new(&config, &parameters, false).expect("a model");
-    assert!(evaluation.loss_and_gradients(&batch(1, 4), &options, parameters.flat_mut()).is_err());
+    assert!(evaluation.loss_and_gradients(&batch(1, 4), &options, &mut vec![0.0; parameters.len()]).is_err());
 }
 
 #[test]
@@ -162,7 +162,13 @@ fn gradients_are_added_and_micro_batches_add_up_to_the_batch() {
     for half in 0..2 {
         let part = 18 * half..18 * (half + 1);
         let mask = whole.label_mask.as_ref().map(|mask| mask[part.clone()].to_vec());
-        let micro = Batch { input_ids: whole.input_ids[part].to_vec(), label_mask: mask, batch: 2, sequence: 9 };
+        let micro = Batch {
+            input_ids: whole.input_ids[part].to_vec(),
+            label_mask: mask,
+            documents: None,
+            batch: 2,
+            sequence: 9,
+        };
         model.loss_and_gradients(&micro, &LossOptions { denominator, z_loss: 1e-4 }, &mut sum).expect("gradients");
     }
     let most = want.iter().fold(0f32, |most, x| most.max(x.abs()));

@@ -96,6 +96,7 @@ fn batch() -> Batch {
     Batch {
         input_ids: flat("ids").into_iter().map(|id| id as u32).collect(),
         label_mask: Some(flat("label_mask").into_iter().map(|label| label == 1).collect()),
+        documents: None,
         batch: BATCH,
         sequence: SEQUENCE,
     }
@@ -170,9 +171,11 @@ fn losses_gradients_and_four_optimizer_steps_are_olmos() {
             let total = global_norm(&gradients);
             close(total, step.total_grad_norm, 1e-5 * step.total_grad_norm, name);
             let settings = AdamW { learning_rate: step.lr, betas: (0.9, 0.95), eps: 1e-8, weight_decay: 0.1 };
-            let state = State { parameters: parameters.flat_mut(), exp_avg: &mut exp_avg, exp_avg_sq: &mut exp_avg_sq };
-            adamw::step(&settings, step.step, state, &gradients, clip_coefficient(total, 1.0), &groups);
-            model.set_parameters(&parameters).expect("the same config");
+            let change = |weights: &mut [f32]| {
+                let state = State { parameters: weights, exp_avg: &mut exp_avg, exp_avg_sq: &mut exp_avg_sq };
+                adamw::step(&settings, step.step, state, &gradients, clip_coefficient(total, 1.0), &groups);
+            };
+            model.update(&mut parameters, change).expect("the same config");
             let sum: f64 = parameters.flat().iter().map(|&x| f64::from(x).abs()).sum();
             close(sum, step.param_abs_sum, 1e-6 * step.param_abs_sum, name);
         }

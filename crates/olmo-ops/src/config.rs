@@ -1,5 +1,7 @@
 //! The shapes and options of the operations.
 
+use std::ops::Range;
+
 /// The two norms of the OLMo family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NormKind {
@@ -37,9 +39,20 @@ pub struct BlockConfig {
     pub norm_after: bool,
     /// Queries and keys are normed over their full width, before they are split into heads.
     pub qk_norm: bool,
+    /// A token sees itself and the `window - 1` tokens before it; `None`: all before it (OLMo 3 mixes both kinds of block).
+    pub window: Option<usize>,
 }
 
 impl BlockConfig {
+    /// The first token of its row that the token at `place` of the row sees, if its document begins at `document`.
+    #[inline(always)]
+    pub fn sees_from(&self, place: usize, document: usize) -> usize {
+        match self.window {
+            Some(window) => document.max((place + 1).saturating_sub(window.max(1))),
+            None => document,
+        }
+    }
+
     /// Width of one head; even.
     pub fn head_width(&self) -> usize {
         self.d_model / self.n_heads
@@ -54,6 +67,18 @@ impl BlockConfig {
     pub fn qkv_width(&self) -> usize {
         self.d_model + 2 * self.kv_width()
     }
+}
+
+/// What a block keeps between its forward and its backward pass; what it does not keep is computed again, to the same bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Keep {
+    /// Everything: about `(10 d + 2 mlp) * 4` bytes a token with QK-norm.
+    #[default]
+    All,
+    /// What costs a matrix product or attention; normed inputs and rotated heads are made again.
+    Products,
+    /// Nothing but the block's input: `4 d` bytes a token, for one forward pass more.
+    Nothing,
 }
 
 /// A block's weights in OLMo's layout, or one thing for each of them.
@@ -92,11 +117,58 @@ impl<T> BlockWeights<T> {
         }
     }
 
+    /// Something made of each weight, which may change.
+    pub fn map_mut<'a, U>(&'a mut self, mut make: impl FnMut(&'a mut T) -> U) -> BlockWeights<U> {
+        BlockWeights {
+            att_proj: make(&mut self.att_proj),
+            attn_out: make(&mut self.attn_out),
+            ff_proj: make(&mut self.ff_proj),
+            ff_out: make(&mut self.ff_out),
+            attn_norm: self.attn_norm.as_mut().map(&mut make),
+            ff_norm: self.ff_norm.as_mut().map(&mut make),
+            q_norm: self.q_norm.as_mut().map(&mut make),
+            k_norm: self.k_norm.as_mut().map(&mut make),
+        }
+    }
+
     /// The weights that exist, in the order of the fields.
     pub fn into_vec(self) -> Vec<T> {
         let required = [self.att_proj, self.attn_out, self.ff_proj, self.ff_out];
         let optional = [self.attn_norm, self.ff_norm, self.q_norm, self.k_norm];
         required.into_iter().chain(optional.into_iter().flatten()).collect()
+    }
+}
+
+impl BlockWeights<Range<usize>> {
+    /// The parts of `flat` that these ranges name.
+    ///
+    /// # Panics
+    /// A range reaches beyond `flat`.
+    pub fn of<'a>(&self, flat: &'a [f32]) -> BlockWeights<&'a [f32]> {
+        self.map(|range| &flat[range.clone()])
+    }
+
+    /// The same parts, to be written.
+    ///
+    /// # Panics
+    /// Ranges overlap or reach beyond `flat`.
+    pub fn of_mut<'a>(&self, flat: &'a mut [f32]) -> BlockWeights<&'a mut [f32]> {
+        let mut starts: Vec<usize> = self.map(|range| range.start).into_vec();
+        starts.sort_unstable();
+        let first = starts.first().copied().unwrap_or(0);
+        let (mut rest, mut at) = (&mut flat[first..], first);
+        let mut pieces: Vec<(usize, &'a mut [f32])> = Vec::with_capacity(starts.len());
+        for start in starts.iter().skip(1).copied().chain([usize::MAX]) {
+            let length = (start - at).min(rest.len());
+            let (piece, behind) = rest.split_at_mut(length);
+            pieces.push((at, piece));
+            (rest, at) = (behind, at + length);
+        }
+        self.map(|range| {
+            let index = pieces.iter().position(|(start, _)| *start == range.start);
+            let (_, piece) = pieces.swap_remove(index.expect("every range has its own start"));
+            &mut piece[..range.len()]
+        })
     }
 }
 
@@ -110,4 +182,47 @@ pub struct LossTerms {
     pub denominator: f64,
     /// Weight of the squared log partition function; 0: none.
     pub z_loss: f64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_in_any_order_become_the_parts_they_name() {
+        let ranges = BlockWeights {
+            att_proj: 7..9,
+            attn_out: 1..4,
+            ff_proj: 12..13,
+            ff_out: 4..6,
+            attn_norm: Some(9..12),
+            ff_norm: None,
+            q_norm: None,
+            k_norm: Some(13..15),
+        };
+        let mut flat: Vec<f32> = (0..16).map(|x| x as f32).collect();
+        let want: Vec<Vec<f32>> = ranges.of(&flat).into_vec().into_iter().map(<[f32]>::to_vec).collect();
+        assert_eq!(want[0], [7.0, 8.0]);
+        let got: Vec<Vec<f32>> = ranges.of_mut(&mut flat).into_vec().into_iter().map(|part| part.to_vec()).collect();
+        assert_eq!(got, want);
+    }
+
+    #[test]
+    fn a_window_holds_as_many_tokens_as_it_says_and_never_reaches_into_another_document() {
+        let norm = Norm { kind: NormKind::Rms, eps: 1e-6 };
+        let block = |window| BlockConfig {
+            d_model: 8,
+            n_heads: 2,
+            n_kv_heads: 2,
+            mlp_width: 8,
+            clip_qkv: None,
+            norm,
+            norm_after: true,
+            qk_norm: true,
+            window,
+        };
+        assert_eq!([0, 2, 3, 9].map(|place| block(Some(3)).sees_from(place, 0)), [0, 0, 1, 7]);
+        assert_eq!(block(Some(3)).sees_from(9, 8), 8);
+        assert_eq!(block(None).sees_from(9, 4), 4);
+    }
 }

@@ -4,10 +4,10 @@
 
 use rayon::prelude::*;
 
-use crate::config::{BlockConfig, BlockWeights, Norm};
+use crate::config::{BlockConfig, BlockWeights, Keep, Norm};
 use crate::fused::norm::{normalise, row_stats};
 use crate::fused::{block, dot, exp, maximum, multiversion, prepare_row, sum};
-use crate::rope::Rope;
+use crate::rope::{Places, Rope};
 
 /// Keys (rotated to their positions) and values of one block for one sequence, `[positions, kv]` each.
 #[derive(Clone, Debug, Default)]
@@ -43,9 +43,10 @@ pub fn prefill(
     cache: &mut KvCache,
 ) -> Vec<f32> {
     assert_eq!(cache.positions, 0, "a prompt begins a sequence");
-    let (y, saved) = block::forward(config, rope, x.len() / config.d_model, x, weights, true);
+    let places = Places::rows(rope, x.len() / config.d_model);
+    let (y, saved) = block::forward(config, &places, x, weights, Some(Keep::All));
     if let Some(saved) = saved {
-        cache.extend(config, saved.heads());
+        cache.extend(config, saved.heads().expect("everything is kept"));
     }
     y
 }
@@ -64,7 +65,8 @@ pub fn step(
     prepare_row(config, rope, cache.positions, &raw, norms, &mut heads);
     cache.extend(config, &heads);
     let mut attended = vec![0f32; config.d_model];
-    attend(config, &heads, &cache.keys, &cache.values, &mut attended);
+    let hidden = config.sees_from(cache.positions - 1, 0) * config.kv_width();
+    attend(config, &heads, &cache.keys[hidden..], &cache.values[hidden..], &mut attended);
     let middle = add_sublayer(config, x, linear(&attended, weights.attn_out), weights.attn_norm);
 
     let up_gate = linear(&sublayer_input(config, &middle, weights.ff_norm), weights.ff_proj);

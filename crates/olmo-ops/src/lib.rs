@@ -16,11 +16,15 @@ mod nodes;
 pub mod reference;
 mod rope;
 
-pub use config::{BlockConfig, BlockWeights, IGNORED, LossTerms, Norm, NormKind};
+pub use config::{BlockConfig, BlockWeights, IGNORED, Keep, LossTerms, Norm, NormKind};
+pub use fused::head::Sums;
 pub use global_norm::{clip_coefficient, global_norm};
-pub use nodes::{BlockTensors, HeadLoss, HostSlice, block, embedding, head_logits, head_loss, norm};
+pub use nodes::{
+    BlockTensors, Flat, HeadLoss, HostSlice, Placed, block, block_flat, embed, embed_backward, embedding, head_logits,
+    head_logits_flat, head_loss, head_loss_flat, norm, norm_flat,
+};
 pub use reference::{
     block as block_reference, embedding as embedding_reference, head_loss as head_loss_reference,
     norm as norm_reference,
 };
-pub use rope::Rope;
+pub use rope::{Places, Rope};

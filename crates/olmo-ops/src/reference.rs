@@ -1,26 +1,27 @@
 //! The reference bodies: plain Burn, any backend, any precision, gradients by Burn's autodiff.
 
 use burn::tensor::activation::{silu, softmax};
-use burn::tensor::{Bool, Int, Tensor, TensorData};
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
 use crate::config::{BlockConfig, IGNORED, LossTerms, Norm, NormKind};
 use crate::fused::head::Sums;
 use crate::nodes::{BlockTensors, HeadLoss};
-use crate::rope::Rope;
+use crate::rope::{Places, Rope};
 
 /// As [`crate::block`].
-pub fn block(config: &BlockConfig, rope: &Rope, x: Tensor<3>, weights: &BlockTensors) -> Tensor<3> {
+pub fn block(config: &BlockConfig, places: &Places<'_>, x: Tensor<3>, weights: &BlockTensors) -> Tensor<3> {
     let normed = |x: Tensor<3>, weight: &Option<Tensor<1>>, here: bool| {
         if here { norm(config.norm, x, weight.clone()) } else { x }
     };
     let before = normed(x.clone(), &weights.attn_norm, !config.norm_after);
-    let attended = attention(config, rope, before, weights);
+    let attended = attention(config, places, before, weights);
     let x = x + normed(attended, &weights.attn_norm, config.norm_after);
     let before = normed(x.clone(), &weights.ff_norm, !config.norm_after);
     x + normed(mlp(config, before, weights), &weights.ff_norm, config.norm_after)
 }
 
-fn attention(config: &BlockConfig, rope: &Rope, x: Tensor<3>, weights: &BlockTensors) -> Tensor<3> {
+fn attention(config: &BlockConfig, places: &Places<'_>, x: Tensor<3>, weights: &BlockTensors) -> Tensor<3> {
+    let rope = places.rope;
     let [batch, sequence, d] = x.dims();
     let (head, kv) = (config.head_width(), config.kv_width());
     let device = x.device();
@@ -43,10 +44,23 @@ fn attention(config: &BlockConfig, rope: &Rope, x: Tensor<3>, weights: &BlockTen
         grouped.repeat_dim(2, group).reshape([batch, config.n_heads, sequence, head])
     };
     let scores = q.matmul(repeat(k).swap_dims(2, 3)) / (head as f64).sqrt();
-    let hidden = Tensor::<2, Bool>::tril_mask([sequence, sequence], 0, &device.without_autodiff());
-    let hidden = hidden.unsqueeze::<4>().expand([batch, config.n_heads, sequence, sequence]);
+    let hidden = hidden(config, places, batch, &device.without_autodiff());
+    let hidden = hidden.expand([batch, config.n_heads, sequence, sequence]);
     let attended = softmax(scores.mask_fill(hidden, f32::MIN), 3).matmul(repeat(split(v, config.n_kv_heads)));
     linear(attended.swap_dims(1, 2).reshape([batch, sequence, d]), weights.attn_out.clone())
+}
+
+/// `[batch or 1, 1, query, key]`: what a query does not see.
+fn hidden(config: &BlockConfig, places: &Places<'_>, batch: usize, device: &Device) -> Tensor<4, Bool> {
+    let sequence = places.sequence;
+    let batch = if places.documents.is_some() { batch } else { 1 };
+    let sees = |row: usize, query: usize, key: usize| {
+        key <= query && key >= config.sees_from(query, places.document(row, query))
+    };
+    let of_query = |row: usize, query: usize| (0..sequence).map(move |key| !sees(row, query, key));
+    let of_row = |row: usize| (0..sequence).flat_map(move |query| of_query(row, query));
+    let values: Vec<bool> = (0..batch).flat_map(of_row).collect();
+    Tensor::from_data(TensorData::new(values, [batch, 1, sequence, sequence]), device)
 }
 
 /// `x [batch, heads, sequence, head]` with each pair `(i, i + head / 2)` turned by its position's angle.

@@ -43,3 +43,46 @@ impl Rope {
         (&self.cos[range.clone()], &self.sin[range])
     }
 }
+
+/// Where the tokens of a batch stand: rows of `sequence` tokens, and within a row the documents that do not see each other.
+#[derive(Clone, Copy, Debug)]
+pub struct Places<'a> {
+    /// Rotary tables for at least `sequence` positions.
+    pub rope: &'a Rope,
+    /// Tokens of a row.
+    pub sequence: usize,
+    /// For each token of the batch the place in its row where its document begins, at most its own and never falling within a row;
+    /// `None`: each row is one document.
+    pub documents: Option<&'a [u32]>,
+}
+
+impl<'a> Places<'a> {
+    /// Rows that are one document each.
+    pub fn rows(rope: &'a Rope, sequence: usize) -> Places<'a> {
+        Places { rope, sequence, documents: None }
+    }
+
+    /// Where the document of the token at `place` of row `row` begins.
+    #[inline(always)]
+    pub(crate) fn document(&self, row: usize, place: usize) -> usize {
+        self.documents.map_or(0, |all| all[row * self.sequence + place] as usize)
+    }
+
+    /// # Panics
+    /// The tables are too short, or the documents are not what their field says.
+    pub(crate) fn check(&self, tokens: usize) {
+        assert!(self.rope.positions() >= self.sequence, "the rotary tables reach the sequence's length");
+        let Some(documents) = self.documents else { return };
+        assert_eq!(documents.len(), tokens, "every token has a document");
+        for row in documents.chunks(self.sequence.max(1)) {
+            let mut before = 0;
+            for (place, &start) in row.iter().enumerate() {
+                assert!(
+                    start >= before && start as usize <= place,
+                    "documents begin at or before their tokens, in order"
+                );
+                before = start;
+            }
+        }
+    }
+}

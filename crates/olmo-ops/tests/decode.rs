@@ -8,7 +8,7 @@ use olmo_ops::{BlockWeights, Rope};
 
 #[test]
 fn a_prompt_and_then_token_after_token_equals_the_whole_sequence() {
-    for case in cases() {
+    for case in cases().into_iter().filter(|case| case.documents.is_none()) {
         let (want, _) = case.run(Body::Reference64);
         let values: Vec<Vec<f32>> =
             case.inputs.iter().map(|(_, values)| values.iter().map(|&x| x as f32).collect()).collect();

@@ -17,6 +17,8 @@ pub const PROTOCOL_VERSION: u32 = 1;
 pub const REQUEST: &str = "request.json";
 pub const EVENTS: &str = "events.jsonl";
 pub const RESULT: &str = "result.json";
+/// Times and speeds of the attempt, if its stage measures any; kept with the run's logs.
+pub const PERF: &str = "perf.jsonl";
 
 /// What a stage is asked to do.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -180,6 +180,15 @@ impl Context {
         self.event(&Event::Message { level: "warning".into(), text: text.into() });
     }
 
+    /// Adds a line to the attempt's `perf.jsonl`: times and speeds, which may not reach an output. One that cannot be written is dropped.
+    pub fn perf(&self, line: &Value) {
+        let path = self.attempt.join(protocol::PERF);
+        let file = std::fs::OpenOptions::new().append(true).create(true).open(&path);
+        if let Err(e) = file.and_then(|mut file| file.write_all(format!("{line}\n").as_bytes())) {
+            eprintln!("cannot append to {}: {e}", path.display());
+        }
+    }
+
     /// Sends any event. The events are for the engine and the screen: one that cannot be
     /// written is dropped, and a lost [`Event::Item`] is found again by its folder.
     pub fn event(&mut self, event: &Event) {

@@ -12,6 +12,8 @@ pub struct Batches<'a> {
     data: &'a Memmap,
     global_batch: usize,
     seed: u64,
+    /// Whether batches say where documents begin.
+    document_mask: bool,
     /// The order of one epoch, made when it is first needed.
     order: Option<(u64, Vec<u32>)>,
 }
@@ -25,6 +27,8 @@ pub struct StepBatch {
     pub input_ids: Vec<u32>,
     /// Which tokens are targets; `None` where every token is.
     pub label_mask: Option<Vec<bool>>,
+    /// For each token the place in its row where its document begins; `None` if documents see each other.
+    pub documents: Option<Vec<u32>>,
     /// Tokens in a row.
     pub sequence: usize,
     /// BLAKE3 digest of row indices, ids and labels, hexadecimal.
@@ -34,7 +38,7 @@ pub struct StepBatch {
 impl<'a> Batches<'a> {
     /// # Errors
     /// `train::too_little_data` if the rows do not fill one global batch.
-    pub fn new(data: &'a Memmap, global_batch: usize, seed: u64) -> Result<Self, StageError> {
+    pub fn new(data: &'a Memmap, global_batch: usize, seed: u64, document_mask: bool) -> Result<Self, StageError> {
         if data.instances() < global_batch {
             let rows = data.instances();
             let what = format!(
@@ -43,7 +47,7 @@ impl<'a> Batches<'a> {
             let hint = format!("set `global_train_batch_size` to at most {rows}, or give more data");
             return Err(StageError::fail("train::too_little_data", what).hint(hint));
         }
-        Ok(Self { data, global_batch, seed, order: None })
+        Ok(Self { data, global_batch, seed, document_mask, order: None })
     }
 
     /// Steps in an epoch; at least 1.
@@ -69,12 +73,12 @@ impl<'a> Batches<'a> {
         }
         let order = self.order.as_ref().map_or(&[][..], |(_, order)| order);
         let rows = order[first as usize..][..self.global_batch].to_vec();
-        gather(self.data, epoch, rows)
+        gather(self.data, epoch, rows, self.document_mask)
     }
 }
 
 /// Reads `rows` of `data`.
-fn gather(data: &Memmap, epoch: u64, rows: Vec<u32>) -> StepBatch {
+fn gather(data: &Memmap, epoch: u64, rows: Vec<u32>, document_mask: bool) -> StepBatch {
     let (input_ids, label_mask) = read(data, rows.iter().map(|row| *row as usize));
     let mut hasher = blake3::Hasher::new();
     let words = |words: &[u32]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
@@ -84,7 +88,8 @@ fn gather(data: &Memmap, epoch: u64, rows: Vec<u32>) -> StepBatch {
     }
     let digest = hasher.finalize().to_hex().to_string();
     let sequence = data.manifest().sequence_length as usize;
-    StepBatch { epoch, rows, input_ids, label_mask, sequence, digest }
+    let documents = document_mask.then(|| documents(data, rows.iter().map(|row| *row as usize)));
+    StepBatch { epoch, rows, input_ids, label_mask, documents, sequence, digest }
 }
 
 /// Ids and labels of rows, one after the other.
@@ -100,10 +105,26 @@ fn read(data: &Memmap, rows: impl Iterator<Item = usize>) -> (Vec<u32>, Option<V
     (input_ids, masked.then_some(label_mask))
 }
 
+/// For each token of `rows` the place in its row where its document begins.
+fn documents(data: &Memmap, rows: impl Iterator<Item = usize>) -> Vec<u32> {
+    let sequence = data.manifest().sequence_length as usize;
+    let mut documents = Vec::new();
+    for row in rows {
+        // What stands before the first start goes on from the row before.
+        let starts = [0].into_iter().chain(data.document_starts(row)).collect::<Vec<_>>();
+        let ends = starts.iter().skip(1).copied().chain([sequence]);
+        for (start, end) in starts.iter().zip(ends) {
+            documents.extend(std::iter::repeat_n(*start as u32, end - start));
+        }
+    }
+    documents
+}
+
 /// The rows `from..to` of `data` as a batch for the model.
-pub fn rows(data: &Memmap, from: usize, to: usize) -> Batch {
+pub fn rows(data: &Memmap, from: usize, to: usize, document_mask: bool) -> Batch {
     let (input_ids, label_mask) = read(data, from..to);
-    Batch { input_ids, label_mask, batch: to - from, sequence: data.manifest().sequence_length as usize }
+    let documents = document_mask.then(|| documents(data, from..to).into());
+    Batch { input_ids, label_mask, documents, batch: to - from, sequence: data.manifest().sequence_length as usize }
 }
 
 impl StepBatch {
@@ -124,7 +145,8 @@ impl StepBatch {
         let range = from * self.sequence..to * self.sequence;
         Batch {
             input_ids: self.input_ids[range.clone()].to_vec(),
-            label_mask: self.label_mask.as_ref().map(|mask| mask[range].to_vec()),
+            label_mask: self.label_mask.as_ref().map(|mask| mask[range.clone()].to_vec()),
+            documents: self.documents.as_ref().map(|documents| documents[range].into()),
             batch: to - from,
             sequence: self.sequence,
         }
@@ -154,7 +176,7 @@ mod tests {
     fn an_epoch_visits_every_row_of_its_whole_batches_once_and_the_next_one_differs() {
         let dir = tempfile::tempdir().unwrap();
         let data = data(dir.path(), [false, true, true, false]);
-        let mut batches = Batches::new(&data, 3, 7).unwrap();
+        let mut batches = Batches::new(&data, 3, 7, false).unwrap();
         assert_eq!((batches.per_epoch(), batches.tokens_per_step()), (3, 12));
         let epoch = |batches: &mut Batches, first: u64| {
             (first..first + 3).flat_map(|done| batches.after(done).rows).collect::<Vec<_>>()
@@ -173,30 +195,54 @@ mod tests {
         let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let (data, other) =
             (data(a.path(), [false, true, true, false]), self::data(b.path(), [false, true, false, false]));
-        let step = Batches::new(&data, 3, 7).unwrap().after(0);
+        let step = Batches::new(&data, 3, 7, false).unwrap().after(0);
         assert_eq!(step.input_ids, step.rows.iter().flat_map(|row| [*row; 4]).collect::<Vec<_>>());
         assert_eq!(step.labels(0, 3), 6);
         assert_eq!(step.part(1, 3).input_ids, step.input_ids[4..]);
-        assert_eq!(step.digest, Batches::new(&data, 3, 7).unwrap().after(0).digest);
-        assert_ne!(step.digest, Batches::new(&data, 3, 8).unwrap().after(0).digest);
-        assert_ne!(step.digest, Batches::new(&other, 3, 7).unwrap().after(0).digest);
+        assert_eq!(step.digest, Batches::new(&data, 3, 7, false).unwrap().after(0).digest);
+        assert_ne!(step.digest, Batches::new(&data, 3, 8, false).unwrap().after(0).digest);
+        assert_ne!(step.digest, Batches::new(&other, 3, 7, false).unwrap().after(0).digest);
     }
 
     #[test]
     fn without_a_mask_every_token_but_the_first_of_a_row_is_a_label() {
         let dir = tempfile::tempdir().unwrap();
         let data = data(dir.path(), [true; 4]);
-        let step = Batches::new(&data, 2, 0).unwrap().after(0);
+        let step = Batches::new(&data, 2, 0, false).unwrap().after(0);
         assert!(step.label_mask.is_none());
         assert_eq!(step.labels(0, 2), 6);
+    }
+
+    #[test]
+    fn with_a_document_mask_each_token_knows_where_its_document_begins() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout =
+            Layout { sequence_length: 4, vocab_size: 16, tokenizer: Digest::of(b""), eos_token_id: 0, pad_token_id: 1 };
+        let mut writer = MemmapWriter::create(dir.path(), layout).unwrap();
+        // Documents of 3, 2 and 7 tokens over three rows.
+        for length in [3, 2, 7] {
+            writer.begin_document();
+            writer.append(&vec![5; length], &vec![true; length]).unwrap();
+        }
+        writer.finish(0, 0).unwrap();
+        let data = Memmap::open(dir.path()).unwrap();
+        let all = rows(&data, 0, 3, true).documents.unwrap();
+        assert_eq!(&*all, [0, 0, 0, 3, 0, 1, 1, 1, 0, 0, 0, 0]);
+        let step = Batches::new(&data, 3, 7, true).unwrap().after(0);
+        let want: Vec<u32> = step.rows.iter().flat_map(|row| all[*row as usize * 4..][..4].to_vec()).collect();
+        assert_eq!(step.documents.as_ref(), Some(&want));
+        assert_eq!(step.part(1, 3).documents.as_deref(), Some(&want[4..]));
+        assert!(Batches::new(&data, 3, 7, false).unwrap().after(0).documents.is_none());
     }
 
     #[test]
     fn data_that_fills_no_batch_is_refused_with_both_numbers() {
         let dir = tempfile::tempdir().unwrap();
         let data = data(dir.path(), [true; 4]);
-        let Err(StageError::Failed(failure)) = Batches::new(&data, 11, 0).map(drop) else { panic!("11 of 10 rows") };
+        let Err(StageError::Failed(failure)) = Batches::new(&data, 11, 0, false).map(drop) else {
+            panic!("11 of 10 rows")
+        };
         assert!(failure.message.contains("10 rows") && failure.message.contains("11"), "{}", failure.message);
-        assert!(Batches::new(&data, 10, 0).is_ok());
+        assert!(Batches::new(&data, 10, 0, false).is_ok());
     }
 }

@@ -9,10 +9,11 @@ use std::borrow::Cow;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use memmap2::Mmap;
 use olmo_model::{ModelConfig, Parameters};
-use olmo_stage::{Context, StageError};
+use olmo_stage::{Context, StageError, failpoint};
 use safetensors::tensor::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 
@@ -48,18 +49,21 @@ pub struct Trainer {
     pub sequence_length: u64,
     /// The tensor backend that computed it.
     pub backend: String,
+    /// Rows computed at once, which decide the order of additions.
+    pub device_train_microbatch_size: u64,
     /// The version of stage train that made it.
     pub stage_version: u32,
 }
 
-/// All that changes from step to step.
+/// All that changes from step to step. A clone shares the large arrays until they are changed, so it costs a copy only if the next
+/// update comes before it is dropped.
 #[derive(Clone, Debug, PartialEq)]
 pub struct State {
     pub parameters: Parameters,
     /// Mean of gradients, laid out as the parameters.
-    pub exp_avg: Vec<f32>,
+    pub exp_avg: Arc<Vec<f32>>,
     /// Mean of their squares.
-    pub exp_avg_sq: Vec<f32>,
+    pub exp_avg_sq: Arc<Vec<f32>>,
     /// Steps done.
     pub step: u64,
     pub optimizer_steps: u64,
@@ -69,10 +73,10 @@ pub struct State {
 impl State {
     /// Before the first step.
     pub fn new(parameters: Parameters) -> Self {
-        let zeros = vec![0.0; parameters.len()];
+        let zeros = || Arc::new(vec![0.0; parameters.len()]);
         Self {
-            exp_avg: zeros.clone(),
-            exp_avg_sq: zeros,
+            exp_avg: zeros(),
+            exp_avg_sq: zeros(),
             parameters,
             step: 0,
             optimizer_steps: 0,
@@ -102,6 +106,7 @@ pub fn save(to: &Path, config: &ModelConfig, state: &State, trainer: &Trainer) -
     }
     fs::create_dir_all(temporary.join(OPTIM)).map_err(failed)?;
     olmo_model::save_native(&temporary.join(MODEL), config, &state.parameters).map_err(model_failure)?;
+    failpoint("train.saving");
     save_moments(&temporary.join(OPTIM).join(OPTIM_FILE), state)?;
     fs::write(temporary.join(LINES), state.metrics.text()).map_err(failed)?;
     olmo_stage::worker::write_json(&temporary.join(TRAINER), trainer)?;
@@ -204,7 +209,11 @@ fn load(dir: &Path, config: &ModelConfig, expected: &Trainer) -> Result<(State, 
     }
     let (saved, parameters) = olmo_model::load_native(&dir.join(MODEL)).map_err(|e| e.to_string())?;
     if saved != *config {
-        return Err("is of a model with another config".into());
+        let changed =
+            |(own, other): (&str, &str)| (own != other).then(|| format!("{} here, {}", other.trim(), own.trim()));
+        let [own, other] = [&saved, config].map(|config| serde_json::to_string_pretty(config).unwrap_or_default());
+        let differences: Vec<String> = own.lines().zip(other.lines()).filter_map(changed).take(3).collect();
+        return Err(format!("is of a model with another config: {} there", differences.join("; ")));
     }
     let (exp_avg, exp_avg_sq) =
         load_moments(&dir.join(OPTIM).join(OPTIM_FILE), &parameters).map_err(|e| format!("{OPTIM_FILE}: {e}"))?;
@@ -214,6 +223,7 @@ fn load(dir: &Path, config: &ModelConfig, expected: &Trainer) -> Result<(State, 
         return Err(format!("{LINES}: has {} steps, {TRAINER} says {}", metrics.steps(), trainer.step));
     }
     let (step, optimizer_steps) = (trainer.step, trainer.optimizer_steps);
+    let (exp_avg, exp_avg_sq) = (Arc::new(exp_avg), Arc::new(exp_avg_sq));
     Ok((State { parameters, exp_avg, exp_avg_sq, step, optimizer_steps, metrics }, trainer))
 }
 
@@ -271,19 +281,12 @@ pub fn save_interrupted(
     Ok(())
 }
 
-/// Saves an item of the list port and reports it.
-pub fn save_item(
-    context: &mut Context,
-    config: &ModelConfig,
-    state: &State,
-    trainer: &Trainer,
-) -> Result<(), StageError> {
-    let label = label(state.step);
+/// The folder for the item after `step` steps; it does not exist yet.
+pub fn item_folder(context: &Context, step: u64) -> Result<PathBuf, StageError> {
+    let label = label(step);
     // The folder that the item takes the place of is made empty by `item_dir` itself, so it is asked for under another name.
     let temporary = context.item_dir(PORT, &format!(".{label}.tmp"))?;
-    save(&temporary.with_file_name(&label), config, state, trainer)?;
-    context.item_done(PORT, &label);
-    Ok(())
+    Ok(temporary.with_file_name(&label))
 }
 
 #[cfg(test)]

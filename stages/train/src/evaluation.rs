@@ -2,7 +2,7 @@
 
 use olmo_data::Memmap;
 use olmo_model::{LossOptions, Model};
-use olmo_stage::{Context, StageError};
+use olmo_stage::{Context, StageError, failpoint};
 
 use crate::batches::rows;
 use crate::model_failure;
@@ -11,14 +11,21 @@ use crate::model_failure;
 ///
 /// # Errors
 /// `Interrupted` if a stop was asked for.
-pub fn mean_loss(model: &Model, data: &Memmap, microbatch: usize, context: &Context) -> Result<f64, StageError> {
+pub fn mean_loss(
+    model: &Model,
+    data: &Memmap,
+    microbatch: usize,
+    document_mask: bool,
+    context: &Context,
+) -> Result<f64, StageError> {
     let (mut sum, mut labels) = (0.0, 0);
     for from in (0..data.instances()).step_by(microbatch) {
         context.check_stop()?;
-        let batch = rows(data, from, data.instances().min(from + microbatch));
+        let batch = rows(data, from, data.instances().min(from + microbatch), document_mask);
         let output = model.loss(&batch, &LossOptions { denominator: 1.0, z_loss: 0.0 }).map_err(model_failure)?;
         sum += output.loss_sum;
         labels += output.labels;
+        failpoint("train.evaluating");
     }
     Ok(sum / labels as f64)
 }

@@ -1,8 +1,8 @@
 //! Stage `train`: trains a language model with AdamW, and continues after a stop as if there had been none.
 //!
 //! [`params`] says what a user may set, [`duration`] and [`schedule`] what follows from it. [`batches`] hands out the data,
-//! [`trainer`] runs the steps, [`evaluation`] measures the loss on other data, [`checkpoint`] keeps and finds complete states,
-//! [`metrics`] keeps one record a step.
+//! [`prefetch`] reads it ahead, [`trainer`] runs the steps, [`evaluation`] measures the loss on other data, [`checkpoint`] keeps and
+//! finds complete states, [`saver`] writes them beside the training, [`memory`] says what fits, [`metrics`] keeps one record a step.
 //!
 //! Weights, metrics and checkpoints follow from params and inputs alone: a run that was stopped or killed and continued gives
 //! the bytes of an unbroken one.
@@ -11,8 +11,11 @@ mod batches;
 mod checkpoint;
 mod duration;
 mod evaluation;
+mod memory;
 mod metrics;
 mod params;
+mod prefetch;
+mod saver;
 mod schedule;
 mod setup;
 mod trainer;

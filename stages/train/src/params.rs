@@ -1,6 +1,6 @@
 //! The params of stage `train`: OLMo's names, checked where types alone cannot.
 
-use olmo_model::{InitFnType, LayerNormType, ModelConfig};
+use olmo_model::{ActivationCheckpointing, InitFnType, LayerNormType, ModelConfig};
 use olmo_stage::StageError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -24,10 +24,19 @@ pub struct Params {
     /// Rows of one optimizer step.
     #[schemars(range(min = 1))]
     pub global_train_batch_size: usize,
-    /// Rows computed at once; more need more memory. The result is the same up to rounding.
+    /// Rows computed at once; more need more memory; null: as many as fit into it. The result is the same up to rounding.
     #[serde(default = "default::microbatch")]
     #[schemars(range(min = 1), extend("x-key" = false))]
-    pub device_train_microbatch_size: usize,
+    pub device_train_microbatch_size: Option<usize>,
+    /// Which blocks compute their activations again in the backward pass instead of keeping them (OLMo's names); saves memory, costs
+    /// time (`whole_layer`: about a third), and changes no bit of the result.
+    #[serde(default)]
+    #[schemars(with = "String", extend("enum" = ["none", "fine_grained", "whole_layer", "one_in_two", "one_in_three", "one_in_four",
+        "one_in_eight", "two_in_three", "three_in_four"], "default" = "none", "x-key" = false))]
+    pub activation_checkpointing: ActivationCheckpointing,
+    /// Tokens see only their own document, where a row holds several; else all that stands before them in their row.
+    #[serde(default)]
+    pub document_mask: bool,
     /// AdamW's settings.
     pub optimizer: OptimizerParams,
     /// How the learning rate changes from step to step.
@@ -97,6 +106,14 @@ pub struct ModelParams {
     /// Norms the output of attention and MLP (OLMo 2), not their input (OLMo 1).
     #[serde(default = "default::yes")]
     pub norm_after: bool,
+    /// Tokens that a token sees, itself included, in blocks with a sliding window (OLMo 3); null: every block sees all before it.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    pub sliding_window: Option<usize>,
+    /// With `sliding_window`: every so many-th block sees all before it (OLMo 3: 4); null: none does.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    pub full_attention_every: Option<usize>,
     /// Base of the rotary position embedding.
     #[serde(default = "default::rope_theta")]
     pub rope_theta: f64,
@@ -195,8 +212,8 @@ mod default {
     pub fn seed() -> u64 {
         6198
     }
-    pub fn microbatch() -> usize {
-        8
+    pub fn microbatch() -> Option<usize> {
+        Some(8)
     }
     pub fn max_grad_norm() -> Option<f64> {
         Some(1.0)
@@ -254,6 +271,8 @@ impl ModelParams {
             layer_norm_eps: self.layer_norm_eps,
             attention_layer_norm: self.attention_layer_norm,
             norm_after: self.norm_after,
+            sliding_window: self.sliding_window,
+            full_attention_every: self.full_attention_every,
             rope_theta: self.rope_theta,
             max_sequence_length: self.max_sequence_length.unwrap_or(sequence_length),
             vocab_size: vocabulary.size,
@@ -291,7 +310,10 @@ impl Params {
         let optimizer = &self.optimizer;
         let lr = optimizer.learning_rate;
         require(self.global_train_batch_size > 0, "`global_train_batch_size` must be at least 1");
-        require(self.device_train_microbatch_size > 0, "`device_train_microbatch_size` must be at least 1");
+        require(
+            self.device_train_microbatch_size != Some(0),
+            "`device_train_microbatch_size` must be at least 1, or null",
+        );
         require(lr.is_finite() && lr > 0.0, "`optimizer.learning_rate` must be greater than 0");
         require(
             optimizer.weight_decay.is_finite() && optimizer.weight_decay >= 0.0,
@@ -386,6 +408,12 @@ mod tests {
         let words = |name: &str| schema["properties"][name]["enum"].as_array().unwrap().clone();
         for word in words("layer_norm_type") {
             assert!(serde_json::from_value::<LayerNormType>(word).is_ok());
+        }
+        let params = schemars::schema_for!(Params).to_value();
+        let policies = params["properties"]["activation_checkpointing"]["enum"].as_array().unwrap().clone();
+        assert_eq!(policies.len(), ActivationCheckpointing::ALL.len());
+        for word in policies {
+            assert!(serde_json::from_value::<ActivationCheckpointing>(word).is_ok());
         }
         for word in words("init_fn") {
             assert!(serde_json::from_value::<InitFnType>(word).is_ok());

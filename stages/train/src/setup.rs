@@ -6,6 +6,7 @@ use olmo_stage::{Context, StageError};
 
 use crate::batches::Batches;
 use crate::duration::{Duration, DurationError};
+use crate::memory::{self, Need};
 use crate::model_failure;
 use crate::params::{Params, Vocabulary};
 use crate::schedule::Schedule;
@@ -20,6 +21,8 @@ pub struct Setup {
     pub initial: Option<Parameters>,
     pub max_steps: u64,
     pub schedule: Schedule,
+    /// Rows computed at once.
+    pub microbatch: usize,
     /// The stage version of this run.
     pub version: u32,
     /// The tensor backend of this run.
@@ -53,7 +56,7 @@ impl Setup {
         for manifest in [Some(&data), eval_data.as_ref()].into_iter().flatten().map(Memmap::manifest) {
             check_length(&config, manifest)?;
         }
-        let batches = Batches::new(&data, params.global_train_batch_size, params.seed)?;
+        let batches = Batches::new(&data, params.global_train_batch_size, params.seed, params.document_mask)?;
         let (per_epoch, tokens_per_step) = (batches.per_epoch(), batches.tokens_per_step());
         let max_steps = duration.steps(per_epoch, tokens_per_step).ok_or_else(|| {
             StageError::fail(
@@ -80,9 +83,39 @@ impl Setup {
                 schedule.warmup
             ));
         }
+        let microbatch = microbatch(&params, &config, data.manifest().sequence_length as usize, context);
         let (version, backend) = (context.request.version, context.request.backend.clone());
-        Ok(Self { params, data, eval_data, config, initial, max_steps, schedule, version, backend })
+        Ok(Self { params, data, eval_data, config, initial, max_steps, schedule, microbatch, version, backend })
     }
+}
+
+/// Rows computed at once; says what memory the run will need, and what to change if there is less.
+fn microbatch(params: &Params, config: &ModelConfig, sequence: usize, context: &mut Context) -> usize {
+    let need = Need { config, sequence, rows: params.global_train_batch_size };
+    let (policy, available) = (params.activation_checkpointing, memory::available());
+    // Some memory is for the rest of the process and of the machine.
+    let room = available.map_or(u64::MAX, |bytes| bytes / 10 * 9);
+    let rows = params.device_train_microbatch_size.unwrap_or_else(|| need.microbatch(policy, room));
+    let estimate = need.estimate(policy, rows);
+    let [weights, activations, working] =
+        [estimate.total() - estimate.activations - estimate.working, estimate.activations, estimate.working]
+            .map(memory::shown);
+    context.message(format!(
+        "memory: about {} ({weights} for weights, gradients, moments and a checkpoint on its way, {activations} for activations, {working} to work in) with {rows} rows at once",
+        memory::shown(estimate.total()),
+    ));
+    if estimate.total() > room {
+        let way_out = match need.way_out(policy, rows, room) {
+            Some((change, estimate)) => format!("`{change}` would need {}", memory::shown(estimate.total())),
+            None => "no number of rows and no `activation_checkpointing` makes it fit: take a smaller model or a larger machine".into(),
+        };
+        context.warning(format!(
+            "this machine has {} left, and the run needs about {}; {way_out}",
+            memory::shown(available.unwrap_or(0)),
+            memory::shown(estimate.total())
+        ));
+    }
+    rows
 }
 
 /// The config, and the weights if they are given.

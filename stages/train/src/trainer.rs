@@ -5,19 +5,24 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use olmo_model::{LossOptions, Model, Parameters};
 use olmo_ops::adamw::{self, AdamW};
 use olmo_ops::{clip_coefficient, global_norm};
 use olmo_stage::{Context, Event, StageError, failpoint};
+use serde_json::json;
 
 use crate::batches::{Batches, StepBatch};
 use crate::checkpoint::{self, State, Trainer};
 use crate::evaluation;
+use crate::memory;
 use crate::metrics::{EvalRecord, StepRecord};
 use crate::model_failure;
 use crate::params::LossNorm;
+use crate::prefetch::Prefetch;
+use crate::saver::Saver;
 use crate::setup::Setup;
 
 /// Runs `setup` to its end and writes the outputs `model` and `metrics`, with `checkpoints` on the way.
@@ -26,36 +31,58 @@ use crate::setup::Setup;
 /// `Interrupted`, with the state saved, if a stop was asked for.
 pub fn train(mut setup: Setup, context: &mut Context) -> Result<(), StageError> {
     let initial = setup.initial.take();
+    let batches = || {
+        let params = &setup.params;
+        Batches::new(&setup.data, params.global_train_batch_size, params.seed, params.document_mask)
+    };
+    let (state, trainer) = start(&setup, &batches()?, initial, context)?;
+    if let Some(trainer) = &trainer {
+        let before = trainer.device_train_microbatch_size as usize;
+        if setup.params.device_train_microbatch_size.is_none() {
+            setup.microbatch = before;
+        } else if before != setup.microbatch {
+            context.warning(format!(
+                "not bit-exact: the first {} steps had {before} rows at once, the rest has {}",
+                state.step, setup.microbatch
+            ));
+        }
+    }
     let setup = &setup;
-    let batches = Batches::new(&setup.data, setup.params.global_train_batch_size, setup.params.seed)?;
-    let (state, resumed) = start(setup, &batches, initial, context)?;
-    let saved_item = resumed.then_some(state.step).filter(|step| has_item(context, *step));
-    let model = Model::new(&setup.config, &state.parameters, true).map_err(model_failure)?;
+    let saved_item = trainer.map(|_| state.step).filter(|step| has_item(context, *step));
+    let mut model = Model::new(&setup.config, &state.parameters, true).map_err(model_failure)?;
+    model.set_activation_checkpointing(setup.params.activation_checkpointing);
     let optimizer = &setup.params.optimizer;
     let groups = state.parameters.weight_decay_groups(optimizer.decay_norm_and_bias, optimizer.decay_embeddings);
     let gradients = vec![0.0; state.parameters.len()];
-    let pace = Pace { since: Instant::now(), steps: 0 };
-    let mut run = Run { setup, batches, model, state, gradients, groups, saved_item, pace };
-    match run.steps(context) {
-        Err(StageError::Interrupted) => {
-            if run.state.step > 0 {
-                checkpoint::save_interrupted(context, &setup.config, &run.state, &run.trainer())?;
-                context.message(format!("stopped after step {}; the state is saved", run.state.step));
+    std::thread::scope(|scope| {
+        let prefetch = Prefetch::start(scope, batches()?, state.step, setup.max_steps);
+        let (saver, pace) = (Saver::default(), Pace::new());
+        let positions = batches()?;
+        let mut run = Run { setup, positions, prefetch, model, state, gradients, groups, saved_item, saver, pace };
+        let ended = run.steps(context);
+        // Whatever ended the steps: what is on its way to disk arrives.
+        let saved = run.saver.finish(context);
+        match ended.and(saved) {
+            Err(StageError::Interrupted) => {
+                if run.state.step > 0 {
+                    checkpoint::save_interrupted(context, &setup.config, &run.state, &run.trainer())?;
+                    context.message(format!("stopped after step {}; the state is saved", run.state.step));
+                }
+                Err(StageError::Interrupted)
             }
-            Err(StageError::Interrupted)
+            Err(failure) => Err(failure),
+            Ok(()) => run.finish(context),
         }
-        Err(failure) => Err(failure),
-        Ok(()) => run.finish(context),
-    }
+    })
 }
 
-/// The state to go on from: the latest one of earlier attempts, else a new one. Says whether it is an earlier one.
+/// The state to go on from: the latest one of earlier attempts with its `trainer.json`, else a new one.
 fn start(
     setup: &Setup,
     batches: &Batches,
     initial: Option<Parameters>,
     context: &mut Context,
-) -> Result<(State, bool), StageError> {
+) -> Result<(State, Option<Trainer>), StageError> {
     let expected = trainer(setup, batches, 0, 0);
     let found = checkpoint::latest(context, &setup.config, &expected)?;
     let earlier = context.request.items.get(checkpoint::PORT).cloned().unwrap_or_default();
@@ -69,7 +96,7 @@ fn start(
             Some(parameters) => parameters,
             None => Parameters::init(&setup.config, setup.params.seed).map_err(model_failure)?,
         };
-        return Ok((State::new(parameters), false));
+        return Ok((State::new(parameters), None));
     };
     let keep = labels.filter(|label| checkpoint::step_of(label).is_some_and(|step| step <= state.step)).collect();
     context.event(&Event::Resumed { step: state.step, port: checkpoint::PORT.into(), keep });
@@ -80,7 +107,7 @@ fn start(
             state.step, trainer.backend, setup.backend
         ));
     }
-    Ok((state, true))
+    Ok((state, Some(trainer)))
 }
 
 fn has_item(context: &Context, step: u64) -> bool {
@@ -103,6 +130,7 @@ fn trainer(setup: &Setup, batches: &Batches, step: u64, optimizer_steps: u64) ->
         instances: setup.data.instances() as u64,
         sequence_length: setup.data.manifest().sequence_length,
         backend: setup.backend.clone(),
+        device_train_microbatch_size: setup.microbatch as u64,
         stage_version: setup.version,
     }
 }
@@ -110,7 +138,9 @@ fn trainer(setup: &Setup, batches: &Batches, step: u64, optimizer_steps: u64) ->
 /// A run under way.
 struct Run<'a> {
     setup: &'a Setup,
-    batches: Batches<'a>,
+    /// Says where in the data a step is.
+    positions: Batches<'a>,
+    prefetch: Prefetch,
     model: Model,
     state: State,
     /// Of the current step, laid out as the parameters.
@@ -119,6 +149,7 @@ struct Run<'a> {
     groups: Vec<(Range<usize>, bool)>,
     /// The step of the last item in the list of checkpoints.
     saved_item: Option<u64>,
+    saver: Saver,
     pace: Pace,
 }
 
@@ -126,6 +157,15 @@ struct Run<'a> {
 struct Pace {
     since: Instant,
     steps: u64,
+    /// Of that time, what went into evaluation and into waiting for checkpoints.
+    evaluation: Duration,
+    saving: Duration,
+}
+
+impl Pace {
+    fn new() -> Self {
+        Self { since: Instant::now(), steps: 0, evaluation: Duration::ZERO, saving: Duration::ZERO }
+    }
 }
 
 /// Sums over the micro-batches of a step, divided by the step's denominator.
@@ -162,8 +202,10 @@ impl Run<'_> {
             && self.due(params.eval_interval)
             && !self.state.metrics.is_evaluated()
         {
-            let step = self.state.step;
-            let eval_loss = evaluation::mean_loss(&self.model, data, params.device_train_microbatch_size, context)?;
+            let (step, since) = (self.state.step, Instant::now());
+            let rows = self.setup.microbatch;
+            let eval_loss = evaluation::mean_loss(&self.model, data, rows, params.document_mask, context)?;
+            self.pace.evaluation += since.elapsed();
             if !eval_loss.is_finite() {
                 return Err(StageError::fail(
                     "train::not_finite",
@@ -177,28 +219,32 @@ impl Run<'_> {
             context.message(format!("step {step}: eval_loss {eval_loss:.4}"));
         }
         if self.due(params.save_interval) && self.saved_item != Some(self.state.step) {
+            let since = Instant::now();
+            self.saver.finish(context)?;
             failpoint("train.before_save");
-            checkpoint::save_item(context, &self.setup.config, &self.state, &self.trainer())?;
+            self.saver.start(context, &self.setup.config, &self.state, self.trainer())?;
             self.saved_item = Some(self.state.step);
-            failpoint("train.saved");
+            self.pace.saving += since.elapsed();
         }
-        Ok(())
+        self.saver.poll(context)
     }
 
     fn trainer(&self) -> Trainer {
-        trainer(self.setup, &self.batches, self.state.step, self.state.optimizer_steps)
+        trainer(self.setup, &self.positions, self.state.step, self.state.optimizer_steps)
     }
 
     /// One step; a stop between two of its micro-batches leaves the state as it was before.
     fn step(&mut self, context: &mut Context) -> Result<(), StageError> {
         let number = self.state.step + 1;
-        let batch = self.batches.after(self.state.step);
+        let batch = self.prefetch.next().ok_or_else(|| {
+            StageError::fail("train::data", format!("the thread that reads the data ended before step {number}"))
+        })?;
         let labels = batch.labels(0, batch.len());
         let lr = self.setup.schedule.at(number);
         let mut record = StepRecord {
             step: number,
             epoch: batch.epoch,
-            tokens: number * self.batches.tokens_per_step(),
+            tokens: number * self.positions.tokens_per_step(),
             labels,
             loss: None,
             z_loss: None,
@@ -210,7 +256,7 @@ impl Run<'_> {
             let losses = self.gradients(&batch, labels, context)?;
             let grad_norm = global_norm(&self.gradients);
             if !(losses.loss + losses.z_loss).is_finite() || !grad_norm.is_finite() {
-                return Err(not_finite(number, &batch, losses.loss + losses.z_loss, grad_norm));
+                return Err(self.not_finite(number, &batch, losses.loss + losses.z_loss, grad_norm));
             }
             self.update(lr, grad_norm)?;
             record.loss = Some(losses.loss);
@@ -239,12 +285,12 @@ impl Run<'_> {
             LossNorm::Labels => labels as f64,
             LossNorm::Olmo => batch.input_ids.len() as f64,
         };
-        let options = LossOptions { denominator, z_loss: params.z_loss };
+        let (options, rows) = (LossOptions { denominator, z_loss: params.z_loss }, self.setup.microbatch);
         self.gradients.fill(0.0);
         let mut losses = Losses { loss: 0.0, z_loss: 0.0 };
-        for from in (0..batch.len()).step_by(params.device_train_microbatch_size) {
+        for from in (0..batch.len()).step_by(rows) {
             context.check_stop()?;
-            let to = batch.len().min(from + params.device_train_microbatch_size);
+            let to = batch.len().min(from + rows);
             // Rows without labels add nothing; no need to compute that.
             if batch.labels(from, to) > 0 {
                 let output = self
@@ -271,13 +317,40 @@ impl Run<'_> {
         let scale = self.setup.params.max_grad_norm.map_or(1.0, |max_norm| clip_coefficient(grad_norm, max_norm));
         let state = &mut self.state;
         state.optimizer_steps += 1;
-        let arrays = adamw::State {
-            parameters: state.parameters.flat_mut(),
-            exp_avg: &mut state.exp_avg,
-            exp_avg_sq: &mut state.exp_avg_sq,
+        let number = state.optimizer_steps;
+        // A checkpoint that is still being written keeps the old arrays: then, and only then, these are copied first.
+        let (exp_avg, exp_avg_sq) = (Arc::make_mut(&mut state.exp_avg), Arc::make_mut(&mut state.exp_avg_sq));
+        let (gradients, groups) = (&self.gradients, &self.groups);
+        let change = |parameters: &mut [f32]| {
+            let arrays = adamw::State { parameters, exp_avg, exp_avg_sq };
+            adamw::step(&settings, number, arrays, gradients, scale, groups);
         };
-        adamw::step(&settings, state.optimizer_steps, arrays, &self.gradients, scale, &self.groups);
-        self.model.set_parameters(&state.parameters).map_err(model_failure)
+        self.model.update(&mut state.parameters, change).map_err(model_failure)
+    }
+
+    /// The failure of step `step`, whose loss or gradients are not finite: names the batch and where the first bad number is.
+    fn not_finite(&self, step: u64, batch: &StepBatch, loss: f64, grad_norm: f64) -> StageError {
+        let rows: Vec<String> = batch.rows.iter().take(8).map(u32::to_string).collect();
+        let more = if batch.rows.len() > rows.len() { ", …" } else { "" };
+        let what = format!(
+            "step {step}: the loss is {loss} and the gradient's norm {grad_norm}; the weights are not touched. First bad: {}. Batch {} with the rows {}{more}",
+            self.first_bad(batch).unwrap_or_else(|| "the sum over finite parts".into()),
+            &batch.digest[..12],
+            rows.join(", ")
+        );
+        StageError::fail("train::not_finite", what).hint(NOT_FINITE)
+    }
+
+    /// Where the first number that is not finite comes up, in the order of the computation.
+    fn first_bad(&self, batch: &StepBatch) -> Option<String> {
+        let options = LossOptions { denominator: 1.0, z_loss: self.setup.params.z_loss };
+        for from in (0..batch.len()).step_by(self.setup.microbatch) {
+            let part = batch.part(from, batch.len().min(from + self.setup.microbatch));
+            if let Ok(Some(found)) = self.model.first_not_finite(&part, &options) {
+                return Some(found);
+            }
+        }
+        self.model.first_gradient_not_finite(&self.gradients).map(|name| format!("the gradient of `{name}`"))
     }
 
     /// Shows the numbers of a step, every `console_log_interval` steps.
@@ -288,8 +361,19 @@ impl Run<'_> {
             return;
         }
         let seconds = self.pace.since.elapsed().as_secs_f64().max(1e-9);
-        let speed = (self.pace.steps * self.batches.tokens_per_step()) as f64 / seconds;
-        self.pace = Pace { since: Instant::now(), steps: 0 };
+        let waited = self.prefetch.take_waited().as_secs_f64();
+        let speed = (self.pace.steps * self.positions.tokens_per_step()) as f64 / seconds;
+        context.perf(&json!({
+            "step": record.step,
+            "steps": self.pace.steps,
+            "seconds": seconds,
+            "tokens_per_second": speed,
+            "data_wait_percent": 100.0 * waited / seconds,
+            "save_stall_seconds": self.pace.saving.as_secs_f64(),
+            "eval_seconds": self.pace.evaluation.as_secs_f64(),
+            "peak_memory_bytes": memory::peak(),
+        }));
+        self.pace = Pace::new();
         let loss = record.loss.map_or_else(|| "-".into(), |loss| format!("{loss:.4}"));
         let message = format!("loss {loss}  lr {:.2e}  {:.1} ktok/s", record.lr, speed / 1e3);
         context.progress(record.step, self.setup.max_steps, "step", message);
@@ -303,6 +387,9 @@ impl Run<'_> {
         olmo_model::save_native(&context.output("model")?, &self.setup.config, &self.state.parameters)
             .map_err(model_failure)?;
         self.state.metrics.write(&context.output("metrics")?)?;
+        if let Some(peak) = memory::peak() {
+            context.message(format!("memory: {} at most", memory::shown(peak)));
+        }
         let skipped = self.state.step - self.state.optimizer_steps;
         if skipped > 0 {
             context.warning(format!("{skipped} of {} steps had no label and changed nothing", self.state.step));
@@ -312,14 +399,3 @@ impl Run<'_> {
 }
 
 const NOT_FINITE: &str = "lower `optimizer.learning_rate`, raise `scheduler.t_warmup`, or look at these rows; the last checkpoint is from before";
-
-fn not_finite(step: u64, batch: &StepBatch, loss: f64, grad_norm: f64) -> StageError {
-    let rows: Vec<String> = batch.rows.iter().take(8).map(u32::to_string).collect();
-    let more = if batch.rows.len() > rows.len() { ", …" } else { "" };
-    let what = format!(
-        "step {step}: the loss is {loss} and the gradient's norm {grad_norm}; the weights are not touched. Batch {} with the rows {}{more}",
-        &batch.digest[..12],
-        rows.join(", ")
-    );
-    StageError::fail("train::not_finite", what).hint(NOT_FINITE)
-}

@@ -176,6 +176,139 @@ fn the_size_of_a_micro_batch_changes_nothing_but_rounding() {
 }
 
 #[test]
+fn activation_checkpointing_changes_no_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = data(dir.path());
+    let run = |policy: &str| {
+        let params = with(params(), json!({"activation_checkpointing": policy}));
+        let attempt = Attempt::new(&dir.path().join(policy), &data, params);
+        attempt.run().unwrap();
+        tree(&attempt.dir.join("out"))
+    };
+    let kept = run("none");
+    for policy in ["fine_grained", "whole_layer", "one_in_two"] {
+        assert_eq!(run(policy), kept, "{policy}");
+    }
+}
+
+#[test]
+fn any_number_of_threads_gives_the_same_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = data(dir.path());
+    // Wide enough for products to be cut into pieces.
+    let model = json!({"d_model": 64, "n_heads": 4, "n_kv_heads": 2, "n_layers": 2, "mlp_hidden_size": 192});
+    let run = |threads: usize| {
+        let attempt =
+            Attempt::new(&dir.path().join(threads.to_string()), &data, with(params(), json!({"model": model})));
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| attempt.run()).unwrap();
+        (tree(&attempt.dir.join("out")), tree(&attempt.dir.join("items")))
+    };
+    let one = run(1);
+    for threads in [2, 3, 5] {
+        assert!(run(threads) == one, "{threads} threads");
+    }
+}
+
+#[test]
+fn with_a_document_mask_a_row_of_two_documents_trains_as_two_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    // The same two documents, once in one row, once in a row each (filled up with what is no target).
+    let (first, second) = ([2u32, 5, 9, 4, 7, 3], [8u32, 6, 2, 9, 5, 5]);
+    let rows = |name: &str, packed: bool| {
+        let folder = dir.path().join(name);
+        fs::create_dir_all(&folder).unwrap();
+        let mut writer = common::writer(&folder);
+        for document in [first, second] {
+            writer.begin_document();
+            // The first token of a document has nothing before it that it sees.
+            let mut mask = vec![true; 6];
+            mask[0] = false;
+            writer.append(&document, &mask).unwrap();
+            if !packed {
+                writer.append(&[1; 6], &[false; 6]).unwrap();
+            }
+        }
+        writer.finish(0, 0).unwrap();
+        folder
+    };
+    let loss = |name: &str, packed: bool, mask: bool| {
+        let batch = if packed { 1 } else { 2 };
+        let changes = json!({"max_duration": "1steps", "global_train_batch_size": batch, "document_mask": mask,
+            "model": with(common::model(), json!({"init_std": 0.3}))});
+        let attempt =
+            Attempt::new(&dir.path().join(format!("{name}_run")), &rows(name, packed), with(params(), changes));
+        attempt.run().unwrap();
+        metrics(&attempt.dir)[0]["loss"].as_f64().unwrap()
+    };
+    let (masked, apart, open) = (loss("a", true, true), loss("b", false, false), loss("c", true, false));
+    assert!((masked - apart).abs() < 1e-5 * apart, "{masked} is not {apart}");
+    assert!(
+        (open - apart).abs() > 1e-3 * apart,
+        "without the mask the second document sees the first: {open}, {apart}"
+    );
+}
+
+#[test]
+fn the_number_of_rows_at_once_can_be_chosen_by_memory_and_stays_when_a_run_continues() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = data(dir.path());
+    let auto = with(params(), json!({"device_train_microbatch_size": null}));
+    let whole = Attempt::new(&dir.path().join("auto"), &data, auto.clone());
+    whole.run().unwrap();
+    let trainer: Value =
+        serde_json::from_slice(&fs::read(item(&whole.dir, "step8").join("trainer.json")).unwrap()).unwrap();
+    assert_eq!(trainer["device_train_microbatch_size"], json!(3), "three rows of a step fit into any memory");
+    // A run that began with other micro-batches, continued: those are kept, so the rest has the bytes of the run that began so.
+    let two = Attempt::new(&dir.path().join("two"), &data, with(params(), json!({"device_train_microbatch_size": 2})));
+    two.run().unwrap();
+    let rest = Attempt::new(&dir.path().join("rest"), &data, auto).item(&two.dir, "step2");
+    rest.run().unwrap();
+    assert_eq!(weights(&rest.dir), weights(&two.dir));
+    let other =
+        Attempt::new(&dir.path().join("other"), &data, with(params(), json!({"device_train_microbatch_size": 3})))
+            .item(&two.dir, "step2");
+    other.run().unwrap();
+    let warned = |event: &Event| matches!(event, Event::Message { text, .. } if text.starts_with("not bit-exact") && text.contains("2 rows"));
+    assert!(events(&other.dir).iter().any(warned));
+}
+
+#[test]
+fn times_and_waits_of_every_step_stand_beside_the_attempt_and_in_no_output() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = data(dir.path());
+    let attempt = Attempt::new(&dir.path().join("a"), &data, params());
+    attempt.run().unwrap();
+    let lines = fs::read_to_string(attempt.dir.join("perf.jsonl")).unwrap();
+    let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(
+        lines.iter().map(|line| line["step"].as_u64().unwrap()).collect::<Vec<_>>(),
+        (1..=8).collect::<Vec<_>>()
+    );
+    for line in lines {
+        let wait = line["data_wait_percent"].as_f64().unwrap();
+        assert!((0.0..=100.0).contains(&wait) && line["tokens_per_second"].as_f64().unwrap() > 0.0, "{line}");
+        assert!(line["save_stall_seconds"].as_f64().unwrap() >= 0.0);
+    }
+}
+
+#[test]
+fn a_checkpoint_that_cannot_be_written_stops_the_run_and_leaves_the_ones_before_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = data(dir.path());
+    let attempt = Attempt::new(&dir.path().join("a"), &data, params());
+    // A file stands where the second checkpoint's temporary folder would.
+    fs::create_dir_all(attempt.dir.join("items/checkpoints")).unwrap();
+    fs::write(attempt.dir.join("items/checkpoints/.step4.tmp"), b"in the way").unwrap();
+    let (_, message) = attempt.failure();
+    assert!(message.contains("step4"), "{message}");
+    assert_eq!(items(&attempt.dir), ["step2"]);
+    let again = Attempt::new(&dir.path().join("again"), &data, params()).item(&attempt.dir, "step2");
+    again.run().unwrap();
+    assert_eq!(items(&again.dir), ["step4", "step6", "step8"]);
+}
+
+#[test]
 fn olmos_norm_divides_by_all_tokens_and_ours_by_the_labels() {
     let dir = tempfile::tempdir().unwrap();
     let data = data(dir.path());
@@ -230,6 +363,7 @@ fn a_loss_that_is_not_finite_stops_the_run_before_it_reaches_the_weights() {
     assert_eq!(code, "train::not_finite");
     let saved = items(&attempt.dir);
     assert!(message.contains(&format!("step {}:", saved.len() + 1)) && message.contains("rows"), "{message}");
+    assert!(message.contains("First bad: ") && message.contains("transformer."), "{message}");
 }
 
 #[test]

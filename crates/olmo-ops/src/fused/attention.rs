@@ -1,5 +1,5 @@
 //! Causal attention over whole rows of tokens: one task for each row of the batch and key head, query rows in blocks, and for each
-//! block only the columns that it can see.
+//! block only the columns that one of its rows can see (not what lies behind it, in another document or beyond the window).
 
 use rayon::prelude::*;
 
@@ -7,6 +7,7 @@ use super::buffer::Buffer;
 use super::math::{dot, exp, maximum, multiversion, sum};
 use super::shared::SharedSlice;
 use crate::config::BlockConfig;
+use crate::rope::Places;
 
 /// Query rows of a block.
 const ROWS: usize = 64;
@@ -77,8 +78,38 @@ unsafe fn gemm(
     unsafe { matrixmultiply::sgemm(m, k, n, 1.0, a, ra, ca, b, rb, cb, beta, c, c_stride as isize, 1) }
 }
 
+/// What a block of query rows sees.
+#[derive(Clone, Copy)]
+struct Seen<'a> {
+    config: &'a BlockConfig,
+    places: &'a Places<'a>,
+    /// The row of the batch.
+    row: usize,
+    /// The first query row, in tokens of the row.
+    start: usize,
+    /// The first column that any of them sees.
+    from: usize,
+}
+
+impl<'a> Seen<'a> {
+    fn new(config: &'a BlockConfig, places: &'a Places<'a>, row: usize, start: usize) -> Seen<'a> {
+        // Documents and windows only move forward, so the first row sees furthest back.
+        let from = config.sees_from(start, places.document(row, start));
+        Seen { config, places, row, start, from }
+    }
+
+    /// The columns, counted from `from`, that query row `index` of the block sees.
+    #[inline(always)]
+    fn columns(&self, index: usize) -> (usize, usize) {
+        let place = self.start + index;
+        let first = self.config.sees_from(place, self.places.document(self.row, place));
+        (first - self.from, place + 1 - self.from)
+    }
+}
+
 /// `output [batch * sequence, d]` from `heads [batch * sequence, qkv]`; `lse [batch, heads, sequence]` is the log of each row's sum.
-pub(crate) fn forward(config: &BlockConfig, sequence: usize, heads: &[f32], output: &mut [f32], lse: &mut [f32]) {
+pub(crate) fn forward(config: &BlockConfig, places: &Places<'_>, heads: &[f32], output: &mut [f32], lse: &mut [f32]) {
+    let sequence = places.sequence;
     let place = Place::of(config);
     let tokens = heads.len() / place.stride;
     let batch = tokens / sequence;
@@ -93,11 +124,12 @@ pub(crate) fn forward(config: &BlockConfig, sequence: usize, heads: &[f32], outp
         let mut scores = Buffer::new(ROWS.min(sequence) * sequence);
         for start in (0..sequence).step_by(ROWS) {
             let rows = ROWS.min(sequence - start);
-            let columns = start + rows;
+            let seen = Seen::new(config, places, row, start);
+            let columns = start + rows - seen.from;
             // SAFETY: indices stay within the row's tokens, whose sizes are asserted above; each task writes its own head of output.
             unsafe {
                 let query = heads.as_ptr().add(place.query(first + start, head));
-                let key = heads.as_ptr().add(place.key(first, kv_head));
+                let key = heads.as_ptr().add(place.key(first + seen.from, kv_head));
                 gemm(
                     rows,
                     columns,
@@ -110,8 +142,8 @@ pub(crate) fn forward(config: &BlockConfig, sequence: usize, heads: &[f32], outp
                     scores.as_mut_ptr(),
                     sequence,
                 );
-                softmax_rows(&mut scores, rows, sequence, start, place.scale, &mut lse[start..columns]);
-                let value = heads.as_ptr().add(place.value(first, kv_head));
+                softmax_rows(&mut scores, columns, sequence, seen, place.scale, &mut lse[start..start + rows]);
+                let value = heads.as_ptr().add(place.value(first + seen.from, kv_head));
                 let target = output.at(place.output(first + start, head));
                 gemm(
                     rows,
@@ -131,11 +163,13 @@ pub(crate) fn forward(config: &BlockConfig, sequence: usize, heads: &[f32], outp
 }
 
 multiversion! {
-    /// Softmax of the scaled scores in place; row `i` sees `start + i + 1` columns, the rest of its block becomes 0.
-    fn softmax_rows(scores: &mut [f32], rows: usize, stride: usize, start: usize, scale: f32, lse: &mut [f32]) {
+    /// Softmax of the scaled scores in place, each row over the columns that it sees; the rest of its `columns` becomes 0.
+    fn softmax_rows(scores: &mut [f32], columns: usize, stride: usize, seen: Seen<'_>, scale: f32, lse: &mut [f32]) {
         for (row, (scores, lse)) in scores.chunks_mut(stride).zip(lse).enumerate() {
-            let (seen, hidden) = scores[..start + rows].split_at_mut(start + row + 1);
-            hidden.fill(0.0);
+            let (first, end) = seen.columns(row);
+            scores[..first].fill(0.0);
+            scores[end..columns].fill(0.0);
+            let seen = &mut scores[first..end];
             let largest = maximum(seen);
             for score in seen.iter_mut() {
                 *score = exp((*score - largest) * scale);
@@ -153,13 +187,14 @@ multiversion! {
 /// `dheads`, the gradient of `heads`, from the incoming `doutput` and what the forward pass made.
 pub(crate) fn backward(
     config: &BlockConfig,
-    sequence: usize,
+    places: &Places<'_>,
     heads: &[f32],
     output: &[f32],
     lse: &[f32],
     doutput: &[f32],
     dheads: &mut [f32],
 ) {
+    let sequence = places.sequence;
     let place = Place::of(config);
     let tokens = heads.len() / place.stride;
     let batch = tokens / sequence;
@@ -168,7 +203,8 @@ pub(crate) fn backward(
     assert!(lse.len() == tokens * config.n_heads && dheads.len() == heads.len(), "gradients have their sizes");
     let dheads = SharedSlice::new(dheads);
     (0..batch * config.n_kv_heads).into_par_iter().for_each(|task| {
-        let (first, kv_head) = (task / config.n_kv_heads * sequence, task % config.n_kv_heads);
+        let (row, kv_head) = (task / config.n_kv_heads, task % config.n_kv_heads);
+        let first = row * sequence;
         for token in first..first + sequence {
             for start in [place.key(token, kv_head), place.value(token, kv_head)] {
                 // SAFETY: each task has its own key head, and query heads of its group, of its row's tokens.
@@ -181,14 +217,15 @@ pub(crate) fn backward(
             let lse_start = (first * config.n_heads) + head * sequence;
             for start in (0..sequence).step_by(ROWS) {
                 let rows = ROWS.min(sequence - start);
-                let columns = start + rows;
+                let seen = Seen::new(config, places, row, start);
+                let columns = start + rows - seen.from;
                 let query_at = place.query(first + start, head);
                 let output_at = place.output(first + start, head);
                 // SAFETY: indices stay within the row's tokens, whose sizes are asserted above; writes as said before.
                 unsafe {
                     let query = heads.as_ptr().add(query_at);
-                    let key = heads.as_ptr().add(place.key(first, kv_head));
-                    let value = heads.as_ptr().add(place.value(first, kv_head));
+                    let key = heads.as_ptr().add(place.key(first + seen.from, kv_head));
+                    let value = heads.as_ptr().add(place.value(first + seen.from, kv_head));
                     let incoming = doutput.as_ptr().add(output_at);
                     gemm(
                         rows,
@@ -214,14 +251,14 @@ pub(crate) fn backward(
                         dweights.as_mut_ptr(),
                         sequence,
                     );
-                    let lse = &lse[lse_start + start..lse_start + columns];
+                    let lse = &lse[lse_start + start..lse_start + start + rows];
                     let (output, doutput) = (&output[output_at..], &doutput[output_at..]);
                     softmax_backward_rows(
                         &mut weights,
                         &mut dweights,
-                        rows,
+                        columns,
                         sequence,
-                        start,
+                        seen,
                         place.scale,
                         lse,
                         output,
@@ -242,7 +279,7 @@ pub(crate) fn backward(
                         dquery,
                         place.stride,
                     );
-                    let dkey = dheads.at(place.key(first, kv_head));
+                    let dkey = dheads.at(place.key(first + seen.from, kv_head));
                     gemm(
                         columns,
                         place.head,
@@ -255,7 +292,7 @@ pub(crate) fn backward(
                         dkey,
                         place.stride,
                     );
-                    let dvalue = dheads.at(place.value(first, kv_head));
+                    let dvalue = dheads.at(place.value(first + seen.from, kv_head));
                     gemm(
                         columns,
                         place.head,
@@ -277,18 +314,20 @@ pub(crate) fn backward(
 multiversion! {
     /// Turns scores into weights, and gradients of weights into gradients of scores (scaled), both in place.
     fn softmax_backward_rows(
-        scores: &mut [f32], dweights: &mut [f32], rows: usize, stride: usize, start: usize, scale: f32, lse: &[f32], output: &[f32],
+        scores: &mut [f32], dweights: &mut [f32], columns: usize, stride: usize, seen: Seen<'_>, scale: f32, lse: &[f32], output: &[f32],
         doutput: &[f32], output_stride: usize, head: usize,
     ) {
         for (row, lse) in lse.iter().enumerate() {
-            let part = row * stride..row * stride + start + rows;
-            let (seen, hidden) = scores[part.clone()].split_at_mut(start + row + 1);
-            let (dseen, dhidden) = dweights[part].split_at_mut(start + row + 1);
-            hidden.fill(0.0);
-            dhidden.fill(0.0);
+            let (first, end) = seen.columns(row);
+            let part = row * stride..row * stride + columns;
+            let (scores, dweights) = (&mut scores[part.clone()], &mut dweights[part]);
+            for hidden in [&mut *scores, &mut *dweights] {
+                hidden[..first].fill(0.0);
+                hidden[end..].fill(0.0);
+            }
             let at = row * output_stride..row * output_stride + head;
             let mean = dot(&output[at.clone()], &doutput[at]);
-            for (score, dweight) in seen.iter_mut().zip(dseen) {
+            for (score, dweight) in scores[first..end].iter_mut().zip(&mut dweights[first..end]) {
                 *score = exp(*score * scale - lse);
                 *dweight = *score * (*dweight - mean) * scale;
             }

@@ -62,6 +62,12 @@ fn take(length: usize) -> Option<Vec<f32>> {
     Some(memory)
 }
 
+/// Gives the memory that waits for its next use back to the system.
+pub fn release_buffers() {
+    let mut pool = POOL.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    (pool.free, pool.floats) = (Vec::new(), 0);
+}
+
 impl Drop for Buffer {
     fn drop(&mut self) {
         let memory = std::mem::take(&mut self.memory);

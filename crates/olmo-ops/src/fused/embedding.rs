@@ -12,14 +12,12 @@ pub fn forward(weight: &[f32], width: usize, ids: &[u32]) -> Vec<f32> {
     rows
 }
 
-/// The gradient of a weight of `rows` rows: each id's gradients added in the order of the tokens.
-pub fn backward(dy: &[f32], width: usize, ids: &[u32], rows: usize) -> Vec<f32> {
-    let mut gradient = vec![0f32; rows * width];
+/// Adds each token's `dy` to its id's row of `gradient`, in the order of the tokens.
+pub fn backward(dy: &[f32], width: usize, ids: &[u32], gradient: &mut [f32]) {
     for (&id, dy) in ids.iter().zip(dy.chunks_exact(width)) {
         let row = &mut gradient[id as usize * width..(id as usize + 1) * width];
         for (sum, dy) in row.iter_mut().zip(dy) {
             *sum += dy;
         }
     }
-    gradient
 }

@@ -19,13 +19,13 @@ pub struct Sums {
     pub labels: u64,
 }
 
-/// Gradients of the loss `(nll + z) / denominator`.
-#[derive(Clone, Debug)]
-pub struct Gradients {
-    /// Of the hidden states, `[rows, width]`.
-    pub hidden: Vec<f32>,
-    /// Of the head's weight, `[vocabulary, width]`.
-    pub weight: Vec<f32>,
+/// Where the gradients of the loss `(nll + z) / denominator` go.
+#[derive(Debug)]
+pub struct Gradients<'a> {
+    /// That of the hidden states, `[rows, width]`, is written here; rows without a target are left as they are, so hand in zeros.
+    pub hidden: &'a mut [f32],
+    /// That of the head's weight, `[vocabulary, width]`, is added here.
+    pub weight: &'a mut [f32],
 }
 
 /// Rows of a chunk: logits of at most 4 Mi floats, but enough rows to keep the products efficient. Depends on shapes alone.
@@ -43,48 +43,42 @@ pub fn loss(
     width: usize,
     targets: &[u32],
     terms: LossTerms,
-    gradients: bool,
-) -> (Sums, Option<Gradients>) {
+    mut gradients: Option<Gradients<'_>>,
+) -> Sums {
     let vocabulary = weight.len() / width;
     let labelled: Vec<usize> = (0..targets.len()).filter(|&row| targets[row] != IGNORED).collect();
     assert!(labelled.iter().all(|&row| (targets[row] as usize) < vocabulary), "every target has a row of the head");
-    let mut made = gradients.then(|| Gradients { hidden: vec![0f32; hidden.len()], weight: vec![0f32; weight.len()] });
+    if let Some(Gradients { hidden: dhidden, weight: dweight }) = &gradients {
+        assert!(dhidden.len() == hidden.len() && dweight.len() == weight.len(), "gradients have their sizes");
+    }
     let mut sums = Sums { labels: labelled.len() as u64, ..Sums::default() };
     let size = chunk_rows(vocabulary).min(labelled.len().max(1));
     let (mut rows, mut logits, mut losses) =
         (Buffer::new(size * width), Buffer::new(size * vocabulary), vec![[0f32; 2]; size]);
-    for (index, chunk) in labelled.chunks(size).enumerate() {
+    for chunk in labelled.chunks(size) {
         let count = chunk.len();
         for (to, &from) in rows.chunks_exact_mut(width).zip(chunk) {
             to.copy_from_slice(&hidden[from * width..(from + 1) * width]);
         }
         matmul_nt(&rows, weight, count, width, vocabulary, &mut logits, Write::New);
-        let logits = &mut logits[..count * vocabulary];
+        let (logits, wanted) = (&mut logits[..count * vocabulary], gradients.is_some());
         logits.par_chunks_mut(vocabulary).zip(&mut losses[..count]).zip(chunk).for_each(|((logits, loss), &row)| {
             let target = targets[row] as usize;
-            *loss = if gradients { loss_and_gradient(logits, target, terms) } else { loss_alone(logits, target) };
+            *loss = if wanted { loss_and_gradient(logits, target, terms) } else { loss_alone(logits, target) };
         });
         for [nll, lse] in &losses[..count] {
             sums.nll += f64::from(*nll);
             sums.z += terms.z_loss * f64::from(*lse) * f64::from(*lse);
         }
-        if let Some(made) = &mut made {
-            matmul_tn(
-                logits,
-                &rows,
-                count,
-                width,
-                vocabulary,
-                &mut made.weight,
-                if index == 0 { Write::New } else { Write::Add },
-            );
+        if let Some(made) = &mut gradients {
+            matmul_tn(logits, &rows, count, width, vocabulary, made.weight, Write::Add);
             matmul_nn(logits, weight, count, width, vocabulary, &mut rows, Write::New);
             for (from, &to) in rows.chunks_exact(width).zip(chunk) {
                 made.hidden[to * width..(to + 1) * width].copy_from_slice(from);
             }
         }
     }
-    (sums, made)
+    sums
 }
 
 multiversion! {

@@ -12,5 +12,6 @@ mod qkv;
 mod shared;
 mod swiglu;
 
+pub use buffer::release_buffers;
 pub(crate) use math::{dot, exp, maximum, multiversion, sum};
 pub(crate) use qkv::prepare_row;

@@ -90,7 +90,8 @@ pub(crate) fn normalise(x: &[f32], mean: f32, r: f32, weight: Option<&[f32]>, y:
     }
 }
 
-/// `dx = residual + gradient of norm(x) * weight` for the incoming `dy`; all `[rows, width]`. Returns the weight's gradient, if any.
+/// `dx = residual + gradient of norm(x) * weight` for the incoming `dy`; all `[rows, width]`. The weight's gradient, if there is a weight,
+/// is added to `dweight`.
 #[expect(clippy::too_many_arguments, reason = "kernels take their slices one by one")]
 pub(crate) fn backward(
     norm: Norm,
@@ -101,9 +102,11 @@ pub(crate) fn backward(
     residual: Option<&[f32]>,
     width: usize,
     dx: &mut [f32],
-) -> Option<Vec<f32>> {
+    dweight: Option<&mut [f32]>,
+) {
     let size = ROWS * width;
-    let mut partial = Buffer::zeros(if weight.is_some() { x.len().div_ceil(size) * width } else { 0 });
+    let mut partial =
+        Buffer::zeros(if weight.is_some() && dweight.is_some() { x.len().div_ceil(size) * width } else { 0 });
     let task = |index: usize, dx: &mut [f32], dweight: Option<&mut [f32]>| {
         let part = index * size..index * size + dx.len();
         let stats = &stats.0[2 * ROWS * index..];
@@ -120,23 +123,21 @@ pub(crate) fn backward(
         );
     };
     let chunks = dx.par_chunks_mut(size).enumerate();
-    if weight.is_none() {
+    let Some(total) = dweight.filter(|_| weight.is_some()) else {
         chunks.for_each(|(index, dx)| task(index, dx, None));
-        return None;
-    }
+        return;
+    };
     chunks.zip(partial.par_chunks_mut(width)).for_each(|((index, dx), dweight)| task(index, dx, Some(dweight)));
-    Some(add_rows(&partial, width))
+    add_rows(&partial, width, 0, total);
 }
 
-/// Adds up rows, first to last.
-pub(crate) fn add_rows(rows: &[f32], width: usize) -> Vec<f32> {
-    let mut total = vec![0f32; width];
+/// Adds columns `first..` of rows to `total`, rows first to last.
+pub(crate) fn add_rows(rows: &[f32], width: usize, first: usize, total: &mut [f32]) {
     for row in rows.chunks_exact(width) {
-        for (total, value) in total.iter_mut().zip(row) {
+        for (total, value) in total.iter_mut().zip(&row[first..]) {
             *total += value;
         }
     }
-    total
 }
 
 multiversion! {
@@ -180,7 +181,12 @@ pub(crate) fn row_backward(
                 *dx = dy * weight;
             }
         }
-        _ => dx.copy_from_slice(dy),
+        (Some(weight), None) => {
+            for ((dx, dy), weight) in dx.iter_mut().zip(dy).zip(weight) {
+                *dx = dy * weight;
+            }
+        }
+        (None, _) => dx.copy_from_slice(dy),
     }
     let mut lanes = [0f32; LANES];
     let (g_chunks, x_chunks) = (dx.chunks_exact(LANES), x.chunks_exact(LANES));

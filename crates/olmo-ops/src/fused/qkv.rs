@@ -6,7 +6,7 @@ use super::buffer::Buffer;
 use super::math::multiversion;
 use super::norm::{add_rows, row_backward, row_stats};
 use crate::config::BlockConfig;
-use crate::rope::Rope;
+use crate::rope::{Places, Rope};
 
 /// Rows whose contributions to the norms' gradients are added up by one task; fixed, so that the order of the sum is.
 const ROWS: usize = 64;
@@ -15,15 +15,14 @@ const ROWS: usize = 64;
 /// Row `i` stands at position `i % sequence`.
 pub(crate) fn forward(
     config: &BlockConfig,
-    rope: &Rope,
-    sequence: usize,
+    places: &Places<'_>,
     raw: &[f32],
     norms: Option<[&[f32]; 2]>,
     heads: &mut [f32],
 ) {
     let size = ROWS * config.qkv_width();
     heads.par_chunks_mut(size).zip(raw.par_chunks(size)).enumerate().for_each(|(index, (heads, raw))| {
-        forward_rows(config, rope, sequence, index * ROWS, raw, norms, heads);
+        forward_rows(config, places.rope, places.sequence, index * ROWS, raw, norms, heads);
     });
 }
 
@@ -93,15 +92,15 @@ fn rotate(values: &mut [f32], cos: &[f32], sin: &[f32], direction: f32) {
 }
 
 /// Turns `dheads`, the gradient of [`forward`]'s result, into the gradient of `raw`, in place.
-/// `raw` is needed only with a clamp or QK-norm. Returns the gradients of the two norms' weights.
+/// `raw` is needed only with a clamp or QK-norm. The gradients of the two norms' weights are added to `dnorms`.
 pub(crate) fn backward(
     config: &BlockConfig,
-    rope: &Rope,
-    sequence: usize,
+    places: &Places<'_>,
     raw: Option<&[f32]>,
     norms: Option<[&[f32]; 2]>,
     dheads: &mut [f32],
-) -> Option<[Vec<f32>; 2]> {
+    dnorms: Option<[&mut [f32]; 2]>,
+) {
     let size = ROWS * config.qkv_width();
     let norm_width = config.d_model + config.kv_width();
     let tasks = dheads.len().div_ceil(size);
@@ -110,13 +109,13 @@ pub(crate) fn backward(
     dheads.par_chunks_mut(size).zip(partial.par_chunks_mut(norm_width)).enumerate().for_each(
         |(index, (dheads, partial))| {
             let raw = raw.map(|all| &all[index * size..index * size + dheads.len()]);
-            backward_rows(config, rope, sequence, index * ROWS, raw, norms, dheads, partial);
+            backward_rows(config, places.rope, places.sequence, index * ROWS, raw, norms, dheads, partial);
         },
     );
-    norms?;
-    let mut q_norm = add_rows(&partial, norm_width);
-    let k_norm = q_norm.split_off(config.d_model);
-    Some([q_norm, k_norm])
+    if let Some([dq_norm, dk_norm]) = dnorms {
+        add_rows(&partial, norm_width, 0, dq_norm);
+        add_rows(&partial, norm_width, config.d_model, dk_norm);
+    }
 }
 
 multiversion! {

@@ -11,10 +11,10 @@ use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
 
 use super::{Tracked, contiguous, elements, plain, primitive, serves, tracked};
-use crate::config::{BlockConfig, BlockWeights};
+use crate::config::{BlockConfig, BlockWeights, Keep};
 use crate::fused::block::{Saved, backward, forward};
 use crate::reference;
-use crate::rope::Rope;
+use crate::rope::{Places, Rope};
 
 /// A block's weights as tensors; layouts as in [`BlockWeights`].
 #[derive(Clone, Debug)]
@@ -54,19 +54,37 @@ impl BlockTensors {
     }
 }
 
-/// A transformer block: `[batch, sequence, d]` to the same shape. `rope` reaches at least `sequence` positions.
+/// Where the tokens of a batch stand, as [`Places`], for a node that outlives the call.
+#[derive(Clone, Debug)]
+pub struct Placed {
+    /// Rotary tables.
+    pub rope: Arc<Rope>,
+    /// For each token the place in its row where its document begins; `None`: each row is one document.
+    pub documents: Option<Arc<[u32]>>,
+}
+
+impl Placed {
+    pub(super) fn places(&self, sequence: usize) -> Places<'_> {
+        Places { rope: &self.rope, sequence, documents: self.documents.as_deref() }
+    }
+}
+
+/// A transformer block: `[batch, sequence, d]` to the same shape. `keep` says what stays for the backward pass; it changes no bit.
 ///
 /// # Panics
-/// Shapes do not fit `config`, or some inputs take part in autodiff and others are on devices without it.
-pub fn block(config: &BlockConfig, rope: &Arc<Rope>, x: Tensor<3>, weights: &BlockTensors) -> Tensor<3> {
-    check(config, rope, &x, weights);
-    if !serves(&x) {
-        return reference::block(config, rope, x, weights);
-    }
+/// Shapes do not fit `config`, the rotary tables are too short, documents are not in order, or some inputs take part in autodiff
+/// and others are on devices without it.
+pub fn block(config: &BlockConfig, placed: &Placed, x: Tensor<3>, weights: &BlockTensors, keep: Keep) -> Tensor<3> {
     let shape = x.dims();
+    let places = placed.places(shape[1]);
+    check(config, &x, weights);
+    places.check(shape[0] * shape[1]);
+    if !serves(&x) {
+        return reference::block(config, &places, x, weights);
+    }
     if !x.is_autodiff() {
         let (x, weights) = (plain(x), weights.map(plain, plain));
-        let (y, _) = forward(config, rope, shape[1], elements(&x), &weights.map(elements), false);
+        let (y, _) = forward(config, &places, elements(&x), &weights.map(elements), None);
         return Tensor::from_primitive::<Flex>(primitive(y, &shape));
     }
     let (x, node) = tracked(x);
@@ -74,20 +92,18 @@ pub fn block(config: &BlockConfig, rope: &Arc<Rope>, x: Tensor<3>, weights: &Blo
     let mut nodes = vec![node];
     let primitives = weights.map(|(primitive, _)| primitive.clone());
     nodes.extend(weights.into_vec().into_iter().map(|(_, node)| node));
-    let state = BlockState { config: *config, rope: rope.clone(), shape, x, weights: primitives, saved: None };
+    let state = BlockState { config: *config, placed: placed.clone(), shape, x, weights: primitives, saved: None };
     // Norms come with weights or without, QK-norm is there or not.
     match nodes.len() {
-        5 => finish::<5>(nodes, state),
-        7 => finish::<7>(nodes, state),
-        _ => finish::<9>(nodes, state),
+        5 => finish::<5>(nodes, state, keep),
+        7 => finish::<7>(nodes, state, keep),
+        _ => finish::<9>(nodes, state, keep),
     }
 }
 
-fn check(config: &BlockConfig, rope: &Rope, x: &Tensor<3>, weights: &BlockTensors) {
+fn check(config: &BlockConfig, x: &Tensor<3>, weights: &BlockTensors) {
     let (d, kv, mlp) = (config.d_model, config.kv_width(), config.mlp_width);
-    let [_, sequence, width] = x.dims();
-    assert_eq!(width, d, "the input has the width of the block");
-    assert!(rope.positions() >= sequence, "the rotary tables reach the sequence's length");
+    assert_eq!(x.dims()[2], d, "the input has the width of the block");
     assert_eq!(weights.att_proj.dims(), [d + 2 * kv, d], "att_proj has the block's shape");
     assert_eq!(weights.attn_out.dims(), [d, d], "attn_out has the block's shape");
     assert_eq!(weights.ff_proj.dims(), [2 * mlp, d], "ff_proj has the block's shape");
@@ -99,32 +115,32 @@ fn check(config: &BlockConfig, rope: &Rope, x: &Tensor<3>, weights: &BlockTensor
 #[derive(Clone, Debug)]
 struct BlockState {
     config: BlockConfig,
-    rope: Arc<Rope>,
+    placed: Placed,
     /// Of the input and of the output.
     shape: [usize; 3],
     x: FlexTensor,
     weights: BlockWeights<FlexTensor>,
-    /// `None` until the forward pass has run.
+    /// `None` until the forward pass has run, or if it keeps nothing.
     saved: Option<Arc<Saved>>,
 }
 
 #[derive(Debug)]
 struct BlockNode;
 
-fn finish<const N: usize>(nodes: Vec<NodeGuard>, mut state: BlockState) -> Tensor<3> {
+fn finish<const N: usize>(nodes: Vec<NodeGuard>, mut state: BlockState, keep: Keep) -> Tensor<3> {
     let nodes: [NodeGuard; N] = nodes.try_into().expect("the caller counted the nodes");
-    let run = |state: &BlockState, save: bool| {
-        let weights = state.weights.map(elements);
-        let (y, saved) = forward(&state.config, &state.rope, state.shape[1], elements(&state.x), &weights, save);
+    let run = |state: &BlockState, keep: Option<Keep>| {
+        let places = state.placed.places(state.shape[1]);
+        let (y, saved) = forward(&state.config, &places, elements(&state.x), &state.weights.map(elements), keep);
         (primitive(y, &state.shape), saved)
     };
     let output = match BlockNode.prepare::<NoCheckpointing>(nodes).compute_bound().stateful() {
         OpsKind::Tracked(preparation) => {
-            let (y, saved) = run(&state, true);
+            let (y, saved) = run(&state, Some(keep));
             state.saved = saved.map(Arc::new);
             preparation.finish(state, y)
         }
-        OpsKind::UnTracked(preparation) => preparation.finish(run(&state, false).0),
+        OpsKind::UnTracked(preparation) => preparation.finish(run(&state, None).0),
     };
     Tensor::from_primitive::<Tracked>(output)
 }
@@ -134,10 +150,14 @@ impl<const N: usize> Backward<Flex, N> for BlockNode {
 
     fn backward(self, ops: Ops<BlockState, N>, grads: &mut Gradients, _: &mut Checkpointer) {
         let dy = contiguous(grads.consume::<Flex>(&ops.node));
-        let BlockState { config, rope, shape, x, weights, saved } = ops.state;
-        let saved = Arc::unwrap_or_clone(saved.expect("a tracked block saves its state"));
-        let (dx, dweights) =
-            backward(&config, &rope, shape[1], elements(&x), &weights.map(elements), saved, elements(&dy));
+        let BlockState { config, placed, shape, x, weights, saved } = ops.state;
+        let saved = saved.map(Arc::unwrap_or_clone);
+        let mut dweights = weights.map(|weight| vec![0f32; elements(weight).len()]);
+        let places = placed.places(shape[1]);
+        let dx = {
+            let gradients = dweights.map_mut(|gradient| gradient.as_mut_slice());
+            backward(&config, &places, elements(&x), &weights.map(elements), saved, elements(&dy), gradients)
+        };
         let shapes = weights.map(|weight| weight.layout().shape().to_vec()).into_vec();
         let gradients = std::iter::once((dx, shape.to_vec())).chain(dweights.into_vec().into_iter().zip(shapes));
         for (parent, (gradient, shape)) in ops.parents.into_iter().zip(gradients) {

@@ -54,7 +54,9 @@ impl Backward<Flex, 1> for EmbeddingNode {
         let EmbeddingState { ids, rows, width } = ops.state;
         let [parent] = ops.parents;
         if let Some(parent) = parent {
-            grads.register::<Flex>(parent.id, primitive(backward(elements(&dy), width, &ids, rows), &[rows, width]));
+            let mut gradient = vec![0f32; rows * width];
+            backward(elements(&dy), width, &ids, &mut gradient);
+            grads.register::<Flex>(parent.id, primitive(gradient, &[rows, width]));
         }
     }
 }

@@ -8,6 +8,7 @@ use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::tensor::Tensor;
+use burn_flex::FlexTensor;
 
 use super::{Tracked, contiguous, elements, plain, primitive, serves, tracked};
 use crate::config::LossTerms;
@@ -37,30 +38,38 @@ pub fn head_loss(hidden: Tensor<3>, weight: Tensor<2>, targets: &[u32], terms: L
     let value = |sums: &Sums| primitive(vec![((sums.nll + sums.z) / terms.denominator) as f32], &[1]);
     if !hidden.is_autodiff() {
         let (hidden, weight) = (plain(hidden), plain(weight));
-        let (sums, _) = head::loss(elements(&hidden), elements(&weight), shape[2], targets, terms, false);
+        let sums = head::loss(elements(&hidden), elements(&weight), shape[2], targets, terms, None);
         return HeadLoss { loss: Tensor::from_primitive::<Flex>(value(&sums)), sums };
     }
     let weight_shape = weight.dims();
     let ((hidden, hidden_node), (weight, weight_node)) = (tracked(hidden), tracked(weight));
-    let run = |gradients: bool| head::loss(elements(&hidden), elements(&weight), shape[2], targets, terms, gradients);
+    let run = |gradients: Option<head::Gradients<'_>>| {
+        head::loss(elements(&hidden), elements(&weight), shape[2], targets, terms, gradients)
+    };
     match HeadNode.prepare::<NoCheckpointing>([hidden_node, weight_node]).compute_bound().stateful() {
         OpsKind::Tracked(preparation) => {
-            let (sums, gradients) = run(true);
-            let gradients = Arc::new(gradients.expect("gradients were asked for"));
+            let (mut dhidden, mut dweight) = (zeros(&hidden), zeros(&weight));
+            let sums = run(Some(head::Gradients { hidden: &mut dhidden, weight: &mut dweight }));
+            let gradients = Arc::new([dhidden, dweight]);
             let state = HeadState { gradients, hidden_shape: shape, weight_shape };
             HeadLoss { loss: Tensor::from_primitive::<Tracked>(preparation.finish(state, value(&sums))), sums }
         }
         OpsKind::UnTracked(preparation) => {
-            let (sums, _) = run(false);
+            let sums = run(None);
             HeadLoss { loss: Tensor::from_primitive::<Tracked>(preparation.finish(value(&sums))), sums }
         }
     }
 }
 
+fn zeros(tensor: &FlexTensor) -> Vec<f32> {
+    vec![0f32; elements(tensor).len()]
+}
+
 /// The gradients are made in the forward pass, for an incoming gradient of 1.
 #[derive(Clone, Debug)]
 struct HeadState {
-    gradients: Arc<head::Gradients>,
+    /// Of the hidden states and of the weight.
+    gradients: Arc<[Vec<f32>; 2]>,
     hidden_shape: [usize; 3],
     weight_shape: [usize; 2],
 }
@@ -75,7 +84,7 @@ impl Backward<Flex, 2> for HeadNode {
         let incoming = contiguous(grads.consume::<Flex>(&ops.node));
         let scale = elements(&incoming)[0];
         let HeadState { gradients, hidden_shape, weight_shape } = ops.state;
-        let head::Gradients { hidden, weight } = Arc::unwrap_or_clone(gradients);
+        let [hidden, weight] = Arc::unwrap_or_clone(gradients);
         let gradients = [(hidden, hidden_shape.to_vec()), (weight, weight_shape.to_vec())];
         for (parent, (mut gradient, shape)) in ops.parents.into_iter().zip(gradients) {
             let Some(parent) = parent else { continue };

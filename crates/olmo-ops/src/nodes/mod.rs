@@ -2,6 +2,7 @@
 
 mod block;
 mod embedding;
+mod flat;
 mod head;
 mod host;
 mod norm;
@@ -13,8 +14,9 @@ use burn::backend::autodiff::ops::NodeGuard;
 use burn::tensor::{DType, Device, GradientCheckpointingStrategy, Tensor, TensorData};
 use burn_flex::FlexTensor;
 
-pub use block::{BlockTensors, block};
+pub use block::{BlockTensors, Placed, block};
 pub use embedding::embedding;
+pub use flat::{Flat, block_flat, embed, embed_backward, head_logits_flat, head_loss_flat, norm_flat};
 pub use head::{HeadLoss, head_logits, head_loss};
 pub use host::HostSlice;
 pub use norm::norm;

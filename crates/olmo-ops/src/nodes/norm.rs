@@ -72,8 +72,18 @@ impl<const N: usize> Backward<Flex, N> for NormNode {
         let dy = contiguous(grads.consume::<Flex>(&ops.node));
         let NormState { norm, shape, x, weight, stats } = ops.state;
         let mut dx = vec![0f32; elements(&x).len()];
-        let dweight =
-            backward(norm, elements(&dy), elements(&x), &stats, weight.as_ref().map(elements), None, shape[2], &mut dx);
+        let mut dweight = weight.as_ref().map(|weight| vec![0f32; elements(weight).len()]);
+        backward(
+            norm,
+            elements(&dy),
+            elements(&x),
+            &stats,
+            weight.as_ref().map(elements),
+            None,
+            shape[2],
+            &mut dx,
+            dweight.as_deref_mut(),
+        );
         let gradients = std::iter::once((dx, shape.to_vec())).chain(dweight.map(|gradient| (gradient, vec![shape[2]])));
         for (parent, (gradient, shape)) in ops.parents.into_iter().zip(gradients) {
             if let Some(parent) = parent {

@@ -4,7 +4,10 @@
 use std::sync::Arc;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use olmo_ops::{BlockConfig, BlockTensors, Norm, NormKind, Rope, block, block_reference};
+use olmo_ops::{
+    BlockConfig, BlockTensors, BlockWeights, Flat, Keep, Norm, NormKind, Placed, Places, Rope, block, block_flat,
+    block_reference,
+};
 
 /// Numbers that look random and are the same everywhere, in (-1, 1).
 pub fn numbers(count: usize, seed: u64) -> Vec<f64> {
@@ -30,6 +33,9 @@ pub struct Case {
     pub inputs: Vec<(Vec<usize>, Vec<f64>)>,
     /// What the output is multiplied with before it is summed up.
     pub cotangent: Vec<f64>,
+    /// Where the document of each token begins, in its row.
+    pub documents: Option<Arc<[u32]>>,
+    pub keep: Keep,
 }
 
 impl Case {
@@ -57,7 +63,61 @@ impl Case {
         };
         let inputs = shapes.into_iter().enumerate().map(values).collect();
         let cotangent = numbers(batch * sequence * d, 99).into_iter().map(|x| f64::from(x as f32)).collect();
-        Case { name, config, affine, batch, sequence, inputs, cotangent }
+        Case { name, config, affine, batch, sequence, inputs, cotangent, documents: None, keep: Keep::All }
+    }
+
+    /// With documents that begin at `starts` in every row (row `i` drops the first `i` of them).
+    fn documents(mut self, starts: &[usize]) -> Case {
+        let begins = |row: usize, place: usize| {
+            starts.iter().skip(row).filter(|start| **start <= place).max().copied().unwrap_or(0) as u32
+        };
+        let rows = (0..self.batch).flat_map(|row| (0..self.sequence).map(move |place| begins(row, place)));
+        self.documents = Some(rows.collect());
+        self
+    }
+
+    fn placed(&self) -> Placed {
+        Placed { rope: self.rope(), documents: self.documents.clone() }
+    }
+
+    /// As [`Case::run`] with `Body::Fused`, with weights and gradients in flat arrays.
+    pub fn run_flat(&self) -> (Vec<f64>, Vec<Vec<f64>>) {
+        let (mut flat, mut ranges) = (Vec::new(), Vec::new());
+        // Gaps and another order than that of the fields: nothing may depend on either.
+        for (_, values) in self.inputs[1..].iter().rev() {
+            flat.push(f32::NAN);
+            ranges.push(flat.len()..flat.len() + values.len());
+            flat.extend(values.iter().map(|x| *x as f32));
+        }
+        ranges.reverse();
+        let mut norms = ranges[4..].iter().cloned();
+        let mut next = |exists: bool| if exists { norms.next() } else { None };
+        let weights = BlockWeights {
+            att_proj: ranges[0].clone(),
+            attn_out: ranges[1].clone(),
+            ff_proj: ranges[2].clone(),
+            ff_out: ranges[3].clone(),
+            attn_norm: next(self.affine),
+            ff_norm: next(self.affine),
+            q_norm: next(self.config.qk_norm),
+            k_norm: next(self.config.qk_norm),
+        };
+        let gradients = vec![0f32; flat.len()];
+        let flat = Flat::with_gradients(Arc::new(flat), gradients);
+        let shape = [self.batch, self.sequence, self.config.d_model];
+        let tensor = |values: &[f64]| {
+            let data = TensorData::new(values.to_vec(), shape);
+            Tensor::<3>::from_data(data, (&Device::flex().autodiff(), DType::F32))
+        };
+        let x = tensor(&self.inputs[0].1).require_grad();
+        let y = block_flat(&self.config, &self.placed(), x.clone(), &flat, &weights, self.keep);
+        let output = read(y.clone().inner());
+        let grads = (y * tensor(&self.cotangent)).sum().backward();
+        let mut all = vec![read(x.grad(&grads).expect("x has a gradient"))];
+        drop(grads);
+        let gradients = flat.into_gradients();
+        all.extend(ranges.into_iter().map(|range| gradients[range].iter().map(|x| f64::from(*x)).collect()));
+        (output, all)
     }
 
     fn rope(&self) -> Arc<Rope> {
@@ -93,8 +153,13 @@ impl Case {
             k_norm: vector(self.config.qk_norm),
         };
         let y = match body {
-            Body::Fused => block(&self.config, &self.rope(), x.clone(), &weights),
-            _ => block_reference(&self.config, &self.rope(), x.clone(), &weights),
+            Body::Fused => block(&self.config, &self.placed(), x.clone(), &weights, self.keep),
+            _ => {
+                let rope = self.rope();
+                let documents = self.documents.as_deref();
+                let places = Places { rope: &rope, sequence: self.sequence, documents };
+                block_reference(&self.config, &places, x.clone(), &weights)
+            }
         };
         let output = read(y.clone().inner());
         let grads = (y * tensor(&self.cotangent)).sum().backward();
@@ -150,10 +215,31 @@ pub fn cases() -> Vec<Case> {
         norm: rms,
         norm_after: true,
         qk_norm: true,
+        window: None,
     };
     let olmo1 = BlockConfig { clip_qkv: Some(0.8), norm: layer, norm_after: false, qk_norm: false, ..olmo2 };
     let grouped = BlockConfig { n_kv_heads: 2, ..olmo2 };
+    let olmo3 = BlockConfig { window: Some(5), ..grouped };
     vec![
+        Case::new("olmo3, a window", olmo3, true, 2, 17),
+        Case::new(
+            "olmo3, a window longer than a tile",
+            BlockConfig { d_model: 12, n_heads: 2, n_kv_heads: 1, mlp_width: 7, window: Some(70), ..olmo2 },
+            true,
+            1,
+            200,
+        ),
+        Case::new("a window of one token", BlockConfig { window: Some(1), ..olmo2 }, true, 1, 6),
+        Case::new("documents", grouped, true, 3, 11).documents(&[2, 3, 9]),
+        Case::new("documents and a window", olmo3, true, 2, 19).documents(&[4, 5, 17]),
+        Case::new(
+            "documents of a tile and more",
+            BlockConfig { d_model: 12, n_heads: 2, n_kv_heads: 2, mlp_width: 7, ..olmo1 },
+            false,
+            2,
+            150,
+        )
+        .documents(&[63, 64, 100]),
         Case::new("olmo2", olmo2, true, 2, 9),
         Case::new("olmo2 with grouped keys", grouped, true, 2, 9),
         Case::new(

@@ -17,14 +17,7 @@ pub const SEQUENCE: usize = 12;
 /// A memmap of `rows` rows; `labelled` says which tokens of a row are targets.
 pub fn memmap(dir: &Path, rows: u32, labelled: impl Fn(u32, usize) -> bool) -> PathBuf {
     fs::create_dir_all(dir).unwrap();
-    let layout = Layout {
-        sequence_length: SEQUENCE,
-        vocab_size: VOCABULARY,
-        tokenizer: Digest::of(b"tokenizer"),
-        eos_token_id: 0,
-        pad_token_id: 1,
-    };
-    let mut writer = MemmapWriter::create(dir, layout).unwrap();
+    let mut writer = writer(dir);
     for row in 0..rows {
         writer.begin_document();
         // Counting up by a step of its own: easy to learn.
@@ -35,6 +28,18 @@ pub fn memmap(dir: &Path, rows: u32, labelled: impl Fn(u32, usize) -> bool) -> P
     }
     writer.finish(0, 0).unwrap();
     dir.to_owned()
+}
+
+/// A writer of rows into the folder `dir`, which exists.
+pub fn writer(dir: &Path) -> MemmapWriter {
+    let layout = Layout {
+        sequence_length: SEQUENCE,
+        vocab_size: VOCABULARY,
+        tokenizer: Digest::of(b"tokenizer"),
+        eos_token_id: 0,
+        pad_token_id: 1,
+    };
+    MemmapWriter::create(dir, layout).unwrap()
 }
 
 /// Ten rows with different numbers of labels.
@@ -93,7 +98,7 @@ impl Attempt {
         let request = Request {
             protocol: 1,
             stage: "train".into(),
-            version: 1,
+            version: 2,
             params: self.params.clone(),
             inputs: self.inputs.clone(),
             outputs: ["checkpoints", "model", "metrics"].map(String::from).into(),

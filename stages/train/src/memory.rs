@@ -1,0 +1,119 @@
+//! How much memory there is, how much a run needs, and what would make it fit.
+
+use std::fs;
+
+use olmo_model::{ActivationCheckpointing, MemoryEstimate, ModelConfig};
+
+/// Tokens beyond which more rows at once make a step no faster.
+const ENOUGH_TOKENS: usize = 1 << 14;
+
+/// Memory that may be used, in bytes: what the system has left, within the limit of the control group. `None` where it does not say.
+pub fn available() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let left = line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? * 1024;
+    let limit = fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|text| text.trim().parse::<u64>().ok());
+    let used =
+        fs::read_to_string("/sys/fs/cgroup/memory.current").ok().and_then(|text| text.trim().parse::<u64>().ok());
+    Some(limit.map_or(left, |limit| left.min(limit.saturating_sub(used.unwrap_or(0)))))
+}
+
+/// The most memory that this process ever had, in bytes.
+pub fn peak() -> Option<u64> {
+    let text = fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? * 1024)
+}
+
+/// The run whose memory is asked for.
+#[derive(Clone, Copy)]
+pub struct Need<'a> {
+    pub config: &'a ModelConfig,
+    pub sequence: usize,
+    /// Rows of an optimizer step.
+    pub rows: usize,
+}
+
+impl Need<'_> {
+    /// The need with `microbatch` rows at once.
+    pub fn estimate(&self, checkpointing: ActivationCheckpointing, microbatch: usize) -> MemoryEstimate {
+        MemoryEstimate::of(self.config, checkpointing, microbatch.min(self.rows), self.sequence)
+    }
+
+    /// The most rows at once that fit into `available` bytes and still make a step faster; at least 1.
+    pub fn microbatch(&self, checkpointing: ActivationCheckpointing, available: u64) -> usize {
+        let most = self.rows.min((ENOUGH_TOKENS / self.sequence).max(1));
+        let fits = |rows: &usize| self.estimate(checkpointing, *rows).total() <= available;
+        (1..=most).rev().find(fits).unwrap_or(1)
+    }
+
+    /// The smallest change that makes the run fit into `available` bytes, in words and with its need; `None` if nothing here does.
+    pub fn way_out(
+        &self,
+        checkpointing: ActivationCheckpointing,
+        microbatch: usize,
+        available: u64,
+    ) -> Option<(String, MemoryEstimate)> {
+        let microbatch = microbatch.min(self.rows);
+        let stronger = ActivationCheckpointing::ALL.into_iter().skip_while(|policy| *policy != checkpointing);
+        let rows = |policy| (1..=microbatch).rev().map(move |rows| (policy, rows));
+        // Fewer rows first: they cost less time than computing blocks again.
+        let found = stronger.flat_map(rows).find(|(policy, rows)| self.estimate(*policy, *rows).total() <= available);
+        let (policy, rows) = found?;
+        let mut changes = Vec::new();
+        if rows != microbatch {
+            changes.push(format!("device_train_microbatch_size: {rows}"));
+        }
+        if policy != checkpointing {
+            let word = serde_json::to_value(policy).ok()?;
+            changes.push(format!("activation_checkpointing: {}", word.as_str()?));
+        }
+        Some((changes.join(", "), self.estimate(policy, rows)))
+    }
+}
+
+/// Bytes for a person.
+pub fn shown(bytes: u64) -> String {
+    let mib = bytes as f64 / (1u64 << 20) as f64;
+    if mib < 1024.0 { format!("{mib:.0} MiB") } else { format!("{:.1} GiB", mib / 1024.0) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn config() -> ModelConfig {
+        serde_json::from_value(
+            json!({"d_model": 256, "n_heads": 8, "n_layers": 8, "mlp_hidden_size": 2048, "vocab_size": 1000}),
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn the_automatic_number_of_rows_is_the_largest_that_fits() {
+        let config = config();
+        let need = Need { config: &config, sequence: 512, rows: 24 };
+        let none = ActivationCheckpointing::None;
+        assert_eq!(need.microbatch(none, u64::MAX), 24);
+        assert_eq!(need.microbatch(none, 0), 1);
+        let room = need.estimate(none, 5).total();
+        assert_eq!(need.microbatch(none, room), 5);
+        assert_eq!(need.microbatch(none, room - 1), 4);
+        assert_eq!(Need { rows: 1000, ..need }.microbatch(none, u64::MAX), 32, "more tokens at once gain nothing");
+    }
+
+    #[test]
+    fn the_way_out_is_fewer_rows_and_then_less_that_is_kept() {
+        let config = config();
+        let need = Need { config: &config, sequence: 512, rows: 8 };
+        let none = ActivationCheckpointing::None;
+        let room = need.estimate(none, 3).total();
+        assert_eq!(need.way_out(none, 8, room).unwrap().0, "device_train_microbatch_size: 3");
+        let tight = need.estimate(ActivationCheckpointing::WholeLayer, 1).total();
+        let (change, estimate) = need.way_out(none, 8, tight).unwrap();
+        assert_eq!(change, "device_train_microbatch_size: 1, activation_checkpointing: whole_layer");
+        assert!(estimate.total() <= tight);
+        assert!(need.way_out(none, 8, 1000).is_none());
+    }
+}

@@ -1,0 +1,51 @@
+//! [`Prefetch`]: the batches of coming steps, read while a step computes.
+
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread::Scope;
+use std::time::{Duration, Instant};
+
+use crate::batches::{Batches, StepBatch};
+
+/// Batches that wait to be used, at most.
+const AHEAD: usize = 2;
+
+/// The batches of steps, in order.
+pub struct Prefetch {
+    batches: Receiver<StepBatch>,
+    /// How long steps have waited for their data since this was last taken.
+    waited: Duration,
+}
+
+impl Prefetch {
+    /// Reads the batches of the steps after `done` up to step `last`, in a thread of `scope` that ends with the last one or when this is
+    /// dropped.
+    pub fn start<'scope, 'env: 'scope>(
+        scope: &'scope Scope<'scope, 'env>,
+        mut batches: Batches<'env>,
+        done: u64,
+        last: u64,
+    ) -> Prefetch {
+        let (sender, receiver) = sync_channel(AHEAD);
+        scope.spawn(move || {
+            for done in done..last {
+                if sender.send(batches.after(done)).is_err() {
+                    break;
+                }
+            }
+        });
+        Prefetch { batches: receiver, waited: Duration::ZERO }
+    }
+
+    /// The next step's batch.
+    pub fn next(&mut self) -> Option<StepBatch> {
+        let since = Instant::now();
+        let batch = self.batches.recv().ok();
+        self.waited += since.elapsed();
+        batch
+    }
+
+    /// Time waited since the last call.
+    pub fn take_waited(&mut self) -> Duration {
+        std::mem::take(&mut self.waited)
+    }
+}

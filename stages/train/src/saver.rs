@@ -1,0 +1,66 @@
+//! [`Saver`]: writes checkpoints beside the training, one at a time.
+
+use std::path::PathBuf;
+use std::thread::JoinHandle;
+
+use olmo_model::ModelConfig;
+use olmo_stage::{Context, StageError, failpoint};
+
+use crate::checkpoint::{self, State, Trainer};
+
+/// Checkpoints on their way to disk. What it is handed is a snapshot: training goes on and changes nothing of it.
+#[derive(Default)]
+pub struct Saver {
+    pending: Option<(u64, JoinHandle<Result<(), StageError>>)>,
+}
+
+impl Saver {
+    /// Starts to save the item of `state`; waits first for the one before it.
+    ///
+    /// # Errors
+    /// What went wrong with the one before.
+    pub fn start(
+        &mut self,
+        context: &mut Context,
+        config: &ModelConfig,
+        state: &State,
+        trainer: Trainer,
+    ) -> Result<(), StageError> {
+        self.finish(context)?;
+        let to: PathBuf = checkpoint::item_folder(context, state.step)?;
+        let (config, state) = (config.clone(), state.clone());
+        let step = state.step;
+        let work = move || checkpoint::save(&to, &config, &state, &trainer);
+        let thread = std::thread::Builder::new().name("save".into()).spawn(work);
+        let thread = thread.map_err(|e| StageError::fail("train::save", format!("cannot start a thread: {e}")))?;
+        self.pending = Some((step, thread));
+        Ok(())
+    }
+
+    /// Reports the item that is being saved if it is complete by now.
+    ///
+    /// # Errors
+    /// Why it could not be saved.
+    pub fn poll(&mut self, context: &mut Context) -> Result<(), StageError> {
+        if self.pending.as_ref().is_some_and(|(_, thread)| thread.is_finished()) {
+            self.finish(context)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Waits for the item that is being saved, if there is one, and reports it.
+    ///
+    /// # Errors
+    /// Why it could not be saved.
+    pub fn finish(&mut self, context: &mut Context) -> Result<(), StageError> {
+        let Some((step, thread)) = self.pending.take() else { return Ok(()) };
+        match thread.join() {
+            Ok(saved) => saved?,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+        context.item_done(checkpoint::PORT, &checkpoint::label(step));
+        failpoint("train.saved");
+        Ok(())
+    }
+}
