@@ -19,7 +19,7 @@ pub struct MemoryEstimate {
     pub snapshot: u64,
     /// What the blocks keep for the backward pass.
     pub activations: u64,
-    /// The most that a block's backward pass, or head and loss, take on top of that.
+    /// Head and loss, and the most that a block's backward pass takes on top of that.
     pub working: u64,
 }
 
@@ -65,7 +65,8 @@ impl MemoryEstimate {
             moments: 2 * weights,
             snapshot: 3 * weights,
             activations: FLOAT * tokens * activations,
-            working: FLOAT * (tokens * backward).max(tokens * head + logits),
+            // The logits' memory waits for the next step while the blocks work.
+            working: FLOAT * ((tokens * backward).max(tokens * head) + logits),
         }
     }
 
