@@ -189,11 +189,11 @@ fn killed_anywhere_in_training_it_goes_on_and_ends_with_the_same_bytes() {
         assert_eq!(outputs(&bench.last_run()), expected, "{point}");
 
         let events = bench.events();
-        let resumed = events.iter().filter_map(|r| match &r.event {
+        let mut resumed = events.iter().filter_map(|r| match &r.event {
             RunEvent::Resumed { place, step, .. } if place.stage == "train" => Some(*step),
             _ => None,
         });
-        let resumed = resumed.last().unwrap_or(0);
+        let resumed = resumed.next_back().unwrap_or(0);
         assert!(from.contains(&resumed), "{point}: went on from {resumed}");
         let reopened = events.iter().rposition(|r| matches!(r.event, RunEvent::Opened { .. })).unwrap();
         let first_step = events[reopened..].iter().find_map(|r| match &r.event {
