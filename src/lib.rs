@@ -3,9 +3,11 @@
 //! learning and has no tensor crate in its dependencies (tested).
 //!
 //! [`spec`] reads and checks, [`graph`] orders, [`key`] names what a stage would make, [`store`]
-//! keeps it, [`exec`] holds a stage's process, [`run`] decides what runs when, [`report`] says
-//! it in text, and [`cli`] is the command line over all of these.
+//! keeps it, [`exec`] holds a stage's process, [`run`] decides what runs when, [`artifacts`]
+//! answers what the store holds and why, [`report`] says it in text, and [`cli`] is the command
+//! line over all of these.
 
+pub mod artifacts;
 pub mod builtin;
 pub mod cli;
 pub mod exec;

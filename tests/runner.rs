@@ -1,5 +1,6 @@
 //! The one integration binary of the engine: each module is a topic.
 
+mod artifacts;
 mod dependencies;
 mod docs;
 mod flagship;

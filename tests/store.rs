@@ -271,3 +271,125 @@ fn a_full_disk_is_told_as_such_and_the_commit_works_once_there_is_room() {
     assert_eq!(names, ["store"], "no half-made folder");
     drop(store);
 }
+
+/// strace, if it is installed and may trace here.
+fn strace() -> Option<Command> {
+    let works = Command::new("strace").args(["-o", "/dev/null", "true"]).output().is_ok_and(|o| o.status.success());
+    works.then(|| Command::new("strace"))
+}
+
+fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts").join(name)
+}
+
+#[test]
+fn the_system_calls_of_a_commit_come_in_the_right_order() {
+    if strace().is_none() || !script("commit-order").exists() {
+        eprintln!("skipped: strace is not installed, or may not trace");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    fill(&dir.path().join("out"));
+    let trace = dir.path().join("trace");
+    let commit = child("commit", dir.path());
+    let mut check = Command::new(script("commit-order"));
+    check.arg("--keep").arg(&trace).arg(commit.get_program()).args(commit.get_args());
+    check.envs(commit.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let checked = check.output().unwrap();
+    let said = String::from_utf8_lossy(&checked.stdout).into_owned();
+    assert!(checked.status.success(), "{said}{}", String::from_utf8_lossy(&checked.stderr));
+    // Three objects (two files are equal, and each is renamed), a manifest, an action.
+    assert!(said.contains("commit-order: 6 names"), "{said}");
+
+    // The check can fail: without any one of the syncs that matter it does.
+    let text = fs::read_to_string(&trace).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    let matters = |line: &str| line.contains("fsync(") && (line.contains("-v1") || line.contains("/store/tmp/"));
+    let of_the_store = |line: &str| matters(line) && !line.contains("/format") && !line.contains(".gitignore");
+    let last_setup = lines.iter().rposition(|l| l.contains("/format\"")).unwrap_or(0);
+    let mut left_out = 0;
+    for at in (last_setup + 1..lines.len()).filter(|at| of_the_store(lines[*at])) {
+        let mut fewer = lines.clone();
+        fewer.remove(at);
+        let place = dir.path().join("fewer");
+        fs::write(&place, fewer.join("\n") + "\n").unwrap();
+        let checked = Command::new(script("commit-order")).arg("--trace").arg(&place).output().unwrap();
+        assert!(!checked.status.success(), "without `{}`", lines[at]);
+        left_out += 1;
+    }
+    assert!(left_out >= 8, "{text}");
+}
+
+#[test]
+fn a_kill_at_any_system_call_of_a_commit_leaves_a_sound_store() {
+    if strace().is_none() {
+        eprintln!("skipped: strace is not installed, or may not trace");
+        return;
+    }
+    let mut deaths = 0;
+    for call in [
+        "fsync",
+        "rename,renameat,renameat2",
+        "link,linkat",
+        "mkdir,mkdirat",
+        "fchmod,chmod",
+        "unlink,unlinkat,rmdir",
+        "flock",
+    ] {
+        for n in 1.. {
+            assert!(n < 200, "{call} is called without end");
+            let dir = tempfile::tempdir().unwrap();
+            fill(&dir.path().join("out"));
+            let commit_child = child("commit", dir.path());
+            let mut traced = strace().unwrap();
+            traced.args(["-f", "-qq", "-o", "/dev/null", "-e"]).arg(format!("trace={call}"));
+            traced.arg("-e").arg(format!("inject={call}:signal=KILL:when={n}"));
+            traced.arg(commit_child.get_program()).args(commit_child.get_args());
+            traced.envs(commit_child.get_envs().filter_map(|(name, value)| Some((name, value?))));
+            let ended = traced.output().unwrap();
+            let done = ended.status.success();
+            if !done {
+                // strace ends as its child did.
+                assert_eq!(
+                    ended.status.signal(),
+                    Some(libc::SIGKILL),
+                    "{call} {n}: {}",
+                    String::from_utf8_lossy(&ended.stderr)
+                );
+                deaths += 1;
+            }
+            let store = Store::open(&dir.path().join("store")).unwrap();
+            assert_eq!(store.verify().unwrap(), [], "{call} {n}");
+            let (key, model) = commit(dir.path(), "out").unwrap();
+            assert_eq!(store.action(key).unwrap().expect("a hit").outputs["model"], Output::Single(model));
+            assert_eq!(store.verify().unwrap(), [], "{call} {n}");
+            if done {
+                break;
+            }
+        }
+    }
+    assert!(deaths > 40, "{deaths}");
+}
+
+#[test]
+fn a_file_system_without_working_locks_is_refused_at_open() {
+    if strace().is_none() {
+        eprintln!("skipped: strace is not installed, or may not trace");
+        return;
+    }
+    // One file system knows no flock, another says yes to every lock.
+    for fault in ["error=EOPNOTSUPP", "error=ENOLCK", "retval=0"] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut traced = strace().unwrap();
+        traced.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=flock", "-e"]).arg(format!("inject=flock:{fault}"));
+        traced
+            .arg(env!("CARGO_BIN_EXE_olmo-pipe"))
+            .args(["artifacts", "list", "--store"])
+            .arg(dir.path().join("store"));
+        let ended = traced.output().unwrap();
+        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert_eq!(ended.status.code(), Some(4), "{fault}: {said}");
+        let told = said.contains("store::no_locks") || (fault != "retval=0" && said.contains("lock"));
+        assert!(told && said.contains("--store"), "{fault}: {said}");
+    }
+}

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::exit::Exit;
+use crate::artifacts::ReferenceError;
 use crate::exec::ExecError;
 use crate::report::escape_control;
 use crate::run::RunError;
@@ -38,11 +39,27 @@ impl From<StoreError> for Problem {
             StoreError::NotAPrefix { .. }
             | StoreError::UnknownPrefix { .. }
             | StoreError::AmbiguousPrefix { .. }
+            | StoreError::NotATag { .. }
+            | StoreError::TagInUse { .. }
+            | StoreError::UnknownTag { .. }
+            | StoreError::CannotShare { .. }
+            | StoreError::Refused { .. }
+            | StoreError::NoFiles { .. }
             | StoreError::DestinationExists { .. } => Exit::BadInput,
             StoreError::SourceChanged { .. } | StoreError::SourceMissing { .. } => Exit::SourceChanged,
             _ => Exit::Store,
         };
         Self::new(exit, error.code(), &error.to_string(), error.hint().as_deref())
+    }
+}
+
+impl From<ReferenceError> for Problem {
+    fn from(error: ReferenceError) -> Self {
+        match error {
+            ReferenceError::Store(error) => error.into(),
+            ReferenceError::Run(error) => error.into(),
+            other => Self::new(Exit::BadInput, other.code(), &other.to_string(), other.hint().as_deref()),
+        }
     }
 }
 

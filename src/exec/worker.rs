@@ -21,6 +21,7 @@ pub const VARIABLE: &str = "OLMO_PIPE_WORKER";
 pub struct Worker {
     path: PathBuf,
     build: String,
+    backends: BTreeMap<String, String>,
     descriptions: BTreeMap<String, Value>,
 }
 
@@ -30,6 +31,8 @@ struct Described {
     protocol: u32,
     #[serde(default)]
     build: String,
+    #[serde(default)]
+    backends: BTreeMap<String, String>,
     stages: BTreeMap<String, Value>,
 }
 
@@ -63,7 +66,12 @@ impl Worker {
             let (found, known) = (described.protocol, PROTOCOL_VERSION);
             return Err(ExecError::WorkerProtocol { path: path.to_owned(), found, known });
         }
-        Ok(Self { path: path.to_owned(), build: described.build, descriptions: described.stages })
+        Ok(Self {
+            path: path.to_owned(),
+            build: described.build,
+            backends: described.backends,
+            descriptions: described.stages,
+        })
     }
 
     /// Checks that the worker's stage `name` is what the engine takes it for.
@@ -85,6 +93,11 @@ impl Worker {
     /// The program.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// By backend, the library behind it and its version, as it says.
+    pub fn backends(&self) -> &BTreeMap<String, String> {
+        &self.backends
     }
 
     /// Its build, as it says.

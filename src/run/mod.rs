@@ -7,6 +7,7 @@
 //! `run.finished` (all stages are done, the results are not yet under their names).
 
 mod board;
+mod environment;
 mod error;
 mod event;
 mod explain;
@@ -27,12 +28,13 @@ mod sources;
 mod state;
 mod weight;
 
+pub use environment::{Environment, Git, Host, WorkerBuild};
 pub use error::RunError;
 pub use event::{Place, Record, RunEvent, RunOutcome, Used};
 pub use explain::Changed;
 pub use follow::{Attached, LogFile, attach, cancel, log_files, remove};
 pub use plan::{ItemPlan, PlanState, StagePlan, plan};
-pub use record::{RunId, find, log_path, now_ms, read_events};
+pub use record::{Recorded, RunId, find, log_path, now_ms, read_events, read_recorded};
 pub use resources::{Grant, Machine};
 pub use selection::{Selected, Selection};
 pub use sources::{Change, Sources};

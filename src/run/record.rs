@@ -3,6 +3,7 @@
 //! ```text
 //! resolved.yaml   format, the resolved experiment, the targets, the digests of its sources
 //! events.jsonl    journal of Record; the run's state is a fold over it
+//! environment.jsonl   journal of Environment: host, commit and worker of each engine that ran a stage
 //! lock            held by flock while an engine works on the run
 //! logs/           STAGE[.ITEM].N.log: what attempt N printed
 //! ```
@@ -17,10 +18,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use olmo_stage::journal;
 use serde::{Deserialize, Serialize};
 
+use super::environment::Noting;
 use super::error::RunError;
 use super::event::{Place, Record, RunEvent};
 use super::selection::Selection;
 use super::sources::Sources;
+use crate::exec::Worker;
 use crate::spec::Resolved;
 use crate::store::Store;
 
@@ -98,6 +101,10 @@ pub struct RunRecord {
     events_file: File,
     /// Whether an event was appended that is to last, and is not on the disk yet.
     unsynced: bool,
+    /// The project's root.
+    root: PathBuf,
+    /// Begun with the first stage that starts.
+    environment: Option<Noting>,
     _lock: File,
 }
 
@@ -134,7 +141,7 @@ impl RunRecord {
         let text = serde_yaml::to_string(&recorded)
             .map_err(|e| RunError::RunDamaged { id: id.to_string(), why: format!("it cannot be written: {e}") })?;
         write_whole(&path, text.as_bytes()).map_err(RunError::io("write", &path))?;
-        Self::with_lock(id, folder, lock)
+        Self::with_lock(id, folder, resolved.root.clone(), lock)
     }
 
     /// Takes up the record of run `id` again; also what its `resolved.yaml` holds.
@@ -142,22 +149,25 @@ impl RunRecord {
         let folder = store.runs_dir().join(id.as_str());
         let lock = take_lock(&folder, id)?;
         let recorded = read_recorded(&folder, id)?;
-        Ok((Self::with_lock(id.clone(), folder, lock)?, recorded))
+        Ok((Self::with_lock(id.clone(), folder, recorded.resolved.root.clone(), lock)?, recorded))
     }
 
-    fn with_lock(id: RunId, folder: PathBuf, lock: File) -> Result<Self, RunError> {
+    fn with_lock(id: RunId, folder: PathBuf, root: PathBuf, lock: File) -> Result<Self, RunError> {
         let logs = folder.join("logs");
         fs::create_dir_all(&logs).map_err(RunError::io("make the folder", &logs))?;
         let path = folder.join(EVENTS);
         let events = journal::Writer::open(&path, false).map_err(RunError::io("open", &path))?;
         let events_file = File::open(&path).map_err(RunError::io("open", &path))?;
-        Ok(Self { id, folder, events, events_file, unsynced: false, _lock: lock })
+        Ok(Self { id, folder, events, events_file, unsynced: false, root, environment: None, _lock: lock })
     }
 
     /// Appends an event. One that says what was done is on the disk after the next
     /// [`RunRecord::sync`]; one that only shows something, or that the next run finds again, may
     /// be lost by a power cut.
     pub fn append(&mut self, event: &RunEvent) -> Result<(), RunError> {
+        if matches!(event, RunEvent::Started { .. }) && self.environment.is_none() {
+            self.environment = Some(Noting::start(&self.folder, &self.root, Worker::place()));
+        }
         let record = Record { at: now_ms(), event: event.clone() };
         let lasting = !matches!(
             event,

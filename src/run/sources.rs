@@ -107,6 +107,11 @@ impl Sources {
         Ok(sources)
     }
 
+    /// The reference artifacts of all data.
+    pub fn artifacts(&self) -> impl Iterator<Item = Digest> + '_ {
+        self.data.values().copied()
+    }
+
     /// The artifact of the file or folder `path` in a port of type `port_type`.
     pub fn artifact(&self, path: &Path, port_type: PortType) -> Option<Digest> {
         self.data.get(&(path.to_owned(), port_type)).copied()

@@ -15,7 +15,7 @@ mod experiment;
 mod label;
 mod layers;
 mod load;
-mod nearest;
+pub(crate) mod nearest;
 mod node;
 mod ordered;
 mod params;

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::key::{Encoder, KeyRecord};
 
 use super::error::StoreError;
-use super::{ACTIONS, Store, disk, seal};
+use super::{ACTIONS, Store, disk, seal, sweep};
 
 const FORMAT: u32 = 1;
 const KIND: &str = "action";
@@ -78,6 +78,13 @@ impl Action {
     pub fn new(key: KeyRecord, outputs: BTreeMap<String, Output>) -> Self {
         Self { format: FORMAT, key, outputs }
     }
+
+    /// Reads the file of the action with key `key`: `None` if it is sound, but of a newer build;
+    /// what is wrong with it, in words.
+    pub fn parse(key: Digest, text: &[u8]) -> Result<Option<Self>, &'static str> {
+        let body = seal::open(KIND, &key.hex(), text)?;
+        Ok(serde_json::from_str::<Action>(body).ok().filter(|a| a.format == FORMAT))
+    }
 }
 
 /// What the store knows about a key.
@@ -123,9 +130,21 @@ impl Store {
         };
         let broken = action.outputs.values().flat_map(Output::artifacts).find(|artifact| !self.is_whole(*artifact));
         Ok(match broken {
+            // Collected a moment ago, if it cannot be touched.
+            None if !self.use_action(key)? => ActionState::Absent,
             None => ActionState::Hit(action),
             Some(artifact) => ActionState::Incomplete { action, artifact },
         })
+    }
+
+    /// Notes that the action is of use; `false`: it is gone.
+    fn use_action(&self, key: Digest) -> Result<bool, StoreError> {
+        let path = self.sharded(ACTIONS, key);
+        if sweep::used_lately(&path) {
+            return Ok(true);
+        }
+        let _using = self.using()?;
+        Ok(sweep::touch(&path))
     }
 
     /// Reads without moving anything.
@@ -136,10 +155,8 @@ impl Store {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(Unread::Absent),
             Err(e) => return Err(Unread::Io(StoreError::io("read the action", &path)(e))),
         };
-        let body = seal::open(KIND, &key.hex(), &text).map_err(Unread::Damaged)?;
         // Sound, and still not ours: an entry of a newer build, which is not to be disturbed.
-        let action = serde_json::from_str::<Action>(body).ok().filter(|a| a.format == FORMAT);
-        action.ok_or(Unread::Absent)
+        Action::parse(key, &text).map_err(Unread::Damaged)?.ok_or(Unread::Absent)
     }
 
     /// Records that the stage with key `key` succeeded. Durable on return. Call it after all of
@@ -149,6 +166,7 @@ impl Store {
         if record != key {
             return Err(StoreError::WrongKey { key, record });
         }
+        let _using = self.using()?;
         for artifact in action.outputs.values().flat_map(Output::artifacts) {
             if !self.is_whole(artifact) {
                 return Err(self.why_not_whole(artifact));

@@ -12,6 +12,39 @@ use serde::{Deserialize, Serialize};
 use super::error::StoreError;
 use super::scratch::Scratch;
 
+/// A step of a commit, as [`recorder`] saw it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    FileSynced(PathBuf),
+    Renamed(PathBuf, PathBuf),
+    FolderMade(PathBuf),
+    FolderSynced(PathBuf),
+}
+
+/// Records the steps of this thread's commits, for the test of their order. Costs nothing outside
+/// tests.
+pub(super) mod recorder {
+    use super::Step;
+
+    #[cfg(test)]
+    std::thread_local! {
+        static STEPS: std::cell::RefCell<Vec<Step>> = const { std::cell::RefCell::new(Vec::new()) };
+    }
+
+    pub fn note(step: impl FnOnce() -> Step) {
+        #[cfg(test)]
+        STEPS.with_borrow_mut(|steps| steps.push(step()));
+        #[cfg(not(test))]
+        let _ = step;
+    }
+
+    /// The steps since the last call.
+    #[cfg(test)]
+    pub fn take() -> Vec<Step> {
+        STEPS.take()
+    }
+}
+
 /// Makes folder `path` and what is above it.
 pub(super) fn make_folder(path: &Path) -> Result<(), StoreError> {
     fs::create_dir_all(path).map_err(StoreError::io("make the folder", path))
@@ -21,12 +54,29 @@ pub(super) fn make_folder(path: &Path) -> Result<(), StoreError> {
 pub(super) fn make_shard(file: &Path) -> Result<Option<PathBuf>, StoreError> {
     let Some(shard) = file.parent().filter(|shard| !shard.is_dir()) else { return Ok(None) };
     make_folder(shard)?;
+    recorder::note(|| Step::FolderMade(shard.to_owned()));
     Ok(shard.parent().map(Path::to_owned))
 }
 
 /// Makes renames inside `folder` durable.
 pub(super) fn sync_folder(folder: &Path) -> Result<(), StoreError> {
-    File::open(folder).and_then(|f| f.sync_all()).map_err(StoreError::io("sync the folder", folder))
+    File::open(folder).and_then(|f| f.sync_all()).map_err(StoreError::io("sync the folder", folder))?;
+    recorder::note(|| Step::FolderSynced(folder.to_owned()));
+    Ok(())
+}
+
+/// Makes the bytes of the file `path` durable.
+pub(super) fn sync_file(path: &Path) -> Result<(), StoreError> {
+    File::open(path).and_then(|f| f.sync_all()).map_err(StoreError::io("sync", path))?;
+    recorder::note(|| Step::FileSynced(path.to_owned()));
+    Ok(())
+}
+
+/// Gives the file `from` the name `to`. Durable once the folder of `to` is synced.
+pub(super) fn rename(from: &Path, to: &Path) -> Result<(), StoreError> {
+    fs::rename(from, to).map_err(StoreError::io("write", to))?;
+    recorder::note(|| Step::Renamed(from.to_owned(), to.to_owned()));
+    Ok(())
 }
 
 /// Writes `bytes` as the file `path`: complete and durable, or not there. `points` are the
@@ -49,12 +99,12 @@ pub(super) fn write_durable(
         let _ = fs::remove_file(&temporary);
         StoreError::io("write", path)(e)
     })?;
+    recorder::note(|| Step::FileSynced(temporary.clone()));
     if let Some([after_write, _]) = points {
         olmo_stage::failpoint(after_write);
     }
-    fs::rename(&temporary, path).map_err(|e| {
+    rename(&temporary, path).inspect_err(|_| {
         let _ = fs::remove_file(&temporary);
-        StoreError::io("write", path)(e)
     })?;
     if let Some([_, after_rename]) = points {
         olmo_stage::failpoint(after_rename);
@@ -98,15 +148,15 @@ pub(super) fn copy_hashed(from: &mut dyn Read, to: &mut dyn Write) -> io::Result
     Digest::of_reader(&mut Tee(from, to))
 }
 
-/// Lets the new file `to` share the blocks of `from`, where the file system can.
+/// Lets the new file `to` share the blocks of `from`; an error where the file system cannot.
 #[cfg(target_os = "linux")]
-pub(super) fn clone_blocks(from: &File, to: &File) -> bool {
-    rustix::fs::ioctl_ficlone(to, from).is_ok()
+pub(super) fn clone_blocks(from: &File, to: &File) -> io::Result<()> {
+    Ok(rustix::fs::ioctl_ficlone(to, from)?)
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(super) fn clone_blocks(_: &File, _: &File) -> bool {
-    false
+pub(super) fn clone_blocks(_: &File, _: &File) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// Swaps the folders `a` and `b`, in one step where the system can.

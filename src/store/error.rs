@@ -58,6 +58,24 @@ pub enum StoreError {
     #[error("{} is there already and is not an empty folder", path.display())]
     DestinationExists { path: PathBuf },
 
+    #[error("`{name}` cannot be a tag: {why}")]
+    NotATag { name: String, why: String },
+
+    #[error("the tag `{name}` already names artifact {}", artifact.short())]
+    TagInUse { name: String, artifact: Digest },
+
+    #[error("there is no tag `{name}`")]
+    UnknownTag { name: String, known: Vec<String> },
+
+    #[error("the tag `{name}` is damaged ({why}); it was moved to {}", kept.display())]
+    DamagedTag { name: String, why: String, kept: PathBuf },
+
+    #[error("cannot make {how} at {}: {source}", to.display())]
+    CannotShare { how: &'static str, to: PathBuf, source: io::Error },
+
+    #[error("something is being committed to the store {} all the time", root.display())]
+    Busy { root: PathBuf },
+
     #[error("the action's record has key {record}, not {key}")]
     WrongKey { key: Digest, record: Digest },
 
@@ -110,6 +128,12 @@ impl StoreError {
             Self::MissingObject { .. } => "store::missing_object",
             Self::NoSubtree { .. } => "store::no_subtree",
             Self::DestinationExists { .. } => "store::destination_exists",
+            Self::NotATag { .. } => "store::not_a_tag",
+            Self::TagInUse { .. } => "store::tag_in_use",
+            Self::UnknownTag { .. } => "store::unknown_tag",
+            Self::DamagedTag { .. } => "store::damaged_tag",
+            Self::CannotShare { .. } => "store::cannot_share",
+            Self::Busy { .. } => "store::busy",
             Self::WrongKey { .. } => "store::wrong_key",
             Self::NotAPrefix { .. } => "store::not_a_prefix",
             Self::UnknownPrefix { .. } => "store::unknown_prefix",
@@ -144,6 +168,12 @@ impl StoreError {
             Self::DestinationExists { .. } => "name another folder, or remove this one first".into(),
             Self::AmbiguousPrefix { .. } => "write some more digits".into(),
             Self::NotAPrefix { .. } => "write the first digits that `olmo-pipe artifacts list` shows".into(),
+            Self::NotATag { .. } => "for example `best` or `sft-v1.2`".into(),
+            Self::TagInUse { .. } => "to give the name to the other artifact: `artifacts tag --move`".into(),
+            Self::UnknownTag { name, known } => return crate::spec::nearest::help(name, known.iter().map(String::as_str)),
+            Self::CannotShare { .. } => "the place is on another file system, or this one cannot: use `--how copy`".into(),
+            Self::Busy { .. } => "nothing was removed; try again later".into(),
+            Self::DamagedTag { .. } => "give the tag again: `artifacts tag NAME ARTIFACT`".into(),
             Self::Io { .. } | Self::Refused { .. } | Self::NoSubtree { .. } | Self::WrongKey { .. } => return None,
         };
         Some(text)

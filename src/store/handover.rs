@@ -19,6 +19,13 @@ pub enum Handover {
     /// Writable files of the receiver's own: shared blocks where the file system can, else
     /// copies. For users' commands and for exports.
     Copy,
+    /// As `Copy`, but never a copy: an error where the file system cannot share blocks.
+    Reflink,
+    /// As `Copy`, but always a copy, with bytes of its own on the disk.
+    Bytes,
+    /// Read-only hard links to objects, copies of sources; an error across file systems. Whoever
+    /// makes such a file writable and changes it changes the store.
+    HardLink,
 }
 
 impl Store {
@@ -72,19 +79,60 @@ impl Store {
                         Ok(()) => {}
                         Err(e) if disk::cannot_link(&e) => {
                             let mut again = disk::open_regular(&object)?.0;
-                            copy(&mut again, to, 0o444)?;
+                            copy(&mut again, to, 0o444, Handover::Copy)?;
                         }
                         Err(e) => return Err(StoreError::io("link", to)(e)),
                     }
                 }
                 hashed
             }
-            Handover::Copy => copy(&mut file, to, 0o644)?,
+            Handover::HardLink => {
+                let hashed = Digest::of_reader(&mut file).map_err(read)?;
+                if hashed.0 == entry.digest {
+                    fs::hard_link(&object, to).map_err(|source| {
+                        let (how, to) = ("a hard link", to.to_owned());
+                        if disk::cannot_link(&source) {
+                            StoreError::CannotShare { how, to, source }
+                        } else {
+                            StoreError::io("link", &to)(source)
+                        }
+                    })?;
+                }
+                hashed
+            }
+            Handover::Copy | Handover::Reflink | Handover::Bytes => copy(&mut file, to, 0o644, how)?,
         };
         if digest == entry.digest { Ok(()) } else { Err(self.corrupt(artifact, entry)) }
     }
 
-    fn corrupt(&self, artifact: Digest, entry: &Entry) -> StoreError {
+    /// Opens a file of `artifact` for reading, wherever its bytes lie. Who reads it holds them
+    /// against the digest, and tells of another one by [`Store::not_as_named`].
+    pub fn open_file(&self, artifact: Digest, entry: &Entry) -> Result<File, StoreError> {
+        match &entry.source {
+            Some(source) => {
+                let missing = |e| StoreError::SourceMissing { path: source.clone(), artifact, source: e };
+                File::open(source).map_err(missing)
+            }
+            None => Ok(disk::open_regular(&self.object_path(entry.digest))?.0),
+        }
+    }
+
+    /// The error of a file that was opened and cannot be read.
+    pub fn unreadable(&self, entry: &Entry, error: io::Error) -> StoreError {
+        let path = entry.source.clone().unwrap_or_else(|| self.object_path(entry.digest));
+        StoreError::io("read", &path)(error)
+    }
+
+    /// The error of a file whose bytes have the digest `found`; a damaged object is moved away.
+    pub fn not_as_named(&self, artifact: Digest, entry: &Entry, found: Digest) -> StoreError {
+        match &entry.source {
+            Some(path) => StoreError::SourceChanged { path: path.clone(), old: entry.digest, new: found },
+            None => self.corrupt(artifact, entry),
+        }
+    }
+
+    /// Moves a damaged object away; the error that tells so.
+    pub(super) fn corrupt(&self, artifact: Digest, entry: &Entry) -> StoreError {
         match self.quarantine(&self.object_path(entry.digest), &format!("{}.object", entry.digest)) {
             Ok(kept) => StoreError::Corrupt { object: entry.digest, artifact, kept },
             Err(e) => e,
@@ -100,9 +148,10 @@ fn hand_source(artifact: Digest, entry: &Entry, source: &Path, to: &Path, how: H
             std::os::unix::fs::symlink(source, to).map_err(StoreError::io("link", to))?;
             digest
         }
-        Handover::Copy => {
+        Handover::Copy | Handover::Reflink | Handover::Bytes | Handover::HardLink => {
             let mut file = File::open(source).map_err(missing)?;
-            copy(&mut file, to, 0o644)?.0
+            let how = if how == Handover::HardLink { Handover::Copy } else { how };
+            copy(&mut file, to, 0o644, how)?.0
         }
     };
     if new == entry.digest {
@@ -112,13 +161,16 @@ fn hand_source(artifact: Digest, entry: &Entry, source: &Path, to: &Path, how: H
 }
 
 /// Makes the new file `to` with the bytes of `from`; digest and size of what `to` holds.
-fn copy(from: &mut File, to: &Path, mode: u32) -> Result<(Digest, u64), StoreError> {
+fn copy(from: &mut File, to: &Path, mode: u32, how: Handover) -> Result<(Digest, u64), StoreError> {
     let mut file = disk::create_new(to, mode).map_err(StoreError::io("write", to))?;
-    let hashed = if disk::clone_blocks(from, &file) {
+    let shared = if how == Handover::Bytes { Ok(()) } else { disk::clone_blocks(from, &file) };
+    let hashed = match shared {
         // What was handed over is what is checked.
-        Digest::of_file(to)
-    } else {
-        disk::copy_hashed(from, &mut file)
+        Ok(()) if how != Handover::Bytes => Digest::of_file(to),
+        Err(source) if how == Handover::Reflink => {
+            return Err(StoreError::CannotShare { how: "a reflink", to: to.to_owned(), source });
+        }
+        _ => disk::copy_hashed(from, &mut file),
     };
     hashed.map_err(StoreError::io("copy to", to))
 }
@@ -133,7 +185,8 @@ fn is_free(path: &Path) -> io::Result<bool> {
     }
 }
 
-fn unfinished_beside(parent: &Path, destination: &Path) -> PathBuf {
+/// A name for what is to become `destination`, beside it.
+pub(super) fn unfinished_beside(parent: &Path, destination: &Path) -> PathBuf {
     use std::sync::atomic::{AtomicU64, Ordering};
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let name = destination.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();

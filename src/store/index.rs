@@ -120,6 +120,17 @@ impl<'s> Index<'s> {
         Self { store, database: Mutex::new(database), _lock: Some(held) }
     }
 
+    /// Throws all rows away and makes them again; how many artifacts they tell of. `None`: the
+    /// database is busy or cannot be made, and answers come from the files.
+    pub fn rebuild(&self) -> Result<Option<usize>, StoreError> {
+        if self.with_database(|db| db.clear()).is_none() {
+            return Ok(None);
+        }
+        let count = self.artifacts(&Query::default())?.len();
+        let flushed = self.with_database(|db| db.flush());
+        Ok(flushed.map(|_| count))
+    }
+
     /// Whether answers may come from the database: not if it is busy or beyond repair.
     pub fn uses_database(&self) -> bool {
         self.database.lock().unwrap_or_else(PoisonError::into_inner).is_some()

@@ -93,12 +93,15 @@ pub(super) fn try_exclusive(path: &Path) -> Result<Option<File>, StoreError> {
     }
 }
 
-/// Finds out whether flock works in `root`, which holds the file `format`: two open files must
-/// exclude each other. Some network file systems say yes to every lock.
+/// Finds out whether flock works in the folder `root`: two open files must exclude each other. Some network file systems say yes to every lock.
 pub(super) fn check_working(root: &Path) -> Result<(), StoreError> {
     let refuse = |why: String| Err(StoreError::NoLocks { root: root.to_owned(), why });
-    let path = root.join("format");
-    let open = || OpenOptions::new().read(true).write(true).open(&path).map_err(StoreError::io("open", &path));
+    let path = root.join("open.lock");
+    let open = || {
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(false).open(&path);
+        file.map_err(StoreError::io("open", &path))
+    };
     let (first, second) = (open()?, open()?);
     // Shared, so that processes which check at the same time do not disturb each other.
     if let Err(e) = first.try_lock_shared() {

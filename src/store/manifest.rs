@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::key::Encoder;
 
 use super::error::StoreError;
-use super::{ARTIFACTS, Store, disk, seal, tree};
+use super::{ARTIFACTS, Store, disk, seal, sweep, tree};
 
 const FORMAT: u32 = 1;
 const KIND: &str = "manifest";
@@ -58,7 +58,14 @@ impl Manifest {
         Ok(manifest)
     }
 
-    fn check(&self) -> Result<(), String> {
+    /// One that a hostile hand has written.
+    #[cfg(test)]
+    pub(super) fn unchecked(artifact_type: PortType, files: BTreeMap<String, Entry>) -> Self {
+        Self { format: FORMAT, artifact_type, files }
+    }
+
+    /// What is wrong with it, in words: paths that may not be, no files, another format.
+    pub(super) fn check(&self) -> Result<(), String> {
         if self.format != FORMAT {
             return Err(format!("it has format {}, this build reads {FORMAT}", self.format));
         }
@@ -66,6 +73,14 @@ impl Manifest {
             return Err("it has no files".into());
         }
         tree::check_paths(self.files.keys().map(String::as_str))
+    }
+
+    /// Reads the file of artifact `artifact`; what is wrong with it, in words.
+    pub fn parse(artifact: Digest, text: &[u8]) -> Result<Self, String> {
+        let manifest: Manifest =
+            serde_json::from_str(seal::open(KIND, &artifact.hex(), text)?).map_err(|e| e.to_string())?;
+        manifest.check()?;
+        if manifest.digest() == artifact { Ok(manifest) } else { Err("its content has another digest".into()) }
     }
 
     /// The artifact's digest.
@@ -139,13 +154,7 @@ impl Store {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(Unread::Absent),
             Err(e) => return Err(Unread::Io(StoreError::io("read the manifest", &path)(e))),
         };
-        let body = seal::open(KIND, &artifact.hex(), &text).map_err(|why| Unread::Damaged(why.into()))?;
-        let manifest: Manifest = serde_json::from_str(body).map_err(|e| Unread::Damaged(e.to_string()))?;
-        manifest.check().map_err(Unread::Damaged)?;
-        if manifest.digest() != artifact {
-            return Err(Unread::Damaged("its content has another digest".into()));
-        }
-        Ok(manifest)
+        Manifest::parse(artifact, &text).map_err(Unread::Damaged)
     }
 
     /// Writes a manifest whose objects are durable, and names the artifact. A manifest that is
@@ -155,7 +164,10 @@ impl Store {
         let artifact = manifest.digest();
         let path = self.sharded(ARTIFACTS, artifact);
         match self.read_manifest(artifact) {
-            Ok(there) if there == *manifest || (!there.is_reference() && self.has_objects(&there)) => {
+            Ok(there)
+                if (there == *manifest || (!there.is_reference() && self.has_objects(&there)))
+                    && sweep::touch(&path) =>
+            {
                 // It may have been renamed a moment ago by another process.
                 path.parent().map_or(Ok(()), disk::sync_folder)?;
                 return Ok(artifact);
@@ -181,6 +193,11 @@ impl Store {
         let files: BTreeMap<String, Entry> = whole.files.into_iter().filter_map(inside).collect();
         let part = Manifest::new(artifact_type, files)
             .map_err(|_| StoreError::NoSubtree { artifact, prefix: prefix.to_owned() })?;
+        let _using = self.using()?;
+        for entry in part.files.values().filter(|e| e.source.is_none()) {
+            // It would be collected with the whole.
+            sweep::touch(&self.object_path(entry.digest));
+        }
         self.put_manifest(&part)
     }
 

@@ -11,12 +11,16 @@
 //!   objects-v1/ab/cdef…    a file's bytes; the name is the BLAKE3 of the bytes; mode 0444
 //!   artifacts-v1/ab/cdef…  a manifest (path -> digest, size[, source]); the name is the artifact
 //!   actions-v1/ab/cdef…    a finished stage (key record, outputs); the name is the key
+//!   tags-v1/NAME           the artifact that a person gave this name
+//!   pins-v1/DIGEST         an artifact that is never collected
 //!   stat-v1/ab/cdef…       digest of a local source file by its stat; only ever saves reading
 //!   work-v1/KEY/           unfinished work of the stage with this key
 //!   locks-v1/KEY           held by flock while a process works on this key
 //!   runs-v1/ID/            one record for each run
 //!   index-v1/              sled, for `list` queries; see [`Index`]
 //!   quarantine/            what was found damaged, kept for a look
+//!   open.lock              for the check at open that file locks work here
+//!   collect.lock           held alone by flock while a collection removes something
 //!   tmp/NAME/, tmp/NAME.lock   half-written files of one process; swept once it is gone
 //! ```
 //!
@@ -34,6 +38,7 @@
 //! `store.action_renamed`.
 
 mod action;
+mod bundle;
 mod disk;
 mod error;
 mod handover;
@@ -41,18 +46,29 @@ mod index;
 mod lock;
 mod manifest;
 mod object;
+#[cfg(test)]
+mod order;
+#[cfg(test)]
+pub(crate) mod readers;
 mod reference;
+mod repair;
 mod scratch;
 mod seal;
+mod sweep;
+mod tag;
 mod tree;
 mod verify;
 
 pub use action::{Action, ActionState, ListItem, Output};
+pub use bundle::Imported;
 pub use error::StoreError;
 pub use handover::Handover;
 pub use index::{ArtifactRow, Index, Query};
 pub use lock::KeyLock;
 pub use manifest::{ArtifactInfo, Entry, Manifest};
+pub use repair::Repaired;
+pub use sweep::{SweepPlan, Swept};
+pub use tag::{Tag, check_tag};
 pub use verify::{Problem, ProblemKind};
 
 use std::fs;
@@ -69,6 +85,8 @@ const FORMAT: u32 = 1;
 const OBJECTS: &str = "objects-v1";
 const ARTIFACTS: &str = "artifacts-v1";
 const ACTIONS: &str = "actions-v1";
+const TAGS: &str = "tags-v1";
+const PINS: &str = "pins-v1";
 const STAT: &str = "stat-v1";
 const WORK: &str = "work-v1";
 const LOCKS: &str = "locks-v1";
@@ -95,11 +113,11 @@ impl Store {
     pub fn open(root: &Path) -> Result<Self, StoreError> {
         let root = std::path::absolute(root).map_err(StoreError::io("find the store folder", root))?;
         let store = Self { root, scratch: Arc::default() };
-        for name in [OBJECTS, ARTIFACTS, ACTIONS, STAT, WORK, LOCKS, RUNS, INDEX, QUARANTINE, TMP] {
+        for name in [OBJECTS, ARTIFACTS, ACTIONS, TAGS, PINS, STAT, WORK, LOCKS, RUNS, INDEX, QUARANTINE, TMP] {
             disk::make_folder(&store.root.join(name))?;
         }
-        store.check_format()?;
         lock::check_working(&store.root)?;
+        store.check_format()?;
         scratch::sweep(&store.root.join(TMP));
         Ok(store)
     }
@@ -132,6 +150,16 @@ impl Store {
     /// holder of the key's lock may touch it.
     pub fn work(&self, key: Digest) -> PathBuf {
         self.root.join(WORK).join(key.hex())
+    }
+
+    /// The keys that have unfinished work, sorted.
+    pub fn work_keys(&self) -> Result<Vec<Digest>, StoreError> {
+        let folder = self.root.join(WORK);
+        let entries = fs::read_dir(&folder).map_err(StoreError::io("read the folder", &folder))?;
+        let names = entries.flatten().filter_map(|e| e.file_name().into_string().ok());
+        let mut keys: Vec<Digest> = names.filter_map(|n| Digest::from_hex(&n).ok()).collect();
+        keys.sort();
+        Ok(keys)
     }
 
     /// The folder that holds one folder for each run.

@@ -10,18 +10,18 @@ use olmo_stage::{Digest, PortType, failpoint};
 use super::disk::{self, Stamp};
 use super::error::StoreError;
 use super::manifest::{Entry, Manifest};
-use super::{Store, seal, tree};
+use super::{OBJECTS, Store, seal, sweep, tree};
 
 /// What stays in a folder whose files were taken: the digest of the artifact they became.
 const RECEIPT: &str = ".olmo-pipe-artifact";
 const RECEIPT_KIND: &str = "receipt";
 
 /// A file on its way into the store.
-struct Incoming {
-    digest: Digest,
-    size: u64,
+pub(super) struct Incoming {
+    pub digest: Digest,
+    pub size: u64,
     /// Its bytes, read-only; `None` if the object is there already.
-    temporary: Option<PathBuf>,
+    pub temporary: Option<PathBuf>,
 }
 
 impl Drop for Incoming {
@@ -49,38 +49,57 @@ impl Store {
         if files.is_empty() {
             return Err(StoreError::NoFiles { folder: folder.to_owned() });
         }
+        let _using = self.using()?;
         let mut entries = BTreeMap::new();
         let mut incoming = Vec::new();
-        let mut changed_folders = BTreeSet::new();
         for file in files {
-            let one = self.bring_in(&file.full, &mut changed_folders)?;
+            let one = self.bring_in(&file.full)?;
             entries.insert(file.path, Entry { digest: one.digest, size: one.size, source: None });
             incoming.push(one);
         }
-        // All files, then all names, then all folders: a journal then has a few things to write
-        // at once, where going file by file would make it write for each.
-        for temporary in incoming.iter().filter_map(|one| one.temporary.as_deref()) {
-            File::open(temporary).and_then(|f| f.sync_all()).map_err(StoreError::io("sync", temporary))?;
-            failpoint("store.object_temp_written");
-        }
-        for one in &incoming {
-            let Some(temporary) = &one.temporary else { continue };
-            let object = self.object_path(one.digest);
-            fs::rename(temporary, &object).map_err(StoreError::io("write", &object))?;
-            failpoint("store.object_renamed");
-        }
-        for folder in &changed_folders {
-            disk::sync_folder(folder)?;
-        }
+        self.settle(&incoming)?;
         let manifest = Manifest::new(artifact_type, entries).map_err(|why| StoreError::refused(folder, why))?;
         let artifact = self.put_manifest(&manifest)?;
         self.take(artifact, folder)?;
         Ok(artifact)
     }
 
+    /// All objects with their sizes in bytes, sorted by digest.
+    pub fn objects(&self) -> Result<Vec<(Digest, u64)>, StoreError> {
+        let size = |object: Digest| Some((object, fs::symlink_metadata(self.object_path(object)).ok()?.len()));
+        Ok(self.names(OBJECTS, "")?.into_iter().filter_map(size).collect())
+    }
+
+    /// Gives files that come in their names as objects; durable on return, also for objects that
+    /// were there already (another process may have renamed them a moment ago).
+    pub(super) fn settle(&self, incoming: &[Incoming]) -> Result<(), StoreError> {
+        let mut changed_folders = BTreeSet::new();
+        // All files, then all names, then all folders: a journal then has a few things to write
+        // at once, where going file by file would make it write for each.
+        for temporary in incoming.iter().filter_map(|one| one.temporary.as_deref()) {
+            disk::sync_file(temporary)?;
+            failpoint("store.object_temp_written");
+        }
+        for one in incoming {
+            let object = self.object_path(one.digest);
+            changed_folders.extend(disk::make_shard(&object)?);
+            changed_folders.extend(object.parent().map(Path::to_owned));
+        }
+        for one in incoming {
+            let object = self.object_path(one.digest);
+            let Some(temporary) = &one.temporary else { continue };
+            disk::rename(temporary, &object)?;
+            failpoint("store.object_renamed");
+        }
+        for folder in &changed_folders {
+            disk::sync_folder(folder)?;
+        }
+        Ok(())
+    }
+
     /// Hashes the file at `path`, which stays where it is, and makes it ready to be renamed to
-    /// its digest. Nothing is synced yet; `changed_folders` collects what will have to be.
-    fn bring_in(&self, path: &Path, changed_folders: &mut BTreeSet<PathBuf>) -> Result<Incoming, StoreError> {
+    /// its digest.
+    fn bring_in(&self, path: &Path) -> Result<Incoming, StoreError> {
         let (mut file, before) = disk::open_regular(path)?;
         let temporary = self.scratch()?.path();
         let near = same_file_system(&before, &self.root);
@@ -91,15 +110,14 @@ impl Store {
             copy_in(path, &mut file, &temporary)?
         };
         let object = self.object_path(digest);
-        changed_folders.extend(disk::make_shard(&object)?);
-        changed_folders.extend(object.parent().map(Path::to_owned));
         let there = fs::symlink_metadata(&object).ok().filter(|m| m.is_file() && m.len() == size);
         let is_itself = there.as_ref().is_some_and(|m| (m.dev(), m.ino()) == (before.dev(), before.ino()));
         // A file with a second name may be written through it later: only a copy is ours alone.
         let linked = near && !is_itself && before.nlink() == 1 && link_in(path, &file, &temporary)?;
         // A link costs nothing, so it replaces an object that is there: should that one's bytes
         // have rotted, these are the right ones.
-        let needed = !is_itself && (linked || there.is_none());
+        let stays = is_itself || (!linked && there.is_some());
+        let needed = !stays || !sweep::touch(&object);
         if needed && near && !linked {
             let (again, _) = copy_in(path, &mut disk::open_regular(path)?.0, &temporary)?;
             if again != digest {
@@ -200,7 +218,6 @@ fn hidden_beside(folder: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::OBJECTS;
 
     fn write(folder: &Path, files: &[(&str, &str)]) {
         for (path, text) in files {

@@ -54,6 +54,7 @@ impl Store {
             entries.insert(name, Entry { digest, size, source: Some(full) });
         }
         let manifest = Manifest::new(artifact_type, entries).map_err(|why| StoreError::refused(path, why))?;
+        let _using = self.using()?;
         self.put_manifest(&manifest)
     }
 

@@ -1,10 +1,9 @@
-//! [`Store::verify`]: reads every byte in the store and says what does not hold;
-//! [`Store::repair`] moves the damaged files out of the way.
+//! [`Store::verify`]: reads every byte in the store and says what does not hold.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use olmo_stage::Digest;
 
@@ -46,6 +45,10 @@ pub enum ProblemKind {
         key: Digest,
         artifact: Digest,
     },
+    /// A name that a person gave does not say any more what it names.
+    DamagedTag {
+        why: String,
+    },
     /// A source outside the store has other bytes than it had. The store itself is sound.
     SourceChanged {
         artifact: Digest,
@@ -85,6 +88,7 @@ impl fmt::Display for Problem {
             ProblemKind::MissingArtifact { key, artifact } => {
                 write!(f, "missing artifact {path}: {} is an output of action {}", artifact.short(), key.short())
             }
+            ProblemKind::DamagedTag { why } => write!(f, "damaged tag {path}: {why}"),
             ProblemKind::SourceChanged { artifact } => {
                 write!(f, "changed source {path} of artifact {}", artifact.short())
             }
@@ -94,6 +98,15 @@ impl fmt::Display for Problem {
             ProblemKind::Unreadable { why } => write!(f, "unreadable file {path}: {why}"),
         }
     }
+}
+
+fn verify_source(artifact: Digest, source: &Path, digest: Digest) -> Option<Problem> {
+    let kind = match reference::hash_source(source) {
+        Ok((found, _)) if found == digest => return None,
+        Ok(_) => ProblemKind::SourceChanged { artifact },
+        Err(_) => ProblemKind::SourceMissing { artifact },
+    };
+    Some(Problem { path: source.to_owned(), kind })
 }
 
 impl Store {
@@ -123,12 +136,7 @@ impl Store {
                     users.entry(entry.digest).or_default().insert(artifact);
                     continue;
                 };
-                let kind = match reference::hash_source(source) {
-                    Ok((digest, _)) if digest == entry.digest => continue,
-                    Ok(_) => ProblemKind::SourceChanged { artifact },
-                    Err(_) => ProblemKind::SourceMissing { artifact },
-                };
-                problems.push(Problem { path: source.clone(), kind });
+                problems.extend(verify_source(artifact, source, entry.digest));
             }
         }
         let mut objects: BTreeSet<Digest> = self.names(OBJECTS, "")?.into_iter().collect();
@@ -157,6 +165,32 @@ impl Store {
                 }
             }
         }
+        let tags = self.damaged_tags()?.into_iter();
+        problems.extend(tags.map(|(path, why)| Problem { path, kind: ProblemKind::DamagedTag { why } }));
+        Ok(problems)
+    }
+
+    /// As [`Store::verify`], of `artifacts` alone.
+    pub fn verify_artifacts(&self, artifacts: &[Digest]) -> Result<Vec<Problem>, StoreError> {
+        let mut problems = Vec::new();
+        for artifact in artifacts {
+            let (path, artifact) = (self.sharded(ARTIFACTS, *artifact), *artifact);
+            let manifest = match self.read_manifest(artifact) {
+                Ok(manifest) => manifest,
+                Err(UnreadManifest::Absent) => return Err(StoreError::NoArtifact { artifact }),
+                Err(UnreadManifest::Damaged(why)) => {
+                    problems.push(Problem { path, kind: ProblemKind::DamagedManifest { artifact, why } });
+                    continue;
+                }
+                Err(UnreadManifest::Io(e)) => return Err(e),
+            };
+            for entry in manifest.files.values() {
+                problems.extend(match &entry.source {
+                    Some(source) => verify_source(artifact, source, entry.digest),
+                    None => self.verify_object(entry.digest, vec![artifact]),
+                });
+            }
+        }
         Ok(problems)
     }
 
@@ -180,24 +214,6 @@ impl Store {
             Err(e) => ProblemKind::Unreadable { why: e.to_string() },
         };
         Some(Problem { path, kind })
-    }
-
-    /// Moves the damaged files that [`Store::verify`] found to `quarantine/`. The stages that
-    /// made them then run again when they are needed. Returns how many were moved.
-    pub fn repair(&self, problems: &[Problem]) -> Result<usize, StoreError> {
-        let mut moved = 0;
-        for problem in problems {
-            let name = match &problem.kind {
-                ProblemKind::CorruptObject { object, .. } => format!("{object}.object"),
-                ProblemKind::DamagedManifest { artifact, .. } => format!("{artifact}.manifest.json"),
-                ProblemKind::DamagedAction { key, .. } => format!("{key}.action.json"),
-                // Nothing is there to be moved, or it is not ours.
-                _ => continue,
-            };
-            self.quarantine(&problem.path, &name)?;
-            moved += 1;
-        }
-        Ok(moved)
     }
 }
 
@@ -281,7 +297,7 @@ mod tests {
             flip(&path, 77);
         }
         let problems = store.verify().unwrap();
-        let damaged = store.repair(&problems).unwrap();
+        let damaged = store.repair(&problems, &|_| Vec::new()).unwrap().quarantined;
         assert_eq!(damaged, 3 + 3 + 1, "three objects, three manifests, one action");
         assert_eq!(store.verify().unwrap(), []);
         assert_eq!(store.action_state(key).unwrap(), ActionState::Absent);
@@ -314,7 +330,7 @@ mod tests {
         let problems = store.verify().unwrap();
         assert_eq!(problems[0].kind, ProblemKind::SourceChanged { artifact });
         assert!(!problems[0].is_damage());
-        assert_eq!(store.repair(&problems).unwrap(), 0);
+        assert_eq!(store.repair(&problems, &|_| Vec::new()).unwrap(), crate::store::Repaired::default());
         fs::remove_file(&source).unwrap();
         assert_eq!(store.verify().unwrap()[0].kind, ProblemKind::SourceMissing { artifact });
     }

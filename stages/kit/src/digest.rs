@@ -15,7 +15,34 @@ pub struct Digest([u8; 32]);
 #[error("`{0}` is not a digest: expected 64 hexadecimal digits in lower case")]
 pub struct DigestError(String);
 
+/// Takes bytes as they come; for hashing what is read or written anyway.
+#[derive(Default)]
+pub struct Hasher(blake3::Hasher);
+
+impl Hasher {
+    /// The digest of all that was written.
+    pub fn finish(&self) -> Digest {
+        Digest(*self.0.finalize().as_bytes())
+    }
+}
+
+impl io::Write for Hasher {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 impl Digest {
+    /// A hasher that has seen nothing.
+    pub fn hasher() -> Hasher {
+        Hasher::default()
+    }
+
     /// The digest of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
         Self(*blake3::hash(bytes).as_bytes())

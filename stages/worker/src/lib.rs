@@ -43,13 +43,21 @@ pub fn description(entry: &Entry) -> Description {
     description
 }
 
-/// What this build can do, as pretty JSON: `{"protocol", "build", "stages": {NAME: description}}`.
+/// By backend, the library behind it and its version, for the record of a run.
+const BACKENDS: [(&str, &str); 1] = [("flex", "burn-flex 0.22.1")];
+
+/// What this build can do, as pretty JSON: `{"protocol", "build", "backends": {NAME: library},
+/// "stages": {NAME: description}}`.
 pub fn describe() -> String {
     let stages: Map<String, Value> = STAGES
         .into_iter()
         .map(|(name, entry)| (name.to_owned(), serde_json::to_value(description(&entry)).unwrap_or_default()))
         .collect();
-    let all = json!({"protocol": protocol::PROTOCOL_VERSION, "build": env!("CARGO_PKG_VERSION"), "stages": stages});
+    let backends: Map<String, Value> =
+        BACKENDS.into_iter().map(|(name, library)| (name.into(), library.into())).collect();
+    let all = json!({
+        "protocol": protocol::PROTOCOL_VERSION, "build": env!("CARGO_PKG_VERSION"), "backends": backends, "stages": stages,
+    });
     format!("{all:#}")
 }
 
@@ -103,6 +111,16 @@ mod tests {
                     );
                 }
             });
+        }
+    }
+
+    #[test]
+    fn the_backends_are_those_that_were_built() {
+        let lock = include_str!("../../../Cargo.lock");
+        for (name, library) in BACKENDS {
+            let (package, version) = library.split_once(' ').unwrap();
+            let entry = format!("name = \"{package}\"\nversion = \"{version}\"\n");
+            assert!(lock.contains(&entry), "{name}: Cargo.lock has another {package}");
         }
     }
 

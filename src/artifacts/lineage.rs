@@ -1,0 +1,250 @@
+//! [`Lineage`]: what an artifact was made of, all the way up, or what was made of it, all the way
+//! down, from the finished stages in the store.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use olmo_stage::{Digest, PortType};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::key::KeyRecord;
+use crate::store::{Entry, Output, Store, StoreError};
+
+/// Which way to follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// To what it was made of.
+    Up,
+    /// To what was made of it.
+    Down,
+}
+
+/// An artifact and all that it came from (or that came from it).
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Lineage {
+    pub artifact: Digest,
+    /// By digest, each once.
+    pub nodes: BTreeMap<Digest, Node>,
+}
+
+/// An artifact in a [`Lineage`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Node {
+    /// `None`: it is not in the store any more.
+    #[serde(rename = "type")]
+    pub artifact_type: Option<PortType>,
+    pub bytes: u64,
+    /// Where its files lie, of a local source.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+    /// The finished stages that made it: several, if several keys gave the same bytes.
+    pub made_by: Vec<Step>,
+    /// The artifact that it is a folder of, and the folder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub part_of: Option<(Digest, String)>,
+    /// Of a lineage down: the stages that read it, by key.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub read_by: Vec<Step>,
+}
+
+/// A finished stage, from one of its artifacts.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Step {
+    pub key: Digest,
+    pub stage: String,
+    pub version: u32,
+    /// The port that the artifact is in: an output where it made it, an input where it read it.
+    pub port: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    pub params: BTreeMap<String, Value>,
+    pub inputs: Vec<StepInput>,
+    pub outputs: Vec<StepInput>,
+}
+
+/// An artifact in a port of a [`Step`].
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StepInput {
+    pub port: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    pub artifact: Digest,
+}
+
+/// Artifact -> where it stands: index into [`Stages::all`], port, label.
+type Places = BTreeMap<Digest, Vec<(usize, String, Option<String>)>>;
+
+/// The finished stages of a store, by what they read and made.
+struct Stages {
+    all: Vec<Finished>,
+    makers: Places,
+    readers: Places,
+}
+
+struct Finished {
+    key: Digest,
+    record: KeyRecord,
+    outputs: Vec<StepInput>,
+}
+
+impl Stages {
+    fn read(store: &Store) -> Result<Self, StoreError> {
+        let mut stages = Self { all: Vec::new(), makers: BTreeMap::new(), readers: BTreeMap::new() };
+        for key in store.action_keys()? {
+            let Some(action) = store.recorded_action(key) else { continue };
+            let at = stages.all.len();
+            let mut outputs = Vec::new();
+            for (port, output) in &action.outputs {
+                match output {
+                    Output::Single(artifact) => {
+                        outputs.push(StepInput { port: port.clone(), label: None, artifact: *artifact })
+                    }
+                    Output::List(items) => outputs.extend(items.iter().map(|item| StepInput {
+                        port: port.clone(),
+                        label: Some(item.label.clone()),
+                        artifact: item.digest,
+                    })),
+                }
+            }
+            for made in &outputs {
+                stages.makers.entry(made.artifact).or_default().push((at, made.port.clone(), made.label.clone()));
+            }
+            for (port, items) in &action.key.inputs {
+                for item in items {
+                    stages.readers.entry(item.digest).or_default().push((at, port.clone(), item.label.clone()));
+                }
+            }
+            stages.all.push(Finished { key, record: action.key, outputs });
+        }
+        Ok(stages)
+    }
+
+    fn step(&self, at: usize, port: &str, label: &Option<String>) -> Step {
+        let finished = &self.all[at];
+        let inputs = finished.record.inputs.iter().flat_map(|(port, items)| {
+            items.iter().map(|i| StepInput { port: port.clone(), label: i.label.clone(), artifact: i.digest })
+        });
+        Step {
+            key: finished.key,
+            stage: finished.record.stage.clone(),
+            version: finished.record.version,
+            port: port.to_owned(),
+            label: label.clone(),
+            params: finished.record.params.clone(),
+            inputs: inputs.collect(),
+            outputs: finished.outputs.clone(),
+        }
+    }
+}
+
+impl Lineage {
+    /// Follows `artifact` to its beginnings, or to all that came of it, at most `depth` stages
+    /// far. A missing or damaged artifact on the way is a node without a type.
+    pub fn trace(
+        store: &Store,
+        artifact: Digest,
+        direction: Direction,
+        depth: Option<usize>,
+    ) -> Result<Self, StoreError> {
+        let stages = Stages::read(store)?;
+        let parts = Parts::find(store, &stages)?;
+        let mut tags: BTreeMap<Digest, Vec<String>> = BTreeMap::new();
+        for tag in store.tags()? {
+            tags.entry(tag.artifact).or_default().push(tag.name);
+        }
+        let mut nodes = BTreeMap::new();
+        let mut level = BTreeSet::from([artifact]);
+        let mut left = depth.unwrap_or(usize::MAX);
+        // Level by level: a deep chain needs no deep stack.
+        while !level.is_empty() {
+            let mut next = BTreeSet::new();
+            for digest in std::mem::take(&mut level) {
+                if nodes.contains_key(&digest) {
+                    continue;
+                }
+                let mut node = describe(store, digest);
+                node.tags = tags.get(&digest).cloned().unwrap_or_default();
+                node.part_of = parts.whole.get(&digest).cloned();
+                let steps = |map: &Places| {
+                    let found = map.get(&digest).into_iter().flatten();
+                    found.map(|(at, port, label)| stages.step(*at, port, label)).collect::<Vec<_>>()
+                };
+                node.made_by = steps(&stages.makers);
+                if left > 0 {
+                    match direction {
+                        Direction::Up => {
+                            next.extend(node.made_by.iter().flat_map(|step| step.inputs.iter().map(|i| i.artifact)));
+                            next.extend(node.part_of.iter().map(|(whole, _)| *whole));
+                        }
+                        Direction::Down => {
+                            node.read_by = steps(&stages.readers);
+                            next.extend(node.read_by.iter().flat_map(|step| step.outputs.iter().map(|o| o.artifact)));
+                            next.extend(parts.parts.get(&digest).into_iter().flatten());
+                        }
+                    }
+                }
+                nodes.insert(digest, node);
+            }
+            left = left.saturating_sub(1);
+            level = next;
+        }
+        Ok(Self { artifact, nodes })
+    }
+}
+
+fn describe(store: &Store, artifact: Digest) -> Node {
+    let Ok(manifest) = store.manifest(artifact) else { return Node::default() };
+    let sources = manifest.files.values().filter_map(|e| e.source.as_ref()).map(|s| s.display().to_string());
+    Node {
+        artifact_type: Some(manifest.artifact_type),
+        bytes: manifest.bytes(),
+        sources: sources.collect(),
+        ..Node::default()
+    }
+}
+
+/// Which artifacts that stages read are a folder of another artifact.
+struct Parts {
+    whole: BTreeMap<Digest, (Digest, String)>,
+    parts: BTreeMap<Digest, Vec<Digest>>,
+}
+
+/// The files of a tree: what a part and its folder in the whole have in common.
+fn signature<'e>(files: impl Iterator<Item = (&'e str, &'e Entry)>) -> Vec<(String, Digest)> {
+    files.map(|(path, entry)| (path.to_owned(), entry.digest)).collect()
+}
+
+impl Parts {
+    /// Looks for the wholes of inputs that no stage made and that are no local sources.
+    fn find(store: &Store, stages: &Stages) -> Result<Self, StoreError> {
+        let mut found = Self { whole: BTreeMap::new(), parts: BTreeMap::new() };
+        let mut wanted: BTreeMap<Vec<(String, Digest)>, Vec<Digest>> = BTreeMap::new();
+        for artifact in stages.readers.keys().filter(|a| !stages.makers.contains_key(a)) {
+            let Ok(manifest) = store.manifest(*artifact) else { continue };
+            if !manifest.is_reference() {
+                let files = signature(manifest.files.iter().map(|(p, e)| (p.as_str(), e)));
+                wanted.entry(files).or_default().push(*artifact);
+            }
+        }
+        if wanted.is_empty() {
+            return Ok(found);
+        }
+        for whole in stages.makers.keys() {
+            let Ok(manifest) = store.manifest(*whole) else { continue };
+            let folders: BTreeSet<&str> = manifest.files.keys().filter_map(|p| Some(p.split_once('/')?.0)).collect();
+            for folder in folders {
+                let inside = manifest.files.iter().filter_map(|(path, entry)| {
+                    let (first, rest) = path.split_once('/')?;
+                    (first == folder).then_some((rest, entry))
+                });
+                for part in wanted.get(&signature(inside)).into_iter().flatten() {
+                    found.whole.entry(*part).or_insert_with(|| (*whole, folder.to_owned()));
+                    found.parts.entry(*whole).or_default().push(*part);
+                }
+            }
+        }
+        Ok(found)
+    }
+}

@@ -1,0 +1,176 @@
+//! [`Reference`]: the artifact that a person means.
+//!
+//! ```text
+//! TAG                          a name given by `artifacts tag`
+//! DIGITS or @DIGITS            the first digits of a digest
+//! RUN:STAGE.PORT               an output; of a list with one item, that item
+//! RUN:STAGE.PORT[LABEL]        an item of a list; LABEL may be `first` or `last`
+//! RUN:STAGE[ITEM].PORT         an output of a `for_each` stage
+//! RUN:RESULT                   a named result of the experiment
+//! ```
+//!
+//! RUN is the beginning of a run's id, `latest`, or an experiment's name, for its newest run.
+
+use olmo_stage::Digest;
+
+use super::error::ReferenceError;
+use super::made::{Made, RunMade};
+use crate::run::{self, RunError, RunId};
+use crate::store::{ListItem, Output, Store, StoreError};
+
+/// A text that names one artifact of a store.
+pub struct Reference;
+
+impl Reference {
+    /// The artifact that `text` names in `store`. It may be gone from the store: a run's record
+    /// remembers what it made.
+    pub fn resolve(store: &Store, text: &str) -> Result<Digest, ReferenceError> {
+        let form = |why: &str| ReferenceError::Form { text: text.to_owned(), why: why.to_owned() };
+        if text.is_empty() {
+            return Err(form("it is empty"));
+        }
+        if let Some(digits) = text.strip_prefix('@') {
+            return Ok(store.find_prefix(digits)?);
+        }
+        if let Some((run, what)) = text.split_once(':') {
+            let id = find_run(store, run)?;
+            return in_run(store, &id, what, text);
+        }
+        if let Some(artifact) = store.tagged(text)? {
+            return Ok(artifact);
+        }
+        match store.find_prefix(text) {
+            Err(StoreError::NotAPrefix { .. }) => {
+                let tags = store.tags()?.into_iter().map(|tag| tag.name).collect();
+                Err(ReferenceError::Unknown { text: text.to_owned(), tags })
+            }
+            other => Ok(other?),
+        }
+    }
+}
+
+/// The run that `text` names: `latest`, the beginning of an id, an experiment's newest run.
+fn find_run(store: &Store, text: &str) -> Result<RunId, ReferenceError> {
+    let unknown = || ReferenceError::UnknownRun { text: text.to_owned() };
+    if text == "latest" {
+        return run::list(store)?.pop().map(|state| state.id).ok_or_else(unknown);
+    }
+    match run::find(store, text) {
+        Err(RunError::UnknownRun { .. }) => {}
+        other => return Ok(other?),
+    }
+    let newest = run::list(store)?.into_iter().rev().find(|state| state.experiment == text);
+    newest.map(|state| state.id).ok_or_else(unknown)
+}
+
+fn in_run(store: &Store, id: &RunId, what: &str, whole: &str) -> Result<Digest, ReferenceError> {
+    let made = RunMade::of(store, id)?;
+    let mut stages: Vec<&str> = made.state.stages.keys().collect();
+    // The longest name first: one may be the beginning of another.
+    stages.sort_by_key(|name| std::cmp::Reverse(name.len()));
+    let below = stages.iter().find_map(|stage| {
+        let rest = what.strip_prefix(stage)?;
+        rest.starts_with(['.', '[']).then_some((*stage, rest))
+    });
+    if let Some((stage, rest)) = below {
+        return in_stage(&made, stage, rest, whole);
+    }
+    // No stage: the name of a result, perhaps with a label.
+    let (name, label) = split_label(what);
+    let recorded = run::read_recorded(&run::folder(store, id), id)?;
+    match recorded.resolved.outputs.get(name) {
+        Some(port) => {
+            let label = label.map(|l| format!("[{l}]")).unwrap_or_default();
+            in_stage(&made, &port.stage, &format!(".{}{label}", port.port), whole)
+        }
+        None => {
+            let mut known: Vec<String> = made.state.stages.keys().map(str::to_owned).collect();
+            known.extend(recorded.resolved.outputs.keys().cloned());
+            if known.iter().any(|k| k == what) {
+                let why = format!("`{what}` is a stage; which of its outputs is meant?");
+                return Err(ReferenceError::Form { text: whole.to_owned(), why });
+            }
+            let text = name.split('.').next().unwrap_or(name).to_owned();
+            Err(ReferenceError::UnknownStage { run: id.to_string(), text, known })
+        }
+    }
+}
+
+/// `PORT[LABEL]` in its parts.
+fn split_label(text: &str) -> (&str, Option<&str>) {
+    match text.strip_suffix(']').and_then(|t| t.split_once('[')) {
+        Some((name, label)) => (name, Some(label)),
+        None => (text, None),
+    }
+}
+
+/// `rest` is `.PORT…` or `[ITEM].PORT…`.
+fn in_stage(made: &RunMade, stage: &str, rest: &str, whole: &str) -> Result<Digest, ReferenceError> {
+    let form = |why: &str| ReferenceError::Form { text: whole.to_owned(), why: why.to_owned() };
+    let (item, port) = match rest.strip_prefix('[') {
+        Some(inside) => {
+            let (item, port) = inside.split_once("].").ok_or_else(|| form("after [ITEM] comes .PORT"))?;
+            (Some(item), port)
+        }
+        None => (None, rest.strip_prefix('.').unwrap_or(rest)),
+    };
+    let (port, label) = split_label(port);
+    if port.is_empty() {
+        return Err(form("the name of an output is missing"));
+    }
+    let run = || made.state.id.to_string();
+    let pieces: Vec<&Made> = made.pieces.iter().filter(|piece| piece.place.stage == stage).collect();
+    let items: Vec<String> = pieces.iter().filter_map(|piece| piece.place.item.clone()).collect();
+    let piece = match item {
+        Some(item) => pieces.iter().find(|p| p.place.item.as_deref() == Some(item)).ok_or_else(|| {
+            let (stage, item) = (stage.to_owned(), item.to_owned());
+            ReferenceError::UnknownItem { run: run(), stage, item, items }
+        })?,
+        None => match pieces.iter().find(|p| p.place.item.is_none() && !p.ports().is_empty()) {
+            Some(piece) => piece,
+            None if items.len() == 1 => pieces.iter().find(|p| p.place.item.is_some()).unwrap_or(&pieces[0]),
+            None if !items.is_empty() => {
+                return Err(ReferenceError::WhichItem { run: run(), stage: stage.to_owned(), items });
+            }
+            None => {
+                let status = made.state.stages.get(stage).map_or("planned", |s| s.status.word());
+                return Err(ReferenceError::NothingYet { run: run(), stage: stage.to_owned(), status });
+            }
+        },
+    };
+    let Some(output) = piece.port(port) else {
+        if piece.ports().is_empty() {
+            let status = made.state.stages.get(stage).map_or("planned", |s| s.status.word());
+            return Err(ReferenceError::NothingYet { run: run(), stage: stage.to_owned(), status });
+        }
+        let known = piece.ports().into_iter().map(str::to_owned).collect();
+        return Err(ReferenceError::UnknownPort { run: run(), stage: stage.to_owned(), port: port.to_owned(), known });
+    };
+    pick(&output, stage, port, label)
+}
+
+fn pick(output: &Output, stage: &str, port: &str, label: Option<&str>) -> Result<Digest, ReferenceError> {
+    let (stage, port) = (stage.to_owned(), port.to_owned());
+    match (output, label) {
+        (Output::Single(artifact), None) => Ok(*artifact),
+        (Output::Single(_), Some(_)) => Err(ReferenceError::NoList { stage, port }),
+        (Output::List(items), None) if items.len() == 1 => Ok(items[0].digest),
+        (Output::List(items), label) => {
+            let labels = || items.iter().map(|item| item.label.clone()).collect();
+            let Some(label) = label else { return Err(ReferenceError::WhichLabel { stage, port, labels: labels() }) };
+            let named = items.iter().find(|item| item.label == label);
+            let by_place: Option<&ListItem> = match label {
+                "first" => items.first(),
+                "last" => items.last(),
+                _ => None,
+            };
+            let label = label.to_owned();
+            named.or(by_place).map(|item| item.digest).ok_or_else(|| ReferenceError::UnknownLabel {
+                stage,
+                port,
+                label,
+                labels: labels(),
+            })
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! `olmo-pipe artifacts diff`.
+
+use std::fmt::Write as _;
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::{ARTIFACT, Exit, Problem, answer, answer_json, find};
+use crate::artifacts::{Difference, FileChange};
+use crate::report::{bytes, escape_control};
+use crate::store::Store;
+
+#[derive(Args)]
+pub struct Diff {
+    #[arg(help = ARTIFACT)]
+    old: String,
+    #[arg(help = ARTIFACT)]
+    new: String,
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Diff {
+    pub fn run(self, store: &Store) -> Result<Exit, Problem> {
+        let (old, new) = (find(store, &self.old)?, find(store, &self.new)?);
+        let difference = Difference::between(store, old, new)?;
+        if self.json {
+            let file = |change: &FileChange| {
+                let side = |s: &Option<(olmo_stage::Digest, u64)>| {
+                    s.map(|(digest, size)| json!({"digest": digest, "size": size}))
+                };
+                json!({"path": change.path, "old": side(&change.old), "new": side(&change.new)})
+            };
+            let fields = difference.fields.as_ref().map(|fields| {
+                fields.iter().map(|f| json!({"path": f.path, "old": f.old, "new": f.new})).collect::<Vec<_>>()
+            });
+            answer_json(&json!({
+                "format": 1, "old": old, "new": new, "types": [difference.types.0, difference.types.1],
+                "files": difference.files.iter().map(file).collect::<Vec<_>>(),
+                "same_files": difference.same_files, "same_bytes": difference.same_bytes, "key": fields,
+            }));
+        } else {
+            answer(&text(&difference));
+        }
+        Ok(Exit::Success)
+    }
+}
+
+fn text(difference: &Difference) -> String {
+    let mut text = String::new();
+    let (old, new) = difference.types;
+    if old != new {
+        let _ = writeln!(text, "type     {old} -> {new}");
+    }
+    for change in &difference.files {
+        let path = escape_control(&change.path);
+        let _ = match (change.old, change.new) {
+            (Some((_, a)), Some((_, b))) => writeln!(text, "changed  {path}  {} -> {}", bytes(a), bytes(b)),
+            (Some((_, a)), None) => writeln!(text, "removed  {path}  {}", bytes(a)),
+            (None, Some((_, b))) => writeln!(text, "added    {path}  {}", bytes(b)),
+            (None, None) => Ok(()),
+        };
+    }
+    let _ = writeln!(text, "same     {} files, {}", difference.same_files, bytes(difference.same_bytes));
+    match &difference.fields {
+        None => text.push_str("key      unknown: at least one was made by no stage here\n"),
+        Some(fields) if fields.is_empty() => text.push_str("key      the same\n"),
+        Some(fields) => {
+            let show = |value: &Option<Value>| value.as_ref().map_or("(default)".to_owned(), Value::to_string);
+            for field in fields {
+                let (path, old, new) = (escape_control(&field.path), show(&field.old), show(&field.new));
+                let _ = writeln!(text, "key      {path}: {} -> {}", escape_control(&old), escape_control(&new));
+            }
+        }
+    }
+    text
+}

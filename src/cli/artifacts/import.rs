@@ -1,0 +1,72 @@
+//! `olmo-pipe artifacts import`.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use clap::Args;
+use olmo_stage::PortType;
+
+use super::{Exit, Problem, answer};
+use crate::report::bytes;
+use crate::store::Store;
+
+#[derive(Args)]
+pub struct Import {
+    /// An archive of `artifacts export --archive`, the same unpacked, or (with --type) any folder.
+    place: PathBuf,
+    /// The folder's files become an artifact of this type: dataset, tokenizer, tokens, memmap, checkpoint, model, metrics, text, file, dir.
+    #[arg(long = "type", value_name = "TYPE", value_parser = super::list::port_type)]
+    artifact_type: Option<PortType>,
+    /// A name for the artifact, if it is only one.
+    #[arg(long)]
+    tag: Option<String>,
+    /// Also believes the archive's finished stages: whoever made it decides what their results are.
+    #[arg(long, conflicts_with = "artifact_type")]
+    trust_actions: bool,
+    /// Lets the next collection take the artifacts. Else they are pinned.
+    #[arg(long)]
+    no_pin: bool,
+}
+
+impl Import {
+    pub fn run(self, store: &Store) -> Result<Exit, Problem> {
+        if let Some(tag) = &self.tag {
+            crate::store::check_tag(tag)?;
+        }
+        let mut text = String::new();
+        let artifacts = match self.artifact_type {
+            Some(artifact_type) => vec![store.import_folder(artifact_type, &self.place)?],
+            None => {
+                let imported = store.import_bundle(&self.place, self.trust_actions)?;
+                let _ = writeln!(text, "{} new", bytes(imported.bytes));
+                if imported.actions > 0 {
+                    let _ = writeln!(text, "{} finished stages", imported.actions);
+                }
+                if imported.untrusted > 0 {
+                    let _ = writeln!(
+                        text,
+                        "{} finished stages were left out; --trust-actions takes them",
+                        imported.untrusted
+                    );
+                }
+                imported.artifacts
+            }
+        };
+        for artifact in &artifacts {
+            if !self.no_pin {
+                store.pin(*artifact)?;
+            }
+            let manifest = store.manifest(*artifact)?;
+            let _ = writeln!(text, "{artifact}  {}, {}", manifest.artifact_type, bytes(manifest.bytes()));
+        }
+        if let Some(tag) = &self.tag {
+            let [artifact] = artifacts[..] else {
+                let message = format!("{} artifacts came in, and a tag names one", artifacts.len());
+                return Err(Problem::new(Exit::BadInput, "cli::one_artifact", &message, Some("tag them one by one")));
+            };
+            store.tag(tag, artifact, false)?;
+        }
+        answer(&text);
+        Ok(Exit::Success)
+    }
+}

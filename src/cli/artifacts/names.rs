@@ -1,0 +1,114 @@
+//! `olmo-pipe artifacts tag|untag|tags|pin|unpin`.
+
+use std::fmt::Write as _;
+
+use clap::Args;
+use serde_json::json;
+
+use super::{ARTIFACT, Exit, Problem, answer, answer_json, find};
+use crate::report::utc;
+use crate::store::Store;
+
+#[derive(Args)]
+pub struct Tag {
+    /// The name: a letter, then letters, digits and `.`, `_`, `-`.
+    name: String,
+    #[arg(help = ARTIFACT)]
+    artifact: String,
+    /// Also if the name is in use for another artifact.
+    #[arg(long = "move")]
+    replace: bool,
+}
+
+impl Tag {
+    pub fn run(self, store: &Store) -> Result<Exit, Problem> {
+        let artifact = find(store, &self.artifact)?;
+        let before = store.tag(&self.name, artifact, self.replace)?;
+        let was = before.filter(|old| *old != artifact).map(|old| format!(" (was {})", old.short()));
+        answer(&format!("{} is {}{}\n", self.name, artifact.short(), was.unwrap_or_default()));
+        Ok(Exit::Success)
+    }
+}
+
+#[derive(Args)]
+pub struct Untag {
+    /// The names.
+    #[arg(required = true)]
+    names: Vec<String>,
+}
+
+impl Untag {
+    pub fn run(self, store: &Store) -> Result<Exit, Problem> {
+        for name in &self.names {
+            let artifact = store.untag(name)?;
+            answer(&format!("{name} was {}\n", artifact.short()));
+        }
+        Ok(Exit::Success)
+    }
+}
+
+#[derive(Args)]
+pub struct Tags {
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Tags {
+    pub fn run(self, store: &Store) -> Result<Exit, Problem> {
+        let tags = store.tags()?;
+        if self.json {
+            answer_json(&json!({"format": 1, "tags": tags, "pins": store.pins()?}));
+            return Ok(Exit::Success);
+        }
+        let width = tags.iter().map(|t| t.name.len()).max().unwrap_or(0).max(4);
+        let mut text = String::new();
+        for tag in &tags {
+            let state = match store.manifest(tag.artifact) {
+                Ok(manifest) => manifest.artifact_type.to_string(),
+                Err(_) => "not in the store".to_owned(),
+            };
+            let (name, digest, at) = (&tag.name, tag.artifact.short(), utc(tag.at / 1000));
+            let _ = writeln!(text, "{name:<width$}  {digest}  {state:<10}  {at}");
+        }
+        for pin in store.pins()? {
+            let _ = writeln!(text, "{:<width$}  {}", "pin", pin.short());
+        }
+        answer(&text);
+        Ok(Exit::Success)
+    }
+}
+
+#[derive(Args)]
+pub struct Pin {
+    #[arg(help = ARTIFACT, required = true)]
+    artifacts: Vec<String>,
+}
+
+impl Pin {
+    pub fn run(self, store: &Store) -> Result<Exit, Problem> {
+        for text in &self.artifacts {
+            let artifact = find(store, text)?;
+            store.pin(artifact)?;
+            answer(&format!("{} is pinned\n", artifact.short()));
+        }
+        Ok(Exit::Success)
+    }
+}
+
+#[derive(Args)]
+pub struct Unpin {
+    #[arg(help = ARTIFACT, required = true)]
+    artifacts: Vec<String>,
+}
+
+impl Unpin {
+    pub fn run(self, store: &Store) -> Result<Exit, Problem> {
+        for text in &self.artifacts {
+            let artifact = find(store, text)?;
+            let was = store.unpin(artifact)?;
+            answer(&format!("{} {}\n", artifact.short(), if was { "is no longer pinned" } else { "was not pinned" }));
+        }
+        Ok(Exit::Success)
+    }
+}

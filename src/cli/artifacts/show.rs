@@ -1,0 +1,108 @@
+//! `olmo-pipe artifacts show`.
+
+use std::fmt::Write as _;
+
+use clap::Args;
+use olmo_stage::Digest;
+use serde_json::{Value, json};
+
+use super::{ARTIFACT, Exit, Problem, answer, answer_json};
+use crate::report::{bytes, escape_control};
+use crate::store::{Action, Store, StoreError};
+
+#[derive(Args)]
+pub struct Show {
+    #[arg(help = ARTIFACT)]
+    artifact: String,
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Show {
+    pub fn run(self, store: &Store) -> Result<Exit, Problem> {
+        show(store, &self.artifact, self.json)
+    }
+}
+
+/// The action that has `artifact` among its outputs, and under which port.
+fn maker(store: &Store, artifact: Digest) -> Result<Option<(Digest, Action, String)>, StoreError> {
+    for key in store.action_keys()? {
+        let Some(action) = store.recorded_action(key) else { continue };
+        let port = action.outputs.iter().find(|(_, o)| o.artifacts().any(|d| d == artifact)).map(|(p, _)| p.clone());
+        if let Some(port) = port {
+            return Ok(Some((key, action, port)));
+        }
+    }
+    Ok(None)
+}
+
+fn show(store: &Store, reference: &str, as_json: bool) -> Result<Exit, Problem> {
+    let digest = super::find(store, reference)?;
+    let manifest = store.manifest(digest)?;
+    let maker = maker(store, digest)?;
+    let tags: Vec<String> = store.tags()?.into_iter().filter(|t| t.artifact == digest).map(|t| t.name).collect();
+    let pinned = store.pins()?.contains(&digest);
+    if as_json {
+        let files: Vec<Value> = manifest
+            .files
+            .iter()
+            .map(|(path, e)| json!({"path": path, "digest": e.digest, "size": e.size, "source": e.source}))
+            .collect();
+        let made = maker.as_ref().map(|(key, action, port)| json!({"key": key, "port": port, "record": action.key}));
+        answer_json(&json!({
+            "format": 1, "digest": digest, "type": manifest.artifact_type, "bytes": manifest.bytes(),
+            "whole": store.is_whole(digest), "files": files, "made_by": made,
+            "tags": tags, "pinned": pinned,
+        }));
+        return Ok(Exit::Success);
+    }
+    let mut text = format!("artifact {digest}\n");
+    let _ = writeln!(text, "type     {}, {}", manifest.artifact_type, bytes(manifest.bytes()));
+    if !tags.is_empty() {
+        let _ = writeln!(text, "tags     {}", tags.join(", "));
+    }
+    if pinned {
+        text.push_str("pinned   yes\n");
+    }
+    if !store.is_whole(digest) {
+        text.push_str("state    not whole: a file is missing; run its experiment again to make it anew\n");
+    }
+    text.push_str("files\n");
+    for (path, entry) in &manifest.files {
+        let from = entry.source.as_ref().map(|s| format!("  from {}", s.display())).unwrap_or_default();
+        let _ = writeln!(
+            text,
+            "  {}  {:>9}  {}{}",
+            entry.digest.short(),
+            bytes(entry.size),
+            escape_control(path),
+            escape_control(&from)
+        );
+    }
+    match maker {
+        None if manifest.is_reference() => text.push_str("made by  nothing here: a local source\n"),
+        None => text.push_str("made by  nothing here: it is a part of another artifact, or came from elsewhere\n"),
+        Some((key, action, port)) => {
+            let record = &action.key;
+            let _ = writeln!(
+                text,
+                "made by  {} (version {}), port {port}, key {}",
+                record.stage,
+                record.version,
+                key.short()
+            );
+            for (name, value) in &record.params {
+                let _ = writeln!(text, "  param  {name} = {}", escape_control(&value.to_string()));
+            }
+            for (port, items) in &record.inputs {
+                for item in items {
+                    let label = item.label.as_ref().map(|l| format!(" [{l}]")).unwrap_or_default();
+                    let _ = writeln!(text, "  input  {port}{} = {}", escape_control(&label), item.digest.short());
+                }
+            }
+        }
+    }
+    answer(&text);
+    Ok(Exit::Success)
+}

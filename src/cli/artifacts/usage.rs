@@ -1,0 +1,53 @@
+//! `olmo-pipe artifacts du`.
+
+use std::fmt::Write as _;
+
+use clap::Args;
+use serde_json::json;
+
+use super::{Exit, Problem, answer, answer_json};
+use crate::artifacts::Usage;
+use crate::report::{bytes, escape_control};
+use crate::store::Store;
+
+#[derive(Args)]
+pub struct Du {
+    /// By type, not by stage.
+    #[arg(long)]
+    by_type: bool,
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Du {
+    pub fn run(self, store: &Store) -> Result<Exit, Problem> {
+        let usage = Usage::of(store, self.by_type)?;
+        if self.json {
+            answer_json(&json!({"format": 1, "usage": usage}));
+        } else {
+            answer(&text(&usage, self.by_type));
+        }
+        Ok(Exit::Success)
+    }
+}
+
+fn text(usage: &Usage, by_type: bool) -> String {
+    let what = if by_type { "type" } else { "made by" };
+    let mut text = format!("{what:<20}  artifacts  {:>10}  {:>10}\n", "bytes", "own bytes");
+    for group in &usage.groups {
+        let name = escape_control(&group.name);
+        let (all, own) = (bytes(group.bytes), bytes(group.own));
+        let _ = writeln!(text, "{name:<20}  {:>9}  {all:>10}  {own:>10}", group.artifacts);
+    }
+    let (count, sum) = usage.objects;
+    let saved = usage.unshared.saturating_sub(sum);
+    let _ = writeln!(text, "objects: {} in {count} files; equal files shared: {} saved", bytes(sum), bytes(saved));
+    if usage.referred > 0 {
+        let _ = writeln!(text, "local sources, referred to and not copied: {}", bytes(usage.referred));
+    }
+    for (name, size) in usage.folders.iter().filter(|(_, size)| **size > 0) {
+        let _ = writeln!(text, "{name}: {}", bytes(*size));
+    }
+    text
+}

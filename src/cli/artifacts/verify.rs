@@ -1,0 +1,110 @@
+//! `olmo-pipe artifacts verify|reindex`.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::json;
+
+use super::{ARTIFACT, Exit, Problem, answer, answer_json, find};
+use crate::report::escape_control;
+use crate::store::{Index, Repaired, Store};
+
+#[derive(Args)]
+pub struct Verify {
+    #[arg(help = ARTIFACT)]
+    artifacts: Vec<String>,
+    /// Moves what is damaged to quarantine/, brings back what a run's results still hold, and
+    /// forgets the rest, so that its stages run again.
+    #[arg(long, conflicts_with = "artifacts")]
+    repair: bool,
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Verify {
+    pub fn run(self, store: &Store) -> Result<Exit, Problem> {
+        let problems = if self.artifacts.is_empty() {
+            store.verify()?
+        } else {
+            let artifacts: Result<Vec<_>, Problem> = self.artifacts.iter().map(|text| find(store, text)).collect();
+            store.verify_artifacts(&artifacts?)?
+        };
+        let damage = problems.iter().filter(|p| p.is_damage()).count();
+        let repaired = if self.repair { Some(repair(store, &problems)?) } else { None };
+        let left = match &repaired {
+            Some(_) => store.verify()?.iter().filter(|p| p.is_damage()).count(),
+            None => damage,
+        };
+        if self.json {
+            let shown = problems
+                .iter()
+                .map(|p| json!({"path": p.path, "damage": p.is_damage(), "what": p.to_string()}))
+                .collect::<Vec<_>>();
+            let repaired = repaired.map(|r| {
+                json!({"quarantined": r.quarantined, "healed": r.healed, "forgotten": r.forgotten, "damage_left": left})
+            });
+            answer_json(&json!({"format": 1, "problems": shown, "repaired": repaired}));
+        } else {
+            let mut text = String::new();
+            for problem in &problems {
+                let _ = writeln!(text, "{}", escape_control(&problem.to_string()));
+            }
+            match repaired {
+                Some(Repaired { quarantined, healed, forgotten }) => {
+                    let healed = healed.len();
+                    let _ = writeln!(
+                        text,
+                        "moved {quarantined} damaged files to quarantine/; brought {healed} objects back from results; forgot {forgotten} entries that named what is gone"
+                    );
+                    text.push_str(if left == 0 { "the store is sound\n" } else { "there is damage left\n" });
+                }
+                None if damage > 0 => {
+                    let _ = writeln!(
+                        text,
+                        "{damage} problems; `artifacts verify --repair` makes the store sound, then the experiments make anew what is lost"
+                    );
+                }
+                None => text.push_str("the store is sound\n"),
+            }
+            answer(&text);
+        }
+        Ok(if left > 0 { Exit::CheckFailed } else { Exit::Success })
+    }
+}
+
+/// Repairs, with the named results of all runs as copies of what is lost.
+fn repair(store: &Store, problems: &[crate::store::Problem]) -> Result<Repaired, Problem> {
+    let mut by_size: BTreeMap<u64, Vec<PathBuf>> = BTreeMap::new();
+    if problems.iter().any(|p| p.is_damage()) {
+        let mut open: Vec<PathBuf> =
+            crate::run::list(store)?.into_iter().flat_map(|run| run.results.into_values()).collect();
+        while let Some(place) = open.pop() {
+            let Ok(metadata) = std::fs::symlink_metadata(&place) else { continue };
+            if metadata.is_dir() {
+                open.extend(std::fs::read_dir(&place).into_iter().flatten().flatten().map(|e| e.path()));
+            } else if metadata.is_file() {
+                by_size.entry(metadata.len()).or_default().push(place);
+            }
+        }
+    }
+    Ok(store.repair(problems, &|size| by_size.get(&size).cloned().unwrap_or_default())?)
+}
+
+#[derive(Args)]
+pub struct Reindex {}
+
+impl Reindex {
+    pub fn run(self, store: &Store) -> Result<Exit, Problem> {
+        let rebuilt = Index::open(store).rebuild()?;
+        answer(&match rebuilt {
+            Some(count) => format!("the index tells of {count} artifacts\n"),
+            None => {
+                "the index is in use or cannot be made; every answer comes from the files, and is the same\n".into()
+            }
+        });
+        Ok(Exit::Success)
+    }
+}

@@ -1,0 +1,297 @@
+//! [`Store::sweep`]: removes what a collection has found to be of no use, beside engines that
+//! go on working.
+//!
+//! What keeps the two apart:
+//!
+//! - Whoever makes or relies on something (a commit, a hit) holds `collect.lock` shared while it
+//!   does; the sweep holds it alone while it decides and removes.
+//! - Whatever is used gets a new change time: files that come in have one, and a file that was
+//!   there already is touched. So a file that was of no use when the collection looked, and is
+//!   now, is younger than the look, and stays with all that it names.
+//! - Actions go first, then manifests, then objects: a kill leaves nothing that names what is
+//!   gone. After a power cut an action may be back without its objects; it is no hit then.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use olmo_stage::Digest;
+
+use super::action::Output;
+use super::disk::{self, Stamp};
+use super::error::StoreError;
+use super::{ACTIONS, ARTIFACTS, OBJECTS, Store};
+
+const LOCK: &str = "collect.lock";
+/// How long a sweep waits for commits that go on.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// A hit does not touch what was touched this short a time ago: a run of cached stages then
+/// writes nothing. Collections leave a wider margin while an engine runs.
+pub(super) const TOUCHED_LATELY: Duration = Duration::from_secs(600);
+/// So many objects are removed before commits get a turn.
+const BATCH: usize = 512;
+
+/// Held shared by whoever makes something in the store or relies on it. Released on drop.
+pub(super) struct Using(#[expect(dead_code, reason = "the lock is released when the file is closed")] File);
+
+/// What a sweep is to remove, as it was when the collection looked.
+#[derive(Clone, Debug, Default)]
+pub struct SweepPlan {
+    /// All finished actions that the collection saw.
+    pub seen: BTreeSet<Digest>,
+    /// Those of them that go.
+    pub actions: BTreeSet<Digest>,
+    /// The artifacts that stay.
+    pub artifacts: BTreeSet<Digest>,
+    /// What was made or used since this time (nanoseconds since 1970) stays.
+    pub cutoff: i64,
+}
+
+/// What was removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    pub actions: usize,
+    pub artifacts: usize,
+    pub objects: usize,
+    /// Of the objects.
+    pub bytes: u64,
+}
+
+impl Store {
+    fn collect_lock(&self) -> Result<File, StoreError> {
+        let path = self.root.join(LOCK);
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(false).open(&path);
+        file.map_err(StoreError::io("open the lock file", &path))
+    }
+
+    /// Keeps sweeps away until the value is dropped.
+    pub(super) fn using(&self) -> Result<Using, StoreError> {
+        let file = self.collect_lock()?;
+        file.lock_shared().map_err(StoreError::io("lock", &self.root.join(LOCK)))?;
+        Ok(Using(file))
+    }
+
+    /// Keeps everybody else away; waits for commits that go on.
+    fn sweeping(&self) -> Result<Using, StoreError> {
+        let (file, since) = (self.collect_lock()?, Instant::now());
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(Using(file)),
+                Err(TryLockError::WouldBlock) if since.elapsed() < PATIENCE => {
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                Err(TryLockError::WouldBlock) => return Err(StoreError::Busy { root: self.root.clone() }),
+                Err(TryLockError::Error(e)) => return Err(StoreError::io("lock", &self.root.join(LOCK))(e)),
+            }
+        }
+    }
+
+    /// When the finished action `key` was last used: nanoseconds since 1970.
+    pub fn action_used(&self, key: Digest) -> Option<i64> {
+        used(&self.sharded(ACTIONS, key))
+    }
+
+    /// When the artifact was last committed or named: nanoseconds since 1970.
+    pub fn artifact_used(&self, artifact: Digest) -> Option<i64> {
+        used(&self.sharded(ARTIFACTS, artifact))
+    }
+
+    /// When the object came in or was last linked or named: nanoseconds since 1970.
+    pub fn object_used(&self, object: Digest) -> Option<i64> {
+        used(&self.object_path(object))
+    }
+
+    /// Removes what `plan` says, unless it was used meanwhile.
+    pub fn sweep(&self, plan: &SweepPlan) -> Result<Swept, StoreError> {
+        let mut swept = Swept::default();
+        let mut live = plan.artifacts.clone();
+        let held = self.sweeping()?;
+        for key in self.action_keys()? {
+            let path = self.sharded(ACTIONS, key);
+            let goes = plan.actions.contains(&key) && used(&path).is_some_and(|at| at < plan.cutoff);
+            if goes {
+                swept.actions += usize::from(remove(&path)?);
+            } else if plan.actions.contains(&key) || !plan.seen.contains(&key) {
+                // Used, or new, since the collection looked.
+                live.extend(
+                    self.recorded_action(key).iter().flat_map(|a| a.outputs.values()).flat_map(Output::artifacts),
+                );
+            }
+        }
+        let mut objects = BTreeSet::new();
+        for artifact in self.names(ARTIFACTS, "")? {
+            let path = self.sharded(ARTIFACTS, artifact);
+            if live.contains(&artifact) || used(&path).is_none_or(|at| at >= plan.cutoff) {
+                let Ok(manifest) = self.read_manifest(artifact) else { continue };
+                objects.extend(manifest.files.values().filter(|e| e.source.is_none()).map(|e| e.digest));
+            } else {
+                swept.artifacts += usize::from(remove(&path)?);
+            }
+        }
+        drop(held);
+        let unused: Vec<Digest> = self.names(OBJECTS, "")?.into_iter().filter(|o| !objects.contains(o)).collect();
+        for batch in unused.chunks(BATCH) {
+            let _held = self.sweeping()?;
+            for object in batch {
+                let path = self.object_path(*object);
+                let size = fs::symlink_metadata(&path).map_or(0, |m| m.len());
+                if used(&path).is_some_and(|at| at < plan.cutoff) && remove(&path)? {
+                    swept.objects += 1;
+                    swept.bytes += size;
+                }
+            }
+        }
+        Ok(swept)
+    }
+
+    /// The bytes of unused files of the kinds that only save time or help to look: remembered
+    /// digests of sources and quarantined files not touched since `cutoff` (nanoseconds since
+    /// 1970). With `remove` they go.
+    pub fn sweep_remains(&self, cutoff: i64, remove_them: bool) -> Result<u64, StoreError> {
+        let mut bytes = 0;
+        let mut old = |path: &Path| -> Result<(), StoreError> {
+            let Ok(metadata) = fs::symlink_metadata(path) else { return Ok(()) };
+            if !metadata.is_dir() && used(path).is_some_and(|at| at < cutoff) {
+                bytes += metadata.len();
+                if remove_them {
+                    remove(path)?;
+                }
+            }
+            Ok(())
+        };
+        for entry in fs::read_dir(self.root.join(super::QUARANTINE)).into_iter().flatten().flatten() {
+            old(&entry.path())?;
+        }
+        for name in self.names(super::STAT, "")? {
+            old(&self.sharded(super::STAT, name))?;
+        }
+        Ok(bytes)
+    }
+}
+
+/// When the file at `path` last changed in any way: nanoseconds since 1970.
+fn used(path: &Path) -> Option<i64> {
+    let stamp = Stamp::of(&fs::symlink_metadata(path).ok()?);
+    Some(stamp.changed.max(stamp.modified))
+}
+
+/// Whether it was there.
+fn remove(path: &Path) -> Result<bool, StoreError> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(StoreError::io("remove", path)(e)),
+    }
+}
+
+/// Makes the file at `path` young, and leaves its modification time; `false`: it is not there.
+/// Who may not do that (the store is another user's) does not collect either.
+pub(super) fn touch(path: &Path) -> bool {
+    use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, utimensat};
+    let times = Timestamps {
+        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_NOW },
+        last_modification: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+    };
+    !matches!(utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW), Err(rustix::io::Errno::NOENT))
+}
+
+/// Whether the file at `path` is there and was touched a short time ago.
+pub(super) fn used_lately(path: &Path) -> bool {
+    let lately = disk::now() - i64::try_from(TOUCHED_LATELY.as_nanos()).unwrap_or(i64::MAX);
+    used(path).is_some_and(|at| at > lately)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::action::tests::{record, store_with_action};
+    use crate::store::{Action, ActionState};
+    use olmo_stage::PortType;
+
+    /// Removes everything that is older than now and not named in `keep`.
+    fn plan(store: &Store, keep: &[Digest]) -> SweepPlan {
+        let seen: BTreeSet<Digest> = store.action_keys().unwrap().into_iter().collect();
+        SweepPlan { actions: seen.clone(), seen, artifacts: keep.iter().copied().collect(), cutoff: disk::now() }
+    }
+
+    #[test]
+    fn a_sweep_removes_actions_artifacts_and_objects_and_leaves_what_is_named() {
+        let (_dir, store, key, action) = store_with_action();
+        let Output::Single(model) = action.outputs["model"] else { panic!() };
+        let swept = store.sweep(&plan(&store, &[model])).unwrap();
+        assert_eq!(swept, Swept { actions: 1, artifacts: 2, objects: 2, bytes: 10 });
+        assert_eq!(store.action_state(key).unwrap(), ActionState::Absent);
+        assert!(store.is_whole(model));
+        assert_eq!(store.verify().unwrap(), []);
+    }
+
+    #[test]
+    fn what_is_used_after_the_collection_looked_stays_with_all_that_it_names() {
+        let (_dir, store, key, action) = store_with_action();
+        let plan = plan(&store, &[]);
+        std::thread::sleep(Duration::from_millis(20));
+        // As a hit does, had the last touch been long ago.
+        assert!(touch(&store.sharded(ACTIONS, key)));
+        assert_eq!(store.sweep(&plan).unwrap(), Swept::default());
+        assert!(store.action(key).unwrap().is_some());
+        drop(action);
+    }
+
+    #[test]
+    fn a_commit_of_what_is_there_already_keeps_it() {
+        let (dir, store, _, _) = store_with_action();
+        let plan = plan(&store, &[]);
+        std::thread::sleep(Duration::from_millis(20));
+        let folder = dir.path().join("again");
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("file"), "weights").unwrap();
+        // A second name: the object is not replaced by this file.
+        fs::hard_link(folder.join("file"), dir.path().join("second name")).unwrap();
+        let model = store.commit_tree(PortType::Dir, &folder).unwrap();
+        let new = Action::new(record(0.7), [("model".to_owned(), Output::Single(model))].into());
+        let swept = store.sweep(&plan).unwrap();
+        assert_eq!((swept.actions, swept.objects), (1, 2), "the old action and its other objects");
+        store.commit_action(new.key.digest(), &new).unwrap();
+        assert!(store.action(new.key.digest()).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_new_action_keeps_what_the_collection_did_not_know_to_be_used() {
+        let (_dir, store, _, action) = store_with_action();
+        let mut plan = plan(&store, &[]);
+        let again = Action::new(record(0.9), action.outputs);
+        store.commit_action(again.key.digest(), &again).unwrap();
+        plan.cutoff = disk::now() + 1_000_000_000;
+        let swept = store.sweep(&plan).unwrap();
+        assert_eq!((swept.actions, swept.artifacts, swept.objects), (1, 0, 0));
+        assert!(store.action(again.key.digest()).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_sweep_waits_for_a_commit_that_goes_on() {
+        let (_dir, store, _, _) = store_with_action();
+        let plan = plan(&store, &[]);
+        let using = store.using().unwrap();
+        std::thread::scope(|scope| {
+            let sweep = scope.spawn(|| store.sweep(&plan).unwrap());
+            std::thread::sleep(Duration::from_millis(30));
+            assert!(!sweep.is_finished() && store.action_keys().unwrap().len() == 1);
+            drop(using);
+            assert_eq!(sweep.join().unwrap().actions, 1);
+        });
+    }
+
+    #[test]
+    fn a_touch_keeps_the_time_when_an_artifact_was_made() {
+        let (_dir, store, _, action) = store_with_action();
+        let path = store.sharded(ARTIFACTS, action.outputs["model"].artifacts().next().unwrap());
+        let (before, made) = (used(&path).unwrap(), fs::metadata(&path).unwrap().modified().unwrap());
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(touch(&path) && used(&path).unwrap() > before);
+        assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), made);
+        assert!(!touch(Path::new("/nowhere/at/all")));
+    }
+}
