@@ -13,7 +13,7 @@ use std::fs::{self, File};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use olmo_stage::{Digest, PortType};
 use serde::de::DeserializeOwned;
@@ -27,6 +27,8 @@ use super::{ACTIONS, ARTIFACTS, INDEX, Store, lock, seal};
 
 /// Bumped when a row's meaning changes: older rows are then rebuilt.
 const ROWS: &str = "row-1";
+/// How long sled may keep the files of a database that is closed.
+const SLED_LETS_GO_WITHIN: Duration = Duration::from_secs(2);
 
 /// Which artifacts to list; what is `None` does not matter.
 #[derive(Clone, Debug, Default)]
@@ -112,11 +114,12 @@ impl<'s> Index<'s> {
         // Our own lock, before sled's: a second process sees at once that it is to scan.
         let Ok(Some(held)) = lock::try_exclusive(&folder.join("lock")) else { return scan };
         let place = folder.join("db");
-        let database = open_database(&place).or_else(|| {
+        let database = match open_database(&place) {
+            Ok(database) => Some(database),
+            Err(Trouble::Busy) => None,
             // The rows are made again as they are asked for.
-            fs::remove_dir_all(&place).ok()?;
-            open_database(&place)
-        });
+            Err(Trouble::Damaged) => fs::remove_dir_all(&place).ok().and_then(|()| open_database(&place).ok()),
+        };
         Self { store, database: Mutex::new(database), _lock: Some(held) }
     }
 
@@ -246,10 +249,30 @@ impl<'s> Index<'s> {
     }
 }
 
-/// `None` if sled cannot, or panics, over what it finds.
-fn open_database(place: &Path) -> Option<sled::Db> {
+/// Why there is no database.
+enum Trouble {
+    Busy,
+    /// Sled cannot read what it finds, or panics over it.
+    Damaged,
+}
+
+fn open_database(place: &Path) -> Result<sled::Db, Trouble> {
     let config = sled::Config::new().path(place).cache_capacity(16 << 20).flush_every_ms(None);
-    catch_unwind(AssertUnwindSafe(|| config.open())).ok()?.ok()
+    let since = Instant::now();
+    loop {
+        match catch_unwind(AssertUnwindSafe(|| config.open())) {
+            Ok(Ok(database)) => return Ok(database),
+            // Nobody else uses it: we hold our own lock. But sled's threads may keep the files of
+            // a database that was dropped a moment ago, and its lock with them.
+            Ok(Err(sled::Error::Io(e))) if e.to_string().contains("acquire lock") => {
+                if since.elapsed() > SLED_LETS_GO_WITHIN {
+                    return Err(Trouble::Busy);
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            _ => return Err(Trouble::Damaged),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -259,7 +282,6 @@ mod tests {
     use crate::store::{Action, Store};
     use serde_json::json;
     use std::cell::Cell;
-    use std::time::Duration;
 
     /// The answers to one query of each kind, each from a newly opened index.
     fn answers(store: &Store) -> Vec<Vec<ArtifactRow>> {
