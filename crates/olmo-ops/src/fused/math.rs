@@ -3,9 +3,9 @@
 /// Lanes that a sum is kept in; fixed, so the order of additions never depends on the machine's vectors.
 pub(crate) const LANES: usize = 16;
 
-/// Compiles a function a second time for machines with 256-bit vectors, and picks at run time.
+/// Compiles a function again for machines with 256-bit and with 512-bit vectors, and picks at run time.
 ///
-/// Results are the same bits: neither version may fuse a product and a sum, and both add in [`LANES`] fixed lanes.
+/// Results are the same bits: no version may fuse a product and a sum, and all add in [`LANES`] fixed lanes.
 macro_rules! multiversion {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
@@ -20,6 +20,19 @@ macro_rules! multiversion {
                 #[allow(clippy::too_many_arguments, reason = "as above")]
                 fn wide($($arg: $ty),*) $(-> $ret)? {
                     body($($arg),*)
+                }
+                #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw")]
+                #[allow(clippy::too_many_arguments, reason = "as above")]
+                fn widest($($arg: $ty),*) $(-> $ret)? {
+                    body($($arg),*)
+                }
+                if std::arch::is_x86_feature_detected!("avx512f")
+                    && std::arch::is_x86_feature_detected!("avx512vl")
+                    && std::arch::is_x86_feature_detected!("avx512dq")
+                    && std::arch::is_x86_feature_detected!("avx512bw")
+                {
+                    // SAFETY: the machine has what the version needs.
+                    return unsafe { widest($($arg),*) };
                 }
                 if std::arch::is_x86_feature_detected!("avx2") {
                     // SAFETY: the machine has what the version needs.
