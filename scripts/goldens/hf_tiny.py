@@ -12,7 +12,7 @@ import sys
 
 import torch
 import transformers
-from transformers import Olmo2Config, Olmo2ForCausalLM, OlmoConfig, OlmoForCausalLM
+from transformers import Olmo2Config, Olmo2ForCausalLM, Olmo3Config, Olmo3ForCausalLM, OlmoConfig, OlmoForCausalLM
 
 FOLDER = pathlib.Path("tests/fixtures/hf_tiny")
 SHAPE = dict(
@@ -37,6 +37,19 @@ MODELS = {
             num_key_value_heads=2,
             rms_norm_eps=1e-6,
             tie_word_embeddings=False,
+            rope_parameters={"rope_type": "default", "rope_theta": 500000.0},
+        ),
+    ),
+    # Windows shorter than the prompt, with a block that sees everything among them.
+    "olmo3": (
+        Olmo3ForCausalLM,
+        Olmo3Config(
+            **{**SHAPE, "num_hidden_layers": 4},
+            num_key_value_heads=2,
+            rms_norm_eps=1e-6,
+            tie_word_embeddings=False,
+            sliding_window=5,
+            layer_types=["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"],
             rope_parameters={"rope_type": "default", "rope_theta": 500000.0},
         ),
     ),

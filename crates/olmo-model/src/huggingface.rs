@@ -246,11 +246,12 @@ fn full_attention_every(kinds: Option<&Value>, layers: usize) -> Result<Option<u
 }
 
 const FULL: &str = "full_attention";
+const SLIDING: &str = "sliding_attention";
 
 /// The kind of each block, in the words of `transformers`.
 fn layer_types(layers: usize, full_every: Option<usize>) -> Vec<&'static str> {
     let full = |layer: usize| full_every.is_some_and(|every| (layer + 1).is_multiple_of(every));
-    (0..layers).map(|layer| if full(layer) { FULL } else { "sliding_attention" }).collect()
+    (0..layers).map(|layer| if full(layer) { FULL } else { SLIDING }).collect()
 }
 
 /// The rotary base from either of the two places where versions of `transformers` write it.
@@ -258,11 +259,20 @@ fn rope_theta(theta: Option<&Value>, scaling: Option<&Value>, parameters: Option
     if let Some(scaling) = scaling {
         return Err(format!("has rope_scaling {scaling}, which is not supported"));
     }
-    if let Some(kind) = parameters.and_then(|parameters| parameters.get("rope_type")).filter(|kind| *kind != "default")
-    {
+    // OLMo 3 may have parameters of its own for each kind of block.
+    let of_kinds = [FULL, SLIDING].into_iter().filter_map(|kind| parameters?.get(kind));
+    let all: Vec<&Value> = parameters.into_iter().chain(of_kinds).collect();
+    if let Some(kind) = all.iter().filter_map(|one| one.get("rope_type")).find(|kind| **kind != "default") {
         return Err(format!("has rope_type {kind}; only \"default\" is supported"));
     }
-    match parameters.and_then(|parameters| parameters.get("rope_theta")).or(theta) {
+    let mut thetas = all.iter().filter_map(|one| one.get("rope_theta"));
+    let first = thetas.next();
+    if let Some(other) = thetas.find(|theta| Some(*theta) != first) {
+        return Err(format!(
+            "has several values of rope_theta, {other} among them; only one for all blocks is supported"
+        ));
+    }
+    match first.or(theta) {
         None => Ok(10_000.0),
         Some(theta) => theta.as_f64().ok_or(format!("`rope_theta` is {theta}, not a number")),
     }

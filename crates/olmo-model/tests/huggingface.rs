@@ -9,7 +9,7 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
-const CASES: [&str; 3] = ["olmo", "olmo2", "olmo2_gqa"];
+const CASES: [&str; 4] = ["olmo", "olmo2", "olmo2_gqa", "olmo3"];
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/hf_tiny").join(name)
