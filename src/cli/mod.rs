@@ -1,6 +1,7 @@
 //! The command line: one file for each command. Nothing else in the crate prints.
 
 mod artifacts;
+mod data;
 mod detach;
 mod exit;
 mod experiment;
@@ -58,6 +59,8 @@ enum Command {
     /// What the store holds.
     #[command(subcommand)]
     Artifacts(artifacts::Artifacts),
+    /// Looks at data: `data preview|stats|audit|inspect`.
+    Data(data::Data),
     /// Runs, also those that are going on in another terminal.
     #[command(subcommand)]
     Runs(runs::Runs),
@@ -85,6 +88,7 @@ pub fn main() -> ExitCode {
         Command::Show(show) => show.run(),
         Command::Graph(graph) => graph.run(),
         Command::Artifacts(artifacts) => artifacts.run(&common),
+        Command::Data(data) => data.run(&common),
         Command::Runs(runs) => runs.run(&common),
         Command::Schema(schema) => schema.run(),
     };

@@ -162,6 +162,11 @@ impl Store {
         Ok(keys)
     }
 
+    /// The folder of objects, named by their digests.
+    pub fn objects_dir(&self) -> PathBuf {
+        self.root.join(OBJECTS)
+    }
+
     /// The folder that holds one folder for each run.
     pub fn runs_dir(&self) -> PathBuf {
         self.root.join(RUNS)

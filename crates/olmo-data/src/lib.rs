@@ -7,8 +7,12 @@
 //!
 //! Every artifact is a folder; nothing in it holds a time, a host, a path or a thread count.
 
+pub mod boundaries_csv;
 pub mod dataset;
 mod error;
+mod fast;
+pub mod instance_filter;
+pub mod jinja;
 mod json;
 pub mod memmap;
 mod memmap_writer;
@@ -18,12 +22,16 @@ mod parquet_file;
 pub mod template;
 pub mod tokenizer;
 pub mod tokens;
+pub mod view;
+mod words;
 
 pub use dataset::Conversation;
 pub use error::DataError;
+pub use instance_filter::InstanceFilter;
+pub use jinja::JinjaTemplate;
 pub use memmap::{Dtype, Instance, Manifest, Memmap};
-pub use memmap_writer::{Layout, MemmapWriter};
+pub use memmap_writer::{Layout, MemmapOptions, MemmapWriter};
 pub use pack::{Pack, Packer};
-pub use template::{Message, Rendered, Role, Template};
+pub use template::{Labels, Message, Rendered, Role, Template, Turn};
 pub use tokenizer::{SpecialTokens, TextTokenizer};
 pub use tokens::Document;

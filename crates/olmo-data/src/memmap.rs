@@ -3,7 +3,8 @@
 //! `input_ids.npy` (raw little-endian uint16 or uint32, no header in spite of the name),
 //! `label_mask.npy` (one byte a token; absent where every token is a target),
 //! `boundaries.npy` (raw little-endian u64: where documents start, in tokens), `manifest.json`.
-//! OLMo's own trainer reads the first two as they are.
+//! OLMo's own trainer reads the first two as they are. Many rows may lie in several files, `input_ids-1.npy` and
+//! so on behind the first: OLMo's `data.paths`, in this order.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -21,8 +22,14 @@ pub const LABEL_MASK: &str = "label_mask.npy";
 pub const BOUNDARIES: &str = "boundaries.npy";
 pub const MANIFEST: &str = "manifest.json";
 
+/// The name of file `shard` (from 0) of `name`.
+pub fn shard_name(name: &str, shard: usize) -> String {
+    let stem = name.trim_end_matches(".npy");
+    if shard == 0 { name.to_owned() } else { format!("{stem}-{shard}.npy") }
+}
+
 /// The type of an id on disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Dtype {
     Uint16,
@@ -80,8 +87,18 @@ pub struct Manifest {
     pub truncated: u64,
     /// Tokens that only fill rows.
     pub padding: u64,
+    /// Rows that lost their labels since they repeat themselves.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub filtered: u64,
+    /// Rows in each file of ids, if there are several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shards: Vec<u64>,
     /// BLAKE3 digest of each file.
     pub blake3: BTreeMap<String, Digest>,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// One row.
@@ -93,13 +110,21 @@ pub struct Instance {
     pub label_mask: Option<Vec<bool>>,
 }
 
+/// One file of ids and its label mask.
+#[derive(Debug)]
+struct Shard {
+    /// The first row that lies in it.
+    first: usize,
+    input_ids: Mmap,
+    label_mask: Option<Mmap>,
+}
+
 /// Rows of token ids, mapped into memory. The files must not change while it is open.
 #[derive(Debug)]
 pub struct Memmap {
     dir: PathBuf,
     manifest: Manifest,
-    input_ids: Mmap,
-    label_mask: Option<Mmap>,
+    shards: Vec<Shard>,
     boundaries: Vec<u64>,
 }
 
@@ -122,29 +147,21 @@ impl Memmap {
         if manifest.instances > u64::from(u32::MAX) {
             return Err(bad("has more than 2^32 - 1 rows"));
         }
-        let ids_path = dir.join(INPUT_IDS);
         if Dtype::for_vocabulary(manifest.vocab_size).bytes() > manifest.dtype.bytes() {
             let (dtype, vocab_size) = (manifest.dtype.as_str(), manifest.vocab_size);
-            return Err(DataError::Dtype { path: ids_path, dtype, vocab_size });
+            return Err(DataError::Dtype { path: dir.join(INPUT_IDS), dtype, vocab_size });
         }
-        let width = manifest.dtype.bytes() as u64;
-        let input_ids = map(&ids_path, manifest.count * width, |found| match (manifest.dtype, found) {
-            (Dtype::Uint16, found) if found == manifest.count * 4 => "; it may hold uint32, not uint16",
-            (Dtype::Uint32, found) if found == manifest.count * 2 => "; it may hold uint16, not uint32",
-            _ => "",
-        })?;
-        let label_mask = if manifest.blake3.contains_key(LABEL_MASK) {
-            let path = dir.join(LABEL_MASK);
-            let mask = map(&path, manifest.count, |_| "")?;
-            if let Some(at) = mask.iter().position(|byte| *byte > 1) {
-                return Err(DataError::broken(&path, format!("byte {at} is {}, not 0 or 1", mask[at])));
-            }
-            Some(mask)
-        } else if dir.join(LABEL_MASK).exists() {
-            return Err(DataError::broken(&dir.join(LABEL_MASK), "is not in the manifest"));
-        } else {
-            None
-        };
+        let rows = if manifest.shards.is_empty() { vec![manifest.instances] } else { manifest.shards.clone() };
+        if rows.iter().try_fold(0u64, |sum, rows| sum.checked_add(*rows)) != Some(manifest.instances) {
+            return Err(bad("the rows of its shards are not its instances"));
+        }
+        let masked = manifest.blake3.contains_key(LABEL_MASK);
+        let mut shards = Vec::with_capacity(rows.len());
+        let mut first = 0;
+        for (shard, rows) in rows.into_iter().enumerate() {
+            shards.push(Shard::open(dir, &manifest, shard, first, rows, masked)?);
+            first += rows as usize;
+        }
         let boundaries_path = dir.join(BOUNDARIES);
         let boundaries = map(&boundaries_path, manifest.documents.saturating_mul(8), |_| "")?;
         let boundaries: Vec<u64> = boundaries.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect();
@@ -152,7 +169,7 @@ impl Memmap {
         if !ascend || boundaries.last().is_some_and(|last| *last >= manifest.count) {
             return Err(DataError::broken(&boundaries_path, "the boundaries do not ascend within the tokens"));
         }
-        let opened = Self { dir: dir.to_owned(), manifest, input_ids, label_mask, boundaries };
+        let opened = Self { dir: dir.to_owned(), manifest, shards, boundaries };
         opened.check_ids()?;
         Ok(opened)
     }
@@ -179,19 +196,27 @@ impl Memmap {
         self.manifest.instances as usize
     }
 
+    /// The file that row `index` lies in, and its place there.
+    fn shard(&self, index: usize) -> (&Shard, usize) {
+        let shard = &self.shards[self.shards.partition_point(|shard| shard.first <= index) - 1];
+        (shard, index - shard.first)
+    }
+
     /// Row `index`, which must be below [`Memmap::instances`].
     pub fn instance(&self, index: usize) -> Instance {
         let length = self.manifest.sequence_length as usize;
-        let label_mask = self
+        let (shard, row) = self.shard(index);
+        let label_mask = shard
             .label_mask
             .as_ref()
-            .map(|mask| mask[index * length..][..length].iter().map(|byte| *byte != 0).collect());
+            .map(|mask| mask[row * length..][..length].iter().map(|byte| *byte != 0).collect());
         Instance { input_ids: self.ids(index), label_mask }
     }
 
     fn ids(&self, index: usize) -> Vec<u32> {
+        let (shard, index) = self.shard(index);
         let row = self.manifest.sequence_length as usize * self.manifest.dtype.bytes();
-        let bytes = &self.input_ids[index * row..][..row];
+        let bytes = &shard.input_ids[index * row..][..row];
         match self.manifest.dtype {
             Dtype::Uint16 => bytes.as_chunks().0.iter().map(|b| u32::from(u16::from_le_bytes(*b))).collect(),
             Dtype::Uint32 => bytes.as_chunks().0.iter().map(|b| u32::from_le_bytes(*b)).collect(),
@@ -223,6 +248,38 @@ impl Memmap {
             }
         }
         Ok(())
+    }
+}
+
+impl Shard {
+    fn open(
+        dir: &Path,
+        manifest: &Manifest,
+        shard: usize,
+        first: usize,
+        rows: u64,
+        masked: bool,
+    ) -> Result<Self, DataError> {
+        let count = rows * manifest.sequence_length;
+        let ids_path = dir.join(shard_name(INPUT_IDS, shard));
+        let width = manifest.dtype.bytes() as u64;
+        let input_ids = map(&ids_path, count * width, |found| match (manifest.dtype, found) {
+            (Dtype::Uint16, found) if found == count * 4 => "; it may hold uint32, not uint16",
+            (Dtype::Uint32, found) if found == count * 2 => "; it may hold uint16, not uint32",
+            _ => "",
+        })?;
+        let path = dir.join(shard_name(LABEL_MASK, shard));
+        if !masked {
+            if path.exists() {
+                return Err(DataError::broken(&path, "is not in the manifest"));
+            }
+            return Ok(Self { first, input_ids, label_mask: None });
+        }
+        let mask = map(&path, count, |_| "")?;
+        if let Some(at) = mask.iter().position(|byte| *byte > 1) {
+            return Err(DataError::broken(&path, format!("byte {at} is {}, not 0 or 1", mask[at])));
+        }
+        Ok(Self { first, input_ids, label_mask: Some(mask) })
     }
 }
 

@@ -8,9 +8,11 @@ use std::path::{Path, PathBuf};
 
 use olmo_stage::Digest;
 
+use crate::boundaries_csv::{self, CSV_BOUNDARIES};
 use crate::error::DataError;
+use crate::instance_filter::InstanceFilter;
 use crate::json;
-use crate::memmap::{BOUNDARIES, Dtype, INPUT_IDS, LABEL_MASK, MANIFEST, Manifest};
+use crate::memmap::{BOUNDARIES, Dtype, INPUT_IDS, LABEL_MASK, MANIFEST, Manifest, shard_name};
 
 /// What is known of a memmap before its first token.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,39 +51,73 @@ impl HashedFile {
     }
 }
 
+/// Options of a memmap beside its [`Layout`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MemmapOptions {
+    /// `None`: the smallest that holds the vocabulary.
+    pub dtype: Option<Dtype>,
+    /// Rows of a file of ids; 0: all in one.
+    pub rows_per_file: u64,
+    /// Rows that repeat themselves lose their labels.
+    pub instance_filter: Option<InstanceFilter>,
+    /// Writes `boundaries.csv.gz` too, as Dolma and open-instruct have it.
+    pub csv_boundaries: bool,
+}
+
 /// Writes rows. Until [`MemmapWriter::finish`] has written `manifest.json` the folder is no memmap.
 pub struct MemmapWriter {
     dir: PathBuf,
     layout: Layout,
+    options: MemmapOptions,
     dtype: Dtype,
-    input_ids: HashedFile,
-    label_mask: HashedFile,
+    /// Ids and label mask of the file that is being written.
+    open: Option<(HashedFile, HashedFile)>,
+    /// Rows in each file, and the digests of all files.
+    shards: Vec<u64>,
+    blake3: BTreeMap<String, Digest>,
     boundaries: Vec<u64>,
     row_ids: Vec<u32>,
     row_mask: Vec<u8>,
+    bytes: Vec<u8>,
     written: u64,
     labels: u64,
     padding: u64,
+    filtered: u64,
     every_token_labelled: bool,
 }
 
 impl MemmapWriter {
     /// Starts a memmap in folder `dir`.
     pub fn create(dir: &Path, layout: Layout) -> Result<Self, DataError> {
+        Self::with_options(dir, layout, MemmapOptions::default())
+    }
+
+    /// Starts a memmap in folder `dir`. Refuses a dtype that does not hold every id of the vocabulary.
+    pub fn with_options(dir: &Path, layout: Layout, options: MemmapOptions) -> Result<Self, DataError> {
         if layout.sequence_length == 0 {
             return Err(DataError::broken(dir, "a row must hold at least one token"));
         }
+        let least = Dtype::for_vocabulary(layout.vocab_size);
+        let dtype = options.dtype.unwrap_or(least);
+        if dtype.bytes() < least.bytes() {
+            let (dtype, vocab_size) = (dtype.as_str(), layout.vocab_size);
+            return Err(DataError::Dtype { path: INPUT_IDS.into(), dtype, vocab_size });
+        }
         Ok(Self {
-            input_ids: HashedFile::create(dir.join(INPUT_IDS))?,
-            label_mask: HashedFile::create(dir.join(LABEL_MASK))?,
             dir: dir.to_owned(),
-            dtype: Dtype::for_vocabulary(layout.vocab_size),
+            options,
+            dtype,
+            open: None,
+            shards: Vec::new(),
+            blake3: BTreeMap::new(),
             boundaries: Vec::new(),
             row_ids: Vec::with_capacity(layout.sequence_length),
             row_mask: Vec::with_capacity(layout.sequence_length),
+            bytes: Vec::new(),
             written: 0,
             labels: 0,
             padding: 0,
+            filtered: 0,
             every_token_labelled: true,
             layout,
         })
@@ -103,18 +139,22 @@ impl MemmapWriter {
     }
 
     /// Appends tokens, over the ends of rows. Refuses an id outside the vocabulary.
-    pub fn append(&mut self, ids: &[u32], label_mask: &[bool]) -> Result<(), DataError> {
-        for (id, label) in ids.iter().zip(label_mask) {
-            if *id >= self.layout.vocab_size {
-                return Err(DataError::OverVocabulary {
-                    path: self.input_ids.path.clone(),
-                    position: self.written as usize + self.row_ids.len(),
-                    id: *id,
-                    vocab_size: self.layout.vocab_size,
-                });
-            }
-            self.row_ids.push(*id);
-            self.row_mask.push(u8::from(*label));
+    pub fn append(&mut self, mut ids: &[u32], mut label_mask: &[bool]) -> Result<(), DataError> {
+        if let Some(at) = ids.iter().position(|id| *id >= self.layout.vocab_size) {
+            return Err(DataError::OverVocabulary {
+                path: self.dir.join(INPUT_IDS),
+                position: self.written as usize + self.row_ids.len() + at,
+                id: ids[at],
+                vocab_size: self.layout.vocab_size,
+            });
+        }
+        while !ids.is_empty() {
+            let now = self.room().min(ids.len());
+            let (row, rest) = ids.split_at(now);
+            let (row_mask, rest_mask) = label_mask.split_at(now);
+            self.row_ids.extend_from_slice(row);
+            self.row_mask.extend(row_mask.iter().map(|label| u8::from(*label)));
+            (ids, label_mask) = (rest, rest_mask);
             if self.room() == 0 {
                 self.write_row()?;
             }
@@ -134,23 +174,56 @@ impl MemmapWriter {
     }
 
     fn write_row(&mut self) -> Result<(), DataError> {
-        let bytes: Vec<u8> = match self.dtype {
+        if self.options.instance_filter.is_some_and(|filter| filter.repeats(&self.row_ids)) {
+            self.filtered += 1;
+            self.row_mask.fill(0);
+        }
+        if self.open.is_none() {
+            let create = |name| HashedFile::create(self.dir.join(shard_name(name, self.shards.len())));
+            self.open = Some((create(INPUT_IDS)?, create(LABEL_MASK)?));
+            self.shards.push(0);
+        }
+        self.bytes.clear();
+        match self.dtype {
             // Below `vocab_size`, which this dtype holds.
-            Dtype::Uint16 => self.row_ids.iter().flat_map(|id| (*id as u16).to_le_bytes()).collect(),
-            Dtype::Uint32 => self.row_ids.iter().flat_map(|id| id.to_le_bytes()).collect(),
-        };
-        self.input_ids.write(&bytes)?;
-        self.label_mask.write(&self.row_mask)?;
+            Dtype::Uint16 => self.bytes.extend(self.row_ids.iter().flat_map(|id| (*id as u16).to_le_bytes())),
+            Dtype::Uint32 => self.bytes.extend(self.row_ids.iter().flat_map(|id| id.to_le_bytes())),
+        }
+        if let Some((input_ids, label_mask)) = &mut self.open {
+            input_ids.write(&self.bytes)?;
+            label_mask.write(&self.row_mask)?;
+        }
         self.labels += self.row_mask.iter().skip(1).map(|label| u64::from(*label)).sum::<u64>();
         self.every_token_labelled &= self.row_mask.iter().all(|label| *label == 1);
         self.written += self.row_ids.len() as u64;
         self.row_ids.clear();
         self.row_mask.clear();
+        if let Some(rows) = self.shards.last_mut() {
+            *rows += 1;
+            if *rows == self.options.rows_per_file {
+                self.close_file()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn close_file(&mut self) -> Result<(), DataError> {
+        let Some((input_ids, label_mask)) = self.open.take() else { return Ok(()) };
+        let shard = self.shards.len() - 1;
+        self.blake3.insert(shard_name(INPUT_IDS, shard), input_ids.finish()?);
+        self.blake3.insert(shard_name(LABEL_MASK, shard), label_mask.finish()?);
         Ok(())
     }
 
     /// Completes the files. A row that is not full is dropped, with the boundaries in it.
     pub fn finish(mut self, mut dropped: u64, mut truncated: u64) -> Result<Manifest, DataError> {
+        if self.shards.is_empty() {
+            // Not one row: the files are there all the same.
+            let create = |name: &str| HashedFile::create(self.dir.join(name));
+            self.open = Some((create(INPUT_IDS)?, create(LABEL_MASK)?));
+            self.shards.push(0);
+        }
+        self.close_file()?;
         let kept = self.boundaries.partition_point(|start| *start < self.written);
         dropped += (self.boundaries.len() - kept) as u64;
         // A tail that does not start with a document cuts the one before it.
@@ -162,15 +235,20 @@ impl MemmapWriter {
         for start in &self.boundaries {
             boundaries.write(&start.to_le_bytes())?;
         }
-        let mut blake3 = BTreeMap::new();
-        blake3.insert(INPUT_IDS.to_owned(), self.input_ids.finish()?);
-        blake3.insert(BOUNDARIES.to_owned(), boundaries.finish()?);
-        let mask_path = self.label_mask.path.clone();
-        let mask = self.label_mask.finish()?;
+        self.blake3.insert(BOUNDARIES.to_owned(), boundaries.finish()?);
+        if self.options.csv_boundaries {
+            let path = self.dir.join(CSV_BOUNDARIES);
+            boundaries_csv::write(&path, &self.boundaries, self.written)?;
+            let (digest, _) = Digest::of_file(&path).map_err(DataError::io(&path))?;
+            self.blake3.insert(CSV_BOUNDARIES.to_owned(), digest);
+        }
         if self.every_token_labelled {
-            std::fs::remove_file(&mask_path).map_err(DataError::io(&mask_path))?;
-        } else {
-            blake3.insert(LABEL_MASK.to_owned(), mask);
+            for shard in 0..self.shards.len() {
+                let name = shard_name(LABEL_MASK, shard);
+                let path = self.dir.join(&name);
+                std::fs::remove_file(&path).map_err(DataError::io(&path))?;
+                self.blake3.remove(&name);
+            }
         }
         let sequence_length = self.layout.sequence_length as u64;
         let manifest = Manifest {
@@ -188,7 +266,9 @@ impl MemmapWriter {
             dropped,
             truncated,
             padding: self.padding,
-            blake3,
+            filtered: self.filtered,
+            shards: if self.shards.len() > 1 { self.shards } else { Vec::new() },
+            blake3: self.blake3,
         };
         json::write(&self.dir.join(MANIFEST), &manifest)?;
         Ok(manifest)

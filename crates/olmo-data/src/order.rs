@@ -17,6 +17,49 @@ pub fn epoch_order(instances: usize, seed: u64, epoch: u64) -> Vec<u32> {
     order
 }
 
+/// The rows of epoch after epoch, from any place on.
+///
+/// The place is one number, the rows visited so far; it does not depend on batch size, workers or processes.
+pub struct Order {
+    instances: usize,
+    /// Rows of an epoch that are visited; the rest is left out.
+    per_epoch: usize,
+    seed: u64,
+    cursor: u64,
+    epoch: Option<(u64, Vec<u32>)>,
+}
+
+impl Order {
+    /// The order of `instances` rows from `cursor` on. `multiple` is the number of rows that are taken together: of an epoch,
+    /// as many rows are visited as are a multiple of it.
+    pub fn new(instances: usize, multiple: usize, seed: u64, cursor: u64) -> Self {
+        let per_epoch = instances - instances % multiple.max(1);
+        Self { instances, per_epoch, seed, cursor, epoch: None }
+    }
+
+    /// Rows visited so far; a new [`Order`] goes on from here.
+    pub fn cursor(&self) -> u64 {
+        self.cursor
+    }
+}
+
+impl Iterator for Order {
+    /// The epoch from 0, and the row.
+    type Item = (u64, u32);
+
+    /// `None` only if an epoch has no rows.
+    fn next(&mut self) -> Option<(u64, u32)> {
+        let epoch = self.cursor.checked_div(self.per_epoch as u64)?;
+        if self.epoch.as_ref().is_none_or(|(of, _)| *of != epoch) {
+            self.epoch = Some((epoch, epoch_order(self.instances, self.seed, epoch)));
+        }
+        let (_, order) = self.epoch.as_ref()?;
+        let row = order[(self.cursor % self.per_epoch as u64) as usize];
+        self.cursor += 1;
+        Some((epoch, row))
+    }
+}
+
 /// numpy's `SeedSequence(entropy).generate_state(8, uint32)`.
 fn seed_state(entropy: u128) -> [u32; 8] {
     const INIT_A: u32 = 0x43b0_d7e5;
@@ -133,6 +176,20 @@ mod tests {
         assert_eq!(digest(1000, 6198), "7298861a98cf");
         assert_eq!(digest(100_000, 6198), "99efdbc95fea");
         assert_eq!(digest(100_000, 42), "9a7862f0af26");
+    }
+
+    #[test]
+    fn an_order_goes_on_from_any_cursor() {
+        let whole: Vec<(u64, u32)> = Order::new(10, 3, 7, 0).take(40).collect();
+        assert_eq!(whole[..9].iter().map(|(_, row)| *row).collect::<Vec<_>>(), epoch_order(10, 7, 0)[..9]);
+        assert_eq!(whole[9], (1, epoch_order(10, 7, 1)[0]));
+        for cut in 0..40 {
+            let mut first = Order::new(10, 3, 7, 0);
+            first.by_ref().take(cut).for_each(drop);
+            let rest: Vec<(u64, u32)> = Order::new(10, 3, 7, first.cursor()).take(40 - cut).collect();
+            assert_eq!(rest, whole[cut..]);
+        }
+        assert_eq!(Order::new(2, 3, 7, 0).next(), None);
     }
 
     #[test]

@@ -62,13 +62,59 @@ impl Message {
     }
 }
 
+/// Where a turn stands in the text of its conversation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Turn {
+    pub role: Role,
+    /// Bytes of what was said, as the template writes it.
+    pub body: Range<usize>,
+    /// Bytes directly behind it that say that the turn is over; may be empty.
+    pub end: Range<usize>,
+}
+
 /// A conversation as text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rendered {
     pub text: String,
-    /// The byte ranges of `text` that are trained, in order: each assistant turn's content
-    /// (without surrounding white space) and the eos behind it.
+    /// In order.
+    pub turns: Vec<Turn>,
+    /// The byte ranges of `text` that are trained, in order.
     pub labelled: Vec<Range<usize>>,
+}
+
+/// Which parts of a conversation are trained.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Labels {
+    pub roles: Vec<Role>,
+    /// The text that ends a turn is trained with it.
+    pub end_of_turn: bool,
+    /// Only the last turn of these roles is trained.
+    pub last_turn_only: bool,
+}
+
+impl Default for Labels {
+    /// The assistant's turns and their ends.
+    fn default() -> Self {
+        Self { roles: vec![Role::Assistant], end_of_turn: true, last_turn_only: false }
+    }
+}
+
+impl Rendered {
+    /// `text` with `turns`, of which those that `labels` says are trained.
+    pub fn new(text: String, turns: Vec<Turn>, labels: &Labels) -> Self {
+        let mut trained: Vec<&Turn> = turns.iter().filter(|turn| labels.roles.contains(&turn.role)).collect();
+        if labels.last_turn_only {
+            trained = trained.pop().into_iter().collect();
+        }
+        let range = |turn: &&Turn| turn.body.start..if labels.end_of_turn { turn.end.end } else { turn.body.end };
+        let labelled = trained.iter().map(range).filter(|range| !range.is_empty()).collect();
+        Self { labelled, text, turns }
+    }
+
+    /// The same text with other labels.
+    pub fn with(self, labels: &Labels) -> Self {
+        Self::new(self.text, self.turns, labels)
+    }
 }
 
 /// How a conversation becomes text.
@@ -78,44 +124,59 @@ pub enum Template {
     /// What OLMo's `prepare_tulu_data.py` makes: eos as the first token, a line `<|role|>` before
     /// each turn, contents without surrounding white space, eos behind each assistant turn.
     Tulu,
+    /// The template that OLMo 2's instruct models come with: as `tulu`, but contents are taken as they are and
+    /// nothing follows the last eos.
+    Olmo2,
+    /// `<|im_start|>role`, the content as it is, and `<|im_end|>`, which is the tokenizer's eos if a model is to stop there.
+    Chatml,
 }
 
 impl Template {
     /// Every template, for sweeps.
-    pub const ALL: [Template; 1] = [Template::Tulu];
+    pub const ALL: [Template; 3] = [Template::Tulu, Template::Olmo2, Template::Chatml];
 
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Tulu => "tulu",
+            Self::Olmo2 => "olmo2",
+            Self::Chatml => "chatml",
         }
     }
 
     /// The line before a turn of `role`, with its newline.
     pub fn header(self, role: Role) -> String {
         match self {
-            Self::Tulu => format!("<|{role}|>\n"),
+            Self::Tulu | Self::Olmo2 => format!("<|{role}|>\n"),
+            Self::Chatml => format!("<|im_start|>{role}\n"),
         }
     }
 
-    /// `messages` as text. `eos` is the eos token's string; `add_generation_prompt` appends the
-    /// line after which the assistant is to answer.
+    /// `messages` as text, with the labels of [`Labels::default`]. `eos` is the eos token's string;
+    /// `add_generation_prompt` appends the line after which the assistant is to answer.
     pub fn render(self, messages: &[Message], eos: &str, add_generation_prompt: bool) -> Rendered {
-        let mut text = eos.to_owned();
-        let mut labelled = Vec::new();
-        for message in messages {
+        let mut text = if self == Self::Chatml { String::new() } else { eos.to_owned() };
+        let mut turns = Vec::with_capacity(messages.len());
+        for (i, message) in messages.iter().enumerate() {
             text.push_str(&self.header(message.role));
             let start = text.len();
-            text.push_str(strip(&message.content));
-            if message.role == Role::Assistant {
-                text.push_str(eos);
-                labelled.push(start..text.len());
+            text.push_str(if self == Self::Tulu { strip(&message.content) } else { &message.content });
+            let body = start..text.len();
+            let assistant = message.role == Role::Assistant;
+            match self {
+                Self::Chatml => text.push_str("<|im_end|>"),
+                Self::Tulu | Self::Olmo2 if assistant => text.push_str(eos),
+                Self::Tulu | Self::Olmo2 => {}
             }
-            text.push('\n');
+            turns.push(Turn { role: message.role, end: body.end..text.len(), body });
+            if self != Self::Olmo2 || !assistant || i + 1 < messages.len() {
+                text.push('\n');
+            }
         }
-        if add_generation_prompt {
+        // OLMo 2's says nothing to nobody.
+        if add_generation_prompt && (self != Self::Olmo2 || !messages.is_empty()) {
             text.push_str(&self.header(Role::Assistant));
         }
-        Rendered { text, labelled }
+        Rendered::new(text, turns, &Labels::default())
     }
 
     /// The template in Jinja; `apply_chat_template` of Hugging Face makes the same text with it
@@ -130,6 +191,22 @@ impl Template {
                 "{{ '\\n' }}",
                 "{% endfor %}",
                 "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}",
+            ),
+            // OLMo 2's own writes `bos_token`, which is its eos.
+            Self::Olmo2 => concat!(
+                "{{ eos_token }}",
+                "{% for message in messages %}",
+                "{{ '<|' + message['role'] + '|>\\n' + message['content'] }}",
+                "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}",
+                "{% if message['role'] != 'assistant' or not loop.last %}{{ '\\n' }}{% endif %}",
+                "{% if loop.last and add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}",
+                "{% endfor %}",
+            ),
+            Self::Chatml => concat!(
+                "{% for message in messages %}",
+                "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}",
+                "{% endfor %}",
+                "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}",
             ),
         }
     }

@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 use tokenizers::{NormalizedString, Normalizer, PaddingParams, PostProcessorWrapper, Tokenizer, TruncationParams};
 
 use crate::error::DataError;
+use crate::fast::FastEncoder;
 use crate::json;
-use crate::template::Rendered;
+use crate::template::{Message, Rendered, Role, Template, strip};
 use crate::tokens::Document;
 
 const TOKENIZER: &str = "tokenizer.json";
@@ -36,6 +37,7 @@ pub struct SpecialTokens {
 pub struct TextTokenizer {
     path: PathBuf,
     inner: Tokenizer,
+    fast: Option<FastEncoder>,
     special: SpecialTokens,
     digest: Digest,
 }
@@ -67,7 +69,11 @@ impl TextTokenizer {
         inner.with_post_processor(None::<PostProcessorWrapper>).with_padding(None::<PaddingParams>);
         inner.with_truncation(None::<TruncationParams>).map_err(|e| DataError::tokenizer(path, e))?;
         let eos_token_id = special_id(path, &inner, "eos_token", eos_token)?;
-        let pad_token_id = special_id(path, &inner, "pad_token", pad_token)?;
+        // Padding is written by its id, never encoded.
+        let pad_token_id = match inner.token_to_id(pad_token) {
+            Some(id) => id,
+            None => special_id(path, &inner, "pad_token", pad_token)?,
+        };
         let largest = inner.get_vocab(true).into_values().max().unwrap_or(0);
         let special = SpecialTokens {
             format: json::FORMAT,
@@ -77,7 +83,14 @@ impl TextTokenizer {
             pad_token_id,
             vocab_size: largest + 1,
         };
-        Ok(Self { path: path.to_owned(), inner, special, digest: Digest::of(bytes) })
+        let fast = FastEncoder::of(&inner);
+        Ok(Self { path: path.to_owned(), inner, fast, special, digest: Digest::of(bytes) })
+    }
+
+    /// The strings of `ids` in the `tokenizer.json` whose content is `bytes`; `path` is for messages.
+    pub fn token_names(path: &Path, bytes: &[u8], ids: &[u32]) -> Result<Vec<Option<String>>, DataError> {
+        let tokenizer = Tokenizer::from_bytes(bytes).map_err(|e| DataError::tokenizer(path, e))?;
+        Ok(ids.iter().map(|id| tokenizer.id_to_token(*id)).collect())
     }
 
     /// Writes the artifact in folder `dir`: the content `bytes` of the `tokenizer.json` that `self`
@@ -102,10 +115,61 @@ impl TextTokenizer {
         &self.inner
     }
 
+    /// Takes every text the way of the `tokenizers` crate, for comparisons. The ids are the same.
+    pub fn without_shortcuts(self) -> Self {
+        Self { fast: None, ..self }
+    }
+
+    /// The strings of the added tokens, by id.
+    pub fn added_tokens(&self) -> Vec<(u32, String)> {
+        let tokens = self.inner.get_added_tokens_decoder().into_iter();
+        let mut tokens: Vec<(u32, String)> = tokens.map(|(id, token)| (id, token.content)).collect();
+        tokens.sort_unstable();
+        tokens
+    }
+
     /// The ids of `text`; the strings of added tokens in it become these tokens, nothing is added.
     pub fn encode_text(&self, text: &str) -> Result<Vec<u32>, DataError> {
+        if let Some(ids) = self.fast.as_ref().and_then(|fast| fast.encode(&self.inner, text, false)) {
+            return Ok(ids.ids);
+        }
         let encoding = self.inner.encode_fast(text, false).map_err(|e| DataError::tokenizer(&self.path, e))?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// A conversation as OLMo's `prepare_tulu_data.py` encodes it: eos, then the header and the content of each turn, each
+    /// encoded by itself; an assistant's content with eos and newline, of which the newline is not trained.
+    ///
+    /// # Errors
+    /// As the script's assertion: the last but one token of an assistant's turn is not eos.
+    pub fn encode_piecewise(&self, messages: &[Message]) -> Result<Document, DataError> {
+        let eos = self.special.eos_token_id;
+        let mut document = Document { input_ids: vec![eos], label_mask: vec![false] };
+        for (i, message) in messages.iter().enumerate() {
+            let mut push = |text: &str, label: bool| -> Result<(), DataError> {
+                document.input_ids.append(&mut self.encode_text(text)?);
+                document.label_mask.resize(document.input_ids.len(), label);
+                Ok(())
+            };
+            push(&Template::Tulu.header(message.role), false)?;
+            let content = strip(&message.content);
+            if message.role != Role::Assistant {
+                push(&format!("{content}\n"), false)?;
+                continue;
+            }
+            push(&format!("{content}{}\n", self.special.eos_token), true)?;
+            if document.input_ids.iter().nth_back(1) != Some(&eos) {
+                let reason = format!(
+                    "the answer of message {} does not end with eos (id {eos}) and one token for the newline",
+                    i + 1
+                );
+                return Err(DataError::tokenizer(&self.path, reason));
+            }
+            if let Some(last) = document.label_mask.last_mut() {
+                *last = false;
+            }
+        }
+        Ok(document)
     }
 
     /// A document for pre-training: its ids and eos behind them, every token labelled.
@@ -117,6 +181,9 @@ impl TextTokenizer {
 
     /// A rendered conversation: its ids, and as labels those that start in a labelled range.
     pub fn encode(&self, rendered: &Rendered) -> Result<Document, DataError> {
+        if let Some(ids) = self.fast.as_ref().and_then(|fast| fast.encode(&self.inner, &rendered.text, true)) {
+            return Ok(Document { label_mask: label_mask(rendered, ids.starts.into_iter()), input_ids: ids.ids });
+        }
         encode(&self.inner, rendered).map_err(|e| DataError::tokenizer(&self.path, e))
     }
 
@@ -165,13 +232,18 @@ pub struct LabelMismatch {
 /// exact), and as labels those tokens that start in a labelled range.
 pub fn encode(tokenizer: &Tokenizer, rendered: &Rendered) -> tokenizers::Result<Document> {
     let encoding = tokenizer.encode(rendered.text.as_str(), false)?;
-    let mut ranges = rendered.labelled.iter().peekable();
-    let labelled = |(start, _): &(usize, usize)| {
-        while ranges.next_if(|range| range.end <= *start).is_some() {}
-        ranges.peek().is_some_and(|range| range.contains(start))
-    };
-    let label_mask = encoding.get_offsets().iter().map(labelled).collect();
+    let label_mask = label_mask(rendered, encoding.get_offsets().iter().map(|(start, _)| *start));
     Ok(Document { input_ids: encoding.get_ids().to_vec(), label_mask })
+}
+
+/// Which of the tokens that start at `starts`, ascending, start in a labelled range.
+fn label_mask(rendered: &Rendered, starts: impl Iterator<Item = usize>) -> Vec<bool> {
+    let mut ranges = rendered.labelled.iter().peekable();
+    let labelled = |start: usize| {
+        while ranges.next_if(|range| range.end <= start).is_some() {}
+        ranges.peek().is_some_and(|range| range.contains(&start))
+    };
+    starts.map(labelled).collect()
 }
 
 fn special_id(path: &Path, tokenizer: &Tokenizer, what: &str, token: &str) -> Result<u32, DataError> {

@@ -1,4 +1,5 @@
-//! Tokenised documents: `tokens.parquet` (`input_ids`, `label_mask`) and a `manifest.json`.
+//! Tokenised documents: `tokens.parquet` (`input_ids`, `label_mask`) and a `manifest.json`. Many documents lie in
+//! several such files, `tokens-1.parquet` and so on behind the first, each complete in itself.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +14,6 @@ use crate::error::DataError;
 use crate::json;
 use crate::parquet_file::{BATCH_ROWS, Sink, Source};
 
-const DATA: &str = "tokens.parquet";
 const MANIFEST: &str = "manifest.json";
 
 /// A document's ids; `label_mask[i]` says that token `i` is a target. Both have the same length.
@@ -49,7 +49,7 @@ pub struct TokensManifest {
     pub vocab_size: u32,
     pub eos_token_id: u32,
     pub pad_token_id: u32,
-    /// `tulu` or `plain`.
+    /// `tulu`, `plain`, …
     pub template: String,
     /// Documents in `tokens.parquet`.
     pub documents: u64,
@@ -63,6 +63,11 @@ pub struct TokensManifest {
     pub max_length: u64,
 }
 
+/// The name of file `part`, from 0.
+pub fn part_name(part: usize) -> String {
+    if part == 0 { "tokens.parquet".into() } else { format!("tokens-{part}.parquet") }
+}
+
 fn schema() -> Schema {
     let list =
         |name: &str, item: DataType| Field::new(name, DataType::List(Arc::new(Field::new("item", item, false))), false);
@@ -71,19 +76,20 @@ fn schema() -> Schema {
 
 /// Reads tokens; an iterator over the documents in order.
 pub struct TokensReader {
+    dir: PathBuf,
     manifest: TokensManifest,
-    path: PathBuf,
+    part: usize,
     source: Source,
     waiting: std::vec::IntoIter<Document>,
+    read: u64,
 }
 
 impl TokensReader {
     /// Opens the tokens in folder `dir`.
     pub fn open(dir: &Path) -> Result<Self, DataError> {
         let manifest = json::read(&dir.join(MANIFEST))?;
-        let path = dir.join(DATA);
-        let source = Source::open(&path, &schema())?;
-        Ok(Self { manifest, path, source, waiting: Vec::new().into_iter() })
+        let source = Source::open(&dir.join(part_name(0)), &schema())?;
+        Ok(Self { dir: dir.to_owned(), manifest, part: 0, source, waiting: Vec::new().into_iter(), read: 0 })
     }
 
     pub fn manifest(&self) -> &TokensManifest {
@@ -96,11 +102,31 @@ impl TokensReader {
             let input_ids = ids.value(row).as_primitive::<UInt32Type>().values().to_vec();
             let label_mask: Vec<bool> = masks.value(row).as_boolean().values().iter().collect();
             if input_ids.len() != label_mask.len() {
-                return Err(DataError::broken(&self.path, "a document has unequal numbers of ids and labels"));
+                let path = self.dir.join(part_name(self.part));
+                return Err(DataError::broken(&path, "a document has unequal numbers of ids and labels"));
             }
             Ok(Document { input_ids, label_mask })
         };
         (0..batch.num_rows()).map(read).collect()
+    }
+
+    /// The next batch, from the next file where one is at its end; `None` when all are.
+    fn batch(&mut self) -> Result<Option<Vec<Document>>, DataError> {
+        loop {
+            if let Some(batch) = self.source.next() {
+                return self.documents(&batch?).map(Some);
+            }
+            if self.read == self.manifest.documents {
+                return Ok(None);
+            }
+            let next = self.dir.join(part_name(self.part + 1));
+            if self.read > self.manifest.documents || !next.exists() {
+                let reason = format!("has {} documents, its manifest says {}", self.read, self.manifest.documents);
+                return Err(DataError::broken(&self.dir.join(part_name(self.part)), reason));
+            }
+            self.source = Source::open(&next, &schema())?;
+            self.part += 1;
+        }
     }
 }
 
@@ -112,42 +138,55 @@ impl Iterator for TokensReader {
             if let Some(document) = self.waiting.next() {
                 return Some(Ok(document));
             }
-            match self.source.next()?.and_then(|batch| self.documents(&batch)) {
-                Ok(documents) => self.waiting = documents.into_iter(),
-                Err(e) => return Some(Err(e)),
+            match self.batch() {
+                Ok(Some(documents)) => {
+                    self.read += documents.len() as u64;
+                    self.waiting = documents.into_iter();
+                }
+                Ok(None) => return None,
+                Err(e) => {
+                    // Nothing more can be read.
+                    self.read = self.manifest.documents;
+                    return Some(Err(e));
+                }
             }
         }
     }
 }
 
-/// Writes tokens; [`TokensWriter::finish`] makes them complete.
+/// Writes one file of documents.
 pub struct TokensWriter {
-    dir: PathBuf,
     sink: Sink,
     waiting: Vec<Document>,
-    documents: u64,
-    tokens: u64,
-    labels: u64,
+    counts: TokensCounts,
+}
+
+/// What a file of documents holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokensCounts {
+    pub documents: u64,
+    pub tokens: u64,
+    /// Tokens that are targets.
+    pub labels: u64,
 }
 
 impl TokensWriter {
-    /// Starts the tokens in folder `dir`.
-    pub fn create(dir: &Path) -> Result<Self, DataError> {
-        let sink = Sink::create(&dir.join(DATA), schema())?;
-        Ok(Self { dir: dir.to_owned(), sink, waiting: Vec::new(), documents: 0, tokens: 0, labels: 0 })
+    /// Starts the file at `path`; in an artifact its name is one of [`part_name`].
+    pub fn create(path: &Path) -> Result<Self, DataError> {
+        Ok(Self { sink: Sink::create(path, schema())?, waiting: Vec::new(), counts: TokensCounts::default() })
     }
 
     pub fn push(&mut self, document: Document) -> Result<(), DataError> {
-        self.documents += 1;
-        self.tokens += document.input_ids.len() as u64;
-        self.labels += document.labels() as u64;
+        self.counts.documents += 1;
+        self.counts.tokens += document.input_ids.len() as u64;
+        self.counts.labels += document.labels() as u64;
         self.waiting.push(document);
         if self.waiting.len() == BATCH_ROWS { self.flush() } else { Ok(()) }
     }
 
-    /// Documents pushed so far.
-    pub fn documents(&self) -> u64 {
-        self.documents
+    /// What was pushed so far.
+    pub fn counts(&self) -> TokensCounts {
+        self.counts
     }
 
     fn flush(&mut self) -> Result<(), DataError> {
@@ -168,14 +207,27 @@ impl TokensWriter {
         Ok(())
     }
 
-    /// Completes the files. The counts of documents, tokens and labels in `manifest` are set here.
-    pub fn finish(mut self, mut manifest: TokensManifest) -> Result<TokensManifest, DataError> {
+    /// Completes the file.
+    pub fn close(mut self) -> Result<TokensCounts, DataError> {
         self.flush()?;
         self.sink.close()?;
-        manifest.format = json::FORMAT;
-        (manifest.documents, manifest.tokens, manifest.labels) = (self.documents, self.tokens, self.labels);
-        json::write(&self.dir.join(MANIFEST), &manifest)?;
-        Ok(manifest)
+        Ok(self.counts)
+    }
+}
+
+/// Writes the manifest into folder `dir`, last: with it the tokens are complete. The counts are those of all files together.
+pub fn finish(dir: &Path, mut manifest: TokensManifest, counts: TokensCounts) -> Result<TokensManifest, DataError> {
+    manifest.format = json::FORMAT;
+    (manifest.documents, manifest.tokens, manifest.labels) = (counts.documents, counts.tokens, counts.labels);
+    json::write(&dir.join(MANIFEST), &manifest)?;
+    Ok(manifest)
+}
+
+impl std::ops::AddAssign for TokensCounts {
+    fn add_assign(&mut self, other: Self) {
+        self.documents += other.documents;
+        self.tokens += other.tokens;
+        self.labels += other.labels;
     }
 }
 
@@ -194,8 +246,13 @@ mod tests {
     #[test]
     fn documents_come_back_as_they_were_written() {
         let dir = tempfile::tempdir().unwrap();
-        let mut writer = TokensWriter::create(dir.path()).unwrap();
-        (0..2500).for_each(|n| writer.push(document(n)).unwrap());
+        let mut counts = TokensCounts::default();
+        // The second of three files is empty.
+        for (part, range) in [0..1500, 1500..1500, 1500..2500].into_iter().enumerate() {
+            let mut writer = TokensWriter::create(&dir.path().join(part_name(part))).unwrap();
+            range.for_each(|n| writer.push(document(n)).unwrap());
+            counts += writer.close().unwrap();
+        }
         let manifest = TokensManifest {
             format: 1,
             tokenizer: Digest::of(b"tokenizer"),
@@ -210,12 +267,15 @@ mod tests {
             labels: 0,
             max_length: 8,
         };
-        let manifest = writer.finish(manifest).unwrap();
+        let manifest = finish(dir.path(), manifest, counts).unwrap();
         let reader = TokensReader::open(dir.path()).unwrap();
         assert_eq!(reader.manifest(), &manifest);
         let documents: Vec<Document> = reader.collect::<Result<_, _>>().unwrap();
         assert_eq!(documents, (0..2500).map(document).collect::<Vec<_>>());
         assert_eq!(manifest.tokens, documents.iter().map(|d| d.input_ids.len() as u64).sum::<u64>());
         assert_eq!(manifest.labels, documents.iter().map(|d| d.labels() as u64).sum::<u64>());
+        std::fs::remove_file(dir.path().join(part_name(2))).unwrap();
+        let error = TokensReader::open(dir.path()).unwrap().find_map(Result::err).unwrap().to_string();
+        assert!(error.ends_with("has 1500 documents, its manifest says 2500"), "{error}");
     }
 }

@@ -1,13 +1,15 @@
 //! Conversations from messages to labelled ids, with tokenizers of three kinds made from the small
-//! one in `fixtures/`, and, where `OLMO_PIPE_SHARED` names a folder that has them, with OLMo's own.
+//! one in `fixtures/`, and with the rows that OLMo's own script makes with them (`scripts/goldens/tulu.py`). Where
+//! `OLMO_PIPE_SHARED` names a folder that has them, OLMo's own tokenizers are taken too.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::LazyLock;
 
 use minijinja::{Environment, context};
 use olmo_data::template::strip;
-use olmo_data::{Document, Message, Role, Template, TextTokenizer};
+use olmo_data::{Document, JinjaTemplate, Labels, Message, Role, Template, TextTokenizer};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -24,6 +26,11 @@ fn fixture() -> Value {
 fn open(json: &Value) -> TextTokenizer {
     TextTokenizer::from_bytes(Path::new("tokenizer.json"), json.to_string().as_bytes(), EOS, PAD).unwrap()
 }
+
+static TOKENIZERS: LazyLock<[(&str, TextTokenizer); 3]> = LazyLock::new(tokenizers);
+/// The same without what makes them fast.
+static SLOW: LazyLock<[(&str, TextTokenizer); 3]> =
+    LazyLock::new(|| tokenizers().map(|(name, tokenizer)| (name, tokenizer.without_shortcuts())));
 
 /// As it is; normalising and with a post-processor that trims offsets (GPT-NeoX); splitting like dolma2.
 fn tokenizers() -> [(&'static str, TextTokenizer); 3] {
@@ -118,28 +125,46 @@ fn conversations() -> impl Strategy<Value = Vec<Message>> {
 
 proptest! {
     // A failure prints its smallest case; it becomes a test by name, not a file of seeds.
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 10_000, ..ProptestConfig::default() })]
 
     #[test]
     fn the_labelled_tokens_say_the_assistants_turns_and_their_ends(messages in conversations()) {
         for template in Template::ALL {
             let rendered = template.render(&messages, EOS, false);
             let answers = messages.iter().filter(|message| message.role == Role::Assistant);
-            let bodies: Vec<&str> = answers.map(|message| strip(&message.content)).collect();
-            for (name, tokenizer) in tokenizers() {
+            let body = |message: &'_ Message| match template {
+                Template::Tulu => strip(&message.content).to_owned(),
+                Template::Olmo2 | Template::Chatml => message.content.clone(),
+            };
+            let end = if template == Template::Chatml { "<|im_end|>" } else { EOS };
+            let bodies: Vec<String> = answers.map(body).collect();
+            for (name, tokenizer) in TOKENIZERS.iter() {
                 let document = tokenizer.encode(&rendered).unwrap();
                 // A body is trained without the white space around it, and as the tokenizer normalises it.
                 let expected: String =
-                    bodies.iter().map(|body| tokenizer.normalized(body).unwrap() + EOS).collect();
+                    bodies.iter().map(|body| tokenizer.normalized(&format!("{body}{end}")).unwrap()).collect();
                 let said = tokenizer.decode(&labelled(&document), false).unwrap();
                 prop_assert_eq!(&said, &expected, "{}", name);
-                if name != "neox" {
-                    let bodies: String = bodies.iter().map(|body| format!("{body}{EOS}")).collect();
+                if *name != "neox" {
+                    let bodies: String = bodies.iter().map(|body| format!("{body}{end}")).collect();
                     prop_assert_eq!(said, bodies, "{}", name);
                 }
                 prop_assert_eq!(tokenizer.check_labels(&rendered, &document).unwrap(), Ok(()));
-                prop_assert_eq!(document.input_ids[0], tokenizer.special().eos_token_id);
+                if template != Template::Chatml {
+                    prop_assert_eq!(document.input_ids[0], tokenizer.special().eos_token_id);
+                }
                 prop_assert!(!document.label_mask[0]);
+            }
+        }
+    }
+
+    #[test]
+    fn the_fast_way_gives_the_ids_of_the_slow_one(text in hostile_text(), messages in conversations()) {
+        for ((name, fast), (_, slow)) in TOKENIZERS.iter().zip(SLOW.iter()) {
+            prop_assert_eq!(fast.encode_text(&text).unwrap(), slow.encode_text(&text).unwrap(), "{}", name);
+            for template in Template::ALL {
+                let rendered = template.render(&messages, EOS, false);
+                prop_assert_eq!(fast.encode(&rendered).unwrap(), slow.encode(&rendered).unwrap(), "{}", name);
             }
         }
     }
@@ -147,8 +172,10 @@ proptest! {
     #[test]
     fn one_text_gives_the_ids_that_olmos_pieces_give(messages in conversations()) {
         let rendered = Template::Tulu.render(&messages, EOS, false);
-        for (name, tokenizer) in tokenizers() {
-            prop_assert_eq!(tokenizer.encode(&rendered).unwrap(), piecewise(&tokenizer, &messages), "{}", name);
+        for (name, tokenizer) in TOKENIZERS.iter() {
+            let pieces = piecewise(tokenizer, &messages);
+            prop_assert_eq!(&tokenizer.encode(&rendered).unwrap(), &pieces, "{}", name);
+            prop_assert_eq!(tokenizer.encode_piecewise(&messages).unwrap(), pieces, "{}", name);
         }
     }
 
@@ -168,8 +195,115 @@ proptest! {
             let made = environment
                 .render_str(template.jinja(), context! { messages, add_generation_prompt, eos_token => EOS })
                 .unwrap();
-            prop_assert_eq!(made, template.render(&messages, EOS, add_generation_prompt).text);
+            let expected = template.render(&messages, EOS, add_generation_prompt);
+            prop_assert_eq!(&made, &expected.text);
+            // Which turn is where is found again from the text alone.
+            let jinja = JinjaTemplate::new(template.jinja()).unwrap();
+            let ends = [EOS.to_owned(), "<|im_end|>".to_owned()];
+            let found = jinja.render(&messages, &[("eos_token", EOS)], &ends, add_generation_prompt).unwrap();
+            prop_assert_eq!(&found.text, &expected.text);
+            for (found, expected) in found.turns.iter().zip(&expected.turns) {
+                prop_assert_eq!(&found.body, &expected.body);
+            }
+            if !messages.iter().any(|m| m.content.contains("<|")) {
+                prop_assert_eq!(found.labelled, expected.labelled);
+            }
         }
+    }
+}
+
+#[test]
+fn the_labels_are_those_that_were_asked_for() {
+    let chat = [
+        Message::new(Role::System, "Be kind."),
+        Message::new(Role::User, "One?"),
+        Message::new(Role::Assistant, "Yes, one."),
+        Message::new(Role::User, "Two?"),
+        Message::new(Role::Assistant, "Yes, two."),
+    ];
+    let both = vec![Role::User, Role::Assistant];
+    let cases = [
+        (Labels::default(), "Yes, one.<E>Yes, two.<E>"),
+        (Labels { end_of_turn: false, ..Labels::default() }, "Yes, one.Yes, two."),
+        (Labels { last_turn_only: true, ..Labels::default() }, "Yes, two.<E>"),
+        (Labels { roles: both.clone(), ..Labels::default() }, "One?<U>Yes, one.<E>Two?<U>Yes, two.<E>"),
+        (Labels { roles: both, end_of_turn: false, last_turn_only: true }, "Yes, two."),
+        (Labels { roles: vec![Role::System], ..Labels::default() }, "Be kind.<U>"),
+    ];
+    for template in Template::ALL {
+        let (end, user) = if template == Template::Chatml { ("<|im_end|>", "<|im_end|>") } else { (EOS, "") };
+        for (labels, expected) in &cases {
+            for (name, tokenizer) in TOKENIZERS.iter() {
+                let rendered = template.render(&chat, EOS, false).with(labels);
+                let document = tokenizer.encode(&rendered).unwrap();
+                let said = tokenizer.decode(&labelled(&document), false).unwrap();
+                assert_eq!(said, expected.replace("<E>", end).replace("<U>", user), "{name} {template:?}");
+                assert_eq!(tokenizer.check_labels(&rendered, &document).unwrap(), Ok(()));
+            }
+        }
+    }
+}
+
+#[test]
+fn one_to_six_turns_with_and_without_a_system_turn_are_labelled_by_every_template() {
+    for template in Template::ALL {
+        for system in [false, true] {
+            for turns in 1..=6 {
+                let mut chat: Vec<Message> =
+                    system.then(|| Message::new(Role::System, "Be short.")).into_iter().collect();
+                for turn in 0..turns {
+                    let role = [Role::User, Role::Assistant][turn % 2];
+                    chat.push(Message::new(role, format!("Turn {turn}, <b>ünïcode 漢</b>!\n")));
+                }
+                let rendered = template.render(&chat, EOS, false);
+                for (name, tokenizer) in TOKENIZERS.iter() {
+                    let document = tokenizer.encode(&rendered).unwrap();
+                    assert_eq!(tokenizer.check_labels(&rendered, &document).unwrap(), Ok(()), "{name}");
+                    assert_eq!(document.labels() == 0, turns == 1, "{name} {template:?} {turns}");
+                }
+            }
+        }
+    }
+}
+
+/// The rows that OLMo's script made of `fixtures/tulu/chats.jsonl` with the tokenizer that `variants.json` says.
+#[test]
+fn prepare_tulu_data_makes_the_bytes_of_olmos_script() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tulu");
+    let read = |name: &str| std::fs::read(folder.join(name)).unwrap();
+    let variants: Value = serde_json::from_slice(&read("variants.json")).unwrap();
+    let chats = String::from_utf8(read("chats.jsonl")).unwrap();
+    assert_eq!(variants.as_object().unwrap().len(), 3);
+    for (name, variant) in variants.as_object().unwrap() {
+        let mut json = fixture();
+        for (key, value) in variant["changes"].as_object().unwrap() {
+            json[key] = value.clone();
+        }
+        let bytes = json.to_string().into_bytes();
+        let bare = tokenizers::Tokenizer::from_bytes(&bytes).unwrap();
+        let token = |id: &Value| bare.id_to_token(id.as_u64().unwrap() as u32).unwrap();
+        let (eos, pad) = (token(&variant["eos"]), token(&variant["pad"]));
+        let tokenizer = TextTokenizer::from_bytes(Path::new("t.json"), &bytes, &eos, &pad).unwrap();
+        assert_eq!(tokenizer.special().pad_token_id, variant["pad"].as_u64().unwrap() as u32);
+        let length = variant["seq_len"].as_u64().unwrap() as usize;
+        let (mut ids, mut mask) = (Vec::new(), Vec::new());
+        for line in chats.split('\n').filter(|line| !line.is_empty()) {
+            let chat: Value = serde_json::from_str(line).unwrap();
+            let message = |turn: &Value| {
+                Message::new(turn["role"].as_str().unwrap().parse().unwrap(), turn["content"].as_str().unwrap())
+            };
+            let messages: Vec<Message> = chat["messages"].as_array().unwrap().iter().map(message).collect();
+            let mut document = tokenizer.encode_piecewise(&messages).unwrap();
+            document.truncate(length);
+            if document.labels() > 0 {
+                document.input_ids.resize(length, tokenizer.special().pad_token_id);
+                document.label_mask.resize(length, false);
+                ids.extend(document.input_ids.iter().flat_map(|id| (*id as u16).to_le_bytes()));
+                mask.extend(document.label_mask.iter().map(|label| u8::from(*label)));
+            }
+        }
+        assert!(ids == read(&format!("{name}.input_ids.npy")), "{name}");
+        assert!(mask == read(&format!("{name}.label_mask.npy")), "{name}");
     }
 }
 
@@ -208,6 +342,14 @@ fn the_artifact_opens_again_and_a_changed_one_does_not() {
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, text.replace("\"eos_token_id\": 0", "\"eos_token_id\": 5")).unwrap();
     assert!(TextTokenizer::open(dir.path()).err().unwrap().to_string().contains("special_tokens.json: says"));
+}
+
+#[test]
+fn padding_may_be_any_id_but_eos_must_be_encoded_as_itself() {
+    let bytes = fixture().to_string();
+    let tokenizer = TextTokenizer::from_bytes(Path::new("t.json"), bytes.as_bytes(), EOS, "Ġthe").unwrap();
+    assert_eq!(tokenizer.inner().id_to_token(tokenizer.special().pad_token_id).as_deref(), Some("Ġthe"));
+    assert!(TextTokenizer::from_bytes(Path::new("t.json"), bytes.as_bytes(), "Ġthe", PAD).is_err());
 }
 
 #[test]

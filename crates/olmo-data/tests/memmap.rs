@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use olmo_data::{DataError, Document, Layout, Manifest, Memmap, MemmapWriter, Pack, Packer};
+use olmo_data::{
+    DataError, Document, Dtype, InstanceFilter, Layout, Manifest, Memmap, MemmapOptions, MemmapWriter, Pack, Packer,
+    boundaries_csv,
+};
 use olmo_stage::Digest;
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -125,6 +128,77 @@ fn an_id_outside_the_vocabulary_is_not_written() {
     let mut packer = Packer::new(Pack::Whole, MemmapWriter::create(dir.path(), layout(4, 10)).unwrap());
     let error = packer.push(document(&[3, 10], &[0, 1])).unwrap_err();
     assert!(matches!(error, DataError::OverVocabulary { id: 10, vocab_size: 10, .. }), "{error}");
+}
+
+#[test]
+fn best_fit_fills_rows_and_trains_no_token_from_another_document() {
+    let all = |ids: std::ops::Range<u32>| Document { label_mask: vec![true; ids.len()], input_ids: ids.collect() };
+    // 5 + 3 and 4 + 4 fill both rows; in the order given three rows would be needed.
+    let (_dir, memmap) = packed(Pack::BestFit, 8, &[all(10..15), all(20..24), all(30..34), all(40..43)]);
+    assert_eq!(memmap.instances(), 2);
+    assert_eq!(memmap.manifest().padding, 0);
+    assert_eq!(row(&memmap, 0), (vec![10, 11, 12, 13, 14, 40, 41, 42], vec![0, 1, 1, 1, 1, 0, 1, 1]));
+    assert_eq!(row(&memmap, 1), (vec![20, 21, 22, 23, 30, 31, 32, 33], vec![0, 1, 1, 1, 0, 1, 1, 1]));
+    assert_eq!(memmap.boundaries(), [0, 5, 8, 12]);
+    assert_eq!(memmap.document_starts(1), [0, 4]);
+}
+
+#[test]
+fn rows_in_several_files_are_the_same_rows() {
+    let documents: Vec<Document> = (0..20).map(|n| document(&[2 * n + 2, 2 * n + 3], &[0, 1])).collect();
+    let (_one, whole) = packed(Pack::Padded, 3, &documents);
+    let dir = tempfile::tempdir().unwrap();
+    let options = MemmapOptions { rows_per_file: 6, ..MemmapOptions::default() };
+    let mut packer =
+        Packer::new(Pack::Padded, MemmapWriter::with_options(dir.path(), layout(3, 1024), options).unwrap());
+    documents.iter().for_each(|document| packer.push(document.clone()).unwrap());
+    assert_eq!(packer.finish().unwrap().shards, [6, 6, 6, 2]);
+    let several = Memmap::open(dir.path()).unwrap();
+    several.verify().unwrap();
+    assert_eq!(stream(&several), stream(&whole));
+    assert_eq!(several.boundaries(), whole.boundaries());
+    assert_eq!(std::fs::metadata(dir.path().join("input_ids-3.npy")).unwrap().len(), 2 * 3 * 2);
+    std::fs::write(dir.path().join("label_mask-2.npy"), [0; 17]).unwrap();
+    let error = Memmap::open(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("label_mask-2.npy: has 17 bytes, its manifest says 18"), "{error}");
+}
+
+#[test]
+fn a_row_that_repeats_itself_loses_its_labels_and_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = MemmapOptions {
+        instance_filter: Some(InstanceFilter::default()),
+        csv_boundaries: true,
+        ..MemmapOptions::default()
+    };
+    let writer = MemmapWriter::with_options(dir.path(), layout(100, 1024), options).unwrap();
+    let mut packer = Packer::new(Pack::Padded, writer);
+    let repeated: Vec<u32> = (0..100).map(|i| i % 3).collect();
+    for ids in [repeated, (100..200).collect()] {
+        packer.push(Document { label_mask: vec![true; 100], input_ids: ids }).unwrap();
+    }
+    let manifest = packer.finish().unwrap();
+    assert_eq!((manifest.instances, manifest.filtered, manifest.labels), (2, 1, 99));
+    let memmap = Memmap::open(dir.path()).unwrap();
+    memmap.verify().unwrap();
+    assert!(memmap.instance(0).label_mask.unwrap().iter().all(|label| !label));
+    assert_eq!(boundaries_csv::read(&dir.path().join("boundaries.csv.gz")).unwrap(), memmap.boundaries());
+}
+
+#[test]
+fn a_dtype_that_does_not_hold_the_vocabulary_is_refused_and_a_larger_one_is_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let create = |vocab_size, dtype| {
+        let options = MemmapOptions { dtype: Some(dtype), ..MemmapOptions::default() };
+        MemmapWriter::with_options(dir.path(), layout(4, vocab_size), options)
+    };
+    let error = create(100_278, Dtype::Uint16).err().unwrap().to_string();
+    assert!(error.contains("dtype uint16 cannot hold ids of a vocabulary of 100278"), "{error}");
+    let mut packer = Packer::new(Pack::Padded, create(10, Dtype::Uint32).unwrap());
+    packer.push(document(&[3, 4], &[0, 1])).unwrap();
+    packer.finish().unwrap();
+    assert_eq!(std::fs::metadata(dir.path().join("input_ids.npy")).unwrap().len(), 16);
+    assert_eq!(Memmap::open(dir.path()).unwrap().instance(0).input_ids, [3, 4, PAD, PAD]);
 }
 
 /// Opens a sound memmap after `change` has been made to its manifest.

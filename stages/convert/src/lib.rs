@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 pub struct Params {
     /// The chat template that goes with the model; the one it was trained with.
     #[serde(default = "default_template")]
-    #[schemars(with = "String", extend("enum" = ["tulu"]))]
+    #[schemars(with = "String", extend("enum" = ["tulu", "olmo2", "chatml"]))]
     pub template: Template,
 }
 

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 pub struct Params {
     /// How a conversation becomes text; the one that the model was trained with.
     #[serde(default = "default_template")]
-    #[schemars(with = "String", extend("enum" = ["tulu"]))]
+    #[schemars(with = "String", extend("enum" = ["tulu", "olmo2", "chatml"]))]
     pub template: Template,
     /// An answer has at most this many tokens.
     #[serde(default = "default_max_new_tokens")]

@@ -1,8 +1,13 @@
-//! Stage `fetch`: local files become a dataset. A line that cannot be read is named by file and
+//! Stage `fetch`: files and datasets become one dataset. A record that cannot be read is named by file and
 //! line, with the reason; nothing is repaired in silence.
 
-mod line;
+mod open;
+mod params;
+mod record;
+mod sink;
 mod stage;
+mod table;
 
-pub use line::{BadLine, parse_messages, parse_text};
-pub use stage::{Fetch, FetchParams, Format, OnError};
+pub use params::{FetchParams, Filter, OnError};
+pub use record::{BadRecord, Format};
+pub use stage::Fetch;

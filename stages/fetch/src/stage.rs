@@ -1,52 +1,29 @@
-//! The stage: reads the files line by line, so that their size does not matter.
+//! The stage: reads its sources some megabytes at a time, so that their size does not matter, parses these in parallel and
+//! takes the records in their order, so that the number of threads does not show.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::BufRead;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use olmo_data::Conversation;
-use olmo_data::dataset::{DatasetWriter, Record};
+use olmo_data::{Conversation, DataError, dataset};
 use olmo_stage::{Context, Stage, StageError};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use rayon::prelude::*;
+use serde::de::{Deserializer, Error, SeqAccess, Visitor};
+use serde_json::Value;
 
-use crate::line::{BadLine, parse_messages, parse_text};
+use crate::open::{Batches, Content, open, read_line};
+use crate::params::FetchParams;
+use crate::record::{self, BadRecord, Format};
+use crate::sink::{Item, Sink};
+use crate::table;
 
-/// Bad lines that a message shows; the rest is counted.
-const SHOWN: usize = 20;
-const UTF8_MARK: &[u8] = b"\xef\xbb\xbf";
-
-/// What the files hold.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Format {
-    /// JSON lines: `{"dataset", "id", "messages": [{"role", "content"}]}`.
-    #[default]
-    Messages,
-    /// One document per line that is not blank.
-    Text,
-}
-
-/// What a bad line means.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum OnError {
-    /// The stage fails and shows the bad lines.
-    #[default]
-    Fail,
-    /// Bad lines are left out and counted, with a warning.
-    Skip,
-}
-
-/// Params of stage `fetch`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct FetchParams {
-    /// What the files hold: `messages` (JSON lines of conversations) or `text` (a document a line).
-    pub format: Format,
-    /// What a bad line means: `fail` or `skip` (left out and counted).
-    pub on_error: OnError,
-}
+/// Bytes of lines that are parsed together.
+const BLOCK: usize = 4 << 20;
+/// Values of a JSON array that are taken together.
+const VALUES: usize = 1024;
+/// MiB of a line.
+const LONGEST: usize = 32;
 
 /// Stage `fetch`.
 pub struct Fetch;
@@ -56,112 +33,284 @@ impl Stage for Fetch {
     const CONTRACT: &'static str = include_str!("../stage.yaml");
 
     fn run(params: FetchParams, context: &mut Context) -> Result<(), StageError> {
-        let files = source_files(context)?;
-        match params.format {
-            Format::Messages => fetch::<Conversation>(&files, params, parse_messages, context),
-            Format::Text => fetch::<String>(&files, params, |line, _| parse_text(line), context),
+        if params.format == Format::Text {
+            let parse = Parse { line: record::parse_text, value: record::document };
+            return fetch::<String>(&params, parse, |dir| Ok(Box::new(dataset::text_batches(dir)?)), context);
         }
+        let format = params.format;
+        let parse = Parse {
+            line: move |line: &[u8]| record::parse_json(line)?.map(|v| record::conversation(&v, format)).transpose(),
+            value: move |value: &Value| record::conversation(value, format).map(Some),
+        };
+        fetch::<Conversation>(&params, parse, |dir| Ok(Box::new(dataset::message_batches(dir)?)), context)
     }
 }
 
-/// The files of port `files`, in the order given.
+/// How a source's line or value becomes a record; `None` of a blank one.
+struct Parse<L, V> {
+    line: L,
+    value: V,
+}
+
+type Parsed<T> = Result<Option<T>, BadRecord>;
+type Whole<T> = Box<dyn Iterator<Item = Result<Vec<T>, DataError>>>;
+
+/// The files of port `files`, in the order given; those of a folder by name.
 fn source_files(context: &Context) -> Result<Vec<PathBuf>, StageError> {
     let mut files = Vec::new();
     for item in context.inputs("files") {
-        let entries = std::fs::read_dir(&item.path).and_then(|entries| entries.collect::<Result<Vec<_>, _>>());
-        let entries = entries.map_err(|e| StageError::io(&item.path, e))?;
-        let mut paths: Vec<PathBuf> = entries.into_iter().map(|e| e.path()).filter(|path| path.is_file()).collect();
-        paths.sort();
-        files.append(&mut paths);
-    }
-    if files.is_empty() {
-        return Err(
-            StageError::fail("fetch::no_files", "there are no files to read").hint("name at least one in `files`")
-        );
+        let first = files.len();
+        let mut folders = vec![item.path.clone()];
+        while let Some(folder) = folders.pop() {
+            let entries = std::fs::read_dir(&folder).and_then(|entries| entries.collect::<Result<Vec<_>, _>>());
+            for entry in entries.map_err(|e| StageError::io(&folder, e))? {
+                let path = entry.path();
+                if path.is_dir() { folders.push(path) } else { files.push(path) }
+            }
+        }
+        files[first..].sort();
     }
     Ok(files)
 }
 
-fn fetch<T: Record>(
-    files: &[PathBuf],
-    params: FetchParams,
-    parse: impl Fn(&[u8], u64) -> Result<Option<T>, BadLine>,
+fn fetch<T: Item>(
+    params: &FetchParams,
+    parse: Parse<impl Fn(&[u8]) -> Parsed<T> + Sync, impl Fn(&Value) -> Parsed<T> + Sync>,
+    whole: impl Fn(&Path) -> Result<Whole<T>, DataError>,
     context: &mut Context,
 ) -> Result<(), StageError> {
+    let files = source_files(context)?;
+    let datasets: Vec<PathBuf> = context.inputs("datasets").iter().map(|item| item.path.clone()).collect();
+    let sources = files.len() + datasets.len();
+    if sources == 0 {
+        return Err(StageError::fail("fetch::no_files", "there are no files to read")
+            .hint("name at least one in `files` or `datasets`"));
+    }
+    if !params.weights.is_empty() && params.weights.len() != sources {
+        let message = format!("`weights` has {} numbers, there are {sources} sources", params.weights.len());
+        return Err(StageError::fail("fetch::params", message).hint("give one for each file and dataset, in order"));
+    }
+    if let Some(weight) = params.weights.iter().find(|weight| !(0.0..=1e6).contains(*weight)) {
+        return Err(StageError::fail("fetch::params", format!("weight {weight} is not between 0 and 1000000")));
+    }
     let mut total = 0;
-    for path in files {
+    for path in &files {
         total += path.metadata().map_err(|e| StageError::io(path, e))?.len();
     }
-    let mut writer = DatasetWriter::create(&context.output("dataset")?)?;
-    let (mut done, mut bad, mut shown) = (0, 0u64, Vec::new());
-    for path in files {
-        let name = file_name(path);
-        let mut reader = BufReader::with_capacity(1 << 18, File::open(path).map_err(|e| StageError::io(path, e))?);
-        let mut line = Vec::new();
-        for number in 1.. {
-            line.clear();
-            let read = reader.read_until(b'\n', &mut line).map_err(|e| StageError::io(path, e))?;
-            if read == 0 {
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(context.request.threads)
+        .build()
+        .map_err(|e| StageError::fail("fetch::threads", e.to_string()))?;
+    let mut reading = Reading {
+        sink: Sink::create(params, context)?,
+        parse,
+        text: params.format == Format::Text,
+        pool,
+        read: Arc::default(),
+        total,
+        context,
+    };
+    for (source, path) in files.iter().enumerate() {
+        reading.sink.begin(source);
+        reading.file(path)?;
+    }
+    for (i, dir) in datasets.iter().enumerate() {
+        reading.sink.begin(files.len() + i);
+        for batch in whole(dir)? {
+            reading.context.check_stop()?;
+            for (n, record) in batch?.into_iter().enumerate() {
+                reading.sink.push(Ok(record), || format!("dataset {}, record {n}", i + 1))?;
+            }
+            if reading.sink.full() {
                 break;
-            }
-            done += read as u64;
-            if number % 1024 == 1 {
-                context.check_stop()?;
-                context.progress(done, total, "bytes", format!("reading {name}"));
-            }
-            let text = if number == 1 { line.strip_prefix(UTF8_MARK).unwrap_or(&line) } else { &line };
-            let text = text.strip_suffix(b"\n").unwrap_or(text);
-            match parse(text, writer.records() + bad + 1) {
-                Ok(Some(record)) => writer.push(record)?,
-                Ok(None) => {}
-                Err(reason) => {
-                    bad += 1;
-                    if shown.len() < SHOWN {
-                        shown.push(format!("{name}:{number}: {reason}"));
-                    }
-                }
             }
         }
     }
-    context.progress(done, total, "bytes", "read");
-    let bad_lines = || {
-        let more = if bad > shown.len() as u64 {
-            format!("\n… and {} more", bad - shown.len() as u64)
-        } else {
-            String::new()
-        };
-        let (lines, are) = if bad == 1 { ("line", "is") } else { ("lines", "are") };
-        (format!("{bad} {lines}"), are, format!("{}{more}", shown.join("\n")))
-    };
-    if bad > 0 && params.on_error == OnError::Fail {
-        let (lines, are, list) = bad_lines();
-        return Err(StageError::fail("fetch::bad_lines", format!("{lines} {are} bad:\n{list}"))
-            .hint("mend these lines, or leave them out with `on_error: skip`"));
-    }
-    if bad > 0 {
-        let (lines, are, list) = bad_lines();
-        context.warning(format!("{lines} {are} left out:\n{list}"));
-    }
-    if writer.records() == 0 {
-        let what = if T::KIND == olmo_data::dataset::Kind::Text { "document" } else { "conversation" };
-        let names: Vec<String> = files.iter().map(|path| file_name(path)).collect();
-        let message = format!("there is not one {what} in {} ({bad} lines left out)", names.join(", "));
-        return Err(StageError::fail("fetch::empty", message).hint("check `files` and `format`"));
-    }
-    let manifest = writer.finish(bad)?;
-    context.message(format!("{} {}", manifest.records, manifest.kind.as_str()));
+    reading.context.progress(total, total, "bytes", "read");
+    let mut names: Vec<String> = files.iter().map(|path| file_name(path)).collect();
+    names.extend((0..datasets.len()).map(|i| format!("dataset {}", i + 1)));
+    reading.sink.finish(&names, reading.context)?;
     Ok(())
 }
 
+/// The files as they are read.
+struct Reading<'a, T: Item, L, V> {
+    sink: Sink<'a, T>,
+    parse: Parse<L, V>,
+    text: bool,
+    pool: rayon::ThreadPool,
+    read: Arc<AtomicU64>,
+    total: u64,
+    context: &'a mut Context,
+}
+
+impl<T: Item, L: Fn(&[u8]) -> Parsed<T> + Sync, V: Fn(&Value) -> Parsed<T> + Sync> Reading<'_, T, L, V> {
+    fn file(&mut self, path: &Path) -> Result<(), StageError> {
+        let name = file_name(path);
+        match open(path, &self.read).map_err(|e| unreadable(&name, None, &e))? {
+            Content::Lines(reader, Some(b'[')) if !self.text => self.array(&name, reader),
+            Content::Lines(reader, _) => self.lines(&name, reader),
+            Content::Table(batches) => self.table(&name, batches),
+        }
+    }
+
+    fn pause(&mut self, name: &str) -> Result<(), StageError> {
+        self.context.check_stop()?;
+        let read = self.read.load(Ordering::Relaxed).min(self.total.saturating_sub(1));
+        self.context.progress(read, self.total, "bytes", format!("reading {name}"));
+        Ok(())
+    }
+
+    fn lines(&mut self, name: &str, mut reader: Box<dyn BufRead>) -> Result<(), StageError> {
+        let mut first = 1u64;
+        let mut ended = false;
+        while !ended && !self.sink.full() {
+            self.pause(name)?;
+            // Lines lie behind each other; a line that is too long leaves nothing.
+            let (mut block, mut ends) = (Vec::new(), Vec::new());
+            let mut failed = None;
+            while block.len() < BLOCK {
+                let start = block.len();
+                match read_line(&mut *reader, &mut block, LONGEST << 20) {
+                    Ok(0) => {
+                        ended = true;
+                        break;
+                    }
+                    Ok(read) => {
+                        let too_long = read - 1 > LONGEST << 20;
+                        if too_long {
+                            block.truncate(start);
+                        }
+                        ends.push((block.len(), too_long));
+                    }
+                    Err(e) => {
+                        failed = Some(unreadable(name, Some(first + ends.len() as u64), &e));
+                        ended = true;
+                        break;
+                    }
+                }
+            }
+            let starts = std::iter::once(0).chain(ends.iter().map(|(end, _)| *end));
+            let lines: Vec<(usize, usize, bool)> =
+                starts.zip(&ends).map(|(start, (end, too_long))| (start, *end, *too_long)).collect();
+            let parse = &self.parse;
+            let parsed: Vec<Parsed<T>> = self.pool.install(|| {
+                let one = |(start, end, too_long): &(usize, usize, bool)| match too_long {
+                    true => Err(BadRecord::TooLong(LONGEST)),
+                    false => (parse.line)(&block[*start..*end]),
+                };
+                lines.par_iter().with_min_len(16).map(one).collect()
+            });
+            for (i, record) in parsed.into_iter().enumerate() {
+                if let Some(record) = record.transpose() {
+                    self.sink.push(record, || format!("{name}:{}:", first + i as u64))?;
+                }
+            }
+            first += ends.len() as u64;
+            if let Some(failed) = failed {
+                return Err(failed);
+            }
+        }
+        Ok(())
+    }
+
+    fn values(&mut self, name: &str, first: u64, values: &[Value]) -> Result<(), StageError> {
+        let parse = &self.parse;
+        let parsed: Vec<Parsed<T>> =
+            self.pool.install(|| values.par_iter().with_min_len(16).map(|value| (parse.value)(value)).collect());
+        for (i, record) in parsed.into_iter().enumerate() {
+            if let Some(record) = record.transpose() {
+                self.sink.push(record, || format!("{name}: record {}:", first + i as u64))?;
+            }
+        }
+        self.pause(name)
+    }
+
+    fn table(&mut self, name: &str, batches: Batches) -> Result<(), StageError> {
+        let mut first = 1;
+        for batch in batches {
+            let place = |e: String| {
+                StageError::fail("fetch::table", format!("{name}: behind record {}: {e}", first - 1))
+                    .hint("the file is damaged, cut off, or packed in a way that this build does not unpack")
+            };
+            let rows = table::rows(&batch.map_err(place)?, |_| true).map_err(place)?;
+            self.values(name, first, &rows)?;
+            first += rows.len() as u64;
+            if self.sink.full() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// A JSON array of records, value by value.
+    fn array(&mut self, name: &str, reader: Box<dyn BufRead>) -> Result<(), StageError> {
+        let mut failure = None;
+        let mut first = 1;
+        let taken = {
+            let mut take = |values: Vec<Value>| {
+                let count = values.len() as u64;
+                let done = self.values(name, first, &values);
+                first += count;
+                done.map_err(|e| failure = Some(e)).is_ok() && !self.sink.full()
+            };
+            let mut deserializer = serde_json::Deserializer::from_reader(reader);
+            deserializer.deserialize_seq(Elements(&mut take)).and_then(|()| deserializer.end())
+        };
+        match (failure, taken) {
+            (Some(failure), _) => Err(failure),
+            (None, Ok(())) => Ok(()),
+            // It was left in the middle.
+            (None, Err(_)) if self.sink.full() => Ok(()),
+            (None, Err(e)) => {
+                Err(StageError::fail("fetch::array", format!("{name}: behind record {}: is not JSON: {e}", first - 1))
+                    .hint("the file begins with `[`, so it was read as one JSON array of records"))
+            }
+        }
+    }
+}
+
+/// Hands the elements of an array to a function, many at a time, until it has enough.
+struct Elements<'f>(&'f mut dyn FnMut(Vec<Value>) -> bool);
+
+impl<'de> Visitor<'de> for Elements<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an array of records")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<(), A::Error> {
+        let mut values = Vec::new();
+        let mut broken = None;
+        loop {
+            match elements.next_element() {
+                Ok(Some(value)) => values.push(value),
+                Ok(None) => break,
+                Err(e) => {
+                    broken = Some(e);
+                    break;
+                }
+            }
+            if values.len() == VALUES && !(self.0)(std::mem::take(&mut values)) {
+                // What follows is not read; the deserializer would complain of it.
+                return Err(A::Error::custom("enough"));
+            }
+        }
+        (self.0)(values);
+        broken.map_or(Ok(()), Err)
+    }
+}
+
+/// An I/O failure, with the line that was to be read.
+fn unreadable(name: &str, line: Option<u64>, error: &std::io::Error) -> StageError {
+    let place = line.map_or_else(|| name.to_owned(), |line| format!("{name}:{line}"));
+    StageError::fail("fetch::unreadable", format!("{place}: {error}"))
+        .hint("the file is damaged or cut off; fetch it again, or pack it again")
+}
+
 /// The name of a file for a person; control characters are escaped.
-fn file_name(path: &Path) -> String {
-    path.file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .chars()
-        .flat_map(|c| {
-            let escaped: Vec<char> = if c.is_control() { c.escape_default().collect() } else { vec![c] };
-            escaped
-        })
-        .collect()
+pub fn file_name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }

@@ -1,5 +1,8 @@
 //! Stage `memmap`: token ids become rows of equal length, in OLMo's raw layout with a manifest.
 
+mod import;
+mod params;
 mod stage;
 
-pub use stage::{Memmap, MemmapParams};
+pub use params::{IdType, MemmapParams};
+pub use stage::Memmap;

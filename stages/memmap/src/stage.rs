@@ -1,27 +1,11 @@
 //! The stage: documents stream from Parquet into rows; what was cut or left out is said.
 
 use olmo_data::tokens::TokensReader;
-use olmo_data::{Layout, MemmapWriter, Pack, Packer};
+use olmo_data::{Layout, Manifest, MemmapWriter, Pack, Packer};
 use olmo_stage::{Context, Stage, StageError};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
-/// Params of stage `memmap`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct MemmapParams {
-    /// Tokens in a row: the model's `max_sequence_length` or less.
-    #[schemars(range(min = 2))]
-    pub sequence_length: u64,
-    /// `whole` fills rows with whole documents and pads the rest, `concat` runs on over the ends of
-    /// rows and drops the tail, `padded` puts one document into a row.
-    #[serde(default = "whole")]
-    pub pack: Pack,
-}
-
-fn whole() -> Pack {
-    Pack::Whole
-}
+use crate::import;
+use crate::params::MemmapParams;
 
 /// Stage `memmap`.
 pub struct Memmap;
@@ -36,30 +20,21 @@ impl Stage for Memmap {
             let message = format!("sequence_length is {length}; a row needs two tokens, one to predict the other");
             return Err(StageError::fail("memmap::params", message));
         }
-        let reader = TokensReader::open(&context.input("tokens")?)?;
-        let tokens = reader.manifest().clone();
-        let layout = Layout {
-            sequence_length: length as usize,
-            vocab_size: tokens.vocab_size,
-            tokenizer: tokens.tokenizer,
-            eos_token_id: tokens.eos_token_id,
-            pad_token_id: tokens.pad_token_id,
-        };
-        let mut packer = Packer::new(params.pack, MemmapWriter::create(&context.output("memmap")?, layout)?);
-        for (done, document) in reader.enumerate() {
-            packer.push(document?)?;
-            if done % 1024 == 0 {
-                context.check_stop()?;
-                context.progress(done as u64, tokens.documents, "documents", "packing");
+        let given = (context.optional_input("tokens"), !context.inputs("input_ids").is_empty());
+        let (manifest, (documents, tokens)) = match given {
+            (Some(tokens), false) => pack(&params, &tokens, context)?,
+            (None, true) => {
+                let manifest = import::import(&params, context)?;
+                let documents = (manifest.documents, manifest.count);
+                (manifest, documents)
             }
-        }
-        let manifest = packer.finish()?;
-        context.progress(tokens.documents, tokens.documents, "documents", "packed");
+            _ => {
+                let message = "give either `tokens`, or `input_ids` and `tokenizer` to import files of ids";
+                return Err(StageError::fail("memmap::params", message));
+            }
+        };
         if manifest.instances == 0 {
-            let message = format!(
-                "{} documents of {} tokens together do not fill one row of {length}",
-                tokens.documents, tokens.tokens
-            );
+            let message = format!("{documents} documents of {tokens} tokens together do not fill one row of {length}");
             return Err(StageError::fail("memmap::too_small", message)
                 .hint("lower sequence_length, give more data, or use `pack: whole`, which pads"));
         }
@@ -69,8 +44,7 @@ impl Stage for Memmap {
                 .hint("raise sequence_length: the answers may lie behind the ends of the rows"));
         }
         if manifest.truncated > 0 {
-            let message =
-                format!("{} of {} documents are cut off at the end of a row", manifest.truncated, tokens.documents);
+            let message = format!("{} of {documents} documents are cut off at the end of a row", manifest.truncated);
             context.warning(format!("{message} of {length} tokens"));
         }
         if manifest.dropped > 0 {
@@ -79,7 +53,11 @@ impl Stage for Memmap {
             } else {
                 "cut to a row they have no target"
             };
-            context.warning(format!("{} of {} documents are left out: {why}", manifest.dropped, tokens.documents));
+            context.warning(format!("{} of {documents} documents are left out: {why}", manifest.dropped));
+        }
+        if manifest.filtered > 0 {
+            let (some, all) = (manifest.filtered, manifest.instances);
+            context.warning(format!("{some} of {all} rows repeat themselves and lost their labels"));
         }
         context.message(format!(
             "{} rows of {length} {} tokens, {} documents, {:.1} % of the tokens are targets, {:.1} % padding",
@@ -91,4 +69,37 @@ impl Stage for Memmap {
         ));
         Ok(())
     }
+}
+
+/// Packs the documents of the tokens in folder `dir`; also says how many there were, and how many tokens.
+fn pack(
+    params: &MemmapParams,
+    dir: &std::path::Path,
+    context: &mut Context,
+) -> Result<(Manifest, (u64, u64)), StageError> {
+    let reader = TokensReader::open(dir)?;
+    let tokens = reader.manifest().clone();
+    let layout = Layout {
+        sequence_length: params.sequence_length as usize,
+        vocab_size: tokens.vocab_size,
+        tokenizer: tokens.tokenizer,
+        eos_token_id: tokens.eos_token_id,
+        pad_token_id: tokens.pad_token_id,
+    };
+    let writer = MemmapWriter::with_options(&context.output("memmap")?, layout, params.options(tokens.vocab_size));
+    let writer = writer.map_err(|e| {
+        let failed: StageError = e.into();
+        failed.hint("set `dtype: auto` or `dtype: uint32`: larger ids would wrap to wrong ones")
+    })?;
+    let mut packer = Packer::new(params.pack, writer);
+    for (done, document) in reader.enumerate() {
+        packer.push(document?)?;
+        if done % 1024 == 0 {
+            context.check_stop()?;
+            context.progress(done as u64, tokens.documents, "documents", "packing");
+        }
+    }
+    let manifest = packer.finish()?;
+    context.progress(tokens.documents, tokens.documents, "documents", "packed");
+    Ok((manifest, (tokens.documents, tokens.tokens)))
 }

@@ -335,3 +335,266 @@ fn data_smaller_than_a_row_is_refused_where_it_would_be_dropped_and_padded_where
     assert_eq!(bench.memmap(json!({"sequence_length": 1}), &tokens).err().unwrap().code, "memmap::params");
     assert_eq!(bench.memmap(json!({}), &tokens).err().unwrap().code, "worker::params");
 }
+
+/// What a conversation says, without where it is from.
+fn said(dir: &Path) -> Vec<Vec<olmo_data::Message>> {
+    dataset::read_messages(dir).unwrap().into_iter().map(|conversation| conversation.messages).collect()
+}
+
+fn gz(bytes: &[u8]) -> Vec<u8> {
+    use std::io::Write;
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn zst(bytes: &[u8]) -> Vec<u8> {
+    ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Fastest)
+}
+
+#[test]
+fn lines_arrays_and_packed_files_hold_the_same_chats_whatever_they_are_called() {
+    let chats: Vec<String> =
+        (0..3000).map(|n| chat(&[("user", &format!("Say {n} 🦀")), ("assistant", &format!("{n}!"))])).collect();
+    let lines = chats.concat();
+    let array = format!(" [{}]", chats.iter().map(|chat| chat.trim_end()).collect::<Vec<_>>().join(",\n"));
+    let halves: Vec<u8> = [gz(&lines.as_bytes()[..1000]), gz(&lines.as_bytes()[1000..])].concat();
+    let frames: Vec<u8> = [zst(&lines.as_bytes()[..1000]), zst(&lines.as_bytes()[1000..])].concat();
+    let mut bench = Bench::new(2);
+    let plain = bench.fetch(json!({}), &lines).unwrap().out("dataset");
+    for content in [array.into_bytes(), gz(lines.as_bytes()), halves, zst(lines.as_bytes()), frames] {
+        let other = bench.fetch(json!({}), content).unwrap().out("dataset");
+        assert_eq!(said(&other), said(&plain));
+    }
+    // A dataset's own Parquet is a source like any other.
+    let parquet = std::fs::read(plain.join("data.parquet")).unwrap();
+    let again = bench.fetch(json!({}), parquet).unwrap().out("dataset");
+    assert_eq!(files(&again), files(&plain));
+}
+
+#[test]
+fn arrow_files_of_both_kinds_are_read() {
+    use arrow::array::{ArrayRef, DictionaryArray, Int32Array, RecordBatch, StringArray};
+    use std::sync::Arc;
+    let prompts: DictionaryArray<arrow::datatypes::Int32Type> = vec!["One?", "Two?", "One?"].into_iter().collect();
+    let batch = RecordBatch::try_from_iter([
+        ("id", Arc::new(Int32Array::from(vec![7, 8, 9])) as ArrayRef),
+        ("prompt", Arc::new(prompts) as ArrayRef),
+        ("completion", Arc::new(StringArray::from(vec!["1", "2", "1"])) as ArrayRef),
+    ])
+    .unwrap();
+    let mut stream = arrow::ipc::writer::StreamWriter::try_new(Vec::new(), &batch.schema()).unwrap();
+    stream.write(&batch).unwrap();
+    let mut file = arrow::ipc::writer::FileWriter::try_new(Vec::new(), &batch.schema()).unwrap();
+    file.write(&batch).unwrap();
+    let mut bench = Bench::new(1);
+    for bytes in [stream.into_inner().unwrap(), file.into_inner().unwrap()] {
+        let params = json!({"format": "prompt_completion", "dedup": true});
+        let done = bench.fetch(params.clone(), &bytes).unwrap();
+        let chats = dataset::read_messages(&done.out("dataset")).unwrap();
+        assert_eq!(chats.iter().map(|chat| chat.id.as_str()).collect::<Vec<_>>(), ["7", "8"]);
+        assert_eq!(chats[1].messages[1].content, "2");
+        assert!(done.said.contains("1 of 3 records say the same as one before"), "{}", done.said);
+        let failure = bench.fetch(params, &bytes[..bytes.len() / 2]).err().unwrap();
+        assert!(["fetch::table", "fetch::unreadable"].contains(&failure.code.as_str()), "{failure:?}");
+        assert!(failure.message.starts_with("some.jsonl"), "{}", failure.message);
+    }
+}
+
+#[test]
+fn files_that_are_cut_off_are_named_with_the_line_that_was_to_be_read() {
+    let lines: String = (0..400).map(|n| chat(&[("user", &format!("{n}")), ("assistant", "Yes")])).collect();
+    let mut bench = Bench::new(1);
+    for packed in [gz(lines.as_bytes()), zst(lines.as_bytes())] {
+        let failure = bench.fetch(json!({"on_error": "skip"}), &packed[..packed.len() - 9]).err().unwrap();
+        assert_eq!(failure.code, "fetch::unreadable");
+        assert!(failure.message.starts_with("some.jsonl:"), "{}", failure.message);
+        assert!(failure.hint.unwrap().contains("cut off"));
+    }
+    let plain = bench.fetch(json!({}), &lines).unwrap();
+    let parquet = std::fs::read(plain.out("dataset").join("data.parquet")).unwrap();
+    let failure = bench.fetch(json!({}), &parquet[..parquet.len() - 30]).err().unwrap();
+    assert!(failure.message.starts_with("some.jsonl"), "{}", failure.message);
+    let failure = bench.fetch(json!({}), "[{\"messages\": [").err().unwrap();
+    assert_eq!(failure.code, "fetch::array");
+    assert!(failure.message.starts_with("some.jsonl: behind record 0: is not JSON"), "{}", failure.message);
+}
+
+#[test]
+fn a_line_of_fifty_megabytes_is_left_out_by_its_number() {
+    let long = chat(&[("user", &"x".repeat(50 << 20)), ("assistant", "Yes")]);
+    let short = chat(&[("user", "Hi"), ("assistant", "Yes")]);
+    let mut bench = Bench::new(1);
+    let done = bench.fetch(json!({"on_error": "skip"}), format!("{short}{long}{short}")).unwrap();
+    assert!(done.said.contains("1 line is left out:\nsome.jsonl:2: has more than 32 MiB"), "{}", done.said);
+    assert_eq!(said(&done.out("dataset")).len(), 2);
+}
+
+#[test]
+fn records_are_filtered_limited_weighted_and_mixed_the_same_way_every_time() {
+    let line = |n: usize| {
+        let messages: Vec<Value> = (0..n % 5 + 1)
+            .map(|turn| json!({"role": (["user", "assistant"][turn % 2]), "content": format!("{n} {turn}")}))
+            .collect();
+        json!({"dataset": (["a", "b"][n % 2]), "id": "same", "messages": messages}).to_string() + "\n"
+    };
+    let lines: String = (0..1000).map(line).collect();
+    let mut bench = Bench::new(1);
+    let filter = json!({"filter": {"datasets": ["a"], "min_messages": 2, "max_messages": 4}});
+    let done = bench.fetch(filter, &lines).unwrap();
+    assert!(done.said.contains("records are left out by `filter`"), "{}", done.said);
+    assert!(done.said.contains("999 records have an id that occurred before; some.jsonl:2: has the id `same`"));
+    let kept = dataset::read_messages(&done.out("dataset")).unwrap();
+    assert_eq!(kept.len(), 300);
+    assert!(kept.iter().all(|c| c.dataset == "a" && (2..=4).contains(&c.messages.len())));
+    assert_eq!(said(&bench.fetch(json!({"limit": 7}), &lines).unwrap().out("dataset")).len(), 7);
+
+    let [first, second] = [(); 2].map(|()| bench.fetch(json!({}), &lines).unwrap().out("dataset"));
+    let file = bench.file("more.jsonl", chat(&[("user", "More"), ("assistant", "Yes")]));
+    let mut mix = |weights: Value, seed: u64, threads: usize| {
+        bench.threads = threads;
+        let inputs: [(&str, &[&Path]); 2] = [("files", &[&file]), ("datasets", &[&first, &second])];
+        let done = bench.run::<olmo_stage_fetch::Fetch>(json!({"weights": weights, "seed": seed}), &inputs);
+        done.map(|done| said(&done.out("dataset")))
+    };
+    let mixed = mix(json!([2, 0.25, 1.5]), 1, 1).unwrap();
+    assert_eq!(mixed, mix(json!([2, 0.25, 1.5]), 1, 3).unwrap());
+    assert_ne!(mixed, mix(json!([2, 0.25, 1.5]), 2, 1).unwrap());
+    assert_eq!(mixed[0], mixed[1]);
+    assert!((1600..1900).contains(&mixed.len()), "{}", mixed.len());
+    assert_eq!(mix(json!([1, 1]), 1, 1).err().unwrap().code, "fetch::params");
+    assert_eq!(mix(json!([1, 1, -1]), 1, 1).err().unwrap().code, "fetch::params");
+    assert_eq!(mix(json!([]), 1, 1).unwrap().len(), 2001);
+}
+
+#[test]
+fn labels_and_long_chats_are_as_the_params_say() {
+    let mut bench = Bench::new(2);
+    let lines: String = (0..20)
+        .map(|n| {
+            chat(&[
+                ("user", "Count."),
+                ("assistant", &"one two three ".repeat(n + 1)),
+                ("user", "On."),
+                ("assistant", "four"),
+            ])
+        })
+        .collect();
+    let chats = bench.fetch(json!({}), lines).unwrap();
+    let tokenizer = bench.train_tokenizer(300, &[&chats]);
+    let text = TextTokenizer::open(&tokenizer.out("tokenizer")).unwrap();
+    let mut documents = |params: Value| {
+        let done = bench.tokenize(params, &chats, &tokenizer)?;
+        let documents: Vec<_> = TokensReader::open(&done.out("tokens")).unwrap().map(Result::unwrap).collect();
+        Ok::<_, Failure>((documents, done.said))
+    };
+    let trained = |document: &olmo_data::Document| {
+        let ids = document.input_ids.iter().zip(&document.label_mask).filter(|(_, label)| **label);
+        text.decode(&ids.map(|(id, _)| *id).collect::<Vec<_>>(), false).unwrap()
+    };
+    let (last, _) = documents(json!({"train_on": {"turns": "last"}})).unwrap();
+    assert!(last.iter().all(|document| trained(document) == "four<|endoftext|>"));
+    let (users, _) = documents(json!({"train_on": {"roles": ["user"], "end_of_turn": false}})).unwrap();
+    assert!(users.iter().all(|document| trained(document) == "Count.On."));
+    let (whole, _) = documents(json!({})).unwrap();
+    let over = whole.iter().filter(|document| document.input_ids.len() > 60).count();
+    assert!(over > 3 && over < 20);
+    let (dropped, said) = documents(json!({"max_length": 60, "too_long": "drop"})).unwrap();
+    assert_eq!(dropped.len(), 20 - over);
+    assert!(
+        said.contains(&format!("{over} of 20 conversations are left out: they have more than 60 tokens")),
+        "{said}"
+    );
+    let (split, _) = documents(json!({"max_length": 60, "too_long": "split"})).unwrap();
+    assert!(split.len() > 20 && split.iter().all(|document| document.input_ids.len() <= 60));
+    let tokens = |documents: &[olmo_data::Document]| documents.iter().map(|d| d.input_ids.len()).sum::<usize>();
+    // The newline behind an answer may be a document of its own, of which nothing is trained.
+    assert!((tokens(&whole) - 20..=tokens(&whole)).contains(&tokens(&split)));
+    assert_eq!(documents(json!({"train_on": {"roles": []}})).err().unwrap().code, "tokenize::params");
+    assert_eq!(documents(json!({"template": "jinja"})).err().unwrap().code, "tokenize::params");
+    let (piecewise, _) = documents(json!({"template": "prepare_tulu_data"})).unwrap();
+    assert_eq!(piecewise, whole);
+}
+
+#[test]
+fn a_chat_template_from_a_file_is_labelled_and_one_that_fails_or_loops_names_the_record() {
+    let mut bench = Bench::new(2);
+    let lines = chat(&[("user", "Hi"), ("assistant", "Ho")])
+        + &chat(&[("system", "Be kind."), ("user", "Hi"), ("assistant", "Ho")]);
+    let chats = bench.fetch(json!({}), lines).unwrap();
+    let tokenizer = bench.train_tokenizer(300, &[&chats]);
+    let mut with = |template: &str| {
+        let file = bench.file("chat_template.jinja", template);
+        let inputs = [chats.out("dataset"), tokenizer.out("tokenizer")];
+        let ports: [(&str, &[&Path]); 3] =
+            [("documents", &[&inputs[0]]), ("tokenizer", &[&inputs[1]]), ("chat_template", &[&file])];
+        bench.run::<olmo_stage_tokenize::Tokenize>(json!({"template": "jinja"}), &ports)
+    };
+    let done =
+        with("{% for m in messages %}[{{ m.role }}] {{ m.content | trim }}{{ eos_token }}\n{% endfor %}").unwrap();
+    let text = TextTokenizer::open(&tokenizer.out("tokenizer")).unwrap();
+    let first = TokensReader::open(&done.out("tokens")).unwrap().next().unwrap().unwrap();
+    let ids: Vec<u32> =
+        first.input_ids.iter().zip(&first.label_mask).filter(|(_, label)| **label).map(|(id, _)| *id).collect();
+    assert_eq!(text.decode(&ids, false).unwrap(), "Ho<|endoftext|>");
+    let failure = with("{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system turn') }}{% endif %}{{ m.content }}{% endfor %}").err().unwrap();
+    assert_eq!(failure.code, "tokenize::template");
+    assert_eq!(failure.message, "conversation `1` (record 2): the template fails: no system turn (line 1)");
+    let failure = with("{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}").err().unwrap();
+    assert!(failure.message.contains("(record 1): the template fails: engine ran out of fuel"), "{}", failure.message);
+}
+
+#[test]
+fn rows_of_olmos_layout_are_imported_with_an_explicit_dtype_and_checked() {
+    let mut bench = Bench::new(1);
+    let chats = bench.fetch(json!({}), data("tulu-heldout.jsonl")).unwrap();
+    let tokenizer = bench.train_tokenizer(512, &[&chats]);
+    let tokens = bench.tokenize(json!({}), &chats, &tokenizer).unwrap();
+    let made = bench
+        .memmap(json!({"sequence_length": 64, "pack": "padded", "csv_boundaries": true}), &tokens)
+        .unwrap()
+        .out("memmap");
+    let read = |name: &str| std::fs::read(made.join(name)).unwrap();
+    let ids = bench.file("part-0.npy", read("input_ids.npy"));
+    let mask = bench.file("mask.npy", read("label_mask.npy"));
+    let bounds = bench.file("part-0.csv.gz", read("boundaries.csv.gz"));
+    let tokenizer = tokenizer.out("tokenizer");
+    let mut import = |params: Value, ports: &[(&str, &[&Path])]| bench.run::<olmo_stage_memmap::Memmap>(params, ports);
+    let all: [(&str, &[&Path]); 4] =
+        [("input_ids", &[&ids]), ("label_mask", &[&mask]), ("boundaries", &[&bounds]), ("tokenizer", &[&tokenizer])];
+    let params = |dtype: &str| json!({"sequence_length": 64, "dtype": dtype});
+    let done = import(params("uint16"), &all).unwrap().out("memmap");
+    for name in ["input_ids.npy", "label_mask.npy", "boundaries.npy"] {
+        assert_eq!(std::fs::read(done.join(name)).unwrap(), read(name), "{name}");
+    }
+    let failure = import(params("auto"), &all).err().unwrap();
+    assert_eq!(failure.code, "memmap::dtype");
+    let failure = import(params("uint32"), &all[..1]).err().unwrap();
+    assert!(failure.message.contains("without a `tokenizer`"), "{}", failure.message);
+    let failure = import(params("uint32"), &[all[0], all[3]]).err().unwrap();
+    assert_eq!(failure.code, "data::over_vocabulary");
+    assert!(failure.hint.unwrap().contains("another dtype"));
+    let failure = import(params("uint16"), &[all[0], ("label_mask", &[&ids]), all[3]]).err().unwrap();
+    assert_eq!(failure.code, "memmap::label_mask");
+    assert_eq!(import(params("uint16"), &[]).err().unwrap().code, "memmap::params");
+}
+
+#[test]
+fn best_fit_leaves_next_to_no_padding_and_uint16_is_refused_where_it_would_wrap() {
+    let mut bench = Bench::new(2);
+    let chats = bench.fetch(json!({}), data("tulu-sample.jsonl")).unwrap();
+    let tokenizer = bench.train_tokenizer(768, &[&chats]);
+    let tokens = bench.tokenize(json!({}), &chats, &tokenizer).unwrap();
+    let done = bench.memmap(json!({"sequence_length": 512, "pack": "best_fit"}), &tokens).unwrap();
+    let manifest = Memmap::open(&done.out("memmap")).unwrap().manifest().clone();
+    assert!(manifest.padding * 50 < manifest.count, "{} of {}", manifest.padding, manifest.count);
+    assert_eq!(manifest.labels, TokensReader::open(&tokens.out("tokens")).unwrap().manifest().labels);
+    // The same tokens under a vocabulary that needs four bytes.
+    let dir = tokens.out("tokens");
+    let path = dir.join("manifest.json");
+    let text = std::fs::read_to_string(&path).unwrap().replace("\"vocab_size\": 768", "\"vocab_size\": 100278");
+    std::fs::write(path, text).unwrap();
+    let failure = bench.memmap(json!({"sequence_length": 512, "dtype": "uint16"}), &tokens).err().unwrap();
+    assert_eq!(failure.code, "data::dtype");
+    assert!(failure.hint.unwrap().contains("wrap"));
+}

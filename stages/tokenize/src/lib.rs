@@ -1,5 +1,8 @@
 //! Stage `tokenize`: conversations or documents become token ids with labels.
 
+mod encoder;
+mod params;
 mod stage;
 
-pub use stage::{Layout, Tokenize, TokenizeParams};
+pub use params::{Layout, TokenizeParams, TooLong, TrainOn, Turns};
+pub use stage::Tokenize;

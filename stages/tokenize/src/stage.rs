@@ -1,47 +1,23 @@
 //! The stage: batches are encoded in parallel and written in order, so that the number of threads
 //! does not show in the output.
+//!
+//! A part of many records is complete in itself. A stage that was stopped finds the complete parts in its state folder
+//! and goes on behind them.
 
-use olmo_data::dataset;
-use olmo_data::tokens::{TokensManifest, TokensWriter};
-use olmo_data::{Conversation, Document, Role, Template, TextTokenizer};
-use olmo_stage::{Context, Stage, StageError};
+use std::path::{Path, PathBuf};
+
+use olmo_data::tokens::{self, TokensCounts, TokensManifest, TokensWriter, part_name};
+use olmo_data::{TextTokenizer, dataset};
+use olmo_stage::{Context, Stage, StageError, failpoint, journal};
 use rayon::prelude::*;
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Of this many documents one has its labels decoded and compared with the text; so have the
-/// first ones.
-const CHECK_EVERY: u64 = 64;
-const CHECK_FIRST: u64 = 256;
+use crate::encoder::{Encoded, Encoder};
+use crate::params::{Layout, TokenizeParams, TooLong};
 
-/// How a record becomes one text.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Layout {
-    /// A conversation, as OLMo's `prepare_tulu_data.py` writes it; the assistant's answers are labelled.
-    #[default]
-    Tulu,
-    /// A document with eos behind it; every token is labelled.
-    Plain,
-}
-
-/// Params of stage `tokenize`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct TokenizeParams {
-    /// `tulu` for conversations, `plain` for documents.
-    pub template: Layout,
-    /// Tokens kept of a conversation; the rest is cut off, without an eos in its place. Plain
-    /// documents stay whole.
-    #[schemars(range(min = 2))]
-    pub max_length: u64,
-}
-
-impl Default for TokenizeParams {
-    fn default() -> Self {
-        Self { template: Layout::Tulu, max_length: 2048 }
-    }
-}
+/// Records of a part.
+const PART: u64 = 1 << 16;
+const PARTS: &str = "parts.jsonl";
 
 /// Stage `tokenize`.
 pub struct Tokenize;
@@ -56,19 +32,20 @@ impl Stage for Tokenize {
         }
         let documents = context.input("documents")?;
         let tokenizer = TextTokenizer::open(&context.input("tokenizer")?)?;
+        let chat_template = context.optional_input("chat_template").map(|dir| read_only_file(&dir)).transpose()?;
         let total = dataset::manifest(&documents)?.records;
-        let encoder = Encoder { tokenizer, max_length: params.max_length as usize };
-        let mut work = Work::new(total, context)?;
+        let encoder = Encoder::new(tokenizer, &params, chat_template.as_deref())?;
+        let mut work = Work::start(total, context)?;
         match params.template {
-            Layout::Tulu => {
-                let encode = |conversation: &Conversation, number| encoder.conversation(conversation, number);
-                for batch in dataset::message_batches(&documents)? {
-                    work.batch(&batch?, encode, context)?;
-                }
-            }
             Layout::Plain => {
                 let encode = |text: &String, _| encoder.plain(text);
                 for batch in dataset::text_batches(&documents)? {
+                    work.batch(&batch?, encode, context)?;
+                }
+            }
+            _ => {
+                let encode = |conversation: &_, number| encoder.conversation(conversation, number);
+                for batch in dataset::message_batches(&documents)? {
                     work.batch(&batch?, encode, context)?;
                 }
             }
@@ -77,71 +54,63 @@ impl Stage for Tokenize {
     }
 }
 
-/// What became of a record.
-struct Encoded {
-    /// `None`: nothing of it could be trained.
-    document: Option<Document>,
-    truncated: bool,
-    /// Its text holds the string of the eos token.
-    holds_eos: bool,
+/// The text of the one file in folder `dir`.
+fn read_only_file(dir: &Path) -> Result<String, StageError> {
+    let entries = std::fs::read_dir(dir).and_then(|entries| entries.collect::<Result<Vec<_>, _>>());
+    let files: Vec<PathBuf> = entries.map_err(|e| StageError::io(dir, e))?.into_iter().map(|e| e.path()).collect();
+    let [path] = files.as_slice() else {
+        let message = format!("`chat_template` holds {} files, expected one", files.len());
+        return Err(StageError::fail("tokenize::params", message));
+    };
+    std::fs::read_to_string(path).map_err(|e| StageError::io(path, e))
 }
 
-/// What the threads share.
-struct Encoder {
-    tokenizer: TextTokenizer,
-    max_length: usize,
-}
-
-impl Encoder {
-    fn holds_eos(&self, text: &str) -> bool {
-        text.contains(&self.tokenizer.special().eos_token)
-    }
-
-    fn plain(&self, text: &str) -> Result<Encoded, StageError> {
-        let document = self.tokenizer.encode_plain(text)?;
-        Ok(Encoded { document: Some(document), truncated: false, holds_eos: self.holds_eos(text) })
-    }
-
-    /// `number` counts the records from 0.
-    fn conversation(&self, conversation: &Conversation, number: u64) -> Result<Encoded, StageError> {
-        let holds_eos = conversation.messages.iter().any(|message| self.holds_eos(&message.content));
-        if !conversation.messages.iter().any(|message| message.role == Role::Assistant) {
-            return Ok(Encoded { document: None, truncated: false, holds_eos });
-        }
-        let rendered = Template::Tulu.render(&conversation.messages, &self.tokenizer.special().eos_token, false);
-        let mut document = self.tokenizer.encode(&rendered)?;
-        if number < CHECK_FIRST || number.is_multiple_of(CHECK_EVERY) {
-            self.tokenizer.check_labels(&rendered, &document)?.map_err(|mismatch| {
-                let place = format!("conversation `{}` (record {})", conversation.id.escape_debug(), number + 1);
-                StageError::fail("tokenize::labels", format!("{place}: {mismatch}"))
-                    .hint("this tokenizer cannot label this template: it changes text, or merges it across the ends of a turn")
-            })?;
-        }
-        let cut = document.truncate(self.max_length);
-        let document = (document.labels() > 0).then_some(document);
-        Ok(Encoded { document, truncated: cut > 0, holds_eos })
-    }
+/// A complete part, as the journal keeps it.
+#[derive(Clone, Copy, Default, Serialize, Deserialize)]
+struct Part {
+    /// Records that it is made of.
+    records: u64,
+    counts: TokensCounts,
+    /// Records left out: nothing of them could be trained.
+    unlabelled: u64,
+    too_long: u64,
+    holding_eos: u64,
 }
 
 /// What is written and counted, in order.
 struct Work {
     pool: rayon::ThreadPool,
-    writer: TokensWriter,
+    state: PathBuf,
+    parts: Vec<Part>,
+    journal: journal::Writer<Part>,
+    /// The part that is being written.
+    open: Option<(TokensWriter, Part)>,
     total: u64,
-    done: u64,
-    dropped: u64,
-    truncated: u64,
-    holding_eos: u64,
+    /// Records seen, those of complete parts included.
+    seen: u64,
 }
 
 impl Work {
-    fn new(total: u64, context: &Context) -> Result<Self, StageError> {
+    fn start(total: u64, context: &mut Context) -> Result<Self, StageError> {
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(context.request.threads)
             .build()
             .map_err(|e| StageError::fail("tokenize::threads", e.to_string()))?;
-        let writer = TokensWriter::create(&context.output("tokens")?)?;
-        Ok(Self { pool, writer, total, done: 0, dropped: 0, truncated: 0, holding_eos: 0 })
+        let state = context.state_dir()?;
+        let path = state.join(PARTS);
+        let mut parts: Vec<Part> = journal::read(&path).map_err(|e| StageError::io(&path, e))?;
+        // The journal is written behind the part that it names; a lost file makes the rest worthless.
+        let there = (0..parts.len()).take_while(|part| state.join(part_name(*part)).is_file()).count();
+        if there < parts.len() {
+            std::fs::remove_file(&path).map_err(|e| StageError::io(&path, e))?;
+            parts.clear();
+        }
+        let journal = journal::Writer::open(&path, true).map_err(|e| StageError::io(&path, e))?;
+        let done: u64 = parts.iter().map(|part| part.records).sum();
+        if done > 0 {
+            context.message(format!("goes on behind the {done} records that an earlier attempt has tokenised"));
+        }
+        Ok(Self { pool, state, parts, journal, open: None, total, seen: 0 })
     }
 
     /// Encodes `records` in parallel and writes them in order.
@@ -152,85 +121,146 @@ impl Work {
         context: &mut Context,
     ) -> Result<(), StageError> {
         context.check_stop()?;
-        let first = self.done;
+        let complete: u64 = self.parts.iter().map(|part| part.records).sum();
+        let skipped = complete.saturating_sub(self.seen).min(records.len() as u64);
+        let (first, records) = (self.seen + skipped, &records[skipped as usize..]);
         let encoded: Vec<Result<Encoded, StageError>> = self.pool.install(|| {
             let numbered = records.par_iter().enumerate();
             numbered.map(|(i, record)| encode(record, first + i as u64)).collect()
         });
         for record in encoded {
-            let record = record?;
-            self.holding_eos += u64::from(record.holds_eos);
-            match record.document {
-                Some(document) => {
-                    self.truncated += u64::from(record.truncated);
-                    self.writer.push(document)?;
-                }
-                None => self.dropped += 1,
-            }
+            self.push(record?)?;
         }
-        self.done += records.len() as u64;
-        context.progress(self.done, self.total, "documents", "tokenising");
+        self.seen = first + records.len() as u64;
+        context.progress(self.seen, self.total, "documents", "tokenising");
+        Ok(())
+    }
+
+    fn push(&mut self, record: Encoded) -> Result<(), StageError> {
+        let (writer, part) = match &mut self.open {
+            Some(open) => open,
+            none => {
+                let path = self.state.join(part_name(self.parts.len()));
+                none.insert((TokensWriter::create(&path)?, Part::default()))
+            }
+        };
+        part.records += 1;
+        part.unlabelled += u64::from(record.unlabelled);
+        part.too_long += u64::from(record.too_long);
+        part.holding_eos += u64::from(record.holds_eos);
+        for document in record.documents {
+            writer.push(document)?;
+        }
+        if part.records == PART { self.close() } else { Ok(()) }
+    }
+
+    /// Completes the part that is being written.
+    fn close(&mut self) -> Result<(), StageError> {
+        let Some((writer, mut part)) = self.open.take() else { return Ok(()) };
+        part.counts = writer.close()?;
+        let path = self.state.join(part_name(self.parts.len()));
+        std::fs::File::open(&path).and_then(|file| file.sync_all()).map_err(|e| StageError::io(&path, e))?;
+        let path = self.state.join(PARTS);
+        self.journal.append(&part).map_err(|e| StageError::io(&path, e))?;
+        self.parts.push(part);
+        failpoint("tokenize.part");
         Ok(())
     }
 
     fn finish(
-        self,
+        mut self,
         params: &TokenizeParams,
         tokenizer: &TextTokenizer,
         context: &mut Context,
     ) -> Result<(), StageError> {
+        self.close()?;
+        let mut all = Part::default();
+        for part in &self.parts {
+            all.records += part.records;
+            all.counts += part.counts;
+            all.unlabelled += part.unlabelled;
+            all.too_long += part.too_long;
+            all.holding_eos += part.holding_eos;
+        }
         let special = tokenizer.special();
-        if self.writer.documents() == 0 {
+        if all.counts.documents == 0 {
+            let roles: Vec<&str> = params.train_on.roles.iter().map(|role| role.as_str()).collect();
             let message = format!(
-                "of {} conversations not one has an assistant's answer within its first {} tokens",
-                self.done, params.max_length
+                "of {} conversations not one has a turn to train ({}) within its first {} tokens",
+                all.records,
+                roles.join(", "),
+                params.max_length
             );
             return Err(StageError::fail("tokenize::nothing_left", message)
-                .hint("raise max_length, or check that the data has turns of role `assistant`"));
+                .hint("raise max_length, or check that the data has turns of these roles"));
         }
-        let manifest = self.writer.finish(TokensManifest {
+        let out = context.output("tokens")?;
+        for part in 0..self.parts.len() {
+            let (from, to) = (self.state.join(part_name(part)), out.join(part_name(part)));
+            // The state folder may be gone to another file system.
+            if std::fs::rename(&from, &to).is_err() {
+                std::fs::copy(&from, &to).map_err(|e| StageError::io(&from, e))?;
+            }
+        }
+        let dropped = all.unlabelled + if params.too_long == TooLong::Drop { all.too_long } else { 0 };
+        let manifest = TokensManifest {
             format: 1,
             tokenizer: tokenizer.digest(),
             vocab_size: special.vocab_size,
             eos_token_id: special.eos_token_id,
             pad_token_id: special.pad_token_id,
-            template: match params.template {
-                Layout::Tulu => Template::Tulu.as_str().into(),
-                Layout::Plain => "plain".into(),
-            },
+            template: params.template.as_str().into(),
             documents: 0,
-            dropped: self.dropped,
-            truncated: self.truncated,
+            dropped,
+            truncated: if params.too_long == TooLong::Truncate { all.too_long } else { 0 },
             tokens: 0,
             labels: 0,
             max_length: params.max_length,
-        })?;
-        if manifest.dropped > 0 {
-            context.warning(format!(
-                "{} of {} conversations are left out: they have no assistant's answer within the first {} tokens",
-                manifest.dropped, self.done, manifest.max_length
-            ));
-        }
-        if manifest.truncated > 0 {
-            let (some, length) = (manifest.truncated, manifest.max_length);
-            context.warning(format!("{some} of {} conversations are cut off at {length} tokens", self.done));
-        }
-        if self.holding_eos > 0 {
-            context.warning(format!(
-                "{} records hold the text `{}`, which becomes a real eos token in the middle of them",
-                self.holding_eos, special.eos_token
-            ));
-        }
-        context.message(format!(
-            "{} documents, {} tokens, {} of them targets; eos `{}` is id {}, pad `{}` is id {}",
-            manifest.documents,
-            manifest.tokens,
-            manifest.labels,
-            special.eos_token,
-            special.eos_token_id,
-            special.pad_token,
-            special.pad_token_id
-        ));
+        };
+        let manifest = tokens::finish(&out, manifest, all.counts)?;
+        say(&manifest, &all, params, tokenizer, context);
         Ok(())
     }
+}
+
+/// Tells what was cut, left out or odd.
+fn say(
+    manifest: &TokensManifest,
+    all: &Part,
+    params: &TokenizeParams,
+    tokenizer: &TextTokenizer,
+    context: &mut Context,
+) {
+    let special = tokenizer.special();
+    let (records, length) = (all.records, manifest.max_length);
+    if all.unlabelled > 0 {
+        context.warning(format!(
+            "{} of {records} conversations are left out: they have nothing to train within the first {length} tokens",
+            all.unlabelled
+        ));
+    }
+    if all.too_long > 0 && params.template != Layout::Plain {
+        let what = match params.too_long {
+            TooLong::Truncate => "are cut off at",
+            TooLong::Drop => "are left out: they have more than",
+            TooLong::Split => "become several documents of at most",
+        };
+        context.warning(format!("{} of {records} conversations {what} {length} tokens", all.too_long));
+    }
+    if all.holding_eos > 0 {
+        context.warning(format!(
+            "{} records hold the text `{}`, which becomes a real eos token in the middle of them",
+            all.holding_eos, special.eos_token
+        ));
+    }
+    context.message(format!(
+        "{} documents, {} tokens, {} of them targets; eos `{}` is id {}, pad `{}` is id {}",
+        manifest.documents,
+        manifest.tokens,
+        manifest.labels,
+        special.eos_token,
+        special.eos_token_id,
+        special.pad_token,
+        special.pad_token_id
+    ));
 }

@@ -4,6 +4,7 @@
 //! everything into that folder. What it prints is only a log.
 
 mod choices;
+mod data;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -11,6 +12,8 @@ use std::process::ExitCode;
 use olmo_stage::worker::{Entry, main_run};
 use olmo_stage::{Description, Request, protocol};
 use serde_json::{Map, Value, json};
+
+pub use data::Data;
 
 /// Every built-in stage by name, sorted.
 pub const STAGES: [(&str, Entry); 9] = [

@@ -19,6 +19,9 @@ enum Command {
         /// The attempt's folder.
         attempt: PathBuf,
     },
+    /// Looks at data: what is trained, how much there is, what is wrong with it.
+    #[command(subcommand)]
+    Data(olmo_worker::Data),
     /// Prints the protocol version, the build and every stage's contract and params.
     Describe {
         /// As JSON (the only form there is).
@@ -30,6 +33,7 @@ enum Command {
 fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Run { attempt } => olmo_worker::run(&attempt),
+        Command::Data(data) => data.run(),
         Command::Describe { json: _ } => {
             println!("{}", olmo_worker::describe());
             ExitCode::SUCCESS

@@ -1,0 +1,36 @@
+//! `boundaries.csv.gz`: a line `start,end` for each document, in tokens; what Dolma's and open-instruct's readers take.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::path::Path;
+
+use flate2::read::MultiGzDecoder;
+use flate2::{Compression, GzBuilder};
+
+use crate::error::DataError;
+
+pub const CSV_BOUNDARIES: &str = "boundaries.csv.gz";
+
+/// Writes the documents that start at `starts`, each up to the next, the last up to `end`. The bytes hold no time.
+pub fn write(path: &Path, starts: &[u64], end: u64) -> Result<(), DataError> {
+    let io = || DataError::io(path);
+    let file = BufWriter::new(File::create(path).map_err(io())?);
+    let mut gz = GzBuilder::new().mtime(0).write(file, Compression::default());
+    let ends = starts.iter().skip(1).copied().chain([end]);
+    for (start, end) in starts.iter().zip(ends) {
+        writeln!(gz, "{start},{end}").map_err(io())?;
+    }
+    gz.finish().and_then(|mut file| file.flush()).map_err(io())
+}
+
+/// Where the documents of the file at `path` start; further columns are not read.
+pub fn read(path: &Path) -> Result<Vec<u64>, DataError> {
+    let file = File::open(path).map_err(DataError::io(path))?;
+    let mut starts = Vec::new();
+    for (number, line) in BufReader::new(MultiGzDecoder::new(file)).lines().enumerate() {
+        let line = line.map_err(DataError::io(path))?;
+        let start = line.split(',').next().and_then(|start| start.trim().parse().ok());
+        starts.push(start.ok_or_else(|| DataError::broken(path, format!("line {} is not `start,end`", number + 1)))?);
+    }
+    Ok(starts)
+}

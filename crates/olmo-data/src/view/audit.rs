@@ -1,0 +1,420 @@
+//! What goes wrong with data before it is trained on, looked for in every record.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt::Write;
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::dataset::{self, Kind};
+use crate::error::DataError;
+use crate::memmap::Dtype;
+use crate::template::{Role, strip};
+use crate::tokenizer::TextTokenizer;
+use crate::view::html::{escape, page};
+use crate::view::{ArtifactKind, Sequences, kind, plain, preview};
+
+/// Records that a finding names.
+const EXAMPLES: usize = 5;
+/// Sequences that the page shows.
+const SHOWN: usize = 3;
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    Info,
+    Warning,
+    Error,
+}
+
+impl Level {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Info => "info",
+            Self::Warning => "warning",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// Something that was found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    pub level: Level,
+    /// Stable: `duplicate`, `no_label`, …
+    pub code: &'static str,
+    pub message: String,
+    /// How many records show it; 0 of what is said of all of them.
+    pub count: u64,
+    /// The numbers of the first of them, from 0.
+    pub examples: Vec<u64>,
+}
+
+/// All that was found in the artifact in a folder.
+#[derive(Clone, Debug, Serialize)]
+pub struct Audit {
+    pub format: u32,
+    pub records: u64,
+    pub findings: Vec<Finding>,
+    /// The first sequences as markup, for the page.
+    #[serde(skip)]
+    shown: Vec<(String, String)>,
+}
+
+/// What is counted while records go by.
+#[derive(Default)]
+struct Tally(BTreeMap<&'static str, (u64, Vec<u64>)>);
+
+impl Tally {
+    fn add(&mut self, code: &'static str, number: u64) {
+        let (count, examples) = self.0.entry(code).or_default();
+        *count += 1;
+        if examples.len() < EXAMPLES {
+            examples.push(number);
+        }
+    }
+
+    fn into(mut self, code: &'static str, level: Level, message: &str, findings: &mut Vec<Finding>) -> Self {
+        if let Some((count, examples)) = self.0.remove(code) {
+            findings.push(Finding { level, code, message: message.to_owned(), count, examples });
+        }
+        self
+    }
+}
+
+fn say(level: Level, code: &'static str, message: String) -> Finding {
+    Finding { level, code, message, count: 0, examples: Vec::new() }
+}
+
+/// Looks through the artifact in folder `dir`. `tokenizer` is needed for what concerns text; `max_length` is the length above
+/// which a document is over-long (0: none is).
+pub fn audit(dir: &Path, tokenizer: Option<&TextTokenizer>, max_length: usize) -> Result<Audit, DataError> {
+    let mut audit = match kind(dir)? {
+        ArtifactKind::Dataset => of_dataset(dir, tokenizer)?,
+        ArtifactKind::Tokens | ArtifactKind::Memmap => of_sequences(dir, tokenizer, max_length)?,
+    };
+    audit.findings.sort_by_key(|finding| std::cmp::Reverse((finding.level, finding.count)));
+    Ok(audit)
+}
+
+fn of_dataset(dir: &Path, tokenizer: Option<&TextTokenizer>) -> Result<Audit, DataError> {
+    let manifest = dataset::manifest(dir)?;
+    let (mut tally, mut number) = (Tally::default(), 0);
+    let (mut seen, mut ids) = (HashSet::new(), HashSet::new());
+    let short = |text: &[u8]| blake3::hash(text).as_bytes()[..16].to_vec();
+    let holds_special = |text: &str| {
+        tokenizer.is_some_and(|t| text.contains(&t.special().eos_token) || text.contains(&t.special().pad_token))
+    };
+    if manifest.kind == Kind::Text {
+        for batch in dataset::text_batches(dir)? {
+            for text in batch? {
+                if !seen.insert(short(text.as_bytes())) {
+                    tally.add("duplicate", number);
+                }
+                if holds_special(&text) {
+                    tally.add("holds_special", number);
+                }
+                number += 1;
+            }
+        }
+    } else {
+        for batch in dataset::message_batches(dir)? {
+            for conversation in batch? {
+                let mut said = Vec::new();
+                let mut before = None;
+                for message in &conversation.messages {
+                    said.extend_from_slice(message.role.as_str().as_bytes());
+                    said.push(0);
+                    said.extend_from_slice(message.content.as_bytes());
+                    said.push(0);
+                    if strip(&message.content).is_empty() {
+                        tally.add("empty_turn", number);
+                    }
+                    if before == Some(message.role) {
+                        tally.add("same_role_twice", number);
+                    }
+                    if holds_special(&message.content) {
+                        tally.add("holds_special", number);
+                    }
+                    before = Some(message.role);
+                }
+                if !conversation.messages.iter().any(|message| message.role == Role::Assistant) {
+                    tally.add("no_assistant", number);
+                } else if before != Some(Role::Assistant) {
+                    tally.add("ends_unanswered", number);
+                }
+                if !seen.insert(short(&said)) {
+                    tally.add("duplicate", number);
+                }
+                if !ids.insert(short(conversation.id.as_bytes())) {
+                    tally.add("duplicate_id", number);
+                }
+                number += 1;
+            }
+        }
+    }
+    let mut findings = Vec::new();
+    if manifest.skipped > 0 {
+        findings.push(say(
+            Level::Warning,
+            "skipped",
+            format!("{} bad lines of the sources were left out", manifest.skipped),
+        ));
+    }
+    tally
+        .into("empty_turn", Level::Error, "a turn says nothing", &mut findings)
+        .into("no_assistant", Level::Warning, "no assistant answers, so nothing is trained", &mut findings)
+        .into("duplicate", Level::Warning, "says the same as a record before", &mut findings)
+        .into(
+            "holds_special",
+            Level::Warning,
+            "the text holds the string of eos or pad, which becomes that token",
+            &mut findings,
+        )
+        .into("duplicate_id", Level::Info, "has an id that occurred before", &mut findings)
+        .into("same_role_twice", Level::Info, "a role speaks twice in a row", &mut findings)
+        .into("ends_unanswered", Level::Info, "ends with a turn that nobody answers", &mut findings);
+    Ok(Audit { format: 1, records: number, findings, shown: Vec::new() })
+}
+
+fn of_sequences(dir: &Path, tokenizer: Option<&TextTokenizer>, max_length: usize) -> Result<Audit, DataError> {
+    let sequences = Sequences::open(dir)?;
+    let mut findings = Vec::new();
+    let (digest, vocab_size, eos, pad) = sequences.tokenizer();
+    match tokenizer {
+        Some(tokenizer) => {
+            let string = |id: u32| plain(&tokenizer.decode(&[id], false).unwrap_or_default()).replace('\n', "\\n");
+            let message = format!("eos is id {eos} `{}`, pad is id {pad} `{}`", string(eos), string(pad));
+            findings.push(say(Level::Info, "special_tokens", message));
+            if tokenizer.digest() != digest {
+                let message =
+                    format!("the ids are of tokenizer {}, not of {}", digest.short(), tokenizer.digest().short());
+                findings.push(say(Level::Error, "wrong_tokenizer", message));
+            }
+            let special = tokenizer.special();
+            if (special.eos_token_id, special.pad_token_id) != (eos, pad) {
+                let message = format!(
+                    "the tokenizer says eos {} and pad {}, the data eos {eos} and pad {pad}",
+                    special.eos_token_id, special.pad_token_id
+                );
+                findings.push(say(Level::Error, "wrong_special_tokens", message));
+            }
+        }
+        None => findings.push(say(Level::Info, "special_tokens", format!("eos is id {eos}, pad is id {pad}"))),
+    }
+    if eos == pad {
+        let message =
+            "eos and pad are one token: a loss that masks padding by its id would mask every eos; labels here do not";
+        findings.push(say(Level::Info, "eos_is_pad", message.into()));
+    }
+    if let Sequences::Memmap(memmap) = &sequences {
+        let manifest = memmap.manifest();
+        let (found, least) = (manifest.dtype, Dtype::for_vocabulary(vocab_size));
+        let message = format!("ids are {}, a vocabulary of {vocab_size} needs {}", found.as_str(), least.as_str());
+        findings.push(say(if found == least { Level::Info } else { Level::Warning }, "dtype", message));
+        memmap.verify()?;
+        let used = 100.0 * (manifest.count - manifest.padding) as f64 / manifest.count.max(1) as f64;
+        findings.push(say(
+            if used < 50.0 { Level::Warning } else { Level::Info },
+            "utilisation",
+            format!("{used:.1} % of the tokens are data, the rest is padding"),
+        ));
+    }
+    let rows = matches!(sequences, Sequences::Memmap(_));
+    let noun = sequences.noun();
+    let (mut tally, mut records, mut shown) = (Tally::default(), 0, Vec::new());
+    let mut seen = HashSet::new();
+    let mut failed = None;
+    sequences.each(|number, sequence| {
+        records += 1;
+        let ids = &sequence.input_ids;
+        let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+        if !seen.insert(blake3::hash(&bytes).as_bytes()[..16].to_vec()) {
+            tally.add("duplicate", number);
+        }
+        if !sequence.label_mask.iter().skip(1).any(|label| *label) {
+            tally.add("no_label", number);
+        }
+        if ids.iter().any(|id| *id >= vocab_size) {
+            tally.add("over_vocabulary", number);
+        }
+        if ids.iter().zip(&sequence.label_mask).any(|(id, label)| *label && *id == pad && pad != eos) {
+            tally.add("trained_padding", number);
+        }
+        if !rows && max_length > 0 && ids.len() > max_length {
+            tally.add("over_long", number);
+        }
+        if ids.len() > 1 && ids[0] == eos && ids[1] == eos {
+            tally.add("double_start", number);
+        }
+        let filled = ids.len() - sequence.padding;
+        // An answer whose end is not there: it was cut off.
+        if !rows && sequence.label_mask.last() == Some(&true) && ids.get(filled.wrapping_sub(1)) != Some(&eos) {
+            tally.add("no_end", number);
+        }
+        if let Some(tokenizer) = tokenizer.filter(|_| shown.len() < SHOWN) {
+            match preview::sequence(&sequence, tokenizer, preview::Style::Html, false) {
+                Ok(text) => shown.push((preview::heading(&sequence, noun, number), text)),
+                Err(e) => failed = Some(e),
+            }
+        }
+        failed.is_none()
+    })?;
+    if let Some(failed) = failed {
+        return Err(failed);
+    }
+    tally
+        .into("over_vocabulary", Level::Error, "holds an id outside the vocabulary", &mut findings)
+        .into("trained_padding", Level::Error, "padding is trained", &mut findings)
+        .into("no_label", Level::Warning, "nothing in it is trained", &mut findings)
+        .into("duplicate", Level::Warning, "holds the same ids as one before", &mut findings)
+        .into("over_long", Level::Warning, "is longer than asked for", &mut findings)
+        .into("double_start", Level::Warning, "begins with eos twice", &mut findings)
+        .into("no_end", Level::Info, "an answer is cut off before its end", &mut findings);
+    Ok(Audit { format: 1, records, findings, shown })
+}
+
+impl Audit {
+    /// The worst that was found.
+    pub fn worst(&self) -> Level {
+        self.findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Info)
+    }
+
+    /// For a terminal.
+    pub fn text(&self, colour: bool) -> String {
+        let mut text = format!("{} records looked at\n", self.records);
+        for finding in &self.findings {
+            let level = match (colour, finding.level) {
+                (true, Level::Error) => "\x1b[31merror\x1b[0m  ",
+                (true, Level::Warning) => "\x1b[33mwarning\x1b[0m",
+                (_, Level::Error) => "error  ",
+                (_, Level::Warning) => "warning",
+                (_, Level::Info) => "info   ",
+            };
+            let _ = write!(text, "{level}  {:<20}  {}", finding.code, finding.message);
+            let _ = writeln!(text, "{}", finding.of_records(self.records));
+        }
+        text
+    }
+
+    /// A page that needs nothing else.
+    pub fn html(&self, title: &str) -> String {
+        let mut body = format!("<p>{} records looked at.</p>\n<table>\n", self.records);
+        for finding in &self.findings {
+            let (level, message) =
+                (finding.level.as_str(), format!("{}{}", finding.message, finding.of_records(self.records)));
+            let _ = writeln!(
+                body,
+                "<tr><td class=\"{level}\">{level}<td><code>{}</code><td>{}",
+                finding.code,
+                escape(&message)
+            );
+        }
+        body.push_str("</table>\n");
+        for (heading, text) in &self.shown {
+            let _ = write!(body, "<h2>{}</h2>\n<pre>{text}</pre>\n", escape(heading));
+        }
+        page(title, &body)
+    }
+}
+
+impl Finding {
+    fn of_records(&self, records: u64) -> String {
+        if self.count == 0 {
+            return String::new();
+        }
+        let examples: Vec<String> = self.examples.iter().map(u64::to_string).collect();
+        let more = if self.count as usize > examples.len() { ", …" } else { "" };
+        format!(": {} of {records} ({}{more})", self.count, examples.join(", "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataset::DatasetWriter;
+    use crate::{Conversation, Document, Layout, MemmapOptions, MemmapWriter, Message, Pack, Packer};
+
+    fn codes(audit: &Audit) -> BTreeMap<&str, (u64, Vec<u64>)> {
+        audit.findings.iter().map(|f| (f.code, (f.count, f.examples.clone()))).collect()
+    }
+
+    fn tokenizer() -> TextTokenizer {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tokenizer.json");
+        TextTokenizer::from_file(&path, "<|endoftext|>", "<|padding|>").unwrap()
+    }
+
+    #[test]
+    fn every_fault_of_a_dataset_is_found_and_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = DatasetWriter::create(dir.path()).unwrap();
+        let (user, bot) = (|t: &str| Message::new(Role::User, t), |t: &str| Message::new(Role::Assistant, t));
+        let chats = [
+            vec![user("Hi"), bot("Ho")],
+            vec![user("Hi"), bot("Ho")],
+            vec![user("Hi")],
+            vec![user("Hi"), user("<|endoftext|>"), bot(" ")],
+            vec![user("One"), bot("Two"), user("Three")],
+        ];
+        for (n, messages) in chats.into_iter().enumerate() {
+            let id = if n == 4 { 0 } else { n }.to_string();
+            writer.push(Conversation { dataset: String::new(), id, messages }).unwrap();
+        }
+        writer.finish(7).unwrap();
+        let audit = audit(dir.path(), Some(&tokenizer()), 0).unwrap();
+        let found = codes(&audit);
+        for (code, examples) in [
+            ("duplicate", vec![1]),
+            ("no_assistant", vec![2]),
+            ("same_role_twice", vec![3]),
+            ("holds_special", vec![3]),
+            ("empty_turn", vec![3]),
+            ("ends_unanswered", vec![4]),
+            ("duplicate_id", vec![4]),
+        ] {
+            assert_eq!(found[code], (1, examples), "{code}");
+        }
+        assert_eq!(audit.worst(), Level::Error);
+        assert!(
+            audit
+                .text(false)
+                .starts_with("5 records looked at\nerror    empty_turn            a turn says nothing: 1 of 5 (3)\n")
+        );
+        assert!(audit.findings.iter().any(|f| f.message == "7 bad lines of the sources were left out"));
+    }
+
+    #[test]
+    fn every_fault_of_a_memmap_is_found_and_the_page_shows_rows() {
+        let dir = tempfile::tempdir().unwrap();
+        let tokenizer = tokenizer();
+        let layout = Layout {
+            sequence_length: 4,
+            vocab_size: 512,
+            tokenizer: olmo_stage::Digest::of(b"another"),
+            eos_token_id: 0,
+            pad_token_id: 1,
+        };
+        let options = MemmapOptions { dtype: Some(Dtype::Uint32), ..MemmapOptions::default() };
+        let mut packer = Packer::new(Pack::Padded, MemmapWriter::with_options(dir.path(), layout, options).unwrap());
+        for (ids, mask) in
+            [([0, 40, 41], [false, true, true]), ([0, 40, 41], [false, true, true]), ([0, 0, 1], [false, false, true])]
+        {
+            packer.push(Document { input_ids: ids.into(), label_mask: mask.into() }).unwrap();
+        }
+        packer.finish().unwrap();
+        let audit = audit(dir.path(), Some(&tokenizer), 0).unwrap();
+        let found = codes(&audit);
+        assert_eq!(found["duplicate"], (1, vec![1]));
+        assert_eq!(found["trained_padding"], (1, vec![2]));
+        assert_eq!(found["double_start"], (1, vec![2]));
+        assert!(found.contains_key("wrong_tokenizer") && found.contains_key("special_tokens"));
+        let message = |code: &str| &audit.findings.iter().find(|f| f.code == code).unwrap().message;
+        assert_eq!(message("special_tokens"), "eos is id 0 `<|endoftext|>`, pad is id 1 `<|padding|>`");
+        assert_eq!(message("dtype"), "ids are uint32, a vocabulary of 512 needs uint16");
+        let page = audit.html("some <data>");
+        assert!(page.contains("<h1>some &lt;data&gt;</h1>") && page.contains("<span class=\"trained\">"), "{page}");
+        assert!(!page.contains("<script") && !page.contains("http"));
+        assert!(serde_json::to_value(&audit).unwrap()["findings"][0]["level"] == "error");
+    }
+}

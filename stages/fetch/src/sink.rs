@@ -1,0 +1,210 @@
+//! [`Sink`]: what becomes of records once they are parsed: counted, filtered, written, in their order.
+
+use std::collections::HashSet;
+
+use olmo_data::Conversation;
+use olmo_data::dataset::{DatasetManifest, DatasetWriter, Kind, Record};
+use olmo_stage::{Context, StageError};
+
+use crate::params::{FetchParams, Filter, OnError};
+use crate::record::BadRecord;
+
+/// Bad records that a message shows; the rest is counted.
+const SHOWN: usize = 20;
+
+/// A record that may be left out.
+pub trait Item: Record + Clone + Send {
+    /// Its id, if it has one of its own.
+    fn id(&self) -> Option<&str>;
+    /// Gives it its number as id, if it has none.
+    fn number(&mut self, number: u64);
+    /// What it says; where it is from does not count.
+    fn digest(&self) -> blake3::Hash;
+    fn keeps(&self, filter: &Filter) -> bool;
+}
+
+impl Item for Conversation {
+    fn id(&self) -> Option<&str> {
+        Some(self.id.as_str()).filter(|id| !id.is_empty())
+    }
+
+    fn number(&mut self, number: u64) {
+        if self.id.is_empty() {
+            self.id = number.to_string();
+        }
+    }
+
+    fn digest(&self) -> blake3::Hash {
+        let mut hasher = blake3::Hasher::new();
+        for message in &self.messages {
+            let content = message.content.as_bytes();
+            hasher
+                .update(message.role.as_str().as_bytes())
+                .update(&(content.len() as u64).to_le_bytes())
+                .update(content);
+        }
+        hasher.finalize()
+    }
+
+    fn keeps(&self, filter: &Filter) -> bool {
+        let messages = self.messages.len() as u64;
+        let chars = || self.messages.iter().map(|m| m.content.chars().count() as u64).sum::<u64>();
+        (filter.datasets.is_empty() || filter.datasets.contains(&self.dataset))
+            && messages >= filter.min_messages
+            && (filter.max_messages == 0 || messages <= filter.max_messages)
+            && (filter.max_chars == 0 || chars() <= filter.max_chars)
+    }
+}
+
+impl Item for String {
+    fn id(&self) -> Option<&str> {
+        None
+    }
+
+    fn number(&mut self, _: u64) {}
+
+    fn digest(&self) -> blake3::Hash {
+        blake3::hash(self.as_bytes())
+    }
+
+    fn keeps(&self, filter: &Filter) -> bool {
+        filter.max_chars == 0 || self.chars().count() as u64 <= filter.max_chars
+    }
+}
+
+/// What is written and counted.
+pub struct Sink<'p, T: Item> {
+    params: &'p FetchParams,
+    writer: DatasetWriter<T>,
+    /// Records seen, bad ones included.
+    seen: u64,
+    bad: u64,
+    shown: Vec<String>,
+    filtered: u64,
+    repeated: u64,
+    /// The start of digests of what was said, and of ids.
+    said: HashSet<[u8; 16]>,
+    ids: HashSet<[u8; 8]>,
+    same_id: u64,
+    first_same_id: Option<String>,
+    source: usize,
+    kept_of_source: u64,
+    seen_of_source: u64,
+}
+
+impl<'p, T: Item> Sink<'p, T> {
+    pub fn create(params: &'p FetchParams, context: &Context) -> Result<Self, StageError> {
+        Ok(Self {
+            params,
+            writer: DatasetWriter::create(&context.output("dataset")?)?,
+            seen: 0,
+            bad: 0,
+            shown: Vec::new(),
+            filtered: 0,
+            repeated: 0,
+            said: HashSet::new(),
+            ids: HashSet::new(),
+            same_id: 0,
+            first_same_id: None,
+            source: 0,
+            kept_of_source: 0,
+            seen_of_source: 0,
+        })
+    }
+
+    /// The records that follow are of source `source`, from 0.
+    pub fn begin(&mut self, source: usize) {
+        (self.source, self.kept_of_source, self.seen_of_source) = (source, 0, 0);
+    }
+
+    /// Whether nothing more is taken of this source.
+    pub fn full(&self) -> bool {
+        self.params.limit > 0 && self.kept_of_source >= self.params.limit
+    }
+
+    /// Takes a record; `place` names it for a message.
+    pub fn push(&mut self, record: Result<T, BadRecord>, place: impl Fn() -> String) -> Result<(), StageError> {
+        self.seen += 1;
+        self.seen_of_source += 1;
+        let mut record = match record {
+            Ok(record) => record,
+            Err(reason) => {
+                self.bad += 1;
+                if self.shown.len() < SHOWN {
+                    self.shown.push(format!("{} {reason}", place()));
+                }
+                return Ok(());
+            }
+        };
+        if let Some(id) = record.id() {
+            let digest = blake3::hash(id.as_bytes());
+            if !self.ids.insert(digest.as_bytes()[..8].try_into().unwrap_or_default()) {
+                self.same_id += 1;
+                self.first_same_id.get_or_insert_with(|| format!("{} has the id `{}`", place(), id.escape_debug()));
+            }
+        }
+        record.number(self.seen);
+        if !record.keeps(&self.params.filter) {
+            self.filtered += 1;
+            return Ok(());
+        }
+        if self.params.dedup && !self.said.insert(record.digest().as_bytes()[..16].try_into().unwrap_or_default()) {
+            self.repeated += 1;
+            return Ok(());
+        }
+        for _ in 0..self.copies() {
+            if self.full() {
+                break;
+            }
+            self.kept_of_source += 1;
+            self.writer.push(record.clone())?;
+        }
+        Ok(())
+    }
+
+    /// How often the record that was just seen is taken.
+    fn copies(&self) -> u64 {
+        let Some(weight) = self.params.weights.get(self.source) else { return 1 };
+        let mut hasher = blake3::Hasher::new();
+        for number in [self.params.seed, self.source as u64, self.seen_of_source] {
+            hasher.update(&number.to_le_bytes());
+        }
+        let draw = u32::from_le_bytes(hasher.finalize().as_bytes()[..4].try_into().unwrap_or_default());
+        weight.floor() as u64 + u64::from(f64::from(draw) < weight.fract() * 4_294_967_296.0)
+    }
+
+    /// Completes the dataset, or says why there is none.
+    pub fn finish(self, sources: &[String], context: &mut Context) -> Result<DatasetManifest, StageError> {
+        let (records, are) = if self.bad == 1 { ("line", "is") } else { ("lines", "are") };
+        let more = match self.bad - self.shown.len() as u64 {
+            0 => String::new(),
+            more => format!("\n… and {more} more"),
+        };
+        let list = format!("{}{more}", self.shown.join("\n"));
+        if self.bad > 0 && self.params.on_error == OnError::Fail {
+            return Err(StageError::fail("fetch::bad_lines", format!("{} {records} {are} bad:\n{list}", self.bad))
+                .hint("mend these lines, or leave them out with `on_error: skip`"));
+        }
+        if self.bad > 0 {
+            context.warning(format!("{} {records} {are} left out:\n{list}", self.bad));
+        }
+        if self.writer.records() == 0 {
+            let what = if T::KIND == Kind::Text { "document" } else { "conversation" };
+            let left_out = self.bad + self.filtered + self.repeated;
+            let message = format!("there is not one {what} in {} ({left_out} records left out)", sources.join(", "));
+            return Err(StageError::fail("fetch::empty", message).hint("check `files`, `format` and `filter`"));
+        }
+        if self.filtered > 0 {
+            context.message(format!("{} of {} records are left out by `filter`", self.filtered, self.seen));
+        }
+        if self.repeated > 0 {
+            context.message(format!("{} of {} records say the same as one before", self.repeated, self.seen));
+        }
+        if let Some(first) = self.first_same_id {
+            context.warning(format!("{} records have an id that occurred before; {first}", self.same_id));
+        }
+        let manifest = self.writer.finish(self.bad)?;
+        context.message(format!("{} {}", manifest.records, manifest.kind.as_str()));
+        Ok(manifest)
+    }
+}

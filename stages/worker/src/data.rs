@@ -1,0 +1,318 @@
+//! `olmo-worker data …`: looks at data artifacts. `olmo-pipe data …` hands its words to it, with artifacts as folders.
+
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use olmo_data::order::Order;
+use olmo_data::view::preview::{self, Style};
+use olmo_data::view::{ArtifactKind, Sequence, Sequences, audit, html, kind, plain, stats};
+use olmo_data::{DataError, Memmap, TextTokenizer, dataset};
+use olmo_stage::StageError;
+
+/// Looks at data: what is trained, how much there is, what is wrong with it.
+#[derive(Subcommand)]
+pub enum Data {
+    /// Shows records: what is trained (green, or between ⟦ and ⟧), what is masked, what only fills.
+    Preview {
+        #[command(flatten)]
+        artifact: Artifact,
+        /// The first record or row that is shown, from 0.
+        #[arg(long, default_value_t = 0)]
+        record: u64,
+        /// How many are shown.
+        #[arg(long, default_value_t = 3)]
+        count: u64,
+        /// Shows each token by itself with its id.
+        #[arg(long)]
+        ids: bool,
+        /// Writes a page instead.
+        #[arg(long, value_name = "FILE")]
+        html: Option<PathBuf>,
+    },
+    /// Counts: lengths, label density, utilisation, with histograms.
+    Stats {
+        #[command(flatten)]
+        artifact: Artifact,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Looks for what goes wrong: duplicates, nothing to train, wrong special tokens, ids outside the vocabulary, …
+    Audit {
+        #[command(flatten)]
+        artifact: Artifact,
+        /// Documents of more tokens are over-long.
+        #[arg(long, default_value_t = 0)]
+        max_length: usize,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+        /// Writes a page too.
+        #[arg(long, value_name = "FILE")]
+        html: Option<PathBuf>,
+    },
+    /// Shows exactly the rows that steps of a training took.
+    Inspect {
+        #[command(flatten)]
+        artifact: Artifact,
+        /// Steps from 1: `5`, `5-7` or `1,5-7`.
+        #[arg(long)]
+        steps: String,
+        /// The training's `seed`.
+        #[arg(long)]
+        seed: u64,
+        /// The training's `global_train_batch_size`.
+        #[arg(long)]
+        batch: usize,
+        /// Shows each token by itself with its id.
+        #[arg(long)]
+        ids: bool,
+    },
+}
+
+/// What is looked at.
+#[derive(Args)]
+pub struct Artifact {
+    /// A folder that holds a dataset, tokens or a memmap; for `olmo-pipe data` also the first digits of an artifact's digest.
+    artifact: PathBuf,
+    /// The tokenizer: a folder that stage tokenizer made, or a `tokenizer.json` with --eos and --pad. An artifact of the store
+    /// finds its own.
+    #[arg(long, value_name = "PATH")]
+    tokenizer: Option<PathBuf>,
+    /// The eos token of a bare `tokenizer.json`.
+    #[arg(long, default_value = "<|endoftext|>")]
+    eos: String,
+    /// The pad token of a bare `tokenizer.json`.
+    #[arg(long)]
+    pad: Option<String>,
+    /// Folder of objects named by digest, where a tokenizer is looked for (given by olmo-pipe).
+    #[arg(long, hide = true)]
+    objects: Option<PathBuf>,
+}
+
+impl Artifact {
+    /// The tokenizer that is given, or the one whose digest the artifact names.
+    fn tokenizer(&self) -> Result<Option<TextTokenizer>, StageError> {
+        let bare = |path: &Path, pad: &str| Ok(Some(TextTokenizer::from_file(path, &self.eos, pad)?));
+        match &self.tokenizer {
+            Some(path) if path.is_dir() => return Ok(Some(TextTokenizer::open(path)?)),
+            Some(path) => return bare(path, self.pad.as_deref().unwrap_or(&self.eos)),
+            None => {}
+        }
+        let Some(objects) = &self.objects else { return Ok(None) };
+        if kind(&self.artifact)? == ArtifactKind::Dataset {
+            return Ok(None);
+        }
+        let (digest, _, eos, pad) = Sequences::open(&self.artifact)?.tokenizer();
+        let hex = digest.hex();
+        let path = objects.join(&hex[..2]).join(&hex[2..]);
+        let Ok(bytes) = std::fs::read(&path) else { return Ok(None) };
+        // The artifact says which ids are eos and pad; the file says what these are called.
+        let named = Path::new("tokenizer.json");
+        let names = TextTokenizer::token_names(named, &bytes, &[eos, pad])?;
+        let [Some(eos), Some(pad)] = names.as_slice() else { return Ok(None) };
+        Ok(Some(TextTokenizer::from_bytes(named, &bytes, eos, pad)?))
+    }
+
+    fn needed_tokenizer(&self) -> Result<TextTokenizer, StageError> {
+        self.tokenizer()?.ok_or_else(|| {
+            StageError::fail("data::tokenizer", "the ids cannot be shown as text without their tokenizer")
+                .hint("name it: --tokenizer FOLDER, or --tokenizer tokenizer.json --eos TOKEN --pad TOKEN")
+        })
+    }
+}
+
+impl Data {
+    pub fn run(self) -> ExitCode {
+        let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+        match self.answer(colour) {
+            Ok((text, sound)) => {
+                // A reader that went away (`| head`) is no error.
+                let _ = std::io::stdout().lock().write_all(text.as_bytes());
+                if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            }
+            Err(StageError::Failed(failure)) => {
+                eprintln!("error[{}]: {}", failure.code, plain(&failure.message));
+                if let Some(hint) = failure.hint {
+                    eprintln!("  help: {hint}");
+                }
+                ExitCode::FAILURE
+            }
+            Err(StageError::Interrupted) => ExitCode::FAILURE,
+        }
+    }
+
+    /// What is printed, and whether nothing is wrong.
+    fn answer(self, colour: bool) -> Result<(String, bool), StageError> {
+        let style = if colour { Style::Colour } else { Style::Marks };
+        match self {
+            Data::Preview { artifact, record, count, ids, html: page } => {
+                let style = if page.is_some() { Style::Html } else { style };
+                let blocks = preview(&artifact, record, count, style, ids)?;
+                let Some(page) = page else { return Ok((join(&blocks), true)) };
+                let block = |(heading, text): &(String, String)| {
+                    format!("<h2>{}</h2>\n<pre>{text}</pre>\n", html::escape(heading))
+                };
+                let body: String = blocks.iter().map(block).collect();
+                write(&page, &html::page("What is trained", &body))?;
+                Ok((format!("{}\n", page.display()), true))
+            }
+            Data::Stats { artifact, json } => {
+                let stats = stats::stats(&artifact.artifact)?;
+                Ok((if json { format!("{:#}\n", stats.json()) } else { stats.text() }, true))
+            }
+            Data::Audit { artifact, max_length, json, html } => {
+                let tokenizer = artifact.tokenizer()?;
+                let audit = audit::audit(&artifact.artifact, tokenizer.as_ref(), max_length)?;
+                if let Some(path) = html {
+                    write(&path, &audit.html("Audit of the data"))?;
+                }
+                let sound = audit.worst() < audit::Level::Error;
+                if json {
+                    let text = serde_json::to_string_pretty(&audit).unwrap_or_default();
+                    return Ok((text + "\n", sound));
+                }
+                Ok((audit.text(colour), sound))
+            }
+            Data::Inspect { artifact, steps, seed, batch, ids } => {
+                Ok((join(&inspect(&artifact, &steps, seed, batch, style, ids)?), true))
+            }
+        }
+    }
+}
+
+fn write(path: &Path, text: &str) -> Result<(), StageError> {
+    std::fs::write(path, text).map_err(|e| StageError::io(path, e))
+}
+
+fn join(blocks: &[(String, String)]) -> String {
+    blocks.iter().map(|(heading, text)| format!("── {heading}\n{text}\n")).collect()
+}
+
+fn preview(
+    artifact: &Artifact,
+    record: u64,
+    count: u64,
+    style: Style,
+    ids: bool,
+) -> Result<Vec<(String, String)>, StageError> {
+    if kind(&artifact.artifact)? == ArtifactKind::Dataset {
+        return records(&artifact.artifact, record, count, style);
+    }
+    let tokenizer = artifact.needed_tokenizer()?;
+    let sequences = Sequences::open(&artifact.artifact)?;
+    let (noun, length) = (sequences.noun(), sequences.len());
+    if record >= length {
+        return Err(StageError::fail(
+            "data::record",
+            format!("there is no {noun} {record}: they go from 0 to {}", length - 1),
+        ));
+    }
+    let mut blocks = Vec::new();
+    let mut failed: Option<DataError> = None;
+    sequences.each(|number, sequence| {
+        if number < record {
+            return true;
+        }
+        match preview::sequence(&sequence, &tokenizer, style, ids) {
+            Ok(text) => blocks.push((preview::heading(&sequence, noun, number), text)),
+            Err(e) => failed = Some(e),
+        }
+        failed.is_none() && number + 1 < record.saturating_add(count)
+    })?;
+    failed.map_or(Ok(blocks), |e| Err(e.into()))
+}
+
+/// Records of a dataset, which has no ids yet.
+fn records(dir: &Path, record: u64, count: u64, style: Style) -> Result<Vec<(String, String)>, StageError> {
+    let shown = |text: &str| {
+        let text = plain(text);
+        if style == Style::Html { html::escape(&text) } else { text }
+    };
+    let (first, count) = (record as usize, count as usize);
+    let blocks: Vec<(String, String)> = if dataset::manifest(dir)?.kind == dataset::Kind::Text {
+        let texts = dataset::text_batches(dir)?
+            .flat_map(|batch| batch.map_or_else(|e| vec![Err(e)], |b| b.into_iter().map(Ok).collect()));
+        let block = |(n, text): (usize, Result<String, DataError>)| Ok((format!("document {n}"), shown(&text?) + "\n"));
+        texts.enumerate().skip(first).take(count).map(block).collect::<Result<_, DataError>>()?
+    } else {
+        let chats = dataset::message_batches(dir)?
+            .flat_map(|batch| batch.map_or_else(|e| vec![Err(e)], |b| b.into_iter().map(Ok).collect()));
+        let block = |(n, chat): (usize, Result<olmo_data::Conversation, DataError>)| {
+            let chat = chat?;
+            let turns: String = chat.messages.iter().map(|m| format!("{}: {}\n", m.role, shown(&m.content))).collect();
+            Ok((format!("conversation {n}: {} of `{}`", plain(&chat.id), plain(&chat.dataset)), turns))
+        };
+        chats.enumerate().skip(first).take(count).map(block).collect::<Result<_, DataError>>()?
+    };
+    match blocks.is_empty() {
+        true => Err(StageError::fail("data::record", format!("there is no record {record}"))),
+        false => Ok(blocks),
+    }
+}
+
+/// The rows of training steps, in their order.
+fn inspect(
+    artifact: &Artifact,
+    steps: &str,
+    seed: u64,
+    batch: usize,
+    style: Style,
+    ids: bool,
+) -> Result<Vec<(String, String)>, StageError> {
+    let steps = parse_steps(steps).ok_or_else(|| {
+        StageError::fail("data::steps", format!("`{}` is no list of steps", plain(steps)))
+            .hint("write --steps 5, 5-7 or 1,5-7")
+    })?;
+    if kind(&artifact.artifact)? != ArtifactKind::Memmap {
+        return Err(StageError::fail("data::inspect", "only a memmap has the rows that a training takes"));
+    }
+    let memmap = Memmap::open(&artifact.artifact)?;
+    if batch == 0 || memmap.instances() < batch {
+        let message = format!("a step of {batch} rows does not fit {} rows", memmap.instances());
+        return Err(StageError::fail("data::inspect", message));
+    }
+    let tokenizer = artifact.needed_tokenizer()?;
+    let mut blocks = Vec::new();
+    for step in steps {
+        let order = Order::new(memmap.instances(), batch, seed, (step - 1) * batch as u64);
+        for (epoch, row) in order.take(batch) {
+            let sequence: Sequence = Sequences::row(&memmap, row as usize);
+            let heading = preview::heading(&sequence, "row", u64::from(row));
+            blocks.push((
+                format!("step {step}, epoch {epoch}, {heading}"),
+                preview::sequence(&sequence, &tokenizer, style, ids)?,
+            ));
+        }
+    }
+    Ok(blocks)
+}
+
+/// `1,5-7` as 1, 5, 6, 7.
+fn parse_steps(text: &str) -> Option<Vec<u64>> {
+    let mut steps = Vec::new();
+    for part in text.split(',') {
+        let (from, to) = part.split_once('-').unwrap_or((part, part));
+        let (from, to): (u64, u64) = (from.trim().parse().ok()?, to.trim().parse().ok()?);
+        if from == 0 || to < from || to - from > 100_000 {
+            return None;
+        }
+        steps.extend(from..=to);
+    }
+    Some(steps)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_are_numbers_and_ranges_from_one() {
+        assert_eq!(parse_steps("1,5-7"), Some(vec![1, 5, 6, 7]));
+        for wrong in ["", "0", "7-5", "a", "1-", "1-999999999"] {
+            assert_eq!(parse_steps(wrong), None, "{wrong}");
+        }
+    }
+}
