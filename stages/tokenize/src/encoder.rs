@@ -24,7 +24,7 @@ pub struct Encoded {
 
 enum Writer {
     BuiltIn(Template),
-    Jinja { template: JinjaTemplate, ends: Vec<String> },
+    Jinja { template: Box<JinjaTemplate>, ends: Vec<String> },
     Piecewise,
 }
 
@@ -59,7 +59,10 @@ impl Encoder {
             (None, Layout::Jinja, Some(source)) => {
                 let template =
                     JinjaTemplate::new(source).map_err(|e| StageError::fail("tokenize::template", e.to_string()))?;
-                Writer::Jinja { template, ends: tokenizer.added_tokens().into_iter().map(|(_, token)| token).collect() }
+                Writer::Jinja {
+                    template: Box::new(template),
+                    ends: tokenizer.added_tokens().into_iter().map(|(_, token)| token).collect(),
+                }
             }
             (_, _, Some(_)) => {
                 let message =
