@@ -592,8 +592,9 @@ fn best_fit_leaves_next_to_no_padding_and_uint16_is_refused_where_it_would_wrap(
     // The same tokens under a vocabulary that needs four bytes.
     let dir = tokens.out("tokens");
     let path = dir.join("manifest.json");
-    let text = std::fs::read_to_string(&path).unwrap().replace("\"vocab_size\": 768", "\"vocab_size\": 100278");
-    std::fs::write(path, text).unwrap();
+    let mut manifest: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    manifest["vocab_size"] = json!(100_278);
+    std::fs::write(path, manifest.to_string()).unwrap();
     let failure = bench.memmap(json!({"sequence_length": 512, "dtype": "uint16"}), &tokens).err().unwrap();
     assert_eq!(failure.code, "data::dtype");
     assert!(failure.hint.unwrap().contains("wrap"));
