@@ -86,6 +86,20 @@ fn a_watcher_that_goes_away_leaves_the_run_and_cancel_stops_it_in_order() {
 }
 
 #[test]
+fn a_watcher_is_told_when_the_engine_dies() {
+    let project = waiting();
+    let mut engine = project.spawn(&["run", "e.yaml"]);
+    project.wait_for("waits");
+    let id = project.last_run().id;
+    let watcher = project.spawn(&["runs", "attach", id.as_str()]);
+    engine.kill().unwrap();
+    engine.wait().unwrap();
+    let output = watcher.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(said(&output).contains("is gone") && said(&output).contains(&format!("resume {id}")), "{}", said(&output));
+}
+
+#[test]
 fn cancel_kills_what_does_not_stop() {
     let mut project = Project::new();
     // An orderly end would take an hour.

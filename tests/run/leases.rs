@@ -181,3 +181,41 @@ fn the_longest_way_to_the_end_starts_first() {
     let at = |name: &str| order.lines().position(|line| line == name).unwrap();
     assert!(at("long") < at("short"), "{order}");
 }
+
+#[test]
+fn what_took_longest_before_starts_first() {
+    let project = Project::new();
+    project.stage_with("quick", COPY, "text: {type: text}", "cpus: 0, memory_mib: 16");
+    project.stage_with("slow", &format!("{COPY}sleep 0.5\n"), "text: {type: text}", "cpus: 0, memory_mib: 16");
+    project.experiment("  quick: {uses: quick}\n  slow: {uses: slow}\n", "");
+    project.succeeds(&["run", "e.yaml"]);
+    assert_eq!(project.read("ran"), "quick\nslow\n", "nothing is known yet: in the order of the stages");
+    project.succeeds(&["run", "e.yaml", "--no-cache-read"]);
+    assert_eq!(project.read("ran"), "quick\nslow\nslow\nquick\n");
+}
+
+#[test]
+fn engines_whose_stages_need_all_gpus_or_one_all_finish_and_never_share_one() {
+    let first = with_gpus();
+    let projects = [beside(&first), beside(&first), beside(&first)];
+    for (n, project) in projects.iter().enumerate() {
+        // A folder for each GPU in use: making one that is there fails.
+        let busy = first.path("busy").display().to_string();
+        let script = format!(
+            "mkdir -p {busy}\nfor gpu in $(echo \"$CUDA_VISIBLE_DEVICES\" | tr , ' '); do mkdir {busy}/$gpu; done\n\
+             sleep 0.1\nfor gpu in $(echo \"$CUDA_VISIBLE_DEVICES\" | tr , ' '); do rmdir {busy}/$gpu; done\n{COPY}"
+        );
+        let mut stages = String::new();
+        for (name, gpus) in [("p", 1 + n % 2), ("q", 2 - n % 2), ("r", 1)] {
+            let resources = format!("cpus: 1, gpus: {gpus}, memory_mib: 16");
+            project.stage_with(name, &script, "text: {type: text}", &resources);
+            stages += &format!("  {name}: {{uses: {name}}}\n");
+        }
+        project.experiment(&stages, "");
+    }
+    let engines: Vec<_> = projects.iter().map(|project| project.spawn(&["run", "e.yaml"])).collect();
+    for engine in engines {
+        let output = engine.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", said(&output));
+    }
+}
