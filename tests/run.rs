@@ -484,3 +484,15 @@ fn runs_are_listed_and_shown_as_json() {
     assert!(serde_json::from_str::<Value>(&shown).is_ok());
     assert!(shown.contains("\"finished\""), "{shown}");
 }
+
+#[test]
+fn a_fan_of_hundreds_needs_few_open_files() {
+    let project = Project::new();
+    project.stage("a", "echo x > \"$2/text\"\n");
+    let stages: String = (0..120).map(|n| format!("  s{n}: {{uses: a, with: {{say: '{n}'}}}}\n")).collect();
+    project.experiment(&stages, "");
+    // Far fewer than there are stages that could start.
+    let script = format!("ulimit -n 64; exec '{}' run e.yaml", env!("CARGO_BIN_EXE_olmo-pipe"));
+    let output = project.command_of("/bin/sh", &["-c", &script]).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+}

@@ -21,14 +21,13 @@ use crate::store::KeyLock;
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 impl Scheduler<'_, '_> {
-    /// Starts what is locked and fits: the longest way to the end first, else in the order of
-    /// the stages. Nobody gets what one before it waits for.
-    pub(super) fn start_queued(&mut self) {
+    /// Starts what is missing and fits: the longest way to the end first, else in the order of
+    /// the stages. Nobody gets what one before it waits for. Returns whether something was done
+    /// with no run of its own: another process had done it, or it failed.
+    pub(super) fn start_queued(&mut self) -> bool {
         let mut queue: Vec<usize> = self.board.stages.iter().flat_map(|s| s.instances.iter().copied()).collect();
-        queue.retain(|index| matches!(self.phases[*index], Phase::Queued(..)));
-        if queue.is_empty() {
-            return self.machine.forget_want();
-        }
+        queue.retain(|index| matches!(self.phases[*index], Phase::Missing(_) | Phase::Queued(..)));
+        let mut settled = false;
         if queue.len() > 1 {
             let weights = self
                 .weights
@@ -39,15 +38,23 @@ impl Scheduler<'_, '_> {
         }
         let mut blocked = Short::default();
         for index in queue {
+            // Every stage takes a processor at least.
+            if blocked.cpus {
+                break;
+            }
             let stage = &self.board.stages[self.board.instances[index].stage];
             let wants = stage.spec.resources;
-            let waits = (blocked.cpus) || (blocked.memory && wants.memory_mib > 0) || (blocked.gpus && wants.gpus > 0);
-            let Phase::Queued(ready, _) = &self.phases[index] else { continue };
+            let lacks_memory = blocked.memory && wants.memory_mib > 0;
             // Another's GPUs may be shared whoever waits for free ones.
             let share = stage.spec.share.as_deref().and_then(|name| self.runs_with_gpus(index, name));
-            if waits && (share.is_none() || blocked.cpus || (blocked.memory && wants.memory_mib > 0)) {
+            if lacks_memory || (blocked.gpus && wants.gpus > 0 && share.is_none()) {
                 continue;
             }
+            if matches!(self.phases[index], Phase::Missing(_)) && !self.lock(index) {
+                settled |= !matches!(self.phases[index], Phase::Locking(_));
+                continue;
+            }
+            let Phase::Queued(ready, _) = &self.phases[index] else { continue };
             let asker = Asker {
                 what: format!("{}: {}", self.experiment, self.board.place(index)),
                 supervisor: self.store.work(ready.key).join(supervise::LOCK),
@@ -70,12 +77,16 @@ impl Scheduler<'_, '_> {
                     blocked.gpus |= short.gpus;
                     self.tell_delayed(index, short);
                 }
-                Err(error) => return self.record_failed(Some(error)),
+                Err(error) => {
+                    self.record_failed(Some(error));
+                    return false;
+                }
             }
         }
         if blocked.is_nothing() {
             self.machine.forget_want();
         }
+        settled
     }
 
     /// An instance of stage `name`, or of one of its trials, that runs and has GPUs: one that
@@ -158,7 +169,8 @@ impl Scheduler<'_, '_> {
 
     /// Whether something will go on though no thread of this run works.
     pub(super) fn waits(&self) -> bool {
-        !self.is_stopping() && self.phases.iter().any(|p| matches!(p, Phase::Resting(_) | Phase::Queued(..)))
+        !self.is_stopping()
+            && self.phases.iter().any(|p| matches!(p, Phase::Missing(_) | Phase::Resting(_) | Phase::Queued(..)))
     }
 
     /// When there is something to look at, if nobody tells anything before.

@@ -1,10 +1,10 @@
 //! [`Scheduler`]: decides what is done next. It alone owns the state of a run; jobs and signals
 //! send it messages, and it waits for nothing else.
 //!
-//! An instance whose inputs are known is looked up by its key: a hit is done. Else a thread
-//! takes the key's lock (waiting, if another process has it), then the instance queues for
-//! processors, memory and GPUs ([`super::queue`]), then a job runs it. A stage that is too large
-//! for what is free keeps those behind it from overtaking, so that it gets its turn.
+//! An instance whose inputs are known is looked up by its key: a hit is done. Else it queues
+//! ([`super::queue`]). When it is its turn it takes the key's lock (a thread waits for it if
+//! another process has it), then processors, memory and GPUs, then a job runs it. A stage that is
+//! too large for what is free keeps those behind it from overtaking, so that it gets its turn.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
@@ -46,6 +46,10 @@ pub enum Message {
 pub(super) enum Phase {
     /// Its inputs are not known, or it was not looked up yet.
     Idle,
+    /// It is to run, and waits for its turn. It holds nothing: a fan of thousands would run out
+    /// of open files.
+    Missing(Ready),
+    /// Another process has its key's lock; a thread waits for it.
     Locking(Ready),
     Queued(Ready, KeyLock),
     Running(Ready, Box<Running>),
@@ -64,6 +68,8 @@ pub(super) struct Ready {
     pub inputs: BTreeMap<String, Vec<Input>>,
     pub record: KeyRecord,
     pub key: Digest,
+    /// A result that was there when it was looked up does not count.
+    pub again: bool,
 }
 
 pub(super) struct Running {
@@ -272,13 +278,14 @@ impl<'r, 'w> Scheduler<'r, 'w> {
                 }
                 changed |= self.board.close(stage) || self.settle(stage);
             }
-            if !changed {
+            if changed {
+                continue;
+            }
+            self.drop_uncounted();
+            // What comes out of it without a run of its own may let others begin.
+            if self.is_stopping() || !self.start_queued() {
                 break;
             }
-        }
-        self.drop_uncounted();
-        if !self.is_stopping() {
-            self.start_queued();
         }
     }
 
@@ -322,7 +329,7 @@ impl<'r, 'w> Scheduler<'r, 'w> {
             let stage = &self.board.stages[self.board.instances[index].stage];
             let closed = stage.spec.for_each.as_ref().is_some_and(|list| self.board.items(list).1);
             match &self.phases[index] {
-                Phase::Queued(..) | Phase::Resting(_) => self.phases[index] = Phase::Idle,
+                Phase::Missing(_) | Phase::Queued(..) | Phase::Resting(_) => self.phases[index] = Phase::Idle,
                 Phase::Running(_, running) if closed => {
                     // A job that has ended does not listen any more.
                     let _ = running.control.send(Control::Kill);
@@ -387,25 +394,41 @@ impl<'r, 'w> Scheduler<'r, 'w> {
             }
             ActionState::Absent => {}
         }
-        let ready = Ready { inputs, record, key };
-        // Free as a rule: no thread is needed then, and who starts first depends on no race.
-        if let Some(lock) = self.store.lock_key(key)? {
-            match self.store.action_state(key)? {
-                // Another process finished it since the look above.
-                ActionState::Hit(Action { outputs, .. }) if !again => {
-                    let used = Used::default();
-                    let place = self.board.place(index);
-                    self.note(RunEvent::Finished { place, key, shared: true, outputs: outputs.clone(), used });
-                    self.done(index, outputs);
-                }
-                _ => self.phases[index] = Phase::Queued(ready, lock),
-            }
-            return Ok(());
-        }
-        self.phases[index] = Phase::Locking(ready);
-        let (store, stop, teller) = (self.store.clone(), self.stop.clone(), self.teller(index));
-        self.spawn(move || job::lock(&store, key, again, &stop, &teller));
+        self.phases[index] = Phase::Missing(Ready { inputs, record, key, again });
         Ok(())
+    }
+
+    /// Takes the lock of a missing instance whose turn it is; true if it is ready to start. If
+    /// another process has the lock, a thread waits for it.
+    pub(super) fn lock(&mut self, index: usize) -> bool {
+        let Phase::Missing(ready) = std::mem::replace(&mut self.phases[index], Phase::Idle) else { return false };
+        let (key, again) = (ready.key, ready.again);
+        let looked = self.store.lock_key(key).and_then(|lock| match lock {
+            None => Ok(None),
+            Some(lock) => Ok(Some((lock, self.store.action_state(key)?))),
+        });
+        match looked {
+            Err(error) => self.fail(index, failure(&error.into()), Vec::new()),
+            // Another process finished it since it was looked up.
+            Ok(Some((_, ActionState::Hit(Action { outputs, .. })))) if !again => self.shared(index, key, outputs),
+            Ok(Some((lock, _))) => {
+                self.phases[index] = Phase::Queued(ready, lock);
+                return true;
+            }
+            Ok(None) => {
+                self.phases[index] = Phase::Locking(ready);
+                let (store, stop, teller) = (self.store.clone(), self.stop.clone(), self.teller(index));
+                self.spawn(move || job::lock(&store, key, again, &stop, &teller));
+            }
+        }
+        false
+    }
+
+    /// Another process did the work of instance `index`.
+    fn shared(&mut self, index: usize, key: Digest, outputs: BTreeMap<String, Output>) {
+        let (place, used) = (self.board.place(index), Used::default());
+        self.note(RunEvent::Finished { place, key, shared: true, outputs: outputs.clone(), used });
+        self.done(index, outputs);
     }
 
     /// Removes work that an engine left which died after it had finished.
@@ -450,9 +473,7 @@ impl<'r, 'w> Scheduler<'r, 'w> {
             News::Shared(Action { outputs, .. }) => {
                 self.threads -= 1;
                 if let Phase::Locking(ready) = std::mem::replace(&mut self.phases[index], Phase::Idle) {
-                    let (key, used) = (ready.key, Used::default());
-                    self.note(RunEvent::Finished { place, key, shared: true, outputs: outputs.clone(), used });
-                    self.done(index, outputs);
+                    self.shared(index, ready.key, outputs);
                 }
             }
             News::NotLocked(error) => {
@@ -588,7 +609,7 @@ impl<'r, 'w> Scheduler<'r, 'w> {
         self.kill_at = Some(Instant::now() + self.options.grace);
         self.tell_running(Control::Terminate);
         for phase in &mut self.phases {
-            if matches!(phase, Phase::Queued(..) | Phase::Resting(_)) {
+            if matches!(phase, Phase::Missing(_) | Phase::Queued(..) | Phase::Resting(_)) {
                 *phase = Phase::Idle;
             }
         }
