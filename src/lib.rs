@@ -13,6 +13,7 @@ pub mod cli;
 pub mod exec;
 pub mod graph;
 pub mod key;
+pub mod recipes;
 pub mod report;
 pub mod run;
 pub mod spec;

@@ -5,8 +5,10 @@ mod data;
 mod dependencies;
 mod docs;
 mod flagship;
+mod recipes;
 mod run;
 mod spec;
+mod spec_fuzz;
 mod store;
 mod sweep;
 

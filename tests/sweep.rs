@@ -348,6 +348,62 @@ fn a_sweep_runs_shared_stages_once_and_each_trial_has_its_results() {
 }
 
 #[test]
+fn runs_and_trials_are_compared_by_what_differs_and_the_best_come_first() {
+    let project = Project::new("{grid: {params.a: [p, q, r], params.b: [same]}}");
+    // A stage whose metrics follow from its param.
+    project.write(
+        "stages/rate/stage.yaml",
+        "stage: rate\nversion: 1\nsummary: For a test.\noutputs: {metrics: {type: metrics}}\n\
+         params: {say: {type: string}, more: {type: integer, default: 1}}\nresources: {cpus: 1, memory_mib: 16}\n\
+         command: {argv: [/bin/sh, '${stage.dir}/run.sh', '${params.say}', '${outputs.metrics}'], files: [run.sh]}\n",
+    );
+    project.write(
+        "stages/rate/run.sh",
+        "case $1 in p) loss=3;; q) loss=1;; r) loss=2;; esac\n\
+         printf '{\"step\": 1, \"loss\": 9}\\n{\"step\": 2, \"loss\": %s}\\n' $loss > \"$2/metrics.jsonl\"\n",
+    );
+    project.write(
+        "pipeline.yaml",
+        "pipeline: p\nparams: {a: {type: string}, b: {type: string, default: z}}\nstages:\n\
+         \x20 rate: {uses: rate, with: {say: '${params.a}'}}\noutputs: {}\n",
+    );
+    assert_eq!(project.run(&["run", "e.yaml"]).0, Some(0));
+    let id = project.last_run().id.to_string();
+    let (code, said) = project.run(&["runs", "compare", &id, "--min", "loss", "--top", "2"]);
+    assert_eq!(code, Some(0), "{said}");
+    let lines: Vec<Vec<&str>> = said.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[0], ["run", "status", "a", "rate.loss"], "{said}");
+    assert_eq!(lines[1][2..], ["a=q", "finished", "q", "1"], "{said}");
+    assert_eq!(lines[2][2..], ["a=r", "finished", "r", "2"], "{said}");
+    assert_eq!(lines.len(), 3, "{said}");
+    // Another run, without a sweep: a stage's own param differs, and what was cached has numbers too.
+    let (code, said) = project.run(&[
+        "run",
+        "e.yaml",
+        "--no-sweep",
+        "--set",
+        "params.a=q",
+        "--set",
+        "stages.rate.with.more=2",
+        "--set",
+        "params.b=same",
+    ]);
+    assert_eq!(code, Some(0), "{said}");
+    let other = project.last_run().id.to_string();
+    let (_, said) = project.run(&["runs", "compare", &id, &other, "--max", "rate.loss"]);
+    let lines: Vec<Vec<&str>> = said.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[0], ["run", "status", "a", "rate.more", "rate.loss"], "{said}");
+    assert_eq!(lines[1][2..], ["a=p", "finished", "p", "1", "3"], "{said}");
+    assert_eq!(lines.len(), 5, "{said}");
+    let (_, json) = project.run(&["runs", "compare", &id, "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((json["format"].as_u64(), json["differing"].clone()), (Some(1), json!(["params.a"])));
+    assert_eq!(json["rows"][1]["metrics"]["rate.loss"], json!(1.0));
+    let (code, said) = project.run(&["runs", "compare", &id, "--max", "accuracy"]);
+    assert!(code == Some(2) && said.contains("there are: rate.loss, rate.step"), "{said}");
+}
+
+#[test]
 fn a_value_that_is_added_to_a_sweep_runs_only_its_own_trial() {
     let project = Project::new("{grid: {params.a: [p, q]}}");
     assert_eq!(project.run(&["run", "e.yaml"]).0, Some(0));

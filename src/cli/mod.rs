@@ -1,6 +1,7 @@
 //! The command line: one file for each command. Nothing else in the crate prints.
 
 mod artifacts;
+mod compare;
 mod data;
 mod detach;
 mod exit;
@@ -8,6 +9,7 @@ mod experiment;
 mod lines;
 mod logs;
 mod problem;
+mod recipes;
 mod run;
 mod runs;
 mod schema;
@@ -64,6 +66,13 @@ enum Command {
     /// Runs, also those that are going on in another terminal.
     #[command(subcommand)]
     Runs(runs::Runs),
+    /// Makes a project, with an experiment to begin with.
+    Init(recipes::Init),
+    /// The experiments that ship with olmo-pipe.
+    #[command(subcommand)]
+    Recipes(recipes::Recipes),
+    /// Prints a shell's completion script: `source <(olmo-pipe completion bash)`.
+    Completion(recipes::Completion),
     /// Writes the generated schemas and the stage reference, or checks them.
     Schema(schema::Schema),
 }
@@ -90,6 +99,9 @@ pub fn main() -> ExitCode {
         Command::Artifacts(artifacts) => artifacts.run(&common),
         Command::Data(data) => data.run(&common),
         Command::Runs(runs) => runs.run(&common),
+        Command::Init(init) => init.run(),
+        Command::Recipes(recipes) => recipes.run(),
+        Command::Completion(completion) => completion.run(),
         Command::Schema(schema) => schema.run(),
     };
     match done {

@@ -21,6 +21,8 @@ pub enum Runs {
         #[arg(long)]
         json: bool,
     },
+    /// Puts runs, and the trials of sweeps, side by side: only what differs.
+    Compare(super::compare::Compare),
     /// Shows how far each stage of a run is.
     Show {
         /// The first characters of the run's id.
@@ -68,6 +70,7 @@ impl Runs {
         let store = common.open_store()?;
         match self {
             Runs::List { json } => list(&store, json),
+            Runs::Compare(compare) => compare.run(&store),
             Runs::Show { run, json } => show(&store, &run, json),
             Runs::Logs { run, stage, follow } => logs::print(&store, &run, stage.as_deref(), follow),
             Runs::Attach { run, json } => attach(&store, &run, json),

@@ -7,6 +7,7 @@
 //! `run.finished` (all stages are done, the results are not yet under their names).
 
 mod board;
+mod compare;
 mod environment;
 mod error;
 mod event;
@@ -28,6 +29,7 @@ mod sources;
 mod state;
 mod weight;
 
+pub use compare::{Row, differing, differing_metrics, rows};
 pub use environment::{Environment, Git, Host, WorkerBuild};
 pub use error::RunError;
 pub use event::{Place, Record, RunEvent, RunOutcome, Used};

@@ -196,6 +196,8 @@ fn loosened(schema: &Value, place: Place) -> Value {
     for (key, value) in map {
         let value = match key.as_str() {
             REFERENCES | EXPECTED => continue,
+            // The same as none, and yaml-language-server 1.25 ends a completion with an error at it.
+            "default" if value.is_null() => continue,
             "properties" | "patternProperties" => match value.as_object() {
                 Some(all) => all
                     .iter()

@@ -11,6 +11,8 @@ use super::diagnostic::{Diagnostic, Diagnostics, Location};
 pub const MAX_BYTES: u64 = 64 << 20;
 /// More errors than this are counted, not shown.
 const MAX_SHOWN: usize = 100;
+/// More errors than this are not even kept.
+const MAX_KEPT: usize = 10_000;
 /// With so many errors nobody needs to look for more.
 const FULL: usize = 1_000;
 /// Of a longer line, only the part around the error is kept (in characters).
@@ -88,6 +90,8 @@ impl Problem {
 pub(crate) struct Session {
     sources: Vec<Source>,
     problems: Vec<Problem>,
+    /// Errors beyond those that are kept.
+    dropped: usize,
 }
 
 impl Session {
@@ -110,12 +114,16 @@ impl Session {
 
     /// Notes an error.
     pub fn report(&mut self, problem: Problem) {
-        self.problems.push(problem);
+        if self.problems.len() < MAX_KEPT {
+            self.problems.push(problem);
+        } else {
+            self.dropped += 1;
+        }
     }
 
     /// Whether there are so many errors that looking for more is of no use.
     pub fn is_full(&self) -> bool {
-        self.problems.len() >= FULL
+        self.errors() >= FULL
     }
 
     /// Whether there is an error at `span` already.
@@ -125,7 +133,7 @@ impl Session {
 
     /// How many errors were found so far.
     pub fn errors(&self) -> usize {
-        self.problems.len()
+        self.problems.len() + self.dropped
     }
 
     /// `file:line:column` of the start of `span`, or `--set`.
@@ -190,11 +198,19 @@ impl Session {
         }
         let mut problems = std::mem::take(&mut self.problems);
         problems.sort_by_key(|problem| (problem.span.is_none(), problem.span.map(|s| (s.source, s.start))));
-        let mut shown: Vec<Diagnostic> = problems.into_iter().map(|problem| self.diagnostic(problem)).collect();
-        shown.dedup();
-        if shown.len() > MAX_SHOWN {
-            let more = shown.len() - MAX_SHOWN;
-            shown.truncate(MAX_SHOWN);
+        // To find a place takes a walk along its line, which may be long: only for what is shown.
+        let (mut shown, mut more): (Vec<Diagnostic>, usize) = (Vec::new(), self.dropped);
+        for problem in problems {
+            if shown.len() >= MAX_SHOWN {
+                more += 1;
+                continue;
+            }
+            let diagnostic = self.diagnostic(problem);
+            if shown.last() != Some(&diagnostic) {
+                shown.push(diagnostic);
+            }
+        }
+        if more > 0 {
             shown.push(Diagnostic::plain("spec::too_many", format!("{more} more errors are not shown")));
         }
         Err(Diagnostics::new(shown))

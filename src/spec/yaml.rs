@@ -14,6 +14,8 @@ use super::node::{Content, Entry, Node};
 use super::scalar::{self, Plain};
 use super::source::{Problem, Session, Span};
 
+/// A file with more values and keys is refused: each takes some hundred bytes.
+const MAX_VALUES: usize = 2_000_000;
 /// Deeper nesting is refused; every later step may recurse this deep.
 const MAX_DEPTH: usize = 64;
 
@@ -94,7 +96,9 @@ impl<'t> Reader<'t> {
     fn run(&mut self) -> Option<Node> {
         let mut parser = Parser::new_from_str(self.text);
         let (mut root, mut documents) = (None, 0);
+        let mut events = 0;
         while let Some(next) = parser.next_event() {
+            events += 1;
             let (event, place) = match next {
                 Ok(next) => next,
                 Err(e) => {
@@ -103,6 +107,12 @@ impl<'t> Reader<'t> {
                 }
             };
             let span = self.span(place.start.index(), place.end.index());
+            if events > MAX_VALUES {
+                let message = format!("this file holds more than {MAX_VALUES} values");
+                let help = "keep data in files of their own and name them here".to_owned();
+                self.problems.push(Problem::new("yaml::too_large", span, message).help(help));
+                return None;
+            }
             let done = match event {
                 Event::DocumentStart(_) => {
                     documents += 1;

@@ -1,0 +1,158 @@
+//! `olmo-pipe runs compare`: runs and trials side by side, only where they differ.
+
+use clap::Args;
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+
+use super::{Exit, Problem, answer, answer_json};
+use crate::report::escape_control;
+use crate::run::{self as engine, Row};
+use crate::store::Store;
+
+/// More columns of numbers than this are only shown when asked for.
+const MAX_METRICS: usize = 8;
+
+#[derive(Args)]
+pub struct Compare {
+    /// The first characters of the runs' ids; a run of a sweep gives a row for each trial.
+    #[arg(required = true)]
+    runs: Vec<String>,
+    /// Shows this number (`eval.exact_match`, or its end: `exact_match`); may be given several times.
+    #[arg(long, value_name = "NAME")]
+    metric: Vec<String>,
+    /// Puts the rows with the smallest of this number first.
+    #[arg(long, value_name = "NAME", conflicts_with = "max")]
+    min: Option<String>,
+    /// Puts the rows with the largest of this number first.
+    #[arg(long, value_name = "NAME")]
+    max: Option<String>,
+    /// Only the first K rows.
+    #[arg(long, value_name = "K")]
+    top: Option<usize>,
+    /// As JSON, with every value and number of every row.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Compare {
+    pub fn run(self, store: &Store) -> Result<Exit, Problem> {
+        let ids = self.runs.iter().map(|text| engine::find(store, text)).collect::<Result<Vec<_>, _>>()?;
+        let mut rows = engine::rows(store, &ids)?;
+        // What differs is told of all, also if only the best are shown.
+        let values = engine::differing(&rows);
+        let mut metrics = engine::differing_metrics(&rows);
+        let by = match (&self.min, &self.max) {
+            (Some(name), _) => Some((find(&rows, name)?, false)),
+            (_, Some(name)) => Some((find(&rows, name)?, true)),
+            _ => None,
+        };
+        if let Some((name, largest)) = &by {
+            // A row without the number comes last.
+            let rank = |row: &Row| row.metrics.get(name).map_or(f64::INFINITY, |n| if *largest { -n } else { *n });
+            rows.sort_by(|a, b| rank(a).total_cmp(&rank(b)));
+        }
+        if !self.metric.is_empty() {
+            metrics = self.metric.iter().map(|name| find(&rows, name)).collect::<Result<_, _>>()?;
+        }
+        if let Some((name, _)) = by {
+            metrics.retain(|metric| *metric != name);
+            metrics.insert(0, name);
+        }
+        rows.truncate(self.top.unwrap_or(usize::MAX));
+        if self.json {
+            answer_json(&json!({"format": 1, "differing": values, "metrics": metrics, "rows": rows}));
+            return Ok(Exit::Success);
+        }
+        let hidden = if self.metric.is_empty() { metrics.len().saturating_sub(MAX_METRICS) } else { 0 };
+        metrics.truncate(metrics.len() - hidden);
+        answer(&table(&rows, &values, &metrics, hidden));
+        Ok(Exit::Success)
+    }
+}
+
+/// The one number that `name` means: its whole name, or its end.
+fn find(rows: &[Row], name: &str) -> Result<String, Problem> {
+    let mut known: Vec<&str> = rows.iter().flat_map(|row| row.metrics.keys()).map(String::as_str).collect();
+    known.sort_unstable();
+    known.dedup();
+    let end = format!(".{name}");
+    let found: Vec<&str> = known.iter().copied().filter(|known| *known == name || known.ends_with(&end)).collect();
+    match found.as_slice() {
+        [one] => Ok((*one).to_owned()),
+        _ if found.contains(&name) => Ok(name.to_owned()),
+        _ => {
+            let (what, list) =
+                if found.is_empty() { ("no run has", &known) } else { ("these runs have several of", &found) };
+            let list: Vec<&str> = list.iter().copied().take(12).collect();
+            let hint = format!("there are: {}", list.join(", "));
+            Err(Problem::new(Exit::BadInput, "runs::metric", &format!("{what} the number `{name}`"), Some(&hint)))
+        }
+    }
+}
+
+fn table(rows: &[Row], values: &[String], metrics: &[String], hidden: usize) -> String {
+    let short = |path: &String| {
+        let name = path.strip_prefix("params.").or(path.strip_prefix("stages.")).unwrap_or(path);
+        name.replacen(".with.", ".", 1)
+    };
+    let mut lines = vec![vec!["run".to_owned(), "status".to_owned()]];
+    lines[0].extend(values.iter().map(short).chain(metrics.iter().cloned()));
+    for row in rows {
+        let mut line = vec![format!("{} {}", row.run, row.name), row.status.word().to_owned()];
+        line.extend(values.iter().map(|path| row.values.get(path).map_or_else(|| "-".to_owned(), text)));
+        line.extend(metrics.iter().map(|name| row.metrics.get(name).map_or_else(|| "-".to_owned(), number)));
+        lines.push(line);
+    }
+    for cell in lines.iter_mut().flatten() {
+        *cell = escape_control(cell).into_owned();
+    }
+    let widths: Vec<usize> = (0..lines[0].len())
+        .map(|column| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0))
+        .collect();
+    let mut out = String::new();
+    for line in &lines {
+        let cells: Vec<String> = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let _ = writeln!(out, "{}", cells.join("  ").trim_end());
+    }
+    if values.is_empty() && rows.len() > 1 {
+        out.push_str("no value differs\n");
+    }
+    if hidden > 0 {
+        let _ = writeln!(out, "{hidden} more numbers differ: --metric NAME shows one, --json all");
+    }
+    out
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// Six digits.
+fn number(value: &f64) -> String {
+    let size = value.abs();
+    if size == 0.0 || (1e-4..1e9).contains(&size) {
+        let digits = 6usize.saturating_sub(size.log10().floor().max(0.0) as usize + 1);
+        let text = format!("{value:.digits$}");
+        if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
+    } else {
+        format!("{value:.3e}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_short() {
+        for (value, shown) in
+            [(0.0, "0"), (1.5, "1.5"), (2.3456789, "2.34568"), (1e-7, "1.000e-7"), (123456.7, "123457"), (-3.0, "-3")]
+        {
+            assert_eq!(number(&value), shown);
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! `olmo-pipe init`, `recipes ls|cp` and `completion`: how one starts.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, CommandFactory, Subcommand};
+
+use super::{Exit, Problem, answer, answer_json};
+use crate::recipes::{self, RECIPES, Recipe, RecipeError};
+use crate::report::escape_control;
+
+#[derive(Args)]
+pub struct Init {
+    /// The project's folder; it is made if it is not there.
+    #[arg(default_value = ".")]
+    folder: PathBuf,
+    /// The recipe to begin with (`recipes ls` lists them).
+    #[arg(long, default_value = "word-frequency")]
+    recipe: String,
+    /// No recipe: only what makes the folder a project.
+    #[arg(long, conflicts_with = "recipe")]
+    empty: bool,
+}
+
+impl Init {
+    pub fn run(self) -> Result<Exit, Problem> {
+        let recipe = if self.empty { None } else { Some(find(&self.recipe)?) };
+        std::fs::create_dir_all(&self.folder)
+            .map_err(|source| problem(RecipeError::Io { path: self.folder.clone(), source }))?;
+        let mut written = match recipe {
+            Some(recipe) => recipe.lay_out(&self.folder, false).map_err(problem)?,
+            None => Vec::new(),
+        };
+        written.extend(recipes::make_project(&self.folder).map_err(problem)?);
+        answer(&told(&written, recipe, &self.folder));
+        Ok(Exit::Success)
+    }
+}
+
+#[derive(Subcommand)]
+pub enum Recipes {
+    /// Lists the experiments that ship with olmo-pipe.
+    Ls {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Copies one into a folder, with its pipeline, stages, schemas and data.
+    Cp {
+        /// Its name.
+        name: String,
+        /// The project's folder.
+        #[arg(default_value = ".")]
+        folder: PathBuf,
+        /// Replaces files that hold something else.
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+impl Recipes {
+    pub fn run(self) -> Result<Exit, Problem> {
+        match self {
+            Recipes::Ls { json: true } => {
+                let item = |recipe: &Recipe| {
+                    let files: Vec<&str> = recipe.files.iter().map(|(path, _)| *path).collect();
+                    serde_json::json!({"name": recipe.name, "summary": recipe.summary, "files": files})
+                };
+                answer_json(&serde_json::json!({"format": 1, "recipes": RECIPES.iter().map(item).collect::<Vec<_>>()}));
+            }
+            Recipes::Ls { json: false } => {
+                let mut text = String::new();
+                for recipe in &RECIPES {
+                    let _ = writeln!(text, "{:<16}  {}", recipe.name, recipe.summary);
+                }
+                answer(&text);
+            }
+            Recipes::Cp { name, folder, force } => {
+                let recipe = find(&name)?;
+                let written = recipe.lay_out(&folder, force).map_err(problem)?;
+                answer(&told(&written, Some(recipe), &folder));
+            }
+        }
+        Ok(Exit::Success)
+    }
+}
+
+fn find(name: &str) -> Result<&'static Recipe, Problem> {
+    recipes::find(name).ok_or_else(|| {
+        let names: Vec<&str> = RECIPES.iter().map(|recipe| recipe.name).collect();
+        let (message, hint) = (format!("there is no recipe `{name}`"), format!("there are: {}", names.join(", ")));
+        Problem::new(Exit::BadInput, "recipes::unknown", &message, Some(&hint))
+    })
+}
+
+fn problem(error: RecipeError) -> Problem {
+    match &error {
+        RecipeError::Different(_) => Problem::new(
+            Exit::BadInput,
+            "recipes::different",
+            &error.to_string(),
+            Some("move them away, choose another folder, or replace them with `recipes cp NAME --force`"),
+        ),
+        RecipeError::Io { .. } => Problem::new(Exit::Environment, "recipes::write", &error.to_string(), None),
+    }
+}
+
+fn told(written: &[PathBuf], recipe: Option<&Recipe>, folder: &Path) -> String {
+    let mut text = String::new();
+    for path in written {
+        let _ = writeln!(text, "wrote {}", escape_control(&path.display().to_string()));
+    }
+    if written.is_empty() {
+        text.push_str("all files are there already\n");
+    }
+    if let Some((experiment, _)) = recipe.and_then(|recipe| recipe.files.first()) {
+        let path = if folder == Path::new(".") { PathBuf::from(experiment) } else { folder.join(experiment) };
+        let _ = writeln!(text, "to run it: olmo-pipe run {}", escape_control(&path.display().to_string()));
+    }
+    text
+}
+
+#[derive(Args)]
+pub struct Completion {
+    /// The shell.
+    shell: clap_complete::Shell,
+}
+
+impl Completion {
+    pub fn run(self) -> Result<Exit, Problem> {
+        let mut script = Vec::new();
+        clap_complete::generate(self.shell, &mut super::Arguments::command(), "olmo-pipe", &mut script);
+        answer(&String::from_utf8_lossy(&script));
+        Ok(Exit::Success)
+    }
+}
