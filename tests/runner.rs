@@ -6,6 +6,7 @@ mod dependencies;
 mod docs;
 mod flagship;
 mod recipes;
+mod secrets;
 mod run;
 mod spec;
 mod spec_fuzz;

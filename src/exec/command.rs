@@ -10,6 +10,7 @@ use olmo_stage::contract::Contract;
 use serde_json::Value;
 
 use super::error::ExecError;
+use super::redact;
 
 /// A piece of an argument.
 enum Piece<'a> {
@@ -96,7 +97,7 @@ pub fn program(contract: &Contract, stage_dir: &Path) -> Option<PathBuf> {
 
 /// All of the environment of a command stage: what it declares, the search path, and values
 /// that are the same everywhere for what nearly every program reads.
-pub fn environment(contract: &Contract, temporary: &Path) -> BTreeMap<String, OsString> {
+pub fn environment(contract: &Contract, temporary: &Path) -> Result<BTreeMap<String, OsString>, ExecError> {
     let mut environment: BTreeMap<String, OsString> = [
         ("PATH", std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into())),
         ("LANG", "C.UTF-8".into()),
@@ -111,7 +112,17 @@ pub fn environment(contract: &Contract, temporary: &Path) -> BTreeMap<String, Os
             environment.insert(name.clone(), value);
         }
     }
-    environment
+    let secrets = contract.command.as_ref().map_or(&[][..], |c| &c.secrets);
+    for name in secrets {
+        let value = std::env::var_os(name).filter(|value| !value.is_empty());
+        let missing = || ExecError::SecretMissing { stage: contract.stage.clone(), name: name.clone() };
+        environment.insert(name.clone(), value.ok_or_else(missing)?);
+    }
+    if !secrets.is_empty() {
+        // For the supervisor, which takes it out again.
+        environment.insert(redact::VARIABLE.to_owned(), secrets.join(",").into());
+    }
+    Ok(environment)
 }
 
 /// Variables that a built-in worker may see, if they are set: none changes a result.
@@ -186,7 +197,7 @@ mod tests {
 
     #[test]
     fn the_environment_holds_nothing_that_was_not_declared() {
-        let environment = environment(&contract("[x]"), Path::new("/t"));
+        let environment = environment(&contract("[x]"), Path::new("/t")).unwrap();
         let names: Vec<_> = environment.keys().map(String::as_str).collect();
         assert_eq!(names, ["HOME", "LANG", "PATH", "TMPDIR", "TZ"], "the declared variable is not set here");
         assert!(declared_environment(&contract("[x]")).is_empty());

@@ -23,6 +23,8 @@ pub enum ExecError {
     UnknownReference { stage: String, place: String, reference: String },
     #[error("an argument of stage `{stage}` has a `${{` without its `}}`: {argument}")]
     OpenReference { stage: String, argument: String },
+    #[error("stage `{stage}` needs the secret `{name}`, and the environment variable of that name is not set")]
+    SecretMissing { stage: String, name: String },
     #[error("{} is still in use by a stage of an engine that died", .0.display())]
     StillRunning(PathBuf),
 }
@@ -48,6 +50,7 @@ impl ExecError {
                 "worker::other_build"
             }
             Self::UnknownReference { .. } | Self::OpenReference { .. } => "exec::argument",
+            Self::SecretMissing { .. } => "exec::secret_missing",
             Self::StillRunning(_) => "exec::still_running",
         }
     }
@@ -58,6 +61,7 @@ impl ExecError {
             Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 "free some space on that file system and run the same command again".into()
             }
+            Self::SecretMissing { name, .. } => format!("set it and run the same command again: export {name}=…"),
             Self::Io { .. } => return None,
             Self::WorkerMissing(_) => format!("{BUILD}; or set OLMO_PIPE_WORKER to where it is"),
             Self::WorkerBroken { .. }

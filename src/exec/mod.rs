@@ -9,6 +9,7 @@ mod error;
 mod executor;
 mod launch;
 mod processes;
+mod redact;
 pub mod supervise;
 mod worker;
 

@@ -29,6 +29,7 @@ use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 
 use super::processes;
+use super::redact::{self, Redactor};
 
 /// The hidden command.
 pub const COMMAND: &str = "__supervise";
@@ -142,6 +143,7 @@ fn supervise(attempt: &Path, argv: &[OsString]) -> io::Result<Exit> {
         return Ok(Exit { error: Some("the engine is gone".into()), ..Exit::default() });
     };
     let log = OpenOptions::new().create(true).append(true).open(attempt.join(LOG))?;
+    let (log, carrier) = Redactor::from_environment().before(log)?;
     let memory_kills = memory_kills();
     let stage = match start(argv, &log) {
         Ok(pid) => pid,
@@ -168,6 +170,11 @@ fn supervise(attempt: &Path, argv: &[OsString]) -> io::Result<Exit> {
         reap(stage, &mut exit, &mut running);
     }
     exit.left_behind = sweep(stage, &mut exit, &mut running);
+    // All that could print is gone: once this process lets go as well, the last line is carried.
+    drop(log);
+    if let Some(carrier) = carrier.filter(|_| processes::descendants(std::process::id()).is_empty()) {
+        carrier.join().map_err(|_| io::Error::other("the thread that carries the log panicked"))??;
+    }
     (exit.cpu_s, exit.max_rss_kib) = usage();
     exit.memory_ran_out = exit.code != Some(0) && self::memory_kills() > memory_kills;
     Ok(exit)
@@ -198,7 +205,7 @@ fn lock(attempt: &Path, wakers: &mut Wakers) -> io::Result<Option<File>> {
 /// Starts the stage in a process group of its own, which dies with this process.
 fn start(argv: &[OsString], log: &File) -> io::Result<Pid> {
     let mut command = Command::new(&argv[0]);
-    command.args(&argv[1..]).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log.try_clone()?).process_group(0);
+    command.env_remove(redact::VARIABLE).args(&argv[1..]).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log.try_clone()?).process_group(0);
     #[cfg(target_os = "linux")]
     {
         let supervisor = rustix::process::getpid();

@@ -329,7 +329,7 @@ impl Job {
             let stage_dir = self.spec.stage_dir.clone().unwrap_or_default();
             let present = |port: &str| self.inputs.get(port).is_some_and(|list| !list.is_empty());
             let argv = command::arguments(self.contract(), &self.spec.params, &present, &stage_dir)?;
-            (make(attempt.command_folder())?, argv, command::environment(self.contract(), &attempt.temporary()))
+            (make(attempt.command_folder())?, argv, command::environment(self.contract(), &attempt.temporary())?)
         } else {
             attempt.write_request(&self.request(work, attempt, handed, items)?)?;
             let argv =

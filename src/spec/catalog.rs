@@ -250,6 +250,14 @@ fn check_command(session: &mut Session, contract: &Contract, folder: &Path, node
             }
         }
     }
+    let secrets: Vec<&String> = contract.command.iter().flat_map(|command| &command.secrets).collect();
+    for variable in items("/command/environment") {
+        if variable.as_str().is_some_and(|name| secrets.iter().any(|secret| *secret == name)) {
+            let message = format!("{} is a secret, whose value cannot be in the key", variable.described());
+            let help = "leave it out of `environment` or of `secrets`".to_owned();
+            session.report(Problem::new("spec::bad_contract", variable.span, message).help(help));
+        }
+    }
     for file in items("/command/files") {
         let Some(text) = file.as_str() else { continue };
         let path = tidy(&folder.join(text));

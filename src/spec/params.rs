@@ -3,13 +3,16 @@
 
 use std::collections::HashSet;
 
+use olmo_stage::contract::ParamType;
+
 use super::check::{Checker, Subject};
 use super::diagnostic::quoted;
 use super::nearest;
 use super::node::{Content, Entry, Node};
 use super::pipeline::Declared;
 use super::prepare::prepare;
-use super::reference::{Piece, has_reference, pieces};
+use super::reference::{Piece, Reference, environment, has_reference, pieces};
+use super::resolve::variable_in_value;
 use super::setting::{self, Setting};
 use super::source::{Problem, Session, Span};
 
@@ -120,7 +123,8 @@ impl<'a> ParamSources<'a> {
             let path = format!("params.{}", param.name);
             checker.check(session, &entry.value, Subject { path: &path, params_of: None });
         }
-        let plain = plain(session, &entry.value);
+        let is_path = spec.param_type == ParamType::Path || spec.items == Some(ParamType::Path);
+        let plain = plain(session, &entry.value, &param.name, is_path);
         if session.errors() > before {
             Node::unknown(entry.value.span)
         } else {
@@ -164,31 +168,52 @@ fn missing(session: &mut Session, param: &Declared, summary: &str, layers: &Laye
     );
 }
 
-/// `node` with `$${` written as `${`; a reference in it is an error, since a param is a plain value.
-fn plain(session: &mut Session, node: &Node) -> Node {
+/// `node` with `$${` written as `${` and, of a path, environment variables filled in; another
+/// reference in it is an error, since a param is a plain value.
+fn plain(session: &mut Session, node: &Node, name: &str, is_path: bool) -> Node {
     let content = match &node.content {
-        Content::String(text) if has_reference(text) => match pieces(text).as_deref() {
-            Ok([Piece::Text(text)]) => Content::String(text.clone()),
-            _ => {
-                session.report(
-                    Problem::new(
-                        "spec::reference_in_param",
-                        node.span,
-                        "a param is a plain value; it cannot hold `${…}`",
-                    )
-                    .help(
-                        "refer to params in the stages' `with`, or write `$${` for the characters themselves"
-                            .to_owned(),
-                    ),
-                );
-                Content::Unknown
-            }
-        },
-        Content::Array(items) => Content::Array(items.iter().map(|item| plain(session, item)).collect()),
-        Content::Object(entries) => Content::Object(
-            entries.iter().map(|entry| Entry { value: plain(session, &entry.value), ..entry.clone() }).collect(),
-        ),
+        Content::String(text) if has_reference(text) => plain_text(session, node, text, name, is_path),
+        Content::Array(items) => {
+            Content::Array(items.iter().map(|item| plain(session, item, name, is_path)).collect())
+        }
+        Content::Object(entries) => {
+            let part = |entry: &Entry, session: &mut Session| plain(session, &entry.value, name, is_path);
+            Content::Object(
+                entries.iter().map(|entry| Entry { value: part(entry, session), ..entry.clone() }).collect(),
+            )
+        }
         other => other.clone(),
     };
     Node { content, ..node.clone() }
+}
+
+fn plain_text(session: &mut Session, node: &Node, text: &str, name: &str, is_path: bool) -> Content {
+    let mut plain = String::new();
+    for piece in pieces(text).unwrap_or_else(|_| vec![Piece::Reference(Reference::Item, 0..0)]) {
+        let problem = match piece {
+            Piece::Text(part) => {
+                plain.push_str(&part);
+                continue;
+            }
+            Piece::Reference(Reference::Environment(variable), _) if !is_path => {
+                variable_in_value(node.span, &variable, name)
+            }
+            Piece::Reference(Reference::Environment(variable), _) => match environment(&variable) {
+                Ok(value) => {
+                    plain.push_str(&value);
+                    continue;
+                }
+                Err(fault) => Problem::new("spec::unset_variable", node.span, fault)
+                    .help(format!("set it and try again: export {variable}=…")),
+            },
+            Piece::Reference(..) => {
+                let message = "a param is a plain value; it cannot hold `${…}`";
+                let help = "refer to params in the stages' `with`, or write `$${` for the characters themselves";
+                Problem::new("spec::reference_in_param", node.span, message).help(help.to_owned())
+            }
+        };
+        session.report(problem);
+        return Content::Unknown;
+    }
+    Content::String(plain)
 }

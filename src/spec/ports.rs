@@ -163,7 +163,7 @@ impl Resolver<'_> {
                         Some(Given::Port(port.clone(), self.part(node, range.clone())))
                     }
                     [Piece::Reference(Reference::Item, range)] => Some(Given::Item(self.part(node, range.clone()))),
-                    pieces => literal(self.text(node, pieces, target.name)),
+                    pieces => literal(self.text(node, pieces, target.name, true)),
                 }
             }
             Content::Array(items) => {

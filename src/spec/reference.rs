@@ -16,6 +16,8 @@ pub(crate) enum Reference {
     Port(PortRef),
     /// `${item}`.
     Item,
+    /// `${env.NAME}`: an environment variable, in paths alone.
+    Environment(String),
 }
 
 /// A part of a text.
@@ -102,10 +104,12 @@ fn parse(inside: &str) -> Result<Reference, (String, Option<String>)> {
             let message = format!("{} does not name a stage and one of its outputs", quoted(&format!("${{{inside}}}")));
             Err((message, Some("write `${stages.STAGE.PORT}`".into())))
         }
+        ["env", name] => Ok(Reference::Environment((*name).into())),
+        ["env", ..] => Err(("this does not name an environment variable".into(), Some("write `${env.NAME}`".into()))),
         ["item"] => Ok(Reference::Item),
         ["item", ..] => Err(("an item has no parts".into(), Some("write `${item}`".into()))),
         [head, ..] => {
-            let near = nearest::nearest(head, &["params", "stages", "item"]);
+            let near = nearest::nearest(head, &["params", "stages", "item", "env"]);
             let help = match near.first() {
                 Some(near) => format!("did you mean {}?", quoted(&inside.replacen(head, near, 1))),
                 None => format!("a param is written `${{params.{inside}}}`"),
@@ -113,6 +117,16 @@ fn parse(inside: &str) -> Result<Reference, (String, Option<String>)> {
             Err((format!("a reference cannot begin with {}", quoted(head)), Some(help)))
         }
         [] => Err(("an empty reference".into(), None)),
+    }
+}
+
+/// The value of environment variable `name`, as text. The error says what is wrong with it.
+pub(crate) fn environment(name: &str) -> Result<String, String> {
+    match std::env::var(name) {
+        Ok(value) if !value.is_empty() => Ok(value),
+        Ok(_) => Err(format!("the environment variable `{name}` is empty")),
+        Err(std::env::VarError::NotPresent) => Err(format!("the environment variable `{name}` is not set")),
+        Err(std::env::VarError::NotUnicode(_)) => Err(format!("the environment variable `{name}` is not UTF-8")),
     }
 }
 

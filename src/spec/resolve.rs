@@ -15,7 +15,7 @@ use super::nearest;
 use super::node::{Content, Entry, Node};
 use super::params::Params;
 use super::prepare::prepare;
-use super::reference::{Piece, Reference, has_reference, pieces};
+use super::reference::{Piece, Reference, environment, has_reference, pieces};
 use super::resolved::{PortRef, ResolvedStage};
 use super::retry::{FailureClass, Retry};
 use super::schema;
@@ -222,7 +222,7 @@ impl Resolver<'_> {
     fn value(&mut self, node: &Node, name: &str) -> Node {
         match &node.content {
             Content::String(text) if has_reference(text) => match self.pieces(node, text) {
-                Some(pieces) => self.text(node, &pieces, name),
+                Some(pieces) => self.text(node, &pieces, name, false),
                 None => Node::unknown(node.span),
             },
             Content::Array(items) => {
@@ -250,8 +250,8 @@ impl Resolver<'_> {
         }
     }
 
-    /// A value or a text made of params.
-    pub fn text(&mut self, node: &Node, pieces: &[Piece], name: &str) -> Node {
+    /// A value or a text made of params; of a path, environment variables may be parts.
+    pub fn text(&mut self, node: &Node, pieces: &[Piece], name: &str, is_path: bool) -> Node {
         let whole = pieces.len() == 1;
         let mut text = String::new();
         let mut sound = true;
@@ -273,6 +273,21 @@ impl Resolver<'_> {
                             let shown = format!("params.{}", names.join("."));
                             let message = format!("`{shown}` is {} and cannot be a part of a text", value.described());
                             self.session.report(Problem::new("spec::bad_reference", span, message));
+                            sound = false;
+                        }
+                    }
+                }
+                Piece::Reference(Reference::Environment(variable), range) => {
+                    let span = self.part(node, range.clone());
+                    match environment(variable) {
+                        Ok(value) if is_path => text.push_str(&value),
+                        Ok(_) => {
+                            self.session.report(variable_in_value(span, variable, name));
+                            sound = false;
+                        }
+                        Err(fault) => {
+                            let help = format!("set it and try again: export {variable}=…");
+                            self.session.report(Problem::new("spec::unset_variable", span, fault).help(help));
                             sound = false;
                         }
                     }
@@ -408,6 +423,13 @@ impl Resolver<'_> {
         };
         Some((output.port_type, output.list || stage.for_each.is_some()))
     }
+}
+
+/// An environment variable where it would change a result unseen.
+pub(crate) fn variable_in_value(span: Span, variable: &str, name: &str) -> Problem {
+    let message = format!("`${{env.{variable}}}` cannot be a part of `{name}`: environment variables stand in paths of data");
+    let help = "the content of data is in a stage's key, a variable is not; to give a value from outside use --set";
+    Problem::new("spec::variable_in_value", span, message).help(help.to_owned())
 }
 
 fn output_names(contract: &olmo_stage::Contract) -> String {

@@ -96,6 +96,10 @@ pub struct Command {
     /// Names of environment variables handed through; their values count towards the key.
     #[serde(default)]
     pub environment: Vec<String>,
+    /// Names of environment variables handed through that must be set, and whose values count towards
+    /// no key and stand in no log or record.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<String>,
 }
 
 /// An input port.
