@@ -86,7 +86,10 @@ fn a_secret_reaches_its_stage_and_no_log_record_or_key() {
     let project = Project::new("");
     let (code, said) = project.run(Some(SECRET));
     assert!(code == Some(0) && !said.contains(SECRET), "{said}");
-    assert_eq!(fs::read_to_string(project.0.path().join("out/e/length/length")).unwrap(), format!("{}\n", SECRET.len()));
+    assert_eq!(
+        fs::read_to_string(project.0.path().join("out/e/length/length")).unwrap(),
+        format!("{}\n", SECRET.len())
+    );
     assert!(project.masked() >= 1, "the log of the run holds what was printed");
     // Another secret is no other work, and with the result there none is needed.
     for token in [Some("another-secret"), None] {
@@ -108,6 +111,9 @@ fn a_secret_that_is_not_set_is_named_with_the_way_out() {
     let project = Project::new("");
     for token in [None, Some("")] {
         let (code, said) = project.run(token);
-        assert!(code == Some(1) && said.contains("exec::secret_missing") && said.contains("export TEST_TOKEN="), "{said}");
+        assert!(
+            code == Some(1) && said.contains("exec::secret_missing") && said.contains("export TEST_TOKEN="),
+            "{said}"
+        );
     }
 }

@@ -205,7 +205,13 @@ fn lock(attempt: &Path, wakers: &mut Wakers) -> io::Result<Option<File>> {
 /// Starts the stage in a process group of its own, which dies with this process.
 fn start(argv: &[OsString], log: &File) -> io::Result<Pid> {
     let mut command = Command::new(&argv[0]);
-    command.env_remove(redact::VARIABLE).args(&argv[1..]).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log.try_clone()?).process_group(0);
+    command
+        .env_remove(redact::VARIABLE)
+        .args(&argv[1..])
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log.try_clone()?)
+        .process_group(0);
     #[cfg(target_os = "linux")]
     {
         let supervisor = rustix::process::getpid();

@@ -173,9 +173,7 @@ fn missing(session: &mut Session, param: &Declared, summary: &str, layers: &Laye
 fn plain(session: &mut Session, node: &Node, name: &str, is_path: bool) -> Node {
     let content = match &node.content {
         Content::String(text) if has_reference(text) => plain_text(session, node, text, name, is_path),
-        Content::Array(items) => {
-            Content::Array(items.iter().map(|item| plain(session, item, name, is_path)).collect())
-        }
+        Content::Array(items) => Content::Array(items.iter().map(|item| plain(session, item, name, is_path)).collect()),
         Content::Object(entries) => {
             let part = |entry: &Entry, session: &mut Session| plain(session, &entry.value, name, is_path);
             Content::Object(

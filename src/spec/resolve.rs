@@ -427,7 +427,8 @@ impl Resolver<'_> {
 
 /// An environment variable where it would change a result unseen.
 pub(crate) fn variable_in_value(span: Span, variable: &str, name: &str) -> Problem {
-    let message = format!("`${{env.{variable}}}` cannot be a part of `{name}`: environment variables stand in paths of data");
+    let message =
+        format!("`${{env.{variable}}}` cannot be a part of `{name}`: environment variables stand in paths of data");
     let help = "the content of data is in a stage's key, a variable is not; to give a value from outside use --set";
     Problem::new("spec::variable_in_value", span, message).help(help.to_owned())
 }
