@@ -52,7 +52,7 @@ impl Graph {
     /// The graph of `resolved`.
     ///
     /// # Errors
-    /// A circle, or a reference to a stage that is not there (a `resolved.yaml` that was edited).
+    /// A circle, or a reference to a stage that is not there (a `resolved.json` that was edited).
     pub fn new(resolved: &Resolved) -> Result<Self, GraphError> {
         let names: Vec<String> = resolved.stages.keys().map(str::to_owned).collect();
         let mut edges = Vec::new();

@@ -1,7 +1,7 @@
 //! [`RunRecord`]: the folder `runs-v1/ID/` that tells what a run was and what happened in it.
 //!
 //! ```text
-//! resolved.yaml   format, the resolved experiment, the targets, the digests of its sources
+//! resolved.json   format, the resolved experiment, the targets, the digests of its sources
 //! events.jsonl    journal of Record; the run's state is a fold over it
 //! environment.jsonl   journal of Environment: host, commit and worker of each engine that ran a stage
 //! lock            held by flock while an engine works on the run
@@ -30,7 +30,9 @@ use crate::store::Store;
 /// Raised when a reader of stored records would misread a new one. Format 1 had the older
 /// form of the resolved experiment, which can be read.
 const FORMAT: u32 = 2;
-const RESOLVED: &str = "resolved.yaml";
+const RESOLVED: &str = "resolved.json";
+/// What it was in format 1.
+const RESOLVED_1: &str = "resolved.yaml";
 pub(super) const EVENTS: &str = "events.jsonl";
 const LOCK: &str = "lock";
 
@@ -71,7 +73,7 @@ impl std::fmt::Display for RunId {
     }
 }
 
-/// The content of `resolved.yaml`.
+/// The content of `resolved.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recorded {
@@ -138,13 +140,13 @@ impl RunRecord {
             sources: sources.clone(),
         };
         let path = folder.join(RESOLVED);
-        let text = serde_yaml::to_string(&recorded)
+        let text = serde_json::to_string(&recorded)
             .map_err(|e| RunError::RunDamaged { id: id.to_string(), why: format!("it cannot be written: {e}") })?;
         write_whole(&path, text.as_bytes()).map_err(RunError::io("write", &path))?;
         Self::with_lock(id, folder, resolved.root.clone(), lock)
     }
 
-    /// Takes up the record of run `id` again; also what its `resolved.yaml` holds.
+    /// Takes up the record of run `id` again; also what its `resolved.json` holds.
     pub fn reopen(store: &Store, id: &RunId) -> Result<(Self, Recorded), RunError> {
         let folder = store.runs_dir().join(id.as_str());
         let lock = take_lock(&folder, id)?;
@@ -237,20 +239,31 @@ pub fn is_active(folder: &Path) -> bool {
     matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
 }
 
-/// Reads `resolved.yaml` of the run in `folder`.
+/// Reads `resolved.json` of the run in `folder`, or the `resolved.yaml` of format 1.
 pub fn read_recorded(folder: &Path, id: &RunId) -> Result<Recorded, RunError> {
     let damaged = |why: String| RunError::RunDamaged { id: id.to_string(), why };
-    let path = folder.join(RESOLVED);
+    let new = folder.join(RESOLVED);
+    let path = if new.exists() { new } else { folder.join(RESOLVED_1) };
     let text = fs::read_to_string(&path).map_err(|e| damaged(format!("{}: {e}", path.display())))?;
     #[derive(Deserialize)]
     struct Head {
         format: u32,
     }
-    let head: Head = serde_yaml::from_str(&text).map_err(|e| damaged(format!("{}: {e}", path.display())))?;
+    // Every JSON text is YAML as well, but a parser of JSON is many times as fast.
+    let yaml = path.ends_with(RESOLVED_1);
+    let head: Result<Head, String> = match yaml {
+        true => serde_yaml::from_str(&text).map_err(|e| e.to_string()),
+        false => serde_json::from_str(&text).map_err(|e| e.to_string()),
+    };
+    let head = head.map_err(|e| damaged(format!("{}: {e}", path.display())))?;
     if head.format == 0 || head.format > FORMAT {
         return Err(damaged(format!("it has format {}, this build reads 1 to {FORMAT}", head.format)));
     }
-    let recorded: Recorded = serde_yaml::from_str(&text).map_err(|e| damaged(format!("{}: {e}", path.display())))?;
+    let recorded: Result<Recorded, String> = match yaml {
+        true => serde_yaml::from_str(&text).map_err(|e| e.to_string()),
+        false => serde_json::from_str(&text).map_err(|e| e.to_string()),
+    };
+    let recorded = recorded.map_err(|e| damaged(format!("{}: {e}", path.display())))?;
     Ok(match head.format {
         1 => Recorded { sources: recorded.sources.of_format_1(&recorded.resolved), ..recorded },
         _ => recorded,
@@ -315,6 +328,28 @@ mod tests {
         for text in ["", "20260131-235959", "20260131-235959-0F3A", "2026013x-235959-0f3a", "../../etc/passwd/../x"] {
             assert_eq!(RunId::parse(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn a_record_of_format_1_is_still_read_and_a_newer_one_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let id = RunId::parse("20260131-235959-8000").unwrap();
+        let old = include_str!("../../tests/fixtures/formats/run-1.resolved.yaml");
+        fs::write(dir.path().join("resolved.yaml"), old).unwrap();
+        let recorded = read_recorded(dir.path(), &id).unwrap();
+        let stage = recorded.resolved.stages.get("words").unwrap();
+        assert_eq!(stage.description.contract.stage, "word-frequency");
+        let command = recorded.sources.command("word-frequency").expect("found by its contract");
+        assert_eq!(command.files.keys().collect::<Vec<_>>(), ["count.sh"]);
+
+        // As this build writes it: the same experiment, each contract once.
+        let text = serde_json::to_string(&Recorded { format: FORMAT, ..recorded.clone() }).unwrap();
+        fs::write(dir.path().join("resolved.json"), &text).unwrap();
+        assert_eq!(read_recorded(dir.path(), &id).unwrap().resolved, recorded.resolved);
+        let newer = text.replacen(&format!("{{\"format\":{FORMAT}"), "{\"format\":99", 1);
+        fs::write(dir.path().join("resolved.json"), newer).unwrap();
+        let refused = read_recorded(dir.path(), &id).unwrap_err().to_string();
+        assert!(refused.contains("format 99"), "{refused}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! [`Resolved`]: an experiment with every value known and every reference checked.
 //!
-//! A run stores it as `resolved.yaml`; with the stages' descriptions inside, `resume` needs no
+//! A run stores it as `resolved.json`; with the stages' descriptions inside, `resume` needs no
 //! source file.
 
 use std::collections::BTreeMap;
@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 use super::ordered::OrderedMap;
 use super::retry::Retry;
 
-/// Raised when a reader of stored `resolved.yaml` files would misread a new one.
+/// Raised when a reader of stored `resolved.json` files would misread a new one.
 pub const RESOLVED_FORMAT: u32 = 2;
 
 /// An experiment after profiles, overrides and interpolation: what will run.
