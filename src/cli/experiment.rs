@@ -1,11 +1,16 @@
 //! `olmo-pipe validate|show|graph`: looking at an experiment without running it.
 
 use std::fmt::Write as _;
+use std::io::IsTerminal;
 
 use clap::Args;
 
-use super::{Exit, ExperimentFile, Problem, answer, answer_json};
+use super::findings::{Placed, placed};
+use super::{Common, Exit, ExperimentFile, Problem, answer, answer_json};
 use crate::report::escape_control;
+use crate::run as engine;
+use crate::spec::Resolved;
+use crate::store::Store;
 
 #[derive(Args)]
 pub struct Validate {
@@ -17,17 +22,27 @@ pub struct Validate {
 }
 
 impl Validate {
-    pub fn run(self) -> Result<Exit, Problem> {
+    pub fn run(self, common: &Common) -> Result<Exit, Problem> {
         if self.json {
             let options = self.experiment.options(false)?;
-            let errors = crate::spec::load(&self.experiment.file, &options, &crate::builtin::STAGES).err();
-            let exit = if errors.is_some() { Exit::BadInput } else { Exit::Success };
-            let errors = errors.map_or_else(|| serde_json::json!([]), |e| serde_json::json!(e));
-            answer_json(&serde_json::json!({"format": 1, "errors": errors}));
-            return Ok(exit);
+            let (errors, warnings) = match crate::spec::load(&self.experiment.file, &options, &crate::builtin::STAGES) {
+                Err(errors) => (serde_json::json!(errors), Vec::new()),
+                Ok(loaded) => {
+                    let Placed { errors, warnings } = self.rules(&loaded.resolved, common)?;
+                    (serde_json::json!(errors), warnings)
+                }
+            };
+            let sound = errors.as_array().is_some_and(Vec::is_empty);
+            answer_json(&serde_json::json!({"format": 1, "errors": errors, "warnings": warnings}));
+            return Ok(if sound { Exit::Success } else { Exit::BadInput });
         }
         let loaded = self.experiment.load()?;
         let resolved = &loaded.resolved;
+        let found = self.rules(resolved, common)?;
+        for warning in &found.warnings {
+            eprint!("{}", warning.render_warning(std::io::stderr().is_terminal()));
+        }
+        found.refused()?;
         let profile = resolved.profile.as_ref().map(|p| format!(", profile {p}")).unwrap_or_default();
         let trials = match resolved.trials.len() {
             0 => String::new(),
@@ -35,6 +50,17 @@ impl Validate {
         };
         answer(&format!("{}: {} stages{trials}{profile}: no errors\n", resolved.experiment, resolved.stages.len()));
         Ok(Exit::Success)
+    }
+}
+
+impl Validate {
+    /// What the stages say, with the inputs that the store has already.
+    fn rules(&self, resolved: &Resolved, common: &Common) -> Result<Placed, Problem> {
+        let folder = common.store_folder(&resolved.root);
+        // Looking at an experiment makes no store.
+        let store = if folder.join("format").exists() { Some(Store::open(&folder)?) } else { None };
+        let findings = engine::findings(resolved, &[], store.as_ref(), &engine::Options::default())?;
+        placed(&self.experiment, findings)
     }
 }
 

@@ -6,6 +6,7 @@ mod data;
 mod detach;
 mod exit;
 mod experiment;
+mod findings;
 mod lines;
 mod logs;
 mod problem;
@@ -93,7 +94,7 @@ pub fn main() -> ExitCode {
         Command::Run(run) => run.run(&common),
         Command::Resume(resume) => resume.run(&common),
         Command::Plan(plan) => plan.run(&common),
-        Command::Validate(validate) => validate.run(),
+        Command::Validate(validate) => validate.run(&common),
         Command::Show(show) => show.run(),
         Command::Graph(graph) => graph.run(),
         Command::Artifacts(artifacts) => artifacts.run(&common),

@@ -78,6 +78,7 @@ impl From<RunError> for Problem {
             | RunError::Graph(_)
             | RunError::UnknownStage { .. }
             | RunError::NotBefore { .. }
+            | RunError::Refused(_)
             | RunError::SourceMissing { .. }
             | RunError::StageFile { .. }
             | RunError::UnknownRun { .. }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::detach::{self, Detached};
+use super::findings::placed;
 use super::lines::Lines;
 use super::{Common, Exit, ExperimentFile, Problem, answer, answer_json, current_folder};
 use crate::report::{Terminal, escape_control};
@@ -63,7 +64,19 @@ impl Run {
         let selection = Selection { targets: self.stages, until: self.until, from: self.from };
         let (fresh, force, no_cache_read) = (self.fresh, self.force, self.no_cache_read);
         let options = Options { selection, fresh, force, no_cache_read, fail_fast: self.fail_fast, ..options()? };
-        self.how.watched(&store, |watch| engine::run(&store, &resolved, &options, watch))
+        let mut refused = None;
+        let done = self.how.watched(&store, |watch| {
+            engine::run(&store, &resolved, &options, watch).inspect_err(|error| {
+                if let RunError::Refused(findings) = error {
+                    refused = Some(findings.clone());
+                }
+            })
+        });
+        // Said by the stages, and shown where it was written.
+        if let Some(findings) = refused {
+            placed(&self.experiment, findings)?.refused()?;
+        }
+        done
     }
 }
 

@@ -13,6 +13,8 @@ pub enum ExecError {
     WorkerMissing(PathBuf),
     #[error("the worker {} cannot say what it holds: {why}", .path.display())]
     WorkerBroken { path: PathBuf, why: String },
+    #[error("the program under `command.check` of stage `{stage}` does not answer: {why}")]
+    CheckFailed { stage: String, why: String },
     #[error("the worker {} speaks protocol {found}, this engine {known}", .path.display())]
     WorkerProtocol { path: PathBuf, found: u32, known: u32 },
     #[error("the worker {} has no stage `{stage}`", .path.display())]
@@ -46,6 +48,7 @@ impl ExecError {
             Self::Io { .. } => "exec::io",
             Self::WorkerMissing(_) => "worker::missing",
             Self::WorkerBroken { .. } => "worker::broken",
+            Self::CheckFailed { .. } => "exec::check",
             Self::WorkerProtocol { .. } | Self::WorkerLacks { .. } | Self::WorkerDiffers { .. } => {
                 "worker::other_build"
             }
@@ -70,6 +73,10 @@ impl ExecError {
             | Self::WorkerDiffers { .. } => BUILD.into(),
             Self::UnknownReference { .. } => {
                 "there are ${inputs.PORT}, ${outputs.PORT}, ${params.NAME} and ${stage.dir}".into()
+            }
+            Self::CheckFailed { .. } => {
+                "it reads {stage, params, inputs} and prints a list of {level, code, param, message, hint}, as JSON"
+                    .into()
             }
             Self::OpenReference { .. } => "close it: ${params.NAME}".into(),
             Self::StillRunning(_) => "wait for it to end, then run the same command again".into(),

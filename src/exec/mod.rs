@@ -10,6 +10,7 @@ mod executor;
 mod launch;
 mod processes;
 mod redact;
+pub mod rules;
 pub mod supervise;
 mod worker;
 

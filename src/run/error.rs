@@ -4,6 +4,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::rules::StageFinding;
 use super::sources::Change;
 use crate::exec::ExecError;
 use crate::graph::GraphError;
@@ -31,6 +32,8 @@ pub enum RunError {
     SourceMissing { stage: String, port: String, path: PathBuf, source: io::Error },
     #[error("stage `{stage}` declares the file {}, which cannot be read: {source}", .path.display())]
     StageFile { stage: String, path: PathBuf, source: io::Error },
+    #[error("the stages refuse what they are asked to do: {}", refusals(.0))]
+    Refused(Vec<StageFinding>),
     #[error("a source changed since run {id}: {}", list(.changes))]
     SourcesChanged { id: String, changes: Vec<Change> },
     #[error("the leases of this machine, in {}, cannot be used: {source}", .path.display())]
@@ -53,6 +56,11 @@ fn list(changes: &[Change]) -> String {
     changes.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
+fn refusals(findings: &[StageFinding]) -> String {
+    let text = |found: &StageFinding| format!("`{}`: {}", found.stage, found.finding.message);
+    findings.iter().map(text).collect::<Vec<_>>().join("; ")
+}
+
 impl RunError {
     /// For `map_err`: an I/O failure while `doing` something to `path`.
     pub(super) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
@@ -73,6 +81,7 @@ impl RunError {
             Self::TooMuch { .. } => "run::resources",
             Self::SourceMissing { .. } => "run::source_missing",
             Self::StageFile { .. } => "run::stage_file",
+            Self::Refused(_) => "run::refused",
             Self::SourcesChanged { .. } => "run::source_changed",
             Self::Leases { .. } => "run::leases",
             Self::NotBefore { .. } => "run::not_before",
@@ -118,7 +127,7 @@ impl RunError {
             Self::RunActive { id, .. } => format!("`olmo-pipe runs show {id}` shows how far it is"),
             Self::NotRunning { id, .. } => format!("`olmo-pipe runs show {id}` shows how it ended"),
             Self::RunDamaged { .. } => "run the experiment again: whatever is finished is not run twice".into(),
-            Self::Key(_) | Self::Graph(_) | Self::Io { .. } => return None,
+            Self::Key(_) | Self::Graph(_) | Self::Io { .. } | Self::Refused(_) => return None,
         };
         Some(text)
     }

@@ -22,6 +22,7 @@ mod queue;
 mod record;
 mod resources;
 mod results;
+mod rules;
 mod scheduler;
 mod selection;
 mod signals;
@@ -38,6 +39,7 @@ pub use follow::{Attached, LogFile, attach, cancel, log_files, remove};
 pub use plan::{ItemPlan, PlanState, StagePlan, plan};
 pub use record::{Recorded, RunId, find, log_path, now_ms, read_events, read_recorded};
 pub use resources::{Grant, Machine};
+pub use rules::{StageFinding, findings};
 pub use selection::{Selected, Selection};
 pub use sources::{Change, Sources};
 pub use state::{InstanceState, RunState, RunStatus, StageState, Status, folder, list, logs, show};
@@ -47,6 +49,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use olmo_stage::rules::Level;
 use olmo_stage::{Digest, Failure, failpoint};
 
 use crate::exec::{Executor, Local, Worker};
@@ -54,6 +57,7 @@ use crate::spec::Resolved;
 use crate::store::{Action, Store, StoreError};
 
 use board::Board;
+use plan::{Found, Missing};
 use record::RunRecord;
 use scheduler::{Again, Ending, Scheduler};
 
@@ -133,9 +137,13 @@ pub fn run(store: &Store, resolved: &Resolved, options: &Options, watch: &mut dy
         stages: options.force.iter().flat_map(|name| resolved.named(name)).map(str::to_owned).collect(),
         but: selected.only_read.clone(),
     };
-    let hits = check_plan(store, resolved, &selected, &sources, &again, options)?;
+    let Found { hits, missing } = check_plan(store, resolved, &selected, &sources, &again, options)?;
+    let warnings = rules::findings_of(resolved, &missing, Some(store), options)?;
+    if warnings.iter().any(|found| found.finding.level == Level::Error) {
+        return Err(RunError::Refused(warnings));
+    }
     let record = RunRecord::create(store, resolved, &options.selection, &sources)?;
-    let todo = Todo { resolved, names: &selected.names, sources: &sources, again, resumed: false };
+    let todo = Todo { resolved, names: &selected.names, sources: &sources, again, warnings, resumed: false };
     go(store, &todo, hits, record, machine, options, watch)
 }
 
@@ -153,8 +161,9 @@ pub fn resume(store: &Store, text: &str, options: &Options, watch: &mut dyn Watc
         return Err(RunError::SourcesChanged { id: id.to_string(), changes });
     }
     let again = Again::default();
-    let hits = check_plan(store, resolved, &selected, &sources, &again, options)?;
-    let todo = Todo { resolved, names: &selected.names, sources: &sources, again, resumed: true };
+    let hits = check_plan(store, resolved, &selected, &sources, &again, options)?.hits;
+    let (names, warnings) = (&selected.names, Vec::new());
+    let todo = Todo { resolved, names, sources: &sources, again, warnings, resumed: true };
     go(store, &todo, hits, record, machine, options, watch)
 }
 
@@ -168,8 +177,8 @@ fn check_resources(resolved: &Resolved, names: &[String]) -> Result<Machine, Run
 }
 
 /// Before anything runs: that the worker holds the stages that may run, as the experiment means
-/// them, and that what is only read is there. Returns what is there already, by key, so that it
-/// need not be looked up again.
+/// them, and that what is only read is there. Returns what is there already, so that it need not
+/// be looked up again.
 fn check_plan(
     store: &Store,
     resolved: &Resolved,
@@ -177,14 +186,15 @@ fn check_plan(
     sources: &Sources,
     again: &Again,
     options: &Options,
-) -> Result<HashMap<Digest, Action>, RunError> {
+) -> Result<Found, RunError> {
     let found = plan::find(resolved, &selected.names, sources, store)?;
-    if let Some(before) = found.missing.iter().find(|name| selected.only_read.contains(*name)) {
+    if let Some(Missing { name, .. }) = found.missing.iter().find(|missing| selected.only_read.contains(&missing.name))
+    {
         let chosen = selected.names.iter().find(|name| !selected.only_read.contains(*name));
-        return Err(RunError::NotBefore { stage: chosen.cloned().unwrap_or_default(), before: before.clone() });
+        return Err(RunError::NotBefore { stage: chosen.cloned().unwrap_or_default(), before: name.clone() });
     }
     let mut worker = None;
-    let missing: BTreeSet<&String> = found.missing.iter().collect();
+    let missing: BTreeSet<&String> = found.missing.iter().map(|missing| &missing.name).collect();
     for name in selected.names.iter().filter(|name| missing.contains(name) || again.holds(name)) {
         let Some(stage) = resolved.stages.get(name) else { continue };
         if stage.description.contract.command.is_some() {
@@ -197,7 +207,7 @@ fn check_plan(
             worker.check(&stage.uses, &stage.description)?;
         }
     }
-    Ok(found.hits)
+    Ok(found)
 }
 
 /// How often a run begins again because a result was damaged in the store.
@@ -220,6 +230,8 @@ struct Todo<'r> {
     names: &'r [String],
     sources: &'r Sources,
     again: Again,
+    /// What stages say that stops nothing.
+    warnings: Vec<StageFinding>,
     resumed: bool,
 }
 
@@ -244,6 +256,12 @@ fn go(
     record.sync()?;
     watch.begins(&id);
     watch.event(&opened);
+    for StageFinding { stage, finding } in &todo.warnings {
+        let (place, text) = (Place { stage: stage.clone(), item: None }, finding.message.clone());
+        let event = RunEvent::Message { place, level: "warning".into(), text };
+        watch.event(&event);
+        record.append(&event)?;
+    }
     failpoint("run.started");
     let mut results = BTreeMap::new();
     let mut rounds = 0;

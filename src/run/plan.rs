@@ -96,26 +96,32 @@ pub fn plan(resolved: &Resolved, targets: &[String], store: &Store) -> Result<Ve
 pub struct Found {
     /// Finished actions by key, each one whole.
     pub hits: HashMap<Digest, Action>,
-    /// Whether everything is there.
-    pub complete: bool,
     /// The stages of which something is missing.
-    pub missing: Vec<String>,
+    pub missing: Vec<Missing>,
+}
+
+/// A stage that has no result yet.
+pub struct Missing {
+    pub name: String,
+    /// What goes into it (of a `for_each` stage: into its first instance without a result), by port,
+    /// as far as it is there.
+    pub inputs: BTreeMap<String, Vec<Input>>,
 }
 
 /// What is there already of the stages `names`.
 pub fn find(resolved: &Resolved, names: &[String], sources: &Sources, store: &Store) -> Result<Found, RunError> {
-    let mut found = Found { complete: true, ..Found::default() };
+    let mut found = Found::default();
     survey(resolved, names, sources, store, &mut |board, stage, looks, pending| {
-        let mut whole = pending.is_none();
+        let mut missing = pending.map(|pending| pending.known);
         for look in looks {
             match look.state {
                 ActionState::Hit(action) => drop(found.hits.insert(look.key, action)),
-                _ => whole = false,
+                _ => drop(missing.get_or_insert(look.inputs)),
             }
         }
-        if !whole {
-            found.complete = false;
-            found.missing.push(board.stages[stage].name.clone());
+        if let Some(inputs) = missing {
+            let name = board.stages[stage].name.clone();
+            found.missing.push(Missing { name, inputs });
         }
         Ok(())
     })?;

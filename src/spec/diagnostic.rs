@@ -69,13 +69,20 @@ impl Diagnostic {
     /// The error as a compiler would print it, with a final newline. ANSI colours only if asked.
     pub fn render(&self, color: bool) -> String {
         let mut out = String::new();
-        self.write(&mut out, if color { &COLOR } else { &PLAIN }).unwrap_or_default();
+        self.write(&mut out, "error", if color { &COLOR } else { &PLAIN }).unwrap_or_default();
         out
     }
 
-    fn write(&self, out: &mut String, style: &Style) -> fmt::Result {
+    /// As [`Diagnostic::render`], of something that is probably not meant and stops nothing.
+    pub fn render_warning(&self, color: bool) -> String {
+        let mut out = String::new();
+        self.write(&mut out, "warning", if color { &COLOR } else { &PLAIN }).unwrap_or_default();
+        out
+    }
+
+    fn write(&self, out: &mut String, level: &str, style: &Style) -> fmt::Result {
         let Style { error, bold, gutter, end } = style;
-        writeln!(out, "{error}error[{}]{end}{bold}: {}{end}", escape(&self.code), escape(&self.message))?;
+        writeln!(out, "{error}{level}[{}]{end}{bold}: {}{end}", escape(&self.code), escape(&self.message))?;
         let mut width = 1;
         if let Some(span) = &self.span {
             width = span.line.to_string().len();

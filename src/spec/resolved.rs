@@ -176,6 +176,7 @@ fn unread() -> Arc<Description> {
             outputs: BTreeMap::new(),
             resources: Resources::default(),
             backend: false,
+            check: false,
             params: None,
             command: None,
         };

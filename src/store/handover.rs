@@ -1,5 +1,6 @@
 //! [`Store::materialize`]: an artifact as a folder of files, every byte checked on the way.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -58,6 +59,14 @@ impl Store {
             let _ = fs::remove_dir_all(&unfinished);
         }
         filled
+    }
+
+    /// Where the bytes of each file of `artifact` lie, by path in the artifact; for reading headers,
+    /// not for results: nothing is hashed.
+    pub fn places(&self, artifact: Digest) -> Result<BTreeMap<String, PathBuf>, StoreError> {
+        let manifest = self.manifest(artifact)?;
+        let place = |entry: &Entry| entry.source.clone().unwrap_or_else(|| self.object_path(entry.digest));
+        Ok(manifest.files.iter().map(|(path, entry)| (path.clone(), place(entry))).collect())
     }
 
     fn hand_object(&self, artifact: Digest, entry: &Entry, to: &Path, how: Handover) -> Result<(), StoreError> {

@@ -62,6 +62,36 @@ pub fn load_native(folder: &Path) -> Result<(ModelConfig, Parameters), ModelErro
     Ok((config, parameters))
 }
 
+/// The config in the file `config` of a native model, with the weights in the file `weights` held against
+/// it by the header of that file alone: names and shapes, no values. `None` for a Hugging Face config.
+///
+/// # Errors
+/// As [`load_native`], as far as a header tells.
+pub fn inspect(config: &Path, weights: &Path) -> Result<Option<ModelConfig>, ModelError> {
+    let text = std::fs::read(config).map_err(|error| ModelError::io(config, error))?;
+    let mut fields: Map<String, Value> =
+        serde_json::from_slice(&text).map_err(|error| ModelError::folder(config, error.to_string()))?;
+    if fields.contains_key(huggingface::MODEL_TYPE) {
+        return Ok(None);
+    }
+    fields.remove("format");
+    let parsed: ModelConfig =
+        serde_json::from_value(Value::Object(fields)).map_err(|error| ModelError::folder(config, error.to_string()))?;
+    parsed.validate()?;
+    let shapes = tensors::shapes(weights)?;
+    for spec in layout(&parsed) {
+        match shapes.get(&spec.name) {
+            None => return Err(ModelError::folder(weights, format!("has no tensor `{}`", spec.name))),
+            Some(shape) if *shape != spec.shape => {
+                let why = format!("has `{}` with shape {shape:?}, and the config asks for {:?}", spec.name, spec.shape);
+                return Err(ModelError::folder(weights, why));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(Some(parsed))
+}
+
 /// Writes a native model into `folder` (made if absent). Equal models give equal bytes.
 ///
 /// # Errors

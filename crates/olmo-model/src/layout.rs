@@ -36,6 +36,11 @@ pub struct TensorSpec {
     pub(crate) role: Role,
 }
 
+/// How many weights a model of `config` has.
+pub fn weights(config: &ModelConfig) -> usize {
+    layout(config).last().map_or(0, |tensor| tensor.range.end)
+}
+
 /// The tensors of a config in the order of the flat array: names sorted.
 pub(crate) fn layout(config: &ModelConfig) -> Vec<TensorSpec> {
     let (d, kv) = (config.d_model, config.kv_heads() * config.head_width());

@@ -85,6 +85,31 @@ impl WeightFiles {
     }
 }
 
+/// Names and shapes of the tensors in the safetensors file `path`, from its header alone.
+pub(crate) fn shapes(path: &Path) -> Result<BTreeMap<String, Vec<usize>>, ModelError> {
+    use std::io::Read;
+    /// As the `safetensors` crate.
+    const MOST: u64 = 100_000_000;
+    let io = |error| ModelError::io(path, error);
+    let bad = |why: String| ModelError::folder(path, format!("is not a safetensors file: {why}"));
+    let mut file = std::fs::File::open(path).map_err(io)?;
+    let mut length = [0; 8];
+    file.read_exact(&mut length).map_err(io)?;
+    let length = u64::from_le_bytes(length);
+    if length > MOST {
+        return Err(bad(format!("its header has {length} bytes")));
+    }
+    let mut text = Vec::new();
+    file.take(length).read_to_end(&mut text).map_err(io)?;
+    let header: serde_json::Map<String, Value> =
+        serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))?;
+    let shape = |(name, entry): (String, Value)| {
+        let shape = entry.get("shape").and_then(Value::as_array)?;
+        Some((name, shape.iter().filter_map(Value::as_u64).map(|n| n as usize).collect()))
+    };
+    Ok(header.into_iter().filter_map(shape).collect())
+}
+
 fn shards(folder: &Path, index: &Path) -> Result<Vec<PathBuf>, ModelError> {
     let text = std::fs::read(index).map_err(|error| ModelError::io(index, error))?;
     let value: Value =

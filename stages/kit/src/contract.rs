@@ -75,6 +75,9 @@ pub struct Contract {
     /// Computes on a tensor backend: backend and precision then count towards its key.
     #[serde(default)]
     pub backend: bool,
+    /// A built-in stage that has rules to be asked about before a run (a command stage: `command.check`).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub check: bool,
     /// Params of a command stage, by name. (A built-in stage's come from its Rust type.)
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub params: Option<BTreeMap<String, ParamSpec>>,
@@ -93,6 +96,10 @@ pub struct Command {
     /// Files beside stage.yaml that the command reads; their content counts towards the key.
     #[serde(default)]
     pub files: Vec<String>,
+    /// Program and arguments that check the params before a run: `${stage.dir}` may stand in them. Reads
+    /// `{stage, params, inputs}` on standard input and prints a list of `{level, code, param, message, hint}`, as JSON.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<Vec<String>>,
     /// Names of environment variables handed through; their values count towards the key.
     #[serde(default)]
     pub environment: Vec<String>,
@@ -100,6 +107,10 @@ pub struct Command {
     /// no key and stand in no log or record.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub secrets: Vec<String>,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// An input port.

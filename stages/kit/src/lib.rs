@@ -8,6 +8,7 @@ pub mod digest;
 pub mod failpoint;
 pub mod journal;
 pub mod protocol;
+pub mod rules;
 pub mod worker;
 
 pub use contract::{Contract, Description, ParamSpec, PortType};

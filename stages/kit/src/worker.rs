@@ -16,6 +16,7 @@ use serde_json::Value;
 use crate::contract::{Contract, Description};
 use crate::journal;
 use crate::protocol::{self, Event, Failure, InputItem, Outcome, Request, StageResult};
+use crate::rules::{Finding, Question};
 
 /// A built-in stage: its params type, its contract and its work.
 pub trait Stage {
@@ -26,18 +27,25 @@ pub trait Stage {
     /// Reads inputs, writes outputs. Equal params and inputs give equal bytes: no time, host,
     /// path or attempt may reach an output.
     fn run(params: Self::Params, context: &mut Context) -> Result<(), StageError>;
+    /// What is wrong with the params, alone and with the inputs that are there, as far as it can
+    /// be told before the stage runs. Must be quick, and only read; asked for
+    /// if the contract says `check: true`.
+    fn check(_params: &Self::Params, _question: &Question) -> Vec<Finding> {
+        Vec::new()
+    }
 }
 
 /// A stage with its types erased, for a worker's table.
 pub struct Entry {
     pub describe: fn() -> Description,
     pub run: fn(&mut Context) -> Result<(), StageError>,
+    pub check: fn(&Question) -> Vec<Finding>,
 }
 
 impl Entry {
     /// The entry of stage `S`.
     pub const fn of<S: Stage>() -> Self {
-        Self { describe: describe::<S>, run: run::<S> }
+        Self { describe: describe::<S>, run: run::<S>, check: check::<S> }
     }
 }
 
@@ -59,6 +67,13 @@ fn run<S: Stage>(context: &mut Context) -> Result<(), StageError> {
         StageError::fail("worker::params", format!("the params of stage `{}` do not fit: {e}", context.request.stage))
     })?;
     S::run(params, context)
+}
+
+fn check<S: Stage>(question: &Question) -> Vec<Finding> {
+    match serde_json::from_value(question.params.clone()) {
+        Ok(params) => S::check(&params, question),
+        Err(e) => vec![Finding::error("worker::params", "", format!("the params do not fit: {e}"))],
+    }
 }
 
 /// Why a stage did not succeed.

@@ -16,11 +16,13 @@ mod metrics;
 mod params;
 mod prefetch;
 mod saver;
+mod rules;
 mod schedule;
 mod setup;
 mod trainer;
 
 use olmo_model::ModelError;
+use olmo_stage::rules::{Finding, Question};
 use olmo_stage::{Context, Stage, StageError};
 
 pub use duration::{Duration, DurationError};
@@ -33,6 +35,10 @@ pub struct Train;
 impl Stage for Train {
     type Params = Params;
     const CONTRACT: &'static str = include_str!("../stage.yaml");
+
+    fn check(params: &Params, question: &Question) -> Vec<Finding> {
+        rules::check(params, question)
+    }
 
     fn run(params: Params, context: &mut Context) -> Result<(), StageError> {
         params.check()?;

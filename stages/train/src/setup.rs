@@ -146,7 +146,7 @@ fn model(
 }
 
 /// Refuses data whose ids mean something else to the initial weights.
-fn check_vocabulary(config: &ModelConfig, vocabulary: &Vocabulary) -> Result<(), StageError> {
+pub(crate) fn check_vocabulary(config: &ModelConfig, vocabulary: &Vocabulary) -> Result<(), StageError> {
     const HINT: &str = "tokenize the data with the tokenizer that belongs to the initial weights";
     if vocabulary.size > config.vocab_size {
         let what = format!(
@@ -167,7 +167,7 @@ fn check_vocabulary(config: &ModelConfig, vocabulary: &Vocabulary) -> Result<(),
     }
 }
 
-fn check_length(config: &ModelConfig, data: &Manifest) -> Result<(), StageError> {
+pub(crate) fn check_length(config: &ModelConfig, data: &Manifest) -> Result<(), StageError> {
     if data.sequence_length <= config.max_sequence_length as u64 {
         return Ok(());
     }
@@ -177,7 +177,7 @@ fn check_length(config: &ModelConfig, data: &Manifest) -> Result<(), StageError>
         .hint("lower `sequence_length` of stage memmap, or raise `model.max_sequence_length`"))
 }
 
-fn check_eval_data(data: &Manifest, eval_data: &Manifest) -> Result<(), StageError> {
+pub(crate) fn check_eval_data(data: &Manifest, eval_data: &Manifest) -> Result<(), StageError> {
     if eval_data.tokenizer != data.tokenizer {
         let what = format!(
             "`data` and `eval_data` are made with different tokenizers ({} and {})",

@@ -9,6 +9,7 @@ mod data;
 use std::path::Path;
 use std::process::ExitCode;
 
+use olmo_stage::rules::Question;
 use olmo_stage::worker::{Entry, main_run};
 use olmo_stage::{Description, Request, protocol};
 use serde_json::{Map, Value, json};
@@ -37,6 +38,21 @@ pub fn run(attempt: &Path) -> ExitCode {
         eprintln!("cannot limit the worker to {threads} threads: {e}");
     }
     main_run(attempt, |name| STAGES.into_iter().find(|(stage, _)| *stage == name).map(|(_, entry)| entry))
+}
+
+/// Answers a JSON list of [`Question`]s from `input` with one of the same length: the findings of each.
+///
+/// # Errors
+/// The text is no such list, or names a stage that is not built in.
+pub fn check(input: &str) -> Result<String, String> {
+    let questions: Vec<Question> = serde_json::from_str(input).map_err(|e| format!("no list of questions: {e}"))?;
+    let mut answers = Vec::with_capacity(questions.len());
+    for question in &questions {
+        let entry = STAGES.into_iter().find(|(name, _)| *name == question.stage).map(|(_, entry)| entry);
+        let entry = entry.ok_or_else(|| format!("there is no built-in stage `{}`", question.stage))?;
+        answers.push((entry.check)(question));
+    }
+    serde_json::to_string(&answers).map_err(|e| e.to_string())
 }
 
 /// A stage's contract and params schema.

@@ -22,6 +22,8 @@ enum Command {
     /// Looks at data: what is trained, how much there is, what is wrong with it.
     #[command(subcommand)]
     Data(olmo_worker::Data),
+    /// Reads a list of questions on standard input and prints what each stage finds wrong, as JSON.
+    Check,
     /// Prints the protocol version, the build and every stage's contract and params.
     Describe {
         /// As JSON (the only form there is).
@@ -34,6 +36,19 @@ fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Run { attempt } => olmo_worker::run(&attempt),
         Command::Data(data) => data.run(),
+        Command::Check => {
+            let text = std::io::read_to_string(std::io::stdin()).map_err(|e| e.to_string());
+            match text.and_then(|text| olmo_worker::check(&text)) {
+                Ok(answer) => {
+                    println!("{answer}");
+                    ExitCode::SUCCESS
+                }
+                Err(why) => {
+                    eprintln!("{why}");
+                    ExitCode::from(2)
+                }
+            }
+        }
         Command::Describe { json: _ } => {
             println!("{}", olmo_worker::describe());
             ExitCode::SUCCESS

@@ -1,0 +1,245 @@
+//! What can be told against the params before training begins: alone, and with the data and weights that are there already.
+
+use olmo_data::Manifest;
+use olmo_model::ModelConfig;
+use olmo_stage::StageError;
+use olmo_stage::rules::{Finding, Question};
+
+use crate::duration::Duration;
+use crate::params::{Params, Vocabulary};
+use crate::setup::{check_eval_data, check_length, check_vocabulary};
+
+/// A weight with its two moments, each f32: what a checkpoint keeps of it, in bytes.
+const KEPT_PER_WEIGHT: u64 = 12;
+
+/// Every rule that `params` and what is known of the inputs break.
+pub fn check(params: &Params, question: &Question) -> Vec<Finding> {
+    let mut findings = of_params(params);
+    let data = manifest(question, "data");
+    let steps = steps(params, data.as_ref());
+    if let Some(steps) = steps {
+        findings.extend(of_steps(params, steps));
+    }
+    let config = of_model(params, question, data.as_ref(), &mut findings);
+    if let (Some(config), Some(free)) = (&config, question.free_bytes) {
+        findings.extend(of_space(params, config, steps, free));
+    }
+    if let Some(data) = &data {
+        findings.extend(of_data(params, question, data, config.as_ref()));
+    }
+    findings
+}
+
+/// What [`Params::check`] says, at the param that each problem begins with.
+fn of_params(params: &Params) -> Vec<Finding> {
+    let Err(StageError::Failed(failure)) = params.check() else { return Vec::new() };
+    let finding = |problem: &str| {
+        let param = problem.strip_prefix('`').and_then(|rest| rest.split('`').next()).unwrap_or("");
+        Finding::error(&failure.code, param, problem)
+    };
+    failure.message.split("; ").map(finding).collect()
+}
+
+/// How many steps there will be, as far as the data is known.
+fn steps(params: &Params, data: Option<&Manifest>) -> Option<u64> {
+    let duration: Duration = params.max_duration.parse().ok()?;
+    match (duration, data) {
+        (Duration::Steps(steps), _) => Some(steps),
+        (_, Some(data)) => {
+            let rows = params.global_train_batch_size as u64;
+            duration.steps(data.instances / rows.max(1), rows * data.sequence_length)
+        }
+        (_, None) => None,
+    }
+}
+
+fn of_steps(params: &Params, steps: u64) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let warmup = params.scheduler.t_warmup;
+    if warmup >= steps {
+        let text =
+            format!("the learning rate rises over {warmup} steps and the run has {steps}: it ends before its peak");
+        findings.push(
+            Finding::warning("train::warmup", "scheduler.t_warmup", text)
+                .hint("a few per cent of `max_duration` are usual"),
+        );
+    }
+    let intervals =
+        [("save_interval", params.save_interval, "kept"), ("eval_interval", params.eval_interval, "measured")];
+    for (name, interval, what) in intervals {
+        if let Some(interval) = interval.filter(|interval| *interval > steps) {
+            let text = format!("every {interval} steps, in a run of {steps}: nothing is {what} before the last step");
+            findings.push(
+                Finding::warning("train::interval", name, text)
+                    .hint(format!("lower `{name}`, or write null if that is meant")),
+            );
+        }
+    }
+    findings
+}
+
+/// Whether there is one model, and whether one can be built from it. Returns its config, if that is known.
+fn of_model(
+    params: &Params,
+    question: &Question,
+    data: Option<&Manifest>,
+    findings: &mut Vec<Finding>,
+) -> Option<ModelConfig> {
+    match (&params.model, question.has("init")) {
+        (None, false) => {
+            findings.push(
+                Finding::error("train::no_model", "", "neither `model` nor the input `init` is given")
+                    .hint("describe a new model under `model`, or give weights to start from as `init`"),
+            );
+            None
+        }
+        (Some(_), true) => {
+            findings.push(
+                Finding::error("train::two_models", "model", "both `model` and the input `init` are given")
+                    .hint("the architecture comes with the weights: leave `model` out"),
+            );
+            None
+        }
+        (Some(model), false) => {
+            // Without the data any vocabulary that the embedding holds will do.
+            let vocabulary = data.map_or(Vocabulary { size: 1, eos_token_id: 0, pad_token_id: 0 }, vocabulary_of);
+            let config = model.config(&vocabulary, data.map_or(1, |data| data.sequence_length as usize));
+            let problems = config.problems();
+            let sound = problems.is_empty();
+            findings.extend(problems.into_iter().map(|problem| {
+                let name = problem.strip_prefix('`').and_then(|rest| rest.split(['`', ' ']).next()).unwrap_or("");
+                Finding::error("train::model_config", &format!("model.{name}"), problem)
+            }));
+            sound.then_some(config)
+        }
+        (None, true) => {
+            let (config, weights) =
+                (question.file("init", "config.json")?, question.file("init", "model.safetensors")?);
+            match olmo_model::inspect(config, weights) {
+                Ok(config) => config,
+                Err(error) => {
+                    findings.push(Finding::error("train::init", "", format!("the weights to start from: {error}")));
+                    None
+                }
+            }
+        }
+    }
+}
+
+fn of_data(params: &Params, question: &Question, data: &Manifest, config: Option<&ModelConfig>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let rows = params.global_train_batch_size;
+    if data.instances < rows as u64 {
+        let text = format!("a batch has {rows} rows and the data only {}", data.instances);
+        findings
+            .push(Finding::error("train::batch", "global_train_batch_size", text).hint("lower it, or give more data"));
+    }
+    if data.labels == 0 {
+        findings.push(Finding::error(
+            "train::no_labels",
+            "",
+            "no token of the data is a target: there is nothing to learn",
+        ));
+    }
+    let eval_data = manifest(question, "eval_data");
+    let mut broken: Vec<StageError> = Vec::new();
+    broken.extend(eval_data.as_ref().and_then(|eval_data| check_eval_data(data, eval_data).err()));
+    if let Some(config) = config {
+        if params.model.is_none() {
+            broken.extend(check_vocabulary(config, &vocabulary_of(data)).err());
+        }
+        broken
+            .extend([Some(data), eval_data.as_ref()].into_iter().flatten().find_map(|m| check_length(config, m).err()));
+    }
+    findings.extend(broken.into_iter().filter_map(|error| match error {
+        StageError::Failed(failure) => {
+            let finding = Finding::error(&failure.code, "", failure.message);
+            Some(Finding { hint: failure.hint, ..finding })
+        }
+        StageError::Interrupted => None,
+    }));
+    findings
+}
+
+/// Whether the checkpoints fit into `free` bytes.
+fn of_space(params: &Params, config: &ModelConfig, steps: Option<u64>, free: u64) -> Option<Finding> {
+    let one = (olmo_model::weights(config) as u64).saturating_mul(KEPT_PER_WEIGHT);
+    let count = match (steps, params.save_interval) {
+        (Some(steps), Some(interval)) => steps.div_ceil(interval.max(1)),
+        _ => 1,
+    };
+    let gib = |bytes: u64| format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30));
+    let text = format!("{count} checkpoints of {} each, and {} are free for the store", gib(one), gib(free));
+    let way_out = "free some space, put the store elsewhere with --store, or keep fewer checkpoints";
+    match one.saturating_mul(count) > free {
+        true if one > free => Some(Finding::error("train::space", "", text).hint(way_out)),
+        true => Some(Finding::warning("train::space", "save_interval", text).hint(way_out)),
+        false => None,
+    }
+}
+
+/// The manifest of the memmap in `port`, if that is there and sound; the run itself says what is wrong with another.
+fn manifest(question: &Question, port: &str) -> Option<Manifest> {
+    let text = std::fs::read(question.file(port, "manifest.json")?).ok()?;
+    serde_json::from_slice(&text).ok()
+}
+
+fn vocabulary_of(data: &Manifest) -> Vocabulary {
+    Vocabulary { size: data.vocab_size as usize, eos_token_id: data.eos_token_id, pad_token_id: data.pad_token_id }
+}
+
+#[cfg(test)]
+mod tests {
+    use olmo_stage::rules::{KnownInput, Level};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn found(change: impl FnOnce(&mut Value), ports: &[&str], free: Option<u64>) -> Vec<(Level, String, String)> {
+        let mut value = json!({
+            "max_duration": "50steps", "global_train_batch_size": 4, "optimizer": {"learning_rate": 1e-3},
+            "scheduler": {"t_warmup": 5}, "save_interval": 10, "eval_interval": null,
+            "model": {"d_model": 64, "n_heads": 4, "n_layers": 2, "mlp_hidden_size": 128}
+        });
+        change(&mut value);
+        let params: Params = serde_json::from_value(value.clone()).unwrap();
+        let inputs = ports.iter().map(|port| ((*port).to_owned(), KnownInput::default())).collect();
+        let question = Question { stage: "train".into(), params: value, inputs, free_bytes: free };
+        check(&params, &question).into_iter().map(|f| (f.level, f.code, f.param)).collect()
+    }
+
+    fn one(level: Level, code: &str, param: &str) -> Vec<(Level, String, String)> {
+        vec![(level, code.to_owned(), param.to_owned())]
+    }
+
+    #[test]
+    fn sound_params_are_not_complained_of() {
+        assert_eq!(found(|_| {}, &["data"], Some(1 << 40)), []);
+    }
+
+    #[test]
+    fn each_rule_names_its_param() {
+        use Level::{Error, Warning};
+        let of = |pointer: &'static str, value: Value| {
+            found(move |params| *params.pointer_mut(pointer).unwrap() = value, &["data"], None)
+        };
+        assert_eq!(of("/scheduler/t_warmup", json!(50)), one(Warning, "train::warmup", "scheduler.t_warmup"));
+        assert_eq!(of("/save_interval", json!(51)), one(Warning, "train::interval", "save_interval"));
+        assert_eq!(of("/eval_interval", json!(51)), one(Warning, "train::interval", "eval_interval"));
+        assert_eq!(of("/model/n_heads", json!(5)), one(Error, "train::model_config", "model.d_model"));
+        assert_eq!(of("/model/mlp_hidden_size", json!(3)), one(Error, "train::model_config", "model.mlp_hidden_size"));
+        assert_eq!(of("/model", Value::Null), one(Error, "train::no_model", ""));
+        let betas = found(|p| p["optimizer"]["betas"] = json!([0.9, 1.0]), &["data"], None);
+        assert_eq!(betas, one(Error, "train::params", "optimizer.betas"));
+        assert_eq!(found(|_| {}, &["data", "init"], None), one(Error, "train::two_models", "model"));
+    }
+
+    #[test]
+    fn checkpoints_that_do_not_fit_are_told_before_a_day_is_lost() {
+        let weights = found(|_| {}, &["data"], Some(1 << 40));
+        assert_eq!(weights, []);
+        assert_eq!(found(|_| {}, &["data"], Some(1000)), one(Level::Error, "train::space", ""));
+        // About 50 thousand weights: one checkpoint fits, five do not.
+        assert_eq!(found(|_| {}, &["data"], Some(1 << 20)), one(Level::Warning, "train::space", "save_interval"));
+    }
+}
