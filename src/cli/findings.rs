@@ -30,6 +30,9 @@ pub fn placed(experiment: &ExperimentFile, findings: Vec<StageFinding>) -> Resul
         if origin.is_some_and(|origin| origin.starts_with("default of")) {
             notes.push(format!("`{path}` has its default"));
         }
+        if origin.is_some_and(|origin| origin.starts_with("--")) {
+            notes.push(format!("`{path}` comes from the command line"));
+        }
         let diagnostic = Diagnostic {
             code: finding.code,
             message: finding.message,

@@ -43,7 +43,7 @@ pub fn ask_command(stage: &ResolvedStage, question: &Question) -> Result<Vec<Fin
     let empty = tempfile::tempdir().map_err(|e| broken(e.to_string()))?;
     let mut process = Command::new(program);
     process.args(arguments).current_dir(empty.path()).env_clear();
-    process.envs(command::environment(contract, empty.path()));
+    process.envs(command::environment(contract, empty.path())?);
     let text = serde_json::to_vec(question).map_err(|e| broken(e.to_string()))?;
     let answer = asked(&mut process, &text).map_err(|e| broken(e.to_string()))?;
     serde_json::from_slice(&answer).map_err(|e| broken(format!("it printed no list of findings: {e}")))

@@ -18,7 +18,7 @@ pub fn check(params: &Params, question: &Question) -> Vec<Finding> {
     let data = manifest(question, "data");
     let steps = steps(params, data.as_ref());
     if let Some(steps) = steps {
-        findings.extend(of_steps(params, steps));
+        findings.extend(of_steps(params, question, steps));
     }
     let config = of_model(params, question, data.as_ref(), &mut findings);
     if let (Some(config), Some(free)) = (&config, question.free_bytes) {
@@ -53,7 +53,7 @@ fn steps(params: &Params, data: Option<&Manifest>) -> Option<u64> {
     }
 }
 
-fn of_steps(params: &Params, steps: u64) -> Vec<Finding> {
+fn of_steps(params: &Params, question: &Question, steps: u64) -> Vec<Finding> {
     let mut findings = Vec::new();
     let warmup = params.scheduler.t_warmup;
     if warmup >= steps {
@@ -64,8 +64,8 @@ fn of_steps(params: &Params, steps: u64) -> Vec<Finding> {
                 .hint("a few per cent of `max_duration` are usual"),
         );
     }
-    let intervals =
-        [("save_interval", params.save_interval, "kept"), ("eval_interval", params.eval_interval, "measured")];
+    let eval_interval = params.eval_interval.filter(|_| question.has("eval_data"));
+    let intervals = [("save_interval", params.save_interval, "kept"), ("eval_interval", eval_interval, "measured")];
     for (name, interval, what) in intervals {
         if let Some(interval) = interval.filter(|interval| *interval > steps) {
             let text = format!("every {interval} steps, in a run of {steps}: nothing is {what} before the last step");
@@ -221,7 +221,7 @@ mod tests {
     fn each_rule_names_its_param() {
         use Level::{Error, Warning};
         let of = |pointer: &'static str, value: Value| {
-            found(move |params| *params.pointer_mut(pointer).unwrap() = value, &["data"], None)
+            found(move |params| *params.pointer_mut(pointer).unwrap() = value, &["data", "eval_data"], None)
         };
         assert_eq!(of("/scheduler/t_warmup", json!(50)), one(Warning, "train::warmup", "scheduler.t_warmup"));
         assert_eq!(of("/save_interval", json!(51)), one(Warning, "train::interval", "save_interval"));
@@ -229,6 +229,7 @@ mod tests {
         assert_eq!(of("/model/n_heads", json!(5)), one(Error, "train::model_config", "model.d_model"));
         assert_eq!(of("/model/mlp_hidden_size", json!(3)), one(Error, "train::model_config", "model.mlp_hidden_size"));
         assert_eq!(of("/model", Value::Null), one(Error, "train::no_model", ""));
+        assert_eq!(found(|p| p["eval_interval"] = json!(51), &["data"], None), [], "nothing is to be measured");
         let betas = found(|p| p["optimizer"]["betas"] = json!([0.9, 1.0]), &["data"], None);
         assert_eq!(betas, one(Error, "train::params", "optimizer.betas"));
         assert_eq!(found(|_| {}, &["data", "init"], None), one(Error, "train::two_models", "model"));
