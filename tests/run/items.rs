@@ -68,7 +68,9 @@ fn plays_the_worker() {
     fn no_description() -> olmo_stage::Description {
         unreachable!("the wrapper script answers `describe`")
     }
-    main_run(Path::new(&attempt), |_| Some(Entry { describe: no_description, run: count_steps }));
+    main_run(Path::new(&attempt), |_| {
+        Some(Entry { describe: no_description, run: count_steps, check: |_| Vec::new() })
+    });
 }
 
 /// A project with `train` (by the worker above) and one `score` of each checkpoint.
