@@ -85,7 +85,7 @@ pub fn training() -> Project {
     let script = format!(
         "#!/bin/sh\nif [ \"$1\" = describe ]; then exec cat '{here}/describe.json'; fi\n\
          if [ \"$1\" = check ]; then\n\
-         \x20 grep -o '\"stage\":' | awk '{{printf \"%s[]\", NR > 1 ? \",\" : \"[\"}} END {{print \"]\"}}'\n  exit\nfi\n\
+         \x20 cat > /dev/null; echo '[[]]'; exit\nfi\n\
          TEST_ATTEMPT=\"$2\" TEST_PROJECT='{here}' exec '{test}' --exact run::items::plays_the_worker --nocapture\n",
         here = project.dir.path().display(),
         test = test.display(),
