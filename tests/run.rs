@@ -4,7 +4,7 @@
 mod detached;
 mod items;
 mod leases;
-mod project;
+pub mod project;
 mod retries;
 mod selection;
 mod signals;

@@ -6,6 +6,7 @@ mod dependencies;
 mod docs;
 mod flagship;
 mod recipes;
+mod remote;
 mod rules;
 mod run;
 mod secrets;

@@ -77,6 +77,14 @@ impl Watch for Detached<'_> {
         self.terminal.event(event);
     }
 
+    fn fetching(&mut self, what: &str, done: u64, total: Option<u64>) {
+        self.terminal.fetching(what, done, total);
+    }
+
+    fn fetch_waits(&mut self, text: &str) {
+        self.terminal.fetch_waits(text);
+    }
+
     fn begins(&mut self, id: &RunId) {
         answer(&format!("{id}\n"));
         // Without a log it goes on all the same, and its record tells what happened.

@@ -11,11 +11,11 @@ pub enum Exit {
     StageFailed,
     /// The command line, an experiment, a pipeline or a stage's contract has errors.
     BadInput,
-    /// The worker is missing, of another build, or a resource is not there.
+    /// The worker is missing, of another build, or a resource or a remote source is not there.
     Environment,
     /// The store cannot be read or written (no space, corrupted, of a newer format).
     Store,
-    /// A source file changed since the run that is to be resumed.
+    /// A source changed: since the run that is to be resumed, or against its lock.
     SourceChanged,
     /// `--check` found a difference, or `verify` a problem.
     CheckFailed,
@@ -37,9 +37,9 @@ impl Exit {
         (Exit::Success, "done"),
         (Exit::StageFailed, "a stage failed; the stages that do not depend on it ran"),
         (Exit::BadInput, "errors in the command line, an experiment, a pipeline or a stage.yaml"),
-        (Exit::Environment, "worker missing or of another build, or a resource that is not there"),
+        (Exit::Environment, "worker missing or of another build, or a resource or a remote source that is not there"),
         (Exit::Store, "the store cannot be read or written: no space, corrupted, newer format"),
-        (Exit::SourceChanged, "`resume`: a source file changed since the run"),
+        (Exit::SourceChanged, "a source changed: since the run that is resumed, or against its lock"),
         (Exit::CheckFailed, "`schema --check` or `artifacts verify` found a difference"),
         (Exit::WouldRun, "`plan --exit-code`: something is to run"),
         (Exit::Internal, "a bug in olmo-pipe"),

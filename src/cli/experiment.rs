@@ -59,7 +59,8 @@ impl Validate {
         let folder = common.store_folder(&resolved.root);
         // Looking at an experiment makes no store.
         let store = if folder.join("format").exists() { Some(Store::open(&folder)?) } else { None };
-        let findings = engine::findings(resolved, &[], store.as_ref(), &engine::Options::default())?;
+        let options = engine::Options { sourcing: self.experiment.sourcing(false, true)?, ..Default::default() };
+        let findings = engine::findings(resolved, &[], store.as_ref(), &options)?;
         placed(&self.experiment, findings)
     }
 }

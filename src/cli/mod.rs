@@ -8,6 +8,7 @@ mod exit;
 mod experiment;
 mod findings;
 mod lines;
+mod lock;
 mod logs;
 mod problem;
 mod recipes;
@@ -21,6 +22,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::exec::supervise;
+use crate::run::Sourcing;
 use crate::spec::{LoadOptions, Loaded};
 use crate::store::Store;
 
@@ -51,6 +53,8 @@ enum Command {
     Run(run::Run),
     /// Goes on with a run from its own record.
     Resume(run::Resume),
+    /// Fetches an experiment's remote sources, and writes down what exactly they are.
+    Lock(lock::Lock),
     /// Says what a run would do, and why.
     Plan(run::Plan),
     /// Checks an experiment and prints all its errors.
@@ -93,6 +97,7 @@ pub fn main() -> ExitCode {
     let done = match command {
         Command::Run(run) => run.run(&common),
         Command::Resume(resume) => resume.run(&common),
+        Command::Lock(lock) => lock.run(&common),
         Command::Plan(plan) => plan.run(&common),
         Command::Validate(validate) => validate.run(&common),
         Command::Show(show) => show.run(),
@@ -139,6 +144,13 @@ impl ExperimentFile {
         Ok(crate::spec::load(&self.file, &self.options(false)?, &crate::builtin::STAGES)?)
     }
 
+    /// How its remote sources are dealt with.
+    fn sourcing(&self, locked: bool, offline: bool) -> Result<Sourcing, Problem> {
+        let lock = Some(Sourcing::lock_beside(&current_folder()?.join(&self.file)));
+        let experiment = self.file.display().to_string();
+        Ok(Sourcing { lock, locked, offline, settings: remote_settings()?, experiment })
+    }
+
     fn options(&self, origins: bool) -> Result<LoadOptions, Problem> {
         Ok(LoadOptions {
             profile: self.profile.clone(),
@@ -149,6 +161,12 @@ impl ExperimentFile {
             cwd: current_folder()?,
         })
     }
+}
+
+/// How servers are reached, by the environment.
+fn remote_settings() -> Result<olmo_remote::Settings, Problem> {
+    olmo_remote::Settings::of_environment(|name| std::env::var(name).ok())
+        .map_err(|why| Problem::new(Exit::BadInput, "remote::settings", &why, None))
 }
 
 fn current_folder() -> Result<PathBuf, Problem> {

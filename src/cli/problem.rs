@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use olmo_remote::RemoteError;
+
 use super::exit::Exit;
 use crate::artifacts::ReferenceError;
 use crate::exec::ExecError;
@@ -68,6 +70,12 @@ impl From<RunError> for Problem {
         let exit = match error {
             RunError::Store(error) => return error.into(),
             RunError::SourcesChanged { .. } => Exit::SourceChanged,
+            RunError::Remote(RemoteError::Digest { .. } | RemoteError::Size { .. }) => Exit::SourceChanged,
+            RunError::Remote(RemoteError::NoRoom { .. } | RemoteError::Io { .. }) => Exit::Store,
+            RunError::Remote(RemoteError::Form { .. }) | RunError::NotLocked { .. } | RunError::LockDamaged { .. } => {
+                Exit::BadInput
+            }
+            RunError::Remote(_) | RunError::Offline { .. } => Exit::Environment,
             RunError::Io { .. } | RunError::RunDamaged { .. } | RunError::Exec(ExecError::Io { .. }) => Exit::Store,
             RunError::Exec(_)
             | RunError::TooMuch { .. }

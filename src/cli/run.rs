@@ -9,9 +9,9 @@ use clap::Args;
 use super::detach::{self, Detached};
 use super::findings::placed;
 use super::lines::Lines;
-use super::{Common, Exit, ExperimentFile, Problem, answer, answer_json, current_folder};
+use super::{Common, Exit, ExperimentFile, Problem, answer, answer_json, current_folder, remote_settings};
 use crate::report::{Terminal, escape_control};
-use crate::run::{self as engine, Options, PlanState, Report, RunError, RunOutcome, Selection, Watch};
+use crate::run::{self as engine, Options, PlanState, Report, RunError, RunOutcome, Selection, Sourcing, Watch};
 use crate::spec::Loaded;
 use crate::store::Store;
 
@@ -42,6 +42,12 @@ pub struct Run {
     /// Runs every stage though results are there; the new ones are kept.
     #[arg(long)]
     no_cache_read: bool,
+    /// What is not in EXPERIMENT.lock.yaml is an error: nothing is added to it.
+    #[arg(long)]
+    locked: bool,
+    /// Uses no network: remote sources have to be in the lock and in the store.
+    #[arg(long)]
+    offline: bool,
     #[command(flatten)]
     how: How,
 }
@@ -63,7 +69,9 @@ impl Run {
         let store = Store::open(&common.store_folder(&resolved.root))?;
         let selection = Selection { targets: self.stages, until: self.until, from: self.from };
         let (fresh, force, no_cache_read) = (self.fresh, self.force, self.no_cache_read);
-        let options = Options { selection, fresh, force, no_cache_read, fail_fast: self.fail_fast, ..options()? };
+        let sourcing = self.experiment.sourcing(self.locked, self.offline)?;
+        let options =
+            Options { selection, fresh, force, no_cache_read, fail_fast: self.fail_fast, sourcing, ..options()? };
         let mut refused = None;
         let done = self.how.watched(&store, |watch| {
             engine::run(&store, &resolved, &options, watch).inspect_err(|error| {
@@ -84,6 +92,9 @@ impl Run {
 pub struct Resume {
     /// The first characters of the run's id (`runs list` shows them).
     run: String,
+    /// Uses no network: remote sources have to be in the store.
+    #[arg(long)]
+    offline: bool,
     #[command(flatten)]
     how: How,
 }
@@ -91,7 +102,8 @@ pub struct Resume {
 impl Resume {
     pub fn run(self, common: &Common) -> Result<Exit, Problem> {
         let store = common.open_store()?;
-        let options = options()?;
+        let sourcing = Sourcing { offline: self.offline, settings: remote_settings()?, ..Sourcing::default() };
+        let options = Options { sourcing, ..options()? };
         self.how.watched(&store, |watch| engine::resume(&store, &self.run, &options, watch))
     }
 }
@@ -166,7 +178,8 @@ impl Plan {
     pub fn run(self, common: &Common) -> Result<Exit, Problem> {
         let Loaded { resolved, .. } = self.experiment.load()?;
         let store = Store::open(&common.store_folder(&resolved.root))?;
-        let plans = engine::plan(&resolved, &self.stages, &store)?;
+        let lock = self.experiment.sourcing(false, true)?.read()?;
+        let plans = engine::plan(&resolved, &self.stages, &store, &lock)?;
         let hits = plans.iter().filter(|p| p.state == PlanState::Hit).count();
         let exit = if self.exit_code && hits < plans.len() { Exit::WouldRun } else { Exit::Success };
         if self.json {

@@ -14,6 +14,15 @@ use crate::run::{Place, Report, RunEvent, RunOutcome, Used, Watch};
 /// How often plain lines tell the progress of one stage.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
 
+/// Bytes for a person.
+fn size(bytes: u64) -> String {
+    match bytes {
+        0..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
+        _ => format!("{:.2} GB", bytes as f64 / 1e9),
+    }
+}
+
 /// Shows a run.
 pub struct Terminal {
     out: Box<dyn Write>,
@@ -29,6 +38,14 @@ pub struct Terminal {
     ran: BTreeSet<String>,
     cached: BTreeSet<String>,
     skipped: usize,
+    incoming: Option<Incoming>,
+}
+
+/// The source or file that is on its way in.
+struct Incoming {
+    what: String,
+    bar: Option<ProgressBar>,
+    told: Instant,
 }
 
 struct Running {
@@ -53,6 +70,7 @@ impl Terminal {
             ran: BTreeSet::new(),
             cached: BTreeSet::new(),
             skipped: 0,
+            incoming: None,
         }
     }
 
@@ -175,6 +193,43 @@ impl Terminal {
 }
 
 impl Watch for Terminal {
+    fn fetching(&mut self, what: &str, done: u64, total: Option<u64>) {
+        let counted = match total {
+            Some(total) => format!("{} of {}", size(done), size(total)),
+            None if done == 0 => String::new(),
+            None => size(done),
+        };
+        let text = format!("fetching {}  {counted}", escape_control(what));
+        let ended = total.is_some_and(|total| done >= total);
+        if self.incoming.as_ref().is_none_or(|incoming| incoming.what != what) {
+            if let Some(bar) = self.incoming.take().and_then(|incoming| incoming.bar) {
+                bar.finish_and_clear();
+            }
+            let bar = self.bars.as_ref().map(|bars| bars.add(ProgressBar::new_spinner()));
+            if bar.is_none() || ended {
+                self.line(text.trim_end());
+            }
+            self.incoming = Some(Incoming { what: what.to_owned(), bar, told: Instant::now() });
+        }
+        let Some(incoming) = &mut self.incoming else { return };
+        match &incoming.bar {
+            Some(bar) if ended => bar.finish_and_clear(),
+            Some(bar) => {
+                bar.set_message(text);
+                bar.tick();
+            }
+            None if incoming.told.elapsed() >= PLAIN_EVERY => {
+                incoming.told = Instant::now();
+                self.line(text.trim_end());
+            }
+            None => {}
+        }
+    }
+
+    fn fetch_waits(&mut self, text: &str) {
+        self.line(&escape_control(text));
+    }
+
     fn event(&mut self, event: &RunEvent) {
         match event {
             RunEvent::Opened { experiment, stages, resumed, .. } => {

@@ -82,6 +82,8 @@ pub enum Inputs {
 pub struct Pending {
     /// The stages that make what is missing.
     pub stages: BTreeSet<String>,
+    /// Remote sources that are not locked yet.
+    pub remote: BTreeSet<String>,
     /// The ports that are not, or not wholly, known.
     pub ports: BTreeSet<String>,
     /// The others.
@@ -236,7 +238,7 @@ impl<'r> Board<'r> {
             return Ok(Inputs::Never(failed));
         }
         let mut ready = BTreeMap::new();
-        let (mut stages, mut ports) = (BTreeSet::new(), BTreeSet::new());
+        let (mut stages, mut ports, mut remote) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         for (port, bindings) in &spec.inputs {
             let Some(declared) = spec.description.contract.inputs.get(port) else { continue };
             let mut found = Vec::new();
@@ -246,6 +248,15 @@ impl<'r> Board<'r> {
                         let digest = self.sources.artifact(path, declared.port_type);
                         found.extend(digest.map(|digest| Input { label: None, digest, maker: None }));
                     }
+                    Binding::Remote(source) => match self.sources.of_remote(source, declared) {
+                        Some(digests) => {
+                            found.extend(digests.into_iter().map(|digest| Input { label: None, digest, maker: None }));
+                        }
+                        None => {
+                            remote.insert(source.clone());
+                            ports.insert(port.clone());
+                        }
+                    },
                     Binding::Item => {
                         let (Some(list), Some(item)) = (&spec.for_each, instance.item) else { continue };
                         let maker = self.maker(list, instance.label.as_deref());
@@ -276,9 +287,9 @@ impl<'r> Board<'r> {
                 ready.insert(port.clone(), found);
             }
         }
-        Ok(match stages.is_empty() {
+        Ok(match stages.is_empty() && remote.is_empty() {
             true => Inputs::Ready(ready),
-            false => Inputs::Wait(Pending { stages, ports, known: ready }),
+            false => Inputs::Wait(Pending { stages, remote, ports, known: ready }),
         })
     }
 

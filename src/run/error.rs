@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::rules::StageFinding;
 use super::sources::Change;
+use olmo_remote::RemoteError;
+
 use crate::exec::ExecError;
 use crate::graph::GraphError;
 use crate::key::KeyError;
@@ -32,6 +34,14 @@ pub enum RunError {
     SourceMissing { stage: String, port: String, path: PathBuf, source: io::Error },
     #[error("stage `{stage}` declares the file {}, which cannot be read: {source}", .path.display())]
     StageFile { stage: String, path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
+    #[error("{} {} not in {}, and {option} is given", quoted(.sources), are(.sources), .lock.display())]
+    NotLocked { sources: Vec<String>, lock: PathBuf, option: &'static str, command: String },
+    #[error("{} {} not in the store, and --offline is given", quoted(.sources), are(.sources))]
+    Offline { sources: Vec<String>, command: String },
+    #[error("the lock {} cannot be used: {why}", .path.display())]
+    LockDamaged { path: PathBuf, why: String },
     #[error("the stages refuse what they are asked to do: {}", refusals(.0))]
     Refused(Vec<StageFinding>),
     #[error("a source changed since run {id}: {}", list(.changes))]
@@ -50,6 +60,14 @@ pub enum RunError {
     NotRunning { id: String, status: &'static str },
     #[error("the record of run {id} cannot be used: {why}")]
     RunDamaged { id: String, why: String },
+}
+
+fn quoted(sources: &[String]) -> String {
+    sources.iter().map(|source| format!("`{source}`")).collect::<Vec<_>>().join(", ")
+}
+
+fn are(sources: &[String]) -> &'static str {
+    if sources.len() == 1 { "is" } else { "are" }
 }
 
 fn list(changes: &[Change]) -> String {
@@ -82,6 +100,10 @@ impl RunError {
             Self::SourceMissing { .. } => "run::source_missing",
             Self::StageFile { .. } => "run::stage_file",
             Self::Refused(_) => "run::refused",
+            Self::Remote(e) => e.code(),
+            Self::NotLocked { .. } => "run::not_locked",
+            Self::Offline { .. } => "run::offline",
+            Self::LockDamaged { .. } => "run::lock",
             Self::SourcesChanged { .. } => "run::source_changed",
             Self::Leases { .. } => "run::leases",
             Self::NotBefore { .. } => "run::not_before",
@@ -98,6 +120,19 @@ impl RunError {
         let text = match self {
             Self::Store(e) => return e.hint(),
             Self::Exec(e) => return e.hint(),
+            Self::Remote(e) => return e.hint(),
+            Self::NotLocked { command, .. } => {
+                format!("`{command}` fetches what is missing and writes it there; commit the file")
+            }
+            Self::Offline { command, .. } => {
+                format!(
+                    "`{command}` fetches it while there is a network; or copy it into the store by `artifacts import`"
+                )
+            }
+            Self::LockDamaged { .. } => {
+                "put back the version of it that was committed, or remove it and let `olmo-pipe lock` write it anew"
+                    .into()
+            }
             Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 "free some space there and run the same command again".into()
             }

@@ -20,6 +20,7 @@ mod lease;
 mod plan;
 mod queue;
 mod record;
+mod remote;
 mod resources;
 mod results;
 mod rules;
@@ -38,6 +39,7 @@ pub use explain::Changed;
 pub use follow::{Attached, LogFile, attach, cancel, log_files, remove};
 pub use plan::{ItemPlan, PlanState, StagePlan, plan};
 pub use record::{Recorded, RunId, find, log_path, now_ms, read_events, read_recorded};
+pub use remote::Sourcing;
 pub use resources::{Grant, Machine};
 pub use rules::{StageFinding, findings};
 pub use selection::{Selected, Selection};
@@ -81,6 +83,8 @@ pub struct Options {
     pub grace: Duration,
     /// Where `olmo-worker` is.
     pub worker: PathBuf,
+    /// How remote sources are dealt with.
+    pub sourcing: Sourcing,
 }
 
 impl Default for Options {
@@ -94,6 +98,7 @@ impl Default for Options {
             executor: Arc::new(Local),
             grace: Duration::from_secs(30),
             worker: Worker::place(),
+            sourcing: Sourcing::default(),
         }
     }
 }
@@ -101,6 +106,12 @@ impl Default for Options {
 /// Sees every event as it happens, progress and metrics at full rate.
 pub trait Watch {
     fn event(&mut self, event: &RunEvent);
+
+    /// Of the file or source `what`, `done` bytes have come, of `total` if that is known. Called often, before the run begins.
+    fn fetching(&mut self, _what: &str, _done: u64, _total: Option<u64>) {}
+
+    /// A server is waited for.
+    fn fetch_waits(&mut self, _text: &str) {}
 
     /// The run has its record, and goes by this name.
     fn begins(&mut self, _id: &RunId) {}
@@ -131,13 +142,19 @@ pub fn run(store: &Store, resolved: &Resolved, options: &Options, watch: &mut dy
     }
     let selected = options.selection.choose(resolved)?;
     let machine = check_resources(resolved, &selected.names)?;
-    let sources = Sources::read(resolved, &selected.names, store)?;
+    let lock = options.sourcing.read()?;
+    let mut sources = Sources::read(resolved, &selected.names, store, &lock.sources)?;
+    let wanted = remote::uses(resolved, &selected.names);
+    let unknown = wanted.iter().filter(|(source, _)| !sources.remote().contains_key(*source));
+    let unknown = unknown.map(|(source, uses)| (source.clone(), uses.clone())).collect();
+    remote::bring(store, &unknown, sources.remote_mut(), &options.sourcing, watch)?;
     let again = Again {
         all: options.no_cache_read,
         stages: options.force.iter().flat_map(|name| resolved.named(name)).map(str::to_owned).collect(),
         but: selected.only_read.clone(),
     };
     let Found { hits, missing } = check_plan(store, resolved, &selected, &sources, &again, options)?;
+    bring_for(store, resolved, &selected, &missing, &again, &mut sources, options, watch)?;
     let warnings = rules::findings_of(resolved, &missing, Some(store), options)?;
     if warnings.iter().any(|found| found.finding.level == Level::Error) {
         return Err(RunError::Refused(warnings));
@@ -155,16 +172,54 @@ pub fn resume(store: &Store, text: &str, options: &Options, watch: &mut dyn Watc
     let resolved = &recorded.resolved;
     let selected = recorded.selection().choose(resolved)?;
     let machine = check_resources(resolved, &selected.names)?;
-    let sources = Sources::read(resolved, &selected.names, store)?;
+    let mut sources = Sources::read(resolved, &selected.names, store, recorded.sources.remote())?;
     let changes = recorded.sources.changes(&sources, store);
     if !changes.is_empty() {
         return Err(RunError::SourcesChanged { id: id.to_string(), changes });
     }
     let again = Again::default();
-    let hits = check_plan(store, resolved, &selected, &sources, &again, options)?.hits;
+    let Found { hits, missing } = check_plan(store, resolved, &selected, &sources, &again, options)?;
+    bring_for(store, resolved, &selected, &missing, &again, &mut sources, options, watch)?;
     let (names, warnings) = (&selected.names, Vec::new());
     let todo = Todo { resolved, names, sources: &sources, again, warnings, resumed: true };
     go(store, &todo, hits, record, machine, options, watch)
+}
+
+/// Brings the remote sources of the stages that are to run into the store: a hit needs none.
+#[expect(clippy::too_many_arguments, reason = "what a run is about, and how")]
+fn bring_for(
+    store: &Store,
+    resolved: &Resolved,
+    selected: &Selected,
+    missing: &[Missing],
+    again: &Again,
+    sources: &mut Sources,
+    options: &Options,
+    watch: &mut dyn Watch,
+) -> Result<(), RunError> {
+    let missing: BTreeSet<&String> = missing.iter().map(|missing| &missing.name).collect();
+    let names = selected.names.iter().filter(|name| missing.contains(name) || again.holds(name));
+    remote::bring(store, &remote::uses(resolved, names), sources.remote_mut(), &options.sourcing, watch)
+}
+
+/// Finds out what all remote sources of `resolved` are, brings them into the store and writes the lock; with `update`, also of
+/// those that are locked already. Returns the sources that are new in the lock, or changed.
+pub fn lock(
+    store: &Store,
+    resolved: &Resolved,
+    update: bool,
+    sourcing: &Sourcing,
+    watch: &mut dyn Watch,
+) -> Result<BTreeSet<String>, RunError> {
+    let names: Vec<String> = resolved.stages.keys().map(str::to_owned).collect();
+    let wanted = remote::uses(resolved, &names);
+    if update {
+        return remote::update(store, &wanted, sourcing, watch);
+    }
+    let mut known = sourcing.read()?.sources;
+    let fresh = wanted.keys().filter(|source| !known.contains_key(*source)).cloned().collect();
+    remote::bring(store, &wanted, &mut known, sourcing, watch)?;
+    Ok(fresh)
 }
 
 fn check_resources(resolved: &Resolved, names: &[String]) -> Result<Machine, RunError> {

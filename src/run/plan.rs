@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use olmo_remote::Lock;
 use olmo_stage::Digest;
 use serde::Serialize;
 
@@ -78,10 +79,10 @@ impl PlanState {
     }
 }
 
-/// What a run of `resolved` would do, stage by stage in their order.
-pub fn plan(resolved: &Resolved, targets: &[String], store: &Store) -> Result<Vec<StagePlan>, RunError> {
+/// What a run of `resolved`, whose remote sources are those of `lock`, would do, stage by stage in their order.
+pub fn plan(resolved: &Resolved, targets: &[String], store: &Store, lock: &Lock) -> Result<Vec<StagePlan>, RunError> {
     let names = board::order(resolved, targets)?;
-    let sources = Sources::read(resolved, &names, store)?;
+    let sources = Sources::read(resolved, &names, store, &lock.sources)?;
     let mut history = History::new(store, &resolved.experiment);
     let mut plans = Vec::new();
     survey(resolved, &names, &sources, store, &mut |board, stage, looks, pending| {
@@ -155,6 +156,7 @@ fn survey(
         let mut wait = |more: Pending| match &mut pending {
             Some(known) => {
                 known.stages.extend(more.stages);
+                known.remote.extend(more.remote);
                 known.ports.extend(more.ports);
             }
             None => pending = Some(more),
@@ -164,13 +166,14 @@ fn survey(
             let item =
                 |(port, bound): (&String, &Vec<_>)| bound.contains(&crate::spec::Binding::Item).then(|| port.clone());
             let ports = spec.inputs.iter().filter_map(item).collect();
-            wait(Pending { stages: BTreeSet::from([list.stage.clone()]), ports, known: BTreeMap::new() });
+            let stages = BTreeSet::from([list.stage.clone()]);
+            wait(Pending { stages, remote: BTreeSet::new(), ports, known: BTreeMap::new() });
         }
         let mut looks = Vec::new();
         for index in board.stages[stage].instances.clone() {
             let unknown = |stages: BTreeSet<String>| {
                 let ports = spec.inputs.keys().cloned().collect();
-                Pending { stages, ports, known: BTreeMap::new() }
+                Pending { stages, remote: BTreeSet::new(), ports, known: BTreeMap::new() }
             };
             let inputs = match board.inputs(index, store) {
                 Ok(Inputs::Ready(inputs)) => inputs,
@@ -244,6 +247,10 @@ fn explained(
     let waits_for: Vec<String> = pending.iter().flat_map(|p| p.stages.iter().cloned()).collect();
     let waiting = match &pending {
         None => None,
+        Some(pending) if waits_for.is_empty() && !pending.remote.is_empty() => {
+            let those = pending.remote.iter().map(|s| format!("`{s}`")).collect::<Vec<_>>().join(", ");
+            Some((PlanState::Waits, format!("a run fetches and locks {those} first"), Vec::new()))
+        }
         Some(pending) => {
             let place = Place { stage: name.clone(), item: None };
             let record = board.stage_key(stage, &pending.known)?;

@@ -37,7 +37,15 @@ pub fn findings(
         return Ok(Vec::new());
     }
     let missing = match store {
-        Some(store) => plan::find(resolved, &names, &Sources::read(resolved, &names, store)?, store)?.missing,
+        Some(store) => {
+            plan::find(
+                resolved,
+                &names,
+                &Sources::read(resolved, &names, store, &options.sourcing.read()?.sources)?,
+                store,
+            )?
+            .missing
+        }
         None => names.into_iter().map(|name| Missing { name, inputs: BTreeMap::new() }).collect(),
     };
     findings_of(resolved, &missing, store, options)

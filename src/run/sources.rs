@@ -5,11 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use olmo_remote::Locked;
 use olmo_stage::Digest;
-use olmo_stage::contract::PortType;
+use olmo_stage::contract::{InputPort, PortType};
 use serde::{Deserialize, Serialize};
 
 use super::error::RunError;
+use super::remote;
 use crate::exec::command;
 use crate::key::CommandKey;
 use crate::spec::{Binding, Resolved, ResolvedStage};
@@ -24,6 +26,9 @@ pub struct Sources {
     data: BTreeMap<(PathBuf, PortType), Digest>,
     /// By contract: what its command is made of.
     commands: BTreeMap<String, CommandKey>,
+    /// What remote sources are, as far as it is known.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    remote: BTreeMap<String, Locked>,
 }
 
 /// [`Sources::data`] as a list of [`Data`].
@@ -77,9 +82,19 @@ impl fmt::Display for Change {
 
 impl Sources {
     /// Reads what the stages named `stages` take from outside the store, and makes reference
-    /// artifacts of the data.
-    pub fn read(resolved: &Resolved, stages: &[String], store: &Store) -> Result<Self, RunError> {
+    /// artifacts of the data. Of remote sources it takes what `locked` says, and looks at nothing.
+    pub fn read(
+        resolved: &Resolved,
+        stages: &[String],
+        store: &Store,
+        locked: &BTreeMap<String, Locked>,
+    ) -> Result<Self, RunError> {
         let mut sources = Self::default();
+        for source in remote::uses(resolved, stages).into_keys() {
+            if let Some(known) = locked.get(&source) {
+                sources.remote.insert(source, known.clone());
+            }
+        }
         for name in stages {
             let Some(stage) = resolved.stages.get(name) else { continue };
             for (port, bindings) in &stage.inputs {
@@ -115,6 +130,21 @@ impl Sources {
     /// The artifact of the file or folder `path` in a port of type `port_type`.
     pub fn artifact(&self, path: &Path, port_type: PortType) -> Option<Digest> {
         self.data.get(&(path.to_owned(), port_type)).copied()
+    }
+
+    /// The artifacts of the remote source `source` in port `input`; `None` if it is not known yet what it is.
+    pub fn of_remote(&self, source: &str, input: &InputPort) -> Option<Vec<Digest>> {
+        self.remote.get(source).map(|locked| remote::artifacts(source, locked, input))
+    }
+
+    /// What remote sources are, as far as it is known.
+    pub fn remote(&self) -> &BTreeMap<String, Locked> {
+        &self.remote
+    }
+
+    /// For what is found out of them.
+    pub fn remote_mut(&mut self) -> &mut BTreeMap<String, Locked> {
+        &mut self.remote
     }
 
     /// What the command of contract `uses` is made of; `None` for a built-in stage.
@@ -303,7 +333,7 @@ mod tests {
                 (path.to_owned(), PortType::Dir),
                 store.commit_reference(PortType::Dir, path).unwrap(),
             )]),
-            commands: BTreeMap::new(),
+            ..Sources::default()
         };
         let before = read(&folder);
         assert!(before.changes(&read(&folder), &store).is_empty());

@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
+use olmo_remote::{Source, Want, is_remote};
 use olmo_stage::PortType;
 use olmo_stage::contract::InputPort;
 
 use super::diagnostic::quoted;
+use super::files;
 use super::layers::StageSource;
 use super::nearest;
 use super::node::{Content, Entry, Node};
@@ -69,7 +71,13 @@ impl Resolver<'_> {
                     return None;
                 }
                 let before = self.session.errors();
-                let bound: Vec<Binding> = items.into_iter().filter_map(|given| self.one(given, target, true)).collect();
+                let mut bound: Vec<Binding> = Vec::new();
+                for given in items {
+                    match self.expanded(&given, target) {
+                        Some(files) => bound.extend(files.into_iter().map(Binding::Path)),
+                        None => bound.extend(self.one(given, target, true)),
+                    }
+                }
                 if self.session.errors() > before {
                     return None;
                 }
@@ -221,6 +229,7 @@ impl Resolver<'_> {
                     );
                     None
                 }
+                Content::String(text) if is_remote(text) => self.remote(target, &node, text).map(Binding::Remote),
                 Content::String(text) => self.path(target, &node, text).map(Binding::Path),
                 _ => {
                     let message = format!(
@@ -243,14 +252,58 @@ impl Resolver<'_> {
         }
     }
 
+    /// The files that an item of a list of files means, if it is a pattern or a folder.
+    fn expanded(&mut self, given: &Given, target: Target<'_>) -> Option<Vec<PathBuf>> {
+        let Given::Plain(node) = given else { return None };
+        let text = node.as_str().filter(|text| !text.trim().is_empty() && !is_remote(text))?;
+        if target.port.port_type != PortType::File {
+            return None;
+        }
+        let path = PathBuf::from(absolute(self.session, text, node.span, None));
+        let found = files::meant(&path)?;
+        let problem = match found {
+            Ok(files) => return Some(files),
+            Err(why) => {
+                let written = self.written(node, text);
+                Problem::new("spec::missing_file", node.span, format!("{}: {why}", quoted(&written)))
+            }
+        };
+        let used = format!("it is used for input `{}` of stage `{}`", target.name, target.stage.name);
+        self.session.report(problem.note_at_some(used, node.used));
+        Some(Vec::new())
+    }
+
+    /// The remote source that a text names, in its one form.
+    fn remote(&mut self, target: Target<'_>, node: &Node, text: &str) -> Option<String> {
+        let Target { stage, name, port, .. } = target;
+        let want = want(port);
+        let source = Source::parse(text).and_then(|source| match source.misfit(want) {
+            None => Ok(source),
+            Some(why) => Err(why),
+        });
+        let why = match source {
+            Ok(source) => return Some(source.to_string()),
+            Err(why) => why,
+        };
+        let problem = Problem::new("spec::bad_source", node.span, format!("{}: {why}", quoted(text)));
+        self.session.report(
+            problem.note_at_some(format!("it is used for input `{name}` of stage `{}`", stage.name), node.used),
+        );
+        None
+    }
+
+    /// A path as it was written: a param of paths is absolute by now.
+    fn written(&self, node: &Node, text: &str) -> String {
+        let written = self.session.text(node.span).trim_matches(['"', '\'']);
+        if written.is_empty() || written.contains('$') { text.to_owned() } else { written.to_owned() }
+    }
+
     /// The file or folder that a text names; it must exist.
     fn path(&mut self, target: Target<'_>, node: &Node, text: &str) -> Option<PathBuf> {
         let Target { stage, name, port, .. } = target;
         let path = PathBuf::from(absolute(self.session, text, node.span, None));
         let wants_file = port.port_type == PortType::File;
-        // A path param is absolute by now; the error shows what was written.
-        let written = self.session.text(node.span).trim_matches(['"', '\'']).to_owned();
-        let written = if written.is_empty() || written.contains('$') { text.to_owned() } else { written };
+        let written = self.written(node, text);
         let problem = match std::fs::metadata(&path) {
             _ if text.trim().is_empty() => Problem::new("spec::missing_file", node.span, "this path is empty"),
             Ok(found) if wants_file == found.is_file() => return Some(path),
@@ -308,6 +361,15 @@ impl Resolver<'_> {
                 .help(help),
         );
         None
+    }
+}
+
+/// What a remote source is to be for a port.
+pub fn want(port: &InputPort) -> Want {
+    match (port.port_type, port.list) {
+        (PortType::File, true) => Want::Files,
+        (PortType::File, false) => Want::File,
+        _ => Want::Folder,
     }
 }
 

@@ -30,6 +30,10 @@ pub(crate) fn prepare(session: &Session, node: &Node, schema: &Value, folder: Op
 
 /// `text` as an absolute path, by the file in which it stands at `span`.
 pub(crate) fn absolute(session: &Session, text: &str, span: Span, folder: Option<&Path>) -> String {
+    // A remote source is the same from everywhere.
+    if olmo_remote::is_remote(text) {
+        return text.to_owned();
+    }
     let base = session.source(span.source).map(|source| source.base.as_path()).or(folder);
     let path = base.map_or_else(|| Path::new(text).to_owned(), |base| base.join(text));
     // Folders of files that were found by a text path may be of any bytes; the load refuses those.

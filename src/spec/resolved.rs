@@ -205,7 +205,7 @@ impl fmt::Display for PortRef {
     }
 }
 
-/// What an input port takes. Written as a map with one key: `{port: {…}}`, `{path: …}`, `{item: true}`.
+/// What an input port takes. Written as a map with one key: `{port: {…}}`, `{path: …}`, `{remote: …}`, `{item: true}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "BindingRecord", into = "BindingRecord")]
 pub enum Binding {
@@ -213,6 +213,8 @@ pub enum Binding {
     Port(PortRef),
     /// A file or folder, absolute.
     Path(PathBuf),
+    /// A remote source, as [`olmo_remote::Source`] writes it.
+    Remote(String),
     /// The item of this instance of a `for_each` stage.
     Item,
 }
@@ -226,6 +228,8 @@ struct BindingRecord {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     path: Option<PathBuf>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    remote: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     item: Option<bool>,
 }
 
@@ -234,6 +238,7 @@ impl From<Binding> for BindingRecord {
         match binding {
             Binding::Port(port) => Self { port: Some(port), ..Self::default() },
             Binding::Path(path) => Self { path: Some(path), ..Self::default() },
+            Binding::Remote(source) => Self { remote: Some(source), ..Self::default() },
             Binding::Item => Self { item: Some(true), ..Self::default() },
         }
     }
@@ -244,10 +249,11 @@ impl TryFrom<BindingRecord> for Binding {
 
     fn try_from(record: BindingRecord) -> Result<Self, Self::Error> {
         match record {
-            BindingRecord { port: Some(port), path: None, item: None } => Ok(Self::Port(port)),
-            BindingRecord { port: None, path: Some(path), item: None } => Ok(Self::Path(path)),
-            BindingRecord { port: None, path: None, item: Some(true) } => Ok(Self::Item),
-            _ => Err("a binding has exactly one of `port`, `path`, `item: true`"),
+            BindingRecord { port: Some(port), path: None, remote: None, item: None } => Ok(Self::Port(port)),
+            BindingRecord { port: None, path: Some(path), remote: None, item: None } => Ok(Self::Path(path)),
+            BindingRecord { port: None, path: None, remote: Some(source), item: None } => Ok(Self::Remote(source)),
+            BindingRecord { port: None, path: None, remote: None, item: Some(true) } => Ok(Self::Item),
+            _ => Err("a binding has exactly one of `port`, `path`, `remote`, `item: true`"),
         }
     }
 }
@@ -293,7 +299,7 @@ impl ResolvedStage {
     pub fn reads(&self) -> impl Iterator<Item = &PortRef> {
         let bound = self.inputs.values().flatten().filter_map(|binding| match binding {
             Binding::Port(port) => Some(port),
-            Binding::Path(_) | Binding::Item => None,
+            Binding::Path(_) | Binding::Remote(_) | Binding::Item => None,
         });
         self.for_each.iter().chain(bound)
     }
@@ -308,10 +314,11 @@ mod tests {
         let bindings = vec![
             Binding::Port(PortRef { stage: "a".into(), port: "b".into() }),
             Binding::Path("/x/y".into()),
+            Binding::Remote("hf:a/b".into()),
             Binding::Item,
         ];
         let text = serde_yaml::to_string(&bindings).unwrap();
-        assert_eq!(text, "- port:\n    stage: a\n    port: b\n- path: /x/y\n- item: true\n");
+        assert_eq!(text, "- port:\n    stage: a\n    port: b\n- path: /x/y\n- remote: hf:a/b\n- item: true\n");
         assert_eq!(serde_yaml::from_str::<Vec<Binding>>(&text).unwrap(), bindings);
     }
 

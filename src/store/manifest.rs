@@ -108,6 +108,17 @@ impl Manifest {
     }
 }
 
+/// The artifact that files with these digests and sizes are, by their names in it.
+pub fn digest_of(artifact_type: PortType, files: &BTreeMap<String, (Digest, u64)>) -> Digest {
+    entries_of(artifact_type, files).digest()
+}
+
+fn entries_of(artifact_type: PortType, files: &BTreeMap<String, (Digest, u64)>) -> Manifest {
+    let entry = |(digest, size): &(Digest, u64)| Entry { digest: *digest, size: *size, source: None };
+    let files = files.iter().map(|(name, file)| (name.clone(), entry(file))).collect();
+    Manifest { format: FORMAT, artifact_type, files }
+}
+
 /// An artifact in a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ArtifactInfo {
@@ -199,6 +210,25 @@ impl Store {
             sweep::touch(&self.object_path(entry.digest));
         }
         self.put_manifest(&part)
+    }
+
+    /// The artifact of these files, by their names in it, if all their bytes are objects of this store already; else `None`.
+    pub fn commit_present(
+        &self,
+        artifact_type: PortType,
+        files: &BTreeMap<String, (Digest, u64)>,
+    ) -> Result<Option<Digest>, StoreError> {
+        let manifest = entries_of(artifact_type, files);
+        manifest.check().map_err(|why| StoreError::refused(&self.root, why))?;
+        let _using = self.using()?;
+        for entry in manifest.files.values() {
+            // It may be about to be collected.
+            sweep::touch(&self.object_path(entry.digest));
+        }
+        if !self.has_objects(&manifest) {
+            return Ok(None);
+        }
+        self.put_manifest(&manifest).map(Some)
     }
 
     /// Whether the manifest of `artifact` is sound and each of its files is there with the right

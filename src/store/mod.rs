@@ -17,6 +17,7 @@
 //!   work-v1/KEY/           unfinished work of the stage with this key
 //!   locks-v1/KEY           held by flock while a process works on this key
 //!   runs-v1/ID/            one record for each run
+//!   downloads-v1/NAME/     what has come of a remote source; made when one is fetched
 //!   index-v1/              sled, for `list` queries; see [`Index`]
 //!   quarantine/            what was found damaged, kept for a look
 //!   open.lock              for the check at open that file locks work here
@@ -65,7 +66,7 @@ pub use error::StoreError;
 pub use handover::Handover;
 pub use index::{ArtifactRow, Index, Query};
 pub use lock::KeyLock;
-pub use manifest::{ArtifactInfo, Entry, Manifest};
+pub use manifest::{ArtifactInfo, Entry, Manifest, digest_of};
 pub use repair::Repaired;
 pub use sweep::{SweepPlan, Swept};
 pub use tag::{Tag, check_tag};
@@ -92,6 +93,7 @@ const WORK: &str = "work-v1";
 const LOCKS: &str = "locks-v1";
 const RUNS: &str = "runs-v1";
 const INDEX: &str = "index-v1";
+const DOWNLOADS: &str = "downloads-v1";
 const QUARANTINE: &str = "quarantine";
 const TMP: &str = "tmp";
 
@@ -170,6 +172,11 @@ impl Store {
     /// The folder that holds one folder for each run.
     pub fn runs_dir(&self) -> PathBuf {
         self.root.join(RUNS)
+    }
+
+    /// The folder of remote sources on their way in; not made here. Each source's folder there has a lock beside it.
+    pub fn downloads_dir(&self) -> PathBuf {
+        self.root.join(DOWNLOADS)
     }
 
     fn object_path(&self, object: Digest) -> PathBuf {

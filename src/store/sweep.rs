@@ -148,7 +148,7 @@ impl Store {
     }
 
     /// The bytes of unused files of the kinds that only save time or help to look: remembered
-    /// digests of sources and quarantined files not touched since `cutoff` (nanoseconds since
+    /// digests of sources, unfinished downloads and quarantined files not touched since `cutoff` (nanoseconds since
     /// 1970). With `remove` they go.
     pub fn sweep_remains(&self, cutoff: i64, remove_them: bool) -> Result<u64, StoreError> {
         let mut bytes = 0;
@@ -167,6 +167,20 @@ impl Store {
         }
         for name in self.names(super::STAT, "")? {
             old(&self.sharded(super::STAT, name))?;
+        }
+        // What has come of remote sources that nobody went on with.
+        let mut folders = vec![self.downloads_dir()];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+                let path = entry.path();
+                // A lock is nothing but a name, and removing one would let two processes hold it.
+                let lock = path.extension().is_some_and(|ending| ending == "lock");
+                match entry.file_type() {
+                    Ok(kind) if kind.is_dir() => folders.push(path),
+                    _ if lock => {}
+                    _ => old(&path)?,
+                }
+            }
         }
         Ok(bytes)
     }

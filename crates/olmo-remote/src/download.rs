@@ -1,0 +1,289 @@
+//! One file over the network into a folder. What has come stays in `NAME.part` when the process ends, and the next
+//! call goes on behind it, if the server says that it is still the same file.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::digests::Digests;
+use crate::error::RemoteError;
+use crate::http::Client;
+use crate::remote::Watch;
+use crate::url::Url;
+
+/// So many new bytes are progress: attempts are counted from anew.
+const PROGRESS: u64 = 1 << 20;
+
+/// What is known of a file before it comes.
+#[derive(Clone, Debug, Default)]
+pub struct Expected {
+    /// In bytes.
+    pub size: Option<u64>,
+    pub sha256: Option<String>,
+    /// As git names it.
+    pub git: Option<String>,
+}
+
+impl Expected {
+    fn is_named(&self) -> bool {
+        self.sha256.is_some() || self.git.is_some()
+    }
+
+    /// # Errors
+    /// What of `found` is not as promised; `what` is the file.
+    pub fn check(&self, what: &str, found: &Digests) -> Result<(), RemoteError> {
+        if let Some(expected) = self.size.filter(|size| *size != found.size) {
+            return Err(RemoteError::Size { what: what.to_owned(), found: found.size, expected });
+        }
+        let digests = [("SHA-256", &self.sha256, &found.sha256), ("git digest", &self.git, &found.git)];
+        for (kind, expected, found) in digests {
+            if let Some(expected) = expected.as_ref().filter(|expected| *expected != found) {
+                let (found, expected) = (found.clone(), expected.clone());
+                return Err(RemoteError::Digest { what: what.to_owned(), kind, found, expected });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a part is a part of.
+#[derive(Default, PartialEq, Serialize, Deserialize)]
+struct Begun {
+    url: String,
+    etag: Option<String>,
+}
+
+/// Fetches `url` into the file `path`; its folder is there. A file that is there already stays if it is the one that
+/// is promised.
+pub fn download(
+    client: &Client,
+    url: &Url,
+    expected: &Expected,
+    path: &Path,
+    watch: &mut dyn Watch,
+) -> Result<Digests, RemoteError> {
+    let what = url.to_string();
+    if expected.is_named() && path.is_file() {
+        let found = Digests::of(path).map_err(RemoteError::io("read", path))?;
+        if expected.check(&what, &found).is_ok() {
+            return Ok(found);
+        }
+    }
+    let most = client.settings().max_bytes;
+    if let Some(size) = expected.size.filter(|size| *size > most) {
+        return Err(RemoteError::TooLarge { what, size, most });
+    }
+    let part = with_ending(path, "part");
+    let begun = with_ending(path, "from");
+    let mut again = true;
+    loop {
+        let mut transfer = Transfer { client, url, expected, part: &part, begun: &begun, resumed: false };
+        transfer.run(watch)?;
+        let resumed = transfer.resumed;
+        let found = Digests::of(&part).map_err(RemoteError::io("read", &part))?;
+        let checked = expected.check(&what, &found);
+        if checked.is_ok() {
+            fs::rename(&part, path).map_err(RemoteError::io("rename", &part))?;
+            let _ = fs::remove_file(&begun);
+            return Ok(found);
+        }
+        // The part may have been one of another file; the whole of it cannot.
+        let _ = fs::remove_file(&begun);
+        fs::remove_file(&part).map_err(RemoteError::io("remove", &part))?;
+        if !(resumed && std::mem::take(&mut again)) {
+            checked?;
+        }
+    }
+}
+
+fn with_ending(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".");
+    name.push(ending);
+    path.with_file_name(name)
+}
+
+struct Transfer<'a> {
+    client: &'a Client,
+    url: &'a Url,
+    expected: &'a Expected,
+    part: &'a Path,
+    begun: &'a Path,
+    /// Whether bytes of an earlier connection were kept.
+    resumed: bool,
+}
+
+impl Transfer<'_> {
+    /// Until the part is the whole file.
+    fn run(&mut self, watch: &mut dyn Watch) -> Result<(), RemoteError> {
+        let writing = RemoteError::io("write", self.part);
+        let mut options = OpenOptions::new();
+        let mut file = options.create(true).read(true).write(true).truncate(false).open(self.part).map_err(writing)?;
+        let mut attempts = 0;
+        let mut counted_from = self.length(&file)?;
+        loop {
+            let (there, total) = match self.connect(&mut file, watch)? {
+                None => return Ok(()),
+                Some(found) => found,
+            };
+            let Some(total) = total.filter(|total| there < *total) else { return Ok(()) };
+            if there >= counted_from.saturating_add(PROGRESS) {
+                (attempts, counted_from) = (0, there);
+            }
+            attempts += 1;
+            if attempts >= self.client.settings().attempts {
+                let (url, expected) = (self.url.to_string(), total);
+                return Err(RemoteError::Half { url, there, expected, attempts });
+            }
+            let error = RemoteError::Half { url: self.url.to_string(), there, expected: total, attempts };
+            watch.waits(&error, self.client.settings().pause);
+            std::thread::sleep(self.client.settings().pause);
+        }
+    }
+
+    fn length(&self, file: &File) -> Result<u64, RemoteError> {
+        Ok(file.metadata().map_err(RemoteError::io("look at", self.part))?.len())
+    }
+
+    /// One connection: the bytes that are there after it and the whole size, as far as it is known; `None` if the file is complete.
+    fn connect(&mut self, file: &mut File, watch: &mut dyn Watch) -> Result<Option<(u64, Option<u64>)>, RemoteError> {
+        let what = self.url.to_string();
+        let mut there = self.length(file)?;
+        if there > 0 && self.expected.size == Some(there) {
+            self.resumed = true;
+            return Ok(None);
+        }
+        let begun = self.read_begun().filter(|begun| begun.url == what);
+        let strong = begun.and_then(|begun| begun.etag).filter(|etag| etag.starts_with('"'));
+        let too_long = self.expected.size.is_some_and(|size| there > size);
+        if there > 0 && (too_long || (strong.is_none() && !self.expected.is_named())) {
+            there = self.restart(file)?;
+        }
+        let mut headers = Vec::new();
+        if there > 0 {
+            headers.push(("range", format!("bytes={there}-")));
+            // A file that is known by its digest is checked by that in the end.
+            headers.extend(strong.clone().filter(|_| !self.expected.is_named()).map(|etag| ("if-range", etag)));
+        }
+        let answer = self.client.get(self.url, &headers, watch)?;
+        let total = match answer.status() {
+            206 => {
+                let (start, total) = content_range(answer.header("content-range").unwrap_or_default())
+                    .filter(|(start, _)| *start == Some(there))
+                    .ok_or_else(|| RemoteError::Answer {
+                        url: what.clone(),
+                        why: "it sends another part".to_owned(),
+                    })?;
+                self.resumed |= start.is_some_and(|start| start > 0);
+                total
+            }
+            416 => {
+                let total = content_range(answer.header("content-range").unwrap_or_default()).and_then(|(_, t)| t);
+                if there > 0 && total == Some(there) && self.expected.size.is_none() {
+                    self.resumed = true;
+                    return Ok(None);
+                }
+                if there == 0 {
+                    return Err(RemoteError::Answer { url: what, why: "it sends no part of itself".to_owned() });
+                }
+                self.restart(file)?;
+                return Ok(Some((0, self.expected.size.or(total).or(Some(1)))));
+            }
+            _ => {
+                there = self.restart(file)?;
+                answer.number("content-length")
+            }
+        };
+        if let (Some(found), Some(expected)) = (total, self.expected.size)
+            && found != expected
+        {
+            self.restart(file)?;
+            return Err(RemoteError::Size { what, found, expected });
+        }
+        let total = total.or(self.expected.size);
+        let most = self.client.settings().max_bytes;
+        if let Some(size) = total.filter(|size| *size > most) {
+            return Err(RemoteError::TooLarge { what, size, most });
+        }
+        self.check_room(total.map_or(0, |total| total.saturating_sub(there)))?;
+        if there == 0 {
+            self.write_begun(&Begun { url: what.clone(), etag: answer.header("etag").map(str::to_owned) })?;
+        }
+        file.seek(SeekFrom::Start(there)).map_err(RemoteError::io("write", self.part))?;
+        let mut body = answer.reader();
+        let mut buffer = vec![0u8; 1 << 17];
+        loop {
+            watch.progress(&what, there, total);
+            let count = match body.read(&mut buffer) {
+                Ok(0) if total.is_none() => return Ok(None),
+                Ok(0) => break,
+                Ok(count) => count,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                // A connection that breaks: what came is kept. Without a size nobody knows what is missing.
+                Err(_) => break,
+            };
+            there += count as u64;
+            if let Some(expected) = total.filter(|total| there > *total) {
+                self.restart(file)?;
+                return Err(RemoteError::Size { what, found: there, expected });
+            }
+            if there > most {
+                self.restart(file)?;
+                return Err(RemoteError::TooLarge { what, size: there, most });
+            }
+            file.write_all(&buffer[..count]).map_err(RemoteError::io("write", self.part))?;
+        }
+        // Of unknown size, and cut off: at least one byte is missing.
+        Ok(Some((there, total.or(Some(there + 1)))))
+    }
+
+    /// Begins from the first byte: 0.
+    fn restart(&self, file: &File) -> Result<u64, RemoteError> {
+        file.set_len(0).map_err(RemoteError::io("write", self.part))?;
+        let _ = fs::remove_file(self.begun);
+        Ok(0)
+    }
+
+    fn read_begun(&self) -> Option<Begun> {
+        serde_json::from_slice(&fs::read(self.begun).ok()?).ok()
+    }
+
+    fn write_begun(&self, begun: &Begun) -> Result<(), RemoteError> {
+        // A map of texts always serializes.
+        let text = serde_json::to_vec(begun).unwrap_or_default();
+        fs::write(self.begun, text).map_err(RemoteError::io("write", self.begun))
+    }
+
+    fn check_room(&self, needed: u64) -> Result<(), RemoteError> {
+        let Ok(fs) = rustix::fs::statvfs(self.part) else { return Ok(()) };
+        let free = fs.f_bavail.saturating_mul(fs.f_frsize);
+        if needed > free {
+            return Err(RemoteError::NoRoom { path: self.part.to_owned(), needed, free });
+        }
+        Ok(())
+    }
+}
+
+/// `bytes 5-9/10` or `bytes */10`: the first byte and the whole size.
+fn content_range(text: &str) -> Option<(Option<u64>, Option<u64>)> {
+    let (range, total) = text.trim().strip_prefix("bytes")?.trim().split_once('/')?;
+    let start = range.split_once('-').and_then(|(start, _)| start.trim().parse().ok());
+    Some((start, total.trim().parse().ok()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_ranges_are_read() {
+        assert_eq!(content_range("bytes 5-9/10"), Some((Some(5), Some(10))));
+        assert_eq!(content_range("bytes */10"), Some((None, Some(10))));
+        assert_eq!(content_range("bytes 0-1/*"), Some((Some(0), None)));
+        for bad in ["", "items 0-1/2", "bytes 5", "5-9/10"] {
+            assert_eq!(content_range(bad), None, "{bad}");
+        }
+    }
+}

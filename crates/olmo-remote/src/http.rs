@@ -1,0 +1,214 @@
+//! [`Client`]: requests that follow redirects by our own rules, wait when they are told to, and try again.
+
+use std::io::Read;
+use std::time::Duration;
+
+use ureq::http::{Response, StatusCode};
+use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::{Agent, Body};
+
+use crate::error::RemoteError;
+use crate::remote::Watch;
+use crate::settings::Settings;
+use crate::url::Url;
+
+const REDIRECTS: usize = 10;
+/// The longest answer of an API, in bytes.
+const LONGEST_ANSWER: u64 = 64 << 20;
+
+/// Sends requests.
+pub struct Client {
+    settings: Settings,
+    hub: Url,
+    /// For hosts of the network: by way of the proxy, if there is one.
+    agent: Agent,
+    /// For this machine.
+    direct: Agent,
+}
+
+/// What a server answers: 2xx, or 416 to a request for a part.
+pub struct Answer {
+    pub url: Url,
+    response: Response<Body>,
+}
+
+impl Answer {
+    pub fn status(&self) -> u16 {
+        self.response.status().as_u16()
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.response.headers().get(name).and_then(|value| value.to_str().ok())
+    }
+
+    pub fn number(&self, name: &str) -> Option<u64> {
+        self.header(name).and_then(|text| text.trim().parse().ok())
+    }
+
+    pub fn reader(self) -> impl Read {
+        self.response.into_body().into_with_config().limit(u64::MAX).reader()
+    }
+
+    /// The whole answer, if it is not too long.
+    pub fn text(self) -> Result<String, RemoteError> {
+        let url = self.url.to_string();
+        let body = self.response.into_body().into_with_config().limit(LONGEST_ANSWER);
+        body.lossy_utf8(true).read_to_string().map_err(|e| RemoteError::Answer { url, why: e.to_string() })
+    }
+}
+
+/// What one attempt came to.
+enum Once {
+    Done(Answer),
+    /// It may go better later; how long the server asks to wait.
+    Later(RemoteError, Option<Duration>),
+    Never(RemoteError),
+}
+
+impl Client {
+    /// # Errors
+    /// The hub's address or the certificates cannot be used.
+    pub fn new(settings: &Settings) -> Result<Self, RemoteError> {
+        let hub = Url::parse(&settings.hub)
+            .map_err(|why| RemoteError::Form { source_text: format!("HF_ENDPOINT={}", settings.hub), why })?;
+        let mut roots = RootCerts::WebPki;
+        if let Some(path) = &settings.certificates {
+            let text = std::fs::read(path).map_err(RemoteError::io("read the certificates in", path))?;
+            let found: Vec<Certificate<'static>> = parse_pem(&text)
+                .filter_map(|item| match item {
+                    Ok(PemItem::Certificate(certificate)) => Some(certificate),
+                    _ => None,
+                })
+                .collect();
+            if !found.is_empty() {
+                roots = RootCerts::Specific(found.into());
+            }
+        }
+        let agent = |proxy: bool| {
+            let config = Agent::config_builder()
+                .http_status_as_error(false)
+                .max_redirects(0)
+                .user_agent(concat!("olmo-pipe/", env!("CARGO_PKG_VERSION")))
+                .timeout_connect(Some(Duration::from_secs(30)))
+                .timeout_recv_response(Some(Duration::from_secs(120)))
+                .timeout_per_read(Some(Duration::from_secs(60)))
+                .tls_config(TlsConfig::builder().root_certs(roots.clone()).build());
+            let config = if proxy { config } else { config.proxy(None) };
+            config.build().new_agent()
+        };
+        Ok(Self { settings: settings.clone(), hub, agent: agent(true), direct: agent(false) })
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The answer to a request for `url`.
+    pub fn get(&self, url: &Url, headers: &[(&str, String)], watch: &mut dyn Watch) -> Result<Answer, RemoteError> {
+        let mut pause = self.settings.pause;
+        let mut attempt = 1;
+        loop {
+            let (error, asked) = match self.once(url, headers, attempt) {
+                Once::Done(answer) => return Ok(answer),
+                Once::Never(error) => return Err(error),
+                Once::Later(error, asked) => (error, asked),
+            };
+            let wait = asked.unwrap_or(pause);
+            if wait > self.settings.longest_wait {
+                return Err(RemoteError::TooOften { url: url.to_string(), seconds: wait.as_secs() });
+            }
+            if attempt >= self.settings.attempts {
+                return Err(error);
+            }
+            watch.waits(&error, wait);
+            std::thread::sleep(wait);
+            pause = (pause * 2).min(self.settings.longest_wait);
+            attempt += 1;
+        }
+    }
+
+    fn once(&self, first: &Url, headers: &[(&str, String)], attempts: u32) -> Once {
+        let mut url = first.clone();
+        for _ in 0..REDIRECTS {
+            let agent = if url.is_loopback() { &self.direct } else { &self.agent };
+            let mut request = agent.get(url.to_string());
+            for (name, value) in headers {
+                request = request.header(*name, value);
+            }
+            // The token goes to the hub alone, and never in the clear over a network.
+            let own = url.origin() == self.hub.origin() && (url.is_secure() || url.is_loopback());
+            let token = self.settings.token.as_ref().filter(|_| own);
+            if let Some(token) = token {
+                request = request.header("authorization", format!("Bearer {token}"));
+            }
+            let response = match request.call() {
+                Ok(response) => response,
+                Err(e) => return self.failed(&url, &e, attempts),
+            };
+            let answer = Answer { url: url.clone(), response };
+            let status = answer.response.status();
+            if matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308) {
+                let Some(location) = answer.header("location").map(str::to_owned) else {
+                    let why = format!("it answers {status} and does not say where to");
+                    return Once::Never(RemoteError::Answer { url: url.to_string(), why });
+                };
+                url = match url.join(&location).and_then(|to| self.may_follow(&url, &to).map(|()| to)) {
+                    Ok(to) => to,
+                    Err(why) => {
+                        return Once::Never(RemoteError::Redirect { url: url.to_string(), to: location, why });
+                    }
+                };
+                continue;
+            }
+            return judged(answer, self.settings.token.is_some());
+        }
+        let why = format!("more than {REDIRECTS} redirects");
+        Once::Never(RemoteError::Redirect { url: first.to_string(), to: url.to_string(), why })
+    }
+
+    /// Whether a redirect leads where one may go.
+    fn may_follow(&self, from: &Url, to: &Url) -> Result<(), String> {
+        if from.is_secure() && !to.is_secure() {
+            return Err("from https to plain http".to_owned());
+        }
+        if !to.is_secure() && !to.is_loopback() && to.origin() != self.hub.origin() {
+            return Err("to plain http".to_owned());
+        }
+        if to.is_loopback() && !from.is_loopback() {
+            return Err("from the network to this machine".to_owned());
+        }
+        Ok(())
+    }
+
+    fn failed(&self, url: &Url, error: &ureq::Error, attempts: u32) -> Once {
+        let lasting = matches!(
+            error,
+            ureq::Error::BadUri(_) | ureq::Error::Http(_) | ureq::Error::InvalidProxyUrl | ureq::Error::Rustls(_)
+        );
+        let failure = RemoteError::Unreachable { url: url.to_string(), why: error.to_string(), attempts };
+        if lasting { Once::Never(failure) } else { Once::Later(failure, None) }
+    }
+}
+
+/// What an answer that is no redirect means.
+fn judged(answer: Answer, token: bool) -> Once {
+    let status = answer.response.status();
+    if matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE) {
+        return Once::Done(answer);
+    }
+    let asked = answer.number("retry-after").map(Duration::from_secs);
+    let url = answer.url.to_string();
+    // The hub says why in this header.
+    let said = answer.header("x-error-message").map(str::to_owned);
+    let text = said.unwrap_or_else(|| {
+        let mut start = Vec::new();
+        let _ = answer.reader().take(400).read_to_end(&mut start);
+        let text = String::from_utf8_lossy(&start).into_owned();
+        if text.trim_start().starts_with('<') { String::new() } else { text }
+    });
+    let error = RemoteError::Status { url, status: status.as_u16(), text, token };
+    match status.as_u16() {
+        408 | 429 | 500 | 502 | 503 | 504 => Once::Later(error, asked),
+        _ => Once::Never(error),
+    }
+}

@@ -1,0 +1,142 @@
+//! The Hugging Face hub: a revision becomes a commit, and a source the files that it means.
+
+use serde::Deserialize;
+
+use crate::download::Expected;
+use crate::error::RemoteError;
+use crate::http::Client;
+use crate::kind;
+use crate::pattern;
+use crate::remote::Watch;
+use crate::source::Repository;
+use crate::url::{Url, encoded};
+
+/// A repository as it is at one commit.
+pub struct Snapshot {
+    /// 40 hexadecimal digits.
+    pub commit: String,
+    /// The files that are meant, sorted by path, with what the hub promises of them.
+    pub files: Vec<(String, Expected)>,
+}
+
+/// What the hub's API says of a revision, as far as it is used.
+#[derive(Deserialize)]
+struct Info {
+    sha: String,
+    #[serde(default)]
+    siblings: Vec<Sibling>,
+}
+
+#[derive(Deserialize)]
+struct Sibling {
+    rfilename: String,
+    size: Option<u64>,
+    #[serde(rename = "blobId")]
+    blob_id: Option<String>,
+    lfs: Option<Lfs>,
+}
+
+#[derive(Deserialize)]
+struct Lfs {
+    sha256: Option<String>,
+    size: Option<u64>,
+}
+
+/// Asks what `revision` of `repository` is now, and which of its files `path` means.
+pub fn look_up(
+    client: &Client,
+    source: &str,
+    repository: &Repository,
+    revision: &str,
+    path: &str,
+    watch: &mut dyn Watch,
+) -> Result<Snapshot, RemoteError> {
+    let kind = if repository.dataset { "datasets" } else { "models" };
+    let hub = &client.settings().hub;
+    let address = format!("{hub}/api/{kind}/{}/revision/{}?blobs=true", repository.id, encoded(revision, false));
+    let url = address_of(source, &address)?;
+    let text = client.get(&url, &[], watch)?.text()?;
+    let answer = |why: String| RemoteError::Answer { url: address.clone(), why };
+    let info: Info =
+        serde_json::from_str(&text).map_err(|e| answer(format!("the hub's answer cannot be read: {e}")))?;
+    if info.sha.len() != 40 || !info.sha.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Err(answer("the hub names no commit".to_owned()));
+    }
+    let files = chosen(source, repository, path, info.siblings)?;
+    Ok(Snapshot { commit: info.sha.to_ascii_lowercase(), files })
+}
+
+/// Where a file of `repository` lies at `commit`.
+pub fn file_url(
+    client: &Client,
+    source: &str,
+    repository: &Repository,
+    commit: &str,
+    path: &str,
+) -> Result<Url, RemoteError> {
+    let folder = if repository.dataset { "datasets/" } else { "" };
+    let hub = &client.settings().hub;
+    address_of(source, &format!("{hub}/{folder}{}/resolve/{commit}/{}", repository.id, encoded(path, true)))
+}
+
+fn address_of(source: &str, address: &str) -> Result<Url, RemoteError> {
+    Url::parse(address).map_err(|why| RemoteError::Form { source_text: source.to_owned(), why })
+}
+
+/// The files that `path` means: one, those of a folder, or those that fit a pattern. Only what is named by itself is an
+/// error if it is of a kind that is not taken.
+fn chosen(
+    source: &str,
+    repository: &Repository,
+    path: &str,
+    siblings: Vec<Sibling>,
+) -> Result<Vec<(String, Expected)>, RemoteError> {
+    let total = siblings.len();
+    let below = format!("{path}/");
+    let meant = |name: &str| match path {
+        "" => true,
+        _ if pattern::is_pattern(path) => pattern::fits(path, name),
+        _ => name == path || name.starts_with(&below),
+    };
+    let hidden = |name: &str| name.split('/').any(|part| part.starts_with('.'));
+    let taken = |name: &str| match repository.dataset {
+        // Of a folder of a dataset what can be read; what is named may be anything that is allowed.
+        true if !pattern::is_pattern(path) && name != path => kind::is_data(name) && !hidden(name),
+        _ => kind::is_allowed(name) && !hidden(name),
+    };
+    let mut files = Vec::new();
+    let mut left = 0;
+    for sibling in siblings {
+        let name = sibling.rfilename;
+        if !meant(&name) {
+            continue;
+        }
+        if let Some(why) = kind::bad_path(&name) {
+            return Err(RemoteError::Path { source_text: source.to_owned(), path: name, why });
+        }
+        if !taken(&name) {
+            left += 1;
+            continue;
+        }
+        let lfs = sibling.lfs;
+        let large = lfs.is_some();
+        let expected = Expected {
+            size: lfs.as_ref().and_then(|lfs| lfs.size).or(sibling.size),
+            sha256: lfs.and_then(|lfs| lfs.sha256),
+            // Of a large file it names a pointer to the file.
+            git: sibling.blob_id.filter(|_| !large),
+        };
+        files.push((name, expected));
+    }
+    files.sort_by(|a, b| a.0.cmp(&b.0));
+    files.dedup_by(|a, b| a.0 == b.0);
+    if files.is_empty() {
+        let why = match left {
+            0 if path.is_empty() => format!("the repository has no file of a kind that is fetched ({} files)", total),
+            0 => format!("there is no `{}` among the {total} files of the repository", path.escape_debug()),
+            _ => format!("{left} files fit, but none is of a kind that is fetched ({})", kind::listed()),
+        };
+        return Err(RemoteError::NoFiles { source_text: source.to_owned(), why });
+    }
+    Ok(files)
+}

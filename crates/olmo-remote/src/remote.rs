@@ -1,0 +1,201 @@
+//! [`Remote`]: fetches sources, and says what they are.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::digests::Digests;
+use crate::download::{self, Expected};
+use crate::error::RemoteError;
+use crate::http::Client;
+use crate::hub;
+use crate::lock::{Locked, LockedFile};
+use crate::settings::Settings;
+use crate::source::{Source, Want};
+use crate::url::Url;
+use crate::wheel;
+
+/// Sees what goes on.
+pub trait Watch {
+    /// Of `what`, `done` bytes are there, of `total` if that is known. Called often.
+    fn progress(&mut self, _what: &str, _done: u64, _total: Option<u64>) {}
+
+    /// A request failed for now, and is sent again in `wait`.
+    fn waits(&mut self, _error: &RemoteError, _wait: Duration) {}
+}
+
+impl Watch for () {}
+
+/// Fetches remote sources.
+pub struct Remote {
+    client: Client,
+}
+
+/// A source that was fetched.
+#[derive(Debug)]
+pub struct Fetched {
+    /// What it is; where it was locked already, the same again.
+    pub locked: Locked,
+    /// Where its files lie, in the order of `locked.files`.
+    pub files: Vec<PathBuf>,
+}
+
+/// A file that is to come.
+struct Coming {
+    path: String,
+    expected: Expected,
+}
+
+impl Remote {
+    /// # Errors
+    /// The settings cannot be used.
+    pub fn new(settings: &Settings) -> Result<Self, RemoteError> {
+        Ok(Self { client: Client::new(settings)? })
+    }
+
+    /// Fetches `source` into the folder `folder`, which is made, and which the caller alone uses. With `locked`, it has
+    /// to be what it was; else what it is now is found out. `single`: it has to be one file. What a stopped process left in
+    /// `folder` is gone on with.
+    ///
+    /// # Errors
+    /// No network, no such source, another content than promised, no room: see [`RemoteError`].
+    pub fn fetch(
+        &self,
+        source: &Source,
+        locked: Option<&Locked>,
+        single: bool,
+        folder: &Path,
+        watch: &mut dyn Watch,
+    ) -> Result<Fetched, RemoteError> {
+        fs::create_dir_all(folder).map_err(RemoteError::io("make the folder", folder))?;
+        let fetched = match source {
+            Source::Https { url, sha256 } => {
+                let url = Url::parse(url).map_err(|why| RemoteError::Form { source_text: source.to_string(), why })?;
+                let expected = Expected { sha256: sha256.clone(), ..Expected::default() };
+                let coming = vec![Coming { path: url.file_name(), expected }];
+                self.all(coming, locked, folder, (None, None), &|_| Ok(url.clone()), watch)?
+            }
+            Source::Hub { repository, revision, path } => {
+                let name = source.to_string();
+                let (commit, coming) = match locked {
+                    Some(Locked { revision: Some(commit), files, .. }) => {
+                        let coming = |f: &LockedFile| Coming { path: f.path.clone(), expected: Expected::default() };
+                        (commit.clone(), files.iter().map(coming).collect())
+                    }
+                    _ => {
+                        let found = hub::look_up(&self.client, &name, repository, revision, path, watch)?;
+                        let coming = |(path, expected)| Coming { path, expected };
+                        (found.commit, found.files.into_iter().map(coming).collect())
+                    }
+                };
+                let coming: Vec<Coming> = coming;
+                if single && coming.len() > 1 {
+                    let why = format!("one file is wanted, and it means {}", coming.len());
+                    return Err(RemoteError::NoFiles { source_text: name, why });
+                }
+                let url = |path: &str| hub::file_url(&self.client, &name, repository, &commit, path);
+                self.all(coming, locked, folder, (Some(commit.clone()), None), &url, watch)?
+            }
+            Source::Pypi { name, version, path } => {
+                let text = source.to_string();
+                let place = folder.join("wheel");
+                let _ = fs::remove_dir_all(&place);
+                fs::create_dir_all(&place).map_err(RemoteError::io("make the folder", &place))?;
+                watch.progress(&text, 0, None);
+                let wheel = wheel::download(self.client.settings(), &text, name, version, &place)?;
+                let to = file_place(folder, path)?;
+                wheel::member(&wheel, path, &to, self.client.settings().max_bytes)?;
+                let found = Digests::of(&to).map_err(RemoteError::io("read", &to))?;
+                let wheel = wheel.file_name().map(|name| name.to_string_lossy().into_owned());
+                let _ = fs::remove_dir_all(&place);
+                let files = vec![LockedFile {
+                    path: path.clone(),
+                    size: found.size,
+                    sha256: found.sha256,
+                    blake3: found.blake3,
+                }];
+                // The wheel of another platform may hold the same file.
+                let wheel = locked.and_then(|locked| locked.wheel.clone()).or(wheel);
+                Fetched { locked: Locked { revision: None, wheel, files }, files: vec![to] }
+            }
+        };
+        if let Some(locked) = locked {
+            same(source, locked, &fetched.locked)?;
+        }
+        Ok(fetched)
+    }
+
+    /// Fetches all files of `coming`, one after the other.
+    fn all(
+        &self,
+        coming: Vec<Coming>,
+        locked: Option<&Locked>,
+        folder: &Path,
+        (revision, wheel): (Option<String>, Option<String>),
+        url: &dyn Fn(&str) -> Result<Url, RemoteError>,
+        watch: &mut dyn Watch,
+    ) -> Result<Fetched, RemoteError> {
+        let most = self.client.settings().max_bytes;
+        let (mut files, mut places) = (Vec::new(), Vec::new());
+        for Coming { path, mut expected } in coming {
+            if let Some(known) = locked.and_then(|locked| locked.files.iter().find(|file| file.path == path)) {
+                expected = Expected { size: Some(known.size), sha256: Some(known.sha256.clone()), git: None };
+            }
+            if let Some(size) = expected.size.filter(|size| *size > most) {
+                return Err(RemoteError::TooLarge { what: path, size, most });
+            }
+            let place = file_place(folder, &path)?;
+            let found = download::download(&self.client, &url(&path)?, &expected, &place, watch)?;
+            files.push(LockedFile { path, size: found.size, sha256: found.sha256, blake3: found.blake3 });
+            places.push(place);
+        }
+        Ok(Fetched { locked: Locked { revision, wheel, files }, files: places })
+    }
+}
+
+/// Where the file `path` of a source lies in its folder; the folders above it are made.
+fn file_place(folder: &Path, path: &str) -> Result<PathBuf, RemoteError> {
+    let place = folder.join("files").join(path);
+    let parent = place.parent().unwrap_or(folder);
+    fs::create_dir_all(parent).map_err(RemoteError::io("make the folder", parent))?;
+    Ok(place)
+}
+
+/// Whether a source is what was locked.
+fn same(source: &Source, locked: &Locked, found: &Locked) -> Result<(), RemoteError> {
+    for file in &locked.files {
+        let what = format!("{source}, {}", file.path);
+        let Some(now) = found.files.iter().find(|now| now.path == file.path) else {
+            let why = format!("the file `{}` of the lock is not there any more", file.path);
+            return Err(RemoteError::NoFiles { source_text: source.to_string(), why });
+        };
+        if now.size != file.size {
+            return Err(RemoteError::Size { what, found: now.size, expected: file.size });
+        }
+        for (kind, now, then) in [
+            ("SHA-256", now.sha256.clone(), file.sha256.clone()),
+            ("BLAKE3", now.blake3.to_string(), file.blake3.to_string()),
+        ] {
+            if now != then {
+                return Err(RemoteError::Digest { what, kind, found: now, expected: then });
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Locked {
+    /// The artifacts that a source of this content is as `want`: of each its files, by their names in it.
+    pub fn artifacts(&self, source: &Source, want: Want) -> Vec<Vec<(String, &LockedFile)>> {
+        if want != Want::Folder {
+            let name = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
+            return self.files.iter().map(|file| vec![(name(&file.path), file)]).collect();
+        }
+        let below = match source {
+            Source::Hub { path, .. } if !path.is_empty() => format!("{path}/"),
+            _ => String::new(),
+        };
+        let name = |file: &LockedFile| file.path.strip_prefix(&below).unwrap_or(&file.path).to_owned();
+        vec![self.files.iter().map(|file| (name(file), file)).collect()]
+    }
+}

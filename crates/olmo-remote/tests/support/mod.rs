@@ -1,0 +1,121 @@
+//! A small HTTP server on this machine that answers as a file server and as the hub do, and as they should not.
+
+#![allow(dead_code, reason = "each test binary uses a part")]
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+
+/// A request, as far as tests ask for it.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub path: String,
+    pub headers: HashMap<String, String>,
+}
+
+/// What is sent; a body that is shorter than its length is a connection that breaks.
+#[derive(Clone, Debug, Default)]
+pub struct Reply {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+    /// Sent of the body.
+    pub cut: Option<usize>,
+    /// The connection stays open, silent.
+    pub hangs: bool,
+}
+
+impl Reply {
+    pub fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
+        Self { status, body: body.into(), ..Self::default() }
+    }
+
+    pub fn with(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub fn cut(mut self, bytes: usize) -> Self {
+        self.cut = Some(bytes);
+        self
+    }
+
+    pub fn hang(mut self) -> Self {
+        self.hangs = true;
+        self
+    }
+
+    /// `body` under `etag`, or the part of it that `request` asks for.
+    pub fn file(request: &Request, body: &[u8], etag: &str) -> Self {
+        let range = request.headers.get("range").and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-'));
+        let same = request.headers.get("if-range").is_none_or(|known| known == etag);
+        let whole = Reply::new(200, body).with("etag", etag);
+        match range.and_then(|start| start.parse::<usize>().ok()).filter(|_| same) {
+            None => whole,
+            Some(start) if start >= body.len() => {
+                Reply::new(416, "").with("content-range", &format!("bytes */{}", body.len()))
+            }
+            Some(start) => {
+                let range = format!("bytes {start}-{}/{}", body.len() - 1, body.len());
+                Reply::new(206, &body[start..]).with("etag", etag).with("content-range", &range)
+            }
+        }
+    }
+}
+
+type Handler = dyn Fn(&Request) -> Reply + Send + Sync;
+
+/// Runs until the test process ends.
+pub struct Server {
+    pub address: String,
+    requests: Arc<Mutex<Vec<Request>>>,
+}
+
+impl Server {
+    pub fn start(handler: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let requests: Arc<Mutex<Vec<Request>>> = Arc::default();
+        let (seen, handler): (_, Arc<Handler>) = (requests.clone(), Arc::new(handler));
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (seen, handler) = (seen.clone(), handler.clone());
+                std::thread::spawn(move || {
+                    let _ = serve(stream, &seen, &*handler);
+                });
+            }
+        });
+        Self { address, requests }
+    }
+
+    pub fn requests(&self) -> Vec<Request> {
+        self.requests.lock().unwrap().clone()
+    }
+}
+
+fn serve(mut stream: TcpStream, seen: &Mutex<Vec<Request>>, handler: &Handler) -> std::io::Result<()> {
+    let mut lines = BufReader::new(stream.try_clone()?).lines();
+    let first = lines.next().transpose()?.unwrap_or_default();
+    let path = first.split(' ').nth(1).unwrap_or_default().to_owned();
+    let mut headers = HashMap::new();
+    for line in lines {
+        let line = line?;
+        let Some((name, value)) = line.split_once(':') else { break };
+        headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
+    }
+    let request = Request { path, headers };
+    seen.lock().unwrap().push(request.clone());
+    let reply = handler(&request);
+    write!(stream, "HTTP/1.1 {} Said\r\nconnection: close\r\ncontent-length: {}\r\n", reply.status, reply.body.len())?;
+    for (name, value) in &reply.headers {
+        write!(stream, "{name}: {value}\r\n")?;
+    }
+    stream.write_all(b"\r\n")?;
+    stream.write_all(&reply.body[..reply.cut.unwrap_or(reply.body.len()).min(reply.body.len())])?;
+    stream.flush()?;
+    if reply.hangs {
+        std::thread::sleep(std::time::Duration::from_secs(120));
+    }
+    Ok(())
+}

@@ -1,0 +1,49 @@
+//! `olmo-pipe lock`.
+
+use std::fmt::Write as _;
+use std::io::IsTerminal;
+
+use clap::Args;
+
+use super::{Common, Exit, ExperimentFile, Problem, answer, current_folder};
+use crate::report::{Terminal, escape_control};
+use crate::run as engine;
+use crate::store::Store;
+
+#[derive(Args)]
+pub struct Lock {
+    #[command(flatten)]
+    experiment: ExperimentFile,
+    /// Looks whether sources that are locked changed, and locks what they are now.
+    #[arg(long)]
+    update: bool,
+}
+
+impl Lock {
+    pub fn run(self, common: &Common) -> Result<Exit, Problem> {
+        let resolved = self.experiment.load()?.resolved;
+        let store = Store::open(&common.store_folder(&resolved.root))?;
+        let sourcing = self.experiment.sourcing(false, false)?;
+        let bars = std::io::stderr().is_terminal();
+        let mut terminal = Terminal::new(Box::new(std::io::stderr()), bars, &current_folder()?);
+        let changed = engine::lock(&store, &resolved, self.update, &sourcing, &mut terminal)?;
+        let file = sourcing.lock.unwrap_or_default();
+        let file = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let mut text = String::new();
+        for source in &changed {
+            let _ = writeln!(text, "  locked {}", escape_control(source));
+        }
+        match changed.len() {
+            0 => text.push_str("nothing to lock: every remote source is locked already, or there is none\n"),
+            count => {
+                let _ = writeln!(
+                    text,
+                    "{count} {} in {file}",
+                    if count == 1 { "source is new" } else { "sources are new" }
+                );
+            }
+        }
+        answer(&text);
+        Ok(Exit::Success)
+    }
+}
