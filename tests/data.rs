@@ -107,3 +107,98 @@ fn what_is_trained_counted_and_wrong_is_shown_of_artifacts_and_folders() {
     assert_eq!(unknown.status.code(), Some(2), "{}", said(&unknown));
     assert_eq!(command(dir, &["data", "stats"]).output().unwrap().status.code(), Some(2));
 }
+
+#[test]
+fn the_rows_of_a_runs_steps_are_shown_and_compared_with_what_it_wrote_down() {
+    let dir = project(40);
+    let dir = dir.path();
+    let more = r#"  first:
+    uses: train
+    with:
+      data: "${stages.rows.memmap}"
+      seed: 7
+      max_duration: 3steps
+      global_train_batch_size: 2
+      save_interval: null
+      optimizer: {learning_rate: 0.001}
+      model: {d_model: 16, n_heads: 2, n_layers: 1, mlp_hidden_size: 32}
+"#;
+    let text = PIPELINE.replace("outputs:", &format!("{more}outputs:"));
+    std::fs::write(dir.join("pipeline.yaml"), &text).unwrap();
+    succeeds(dir, &["run", "data.yaml"]);
+    let shown = succeeds(dir, &["data", "inspect", "latest", "--steps", "1,3"]);
+    assert_eq!(shown.matches("the one that the run wrote down").count(), 2, "{shown}");
+    assert_eq!(shown.matches("── step 3, epoch 0, row ").count(), 2, "{shown}");
+    let rows = artifact(dir, "rows", "memmap");
+    let alone = succeeds(dir, &["data", "inspect", &rows, "--seed", "7", "--batch", "2", "--steps", "3"]);
+    assert!(shown.ends_with(&alone), "the same rows:\n{shown}\n{alone}");
+    // Another seed gives other rows, which the run did not take.
+    let other = command(dir, &["data", "inspect", "data:first", "--seed", "8", "--steps", "1"]).output().unwrap();
+    assert_eq!(other.status.code(), Some(6), "{}", said(&other));
+    assert!(said(&other).contains("NOT the one"), "{}", said(&other));
+
+    // Of several stages that take rows, one has to be named.
+    let two = text
+        .replace("outputs:", &format!("{}outputs:", more.replace("first:", "second:").replace("seed: 7", "seed: 9")));
+    std::fs::write(dir.join("pipeline.yaml"), two).unwrap();
+    succeeds(dir, &["run", "data.yaml"]);
+    let which = command(dir, &["data", "inspect", "latest", "--steps", "1"]).output().unwrap();
+    assert_eq!(which.status.code(), Some(2));
+    assert!(said(&which).contains("latest:first or latest:second"), "{}", said(&which));
+    let shown = succeeds(dir, &["data", "inspect", "latest:second", "--steps", "1"]);
+    assert!(shown.contains("the one that the run wrote down"), "{shown}");
+    let gone = command(dir, &["data", "inspect", "latest:third", "--steps", "1"]).output().unwrap();
+    assert!(said(&gone).contains("there are: first, second"), "{}", said(&gone));
+}
+
+#[test]
+fn the_order_of_an_epoch_is_printed_and_written_as_olmo_writes_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let printed = succeeds(dir.path(), &["data", "order", "--rows", "1000", "--seed", "6198"]);
+    assert!(printed.starts_with("615\n832\n881\n9\n648\n"), "{}", &printed[..40]);
+    succeeds(
+        dir.path(),
+        &["data", "order", "--rows", "1000", "--seed", "6197", "--epoch", "1", "--raw", "indices.npy"],
+    );
+    let raw = std::fs::read(dir.path().join("indices.npy")).unwrap();
+    let rows: Vec<u32> = raw.chunks(4).map(|word| u32::from_le_bytes(word.try_into().unwrap())).collect();
+    assert_eq!(printed, rows.iter().map(|row| format!("{row}\n")).collect::<String>());
+}
+
+/// The command, whose processes can write no file of more than `bytes`.
+fn limited(dir: &Path, arguments: &[&str], bytes: u64) -> Command {
+    use std::os::unix::process::CommandExt;
+    let mut command = command(dir, arguments);
+    let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
+    // SAFETY: between fork and exec it only makes two system calls.
+    unsafe {
+        command.pre_exec(move || {
+            // Without this the kernel kills instead of refusing the write.
+            libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+            if libc::setrlimit(libc::RLIMIT_FSIZE, &limit) == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+        });
+    }
+    command
+}
+
+#[test]
+fn a_stage_that_finds_no_room_says_which_file_and_goes_on_when_there_is_room() {
+    let dir = project(70_000);
+    let dir = dir.path();
+    for until in ["chats", "tokens", "rows"] {
+        // A few stages on, the same again.
+        let output = limited(dir, &["run", "data.yaml", "--until", until], 300_000).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{until}: {}", said(&output));
+        assert!(said(&output).contains("File too large"), "{until}: {}", said(&output));
+        let file = ["data.parquet", "tokens", "input_ids.npy"];
+        assert!(file.iter().any(|name| said(&output).contains(name)), "{until}: {}", said(&output));
+        succeeds(dir, &["run", "data.yaml", "--until", until]);
+    }
+    let whole = project(70_000);
+    succeeds(whole.path(), &["run", "data.yaml"]);
+    succeeds(dir, &["run", "data.yaml"]);
+    for name in ["tokens/tokens.parquet", "rows/input_ids.npy", "rows/label_mask.npy"] {
+        let read = |dir: &Path| std::fs::read(dir.join("out/data").join(name)).unwrap();
+        assert!(read(dir) == read(whole.path()), "{name} differs");
+    }
+}

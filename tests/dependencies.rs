@@ -58,7 +58,7 @@ fn the_default_build_stays_on_its_diet() {
     names.extend(closure("olmo-pipe"));
     names.sort();
     names.dedup();
-    assert!(names.len() <= 340, "{} crates; see docs/decisions.md before adding more", names.len());
+    assert!(names.len() <= 345, "{} crates; see docs/decisions.md before adding more", names.len());
 }
 
 /// Crates with their features, of the whole workspace.

@@ -50,7 +50,7 @@ impl Reference {
 }
 
 /// The run that `text` names: `latest`, the beginning of an id, an experiment's newest run.
-fn find_run(store: &Store, text: &str) -> Result<RunId, ReferenceError> {
+pub fn find_run(store: &Store, text: &str) -> Result<RunId, ReferenceError> {
     let unknown = || ReferenceError::UnknownRun { text: text.to_owned() };
     if text == "latest" {
         return run::list(store)?.pop().map(|state| state.id).ok_or_else(unknown);

@@ -37,10 +37,11 @@ pub struct JinjaTemplate {
     environment: Environment<'static>,
 }
 
-#[derive(Serialize)]
-struct TurnView<'m> {
-    role: &'static str,
-    content: &'m str,
+/// A turn as templates see it.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct TurnView<'m> {
+    pub role: &'m str,
+    pub content: &'m str,
 }
 
 impl JinjaTemplate {
@@ -65,7 +66,12 @@ impl JinjaTemplate {
         Ok(Self { environment })
     }
 
-    fn text(
+    /// The text that the template makes of `turns`. `tokens` are `eos_token` and its like; `add_generation_prompt`: with the
+    /// line after which the assistant answers.
+    ///
+    /// # Errors
+    /// The template raises an exception, takes too long, or makes far more text than it was given.
+    pub fn text(
         &self,
         turns: &[TurnView<'_>],
         tokens: &[(&str, &str)],
@@ -204,6 +210,12 @@ fn describe(error: &Error) -> String {
     format!("{}{place}", detail.escape_debug())
 }
 
+/// In bytes.
+fn replaced_length(text: &str, from: &str, to: &str) -> usize {
+    let times = text.matches(from).count();
+    (text.len() - times * from.len()).saturating_add(times.saturating_mul(to.len()))
+}
+
 /// The methods of Python's strings that chat templates use.
 fn python_method(_: &State, value: &Value, method: &str, arguments: &[Value]) -> Result<Value, Error> {
     let unknown = || Error::from(ErrorKind::UnknownMethod);
@@ -236,7 +248,9 @@ fn python_method(_: &State, value: &Value, method: &str, arguments: &[Value]) ->
         ("split", [separator]) if !separator.is_empty() => text.split(separator).map(Value::from).collect(),
         ("split", []) => text.split_whitespace().map(Value::from).collect(),
         // Replacing may multiply a text's length; the fuel does not count that.
-        ("replace", [from, to]) if to.len() <= from.len() => text.replace(from, to).into(),
+        ("replace", [from, to]) if replaced_length(text, from, to) <= text.len().max(LONGEST) => {
+            text.replace(from, to).into()
+        }
         _ => return Err(unknown()),
     })
 }

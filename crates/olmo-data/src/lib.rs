@@ -28,7 +28,7 @@ mod words;
 pub use dataset::Conversation;
 pub use error::DataError;
 pub use instance_filter::InstanceFilter;
-pub use jinja::JinjaTemplate;
+pub use jinja::{JinjaTemplate, TurnView};
 pub use memmap::{Dtype, Instance, Manifest, Memmap};
 pub use memmap_writer::{Layout, MemmapOptions, MemmapWriter};
 pub use pack::{Pack, Packer};

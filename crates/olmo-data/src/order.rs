@@ -5,6 +5,8 @@
 //! so a run sees the rows that the Python trainer would. It depends on the number of rows, the
 //! seed and the epoch; never on batch size or on the number of processes.
 
+use std::io::Write;
+
 /// The rows `0..instances` in the order of `epoch` (the first is 0).
 pub fn epoch_order(instances: usize, seed: u64, epoch: u64) -> Vec<u32> {
     let last = u32::try_from(instances).unwrap_or(u32::MAX);
@@ -37,6 +39,11 @@ impl Order {
         Self { instances, per_epoch, seed, cursor, epoch: None }
     }
 
+    /// Goes on from `cursor`.
+    pub fn seek(&mut self, cursor: u64) {
+        self.cursor = cursor;
+    }
+
     /// Rows visited so far; a new [`Order`] goes on from here.
     pub fn cursor(&self) -> u64 {
         self.cursor
@@ -58,6 +65,19 @@ impl Iterator for Order {
         self.cursor += 1;
         Some((epoch, row))
     }
+}
+
+/// What a step took: the BLAKE3 digest of its row indices, ids and (where there are any) labels, one byte each, in the order
+/// of the step, as 64 hexadecimal digits. Numbers are 32 bits, little-endian.
+pub fn batch_digest(rows: &[u32], input_ids: &[u32], label_mask: Option<&[bool]>) -> String {
+    let words = |words: &[u32]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
+    let mut hasher = olmo_stage::Digest::hasher();
+    let labels = label_mask.unwrap_or_default().iter().map(|label| u8::from(*label)).collect();
+    for part in [words(rows), words(input_ids), labels] {
+        // Hashing cannot fail.
+        let _ = hasher.write_all(&part);
+    }
+    hasher.finish().hex()
 }
 
 /// numpy's `SeedSequence(entropy).generate_state(8, uint32)`.
@@ -188,6 +208,8 @@ mod tests {
             first.by_ref().take(cut).for_each(drop);
             let rest: Vec<(u64, u32)> = Order::new(10, 3, 7, first.cursor()).take(40 - cut).collect();
             assert_eq!(rest, whole[cut..]);
+            first.seek(0);
+            assert!(first.take(40).eq(whole.iter().copied()));
         }
         assert_eq!(Order::new(2, 3, 7, 0).next(), None);
     }

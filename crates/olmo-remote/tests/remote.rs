@@ -307,6 +307,32 @@ fn files_folders_and_patterns_of_a_repository_are_chosen() {
 }
 
 #[test]
+fn a_model_is_a_folder_whose_files_keep_their_places() {
+    let cdn = Server::start(|request| Reply::file(request, b"hello", "\"large\""));
+    let server = Server::start(hub(cdn.address.clone(), ""));
+    for (source, names) in [
+        ("hf:own/chats", ["data/train-0.parquet", "data/train-1.jsonl"]),
+        ("hf:own/chats/data", ["train-0.parquet", "train-1.jsonl"]),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let fetched = fetch(&settings(&server.address), source, None, dir.path()).unwrap();
+        let source = Source::parse(source).unwrap();
+        let artifacts = fetched.locked.artifacts(&source, Want::Folder);
+        assert_eq!(artifacts.len(), 1);
+        assert_eq!(artifacts[0].iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), names);
+        assert_eq!(fetched.locked.artifacts(&source, Want::Files).len(), 2);
+    }
+    // One file is wanted, and the folder holds two: said before anything comes.
+    let source = Source::parse("hf:own/chats/data").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let before = cdn.requests().len();
+    let error =
+        Remote::new(&settings(&server.address)).unwrap().fetch(&source, None, true, dir.path(), &mut ()).unwrap_err();
+    assert!(error.to_string().contains("one file is wanted, and it means 2"), "{error}");
+    assert_eq!(cdn.requests().len(), before);
+}
+
+#[test]
 fn a_hub_that_sends_another_content_than_it_promises_is_found_out() {
     let cdn = Server::start(|request| Reply::file(request, b"HELLO", "\"large\""));
     let server = Server::start(hub(cdn.address.clone(), "datasets/"));

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -56,18 +57,19 @@ pub fn open(path: &Path, read: &Arc<AtomicU64>) -> io::Result<Content> {
     let arrow = |e: ArrowError| io::Error::other(e.to_string());
     let text = |batch: Result<RecordBatch, ArrowError>| batch.map_err(|e| e.to_string());
     if head.starts_with(b"PAR1") {
-        let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| io::Error::other(e.to_string()))?;
-        let reader = builder.with_batch_size(BATCH).build().map_err(|e| io::Error::other(e.to_string()))?;
-        return Ok(table(Box::new(reader.map(text))));
+        let reader = sound(|| ParquetRecordBatchReaderBuilder::try_new(file)?.with_batch_size(BATCH).build());
+        let reader = reader.and_then(|reader| reader.map_err(|e| e.to_string())).map_err(io::Error::other)?;
+        return Ok(table(Box::new(Guarded(Some(reader.map(text))))));
     }
     if head.starts_with(b"ARROW1") {
-        let reader = FileReader::try_new(file, None).map_err(arrow)?;
-        return Ok(table(Box::new(reader.map(text))));
+        let reader = sound(|| FileReader::try_new(file, None)).map_err(io::Error::other)?.map_err(arrow)?;
+        return Ok(table(Box::new(Guarded(Some(reader.map(text))))));
     }
     // The streaming format, which `datasets` caches are in.
     if head.starts_with(b"\xff\xff\xff\xff") {
-        let reader = StreamReader::try_new(BufReader::new(file), None).map_err(arrow)?;
-        return Ok(table(Box::new(reader.map(text))));
+        let reader = sound(|| StreamReader::try_new(BufReader::new(file), None));
+        let reader = reader.map_err(io::Error::other)?.map_err(arrow)?;
+        return Ok(table(Box::new(Guarded(Some(reader.map(text))))));
     }
     let counted = BufReader::with_capacity(1 << 18, Counted { file, read: read.clone() });
     let mut lines: Box<dyn BufRead> = if head.starts_with(b"\x1f\x8b") {
@@ -82,6 +84,30 @@ pub fn open(path: &Path, read: &Arc<AtomicU64>) -> io::Result<Content> {
     let first = start[mark..].iter().copied().find(|byte| !byte.is_ascii_whitespace());
     lines.consume(mark);
     Ok(Content::Lines(lines, first))
+}
+
+/// What `read` gives; an error if it panics, as the readers of tables do over some damaged bytes.
+fn sound<T>(read: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(read)).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        format!("its reader gave up: {}", text.unwrap_or("for a reason that it does not say"))
+    })
+}
+
+/// Ends with an error where its reader panics.
+struct Guarded<I>(Option<I>);
+
+impl<T, I: Iterator<Item = Result<T, String>>> Iterator for Guarded<I> {
+    type Item = Result<T, String>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let reader = self.0.as_mut()?;
+        let next = sound(|| reader.next()).unwrap_or_else(|panic| Some(Err(panic)));
+        if !matches!(next, Some(Ok(_))) {
+            self.0 = None;
+        }
+        next
+    }
 }
 
 /// All frames of a zstd file, one after the other.

@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use olmo_data::TextTokenizer;
+use olmo_data::{TextTokenizer, TurnView};
 use olmo_model::ModelConfig;
 use olmo_stage::StageError;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::chat_template::{self, Turn};
+use crate::chat_template;
 
 const TEMPLATE: &str = "chat_template.jinja";
 const CONFIG: &str = "tokenizer_config.json";
@@ -56,12 +56,14 @@ impl Chat {
 
     /// The ids of a conversation in which the assistant is to answer `prompt`.
     pub fn prompt(&self, system: Option<&str>, prompt: &str) -> Result<Vec<u32>, StageError> {
-        let turn = |role: &'static str, content: &str| Turn { role, content: content.to_owned() };
-        let system = system.map(|system| turn("system", system));
-        let turns: Vec<Turn> = system.into_iter().chain([turn("user", prompt)]).collect();
+        let system = system.map(|content| TurnView { role: "system", content });
+        let turns: Vec<TurnView<'_>> = system.into_iter().chain([TurnView { role: "user", content: prompt }]).collect();
         let special = self.tokenizer.special();
-        let tokens =
-            json!({"bos_token": self.bos_token, "eos_token": special.eos_token, "pad_token": special.pad_token});
+        let tokens = [
+            ("bos_token", self.bos_token.as_deref()),
+            ("eos_token", Some(special.eos_token.as_str())),
+            ("pad_token", Some(special.pad_token.as_str())),
+        ];
         let text = chat_template::render(&self.template, &turns, &tokens)?;
         let ids = self.tokenizer.encode_text(&text)?;
         if ids.is_empty() {

@@ -1,98 +1,30 @@
-//! Chat templates: programs in Jinja that come with a model, and so from anybody.
-//!
-//! They run without files, clock or environment, with the functions that Hugging Face gives them (`raise_exception`, `tojson`,
-//! Python's methods of strings), and with limits on work and output.
+//! The chat template that a model brings, for one question. What a template may do is `olmo_data`'s business.
 
-use minijinja::value::Value;
-use minijinja::{Environment, Error, ErrorKind, State};
+use olmo_data::{JinjaTemplate, TurnView};
 use olmo_stage::StageError;
-use serde::Serialize;
 
-/// Instructions that a template may take; a conversation of a few turns takes some hundred.
-const FUEL: u64 = 1_000_000;
-/// Bytes of a template, and of the text it makes.
-const LONGEST: usize = 1 << 20;
-
-/// One turn as templates see it.
-#[derive(Clone, Debug, Serialize)]
-pub struct Turn {
-    pub role: &'static str,
-    pub content: String,
-}
-
-/// The text that `template` makes of `turns`, with the line after which the assistant answers. `tokens`: `bos_token`, `eos_token`, ...
+/// The text that `template` makes of `turns`, with the line after which the assistant answers. `tokens`: `eos_token` and its like;
+/// one that the model does not have is left out, as `transformers` does.
 ///
 /// # Errors
 /// `generate::template`, with the template's own words if it raises an exception.
-pub fn render(template: &str, turns: &[Turn], tokens: &serde_json::Value) -> Result<String, StageError> {
-    let failed = |reason: String| {
-        StageError::fail("generate::template", format!("chat_template.jinja: {}", reason.escape_debug()))
-    };
-    if template.len() > LONGEST {
-        return Err(failed(format!("has {} bytes, more than the {LONGEST} that are allowed", template.len())));
-    }
-    let mut environment = Environment::new();
-    environment.set_fuel(Some(FUEL));
-    // As transformers sets up Jinja.
-    environment.set_trim_blocks(true);
-    environment.set_lstrip_blocks(true);
-    environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-    environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
-        Err(Error::new(ErrorKind::InvalidOperation, message))
-    });
-    environment.set_unknown_method_callback(python_method);
-    let context =
-        minijinja::context! { messages => turns, add_generation_prompt => true, ..Value::from_serialize(tokens) };
-    let text = environment.render_str(template, context).map_err(|e| failed(e.to_string()))?;
-    if text.len() > LONGEST {
-        return Err(failed(format!("makes {} bytes, more than the {LONGEST} that are allowed", text.len())));
-    }
-    Ok(text)
-}
-
-/// The methods of Python's strings that chat templates use.
-fn python_method(_: &State, value: &Value, method: &str, arguments: &[Value]) -> Result<Value, Error> {
-    let unknown = || Error::from(ErrorKind::UnknownMethod);
-    let Some(text) = value.as_str() else { return Err(unknown()) };
-    let arguments =
-        arguments.iter().map(|argument| argument.as_str().ok_or_else(unknown)).collect::<Result<Vec<_>, _>>()?;
-    let among = |set: &str| {
-        let set = set.to_owned();
-        move |c: char| set.contains(c)
-    };
-    Ok(match (method, arguments.as_slice()) {
-        ("strip", []) => olmo_data::template::strip(text).into(),
-        ("strip", [set]) => text.trim_matches(among(set)).into(),
-        ("lstrip", []) => text.trim_start().into(),
-        ("lstrip", [set]) => text.trim_start_matches(among(set)).into(),
-        ("rstrip", []) => text.trim_end().into(),
-        ("rstrip", [set]) => text.trim_end_matches(among(set)).into(),
-        ("startswith", [prefix]) => text.starts_with(prefix).into(),
-        ("endswith", [suffix]) => text.ends_with(suffix).into(),
-        ("lower", []) => text.to_lowercase().into(),
-        ("upper", []) => text.to_uppercase().into(),
-        ("split", [separator]) if !separator.is_empty() => text.split(separator).map(Value::from).collect(),
-        ("split", []) => text.split_whitespace().map(Value::from).collect(),
-        // Replacing may multiply a text's length; the fuel does not count that.
-        ("replace", [from, to]) if text.len().saturating_mul(to.len().max(1)) <= LONGEST => {
-            text.replace(from, to).into()
-        }
-        _ => return Err(unknown()),
-    })
+pub fn render(template: &str, turns: &[TurnView<'_>], tokens: &[(&str, Option<&str>)]) -> Result<String, StageError> {
+    let there: Vec<(&str, &str)> = tokens.iter().filter_map(|(name, token)| Some((*name, (*token)?))).collect();
+    let made = JinjaTemplate::new(template).and_then(|template| template.text(turns, &there, true));
+    made.map_err(|e| StageError::fail("generate::template", format!("chat_template.jinja: {e}")))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use olmo_data::{Message, Role, Template};
-    use serde_json::json;
 
-    fn turns() -> Vec<Turn> {
-        vec![Turn { role: "system", content: "Be short.\n".into() }, Turn { role: "user", content: " 2+2? ".into() }]
+    fn turns() -> [TurnView<'static>; 2] {
+        [TurnView { role: "system", content: "Be short.\n" }, TurnView { role: "user", content: " 2+2? " }]
     }
 
-    fn tokens() -> serde_json::Value {
-        json!({"eos_token": "<eos>", "bos_token": null})
+    fn tokens() -> [(&'static str, Option<&'static str>); 2] {
+        [("eos_token", Some("<eos>")), ("bos_token", None)]
     }
 
     fn reason(template: &str) -> String {

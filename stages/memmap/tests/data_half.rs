@@ -402,6 +402,44 @@ fn arrow_files_of_both_kinds_are_read() {
 }
 
 #[test]
+fn parquet_of_every_codec_is_read_and_a_damaged_one_names_the_file() {
+    use arrow::array::{ArrayRef, RecordBatch, StringArray};
+    use parquet::basic::{Compression, GzipLevel, ZstdLevel};
+    use std::sync::Arc;
+    let column =
+        |text: &str| Arc::new((0..5000).map(|n| Some(format!("{text} {n}"))).collect::<StringArray>()) as ArrayRef;
+    let batch = RecordBatch::try_from_iter([("prompt", column("Say")), ("completion", column("It is"))]).unwrap();
+    let mut bench = Bench::new(1);
+    let codecs = [
+        Compression::UNCOMPRESSED,
+        Compression::SNAPPY,
+        Compression::GZIP(GzipLevel::default()),
+        Compression::ZSTD(ZstdLevel::default()),
+        Compression::LZ4_RAW,
+        Compression::LZ4,
+    ];
+    for codec in codecs {
+        let properties = parquet::file::properties::WriterProperties::builder().set_compression(codec).build();
+        let mut bytes = Vec::new();
+        let mut writer = parquet::arrow::ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties)).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+        let done = bench.fetch(json!({"format": "prompt_completion"}), &bytes).unwrap();
+        let chats = said(&done.out("dataset"));
+        assert_eq!((chats.len(), chats[4999][1].content.as_str()), (5000, "It is 4999"), "{codec:?}");
+        // Cut off, and with bytes of a page changed.
+        let failure = bench.fetch(json!({"format": "prompt_completion"}), &bytes[..bytes.len() / 2]).err().unwrap();
+        assert!(failure.message.starts_with("some.jsonl"), "{codec:?}: {failure:?}");
+        if codec != Compression::UNCOMPRESSED {
+            let middle = bytes.len() / 4;
+            bytes[middle..middle + 400].fill(0xff);
+            let failure = bench.fetch(json!({"format": "prompt_completion"}), &bytes).err().unwrap();
+            assert!(failure.message.starts_with("some.jsonl"), "{codec:?}: {failure:?}");
+        }
+    }
+}
+
+#[test]
 fn files_that_are_cut_off_are_named_with_the_line_that_was_to_be_read() {
     let lines: String = (0..400).map(|n| chat(&[("user", &format!("{n}")), ("assistant", "Yes")])).collect();
     let mut bench = Bench::new(1);

@@ -3,7 +3,8 @@
 //! Every epoch visits the rows in OLMo's order; rows that fill no whole global batch are left out of that epoch. A step's rows
 //! follow from the seed and the step alone, so a run that continues needs no state of its own for the data.
 
-use olmo_data::{Memmap, order};
+use olmo_data::Memmap;
+use olmo_data::order::{self, Order};
 use olmo_model::Batch;
 use olmo_stage::StageError;
 
@@ -11,11 +12,9 @@ use olmo_stage::StageError;
 pub struct Batches<'a> {
     data: &'a Memmap,
     global_batch: usize,
-    seed: u64,
     /// Whether batches say where documents begin.
     document_mask: bool,
-    /// The order of one epoch, made when it is first needed.
-    order: Option<(u64, Vec<u32>)>,
+    order: Order,
 }
 
 /// The rows of one step.
@@ -47,7 +46,8 @@ impl<'a> Batches<'a> {
             let hint = format!("set `global_train_batch_size` to at most {rows}, or give more data");
             return Err(StageError::fail("train::too_little_data", what).hint(hint));
         }
-        Ok(Self { data, global_batch, seed, document_mask, order: None })
+        let order = Order::new(data.instances(), global_batch, seed, 0);
+        Ok(Self { data, global_batch, document_mask, order })
     }
 
     /// Steps in an epoch; at least 1.
@@ -67,12 +67,10 @@ impl<'a> Batches<'a> {
 
     /// The rows of the step after `done` steps.
     pub fn after(&mut self, done: u64) -> StepBatch {
-        let (epoch, first) = self.position(done);
-        if self.order.as_ref().is_none_or(|(of, _)| *of != epoch) {
-            self.order = Some((epoch, order::epoch_order(self.data.instances(), self.seed, epoch)));
-        }
-        let order = self.order.as_ref().map_or(&[][..], |(_, order)| order);
-        let rows = order[first as usize..][..self.global_batch].to_vec();
+        // A step never spans two epochs.
+        let (epoch, _) = self.position(done);
+        self.order.seek(done * self.global_batch as u64);
+        let rows = self.order.by_ref().take(self.global_batch).map(|(_, row)| row).collect();
         gather(self.data, epoch, rows, self.document_mask)
     }
 }
@@ -80,13 +78,7 @@ impl<'a> Batches<'a> {
 /// Reads `rows` of `data`.
 fn gather(data: &Memmap, epoch: u64, rows: Vec<u32>, document_mask: bool) -> StepBatch {
     let (input_ids, label_mask) = read(data, rows.iter().map(|row| *row as usize));
-    let mut hasher = blake3::Hasher::new();
-    let words = |words: &[u32]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
-    hasher.update(&words(&rows)).update(&words(&input_ids));
-    if let Some(mask) = &label_mask {
-        hasher.update(&mask.iter().map(|label| u8::from(*label)).collect::<Vec<u8>>());
-    }
-    let digest = hasher.finalize().to_hex().to_string();
+    let digest = order::batch_digest(&rows, &input_ids, label_mask.as_deref());
     let sequence = data.manifest().sequence_length as usize;
     let documents = document_mask.then(|| documents(data, rows.iter().map(|row| *row as usize)));
     StepBatch { epoch, rows, input_ids, label_mask, documents, sequence, digest }

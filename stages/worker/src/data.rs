@@ -1,11 +1,12 @@
 //! `olmo-worker data …`: looks at data artifacts. `olmo-pipe data …` hands its words to it, with artifacts as folders.
 
+use std::collections::HashMap;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use olmo_data::order::Order;
+use olmo_data::order::{Order, batch_digest, epoch_order};
 use olmo_data::view::preview::{self, Style};
 use olmo_data::view::{ArtifactKind, Sequence, Sequences, audit, html, kind, plain, stats};
 use olmo_data::{DataError, Memmap, TextTokenizer, dataset};
@@ -60,16 +61,66 @@ pub enum Data {
         /// Steps from 1: `5`, `5-7` or `1,5-7`.
         #[arg(long)]
         steps: String,
-        /// The training's `seed`.
+        /// The training's `seed`; of a run its own.
         #[arg(long)]
-        seed: u64,
-        /// The training's `global_train_batch_size`.
+        seed: Option<u64>,
+        /// The training's `global_train_batch_size`; of a run its own.
         #[arg(long)]
-        batch: usize,
+        batch: Option<usize>,
         /// Shows each token by itself with its id.
         #[arg(long)]
         ids: bool,
+        #[command(flatten)]
+        run: OfRun,
     },
+    /// Prints the order in which an epoch visits rows: numpy's, and so OLMo's.
+    Order {
+        /// How many rows there are.
+        #[arg(long)]
+        rows: usize,
+        /// The training's `seed`.
+        #[arg(long)]
+        seed: u64,
+        /// From 0.
+        #[arg(long, default_value_t = 0)]
+        epoch: u64,
+        /// Writes it as OLMo's `global_indices.npy` is instead: 32-bit numbers, little-endian, without a header.
+        #[arg(long, value_name = "FILE")]
+        raw: Option<PathBuf>,
+    },
+}
+
+/// What olmo-pipe knows of the training that is meant.
+#[derive(Args)]
+pub struct OfRun {
+    /// The training's params as JSON.
+    #[arg(long, hide = true)]
+    params: Option<String>,
+    /// The folder of its metrics.
+    #[arg(long, hide = true)]
+    metrics: Option<PathBuf>,
+}
+
+impl OfRun {
+    /// The number that is given, else the one among the params.
+    fn number(&self, given: Option<u64>, param: &str, option: &str) -> Result<u64, StageError> {
+        let params: Option<serde_json::Value> = self.params.as_ref().and_then(|text| serde_json::from_str(text).ok());
+        given.or_else(|| params?.get(param)?.as_u64()).ok_or_else(|| {
+            StageError::fail("data::inspect", format!("the training's `{param}` is not known"))
+                .hint(format!("say it: --{option} N; or name the run instead of the rows"))
+        })
+    }
+
+    /// The digests of the steps' batches, as the training wrote them down.
+    fn recorded(&self) -> HashMap<u64, String> {
+        let Some(folder) = &self.metrics else { return HashMap::new() };
+        let text = std::fs::read_to_string(folder.join("metrics.jsonl")).unwrap_or_default();
+        let digest = |line: &str| {
+            let value: serde_json::Value = serde_json::from_str(line).ok()?;
+            Some((value.get("step")?.as_u64()?, value.get("batch")?.as_str()?.to_owned()))
+        };
+        text.lines().filter_map(digest).collect()
+    }
 }
 
 /// What is looked at.
@@ -126,7 +177,9 @@ impl Artifact {
 
 impl Data {
     pub fn run(self) -> ExitCode {
-        let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+        let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty() && value != "0");
+        // As other tools have it: NO_COLOR, CLICOLOR_FORCE.
+        let colour = set("CLICOLOR_FORCE") || (std::io::stdout().is_terminal() && !set("NO_COLOR"));
         match self.answer(colour) {
             Ok((text, sound)) => {
                 // A reader that went away (`| head`) is no error.
@@ -176,8 +229,23 @@ impl Data {
                 }
                 Ok((audit.text(colour), sound))
             }
-            Data::Inspect { artifact, steps, seed, batch, ids } => {
-                Ok((join(&inspect(&artifact, &steps, seed, batch, style, ids)?), true))
+            Data::Inspect { artifact, steps, seed, batch, ids, run } => {
+                let seed = run.number(seed, "seed", "seed")?;
+                let batch = run.number(batch.map(|batch| batch as u64), "global_train_batch_size", "batch")?;
+                let (blocks, sound) = inspect(&artifact, &steps, seed, batch as usize, &run.recorded(), style, ids)?;
+                Ok((join(&blocks), sound))
+            }
+            Data::Order { rows, seed, epoch, raw } => {
+                if u32::try_from(rows).is_err() {
+                    return Err(StageError::fail("data::order", "an order has at most 4294967295 rows"));
+                }
+                let order = epoch_order(rows, seed, epoch);
+                let Some(path) = raw else {
+                    return Ok((order.iter().map(|row| format!("{row}\n")).collect(), true));
+                };
+                let bytes: Vec<u8> = order.iter().flat_map(|row| row.to_le_bytes()).collect();
+                std::fs::write(&path, bytes).map_err(|e| StageError::io(&path, e))?;
+                Ok((format!("{}\n", path.display()), true))
             }
         }
     }
@@ -253,15 +321,16 @@ fn records(dir: &Path, record: u64, count: u64, style: Style) -> Result<Vec<(Str
     }
 }
 
-/// The rows of training steps, in their order.
+/// The rows of training steps, in their order; and whether they are those of which the training wrote the digests down.
 fn inspect(
     artifact: &Artifact,
     steps: &str,
     seed: u64,
     batch: usize,
+    recorded: &HashMap<u64, String>,
     style: Style,
     ids: bool,
-) -> Result<Vec<(String, String)>, StageError> {
+) -> Result<(Vec<(String, String)>, bool), StageError> {
     let steps = parse_steps(steps).ok_or_else(|| {
         StageError::fail("data::steps", format!("`{}` is no list of steps", plain(steps)))
             .hint("write --steps 5, 5-7 or 1,5-7")
@@ -276,7 +345,20 @@ fn inspect(
     }
     let tokenizer = artifact.needed_tokenizer()?;
     let mut blocks = Vec::new();
+    let mut sound = true;
     for step in steps {
+        let digest = digest_of(&memmap, batch, seed, step);
+        let said = match recorded.get(&step) {
+            None => "the run has not written it down",
+            Some(there) if *there == digest => "the one that the run wrote down",
+            Some(_) => {
+                sound = false;
+                "NOT the one that the run wrote down: it took other rows"
+            }
+        };
+        if !recorded.is_empty() {
+            blocks.push((format!("step {step}, batch {}", &digest[..12]), format!("{said}\n")));
+        }
         let order = Order::new(memmap.instances(), batch, seed, (step - 1) * batch as u64);
         for (epoch, row) in order.take(batch) {
             let sequence: Sequence = Sequences::row(&memmap, row as usize);
@@ -287,7 +369,20 @@ fn inspect(
             ));
         }
     }
-    Ok(blocks)
+    Ok((blocks, sound))
+}
+
+/// The digest of the batch of step `step`, as a training writes it down.
+fn digest_of(memmap: &Memmap, batch: usize, seed: u64, step: u64) -> String {
+    let order = Order::new(memmap.instances(), batch, seed, (step - 1) * batch as u64);
+    let rows: Vec<u32> = order.take(batch).map(|(_, row)| row).collect();
+    let (mut input_ids, mut labels) = (Vec::new(), Vec::new());
+    for row in &rows {
+        let mut instance = memmap.instance(*row as usize);
+        input_ids.append(&mut instance.input_ids);
+        labels.append(&mut instance.label_mask.unwrap_or_default());
+    }
+    batch_digest(&rows, &input_ids, (!labels.is_empty()).then_some(labels.as_slice()))
 }
 
 /// `1,5-7` as 1, 5, 6, 7.

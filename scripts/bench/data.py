@@ -1,0 +1,161 @@
+#!/usr/bin/env python3
+"""Tokenisation beside the `tokenizers` package, memory by size of input, packing, utilisation.
+
+The chats are made as in scripts/bench/tulu.py: sentences of the conversations in SOURCE.jsonl, shuffled, with 3 % of the words replaced by random
+ones. `tokens`: the same conversations as text of template `tulu`, encoded by `tokenizers.encode_batch_fast` (ids alone, nothing read or
+written), and by stage `tokenize` (read from Parquet, encoded with labels, checked, written, synced), with one thread and with two.
+`memory`: the largest process of each stage, by the run's own record. `packing`: a million documents. `filled`: the conversations of SOURCE.jsonl in rows
+of 2048.
+
+    python scripts/bench/data.py SOURCE.jsonl TOKENIZER.json tokens|memory|packing|filled [--chats 20000] [--runs 3]
+
+Needs `tokenizers` (checked with 0.22.2) for `tokens`.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+import tulu
+
+PIPELINE = """
+pipeline: data-bench
+stages:
+  chats: {{uses: fetch, resources: {{cpus: {cpus}}}, with: {{files: [{chats}]}}}}
+  tokenizer: {{uses: tokenizer, with: {{file: {tokenizer}, eos_token: "{eos}", pad_token: "{pad}"}}}}
+  tokens:
+    uses: tokenize
+    resources: {{cpus: {cpus}}}
+    with: {{documents: "${{stages.chats.dataset}}", tokenizer: "${{stages.tokenizer.tokenizer}}", template: tulu, max_length: {length}}}
+  rows:
+    uses: memmap
+    resources: {{cpus: {cpus}}}
+    with: {{tokens: "${{stages.tokens.tokens}}", sequence_length: 2048, pack: best_fit}}
+"""
+
+
+def run(work, tokenizer, arguments, cpus, length=1_000_000):
+    """Runs all stages in a fresh store; by stage its seconds and the kibibytes of its largest process."""
+    text = PIPELINE.format(chats="chats.jsonl", tokenizer=tokenizer, cpus=cpus, length=length, eos=arguments.eos, pad=arguments.pad)
+    (work / "pipeline.yaml").write_text(text)
+    (work / "bench.yaml").write_text("experiment: data-bench\nuses: pipeline.yaml\n")
+    subprocess.run(["rm", "-rf", str(work / ".olmo-pipe")], check=True)
+    program = pathlib.Path("target/release/olmo-pipe").resolve()
+    done = subprocess.run([str(program), "run", "bench.yaml", "--json"], cwd=work, capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(done.stdout[-2000:] + done.stderr)
+    used, counts = {}, {}
+    for line in done.stdout.splitlines():
+        event = json.loads(line)["event"]
+        if event["kind"] == "finished":
+            used[event["place"]["stage"]] = event["used"]
+    for name in ["tokens", "rows"]:
+        # Stages say what they made in their manifests.
+        listed = subprocess.run([str(program), "artifacts", "export", f"latest:{name}.{'memmap' if name == 'rows' else 'tokens'}", str(work / "out" / name)], cwd=work, capture_output=True, text=True)
+        if listed.returncode != 0:
+            sys.exit(listed.stderr)
+        counts[name] = json.loads((work / "out" / name / "manifest.json").read_text())
+        subprocess.run(["rm", "-rf", str(work / "out")], check=True)
+    return used, counts
+
+
+def tulu_text(messages, eos):
+    text = eos
+    for message in messages:
+        text += f"<|{message['role']}|>\n{message['content'].strip()}"
+        text += eos + "\n" if message["role"] == "assistant" else "\n"
+    return text
+
+
+THEIRS = """
+import json, sys, time
+import tokenizers
+tokenizer = tokenizers.Tokenizer.from_file(sys.argv[1])
+texts = json.load(open(sys.argv[2]))
+tokenizer.encode_batch_fast(texts[:500], add_special_tokens=False)
+best = None
+for _ in range(int(sys.argv[3])):
+    start = time.perf_counter()
+    count = 0
+    for i in range(0, len(texts), 1000):
+        count += sum(len(encoded.ids) for encoded in tokenizer.encode_batch_fast(texts[i:i + 1000], add_special_tokens=False))
+    took = time.perf_counter() - start
+    best = took if best is None else min(best, took)
+print(count, best)
+"""
+
+
+def tokens(work, tokenizer, arguments):
+    texts = [tulu_text(json.loads(line)["messages"], arguments.eos) for line in (work / "chats.jsonl").open()]
+    (work / "texts.json").write_text(json.dumps(texts))
+    size = sum(len(text.encode()) for text in texts)
+    rates = {}
+    for threads in [1, 2]:
+        environment = {**os.environ, "RAYON_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "true" if threads > 1 else "false"}
+        command = [sys.executable, "-c", THEIRS, str(tokenizer), str(work / "texts.json"), str(arguments.runs)]
+        count, took = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
+        rates["tokenizers", threads] = int(count) / float(took)
+        print(f"tokenizers, {threads} thread(s): {int(count)} tokens in {float(took):.2f} s = {int(count) / float(took) / 1e6:.2f} M/s, {size / float(took) / 1e6:.1f} MB/s")
+        took, made = None, None
+        for _ in range(arguments.runs):
+            used, counts = run(work, tokenizer, arguments, threads)
+            took, made = min(took or 1e9, used["tokens"]["wall_s"]), counts["tokens"]["tokens"]
+        rates["ours", threads] = made / took
+        print(f"stage tokenize, {threads} thread(s): {made} tokens in {took:.2f} s = {made / took / 1e6:.2f} M/s, {size / took / 1e6:.1f} MB/s")
+    print(f"one thread: {rates['ours', 1] / rates['tokenizers', 1]:.2f} of `tokenizers`; two threads: {rates['ours', 2] / rates['ours', 1]:.2f} times one")
+
+
+def memory(work, tokenizer, arguments):
+    used, counts = run(work, tokenizer, arguments, 2)
+    size = (work / "chats.jsonl").stat().st_size
+    print(f"{size / 1e9:.2f} GB of JSON lines, {counts['tokens']['tokens']} tokens")
+    for stage, numbers in used.items():
+        print(f"  {stage}: {numbers['max_rss_kib'] / 1024:.0f} MiB, {numbers['wall_s']:.1f} s")
+
+
+def packing(work, tokenizer, arguments):
+    used, counts = run(work, tokenizer, arguments, 2, 2048)
+    rows = counts["rows"]
+    print(f"{counts['tokens']['documents']} documents, {counts['tokens']['tokens']} tokens: memmap {used['rows']['wall_s']:.2f} s, {rows['instances']} rows")
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("source", type=pathlib.Path)
+    parser.add_argument("tokenizer", type=pathlib.Path)
+    parser.add_argument("what", choices=["tokens", "memory", "packing", "filled"])
+    parser.add_argument("--chats", type=int, default=20_000)
+    parser.add_argument("--chars", type=int, default=0, help="of all chats; 800 a chat unless said")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--eos", default="<|endoftext|>")
+    parser.add_argument("--pad", default="<|padding|>")
+    arguments = parser.parse_args()
+    tokenizer = arguments.tokenizer.resolve()
+    with tempfile.TemporaryDirectory() as work:
+        work = pathlib.Path(work)
+        if arguments.what == "filled":
+            (work / "chats.jsonl").write_bytes(arguments.source.read_bytes())
+            _, counts = run(work, tokenizer, arguments, 2, 2048)
+            filled = counts["tokens"]["tokens"] / (counts["rows"]["instances"] * 2048)
+            print(f"{counts['tokens']['documents']} real conversations: {100 * filled:.1f} % of {counts['rows']['instances']} rows of 2048 are filled")
+            return
+        # A few are made and repeated with other numbers where many are asked for: making them takes longer than reading them.
+        made = min(arguments.chats, 50_000)
+        chars = (arguments.chars or 800 * arguments.chats) * made // arguments.chats
+        tulu.make(arguments.source, made, chars, work / "made.jsonl")
+        lines = (work / "made.jsonl").read_text().splitlines()
+        with (work / "chats.jsonl").open("w") as out:
+            for n in range(arguments.chats):
+                out.write(lines[n % made].replace('"id": "made_', f'"id": "made_{n}_', 1) + "\n")
+        start = time.perf_counter()
+        {"tokens": tokens, "memory": memory, "packing": packing}[arguments.what](work, tokenizer, arguments)
+        print(f"({time.perf_counter() - start:.0f} s in all, {os.cpu_count()} cores)")
+
+
+if __name__ == "__main__":
+    main()
