@@ -23,6 +23,7 @@ stages:
   tokenizer: {uses: tokenizer, with: {documents: ["${stages.sentences.dataset}", "${stages.chats.dataset}"], vocab_size: 700}}
   tokens: {uses: tokenize, with: {documents: "${stages.chats.dataset}", tokenizer: "${stages.tokenizer.tokenizer}", template: tulu}}
   rows: {uses: memmap, with: {tokens: "${stages.tokens.tokens}", sequence_length: 192, pack: best_fit}}
+outputs: {tokenizer: "${stages.tokenizer.tokenizer}"}
 """
 
 CHATS = [
@@ -31,7 +32,7 @@ CHATS = [
     [("user", "Say <|endoftext|> to me."), ("assistant", "I would rather not.")],
     [("user", "Name a prime above 10."), ("assistant", "11."), ("user", "Another one?"), ("assistant", "13.")],
     [("user", "Translate: good morning."), ("assistant", "Guten Morgen.")],
-    [("user", "Which is larger, 57 or 32?"), ("assistant", "57 is larger.")],
+    [("user", "Which is larger, 57 or 32?"), ("user", "Well?"), ("assistant", "57 is larger.")],
 ]
 COLOURS = {"31": "#ff6b68", "32": "#5fd38d", "33": "#e5c07b", "34": "#61afef", "90": "#8a919e", None: "#d7dae0"}
 WIDTH, LINE, CHARACTER = 100, 19, 8.43
@@ -58,12 +59,15 @@ def wrapped(text):
     return lines
 
 
-def picture(command, text):
-    lines = [[(None, f"$ {command}")]] + wrapped(text)
+def picture(shown):
+    lines = []
+    for command, text in shown:
+        lines += [[(None, f"$ {command}")]] + wrapped(text) + [[]]
+    lines.pop()
     width, height = int(WIDTH * CHARACTER + 40), len(lines) * LINE + 40
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" role="img">',
-        f"<title>{html.escape(command)}</title>",
+        f"<title>{html.escape('; '.join(command for command, _ in shown))}</title>",
         f'<rect width="{width}" height="{height}" rx="8" fill="#1e2127"/>',
         '<g font-family="ui-monospace, SFMono-Regular, Menlo, Consolas, DejaVu Sans Mono, monospace" font-size="14" xml:space="preserve">',
     ]
@@ -89,13 +93,23 @@ def main():
         done = subprocess.run([program, "run", "e.yaml"], cwd=work, capture_output=True, text=True)
         if done.returncode != 0:
             sys.exit(done.stderr)
-        for name, words in [("preview", ["preview", "latest:rows.memmap"]), ("audit", ["audit", "latest:tokens.tokens"])]:
-            environment = {**os.environ, "CLICOLOR_FORCE": "1"}
-            shown = subprocess.run([program, "data", *words], cwd=work, capture_output=True, text=True, env=environment)
-            if not shown.stdout:
-                sys.exit(shown.stderr)
+        pictures = {
+            "preview": [["preview", "latest:rows.memmap"]],
+            "audit": [
+                ["audit", "latest:chats.dataset", "--tokenizer", "out/pictures/tokenizer"],
+                ["audit", "latest:tokens.tokens", "--max-length", "64"],
+            ],
+        }
+        for name, commands in pictures.items():
+            printed = []
+            for words in commands:
+                environment = {**os.environ, "CLICOLOR_FORCE": "1"}
+                shown = subprocess.run([program, "data", *words], cwd=work, capture_output=True, text=True, env=environment)
+                if not shown.stdout:
+                    sys.exit(shown.stderr)
+                printed.append(("olmo-pipe data " + " ".join(words), shown.stdout))
             path = root / f"docs/pictures/{name}.svg"
-            path.write_text(picture("olmo-pipe data " + " ".join(words), shown.stdout))
+            path.write_text(picture(printed))
             print(path.relative_to(root))
 
 

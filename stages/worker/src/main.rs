@@ -21,7 +21,7 @@ enum Command {
     },
     /// Looks at data: what is trained, how much there is, what is wrong with it.
     #[command(subcommand)]
-    Data(olmo_worker::Data),
+    Data(Box<olmo_worker::Data>),
     /// Reads a list of questions on standard input and prints what each stage finds wrong, as JSON.
     Check,
     /// Prints the protocol version, the build and every stage's contract and params.
