@@ -2,12 +2,12 @@
 //!
 //!     cargo run --release -p olmo-model --example throughput -- d_model=128 n_layers=4 n_heads=4 mlp=384 sequence=128 batch=16 vocab=1024 steps=20
 //!
-//! Also `kv=2` for grouped keys, `arch=olmo1` and `arch=prenorm` (RMSNorm before, no QK-norm); `json=yes` prints one line for scripts.
+//! `backend=libtorch` with `--features libtorch` (scripts/libtorch). Also `kv=2` for grouped keys, `arch=olmo1` and `arch=prenorm` (RMSNorm before, no QK-norm); `json=yes` prints one line for scripts.
 //! `RAYON_NUM_THREADS` sets the number of threads.
 
 use std::time::Instant;
 
-use olmo_model::{Batch, LossOptions, Model, ModelConfig, Parameters};
+use olmo_model::{Batch, Compute, LossOptions, Model, ModelConfig, Parameters};
 use olmo_ops::adamw::{self, AdamW, State};
 use serde_json::json;
 
@@ -23,11 +23,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ("vocab", 1024),
         ("steps", 20),
     ];
-    let (mut arch, mut json_line) = (String::new(), false);
+    let (mut arch, mut json_line, mut compute) = (String::new(), false, Compute::default());
     for argument in std::env::args().skip(1) {
         let (name, value) = argument.split_once('=').ok_or(format!("{argument}: arguments are name=value"))?;
         if name == "arch" {
             arch = value.to_owned();
+        } else if name == "backend" {
+            compute = Compute::named(value).ok_or(format!("{value}: this build has no such backend"))?;
         } else if name == "json" {
             json_line = value == "yes";
         } else {
@@ -53,7 +55,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     fields.as_object_mut().expect("made as an object").extend(changes.as_object().cloned().unwrap_or_default());
     let config: ModelConfig = serde_json::from_value(fields)?;
     let mut parameters = Parameters::init(&config, 1)?;
-    let mut model = Model::new(&config, &parameters, true)?;
+    let mut model = Model::on(compute, &config, &parameters, true)?;
     let (mut exp_avg, mut exp_avg_sq) = (vec![0f32; parameters.len()], vec![0f32; parameters.len()]);
     let groups = parameters.weight_decay_groups(true, false);
     let settings = AdamW { learning_rate: 1e-3, betas: (0.9, 0.95), eps: 1e-8, weight_decay: 0.1 };

@@ -29,4 +29,5 @@ pub use huggingface::{load_huggingface, save_huggingface};
 pub use layout::{TensorSpec, weights};
 pub use memory::MemoryEstimate;
 pub use model::Model;
+pub use olmo_ops::{Compute, cuda_device};
 pub use parameters::Parameters;

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use burn::tensor::{Device, Tensor};
-use olmo_ops::{BlockConfig, Flat, LossTerms, Norm, NormKind, Placed, Rope, Sums};
+use olmo_ops::{BlockConfig, Compute, Flat, LossTerms, Norm, NormKind, Placed, Rope, Sums};
 
 use crate::batch::{Batch, LossOptions, LossOutput};
 use crate::checkpointing::ActivationCheckpointing;
@@ -30,18 +30,32 @@ pub struct Model {
 #[derive(Debug)]
 enum Weights {
     /// On the host, in the array that the parameters are: nodes read it and add to flat gradients.
-    Flat(Arc<Vec<f32>>),
+    Flat(Compute, Arc<Vec<f32>>),
     /// On another device, or as plain Burn has them: one tensor each, leaves of Burn's graph.
     Tensors(TensorWeights),
 }
 
 impl Model {
-    /// Takes `parameters` to the default device (Burn's flex backend, f32). Only with `train` are gradients to be had.
+    /// A model around `parameters` that computes on the default backend (flex, f32). Only with `train` are gradients to be had.
     ///
     /// # Errors
     /// The config is not valid, or the parameters are those of another config.
     pub fn new(config: &ModelConfig, parameters: &Parameters, train: bool) -> Result<Model, ModelError> {
-        Model::build(config, parameters, train, Weights::Flat(Arc::default()))
+        Model::on(Compute::default(), config, parameters, train)
+    }
+
+    /// As [`Model::new`], computing on `compute`.
+    ///
+    /// # Errors
+    /// As [`Model::new`].
+    pub fn on(
+        compute: Compute,
+        config: &ModelConfig,
+        parameters: &Parameters,
+        train: bool,
+    ) -> Result<Model, ModelError> {
+        compute.prepare();
+        Model::build(config, parameters, train, Weights::Flat(compute, Arc::default()))
     }
 
     /// As [`Model::new`] on any Burn device, with weights as tensors and gradients by Burn's autodiff.
@@ -92,7 +106,7 @@ impl Model {
             return Err(ModelError::Input("the parameters are those of another model config".into()));
         }
         match &mut self.weights {
-            Weights::Flat(weights) => *weights = parameters.share(),
+            Weights::Flat(_, weights) => *weights = parameters.share(),
             Weights::Tensors(weights) => weights.set(&self.specs, parameters.flat()),
         }
         Ok(())
@@ -104,7 +118,7 @@ impl Model {
     /// # Errors
     /// The parameters are those of another config.
     pub fn update(&mut self, parameters: &mut Parameters, change: impl FnOnce(&mut [f32])) -> Result<(), ModelError> {
-        if let Weights::Flat(weights) = &mut self.weights {
+        if let Weights::Flat(_, weights) = &mut self.weights {
             *weights = Arc::default();
         }
         change(parameters.flat_mut());
@@ -124,8 +138,8 @@ impl Model {
         self.check_ids(input_ids, batch, sequence)?;
         let batch = Batch { input_ids: input_ids.to_vec(), label_mask: None, documents: None, batch, sequence };
         match &self.weights {
-            Weights::Flat(weights) => {
-                let flat = Flat::new(weights.clone());
+            Weights::Flat(compute, weights) => {
+                let flat = Flat::new(*compute, weights.clone());
                 let (_, hidden) = self.hidden(&flat, &batch);
                 Ok(olmo_ops::head_logits_flat(hidden, &flat, &self.ranges.head))
             }
@@ -160,8 +174,8 @@ impl Model {
         }
         self.check_batch(batch, loss)?;
         let sums = match &self.weights {
-            Weights::Flat(weights) => {
-                let flat = Flat::with_gradients(weights.clone(), std::mem::take(gradients));
+            Weights::Flat(compute, weights) => {
+                let flat = Flat::with_gradients(*compute, weights.clone(), std::mem::take(gradients));
                 let sums = self.flat_gradients(&flat, batch, loss);
                 *gradients = flat.into_gradients();
                 sums?
@@ -196,8 +210,8 @@ impl Model {
         self.check_batch(batch, loss)?;
         let targets = batch.targets();
         let sums = match &self.weights {
-            Weights::Flat(weights) => {
-                let flat = Flat::new(weights.clone());
+            Weights::Flat(compute, weights) => {
+                let flat = Flat::new(*compute, weights.clone());
                 let (_, hidden) = self.hidden(&flat, batch);
                 olmo_ops::head_loss_flat(hidden, &flat, &self.ranges.head, &targets, terms(loss)).1
             }
@@ -234,7 +248,7 @@ impl Model {
         if let Some(spec) = self.specs.iter().find(|spec| !finite(&weights[spec.range.clone()])) {
             return Ok(Some(format!("the weight `{}`", spec.name)));
         }
-        let (flat, placed) = (Flat::new(weights), self.placed(batch));
+        let (flat, placed) = (Flat::new(self.compute(), weights), self.placed(batch));
         let shape = [batch.batch, batch.sequence];
         let all_finite = |hidden: &Tensor<3>| finite(&olmo_ops::HostSlice::new(hidden));
         let mut hidden = olmo_ops::embed(&flat, &self.ranges.embedding, self.config.d_model, &batch.input_ids, shape);
@@ -299,10 +313,18 @@ impl Model {
         &self.ranges
     }
 
+    /// Where the flat operations compute.
+    fn compute(&self) -> Compute {
+        match &self.weights {
+            Weights::Flat(compute, _) => *compute,
+            Weights::Tensors(_) => Compute::default(),
+        }
+    }
+
     /// The weights on the host; no copy if they are there already.
     pub(crate) fn host_weights(&self) -> Arc<Vec<f32>> {
         match &self.weights {
-            Weights::Flat(weights) => weights.clone(),
+            Weights::Flat(_, weights) => weights.clone(),
             Weights::Tensors(weights) => Arc::new(weights.to_host()),
         }
     }

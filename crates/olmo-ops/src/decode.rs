@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use crate::config::{BlockConfig, BlockWeights, Keep, Norm};
 use crate::fused::norm::{normalise, row_stats};
-use crate::fused::{block, dot, exp, maximum, multiversion, prepare_row, sum};
+use crate::fused::{Kernels, block, dot, exp, maximum, multiversion, prepare_row, sum};
 use crate::rope::{Places, Rope};
 
 /// Keys (rotated to their positions) and values of one block for one sequence, `[positions, kv]` each.
@@ -44,7 +44,7 @@ pub fn prefill(
 ) -> Vec<f32> {
     assert_eq!(cache.positions, 0, "a prompt begins a sequence");
     let places = Places::rows(rope, x.len() / config.d_model);
-    let (y, saved) = block::forward(config, &places, x, weights, Some(Keep::All));
+    let (y, saved) = block::forward(Kernels::Rust, config, &places, x, weights, Some(Keep::All));
     if let Some(saved) = saved {
         cache.extend(config, saved.heads().expect("everything is kept"));
     }

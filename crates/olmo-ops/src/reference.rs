@@ -20,6 +20,9 @@ pub fn block(config: &BlockConfig, places: &Places<'_>, x: Tensor<3>, weights: &
     x + normed(mlp(config, before, weights), &weights.ff_norm, config.norm_after)
 }
 
+/// The score of what is not seen: its exponential is nought, and every precision has it.
+const HIDDEN: f32 = -1e30;
+
 fn attention(config: &BlockConfig, places: &Places<'_>, x: Tensor<3>, weights: &BlockTensors) -> Tensor<3> {
     let rope = places.rope;
     let [batch, sequence, d] = x.dims();
@@ -46,7 +49,7 @@ fn attention(config: &BlockConfig, places: &Places<'_>, x: Tensor<3>, weights: &
     let scores = q.matmul(repeat(k).swap_dims(2, 3)) / (head as f64).sqrt();
     let hidden = hidden(config, places, batch, &device.without_autodiff());
     let hidden = hidden.expand([batch, config.n_heads, sequence, sequence]);
-    let attended = softmax(scores.mask_fill(hidden, f32::MIN), 3).matmul(repeat(split(v, config.n_kv_heads)));
+    let attended = softmax(scores.mask_fill(hidden, HIDDEN), 3).matmul(repeat(split(v, config.n_kv_heads)));
     linear(attended.swap_dims(1, 2).reshape([batch, sequence, d]), weights.attn_out.clone())
 }
 

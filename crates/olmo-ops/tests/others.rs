@@ -5,27 +5,38 @@ mod common;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use common::{difference, numbers, read};
 use olmo_ops::{
-    HeadLoss, IGNORED, LossTerms, Norm, NormKind, embedding, embedding_reference, head_logits, head_loss,
+    Compute, HeadLoss, IGNORED, LossTerms, Norm, NormKind, embedding, embedding_reference, head_logits, head_loss,
     head_loss_reference, norm, norm_reference,
 };
 
-fn tensor<const D: usize>(values: &[f64], shape: [usize; D], dtype: DType) -> Tensor<D> {
-    Tensor::from_data(TensorData::new(values.to_vec(), shape), (&Device::flex().autodiff(), dtype)).require_grad()
+fn tensor<const D: usize>(compute: Compute, values: &[f64], shape: [usize; D], dtype: DType) -> Tensor<D> {
+    compute.prepare();
+    let device = compute.device().autodiff();
+    Tensor::from_data(TensorData::new(values.to_vec(), shape), (&device, dtype)).require_grad()
+}
+
+/// Runs a check on everything that this build computes on.
+fn everywhere(check: impl Fn(Compute)) {
+    Compute::ALL.iter().copied().for_each(check);
 }
 
 #[test]
 fn the_embedding_adds_up_the_gradients_of_repeated_ids() {
+    everywhere(embedding_of_repeated_ids);
+}
+
+fn embedding_of_repeated_ids(compute: Compute) {
     let (ids, shape) = ([3, 0, 3, 3, 6, 0], [2, 3]);
     let weights = numbers(7 * 5, 1);
     let cotangent = numbers(30, 2);
     let run = |fused: bool, dtype: DType| {
-        let weight = tensor(&weights, [7, 5], dtype);
+        let weight = tensor(compute, &weights, [7, 5], dtype);
         let y = if fused {
             embedding(weight.clone(), &ids, shape)
         } else {
             embedding_reference(weight.clone(), &ids, shape)
         };
-        let grads = (y.clone() * tensor(&cotangent, [2, 3, 5], dtype)).sum().backward();
+        let grads = (y.clone() * tensor(compute, &cotangent, [2, 3, 5], dtype)).sum().backward();
         (read(y.inner()), read(weight.grad(&grads).expect("a gradient")))
     };
     let (fused, reference) = (run(true, DType::F32), run(false, DType::F64));
@@ -35,6 +46,10 @@ fn the_embedding_adds_up_the_gradients_of_repeated_ids() {
 
 #[test]
 fn both_norms_equal_the_reference_with_and_without_weight() {
+    everywhere(both_norms);
+}
+
+fn both_norms(compute: Compute) {
     for (kind, width, rows) in
         [(NormKind::Rms, 33, 130), (NormKind::Layer, 33, 130), (NormKind::Rms, 16, 1), (NormKind::Layer, 5, 3)]
     {
@@ -42,11 +57,11 @@ fn both_norms_equal_the_reference_with_and_without_weight() {
             let spec = Norm { kind, eps: 1e-5 };
             let (x, weight, cotangent) = (numbers(rows * width, 1), numbers(width, 2), numbers(rows * width, 3));
             let run = |fused: bool, dtype: DType| {
-                let input = tensor(&x, [1, rows, width], dtype);
-                let weight = affine.then(|| tensor(&weight, [width], dtype));
+                let input = tensor(compute, &x, [1, rows, width], dtype);
+                let weight = affine.then(|| tensor(compute, &weight, [width], dtype));
                 let apply = if fused { norm } else { norm_reference };
                 let y = apply(spec, input.clone(), weight.clone());
-                let grads = (y.clone() * tensor(&cotangent, [1, rows, width], dtype)).sum().backward();
+                let grads = (y.clone() * tensor(compute, &cotangent, [1, rows, width], dtype)).sum().backward();
                 let gradient = weight.map(|weight| read(weight.grad(&grads).expect("a gradient"))).unwrap_or_default();
                 [read(y.inner()), read(input.grad(&grads).expect("a gradient")), gradient]
             };
@@ -62,6 +77,7 @@ fn both_norms_equal_the_reference_with_and_without_weight() {
 }
 
 struct Head {
+    compute: Compute,
     rows: usize,
     width: usize,
     vocabulary: usize,
@@ -71,8 +87,9 @@ struct Head {
 
 impl Head {
     fn run(&self, fused: bool, dtype: DType) -> (HeadLoss, Vec<f64>, Vec<f64>) {
-        let hidden = tensor(&numbers(self.rows * self.width, 1), [1, self.rows, self.width], dtype);
-        let weight = tensor(&numbers(self.vocabulary * self.width, 2), [self.vocabulary, self.width], dtype);
+        let hidden = tensor(self.compute, &numbers(self.rows * self.width, 1), [1, self.rows, self.width], dtype);
+        let weight =
+            tensor(self.compute, &numbers(self.vocabulary * self.width, 2), [self.vocabulary, self.width], dtype);
         let apply = if fused { head_loss } else { head_loss_reference };
         let result = apply(hidden.clone(), weight.clone(), &self.targets, self.terms);
         let grads = (result.loss.clone() * 1.5).sum().backward();
@@ -86,10 +103,15 @@ fn targets(rows: usize, vocabulary: usize, ignored: impl Fn(usize) -> bool) -> V
 
 #[test]
 fn head_and_loss_equal_the_reference_with_z_loss_ignored_targets_and_several_chunks() {
+    everywhere(head_and_loss);
+}
+
+fn head_and_loss(compute: Compute) {
     let shapes = [(1, 5, 3, 0.0), (9, 16, 33, 1e-2), (600, 7, 50, 1e-4), (40, 31, 129, 0.0)];
     for (rows, width, vocabulary, z_loss) in shapes {
         let terms = LossTerms { denominator: 11.0, z_loss };
-        let head = Head { rows, width, vocabulary, targets: targets(rows, vocabulary, |row| row % 3 == 1), terms };
+        let head =
+            Head { compute, rows, width, vocabulary, targets: targets(rows, vocabulary, |row| row % 3 == 1), terms };
         let ((fused, hidden, weight), (reference, want_hidden, want_weight)) =
             (head.run(true, DType::F32), head.run(false, DType::F64));
         assert_eq!(fused.sums.labels, reference.sums.labels);
@@ -108,8 +130,12 @@ fn head_and_loss_equal_the_reference_with_z_loss_ignored_targets_and_several_chu
 
 #[test]
 fn no_targets_at_all_give_a_finite_loss_and_no_gradient() {
+    everywhere(no_targets);
+}
+
+fn no_targets(compute: Compute) {
     let terms = LossTerms { denominator: 8.0, z_loss: 1e-4 };
-    let head = Head { rows: 8, width: 6, vocabulary: 10, targets: vec![IGNORED; 8], terms };
+    let head = Head { compute, rows: 8, width: 6, vocabulary: 10, targets: vec![IGNORED; 8], terms };
     let (result, hidden, weight) = head.run(true, DType::F32);
     assert_eq!((result.sums.nll, result.sums.z, result.sums.labels), (0.0, 0.0, 0));
     assert_eq!(read(result.loss.inner()), [0.0]);
@@ -118,8 +144,13 @@ fn no_targets_at_all_give_a_finite_loss_and_no_gradient() {
 
 #[test]
 fn head_and_loss_are_the_same_bits_for_any_number_of_threads() {
+    everywhere(head_on_threads);
+}
+
+fn head_on_threads(compute: Compute) {
     let terms = LossTerms { denominator: 500.0, z_loss: 1e-4 };
-    let head = Head { rows: 700, width: 40, vocabulary: 130, targets: targets(700, 130, |row| row % 5 == 0), terms };
+    let head =
+        Head { compute, rows: 700, width: 40, vocabulary: 130, targets: targets(700, 130, |row| row % 5 == 0), terms };
     let run = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool can be built");
         let (result, hidden, weight) = pool.install(|| head.run(true, DType::F32));

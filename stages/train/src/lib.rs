@@ -7,6 +7,7 @@
 //! Weights, metrics and checkpoints follow from params and inputs alone: a run that was stopped or killed and continued gives
 //! the bytes of an unbroken one.
 
+mod backend;
 mod batches;
 mod checkpoint;
 mod duration;

@@ -28,6 +28,15 @@ pub struct Params {
     #[serde(default = "default::microbatch")]
     #[schemars(range(min = 1), extend("x-key" = false))]
     pub device_train_microbatch_size: Option<usize>,
+    /// Where to compute: `cpu`, `cuda` (or `cuda:N`, the N-th of the stage's own GPUs), `auto`: on a GPU if `resources` asks for one.
+    #[serde(default = "default::auto")]
+    #[schemars(regex(pattern = r"^(auto|cpu|cuda(:[0-9]+)?)$"), extend("x-key" = false))]
+    pub device: String,
+    /// What computes: `flex` (pure Rust, CPU), `libtorch` (needs `scripts/libtorch cpu --build`; CPU or CUDA), `auto`: flex on the CPU,
+    /// libtorch on a GPU. What it comes to stands in the key in its place.
+    #[serde(default)]
+    #[schemars(with = "String", extend("enum" = ["auto", "flex", "libtorch"], "default" = "auto", "x-key" = false))]
+    pub backend: BackendName,
     /// Which blocks compute their activations again in the backward pass instead of keeping them (OLMo's names); saves memory, costs
     /// time (`whole_layer`: about a third), and changes no bit of the result.
     #[serde(default)]
@@ -196,6 +205,17 @@ pub enum SchedulerName {
     ConstantWithWarmup,
 }
 
+/// What computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BackendName {
+    #[default]
+    Auto,
+    Flex,
+    #[serde(rename = "libtorch")]
+    LibTorch,
+}
+
 /// What the loss of a step is divided by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -211,6 +231,9 @@ mod default {
 
     pub fn seed() -> u64 {
         6198
+    }
+    pub fn auto() -> String {
+        "auto".into()
     }
     pub fn microbatch() -> Option<usize> {
         Some(8)
@@ -295,6 +318,11 @@ pub struct Vocabulary {
     pub pad_token_id: u32,
 }
 
+fn is_device(text: &str) -> bool {
+    let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    matches!(text, "auto" | "cpu" | "cuda") || text.strip_prefix("cuda:").is_some_and(number)
+}
+
 impl Params {
     /// Checks what types alone cannot; every problem at once.
     ///
@@ -332,6 +360,14 @@ impl Params {
         require(
             self.max_grad_norm.is_none_or(|norm| norm.is_finite() && norm > 0.0),
             "`max_grad_norm` must be greater than 0, or null",
+        );
+        require(
+            is_device(&self.device),
+            "`device` must be auto, cpu, cuda or cuda:N with the number of one of the stage's own GPUs",
+        );
+        require(
+            self.backend != BackendName::Flex || !self.device.starts_with("cuda"),
+            "`backend` cannot be flex with `device: cuda`: flex computes on the CPU; write libtorch, or auto",
         );
         require(self.z_loss.is_finite() && self.z_loss >= 0.0, "`z_loss` must be at least 0");
         require(self.save_interval != Some(0), "`save_interval` must be at least 1, or null");

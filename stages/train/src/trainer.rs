@@ -14,6 +14,7 @@ use olmo_ops::{clip_coefficient, global_norm};
 use olmo_stage::{Context, Event, StageError, failpoint};
 use serde_json::json;
 
+use crate::backend;
 use crate::batches::{Batches, StepBatch};
 use crate::checkpoint::{self, State, Trainer};
 use crate::evaluation;
@@ -49,7 +50,7 @@ pub fn train(mut setup: Setup, context: &mut Context) -> Result<(), StageError> 
     }
     let setup = &setup;
     let saved_item = trainer.map(|_| state.step).filter(|step| has_item(context, *step));
-    let mut model = Model::new(&setup.config, &state.parameters, true).map_err(model_failure)?;
+    let mut model = backend::model(&setup.backend, &setup.params.device, &setup.config, &state.parameters)?;
     model.set_activation_checkpointing(setup.params.activation_checkpointing);
     let optimizer = &setup.params.optimizer;
     let groups = state.parameters.weight_decay_groups(optimizer.decay_norm_and_bias, optimizer.decay_embeddings);

@@ -4,6 +4,7 @@
 //! everything into that folder. What it prints is only a log.
 
 mod choices;
+mod cli;
 mod data;
 
 use std::path::Path;
@@ -14,6 +15,7 @@ use olmo_stage::worker::{Entry, main_run};
 use olmo_stage::{Description, Request, protocol};
 use serde_json::{Map, Value, json};
 
+pub use cli::main;
 pub use data::Data;
 
 /// Every built-in stage by name, sorted.
@@ -63,7 +65,25 @@ pub fn description(entry: &Entry) -> Description {
 }
 
 /// By backend, the library behind it and its version, for the record of a run.
-const BACKENDS: [(&str, &str); 1] = [("flex", "burn-flex 0.22.1")];
+const BACKENDS: &[(&str, &str)] = &[
+    ("flex", "burn-flex 0.22.1"),
+    #[cfg(feature = "libtorch")]
+    ("libtorch", "libtorch 2.11.0 by tch 0.22.0"),
+];
+
+/// What this machine offers to this build: `{"backends": {NAME: library}, "cuda": {"built", "devices"} or null}`.
+pub fn devices() -> Value {
+    let backends: Map<String, Value> =
+        BACKENDS.iter().map(|(name, library)| ((*name).into(), (*library).into())).collect();
+    #[cfg(feature = "libtorch")]
+    let cuda = {
+        let found = olmo_torch::cuda();
+        json!({"built": found.built, "devices": found.devices})
+    };
+    #[cfg(not(feature = "libtorch"))]
+    let cuda = Value::Null;
+    json!({"backends": backends, "cuda": cuda})
+}
 
 /// What this build can do, as pretty JSON: `{"protocol", "build", "backends": {NAME: library},
 /// "stages": {NAME: description}}`.
@@ -73,7 +93,7 @@ pub fn describe() -> String {
         .map(|(name, entry)| (name.to_owned(), serde_json::to_value(description(&entry)).unwrap_or_default()))
         .collect();
     let backends: Map<String, Value> =
-        BACKENDS.into_iter().map(|(name, library)| (name.into(), library.into())).collect();
+        BACKENDS.iter().map(|(name, library)| ((*name).into(), (*library).into())).collect();
     let all = json!({
         "protocol": protocol::PROTOCOL_VERSION, "build": env!("CARGO_PKG_VERSION"), "backends": backends, "stages": stages,
     });
@@ -137,7 +157,9 @@ mod tests {
     fn the_backends_are_those_that_were_built() {
         let lock = include_str!("../../../Cargo.lock");
         for (name, library) in BACKENDS {
-            let (package, version) = library.split_once(' ').unwrap();
+            // The last two words: a package of Cargo.lock.
+            let (rest, version) = library.rsplit_once(' ').unwrap();
+            let package = rest.rsplit(' ').next().unwrap();
             let entry = format!("name = \"{package}\"\nversion = \"{version}\"\n");
             assert!(lock.contains(&entry), "{name}: Cargo.lock has another {package}");
         }

@@ -1,57 +1,7 @@
 //! `olmo-worker`: runs one built-in stage in its own process, or describes all of them.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-
-#[derive(Parser)]
-#[command(name = "olmo-worker", version, about = "Runs the built-in stages of olmo-pipe; started by olmo-pipe itself.")]
-struct Arguments {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Runs the attempt in a folder that holds request.json.
-    Run {
-        /// The attempt's folder.
-        attempt: PathBuf,
-    },
-    /// Looks at data: what is trained, how much there is, what is wrong with it.
-    #[command(subcommand)]
-    Data(Box<olmo_worker::Data>),
-    /// Reads a list of questions on standard input and prints what each stage finds wrong, as JSON.
-    Check,
-    /// Prints the protocol version, the build and every stage's contract and params.
-    Describe {
-        /// As JSON (the only form there is).
-        #[arg(long)]
-        json: bool,
-    },
-}
-
 fn main() -> ExitCode {
-    match Arguments::parse().command {
-        Command::Run { attempt } => olmo_worker::run(&attempt),
-        Command::Data(data) => data.run(),
-        Command::Check => {
-            let text = std::io::read_to_string(std::io::stdin()).map_err(|e| e.to_string());
-            match text.and_then(|text| olmo_worker::check(&text)) {
-                Ok(answer) => {
-                    println!("{answer}");
-                    ExitCode::SUCCESS
-                }
-                Err(why) => {
-                    eprintln!("{why}");
-                    ExitCode::from(2)
-                }
-            }
-        }
-        Command::Describe { json: _ } => {
-            println!("{}", olmo_worker::describe());
-            ExitCode::SUCCESS
-        }
-    }
+    olmo_worker::main()
 }

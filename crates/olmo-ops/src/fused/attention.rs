@@ -4,6 +4,7 @@
 use rayon::prelude::*;
 
 use super::buffer::Buffer;
+use super::kernels::Kernels;
 use super::math::{dot, exp, maximum, multiversion, sum};
 use super::shared::SharedSlice;
 use crate::config::BlockConfig;
@@ -108,13 +109,27 @@ impl<'a> Seen<'a> {
 }
 
 /// `output [batch * sequence, d]` from `heads [batch * sequence, qkv]`; `lse [batch, heads, sequence]` is the log of each row's sum.
-pub(crate) fn forward(config: &BlockConfig, places: &Places<'_>, heads: &[f32], output: &mut [f32], lse: &mut [f32]) {
+pub(crate) fn forward(
+    #[cfg_attr(not(feature = "libtorch"), expect(unused_variables))] kernels: Kernels,
+    config: &BlockConfig,
+    places: &Places<'_>,
+    heads: &[f32],
+    output: &mut [f32],
+    lse: &mut [f32],
+) {
     let sequence = places.sequence;
     let place = Place::of(config);
     let tokens = heads.len() / place.stride;
     let batch = tokens / sequence;
     assert!(heads.len() == tokens * place.stride && tokens == batch * sequence, "rows of tokens are whole");
     assert!(output.len() >= tokens * place.d && lse.len() >= tokens * config.n_heads, "results have their sizes");
+    #[cfg(feature = "libtorch")]
+    if let Some(shape) = in_libtorch(kernels, config, places) {
+        let rows = output.par_chunks_mut(sequence * place.d).zip(lse.par_chunks_mut(sequence * config.n_heads));
+        rows.zip(heads.par_chunks(sequence * place.stride))
+            .for_each(|((output, lse), heads)| olmo_torch::attention_forward(&shape, heads, output, lse));
+        return;
+    }
     let (output, lse) = (SharedSlice::new(output), SharedSlice::new(lse));
     (0..batch * config.n_heads).into_par_iter().for_each(|task| {
         let (row, head) = (task / config.n_heads, task % config.n_heads);
@@ -162,6 +177,14 @@ pub(crate) fn forward(config: &BlockConfig, places: &Places<'_>, heads: &[f32], 
     });
 }
 
+/// The shape of a row of the batch for libtorch's kernel, where that is used: it knows neither documents nor windows.
+#[cfg(feature = "libtorch")]
+fn in_libtorch(kernels: Kernels, config: &BlockConfig, places: &Places<'_>) -> Option<olmo_torch::AttentionShape> {
+    let plain = kernels == Kernels::LibTorch && places.documents.is_none() && config.window.is_none();
+    let (heads, kv_heads) = (config.n_heads, config.n_kv_heads);
+    plain.then(|| olmo_torch::AttentionShape { sequence: places.sequence, heads, kv_heads, head: config.head_width() })
+}
+
 multiversion! {
     /// Softmax of the scaled scores in place, each row over the columns that it sees; the rest of its `columns` becomes 0.
     fn softmax_rows(scores: &mut [f32], columns: usize, stride: usize, seen: Seen<'_>, scale: f32, lse: &mut [f32]) {
@@ -185,7 +208,9 @@ multiversion! {
 }
 
 /// `dheads`, the gradient of `heads`, from the incoming `doutput` and what the forward pass made.
+#[expect(clippy::too_many_arguments, reason = "kernels take their slices one by one")]
 pub(crate) fn backward(
+    #[cfg_attr(not(feature = "libtorch"), expect(unused_variables))] kernels: Kernels,
     config: &BlockConfig,
     places: &Places<'_>,
     heads: &[f32],
@@ -201,6 +226,17 @@ pub(crate) fn backward(
     assert!(heads.len() == tokens * place.stride && tokens == batch * sequence, "rows of tokens are whole");
     assert!(output.len() == tokens * place.d && doutput.len() == tokens * place.d, "gradients have their sizes");
     assert!(lse.len() == tokens * config.n_heads && dheads.len() == heads.len(), "gradients have their sizes");
+    #[cfg(feature = "libtorch")]
+    if let Some(shape) = in_libtorch(kernels, config, places) {
+        let (of_heads, of_output, of_lse) = (sequence * place.stride, sequence * place.d, sequence * config.n_heads);
+        let made = heads.par_chunks(of_heads).zip(output.par_chunks(of_output)).zip(lse.par_chunks(of_lse));
+        dheads.par_chunks_mut(of_heads).zip(doutput.par_chunks(of_output)).zip(made).for_each(
+            |((dheads, doutput), ((heads, output), lse))| {
+                olmo_torch::attention_backward(&shape, heads, output, lse, doutput, dheads);
+            },
+        );
+        return;
+    }
     let dheads = SharedSlice::new(dheads);
     (0..batch * config.n_kv_heads).into_par_iter().for_each(|task| {
         let (row, kv_head) = (task / config.n_kv_heads, task % config.n_kv_heads);

@@ -2,6 +2,7 @@
 
 use super::buffer::Buffer;
 use super::gemm::{Write, matmul_nn, matmul_nt, matmul_tn};
+use super::kernels::Kernels;
 use super::norm::Stats;
 use super::{attention, norm, qkv, swiglu};
 use crate::config::{BlockConfig, BlockWeights, Keep};
@@ -41,6 +42,7 @@ struct NormState {
 
 /// The block's output and, with `keep`, what [`backward`] needs (nothing if it is to compute all again). `x` is `[batch * sequence, d]`.
 pub fn forward(
+    kernels: Kernels,
     config: &BlockConfig,
     places: &Places<'_>,
     x: &[f32],
@@ -51,7 +53,7 @@ pub fn forward(
     let rows = x.len() / d;
     let linear = |input: &[f32], weight: &[f32], inner: usize, out: usize| {
         let mut output = Buffer::new(rows * out);
-        matmul_nt(input, weight, rows, inner, out, &mut output, Write::New);
+        matmul_nt(kernels, input, weight, rows, inner, out, &mut output, Write::New);
         output
     };
 
@@ -62,9 +64,10 @@ pub fn forward(
     qkv::forward(config, places, &raw, qk_norms(weights), &mut heads);
     let raw = (config.qk_norm || config.clip_qkv.is_some()).then_some(raw);
     let (mut attended, mut lse) = (Buffer::new(rows * d), Buffer::new(rows * config.n_heads));
-    attention::forward(config, places, &heads, &mut attended, &mut lse);
+    attention::forward(kernels, config, places, &heads, &mut attended, &mut lse);
     let mut middle = Buffer::new(rows * d);
-    let mut attn_norm = add_sublayer(config, x, &attended, weights.attn_out, d, weights.attn_norm, before, &mut middle);
+    let mut attn_norm =
+        add_sublayer(kernels, config, x, &attended, weights.attn_out, d, weights.attn_norm, before, &mut middle);
 
     let before = (!config.norm_after).then(|| normed(config, &middle, weights.ff_norm, rows));
     let input = before.as_ref().map_or(&*middle, |(values, _)| values);
@@ -73,7 +76,7 @@ pub fn forward(
     swiglu::forward(&up_gate, mlp, &mut activation);
     let mut output = vec![0f32; rows * d];
     let mut ff_norm =
-        add_sublayer(config, &middle, &activation, weights.ff_out, mlp, weights.ff_norm, before, &mut output);
+        add_sublayer(kernels, config, &middle, &activation, weights.ff_out, mlp, weights.ff_norm, before, &mut output);
 
     let mut heads = Some(heads);
     match keep {
@@ -100,6 +103,7 @@ fn normed(config: &BlockConfig, x: &[f32], weight: Option<&[f32]>, rows: usize) 
 /// `sum = residual + inner * weight^T`, normed before the addition if there is no state of a norm `before`.
 #[expect(clippy::too_many_arguments, reason = "kernels take their slices one by one")]
 fn add_sublayer(
+    kernels: Kernels,
     config: &BlockConfig,
     residual: &[f32],
     inner: &[f32],
@@ -113,11 +117,11 @@ fn add_sublayer(
     let rows = residual.len() / d;
     if let Some((values, stats)) = before {
         sum.copy_from_slice(residual);
-        matmul_nt(inner, weight, rows, inner_width, d, sum, Write::Add);
+        matmul_nt(kernels, inner, weight, rows, inner_width, d, sum, Write::Add);
         return NormState { values: Some(values), stats };
     }
     let mut values = Buffer::new(rows * d);
-    matmul_nt(inner, weight, rows, inner_width, d, &mut values, Write::New);
+    matmul_nt(kernels, inner, weight, rows, inner_width, d, &mut values, Write::New);
     let stats = norm::forward(config.norm, &values, norm_weight, Some(residual), d, sum);
     NormState { values: Some(values), stats }
 }
@@ -128,7 +132,9 @@ fn qk_norms<'a>(weights: &BlockWeights<&'a [f32]>) -> Option<[&'a [f32]; 2]> {
 
 /// The gradient of the block's input for the incoming `dy`; those of the weights are added to `gradients`.
 /// Without `saved` the forward pass runs again.
+#[expect(clippy::too_many_arguments, reason = "kernels take their slices one by one")]
 pub fn backward(
+    kernels: Kernels,
     config: &BlockConfig,
     places: &Places<'_>,
     x: &[f32],
@@ -139,7 +145,7 @@ pub fn backward(
 ) -> Vec<f32> {
     let (d, mlp, width) = (config.d_model, config.mlp_width, config.qkv_width());
     let rows = x.len() / d;
-    let saved = saved.or_else(|| forward(config, places, x, weights, Some(Keep::All)).1);
+    let saved = saved.or_else(|| forward(kernels, config, places, x, weights, Some(Keep::All)).1);
     let Saved { attn_norm, raw, heads, lse, attended, middle, ff_norm, mut up_gate } =
         saved.expect("a forward pass that keeps everything gives it");
     let heads = heads.unwrap_or_else(|| {
@@ -160,30 +166,30 @@ pub fn backward(
     let after = before_norm(config, dy, &ff_norm, weights.ff_norm, &mut dff_norm);
     let dsum = after.as_deref().unwrap_or(dy);
     let mut activation = Buffer::new(rows * mlp);
-    matmul_nn(dsum, weights.ff_out, rows, mlp, d, &mut activation, Write::New);
+    matmul_nn(kernels, dsum, weights.ff_out, rows, mlp, d, &mut activation, Write::New);
     swiglu::backward(&mut up_gate, mlp, &mut activation);
-    matmul_tn(dsum, &activation, rows, mlp, d, ff_out, Write::Add);
+    matmul_tn(kernels, dsum, &activation, rows, mlp, d, ff_out, Write::Add);
     let input = if config.norm_after { &*middle } else { &*ff_norm.0 };
-    matmul_tn(&up_gate, input, rows, d, 2 * mlp, ff_proj, Write::Add);
+    matmul_tn(kernels, &up_gate, input, rows, d, 2 * mlp, ff_proj, Write::Add);
     let mut dmiddle = Buffer::new(rows * d);
     let projection = Projection { gradient: &up_gate, weight: weights.ff_proj, width: 2 * mlp };
-    through_input(config, dy, projection, &middle, &ff_norm.1, weights.ff_norm, dff_norm, &mut dmiddle);
+    through_input(kernels, config, dy, projection, &middle, &ff_norm.1, weights.ff_norm, dff_norm, &mut dmiddle);
 
     // Attention.
     let after = before_norm(config, &dmiddle, &attn_norm, weights.attn_norm, &mut dattn_norm);
     let dsum = after.as_deref().unwrap_or(&dmiddle);
     let mut dattended = Buffer::new(rows * d);
-    matmul_nn(dsum, weights.attn_out, rows, d, d, &mut dattended, Write::New);
-    matmul_tn(dsum, &attended, rows, d, d, attn_out, Write::Add);
+    matmul_nn(kernels, dsum, weights.attn_out, rows, d, d, &mut dattended, Write::New);
+    matmul_tn(kernels, dsum, &attended, rows, d, d, attn_out, Write::Add);
     let mut dheads = Buffer::new(rows * width);
-    attention::backward(config, places, &heads, &attended, &lse, &dattended, &mut dheads);
+    attention::backward(kernels, config, places, &heads, &attended, &lse, &dattended, &mut dheads);
     let dnorms = q_norm.zip(k_norm).map(|(q, k)| [q, k]);
     qkv::backward(config, places, raw.as_deref(), qk_norms(weights), &mut dheads, dnorms);
     let input = if config.norm_after { x } else { &*attn_norm.0 };
-    matmul_tn(&dheads, input, rows, d, width, att_proj, Write::Add);
+    matmul_tn(kernels, &dheads, input, rows, d, width, att_proj, Write::Add);
     let mut dx = vec![0f32; rows * d];
     let projection = Projection { gradient: &dheads, weight: weights.att_proj, width };
-    through_input(config, &dmiddle, projection, x, &attn_norm.1, weights.attn_norm, dattn_norm, &mut dx);
+    through_input(kernels, config, &dmiddle, projection, x, &attn_norm.1, weights.attn_norm, dattn_norm, &mut dx);
     dx
 }
 
@@ -216,6 +222,7 @@ struct Projection<'a> {
 /// With a norm before the sub-layer, the gradient of the norm's weight is added.
 #[expect(clippy::too_many_arguments, reason = "kernels take their slices one by one")]
 fn through_input(
+    kernels: Kernels,
     config: &BlockConfig,
     dsum: &[f32],
     projection: Projection<'_>,
@@ -230,10 +237,10 @@ fn through_input(
     let Projection { gradient, weight: matrix, width } = projection;
     if config.norm_after {
         dinput.copy_from_slice(dsum);
-        matmul_nn(gradient, matrix, rows, d, width, dinput, Write::Add);
+        matmul_nn(kernels, gradient, matrix, rows, d, width, dinput, Write::Add);
         return;
     }
     let mut dnormed = Buffer::new(rows * d);
-    matmul_nn(gradient, matrix, rows, d, width, &mut dnormed, Write::New);
+    matmul_nn(kernels, gradient, matrix, rows, d, width, &mut dnormed, Write::New);
     norm::backward(config.norm, &dnormed, input, stats, weight, Some(dsum), d, dinput, dweight);
 }

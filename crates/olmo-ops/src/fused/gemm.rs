@@ -5,6 +5,7 @@
 
 use rayon::prelude::*;
 
+use super::kernels::Kernels;
 use super::shared::SharedSlice;
 
 /// What happens to the old content of the result.
@@ -16,51 +17,82 @@ pub(crate) enum Write {
     Add,
 }
 
-impl Write {
-    pub fn beta(self) -> f32 {
-        if self == Write::New { 0.0 } else { 1.0 }
-    }
-}
-
 /// `y [rows, out] = x [rows, inner] w^T`, with w `[out, inner]`: a linear layer.
-pub(crate) fn matmul_nt(x: &[f32], w: &[f32], rows: usize, inner: usize, out: usize, y: &mut [f32], write: Write) {
+#[expect(clippy::too_many_arguments, reason = "as a BLAS call")]
+pub(crate) fn matmul_nt(
+    kernels: Kernels,
+    x: &[f32],
+    w: &[f32],
+    rows: usize,
+    inner: usize,
+    out: usize,
+    y: &mut [f32],
+    write: Write,
+) {
     assert!(
         x.len() >= rows * inner && w.len() >= out * inner && y.len() >= rows * out,
         "a product's matrices have its sizes"
     );
-    product([rows, out, inner], (x, [inner, 1]), (w, [1, inner]), y, write);
+    product(kernels, [rows, out, inner], (x, [inner, 1]), (w, [1, inner]), y, write);
 }
 
 /// `dx [rows, inner] = dy [rows, out] w`, with w `[out, inner]`: a linear layer's gradient of its input.
-pub(crate) fn matmul_nn(dy: &[f32], w: &[f32], rows: usize, inner: usize, out: usize, dx: &mut [f32], write: Write) {
+#[expect(clippy::too_many_arguments, reason = "as a BLAS call")]
+pub(crate) fn matmul_nn(
+    kernels: Kernels,
+    dy: &[f32],
+    w: &[f32],
+    rows: usize,
+    inner: usize,
+    out: usize,
+    dx: &mut [f32],
+    write: Write,
+) {
     assert!(
         dy.len() >= rows * out && w.len() >= out * inner && dx.len() >= rows * inner,
         "a product's matrices have its sizes"
     );
-    product([rows, inner, out], (dy, [out, 1]), (w, [inner, 1]), dx, write);
+    product(kernels, [rows, inner, out], (dy, [out, 1]), (w, [inner, 1]), dx, write);
 }
 
 /// `dw [out, inner] = dy^T x`, with dy `[rows, out]` and x `[rows, inner]`: a linear layer's gradient of its weight.
-pub(crate) fn matmul_tn(dy: &[f32], x: &[f32], rows: usize, inner: usize, out: usize, dw: &mut [f32], write: Write) {
+#[expect(clippy::too_many_arguments, reason = "as a BLAS call")]
+pub(crate) fn matmul_tn(
+    kernels: Kernels,
+    dy: &[f32],
+    x: &[f32],
+    rows: usize,
+    inner: usize,
+    out: usize,
+    dw: &mut [f32],
+    write: Write,
+) {
     assert!(
         dy.len() >= rows * out && x.len() >= rows * inner && dw.len() >= out * inner,
         "a product's matrices have its sizes"
     );
-    product([out, inner, rows], (dy, [1, out]), (x, [inner, 1]), dw, write);
+    product(kernels, [out, inner, rows], (dy, [1, out]), (x, [inner, 1]), dw, write);
 }
 
 /// Fewer multiplications than this are not worth a second thread.
 const LEAST_FOR_THREADS: usize = 1 << 17;
 
 /// `c [m, n] = a [m, k] b [k, n]`; a and b with their row and column strides, c row-major. Sizes were checked by the caller.
-fn product([m, n, k]: [usize; 3], a: (&[f32], [usize; 2]), b: (&[f32], [usize; 2]), c: &mut [f32], write: Write) {
+fn product(
+    kernels: Kernels,
+    [m, n, k]: [usize; 3],
+    a: (&[f32], [usize; 2]),
+    b: (&[f32], [usize; 2]),
+    c: &mut [f32],
+    write: Write,
+) {
     if m == 0 || n == 0 {
         return;
     }
-    let threads = if m * n * k < LEAST_FOR_THREADS { 1 } else { rayon::current_num_threads() };
     // Cutting along the longer side leaves the shorter operand to be packed by every thread.
     let (length, by_rows) = if m >= n { (m, true) } else { (n, false) };
-    let step = length.div_ceil(threads).next_multiple_of(16);
+    let pieces = if m * n * k < LEAST_FOR_THREADS { 1 } else { kernels.pieces(length) };
+    let step = length.div_ceil(pieces).next_multiple_of(16);
     let target = SharedSlice::new(c);
     let piece = |index: usize| {
         let start = index * step;
@@ -68,21 +100,12 @@ fn product([m, n, k]: [usize; 3], a: (&[f32], [usize; 2]), b: (&[f32], [usize; 2
         let (rows, columns, row, column) = if by_rows { (size, n, start, 0) } else { (m, size, 0, start) };
         // SAFETY: the pieces are disjoint blocks of c, and all matrices have the sizes that the callers assert.
         unsafe {
-            matrixmultiply::sgemm(
-                rows,
-                k,
-                columns,
-                1.0,
-                a.0.as_ptr().add(row * a.1[0]),
-                a.1[0] as isize,
-                a.1[1] as isize,
-                b.0.as_ptr().add(column * b.1[1]),
-                b.1[0] as isize,
-                b.1[1] as isize,
-                write.beta(),
-                target.at(row * n + column),
-                n as isize,
-                1,
+            kernels.gemm(
+                [rows, columns, k],
+                (a.0.as_ptr().add(row * a.1[0]), a.1),
+                (b.0.as_ptr().add(column * b.1[1]), b.1),
+                write,
+                (target.at(row * n + column), n),
             );
         }
     };
@@ -98,13 +121,16 @@ fn product([m, n, k]: [usize; 3], a: (&[f32], [usize; 2]), b: (&[f32], [usize; 2
 mod tests {
     use super::*;
 
+    const KERNELS: &[Kernels] = Kernels::ALL;
+
     fn matrix(length: usize, seed: usize) -> Vec<f32> {
         (0..length).map(|i| (((i * 7919 + seed) % 1013) as f32 - 500.0) / 311.0).collect()
     }
 
     #[test]
     fn the_three_products_agree_with_their_definition() {
-        for (rows, inner, out) in [(1, 1, 1), (1, 5, 3), (33, 17, 65), (300, 270, 40), (40, 600, 130)] {
+        let shapes = [(1, 1, 1), (1, 5, 3), (33, 17, 65), (300, 270, 40), (40, 600, 130)];
+        for (kernels, (rows, inner, out)) in KERNELS.iter().flat_map(|kernels| shapes.map(|shape| (*kernels, shape))) {
             let (x, w, y) = (matrix(rows * inner, 1), matrix(out * inner, 2), matrix(rows * out, 3));
             let exact = |m: usize, n: usize, k: usize, term: &dyn Fn(usize, usize, usize) -> f32| -> Vec<f64> {
                 let element = |i: usize, j: usize| (0..k).map(|l| f64::from(term(i, j, l))).sum::<f64>();
@@ -116,13 +142,13 @@ mod tests {
                 }
             };
             let mut result = vec![f32::NAN; rows * out];
-            matmul_nt(&x, &w, rows, inner, out, &mut result, Write::New);
+            matmul_nt(kernels, &x, &w, rows, inner, out, &mut result, Write::New);
             close(&result, &exact(rows, out, inner, &|i, j, l| x[i * inner + l] * w[j * inner + l]));
             let mut result = vec![f32::NAN; rows * inner];
-            matmul_nn(&y, &w, rows, inner, out, &mut result, Write::New);
+            matmul_nn(kernels, &y, &w, rows, inner, out, &mut result, Write::New);
             close(&result, &exact(rows, inner, out, &|i, j, l| y[i * out + l] * w[l * inner + j]));
             let mut result = vec![1.0; out * inner];
-            matmul_tn(&y, &x, rows, inner, out, &mut result, Write::Add);
+            matmul_tn(kernels, &y, &x, rows, inner, out, &mut result, Write::Add);
             let mut want = exact(out, inner, rows, &|i, j, l| y[l * out + i] * x[l * inner + j]);
             want.iter_mut().for_each(|value| *value += 1.0);
             close(&result, &want);

@@ -5,6 +5,7 @@ use rayon::prelude::*;
 
 use super::buffer::Buffer;
 use super::gemm::{Write, matmul_nn, matmul_nt, matmul_tn};
+use super::kernels::Kernels;
 use super::math::{exp, maximum, multiversion, sum};
 use crate::config::{IGNORED, LossTerms};
 
@@ -38,6 +39,7 @@ fn chunk_rows(vocabulary: usize) -> usize {
 /// # Panics
 /// A target is neither [`IGNORED`] nor below the number of rows of `weight`.
 pub fn loss(
+    kernels: Kernels,
     hidden: &[f32],
     weight: &[f32],
     width: usize,
@@ -60,7 +62,7 @@ pub fn loss(
         for (to, &from) in rows.chunks_exact_mut(width).zip(chunk) {
             to.copy_from_slice(&hidden[from * width..(from + 1) * width]);
         }
-        matmul_nt(&rows, weight, count, width, vocabulary, &mut logits, Write::New);
+        matmul_nt(kernels, &rows, weight, count, width, vocabulary, &mut logits, Write::New);
         let (logits, wanted) = (&mut logits[..count * vocabulary], gradients.is_some());
         logits.par_chunks_mut(vocabulary).zip(&mut losses[..count]).zip(chunk).for_each(|((logits, loss), &row)| {
             let target = targets[row] as usize;
@@ -71,8 +73,8 @@ pub fn loss(
             sums.z += terms.z_loss * f64::from(*lse) * f64::from(*lse);
         }
         if let Some(made) = &mut gradients {
-            matmul_tn(logits, &rows, count, width, vocabulary, made.weight, Write::Add);
-            matmul_nn(logits, weight, count, width, vocabulary, &mut rows, Write::New);
+            matmul_tn(kernels, logits, &rows, count, width, vocabulary, made.weight, Write::Add);
+            matmul_nn(kernels, logits, weight, count, width, vocabulary, &mut rows, Write::New);
             for (from, &to) in rows.chunks_exact(width).zip(chunk) {
                 made.hidden[to * width..(to + 1) * width].copy_from_slice(from);
             }
@@ -117,9 +119,9 @@ multiversion! {
 }
 
 /// Logits `[rows, vocabulary]`.
-pub fn logits(hidden: &[f32], weight: &[f32], width: usize) -> Vec<f32> {
+pub fn logits(kernels: Kernels, hidden: &[f32], weight: &[f32], width: usize) -> Vec<f32> {
     let (rows, vocabulary) = (hidden.len() / width, weight.len() / width);
     let mut logits = vec![0f32; rows * vocabulary];
-    matmul_nt(hidden, weight, rows, width, vocabulary, &mut logits, Write::New);
+    matmul_nt(kernels, hidden, weight, rows, width, vocabulary, &mut logits, Write::New);
     logits
 }

@@ -6,6 +6,7 @@ mod buffer;
 pub mod embedding;
 mod gemm;
 pub mod head;
+mod kernels;
 mod math;
 pub mod norm;
 mod qkv;
@@ -13,5 +14,6 @@ mod shared;
 mod swiglu;
 
 pub use buffer::release_buffers;
+pub use kernels::Kernels;
 pub(crate) use math::{dot, exp, maximum, multiversion, sum};
 pub(crate) use qkv::prepare_row;

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use burn::backend::Flex;
+use burn::backend::TensorMetadata;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, NodeGuard, Ops, OpsKind};
-use burn::tensor::Tensor;
-use burn_flex::FlexTensor;
+use burn::backend::tensor::FloatTensor;
+use burn::tensor::{DType, Tensor};
 
-use super::{Tracked, contiguous, elements, plain, primitive, serves, tracked};
+use super::host::{Compute, Host, with_backend};
 use crate::config::{BlockConfig, BlockWeights, Keep};
 use crate::fused::block::{Saved, backward, forward};
 use crate::reference;
@@ -79,25 +79,38 @@ pub fn block(config: &BlockConfig, placed: &Placed, x: Tensor<3>, weights: &Bloc
     let places = placed.places(shape[1]);
     check(config, &x, weights);
     places.check(shape[0] * shape[1]);
-    if !serves(&x) {
-        return reference::block(config, &places, x, weights);
+    match Compute::serving(&x) {
+        None => reference::block(config, &places, x, weights),
+        Some(compute) => with_backend!(compute, B => apply::<B>(config, placed, x, weights, keep)),
     }
+}
+
+fn apply<B: Host>(
+    config: &BlockConfig,
+    placed: &Placed,
+    x: Tensor<3>,
+    weights: &BlockTensors,
+    keep: Keep,
+) -> Tensor<3> {
+    let (shape, dtype) = (x.dims(), x.dtype());
     if !x.is_autodiff() {
-        let (x, weights) = (plain(x), weights.map(plain, plain));
-        let (y, _) = forward(config, &places, elements(&x), &weights.map(elements), None);
-        return Tensor::from_primitive::<Flex>(primitive(y, &shape));
+        let (x, weights) = (B::plain(x), weights.map(B::plain, B::plain));
+        let (places, values) = (placed.places(shape[1]), weights.map(B::elements));
+        let (y, _) = forward(B::KERNELS, config, &places, B::elements(&x), &values, None);
+        return B::tensor(B::of(y, &shape, dtype));
     }
-    let (x, node) = tracked(x);
-    let weights = weights.map(tracked, tracked);
+    let (x, node) = B::tracked(x);
+    let weights = weights.map(B::tracked, B::tracked);
     let mut nodes = vec![node];
     let primitives = weights.map(|(primitive, _)| primitive.clone());
     nodes.extend(weights.into_vec().into_iter().map(|(_, node)| node));
-    let state = BlockState { config: *config, placed: placed.clone(), shape, x, weights: primitives, saved: None };
+    let state =
+        BlockState::<B> { config: *config, placed: placed.clone(), shape, dtype, x, weights: primitives, saved: None };
     // Norms come with weights or without, QK-norm is there or not.
     match nodes.len() {
-        5 => finish::<5>(nodes, state, keep),
-        7 => finish::<7>(nodes, state, keep),
-        _ => finish::<9>(nodes, state, keep),
+        5 => finish::<B, 5>(nodes, state, keep),
+        7 => finish::<B, 7>(nodes, state, keep),
+        _ => finish::<B, 9>(nodes, state, keep),
     }
 }
 
@@ -113,13 +126,14 @@ fn check(config: &BlockConfig, x: &Tensor<3>, weights: &BlockTensors) {
 }
 
 #[derive(Clone, Debug)]
-struct BlockState {
+struct BlockState<B: Host> {
     config: BlockConfig,
     placed: Placed,
     /// Of the input and of the output.
     shape: [usize; 3],
-    x: FlexTensor,
-    weights: BlockWeights<FlexTensor>,
+    dtype: DType,
+    x: FloatTensor<B>,
+    weights: BlockWeights<FloatTensor<B>>,
     /// `None` until the forward pass has run, or if it keeps nothing.
     saved: Option<Arc<Saved>>,
 }
@@ -127,42 +141,41 @@ struct BlockState {
 #[derive(Debug)]
 struct BlockNode;
 
-fn finish<const N: usize>(nodes: Vec<NodeGuard>, mut state: BlockState, keep: Keep) -> Tensor<3> {
+fn finish<B: Host, const N: usize>(nodes: Vec<NodeGuard>, mut state: BlockState<B>, keep: Keep) -> Tensor<3> {
     let nodes: [NodeGuard; N] = nodes.try_into().expect("the caller counted the nodes");
-    let run = |state: &BlockState, keep: Option<Keep>| {
-        let places = state.placed.places(state.shape[1]);
-        let (y, saved) = forward(&state.config, &places, elements(&state.x), &state.weights.map(elements), keep);
-        (primitive(y, &state.shape), saved)
+    let run = |state: &BlockState<B>, keep: Option<Keep>| {
+        let (places, weights) = (state.placed.places(state.shape[1]), state.weights.map(B::elements));
+        let (y, saved) = forward(B::KERNELS, &state.config, &places, B::elements(&state.x), &weights, keep);
+        (B::of(y, &state.shape, state.dtype), saved)
     };
-    let output = match BlockNode.prepare::<NoCheckpointing>(nodes).compute_bound().stateful() {
+    let node = Backward::<B, N>::prepare::<NoCheckpointing>(BlockNode, nodes);
+    B::tracked_tensor(match node.compute_bound().stateful() {
         OpsKind::Tracked(preparation) => {
             let (y, saved) = run(&state, Some(keep));
             state.saved = saved.map(Arc::new);
             preparation.finish(state, y)
         }
         OpsKind::UnTracked(preparation) => preparation.finish(run(&state, None).0),
-    };
-    Tensor::from_primitive::<Tracked>(output)
+    })
 }
 
-impl<const N: usize> Backward<Flex, N> for BlockNode {
-    type State = BlockState;
+impl<B: Host, const N: usize> Backward<B, N> for BlockNode {
+    type State = BlockState<B>;
 
-    fn backward(self, ops: Ops<BlockState, N>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let dy = contiguous(grads.consume::<Flex>(&ops.node));
-        let BlockState { config, placed, shape, x, weights, saved } = ops.state;
+    fn backward(self, ops: Ops<BlockState<B>, N>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = B::contiguous(grads.consume::<B>(&ops.node));
+        let BlockState { config, placed, shape, dtype, x, weights, saved } = ops.state;
         let saved = saved.map(Arc::unwrap_or_clone);
-        let mut dweights = weights.map(|weight| vec![0f32; elements(weight).len()]);
-        let places = placed.places(shape[1]);
-        let dx = {
-            let gradients = dweights.map_mut(|gradient| gradient.as_mut_slice());
-            backward(&config, &places, elements(&x), &weights.map(elements), saved, elements(&dy), gradients)
-        };
-        let shapes = weights.map(|weight| weight.layout().shape().to_vec()).into_vec();
+        let mut dweights = weights.map(|weight| vec![0f32; B::elements(weight).len()]);
+        let (places, values) = (placed.places(shape[1]), weights.map(B::elements));
+        let gradients = dweights.map_mut(|gradient| gradient.as_mut_slice());
+        let (x, dy) = (B::elements(&x), B::elements(&dy));
+        let dx = backward(B::KERNELS, &config, &places, x, &values, saved, dy, gradients);
+        let shapes = weights.map(|weight| weight.shape().to_vec()).into_vec();
         let gradients = std::iter::once((dx, shape.to_vec())).chain(dweights.into_vec().into_iter().zip(shapes));
         for (parent, (gradient, shape)) in ops.parents.into_iter().zip(gradients) {
             if let Some(parent) = parent {
-                grads.register::<Flex>(parent.id, primitive(gradient, &shape));
+                grads.register::<B>(parent.id, B::of(gradient, &shape, dtype));
             }
         }
     }

@@ -6,16 +6,15 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use burn::backend::Flex;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
-use burn::tensor::{Device, Tensor, TensorData};
-use burn_flex::FlexTensor;
+use burn::backend::tensor::FloatTensor;
+use burn::tensor::Tensor;
 
 use super::block::Placed;
-use super::{Tracked, contiguous, elements, plain, primitive, tracked};
+use super::host::{Compute, Host, HostSlice, with_backend};
 use crate::config::{BlockConfig, BlockWeights, Keep, LossTerms, Norm};
 use crate::fused::head::{self, Sums};
 use crate::fused::norm::Stats;
@@ -24,6 +23,7 @@ use crate::fused::{block, embedding, norm};
 /// Weights, and the place where their gradients are added up; two arrays of one layout.
 #[derive(Clone, Debug)]
 pub struct Flat {
+    compute: Compute,
     weights: Arc<Vec<f32>>,
     /// `None`: nothing is differentiated.
     gradients: Option<Arc<Mutex<Vec<f32>>>>,
@@ -31,17 +31,17 @@ pub struct Flat {
 
 impl Flat {
     /// Weights alone.
-    pub fn new(weights: Arc<Vec<f32>>) -> Flat {
-        Flat { weights, gradients: None }
+    pub fn new(compute: Compute, weights: Arc<Vec<f32>>) -> Flat {
+        Flat { compute, weights, gradients: None }
     }
 
     /// Weights whose gradients are added to `gradients`.
     ///
     /// # Panics
     /// The arrays differ in length.
-    pub fn with_gradients(weights: Arc<Vec<f32>>, gradients: Vec<f32>) -> Flat {
+    pub fn with_gradients(compute: Compute, weights: Arc<Vec<f32>>, gradients: Vec<f32>) -> Flat {
         assert_eq!(weights.len(), gradients.len(), "weights and gradients have one layout");
-        Flat { weights, gradients: Some(Arc::new(Mutex::new(gradients))) }
+        Flat { compute, weights, gradients: Some(Arc::new(Mutex::new(gradients))) }
     }
 
     /// The gradients back, once no graph is alive that could add to them.
@@ -78,14 +78,15 @@ pub fn embed(
 ) -> Tensor<3> {
     assert_eq!(ids.len(), batch * sequence, "there is an id for every place");
     let rows = embedding::forward(&flat.weights[weight.clone()], width, ids);
-    let rows = Tensor::<3>::from_data(TensorData::new(rows, [batch, sequence, width]), &Device::flex());
+    let shape = [batch, sequence, width];
+    let rows: Tensor<3> = with_backend!(flat.compute, B => B::tensor(B::primitive(rows, &shape)));
     if flat.gradients.is_some() { rows.autodiff().require_grad() } else { rows }
 }
 
 /// Adds the gradient of [`embed`]'s result to that of the embedding, in the order of the tokens.
 pub fn embed_backward(flat: &Flat, weight: &Range<usize>, width: usize, ids: &[u32], gradient: Tensor<3>) {
-    let gradient = plain(gradient);
-    embedding::backward(elements(&gradient), width, ids, &mut flat.sum()[weight.clone()]);
+    let gradient = HostSlice::new(&gradient);
+    embedding::backward(&gradient, width, ids, &mut flat.sum()[weight.clone()]);
 }
 
 /// As [`super::block`], with weights in `flat`.
@@ -100,19 +101,34 @@ pub fn block_flat(
     weights: &BlockWeights<Range<usize>>,
     keep: Keep,
 ) -> Tensor<3> {
+    with_backend!(flat.compute, B => block_on::<B>(config, placed, x, flat, weights, keep))
+}
+
+fn block_on<B: Host>(
+    config: &BlockConfig,
+    placed: &Placed,
+    x: Tensor<3>,
+    flat: &Flat,
+    weights: &BlockWeights<Range<usize>>,
+    keep: Keep,
+) -> Tensor<3> {
     let shape = x.dims();
     assert_eq!(shape[2], config.d_model, "the input has the width of the block");
     let places = placed.places(shape[1]);
     places.check(shape[0] * shape[1]);
+    let values = weights.of(&flat.weights);
+    let forward = |x: &FloatTensor<B>, keep: Option<Keep>| {
+        let (y, saved) = block::forward(B::KERNELS, config, &places, B::elements(x), &values, keep);
+        (B::primitive(y, &shape), saved)
+    };
     if flat.gradients.is_none() {
-        let x = plain(x);
-        let (y, _) = block::forward(config, &places, elements(&x), &weights.of(&flat.weights), None);
-        return Tensor::from_primitive::<Flex>(primitive(y, &shape));
+        return B::tensor(forward(&B::plain(x), None).0);
     }
-    let (x, node) = tracked(x);
-    let output = match BlockNode.prepare::<NoCheckpointing>([node]).compute_bound().stateful() {
+    let (x, node) = B::tracked(x);
+    let node = Backward::<B, 1>::prepare::<NoCheckpointing>(BlockNode, [node]);
+    B::tracked_tensor(match node.compute_bound().stateful() {
         OpsKind::Tracked(preparation) => {
-            let (y, saved) = block::forward(config, &places, elements(&x), &weights.of(&flat.weights), Some(keep));
+            let (y, saved) = forward(&x, Some(keep));
             let state = BlockState {
                 config: *config,
                 placed: placed.clone(),
@@ -122,22 +138,18 @@ pub fn block_flat(
                 weights: weights.clone(),
                 saved: saved.map(Arc::new),
             };
-            preparation.finish(state, primitive(y, &shape))
+            preparation.finish(state, y)
         }
-        OpsKind::UnTracked(preparation) => {
-            let (y, _) = block::forward(config, &places, elements(&x), &weights.of(&flat.weights), None);
-            preparation.finish(primitive(y, &shape))
-        }
-    };
-    Tensor::from_primitive::<Tracked>(output)
+        OpsKind::UnTracked(preparation) => preparation.finish(forward(&x, None).0),
+    })
 }
 
 #[derive(Clone, Debug)]
-struct BlockState {
+struct BlockState<B: Host> {
     config: BlockConfig,
     placed: Placed,
     shape: [usize; 3],
-    x: FlexTensor,
+    x: FloatTensor<B>,
     flat: Flat,
     weights: BlockWeights<Range<usize>>,
     saved: Option<Arc<block::Saved>>,
@@ -146,55 +158,60 @@ struct BlockState {
 #[derive(Debug)]
 struct BlockNode;
 
-impl Backward<Flex, 1> for BlockNode {
-    type State = BlockState;
+impl<B: Host> Backward<B, 1> for BlockNode {
+    type State = BlockState<B>;
 
-    fn backward(self, ops: Ops<BlockState, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let dy = contiguous(grads.consume::<Flex>(&ops.node));
+    fn backward(self, ops: Ops<BlockState<B>, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = B::contiguous(grads.consume::<B>(&ops.node));
         let BlockState { config, placed, shape, x, flat, weights, saved } = ops.state;
         let dx = {
             let mut sum = flat.sum();
             let gradients = weights.of_mut(&mut sum);
             let saved = saved.map(Arc::unwrap_or_clone);
             let (places, values) = (placed.places(shape[1]), weights.of(&flat.weights));
-            block::backward(&config, &places, elements(&x), &values, saved, elements(&dy), gradients)
+            let (x, dy) = (B::elements(&x), B::elements(&dy));
+            block::backward(B::KERNELS, &config, &places, x, &values, saved, dy, gradients)
         };
         let [parent] = ops.parents;
         if let Some(parent) = parent {
-            grads.register::<Flex>(parent.id, primitive(dx, &shape));
+            grads.register::<B>(parent.id, B::primitive(dx, &shape));
         }
     }
 }
 
 /// As [`super::norm`], with the weight in `flat`.
 pub fn norm_flat(norm: Norm, x: Tensor<3>, flat: &Flat, weight: Option<&Range<usize>>) -> Tensor<3> {
+    with_backend!(flat.compute, B => norm_on::<B>(norm, x, flat, weight))
+}
+
+fn norm_on<B: Host>(norm: Norm, x: Tensor<3>, flat: &Flat, weight: Option<&Range<usize>>) -> Tensor<3> {
     let shape = x.dims();
-    let apply = |x: &FlexTensor| {
-        let mut y = vec![0f32; elements(x).len()];
+    let apply = |x: &FloatTensor<B>| {
+        let mut y = vec![0f32; B::elements(x).len()];
         let weight = weight.map(|range| &flat.weights[range.clone()]);
-        let stats = norm::forward(norm, elements(x), weight, None, shape[2], &mut y);
-        (primitive(y, &shape), stats)
+        let stats = norm::forward(norm, B::elements(x), weight, None, shape[2], &mut y);
+        (B::primitive(y, &shape), stats)
     };
     if flat.gradients.is_none() {
-        return Tensor::from_primitive::<Flex>(apply(&plain(x)).0);
+        return B::tensor(apply(&B::plain(x)).0);
     }
-    let (x, node) = tracked(x);
+    let (x, node) = B::tracked(x);
     let (y, stats) = apply(&x);
-    let output = match NormNode.prepare::<NoCheckpointing>([node]).compute_bound().stateful() {
+    let node = Backward::<B, 1>::prepare::<NoCheckpointing>(NormNode, [node]);
+    B::tracked_tensor(match node.compute_bound().stateful() {
         OpsKind::Tracked(preparation) => {
             let (flat, weight) = (flat.clone(), weight.cloned());
             preparation.finish(NormState { norm, shape, x, flat, weight, stats: Arc::new(stats) }, y)
         }
         OpsKind::UnTracked(preparation) => preparation.finish(y),
-    };
-    Tensor::from_primitive::<Tracked>(output)
+    })
 }
 
 #[derive(Clone, Debug)]
-struct NormState {
+struct NormState<B: Host> {
     norm: Norm,
     shape: [usize; 3],
-    x: FlexTensor,
+    x: FloatTensor<B>,
     flat: Flat,
     weight: Option<Range<usize>>,
     stats: Arc<Stats>,
@@ -203,20 +220,21 @@ struct NormState {
 #[derive(Debug)]
 struct NormNode;
 
-impl Backward<Flex, 1> for NormNode {
-    type State = NormState;
+impl<B: Host> Backward<B, 1> for NormNode {
+    type State = NormState<B>;
 
-    fn backward(self, ops: Ops<NormState, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let dy = contiguous(grads.consume::<Flex>(&ops.node));
+    fn backward(self, ops: Ops<NormState<B>, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = B::contiguous(grads.consume::<B>(&ops.node));
         let NormState { norm, shape, x, flat, weight, stats } = ops.state;
-        let mut dx = vec![0f32; elements(&x).len()];
+        let mut dx = vec![0f32; B::elements(&x).len()];
         let mut sum = flat.sum();
         let dweight = weight.clone().map(|range| &mut sum[range]);
         let weight = weight.map(|range| &flat.weights[range]);
-        norm::backward(norm, elements(&dy), elements(&x), &stats, weight, None, shape[2], &mut dx, dweight);
+        let (x, dy) = (B::elements(&x), B::elements(&dy));
+        norm::backward(norm, dy, x, &stats, weight, None, shape[2], &mut dx, dweight);
         let [parent] = ops.parents;
         if let Some(parent) = parent {
-            grads.register::<Flex>(parent.id, primitive(dx, &shape));
+            grads.register::<B>(parent.id, B::primitive(dx, &shape));
         }
     }
 }
@@ -233,29 +251,44 @@ pub fn head_loss_flat(
     targets: &[u32],
     terms: LossTerms,
 ) -> (Tensor<1>, Sums) {
+    with_backend!(flat.compute, B => head_loss_on::<B>(hidden, flat, weight, targets, terms))
+}
+
+fn head_loss_on<B: Host>(
+    hidden: Tensor<3>,
+    flat: &Flat,
+    weight: &Range<usize>,
+    targets: &[u32],
+    terms: LossTerms,
+) -> (Tensor<1>, Sums) {
     let shape = hidden.dims();
     assert_eq!(targets.len(), shape[0] * shape[1], "there is a target for every place");
-    let value = |sums: &Sums| primitive(vec![((sums.nll + sums.z) / terms.denominator) as f32], &[1]);
+    let value = |sums: &Sums| B::primitive(vec![((sums.nll + sums.z) / terms.denominator) as f32], &[1]);
     let values = &flat.weights[weight.clone()];
+    let loss = |hidden: &FloatTensor<B>, gradients: Option<head::Gradients<'_>>| {
+        head::loss(B::KERNELS, B::elements(hidden), values, shape[2], targets, terms, gradients)
+    };
     if flat.gradients.is_none() {
-        let sums = head::loss(elements(&plain(hidden)), values, shape[2], targets, terms, None);
-        return (Tensor::from_primitive::<Flex>(value(&sums)), sums);
+        let sums = loss(&B::plain(hidden), None);
+        return (B::tensor(value(&sums)), sums);
     }
-    let (hidden, node) = tracked(hidden);
-    match HeadNode.prepare::<NoCheckpointing>([node]).compute_bound().stateful() {
+    let (hidden, node) = B::tracked(hidden);
+    let node = Backward::<B, 1>::prepare::<NoCheckpointing>(HeadNode, [node]);
+    let (made, sums) = match node.compute_bound().stateful() {
         OpsKind::Tracked(preparation) => {
-            let mut dhidden = vec![0f32; elements(&hidden).len()];
+            let mut dhidden = vec![0f32; B::elements(&hidden).len()];
             let mut sum = flat.sum();
             let gradients = head::Gradients { hidden: &mut dhidden, weight: &mut sum[weight.clone()] };
-            let sums = head::loss(elements(&hidden), values, shape[2], targets, terms, Some(gradients));
+            let sums = loss(&hidden, Some(gradients));
             let state = HeadState { gradient: Arc::new(dhidden), shape };
-            (Tensor::from_primitive::<Tracked>(preparation.finish(state, value(&sums))), sums)
+            (preparation.finish(state, value(&sums)), sums)
         }
         OpsKind::UnTracked(preparation) => {
-            let sums = head::loss(elements(&hidden), values, shape[2], targets, terms, None);
-            (Tensor::from_primitive::<Tracked>(preparation.finish(value(&sums))), sums)
+            let sums = loss(&hidden, None);
+            (preparation.finish(value(&sums)), sums)
         }
-    }
+    };
+    (B::tracked_tensor(made), sums)
 }
 
 #[derive(Clone, Debug)]
@@ -268,22 +301,22 @@ struct HeadState {
 #[derive(Debug)]
 struct HeadNode;
 
-impl Backward<Flex, 1> for HeadNode {
+impl<B: Host> Backward<B, 1> for HeadNode {
     type State = HeadState;
 
     fn backward(self, ops: Ops<HeadState, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let incoming = contiguous(grads.consume::<Flex>(&ops.node));
-        assert_eq!(elements(&incoming), [1.0], "the loss itself is differentiated");
+        let incoming = B::contiguous(grads.consume::<B>(&ops.node));
+        assert_eq!(B::elements(&incoming), [1.0], "the loss itself is differentiated");
         let HeadState { gradient, shape } = ops.state;
         let [parent] = ops.parents;
         if let Some(parent) = parent {
-            grads.register::<Flex>(parent.id, primitive(Arc::unwrap_or_clone(gradient), &shape));
+            grads.register::<B>(parent.id, B::primitive(Arc::unwrap_or_clone(gradient), &shape));
         }
     }
 }
 
 /// Logits `[batch * sequence, vocabulary]` of hidden states without autodiff.
 pub fn head_logits_flat(hidden: Tensor<3>, flat: &Flat, weight: &Range<usize>) -> Vec<f32> {
-    let width = hidden.dims()[2];
-    head::logits(elements(&plain(hidden)), &flat.weights[weight.clone()], width)
+    let (width, hidden) = (hidden.dims()[2], HostSlice::new(&hidden));
+    head::logits(flat.compute.kernels(), &hidden, &flat.weights[weight.clone()], width)
 }

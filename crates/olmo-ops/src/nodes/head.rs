@@ -2,15 +2,14 @@
 
 use std::sync::Arc;
 
-use burn::backend::Flex;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
-use burn::tensor::Tensor;
-use burn_flex::FlexTensor;
+use burn::backend::tensor::FloatTensor;
+use burn::tensor::{DType, Tensor};
 
-use super::{Tracked, contiguous, elements, plain, primitive, serves, tracked};
+use super::host::{Compute, Host, with_backend};
 use crate::config::LossTerms;
 use crate::fused::head::{self, Sums};
 use crate::reference;
@@ -32,37 +31,43 @@ pub struct HeadLoss {
 pub fn head_loss(hidden: Tensor<3>, weight: Tensor<2>, targets: &[u32], terms: LossTerms) -> HeadLoss {
     let shape = hidden.dims();
     assert_eq!(targets.len(), shape[0] * shape[1], "there is a target for every place");
-    if !serves(&hidden) {
-        return reference::head_loss(hidden, weight, targets, terms);
-    }
-    let value = |sums: &Sums| primitive(vec![((sums.nll + sums.z) / terms.denominator) as f32], &[1]);
-    if !hidden.is_autodiff() {
-        let (hidden, weight) = (plain(hidden), plain(weight));
-        let sums = head::loss(elements(&hidden), elements(&weight), shape[2], targets, terms, None);
-        return HeadLoss { loss: Tensor::from_primitive::<Flex>(value(&sums)), sums };
-    }
-    let weight_shape = weight.dims();
-    let ((hidden, hidden_node), (weight, weight_node)) = (tracked(hidden), tracked(weight));
-    let run = |gradients: Option<head::Gradients<'_>>| {
-        head::loss(elements(&hidden), elements(&weight), shape[2], targets, terms, gradients)
-    };
-    match HeadNode.prepare::<NoCheckpointing>([hidden_node, weight_node]).compute_bound().stateful() {
-        OpsKind::Tracked(preparation) => {
-            let (mut dhidden, mut dweight) = (zeros(&hidden), zeros(&weight));
-            let sums = run(Some(head::Gradients { hidden: &mut dhidden, weight: &mut dweight }));
-            let gradients = Arc::new([dhidden, dweight]);
-            let state = HeadState { gradients, hidden_shape: shape, weight_shape };
-            HeadLoss { loss: Tensor::from_primitive::<Tracked>(preparation.finish(state, value(&sums))), sums }
-        }
-        OpsKind::UnTracked(preparation) => {
-            let sums = run(None);
-            HeadLoss { loss: Tensor::from_primitive::<Tracked>(preparation.finish(value(&sums))), sums }
-        }
+    match Compute::serving(&hidden) {
+        None => reference::head_loss(hidden, weight, targets, terms),
+        Some(compute) => with_backend!(compute, B => apply::<B>(hidden, weight, targets, terms)),
     }
 }
 
-fn zeros(tensor: &FlexTensor) -> Vec<f32> {
-    vec![0f32; elements(tensor).len()]
+fn apply<B: Host>(hidden: Tensor<3>, weight: Tensor<2>, targets: &[u32], terms: LossTerms) -> HeadLoss {
+    let (shape, weight_shape, dtype) = (hidden.dims(), weight.dims(), hidden.dtype());
+    let value = |sums: &Sums| B::of(vec![((sums.nll + sums.z) / terms.denominator) as f32], &[1], dtype);
+    if !hidden.is_autodiff() {
+        let (hidden, weight) = (B::plain(hidden), B::plain(weight));
+        let sums = head::loss(B::KERNELS, B::elements(&hidden), B::elements(&weight), shape[2], targets, terms, None);
+        return HeadLoss { loss: B::tensor(value(&sums)), sums };
+    }
+    let ((hidden, hidden_node), (weight, weight_node)) = (B::tracked(hidden), B::tracked(weight));
+    let run = |gradients: Option<head::Gradients<'_>>| {
+        head::loss(B::KERNELS, B::elements(&hidden), B::elements(&weight), shape[2], targets, terms, gradients)
+    };
+    let node = Backward::<B, 2>::prepare::<NoCheckpointing>(HeadNode, [hidden_node, weight_node]);
+    let (loss, sums) = match node.compute_bound().stateful() {
+        OpsKind::Tracked(preparation) => {
+            let (mut dhidden, mut dweight) = (zeros::<B>(&hidden), zeros::<B>(&weight));
+            let sums = run(Some(head::Gradients { hidden: &mut dhidden, weight: &mut dweight }));
+            let gradients = Arc::new([dhidden, dweight]);
+            let state = HeadState { gradients, hidden_shape: shape, weight_shape, dtype };
+            (preparation.finish(state, value(&sums)), sums)
+        }
+        OpsKind::UnTracked(preparation) => {
+            let sums = run(None);
+            (preparation.finish(value(&sums)), sums)
+        }
+    };
+    HeadLoss { loss: B::tracked_tensor(loss), sums }
+}
+
+fn zeros<B: Host>(tensor: &FloatTensor<B>) -> Vec<f32> {
+    vec![0f32; B::elements(tensor).len()]
 }
 
 /// The gradients are made in the forward pass, for an incoming gradient of 1.
@@ -72,18 +77,19 @@ struct HeadState {
     gradients: Arc<[Vec<f32>; 2]>,
     hidden_shape: [usize; 3],
     weight_shape: [usize; 2],
+    dtype: DType,
 }
 
 #[derive(Debug)]
 struct HeadNode;
 
-impl Backward<Flex, 2> for HeadNode {
+impl<B: Host> Backward<B, 2> for HeadNode {
     type State = HeadState;
 
     fn backward(self, ops: Ops<HeadState, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let incoming = contiguous(grads.consume::<Flex>(&ops.node));
-        let scale = elements(&incoming)[0];
-        let HeadState { gradients, hidden_shape, weight_shape } = ops.state;
+        let incoming = B::contiguous(grads.consume::<B>(&ops.node));
+        let scale = B::elements(&incoming)[0];
+        let HeadState { gradients, hidden_shape, weight_shape, dtype } = ops.state;
         let [hidden, weight] = Arc::unwrap_or_clone(gradients);
         let gradients = [(hidden, hidden_shape.to_vec()), (weight, weight_shape.to_vec())];
         for (parent, (mut gradient, shape)) in ops.parents.into_iter().zip(gradients) {
@@ -91,18 +97,22 @@ impl Backward<Flex, 2> for HeadNode {
             if scale != 1.0 {
                 gradient.iter_mut().for_each(|value| *value *= scale);
             }
-            grads.register::<Flex>(parent.id, primitive(gradient, &shape));
+            grads.register::<B>(parent.id, B::of(gradient, &shape, dtype));
         }
     }
 }
 
 /// Logits `[batch, sequence, vocabulary]`. Not for training: with autodiff it is a plain Burn product.
 pub fn head_logits(hidden: Tensor<3>, weight: Tensor<2>) -> Tensor<3> {
-    if !serves(&hidden) || hidden.is_autodiff() {
-        return reference::linear(hidden, weight);
+    match Compute::serving(&hidden).filter(|_| !hidden.is_autodiff()) {
+        None => reference::linear(hidden, weight),
+        Some(compute) => with_backend!(compute, B => logits::<B>(hidden, weight)),
     }
-    let ([batch, sequence, width], [vocabulary, _]) = (hidden.dims(), weight.dims());
-    let (hidden, weight) = (plain(hidden), plain(weight));
-    let logits = head::logits(elements(&hidden), elements(&weight), width);
-    Tensor::from_primitive::<Flex>(primitive(logits, &[batch, sequence, vocabulary]))
+}
+
+fn logits<B: Host>(hidden: Tensor<3>, weight: Tensor<2>) -> Tensor<3> {
+    let ([batch, sequence, width], [vocabulary, _], dtype) = (hidden.dims(), weight.dims(), hidden.dtype());
+    let (hidden, weight) = (B::plain(hidden), B::plain(weight));
+    let logits = head::logits(B::KERNELS, B::elements(&hidden), B::elements(&weight), width);
+    B::tensor(B::of(logits, &[batch, sequence, vocabulary], dtype))
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use olmo_ops::{
-    BlockConfig, BlockTensors, BlockWeights, Flat, Keep, Norm, NormKind, Placed, Places, Rope, block, block_flat,
-    block_reference,
+    BlockConfig, BlockTensors, BlockWeights, Compute, Flat, Keep, Norm, NormKind, Placed, Places, Rope, block,
+    block_flat, block_reference,
 };
 
 /// Numbers that look random and are the same everywhere, in (-1, 1).
@@ -25,6 +25,7 @@ pub fn numbers(count: usize, seed: u64) -> Vec<f64> {
 #[derive(Clone)]
 pub struct Case {
     pub name: &'static str,
+    pub compute: Compute,
     pub config: BlockConfig,
     pub affine: bool,
     pub batch: usize,
@@ -63,7 +64,8 @@ impl Case {
         };
         let inputs = shapes.into_iter().enumerate().map(values).collect();
         let cotangent = numbers(batch * sequence * d, 99).into_iter().map(|x| f64::from(x as f32)).collect();
-        Case { name, config, affine, batch, sequence, inputs, cotangent, documents: None, keep: Keep::All }
+        let (compute, keep) = (Compute::Flex, Keep::All);
+        Case { name, compute, config, affine, batch, sequence, inputs, cotangent, documents: None, keep }
     }
 
     /// With documents that begin at `starts` in every row (row `i` drops the first `i` of them).
@@ -73,6 +75,14 @@ impl Case {
         };
         let rows = (0..self.batch).flat_map(|row| (0..self.sequence).map(move |place| begins(row, place)));
         self.documents = Some(rows.collect());
+        self
+    }
+
+    /// With inputs that bf16 can hold.
+    pub fn in_bf16(mut self) -> Case {
+        let round = |x: &mut f64| *x = f64::from(f32::from_bits((*x as f32).to_bits() & 0xffff_0000));
+        self.inputs.iter_mut().flat_map(|(_, values)| values).for_each(round);
+        self.cotangent.iter_mut().for_each(round);
         self
     }
 
@@ -103,11 +113,11 @@ impl Case {
             k_norm: next(self.config.qk_norm),
         };
         let gradients = vec![0f32; flat.len()];
-        let flat = Flat::with_gradients(Arc::new(flat), gradients);
+        let flat = Flat::with_gradients(self.compute, Arc::new(flat), gradients);
         let shape = [self.batch, self.sequence, self.config.d_model];
         let tensor = |values: &[f64]| {
             let data = TensorData::new(values.to_vec(), shape);
-            Tensor::<3>::from_data(data, (&Device::flex().autodiff(), DType::F32))
+            Tensor::<3>::from_data(data, (&self.device(), DType::F32))
         };
         let x = tensor(&self.inputs[0].1).require_grad();
         let y = block_flat(&self.config, &self.placed(), x.clone(), &flat, &weights, self.keep);
@@ -120,13 +130,18 @@ impl Case {
         (output, all)
     }
 
+    fn device(&self) -> Device {
+        self.compute.prepare();
+        self.compute.device().autodiff()
+    }
+
     fn rope(&self) -> Arc<Rope> {
         Arc::new(Rope::new(self.config.head_width(), 10_000.0, self.sequence))
     }
 
     /// The block's output and the gradients of the sum of output times cotangent, in the order of the inputs.
     pub fn run(&self, body: Body) -> (Vec<f64>, Vec<Vec<f64>>) {
-        let (device, dtype) = (Device::flex().autodiff(), body.dtype());
+        let (device, dtype) = (self.device(), body.dtype());
         let (mut matrices, mut vectors) = (Vec::new(), Vec::new());
         for (shape, values) in &self.inputs[1..] {
             let data = TensorData::new(values.clone(), shape.clone());
@@ -153,7 +168,7 @@ impl Case {
             k_norm: vector(self.config.qk_norm),
         };
         let y = match body {
-            Body::Fused => block(&self.config, &self.placed(), x.clone(), &weights, self.keep),
+            Body::Fused | Body::Fused16 => block(&self.config, &self.placed(), x.clone(), &weights, self.keep),
             _ => {
                 let rope = self.rope();
                 let documents = self.documents.as_deref();
@@ -179,13 +194,19 @@ impl Case {
 #[derive(Clone, Copy, PartialEq)]
 pub enum Body {
     Fused,
+    Fused16,
+    Reference16,
     Reference32,
     Reference64,
 }
 
 impl Body {
     fn dtype(self) -> DType {
-        if self == Body::Reference64 { DType::F64 } else { DType::F32 }
+        match self {
+            Body::Reference64 => DType::F64,
+            Body::Fused | Body::Reference32 => DType::F32,
+            Body::Fused16 | Body::Reference16 => DType::BF16,
+        }
     }
 }
 
@@ -202,8 +223,15 @@ pub fn difference(got: &[f64], want: &[f64]) -> f64 {
     if scale == 0.0 { most } else { most / scale }
 }
 
-/// Every kind of block, with shapes that do not fit tiles and lanes.
+/// Every kind of block on everything that this build computes on.
 pub fn cases() -> Vec<Case> {
+    let on =
+        |compute: &Compute| flex_cases().into_iter().map(|case| Case { compute: *compute, ..case }).collect::<Vec<_>>();
+    Compute::ALL.iter().flat_map(on).collect()
+}
+
+/// Every kind of block, with shapes that do not fit tiles and lanes.
+fn flex_cases() -> Vec<Case> {
     let rms = Norm { kind: NormKind::Rms, eps: 1e-6 };
     let layer = Norm { kind: NormKind::Layer, eps: 1e-5 };
     let olmo2 = BlockConfig {

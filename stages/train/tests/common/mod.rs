@@ -74,12 +74,18 @@ pub struct Attempt {
     pub inputs: BTreeMap<String, Vec<InputItem>>,
     pub state_dir: PathBuf,
     pub items: Vec<InputItem>,
+    pub backend: &'static str,
 }
 
 impl Attempt {
     pub fn new(dir: &Path, data: &Path, params: Value) -> Self {
         let inputs = BTreeMap::from([("data".to_owned(), vec![InputItem { label: None, path: data.to_owned() }])]);
-        Self { dir: dir.to_owned(), params, inputs, state_dir: dir.join("state"), items: Vec::new() }
+        Self { dir: dir.to_owned(), params, inputs, state_dir: dir.join("state"), items: Vec::new(), backend: "flex" }
+    }
+
+    /// Computed by another backend.
+    pub fn on(self, backend: &'static str) -> Self {
+        Self { backend, ..self }
     }
 
     pub fn input(mut self, port: &str, path: &Path) -> Self {
@@ -105,7 +111,7 @@ impl Attempt {
             state_dir: self.state_dir.clone(),
             items: BTreeMap::from([("checkpoints".to_owned(), self.items.clone())]),
             threads: 2,
-            backend: "flex".into(),
+            backend: self.backend.into(),
         };
         fs::write(self.dir.join("request.json"), serde_json::to_vec(&request).unwrap()).unwrap();
     }

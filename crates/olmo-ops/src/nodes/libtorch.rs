@@ -1,0 +1,51 @@
+//! Tensors of libtorch on the CPU: their memory is the host's, so the fused bodies work on it in place.
+
+use burn::backend::autodiff::ops::NodeGuard;
+use burn::backend::tensor::FloatTensor;
+use burn::tensor::{Device, Tensor};
+use burn_tch::TchTensor;
+
+use super::host::{Host, conversions};
+use crate::fused::Kernels;
+
+pub(crate) use burn::backend::LibTorch;
+
+/// Burn's device for it.
+pub(super) fn device() -> Device {
+    Device::libtorch()
+}
+
+/// As [`super::cuda_device`].
+pub(super) fn cuda_device(index: usize) -> Result<Device, String> {
+    let found = olmo_torch::cuda();
+    if !found.built {
+        return Err("this worker was built with the libtorch for CPUs; scripts/libtorch cuda --build".into());
+    }
+    match found.devices {
+        0 => Err("libtorch finds no GPU: there is none, or its driver is too old for CUDA 13".into()),
+        count if index >= count => Err(format!("cuda:{index}: the stage has {count} GPUs, counted from 0")),
+        _ => Ok(Device::libtorch_cuda(index)),
+    }
+}
+
+impl Host for LibTorch {
+    const KERNELS: Kernels = Kernels::LibTorch;
+
+    fn contiguous(tensor: TchTensor) -> TchTensor {
+        match olmo_torch::as_contiguous_f32(&tensor.tensor) {
+            None => tensor,
+            Some(made) => TchTensor::new(made),
+        }
+    }
+
+    fn elements(tensor: &TchTensor) -> &[f32] {
+        // Whoever holds the tensor shares it: Burn writes in place only to what has one owner.
+        olmo_torch::elements(&tensor.tensor).expect("primitives are made contiguous when they are taken in")
+    }
+
+    fn primitive(values: Vec<f32>, shape: &[usize]) -> TchTensor {
+        TchTensor::new(olmo_torch::tensor(&values, shape))
+    }
+
+    conversions!();
+}

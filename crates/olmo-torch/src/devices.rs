@@ -1,0 +1,17 @@
+//! What there is to compute on.
+
+/// CUDA as this build of libtorch and this machine have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cuda {
+    /// Whether the libtorch that runs holds CUDA at all (`scripts/libtorch cuda`).
+    pub built: bool,
+    /// Devices that its driver offers.
+    pub devices: usize,
+}
+
+/// Looks for CUDA; asks no driver where libtorch is the CPU's.
+pub fn cuda() -> Cuda {
+    let built = tch::utils::has_cuda();
+    let devices = if built { tch::Cuda::device_count().max(0) as usize } else { 0 };
+    Cuda { built, devices }
+}
