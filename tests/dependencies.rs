@@ -36,8 +36,20 @@ fn the_default_build_needs_no_cpp_no_cmake_and_no_tls_library() {
     let names = closure("olmo-worker");
     assert!(names.iter().any(|n| n == "burn-flex"), "the list is that of the worker");
     for package in [names, closure("olmo-pipe")].concat() {
-        let refused =
-            ["aws-lc", "openssl", "cmake", "cxx", "link-cplusplus", "torch-sys", "onig", "bindgen", "libgit2"];
+        let refused = [
+            "aws-lc",
+            "openssl",
+            "cmake",
+            "cxx",
+            "link-cplusplus",
+            "torch-sys",
+            "tch",
+            "burn-tch",
+            "olmo-torch",
+            "onig",
+            "bindgen",
+            "libgit2",
+        ];
         assert!(!refused.iter().any(|r| package.starts_with(r)), "the default build has {package}");
     }
     // Pure Rust unless its feature `cpp` is on, which tokenizers' `esaxx_fast` would do.

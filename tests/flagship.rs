@@ -150,8 +150,21 @@ fn two_stores_in_two_folders_hold_the_same_bytes() {
 
 #[test]
 fn killed_anywhere_in_training_it_goes_on_and_ends_with_the_same_bytes() {
+    killed_anywhere("flex");
+}
+
+#[test]
+#[ignore = "needs olmo-worker-libtorch: scripts/libtorch cpu --build"]
+fn killed_anywhere_on_libtorch_it_goes_on_and_ends_with_the_same_bytes() {
+    killed_anywhere("libtorch");
+}
+
+fn killed_anywhere(backend: &str) {
+    let backend = format!("stages.train.with.backend={backend}");
     // Three steps an epoch (68 rows), so that the checkpoints after steps 3 and 6 stand where epochs end.
     let long = [
+        "--set",
+        &backend,
         "--set",
         "params.duration=8steps",
         "--set",

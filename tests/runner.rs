@@ -1,6 +1,7 @@
 //! The one integration binary of the engine: each module is a topic.
 
 mod artifacts;
+mod backends;
 mod data;
 mod dependencies;
 mod docs;

@@ -4,6 +4,7 @@ mod artifacts;
 mod compare;
 mod data;
 mod detach;
+mod doctor;
 mod exit;
 mod experiment;
 mod findings;
@@ -76,6 +77,8 @@ enum Command {
     /// The experiments that ship with olmo-pipe.
     #[command(subcommand)]
     Recipes(recipes::Recipes),
+    /// What this machine can compute with, what is missing, and how to get it.
+    Doctor(doctor::Doctor),
     /// Prints a shell's completion script: `source <(olmo-pipe completion bash)`.
     Completion(recipes::Completion),
     /// Writes the generated schemas and the stage reference, or checks them.
@@ -107,6 +110,7 @@ pub fn main() -> ExitCode {
         Command::Runs(runs) => runs.run(&common),
         Command::Init(init) => init.run(),
         Command::Recipes(recipes) => recipes.run(),
+        Command::Doctor(doctor) => doctor.run(&common),
         Command::Completion(completion) => completion.run(),
         Command::Schema(schema) => schema.run(),
     };

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::backend::Backend;
+
 /// Why a stage's process could not be started or followed. A stage that ran and failed is no
 /// error: see [`super::Ended`].
 #[derive(Debug, thiserror::Error)]
@@ -11,6 +13,10 @@ pub enum ExecError {
     Io { doing: &'static str, path: PathBuf, source: io::Error },
     #[error("the worker, which holds the built-in stages, is not at {}", .0.display())]
     WorkerMissing(PathBuf),
+    #[error("`backend` comes to {}, and the worker for it is not at {}", .backend.name(), .path.display())]
+    BackendMissing { path: PathBuf, backend: Backend },
+    #[error("stage `{stage}` is to compute on a GPU and asks for none")]
+    NoGpuAsked { stage: String },
     #[error("the worker {} cannot say what it holds: {why}", .path.display())]
     WorkerBroken { path: PathBuf, why: String },
     #[error("the program under `command.check` of stage `{stage}` does not answer: {why}")]
@@ -41,12 +47,22 @@ impl ExecError {
         move |source| Self::Io { doing, path, source }
     }
 
+    /// That the worker for `backend` is not at `path`.
+    pub(crate) fn missing(path: PathBuf, backend: Backend) -> Self {
+        match backend {
+            Backend::Flex => Self::WorkerMissing(path),
+            backend => Self::BackendMissing { path, backend },
+        }
+    }
+
     /// Stable, `area::reason`.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => "exec::no_space",
             Self::Io { .. } => "exec::io",
             Self::WorkerMissing(_) => "worker::missing",
+            Self::BackendMissing { .. } => "worker::no_backend",
+            Self::NoGpuAsked { .. } => "exec::no_gpu_asked",
             Self::WorkerBroken { .. } => "worker::broken",
             Self::CheckFailed { .. } => "exec::check",
             Self::WorkerProtocol { .. } | Self::WorkerLacks { .. } | Self::WorkerDiffers { .. } => {
@@ -67,6 +83,18 @@ impl ExecError {
             Self::SecretMissing { name, .. } => format!("set it and run the same command again: export {name}=…"),
             Self::Io { .. } => return None,
             Self::WorkerMissing(_) => format!("{BUILD}; or set OLMO_PIPE_WORKER to where it is"),
+            Self::BackendMissing { backend, .. } => {
+                format!(
+                    "build it: {} (needs Python 3 with pip, and a C++ compiler); or write `backend: flex`",
+                    backend.build()
+                )
+            }
+            Self::NoGpuAsked { stage } => {
+                format!("give stage `{stage}` one: resources: {{gpus: 1}}; or write `device: cpu`")
+            }
+            Self::WorkerBroken { why, .. } if why.contains("libtorch") || why.contains("libc10") => {
+                "libtorch is not where the worker was built against: scripts/libtorch cpu --build".into()
+            }
             Self::WorkerBroken { .. }
             | Self::WorkerProtocol { .. }
             | Self::WorkerLacks { .. }

@@ -4,6 +4,7 @@
 //! Nothing here decides what runs when (that is [`crate::run`]) or keeps results (the store).
 
 pub mod attempt;
+mod backend;
 pub mod command;
 mod error;
 mod executor;
@@ -15,6 +16,7 @@ pub mod supervise;
 mod worker;
 
 pub use attempt::{Attempt, Work};
+pub use backend::Backend;
 pub use error::ExecError;
 pub use executor::{Executor, Local, Process};
 pub use launch::{Ended, Launch, Supervised};

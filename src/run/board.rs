@@ -10,14 +10,13 @@ use olmo_stage::contract::PortType;
 use super::error::RunError;
 use super::event::Place;
 use super::sources::Sources;
+use crate::exec::Backend;
 use crate::exec::attempt::{ItemRecord, Items};
 use crate::graph::Graph;
 use crate::key::{CommandKey, KeyInput, KeyRecord};
 use crate::spec::{Binding, PortRef, Resolved, ResolvedStage};
 use crate::store::{ListItem, Output, Store, StoreError};
 
-/// What computes in this build; part of the key of stages that compute.
-pub const BACKEND: &str = "flex";
 const PRECISION: &str = "fp32";
 
 /// All stages, in the order of their dependencies.
@@ -350,7 +349,8 @@ impl<'r> Board<'r> {
         let inputs = inputs.iter().map(|(port, list)| (port.clone(), list.iter().map(input).collect())).collect();
         let command = self.sources.command(&stage.spec.uses).cloned();
         let (description, params) = (&stage.spec.description, &stage.spec.params);
-        Ok(KeyRecord::new(description, params, inputs, Some(BACKEND), Some(PRECISION), command)?)
+        let backend = Backend::of_stage(stage.spec);
+        Ok(KeyRecord::new(description, params, inputs, Some(backend.name()), Some(PRECISION), command)?)
     }
 }
 

@@ -117,7 +117,7 @@ impl Drop for Noting {
 }
 
 impl Host {
-    fn here() -> Self {
+    pub(crate) fn here() -> Self {
         let line = |path: &str| fs::read_to_string(path).ok().map(|t| t.trim().to_owned()).filter(|t| !t.is_empty());
         let cpu = fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
             let model = text.lines().find(|l| l.starts_with("model name"))?;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use olmo_stage::contract::Contract;
 use olmo_stage::{Digest, Event, Failure, InputItem, Request, failpoint, journal, protocol};
 
-use super::board::{BACKEND, Input};
+use super::board::Input;
 use super::error::RunError;
 use super::event::Used;
 use super::judge::{self, Asked, Verdict, judge};
@@ -21,7 +21,7 @@ use super::scheduler::Message;
 use super::sources::command_key;
 use crate::exec::attempt::{Attempt, ItemRecord, Items, Work, check_label};
 use crate::exec::supervise::Exit;
-use crate::exec::{Ended, ExecError, Executor, Launch, Process, command};
+use crate::exec::{Backend, Ended, ExecError, Executor, Launch, Process, command};
 use crate::key::{CommandKey, KeyRecord};
 use crate::spec::{FailureClass, ResolvedStage};
 use crate::store::{Action, ActionState, Handover, KeyLock, ListItem, Output, Store, StoreError};
@@ -125,7 +125,7 @@ pub struct Job {
     pub inputs: BTreeMap<String, Vec<Input>>,
     pub grant: Grant,
     pub executor: Arc<dyn Executor>,
-    /// Where the worker is, for a built-in stage.
+    /// Where the worker for flex is, for a built-in stage.
     pub worker: PathBuf,
     /// What the command was made of when the run began.
     pub command: Option<CommandKey>,
@@ -332,8 +332,8 @@ impl Job {
             (make(attempt.command_folder())?, argv, command::environment(self.contract(), &attempt.temporary())?)
         } else {
             attempt.write_request(&self.request(work, attempt, handed, items)?)?;
-            let argv =
-                vec![self.worker.clone().into_os_string(), "run".into(), attempt.folder.clone().into_os_string()];
+            let worker = Backend::of_stage(&self.spec).worker(&self.worker);
+            let argv = vec![worker.into_os_string(), "run".into(), attempt.folder.clone().into_os_string()];
             let environment = command::worker_environment(self.grant.cpus as usize, &attempt.temporary());
             (attempt.folder.clone(), argv, environment)
         };
@@ -388,7 +388,7 @@ impl Job {
             state_dir: work.state_dir()?,
             items: earlier,
             threads: self.grant.cpus as usize,
-            backend: BACKEND.into(),
+            backend: Backend::of_stage(&self.spec).name().into(),
         })
     }
 

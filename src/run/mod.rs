@@ -13,7 +13,7 @@ mod error;
 mod event;
 mod explain;
 mod follow;
-mod gpus;
+pub(crate) mod gpus;
 mod job;
 mod judge;
 mod lease;
@@ -46,6 +46,7 @@ pub use selection::{Selected, Selection};
 pub use sources::{Change, Sources};
 pub use state::{InstanceState, RunState, RunStatus, StageState, Status, folder, list, logs, show};
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -54,7 +55,7 @@ use std::time::Duration;
 use olmo_stage::rules::Level;
 use olmo_stage::{Digest, Failure, failpoint};
 
-use crate::exec::{Executor, Local, Worker};
+use crate::exec::{Backend, ExecError, Executor, Local, Worker};
 use crate::spec::Resolved;
 use crate::store::{Action, Store, StoreError};
 
@@ -248,19 +249,28 @@ fn check_plan(
         let chosen = selected.names.iter().find(|name| !selected.only_read.contains(*name));
         return Err(RunError::NotBefore { stage: chosen.cloned().unwrap_or_default(), before: name.clone() });
     }
-    let mut worker = None;
+    let mut workers: BTreeMap<PathBuf, Worker> = BTreeMap::new();
     let missing: BTreeSet<&String> = found.missing.iter().map(|missing| &missing.name).collect();
     for name in selected.names.iter().filter(|name| missing.contains(name) || again.holds(name)) {
         let Some(stage) = resolved.stages.get(name) else { continue };
         if stage.description.contract.command.is_some() {
             continue;
         }
-        if worker.is_none() {
-            worker = Some(Worker::find(&options.worker)?);
+        let backend = Backend::of_stage(stage);
+        if backend == Backend::LibTorchCuda && stage.resources.gpus == 0 {
+            return Err(ExecError::NoGpuAsked { stage: name.clone() }.into());
         }
-        if let Some(worker) = &worker {
-            worker.check(&stage.uses, &stage.description)?;
-        }
+        let worker = match workers.entry(backend.worker(&options.worker)) {
+            Entry::Occupied(found) => found.into_mut(),
+            Entry::Vacant(place) => {
+                let found = Worker::find(place.key()).map_err(|error| match error {
+                    ExecError::WorkerMissing(path) => ExecError::missing(path, backend),
+                    other => other,
+                })?;
+                place.insert(found)
+            }
+        };
+        worker.check(&stage.uses, &stage.description)?;
     }
     Ok(found)
 }
