@@ -54,12 +54,13 @@ def run(work, tokenizer, arguments, cpus, length=1_000_000):
         event = json.loads(line)["event"]
         if event["kind"] == "finished":
             used[event["place"]["stage"]] = event["used"]
-    for name in ["tokens", "rows"]:
+    for name, port in [("tokens", "tokens"), ("rows", "memmap")]:
         # Stages say what they made in their manifests.
-        listed = subprocess.run([str(program), "artifacts", "export", f"latest:{name}.{'memmap' if name == 'rows' else 'tokens'}", str(work / "out" / name)], cwd=work, capture_output=True, text=True)
-        if listed.returncode != 0:
-            sys.exit(listed.stderr)
-        counts[name] = json.loads((work / "out" / name / "manifest.json").read_text())
+        command = [str(program), "artifacts", "export", f"latest:{name}.{port}", "--to", str(work / "out")]
+        done = subprocess.run(command, cwd=work, capture_output=True, text=True)
+        if done.returncode != 0:
+            sys.exit(done.stderr)
+        counts[name] = json.loads((work / "out" / "manifest.json").read_text())
         subprocess.run(["rm", "-rf", str(work / "out")], check=True)
     return used, counts
 

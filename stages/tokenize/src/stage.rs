@@ -5,9 +5,10 @@
 //! and goes on behind them.
 
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::sync_channel;
 
 use olmo_data::tokens::{self, TokensCounts, TokensManifest, TokensWriter, part_name};
-use olmo_data::{TextTokenizer, dataset};
+use olmo_data::{DataError, TextTokenizer, dataset};
 use olmo_stage::{Context, Stage, StageError, failpoint, journal};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -35,22 +36,122 @@ impl Stage for Tokenize {
         let chat_template = context.optional_input("chat_template").map(|dir| read_only_file(&dir)).transpose()?;
         let total = dataset::manifest(&documents)?.records;
         let encoder = Encoder::new(tokenizer, &params, chat_template.as_deref())?;
-        let mut work = Work::start(total, context)?;
+        let mut writing = Writing::start(context)?;
+        let counted = Counted { done: writing.records(), total };
         match params.template {
             Layout::Plain => {
                 let encode = |text: &String, _| encoder.plain(text);
-                for batch in dataset::text_batches(&documents)? {
-                    work.batch(&batch?, encode, context)?;
-                }
+                all(dataset::text_batches(&documents)?, encode, counted, &mut writing, context)?;
             }
             _ => {
                 let encode = |conversation: &_, number| encoder.conversation(conversation, number);
-                for batch in dataset::message_batches(&documents)? {
-                    work.batch(&batch?, encode, context)?;
+                all(dataset::message_batches(&documents)?, encode, counted, &mut writing, context)?;
+            }
+        }
+        writing.finish(&params, &encoder.tokenizer, context)
+    }
+}
+
+/// Batches that wait between two of reading, encoding and writing, at most.
+const WAITING: usize = 2;
+
+#[derive(Clone, Copy)]
+struct Counted {
+    /// Records of complete parts.
+    done: u64,
+    /// All records.
+    total: u64,
+}
+
+/// Encodes all records behind those that are done and writes them in order. With more than one thread reading, encoding and
+/// writing go on at the same time.
+fn all<T: Send + Sync>(
+    batches: impl Iterator<Item = Result<Vec<T>, DataError>> + Send,
+    encode: impl Fn(&T, u64) -> Result<Encoded, StageError> + Sync,
+    counted: Counted,
+    writing: &mut Writing,
+    context: &mut Context,
+) -> Result<(), StageError> {
+    let threads = context.request.threads;
+    let build = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+        pool.map_err(|e| StageError::fail("tokenize::threads", e.to_string()))
+    };
+    if threads == 1 {
+        let mut encoding = Encoding { pool: build(1)?, encode, counted, seen: 0, context };
+        for batch in batches {
+            let records = encoding.batch(&batch?)?;
+            records.into_iter().try_for_each(|record| writing.push(record))?;
+        }
+        return Ok(());
+    }
+    // Reading and writing take less than half a thread each, and wait for the encoding most of the time.
+    let pool = build(threads)?;
+    std::thread::scope(|scope| {
+        let (read, to_encode) = sync_channel(WAITING);
+        let (encoded, to_write) = sync_channel::<Vec<Encoded>>(WAITING);
+        scope.spawn(move || {
+            for batch in batches {
+                // Nobody reads any more: there was an error.
+                if read.send(batch).is_err() {
+                    break;
+                }
+            }
+        });
+        let writer = scope.spawn(move || {
+            let mut records = to_write.into_iter().flatten();
+            records.try_for_each(|record| writing.push(record))
+        });
+        let mut encoding = Encoding { pool, encode, counted, seen: 0, context };
+        let mut done = Ok(());
+        for batch in to_encode {
+            match batch.map_err(StageError::from).and_then(|batch| encoding.batch(&batch)) {
+                Ok(records) => {
+                    // The writer says why.
+                    if encoded.send(records).is_err() {
+                        break;
+                    }
+                }
+                Err(e) => {
+                    done = Err(e);
+                    break;
                 }
             }
         }
-        work.finish(&params, &encoder.tokenizer, context)
+        drop(encoded);
+        let written = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        written.and(done)
+    })
+}
+
+/// Batches as they are encoded, in parallel.
+struct Encoding<'c, E> {
+    pool: rayon::ThreadPool,
+    encode: E,
+    counted: Counted,
+    /// Records seen, those of complete parts included.
+    seen: u64,
+    context: &'c mut Context,
+}
+
+impl<E> Encoding<'_, E> {
+    fn batch<T: Sync>(&mut self, records: &[T]) -> Result<Vec<Encoded>, StageError>
+    where
+        E: Fn(&T, u64) -> Result<Encoded, StageError> + Sync,
+    {
+        self.context.check_stop()?;
+        let Counted { done, total } = self.counted;
+        let skipped = done.saturating_sub(self.seen).min(records.len() as u64);
+        let (first, records) = (self.seen + skipped, &records[skipped as usize..]);
+        let encode = &self.encode;
+        let encoded = self.pool.install(|| {
+            let numbered = records.par_iter().with_min_len(16).enumerate();
+            numbered.map(|(i, record)| encode(record, first + i as u64)).collect::<Vec<_>>()
+        });
+        self.seen = first + records.len() as u64;
+        self.context.progress(self.seen, total, "documents", "tokenising");
+        // The first error of the batch, whatever thread was first.
+        encoded.into_iter().collect()
     }
 }
 
@@ -78,24 +179,16 @@ struct Part {
 }
 
 /// What is written and counted, in order.
-struct Work {
-    pool: rayon::ThreadPool,
+struct Writing {
     state: PathBuf,
     parts: Vec<Part>,
     journal: journal::Writer<Part>,
     /// The part that is being written.
     open: Option<(TokensWriter, Part)>,
-    total: u64,
-    /// Records seen, those of complete parts included.
-    seen: u64,
 }
 
-impl Work {
-    fn start(total: u64, context: &mut Context) -> Result<Self, StageError> {
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(context.request.threads)
-            .build()
-            .map_err(|e| StageError::fail("tokenize::threads", e.to_string()))?;
+impl Writing {
+    fn start(context: &mut Context) -> Result<Self, StageError> {
         let state = context.state_dir()?;
         let path = state.join(PARTS);
         let mut parts: Vec<Part> = journal::read(&path).map_err(|e| StageError::io(&path, e))?;
@@ -106,34 +199,17 @@ impl Work {
             parts.clear();
         }
         let journal = journal::Writer::open(&path, true).map_err(|e| StageError::io(&path, e))?;
-        let done: u64 = parts.iter().map(|part| part.records).sum();
+        let writing = Self { state, parts, journal, open: None };
+        let done = writing.records();
         if done > 0 {
             context.message(format!("goes on behind the {done} records that an earlier attempt has tokenised"));
         }
-        Ok(Self { pool, state, parts, journal, open: None, total, seen: 0 })
+        Ok(writing)
     }
 
-    /// Encodes `records` in parallel and writes them in order.
-    fn batch<T: Sync>(
-        &mut self,
-        records: &[T],
-        encode: impl Fn(&T, u64) -> Result<Encoded, StageError> + Sync,
-        context: &mut Context,
-    ) -> Result<(), StageError> {
-        context.check_stop()?;
-        let complete: u64 = self.parts.iter().map(|part| part.records).sum();
-        let skipped = complete.saturating_sub(self.seen).min(records.len() as u64);
-        let (first, records) = (self.seen + skipped, &records[skipped as usize..]);
-        let encoded: Vec<Result<Encoded, StageError>> = self.pool.install(|| {
-            let numbered = records.par_iter().enumerate();
-            numbered.map(|(i, record)| encode(record, first + i as u64)).collect()
-        });
-        for record in encoded {
-            self.push(record?)?;
-        }
-        self.seen = first + records.len() as u64;
-        context.progress(self.seen, self.total, "documents", "tokenising");
-        Ok(())
+    /// Records of complete parts.
+    fn records(&self) -> u64 {
+        self.parts.iter().map(|part| part.records).sum()
     }
 
     fn push(&mut self, record: Encoded) -> Result<(), StageError> {
