@@ -183,18 +183,18 @@ fn limited(dir: &Path, arguments: &[&str], bytes: u64) -> Command {
 
 #[test]
 fn a_stage_that_finds_no_room_says_which_file_and_goes_on_when_there_is_room() {
-    let dir = project(70_000);
+    let dir = project(20_000);
     let dir = dir.path();
     for until in ["chats", "tokens", "rows"] {
         // A few stages on, the same again.
-        let output = limited(dir, &["run", "data.yaml", "--until", until], 300_000).output().unwrap();
+        let output = limited(dir, &["run", "data.yaml", "--until", until], 100_000).output().unwrap();
         assert_eq!(output.status.code(), Some(1), "{until}: {}", said(&output));
         assert!(said(&output).contains("File too large"), "{until}: {}", said(&output));
         let file = ["data.parquet", "tokens", "input_ids.npy"];
         assert!(file.iter().any(|name| said(&output).contains(name)), "{until}: {}", said(&output));
         succeeds(dir, &["run", "data.yaml", "--until", until]);
     }
-    let whole = project(70_000);
+    let whole = project(20_000);
     succeeds(whole.path(), &["run", "data.yaml"]);
     succeeds(dir, &["run", "data.yaml"]);
     for name in ["tokens/tokens.parquet", "rows/input_ids.npy", "rows/label_mask.npy"] {
