@@ -43,18 +43,19 @@ def olmo_pipe(stages, folder):
 version: 1
 summary: Joins its inputs.
 inputs: {{parts: {port}}}
+params: {{name: {{type: string}}}}
 outputs: {{all: {{type: text}}}}
 resources: {{cpus: 1, memory_mib: 1}}
-command: {{argv: [/bin/sh, "${{stage.dir}}/join.sh", "${{inputs.parts}}", "${{outputs.all}}"], files: [join.sh]}}
+command: {{argv: [/bin/sh, "${{stage.dir}}/join.sh", "${{inputs.parts}}", "${{outputs.all}}", "${{params.name}}"], files: [join.sh]}}
 """)
-        write(f"{folder}/stages/{name}/join.sh", 'find "$1" -type f | sort | xargs cat | head -c 64 > "$2/t"\n')
+        write(f"{folder}/stages/{name}/join.sh", '{ echo "$3"; find "$1" -type f | sort | xargs cat; } | head -c 64 > "$2/t"\n')
     lines = ["pipeline: bench", "stages:"]
     for name, reads in stages:
         parts = ", ".join(f'"${{stages.{r}.all}}"' for r in reads)
         if reads:
-            lines.append(f"  {name}: {{uses: next, with: {{parts: [{parts}]}}}}")
+            lines.append(f"  {name}: {{uses: next, with: {{parts: [{parts}], name: {name}}}}}")
         else:
-            lines.append(f"  {name}: {{uses: first, with: {{parts: data.txt}}}}")
+            lines.append(f"  {name}: {{uses: first, with: {{parts: data.txt, name: {name}}}}}")
     write(f"{folder}/pipeline.yaml", "\n".join(lines) + "\n")
     write(f"{folder}/x.yaml", "experiment: bench\nuses: pipeline.yaml\n")
     return [OLMO, "run", "x.yaml"]

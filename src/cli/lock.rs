@@ -21,12 +21,12 @@ pub struct Lock {
 
 impl Lock {
     pub fn run(self, common: &Common) -> Result<Exit, Problem> {
-        let resolved = self.experiment.load()?.resolved;
+        let resolved = &self.experiment.load()?.resolved;
         let store = Store::open(&common.store_folder(&resolved.root))?;
         let sourcing = self.experiment.sourcing(false, false)?;
         let bars = std::io::stderr().is_terminal();
         let mut terminal = Terminal::new(Box::new(std::io::stderr()), bars, &current_folder()?);
-        let changed = engine::lock(&store, &resolved, self.update, &sourcing, &mut terminal)?;
+        let changed = engine::lock(&store, resolved, self.update, &sourcing, &mut terminal)?;
         let file = sourcing.lock.unwrap_or_default();
         let file = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let mut text = String::new();

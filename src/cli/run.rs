@@ -19,14 +19,8 @@ use crate::store::Store;
 pub struct Run {
     #[command(flatten)]
     experiment: ExperimentFile,
-    /// Only these stages and what they need (all, if none is named).
-    stages: Vec<String>,
-    /// Runs nothing that comes after this stage.
-    #[arg(long, value_name = "STAGE")]
-    until: Vec<String>,
-    /// Runs only this stage and what comes after it; what they need has to be in the store.
-    #[arg(long, value_name = "STAGE")]
-    from: Vec<String>,
+    #[command(flatten)]
+    choice: Choice,
     /// Runs a stage though its result is there.
     #[arg(long, value_name = "STAGE")]
     force: Vec<String>,
@@ -52,6 +46,25 @@ pub struct Run {
     how: How,
 }
 
+/// Which stages.
+#[derive(Args)]
+struct Choice {
+    /// Only these stages and what they need (all, if none is named).
+    stages: Vec<String>,
+    /// Nothing that comes after this stage.
+    #[arg(long, value_name = "STAGE")]
+    until: Vec<String>,
+    /// Only this stage and what comes after it; what they need has to be in the store.
+    #[arg(long, value_name = "STAGE")]
+    from: Vec<String>,
+}
+
+impl From<Choice> for Selection {
+    fn from(Choice { stages, until, from }: Choice) -> Self {
+        Self { targets: stages, until, from }
+    }
+}
+
 /// Where a run is shown.
 #[derive(Args)]
 struct How {
@@ -67,14 +80,14 @@ impl Run {
     pub fn run(self, common: &Common) -> Result<Exit, Problem> {
         let Loaded { resolved, .. } = self.experiment.load()?;
         let store = Store::open(&common.store_folder(&resolved.root))?;
-        let selection = Selection { targets: self.stages, until: self.until, from: self.from };
+        let selection = self.choice.into();
         let (fresh, force, no_cache_read) = (self.fresh, self.force, self.no_cache_read);
         let sourcing = self.experiment.sourcing(self.locked, self.offline)?;
         let options =
             Options { selection, fresh, force, no_cache_read, fail_fast: self.fail_fast, sourcing, ..options()? };
         let mut refused = None;
         let done = self.how.watched(&store, |watch| {
-            engine::run(&store, &resolved, &options, watch).inspect_err(|error| {
+            engine::run(&store, resolved, &options, watch).inspect_err(|error| {
                 if let RunError::Refused(findings) = error {
                     refused = Some(findings.clone());
                 }
@@ -161,8 +174,8 @@ pub(super) fn ended(outcome: RunOutcome) -> Exit {
 pub struct Plan {
     #[command(flatten)]
     experiment: ExperimentFile,
-    /// Only these stages and what they need (all, if none is named).
-    stages: Vec<String>,
+    #[command(flatten)]
+    choice: Choice,
     /// Every change of every key, not only the first ones.
     #[arg(long)]
     explain: bool,
@@ -179,7 +192,7 @@ impl Plan {
         let Loaded { resolved, .. } = self.experiment.load()?;
         let store = Store::open(&common.store_folder(&resolved.root))?;
         let lock = self.experiment.sourcing(false, true)?.read()?;
-        let plans = engine::plan(&resolved, &self.stages, &store, &lock)?;
+        let plans = engine::plan(resolved, &self.choice.into(), &store, &lock)?;
         let hits = plans.iter().filter(|p| p.state == PlanState::Hit).count();
         let exit = if self.exit_code && hits < plans.len() { Exit::WouldRun } else { Exit::Success };
         if self.json {
@@ -210,6 +223,8 @@ impl Plan {
         }
         let _ = writeln!(text, "{} stages: {hits} from the cache, {} to run", plans.len(), plans.len() - hits);
         answer(&text);
+        // As the experiment: not worth giving back.
+        std::mem::forget(plans);
         Ok(exit)
     }
 }

@@ -83,7 +83,7 @@ impl Terminal {
         // Nobody looks any more: the run goes on, and its record tells all.
         match &self.bars {
             Some(bars) => drop(bars.println(text)),
-            None => drop(writeln!(self.out, "{text}").and_then(|()| self.out.flush())),
+            None => drop(self.out.write_all(format!("{text}\n").as_bytes()).and_then(|()| self.out.flush())),
         }
     }
 

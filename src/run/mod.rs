@@ -246,8 +246,7 @@ fn check_plan(
     let found = plan::find(resolved, &selected.names, sources, store)?;
     if let Some(Missing { name, .. }) = found.missing.iter().find(|missing| selected.only_read.contains(&missing.name))
     {
-        let chosen = selected.names.iter().find(|name| !selected.only_read.contains(*name));
-        return Err(RunError::NotBefore { stage: chosen.cloned().unwrap_or_default(), before: name.clone() });
+        return Err(selected.not_before(name));
     }
     let mut workers: BTreeMap<PathBuf, Worker> = BTreeMap::new();
     let missing: BTreeSet<&String> = found.missing.iter().map(|missing| &missing.name).collect();

@@ -6,10 +6,11 @@ use olmo_remote::Lock;
 use olmo_stage::Digest;
 use serde::Serialize;
 
-use super::board::{self, Board, Input, Inputs, Pending};
+use super::board::{Board, Input, Inputs, Pending};
 use super::error::RunError;
 use super::event::Place;
 use super::explain::{Changed, History};
+use super::selection::Selection;
 use super::sources::Sources;
 use crate::exec::attempt::{Items, Work};
 use crate::key::KeyRecord;
@@ -80,15 +81,27 @@ impl PlanState {
 }
 
 /// What a run of `resolved`, whose remote sources are those of `lock`, would do, stage by stage in their order.
-pub fn plan(resolved: &Resolved, targets: &[String], store: &Store, lock: &Lock) -> Result<Vec<StagePlan>, RunError> {
-    let names = board::order(resolved, targets)?;
-    let sources = Sources::read(resolved, &names, store, &lock.sources)?;
+///
+/// # Errors
+/// What would keep a run from starting: among it a stage that `selection` only reads and that has
+/// no result.
+pub fn plan(
+    resolved: &Resolved,
+    selection: &Selection,
+    store: &Store,
+    lock: &Lock,
+) -> Result<Vec<StagePlan>, RunError> {
+    let selected = selection.choose(resolved)?;
+    let sources = Sources::read(resolved, &selected.names, store, &lock.sources)?;
     let mut history = History::new(store, &resolved.experiment);
-    let mut plans = Vec::new();
-    survey(resolved, &names, &sources, store, &mut |board, stage, looks, pending| {
+    let mut plans = Vec::with_capacity(selected.names.len());
+    survey(resolved, &selected.names, &sources, store, &mut |board, stage, looks, pending| {
         plans.push(explained(board, stage, looks, pending, store, &mut history)?);
         Ok(())
     })?;
+    if let Some(plan) = plans.iter().find(|p| p.state != PlanState::Hit && selected.only_read.contains(&p.name)) {
+        return Err(selected.not_before(&plan.name));
+    }
     Ok(plans)
 }
 

@@ -100,7 +100,7 @@ pub struct Scheduler<'r, 'w> {
     pub(super) machine: &'w mut Machine,
     pub(super) phases: Vec<Phase>,
     remakes: Vec<u32>,
-    /// What was found whole in the store a moment ago, by key; each is looked at once.
+    /// What was found whole in the store a moment ago, by key; forgotten once anything is damaged.
     hits: HashMap<Digest, Action>,
     /// How often each instance failed and was tried again.
     pub(super) tried: Vec<u32>,
@@ -372,7 +372,7 @@ impl<'r, 'w> Scheduler<'r, 'w> {
         let key = record.digest();
         let place = self.board.place(index);
         let again = self.again.holds(&place.stage) && self.did_again.insert(index);
-        let known = self.hits.remove(&key).map(ActionState::Hit);
+        let known = self.hits.get(&key).cloned().map(ActionState::Hit);
         match known.map_or_else(|| self.store.action_state(key), Ok)? {
             ActionState::Hit(_) if again => {}
             ActionState::Hit(action) => {
@@ -579,6 +579,7 @@ impl<'r, 'w> Scheduler<'r, 'w> {
     fn damaged(&mut self, index: usize, maker: Option<Place>, artifact: Digest, error: StoreError) {
         let made_by = maker.and_then(|maker| Some((self.board.at(&maker)?, maker)));
         self.remakes[index] += 1;
+        self.hits.clear();
         match made_by {
             Some((made_by, maker)) if self.remakes[index] <= REMAKES => {
                 let (place, why) = (self.board.place(index), error.to_string());

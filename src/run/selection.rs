@@ -62,3 +62,11 @@ impl Selection {
         Ok(Selected { names: names.cloned().collect(), only_read })
     }
 }
+
+impl Selected {
+    /// The stage `before`, which is only read, has no result.
+    pub fn not_before(&self, before: &str) -> RunError {
+        let chosen = self.names.iter().find(|name| !self.only_read.contains(*name));
+        RunError::NotBefore { stage: chosen.cloned().unwrap_or_default(), before: before.to_owned() }
+    }
+}

@@ -2,10 +2,11 @@
 //! place where each value was written.
 
 use jsonschema::error::ValidationErrorKind;
-use jsonschema::{ValidationError, Validator};
+use jsonschema::{Draft, ValidationError, Validator};
 use serde_json::Value;
 
 use super::diagnostic::quoted;
+use super::instance::Yaml;
 use super::nearest;
 use super::node::{Content, Entry, Node};
 use super::reference::has_reference;
@@ -31,12 +32,12 @@ pub(crate) struct Subject<'a> {
 pub(crate) struct Checker {
     schema: Value,
     /// Or why it is no JSON Schema.
-    validator: Result<Validator, String>,
+    validator: Result<Validator<Yaml>, String>,
 }
 
 impl Checker {
     pub fn new(schema: Value) -> Self {
-        let validator = jsonschema::draft202012::new(&schema).map_err(|e| e.to_string());
+        let validator = compiled(&schema).map_err(|e| e.to_string());
         Self { schema, validator }
     }
 
@@ -56,6 +57,10 @@ impl Checker {
         }
         session.errors() == before
     }
+}
+
+fn compiled(schema: &Value) -> Result<Validator<Yaml>, ValidationError<'static>> {
+    jsonschema::options_for::<Yaml>().with_draft(Draft::Draft202012).build(schema)
 }
 
 /// As [`Checker::check`], for a schema that is used once.
@@ -101,13 +106,12 @@ struct Check<'a> {
 }
 
 impl Check<'_> {
-    fn run(&mut self, validator: &Validator) {
-        let value = self.root.to_json();
+    fn run(&mut self, validator: &Validator<Yaml>) {
         // Gathering errors costs more than to see that there is none.
-        if validator.is_valid(&value) {
+        if validator.is_valid(self.root) {
             return;
         }
-        for error in validator.iter_errors(&value) {
+        for error in validator.iter_errors(self.root) {
             if self.session.is_full() {
                 return;
             }
@@ -249,7 +253,10 @@ impl Check<'_> {
         let key = error.instance().as_str().unwrap_or("?").to_owned();
         let span = node.entry(&key).map_or(node.span, |entry| entry.key_span);
         let names = holder.get("propertyNames").unwrap_or(holder);
-        let expected = names.get(EXPECTED).and_then(Value::as_str).unwrap_or("another name");
+        let expected = match error.kind() {
+            ValidationErrorKind::MaxLength { limit } => format!("at most {limit} characters long"),
+            _ => names.get(EXPECTED).and_then(Value::as_str).unwrap_or("another name").to_owned(),
+        };
         let message = format!("{} cannot be a key of `{path}`: it must be {expected}", quoted(&key));
         self.session.report(Problem::new("spec::bad_name", span, message));
     }
@@ -291,7 +298,7 @@ impl Check<'_> {
 
     fn union(&mut self, node: &Node, holder: &Value, pointer: &str, path: &str) {
         if let Some(branch) = branch(holder, node)
-            && let Ok(validator) = jsonschema::draft202012::new(branch)
+            && let Ok(validator) = compiled(branch)
         {
             let inside = format!("{}{pointer}", self.inside.as_deref().unwrap_or(""));
             let subject = self.subject;

@@ -13,6 +13,7 @@ mod document;
 mod draw;
 mod experiment;
 mod files;
+mod instance;
 mod label;
 mod layers;
 mod load;

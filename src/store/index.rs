@@ -6,6 +6,9 @@
 //! the watermark); entries newer than that come from the files. So the answers are those of a
 //! scan, always: with the index deleted, damaged, or held by another process it is a scan.
 //!
+//! Rows lie in groups, a shard of the store's folders each, under one seal: to look ten thousand
+//! rows up one by one took longer than all else.
+//!
 //! `run` and `plan` never open it: a sled has one process at a time, and an open takes 5-20 ms.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,7 +29,7 @@ use super::error::StoreError;
 use super::{ACTIONS, ARTIFACTS, INDEX, Store, lock, seal};
 
 /// Bumped when a row's meaning changes: older rows are then rebuilt.
-const ROWS: &str = "row-1";
+const ROWS: &str = "rows-2";
 /// How long sled may keep the files of a database that is closed.
 const SLED_LETS_GO_WITHIN: Duration = Duration::from_secs(2);
 
@@ -77,12 +80,23 @@ struct ActionRow {
     outputs: BTreeSet<Digest>,
 }
 
-/// A row as it lies in sled, sealed under its table and name.
+/// Rows by name as they lie in sled, sealed under their table and group.
+type Group<T> = BTreeMap<String, Row<T>>;
+
+/// What was read of a file, and the file's stamp then.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Row<T> {
+    #[serde(rename = "s")]
     stamp: Stamp,
+    #[serde(rename = "c")]
     content: T,
+}
+
+/// A file that a row tells of.
+struct Subject {
+    name: String,
+    path: PathBuf,
 }
 
 /// The index of one store, open.
@@ -143,19 +157,18 @@ impl<'s> Index<'s> {
     pub fn artifacts(&self, query: &Query) -> Result<Vec<ArtifactRow>, StoreError> {
         let makers = self.makers()?;
         let mut rows = Vec::new();
-        for digest in self.store.names(ARTIFACTS, "")? {
-            let path = self.store.sharded(ARTIFACTS, digest);
-            let Some((metadata, row)) = self.row("artifacts", &digest.hex(), &path, || {
+        for shard in self.shards(ARTIFACTS)? {
+            let info = |digest| {
                 let info = self.store.artifact_info(digest).ok()??;
                 let (artifact_type, files) = (info.artifact_type, info.files);
                 Some(ManifestRow { artifact_type, files, bytes: info.bytes, reference: info.reference })
-            }) else {
-                continue;
             };
-            let Ok(made) = metadata.modified() else { continue };
-            let stages = makers.get(&digest).map(|s| s.iter().cloned().collect()).unwrap_or_default();
-            let ManifestRow { artifact_type, files, bytes, reference } = row;
-            rows.push(ArtifactRow { digest, artifact_type, files, bytes, reference, made, stages });
+            for (digest, metadata, row) in self.digests(ARTIFACTS, &shard, info) {
+                let Ok(made) = metadata.modified() else { continue };
+                let stages = makers.get(&digest).map(|s| s.iter().cloned().collect()).unwrap_or_default();
+                let ManifestRow { artifact_type, files, bytes, reference } = row;
+                rows.push(ArtifactRow { digest, artifact_type, files, bytes, reference, made, stages });
+            }
         }
         rows.retain(|row| {
             query.artifact_type.is_none_or(|t| row.artifact_type == t)
@@ -170,19 +183,40 @@ impl<'s> Index<'s> {
     /// Which stages made which artifacts.
     fn makers(&self) -> Result<BTreeMap<Digest, BTreeSet<String>>, StoreError> {
         let mut makers: BTreeMap<Digest, BTreeSet<String>> = BTreeMap::new();
-        for key in self.store.action_keys()? {
-            let path = self.store.sharded(ACTIONS, key);
-            let row = self.row("actions", &key.hex(), &path, || {
+        for shard in self.shards(ACTIONS)? {
+            let outputs = |key| {
                 let action = self.store.recorded_action(key)?;
                 let outputs = action.outputs.values().flat_map(Output::artifacts).collect();
                 Some(ActionRow { stage: action.key.stage, outputs })
-            });
-            let Some((_, ActionRow { stage, outputs })) = row else { continue };
-            for artifact in outputs {
-                makers.entry(artifact).or_default().insert(stage.clone());
+            };
+            for (_, _, ActionRow { stage, outputs }) in self.digests(ACTIONS, &shard, outputs) {
+                for artifact in outputs {
+                    makers.entry(artifact).or_default().insert(stage.clone());
+                }
             }
         }
         Ok(makers)
+    }
+
+    /// The names in one of the store's folders, shard by shard.
+    fn shards(&self, folder: &str) -> Result<Vec<Vec<Digest>>, StoreError> {
+        let names = self.store.names(folder, "")?;
+        Ok(names.chunk_by(|a, b| a.as_bytes()[0] == b.as_bytes()[0]).map(<[Digest]>::to_vec).collect())
+    }
+
+    /// The rows of the files of one shard of `folder`.
+    fn digests<T: Serialize + DeserializeOwned>(
+        &self,
+        folder: &str,
+        shard: &[Digest],
+        make: impl Fn(Digest) -> Option<T>,
+    ) -> Vec<(Digest, fs::Metadata, T)> {
+        let Some(first) = shard.first() else { return Vec::new() };
+        let group = format!("{folder}/{}", &first.hex()[..2]);
+        let subject = |digest: &Digest| Subject { name: digest.hex(), path: self.store.sharded(folder, *digest) };
+        let subjects: Vec<Subject> = shard.iter().map(subject).collect();
+        let rows = self.rows(&group, subjects, |n, _| make(shard[n]));
+        rows.into_iter().map(|(n, metadata, row)| (shard[n], metadata, row)).collect()
     }
 
     /// A summary of each run, sorted by id. `summarise` reads a run's folder; it is called only
@@ -197,41 +231,61 @@ impl<'s> Index<'s> {
         let entries = fs::read_dir(&folder).map_err(StoreError::io("read the folder", &folder))?;
         let mut ids: Vec<String> = entries.flatten().filter_map(|e| e.file_name().into_string().ok()).collect();
         ids.sort();
-        let summaries = ids.into_iter().filter_map(|id| {
-            let run = folder.join(&id);
-            let (_, summary) = self.row("runs", &id, &run.join(file), || summarise(&run))?;
-            Some((id, summary))
-        });
-        Ok(summaries.collect())
+        let mut summaries = Vec::with_capacity(ids.len());
+        // An id begins with its day.
+        for day in ids.chunk_by(|a, b| a.get(..8) == b.get(..8)) {
+            let group = format!("runs/{}", day[0].get(..8).unwrap_or_default());
+            let subject = |id: &String| Subject { name: id.clone(), path: folder.join(id).join(file) };
+            let rows = self.rows(&group, day.iter().map(subject).collect(), |n, _| summarise(&folder.join(&day[n])));
+            summaries.extend(rows.into_iter().map(|(n, _, summary)| (day[n].clone(), summary)));
+        }
+        Ok(summaries)
     }
 
-    /// The row `name` of `table`: from the database if it was made from the file at `path` as it
-    /// is now, else from `make`, and then kept. `None`: no such file, or `make` gives none.
-    fn row<T: Serialize + DeserializeOwned>(
+    /// The rows of `group`, one for each of `subjects` (told by its number), as far as there is
+    /// such a file and a row of it: the kept one if its file is as it was then, else from `make`,
+    /// and then kept.
+    fn rows<T: Serialize + DeserializeOwned>(
         &self,
-        table: &str,
-        name: &str,
-        path: &PathBuf,
-        make: impl FnOnce() -> Option<T>,
-    ) -> Option<(fs::Metadata, T)> {
-        let metadata = fs::metadata(path).ok()?;
-        let stamp = Stamp::of(&metadata);
-        let place = format!("{table}/{name}");
-        let kept = self.with_database(|db| db.get(&place)).flatten().and_then(|text| {
-            let row: Row<T> = serde_json::from_str(seal::open(ROWS, &place, &text).ok()?).ok()?;
-            (row.stamp == stamp).then_some(row.content)
-        });
-        if let Some(content) = kept {
-            return Some((metadata, content));
+        group: &str,
+        subjects: Vec<Subject>,
+        make: impl Fn(usize, &Path) -> Option<T>,
+    ) -> Vec<(usize, fs::Metadata, T)> {
+        let kept = self.with_database(|db| db.get(group)).flatten();
+        let kept = kept.and_then(|text| serde_json::from_str(seal::open(ROWS, group, &text).ok()?).ok());
+        let mut kept: Group<T> = kept.unwrap_or_default();
+        let mut keep: BTreeMap<String, (Stamp, usize)> = BTreeMap::new();
+        let mut changed = false;
+        let mut found = Vec::with_capacity(subjects.len());
+        for (n, Subject { name, path }) in subjects.into_iter().enumerate() {
+            let Ok(metadata) = fs::metadata(&path) else { continue };
+            let stamp = Stamp::of(&metadata);
+            let (content, settled) = match kept.remove(&name).filter(|row| row.stamp == stamp) {
+                Some(row) => (row.content, true),
+                None => {
+                    let read_at = disk::now();
+                    let Some(content) = make(n, &path) else { continue };
+                    // The file may have changed while it was read: its content is told, but not kept.
+                    let settled =
+                        stamp.settled_before(read_at) && fs::metadata(&path).is_ok_and(|m| Stamp::of(&m) == stamp);
+                    changed |= settled;
+                    (content, settled)
+                }
+            };
+            if settled {
+                keep.insert(name, (stamp, found.len()));
+            }
+            found.push((n, metadata, content));
         }
-        let read_at = disk::now();
-        let row = Row { stamp, content: make()? };
-        // The file may have changed while it was read: its content is told, but not kept.
-        let settled = stamp.settled_before(read_at) && fs::metadata(path).is_ok_and(|m| Stamp::of(&m) == stamp);
-        if let (true, Ok(body)) = (settled, serde_json::to_string(&row)) {
-            self.with_database(|db| db.insert(&place, seal::seal(ROWS, &place, &body).as_bytes()));
+        // What is left of it tells of files that are gone or changed.
+        if changed || !kept.is_empty() {
+            let rows: BTreeMap<&String, Row<&T>> =
+                keep.iter().map(|(name, (stamp, at))| (name, Row { stamp: *stamp, content: &found[*at].2 })).collect();
+            if let Ok(body) = serde_json::to_string(&rows) {
+                self.with_database(|db| db.insert(group, seal::seal(ROWS, group, &body).as_bytes()));
+            }
         }
-        Some((metadata, row.content))
+        found
     }
 
     /// Asks the database; at its first failure it is given up for this time.
@@ -332,7 +386,12 @@ mod tests {
 
     fn rows_kept(store: &Store) -> usize {
         let index = Index::open(store);
-        index.with_database(|db| Ok(db.len())).expect("the database is free")
+        let groups = index.with_database(|db| db.iter().collect::<Result<Vec<_>, _>>()).expect("the database is free");
+        let count = |(name, text): &(sled::IVec, sled::IVec)| {
+            let body = seal::open(ROWS, std::str::from_utf8(name).unwrap(), text).unwrap();
+            serde_json::from_str::<Group<Value>>(body).unwrap().len()
+        };
+        groups.iter().map(count).sum()
     }
 
     #[test]
