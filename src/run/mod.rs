@@ -29,6 +29,7 @@ mod selection;
 mod signals;
 mod sources;
 mod state;
+mod stop;
 mod weight;
 
 pub use compare::{Row, differing, differing_metrics, rows};

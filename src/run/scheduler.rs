@@ -31,8 +31,6 @@ use crate::store::{Action, ActionState, KeyLock, Output, Store, StoreError};
 const SPARSE: Duration = Duration::from_secs(5);
 /// How often a damaged artifact may be made again for one reader before that counts as a failure.
 const REMAKES: u32 = 3;
-/// How long jobs may take to end once everything was killed.
-const AFTER_KILL: Duration = Duration::from_secs(15);
 
 /// A message to the scheduler.
 pub enum Message {
@@ -120,10 +118,10 @@ pub struct Scheduler<'r, 'w> {
     receiver: Receiver<Message>,
     /// Threads that will still send something.
     threads: usize,
-    stop: Arc<AtomicBool>,
-    kill_at: Option<Instant>,
-    give_up_at: Option<Instant>,
-    ending: Ending,
+    pub(super) stop: Arc<AtomicBool>,
+    pub(super) kill_at: Option<Instant>,
+    pub(super) give_up_at: Option<Instant>,
+    pub(super) ending: Ending,
     /// The record, or the leases, can no longer be used.
     broken: Option<RunError>,
 }
@@ -591,49 +589,6 @@ impl<'r, 'w> Scheduler<'r, 'w> {
                 }
             }
             _ => self.fail(index, failure(&error.into()), Vec::new()),
-        }
-    }
-
-    /// The first signal lets everything stop in order, the second kills.
-    fn signal(&mut self, signal: i32) {
-        if self.ending.signal.is_none() {
-            self.ending.signal = Some(signal);
-            self.note(RunEvent::Stopping { signal });
-            self.stop_all();
-        } else {
-            self.kill_all();
-        }
-    }
-
-    fn stop_all(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.kill_at = Some(Instant::now() + self.options.grace);
-        self.tell_running(Control::Terminate);
-        for phase in &mut self.phases {
-            if matches!(phase, Phase::Missing(_) | Phase::Queued(..) | Phase::Resting(_)) {
-                *phase = Phase::Idle;
-            }
-        }
-    }
-
-    fn kill_all(&mut self) {
-        self.kill_at = None;
-        self.give_up_at = Some(Instant::now() + AFTER_KILL);
-        self.tell_running(Control::Kill);
-    }
-
-    fn overdue(&mut self) {
-        if self.kill_at.is_some_and(|at| Instant::now() >= at) {
-            self.kill_all();
-        }
-    }
-
-    fn tell_running(&self, control: Control) {
-        for phase in &self.phases {
-            if let Phase::Running(_, running) = phase {
-                // A job that has ended does not listen any more.
-                let _ = running.control.send(control);
-            }
         }
     }
 }
