@@ -75,12 +75,19 @@ pub struct Show {
     /// With the place where each value was written.
     #[arg(long)]
     origin: bool,
+    /// As JSON: all values, and with --origin their places.
+    #[arg(long)]
+    json: bool,
 }
 
 impl Show {
     pub fn run(self) -> Result<Exit, Problem> {
         let options = self.experiment.options(self.origin)?;
         let loaded = crate::spec::load(&self.experiment.file, &options, &crate::builtin::STAGES)?;
+        if self.json {
+            answer_json(&serde_json::json!({"format": 1, "resolved": loaded.resolved, "origins": loaded.origins}));
+            return Ok(Exit::Success);
+        }
         if self.origin {
             let mut text = String::new();
             for (path, origin) in &loaded.origins {

@@ -5,6 +5,8 @@ use std::fs::File;
 use std::io::{IsTerminal, Read, Seek, SeekFrom};
 use std::time::Duration;
 
+use serde_json::json;
+
 use super::{Exit, Problem, answer};
 use crate::report::escape_control;
 use crate::run::{self as engine, LogFile, Place, RunStatus};
@@ -25,7 +27,8 @@ struct Printed {
 
 /// Prints the logs of the run whose name begins with `prefix`: of all stages, each line with its
 /// stage, or of `stage` alone, as it is. With `follow`, until the run ends.
-pub fn print(store: &Store, prefix: &str, stage: Option<&str>, follow: bool) -> Result<Exit, Problem> {
+/// With `as_json`, each line is an object.
+pub fn print(store: &Store, prefix: &str, stage: Option<&str>, follow: bool, as_json: bool) -> Result<Exit, Problem> {
     let id = engine::find(store, prefix)?;
     let chosen = |place: &Place| stage.is_none_or(|name| place.stage == name || place.to_string() == name);
     if let Some(name) = stage {
@@ -48,14 +51,17 @@ pub fn print(store: &Store, prefix: &str, stage: Option<&str>, follow: bool) -> 
             if !chosen(&place) {
                 continue;
             }
-            let label =
-                if stage.is_some_and(|name| name == place.to_string()) { None } else { Some(place.to_string()) };
+            let form = match as_json {
+                true => Form::Json(place.clone(), attempt),
+                false if stage.is_some_and(|name| name == place.to_string()) => Form::Bare,
+                false => Form::Labelled(place.to_string()),
+            };
             let state = printed.entry((place, attempt)).or_default();
             // Moved in between: it is there under its other name the next time.
             let Ok(read) = next(&path, state) else { continue };
             more |= read == CHUNK;
             let last = !active && read < CHUNK;
-            show(state, label.as_deref(), terminal, last);
+            show(state, &form, terminal, last);
         }
         let done = !(follow && active);
         if done && !more {
@@ -76,8 +82,16 @@ fn next(path: &std::path::Path, state: &mut Printed) -> std::io::Result<u64> {
     Ok(read)
 }
 
+/// How a line is shown.
+enum Form {
+    Bare,
+    Labelled(String),
+    /// With the number of the attempt.
+    Json(Place, u32),
+}
+
 /// Prints the whole lines there are; with `last`, also a line without an end.
-fn show(state: &mut Printed, label: Option<&str>, terminal: bool, last: bool) {
+fn show(state: &mut Printed, form: &Form, terminal: bool, last: bool) {
     let end = match state.rest.iter().rposition(|b| *b == b'\n') {
         _ if last => state.rest.len(),
         Some(at) => at + 1,
@@ -87,9 +101,18 @@ fn show(state: &mut Printed, label: Option<&str>, terminal: bool, last: bool) {
     state.rest.drain(..end);
     let mut out = String::with_capacity(text.len());
     for line in text.lines() {
-        if let Some(label) = label {
-            out.push_str(&escape_control(label));
-            out.push_str(" | ");
+        match form {
+            Form::Bare => {}
+            Form::Labelled(label) => {
+                out.push_str(&escape_control(label));
+                out.push_str(" | ");
+            }
+            Form::Json(place, attempt) => {
+                let line = json!({"format": 1, "place": place, "attempt": attempt, "line": line});
+                out.push_str(&line.to_string());
+                out.push('\n');
+                continue;
+            }
         }
         // Colours and the like are for files and pipes; on a terminal they could do harm.
         match terminal {

@@ -40,6 +40,9 @@ pub enum Runs {
         /// Goes on as long as the run does.
         #[arg(short, long)]
         follow: bool,
+        /// Every line as a line of JSON (docs/json.md).
+        #[arg(long)]
+        json: bool,
     },
     /// Shows a run that goes on elsewhere as it happens. Ctrl-C ends the showing, not the run.
     Attach {
@@ -56,12 +59,18 @@ pub enum Runs {
         /// Kills its stages at once.
         #[arg(long)]
         kill: bool,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Removes the records of runs, with their logs; what they made stays in the store.
     Rm {
         /// The first characters of the runs' ids.
         #[arg(required = true)]
         runs: Vec<String>,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -72,10 +81,10 @@ impl Runs {
             Runs::List { json } => list(&store, json),
             Runs::Compare(compare) => compare.run(&store),
             Runs::Show { run, json } => show(&store, &run, json),
-            Runs::Logs { run, stage, follow } => logs::print(&store, &run, stage.as_deref(), follow),
+            Runs::Logs { run, stage, follow, json } => logs::print(&store, &run, stage.as_deref(), follow, json),
             Runs::Attach { run, json } => attach(&store, &run, json),
-            Runs::Cancel { run, kill } => cancel(&store, &run, kill),
-            Runs::Rm { runs } => remove(&store, &runs),
+            Runs::Cancel { run, kill, json } => cancel(&store, &run, kill, json),
+            Runs::Rm { runs, json } => remove(&store, &runs, json),
         }
     }
 }
@@ -190,22 +199,32 @@ fn attach(store: &Store, prefix: &str, as_json: bool) -> Result<Exit, Problem> {
     }
 }
 
-fn cancel(store: &Store, prefix: &str, kill: bool) -> Result<Exit, Problem> {
+fn cancel(store: &Store, prefix: &str, kill: bool, as_json: bool) -> Result<Exit, Problem> {
     let id = engine::find(store, prefix)?;
     let enough = enough()?;
     let run = engine::cancel(store, &id, kill, &mut || !enough.load(Ordering::Relaxed))?;
+    if as_json {
+        answer_json(&serde_json::json!({"format": 1, "run": run}));
+        return Ok(Exit::Success);
+    }
     let how =
         if run.status == RunStatus::Interrupted { format!("; to go on: olmo-pipe resume {id}") } else { String::new() };
     answer(&format!("run {id}: {}{how}\n", run.status.word()));
     Ok(Exit::Success)
 }
 
-fn remove(store: &Store, prefixes: &[String]) -> Result<Exit, Problem> {
+fn remove(store: &Store, prefixes: &[String], as_json: bool) -> Result<Exit, Problem> {
     // All of them first: a wrong name removes nothing.
     let ids = prefixes.iter().map(|prefix| engine::find(store, prefix)).collect::<Result<Vec<_>, _>>()?;
     for id in &ids {
         engine::remove(store, id)?;
-        answer(&format!("removed {id}\n"));
+        if !as_json {
+            answer(&format!("removed {id}\n"));
+        }
+    }
+    if as_json {
+        let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+        answer_json(&serde_json::json!({"format": 1, "removed": ids}));
     }
     Ok(Exit::Success)
 }

@@ -44,6 +44,7 @@ impl Gc {
             keep_checkpoints: self.keep_checkpoints,
             keep_results: self.keep_results,
             grace: self.grace,
+            ..Policy::default()
         };
         let collection = Collection::plan(store, &policy)?;
         let swept = if self.dry_run { None } else { Some(collection.carry_out(store)?) };

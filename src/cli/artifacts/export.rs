@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use olmo_stage::Digest;
+use serde_json::json;
 
-use super::{ARTIFACT, Exit, Problem, answer, find};
+use super::{ARTIFACT, Exit, Problem, answer, answer_json, find};
 use crate::report::{bytes, escape_control};
 use crate::store::{Handover, Store};
 
@@ -38,6 +39,9 @@ pub struct Export {
     /// With the finished stages that made the artifacts, and all that those made, so that another store has hits for them.
     #[arg(long, requires = "archive")]
     actions: bool,
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 impl Export {
@@ -48,7 +52,10 @@ impl Export {
         let place = escape_control(&place);
         if self.archive {
             let size = store.export_bundle(&artifacts, self.actions, &self.to)?;
-            answer(&format!("{place}: {}\n", bytes(size)));
+            match self.json {
+                true => answer_json(&json!({"format": 1, "to": self.to, "bytes": size, "artifacts": artifacts})),
+                false => answer(&format!("{place}: {}\n", bytes(size))),
+            }
             return Ok(Exit::Success);
         }
         let [artifact] = artifacts[..] else {
@@ -69,7 +76,11 @@ impl Export {
         store.materialize(artifact, &self.to, how)?;
         let manifest = store.manifest(artifact)?;
         let files = manifest.files.len();
-        answer(&format!("{place}: {}, {files} files, {}\n", manifest.artifact_type, bytes(manifest.bytes())));
+        let size = manifest.bytes();
+        match self.json {
+            true => answer_json(&json!({"format": 1, "to": self.to, "bytes": size, "artifacts": artifacts})),
+            false => answer(&format!("{place}: {}, {files} files, {}\n", manifest.artifact_type, bytes(size))),
+        }
         Ok(Exit::Success)
     }
 }

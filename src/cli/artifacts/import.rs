@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 use olmo_stage::PortType;
+use serde_json::json;
 
-use super::{Exit, Problem, answer};
+use super::{Exit, Problem, answer, answer_json};
 use crate::report::bytes;
 use crate::store::Store;
 
@@ -26,6 +27,9 @@ pub struct Import {
     /// Lets the next collection take the artifacts. Else they are pinned.
     #[arg(long)]
     no_pin: bool,
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 impl Import {
@@ -34,10 +38,14 @@ impl Import {
             crate::store::check_tag(tag)?;
         }
         let mut text = String::new();
+        let mut counts = json!({});
         let artifacts = match self.artifact_type {
             Some(artifact_type) => vec![store.import_folder(artifact_type, &self.place)?],
             None => {
                 let imported = store.import_bundle(&self.place, self.trust_actions)?;
+                counts = json!({
+                    "new_bytes": imported.bytes, "actions": imported.actions, "untrusted_actions": imported.untrusted,
+                });
                 let _ = writeln!(text, "{} new", bytes(imported.bytes));
                 if imported.actions > 0 {
                     let _ = writeln!(text, "{} finished stages", imported.actions);
@@ -66,7 +74,10 @@ impl Import {
             };
             store.tag(tag, artifact, false)?;
         }
-        answer(&text);
+        match self.json {
+            true => answer_json(&json!({"format": 1, "artifacts": artifacts, "archive": counts})),
+            false => answer(&text),
+        }
         Ok(Exit::Success)
     }
 }

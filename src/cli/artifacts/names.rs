@@ -18,12 +18,19 @@ pub struct Tag {
     /// Also if the name is in use for another artifact.
     #[arg(long = "move")]
     replace: bool,
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 impl Tag {
     pub fn run(self, store: &Store) -> Result<Exit, Problem> {
         let artifact = find(store, &self.artifact)?;
         let before = store.tag(&self.name, artifact, self.replace)?;
+        if self.json {
+            answer_json(&json!({"format": 1, "tag": self.name, "artifact": artifact, "before": before}));
+            return Ok(Exit::Success);
+        }
         let was = before.filter(|old| *old != artifact).map(|old| format!(" (was {})", old.short()));
         answer(&format!("{} is {}{}\n", self.name, artifact.short(), was.unwrap_or_default()));
         Ok(Exit::Success)
@@ -35,13 +42,23 @@ pub struct Untag {
     /// The names.
     #[arg(required = true)]
     names: Vec<String>,
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 impl Untag {
     pub fn run(self, store: &Store) -> Result<Exit, Problem> {
+        let mut gone = Vec::new();
         for name in &self.names {
             let artifact = store.untag(name)?;
-            answer(&format!("{name} was {}\n", artifact.short()));
+            if !self.json {
+                answer(&format!("{name} was {}\n", artifact.short()));
+            }
+            gone.push(json!({"name": name, "artifact": artifact}));
+        }
+        if self.json {
+            answer_json(&json!({"format": 1, "untagged": gone}));
         }
         Ok(Exit::Success)
     }
@@ -83,14 +100,24 @@ impl Tags {
 pub struct Pin {
     #[arg(help = ARTIFACT, required = true)]
     artifacts: Vec<String>,
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 impl Pin {
     pub fn run(self, store: &Store) -> Result<Exit, Problem> {
+        let mut pinned = Vec::new();
         for text in &self.artifacts {
             let artifact = find(store, text)?;
             store.pin(artifact)?;
-            answer(&format!("{} is pinned\n", artifact.short()));
+            if !self.json {
+                answer(&format!("{} is pinned\n", artifact.short()));
+            }
+            pinned.push(artifact);
+        }
+        if self.json {
+            answer_json(&json!({"format": 1, "pinned": pinned}));
         }
         Ok(Exit::Success)
     }
@@ -100,14 +127,25 @@ impl Pin {
 pub struct Unpin {
     #[arg(help = ARTIFACT, required = true)]
     artifacts: Vec<String>,
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 impl Unpin {
     pub fn run(self, store: &Store) -> Result<Exit, Problem> {
+        let mut unpinned = Vec::new();
         for text in &self.artifacts {
             let artifact = find(store, text)?;
             let was = store.unpin(artifact)?;
-            answer(&format!("{} {}\n", artifact.short(), if was { "is no longer pinned" } else { "was not pinned" }));
+            if !self.json {
+                let now = if was { "is no longer pinned" } else { "was not pinned" };
+                answer(&format!("{} {now}\n", artifact.short()));
+            }
+            unpinned.push(json!({"artifact": artifact, "was_pinned": was}));
+        }
+        if self.json {
+            answer_json(&json!({"format": 1, "unpinned": unpinned}));
         }
         Ok(Exit::Success)
     }
