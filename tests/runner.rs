@@ -6,6 +6,7 @@ mod data;
 mod dependencies;
 mod docs;
 mod flagship;
+mod formats;
 mod recipes;
 mod remote;
 mod rules;

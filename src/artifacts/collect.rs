@@ -16,8 +16,6 @@ use crate::exec::attempt::{Items, Work};
 use crate::run::{self, RunError, RunStatus};
 use crate::store::{Action, Manifest, Output, Store, StoreError, SweepPlan, Swept};
 
-/// While an engine works on a run, what it looked at in this time stays.
-const GRACE_OF_ENGINES: Duration = Duration::from_secs(20 * 60);
 /// Quarantined files and remembered digests of sources go when they are this old.
 const REMAINS: Duration = Duration::from_secs(30 * 24 * 3600);
 
@@ -35,11 +33,21 @@ pub struct Policy {
     pub keep_results: usize,
     /// What was made or used in this time stays.
     pub grace: Duration,
+    /// While an engine works on a run, at least this holds for `grace`: what it looked at and has
+    /// not noted yet.
+    pub engine_grace: Duration,
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { max_bytes: None, max_age: None, keep_checkpoints: 1, keep_results: 1, grace: Duration::from_secs(3600) }
+        Self {
+            max_bytes: None,
+            max_age: None,
+            keep_checkpoints: 1,
+            keep_results: 1,
+            grace: Duration::from_secs(3600),
+            engine_grace: Duration::from_secs(20 * 60),
+        }
     }
 }
 
@@ -147,7 +155,7 @@ impl Collection {
     pub fn plan(store: &Store, policy: &Policy) -> Result<Self, RunError> {
         let now = nanoseconds(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
         let mut look = look(store, policy)?;
-        let grace = if look.running { policy.grace.max(GRACE_OF_ENGINES) } else { policy.grace };
+        let grace = if look.running { policy.grace.max(policy.engine_grace) } else { policy.grace };
         let cutoff = now.saturating_sub(nanoseconds(grace));
         let mut candidates = candidates(store)?;
         let recent = |used: i64| used >= cutoff;
