@@ -117,3 +117,74 @@ fn a_secret_that_is_not_set_is_named_with_the_way_out() {
         );
     }
 }
+
+/// A project whose one stage copies the file under `$TEST_DATA`, and fails while `fail` is there.
+fn copying() -> (tempfile::TempDir, impl Fn(&[&str], Option<&Path>) -> (Option<i32>, String)) {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().to_owned();
+    let write = |name: &str, text: &str| {
+        let path = root.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    };
+    write("project/olmo-pipe.yaml", "");
+    write("project/e.yaml", "experiment: e\nuses: pipeline.yaml\n");
+    write(
+        "project/pipeline.yaml",
+        "pipeline: p\nparams: {data: {type: path, default: '${env.TEST_DATA}/words.txt'}}\n\
+         stages: {copy: {uses: copy, with: {from: '${params.data}'}}}\noutputs: {text: '${stages.copy.text}'}\n",
+    );
+    write(
+        "project/stages/copy/stage.yaml",
+        "stage: copy\nversion: 1\nsummary: For a test.\ninputs: {from: {type: file}}\noutputs: {text: {type: text}}\n\
+         params: {say: {type: string, default: ''}}\nresources: {cpus: 1, memory_mib: 16}\n\
+         command: {argv: [/bin/sh, '${stage.dir}/run.sh', '${inputs.from}', '${outputs.text}'], files: [run.sh]}\n",
+    );
+    let fail = root.join("fail");
+    write("project/stages/copy/run.sh", &format!("set -eu\n[ ! -e '{}' ]\ncp \"$1\"/* \"$2/\"\n", fail.display()));
+    write("surely-a-name-of-its-own/words.txt", "hello\n");
+    let run = move |arguments: &[&str], data: Option<&Path>| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_olmo-pipe"));
+        command.args(arguments).current_dir(root.join("project"));
+        command.env_remove("OLMO_PIPE_STORE").env_remove("OLMO_PIPE_FAILPOINT").env_remove("TEST_DATA");
+        command.envs(data.map(|data| ("TEST_DATA", data)));
+        let Output { status, stdout, stderr } = command.output().unwrap();
+        (status.code(), [String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr)].concat())
+    };
+    (dir, run)
+}
+
+#[test]
+fn a_record_names_the_variable_of_a_path_and_resume_fills_it_in() {
+    let (dir, run) = copying();
+    let data = dir.path().join("surely-a-name-of-its-own");
+    fs::write(dir.path().join("fail"), "").unwrap();
+    let (code, said) = run(&["run", "e.yaml"], Some(&data));
+    assert_eq!(code, Some(1), "{said}");
+    let runs = fs::read_dir(dir.path().join("project/.olmo-pipe/runs-v1")).unwrap();
+    let id = runs.flatten().next().unwrap().file_name().into_string().unwrap();
+    let folder = dir.path().join("project/.olmo-pipe/runs-v1").join(&id);
+    let record = fs::read_to_string(folder.join("resolved.json")).unwrap();
+    assert!(record.contains("${env.TEST_DATA}/words.txt"), "{record}");
+    for file in ["resolved.json", "events.jsonl", "environment.jsonl"] {
+        let text = fs::read_to_string(folder.join(file)).unwrap_or_default();
+        assert!(!text.contains("surely-a-name-of-its-own"), "{file}: {text}");
+    }
+    fs::remove_file(dir.path().join("fail")).unwrap();
+    let (code, said) = run(&["resume", &id], None);
+    assert!(code != Some(0) && said.contains("run::variable_gone") && said.contains("TEST_DATA"), "{said}");
+    let (code, said) = run(&["resume", &id], Some(&data));
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(fs::read_to_string(dir.path().join("project/out/e/text/words.txt")).unwrap(), "hello\n");
+}
+
+#[test]
+fn a_variable_gets_into_no_key_by_way_of_a_param() {
+    let (dir, run) = copying();
+    let data = dir.path().join("surely-a-name-of-its-own");
+    let set = "stages.copy.with.say=${params.data}";
+    let (code, said) = run(&["validate", "e.yaml", "--set", set], Some(&data));
+    assert!(code == Some(2) && said.contains("spec::variable_in_value") && said.contains("params.data"), "{said}");
+    let (code, said) = run(&["validate", "e.yaml", "--set", &format!("{set}/more")], Some(&data));
+    assert!(code == Some(2) && said.contains("spec::variable_in_value"), "{said}");
+}

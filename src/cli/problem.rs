@@ -75,7 +75,7 @@ impl From<RunError> for Problem {
             RunError::Remote(RemoteError::Form { .. }) | RunError::NotLocked { .. } | RunError::LockDamaged { .. } => {
                 Exit::BadInput
             }
-            RunError::Remote(_) | RunError::Offline { .. } => Exit::Environment,
+            RunError::Remote(_) | RunError::Offline { .. } | RunError::VariableGone { .. } => Exit::Environment,
             RunError::Io { .. } | RunError::RunDamaged { .. } | RunError::Exec(ExecError::Io { .. }) => Exit::Store,
             RunError::Exec(_)
             | RunError::TooMuch { .. }

@@ -60,6 +60,8 @@ pub enum RunError {
     NotRunning { id: String, status: &'static str },
     #[error("the record of run {id} cannot be used: {why}")]
     RunDamaged { id: String, why: String },
+    #[error("the data of run {id} lies under an environment variable: {why}")]
+    VariableGone { id: String, why: String },
 }
 
 fn quoted(sources: &[String]) -> String {
@@ -112,6 +114,7 @@ impl RunError {
             Self::RunActive { .. } => "run::active",
             Self::NotRunning { .. } => "run::not_running",
             Self::RunDamaged { .. } => "run::damaged",
+            Self::VariableGone { .. } => "run::variable_gone",
         }
     }
 
@@ -162,6 +165,7 @@ impl RunError {
             Self::RunActive { id, .. } => format!("`olmo-pipe runs show {id}` shows how far it is"),
             Self::NotRunning { id, .. } => format!("`olmo-pipe runs show {id}` shows how it ended"),
             Self::RunDamaged { .. } => "run the experiment again: whatever is finished is not run twice".into(),
+            Self::VariableGone { .. } => "set it as it was for the run, and try again: export NAME=…".into(),
             Self::Key(_) | Self::Graph(_) | Self::Io { .. } | Self::Refused(_) => return None,
         };
         Some(text)

@@ -30,6 +30,7 @@ mod signals;
 mod sources;
 mod state;
 mod stop;
+mod variables;
 mod weight;
 
 pub use compare::{Row, differing, differing_metrics, rows};

@@ -23,13 +23,14 @@ use super::error::RunError;
 use super::event::{Place, Record, RunEvent};
 use super::selection::Selection;
 use super::sources::Sources;
+use super::variables;
 use crate::exec::Worker;
 use crate::spec::Resolved;
 use crate::store::Store;
 
 /// Raised when a reader of stored records would misread a new one. Format 1 had the older
-/// form of the resolved experiment, which can be read.
-const FORMAT: u32 = 2;
+/// form of the resolved experiment, format 2 held the values of environment variables in paths.
+const FORMAT: u32 = 3;
 const RESOLVED: &str = "resolved.json";
 /// What it was in format 1.
 const RESOLVED_1: &str = "resolved.yaml";
@@ -140,8 +141,16 @@ impl RunRecord {
             sources: sources.clone(),
         };
         let path = folder.join(RESOLVED);
-        let text = serde_json::to_string(&recorded)
-            .map_err(|e| RunError::RunDamaged { id: id.to_string(), why: format!("it cannot be written: {e}") })?;
+        let unwritten = |e: serde_json::Error| RunError::RunDamaged {
+            id: id.to_string(),
+            why: format!("it cannot be written: {e}"),
+        };
+        let mut text = serde_json::to_string(&recorded).map_err(unwritten)?;
+        if !resolved.variables.is_empty() || text.contains("${env.") {
+            let mut value = serde_json::from_str(&text).map_err(unwritten)?;
+            variables::hide(&mut value, &resolved.variables);
+            text = value.to_string();
+        }
         write_whole(&path, text.as_bytes()).map_err(RunError::io("write", &path))?;
         Self::with_lock(id, folder, resolved.root.clone(), lock)
     }
@@ -261,6 +270,11 @@ pub fn read_recorded(folder: &Path, id: &RunId) -> Result<Recorded, RunError> {
     }
     let recorded: Result<Recorded, String> = match yaml {
         true => serde_yaml::from_str(&text).map_err(|e| e.to_string()),
+        false if head.format > 2 && text.contains("${env.") => {
+            let mut value = serde_json::from_str(&text).map_err(|e| damaged(format!("{}: {e}", path.display())))?;
+            variables::fill_in(&mut value).map_err(|why| RunError::VariableGone { id: id.to_string(), why })?;
+            serde_json::from_value(value).map_err(|e| e.to_string())
+        }
         false => serde_json::from_str(&text).map_err(|e| e.to_string()),
     };
     let recorded = recorded.map_err(|e| damaged(format!("{}: {e}", path.display())))?;

@@ -156,6 +156,7 @@ fn read(
         stages: expanded.stages,
         outputs: expanded.outputs,
         trials: expanded.trials,
+        variables: session.variables.clone(),
     };
     Some(Loaded { resolved, origins })
 }

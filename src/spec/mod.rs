@@ -41,5 +41,6 @@ pub use diagnostic::{Diagnostic, Diagnostics, Location};
 pub use load::{LoadOptions, Loaded, load};
 pub use ordered::OrderedMap;
 pub use ports::want;
+pub use reference::environment_path;
 pub use resolved::{Binding, PortRef, RESOLVED_FORMAT, Resolved, ResolvedStage, Trial};
 pub use retry::{FailureClass, Retry};

@@ -126,10 +126,18 @@ impl<'a> ParamSources<'a> {
         let is_path = spec.param_type == ParamType::Path || spec.items == Some(ParamType::Path);
         let plain = plain(session, &entry.value, &param.name, is_path);
         if session.errors() > before {
-            Node::unknown(entry.value.span)
-        } else {
-            prepare(session, &plain, checker.schema(), None)
+            return Node::unknown(entry.value.span);
         }
+        let prepared = prepare(session, &plain, checker.schema(), None);
+        // In a path, only environment variables change while it is read.
+        if is_path && plain.content != entry.value.content {
+            let texts = match &prepared.content {
+                Content::Array(items) => items.iter().filter_map(Node::as_str).collect(),
+                _ => prepared.as_str().into_iter().collect::<Vec<_>>(),
+            };
+            session.from_environment.extend(texts.into_iter().map(str::to_owned));
+        }
+        prepared
     }
 
     fn check_value(&self, session: &mut Session, entry: &Entry) -> bool {
@@ -194,11 +202,12 @@ fn plain_text(session: &mut Session, node: &Node, text: &str, name: &str, is_pat
                 continue;
             }
             Piece::Reference(Reference::Environment(variable), _) if !is_path => {
-                variable_in_value(node.span, &variable, name)
+                variable_in_value(node.span, &format!("env.{variable}"), name)
             }
             Piece::Reference(Reference::Environment(variable), _) => match environment(&variable) {
                 Ok(value) => {
                     plain.push_str(&value);
+                    session.variables.insert(variable, value);
                     continue;
                 }
                 Err(fault) => Problem::new("spec::unset_variable", node.span, fault)

@@ -130,6 +130,22 @@ pub(crate) fn environment(name: &str) -> Result<String, String> {
     }
 }
 
+/// A path as a run's record has it: `${env.NAME}` becomes the variable's value, `$${` is `${`.
+///
+/// # Errors
+/// A variable is not set, in words.
+pub fn environment_path(text: &str) -> Result<String, String> {
+    let mut path = String::new();
+    for piece in pieces(text).unwrap_or_else(|_| vec![Piece::Text(text.to_owned())]) {
+        match piece {
+            Piece::Text(part) => path.push_str(&part),
+            Piece::Reference(Reference::Environment(name), _) => path.push_str(&environment(&name)?),
+            Piece::Reference(_, range) => path.push_str(&text[range]),
+        }
+    }
+    Ok(path)
+}
+
 /// Whether `text` may be a name in a path: letters, digits, `_` and `-`.
 pub(crate) fn is_name(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')

@@ -261,6 +261,12 @@ impl Resolver<'_> {
                 Piece::Reference(Reference::Param(names), range) => {
                     let span = self.part(node, range.clone());
                     let value = self.param(names, span);
+                    if !is_path && value.as_str().is_some_and(|text| self.session.from_environment.contains(text)) {
+                        let shown = format!("params.{}", names.join("."));
+                        self.session.report(variable_in_value(span, &shown, name));
+                        sound = false;
+                        continue;
+                    }
                     if whole {
                         return Node { used: Some(span), ..value };
                     }
@@ -280,9 +286,12 @@ impl Resolver<'_> {
                 Piece::Reference(Reference::Environment(variable), range) => {
                     let span = self.part(node, range.clone());
                     match environment(variable) {
-                        Ok(value) if is_path => text.push_str(&value),
+                        Ok(value) if is_path => {
+                            text.push_str(&value);
+                            self.session.variables.insert(variable.clone(), value);
+                        }
                         Ok(_) => {
-                            self.session.report(variable_in_value(span, variable, name));
+                            self.session.report(variable_in_value(span, &format!("env.{variable}"), name));
                             sound = false;
                         }
                         Err(fault) => {
@@ -425,10 +434,11 @@ impl Resolver<'_> {
     }
 }
 
-/// An environment variable where it would change a result unseen.
-pub(crate) fn variable_in_value(span: Span, variable: &str, name: &str) -> Problem {
+/// `reference`, an environment variable or a param that holds one, where it would change a result
+/// unseen.
+pub(crate) fn variable_in_value(span: Span, reference: &str, name: &str) -> Problem {
     let message =
-        format!("`${{env.{variable}}}` cannot be a part of `{name}`: environment variables stand in paths of data");
+        format!("`${{{reference}}}` cannot be a part of `{name}`: environment variables stand in paths of data");
     let help = "the content of data is in a stage's key, a variable is not; to give a value from outside use --set";
     Problem::new("spec::variable_in_value", span, message).help(help.to_owned())
 }

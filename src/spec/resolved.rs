@@ -45,6 +45,8 @@ pub struct Resolved {
     pub outputs: BTreeMap<String, PortRef>,
     /// The trials of a sweep, in order; none without a sweep.
     pub trials: Vec<Trial>,
+    /// The environment variables that are parts of paths, with their values. Not written.
+    pub variables: BTreeMap<String, String>,
 }
 
 /// One trial of a sweep.
@@ -140,7 +142,8 @@ impl TryFrom<ResolvedRecord> for Resolved {
             }
         }
         let format = RESOLVED_FORMAT;
-        Ok(Self { format, experiment, profile, source, root, params, stages, outputs, trials })
+        let variables = BTreeMap::new();
+        Ok(Self { format, experiment, profile, source, root, params, stages, outputs, trials, variables })
     }
 }
 

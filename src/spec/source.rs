@@ -1,6 +1,7 @@
 //! The texts that values come from: files and command-line arguments, kept until validation is
 //! over so that every error can show its line.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
@@ -92,6 +93,10 @@ pub(crate) struct Session {
     problems: Vec<Problem>,
     /// Errors beyond those that are kept.
     dropped: usize,
+    /// The environment variables that went into paths, with their values.
+    pub variables: BTreeMap<String, String>,
+    /// The values of path params that are made of one.
+    pub from_environment: BTreeSet<String>,
 }
 
 impl Session {
