@@ -118,8 +118,11 @@ fn a_secret_that_is_not_set_is_named_with_the_way_out() {
     }
 }
 
+/// An exit code, and what was said.
+type Ended = (Option<i32>, String);
+
 /// A project whose one stage copies the file under `$TEST_DATA`, and fails while `fail` is there.
-fn copying() -> (tempfile::TempDir, impl Fn(&[&str], Option<&Path>) -> (Option<i32>, String)) {
+fn copying() -> (tempfile::TempDir, impl Fn(&[&str], Option<&Path>) -> Ended) {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().to_owned();
     let write = |name: &str, text: &str| {
