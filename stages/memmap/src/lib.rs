@@ -2,6 +2,7 @@
 
 mod import;
 mod params;
+mod rules;
 mod stage;
 
 pub use params::{IdType, MemmapParams};

@@ -2,10 +2,12 @@
 
 use olmo_data::tokens::TokensReader;
 use olmo_data::{Layout, Manifest, MemmapWriter, Pack, Packer};
+use olmo_stage::rules::{Finding, Question};
 use olmo_stage::{Context, Stage, StageError};
 
 use crate::import;
 use crate::params::MemmapParams;
+use crate::rules;
 
 /// Stage `memmap`.
 pub struct Memmap;
@@ -13,6 +15,10 @@ pub struct Memmap;
 impl Stage for Memmap {
     type Params = MemmapParams;
     const CONTRACT: &'static str = include_str!("../stage.yaml");
+
+    fn check(params: &MemmapParams, question: &Question) -> Vec<Finding> {
+        rules::check(params, question)
+    }
 
     fn run(params: MemmapParams, context: &mut Context) -> Result<(), StageError> {
         let length = params.sequence_length;

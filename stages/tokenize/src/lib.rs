@@ -2,6 +2,7 @@
 
 mod encoder;
 mod params;
+mod rules;
 mod stage;
 
 pub use params::{Layout, TokenizeParams, TooLong, TrainOn, Turns};

@@ -9,12 +9,14 @@ use std::sync::mpsc::sync_channel;
 
 use olmo_data::tokens::{self, TokensCounts, TokensManifest, TokensWriter, part_name};
 use olmo_data::{DataError, TextTokenizer, dataset};
+use olmo_stage::rules::{Finding, Question};
 use olmo_stage::{Context, Stage, StageError, failpoint, journal};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::encoder::{Encoded, Encoder};
 use crate::params::{Layout, TokenizeParams, TooLong};
+use crate::rules;
 
 /// Records of a part.
 const PART: u64 = 1 << 16;
@@ -26,6 +28,10 @@ pub struct Tokenize;
 impl Stage for Tokenize {
     type Params = TokenizeParams;
     const CONTRACT: &'static str = include_str!("../stage.yaml");
+
+    fn check(params: &TokenizeParams, question: &Question) -> Vec<Finding> {
+        rules::check(params, question)
+    }
 
     fn run(params: TokenizeParams, context: &mut Context) -> Result<(), StageError> {
         if params.max_length < 2 {

@@ -1,0 +1,58 @@
+//! What can be told before any text is encoded.
+
+use olmo_stage::rules::{Finding, Question};
+
+use crate::params::{Layout, TokenizeParams};
+
+/// Every rule that `params` and what is connected break.
+pub fn check(params: &TokenizeParams, question: &Question) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let given = question.has("chat_template");
+    match params.template {
+        Layout::Jinja if !given => findings.push(
+            Finding::error(
+                "tokenize::params",
+                "template",
+                "the template is `jinja`, and port `chat_template` is empty",
+            )
+            .hint("give the file with the chat template, or one of `tulu`, `olmo2`, `chatml`"),
+        ),
+        Layout::Jinja => {}
+        other if given => {
+            let text = format!("port `chat_template` is given, but the template is `{}`", other.as_str());
+            findings.push(Finding::error("tokenize::params", "template", text).hint("set `template: jinja`"));
+        }
+        _ => {}
+    }
+    if params.train_on.roles.is_empty() {
+        findings.push(
+            Finding::error("tokenize::params", "train_on.roles", "no role is named, so nothing would be trained")
+                .hint("`[assistant]` is usual"),
+        );
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use olmo_stage::rules::KnownInput;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn found(params: Value, ports: &[&str]) -> Vec<String> {
+        let parsed: TokenizeParams = serde_json::from_value(params.clone()).unwrap();
+        let inputs = ports.iter().map(|port| ((*port).to_owned(), KnownInput::default())).collect();
+        let question = Question { stage: "tokenize".into(), params, inputs, free_bytes: None };
+        check(&parsed, &question).into_iter().map(|finding| finding.param).collect()
+    }
+
+    #[test]
+    fn a_template_and_its_port_belong_together() {
+        assert_eq!(found(json!({}), &[]), [""; 0]);
+        assert_eq!(found(json!({"template": "jinja"}), &["chat_template"]), [""; 0]);
+        assert_eq!(found(json!({"template": "jinja"}), &[]), ["template"]);
+        assert_eq!(found(json!({"template": "chatml"}), &["chat_template"]), ["template"]);
+        assert_eq!(found(json!({"train_on": {"roles": []}}), &[]), ["train_on.roles"]);
+    }
+}
