@@ -40,7 +40,10 @@ impl Exit {
         (Exit::Environment, "worker missing or of another build, or a resource or a remote source that is not there"),
         (Exit::Store, "the store cannot be read or written: no space, corrupted, newer format"),
         (Exit::SourceChanged, "a source changed: since the run that is resumed, or against its lock"),
-        (Exit::CheckFailed, "`schema --check` or `artifacts verify` found a difference"),
+        (
+            Exit::CheckFailed,
+            "`schema --check` or `artifacts verify` found a difference, or `data …` found the data wrong or unreadable",
+        ),
         (Exit::WouldRun, "`plan --exit-code`: something is to run"),
         (Exit::Internal, "a bug in olmo-pipe"),
         (Exit::HungUp, "stopped in order since its terminal was closed (SIGHUP)"),
