@@ -317,3 +317,17 @@ fn lists_of_files_take_folders_and_patterns() {
     assert_eq!(output.status.code(), Some(2));
     assert!(said(&output).contains("no file fits") && said(&output).contains("--set"), "{}", said(&output));
 }
+
+#[test]
+fn experiments_that_lock_at_once_lose_nothing() {
+    let server = Server::start(|request| Reply::file(request, lines(3).as_bytes(), "\"e\""));
+    let project = project("[a.txt]", "https://hub.example");
+    let sets: Vec<String> = (0..6).map(|i| format!("stages.data.with.files=['{}/a{i}.txt']", server.address)).collect();
+    let children: Vec<_> = sets.iter().map(|set| project.spawn(&["lock", "e.yaml", "--set", set])).collect();
+    for child in children {
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", said(&output));
+    }
+    let lock = project.read("e.lock.yaml");
+    assert!((0..6).all(|i| lock.contains(&format!("/a{i}.txt:"))), "{lock}");
+}

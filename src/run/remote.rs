@@ -57,6 +57,9 @@ impl Sourcing {
         let Some(path) = self.lock.as_ref().filter(|_| !fresh.is_empty()) else { return Ok(()) };
         let writing = || RunError::io("write", path);
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        // Held until it is written, so that two runs at once lose nothing; a file system without locks takes one at a time.
+        let guard = File::open(folder).map_err(writing())?;
+        let _ = guard.lock();
         let mut lock = self.read()?;
         lock.sources.extend(fresh.clone());
         let body = serde_yaml::to_string(&lock).map_err(|e| writing()(std::io::Error::other(e)))?;

@@ -256,6 +256,10 @@ fn one_to_six_turns_with_and_without_a_system_turn_are_labelled_by_every_templat
                     chat.push(Message::new(role, format!("Turn {turn}, <b>ünïcode 漢</b>!\n")));
                 }
                 let rendered = template.render(&chat, EOS, false);
+                // The same template as Hugging Face has it finds the same turns.
+                let ends = [EOS.to_owned(), "<|im_end|>".to_owned()];
+                let jinja = JinjaTemplate::new(template.jinja()).unwrap();
+                assert_eq!(jinja.render(&chat, &[("eos_token", EOS)], &ends, false).unwrap(), rendered, "{template:?}");
                 for (name, tokenizer) in TOKENIZERS.iter() {
                     let document = tokenizer.encode(&rendered).unwrap();
                     assert_eq!(tokenizer.check_labels(&rendered, &document).unwrap(), Ok(()), "{name}");
