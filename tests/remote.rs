@@ -331,3 +331,20 @@ fn experiments_that_lock_at_once_lose_nothing() {
     let lock = project.read("e.lock.yaml");
     assert!((0..6).all(|i| lock.contains(&format!("/a{i}.txt:"))), "{lock}");
 }
+
+#[test]
+fn a_collection_leaves_what_an_unfinished_run_still_needs() {
+    let server = Server::start(|request| Reply::file(request, lines(3).as_bytes(), "\"e\""));
+    let project = project("[a.txt]", "https://hub.example");
+    project.write("a.txt", "x\n");
+    project.stage("late", "[ -e '@go' ] || exit 3\ncat \"$5\"/* > \"$2/text\"\n");
+    let late = format!("  late: {{uses: late, with: {{file: '{}/b.txt'}}}}\n", server.address);
+    project.experiment(&late, "text: '${stages.late.text}'");
+    assert_eq!(project.run(&["run", "e.yaml"]).status.code(), Some(1));
+    project.succeeds(&["artifacts", "gc", "--grace", "0s"]);
+    project.write("go", "");
+    let id = project.last_run().id.to_string();
+    project.succeeds(&["resume", &id, "--offline"]);
+    assert_eq!(server.requests().len(), 1);
+    assert_eq!(project.read("out/e/text/text"), lines(3));
+}

@@ -276,6 +276,7 @@ fn look<'s>(store: &'s Store, policy: &Policy) -> Result<Look<'s>, RunError> {
         if let (true, Some(recorded)) = (resumable, &recorded) {
             let root = if made.state.status == RunStatus::Running { Root::Running } else { Root::Unfinished };
             look.root(root, recorded.sources.artifacts());
+            look.root(root, recorded.sources.remote_artifacts(&recorded.resolved));
         }
         for output in made.pieces.iter().flat_map(|piece| piece.ports().into_iter().filter_map(|p| piece.port(p))) {
             let Output::List(items) = output else { continue };

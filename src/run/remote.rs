@@ -222,7 +222,7 @@ fn one(
         return Ok(locked.clone());
     }
     let single = uses.iter().any(|(_, want)| *want == Want::File);
-    let mut seen = Seen { source, watch };
+    let mut seen = Seen(watch);
     let Fetched { locked: found, files: places } = remote.fetch(&parsed, locked, single, &folder, &mut seen)?;
     for (port_type, want) in uses {
         let artifacts = found.artifacts(&parsed, *want);
@@ -247,18 +247,15 @@ fn one(
 }
 
 /// Passes what a fetch says on.
-struct Seen<'w> {
-    source: &'w str,
-    watch: &'w mut dyn Watch,
-}
+struct Seen<'w>(&'w mut dyn Watch);
 
 impl olmo_remote::Watch for Seen<'_> {
     fn progress(&mut self, what: &str, done: u64, total: Option<u64>) {
-        self.watch.fetching(what, done, total);
+        self.0.fetching(what, done, total);
     }
 
     fn waits(&mut self, error: &RemoteError, wait: Duration) {
-        let text = format!("{}: {error}; again in {:.1} s", self.source, wait.as_secs_f64());
-        self.watch.fetch_waits(&text);
+        let text = format!("{error}; again in {:.1} s", wait.as_secs_f64());
+        self.0.fetch_waits(&text);
     }
 }

@@ -122,9 +122,25 @@ impl Sources {
         Ok(sources)
     }
 
-    /// The reference artifacts of all data.
+    /// The reference artifacts of all local data.
     pub fn artifacts(&self) -> impl Iterator<Item = Digest> + '_ {
         self.data.values().copied()
+    }
+
+    /// The artifacts of the remote sources that stages of `resolved` read, as far as they are known.
+    pub fn remote_artifacts(&self, resolved: &Resolved) -> BTreeSet<Digest> {
+        let mut found = BTreeSet::new();
+        for (_, stage) in resolved.stages.iter() {
+            for (port, bindings) in &stage.inputs {
+                let Some(input) = stage.description.contract.inputs.get(port) else { continue };
+                let remote = bindings.iter().filter_map(|binding| match binding {
+                    Binding::Remote(source) => self.of_remote(source, input),
+                    _ => None,
+                });
+                found.extend(remote.flatten());
+            }
+        }
+        found
     }
 
     /// The artifact of the file or folder `path` in a port of type `port_type`.

@@ -10,7 +10,7 @@ pub enum RemoteError {
     #[error("`{source_text}`: {why}")]
     Form { source_text: String, why: String },
     /// No connection, or one that broke again and again.
-    #[error("{url}: {why}, at {attempts} attempts")]
+    #[error("{url}: {why}{}", after(.attempts))]
     Unreachable { url: String, why: String, attempts: u32 },
     /// The server's answer is an error.
     #[error("{url}: the server answers {status}{}", said(.text))]
@@ -25,7 +25,7 @@ pub enum RemoteError {
     #[error("{url}: it is redirected to {to}: {why}")]
     Redirect { url: String, to: String, why: String },
     /// The connection ended early, again and again.
-    #[error("{url}: only {there} of {expected} bytes came, at {attempts} attempts")]
+    #[error("{url}: only {there} of {expected} bytes came{}", after(.attempts))]
     Half { url: String, there: u64, expected: u64, attempts: u32 },
     /// A file that is larger than what is taken.
     #[error("{what}: {size} bytes are more than the {most} that are taken")]
@@ -53,6 +53,10 @@ pub enum RemoteError {
     NoRoom { path: PathBuf, needed: u64, free: u64 },
     #[error("cannot {doing} {}: {source}", .path.display())]
     Io { doing: &'static str, path: PathBuf, source: io::Error },
+}
+
+fn after(attempts: &u32) -> String {
+    if *attempts > 1 { format!(", after {attempts} attempts") } else { String::new() }
 }
 
 fn said(text: &str) -> String {
@@ -96,6 +100,11 @@ impl RemoteError {
     pub fn hint(&self) -> Option<String> {
         let again = "run the same command again: what has come stays and is gone on with";
         Some(match self {
+            Self::Unreachable { why, .. } if why.contains("certificate") => {
+                "its certificate is not trusted: if a proxy or a server of your own made it, name the certificates that are in \
+                 SSL_CERT_FILE"
+                    .to_owned()
+            }
             Self::Unreachable { .. } => {
                 format!("see that the network and its proxy (HTTPS_PROXY) work, and {again}")
             }

@@ -185,7 +185,10 @@ impl Client {
             error,
             ureq::Error::BadUri(_) | ureq::Error::Http(_) | ureq::Error::InvalidProxyUrl | ureq::Error::Rustls(_)
         );
-        let failure = RemoteError::Unreachable { url: url.to_string(), why: error.to_string(), attempts };
+        let why = error.to_string();
+        // A certificate is as bad the next time.
+        let lasting = lasting || why.contains("certificate");
+        let failure = RemoteError::Unreachable { url: url.to_string(), why, attempts };
         if lasting { Once::Never(failure) } else { Once::Later(failure, None) }
     }
 }

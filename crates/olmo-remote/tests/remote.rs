@@ -194,6 +194,10 @@ fn what_is_not_there_or_not_allowed_is_said_with_the_address() {
     let error =
         fetch(&settings("https://hub.example"), &format!("{}/x.jsonl", server.address), None, dir.path()).unwrap_err();
     assert!(error.to_string().contains("restricted") && error.hint().unwrap().contains("HF_TOKEN"), "{error}");
+    // It does not speak TLS.
+    let plain = server.address.replace("http://", "https://");
+    let error = fetch(&settings("https://hub.example"), &format!("{plain}/x.jsonl"), None, dir.path()).unwrap_err();
+    assert!(matches!(error, RemoteError::Unreachable { .. }), "{error}");
     // Nobody listens there.
     let error = fetch(&settings("https://hub.example"), "http://127.0.0.1:1/x.jsonl", None, dir.path()).unwrap_err();
     assert!(matches!(error, RemoteError::Unreachable { attempts: 3, .. }), "{error}");
