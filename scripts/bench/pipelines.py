@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """The same pipeline of N trivial command stages for olmo-pipe and its peers, timed as whole processes.
 
-usage: scripts/bench/pipelines.py [--rows noop,cold,plan] [--n 10,100,1000] [--runs R] [--tools olmo-pipe,make,turbo,dvc]
+usage: scripts/bench/pipelines.py [--rows noop,cold,plan,validate] [--n 10,100,1000] [--runs R] [--tools olmo-pipe,make,turbo,dvc]
 
 Shape `fan`: one source stage, N-2 parallel ones, one sink that reads them all; `chain`: each stage reads the one before.
 noop   the second and later runs, when nothing changed
 cold   the first run, in an empty store; per stage: what is over a run of the same programs without an engine
-plan   `olmo-pipe plan` of 100,000 stages from a file and the deepest chain (olmo-pipe alone: no peer gets there)
+plan   `olmo-pipe plan` of 100,000 stages from a file, the deepest chain, and from a sweep (olmo-pipe alone: no peer gets there)
+validate  `olmo-pipe validate` of the flagship, rules of its stages included
 
 Wall, CPU (of the process and its children) and peak memory come from wait4; the median of R runs is printed. olmo-pipe is
 taken from target/release (or OLMO_PIPE). Peers are used where they are: `make`; `PEERS` names a folder with
@@ -158,7 +159,7 @@ def row(label, tool, n, shape, sample, extra=""):
 
 def main():
     options = argparse.ArgumentParser()
-    options.add_argument("--rows", default="noop,cold,plan")
+    options.add_argument("--rows", default="noop,cold,plan,validate")
     options.add_argument("--n", default="10,100,1000")
     options.add_argument("--runs", type=int, default=9)
     options.add_argument("--tools", default="olmo-pipe,make,turbo,dvc")
@@ -200,6 +201,25 @@ def main():
                 olmo_pipe(graph(100_000, shape), folder)
                 row("plan", "olmo-pipe", 100_000, shape, median([timed([OLMO, "plan", "x.yaml"], folder) for _ in range(3)]))
                 shutil.rmtree(folder)
+            folder = f"{work}/plan-sweep"
+            os.makedirs(folder)
+            olmo_pipe(graph(2, "chain"), folder)
+            write(f"{folder}/pipeline.yaml", """pipeline: bench
+params: {name: {type: string, default: a}}
+stages:
+  first: {uses: first, with: {parts: data.txt, name: shared}}
+  each: {uses: next, with: {parts: ["${stages.first.all}"], name: "${params.name}"}}
+""")
+            names = ", ".join(f"n{i}" for i in range(99_999))
+            write(f"{folder}/x.yaml", f"experiment: bench\nuses: pipeline.yaml\nsweep: {{grid: {{params.name: [{names}]}}}}\n")
+            row("plan", "olmo-pipe", 100_000, "sweep", median([timed([OLMO, "plan", "x.yaml"], folder) for _ in range(3)]))
+            shutil.rmtree(folder)
+        if "validate" in rows:
+            folder = f"{work}/validate"
+            os.makedirs(folder)
+            flagship = os.path.abspath(os.path.join(HERE, "../../experiments/finetune-tulu.yaml"))
+            command = [OLMO, "validate", flagship, "--store", f"{folder}/store"]
+            row("valid", "olmo-pipe", 17, "tulu", median([timed(command, folder) for _ in range(options.runs)]))
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
