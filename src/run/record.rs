@@ -190,11 +190,16 @@ impl RunRecord {
                 | RunEvent::Message { .. }
         );
         self.unsynced |= lasting;
-        self.events.append(&record).map_err(RunError::io("write", &self.folder.join(EVENTS)))
+        let appended = match event {
+            RunEvent::Cached { .. } => self.events.queue(&record),
+            _ => self.events.append(&record),
+        };
+        appended.map_err(RunError::io("write", &self.folder.join(EVENTS)))
     }
 
     /// Puts what was appended on the disk; many events at the price of one.
     pub fn sync(&mut self) -> Result<(), RunError> {
+        self.events.flush().map_err(RunError::io("write", &self.folder.join(EVENTS)))?;
         if !std::mem::take(&mut self.unsynced) {
             return Ok(());
         }

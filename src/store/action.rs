@@ -150,7 +150,7 @@ impl Store {
     /// Reads without moving anything.
     pub(super) fn read_action(&self, key: Digest) -> Result<Action, Unread> {
         let path = self.sharded(ACTIONS, key);
-        let text = match fs::read(&path) {
+        let text = match disk::read_small(&path) {
             Ok(text) => text,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(Unread::Absent),
             Err(e) => return Err(Unread::Io(StoreError::io("read the action", &path)(e))),

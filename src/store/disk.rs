@@ -65,6 +65,13 @@ pub(super) fn sync_folder(folder: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// The bytes of the small file `path`, without asking for its size first.
+pub(super) fn read_small(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(2048);
+    File::open(path)?.take(u64::MAX).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 /// Makes the bytes of the file `path` durable.
 pub(super) fn sync_file(path: &Path) -> Result<(), StoreError> {
     File::open(path).and_then(|f| f.sync_all()).map_err(StoreError::io("sync", path))?;

@@ -160,7 +160,7 @@ impl Store {
     /// Reads without moving anything.
     pub(super) fn read_manifest(&self, artifact: Digest) -> Result<Manifest, Unread> {
         let path = self.sharded(ARTIFACTS, artifact);
-        let text = match fs::read(&path) {
+        let text = match disk::read_small(&path) {
             Ok(text) => text,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(Unread::Absent),
             Err(e) => return Err(Unread::Io(StoreError::io("read the manifest", &path)(e))),
