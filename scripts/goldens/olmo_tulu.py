@@ -5,7 +5,7 @@ The script has the hub's data set by name and imports OLMo's configs, which impo
 these is used for tokenising: `load_dataset` reads the given file instead, and what is not installed is a stand-in that fails
 when it is called. The tokenizer wrapper (`olmo/tokenizer.py`) and the script are OLMo's, unchanged.
 
-Pinned: python 3.11, ai2-olmo's repository at v0.6.0 or main, tokenizers 0.22.2, datasets 3.6.0, numpy 1.26.4, omegaconf 2.3.0, rich.
+Pinned: python 3.11, ai2-olmo's repository at v0.6.0 or main, tokenizers 0.22.2, datasets 3.6.0, numpy 1.26.4, omegaconf 2.3.0, rich, importlib_resources.
     python scripts/goldens/olmo_tulu.py OLMO_CLONE CHATS.jsonl OUT --tokenizer FILE [--eos 50279 --pad 1 --seq-len 2048 --num-proc 2]
 """
 
