@@ -348,3 +348,40 @@ fn a_collection_leaves_what_an_unfinished_run_still_needs() {
     assert_eq!(server.requests().len(), 1);
     assert_eq!(project.read("out/e/text/text"), lines(3));
 }
+
+#[test]
+fn a_model_of_the_hub_is_a_folder_for_a_port_that_takes_one() {
+    let server = Server::start(|request| {
+        let names = ["config.json", "model.safetensors", "sub/more.json", "pytorch_model.bin", ".gitattributes"];
+        if request.path.starts_with("/api/models/own/small/revision/v1") {
+            let siblings: Vec<_> = names.map(|name| serde_json::json!({"rfilename": name, "size": name.len()})).into();
+            return Reply::new(200, serde_json::json!({"sha": COMMITS[0], "siblings": siblings}).to_string());
+        }
+        let folder = format!("/own/small/resolve/{}/", COMMITS[0]);
+        match request.path.strip_prefix(&folder).filter(|name| names.contains(name)) {
+            Some(name) => Reply::file(request, name.as_bytes(), "\"e\""),
+            None => Reply::new(404, ""),
+        }
+    });
+    let project = project("[a.txt]", &server.address);
+    let contract = "stage: look\nversion: 1\nsummary: For a test.\ninputs: {model: {type: model}}\noutputs: {text: {type: text}}\n\
+                    command: {argv: [/bin/sh, '${stage.dir}/run.sh', '${inputs.model}', '${outputs.text}'], files: [run.sh]}\n";
+    project.write("stages/look/stage.yaml", contract);
+    project.write(
+        "stages/look/run.sh",
+        "set -eu\n(cd \"$1\" && find . -type f | sort) > \"$2/text\"\ncat \"$1/model.safetensors\" >> \"$2/text\"\n",
+    );
+    project.experiment("  look: {uses: look, with: {model: 'hf:own/small@v1'}}\n", "text: '${stages.look.text}'");
+    project.succeeds(&["run", "e.yaml"]);
+    assert_eq!(
+        project.read("out/e/text/text"),
+        "./config.json\n./model.safetensors\n./sub/more.json\nmodel.safetensors"
+    );
+    assert_eq!(server.requests().len(), 4);
+    // The same folder here is the same input.
+    for name in ["config.json", "model.safetensors", "sub/more.json"] {
+        project.write(&format!("small/{name}"), name);
+    }
+    let planned = project.succeeds(&["plan", "e.yaml", "--set", "stages.look.with.model=small"]);
+    assert!(planned.contains("1 from the cache"), "{planned}");
+}
