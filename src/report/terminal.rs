@@ -27,6 +27,8 @@ fn size(bytes: u64) -> String {
 /// Shows a run.
 pub struct Terminal {
     out: Box<dyn Write>,
+    /// Plain lines of cached stages, which come by the thousand: shown with the next other one.
+    gathered: String,
     bars: Option<MultiProgress>,
     running: BTreeMap<Place, Running>,
     width: usize,
@@ -61,6 +63,7 @@ impl Terminal {
     pub fn new(out: Box<dyn Write>, bars: bool, here: &Path) -> Self {
         Self {
             out,
+            gathered: String::new(),
             bars: bars.then(MultiProgress::new),
             running: BTreeMap::new(),
             width: 0,
@@ -84,14 +87,30 @@ impl Terminal {
         // Nobody looks any more: the run goes on, and its record tells all.
         match &self.bars {
             Some(bars) => drop(bars.println(text)),
-            None => drop(self.out.write_all(format!("{text}\n").as_bytes()).and_then(|()| self.out.flush())),
+            None => {
+                self.gather(text);
+                self.show();
+            }
         }
     }
 
+    fn gather(&mut self, text: &str) {
+        self.gathered.push_str(text);
+        self.gathered.push('\n');
+    }
+
+    fn show(&mut self) {
+        let _ = self.out.write_all(self.gathered.as_bytes()).and_then(|()| self.out.flush());
+        self.gathered.clear();
+    }
+
     fn tell(&mut self, place: &Place, text: &str) {
+        self.line(&self.named(place, text));
+    }
+
+    fn named(&self, place: &Place, text: &str) -> String {
         let name = place.to_string();
-        let name = escape_control(&name);
-        self.line(&format!("  {name:<width$}  {}", escape_control(text), width = self.width));
+        format!("  {:<width$}  {}", escape_control(&name), escape_control(text), width = self.width)
     }
 
     fn more(&mut self, text: &str) {
@@ -193,6 +212,12 @@ impl Terminal {
     }
 }
 
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        self.show();
+    }
+}
+
 impl Watch for Terminal {
     fn fetching(&mut self, what: &str, done: u64, total: Option<u64>) {
         let counted = match total {
@@ -232,6 +257,9 @@ impl Watch for Terminal {
     }
 
     fn event(&mut self, event: &RunEvent) {
+        if !self.gathered.is_empty() && !matches!(event, RunEvent::Cached { .. }) {
+            self.show();
+        }
         match event {
             RunEvent::Opened { experiment, stages, resumed, .. } => {
                 self.width = stages.iter().map(String::len).max().unwrap_or(0);
@@ -241,7 +269,11 @@ impl Watch for Terminal {
             }
             RunEvent::Cached { place, cut_off, .. } => {
                 self.cached.insert(place.stage.clone());
-                self.tell(place, if *cut_off { "cached (its inputs came out the same)" } else { "cached" });
+                let text = if *cut_off { "cached (its inputs came out the same)" } else { "cached" };
+                match &self.bars {
+                    Some(_) => self.tell(place, text),
+                    None => self.gather(&self.named(place, text)),
+                }
             }
             RunEvent::Waiting { place, holder, .. } => {
                 let who = holder.map(|pid| format!("process {pid}")).unwrap_or_else(|| "another process".into());

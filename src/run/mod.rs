@@ -59,7 +59,7 @@ use olmo_stage::{Digest, Failure, failpoint};
 
 use crate::exec::{Backend, ExecError, Executor, Local, Worker};
 use crate::spec::Resolved;
-use crate::store::{Action, Store, StoreError};
+use crate::store::{Output, Store, StoreError};
 
 use board::Board;
 use plan::{Found, Missing};
@@ -304,7 +304,7 @@ struct Todo<'r> {
 fn go(
     store: &Store,
     todo: &Todo<'_>,
-    mut hits: HashMap<Digest, Action>,
+    mut hits: HashMap<Digest, BTreeMap<String, Output>>,
     mut record: RunRecord,
     mut machine: Machine,
     options: &Options,

@@ -15,7 +15,7 @@ use super::sources::Sources;
 use crate::exec::attempt::{Items, Work};
 use crate::key::KeyRecord;
 use crate::spec::Resolved;
-use crate::store::{Action, ActionState, Store};
+use crate::store::{ActionState, Output, Store};
 
 /// What a run would do with one stage.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -108,8 +108,8 @@ pub fn plan(
 /// What the store has of what a run needs.
 #[derive(Default)]
 pub struct Found {
-    /// Finished actions by key, each one whole.
-    pub hits: HashMap<Digest, Action>,
+    /// What finished actions made, by key; all of it is whole.
+    pub hits: HashMap<Digest, BTreeMap<String, Output>>,
     /// The stages of which something is missing.
     pub missing: Vec<Missing>,
 }
@@ -129,7 +129,7 @@ pub fn find(resolved: &Resolved, names: &[String], sources: &Sources, store: &St
         let mut missing = pending.map(|pending| pending.known);
         for look in looks {
             match look.state {
-                ActionState::Hit(action) => drop(found.hits.insert(look.key, action)),
+                ActionState::Hit(action) => drop(found.hits.insert(look.key, action.outputs)),
                 _ => drop(missing.get_or_insert(look.inputs)),
             }
         }

@@ -99,7 +99,7 @@ pub struct Scheduler<'r, 'w> {
     pub(super) phases: Vec<Phase>,
     remakes: Vec<u32>,
     /// What was found whole in the store a moment ago, by key; forgotten once anything is damaged.
-    hits: HashMap<Digest, Action>,
+    hits: HashMap<Digest, BTreeMap<String, Output>>,
     /// How often each instance failed and was tried again.
     pub(super) tried: Vec<u32>,
     /// Stages that did something in this run, for telling a cut-off.
@@ -186,7 +186,7 @@ impl<'r, 'w> Scheduler<'r, 'w> {
     }
 
     /// With what was found whole in the store a moment ago.
-    pub fn knowing(self, hits: HashMap<Digest, Action>) -> Self {
+    pub fn knowing(self, hits: HashMap<Digest, BTreeMap<String, Output>>) -> Self {
         Self { hits, ..self }
     }
 
@@ -370,27 +370,33 @@ impl<'r, 'w> Scheduler<'r, 'w> {
         let key = record.digest();
         let place = self.board.place(index);
         let again = self.again.holds(&place.stage) && self.did_again.insert(index);
-        let known = self.hits.get(&key).cloned().map(ActionState::Hit);
-        match known.map_or_else(|| self.store.action_state(key), Ok)? {
-            ActionState::Hit(_) if again => {}
-            ActionState::Hit(action) => {
+        let known = match self.hits.get(&key) {
+            Some(outputs) => Ok(outputs.clone()),
+            None => match self.store.action_state(key)? {
+                ActionState::Hit(action) => Ok(action.outputs),
+                missing => Err(missing),
+            },
+        };
+        match known {
+            Ok(_) if again => {}
+            Ok(outputs) => {
                 let stages = inputs.values().flatten().filter_map(|i| self.board.stage(&i.maker.as_ref()?.stage));
                 let cut_off = stages.collect::<BTreeSet<_>>().intersection(&self.ran).next().is_some();
-                self.note(RunEvent::Cached { place, key, cut_off, outputs: action.outputs.clone() });
+                self.note(RunEvent::Cached { place, key, cut_off, outputs: outputs.clone() });
                 self.clean(key);
-                self.done(index, action.outputs);
+                self.done(index, outputs);
                 return Ok(());
             }
-            ActionState::Incomplete { artifact, .. } => {
+            Err(ActionState::Incomplete { artifact, .. }) => {
                 let text =
                     format!("its earlier result {} is no longer whole in the store; made again", artifact.short());
                 self.note(RunEvent::Message { place, level: "warning".into(), text });
             }
-            ActionState::Damaged { why } => {
+            Err(ActionState::Damaged { why }) => {
                 let text = format!("the note of its earlier result is damaged ({why}); made again");
                 self.note(RunEvent::Message { place, level: "warning".into(), text });
             }
-            ActionState::Absent => {}
+            Err(ActionState::Absent | ActionState::Hit(_)) => {}
         }
         self.phases[index] = Phase::Missing(Ready { inputs, record, key, again });
         Ok(())
