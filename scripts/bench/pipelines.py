@@ -49,7 +49,8 @@ outputs: {{all: {{type: text}}}}
 resources: {{cpus: 1, memory_mib: 1}}
 command: {{argv: [/bin/sh, "${{stage.dir}}/join.sh", "${{inputs.parts}}", "${{outputs.all}}", "${{params.name}}"], files: [join.sh]}}
 """)
-        write(f"{folder}/stages/{name}/join.sh", '{ echo "$3"; find "$1" -type f | sort | xargs cat; } | head -c 64 > "$2/t"\n')
+        parts = '"$1"/*' if name == "first" else '"$1"/*/*'
+        write(f"{folder}/stages/{name}/join.sh", '{ echo "$3"; cat %s; } | head -c 64 > "$2/t"\n' % parts)
     lines = ["pipeline: bench", "stages:"]
     for name, reads in stages:
         parts = ", ".join(f'"${{stages.{r}.all}}"' for r in reads)
