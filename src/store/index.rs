@@ -19,6 +19,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use olmo_stage::{Digest, PortType};
+use rayon::prelude::*;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -157,18 +158,19 @@ impl<'s> Index<'s> {
     pub fn artifacts(&self, query: &Query) -> Result<Vec<ArtifactRow>, StoreError> {
         let makers = self.makers()?;
         let mut rows = Vec::new();
-        for shard in self.shards(ARTIFACTS)? {
-            let info = |digest| {
-                let info = self.store.artifact_info(digest).ok()??;
-                let (artifact_type, files) = (info.artifact_type, info.files);
-                Some(ManifestRow { artifact_type, files, bytes: info.bytes, reference: info.reference })
-            };
-            for (digest, metadata, row) in self.digests(ARTIFACTS, &shard, info) {
-                let Ok(made) = metadata.modified() else { continue };
-                let stages = makers.get(&digest).map(|s| s.iter().cloned().collect()).unwrap_or_default();
-                let ManifestRow { artifact_type, files, bytes, reference } = row;
-                rows.push(ArtifactRow { digest, artifact_type, files, bytes, reference, made, stages });
-            }
+        let info = |digest| {
+            let info = self.store.artifact_info(digest).ok()??;
+            let (artifact_type, files) = (info.artifact_type, info.files);
+            Some(ManifestRow { artifact_type, files, bytes: info.bytes, reference: info.reference })
+        };
+        let shards = self.shards(ARTIFACTS)?;
+        // In order, whichever is done first.
+        let found: Vec<_> = shards.par_iter().map(|shard| self.digests(ARTIFACTS, shard, info)).collect();
+        for (digest, metadata, row) in found.into_iter().flatten() {
+            let Ok(made) = metadata.modified() else { continue };
+            let stages = makers.get(&digest).map(|s| s.iter().cloned().collect()).unwrap_or_default();
+            let ManifestRow { artifact_type, files, bytes, reference } = row;
+            rows.push(ArtifactRow { digest, artifact_type, files, bytes, reference, made, stages });
         }
         rows.retain(|row| {
             query.artifact_type.is_none_or(|t| row.artifact_type == t)
@@ -183,16 +185,16 @@ impl<'s> Index<'s> {
     /// Which stages made which artifacts.
     fn makers(&self) -> Result<BTreeMap<Digest, BTreeSet<String>>, StoreError> {
         let mut makers: BTreeMap<Digest, BTreeSet<String>> = BTreeMap::new();
-        for shard in self.shards(ACTIONS)? {
-            let outputs = |key| {
-                let action = self.store.recorded_action(key)?;
-                let outputs = action.outputs.values().flat_map(Output::artifacts).collect();
-                Some(ActionRow { stage: action.key.stage, outputs })
-            };
-            for (_, _, ActionRow { stage, outputs }) in self.digests(ACTIONS, &shard, outputs) {
-                for artifact in outputs {
-                    makers.entry(artifact).or_default().insert(stage.clone());
-                }
+        let outputs = |key| {
+            let action = self.store.recorded_action(key)?;
+            let outputs = action.outputs.values().flat_map(Output::artifacts).collect();
+            Some(ActionRow { stage: action.key.stage, outputs })
+        };
+        let shards = self.shards(ACTIONS)?;
+        let found: Vec<_> = shards.par_iter().map(|shard| self.digests(ACTIONS, shard, outputs)).collect();
+        for (_, _, ActionRow { stage, outputs }) in found.into_iter().flatten() {
+            for artifact in outputs {
+                makers.entry(artifact).or_default().insert(stage.clone());
             }
         }
         Ok(makers)
