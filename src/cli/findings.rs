@@ -24,6 +24,9 @@ pub fn placed(experiment: &ExperimentFile, findings: Vec<StageFinding>) -> Resul
     let options = experiment.options(true)?;
     let loaded = crate::spec::load(&experiment.file, &options, &crate::builtin::STAGES)?;
     for StageFinding { stage, finding } in findings {
+        if finding.level == Level::Note {
+            continue; // `plan` tells them.
+        }
         let path = format!("stages.{stage}.with.{}", finding.param);
         let origin = origin(&loaded.origins, &path);
         let mut notes = vec![format!("stage `{stage}` says so")];
@@ -43,7 +46,7 @@ pub fn placed(experiment: &ExperimentFile, findings: Vec<StageFinding>) -> Resul
         };
         match finding.level {
             Level::Error => placed.errors.push(diagnostic),
-            Level::Warning => placed.warnings.push(diagnostic),
+            Level::Warning | Level::Note => placed.warnings.push(diagnostic),
         }
     }
     for list in [&mut placed.errors, &mut placed.warnings] {

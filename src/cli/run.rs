@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use clap::Args;
+use olmo_stage::rules::{Finding, Level};
 
 use super::detach::{self, Detached};
 use super::findings::placed;
@@ -12,7 +13,7 @@ use super::lines::Lines;
 use super::{Common, Exit, ExperimentFile, Problem, answer, answer_json, current_folder, remote_settings};
 use crate::report::{Terminal, escape_control};
 use crate::run::{self as engine, Options, PlanState, Report, RunError, RunOutcome, Selection, Sourcing, Watch};
-use crate::spec::Loaded;
+use crate::spec::{Loaded, Resolved};
 use crate::store::Store;
 
 #[derive(Args)]
@@ -192,11 +193,16 @@ impl Plan {
         let Loaded { resolved, .. } = self.experiment.load()?;
         let store = Store::open(&common.store_folder(&resolved.root))?;
         let lock = self.experiment.sourcing(false, true)?.read()?;
+        let notes = self.notes(resolved, &store)?;
         let plans = engine::plan(resolved, &self.choice.into(), &store, &lock)?;
         let hits = plans.iter().filter(|p| p.state == PlanState::Hit).count();
         let exit = if self.exit_code && hits < plans.len() { Exit::WouldRun } else { Exit::Success };
         if self.json {
-            answer_json(&serde_json::json!({"format": 1, "stages": plans}));
+            let notes: Vec<_> = notes
+                .iter()
+                .map(|(stage, note)| serde_json::json!({"stage": stage, "code": note.code, "message": note.message}))
+                .collect();
+            answer_json(&serde_json::json!({"format": 1, "stages": plans, "notes": notes}));
             return Ok(exit);
         }
         let width = plans.iter().map(|p| p.name.len()).max().unwrap_or(0);
@@ -210,6 +216,9 @@ impl Plan {
                 _ => plan.reason.clone(),
             };
             let _ = writeln!(text, "  {:<width$}  {word:<8}  {}", plan.name, escape_control(&reason));
+            for (_, note) in notes.iter().filter(|(stage, _)| *stage == plan.name) {
+                let _ = writeln!(text, "  {:<width$}            {}", "", escape_control(&note.message));
+            }
             if !self.explain {
                 continue;
             }
@@ -226,5 +235,17 @@ impl Plan {
         // As the experiment: not worth giving back.
         std::mem::forget(plans);
         Ok(exit)
+    }
+
+    /// What the stages that are to run tell of themselves, by stage. None without a worker: a plan needs none.
+    fn notes(&self, resolved: &Resolved, store: &Store) -> Result<Vec<(String, Finding)>, Problem> {
+        let options = Options { sourcing: self.experiment.sourcing(false, true)?, ..options()? };
+        let found = match engine::findings(resolved, &self.choice.stages, Some(store), &options) {
+            Ok(found) => found,
+            Err(RunError::Exec(_)) => return Ok(Vec::new()),
+            Err(error) => return Err(error.into()),
+        };
+        let notes = found.into_iter().filter(|found| found.finding.level == Level::Note);
+        Ok(notes.map(|found| (found.stage, found.finding)).collect())
     }
 }

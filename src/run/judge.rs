@@ -3,7 +3,8 @@
 
 use std::path::Path;
 
-use olmo_stage::{Failure, Outcome, protocol::StageResult};
+use olmo_stage::protocol::{IF_MEMORY_RUNS_OUT, StageResult};
+use olmo_stage::{Failure, Outcome};
 
 use crate::exec::Ended;
 use crate::exec::supervise::Exit;
@@ -103,12 +104,23 @@ pub fn judge(end: End<'_>) -> Verdict {
         }
         None => {}
     }
+    // What the stage said beforehand: it cannot say it now.
+    let smaller = end.log.iter().rev().find_map(|line| line.trim().strip_prefix(IF_MEMORY_RUNS_OUT));
     let told_of_memory = end.log.iter().any(|line| runs_out(line));
     match (exit.code, exit.signal) {
         (_, Some(9)) if exit.memory_ran_out => failed(
             "stage::oom",
             "the system ran out of memory, and killed it".into(),
-            Some("run less at a time, give it less to do, or ask for more `resources: {memory_mib: …}`"),
+            Some(
+                smaller
+                    .unwrap_or("run less at a time, give it less to do, or ask for more `resources: {memory_mib: …}`"),
+            ),
+            FailureClass::Oom,
+        ),
+        (None, Some(6)) if told_of_memory => failed(
+            "stage::oom",
+            "it asked for more memory than the system gives it".into(),
+            Some(smaller.unwrap_or("run less at a time, give it less to do, or raise the limit")),
             FailureClass::Oom,
         ),
         (_, Some(9)) => failed(
@@ -197,6 +209,19 @@ mod tests {
         assert_eq!(command(exit(Some(1), None), &["torch.OutOfMemoryError: CUDA out of memory."]), "oom");
         assert_eq!(command(exit(None, Some(6)), &["memory allocation of 8 bytes failed"]), "oom");
         assert_eq!(command(exit(Some(1), None), &["memory is fine", "allocation failed"]), "error");
+    }
+
+    #[test]
+    fn what_a_stage_said_of_memory_beforehand_is_the_way_out_when_it_is_gone() {
+        let log = ["loading", "if memory runs out: `rows: 3` would need 2 GiB", "memory allocation of 8 bytes failed"];
+        let log: Vec<String> = log.map(str::to_owned).into();
+        for exit in [Exit { memory_ran_out: true, ..exit(None, Some(9)) }, exit(None, Some(6))] {
+            let (ended, folder) = (Ended::Seen(exit), Path::new("/"));
+            let end = End { ended, asked: None, command: false, result: None, log: &log, folder };
+            let Verdict::Failed(failure, class) = judge(end) else { panic!("it failed") };
+            assert_eq!((failure.code.as_str(), class), ("stage::oom", FailureClass::Oom));
+            assert_eq!(failure.hint.as_deref(), Some("`rows: 3` would need 2 GiB"));
+        }
     }
 
     #[test]

@@ -158,7 +158,8 @@ pub fn run(store: &Store, resolved: &Resolved, options: &Options, watch: &mut dy
     };
     let Found { hits, missing } = check_plan(store, resolved, &selected, &sources, &again, options)?;
     bring_for(store, resolved, &selected, &missing, &again, &mut sources, options, watch)?;
-    let warnings = rules::findings_of(resolved, &missing, Some(store), options)?;
+    let mut warnings = rules::findings_of(resolved, &missing, Some(store), options)?;
+    warnings.retain(|found| found.finding.level != Level::Note);
     if warnings.iter().any(|found| found.finding.level == Level::Error) {
         return Err(RunError::Refused(warnings));
     }

@@ -5,7 +5,7 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::{Body, Case, difference};
-use olmo_ops::{BlockConfig, Norm, NormKind};
+use olmo_ops::{BlockConfig, Compute, Norm, NormKind};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -77,25 +77,31 @@ fn outputs_and_gradients_are_those_of_torch() {
         serde_json::from_str(include_str!("fixtures/block_autograd.json")).expect("the fixture is sound");
     assert_eq!(goldens.cases.len(), 4);
     for (name, golden) in goldens.cases {
-        let case = case(&golden.config);
-        // The rotary angles are f32 in ours, as in OLMo, and f64 in the script.
-        for (body, tolerance) in [(Body::Reference64, 2e-6), (Body::Reference32, 2e-5), (Body::Fused, 2e-5)] {
-            let (output, gradients) = case.run(body);
-            let off = difference(&output, &golden.output);
-            assert!(off < tolerance, "{name}: the output is off by {off}");
-            assert_eq!(gradients.len(), golden.gradients.len(), "{name}");
-            for (input, (got, want)) in gradients.iter().zip(&golden.gradients).enumerate() {
-                // Gradients that are 0 by mathematics are compared with 0 and not with their own rounding.
-                let scale = want.iter().fold(0f64, |most, x| most.max(x.abs()));
-                let got: Vec<f64> = if scale < 1e-9 {
-                    got.iter().map(|x| if x.abs() < 1e-5 { 0.0 } else { *x }).collect()
-                } else {
-                    got.clone()
-                };
-                let want: Vec<f64> = if scale < 1e-9 { vec![0.0; want.len()] } else { want.clone() };
-                let off = difference(&got, &want);
-                assert!(off < tolerance, "{name}: the gradient of input {input} is off by {off}");
-            }
+        for compute in Compute::ALL {
+            let case = Case { compute: *compute, ..case(&golden.config) };
+            agrees(&name, &case, &golden);
+        }
+    }
+}
+
+fn agrees(name: &str, case: &Case, golden: &Golden) {
+    // The rotary angles are f32 in ours, as in OLMo, and f64 in the script.
+    for (body, tolerance) in [(Body::Reference64, 2e-6), (Body::Reference32, 2e-5), (Body::Fused, 2e-5)] {
+        let (output, gradients) = case.run(body);
+        let off = difference(&output, &golden.output);
+        assert!(off < tolerance, "{name} on {:?}: the output is off by {off}", case.compute);
+        assert_eq!(gradients.len(), golden.gradients.len(), "{name}");
+        for (input, (got, want)) in gradients.iter().zip(&golden.gradients).enumerate() {
+            // Gradients that are 0 by mathematics are compared with 0 and not with their own rounding.
+            let scale = want.iter().fold(0f64, |most, x| most.max(x.abs()));
+            let got: Vec<f64> = if scale < 1e-9 {
+                got.iter().map(|x| if x.abs() < 1e-5 { 0.0 } else { *x }).collect()
+            } else {
+                got.clone()
+            };
+            let want: Vec<f64> = if scale < 1e-9 { vec![0.0; want.len()] } else { want.clone() };
+            let off = difference(&got, &want);
+            assert!(off < tolerance, "{name} on {:?}: the gradient of input {input} is off by {off}", case.compute);
         }
     }
 }

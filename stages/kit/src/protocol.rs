@@ -19,6 +19,8 @@ pub const EVENTS: &str = "events.jsonl";
 pub const RESULT: &str = "result.json";
 /// Times and speeds of the attempt, if its stage measures any; kept with the run's logs.
 pub const PERF: &str = "perf.jsonl";
+/// How a line of a stage's log begins that says what to do if memory runs out. Nobody can say it then.
+pub const IF_MEMORY_RUNS_OUT: &str = "if memory runs out: ";
 
 /// What a stage is asked to do.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -44,7 +44,7 @@ pub struct KnownItem {
     pub files: BTreeMap<String, PathBuf>,
 }
 
-/// One thing that is wrong, or that is probably not what was meant.
+/// One thing that is wrong, or that is probably not what was meant, or good to know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Finding {
@@ -66,6 +66,8 @@ pub struct Finding {
 pub enum Level {
     Error,
     Warning,
+    /// Nothing is wrong: what `plan` tells beside the stage, such as the memory that it will take.
+    Note,
 }
 
 impl Question {
@@ -88,6 +90,10 @@ impl Finding {
 
     pub fn warning(code: &str, param: &str, message: impl Into<String>) -> Self {
         Self { level: Level::Warning, ..Self::error(code, param, message) }
+    }
+
+    pub fn note(code: &str, message: impl Into<String>) -> Self {
+        Self { level: Level::Note, ..Self::error(code, "", message) }
     }
 
     /// Adds the way out.

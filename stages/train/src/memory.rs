@@ -72,6 +72,21 @@ impl Need<'_> {
     }
 }
 
+/// Of `available` bytes those that a run may take: some are for the rest of the process and of the machine.
+pub fn room(available: u64) -> u64 {
+    available / 10 * 9
+}
+
+/// An estimate for a person.
+pub fn told(estimate: &MemoryEstimate, rows: usize) -> String {
+    let parts = [estimate.total() - estimate.activations - estimate.working, estimate.activations, estimate.working];
+    let [weights, activations, working] = parts.map(shown);
+    format!(
+        "memory: about {} ({weights} for weights, gradients, moments and a checkpoint on its way, {activations} for activations, {working} to work in) with {rows} rows at once",
+        shown(estimate.total())
+    )
+}
+
 /// Bytes for a person.
 pub fn shown(bytes: u64) -> String {
     let mib = bytes as f64 / (1u64 << 20) as f64;

@@ -6,6 +6,7 @@ use olmo_stage::StageError;
 use olmo_stage::rules::{Finding, Question};
 
 use crate::duration::Duration;
+use crate::memory::{self, Need};
 use crate::params::{Params, Vocabulary};
 use crate::setup::{check_eval_data, check_length, check_vocabulary};
 
@@ -24,6 +25,7 @@ pub fn check(params: &Params, question: &Question) -> Vec<Finding> {
     if let (Some(config), Some(free)) = (&config, question.free_bytes) {
         findings.extend(of_space(params, config, steps, free));
     }
+    findings.extend(of_memory(params, config.as_ref(), data.as_ref()));
     if let Some(data) = &data {
         findings.extend(of_data(params, question, data, config.as_ref()));
     }
@@ -178,6 +180,28 @@ fn of_space(params: &Params, config: &ModelConfig, steps: Option<u64>, free: u64
     }
 }
 
+/// What memory the run will take, as far as model and data are known. Said, not judged: it may run on another machine.
+fn of_memory(params: &Params, config: Option<&ModelConfig>, data: Option<&Manifest>) -> Option<Finding> {
+    let vocabulary_is_known =
+        data.is_some() || params.model.as_ref().is_none_or(|model| model.embedding_size.is_some());
+    let config = config.filter(|_| vocabulary_is_known)?;
+    let chosen = params.model.as_ref().map_or(Some(config.max_sequence_length), |model| model.max_sequence_length);
+    let sequence = data.map(|data| data.sequence_length as usize).or(chosen)?;
+    let need = Need { config, sequence, rows: params.global_train_batch_size.max(1) };
+    let policy = params.activation_checkpointing;
+    let room = memory::available().map_or(u64::MAX, memory::room);
+    let rows = params.device_train_microbatch_size.unwrap_or_else(|| need.microbatch(policy, room));
+    let estimate = need.estimate(policy, rows);
+    let mut text = memory::told(&estimate, rows.min(need.rows));
+    if estimate.total() > room {
+        text = format!("{text}; this machine has {} left", memory::shown(memory::available().unwrap_or(0)));
+        if let Some((change, estimate)) = need.way_out(policy, rows, room) {
+            text = format!("{text}, and `{change}` would need {}", memory::shown(estimate.total()));
+        }
+    }
+    Some(Finding::note("train::memory", text))
+}
+
 /// The manifest of the memmap in `port`, if that is there and sound; the run itself says what is wrong with another.
 fn manifest(question: &Question, port: &str) -> Option<Manifest> {
     let text = std::fs::read(question.file(port, "manifest.json")?).ok()?;
@@ -205,7 +229,8 @@ mod tests {
         let params: Params = serde_json::from_value(value.clone()).unwrap();
         let inputs = ports.iter().map(|port| ((*port).to_owned(), KnownInput::default())).collect();
         let question = Question { stage: "train".into(), params: value, inputs, free_bytes: free };
-        check(&params, &question).into_iter().map(|f| (f.level, f.code, f.param)).collect()
+        let wrong = |f: &Finding| f.level != Level::Note;
+        check(&params, &question).into_iter().filter(wrong).map(|f| (f.level, f.code, f.param)).collect()
     }
 
     fn one(level: Level, code: &str, param: &str) -> Vec<(Level, String, String)> {
@@ -233,6 +258,31 @@ mod tests {
         let betas = found(|p| p["optimizer"]["betas"] = json!([0.9, 1.0]), &["data"], None);
         assert_eq!(betas, one(Error, "train::params", "optimizer.betas"));
         assert_eq!(found(|_| {}, &["data", "init"], None), one(Error, "train::two_models", "model"));
+    }
+
+    #[test]
+    fn a_plan_is_told_the_memory_where_model_and_length_are_known() {
+        let note = |embedding: Value, length: Value| {
+            let params = json!({
+                "max_duration": "50steps", "global_train_batch_size": 4, "optimizer": {"learning_rate": 1e-3},
+                "model": {"d_model": 64, "n_heads": 4, "n_layers": 2, "mlp_hidden_size": 128,
+                    "embedding_size": embedding, "max_sequence_length": length}
+            });
+            let question = Question {
+                stage: "train".into(),
+                params: params.clone(),
+                inputs: Default::default(),
+                free_bytes: None,
+            };
+            let found = check(&serde_json::from_value(params).unwrap(), &question);
+            found.into_iter().find(|finding| finding.level == Level::Note).map(|note| note.message)
+        };
+        let told = note(json!(1000), json!(256)).unwrap();
+        assert!(told.starts_with("memory: about ") && told.contains("with 4 rows at once"), "{told}");
+        assert_eq!(note(Value::Null, json!(256)), None, "the vocabulary comes with the data");
+        assert_eq!(note(json!(1000), Value::Null), None, "the length comes with the data");
+        let huge = note(json!(50_000_000), json!(65_536)).unwrap();
+        assert!(huge.contains("this machine has"), "{huge}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use olmo_data::{Manifest, Memmap};
 use olmo_model::{ModelConfig, Parameters};
+use olmo_stage::protocol::IF_MEMORY_RUNS_OUT;
 use olmo_stage::{Context, StageError};
 
 use crate::batches::Batches;
@@ -93,17 +94,14 @@ impl Setup {
 fn microbatch(params: &Params, config: &ModelConfig, sequence: usize, context: &mut Context) -> usize {
     let need = Need { config, sequence, rows: params.global_train_batch_size };
     let (policy, available) = (params.activation_checkpointing, memory::available());
-    // Some memory is for the rest of the process and of the machine.
-    let room = available.map_or(u64::MAX, |bytes| bytes / 10 * 9);
+    let room = available.map_or(u64::MAX, memory::room);
     let rows = params.device_train_microbatch_size.unwrap_or_else(|| need.microbatch(policy, room));
     let estimate = need.estimate(policy, rows);
-    let [weights, activations, working] =
-        [estimate.total() - estimate.activations - estimate.working, estimate.activations, estimate.working]
-            .map(memory::shown);
-    context.message(format!(
-        "memory: about {} ({weights} for weights, gradients, moments and a checkpoint on its way, {activations} for activations, {working} to work in) with {rows} rows at once",
-        memory::shown(estimate.total()),
-    ));
+    context.message(memory::told(&estimate, rows));
+    // A quarter less than was asked for: if the estimate did not fit, an estimate a little smaller will not either.
+    if let Some((change, smaller)) = need.way_out(policy, rows, estimate.total() / 4 * 3) {
+        eprintln!("{IF_MEMORY_RUNS_OUT}`{change}` would need about {}", memory::shown(smaller.total()));
+    }
     if estimate.total() > room {
         let way_out = match need.way_out(policy, rows, room) {
             Some((change, estimate)) => format!("`{change}` would need {}", memory::shown(estimate.total())),

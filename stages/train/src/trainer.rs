@@ -389,7 +389,12 @@ impl Run<'_> {
             .map_err(model_failure)?;
         self.state.metrics.write(&context.output("metrics")?)?;
         if let Some(peak) = memory::peak() {
-            context.message(format!("memory: {} at most", memory::shown(peak)));
+            let numbers = (self.state.parameters.len() * size_of::<f32>()) as u64;
+            let [weights, moments, rest] = [numbers, 2 * numbers, peak.saturating_sub(4 * numbers)].map(memory::shown);
+            context.message(format!(
+                "memory: {} at most, of it {weights} weights, {weights} gradients, {moments} moments, {rest} activations, checkpoints on their way, data and program",
+                memory::shown(peak)
+            ));
         }
         let skipped = self.state.step - self.state.optimizer_steps;
         if skipped > 0 {
