@@ -262,10 +262,10 @@ mod tests {
 
     #[test]
     fn a_plan_is_told_the_memory_where_model_and_length_are_known() {
-        let note = |embedding: Value, length: Value| {
+        let note = |d_model: u64, embedding: Value, length: Value| {
             let params = json!({
                 "max_duration": "50steps", "global_train_batch_size": 4, "optimizer": {"learning_rate": 1e-3},
-                "model": {"d_model": 64, "n_heads": 4, "n_layers": 2, "mlp_hidden_size": 128,
+                "model": {"d_model": d_model, "n_heads": 4, "n_layers": 2, "mlp_hidden_size": 128,
                     "embedding_size": embedding, "max_sequence_length": length}
             });
             let question = Question {
@@ -277,11 +277,11 @@ mod tests {
             let found = check(&serde_json::from_value(params).unwrap(), &question);
             found.into_iter().find(|finding| finding.level == Level::Note).map(|note| note.message)
         };
-        let told = note(json!(1000), json!(256)).unwrap();
+        let told = note(64, json!(1000), json!(256)).unwrap();
         assert!(told.starts_with("memory: about ") && told.contains("with 4 rows at once"), "{told}");
-        assert_eq!(note(Value::Null, json!(256)), None, "the vocabulary comes with the data");
-        assert_eq!(note(json!(1000), Value::Null), None, "the length comes with the data");
-        let huge = note(json!(50_000_000), json!(65_536)).unwrap();
+        assert_eq!(note(64, Value::Null, json!(256)), None, "the vocabulary comes with the data");
+        assert_eq!(note(64, json!(1000), Value::Null), None, "the length comes with the data");
+        let huge = note(1 << 16, json!(1 << 24), json!(65_536)).unwrap();
         assert!(huge.contains("this machine has"), "{huge}");
     }
 
