@@ -5,6 +5,9 @@
 // many elements a thread moves at once; every row width and offset is a multiple of it). Arithmetic is f32. Sums have a fixed order:
 // nothing is added atomically, so a result does not depend on how blocks are scheduled.
 typedef long long i64;
+#ifndef KERNEL
+#define KERNEL extern "C" __global__ void
+#endif
 
 #if ELEMENT_BF16
 typedef unsigned short E;
