@@ -4,11 +4,15 @@
 use rayon::prelude::*;
 
 use super::buffer::Buffer;
+use super::gemm::Write;
 use super::kernels::Kernels;
 use super::math::{dot, exp, maximum, multiversion, sum};
 use super::shared::SharedSlice;
 use crate::config::BlockConfig;
 use crate::rope::Places;
+
+/// Who multiplies here: a BLAS would gain nothing at these sizes.
+const PRODUCT: Kernels = Kernels::Rust;
 
 /// Query rows of a block.
 const ROWS: usize = 64;
@@ -54,29 +58,6 @@ impl Place {
     fn output(&self, token: usize, head: usize) -> usize {
         token * self.d + head * self.head
     }
-}
-
-/// `c [m, n] (+)= a [m, k] b [k, n]` with strides; never scaled, see `gemm`.
-///
-/// # Safety
-/// All three matrices lie in memory that may be read (c: written), and c overlaps nothing that is in use.
-#[expect(clippy::too_many_arguments, reason = "as a BLAS call")]
-unsafe fn gemm(
-    m: usize,
-    n: usize,
-    k: usize,
-    a: *const f32,
-    a_strides: [usize; 2],
-    b: *const f32,
-    b_strides: [usize; 2],
-    beta: f32,
-    c: *mut f32,
-    c_stride: usize,
-) {
-    let [ra, ca] = a_strides.map(|stride| stride as isize);
-    let [rb, cb] = b_strides.map(|stride| stride as isize);
-    // SAFETY: the caller's promise.
-    unsafe { matrixmultiply::sgemm(m, k, n, 1.0, a, ra, ca, b, rb, cb, beta, c, c_stride as isize, 1) }
 }
 
 /// What a block of query rows sees.
@@ -145,32 +126,22 @@ pub(crate) fn forward(
             unsafe {
                 let query = heads.as_ptr().add(place.query(first + start, head));
                 let key = heads.as_ptr().add(place.key(first + seen.from, kv_head));
-                gemm(
-                    rows,
-                    columns,
-                    place.head,
-                    query,
-                    [place.stride, 1],
-                    key,
-                    [1, place.stride],
-                    0.0,
-                    scores.as_mut_ptr(),
-                    sequence,
+                PRODUCT.gemm(
+                    [rows, columns, place.head],
+                    (query, [place.stride, 1]),
+                    (key, [1, place.stride]),
+                    Write::New,
+                    (scores.as_mut_ptr(), sequence),
                 );
                 softmax_rows(&mut scores, columns, sequence, seen, place.scale, &mut lse[start..start + rows]);
                 let value = heads.as_ptr().add(place.value(first + seen.from, kv_head));
                 let target = output.at(place.output(first + start, head));
-                gemm(
-                    rows,
-                    place.head,
-                    columns,
-                    scores.as_ptr(),
-                    [sequence, 1],
-                    value,
-                    [place.stride, 1],
-                    0.0,
-                    target,
-                    place.d,
+                PRODUCT.gemm(
+                    [rows, place.head, columns],
+                    (scores.as_ptr(), [sequence, 1]),
+                    (value, [place.stride, 1]),
+                    Write::New,
+                    (target, place.d),
                 );
             }
         }
@@ -263,29 +234,19 @@ pub(crate) fn backward(
                     let key = heads.as_ptr().add(place.key(first + seen.from, kv_head));
                     let value = heads.as_ptr().add(place.value(first + seen.from, kv_head));
                     let incoming = doutput.as_ptr().add(output_at);
-                    gemm(
-                        rows,
-                        columns,
-                        place.head,
-                        query,
-                        [place.stride, 1],
-                        key,
-                        [1, place.stride],
-                        0.0,
-                        weights.as_mut_ptr(),
-                        sequence,
+                    PRODUCT.gemm(
+                        [rows, columns, place.head],
+                        (query, [place.stride, 1]),
+                        (key, [1, place.stride]),
+                        Write::New,
+                        (weights.as_mut_ptr(), sequence),
                     );
-                    gemm(
-                        rows,
-                        columns,
-                        place.head,
-                        incoming,
-                        [place.d, 1],
-                        value,
-                        [1, place.stride],
-                        0.0,
-                        dweights.as_mut_ptr(),
-                        sequence,
+                    PRODUCT.gemm(
+                        [rows, columns, place.head],
+                        (incoming, [place.d, 1]),
+                        (value, [1, place.stride]),
+                        Write::New,
+                        (dweights.as_mut_ptr(), sequence),
                     );
                     let lse = &lse[lse_start + start..lse_start + start + rows];
                     let (output, doutput) = (&output[output_at..], &doutput[output_at..]);
@@ -303,43 +264,28 @@ pub(crate) fn backward(
                         place.head,
                     );
                     let dquery = dheads.at(query_at);
-                    gemm(
-                        rows,
-                        place.head,
-                        columns,
-                        dweights.as_ptr(),
-                        [sequence, 1],
-                        key,
-                        [place.stride, 1],
-                        0.0,
-                        dquery,
-                        place.stride,
+                    PRODUCT.gemm(
+                        [rows, place.head, columns],
+                        (dweights.as_ptr(), [sequence, 1]),
+                        (key, [place.stride, 1]),
+                        Write::New,
+                        (dquery, place.stride),
                     );
                     let dkey = dheads.at(place.key(first + seen.from, kv_head));
-                    gemm(
-                        columns,
-                        place.head,
-                        rows,
-                        dweights.as_ptr(),
-                        [1, sequence],
-                        query,
-                        [place.stride, 1],
-                        1.0,
-                        dkey,
-                        place.stride,
+                    PRODUCT.gemm(
+                        [columns, place.head, rows],
+                        (dweights.as_ptr(), [1, sequence]),
+                        (query, [place.stride, 1]),
+                        Write::Add,
+                        (dkey, place.stride),
                     );
                     let dvalue = dheads.at(place.value(first + seen.from, kv_head));
-                    gemm(
-                        columns,
-                        place.head,
-                        rows,
-                        weights.as_ptr(),
-                        [1, sequence],
-                        incoming,
-                        [place.d, 1],
-                        1.0,
-                        dvalue,
-                        place.stride,
+                    PRODUCT.gemm(
+                        [columns, place.head, rows],
+                        (weights.as_ptr(), [1, sequence]),
+                        (incoming, [place.d, 1]),
+                        Write::Add,
+                        (dvalue, place.stride),
                     );
                 }
             }

@@ -5,7 +5,7 @@ use super::gemm::Write;
 /// Who multiplies matrices for the fused bodies; everything else in them is the same code.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Kernels {
-    /// `matrixmultiply`: pure Rust, the same bits for any number of threads.
+    /// `matrixmultiply`, and our own product for AVX-512 with the same bits: pure Rust, the same for any number of threads.
     #[default]
     Rust,
     /// The BLAS of libtorch, one thread for each piece. The same bits for any number of threads, if it is asked for (`MKL_CBWR`).
@@ -53,6 +53,11 @@ impl Kernels {
     ) {
         match self {
             Kernels::Rust => {
+                #[cfg(target_arch = "x86_64")]
+                if super::avx512::available() {
+                    // SAFETY: the machine has what it needs; the rest is the caller's promise.
+                    return unsafe { super::avx512::gemm([m, n, k], a, b, write, (c, c_stride)) };
+                }
                 let beta = if write == Write::New { 0.0 } else { 1.0 };
                 let [ra, ca] = a.1.map(|stride| stride as isize);
                 let [rb, cb] = b.1.map(|stride| stride as isize);

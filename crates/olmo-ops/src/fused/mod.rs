@@ -1,6 +1,8 @@
 //! The fused bodies: forward and backward by hand over f32 slices, all matrices row-major.
 
 mod attention;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 pub mod block;
 mod buffer;
 pub mod embedding;
