@@ -5,11 +5,13 @@
 
 mod attention;
 mod devices;
+mod kernels;
 
-use tch::{Device, Kind, Tensor};
+pub use tch::{Device as Place, Device, Kind, Tensor};
 
 pub use attention::{AttentionShape, attention_backward, attention_forward};
 pub use devices::{Cuda, cuda};
+pub use kernels::{Argument, Element, KernelError, KernelFolders, Kernels, compile, cubin_name, memory};
 
 /// The version that this was built and tested with.
 pub const VERSION: &str = "2.11.0";

@@ -1,0 +1,243 @@
+//! CUDA's driver by its name at run time: the device's context (libtorch's own), modules, launches, free memory.
+
+use std::{
+    ffi::{CStr, CString, c_char, c_int, c_uint, c_void},
+    sync::OnceLock,
+};
+
+use libloading::Library;
+
+use super::error::KernelError;
+
+type Status = c_int;
+type Context = *mut c_void;
+type Module = *mut c_void;
+/// A kernel of a loaded module.
+pub(super) type Function = *mut c_void;
+
+const MAJOR: c_int = 75;
+const MINOR: c_int = 76;
+
+/// The driver's functions; it stays loaded to the end of the process.
+pub(super) struct Driver {
+    words: unsafe extern "C" fn(Status, *mut *const c_char) -> Status,
+    device: unsafe extern "C" fn(*mut c_int, c_int) -> Status,
+    attribute: unsafe extern "C" fn(*mut c_int, c_int, c_int) -> Status,
+    retain: unsafe extern "C" fn(*mut Context, c_int) -> Status,
+    current: unsafe extern "C" fn(*mut Context) -> Status,
+    push: unsafe extern "C" fn(Context) -> Status,
+    pop: unsafe extern "C" fn(*mut Context) -> Status,
+    load: unsafe extern "C" fn(*mut Module, *const c_void) -> Status,
+    function: unsafe extern "C" fn(*mut Function, Module, *const c_char) -> Status,
+    launch: unsafe extern "C" fn(
+        Function,
+        c_uint,
+        c_uint,
+        c_uint,
+        c_uint,
+        c_uint,
+        c_uint,
+        c_uint,
+        *mut c_void,
+        *const *const c_void,
+        *const *const c_void,
+    ) -> Status,
+    memory: unsafe extern "C" fn(*mut usize, *mut usize) -> Status,
+}
+
+impl Driver {
+    /// Loads and starts the driver, once.
+    ///
+    /// # Errors
+    /// There is none, or it does not start.
+    pub(super) fn get() -> Result<&'static Driver, KernelError> {
+        static LOADED: OnceLock<Result<Driver, KernelError>> = OnceLock::new();
+        LOADED.get_or_init(Driver::load).as_ref().map_err(Clone::clone)
+    }
+
+    fn load() -> Result<Driver, KernelError> {
+        // SAFETY: loading the driver runs its initialisers, which touch nothing of ours.
+        let library = unsafe { Library::new("libcuda.so.1") }
+            .map_err(|error| KernelError::NoDriver { reason: error.to_string() })?;
+        let library: &'static Library = Box::leak(Box::new(library));
+        macro_rules! function {
+            ($name:literal) => {{
+                // SAFETY: the types are those of cuda.h.
+                *unsafe { library.get(concat!($name, "\0").as_bytes()) }.map_err(|_| KernelError::TooOld {
+                    library: "libcuda.so.1".to_owned(),
+                    function: $name.to_owned(),
+                    way_out: "install a newer driver (580 or newer for CUDA 13)",
+                })?
+            }};
+        }
+        let driver = Driver {
+            words: function!("cuGetErrorString"),
+            device: function!("cuDeviceGet"),
+            attribute: function!("cuDeviceGetAttribute"),
+            retain: function!("cuDevicePrimaryCtxRetain"),
+            current: function!("cuCtxGetCurrent"),
+            push: function!("cuCtxPushCurrent_v2"),
+            pop: function!("cuCtxPopCurrent_v2"),
+            load: function!("cuModuleLoadData"),
+            function: function!("cuModuleGetFunction"),
+            launch: function!("cuLaunchKernel"),
+            memory: function!("cuMemGetInfo_v2"),
+        };
+        let start: unsafe extern "C" fn(c_uint) -> Status = function!("cuInit");
+        // SAFETY: as cuda.h has it.
+        let status = unsafe { start(0) };
+        if status != 0 {
+            return Err(KernelError::NoDriver { reason: driver.words(status) });
+        }
+        Ok(driver)
+    }
+
+    /// As `an illegal memory access was encountered (700)`.
+    fn words(&self, status: Status) -> String {
+        let mut text: *const c_char = std::ptr::null();
+        // SAFETY: the driver's strings are constants; it leaves null for a number that it does not know.
+        unsafe {
+            (self.words)(status, &mut text);
+            if text.is_null() {
+                return format!("error {status}");
+            }
+            format!("{} ({status})", CStr::from_ptr(text).to_string_lossy())
+        }
+    }
+}
+
+/// A device with the context that libtorch computes in.
+#[derive(Clone, Copy)]
+pub(super) struct Gpu {
+    driver: &'static Driver,
+    index: usize,
+    context: Context,
+    /// As `sm_90`, in tens and ones.
+    capability: (c_int, c_int),
+}
+
+// SAFETY: contexts belong to the process; the driver may be called from any thread.
+unsafe impl Send for Gpu {}
+// SAFETY: as above.
+unsafe impl Sync for Gpu {}
+
+impl Gpu {
+    /// Device `index` as libtorch counts, with its primary context.
+    ///
+    /// # Errors
+    /// There is no driver or no such device.
+    pub(super) fn open(index: usize) -> Result<Gpu, KernelError> {
+        let driver = Driver::get()?;
+        let checked = |call: &'static str, status: Status| match status {
+            0 => Ok(()),
+            status => Err(KernelError::Driver { call, device: index, reason: driver.words(status) }),
+        };
+        let (mut device, mut major, mut minor, mut context) = (0, 0, 0, std::ptr::null_mut());
+        // SAFETY: places to write to. The context stays retained: it is libtorch's too, and lives as long as the process.
+        unsafe {
+            checked("cuDeviceGet", (driver.device)(&mut device, index as c_int))?;
+            checked("cuDeviceGetAttribute", (driver.attribute)(&mut major, MAJOR, device))?;
+            checked("cuDeviceGetAttribute", (driver.attribute)(&mut minor, MINOR, device))?;
+            checked("cuDevicePrimaryCtxRetain", (driver.retain)(&mut context, device))?;
+        }
+        Ok(Gpu { driver, index, context, capability: (major, minor) })
+    }
+
+    /// As `sm_90`.
+    pub(super) fn architecture(&self) -> String {
+        format!("sm_{}{}", self.capability.0, self.capability.1)
+    }
+
+    fn error(&self, call: &'static str, status: Status) -> KernelError {
+        KernelError::Driver { call, device: self.index, reason: self.driver.words(status) }
+    }
+
+    /// Runs `work` with the device's context current, and leaves the thread as it was.
+    fn within<T>(&self, work: impl FnOnce() -> T) -> Result<T, KernelError> {
+        let mut current = std::ptr::null_mut();
+        // SAFETY: places to write to; what is pushed is popped.
+        unsafe {
+            let status = (self.driver.current)(&mut current);
+            if status == 0 && current == self.context {
+                return Ok(work());
+            }
+            match (self.driver.push)(self.context) {
+                0 => {}
+                status => return Err(self.error("cuCtxPushCurrent", status)),
+            }
+            let result = work();
+            (self.driver.pop)(&mut current);
+            Ok(result)
+        }
+    }
+
+    /// Loads a cubin and looks its kernels up. It stays loaded: kernels that a GPU still runs are no longer anyone's to wait for.
+    ///
+    /// # Errors
+    /// The driver cannot load it (the words say why), or a kernel is not in it (its name).
+    pub(super) fn module<'a>(
+        &self,
+        cubin: &[u8],
+        names: impl Iterator<Item = &'a str>,
+    ) -> Result<Vec<Function>, KernelError> {
+        let code = |reason: String| KernelError::Code { code: "the cubin".to_owned(), reason };
+        // The driver reads from an aligned place.
+        let mut aligned = vec![0u64; cubin.len().div_ceil(8)];
+        // SAFETY: so many bytes are there; u64 holds any.
+        unsafe { std::ptr::copy_nonoverlapping(cubin.as_ptr(), aligned.as_mut_ptr().cast(), cubin.len()) };
+        self.within(|| {
+            let mut module = std::ptr::null_mut();
+            // SAFETY: the image is complete; names end with zero.
+            unsafe {
+                match (self.driver.load)(&mut module, aligned.as_ptr().cast()) {
+                    0 => {}
+                    status => return Err(code(self.driver.words(status))),
+                }
+                let mut functions = Vec::new();
+                for name in names {
+                    let mut function = std::ptr::null_mut();
+                    let text = CString::new(name).map_err(|_| code(format!("kernel {name:?} has no such name")))?;
+                    match (self.driver.function)(&mut function, module, text.as_ptr()) {
+                        0 => functions.push(function),
+                        status => return Err(code(format!("kernel {name}: {}", self.driver.words(status)))),
+                    }
+                }
+                Ok(functions)
+            }
+        })?
+    }
+
+    /// Launches on the default stream, which is libtorch's.
+    ///
+    /// # Errors
+    /// The driver's words. They may be about an earlier launch: a GPU tells late.
+    ///
+    /// # Safety
+    /// `arguments` point to the values of the function's parameters, and what those point to is the device's.
+    pub(super) unsafe fn launch(
+        &self,
+        function: Function,
+        grid: u32,
+        block: u32,
+        arguments: &[*const c_void],
+    ) -> Result<(), String> {
+        // SAFETY: the caller's promise.
+        let launched = self.within(|| unsafe {
+            let (stream, extra) = (std::ptr::null_mut(), std::ptr::null());
+            (self.driver.launch)(function, grid, 1, 1, block, 1, 1, 0, stream, arguments.as_ptr(), extra)
+        });
+        match launched {
+            Ok(0) => Ok(()),
+            Ok(status) => Err(self.driver.words(status)),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// Free and total bytes.
+    pub(super) fn memory(&self) -> Option<(usize, usize)> {
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: places to write to.
+        let status = self.within(|| unsafe { (self.driver.memory)(&mut free, &mut total) }).ok()?;
+        (status == 0).then_some((free, total))
+    }
+}

@@ -1,0 +1,239 @@
+//! NVRTC, NVIDIA's compiler as a library, by its name at run time: nothing of CUDA is linked.
+
+use std::{
+    ffi::{CStr, CString, c_char, c_int, c_void},
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
+
+use libloading::Library;
+
+use super::error::{COMPILE_WAY_OUT, KernelError};
+
+const NAMES: [&str; 3] = ["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"];
+const WAY_OUT: &str = "`scripts/libtorch cuda` fetches NVRTC 13";
+
+type Program = *mut c_void;
+type Status = c_int;
+
+/// The library's functions; it stays loaded to the end of the process.
+pub(super) struct Nvrtc {
+    version: (c_int, c_int),
+    create: unsafe extern "C" fn(
+        *mut Program,
+        *const c_char,
+        *const c_char,
+        c_int,
+        *const *const c_char,
+        *const *const c_char,
+    ) -> Status,
+    compile: unsafe extern "C" fn(Program, c_int, *const *const c_char) -> Status,
+    log_size: unsafe extern "C" fn(Program, *mut usize) -> Status,
+    log: unsafe extern "C" fn(Program, *mut c_char) -> Status,
+    code_size: unsafe extern "C" fn(Program, *mut usize) -> Status,
+    code: unsafe extern "C" fn(Program, *mut c_char) -> Status,
+    destroy: unsafe extern "C" fn(*mut Program) -> Status,
+    words: unsafe extern "C" fn(Status) -> *const c_char,
+    known_count: unsafe extern "C" fn(*mut c_int) -> Status,
+    known: unsafe extern "C" fn(*mut c_int) -> Status,
+}
+
+impl Nvrtc {
+    /// Loads the library, once.
+    ///
+    /// # Errors
+    /// It is nowhere, or too old.
+    pub(super) fn get() -> Result<&'static Nvrtc, KernelError> {
+        static LOADED: OnceLock<Result<Nvrtc, KernelError>> = OnceLock::new();
+        LOADED.get_or_init(Nvrtc::load).as_ref().map_err(Clone::clone)
+    }
+
+    fn load() -> Result<Nvrtc, KernelError> {
+        let candidates = candidates();
+        let found = candidates.iter().find_map(|name| open(name).map(|library| (name, library)));
+        let Some((name, library)) = found else {
+            return Err(KernelError::NoNvrtc {
+                searched: candidates.iter().map(|name| name.display().to_string()).collect(),
+            });
+        };
+        let missing = |function: &str| KernelError::TooOld {
+            library: name.display().to_string(),
+            function: function.to_owned(),
+            way_out: WAY_OUT,
+        };
+        macro_rules! function {
+            ($name:literal) => {{
+                // SAFETY: the types are those of nvrtc.h.
+                *unsafe { library.get(concat!($name, "\0").as_bytes()) }.map_err(|_| missing($name))?
+            }};
+        }
+        let version: unsafe extern "C" fn(*mut c_int, *mut c_int) -> Status = function!("nvrtcVersion");
+        let (mut major, mut minor) = (0, 0);
+        // SAFETY: two places to write to.
+        unsafe { version(&mut major, &mut minor) };
+        Ok(Nvrtc {
+            version: (major, minor),
+            create: function!("nvrtcCreateProgram"),
+            compile: function!("nvrtcCompileProgram"),
+            log_size: function!("nvrtcGetProgramLogSize"),
+            log: function!("nvrtcGetProgramLog"),
+            code_size: function!("nvrtcGetCUBINSize"),
+            code: function!("nvrtcGetCUBIN"),
+            destroy: function!("nvrtcDestroyProgram"),
+            words: function!("nvrtcGetErrorString"),
+            known_count: function!("nvrtcGetNumSupportedArchs"),
+            known: function!("nvrtcGetSupportedArchs"),
+        })
+    }
+
+    /// As `13.0`.
+    pub(super) fn version(&self) -> String {
+        format!("{}.{}", self.version.0, self.version.1)
+    }
+
+    fn architectures(&self) -> Vec<String> {
+        let mut count = 0;
+        // SAFETY: the second call writes as many numbers as the first one told.
+        let numbers = unsafe {
+            if (self.known_count)(&mut count) != 0 {
+                return Vec::new();
+            }
+            let mut numbers = vec![0; count.max(0) as usize];
+            if (self.known)(numbers.as_mut_ptr()) != 0 {
+                return Vec::new();
+            }
+            numbers
+        };
+        numbers.into_iter().map(|number| format!("sm_{number}")).collect()
+    }
+
+    /// The cubin of `text`; `place` names it in messages.
+    ///
+    /// # Errors
+    /// The architecture is unknown, or the text does not compile.
+    pub(super) fn cubin(
+        &self,
+        text: &str,
+        place: &str,
+        options: &[String],
+        architecture: &str,
+    ) -> Result<Vec<u8>, KernelError> {
+        let known = self.architectures();
+        // `sm_90a` and the like are variants of what the list holds.
+        let plain = architecture.trim_end_matches(|c: char| c.is_ascii_lowercase());
+        if !known.is_empty() && !known.iter().any(|one| one == plain) {
+            return Err(KernelError::Architecture {
+                architecture: architecture.to_owned(),
+                version: self.version(),
+                known,
+            });
+        }
+        let failed = |log: String| KernelError::Compile {
+            compiler: format!("NVRTC {}", self.version()),
+            text: place.to_owned(),
+            log,
+            way_out: COMPILE_WAY_OUT,
+        };
+        let text = CString::new(text).map_err(|_| failed("the text holds a zero byte".to_owned()))?;
+        let options = options.iter().map(|option| CString::new(option.as_str()));
+        let options: Vec<CString> =
+            options.collect::<Result<_, _>>().map_err(|_| failed("an option holds a zero byte".to_owned()))?;
+        let pointers: Vec<*const c_char> = options.iter().map(|option| option.as_ptr()).collect();
+        let mut program: Program = std::ptr::null_mut();
+        // SAFETY: strings end with zero and outlive the calls; sizes are asked for before memory is filled; the program is destroyed once.
+        unsafe {
+            let status = (self.create)(
+                &mut program,
+                text.as_ptr(),
+                c"kernels.cu".as_ptr(),
+                0,
+                std::ptr::null(),
+                std::ptr::null(),
+            );
+            if status != 0 {
+                return Err(failed(self.words(status)));
+            }
+            let status = (self.compile)(program, pointers.len() as c_int, pointers.as_ptr());
+            let result = if status == 0 {
+                let mut code = Vec::new();
+                let mut status = self.filled(program, self.code_size, self.code, &mut code);
+                if status == 0 && code.is_empty() {
+                    status = -1;
+                }
+                if status == 0 { Ok(code) } else { Err(failed(format!("it made no code: {}", self.words(status)))) }
+            } else {
+                let mut log = Vec::new();
+                self.filled(program, self.log_size, self.log, &mut log);
+                let log = String::from_utf8_lossy(&log).trim_end_matches(['\0', '\n']).to_owned();
+                Err(failed(if log.is_empty() { self.words(status) } else { log }))
+            };
+            (self.destroy)(&mut program);
+            result
+        }
+    }
+
+    /// # Safety
+    /// `program` lives, and `size` tells how much `fill` writes.
+    unsafe fn filled(
+        &self,
+        program: Program,
+        size: unsafe extern "C" fn(Program, *mut usize) -> Status,
+        fill: unsafe extern "C" fn(Program, *mut c_char) -> Status,
+        to: &mut Vec<u8>,
+    ) -> Status {
+        let mut length = 0;
+        // SAFETY: the caller's promise.
+        unsafe {
+            let status = size(program, &mut length);
+            if status != 0 {
+                return status;
+            }
+            to.resize(length, 0);
+            fill(program, to.as_mut_ptr().cast())
+        }
+    }
+
+    fn words(&self, status: Status) -> String {
+        // SAFETY: NVRTC's strings are constants.
+        unsafe { CStr::from_ptr((self.words)(status)) }.to_string_lossy().into_owned()
+    }
+}
+
+/// Loads the library for good. It looks for its own second half by name alone, so where it lies in a folder that the loader does not know,
+/// that is loaded before it.
+fn open(name: &Path) -> Option<&'static Library> {
+    // SAFETY: loading NVRTC's libraries runs their initialisers, which touch nothing of ours.
+    let load = |path: &Path| unsafe { Library::new(path) }.ok().map(|library| &*Box::leak(Box::new(library)));
+    if let Some(folder) = name.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        if !name.exists() {
+            return None;
+        }
+        for entry in std::fs::read_dir(folder).ok()?.flatten() {
+            let is_half = entry.file_name().to_string_lossy().starts_with("libnvrtc-builtins.so");
+            if is_half {
+                load(&entry.path());
+            }
+        }
+    }
+    load(name)
+}
+
+/// By name, as the loader finds it (LD_LIBRARY_PATH, libtorch's own search); then beside libtorch; then where CUDA is installed.
+fn candidates() -> Vec<PathBuf> {
+    let mut candidates: Vec<PathBuf> = NAMES.iter().map(PathBuf::from).collect();
+    let mut folders = Vec::new();
+    if let Some(lib) = libtorch_folder() {
+        let packages = lib.join("..").join("..").join("nvidia");
+        folders.extend([packages.join("cu13").join("lib"), packages.join("cuda_nvrtc").join("lib"), lib]);
+    }
+    folders.push(PathBuf::from("/usr/local/cuda/lib64"));
+    candidates.extend(folders.iter().flat_map(|folder| NAMES.map(|name| folder.join(name))));
+    candidates
+}
+
+/// Where the libtorch that runs lies, as the kernel shows it.
+fn libtorch_folder() -> Option<PathBuf> {
+    let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
+    let line = maps.lines().find(|line| line.ends_with("/libtorch_cpu.so"))?;
+    Some(Path::new(&line[line.find('/')?..]).parent()?.to_owned())
+}
