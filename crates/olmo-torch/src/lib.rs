@@ -4,14 +4,20 @@
 //! the thread that calls it ([`keep_to_one_thread`]); `olmo-ops` divides the work itself, in the same pieces every time.
 
 mod attention;
+mod device_attention;
 mod devices;
 mod kernels;
-
-pub use tch::{Device as Place, Device, Kind, Tensor};
+mod shim;
 
 pub use attention::{AttentionShape, attention_backward, attention_forward};
+pub use device_attention::{
+    AttentionKept, AttentionKernel, DeviceAttention, Documents, cudnn_refusal, device_attention_backward,
+    device_attention_forward, device_attention_forward_by,
+};
 pub use devices::{Cuda, cuda};
 pub use kernels::{Argument, Element, KernelError, KernelFolders, Kernels, compile, cubin_name, memory};
+pub use shim::{allow_tf32, tf32_allowed};
+pub use tch::{Device as Place, Device, Kind, Tensor};
 
 /// The version that this was built and tested with.
 pub const VERSION: &str = "2.11.0";

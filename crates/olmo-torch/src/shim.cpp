@@ -1,0 +1,110 @@
+// What libtorch has and `tch` does not: attention by cuDNN and by flash kernels with their backward passes, and the switch for TF32.
+//
+// Tensors come as `at::Tensor*`, as torch-sys has them; those that go out are new and the caller's. Only libtorch's dispatcher is called, so
+// this links against the CPU tree too and needs no header of CUDA. A function returns null, or what went wrong as text for `olmo_free`:
+// no exception leaves here.
+#include <ATen/Context.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/_flash_attention_backward.h>
+#include <ATen/ops/_flash_attention_forward.h>
+#include <ATen/ops/_scaled_dot_product_cudnn_attention.h>
+#include <ATen/ops/_scaled_dot_product_cudnn_attention_backward.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <optional>
+
+namespace {
+
+using at::Tensor;
+
+const Tensor& at_(const void* tensor) { return *static_cast<const Tensor*>(tensor); }
+Tensor or_none(const void* tensor) { return tensor ? at_(tensor) : Tensor(); }
+
+template <class Work> char* caught(Work work) {
+  try {
+    // libtorch's own autograd has no part in this.
+    at::AutoDispatchBelowADInplaceOrView guard;
+    work();
+    return nullptr;
+  } catch (const c10::Error& error) {
+    return strdup(error.what_without_backtrace());
+  } catch (const std::exception& error) {
+    return strdup(error.what());
+  } catch (...) {
+    return strdup("an exception of an unknown kind");
+  }
+}
+
+void gives(void** to, std::initializer_list<Tensor> tensors) {
+  for (const Tensor& tensor : tensors) *to++ = new Tensor(tensor);
+}
+
+std::optional<c10::SymInt> window_left(int64_t window) {
+  return window > 0 ? std::make_optional(c10::SymInt(window - 1)) : std::nullopt;
+}
+std::optional<c10::SymInt> window_right(int64_t window) {
+  return window > 0 ? std::make_optional(c10::SymInt(0)) : std::nullopt;
+}
+
+}  // namespace
+
+extern "C" {
+
+void olmo_free(char* text) { std::free(text); }
+
+// q, k, v [batch, heads, sequence, head]; causal. kept: output (like q), log-sum-exp, seed, offset, two cumulative lengths (may be
+// undefined). lengths: the longest sequences of queries and keys.
+char* olmo_cudnn_forward(const void* q, const void* k, const void* v, double scale, void** kept, int64_t* lengths) {
+  return caught([&] {
+    auto made = at::_scaled_dot_product_cudnn_attention(at_(q), at_(k), at_(v), std::nullopt, true, 0.0, true, false, scale);
+    lengths[0] = std::get<4>(made).guard_int(__FILE__, __LINE__);
+    lengths[1] = std::get<5>(made).guard_int(__FILE__, __LINE__);
+    gives(kept, {std::get<0>(made), std::get<1>(made), std::get<6>(made), std::get<7>(made), std::get<2>(made), std::get<3>(made)});
+  });
+}
+
+// kept and lengths as olmo_cudnn_forward gave them; gradients: of q, k, v.
+char* olmo_cudnn_backward(const void* doutput, const void* q, const void* k, const void* v, void* const* kept, const int64_t* lengths,
+                          double scale, void** gradients) {
+  return caught([&] {
+    auto made = at::_scaled_dot_product_cudnn_attention_backward_symint(
+        at_(doutput), at_(q), at_(k), at_(v), at_(kept[0]), at_(kept[1]), at_(kept[2]), at_(kept[3]), Tensor(), at_(kept[4]),
+        at_(kept[5]), lengths[0], lengths[1], 0.0, true, scale);
+    gives(gradients, {std::get<0>(made), std::get<1>(made), std::get<2>(made)});
+  });
+}
+
+// Causal. Without `ends` (null): q [batch, sequence, heads, head], k and v [batch, sequence, kv_heads, head]. With it (i32, documents + 1):
+// q [tokens, heads, head], k and v alike, and `longest` is the longest document. window: keys that a query sees, itself among them; 0 for
+// all. kept: output (like q), log-sum-exp, the generator's state and a tensor of no use.
+char* olmo_flash_forward(const void* q, const void* k, const void* v, const void* ends, int64_t longest, int64_t window, double scale,
+                         void** kept) {
+  return caught([&] {
+    std::optional<Tensor> lengths = ends ? std::make_optional(at_(ends)) : std::nullopt;
+    auto made = at::_flash_attention_forward_symint(at_(q), at_(k), at_(v), lengths, lengths, longest, longest, 0.0, true, false, scale,
+                                                    window_left(window), window_right(window));
+    gives(kept, {std::get<0>(made), std::get<1>(made), std::get<2>(made), std::get<3>(made)});
+  });
+}
+
+char* olmo_flash_backward(const void* doutput, const void* q, const void* k, const void* v, void* const* kept, const void* ends,
+                          int64_t longest, int64_t window, double scale, void** gradients) {
+  return caught([&] {
+    auto made = at::_flash_attention_backward_symint(at_(doutput), at_(q), at_(k), at_(v), at_(kept[0]), at_(kept[1]), or_none(ends),
+                                                     or_none(ends), longest, longest, 0.0, true, at_(kept[2]), at_(kept[3]), scale,
+                                                     window_left(window), window_right(window));
+    gives(gradients, {std::get<0>(made), std::get<1>(made), std::get<2>(made)});
+  });
+}
+
+char* olmo_allow_tf32(int allow) {
+  return caught([&] { at::globalContext().setAllowTF32CuBLAS(allow != 0); });
+}
+
+int olmo_tf32_allowed() {
+  int allowed = -1;
+  std::free(caught([&] { allowed = at::globalContext().allowTF32CuBLAS(); }));
+  return allowed;
+}
+}
