@@ -52,6 +52,14 @@ impl Backend {
         }
     }
 
+    /// What activations are computed in, from the param `precision`: bf16 on a GPU unless it says otherwise, else f32 (OLMo's names).
+    pub fn precision(self, params: &Value) -> &'static str {
+        match (self, params.get("precision").and_then(Value::as_str)) {
+            (Self::LibTorchCuda, Some("auto" | "amp_bf16")) => "amp_bf16",
+            _ => "fp32",
+        }
+    }
+
     /// The worker that holds it, if the one for flex is at `flex`.
     pub fn worker(self, flex: &Path) -> PathBuf {
         if self == Self::Flex {
@@ -96,6 +104,17 @@ mod tests {
             assert_eq!(Backend::of(&params, gpus), expected, "{device}, {backend}, {gpus} GPUs");
         }
         assert_eq!(Backend::of(&json!({"limit": 3}), 4), Flex, "a stage that knows no backends");
+    }
+
+    #[test]
+    fn a_gpu_computes_in_bf16_unless_it_is_told_not_to() {
+        let of = |backend: Backend, precision: &str| backend.precision(&json!({"precision": precision}));
+        assert_eq!(of(Backend::LibTorchCuda, "auto"), "amp_bf16");
+        assert_eq!(of(Backend::LibTorchCuda, "amp_bf16"), "amp_bf16");
+        assert_eq!(of(Backend::LibTorchCuda, "fp32"), "fp32");
+        assert_eq!(of(Backend::Flex, "auto"), "fp32");
+        assert_eq!(of(Backend::LibTorch, "auto"), "fp32");
+        assert_eq!(Backend::LibTorchCuda.precision(&json!({})), "fp32", "a stage that knows no precisions");
     }
 
     #[test]

@@ -17,8 +17,6 @@ use crate::key::{CommandKey, KeyInput, KeyRecord};
 use crate::spec::{Binding, PortRef, Resolved, ResolvedStage};
 use crate::store::{ListItem, Output, Store, StoreError};
 
-const PRECISION: &str = "fp32";
-
 /// All stages, in the order of their dependencies.
 pub struct Board<'r> {
     pub stages: Vec<Stage<'r>>,
@@ -350,7 +348,7 @@ impl<'r> Board<'r> {
         let command = self.sources.command(&stage.spec.uses).cloned();
         let (description, params) = (&stage.spec.description, &stage.spec.params);
         let backend = Backend::of_stage(stage.spec);
-        Ok(KeyRecord::new(description, params, inputs, Some(backend.name()), Some(PRECISION), command)?)
+        Ok(KeyRecord::new(description, params, inputs, Some(backend.name()), Some(backend.precision(params)), command)?)
     }
 }
 

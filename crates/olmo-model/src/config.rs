@@ -1,5 +1,6 @@
 //! The shape of a model, under OLMo's own field names.
 
+use olmo_ops::{BlockConfig, Norm, NormKind};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -134,6 +135,29 @@ impl ModelConfig {
     /// Width of one head.
     pub fn head_width(&self) -> usize {
         self.d_model.checked_div(self.n_heads).unwrap_or(0)
+    }
+
+    pub(crate) fn norm(&self) -> Norm {
+        let kind = match self.layer_norm_type {
+            LayerNormType::Default => NormKind::Layer,
+            LayerNormType::Rms => NormKind::Rms,
+        };
+        Norm { kind, eps: self.layer_norm_eps as f32 }
+    }
+
+    /// Block `layer` as the operations want it.
+    pub(crate) fn block(&self, layer: usize) -> BlockConfig {
+        BlockConfig {
+            d_model: self.d_model,
+            n_heads: self.n_heads,
+            n_kv_heads: self.kv_heads(),
+            mlp_width: self.mlp_width(),
+            clip_qkv: self.clip_qkv.map(|clip| clip as f32),
+            norm: self.norm(),
+            norm_after: self.norm_after,
+            qk_norm: self.attention_layer_norm,
+            window: self.window(layer),
+        }
     }
 
     /// The window of block `layer` (from 0), if it has one.

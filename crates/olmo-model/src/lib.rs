@@ -14,6 +14,8 @@ mod init;
 mod layout;
 mod memory;
 mod model;
+#[cfg(feature = "libtorch")]
+mod on_gpu;
 mod parameters;
 mod random;
 mod tensor_weights;
@@ -27,7 +29,9 @@ pub use files::{CONFIG_FILE, WEIGHTS_FILE, inspect, load, load_native, save_nati
 pub use generate::{GenerateOptions, generate};
 pub use huggingface::{load_huggingface, save_huggingface};
 pub use layout::{TensorSpec, weights};
-pub use memory::MemoryEstimate;
+pub use memory::{Computes, MemoryEstimate};
 pub use model::Model;
-pub use olmo_ops::{Compute, cuda_device};
+pub use olmo_ops::Compute;
+#[cfg(feature = "libtorch")]
+pub use olmo_ops::device;
 pub use parameters::Parameters;

@@ -6,16 +6,28 @@ use crate::checkpointing::ActivationCheckpointing;
 use crate::config::ModelConfig;
 use crate::layout::layout;
 
-/// Bytes of one training process on the default device, in f32.
+/// Where and in what a model trains.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Computes {
+    /// On the host, in f32.
+    #[default]
+    OnHost,
+    /// On a GPU, in f32.
+    OnGpu,
+    /// On a GPU in bf16, with weights, gradients and moments in f32.
+    OnGpuInBf16,
+}
+
+/// Bytes of one training process where it computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryEstimate {
-    /// The weights.
+    /// The weights, and the copy of them that products in bf16 read.
     pub weights: u64,
     /// Their gradients.
     pub gradients: u64,
     /// The optimizer's two moments.
     pub moments: u64,
-    /// A second copy of weights and moments, while a checkpoint of them is written and the next step changes them.
+    /// A second copy of weights and moments, while a checkpoint of them is written and the next step changes them; that of a GPU lies on the host.
     pub snapshot: u64,
     /// What the blocks keep for the backward pass.
     pub activations: u64,
@@ -28,15 +40,21 @@ const FLOAT: u64 = size_of::<f32>() as u64;
 /// Logits of a chunk of the head at most, unless the vocabulary is so large that a chunk's least rows are more.
 const LOGITS: u64 = 1 << 22;
 
+/// The same on a GPU.
+const LOGITS_ON_GPU: u64 = 1 << 29;
+
 impl MemoryEstimate {
     /// For a valid `config` and micro-batches of `rows` rows of `sequence` tokens.
     pub fn of(
         config: &ModelConfig,
+        computes: Computes,
         checkpointing: ActivationCheckpointing,
         rows: usize,
         sequence: usize,
     ) -> MemoryEstimate {
-        let weights = FLOAT * layout(config).last().map_or(0, |tensor| tensor.range.end as u64);
+        let count = layout(config).last().map_or(0, |tensor| tensor.range.end as u64);
+        let (weights, on_gpu) = (FLOAT * count, computes != Computes::OnHost);
+        let (float, copy) = if computes == Computes::OnGpuInBf16 { (FLOAT / 2, FLOAT / 2 * count) } else { (FLOAT, 0) };
         let tokens = rows as u64 * sequence as u64;
         let d = config.d_model as u64;
         let qkv = d + 2 * (config.kv_heads() * config.head_width()) as u64;
@@ -55,23 +73,51 @@ impl MemoryEstimate {
         let blocks = || (0..config.n_layers).map(|layer| checkpointing.keep(layer));
         let activations: u64 = blocks().map(kept).sum();
         let again = blocks().map(|keep| kept(Keep::All) - kept(keep)).max().unwrap_or(0);
-        let backward = again + 5 * d + qkv + mlp;
+        // Attention's gradients come apart on a GPU, and are brought together.
+        let backward = again + 5 * d + if on_gpu { 2 } else { 1 } * qkv + mlp;
         // Hidden states, their gradient, and the norm's input and output.
         let head = 4 * d;
-        let logits = LOGITS.max(32 * config.embedding_rows() as u64).min(tokens * config.embedding_rows() as u64);
+        let chunk = if on_gpu { LOGITS_ON_GPU } else { LOGITS };
+        let logits = chunk.max(32 * config.embedding_rows() as u64).min(tokens * config.embedding_rows() as u64);
         MemoryEstimate {
-            weights,
+            weights: weights + copy,
             gradients: weights,
             moments: 2 * weights,
-            snapshot: 3 * weights,
-            activations: FLOAT * tokens * activations,
+            snapshot: if on_gpu { 0 } else { 3 * weights },
+            activations: float * tokens * activations,
             // The logits' memory waits for the next step while the blocks work.
-            working: FLOAT * ((tokens * backward).max(tokens * head) + logits),
+            working: float * ((tokens * backward).max(tokens * head) + logits),
         }
     }
 
     /// All of it.
     pub fn total(&self) -> u64 {
         self.weights + self.gradients + self.moments + self.snapshot + self.activations + self.working
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn olmo_2_1b_with_blocks_computed_again_fits_a_gpu_of_80_gb_with_16_rows_of_4096() {
+        let config: ModelConfig =
+            serde_json::from_value(json!({"d_model": 2048, "n_heads": 16, "n_layers": 16, "mlp_hidden_size": 16384,
+            "vocab_size": 100352, "max_sequence_length": 4096, "rope_theta": 500000.0}))
+            .expect("a config");
+        let of =
+            |policy, rows| MemoryEstimate::of(&config, Computes::OnGpuInBf16, policy, rows, 4096).total() as f64 / 1e9;
+        let (whole, none) = (of(ActivationCheckpointing::WholeLayer, 16), of(ActivationCheckpointing::None, 16));
+        assert!((35.0..70.0).contains(&whole), "{whole} GB");
+        assert!(none > 80.0, "{none} GB without");
+        // The spike, with gradients in bf16, took 42 GiB.
+        assert!(
+            (38.0..55.0).contains(&of(ActivationCheckpointing::None, 4)),
+            "{}",
+            of(ActivationCheckpointing::None, 4)
+        );
     }
 }

@@ -3,11 +3,11 @@
 use std::sync::{Arc, Mutex};
 
 use burn::tensor::{Device, Tensor};
-use olmo_ops::{BlockConfig, Compute, Flat, LossTerms, Norm, NormKind, Placed, Rope, Sums};
+use olmo_ops::{BlockConfig, Compute, Flat, LossTerms, Norm, Placed, Rope, Sums};
 
 use crate::batch::{Batch, LossOptions, LossOutput};
 use crate::checkpointing::ActivationCheckpointing;
-use crate::config::{LayerNormType, ModelConfig};
+use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::layout::{self, Ranges, TensorSpec};
 use crate::parameters::Parameters;
@@ -21,18 +21,21 @@ pub struct Model {
     checkpointing: ActivationCheckpointing,
     specs: Arc<[TensorSpec]>,
     ranges: Ranges,
-    weights: Weights,
+    pub(crate) weights: Weights,
     /// Rotary tables for as many positions as have been asked for.
     rope: Mutex<Arc<Rope>>,
 }
 
 /// Where the weights are.
 #[derive(Debug)]
-enum Weights {
+pub(crate) enum Weights {
     /// On the host, in the array that the parameters are: nodes read it and add to flat gradients.
     Flat(Compute, Arc<Vec<f32>>),
     /// On another device, or as plain Burn has them: one tensor each, leaves of Burn's graph.
     Tensors(TensorWeights),
+    /// On a GPU, as one array with gradients and moments.
+    #[cfg(feature = "libtorch")]
+    Gpu(Box<olmo_ops::device::Training>),
 }
 
 impl Model {
@@ -77,9 +80,16 @@ impl Model {
         train: bool,
         weights: Weights,
     ) -> Result<Model, ModelError> {
+        let mut model = Model::build_around(config, train, weights)?;
+        model.set_parameters(parameters)?;
+        Ok(model)
+    }
+
+    /// A model whose weights hold their values already, or get them next.
+    pub(crate) fn build_around(config: &ModelConfig, train: bool, weights: Weights) -> Result<Model, ModelError> {
         config.validate()?;
         let specs: Arc<[TensorSpec]> = layout::layout(config).into();
-        let mut model = Model {
+        Ok(Model {
             config: config.clone(),
             train,
             checkpointing: ActivationCheckpointing::default(),
@@ -87,9 +97,7 @@ impl Model {
             specs,
             weights,
             rope: Mutex::new(Arc::new(Rope::new(config.head_width(), config.rope_theta, 0))),
-        };
-        model.set_parameters(parameters)?;
-        Ok(model)
+        })
     }
 
     /// Which blocks compute their activations again in the backward pass; changes memory and time, not a bit of the result.
@@ -108,6 +116,8 @@ impl Model {
         match &mut self.weights {
             Weights::Flat(_, weights) => *weights = parameters.share(),
             Weights::Tensors(weights) => weights.set(&self.specs, parameters.flat()),
+            #[cfg(feature = "libtorch")]
+            Weights::Gpu(training) => training.flat().set(parameters.flat()),
         }
         Ok(())
     }
@@ -149,6 +159,11 @@ impl Model {
                 let logits = olmo_ops::head_logits(hidden, parts.head);
                 Ok(olmo_ops::HostSlice::new(&logits).to_vec())
             }
+            #[cfg(feature = "libtorch")]
+            Weights::Gpu(training) => {
+                let (_, hidden) = self.hidden_on_gpu(&training.flat().plain(), &batch);
+                Ok(olmo_ops::device::head_logits_device(hidden, training.flat(), &self.ranges.head))
+            }
         }
     }
 
@@ -187,6 +202,15 @@ impl Model {
                 parts.add_gradients(result.loss.backward(), &self.specs, gradients)?;
                 result.sums
             }
+            #[cfg(feature = "libtorch")]
+            Weights::Gpu(training) => {
+                training.begin();
+                let sums = self.accumulate(batch, loss)?.sums();
+                for (sum, value) in gradients.iter_mut().zip(training.gradients()) {
+                    *sum += value;
+                }
+                sums
+            }
         };
         Ok(output(&sums))
     }
@@ -220,6 +244,8 @@ impl Model {
                 let hidden = parts.hidden(self, batch);
                 olmo_ops::head_loss(hidden, parts.head, &targets, terms(loss)).sums
             }
+            #[cfg(feature = "libtorch")]
+            Weights::Gpu(training) => self.losses_on_gpu(training.flat(), batch, loss).sums(),
         };
         Ok(output(&sums))
     }
@@ -288,25 +314,17 @@ impl Model {
     }
 
     pub(crate) fn norm(&self) -> Norm {
-        let kind = match self.config.layer_norm_type {
-            LayerNormType::Default => NormKind::Layer,
-            LayerNormType::Rms => NormKind::Rms,
-        };
-        Norm { kind, eps: self.config.layer_norm_eps as f32 }
+        self.config.norm()
     }
 
     pub(crate) fn block_config(&self, layer: usize) -> BlockConfig {
-        BlockConfig {
-            d_model: self.config.d_model,
-            n_heads: self.config.n_heads,
-            n_kv_heads: self.config.kv_heads(),
-            mlp_width: self.config.mlp_width(),
-            clip_qkv: self.config.clip_qkv.map(|clip| clip as f32),
-            norm: self.norm(),
-            norm_after: self.config.norm_after,
-            qk_norm: self.config.attention_layer_norm,
-            window: self.config.window(layer),
-        }
+        self.config.block(layer)
+    }
+
+    /// What block `layer` keeps for its backward pass.
+    #[cfg(feature = "libtorch")]
+    pub(crate) fn keep(&self, layer: usize) -> olmo_ops::Keep {
+        self.checkpointing.keep(layer)
     }
 
     pub(crate) fn ranges(&self) -> &Ranges {
@@ -317,7 +335,7 @@ impl Model {
     fn compute(&self) -> Compute {
         match &self.weights {
             Weights::Flat(compute, _) => *compute,
-            Weights::Tensors(_) => Compute::default(),
+            _ => Compute::default(),
         }
     }
 
@@ -326,10 +344,12 @@ impl Model {
         match &self.weights {
             Weights::Flat(_, weights) => weights.clone(),
             Weights::Tensors(weights) => Arc::new(weights.to_host()),
+            #[cfg(feature = "libtorch")]
+            Weights::Gpu(training) => Arc::new(olmo_ops::device::weights_on_host(training.flat())),
         }
     }
 
-    fn check_batch(&self, batch: &Batch, loss: &LossOptions) -> Result<(), ModelError> {
+    pub(crate) fn check_batch(&self, batch: &Batch, loss: &LossOptions) -> Result<(), ModelError> {
         self.check_ids(&batch.input_ids, batch.batch, batch.sequence)?;
         if let Some(mask) = &batch.label_mask
             && mask.len() != batch.input_ids.len()
@@ -393,7 +413,7 @@ impl Model {
     }
 }
 
-fn terms(loss: &LossOptions) -> LossTerms {
+pub(crate) fn terms(loss: &LossOptions) -> LossTerms {
     LossTerms { denominator: loss.denominator, z_loss: loss.z_loss }
 }
 

@@ -94,6 +94,15 @@ impl Parameters {
         Arc::<Vec<f32>>::make_mut(&mut self.flat)
     }
 
+    /// Takes other values of all weights.
+    ///
+    /// # Panics
+    /// Their number is another.
+    pub fn replace(&mut self, flat: Vec<f32>) {
+        assert_eq!(flat.len(), self.flat.len(), "a weight for each weight");
+        self.flat = Arc::new(flat);
+    }
+
     /// The array itself.
     pub(crate) fn share(&self) -> Arc<Vec<f32>> {
         self.flat.clone()

@@ -3,7 +3,9 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use olmo_model::{ActivationCheckpointing, Batch, LossOptions, MemoryEstimate, Model, ModelConfig, Parameters};
+use olmo_model::{
+    ActivationCheckpointing, Batch, Computes, LossOptions, MemoryEstimate, Model, ModelConfig, Parameters,
+};
 use serde_json::{Value, json};
 
 struct Counting;
@@ -68,7 +70,7 @@ fn the_estimate_is_near_what_is_taken_and_not_far_below_it() {
         fields.as_object_mut().expect("an object").extend(changes.as_object().expect("an object").clone());
         let config: ModelConfig = serde_json::from_value(fields).expect("a config");
         for policy in ActivationCheckpointing::ALL {
-            let estimate = MemoryEstimate::of(&config, policy, rows, sequence);
+            let estimate = MemoryEstimate::of(&config, Computes::OnHost, policy, rows, sequence);
             let (estimated, taken) =
                 ((estimate.activations + estimate.working) as f64, measured(&config, policy, rows, sequence) as f64);
             let ratio = taken / estimated;

@@ -32,15 +32,33 @@ pub struct State<'a> {
 
 /// The scalars of a step in f32, as torch rounds them.
 #[derive(Clone, Copy)]
-struct Scalars {
+pub(crate) struct Scalars {
     gradient_scale: f32,
-    keep: f32,
-    one_minus_beta1: f32,
-    beta2: f32,
-    one_minus_beta2: f32,
-    root_correction2: f32,
-    eps: f32,
-    step_size: f32,
+    pub keep: f32,
+    pub one_minus_beta1: f32,
+    pub beta2: f32,
+    pub one_minus_beta2: f32,
+    pub root_correction2: f32,
+    pub eps: f32,
+    pub step_size: f32,
+}
+
+impl Scalars {
+    /// Those of the `number`-th step, where weight decay applies or does not.
+    pub fn new(settings: &AdamW, number: u64, gradient_scale: f64, decays: bool) -> Scalars {
+        let (beta1, beta2) = settings.betas;
+        let power = |beta: f64| beta.powf(number as f64);
+        Scalars {
+            gradient_scale: gradient_scale as f32,
+            keep: if decays { (1.0 - settings.learning_rate * settings.weight_decay) as f32 } else { 1.0 },
+            one_minus_beta1: (1.0 - beta1) as f32,
+            beta2: beta2 as f32,
+            one_minus_beta2: (1.0 - beta2) as f32,
+            root_correction2: (1.0 - power(beta2)).sqrt() as f32,
+            eps: settings.eps as f32,
+            step_size: (settings.learning_rate / (1.0 - power(beta1))) as f32,
+        }
+    }
 }
 
 /// Elements that one task takes.
@@ -65,19 +83,8 @@ pub fn step(
         gradients.len() == length && exp_avg.len() == length && exp_avg_sq.len() == length,
         "the arrays of a step have one length"
     );
-    let (beta1, beta2) = settings.betas;
-    let power = |beta: f64| beta.powf(number as f64);
     for (range, decays) in groups {
-        let scalars = Scalars {
-            gradient_scale: gradient_scale as f32,
-            keep: if *decays { (1.0 - settings.learning_rate * settings.weight_decay) as f32 } else { 1.0 },
-            one_minus_beta1: (1.0 - beta1) as f32,
-            beta2: beta2 as f32,
-            one_minus_beta2: (1.0 - beta2) as f32,
-            root_correction2: (1.0 - power(beta2)).sqrt() as f32,
-            eps: settings.eps as f32,
-            step_size: (settings.learning_rate / (1.0 - power(beta1))) as f32,
-        };
+        let scalars = Scalars::new(settings, number, gradient_scale, *decays);
         let parameters = parameters[range.clone()].par_chunks_mut(CHUNK);
         let averages =
             exp_avg[range.clone()].par_chunks_mut(CHUNK).zip(exp_avg_sq[range.clone()].par_chunks_mut(CHUNK));

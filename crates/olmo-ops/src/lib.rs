@@ -10,6 +10,8 @@
 pub mod adamw;
 mod config;
 pub mod decode;
+#[cfg(feature = "libtorch")]
+pub mod device;
 pub mod fused;
 mod global_norm;
 mod nodes;
@@ -20,8 +22,8 @@ pub use config::{BlockConfig, BlockWeights, IGNORED, Keep, LossTerms, Norm, Norm
 pub use fused::head::Sums;
 pub use global_norm::{clip_coefficient, global_norm};
 pub use nodes::{
-    BlockTensors, Compute, Flat, HeadLoss, HostSlice, Placed, block, block_flat, cuda_device, embed, embed_backward,
-    embedding, head_logits, head_logits_flat, head_loss, head_loss_flat, norm, norm_flat,
+    BlockTensors, Compute, Flat, HeadLoss, HostSlice, Placed, block, block_flat, embed, embed_backward, embedding,
+    head_logits, head_logits_flat, head_loss, head_loss_flat, norm, norm_flat,
 };
 pub use reference::{
     block as block_reference, embedding as embedding_reference, head_loss as head_loss_reference,

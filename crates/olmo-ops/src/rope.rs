@@ -37,6 +37,16 @@ impl Rope {
         self.cos.len().checked_div(self.half).unwrap_or(0)
     }
 
+    /// All cosines, row-major.
+    pub fn cosines(&self) -> &[f32] {
+        &self.cos
+    }
+
+    /// All sines, row-major.
+    pub fn sines(&self) -> &[f32] {
+        &self.sin
+    }
+
     /// Cosines and sines of one position, each `head_width / 2` long.
     pub fn at(&self, position: usize) -> (&[f32], &[f32]) {
         let range = position * self.half..(position + 1) * self.half;

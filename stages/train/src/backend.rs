@@ -1,47 +1,106 @@
 //! The model on what the engine has chosen to compute on.
 
-use olmo_model::{Compute, Model, ModelConfig, Parameters};
+use olmo_model::{Compute, Model, ModelConfig};
 use olmo_stage::StageError;
 
+use crate::checkpoint::State;
 use crate::model_failure;
+use crate::params::{Params, Precision};
 
 /// The engine's name for libtorch on a GPU.
-const CUDA: &str = "libtorch-cuda";
+pub const CUDA: &str = "libtorch-cuda";
 
 /// A model for training on `backend`, as the engine resolved it from the params.
 ///
 /// # Errors
-/// This worker was built without the backend, or there is no GPU.
-pub fn model(backend: &str, device: &str, config: &ModelConfig, parameters: &Parameters) -> Result<Model, StageError> {
+/// This worker was built without the backend, there is no GPU, or the backend does not compute in the precision.
+pub fn model(backend: &str, params: &Params, config: &ModelConfig, state: &State) -> Result<Model, StageError> {
     if backend == CUDA {
-        let index = device.strip_prefix("cuda:").and_then(|number| number.parse().ok()).unwrap_or(0);
-        let device = olmo_model::cuda_device(index).map_err(|why| {
-            StageError::fail("train::no_gpu", why)
-                .hint("`olmo-pipe doctor` says what is there; `device: cpu` needs no GPU")
-        })?;
-        return Model::on_device(config, parameters, true, &device).map_err(model_failure);
+        return on_gpu(params, config, state);
+    }
+    if params.precision == Precision::AmpBf16 {
+        let what = format!("`precision: amp_bf16` was asked for, and the backend `{backend}` computes in f32");
+        return Err(StageError::fail("train::precision", what)
+            .hint("write `precision: auto`, or give the stage a GPU (`resources: {gpus: 1}`)"));
     }
     let compute = Compute::named(backend).ok_or_else(|| {
         StageError::fail("train::no_backend", format!("this worker was built without the backend `{backend}`"))
             .hint("build the one that has it: scripts/libtorch cpu --build; or write `backend: flex`")
     })?;
-    Model::on(compute, config, parameters, true).map_err(model_failure)
+    Model::on(compute, config, &state.parameters, true).map_err(model_failure)
+}
+
+#[cfg(feature = "libtorch")]
+fn on_gpu(params: &Params, config: &ModelConfig, state: &State) -> Result<Model, StageError> {
+    use olmo_model::device::Element;
+    let element = if params.precision == Precision::Fp32 { Element::F32 } else { Element::Bf16 };
+    let moments = [state.exp_avg.as_slice(), state.exp_avg_sq.as_slice()];
+    let place = place(&params.device)?;
+    Model::on_gpu(place, element, config, &state.parameters, moments).map_err(|error| {
+        StageError::fail("train::gpu", error.to_string()).hint("`olmo-pipe doctor` says what this machine has")
+    })
+}
+
+/// The GPU that `device` names, counted among those that the engine gave to this stage.
+///
+/// # Errors
+/// There is none.
+#[cfg(feature = "libtorch")]
+pub fn place(device: &str) -> Result<olmo_model::device::Place, StageError> {
+    let index = device.strip_prefix("cuda:").and_then(|number| number.parse().ok()).unwrap_or(0);
+    olmo_model::device::gpu(index).map_err(no_gpu)
+}
+
+/// Bytes that the GPU has left, where its driver says so.
+pub fn free_memory(device: &str) -> Option<u64> {
+    #[cfg(feature = "libtorch")]
+    return olmo_model::device::free_memory(place(device).ok()?);
+    #[cfg(not(feature = "libtorch"))]
+    return Some(device).and(None);
+}
+
+#[cfg(not(feature = "libtorch"))]
+fn on_gpu(params: &Params, _: &ModelConfig, _: &State) -> Result<Model, StageError> {
+    Err(no_gpu(format!(
+        "device {}: this worker was built without libtorch, and flex computes on the CPU",
+        params.device
+    )))
+}
+
+fn no_gpu(why: String) -> StageError {
+    StageError::fail("train::no_gpu", why).hint("`olmo-pipe doctor` says what is there; `device: cpu` needs no GPU")
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
+    use olmo_model::Parameters;
+
     use super::*;
 
     #[test]
-    fn a_backend_that_is_not_built_in_is_refused_with_the_way_out() {
+    fn what_cannot_compute_is_refused_with_the_way_out() {
         let config: ModelConfig = serde_json::from_value(
-            serde_json::json!({"d_model": 8, "n_heads": 2, "n_layers": 1, "mlp_hidden_size": 16, "vocab_size": 5}),
+            json!({"d_model": 8, "n_heads": 2, "n_layers": 1, "mlp_hidden_size": 16, "vocab_size": 5}),
         )
         .unwrap();
-        let parameters = Parameters::init(&config, 1).unwrap();
-        assert!(model("flex", "auto", &config, &parameters).is_ok());
-        for (backend, code) in [("wishes", "train::no_backend"), (CUDA, "train::no_gpu")] {
-            let Err(StageError::Failed(failure)) = model(backend, "cuda:7", &config, &parameters) else {
+        let state = State::new(Parameters::init(&config, 1).unwrap());
+        let params = |device: &str, precision: &str| -> Params {
+            serde_json::from_value(json!({
+                "max_duration": "1steps", "global_train_batch_size": 1, "optimizer": {"learning_rate": 0.1},
+                "device": device, "precision": precision,
+            }))
+            .unwrap()
+        };
+        assert!(model("flex", &params("auto", "auto"), &config, &state).is_ok());
+        assert!(model("flex", &params("auto", "fp32"), &config, &state).is_ok());
+        for (backend, precision, code) in [
+            ("wishes", "auto", "train::no_backend"),
+            (CUDA, "auto", "train::no_gpu"),
+            ("flex", "amp_bf16", "train::precision"),
+        ] {
+            let Err(StageError::Failed(failure)) = model(backend, &params("cuda:7", precision), &config, &state) else {
                 panic!("{backend} is not here")
             };
             assert_eq!(failure.code, code);

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use olmo_model::{ActivationCheckpointing, MemoryEstimate, ModelConfig};
+use olmo_model::{ActivationCheckpointing, Computes, MemoryEstimate, ModelConfig};
 
 /// Tokens beyond which more rows at once make a step no faster.
 const ENOUGH_TOKENS: usize = 1 << 14;
@@ -32,12 +32,13 @@ pub struct Need<'a> {
     pub sequence: usize,
     /// Rows of an optimizer step.
     pub rows: usize,
+    pub computes: Computes,
 }
 
 impl Need<'_> {
     /// The need with `microbatch` rows at once.
     pub fn estimate(&self, checkpointing: ActivationCheckpointing, microbatch: usize) -> MemoryEstimate {
-        MemoryEstimate::of(self.config, checkpointing, microbatch.min(self.rows), self.sequence)
+        MemoryEstimate::of(self.config, self.computes, checkpointing, microbatch.min(self.rows), self.sequence)
     }
 
     /// The most rows at once that fit into `available` bytes and still make a step faster; at least 1.
@@ -108,7 +109,7 @@ mod tests {
     #[test]
     fn the_automatic_number_of_rows_is_the_largest_that_fits() {
         let config = config();
-        let need = Need { config: &config, sequence: 512, rows: 24 };
+        let need = Need { config: &config, sequence: 512, rows: 24, computes: Computes::OnHost };
         let none = ActivationCheckpointing::None;
         assert_eq!(need.microbatch(none, u64::MAX), 24);
         assert_eq!(need.microbatch(none, 0), 1);
@@ -121,7 +122,7 @@ mod tests {
     #[test]
     fn the_way_out_is_fewer_rows_and_then_less_that_is_kept() {
         let config = config();
-        let need = Need { config: &config, sequence: 512, rows: 8 };
+        let need = Need { config: &config, sequence: 512, rows: 8, computes: Computes::OnHost };
         let none = ActivationCheckpointing::None;
         let room = need.estimate(none, 3).total();
         assert_eq!(need.way_out(none, 8, room).unwrap().0, "device_train_microbatch_size: 3");

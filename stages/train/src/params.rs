@@ -1,6 +1,6 @@
 //! The params of stage `train`: OLMo's names, checked where types alone cannot.
 
-use olmo_model::{ActivationCheckpointing, InitFnType, LayerNormType, ModelConfig};
+use olmo_model::{ActivationCheckpointing, Computes, InitFnType, LayerNormType, ModelConfig};
 use olmo_stage::StageError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -37,6 +37,11 @@ pub struct Params {
     #[serde(default)]
     #[schemars(with = "String", extend("enum" = ["auto", "flex", "libtorch"], "default" = "auto", "x-key" = false))]
     pub backend: BackendName,
+    /// What activations are computed in (OLMo's names): `fp32`, `amp_bf16` (GPUs alone; weights, gradients and moments stay f32), `auto`:
+    /// `amp_bf16` on a GPU, else `fp32`. What it comes to stands in the key in its place.
+    #[serde(default)]
+    #[schemars(with = "String", extend("enum" = ["auto", "fp32", "amp_bf16"], "default" = "auto", "x-key" = false))]
+    pub precision: Precision,
     /// Which blocks compute their activations again in the backward pass instead of keeping them (OLMo's names); saves memory, costs
     /// time (`whole_layer`: about a third), and changes no bit of the result.
     #[serde(default)]
@@ -205,6 +210,16 @@ pub enum SchedulerName {
     ConstantWithWarmup,
 }
 
+/// What activations are computed in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    #[default]
+    Auto,
+    Fp32,
+    AmpBf16,
+}
+
 /// What computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -369,6 +384,10 @@ impl Params {
             self.backend != BackendName::Flex || !self.device.starts_with("cuda"),
             "`backend` cannot be flex with `device: cuda`: flex computes on the CPU; write libtorch, or auto",
         );
+        require(
+            self.precision != Precision::AmpBf16 || (self.device != "cpu" && self.backend != BackendName::Flex),
+            "`precision` cannot be amp_bf16 on the CPU, which computes in f32; write auto, or take a GPU",
+        );
         require(self.z_loss.is_finite() && self.z_loss >= 0.0, "`z_loss` must be at least 0");
         require(self.save_interval != Some(0), "`save_interval` must be at least 1, or null");
         require(self.eval_interval != Some(0), "`eval_interval` must be at least 1, or null");
@@ -377,6 +396,11 @@ impl Params {
             return Ok(());
         }
         Err(StageError::fail("train::params", problems.join("; ")))
+    }
+
+    /// What the run computes in if it is on a GPU.
+    pub fn on_gpu(&self) -> Computes {
+        if self.precision == Precision::Fp32 { Computes::OnGpu } else { Computes::OnGpuInBf16 }
     }
 
     /// The learning rate over `max_steps` steps.

@@ -1,7 +1,7 @@
 //! What can be told against the params before training begins: alone, and with the data and weights that are there already.
 
 use olmo_data::Manifest;
-use olmo_model::ModelConfig;
+use olmo_model::{Computes, ModelConfig};
 use olmo_stage::StageError;
 use olmo_stage::rules::{Finding, Question};
 
@@ -187,14 +187,17 @@ fn of_memory(params: &Params, config: Option<&ModelConfig>, data: Option<&Manife
     let config = config.filter(|_| vocabulary_is_known)?;
     let chosen = params.model.as_ref().map_or(Some(config.max_sequence_length), |model| model.max_sequence_length);
     let sequence = data.map(|data| data.sequence_length as usize).or(chosen)?;
-    let need = Need { config, sequence, rows: params.global_train_batch_size.max(1) };
+    // Which GPU it will be, and what it has, shows when it runs.
+    let computes = if params.device.starts_with("cuda") { params.on_gpu() } else { Computes::OnHost };
+    let need = Need { config, sequence, rows: params.global_train_batch_size.max(1), computes };
     let policy = params.activation_checkpointing;
-    let room = memory::available().map_or(u64::MAX, memory::room);
+    let available = if computes == Computes::OnHost { memory::available() } else { None };
+    let room = available.map_or(u64::MAX, memory::room);
     let rows = params.device_train_microbatch_size.unwrap_or_else(|| need.microbatch(policy, room));
     let estimate = need.estimate(policy, rows);
     let mut text = memory::told(&estimate, rows.min(need.rows));
     if estimate.total() > room {
-        text = format!("{text}; this machine has {} left", memory::shown(memory::available().unwrap_or(0)));
+        text = format!("{text}; this machine has {} left", memory::shown(available.unwrap_or(0)));
         if let Some((change, estimate)) = need.way_out(policy, rows, room) {
             text = format!("{text}, and `{change}` would need {}", memory::shown(estimate.total()));
         }

@@ -1,10 +1,11 @@
 //! [`Setup`]: everything that is settled before the first step, with all inputs checked against each other.
 
 use olmo_data::{Manifest, Memmap};
-use olmo_model::{ModelConfig, Parameters};
+use olmo_model::{Computes, ModelConfig, Parameters};
 use olmo_stage::protocol::IF_MEMORY_RUNS_OUT;
 use olmo_stage::{Context, StageError};
 
+use crate::backend;
 use crate::batches::Batches;
 use crate::duration::{Duration, DurationError};
 use crate::memory::{self, Need};
@@ -92,8 +93,13 @@ impl Setup {
 
 /// Rows computed at once; says what memory the run will need, and what to change if there is less.
 fn microbatch(params: &Params, config: &ModelConfig, sequence: usize, context: &mut Context) -> usize {
-    let need = Need { config, sequence, rows: params.global_train_batch_size };
-    let (policy, available) = (params.activation_checkpointing, memory::available());
+    let on_gpu = context.request.backend == backend::CUDA;
+    let computes = if on_gpu { params.on_gpu() } else { Computes::OnHost };
+    let need = Need { config, sequence, rows: params.global_train_batch_size, computes };
+    let (policy, available) = (
+        params.activation_checkpointing,
+        if on_gpu { backend::free_memory(&params.device) } else { memory::available() },
+    );
     let room = available.map_or(u64::MAX, memory::room);
     let rows = params.device_train_microbatch_size.unwrap_or_else(|| need.microbatch(policy, room));
     let estimate = need.estimate(policy, rows);
@@ -108,7 +114,8 @@ fn microbatch(params: &Params, config: &ModelConfig, sequence: usize, context: &
             None => "no number of rows and no `activation_checkpointing` makes it fit: take a smaller model or a larger machine".into(),
         };
         context.warning(format!(
-            "this machine has {} left, and the run needs about {}; {way_out}",
+            "{} has {} left, and the run needs about {}; {way_out}",
+            if on_gpu { "the GPU" } else { "this machine" },
             memory::shown(available.unwrap_or(0)),
             memory::shown(estimate.total())
         ));

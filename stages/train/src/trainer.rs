@@ -50,11 +50,12 @@ pub fn train(mut setup: Setup, context: &mut Context) -> Result<(), StageError> 
     }
     let setup = &setup;
     let saved_item = trainer.map(|_| state.step).filter(|step| has_item(context, *step));
-    let mut model = backend::model(&setup.backend, &setup.params.device, &setup.config, &state.parameters)?;
+    let mut model = backend::model(&setup.backend, &setup.params, &setup.config, &state)?;
     model.set_activation_checkpointing(setup.params.activation_checkpointing);
     let optimizer = &setup.params.optimizer;
     let groups = state.parameters.weight_decay_groups(optimizer.decay_norm_and_bias, optimizer.decay_embeddings);
-    let gradients = vec![0.0; state.parameters.len()];
+    // On a GPU they are there.
+    let gradients = vec![0.0; if setup.backend == backend::CUDA { 0 } else { state.parameters.len() }];
     std::thread::scope(|scope| {
         let prefetch = Prefetch::start(scope, batches()?, state.step, setup.max_steps);
         let (saver, pace) = (Saver::default(), Pace::new());
@@ -66,13 +67,17 @@ pub fn train(mut setup: Setup, context: &mut Context) -> Result<(), StageError> 
         match ended.and(saved) {
             Err(StageError::Interrupted) => {
                 if run.state.step > 0 {
+                    run.fetch_state();
                     checkpoint::save_interrupted(context, &setup.config, &run.state, &run.trainer())?;
                     context.message(format!("stopped after step {}; the state is saved", run.state.step));
                 }
                 Err(StageError::Interrupted)
             }
             Err(failure) => Err(failure),
-            Ok(()) => run.finish(context),
+            Ok(()) => {
+                run.fetch_state();
+                run.finish(context)
+            }
         }
     })
 }
@@ -169,10 +174,17 @@ impl Pace {
     }
 }
 
-/// Sums over the micro-batches of a step, divided by the step's denominator.
-struct Losses {
+/// What a step's batch gave: sums over its micro-batches, divided by the step's denominator, and the length of the gradient.
+struct Learned {
     loss: f64,
     z_loss: f64,
+    grad_norm: f64,
+}
+
+impl Learned {
+    fn is_finite(&self) -> bool {
+        (self.loss + self.z_loss).is_finite() && self.grad_norm.is_finite()
+    }
 }
 
 impl Run<'_> {
@@ -184,6 +196,7 @@ impl Run<'_> {
             }
             context.check_stop()?;
             if self.state.step > 0 && context.save_requested() {
+                self.fetch_state();
                 checkpoint::save_interrupted(context, &self.setup.config, &self.state, &self.trainer())?;
                 context.message(format!("step {}: the state is saved", self.state.step));
             }
@@ -223,6 +236,7 @@ impl Run<'_> {
             let since = Instant::now();
             self.saver.finish(context)?;
             failpoint("train.before_save");
+            self.fetch_state();
             self.saver.start(context, &self.setup.config, &self.state, self.trainer())?;
             self.saved_item = Some(self.state.step);
             self.pace.saving += since.elapsed();
@@ -254,15 +268,16 @@ impl Run<'_> {
             batch: batch.digest.clone(),
         };
         if labels > 0 {
-            let losses = self.gradients(&batch, labels, context)?;
-            let grad_norm = global_norm(&self.gradients);
-            if !(losses.loss + losses.z_loss).is_finite() || !grad_norm.is_finite() {
-                return Err(self.not_finite(number, &batch, losses.loss + losses.z_loss, grad_norm));
+            let learned = match self.on_gpu(&batch, labels, lr, context)? {
+                Some(learned) => learned,
+                None => self.on_host(&batch, labels, lr, context)?,
+            };
+            if !learned.is_finite() {
+                return Err(self.not_finite(number, &batch, learned.loss + learned.z_loss, learned.grad_norm));
             }
-            self.update(lr, grad_norm)?;
-            record.loss = Some(losses.loss);
-            record.z_loss = (self.setup.params.z_loss > 0.0).then_some(losses.z_loss);
-            record.grad_norm = Some(grad_norm);
+            record.loss = Some(learned.loss);
+            record.z_loss = (self.setup.params.z_loss > 0.0).then_some(learned.z_loss);
+            record.grad_norm = Some(learned.grad_norm);
         } else {
             context.warning(format!(
                 "step {number}: no token of its {} rows is a target; nothing is learned",
@@ -279,42 +294,105 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Fills `self.gradients` with those of `batch`, micro-batch by micro-batch.
-    fn gradients(&mut self, batch: &StepBatch, labels: u64, context: &Context) -> Result<Losses, StageError> {
+    /// How the losses of a step with so many `labels` become one number.
+    fn loss_options(&self, batch: &StepBatch, labels: u64) -> LossOptions {
         let params = &self.setup.params;
         let denominator = match params.loss_norm {
             LossNorm::Labels => labels as f64,
             LossNorm::Olmo => batch.input_ids.len() as f64,
         };
-        let (options, rows) = (LossOptions { denominator, z_loss: params.z_loss }, self.setup.microbatch);
+        LossOptions { denominator, z_loss: params.z_loss }
+    }
+
+    /// The micro-batches of a batch. Rows without labels add nothing; no need to compute that.
+    fn parts(&self, batch: &StepBatch) -> Vec<Range<usize>> {
+        let rows = self.setup.microbatch;
+        let parts = (0..batch.len()).step_by(rows).map(|from| from..batch.len().min(from + rows));
+        parts.filter(|part| batch.labels(part.start, part.end) > 0).collect()
+    }
+
+    /// A step on the host; nothing is changed if a number is not finite.
+    fn on_host(&mut self, batch: &StepBatch, labels: u64, lr: f64, context: &Context) -> Result<Learned, StageError> {
+        let options = self.loss_options(batch, labels);
         self.gradients.fill(0.0);
-        let mut losses = Losses { loss: 0.0, z_loss: 0.0 };
-        for from in (0..batch.len()).step_by(rows) {
+        let mut learned = Learned { loss: 0.0, z_loss: 0.0, grad_norm: 0.0 };
+        for part in self.parts(batch) {
             context.check_stop()?;
-            let to = batch.len().min(from + rows);
-            // Rows without labels add nothing; no need to compute that.
-            if batch.labels(from, to) > 0 {
-                let output = self
-                    .model
-                    .loss_and_gradients(&batch.part(from, to), &options, &mut self.gradients)
-                    .map_err(model_failure)?;
-                losses.loss += output.loss_sum / denominator;
-                losses.z_loss += output.z_sum / denominator;
-            }
+            let output = self
+                .model
+                .loss_and_gradients(&batch.part(part.start, part.end), &options, &mut self.gradients)
+                .map_err(model_failure)?;
+            learned.loss += output.loss_sum / options.denominator;
+            learned.z_loss += output.z_sum / options.denominator;
         }
-        Ok(losses)
+        learned.grad_norm = global_norm(&self.gradients);
+        if learned.is_finite() {
+            self.update(lr, learned.grad_norm)?;
+        }
+        Ok(learned)
+    }
+
+    /// A step on the GPU, if the model is there; nothing is changed if a number is not finite. The host waits once, at its end.
+    #[cfg(feature = "libtorch")]
+    fn on_gpu(
+        &mut self,
+        batch: &StepBatch,
+        labels: u64,
+        lr: f64,
+        context: &Context,
+    ) -> Result<Option<Learned>, StageError> {
+        let (options, settings) = (self.loss_options(batch, labels), self.adamw(lr));
+        let Some(training) = self.model.on_gpu_mut() else { return Ok(None) };
+        training.begin();
+        let mut losses: Option<olmo_model::device::Losses> = None;
+        for part in self.parts(batch) {
+            context.check_stop()?;
+            let made = self.model.accumulate(&batch.part(part.start, part.end), &options).map_err(model_failure)?;
+            losses = Some(match losses {
+                Some(losses) => losses.plus(made),
+                None => made,
+            });
+        }
+        let losses = losses.expect("a batch with labels has a part with labels");
+        let (groups, max_norm, number) =
+            (&self.groups, self.setup.params.max_grad_norm, self.state.optimizer_steps + 1);
+        let training = self.model.on_gpu_mut().expect("it was there");
+        let finished = training.finish(&settings, number, groups, max_norm, &losses);
+        let learned = Learned {
+            loss: finished.sums.nll / options.denominator,
+            z_loss: finished.sums.z / options.denominator,
+            grad_norm: finished.grad_norm,
+        };
+        if learned.is_finite() {
+            self.state.optimizer_steps = number;
+        }
+        Ok(Some(learned))
+    }
+
+    #[cfg(not(feature = "libtorch"))]
+    fn on_gpu(&mut self, _: &StepBatch, _: u64, _: f64, _: &Context) -> Result<Option<Learned>, StageError> {
+        Ok(None)
+    }
+
+    /// Brings weights and moments to the host, if they are on a GPU: what is saved, written and handed on is read from there.
+    fn fetch_state(&mut self) {
+        #[cfg(feature = "libtorch")]
+        if let Some(training) = self.model.on_gpu_mut() {
+            let [weights, exp_avg, exp_avg_sq] = training.download();
+            self.state.parameters.replace(weights);
+            (self.state.exp_avg, self.state.exp_avg_sq) = (Arc::new(exp_avg), Arc::new(exp_avg_sq));
+        }
+    }
+
+    fn adamw(&self, lr: f64) -> AdamW {
+        let optimizer = &self.setup.params.optimizer;
+        let [beta1, beta2] = optimizer.betas;
+        AdamW { learning_rate: lr, betas: (beta1, beta2), eps: optimizer.eps, weight_decay: optimizer.weight_decay }
     }
 
     /// Clips the gradients, whose norm is `grad_norm`, and takes the optimizer's step with them.
     fn update(&mut self, lr: f64, grad_norm: f64) -> Result<(), StageError> {
-        let optimizer = &self.setup.params.optimizer;
-        let [beta1, beta2] = optimizer.betas;
-        let settings = AdamW {
-            learning_rate: lr,
-            betas: (beta1, beta2),
-            eps: optimizer.eps,
-            weight_decay: optimizer.weight_decay,
-        };
+        let settings = self.adamw(lr);
         let scale = self.setup.params.max_grad_norm.map_or(1.0, |max_norm| clip_coefficient(grad_norm, max_norm));
         let state = &mut self.state;
         state.optimizer_steps += 1;
@@ -351,7 +429,15 @@ impl Run<'_> {
                 return Some(found);
             }
         }
-        self.model.first_gradient_not_finite(&self.gradients).map(|name| format!("the gradient of `{name}`"))
+        self.model.first_gradient_not_finite(&self.host_gradients()).map(|name| format!("the gradient of `{name}`"))
+    }
+
+    fn host_gradients(&self) -> std::borrow::Cow<'_, [f32]> {
+        #[cfg(feature = "libtorch")]
+        if let Some(gradients) = self.model.gradients_on_gpu() {
+            return gradients.into();
+        }
+        (&self.gradients).into()
     }
 
     /// Shows the numbers of a step, every `console_log_interval` steps.

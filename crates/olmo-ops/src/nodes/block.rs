@@ -64,7 +64,7 @@ pub struct Placed {
 }
 
 impl Placed {
-    pub(super) fn places(&self, sequence: usize) -> Places<'_> {
+    pub(crate) fn places(&self, sequence: usize) -> Places<'_> {
         Places { rope: &self.rope, sequence, documents: self.documents.as_deref() }
     }
 }

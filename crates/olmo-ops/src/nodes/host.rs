@@ -97,19 +97,8 @@ impl Compute {
     }
 }
 
-/// Burn's device for the GPU with this number, where operations run their reference bodies.
-///
-/// # Errors
-/// There is none, and why.
-pub fn cuda_device(index: usize) -> Result<Device, String> {
-    #[cfg(feature = "libtorch")]
-    return super::libtorch::cuda_device(index);
-    #[cfg(not(feature = "libtorch"))]
-    Err(format!("GPU {index}: this worker was built without libtorch, and flex computes on the CPU"))
-}
-
 /// The autodiff backend that fused nodes join.
-pub(super) type Tracked<B> = Autodiff<B, NoCheckpointing>;
+pub(crate) type Tracked<B> = Autodiff<B, NoCheckpointing>;
 
 /// A backend whose tensors lie in the host's memory.
 ///
@@ -150,7 +139,7 @@ pub(super) trait Host: Backend {
 }
 
 /// What `Compute::serving` has established.
-pub(super) const SERVED: &str = "all inputs of a fused operation are on one device, all with autodiff or all without";
+pub(crate) const SERVED: &str = "all inputs of a fused operation are on one device, all with autodiff or all without";
 
 fn float(dtype: DType) -> FloatDType {
     if dtype == DType::BF16 { FloatDType::BF16 } else { FloatDType::F32 }

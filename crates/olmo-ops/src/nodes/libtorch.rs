@@ -15,19 +15,6 @@ pub(super) fn device() -> Device {
     Device::libtorch()
 }
 
-/// As [`super::cuda_device`].
-pub(super) fn cuda_device(index: usize) -> Result<Device, String> {
-    let found = olmo_torch::cuda();
-    if !found.built {
-        return Err("this worker was built with the libtorch for CPUs; scripts/libtorch cuda --build".into());
-    }
-    match found.devices {
-        0 => Err("libtorch finds no GPU: there is none, or its driver is too old for CUDA 13".into()),
-        count if index >= count => Err(format!("cuda:{index}: the stage has {count} GPUs, counted from 0")),
-        _ => Ok(Device::libtorch_cuda(index)),
-    }
-}
-
 impl Host for LibTorch {
     const KERNELS: Kernels = Kernels::LibTorch;
 

@@ -7,14 +7,14 @@ mod block;
 mod embedding;
 mod flat;
 mod head;
-mod host;
+pub(crate) mod host;
 #[cfg(feature = "libtorch")]
-mod libtorch;
+pub(crate) mod libtorch;
 mod norm;
 
 pub use block::{BlockTensors, Placed, block};
 pub use embedding::embedding;
 pub use flat::{Flat, block_flat, embed, embed_backward, head_logits_flat, head_loss_flat, norm_flat};
 pub use head::{HeadLoss, head_logits, head_loss};
-pub use host::{Compute, HostSlice, cuda_device};
+pub use host::{Compute, HostSlice};
 pub use norm::norm;

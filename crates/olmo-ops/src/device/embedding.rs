@@ -1,0 +1,66 @@
+//! The embedding: rows picked, and their gradients added in the order of the tokens.
+
+use std::ops::Range;
+
+use olmo_torch::Tensor;
+
+use super::flat::DeviceFlat;
+
+/// The rows that `ids` name, `[tokens, width]`.
+pub(super) fn forward(flat: &DeviceFlat, weight: &Range<usize>, width: usize, ids: &[u32]) -> Tensor {
+    let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
+    flat.matrix(weight, width).index_select(0, &flat.integers(&ids))
+}
+
+/// Adds `dx [tokens, width]` to the rows that `ids` name. One block of threads adds all of a row, so no two add to the same place.
+pub(super) fn backward(flat: &DeviceFlat, weight: &Range<usize>, width: usize, ids: &[u32], dx: &Tensor) {
+    let Tokens { order, starts, ids } = Tokens::new(ids);
+    flat.add_nothing(weight);
+    let (sum, _) = flat.gradient(weight);
+    let blocks = ids.len();
+    let (order, starts, ids) = (flat.integers(&order), flat.integers(&starts), flat.integers(&ids));
+    let arguments = [dx.into(), (&order).into(), (&starts).into(), (&ids).into(), (&sum).into(), (width as i32).into()];
+    flat.launch("embedding_backward", blocks, width.next_multiple_of(32).min(256), &arguments);
+}
+
+/// The tokens of a batch, by id.
+struct Tokens {
+    /// Places of the tokens, those of one id together and in order.
+    order: Vec<i64>,
+    /// Where in `order` those of each id begin, and its length.
+    starts: Vec<i64>,
+    /// The ids that occur, each once.
+    ids: Vec<i64>,
+}
+
+impl Tokens {
+    fn new(ids: &[u32]) -> Tokens {
+        let mut order: Vec<u32> = (0..ids.len() as u32).collect();
+        // Stable: tokens of one id stay in order.
+        order.sort_by_key(|&place| ids[place as usize]);
+        let mut tokens = Tokens { order: Vec::with_capacity(ids.len()), starts: Vec::new(), ids: Vec::new() };
+        for (at, &place) in order.iter().enumerate() {
+            let id = i64::from(ids[place as usize]);
+            if tokens.ids.last() != Some(&id) {
+                tokens.ids.push(id);
+                tokens.starts.push(at as i64);
+            }
+            tokens.order.push(i64::from(place));
+        }
+        tokens.starts.push(ids.len() as i64);
+        tokens
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_grouped_by_id_and_keep_their_order() {
+        let Tokens { order, starts, ids } = Tokens::new(&[7, 2, 7, 0, 2, 7]);
+        assert_eq!(ids, [0, 2, 7]);
+        assert_eq!(order, [3, 1, 4, 0, 2, 5]);
+        assert_eq!(starts, [0, 1, 3, 6]);
+    }
+}

@@ -1,0 +1,291 @@
+//! Weights and gradients on the device, and what all operations on them share.
+
+use std::collections::HashSet;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use olmo_torch::{Argument, DeviceAttention, Documents, Element, KernelError, Kernels, Kind, Place, Tensor};
+
+use crate::config::BlockConfig;
+use crate::nodes::Placed;
+use crate::rope::Rope;
+
+/// What to compute on, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceSettings {
+    /// The device.
+    pub place: Place,
+    /// Of activations and their gradients.
+    pub element: Element,
+    /// Elements that a thread moves at once; see [`vector`].
+    pub vector: usize,
+}
+
+/// The widest access that all of a model's widths allow: 8 elements, or 1.
+pub fn vector(config: &BlockConfig) -> usize {
+    let widths = [config.d_model, config.kv_width(), config.mlp_width, config.head_width() / 2];
+    if widths.iter().all(|width| width.is_multiple_of(8)) { 8 } else { 1 }
+}
+
+/// Why the kernels cannot serve blocks of this shape, if they cannot.
+pub fn unsupported(config: &BlockConfig) -> Option<String> {
+    let most = MOST_THREADS * PER_THREAD * vector(config);
+    if config.d_model > most {
+        let reach = "a multiple of 8 for d_model, mlp_hidden_size / 2, the keys' width and half a head's width lets them reach farther";
+        let reach = if vector(config) == 1 { reach } else { "no way is known to this version" };
+        return Some(format!("d_model is {}, the kernels for GPUs reach to {most} ({reach})", config.d_model));
+    }
+    (config.head_width() > 256)
+        .then(|| format!("a head is {} wide, attention on GPUs reaches to 256", config.head_width()))
+}
+
+/// As in kernels.cu: chunks that a thread keeps of a row.
+const PER_THREAD: usize = 4;
+/// Threads of the largest block: what registers allow.
+const MOST_THREADS: usize = 512;
+/// Blocks that leave a partial sum each; a few for every multiprocessor of the largest GPU.
+pub(super) const PARTS: usize = 528;
+/// Blocks that walk over rows.
+pub(super) const GRID: usize = 4096;
+
+/// Weights on the device, and the place where their gradients are added up.
+#[derive(Clone, Debug)]
+pub struct DeviceFlat {
+    inner: Arc<Inner>,
+    differentiates: bool,
+}
+
+#[derive(Debug)]
+struct Inner {
+    settings: DeviceSettings,
+    kernels: Kernels,
+    /// f32.
+    weights: Tensor,
+    /// What products read, if that is not the weights.
+    copy: Option<Tensor>,
+    gradients: Option<Gradients>,
+    placed: Mutex<Option<OnDevice>>,
+}
+
+// SAFETY: tensors of libtorch count their owners atomically and are read from any thread; what writes into these (the nodes' sums, the
+// optimizer's step) runs in the one thread that trains.
+unsafe impl Sync for Inner {}
+
+#[derive(Debug)]
+struct Gradients {
+    /// f32.
+    sum: Tensor,
+    /// Starts of the parts that hold a sum; the first product of a step overwrites, so that no pass of zeros is needed.
+    begun: Mutex<HashSet<usize>>,
+}
+
+/// The places of a batch, uploaded once for all blocks.
+#[derive(Debug)]
+struct OnDevice {
+    of: Placed,
+    tables: Arc<Tables>,
+}
+
+/// What a block needs to know of where tokens stand.
+#[derive(Debug)]
+pub(super) struct Tables {
+    pub cosines: Tensor,
+    pub sines: Tensor,
+    pub documents: Option<Documents>,
+}
+
+impl DeviceFlat {
+    /// Copies `weights` to the device; with `train` there is room for gradients.
+    ///
+    /// # Errors
+    /// The kernels cannot be had for this device.
+    pub fn new(settings: DeviceSettings, weights: &[f32], train: bool) -> Result<DeviceFlat, KernelError> {
+        let kernels = Kernels::load(settings.place, settings.element, settings.vector)?;
+        let weights = olmo_torch::upload(weights, settings.place);
+        let copy = (settings.element == Element::Bf16).then(|| weights.to_kind(Kind::BFloat16));
+        let gradients = train.then(|| Gradients { sum: weights.zeros_like(), begun: Mutex::default() });
+        let inner = Inner { settings, kernels, weights, copy, gradients, placed: Mutex::default() };
+        Ok(DeviceFlat { inner: Arc::new(inner), differentiates: train })
+    }
+
+    /// The settings.
+    pub fn settings(&self) -> &DeviceSettings {
+        &self.inner.settings
+    }
+
+    /// The same weights, for operations whose gradients are not wanted.
+    #[must_use]
+    pub fn plain(&self) -> DeviceFlat {
+        DeviceFlat { inner: self.inner.clone(), differentiates: false }
+    }
+
+    /// Whether operations become nodes of a graph.
+    pub(super) fn trains(&self) -> bool {
+        self.differentiates
+    }
+
+    pub(super) fn kind(&self) -> Kind {
+        match self.inner.settings.element {
+            Element::F32 => Kind::Float,
+            Element::Bf16 => Kind::BFloat16,
+        }
+    }
+
+    pub(super) fn launch(&self, kernel: &str, grid: usize, block: usize, arguments: &[Argument]) {
+        if grid > 0 {
+            self.inner.kernels.launch(kernel, grid, block, arguments);
+        }
+    }
+
+    /// Elements that a thread moves at once.
+    pub(super) fn vector(&self) -> usize {
+        self.inner.settings.vector
+    }
+
+    /// Threads of a block that walks over rows of `width`.
+    pub(super) fn threads(&self, width: usize) -> usize {
+        let chunks = width.div_ceil(self.vector());
+        let comfortable = chunks.next_multiple_of(32).min(256);
+        chunks.div_ceil(PER_THREAD).next_multiple_of(32).max(comfortable)
+    }
+
+    /// Memory of any content for activations.
+    pub(super) fn empty(&self, shape: &[usize]) -> Tensor {
+        olmo_torch::empty(shape, self.kind(), self.inner.settings.place)
+    }
+
+    pub(super) fn zeros(&self, shape: &[usize]) -> Tensor {
+        self.empty(shape).zero_()
+    }
+
+    /// Memory of any content for sums.
+    pub(super) fn floats(&self, shape: &[usize]) -> Tensor {
+        olmo_torch::empty(shape, Kind::Float, self.inner.settings.place)
+    }
+
+    /// Whole numbers on the device.
+    pub(super) fn integers(&self, values: &[i64]) -> Tensor {
+        olmo_torch::upload_integers(values, self.inner.settings.place)
+    }
+
+    /// All weights, f32.
+    pub(super) fn weights(&self) -> &Tensor {
+        &self.inner.weights
+    }
+
+    /// Takes new values of all weights over.
+    ///
+    /// # Panics
+    /// Their number is another.
+    pub fn set(&self, weights: &[f32]) {
+        let mut all = self.inner.weights.shallow_clone();
+        all.copy_(&olmo_torch::upload(weights, self.inner.settings.place));
+        if let Some(copy) = &self.inner.copy {
+            copy.shallow_clone().copy_(&all);
+        }
+    }
+
+    pub(super) fn copy(&self) -> Option<&Tensor> {
+        self.inner.copy.as_ref()
+    }
+
+    /// The sum of gradients, f32.
+    pub(super) fn sum(&self) -> &Tensor {
+        &self.inner.gradients.as_ref().expect("only what is differentiated has gradients").sum
+    }
+
+    /// A new step begins: gradients count for nothing from here on.
+    pub(super) fn begin(&self) {
+        if let Some(gradients) = &self.inner.gradients {
+            gradients.begun.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        }
+    }
+
+    /// A weight of `[rows, width]` as products read it.
+    pub(super) fn matrix(&self, range: &Range<usize>, width: usize) -> Tensor {
+        part(self.inner.copy.as_ref().unwrap_or(&self.inner.weights), range).view([-1, width as i64])
+    }
+
+    /// A norm's weight, f32.
+    pub(super) fn vector_of(&self, range: Option<&Range<usize>>) -> Option<Tensor> {
+        range.map(|range| part(&self.inner.weights, range))
+    }
+
+    /// The part of the gradients for `range`, and whether it holds a sum already.
+    pub(super) fn gradient(&self, range: &Range<usize>) -> (Tensor, bool) {
+        let gradients = self.inner.gradients.as_ref().expect("only what is differentiated has gradients");
+        let mut begun = gradients.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        (part(&gradients.sum, range), !begun.insert(range.start))
+    }
+
+    /// Nothing to add: what an earlier step left there goes.
+    pub(super) fn add_nothing(&self, range: &Range<usize>) {
+        let (mut sum, begun) = self.gradient(range);
+        if !begun {
+            let _ = sum.zero_();
+        }
+    }
+
+    /// Adds `left^T right` to the gradient of a weight, in f32.
+    pub(super) fn add_product(&self, range: &Range<usize>, left: &Tensor, right: &Tensor) {
+        let (sum, begun) = self.gradient(range);
+        olmo_torch::add_product(&sum.view([-1, right.size()[1]]), &left.tr(), right, begun);
+    }
+
+    /// Adds the columns of `parts [PARTS or fewer, width]` to the gradient of a norm's weight.
+    pub(super) fn add_columns(&self, range: &Range<usize>, parts: &Tensor) {
+        let (sum, begun) = self.gradient(range);
+        let width = range.len();
+        let arguments = [
+            parts.into(),
+            (&sum).into(),
+            (parts.size()[0] as i32).into(),
+            (width as i32).into(),
+            i32::from(begun).into(),
+        ];
+        self.launch("column_sum", width.div_ceil(128), 128, &arguments);
+    }
+
+    /// What blocks need to know of `placed`; uploaded when it is another than the last.
+    pub(super) fn tables(&self, placed: &Placed, [batch, sequence]: [usize; 2]) -> Arc<Tables> {
+        let mut cache = self.inner.placed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(OnDevice { of, tables }) = &*cache
+            && Arc::ptr_eq(&of.rope, &placed.rope)
+            && match (&of.documents, &placed.documents) {
+                (None, None) => true,
+                (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+                _ => false,
+            }
+        {
+            return tables.clone();
+        }
+        let place = self.inner.settings.place;
+        let upload = |values: fn(&Rope) -> &[f32]| olmo_torch::upload(values(&placed.rope), place);
+        let documents = placed.documents.as_deref().map(|starts| Documents::new(starts, batch, sequence, place));
+        let tables = Arc::new(Tables { cosines: upload(Rope::cosines), sines: upload(Rope::sines), documents });
+        *cache = Some(OnDevice { of: placed.clone(), tables: tables.clone() });
+        tables
+    }
+}
+
+// SAFETY: as for `Inner`; these are only read.
+unsafe impl Sync for Tables {}
+
+impl Tables {
+    /// Attention of a block over `batch` rows of `sequence` tokens.
+    pub fn attention(&self, config: &BlockConfig, [batch, sequence]: [usize; 2]) -> DeviceAttention {
+        DeviceAttention {
+            batch,
+            sequence,
+            heads: config.n_heads,
+            kv_heads: config.n_kv_heads,
+            head: config.head_width(),
+            window: config.window,
+            documents: self.documents.clone(),
+        }
+    }
+}
+
+fn part(flat: &Tensor, range: &Range<usize>) -> Tensor {
+    flat.narrow(0, range.start as i64, range.len() as i64)
+}

@@ -1,0 +1,51 @@
+//! A training step on a device of libtorch, in bf16 or f32: products and attention by libtorch, the rest by our own kernels.
+//!
+//! Weights, moments and gradients are flat f32 arrays on the device; with bf16 the products read a copy that the optimizer writes. Nothing
+//! here waits for the device but what hands numbers to the host ([`Training::finish`], [`Training::download`]).
+//!
+//! On [`Place::Cpu`] the same code runs through an emulator of the kernels' text: for tests, not for work.
+
+// As in `nodes`.
+#![allow(deprecated)]
+
+mod block;
+mod embedding;
+mod flat;
+mod head;
+mod nodes;
+mod norm;
+mod training;
+
+/// The GPU with this number among those that the process may use. With `OLMO_PIPE_EMULATE_GPU=1` the CPU stands in for it (for tests:
+/// thousands of times slower).
+///
+/// # Errors
+/// There is none, and why.
+pub fn gpu(index: usize) -> Result<Place, String> {
+    if std::env::var_os("OLMO_PIPE_EMULATE_GPU").is_some_and(|value| value == "1") {
+        olmo_torch::keep_to_one_thread();
+        return Ok(Place::Cpu);
+    }
+    let found = olmo_torch::cuda();
+    if !found.built {
+        return Err("this worker was built with the libtorch for CPUs; scripts/libtorch cuda --build".into());
+    }
+    match found.devices {
+        0 => Err("libtorch finds no GPU: there is none, or its driver is too old for CUDA 13".into()),
+        count if index >= count => Err(format!("cuda:{index}: the stage has {count} GPUs, counted from 0")),
+        _ => Ok(Place::Cuda(index)),
+    }
+}
+
+/// Bytes that a GPU has left, if its driver says so.
+pub fn free_memory(place: Place) -> Option<u64> {
+    olmo_torch::memory(place).map(|(free, _)| free as u64)
+}
+
+pub use flat::{DeviceFlat, DeviceSettings, unsupported, vector};
+pub use nodes::{
+    block_device, embed_backward_device, embed_device, head_logits_device, head_loss_device, norm_device,
+    weights_on_host,
+};
+pub use olmo_torch::{Element, Place};
+pub use training::{Finished, Losses, Training};

@@ -1,0 +1,131 @@
+//! The optimizer's state beside the weights, and what the host learns of a step.
+
+use std::ops::Range;
+
+use olmo_torch::{KernelError, Kind, Tensor};
+
+use super::flat::{DeviceFlat, DeviceSettings, PARTS};
+use crate::adamw::{AdamW, Scalars};
+
+/// Losses of micro-batches that are still on the device.
+#[derive(Debug)]
+pub struct Losses {
+    /// f64 `[2]`: sums of the negative log-likelihood and of the squared log partition function.
+    totals: Tensor,
+    labels: u64,
+    z_loss: f64,
+}
+
+impl Losses {
+    pub(super) fn new(totals: Tensor, labels: u64, z_loss: f64) -> Losses {
+        Losses { totals, labels, z_loss }
+    }
+
+    /// Both of one step.
+    #[must_use]
+    pub fn plus(self, other: Losses) -> Losses {
+        Losses { totals: self.totals + other.totals, labels: self.labels + other.labels, z_loss: self.z_loss }
+    }
+
+    /// The sums as numbers; waits for the device.
+    pub fn sums(&self) -> crate::Sums {
+        let totals = olmo_torch::download_doubles(&self.totals);
+        crate::Sums { nll: totals[0], z: self.z_loss * totals[1], labels: self.labels }
+    }
+}
+
+/// A step's numbers on the host.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Finished {
+    /// Sums of the losses.
+    pub sums: crate::Sums,
+    /// Euclidean norm of the gradients, before clipping. If it is not finite, nothing was changed.
+    pub grad_norm: f64,
+}
+
+/// Weights, gradients and the optimizer's moments on a device.
+#[derive(Debug)]
+pub struct Training {
+    flat: DeviceFlat,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+}
+
+// SAFETY: as for the weights: read from any thread, written only through `&mut`.
+unsafe impl Sync for Training {}
+
+impl Training {
+    /// Copies weights and moments to the device.
+    ///
+    /// # Errors
+    /// The kernels cannot be had for this device.
+    pub fn new(settings: DeviceSettings, weights: &[f32], moments: [&[f32]; 2]) -> Result<Training, KernelError> {
+        let flat = DeviceFlat::new(settings, weights, true)?;
+        let [exp_avg, exp_avg_sq] = moments.map(|moment| olmo_torch::upload(moment, settings.place));
+        Ok(Training { flat, exp_avg, exp_avg_sq })
+    }
+
+    /// Weights and gradients, for the nodes.
+    pub fn flat(&self) -> &DeviceFlat {
+        &self.flat
+    }
+
+    /// A new step: earlier gradients count for nothing.
+    pub fn begin(&self) {
+        self.flat.begin();
+    }
+
+    /// Clips and takes the optimizer's step, the `number`-th (from 1), then waits for the device and tells what it did. `groups` as for
+    /// [`crate::adamw::step`].
+    pub fn finish(
+        &mut self,
+        settings: &AdamW,
+        number: u64,
+        groups: &[(Range<usize>, bool)],
+        max_norm: Option<f64>,
+        losses: &Losses,
+    ) -> Finished {
+        let floats = if self.flat.vector() == 1 { 1 } else { 4 };
+        let (sum, parts) = (self.flat.sum(), self.flat.floats(&[PARTS]));
+        let total = (sum.numel() / floats) as i64;
+        self.flat.launch("square_sum", PARTS, 256, &[sum.into(), total.into(), (&parts).into()]);
+        let norm = parts.sum(Kind::Double).sqrt();
+        for (range, decays) in groups {
+            let of = |flat: &Tensor| flat.narrow(0, range.start as i64, range.len() as i64);
+            let (g, w) = (of(sum), of(self.flat.weights()));
+            let (copy, m, v) = (self.flat.copy().map(of), of(&self.exp_avg), of(&self.exp_avg_sq));
+            let total = range.len() / floats;
+            let Scalars { keep, one_minus_beta1, beta2, one_minus_beta2, root_correction2, eps, step_size, .. } =
+                Scalars::new(settings, number, 1.0, *decays);
+            let arguments = [
+                (&g).into(),
+                copy.as_ref().into(),
+                (&w).into(),
+                (&m).into(),
+                (&v).into(),
+                (total as i64).into(),
+                keep.into(),
+                one_minus_beta1.into(),
+                beta2.into(),
+                one_minus_beta2.into(),
+                root_correction2.into(),
+                eps.into(),
+                step_size.into(),
+                (&norm).into(),
+                (max_norm.unwrap_or(0.0) as f32).into(),
+            ];
+            self.flat.launch("adamw", total.div_ceil(256).min(4 * PARTS), 256, &arguments);
+        }
+        Finished { sums: losses.sums(), grad_norm: olmo_torch::download_doubles(&norm)[0] }
+    }
+
+    /// Weights and both moments on the host.
+    pub fn download(&self) -> [Vec<f32>; 3] {
+        [self.flat.weights(), &self.exp_avg, &self.exp_avg_sq].map(olmo_torch::download)
+    }
+
+    /// The gradients on the host.
+    pub fn gradients(&self) -> Vec<f32> {
+        olmo_torch::download(self.flat.sum())
+    }
+}

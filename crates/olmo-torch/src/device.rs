@@ -1,0 +1,73 @@
+//! Tensors on a device: made, filled, read, and multiplied with f32 sums.
+
+use tch::{Device, Kind, Tensor};
+
+fn sizes(shape: &[usize]) -> Vec<i64> {
+    shape.iter().map(|&n| n as i64).collect()
+}
+
+/// Memory of any content.
+///
+/// # Panics
+/// The device has no room for it; the message is libtorch's.
+pub fn empty(shape: &[usize], kind: Kind, device: Device) -> Tensor {
+    Tensor::empty(sizes(shape), (kind, device))
+}
+
+/// `values` on a device, f32.
+pub fn upload(values: &[f32], device: Device) -> Tensor {
+    Tensor::from_slice(values).to_device(device)
+}
+
+/// Whole numbers on a device. On a GPU the copy runs beside what the host does next, from memory that the driver has pinned.
+pub fn upload_integers(values: &[i64], device: Device) -> Tensor {
+    let host = Tensor::from_slice(values);
+    if !device.is_cuda() || values.is_empty() {
+        return host.to_device(device);
+    }
+    host.pin_memory(device).to_device_(device, Kind::Int64, true, false)
+}
+
+/// Numbers in f64 on a device.
+pub fn doubles(values: &[f64], device: Device) -> Tensor {
+    Tensor::from_slice(values).to_device(device)
+}
+
+/// The elements of an f32 tensor; waits for the device.
+///
+/// # Panics
+/// The tensor is of another kind.
+pub fn download(tensor: &Tensor) -> Vec<f32> {
+    read(tensor, Kind::Float, 0.0)
+}
+
+/// The elements of an f64 tensor; waits for the device.
+///
+/// # Panics
+/// The tensor is of another kind.
+pub fn download_doubles(tensor: &Tensor) -> Vec<f64> {
+    read(tensor, Kind::Double, 0.0)
+}
+
+fn read<T: Copy + tch::kind::Element>(tensor: &Tensor, kind: Kind, zero: T) -> Vec<T> {
+    assert_eq!(tensor.kind(), kind, "the tensor holds what is read");
+    let host = tensor.contiguous().to_device(Device::Cpu);
+    let mut values = vec![zero; host.numel()];
+    let length = values.len();
+    host.copy_data(&mut values, length);
+    values
+}
+
+/// `sum = left right`, or `sum += left right` with `add`; `sum` is f32 whatever the factors are, so that small parts are not lost.
+pub fn add_product(sum: &Tensor, left: &Tensor, right: &Tensor, add: bool) {
+    let wide = |x: &Tensor| x.to_kind(Kind::Float);
+    // libtorch multiplies bf16 into f32 on GPUs alone.
+    let (left, right) =
+        if sum.device().is_cuda() { (left.shallow_clone(), right.shallow_clone()) } else { (wide(left), wide(right)) };
+    let _ = match (left.kind(), add) {
+        (Kind::Float, true) => sum.addmm_out(sum, &left, &right),
+        (Kind::Float, false) => left.mm_out(sum, &right),
+        (_, true) => sum.addmm_dtype_out(sum, &left, &right, Kind::Float),
+        (_, false) => left.mm_dtype_out(sum, &right, Kind::Float),
+    };
+}
