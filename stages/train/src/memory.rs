@@ -1,8 +1,10 @@
 //! How much memory there is, how much a run needs, and what would make it fit.
 
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use olmo_model::{ActivationCheckpointing, Computes, MemoryEstimate, ModelConfig};
+use olmo_stage::StageError;
 
 /// Tokens beyond which more rows at once make a step no faster.
 const ENOUGH_TOKENS: usize = 1 << 14;
@@ -73,6 +75,25 @@ impl Need<'_> {
     }
 }
 
+/// Runs `work`; that libtorch could not have the memory it asked for becomes a failure with the way out. What the host's own allocator
+/// is refused ends the process, and the engine says the same then.
+///
+/// # Errors
+/// Those of `work`, and `train::oom`.
+pub fn caught(smaller: Option<&str>, work: impl FnOnce() -> Result<(), StageError>) -> Result<(), StageError> {
+    let panic = match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(ended) => return ended,
+        Err(panic) => panic,
+    };
+    let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+    let refused = |line: &&str| line.contains("out of memory") || line.contains("can't allocate memory");
+    match text.and_then(|text| text.lines().find(refused)) {
+        Some(line) => Err(StageError::fail("train::oom", format!("memory ran out: {}", line.trim()))
+            .hint(smaller.unwrap_or("run fewer rows at once, or take a smaller model"))),
+        None => resume_unwind(panic),
+    }
+}
+
 /// Of `available` bytes those that a run may take: some are for the rest of the process and of the machine.
 pub fn room(available: u64) -> u64 {
     available / 10 * 9
@@ -98,6 +119,20 @@ pub fn shown(bytes: u64) -> String {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn memory_that_libtorch_is_refused_is_a_failure_with_the_way_out_and_other_panics_go_on() {
+        let words = "called `Result::unwrap()` on an `Err` value: Torch(\"CUDA out of memory. Tried to allocate 2.00 GiB.\\nException raised";
+        let Err(StageError::Failed(failure)) = caught(Some("`rows: 1` would need 3 GiB"), || panic!("{words}")) else {
+            panic!("memory has run out")
+        };
+        assert_eq!(failure.code, "train::oom");
+        assert!(failure.message.contains("CUDA out of memory. Tried to allocate 2.00 GiB"), "{failure:?}");
+        assert_eq!(failure.hint.as_deref(), Some("`rows: 1` would need 3 GiB"));
+        let other = catch_unwind(|| caught(None, || panic!("a bug")));
+        assert!(other.is_err(), "a bug stays one");
+        assert!(caught(None, || Ok(())).is_ok());
+    }
 
     fn config() -> ModelConfig {
         serde_json::from_value(

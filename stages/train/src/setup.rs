@@ -29,6 +29,8 @@ pub struct Setup {
     pub version: u32,
     /// The tensor backend of this run.
     pub backend: String,
+    /// The change that needs about a quarter less memory, in words.
+    pub smaller: Option<String>,
 }
 
 impl Setup {
@@ -85,14 +87,31 @@ impl Setup {
                 schedule.warmup
             ));
         }
-        let microbatch = microbatch(&params, &config, data.manifest().sequence_length as usize, context);
+        let (microbatch, smaller) = microbatch(&params, &config, data.manifest().sequence_length as usize, context);
         let (version, backend) = (context.request.version, context.request.backend.clone());
-        Ok(Self { params, data, eval_data, config, initial, max_steps, schedule, microbatch, version, backend })
+        Ok(Self {
+            params,
+            data,
+            eval_data,
+            config,
+            initial,
+            max_steps,
+            schedule,
+            microbatch,
+            version,
+            backend,
+            smaller,
+        })
     }
 }
 
 /// Rows computed at once; says what memory the run will need, and what to change if there is less.
-fn microbatch(params: &Params, config: &ModelConfig, sequence: usize, context: &mut Context) -> usize {
+fn microbatch(
+    params: &Params,
+    config: &ModelConfig,
+    sequence: usize,
+    context: &mut Context,
+) -> (usize, Option<String>) {
     let on_gpu = context.request.backend == backend::CUDA;
     let computes = if on_gpu { params.on_gpu() } else { Computes::OnHost };
     let need = Need { config, sequence, rows: params.global_train_batch_size, computes };
@@ -105,8 +124,10 @@ fn microbatch(params: &Params, config: &ModelConfig, sequence: usize, context: &
     let estimate = need.estimate(policy, rows);
     context.message(memory::told(&estimate, rows));
     // A quarter less than was asked for: if the estimate did not fit, an estimate a little smaller will not either.
-    if let Some((change, smaller)) = need.way_out(policy, rows, estimate.total() / 4 * 3) {
-        eprintln!("{IF_MEMORY_RUNS_OUT}`{change}` would need about {}", memory::shown(smaller.total()));
+    let smaller = need.way_out(policy, rows, estimate.total() / 4 * 3);
+    let smaller = smaller.map(|(change, need)| format!("`{change}` would need about {}", memory::shown(need.total())));
+    if let Some(smaller) = &smaller {
+        eprintln!("{IF_MEMORY_RUNS_OUT}{smaller}");
     }
     if estimate.total() > room {
         let way_out = match need.way_out(policy, rows, room) {
@@ -120,7 +141,7 @@ fn microbatch(params: &Params, config: &ModelConfig, sequence: usize, context: &
             memory::shown(estimate.total())
         ));
     }
-    rows
+    (rows, smaller)
 }
 
 /// The config, and the weights if they are given.

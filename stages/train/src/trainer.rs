@@ -61,7 +61,7 @@ pub fn train(mut setup: Setup, context: &mut Context) -> Result<(), StageError> 
         let (saver, pace) = (Saver::default(), Pace::new());
         let positions = batches()?;
         let mut run = Run { setup, positions, prefetch, model, state, gradients, groups, saved_item, saver, pace };
-        let ended = run.steps(context);
+        let ended = memory::caught(setup.smaller.as_deref(), || run.steps(context));
         // Whatever ended the steps: what is on its way to disk arrives.
         let saved = run.saver.finish(context);
         match ended.and(saved) {

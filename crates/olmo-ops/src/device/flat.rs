@@ -29,7 +29,7 @@ pub fn vector(config: &BlockConfig) -> usize {
 
 /// Why the kernels cannot serve blocks of this shape, if they cannot.
 pub fn unsupported(config: &BlockConfig) -> Option<String> {
-    let most = MOST_THREADS * PER_THREAD * vector(config);
+    let most = most_threads(vector(config)) * PER_THREAD * vector(config);
     if config.d_model > most {
         let reach = "a multiple of 8 for d_model, mlp_hidden_size / 2, the keys' width and half a head's width lets them reach farther";
         let reach = if vector(config) == 1 { reach } else { "no way is known to this version" };
@@ -41,8 +41,11 @@ pub fn unsupported(config: &BlockConfig) -> Option<String> {
 
 /// As in kernels.cu: chunks that a thread keeps of a row.
 const PER_THREAD: usize = 4;
-/// Threads of the largest block: what registers allow.
-const MOST_THREADS: usize = 512;
+/// Threads of the largest block: what registers allow, which wide access needs more of.
+fn most_threads(vector: usize) -> usize {
+    if vector == 1 { 512 } else { 256 }
+}
+
 /// Blocks that leave a partial sum each; a few for every multiprocessor of the largest GPU.
 pub(super) const PARTS: usize = 528;
 /// Blocks that walk over rows.

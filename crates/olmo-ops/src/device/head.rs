@@ -64,7 +64,7 @@ pub(super) fn loss(
             (terms.z_loss as f32).into(),
             i32::from(wanted).into(),
         ];
-        flat.launch("cross_entropy", count, 1024.min(vocabulary.next_multiple_of(32)), &arguments);
+        flat.launch("cross_entropy", count, 512.min(vocabulary.next_multiple_of(32)), &arguments);
         if let Some(dtaken) = &dtaken {
             let _ = logits.mm_out(&of_chunk(dtaken), &matrix);
             flat.add_product(weight, &logits, &rows);
