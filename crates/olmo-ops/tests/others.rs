@@ -15,6 +15,9 @@ fn tensor<const D: usize>(compute: Compute, values: &[f64], shape: [usize; D], d
     Tensor::from_data(TensorData::new(values.to_vec(), shape), (&device, dtype)).require_grad()
 }
 
+/// What rounding inputs to bf16 and results to it again may cost, relative to the largest number.
+const IN_BF16: f64 = 2e-2;
+
 /// Runs a check on everything that this build computes on.
 fn everywhere(check: impl Fn(Compute)) {
     Compute::ALL.iter().copied().for_each(check);
@@ -41,6 +44,8 @@ fn embedding_of_repeated_ids(compute: Compute) {
     };
     let (fused, reference) = (run(true, DType::F32), run(false, DType::F64));
     assert!(difference(&fused.0, &reference.0) < 1e-6 && difference(&fused.1, &reference.1) < 1e-6);
+    let in_bf16 = run(true, DType::BF16);
+    assert!(difference(&in_bf16.0, &reference.0) < IN_BF16 && difference(&in_bf16.1, &reference.1) < IN_BF16);
     assert!(fused.1[5..10].iter().all(|gradient| *gradient == 0.0), "a row that no id names has no gradient");
 }
 
@@ -65,12 +70,12 @@ fn both_norms(compute: Compute) {
                 let gradient = weight.map(|weight| read(weight.grad(&grads).expect("a gradient"))).unwrap_or_default();
                 [read(y.inner()), read(input.grad(&grads).expect("a gradient")), gradient]
             };
-            for (fused, reference) in run(true, DType::F32).iter().zip(run(false, DType::F64)) {
-                assert!(
-                    difference(fused, &reference) < 2e-6,
-                    "{kind:?} {width} {affine}: {}",
-                    difference(fused, &reference)
-                );
+            let reference = run(false, DType::F64);
+            for (dtype, most) in [(DType::F32, 2e-6), (DType::BF16, IN_BF16)] {
+                for (fused, reference) in run(true, dtype).iter().zip(&reference) {
+                    let off = difference(fused, reference);
+                    assert!(off < most, "{kind:?} {width} {affine} {dtype:?}: {off}");
+                }
             }
         }
     }
@@ -125,6 +130,9 @@ fn head_and_loss(compute: Compute) {
         assert!(difference(&read(fused.loss.inner()), &read(reference.loss.inner())) < 1e-6);
         assert!(difference(&hidden, &want_hidden) < 3e-6, "{rows}: {}", difference(&hidden, &want_hidden));
         assert!(difference(&weight, &want_weight) < 3e-6, "{rows}: {}", difference(&weight, &want_weight));
+        let (in_bf16, hidden, weight) = head.run(true, DType::BF16);
+        assert!((in_bf16.sums.nll / reference.sums.nll - 1.0).abs() < IN_BF16, "{:?}", in_bf16.sums);
+        assert!(difference(&hidden, &want_hidden) < IN_BF16 && difference(&weight, &want_weight) < IN_BF16, "{rows}");
     }
 }
 
