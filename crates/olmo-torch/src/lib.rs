@@ -4,12 +4,14 @@
 //! the thread that calls it ([`keep_to_one_thread`]); `olmo-ops` divides the work itself, in the same pieces every time.
 
 mod attention;
+mod device;
 mod device_attention;
 mod devices;
 mod kernels;
 mod shim;
 
 pub use attention::{AttentionShape, attention_backward, attention_forward};
+pub use device::{add_product, doubles, download, download_doubles, empty, upload, upload_integers};
 pub use device_attention::{
     AttentionKept, AttentionKernel, DeviceAttention, Documents, cudnn_refusal, device_attention_backward,
     device_attention_forward, device_attention_forward_by,
