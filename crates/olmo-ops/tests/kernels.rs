@@ -142,6 +142,11 @@ fn child() {
         let how: i32 = how.parse().unwrap();
         place.load().unwrap().launch("wrong", 1, block, &[(&zeros(16)).into(), how.into()]);
         println!("unharmed");
+    } else if case == "gpu" {
+        let kernels = Kernels::load(Device::Cuda(3), Element::F32, 1).unwrap_or_else(|error| panic!("{error}"));
+        let none = Argument::from(None);
+        kernels.launch("scale", 7, 64, &[none, none, 12345678901i64.into(), 0.5f32.into()]);
+        println!("memory {:?}", memory(Device::Cuda(3)));
     } else {
         // From the environment's folders.
         let kernels = Kernels::load(Device::Cpu, Element::F32, 1).unwrap_or_else(|error| panic!("{error}"));
@@ -446,4 +451,79 @@ fn the_built_in_kernels_compile_for_the_cpu() {
             assert_eq!(numbers(&part), [64.0]);
         }
     }
+}
+
+/// A driver that says what it is asked, for a machine without one. Its GPU is an sm_90.
+const DRIVER: &str = r#"
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+static int said(const char* call) {
+  std::fprintf(stderr, "[%s]", call);
+  const char* fails = std::getenv("DRIVER_FAILS");
+  return fails && !std::strcmp(fails, call) ? 700 : 0;
+}
+static void* current;
+static char context, module;
+extern "C" {
+int cuInit(unsigned) { return said("init"); }
+int cuGetErrorString(int status, const char** text) { *text = status == 700 ? "an illegal memory access was encountered" : status == 500 ? "named symbol not found" : nullptr; return 0; }
+int cuDeviceGet(int* device, int index) { *device = index + 40; return said("device"); }
+int cuDeviceGetAttribute(int* value, int attribute, int device) { if (device != 43) return 1; *value = attribute == 75 ? 9 : attribute == 76 ? 0 : -1; return 0; }
+int cuDevicePrimaryCtxRetain(void** to, int device) { if (device != 43) return 1; *to = &context; return said("retain"); }
+int cuCtxGetCurrent(void** to) { *to = current; return 0; }
+int cuCtxPushCurrent_v2(void* it) { current = it; return said("push"); }
+int cuCtxPopCurrent_v2(void** it) { *it = current; current = nullptr; return said("pop"); }
+int cuModuleLoadData(void** to, const void* image) { *to = &module; if (current != &context || std::memcmp(image, "the cubin", 9)) return 1; return said("load"); }
+int cuModuleUnload(void*) { return said("unload"); }
+int cuModuleGetFunction(void** to, void* from, const char* name) { if (from != &module || !std::strcmp(name, "absent")) return 500; *to = strdup(name); return said(name); }
+int cuLaunchKernel(void* f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, void* stream, void** p, void** extra) {
+  std::fprintf(stderr, "[%s %u %u %u, %u %u %u, %u %d %d: %d %lld %g]", (char*)f, gx, gy, gz, bx, by, bz, shared, !stream, !extra, *(void**)p[0] == nullptr, *(long long*)p[2], *(float*)p[3]);
+  return current == &context ? said("launch") : 201;
+}
+int cuMemGetInfo_v2(size_t* free, size_t* total) { *free = 5; *total = 9; return current == &context ? said("memory") : 201; }
+}
+"#;
+
+#[test]
+fn a_driver_is_asked_in_its_order_and_its_words_are_passed_on() {
+    let place = Place::new("KERNEL hasty(float* y) {}\nKERNEL scale(const float* x, float* y, i64 total, float by) {}");
+    let path = place.folder.path();
+    fs::write(path.join("driver.cpp"), DRIVER).unwrap();
+    let mut compiler = Command::new("c++");
+    compiler.args(["-shared", "-fPIC", "-w", "-o"]).arg(path.join("libcuda.so.1")).arg(path.join("driver.cpp"));
+    assert!(compiler.status().unwrap().success());
+    let trial = path.join("trial");
+    let cubin = trial.join("f32-v1-sm_90.cubin");
+    fs::write(&cubin, "the cubin of a test").unwrap();
+    let libraries = format!("{}:{}", path.display(), std::env::var("LD_LIBRARY_PATH").unwrap_or_default());
+    let run = |fails: &str| {
+        let variables = [("LD_LIBRARY_PATH", libraries.as_str()), ("OLMO_PIPE_KERNELS", trial.to_str().unwrap())];
+        let output = in_a_child("gpu", &[&variables[..], &[("DRIVER_FAILS", fails)]].concat());
+        (output.status.success(), said(&output))
+    };
+    let (_, words) = run("");
+    assert!(words.contains("[init][device][retain][push][load][hasty][scale][pop]"), "{words}");
+    assert!(words.contains("[push][scale 7 1 1, 64 1 1, 0 1 1: 1 12345678901 0.5][launch][pop]"), "{words}");
+    assert!(words.contains("[push][memory][pop]") && words.contains("memory Some((5, 9))"), "{words}");
+    assert!(!words.contains("[unload]"), "a GPU may still run what is dropped: {words}");
+
+    let (well, words) = run("launch");
+    assert!(!well, "{words}");
+    let expected =
+        "kernel scale, grid 7, block 64: the CUDA driver says an illegal memory access was encountered (700)";
+    assert!(words.contains(expected), "{words}");
+    let (_, words) = run("init");
+    assert!(words.contains("no CUDA driver: an illegal memory access was encountered (700); install"), "{words}");
+    let (_, words) = run("retain");
+    let expected =
+        "the CUDA driver refused cuDevicePrimaryCtxRetain for device 3: an illegal memory access was encountered (700)";
+    assert!(words.contains(expected), "{words}");
+    let (_, words) = run("load");
+    let expected = format!("{} does not go with the text of the kernels: an illegal memory access", cubin.display());
+    assert!(words.contains(&expected), "{words}");
+
+    fs::write(trial.join("kernels.cu"), "KERNEL absent(float* y) {}\nKERNEL scale(const float* x) {}").unwrap();
+    let (_, words) = run("");
+    assert!(words.contains("the kernels: kernel absent: named symbol not found (500); compile it anew"), "{words}");
 }
