@@ -273,7 +273,7 @@ impl DeviceAttention {
     }
 
     /// Back from [`DeviceAttention::flash_layout`].
-    fn from_flash(&self, part: &Tensor) -> Tensor {
+    fn out_of_flash(&self, part: &Tensor) -> Tensor {
         let size = part.size();
         let [heads, head] = [size[size.len() - 2], size[size.len() - 1]];
         part.reshape([self.tokens() as i64, heads, head]).narrow(2, 0, self.head as i64)
@@ -291,7 +291,7 @@ fn upload(host: Tensor, device: Device) -> Tensor {
 
 /// `[tokens, heads, head]` where kernels that move 16 bytes at once may read it: itself, or a copy if it lies elsewhere.
 fn aligned(part: &Tensor) -> Tensor {
-    let lies = part.data_ptr() as usize % 16 == 0 && part.stride()[..2].iter().all(|stride| stride % 8 == 0);
+    let lies = (part.data_ptr() as usize).is_multiple_of(16) && part.stride()[..2].iter().all(|stride| stride % 8 == 0);
     if lies { part.shallow_clone() } else { part.contiguous().copy() }
 }
 
@@ -344,7 +344,7 @@ fn forward(attention: &DeviceAttention, kernel: AttentionKernel, parts: [&Tensor
         AttentionKernel::Flash => {
             let (cut, parts) = attention.flash_parts(parts);
             let [output, sums, state, unused] = shim::flash_forward(parts.each_ref(), cut, scale)?;
-            let output = attention.flat(&attention.from_flash(&output));
+            let output = attention.flat(&attention.out_of_flash(&output));
             Ok(AttentionKept { output, kept: Kept::Flash([sums, state, unused]) })
         }
         AttentionKernel::Cpu => {
@@ -411,7 +411,7 @@ fn backward(
             let (output, doutput) = (attention.flash_layout(&output), attention.flash_layout(&doutput));
             let kept = [&output, sums, state, unused];
             let gradients = shim::flash_backward(parts.each_ref(), cut, kept, &doutput, scale)?;
-            Ok(gradients.map(|gradient| attention.from_flash(&gradient)))
+            Ok(gradients.map(|gradient| attention.out_of_flash(&gradient)))
         }
         Kept::Cpu(sums) => {
             let [q, k, v] = parts.map(|part| attention.heads_first(part));
