@@ -192,9 +192,10 @@ impl Plan {
     pub fn run(self, common: &Common) -> Result<Exit, Problem> {
         let Loaded { resolved, .. } = self.experiment.load()?;
         let store = Store::open(&common.store_folder(&resolved.root))?;
-        let lock = self.experiment.sourcing(false, true)?.read()?;
-        let notes = self.notes(resolved, &store)?;
-        let plans = engine::plan(resolved, &self.choice.into(), &store, &lock)?;
+        let sourcing = self.experiment.sourcing(false, true)?;
+        let engine::Planned { stages: plans, missing } =
+            engine::plan(resolved, &self.choice.into(), &store, &sourcing.read()?)?;
+        let notes = notes(resolved, &missing, &store, sourcing)?;
         let hits = plans.iter().filter(|p| p.state == PlanState::Hit).count();
         let exit = if self.exit_code && hits < plans.len() { Exit::WouldRun } else { Exit::Success };
         if self.json {
@@ -236,16 +237,20 @@ impl Plan {
         std::mem::forget(plans);
         Ok(exit)
     }
+}
 
-    /// What the stages that are to run tell of themselves, by stage. None without a worker: a plan needs none.
-    fn notes(&self, resolved: &Resolved, store: &Store) -> Result<Vec<(String, Finding)>, Problem> {
-        let options = Options { sourcing: self.experiment.sourcing(false, true)?, ..options()? };
-        let found = match engine::findings(resolved, &self.choice.stages, Some(store), &options) {
-            Ok(found) => found,
-            Err(RunError::Exec(_)) => return Ok(Vec::new()),
-            Err(error) => return Err(error.into()),
-        };
-        let notes = found.into_iter().filter(|found| found.finding.level == Level::Note);
-        Ok(notes.map(|found| (found.stage, found.finding)).collect())
-    }
+/// What the stages without a result tell of themselves, by stage. None without a worker: a plan needs none.
+fn notes(
+    resolved: &Resolved,
+    missing: &[engine::Missing],
+    store: &Store,
+    sourcing: Sourcing,
+) -> Result<Vec<(String, Finding)>, Problem> {
+    let found = match engine::findings_of(resolved, missing, Some(store), &Options { sourcing, ..options()? }) {
+        Ok(found) => found,
+        Err(RunError::Exec(_)) => return Ok(Vec::new()),
+        Err(error) => return Err(error.into()),
+    };
+    let notes = found.into_iter().filter(|found| found.finding.level == Level::Note);
+    Ok(notes.map(|found| (found.stage, found.finding)).collect())
 }

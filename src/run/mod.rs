@@ -39,11 +39,11 @@ pub use error::RunError;
 pub use event::{Place, Record, RunEvent, RunOutcome, Used};
 pub use explain::Changed;
 pub use follow::{Attached, LogFile, attach, cancel, log_files, remove};
-pub use plan::{ItemPlan, PlanState, StagePlan, plan};
+pub use plan::{ItemPlan, Missing, PlanState, Planned, StagePlan, plan};
 pub use record::{Recorded, RunId, find, log_path, now_ms, read_events, read_recorded};
 pub use remote::Sourcing;
 pub use resources::{Grant, Machine};
-pub use rules::{StageFinding, findings};
+pub use rules::{StageFinding, findings, findings_of};
 pub use selection::{Selected, Selection};
 pub use sources::{Change, Sources};
 pub use state::{InstanceState, RunState, RunStatus, StageState, Status, folder, list, logs, show};
@@ -62,7 +62,7 @@ use crate::spec::Resolved;
 use crate::store::{Output, Store, StoreError};
 
 use board::Board;
-use plan::{Found, Missing};
+use plan::Found;
 use record::RunRecord;
 use scheduler::{Again, Ending, Scheduler};
 

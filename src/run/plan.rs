@@ -85,24 +85,30 @@ impl PlanState {
 /// # Errors
 /// What would keep a run from starting: among it a stage that `selection` only reads and that has
 /// no result.
-pub fn plan(
-    resolved: &Resolved,
-    selection: &Selection,
-    store: &Store,
-    lock: &Lock,
-) -> Result<Vec<StagePlan>, RunError> {
+pub fn plan(resolved: &Resolved, selection: &Selection, store: &Store, lock: &Lock) -> Result<Planned, RunError> {
     let selected = selection.choose(resolved)?;
     let sources = Sources::read(resolved, &selected.names, store, &lock.sources)?;
     let mut history = History::new(store, &resolved.experiment);
-    let mut plans = Vec::with_capacity(selected.names.len());
+    let (mut plans, mut missing) = (Vec::with_capacity(selected.names.len()), Vec::new());
     survey(resolved, &selected.names, &sources, store, &mut |board, stage, looks, pending| {
+        let inputs = looks.iter().find(|look| !look.is_hit()).map(|look| &look.inputs);
+        if let Some(inputs) = pending.as_ref().map(|pending| &pending.known).or(inputs) {
+            missing.push(Missing { name: board.stages[stage].name.clone(), inputs: inputs.clone() });
+        }
         plans.push(explained(board, stage, looks, pending, store, &mut history)?);
         Ok(())
     })?;
     if let Some(plan) = plans.iter().find(|p| p.state != PlanState::Hit && selected.only_read.contains(&p.name)) {
         return Err(selected.not_before(&plan.name));
     }
-    Ok(plans)
+    Ok(Planned { stages: plans, missing })
+}
+
+/// What [`plan`] finds.
+pub struct Planned {
+    pub stages: Vec<StagePlan>,
+    /// The stages that have no result yet.
+    pub missing: Vec<Missing>,
 }
 
 /// What the store has of what a run needs.
@@ -149,6 +155,12 @@ struct Look {
     record: KeyRecord,
     key: Digest,
     state: ActionState,
+}
+
+impl Look {
+    fn is_hit(&self) -> bool {
+        matches!(self.state, ActionState::Hit(_))
+    }
 }
 
 type Visit<'v> = dyn FnMut(&Board, usize, Vec<Look>, Option<Pending>) -> Result<(), RunError> + 'v;
