@@ -1,6 +1,8 @@
 //! What signals do to an engine and its stages, and that nothing outlives an engine, however it dies.
 
 use std::fs;
+use std::os::unix::process::CommandExt;
+use std::process::Stdio;
 
 use olmo_pipe::run::{RunEvent, RunStatus, Status};
 
@@ -39,7 +41,16 @@ fn a_closed_terminal_ends_a_run_in_order_unless_it_was_started_to_outlive_it() {
     let project = Project::new();
     project.stage("a", &format!("touch @waits\nwhile [ ! -e @go ]; do sleep 0.02; done\n{COPY}"));
     project.experiment("  a: {uses: a}\n", "");
-    let engine = project.spawn(&["run", "e.yaml"]);
+    let mut command = project.command(&["run", "e.yaml"]);
+    // These tests may themselves run under `nohup`, whose disposition the engine would inherit and keep.
+    // SAFETY: `signal` may be called between fork and exec.
+    unsafe {
+        command.pre_exec(|| match libc::signal(libc::SIGHUP, libc::SIG_DFL) {
+            libc::SIG_ERR => Err(std::io::Error::last_os_error()),
+            _ => Ok(()),
+        });
+    }
+    let engine = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     project.wait_for("waits");
     signal(&engine, libc::SIGHUP);
     let output = engine.wait_with_output().unwrap();
