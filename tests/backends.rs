@@ -90,3 +90,76 @@ fn the_doctor_names_what_is_ready_what_is_not_and_the_command_for_it() {
     assert_eq!(nothing.status.code(), Some(i32::from(Exit::Environment.code())));
     assert!(said(&nothing).contains("cargo build --release"), "{}", said(&nothing));
 }
+
+/// Makes a program of `dir` that answers as `script` says.
+fn program(dir: &Path, name: &str, script: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    let path = dir.join(name);
+    std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn the_doctor_tells_what_keeps_a_gpu_from_computing_and_the_way_out() {
+    let dir = tempfile::tempdir().unwrap();
+    bare(dir.path());
+    let smi = |driver: &str| {
+        format!(
+            "case $1 in *driver_version) echo {driver} ;; *compute_cap) echo 'GPU-1, NVIDIA H100 80GB HBM3, 81559, 9.0'\n\
+             echo 'GPU-2, NVIDIA H100 80GB HBM3, 81559, 9.0' ;; *) exit 2 ;; esac"
+        )
+    };
+    let worker = |devices: &str| {
+        let describe = dir.path().join("olmo-worker").display().to_string();
+        format!("case $1 in describe) exec '{describe}' describe --json ;; devices) echo '{devices}' ;; esac")
+    };
+    let cuda = |devices: u32, kernels: &str| {
+        worker(&format!(r#"{{"cuda": {{"built": true, "devices": {devices}, "kernels": {kernels}}}}}"#))
+    };
+    let nvrtc = r#"{"compiler": "NVRTC 13.0", "cache": "/cache/kernels"}"#;
+    let missing = r#"{"compiler": null, "why": "no NVRTC (looked for libnvrtc.so.13)"}"#;
+    let trial = r#"{"compiler": null, "folder": "/trial"}"#;
+    let lost =
+        "echo 'error while loading shared libraries: libtorch_cpu.so: cannot open shared object file' >&2; exit 127";
+    let both = "GPU-1,GPU-2";
+    let mut text = String::new();
+    for (case, driver, gpus, worker) in [
+        ("no GPU, no worker", None, "", None),
+        ("a GPU, no worker", Some("580.65.06"), both, None),
+        ("a worker for the CPU", Some("580.65.06"), both, Some(worker(r#"{"cuda": {"built": false, "devices": 0}}"#))),
+        ("libtorch is gone", Some("580.65.06"), both, Some(lost.to_owned())),
+        ("no driver", None, "", Some(cuda(0, nvrtc))),
+        ("an old driver", Some("570.124.06"), both, Some(cuda(0, nvrtc))),
+        ("no GPU left", Some("580.65.06"), "", Some(cuda(0, nvrtc))),
+        ("libtorch finds none", Some("580.65.06"), both, Some(cuda(0, nvrtc))),
+        ("no NVRTC", Some("580.65.06"), both, Some(cuda(2, missing))),
+        ("no NVRTC, compiled kernels", Some("580.65.06"), both, Some(cuda(2, trial))),
+        ("all is there", Some("580.65.06"), "GPU-2", Some(cuda(1, nvrtc))),
+    ] {
+        // A machine that has a driver cannot do without it.
+        if driver.is_none() && Path::new("/proc/driver/nvidia/version").exists() {
+            return;
+        }
+        program(dir.path(), "nvidia-smi", &driver.map_or("exit 9".into(), smi));
+        match worker {
+            Some(script) => program(dir.path(), "olmo-worker-libtorch", &script),
+            None => drop(std::fs::remove_file(dir.path().join("olmo-worker-libtorch"))),
+        }
+        let mut command = Command::new(env!("CARGO_BIN_EXE_olmo-pipe"));
+        command.arg("doctor").arg("--store").arg(dir.path().join("store")).current_dir(dir.path());
+        command.env("OLMO_PIPE_WORKER", dir.path().join("olmo-worker")).env("OLMO_PIPE_LIBTORCH", dir.path());
+        let path = std::env::var("PATH").unwrap_or_default();
+        command.env("PATH", format!("{}:{path}", dir.path().display())).env("OLMO_PIPE_GPUS", gpus);
+        let output = command.env_remove("CUDA_VISIBLE_DEVICES").output().unwrap();
+        assert!(output.status.success(), "{case}: flex is there all the same: {}", said(&output));
+        text += &format!("{case}\n");
+        let mut of_cuda = false;
+        for line in said(&output).lines() {
+            of_cuda = line.starts_with("backend   libtorch-cuda") || of_cuda && line.starts_with("    ");
+            if of_cuda || line.starts_with("gpu") {
+                text += &format!("  {}\n", line.replace(&dir.path().display().to_string(), "HERE"));
+            }
+        }
+    }
+    insta::assert_snapshot!(text);
+}

@@ -8,6 +8,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::nvidia::{self, Device, LEAST_DRIVER};
 use super::{Common, Exit, Problem, answer, answer_json, current_folder};
 use crate::exec::{Backend, ExecError, Worker};
 use crate::report::escape_control;
@@ -29,7 +30,9 @@ struct Report {
     /// Bytes that programs may still take.
     memory_available: Option<u64>,
     backends: Vec<BackendReport>,
+    /// Those that this process may use, by UUID; `devices` has what is known of each.
     gpus: Vec<String>,
+    devices: Vec<Device>,
     driver: Option<String>,
     libtorch: Vec<Tree>,
     /// Programs that `scripts/libtorch` needs.
@@ -70,8 +73,6 @@ struct Place {
 
 /// The version that `scripts/libtorch` fetches.
 const LIBTORCH: &str = "2.11.0";
-/// CUDA 13 runs on drivers from this major version on.
-const LEAST_DRIVER: u32 = 580;
 
 impl Doctor {
     pub fn run(self, common: &Common) -> Result<Exit, Problem> {
@@ -88,8 +89,9 @@ impl Doctor {
 impl Report {
     fn look(common: &Common) -> Result<Self, Problem> {
         let gpus = gpus::visible();
-        let driver = driver();
-        let backends = vec![flex(), libtorch(), cuda(&gpus, driver.as_deref())];
+        let driver = nvidia::driver();
+        let machine = Machine { gpus: &gpus, driver: driver.as_deref() };
+        let backends = [Backend::Flex, Backend::LibTorch, Backend::LibTorchCuda].map(|backend| machine.look(backend));
         let tool = |name: &'static str, found: bool, way_out: &'static str| Tool { name, found, way_out };
         let answers = |program: &str, arguments: &[&str]| {
             let mut command = Command::new(program);
@@ -106,7 +108,8 @@ impl Report {
             engine: env!("CARGO_PKG_VERSION"),
             host: Host::here(),
             memory_available: memory_available(),
-            backends,
+            backends: backends.into(),
+            devices: nvidia::devices(&gpus),
             gpus,
             driver,
             libtorch: ["cpu", "cuda"].map(tree).into(),
@@ -122,12 +125,18 @@ impl Report {
         let (cpu, cores) = (self.host.cpu.as_deref().unwrap_or("a CPU"), self.host.cores.unwrap_or(1));
         let memory = self.memory_available.map(|bytes| format!(", {} of memory free", gib(bytes))).unwrap_or_default();
         let _ = writeln!(text, "cpu       {}, {cores} cores{memory}", escape_control(cpu));
-        let gpus = match self.gpus.len() {
-            0 => "none that this process may use".to_owned(),
-            count => format!("{count}: {}", escape_control(&self.gpus.join(", "))),
-        };
-        let driver = self.driver.as_ref().map(|d| format!("; driver {}", escape_control(d))).unwrap_or_default();
-        let _ = writeln!(text, "gpus      {gpus}{driver}");
+        let driver = self.driver.as_ref().map_or("no driver".into(), |d| format!("driver {}", escape_control(d)));
+        let none = if self.devices.is_empty() { "none that this process may use; " } else { "" };
+        let _ = writeln!(text, "gpus      {none}{driver}");
+        for (index, device) in self.devices.iter().enumerate() {
+            let name = escape_control(device.name.as_deref().unwrap_or("a GPU"));
+            let memory = device.memory_bytes.map(|bytes| format!(", {}", gib(bytes))).unwrap_or_default();
+            let capability = device.compute_capability.as_ref();
+            let capability = capability.map(|text| format!(", compute capability {}", escape_control(text)));
+            let uuid = escape_control(&device.uuid);
+            let _ =
+                writeln!(text, "gpu       cuda:{index:<8} {name}{memory}{} ({uuid})", capability.unwrap_or_default());
+        }
         for backend in &self.backends {
             let state = if backend.ready { "ready" } else { "not ready" };
             let _ = writeln!(text, "backend   {:<13} {state}: {}", backend.name, escape_control(&backend.what));
@@ -152,51 +161,103 @@ impl Report {
     }
 }
 
-fn flex() -> BackendReport {
-    let backend = Backend::Flex;
-    match worker(backend) {
-        Ok(worker) => match other_build(&worker) {
-            None => ready(backend, &worker),
-            Some(why) => not_ready(backend, why, Some(backend.build().into())),
-        },
-        Err(error) => broken(backend, &error),
-    }
+/// What the machine has for a backend to compute on.
+struct Machine<'m> {
+    gpus: &'m [String],
+    driver: Option<&'m str>,
 }
 
-fn libtorch() -> BackendReport {
-    let backend = Backend::LibTorch;
-    match worker(backend) {
-        Ok(worker) => match other_build(&worker) {
-            None => ready(backend, &worker),
-            Some(why) => not_ready(backend, why, Some(backend.build().into())),
-        },
-        Err(error) => broken(backend, &error),
+impl Machine<'_> {
+    fn look(&self, backend: Backend) -> BackendReport {
+        let worker = match worker(backend) {
+            Ok(worker) => worker,
+            // Nobody needs a worker for a GPU that is not there.
+            Err(ExecError::BackendMissing { .. }) if backend == Backend::LibTorchCuda && !self.has_any() => {
+                return not_ready(backend, "there is no GPU that this process may use".into(), None);
+            }
+            Err(error) => return broken(backend, &error),
+        };
+        if let Some(why) = other_build(&worker) {
+            return not_ready(backend, why, Some(backend.build().into()));
+        }
+        let name = if backend == Backend::LibTorchCuda { "libtorch" } else { backend.name() };
+        let library = worker.backends().get(name).cloned().unwrap_or_default();
+        let found = match backend {
+            Backend::LibTorchCuda => self.cuda(&worker).map(|more| format!("{library}{more}")),
+            _ => Ok(library),
+        };
+        match found {
+            Ok(what) => BackendReport {
+                name: backend.name(),
+                worker: worker.path().to_owned(),
+                ready: true,
+                what,
+                way_out: None,
+            },
+            Err((what, way_out)) => not_ready(backend, what, Some(way_out)),
+        }
     }
-}
 
-fn cuda(gpus: &[String], driver: Option<&str>) -> BackendReport {
-    let backend = Backend::LibTorchCuda;
-    if gpus.is_empty() && driver.is_none() {
-        return not_ready(backend, "there is no GPU that this process may use".into(), None);
+    fn has_any(&self) -> bool {
+        !self.gpus.is_empty() || self.driver.is_some()
     }
-    let worker = match worker(backend) {
-        Ok(worker) => worker,
-        Err(error) => return broken(backend, &error),
-    };
-    let asked = Command::new(worker.path()).arg("devices").stdin(Stdio::null()).output();
-    let answer: Value = asked.ok().and_then(|out| serde_json::from_slice(&out.stdout).ok()).unwrap_or_default();
-    let old = driver.and_then(|text| text.split('.').next()?.parse::<u32>().ok()).filter(|major| *major < LEAST_DRIVER);
-    match (answer["cuda"]["built"].as_bool(), answer["cuda"]["devices"].as_u64()) {
-        (Some(true), Some(1..)) => ready(backend, &worker),
-        (Some(true), _) if old.is_some() => {
-            let why = format!("driver {} is too old for CUDA 13", driver.unwrap_or("?"));
-            not_ready(backend, why, Some(format!("install NVIDIA's driver {LEAST_DRIVER} or newer")))
+
+    /// What more there is to say of a worker that can compute on a GPU; else why it cannot, and the way out.
+    fn cuda(&self, worker: &Worker) -> Result<String, (String, String)> {
+        let asked = Command::new(worker.path()).arg("devices").stdin(Stdio::null()).output();
+        let answer: Value = asked.ok().and_then(|out| serde_json::from_slice(&out.stdout).ok()).unwrap_or_default();
+        let cuda = &answer["cuda"];
+        let devices = match (cuda["built"].as_bool(), cuda["devices"].as_u64()) {
+            (Some(true), devices) => devices.unwrap_or_default(),
+            _ if !self.has_any() => {
+                let what = "its worker was built for the CPU, and there is no GPU that this process may use";
+                return Err((what.into(), Backend::LibTorchCuda.build().into()));
+            }
+            _ => return Err(("its worker was built for the CPU".into(), Backend::LibTorchCuda.build().into())),
+        };
+        let without = "without a GPU take `device: cpu`";
+        match self.driver {
+            _ if devices > 0 => {}
+            None => {
+                let way_out = format!(
+                    "install NVIDIA's driver {LEAST_DRIVER} or newer (a container is given the host's: --gpus all); {without}"
+                );
+                return Err(("libtorch with CUDA, no driver: a GPU is of no use without it".into(), way_out));
+            }
+            Some(driver) if nvidia::is_old(driver) => {
+                let what = format!("libtorch with CUDA 13, driver {driver}: it is too old");
+                return Err((what, format!("install NVIDIA's driver {LEAST_DRIVER} or newer; {without}")));
+            }
+            Some(driver) if self.gpus.is_empty() => {
+                let hidden = std::env::var("CUDA_VISIBLE_DEVICES").ok();
+                let hidden = hidden.map(|value| format!("CUDA_VISIBLE_DEVICES is \"{value}\"; "));
+                let way_out = format!("{}`nvidia-smi -L` should list one; {without}", hidden.unwrap_or_default());
+                return Err((
+                    format!("libtorch with CUDA, driver {driver}, no GPU that this process may use"),
+                    way_out,
+                ));
+            }
+            Some(driver) => {
+                let what = format!("libtorch with CUDA, driver {driver}, and libtorch finds none of the GPUs");
+                return Err((what, format!("`nvidia-smi` should list one without errors; {without}")));
+            }
         }
-        (Some(true), _) if gpus.is_empty() => not_ready(backend, "this machine has no GPU".into(), None),
-        (Some(true), _) => {
-            not_ready(backend, "libtorch finds no GPU".into(), Some("`nvidia-smi` should list one".into()))
+        let kernels = &cuda["kernels"];
+        let at = |name: &str| kernels[name].as_str();
+        match (at("compiler"), at("folder")) {
+            (Some(compiler), _) => {
+                let cache = at("cache").map(|folder| format!(", kernels kept in {folder}")).unwrap_or_default();
+                Ok(format!(", {compiler}{cache}"))
+            }
+            (None, Some(folder)) => Ok(format!(", no NVRTC, kernels from {folder}")),
+            (None, None) => {
+                let why = at("why").unwrap_or("its worker does not tell of a compiler for kernels");
+                Err((
+                    format!("libtorch with CUDA, {devices} GPUs, no NVRTC: {why}"),
+                    Backend::LibTorchCuda.build().into(),
+                ))
+            }
         }
-        _ => not_ready(backend, "its worker was built for the CPU".into(), Some(backend.build().into())),
     }
 }
 
@@ -214,12 +275,6 @@ fn other_build(worker: &Worker) -> Option<String> {
         worker.check(name, &description).err()
     };
     Some(crate::builtin::STAGES.iter().find_map(differs)?.to_string())
-}
-
-fn ready(backend: Backend, worker: &Worker) -> BackendReport {
-    let name = if backend == Backend::LibTorchCuda { "libtorch" } else { backend.name() };
-    let what = worker.backends().get(name).cloned().unwrap_or_default();
-    BackendReport { name: backend.name(), worker: worker.path().to_owned(), ready: true, what, way_out: None }
 }
 
 fn not_ready(backend: Backend, what: String, way_out: Option<String>) -> BackendReport {
@@ -250,26 +305,6 @@ fn tree(kind: &'static str) -> Tree {
     Tree { kind, found: path.join("torch/lib/libtorch.so").exists(), path }
 }
 
-/// The version of NVIDIA's driver, as the kernel or its tool says.
-fn driver() -> Option<String> {
-    let text = std::fs::read_to_string("/proc/driver/nvidia/version").unwrap_or_default();
-    let word = |text: &str| text.split_whitespace().find(|word| is_version(word)).map(str::to_owned);
-    word(&text).or_else(|| {
-        let mut command = Command::new("nvidia-smi");
-        command
-            .args(["--query-gpu=driver_version", "--format=csv,noheader"])
-            .stdin(Stdio::null())
-            .stderr(Stdio::null());
-        let output = command.output().ok().filter(|output| output.status.success())?;
-        word(&String::from_utf8_lossy(&output.stdout))
-    })
-}
-
-/// `580.65.06`.
-fn is_version(word: &str) -> bool {
-    word.contains('.') && word.split('.').all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()))
-}
-
 fn memory_available() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
@@ -281,16 +316,4 @@ fn free_bytes(folder: &Path) -> Option<u64> {
     let there = folder.ancestors().find(|folder| folder.exists())?;
     let fs = rustix::fs::statvfs(there).ok()?;
     Some(fs.f_bavail.saturating_mul(fs.f_frsize))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_drivers_version_is_told_from_other_words() {
-        let text = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build  (x@y)";
-        assert_eq!(text.split_whitespace().find(|word| is_version(word)), Some("580.65.06"));
-        assert!(!is_version("1..2") && !is_version("12") && !is_version("v1.2"));
-    }
 }

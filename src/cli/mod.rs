@@ -11,6 +11,7 @@ mod findings;
 mod lines;
 mod lock;
 mod logs;
+mod nvidia;
 mod problem;
 mod recipes;
 mod run;
