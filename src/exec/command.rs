@@ -125,8 +125,9 @@ pub fn environment(contract: &Contract, temporary: &Path) -> Result<BTreeMap<Str
     Ok(environment)
 }
 
-/// Variables that a built-in worker may see, if they are set: none changes a result.
-const WORKER_ALLOWED: [&str; 12] = [
+/// Variables that a built-in worker may see, if they are set: none changes a result, but for the two last, which try other kernels
+/// and let a CPU stand in for a GPU in tests.
+const WORKER_ALLOWED: [&str; 16] = [
     "PATH",
     "HOME",
     "LANG",
@@ -139,6 +140,10 @@ const WORKER_ALLOWED: [&str; 12] = [
     "HTTP_PROXY",
     "HTTPS_PROXY",
     "SSL_CERT_FILE",
+    "XDG_CACHE_HOME",
+    "OLMO_PIPE_KERNEL_CACHE",
+    "OLMO_PIPE_KERNELS",
+    "OLMO_PIPE_EMULATE_GPU",
 ];
 
 /// All of the environment of a built-in worker that may use `threads` threads.

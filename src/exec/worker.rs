@@ -40,7 +40,8 @@ impl Worker {
     /// Where the worker should be: what `OLMO_PIPE_WORKER` says, else beside this program.
     pub fn place() -> PathBuf {
         if let Some(path) = std::env::var_os(VARIABLE).filter(|p| !p.is_empty()) {
-            return path.into();
+            // Workers are started in folders of their own.
+            return std::path::absolute(&path).unwrap_or_else(|_| path.into());
         }
         let beside = std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_owned));
         beside.unwrap_or_default().join(NAME)

@@ -9,9 +9,9 @@ pub struct Cuda {
     pub devices: usize,
 }
 
-/// Looks for CUDA; asks no driver where libtorch is the CPU's.
+/// Looks for CUDA; asks no driver where libtorch is the CPU's. `has_cuda` would not do: without a driver it says no.
 pub fn cuda() -> Cuda {
-    let built = tch::utils::has_cuda();
+    let built = tch::utils::has_cudart();
     let devices = if built { tch::Cuda::device_count().max(0) as usize } else { 0 };
     Cuda { built, devices }
 }
