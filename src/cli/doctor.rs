@@ -252,10 +252,7 @@ impl Machine<'_> {
             (None, Some(folder)) => Ok(format!(", no NVRTC, kernels from {folder}")),
             (None, None) => {
                 let why = at("why").unwrap_or("its worker does not tell of a compiler for kernels");
-                Err((
-                    format!("libtorch with CUDA, {devices} GPUs, no NVRTC: {why}"),
-                    Backend::LibTorchCuda.build().into(),
-                ))
+                Err((format!("libtorch with CUDA, {devices} GPUs: {why}"), Backend::LibTorchCuda.build().into()))
             }
         }
     }
@@ -289,6 +286,10 @@ fn broken(backend: Backend, error: &ExecError) -> BackendReport {
     };
     let way_out = match error {
         ExecError::BackendMissing { .. } => Some(backend.build().to_owned()),
+        // The hint knows of no GPU.
+        ExecError::WorkerBroken { why, .. } if backend != Backend::Flex && why.contains("lib") => {
+            Some(format!("libtorch is not where the worker was built against: {}", backend.build()))
+        }
         other => other.hint(),
     };
     not_ready(backend, what, way_out)
