@@ -33,6 +33,7 @@ def make(folder):
             subprocess.run(["strip", "--strip-all", "-o", stripped, release / program], check=True)
             packed.add(stripped, stripped.name)
     shutil.copy(BENCH / "trainer_run.py", folder / "run")
+    (folder / "run").chmod(0o755)
     shutil.copy(BENCH / "trainer_torch_cuda.py", folder)
     shutil.copytree(BENCH / "trainer_experiment", folder / "experiment")
     shutil.copy(ROOT / "olmo-pipe.yaml", folder / "experiment")

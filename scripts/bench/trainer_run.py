@@ -127,10 +127,9 @@ class Peak:
     """The most memory that is taken while a program runs: the GPU's beyond what others hold, on the CPU the program's."""
 
     def __init__(self, cpu):
-        self.before = self.most = None
+        self.before = self.most = None if cpu else self.used()
         self.over = threading.Event()
-        if not cpu and (self.before := self.used()) is not None:
-            self.most = self.before
+        if self.before is not None:
             self.thread = threading.Thread(target=self.watch, daemon=True)
             self.thread.start()
 
