@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BENCH = ROOT / "scripts/bench"
 # What the machine that lends the GPU takes.
 LIMIT = 60 << 20
+ARCHITECTURES = ["sm_90"]
 
 
 def make(folder):
@@ -32,6 +33,10 @@ def make(folder):
             stripped = Path(temporary) / Path(program).name
             subprocess.run(["strip", "--strip-all", "-o", stripped, release / program], check=True)
             packed.add(stripped, stripped.name)
+    for architecture in ARCHITECTURES:
+        # The GPU machine need not wait for the compiler, nor have it.
+        worker = release / "olmo-worker-libtorch"
+        subprocess.run([worker, "kernels", "--gpu", architecture, folder / "kernels"], check=True, stdout=subprocess.DEVNULL)
     shutil.copy(BENCH / "trainer_run.py", folder / "run")
     (folder / "run").chmod(0o755)
     shutil.copy(BENCH / "trainer_torch_cuda.py", folder)

@@ -171,7 +171,7 @@ def arguments_of_ours(row, machine):
 
 def ours(name, row, machine, seconds):
     steps = machine.options.steps
-    command = [machine.programs / "throughput", *arguments_of_ours(row, machine), "json=yes", f"steps={steps}", f"seconds={seconds / 3}"]
+    command = [machine.programs / "throughput", *arguments_of_ours(row, machine), "json=yes", "ids=all", f"steps={steps}", f"seconds={seconds / 3}"]
     text, why, peak = machine.run(command, machine.ours, seconds)
     return (json.loads(text.strip().splitlines()[-1]) if text else None), why, peak
 

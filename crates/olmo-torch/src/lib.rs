@@ -17,7 +17,7 @@ pub use device_attention::{
     device_attention_forward, device_attention_forward_by,
 };
 pub use devices::{Cuda, cuda};
-pub use kernels::{Argument, Element, KernelError, KernelFolders, Kernels, compile, cubin_name, memory};
+pub use kernels::{Argument, Element, KernelError, KernelFolders, Kernels, compile, compiler, cubin_name, memory};
 pub use shim::{allow_tf32, tf32_allowed};
 pub use tch::{Device as Place, Device, Kind, Tensor};
 

@@ -26,6 +26,14 @@ enum Command {
     Check,
     /// Prints what this machine offers to compute on, as JSON.
     Devices,
+    /// Compiles the kernels for a GPU that need not be here into FOLDER: there, OLMO_PIPE_KERNELS=FOLDER takes the place of a compiler.
+    #[cfg(feature = "libtorch")]
+    Kernels {
+        /// Its architecture, as `sm_90` (H100, H200), `sm_80` (A100).
+        #[arg(long, default_value = "sm_90")]
+        gpu: String,
+        folder: PathBuf,
+    },
     /// Prints the protocol version, the build and every stage's contract and params.
     Describe {
         /// As JSON (the only form there is).
@@ -56,6 +64,17 @@ pub fn main() -> ExitCode {
             println!("{:#}", crate::devices());
             ExitCode::SUCCESS
         }
+        #[cfg(feature = "libtorch")]
+        Command::Kernels { gpu, folder } => match crate::compile_kernels(&gpu, &folder) {
+            Ok(names) => {
+                println!("{}", names.join("\n"));
+                ExitCode::SUCCESS
+            }
+            Err(why) => {
+                eprintln!("{why}");
+                ExitCode::from(2)
+            }
+        },
         Command::Describe { json: _ } => {
             println!("{}", crate::describe());
             ExitCode::SUCCESS

@@ -71,18 +71,42 @@ const BACKENDS: &[(&str, &str)] = &[
     ("libtorch", "libtorch 2.11.0 by tch 0.22.0"),
 ];
 
-/// What this machine offers to this build: `{"backends": {NAME: library}, "cuda": {"built", "devices"} or null}`.
+/// What this machine offers to this build: `{"backends": {NAME: library}, "cuda": {"built", "devices", "kernels"} or null}`; kernels are
+/// compiled by `compiler` (null, and `why` there is none), taken from `folder` if it is set, and kept in `cache`.
 pub fn devices() -> Value {
     let backends: Map<String, Value> =
         BACKENDS.iter().map(|(name, library)| ((*name).into(), (*library).into())).collect();
     #[cfg(feature = "libtorch")]
     let cuda = {
         let found = olmo_torch::cuda();
-        json!({"built": found.built, "devices": found.devices})
+        let (folders, compiler) = (olmo_torch::KernelFolders::from_environment(), olmo_torch::compiler());
+        let why = compiler.as_ref().err().map(ToString::to_string);
+        let kernels = json!({"compiler": compiler.ok(), "why": why, "folder": folders.trial, "cache": folders.cache});
+        json!({"built": found.built, "devices": found.devices, "kernels": kernels})
     };
     #[cfg(not(feature = "libtorch"))]
     let cuda = Value::Null;
     json!({"backends": backends, "cuda": cuda})
+}
+
+/// Compiles the kernels for the GPU `architecture` (as `sm_90`), which need not be here, into `folder`, for OLMO_PIPE_KERNELS.
+/// The files' names.
+///
+/// # Errors
+/// NVRTC is missing, does not know the GPU, or the folder takes no files.
+#[cfg(feature = "libtorch")]
+pub fn compile_kernels(architecture: &str, folder: &Path) -> Result<Vec<String>, String> {
+    use olmo_torch::Element;
+    let io = |error: std::io::Error| format!("{}: {error}", folder.display());
+    std::fs::create_dir_all(folder).map_err(io)?;
+    let mut names = Vec::new();
+    for (element, vector) in [(Element::Bf16, 8), (Element::Bf16, 1), (Element::F32, 8), (Element::F32, 1)] {
+        let cubin = olmo_torch::compile(architecture, element, vector).map_err(|error| error.to_string())?;
+        let name = olmo_torch::cubin_name(architecture, element, vector);
+        std::fs::write(folder.join(&name), cubin).map_err(io)?;
+        names.push(name);
+    }
+    Ok(names)
 }
 
 /// What this build can do, as pretty JSON: `{"protocol", "build", "backends": {NAME: library},

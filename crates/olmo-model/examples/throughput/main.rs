@@ -3,7 +3,7 @@
 //!     cargo run --release -p olmo-model --example throughput -- d_model=128 n_layers=4 n_heads=4 mlp=384 sequence=128 batch=16 vocab=1024 steps=20
 //!
 //! `backend=libtorch` with `--features libtorch` (scripts/libtorch). Also `kv=2` for grouped keys, `arch=olmo1` and `arch=prenorm` (RMSNorm before,
-//! no QK-norm), `clip_qkv=0` for none, `recompute=whole_layer`, and `seconds=20` to stop early; `json=yes` prints one line for scripts.
+//! no QK-norm), `clip_qkv=0` for none, `ids=all` for ids from the whole vocabulary, `recompute=whole_layer`, and `seconds=20` to stop early; `json=yes` prints one line for scripts.
 //! `RAYON_NUM_THREADS` sets the number of threads.
 //!
 //! `check=small` times nothing: it holds the backend's losses and gradients against flex in f32 on small models of every kind; `check=all` on wider
@@ -30,6 +30,7 @@ struct Arguments {
     recompute: ActivationCheckpointing,
     seconds: f64,
     clip_qkv: Option<f64>,
+    all_ids: bool,
 }
 
 impl Arguments {
@@ -55,6 +56,7 @@ impl Arguments {
             recompute: ActivationCheckpointing::None,
             seconds: f64::INFINITY,
             clip_qkv: None,
+            all_ids: false,
         };
         let (mut backend, mut precision) = ("flex".to_owned(), "fp32".to_owned());
         for argument in std::env::args().skip(1) {
@@ -67,6 +69,7 @@ impl Arguments {
                 "check" => read.check = Some(value.to_owned()),
                 "recompute" => read.recompute = serde_json::from_value(json!(value))?,
                 "seconds" => read.seconds = value.parse()?,
+                "ids" => read.all_ids = value == "all",
                 "clip_qkv" => read.clip_qkv = Some(value.parse()?),
                 name => {
                     let place = read.numbers.iter_mut().find(|(known, _)| *known == name);
@@ -138,13 +141,17 @@ fn time(arguments: &Arguments) -> Result<(), Failure> {
         }
     };
     let tokens = batch * sequence;
+    let id = |i: usize, step: usize| match arguments.all_ids {
+        true => (i * i * 7919 + 104_729 * i + 31 * step) % vocab,
+        false => (i * i + 31 * i + 7 * step) % vocab.min(61),
+    };
     let threads = rayon::current_num_threads();
     say(format!("{:.2} M weights, {tokens} tokens a step, {threads} threads", parameters.len() as f64 / 1e6));
     let mut trainer = Trainer::new(&arguments.side, &config, parameters, arguments.recompute)?;
     let (mut seconds, mut forward, mut optimizer, mut losses) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut began = None;
     for step in 0..steps {
-        let input_ids = (0..tokens).map(|i| ((i * i + 31 * i + 7 * step) % vocab.min(61)) as u32).collect();
+        let input_ids = (0..tokens).map(|i| id(i, step) as u32).collect();
         let data = Batch { input_ids, label_mask: None, documents: None, batch, sequence };
         let options = LossOptions { denominator: data.labels() as f64, z_loss: 0.0 };
         if !arguments.json_line {

@@ -280,6 +280,14 @@ pub fn memory(device: Device) -> Option<(usize, usize)> {
     }
 }
 
+/// What compiles kernels on this machine, and its version.
+///
+/// # Errors
+/// There is no NVRTC, or it is too old.
+pub fn compiler() -> Result<String, KernelError> {
+    Ok(format!("NVRTC {}", Nvrtc::get()?.version()))
+}
+
 /// The cubin of the kernels for `architecture` (as `sm_90`), for a folder that `OLMO_PIPE_KERNELS` will name, as [`cubin_name`] calls it.
 /// Takes NVRTC, and no GPU.
 ///
