@@ -2,7 +2,7 @@
 //!
 //!     cargo run --release -p olmo-model --example throughput -- d_model=128 n_layers=4 n_heads=4 mlp=384 sequence=128 batch=16 vocab=1024 steps=20
 //!
-//! `backend=libtorch` with `--features libtorch` (scripts/libtorch). Also `kv=2` for grouped keys, `arch=olmo1` and `arch=prenorm` (RMSNorm before,
+//! `backend=libtorch` with `--features libtorch` (scripts/libtorch), and `backend=libtorch-cuda precision=amp_bf16`. Also `kv=2` for grouped keys, `arch=olmo1` and `arch=prenorm` (RMSNorm before,
 //! no QK-norm), `clip_qkv=0` for none, `ids=all` for ids from the whole vocabulary, `recompute=whole_layer`, and `seconds=20` to stop early; `json=yes` prints one line for scripts.
 //! `RAYON_NUM_THREADS` sets the number of threads.
 //!
