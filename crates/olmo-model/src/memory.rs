@@ -38,7 +38,7 @@ pub struct MemoryEstimate {
 const FLOAT: u64 = size_of::<f32>() as u64;
 
 /// Logits of a chunk of the head at most, unless the vocabulary is so large that a chunk's least rows are more.
-const LOGITS: u64 = 1 << 22;
+const LOGITS: u64 = 1 << 24;
 
 /// The same on a GPU.
 const LOGITS_ON_GPU: u64 = 1 << 29;

@@ -1,17 +1,15 @@
 //! The matrix product for machines with AVX-512, where the training step spends most of its time.
 //!
-//! Each element is the same sequence of operations as in `matrixmultiply`, so the same bits: the sum runs in blocks of [`DEPTH`] terms, each
-//! block as one chain of fused multiply-adds that starts at zero, and the blocks are added up in order. What differs is the rest: wider
+//! Each element is the same sequence of operations as in `matrixmultiply`, so the same bits: the sum runs in chains of (there 256)
+//! fused multiply-adds that start at zero, and the chains are added up in order. What differs is the rest: wider
 //! tiles, the left matrix read where it lies if its rows are contiguous, vectorised packing, and memory that stays with the thread.
 
 use std::arch::x86_64::*;
 use std::cell::RefCell;
+use std::ops::Range;
 
 use super::gemm::Write;
 use super::kernels::Strided;
-
-/// Terms that one chain adds up; that of `matrixmultiply`, so results may not depend on who multiplies.
-const DEPTH: usize = 256;
 
 /// Rows and columns of a tile of the result: 24 vector registers of sums.
 const ROWS: usize = 12;
@@ -20,9 +18,12 @@ const COLUMNS: usize = 32;
 /// Floats of a vector register.
 const LANES: usize = 16;
 
-/// Columns that are packed at once, and tiles of rows that use a packed strip of columns one after the other: both stay in the second cache.
+/// Columns that are packed at once, and floats of them while the sum goes on: they stay in the second cache.
 const PACKED_COLUMNS: usize = 1024;
-const PACKED_TILES: usize = 8;
+const PACKED: usize = 1 << 17;
+
+/// Tiles of rows that use a packed strip of columns one after the other.
+const BLOCK: usize = 8;
 
 /// Whether this machine has what [`gemm`] needs.
 #[inline]
@@ -30,71 +31,84 @@ pub(super) fn available() -> bool {
     is_x86_feature_detected!("avx512f")
 }
 
-/// `c [m, n] (+)= a [m, k] b [k, n]` in the calling thread; c row-major with its stride.
+/// `c [m, n] (+)= a [m, k] b [k, n]` in the calling thread; c row-major with its stride. A chain adds up `chain` terms.
 ///
 /// # Safety
 /// The machine has AVX-512F; all three matrices lie in memory that may be read (c: written), and c overlaps nothing that is in use.
 #[target_feature(enable = "avx512f")]
 pub(super) unsafe fn gemm(
     [m, n, k]: [usize; 3],
-    a: Strided,
-    b: Strided,
+    (a, [a_row, a_column]): Strided,
+    (b, [b_row, b_column]): Strided,
     write: Write,
     (c, c_stride): (*mut f32, usize),
+    chain: usize,
 ) {
     if m == 0 || n == 0 {
         return;
     }
+    if k == 0 && write == Write::New {
+        for row in 0..m {
+            // SAFETY: a row of c.
+            unsafe { std::slice::from_raw_parts_mut(c.add(row * c_stride), n) }.fill(0.0);
+        }
+    }
     let tiles = m.div_ceil(ROWS);
     // As even as can be: a tile of a single row is as slow as one of four.
     let row = |tile: usize| tile * (m / tiles) + tile.min(m % tiles);
-    let (a_start, [a_row, a_column]) = a;
-    let (b_start, [b_row, b_column]) = b;
+    let depth = k.min(chain);
+    // As many chains at once as packed columns fit: c is then read and written while it is at hand.
+    let width = n.min(PACKED_COLUMNS).next_multiple_of(COLUMNS);
+    let at_once = (PACKED / (depth.max(1) * width)).max(1) * chain;
     // Rows that are contiguous are read where they lie, the others are packed.
     let packs = a_column != 1;
-    let depth = k.min(DEPTH);
-    let strips = n.min(PACKED_COLUMNS).next_multiple_of(COLUMNS) * depth;
-    let panels = if packs { tiles.min(PACKED_TILES) * ROWS * depth } else { 0 };
-    with_memory(strips + panels, |packed_b| {
+    let panels = if packs { tiles.min(BLOCK) * ROWS * depth } else { 0 };
+    with_memory(k.min(at_once) * width + panels, |packed_b| {
         // SAFETY: offsets stay within the matrices, whose sizes the caller promises, and within the memory, whose parts are as large as
-        // their blocks: `depth` times COLUMNS for each strip, `depth` times ROWS for each panel.
+        // their blocks: the summed length times COLUMNS for each strip, `depth` times ROWS for each panel.
         unsafe {
-            let packed_a = packed_b.add(strips);
-            if k == 0 && write == Write::New {
-                for row in 0..m {
-                    std::slice::from_raw_parts_mut(c.add(row * c_stride), n).fill(0.0);
-                }
-            }
+            let packed_a = packed_b.add(k.min(at_once) * width);
             for left in (0..n).step_by(PACKED_COLUMNS) {
                 let columns = PACKED_COLUMNS.min(n - left);
-                for top in (0..k).step_by(DEPTH) {
-                    let depth = DEPTH.min(k - top);
-                    for strip in (0..columns).step_by(COLUMNS) {
-                        let from = b_start.add((left + strip) * b_column + top * b_row);
-                        let there = COLUMNS.min(columns - strip);
-                        pack::<COLUMNS>(depth, there, from, [b_column, b_row], packed_b.add(strip * depth));
-                    }
-                    let add = write == Write::Add || top > 0;
-                    for first in (0..tiles).step_by(PACKED_TILES) {
-                        let block = first..(first + PACKED_TILES).min(tiles);
-                        if packs {
-                            for tile in block.clone() {
-                                let from = a_start.add(row(tile) * a_row + top * a_column);
-                                let to = packed_a.add((tile - first) * ROWS * depth);
-                                pack::<ROWS>(depth, row(tile + 1) - row(tile), from, [a_row, a_column], to);
-                            }
-                        }
+                for start in (0..k).step_by(at_once) {
+                    let end = (start + at_once).min(k);
+                    // Where the strips of the chain from `top` on start: chains one after the other.
+                    let strips = |top: usize| packed_b.add((top - start) * columns.next_multiple_of(COLUMNS));
+                    for top in (start..end).step_by(chain) {
+                        let depth = chain.min(end - top);
                         for strip in (0..columns).step_by(COLUMNS) {
-                            for tile in block.clone() {
-                                let a = if packs {
-                                    (packed_a.add((tile - first) * ROWS * depth).cast_const(), [1, ROWS])
-                                } else {
-                                    (a_start.add(row(tile) * a_row + top), [a_row, 1])
-                                };
-                                let b = packed_b.add(strip * depth);
-                                let target = c.add(row(tile) * c_stride + left + strip);
-                                let size = [row(tile + 1) - row(tile), COLUMNS.min(columns - strip)];
-                                tile_of(size, depth, a, b, add, (target, c_stride));
+                            let from = b.add((left + strip) * b_column + top * b_row);
+                            let there = COLUMNS.min(columns - strip);
+                            pack::<COLUMNS>(depth, there, from, [b_column, b_row], strips(top).add(strip * depth));
+                        }
+                    }
+                    for first in (0..tiles).step_by(BLOCK) {
+                        let block = first..(first + BLOCK).min(tiles);
+                        for top in (start..end).step_by(chain) {
+                            let depth = chain.min(end - top);
+                            let add = write == Write::Add || top > 0;
+                            let panel = |tile: usize| packed_a.add((tile - first) * ROWS * depth);
+                            if packs && a_row == 1 {
+                                pack_columns(depth, block.clone(), row, a.add(top * a_column), a_column, packed_a);
+                            } else if packs {
+                                for tile in block.clone() {
+                                    let from = a.add(row(tile) * a_row + top * a_column);
+                                    let rows = row(tile + 1) - row(tile);
+                                    pack::<ROWS>(depth, rows, from, [a_row, a_column], panel(tile));
+                                }
+                            }
+                            for strip in (0..columns).step_by(COLUMNS) {
+                                for tile in block.clone() {
+                                    let a = if packs {
+                                        (panel(tile).cast_const(), [1, ROWS])
+                                    } else {
+                                        (a.add(row(tile) * a_row + top), [a_row, 1])
+                                    };
+                                    let b = strips(top).add(strip * depth);
+                                    let target = c.add(row(tile) * c_stride + left + strip);
+                                    let size = [row(tile + 1) - row(tile), COLUMNS.min(columns - strip)];
+                                    tile_of(size, depth, a, b, add, (target, c_stride));
+                                }
                             }
                         }
                     }
@@ -102,6 +116,32 @@ pub(super) unsafe fn gemm(
             }
         }
     });
+}
+
+/// Packs tiles of a matrix whose columns are contiguous, column by column: each is read once from end to end.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn pack_columns(
+    depth: usize,
+    block: Range<usize>,
+    row: impl Fn(usize) -> usize,
+    from: *const f32,
+    stride: usize,
+    to: *mut f32,
+) {
+    let mut tiles = [(0, 0); BLOCK];
+    for (place, tile) in tiles.iter_mut().zip(block.clone()) {
+        *place = (row(tile), first_lanes(row(tile + 1) - row(tile)));
+    }
+    for index in 0..depth {
+        for (number, (row, rows)) in tiles[..block.len()].iter().enumerate() {
+            // SAFETY: the tile's rows of a column that is there, and its panel.
+            unsafe {
+                let values = _mm512_maskz_loadu_ps(*rows, from.wrapping_add(index * stride + row));
+                _mm512_mask_storeu_ps(to.add((number * depth + index) * ROWS), first_lanes(ROWS), values);
+            }
+        }
+    }
 }
 
 /// One tile with any number of rows.
@@ -285,6 +325,7 @@ fn with_memory(length: usize, work: impl FnOnce(*mut f32)) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fused::kernels::CHAIN;
 
     fn matrix(length: usize, seed: usize) -> Vec<f32> {
         (0..length).map(|i| (((i * 7919 + seed) % 1013) as f32 - 500.0) / 311.0).collect()
@@ -323,13 +364,37 @@ mod tests {
                 // SAFETY: AVX-512 was looked for, and the matrices have the sizes and strides that are told.
                 unsafe {
                     let (a, b) = (a.as_ptr(), b.as_ptr());
-                    gemm([m, n, k], (a, a_strides), (b, b_strides), write, (got.as_mut_ptr(), stride));
+                    gemm([m, n, k], (a, a_strides), (b, b_strides), write, (got.as_mut_ptr(), stride), CHAIN);
                     let c = want.as_mut_ptr();
                     matrixmultiply::sgemm(m, k, n, 1.0, a, ra, ca, b, rb, cb, beta, c, stride as isize, 1);
                 }
                 let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
                 assert_eq!(bits(&got), bits(&want), "{m} {n} {k}, a turned: {a_turned}, b turned: {b_turned}");
             }
+        }
+    }
+
+    #[test]
+    fn shorter_chains_have_the_bits_of_one_product_after_the_other() {
+        if !available() {
+            return;
+        }
+        // More chains than packed columns fit at once, too.
+        for ([m, n, k], chain) in [([40, 70, 200], 83), ([30, 1030, 300], 32), ([13, 33, 512], 256)] {
+            let (a, b, mut got) = (matrix(m * k, 1), matrix(k * n, 2), matrix(m * n, 3));
+            let mut want = got.clone();
+            // SAFETY: AVX-512 was looked for, and the matrices have the sizes and strides that are told.
+            unsafe {
+                let (a, b) = (a.as_ptr(), b.as_ptr());
+                gemm([m, n, k], (a, [1, m]), (b, [n, 1]), Write::Add, (got.as_mut_ptr(), n), chain);
+                for top in (0..k).step_by(chain) {
+                    let (a, b, part) = (a.add(top * m), b.add(top * n), chain.min(k - top));
+                    let (ca, rb, c) = (m as isize, n as isize, want.as_mut_ptr());
+                    matrixmultiply::sgemm(m, part, n, 1.0, a, 1, ca, b, rb, 1, 1.0, c, rb, 1);
+                }
+            }
+            let same = got.iter().zip(&want).all(|(got, want)| got.to_bits() == want.to_bits());
+            assert!(same, "{m} {n} {k} in chains of {chain}");
         }
     }
 
@@ -342,7 +407,7 @@ mod tests {
         for (write, want) in [(Write::Add, 7.0), (Write::New, 0.0)] {
             let nothing = (empty.as_ptr(), [1, 1]);
             // SAFETY: AVX-512 was looked for; nothing is read, and c has two rows of three.
-            unsafe { gemm([2, 3, 0], nothing, nothing, write, (c.as_mut_ptr(), 3)) };
+            unsafe { gemm([2, 3, 0], nothing, nothing, write, (c.as_mut_ptr(), 3), CHAIN) };
             assert_eq!(c, [want; 6]);
         }
     }

@@ -33,7 +33,7 @@ pub(crate) fn matmul_nt(
         x.len() >= rows * inner && w.len() >= out * inner && y.len() >= rows * out,
         "a product's matrices have its sizes"
     );
-    product(kernels, [rows, out, inner], (x, [inner, 1]), (w, [1, inner]), y, write);
+    product(kernels, [rows, out, inner], (x, [inner, 1]), (w, [1, inner]), y, write, None);
 }
 
 /// `dx [rows, inner] = dy [rows, out] w`, with w `[out, inner]`: a linear layer's gradient of its input.
@@ -52,7 +52,7 @@ pub(crate) fn matmul_nn(
         dy.len() >= rows * out && w.len() >= out * inner && dx.len() >= rows * inner,
         "a product's matrices have its sizes"
     );
-    product(kernels, [rows, inner, out], (dy, [out, 1]), (w, [inner, 1]), dx, write);
+    product(kernels, [rows, inner, out], (dy, [out, 1]), (w, [inner, 1]), dx, write, None);
 }
 
 /// `dw [out, inner] = dy^T x`, with dy `[rows, out]` and x `[rows, inner]`: a linear layer's gradient of its weight.
@@ -71,7 +71,26 @@ pub(crate) fn matmul_tn(
         dy.len() >= rows * out && x.len() >= rows * inner && dw.len() >= out * inner,
         "a product's matrices have its sizes"
     );
-    product(kernels, [out, inner, rows], (dy, [1, out]), (x, [inner, 1]), dw, write);
+    product(kernels, [out, inner, rows], (dy, [1, out]), (x, [inner, 1]), dw, write, None);
+}
+
+/// As [`matmul_tn`] with [`Write::Add`], and with the bits of one such product after the other over `chain` rows each.
+#[expect(clippy::too_many_arguments, reason = "as a BLAS call")]
+pub(crate) fn matmul_tn_in_chains(
+    kernels: Kernels,
+    dy: &[f32],
+    x: &[f32],
+    rows: usize,
+    inner: usize,
+    out: usize,
+    dw: &mut [f32],
+    chain: usize,
+) {
+    assert!(
+        dy.len() >= rows * out && x.len() >= rows * inner && dw.len() >= out * inner,
+        "a product's matrices have its sizes"
+    );
+    product(kernels, [out, inner, rows], (dy, [1, out]), (x, [inner, 1]), dw, Write::Add, Some(chain));
 }
 
 /// Fewer multiplications than this are not worth a second thread.
@@ -85,6 +104,7 @@ fn product(
     b: (&[f32], [usize; 2]),
     c: &mut [f32],
     write: Write,
+    chain: Option<usize>,
 ) {
     if m == 0 || n == 0 {
         return;
@@ -100,13 +120,13 @@ fn product(
         let (rows, columns, row, column) = if by_rows { (size, n, start, 0) } else { (m, size, 0, start) };
         // SAFETY: the pieces are disjoint blocks of c, and all matrices have the sizes that the callers assert.
         unsafe {
-            kernels.gemm(
-                [rows, columns, k],
-                (a.0.as_ptr().add(row * a.1[0]), a.1),
-                (b.0.as_ptr().add(column * b.1[1]), b.1),
-                write,
-                (target.at(row * n + column), n),
-            );
+            let a = (a.0.as_ptr().add(row * a.1[0]), a.1);
+            let b = (b.0.as_ptr().add(column * b.1[1]), b.1);
+            let c = (target.at(row * n + column), n);
+            match chain {
+                None => kernels.gemm([rows, columns, k], a, b, write, c),
+                Some(chain) => kernels.gemm_in_chains([rows, columns, k], a, b, write, c, chain),
+            }
         }
     };
     let pieces = length.div_ceil(step);

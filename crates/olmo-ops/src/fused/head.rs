@@ -4,7 +4,7 @@
 use rayon::prelude::*;
 
 use super::buffer::Buffer;
-use super::gemm::{Write, matmul_nn, matmul_nt, matmul_tn};
+use super::gemm::{Write, matmul_nn, matmul_nt, matmul_tn_in_chains};
 use super::kernels::Kernels;
 use super::math::{exp, maximum, multiversion, sum};
 use crate::config::{IGNORED, LossTerms};
@@ -29,9 +29,24 @@ pub struct Gradients<'a> {
     pub weight: &'a mut [f32],
 }
 
-/// Rows of a chunk: logits of at most 4 Mi floats, but enough rows to keep the products efficient. Depends on shapes alone.
-fn chunk_rows(vocabulary: usize) -> usize {
+/// Rows whose part of the weight's gradient is added up in one chain. Depends on shapes alone.
+fn chain_rows(vocabulary: usize) -> usize {
     ((1 << 22) / vocabulary.max(1)).clamp(32, 256)
+}
+
+/// Logits that exist at once: whole chains, at least one and otherwise at most this many floats. The more rows, the less often the weight
+/// and its gradient, each larger than most caches, are read; the order of additions stays that of the chains.
+const MOST_LOGITS: usize = 1 << 24;
+
+/// Rows of a chunk.
+fn chunk_rows(kernels: Kernels, vocabulary: usize) -> usize {
+    let chain = chain_rows(vocabulary);
+    match kernels {
+        Kernels::Rust => (MOST_LOGITS / (chain * vocabulary.max(1))).max(1) * chain,
+        // A BLAS may choose another order of additions for another shape.
+        #[cfg(feature = "libtorch")]
+        Kernels::LibTorch => chain,
+    }
 }
 
 /// The loss of `hidden [rows, width]` with the head `weight [vocabulary, width]`; `targets[i] == IGNORED` takes row `i` out.
@@ -54,7 +69,7 @@ pub fn loss(
         assert!(dhidden.len() == hidden.len() && dweight.len() == weight.len(), "gradients have their sizes");
     }
     let mut sums = Sums { labels: labelled.len() as u64, ..Sums::default() };
-    let size = chunk_rows(vocabulary).min(labelled.len().max(1));
+    let (size, chain) = (chunk_rows(kernels, vocabulary).min(labelled.len().max(1)), chain_rows(vocabulary));
     let (mut rows, mut logits, mut losses) =
         (Buffer::new(size * width), Buffer::new(size * vocabulary), vec![[0f32; 2]; size]);
     for chunk in labelled.chunks(size) {
@@ -73,7 +88,7 @@ pub fn loss(
             sums.z += terms.z_loss * f64::from(*lse) * f64::from(*lse);
         }
         if let Some(made) = &mut gradients {
-            matmul_tn(kernels, logits, &rows, count, width, vocabulary, made.weight, Write::Add);
+            matmul_tn_in_chains(kernels, logits, &rows, count, width, vocabulary, made.weight, chain);
             matmul_nn(kernels, logits, weight, count, width, vocabulary, &mut rows, Write::New);
             for (from, &to) in rows.chunks_exact(width).zip(chunk) {
                 made.hidden[to * width..(to + 1) * width].copy_from_slice(from);
@@ -124,4 +139,32 @@ pub fn logits(kernels: Kernels, hidden: &[f32], weight: &[f32], width: usize) ->
     let mut logits = vec![0f32; rows * vocabulary];
     matmul_nt(kernels, hidden, weight, rows, width, vocabulary, &mut logits, Write::New);
     logits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_chains_in_a_chunk_have_the_bits_of_one_after_the_other() {
+        for (rows, width, vocabulary) in [(600, 8, 50), (450, 4, 20_000)] {
+            let chain = chain_rows(vocabulary);
+            assert!(chain < rows && rows <= chunk_rows(Kernels::Rust, vocabulary), "one chunk of several chains");
+            let value = |i: usize| ((i * 7919) % 1013) as f32 / 1013.0 - 0.5;
+            let hidden: Vec<f32> = (0..rows * width).map(value).collect();
+            let weight: Vec<f32> = (0..vocabulary * width).map(|i| value(i + 5)).collect();
+            let targets: Vec<u32> = (0..rows).map(|i| ((i * 31) % vocabulary) as u32).collect();
+            let terms = LossTerms { z_loss: 1e-4, denominator: rows as f64 };
+            let gradients = |chunk: usize| {
+                let (mut dhidden, mut dweight) = (vec![0f32; hidden.len()], vec![0f32; weight.len()]);
+                let parts = hidden.chunks(chunk * width).zip(targets.chunks(chunk));
+                for ((hidden, targets), dhidden) in parts.zip(dhidden.chunks_mut(chunk * width)) {
+                    let made = Gradients { hidden: dhidden, weight: &mut dweight };
+                    loss(Kernels::Rust, hidden, &weight, width, targets, terms, Some(made));
+                }
+                dhidden.into_iter().chain(dweight).map(f32::to_bits).collect::<Vec<_>>()
+            };
+            assert!(gradients(rows) == gradients(chain), "{rows} rows of {width}, vocabulary {vocabulary}");
+        }
+    }
 }

@@ -13,6 +13,9 @@ pub enum Kernels {
     LibTorch,
 }
 
+/// Terms that the products in Rust add up in one chain; that of `matrixmultiply`, so no result depends on who multiplies.
+pub(crate) const CHAIN: usize = 256;
+
 /// A matrix's first element, and the elements from one row and from one column to the next.
 pub(crate) type Strided = (*const f32, [usize; 2]);
 
@@ -39,6 +42,32 @@ impl Kernels {
         }
     }
 
+    /// As [`Kernels::gemm`], with the bits of one product after the other over `chain` (at most [`CHAIN`]) terms each.
+    ///
+    /// # Safety
+    /// As for [`Kernels::gemm`].
+    pub(crate) unsafe fn gemm_in_chains(
+        self,
+        [m, n, k]: [usize; 3],
+        a: Strided,
+        b: Strided,
+        write: Write,
+        c: (*mut f32, usize),
+        chain: usize,
+    ) {
+        #[cfg(target_arch = "x86_64")]
+        if self == Kernels::Rust && super::avx512::available() {
+            // SAFETY: the machine has what it needs; the rest is the caller's promise.
+            return unsafe { super::avx512::gemm([m, n, k], a, b, write, c, chain) };
+        }
+        for top in (0..k).step_by(chain) {
+            let write = if top == 0 { write } else { Write::Add };
+            let size = [m, n, chain.min(k - top)];
+            // SAFETY: the caller's promise; the parts lie within the matrices.
+            unsafe { self.gemm(size, (a.0.add(top * a.1[1]), a.1), (b.0.add(top * b.1[0]), b.1), write, c) };
+        }
+    }
+
     /// `c [m, n] (+)= a [m, k] b [k, n]` in the calling thread; c row-major with its stride. Never scaled: see `gemm`.
     ///
     /// # Safety
@@ -56,7 +85,7 @@ impl Kernels {
                 #[cfg(target_arch = "x86_64")]
                 if super::avx512::available() {
                     // SAFETY: the machine has what it needs; the rest is the caller's promise.
-                    return unsafe { super::avx512::gemm([m, n, k], a, b, write, (c, c_stride)) };
+                    return unsafe { super::avx512::gemm([m, n, k], a, b, write, (c, c_stride), CHAIN) };
                 }
                 let beta = if write == Write::New { 0.0 } else { 1.0 };
                 let [ra, ca] = a.1.map(|stride| stride as isize);
