@@ -59,7 +59,7 @@ impl MemoryEstimate {
         let d = config.d_model as u64;
         let qkv = d + 2 * (config.kv_heads() * config.head_width()) as u64;
         let mlp = config.mlp_width() as u64;
-        let raw = if config.attention_layer_norm || config.clip_qkv.is_some() { qkv } else { 0 };
+        let raw = if config.block(0).needs_raw() { qkv } else { 0 };
         // The block's input stays whatever is kept: it is the output of the block before.
         let kept = |keep: Keep| match keep {
             Keep::Nothing => d,

@@ -63,6 +63,11 @@ impl BlockConfig {
         self.n_kv_heads * self.head_width()
     }
 
+    /// Whether something stands between the projection and the rotated heads that the backward pass must see its input of.
+    pub fn needs_raw(&self) -> bool {
+        self.qk_norm || self.clip_qkv.is_some()
+    }
+
     /// Width of the fused projection: queries, keys, values.
     pub fn qkv_width(&self) -> usize {
         self.d_model + 2 * self.kv_width()
@@ -79,6 +84,18 @@ pub enum Keep {
     Products,
     /// Nothing but the block's input: `4 d` bytes a token, for one forward pass more.
     Nothing,
+}
+
+impl Keep {
+    /// Whether the rotated heads stay, in a block that keeps anything; without them the raw projection does, which they are made of.
+    pub(crate) fn heads(self, config: &BlockConfig) -> bool {
+        self != Keep::Products || !config.needs_raw()
+    }
+
+    /// Whether the norms' states keep their values: before a sub-layer these can be made again of its input, after it of nothing.
+    pub(crate) fn norm_values(self, config: &BlockConfig) -> bool {
+        self != Keep::Products || config.norm_after
+    }
 }
 
 /// A block's weights in OLMo's layout, or one thing for each of them.

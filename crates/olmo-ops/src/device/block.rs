@@ -56,7 +56,7 @@ impl Block<'_> {
         let before = self.normed(x, weights.attn_norm.as_ref());
         let raw = linear(before.as_ref().map_or(x, |(values, _)| values), &weights.att_proj, d);
         let (heads, qk_stats) = self.heads(&raw);
-        let raw = (config.qk_norm || config.clip_qkv.is_some()).then_some(raw);
+        let raw = config.needs_raw().then_some(raw);
         let [q, k, v] = self.parts(&heads);
         let attended = device_attention_forward(&self.tables.attention(config, self.shape), &q, &k, &v);
         drop((q, k, v));
@@ -69,19 +69,11 @@ impl Block<'_> {
         let (output, mut ff_norm) =
             self.add_sublayer(&middle, &activation, &weights.ff_out, mlp, weights.ff_norm.as_ref(), before);
 
-        let mut heads = Some(heads);
-        match keep {
-            None | Some(Keep::Nothing) => return (output, None),
-            Some(Keep::All) => {}
-            Some(Keep::Products) => {
-                if raw.is_some() {
-                    heads = None;
-                }
-                if !config.norm_after {
-                    (attn_norm.values, ff_norm.values) = (None, None);
-                }
-            }
+        let Some(keep) = keep.filter(|keep| *keep != Keep::Nothing) else { return (output, None) };
+        if !keep.norm_values(config) {
+            (attn_norm.values, ff_norm.values) = (None, None);
         }
+        let heads = keep.heads(config).then_some(heads);
         (output, Some(Saved { attn_norm, raw, heads, qk_stats, attended, middle, ff_norm, up_gate }))
     }
 

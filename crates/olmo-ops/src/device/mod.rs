@@ -16,6 +16,14 @@ mod nodes;
 mod norm;
 mod training;
 
+pub use flat::{DeviceFlat, DeviceSettings, unsupported, vector};
+pub use nodes::{
+    block_device, embed_backward_device, embed_device, head_logits_device, head_loss_device, norm_device,
+    weights_on_host,
+};
+pub use olmo_torch::{Element, Place};
+pub use training::{Finished, Losses, Training};
+
 /// The GPU with this number among those that the process may use. With `OLMO_PIPE_EMULATE_GPU=1` the CPU stands in for it (for tests:
 /// thousands of times slower).
 ///
@@ -41,11 +49,3 @@ pub fn gpu(index: usize) -> Result<Place, String> {
 pub fn free_memory(place: Place) -> Option<u64> {
     olmo_torch::memory(place).map(|(free, _)| free as u64)
 }
-
-pub use flat::{DeviceFlat, DeviceSettings, unsupported, vector};
-pub use nodes::{
-    block_device, embed_backward_device, embed_device, head_logits_device, head_loss_device, norm_device,
-    weights_on_host,
-};
-pub use olmo_torch::{Element, Place};
-pub use training::{Finished, Losses, Training};

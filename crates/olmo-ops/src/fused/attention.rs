@@ -4,9 +4,9 @@
 use rayon::prelude::*;
 
 use super::buffer::Buffer;
-use super::gemm::Write;
 use super::kernels::Kernels;
 use super::math::{dot, exp, maximum, multiversion, sum};
+use super::matrix::Write;
 use super::shared::SharedSlice;
 use crate::config::BlockConfig;
 use crate::rope::Places;

@@ -8,8 +8,7 @@ use std::arch::x86_64::*;
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::gemm::Write;
-use super::kernels::Strided;
+use super::matrix::{Strided, Write};
 
 /// Rows and columns of a tile of the result: 24 vector registers of sums.
 const ROWS: usize = 12;

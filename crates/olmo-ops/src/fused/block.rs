@@ -1,8 +1,9 @@
 //! A whole transformer block, forward and backward, with the saved state chosen by [`Keep`].
 
 use super::buffer::Buffer;
-use super::gemm::{Write, matmul_nn, matmul_nt, matmul_tn};
+use super::gemm::{matmul_nn, matmul_nt, matmul_tn};
 use super::kernels::Kernels;
+use super::matrix::Write;
 use super::norm::Stats;
 use super::{attention, norm, qkv, swiglu};
 use crate::config::{BlockConfig, BlockWeights, Keep};
@@ -62,7 +63,7 @@ pub fn forward(
     let raw = linear(input, weights.att_proj, d, config.qkv_width());
     let mut heads = Buffer::new(rows * config.qkv_width());
     qkv::forward(config, places, &raw, qk_norms(weights), &mut heads);
-    let raw = (config.qk_norm || config.clip_qkv.is_some()).then_some(raw);
+    let raw = config.needs_raw().then_some(raw);
     let (mut attended, mut lse) = (Buffer::new(rows * d), Buffer::new(rows * config.n_heads));
     attention::forward(kernels, config, places, &heads, &mut attended, &mut lse);
     let mut middle = Buffer::new(rows * d);
@@ -78,19 +79,11 @@ pub fn forward(
     let mut ff_norm =
         add_sublayer(kernels, config, &middle, &activation, weights.ff_out, mlp, weights.ff_norm, before, &mut output);
 
-    let mut heads = Some(heads);
-    match keep {
-        None | Some(Keep::Nothing) => return (output, None),
-        Some(Keep::All) => {}
-        Some(Keep::Products) => {
-            if raw.is_some() {
-                heads = None;
-            }
-            if !config.norm_after {
-                (attn_norm.values, ff_norm.values) = (None, None);
-            }
-        }
+    let Some(keep) = keep.filter(|keep| *keep != Keep::Nothing) else { return (output, None) };
+    if !keep.norm_values(config) {
+        (attn_norm.values, ff_norm.values) = (None, None);
     }
+    let heads = keep.heads(config).then_some(heads);
     (output, Some(Saved { attn_norm, raw, heads, lse, attended, middle, ff_norm, up_gate }))
 }
 

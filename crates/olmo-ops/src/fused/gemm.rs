@@ -6,16 +6,8 @@
 use rayon::prelude::*;
 
 use super::kernels::Kernels;
+use super::matrix::Write;
 use super::shared::SharedSlice;
-
-/// What happens to the old content of the result.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Write {
-    /// It is overwritten.
-    New,
-    /// The product is added to it.
-    Add,
-}
 
 /// `y [rows, out] = x [rows, inner] w^T`, with w `[out, inner]`: a linear layer.
 #[expect(clippy::too_many_arguments, reason = "as a BLAS call")]
@@ -67,11 +59,7 @@ pub(crate) fn matmul_tn(
     dw: &mut [f32],
     write: Write,
 ) {
-    assert!(
-        dy.len() >= rows * out && x.len() >= rows * inner && dw.len() >= out * inner,
-        "a product's matrices have its sizes"
-    );
-    product(kernels, [out, inner, rows], (dy, [1, out]), (x, [inner, 1]), dw, write, None);
+    weight_gradient(kernels, (dy, x), [rows, inner, out], dw, write, None);
 }
 
 /// As [`matmul_tn`] with [`Write::Add`], and with the bits of one such product after the other over `chain` rows each.
@@ -86,11 +74,22 @@ pub(crate) fn matmul_tn_in_chains(
     dw: &mut [f32],
     chain: usize,
 ) {
+    weight_gradient(kernels, (dy, x), [rows, inner, out], dw, Write::Add, Some(chain));
+}
+
+fn weight_gradient(
+    kernels: Kernels,
+    (dy, x): (&[f32], &[f32]),
+    [rows, inner, out]: [usize; 3],
+    dw: &mut [f32],
+    write: Write,
+    chain: Option<usize>,
+) {
     assert!(
         dy.len() >= rows * out && x.len() >= rows * inner && dw.len() >= out * inner,
         "a product's matrices have its sizes"
     );
-    product(kernels, [out, inner, rows], (dy, [1, out]), (x, [inner, 1]), dw, Write::Add, Some(chain));
+    product(kernels, [out, inner, rows], (dy, [1, out]), (x, [inner, 1]), dw, write, chain);
 }
 
 /// Fewer multiplications than this are not worth a second thread.

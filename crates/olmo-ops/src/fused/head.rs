@@ -4,9 +4,10 @@
 use rayon::prelude::*;
 
 use super::buffer::Buffer;
-use super::gemm::{Write, matmul_nn, matmul_nt, matmul_tn_in_chains};
+use super::gemm::{matmul_nn, matmul_nt, matmul_tn_in_chains};
 use super::kernels::Kernels;
 use super::math::{exp, maximum, multiversion, sum};
+use super::matrix::Write;
 use crate::config::{IGNORED, LossTerms};
 
 /// Sums over the targets that count.

@@ -1,6 +1,6 @@
 //! Who multiplies matrices for the fused bodies.
 
-use super::gemm::Write;
+use super::matrix::{Strided, Write};
 
 /// Who multiplies matrices for the fused bodies; everything else in them is the same code.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -15,9 +15,6 @@ pub enum Kernels {
 
 /// Terms that the products in Rust add up in one chain; that of `matrixmultiply`, so no result depends on who multiplies.
 pub(crate) const CHAIN: usize = 256;
-
-/// A matrix's first element, and the elements from one row and from one column to the next.
-pub(crate) type Strided = (*const f32, [usize; 2]);
 
 /// Rows or columns of a piece of a product in libtorch: enough for its speed, few enough for several threads.
 #[cfg(feature = "libtorch")]

@@ -10,6 +10,7 @@ mod gemm;
 pub mod head;
 mod kernels;
 mod math;
+mod matrix;
 pub mod norm;
 mod qkv;
 mod shared;
