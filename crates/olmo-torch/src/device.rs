@@ -19,13 +19,18 @@ pub fn upload(values: &[f32], device: Device) -> Tensor {
     Tensor::from_slice(values).to_device(device)
 }
 
-/// Whole numbers on a device. On a GPU the copy runs beside what the host does next, from memory that the driver has pinned.
+/// Whole numbers on a device, as [`upload_beside`].
 pub fn upload_integers(values: &[i64], device: Device) -> Tensor {
-    let host = Tensor::from_slice(values);
-    if !device.is_cuda() || values.is_empty() {
+    upload_beside(Tensor::from_slice(values), device)
+}
+
+/// A tensor of the host on a device. On a GPU the copy runs beside what the host does next, from memory that the driver has pinned.
+pub(crate) fn upload_beside(host: Tensor, device: Device) -> Tensor {
+    if !device.is_cuda() || host.numel() == 0 {
         return host.to_device(device);
     }
-    host.pin_memory(device).to_device_(device, Kind::Int64, true, false)
+    let kind = host.kind();
+    host.pin_memory(device).to_device_(device, kind, true, false)
 }
 
 /// Numbers in f64 on a device.

@@ -16,6 +16,7 @@ use std::sync::OnceLock;
 
 use tch::{Device, Kind, Tensor};
 
+use crate::device::upload_beside;
 use crate::shim::{self, Cudnn, Cut};
 
 /// Attention of a batch: causal, and narrower by a window or by documents.
@@ -74,7 +75,11 @@ impl Documents {
         let longest = ends.windows(2).map(|pair| (pair[1] - pair[0]) as usize).max().unwrap_or(0);
         let starts: Vec<i64> = starts.iter().map(|&start| i64::from(start)).collect();
         let starts = Tensor::from_slice(&starts).reshape([batch as i64, sequence as i64]);
-        Documents { ends: upload(Tensor::from_slice(&ends), device), longest, starts: upload(starts, device) }
+        Documents {
+            ends: upload_beside(Tensor::from_slice(&ends), device),
+            longest,
+            starts: upload_beside(starts, device),
+        }
     }
 
     /// Tokens of the longest.
@@ -278,15 +283,6 @@ impl DeviceAttention {
         let [heads, head] = [size[size.len() - 2], size[size.len() - 1]];
         part.reshape([self.tokens() as i64, heads, head]).narrow(2, 0, self.head as i64)
     }
-}
-
-/// From pinned memory, so that the copy runs beside what the host does next.
-fn upload(host: Tensor, device: Device) -> Tensor {
-    if !device.is_cuda() || host.numel() == 0 {
-        return host.to_device(device);
-    }
-    let kind = host.kind();
-    host.pin_memory(device).to_device_(device, kind, true, false)
 }
 
 /// `[tokens, heads, head]` where kernels that move 16 bytes at once may read it: itself, or a copy if it lies elsewhere.
