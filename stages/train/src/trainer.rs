@@ -3,6 +3,8 @@
 //! After each step comes what is due there: the evaluation, then the checkpoint. Both are skipped if the state that a run continues
 //! from has them already, so a stop at any point leaves nothing out and does nothing twice.
 
+mod on_gpu;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -60,7 +62,9 @@ pub fn train(mut setup: Setup, context: &mut Context) -> Result<(), StageError> 
         let prefetch = Prefetch::start(scope, batches()?, state.step, setup.max_steps);
         let (saver, pace) = (Saver::default(), Pace::new());
         let positions = batches()?;
-        let mut run = Run { setup, positions, prefetch, model, state, gradients, groups, saved_item, saver, pace };
+        let fetched = state.optimizer_steps;
+        let mut run =
+            Run { setup, positions, prefetch, model, state, fetched, gradients, groups, saved_item, saver, pace };
         let ended = memory::caught(setup.smaller.as_deref(), || run.steps(context));
         // Whatever ended the steps: what is on its way to disk arrives.
         let saved = run.saver.finish(context);
@@ -149,6 +153,8 @@ struct Run<'a> {
     prefetch: Prefetch,
     model: Model,
     state: State,
+    /// Optimizer steps of the weights and moments in `state`; a GPU may be ahead of it.
+    fetched: u64,
     /// Of the current step, laid out as the parameters.
     gradients: Vec<f32>,
     /// Where weight decay applies.
@@ -332,58 +338,6 @@ impl Run<'_> {
         Ok(learned)
     }
 
-    /// A step on the GPU, if the model is there; nothing is changed if a number is not finite. The host waits once, at its end.
-    #[cfg(feature = "libtorch")]
-    fn on_gpu(
-        &mut self,
-        batch: &StepBatch,
-        labels: u64,
-        lr: f64,
-        context: &Context,
-    ) -> Result<Option<Learned>, StageError> {
-        let (options, settings) = (self.loss_options(batch, labels), self.adamw(lr));
-        let Some(training) = self.model.on_gpu_mut() else { return Ok(None) };
-        training.begin();
-        let mut losses: Option<olmo_model::device::Losses> = None;
-        for part in self.parts(batch) {
-            context.check_stop()?;
-            let made = self.model.accumulate(&batch.part(part.start, part.end), &options).map_err(model_failure)?;
-            losses = Some(match losses {
-                Some(losses) => losses.plus(made),
-                None => made,
-            });
-        }
-        let losses = losses.expect("a batch with labels has a part with labels");
-        let (groups, max_norm, number) =
-            (&self.groups, self.setup.params.max_grad_norm, self.state.optimizer_steps + 1);
-        let training = self.model.on_gpu_mut().expect("it was there");
-        let finished = training.finish(&settings, number, groups, max_norm, &losses);
-        let learned = Learned {
-            loss: finished.sums.nll / options.denominator,
-            z_loss: finished.sums.z / options.denominator,
-            grad_norm: finished.grad_norm,
-        };
-        if learned.is_finite() {
-            self.state.optimizer_steps = number;
-        }
-        Ok(Some(learned))
-    }
-
-    #[cfg(not(feature = "libtorch"))]
-    fn on_gpu(&mut self, _: &StepBatch, _: u64, _: f64, _: &Context) -> Result<Option<Learned>, StageError> {
-        Ok(None)
-    }
-
-    /// Brings weights and moments to the host, if they are on a GPU: what is saved, written and handed on is read from there.
-    fn fetch_state(&mut self) {
-        #[cfg(feature = "libtorch")]
-        if let Some(training) = self.model.on_gpu_mut() {
-            let [weights, exp_avg, exp_avg_sq] = training.download();
-            self.state.parameters.replace(weights);
-            (self.state.exp_avg, self.state.exp_avg_sq) = (Arc::new(exp_avg), Arc::new(exp_avg_sq));
-        }
-    }
-
     fn adamw(&self, lr: f64) -> AdamW {
         let optimizer = &self.setup.params.optimizer;
         let [beta1, beta2] = optimizer.betas;
@@ -430,14 +384,6 @@ impl Run<'_> {
             }
         }
         self.model.first_gradient_not_finite(&self.host_gradients()).map(|name| format!("the gradient of `{name}`"))
-    }
-
-    fn host_gradients(&self) -> std::borrow::Cow<'_, [f32]> {
-        #[cfg(feature = "libtorch")]
-        if let Some(gradients) = self.model.gradients_on_gpu() {
-            return gradients.into();
-        }
-        (&self.gradients).into()
     }
 
     /// Shows the numbers of a step, every `console_log_interval` steps.

@@ -1,0 +1,78 @@
+//! A step whose model is on a GPU, and what comes back from there.
+
+use std::borrow::Cow;
+#[cfg(feature = "libtorch")]
+use std::sync::Arc;
+
+use olmo_stage::{Context, StageError};
+
+use super::{Learned, Run};
+use crate::batches::StepBatch;
+#[cfg(feature = "libtorch")]
+use crate::model_failure;
+
+impl Run<'_> {
+    /// A step on the GPU, if the model is there; nothing is changed if a number is not finite. The host waits once, at its end.
+    #[cfg(feature = "libtorch")]
+    pub(super) fn on_gpu(
+        &mut self,
+        batch: &StepBatch,
+        labels: u64,
+        lr: f64,
+        context: &Context,
+    ) -> Result<Option<Learned>, StageError> {
+        let (options, settings) = (self.loss_options(batch, labels), self.adamw(lr));
+        let Some(training) = self.model.on_gpu_mut() else { return Ok(None) };
+        training.begin();
+        let mut losses: Option<olmo_model::device::Losses> = None;
+        for part in self.parts(batch) {
+            context.check_stop()?;
+            let made = self.model.accumulate(&batch.part(part.start, part.end), &options).map_err(model_failure)?;
+            losses = Some(match losses {
+                Some(losses) => losses.plus(made),
+                None => made,
+            });
+        }
+        let losses = losses.expect("a batch with labels has a part with labels");
+        let (groups, max_norm, number) =
+            (&self.groups, self.setup.params.max_grad_norm, self.state.optimizer_steps + 1);
+        let training = self.model.on_gpu_mut().expect("it was there");
+        let finished = training.finish(&settings, number, groups, max_norm, &losses);
+        let learned = Learned {
+            loss: finished.sums.nll / options.denominator,
+            z_loss: finished.sums.z / options.denominator,
+            grad_norm: finished.grad_norm,
+        };
+        if learned.is_finite() {
+            self.state.optimizer_steps = number;
+        }
+        Ok(Some(learned))
+    }
+
+    #[cfg(not(feature = "libtorch"))]
+    pub(super) fn on_gpu(&mut self, _: &StepBatch, _: u64, _: f64, _: &Context) -> Result<Option<Learned>, StageError> {
+        Ok(None)
+    }
+
+    /// Brings weights and moments to the host, if they are on a GPU: what is saved, written and handed on is read from there.
+    pub(super) fn fetch_state(&mut self) {
+        if self.fetched == self.state.optimizer_steps {
+            return;
+        }
+        self.fetched = self.state.optimizer_steps;
+        #[cfg(feature = "libtorch")]
+        if let Some(training) = self.model.on_gpu_mut() {
+            let [weights, exp_avg, exp_avg_sq] = training.download();
+            self.state.parameters.replace(weights);
+            (self.state.exp_avg, self.state.exp_avg_sq) = (Arc::new(exp_avg), Arc::new(exp_avg_sq));
+        }
+    }
+
+    pub(super) fn host_gradients(&self) -> Cow<'_, [f32]> {
+        #[cfg(feature = "libtorch")]
+        if let Some(gradients) = self.model.gradients_on_gpu() {
+            return gradients.into();
+        }
+        (&self.gradients).into()
+    }
+}
