@@ -18,7 +18,6 @@ mod model;
 mod on_gpu;
 mod parameters;
 mod random;
-mod tensor_weights;
 mod tensors;
 
 pub use batch::{Batch, LossOptions, LossOutput};

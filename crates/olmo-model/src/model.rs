@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Tensor;
 use olmo_ops::{BlockConfig, Compute, Flat, LossTerms, Norm, Placed, Rope, Sums};
 
 use crate::batch::{Batch, LossOptions, LossOutput};
@@ -11,7 +11,6 @@ use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::layout::{self, Ranges, TensorSpec};
 use crate::parameters::Parameters;
-use crate::tensor_weights::TensorWeights;
 
 /// A model with its weights on the compute device.
 #[derive(Debug)]
@@ -31,8 +30,6 @@ pub struct Model {
 pub(crate) enum Weights {
     /// On the host, in the array that the parameters are: nodes read it and add to flat gradients.
     Flat(Compute, Arc<Vec<f32>>),
-    /// On another device, or as plain Burn has them: one tensor each, leaves of Burn's graph.
-    Tensors(TensorWeights),
     /// On a GPU, as one array with gradients and moments.
     #[cfg(feature = "libtorch")]
     Gpu(Box<olmo_ops::device::Training>),
@@ -59,19 +56,6 @@ impl Model {
     ) -> Result<Model, ModelError> {
         compute.prepare();
         Model::build(config, parameters, train, Weights::Flat(compute, Arc::default()))
-    }
-
-    /// As [`Model::new`] on any Burn device, with weights as tensors and gradients by Burn's autodiff.
-    ///
-    /// # Errors
-    /// As [`Model::new`].
-    pub fn on_device(
-        config: &ModelConfig,
-        parameters: &Parameters,
-        train: bool,
-        device: &Device,
-    ) -> Result<Model, ModelError> {
-        Model::build(config, parameters, train, Weights::Tensors(TensorWeights::new(device.clone())))
     }
 
     fn build(
@@ -115,7 +99,6 @@ impl Model {
         }
         match &mut self.weights {
             Weights::Flat(_, weights) => *weights = parameters.share(),
-            Weights::Tensors(weights) => weights.set(&self.specs, parameters.flat()),
             #[cfg(feature = "libtorch")]
             Weights::Gpu(training) => training.flat().set(parameters.flat()),
         }
@@ -128,8 +111,10 @@ impl Model {
     /// # Errors
     /// The parameters are those of another config.
     pub fn update(&mut self, parameters: &mut Parameters, change: impl FnOnce(&mut [f32])) -> Result<(), ModelError> {
-        if let Weights::Flat(_, weights) = &mut self.weights {
-            *weights = Arc::default();
+        match &mut self.weights {
+            Weights::Flat(_, weights) => *weights = Arc::default(),
+            #[cfg(feature = "libtorch")]
+            Weights::Gpu(_) => {}
         }
         change(parameters.flat_mut());
         self.set_parameters(parameters)
@@ -152,12 +137,6 @@ impl Model {
                 let flat = Flat::new(*compute, weights.clone());
                 let (_, hidden) = self.hidden(&flat, &batch);
                 Ok(olmo_ops::head_logits_flat(hidden, &flat, &self.ranges.head))
-            }
-            Weights::Tensors(weights) => {
-                let parts = weights.parts(&self.ranges, &self.specs, false);
-                let hidden = parts.hidden(self, &batch);
-                let logits = olmo_ops::head_logits(hidden, parts.head);
-                Ok(olmo_ops::HostSlice::new(&logits).to_vec())
             }
             #[cfg(feature = "libtorch")]
             Weights::Gpu(training) => {
@@ -195,13 +174,6 @@ impl Model {
                 *gradients = flat.into_gradients();
                 sums?
             }
-            Weights::Tensors(weights) => {
-                let parts = weights.parts(&self.ranges, &self.specs, true);
-                let hidden = parts.hidden(self, batch);
-                let result = olmo_ops::head_loss(hidden, parts.head.clone(), &batch.targets(), terms(loss));
-                parts.add_gradients(result.loss.backward(), &self.specs, gradients)?;
-                result.sums
-            }
             #[cfg(feature = "libtorch")]
             Weights::Gpu(training) => {
                 training.begin();
@@ -238,11 +210,6 @@ impl Model {
                 let flat = Flat::new(*compute, weights.clone());
                 let (_, hidden) = self.hidden(&flat, batch);
                 olmo_ops::head_loss_flat(hidden, &flat, &self.ranges.head, &targets, terms(loss)).1
-            }
-            Weights::Tensors(weights) => {
-                let parts = weights.parts(&self.ranges, &self.specs, false);
-                let hidden = parts.hidden(self, batch);
-                olmo_ops::head_loss(hidden, parts.head, &targets, terms(loss)).sums
             }
             #[cfg(feature = "libtorch")]
             Weights::Gpu(training) => self.losses_on_gpu(training.flat(), batch, loss).sums(),
@@ -335,7 +302,8 @@ impl Model {
     fn compute(&self) -> Compute {
         match &self.weights {
             Weights::Flat(compute, _) => *compute,
-            _ => Compute::default(),
+            #[cfg(feature = "libtorch")]
+            Weights::Gpu(_) => Compute::default(),
         }
     }
 
@@ -343,7 +311,6 @@ impl Model {
     pub(crate) fn host_weights(&self) -> Arc<Vec<f32>> {
         match &self.weights {
             Weights::Flat(_, weights) => weights.clone(),
-            Weights::Tensors(weights) => Arc::new(weights.to_host()),
             #[cfg(feature = "libtorch")]
             Weights::Gpu(training) => Arc::new(olmo_ops::device::weights_on_host(training.flat())),
         }
