@@ -1,4 +1,5 @@
-// What libtorch has and `tch` does not: attention by cuDNN and by flash kernels with their backward passes, and the switch for TF32.
+// What libtorch has and `tch` does not: attention by cuDNN and by flash kernels with their backward passes, the current stream, and the switch
+// for TF32.
 //
 // Tensors come as `at::Tensor*`, as torch-sys has them; those that go out are new and the caller's. Only libtorch's dispatcher is called, so
 // this links against the CPU tree too and needs no header of CUDA. A function returns null, or what went wrong as text for `olmo_free`:
@@ -9,6 +10,7 @@
 #include <ATen/ops/_flash_attention_forward.h>
 #include <ATen/ops/_scaled_dot_product_cudnn_attention.h>
 #include <ATen/ops/_scaled_dot_product_cudnn_attention_backward.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <cstdlib>
 #include <cstring>
@@ -95,6 +97,16 @@ char* olmo_flash_backward(const void* doutput, const void* q, const void* k, con
                                                      or_none(ends), longest, longest, 0.0, true, at_(kept[2]), at_(kept[3]), scale,
                                                      window_left(window), window_right(window));
     gives(gradients, {std::get<0>(made), std::get<1>(made), std::get<2>(made)});
+  });
+}
+
+// The stream that libtorch's operations of this thread go to on a GPU, as the driver has it; null (the default one) if it knows no GPU.
+char* olmo_current_stream(int index, void** stream) {
+  *stream = nullptr;
+  return caught([&] {
+    if (!at::globalContext().hasCUDA()) return;
+    c10::impl::VirtualGuardImpl cuda(c10::DeviceType::CUDA);
+    *stream = cuda.getStream(c10::Device(c10::DeviceType::CUDA, static_cast<c10::DeviceIndex>(index))).native_handle();
   });
 }
 

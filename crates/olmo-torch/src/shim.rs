@@ -46,6 +46,7 @@ unsafe extern "C" {
         scale: f64,
         gradients: *mut *mut c_void,
     ) -> *mut c_char;
+    fn olmo_current_stream(index: c_int, stream: *mut *mut c_void) -> *mut c_char;
     fn olmo_allow_tf32(allow: c_int) -> *mut c_char;
     fn olmo_tf32_allowed() -> c_int;
 }
@@ -151,6 +152,14 @@ pub(crate) fn flash_backward(
             olmo_flash_backward(raw(doutput), raw(q), raw(k), raw(v), kept, ends, longest, window, scale, gradients)
         })
     }
+}
+
+/// The stream that libtorch's operations of this thread go to on GPU `index`: null is the default one.
+pub(crate) fn current_stream(index: usize) -> Result<*mut c_void, String> {
+    let mut stream = std::ptr::null_mut();
+    // SAFETY: a place to write to.
+    unsafe { taken(olmo_current_stream(index as c_int, &mut stream))? };
+    Ok(stream)
 }
 
 /// Whether f32 products on CUDA may use TF32 (10 bits of fraction); off unless this is called. For the whole process.

@@ -8,6 +8,7 @@ use std::{
 use libloading::Library;
 
 use super::error::KernelError;
+use crate::shim::current_stream;
 
 type Status = c_int;
 type Context = *mut c_void;
@@ -207,10 +208,10 @@ impl Gpu {
         })?
     }
 
-    /// Launches on the default stream, which is libtorch's.
+    /// Launches on the stream that libtorch's operations of this thread go to.
     ///
     /// # Errors
-    /// The driver's words. They may be about an earlier launch: a GPU tells late.
+    /// The driver's words, or libtorch's. They may be about an earlier launch: a GPU tells late.
     ///
     /// # Safety
     /// `arguments` point to the values of the function's parameters, and what those point to is the device's.
@@ -221,9 +222,10 @@ impl Gpu {
         block: u32,
         arguments: &[*const c_void],
     ) -> Result<(), String> {
+        let stream = current_stream(self.index)?;
         // SAFETY: the caller's promise.
         let launched = self.within(|| unsafe {
-            let (stream, extra) = (std::ptr::null_mut(), std::ptr::null());
+            let extra = std::ptr::null();
             (self.driver.launch)(function, grid, 1, 1, block, 1, 1, 0, stream, arguments.as_ptr(), extra)
         });
         match launched {

@@ -213,7 +213,7 @@ impl Kernels {
         Ok(Kernels { inner: Arc::new(Inner { device, element, vector, signatures, code }) })
     }
 
-    /// Launches `grid` blocks of `block` threads on libtorch's (default) stream. On the CPU it returns when they are done.
+    /// Launches `grid` blocks of `block` threads on libtorch's current stream. On the CPU it returns when they are done.
     ///
     /// # Panics
     /// There is no such kernel, the arguments are not those it takes, or the driver refuses: with the kernel's name, grid, block and the
