@@ -59,6 +59,23 @@ pub fn free_memory(device: &str) -> Option<u64> {
     return Some(device).and(None);
 }
 
+/// What changes a GPU's results and stands in no key.
+pub fn unkeyed() -> Vec<String> {
+    #[cfg(feature = "libtorch")]
+    return olmo_model::device::instruments();
+    #[cfg(not(feature = "libtorch"))]
+    return Vec::new();
+}
+
+/// What has made a GPU slower than it could be.
+pub fn slower() -> Option<String> {
+    #[cfg(feature = "libtorch")]
+    return olmo_model::device::cudnn_refusal()
+        .map(|why| format!("attention ran on flash's kernels, which are slower: cuDNN refused, {why}"));
+    #[cfg(not(feature = "libtorch"))]
+    return None;
+}
+
 #[cfg(not(feature = "libtorch"))]
 fn on_gpu(params: &Params, _: &ModelConfig, _: &State) -> Result<Model, StageError> {
     Err(no_gpu(format!(

@@ -54,6 +54,9 @@ pub fn train(mut setup: Setup, context: &mut Context) -> Result<(), StageError> 
     let saved_item = trainer.map(|_| state.step).filter(|step| has_item(context, *step));
     let mut model = backend::model(&setup.backend, &setup.params, &setup.config, &state)?;
     model.set_activation_checkpointing(setup.params.activation_checkpointing);
+    if setup.backend == backend::CUDA {
+        backend::unkeyed().into_iter().for_each(|what| context.warning(format!("{what}; no key tells of that")));
+    }
     let optimizer = &setup.params.optimizer;
     let groups = state.parameters.weight_decay_groups(optimizer.decay_norm_and_bias, optimizer.decay_embeddings);
     // On a GPU they are there.
@@ -172,11 +175,13 @@ struct Pace {
     /// Of that time, what went into evaluation and into waiting for checkpoints.
     evaluation: Duration,
     saving: Duration,
+    /// Of that time, how long the host waited for a GPU, if there is one.
+    gpu: Option<Duration>,
 }
 
 impl Pace {
     fn new() -> Self {
-        Self { since: Instant::now(), steps: 0, evaluation: Duration::ZERO, saving: Duration::ZERO }
+        Self { since: Instant::now(), steps: 0, evaluation: Duration::ZERO, saving: Duration::ZERO, gpu: None }
     }
 }
 
@@ -402,6 +407,7 @@ impl Run<'_> {
             "seconds": seconds,
             "tokens_per_second": speed,
             "data_wait_percent": 100.0 * waited / seconds,
+            "gpu_wait_percent": self.pace.gpu.map(|waited| 100.0 * waited.as_secs_f64() / seconds),
             "save_stall_seconds": self.pace.saving.as_secs_f64(),
             "eval_seconds": self.pace.evaluation.as_secs_f64(),
             "peak_memory_bytes": memory::peak(),
@@ -427,6 +433,9 @@ impl Run<'_> {
                 "memory: {} at most, of it {weights} weights, {weights} gradients, {moments} moments, {rest} activations, checkpoints on their way, data and program",
                 memory::shown(peak)
             ));
+        }
+        if let Some(what) = backend::slower() {
+            context.warning(what);
         }
         let skipped = self.state.step - self.state.optimizer_steps;
         if skipped > 0 {

@@ -34,6 +34,14 @@ fn in_f32_the_run_is_that_of_flex_up_to_rounding() {
     };
     let (flex, gpu) = (run("flex"), run("libtorch-cuda"));
     assert_eq!(flex.len(), 12);
+    let warned = |backend: &str| {
+        let is_it = |event: &Event| matches!(event, Event::Message { level, text } if level == "warning" && text.contains("OLMO_PIPE_EMULATE_GPU=1"));
+        events(&dir.path().join(backend)).iter().any(is_it)
+    };
+    assert!(warned("libtorch-cuda") && !warned("flex"), "what no key counts is said");
+    let perf = std::fs::read_to_string(dir.path().join("libtorch-cuda/perf.jsonl")).unwrap();
+    let waits = perf.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["gpu_wait_percent"].as_f64());
+    assert!(waits.into_iter().all(|wait| wait.is_some_and(|wait| (0.0..=100.0).contains(&wait))), "{perf}");
     for (flex, gpu) in flex.iter().zip(&gpu) {
         assert!((loss(flex) - loss(gpu)).abs() <= 2e-5, "{flex}\n{gpu}");
         for name in ["step", "tokens", "labels", "lr", "batch"] {

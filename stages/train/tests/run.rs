@@ -289,6 +289,7 @@ fn times_and_waits_of_every_step_stand_beside_the_attempt_and_in_no_output() {
         let wait = line["data_wait_percent"].as_f64().unwrap();
         assert!((0.0..=100.0).contains(&wait) && line["tokens_per_second"].as_f64().unwrap() > 0.0, "{line}");
         assert!(line["save_stall_seconds"].as_f64().unwrap() >= 0.0);
+        assert!(line["gpu_wait_percent"].is_null(), "there is no GPU: {line}");
     }
 }
 

@@ -21,7 +21,8 @@ pub use nodes::{
     block_device, embed_backward_device, embed_device, head_logits_device, head_loss_device, norm_device,
     weights_on_host,
 };
-pub use olmo_torch::{Element, Place};
+use olmo_torch::KernelFolders;
+pub use olmo_torch::{Element, Place, cudnn_refusal};
 pub use training::{Finished, Losses, Training};
 
 /// The GPU with this number among those that the process may use. With `OLMO_PIPE_EMULATE_GPU=1` the CPU stands in for it (for tests:
@@ -30,7 +31,7 @@ pub use training::{Finished, Losses, Training};
 /// # Errors
 /// There is none, and why.
 pub fn gpu(index: usize) -> Result<Place, String> {
-    if std::env::var_os("OLMO_PIPE_EMULATE_GPU").is_some_and(|value| value == "1") {
+    if emulated() {
         olmo_torch::keep_to_one_thread();
         return Ok(Place::Cpu);
     }
@@ -43,6 +44,22 @@ pub fn gpu(index: usize) -> Result<Place, String> {
         count if index >= count => Err(format!("cuda:{index}: the stage has {count} GPUs, counted from 0")),
         _ => Ok(Place::Cuda(index)),
     }
+}
+
+/// What in this process's environment changes results and stands in no key: instruments of tests and trials.
+pub fn instruments() -> Vec<String> {
+    let mut found = Vec::new();
+    if emulated() {
+        found.push("OLMO_PIPE_EMULATE_GPU=1: no GPU computes this, an emulator of its kernels does".to_owned());
+    }
+    if let Some(folder) = KernelFolders::from_environment().trial {
+        found.push(format!("OLMO_PIPE_KERNELS: the kernels are those of {}", folder.display()));
+    }
+    found
+}
+
+fn emulated() -> bool {
+    std::env::var_os("OLMO_PIPE_EMULATE_GPU").is_some_and(|value| value == "1")
 }
 
 /// Bytes that a GPU has left, if its driver says so.

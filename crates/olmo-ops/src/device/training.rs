@@ -1,6 +1,7 @@
 //! The optimizer's state beside the weights, and what the host learns of a step.
 
 use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use olmo_torch::{KernelError, Kind, Tensor};
 
@@ -35,12 +36,14 @@ impl Losses {
 }
 
 /// A step's numbers on the host.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug)]
 pub struct Finished {
     /// Sums of the losses.
     pub sums: crate::Sums,
     /// Euclidean norm of the gradients, before clipping. If it is not finite, nothing was changed.
     pub grad_norm: f64,
+    /// How long the host waited for the device. Near zero, the device waits for the host: launches bound the step.
+    pub waited: Duration,
 }
 
 /// Weights, gradients and the optimizer's moments on a device.
@@ -116,7 +119,9 @@ impl Training {
             ];
             self.flat.launch("adamw", total.div_ceil(256).min(4 * PARTS), 256, &arguments);
         }
-        Finished { sums: losses.sums(), grad_norm: olmo_torch::download_doubles(&norm)[0] }
+        let since = Instant::now();
+        let (sums, grad_norm) = (losses.sums(), olmo_torch::download_doubles(&norm)[0]);
+        Finished { sums, grad_norm, waited: since.elapsed() }
     }
 
     /// Weights and both moments on the host.

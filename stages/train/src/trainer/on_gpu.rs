@@ -38,6 +38,7 @@ impl Run<'_> {
             (&self.groups, self.setup.params.max_grad_norm, self.state.optimizer_steps + 1);
         let training = self.model.on_gpu_mut().expect("it was there");
         let finished = training.finish(&settings, number, groups, max_norm, &losses);
+        *self.pace.gpu.get_or_insert_default() += finished.waited;
         let learned = Learned {
             loss: finished.sums.nll / options.denominator,
             z_loss: finished.sums.z / options.denominator,
