@@ -1,5 +1,6 @@
 //! The command line of both workers.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -49,35 +50,29 @@ pub fn main() -> ExitCode {
         Command::Data(data) => data.run(),
         Command::Check => {
             let text = std::io::read_to_string(std::io::stdin()).map_err(|e| e.to_string());
-            match text.and_then(|text| crate::check(&text)) {
-                Ok(answer) => {
-                    println!("{answer}");
-                    ExitCode::SUCCESS
-                }
-                Err(why) => {
-                    eprintln!("{why}");
-                    ExitCode::from(2)
-                }
-            }
+            told(text.and_then(|text| crate::check(&text)))
         }
-        Command::Devices => {
-            println!("{:#}", crate::devices());
-            ExitCode::SUCCESS
-        }
+        Command::Devices => told(Ok(format!("{:#}", crate::devices()))),
         #[cfg(feature = "libtorch")]
-        Command::Kernels { gpu, folder } => match crate::compile_kernels(&gpu, &folder) {
-            Ok(names) => {
-                println!("{}", names.join("\n"));
-                ExitCode::SUCCESS
-            }
-            Err(why) => {
-                eprintln!("{why}");
-                ExitCode::from(2)
-            }
-        },
-        Command::Describe { json: _ } => {
-            println!("{}", crate::describe());
-            ExitCode::SUCCESS
+        Command::Kernels { gpu, folder } => told(crate::compile_kernels(&gpu, &folder).map(|names| names.join("\n"))),
+        Command::Describe { json: _ } => told(Ok(crate::describe())),
+    }
+}
+
+/// Prints an answer, or why there is none. Whoever reads no further has what he wants.
+fn told(answer: Result<String, String>) -> ExitCode {
+    let written = match answer {
+        Ok(answer) => writeln!(std::io::stdout(), "{answer}"),
+        Err(why) => {
+            eprintln!("{why}");
+            return ExitCode::from(2);
         }
+    };
+    match written {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            eprintln!("cannot print the answer: {error}");
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::SUCCESS,
     }
 }
