@@ -33,6 +33,8 @@ __device__ __forceinline__ E down(float x) { return x; }
 struct __align__(sizeof(E) * VECTOR) Pack { E e[VECTOR]; };
 struct __align__(VECTOR == 1 ? 4 : 16) Floats { float f[VECTOR == 1 ? 1 : 4]; };
 #define FLOATS (VECTOR == 1 ? 1 : 4)
+// As many elements as Floats has, moved as one.
+struct __align__(sizeof(E) * FLOATS) Elements { E e[FLOATS]; };
 
 __device__ __forceinline__ void load(const E* p, float* f) {
   Pack v = *(const Pack*)p;
@@ -383,14 +385,16 @@ KERNEL adamw(const float* g, E* copy, float* w, float* m, float* v, i64 total, f
   float scale = max_norm > 0 ? (float)fmin(1.0, max_norm / (length + 1e-6)) : 1.f;
   for (i64 i = blockIdx.x * (i64)blockDim.x + threadIdx.x; i < total; i += (i64)gridDim.x * blockDim.x) {
     Floats G = ((const Floats*)g)[i], W = ((Floats*)w)[i], M = ((Floats*)m)[i], Q = ((Floats*)v)[i];
+    Elements C;
     for (int e = 0; e < FLOATS; e++) {
       float x = G.f[e] * scale;
       W.f[e] *= keep;
       M.f[e] += (x - M.f[e]) * one_minus_beta1;
       Q.f[e] = Q.f[e] * beta2 + one_minus_beta2 * x * x;
       W.f[e] -= step_size * (M.f[e] / (sqrtf(Q.f[e]) / root_correction2 + eps));
-      if (copy) copy[i * FLOATS + e] = down(W.f[e]);
+      C.e[e] = down(W.f[e]);
     }
+    if (copy) ((Elements*)copy)[i] = C;
     ((Floats*)w)[i] = W;
     ((Floats*)m)[i] = M;
     ((Floats*)v)[i] = Q;
