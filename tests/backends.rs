@@ -1,7 +1,7 @@
 //! What computes: which worker is asked for, and what is said where it is missing.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use olmo_pipe::cli::Exit;
 use serde_json::Value;
@@ -89,6 +89,33 @@ fn the_doctor_names_what_is_ready_what_is_not_and_the_command_for_it() {
     let nothing = asked(dir.path(), &["doctor"]);
     assert_eq!(nothing.status.code(), Some(i32::from(Exit::Environment.code())));
     assert!(said(&nothing).contains("cargo build --release"), "{}", said(&nothing));
+}
+
+#[test]
+fn a_worker_whose_answer_nobody_reads_to_the_end_is_content() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut worker = Command::new(bare(dir.path()));
+    let mut worker = worker.arg("describe").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(worker.stdout.take());
+    let output = worker.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), said(&output).as_str()), (Some(0), ""));
+}
+
+#[test]
+#[ignore = "needs olmo-worker-libtorch: scripts/libtorch cpu --build"]
+fn kernels_for_another_machine_are_made_or_the_missing_compiler_is_named_on_libtorch() {
+    let dir = tempfile::tempdir().unwrap();
+    let worker = Path::new(env!("CARGO_BIN_EXE_olmo-pipe")).with_file_name("olmo-worker-libtorch");
+    let kernels = dir.path().join("kernels");
+    let output = Command::new(worker).args(["kernels", "--gpu", "sm_90"]).arg(&kernels).output().unwrap();
+    let made = std::fs::read_dir(&kernels).map_or(0, Iterator::count);
+    if output.status.success() {
+        assert_eq!((made, said(&output).lines().count()), (4, 4), "{}", said(&output));
+        assert!(kernels.join("bf16-v8-sm_90.cubin").exists());
+    } else {
+        assert_eq!((output.status.code(), made), (Some(2), 0));
+        assert!(said(&output).contains("nvidia-cuda-nvrtc"), "{}", said(&output));
+    }
 }
 
 /// Makes a program of `dir` that answers as `script` says.
