@@ -14,6 +14,7 @@ mod init;
 mod layout;
 mod memory;
 mod model;
+mod native;
 #[cfg(feature = "libtorch")]
 mod on_gpu;
 mod parameters;
@@ -24,13 +25,15 @@ pub use batch::{Batch, LossOptions, LossOutput};
 pub use checkpointing::ActivationCheckpointing;
 pub use config::{InitFnType, LayerNormType, ModelConfig};
 pub use error::ModelError;
-pub use files::{CONFIG_FILE, WEIGHTS_FILE, inspect, load, load_native, save_native};
+pub use files::CONFIG_FILE;
 pub use generate::{GenerateOptions, generate};
 pub use huggingface::{load_huggingface, save_huggingface};
 pub use layout::{TensorSpec, weights};
 pub use memory::{Computes, MemoryEstimate};
 pub use model::Model;
+pub use native::{inspect, load, load_native, save_native};
 pub use olmo_ops::Compute;
 #[cfg(feature = "libtorch")]
 pub use olmo_ops::device;
 pub use parameters::Parameters;
+pub use tensors::WEIGHTS_FILE;

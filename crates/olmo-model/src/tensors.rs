@@ -8,8 +8,9 @@ use safetensors::{Dtype, SafeTensors, View};
 use serde_json::Value;
 
 use crate::error::ModelError;
-use crate::files::WEIGHTS_FILE;
 
+/// The weights' file name, in both formats.
+pub const WEIGHTS_FILE: &str = "model.safetensors";
 /// Names the shards of a model that does not fit one file.
 const INDEX_FILE: &str = "model.safetensors.index.json";
 

@@ -1,0 +1,112 @@
+//! A model as a folder in our own format: `config.json` and `model.safetensors` under OLMo's names.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use crate::config::ModelConfig;
+use crate::error::ModelError;
+use crate::files::{CONFIG_FILE, Part, check_fit, read, read_config, write_json};
+use crate::huggingface::{self, load_huggingface};
+use crate::layout::{TensorSpec, layout};
+use crate::parameters::Parameters;
+use crate::tensors::{self, Outgoing};
+
+/// The version of the native folder, under `format` in its config.
+const FORMAT: u64 = 1;
+
+/// Reads a model folder, native or Hugging Face (`model_type` in its config tells).
+///
+/// # Errors
+/// A file is missing or damaged, the config is not valid or not supported, or a tensor is missing, unknown or misshapen.
+pub fn load(folder: &Path) -> Result<(ModelConfig, Parameters), ModelError> {
+    if read_config(folder)?.contains_key(huggingface::MODEL_TYPE) {
+        load_huggingface(folder)
+    } else {
+        load_native(folder)
+    }
+}
+
+/// Reads a native model folder.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_native(folder: &Path) -> Result<(ModelConfig, Parameters), ModelError> {
+    let path = folder.join(CONFIG_FILE);
+    let mut fields = read_config(folder)?;
+    match fields.remove("format").as_ref().map(Value::as_u64) {
+        Some(Some(FORMAT)) => {}
+        None => {
+            return Err(ModelError::folder(
+                &path,
+                "is no model config: it has neither `format` (ours) nor `model_type` (Hugging Face)",
+            ));
+        }
+        Some(_) => {
+            return Err(ModelError::folder(
+                &path,
+                format!("has another `format` than {FORMAT}, the one this program reads"),
+            ));
+        }
+    }
+    let config: ModelConfig =
+        serde_json::from_value(Value::Object(fields)).map_err(|error| ModelError::folder(&path, error.to_string()))?;
+    config.validate()?;
+    let part = |spec: TensorSpec| Part { name: spec.name, shape: spec.shape, range: spec.range };
+    let parts: Vec<Part> = layout(&config).into_iter().map(part).collect();
+    let parameters = read(folder, &config, &parts, &[])?;
+    Ok((config, parameters))
+}
+
+/// The config in the file `config` of a native model, with the weights in the file `weights` held against
+/// it by the header of that file alone: names and shapes, no values. `None` for a Hugging Face config.
+///
+/// # Errors
+/// As [`load_native`], as far as a header tells.
+pub fn inspect(config: &Path, weights: &Path) -> Result<Option<ModelConfig>, ModelError> {
+    let text = std::fs::read(config).map_err(|error| ModelError::io(config, error))?;
+    let mut fields: Map<String, Value> =
+        serde_json::from_slice(&text).map_err(|error| ModelError::folder(config, error.to_string()))?;
+    if fields.contains_key(huggingface::MODEL_TYPE) {
+        return Ok(None);
+    }
+    fields.remove("format");
+    let parsed: ModelConfig =
+        serde_json::from_value(Value::Object(fields)).map_err(|error| ModelError::folder(config, error.to_string()))?;
+    parsed.validate()?;
+    let shapes = tensors::shapes(weights)?;
+    for spec in layout(&parsed) {
+        match shapes.get(&spec.name) {
+            None => return Err(ModelError::folder(weights, format!("has no tensor `{}`", spec.name))),
+            Some(shape) if *shape != spec.shape => {
+                let why = format!("has `{}` with shape {shape:?}, and the config asks for {:?}", spec.name, spec.shape);
+                return Err(ModelError::folder(weights, why));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(Some(parsed))
+}
+
+/// Writes a native model into `folder` (made if absent). Equal models give equal bytes.
+///
+/// # Errors
+/// The parameters are those of another config, or the folder cannot be written.
+pub fn save_native(folder: &Path, config: &ModelConfig, parameters: &Parameters) -> Result<(), ModelError> {
+    check_fit(config, parameters)?;
+    let mut fields = Map::from_iter([("format".to_owned(), Value::from(FORMAT))]);
+    if let Ok(Value::Object(own)) = serde_json::to_value(config) {
+        fields.extend(own);
+    }
+    write_json(folder, CONFIG_FILE, Value::Object(fields))?;
+    let outgoing: Vec<Outgoing<'_>> = parameters
+        .tensors()
+        .iter()
+        .map(|spec| Outgoing {
+            name: spec.name.clone(),
+            shape: spec.shape.clone(),
+            values: &parameters.flat()[spec.range.clone()],
+        })
+        .collect();
+    tensors::write(folder, &outgoing)
+}
