@@ -17,7 +17,6 @@ use super::error::RunError;
 use super::event::Used;
 use super::judge::{self, Asked, Verdict, judge};
 use super::resources::Grant;
-use super::scheduler::Message;
 use super::sources::command_key;
 use crate::exec::attempt::{Attempt, ItemRecord, Items, Work, check_label};
 use crate::exec::supervise::Exit;
@@ -79,6 +78,14 @@ pub enum End {
         artifact: Digest,
         error: StoreError,
     },
+}
+
+/// A message to the scheduler.
+pub enum Message {
+    Job(usize, Box<News>),
+    Signal(i32),
+    /// Running stages are to save their state (SIGUSR1).
+    Save,
 }
 
 /// Sends the news of one instance.

@@ -18,7 +18,7 @@ use olmo_stage::{Digest, Event, Failure, failpoint};
 use super::board::{Board, DamagedInput, End as StageEnd, Input, Inputs};
 use super::error::RunError;
 use super::event::{Place, RunEvent, Used};
-use super::job::{self, Control, End, News, Teller};
+use super::job::{self, Control, End, Message, News, Teller};
 use super::record::RunRecord;
 use super::resources::{Machine, Occupied};
 use super::{Options, StageFailure, Watch};
@@ -31,14 +31,6 @@ use crate::store::{Action, ActionState, KeyLock, Output, Store, StoreError};
 const SPARSE: Duration = Duration::from_secs(5);
 /// How often a damaged artifact may be made again for one reader before that counts as a failure.
 const REMAKES: u32 = 3;
-
-/// A message to the scheduler.
-pub enum Message {
-    Job(usize, Box<News>),
-    Signal(i32),
-    /// Running stages are to save their state (SIGUSR1).
-    Save,
-}
 
 /// Where an instance is on its way.
 pub(super) enum Phase {

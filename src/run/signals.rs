@@ -9,7 +9,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::{Handle, Signals};
 
 use super::error::RunError;
-use super::scheduler::Message;
+use super::job::Message;
 
 /// Watches for SIGINT, SIGTERM, SIGHUP and SIGUSR1 until it is dropped.
 pub struct Watcher {

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::digests::Digests;
 use crate::error::RemoteError;
 use crate::http::Client;
-use crate::remote::Watch;
 use crate::url::Url;
+use crate::watch::Watch;
 
 /// So many new bytes are progress: attempts are counted from anew.
 const PROGRESS: u64 = 1 << 20;

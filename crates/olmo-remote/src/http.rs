@@ -8,9 +8,9 @@ use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body};
 
 use crate::error::RemoteError;
-use crate::remote::Watch;
 use crate::settings::Settings;
 use crate::url::Url;
+use crate::watch::Watch;
 
 const REDIRECTS: usize = 10;
 /// The longest answer of an API, in bytes.

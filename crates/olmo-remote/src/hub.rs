@@ -7,9 +7,9 @@ use crate::error::RemoteError;
 use crate::http::Client;
 use crate::kind;
 use crate::pattern;
-use crate::remote::Watch;
 use crate::source::Repository;
 use crate::url::{Url, encoded};
+use crate::watch::Watch;
 
 /// A repository as it is at one commit.
 pub struct Snapshot {

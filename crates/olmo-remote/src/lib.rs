@@ -18,13 +18,15 @@ mod remote;
 mod settings;
 mod source;
 mod url;
+mod watch;
 mod wheel;
 
 pub use error::RemoteError;
 pub use lock::{Lock, LockError, Locked, LockedFile};
-pub use remote::{Fetched, Remote, Watch};
+pub use remote::{Fetched, Remote};
 pub use settings::Settings;
 pub use source::{Repository, Source, Want, is_remote};
+pub use watch::Watch;
 
 /// File patterns, as `hf:` paths and lists of local files take them.
 pub use pattern::{fits as fits_pattern, is_pattern};

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use crate::digests::Digests;
 use crate::download::{self, Expected};
@@ -13,18 +12,8 @@ use crate::lock::{Locked, LockedFile};
 use crate::settings::Settings;
 use crate::source::{Source, Want};
 use crate::url::Url;
+use crate::watch::Watch;
 use crate::wheel;
-
-/// Sees what goes on.
-pub trait Watch {
-    /// Of `what`, `done` bytes are there, of `total` if that is known. Called often.
-    fn progress(&mut self, _what: &str, _done: u64, _total: Option<u64>) {}
-
-    /// A request failed for now, and is sent again in `wait`.
-    fn waits(&mut self, _error: &RemoteError, _wait: Duration) {}
-}
-
-impl Watch for () {}
 
 /// Fetches remote sources.
 pub struct Remote {
