@@ -385,6 +385,7 @@ impl Job {
         }
         self.teller.tell(News::Items(items.clone()));
         let outputs = &self.contract().outputs;
+        let backend = Backend::of_stage(&self.spec);
         Ok(Request {
             protocol: protocol::PROTOCOL_VERSION,
             stage: self.contract().stage.clone(),
@@ -395,7 +396,8 @@ impl Job {
             state_dir: work.state_dir()?,
             items: earlier,
             threads: self.grant.cpus as usize,
-            backend: Backend::of_stage(&self.spec).name().into(),
+            backend: backend.name().into(),
+            precision: backend.precision(&self.spec.params).into(),
         })
     }
 

@@ -10,6 +10,7 @@ use super::board::{self, Input};
 use super::error::RunError;
 use super::plan::{self, Missing};
 use super::sources::Sources;
+use crate::exec::Backend;
 use crate::exec::rules::{ask_command, ask_worker};
 use crate::spec::{Resolved, ResolvedStage};
 use crate::store::Store;
@@ -65,11 +66,14 @@ pub fn findings_of(
     let mut findings = Vec::new();
     for Missing { name, inputs } in missing {
         let Some(stage) = resolved.stages.get(name).filter(|stage| has_rules(stage)) else { continue };
+        let backend = Backend::of_stage(stage);
         let question = Question {
             stage: stage.uses.clone(),
             params: stage.params.clone(),
             inputs: stage.inputs.keys().map(|port| (port.clone(), known(inputs.get(port), store))).collect(),
             free_bytes,
+            backend: backend.name().into(),
+            precision: backend.precision(&stage.params).into(),
         };
         if stage.description.contract.command.is_some() {
             let found = ask_command(stage, &question)?;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use olmo_pipe::run::{RunEvent, RunState, Status};
 use olmo_stage::Event;
+use olmo_stage::protocol::PROTOCOL_VERSION;
 use olmo_stage::worker::{Context, Entry, StageError, main_run};
 
 use super::project::*;
@@ -79,7 +80,7 @@ pub fn training() -> Project {
     let description = olmo_pipe::builtin::STAGES.iter().find(|(name, _)| *name == "train").unwrap().1;
     project.write(
         "describe.json",
-        &format!("{{\"protocol\": 1, \"build\": \"test\", \"stages\": {{\"train\": {description}}}}}"),
+        &format!("{{\"protocol\": {PROTOCOL_VERSION}, \"build\": \"test\", \"stages\": {{\"train\": {description}}}}}"),
     );
     let test = std::env::current_exe().unwrap();
     let script = format!(

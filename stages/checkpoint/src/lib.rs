@@ -153,8 +153,8 @@ mod tests {
         });
         let inputs = json!({"from": from.collect::<Vec<_>>(), "scores": metrics.collect::<Vec<_>>()});
         let request = json!({
-            "protocol": 1, "stage": "checkpoint", "version": 1, "params": {"select": select}, "inputs": inputs,
-            "outputs": ["model", "choice"], "state_dir": dir.join("state"), "items": {}, "threads": 1, "backend": "flex"
+            "protocol": 2, "stage": "checkpoint", "version": 1, "params": {"select": select}, "inputs": inputs,
+            "outputs": ["model", "choice"], "state_dir": dir.join("state"), "items": {}, "threads": 1, "backend": "flex", "precision": "fp32"
         });
         fs::write(dir.join("request.json"), request.to_string()).unwrap();
         dir.to_owned()

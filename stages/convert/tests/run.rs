@@ -41,9 +41,9 @@ fn run(dir: &Path, config: &ModelConfig, name: &str) -> Result<(), StageError> {
     fs::create_dir_all(&attempt).unwrap();
     olmo_model::save_native(&model, config, &Parameters::init(config, 1).unwrap()).unwrap();
     let request = json!({
-        "protocol": 1, "stage": "convert", "version": 1, "params": {},
+        "protocol": 2, "stage": "convert", "version": 1, "params": {},
         "inputs": {"model": [{"path": model}], "tokenizer": [{"path": dir.join("tokenizer")}]},
-        "outputs": ["model", "report"], "state_dir": attempt.join("state"), "items": {}, "threads": 2, "backend": "flex"
+        "outputs": ["model", "report"], "state_dir": attempt.join("state"), "items": {}, "threads": 2, "backend": "flex", "precision": "fp32"
     });
     fs::write(attempt.join("request.json"), request.to_string()).unwrap();
     let mut context = Context::open(&attempt).unwrap();

@@ -48,9 +48,9 @@ fn run(dir: &Path, name: &str, params: Value) -> Result<(Value, Vec<Value>), Sta
     fs::create_dir_all(&attempt).unwrap();
     let port = |name: &str| json!([{"path": dir.join(name)}]);
     let request = json!({
-        "protocol": 1, "stage": "eval", "version": 1, "params": params,
+        "protocol": 2, "stage": "eval", "version": 1, "params": params,
         "inputs": {"model": port("model"), "tokenizer": port("tokenizer"), "prompts": port("prompts")},
-        "outputs": ["metrics"], "state_dir": attempt.join("state"), "items": {}, "threads": 2, "backend": "flex"
+        "outputs": ["metrics"], "state_dir": attempt.join("state"), "items": {}, "threads": 2, "backend": "flex", "precision": "fp32"
     });
     fs::write(attempt.join("request.json"), request.to_string()).unwrap();
     let mut context = Context::open(&attempt).unwrap();

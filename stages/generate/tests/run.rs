@@ -33,8 +33,8 @@ fn folder(dir: &Path) -> (TextTokenizer, Model) {
 
 fn run(dir: &Path, params: Value) -> Result<String, StageError> {
     let request = json!({
-        "protocol": 1, "stage": "generate", "version": 1, "params": params, "inputs": {"model": [{"path": dir.join("model")}]},
-        "outputs": ["answers"], "state_dir": dir.join("state"), "items": {}, "threads": 2, "backend": "flex"
+        "protocol": 2, "stage": "generate", "version": 1, "params": params, "inputs": {"model": [{"path": dir.join("model")}]},
+        "outputs": ["answers"], "state_dir": dir.join("state"), "items": {}, "threads": 2, "backend": "flex", "precision": "fp32"
     });
     fs::write(dir.join("request.json"), request.to_string()).unwrap();
     let mut context = Context::open(dir).unwrap();

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// Raised when a reader of one side would misread the other.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 pub const REQUEST: &str = "request.json";
 pub const EVENTS: &str = "events.jsonl";
@@ -41,8 +41,10 @@ pub struct Request {
     pub items: BTreeMap<String, Vec<InputItem>>,
     /// Threads this stage may use.
     pub threads: usize,
-    /// `flex` (later: `libtorch`); resolved, never `auto`.
+    /// `flex`, `libtorch` or `libtorch-cuda`; resolved, never `auto`.
     pub backend: String,
+    /// Of activations: `fp32` or `amp_bf16`; resolved, never `auto`.
+    pub precision: String,
 }
 
 /// One artifact handed to a stage: a folder.

@@ -24,6 +24,10 @@ pub struct Question {
     /// Free space on the store's file system in bytes, if there is a store.
     #[serde(default)]
     pub free_bytes: Option<u64>,
+    /// What will compute it, as in its [`crate::protocol::Request`].
+    pub backend: String,
+    /// What activations will be computed in, as there.
+    pub precision: String,
 }
 
 /// What is known of an input port before the run.

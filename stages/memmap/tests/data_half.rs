@@ -64,6 +64,7 @@ impl Bench {
             items: BTreeMap::new(),
             threads: self.threads,
             backend: "flex".into(),
+            precision: "fp32".into(),
         };
         std::fs::write(dir.join(REQUEST), serde_json::to_vec(&request).unwrap()).unwrap();
         let ended = (entry.run)(&mut Context::open(&dir).unwrap());

@@ -43,7 +43,14 @@ mod tests {
     fn found(params: Value, ports: &[&str]) -> Vec<String> {
         let parsed: TokenizeParams = serde_json::from_value(params.clone()).unwrap();
         let inputs = ports.iter().map(|port| ((*port).to_owned(), KnownInput::default())).collect();
-        let question = Question { stage: "tokenize".into(), params, inputs, free_bytes: None };
+        let question = Question {
+            stage: "tokenize".into(),
+            params,
+            inputs,
+            free_bytes: None,
+            backend: "flex".into(),
+            precision: "fp32".into(),
+        };
         check(&parsed, &question).into_iter().map(|finding| finding.param).collect()
     }
 

@@ -1,27 +1,36 @@
 //! The model on what the engine has chosen to compute on.
 
-use olmo_model::{Compute, Model, ModelConfig};
+use olmo_model::{Compute, Computes, Model, ModelConfig};
 use olmo_stage::StageError;
 
 use crate::checkpoint::State;
 use crate::model_failure;
-use crate::params::{Params, Precision};
 
 /// The engine's name for libtorch on a GPU.
 pub const CUDA: &str = "libtorch-cuda";
 
+/// Where a run computes, and in what, by the engine's names for both.
+pub fn computes(backend: &str, precision: &str) -> Computes {
+    match (backend, precision) {
+        (CUDA, "amp_bf16") => Computes::OnGpuInBf16,
+        (CUDA, _) => Computes::OnGpu,
+        _ => Computes::OnHost,
+    }
+}
+
 /// A model for training on `backend`, as the engine resolved it from the params.
 ///
 /// # Errors
-/// This worker was built without the backend, there is no GPU, or the backend does not compute in the precision.
-pub fn model(backend: &str, params: &Params, config: &ModelConfig, state: &State) -> Result<Model, StageError> {
-    if backend == CUDA {
-        return on_gpu(params, config, state);
-    }
-    if params.precision == Precision::AmpBf16 {
-        let what = format!("`precision: amp_bf16` was asked for, and the backend `{backend}` computes in f32");
-        return Err(StageError::fail("train::precision", what)
-            .hint("write `precision: auto`, or give the stage a GPU (`resources: {gpus: 1}`)"));
+/// This worker was built without the backend, or there is no GPU.
+pub fn model(
+    backend: &str,
+    computes: Computes,
+    device: &str,
+    config: &ModelConfig,
+    state: &State,
+) -> Result<Model, StageError> {
+    if computes != Computes::OnHost {
+        return on_gpu(computes, device, config, state);
     }
     let compute = Compute::named(backend).ok_or_else(|| {
         StageError::fail("train::no_backend", format!("this worker was built without the backend `{backend}`"))
@@ -31,11 +40,11 @@ pub fn model(backend: &str, params: &Params, config: &ModelConfig, state: &State
 }
 
 #[cfg(feature = "libtorch")]
-fn on_gpu(params: &Params, config: &ModelConfig, state: &State) -> Result<Model, StageError> {
+fn on_gpu(computes: Computes, device: &str, config: &ModelConfig, state: &State) -> Result<Model, StageError> {
     use olmo_model::device::Element;
-    let element = if params.precision == Precision::Fp32 { Element::F32 } else { Element::Bf16 };
+    let element = if computes == Computes::OnGpuInBf16 { Element::Bf16 } else { Element::F32 };
     let moments = [state.exp_avg.as_slice(), state.exp_avg_sq.as_slice()];
-    let place = place(&params.device)?;
+    let place = place(device)?;
     Model::on_gpu(place, element, config, &state.parameters, moments).map_err(|error| {
         StageError::fail("train::gpu", error.to_string()).hint("`olmo-pipe doctor` says what this machine has")
     })
@@ -77,11 +86,8 @@ pub fn slower() -> Option<String> {
 }
 
 #[cfg(not(feature = "libtorch"))]
-fn on_gpu(params: &Params, _: &ModelConfig, _: &State) -> Result<Model, StageError> {
-    Err(no_gpu(format!(
-        "device {}: this worker was built without libtorch, and flex computes on the CPU",
-        params.device
-    )))
+fn on_gpu(_: Computes, device: &str, _: &ModelConfig, _: &State) -> Result<Model, StageError> {
+    Err(no_gpu(format!("device {device}: this worker was built without libtorch, and flex computes on the CPU")))
 }
 
 fn no_gpu(why: String) -> StageError {
@@ -103,23 +109,10 @@ mod tests {
         )
         .unwrap();
         let state = State::new(Parameters::init(&config, 1).unwrap());
-        let params = |device: &str, precision: &str| -> Params {
-            serde_json::from_value(json!({
-                "max_duration": "1steps", "global_train_batch_size": 1, "optimizer": {"learning_rate": 0.1},
-                "device": device, "precision": precision,
-            }))
-            .unwrap()
-        };
-        assert!(model("flex", &params("auto", "auto"), &config, &state).is_ok());
-        assert!(model("flex", &params("auto", "fp32"), &config, &state).is_ok());
-        for (backend, precision, code) in [
-            ("wishes", "auto", "train::no_backend"),
-            (CUDA, "auto", "train::no_gpu"),
-            ("flex", "amp_bf16", "train::precision"),
-        ] {
-            let Err(StageError::Failed(failure)) = model(backend, &params("cuda:7", precision), &config, &state) else {
-                panic!("{backend} is not here")
-            };
+        let of = |backend: &str| model(backend, computes(backend, "fp32"), "cuda:7", &config, &state);
+        assert!(of("flex").is_ok());
+        for (backend, code) in [("wishes", "train::no_backend"), (CUDA, "train::no_gpu")] {
+            let Err(StageError::Failed(failure)) = of(backend) else { panic!("{backend} is not here") };
             assert_eq!(failure.code, code);
             assert!(failure.hint.is_some(), "{failure:?}");
         }

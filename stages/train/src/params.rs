@@ -1,6 +1,6 @@
 //! The params of stage `train`: OLMo's names, checked where types alone cannot.
 
-use olmo_model::{ActivationCheckpointing, Computes, InitFnType, LayerNormType, ModelConfig};
+use olmo_model::{ActivationCheckpointing, InitFnType, LayerNormType, ModelConfig};
 use olmo_stage::StageError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -384,10 +384,6 @@ impl Params {
             self.backend != BackendName::Flex || !self.device.starts_with("cuda"),
             "`backend` cannot be flex with `device: cuda`: flex computes on the CPU; write libtorch, or auto",
         );
-        require(
-            self.precision != Precision::AmpBf16 || (self.device != "cpu" && self.backend != BackendName::Flex),
-            "`precision` cannot be amp_bf16 on the CPU, which computes in f32; write auto, or take a GPU",
-        );
         require(self.z_loss.is_finite() && self.z_loss >= 0.0, "`z_loss` must be at least 0");
         require(self.save_interval != Some(0), "`save_interval` must be at least 1, or null");
         require(self.eval_interval != Some(0), "`eval_interval` must be at least 1, or null");
@@ -396,11 +392,6 @@ impl Params {
             return Ok(());
         }
         Err(StageError::fail("train::params", problems.join("; ")))
-    }
-
-    /// What the run computes in if it is on a GPU.
-    pub fn on_gpu(&self) -> Computes {
-        if self.precision == Precision::Fp32 { Computes::OnGpu } else { Computes::OnGpuInBf16 }
     }
 
     /// The learning rate over `max_steps` steps.

@@ -5,9 +5,10 @@ use olmo_model::{Computes, ModelConfig};
 use olmo_stage::StageError;
 use olmo_stage::rules::{Finding, Question};
 
+use crate::backend;
 use crate::duration::Duration;
 use crate::memory::{self, Need};
-use crate::params::{Params, Vocabulary};
+use crate::params::{Params, Precision, Vocabulary};
 use crate::setup::{check_eval_data, check_length, check_vocabulary};
 
 /// A weight with its two moments, each f32: what a checkpoint keeps of it, in bytes.
@@ -25,7 +26,16 @@ pub fn check(params: &Params, question: &Question) -> Vec<Finding> {
     if let (Some(config), Some(free)) = (&config, question.free_bytes) {
         findings.extend(of_space(params, config, steps, free));
     }
-    findings.extend(of_memory(params, config.as_ref(), data.as_ref()));
+    let computes = backend::computes(&question.backend, &question.precision);
+    if params.precision == Precision::AmpBf16 && computes != Computes::OnGpuInBf16 {
+        let what =
+            format!("amp_bf16 needs a GPU, and the backend comes to `{}`, which computes in f32", question.backend);
+        findings.push(
+            Finding::error("train::precision", "precision", what)
+                .hint("write `precision: auto`, or give the stage a GPU (`resources: {gpus: 1}`)"),
+        );
+    }
+    findings.extend(of_memory(params, config.as_ref(), data.as_ref(), computes));
     if let Some(data) = &data {
         findings.extend(of_data(params, question, data, config.as_ref()));
     }
@@ -181,16 +191,20 @@ fn of_space(params: &Params, config: &ModelConfig, steps: Option<u64>, free: u64
 }
 
 /// What memory the run will take, as far as model and data are known. Said, not judged: it may run on another machine.
-fn of_memory(params: &Params, config: Option<&ModelConfig>, data: Option<&Manifest>) -> Option<Finding> {
+fn of_memory(
+    params: &Params,
+    config: Option<&ModelConfig>,
+    data: Option<&Manifest>,
+    computes: Computes,
+) -> Option<Finding> {
     let vocabulary_is_known =
         data.is_some() || params.model.as_ref().is_none_or(|model| model.embedding_size.is_some());
     let config = config.filter(|_| vocabulary_is_known)?;
     let chosen = params.model.as_ref().map_or(Some(config.max_sequence_length), |model| model.max_sequence_length);
     let sequence = data.map(|data| data.sequence_length as usize).or(chosen)?;
-    // Which GPU it will be, and what it has, shows when it runs.
-    let computes = if params.device.starts_with("cuda") { params.on_gpu() } else { Computes::OnHost };
     let need = Need { config, sequence, rows: params.global_train_batch_size.max(1), computes };
     let policy = params.activation_checkpointing;
+    // Which GPU it will be, and what it has, shows when it runs.
     let available = if computes == Computes::OnHost { memory::available() } else { None };
     let room = available.map_or(u64::MAX, memory::room);
     let rows = params.device_train_microbatch_size.unwrap_or_else(|| need.microbatch(policy, room));
@@ -222,6 +236,14 @@ mod tests {
 
     use super::*;
 
+    /// A question about `params` as the engine asks it for `backend`.
+    fn question(params: &Value, ports: &[&str], free_bytes: Option<u64>, backend: &str) -> Question {
+        let inputs = ports.iter().map(|port| ((*port).to_owned(), KnownInput::default())).collect();
+        let precision = if backend == backend::CUDA { "amp_bf16" } else { "fp32" };
+        let (backend, precision) = (backend.to_owned(), precision.to_owned());
+        Question { stage: "train".into(), params: params.clone(), inputs, free_bytes, backend, precision }
+    }
+
     fn found(change: impl FnOnce(&mut Value), ports: &[&str], free: Option<u64>) -> Vec<(Level, String, String)> {
         let mut value = json!({
             "max_duration": "50steps", "global_train_batch_size": 4, "optimizer": {"learning_rate": 1e-3},
@@ -229,9 +251,8 @@ mod tests {
             "model": {"d_model": 64, "n_heads": 4, "n_layers": 2, "mlp_hidden_size": 128}
         });
         change(&mut value);
-        let params: Params = serde_json::from_value(value.clone()).unwrap();
-        let inputs = ports.iter().map(|port| ((*port).to_owned(), KnownInput::default())).collect();
-        let question = Question { stage: "train".into(), params: value, inputs, free_bytes: free };
+        let question = question(&value, ports, free, "flex");
+        let params: Params = serde_json::from_value(value).unwrap();
         let wrong = |f: &Finding| f.level != Level::Note;
         check(&params, &question).into_iter().filter(wrong).map(|f| (f.level, f.code, f.param)).collect()
     }
@@ -261,31 +282,31 @@ mod tests {
         let betas = found(|p| p["optimizer"]["betas"] = json!([0.9, 1.0]), &["data"], None);
         assert_eq!(betas, one(Error, "train::params", "optimizer.betas"));
         assert_eq!(found(|_| {}, &["data", "init"], None), one(Error, "train::two_models", "model"));
+        let bf16 = found(|p| p["precision"] = json!("amp_bf16"), &["data"], None);
+        assert_eq!(bf16, one(Error, "train::precision", "precision"), "flex computes in f32");
     }
 
     #[test]
     fn a_plan_is_told_the_memory_where_model_and_length_are_known() {
-        let note = |d_model: u64, embedding: Value, length: Value| {
+        let note_on = |backend: &str, d_model: u64, embedding: Value, length: Value| {
             let params = json!({
                 "max_duration": "50steps", "global_train_batch_size": 4, "optimizer": {"learning_rate": 1e-3},
                 "model": {"d_model": d_model, "n_heads": 4, "n_layers": 2, "mlp_hidden_size": 128,
                     "embedding_size": embedding, "max_sequence_length": length}
             });
-            let question = Question {
-                stage: "train".into(),
-                params: params.clone(),
-                inputs: Default::default(),
-                free_bytes: None,
-            };
+            let question = question(&params, &[], None, backend);
             let found = check(&serde_json::from_value(params).unwrap(), &question);
             found.into_iter().find(|finding| finding.level == Level::Note).map(|note| note.message)
         };
+        let note = |d_model, embedding, length| note_on("flex", d_model, embedding, length);
         let told = note(64, json!(1000), json!(256)).unwrap();
         assert!(told.starts_with("memory: about ") && told.contains("with 4 rows at once"), "{told}");
         assert_eq!(note(64, Value::Null, json!(256)), None, "the vocabulary comes with the data");
         assert_eq!(note(64, json!(1000), Value::Null), None, "the length comes with the data");
         let huge = note(1 << 16, json!(1 << 24), json!(65_536)).unwrap();
         assert!(huge.contains("this machine has"), "{huge}");
+        let on_gpu = note_on(backend::CUDA, 1 << 16, json!(1 << 24), json!(65_536)).unwrap();
+        assert!(!on_gpu.contains("this machine has") && on_gpu != huge, "a GPU's need, by other rules: {on_gpu}");
     }
 
     #[test]

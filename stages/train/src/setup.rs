@@ -29,6 +29,8 @@ pub struct Setup {
     pub version: u32,
     /// The tensor backend of this run.
     pub backend: String,
+    /// Where it computes, and in what.
+    pub computes: Computes,
     /// The change that needs about a quarter less memory, in words.
     pub smaller: Option<String>,
 }
@@ -87,7 +89,9 @@ impl Setup {
                 schedule.warmup
             ));
         }
-        let (microbatch, smaller) = microbatch(&params, &config, data.manifest().sequence_length as usize, context);
+        let computes = backend::computes(&context.request.backend, &context.request.precision);
+        let sequence = data.manifest().sequence_length as usize;
+        let (microbatch, smaller) = microbatch(&params, &config, sequence, computes, context);
         let (version, backend) = (context.request.version, context.request.backend.clone());
         Ok(Self {
             params,
@@ -100,6 +104,7 @@ impl Setup {
             microbatch,
             version,
             backend,
+            computes,
             smaller,
         })
     }
@@ -110,10 +115,10 @@ fn microbatch(
     params: &Params,
     config: &ModelConfig,
     sequence: usize,
+    computes: Computes,
     context: &mut Context,
 ) -> (usize, Option<String>) {
-    let on_gpu = context.request.backend == backend::CUDA;
-    let computes = if on_gpu { params.on_gpu() } else { Computes::OnHost };
+    let on_gpu = computes != Computes::OnHost;
     let need = Need { config, sequence, rows: params.global_train_batch_size, computes };
     let (policy, available) = (
         params.activation_checkpointing,

@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use olmo_model::{LossOptions, Model, Parameters};
+use olmo_model::{Computes, LossOptions, Model, Parameters};
 use olmo_ops::adamw::{self, AdamW};
 use olmo_ops::{clip_coefficient, global_norm};
 use olmo_stage::{Context, Event, StageError, failpoint};
@@ -52,15 +52,16 @@ pub fn train(mut setup: Setup, context: &mut Context) -> Result<(), StageError> 
     }
     let setup = &setup;
     let saved_item = trainer.map(|_| state.step).filter(|step| has_item(context, *step));
-    let mut model = backend::model(&setup.backend, &setup.params, &setup.config, &state)?;
+    let mut model = backend::model(&setup.backend, setup.computes, &setup.params.device, &setup.config, &state)?;
     model.set_activation_checkpointing(setup.params.activation_checkpointing);
-    if setup.backend == backend::CUDA {
+    let on_gpu = setup.computes != Computes::OnHost;
+    if on_gpu {
         backend::unkeyed().into_iter().for_each(|what| context.warning(format!("{what}; no key tells of that")));
     }
     let optimizer = &setup.params.optimizer;
     let groups = state.parameters.weight_decay_groups(optimizer.decay_norm_and_bias, optimizer.decay_embeddings);
     // On a GPU they are there.
-    let gradients = vec![0.0; if setup.backend == backend::CUDA { 0 } else { state.parameters.len() }];
+    let gradients = vec![0.0; if on_gpu { 0 } else { state.parameters.len() }];
     std::thread::scope(|scope| {
         let prefetch = Prefetch::start(scope, batches()?, state.step, setup.max_steps);
         let (saver, pace) = (Saver::default(), Pace::new());

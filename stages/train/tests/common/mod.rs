@@ -7,6 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use olmo_data::{Layout, MemmapWriter};
+use olmo_stage::protocol::PROTOCOL_VERSION;
 use olmo_stage::{Context, Digest, Event, InputItem, Request, Stage, StageError, journal};
 use olmo_stage_train::Train;
 use serde_json::{Value, json};
@@ -83,6 +84,12 @@ impl Attempt {
         Self { dir: dir.to_owned(), params, inputs, state_dir: dir.join("state"), items: Vec::new(), backend: "flex" }
     }
 
+    /// As the engine resolves it.
+    fn precision(&self) -> &'static str {
+        let in_bf16 = self.backend == "libtorch-cuda" && self.params["precision"] != "fp32";
+        if in_bf16 { "amp_bf16" } else { "fp32" }
+    }
+
     /// Computed by another backend.
     pub fn on(self, backend: &'static str) -> Self {
         Self { backend, ..self }
@@ -102,7 +109,7 @@ impl Attempt {
     pub fn write(&self) {
         fs::create_dir_all(&self.dir).unwrap();
         let request = Request {
-            protocol: 1,
+            protocol: PROTOCOL_VERSION,
             stage: "train".into(),
             version: 2,
             params: self.params.clone(),
@@ -112,6 +119,7 @@ impl Attempt {
             items: BTreeMap::from([("checkpoints".to_owned(), self.items.clone())]),
             threads: 2,
             backend: self.backend.into(),
+            precision: self.precision().into(),
         };
         fs::write(self.dir.join("request.json"), serde_json::to_vec(&request).unwrap()).unwrap();
     }
