@@ -2,6 +2,8 @@
 
 use tch::{Device, Kind, Tensor};
 
+use crate::shim;
+
 fn sizes(shape: &[usize]) -> Vec<i64> {
     shape.iter().map(|&n| n as i64).collect()
 }
@@ -14,7 +16,7 @@ pub fn empty(shape: &[usize], kind: Kind, device: Device) -> Tensor {
     Tensor::empty(sizes(shape), (kind, device))
 }
 
-/// `values` on a device, f32.
+/// `values` on a device, f32; waits for a GPU.
 pub fn upload(values: &[f32], device: Device) -> Tensor {
     Tensor::from_slice(values).to_device(device)
 }
@@ -30,12 +32,9 @@ pub(crate) fn upload_beside(host: Tensor, device: Device) -> Tensor {
         return host.to_device(device);
     }
     let kind = host.kind();
-    host.pin_memory(device).to_device_(device, kind, true, false)
-}
-
-/// Numbers in f64 on a device.
-pub fn doubles(values: &[f64], device: Device) -> Tensor {
-    Tensor::from_slice(values).to_device(device)
+    let pinned = shim::pinned(&host).unwrap_or_else(|words| panic!("libtorch does not pin memory: {words}"));
+    // libtorch keeps the pinned memory until the copy has ended.
+    pinned.to_device_(device, kind, true, false)
 }
 
 /// The elements of an f32 tensor; waits for the device.
@@ -56,10 +55,14 @@ pub fn download_doubles(tensor: &Tensor) -> Vec<f64> {
 
 fn read<T: Copy + tch::kind::Element>(tensor: &Tensor, kind: Kind, zero: T) -> Vec<T> {
     assert_eq!(tensor.kind(), kind, "the tensor holds what is read");
-    let host = tensor.contiguous().to_device(Device::Cpu);
-    let mut values = vec![zero; host.numel()];
-    let length = values.len();
-    host.copy_data(&mut values, length);
+    let mut values = vec![zero; tensor.numel()];
+    if values.is_empty() {
+        return values;
+    }
+    // SAFETY: a view of the vector, which outlives it; the copy has ended when it returns.
+    let mut host = unsafe { Tensor::from_blob(values.as_mut_ptr().cast(), &tensor.size(), &[], kind, Device::Cpu) };
+    host.copy_(tensor);
+    drop(host);
     values
 }
 

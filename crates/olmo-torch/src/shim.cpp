@@ -100,6 +100,11 @@ char* olmo_flash_backward(const void* doutput, const void* q, const void* k, con
   });
 }
 
+// A copy in memory that the driver has pinned, for copies to a GPU that nobody waits for. (tch passes a device, which libtorch warns of.)
+char* olmo_pinned(const void* tensor, void** copy) {
+  return caught([&] { gives(copy, {at_(tensor).pin_memory()}); });
+}
+
 // The stream that libtorch's operations of this thread go to on a GPU, as the driver has it; null (the default one) if it knows no GPU.
 char* olmo_current_stream(int index, void** stream) {
   *stream = nullptr;

@@ -46,6 +46,7 @@ unsafe extern "C" {
         scale: f64,
         gradients: *mut *mut c_void,
     ) -> *mut c_char;
+    fn olmo_pinned(tensor: *const c_void, copy: *mut *mut c_void) -> *mut c_char;
     fn olmo_current_stream(index: c_int, stream: *mut *mut c_void) -> *mut c_char;
     fn olmo_allow_tf32(allow: c_int) -> *mut c_char;
     fn olmo_tf32_allowed() -> c_int;
@@ -152,6 +153,13 @@ pub(crate) fn flash_backward(
             olmo_flash_backward(raw(doutput), raw(q), raw(k), raw(v), kept, ends, longest, window, scale, gradients)
         })
     }
+}
+
+/// A copy of a host's tensor in memory that the driver has pinned.
+pub(crate) fn pinned(tensor: &Tensor) -> Result<Tensor, String> {
+    // SAFETY: the tensor lives; the shim fills one place.
+    let [copy] = unsafe { made(|copy| olmo_pinned(raw(tensor), copy))? };
+    Ok(copy)
 }
 
 /// The stream that libtorch's operations of this thread go to on GPU `index`: null is the default one.

@@ -214,7 +214,7 @@ impl Block<'_> {
             norm::layer(config.norm).into(),
             config.clip_qkv.unwrap_or(0.0).into(),
         ];
-        flat.launch("qkv_forward", rows.min(GRID), flat.threads(d), &arguments);
+        flat.launch("qkv_forward", rows.min(GRID), flat.threads_for_pairs(d), &arguments);
         (heads, stats)
     }
 
@@ -259,7 +259,7 @@ impl Block<'_> {
             norm::layer(config.norm).into(),
             config.clip_qkv.unwrap_or(0.0).into(),
         ];
-        flat.launch("qkv_backward", grid, flat.threads(d), &arguments);
+        flat.launch("qkv_backward", grid, flat.threads_for_pairs(d), &arguments);
         for (range, parts) in [(&weights.q_norm, &part_q), (&weights.k_norm, &part_k)] {
             if let (Some(range), Some(parts)) = (range, parts) {
                 flat.add_columns(range, parts);

@@ -12,7 +12,7 @@ pub(super) fn forward(flat: &DeviceFlat, weight: &Range<usize>, width: usize, id
     flat.matrix(weight, width).index_select(0, &flat.integers(&ids))
 }
 
-/// Adds `dx [tokens, width]` to the rows that `ids` name. One block of threads adds all of a row, so no two add to the same place.
+/// Adds `dx [tokens, width]` to the rows that `ids` name. One thread adds all of a column of a row, so no two add to the same place.
 pub(super) fn backward(flat: &DeviceFlat, weight: &Range<usize>, width: usize, ids: &[u32], dx: &Tensor) {
     let Tokens { order, starts, ids } = Tokens::new(ids);
     flat.add_nothing(weight);
@@ -20,7 +20,8 @@ pub(super) fn backward(flat: &DeviceFlat, weight: &Range<usize>, width: usize, i
     let blocks = ids.len();
     let (order, starts, ids) = (flat.integers(&order), flat.integers(&starts), flat.integers(&ids));
     let arguments = [dx.into(), (&order).into(), (&starts).into(), (&ids).into(), (&sum).into(), (width as i32).into()];
-    flat.launch("embedding_backward", blocks, width.next_multiple_of(32).min(256), &arguments);
+    let threads = width.next_multiple_of(32).min(256);
+    flat.launch("embedding_backward", blocks * width.div_ceil(threads), threads, &arguments);
 }
 
 /// The tokens of a batch, by id.

@@ -41,6 +41,8 @@ pub fn unsupported(config: &BlockConfig) -> Option<String> {
 
 /// As in kernels.cu: chunks that a thread keeps of a row.
 const PER_THREAD: usize = 4;
+/// As there: pairs of chunks.
+const PAIRS_PER_THREAD: usize = 2;
 /// Threads of the largest block: what registers allow, which wide access needs more of.
 fn most_threads(vector: usize) -> usize {
     if vector == 1 { 512 } else { 256 }
@@ -67,7 +69,7 @@ struct Inner {
     /// What products read, if that is not the weights.
     copy: Option<Tensor>,
     gradients: Option<Gradients>,
-    placed: Mutex<Option<OnDevice>>,
+    placed: Mutex<OnDevice>,
 }
 
 // SAFETY: tensors of libtorch count their owners atomically and are read from any thread; what writes into these (the nodes' sums, the
@@ -82,11 +84,11 @@ struct Gradients {
     begun: Mutex<HashSet<usize>>,
 }
 
-/// The places of a batch, uploaded once for all blocks.
-#[derive(Debug)]
+/// The places of a batch, uploaded once for all blocks. The angles stay from batch to batch: that upload waits for the device.
+#[derive(Debug, Default)]
 struct OnDevice {
-    of: Placed,
-    tables: Arc<Tables>,
+    angles: Option<(Arc<Rope>, [Tensor; 2])>,
+    documents: Option<(Arc<[u32]>, Documents)>,
 }
 
 /// What a block needs to know of where tokens stand.
@@ -147,9 +149,12 @@ impl DeviceFlat {
 
     /// Threads of a block that walks over rows of `width`.
     pub(super) fn threads(&self, width: usize) -> usize {
-        let chunks = width.div_ceil(self.vector());
-        let comfortable = chunks.next_multiple_of(32).min(256);
-        chunks.div_ceil(PER_THREAD).next_multiple_of(32).max(comfortable)
+        threads(width.div_ceil(self.vector()), PER_THREAD)
+    }
+
+    /// Threads of a block that walks over pairs, one in each half of a head, of rows of `width`.
+    pub(super) fn threads_for_pairs(&self, width: usize) -> usize {
+        threads((width / 2).div_ceil(self.vector()), PAIRS_PER_THREAD)
     }
 
     /// Memory of any content for activations.
@@ -249,25 +254,28 @@ impl DeviceFlat {
         self.launch("column_sum", width.div_ceil(128), 128, &arguments);
     }
 
-    /// What blocks need to know of `placed`; uploaded when it is another than the last.
-    pub(super) fn tables(&self, placed: &Placed, [batch, sequence]: [usize; 2]) -> Arc<Tables> {
-        let mut cache = self.inner.placed.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(OnDevice { of, tables }) = &*cache
-            && Arc::ptr_eq(&of.rope, &placed.rope)
-            && match (&of.documents, &placed.documents) {
-                (None, None) => true,
-                (Some(one), Some(other)) => Arc::ptr_eq(one, other),
-                _ => false,
-            }
-        {
-            return tables.clone();
-        }
+    /// What blocks need to know of `placed`; of it, what differs from the last time is uploaded.
+    pub(super) fn tables(&self, placed: &Placed, [batch, sequence]: [usize; 2]) -> Tables {
         let place = self.inner.settings.place;
-        let upload = |values: fn(&Rope) -> &[f32]| olmo_torch::upload(values(&placed.rope), place);
-        let documents = placed.documents.as_deref().map(|starts| Documents::new(starts, batch, sequence, place));
-        let tables = Arc::new(Tables { cosines: upload(Rope::cosines), sines: upload(Rope::sines), documents });
-        *cache = Some(OnDevice { of: placed.clone(), tables: tables.clone() });
-        tables
+        let mut known = self.inner.placed.lock().unwrap_or_else(PoisonError::into_inner);
+        let [cosines, sines] = match &known.angles {
+            Some((of, angles)) if Arc::ptr_eq(of, &placed.rope) => angles.each_ref().map(Tensor::shallow_clone),
+            _ => {
+                let angles = [placed.rope.cosines(), placed.rope.sines()].map(|all| olmo_torch::upload(all, place));
+                let shared = angles.each_ref().map(Tensor::shallow_clone);
+                known.angles = Some((placed.rope.clone(), angles));
+                shared
+            }
+        };
+        let documents = placed.documents.as_ref().map(|starts| match &known.documents {
+            Some((of, documents)) if Arc::ptr_eq(of, starts) => documents.clone(),
+            _ => {
+                let documents = Documents::new(starts, batch, sequence, place);
+                known.documents = Some((starts.clone(), documents.clone()));
+                documents
+            }
+        });
+        Tables { cosines, sines, documents }
     }
 }
 
@@ -287,6 +295,12 @@ impl Tables {
             documents: self.documents.clone(),
         }
     }
+}
+
+/// Threads for so many `chunks`, one each while a block is of a comfortable size, and then several, at most `most`.
+fn threads(chunks: usize, most: usize) -> usize {
+    let comfortable = chunks.next_multiple_of(32).min(256);
+    chunks.div_ceil(most).next_multiple_of(32).max(comfortable)
 }
 
 fn part(flat: &Tensor, range: &Range<usize>) -> Tensor {

@@ -40,10 +40,40 @@ __device__ __forceinline__ void load(const E* p, float* f) {
   Pack v = *(const Pack*)p;
   for (int i = 0; i < VECTOR; i++) f[i] = up(v.e[i]);
 }
+#if VECTOR == 8 && (defined(__CUDACC__) || defined(__CUDACC_RTC__))
+// Left to itself the compiler takes some of these apart into stores of 2 or 4 bytes.
+__device__ __forceinline__ void store16(void* p, unsigned a, unsigned b, unsigned c, unsigned d) {
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" :: "l"(p), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
+}
+#if ELEMENT_BF16
+// a in the lower half.
+__device__ __forceinline__ unsigned two(float a, float b) {
+  unsigned r;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(b), "f"(a));
+  return r;
+}
+__device__ __forceinline__ void store(E* p, const float* f) {
+  store16(p, two(f[0], f[1]), two(f[2], f[3]), two(f[4], f[5]), two(f[6], f[7]));
+}
+#else
+__device__ __forceinline__ void store(E* p, const float* f) {
+  for (int i = 0; i < 8; i += 4)
+    store16(p + i, __float_as_uint(f[i]), __float_as_uint(f[i + 1]), __float_as_uint(f[i + 2]), __float_as_uint(f[i + 3]));
+}
+#endif
+#else
 __device__ __forceinline__ void store(E* p, const float* f) {
   Pack v;
   for (int i = 0; i < VECTOR; i++) v.e[i] = down(f[i]);
   *(Pack*)p = v;
+}
+#endif
+// VECTOR floats of a weight or a table.
+__device__ __forceinline__ void floats(const float* p, float* f) {
+  for (int i = 0; i < VECTOR; i += FLOATS) {
+    Floats v = *(const Floats*)(p + i);
+    for (int e = 0; e < FLOATS; e++) f[i + e] = v.f[e];
+  }
 }
 
 // The sum over a block, the same in all its threads. `s` holds 32 floats of shared memory.
@@ -66,75 +96,83 @@ __device__ __forceinline__ float block_max(float v, float* s) {
   return r;
 }
 
-// Chunks of VECTOR that a thread keeps in registers: a row has at most CHUNKS * blockDim * VECTOR elements.
+// Chunks of VECTOR that a thread keeps: a row has at most CHUNKS * blockDim * VECTOR elements.
 #define CHUNKS 4
 // The same for pairs of chunks, one in each half of a head.
 #define PAIRS 2
+// A body is made twice: for one chunk a thread, where its arrays lie in registers, and for as many as there may be, which k chooses, in local
+// memory. (Unrolled, those would take so many registers that the first could not run in as many blocks.)
+template <int N> struct Most { static constexpr int value = N; };
+#define MOST(m) constexpr int most = decltype(m)::value
+#define EACH(n) _Pragma("unroll 1") for (int k = 0, c = threadIdx.x; k < most && c < (n); k++, c += blockDim.x)
 
 // out = (residual +) norm(x) * weight. layer: LayerNorm, else RMSNorm. mean (with layer) and rstd are kept, one a row.
 KERNEL norm_forward(const E* x, const E* residual, const float* weight, E* out, float* mean, float* rstd, i64 rows, int d, float eps, int layer) {
   __shared__ float s[32];
   int n = d / VECTOR;
-  for (i64 row = blockIdx.x; row < rows; row += gridDim.x) {
-    float f[CHUNKS][VECTOR], a = 0, m = 0;
-    int k = 0;
-    for (int c = threadIdx.x; c < n; c += blockDim.x, k++) {
-      load(x + row * d + c * VECTOR, f[k]);
-      for (int e = 0; e < VECTOR; e++) a += f[k][e];
+  auto walk = [&](auto chunks) {
+    MOST(chunks);
+    for (i64 row = blockIdx.x; row < rows; row += gridDim.x) {
+      float f[most][VECTOR], a = 0, m = 0;
+      EACH(n) {
+        load(x + row * d + c * VECTOR, f[k]);
+        for (int e = 0; e < VECTOR; e++) a += f[k][e];
+      }
+      if (layer) m = block_sum(a, s) / d;
+      float q = 0;
+      EACH(n) for (int e = 0; e < VECTOR; e++) { f[k][e] -= m; q += f[k][e] * f[k][e]; }
+      float r = rsqrtf(block_sum(q, s) / d + eps);
+      if (threadIdx.x == 0) { rstd[row] = r; if (layer) mean[row] = m; }
+      EACH(n) {
+        float y[VECTOR], w[VECTOR];
+        for (int e = 0; e < VECTOR; e++) { y[e] = 0; w[e] = 1; }
+        if (residual) load(residual + row * d + c * VECTOR, y);
+        if (weight) floats(weight + c * VECTOR, w);
+        for (int e = 0; e < VECTOR; e++) y[e] += f[k][e] * r * w[e];
+        store(out + row * d + c * VECTOR, y);
+      }
     }
-    if (layer) m = block_sum(a, s) / d;
-    float q = 0;
-    k = 0;
-    for (int c = threadIdx.x; c < n; c += blockDim.x, k++)
-      for (int e = 0; e < VECTOR; e++) { f[k][e] -= m; q += f[k][e] * f[k][e]; }
-    float r = rsqrtf(block_sum(q, s) / d + eps);
-    if (threadIdx.x == 0) { rstd[row] = r; if (layer) mean[row] = m; }
-    k = 0;
-    for (int c = threadIdx.x; c < n; c += blockDim.x, k++) {
-      float y[VECTOR];
-      for (int e = 0; e < VECTOR; e++) y[e] = 0;
-      if (residual) load(residual + row * d + c * VECTOR, y);
-      for (int e = 0; e < VECTOR; e++) y[e] += f[k][e] * r * (weight ? weight[c * VECTOR + e] : 1.f);
-      store(out + row * d + c * VECTOR, y);
-    }
-  }
+  };
+  if (n <= (int)blockDim.x) walk(Most<1>()); else walk(Most<CHUNKS>());
 }
 
 // dx (+ residual) of norm_forward for the incoming dy; each block's part of the weight's gradient goes to part[block][d], if there is one.
 KERNEL norm_backward(const E* dy, const E* x, const float* mean, const float* rstd, const float* weight, const E* residual, E* dx, float* part, i64 rows, int d, int layer) {
   __shared__ float s[32];
   int n = d / VECTOR;
-  float dw[CHUNKS][VECTOR];
-  for (int k = 0; k < CHUNKS; k++) for (int e = 0; e < VECTOR; e++) dw[k][e] = 0;
-  for (i64 row = blockIdx.x; row < rows; row += gridDim.x) {
-    float g[CHUNKS][VECTOR], f[CHUNKS][VECTOR], a = 0, b = 0, r = rstd[row], m = layer ? mean[row] : 0.f;
-    int k = 0;
-    for (int c = threadIdx.x; c < n; c += blockDim.x, k++) {
-      load(dy + row * d + c * VECTOR, g[k]);
-      load(x + row * d + c * VECTOR, f[k]);
-      for (int e = 0; e < VECTOR; e++) {
-        f[k][e] = (f[k][e] - m) * r;
-        dw[k][e] += g[k][e] * f[k][e];
-        if (weight) g[k][e] *= weight[c * VECTOR + e];
-        a += g[k][e];
-        b += g[k][e] * f[k][e];
+  auto walk = [&](auto chunks) {
+    MOST(chunks);
+    float dw[most][VECTOR];
+    for (int k = 0; k < most; k++) for (int e = 0; e < VECTOR; e++) dw[k][e] = 0;
+    for (i64 row = blockIdx.x; row < rows; row += gridDim.x) {
+      float g[most][VECTOR], f[most][VECTOR], a = 0, b = 0, r = rstd[row], m = layer ? mean[row] : 0.f;
+      EACH(n) {
+        float w[VECTOR];
+        for (int e = 0; e < VECTOR; e++) w[e] = 1;
+        load(dy + row * d + c * VECTOR, g[k]);
+        load(x + row * d + c * VECTOR, f[k]);
+        if (weight) floats(weight + c * VECTOR, w);
+        for (int e = 0; e < VECTOR; e++) {
+          f[k][e] = (f[k][e] - m) * r;
+          dw[k][e] += g[k][e] * f[k][e];
+          g[k][e] *= w[e];
+          a += g[k][e];
+          b += g[k][e] * f[k][e];
+        }
+      }
+      a = layer ? block_sum(a, s) / d : 0.f;
+      b = block_sum(b, s) / d;
+      EACH(n) {
+        float y[VECTOR];
+        for (int e = 0; e < VECTOR; e++) y[e] = 0;
+        if (residual) load(residual + row * d + c * VECTOR, y);
+        for (int e = 0; e < VECTOR; e++) y[e] += r * (g[k][e] - a - f[k][e] * b);
+        store(dx + row * d + c * VECTOR, y);
       }
     }
-    a = layer ? block_sum(a, s) / d : 0.f;
-    b = block_sum(b, s) / d;
-    k = 0;
-    for (int c = threadIdx.x; c < n; c += blockDim.x, k++) {
-      float y[VECTOR];
-      for (int e = 0; e < VECTOR; e++) y[e] = 0;
-      if (residual) load(residual + row * d + c * VECTOR, y);
-      for (int e = 0; e < VECTOR; e++) y[e] += r * (g[k][e] - a - f[k][e] * b);
-      store(dx + row * d + c * VECTOR, y);
-    }
-  }
-  if (!part) return;
-  int k = 0;
-  for (int c = threadIdx.x; c < n; c += blockDim.x, k++)
-    for (int e = 0; e < VECTOR; e++) part[(i64)blockIdx.x * d + c * VECTOR + e] = dw[k][e];
+    if (part) EACH(n) for (int e = 0; e < VECTOR; e++) part[(i64)blockIdx.x * d + c * VECTOR + e] = dw[k][e];
+  };
+  if (n <= (int)blockDim.x) walk(Most<1>()); else walk(Most<CHUNKS>());
 }
 
 // out[c] (+)= the sum of part's column c, in the order of its rows.
@@ -181,13 +219,17 @@ KERNEL qkv_forward(const E* raw, const float* wq, const float* wk, const float* 
       }
       for (int c = threadIdx.x; c < size / 2 / VECTOR; c += blockDim.x) {
         int at = c * VECTOR, h = at / half, j = at % half, i = h * head + j;
+        float u[VECTOR], v[VECTOR], co[VECTOR], si[VECTOR];
         load(from + i, f);
         load(from + i + half, g);
+        for (int e = 0; e < VECTOR; e++) u[e] = v[e] = 1;
+        if (w) { floats(w + i, u); floats(w + i + half, v); }
+        floats(cs + j, co);
+        floats(sn + j, si);
         for (int e = 0; e < VECTOR; e++) {
-          float x = (clamped(f[e], clip) - m) * r, y = (clamped(g[e], clip) - m) * r;
-          if (w) { x *= w[i + e]; y *= w[i + half + e]; }
-          f[e] = x * cs[j + e] - y * sn[j + e];
-          g[e] = y * cs[j + e] + x * sn[j + e];
+          float x = (clamped(f[e], clip) - m) * r * u[e], y = (clamped(g[e], clip) - m) * r * v[e];
+          f[e] = x * co[e] - y * si[e];
+          g[e] = y * co[e] + x * si[e];
         }
         store(to + i, f);
         store(to + i + half, g);
@@ -207,77 +249,88 @@ KERNEL qkv_forward(const E* raw, const float* wq, const float* wk, const float* 
 KERNEL qkv_backward(const E* dq, i64 qt, i64 qh, const E* dk, i64 kt, i64 kh, const E* dv, i64 vt, i64 vh, const E* raw, const float* wq, const float* wk, const float* cosines, const float* sines, const float* stats, E* draw, float* part_q, float* part_k, i64 rows, int d, int kv, int head, int sequence, int layer, float clip) {
   __shared__ float s[32];
   int width = d + 2 * kv, half = head / 2;
-  float dw[2][PAIRS][2][VECTOR];
-  for (int p = 0; p < 2; p++) for (int k = 0; k < PAIRS; k++) for (int e = 0; e < VECTOR; e++) dw[p][k][0][e] = dw[p][k][1][e] = 0;
-  for (i64 row = blockIdx.x; row < rows; row += gridDim.x) {
-    const float* cs = cosines + (row % sequence) * half;
-    const float* sn = sines + (row % sequence) * half;
-    for (int p = 0; p < 2; p++) {
-      const E* g = p ? dk + row * kt : dq + row * qt;
-      i64 hs = p ? kh : qh;
-      i64 start = row * width + (p ? d : 0);
-      const float* w = p ? wk : wq;
-      int size = p ? kv : d;
-      float m = w ? stats[row * 4 + 2 * p] : 0.f, r = w ? stats[row * 4 + 2 * p + 1] : 1.f, a = 0, b = 0;
-      float gf[PAIRS][2][VECTOR], xf[PAIRS][2][VECTOR];
-      int k = 0;
-      for (int c = threadIdx.x; c < size / 2 / VECTOR; c += blockDim.x, k++) {
-        int at = c * VECTOR, h = at / half, j = at % half, i = h * head + j;
-        load(g + h * hs + j, gf[k][0]);
-        load(g + h * hs + j + half, gf[k][1]);
-        for (int e = 0; e < VECTOR; e++) {
-          float x = gf[k][0][e], y = gf[k][1][e];
-          gf[k][0][e] = x * cs[j + e] + y * sn[j + e];
-          gf[k][1][e] = y * cs[j + e] - x * sn[j + e];
-        }
-        if (w || clip > 0) { load(raw + start + i, xf[k][0]); load(raw + start + i + half, xf[k][1]); }
-        if (w) {
-          for (int z = 0; z < 2; z++) for (int e = 0; e < VECTOR; e++) {
-            float x = (clamped(xf[k][z][e], clip) - m) * r, y = gf[k][z][e];
-            dw[p][k][z][e] += y * x;
-            y *= w[i + z * half + e];
-            a += y;
-            b += y * x;
-            gf[k][z][e] = y;
-          }
-        }
-      }
-      if (w) { a = layer ? block_sum(a, s) / size : 0.f; b = block_sum(b, s) / size; }
-      k = 0;
-      for (int c = threadIdx.x; c < size / 2 / VECTOR; c += blockDim.x, k++) {
-        int at = c * VECTOR, h = at / half, j = at % half, i = h * head + j;
-        for (int z = 0; z < 2; z++) {
+  auto walk = [&](auto pairs) {
+    MOST(pairs);
+    float dw[2][most][2][VECTOR];
+#pragma unroll
+    for (int p = 0; p < 2; p++) for (int k = 0; k < most; k++) for (int e = 0; e < VECTOR; e++) dw[p][k][0][e] = dw[p][k][1][e] = 0;
+    for (i64 row = blockIdx.x; row < rows; row += gridDim.x) {
+      const float* cs = cosines + (row % sequence) * half;
+      const float* sn = sines + (row % sequence) * half;
+#pragma unroll
+      for (int p = 0; p < 2; p++) {
+        const E* g = p ? dk + row * kt : dq + row * qt;
+        i64 hs = p ? kh : qh;
+        i64 start = row * width + (p ? d : 0);
+        const float* w = p ? wk : wq;
+        int size = p ? kv : d;
+        float m = w ? stats[row * 4 + 2 * p] : 0.f, r = w ? stats[row * 4 + 2 * p + 1] : 1.f, a = 0, b = 0;
+        float gf[most][2][VECTOR], xf[most][2][VECTOR];
+        EACH(size / 2 / VECTOR) {
+          int at = c * VECTOR, h = at / half, j = at % half, i = h * head + j;
+          load(g + h * hs + j, gf[k][0]);
+          load(g + h * hs + j + half, gf[k][1]);
+          float co[VECTOR], si[VECTOR], u[VECTOR];
+          floats(cs + j, co);
+          floats(sn + j, si);
           for (int e = 0; e < VECTOR; e++) {
-            float y = gf[k][z][e];
-            if (w) y = r * (y - a - (clamped(xf[k][z][e], clip) - m) * r * b);
-            if (clip > 0 && fabsf(xf[k][z][e]) > clip) y = 0;
-            gf[k][z][e] = y;
+            float x = gf[k][0][e], y = gf[k][1][e];
+            gf[k][0][e] = x * co[e] + y * si[e];
+            gf[k][1][e] = y * co[e] - x * si[e];
           }
-          store(draw + start + i + z * half, gf[k][z]);
+          if (w || clip > 0) { load(raw + start + i, xf[k][0]); load(raw + start + i + half, xf[k][1]); }
+          if (w) {
+            for (int z = 0; z < 2; z++) {
+              floats(w + i + z * half, u);
+              for (int e = 0; e < VECTOR; e++) {
+                float x = (clamped(xf[k][z][e], clip) - m) * r, y = gf[k][z][e];
+                dw[p][k][z][e] += y * x;
+                y *= u[e];
+                a += y;
+                b += y * x;
+                gf[k][z][e] = y;
+              }
+            }
+          }
+        }
+        if (w) { a = layer ? block_sum(a, s) / size : 0.f; b = block_sum(b, s) / size; }
+        EACH(size / 2 / VECTOR) {
+          int at = c * VECTOR, h = at / half, j = at % half, i = h * head + j;
+          for (int z = 0; z < 2; z++) {
+            for (int e = 0; e < VECTOR; e++) {
+              float y = gf[k][z][e];
+              if (w) y = r * (y - a - (clamped(xf[k][z][e], clip) - m) * r * b);
+              if (clip > 0 && fabsf(xf[k][z][e]) > clip) y = 0;
+              gf[k][z][e] = y;
+            }
+            store(draw + start + i + z * half, gf[k][z]);
+          }
         }
       }
-    }
-    for (int c = threadIdx.x; c < kv / VECTOR; c += blockDim.x) {
-      int i = c * VECTOR;
-      i64 start = row * width + d + kv + i;
-      float f[VECTOR], x[VECTOR];
-      load(dv + row * vt + (i / head) * vh + i % head, f);
-      if (clip > 0) {
-        load(raw + start, x);
-        for (int e = 0; e < VECTOR; e++) if (fabsf(x[e]) > clip) f[e] = 0;
+      for (int c = threadIdx.x; c < kv / VECTOR; c += blockDim.x) {
+        int i = c * VECTOR;
+        i64 start = row * width + d + kv + i;
+        float f[VECTOR], x[VECTOR];
+        load(dv + row * vt + (i / head) * vh + i % head, f);
+        if (clip > 0) {
+          load(raw + start, x);
+          for (int e = 0; e < VECTOR; e++) if (fabsf(x[e]) > clip) f[e] = 0;
+        }
+        store(draw + start, f);
       }
-      store(draw + start, f);
     }
-  }
-  if (!wq) return;
-  for (int p = 0; p < 2; p++) {
-    int size = p ? kv : d, k = 0;
-    float* part = (p ? part_k : part_q) + (i64)blockIdx.x * size;
-    for (int c = threadIdx.x; c < size / 2 / VECTOR; c += blockDim.x, k++) {
-      int at = c * VECTOR, i = (at / half) * head + at % half;
-      for (int z = 0; z < 2; z++) for (int e = 0; e < VECTOR; e++) part[i + z * half + e] = dw[p][k][z][e];
+    if (!wq) return;
+#pragma unroll
+    for (int p = 0; p < 2; p++) {
+      int size = p ? kv : d;
+      float* part = (p ? part_k : part_q) + (i64)blockIdx.x * size;
+      EACH(size / 2 / VECTOR) {
+        int at = c * VECTOR, i = (at / half) * head + at % half;
+        for (int z = 0; z < 2; z++) for (int e = 0; e < VECTOR; e++) part[i + z * half + e] = dw[p][k][z][e];
+      }
     }
-  }
+  };
+  if (d / 2 / VECTOR <= (int)blockDim.x) walk(Most<1>()); else walk(Most<PAIRS>());
 }
 
 // up_gate [rows, 2 f]: up, then gate. activation = silu(gate) * up, [rows, f]. total: rows * f / VECTOR.
@@ -355,14 +408,14 @@ KERNEL cross_entropy(E* logits, i64 stride, const i64* targets, float* losses, i
   }
 }
 
-// gradient[ids[block]] += the rows of dx that order[starts[block]..starts[block + 1]] names, one after the other.
+// gradient[ids[n]] += the rows of dx that order[starts[n]..starts[n + 1]] names, one after the other. So many blocks an id as a row has
+// columns for.
 KERNEL embedding_backward(const E* dx, const i64* order, const i64* starts, const i64* ids, float* gradient, int d) {
-  float* to = gradient + ids[blockIdx.x] * d;
-  for (int c = threadIdx.x; c < d; c += blockDim.x) {
-    float a = to[c];
-    for (i64 i = starts[blockIdx.x]; i < starts[blockIdx.x + 1]; i++) a += up(dx[order[i] * d + c]);
-    to[c] = a;
-  }
+  int pieces = (d + blockDim.x - 1) / blockDim.x, n = blockIdx.x / pieces, c = blockIdx.x % pieces * blockDim.x + threadIdx.x;
+  if (c >= d) return;
+  float a = gradient[ids[n] * d + c];
+  for (i64 i = starts[n]; i < starts[n + 1]; i++) a += up(dx[order[i] * d + c]);
+  gradient[ids[n] * d + c] = a;
 }
 
 // part[block]: squares of a part of g, added. total: length / FLOATS.

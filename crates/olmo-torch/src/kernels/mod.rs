@@ -336,7 +336,7 @@ fn compiled(
     if element == Element::Bf16 && capability(architecture).is_some_and(|capability| capability < 80) {
         return Err(KernelError::NoBf16 { architecture: architecture.to_owned() });
     }
-    options.extend(["--use_fast_math", "--std=c++17"].map(str::to_owned));
+    options.extend(["--use_fast_math", "--std=c++17", "--device-as-default-execution-space"].map(str::to_owned));
     options.push(format!("--gpu-architecture={architecture}"));
     let nvrtc = Nvrtc::get()?;
     let name = cache::name(&[text.as_bytes(), options.join(" ").as_bytes(), nvrtc.version().as_bytes()]) + ".cubin";
