@@ -421,11 +421,9 @@ fn the_built_in_kernels_compile_for_every_gpu() {
             match compile(architecture, element, vector) {
                 Ok(code) => assert_eq!(&code[..4], b"\x7fELF", "a cubin"),
                 Err(KernelError::NoNvrtc { searched }) => {
-                    assert_eq!(searched[..3], ["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"]);
-                    assert!(
-                        searched.iter().any(|path| path.contains("nvidia/cu13/lib")),
-                        "beside libtorch too: {searched:?}"
-                    );
+                    assert!(searched[0].ends_with("nvidia/cu13/lib/libnvrtc.so.13"), "beside libtorch: {searched:?}");
+                    let by_name: Vec<_> = searched.iter().filter(|path| !path.contains('/')).collect();
+                    assert_eq!(by_name, ["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"]);
                     eprintln!("not run: there is no NVRTC");
                     return;
                 }

@@ -12,6 +12,7 @@
 
 mod math;
 
+use std::fmt;
 use std::sync::OnceLock;
 
 use tch::{Device, Kind, Tensor};
@@ -39,7 +40,6 @@ pub struct DeviceAttention {
 }
 
 /// Where documents begin and end in the flattened tokens of a batch.
-#[derive(Debug)]
 pub struct Documents {
     /// `[documents + 1]`, i32: the first token of each in the flattened batch, and the number of tokens.
     ends: Tensor,
@@ -47,6 +47,13 @@ pub struct Documents {
     longest: usize,
     /// `[batch, sequence]`, i64: for each token the place in its row where its document begins.
     starts: Tensor,
+}
+
+/// Never by the tensors' values: what tells of a GPU's failure must not ask it.
+impl fmt::Debug for Documents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of at most {} tokens", self.count(), self.longest)
+    }
 }
 
 impl Clone for Documents {
@@ -304,7 +311,7 @@ pub fn device_attention_forward(attention: &DeviceAttention, q: &Tensor, k: &Ten
                 Ok(kept) => return kept,
                 // Which shapes cuDNN takes depends on its version and the GPU: the flash kernels take them all.
                 Err(words) if words.to_lowercase().contains("cudnn") => drop(REFUSAL.set(words)),
-                Err(words) => panic!("attention by cuDNN, {attention:?}: {words}"),
+                Err(words) => panic!("attention by cuDNN, {attention:?}:\n{words}"),
             }
         }
         return device_attention_forward_by(AttentionKernel::Flash, attention, q, k, v);
@@ -324,7 +331,7 @@ pub fn device_attention_forward_by(
     v: &Tensor,
 ) -> AttentionKept {
     forward(attention, kernel, [q, k, v])
-        .unwrap_or_else(|words| panic!("attention by {kernel:?}, {attention:?}: {words}"))
+        .unwrap_or_else(|words| panic!("attention by {kernel:?}, {attention:?}:\n{words}"))
 }
 
 fn forward(attention: &DeviceAttention, kernel: AttentionKernel, parts: [&Tensor; 3]) -> Result<AttentionKept, String> {
@@ -380,7 +387,7 @@ pub fn device_attention_backward(
     doutput: &Tensor,
 ) -> [Tensor; 3] {
     backward(attention, [q, k, v], kept, doutput)
-        .unwrap_or_else(|words| panic!("attention's gradient by {:?}, {attention:?}: {words}", kept.kernel()))
+        .unwrap_or_else(|words| panic!("attention's gradient by {:?}, {attention:?}:\n{words}", kept.kernel()))
 }
 
 fn backward(

@@ -218,16 +218,19 @@ fn open(name: &Path) -> Option<&'static Library> {
     load(name)
 }
 
-/// By name, as the loader finds it (LD_LIBRARY_PATH, libtorch's own search); then beside libtorch; then where CUDA is installed.
+/// Beside libtorch; then by name, as the loader finds it (LD_LIBRARY_PATH); then where CUDA is installed.
 fn candidates() -> Vec<PathBuf> {
-    let mut candidates: Vec<PathBuf> = NAMES.iter().map(PathBuf::from).collect();
-    let mut folders = Vec::new();
+    let mut candidates = Vec::new();
+    let mut add = |folder: &Path| candidates.extend(NAMES.map(|name| folder.join(name)));
+    // The system's may be older than the GPU.
     if let Some(lib) = libtorch_folder() {
         let packages = lib.join("..").join("..").join("nvidia");
-        folders.extend([packages.join("cu13").join("lib"), packages.join("cuda_nvrtc").join("lib"), lib]);
+        [packages.join("cu13").join("lib"), packages.join("cuda_nvrtc").join("lib"), lib]
+            .iter()
+            .for_each(|lib| add(lib));
     }
-    folders.push(PathBuf::from("/usr/local/cuda/lib64"));
-    candidates.extend(folders.iter().flat_map(|folder| NAMES.map(|name| folder.join(name))));
+    add(Path::new(""));
+    add(Path::new("/usr/local/cuda/lib64"));
     candidates
 }
 
