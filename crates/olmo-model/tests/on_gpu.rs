@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use olmo_model::device::{Element, Place};
+use olmo_model::device::{Element, Losses, Place};
 use olmo_model::{ActivationCheckpointing, Batch, LossOptions, Model, ModelConfig, Parameters};
 use olmo_ops::adamw::{self, AdamW, State};
 use serde_json::{Value, json};
@@ -22,6 +22,8 @@ fn configs() -> Vec<(&'static str, ModelConfig)> {
         "layer_norm_eps": 1e-5, "weight_tying": true, "clip_qkv": 2.0});
     let odd =
         json!({"d_model": 36, "n_heads": 3, "n_kv_heads": 1, "mlp_hidden_size": 50, "vocab_size": 31, "clip_qkv": 1.5});
+    // More chunks than a block has threads, so that each keeps several.
+    let wide = |d_model: usize, heads: usize, mlp: usize| json!({"d_model": d_model, "n_heads": heads, "n_layers": 1, "mlp_hidden_size": mlp, "vocab_size": 31, "clip_qkv": 1.5, "init_std": 0.03});
     vec![
         ("OLMo 2", config(json!({}))),
         ("OLMo 1", config(olmo1)),
@@ -29,6 +31,8 @@ fn configs() -> Vec<(&'static str, ModelConfig)> {
         ("LayerNorm with weights, QK-norm, clamp", config(json!({"layer_norm_type": "default", "clip_qkv": 2.0}))),
         ("grouped keys", config(json!({"d_model": 64, "n_heads": 4, "n_kv_heads": 2}))),
         ("odd widths", config(odd)),
+        ("wide", config(wide(2064, 43, 32))),
+        ("wide and odd", config(wide(516, 6, 50))),
     ]
 }
 
@@ -180,9 +184,10 @@ fn steps_of_two_micro_batches_are_the_default_builds() {
             .expect("a step");
 
             gpu.on_gpu_mut().expect("on a GPU").begin();
-            let [one, other] = parts.each_ref().map(|part| gpu.accumulate(part, &OPTIONS).expect("losses"));
+            let losses = parts.each_ref().map(|part| gpu.accumulate(part, &OPTIONS).expect("losses"));
+            let losses = Losses::all(losses.iter()).expect("losses of two");
             let training = gpu.on_gpu_mut().expect("on a GPU");
-            let finished = training.finish(&ADAMW, number, &groups, Some(0.5), &one.plus(other));
+            let finished = training.finish(&ADAMW, number, &groups, Some(0.5), &losses);
             assert!((finished.sums.nll - nll).abs() < 1e-4 * nll, "{name}: {} not {nll}", finished.sums.nll);
             assert!((finished.grad_norm - norm).abs() < 1e-4 * norm, "{name}: {} not {norm}", finished.grad_norm);
         }

@@ -191,6 +191,8 @@ struct Learned {
     loss: f64,
     z_loss: f64,
     grad_norm: f64,
+    /// The first micro-batch whose losses are not finite, if one is.
+    bad: Option<Range<usize>>,
 }
 
 impl Learned {
@@ -285,7 +287,7 @@ impl Run<'_> {
                 None => self.on_host(&batch, labels, lr, context)?,
             };
             if !learned.is_finite() {
-                return Err(self.not_finite(number, &batch, learned.loss + learned.z_loss, learned.grad_norm));
+                return Err(self.not_finite(number, &batch, learned));
             }
             record.loss = Some(learned.loss);
             record.z_loss = (self.setup.params.z_loss > 0.0).then_some(learned.z_loss);
@@ -327,13 +329,16 @@ impl Run<'_> {
     fn on_host(&mut self, batch: &StepBatch, labels: u64, lr: f64, context: &Context) -> Result<Learned, StageError> {
         let options = self.loss_options(batch, labels);
         self.gradients.fill(0.0);
-        let mut learned = Learned { loss: 0.0, z_loss: 0.0, grad_norm: 0.0 };
+        let mut learned = Learned { loss: 0.0, z_loss: 0.0, grad_norm: 0.0, bad: None };
         for part in self.parts(batch) {
             context.check_stop()?;
             let output = self
                 .model
                 .loss_and_gradients(&batch.part(part.start, part.end), &options, &mut self.gradients)
                 .map_err(model_failure)?;
+            if learned.bad.is_none() && !(output.loss_sum + output.z_sum).is_finite() {
+                learned.bad = Some(part);
+            }
             learned.loss += output.loss_sum / options.denominator;
             learned.z_loss += output.z_sum / options.denominator;
         }
@@ -368,26 +373,27 @@ impl Run<'_> {
     }
 
     /// The failure of step `step`, whose loss or gradients are not finite: names the batch and where the first bad number is.
-    fn not_finite(&self, step: u64, batch: &StepBatch, loss: f64, grad_norm: f64) -> StageError {
+    fn not_finite(&self, step: u64, batch: &StepBatch, learned: Learned) -> StageError {
+        let (loss, grad_norm) = (learned.loss + learned.z_loss, learned.grad_norm);
         let rows: Vec<String> = batch.rows.iter().take(8).map(u32::to_string).collect();
         let more = if batch.rows.len() > rows.len() { ", …" } else { "" };
         let what = format!(
             "step {step}: the loss is {loss} and the gradient's norm {grad_norm}; the weights are not touched. First bad: {}. Batch {} with the rows {}{more}",
-            self.first_bad(batch).unwrap_or_else(|| "the sum over finite parts".into()),
+            self.first_bad(batch, learned.bad).unwrap_or_else(|| "the sum over finite parts".into()),
             &batch.digest[..12],
             rows.join(", ")
         );
         StageError::fail("train::not_finite", what).hint(NOT_FINITE)
     }
 
-    /// Where the first number that is not finite comes up, in the order of the computation.
-    fn first_bad(&self, batch: &StepBatch) -> Option<String> {
+    /// Where the first number that is not finite comes up, in the order of the computation. Only the micro-batch `bad` is computed again: on
+    /// the host, where a whole batch for a GPU could take hours.
+    fn first_bad(&self, batch: &StepBatch, bad: Option<Range<usize>>) -> Option<String> {
         let options = LossOptions { denominator: 1.0, z_loss: self.setup.params.z_loss };
-        for from in (0..batch.len()).step_by(self.setup.microbatch) {
-            let part = batch.part(from, batch.len().min(from + self.setup.microbatch));
-            if let Ok(Some(found)) = self.model.first_not_finite(&part, &options) {
-                return Some(found);
-            }
+        if let Some(rows) = bad
+            && let Ok(Some(found)) = self.model.first_not_finite(&batch.part(rows.start, rows.end), &options)
+        {
+            return Some(found);
         }
         self.model.first_gradient_not_finite(&self.host_gradients()).map(|name| format!("the gradient of `{name}`"))
     }

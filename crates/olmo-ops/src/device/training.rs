@@ -22,10 +22,15 @@ impl Losses {
         Losses { totals, labels, z_loss }
     }
 
-    /// Both of one step.
-    #[must_use]
-    pub fn plus(self, other: Losses) -> Losses {
-        Losses { totals: self.totals + other.totals, labels: self.labels + other.labels, z_loss: self.z_loss }
+    /// Those of several micro-batches of one step, added in their order.
+    pub fn all<'a>(mut parts: impl Iterator<Item = &'a Losses>) -> Option<Losses> {
+        let first = parts.next()?;
+        let first = Losses { totals: first.totals.shallow_clone(), ..*first };
+        Some(parts.fold(first, |sum, part| Losses {
+            totals: sum.totals + &part.totals,
+            labels: sum.labels + part.labels,
+            z_loss: sum.z_loss,
+        }))
     }
 
     /// The sums as numbers; waits for the device.

@@ -4,6 +4,8 @@ use std::borrow::Cow;
 #[cfg(feature = "libtorch")]
 use std::sync::Arc;
 
+#[cfg(feature = "libtorch")]
+use olmo_model::device::Losses;
 use olmo_stage::{Context, StageError};
 
 use super::{Learned, Run};
@@ -24,28 +26,33 @@ impl Run<'_> {
         let (options, settings) = (self.loss_options(batch, labels), self.adamw(lr));
         let Some(training) = self.model.on_gpu_mut() else { return Ok(None) };
         training.begin();
-        let mut losses: Option<olmo_model::device::Losses> = None;
+        let mut parts = Vec::new();
         for part in self.parts(batch) {
             context.check_stop()?;
-            let made = self.model.accumulate(&batch.part(part.start, part.end), &options).map_err(model_failure)?;
-            losses = Some(match losses {
-                Some(losses) => losses.plus(made),
-                None => made,
-            });
+            let losses = self.model.accumulate(&batch.part(part.start, part.end), &options).map_err(model_failure)?;
+            parts.push((part, losses));
         }
-        let losses = losses.expect("a batch with labels has a part with labels");
+        let losses = parts.iter().map(|(_, losses)| losses);
+        let losses = Losses::all(losses).expect("a batch with labels has a part with labels");
         let (groups, max_norm, number) =
             (&self.groups, self.setup.params.max_grad_norm, self.state.optimizer_steps + 1);
         let training = self.model.on_gpu_mut().expect("it was there");
         let finished = training.finish(&settings, number, groups, max_norm, &losses);
         *self.pace.gpu.get_or_insert_default() += finished.waited;
-        let learned = Learned {
+        let mut learned = Learned {
             loss: finished.sums.nll / options.denominator,
             z_loss: finished.sums.z / options.denominator,
             grad_norm: finished.grad_norm,
+            bad: None,
         };
         if learned.is_finite() {
             self.state.optimizer_steps = number;
+        } else {
+            let is_bad = |losses: &Losses| {
+                let sums = losses.sums();
+                !(sums.nll + sums.z).is_finite()
+            };
+            learned.bad = parts.into_iter().find(|(_, losses)| is_bad(losses)).map(|(part, _)| part);
         }
         Ok(Some(learned))
     }
