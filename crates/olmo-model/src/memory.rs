@@ -75,6 +75,9 @@ impl MemoryEstimate {
         let again = blocks().map(|keep| kept(Keep::All) - kept(keep)).max().unwrap_or(0);
         // Attention's gradients come apart on a GPU, and are brought together.
         let backward = again + 5 * d + if on_gpu { 2 } else { 1 } * qkv + mlp;
+        // In f32 a GPU's attention is made of products, with scores of so many queries of a row of the batch at once.
+        let scores =
+            if computes == Computes::OnGpu { 6 * (config.n_heads * sequence * sequence.min(512)) as u64 } else { 0 };
         // Hidden states, their gradient, and the norm's input and output.
         let head = 4 * d;
         let chunk = if on_gpu { LOGITS_ON_GPU } else { LOGITS };
@@ -86,7 +89,7 @@ impl MemoryEstimate {
             snapshot: if on_gpu { 0 } else { 3 * weights },
             activations: float * tokens * activations,
             // The logits' memory waits for the next step while the blocks work.
-            working: float * ((tokens * backward).max(tokens * head) + logits),
+            working: float * ((tokens * backward + scores).max(tokens * head) + logits),
         }
     }
 
