@@ -222,7 +222,12 @@ def whole_run(name, row, machine, seconds):
     speeds = sorted(line["tokens_per_second"] for line in lines[len(lines) // 3 :])
     speed = speeds[len(speeds) // 2]
     waits = max(line["data_wait_percent"] for line in lines[1:] or lines)
-    return {"tokens_per_second": speed, "step_ms": row["batch"] * row["sequence"] / speed * 1e3, "data_wait": waits}, None, peak
+    found = {"tokens_per_second": speed, "step_ms": row["batch"] * row["sequence"] / speed * 1e3, "data_wait": waits}
+    on_gpu = [line["gpu_wait_percent"] for line in lines[1:] or lines if line["gpu_wait_percent"] is not None]
+    if on_gpu:
+        # Near 0, launches bound the step.
+        found["gpu_wait"] = min(on_gpu)
+    return found, None, peak
 
 
 def check(machine):
@@ -292,6 +297,8 @@ def measure(machine, rows):
                     remarks.append(f"{result['peak_allocated'] / 2**30:.1f} GiB allocated")
                 if "data_wait" in result:
                     remarks.append(f"data waited for {result['data_wait']:.2f} %")
+                if "gpu_wait" in result:
+                    remarks.append(f"the host waited for the GPU {result['gpu_wait']:.0f} %")
                 numbers = f"{speed:>10.0f}{result['step_ms']:>10.1f}{mfu:>7}{peak:>10.1f}"
                 print(f"{label}{numbers}  {', '.join(remarks)}", flush=True)
     return failed
