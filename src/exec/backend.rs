@@ -53,9 +53,10 @@ impl Backend {
     }
 
     /// What activations are computed in, from the param `precision`: bf16 on a GPU unless it says otherwise, else f32 (OLMo's names).
+    /// Where bf16 is asked for and cannot be had, the key is one that no result has, so that the stage's rules are asked.
     pub fn precision(self, params: &Value) -> &'static str {
         match (self, params.get("precision").and_then(Value::as_str)) {
-            (Self::LibTorchCuda, Some("auto" | "amp_bf16")) => "amp_bf16",
+            (_, Some("amp_bf16")) | (Self::LibTorchCuda, Some("auto")) => "amp_bf16",
             _ => "fp32",
         }
     }
@@ -113,6 +114,7 @@ mod tests {
         assert_eq!(of(Backend::LibTorchCuda, "amp_bf16"), "amp_bf16");
         assert_eq!(of(Backend::LibTorchCuda, "fp32"), "fp32");
         assert_eq!(of(Backend::Flex, "auto"), "fp32");
+        assert_eq!(of(Backend::Flex, "amp_bf16"), "amp_bf16", "refused by the stage, and no key of what f32 gave");
         assert_eq!(of(Backend::LibTorch, "auto"), "fp32");
         assert_eq!(Backend::LibTorchCuda.precision(&json!({})), "fp32", "a stage that knows no precisions");
     }
