@@ -20,12 +20,17 @@ fn said(output: &Output) -> String {
 }
 
 fn asked(dir: &Path, arguments: &[&str]) -> Output {
+    command(dir, arguments).output().unwrap()
+}
+
+fn command(dir: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_olmo-pipe"));
     let root = env!("CARGO_MANIFEST_DIR");
     command.args(arguments).arg("--store").arg(dir.join("store")).current_dir(root);
     command.env("OLMO_PIPE_WORKER", dir.join("olmo-worker")).env("OLMO_PIPE_LEASES", dir.join("leases"));
     command.env("OLMO_PIPE_LIBTORCH", dir).env("CUDA_VISIBLE_DEVICES", "");
-    command.env_remove("OLMO_PIPE_GPUS").output().unwrap()
+    command.env_remove("OLMO_PIPE_GPUS");
+    command
 }
 
 #[test]
@@ -61,6 +66,25 @@ fn a_backend_without_its_worker_and_a_gpu_that_nobody_asked_for_are_told_before_
     assert_eq!(both.status.code(), Some(i32::from(Exit::BadInput.code())));
     assert!(said(&both).contains("flex computes on the CPU"), "{}", said(&both));
     // Nothing ran.
+    assert!(std::fs::read_dir(dir.path().join("store/runs-v1")).map_or(true, |mut runs| runs.next().is_none()));
+}
+
+#[test]
+fn a_worker_without_cuda_is_told_before_anything_runs_for_a_gpu() {
+    let dir = tempfile::tempdir().unwrap();
+    let worker = bare(dir.path());
+    // One that holds no more than the default build.
+    std::os::unix::fs::symlink(&worker, dir.path().join("olmo-worker-libtorch")).unwrap();
+    let mut command = command(dir.path(), &["run", "experiments/finetune-tulu.yaml", "--profile", "smoke"]);
+    command
+        .args(["--set", "stages.train.resources.gpus=1"])
+        .env("OLMO_PIPE_GPUS", "GPU-a")
+        .env_remove("CUDA_VISIBLE_DEVICES");
+    let refused = command.output().unwrap();
+    assert_eq!(refused.status.code(), Some(i32::from(Exit::Environment.code())));
+    let text = said(&refused);
+    assert!(text.contains("worker::no_backend") && text.contains("was built without it"), "{text}");
+    assert!(text.contains("scripts/libtorch cuda --build"), "{text}");
     assert!(std::fs::read_dir(dir.path().join("store/runs-v1")).map_or(true, |mut runs| runs.next().is_none()));
 }
 

@@ -15,6 +15,8 @@ pub enum ExecError {
     WorkerMissing(PathBuf),
     #[error("`backend` comes to {}, and the worker for it is not at {}", .backend.name(), .path.display())]
     BackendMissing { path: PathBuf, backend: Backend },
+    #[error("`backend` comes to {}, and the worker {} was built without it", .backend.name(), .path.display())]
+    BackendLacks { path: PathBuf, backend: Backend },
     #[error("stage `{stage}` is to compute on a GPU and asks for none")]
     NoGpuAsked { stage: String },
     #[error("the worker {} cannot say what it holds: {why}", .path.display())]
@@ -61,7 +63,7 @@ impl ExecError {
             Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => "exec::no_space",
             Self::Io { .. } => "exec::io",
             Self::WorkerMissing(_) => "worker::missing",
-            Self::BackendMissing { .. } => "worker::no_backend",
+            Self::BackendMissing { .. } | Self::BackendLacks { .. } => "worker::no_backend",
             Self::NoGpuAsked { .. } => "exec::no_gpu_asked",
             Self::WorkerBroken { .. } => "worker::broken",
             Self::CheckFailed { .. } => "exec::check",
@@ -83,7 +85,7 @@ impl ExecError {
             Self::SecretMissing { name, .. } => format!("set it and run the same command again: export {name}=…"),
             Self::Io { .. } => return None,
             Self::WorkerMissing(_) => format!("{BUILD}; or set OLMO_PIPE_WORKER to where it is"),
-            Self::BackendMissing { backend, .. } => {
+            Self::BackendMissing { backend, .. } | Self::BackendLacks { backend, .. } => {
                 format!(
                     "build it: {} (needs Python 3 with pip, and a C++ compiler); or write `backend: flex`",
                     backend.build()
@@ -95,10 +97,13 @@ impl ExecError {
             Self::WorkerBroken { why, .. } if why.contains("libtorch") || why.contains("libc10") => {
                 "libtorch is not where the worker was built against: scripts/libtorch cpu --build".into()
             }
-            Self::WorkerBroken { .. }
-            | Self::WorkerProtocol { .. }
-            | Self::WorkerLacks { .. }
-            | Self::WorkerDiffers { .. } => BUILD.into(),
+            Self::WorkerBroken { path, .. }
+            | Self::WorkerProtocol { path, .. }
+            | Self::WorkerLacks { path, .. }
+            | Self::WorkerDiffers { path, .. } => match path.to_string_lossy().ends_with("-libtorch") {
+                true => format!("{BUILD} && {} (or cuda)", Backend::LibTorch.build()),
+                false => BUILD.into(),
+            },
             Self::UnknownReference { .. } => {
                 "there are ${inputs.PORT}, ${outputs.PORT}, ${params.NAME} and ${stage.dir}".into()
             }

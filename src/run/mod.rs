@@ -272,6 +272,9 @@ fn check_plan(
                 place.insert(found)
             }
         };
+        if backend == Backend::LibTorchCuda && !worker.backends().contains_key(backend.name()) {
+            return Err(ExecError::BackendLacks { path: worker.path().to_owned(), backend }.into());
+        }
         worker.check(&stage.uses, &stage.description)?;
     }
     Ok(found)

@@ -9,6 +9,11 @@ pub struct Cuda {
     pub devices: usize,
 }
 
+/// Whether the CPU stands in for a GPU, for tests: `OLMO_PIPE_EMULATE_GPU=1`.
+pub fn emulated() -> bool {
+    std::env::var_os("OLMO_PIPE_EMULATE_GPU").is_some_and(|value| value == "1")
+}
+
 /// Looks for CUDA; asks no driver where libtorch is the CPU's. `has_cuda` would not do: without a driver it says no.
 pub fn cuda() -> Cuda {
     let built = tch::utils::has_cudart();

@@ -16,7 +16,7 @@ pub use device_attention::{
     AttentionKept, AttentionKernel, DeviceAttention, Documents, cudnn_refusal, device_attention_backward,
     device_attention_forward, device_attention_forward_by,
 };
-pub use devices::{Cuda, cuda};
+pub use devices::{Cuda, cuda, emulated};
 pub use kernels::{Argument, Element, KernelError, KernelFolders, Kernels, compile, compiler, cubin_name, memory};
 pub use shim::{allow_tf32, tf32_allowed};
 pub use tch::{Device as Place, Device, Kind, Tensor};

@@ -116,8 +116,13 @@ pub fn describe() -> String {
         .into_iter()
         .map(|(name, entry)| (name.to_owned(), serde_json::to_value(description(&entry)).unwrap_or_default()))
         .collect();
+    #[cfg(feature = "libtorch")]
+    let on_gpu = olmo_torch::cuda().built || olmo_torch::emulated();
+    #[cfg(not(feature = "libtorch"))]
+    let on_gpu = false;
+    let cuda = BACKENDS.last().filter(|_| on_gpu).map(|(_, library)| ("libtorch-cuda", *library));
     let backends: Map<String, Value> =
-        BACKENDS.iter().map(|(name, library)| ((*name).into(), (*library).into())).collect();
+        BACKENDS.iter().copied().chain(cuda).map(|(name, library)| (name.into(), library.into())).collect();
     let all = json!({
         "protocol": protocol::PROTOCOL_VERSION, "build": env!("CARGO_PKG_VERSION"), "backends": backends, "stages": stages,
     });

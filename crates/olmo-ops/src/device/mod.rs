@@ -21,8 +21,8 @@ pub use nodes::{
     block_device, embed_backward_device, embed_device, head_logits_device, head_loss_device, norm_device,
     weights_on_host,
 };
-use olmo_torch::KernelFolders;
 pub use olmo_torch::{Element, Place, cudnn_refusal};
+use olmo_torch::{KernelFolders, emulated};
 pub use training::{Finished, Losses, Training};
 
 /// The GPU with this number among those that the process may use. With `OLMO_PIPE_EMULATE_GPU=1` the CPU stands in for it (for tests:
@@ -56,10 +56,6 @@ pub fn instruments() -> Vec<String> {
         found.push(format!("OLMO_PIPE_KERNELS: the kernels are those of {}", folder.display()));
     }
     found
-}
-
-fn emulated() -> bool {
-    std::env::var_os("OLMO_PIPE_EMULATE_GPU").is_some_and(|value| value == "1")
 }
 
 /// Bytes that a GPU has left, if its driver says so.
