@@ -27,10 +27,14 @@ pub fn placed(experiment: &ExperimentFile, findings: Vec<StageFinding>) -> Resul
         if finding.level == Level::Note {
             continue; // `plan` tells them.
         }
-        let path = format!("stages.{stage}.with.{}", finding.param);
+        // Of no param alone: the stage's own place.
+        let path = match finding.param.is_empty() {
+            true => format!("stages.{stage}"),
+            false => format!("stages.{stage}.with.{}", finding.param),
+        };
         let origin = origin(&loaded.origins, &path);
         let mut notes = vec![format!("stage `{stage}` says so")];
-        if origin.is_some_and(|origin| origin.starts_with("default of")) {
+        if !finding.param.is_empty() && origin.is_some_and(|origin| origin.starts_with("default of")) {
             notes.push(format!("`{path}` has its default"));
         }
         if origin.is_some_and(|origin| origin.starts_with("--")) {
