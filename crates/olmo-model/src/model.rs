@@ -261,9 +261,9 @@ impl Model {
         Ok((!(sums.nll + sums.z).is_finite()).then(|| "the loss, from finite hidden states".to_owned()))
     }
 
-    /// The name of the first tensor whose part of `gradients` is not finite.
-    pub fn first_gradient_not_finite(&self, gradients: &[f32]) -> Option<&str> {
-        let broken = |spec: &&TensorSpec| gradients[spec.range.clone()].iter().any(|value| !value.is_finite());
+    /// The name of the first tensor whose part of `flat`, which is laid out as the weights, is not finite.
+    pub fn first_tensor_not_finite(&self, flat: &[f32]) -> Option<&str> {
+        let broken = |spec: &&TensorSpec| flat[spec.range.clone()].iter().any(|value| !value.is_finite());
         self.specs.iter().find(broken).map(|spec| spec.name.as_str())
     }
 

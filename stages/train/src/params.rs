@@ -357,7 +357,10 @@ impl Params {
             self.device_train_microbatch_size != Some(0),
             "`device_train_microbatch_size` must be at least 1, or null",
         );
-        require(lr.is_finite() && lr > 0.0, "`optimizer.learning_rate` must be greater than 0");
+        require(
+            lr > 0.0 && (lr as f32).is_finite(),
+            "`optimizer.learning_rate` must be greater than 0, and a number that f32 holds",
+        );
         require(
             optimizer.weight_decay.is_finite() && optimizer.weight_decay >= 0.0,
             "`optimizer.weight_decay` must be at least 0",
@@ -382,7 +385,7 @@ impl Params {
         );
         require(
             self.backend != BackendName::Flex || !self.device.starts_with("cuda"),
-            "`backend` cannot be flex with `device: cuda`: flex computes on the CPU; write libtorch, or auto",
+            "`backend` cannot be flex with `device: cuda`: flex computes on the CPU, so write libtorch or auto",
         );
         require(self.z_loss.is_finite() && self.z_loss >= 0.0, "`z_loss` must be at least 0");
         require(self.save_interval != Some(0), "`save_interval` must be at least 1, or null");

@@ -180,12 +180,15 @@ fn of_space(params: &Params, config: &ModelConfig, steps: Option<u64>, free: u64
         (Some(steps), Some(interval)) => steps.div_ceil(interval.max(1)),
         _ => 1,
     };
-    let gib = |bytes: u64| format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30));
-    let text = format!("{count} checkpoints of {} each, and {} are free for the store", gib(one), gib(free));
-    let way_out = "free some space, put the store elsewhere with --store, or keep fewer checkpoints";
+    let shown = memory::shown;
+    let text = format!("{count} checkpoints of {} each, and {} are free for the store", shown(one), shown(free));
+    let way_out = "free some space, or put the store elsewhere with --store";
     match one.saturating_mul(count) > free {
         true if one > free => Some(Finding::error("train::space", "", text).hint(way_out)),
-        true => Some(Finding::warning("train::space", "save_interval", text).hint(way_out)),
+        true => Some(
+            Finding::warning("train::space", "save_interval", text)
+                .hint(format!("{way_out}, or keep fewer checkpoints")),
+        ),
         false => None,
     }
 }

@@ -76,6 +76,7 @@ pub fn train(mut setup: Setup, context: &mut Context) -> Result<(), StageError> 
             Err(StageError::Interrupted) => {
                 if run.state.step > 0 {
                     run.fetch_state();
+                    run.check_state()?;
                     checkpoint::save_interrupted(context, &setup.config, &run.state, &run.trainer())?;
                     context.message(format!("stopped after step {}; the state is saved", run.state.step));
                 }
@@ -84,6 +85,7 @@ pub fn train(mut setup: Setup, context: &mut Context) -> Result<(), StageError> 
             Err(failure) => Err(failure),
             Ok(()) => {
                 run.fetch_state();
+                run.check_state()?;
                 run.finish(context)
             }
         }
@@ -211,6 +213,7 @@ impl Run<'_> {
             context.check_stop()?;
             if self.state.step > 0 && context.save_requested() {
                 self.fetch_state();
+                self.check_state()?;
                 checkpoint::save_interrupted(context, &self.setup.config, &self.state, &self.trainer())?;
                 context.message(format!("step {}: the state is saved", self.state.step));
             }
@@ -239,7 +242,7 @@ impl Run<'_> {
                     "train::not_finite",
                     format!("the loss on eval_data after step {step} is {eval_loss}"),
                 )
-                .hint(NOT_FINITE));
+                .hint(self.after_not_finite()));
             }
             let perplexity = Some(eval_loss.exp()).filter(|perplexity| perplexity.is_finite());
             self.state.metrics.push_eval(&EvalRecord { step, eval_loss, eval_perplexity: perplexity })?;
@@ -251,6 +254,7 @@ impl Run<'_> {
             self.saver.finish(context)?;
             failpoint("train.before_save");
             self.fetch_state();
+            self.check_state()?;
             self.saver.start(context, &self.setup.config, &self.state, self.trainer())?;
             self.saved_item = Some(self.state.step);
             self.pace.saving += since.elapsed();
@@ -383,7 +387,35 @@ impl Run<'_> {
             &batch.digest[..12],
             rows.join(", ")
         );
-        StageError::fail("train::not_finite", what).hint(NOT_FINITE)
+        StageError::fail("train::not_finite", what).hint(self.after_not_finite())
+    }
+
+    /// The way out of what is not finite, and what is left.
+    fn after_not_finite(&self) -> String {
+        let kept = match self.saved_item {
+            Some(step) => format!("the checkpoint after step {step} is from before"),
+            None => "no checkpoint was saved before".into(),
+        };
+        format!(
+            "lower `optimizer.learning_rate`, raise `scheduler.t_warmup`, or look at these rows; the same params would end here again; {kept}"
+        )
+    }
+
+    /// Refuses a state that the last optimizer's step has broken: it is neither saved nor handed on.
+    fn check_state(&self) -> Result<(), StageError> {
+        let state = &self.state;
+        let arrays = [
+            (state.parameters.flat(), "the weight"),
+            (&state.exp_avg, "the first moment of"),
+            (&state.exp_avg_sq, "the second moment of"),
+        ];
+        // A sum over all of it is finite only if each is, and is taken by all threads.
+        let Some((array, what)) = arrays.into_iter().find(|(array, _)| !global_norm(array).is_finite()) else {
+            return Ok(());
+        };
+        let name = self.model.first_tensor_not_finite(array).unwrap_or("a tensor");
+        let text = format!("after step {}: {what} `{name}` is not finite; this state is not kept", state.step);
+        Err(StageError::fail("train::not_finite", text).hint(self.after_not_finite()))
     }
 
     /// Where the first number that is not finite comes up, in the order of the computation. Only the micro-batch `bad` is computed again: on
@@ -395,7 +427,7 @@ impl Run<'_> {
         {
             return Some(found);
         }
-        self.model.first_gradient_not_finite(&self.host_gradients()).map(|name| format!("the gradient of `{name}`"))
+        self.model.first_tensor_not_finite(&self.host_gradients()).map(|name| format!("the gradient of `{name}`"))
     }
 
     /// Shows the numbers of a step, every `console_log_interval` steps.
@@ -420,13 +452,12 @@ impl Run<'_> {
             "peak_memory_bytes": memory::peak(),
         }));
         self.pace = Pace::new();
-        let loss = record.loss.map_or_else(|| "-".into(), |loss| format!("{loss:.4}"));
-        let message = format!("loss {loss}  lr {:.2e}  {:.1} ktok/s", record.lr, speed / 1e3);
-        context.progress(record.step, self.setup.max_steps, "step", message);
         let mut values = BTreeMap::from([("lr".to_owned(), record.lr), ("tokens_per_second".to_owned(), speed)]);
         values.extend(record.loss.map(|loss| ("loss".to_owned(), loss)));
         values.extend(record.grad_norm.map(|norm| ("grad_norm".to_owned(), norm)));
         context.metrics(record.step, values);
+        // What stands beside the bar are the metrics.
+        context.progress(record.step, self.setup.max_steps, "step", String::new());
     }
 
     fn finish(self, context: &mut Context) -> Result<(), StageError> {
@@ -451,5 +482,3 @@ impl Run<'_> {
         Ok(())
     }
 }
-
-const NOT_FINITE: &str = "lower `optimizer.learning_rate`, raise `scheduler.t_warmup`, or look at these rows; the last checkpoint is from before";

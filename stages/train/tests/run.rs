@@ -358,13 +358,34 @@ fn a_loss_that_is_not_finite_stops_the_run_before_it_reaches_the_weights() {
     let dir = tempfile::tempdir().unwrap();
     let data = data(dir.path());
     let params =
-        with(params(), json!({"optimizer": {"learning_rate": 1e38}, "scheduler": {"t_warmup": 0}, "save_interval": 1}));
+        with(params(), json!({"optimizer": {"learning_rate": 1e37}, "scheduler": {"t_warmup": 0}, "save_interval": 1}));
     let attempt = Attempt::new(&dir.path().join("a"), &data, params);
     let (code, message) = attempt.failure();
     assert_eq!(code, "train::not_finite");
-    let saved = items(&attempt.dir);
-    assert!(message.contains(&format!("step {}:", saved.len() + 1)) && message.contains("rows"), "{message}");
+    assert_eq!(items(&attempt.dir), ["step1"]);
+    assert!(message.contains("step 2:") && message.contains("rows"), "{message}");
     assert!(message.contains("First bad: ") && message.contains("transformer."), "{message}");
+}
+
+#[test]
+fn weights_that_a_step_has_broken_are_neither_saved_nor_handed_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = data(dir.path());
+    // The step's size is beyond what f32 holds; the loss before it is sound.
+    let broken =
+        json!({"optimizer": {"learning_rate": 1e38}, "scheduler": {"name": "constant_with_warmup", "t_warmup": 0}});
+    for (name, changes) in [
+        ("saved", json!({"save_interval": 1})),
+        ("handed on", json!({"save_interval": null, "max_duration": "1steps"})),
+    ] {
+        let params = with(with(params(), broken.clone()), changes);
+        let attempt = Attempt::new(&dir.path().join(name), &data, params);
+        let (code, message) = attempt.failure();
+        assert_eq!(code, "train::not_finite", "{name}");
+        assert!(message.starts_with("after step 1: the weight `transformer."), "{name}: {message}");
+        assert_eq!(items(&attempt.dir), [""; 0], "{name}");
+        assert!(!attempt.dir.join("out/model/model.safetensors").exists(), "{name}");
+    }
 }
 
 #[test]
