@@ -66,17 +66,16 @@ pub fn train(mut setup: Setup, context: &mut Context) -> Result<(), StageError> 
         let prefetch = Prefetch::start(scope, batches()?, state.step, setup.max_steps);
         let (saver, pace) = (Saver::default(), Pace::new());
         let positions = batches()?;
-        let fetched = state.optimizer_steps;
+        let settled = state.optimizer_steps;
         let mut run =
-            Run { setup, positions, prefetch, model, state, fetched, gradients, groups, saved_item, saver, pace };
+            Run { setup, positions, prefetch, model, state, settled, gradients, groups, saved_item, saver, pace };
         let ended = memory::caught(setup.smaller.as_deref(), || run.steps(context));
         // Whatever ended the steps: what is on its way to disk arrives.
         let saved = run.saver.finish(context);
         match ended.and(saved) {
             Err(StageError::Interrupted) => {
                 if run.state.step > 0 {
-                    run.fetch_state();
-                    run.check_state()?;
+                    run.settle()?;
                     checkpoint::save_interrupted(context, &setup.config, &run.state, &run.trainer())?;
                     context.message(format!("stopped after step {}; the state is saved", run.state.step));
                 }
@@ -84,8 +83,7 @@ pub fn train(mut setup: Setup, context: &mut Context) -> Result<(), StageError> 
             }
             Err(failure) => Err(failure),
             Ok(()) => {
-                run.fetch_state();
-                run.check_state()?;
+                run.settle()?;
                 run.finish(context)
             }
         }
@@ -159,8 +157,8 @@ struct Run<'a> {
     prefetch: Prefetch,
     model: Model,
     state: State,
-    /// Optimizer steps of the weights and moments in `state`; a GPU may be ahead of it.
-    fetched: u64,
+    /// Optimizer steps of the weights and moments that were last on the host and sound; a GPU may be ahead of it.
+    settled: u64,
     /// Of the current step, laid out as the parameters.
     gradients: Vec<f32>,
     /// Where weight decay applies.
@@ -212,8 +210,7 @@ impl Run<'_> {
             }
             context.check_stop()?;
             if self.state.step > 0 && context.save_requested() {
-                self.fetch_state();
-                self.check_state()?;
+                self.settle()?;
                 checkpoint::save_interrupted(context, &self.setup.config, &self.state, &self.trainer())?;
                 context.message(format!("step {}: the state is saved", self.state.step));
             }
@@ -253,8 +250,7 @@ impl Run<'_> {
             let since = Instant::now();
             self.saver.finish(context)?;
             failpoint("train.before_save");
-            self.fetch_state();
-            self.check_state()?;
+            self.settle()?;
             self.saver.start(context, &self.setup.config, &self.state, self.trainer())?;
             self.saved_item = Some(self.state.step);
             self.pace.saving += since.elapsed();
@@ -401,7 +397,16 @@ impl Run<'_> {
         )
     }
 
-    /// Refuses a state that the last optimizer's step has broken: it is neither saved nor handed on.
+    /// Makes weights and moments ready to be saved and handed on: they are on the host, and an optimizer's step has not broken them.
+    fn settle(&mut self) -> Result<(), StageError> {
+        if self.settled < self.state.optimizer_steps {
+            self.fetch_state();
+            self.check_state()?;
+            self.settled = self.state.optimizer_steps;
+        }
+        Ok(())
+    }
+
     fn check_state(&self) -> Result<(), StageError> {
         let state = &self.state;
         let arrays = [

@@ -279,9 +279,6 @@ impl DeviceFlat {
     }
 }
 
-// SAFETY: as for `Inner`; these are only read.
-unsafe impl Sync for Tables {}
-
 impl Tables {
     /// Attention of a block over `batch` rows of `sequence` tokens.
     pub fn attention(&self, config: &BlockConfig, [batch, sequence]: [usize; 2]) -> DeviceAttention {

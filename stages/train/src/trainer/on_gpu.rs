@@ -62,12 +62,8 @@ impl Run<'_> {
         Ok(None)
     }
 
-    /// Brings weights and moments to the host, if they are on a GPU: what is saved, written and handed on is read from there.
+    /// Brings weights and moments to the host, if they are on a GPU.
     pub(super) fn fetch_state(&mut self) {
-        if self.fetched == self.state.optimizer_steps {
-            return;
-        }
-        self.fetched = self.state.optimizer_steps;
         #[cfg(feature = "libtorch")]
         if let Some(training) = self.model.on_gpu_mut() {
             let [weights, exp_avg, exp_avg_sq] = training.download();
