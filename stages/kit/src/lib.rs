@@ -6,6 +6,7 @@
 pub mod contract;
 pub mod digest;
 pub mod failpoint;
+pub mod files;
 pub mod journal;
 pub mod protocol;
 pub mod rules;
