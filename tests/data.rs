@@ -57,11 +57,43 @@ fn a_killed_tokenisation_goes_on_and_makes_the_bytes_of_an_unbroken_one() {
     let killed = command(broken.path(), &["run", "data.yaml"]).env("OLMO_PIPE_FAILPOINT", "tokenize.part:1").output();
     assert_eq!(killed.unwrap().status.signal(), Some(9));
     let text = succeeds(broken.path(), &["run", "data.yaml"]);
-    assert!(text.contains("goes on behind the 65536 records"), "{text}");
+    assert!(text.contains("continues after the 65536 records"), "{text}");
     succeeds(whole.path(), &["run", "data.yaml"]);
     for name in ["tokens/tokens.parquet", "tokens/tokens-1.parquet", "tokens/manifest.json", "rows/input_ids.npy"] {
         let read = |dir: &Path| std::fs::read(dir.join("out/data").join(name)).unwrap();
         assert!(read(broken.path()) == read(whole.path()), "{name} differs");
+    }
+}
+
+#[test]
+fn a_part_of_a_killed_tokenisation_that_is_damaged_is_made_again() {
+    let [broken, whole] = [(); 2].map(|()| project(70_000));
+    succeeds(whole.path(), &["run", "data.yaml"]);
+    let damages: [&dyn Fn(&Path); 3] = [
+        &|part| {
+            let mut bytes = std::fs::read(part).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            std::fs::write(part, bytes).unwrap();
+        },
+        &|part| std::fs::write(part, &std::fs::read(part).unwrap()[..1000]).unwrap(),
+        &|part| std::fs::write(part, "").unwrap(),
+    ];
+    for damage in damages {
+        let fresh = ["run", "data.yaml", "--force", "tokenize", "--fresh", "tokenize"];
+        let killed = command(broken.path(), &fresh).env("OLMO_PIPE_FAILPOINT", "tokenize.part:1").output();
+        assert_eq!(killed.unwrap().status.signal(), Some(9));
+        let work = std::fs::read_dir(broken.path().join(".olmo-pipe/work-v1")).unwrap();
+        let parts = work.map(|work| work.unwrap().path().join("state/tokens.parquet")).filter(|part| part.exists());
+        let parts: Vec<_> = parts.collect();
+        assert_eq!(parts.len(), 1);
+        damage(&parts[0]);
+        let text = succeeds(broken.path(), &["run", "data.yaml", "--force", "tokenize"]);
+        assert!(text.contains("is damaged (tokens.parquet: "), "{text}");
+        for name in ["tokens/tokens.parquet", "tokens/tokens-1.parquet", "tokens/manifest.json", "rows/input_ids.npy"] {
+            let read = |dir: &Path| std::fs::read(dir.join("out/data").join(name)).unwrap();
+            assert!(read(broken.path()) == read(whole.path()), "{name} differs");
+        }
     }
 }
 

@@ -68,7 +68,7 @@ impl Bench {
 
     fn events(&self) -> Vec<Record> {
         let store = self.store();
-        run::read_events(&run::folder(&store, &self.last_run().id)).unwrap()
+        run::read_events(&run::folder(&store, &self.last_run().id)).unwrap().records
     }
 
     fn stages(&self, status: Status) -> Vec<String> {

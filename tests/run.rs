@@ -2,6 +2,7 @@
 //! and a kill at any moment leave behind, and how two processes share one store.
 
 mod detached;
+mod integrity;
 mod items;
 mod leases;
 pub mod project;

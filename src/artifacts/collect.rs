@@ -303,7 +303,8 @@ fn look<'s>(store: &'s Store, policy: &Policy) -> Result<Look<'s>, RunError> {
     // Items of work that was begun and not finished, whether or not a run is left that knows it.
     for key in store.work_keys()? {
         let mut items = Items::default();
-        for record in Work::at(store.work(key)).item_records().unwrap_or_default() {
+        let noted = Work::at(store.work(key)).item_records().map(|contents| contents.records);
+        for record in noted.unwrap_or_default() {
             items.apply(&record);
         }
         let artifacts: Vec<Digest> =

@@ -39,7 +39,7 @@ impl RunMade {
     /// Reads what run `id` made so far.
     pub fn of(store: &Store, id: &RunId) -> Result<Self, RunError> {
         let state = run::show(store, id)?;
-        let records = run::read_events(&run::folder(store, id))?;
+        let records = run::read_events(&run::folder(store, id))?.records;
         Ok(Self { state, pieces: fold(&records) })
     }
 
@@ -187,7 +187,7 @@ mod tests {
             bytes.extend(garbage);
             std::fs::write(dir.path().join("events.jsonl"), bytes).unwrap();
             // Lines that say nothing to this build are an error or the end, never a panic.
-            if let Ok(records) = run::read_events(dir.path()) {
+            if let Ok(records) = run::read_events(dir.path()).map(|events| events.records) {
                 prop_assert!(records.len() <= bodies.len() + 1);
                 let _ = fold(&records);
                 let id = RunId::parse("20260131-235959-0f3a").unwrap();
@@ -202,7 +202,7 @@ mod tests {
         for (name, text) in corpus("events") {
             let journal: String = text.lines().map(line).collect();
             std::fs::write(dir.path().join("events.jsonl"), journal).unwrap();
-            let records = run::read_events(dir.path()).unwrap();
+            let records = run::read_events(dir.path()).unwrap().records;
             assert_eq!(records.len(), text.lines().count(), "{name}");
             assert!(records.iter().any(|r| r.event == RunEvent::Unknown), "an event of a newer build is skipped");
         }

@@ -89,6 +89,7 @@ impl From<RunError> for Problem {
             | RunError::Refused(_)
             | RunError::SourceMissing { .. }
             | RunError::StageFile { .. }
+            | RunError::ForeignResults { .. }
             | RunError::UnknownRun { .. }
             | RunError::AmbiguousRun { .. } => Exit::BadInput,
         };

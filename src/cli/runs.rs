@@ -118,6 +118,9 @@ fn show(store: &Store, prefix: &str, as_json: bool) -> Result<Exit, Problem> {
         return Ok(Exit::Success);
     }
     let mut text = format!("run {id}: {}, {}\n", escape_control(&run.experiment), run.status.word());
+    if let Some(damage) = &run.damage {
+        let _ = writeln!(text, "  {}; what follows is what the record held before", escape_control(damage));
+    }
     for (name, stage) in run.stages.iter() {
         let _ = writeln!(text, "  {name:<20}  {}", stage.status.word());
         for instance in &stage.instances {

@@ -12,12 +12,12 @@
 //! All of it belongs to the key, not to a run: whoever holds the key's lock goes on here.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, TryLockError};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use olmo_stage::{Digest, journal, protocol};
+use olmo_stage::{Digest, files, journal, protocol, seal};
 use serde::{Deserialize, Serialize};
 
 use super::error::ExecError;
@@ -27,6 +27,12 @@ use super::supervise;
 const QUIET_WITHIN: Duration = Duration::from_secs(15);
 /// How many lines of a log a failure shows.
 pub const LOG_LINES: usize = 20;
+/// Stamps of the sources that an attempt reads in place.
+const STAMPS: &str = "stamps.json";
+/// Longest `stamps.json` that is read, in bytes.
+const MAX_STAMPS: u64 = 1 << 30;
+/// Longest `result.json` that is read, in bytes.
+const MAX_RESULT: u64 = 16 << 20;
 /// Older attempts than this many keep nothing.
 const ATTEMPTS_KEPT: usize = 3;
 
@@ -112,7 +118,7 @@ impl Work {
     /// died a moment ago.
     pub fn wait_until_quiet(&self) -> Result<(), ExecError> {
         let path = self.0.join(supervise::LOCK);
-        let file = match OpenOptions::new().write(true).open(&path) {
+        let file = match files::open_regular(&path) {
             Ok(file) => file,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             Err(e) => return Err(ExecError::io("open", &path)(e)),
@@ -132,10 +138,7 @@ impl Work {
 
     /// Forgets everything.
     pub fn discard(&self) -> Result<(), ExecError> {
-        match fs::remove_dir_all(&self.0) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(ExecError::io("remove", &self.0)(e)),
-            _ => Ok(()),
-        }
+        remove(&self.0)
     }
 
     /// The stage's private folder; made here.
@@ -143,10 +146,43 @@ impl Work {
         make(self.0.join("state"))
     }
 
-    /// The records of `items.jsonl`.
-    pub fn item_records(&self) -> Result<Vec<ItemRecord>, ExecError> {
+    /// Discards the stage's private state.
+    pub fn forget_state(&self) -> Result<(), ExecError> {
+        remove(&self.0.join("state"))
+    }
+
+    /// The records of `items.jsonl`, up to the first damaged line.
+    pub fn item_records(&self) -> Result<journal::Contents<ItemRecord>, ExecError> {
         let path = self.items_path();
-        journal::read(&path).map_err(ExecError::io("read", &path))
+        journal::read_prefix(&path).map_err(ExecError::io("read", &path))
+    }
+
+    /// Makes `records` the whole content of `items.jsonl`.
+    pub fn write_items(&self, records: &[ItemRecord]) -> Result<(), ExecError> {
+        let (path, temporary) = (self.items_path(), self.0.join("items.tmp"));
+        let written = (|| {
+            let _ = fs::remove_file(&temporary);
+            let mut writer = journal::Writer::open(&temporary, true)?;
+            records.iter().try_for_each(|record| writer.append(record))?;
+            fs::rename(&temporary, &path)
+        })();
+        written.map_err(ExecError::io("write", &path))
+    }
+
+    /// What [`Attempt::write_stamps`] noted for the last attempt; `None` if nothing.
+    pub fn last_stamps(&self) -> Result<Option<Vec<u8>>, ExecError> {
+        let Some(last) = self.attempts().pop() else { return Ok(None) };
+        let path = last.folder.join(STAMPS);
+        match files::read_regular(&path, MAX_STAMPS) {
+            Ok(stamps) => Ok(Some(stamps)),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(ExecError::io("read", &path)(e)),
+        }
+    }
+
+    /// Discards the noted items.
+    pub fn forget_items(&self) -> Result<(), ExecError> {
+        remove(&self.items_path())
     }
 
     /// Opens `items.jsonl` for appending; every record is on the disk before the call returns.
@@ -156,7 +192,8 @@ impl Work {
         journal::Writer::open(&path, true).map_err(ExecError::io("open", &path))
     }
 
-    fn items_path(&self) -> PathBuf {
+    /// `items.jsonl`.
+    pub fn items_path(&self) -> PathBuf {
         self.0.join("items.jsonl")
     }
 
@@ -196,9 +233,11 @@ fn make(folder: PathBuf) -> Result<PathBuf, ExecError> {
     Ok(folder)
 }
 
-fn remove(folder: &Path) -> Result<(), ExecError> {
-    match fs::remove_dir_all(folder) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(ExecError::io("remove", folder)(e)),
+/// Removes the file or folder at `path`, if it is there. Links are not followed.
+fn remove(path: &Path) -> Result<(), ExecError> {
+    let is_folder = fs::symlink_metadata(path).is_ok_and(|found| found.is_dir());
+    match if is_folder { fs::remove_dir_all(path) } else { fs::remove_file(path) } {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(ExecError::io("remove", path)(e)),
         _ => Ok(()),
     }
 }
@@ -236,22 +275,52 @@ impl Attempt {
         if command { self.command_folder() } else { self.folder.clone() }
     }
 
-    /// Where an item lies that the stage reported.
+    /// Folder of a list item that the stage reported.
     pub fn item(&self, port: &str, label: &str) -> PathBuf {
-        self.folder.join("items").join(port).join(label)
+        self.items(port).join(label)
     }
 
-    /// Folder names below `items/PORT` (of a command stage: `cwd/out/PORT`), sorted so that
-    /// numbers in them count as numbers.
-    pub fn item_folders(&self, command: bool, port: &str) -> Vec<(String, PathBuf)> {
-        let folder = if command { self.output(true, port) } else { self.folder.join("items").join(port) };
-        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-        let mut found: Vec<(String, PathBuf)> = entries
-            .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
-            .filter_map(|e| Some((e.file_name().to_str()?.to_owned(), e.path())))
-            .collect();
+    fn items(&self, port: &str) -> PathBuf {
+        self.folder.join("items").join(port)
+    }
+
+    /// Folder of a list item of an earlier attempt, as it is handed to this one.
+    pub fn earlier_item(&self, port: &str, label: &str) -> PathBuf {
+        self.folder.join("earlier").join(port).join(label)
+    }
+
+    /// The item folders of list port `port`, sorted so that numbers in their names count as
+    /// numbers: what a command made below `cwd/out/PORT`, or a worker sealed below `items/PORT`.
+    ///
+    /// # Errors
+    /// Anything that a command put there and that is not a folder with a readable name.
+    pub fn item_folders(&self, command: bool, port: &str) -> Result<Vec<(String, PathBuf)>, ExecError> {
+        let folder = if command { self.output(true, port) } else { self.items(port) };
+        let refuse = |why: String| ExecError::BadItem { port: port.to_owned(), why };
+        if command {
+            check_folders(&self.folder, &folder).map_err(refuse)?;
+        }
+        let entries = match fs::read_dir(&folder) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            read => read.map_err(ExecError::io("read the folder", &folder))?,
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(ExecError::io("read the folder", &folder))?;
+            let (path, kind) = (entry.path(), entry.file_type().map_err(ExecError::io("look at", &entry.path()))?);
+            match entry.file_name().into_string() {
+                // A worker's folder without a seal is not finished.
+                Ok(_) if !command && !(kind.is_dir() && seal::is_sealed(&path)) => {}
+                Ok(label) if kind.is_dir() => found.push((label, path)),
+                Ok(name) => {
+                    let kind = files::kind_name(kind);
+                    return Err(refuse(format!("`{}` is {kind}, and an item is a folder", name.escape_debug())));
+                }
+                Err(name) => return Err(refuse(format!("the name {name:?} is not valid UTF-8"))),
+            }
+        }
         found.sort_by_cached_key(|(label, _)| natural(label));
-        found
+        Ok(found)
     }
 
     /// `events.jsonl`.
@@ -272,11 +341,17 @@ impl Attempt {
     /// `result.json`, if the stage came to write it.
     pub fn result(&self) -> Result<Option<protocol::StageResult>, ExecError> {
         let path = self.folder.join(protocol::RESULT);
-        match fs::read(&path) {
+        match files::read_regular(&path, MAX_RESULT) {
             Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|e| ExecError::io("read", &path)(e.into())),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(ExecError::io("read", &path)(e)),
         }
+    }
+
+    /// Notes the stamps of the sources that the attempt reads in place.
+    pub fn write_stamps(&self, stamps: &[u8]) -> Result<(), ExecError> {
+        let path = self.folder.join(STAMPS);
+        fs::write(&path, stamps).map_err(ExecError::io("write", &path))
     }
 
     /// Writes `request.json`.
@@ -290,6 +365,25 @@ impl Attempt {
     pub fn strip(&self) -> Result<(), ExecError> {
         ["in", "out", "items", "earlier", "cwd", "tmp"].iter().try_for_each(|name| remove(&self.folder.join(name)))
     }
+}
+
+/// Checks that no part of the way from `base` down to `path` is a link or anything else but a
+/// folder. What is missing is no error.
+///
+/// # Errors
+/// Which part is something else.
+pub fn check_folders(base: &Path, path: &Path) -> Result<(), String> {
+    let below = path.strip_prefix(base).map_err(|e| e.to_string())?;
+    let mut place = base.to_owned();
+    for part in below {
+        place.push(part);
+        let Ok(found) = place.symlink_metadata() else { return Ok(()) };
+        if !found.is_dir() {
+            let shown = place.strip_prefix(base).unwrap_or(&place).display();
+            return Err(format!("{shown} is {}, not a folder", files::kind_name(found.file_type())));
+        }
+    }
+    Ok(())
 }
 
 /// A label as a sort key: `step9` before `step10`.
@@ -332,7 +426,7 @@ pub fn tail(path: &Path, count: usize) -> Vec<String> {
     /// Enough for twenty long lines.
     const WINDOW: u64 = 64 * 1024;
     let read = || -> std::io::Result<Vec<u8>> {
-        let mut file = File::open(path)?;
+        let mut file = files::open_regular(path)?;
         let size = file.metadata()?.len();
         file.seek(SeekFrom::Start(size.saturating_sub(WINDOW)))?;
         let mut text = Vec::new();
@@ -396,7 +490,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let work = Work::at(dir.path().to_owned());
         work.wait_until_quiet().unwrap();
-        let lock = File::create(dir.path().join(supervise::LOCK)).unwrap();
+        let lock = fs::File::create(dir.path().join(supervise::LOCK)).unwrap();
         lock.lock().unwrap();
         let (sender, receiver) = std::sync::mpsc::channel();
         let waiter = std::thread::spawn(move || {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use olmo_stage::Digest;
 use olmo_stage::contract::Contract;
@@ -93,6 +93,50 @@ pub fn program(contract: &Contract, stage_dir: &Path) -> Option<PathBuf> {
     let first = contract.command.as_ref()?.argv.first()?;
     let path = PathBuf::from(first.replace("${stage.dir}", stage_dir.to_str()?));
     path.is_absolute().then_some(path)
+}
+
+/// Reference to the stage's folder in an argument.
+const STAGE_DIR: &str = "${stage.dir}";
+/// The contract itself is in the key field by field.
+const CONTRACT: &str = "stage.yaml";
+
+/// The files and folders of the stage's folder that arguments name by `${stage.dir}/…`, under
+/// their path below it. An argument that names the folder as a whole stands for all of its files,
+/// unless the contract declares some.
+pub fn named_paths(contract: &Contract, stage_dir: &Path) -> BTreeMap<String, PathBuf> {
+    let Some(command) = &contract.command else { return BTreeMap::new() };
+    let mut named = BTreeMap::new();
+    for argument in &command.argv {
+        for (start, _) in argument.match_indices(STAGE_DIR) {
+            match existing_path(stage_dir, &argument[start + STAGE_DIR.len()..]) {
+                Some(below) => drop(named.insert(below.to_owned(), stage_dir.join(below))),
+                None if command.files.is_empty() && names_folder(&argument[start + STAGE_DIR.len()..]) => {
+                    let entries = std::fs::read_dir(stage_dir).into_iter().flatten().flatten();
+                    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+                    named
+                        .extend(names.filter(|name| name != CONTRACT).map(|name| (name.clone(), stage_dir.join(name))));
+                }
+                None => {}
+            }
+        }
+    }
+    named
+}
+
+/// The path that `rest`, the text after a `${stage.dir}`, begins with, if there is such a file or
+/// folder: to the end of the argument, or to the first character that ends a word in a shell.
+fn existing_path<'a>(stage_dir: &Path, rest: &'a str) -> Option<&'a str> {
+    let rest = rest.strip_prefix('/')?;
+    let word = rest.split(|c: char| c.is_whitespace() || "'\"`;:,|&<>()$".contains(c)).next().unwrap_or(rest);
+    let is_below = |below: &str| Path::new(below).components().all(|part| matches!(part, Component::Normal(_)));
+    let exists =
+        |below: &&str| !below.is_empty() && *below != CONTRACT && is_below(below) && stage_dir.join(below).exists();
+    [rest, word].map(|below| below.trim_end_matches('/')).into_iter().find(exists)
+}
+
+/// Whether `rest`, the text after a `${stage.dir}`, shows that the folder itself is meant.
+fn names_folder(rest: &str) -> bool {
+    !rest.trim_start_matches('/').starts_with(|c: char| c.is_alphanumeric() || "._-".contains(c))
 }
 
 /// All of the environment of a command stage: what it declares, the search path, and values

@@ -35,6 +35,8 @@ pub enum ExecError {
     OpenReference { stage: String, argument: String },
     #[error("stage `{stage}` needs the secret `{name}`, and the environment variable of that name is not set")]
     SecretMissing { stage: String, name: String },
+    #[error("its list output `{port}` holds something that is not an item: {why}")]
+    BadItem { port: String, why: String },
     #[error("{} is still in use by a stage of an engine that died", .0.display())]
     StillRunning(PathBuf),
 }
@@ -72,6 +74,7 @@ impl ExecError {
             }
             Self::UnknownReference { .. } | Self::OpenReference { .. } => "exec::argument",
             Self::SecretMissing { .. } => "exec::secret_missing",
+            Self::BadItem { .. } => "stage::bad_item",
             Self::StillRunning(_) => "exec::still_running",
         }
     }
@@ -110,6 +113,11 @@ impl ExecError {
             Self::CheckFailed { .. } => {
                 "it reads {stage, params, inputs} and prints a list of {level, code, param, message, hint}, as JSON"
                     .into()
+            }
+            Self::BadItem { port, .. } => {
+                format!(
+                    "below out/{port}/ make one folder for each item, and nothing else; its name is the item's label"
+                )
             }
             Self::OpenReference { .. } => "close it: ${params.NAME}".into(),
             Self::StillRunning(_) => "wait for it to end, then run the same command again".into(),

@@ -230,7 +230,24 @@ impl<'r> Board<'r> {
     /// but can no longer be read.
     pub fn inputs(&self, index: usize, store: &Store) -> Result<Inputs, Box<DamagedInput>> {
         let instance = &self.instances[index];
-        let spec = self.stages[instance.stage].spec;
+        let item = instance.item.map(|digest| (instance.label.as_deref(), digest));
+        self.stage_inputs(instance.stage, item, store)
+    }
+
+    /// The inputs that all instances of `for_each` stage `stage` share. Ports that take the item
+    /// are empty.
+    pub fn shared_inputs(&self, stage: usize, store: &Store) -> Result<Inputs, Box<DamagedInput>> {
+        self.stage_inputs(stage, None, store)
+    }
+
+    /// The inputs of the instance of stage `stage` for `item`.
+    fn stage_inputs(
+        &self,
+        stage: usize,
+        item: Option<(Option<&str>, Digest)>,
+        store: &Store,
+    ) -> Result<Inputs, Box<DamagedInput>> {
+        let spec = self.stages[stage].spec;
         if let Some(failed) = spec.reads().find_map(|port| self.never(port)) {
             return Ok(Inputs::Never(failed));
         }
@@ -255,8 +272,8 @@ impl<'r> Board<'r> {
                         }
                     },
                     Binding::Item => {
-                        let (Some(list), Some(item)) = (&spec.for_each, instance.item) else { continue };
-                        let maker = self.maker(list, instance.label.as_deref());
+                        let (Some(list), Some((label, item))) = (&spec.for_each, item) else { continue };
+                        let maker = self.maker(list, label);
                         let digest = self.part(store, list, item, declared.port_type, &maker)?;
                         found.push(Input { label: None, digest, maker });
                     }

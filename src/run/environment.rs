@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::record::now_ms;
 use crate::exec::Worker;
 
-const FILE: &str = "environment.jsonl";
+pub(super) const FILE: &str = "environment.jsonl";
 /// How long git may take to say what changed.
 const GIT_WITHIN: Duration = Duration::from_secs(20);
 /// More names of changed files are not kept.
@@ -85,8 +85,13 @@ impl Environment {
 
     /// What the engines of the run in `folder` noted, the first one first.
     pub fn read(folder: &Path) -> std::io::Result<Vec<Self>> {
-        journal::read(&folder.join(FILE))
+        read(folder).map(|contents| contents.records)
     }
+}
+
+/// The journal of the run in `folder`, up to its first damaged line.
+pub(super) fn read(folder: &Path) -> std::io::Result<journal::Contents<Environment>> {
+    journal::read_prefix(&folder.join(FILE))
 }
 
 /// Notes the environment in a thread of its own, which ends before this value does.
@@ -135,7 +140,7 @@ impl Host {
 }
 
 impl Git {
-    fn of(root: &Path) -> Option<Self> {
+    pub(super) fn of(root: &Path) -> Option<Self> {
         let mut git = Command::new("git");
         // A repository's own settings may name programs for git to start; these two are all that
         // `status` would start, and it writes nothing.

@@ -58,6 +58,8 @@ pub enum RunError {
     RunActive { id: String, pid: Option<u32> },
     #[error("run {id} is not going on: it is {status}")]
     NotRunning { id: String, status: &'static str },
+    #[error("{} is where a result goes, and olmo-pipe did not make {}", .place.display(), .file.as_ref().map_or_else(|| "it".to_owned(), |file| format!("the file {file} in it")))]
+    ForeignResults { place: PathBuf, file: Option<String> },
     #[error("the record of run {id} cannot be used: {why}")]
     RunDamaged { id: String, why: String },
     #[error("the data of run {id} lies under an environment variable: {why}")]
@@ -113,6 +115,7 @@ impl RunError {
             Self::AmbiguousRun { .. } => "run::ambiguous_run",
             Self::RunActive { .. } => "run::active",
             Self::NotRunning { .. } => "run::not_running",
+            Self::ForeignResults { .. } => "run::foreign_results",
             Self::RunDamaged { .. } => "run::damaged",
             Self::VariableGone { .. } => "run::variable_gone",
         }
@@ -164,6 +167,10 @@ impl RunError {
             Self::AmbiguousRun { .. } => "write some more of it".into(),
             Self::RunActive { id, .. } => format!("`olmo-pipe runs show {id}` shows how far it is"),
             Self::NotRunning { id, .. } => format!("`olmo-pipe runs show {id}` shows how it ended"),
+            Self::ForeignResults { place, .. } => format!(
+                "move it away (mv '{0}' '{0}.mine') and run the same command again; or give the experiment another name",
+                place.display()
+            ),
             Self::RunDamaged { .. } => "run the experiment again: whatever is finished is not run twice".into(),
             Self::VariableGone { .. } => "set it as it was for the run, and try again: export NAME=…".into(),
             Self::Key(_) | Self::Graph(_) | Self::Io { .. } | Self::Refused(_) => return None,

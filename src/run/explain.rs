@@ -184,7 +184,8 @@ fn last_keys(store: &Store, experiment: &str) -> BTreeMap<Place, Vec<Digest>> {
     let mut compared = 0;
     for id in runs.iter().rev().take(RUNS_SEARCHED) {
         // A record that cannot be read explains nothing, and stops nobody.
-        let records = record::read_events(&store.runs_dir().join(id.as_str())).unwrap_or_default();
+        let records = record::read_events(&store.runs_dir().join(id.as_str())).map(|events| events.records);
+        let records = records.unwrap_or_default();
         let this =
             records.iter().any(|r| matches!(&r.event, RunEvent::Opened { experiment: e, .. } if e == experiment));
         if !this {

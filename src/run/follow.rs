@@ -130,7 +130,7 @@ pub struct LogFile {
 pub fn log_files(store: &Store, id: &RunId) -> Result<Vec<LogFile>, RunError> {
     let folder = state::folder(store, id);
     let mut found: Vec<LogFile> = Vec::new();
-    for record in record::read_events(&folder)? {
+    for record in record::read_events(&folder)?.records {
         let RunEvent::Started { place, key, attempt, .. } = record.event else { continue };
         let kept = record::log_path(&folder, &place, attempt);
         let work = Work::at(store.work(key));

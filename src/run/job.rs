@@ -10,20 +10,21 @@ use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 use std::time::{Duration, Instant};
 
 use olmo_stage::contract::Contract;
-use olmo_stage::{Digest, Event, Failure, InputItem, Request, failpoint, journal, protocol};
+use olmo_stage::{Digest, Event, Failure, InputItem, Request, failpoint, files, journal, protocol};
 
 use super::board::Input;
 use super::error::RunError;
 use super::event::Used;
+use super::items::item_damaged;
 use super::judge::{self, Asked, Verdict, judge};
 use super::resources::Grant;
 use super::sources::command_key;
-use crate::exec::attempt::{Attempt, ItemRecord, Items, Work, check_label};
+use crate::exec::attempt::{Attempt, ItemRecord, Items, Work, check_folders};
 use crate::exec::supervise::Exit;
 use crate::exec::{Backend, Ended, ExecError, Executor, Launch, Process, command};
 use crate::key::{CommandKey, KeyRecord};
 use crate::spec::{FailureClass, ResolvedStage};
-use crate::store::{Action, ActionState, Handover, KeyLock, ListItem, Output, Store, StoreError};
+use crate::store::{Action, ActionState, Handover, KeyLock, Output, SourceStamps, Store, StoreError};
 
 /// How often a running stage's events are looked at.
 const TICK: Duration = Duration::from_millis(40);
@@ -146,7 +147,7 @@ pub struct Job {
 }
 
 /// Why an attempt ended before its time.
-enum Stopped {
+pub(super) enum Stopped {
     Failed(Failure, FailureClass),
     Interrupted,
     Damaged(Digest, Box<StoreError>),
@@ -173,7 +174,7 @@ impl From<RunError> for Stopped {
     }
 }
 
-fn failed(code: &str, message: impl Into<String>, hint: Option<&str>) -> Stopped {
+pub(super) fn failed(code: &str, message: impl Into<String>, hint: Option<&str>) -> Stopped {
     let failure = Failure { code: code.into(), message: message.into(), hint: hint.map(str::to_owned) };
     Stopped::Failed(failure, FailureClass::Error)
 }
@@ -204,13 +205,11 @@ impl Job {
         let ended = self.try_attempt(&work, &mut attempt);
         match &attempt {
             // The log is worth more than the reason why it cannot be kept.
-            Some(attempt) if attempt.log().exists() => {
+            Some(attempt) if attempt.log().symlink_metadata().is_ok() => {
                 let kept = (self.log)(attempt.number);
-                let linked = std::fs::hard_link(attempt.log(), &kept);
-                // Of an earlier engine that died in between; or a file system without links.
-                let _ = linked.or_else(|_| std::fs::copy(attempt.log(), &kept).map(drop));
                 let perf = attempt.folder.join(olmo_stage::protocol::PERF);
-                let _ = std::fs::copy(perf, kept.with_extension("perf.jsonl"));
+                let _ = keep_file(&attempt.log(), &kept);
+                let _ = keep_file(&perf, &kept.with_extension("perf.jsonl"));
             }
             // Nothing was started: it does not count as an attempt.
             Some(attempt) => {
@@ -234,11 +233,11 @@ impl Job {
         }
     }
 
-    fn contract(&self) -> &Contract {
+    pub(super) fn contract(&self) -> &Contract {
         &self.spec.description.contract
     }
 
-    fn is_command(&self) -> bool {
+    pub(super) fn is_command(&self) -> bool {
         self.contract().command.is_some()
     }
 
@@ -251,12 +250,21 @@ impl Job {
         if self.fresh {
             work.discard()?;
         }
+        // Before `prepare` checks the content: what changes later changes a stamp.
+        let stamps = self.stamp_sources()?;
+        let noted = serde_json::to_vec(&stamps).unwrap_or_default();
+        if work.begun() && work.last_stamps()?.is_some_and(|before| before != noted) {
+            let text = "a source was written to since an earlier attempt began, which may have read something else: \
+                        its work is discarded";
+            self.teller.tell(News::Told(Event::Message { level: "warning".into(), text: text.into() }));
+            work.discard()?;
+        }
         let mut items = self.recover(work)?;
-        self.teller.tell(News::Items(items.clone()));
         let continues = work.begun() && !self.is_command();
-        let after = items.iter().filter_map(|(_, list)| list.last()).map(|(label, _)| label.clone()).next();
         let attempt: &Attempt = attempt.insert(work.next_attempt()?);
+        attempt.write_stamps(&noted)?;
         let launch = self.prepare(work, attempt, &mut items)?;
+        let after = items.iter().filter_map(|(_, list)| list.last()).map(|(label, _)| label.clone()).next();
         match self.control.try_recv() {
             Err(TryRecvError::Empty) => {}
             Ok(_) | Err(TryRecvError::Disconnected) => return Err(Stopped::Interrupted),
@@ -265,51 +273,22 @@ impl Job {
         self.teller.tell(News::Started { attempt: attempt.number, continues, after });
         let (ended, asked) = self.follow(work, attempt, &mut items, process)?;
         let exit = self.judge(attempt, ended, asked)?;
-        let outputs = self.commit(work, attempt, &mut items)?;
+        let outputs = self.commit(work, attempt, &mut items, &stamps)?;
         Ok((outputs, exit))
     }
 
-    /// Carries out what the last attempt told and no engine came to do; the items that are safe.
-    fn recover(&self, work: &Work) -> Result<Items, Stopped> {
-        let records = work.item_records()?;
-        let mut items = Items::default();
-        records.iter().for_each(|record| items.apply(record));
-        let Some(last) = work.attempts().pop() else { return Ok(items) };
-        let done = records.iter().filter(|r| r.attempt() == last.number).count();
-        let told = journal::read::<Event>(&last.events()).map_err(ExecError::io("read", &last.events()))?;
-        let lists = told.iter().filter(|e| matches!(e, Event::Item { .. } | Event::Resumed { .. }));
-        for event in lists.skip(done) {
-            self.carry_out(work, &last, &mut items, event)?;
-        }
-        Ok(items)
+    /// The inputs that no stage of the run has made.
+    fn sources(&self) -> impl Iterator<Item = Digest> {
+        self.inputs.values().flatten().filter(|input| input.maker.is_none()).map(|input| input.digest)
     }
 
-    /// Commits an item, or takes some off their list, and notes it for later attempts.
-    fn carry_out(&self, work: &Work, attempt: &Attempt, items: &mut Items, event: &Event) -> Result<(), Stopped> {
-        let (record, step) = match event {
-            Event::Item { port, label } => {
-                let declared = self.contract().outputs.get(port).filter(|o| o.list);
-                let Some(declared) = declared else {
-                    let message = format!("it reported an item of `{port}`, which is no list port of it");
-                    return Err(failed("stage::unknown_port", message, None));
-                };
-                check_label(label).map_err(|why| failed("stage::label", why, None))?;
-                let artifact = self.store.commit_tree(declared.port_type, &attempt.item(port, label))?;
-                let (port, label) = (port.clone(), label.clone());
-                (ItemRecord::Added { attempt: attempt.number, port, label, artifact }, 0)
-            }
-            Event::Resumed { step, port, keep } => {
-                (ItemRecord::Kept { attempt: attempt.number, port: port.clone(), keep: keep.clone() }, *step)
-            }
-            _ => return Ok(()),
-        };
-        work.item_writer()?.append(&record).map_err(ExecError::io("write", &attempt.folder))?;
-        items.apply(&record);
-        if matches!(record, ItemRecord::Added { .. }) {
-            failpoint("run.item_committed");
+    /// The stamps of the local files that the stage reads in place. A command gets copies.
+    fn stamp_sources(&self) -> Result<SourceStamps, Stopped> {
+        let mut stamps = SourceStamps::default();
+        if !self.is_command() {
+            self.sources().try_for_each(|artifact| self.store.stamp_sources(artifact, &mut stamps))?;
         }
-        self.teller.tell(News::Item { record, step });
-        Ok(())
+        Ok(stamps)
     }
 
     /// Fills the attempt's folder; what to start.
@@ -357,33 +336,7 @@ impl Job {
         inputs: BTreeMap<String, Vec<InputItem>>,
         items: &mut Items,
     ) -> Result<Request, Stopped> {
-        let mut earlier: BTreeMap<String, Vec<InputItem>> = BTreeMap::new();
-        for (port, list) in items.clone().iter() {
-            let mut keep: Vec<String> = Vec::new();
-            for (label, digest) in list {
-                let path = attempt.folder.join("earlier").join(port).join(label);
-                match self.store.materialize(*digest, &path, Handover::Link).map_err(|e| damaged(*digest, e)) {
-                    Ok(()) => {
-                        keep.push(label.clone());
-                        earlier
-                            .entry(port.to_owned())
-                            .or_default()
-                            .push(InputItem { label: Some(label.clone()), path });
-                    }
-                    Err(Stopped::Damaged(_, error)) => {
-                        let text = format!("item {label} of an earlier attempt is lost: {error}");
-                        self.teller.tell(News::Told(Event::Message { level: "warning".into(), text }));
-                    }
-                    Err(other) => return Err(other),
-                }
-            }
-            if keep.len() < list.len() {
-                let record = ItemRecord::Kept { attempt: 0, port: port.to_owned(), keep };
-                work.item_writer()?.append(&record).map_err(ExecError::io("write", &attempt.folder))?;
-                items.apply(&record);
-            }
-        }
-        self.teller.tell(News::Items(items.clone()));
+        let earlier = self.hand_items(work, attempt, items)?;
         let outputs = &self.contract().outputs;
         let backend = Backend::of_stage(&self.spec);
         Ok(Request {
@@ -418,13 +371,26 @@ impl Job {
         loop {
             // Looked at before the events: what it told before its end is read below.
             let ended = process.wait(TICK)?;
-            for event in events.next_records().map_err(ExecError::io("read", &attempt.events()))? {
-                heard.something();
-                match event {
-                    Event::Item { .. } | Event::Resumed { .. } => self.carry_out(work, attempt, items, &event)?,
-                    Event::Started { .. } => is_up = true,
-                    Event::Unknown => {}
-                    told => self.teller.tell(News::Told(told)),
+            // A command has no events: a file in their place is not read.
+            while !self.is_command() {
+                let told = self.next_events(attempt, &mut events)?;
+                let is_all = told.is_empty();
+                for event in told {
+                    heard.something();
+                    match event {
+                        Event::Item { .. } | Event::Resumed { .. } => {
+                            if let Some(lost) = self.carry_out(work, attempt, items, &event)? {
+                                return Err(item_damaged(&lost));
+                            }
+                        }
+                        Event::Started { .. } => is_up = true,
+                        Event::Unknown => {}
+                        told => self.teller.tell(News::Told(told)),
+                    }
+                }
+                // While the process lives, the rest can wait for the next tick.
+                if is_all || ended.is_none() {
+                    break;
                 }
             }
             if let Some(ended) = ended {
@@ -463,6 +429,15 @@ impl Job {
         }
     }
 
+    /// The events that were appended since the last call.
+    fn next_events(&self, attempt: &Attempt, events: &mut journal::Tail<Event>) -> Result<Vec<Event>, Stopped> {
+        events.next_records().map_err(|error| {
+            let message = format!("its events cannot be read: {}: {error}", attempt.events().display());
+            let hint = "run the same command again; if it happens again, check the disk and its file system";
+            failed("stage::events_damaged", message, Some(hint))
+        })
+    }
+
     /// Whether the process did its work; if not, why.
     fn judge(&self, attempt: &Attempt, ended: Ended, asked: Option<Asked>) -> Result<Exit, Stopped> {
         let command = self.is_command();
@@ -476,11 +451,16 @@ impl Job {
     }
 
     /// Puts the outputs into the store, the action last.
-    fn commit(&self, work: &Work, attempt: &Attempt, items: &mut Items) -> Result<BTreeMap<String, Output>, Stopped> {
+    fn commit(
+        &self,
+        work: &Work,
+        attempt: &Attempt,
+        items: &mut Items,
+        stamps: &SourceStamps,
+    ) -> Result<BTreeMap<String, Output>, Stopped> {
         // What was read must be what the key says; an edit meanwhile is not to be published.
-        for input in self.inputs.values().flatten().filter(|i| i.maker.is_none()) {
-            self.store.check_sources(input.digest)?;
-        }
+        self.sources().try_for_each(|artifact| self.store.check_sources(artifact))?;
+        self.store.check_stamps(stamps)?;
         if command_key(&self.name, &self.spec, &self.root)? != self.command {
             let hint = Some("run the same command again, and leave the stage's files alone while it runs");
             return Err(failed("stage::files_changed", "a file of the stage changed while it ran", hint));
@@ -489,6 +469,8 @@ impl Job {
         let mut outputs = BTreeMap::new();
         for (port, declared) in &self.contract().outputs {
             if !declared.list {
+                check_folders(&attempt.folder, &attempt.output(command, port))
+                    .map_err(|why| failed("stage::output_replaced", format!("its output `{port}`: {why}"), None))?;
                 let digest = self.store.commit_tree(declared.port_type, &attempt.output(command, port)).map_err(|e| {
                     let nothing = matches!(&e, StoreError::NoFiles { .. })
                         || matches!(&e, StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound);
@@ -498,20 +480,7 @@ impl Job {
                 outputs.insert(port.clone(), Output::Single(digest));
                 continue;
             }
-            for (label, folder) in attempt.item_folders(command, port) {
-                // Of a command stage every folder is an item; of a worker, one whose report was lost.
-                if items.of(port).iter().any(|(known, _)| *known == label) {
-                    continue;
-                }
-                check_label(&label).map_err(|why| failed("stage::label", why, None))?;
-                let artifact = self.store.commit_tree(declared.port_type, &folder)?;
-                let record = ItemRecord::Added { attempt: attempt.number, port: port.clone(), label, artifact };
-                work.item_writer()?.append(&record).map_err(ExecError::io("write", &attempt.folder))?;
-                items.apply(&record);
-                self.teller.tell(News::Item { record, step: 0 });
-            }
-            let list = items.of(port).iter();
-            let list = list.map(|(label, digest)| ListItem { label: label.clone(), digest: *digest }).collect();
+            let list = self.commit_list(work, attempt, items, port)?;
             outputs.insert(port.clone(), Output::List(list));
         }
         self.store.commit_action(self.key, &Action::new(self.record.clone(), outputs.clone()))?;
@@ -520,7 +489,7 @@ impl Job {
 }
 
 /// Whether an input could not be handed over because it is not whole any more.
-fn damaged(artifact: Digest, error: StoreError) -> Stopped {
+pub(super) fn damaged(artifact: Digest, error: StoreError) -> Stopped {
     if super::is_damage(&error) { Stopped::Damaged(artifact, Box::new(error)) } else { error.into() }
 }
 
@@ -548,6 +517,13 @@ impl Heard {
         }
         self.at.elapsed()
     }
+}
+
+/// Links or copies the regular file `from` to `to`: a stage may have put something else there.
+fn keep_file(from: &std::path::Path, to: &std::path::Path) -> std::io::Result<()> {
+    let mut file = files::open_regular(from)?;
+    // Left by an engine that died in between; or a file system without links.
+    std::fs::hard_link(from, to).or_else(|_| std::io::copy(&mut file, &mut std::fs::File::create(to)?).map(drop))
 }
 
 fn make(folder: PathBuf) -> Result<PathBuf, ExecError> {

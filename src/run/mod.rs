@@ -14,6 +14,7 @@ mod event;
 mod explain;
 mod follow;
 pub(crate) mod gpus;
+mod items;
 mod job;
 mod judge;
 mod lease;
@@ -40,7 +41,10 @@ pub use event::{Place, Record, RunEvent, RunOutcome, Used};
 pub use explain::Changed;
 pub use follow::{Attached, LogFile, attach, cancel, log_files, remove};
 pub use plan::{ItemPlan, Missing, PlanState, Planned, StagePlan, plan};
-pub use record::{Recorded, RunId, find, log_path, now_ms, read_events, read_recorded};
+pub use record::{
+    RecordProblem, Recorded, RunId, find, log_path, now_ms, read_events, read_recorded, set_damaged_records_aside,
+    verify,
+};
 pub use remote::Sourcing;
 pub use resources::{Grant, Machine};
 pub use rules::{StageFinding, findings, findings_of};
@@ -64,6 +68,7 @@ use crate::store::{Output, Store, StoreError};
 use board::Board;
 use plan::Found;
 use record::RunRecord;
+use results::Exported;
 use scheduler::{Again, Ending, Scheduler};
 
 /// How to run.
@@ -145,6 +150,7 @@ pub fn run(store: &Store, resolved: &Resolved, options: &Options, watch: &mut dy
     }
     let selected = options.selection.choose(resolved)?;
     let machine = check_resources(resolved, &selected.names)?;
+    results::check(resolved, &selected.names, store)?;
     let lock = options.sourcing.read()?;
     let mut sources = Sources::read(resolved, &selected.names, store, &lock.sources)?;
     let wanted = remote::uses(resolved, &selected.names);
@@ -176,6 +182,7 @@ pub fn resume(store: &Store, text: &str, options: &Options, watch: &mut dyn Watc
     let resolved = &recorded.resolved;
     let selected = recorded.selection().choose(resolved)?;
     let machine = check_resources(resolved, &selected.names)?;
+    results::check(resolved, &selected.names, store)?;
     let mut sources = Sources::read(resolved, &selected.names, store, recorded.sources.remote())?;
     let changes = recorded.sources.changes(&sources, store);
     if !changes.is_empty() {
@@ -280,6 +287,14 @@ fn check_plan(
     Ok(found)
 }
 
+/// Shows and records a warning about the results.
+fn warn_of_results(text: String, record: &mut RunRecord, watch: &mut dyn Watch) -> Result<(), RunError> {
+    let place = Place { stage: "results".into(), item: None };
+    let event = RunEvent::Message { place, level: "warning".into(), text };
+    watch.event(&event);
+    record.append(&event)
+}
+
 /// How often a run begins again because a result was damaged in the store.
 const ROUNDS: u32 = 3;
 
@@ -333,7 +348,7 @@ fn go(
         record.append(&event)?;
     }
     failpoint("run.started");
-    let mut results = BTreeMap::new();
+    let mut exported = Exported::default();
     let mut rounds = 0;
     let ending = loop {
         let mut board = Board::new(resolved, names, sources);
@@ -348,32 +363,30 @@ fn go(
         if !ending.complete {
             // The trials of a sweep stand for themselves: what is done of them is given out.
             if ending.signal.is_none() && !resolved.trials.is_empty() {
-                results = results::export(resolved, &board, store)?;
+                exported = results::export(resolved, &board, store, &id)?;
             }
             break ending;
         }
         failpoint("run.finished");
         signals.end_at_once();
         rounds += 1;
-        match results::export(resolved, &board, store) {
-            Ok(exported) => {
-                results = exported;
+        match results::export(resolved, &board, store, &id) {
+            Ok(all) => {
+                exported = all;
                 break ending;
             }
             // A result is damaged, and in quarantine now: what made it is no hit any more.
             Err(RunError::Store(error)) if rounds < ROUNDS && is_damage(&error) => {
-                let place = Place { stage: "results".into(), item: None };
-                let event =
-                    RunEvent::Message { place, level: "warning".into(), text: format!("{error}; it is made again") };
-                watch.event(&event);
-                record.append(&event)?;
+                warn_of_results(format!("{error}; it is made again"), &mut record, watch)?;
             }
             Err(error) => return Err(error),
         }
     };
+    let Exported { results, notices } = exported;
+    notices.into_iter().try_for_each(|notice| warn_of_results(notice, &mut record, watch))?;
     let Ending { signal, failures, complete } = ending;
     let outcome = match signal {
-        _ if complete => RunOutcome::Succeeded,
+        _ if complete && failures.is_empty() => RunOutcome::Succeeded,
         Some(signal) => RunOutcome::Interrupted { signal },
         None => RunOutcome::Failed,
     };

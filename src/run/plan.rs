@@ -14,7 +14,7 @@ use super::selection::Selection;
 use super::sources::Sources;
 use crate::exec::attempt::{Items, Work};
 use crate::key::KeyRecord;
-use crate::spec::Resolved;
+use crate::spec::{Binding, PortRef, Resolved};
 use crate::store::{ActionState, Output, Store};
 
 /// What a run would do with one stage.
@@ -188,11 +188,7 @@ fn survey(
         };
         let spec = board.stages[stage].spec;
         if let Some(list) = spec.for_each.as_ref().filter(|list| !board.items(list).1) {
-            let item =
-                |(port, bound): (&String, &Vec<_>)| bound.contains(&crate::spec::Binding::Item).then(|| port.clone());
-            let ports = spec.inputs.iter().filter_map(item).collect();
-            let stages = BTreeSet::from([list.stage.clone()]);
-            wait(Pending { stages, remote: BTreeSet::new(), ports, known: BTreeMap::new() });
+            wait(items_to_come(&board, stage, list, store));
         }
         let mut looks = Vec::new();
         for index in board.stages[stage].instances.clone() {
@@ -228,6 +224,29 @@ fn survey(
         visit(&board, stage, looks, pending)?;
     }
     Ok(())
+}
+
+/// What the items of `for_each` stage `stage` wait for that are not in `list` yet. The inputs they
+/// all share may be known.
+fn items_to_come(board: &Board, stage: usize, list: &PortRef, store: &Store) -> Pending {
+    let inputs = &board.stages[stage].spec.inputs;
+    let of_item = |bound: &Vec<Binding>| bound.contains(&Binding::Item);
+    let mut pending = match board.shared_inputs(stage, store) {
+        Ok(Inputs::Ready(known)) => {
+            Pending { stages: BTreeSet::new(), remote: BTreeSet::new(), ports: BTreeSet::new(), known }
+        }
+        Ok(Inputs::Wait(pending)) => pending,
+        Ok(Inputs::Never(_)) | Err(_) => Pending {
+            stages: BTreeSet::new(),
+            remote: BTreeSet::new(),
+            ports: inputs.keys().cloned().collect(),
+            known: BTreeMap::new(),
+        },
+    };
+    pending.stages.insert(list.stage.clone());
+    pending.ports.extend(inputs.iter().filter(|(_, bound)| of_item(bound)).map(|(port, _)| port.clone()));
+    pending.known.retain(|port, _| !inputs.get(port).is_some_and(of_item));
+    pending
 }
 
 /// The plan of one stage, with its reasons.
@@ -327,10 +346,10 @@ fn unfinished(store: &Store, key: Digest) -> Option<String> {
         return None;
     }
     let mut items = Items::default();
-    work.item_records().ok()?.iter().for_each(|record| items.apply(record));
+    work.item_records().ok()?.records.iter().for_each(|record| items.apply(record));
     let last = items.iter().filter_map(|(_, list)| list.last()).map(|(label, _)| label.clone()).next();
     Some(match last {
-        Some(label) => format!("an earlier attempt stopped after {label}; it goes on there"),
-        None => "an earlier attempt did not end; it goes on where that saved its state".into(),
+        Some(label) => format!("an earlier attempt stopped after {label}; it continues there"),
+        None => "an earlier attempt did not end; it continues from its last saved state".into(),
     })
 }

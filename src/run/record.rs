@@ -1,21 +1,23 @@
 //! [`RunRecord`]: the folder `runs-v1/ID/` that tells what a run was and what happened in it.
 //!
 //! ```text
-//! resolved.json   format, the resolved experiment, the targets, the digests of its sources
+//! resolved.json   sealed: format, the resolved experiment, the targets, the digests of its sources
 //! events.jsonl    journal of Record; the run's state is a fold over it
 //! environment.jsonl   journal of Environment: host, commit and worker of each engine that ran a stage
 //! lock            held by flock while an engine works on the run
 //! logs/           STAGE[.ITEM].N.log: what attempt N printed
 //! ```
 //!
-//! A record is written by one engine at a time and may be read at any moment.
+//! A record is written by one engine at a time and may be read at any moment. It appears complete
+//! under its name. Every file that decides anything is checksummed: a damaged record is reported
+//! and never continued.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::Write;
+use std::fs::{self, File, TryLockError};
+use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use olmo_stage::journal;
+use olmo_stage::{files, journal};
 use serde::{Deserialize, Serialize};
 
 use super::environment::Noting;
@@ -26,11 +28,18 @@ use super::sources::Sources;
 use super::variables;
 use crate::exec::Worker;
 use crate::spec::Resolved;
-use crate::store::Store;
+use crate::store::{Store, seal};
 
 /// Raised when a reader of stored records would misread a new one. Format 1 had the older
-/// form of the resolved experiment, format 2 held the values of environment variables in paths.
-const FORMAT: u32 = 3;
+/// form of the resolved experiment, format 2 held the values of environment variables in paths,
+/// format 3 had no seal.
+const FORMAT: u32 = 4;
+/// The first format with a seal.
+const SEALED_SINCE: u32 = 4;
+/// What the seal says that the file is.
+const KIND: &str = "run";
+/// Longest `resolved.json` that is read, in bytes: about a million stages.
+const MAX_RESOLVED: u64 = 4 << 30;
 const RESOLVED: &str = "resolved.json";
 /// What it was in format 1.
 const RESOLVED_1: &str = "resolved.yaml";
@@ -119,20 +128,11 @@ impl RunRecord {
         selection: &Selection,
         sources: &Sources,
     ) -> Result<Self, RunError> {
-        let runs = store.runs_dir();
-        let (id, folder) = loop {
-            let id = RunId::new(SystemTime::now());
-            let folder = runs.join(id.as_str());
-            match fs::create_dir(&folder) {
-                Ok(()) => break (id, folder),
-                // Another process within the same instant.
-                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
-                    std::thread::sleep(Duration::from_micros(50))
-                }
-                Err(e) => return Err(RunError::io("make the folder", &folder)(e)),
-            }
-        };
-        let lock = take_lock(&folder, &id)?;
+        // Nobody sees a record before it is complete and locked.
+        let unfinished = store.temporary()?;
+        fs::create_dir(&unfinished).map_err(RunError::io("make the folder", &unfinished))?;
+        let mut id = RunId::new(SystemTime::now());
+        let lock = take_lock(&unfinished, &id)?;
         let recorded = Recorded {
             format: FORMAT,
             resolved: resolved.clone(),
@@ -140,9 +140,8 @@ impl RunRecord {
             selection: (*selection != Selection::of(&selection.targets)).then(|| selection.clone()),
             sources: sources.clone(),
         };
-        let path = folder.join(RESOLVED);
         let unwritten = |e: serde_json::Error| RunError::RunDamaged {
-            id: id.to_string(),
+            id: "that begins".into(),
             why: format!("it cannot be written: {e}"),
         };
         let mut text = serde_json::to_string(&recorded).map_err(unwritten)?;
@@ -151,7 +150,21 @@ impl RunRecord {
             variables::hide(&mut value, &resolved.variables);
             text = value.to_string();
         }
-        write_whole(&path, text.as_bytes()).map_err(RunError::io("write", &path))?;
+        let path = unfinished.join(RESOLVED);
+        let folder = loop {
+            let sealed = seal::seal(KIND, id.as_str(), &text);
+            write_whole(&path, sealed.as_bytes()).map_err(RunError::io("write", &path))?;
+            let folder = store.runs_dir().join(id.as_str());
+            match fs::rename(&unfinished, &folder) {
+                Ok(()) => break folder,
+                // Another process within the same instant.
+                Err(_) if folder.symlink_metadata().is_ok() => {
+                    std::thread::sleep(Duration::from_micros(50));
+                    id = RunId::new(SystemTime::now());
+                }
+                Err(e) => return Err(RunError::io("make the folder", &folder)(e)),
+            }
+        };
         Self::with_lock(id, folder, resolved.root.clone(), lock)
     }
 
@@ -167,7 +180,7 @@ impl RunRecord {
         let logs = folder.join("logs");
         fs::create_dir_all(&logs).map_err(RunError::io("make the folder", &logs))?;
         let path = folder.join(EVENTS);
-        let events = journal::Writer::open(&path, false).map_err(RunError::io("open", &path))?;
+        let events = journal::Writer::open(&path, false).map_err(|e| unreadable(&id, &path, e))?;
         let events_file = File::open(&path).map_err(RunError::io("open", &path))?;
         Ok(Self { id, folder, events, events_file, unsynced: false, root, environment: None, _lock: lock })
     }
@@ -221,8 +234,7 @@ pub fn log_path(folder: &Path, place: &Place, attempt: u32) -> PathBuf {
 /// Locks the record in `folder`. Who lists runs holds the lock for a moment too, hence some patience.
 pub(super) fn take_lock(folder: &Path, id: &RunId) -> Result<File, RunError> {
     let path = folder.join(LOCK);
-    let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-    let mut file = open.map_err(RunError::io("open", &path))?;
+    let mut file = files::open_or_create_regular(&path).map_err(RunError::io("open", &path))?;
     let since = Instant::now();
     loop {
         match file.try_lock() {
@@ -237,19 +249,19 @@ pub(super) fn take_lock(folder: &Path, id: &RunId) -> Result<File, RunError> {
             Err(TryLockError::Error(e)) => return Err(RunError::io("lock", &path)(e)),
         }
     }
-    let told = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+    let told = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
     told.map_err(RunError::io("write", &path))?;
     Ok(file)
 }
 
 /// The process that works on the run in `folder`, or did so last.
 pub fn engine(folder: &Path) -> Option<u32> {
-    fs::read_to_string(folder.join(LOCK)).ok()?.trim().parse().ok()
+    files::read_regular_text(&folder.join(LOCK), 64).ok()?.trim().parse().ok()
 }
 
 /// Whether an engine works on the run in `folder` at this moment.
 pub fn is_active(folder: &Path) -> bool {
-    let Ok(file) = File::open(folder.join(LOCK)) else { return false };
+    let Ok(file) = files::open_regular(&folder.join(LOCK)) else { return false };
     matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
 }
 
@@ -258,7 +270,15 @@ pub fn read_recorded(folder: &Path, id: &RunId) -> Result<Recorded, RunError> {
     let damaged = |why: String| RunError::RunDamaged { id: id.to_string(), why };
     let new = folder.join(RESOLVED);
     let path = if new.exists() { new } else { folder.join(RESOLVED_1) };
-    let text = fs::read_to_string(&path).map_err(|e| damaged(format!("{}: {e}", path.display())))?;
+    let text =
+        files::read_regular_text(&path, MAX_RESOLVED).map_err(|e| damaged(format!("{}: {e}", path.display())))?;
+    // Formats before the seal begin with their number.
+    let is_sealed = !path.ends_with(RESOLVED_1) && !text.starts_with("{\"format\":");
+    let text = match is_sealed {
+        true => seal::open(KIND, id.as_str(), text.as_bytes())
+            .map_err(|why| damaged(format!("{}: {why}", path.display())))?,
+        false => text.as_str(),
+    };
     #[derive(Deserialize)]
     struct Head {
         format: u32,
@@ -266,21 +286,24 @@ pub fn read_recorded(folder: &Path, id: &RunId) -> Result<Recorded, RunError> {
     // Every JSON text is YAML as well, but a parser of JSON is many times as fast.
     let yaml = path.ends_with(RESOLVED_1);
     let head: Result<Head, String> = match yaml {
-        true => serde_yaml::from_str(&text).map_err(|e| e.to_string()),
-        false => serde_json::from_str(&text).map_err(|e| e.to_string()),
+        true => serde_yaml::from_str(text).map_err(|e| e.to_string()),
+        false => serde_json::from_str(text).map_err(|e| e.to_string()),
     };
     let head = head.map_err(|e| damaged(format!("{}: {e}", path.display())))?;
     if head.format == 0 || head.format > FORMAT {
         return Err(damaged(format!("it has format {}, this build reads 1 to {FORMAT}", head.format)));
     }
+    if !is_sealed && head.format >= SEALED_SINCE {
+        return Err(damaged(format!("{}: its seal is gone", path.display())));
+    }
     let recorded: Result<Recorded, String> = match yaml {
-        true => serde_yaml::from_str(&text).map_err(|e| e.to_string()),
+        true => serde_yaml::from_str(text).map_err(|e| e.to_string()),
         false if head.format > 2 && text.contains("${env.") => {
-            let mut value = serde_json::from_str(&text).map_err(|e| damaged(format!("{}: {e}", path.display())))?;
+            let mut value = serde_json::from_str(text).map_err(|e| damaged(format!("{}: {e}", path.display())))?;
             variables::fill_in(&mut value).map_err(|why| RunError::VariableGone { id: id.to_string(), why })?;
             serde_json::from_value(value).map_err(|e| e.to_string())
         }
-        false => serde_json::from_str(&text).map_err(|e| e.to_string()),
+        false => serde_json::from_str(text).map_err(|e| e.to_string()),
     };
     let recorded = recorded.map_err(|e| damaged(format!("{}: {e}", path.display())))?;
     Ok(match head.format {
@@ -289,10 +312,82 @@ pub fn read_recorded(folder: &Path, id: &RunId) -> Result<Recorded, RunError> {
     })
 }
 
-/// The events of the run in `folder` so far.
-pub fn read_events(folder: &Path) -> Result<Vec<Record>, RunError> {
+/// The events of the run in `folder` so far, up to the first damaged line.
+pub fn read_events(folder: &Path) -> Result<journal::Contents<Record>, RunError> {
     let path = folder.join(EVENTS);
-    journal::read(&path).map_err(RunError::io("read", &path))
+    journal::read_prefix(&path).map_err(RunError::io("read", &path))
+}
+
+/// An error of the journal at `path` of run `id`: damage, or that it cannot be opened.
+fn unreadable(id: &RunId, path: &Path, error: std::io::Error) -> RunError {
+    match journal::damage(&error) {
+        Some(damage) => RunError::RunDamaged { id: id.to_string(), why: format!("{}: {damage}", path.display()) },
+        None => RunError::io("open", path)(error),
+    }
+}
+
+/// What is damaged in the record of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordProblem {
+    pub id: RunId,
+    pub path: PathBuf,
+    pub why: String,
+}
+
+impl std::fmt::Display for RecordProblem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the record of run {} is damaged: {}: {}", self.id, self.path.display(), self.why)
+    }
+}
+
+/// Moves the damaged records to `quarantine/`: of a run whose events or stages cannot be read
+/// the whole record.
+///
+/// # Errors
+/// An I/O error.
+pub fn set_damaged_records_aside(store: &Store, problems: &[RecordProblem]) -> Result<(), RunError> {
+    for problem in problems {
+        let folder = store.runs_dir().join(problem.id.as_str());
+        // An engine still works on it, or the whole record has been moved already.
+        if is_active(&folder) || problem.path.symlink_metadata().is_err() && folder.symlink_metadata().is_err() {
+            continue;
+        }
+        match problem.path.ends_with(super::environment::FILE) {
+            true => store.quarantine(&problem.path, &format!("{}.environment.jsonl", problem.id))?,
+            false => store.quarantine(&folder, &format!("{}.run", problem.id))?,
+        };
+    }
+    Ok(())
+}
+
+/// Checks the seals and checksums of all run records.
+///
+/// # Errors
+/// The folder of the runs cannot be read.
+pub fn verify(store: &Store) -> Result<Vec<RecordProblem>, RunError> {
+    let mut problems = Vec::new();
+    for id in all(store)? {
+        let folder = store.runs_dir().join(id.as_str());
+        let mut report = |path: PathBuf, why: String| problems.push(RecordProblem { id: id.clone(), path, why });
+        match read_recorded(&folder, &id) {
+            Err(RunError::RunDamaged { why, .. }) => {
+                let place = format!("{}: ", folder.join(RESOLVED).display());
+                report(folder.join(RESOLVED), why.strip_prefix(&place).unwrap_or(&why).to_owned());
+            }
+            // Whether a variable is set says nothing about the record.
+            Ok(_) | Err(_) => {}
+        }
+        let events = journal::read_prefix::<Record>(&folder.join(EVENTS)).map(|contents| contents.damage);
+        let environments = super::environment::read(&folder).map(|contents| contents.damage);
+        for (name, read) in [(EVENTS, events), (super::environment::FILE, environments)] {
+            match read {
+                Ok(None) => {}
+                Ok(Some(damage)) => report(folder.join(name), damage.to_string()),
+                Err(e) => report(folder.join(name), e.to_string()),
+            }
+        }
+    }
+    Ok(problems)
 }
 
 /// All runs in `store`, the oldest first.

@@ -237,8 +237,9 @@ fn map_changes(what: &str, old: &BTreeMap<String, Digest>, new: &BTreeMap<String
     names.filter_map(change).collect()
 }
 
-/// What the command of stage `name` is made of: argv, declared files, the program if it lies in
-/// the project, declared environment. `None` for a built-in stage.
+/// What the command of stage `name` is made of: argv, declared files, files of the stage's folder
+/// that argv names, the program if it is in the project, declared environment. `None` for a
+/// built-in stage.
 pub fn command_key(name: &str, stage: &ResolvedStage, root: &Path) -> Result<Option<CommandKey>, RunError> {
     let contract = &stage.description.contract;
     let (Some(command), Some(folder)) = (&contract.command, &stage.stage_dir) else { return Ok(None) };
@@ -265,14 +266,22 @@ pub fn command_key(name: &str, stage: &ResolvedStage, root: &Path) -> Result<Opt
             add(shown, &program)?;
         }
     }
+    for (shown, path) in command::named_paths(contract, folder) {
+        add(shown, &path)?;
+    }
     let environment = command::declared_environment(contract);
     Ok(Some(CommandKey { argv: command.argv.clone(), files, environment }))
 }
 
 /// The file at `path` under the empty name, or all files below the folder `path`.
 fn files_at(path: &Path) -> std::io::Result<Vec<(String, PathBuf)>> {
-    if !std::fs::metadata(path)?.is_dir() {
+    let metadata = std::fs::metadata(path)?;
+    if metadata.is_file() {
         return Ok(vec![(String::new(), path.to_owned())]);
+    }
+    if !metadata.is_dir() {
+        let kind = olmo_stage::files::kind_name(metadata.file_type());
+        return Err(std::io::Error::other(format!("it is {kind}; a stage is made of files and folders")));
     }
     let mut found = Vec::new();
     for entry in std::fs::read_dir(path)? {
@@ -332,6 +341,16 @@ mod tests {
         assert_eq!(names("[\"${stage.dir}/../../bin/tool\"]", "[]"), ["../../bin/tool"]);
         assert_eq!(names(&format!("[{}/bin/tool]", root.display()), "[]"), ["//bin/tool"]);
         assert!(names("[/bin/sh]", "[]").is_empty(), "a program of the system");
+        // A script that argv names counts whether or not it is declared.
+        assert_eq!(names("[sh, \"${stage.dir}/undeclared\"]", "[lib/a]"), ["lib/a", "undeclared"]);
+        assert_eq!(names("[sh, \"${stage.dir}/lib\", x]", "[]"), ["lib/a", "lib/b"]);
+        assert_eq!(names("[sh, \"--with=${stage.dir}/lib/b\"]", "[]"), ["lib/b"]);
+        assert_eq!(names("[sh, -c, \". ${stage.dir}/lib/a; echo '${stage.dir}/run.sh'\"]", "[]"), ["lib/a", "run.sh"]);
+        assert!(names("[sh, \"${stage.dir}/made-later\"]", "[]").is_empty(), "no such file");
+        // The folder as a whole stands for what is declared, or else for all of it.
+        assert_eq!(names("[sh, -c, \"cd ${stage.dir} && ./run.sh\"]", "[run.sh]"), ["run.sh"]);
+        let all = ["lib/a", "lib/b", "run.sh", "undeclared"];
+        assert_eq!(names("[sh, -c, \"cd ${stage.dir} && ./run.sh\"]", "[]"), all);
         let missing = command_key("s", &stage(&folder, "[sh]", "[gone.sh]"), root).unwrap_err();
         assert!(missing.to_string().contains("gone.sh"), "{missing}");
     }

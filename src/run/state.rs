@@ -19,6 +19,9 @@ pub struct RunState {
     pub id: RunId,
     pub experiment: String,
     pub status: RunStatus,
+    /// What is damaged in its record.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub damage: Option<String>,
     /// The engine that works on it, or did so last.
     pub pid: Option<u32>,
     /// Milliseconds since 1970.
@@ -38,8 +41,10 @@ pub enum RunStatus {
     Running,
     Succeeded,
     Failed,
-    /// Stopped by a signal, or its engine died; `resume` goes on.
+    /// Stopped by a signal, or its engine died; `resume` continues it.
     Interrupted,
+    /// Its record is damaged, so nobody knows how it ended.
+    Damaged,
 }
 
 impl RunStatus {
@@ -50,6 +55,7 @@ impl RunStatus {
             RunStatus::Succeeded => "succeeded",
             RunStatus::Failed => "failed",
             RunStatus::Interrupted => "interrupted",
+            RunStatus::Damaged => "damaged",
         }
     }
 }
@@ -133,6 +139,7 @@ impl RunState {
             id,
             experiment: String::new(),
             status: RunStatus::Interrupted,
+            damage: None,
             pid: None,
             started_ms: records.first().map_or(0, |r| r.at),
             ended_ms: None,
@@ -295,7 +302,13 @@ pub fn show(store: &Store, id: &RunId) -> Result<RunState, RunError> {
     let folder = folder(store, id);
     // The lock first: a run that ends in between is then seen with its last event.
     let active = record::is_active(&folder);
-    Ok(RunState::fold(id.clone(), &record::read_events(&folder)?, active))
+    let events = record::read_events(&folder)?;
+    let mut state = RunState::fold(id.clone(), &events.records, active);
+    if let Some(damage) = events.damage {
+        state.status = RunStatus::Damaged;
+        state.damage = Some(format!("{}: {damage}", folder.join(record::EVENTS).display()));
+    }
+    Ok(state)
 }
 
 /// All runs in the store, the oldest first.

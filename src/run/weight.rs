@@ -19,7 +19,8 @@ pub fn past(store: &Store, experiment: &str) -> BTreeMap<String, f64> {
     let mut found = BTreeMap::new();
     // A record that cannot be read knows nothing, and stops nobody.
     for id in record::all(store).unwrap_or_default().iter().rev().take(RUNS_SEARCHED) {
-        let events = record::read_events(&store.runs_dir().join(id.as_str())).unwrap_or_default();
+        let events = record::read_events(&store.runs_dir().join(id.as_str())).map(|events| events.records);
+        let events = events.unwrap_or_default();
         let this = events.iter().any(|r| matches!(&r.event, RunEvent::Opened { experiment: e, .. } if e == experiment));
         if !this {
             continue;

@@ -152,6 +152,7 @@ fn read(
         profile: (!profiles.is_empty()).then(|| profiles.join(",")),
         source: shown,
         root,
+        changed_params: plain.keys().filter(|name| sources.is_set(name)).cloned().collect(),
         params: plain,
         stages: expanded.stages,
         outputs: expanded.outputs,

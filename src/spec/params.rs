@@ -94,6 +94,16 @@ impl<'a> ParamSources<'a> {
         Params(values.map(|(place, param)| (param.name.clone(), self.value(session, place, trial))).collect())
     }
 
+    /// Whether the experiment, a profile in force or the command line sets the param `name`.
+    pub fn is_set(&self, name: &str) -> bool {
+        let profiles = self.layers.experiment.get("profiles");
+        let profiles = self.layers.profiles.iter().filter_map(|profile| profiles?.get(profile));
+        let mut layers = profiles.chain(self.layers.experiment.get("params"));
+        let settings = self.layers.settings;
+        layers.any(|layer| layer.get(name).is_some())
+            || settings.iter().any(|s| s.path[0].0 == "params" && s.path.get(1).is_some_and(|(set, _)| set == name))
+    }
+
     /// The param at `place`, with what a trial sets before the command line.
     pub fn value(&self, session: &mut Session, place: usize, trial: &[Setting]) -> Node {
         let param = &self.declared[place];

@@ -3,7 +3,7 @@
 //! A run stores it as `resolved.json`; with the stages' descriptions inside, `resume` needs no
 //! source file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
@@ -38,6 +38,8 @@ pub struct Resolved {
     pub root: PathBuf,
     /// The pipeline's params, without those that a sweep changes; `path` values are absolute.
     pub params: Map<String, Value>,
+    /// The params that the experiment, a profile or the command line sets.
+    pub changed_params: BTreeSet<String>,
     /// The stages in the pipeline's order (not sorted by dependency: see [`crate::graph`]). Of a
     /// stage that differs between trials there are several, named `STAGE@TRIAL`.
     pub stages: OrderedMap<ResolvedStage>,
@@ -106,6 +108,8 @@ struct ResolvedRecord {
     root: PathBuf,
     params: Map<String, Value>,
     #[serde(default)]
+    changed_params: BTreeSet<String>,
+    #[serde(default)]
     contracts: BTreeMap<String, Description>,
     stages: OrderedMap<ResolvedStage>,
     outputs: BTreeMap<String, PortRef>,
@@ -124,6 +128,7 @@ impl TryFrom<ResolvedRecord> for Resolved {
             source,
             root,
             params,
+            changed_params,
             contracts,
             mut stages,
             outputs,
@@ -143,7 +148,19 @@ impl TryFrom<ResolvedRecord> for Resolved {
         }
         let format = RESOLVED_FORMAT;
         let variables = BTreeMap::new();
-        Ok(Self { format, experiment, profile, source, root, params, stages, outputs, trials, variables })
+        Ok(Self {
+            format,
+            experiment,
+            profile,
+            source,
+            root,
+            params,
+            changed_params,
+            stages,
+            outputs,
+            trials,
+            variables,
+        })
     }
 }
 
@@ -151,13 +168,16 @@ impl Serialize for Resolved {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let contracts: BTreeMap<&str, &Description> =
             self.stages.values().map(|stage| (stage.uses.as_str(), &*stage.description)).collect();
-        let mut record = serializer.serialize_struct("Resolved", 10)?;
+        let mut record = serializer.serialize_struct("Resolved", 11)?;
         record.serialize_field("format", &self.format)?;
         record.serialize_field("experiment", &self.experiment)?;
         record.serialize_field("profile", &self.profile)?;
         record.serialize_field("source", &self.source)?;
         record.serialize_field("root", &self.root)?;
         record.serialize_field("params", &self.params)?;
+        if !self.changed_params.is_empty() {
+            record.serialize_field("changed_params", &self.changed_params)?;
+        }
         record.serialize_field("stages", &self.stages)?;
         record.serialize_field("outputs", &self.outputs)?;
         if !self.trials.is_empty() {

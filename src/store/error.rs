@@ -37,6 +37,9 @@ pub enum StoreError {
     #[error("the source {} changed: it was {old} and is now {new}", path.display())]
     SourceChanged { path: PathBuf, old: Digest, new: Digest },
 
+    #[error("the source {} was written to while a stage could read it; its content is what it was, but the stage may have read something else", path.display())]
+    SourceTouched { path: PathBuf },
+
     #[error("the source {} of artifact {} cannot be read: {source}", path.display(), artifact.short())]
     SourceMissing { path: PathBuf, artifact: Digest, source: io::Error },
 
@@ -121,6 +124,7 @@ impl StoreError {
             Self::Refused { .. } => "store::refused",
             Self::ChangedWhileRead { .. } => "store::changed_while_read",
             Self::SourceChanged { .. } => "store::source_changed",
+            Self::SourceTouched { .. } => "store::source_touched",
             Self::SourceMissing { .. } => "store::source_missing",
             Self::NoArtifact { .. } => "store::no_artifact",
             Self::DamagedManifest { .. } => "store::damaged_manifest",
@@ -158,6 +162,9 @@ impl StoreError {
             Self::ChangedWhileRead { .. } => "something still writes to it; stop that, then run the same command again".into(),
             Self::SourceChanged { .. } => {
                 "run the experiment again to use the new content, or put the old file back to resume".into()
+            }
+            Self::SourceTouched { .. } => {
+                "run the same command again, and leave the file alone until the stage has ended".into()
             }
             Self::SourceMissing { path, .. } => format!("put {} back, or run the experiment with its new place", path.display()),
             Self::NoArtifact { .. } | Self::UnknownPrefix { .. } => "`olmo-pipe artifacts list` shows what there is".into(),

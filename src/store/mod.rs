@@ -54,7 +54,7 @@ pub(crate) mod readers;
 mod reference;
 mod repair;
 mod scratch;
-mod seal;
+pub(crate) mod seal;
 mod sweep;
 mod tag;
 mod tree;
@@ -67,6 +67,7 @@ pub use handover::Handover;
 pub use index::{ArtifactRow, Index, Query};
 pub use lock::KeyLock;
 pub use manifest::{ArtifactInfo, Entry, Manifest, digest_of};
+pub use reference::SourceStamps;
 pub use repair::Repaired;
 pub use sweep::{SweepPlan, Swept};
 pub use tag::{Tag, check_tag};
@@ -179,6 +180,11 @@ impl Store {
         self.root.join(DOWNLOADS)
     }
 
+    /// Whether the store holds the bytes named `object`, going by their name alone.
+    pub fn has_object(&self, object: Digest) -> bool {
+        self.object_path(object).symlink_metadata().is_ok_and(|found| found.is_file())
+    }
+
     fn object_path(&self, object: Digest) -> PathBuf {
         self.sharded(OBJECTS, object)
     }
@@ -190,6 +196,12 @@ impl Store {
     }
 
     /// This process's folder for temporary files, on the store's file system.
+    /// A new path in `tmp/`, which is emptied after this process has ended. On the same file
+    /// system as everything else in the store.
+    pub(crate) fn temporary(&self) -> Result<PathBuf, StoreError> {
+        Ok(self.scratch()?.path())
+    }
+
     fn scratch(&self) -> Result<Arc<Scratch>, StoreError> {
         let mut slot = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(scratch) = slot.as_ref() {
@@ -201,7 +213,7 @@ impl Store {
     }
 
     /// Moves a damaged file out of the way, and says where to.
-    fn quarantine(&self, path: &Path, name: &str) -> Result<PathBuf, StoreError> {
+    pub(crate) fn quarantine(&self, path: &Path, name: &str) -> Result<PathBuf, StoreError> {
         let folder = self.root.join(QUARANTINE);
         for n in 0u32.. {
             let kept = folder.join(if n == 0 { name.to_owned() } else { format!("{name}.{n}") });

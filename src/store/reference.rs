@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use olmo_stage::{Digest, PortType};
 use serde::{Deserialize, Serialize};
@@ -28,7 +29,55 @@ struct Remembered {
     digest: Digest,
 }
 
+/// Stamps of the source files of some artifacts, taken before a stage reads them.
+#[derive(Debug, Default, Serialize)]
+#[serde(transparent)]
+pub struct SourceStamps(Vec<(PathBuf, Stamp)>);
+
+/// Longest time in which two changes of a file can give it the same change time: a tick of the
+/// kernel's clock is 1 to 10 ms.
+const CLOCK_TICK: Duration = Duration::from_millis(20);
+
 impl Store {
+    /// Adds the stamps of the sources of `artifact` to `stamps`; none for an artifact that is
+    /// stored. For use before [`Store::materialize`] checks their content.
+    ///
+    /// # Errors
+    /// A source is gone.
+    pub fn stamp_sources(&self, artifact: Digest, stamps: &mut SourceStamps) -> Result<(), StoreError> {
+        for entry in self.manifest(artifact)?.files.values() {
+            let Some(path) = &entry.source else { continue };
+            let look = || match fs::metadata(path) {
+                Ok(metadata) => Ok(Stamp::of(&metadata)),
+                Err(source) => Err(StoreError::SourceMissing { path: path.clone(), artifact, source }),
+            };
+            let mut stamp = look()?;
+            let age = disk::now().saturating_sub(stamp.changed);
+            if (0..CLOCK_TICK.as_nanos() as i64).contains(&age) {
+                // Otherwise a change within this tick would not show.
+                std::thread::sleep(CLOCK_TICK);
+                stamp = look()?;
+            }
+            stamps.0.push((path.clone(), stamp));
+        }
+        Ok(())
+    }
+
+    /// Checks that nobody has written to the sources since `stamps` were taken, not even their old
+    /// content: a stage may have read them in between.
+    ///
+    /// # Errors
+    /// Which file was written to, or is gone.
+    pub fn check_stamps(&self, stamps: &SourceStamps) -> Result<(), StoreError> {
+        for (path, before) in &stamps.0 {
+            let metadata = fs::metadata(path).map_err(StoreError::io("read the source", path))?;
+            if Stamp::of(&metadata) != *before {
+                return Err(StoreError::SourceTouched { path: path.clone() });
+            }
+        }
+        Ok(())
+    }
+
     /// Makes the file or folder at `path` an artifact without copying it. The artifact's digest
     /// depends on the files' content and their names (of a file: its own name; of a folder: the
     /// paths inside), not on where they lie. Links to files are followed.
@@ -141,7 +190,7 @@ mod tests {
     use super::*;
     use crate::store::OBJECTS;
     use std::fs::File;
-    use std::time::{Duration, SystemTime};
+    use std::time::SystemTime;
 
     fn store() -> (tempfile::TempDir, Store) {
         let dir = tempfile::tempdir().unwrap();
@@ -192,6 +241,23 @@ mod tests {
         assert!(!store.is_whole(artifact));
         fs::remove_file(&path).unwrap();
         assert!(matches!(store.check_sources(artifact), Err(StoreError::SourceMissing { .. })));
+    }
+
+    #[test]
+    fn a_source_that_changes_and_changes_back_is_noticed() {
+        let (dir, store) = store();
+        let path = dir.path().join("data");
+        fs::write(&path, "old text").unwrap();
+        let artifact = store.commit_reference(PortType::File, &path).unwrap();
+        let mut stamps = SourceStamps::default();
+        store.stamp_sources(artifact, &mut stamps).unwrap();
+        store.check_stamps(&stamps).unwrap();
+        let modified = fs::metadata(&path).unwrap().modified().unwrap();
+        fs::write(&path, "new text").unwrap();
+        fs::write(&path, "old text").unwrap();
+        File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
+        store.check_sources(artifact).unwrap();
+        assert!(matches!(store.check_stamps(&stamps), Err(StoreError::SourceTouched { .. })));
     }
 
     #[test]

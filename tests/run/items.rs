@@ -46,7 +46,7 @@ fn count_steps(context: &mut Context) -> Result<(), StageError> {
         fs::write(folder.join("trainer.json"), step.to_string()).unwrap();
         told(step.to_string());
         context.metrics(step, [("loss".to_owned(), 1.0 / step as f64)].into());
-        context.item_done("checkpoints", &label);
+        context.item_done("checkpoints", &label)?;
         while project.join(format!("hold-{step}")).exists() {
             std::thread::sleep(Duration::from_millis(5));
             if context.save_requested() {

@@ -124,7 +124,7 @@ impl Project {
 
     pub fn events(&self, state: &RunState) -> Vec<RunEvent> {
         let folder = run::folder(&self.store(), &state.id);
-        run::read_events(&folder).unwrap().into_iter().map(|record| record.event).collect()
+        run::read_events(&folder).unwrap().records.into_iter().map(|record| record.event).collect()
     }
 
     /// How often each stage's script ran.

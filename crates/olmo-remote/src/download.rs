@@ -1,11 +1,15 @@
-//! One file over the network into a folder. What has come stays in `NAME.part` when the process ends, and the next
-//! call goes on behind it, if the server says that it is still the same file.
+//! Downloads one file into a folder. What has arrived stays in `NAME.part` when the process ends. `NAME.from` holds the
+//! length and digest of the part, and the next call continues the part if it still matches them and the server says that
+//! the file is still the same.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+
+use olmo_stage::Digest;
+use olmo_stage::digest::Hasher;
 
 use crate::digests::Digests;
 use crate::error::RemoteError;
@@ -48,11 +52,18 @@ impl Expected {
     }
 }
 
-/// What a part is a part of.
-#[derive(Default, PartialEq, Serialize, Deserialize)]
+/// Bytes after which the length and digest of a part are written again.
+const SEAL_EVERY: u64 = 8 << 20;
+
+/// What a part is a part of, and the content of its beginning.
+#[derive(Serialize, Deserialize)]
 struct Begun {
     url: String,
     etag: Option<String>,
+    /// In bytes; what comes after them is not used.
+    length: u64,
+    /// Of the first `length` bytes.
+    digest: Digest,
 }
 
 /// Fetches `url` into the file `path`; its folder is there. A file that is there already stays if it is the one that
@@ -79,7 +90,17 @@ pub fn download(
     let begun = with_ending(path, "from");
     let mut again = true;
     loop {
-        let mut transfer = Transfer { client, url, expected, part: &part, begun: &begun, resumed: false };
+        let mut transfer = Transfer {
+            client,
+            url,
+            expected,
+            part: &part,
+            begun: &begun,
+            resumed: false,
+            etag: None,
+            there: 0,
+            hasher: Hasher::default(),
+        };
         transfer.run(watch)?;
         let resumed = transfer.resumed;
         let found = Digests::of(&part).map_err(RemoteError::io("read", &part))?;
@@ -113,16 +134,21 @@ struct Transfer<'a> {
     begun: &'a Path,
     /// Whether bytes of an earlier connection were kept.
     resumed: bool,
+    etag: Option<String>,
+    /// Length of the part so far, in bytes.
+    there: u64,
+    /// Has seen the part so far.
+    hasher: Hasher,
 }
 
 impl Transfer<'_> {
     /// Until the part is the whole file.
     fn run(&mut self, watch: &mut dyn Watch) -> Result<(), RemoteError> {
-        let writing = RemoteError::io("write", self.part);
-        let mut options = OpenOptions::new();
-        let mut file = options.create(true).read(true).write(true).truncate(false).open(self.part).map_err(writing)?;
+        let mut file =
+            olmo_stage::files::open_or_create_regular(self.part).map_err(RemoteError::io("open", self.part))?;
+        self.take_up(&mut file)?;
         let mut attempts = 0;
-        let mut counted_from = self.length(&file)?;
+        let mut counted_from = self.there;
         loop {
             let (there, total) = match self.connect(&mut file, watch)? {
                 None => return Ok(()),
@@ -143,20 +169,32 @@ impl Transfer<'_> {
         }
     }
 
-    fn length(&self, file: &File) -> Result<u64, RemoteError> {
-        Ok(file.metadata().map_err(RemoteError::io("look at", self.part))?.len())
+    /// Keeps of an earlier part what its length and digest vouch for; else starts from nothing.
+    fn take_up(&mut self, file: &mut File) -> Result<(), RemoteError> {
+        let begun = self.read_begun().filter(|begun| begun.url == self.url.to_string());
+        if let Some(begun) = begun {
+            let length = file.metadata().map_err(RemoteError::io("look at", self.part))?.len();
+            let mut hasher = Hasher::default();
+            let read = io::copy(&mut (&mut *file).take(begun.length), &mut hasher);
+            let read = read.map_err(RemoteError::io("read", self.part))?;
+            if begun.length <= length && read == begun.length && hasher.finish() == begun.digest {
+                file.set_len(begun.length).map_err(RemoteError::io("write", self.part))?;
+                (self.etag, self.there, self.hasher) = (begun.etag, begun.length, hasher);
+                return Ok(());
+            }
+        }
+        self.restart(file).map(drop)
     }
 
     /// One connection: the bytes that are there after it and the whole size, as far as it is known; `None` if the file is complete.
     fn connect(&mut self, file: &mut File, watch: &mut dyn Watch) -> Result<Option<(u64, Option<u64>)>, RemoteError> {
         let what = self.url.to_string();
-        let mut there = self.length(file)?;
+        let mut there = self.there;
         if there > 0 && self.expected.size == Some(there) {
             self.resumed = true;
             return Ok(None);
         }
-        let begun = self.read_begun().filter(|begun| begun.url == what);
-        let strong = begun.and_then(|begun| begun.etag).filter(|etag| etag.starts_with('"'));
+        let strong = self.etag.clone().filter(|etag| etag.starts_with('"'));
         let too_long = self.expected.size.is_some_and(|size| there > size);
         if there > 0 && (too_long || (strong.is_none() && !self.expected.is_named())) {
             there = self.restart(file)?;
@@ -209,15 +247,19 @@ impl Transfer<'_> {
         }
         self.check_room(total.map_or(0, |total| total.saturating_sub(there)))?;
         if there == 0 {
-            self.write_begun(&Begun { url: what.clone(), etag: answer.header("etag").map(str::to_owned) })?;
+            self.etag = answer.header("etag").map(str::to_owned);
         }
         file.seek(SeekFrom::Start(there)).map_err(RemoteError::io("write", self.part))?;
+        let mut sealed = there;
         let mut body = answer.reader();
         let mut buffer = vec![0u8; 1 << 17];
         loop {
             watch.progress(&what, there, total);
             let count = match body.read(&mut buffer) {
-                Ok(0) if total.is_none() => return Ok(None),
+                Ok(0) if total.is_none() => {
+                    self.write_begun()?;
+                    return Ok(None);
+                }
                 Ok(0) => break,
                 Ok(count) => count,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
@@ -234,26 +276,44 @@ impl Transfer<'_> {
                 return Err(RemoteError::TooLarge { what, size: there, most });
             }
             file.write_all(&buffer[..count]).map_err(RemoteError::io("write", self.part))?;
+            self.hasher.write_all(&buffer[..count]).map_err(RemoteError::io("write", self.part))?;
+            self.there = there;
+            if there >= sealed + SEAL_EVERY {
+                self.write_begun()?;
+                sealed = there;
+            }
         }
+        self.write_begun()?;
         // Of unknown size, and cut off: at least one byte is missing.
         Ok(Some((there, total.or(Some(there + 1)))))
     }
 
     /// Begins from the first byte: 0.
-    fn restart(&self, file: &File) -> Result<u64, RemoteError> {
+    fn restart(&mut self, file: &File) -> Result<u64, RemoteError> {
         file.set_len(0).map_err(RemoteError::io("write", self.part))?;
         let _ = fs::remove_file(self.begun);
+        (self.etag, self.there, self.hasher) = (None, 0, Hasher::default());
         Ok(0)
     }
 
     fn read_begun(&self) -> Option<Begun> {
-        serde_json::from_slice(&fs::read(self.begun).ok()?).ok()
+        serde_json::from_slice(&olmo_stage::files::read_regular(self.begun, 1 << 20).ok()?).ok()
     }
 
-    fn write_begun(&self, begun: &Begun) -> Result<(), RemoteError> {
-        // A map of texts always serializes.
-        let text = serde_json::to_vec(begun).unwrap_or_default();
-        fs::write(self.begun, text).map_err(RemoteError::io("write", self.begun))
+    fn write_begun(&self) -> Result<(), RemoteError> {
+        let begun = Begun {
+            url: self.url.to_string(),
+            etag: self.etag.clone(),
+            length: self.there,
+            digest: self.hasher.finish(),
+        };
+        let writing = RemoteError::io("write", self.begun);
+        let written = serde_json::to_vec(&begun).map_err(io::Error::from).and_then(|text| {
+            let temporary = with_ending(self.begun, "tmp");
+            fs::write(&temporary, text)?;
+            fs::rename(&temporary, self.begun)
+        });
+        written.map_err(writing)
     }
 
     fn check_room(&self, needed: u64) -> Result<(), RemoteError> {

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::{ARTIFACT, Exit, Problem, answer, answer_json, find};
 use crate::report::escape_control;
+use crate::run;
 use crate::store::{Index, Repaired, Store};
 
 #[derive(Args)]
@@ -32,16 +33,21 @@ impl Verify {
             let artifacts: Result<Vec<_>, Problem> = self.artifacts.iter().map(|text| find(store, text)).collect();
             store.verify_artifacts(&artifacts?)?
         };
-        let damage = problems.iter().filter(|p| p.is_damage()).count();
+        let records = if self.artifacts.is_empty() { run::verify(store)? } else { Vec::new() };
+        let damage = problems.iter().filter(|p| p.is_damage()).count() + records.len();
         let repaired = if self.repair { Some(repair(store, &problems)?) } else { None };
         let left = match &repaired {
-            Some(_) => store.verify()?.iter().filter(|p| p.is_damage()).count(),
+            Some(_) => {
+                run::set_damaged_records_aside(store, &records)?;
+                store.verify()?.iter().filter(|p| p.is_damage()).count() + run::verify(store)?.len()
+            }
             None => damage,
         };
         if self.json {
             let shown = problems
                 .iter()
                 .map(|p| json!({"path": p.path, "damage": p.is_damage(), "what": p.to_string()}))
+                .chain(records.iter().map(|p| json!({"path": p.path, "damage": true, "what": p.to_string()})))
                 .collect::<Vec<_>>();
             let repaired = repaired.map(|r| {
                 json!({"quarantined": r.quarantined, "healed": r.healed, "forgotten": r.forgotten, "damage_left": left})
@@ -52,9 +58,13 @@ impl Verify {
             for problem in &problems {
                 let _ = writeln!(text, "{}", escape_control(&problem.to_string()));
             }
+            for problem in &records {
+                let _ = writeln!(text, "{}", escape_control(&problem.to_string()));
+            }
             match repaired {
                 Some(Repaired { quarantined, healed, forgotten }) => {
                     let healed = healed.len();
+                    let quarantined = quarantined + records.len();
                     let _ = writeln!(
                         text,
                         "moved {quarantined} damaged files to quarantine/; brought {healed} objects back from results; forgot {forgotten} entries that named what is gone"
@@ -79,8 +89,7 @@ impl Verify {
 fn repair(store: &Store, problems: &[crate::store::Problem]) -> Result<Repaired, Problem> {
     let mut by_size: BTreeMap<u64, Vec<PathBuf>> = BTreeMap::new();
     if problems.iter().any(|p| p.is_damage()) {
-        let mut open: Vec<PathBuf> =
-            crate::run::list(store)?.into_iter().flat_map(|run| run.results.into_values()).collect();
+        let mut open: Vec<PathBuf> = run::list(store)?.into_iter().flat_map(|run| run.results.into_values()).collect();
         while let Some(place) = open.pop() {
             let Ok(metadata) = std::fs::symlink_metadata(&place) else { continue };
             if metadata.is_dir() {

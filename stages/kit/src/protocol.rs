@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// Raised when a reader of one side would misread the other.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
 pub const REQUEST: &str = "request.json";
 pub const EVENTS: &str = "events.jsonl";

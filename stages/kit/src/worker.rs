@@ -1,7 +1,7 @@
 //! The loop that runs one stage in a worker process.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use crate::contract::{Contract, Description};
 use crate::journal;
 use crate::protocol::{self, Event, Failure, InputItem, Outcome, Request, StageResult};
 use crate::rules::{Finding, Question};
+use crate::seal::{self, Seal};
 
 /// A built-in stage: its params type, its contract and its work.
 pub trait Stage {
@@ -156,7 +157,8 @@ impl Context {
         self.folder(self.attempt.join("items").join(port).join(label))
     }
 
-    /// A private folder that later attempts find again.
+    /// A private folder that later attempts find again. They use only what is sealed in it
+    /// ([`Seal`]) and matches its seal.
     pub fn state_dir(&self) -> Result<PathBuf, StageError> {
         self.folder(self.request.state_dir.clone())
     }
@@ -167,8 +169,17 @@ impl Context {
     }
 
     /// Reports an item as complete: the engine commits it now, and its folder must not change.
-    pub fn item_done(&mut self, port: &str, label: &str) {
+    /// Seals it first ([`Seal`]), unless its writer has done so already.
+    ///
+    /// # Errors
+    /// The item cannot be sealed.
+    pub fn item_done(&mut self, port: &str, label: &str) -> Result<(), StageError> {
+        let folder = self.attempt.join("items").join(port).join(label);
+        if !seal::is_sealed(&folder) {
+            Seal::write(&folder).map_err(|e| StageError::io(&folder, e))?;
+        }
         self.event(&Event::Item { port: port.into(), label: label.into() });
+        Ok(())
     }
 
     /// Says how far the work is; at most ten times a second reaches the engine.
@@ -198,8 +209,11 @@ impl Context {
     /// Adds a line to the attempt's `perf.jsonl`: times and speeds, which may not reach an output. One that cannot be written is dropped.
     pub fn perf(&self, line: &Value) {
         let path = self.attempt.join(protocol::PERF);
-        let file = std::fs::OpenOptions::new().append(true).create(true).open(&path);
-        if let Err(e) = file.and_then(|mut file| file.write_all(format!("{line}\n").as_bytes())) {
+        let appended = crate::files::open_or_create_regular(&path).and_then(|mut file| {
+            file.seek(SeekFrom::End(0))?;
+            file.write_all(format!("{line}\n").as_bytes())
+        });
+        if let Err(e) = appended {
             eprintln!("cannot append to {}: {e}", path.display());
         }
     }

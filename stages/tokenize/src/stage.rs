@@ -10,6 +10,7 @@ use std::sync::mpsc::sync_channel;
 use olmo_data::tokens::{self, TokensCounts, TokensManifest, TokensWriter, part_name};
 use olmo_data::{DataError, TextTokenizer, dataset};
 use olmo_stage::rules::{Finding, Question};
+use olmo_stage::seal::Seal;
 use olmo_stage::{Context, Stage, StageError, failpoint, journal};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -197,18 +198,31 @@ impl Writing {
     fn start(context: &mut Context) -> Result<Self, StageError> {
         let state = context.state_dir()?;
         let path = state.join(PARTS);
-        let mut parts: Vec<Part> = journal::read(&path).map_err(|e| StageError::io(&path, e))?;
-        // The journal is written behind the part that it names; a lost file makes the rest worthless.
-        let there = (0..parts.len()).take_while(|part| state.join(part_name(*part)).is_file()).count();
-        if there < parts.len() {
-            std::fs::remove_file(&path).map_err(|e| StageError::io(&path, e))?;
-            parts.clear();
+        let written = journal::read_prefix::<Part>(&path).map_err(|e| StageError::io(&path, e))?;
+        let mut parts = written.records;
+        let mut lost = written.damage.map(|damage| damage.to_string());
+        for part in 0..parts.len() {
+            if let Err(why) = Seal::check(&state.join(part_name(part))) {
+                lost = Some(format!("{}: {why}", part_name(part)));
+                parts.truncate(part);
+                break;
+            }
         }
-        let journal = journal::Writer::open(&path, true).map_err(|e| StageError::io(&path, e))?;
+        if let Some(why) = &lost {
+            std::fs::remove_file(&path).map_err(|e| StageError::io(&path, e))?;
+            context.warning(format!(
+                "work of an earlier attempt is damaged ({why}); it is done again from record {}",
+                parts.iter().map(|part| part.records).sum::<u64>() + 1
+            ));
+        }
+        let mut journal = journal::Writer::open(&path, true).map_err(|e| StageError::io(&path, e))?;
+        if lost.is_some() {
+            parts.iter().try_for_each(|part| journal.append(part)).map_err(|e| StageError::io(&path, e))?;
+        }
         let writing = Self { state, parts, journal, open: None };
         let done = writing.records();
         if done > 0 {
-            context.message(format!("goes on behind the {done} records that an earlier attempt has tokenised"));
+            context.message(format!("continues after the {done} records that an earlier attempt has tokenised"));
         }
         Ok(writing)
     }
@@ -242,6 +256,7 @@ impl Writing {
         part.counts = writer.close()?;
         let path = self.state.join(part_name(self.parts.len()));
         std::fs::File::open(&path).and_then(|file| file.sync_all()).map_err(|e| StageError::io(&path, e))?;
+        Seal::write(&path).map_err(|e| StageError::io(&path, e))?;
         let path = self.state.join(PARTS);
         self.journal.append(&part).map_err(|e| StageError::io(&path, e))?;
         self.parts.push(part);

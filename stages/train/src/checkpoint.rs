@@ -1,4 +1,4 @@
-//! Complete training states on disk: written whole or not at all, and found again.
+//! Complete training states on disk: written whole or not at all, sealed, and found again.
 //!
 //! A folder holds `model/` (a native model), `optim/optim.safetensors` (`exp_avg.NAME`, `exp_avg_sq.NAME`), `metrics.jsonl`
 //! (the lines up to its step) and, written last, `trainer.json`. Folders lie as items `stepN` in the list port `checkpoints`, and, when a
@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use memmap2::Mmap;
 use olmo_model::{ModelConfig, Parameters};
+use olmo_stage::seal::{self, Seal};
 use olmo_stage::{Context, StageError, failpoint};
 use safetensors::tensor::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
@@ -95,7 +96,7 @@ pub fn step_of(label: &str) -> Option<u64> {
     (self::label(number) == label).then_some(number)
 }
 
-/// Writes a checkpoint beside the folder `to`, whole and safe on disk, and renames it to `to`, which must not exist.
+/// Writes a checkpoint beside the folder `to`, durably, renames it to `to`, which must not exist, and seals it.
 pub fn save(to: &Path, config: &ModelConfig, state: &State, trainer: &Trainer) -> Result<(), StageError> {
     let (parent, name) =
         to.parent().zip(to.file_name()).ok_or_else(|| StageError::io(to, io::ErrorKind::InvalidInput.into()))?;
@@ -112,7 +113,8 @@ pub fn save(to: &Path, config: &ModelConfig, state: &State, trainer: &Trainer) -
     olmo_stage::worker::write_json(&temporary.join(TRAINER), trainer)?;
     sync_tree(&temporary).map_err(failed)?;
     fs::rename(&temporary, to).map_err(|e| StageError::io(to, e))?;
-    File::open(parent).and_then(|folder| folder.sync_all()).map_err(|e| StageError::io(parent, e))
+    File::open(parent).and_then(|folder| folder.sync_all()).map_err(|e| StageError::io(parent, e))?;
+    Seal::write(to).map(drop).map_err(|e| StageError::io(to, e))
 }
 
 /// Brings all files and folders under `dir` safely to disk.
@@ -227,19 +229,31 @@ fn load(dir: &Path, config: &ModelConfig, expected: &Trainer) -> Result<(State, 
     Ok((State { parameters, exp_avg, exp_avg_sq, step, optimizer_steps, metrics }, trainer))
 }
 
-/// The latest state of earlier attempts that is sound, and its `trainer.json`. One that is not is named in a warning.
+/// The latest usable state of earlier attempts, and its `trainer.json`. Every state that cannot be used is reported in a warning.
+///
+/// A state after `first_missing` (the first step whose checkpoint is due and not in the list) cannot be used: training that
+/// continued from it would never write that checkpoint.
 pub fn latest(
     context: &mut Context,
     config: &ModelConfig,
     expected: &Trainer,
+    first_missing: u64,
 ) -> Result<Option<(State, Trainer)>, StageError> {
     let items = context.request.items.get(PORT).cloned().unwrap_or_default();
-    let items = items.into_iter().filter_map(|item| Some((step_of(item.label.as_deref()?)?, item.path)));
-    let mut candidates: Vec<(u64, PathBuf)> = items.chain(interrupted(&context.state_dir()?)?).collect();
+    let items = items.into_iter().filter_map(|item| Some((step_of(item.label.as_deref()?)?, item.path, false)));
+    let saved = interrupted(&context.state_dir()?)?.into_iter().map(|(step, path)| (step, path, true));
+    let mut candidates: Vec<(u64, PathBuf, bool)> = items.chain(saved).collect();
     // Stable: of two at the same step the item comes first.
-    candidates.sort_by_key(|(step, _)| std::cmp::Reverse(*step));
-    for (step, path) in candidates {
-        match load(&path, config, expected) {
+    candidates.sort_by_key(|(step, ..)| std::cmp::Reverse(*step));
+    for (step, path, is_private) in candidates {
+        let usable = if step > first_missing {
+            Err(format!("the checkpoint after step {first_missing} is lost"))
+        } else if is_private && let Err(why) = Seal::check(&path) {
+            Err(why.to_string())
+        } else {
+            load(&path, config, expected)
+        };
+        match usable {
             Ok(found) if found.0.step == step => return Ok(Some(found)),
             Ok(found) => context.warning(format!(
                 "the state after step {step} says that it is of step {}; an older one is used",
@@ -269,13 +283,11 @@ pub fn save_interrupted(
 ) -> Result<(), StageError> {
     let state_dir = context.state_dir()?;
     let to = state_dir.join(label(state.step));
-    if to.exists() {
-        fs::remove_dir_all(&to).map_err(|e| StageError::io(&to, e))?;
-    }
+    seal::remove(&to).map_err(|e| StageError::io(&to, e))?;
     save(&to, config, state, trainer)?;
     for (step, path) in interrupted(&state_dir)? {
         if step < state.step {
-            fs::remove_dir_all(&path).map_err(|e| StageError::io(&path, e))?;
+            seal::remove(&path).map_err(|e| StageError::io(&path, e))?;
         }
     }
     Ok(())

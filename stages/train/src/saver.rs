@@ -59,7 +59,7 @@ impl Saver {
             Ok(saved) => saved?,
             Err(panic) => std::panic::resume_unwind(panic),
         }
-        context.item_done(checkpoint::PORT, &checkpoint::label(step));
+        context.item_done(checkpoint::PORT, &checkpoint::label(step))?;
         failpoint("train.saved");
         Ok(())
     }

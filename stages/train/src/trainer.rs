@@ -98,7 +98,7 @@ fn start(
     context: &mut Context,
 ) -> Result<(State, Option<Trainer>), StageError> {
     let expected = trainer(setup, batches, 0, 0);
-    let found = checkpoint::latest(context, &setup.config, &expected)?;
+    let found = checkpoint::latest(context, &setup.config, &expected, first_missing_item(setup, context))?;
     let earlier = context.request.items.get(checkpoint::PORT).cloned().unwrap_or_default();
     let labels = earlier.into_iter().filter_map(|item| item.label);
     let Some((state, trainer)) = found else {
@@ -122,6 +122,13 @@ fn start(
         ));
     }
     Ok((state, Some(trainer)))
+}
+
+/// The first step whose checkpoint is due and not in the list; the last step if none is missing.
+fn first_missing_item(setup: &Setup, context: &Context) -> u64 {
+    let every = setup.params.save_interval.unwrap_or(setup.max_steps).max(1);
+    let mut due = (1..).map(|n: u64| n.saturating_mul(every).min(setup.max_steps));
+    due.find(|step| *step == setup.max_steps || !has_item(context, *step)).unwrap_or(setup.max_steps)
 }
 
 fn has_item(context: &Context, step: u64) -> bool {
@@ -210,6 +217,8 @@ impl Run<'_> {
             }
             context.check_stop()?;
             if self.state.step > 0 && context.save_requested() {
+                // A state counts only together with all checkpoints before it.
+                self.saver.finish(context)?;
                 self.settle()?;
                 checkpoint::save_interrupted(context, &self.setup.config, &self.state, &self.trainer())?;
                 context.message(format!("step {}: the state is saved", self.state.step));

@@ -113,6 +113,35 @@ fn a_damaged_checkpoint_is_named_and_the_one_before_it_is_used() {
 }
 
 #[test]
+fn training_goes_back_to_before_a_checkpoint_that_is_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = data(dir.path());
+    let whole = Attempt::new(&dir.path().join("whole"), &data, params());
+    whole.run().unwrap();
+    for (name, there, again) in [
+        ("first", vec!["step4", "step6"], vec!["step2", "step4", "step6", "step8"]),
+        ("middle", vec!["step2", "step6"], vec!["step4", "step6", "step8"]),
+        ("none", vec![], vec!["step2", "step4", "step6", "step8"]),
+    ] {
+        let mut attempt = Attempt::new(&dir.path().join(name), &data, params());
+        for label in there {
+            attempt = attempt.item(&whole.dir, label);
+        }
+        // A state of its own that is ahead of the lost checkpoint, sound and sealed.
+        fs::create_dir_all(&attempt.state_dir).unwrap();
+        let (from, to) = (item(&whole.dir, "step8"), attempt.state_dir.join("step8"));
+        for file in tree(&from).keys() {
+            fs::create_dir_all(to.join(file).parent().unwrap()).unwrap();
+            fs::copy(from.join(file), to.join(file)).unwrap();
+        }
+        olmo_stage::seal::Seal::write(&to).unwrap();
+        attempt.run().unwrap();
+        assert_eq!(items(&attempt.dir), again, "{name}");
+        assert_eq!(tree(&attempt.dir.join("out")), tree(&whole.dir.join("out")), "{name}");
+    }
+}
+
+#[test]
 fn a_state_of_another_run_is_not_continued() {
     let dir = tempfile::tempdir().unwrap();
     let data = data(dir.path());

@@ -5,7 +5,7 @@ mod common;
 use std::fs;
 use std::time::Duration;
 
-use common::{Attempt, data, params, tree, with};
+use common::{Attempt, data, params, states, tree, with};
 use olmo_stage::{Outcome, StageResult, worker};
 use olmo_stage_train::Train;
 use serde_json::json;
@@ -35,10 +35,7 @@ fn a_run_that_is_asked_to_save_goes_on_and_its_saved_state_can_be_continued() {
     });
     assert_eq!(outcome(&saving), Outcome::Succeeded);
     watcher.join().unwrap();
-    let saved: Vec<String> = fs::read_dir(&saving.state_dir)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
+    let saved = states(&saving.state_dir);
     assert!(matches!(&saved[..], [name] if name.starts_with("step")), "{saved:?}");
 
     // As if it had been killed after that: it goes on there, to the same bytes.

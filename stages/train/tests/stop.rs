@@ -5,8 +5,8 @@ mod common;
 use std::fs;
 use std::time::Duration;
 
-use common::{Attempt, data, items, params, tree, with};
-use olmo_stage::{Outcome, StageResult, worker};
+use common::{Attempt, data, events, items, params, states, tree, with};
+use olmo_stage::{Event, Outcome, StageResult, worker};
 use olmo_stage_train::Train;
 use serde_json::json;
 
@@ -38,11 +38,30 @@ fn a_stopped_run_saves_its_state_and_the_next_attempt_ends_with_the_bytes_of_an_
     });
     assert_eq!(outcome(&stopped), Outcome::Interrupted);
     watcher.join().unwrap();
-    let saved: Vec<String> = fs::read_dir(&stopped.state_dir)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
+    let saved = states(&stopped.state_dir);
     assert!(matches!(&saved[..], [name] if name.starts_with("step")), "{saved:?}");
+
+    // A state with one wrong bit in any of its files is not used, nor one whose checkpoint is lost.
+    let state = stopped.state_dir.join(&saved[0]);
+    let seal = stopped.state_dir.join(format!(".{}.seal", saved[0]));
+    let files = tree(&state).into_keys().map(|name| state.join(name)).chain([seal]);
+    for (number, file) in files.enumerate() {
+        let sound = fs::read(&file).unwrap();
+        let mut bad = sound.clone();
+        let middle = bad.len() / 2;
+        bad[middle] ^= 4;
+        fs::write(&file, bad).unwrap();
+        let mut broken = attempt(&format!("broken{number}"));
+        broken.state_dir = stopped.state_dir.clone();
+        for label in items(&stopped.dir) {
+            broken = broken.item(&stopped.dir, &label);
+        }
+        broken.run().unwrap();
+        fs::write(&file, sound).unwrap();
+        assert_eq!(tree(&broken.dir.join("out")), tree(&whole.dir.join("out")), "{}", file.display());
+        let warned = |event: &Event| matches!(event, Event::Message { text, .. } if text.contains("cannot be used"));
+        assert!(events(&broken.dir).iter().any(warned), "{}", file.display());
+    }
 
     let mut next = attempt("next");
     next.state_dir = stopped.state_dir.clone();

@@ -140,6 +140,12 @@ impl Attempt {
     }
 }
 
+/// The saved states in a state folder.
+pub fn states(state_dir: &Path) -> Vec<String> {
+    let names = fs::read_dir(state_dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| !name.starts_with('.')).collect()
+}
+
 pub fn item(attempt: &Path, label: &str) -> PathBuf {
     attempt.join("items/checkpoints").join(label)
 }

@@ -1,0 +1,273 @@
+//! List items of a running stage: what [`Job`] commits, what it recovers from earlier attempts,
+//! and what it hands to the next one.
+//!
+//! The items handed to an attempt are always the beginning of the list as it would have been
+//! without any interruption. If one is lost, it and all later ones leave the list and the stage's
+//! private state is discarded, since both may be ahead of the lost item: the stage then makes it
+//! again.
+
+use std::collections::BTreeMap;
+
+use olmo_stage::seal::{Seal, Unsound};
+use olmo_stage::{Digest, Event, InputItem, failpoint, journal};
+
+use super::job::{Job, News, Stopped, damaged, failed};
+use crate::exec::ExecError;
+use crate::exec::attempt::{Attempt, ItemRecord, Items, Work, check_folders, check_label};
+use crate::store::{Handover, ListItem, StoreError};
+
+/// Why an item cannot be used.
+type Lost = String;
+
+impl Job {
+    /// The items of earlier attempts: those noted in `items.jsonl`, and those the last attempt
+    /// reported and no engine committed.
+    pub(super) fn recover(&self, work: &Work) -> Result<Items, Stopped> {
+        let has_lists = self.contract().outputs.values().any(|port| port.list);
+        if self.is_command() || !has_lists {
+            // A command makes all of its items anew.
+            work.forget_items()?;
+            return Ok(Items::default());
+        }
+        let noted = work.item_records()?;
+        let mut items = Items::default();
+        noted.records.iter().for_each(|record| items.apply(record));
+        let lost = match noted.damage {
+            Some(damage) => {
+                let kept = self.store.quarantine(&work.items_path(), &format!("{}.items.jsonl", self.key))?;
+                work.write_items(&noted.records)?;
+                let why = format!("items.jsonl of the unfinished work, {damage} (kept as {})", kept.display());
+                Some(why)
+            }
+            None => self.replay(work, &noted.records, &mut items)?,
+        };
+        if let Some(why) = lost {
+            self.report_loss(work, &items, &why)?;
+        }
+        Ok(items)
+    }
+
+    /// Commits what the last attempt reported and no engine came to commit. Stops at the first
+    /// report that cannot be carried out, and returns why.
+    fn replay(&self, work: &Work, noted: &[ItemRecord], items: &mut Items) -> Result<Option<Lost>, Stopped> {
+        let Some(last) = work.attempts().pop() else { return Ok(None) };
+        let done = noted.iter().filter(|record| record.attempt() == last.number).count();
+        let told = journal::read_prefix::<Event>(&last.events()).map_err(ExecError::io("read", &last.events()))?;
+        let is_about_items = |e: &&Event| matches!(e, Event::Item { .. } | Event::Resumed { .. });
+        let reported: Vec<&Event> = told.records.iter().filter(is_about_items).collect();
+        for event in reported.iter().skip(done) {
+            if let Some(lost) = self.carry_out(work, &last, items, event)? {
+                return Ok(Some(lost));
+            }
+        }
+        let place = || format!("events.jsonl of attempt {}", last.number);
+        Ok(match told.damage {
+            Some(damage) => Some(format!("{}, {damage}", place())),
+            None if reported.len() < done => Some(format!("{} has lost lines", place())),
+            None => None,
+        })
+    }
+
+    /// Work is lost: reports it, and discards the private state, which may be ahead of it.
+    fn report_loss(&self, work: &Work, items: &Items, why: &str) -> Result<(), Stopped> {
+        work.forget_state()?;
+        let kept = match items.len() {
+            0 => "the stage starts again".to_owned(),
+            1 => "it continues from the one list item before".to_owned(),
+            n => format!("it continues from the {n} list items before"),
+        };
+        let text = format!("work of an earlier attempt is lost ({why}); {kept}");
+        self.teller.tell(News::Told(Event::Message { level: "warning".into(), text }));
+        Ok(())
+    }
+
+    /// Commits a reported item, or takes some off their list, and notes it for later attempts.
+    /// Returns why if the item is lost; nothing is noted then.
+    pub(super) fn carry_out(
+        &self,
+        work: &Work,
+        attempt: &Attempt,
+        items: &mut Items,
+        event: &Event,
+    ) -> Result<Option<Lost>, Stopped> {
+        let (record, step) = match event {
+            Event::Item { port, label } => {
+                let artifact = match self.commit_item(attempt, items, port, label)? {
+                    Ok(artifact) => artifact,
+                    Err(lost) => return Ok(Some(lost)),
+                };
+                (ItemRecord::Added { attempt: attempt.number, port: port.clone(), label: label.clone(), artifact }, 0)
+            }
+            Event::Resumed { step, port, keep } => {
+                let known = |label: &&String| items.of(port).iter().any(|(known, _)| known == *label);
+                if let Some(unknown) = keep.iter().find(|label| !known(label)) {
+                    return Ok(Some(format!(
+                        "item {unknown} of `{port}`, which a later attempt continued from, is gone"
+                    )));
+                }
+                (ItemRecord::Kept { attempt: attempt.number, port: port.clone(), keep: keep.clone() }, *step)
+            }
+            _ => return Ok(None),
+        };
+        self.note_item(work, attempt, items, &record)?;
+        if matches!(record, ItemRecord::Added { .. }) {
+            failpoint("run.item_committed");
+        }
+        self.teller.tell(News::Item { record, step });
+        Ok(None)
+    }
+
+    /// Puts a sealed item into the store. The inner error: why it is lost.
+    fn commit_item(
+        &self,
+        attempt: &Attempt,
+        items: &Items,
+        port: &str,
+        label: &str,
+    ) -> Result<Result<Digest, Lost>, Stopped> {
+        let Some(declared) = self.contract().outputs.get(port).filter(|o| o.list) else {
+            let message = format!("it reported an item of `{port}`, which is not one of its list ports");
+            return Err(failed("stage::unknown_port", message, None));
+        };
+        self.check_new_label(items, port, label)?;
+        let folder = attempt.item(port, label);
+        let lost = |why: &dyn std::fmt::Display| Ok(Err(format!("item {label} of `{port}`: {why}")));
+        if let Err(why) = check_folders(&attempt.folder, &folder) {
+            return lost(&why);
+        }
+        let seal = match Seal::read(&folder) {
+            Ok(seal) => seal,
+            Err(why) => return lost(&why),
+        };
+        let artifact = match self.store.commit_tree(declared.port_type, &folder) {
+            Ok(artifact) => artifact,
+            Err(error) if is_loss(&error) => return lost(&error),
+            Err(error) => return Err(error.into()),
+        };
+        match self.compare(&seal, artifact)? {
+            Ok(()) => Ok(Ok(artifact)),
+            Err(why) => lost(&why),
+        }
+    }
+
+    /// Whether `artifact` holds what its maker sealed.
+    fn compare(&self, seal: &Seal, artifact: Digest) -> Result<Result<(), Unsound>, Stopped> {
+        let manifest = self.store.manifest(artifact)?;
+        let found: BTreeMap<_, _> =
+            manifest.files.iter().map(|(path, entry)| (path.clone(), (entry.size, entry.digest))).collect();
+        Ok(seal.compare(&found))
+    }
+
+    fn check_new_label(&self, items: &Items, port: &str, label: &str) -> Result<(), Stopped> {
+        check_label(label).map_err(|why| failed("stage::label", why, None))?;
+        let twin = items.of(port).iter().find(|(known, _)| known != label && known.eq_ignore_ascii_case(label));
+        match twin {
+            Some((twin, _)) => Err(failed(
+                "stage::label",
+                format!("the labels `{twin}` and `{label}` of `{port}` differ only in case"),
+                Some("many file systems cannot hold both: give the items labels that differ in more"),
+            )),
+            None => Ok(()),
+        }
+    }
+
+    fn note_item(&self, work: &Work, attempt: &Attempt, items: &mut Items, record: &ItemRecord) -> Result<(), Stopped> {
+        work.item_writer()?.append(record).map_err(ExecError::io("write", &attempt.folder))?;
+        items.apply(record);
+        Ok(())
+    }
+
+    /// Hands the items of earlier attempts to `attempt`, by port, after checking every byte. From
+    /// the first lost item on they leave the list.
+    pub(super) fn hand_items(
+        &self,
+        work: &Work,
+        attempt: &Attempt,
+        items: &mut Items,
+    ) -> Result<BTreeMap<String, Vec<InputItem>>, Stopped> {
+        let mut handed: BTreeMap<String, Vec<InputItem>> = BTreeMap::new();
+        let mut lost: Option<(String, Lost)> = None;
+        'ports: for (port, list) in items.iter() {
+            for (label, digest) in list {
+                let path = attempt.earlier_item(port, label);
+                match self.store.materialize(*digest, &path, Handover::Link).map_err(|e| damaged(*digest, e)) {
+                    Ok(()) => {
+                        let item = InputItem { label: Some(label.clone()), path };
+                        handed.entry(port.to_owned()).or_default().push(item);
+                    }
+                    Err(Stopped::Damaged(_, error)) => {
+                        lost = Some((port.to_owned(), format!("item {label}: {error}")));
+                        break 'ports;
+                    }
+                    Err(other) => return Err(other),
+                }
+            }
+        }
+        if let Some((at, why)) = lost {
+            // Items of other ports may be later than the lost one.
+            handed.retain(|port, _| *port == at);
+            let ports: Vec<String> = items.iter().map(|(port, _)| port.to_owned()).collect();
+            for port in ports {
+                let kept = handed.get(&port).into_iter().flatten();
+                let keep = kept.filter_map(|item| item.label.clone()).collect();
+                self.note_item(work, attempt, items, &ItemRecord::Kept { attempt: 0, port, keep })?;
+            }
+            self.report_loss(work, items, &why)?;
+        }
+        self.teller.tell(News::Items(items.clone()));
+        Ok(handed)
+    }
+
+    /// Commits what is left to commit of list port `port` after the stage has succeeded: every
+    /// folder a command made, and items of a worker whose report was lost.
+    pub(super) fn commit_list(
+        &self,
+        work: &Work,
+        attempt: &Attempt,
+        items: &mut Items,
+        port: &str,
+    ) -> Result<Vec<ListItem>, Stopped> {
+        let Some(declared) = self.contract().outputs.get(port) else { return Ok(Vec::new()) };
+        let command = self.is_command();
+        for (label, folder) in attempt.item_folders(command, port)? {
+            if items.of(port).iter().any(|(known, _)| *known == label) {
+                continue;
+            }
+            let artifact = if command {
+                self.check_new_label(items, port, &label)?;
+                self.store.commit_tree(declared.port_type, &folder)?
+            } else {
+                match self.commit_item(attempt, items, port, &label)? {
+                    Ok(artifact) => artifact,
+                    Err(lost) => return Err(item_damaged(&lost)),
+                }
+            };
+            let record = ItemRecord::Added { attempt: attempt.number, port: port.to_owned(), label, artifact };
+            self.note_item(work, attempt, items, &record)?;
+            self.teller.tell(News::Item { record, step: 0 });
+        }
+        if command && items.of(port).is_empty() {
+            let message = format!("it succeeded, but made no items for its list output `{port}`");
+            let hint = format!("make one folder for each item below out/{port}/; the folder's name is its label");
+            return Err(failed("stage::no_output", message, Some(&hint)));
+        }
+        let list = items.of(port).iter();
+        Ok(list.map(|(label, digest)| ListItem { label: label.clone(), digest: *digest }).collect())
+    }
+}
+
+/// The failure of a stage whose reported item is not what it sealed.
+pub(super) fn item_damaged(lost: &str) -> Stopped {
+    let hint = Some("run the same command again; if it happens again, check the disk and its file system");
+    failed("stage::item_damaged", format!("{lost}; the files changed before they reached the store"), hint)
+}
+
+/// Whether `error` says that an item of an earlier attempt is not there to be committed.
+fn is_loss(error: &StoreError) -> bool {
+    let is_missing = |source: &std::io::Error| source.kind() == std::io::ErrorKind::NotFound;
+    match error {
+        StoreError::NoFiles { .. } | StoreError::Refused { .. } => true,
+        StoreError::Io { source, .. } => is_missing(source),
+        other => super::is_damage(other),
+    }
+}

@@ -1,0 +1,124 @@
+//! [`Marker`]: the file `.olmo-pipe.json` in a result folder. It says what made the files, and
+//! which files olmo-pipe wrote.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use olmo_stage::{Digest, files};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::super::environment::Git;
+use super::super::error::RunError;
+use crate::spec::PortRef;
+use crate::store::{Output, Store};
+
+/// The marker's file name.
+pub const MARKER: &str = ".olmo-pipe.json";
+/// Longest marker that is read, in bytes: a million files.
+const MAX_MARKER: u64 = 256 << 20;
+const FORMAT: u32 = 1;
+
+/// The run that made a result.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MadeBy {
+    pub run: String,
+    pub experiment: String,
+    /// The params that are not the pipeline's defaults.
+    pub params: Map<String, Value>,
+    /// The project's commit when the result was written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub git: Option<Git>,
+}
+
+/// The content of `.olmo-pipe.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Marker {
+    format: u32,
+    #[serde(flatten)]
+    made_by: MadeBy,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    trial: Option<String>,
+    stage: String,
+    port: String,
+    /// The stage's key; of a `for_each` stage one for each label.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<Digest>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    keys: BTreeMap<String, Digest>,
+    /// The artifact, or by label the items of a list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    artifact: Option<Digest>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    items: BTreeMap<String, Digest>,
+    /// The digest of every file that olmo-pipe wrote, by path.
+    pub files: BTreeMap<String, Digest>,
+}
+
+impl Marker {
+    /// The marker of `output`, which stage `port.stage` made under `keys`.
+    ///
+    /// # Errors
+    /// The manifest of an artifact cannot be read.
+    pub fn new(
+        made_by: MadeBy,
+        trial: Option<&str>,
+        port: &PortRef,
+        mut keys: BTreeMap<String, Digest>,
+        output: &Output,
+        store: &Store,
+    ) -> Result<Self, RunError> {
+        let key = keys.remove("");
+        let (artifact, items) = match output {
+            Output::Single(artifact) => (Some(*artifact), BTreeMap::new()),
+            Output::List(items) => (None, items.iter().map(|item| (item.label.clone(), item.digest)).collect()),
+        };
+        let mut written = BTreeMap::new();
+        let parts = artifact.iter().map(|artifact| (None, artifact));
+        for (label, artifact) in parts.chain(items.iter().map(|(label, artifact)| (Some(label), artifact))) {
+            let below = |path: String| label.map_or_else(|| path.clone(), |label| format!("{label}/{path}"));
+            let manifest = store.manifest(*artifact)?;
+            written.extend(manifest.files.into_iter().map(|(path, entry)| (below(path), entry.digest)));
+        }
+        Ok(Self {
+            format: FORMAT,
+            made_by,
+            trial: trial.map(str::to_owned),
+            stage: port.stage.clone(),
+            port: port.port.clone(),
+            key,
+            keys,
+            artifact,
+            items,
+            files: written,
+        })
+    }
+
+    /// The marker in `folder`; `None` if there is none that can be read.
+    pub fn read(folder: &Path) -> Option<Self> {
+        let text = files::read_regular(&folder.join(MARKER), MAX_MARKER).ok()?;
+        serde_json::from_slice(&text).ok().filter(|marker: &Self| marker.format == FORMAT)
+    }
+
+    /// Writes the marker into `folder`, complete or not at all.
+    ///
+    /// # Errors
+    /// An I/O error.
+    pub fn write(&self, folder: &Path) -> Result<(), RunError> {
+        let path = folder.join(MARKER);
+        let temporary = folder.join(".olmo-pipe.json.tmp");
+        let written = serde_json::to_string_pretty(self).map_err(std::io::Error::from).and_then(|text| {
+            fs::write(&temporary, text + "\n")?;
+            fs::rename(&temporary, &path)
+        });
+        written.map_err(RunError::io("write", &path))
+    }
+
+    /// Whether `other` describes the same result: only the run, and what belongs to it, may differ.
+    pub fn is_same_result(&self, other: &Self) -> bool {
+        let of_result =
+            |m: &Self| (m.stage.clone(), m.port.clone(), m.key, m.keys.clone(), m.artifact, m.items.clone());
+        of_result(self) == of_result(other) && self.made_by.params == other.made_by.params && self.files == other.files
+    }
+}

@@ -1,0 +1,312 @@
+//! [`Place`]: one result folder as it is found, and [`put`], which makes it what a run made.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use olmo_stage::{Digest, files};
+
+use super::super::error::RunError;
+use super::marker::{MARKER, Marker};
+use crate::store::{Handover, Output, Store};
+
+/// A result folder as it is found.
+#[derive(Default)]
+pub struct Place {
+    marker: Option<Marker>,
+    /// Every file but the marker, by path.
+    found: BTreeMap<String, Found>,
+    /// Folders without any file.
+    empty_folders: BTreeSet<String>,
+}
+
+/// A file, link or anything else that is not a folder.
+struct Found {
+    /// Of a regular file.
+    digest: Option<Digest>,
+    identity: Identity,
+    /// olmo-pipe wrote it, and nobody has changed it.
+    ours: bool,
+}
+
+/// Tells whether a file is still the one that was looked at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Identity {
+    ino: u64,
+    size: u64,
+    /// Nanoseconds since 1970.
+    modified: i128,
+}
+
+impl Identity {
+    fn of(metadata: &Metadata) -> Self {
+        let modified = i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
+        Self { ino: metadata.ino(), size: metadata.len(), modified }
+    }
+}
+
+impl Place {
+    /// Looks at the folder `place`. A folder without a marker is adopted if the store holds
+    /// every file in it: earlier builds wrote no marker.
+    ///
+    /// # Errors
+    /// [`RunError::ForeignResults`] if it is not olmo-pipe's own.
+    pub fn look(place: &Path, store: &Store) -> Result<Self, RunError> {
+        let foreign = |file: Option<String>| RunError::ForeignResults { place: place.to_owned(), file };
+        match fs::symlink_metadata(place) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(e) => return Err(RunError::io("look at", place)(e)),
+            Ok(metadata) if !metadata.is_dir() => return Err(foreign(None)),
+            Ok(_) => {}
+        }
+        let mut looked = Self { marker: Marker::read(place), ..Self::default() };
+        looked.collect(place, "").map_err(RunError::io("read the folder", place))?;
+        match &looked.marker {
+            Some(marker) => {
+                for (path, found) in &mut looked.found {
+                    found.ours = found.digest.is_some() && marker.files.get(path) == found.digest.as_ref();
+                }
+            }
+            None => {
+                let is_stored = |found: &Found| found.digest.is_some_and(|digest| store.has_object(digest));
+                if let Some((path, _)) = looked.found.iter().find(|(_, found)| !is_stored(found)) {
+                    return Err(foreign(Some(path.clone())));
+                }
+                looked.found.values_mut().for_each(|found| found.ours = true);
+            }
+        }
+        Ok(looked)
+    }
+
+    fn collect(&mut self, folder: &Path, name: &str) -> io::Result<()> {
+        let mut is_empty = true;
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            is_empty = false;
+            // A name that is not UTF-8 is nobody's but the user's; it moves as it is shown.
+            let own = entry.file_name().to_string_lossy().into_owned();
+            if name.is_empty() && own == MARKER {
+                continue;
+            }
+            let below = if name.is_empty() { own } else { format!("{name}/{own}") };
+            let metadata = fs::symlink_metadata(entry.path())?;
+            if metadata.is_dir() {
+                self.collect(&entry.path(), &below)?;
+                continue;
+            }
+            let digest = match metadata.is_file() {
+                true => Some(Digest::of_reader(&mut files::open_regular(&entry.path())?)?.0),
+                false => None,
+            };
+            self.found.insert(below, Found { digest, identity: Identity::of(&metadata), ours: false });
+        }
+        if is_empty && !name.is_empty() {
+            self.empty_folders.insert(name.to_owned());
+        }
+        Ok(())
+    }
+
+    /// Whether it holds every file of `marker`, and none of an older result.
+    fn is_current(&self, marker: &Marker) -> bool {
+        let holds =
+            |(path, digest): (&String, &Digest)| self.found.get(path).is_some_and(|f| f.digest == Some(*digest));
+        let is_old = |(path, found): (&String, &Found)| found.ours && !marker.files.contains_key(path);
+        marker.files.iter().all(holds) && !self.found.iter().any(is_old)
+    }
+}
+
+/// Makes the folder `place` what `output` is, with `marker`; files that are not olmo-pipe's stay or
+/// are set aside, which `notices` then says.
+///
+/// # Errors
+/// As for [`super::export`].
+pub fn put(
+    store: &Store,
+    output: &Output,
+    place: &Path,
+    marker: Marker,
+    notices: &mut Vec<String>,
+) -> Result<(), RunError> {
+    let new = beside(place, ".", ".new");
+    let mut aside = SetAside { place, notices };
+    aside.clear_leftover(&new, store)?;
+    let looked = Place::look(place, store)?;
+    if looked.is_current(&marker) && place.is_dir() {
+        return match &looked.marker {
+            Some(there) if there.is_same_result(&marker) => Ok(()),
+            _ => marker.write(place),
+        };
+    }
+    match output {
+        Output::Single(artifact) => store.materialize(*artifact, &new, Handover::Copy)?,
+        Output::List(items) => {
+            fs::create_dir_all(&new).map_err(RunError::io("make the folder", &new))?;
+            for item in items {
+                store.materialize(item.digest, &new.join(&item.label), Handover::Copy)?;
+            }
+        }
+    }
+    marker.write(&new)?;
+    for folder in &looked.empty_folders {
+        // Where a file takes its place, an empty folder is no loss.
+        let _ = fs::create_dir_all(new.join(folder));
+    }
+    for (path, found) in looked.found.iter().filter(|(_, found)| !found.ours) {
+        if marker.files.get(path) == found.digest.as_ref() && found.digest.is_some() {
+            continue;
+        }
+        let (from, to) = (place.join(path), new.join(path));
+        // A file of the new result may be in its place, or in that of a folder above it.
+        let is_free = fs::symlink_metadata(&to).is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
+        let linked =
+            is_free && to.parent().is_some_and(|above| fs::create_dir_all(above).is_ok()) && link(&from, &to).is_ok();
+        if !linked {
+            aside.link(&from, path)?;
+        }
+    }
+    swap(&new, place).map_err(RunError::io("put in place", place))?;
+    aside.clear_old(&new, &looked)
+}
+
+/// The path beside `place` with the same name between `before` and `after`.
+fn beside(place: &Path, before: &str, after: &str) -> PathBuf {
+    let name = place.file_name().unwrap_or_default().to_string_lossy();
+    place.with_file_name(format!("{before}{name}{after}"))
+}
+
+/// Gives a file, link or special file a second name; a copy where that is not possible.
+fn link(from: &Path, to: &Path) -> io::Result<()> {
+    fs::hard_link(from, to).or_else(|error| {
+        let metadata = fs::symlink_metadata(from)?;
+        if metadata.is_symlink() {
+            return std::os::unix::fs::symlink(fs::read_link(from)?, to);
+        }
+        if metadata.is_file() { fs::copy(from, to).map(drop) } else { Err(error) }
+    })
+}
+
+/// Keeps files that have to make room, in `NAME.set-aside/`.
+struct SetAside<'a> {
+    place: &'a Path,
+    notices: &'a mut Vec<String>,
+}
+
+impl SetAside<'_> {
+    /// Keeps the file `from`, whose path in the result is `path`, under another name.
+    fn link(&mut self, from: &Path, path: &str) -> Result<(), RunError> {
+        let kept = self.free_name(path)?;
+        link(from, &kept).map_err(RunError::io("set aside", from))?;
+        self.report(path, &kept);
+        Ok(())
+    }
+
+    /// Moves the file `from` away.
+    fn take(&mut self, from: &Path, path: &str) -> Result<(), RunError> {
+        let kept = self.free_name(path)?;
+        fs::rename(from, &kept).map_err(RunError::io("set aside", from))?;
+        self.report(path, &kept);
+        Ok(())
+    }
+
+    fn free_name(&self, path: &str) -> Result<PathBuf, RunError> {
+        let folder = beside(self.place, "", ".set-aside");
+        for n in 1u32.. {
+            let kept = folder.join(if n == 1 { path.to_owned() } else { format!("{path}.{n}") });
+            let above = kept.parent().unwrap_or(&folder);
+            let made = fs::create_dir_all(above);
+            match made {
+                Ok(()) if fs::symlink_metadata(&kept).is_err() => return Ok(kept),
+                Ok(()) => {}
+                // A file of that name was set aside before.
+                Err(e) if matches!(e.kind(), io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists) => {
+                    return Ok(beside(above, "", &format!(".{}", path.replace('/', "_"))));
+                }
+                Err(e) => return Err(RunError::io("make the folder", above)(e)),
+            }
+        }
+        unreachable!("a folder holds fewer than 2^32 files")
+    }
+
+    fn report(&mut self, path: &str, kept: &Path) {
+        self.notices.push(format!(
+            "{} is not what olmo-pipe wrote there, and the new result needs its place: it is kept as {}",
+            self.place.join(path).display(),
+            kept.display()
+        ));
+    }
+
+    /// Removes the old folder `old` after the swap. What is not as it was `looked` at is kept.
+    fn clear_old(&mut self, old: &Path, looked: &Place) -> Result<(), RunError> {
+        self.clear(old, &|path, metadata| {
+            // Files that are not ours have a second name by now.
+            looked.found.get(path).is_some_and(|found| found.identity == Identity::of(metadata))
+        })
+    }
+
+    /// Removes what a killed run left. Files that are nowhere else are kept.
+    fn clear_leftover(&mut self, left: &Path, store: &Store) -> Result<(), RunError> {
+        self.clear(left, &|path, metadata| {
+            let is_stored = || {
+                let file = files::open_regular(&left.join(path)).ok();
+                let digest = file.and_then(|mut file| Digest::of_reader(&mut file).ok());
+                digest.is_some_and(|(digest, _)| store.has_object(digest))
+            };
+            metadata.nlink() > 1 || metadata.is_symlink() || is_stored()
+        })
+    }
+
+    fn clear(&mut self, folder: &Path, is_safe: &dyn Fn(&str, &Metadata) -> bool) -> Result<(), RunError> {
+        let removing = RunError::io("remove", folder);
+        match fs::symlink_metadata(folder) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Ok(metadata) if metadata.is_dir() => {}
+            _ => return fs::remove_file(folder).map_err(removing),
+        }
+        self.clear_below(folder, "", is_safe)?;
+        fs::remove_dir_all(folder).map_err(removing)
+    }
+
+    fn clear_below(
+        &mut self,
+        folder: &Path,
+        name: &str,
+        is_safe: &dyn Fn(&str, &Metadata) -> bool,
+    ) -> Result<(), RunError> {
+        for entry in fs::read_dir(folder).map_err(RunError::io("read the folder", folder))?.flatten() {
+            let own = entry.file_name().to_string_lossy().into_owned();
+            let below = if name.is_empty() { own } else { format!("{name}/{own}") };
+            let path = entry.path();
+            let metadata = fs::symlink_metadata(&path).map_err(RunError::io("look at", &path))?;
+            let is_marker = matches!(below.as_str(), MARKER | ".olmo-pipe.json.tmp");
+            if metadata.is_dir() {
+                self.clear_below(&path, &below, is_safe)?;
+            } else if !is_marker && !is_safe(&below, &metadata) {
+                self.take(&path, &below)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Afterwards `place` is what `new` was, and `new`, if it exists, what `place` was.
+fn swap(new: &Path, place: &Path) -> io::Result<()> {
+    if fs::symlink_metadata(place).is_err() {
+        return fs::rename(new, place);
+    }
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        use rustix::io::Errno;
+        match renameat_with(CWD, new, CWD, place, RenameFlags::EXCHANGE) {
+            // Some file systems cannot do both at once.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {}
+            other => return Ok(other?),
+        }
+    }
+    let old = new.with_extension("old");
+    fs::rename(place, &old)?;
+    fs::rename(new, place)?;
+    fs::rename(&old, new)
+}
