@@ -80,7 +80,7 @@ fn a_part_of_a_killed_tokenisation_that_is_damaged_is_made_again() {
         &|part| std::fs::write(part, "").unwrap(),
     ];
     for damage in damages {
-        let fresh = ["run", "data.yaml", "--force", "tokenize", "--fresh", "tokenize"];
+        let fresh = ["run", "data.yaml", "--force", "tokens", "--fresh", "tokens"];
         let killed = command(broken.path(), &fresh).env("OLMO_PIPE_FAILPOINT", "tokenize.part:1").output();
         assert_eq!(killed.unwrap().status.signal(), Some(9));
         let work = std::fs::read_dir(broken.path().join(".olmo-pipe/work-v1")).unwrap();
@@ -88,7 +88,7 @@ fn a_part_of_a_killed_tokenisation_that_is_damaged_is_made_again() {
         let parts: Vec<_> = parts.collect();
         assert_eq!(parts.len(), 1);
         damage(&parts[0]);
-        let text = succeeds(broken.path(), &["run", "data.yaml", "--force", "tokenize"]);
+        let text = succeeds(broken.path(), &["run", "data.yaml", "--force", "tokens"]);
         assert!(text.contains("is damaged (tokens.parquet: "), "{text}");
         for name in ["tokens/tokens.parquet", "tokens/tokens-1.parquet", "tokens/manifest.json", "rows/input_ids.npy"] {
             let read = |dir: &Path| std::fs::read(dir.join("out/data").join(name)).unwrap();

@@ -205,7 +205,10 @@ fn a_download_whose_process_is_killed_is_gone_on_with() {
     child.kill().unwrap();
     child.wait().unwrap();
     project.succeeds(&["run", "e.yaml"]);
-    assert_eq!(*ranges.lock().unwrap(), ["".to_owned(), "bytes=1000000-".to_owned()]);
+    // What came after the last note is not trusted.
+    let ranges = ranges.lock().unwrap();
+    let from: u64 = ranges[1].strip_prefix("bytes=").unwrap().trim_end_matches('-').parse().unwrap();
+    assert!(ranges.len() == 2 && (900_000..=1_000_000).contains(&from), "{ranges:?}");
     assert_eq!(walk(&project.path(".olmo-pipe/downloads-v1")).len(), 1, "only the lock stays");
 }
 

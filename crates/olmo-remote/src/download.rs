@@ -1,6 +1,6 @@
-//! Downloads one file into a folder. What has arrived stays in `NAME.part` when the process ends. `NAME.from` holds the
-//! length and digest of the part, and the next call continues the part if it still matches them and the server says that
-//! the file is still the same.
+//! Downloads one file into a folder. What has arrived stays in `NAME.part` when the process ends. The journal `NAME.from`
+//! holds the length and digest of the part as it grows, and the next call continues the part if it still matches them and
+//! the server says that the file is still the same.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use olmo_stage::Digest;
 use olmo_stage::digest::Hasher;
+use olmo_stage::{Digest, journal};
 
 use crate::digests::Digests;
 use crate::error::RemoteError;
@@ -52,18 +52,17 @@ impl Expected {
     }
 }
 
-/// Bytes after which the length and digest of a part are written again.
-const SEAL_EVERY: u64 = 8 << 20;
+/// Bytes after which the length and digest of a part are noted again.
+const SEAL_EVERY: u64 = 64 << 10;
 
-/// What a part is a part of, and the content of its beginning.
+/// A line of `NAME.from`.
 #[derive(Serialize, Deserialize)]
-struct Begun {
-    url: String,
-    etag: Option<String>,
-    /// In bytes; what comes after them is not used.
-    length: u64,
-    /// Of the first `length` bytes.
-    digest: Digest,
+#[serde(rename_all = "snake_case")]
+enum Note {
+    /// The first line: what the part is a part of.
+    Begun { url: String, etag: Option<String> },
+    /// The first `length` bytes of the part have this digest. What comes after them is not used.
+    Sealed { length: u64, digest: Digest },
 }
 
 /// Fetches `url` into the file `path`; its folder is there. A file that is there already stays if it is the one that
@@ -99,7 +98,9 @@ pub fn download(
             resumed: false,
             etag: None,
             there: 0,
+            sealed: 0,
             hasher: Hasher::default(),
+            notes: None,
         };
         transfer.run(watch)?;
         let resumed = transfer.resumed;
@@ -137,8 +138,12 @@ struct Transfer<'a> {
     etag: Option<String>,
     /// Length of the part so far, in bytes.
     there: u64,
+    /// Length at the last note, in bytes.
+    sealed: u64,
     /// Has seen the part so far.
     hasher: Hasher,
+    /// `NAME.from`, once something was noted.
+    notes: Option<journal::Writer<Note>>,
 }
 
 impl Transfer<'_> {
@@ -171,16 +176,18 @@ impl Transfer<'_> {
 
     /// Keeps of an earlier part what its length and digest vouch for; else starts from nothing.
     fn take_up(&mut self, file: &mut File) -> Result<(), RemoteError> {
-        let begun = self.read_begun().filter(|begun| begun.url == self.url.to_string());
-        if let Some(begun) = begun {
-            let length = file.metadata().map_err(RemoteError::io("look at", self.part))?.len();
+        let notes = journal::read_prefix::<Note>(self.begun).map(|contents| contents.records).unwrap_or_default();
+        if let (Some(Note::Begun { url, etag }), Some(Note::Sealed { length, digest })) = (notes.first(), notes.last())
+            && *url == self.url.to_string()
+        {
             let mut hasher = Hasher::default();
-            let read = io::copy(&mut (&mut *file).take(begun.length), &mut hasher);
+            let read = io::copy(&mut (&mut *file).take(*length), &mut hasher);
             let read = read.map_err(RemoteError::io("read", self.part))?;
-            if begun.length <= length && read == begun.length && hasher.finish() == begun.digest {
-                file.set_len(begun.length).map_err(RemoteError::io("write", self.part))?;
-                (self.etag, self.there, self.hasher) = (begun.etag, begun.length, hasher);
-                return Ok(());
+            if read == *length && hasher.finish() == *digest {
+                file.set_len(*length).map_err(RemoteError::io("write", self.part))?;
+                (self.etag, self.there, self.hasher) = (etag.clone(), *length, hasher);
+                let _ = fs::remove_file(self.begun);
+                return self.seal();
             }
         }
         self.restart(file).map(drop)
@@ -250,16 +257,12 @@ impl Transfer<'_> {
             self.etag = answer.header("etag").map(str::to_owned);
         }
         file.seek(SeekFrom::Start(there)).map_err(RemoteError::io("write", self.part))?;
-        let mut sealed = there;
         let mut body = answer.reader();
         let mut buffer = vec![0u8; 1 << 17];
         loop {
             watch.progress(&what, there, total);
             let count = match body.read(&mut buffer) {
-                Ok(0) if total.is_none() => {
-                    self.write_begun()?;
-                    return Ok(None);
-                }
+                Ok(0) if total.is_none() => return Ok(None),
                 Ok(0) => break,
                 Ok(count) => count,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
@@ -278,12 +281,11 @@ impl Transfer<'_> {
             file.write_all(&buffer[..count]).map_err(RemoteError::io("write", self.part))?;
             self.hasher.write_all(&buffer[..count]).map_err(RemoteError::io("write", self.part))?;
             self.there = there;
-            if there >= sealed + SEAL_EVERY {
-                self.write_begun()?;
-                sealed = there;
+            if there >= self.sealed + SEAL_EVERY {
+                self.seal()?;
             }
         }
-        self.write_begun()?;
+        self.seal()?;
         // Of unknown size, and cut off: at least one byte is missing.
         Ok(Some((there, total.or(Some(there + 1)))))
     }
@@ -292,28 +294,25 @@ impl Transfer<'_> {
     fn restart(&mut self, file: &File) -> Result<u64, RemoteError> {
         file.set_len(0).map_err(RemoteError::io("write", self.part))?;
         let _ = fs::remove_file(self.begun);
-        (self.etag, self.there, self.hasher) = (None, 0, Hasher::default());
+        (self.etag, self.there, self.sealed, self.hasher, self.notes) = (None, 0, 0, Hasher::default(), None);
         Ok(0)
     }
 
-    fn read_begun(&self) -> Option<Begun> {
-        serde_json::from_slice(&olmo_stage::files::read_regular(self.begun, 1 << 20).ok()?).ok()
-    }
-
-    fn write_begun(&self) -> Result<(), RemoteError> {
-        let begun = Begun {
-            url: self.url.to_string(),
-            etag: self.etag.clone(),
-            length: self.there,
-            digest: self.hasher.finish(),
+    /// Notes the length and digest of the part so far.
+    fn seal(&mut self) -> Result<(), RemoteError> {
+        let writing = |path: &Path| RemoteError::io("write", path);
+        let notes = match &mut self.notes {
+            Some(notes) => notes,
+            none => {
+                let mut notes = journal::Writer::open(self.begun, false).map_err(writing(self.begun))?;
+                let begun = Note::Begun { url: self.url.to_string(), etag: self.etag.clone() };
+                notes.append(&begun).map_err(writing(self.begun))?;
+                none.insert(notes)
+            }
         };
-        let writing = RemoteError::io("write", self.begun);
-        let written = serde_json::to_vec(&begun).map_err(io::Error::from).and_then(|text| {
-            let temporary = with_ending(self.begun, "tmp");
-            fs::write(&temporary, text)?;
-            fs::rename(&temporary, self.begun)
-        });
-        written.map_err(writing)
+        let sealed = Note::Sealed { length: self.there, digest: self.hasher.finish() };
+        self.sealed = self.there;
+        notes.append(&sealed).map_err(writing(self.begun))
     }
 
     fn check_room(&self, needed: u64) -> Result<(), RemoteError> {

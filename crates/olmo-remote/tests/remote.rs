@@ -204,6 +204,28 @@ fn what_is_not_there_or_not_allowed_is_said_with_the_address() {
 }
 
 #[test]
+fn a_part_with_a_wrong_bit_is_not_continued() {
+    let sizes = std::sync::atomic::AtomicU64::new(0);
+    let body: String = (0..50_000).map(|n| format!("{{\"n\": {n}}}\n")).collect();
+    let text = body.clone();
+    let server = Server::start(move |request| {
+        let reply = Reply::file(request, text.as_bytes(), "\"1\"");
+        // The first answers break off.
+        if sizes.fetch_add(1, std::sync::atomic::Ordering::SeqCst) < 3 { reply.cut(400_000) } else { reply }
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("{}/a.jsonl", server.address);
+    fetch(&settings("https://hub.example"), &url, None, dir.path()).unwrap_err();
+    let part = dir.path().join("files/a.jsonl.part");
+    let mut bytes = std::fs::read(&part).unwrap();
+    assert!(!bytes.is_empty() && bytes.len() < body.len());
+    bytes[1000] ^= 1;
+    std::fs::write(&part, bytes).unwrap();
+    fetch(&settings("https://hub.example"), &url, None, dir.path()).unwrap();
+    assert_eq!(std::fs::read_to_string(dir.path().join("files/a.jsonl")).unwrap(), body);
+}
+
+#[test]
 fn sizes_are_capped_before_and_while_a_file_comes() {
     let server = Server::start(|request| Reply::file(request, CHATS, "\"1\""));
     let dir = tempfile::tempdir().unwrap();
@@ -214,16 +236,16 @@ fn sizes_are_capped_before_and_while_a_file_comes() {
 }
 
 #[test]
-fn a_disk_that_is_full_is_an_error_and_what_came_stays() {
-    // A file that takes no byte stands in the place of the part.
+fn a_link_in_the_place_of_a_part_is_not_followed() {
     let server = Server::start(|request| Reply::file(request, CHATS, "\"1\""));
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("files")).unwrap();
-    std::os::unix::fs::symlink("/dev/full", dir.path().join("files/a.jsonl.part")).unwrap();
+    std::fs::write(dir.path().join("precious"), "mine").unwrap();
+    std::os::unix::fs::symlink(dir.path().join("precious"), dir.path().join("files/a.jsonl.part")).unwrap();
     let error =
         fetch(&settings("https://hub.example"), &format!("{}/a.jsonl", server.address), None, dir.path()).unwrap_err();
-    assert!(matches!(error.code(), "remote::no_space" | "remote::io"), "{error}");
-    assert!(error.to_string().contains("a.jsonl.part"), "{error}");
+    assert!(error.to_string().contains("a.jsonl.part") && error.to_string().contains("symbolic link"), "{error}");
+    assert_eq!(std::fs::read_to_string(dir.path().join("precious")).unwrap(), "mine");
 }
 
 /// Answers as the hub does; the large file lies on another host.

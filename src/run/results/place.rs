@@ -310,3 +310,95 @@ fn swap(new: &Path, place: &Path) -> io::Result<()> {
     fs::rename(new, place)?;
     fs::rename(&old, new)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::marker::MadeBy;
+    use super::*;
+    use crate::spec::PortRef;
+    use crate::store::ListItem;
+    use olmo_stage::PortType;
+
+    struct Bench {
+        dir: tempfile::TempDir,
+        store: Store,
+        notices: Vec<String>,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let store = Store::open(&dir.path().join("store")).unwrap();
+            fs::create_dir_all(dir.path().join("out/e")).unwrap();
+            Self { dir, store, notices: Vec::new() }
+        }
+
+        fn artifact(&self, text: &str) -> Digest {
+            let folder = self.dir.path().join(format!("made-{text}"));
+            fs::create_dir_all(&folder).unwrap();
+            fs::write(folder.join("file"), text).unwrap();
+            self.store.commit_tree(PortType::Text, &folder).unwrap()
+        }
+
+        fn place(&self) -> PathBuf {
+            self.dir.path().join("out/e/text")
+        }
+
+        fn put(&mut self, output: &Output) -> Result<(), RunError> {
+            let port = PortRef { stage: "s".into(), port: "text".into() };
+            let made_by = MadeBy { run: "r".into(), experiment: "e".into(), params: serde_json::Map::new(), git: None };
+            let keys = BTreeMap::from([(String::new(), Digest::of(b"key"))]);
+            let marker = Marker::new(made_by, None, &port, keys, output, &self.store)?;
+            put(&self.store, output, &self.place(), marker, &mut self.notices)
+        }
+
+        fn read(&self, path: &str) -> String {
+            fs::read_to_string(self.place().join(path)).unwrap()
+        }
+    }
+
+    #[test]
+    fn a_result_is_replaced_whole_and_a_list_has_a_folder_for_each_label() {
+        let mut bench = Bench::new();
+        let (a, b) = (bench.artifact("a"), bench.artifact("b"));
+        bench.put(&Output::Single(a)).unwrap();
+        bench.put(&Output::Single(b)).unwrap();
+        assert_eq!(bench.read("file"), "b");
+        let item = |label: &str, digest| ListItem { label: label.into(), digest };
+        bench.put(&Output::List(vec![item("step1", a), item("step2", b)])).unwrap();
+        assert_eq!((bench.read("step1/file"), bench.read("step2/file")), ("a".into(), "b".into()));
+        assert!(!bench.place().join("file").exists());
+        // A user's file where a list item now needs a folder.
+        bench.put(&Output::Single(a)).unwrap();
+        fs::write(bench.place().join("step1"), "mine").unwrap();
+        bench.put(&Output::List(vec![item("step1", a)])).unwrap();
+        assert_eq!(bench.read("step1/file"), "a");
+        assert_eq!(fs::read_to_string(bench.dir.path().join("out/e/text.set-aside/step1")).unwrap(), "mine");
+        assert_eq!(bench.notices.len(), 1);
+        let mut left: Vec<_> =
+            fs::read_dir(bench.dir.path().join("out/e")).unwrap().map(|e| e.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["text", "text.set-aside"], "nothing half-made stays");
+    }
+
+    #[test]
+    fn a_result_that_is_current_is_left_alone_and_a_lost_file_comes_back() {
+        let mut bench = Bench::new();
+        let output = Output::Single(bench.artifact("a"));
+        bench.put(&output).unwrap();
+        let identity = |bench: &Bench| fs::metadata(bench.place().join("file")).unwrap().ino();
+        let first = identity(&bench);
+        bench.put(&output).unwrap();
+        assert_eq!(identity(&bench), first, "it was not written again");
+        fs::remove_file(bench.place().join("file")).unwrap();
+        bench.put(&output).unwrap();
+        assert_eq!(bench.read("file"), "a");
+        // A damaged marker makes nobody's file ours.
+        fs::write(bench.place().join(MARKER), "{").unwrap();
+        bench.put(&output).unwrap();
+        fs::write(bench.place().join("file"), "edited").unwrap();
+        fs::remove_file(bench.place().join(MARKER)).unwrap();
+        assert!(matches!(bench.put(&output), Err(RunError::ForeignResults { file: Some(file), .. }) if file == "file"));
+        assert_eq!(bench.read("file"), "edited");
+    }
+}
