@@ -14,6 +14,7 @@ mod event;
 mod explain;
 mod follow;
 pub(crate) mod gpus;
+mod groups;
 mod job;
 mod judge;
 mod lease;
