@@ -18,7 +18,7 @@ use super::event::Used;
 use super::judge::{self, Asked, Verdict, judge};
 use super::resources::Grant;
 use super::sources::command_key;
-use crate::exec::attempt::{Attempt, ItemRecord, Items, Work, check_label};
+use crate::exec::attempt::{Attempt, ItemRecord, Items, Work};
 use crate::exec::supervise::Exit;
 use crate::exec::{Backend, Ended, ExecError, Executor, Launch, Process, command};
 use crate::key::{CommandKey, KeyRecord};
@@ -293,7 +293,7 @@ impl Job {
                     let message = format!("it reported an item of `{port}`, which is no list port of it");
                     return Err(failed("stage::unknown_port", message, None));
                 };
-                check_label(label).map_err(|why| failed("stage::label", why, None))?;
+                items.check_label(port, label).map_err(|why| failed("stage::label", why, None))?;
                 let artifact = self.store.commit_tree(declared.port_type, &attempt.item(port, label))?;
                 let (port, label) = (port.clone(), label.clone());
                 (ItemRecord::Added { attempt: attempt.number, port, label, artifact }, 0)
@@ -503,7 +503,7 @@ impl Job {
                 if items.of(port).iter().any(|(known, _)| *known == label) {
                     continue;
                 }
-                check_label(&label).map_err(|why| failed("stage::label", why, None))?;
+                items.check_label(port, &label).map_err(|why| failed("stage::label", why, None))?;
                 let artifact = self.store.commit_tree(declared.port_type, &folder)?;
                 let record = ItemRecord::Added { attempt: attempt.number, port: port.clone(), label, artifact };
                 work.item_writer()?.append(&record).map_err(ExecError::io("write", &attempt.folder))?;
