@@ -1,36 +1,37 @@
-//! Control groups: how much memory this process may use, and with whom it shares that.
+//! Control groups: the memory limit of this process, and which processes share its limits.
 //!
 //! A process is in one group of the unified hierarchy (version 2), in one group of each controller
 //! (version 1), or both. A limit of any group above it holds too, so the least of them counts.
 
 use std::path::{Path, PathBuf};
 
-/// The limits that hold for a process.
+/// The limits of a process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// In bytes.
+    /// Least memory limit, in bytes.
     pub memory: Option<u64>,
-    /// What tells these limits from those of processes elsewhere: each group that has one, with it.
+    /// Every group that has a limit, with the limit: equal for processes that share all limits.
     pub groups: Vec<String>,
 }
 
 /// A hierarchy of groups: where it is mounted, and the group of this process in it.
 struct Hierarchy {
     mount: PathBuf,
-    /// Below `mount`.
+    /// Path of the group below `mount`.
     group: PathBuf,
-    /// Of version 1; else of version 2.
+    /// `None` for version 2.
     controllers: Option<Vec<String>>,
 }
 
 impl Limits {
-    /// Of this process.
+    /// Reads the limits of this process.
     pub fn here() -> Self {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         Self::read(&read("/proc/self/cgroup"), &read("/proc/self/mountinfo"))
     }
 
-    /// Of a process whose `/proc/PID/cgroup` and `/proc/PID/mountinfo` have these texts.
+    /// Reads the limits of a process from the texts of its `/proc/PID/cgroup` and
+    /// `/proc/PID/mountinfo`.
     fn read(groups: &str, mounts: &str) -> Self {
         let mut limits = Self::default();
         for hierarchy in hierarchies(groups, mounts) {
@@ -64,10 +65,10 @@ impl Limits {
     }
 }
 
-/// Version 1 has no word for "no limit", but a number near the largest one.
+/// Version 1 writes "no limit" as a number close to 2^63.
 const UNLIMITED: u64 = 1 << 60;
 
-/// The hierarchies that `mounts` tells of, with the group of this process by `groups`.
+/// Finds the mounted hierarchies in `mounts`, and the process's group in each by `groups`.
 fn hierarchies(groups: &str, mounts: &str) -> Vec<Hierarchy> {
     let mut found = Vec::new();
     for line in mounts.lines() {
@@ -97,7 +98,7 @@ fn hierarchies(groups: &str, mounts: &str) -> Vec<Hierarchy> {
     found
 }
 
-/// A path of `mountinfo`, which writes a space as `\\040`.
+/// Decodes a path of `mountinfo`, which writes a space as `\\040`.
 fn unescape(path: &str) -> PathBuf {
     path.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\").into()
 }

@@ -41,7 +41,7 @@ pub use event::{Place, Record, RunEvent, RunOutcome, Used};
 pub use explain::Changed;
 pub use follow::{Attached, LogFile, attach, cancel, log_files, remove};
 pub use plan::{ItemPlan, Missing, PlanState, Planned, StagePlan, plan};
-pub use record::{Recorded, RunId, find, log_path, now_ms, read_events, read_recorded};
+pub use record::{Recorded, RunId, all, find, log_path, now_ms, read_events, read_recorded, read_recorded_as_written};
 pub use remote::Sourcing;
 pub use resources::{Grant, Machine};
 pub use rules::{StageFinding, findings, findings_of};
