@@ -11,9 +11,10 @@ use olmo_stage::{Digest, PortType};
 use serde::Serialize;
 
 use super::made::RunMade;
+use super::reference::{Horizon, dated_in_the_future};
 use super::usage::bytes_below;
 use crate::exec::attempt::{Items, Work};
-use crate::run::{self, RunError, RunStatus};
+use crate::run::{self, RunError, RunId, RunStatus};
 use crate::store::{Action, Manifest, Output, Store, StoreError, SweepPlan, Swept};
 
 /// Quarantined files and remembered digests of sources go when they are this old.
@@ -65,6 +66,8 @@ pub enum Root {
     Checkpoint,
     /// A named result of a new run.
     Result,
+    /// A run whose record cannot be read might name it.
+    Unread,
     /// Made or used a short time ago.
     Recent,
     /// A finished stage within the budget.
@@ -81,6 +84,7 @@ impl Root {
             Root::Pinned => "pins",
             Root::Checkpoint => "last checkpoints",
             Root::Result => "newest results",
+            Root::Unread => "records that are unreadable",
             Root::Recent => "used lately",
             Root::Cache => "cache within budget",
         }
@@ -112,6 +116,8 @@ pub struct Collection {
     pub remains: u64,
     /// The roots alone take more than the budget: so much.
     pub over_budget: Option<u64>,
+    /// Notes for the user: unreadable records, runs dated in the future.
+    pub notes: Vec<String>,
     plan: SweepPlan,
     remains_cutoff: i64,
 }
@@ -134,6 +140,7 @@ struct Look<'s> {
     /// Keys that stay.
     keys: BTreeSet<Digest>,
     running: bool,
+    notes: Vec<String>,
 }
 
 impl Look<'_> {
@@ -141,6 +148,11 @@ impl Look<'_> {
         for artifact in artifacts {
             self.rooted.entry(artifact).or_default().insert(root);
         }
+    }
+
+    /// Adds a note: the record of run `id` cannot be read, so `what` is kept.
+    fn unread(&mut self, id: &RunId, what: &str, error: &RunError) {
+        self.notes.push(format!("{error}: {what} stays for it; `olmo-pipe runs rm {id}` removes the record"));
     }
 
     /// Objects of an artifact with their sizes; none for a local source.
@@ -154,10 +166,10 @@ impl Collection {
     /// Decides, and changes nothing.
     pub fn plan(store: &Store, policy: &Policy) -> Result<Self, RunError> {
         let now = nanoseconds(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
-        let mut look = look(store, policy)?;
+        let mut candidates = candidates(store)?;
+        let mut look = look(store, policy, &candidates)?;
         let grace = if look.running { policy.grace.max(policy.engine_grace) } else { policy.grace };
         let cutoff = now.saturating_sub(nanoseconds(grace));
-        let mut candidates = candidates(store)?;
         let recent = |used: i64| used >= cutoff;
         for candidate in candidates.iter().filter(|c| recent(c.used)) {
             look.keys.insert(candidate.key);
@@ -224,6 +236,7 @@ impl Collection {
             work,
             remains: store.sweep_remains(remains_cutoff, false)?,
             over_budget,
+            notes: look.notes,
             plan,
             remains_cutoff,
         })
@@ -248,12 +261,39 @@ fn nanoseconds(span: Duration) -> i64 {
     i64::try_from(span.as_nanos()).unwrap_or(i64::MAX)
 }
 
-/// Reads the store, and finds what roots keep.
-fn look<'s>(store: &'s Store, policy: &Policy) -> Result<Look<'s>, RunError> {
-    let mut look =
-        Look { store, manifests: BTreeMap::new(), rooted: BTreeMap::new(), keys: BTreeSet::new(), running: false };
+/// Reads what the runs in the store made, the oldest first. Runs dated in the future come before
+/// all others. An error means that the events of that run cannot be read.
+fn runs(store: &Store) -> Result<Vec<(RunId, Result<RunMade, RunError>)>, RunError> {
+    let mut ids = run::all(store)?;
+    let horizon = Horizon::now();
+    ids.sort_by_key(|id| (!horizon.is_beyond(id), id.clone()));
+    let read = |id: &RunId| {
+        let made = RunMade::of(store, id)?;
+        match &made.state.damage {
+            Some(why) => Err(RunError::RunDamaged { id: id.to_string(), why: why.clone() }),
+            None => Ok(made),
+        }
+    };
+    Ok(ids.into_iter().map(|id| (id.clone(), read(&id))).collect())
+}
+
+/// Reads the store, and finds what roots keep. `candidates` are its finished stages.
+fn look<'s>(store: &'s Store, policy: &Policy, candidates: &[Candidate]) -> Result<Look<'s>, RunError> {
+    let mut look = Look {
+        store,
+        manifests: BTreeMap::new(),
+        rooted: BTreeMap::new(),
+        keys: BTreeSet::new(),
+        running: false,
+        notes: Vec::new(),
+    };
     // Runs first: what a run notes after this is young.
-    let runs = RunMade::all(store)?;
+    let runs = runs(store)?;
+    for id in dated_in_the_future(store)? {
+        look.notes.push(format!(
+            "run {id} is dated in the future and does not count as the newest; `olmo-pipe runs rm {id}` removes its record"
+        ));
+    }
     for info in store.artifacts()?.flatten() {
         if let Ok(manifest) = store.manifest(info.digest) {
             look.manifests.insert(info.digest, manifest);
@@ -263,7 +303,18 @@ fn look<'s>(store: &'s Store, policy: &Policy) -> Result<Look<'s>, RunError> {
     look.root(Root::Tagged, tags);
     look.root(Root::Pinned, store.pins()?);
     let mut results: BTreeMap<&str, usize> = BTreeMap::new();
-    for made in runs.iter().rev() {
+    for (id, made) in runs.iter().rev() {
+        let made = match made {
+            Ok(made) => made,
+            Err(error) => {
+                // It may have made, or go on with, anything.
+                let all: Vec<Digest> = look.manifests.keys().copied().collect();
+                look.root(Root::Unread, all);
+                look.keys.extend(candidates.iter().map(|candidate| candidate.key));
+                look.unread(id, "everything", error);
+                continue;
+            }
+        };
         let resumable = made.state.status != RunStatus::Succeeded;
         if resumable {
             let root = if made.state.status == RunStatus::Running { Root::Running } else { Root::Unfinished };
@@ -271,12 +322,25 @@ fn look<'s>(store: &'s Store, policy: &Policy) -> Result<Look<'s>, RunError> {
             look.root(root, made.artifacts());
             look.keys.extend(made.pieces.iter().filter_map(|piece| piece.key));
         }
-        // Without its resolved.yaml a run cannot be resumed; its results are known all the same.
-        let recorded = run::read_recorded(&run::folder(store, &made.state.id), &made.state.id).ok();
-        if let (true, Some(recorded)) = (resumable, &recorded) {
-            let root = if made.state.status == RunStatus::Running { Root::Running } else { Root::Unfinished };
-            look.root(root, recorded.sources.artifacts());
-            look.root(root, recorded.sources.remote_artifacts(&recorded.resolved));
+        if made.state.experiment.is_empty() {
+            // It has told nothing yet, or its engine was killed before it did.
+            continue;
+        }
+        let recorded = run::read_recorded_as_written(&run::folder(store, id), id);
+        match (resumable, &recorded) {
+            (true, Ok(recorded)) => {
+                let root = if made.state.status == RunStatus::Running { Root::Running } else { Root::Unfinished };
+                look.root(root, recorded.sources.artifacts());
+                look.root(root, recorded.sources.remote_artifacts(&recorded.resolved));
+            }
+            (true, Err(error)) => {
+                let by_stages: BTreeSet<Digest> = candidates.iter().flat_map(|c| c.artifacts.iter().copied()).collect();
+                let sources: Vec<Digest> =
+                    look.manifests.keys().copied().filter(|artifact| !by_stages.contains(artifact)).collect();
+                look.root(Root::Unread, sources);
+                look.unread(id, "every artifact that no stage made", error);
+            }
+            (false, _) => {}
         }
         for output in made.pieces.iter().flat_map(|piece| piece.ports().into_iter().filter_map(|p| piece.port(p))) {
             let Output::List(items) = output else { continue };
@@ -291,12 +355,21 @@ fn look<'s>(store: &'s Store, policy: &Policy) -> Result<Look<'s>, RunError> {
         }
         let count = results.entry(made.state.experiment.as_str()).or_insert(0);
         *count += 1;
-        if let (true, Some(recorded)) = (*count <= policy.keep_results, &recorded) {
-            for port in recorded.resolved.outputs.values() {
-                let pieces = made.pieces.iter().filter(|piece| piece.place.stage == port.stage);
-                let outputs: Vec<Digest> =
-                    pieces.filter_map(|p| p.port(&port.port)).flat_map(|o| o.artifacts().collect::<Vec<_>>()).collect();
-                look.root(Root::Result, outputs);
+        if *count > policy.keep_results {
+            continue;
+        }
+        match &recorded {
+            Ok(recorded) => {
+                for port in recorded.resolved.outputs.values() {
+                    let pieces = made.pieces.iter().filter(|piece| piece.place.stage == port.stage);
+                    let outputs = pieces.filter_map(|p| p.port(&port.port));
+                    let outputs: Vec<Digest> = outputs.flat_map(|o| o.artifacts().collect::<Vec<_>>()).collect();
+                    look.root(Root::Result, outputs);
+                }
+            }
+            Err(error) => {
+                look.root(Root::Unread, made.artifacts());
+                look.unread(id, "all that it made or used", error);
             }
         }
     }

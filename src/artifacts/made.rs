@@ -45,7 +45,7 @@ impl RunMade {
 
     /// Of all runs in the store, the oldest first.
     pub fn all(store: &Store) -> Result<Vec<Self>, RunError> {
-        run::list(store)?.into_iter().map(|state| Self::of(store, &state.id)).collect()
+        run::all(store)?.iter().map(|id| Self::of(store, id)).collect()
     }
 
     /// Every artifact that it made, used from the cache, or reported, each once.

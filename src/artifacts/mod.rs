@@ -23,6 +23,6 @@ pub use lineage::{Direction, Lineage, Node, Step, StepInput};
 pub use made::{Made, RunMade};
 pub use openlineage::events;
 pub use provenance::{Making, Provenance};
-pub use reference::{Reference, find_run};
+pub use reference::{Reference, dated_in_the_future, find_run};
 pub use statement::statement;
 pub use usage::{Group, Usage};

@@ -53,14 +53,54 @@ impl Reference {
 pub fn find_run(store: &Store, text: &str) -> Result<RunId, ReferenceError> {
     let unknown = || ReferenceError::UnknownRun { text: text.to_owned() };
     if text == "latest" {
-        return run::list(store)?.pop().map(|state| state.id).ok_or_else(unknown);
+        return newest_run(store, |_| true)?.ok_or_else(unknown);
     }
     match run::find(store, text) {
         Err(RunError::UnknownRun { .. }) => {}
         other => return Ok(other?),
     }
-    let newest = run::list(store)?.into_iter().rev().find(|state| state.experiment == text);
-    newest.map(|state| state.id).ok_or_else(unknown)
+    newest_run(store, |experiment| experiment == text)?.ok_or_else(unknown)
+}
+
+/// Finds the newest run of an experiment that is `wanted`. A run whose engine has not recorded it
+/// yet does not count. A run dated in the future counts only if there is no other.
+fn newest_run(store: &Store, wanted: impl Fn(&str) -> bool) -> Result<Option<RunId>, RunError> {
+    let mut ids = run::all(store)?;
+    let horizon = Horizon::now();
+    ids.sort_by_key(|id| (!horizon.is_beyond(id), id.clone()));
+    for id in ids.into_iter().rev() {
+        let state = run::show(store, &id)?;
+        if !state.experiment.is_empty() && wanted(&state.experiment) {
+            return Ok(Some(id));
+        }
+    }
+    Ok(None)
+}
+
+/// Finds the runs dated in the future: they were made while a clock was wrong.
+pub fn dated_in_the_future(store: &Store) -> Result<Vec<RunId>, RunError> {
+    let horizon = Horizon::now();
+    Ok(run::all(store)?.into_iter().filter(|id| horizon.is_beyond(id)).collect())
+}
+
+/// The latest plausible start time of a run, in the form of run ids.
+pub(super) struct Horizon(String);
+
+impl Horizon {
+    /// Tolerated difference between the clocks of machines, in seconds.
+    const TOLERANCE: u64 = 3600;
+
+    pub fn now() -> Self {
+        let digits = crate::report::utc(run::now_ms() / 1000 + Self::TOLERANCE);
+        let digits: String = digits.chars().filter(char::is_ascii_digit).collect();
+        Self(digits)
+    }
+
+    /// Whether run `id` claims to be from after this time.
+    pub fn is_beyond(&self, id: &RunId) -> bool {
+        let made: String = id.as_str().chars().filter(char::is_ascii_digit).take(14).collect();
+        made.get(..14) > self.0.get(..14)
+    }
 }
 
 fn in_run(store: &Store, id: &RunId, what: &str, whole: &str) -> Result<Digest, ReferenceError> {
@@ -77,7 +117,7 @@ fn in_run(store: &Store, id: &RunId, what: &str, whole: &str) -> Result<Digest, 
     }
     // No stage: the name of a result, perhaps with a label.
     let (name, label) = split_label(what);
-    let recorded = run::read_recorded(&run::folder(store, id), id)?;
+    let recorded = run::read_recorded_as_written(&run::folder(store, id), id)?;
     match recorded.resolved.outputs.get(name) {
         Some(port) => {
             let label = label.map(|l| format!("[{l}]")).unwrap_or_default();

@@ -49,8 +49,9 @@ impl Data {
                 command.arg(word);
                 continue;
             };
-            let place = tempfile::tempdir_in(store.root()).map_err(|e| {
-                Problem::new(Exit::Store, "cli::folder", &format!("cannot make a folder in the store: {e}"), None)
+            // In the store files are linked, not copied; but it may be one that this user only reads.
+            let place = tempfile::tempdir_in(store.root()).or_else(|_| tempfile::tempdir()).map_err(|e| {
+                Problem::new(Exit::Store, "cli::folder", &format!("cannot make a temporary folder: {e}"), None)
             })?;
             command.arg(materialize(&store, looked_at.artifact, place.path())?);
             command.arg("--objects").arg(store.objects_dir());
@@ -97,14 +98,14 @@ struct LookedAt {
 /// What `text` names; `None` if it is a path, or nothing that is known here.
 fn looked_at(common: &Common, text: &str, inspects: bool) -> Result<Option<(Store, LookedAt)>, Problem> {
     if digits(text) {
-        let store = common.open_store()?;
+        let store = common.read_store()?;
         let artifact = store.find_prefix(text)?;
         return Ok(Some((store, LookedAt { artifact, params: None, metrics: None })));
     }
     if text.contains('/') || text.is_empty() {
         return Ok(None);
     }
-    let store = common.open_store()?;
+    let store = common.read_store()?;
     let (run, stage) = text.split_once(':').map_or((text, None), |(run, stage)| (run, Some(stage)));
     if inspects && !stage.is_some_and(|stage| stage.contains('.')) {
         return trained(&store, run, stage).map(|found| Some((store, found)));

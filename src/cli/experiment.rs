@@ -58,7 +58,7 @@ impl Validate {
     fn rules(&self, resolved: &Resolved, common: &Common) -> Result<Placed, Problem> {
         let folder = common.store_folder(&resolved.root);
         // Looking at an experiment makes no store.
-        let store = if folder.join("format").exists() { Some(Store::open(&folder)?) } else { None };
+        let store = if folder.join("format").exists() { Some(Store::read(&folder)?) } else { None };
         let options = engine::Options { sourcing: self.experiment.sourcing(false, true)?, ..Default::default() };
         let findings = engine::findings(resolved, &[], store.as_ref(), &options)?;
         placed(&self.experiment, findings)

@@ -8,7 +8,6 @@ use clap::Args;
 use super::{Common, Exit, ExperimentFile, Problem, answer, current_folder};
 use crate::report::{Terminal, escape_control};
 use crate::run as engine;
-use crate::store::Store;
 
 #[derive(Args)]
 pub struct Lock {
@@ -22,7 +21,7 @@ pub struct Lock {
 impl Lock {
     pub fn run(self, common: &Common) -> Result<Exit, Problem> {
         let resolved = &self.experiment.load()?.resolved;
-        let store = Store::open(&common.store_folder(&resolved.root))?;
+        let store = common.open_store_of(&resolved.root)?;
         let sourcing = self.experiment.sourcing(false, false)?;
         let bars = std::io::stderr().is_terminal();
         let mut terminal = Terminal::new(Box::new(std::io::stderr()), bars, &current_folder()?);

@@ -47,6 +47,9 @@ pub struct Common {
     /// The store's folder (else OLMO_PIPE_STORE, else `.olmo-pipe` in the project root).
     #[arg(long, global = true)]
     store: Option<PathBuf>,
+    /// A store that this command makes is shared by the group of its folder (docs/store.md).
+    #[arg(long, global = true)]
+    shared: bool,
 }
 
 #[derive(Subcommand)]
@@ -187,10 +190,27 @@ impl Common {
         self.store.clone().or(variable).unwrap_or_else(|| project.join(".olmo-pipe"))
     }
 
-    /// The store of the project that the current folder lies in.
+    /// The store of the project that the current folder lies in; made if it is not there.
     fn open_store(&self) -> Result<Store, Problem> {
-        let here = current_folder()?;
-        Ok(Store::open(&self.store_folder(&crate::spec::project_root(&here)))?)
+        self.open_store_of(&crate::spec::project_root(&current_folder()?))
+    }
+
+    /// The store of `project`; made if it is not there.
+    fn open_store_of(&self, project: &Path) -> Result<Store, Problem> {
+        let folder = self.store_folder(project);
+        Ok(if self.shared { Store::open_shared(&folder)? } else { Store::open(&folder)? })
+    }
+
+    /// The store of the project that the current folder lies in, and what had to be moved away to
+    /// open it.
+    fn open_store_for_repair(&self) -> Result<(Store, Vec<crate::store::Problem>), Problem> {
+        let folder = self.store_folder(&crate::spec::project_root(&current_folder()?));
+        Ok(Store::open_for_repair(&folder)?)
+    }
+
+    /// The store of the project that the current folder lies in, for looking at it. Makes nothing.
+    fn read_store(&self) -> Result<Store, Problem> {
+        Ok(Store::read(&self.store_folder(&crate::spec::project_root(&current_folder()?)))?)
     }
 }
 

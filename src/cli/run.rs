@@ -80,7 +80,7 @@ struct How {
 impl Run {
     pub fn run(self, common: &Common) -> Result<Exit, Problem> {
         let Loaded { resolved, .. } = self.experiment.load()?;
-        let store = Store::open(&common.store_folder(&resolved.root))?;
+        let store = common.open_store_of(&resolved.root)?;
         let selection = self.choice.into();
         let (fresh, force, no_cache_read) = (self.fresh, self.force, self.no_cache_read);
         let sourcing = self.experiment.sourcing(self.locked, self.offline)?;
@@ -191,7 +191,7 @@ pub struct Plan {
 impl Plan {
     pub fn run(self, common: &Common) -> Result<Exit, Problem> {
         let Loaded { resolved, .. } = self.experiment.load()?;
-        let store = Store::open(&common.store_folder(&resolved.root))?;
+        let store = Store::read(&common.store_folder(&resolved.root))?;
         let sourcing = self.experiment.sourcing(false, true)?;
         let engine::Planned { stages: plans, missing } =
             engine::plan(resolved, &self.choice.into(), &store, &sourcing.read()?)?;

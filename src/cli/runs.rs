@@ -76,7 +76,10 @@ pub enum Runs {
 
 impl Runs {
     pub fn run(self, common: &Common) -> Result<Exit, Problem> {
-        let store = common.open_store()?;
+        let store = match self {
+            Runs::Rm { .. } => common.open_store()?,
+            _ => common.read_store()?,
+        };
         match self {
             Runs::List { json } => list(&store, json),
             Runs::Compare(compare) => compare.run(&store),

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::ExecError;
 use super::supervise;
+use crate::store::remove_tree;
 
 /// How long the supervisor of a dead engine may take to end its stage.
 const QUIET_WITHIN: Duration = Duration::from_secs(15);
@@ -81,6 +82,20 @@ impl Items {
     /// The items of `port`.
     pub fn of(&self, port: &str) -> &[(String, Digest)] {
         self.0.get(port).map_or(&[], Vec::as_slice)
+    }
+
+    /// Why `label` cannot name another item of `port`: it is no folder's name, or differs from the
+    /// label of an item only in case.
+    pub fn check_label(&self, port: &str, label: &str) -> Result<(), String> {
+        check_label(label)?;
+        let is_twin = |known: &str| known != label && known.to_lowercase() == label.to_lowercase();
+        match self.of(port).iter().find(|(known, _)| is_twin(known)) {
+            None => Ok(()),
+            Some((known, _)) => Err(format!(
+                "the labels `{known}` and `{label}` of `{port}` differ only in upper and lower case, so on some file \
+                 systems they would be one folder"
+            )),
+        }
     }
 
     /// Ports with their items.
@@ -236,7 +251,7 @@ fn make(folder: PathBuf) -> Result<PathBuf, ExecError> {
 /// Removes the file or folder at `path`, if it is there. Links are not followed.
 fn remove(path: &Path) -> Result<(), ExecError> {
     let is_folder = fs::symlink_metadata(path).is_ok_and(|found| found.is_dir());
-    match if is_folder { fs::remove_dir_all(path) } else { fs::remove_file(path) } {
+    match if is_folder { remove_tree(path) } else { fs::remove_file(path) } {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(ExecError::io("remove", path)(e)),
         _ => Ok(()),
     }
@@ -462,6 +477,15 @@ mod tests {
         items.apply(&added(2, "step30"));
         assert_eq!(labels(&items), ["step10", "step20", "step30"]);
         assert_eq!(items.len(), 3);
+    }
+
+    #[test]
+    fn labels_that_differ_only_in_case_are_refused() {
+        let mut items = Items::default();
+        items.apply(&added(1, "step1"));
+        assert!(items.check_label("p", "Step1").unwrap_err().contains("`step1` and `Step1`"));
+        assert!(items.check_label("p", "step1").is_ok(), "it takes the place of the first");
+        assert!(items.check_label("q", "Step1").is_ok() && items.check_label("p", "step2").is_ok());
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub fn rows(store: &Store, ids: &[RunId]) -> Result<Vec<Row>, RunError> {
     let mut numbers = Numbers { store, known: HashMap::new() };
     let mut rows = Vec::new();
     for id in ids {
-        let resolved = record::read_recorded(&state::folder(store, id), id)?.resolved;
+        let resolved = record::read_recorded_as_written(&state::folder(store, id), id)?.resolved;
         let run = state::show(store, id)?;
         if resolved.trials.is_empty() {
             rows.push(row(&mut numbers, id, &resolved, &run, None));

@@ -13,7 +13,7 @@ use olmo_stage::{Digest, Event, InputItem, failpoint, journal};
 
 use super::job::{Job, News, Stopped, damaged, failed};
 use crate::exec::ExecError;
-use crate::exec::attempt::{Attempt, ItemRecord, Items, Work, check_folders, check_label};
+use crate::exec::attempt::{Attempt, ItemRecord, Items, Work, check_folders};
 use crate::store::{Handover, ListItem, StoreError};
 
 /// Why an item cannot be used.
@@ -34,10 +34,10 @@ impl Job {
         noted.records.iter().for_each(|record| items.apply(record));
         let lost = match noted.damage {
             Some(damage) => {
-                let kept = self.store.quarantine(&work.items_path(), &format!("{}.items.jsonl", self.key))?;
+                let kept = self.store.set_aside(&work.items_path(), &format!("{}.items.jsonl", self.key))?;
                 work.write_items(&noted.records)?;
-                let why = format!("items.jsonl of the unfinished work, {damage} (kept as {})", kept.display());
-                Some(why)
+                let kept = kept.map_or_else(String::new, |kept| format!(" (kept as {})", kept.display()));
+                Some(format!("items.jsonl of the unfinished work, {damage}{kept}"))
             }
             None => self.replay(work, &noted.records, &mut items)?,
         };
@@ -129,7 +129,7 @@ impl Job {
             let message = format!("it reported an item of `{port}`, which is not one of its list ports");
             return Err(failed("stage::unknown_port", message, None));
         };
-        self.check_new_label(items, port, label)?;
+        items.check_label(port, label).map_err(|why| failed("stage::label", why, None))?;
         let folder = attempt.item(port, label);
         let lost = |why: &dyn std::fmt::Display| Ok(Err(format!("item {label} of `{port}`: {why}")));
         if let Err(why) = check_folders(&attempt.folder, &folder) {
@@ -156,19 +156,6 @@ impl Job {
         let found: BTreeMap<_, _> =
             manifest.files.iter().map(|(path, entry)| (path.clone(), (entry.size, entry.digest))).collect();
         Ok(seal.compare(&found))
-    }
-
-    fn check_new_label(&self, items: &Items, port: &str, label: &str) -> Result<(), Stopped> {
-        check_label(label).map_err(|why| failed("stage::label", why, None))?;
-        let twin = items.of(port).iter().find(|(known, _)| known != label && known.eq_ignore_ascii_case(label));
-        match twin {
-            Some((twin, _)) => Err(failed(
-                "stage::label",
-                format!("the labels `{twin}` and `{label}` of `{port}` differ only in case"),
-                Some("many file systems cannot hold both: give the items labels that differ in more"),
-            )),
-            None => Ok(()),
-        }
     }
 
     fn note_item(&self, work: &Work, attempt: &Attempt, items: &mut Items, record: &ItemRecord) -> Result<(), Stopped> {
@@ -234,7 +221,7 @@ impl Job {
                 continue;
             }
             let artifact = if command {
-                self.check_new_label(items, port, &label)?;
+                items.check_label(port, &label).map_err(|why| failed("stage::label", why, None))?;
                 self.store.commit_tree(declared.port_type, &folder)?
             } else {
                 match self.commit_item(attempt, items, port, &label)? {

@@ -14,14 +14,19 @@
 //! A claim is granted as a whole or not at all, under the ledger's lock, and an engine waits
 //! while it holds nothing for that stage: two engines cannot block each other. The older wish
 //! goes first: a later one gets nothing that the older one waits for.
+//!
+//! All users of the machine share the folder, so nothing in it is trusted: links are not followed,
+//! FIFOs and devices are not opened, claims have a largest size, and no lock is waited for without
+//! end. A user can still claim more than it uses; the claim names its process.
 
 use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use olmo_stage::files::{kind_name, open_regular};
 use serde::{Deserialize, Serialize};
 
 /// Names the folder in place of the usual ones.
@@ -30,6 +35,10 @@ const NAME: &str = "olmo-pipe-v1";
 const LEDGER: &str = "ledger";
 /// How long others may take with the ledger, which they hold for a fraction of a millisecond.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Largest file of a claim, in bytes: one that names a thousand GPUs has 50,000.
+const LARGEST_CLAIM: u64 = 1 << 18;
+/// So many claims there may be on one machine.
+const MOST_CLAIMS: usize = 10_000;
 
 /// What a stage asks for, or has.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -172,8 +181,13 @@ impl Ledger {
         let path = self.folder.join(LEDGER);
         let open = |create| {
             let mut options = OpenOptions::new();
-            options.read(true).write(true).create_new(create).mode(0o666).custom_flags(libc::O_NOFOLLOW);
-            options.open(&path)
+            options.read(true).write(true).create_new(create).mode(0o666);
+            let file = options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(&path)?;
+            let kind = file.metadata()?.file_type();
+            match kind.is_file() {
+                true => Ok(file),
+                false => Err(io::Error::other(format!("its `{LEDGER}` is {}, not a regular file", kind_name(kind)))),
+            }
         };
         // Not with O_CREAT at once: Linux refuses that for a file of another user in such a folder.
         let file = match open(false) {
@@ -187,19 +201,8 @@ impl Ledger {
             },
             other => other?,
         };
-        let since = Instant::now();
-        loop {
-            match file.try_lock() {
-                Ok(()) => return Ok(file),
-                Err(TryLockError::Error(e)) => return Err(e),
-                Err(TryLockError::WouldBlock) if since.elapsed() < PATIENCE => {
-                    std::thread::sleep(Duration::from_micros(200));
-                }
-                Err(TryLockError::WouldBlock) => {
-                    return Err(io::Error::other("another process does not let go of it"));
-                }
-            }
-        }
+        lock_soon(&file)?;
+        Ok(file)
     }
 
     /// Grants `claim` if it fits. If not and `want` is given, the wish is noted there, so that
@@ -258,15 +261,25 @@ impl Ledger {
             if mine == Some(&path) {
                 continue;
             }
-            // Gone meanwhile, or of another user who hides it: nothing to count.
-            let Ok(mut file) = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(&path) else {
-                continue;
+            if found.len() >= MOST_CLAIMS {
+                return Err(io::Error::other(format!("it holds more than {MOST_CLAIMS} claims")));
+            }
+            let file = match open_regular(&path) {
+                Ok(file) => file,
+                // No claim. Whoever owns it can remove it.
+                Err(e) if e.kind() == io::ErrorKind::InvalidInput => {
+                    let _ = fs::remove_file(&path);
+                    continue;
+                }
+                // Gone meanwhile, or of another user who hides it: nothing to count.
+                Err(_) => continue,
             };
             let alive = matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock));
-            let mut text = String::new();
-            let claim = file.read_to_string(&mut text).ok().and_then(|_| serde_json::from_str::<Claim>(&text).ok());
-            match claim {
-                Some(claim) if alive || (granted && is_locked(&claim.supervisor)) => found.push((granted, claim)),
+            let owner = file.metadata()?.uid();
+            match read_claim(&file) {
+                Some(claim) if alive || (granted && is_locked(&claim.supervisor, owner)) => {
+                    found.push((granted, claim))
+                }
                 _ if !alive => drop(fs::remove_file(&path)),
                 _ => {}
             }
@@ -278,19 +291,49 @@ impl Ledger {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let path = self.folder.join(format!("{}-{:x}-{count}.{kind}", std::process::id(), now()));
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&path)?;
-        file.set_permissions(Permissions::from_mode(0o644))?;
-        file.lock()?;
+        // Locked before others can open it, and lock it first.
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
         let locked = Locked { file: file.try_clone()?, path };
+        lock_soon(&file)?;
         file.write_all(&serde_json::to_vec(claim)?)?;
+        file.set_permissions(Permissions::from_mode(0o644))?;
         Ok(Lease { gpus: claim.gpus.clone(), _file: locked })
     }
 }
 
-/// Whether a supervisor holds its lock.
-fn is_locked(path: &Path) -> bool {
-    let Ok(file) = File::open(path) else { return false };
-    matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
+/// Locks `file`; an error if others hold it for longer than they should.
+fn lock_soon(file: &File) -> io::Result<()> {
+    let since = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::Error(e)) => return Err(e),
+            Err(TryLockError::WouldBlock) if since.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_micros(200));
+            }
+            Err(TryLockError::WouldBlock) => {
+                let message = format!("another process has held its lock for {} s", PATIENCE.as_secs());
+                return Err(io::Error::other(message));
+            }
+        }
+    }
+}
+
+/// What a file claims; `None` if it is no claim.
+fn read_claim(file: &File) -> Option<Claim> {
+    let mut text = Vec::new();
+    file.take(LARGEST_CLAIM + 1).read_to_end(&mut text).ok()?;
+    if text.len() as u64 > LARGEST_CLAIM { None } else { serde_json::from_slice(&text).ok() }
+}
+
+/// Whether a supervisor of user `owner` holds the lock `path`. Nobody else's file is opened: the
+/// path is whatever some user has written into a claim.
+fn is_locked(path: &Path, owner: u32) -> bool {
+    let Ok(metadata) = fs::symlink_metadata(path) else { return false };
+    if !metadata.is_file() || metadata.uid() != owner {
+        return false;
+    }
+    open_regular(path).is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
 fn now() -> u64 {
@@ -522,6 +565,55 @@ mod tests {
                 });
             }
         });
+    }
+
+    fn fifo(path: &Path) {
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    }
+
+    /// Puts FIFOs, links, folders and huge files in the places of claims and supervisors' locks.
+    #[test]
+    fn what_is_no_claim_is_neither_waited_for_nor_read_nor_counted() {
+        let (dir, ledger) = ledger();
+        fifo(&ledger.folder.join("x.lease"));
+        fifo(&ledger.folder.join("x.want"));
+        fs::create_dir(ledger.folder.join("folder.lease")).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", ledger.folder.join("link.lease")).unwrap();
+        let huge = File::create(ledger.folder.join("huge.lease")).unwrap();
+        huge.set_len(1 << 40).unwrap();
+        // A claim whose supervisor is not what it should be.
+        for (n, kind) in ["fifo", "device", "folder"].into_iter().enumerate() {
+            let supervisor = match kind {
+                "fifo" => dir.path().join("supervisor"),
+                "device" => "/dev/zero".into(),
+                _ => dir.path().to_owned(),
+            };
+            if kind == "fifo" {
+                fifo(&supervisor);
+            }
+            let dead = Claim { supervisor, ..claim(4, 0, 0, "dead") };
+            fs::write(ledger.folder.join(format!("9-9-{n}.lease")), serde_json::to_vec(&dead).unwrap()).unwrap();
+        }
+        granted(ledger.take(&claim(4, 0, 0, "a"), &capacity(), None).unwrap());
+        let left: Vec<_> = fs::read_dir(&ledger.folder).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(left.len(), 2, "the ledger and the folder: {left:?}");
+    }
+
+    #[test]
+    fn anything_but_a_file_in_the_place_of_the_ledger_is_an_error() {
+        let (dir, ledger) = ledger();
+        let path = ledger.folder.join(LEDGER);
+        for kind in ["fifo", "link", "folder"] {
+            let _ = fs::remove_file(&path).or_else(|_| fs::remove_dir(&path));
+            match kind {
+                "fifo" => fifo(&path),
+                "link" => std::os::unix::fs::symlink(dir.path().join("elsewhere"), &path).unwrap(),
+                _ => fs::create_dir(&path).unwrap(),
+            }
+            assert!(ledger.take(&claim(1, 0, 0, "a"), &capacity(), None).is_err(), "{kind}");
+            assert!(!dir.path().join("elsewhere").exists());
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod event;
 mod explain;
 mod follow;
 pub(crate) mod gpus;
+mod groups;
 mod items;
 mod job;
 mod judge;
@@ -42,8 +43,8 @@ pub use explain::Changed;
 pub use follow::{Attached, LogFile, attach, cancel, log_files, remove};
 pub use plan::{ItemPlan, Missing, PlanState, Planned, StagePlan, plan};
 pub use record::{
-    RecordProblem, Recorded, RunId, find, log_path, now_ms, read_events, read_recorded, set_damaged_records_aside,
-    verify,
+    RecordProblem, Recorded, RunId, all, find, log_path, now_ms, read_events, read_recorded, read_recorded_as_written,
+    set_damaged_records_aside, verify,
 };
 pub use remote::Sourcing;
 pub use resources::{Grant, Machine};

@@ -267,6 +267,16 @@ pub fn is_active(folder: &Path) -> bool {
 
 /// Reads `resolved.json` of the run in `folder`, or the `resolved.yaml` of format 1.
 pub fn read_recorded(folder: &Path, id: &RunId) -> Result<Recorded, RunError> {
+    read_recorded_with(folder, id, true)
+}
+
+/// As [`read_recorded`], with the names of environment variables in paths, not their values: for
+/// whoever needs no path, and may not have the variables.
+pub fn read_recorded_as_written(folder: &Path, id: &RunId) -> Result<Recorded, RunError> {
+    read_recorded_with(folder, id, false)
+}
+
+fn read_recorded_with(folder: &Path, id: &RunId, fill_in: bool) -> Result<Recorded, RunError> {
     let damaged = |why: String| RunError::RunDamaged { id: id.to_string(), why };
     let new = folder.join(RESOLVED);
     let path = if new.exists() { new } else { folder.join(RESOLVED_1) };
@@ -298,7 +308,7 @@ pub fn read_recorded(folder: &Path, id: &RunId) -> Result<Recorded, RunError> {
     }
     let recorded: Result<Recorded, String> = match yaml {
         true => serde_yaml::from_str(text).map_err(|e| e.to_string()),
-        false if head.format > 2 && text.contains("${env.") => {
+        false if fill_in && head.format > 2 && text.contains("${env.") => {
             let mut value = serde_json::from_str(text).map_err(|e| damaged(format!("{}: {e}", path.display())))?;
             variables::fill_in(&mut value).map_err(|why| RunError::VariableGone { id: id.to_string(), why })?;
             serde_json::from_value(value).map_err(|e| e.to_string())
@@ -353,8 +363,8 @@ pub fn set_damaged_records_aside(store: &Store, problems: &[RecordProblem]) -> R
             continue;
         }
         match problem.path.ends_with(super::environment::FILE) {
-            true => store.quarantine(&problem.path, &format!("{}.environment.jsonl", problem.id))?,
-            false => store.quarantine(&folder, &format!("{}.run", problem.id))?,
+            true => store.set_aside(&problem.path, &format!("{}.environment.jsonl", problem.id))?,
+            false => store.set_aside(&folder, &format!("{}.run", problem.id))?,
         };
     }
     Ok(())
@@ -393,7 +403,10 @@ pub fn verify(store: &Store) -> Result<Vec<RecordProblem>, RunError> {
 /// All runs in `store`, the oldest first.
 pub fn all(store: &Store) -> Result<Vec<RunId>, RunError> {
     let runs = store.runs_dir();
-    let entries = fs::read_dir(&runs).map_err(RunError::io("read the folder", &runs))?;
+    let entries = match fs::read_dir(&runs) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(RunError::io("read the folder", &runs))?,
+    };
     let mut ids: Vec<RunId> = entries.flatten().filter_map(|e| RunId::parse(e.file_name().to_str()?)).collect();
     ids.sort();
     Ok(ids)

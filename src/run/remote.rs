@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use olmo_remote::{Fetched, Lock, Locked, Remote, RemoteError, Settings, Source, Want};
 use olmo_stage::contract::InputPort;
+use olmo_stage::files::open_or_create_regular;
 use olmo_stage::{Digest, PortType};
 
 use super::Watch;
@@ -214,7 +215,7 @@ fn one(
     fs::create_dir_all(&downloads).map_err(RunError::io("make the folder", &downloads))?;
     // One process fetches, another one waits and finds it there.
     let lock_path = downloads.join(format!("{name}.lock"));
-    let lock = File::create(&lock_path).map_err(RunError::io("open", &lock_path))?;
+    let lock = open_or_create_regular(&lock_path).map_err(RunError::io("open", &lock_path))?;
     lock.lock().map_err(RunError::io("lock", &lock_path))?;
     if let Some(locked) = locked
         && is_there(store, source, locked, uses)?

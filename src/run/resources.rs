@@ -11,6 +11,7 @@ use olmo_stage::contract::Resources;
 
 use super::error::RunError;
 use super::gpus;
+use super::groups::Limits;
 use super::lease::{Capacity, Claim, Lease, Ledger, Short, Taken, Want};
 
 /// The machine's processors, memory and GPUs, and which of them are free.
@@ -175,14 +176,13 @@ impl Machine {
     }
 }
 
-/// Main memory in MiB: what this process may use (the machine's, or its control group's if that
-/// is less), and the machine's. `None` where the system does not say.
+/// Main memory in MiB: what this process may use (the machine's, or that of its control groups if
+/// that is less), and the machine's. `None` where the system does not say.
 fn memory() -> Option<(u64, u64)> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     let machine = line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? / 1024;
-    let group = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
-    let group = group.and_then(|text| text.trim().parse::<u64>().ok()).map(|bytes| bytes >> 20);
+    let group = Limits::here().memory.map(|bytes| bytes >> 20);
     Some((group.map_or(machine, |limit| limit.min(machine)), machine))
 }
 
@@ -199,8 +199,7 @@ fn domain() -> String {
     let status = read("/proc/self/status");
     let allowed =
         status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap_or("").trim().to_owned();
-    let limit = |name: &str| read(&format!("/sys/fs/cgroup/{name}")).trim().replace(' ', "/");
-    format!("cpus {allowed} quota {} memory {}", limit("cpu.max"), limit("memory.max"))
+    format!("cpus {allowed} limits {}", Limits::here().groups.join(", "))
 }
 
 #[cfg(test)]

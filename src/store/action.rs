@@ -13,8 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::key::{Encoder, KeyRecord};
 
+use super::disk::{self, Seen, Small};
 use super::error::StoreError;
-use super::{ACTIONS, Store, disk, seal, sweep};
+use super::{ACTIONS, Store, seal, sweep};
 
 const FORMAT: u32 = 1;
 const KIND: &str = "action";
@@ -74,6 +75,21 @@ impl Output {
     }
 }
 
+/// Checks that the items of a list can lie side by side as folders on every file system.
+fn check_labels(output: &Output) -> Result<(), String> {
+    let Output::List(items) = output else { return Ok(()) };
+    let mut seen: BTreeMap<String, &str> = BTreeMap::new();
+    for item in items {
+        if let Some(other) = seen.insert(item.label.to_lowercase(), &item.label) {
+            return Err(match other == item.label {
+                true => format!("the label `{other}` is there twice"),
+                false => format!("the labels `{other}` and `{}` differ only in upper and lower case", item.label),
+            });
+        }
+    }
+    Ok(())
+}
+
 impl Action {
     pub fn new(key: KeyRecord, outputs: BTreeMap<String, Output>) -> Self {
         Self { format: FORMAT, key, outputs }
@@ -100,10 +116,10 @@ pub enum ActionState {
     Damaged { why: String },
 }
 
-/// Why an entry cannot be had.
+/// Why an entry cannot be read.
 pub(super) enum Unread {
     Absent,
-    Damaged(&'static str),
+    Damaged(String, Seen),
     Io(StoreError),
 }
 
@@ -123,9 +139,9 @@ impl Store {
             Ok(action) => action,
             Err(Unread::Absent) => return Ok(ActionState::Absent),
             Err(Unread::Io(e)) => return Err(e),
-            Err(Unread::Damaged(why)) => {
-                self.quarantine(&self.sharded(ACTIONS, key), &format!("{key}.action.json"))?;
-                return Ok(ActionState::Damaged { why: why.into() });
+            Err(Unread::Damaged(why, seen)) => {
+                self.quarantine(&self.sharded(ACTIONS, key), &format!("{key}.action.json"), seen)?;
+                return Ok(ActionState::Damaged { why });
             }
         };
         let broken = action.outputs.values().flat_map(Output::artifacts).find(|artifact| !self.is_whole(*artifact));
@@ -140,23 +156,25 @@ impl Store {
     /// Notes that the action is of use; `false`: it is gone.
     fn use_action(&self, key: Digest) -> Result<bool, StoreError> {
         let path = self.sharded(ACTIONS, key);
-        if sweep::used_lately(&path) {
+        if self.is_read_only() || sweep::used_lately(&path) {
             return Ok(true);
         }
         let _using = self.using()?;
-        Ok(sweep::touch(&path))
+        self.renew(&path)
     }
 
     /// Reads without moving anything.
     pub(super) fn read_action(&self, key: Digest) -> Result<Action, Unread> {
         let path = self.sharded(ACTIONS, key);
-        let text = match disk::read_small(&path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(Unread::Absent),
+        let (text, seen) = match disk::read_small(&path, disk::LARGEST) {
+            Ok(Small::Bytes(text, seen)) => (text, seen),
+            Ok(Small::Absent) => return Err(Unread::Absent),
+            Ok(Small::Misplaced(why, seen)) => return Err(Unread::Damaged(why, seen)),
             Err(e) => return Err(Unread::Io(StoreError::io("read the action", &path)(e))),
         };
+        let action = Action::parse(key, &text).map_err(|why| Unread::Damaged(why.to_owned(), seen))?;
         // Sound, and still not ours: an entry of a newer build, which is not to be disturbed.
-        Action::parse(key, &text).map_err(Unread::Damaged)?.ok_or(Unread::Absent)
+        action.ok_or(Unread::Absent)
     }
 
     /// Records that the stage with key `key` succeeded. Durable on return. Call it after all of
@@ -165,6 +183,10 @@ impl Store {
         let record = action.key.digest();
         if record != key {
             return Err(StoreError::WrongKey { key, record });
+        }
+        for (port, output) in &action.outputs {
+            check_labels(output)
+                .map_err(|why| StoreError::refused(&self.work(key), format!("output `{port}`: {why}")))?;
         }
         let _using = self.using()?;
         for artifact in action.outputs.values().flat_map(Output::artifacts) {
@@ -176,7 +198,7 @@ impl Store {
         let body = serde_json::to_string(action).map_err(|e| StoreError::io("write", &path)(e.into()))?;
         let text = seal::seal(KIND, &key.hex(), &body);
         let points = ["store.action_temp_written", "store.action_renamed"];
-        disk::write_durable(&*self.scratch()?, &path, text.as_bytes(), 0o444, Some(points))
+        self.write_durable(&path, text.as_bytes(), 0o444, Some(points))
     }
 
     fn why_not_whole(&self, artifact: Digest) -> StoreError {
@@ -290,6 +312,34 @@ pub(super) mod tests {
         other.outputs = BTreeMap::from([("x".to_owned(), Output::Single(Digest::of(b"nothing")))]);
         let error = store.commit_action(other.key.digest(), &other).unwrap_err();
         assert!(matches!(error, StoreError::NoArtifact { .. }), "{error}");
+    }
+
+    #[test]
+    fn labels_that_differ_only_in_case_are_refused() {
+        let (_dir, store, _, action) = store_with_action();
+        let Output::Single(model) = action.outputs["model"] else { panic!() };
+        for (one, two) in [("a", "A"), ("step1", "step1")] {
+            let items = [one, two].map(|label| ListItem { label: label.into(), digest: model });
+            let new = Action::new(record(0.3), BTreeMap::from([("x".to_owned(), Output::List(items.to_vec()))]));
+            let error = store.commit_action(new.key.digest(), &new).unwrap_err();
+            assert!(matches!(error, StoreError::Refused { .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn whatever_stands_in_the_place_of_an_entry_moves_to_quarantine() {
+        for kind in crate::store::verify::tests::INTRUDERS {
+            let (_dir, store, key, action) = store_with_action();
+            let place = store.sharded(ACTIONS, key);
+            crate::store::verify::tests::intrude(&place, kind);
+            assert!(matches!(store.action_state(key).unwrap(), ActionState::Damaged { .. }), "{kind}");
+            assert_eq!(store.action_state(key).unwrap(), ActionState::Absent, "{kind}");
+            store.commit_action(key, &action).unwrap();
+            assert!(store.action(key).unwrap().is_some(), "{kind}");
+            crate::store::verify::tests::intrude(&place, kind);
+            store.commit_action(key, &action).unwrap();
+            assert!(store.action(key).unwrap().is_some(), "{kind}: a commit needs no look before it");
+        }
     }
 
     #[test]

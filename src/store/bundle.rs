@@ -19,6 +19,7 @@ use olmo_stage::{Digest, PortType};
 use serde::{Deserialize, Serialize};
 
 use super::action::Action;
+use super::disk::Seen;
 use super::error::StoreError;
 use super::manifest::{Entry, Manifest};
 use super::object::Incoming;
@@ -101,6 +102,7 @@ impl Store {
         if place.symlink_metadata().is_ok() {
             return Err(StoreError::DestinationExists { path: place.to_owned() });
         }
+        let _using = self.using()?;
         let mut head = Head { format: FORMAT, artifacts: BTreeMap::new(), actions: BTreeMap::new() };
         let mut objects: BTreeMap<Digest, (Digest, Entry)> = BTreeMap::new();
         let mut wanted: BTreeSet<Digest> = artifacts.iter().copied().collect();
@@ -152,8 +154,9 @@ impl Store {
                 Some(source) => source.clone(),
                 None => self.object_path(*object),
             };
+            let seen = Seen::at(&from);
             let opened = match &entry.source {
-                Some(_) => File::open(&from).map_err(StoreError::io("read", &from)),
+                Some(_) => disk::open_source(&from).map_err(StoreError::io("read", &from)),
                 None => disk::open_regular(&from).map(|(file, _)| file),
             };
             let mut hashing = Hashing { from: opened?.take(entry.size), hasher: Digest::hasher() };
@@ -164,7 +167,7 @@ impl Store {
             if found != *object {
                 return Err(match &entry.source {
                     Some(path) => StoreError::SourceChanged { path: path.clone(), old: *object, new: found },
-                    None => self.corrupt(*artifact, entry),
+                    None => self.corrupt(*artifact, entry, seen),
                 });
             }
         }
@@ -274,7 +277,7 @@ impl Store {
             disk::copy_hashed(&mut from.take(size.saturating_add(1)), &mut to)
         })();
         // From here on the file goes when the value does.
-        let incoming = Incoming { digest: object, size, temporary: Some(temporary.clone()) };
+        let incoming = Incoming { digest: object, size, executable: false, temporary: Some(temporary.clone()) };
         let (digest, found) = copied.map_err(StoreError::io("copy", &path))?;
         if (digest, found) != (object, size) {
             let why = format!("object {} holds other bytes than its name says", object.short());
@@ -295,14 +298,16 @@ impl Store {
         for file in files {
             let (mut from, before) = disk::open_regular(&file.full)?;
             let temporary = self.scratch()?.path();
-            let mut incoming = Incoming { digest: Digest::of(b""), size: 0, temporary: Some(temporary.clone()) };
+            let executable = self.is_program(&before)?;
+            let mut incoming =
+                Incoming { digest: Digest::of(b""), size: 0, executable, temporary: Some(temporary.clone()) };
             let mut to = disk::create_new(&temporary, 0o444).map_err(StoreError::io("copy", &file.full))?;
             let copied = disk::copy_hashed(&mut from, &mut to).map_err(StoreError::io("copy", &file.full))?;
             (incoming.digest, incoming.size) = copied;
             if incoming.size != before.len() {
                 return Err(StoreError::ChangedWhileRead { path: file.full });
             }
-            entries.insert(file.path, Entry { digest: incoming.digest, size: incoming.size, source: None });
+            entries.insert(file.path, incoming.entry());
             brought.push(incoming);
         }
         self.settle(&brought)?;
@@ -409,7 +414,7 @@ mod tests {
     }
 
     fn head_of(files: &[(&str, &str)]) -> Vec<u8> {
-        let entry = |text: &str| Entry { digest: Digest::of(text.as_bytes()), size: text.len() as u64, source: None };
+        let entry = |text: &str| Entry::plain(Digest::of(text.as_bytes()), text.len() as u64);
         let files = files.iter().map(|(path, text)| ((*path).to_owned(), entry(text))).collect();
         let manifest = Manifest::unchecked(PortType::Dir, files);
         let artifacts = BTreeMap::from([(manifest.digest(), manifest)]);

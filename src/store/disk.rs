@@ -4,13 +4,14 @@ use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use olmo_stage::Digest;
+use olmo_stage::{Digest, files};
 use serde::{Deserialize, Serialize};
 
 use super::error::StoreError;
-use super::scratch::Scratch;
 
 /// A step of a commit, as [`recorder`] saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,12 +51,34 @@ pub(super) fn make_folder(path: &Path) -> Result<(), StoreError> {
     fs::create_dir_all(path).map_err(StoreError::io("make the folder", path))
 }
 
+/// Lists the names in the folder `path`; none if it is missing. Names that are not UTF-8 are
+/// skipped.
+pub(super) fn names_in(path: &Path) -> Result<Vec<String>, StoreError> {
+    match fs::read_dir(path) {
+        Ok(entries) => Ok(entries.flatten().filter_map(|e| e.file_name().into_string().ok()).collect()),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(Vec::new()),
+        Err(e) => Err(StoreError::io("read the folder", path)(e)),
+    }
+}
+
 /// Makes the folder above `file` (a shard) if it is missing. Returns what then has to be synced.
 pub(super) fn make_shard(file: &Path) -> Result<Option<PathBuf>, StoreError> {
     let Some(shard) = file.parent().filter(|shard| !shard.is_dir()) else { return Ok(None) };
     make_folder(shard)?;
     recorder::note(|| Step::FolderMade(shard.to_owned()));
     Ok(shard.parent().map(Path::to_owned))
+}
+
+/// Removes the folder `path` and everything below it, including read-only folders of this user.
+pub fn remove_tree(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+            // What stays read-only is named by the second try.
+            let _ = super::tree::open_folders(path);
+            fs::remove_dir_all(path)
+        }
+        removed => removed,
+    }
 }
 
 /// Makes renames inside `folder` durable.
@@ -65,11 +88,59 @@ pub(super) fn sync_folder(folder: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// The bytes of the small file `path`, without asking for its size first.
-pub(super) fn read_small(path: &Path) -> io::Result<Vec<u8>> {
+/// Largest manifest or action, in bytes: some two million files. A larger one is damaged.
+pub(super) const LARGEST: u64 = 256 << 20;
+/// Largest tag, pin, remembered digest or receipt, in bytes.
+pub(super) const LARGEST_MARK: u64 = 64 << 10;
+
+/// The result of [`read_small`].
+pub(super) enum Small {
+    Absent,
+    Bytes(Vec<u8>, Seen),
+    /// Not a regular file, or too large: the reason, and which file it is.
+    Misplaced(String, Seen),
+}
+
+/// Reads the small file `path` of at most `limit` bytes. Follows no link and waits for no FIFO.
+pub(super) fn read_small(path: &Path, limit: u64) -> io::Result<Small> {
+    let file = match files::open_regular(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Small::Absent),
+        Err(e) if e.kind() == io::ErrorKind::InvalidInput => {
+            return Ok(Seen::at(path).map_or(Small::Absent, |seen| Small::Misplaced(e.to_string(), seen)));
+        }
+        Err(e) => return Err(e),
+    };
+    let seen = Seen::of(&file.metadata()?);
     let mut bytes = Vec::with_capacity(2048);
-    File::open(path)?.take(u64::MAX).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    file.take(limit + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        return Ok(Small::Misplaced(format!("it is larger than the {limit} bytes that such a file may have"), seen));
+    }
+    Ok(Small::Bytes(bytes, seen))
+}
+
+/// Identity of a file: equal as long as the file was neither replaced nor rewritten. Touching or
+/// renaming a file does not change it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    dev: u64,
+    ino: u64,
+    size: u64,
+    /// Seconds and nanoseconds since 1970.
+    modified: (i64, i64),
+}
+
+impl Seen {
+    pub fn of(metadata: &Metadata) -> Self {
+        let modified = (metadata.mtime(), metadata.mtime_nsec());
+        Self { dev: metadata.dev(), ino: metadata.ino(), size: metadata.len(), modified }
+    }
+
+    /// Identity of the file at `path`, which is not followed; `None` if nothing is there.
+    pub fn at(path: &Path) -> Option<Self> {
+        fs::symlink_metadata(path).ok().map(|metadata| Self::of(&metadata))
+    }
 }
 
 /// Makes the bytes of the file `path` durable.
@@ -79,45 +150,51 @@ pub(super) fn sync_file(path: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Fewer files than this for each thread are synced one after the other.
+const SYNCS_PER_THREAD: usize = 8;
+const MOST_SYNC_THREADS: usize = 32;
+
+/// Whether [`sync_many`] syncs `count` files at the same time.
+pub(super) fn syncs_in_parallel(count: usize) -> bool {
+    count / SYNCS_PER_THREAD > 1
+}
+
+/// Makes all of `paths`, files or folders, durable before it returns. The fsyncs overlap, so the
+/// file system commits its journal once for many of them. `step` is recorded for each path.
+pub(super) fn sync_many(paths: &[&Path], step: fn(PathBuf) -> Step) -> Result<(), StoreError> {
+    let (next, failed) = (AtomicUsize::new(0), Mutex::new(None));
+    let work = || {
+        while let Some(path) = paths.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if let Err(e) = File::open(path).and_then(|f| f.sync_all()) {
+                let error = StoreError::io("sync", path)(e);
+                failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                return;
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..(paths.len() / SYNCS_PER_THREAD).min(MOST_SYNC_THREADS) {
+            // Without more threads it is only slower: this thread syncs the rest.
+            if std::thread::Builder::new().spawn_scoped(scope, work).is_err() {
+                break;
+            }
+        }
+        work();
+    });
+    match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some(error) => Err(error),
+        None => {
+            paths.iter().for_each(|path| recorder::note(|| step((*path).to_owned())));
+            Ok(())
+        }
+    }
+}
+
 /// Gives the file `from` the name `to`. Durable once the folder of `to` is synced.
 pub(super) fn rename(from: &Path, to: &Path) -> Result<(), StoreError> {
     fs::rename(from, to).map_err(StoreError::io("write", to))?;
     recorder::note(|| Step::Renamed(from.to_owned(), to.to_owned()));
     Ok(())
-}
-
-/// Writes `bytes` as the file `path`: complete and durable, or not there. `points` are the
-/// failpoints after the temporary file and after the rename.
-pub(super) fn write_durable(
-    scratch: &Scratch,
-    path: &Path,
-    bytes: &[u8],
-    mode: u32,
-    points: Option<[&str; 2]>,
-) -> Result<(), StoreError> {
-    let changed_above = make_shard(path)?;
-    let temporary = scratch.path();
-    let written = (|| {
-        let mut file = create_new(&temporary, mode)?;
-        file.write_all(bytes)?;
-        file.sync_all()
-    })();
-    written.map_err(|e| {
-        let _ = fs::remove_file(&temporary);
-        StoreError::io("write", path)(e)
-    })?;
-    recorder::note(|| Step::FileSynced(temporary.clone()));
-    if let Some([after_write, _]) = points {
-        olmo_stage::failpoint(after_write);
-    }
-    rename(&temporary, path).inspect_err(|_| {
-        let _ = fs::remove_file(&temporary);
-    })?;
-    if let Some([_, after_rename]) = points {
-        olmo_stage::failpoint(after_rename);
-    }
-    changed_above.as_deref().map_or(Ok(()), sync_folder)?;
-    path.parent().map_or(Ok(()), sync_folder)
 }
 
 /// A new file with exactly `mode`, whatever the umask.
@@ -127,19 +204,28 @@ pub(super) fn create_new(path: &Path, mode: u32) -> io::Result<File> {
     Ok(file)
 }
 
-/// Opens a regular file for reading. Neither follows a link in the last place nor waits on a
-/// pipe; what is not a regular file is refused.
+/// Opens a regular file for reading. A link, FIFO, device or folder is refused.
 pub(super) fn open_regular(path: &Path) -> Result<(File, Metadata), StoreError> {
-    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(|e| {
-        if e.raw_os_error() == Some(libc::ELOOP) {
-            StoreError::refused(path, "it is a symbolic link")
-        } else {
-            StoreError::io("read", path)(e)
-        }
+    let file = files::open_regular(path).map_err(|e| match e.kind() {
+        io::ErrorKind::InvalidInput => StoreError::refused(path, e.to_string()),
+        _ => StoreError::io("read", path)(e),
     })?;
     let metadata = file.metadata().map_err(StoreError::io("read", path))?;
-    if metadata.is_file() { Ok((file, metadata)) } else { Err(StoreError::refused(path, "it is not a regular file")) }
+    Ok((file, metadata))
+}
+
+/// Opens a source outside the store for reading. Links are followed; only a regular file is
+/// opened, and no FIFO is waited for.
+pub(super) fn open_source(path: &Path) -> io::Result<File> {
+    let check = |metadata: Metadata| match metadata.is_file() {
+        true => Ok(()),
+        false => Err(io::Error::other(format!("it is {}, not a regular file", files::kind_name(metadata.file_type())))),
+    };
+    // Before the open too: to open some devices is to use them.
+    check(fs::metadata(path)?)?;
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    check(file.metadata()?)?;
+    Ok(file)
 }
 
 /// Copies all of `from` into `to`; the digest and the size of what passed.

@@ -46,11 +46,11 @@ pub enum StoreError {
     #[error("the store has no artifact {artifact}")]
     NoArtifact { artifact: Digest },
 
-    #[error("the manifest of artifact {artifact} is damaged ({why}); it was moved to {}", kept.display())]
-    DamagedManifest { artifact: Digest, why: String, kept: PathBuf },
+    #[error("the manifest of artifact {artifact} is damaged ({why}){}", moved(kept))]
+    DamagedManifest { artifact: Digest, why: String, kept: Option<PathBuf> },
 
-    #[error("object {object} of artifact {artifact} is damaged; it was moved to {}", kept.display())]
-    Corrupt { object: Digest, artifact: Digest, kept: PathBuf },
+    #[error("object {object} of artifact {artifact} is damaged{}", moved(kept))]
+    Corrupt { object: Digest, artifact: Digest, kept: Option<PathBuf> },
 
     #[error("object {object} of artifact {artifact} is missing from the store")]
     MissingObject { object: Digest, artifact: Digest },
@@ -70,14 +70,17 @@ pub enum StoreError {
     #[error("there is no tag `{name}`")]
     UnknownTag { name: String, known: Vec<String> },
 
-    #[error("the tag `{name}` is damaged ({why}); it was moved to {}", kept.display())]
-    DamagedTag { name: String, why: String, kept: PathBuf },
+    #[error("the tag `{name}` is damaged ({why}){}", moved(kept))]
+    DamagedTag { name: String, why: String, kept: Option<PathBuf> },
 
     #[error("cannot make {how} at {}: {source}", to.display())]
     CannotShare { how: &'static str, to: PathBuf, source: io::Error },
 
-    #[error("something is being committed to the store {} all the time", root.display())]
+    #[error("a commit or an export of the store {} does not end", root.display())]
     Busy { root: PathBuf },
+
+    #[error("the store {} is there already, and no group shares it", root.display())]
+    NotShared { root: PathBuf },
 
     #[error("the action's record has key {record}, not {key}")]
     WrongKey { key: Digest, record: Digest },
@@ -92,6 +95,11 @@ pub enum StoreError {
     AmbiguousPrefix { text: String, candidates: Vec<Digest> },
 }
 
+/// Where a damaged file went.
+fn moved(kept: &Option<PathBuf>) -> String {
+    kept.as_ref().map(|kept| format!("; it was moved to {}", kept.display())).unwrap_or_default()
+}
+
 fn first_few(digests: &[Digest]) -> String {
     digests.iter().take(4).map(Digest::short).collect::<Vec<_>>().join(", ")
 }
@@ -100,7 +108,9 @@ impl StoreError {
     /// Wraps an I/O error on `path`; a full disk becomes [`StoreError::NoSpace`].
     pub(super) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+                if source.raw_os_error().is_some() =>
+            {
                 Self::NoSpace { path: path.to_owned(), source }
             }
             _ => Self::Io { doing, path: path.to_owned(), source },
@@ -138,6 +148,7 @@ impl StoreError {
             Self::DamagedTag { .. } => "store::damaged_tag",
             Self::CannotShare { .. } => "store::cannot_share",
             Self::Busy { .. } => "store::busy",
+            Self::NotShared { .. } => "store::not_shared",
             Self::WrongKey { .. } => "store::wrong_key",
             Self::NotAPrefix { .. } => "store::not_a_prefix",
             Self::UnknownPrefix { .. } => "store::unknown_prefix",
@@ -169,7 +180,8 @@ impl StoreError {
             Self::SourceMissing { path, .. } => format!("put {} back, or run the experiment with its new place", path.display()),
             Self::NoArtifact { .. } | Self::UnknownPrefix { .. } => "`olmo-pipe artifacts list` shows what there is".into(),
             Self::DamagedManifest { .. } | Self::Corrupt { .. } | Self::MissingObject { .. } => {
-                "run the experiment again: the stage that makes it runs anew; `olmo-pipe artifacts verify` looks for more damage"
+                "if a stage made it, run its experiment again: that stage runs anew; if it was imported, import it again. \
+                 `olmo-pipe artifacts verify` looks for more damage"
                     .into()
             }
             Self::DestinationExists { .. } => "name another folder, or remove this one first".into(),
@@ -177,12 +189,50 @@ impl StoreError {
             Self::NotAPrefix { .. } => "write the first digits that `olmo-pipe artifacts list` shows".into(),
             Self::NotATag { .. } => "for example `best` or `sft-v1.2`".into(),
             Self::TagInUse { .. } => "to give the name to the other artifact: `artifacts tag --move`".into(),
-            Self::UnknownTag { name, known } => return crate::spec::nearest::help(name, known.iter().map(String::as_str)),
+            Self::UnknownTag { name, known } => {
+                let near = crate::spec::nearest::help(name, known.iter().map(String::as_str));
+                near.unwrap_or_else(|| "`olmo-pipe artifacts tags` lists the tags that there are".into())
+            }
             Self::CannotShare { .. } => "the place is on another file system, or this one cannot: use `--how copy`".into(),
-            Self::Busy { .. } => "nothing was removed; try again later".into(),
+            Self::Busy { .. } => "nothing was removed; try again once it has ended".into(),
+            Self::NotShared { root } => {
+                let root = root.display();
+                format!(
+                    "its owner can give it to a group: chgrp -R GROUP {root} && chmod -R g+rwX {root} && \
+                     find {root} -type d -exec chmod g+s {{}} +"
+                )
+            }
             Self::DamagedTag { .. } => "give the tag again: `artifacts tag NAME ARTIFACT`".into(),
-            Self::Io { .. } | Self::Refused { .. } | Self::NoSubtree { .. } | Self::WrongKey { .. } => return None,
+            Self::Io { path, source, .. } => return Some(io_hint(path, source)),
+            Self::Refused { path, .. } => format!(
+                "an artifact holds regular files and folders, with names that every file system can hold; change {}, then \
+                 run the same command again",
+                path.display()
+            ),
+            Self::NoSubtree { artifact, .. } => format!("`olmo-pipe artifacts show {}` lists its files", artifact.short()),
+            Self::WrongKey { .. } => return None,
         };
         Some(text)
+    }
+}
+
+/// The way out of an I/O error at `path`.
+fn io_hint(path: &Path, source: &io::Error) -> String {
+    let shown = path.display();
+    match source.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            "this user may not do that: use a store of your own (--store FOLDER), or let the owner share this one with a \
+             group (docs/store.md, `Sharing a store`)"
+                .into()
+        }
+        io::ErrorKind::InvalidInput
+        | io::ErrorKind::IsADirectory
+        | io::ErrorKind::NotADirectory
+        | io::ErrorKind::AlreadyExists => format!(
+            "something else is in its place: `olmo-pipe artifacts verify --repair` moves it away, or do it by hand: \
+             mv {shown} {shown}.away"
+        ),
+        io::ErrorKind::NotFound => format!("look whether {shown} and its disk are where they should be"),
+        _ => format!("look whether the disk of {shown} is sound and mounted (`dmesg` tells), then try again"),
     }
 }

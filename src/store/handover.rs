@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use olmo_stage::Digest;
 
+use super::disk::Seen;
 use super::error::StoreError;
 use super::manifest::Entry;
 use super::{Store, disk, reference};
@@ -35,7 +37,10 @@ impl Store {
     ///
     /// Every file's bytes are hashed. A damaged object goes to `quarantine/` and is named in the
     /// error, as is a source that has changed.
+    ///
+    /// No collection removes anything meanwhile.
     pub fn materialize(&self, artifact: Digest, destination: &Path, how: Handover) -> Result<(), StoreError> {
+        let _using = self.using()?;
         let manifest = self.manifest(artifact)?;
         if !is_free(destination).map_err(StoreError::io("look at", destination))? {
             return Err(StoreError::DestinationExists { path: destination.to_owned() });
@@ -71,15 +76,21 @@ impl Store {
 
     fn hand_object(&self, artifact: Digest, entry: &Entry, to: &Path, how: Handover) -> Result<(), StoreError> {
         let object = self.object_path(entry.digest);
-        let (mut file, _) = match disk::open_regular(&object) {
+        let (mut file, metadata) = match disk::open_regular(&object) {
             Ok(open) => open,
             Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                 return Err(StoreError::MissingObject { object: entry.digest, artifact });
             }
-            Err(StoreError::Refused { .. }) => return Err(self.corrupt(artifact, entry)),
+            Err(StoreError::Refused { .. }) => return Err(self.corrupt(artifact, entry, Seen::at(&object))),
             Err(e) => return Err(e),
         };
         let read = StoreError::io("read", &object);
+        // One object serves plain files and programs; only a copy can be a program.
+        let how = match how {
+            Handover::Link | Handover::HardLink if entry.executable => Handover::Copy,
+            how => how,
+        };
+        let mode = if entry.executable { 0o755 } else { 0o644 };
         let (digest, _) = match how {
             Handover::Link => {
                 let hashed = Digest::of_reader(&mut file).map_err(read)?;
@@ -109,9 +120,9 @@ impl Store {
                 }
                 hashed
             }
-            Handover::Copy | Handover::Reflink | Handover::Bytes => copy(&mut file, to, 0o644, how)?,
+            Handover::Copy | Handover::Reflink | Handover::Bytes => copy(&mut file, to, mode, how)?,
         };
-        if digest == entry.digest { Ok(()) } else { Err(self.corrupt(artifact, entry)) }
+        if digest == entry.digest { Ok(()) } else { Err(self.corrupt(artifact, entry, Some(Seen::of(&metadata)))) }
     }
 
     /// Opens a file of `artifact` for reading, wherever its bytes lie. Who reads it holds them
@@ -120,7 +131,7 @@ impl Store {
         match &entry.source {
             Some(source) => {
                 let missing = |e| StoreError::SourceMissing { path: source.clone(), artifact, source: e };
-                File::open(source).map_err(missing)
+                disk::open_source(source).map_err(missing)
             }
             None => Ok(disk::open_regular(&self.object_path(entry.digest))?.0),
         }
@@ -136,16 +147,27 @@ impl Store {
     pub fn not_as_named(&self, artifact: Digest, entry: &Entry, found: Digest) -> StoreError {
         match &entry.source {
             Some(path) => StoreError::SourceChanged { path: path.clone(), old: entry.digest, new: found },
-            None => self.corrupt(artifact, entry),
+            None => {
+                // A commit may have put sound bytes in its place since.
+                let path = self.object_path(entry.digest);
+                let seen = Seen::at(&path).filter(|_| !self.object_is_sound(entry.digest));
+                self.corrupt(artifact, entry, seen)
+            }
         }
     }
 
-    /// Moves a damaged object away; the error that tells so.
-    pub(super) fn corrupt(&self, artifact: Digest, entry: &Entry) -> StoreError {
-        match self.quarantine(&self.object_path(entry.digest), &format!("{}.object", entry.digest)) {
+    /// Moves an object away that was `seen` to be damaged; the error that says so.
+    pub(super) fn corrupt(&self, artifact: Digest, entry: &Entry, seen: Option<Seen>) -> StoreError {
+        let (path, name) = (self.object_path(entry.digest), format!("{}.object", entry.digest));
+        match seen.map_or(Ok(None), |seen| self.quarantine(&path, &name, seen)) {
             Ok(kept) => StoreError::Corrupt { object: entry.digest, artifact, kept },
             Err(e) => e,
         }
+    }
+
+    pub(super) fn object_is_sound(&self, object: Digest) -> bool {
+        let opened = disk::open_regular(&self.object_path(object));
+        opened.is_ok_and(|(mut file, _)| Digest::of_reader(&mut file).is_ok_and(|(digest, _)| digest == object))
     }
 }
 
@@ -158,9 +180,10 @@ fn hand_source(artifact: Digest, entry: &Entry, source: &Path, to: &Path, how: H
             digest
         }
         Handover::Copy | Handover::Reflink | Handover::Bytes | Handover::HardLink => {
-            let mut file = File::open(source).map_err(missing)?;
+            let mut file = disk::open_source(source).map_err(missing)?;
+            let program = file.metadata().is_ok_and(|m| m.mode() & 0o100 != 0);
             let how = if how == Handover::HardLink { Handover::Copy } else { how };
-            copy(&mut file, to, 0o644, how)?.0
+            copy(&mut file, to, if program { 0o755 } else { 0o644 }, how)?.0
         }
     };
     if new == entry.digest {
@@ -207,7 +230,7 @@ pub(super) fn unfinished_beside(parent: &Path, destination: &Path) -> PathBuf {
 mod tests {
     use super::*;
     use olmo_stage::PortType;
-    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::os::unix::fs::PermissionsExt;
 
     fn committed() -> (tempfile::TempDir, Store, Digest) {
         let dir = tempfile::tempdir().unwrap();
@@ -252,7 +275,7 @@ mod tests {
             let error = store.materialize(artifact, &to, how).unwrap_err();
             let StoreError::Corrupt { object: named, artifact: of, kept } = &error else { panic!("{error}") };
             assert_eq!((*named, *of), (Digest::of(b"weights"), artifact));
-            assert_eq!(fs::read_to_string(kept).unwrap(), "weighTs");
+            assert_eq!(fs::read_to_string(kept.as_ref().unwrap()).unwrap(), "weighTs");
             assert!(!object.exists() && !to.exists(), "nothing half-made is left");
             assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "the store and out/");
             assert!(!store.is_whole(artifact));

@@ -27,6 +27,7 @@ use serde_json::Value;
 use super::action::Output;
 use super::disk::{self, Stamp};
 use super::error::StoreError;
+use super::misplaced::misplaced_in_index;
 use super::{ACTIONS, ARTIFACTS, INDEX, Store, lock, seal};
 
 /// Bumped when a row's meaning changes: older rows are then rebuilt.
@@ -123,7 +124,8 @@ impl<'s> Index<'s> {
     pub fn open(store: &'s Store) -> Self {
         let folder = store.root.join(INDEX);
         let scan = Self { store, database: Mutex::new(None), _lock: None };
-        if disk::make_folder(&folder).is_err() {
+        let is_there = folder.is_dir() || (!store.is_read_only() && disk::make_folder(&folder).is_ok());
+        if !is_there {
             return scan;
         }
         // Our own lock, before sled's: a second process sees at once that it is to scan.
@@ -133,7 +135,7 @@ impl<'s> Index<'s> {
             Ok(database) => Some(database),
             Err(Trouble::Busy) => None,
             // The rows are made again as they are asked for.
-            Err(Trouble::Damaged) => fs::remove_dir_all(&place).ok().and_then(|()| open_database(&place).ok()),
+            Err(Trouble::Damaged) => remove_database(&place).and_then(|()| open_database(&place).ok()),
         };
         Self { store, database: Mutex::new(database), _lock: Some(held) }
     }
@@ -165,7 +167,7 @@ impl<'s> Index<'s> {
         };
         let shards = self.shards(ARTIFACTS)?;
         // In order, whichever is done first.
-        let found: Vec<_> = shards.par_iter().map(|shard| self.digests(ARTIFACTS, shard, info)).collect();
+        let found = in_parallel(&shards, |shard| self.digests(ARTIFACTS, shard, info));
         for (digest, metadata, row) in found.into_iter().flatten() {
             let Ok(made) = metadata.modified() else { continue };
             let stages = makers.get(&digest).map(|s| s.iter().cloned().collect()).unwrap_or_default();
@@ -191,7 +193,7 @@ impl<'s> Index<'s> {
             Some(ActionRow { stage: action.key.stage, outputs })
         };
         let shards = self.shards(ACTIONS)?;
-        let found: Vec<_> = shards.par_iter().map(|shard| self.digests(ACTIONS, shard, outputs)).collect();
+        let found = in_parallel(&shards, |shard| self.digests(ACTIONS, shard, outputs));
         for (_, _, ActionRow { stage, outputs }) in found.into_iter().flatten() {
             for artifact in outputs {
                 makers.entry(artifact).or_default().insert(stage.clone());
@@ -230,8 +232,7 @@ impl<'s> Index<'s> {
         summarise: &dyn Fn(&Path) -> Option<Value>,
     ) -> Result<Vec<(String, Value)>, StoreError> {
         let folder = self.store.runs_dir();
-        let entries = fs::read_dir(&folder).map_err(StoreError::io("read the folder", &folder))?;
-        let mut ids: Vec<String> = entries.flatten().filter_map(|e| e.file_name().into_string().ok()).collect();
+        let mut ids = disk::names_in(&folder)?;
         ids.sort();
         let mut summaries = Vec::with_capacity(ids.len());
         // An id begins with its day.
@@ -260,7 +261,7 @@ impl<'s> Index<'s> {
         let mut changed = false;
         let mut found = Vec::with_capacity(subjects.len());
         for (n, Subject { name, path }) in subjects.into_iter().enumerate() {
-            let Ok(metadata) = fs::metadata(&path) else { continue };
+            let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
             let stamp = Stamp::of(&metadata);
             let (content, settled) = match kept.remove(&name).filter(|row| row.stamp == stamp) {
                 Some(row) => (row.content, true),
@@ -268,8 +269,8 @@ impl<'s> Index<'s> {
                     let read_at = disk::now();
                     let Some(content) = make(n, &path) else { continue };
                     // The file may have changed while it was read: its content is told, but not kept.
-                    let settled =
-                        stamp.settled_before(read_at) && fs::metadata(&path).is_ok_and(|m| Stamp::of(&m) == stamp);
+                    let settled = stamp.settled_before(read_at)
+                        && fs::symlink_metadata(&path).is_ok_and(|m| Stamp::of(&m) == stamp);
                     changed |= settled;
                     (content, settled)
                 }
@@ -305,6 +306,14 @@ impl<'s> Index<'s> {
     }
 }
 
+/// Calls `f` for each of `items`, by several threads if the system gives them; the results in order.
+fn in_parallel<T: Sync, R: Send>(items: &[T], f: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    match rayon::ThreadPoolBuilder::new().build() {
+        Ok(pool) => pool.install(|| items.par_iter().map(&f).collect()),
+        Err(_) => items.iter().map(f).collect(),
+    }
+}
+
 /// Why there is no database.
 enum Trouble {
     Busy,
@@ -312,7 +321,19 @@ enum Trouble {
     Damaged,
 }
 
+/// Removes the files of a database, or whatever is in their place; `None`: it cannot be removed.
+fn remove_database(place: &Path) -> Option<()> {
+    match place.symlink_metadata().is_ok_and(|m| m.is_dir()) {
+        true => fs::remove_dir_all(place).ok(),
+        false => fs::remove_file(place).ok(),
+    }
+}
+
 fn open_database(place: &Path) -> Result<sled::Db, Trouble> {
+    // Sled follows links, and waits for FIFOs.
+    if !misplaced_in_index(place).is_empty() {
+        return Err(Trouble::Damaged);
+    }
     let config = sled::Config::new().path(place).cache_capacity(16 << 20).flush_every_ms(None);
     let since = Instant::now();
     loop {

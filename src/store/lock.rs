@@ -1,15 +1,23 @@
 //! Locks by flock: they vanish with the process that holds them, however it ends.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, Write};
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use olmo_stage::Digest;
+use olmo_stage::files::{open_or_create_regular, open_regular};
 
 use super::error::StoreError;
 use super::{LOCKS, Store};
+
+/// The file of [`check_working`].
+pub(super) const OPEN_LOCK: &str = "open.lock";
+/// So often a lock file may be replaced between open and lock before that is an error.
+const MOST_TRIES: u32 = 10_000;
+/// Bytes of a lock file that are read for the number of its holder.
+const LONGEST_PID: u64 = 32;
 
 /// The right to work on one key. Released on drop and by the death of the process.
 #[derive(Debug)]
@@ -58,13 +66,13 @@ impl Store {
     /// The process that holds the lock of `key`, as far as it has told.
     pub fn lock_holder(&self, key: Digest) -> Option<u32> {
         let mut text = String::new();
-        File::open(self.lock_path(key)).ok()?.read_to_string(&mut text).ok()?;
+        open_regular(&self.lock_path(key)).ok()?.take(LONGEST_PID).read_to_string(&mut text).ok()?;
         text.trim().parse().ok()
     }
 
     /// Whether somebody works on `key` at this moment. A look, not a promise.
     pub fn is_locked(&self, key: Digest) -> bool {
-        let file = File::open(self.lock_path(key));
+        let file = open_regular(&self.lock_path(key));
         file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
     }
 
@@ -73,12 +81,11 @@ impl Store {
     }
 }
 
-/// Locks the file `path` (made if missing) for this process alone; `None` if it is held.
+/// Locks the file `path` (made if missing) for this process alone; `None` if it is held. A link,
+/// FIFO, device or folder in its place is an error.
 pub(super) fn try_exclusive(path: &Path) -> Result<Option<File>, StoreError> {
-    loop {
-        let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create(true).truncate(false).open(path);
-        let file = file.map_err(StoreError::io("open the lock file", path))?;
+    for _ in 0..MOST_TRIES {
+        let file = open_or_create_regular(path).map_err(StoreError::io("open the lock file", path))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(None),
@@ -91,17 +98,15 @@ pub(super) fn try_exclusive(path: &Path) -> Result<Option<File>, StoreError> {
             _ => drop(file),
         }
     }
+    Err(StoreError::io("lock", path)(io::Error::other("something replaces the file all the time")))
 }
 
-/// Finds out whether flock works in the folder `root`: two open files must exclude each other. Some network file systems say yes to every lock.
+/// Checks that flock works in the folder `root`: two open files must exclude each other. Some
+/// network file systems grant every lock.
 pub(super) fn check_working(root: &Path) -> Result<(), StoreError> {
     let refuse = |why: String| Err(StoreError::NoLocks { root: root.to_owned(), why });
-    let path = root.join("open.lock");
-    let open = || {
-        let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create(true).truncate(false).open(&path);
-        file.map_err(StoreError::io("open", &path))
-    };
+    let path = root.join(OPEN_LOCK);
+    let open = || open_or_create_regular(&path).map_err(StoreError::io("open the lock file", &path));
     let (first, second) = (open()?, open()?);
     // Shared, so that processes which check at the same time do not disturb each other.
     if let Err(e) = first.try_lock_shared() {

@@ -2,16 +2,18 @@
 //!
 //! A manifest lies in `artifacts-v1/` as sealed JSON ([`super::seal`]) with the body
 //! `{"format":1,"type":"model","files":{"PATH":{"digest":"…","size":7},…}}`, files sorted by
-//! path. A file of a reference has also `"source"`: the absolute path where its bytes lie.
+//! path. A file of a reference has also `"source"`: the absolute path where its bytes lie. A
+//! program has also `"executable":true`; a plain file has no such field.
 //!
 //! The artifact's digest is over the type and, sorted by path, every (path, digest, size), in
 //! the encoding of [`crate::key`]: `text("olmo-pipe.artifact") integer(format) text(type)
-//! list(n)`, then `text(path) digest integer(size)` for each file. Where sources lie is no part
-//! of it: equal content has one name. Reading recomputes the digest.
+//! list(n)`, then `text(path) digest integer(size)` for each file, and `null` after a program.
+//! Where sources lie is no part of it: equal content has one name. Reading recomputes the digest.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 use std::time::SystemTime;
 
 use olmo_stage::{Digest, PortType};
@@ -19,8 +21,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::key::Encoder;
 
+use super::disk::{self, Seen, Small};
 use super::error::StoreError;
-use super::{ARTIFACTS, Store, disk, seal, sweep, tree};
+use super::{ARTIFACTS, Store, seal, tree};
 
 const FORMAT: u32 = 1;
 const KIND: &str = "manifest";
@@ -48,6 +51,20 @@ pub struct Entry {
     /// Of a reference: the absolute path of the file, whose bytes are not in the store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<PathBuf>,
+    /// Whether its owner may execute it. Never of a reference, which has the mode of its source.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub executable: bool,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+impl Entry {
+    /// A plain file whose bytes are in the store.
+    pub fn plain(digest: Digest, size: u64) -> Self {
+        Self { digest, size, source: None, executable: false }
+    }
 }
 
 impl Manifest {
@@ -93,6 +110,9 @@ impl Manifest {
             encoder.text(path);
             encoder.digest(&entry.digest);
             encoder.integer(entry.size.into());
+            if entry.executable {
+                encoder.null();
+            }
         }
         encoder.finish()
     }
@@ -114,8 +134,7 @@ pub fn digest_of(artifact_type: PortType, files: &BTreeMap<String, (Digest, u64)
 }
 
 fn entries_of(artifact_type: PortType, files: &BTreeMap<String, (Digest, u64)>) -> Manifest {
-    let entry = |(digest, size): &(Digest, u64)| Entry { digest: *digest, size: *size, source: None };
-    let files = files.iter().map(|(name, file)| (name.clone(), entry(file))).collect();
+    let files = files.iter().map(|(name, (digest, size))| (name.clone(), Entry::plain(*digest, *size))).collect();
     Manifest { format: FORMAT, artifact_type, files }
 }
 
@@ -134,10 +153,10 @@ pub struct ArtifactInfo {
     pub made: SystemTime,
 }
 
-/// Why a manifest cannot be had.
+/// Why a manifest cannot be read.
 pub(super) enum Unread {
     Absent,
-    Damaged(String),
+    Damaged(String, Seen),
     Io(StoreError),
 }
 
@@ -147,9 +166,9 @@ impl Store {
         self.read_manifest(artifact).map_err(|unread| match unread {
             Unread::Absent => StoreError::NoArtifact { artifact },
             Unread::Io(e) => e,
-            Unread::Damaged(why) => {
+            Unread::Damaged(why, seen) => {
                 let name = format!("{artifact}.manifest.json");
-                match self.quarantine(&self.sharded(ARTIFACTS, artifact), &name) {
+                match self.quarantine(&self.sharded(ARTIFACTS, artifact), &name, seen) {
                     Ok(kept) => StoreError::DamagedManifest { artifact, why, kept },
                     Err(e) => e,
                 }
@@ -160,12 +179,13 @@ impl Store {
     /// Reads without moving anything.
     pub(super) fn read_manifest(&self, artifact: Digest) -> Result<Manifest, Unread> {
         let path = self.sharded(ARTIFACTS, artifact);
-        let text = match disk::read_small(&path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(Unread::Absent),
+        let (text, seen) = match disk::read_small(&path, disk::LARGEST) {
+            Ok(Small::Bytes(text, seen)) => (text, seen),
+            Ok(Small::Absent) => return self.noted(artifact).ok_or(Unread::Absent),
+            Ok(Small::Misplaced(why, seen)) => return Err(Unread::Damaged(why, seen)),
             Err(e) => return Err(Unread::Io(StoreError::io("read the manifest", &path)(e))),
         };
-        Manifest::parse(artifact, &text).map_err(Unread::Damaged)
+        Manifest::parse(artifact, &text).map_err(|why| Unread::Damaged(why, seen))
     }
 
     /// Writes a manifest whose objects are durable, and names the artifact. A manifest that is
@@ -173,11 +193,15 @@ impl Store {
     /// that now lie elsewhere.
     pub(super) fn put_manifest(&self, manifest: &Manifest) -> Result<Digest, StoreError> {
         let artifact = manifest.digest();
+        if self.is_read_only() {
+            self.noted.lock().unwrap_or_else(PoisonError::into_inner).insert(artifact, manifest.clone());
+            return Ok(artifact);
+        }
         let path = self.sharded(ARTIFACTS, artifact);
         match self.read_manifest(artifact) {
             Ok(there)
                 if (there == *manifest || (!there.is_reference() && self.has_objects(&there)))
-                    && sweep::touch(&path) =>
+                    && self.renew(&path)? =>
             {
                 // It may have been renamed a moment ago by another process.
                 path.parent().map_or(Ok(()), disk::sync_folder)?;
@@ -185,14 +209,23 @@ impl Store {
             }
             Err(Unread::Io(e)) => return Err(e),
             // A damaged one is replaced.
-            Ok(_) | Err(Unread::Absent | Unread::Damaged(_)) => {}
+            Ok(_) | Err(Unread::Absent | Unread::Damaged(..)) => {}
         }
         let unwritable = |e: serde_json::Error| StoreError::io("write", &path)(e.into());
         let body = serde_json::to_string(manifest).map_err(unwritable)?;
         let text = seal::seal(KIND, &artifact.hex(), &body);
+        if text.len() as u64 > disk::LARGEST {
+            let why = format!("its list of files is larger than {} MiB", disk::LARGEST >> 20);
+            return Err(StoreError::refused(&path, why));
+        }
         let points = ["store.manifest_temp_written", "store.manifest_renamed"];
-        disk::write_durable(&*self.scratch()?, &path, text.as_bytes(), 0o444, Some(points))?;
+        self.write_durable(&path, text.as_bytes(), 0o444, Some(points))?;
         Ok(artifact)
+    }
+
+    /// A manifest that this reader has named and not written.
+    fn noted(&self, artifact: Digest) -> Option<Manifest> {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner).get(&artifact).cloned()
     }
 
     /// The part of an artifact below the folder `prefix`, as an artifact of type
@@ -207,7 +240,7 @@ impl Store {
         let _using = self.using()?;
         for entry in part.files.values().filter(|e| e.source.is_none()) {
             // It would be collected with the whole.
-            sweep::touch(&self.object_path(entry.digest));
+            self.renew(&self.object_path(entry.digest))?;
         }
         self.put_manifest(&part)
     }
@@ -223,7 +256,7 @@ impl Store {
         let _using = self.using()?;
         for entry in manifest.files.values() {
             // It may be about to be collected.
-            sweep::touch(&self.object_path(entry.digest));
+            self.renew(&self.object_path(entry.digest))?;
         }
         if !self.has_objects(&manifest) {
             return Ok(None);
@@ -257,7 +290,7 @@ impl Store {
     /// `None`: it went away meanwhile.
     pub(super) fn artifact_info(&self, artifact: Digest) -> Result<Option<ArtifactInfo>, StoreError> {
         let path = self.sharded(ARTIFACTS, artifact);
-        let Ok(made) = fs::metadata(&path).and_then(|m| m.modified()) else { return Ok(None) };
+        let Ok(made) = fs::symlink_metadata(&path).and_then(|m| m.modified()) else { return Ok(None) };
         let manifest = match self.manifest(artifact) {
             Err(StoreError::NoArtifact { .. }) => return Ok(None),
             other => other?,
@@ -290,15 +323,7 @@ impl Store {
     /// Other files there are left alone.
     pub(super) fn names(&self, folder: &str, prefix: &str) -> Result<Vec<Digest>, StoreError> {
         let top = self.root.join(folder);
-        let list = |place: &PathBuf| -> Result<BTreeSet<String>, StoreError> {
-            match fs::read_dir(place) {
-                Ok(entries) => Ok(entries.flatten().filter_map(|e| e.file_name().into_string().ok()).collect()),
-                Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
-                    Ok(BTreeSet::new())
-                }
-                Err(e) => Err(StoreError::io("read the folder", place)(e)),
-            }
-        };
+        let list = |place: &Path| disk::names_in(place).map(BTreeSet::from_iter);
         let shards = if prefix.len() >= 2 { BTreeSet::from([prefix[..2].to_owned()]) } else { list(&top)? };
         let mut found = Vec::new();
         for shard in shards.iter().filter(|s| s.len() == 2 && s.starts_with(&prefix[..prefix.len().min(2)])) {
@@ -314,7 +339,7 @@ mod tests {
     use super::*;
 
     fn manifest() -> Manifest {
-        let entry = |text: &str| Entry { digest: Digest::of(text.as_bytes()), size: text.len() as u64, source: None };
+        let entry = |text: &str| Entry::plain(Digest::of(text.as_bytes()), text.len() as u64);
         let files = [("config.json", "{}"), ("model.safetensors", "weights")];
         let files = files.into_iter().map(|(p, t)| (p.to_owned(), entry(t))).collect();
         Manifest::new(PortType::Model, files).unwrap()
@@ -341,6 +366,36 @@ mod tests {
         others[3].files.insert("config.jsom".into(), entry);
         for other in others {
             assert_ne!(other.digest(), base.digest());
+        }
+    }
+
+    #[test]
+    fn a_program_is_another_file_and_a_plain_one_has_no_such_field() {
+        let plain = manifest();
+        let mut program = plain.clone();
+        program.files.get_mut("config.json").unwrap().executable = true;
+        assert_ne!(program.digest(), plain.digest());
+        assert!(!serde_json::to_string(&plain).unwrap().contains("executable"));
+        let text = seal::seal(KIND, &program.digest().hex(), &serde_json::to_string(&program).unwrap());
+        assert_eq!(Manifest::parse(program.digest(), text.as_bytes()).unwrap(), program);
+    }
+
+    #[test]
+    fn whatever_stands_in_the_place_of_a_manifest_moves_to_quarantine() {
+        for kind in crate::store::verify::tests::INTRUDERS {
+            let dir = tempfile::tempdir().unwrap();
+            let store = Store::open(dir.path()).unwrap();
+            let artifact = store.put_manifest(&manifest()).unwrap();
+            let path = store.sharded(ARTIFACTS, artifact);
+            crate::store::verify::tests::intrude(&path, kind);
+            assert!(
+                matches!(store.manifest(artifact), Err(StoreError::DamagedManifest { kept: Some(_), .. })),
+                "{kind}"
+            );
+            assert!(matches!(store.manifest(artifact), Err(StoreError::NoArtifact { .. })), "{kind}");
+            crate::store::verify::tests::intrude(&path, kind);
+            assert_eq!(store.put_manifest(&manifest()).unwrap(), artifact, "{kind}");
+            assert_eq!(store.manifest(artifact).unwrap(), manifest(), "{kind}");
         }
     }
 

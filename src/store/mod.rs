@@ -33,6 +33,12 @@
 //! kill leaves at most unreferenced objects and a folder in `tmp/`, which the next
 //! [`Store::open`] sweeps; the commit can then be repeated on the same folder.
 //!
+//! # What may stand in the way
+//!
+//! Every file is opened without following a link or waiting for a FIFO. A link, FIFO, device or
+//! folder in the place of a manifest, action, tag or object is damage: it moves to `quarantine/`
+//! when it is met. In the place of a lock it is an error, and `verify --repair` moves it away.
+//!
 //! Failpoints ([`olmo_stage::failpoint()`]), in the order of a commit:
 //! `store.object_temp_written`, `store.object_renamed`, `store.manifest_temp_written`,
 //! `store.manifest_renamed`, `store.folder_taken`, `store.action_temp_written`,
@@ -46,15 +52,18 @@ mod handover;
 mod index;
 mod lock;
 mod manifest;
+mod misplaced;
 mod object;
 #[cfg(test)]
 mod order;
+mod place;
 #[cfg(test)]
 pub(crate) mod readers;
 mod reference;
 mod repair;
 mod scratch;
 pub(crate) mod seal;
+mod share;
 mod sweep;
 mod tag;
 mod tree;
@@ -62,6 +71,7 @@ mod verify;
 
 pub use action::{Action, ActionState, ListItem, Output};
 pub use bundle::Imported;
+pub use disk::remove_tree;
 pub use error::StoreError;
 pub use handover::Handover;
 pub use index::{ArtifactRow, Index, Query};
@@ -73,11 +83,12 @@ pub use sweep::{SweepPlan, Swept};
 pub use tag::{Tag, check_tag};
 pub use verify::{Problem, ProblemKind};
 
-use std::fs;
+use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use olmo_stage::Digest;
+use olmo_stage::{Digest, files};
 
 use scratch::Scratch;
 
@@ -98,50 +109,91 @@ const DOWNLOADS: &str = "downloads-v1";
 const QUARANTINE: &str = "quarantine";
 const TMP: &str = "tmp";
 
+/// The folders that every store has.
+const FOLDERS: [&str; 12] = [OBJECTS, ARTIFACTS, ACTIONS, TAGS, PINS, STAT, WORK, LOCKS, RUNS, INDEX, QUARANTINE, TMP];
+/// A format file is a number and a newline.
+const LARGEST_FORMAT: u64 = 64;
+
+/// How a store was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Access {
+    Write,
+    Read,
+}
+
 /// An open store. Cheap to clone; clones share one folder for temporary files. Safe to use from
 /// many threads and, through many `Store`s, from many processes at once.
 #[derive(Clone)]
 pub struct Store {
     root: PathBuf,
+    access: Access,
     /// Made by the first write: a look-up leaves no trace.
     scratch: Arc<Mutex<Option<Arc<Scratch>>>>,
+    /// Manifests of sources that a reader computed; it cannot write them.
+    noted: Arc<Mutex<BTreeMap<Digest, Manifest>>>,
 }
 
 impl Store {
+    fn at(root: &Path, access: Access) -> Result<Self, StoreError> {
+        let root = std::path::absolute(root).map_err(StoreError::io("find the store folder", root))?;
+        Ok(Self { root, access, scratch: Arc::default(), noted: Arc::default() })
+    }
+
     /// Opens the store in folder `root` (the `.olmo-pipe` folder itself), and makes it if it
     /// is not there. Sweeps what killed processes left in `tmp/`.
     ///
     /// Errors: the store has a newer format; its file system has no working flock; it cannot
     /// be written.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
-        let root = std::path::absolute(root).map_err(StoreError::io("find the store folder", root))?;
-        let store = Self { root, scratch: Arc::default() };
-        for name in [OBJECTS, ARTIFACTS, ACTIONS, TAGS, PINS, STAT, WORK, LOCKS, RUNS, INDEX, QUARANTINE, TMP] {
+        let store = Self::at(root, Access::Write)?;
+        share::join(&store.root);
+        for name in FOLDERS {
             disk::make_folder(&store.root.join(name))?;
         }
         lock::check_working(&store.root)?;
-        store.check_format()?;
+        if !store.has_format()? {
+            store.write_durable(&store.root.join(".gitignore"), b"*\n", 0o644, None)?;
+            store.write_durable(&store.root.join("format"), format!("{FORMAT}\n").as_bytes(), 0o644, None)?;
+        }
         scratch::sweep(&store.root.join(TMP));
         Ok(store)
     }
 
-    fn check_format(&self) -> Result<(), StoreError> {
+    /// Opens the store in folder `root` for reading: creates nothing, and needs no write
+    /// permission. A missing folder reads as an empty store. In an existing store, caches (digests
+    /// of sources, the index) and damaged files in `quarantine/` are written if the user may.
+    ///
+    /// Errors: the store has a newer format; it cannot be read.
+    pub fn read(root: &Path) -> Result<Self, StoreError> {
+        let store = Self::at(root, Access::Read)?;
+        if store.has_format()? {
+            share::join(&store.root);
+        }
+        Ok(store)
+    }
+
+    /// Whether there is a store of a format that this build reads.
+    fn has_format(&self) -> Result<bool, StoreError> {
         let path = self.root.join("format");
-        match fs::read_to_string(&path) {
+        match files::read_regular_text(&path, LARGEST_FORMAT) {
             Ok(text) => match text.trim().parse::<u32>() {
-                Ok(found) if found <= FORMAT => Ok(()),
+                Ok(found) if found <= FORMAT => Ok(true),
                 Ok(found) => Err(StoreError::NewerFormat { root: self.root.clone(), found, known: FORMAT }),
                 Err(_) => Err(StoreError::DamagedFormat { path }),
             },
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                let ignore = self.root.join(".gitignore");
-                let scratch = self.scratch()?;
-                disk::write_durable(&scratch, &ignore, b"*\n", 0o644, None)?;
-                disk::write_durable(&scratch, &path, format!("{FORMAT}\n").as_bytes(), 0o644, None)
-            }
-            Err(e) if e.kind() == std::io::ErrorKind::InvalidData => Err(StoreError::DamagedFormat { path }),
-            Err(e) => Err(StoreError::io("read", &path)(e)),
+            Err(e) => match e.kind() {
+                io::ErrorKind::NotFound => Ok(false),
+                io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput | io::ErrorKind::FileTooLarge => {
+                    Err(StoreError::DamagedFormat { path })
+                }
+                _ => Err(StoreError::io("read", &path)(e)),
+            },
         }
+    }
+
+    /// Whether it was opened by [`Store::read`].
+    fn is_read_only(&self) -> bool {
+        self.access == Access::Read
     }
 
     /// The store's folder, absolute.
@@ -157,10 +209,8 @@ impl Store {
 
     /// The keys that have unfinished work, sorted.
     pub fn work_keys(&self) -> Result<Vec<Digest>, StoreError> {
-        let folder = self.root.join(WORK);
-        let entries = fs::read_dir(&folder).map_err(StoreError::io("read the folder", &folder))?;
-        let names = entries.flatten().filter_map(|e| e.file_name().into_string().ok());
-        let mut keys: Vec<Digest> = names.filter_map(|n| Digest::from_hex(&n).ok()).collect();
+        let names = disk::names_in(&self.root.join(WORK))?;
+        let mut keys: Vec<Digest> = names.iter().filter_map(|n| Digest::from_hex(n).ok()).collect();
         keys.sort();
         Ok(keys)
     }
@@ -211,29 +261,12 @@ impl Store {
         *slot = Some(made.clone());
         Ok(made)
     }
-
-    /// Moves a damaged file out of the way, and says where to.
-    pub(crate) fn quarantine(&self, path: &Path, name: &str) -> Result<PathBuf, StoreError> {
-        let folder = self.root.join(QUARANTINE);
-        for n in 0u32.. {
-            let kept = folder.join(if n == 0 { name.to_owned() } else { format!("{name}.{n}") });
-            if kept.symlink_metadata().is_ok() {
-                continue;
-            }
-            return match fs::rename(path, &kept) {
-                Ok(()) => Ok(kept),
-                // Another process was faster.
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(kept),
-                Err(e) => Err(StoreError::io("quarantine", path)(e)),
-            };
-        }
-        unreachable!("a folder holds fewer than 2^32 files")
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn a_new_store_has_its_folders_and_opens_again() {
@@ -245,6 +278,27 @@ mod tests {
         let store = Store::open(&root).unwrap();
         assert!(store.runs_dir().is_dir());
         assert_eq!(fs::read_dir(root.join(TMP)).unwrap().count(), 0, "temporary files go with their process");
+    }
+
+    #[test]
+    fn a_reader_makes_nothing_and_a_missing_store_reads_as_an_empty_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::read(&dir.path().join("none")).unwrap();
+        assert_eq!(store.artifacts().unwrap().count(), 0);
+        assert_eq!(store.action_keys().unwrap(), []);
+        assert_eq!(
+            (store.tags().unwrap(), store.pins().unwrap(), store.work_keys().unwrap()),
+            (vec![], vec![], vec![])
+        );
+        assert_eq!(store.verify().unwrap(), []);
+        assert_eq!(store.action_state(Digest::of(b"key")).unwrap(), ActionState::Absent);
+        assert_eq!(Index::open(&store).artifacts(&Query::default()).unwrap(), []);
+        let source = dir.path().join("data");
+        fs::write(&source, "text").unwrap();
+        let artifact = store.commit_reference(olmo_stage::PortType::File, &source).unwrap();
+        assert_eq!(store.manifest(artifact).unwrap().files["data"].source.as_deref(), Some(source.as_path()));
+        assert!(store.is_whole(artifact));
+        assert!(!dir.path().join("none").exists());
     }
 
     #[test]

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use olmo_stage::{Digest, PortType, failpoint};
 
-use super::disk::{self, Stamp};
+use super::disk::{self, Small, Stamp, Step};
 use super::error::StoreError;
 use super::manifest::{Entry, Manifest};
-use super::{OBJECTS, Store, seal, sweep, tree};
+use super::{OBJECTS, Store, seal, tree};
 
 /// What stays in a folder whose files were taken: the digest of the artifact they became.
 const RECEIPT: &str = ".olmo-pipe-artifact";
@@ -20,8 +20,17 @@ const RECEIPT_KIND: &str = "receipt";
 pub(super) struct Incoming {
     pub digest: Digest,
     pub size: u64,
-    /// Its bytes, read-only; `None` if the object is there already.
+    /// Whether its owner may execute it where it lay.
+    pub executable: bool,
+    /// Its bytes, read-only; `None` if the object is there already, or comes in with another file.
     pub temporary: Option<PathBuf>,
+}
+
+impl Incoming {
+    /// The file in a manifest.
+    pub fn entry(&self) -> Entry {
+        Entry { executable: self.executable, ..Entry::plain(self.digest, self.size) }
+    }
 }
 
 impl Drop for Incoming {
@@ -39,22 +48,24 @@ impl Store {
     /// is, so after a kill at any moment the same call can be repeated; once the files were
     /// taken, it reads the receipt and names the same artifact.
     ///
-    /// Files on the store's file system are not copied. Errors: no files; a link, pipe, socket
-    /// or device; a path that some file system cannot hold; a file that still changes; no room.
+    /// Files on the store's file system are not copied. Read-only folders are made writable, since
+    /// they are taken apart. Errors: no files; a link, pipe, socket or device; a path that some
+    /// file system cannot hold; a file that still changes; no room.
     pub fn commit_tree(&self, artifact_type: PortType, folder: &Path) -> Result<Digest, StoreError> {
         if let Some(artifact) = self.read_receipt(artifact_type, folder)? {
             return Ok(artifact);
         }
+        tree::open_folders(folder)?;
         let files = tree::files(folder, tree::Links::Refuse)?;
         if files.is_empty() {
             return Err(StoreError::NoFiles { folder: folder.to_owned() });
         }
         let _using = self.using()?;
         let mut entries = BTreeMap::new();
-        let mut incoming = Vec::new();
+        let (mut incoming, mut coming) = (Vec::with_capacity(files.len()), BTreeSet::new());
         for file in files {
-            let one = self.bring_in(&file.full)?;
-            entries.insert(file.path, Entry { digest: one.digest, size: one.size, source: None });
+            let one = self.bring_in(&file.full, &mut coming)?;
+            entries.insert(file.path, one.entry());
             incoming.push(one);
         }
         self.settle(&incoming)?;
@@ -76,8 +87,15 @@ impl Store {
         let mut changed_folders = BTreeSet::new();
         // All files, then all names, then all folders: a journal then has a few things to write
         // at once, where going file by file would make it write for each.
-        for temporary in incoming.iter().filter_map(|one| one.temporary.as_deref()) {
-            disk::sync_file(temporary)?;
+        let files: Vec<&Path> = incoming.iter().filter_map(|one| one.temporary.as_deref()).collect();
+        let in_parallel = disk::syncs_in_parallel(files.len());
+        if in_parallel {
+            disk::sync_many(&files, Step::FileSynced)?;
+        }
+        for temporary in files {
+            if !in_parallel {
+                disk::sync_file(temporary)?;
+            }
             failpoint("store.object_temp_written");
         }
         for one in incoming {
@@ -88,21 +106,20 @@ impl Store {
         for one in incoming {
             let object = self.object_path(one.digest);
             let Some(temporary) = &one.temporary else { continue };
-            disk::rename(temporary, &object)?;
+            self.put_in_place(temporary, &object)?;
             failpoint("store.object_renamed");
         }
-        for folder in &changed_folders {
-            disk::sync_folder(folder)?;
-        }
-        Ok(())
+        let folders: Vec<&Path> = changed_folders.iter().map(PathBuf::as_path).collect();
+        disk::sync_many(&folders, Step::FolderSynced)
     }
 
     /// Hashes the file at `path`, which stays where it is, and makes it ready to be renamed to
-    /// its digest.
-    fn bring_in(&self, path: &Path) -> Result<Incoming, StoreError> {
+    /// its digest. `coming` holds the digests of files that come in with it, and takes its own.
+    fn bring_in(&self, path: &Path, coming: &mut BTreeSet<Digest>) -> Result<Incoming, StoreError> {
         let (mut file, before) = disk::open_regular(path)?;
         let temporary = self.scratch()?.path();
         let near = same_file_system(&before, &self.root);
+        let executable = self.is_program(&before)?;
         // Hashed on the way where it has to be copied anyway.
         let (digest, size) = if near {
             Digest::of_reader(&mut file).map_err(StoreError::io("read", path))?
@@ -112,12 +129,15 @@ impl Store {
         let object = self.object_path(digest);
         let there = fs::symlink_metadata(&object).ok().filter(|m| m.is_file() && m.len() == size);
         let is_itself = there.as_ref().is_some_and(|m| (m.dev(), m.ino()) == (before.dev(), before.ino()));
-        // A file with a second name may be written through it later: only a copy is ours alone.
-        let linked = near && !is_itself && before.nlink() == 1 && link_in(path, &file, &temporary)?;
+        let first = coming.insert(digest);
+        // A file with a second name may be written through it later: only a copy is ours alone. A
+        // program keeps its mode until it is taken: should this commit be repeated, it is one still.
+        let ours = before.nlink() == 1 && !executable && !is_itself;
+        let linked = first && near && ours && link_in(path, &file, &temporary)?;
         // A link costs nothing, so it replaces an object that is there: should that one's bytes
         // have rotted, these are the right ones.
         let stays = is_itself || (!linked && there.is_some());
-        let needed = !stays || !sweep::touch(&object);
+        let needed = first && (!stays || !self.renew(&object)?);
         if needed && near && !linked {
             let (again, _) = copy_in(path, &mut disk::open_regular(path)?.0, &temporary)?;
             if again != digest {
@@ -131,7 +151,19 @@ impl Store {
         if !needed {
             let _ = fs::remove_file(&temporary);
         }
-        Ok(Incoming { digest, size, temporary: needed.then_some(temporary) })
+        Ok(Incoming { digest, size, executable, temporary: needed.then_some(temporary) })
+    }
+
+    /// Whether a file that comes in is a program. Some file systems know no modes, and show every
+    /// file as executable.
+    pub(super) fn is_program(&self, metadata: &Metadata) -> Result<bool, StoreError> {
+        if metadata.mode() & 0o100 == 0 {
+            return Ok(false);
+        }
+        let probe = self.scratch()?.path();
+        let created = disk::create_new(&probe, 0o600).and_then(|file| file.metadata());
+        let _ = fs::remove_file(&probe);
+        Ok(created.map_err(StoreError::io("write", &probe))?.mode() & 0o100 == 0)
     }
 
     /// Takes the files out of `folder`, in one step, and leaves a receipt.
@@ -145,13 +177,14 @@ impl Store {
         fs::write(&receipt, seal::seal(RECEIPT_KIND, "", &body)).map_err(StoreError::io("write", &receipt))?;
         disk::swap_folders(&aside, folder).map_err(StoreError::io("take the files out of", folder))?;
         failpoint("store.folder_taken");
-        fs::remove_dir_all(&aside).map_err(StoreError::io("remove", &aside))
+        disk::remove_tree(&aside).map_err(StoreError::io("remove", &aside))
     }
 
     /// The artifact that the files of `folder` became, if they were taken already.
     fn read_receipt(&self, artifact_type: PortType, folder: &Path) -> Result<Option<Digest>, StoreError> {
         let path = folder.join(RECEIPT);
-        let Ok(text) = fs::read(&path) else { return Ok(None) };
+        // Something else of that name is a file of the stage, to be taken or refused.
+        let Ok(Small::Bytes(text, _)) = disk::read_small(&path, disk::LARGEST_MARK) else { return Ok(None) };
         let refuse = |why| StoreError::refused(&path, why);
         let count = fs::read_dir(folder).map_err(StoreError::io("read the folder", folder))?.count();
         if count != 1 {
@@ -281,6 +314,48 @@ mod tests {
         write(&folder, &[("a", "same"), ("b", "same"), ("c/d", "same")]);
         store.commit_tree(PortType::Dir, &folder).unwrap();
         assert_eq!(store.names(OBJECTS, "").unwrap(), [Digest::of(b"same")]);
+    }
+
+    #[test]
+    fn a_program_stays_one_also_if_its_commit_has_to_be_repeated() {
+        let (dir, store) = store();
+        let folder = dir.path().join("out");
+        write(&folder, &[("plain", "same"), ("tool", "same"), ("z", "last")]);
+        fs::set_permissions(folder.join("tool"), Permissions::from_mode(0o755)).unwrap();
+        let in_the_way = store.object_path(Digest::of(b"last")).parent().unwrap().to_owned();
+        fs::write(&in_the_way, "a file where a folder has to be").unwrap();
+        assert!(store.commit_tree(PortType::Dir, &folder).is_err());
+        fs::remove_file(in_the_way).unwrap();
+        let artifact = store.commit_tree(PortType::Dir, &folder).unwrap();
+        let files = store.manifest(artifact).unwrap().files;
+        assert_eq!((files["tool"].executable, files["plain"].executable), (true, false));
+        let object = store.object_path(Digest::of(b"same"));
+        assert_eq!(fs::metadata(object).unwrap().mode() & 0o777, 0o444);
+    }
+
+    #[test]
+    fn whatever_stands_in_the_place_of_an_object_is_replaced() {
+        for kind in crate::store::verify::tests::INTRUDERS {
+            let (dir, store) = store();
+            for round in ["one", "two"] {
+                let folder = dir.path().join(round);
+                write(&folder, &[("a", "right")]);
+                let artifact = store.commit_tree(PortType::File, &folder).unwrap();
+                assert!(store.is_whole(artifact), "{kind}, round {round}");
+                assert_eq!(store.verify().unwrap(), [], "{kind}, round {round}");
+                crate::store::verify::tests::intrude(&store.object_path(Digest::of(b"right")), kind);
+                assert!(!store.is_whole(artifact), "{kind}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_fifo_in_the_place_of_a_receipt_is_refused_not_waited_for() {
+        let (dir, store) = store();
+        let folder = dir.path().join("out");
+        write(&folder, &FILES);
+        crate::store::verify::tests::intrude(&folder.join(RECEIPT), "fifo");
+        assert!(matches!(store.commit_tree(PortType::Model, &folder), Err(StoreError::Refused { .. })));
     }
 
     #[test]

@@ -57,12 +57,18 @@ fn check(steps: &[Step]) -> Result<usize, String> {
 
 /// The steps of one commit of two files, with its action.
 fn steps() -> Vec<Step> {
+    steps_of(&[("a".into(), "one".into()), ("b".into(), "two".into())])
+}
+
+/// The steps of one commit of `files` (name and content), with its action.
+fn steps_of(files: &[(String, String)]) -> Vec<Step> {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&dir.path().join("store")).unwrap();
     let folder = dir.path().join("out");
     fs::create_dir(&folder).unwrap();
-    fs::write(folder.join("a"), "one").unwrap();
-    fs::write(folder.join("b"), "two").unwrap();
+    for (name, text) in files {
+        fs::write(folder.join(name), text).unwrap();
+    }
     recorder::take();
     let model = store.commit_tree(PortType::Dir, &folder).unwrap();
     let action = Action::new(record(0.1), BTreeMap::from([("model".to_owned(), Output::Single(model))]));
@@ -73,6 +79,16 @@ fn steps() -> Vec<Step> {
 #[test]
 fn a_commit_reaches_the_disk_in_the_right_order() {
     assert_eq!(check(&steps()), Ok(4), "two objects, a manifest, an action");
+}
+
+#[test]
+fn a_commit_of_many_files_reaches_the_disk_in_the_right_order() {
+    // Each content twice: 100 objects.
+    let files: Vec<_> = (0..200).map(|n| (n.to_string(), format!("content {}", n / 2))).collect();
+    let steps = steps_of(&files);
+    assert_eq!(check(&steps), Ok(100 + 2));
+    let synced = steps.iter().filter(|step| matches!(step, Step::FileSynced(_))).count();
+    assert_eq!(synced, 100 + 2, "equal files are written once");
 }
 
 #[test]

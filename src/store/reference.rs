@@ -14,7 +14,7 @@ use std::time::Duration;
 use olmo_stage::{Digest, PortType};
 use serde::{Deserialize, Serialize};
 
-use super::disk::{self, Stamp};
+use super::disk::{self, Small, Stamp};
 use super::error::StoreError;
 use super::manifest::{Entry, Manifest};
 use super::{STAT, Store, seal, tree};
@@ -100,7 +100,7 @@ impl Store {
                 return Err(StoreError::refused(&full, "its path is not Unicode text"));
             }
             let (digest, size) = self.source_digest(&full)?;
-            entries.insert(name, Entry { digest, size, source: Some(full) });
+            entries.insert(name, Entry { source: Some(full), ..Entry::plain(digest, size) });
         }
         let manifest = Manifest::new(artifact_type, entries).map_err(|why| StoreError::refused(path, why))?;
         let _using = self.using()?;
@@ -149,27 +149,27 @@ impl Store {
     }
 
     fn remembered(&self, memory: &Path, name: Digest) -> Option<Remembered> {
-        let text = fs::read(memory).ok()?;
+        let Small::Bytes(text, _) = disk::read_small(memory, disk::LARGEST_MARK).ok()? else { return None };
         serde_json::from_str(seal::open(KIND, &name.hex(), &text).ok()?).ok()
     }
 
     fn remember(&self, memory: &Path, name: Digest, what: &Remembered) -> Result<(), StoreError> {
+        if self.is_read_only() && !self.has_format()? {
+            // A reader makes no store.
+            return Ok(());
+        }
         let body = serde_json::to_string(what).map_err(|e| StoreError::io("write", memory)(e.into()))?;
         disk::make_shard(memory)?;
         let temporary = self.scratch()?.path();
         // Not synced: after a power cut it is whole, or unsound and so not believed.
-        fs::write(&temporary, seal::seal(KIND, &name.hex(), &body))
-            .and_then(|()| fs::rename(&temporary, memory))
-            .map_err(StoreError::io("write", memory))
+        fs::write(&temporary, seal::seal(KIND, &name.hex(), &body)).map_err(StoreError::io("write", memory))?;
+        self.put_in_place(&temporary, memory)
     }
 }
 
 /// Digest and size of a source. A link is followed; only a regular file is read.
 pub(super) fn hash_source(path: &Path) -> io::Result<(Digest, u64)> {
-    if !fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
-    }
-    Digest::of_file(path)
+    Digest::of_reader(&mut disk::open_source(path)?)
 }
 
 /// A file's own name and its absolute path, all folders above it resolved.

@@ -1,17 +1,21 @@
 //! [`Store::repair`]: makes a damaged store sound again. Damaged files move to `quarantine/`;
 //! what a copy elsewhere still holds comes back from there; what is lost for good is forgotten,
 //! so that the stage that made it runs again.
+//!
+//! Runs and collections go on beside a repair. Whatever moves to `quarantine/` is looked at again
+//! while no commit and no collection is under way, and moves only if it is the very file that was
+//! found damaged.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use olmo_stage::Digest;
 
 use super::action::{Output, Unread as UnreadAction};
+use super::disk::{self, Seen};
 use super::error::StoreError;
 use super::manifest::Unread as UnreadManifest;
 use super::verify::{Problem, ProblemKind};
-use super::{ACTIONS, ARTIFACTS, Store, disk};
+use super::{ACTIONS, ARTIFACTS, Manifest, Store};
 
 /// What a repair has done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,21 +34,12 @@ impl Store {
     /// unless new damage came meanwhile.
     pub fn repair(&self, problems: &[Problem], copies: &dyn Fn(u64) -> Vec<PathBuf>) -> Result<Repaired, StoreError> {
         let mut done = Repaired::default();
-        for problem in problems {
-            let name = match &problem.kind {
-                // A commit may have put a sound one in its place meanwhile.
-                ProblemKind::CorruptObject { object, .. } if self.object_is_sound(*object) => continue,
-                ProblemKind::CorruptObject { object, .. } => format!("{object}.object"),
-                ProblemKind::DamagedManifest { artifact, .. } => format!("{artifact}.manifest.json"),
-                ProblemKind::DamagedAction { key, .. } => format!("{key}.action.json"),
-                ProblemKind::DamagedTag { .. } => {
-                    format!("{}.tag.json", problem.path.file_name().unwrap_or_default().to_string_lossy())
-                }
-                // Nothing is there to be moved, or it is not ours.
-                _ => continue,
-            };
-            self.quarantine(&problem.path, &name)?;
-            done.quarantined += 1;
+        let damaged: Vec<(&Path, String, Seen)> = problems.iter().filter_map(|p| self.still_damaged(p)).collect();
+        if !damaged.is_empty() {
+            let _alone = self.sweeping()?;
+            for (path, name, seen) in damaged {
+                done.quarantined += usize::from(self.quarantine(path, &name, seen)?.is_some());
+            }
         }
         for problem in problems {
             let (object, artifacts) = match &problem.kind {
@@ -67,9 +62,31 @@ impl Store {
         Ok(done)
     }
 
-    fn object_is_sound(&self, object: Digest) -> bool {
-        let opened = disk::open_regular(&self.object_path(object));
-        opened.is_ok_and(|(mut file, _)| Digest::of_reader(&mut file).is_ok_and(|(digest, _)| digest == object))
+    /// Checks again whether the file of `problem` is damaged. Returns its path, its name in
+    /// `quarantine/` and its identity; `None` if it is sound or there is no file to move.
+    fn still_damaged<'p>(&self, problem: &'p Problem) -> Option<(&'p Path, String, Seen)> {
+        let path = problem.path.as_path();
+        // Before the second look: a file that comes in its place after that is another one.
+        let seen = Seen::at(path)?;
+        let base = || path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = match &problem.kind {
+            // A commit may have put a sound one in its place meanwhile.
+            ProblemKind::CorruptObject { object, .. } if self.object_is_sound(*object) => return None,
+            ProblemKind::CorruptObject { object, .. } => format!("{object}.object"),
+            ProblemKind::DamagedManifest { artifact, .. } => match self.read_manifest(*artifact) {
+                Err(UnreadManifest::Damaged(..)) => format!("{artifact}.manifest.json"),
+                _ => return None,
+            },
+            ProblemKind::DamagedAction { key, .. } => match self.read_action(*key) {
+                Err(UnreadAction::Damaged(..)) => format!("{key}.action.json"),
+                _ => return None,
+            },
+            ProblemKind::DamagedTag { .. } => format!("{}.tag.json", base()),
+            ProblemKind::Misplaced { .. } => format!("{}.misplaced", base()),
+            // Nothing is there to be moved, or it is not ours.
+            _ => return None,
+        };
+        Some((path, name, seen))
     }
 
     /// Takes the bytes of `object` from the file `copy`, if it holds them.
@@ -92,7 +109,7 @@ impl Store {
             return written.map_err(StoreError::io("copy", copy));
         }
         disk::make_shard(&place)?;
-        std::fs::rename(&temporary, &place).map_err(StoreError::io("write", &place))?;
+        self.put_in_place(&temporary, &place)?;
         place.parent().map_or(Ok(()), disk::sync_folder)?;
         Ok(true)
     }
@@ -100,34 +117,47 @@ impl Store {
     /// Moves manifests that name objects which are gone, and actions that name artifacts which
     /// are gone, to `quarantine/`. Local sources are not looked at: they are not the store's.
     fn forget_broken(&self) -> Result<usize, StoreError> {
-        let _using = self.using()?;
-        let (mut forgotten, mut whole) = (0, BTreeSet::new());
-        for artifact in self.names(ARTIFACTS, "")? {
-            let manifest = match self.read_manifest(artifact) {
-                Ok(manifest) => manifest,
-                Err(UnreadManifest::Absent | UnreadManifest::Damaged(_) | UnreadManifest::Io(_)) => continue,
-            };
-            let there = |digest: Digest, size: u64| {
-                self.object_path(digest).symlink_metadata().is_ok_and(|m| m.is_file() && m.len() == size)
-            };
-            if manifest.files.values().all(|e| e.source.is_some() || there(e.digest, e.size)) {
-                whole.insert(artifact);
-                continue;
+        let mut forgotten = 0;
+        // Actions first: a commit that ends meanwhile has written its manifests before them.
+        let keys = self.action_keys()?;
+        let artifacts = self.names(ARTIFACTS, "")?;
+        let broken: Vec<Digest> = artifacts.into_iter().filter(|artifact| self.is_broken(*artifact)).collect();
+        if !broken.is_empty() {
+            let _alone = self.sweeping()?;
+            for artifact in broken.into_iter().filter(|artifact| self.is_broken(*artifact)) {
+                let path = self.sharded(ARTIFACTS, artifact);
+                forgotten += self.forget(&path, &format!("{artifact}.manifest.json"))?;
             }
-            self.quarantine(&self.sharded(ARTIFACTS, artifact), &format!("{artifact}.manifest.json"))?;
-            forgotten += 1;
         }
-        for key in self.action_keys()? {
-            let action = match self.read_action(key) {
-                Ok(action) => action,
-                Err(UnreadAction::Absent | UnreadAction::Damaged(_) | UnreadAction::Io(_)) => continue,
-            };
-            if !action.outputs.values().flat_map(Output::artifacts).all(|artifact| whole.contains(&artifact)) {
-                self.quarantine(&self.sharded(ACTIONS, key), &format!("{key}.action.json"))?;
-                forgotten += 1;
+        let names_what_is_gone = |key: &Digest| {
+            let action = self.read_action(*key).ok();
+            action
+                .is_some_and(|a| !a.outputs.values().flat_map(Output::artifacts).all(|o| self.read_manifest(o).is_ok()))
+        };
+        let broken: Vec<Digest> = keys.into_iter().filter(names_what_is_gone).collect();
+        if !broken.is_empty() {
+            let _alone = self.sweeping()?;
+            for key in broken.into_iter().filter(names_what_is_gone) {
+                forgotten += self.forget(&self.sharded(ACTIONS, key), &format!("{key}.action.json"))?;
             }
         }
         Ok(forgotten)
+    }
+
+    /// Whether the manifest of `artifact` is sound and names an object that is gone.
+    fn is_broken(&self, artifact: Digest) -> bool {
+        let is_there = |digest: Digest, size: u64| {
+            self.object_path(digest).symlink_metadata().is_ok_and(|m| m.is_file() && m.len() == size)
+        };
+        let is_whole =
+            |manifest: Manifest| manifest.files.values().all(|e| e.source.is_some() || is_there(e.digest, e.size));
+        self.read_manifest(artifact).is_ok_and(|manifest| !is_whole(manifest))
+    }
+
+    /// Moves the file `path` to `quarantine/`; returns how many files were moved.
+    fn forget(&self, path: &Path, name: &str) -> Result<usize, StoreError> {
+        let Some(seen) = Seen::at(path) else { return Ok(0) };
+        Ok(usize::from(self.quarantine(path, name, seen)?.is_some()))
     }
 }
 
@@ -193,5 +223,59 @@ mod tests {
         fs::write(&object, "weights").unwrap();
         assert_eq!(store.repair(&problems, &no_copies).unwrap(), Repaired::default());
         assert!(store.action(key).unwrap().is_some());
+    }
+
+    #[test]
+    fn whatever_stands_in_the_place_of_anything_is_found_and_moved_away() {
+        use crate::store::verify::tests::{INTRUDERS, intrude};
+        for kind in INTRUDERS {
+            let (_dir, store, key, action) = store_with_action();
+            let artifact = action.outputs["model"].artifacts().next().unwrap();
+            store.tag("mine", artifact, false).unwrap();
+            store.pin(artifact).unwrap();
+            let places = [
+                store.object_path(Digest::of(b"step1")),
+                store.sharded(ARTIFACTS, artifact),
+                store.sharded(ACTIONS, key),
+                store.root().join("tags-v1/mine"),
+                store.root().join("pins-v1").join(artifact.hex()),
+                store.root().join("locks-v1").join(key.hex()),
+                store.root().join("tmp/1-x-0.lock"),
+                store.root().join("index-v1/lock"),
+                store.root().join("index-v1/db/conf"),
+                store.root().join("stat-v1/ab/cd"),
+            ];
+            for place in &places {
+                intrude(place, kind);
+            }
+            let problems = store.verify().unwrap();
+            for place in &places {
+                let found = problems.iter().filter(|p| p.path == *place).count();
+                assert_eq!(found, 1, "{kind}, {}: {problems:?}", place.display());
+            }
+            let done = store.repair(&problems, &no_copies).unwrap();
+            assert_eq!(done.quarantined, places.len(), "{kind}");
+            assert_eq!(store.verify().unwrap(), [], "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_store_whose_locks_and_folders_are_misplaced_is_opened_for_a_repair() {
+        use crate::store::verify::tests::intrude;
+        for name in ["open.lock", "collect.lock", "locks-v1", "tmp", "quarantine"] {
+            let (_dir, store, key, _) = store_with_action();
+            let root = store.root().to_owned();
+            let key_is_there = |store: &Store| store.action(key).unwrap().is_some();
+            drop(store);
+            let path = root.join(name);
+            let _ = fs::remove_dir_all(&path);
+            intrude(&path, "fifo");
+            let used = Store::open(&root).and_then(|store| store.using().map(drop));
+            assert!(used.is_err_and(|e| e.hint().is_some()), "{name}");
+            let (store, moved) = Store::open_for_repair(&root).unwrap();
+            assert_eq!(moved.len(), 1, "{name}");
+            assert_eq!(store.verify().unwrap(), [], "{name}");
+            assert!(key_is_there(&store), "{name}");
+        }
     }
 }

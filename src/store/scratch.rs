@@ -43,14 +43,14 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         // What cannot be removed now is swept by the next process.
-        let _ = fs::remove_dir_all(&self.folder);
+        let _ = disk::remove_tree(&self.folder);
         let _ = fs::remove_file(&self.lock_path);
         let _ = self.lock.unlock();
     }
 }
 
 /// Removes the folders in `tmp` that belong to no living process. Never fails: what is left
-/// is in nobody's way.
+/// is in nobody's way. What is no lock file stays, for `verify` to report.
 pub(super) fn sweep(tmp: &Path) {
     let Ok(entries) = fs::read_dir(tmp) else { return };
     for entry in entries.flatten() {
@@ -61,7 +61,7 @@ pub(super) fn sweep(tmp: &Path) {
             (path.clone(), path.with_extension("lock"))
         };
         let Ok(Some(lock)) = lock::try_exclusive(&lock_path) else { continue };
-        let _ = fs::remove_dir_all(&folder);
+        let _ = disk::remove_tree(&folder);
         let _ = fs::remove_file(&lock_path);
         let _ = lock.unlock();
     }
@@ -84,6 +84,33 @@ mod tests {
         left.sort();
         assert_eq!(left, [live.folder.clone(), live.lock_path.clone()]);
         drop(live);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn links_and_fifos_in_the_place_of_locks_stop_no_sweep() {
+        for kind in crate::store::verify::tests::INTRUDERS {
+            let dir = tempfile::tempdir().unwrap();
+            let lock = dir.path().join("1-x-0.lock");
+            crate::store::verify::tests::intrude(&lock, kind);
+            fs::create_dir_all(dir.path().join("2-y-0/deep")).unwrap();
+            sweep(dir.path());
+            assert!(lock.symlink_metadata().is_ok(), "{kind}: it is reported, not removed");
+            assert!(!dir.path().join("2-y-0").exists(), "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_read_only_folder_of_a_dead_process_is_swept() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join("1-x-0/a/b");
+        fs::create_dir_all(&deep).unwrap();
+        fs::write(deep.join("file"), "").unwrap();
+        for folder in [deep.as_path(), deep.parent().unwrap()] {
+            fs::set_permissions(folder, fs::Permissions::from_mode(0o555)).unwrap();
+        }
+        sweep(dir.path());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

@@ -12,19 +12,22 @@
 //!   gone. After a power cut an action may be back without its objects; it is no hit then.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use olmo_stage::Digest;
+use olmo_stage::files::{open_or_create_regular, open_regular};
 
 use super::action::Output;
-use super::disk::{self, Stamp};
+use super::disk::{self, Seen, Stamp};
 use super::error::StoreError;
 use super::{ACTIONS, ARTIFACTS, OBJECTS, Store};
 
-const LOCK: &str = "collect.lock";
+/// The lock that keeps collections and those who rely on the store's content apart.
+pub(super) const LOCK: &str = "collect.lock";
 /// How long a sweep waits for commits that go on.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// A hit does not touch what was touched this short a time ago: a run of cached stages then
@@ -33,8 +36,9 @@ pub(super) const TOUCHED_LATELY: Duration = Duration::from_secs(600);
 /// So many objects are removed before commits get a turn.
 const BATCH: usize = 512;
 
-/// Held shared by whoever makes something in the store or relies on it. Released on drop.
-pub(super) struct Using(#[expect(dead_code, reason = "the lock is released when the file is closed")] File);
+/// The collection lock, held shared by a commit, hand-over or export. Released on drop. Empty if a
+/// reader may not open the lock.
+pub(super) struct Using(#[expect(dead_code, reason = "the lock is released when the file is closed")] Option<File>);
 
 /// What a sweep is to remove, as it was when the collection looked.
 #[derive(Clone, Debug, Default)]
@@ -62,24 +66,27 @@ pub struct Swept {
 impl Store {
     fn collect_lock(&self) -> Result<File, StoreError> {
         let path = self.root.join(LOCK);
-        let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create(true).truncate(false).open(&path);
-        file.map_err(StoreError::io("open the lock file", &path))
+        open_or_create_regular(&path).map_err(StoreError::io("open the lock file", &path))
     }
 
     /// Keeps sweeps away until the value is dropped.
     pub(super) fn using(&self) -> Result<Using, StoreError> {
+        if self.is_read_only() {
+            // A reader of another user's store does what it can.
+            let file = open_regular(&self.root.join(LOCK)).ok();
+            return Ok(Using(file.filter(|file| file.lock_shared().is_ok())));
+        }
         let file = self.collect_lock()?;
         file.lock_shared().map_err(StoreError::io("lock", &self.root.join(LOCK)))?;
-        Ok(Using(file))
+        Ok(Using(Some(file)))
     }
 
-    /// Keeps everybody else away; waits for commits that go on.
-    fn sweeping(&self) -> Result<Using, StoreError> {
+    /// Keeps everybody else away; waits for commits and exports that go on.
+    pub(super) fn sweeping(&self) -> Result<Using, StoreError> {
         let (file, since) = (self.collect_lock()?, Instant::now());
         loop {
             match file.try_lock() {
-                Ok(()) => return Ok(Using(file)),
+                Ok(()) => return Ok(Using(Some(file))),
                 Err(TryLockError::WouldBlock) if since.elapsed() < PATIENCE => {
                     std::thread::sleep(Duration::from_millis(2));
                 }
@@ -87,6 +94,46 @@ impl Store {
                 Err(TryLockError::Error(e)) => return Err(StoreError::io("lock", &self.root.join(LOCK))(e)),
             }
         }
+    }
+
+    /// Protects the file at `path`, which is in use, from a sweep that has already decided.
+    /// Returns `false` if the file is missing. Call it while holding [`Store::using`].
+    pub(super) fn renew(&self, path: &Path) -> Result<bool, StoreError> {
+        if self.is_read_only() {
+            return Ok(path.symlink_metadata().is_ok());
+        }
+        match touch(path) {
+            Touched::Young => Ok(true),
+            Touched::Gone => Ok(false),
+            Touched::NotOurs => self.replace_by_copy(path),
+        }
+    }
+
+    /// Replaces another user's file, which only its owner can make young, by a copy. Returns
+    /// `false` if the file is missing.
+    fn replace_by_copy(&self, path: &Path) -> Result<bool, StoreError> {
+        let Some(seen) = Seen::at(path) else { return Ok(false) };
+        let (mut from, metadata) = match disk::open_regular(path) {
+            Ok(opened) => opened,
+            Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(false),
+            // Damaged or unreadable, which its use will find out.
+            Err(_) => return Ok(true),
+        };
+        let temporary = self.scratch()?.path();
+        let copied = (|| {
+            let to = disk::create_new(&temporary, metadata.permissions().mode() & 0o777)?;
+            if disk::clone_blocks(&from, &to).is_err() {
+                io::copy(&mut from, &mut &to)?;
+            }
+            to.set_modified(metadata.modified()?)?;
+            to.sync_all()
+        })();
+        let placed = copied.map_err(StoreError::io("copy", path)).and_then(|()| {
+            // Whatever came in its place meanwhile is as young.
+            if Seen::at(path) == Some(seen) { self.put_in_place(&temporary, path) } else { Ok(()) }
+        });
+        let _ = fs::remove_file(&temporary);
+        placed.map(|()| path.symlink_metadata().is_ok())
     }
 
     /// When the finished action `key` was last used: nanoseconds since 1970.
@@ -201,15 +248,27 @@ fn remove(path: &Path) -> Result<bool, StoreError> {
     }
 }
 
-/// Makes the file at `path` young, and leaves its modification time; `false`: it is not there.
-/// Who may not do that (the store is another user's) does not collect either.
-pub(super) fn touch(path: &Path) -> bool {
+/// The result of [`touch`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Touched {
+    Young,
+    Gone,
+    /// It belongs to another user.
+    NotOurs,
+}
+
+/// Makes the file at `path` young, and leaves its modification time.
+fn touch(path: &Path) -> Touched {
     use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, utimensat};
     let times = Timestamps {
         last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_NOW },
         last_modification: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
     };
-    !matches!(utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW), Err(rustix::io::Errno::NOENT))
+    match utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(rustix::io::Errno::NOENT) => Touched::Gone,
+        Err(rustix::io::Errno::PERM | rustix::io::Errno::ACCESS) => Touched::NotOurs,
+        _ => Touched::Young,
+    }
 }
 
 /// Whether the file at `path` is there and was touched a short time ago.
@@ -248,7 +307,7 @@ mod tests {
         let plan = plan(&store, &[]);
         std::thread::sleep(Duration::from_millis(20));
         // As a hit does, had the last touch been long ago.
-        assert!(touch(&store.sharded(ACTIONS, key)));
+        assert!(store.renew(&store.sharded(ACTIONS, key)).unwrap());
         assert_eq!(store.sweep(&plan).unwrap(), Swept::default());
         assert!(store.action(key).unwrap().is_some());
         drop(action);
@@ -304,8 +363,27 @@ mod tests {
         let path = store.sharded(ARTIFACTS, action.outputs["model"].artifacts().next().unwrap());
         let (before, made) = (used(&path).unwrap(), fs::metadata(&path).unwrap().modified().unwrap());
         std::thread::sleep(Duration::from_millis(20));
-        assert!(touch(&path) && used(&path).unwrap() > before);
+        assert!(store.renew(&path).unwrap() && used(&path).unwrap() > before);
         assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), made);
-        assert!(!touch(Path::new("/nowhere/at/all")));
+        assert!(!store.renew(Path::new("/nowhere/at/all")).unwrap());
+    }
+
+    #[test]
+    fn a_copy_in_the_place_of_anothers_file_is_young_and_the_same() {
+        let (_dir, store, key, action) = store_with_action();
+        let artifact = action.outputs["model"].artifacts().next().unwrap();
+        for path in [store.sharded(ACTIONS, key), store.sharded(ARTIFACTS, artifact)] {
+            let (before, old) = (fs::metadata(&path).unwrap(), used(&path).unwrap());
+            std::thread::sleep(Duration::from_millis(20));
+            assert!(store.replace_by_copy(&path).unwrap());
+            let after = fs::metadata(&path).unwrap();
+            assert_eq!(
+                (after.modified().unwrap(), after.permissions()),
+                (before.modified().unwrap(), before.permissions())
+            );
+            assert!(used(&path).unwrap() > old);
+        }
+        assert!(store.action(key).unwrap().is_some());
+        assert!(!store.replace_by_copy(Path::new("/nowhere/at/all")).unwrap());
     }
 }

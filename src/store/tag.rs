@@ -11,8 +11,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use olmo_stage::Digest;
 use serde::{Deserialize, Serialize};
 
+use super::disk::{self, Seen, Small};
 use super::error::StoreError;
-use super::{ARTIFACTS, PINS, Store, TAGS, disk, seal, sweep};
+use super::{ARTIFACTS, PINS, Store, TAGS, seal};
 
 const FORMAT: u32 = 1;
 const TAG: &str = "tag";
@@ -32,7 +33,7 @@ pub struct Tag {
 /// What a tag's or a pin's file holds.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Mark {
+struct Body {
     format: u32,
     artifact: Digest,
     at: u64,
@@ -62,7 +63,7 @@ pub fn check_tag(name: &str) -> Result<(), StoreError> {
 /// What a tag's or pin's file holds, or why it is not sound.
 pub(super) fn parse(kind: &str, name: &str, text: &[u8]) -> Result<(Digest, u64), String> {
     let body = seal::open(kind, name, text)?;
-    let mark: Mark = serde_json::from_str(body).map_err(|e| e.to_string())?;
+    let mark: Body = serde_json::from_str(body).map_err(|e| e.to_string())?;
     if mark.format != FORMAT {
         return Err(format!("it has format {}, this build reads {FORMAT}", mark.format));
     }
@@ -101,7 +102,7 @@ impl Store {
         let Some(artifact) = artifact else {
             return Err(StoreError::UnknownTag { name: name.to_owned(), known: self.tag_names()? });
         };
-        remove_mark(&self.tag_path(name))?;
+        self.remove_mark(&self.tag_path(name))?;
         Ok(artifact)
     }
 
@@ -111,25 +112,19 @@ impl Store {
             return Ok(None);
         }
         let path = self.tag_path(name);
-        let Some(text) = read_mark(&path)? else { return Ok(None) };
-        match parse(TAG, name, &text) {
-            Ok((artifact, _)) => Ok(Some(artifact)),
-            Err(why) => {
-                let kept = self.quarantine(&path, &format!("{name}.tag.json"))?;
+        match read_mark(TAG, name, &path)? {
+            Mark::Absent => Ok(None),
+            Mark::Sound(artifact, _) => Ok(Some(artifact)),
+            Mark::Damaged(why, seen) => {
+                let kept = self.quarantine(&path, &format!("{name}.tag.json"), seen)?;
                 Err(StoreError::DamagedTag { name: name.to_owned(), why, kept })
             }
         }
     }
 
     fn tag_names(&self) -> Result<Vec<String>, StoreError> {
-        let folder = self.root.join(TAGS);
-        let entries = match fs::read_dir(&folder) {
-            Ok(entries) => entries,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(e) => return Err(StoreError::io("read the folder", &folder)(e)),
-        };
-        let names = entries.flatten().filter_map(|e| e.file_name().into_string().ok());
-        let mut names: Vec<String> = names.filter(|n| check_tag(n).is_ok()).collect();
+        let mut names = disk::names_in(&self.root.join(TAGS))?;
+        names.retain(|name| check_tag(name).is_ok());
         names.sort();
         Ok(names)
     }
@@ -138,8 +133,7 @@ impl Store {
     pub fn tags(&self) -> Result<Vec<Tag>, StoreError> {
         let mut tags = Vec::new();
         for name in self.tag_names()? {
-            let Some(text) = read_mark(&self.tag_path(&name))? else { continue };
-            if let Ok((artifact, at)) = parse(TAG, &name, &text) {
+            if let Mark::Sound(artifact, at) = read_mark(TAG, &name, &self.tag_path(&name))? {
                 tags.push(Tag { name, artifact, at });
             }
         }
@@ -151,8 +145,7 @@ impl Store {
         let mut damaged = Vec::new();
         for name in self.tag_names()? {
             let path = self.tag_path(&name);
-            let Some(text) = read_mark(&path)? else { continue };
-            if let Err(why) = parse(TAG, &name, &text) {
+            if let Mark::Damaged(why, _) = read_mark(TAG, &name, &path)? {
                 damaged.push((path, why));
             }
         }
@@ -177,50 +170,63 @@ impl Store {
         if path.symlink_metadata().is_err() {
             return Ok(false);
         }
-        remove_mark(&path)?;
+        self.remove_mark(&path)?;
         Ok(true)
     }
 
     /// All pinned artifacts, sorted. The file's name says which: a pin whose content is damaged
     /// still keeps its artifact.
     pub fn pins(&self) -> Result<Vec<Digest>, StoreError> {
-        let folder = self.root.join(PINS);
-        let entries = match fs::read_dir(&folder) {
-            Ok(entries) => entries,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(e) => return Err(StoreError::io("read the folder", &folder)(e)),
-        };
-        let names = entries.flatten().filter_map(|e| e.file_name().into_string().ok());
-        let mut pins: Vec<Digest> = names.filter_map(|n| Digest::from_hex(&n).ok()).collect();
+        let names = disk::names_in(&self.root.join(PINS))?;
+        let mut pins: Vec<Digest> = names.iter().filter_map(|n| Digest::from_hex(n).ok()).collect();
         pins.sort();
         Ok(pins)
     }
 
     /// A collection that has looked already must not take it.
     fn keep_manifest(&self, artifact: Digest) -> Result<(), StoreError> {
-        let there = sweep::touch(&self.sharded(ARTIFACTS, artifact));
+        let there = self.renew(&self.sharded(ARTIFACTS, artifact))?;
         if there { Ok(()) } else { Err(StoreError::NoArtifact { artifact }) }
     }
 
     fn write_mark(&self, kind: &str, path: &Path, name: &str, artifact: Digest) -> Result<(), StoreError> {
         let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
-        let mark = Mark { format: FORMAT, artifact, at };
+        let mark = Body { format: FORMAT, artifact, at };
         let body = serde_json::to_string(&mark).map_err(|e| StoreError::io("write", path)(e.into()))?;
-        disk::write_durable(&*self.scratch()?, path, seal::seal(kind, name, &body).as_bytes(), 0o644, None)
+        self.write_durable(path, seal::seal(kind, name, &body).as_bytes(), 0o644, None)
+    }
+
+    fn remove_mark(&self, path: &Path) -> Result<(), StoreError> {
+        match fs::remove_file(path) {
+            Err(e) if e.kind() == std::io::ErrorKind::IsADirectory => {
+                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                if let Some(seen) = Seen::at(path) {
+                    self.quarantine(path, &name, seen)?;
+                }
+            }
+            removed => removed.map_err(StoreError::io("remove", path))?,
+        }
+        path.parent().map_or(Ok(()), disk::sync_folder)
     }
 }
 
-fn read_mark(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
-    match fs::read(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(StoreError::io("read", path)(e)),
-    }
+/// The state of a tag's or pin's file.
+enum Mark {
+    Absent,
+    /// The artifact that it names, and since when.
+    Sound(Digest, u64),
+    Damaged(String, Seen),
 }
 
-fn remove_mark(path: &Path) -> Result<(), StoreError> {
-    fs::remove_file(path).map_err(StoreError::io("remove", path))?;
-    path.parent().map_or(Ok(()), disk::sync_folder)
+fn read_mark(kind: &str, name: &str, path: &Path) -> Result<Mark, StoreError> {
+    Ok(match disk::read_small(path, disk::LARGEST_MARK).map_err(StoreError::io("read", path))? {
+        Small::Absent => Mark::Absent,
+        Small::Misplaced(why, seen) => Mark::Damaged(why, seen),
+        Small::Bytes(text, seen) => match parse(kind, name, &text) {
+            Ok((artifact, at)) => Mark::Sound(artifact, at),
+            Err(why) => Mark::Damaged(why, seen),
+        },
+    })
 }
 
 #[cfg(test)]
@@ -276,5 +282,31 @@ mod tests {
         assert_eq!(store.tagged("best").unwrap(), None, "it is out of the way");
         assert_eq!(store.pins().unwrap(), [a]);
         assert!(store.unpin(a).unwrap() && !store.unpin(a).unwrap());
+    }
+
+    #[test]
+    fn whatever_stands_in_the_place_of_a_tag_or_a_pin_stops_nobody() {
+        for kind in crate::store::verify::tests::INTRUDERS {
+            let (_dir, store, _, action) = store_with_action();
+            let a = artifacts(&action)[0];
+            for known in [false, true] {
+                store.tag("best", a, false).unwrap();
+                store.pin(a).unwrap();
+                crate::store::verify::tests::intrude(&store.tag_path("best"), kind);
+                crate::store::verify::tests::intrude(&store.pin_path(a), kind);
+                assert_eq!(store.tags().unwrap(), [], "{kind}");
+                if known {
+                    assert!(
+                        matches!(store.tagged("best"), Err(StoreError::DamagedTag { kept: Some(_), .. })),
+                        "{kind}"
+                    );
+                }
+                assert_eq!(store.pins().unwrap(), [a], "{kind}");
+                assert!(store.unpin(a).unwrap() && !store.unpin(a).unwrap(), "{kind}");
+                crate::store::verify::tests::intrude(&store.pin_path(a), kind);
+                store.pin(a).unwrap();
+                let _ = store.tagged("best");
+            }
+        }
     }
 }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::error::StoreError;
@@ -70,6 +71,30 @@ pub(super) fn files(folder: &Path, links: Links) -> Result<Vec<TreeFile>, StoreE
     found.sort_by(|a, b| a.path.cmp(&b.path));
     check_paths(found.iter().map(|f| f.path.as_str())).map_err(|why| StoreError::refused(folder, why))?;
     Ok(found)
+}
+
+/// Gives this user all rights on `folder` and the folders below it, so that their files can be
+/// read and moved out. Build tools leave read-only folders. What is not a folder is left alone.
+pub(super) fn open_folders(folder: &Path) -> Result<(), StoreError> {
+    let mut open = vec![folder.to_owned()];
+    while let Some(place) = open.pop() {
+        let metadata = fs::symlink_metadata(&place).map_err(StoreError::io("read the folder", &place))?;
+        if !metadata.is_dir() {
+            continue;
+        }
+        let mode = metadata.permissions().mode();
+        if mode & 0o700 != 0o700 {
+            let writable = fs::Permissions::from_mode(mode | 0o700);
+            fs::set_permissions(&place, writable).map_err(StoreError::io("make the folder writable", &place))?;
+        }
+        for entry in fs::read_dir(&place).map_err(StoreError::io("read the folder", &place))? {
+            let entry = entry.map_err(StoreError::io("read the folder", &place))?;
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                open.push(entry.path());
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Checks that paths can lie in one folder on every file system that we support: relative, no

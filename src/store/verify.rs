@@ -1,4 +1,11 @@
-//! [`Store::verify`]: reads every byte in the store and says what does not hold.
+//! [`Store::verify`]: reads every byte in the store and says what does not hold, beside runs and
+//! collections that go on.
+//!
+//! A commit makes objects, then manifests, then actions; a collection removes them in the reverse
+//! order. So whatever an action or a manifest names has to be there as long as that action or
+//! manifest is. `verify` reads actions first, manifests next and objects last, and looks again at
+//! everything it found: something is missing only if the file that names it was there, and the
+//! same, before and after the look for the missing file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -8,9 +15,13 @@ use std::path::{Path, PathBuf};
 use olmo_stage::Digest;
 
 use super::action::{Output, Unread as UnreadAction};
+use super::disk::Seen;
 use super::error::StoreError;
 use super::manifest::Unread as UnreadManifest;
 use super::{ACTIONS, ARTIFACTS, OBJECTS, Store, disk, reference};
+
+/// How often a check is repeated if its subject changed meanwhile.
+const LOOKS: u32 = 5;
 
 /// Something in the store that does not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +68,10 @@ pub enum ProblemKind {
     SourceMissing {
         artifact: Digest,
     },
+    /// A link, FIFO, device or folder where a file has to be, or the other way round.
+    Misplaced {
+        why: String,
+    },
     /// The file cannot be read.
     Unreadable {
         why: String,
@@ -95,6 +110,7 @@ impl fmt::Display for Problem {
             ProblemKind::SourceMissing { artifact } => {
                 write!(f, "missing source {path} of artifact {}", artifact.short())
             }
+            ProblemKind::Misplaced { why } => write!(f, "misplaced {path}: {why}"),
             ProblemKind::Unreadable { why } => write!(f, "unreadable file {path}: {why}"),
         }
     }
@@ -109,20 +125,35 @@ fn verify_source(artifact: Digest, source: &Path, digest: Digest) -> Option<Prob
     Some(Problem { path: source.to_owned(), kind })
 }
 
+/// The artifacts that the finished stages of a store name.
+#[derive(Default)]
+struct Named {
+    /// Artifact -> the actions that have it as an output.
+    artifacts: BTreeMap<Digest, BTreeSet<Digest>>,
+    problems: Vec<Problem>,
+}
+
 impl Store {
     /// Reads the whole store, sources of references included, and changes nothing. Empty: all
     /// is well.
     pub fn verify(&self) -> Result<Vec<Problem>, StoreError> {
-        let mut problems = Vec::new();
+        let Named { artifacts: named, mut problems } = self.verify_actions()?;
         let mut users: BTreeMap<Digest, BTreeSet<Digest>> = BTreeMap::new();
-        let mut manifests = BTreeSet::new();
-        for artifact in self.names(ARTIFACTS, "")? {
-            manifests.insert(artifact);
+        let mut artifacts: BTreeSet<Digest> = self.names(ARTIFACTS, "")?.into_iter().collect();
+        artifacts.extend(named.keys().copied());
+        for artifact in artifacts {
             let path = self.sharded(ARTIFACTS, artifact);
             let manifest = match self.read_manifest(artifact) {
                 Ok(manifest) => manifest,
-                Err(UnreadManifest::Absent) => continue,
-                Err(UnreadManifest::Damaged(why)) => {
+                Err(UnreadManifest::Absent) => {
+                    let keys = named.get(&artifact).into_iter().flatten();
+                    problems.extend(keys.map(|key| Problem {
+                        path: path.clone(),
+                        kind: ProblemKind::MissingArtifact { key: *key, artifact },
+                    }));
+                    continue;
+                }
+                Err(UnreadManifest::Damaged(why, _)) => {
                     problems.push(Problem { path, kind: ProblemKind::DamagedManifest { artifact, why } });
                     continue;
                 }
@@ -145,29 +176,91 @@ impl Store {
             let artifacts: Vec<Digest> = users.get(&object).into_iter().flatten().copied().collect();
             problems.extend(self.verify_object(object, artifacts));
         }
-        for key in self.action_keys()? {
-            let path = self.sharded(ACTIONS, key);
-            match self.read_action(key) {
-                Ok(action) => {
-                    let outputs: BTreeSet<Digest> = action.outputs.values().flat_map(Output::artifacts).collect();
-                    let missing = outputs.into_iter().filter(|artifact| !manifests.contains(artifact));
-                    problems.extend(missing.map(|artifact| Problem {
-                        path: self.sharded(ARTIFACTS, artifact),
-                        kind: ProblemKind::MissingArtifact { key, artifact },
-                    }));
-                }
-                Err(UnreadAction::Absent) => {}
-                Err(UnreadAction::Damaged(why)) => {
-                    problems.push(Problem { path, kind: ProblemKind::DamagedAction { key, why: why.into() } });
-                }
-                Err(UnreadAction::Io(e)) => {
-                    problems.push(Problem { path, kind: ProblemKind::Unreadable { why: e.to_string() } });
-                }
-            }
-        }
         let tags = self.damaged_tags()?.into_iter();
         problems.extend(tags.map(|(path, why)| Problem { path, kind: ProblemKind::DamagedTag { why } }));
-        Ok(problems)
+        problems.extend(self.misplaced()?);
+        Ok(problems.into_iter().filter_map(|problem| self.confirmed(problem)).collect())
+    }
+
+    fn verify_actions(&self) -> Result<Named, StoreError> {
+        let mut named = Named::default();
+        for key in self.action_keys()? {
+            let path = self.sharded(ACTIONS, key);
+            let kind = match self.read_action(key) {
+                Ok(action) => {
+                    for artifact in action.outputs.values().flat_map(Output::artifacts) {
+                        named.artifacts.entry(artifact).or_default().insert(key);
+                    }
+                    continue;
+                }
+                Err(UnreadAction::Absent) => continue,
+                Err(UnreadAction::Damaged(why, _)) => ProblemKind::DamagedAction { key, why },
+                Err(UnreadAction::Io(e)) => ProblemKind::Unreadable { why: e.to_string() },
+            };
+            named.problems.push(Problem { path, kind });
+        }
+        Ok(named)
+    }
+
+    /// Checks again, and returns the problem as it is now; `None` if it is gone.
+    fn confirmed(&self, problem: Problem) -> Option<Problem> {
+        let Problem { path, kind } = problem;
+        let kind = match kind {
+            ProblemKind::MissingArtifact { key, artifact } => {
+                let names =
+                    |action: &super::Action| action.outputs.values().any(|o| o.artifacts().any(|a| a == artifact));
+                let is_named = || self.read_action(key).is_ok_and(|action| names(&action));
+                let is_missing = || matches!(self.read_manifest(artifact), Err(UnreadManifest::Absent));
+                self.is_missing_while(&self.sharded(ACTIONS, key), is_named, is_missing)
+                    .then_some(ProblemKind::MissingArtifact { key, artifact })
+            }
+            ProblemKind::MissingObject { object, artifacts } => {
+                let is_missing = || path.symlink_metadata().is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
+                let needs = |artifact: &Digest| {
+                    let is_named = || {
+                        let manifest = self.read_manifest(*artifact);
+                        manifest.is_ok_and(|m| m.files.values().any(|e| e.source.is_none() && e.digest == object))
+                    };
+                    self.is_missing_while(&self.sharded(ARTIFACTS, *artifact), is_named, is_missing)
+                };
+                let artifacts: Vec<Digest> = artifacts.into_iter().filter(needs).collect();
+                (!artifacts.is_empty()).then_some(ProblemKind::MissingObject { object, artifacts })
+            }
+            ProblemKind::CorruptObject { object, artifacts } => {
+                let looked = self.verify_object(object, artifacts)?.kind;
+                // A missing one whose artifacts were collected with it is none.
+                match looked {
+                    ProblemKind::MissingObject { .. } => return self.confirmed(Problem { path, kind: looked }),
+                    other => Some(other),
+                }
+            }
+            ProblemKind::DamagedManifest { artifact, .. } => match self.read_manifest(artifact) {
+                Err(UnreadManifest::Damaged(why, _)) => Some(ProblemKind::DamagedManifest { artifact, why }),
+                _ => None,
+            },
+            ProblemKind::DamagedAction { key, .. } => match self.read_action(key) {
+                Err(UnreadAction::Damaged(why, _)) => Some(ProblemKind::DamagedAction { key, why }),
+                _ => None,
+            },
+            other => Some(other),
+        };
+        kind.map(|kind| Problem { path, kind })
+    }
+
+    /// Whether something is missing that the file `namer` names. `namer` must be the same file
+    /// before and after the look: one that a commit has just written names what was not there yet
+    /// at the look, and one that a collection has just removed names nothing.
+    fn is_missing_while(&self, namer: &Path, is_named: impl Fn() -> bool, is_missing: impl Fn() -> bool) -> bool {
+        for _ in 0..LOOKS {
+            let Some(before) = Seen::at(namer) else { return false };
+            if !is_named() || !is_missing() {
+                return false;
+            }
+            if Seen::at(namer) == Some(before) {
+                return true;
+            }
+        }
+        false
     }
 
     /// As [`Store::verify`], of `artifacts` alone.
@@ -178,7 +271,7 @@ impl Store {
             let manifest = match self.read_manifest(artifact) {
                 Ok(manifest) => manifest,
                 Err(UnreadManifest::Absent) => return Err(StoreError::NoArtifact { artifact }),
-                Err(UnreadManifest::Damaged(why)) => {
+                Err(UnreadManifest::Damaged(why, _)) => {
                     problems.push(Problem { path, kind: ProblemKind::DamagedManifest { artifact, why } });
                     continue;
                 }
@@ -191,10 +284,10 @@ impl Store {
                 });
             }
         }
-        Ok(problems)
+        Ok(problems.into_iter().filter_map(|problem| self.confirmed(problem)).collect())
     }
 
-    fn verify_object(&self, object: Digest, artifacts: Vec<Digest>) -> Option<Problem> {
+    pub(super) fn verify_object(&self, object: Digest, artifacts: Vec<Digest>) -> Option<Problem> {
         let path = self.object_path(object);
         let kind = match disk::open_regular(&path) {
             Ok((mut file, _)) => match Digest::of_reader(&mut file) {
@@ -218,7 +311,7 @@ impl Store {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::store::action::tests::store_with_action;
     use crate::store::{Action, ActionState, Handover};
@@ -227,6 +320,33 @@ mod tests {
     use std::fs::{self, Permissions};
     use std::os::unix::fs::{FileExt, PermissionsExt};
     use std::sync::OnceLock;
+
+    /// What may stand in the place of a file.
+    pub const INTRUDERS: [&str; 5] = ["folder", "full folder", "link", "dangling link", "fifo"];
+
+    /// Puts something of `kind` in the place of the file `path`.
+    pub fn intrude(path: &std::path::Path, kind: &str) {
+        let _ = fs::remove_file(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        match kind {
+            "folder" => fs::create_dir(path).unwrap(),
+            "full folder" => {
+                fs::create_dir(path).unwrap();
+                fs::write(path.join("file"), "somebody's").unwrap();
+            }
+            "link" => std::os::unix::fs::symlink("/etc/passwd", path).unwrap(),
+            "dangling link" => std::os::unix::fs::symlink("/nowhere/at/all", path).unwrap(),
+            "fifo" => rustix::fs::mknodat(
+                rustix::fs::CWD,
+                path,
+                rustix::fs::FileType::Fifo,
+                rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+                0,
+            )
+            .unwrap(),
+            other => panic!("no intruder {other}"),
+        }
+    }
 
     fn flip(path: &std::path::Path, bit: usize) {
         fs::set_permissions(path, Permissions::from_mode(0o644)).unwrap();

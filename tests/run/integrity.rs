@@ -209,7 +209,10 @@ fn a_list_of_a_command_drops_nothing_silently() {
         ("mkdir \"$2/a\"; echo a > \"$2/a/text\"; ln -s \"$2/a\" \"$2/b\"", "`b` is a symbolic link"),
         ("mkdir \"$2/a\"; echo a > \"$2/a/text\"; mkfifo \"$2/b\"", "`b` is a FIFO"),
         ("mkdir \"$2/a\"; echo a > \"$2/a/text\"; mkdir \"$2/$(printf 'x\\377')\"", "not valid UTF-8"),
-        ("mkdir \"$2/a\" \"$2/A\"; echo a > \"$2/a/text\"; echo A > \"$2/A/text\"", "differ only in case"),
+        (
+            "mkdir \"$2/a\" \"$2/A\"; echo a > \"$2/a/text\"; echo A > \"$2/A/text\"",
+            "differ only in upper and lower case",
+        ),
         ("rm -r \"$2\"", "made no items"),
         (":", "made no items"),
         ("mkdir -p @elsewhere/a; echo a > @elsewhere/a/text; rm -r out; ln -s @elsewhere/.. out", "symbolic link"),

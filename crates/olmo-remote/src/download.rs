@@ -300,19 +300,19 @@ impl Transfer<'_> {
 
     /// Notes the length and digest of the part so far.
     fn seal(&mut self) -> Result<(), RemoteError> {
-        let writing = |path: &Path| RemoteError::io("write", path);
         let notes = match &mut self.notes {
             Some(notes) => notes,
             none => {
-                let mut notes = journal::Writer::open(self.begun, false).map_err(writing(self.begun))?;
+                let mut notes =
+                    journal::Writer::open(self.begun, false).map_err(RemoteError::io("write", self.begun))?;
                 let begun = Note::Begun { url: self.url.to_string(), etag: self.etag.clone() };
-                notes.append(&begun).map_err(writing(self.begun))?;
+                notes.append(&begun).map_err(RemoteError::io("write", self.begun))?;
                 none.insert(notes)
             }
         };
         let sealed = Note::Sealed { length: self.there, digest: self.hasher.finish() };
         self.sealed = self.there;
-        notes.append(&sealed).map_err(writing(self.begun))
+        notes.append(&sealed).map_err(RemoteError::io("write", self.begun))
     }
 
     fn check_room(&self, needed: u64) -> Result<(), RemoteError> {

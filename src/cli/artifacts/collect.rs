@@ -37,6 +37,11 @@ pub struct Gc {
 }
 
 impl Gc {
+    /// Whether it changes nothing.
+    pub fn only_says(&self) -> bool {
+        self.dry_run
+    }
+
     pub fn run(self, store: &Store) -> Result<Exit, Problem> {
         let policy = Policy {
             max_bytes: self.max_size,
@@ -75,6 +80,7 @@ fn as_json(collection: &Collection, swept: Option<Swept>) -> Value {
             "remains": collection.remains,
         },
         "over_budget": collection.over_budget,
+        "notes": collection.notes,
         "removed": swept.map(|s| json!({"actions": s.actions, "artifacts": s.artifacts, "objects": s.objects, "bytes": s.bytes})),
     })
 }
@@ -94,6 +100,9 @@ fn text(collection: &Collection, swept: Option<Swept>) -> String {
     }
     if collection.remains > 0 {
         let _ = writeln!(text, "goes: old quarantined files and the like, {}", bytes(collection.remains));
+    }
+    for note in &collection.notes {
+        let _ = writeln!(text, "note: {}", escape_control(note));
     }
     if let Some(more) = collection.over_budget {
         let _ = writeln!(text, "what has to stay takes {} more than the budget", bytes(more));

@@ -18,7 +18,7 @@ use clap::Subcommand;
 use olmo_stage::Digest;
 
 use super::{Common, Exit, Problem, answer, answer_json};
-use crate::artifacts::Reference;
+use crate::artifacts::{Reference, dated_in_the_future};
 use crate::store::Store;
 
 /// How an artifact is named on the command line.
@@ -62,31 +62,40 @@ pub enum Artifacts {
 
 impl Artifacts {
     pub fn run(self, common: &Common) -> Result<Exit, Problem> {
-        let store = common.open_store()?;
         match self {
-            Artifacts::List(list) => list.run(&store),
-            Artifacts::Show(show) => show.run(&store),
-            Artifacts::Lineage(lineage) => lineage.run(&store),
-            Artifacts::Provenance(provenance) => provenance.run(&store),
-            Artifacts::Diff(diff) => diff.run(&store),
-            Artifacts::Du(du) => du.run(&store),
-            Artifacts::Tag(tag) => tag.run(&store),
-            Artifacts::Untag(untag) => untag.run(&store),
-            Artifacts::Tags(tags) => tags.run(&store),
-            Artifacts::Pin(pin) => pin.run(&store),
-            Artifacts::Unpin(unpin) => unpin.run(&store),
-            Artifacts::Export(export) => export.run(&store),
-            Artifacts::Import(import) => import.run(&store),
-            Artifacts::Gc(gc) => gc.run(&store),
-            Artifacts::Verify(verify) => verify.run(&store),
-            Artifacts::Reindex(reindex) => reindex.run(&store),
+            Artifacts::List(list) => list.run(&common.read_store()?),
+            Artifacts::Show(show) => show.run(&common.read_store()?),
+            Artifacts::Lineage(lineage) => lineage.run(&common.read_store()?),
+            Artifacts::Provenance(provenance) => provenance.run(&common.read_store()?),
+            Artifacts::Diff(diff) => diff.run(&common.read_store()?),
+            Artifacts::Du(du) => du.run(&common.read_store()?),
+            Artifacts::Tag(tag) => tag.run(&common.open_store()?),
+            Artifacts::Untag(untag) => untag.run(&common.open_store()?),
+            Artifacts::Tags(tags) => tags.run(&common.read_store()?),
+            Artifacts::Pin(pin) => pin.run(&common.open_store()?),
+            Artifacts::Unpin(unpin) => unpin.run(&common.open_store()?),
+            Artifacts::Export(export) => export.run(&common.read_store()?),
+            Artifacts::Import(import) => import.run(&common.open_store()?),
+            Artifacts::Gc(gc) if gc.only_says() => gc.run(&common.read_store()?),
+            Artifacts::Gc(gc) => gc.run(&common.open_store()?),
+            Artifacts::Verify(verify) => verify.run(common),
+            Artifacts::Reindex(reindex) => reindex.run(&common.open_store()?),
         }
     }
 }
 
-/// The artifact that `text` names.
+/// The artifact that `text` names. Tells of runs that are dated in the future if one of them might
+/// have been meant by the newest run.
 fn find(store: &Store, text: &str) -> Result<Digest, Problem> {
-    Ok(Reference::resolve(store, text)?)
+    let artifact = Reference::resolve(store, text)?;
+    let is_newest =
+        text.split_once(':').is_some_and(|(run, _)| run == "latest" || crate::run::find(store, run).is_err());
+    for id in if is_newest { dated_in_the_future(store)? } else { Vec::new() } {
+        eprintln!(
+            "note: run {id} is dated in the future and does not count as the newest; `olmo-pipe runs rm {id}` removes its record"
+        );
+    }
+    Ok(artifact)
 }
 
 /// Seconds since 1970.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use super::{ARTIFACT, Exit, Problem, answer, answer_json, find};
+use super::{ARTIFACT, Common, Exit, Problem, answer, answer_json, find};
 use crate::report::escape_control;
 use crate::run;
 use crate::store::{Index, Repaired, Store};
@@ -26,16 +26,25 @@ pub struct Verify {
 }
 
 impl Verify {
-    pub fn run(self, store: &Store) -> Result<Exit, Problem> {
-        let problems = if self.artifacts.is_empty() {
+    pub fn run(self, common: &Common) -> Result<Exit, Problem> {
+        let (store, mut problems) = match self.repair {
+            true => common.open_store_for_repair()?,
+            false => (common.read_store()?, Vec::new()),
+        };
+        let (store, opened) = (&store, problems.len());
+        problems.extend(if self.artifacts.is_empty() {
             store.verify()?
         } else {
             let artifacts: Result<Vec<_>, Problem> = self.artifacts.iter().map(|text| find(store, text)).collect();
             store.verify_artifacts(&artifacts?)?
-        };
+        });
         let records = if self.artifacts.is_empty() { run::verify(store)? } else { Vec::new() };
         let damage = problems.iter().filter(|p| p.is_damage()).count() + records.len();
-        let repaired = if self.repair { Some(repair(store, &problems)?) } else { None };
+        let mut repaired = if self.repair { Some(repair(store, &problems[opened..])?) } else { None };
+        if let Some(repaired) = &mut repaired {
+            // Moved before the store could be opened.
+            repaired.quarantined += opened;
+        }
         let left = match &repaired {
             Some(_) => {
                 run::set_damaged_records_aside(store, &records)?;
