@@ -26,7 +26,7 @@ READERS = [
 
 def damage_round(round):
     rng = round.rng
-    pipeline = random_pipeline(rng, train=rng.random() < 0.6)
+    pipeline = random_pipeline(rng, train=0.6)
     expected = round.expect(pipeline)
     project = round.project("disturbed", pipeline)
     finished = rng.random() < 0.4

@@ -21,6 +21,11 @@ AREAS = {
     "lock": (1, lambda path: path.startswith("locks-v1/") or path.endswith("lock")),
     "format": (0.3, lambda path: path == "format"),
 }
+# What is done to a file -> how often.
+WAYS = {
+    "flip": 6, "cut": 2, "zero": 2, "empty": 1, "append": 1, "swap": 1, "garbage": 1, "delete": 2,
+    "folder": 1, "dangling link": 1, "foreign link": 1, "fifo": 1,
+}
 # Where a refusal that names the damaged path is as good as a repair: nothing there can be made again, or somebody may hold it.
 MAY_REFUSE = {"lock", "format", "items", "events", "state", "work"}
 # What `artifacts verify` promises to notice.
@@ -71,7 +76,7 @@ def random_damage(rng, store, foreign, kept, only=None):
     os.makedirs(kept, exist_ok=True)
     with open(os.path.join(kept, path.replace("/", "%")), "wb") as file:
         file.write(before)
-    way = rng.choice(["flip", "flip", "flip", "cut", "empty", "zero", "delete", "folder", "dangling link", "foreign link", "fifo", "append", "swap", "garbage"])
+    way = rng.choices(list(WAYS), WAYS.values())[0]
     change(rng, way, place, before, foreign, [os.path.join(store, other) for other in areas[area] if other != path])
     try:
         changed = read_regular(place) != before

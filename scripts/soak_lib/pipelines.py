@@ -61,14 +61,15 @@ def write(path, content):
         file.write(content if isinstance(content, bytes) else content.encode())
 
 
-def random_pipeline(rng, slow=1.0, train=None):
-    """A random DAG of command stages, in one of three cases with a small training beside it.
+def random_pipeline(rng, slow=1.0, train=0.35, fetch=0.0):
+    """A random DAG of command stages, with a small training or a long fetch beside it.
 
     slow   scales the pauses of the command stages
-    train  whether there is a training; None leaves it to chance
+    train  the probability of a training
+    fetch  the probability of a fetch of a large file, if there is no training
     """
     pipeline = Pipeline()
-    train = rng.random() < 0.35 if train is None else train
+    train = rng.random() < train
     for number in range(rng.randint(1, 3)):
         size = rng.choice([0, 1, 700, 40_000, 300_000])
         pipeline.files[f"data/source-{number}.bin"] = rng.randbytes(size)
@@ -78,6 +79,10 @@ def random_pipeline(rng, slow=1.0, train=None):
         command_stage(rng, pipeline, number, singles, lists, slow)
     if train:
         training(rng, pipeline)
+    elif rng.random() < fetch:
+        pipeline.files["data/large.txt"] = text(rng, 500_000)
+        pipeline.stages["large"] = {"uses": "fetch", "with": {"files": ["data/large.txt"], "format": "text"}}
+        pipeline.outputs["large"] = "${stages.large.dataset}"
     ends = [f"${{stages.{stage}.{port}}}" for stage, port in singles + lists]
     for number, reference in enumerate(rng.sample(ends, min(len(ends), rng.randint(1, 4)))):
         pipeline.outputs[f"result-{number}"] = reference
@@ -169,14 +174,16 @@ def file(path, size, executable=False, content=None):
     return {"path": path, "size": size, "executable": executable, "content": content or path}
 
 
+def text(rng, lines):
+    words = [rng.choice(WORDS) for _ in range(997)]
+    return "".join(f"{words[n % 997]} {words[n * 7 % 991]} {n % 100}\n" for n in range(lines))
+
+
 def training(rng, pipeline):
     """Adds the built-in chain: texts, tokenizer, tokens, rows, a tiny model with checkpoints, evals, the best one."""
     pipeline.trains = True
-    many = rng.random() < 0.25
-    lines = 140_000 if many else rng.choice([40, 300, 2000])
-    words = [rng.choice(WORDS) for _ in range(997)]
-    text = "".join(f"{words[n % 997]} {words[n * 7 % 991]} {n % 100}\n" for n in range(lines))
-    pipeline.files["data/text.txt"] = text
+    # More than 2 x 65,536 records make three files of tokens, which are unfinished work one by one.
+    pipeline.files["data/text.txt"] = text(rng, rng.choice([60, 300, 2000, 140_000]))
     with open(os.path.join(REPOSITORY, "data/tulu-heldout.jsonl"), "rb") as held:
         chats = held.readlines()
     pipeline.files["data/chats.jsonl"] = b"".join(rng.sample(chats, 12))

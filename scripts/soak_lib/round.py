@@ -4,6 +4,7 @@ import os
 import random
 import time
 
+from .pipelines import write
 from .project import Project
 from .snapshot import Snapshot
 
@@ -37,9 +38,11 @@ class Round:
         pipeline.write(folder)
         return Project(self, folder, store)
 
-    def expect(self, pipeline, name="undisturbed", sets=()):
-        """What an undisturbed run of `pipeline`, in a project and store of its own, makes."""
+    def expect(self, pipeline, name="undisturbed", sets=(), edits=()):
+        """What an undisturbed run of `pipeline`, in a project and store of its own, makes. `edits` are (file, content)."""
         project = self.project(name, pipeline)
+        for file, content in edits:
+            write(os.path.join(project.folder, file), content)
         project.sets = list(sets)
         since = time.monotonic()
         project.run()
