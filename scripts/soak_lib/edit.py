@@ -56,17 +56,20 @@ def run_and_edit(round, project, name, contents, snapshots):
     """A run during which the file changes to and fro; then it holds the first content, or the second."""
     rng = round.rng
     place(project, name, contents[0], rng)
-    back = rng.random() < 0.6
+    times = rng.choice([1, 2, 2, 2, 4, 7])
     run = project.start_run()
-    if rng.random() < 0.6:
-        # Until a stage has been handed its inputs; of a built-in stage these are links to the sources.
-        while run.running() and not glob.glob(os.path.join(project.store, "work-v1/*/attempts/*/*/*")):
+    reading = rng.random() < 0.7
+    if reading:
+        # Until a stage that may read the file was handed its inputs: built-in stages get links to sources, others copies.
+        inputs = "cwd/in" if name.endswith((".bin", ".py")) else "in"
+        while run.running() and not glob.glob(os.path.join(project.store, f"work-v1/*/attempts/*/{inputs}/*/*")):
             time.sleep(0.002)
-    for number in range(rng.choice([1, 1, 2, 6]) * (2 if back else 1)):
-        time.sleep(rng.choice([0, rng.uniform(0, 0.05), rng.uniform(0, 0.3), rng.uniform(0, round.seconds)]))
+    for number in range(times):
+        time.sleep(rng.uniform(0, 0.3) if reading else rng.uniform(0, round.seconds / times))
         if not run.running():
             break
         place(project, name, contents[(number + 1) % 2], rng)
+        round.note(f"edit {number + 1}")
         round.count("edits")
     # 1: the stage that read it is refused; 5: the source changed before anything ran.
     code = run.finish({0, 1, 5}, round.limit).code
