@@ -2,7 +2,7 @@
 import os
 
 from .damages import MAY_REFUSE, VERIFIED, random_damage, remove
-from .disturb import start_disturbed
+from .disturb import start_disturbed, stop_at_work
 from .finding import Finding
 from .pipelines import random_pipeline
 from .project import DOCUMENTED, Project
@@ -36,10 +36,11 @@ def damage_round(round):
             tag(project, expected)
     else:
         for _ in range(rng.randint(1, 3)):
-            start_disturbed(project, "run", *project.file)
+            stop = stop_at_work if pipeline.trains and rng.random() < 0.7 else start_disturbed
+            stop(project, "run", *project.file)
             check_quiet(round)
     for _ in range(rng.randint(1, 2)):
-        damage_and_recover(round, project, expected, finished)
+        damage_and_recover(round, project, expected)
 
 
 def tag(project, expected):
@@ -48,7 +49,7 @@ def tag(project, expected):
     project.call("artifacts", "pin", f"@{artifact}")
 
 
-def damage_and_recover(round, project, expected, finished):
+def damage_and_recover(round, project, expected):
     rng = round.rng
     foreign = os.path.join(round.folder, "foreign")
     content = rng.randbytes(500)
@@ -126,9 +127,10 @@ def run_again(round, project, expected, damages):
 
 
 def check_refusal(result, damages, names):
-    """A refusal says where, and what to do: it names a damaged file or the folder that it belongs to."""
-    parts = [part for damage in damages for part in damage.path.split("/") if len(part) > 3 and not part.endswith("-v1")]
-    if not any(part in result.text for part in [*parts, *names]):
+    """A refusal says where, and what to do: it names a damaged file, its key's unfinished work, or the run."""
+    places = [damage.path for damage in damages]
+    places += ["/".join(path.split("/")[:2]) for path in places if path.startswith("work-v1/")]
+    if not any(place in result.text for place in [*places, *names]):
         raise Finding("refused without a place", f"{result.title} names none of the damaged files", result)
     if "help:" not in result.text and "hint:" not in result.text:
         raise Finding("refused without a way out", f"{result.title} says nothing about what to do", result)

@@ -1,11 +1,15 @@
 """Damage to random files of a store."""
+import glob
 import os
+import re
 import shutil
 
 from .snapshot import read_regular
 
 # Area -> how often it is chosen, and the paths that belong to it.
 AREAS = {
+    # Manifests and objects of list items of unfinished work: see `unfinished_items`.
+    "item": (6, lambda path: False),
     "object": (4, lambda path: path.startswith("objects-v1/")),
     "manifest": (3, lambda path: path.startswith("artifacts-v1/")),
     "action": (3, lambda path: path.startswith("actions-v1/")),
@@ -29,7 +33,7 @@ WAYS = {
 # Where a refusal that names the damaged path is as good as a repair: nothing there can be made again, or somebody may hold it.
 MAY_REFUSE = {"lock", "format", "items", "events", "state", "work"}
 # What `artifacts verify` promises to notice.
-VERIFIED = {"object", "manifest", "action", "tag"}
+VERIFIED = {"item", "object", "manifest", "action", "tag"}
 
 
 class Damage:
@@ -49,6 +53,21 @@ class Damage:
         return f"{self.area}: {self.way} {self.path}"
 
 
+def unfinished_items(store):
+    """Paths of the manifests and objects that the journals of unfinished work name."""
+    found = set()
+    for journal in glob.glob(os.path.join(store, "work-v1/*/items.jsonl")):
+        try:
+            for artifact in re.findall(r'"artifact":"([0-9a-f]{64})"', read_regular(journal).decode(errors="replace")):
+                manifest = f"artifacts-v1/{artifact[:2]}/{artifact[2:]}"
+                found.add(manifest)
+                text = read_regular(os.path.join(store, manifest)).decode(errors="replace")
+                found.update(f"objects-v1/{digest[:2]}/{digest[2:]}" for digest in re.findall(r'"digest":"([0-9a-f]{64})"', text))
+        except OSError:
+            pass
+    return found
+
+
 def files_below(store):
     found = []
     for place, _, names in os.walk(store):
@@ -56,7 +75,7 @@ def files_below(store):
     return sorted(path for path in found if not path.startswith(("quarantine/", "tmp/")))
 
 
-def random_damage(rng, store, foreign, kept, only=None):
+def random_damage(rng, store, foreign, kept):
     """Damages one random file; None if nothing fits. `foreign` is a file outside, for links; `kept` takes a copy of what was."""
     paths = [path for path in files_below(store) if os.path.isfile(os.path.join(store, path)) and not os.path.islink(os.path.join(store, path))]
     areas = {}
@@ -65,8 +84,8 @@ def random_damage(rng, store, foreign, kept, only=None):
             if belongs(path):
                 areas.setdefault(area, []).append(path)
                 break
-    if only:
-        areas = {area: paths for area, paths in areas.items() if area in only}
+    if "item" in AREAS and (items := unfinished_items(store) & set(paths)):
+        areas["item"] = sorted(items)
     if not areas:
         return None
     area = rng.choices(list(areas), [AREAS[area][0] for area in areas])[0]

@@ -36,37 +36,55 @@ def start_disturbed(project, *arguments):
 
 
 def wait_for_moment(project, run):
-    """Waits for a random moment of the run: a time, or a file that appears in the store."""
+    """Waits for a random moment of the run: a time, or files that appear in the store."""
     rng = project.round.rng
     if rng.random() < 0.5:
-        moment = rng.uniform(0, 1.1 * project.round.seconds) * rng.choice([0.2, 1, 1])
-        reached = lambda since: time.monotonic() - since >= moment
-        project.round.note(f"waits {moment:.3f} s")
-    else:
-        pattern, count = rng.choice([
-            ("objects-v1/*/*", rng.randint(1, 40)),
-            ("artifacts-v1/*/*", rng.randint(1, 15)),
-            ("actions-v1/*/*", rng.randint(1, 10)),
-            ("work-v1/*/items.jsonl", 1),
-            ("work-v1/*/attempts/*/items/*/*", rng.randint(1, 3)),
-            ("work-v1/*/attempts/*/cwd/out/*/*", rng.randint(1, 4)),
-            ("work-v1/*/state/*", rng.randint(1, 3)),
-            ("tmp/*/*", 1),
-            ("../out/*/.*", 1),
-            ("../out/*/*", rng.randint(1, 3)),
-        ])
-        more = rng.choice([0, 0, rng.uniform(0, 0.05), rng.uniform(0, 0.3)])
-        found = []
+        seconds = rng.uniform(0, 1.1 * project.round.seconds) * rng.choice([0.2, 1, 1])
+        end = time.monotonic() + seconds
+        return wait_until(project, run, f"{seconds:.3f} s have passed", lambda: time.monotonic() >= end)
+    pattern, count = rng.choice([
+        ("objects-v1/*/*", rng.randint(1, 40)),
+        ("artifacts-v1/*/*", rng.randint(1, 15)),
+        ("actions-v1/*/*", rng.randint(1, 10)),
+        ("work-v1/*/items.jsonl", 1),
+        ("work-v1/*/attempts/*/items/*/*", rng.randint(1, 3)),
+        ("work-v1/*/attempts/*/cwd/out/*/*", rng.randint(1, 4)),
+        ("work-v1/*/state/*", rng.randint(1, 3)),
+        ("tmp/*/*", 1),
+        ("../out/*/.*", 1),
+        ("../out/*/*", rng.randint(1, 3)),
+    ])
+    pattern = os.path.join(project.store, pattern)
+    wait_until(project, run, f"{count} of {pattern} are there", lambda: len(glob.glob(pattern)) >= count)
+    time.sleep(rng.choice([0, 0, rng.uniform(0, 0.05), rng.uniform(0, 0.3)]))
 
-        def reached(since):
-            if not found and len(glob.glob(os.path.join(project.store, pattern))) >= count:
-                found.append(time.monotonic())
-            return found and time.monotonic() - found[0] >= more
 
-        project.round.note(f"waits until {count} of {pattern} are there, and {more:.3f} s more")
-    since = time.monotonic()
-    while run.running() and not reached(since):
+def wait_until(project, run, what, reached):
+    project.round.note(f"waits until {what}")
+    while run.running() and not reached():
         time.sleep(0.002)
+
+
+def stop_at_work(project, *arguments):
+    """Starts a run and stops it once a built-in stage has saved unfinished work: parts, a state or checkpoints."""
+    round, rng = project.round, project.round.rng
+    count, before = rng.randint(1, 3), saved_work(project.store)
+    run = project.start(*arguments)
+    wait_until(project, run, f"{count} more items or parts are saved", lambda: len(saved_work(project.store) - before) >= count)
+    time.sleep(rng.choice([0, rng.uniform(0, 0.03)]))
+    number, code = rng.choice([(KILL, -KILL), (TERM, 143), (INT, 130)])
+    round.note(f"strikes: {number.name} to the engine")
+    round.count("kills", run.running())
+    processes.send(run.pid, number, round.folder)
+    run.finish({code, -number, 0}, round.limit)
+
+
+def saved_work(store):
+    """Items and files of states of all unfinished work."""
+    found = set(glob.glob(os.path.join(store, "work-v1/*/state/*")))
+    for path in glob.glob(os.path.join(store, "work-v1/*/items.jsonl")):
+        found.update((path, line) for line in range(processes.read(path).count(b"\n")))
+    return found
 
 
 def strike(project, run):

@@ -187,9 +187,9 @@ def training(rng, pipeline):
     with open(os.path.join(REPOSITORY, "data/tulu-heldout.jsonl"), "rb") as held:
         chats = held.readlines()
     pipeline.files["data/chats.jsonl"] = b"".join(rng.sample(chats, 12))
-    interval = rng.randint(2, 30)
-    steps = interval * rng.randint(1, 5) + rng.randint(0, interval - 1)
-    width = rng.choice([16, 32, 48])
+    interval = rng.randint(5, 40)
+    steps = interval * rng.randint(2, 5) + rng.randint(0, interval - 1)
+    width = rng.choice([16, 32, 64])
     model = {"d_model": width, "n_heads": 2, "n_layers": rng.randint(1, 2), "mlp_hidden_size": 4 * width, "max_sequence_length": 256}
     tokenizer = "${stages.tokenizer.tokenizer}"
     pipeline.stages.update({
@@ -203,7 +203,7 @@ def training(rng, pipeline):
             "seed": rng.randint(0, 10_000),
             "model": model,
             "max_duration": f"{steps}steps",
-            "global_train_batch_size": rng.choice([2, 4]),
+            "global_train_batch_size": rng.choice([2, 8]),
             "optimizer": {"learning_rate": 0.01},
             "scheduler": {"t_warmup": 1},
             "save_interval": interval,
