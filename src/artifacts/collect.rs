@@ -261,9 +261,12 @@ fn nanoseconds(span: Duration) -> i64 {
     i64::try_from(span.as_nanos()).unwrap_or(i64::MAX)
 }
 
+/// A run and what it made, or why its events cannot be read.
+type Recorded = (RunId, Result<RunMade, RunError>);
+
 /// Reads what the runs in the store made, the oldest first. Runs dated in the future come before
-/// all others. An error means that the events of that run cannot be read.
-fn runs(store: &Store) -> Result<Vec<(RunId, Result<RunMade, RunError>)>, RunError> {
+/// all others.
+fn runs(store: &Store) -> Result<Vec<Recorded>, RunError> {
     let mut ids = run::all(store)?;
     let horizon = Horizon::now();
     ids.sort_by_key(|id| (!horizon.is_beyond(id), id.clone()));

@@ -306,10 +306,12 @@ fn tree(kind: &'static str) -> Tree {
     Tree { kind, found: path.join("torch/lib/libtorch.so").exists(), path }
 }
 
+/// Free memory in bytes, at most what the control groups of this process allow.
 fn memory_available() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? * 1024)
+    let free = line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? * 1024;
+    Some(crate::run::memory_limit().map_or(free, |limit| limit.min(free)))
 }
 
 /// Of the file system that `folder` lies in, or would.

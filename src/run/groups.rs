@@ -23,6 +23,11 @@ struct Hierarchy {
     controllers: Option<Vec<String>>,
 }
 
+/// The least memory limit of this process's control groups, in bytes.
+pub fn memory_limit() -> Option<u64> {
+    Limits::here().memory
+}
+
 impl Limits {
     /// Reads the limits of this process.
     pub fn here() -> Self {

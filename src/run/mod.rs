@@ -41,6 +41,7 @@ pub use error::RunError;
 pub use event::{Place, Record, RunEvent, RunOutcome, Used};
 pub use explain::Changed;
 pub use follow::{Attached, LogFile, attach, cancel, log_files, remove};
+pub use groups::memory_limit;
 pub use plan::{ItemPlan, Missing, PlanState, Planned, StagePlan, plan};
 pub use record::{
     RecordProblem, Recorded, RunId, all, find, log_path, now_ms, read_events, read_recorded, read_recorded_as_written,

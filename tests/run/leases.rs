@@ -2,6 +2,7 @@
 //! long as somebody uses them.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use olmo_pipe::run::{RunEvent, Status};
 
@@ -158,6 +159,78 @@ fn leases_that_cannot_be_kept_stop_a_run_before_it_begins() {
     assert_eq!(output.status.code(), Some(3), "{}", said(&output));
     assert!(said(&output).contains("OLMO_PIPE_LEASES"), "{}", said(&output));
     assert!(project.runs().is_empty());
+}
+
+/// A control group with a memory limit, and one inside it without; removed on drop.
+struct Group(PathBuf);
+
+impl Group {
+    /// `None` where control groups cannot be made.
+    fn with_limit(bytes: u64) -> Option<Self> {
+        let name = format!("olmo-pipe-test-{}", std::process::id());
+        for (mount, file) in [("memory", "memory.limit_in_bytes"), ("", "memory.max")] {
+            let group = Self(Path::new("/sys/fs/cgroup").join(mount).join(&name));
+            if fs::create_dir(&group.0).is_ok()
+                && group.0.join(file).exists()
+                && fs::write(group.0.join(file), bytes.to_string()).is_ok()
+                && fs::create_dir(group.0.join("inner")).is_ok()
+            {
+                return Some(group);
+            }
+        }
+        None
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(self.0.join("inner"));
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn the_memory_limit_of_a_group_above_holds() {
+    let Some(group) = Group::with_limit(64 << 20) else {
+        eprintln!("skipped: control groups cannot be made here");
+        return;
+    };
+    let project = Project::new();
+    project.stage_with("a", COPY, "text: {type: text}", "cpus: 1, memory_mib: 65");
+    project.experiment("  a: {uses: a}\n", "");
+    let inside = |arguments: &[&str]| {
+        let script = format!("echo $$ > {}/inner/cgroup.procs && exec \"$@\"", group.0.display());
+        let mut command = project.command_of("/bin/sh", &["-c", &script, "sh", env!("CARGO_BIN_EXE_olmo-pipe")]);
+        command.args(arguments).output().unwrap()
+    };
+    let output = inside(&["run", "e.yaml"]);
+    assert_eq!(output.status.code(), Some(3), "{}", said(&output));
+    assert!(said(&output).contains("asks for 65 memory_mib") && said(&output).contains("64"), "{}", said(&output));
+    let doctor: serde_json::Value = serde_json::from_slice(&inside(&["doctor", "--json"]).stdout).unwrap();
+    assert_eq!(doctor["memory_available"], 64 << 20, "{doctor:#}");
+    project.succeeds(&["run", "e.yaml"]);
+}
+
+#[test]
+fn fifos_links_and_huge_files_among_the_leases_stop_no_engine() {
+    let project = with_gpus();
+    gpu_stage(&project, "one", 1);
+    project.write("go", "");
+    let leases = project.path("leases");
+    fs::create_dir(&leases).unwrap();
+    for name in ["x.lease", "x.want", "supervisor"] {
+        assert!(std::process::Command::new("mkfifo").arg(leases.join(name)).status().unwrap().success());
+    }
+    std::os::unix::fs::symlink("/dev/zero", leases.join("y.lease")).unwrap();
+    fs::File::create(leases.join("z.lease")).unwrap().set_len(1 << 40).unwrap();
+    let supervisor = leases.join("supervisor");
+    fs::write(leases.join("w.lease"), format!("{{\"cpus\":1,\"supervisor\":\"{}\"}}", supervisor.display())).unwrap();
+    let mut engine = project.spawn(&["run", "e.yaml"]);
+    wait_until("the end of the run", || engine.try_wait().unwrap().is_some());
+    let output = engine.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    let left: Vec<_> = fs::read_dir(&leases).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 2, "the ledger and the FIFO that is no lease: {left:?}");
 }
 
 #[test]
