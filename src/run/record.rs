@@ -151,9 +151,9 @@ impl RunRecord {
             text = value.to_string();
         }
         let path = unfinished.join(RESOLVED);
+        let sealed = seal::seal(KIND, RESOLVED, &text);
+        write_whole(&path, sealed.as_bytes()).map_err(RunError::io("write", &path))?;
         let folder = loop {
-            let sealed = seal::seal(KIND, id.as_str(), &text);
-            write_whole(&path, sealed.as_bytes()).map_err(RunError::io("write", &path))?;
             let folder = store.runs_dir().join(id.as_str());
             match fs::rename(&unfinished, &folder) {
                 Ok(()) => break folder,
@@ -285,8 +285,9 @@ fn read_recorded_with(folder: &Path, id: &RunId, fill_in: bool) -> Result<Record
     // Formats before the seal begin with their number.
     let is_sealed = !path.ends_with(RESOLVED_1) && !text.starts_with("{\"format\":");
     let text = match is_sealed {
-        true => seal::open(KIND, id.as_str(), text.as_bytes())
-            .map_err(|why| damaged(format!("{}: {why}", path.display())))?,
+        true => {
+            seal::open(KIND, RESOLVED, text.as_bytes()).map_err(|why| damaged(format!("{}: {why}", path.display())))?
+        }
         false => text.as_str(),
     };
     #[derive(Deserialize)]
