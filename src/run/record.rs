@@ -323,18 +323,36 @@ fn read_recorded_with(folder: &Path, id: &RunId, fill_in: bool) -> Result<Record
     })
 }
 
-/// The events of the run in `folder` so far, up to the first damaged line.
-pub fn read_events(folder: &Path) -> Result<journal::Contents<Record>, RunError> {
+/// What is left of the events of a run.
+#[derive(Clone, Debug)]
+pub struct Events {
+    /// Up to the first damaged line.
+    pub records: Vec<Record>,
+    /// What is damaged.
+    pub damage: Option<String>,
+}
+
+/// The events of the run in `folder` so far.
+pub fn read_events(folder: &Path) -> Result<Events, RunError> {
     let path = folder.join(EVENTS);
-    journal::read_prefix(&path).map_err(RunError::io("read", &path))
+    match journal::read_prefix(&path) {
+        Ok(contents) => Ok(Events { records: contents.records, damage: contents.damage.map(|d| d.to_string()) }),
+        Err(e) if is_other_kind(&e) => Ok(Events { records: Vec::new(), damage: Some(e.to_string()) }),
+        Err(e) => Err(RunError::io("read", &path)(e)),
+    }
+}
+
+/// Whether something that is not a file is in the place of one.
+fn is_other_kind(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::InvalidInput
 }
 
 /// An error of the journal at `path` of run `id`: damage, or that it cannot be opened.
 fn unreadable(id: &RunId, path: &Path, error: std::io::Error) -> RunError {
-    match journal::damage(&error) {
-        Some(damage) => RunError::RunDamaged { id: id.to_string(), why: format!("{}: {damage}", path.display()) },
-        None => RunError::io("open", path)(error),
+    if journal::damage(&error).is_none() && !is_other_kind(&error) {
+        return RunError::io("open", path)(error);
     }
+    RunError::RunDamaged { id: id.to_string(), why: format!("{}: {error}", path.display()) }
 }
 
 /// What is damaged in the record of a run.
@@ -388,14 +406,15 @@ pub fn verify(store: &Store) -> Result<Vec<RecordProblem>, RunError> {
             // Whether a variable is set says nothing about the record.
             Ok(_) | Err(_) => {}
         }
-        let events = journal::read_prefix::<Record>(&folder.join(EVENTS)).map(|contents| contents.damage);
-        let environments = super::environment::read(&folder).map(|contents| contents.damage);
-        for (name, read) in [(EVENTS, events), (super::environment::FILE, environments)] {
-            match read {
-                Ok(None) => {}
-                Ok(Some(damage)) => report(folder.join(name), damage.to_string()),
-                Err(e) => report(folder.join(name), e.to_string()),
-            }
+        match read_events(&folder).map(|events| events.damage) {
+            Ok(None) => {}
+            Ok(Some(damage)) => report(folder.join(EVENTS), damage),
+            Err(e) => report(folder.join(EVENTS), e.to_string()),
+        }
+        match super::environment::read(&folder).map(|contents| contents.damage) {
+            Ok(None) => {}
+            Ok(Some(damage)) => report(folder.join(super::environment::FILE), damage.to_string()),
+            Err(e) => report(folder.join(super::environment::FILE), e.to_string()),
         }
     }
     Ok(problems)

@@ -282,6 +282,21 @@ fn a_damaged_event_of_a_run_is_reported_and_the_sound_lines_behind_it_stay() {
     let events = project.path(&format!(".olmo-pipe/runs-v1/{id}/events.jsonl"));
     flip_in_line(&events, journal_lines(&events) / 2);
     let damaged = fs::read(&events).unwrap();
+    // Something else in its place is damage, too.
+    let kept = project.path("kept");
+    fs::rename(&events, &kept).unwrap();
+    let other_kinds: [&dyn Fn(); 3] =
+        [&|| std::os::unix::fs::symlink(&kept, &events).unwrap(), &|| fs::create_dir(&events).unwrap(), &|| {
+            assert!(std::process::Command::new("mkfifo").arg(&events).status().unwrap().success())
+        }];
+    for replace in other_kinds {
+        replace();
+        assert_eq!(project.last_run().status, RunStatus::Damaged);
+        assert_eq!(project.run(&["artifacts", "verify"]).status.code(), Some(6));
+        assert_eq!(project.run(&["resume", &id]).status.code(), Some(4));
+        let _ = fs::remove_file(&events).or_else(|_| fs::remove_dir(&events));
+    }
+    fs::rename(&kept, &events).unwrap();
     assert_eq!(project.last_run().status, RunStatus::Damaged);
     assert!(project.succeeds(&["runs", "list"]).contains("damaged"));
     assert!(project.succeeds(&["runs", "show", &id]).contains("is damaged"));
@@ -431,9 +446,10 @@ fn a_kill_while_results_are_put_in_place_loses_no_file_of_the_user() {
     project.succeeds(&["run", "e.yaml"]);
     project.write("out/e/text/mine", "mine");
     // As a run leaves it that is killed before or after the two folders change places.
-    project.write("out/e/.text.new/only-here", "mine too");
-    fs::hard_link(project.path("out/e/text/mine"), project.path("out/e/.text.new/mine")).unwrap();
-    project.write("out/e/.text.new/text", "\nb\nhello\nc\nhello\n");
+    project.write("out/e/.text.new/files/only-here", "mine too");
+    fs::hard_link(project.path("out/e/text/mine"), project.path("out/e/.text.new/files/mine")).unwrap();
+    project.write("out/e/.text.new/files/text", "\nb\nhello\nc\nhello\n");
+    project.write("out/e/.text.new/.files.unfinished-1-0/text", "\nb\nhel");
     project.succeeds(&["run", "e.yaml", "--set", "params.say=other"]);
     assert_eq!(project.read("out/e/text/mine"), "mine");
     assert_eq!(project.read("out/e/text.set-aside/only-here"), "mine too");

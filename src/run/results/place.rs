@@ -129,9 +129,9 @@ pub fn put(
     marker: Marker,
     notices: &mut Vec<String>,
 ) -> Result<(), RunError> {
-    let new = beside(place, ".", ".new");
+    let staging = Staging::at(place);
     let mut aside = SetAside { place, notices };
-    aside.clear_leftover(&new, store)?;
+    aside.clear_leftover(&staging, store)?;
     let looked = Place::look(place, store)?;
     if looked.is_current(&marker) && place.is_dir() {
         return match &looked.marker {
@@ -139,15 +139,7 @@ pub fn put(
             _ => marker.write(place),
         };
     }
-    match output {
-        Output::Single(artifact) => store.materialize(*artifact, &new, Handover::Copy)?,
-        Output::List(items) => {
-            fs::create_dir_all(&new).map_err(RunError::io("make the folder", &new))?;
-            for item in items {
-                store.materialize(item.digest, &new.join(&item.label), Handover::Copy)?;
-            }
-        }
-    }
+    let new = staging.fill(store, output)?;
     marker.write(&new)?;
     for folder in &looked.empty_folders {
         // Where a file takes its place, an empty folder is no loss.
@@ -167,7 +159,51 @@ pub fn put(
         }
     }
     swap(&new, place).map_err(RunError::io("put in place", place))?;
-    aside.clear_old(&new, &looked)
+    aside.clear_old(&new, &looked)?;
+    staging.remove()
+}
+
+/// `.NAME.new/`: where a result is made before it takes its place, and where the old one is taken
+/// apart. `files` in it is complete; every other name is not.
+struct Staging(PathBuf);
+
+impl Staging {
+    fn at(place: &Path) -> Self {
+        Self(beside(place, ".", ".new"))
+    }
+
+    /// The complete folder.
+    fn files(&self) -> PathBuf {
+        self.0.join("files")
+    }
+
+    /// Writes the files of `output`.
+    fn fill(&self, store: &Store, output: &Output) -> Result<PathBuf, RunError> {
+        fs::create_dir_all(&self.0).map_err(RunError::io("make the folder", &self.0))?;
+        let files = self.files();
+        match output {
+            Output::Single(artifact) => store.materialize(*artifact, &files, Handover::Copy)?,
+            Output::List(items) => {
+                let unfinished = self.0.join("items");
+                fs::create_dir_all(&unfinished).map_err(RunError::io("make the folder", &unfinished))?;
+                for item in items {
+                    store.materialize(item.digest, &unfinished.join(&item.label), Handover::Copy)?;
+                }
+                fs::rename(&unfinished, &files).map_err(RunError::io("rename", &unfinished))?;
+            }
+        }
+        Ok(files)
+    }
+
+    fn remove(&self) -> Result<(), RunError> {
+        match fs::remove_dir_all(&self.0) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
+                fs::remove_file(&self.0).map_err(RunError::io("remove", &self.0))
+            }
+            removed => removed.map_err(RunError::io("remove", &self.0)),
+        }
+    }
 }
 
 /// The path beside `place` with the same name between `before` and `after`.
@@ -246,21 +282,24 @@ impl SetAside<'_> {
     }
 
     /// Removes what a killed run left. Files that are nowhere else are kept.
-    fn clear_leftover(&mut self, left: &Path, store: &Store) -> Result<(), RunError> {
-        self.clear(left, &|path, metadata| {
+    fn clear_leftover(&mut self, staging: &Staging, store: &Store) -> Result<(), RunError> {
+        let left = staging.files();
+        self.clear(&left, &|path, metadata| {
             let is_stored = || {
                 let file = files::open_regular(&left.join(path)).ok();
                 let digest = file.and_then(|mut file| Digest::of_reader(&mut file).ok());
                 digest.is_some_and(|(digest, _)| store.has_object(digest))
             };
             metadata.nlink() > 1 || metadata.is_symlink() || is_stored()
-        })
+        })?;
+        staging.remove()
     }
 
     fn clear(&mut self, folder: &Path, is_safe: &dyn Fn(&str, &Metadata) -> bool) -> Result<(), RunError> {
         let removing = RunError::io("remove", folder);
         match fs::symlink_metadata(folder) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::NotADirectory => return Ok(()),
             Ok(metadata) if metadata.is_dir() => {}
             _ => return fs::remove_file(folder).map_err(removing),
         }

@@ -27,10 +27,10 @@ fn a_stopped_run_saves_its_state_and_the_next_attempt_ends_with_the_bytes_of_an_
     whole.run().unwrap();
 
     let stopped = attempt("stopped");
-    let events = stopped.dir.join("events.jsonl");
+    let progress = stopped.dir.join("events.jsonl");
     let watcher = std::thread::spawn(move || {
         // The first lines of progress come long before the last step.
-        while !fs::read_to_string(&events).is_ok_and(|text| text.contains("progress")) {
+        while !fs::read_to_string(&progress).is_ok_and(|text| text.contains("progress")) {
             std::thread::sleep(Duration::from_millis(1));
         }
         // SAFETY: plain integers; the handler of main_run is in place, since the run has begun.
