@@ -29,16 +29,18 @@ def damage_round(round):
     pipeline = random_pipeline(rng, train=0.6)
     expected = round.expect(pipeline)
     project = round.project("disturbed", pipeline)
-    finished = rng.random() < 0.4
+    finished = rng.random() < 0.3
     if finished:
         project.run()
         if rng.random() < 0.5:
             tag(project, expected)
     else:
-        for _ in range(rng.randint(1, 3)):
-            stop = stop_at_work if pipeline.trains and rng.random() < 0.7 else start_disturbed
-            stop(project, "run", *project.file)
+        for _ in range(rng.choice([1, 1, 2, 3])):
+            stop = stop_at_work if pipeline.trains and rng.random() < 0.8 else start_disturbed
+            code = stop(project, "run", *project.file)
             check_quiet(round)
+            if code == 0:
+                break
     for _ in range(rng.randint(1, 2)):
         damage_and_recover(round, project, expected)
 

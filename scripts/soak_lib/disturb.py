@@ -68,23 +68,26 @@ def wait_until(project, run, what, reached):
 def stop_at_work(project, *arguments):
     """Starts a run and stops it once a built-in stage has saved unfinished work: parts, a state or checkpoints."""
     round, rng = project.round, project.round.rng
-    count, before = rng.randint(1, 3), saved_work(project.store)
+    saved = parts_of_tokens if rng.random() < 0.25 else list_items
+    count, before = rng.randint(1, 3), saved(project.store)
     run = project.start(*arguments)
-    wait_until(project, run, f"{count} more items or parts are saved", lambda: len(saved_work(project.store) - before) >= count)
+    reached = lambda: len(saved(project.store) - before) >= count
+    wait_until(project, run, f"{count} more {saved.__name__} are saved", reached)
     time.sleep(rng.choice([0, rng.uniform(0, 0.03)]))
     number, code = rng.choice([(KILL, -KILL), (TERM, 143), (INT, 130)])
     round.note(f"strikes: {number.name} to the engine")
     round.count("kills", run.running())
     processes.send(run.pid, number, round.folder)
-    run.finish({code, -number, 0}, round.limit)
+    return run.finish({code, -number, 0}, round.limit).code
 
 
-def saved_work(store):
-    """Items and files of states of all unfinished work."""
-    found = set(glob.glob(os.path.join(store, "work-v1/*/state/*")))
-    for path in glob.glob(os.path.join(store, "work-v1/*/items.jsonl")):
-        found.update((path, line) for line in range(processes.read(path).count(b"\n")))
-    return found
+def parts_of_tokens(store):
+    return set(glob.glob(os.path.join(store, "work-v1/*/state/tokens*")))
+
+
+def list_items(store):
+    journals = glob.glob(os.path.join(store, "work-v1/*/items.jsonl"))
+    return {(path, line) for path in journals for line in range(processes.read(path).count(b"\n"))}
 
 
 def strike(project, run):
