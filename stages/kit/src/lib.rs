@@ -10,6 +10,7 @@ pub mod files;
 pub mod journal;
 pub mod protocol;
 pub mod rules;
+pub mod signals;
 pub mod worker;
 
 pub use contract::{Contract, Description, ParamSpec, PortType};
