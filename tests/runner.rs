@@ -7,6 +7,7 @@ mod dependencies;
 mod docs;
 mod flagship;
 mod formats;
+mod limits;
 mod recipes;
 mod remote;
 mod rules;
