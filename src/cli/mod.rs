@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use olmo_stage::signals;
 
 use crate::exec::supervise;
 use crate::run::Sourcing;
@@ -89,10 +90,10 @@ enum Command {
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     // One for every stage: it starts before anything else is built up.
-    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
-    if let Some((_, rest)) = arguments.split_first().filter(|(first, _)| *first == supervise::COMMAND) {
-        return supervise::main(rest);
+    if std::env::args_os().nth(1).is_some_and(|first| first == supervise::COMMAND) {
+        return supervise::main();
     }
+    signals::reset();
     let filter = tracing_subscriber::EnvFilter::try_from_env("OLMO_PIPE_LOG");
     if let Ok(filter) = filter {
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();

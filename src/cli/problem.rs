@@ -78,6 +78,7 @@ impl From<RunError> for Problem {
             RunError::Remote(_) | RunError::Offline { .. } | RunError::VariableGone { .. } => Exit::Environment,
             RunError::Io { .. } | RunError::RunDamaged { .. } | RunError::Exec(ExecError::Io { .. }) => Exit::Store,
             RunError::Exec(_)
+            | RunError::Thread { .. }
             | RunError::TooMuch { .. }
             | RunError::RunActive { .. }
             | RunError::NotRunning { .. }

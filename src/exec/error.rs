@@ -35,6 +35,8 @@ pub enum ExecError {
     OpenReference { stage: String, argument: String },
     #[error("stage `{stage}` needs the secret `{name}`, and the environment variable of that name is not set")]
     SecretMissing { stage: String, name: String },
+    #[error("{name} is `{value}`, not a number of {expected}")]
+    Variable { name: &'static str, value: String, expected: &'static str },
     #[error("{} is still in use by a stage of an engine that died", .0.display())]
     StillRunning(PathBuf),
 }
@@ -72,6 +74,7 @@ impl ExecError {
             }
             Self::UnknownReference { .. } | Self::OpenReference { .. } => "exec::argument",
             Self::SecretMissing { .. } => "exec::secret_missing",
+            Self::Variable { .. } => "exec::variable",
             Self::StillRunning(_) => "exec::still_running",
         }
     }
@@ -112,6 +115,7 @@ impl ExecError {
                     .into()
             }
             Self::OpenReference { .. } => "close it: ${params.NAME}".into(),
+            Self::Variable { name, .. } => format!("unset it, or for example export {name}=64"),
             Self::StillRunning(_) => "wait for it to end, then run the same command again".into(),
         };
         Some(text)

@@ -204,14 +204,7 @@ impl Job {
         let ended = self.try_attempt(&work, &mut attempt);
         match &attempt {
             // The log is worth more than the reason why it cannot be kept.
-            Some(attempt) if attempt.log().exists() => {
-                let kept = (self.log)(attempt.number);
-                let linked = std::fs::hard_link(attempt.log(), &kept);
-                // Of an earlier engine that died in between; or a file system without links.
-                let _ = linked.or_else(|_| std::fs::copy(attempt.log(), &kept).map(drop));
-                let perf = attempt.folder.join(olmo_stage::protocol::PERF);
-                let _ = std::fs::copy(perf, kept.with_extension("perf.jsonl"));
-            }
+            Some(attempt) if attempt.was_started() => attempt.keep_log(&(self.log)(attempt.number)),
             // Nothing was started: it does not count as an attempt.
             Some(attempt) => {
                 let _ = std::fs::remove_dir_all(&attempt.folder);
