@@ -8,6 +8,7 @@ mod docs;
 mod flagship;
 mod formats;
 mod limits;
+mod output;
 mod recipes;
 mod remote;
 mod rules;

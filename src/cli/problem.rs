@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use olmo_remote::RemoteError;
 
 use super::exit::Exit;
+use super::say;
 use crate::artifacts::ReferenceError;
 use crate::exec::ExecError;
 use crate::report::escape_control;
@@ -31,7 +32,7 @@ impl Problem {
 
     /// Prints it where people look.
     pub fn print(&self) {
-        eprint!("{}", self.text);
+        say(&self.text);
     }
 }
 
