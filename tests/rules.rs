@@ -132,3 +132,130 @@ fn without_a_worker_the_rules_cannot_be_asked_and_that_is_said() {
     assert_eq!(output.status.code(), Some(3));
     assert!(text(&output.stderr).contains("worker::broken"), "{}", text(&output.stderr));
 }
+
+/// Waits for what must come; never what it measures.
+fn wait_until(what: &str, mut true_now: impl FnMut() -> bool) {
+    let since = std::time::Instant::now();
+    while !true_now() {
+        assert!(since.elapsed() < std::time::Duration::from_secs(60), "{what} did not come");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
+/// A check that leaves a daemon behind, which holds its output open, and then does `end`.
+fn with_daemon(end: &str) -> tempfile::TempDir {
+    let dir = project("");
+    let daemon = dir.path().join("daemon");
+    let script = format!(
+        "( setsid sh -c 'trap \"\" TERM INT HUP; echo $$ > {0}.part; mv {0}.part {0}; sleep 300' & ) &\n\
+         while [ ! -e {0} ]; do sleep 0.02; done\n{end}\n",
+        daemon.display()
+    );
+    fs::write(dir.path().join("stages/count/check.sh"), script).unwrap();
+    dir
+}
+
+fn daemon_lives(dir: &Path) -> bool {
+    crate::run::project::lives(&fs::read_to_string(dir.join("daemon")).unwrap())
+}
+
+#[test]
+fn a_checking_program_leaves_nothing_behind() {
+    let dir = with_daemon("echo '[]'");
+    let output = olmo_pipe(dir.path(), &["validate", "e.yaml"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    wait_until("the end of the daemon", || !daemon_lives(dir.path()));
+}
+
+#[test]
+fn a_checking_program_that_hangs_is_killed_and_named() {
+    let dir = with_daemon("trap '' TERM; sleep 300");
+    for command in [&["validate", "e.yaml"][..], &["run", "e.yaml"], &["plan", "e.yaml"]] {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_olmo-pipe"));
+        process.args(command).current_dir(dir.path()).env_remove("OLMO_PIPE_STORE").env("OLMO_PIPE_CHECK_S", "1");
+        let output = process.output().unwrap();
+        // A plan needs no answer.
+        let expected = if command[0] == "plan" { Some(0) } else { Some(3) };
+        assert_eq!(output.status.code(), expected, "{command:?}: {}", text(&output.stderr));
+        let shown = text(&output.stderr);
+        assert!(expected == Some(0) || shown.contains("did not answer within 1 s"), "{shown}");
+        wait_until("the end of the daemon", || !daemon_lives(dir.path()));
+        fs::remove_file(dir.path().join("daemon")).unwrap();
+    }
+}
+
+#[test]
+fn a_checking_program_does_not_outlive_the_command_that_asks_it() {
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGKILL] {
+        let dir = with_daemon("sleep 300");
+        let mut process = Command::new(env!("CARGO_BIN_EXE_olmo-pipe"));
+        process.args(["validate", "e.yaml"]).current_dir(dir.path()).env_remove("OLMO_PIPE_STORE");
+        let mut process = process.spawn().unwrap();
+        wait_until("the daemon", || dir.path().join("daemon").exists());
+        // SAFETY: kill takes plain integers; the child was not waited for, so the number is its own.
+        assert_eq!(unsafe { libc::kill(process.id() as i32, signal) }, 0);
+        process.wait().unwrap();
+        wait_until("the end of the daemon", || !daemon_lives(dir.path()));
+    }
+}
+
+#[test]
+fn an_answer_without_end_is_refused() {
+    let dir = project("yes");
+    let mut process = Command::new(env!("CARGO_BIN_EXE_olmo-pipe"));
+    process.args(["validate", "e.yaml"]).current_dir(dir.path()).env_remove("OLMO_PIPE_STORE");
+    let output = process.env("OLMO_PIPE_CHECK_S", "1").output().unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    assert!(text(&output.stderr).contains("did not answer within 1 s"), "{}", text(&output.stderr));
+    let output = olmo_pipe(project("head -c 100000000 /dev/zero").path(), &["validate", "e.yaml"]);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(text(&output.stderr).contains("more than 32 MiB"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_worker_that_hangs_is_killed_and_named() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let dir = tempfile::tempdir().unwrap();
+    let worker = dir.path().join("worker");
+    fs::write(&worker, "#!/bin/sh\nsleep 300\n").unwrap();
+    fs::set_permissions(&worker, fs::Permissions::from_mode(0o755)).unwrap();
+    for arguments in [&["validate", "experiments/finetune-tulu.yaml"][..], &["schema", "--check"]] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_olmo-pipe"));
+        command.args(arguments).current_dir(root).env("OLMO_PIPE_STORE", dir.path().join("store"));
+        let output = command.env("OLMO_PIPE_WORKER", &worker).env("OLMO_PIPE_CHECK_S", "1").output().unwrap();
+        assert_eq!(output.status.code(), Some(3));
+        let shown = text(&output.stderr);
+        assert!(shown.contains("worker::broken") && shown.contains("did not answer within 1 s"), "{shown}");
+    }
+}
+
+#[test]
+fn what_a_command_cannot_be_started_with_is_refused_at_once() {
+    let dir = project("echo '[]'");
+    let contract = dir.path().join("stages/count/stage.yaml");
+    let sound = fs::read_to_string(&contract).unwrap();
+    let fifo =
+        std::ffi::CString::new(dir.path().join("stages/count/pipe").into_os_string().into_encoded_bytes()).unwrap();
+    // SAFETY: `fifo` is a NUL-terminated path that outlives the call.
+    assert_eq!(unsafe { libc::mkfifo(fifo.as_ptr(), 0o600) }, 0);
+    for (line, words) in [
+        ("  environment: ['A=B', FINE]\n", "`A=B` cannot be the name of an environment variable"),
+        ("  environment: ['']\n", "cannot be the name of an environment variable"),
+        ("  secrets: ['A=B']\n", "cannot be the name of an environment variable"),
+        ("  files: [pipe]\n", "is a FIFO"),
+    ] {
+        fs::write(&contract, format!("{sound}{line}")).unwrap();
+        let output = olmo_pipe(dir.path(), &["run", "e.yaml"]);
+        assert_eq!(output.status.code(), Some(2), "{line}: {}", text(&output.stderr));
+        assert!(text(&output.stderr).contains(words), "{line}: {}", text(&output.stderr));
+    }
+    fs::write(&contract, sound.replace("/bin/sh, -c", "/bin/sh, \"-c\\0\"")).unwrap();
+    let output = olmo_pipe(dir.path(), &["run", "e.yaml"]);
+    assert!(output.status.code() == Some(2) && text(&output.stderr).contains("NUL"), "{}", text(&output.stderr));
+    // In a folder, it is found when the folder is read.
+    fs::write(&contract, format!("{sound}  files: [all]\n")).unwrap();
+    fs::create_dir(dir.path().join("stages/count/all")).unwrap();
+    fs::rename(dir.path().join("stages/count/pipe"), dir.path().join("stages/count/all/pipe")).unwrap();
+    let output = olmo_pipe(dir.path(), &["run", "e.yaml"]);
+    assert!(output.status.code() == Some(2) && text(&output.stderr).contains("is a FIFO"), "{}", text(&output.stderr));
+}

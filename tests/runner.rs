@@ -7,6 +7,8 @@ mod dependencies;
 mod docs;
 mod flagship;
 mod formats;
+mod limits;
+mod output;
 mod recipes;
 mod remote;
 mod rules;

@@ -191,3 +191,86 @@ fn a_variable_gets_into_no_key_by_way_of_a_param() {
     let (code, said) = run(&["validate", "e.yaml", "--set", &format!("{set}/more")], Some(&data));
     assert!(code == Some(2) && said.contains("spec::variable_in_value"), "{said}");
 }
+
+/// A project whose stage `get` has the program `check` under `command.check`.
+fn checked(check: &str) -> Project {
+    let project = Project::new("");
+    let contract = project.0.path().join("stages/get/stage.yaml");
+    let text = fs::read_to_string(&contract).unwrap();
+    let with_check =
+        text.replace("secrets: [TEST_TOKEN]", "secrets: [TEST_TOKEN], check: [/bin/sh, '${stage.dir}/check.sh']");
+    fs::write(&contract, with_check).unwrap();
+    fs::write(project.0.path().join("stages/get/check.sh"), check).unwrap();
+    project
+}
+
+impl Project {
+    fn command(&self, arguments: &[&str], token: Option<&str>) -> (Option<i32>, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_olmo-pipe"));
+        command.args(arguments).current_dir(self.0.path());
+        command.env_remove("OLMO_PIPE_STORE").env_remove("OLMO_PIPE_FAILPOINT").env_remove("TEST_TOKEN");
+        command.envs(token.map(|token| ("TEST_TOKEN", token)));
+        let Output { status, stdout, stderr } = command.output().unwrap();
+        (status.code(), [String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr)].concat())
+    }
+
+    fn store_holds(&self, secret: &str) -> bool {
+        let store = self.0.path().join(".olmo-pipe");
+        let mut files = self.files().into_iter().filter(|file| file.starts_with(&store));
+        files.any(|file| String::from_utf8_lossy(&fs::read(file).unwrap()).contains(secret))
+    }
+}
+
+#[test]
+fn what_a_checking_program_says_of_a_secret_is_masked_everywhere() {
+    let secret = "tok\"en\\of-mine";
+    // As JSON has it, with every character escaped that may be, and as it is.
+    let escaped = serde_json::to_string(secret).unwrap();
+    let escaped = &escaped[1..escaped.len() - 1];
+    let numbers: String = secret.chars().map(|c| format!("\\u{:04x}", c as u32)).collect();
+    for said_as in [escaped, numbers.as_str()] {
+        let finding = format!(
+            "[{{\"level\":\"warning\",\"code\":\"get::warns\",\"message\":\"it is {said_as}!\",\"hint\":\"try {said_as}?\"}}]"
+        );
+        let project = checked(&format!("cat <<'END'\n{finding}\nEND\n"));
+        for arguments in [&["validate", "e.yaml"][..], &["validate", "e.yaml", "--json"], &["run", "e.yaml"]] {
+            let (code, shown) = project.command(arguments, Some(secret));
+            assert_eq!(code, Some(0), "{shown}");
+            assert!(!shown.contains("of-mine") && shown.contains("it is ***!"), "{arguments:?}: {shown}");
+        }
+        assert!(!project.store_holds("of-mine"));
+    }
+    let project = checked("echo \"bad $TEST_TOKEN\" >&2; exit 1\n");
+    for arguments in [&["validate", "e.yaml"][..], &["run", "e.yaml"]] {
+        let (code, shown) = project.command(arguments, Some(secret));
+        assert!(code == Some(3) && shown.contains("bad ***") && !shown.contains("of-mine"), "{shown}");
+    }
+    assert!(!project.store_holds("of-mine"));
+}
+
+#[test]
+fn a_secret_is_not_needed_to_check_params() {
+    let project = checked("echo '[]'\n[ -z \"${TEST_TOKEN:-}\" ]\n");
+    let (code, shown) = project.command(&["validate", "e.yaml"], None);
+    assert_eq!(code, Some(0), "{shown}");
+}
+
+#[test]
+fn a_secret_that_a_stage_prints_as_json_is_masked() {
+    let secret = "tok\"en\\of-mine é";
+    let project = Project::new("");
+    let printed = serde_json::to_string(&serde_json::json!({"token": secret})).unwrap();
+    fs::write(
+        project.0.path().join("stages/get/run.sh"),
+        format!(
+            "cat <<'END'\n{printed}\n{{\"token\": \"tok\\\"en\\\\of-mine \\u00e9\"}}\nEND\necho x > \"$1/length\"\n"
+        ),
+    )
+    .unwrap();
+    let (code, shown) = project.command(&["run", "e.yaml"], Some(secret));
+    assert_eq!(code, Some(0), "{shown}");
+    let (_, shown) = project.command(&["runs", "list"], None);
+    let id = shown.lines().last().unwrap().split(' ').next().unwrap().to_owned();
+    let (_, shown) = project.command(&["runs", "logs", &id], None);
+    assert_eq!(shown, "get | {\"token\":\"***\"}\nget | {\"token\": \"***\"}\n");
+}

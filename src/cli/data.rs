@@ -78,6 +78,7 @@ impl Data {
         Ok(match status.code() {
             Some(0) => Exit::Success,
             Some(2) => Exit::BadInput,
+            Some(74) => Exit::Output,
             _ => Exit::CheckFailed,
         })
     }

@@ -11,9 +11,10 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::{Exit, Problem, answer};
+use super::display::Show;
+use super::{Exit, Problem, answer, say};
 use crate::report::Terminal;
-use crate::run::{self as engine, RunEvent, RunId, Watch};
+use crate::run::{self as engine, RunEvent, RunId};
 use crate::store::Store;
 
 /// Tells a process that it is the detached one.
@@ -55,40 +56,45 @@ pub fn start() -> Result<Exit, Problem> {
         return Ok(exit.unwrap_or(Exit::Internal));
     }
     answer(&format!("{id}\n"));
-    eprintln!("run {id} goes on in the background: `olmo-pipe runs attach {id}`, `olmo-pipe runs cancel {id}`");
+    let how = format!("`olmo-pipe runs attach {id}`, `olmo-pipe runs cancel {id}`");
+    say(&format!("run {id} goes on in the background: {how}\n"));
     Ok(Exit::Success)
 }
 
 /// Shows a run as `terminal` does, and at its beginning tells who started it and lets go of the
 /// terminal.
-pub struct Detached<'t> {
-    terminal: &'t mut Terminal,
-    store: &'t Store,
+pub struct Detached {
+    pub terminal: Terminal,
+    store: Store,
 }
 
-impl<'t> Detached<'t> {
-    pub fn new(terminal: &'t mut Terminal, store: &'t Store) -> Self {
-        Self { terminal, store }
+impl Detached {
+    pub fn new(terminal: Terminal, store: &Store) -> Self {
+        Self { terminal, store: store.clone() }
     }
 }
 
-impl Watch for Detached<'_> {
-    fn event(&mut self, event: &RunEvent) {
-        self.terminal.event(event);
+impl Show for Detached {
+    fn event(&mut self, at: u64, event: &RunEvent) {
+        Show::event(&mut self.terminal, at, event);
+    }
+
+    fn dropped(&mut self, count: u64) {
+        Show::dropped(&mut self.terminal, count);
     }
 
     fn fetching(&mut self, what: &str, done: u64, total: Option<u64>) {
-        self.terminal.fetching(what, done, total);
+        Show::fetching(&mut self.terminal, what, done, total);
     }
 
     fn fetch_waits(&mut self, text: &str) {
-        self.terminal.fetch_waits(text);
+        Show::fetch_waits(&mut self.terminal, text);
     }
 
     fn begins(&mut self, id: &RunId) {
         answer(&format!("{id}\n"));
         // Without a log it goes on all the same, and its record tells what happened.
-        let _ = let_go(&engine::folder(self.store, id));
+        let _ = let_go(&engine::folder(&self.store, id));
     }
 }
 

@@ -23,6 +23,8 @@ pub enum Exit {
     WouldRun,
     /// A bug in olmo-pipe.
     Internal,
+    /// What the command printed did not get where it was to go.
+    Output,
     /// Stopped in order by SIGHUP.
     HungUp,
     /// Stopped in order by SIGINT.
@@ -33,7 +35,7 @@ pub enum Exit {
 
 impl Exit {
     /// Every exit, with its meaning, in the order of the codes.
-    pub const ALL: [(Exit, &'static str); 12] = [
+    pub const ALL: [(Exit, &'static str); 13] = [
         (Exit::Success, "done"),
         (Exit::StageFailed, "a stage failed; the stages that do not depend on it ran"),
         (Exit::BadInput, "errors in the command line, an experiment, a pipeline or a stage.yaml"),
@@ -46,6 +48,7 @@ impl Exit {
         ),
         (Exit::WouldRun, "`plan --exit-code`: something is to run"),
         (Exit::Internal, "a bug in olmo-pipe"),
+        (Exit::Output, "done, but what it printed got lost: no space, or a reader that has stopped reading"),
         (Exit::HungUp, "stopped in order since its terminal was closed (SIGHUP)"),
         (Exit::Interrupted, "stopped in order by Ctrl-C (SIGINT)"),
         (Exit::Terminated, "stopped in order by SIGTERM"),
@@ -63,6 +66,7 @@ impl Exit {
             Exit::CheckFailed => 6,
             Exit::WouldRun => 7,
             Exit::Internal => 70,
+            Exit::Output => 74,
             Exit::HungUp => 129,
             Exit::Interrupted => 130,
             Exit::Terminated => 143,

@@ -6,7 +6,7 @@ use std::io::IsTerminal;
 use clap::Args;
 
 use super::findings::{Placed, placed};
-use super::{Common, Exit, ExperimentFile, Problem, answer, answer_json};
+use super::{Common, Exit, ExperimentFile, Problem, answer, answer_json, say};
 use crate::report::escape_control;
 use crate::run as engine;
 use crate::spec::Resolved;
@@ -40,7 +40,7 @@ impl Validate {
         let resolved = &loaded.resolved;
         let found = self.rules(resolved, common)?;
         for warning in &found.warnings {
-            eprint!("{}", warning.render_warning(std::io::stderr().is_terminal()));
+            say(&warning.render_warning(std::io::stderr().is_terminal()));
         }
         found.refused()?;
         let profile = resolved.profile.as_ref().map(|p| format!(", profile {p}")).unwrap_or_default();

@@ -5,6 +5,8 @@ use std::io::IsTerminal;
 
 use clap::Args;
 
+use super::display::Display;
+use super::output::Stream;
 use super::{Common, Exit, ExperimentFile, Problem, answer, current_folder};
 use crate::report::{Terminal, escape_control};
 use crate::run as engine;
@@ -24,8 +26,9 @@ impl Lock {
         let store = common.open_store_of(&resolved.root)?;
         let sourcing = self.experiment.sourcing(false, false)?;
         let bars = std::io::stderr().is_terminal();
-        let mut terminal = Terminal::new(Box::new(std::io::stderr()), bars, &current_folder()?);
-        let changed = engine::lock(&store, resolved, self.update, &sourcing, &mut terminal)?;
+        let terminal = Terminal::new(Box::new(Stream::Error), bars, &current_folder()?);
+        let mut display = Display::start(terminal)?;
+        let changed = engine::lock(&store, resolved, self.update, &sourcing, &mut display)?;
         let file = sourcing.lock.unwrap_or_default();
         let file = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let mut text = String::new();
@@ -42,7 +45,7 @@ impl Lock {
                 );
             }
         }
-        answer(&text);
+        display.close(None, move |_| answer(&text));
         Ok(Exit::Success)
     }
 }

@@ -1,10 +1,10 @@
 //! `olmo-pipe runs logs`: what the stages of a run printed, also while they print it.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{IsTerminal, Read, Seek, SeekFrom};
 use std::time::Duration;
 
+use olmo_stage::files::open_regular;
 use serde_json::json;
 
 use super::{Exit, Problem, answer};
@@ -75,7 +75,15 @@ pub fn print(store: &Store, prefix: &str, stage: Option<&str>, follow: bool, as_
 
 /// Reads on; how much it was.
 fn next(path: &std::path::Path, state: &mut Printed) -> std::io::Result<u64> {
-    let mut file = File::open(path)?;
+    let mut file = open_regular(path)?;
+    let length = file.metadata()?.len();
+    if length < state.offset {
+        // The log reached its limit, and its middle was left out.
+        state
+            .rest
+            .extend_from_slice(b"\n[olmo-pipe: this log was shortened meanwhile; `runs logs` prints what is left]\n");
+        state.offset = length;
+    }
     file.seek(SeekFrom::Start(state.offset))?;
     let read = file.take(CHUNK).read_to_end(&mut state.rest)? as u64;
     state.offset += read;

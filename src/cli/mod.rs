@@ -4,6 +4,7 @@ mod artifacts;
 mod compare;
 mod data;
 mod detach;
+mod display;
 mod doctor;
 mod exit;
 mod experiment;
@@ -12,6 +13,7 @@ mod lines;
 mod lock;
 mod logs;
 mod nvidia;
+mod output;
 mod problem;
 mod recipes;
 mod run;
@@ -22,11 +24,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use olmo_stage::signals;
 
 use crate::exec::supervise;
 use crate::run::Sourcing;
 use crate::spec::{LoadOptions, Loaded};
 use crate::store::Store;
+
+use output::{answer, answer_json, say};
 
 pub use exit::Exit;
 pub use problem::Problem;
@@ -92,15 +97,18 @@ enum Command {
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     // One for every stage: it starts before anything else is built up.
-    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
-    if let Some((_, rest)) = arguments.split_first().filter(|(first, _)| *first == supervise::COMMAND) {
-        return supervise::main(rest);
+    if std::env::args_os().nth(1).is_some_and(|first| first == supervise::COMMAND) {
+        return supervise::main();
     }
+    signals::reset();
     let filter = tracing_subscriber::EnvFilter::try_from_env("OLMO_PIPE_LOG");
     if let Ok(filter) = filter {
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     }
-    let Arguments { common, command } = Arguments::parse();
+    let Arguments { common, command } = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return refused(&error),
+    };
     let done = match command {
         Command::Run(run) => run.run(&common),
         Command::Resume(resume) => resume.run(&common),
@@ -109,7 +117,10 @@ pub fn main() -> ExitCode {
         Command::Validate(validate) => validate.run(&common),
         Command::Show(show) => show.run(),
         Command::Graph(graph) => graph.run(),
-        Command::Artifacts(artifacts) => artifacts.run(&common),
+        Command::Artifacts(artifacts) => {
+            start_threads();
+            artifacts.run(&common)
+        }
         Command::Data(data) => data.run(&common),
         Command::Runs(runs) => runs.run(&common),
         Command::Init(init) => init.run(),
@@ -118,12 +129,30 @@ pub fn main() -> ExitCode {
         Command::Completion(completion) => completion.run(),
         Command::Schema(schema) => schema.run(),
     };
-    match done {
-        Ok(exit) => exit.into(),
-        Err(problem) => {
-            problem.print();
-            problem.exit.into()
-        }
+    let exit = done.unwrap_or_else(|problem| {
+        problem.print();
+        problem.exit
+    });
+    output::checked(exit).into()
+}
+
+/// Prints help, or what is wrong with the command line.
+fn refused(error: &clap::Error) -> ExitCode {
+    use std::io::IsTerminal;
+    let text = |colored: bool| if colored { error.render().ansi().to_string() } else { error.render().to_string() };
+    if error.use_stderr() {
+        say(&text(std::io::stderr().is_terminal()));
+        return Exit::BadInput.into();
+    }
+    answer(&text(std::io::stdout().is_terminal()));
+    output::checked(Exit::Success).into()
+}
+
+/// Starts the threads that read an index in parallel. Where the system gives none, one has to do.
+fn start_threads() {
+    if rayon::ThreadPoolBuilder::new().build_global().is_err() {
+        // Without even this, rayon says so when it is used.
+        let _ = rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build_global();
     }
 }
 
@@ -212,16 +241,4 @@ impl Common {
     fn read_store(&self) -> Result<Store, Problem> {
         Ok(Store::read(&self.store_folder(&crate::spec::project_root(&current_folder()?)))?)
     }
-}
-
-/// Prints `text` as the command's answer; a reader that went away (`| head`) is no error.
-fn answer(text: &str) {
-    use std::io::Write;
-    let _ = std::io::stdout().lock().write_all(text.as_bytes());
-}
-
-/// Prints `value` as pretty JSON.
-fn answer_json<T: serde::Serialize>(value: &T) {
-    // A value made of strings, numbers and maps with text keys always serializes.
-    answer(&(serde_json::to_string_pretty(value).unwrap_or_default() + "\n"));
 }

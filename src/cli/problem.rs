@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use olmo_remote::RemoteError;
 
 use super::exit::Exit;
+use super::say;
 use crate::artifacts::ReferenceError;
 use crate::exec::ExecError;
 use crate::report::escape_control;
@@ -31,7 +32,7 @@ impl Problem {
 
     /// Prints it where people look.
     pub fn print(&self) {
-        eprint!("{}", self.text);
+        say(&self.text);
     }
 }
 
@@ -78,6 +79,7 @@ impl From<RunError> for Problem {
             RunError::Remote(_) | RunError::Offline { .. } | RunError::VariableGone { .. } => Exit::Environment,
             RunError::Io { .. } | RunError::RunDamaged { .. } | RunError::Exec(ExecError::Io { .. }) => Exit::Store,
             RunError::Exec(_)
+            | RunError::Thread { .. }
             | RunError::TooMuch { .. }
             | RunError::RunActive { .. }
             | RunError::NotRunning { .. }

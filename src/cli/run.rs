@@ -8,8 +8,10 @@ use clap::Args;
 use olmo_stage::rules::{Finding, Level};
 
 use super::detach::{self, Detached};
+use super::display::{Display, SHORT_PATIENCE, Show};
 use super::findings::placed;
 use super::lines::Lines;
+use super::output::Stream;
 use super::{Common, Exit, ExperimentFile, Problem, answer, answer_json, current_folder, remote_settings};
 use crate::report::{Terminal, escape_control};
 use crate::run::{self as engine, Options, PlanState, Report, RunError, RunOutcome, Selection, Sourcing, Watch};
@@ -145,18 +147,30 @@ impl How {
             return detach::start();
         }
         if self.json && !self.detach {
-            let report = run(&mut Lines)?;
-            return Ok(ended(report.outcome));
+            return shown_by(Lines, run, |_, _| {});
         }
         let bars = !self.detach && std::io::stderr().is_terminal();
-        let mut terminal = Terminal::new(Box::new(std::io::stderr()), bars, &current_folder()?);
-        let report = match self.detach {
-            true => run(&mut Detached::new(&mut terminal, store))?,
-            false => run(&mut terminal)?,
-        };
-        answer(&terminal.summary(&report));
-        Ok(ended(report.outcome))
+        let terminal = Terminal::new(Box::new(Stream::Error), bars, &current_folder()?);
+        if self.detach {
+            let end = |shown: &mut Detached, report: &Report| answer(&shown.terminal.summary(report));
+            return shown_by(Detached::new(terminal, store), run, end);
+        }
+        shown_by(terminal, run, |terminal, report| answer(&terminal.summary(report)))
     }
+}
+
+/// Runs `run` while `shown` shows it, with `end` last.
+fn shown_by<S: Show>(
+    shown: S,
+    run: impl FnOnce(&mut dyn Watch) -> Result<Report, RunError>,
+    end: impl FnOnce(&mut S, &Report) + Send + 'static,
+) -> Result<Exit, Problem> {
+    let mut display = Display::start(shown)?;
+    let report = run(&mut display)?;
+    let outcome = report.outcome;
+    let patience = matches!(outcome, RunOutcome::Interrupted { .. }).then_some(SHORT_PATIENCE);
+    display.close(patience, move |shown| end(shown, &report));
+    Ok(ended(outcome))
 }
 
 /// The exit of a run that ended so.

@@ -7,9 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Subcommand;
+use olmo_stage::signals;
 
-use super::{Common, Exit, Problem, answer, answer_json, current_folder, lines::Lines, logs, run::ended};
-use crate::report::{Terminal, duration, escape_control, utc};
+use super::display::{Display, SHORT_PATIENCE};
+use super::output::Stream;
+use super::{Common, Exit, Problem, answer, answer_json, current_folder, lines::Lines, logs, run::ended, say};
+use crate::report::{LOG_LINE, Terminal, cut, duration, escape_control, utc};
 use crate::run::{self as engine, Attached, InstanceState, RunState, RunStatus};
 use crate::store::Store;
 
@@ -156,7 +159,7 @@ fn detail(text: &mut String, instance: &InstanceState) {
     if let Some(failure) = &instance.failure {
         let _ = writeln!(text, "      error[{}]: {}", failure.code, escape_control(&failure.message));
         for line in &instance.log {
-            let _ = writeln!(text, "      | {}", escape_control(line));
+            let _ = writeln!(text, "      | {}", cut(&escape_control(line), LOG_LINE));
         }
     }
     if let Some(because) = &instance.because {
@@ -180,26 +183,34 @@ fn attach(store: &Store, prefix: &str, as_json: bool) -> Result<Exit, Problem> {
     let enough = enough()?;
     let go_on = &mut || !enough.load(Ordering::Relaxed);
     let bars = !as_json && std::io::stderr().is_terminal();
-    let mut terminal = Terminal::new(Box::new(std::io::stderr()), bars, &current_folder()?);
+    let terminal = Terminal::new(Box::new(Stream::Error), bars, &current_folder()?);
     let attached = match as_json {
-        true => engine::attach(store, &id, &mut Lines, go_on)?,
-        false => engine::attach(store, &id, &mut terminal, go_on)?,
+        true => engine::attach(store, &id, &mut Display::start(Lines)?, go_on)?,
+        false => {
+            let mut display = Display::start(terminal)?;
+            let attached = engine::attach(store, &id, &mut display, go_on)?;
+            let ended = match &attached {
+                Attached::Ended(report, took) => Some((report.clone(), *took)),
+                Attached::Died | Attached::Detached => None,
+            };
+            display.close(Some(SHORT_PATIENCE).filter(|_| ended.is_none()), move |terminal| {
+                if let Some((report, took)) = ended {
+                    terminal.took(took);
+                    answer(&terminal.summary(&report));
+                }
+            });
+            attached
+        }
     };
     match attached {
-        Attached::Ended(report, took) => {
-            terminal.took(took);
-            if !as_json {
-                answer(&terminal.summary(&report));
-            }
-            Ok(ended(report.outcome))
-        }
+        Attached::Ended(report, _) => Ok(ended(report.outcome)),
         Attached::Died => {
             let message = format!("the engine of run {id} is gone, and has not said how the run ended");
             let hint = format!("to go on: olmo-pipe resume {id}");
             Err(Problem::new(Exit::StageFailed, "run::died", &message, Some(&hint)))
         }
         Attached::Detached => {
-            eprintln!("run {id} goes on");
+            say(&format!("run {id} goes on\n"));
             Ok(Exit::Success)
         }
     }
@@ -209,6 +220,9 @@ fn cancel(store: &Store, prefix: &str, kill: bool, as_json: bool) -> Result<Exit
     let id = engine::find(store, prefix)?;
     let enough = enough()?;
     let run = engine::cancel(store, &id, kill, &mut || !enough.load(Ordering::Relaxed))?;
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signals::set(signal, libc::SIG_DFL);
+    }
     if as_json {
         answer_json(&serde_json::json!({"format": 1, "run": run}));
         return Ok(Exit::Success);

@@ -5,6 +5,7 @@
 //!   items.jsonl        list items that are safe in the store (journal of ItemRecord)
 //!   state/             private to the stage, kept from attempt to attempt
 //!   supervisor.lock    held while a process of any attempt lives
+//!   guard.lock         held while a supervisor of any attempt lives
 //!   attempts/N/        one process: request.json in/ out/ items/ events.jsonl result.json
 //!                      stage.log exit.json; of a command stage: cwd/in cwd/out instead of in/ out/
 //! ```
@@ -14,6 +15,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, TryLockError};
 use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -21,7 +23,7 @@ use olmo_stage::{Digest, files, journal, protocol, seal};
 use serde::{Deserialize, Serialize};
 
 use super::error::ExecError;
-use super::supervise;
+use super::{processes, supervise};
 use crate::store::remove_tree;
 
 /// How long the supervisor of a dead engine may take to end its stage.
@@ -132,6 +134,9 @@ impl Work {
     /// Waits until no process of an earlier attempt lives: the engine that started it may have
     /// died a moment ago.
     pub fn wait_until_quiet(&self) -> Result<(), ExecError> {
+        if self.begun() {
+            self.end_leftovers()?;
+        }
         let path = self.0.join(supervise::LOCK);
         let file = match files::open_regular(&path) {
             Ok(file) => file,
@@ -149,6 +154,38 @@ impl Work {
                 Err(TryLockError::Error(e)) => return Err(ExecError::io("lock", &path)(e)),
             }
         }
+    }
+
+    /// Kills what attempts left behind whose engine, guard and supervisor were all killed at once.
+    /// While a guard or a supervisor lives, this is its own business.
+    pub fn end_leftovers(&self) -> Result<(), ExecError> {
+        let path = self.0.join(supervise::GUARD);
+        let guard = match files::open_regular(&path) {
+            Ok(guard) => guard,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(ExecError::io("open", &path)(e)),
+        };
+        if guard.try_lock().is_err() {
+            return Ok(());
+        }
+        // Held until the end: no new attempt starts meanwhile. The store may have been reached by another path then.
+        let place = |path: &Path| fs::metadata(path).ok().map(|m| (m.dev(), m.ino()));
+        let own = place(&self.0);
+        let engine = std::process::id();
+        for _ in 0..1000 {
+            let found = processes::of_attempts();
+            let found: Vec<_> = found
+                .into_iter()
+                .filter(|(pid, work)| pid.as_raw_nonzero().get() as u32 != engine && place(work) == own)
+                .map(|(pid, _)| pid)
+                .collect();
+            if found.is_empty() {
+                break;
+            }
+            processes::kill_all(&found);
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
     }
 
     /// Forgets everything.
@@ -240,6 +277,20 @@ impl Work {
         make(attempt.folder.clone())?;
         make(attempt.temporary())?;
         Ok(attempt)
+    }
+}
+
+/// [`Work::end_leftovers`] of all `works` that a process belongs to. What cannot be locked is found
+/// out when its work begins.
+pub fn end_leftovers(works: &[Work]) {
+    if works.is_empty() {
+        return;
+    }
+    let mut keys: Vec<_> =
+        processes::of_attempts().into_iter().filter_map(|(_, work)| work.file_name().map(ToOwned::to_owned)).collect();
+    keys.dedup();
+    for work in works.iter().filter(|work| keys.iter().any(|key| work.0.file_name() == Some(key))) {
+        let _ = work.end_leftovers();
     }
 }
 
@@ -348,6 +399,11 @@ impl Attempt {
         self.folder.join(supervise::LOG)
     }
 
+    /// Whether its process was started: then something is in the place of the log.
+    pub fn was_started(&self) -> bool {
+        self.log().symlink_metadata().is_ok()
+    }
+
     /// The last [`LOG_LINES`] lines of the log.
     pub fn log_tail(&self) -> Vec<String> {
         tail(&self.log(), LOG_LINES)
@@ -374,6 +430,17 @@ impl Attempt {
         let path = self.folder.join(protocol::REQUEST);
         let text = serde_json::to_vec_pretty(request).map_err(|e| ExecError::io("write", &path)(e.into()))?;
         fs::write(&path, text).map_err(ExecError::io("write", &path))
+    }
+
+    /// Keeps the log as `kept`, and the times that the stage noted beside it. The stage may have put
+    /// something else in the place of either; then that one is not kept.
+    pub fn keep_log(&self, kept: &Path) {
+        if files::open_regular(&self.log()).is_ok() {
+            let linked = fs::hard_link(self.log(), kept);
+            // Of an earlier engine that died in between; or a file system without links.
+            let _ = linked.or_else(|_| copy_regular(&self.log(), kept));
+        }
+        let _ = copy_regular(&self.folder.join(protocol::PERF), &kept.with_extension("perf.jsonl"));
     }
 
     /// Removes all but the small files that tell what happened.
@@ -436,6 +503,11 @@ pub fn check_label(label: &str) -> Result<(), String> {
     ))
 }
 
+fn copy_regular(from: &Path, to: &Path) -> std::io::Result<()> {
+    let mut from = files::open_regular(from)?;
+    std::io::copy(&mut from, &mut fs::File::create(to)?).map(drop)
+}
+
 /// The last `count` lines of the file at `path`; none if it cannot be read.
 pub fn tail(path: &Path, count: usize) -> Vec<String> {
     /// Enough for twenty long lines.
@@ -456,6 +528,8 @@ pub fn tail(path: &Path, count: usize) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
 
     fn added(attempt: u32, label: &str) -> ItemRecord {

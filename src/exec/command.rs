@@ -142,6 +142,16 @@ fn names_folder(rest: &str) -> bool {
 /// All of the environment of a command stage: what it declares, the search path, and values
 /// that are the same everywhere for what nearly every program reads.
 pub fn environment(contract: &Contract, temporary: &Path) -> Result<BTreeMap<String, OsString>, ExecError> {
+    let environment = check_environment(contract, temporary);
+    let secrets = contract.command.as_ref().map_or(&[][..], |c| &c.secrets);
+    match secrets.iter().find(|name| !environment.contains_key(*name)) {
+        Some(name) => Err(ExecError::SecretMissing { stage: contract.stage.clone(), name: name.clone() }),
+        None => Ok(environment),
+    }
+}
+
+/// As [`environment`], for the program that checks params: a secret that is not set is left out.
+pub fn check_environment(contract: &Contract, temporary: &Path) -> BTreeMap<String, OsString> {
     let mut environment: BTreeMap<String, OsString> = [
         ("PATH", std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into())),
         ("LANG", "C.UTF-8".into()),
@@ -158,15 +168,15 @@ pub fn environment(contract: &Contract, temporary: &Path) -> Result<BTreeMap<Str
     }
     let secrets = contract.command.as_ref().map_or(&[][..], |c| &c.secrets);
     for name in secrets {
-        let value = std::env::var_os(name).filter(|value| !value.is_empty());
-        let missing = || ExecError::SecretMissing { stage: contract.stage.clone(), name: name.clone() };
-        environment.insert(name.clone(), value.ok_or_else(missing)?);
+        if let Some(value) = std::env::var_os(name).filter(|value| !value.is_empty()) {
+            environment.insert(name.clone(), value);
+        }
     }
     if !secrets.is_empty() {
         // For the supervisor, which takes it out again.
         environment.insert(redact::VARIABLE.to_owned(), secrets.join(",").into());
     }
-    Ok(environment)
+    environment
 }
 
 /// Variables that a built-in worker may see, if they are set: none changes a result, but for the two last, which try other kernels

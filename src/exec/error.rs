@@ -37,6 +37,8 @@ pub enum ExecError {
     SecretMissing { stage: String, name: String },
     #[error("its list output `{port}` holds something that is not an item: {why}")]
     BadItem { port: String, why: String },
+    #[error("{name} is `{value}`, not a number of {expected}")]
+    Variable { name: &'static str, value: String, expected: &'static str },
     #[error("{} is still in use by a stage of an engine that died", .0.display())]
     StillRunning(PathBuf),
 }
@@ -75,6 +77,7 @@ impl ExecError {
             Self::UnknownReference { .. } | Self::OpenReference { .. } => "exec::argument",
             Self::SecretMissing { .. } => "exec::secret_missing",
             Self::BadItem { .. } => "stage::bad_item",
+            Self::Variable { .. } => "exec::variable",
             Self::StillRunning(_) => "exec::still_running",
         }
     }
@@ -120,6 +123,7 @@ impl ExecError {
                 )
             }
             Self::OpenReference { .. } => "close it: ${params.NAME}".into(),
+            Self::Variable { name, .. } => format!("unset it, or for example export {name}=64"),
             Self::StillRunning(_) => "wait for it to end, then run the same command again".into(),
         };
         Some(text)

@@ -4,13 +4,17 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
-use std::path::PathBuf;
+use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
 
+use super::attempt::Work;
 use super::error::ExecError;
+use super::order::{Order, Place};
 use super::processes;
 use super::supervise::{self, Exit};
 
@@ -45,35 +49,74 @@ pub struct Supervised {
     exited: Option<std::os::fd::OwnedFd>,
 }
 
+/// Overrides how much of a stage's log is kept, in MiB.
+const LOG_VARIABLE: &str = "OLMO_PIPE_LOG_MIB";
+/// MiB of a stage's log that are kept.
+const LOG_MIB: u64 = 64;
+/// The first argument of guard and supervisor; see [`supervise`] for why it does not name the project.
+const NAME: &str = "stage-guard";
+
 impl Supervised {
     /// Starts a supervisor, which starts the stage.
     pub fn start(launch: &Launch) -> Result<Self, ExecError> {
         let log = launch.attempt.join("supervisor.log");
         let file = File::create(&log).map_err(ExecError::io("make", &log))?;
-        let mut supervisor = Command::new(this_program()?)
-            .arg(supervise::COMMAND)
-            .arg(&launch.attempt)
-            .arg("--")
-            .args(&launch.argv)
-            .env_clear()
-            .envs(&launch.environment)
-            .current_dir(&launch.folder)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(file)
-            .spawn()
-            .map_err(ExecError::io("start the supervisor in", &launch.folder))?;
-        let pipe = supervisor.stdin.take();
+        let place = Place::Attempt(launch.attempt.clone());
+        let order = Order { place, log_limit: log_limit()?, argv: launch.argv.clone() };
+        let mut command = Command::new(this_program()?);
+        command.env_clear().envs(&launch.environment).current_dir(&launch.folder).stderr(file);
+        Self::with(command, &order, &launch.attempt)
+    }
+
+    /// Starts a supervisor for a process that reads and prints open files: standard input, output
+    /// and error. `environment` is all of its environment; it starts in `folder`.
+    pub fn with_files(
+        argv: Vec<OsString>,
+        environment: &BTreeMap<String, OsString>,
+        folder: &Path,
+        files: [&File; 3],
+        log_limit: u64,
+    ) -> Result<Self, ExecError> {
+        let files = files.map(AsRawFd::as_raw_fd);
+        let order = Order { place: Place::Files(files), log_limit, argv };
+        let mut command = Command::new(this_program()?);
+        command.env_clear().envs(environment).current_dir(folder).stderr(Stdio::null());
+        // SAFETY: between fork and exec only system calls are made; none allocates.
+        unsafe {
+            command.pre_exec(move || {
+                for file in files {
+                    if libc::fcntl(file, libc::F_SETFD, 0) < 0 {
+                        return Err(std::io::Error::last_os_error());
+                    }
+                }
+                Ok(())
+            });
+        }
+        Self::with(command, &order, folder)
+    }
+
+    fn with(mut command: Command, order: &Order, folder: &Path) -> Result<Self, ExecError> {
+        command.arg0(NAME).arg(supervise::COMMAND).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut supervisor = command.spawn().map_err(ExecError::io("start the supervisor in", folder))?;
+        let mut pipe = supervisor.stdin.take();
         #[cfg(target_os = "linux")]
         let exited =
             rustix::process::pidfd_open(Pid::from_child(&supervisor), rustix::process::PidfdFlags::empty()).ok();
-        Ok(Self {
+        // One that was killed already is found out when its end is waited for.
+        let sent = pipe.as_mut().map_or(Ok(()), |pipe| order.send(pipe));
+        let supervised = Self {
             supervisor,
             pipe,
-            attempt: launch.attempt.clone(),
+            attempt: folder.to_owned(),
             #[cfg(target_os = "linux")]
             exited,
-        })
+        };
+        match sent {
+            Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+                Err(ExecError::io("speak with the supervisor in", folder)(e))
+            }
+            _ => Ok(supervised),
+        }
     }
 
     /// Waits up to `pause` for the end; `None` while it goes on.
@@ -81,15 +124,21 @@ impl Supervised {
         self.sleep(pause);
         match self.supervisor.try_wait() {
             Ok(None) => Ok(None),
-            Ok(Some(_)) => {
+            Ok(Some(status)) => {
+                // If the guard alone was killed, its supervisor lives, and ends the stage now.
+                self.pipe = None;
                 let mut told = Vec::new();
                 if let Some(mut stdout) = self.supervisor.stdout.take() {
                     stdout.read_to_end(&mut told).map_err(ExecError::io("hear the supervisor of", &self.attempt))?;
                 }
                 // Nothing, or half of it: it was killed, and its children may live.
-                let exit = serde_json::from_slice::<Exit>(&told).ok();
+                let exit = serde_json::from_slice::<Exit>(&told).ok().filter(|_| status.success());
                 if exit.is_none() {
                     processes::kill_session(self.supervisor.id());
+                    // Daemons are in sessions of their own.
+                    if let Some(work) = self.attempt.parent().and_then(Path::parent) {
+                        let _ = Work::at(work.to_owned()).end_leftovers();
+                    }
                 }
                 Ok(Some(exit.map_or(Ended::Unseen, Ended::Seen)))
             }
@@ -126,6 +175,14 @@ impl Supervised {
     pub fn kill(&mut self) {
         self.pipe = None;
     }
+}
+
+/// Bytes that are kept of a stage's log.
+fn log_limit() -> Result<u64, ExecError> {
+    let Some(text) = std::env::var_os(LOG_VARIABLE).filter(|text| !text.is_empty()) else { return Ok(LOG_MIB << 20) };
+    let number = text.to_str().and_then(|text| text.parse::<u64>().ok()).filter(|mib| (1..1 << 20).contains(mib));
+    let wrong = || ExecError::Variable { name: LOG_VARIABLE, value: text.to_string_lossy().into(), expected: "MiB" };
+    Ok(number.ok_or_else(wrong)? << 20)
 }
 
 /// The running program, also after its file was replaced by a newer build.

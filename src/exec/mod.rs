@@ -8,10 +8,13 @@ mod backend;
 pub mod command;
 mod error;
 mod executor;
+mod inquiry;
 mod launch;
+mod order;
 mod processes;
 mod redact;
 pub mod rules;
+mod stage_log;
 pub mod supervise;
 mod worker;
 

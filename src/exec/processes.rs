@@ -2,6 +2,12 @@
 //!
 //! On Linux every descendant is found through `/proc`; elsewhere only the child's process group.
 
+#[cfg(target_os = "linux")]
+use std::os::unix::ffi::OsStrExt;
+#[cfg(target_os = "linux")]
+use std::path::Path;
+use std::path::PathBuf;
+
 use rustix::process::{Pid, Signal};
 
 /// All living descendants of process `root`, which is the subreaper of its tree: whatever loses
@@ -68,6 +74,30 @@ pub fn kill_session(session: u32) {
     if let Some(pid) = i32::try_from(session).ok().and_then(Pid::from_raw) {
         let _ = rustix::process::kill_process_group(pid, Signal::KILL);
     }
+}
+
+/// The processes of this user whose `TMPDIR` is that of an attempt (`WORK/attempts/N/tmp`), each
+/// with WORK: what an attempt starts inherits it.
+#[cfg(target_os = "linux")]
+pub fn of_attempts() -> Vec<(Pid, PathBuf)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let pid = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()).and_then(Pid::from_raw);
+        // One that ended, or of another user, has nothing to read.
+        let (Some(pid), Ok(environment)) = (pid, std::fs::read(entry.path().join("environ"))) else { continue };
+        let temporary = environment.split(|byte| *byte == 0).find_map(|variable| variable.strip_prefix(b"TMPDIR="));
+        let temporary = temporary.map(|path| Path::new(std::ffi::OsStr::from_bytes(path)));
+        let attempts = temporary.filter(|path| path.ends_with("tmp")).and_then(Path::parent).and_then(Path::parent);
+        if let Some(work) = attempts.filter(|path| path.ends_with("attempts")).and_then(Path::parent) {
+            found.push((pid, work.to_owned()));
+        }
+    }
+    found
+}
+
+#[cfg(not(target_os = "linux"))]
+pub fn of_attempts() -> Vec<(Pid, PathBuf)> {
+    Vec::new()
 }
 
 #[cfg(all(test, target_os = "linux"))]

@@ -1,9 +1,13 @@
-//! Keeps secrets out of a stage's log: what the stage prints goes through here when its contract
-//! names secrets, and their values come out as `***`.
+//! Keeps secrets out of what a stage, or its checking program, prints: their values come out as
+//! `***`, as they are and as text of JSON has them. A value that was encoded in another way
+//! (base64, URLs) is not recognized.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
+use std::sync::Arc;
 use std::thread::JoinHandle;
+
+use super::stage_log::StageLog;
 
 /// The variable that tells the supervisor which variables are secrets; their names, with commas.
 pub const VARIABLE: &str = "OLMO_PIPE_SECRETS";
@@ -24,8 +28,12 @@ impl Redactor {
     /// For the secrets that [`VARIABLE`] names in this process's environment.
     pub fn from_environment() -> Self {
         let names = std::env::var(VARIABLE).unwrap_or_default();
-        let values = names.split(',').filter_map(std::env::var_os);
-        Self::new(values.map(|value| value.as_encoded_bytes().to_vec()))
+        Self::of_variables(names.split(','))
+    }
+
+    /// For the values of the environment variables `names`, as far as they are set.
+    pub fn of_variables<'n>(names: impl Iterator<Item = &'n str>) -> Self {
+        Self::new(names.filter_map(std::env::var_os).map(|value| value.as_encoded_bytes().to_vec()))
     }
 
     fn new(values: impl Iterator<Item = Vec<u8>>) -> Self {
@@ -34,45 +42,62 @@ impl Redactor {
             let lines: Vec<Vec<u8>> = value.split(|&b| b == b'\n').map(<[u8]>::to_vec).collect();
             std::iter::once(value).chain(lines)
         });
-        let mut values: Vec<Vec<u8>> = parts.filter(|part| part.len() >= SHORTEST).collect();
-        values.sort_by_key(|value| std::cmp::Reverse(value.len()));
+        let parts: Vec<Vec<u8>> = parts.filter(|part| part.len() >= SHORTEST).collect();
+        let escaped: Vec<Vec<u8>> = parts.iter().flat_map(|part| in_json(part)).collect();
+        let mut values = [parts, escaped].concat();
+        values.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
         values.dedup();
         Self { values }
     }
 
-    /// Where the stage is to print so that `log` gets no secret, and what carries it there; it
-    /// ends when nobody holds the place to print any more. Without secrets that is `log` itself.
-    pub fn before(self, log: File) -> io::Result<(File, Option<JoinHandle<io::Result<()>>>)> {
-        if self.values.is_empty() {
-            return Ok((log, None));
-        }
+    /// Where a process is to print so that `log` gets it without secrets, and what carries it
+    /// there; it ends when nobody holds the place to print any more.
+    pub fn before(self: Arc<Self>, log: StageLog) -> io::Result<(File, JoinHandle<io::Result<()>>)> {
         let (reader, writer) = io::pipe()?;
         let writer: std::os::fd::OwnedFd = writer.into();
-        Ok((writer.into(), Some(std::thread::spawn(move || self.carry(reader, log)))))
+        let carrier = std::thread::Builder::new().name("log".into());
+        let carrier = carrier.spawn(move || {
+            let mut log = log;
+            self.carry(reader, |bytes| log.append(bytes))
+        });
+        let carrier = carrier.map_err(|e| {
+            io::Error::new(e.kind(), format!("cannot start a thread: {e}; raise the limit (ulimit -u)"))
+        })?;
+        Ok((writer.into(), carrier))
     }
 
-    /// Copies all that `from` gives, without secrets.
-    fn carry(&self, mut from: impl Read, mut to: impl Write) -> io::Result<()> {
-        let (mut kept, mut chunk) = (Vec::new(), [0; 8192]);
+    /// `text` without secrets.
+    pub fn redact_text(&self, text: &str) -> String {
+        String::from_utf8_lossy(&self.redact(text.as_bytes())).into_owned()
+    }
+
+    /// Hands on all that `from` gives, without secrets.
+    fn carry(&self, mut from: impl Read, mut to: impl FnMut(&[u8])) -> io::Result<()> {
+        let (mut kept, mut chunk) = (Vec::new(), [0; 16384]);
         loop {
             let count = match from.read(&mut chunk) {
                 Ok(count) => count,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) => return Err(e),
             };
+            if self.values.is_empty() && count > 0 {
+                to(&chunk[..count]);
+                continue;
+            }
             if count == 0 {
-                return to.write_all(&self.redact(&kept));
+                to(&self.redact(&kept));
+                return Ok(());
             }
             kept.extend_from_slice(&chunk[..count]);
             let whole = kept.iter().rposition(|&b| b == b'\n').map(|at| at + 1);
             if let Some(end) = whole {
-                to.write_all(&self.redact(&kept[..end]))?;
+                to(&self.redact(&kept[..end]));
                 kept.drain(..end);
             } else if kept.len() > LONGEST_LINE {
                 // A secret may have begun in what stays.
                 let clean = self.redact(&kept);
                 let stays = self.values.first().map_or(0, |longest| longest.len() - 1).min(clean.len());
-                to.write_all(&clean[..clean.len() - stays])?;
+                to(&clean[..clean.len() - stays]);
                 kept = clean[clean.len() - stays..].to_vec();
             }
         }
@@ -95,6 +120,30 @@ impl Redactor {
         }
         out
     }
+}
+
+/// How `value` stands in text of JSON, if that differs: with escapes where there must be, and with
+/// all that is not ASCII escaped, as Python and others do it.
+fn in_json(value: &[u8]) -> Vec<Vec<u8>> {
+    let Ok(text) = std::str::from_utf8(value) else { return Vec::new() };
+    let quoted = serde_json::to_string(text).unwrap_or_default();
+    let plain = quoted.get(1..quoted.len().saturating_sub(1)).unwrap_or_default().to_owned();
+    let ascii = |upper: bool| -> String {
+        let mut escaped = String::new();
+        for c in plain.chars() {
+            if c.is_ascii() {
+                escaped.push(c);
+                continue;
+            }
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                escaped.push_str(&if upper { format!("\\u{unit:04X}") } else { format!("\\u{unit:04x}") });
+            }
+        }
+        escaped
+    };
+    let slashes = plain.replace('/', "\\/");
+    let forms = [ascii(false), ascii(true), slashes, plain.clone()];
+    forms.into_iter().map(String::into_bytes).filter(|form| form != value).collect()
 }
 
 #[cfg(test)]
@@ -122,7 +171,8 @@ mod tests {
         let redactor = redactor(&["s3cret", "s3cret-long", "abc"]);
         for step in 1..40 {
             let mut out = Vec::new();
-            redactor.carry(Slow(b"x s3cret y\ns3cret-long abc s3cre\nno end s3cret", step), &mut out).unwrap();
+            let text = b"x s3cret y\ns3cret-long abc s3cre\nno end s3cret";
+            redactor.carry(Slow(text, step), |bytes| out.extend_from_slice(bytes)).unwrap();
             assert_eq!(String::from_utf8(out).unwrap(), "x *** y\n*** abc s3cre\nno end ***");
         }
     }
@@ -134,7 +184,7 @@ mod tests {
         text.extend_from_slice(b"0123456789");
         text.extend(vec![b'y'; LONGEST_LINE]);
         let mut out = Vec::new();
-        redactor.carry(Slow(&text, 5), &mut out).unwrap();
+        redactor.carry(Slow(&text, 5), |bytes| out.extend_from_slice(bytes)).unwrap();
         let out = String::from_utf8(out).unwrap();
         assert!(!out.contains("0123456789") && out.contains("xxx***yyy"));
     }
@@ -143,5 +193,21 @@ mod tests {
     fn the_lines_of_a_key_are_masked_one_by_one() {
         let redactor = redactor(&["BEGIN\nabcdef\nEND"]);
         assert_eq!(redactor.redact(b"line abcdef END"), b"line *** END");
+    }
+
+    #[test]
+    fn a_secret_is_masked_as_json_has_it() {
+        let redactor = redactor(&["pa\"ss\\wörd/😀\tx"]);
+        let value = "pa\"ss\\wörd/😀\tx";
+        let forms = [
+            serde_json::to_string(value).unwrap(),
+            r#""pa\"ss\\w\u00f6rd/\ud83d\ude00\tx""#.into(),
+            r#""pa\"ss\\w\u00F6rd/\uD83D\uDE00\tx""#.into(),
+            r#""pa\"ss\\wörd\/😀\tx""#.into(),
+            format!("\"{value}\""),
+        ];
+        for form in forms {
+            assert_eq!(redactor.redact_text(&form), "\"***\"", "{form}");
+        }
     }
 }

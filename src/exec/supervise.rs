@@ -1,35 +1,49 @@
-//! The supervisor, `olmo-pipe __supervise ATTEMPT_DIR -- ARGV…`: one small process between the
-//! engine and a stage, so that no stage outlives its engine, however either of them ends.
+//! The supervisor, `olmo-pipe __supervise`: two small processes between the engine and a stage, so
+//! that no stage outlives its engine, however either of them ends.
 //!
-//! It leads a session of its own (Ctrl-C on the terminal reaches the engine alone), adopts every
-//! orphan below it, and holds the reading end of a pipe whose writing end only the engine has.
-//! When the pipe ends, because the engine closed it or died, every descendant is killed. It
-//! passes SIGTERM and SIGINT on to the stage's process group and SIGUSR1 (save now) to its first
-//! process, kills what a stage leaves behind, and tells the end last, on its standard output and
-//! as `exit.json`: `{"code":0}`, `{"signal":9}` or `{"error":"cannot start …"}` with what the
-//! stage used. While it lives it holds a lock on `supervisor.lock` beside the folder of attempts:
-//! so the next attempt at the same work starts after the last process of this one is gone, and
-//! what the stage occupies counts as occupied until then ([`crate::run`], leases).
+//! The engine starts the **guard**, which leads a session of its own (Ctrl-C on the terminal reaches
+//! the engine alone) and forks the **supervisor**, which starts the stage. Both adopt every orphan
+//! below them and hold the reading end of a pipe whose writing end only the engine has. When the
+//! pipe ends, because the engine closed it or died, the supervisor kills every descendant; when the
+//! supervisor dies, the guard does. Neither has the project's or the store's name in its arguments,
+//! so a `pkill -f` that aims at the engine misses them. If all three are killed at once, what the
+//! stage left behind still holds `supervisor.lock`, and the next engine ends it
+//! ([`super::attempt::Work::end_leftovers`]).
+//!
+//! The guard passes SIGTERM, SIGINT and SIGUSR1 on to the supervisor, which passes the first two on
+//! to the stage's process group and SIGUSR1 (save now) to its first process, kills what the stage
+//! leaves behind, and reports the end last, on its standard output and as `exit.json`:
+//! `{"code":0}`, `{"signal":9}` or `{"error":"cannot start …"}` with what the stage used.
+//!
+//! Two locks lie beside the folder of attempts. `supervisor.lock` is held by guard, supervisor and
+//! every process of the stage that has not closed it: so the next attempt at the same work starts
+//! after the last process of this one is gone, and what the stage occupies counts as occupied until
+//! then ([`crate::run`], leases). `guard.lock` is held by guard and supervisor alone.
 
-use std::ffi::{OsStr, OsString};
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, Read};
-use std::os::fd::AsFd;
+use std::ffi::OsString;
+use std::fs::{File, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
+use olmo_stage::files::open_or_create_regular;
+use olmo_stage::signals;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, WaitOptions};
 use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 
+use super::order::{Order, Place};
 use super::processes;
 use super::redact::{self, Redactor};
+use super::stage_log::StageLog;
 
 /// The hidden command.
 pub const COMMAND: &str = "__supervise";
@@ -39,6 +53,10 @@ pub const LOG: &str = "stage.log";
 pub const EXIT: &str = "exit.json";
 /// Beside the folder of attempts; see the module.
 pub const LOCK: &str = "supervisor.lock";
+/// Beside the folder of attempts; see the module.
+pub const GUARD: &str = "guard.lock";
+/// How long the supervisor may take to end a stage whose engine is gone.
+const END_WITHIN: Duration = Duration::from_secs(20);
 
 /// How the stage's process ended, and what it and its children used.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -67,34 +85,100 @@ pub struct Exit {
     pub max_rss_kib: u64,
 }
 
-/// Runs the command; `arguments` are those after `__supervise`.
-pub fn main(arguments: &[OsString]) -> ExitCode {
-    let (attempt, argv) = match arguments {
-        [attempt, dashes, argv @ ..] if dashes == OsStr::new("--") && !argv.is_empty() => {
-            (PathBuf::from(attempt), argv)
-        }
-        _ => {
-            eprintln!("{COMMAND} is started by olmo-pipe itself: {COMMAND} ATTEMPT_DIR -- ARGV…");
+/// Runs the command, with the order on standard input.
+pub fn main() -> ExitCode {
+    signals::reset();
+    let order = match Order::receive(&mut *stdin()) {
+        Ok(order) => order,
+        Err(e) => {
+            // Not through `eprintln!`, which panics where nobody can read.
+            let _ = writeln!(io::stderr(), "{COMMAND} is started by olmo-pipe itself: {e}");
             return ExitCode::from(2);
         }
     };
-    let ended = supervise(&attempt, argv).and_then(|exit| {
-        // To the engine first: a pipe needs no room on the disk.
-        println!("{}", serde_json::to_string(&exit)?);
-        write_exit(&attempt, &exit)
-    });
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            eprintln!("the supervisor of {} failed: {e}", attempt.display());
-            ExitCode::from(2)
+    // Fails only if this process leads a group already, as when typed by hand; then it stays there.
+    let _ = rustix::process::setsid();
+    adopt_orphans();
+    let locks = match &order.place {
+        Place::Attempt(folder) => match lock(folder) {
+            Ok(Some(locks)) => Some(locks),
+            Ok(None) => return report(&order, &failed("the engine is gone")),
+            Err(e) => return report(&order, &failed(format!("cannot lock the stage's work: {e}"))),
+        },
+        Place::Files(_) => None,
+    };
+    // SAFETY: this process has one thread, so the child may do whatever this one may.
+    match unsafe { libc::fork() } {
+        -1 => report(&order, &failed(format!("cannot start a process: {}", io::Error::last_os_error()))),
+        0 => {
+            adopt_orphans();
+            let exit = supervise(&order, locks.as_ref());
+            report(&order, &exit.unwrap_or_else(|e| failed(format!("the supervisor failed: {e}"))))
         }
+        child => guard(Pid::from_raw(child)),
     }
 }
 
-/// What can wake the supervisor.
+fn failed(why: impl Into<String>) -> Exit {
+    Exit { error: Some(why.into()), ..Exit::default() }
+}
+
+/// Tells the engine, and whoever looks into the attempt's folder.
+fn report(order: &Order, exit: &Exit) -> ExitCode {
+    let text = serde_json::to_string(exit).unwrap_or_default();
+    // To the engine first: a pipe needs no room on the disk. It may be gone.
+    let _ = writeln!(io::stdout(), "{text}");
+    if let Place::Attempt(folder) = &order.place
+        && let Err(e) = write_exit(folder, exit)
+    {
+        let _ = writeln!(io::stderr(), "cannot write {}: {e}", folder.join(EXIT).display());
+    }
+    ExitCode::SUCCESS
+}
+
+/// Whatever loses its parent below this process becomes its child.
+fn adopt_orphans() {
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
+}
+
+/// The pipe from the engine, without a buffer that would hide what it holds from `poll`.
+fn stdin() -> std::mem::ManuallyDrop<File> {
+    // SAFETY: the standard library keeps the descriptor open; the value never closes it.
+    std::mem::ManuallyDrop::new(unsafe { File::from_raw_fd(libc::STDIN_FILENO) })
+}
+
+/// Waits for the end of the supervisor, and kills what is left then.
+fn guard(supervisor: Option<Pid>) -> ExitCode {
+    let (Some(supervisor), Ok(mut wakers)) = (supervisor, Wakers::new()) else {
+        // The supervisor sees the end of the pipe.
+        return ExitCode::from(2);
+    };
+    let (mut exit, mut running) = (Exit::default(), true);
+    let mut gone: Option<Instant> = None;
+    while running && gone.is_none_or(|since| since.elapsed() < END_WITHIN) {
+        // The supervisor sees the same end, and acts on it.
+        if wakers.wait(Duration::from_secs(1)).unwrap_or(true) {
+            gone.get_or_insert_with(Instant::now);
+        }
+        let signals =
+            [(&wakers.terminate, Signal::TERM), (&wakers.interrupt, Signal::INT), (&wakers.save, Signal::USR1)];
+        for (flag, signal) in signals {
+            if flag.swap(false, Ordering::SeqCst) {
+                let _ = rustix::process::kill_process(supervisor, signal);
+            }
+        }
+        reap(supervisor, &mut exit, &mut running);
+    }
+    sweep(supervisor, &mut exit, &mut running);
+    ExitCode::SUCCESS
+}
+
+/// What can wake the guard and the supervisor.
 struct Wakers {
     bell: UnixStream,
+    /// The engine's pipe has ended.
+    ended: bool,
     terminate: Arc<AtomicBool>,
     interrupt: Arc<AtomicBool>,
     save: Arc<AtomicBool>,
@@ -104,7 +188,8 @@ impl Wakers {
     fn new() -> io::Result<Self> {
         let (bell, ring) = UnixStream::pair()?;
         bell.set_nonblocking(true)?;
-        let wakers = Self { bell, terminate: Arc::default(), interrupt: Arc::default(), save: Arc::default() };
+        let wakers =
+            Self { bell, ended: false, terminate: Arc::default(), interrupt: Arc::default(), save: Arc::default() };
         // Each flag first: when the bell rings, it is up.
         signal_hook::flag::register(SIGTERM, wakers.terminate.clone())?;
         signal_hook::flag::register(SIGHUP, wakers.terminate.clone())?;
@@ -116,41 +201,69 @@ impl Wakers {
         Ok(wakers)
     }
 
-    /// Waits for a signal, the end of the engine's pipe, or `pause`; true once the pipe ended.
+    /// Waits for a signal, the end of the engine's pipe, or `pause`; true once the pipe has ended.
     fn wait(&mut self, pause: Duration) -> io::Result<bool> {
         let stdin = io::stdin();
         let mut fds = [PollFd::new(&self.bell, PollFlags::IN), PollFd::from_borrowed_fd(stdin.as_fd(), PollFlags::IN)];
+        let watched = if self.ended { 1 } else { 2 };
         let pause = Timespec { tv_sec: pause.as_secs() as i64, tv_nsec: i64::from(pause.subsec_nanos()) };
-        match poll(&mut fds, Some(&pause)) {
+        match poll(&mut fds[..watched], Some(&pause)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(e.into()),
         }
-        let speaks = !fds[1].revents().is_empty();
+        let speaks = !self.ended && !fds[1].revents().is_empty();
         let mut sink = [0u8; 256];
         while matches!(self.bell.read(&mut sink), Ok(n) if n > 0) {}
-        // The engine never writes: what can be read is the end.
-        Ok(speaks && !matches!(rustix::io::read(stdin.as_fd(), &mut sink), Ok(n) if n > 0))
+        // The engine writes nothing more: what can be read is the end.
+        self.ended |= speaks && !matches!(rustix::io::read(stdin.as_fd(), &mut sink), Ok(n) if n > 0);
+        Ok(self.ended)
     }
 }
 
-fn supervise(attempt: &Path, argv: &[OsString]) -> io::Result<Exit> {
-    // Fails only if this process leads a group already, as when typed by hand; then it stays there.
-    let _ = rustix::process::setsid();
-    #[cfg(target_os = "linux")]
-    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
-    let mut wakers = Wakers::new()?;
-    let Some(_lock) = lock(attempt, &mut wakers)? else {
-        return Ok(Exit { error: Some("the engine is gone".into()), ..Exit::default() });
-    };
-    let log = OpenOptions::new().create(true).append(true).open(attempt.join(LOG))?;
-    let (log, carrier) = Redactor::from_environment().before(log)?;
-    let memory_kills = memory_kills();
-    let stage = match start(argv, &log) {
-        Ok(pid) => pid,
-        Err(e) => {
-            let error = format!("cannot start `{}`: {e}", argv[0].display());
-            return Ok(Exit { error: Some(error), ..Exit::default() });
+/// Where the stage's process reads and prints.
+struct Streams {
+    input: Stdio,
+    output: File,
+    error: File,
+    carriers: Vec<JoinHandle<io::Result<()>>>,
+}
+
+impl Streams {
+    fn open(order: &Order) -> io::Result<Self> {
+        let redactor = Arc::new(Redactor::from_environment());
+        match &order.place {
+            Place::Attempt(folder) => {
+                let log = StageLog::open(&folder.join(LOG), order.log_limit)?;
+                let (output, carrier) = redactor.before(log)?;
+                let error = output.try_clone()?;
+                Ok(Self { input: Stdio::null(), output, error, carriers: vec![carrier] })
+            }
+            Place::Files(files) => {
+                let [input, output, error] = files.map(take_over);
+                let (output, first) = redactor.clone().before(StageLog::new(output, order.log_limit))?;
+                let (error, second) = redactor.before(StageLog::new(error, order.log_limit))?;
+                Ok(Self { input: input.into(), output, error, carriers: vec![first, second] })
+            }
         }
+    }
+}
+
+/// The open file `number`, which the engine left open for this process and which the stage is not to inherit.
+fn take_over(number: RawFd) -> File {
+    // SAFETY: the engine opened it for this process, and nothing else here knows the number.
+    let file = unsafe { File::from_raw_fd(number) };
+    let _ = rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::CLOEXEC);
+    file
+}
+
+fn supervise(order: &Order, locks: Option<&Locks>) -> io::Result<Exit> {
+    let mut wakers = Wakers::new()?;
+    let Streams { input, output, error, carriers } = Streams::open(order)?;
+    let memory_kills = memory_kills();
+    let inherited = locks.map(|locks| locks.stage.as_raw_fd());
+    let stage = match start(&order.argv, input, output, error, inherited) {
+        Ok(pid) => pid,
+        Err(e) => return Ok(failed(format!("cannot start `{}`: {e}", order.argv[0].display()))),
     };
     let mut exit = Exit::default();
     let mut running = true;
@@ -170,10 +283,11 @@ fn supervise(attempt: &Path, argv: &[OsString]) -> io::Result<Exit> {
         reap(stage, &mut exit, &mut running);
     }
     exit.left_behind = sweep(stage, &mut exit, &mut running);
-    // All that could print is gone: once this process lets go as well, the last line is carried.
-    drop(log);
-    if let Some(carrier) = carrier.filter(|_| processes::descendants(std::process::id()).is_empty()) {
-        carrier.join().map_err(|_| io::Error::other("the thread that carries the log panicked"))??;
+    // All that could print is gone, and the last line is carried.
+    if processes::descendants(std::process::id()).is_empty() {
+        for carrier in carriers {
+            carrier.join().map_err(|_| io::Error::other("the thread that carries the log panicked"))??;
+        }
     }
     (exit.cpu_s, exit.max_rss_kib) = usage();
     exit.memory_ran_out = exit.code != Some(0) && self::memory_kills() > memory_kills;
@@ -186,47 +300,58 @@ fn memory_kills() -> u64 {
     text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok()).unwrap_or(0)
 }
 
-/// Takes the lock on this work; `None` if the engine goes away meanwhile.
-fn lock(attempt: &Path, wakers: &mut Wakers) -> io::Result<Option<File>> {
-    let work = attempt.parent().and_then(Path::parent).unwrap_or(attempt);
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(work.join(LOCK))?;
+/// The locks on a stage's work.
+struct Locks {
+    /// Inherited by the stage.
+    stage: File,
+    _guard: File,
+}
+
+/// Takes the locks on the work that the attempt in `folder` belongs to; `None` if the engine goes away meanwhile.
+fn lock(folder: &Path) -> io::Result<Option<Locks>> {
+    let work = folder.parent().and_then(Path::parent).unwrap_or(folder);
+    let Some(guard) = wait_for_lock(&work.join(GUARD))? else { return Ok(None) };
+    let Some(stage) = wait_for_lock(&work.join(LOCK))? else { return Ok(None) };
+    Ok(Some(Locks { stage, _guard: guard }))
+}
+
+fn wait_for_lock(path: &Path) -> io::Result<Option<File>> {
+    let file = open_or_create_regular(path)?;
+    let stdin = io::stdin();
+    let pause = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(Some(file)),
             Err(TryLockError::WouldBlock) => {}
             Err(TryLockError::Error(e)) => return Err(e),
         }
-        if wakers.wait(Duration::from_millis(5))? {
+        let mut fds = [PollFd::from_borrowed_fd(stdin.as_fd(), PollFlags::IN)];
+        let _ = poll(&mut fds, Some(&pause));
+        // The engine writes nothing more: what can be read is the end.
+        if !fds[0].revents().is_empty() {
             return Ok(None);
         }
     }
 }
 
-/// Starts the stage in a process group of its own, which dies with this process.
-fn start(argv: &[OsString], log: &File) -> io::Result<Pid> {
+/// Starts the stage in a process group of its own, which dies with this process. It inherits the open file `inherited`.
+fn start(argv: &[OsString], input: Stdio, output: File, error: File, inherited: Option<RawFd>) -> io::Result<Pid> {
     let mut command = Command::new(&argv[0]);
-    command
-        .env_remove(redact::VARIABLE)
-        .args(&argv[1..])
-        .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
-        .stderr(log.try_clone()?)
-        .process_group(0);
-    #[cfg(target_os = "linux")]
-    {
-        let supervisor = rustix::process::getpid();
-        // SAFETY: between fork and exec only two system calls are made; neither allocates.
-        unsafe {
-            command.pre_exec(move || {
-                rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-                // The supervisor may have died before the line above.
-                if rustix::process::getppid() == Some(supervisor) {
-                    Ok(())
-                } else {
-                    Err(io::ErrorKind::BrokenPipe.into())
-                }
-            });
-        }
+    command.env_remove(redact::VARIABLE).args(&argv[1..]).process_group(0);
+    command.stdin(input).stdout(output).stderr(error);
+    let supervisor = rustix::process::getpid();
+    // SAFETY: between fork and exec only system calls are made; none allocates.
+    unsafe {
+        command.pre_exec(move || {
+            signals::set_defaults();
+            if let Some(inherited) = inherited {
+                libc::fcntl(inherited, libc::F_SETFD, 0);
+            }
+            #[cfg(target_os = "linux")]
+            rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+            // The supervisor may have died before the line above.
+            if rustix::process::getppid() == Some(supervisor) { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
+        });
     }
     // Not `Child::wait`: `reap` collects every child, orphans included.
     Ok(Pid::from_child(&command.spawn()?))

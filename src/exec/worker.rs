@@ -1,8 +1,8 @@
 //! [`Worker`]: the program that holds the built-in stages, found beside the engine.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use olmo_stage::Description;
 use olmo_stage::protocol::PROTOCOL_VERSION;
@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::error::ExecError;
+use super::inquiry::ask;
 
 /// Its file name.
 const NAME: &str = "olmo-worker";
@@ -50,19 +51,13 @@ impl Worker {
     /// Asks the worker at `path` what it holds.
     pub fn find(path: &Path) -> Result<Self, ExecError> {
         let broken = |why: String| ExecError::WorkerBroken { path: path.to_owned(), why };
-        let asked = Command::new(path).args(["describe", "--json"]).stdin(Stdio::null()).output();
-        let answer = match asked {
-            Ok(answer) => answer,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                return Err(ExecError::WorkerMissing(path.to_owned()));
-            }
-            Err(e) => return Err(broken(e.to_string())),
-        };
-        if !answer.status.success() {
-            let said = String::from_utf8_lossy(&answer.stderr);
-            return Err(broken(format!("`describe --json` ended with {}: {}", answer.status, said.trim())));
+        if !path.exists() {
+            return Err(ExecError::WorkerMissing(path.to_owned()));
         }
-        let described: Described = serde_json::from_slice(&answer.stdout).map_err(|e| broken(e.to_string()))?;
+        let argv = vec![path.into(), "describe".into(), "--json".into()];
+        let answer = ask(argv, &inherited_environment(), Path::new("/"), &[]);
+        let answer = answer.map_err(|why| broken(format!("`describe --json`: {why}")))?;
+        let described: Described = serde_json::from_slice(&answer).map_err(|e| broken(e.to_string()))?;
         if described.protocol != PROTOCOL_VERSION {
             let (found, known) = (described.protocol, PROTOCOL_VERSION);
             return Err(ExecError::WorkerProtocol { path: path.to_owned(), found, known });
@@ -105,6 +100,11 @@ impl Worker {
     pub fn build(&self) -> &str {
         &self.build
     }
+}
+
+/// This process's own environment, without variables whose names are no Unicode.
+pub fn inherited_environment() -> BTreeMap<String, OsString> {
+    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value))).collect()
 }
 
 #[cfg(test)]

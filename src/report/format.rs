@@ -60,6 +60,17 @@ pub fn escape_control(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
+/// Characters that are shown of a line of a log. `runs logs` prints all of it.
+pub const LOG_LINE: usize = 400;
+
+/// `text`, or its first `most` characters and how many more there are.
+pub fn cut(text: &str, most: usize) -> Cow<'_, str> {
+    match text.char_indices().nth(most) {
+        None => Cow::Borrowed(text),
+        Some((end, _)) => Cow::Owned(format!("{}… ({} more characters)", &text[..end], text[end..].chars().count())),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,6 +96,12 @@ mod tests {
                 "2100-03-01T00:00:00Z"
             ]
         );
+    }
+
+    #[test]
+    fn a_long_text_is_cut_and_says_how_much_is_left() {
+        assert_eq!(cut("äöü", 3), "äöü");
+        assert_eq!(cut("äöüß!", 3), "äöü… (2 more characters)");
     }
 
     #[test]

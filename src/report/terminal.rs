@@ -7,12 +7,16 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use olmo_stage::signals;
 
-use super::format::{duration, escape_control};
+use super::format::{LOG_LINE, cut, duration, escape_control};
 use crate::run::{Place, Report, RunEvent, RunOutcome, Used, Watch};
 
 /// How often plain lines tell the progress of one stage.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
+
+/// Characters that are shown of a message.
+const MESSAGE: usize = 4000;
 
 /// Bytes for a person.
 fn size(bytes: u64) -> String {
@@ -26,7 +30,7 @@ fn size(bytes: u64) -> String {
 
 /// Shows a run.
 pub struct Terminal {
-    out: Box<dyn Write>,
+    out: Box<dyn Write + Send>,
     /// Plain lines of cached stages, which come by the thousand: shown with the next other one.
     gathered: String,
     bars: Option<MultiProgress>,
@@ -60,7 +64,7 @@ struct Running {
 impl Terminal {
     /// Shows runs on `out`, as plain lines; with `bars`, which needs a terminal on standard
     /// error, by bars and lines there instead. `here` is the current folder.
-    pub fn new(out: Box<dyn Write>, bars: bool, here: &Path) -> Self {
+    pub fn new(out: Box<dyn Write + Send>, bars: bool, here: &Path) -> Self {
         Self {
             out,
             gathered: String::new(),
@@ -110,11 +114,18 @@ impl Terminal {
 
     fn named(&self, place: &Place, text: &str) -> String {
         let name = place.to_string();
-        format!("  {:<width$}  {}", escape_control(&name), escape_control(text), width = self.width)
+        let text = escape_control(text);
+        format!("  {:<width$}  {}", escape_control(&name), cut(&text, MESSAGE), width = self.width)
     }
 
-    fn more(&mut self, text: &str) {
-        self.line(&format!("  {:width$}  {}", "", escape_control(text), width = self.width));
+    fn more(&mut self, text: &str, most: usize) {
+        let text = escape_control(text);
+        self.line(&format!("  {:width$}  {}", "", cut(&text, most), width = self.width));
+    }
+
+    /// A line about the display itself.
+    pub fn note(&mut self, text: &str) {
+        self.line(text);
     }
 
     fn end(&mut self, place: &Place) {
@@ -189,7 +200,7 @@ impl Terminal {
                 lines.push(format!("run {id} failed after {took}: {counts}"));
                 for failed in &report.failures {
                     let text = format!("{}: [{}] {}", failed.place, failed.failure.code, failed.failure.message);
-                    lines.push(format!("  {}", escape_control(&text)));
+                    lines.push(format!("  {}", cut(&escape_control(&text), MESSAGE)));
                     if let Some(hint) = &failed.failure.hint {
                         lines.push(format!("    help: {}", escape_control(hint)));
                     }
@@ -197,7 +208,7 @@ impl Terminal {
                 lines.push(format!("logs: `olmo-pipe runs show {id}`; what is finished is not run again"));
             }
             RunOutcome::Interrupted { signal } => {
-                lines.push(format!("run {id} stopped by {} after {took}: {counts}", signal_name(signal)));
+                lines.push(format!("run {id} stopped by {} after {took}: {counts}", signals::name(signal)));
                 lines.push(format!("to go on: `olmo-pipe resume {id}`, or the same command again"));
             }
         }
@@ -316,17 +327,17 @@ impl Watch for Terminal {
                 self.end(place);
                 self.tell(place, &format!("failed: {}", failure.message));
                 for line in log {
-                    self.more(&format!("| {line}"));
+                    self.more(&format!("| {line}"), LOG_LINE);
                 }
                 if let Some(hint) = &failure.hint {
-                    self.more(&format!("help: {hint}"));
+                    self.more(&format!("help: {hint}"), MESSAGE);
                 }
             }
             RunEvent::Retrying { place, failure, class, log, pause_s, tried, max } => {
                 self.end(place);
                 self.tell(place, &format!("failed ({}): {}", class.word(), failure.message));
                 for line in log {
-                    self.more(&format!("| {line}"));
+                    self.more(&format!("| {line}"), LOG_LINE);
                 }
                 let pause = duration(Duration::from_secs(*pause_s));
                 self.tell(place, &format!("is tried again in {pause} ({tried} of {max})"));
@@ -352,7 +363,7 @@ impl Watch for Terminal {
             }
             RunEvent::Stopping { signal } => {
                 let text = "stages save their state and stop (once more: kill them)";
-                self.line(&format!("{}: {text}", signal_name(*signal)));
+                self.line(&format!("{}: {text}", signals::name(*signal)));
             }
             RunEvent::Resumed { .. } | RunEvent::Closed { .. } | RunEvent::Unknown => {}
         }
@@ -370,15 +381,5 @@ fn number(value: f64) -> String {
         _ if value == 0.0 => "0".into(),
         0.001..100_000.0 => format!("{value:.4}"),
         _ => format!("{value:.3e}"),
-    }
-}
-
-/// As people know it.
-fn signal_name(signal: i32) -> String {
-    match signal {
-        1 => "SIGHUP".into(),
-        2 => "SIGINT".into(),
-        15 => "SIGTERM".into(),
-        other => format!("signal {other}"),
     }
 }

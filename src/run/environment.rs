@@ -152,10 +152,15 @@ impl Git {
         }
         let mut child = git.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().ok()?;
         let mut stdout = child.stdout.take()?;
-        let reader = std::thread::spawn(move || {
+        let reader = std::thread::Builder::new().spawn(move || {
             let mut text = Vec::new();
             std::io::Read::read_to_end(&mut std::io::Read::take(&mut stdout, 16 << 20), &mut text).map(|_| text)
         });
+        let Ok(reader) = reader else {
+            let _ = child.kill();
+            let _ = child.wait();
+            return None;
+        };
         let since = Instant::now();
         let ended = loop {
             match child.try_wait() {

@@ -26,6 +26,8 @@ pub enum RunError {
     Graph(#[from] GraphError),
     #[error("cannot {doing} {}: {source}", .path.display())]
     Io { doing: &'static str, path: PathBuf, source: io::Error },
+    #[error("the system starts no thread: {source}")]
+    Thread { source: io::Error },
     #[error("the experiment has no stage `{name}`")]
     UnknownStage { name: String, known: Vec<String> },
     #[error("stage `{stage}` asks for {asked} {what}, and this machine has {there}")]
@@ -90,6 +92,11 @@ impl RunError {
         move |source| Self::Io { doing, path, source }
     }
 
+    /// For `map_err`: a thread that could not be started.
+    pub(super) fn thread(source: io::Error) -> Self {
+        Self::Thread { source }
+    }
+
     /// Stable, `area::reason`.
     pub fn code(&self) -> &'static str {
         match self {
@@ -99,6 +106,7 @@ impl RunError {
             Self::Graph(_) => "run::graph",
             Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => "run::no_space",
             Self::Io { .. } => "run::io",
+            Self::Thread { .. } => "run::threads",
             Self::UnknownStage { .. } => "run::unknown_stage",
             Self::TooMuch { .. } => "run::resources",
             Self::SourceMissing { .. } => "run::source_missing",
@@ -141,6 +149,9 @@ impl RunError {
             }
             Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 "free some space there and run the same command again".into()
+            }
+            Self::Thread { .. } => {
+                "raise the limit on processes and threads (`ulimit -u`, or `pids` of the container)".into()
             }
             Self::UnknownStage { name, known } => {
                 let near = known.iter().map(|k| (strsim::damerau_levenshtein(k, name), k)).min();

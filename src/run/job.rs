@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 use std::time::{Duration, Instant};
 
 use olmo_stage::contract::Contract;
-use olmo_stage::{Digest, Event, Failure, InputItem, Request, failpoint, files, journal, protocol};
+use olmo_stage::{Digest, Event, Failure, InputItem, Request, failpoint, journal, protocol};
 
 use super::board::Input;
 use super::error::RunError;
@@ -205,12 +205,7 @@ impl Job {
         let ended = self.try_attempt(&work, &mut attempt);
         match &attempt {
             // The log is worth more than the reason why it cannot be kept.
-            Some(attempt) if attempt.log().symlink_metadata().is_ok() => {
-                let kept = (self.log)(attempt.number);
-                let perf = attempt.folder.join(olmo_stage::protocol::PERF);
-                let _ = keep_file(&attempt.log(), &kept);
-                let _ = keep_file(&perf, &kept.with_extension("perf.jsonl"));
-            }
+            Some(attempt) if attempt.was_started() => attempt.keep_log(&(self.log)(attempt.number)),
             // Nothing was started: it does not count as an attempt.
             Some(attempt) => {
                 let _ = std::fs::remove_dir_all(&attempt.folder);
@@ -517,13 +512,6 @@ impl Heard {
         }
         self.at.elapsed()
     }
-}
-
-/// Links or copies the regular file `from` to `to`: a stage may have put something else there.
-fn keep_file(from: &std::path::Path, to: &std::path::Path) -> std::io::Result<()> {
-    let mut file = files::open_regular(from)?;
-    // Left by an engine that died in between; or a file system without links.
-    std::fs::hard_link(from, to).or_else(|_| std::io::copy(&mut file, &mut std::fs::File::create(to)?).map(drop))
 }
 
 fn make(folder: PathBuf) -> Result<PathBuf, ExecError> {

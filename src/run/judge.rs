@@ -4,7 +4,9 @@
 use std::path::Path;
 
 use olmo_stage::protocol::{IF_MEMORY_RUNS_OUT, StageResult};
-use olmo_stage::{Failure, Outcome};
+use olmo_stage::{Failure, Outcome, signals};
+
+use signal_hook::consts::SIGXFSZ;
 
 use crate::exec::Ended;
 use crate::exec::supervise::Exit;
@@ -77,7 +79,10 @@ pub fn judge(end: End<'_>) -> Verdict {
     }
     match end.asked {
         Some(Asked::Timeout { seconds }) => {
-            let hint = "run the same command again: it goes on from its last saved state; or raise `timeout`";
+            let hint = match end.command {
+                true => "raise `timeout`, or make the command faster",
+                false => "run the same command again: it goes on from its last saved state; or raise `timeout`",
+            };
             let message = format!("it took longer than its timeout of {seconds} s");
             return failed("stage::timeout", message, Some(hint), FailureClass::Timeout);
         }
@@ -136,7 +141,12 @@ pub fn judge(end: End<'_>) -> Verdict {
                 1 | 2 | 15 => FailureClass::Preempted,
                 _ => FailureClass::Error,
             };
-            failed("stage::killed", format!("it was ended by signal {signal}"), None, class)
+            let name = signals::name(signal);
+            let name = if name.starts_with("SIG") { format!(" ({name})") } else { String::new() };
+            let hint = (signal == SIGXFSZ).then_some(
+                "a file would have grown beyond the limit that this shell sets: raise it (`ulimit -f unlimited`)",
+            );
+            failed("stage::killed", format!("it was ended by signal {signal}{name}"), hint, class)
         }
         (Some(code), None) => {
             let full = is_full(end.folder).then(|| {

@@ -63,6 +63,7 @@ use std::time::Duration;
 use olmo_stage::rules::Level;
 use olmo_stage::{Digest, Failure, failpoint};
 
+use crate::exec::attempt::{Work, end_leftovers};
 use crate::exec::{Backend, ExecError, Executor, Local, Worker};
 use crate::spec::Resolved;
 use crate::store::{Output, Store, StoreError};
@@ -333,6 +334,11 @@ fn go(
 ) -> Result<Report, RunError> {
     let Todo { resolved, names, sources, .. } = *todo;
     let id = record.id.clone();
+    // What engines left that were killed together with their supervisors occupies what this one needs.
+    if let Ok(keys) = store.work_keys() {
+        let works: Vec<Work> = keys.into_iter().map(|key| Work::at(store.work(key))).collect();
+        end_leftovers(&works);
+    }
     let opened = RunEvent::Opened {
         experiment: resolved.experiment.clone(),
         pid: std::process::id(),

@@ -140,7 +140,9 @@ impl Scheduler<'_, '_> {
         };
         self.ran.insert(self.board.instances[index].stage);
         self.phases[index] = Phase::Running(ready, Box::new(Running { control, occupied, shown: BTreeMap::new() }));
-        self.spawn(move || job.run());
+        if let Err(error) = self.spawn(move || job.run()) {
+            self.not_started(index, &error);
+        }
     }
 
     /// Lets a failed instance rest if it is to be tried again; else it has failed.

@@ -414,7 +414,9 @@ impl<'r, 'w> Scheduler<'r, 'w> {
             Ok(None) => {
                 self.phases[index] = Phase::Locking(ready);
                 let (store, stop, teller) = (self.store.clone(), self.stop.clone(), self.teller(index));
-                self.spawn(move || job::lock(&store, key, again, &stop, &teller));
+                if let Err(error) = self.spawn(move || job::lock(&store, key, again, &stop, &teller)) {
+                    self.fail(index, failure(&error), Vec::new());
+                }
             }
         }
         false
@@ -442,9 +444,18 @@ impl<'r, 'w> Scheduler<'r, 'w> {
         Teller { instance, to: self.sender.clone() }
     }
 
-    pub(super) fn spawn(&mut self, work: impl FnOnce() + Send + 'static) {
+    pub(super) fn spawn(&mut self, work: impl FnOnce() + Send + 'static) -> Result<(), RunError> {
+        std::thread::Builder::new().spawn(work).map_err(RunError::thread)?;
         self.threads += 1;
-        std::thread::spawn(work);
+        Ok(())
+    }
+
+    /// Fails an instance for whose job the system gives no thread.
+    pub(super) fn not_started(&mut self, index: usize, error: &RunError) {
+        if let Phase::Running(_, running) = std::mem::replace(&mut self.phases[index], Phase::Idle) {
+            self.machine.give(running.occupied);
+        }
+        self.fail(index, failure(error), Vec::new());
     }
 
     /// What a job tells.

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;
 
+use olmo_stage::signals::is_ignored;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::{Handle, Signals};
 
@@ -20,13 +21,14 @@ pub struct Watcher {
 
 impl Watcher {
     pub fn start(scheduler: Sender<Message>) -> Result<Self, RunError> {
-        // Who starts this with SIGHUP ignored (`nohup`, a detached run) wants it to outlive its terminal.
+        // Whoever starts this with SIGHUP ignored (`nohup`, a detached run) wants it to outlive the terminal.
         let hangup = (!is_ignored(SIGHUP)).then_some(SIGHUP);
         let watched = Signals::new([SIGINT, SIGTERM, SIGUSR1].into_iter().chain(hangup));
         let mut signals = watched.map_err(RunError::io("watch for signals in", "this process".as_ref()))?;
         let handle = signals.handle();
         let plain = Arc::new(AtomicBool::new(false));
-        let thread = std::thread::spawn({
+        let thread = std::thread::Builder::new().name("signals".into());
+        let thread = thread.spawn({
             let plain = plain.clone();
             move || {
                 for signal in signals.forever() {
@@ -39,21 +41,13 @@ impl Watcher {
                 }
             }
         });
+        let thread = thread.map_err(RunError::thread)?;
         Ok(Self { handle, thread: Some(thread), plain })
     }
 
     /// From now on a signal ends the process at once: no stage runs any more.
     pub fn end_at_once(&self) {
         self.plain.store(true, Ordering::SeqCst);
-    }
-}
-
-/// Whether this process was started with `signal` ignored.
-fn is_ignored(signal: i32) -> bool {
-    // SAFETY: sigaction only fills the struct it is given, for which all zeros is a valid value.
-    unsafe {
-        let mut old: libc::sigaction = std::mem::zeroed();
-        libc::sigaction(signal, std::ptr::null(), &mut old) == 0 && old.sa_sigaction == libc::SIG_IGN
     }
 }
 

@@ -228,6 +228,19 @@ fn check_command(session: &mut Session, contract: &Contract, folder: &Path, node
         let span = node.at("/command").map_or(node.span, |(node, ..)| node.span);
         session.report(Problem::new("spec::bad_contract", span, "`command.argv` names no program"));
     }
+    for word in
+        argv.iter().chain(&items("/command/check")).filter(|word| word.as_str().is_some_and(|text| text.contains('\0')))
+    {
+        let message = "an argument cannot hold the character NUL";
+        session.report(Problem::new("spec::bad_contract", word.span, message));
+    }
+    for name in items("/command/environment").iter().chain(&items("/command/secrets")) {
+        if name.as_str().is_some_and(|name| name.is_empty() || name.contains(['=', '\0'])) {
+            let message = format!("{} cannot be the name of an environment variable", name.described());
+            let help = "write the name alone: its value is taken from the environment of olmo-pipe".to_owned();
+            session.report(Problem::new("spec::bad_contract", name.span, message).help(Some(help)));
+        }
+    }
     for word in &argv {
         let Some(text) = word.as_str() else { continue };
         for inside in text.split("${").skip(1) {
@@ -269,8 +282,17 @@ fn check_command(session: &mut Session, contract: &Contract, folder: &Path, node
             session.report(
                 Problem::new("spec::missing_file", file.span, format!("there is no file {}", quoted(text))).help(help),
             );
+        } else if let Some(kind) = other_kind(&path) {
+            let message = format!("{} is {kind}, neither a file nor a folder", quoted(text));
+            session.report(Problem::new("spec::bad_contract", file.span, message));
         }
     }
+}
+
+/// What `path` is, if neither a file nor a folder: reading it could take for ever.
+fn other_kind(path: &Path) -> Option<&'static str> {
+    let file_type = path.metadata().ok()?.file_type();
+    (!file_type.is_file() && !file_type.is_dir()).then(|| olmo_stage::files::kind_name(file_type))
 }
 
 /// Defaults must fit the types they are defaults of.

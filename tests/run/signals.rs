@@ -66,6 +66,137 @@ fn a_closed_terminal_ends_a_run_in_order_unless_it_was_started_to_outlive_it() {
     assert!(output.status.success(), "{}", said(&output));
 }
 
+/// `arguments` in a process whose parent ignored and blocked every signal that it could.
+fn in_a_deaf_shell(project: &Project, arguments: &[&str]) -> std::process::Command {
+    let mut command = project.command(arguments);
+    // SAFETY: only system calls between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            for signal in (1..=31).filter(|signal| ![libc::SIGKILL, libc::SIGSTOP, libc::SIGHUP].contains(signal)) {
+                libc::signal(signal, libc::SIG_IGN);
+            }
+            let mut all: libc::sigset_t = std::mem::zeroed();
+            libc::sigfillset(&mut all);
+            match libc::sigprocmask(libc::SIG_SETMASK, &all, std::ptr::null_mut()) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            }
+        });
+    }
+    command
+}
+
+#[test]
+fn signals_that_a_parent_ignored_and_blocked_reach_engine_and_stage() {
+    for (sent, code) in [(libc::SIGTERM, Some(143)), (libc::SIGINT, Some(130)), (libc::SIGQUIT, None)] {
+        let project = Project::new();
+        project.stage("a", "grep ^Sig /proc/self/status > @part; mv @part @signals\nsleep 300\n");
+        project.experiment("  a: {uses: a}\n", "");
+        let mut engine = in_a_deaf_shell(&project, &["run", "e.yaml"]);
+        let engine = engine.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        project.wait_for("signals");
+        signal(&engine, sent);
+        let output = engine.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), code, "{}", said(&output));
+        // The lowest 31 bits are the signals with names; the shell itself sets none of them.
+        for line in
+            project.read("signals").lines().filter(|line| line.starts_with("SigBlk") || line.starts_with("SigIgn"))
+        {
+            let bits = u64::from_str_radix(line.split_whitespace().nth(1).unwrap(), 16).unwrap();
+            assert_eq!(bits & 0x7fff_ffff, 0, "{line}");
+        }
+    }
+}
+
+/// The parent of process `pid`.
+fn parent(pid: i32) -> i32 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    stat.rsplit_once(')').unwrap().1.split_ascii_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// Stage `a`, which leaves a daemon behind and waits until `go` is there.
+fn leaving_a_daemon() -> Project {
+    let project = Project::new();
+    let wait = "echo $$ > @stage.part; mv @stage.part @stage\nwhile [ ! -e @go ]; do sleep 0.02; done\n";
+    project.stage("a", &format!("[ -e @go ] || {{ {ESCAPE}{wait}}}\n{COPY}"));
+    project.experiment("  a: {uses: a}\n", "text: '${stages.a.text}'");
+    project
+}
+
+/// Engine, guard and supervisor of the stage that wrote its number into `stage`.
+fn chain(project: &Project) -> [i32; 3] {
+    let stage: i32 = project.read("stage").trim().parse().unwrap();
+    let supervisor = parent(stage);
+    let guard = parent(supervisor);
+    [parent(guard), guard, supervisor]
+}
+
+fn kill_at_once(pids: &[i32]) {
+    for pid in pids {
+        // SAFETY: kill takes plain integers; the processes are this test's, and nobody has collected them.
+        assert_eq!(unsafe { libc::kill(*pid, libc::SIGKILL) }, 0);
+    }
+}
+
+#[test]
+fn nothing_outlives_an_engine_and_any_of_its_supervisors_that_are_killed_together() {
+    for (who, killed) in [
+        ("engine, supervisor", vec![0, 2]),
+        ("engine, guard", vec![0, 1]),
+        ("guard, supervisor", vec![1, 2]),
+        ("guard", vec![1]),
+        ("supervisor", vec![2]),
+    ] {
+        let project = leaving_a_daemon();
+        let engine = project.spawn(&["run", "e.yaml"]);
+        project.wait_for("escaped");
+        project.wait_for("stage");
+        let pids = chain(&project);
+        assert_eq!(pids[0], engine.id() as i32);
+        let killed: Vec<i32> = killed.into_iter().map(|index| pids[index]).collect();
+        kill_at_once(&killed);
+        let output = engine.wait_with_output().unwrap();
+        let daemon = project.read("escaped");
+        wait_until(&format!("the end of all after {who}"), || !lives(&daemon) && !lives(&project.read("stage")));
+        if killed[0] != pids[0] {
+            assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+            assert!(said(&output).contains("killed its supervisor"), "{}", said(&output));
+        }
+    }
+}
+
+#[test]
+fn what_outlives_all_its_supervisors_frees_no_lease_and_is_ended_by_the_next_engine() {
+    let project = leaving_a_daemon();
+    let engine = project.spawn(&["run", "e.yaml"]);
+    project.wait_for("escaped");
+    project.wait_for("stage");
+    let pids = chain(&project);
+    // Stopped first: none of them can act while the others are being killed.
+    for pid in &pids {
+        // SAFETY: as in `kill_at_once`.
+        assert_eq!(unsafe { libc::kill(*pid, libc::SIGSTOP) }, 0);
+    }
+    kill_at_once(&pids);
+    engine.wait_with_output().unwrap();
+    let daemon = project.read("escaped");
+    wait_until("the end of the stage's first process", || !lives(&project.read("stage")));
+    assert!(lives(&daemon), "nothing is left that could have ended it");
+    let work = fs::read_dir(project.path(".olmo-pipe/work-v1")).unwrap().next().unwrap().unwrap().path();
+    let lock = fs::File::open(work.join("supervisor.lock")).unwrap();
+    assert!(lock.try_lock().is_err(), "the daemon holds what the lease looks at");
+    // Another stage of another experiment of this store; the daemon is ended anyway.
+    project.write("go", "");
+    project.stage("b", COPY);
+    project.write("other.yaml", "experiment: other\nuses: q.yaml\n");
+    project.write("q.yaml", "pipeline: q\nstages: {b: {uses: b}}\n");
+    project.succeeds(&["run", "other.yaml"]);
+    wait_until("the end of the daemon", || !lives(&daemon));
+    assert!(lock.try_lock().is_ok());
+    drop(lock);
+    project.succeeds(&["run", "e.yaml"]);
+}
+
 #[test]
 fn nothing_outlives_an_engine_however_it_dies() {
     for how in [libc::SIGKILL, libc::SIGABRT, libc::SIGQUIT, libc::SIGILL] {

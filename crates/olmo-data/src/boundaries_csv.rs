@@ -1,7 +1,7 @@
 //! `boundaries.csv.gz`: a line `start,end` for each document, in tokens; what Dolma's and open-instruct's readers take.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::io::{BufRead, BufReader, BufWriter, Read, Write};
 use std::path::Path;
 
 use flate2::read::MultiGzDecoder;
@@ -10,6 +10,8 @@ use flate2::{Compression, GzBuilder};
 use crate::error::DataError;
 
 pub const CSV_BOUNDARIES: &str = "boundaries.csv.gz";
+/// Bytes of a line.
+const LONGEST_LINE: u64 = 1 << 16;
 
 /// Writes the documents that start at `starts`, each up to the next, the last up to `end`. The bytes hold no time.
 pub fn write(path: &Path, starts: &[u64], end: u64) -> Result<(), DataError> {
@@ -26,11 +28,15 @@ pub fn write(path: &Path, starts: &[u64], end: u64) -> Result<(), DataError> {
 /// Where the documents of the file at `path` start; further columns are not read.
 pub fn read(path: &Path) -> Result<Vec<u64>, DataError> {
     let file = File::open(path).map_err(DataError::io(path))?;
+    let mut reader = BufReader::new(MultiGzDecoder::new(file));
     let mut starts = Vec::new();
-    for (number, line) in BufReader::new(MultiGzDecoder::new(file)).lines().enumerate() {
-        let line = line.map_err(DataError::io(path))?;
-        let start = line.split(',').next().and_then(|start| start.trim().parse().ok());
-        starts.push(start.ok_or_else(|| DataError::broken(path, format!("line {} is not `start,end`", number + 1)))?);
+    let mut line = Vec::new();
+    while Read::by_ref(&mut reader).take(LONGEST_LINE).read_until(b'\n', &mut line).map_err(DataError::io(path))? > 0 {
+        let text = std::str::from_utf8(&line).ok().filter(|_| (line.len() as u64) < LONGEST_LINE);
+        let start = text.and_then(|text| text.split(',').next()?.trim().parse().ok());
+        let number = starts.len() + 1;
+        starts.push(start.ok_or_else(|| DataError::broken(path, format!("line {number} is not `start,end`")))?);
+        line.clear();
     }
     Ok(starts)
 }

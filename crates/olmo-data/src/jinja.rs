@@ -1,21 +1,34 @@
 //! [`JinjaTemplate`]: a chat template as models bring it, and which part of its text each turn is.
 //!
-//! A template is a program from anybody: it gets no files, clock or environment, and limits on work and output. It says
-//! nothing of which bytes are whose, so it is run twice: on the conversation, and on one whose contents are marks that
-//! occur nowhere else. What stands between the marks is the template's own, and the turns are found between that.
+//! A template is a program from anybody. It gets no files, clock or environment, and is compiled and run within limits on
+//! instructions, memory, time, stack and output ([`crate::bounded`]).
+//!
+//! It says nothing of which bytes are whose, so it is run twice: on the conversation, and on one whose contents are marks
+//! that occur nowhere else. What stands between the marks is the template's own, and the turns are found between that.
 
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use minijinja::value::Value;
 use minijinja::{Environment, Error, ErrorKind, State, context};
 use serde::Serialize;
 
+use crate::bounded::{self, Exceeded, Limits};
 use crate::template::{Labels, Message, Rendered, Role, Turn, strip};
 
 /// Instructions that a template may take for one conversation.
 const FUEL: u64 = 2_000_000;
 /// Bytes of a template.
 const LONGEST: usize = 1 << 20;
+/// Bytes of one tag: the parser and the compiler recurse over the operators in it.
+const LONGEST_TAG: usize = 1 << 15;
+/// Memory and time to compile a template, or to render one conversation. Real templates take some
+/// kilobytes and less than a millisecond.
+const LIMITS: Limits = Limits { memory: 128 << 20, time: Duration::from_secs(10) };
+/// More memory for each byte of a conversation's contents.
+const PER_BYTE: usize = 32;
 /// Private characters around the number of a turn.
 const MARK: [char; 2] = ['\u{10fffc}', '\u{10fffd}'];
 
@@ -24,6 +37,12 @@ const MARK: [char; 2] = ['\u{10fffc}', '\u{10fffd}'];
 pub enum TemplateError {
     #[error("the template has {0} bytes, more than the {LONGEST} that are allowed")]
     TooLong(usize),
+    #[error("the tag in line {line} of the template has more than the {LONGEST_TAG} bytes that are allowed")]
+    TagTooLong { line: usize },
+    #[error("the template {doing} beyond its limits: {why}")]
+    Exceeded { doing: &'static str, why: Exceeded },
+    #[error("the template went beyond its limits on an earlier conversation")]
+    Spent,
     #[error("the template fails: {0}")]
     Failed(String),
     #[error("the template makes {bytes} bytes of {given}: it repeats what it is given")]
@@ -34,7 +53,9 @@ pub enum TemplateError {
 
 /// A chat template of Hugging Face's kind.
 pub struct JinjaTemplate {
-    environment: Environment<'static>,
+    environment: Arc<Environment<'static>>,
+    /// It went beyond its limits once; its thread is still there.
+    spent: AtomicBool,
 }
 
 /// A turn as templates see it.
@@ -50,20 +71,28 @@ impl JinjaTemplate {
         if source.len() > LONGEST {
             return Err(TemplateError::TooLong(source.len()));
         }
-        let mut environment = Environment::new();
-        environment.set_fuel(Some(FUEL));
-        // As transformers sets up Jinja.
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
-        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
-            Err(Error::new(ErrorKind::InvalidOperation, message))
-        });
-        environment.set_unknown_method_callback(python_method);
-        environment
-            .add_template_owned("chat_template", without_generation_tags(source))
-            .map_err(|e| TemplateError::Failed(describe(&e)))?;
-        Ok(Self { environment })
+        check_tags(source)?;
+        let source = source.to_owned();
+        let environment = bounded::run(LIMITS, move || compile(&source))
+            .map_err(|why| TemplateError::Exceeded { doing: "does not compile: it goes", why })??;
+        Ok(Self { environment: Arc::new(environment), spent: AtomicBool::new(false) })
+    }
+
+    /// Runs `work` within limits that allow for `given` bytes of contents.
+    fn bounded<T: Send + 'static>(
+        &self,
+        given: usize,
+        work: impl FnOnce(&Environment<'static>) -> Result<T, TemplateError> + Send + 'static,
+    ) -> Result<T, TemplateError> {
+        if self.spent.load(Ordering::Relaxed) {
+            return Err(TemplateError::Spent);
+        }
+        let limits = Limits { memory: LIMITS.memory.saturating_add(given.saturating_mul(PER_BYTE)), ..LIMITS };
+        let environment = self.environment.clone();
+        bounded::run(limits, move || work(&environment)).map_err(|why| {
+            self.spent.store(true, Ordering::Relaxed);
+            TemplateError::Exceeded { doing: "goes", why }
+        })?
     }
 
     /// The text that the template makes of `turns`. `tokens` are `eos_token` and its like; `add_generation_prompt`: with the
@@ -77,13 +106,10 @@ impl JinjaTemplate {
         tokens: &[(&str, &str)],
         add_generation_prompt: bool,
     ) -> Result<String, TemplateError> {
-        let failed = |e: Error| TemplateError::Failed(describe(&e));
-        let template = self.environment.get_template("chat_template").map_err(failed)?;
-        let tokens: Value = tokens.iter().map(|(name, token)| (*name, Value::from(*token))).collect();
-        let text = template.render(context! { messages => turns, add_generation_prompt, ..tokens }).map_err(failed)?;
-        let given = turns.iter().map(|turn| turn.content.len()).sum::<usize>();
-        let most = 4 * given + 4096 * (turns.len() + 4);
-        if text.len() > most { Err(TemplateError::Output { bytes: text.len(), given }) } else { Ok(text) }
+        let given = given(turns);
+        let context = context(turns, tokens, add_generation_prompt);
+        let turns = turns.len();
+        self.bounded(given, move |environment| write(environment, context, turns, given))
     }
 
     /// `messages` as text, with the labels of [`Labels::default`]. `tokens` are `eos_token` and its like;
@@ -95,18 +121,20 @@ impl JinjaTemplate {
         ends: &[String],
         add_generation_prompt: bool,
     ) -> Result<Rendered, TemplateError> {
-        let view = |content: fn(&Message) -> &str| -> Vec<TurnView<'_>> {
-            messages.iter().map(|message| TurnView { role: message.role.as_str(), content: content(message) }).collect()
-        };
-        let text = self.text(&view(|message| &message.content), tokens, add_generation_prompt)?;
+        let plain: Vec<TurnView<'_>> = messages.iter().map(|message| view(message, &message.content)).collect();
         let marks: Vec<String> = (0..messages.len()).map(|i| format!("{}{i}{}", MARK[0], MARK[1])).collect();
-        let marked: Vec<TurnView<'_>> = messages
-            .iter()
-            .zip(&marks)
-            .map(|(message, mark)| TurnView { role: message.role.as_str(), content: mark })
-            .collect();
-        let skeleton = self.text(&marked, tokens, add_generation_prompt)?;
-        let bodies = find_turns(&text, &skeleton, messages, &marks)?;
+        let marked: Vec<TurnView<'_>> =
+            messages.iter().zip(&marks).map(|(message, mark)| view(message, mark)).collect();
+        let given = given(&plain);
+        let contexts = [&plain, &marked].map(|turns| context(turns, tokens, add_generation_prompt));
+        let owned = messages.to_vec();
+        let (text, bodies) = self.bounded(given, move |environment| {
+            let [plain, marked] = contexts;
+            let text = write(environment, plain, owned.len(), given)?;
+            let skeleton = write(environment, marked, owned.len(), given)?;
+            let bodies = find_turns(&text, &skeleton, &owned, &marks)?;
+            Ok((text, bodies))
+        })?;
         let turns = messages.iter().zip(bodies).filter_map(|(message, body)| {
             let body = body?;
             let end = ends.iter().filter(|end| text[body.end..].starts_with(end.as_str())).map(String::len).max();
@@ -115,6 +143,92 @@ impl JinjaTemplate {
         let turns = turns.collect();
         Ok(Rendered::new(text, turns, &Labels::default()))
     }
+}
+
+fn view<'m>(message: &'m Message, content: &'m str) -> TurnView<'m> {
+    TurnView { role: message.role.as_str(), content }
+}
+
+/// Bytes of the contents of `turns`.
+fn given(turns: &[TurnView<'_>]) -> usize {
+    turns.iter().map(|turn| turn.content.len()).sum()
+}
+
+/// What a template sees.
+fn context(turns: &[TurnView<'_>], tokens: &[(&str, &str)], add_generation_prompt: bool) -> Value {
+    let tokens: Value = tokens.iter().map(|(name, token)| (*name, Value::from(*token))).collect();
+    context! { messages => turns, add_generation_prompt, ..tokens }
+}
+
+/// The text that the template makes of `context`, which holds `turns` turns with `given` bytes of contents.
+fn write(
+    environment: &Environment<'static>,
+    context: Value,
+    turns: usize,
+    given: usize,
+) -> Result<String, TemplateError> {
+    let rendered = environment.get_template("chat_template").and_then(|template| template.render(context));
+    let text = rendered.map_err(|e| TemplateError::Failed(describe(&e)))?;
+    let most = 4 * given + 4096 * (turns + 4);
+    if text.len() > most { Err(TemplateError::Output { bytes: text.len(), given }) } else { Ok(text) }
+}
+
+/// The environment with the template `source` in it.
+fn compile(source: &str) -> Result<Environment<'static>, TemplateError> {
+    let mut environment = Environment::new();
+    environment.set_fuel(Some(FUEL));
+    // As transformers sets up Jinja.
+    environment.set_trim_blocks(true);
+    environment.set_lstrip_blocks(true);
+    environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+    environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
+        Err(Error::new(ErrorKind::InvalidOperation, message))
+    });
+    environment.set_unknown_method_callback(python_method);
+    environment
+        .add_template_owned("chat_template", without_generation_tags(source))
+        .map_err(|e| TemplateError::Failed(describe(&e)))?;
+    Ok(environment)
+}
+
+/// Refuses a tag that is so long that the recursion over it could exhaust the stack.
+fn check_tags(source: &str) -> Result<(), TemplateError> {
+    let bytes = source.as_bytes();
+    let mut at = 0;
+    while let Some(found) = source[at..].find('{') {
+        let start = at + found;
+        at = start + 1;
+        match bytes.get(at) {
+            Some(b'#') => {
+                at = source[at..].find("#}").map_or(bytes.len(), |end| at + end + 2);
+            }
+            Some(b'{' | b'%') => {
+                at = tag_end(bytes, at + 1);
+                if at - start > LONGEST_TAG {
+                    let line = 1 + bytes[..start].iter().filter(|byte| **byte == b'\n').count();
+                    return Err(TemplateError::TagTooLong { line });
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The end of the tag whose content starts at byte `at`; strings in it may hold anything.
+fn tag_end(bytes: &[u8], mut at: usize) -> usize {
+    let mut quote = None;
+    while let Some(byte) = bytes.get(at) {
+        match (quote, byte) {
+            (Some(_), b'\\') => at += 1,
+            (Some(open), byte) if *byte == open => quote = None,
+            (None, b'"' | b'\'') => quote = Some(*byte),
+            (None, b'}') if matches!(bytes[at - 1], b'}' | b'%') => return at + 1,
+            _ => {}
+        }
+        at += 1;
+    }
+    bytes.len()
 }
 
 /// Where in `text` the content of each message stands; `None` for one that the template leaves out.
@@ -210,12 +324,6 @@ fn describe(error: &Error) -> String {
     format!("{}{place}", detail.escape_debug())
 }
 
-/// In bytes.
-fn replaced_length(text: &str, from: &str, to: &str) -> usize {
-    let times = text.matches(from).count();
-    (text.len() - times * from.len()).saturating_add(times.saturating_mul(to.len()))
-}
-
 /// The methods of Python's strings that chat templates use.
 fn python_method(_: &State, value: &Value, method: &str, arguments: &[Value]) -> Result<Value, Error> {
     let unknown = || Error::from(ErrorKind::UnknownMethod);
@@ -247,10 +355,7 @@ fn python_method(_: &State, value: &Value, method: &str, arguments: &[Value]) ->
         ("upper", []) => text.to_uppercase().into(),
         ("split", [separator]) if !separator.is_empty() => text.split(separator).map(Value::from).collect(),
         ("split", []) => text.split_whitespace().map(Value::from).collect(),
-        // Replacing may multiply a text's length; the fuel does not count that.
-        ("replace", [from, to]) if replaced_length(text, from, to) <= text.len().max(LONGEST) => {
-            text.replace(from, to).into()
-        }
+        ("replace", [from, to]) => text.replace(from, to).into(),
         _ => return Err(unknown()),
     })
 }

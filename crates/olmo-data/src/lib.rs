@@ -3,11 +3,12 @@
 //! [`dataset`]: documents and conversations as Parquet. [`template`]: a conversation as text.
 //! [`tokenizer`]: text as ids, with the labels of a conversation. [`tokens`]: tokenised documents
 //! as Parquet. [`pack`] and [`memmap`]: rows of equal length in OLMo's raw layout. [`order`]: the
-//! order in which an epoch visits these rows.
+//! order in which an epoch visits these rows. [`bounded`]: limits for code that foreign data steers.
 //!
 //! Every artifact is a folder; nothing in it holds a time, a host, a path or a thread count.
 
 pub mod boundaries_csv;
+pub mod bounded;
 pub mod dataset;
 mod error;
 mod fast;

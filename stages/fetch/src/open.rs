@@ -6,16 +6,24 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::error::ArrowError;
 use arrow::ipc::reader::{FileReader, StreamReader};
 use flate2::bufread::MultiGzDecoder;
+use olmo_data::bounded::{Bounded, Limits};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use ruzstd::decoding::StreamingDecoder;
 
 /// Rows of a table that are read at once.
 const BATCH: usize = 1024;
+/// Rows of an Arrow batch that are taken at once: its number of rows is only a claim.
+const SLICE: usize = 1 << 16;
+/// Memory that the reader of a table may hold, and more for each byte of its file: the readers
+/// believe the lengths that a file gives. The rest allows for compression.
+const TABLE_MEMORY: usize = 256 << 20;
+const TABLE_MEMORY_PER_BYTE: usize = 16;
 const UTF8_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Batches of a table, in order.
@@ -50,26 +58,24 @@ pub fn open(path: &Path, read: &Arc<AtomicU64>) -> io::Result<Content> {
     let mut head = Vec::new();
     Read::by_ref(&mut file).take(8).read_to_end(&mut head)?;
     file.seek(SeekFrom::Start(0))?;
-    let table = |batches: Batches| {
+    let table = |batches: io::Result<Batches>| {
         read.fetch_add(size, Ordering::Relaxed);
-        Content::Table(batches)
+        batches.map(Content::Table)
     };
-    let arrow = |e: ArrowError| io::Error::other(e.to_string());
-    let text = |batch: Result<RecordBatch, ArrowError>| batch.map_err(|e| e.to_string());
     if head.starts_with(b"PAR1") {
-        let reader = sound(|| ParquetRecordBatchReaderBuilder::try_new(file)?.with_batch_size(BATCH).build());
-        let reader = reader.and_then(|reader| reader.map_err(|e| e.to_string())).map_err(io::Error::other)?;
-        return Ok(table(Box::new(Guarded(Some(reader.map(text))))));
+        return table(batches(size, move || {
+            let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| e.to_string())?;
+            builder.with_batch_size(BATCH).build().map_err(|e| e.to_string())
+        }));
     }
     if head.starts_with(b"ARROW1") {
-        let reader = sound(|| FileReader::try_new(file, None)).map_err(io::Error::other)?.map_err(arrow)?;
-        return Ok(table(Box::new(Guarded(Some(reader.map(text))))));
+        return table(batches(size, move || FileReader::try_new(file, None).map_err(|e| e.to_string())));
     }
     // The streaming format, which `datasets` caches are in.
     if head.starts_with(b"\xff\xff\xff\xff") {
-        let reader = sound(|| StreamReader::try_new(BufReader::new(file), None));
-        let reader = reader.map_err(io::Error::other)?.map_err(arrow)?;
-        return Ok(table(Box::new(Guarded(Some(reader.map(text))))));
+        return table(batches(size, move || {
+            StreamReader::try_new(BufReader::new(file), None).map_err(|e| e.to_string())
+        }));
     }
     let counted = BufReader::with_capacity(1 << 18, Counted { file, read: read.clone() });
     let mut lines: Box<dyn BufRead> = if head.starts_with(b"\x1f\x8b") {
@@ -86,28 +92,60 @@ pub fn open(path: &Path, read: &Arc<AtomicU64>) -> io::Result<Content> {
     Ok(Content::Lines(lines, first))
 }
 
+/// The batches of the reader that `open` makes, for a file of `size` bytes. The reader runs in a bounded thread.
+fn batches<R>(size: u64, open: impl FnOnce() -> Result<R, String> + Send + 'static) -> io::Result<Batches>
+where
+    R: Iterator<Item = Result<RecordBatch, ArrowError>>,
+{
+    let memory = usize::try_from(size).unwrap_or(usize::MAX).saturating_mul(TABLE_MEMORY_PER_BYTE);
+    let limits = Limits { memory: memory.saturating_add(TABLE_MEMORY), time: Duration::MAX };
+    // The first item says that the file was opened.
+    let mut thread = Bounded::<Result<Option<RecordBatch>, String>>::start(limits, move |give| {
+        let read = sound(|| -> Result<(), String> {
+            let reader = open()?;
+            let mut wanted = give(Ok(None));
+            for batch in reader {
+                if !wanted {
+                    break;
+                }
+                let batch = batch.map_err(|e| e.to_string())?;
+                for first in (0..batch.num_rows()).step_by(SLICE) {
+                    wanted = wanted && give(Ok(Some(batch.slice(first, SLICE.min(batch.num_rows() - first)))));
+                }
+            }
+            Ok(())
+        });
+        if let Err(why) = read.and_then(|read| read) {
+            give(Err(why));
+        }
+    })
+    .map_err(io::Error::other)?;
+    match thread.next_item().map_err(|e| e.to_string()).and_then(Option::transpose) {
+        Ok(_) => {}
+        Err(why) => return Err(io::Error::other(why)),
+    }
+    let mut ended = false;
+    Ok(Box::new(std::iter::from_fn(move || {
+        if ended {
+            return None;
+        }
+        let next = match thread.next_item() {
+            Ok(Some(Ok(batch))) => batch.map(Ok),
+            Ok(Some(Err(why))) => Some(Err(why)),
+            Ok(None) => None,
+            Err(exceeded) => Some(Err(exceeded.to_string())),
+        };
+        ended = !matches!(next, Some(Ok(_)));
+        next
+    })))
+}
+
 /// What `read` gives; an error if it panics, as the readers of tables do over some damaged bytes.
 fn sound<T>(read: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(read)).map_err(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
         format!("its reader gave up: {}", text.unwrap_or("for a reason that it does not say"))
     })
-}
-
-/// Ends with an error where its reader panics.
-struct Guarded<I>(Option<I>);
-
-impl<T, I: Iterator<Item = Result<T, String>>> Iterator for Guarded<I> {
-    type Item = Result<T, String>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let reader = self.0.as_mut()?;
-        let next = sound(|| reader.next()).unwrap_or_else(|panic| Some(Err(panic)));
-        if !matches!(next, Some(Ok(_))) {
-            self.0 = None;
-        }
-        next
-    }
 }
 
 /// All frames of a zstd file, one after the other.

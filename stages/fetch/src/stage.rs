@@ -1,8 +1,10 @@
 //! The stage: reads its sources some megabytes at a time, so that their size does not matter, parses these in parallel and
 //! takes the records in their order, so that the number of threads does not show.
 
-use std::io::BufRead;
+use std::cell::Cell;
+use std::io::{BufRead, Read};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -18,8 +20,10 @@ use crate::record::{self, BadRecord, Format};
 use crate::sink::{Item, Sink};
 use crate::table;
 
-/// Bytes of lines that are parsed together.
+/// Bytes of lines that are parsed together, and what each line counts for in addition: short lines take more memory for
+/// their bookkeeping than for their text.
 const BLOCK: usize = 4 << 20;
+const PER_LINE: usize = 64;
 /// Values of a JSON array that are taken together.
 const VALUES: usize = 1024;
 /// MiB of a line.
@@ -162,14 +166,15 @@ impl<T: Item, L: Fn(&[u8]) -> Parsed<T> + Sync, V: Fn(&Value) -> Parsed<T> + Syn
     }
 
     fn lines(&mut self, name: &str, mut reader: Box<dyn BufRead>) -> Result<(), StageError> {
-        let mut first = 1u64;
+        let mut number = 0u64;
         let mut ended = false;
         while !ended && !self.sink.full() {
             self.pause(name)?;
             // Lines lie behind each other; a line that is too long leaves nothing.
-            let (mut block, mut ends) = (Vec::new(), Vec::new());
+            let (mut block, mut lines) = (Vec::new(), Vec::new());
             let mut failed = None;
-            while block.len() < BLOCK {
+            let mut taken = 0;
+            while taken < BLOCK {
                 let start = block.len();
                 match read_line(&mut *reader, &mut block, LONGEST << 20) {
                     Ok(0) => {
@@ -177,36 +182,39 @@ impl<T: Item, L: Fn(&[u8]) -> Parsed<T> + Sync, V: Fn(&Value) -> Parsed<T> + Syn
                         break;
                     }
                     Ok(read) => {
+                        number += 1;
+                        taken += read;
                         let too_long = read - 1 > LONGEST << 20;
                         if too_long {
                             block.truncate(start);
+                        } else if block[start..].trim_ascii().is_empty() {
+                            // Blank, in every format.
+                            block.truncate(start);
+                            continue;
                         }
-                        ends.push((block.len(), too_long));
+                        taken += PER_LINE;
+                        lines.push(Line { number, start, end: block.len(), too_long });
                     }
                     Err(e) => {
-                        failed = Some(unreadable(name, Some(first + ends.len() as u64), &e));
+                        failed = Some(unreadable(name, Some(number + 1), &e));
                         ended = true;
                         break;
                     }
                 }
             }
-            let starts = std::iter::once(0).chain(ends.iter().map(|(end, _)| *end));
-            let lines: Vec<(usize, usize, bool)> =
-                starts.zip(&ends).map(|(start, (end, too_long))| (start, *end, *too_long)).collect();
             let parse = &self.parse;
             let parsed: Vec<Parsed<T>> = self.pool.install(|| {
-                let one = |(start, end, too_long): &(usize, usize, bool)| match too_long {
+                let one = |line: &Line| match line.too_long {
                     true => Err(BadRecord::TooLong(LONGEST)),
-                    false => (parse.line)(&block[*start..*end]),
+                    false => (parse.line)(&block[line.start..line.end]),
                 };
                 lines.par_iter().with_min_len(16).map(one).collect()
             });
-            for (i, record) in parsed.into_iter().enumerate() {
+            for (line, record) in lines.iter().zip(parsed) {
                 if let Some(record) = record.transpose() {
-                    self.sink.push(record, || format!("{name}:{}:", first + i as u64))?;
+                    self.sink.push(record, || format!("{name}:{}:", line.number))?;
                 }
             }
-            first += ends.len() as u64;
             if let Some(failed) = failed {
                 return Err(failed);
             }
@@ -245,6 +253,8 @@ impl<T: Item, L: Fn(&[u8]) -> Parsed<T> + Sync, V: Fn(&Value) -> Parsed<T> + Syn
 
     /// A JSON array of records, value by value.
     fn array(&mut self, name: &str, reader: Box<dyn BufRead>) -> Result<(), StageError> {
+        let size = Rc::<Cell<usize>>::default();
+        let reader = ShortValues { reader, size: size.clone() };
         let mut failure = None;
         let mut first = 1;
         let taken = {
@@ -255,7 +265,7 @@ impl<T: Item, L: Fn(&[u8]) -> Parsed<T> + Sync, V: Fn(&Value) -> Parsed<T> + Syn
                 done.map_err(|e| failure = Some(e)).is_ok() && !self.sink.full()
             };
             let mut deserializer = serde_json::Deserializer::from_reader(reader);
-            deserializer.deserialize_seq(Elements(&mut take)).and_then(|()| deserializer.end())
+            deserializer.deserialize_seq(Elements { take: &mut take, size: &size }).and_then(|()| deserializer.end())
         };
         match (failure, taken) {
             (Some(failure), _) => Err(failure),
@@ -270,8 +280,39 @@ impl<T: Item, L: Fn(&[u8]) -> Parsed<T> + Sync, V: Fn(&Value) -> Parsed<T> + Syn
     }
 }
 
+/// A line of a block.
+struct Line {
+    /// From 1, in the file.
+    number: u64,
+    start: usize,
+    end: usize,
+    too_long: bool,
+}
+
+/// Reads on while the value that is being read is not too long.
+struct ShortValues {
+    reader: Box<dyn BufRead>,
+    /// Bytes since the last value began.
+    size: Rc<Cell<usize>>,
+}
+
+impl Read for ShortValues {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.reader.read(buffer)?;
+        self.size.set(self.size.get() + read);
+        match self.size.get() > LONGEST << 20 {
+            true => Err(std::io::Error::other(format!("a record has more than {LONGEST} MiB"))),
+            false => Ok(read),
+        }
+    }
+}
+
 /// Hands the elements of an array to a function, many at a time, until it has enough.
-struct Elements<'f>(&'f mut dyn FnMut(Vec<Value>) -> bool);
+struct Elements<'f> {
+    take: &'f mut dyn FnMut(Vec<Value>) -> bool,
+    /// Bytes since the last value began.
+    size: &'f Cell<usize>,
+}
 
 impl<'de> Visitor<'de> for Elements<'_> {
     type Value = ();
@@ -283,21 +324,29 @@ impl<'de> Visitor<'de> for Elements<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<(), A::Error> {
         let mut values = Vec::new();
         let mut broken = None;
+        let mut waiting = 0;
         loop {
             match elements.next_element() {
-                Ok(Some(value)) => values.push(value),
+                Ok(Some(value)) => {
+                    waiting += self.size.take();
+                    values.push(value);
+                }
                 Ok(None) => break,
                 Err(e) => {
                     broken = Some(e);
                     break;
                 }
             }
-            if values.len() == VALUES && !(self.0)(std::mem::take(&mut values)) {
+            if values.len() < VALUES && waiting < BLOCK {
+                continue;
+            }
+            waiting = 0;
+            if !(self.take)(std::mem::take(&mut values)) {
                 // What follows is not read; the deserializer would complain of it.
                 return Err(A::Error::custom("enough"));
             }
         }
-        (self.0)(values);
+        (self.take)(values);
         broken.map_or(Ok(()), Err)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -69,7 +70,15 @@ impl Digest {
 
     /// The digest and size in bytes of the file at `path`.
     pub fn of_file(path: &Path) -> io::Result<(Self, u64)> {
-        Self::of_reader(&mut std::fs::File::open(path)?)
+        // A FIFO would be waited for, and a device has no end.
+        let mut options = std::fs::OpenOptions::new();
+        let mut file = options.read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+        let file_type = file.metadata()?.file_type();
+        if !file_type.is_file() {
+            let message = format!("it is {}, not a regular file", crate::files::kind_name(file_type));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
+        Self::of_reader(&mut file)
     }
 
     /// Reads 64 lower-case hexadecimal digits; the only way in from text.

@@ -11,6 +11,7 @@ pub mod journal;
 pub mod protocol;
 pub mod rules;
 pub mod seal;
+pub mod signals;
 pub mod worker;
 
 pub use contract::{Contract, Description, ParamSpec, PortType};

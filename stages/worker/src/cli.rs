@@ -45,6 +45,7 @@ enum Command {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    olmo_stage::signals::reset();
     match Arguments::parse().command {
         Command::Run { attempt } => crate::run(&attempt),
         Command::Data(data) => data.run(),

@@ -182,15 +182,21 @@ impl Data {
         let colour = set("CLICOLOR_FORCE") || (std::io::stdout().is_terminal() && !set("NO_COLOR"));
         match self.answer(colour) {
             Ok((text, sound)) => {
-                // A reader that went away (`| head`) is no error.
-                let _ = std::io::stdout().lock().write_all(text.as_bytes());
-                if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+                let mut stdout = std::io::stdout().lock();
+                match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+                    // A reader that went away (`| head`) is no error.
+                    Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+                        let _ =
+                            writeln!(std::io::stderr(), "error[cli::output]: cannot write to standard output: {error}");
+                        ExitCode::from(74)
+                    }
+                    _ if sound => ExitCode::SUCCESS,
+                    _ => ExitCode::FAILURE,
+                }
             }
             Err(StageError::Failed(failure)) => {
-                eprintln!("error[{}]: {}", failure.code, plain(&failure.message));
-                if let Some(hint) = failure.hint {
-                    eprintln!("  help: {hint}");
-                }
+                let hint = failure.hint.map(|hint| format!("  help: {hint}\n")).unwrap_or_default();
+                let _ = write!(std::io::stderr(), "error[{}]: {}\n{hint}", failure.code, plain(&failure.message));
                 ExitCode::FAILURE
             }
             Err(StageError::Interrupted) => ExitCode::FAILURE,

@@ -37,7 +37,9 @@ pub fn run(attempt: &Path) -> ExitCode {
     let request = std::fs::read(attempt.join(protocol::REQUEST)).ok();
     let threads = request.and_then(|text| serde_json::from_slice::<Request>(&text).ok()).map_or(0, |r| r.threads);
     if let Err(e) = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global() {
-        eprintln!("cannot limit the worker to {threads} threads: {e}");
+        eprintln!("cannot start {threads} threads: {e}; raise the limit on processes and threads (ulimit -u)");
+        // By convention: it may work later.
+        return ExitCode::from(75);
     }
     main_run(attempt, |name| STAGES.into_iter().find(|(stage, _)| *stage == name).map(|(_, entry)| entry))
 }

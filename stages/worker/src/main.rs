@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+/// Counts what bounded threads hold: chat templates, and readers of tables.
+#[global_allocator]
+static ALLOCATOR: olmo_data::bounded::Allocator = olmo_data::bounded::Allocator;
+
 fn main() -> ExitCode {
     olmo_worker::main()
 }
