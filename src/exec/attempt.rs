@@ -528,8 +528,6 @@ pub fn tail(path: &Path, count: usize) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
-
     use super::*;
 
     fn added(attempt: u32, label: &str) -> ItemRecord {

@@ -57,7 +57,13 @@ impl Worker {
         let argv = vec![path.into(), "describe".into(), "--json".into()];
         let answer = ask(argv, &inherited_environment(), Path::new("/"), &[]);
         let answer = answer.map_err(|why| broken(format!("`describe --json`: {why}")))?;
-        let described: Described = serde_json::from_slice(&answer).map_err(|e| broken(e.to_string()))?;
+        Self::of_answer(path, &answer)
+    }
+
+    /// The worker at `path`, which describes itself by `answer`.
+    fn of_answer(path: &Path, answer: &[u8]) -> Result<Self, ExecError> {
+        let broken = |why: String| ExecError::WorkerBroken { path: path.to_owned(), why };
+        let described: Described = serde_json::from_slice(answer).map_err(|e| broken(e.to_string()))?;
         if described.protocol != PROTOCOL_VERSION {
             let (found, known) = (described.protocol, PROTOCOL_VERSION);
             return Err(ExecError::WorkerProtocol { path: path.to_owned(), found, known });
@@ -109,16 +115,7 @@ pub fn inherited_environment() -> BTreeMap<String, OsString> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
-
-    fn script(dir: &Path, answer: &str) -> PathBuf {
-        let path = dir.join("worker");
-        std::fs::write(&path, format!("#!/bin/sh\ncat <<'END'\n{answer}\nEND\n")).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-        path
-    }
 
     fn description(version: u32) -> Description {
         let contract = format!("{{stage: a, version: {version}, summary: s, outputs: {{}}}}");
@@ -134,17 +131,17 @@ mod tests {
 
     #[test]
     fn a_worker_is_refused_for_another_protocol_another_contract_and_a_missing_stage() {
-        let dir = tempfile::tempdir().unwrap();
+        let read = |answer: &str| Worker::of_answer(Path::new("/worker"), answer.as_bytes());
         let answer =
             |protocol: u32| serde_json::json!({"protocol": protocol, "build": "b", "stages": {"a": description(1)}});
-        let worker = Worker::find(&script(dir.path(), &answer(PROTOCOL_VERSION).to_string())).unwrap();
+        let worker = read(&answer(PROTOCOL_VERSION).to_string()).unwrap();
         assert_eq!(worker.build(), "b");
         assert!(worker.check("a", &description(1)).is_ok());
         assert!(matches!(worker.check("a", &description(2)), Err(ExecError::WorkerDiffers { .. })));
         assert!(matches!(worker.check("b", &description(1)), Err(ExecError::WorkerLacks { .. })));
-        let other = Worker::find(&script(dir.path(), &answer(99).to_string()));
+        let other = read(&answer(99).to_string());
         assert!(matches!(other, Err(ExecError::WorkerProtocol { found: 99, .. })));
-        let broken = Worker::find(&script(dir.path(), "what?"));
+        let broken = read("what?");
         assert!(matches!(broken, Err(ExecError::WorkerBroken { .. })));
     }
 }

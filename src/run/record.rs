@@ -491,10 +491,13 @@ mod tests {
 
         // As this build writes it: the same experiment, each contract once.
         let text = serde_json::to_string(&Recorded { format: FORMAT, ..recorded.clone() }).unwrap();
-        fs::write(dir.path().join("resolved.json"), &text).unwrap();
+        let sealed = |text: &str| seal::seal(KIND, RESOLVED, text);
+        fs::write(dir.path().join("resolved.json"), sealed(&text)).unwrap();
         assert_eq!(read_recorded(dir.path(), &id).unwrap().resolved, recorded.resolved);
+        fs::write(dir.path().join("resolved.json"), &text).unwrap();
+        assert!(read_recorded(dir.path(), &id).unwrap_err().to_string().contains("seal"), "without its seal");
         let newer = text.replacen(&format!("{{\"format\":{FORMAT}"), "{\"format\":99", 1);
-        fs::write(dir.path().join("resolved.json"), newer).unwrap();
+        fs::write(dir.path().join("resolved.json"), sealed(&newer)).unwrap();
         let refused = read_recorded(dir.path(), &id).unwrap_err().to_string();
         assert!(refused.contains("format 99"), "{refused}");
     }
