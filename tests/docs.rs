@@ -47,6 +47,36 @@ fn the_table_of_exit_codes_is_that_of_the_code() {
     assert_eq!(codes.len(), Exit::ALL.len(), "every code means one thing");
 }
 
+#[test]
+fn every_promise_of_the_store_names_a_test_that_exists() {
+    fn sources(folder: &Path, found: &mut String) {
+        for entry in fs::read_dir(folder).unwrap().flatten() {
+            let path = entry.path();
+            if path.is_dir() && !path.ends_with("target") {
+                sources(&path, found);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                found.push_str(&fs::read_to_string(path).unwrap());
+            }
+        }
+    }
+    let mut text = String::new();
+    for folder in ["tests", "src", "stages", "crates"] {
+        sources(&root().join(folder), &mut text);
+    }
+    let store = fs::read_to_string(root().join("docs/store.md")).unwrap();
+    let promises = store.split("## Promises").nth(1).unwrap().split("\n## ").next().unwrap();
+    let rows: Vec<&str> = promises.lines().filter(|line| line.starts_with("| ")).collect();
+    assert!(rows.len() > 25, "{rows:?}");
+    for row in rows.iter().filter(|row| !row.contains("| test |")) {
+        let tests = row.trim_end_matches('|').rsplit('|').next().unwrap();
+        let names: Vec<&str> = tests.split('`').skip(1).step_by(2).collect();
+        assert!(!names.is_empty(), "no test: {row}");
+        for name in names {
+            assert!(text.contains(&format!("fn {name}()")), "docs/store.md names the test {name}, which is not there");
+        }
+    }
+}
+
 /// README's first screen is what the CI and scripts/bare-check run.
 #[test]
 fn readme_has_its_two_lines_and_the_flagship_it_shows() {

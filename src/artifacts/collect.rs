@@ -290,6 +290,8 @@ fn look<'s>(store: &'s Store, policy: &Policy, candidates: &[Candidate]) -> Resu
         running: false,
         notes: Vec::new(),
     };
+    // Before the runs: one that begins after this look makes only what is young.
+    look.running = store.is_run_beginning();
     // Runs first: what a run notes after this is young.
     let runs = runs(store)?;
     for id in dated_in_the_future(store)? {

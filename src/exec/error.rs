@@ -88,6 +88,9 @@ impl ExecError {
             Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 "free some space on that file system and run the same command again".into()
             }
+            Self::Io { source, path, .. } if source.kind() == io::ErrorKind::InvalidInput => {
+                format!("remove {} and run the same command again", path.display())
+            }
             Self::SecretMissing { name, .. } => format!("set it and run the same command again: export {name}=…"),
             Self::Io { .. } => return None,
             Self::WorkerMissing(_) => format!("{BUILD}; or set OLMO_PIPE_WORKER to where it is"),

@@ -153,6 +153,9 @@ impl RunError {
             Self::Thread { .. } => {
                 "raise the limit on processes and threads (`ulimit -u`, or `pids` of the container)".into()
             }
+            Self::Io { source, path, .. } if source.kind() == io::ErrorKind::InvalidInput => {
+                format!("remove {} and run the same command again", path.display())
+            }
             Self::UnknownStage { name, known } => {
                 let near = known.iter().map(|k| (strsim::damerau_levenshtein(k, name), k)).min();
                 match near {

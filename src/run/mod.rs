@@ -155,6 +155,8 @@ pub fn run(store: &Store, resolved: &Resolved, options: &Options, watch: &mut dy
     let machine = check_resources(resolved, &selected.names)?;
     results::check(resolved, &selected.names, store)?;
     let lock = options.sourcing.read()?;
+    // From here on the store holds what no record names yet.
+    let beginning = store.begin_run()?;
     let mut sources = Sources::read(resolved, &selected.names, store, &lock.sources)?;
     let wanted = remote::uses(resolved, &selected.names);
     let unknown = wanted.iter().filter(|(source, _)| !sources.remote().contains_key(*source));
@@ -172,7 +174,7 @@ pub fn run(store: &Store, resolved: &Resolved, options: &Options, watch: &mut dy
     if warnings.iter().any(|found| found.finding.level == Level::Error) {
         return Err(RunError::Refused(warnings));
     }
-    let record = RunRecord::create(store, resolved, &options.selection, &sources)?;
+    let record = RunRecord::create(store, resolved, &options.selection, &sources, beginning)?;
     let todo = Todo { resolved, names: &selected.names, sources: &sources, again, warnings, resumed: false };
     go(store, &todo, hits, record, machine, options, watch)
 }

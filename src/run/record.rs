@@ -28,7 +28,7 @@ use super::sources::Sources;
 use super::variables;
 use crate::exec::Worker;
 use crate::spec::Resolved;
-use crate::store::{Store, seal};
+use crate::store::{RunBeginning, Store, seal};
 
 /// Raised when a reader of stored records would misread a new one. Format 1 had the older
 /// form of the resolved experiment, format 2 held the values of environment variables in paths,
@@ -117,6 +117,8 @@ pub struct RunRecord {
     root: PathBuf,
     /// Begun with the first stage that starts.
     environment: Option<Noting>,
+    /// Until the run can be seen to go on.
+    beginning: Option<RunBeginning>,
     _lock: File,
 }
 
@@ -127,6 +129,7 @@ impl RunRecord {
         resolved: &Resolved,
         selection: &Selection,
         sources: &Sources,
+        beginning: RunBeginning,
     ) -> Result<Self, RunError> {
         // Nobody sees a record before it is complete and locked.
         let unfinished = store.temporary()?;
@@ -165,24 +168,41 @@ impl RunRecord {
                 Err(e) => return Err(RunError::io("make the folder", &folder)(e)),
             }
         };
-        Self::with_lock(id, folder, resolved.root.clone(), lock)
+        Self::with_lock(id, folder, resolved.root.clone(), lock, beginning)
     }
 
     /// Takes up the record of run `id` again; also what its `resolved.json` holds.
     pub fn reopen(store: &Store, id: &RunId) -> Result<(Self, Recorded), RunError> {
         let folder = store.runs_dir().join(id.as_str());
+        let beginning = store.begin_run()?;
         let lock = take_lock(&folder, id)?;
         let recorded = read_recorded(&folder, id)?;
-        Ok((Self::with_lock(id.clone(), folder, recorded.resolved.root.clone(), lock)?, recorded))
+        Ok((Self::with_lock(id.clone(), folder, recorded.resolved.root.clone(), lock, beginning)?, recorded))
     }
 
-    fn with_lock(id: RunId, folder: PathBuf, root: PathBuf, lock: File) -> Result<Self, RunError> {
+    fn with_lock(
+        id: RunId,
+        folder: PathBuf,
+        root: PathBuf,
+        lock: File,
+        beginning: RunBeginning,
+    ) -> Result<Self, RunError> {
         let logs = folder.join("logs");
         fs::create_dir_all(&logs).map_err(RunError::io("make the folder", &logs))?;
         let path = folder.join(EVENTS);
         let events = journal::Writer::open(&path, false).map_err(|e| unreadable(&id, &path, e))?;
         let events_file = File::open(&path).map_err(RunError::io("open", &path))?;
-        Ok(Self { id, folder, events, events_file, unsynced: false, root, environment: None, _lock: lock })
+        Ok(Self {
+            id,
+            folder,
+            events,
+            events_file,
+            unsynced: false,
+            root,
+            environment: None,
+            beginning: Some(beginning),
+            _lock: lock,
+        })
     }
 
     /// Appends an event. One that says what was done is on the disk after the next
@@ -207,6 +227,9 @@ impl RunRecord {
             RunEvent::Cached { .. } => self.events.queue(&record),
             _ => self.events.append(&record),
         };
+        if matches!(event, RunEvent::Opened { .. }) {
+            self.beginning = None;
+        }
         appended.map_err(RunError::io("write", &self.folder.join(EVENTS)))
     }
 
@@ -323,33 +346,16 @@ fn read_recorded_with(folder: &Path, id: &RunId, fill_in: bool) -> Result<Record
     })
 }
 
-/// What is left of the events of a run.
-#[derive(Clone, Debug)]
-pub struct Events {
-    /// Up to the first damaged line.
-    pub records: Vec<Record>,
-    /// What is damaged.
-    pub damage: Option<String>,
-}
-
-/// The events of the run in `folder` so far.
-pub fn read_events(folder: &Path) -> Result<Events, RunError> {
+/// The events of the run in `folder` so far, up to the first damaged line.
+pub fn read_events(folder: &Path) -> Result<journal::Contents<Record>, RunError> {
     let path = folder.join(EVENTS);
-    match journal::read_prefix(&path) {
-        Ok(contents) => Ok(Events { records: contents.records, damage: contents.damage.map(|d| d.to_string()) }),
-        Err(e) if is_other_kind(&e) => Ok(Events { records: Vec::new(), damage: Some(e.to_string()) }),
-        Err(e) => Err(RunError::io("read", &path)(e)),
-    }
-}
-
-/// Whether something that is not a file is in the place of one.
-fn is_other_kind(error: &std::io::Error) -> bool {
-    error.kind() == std::io::ErrorKind::InvalidInput
+    journal::read_prefix(&path).map_err(RunError::io("read", &path))
 }
 
 /// An error of the journal at `path` of run `id`: damage, or that it cannot be opened.
 fn unreadable(id: &RunId, path: &Path, error: std::io::Error) -> RunError {
-    if journal::damage(&error).is_none() && !is_other_kind(&error) {
+    let is_damage = journal::damage(&error).is_some() || error.kind() == std::io::ErrorKind::InvalidInput;
+    if !is_damage {
         return RunError::io("open", path)(error);
     }
     RunError::RunDamaged { id: id.to_string(), why: format!("{}: {error}", path.display()) }
@@ -413,7 +419,7 @@ pub fn verify(store: &Store) -> Result<Vec<RecordProblem>, RunError> {
         }
         match super::environment::read(&folder).map(|contents| contents.damage) {
             Ok(None) => {}
-            Ok(Some(damage)) => report(folder.join(super::environment::FILE), damage.to_string()),
+            Ok(Some(damage)) => report(folder.join(super::environment::FILE), damage),
             Err(e) => report(folder.join(super::environment::FILE), e.to_string()),
         }
     }

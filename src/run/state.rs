@@ -180,7 +180,9 @@ impl RunState {
                 let old = std::mem::replace(&mut self.stages, stages.iter().map(stage).collect());
                 for (name, old) in old.iter() {
                     if let Some(new) = self.stages.get_mut(name) {
-                        new.instances.extend(old.instances.iter().map(InstanceState::planned_again));
+                        // What was skipped before it had a key was never looked at.
+                        let known = old.instances.iter().filter(|instance| instance.key.is_some());
+                        new.instances.extend(known.map(InstanceState::planned_again));
                     }
                 }
                 return None;
@@ -383,6 +385,17 @@ mod tests {
         assert_eq!((state.status, statuses(&state)), (RunStatus::Failed, vec!["planned", "finished", "planned"]));
         assert_eq!(state.stages.get("train").unwrap().instances[0].started, 2);
         assert_eq!(state.stages.get("data").unwrap().instances[0].started, 1);
+    }
+
+    #[test]
+    fn a_resumed_run_forgets_what_was_skipped_before_it_was_looked_at() {
+        let skipped = RunEvent::Skipped { place: place("eval", None), because: "train".into() };
+        let state = fold(&[opened(false), started("train", None), skipped.clone()], true);
+        assert_eq!(state.stages.get("eval").unwrap().status, Status::Skipped);
+        let again = [opened(false), skipped, opened(true), finished("eval", Some("step1"))];
+        let state = fold(&again, true);
+        let items: Vec<_> = state.stages.get("eval").unwrap().instances.iter().map(|i| i.item.clone()).collect();
+        assert_eq!(items, [Some("step1".to_owned())]);
     }
 
     #[test]

@@ -21,6 +21,7 @@
 //!   index-v1/              sled, for `list` queries; see [`Index`]
 //!   quarantine/            what was found damaged, kept for a look
 //!   open.lock              for the check at open that file locks work here
+//!   begin.lock             held shared by flock while a run begins, whose record is not there yet
 //!   collect.lock           held alone by flock while a collection removes something
 //!   tmp/NAME/, tmp/NAME.lock   half-written files of one process; swept once it is gone
 //! ```
@@ -79,7 +80,7 @@ pub use lock::KeyLock;
 pub use manifest::{ArtifactInfo, Entry, Manifest, digest_of};
 pub use reference::SourceStamps;
 pub use repair::Repaired;
-pub use sweep::{SweepPlan, Swept};
+pub use sweep::{RunBeginning, SweepPlan, Swept};
 pub use tag::{Tag, check_tag};
 pub use verify::{Problem, ProblemKind};
 

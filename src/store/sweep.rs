@@ -40,6 +40,13 @@ const BATCH: usize = 512;
 /// reader may not open the lock.
 pub(super) struct Using(#[expect(dead_code, reason = "the lock is released when the file is closed")] Option<File>);
 
+/// Held shared by an engine from before it looks at its sources until its run can be seen.
+const BEGIN_LOCK: &str = "begin.lock";
+
+/// A run that begins. Dropped once its record can be seen.
+#[derive(Debug)]
+pub struct RunBeginning(#[expect(dead_code, reason = "the lock is released when the file is closed")] File);
+
 /// What a sweep is to remove, as it was when the collection looked.
 #[derive(Clone, Debug, Default)]
 pub struct SweepPlan {
@@ -64,6 +71,20 @@ pub struct Swept {
 }
 
 impl Store {
+    /// Tells collections that a run begins, whose record does not keep its sources yet.
+    pub fn begin_run(&self) -> Result<RunBeginning, StoreError> {
+        let path = self.root.join(BEGIN_LOCK);
+        let file = open_or_create_regular(&path).map_err(StoreError::io("open the lock file", &path))?;
+        file.lock_shared().map_err(StoreError::io("lock", &path))?;
+        Ok(RunBeginning(file))
+    }
+
+    /// Whether a run begins at this moment.
+    pub fn is_run_beginning(&self) -> bool {
+        let file = open_regular(&self.root.join(BEGIN_LOCK));
+        file.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+    }
+
     fn collect_lock(&self) -> Result<File, StoreError> {
         let path = self.root.join(LOCK);
         open_or_create_regular(&path).map_err(StoreError::io("open the lock file", &path))

@@ -143,6 +143,21 @@ fn a_run_made_while_the_clock_was_wrong_is_not_the_newest() {
 }
 
 #[test]
+fn a_collection_leaves_what_a_run_that_begins_has_looked_at() {
+    let project = Project::new();
+    project.write("data", "text");
+    let store = project.store();
+    let beginning = store.begin_run().unwrap();
+    let artifact = store.commit_reference(olmo_stage::PortType::File, &project.path("data")).unwrap();
+    std::thread::sleep(Duration::from_millis(20));
+    project.succeeds(&HARDEST);
+    assert!(store.manifest(artifact).is_ok());
+    drop(beginning);
+    project.succeeds(&HARDEST);
+    assert!(store.manifest(artifact).is_err(), "nothing refers to it any more");
+}
+
+#[test]
 fn a_collection_waits_for_an_export() {
     let project = Project::new();
     for n in 0..16u8 {

@@ -169,6 +169,42 @@ fn damaged_or_missing_events_of_any_attempt_lose_no_item() {
 }
 
 #[test]
+fn whatever_stands_in_the_place_of_the_items_or_events_loses_no_item() {
+    for name in ["items.jsonl", "attempts/1/events.jsonl"] {
+        for kind in ["link", "folder", "FIFO"] {
+            let project = training();
+            stop_after(&project, 2);
+            let path = work(&project).join(name);
+            fs::remove_file(&path).unwrap();
+            match kind {
+                "link" => std::os::unix::fs::symlink("/dev/zero", &path).unwrap(),
+                "folder" => fs::create_dir(&path).unwrap(),
+                _ => assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success()),
+            }
+            let said = project.succeeds(&["run", "e.yaml"]);
+            assert!(said.contains("is lost") && said.contains(kind), "{name}: {said}");
+            has_all_items(&project);
+        }
+    }
+}
+
+#[test]
+fn what_a_command_puts_in_the_place_of_its_events_is_not_read() {
+    for script in [
+        "mkfifo ../events.jsonl",
+        "ln -s /dev/zero ../events.jsonl",
+        "mkdir ../events.jsonl",
+        "yes | head -c 1000000 > ../events.jsonl",
+    ] {
+        let project = Project::new();
+        project.stage("a", &format!("{script}\n{COPY}"));
+        project.experiment("  a: {uses: a, with: {say: hello}}\n", "text: '${stages.a.text}'");
+        project.succeeds(&["run", "e.yaml"]);
+        assert_eq!(project.read("out/e/text/text"), "hello\n", "{script}");
+    }
+}
+
+#[test]
 fn an_item_that_changes_before_the_engine_commits_it_is_made_again() {
     let project = training();
     // The engine dies with at least one reported item not yet in the store.

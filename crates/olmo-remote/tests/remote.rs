@@ -211,7 +211,7 @@ fn a_part_with_a_wrong_bit_is_not_continued() {
     let server = Server::start(move |request| {
         let reply = Reply::file(request, text.as_bytes(), "\"1\"");
         // The first answers break off.
-        if sizes.fetch_add(1, std::sync::atomic::Ordering::SeqCst) < 3 { reply.cut(400_000) } else { reply }
+        if sizes.fetch_add(1, std::sync::atomic::Ordering::SeqCst) < 3 { reply.cut(100_000) } else { reply }
     });
     let dir = tempfile::tempdir().unwrap();
     let url = format!("{}/a.jsonl", server.address);

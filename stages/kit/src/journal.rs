@@ -62,7 +62,14 @@ pub fn damage(error: &io::Error) -> Option<Damage> {
 pub struct Contents<T> {
     /// The records before the first damaged line.
     pub records: Vec<T>,
-    pub damage: Option<Damage>,
+    /// What is damaged, for a person: a line, or the whole file if it is not a file.
+    pub damage: Option<String>,
+}
+
+impl<T> Contents<T> {
+    fn new(records: Vec<T>, damage: Option<String>) -> Self {
+        Self { records, damage }
+    }
 }
 
 /// Appends records of one type.
@@ -245,17 +252,24 @@ impl<T: DeserializeOwned> Tail<T> {
 /// All records of the journal at `path`; none if it does not exist.
 ///
 /// # Errors
-/// [`Damage`] (see [`damage`]) if a line is damaged.
+/// `InvalidData` if it is damaged.
 pub fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Vec<T>> {
-    let contents = read_prefix(path)?;
-    contents.damage.map_or(Ok(contents.records), |damage| Err(damage.into()))
+    let Contents { records, damage } = read_prefix(path)?;
+    damage.map_or(Ok(records), |damage| Err(io::Error::new(io::ErrorKind::InvalidData, damage)))
 }
 
-/// The records of the journal at `path` up to the first damaged line.
+/// The records of the journal at `path` up to the first damaged line. Anything but a regular file
+/// in its place is damage as well.
+///
+/// # Errors
+/// The file cannot be read.
 pub fn read_prefix<T: DeserializeOwned>(path: &Path) -> io::Result<Contents<T>> {
     let file = match files::open_regular(path) {
         Ok(file) => file,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Contents { records: Vec::new(), damage: None }),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Contents::new(Vec::new(), None)),
+        Err(e) if e.kind() == io::ErrorKind::InvalidInput => {
+            return Ok(Contents::new(Vec::new(), Some(e.to_string())));
+        }
         Err(e) => return Err(e),
     };
     let mut lines = Lines::new(file);
@@ -263,11 +277,9 @@ pub fn read_prefix<T: DeserializeOwned>(path: &Path) -> io::Result<Contents<T>> 
     loop {
         match lines.next_record() {
             Ok(Some(record)) => records.push(record),
-            Ok(None) => return Ok(Contents { records, damage: None }),
-            Err(error) => match damage(&error) {
-                Some(damage) => return Ok(Contents { records, damage: Some(damage) }),
-                None => return Err(error),
-            },
+            Ok(None) => return Ok(Contents::new(records, None)),
+            Err(error) if damage(&error).is_some() => return Ok(Contents::new(records, Some(error.to_string()))),
+            Err(error) => return Err(error),
         }
     }
 }
@@ -329,7 +341,7 @@ mod tests {
             if before > 0 {
                 assert_eq!(tail.next_records().unwrap(), contents.records);
             }
-            assert_eq!(damage(&tail.next_records().unwrap_err()), contents.damage);
+            assert_eq!(tail.next_records().unwrap_err().to_string(), contents.damage.unwrap());
         }
     }
 
