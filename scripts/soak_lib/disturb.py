@@ -13,6 +13,7 @@ FAILPOINTS = [
     "run.item_committed", "run.stage_committed", "run.finished", "tokenize.part", "train.step", "train.evaluating",
     "train.before_save", "train.saving", "train.saved", "train.last_step",
 ]
+ALL_KILLED = "KILL to the engine and its supervisors"
 KILL, TERM, INT, HUP = signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP
 
 
@@ -98,6 +99,7 @@ def strike(project, run):
     if not run.running():
         return {0}
     round.count("kills")
+    round.all_killed = name == ALL_KILLED
     tree = processes.tree(run.pid)
     supervisors = [pid for pid in tree if processes.is_supervisor(pid)]
     stages = [pid for pid in tree[1:] if pid not in supervisors]
@@ -192,7 +194,7 @@ STRIKES = [
     (("TERM twice to the engine", twice(TERM, 143)), 2),
     (("TERM, then KILL to the engine", stop_then_kill), 2),
     (("KILL to the whole tree", tree), 4),
-    (("KILL to the engine and its supervisors", engine_and_supervisors), 3),
+    ((ALL_KILLED, engine_and_supervisors), 3),
     (("KILL to a supervisor", one_supervisor), 3),
     (("KILL to a stage", one_stage(KILL)), 3),
     (("TERM to a stage", one_stage(TERM)), 2),

@@ -21,6 +21,8 @@ class Round:
         self.limit = 90
         # Seconds that the slowest undisturbed run of this round took.
         self.seconds = 0.0
+        # Engine, guard and supervisor were killed at once: the next engine ends what a stage left in the background.
+        self.all_killed = False
         self.counts = collections.Counter()
         self.began = time.monotonic()
         os.makedirs(folder)

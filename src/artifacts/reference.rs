@@ -159,6 +159,7 @@ fn in_stage(made: &RunMade, stage: &str, rest: &str, whole: &str) -> Result<Dige
         return Err(form("the name of an output is missing"));
     }
     let run = || made.state.id.to_string();
+    let is_done = made.state.stages.get(stage).is_some_and(|stage| stage.status.is_done());
     let pieces: Vec<&Made> = made.pieces.iter().filter(|piece| piece.place.stage == stage).collect();
     let items: Vec<String> = pieces.iter().filter_map(|piece| piece.place.item.clone()).collect();
     let piece = match item {
@@ -168,7 +169,8 @@ fn in_stage(made: &RunMade, stage: &str, rest: &str, whole: &str) -> Result<Dige
         })?,
         None => match pieces.iter().find(|p| p.place.item.is_none() && !p.ports().is_empty()) {
             Some(piece) => piece,
-            None if items.len() == 1 => pieces.iter().find(|p| p.place.item.is_some()).unwrap_or(&pieces[0]),
+            // More items may come while the stage is not done.
+            None if items.len() == 1 && is_done => pieces.iter().find(|p| p.place.item.is_some()).unwrap_or(&pieces[0]),
             None if !items.is_empty() => {
                 return Err(ReferenceError::WhichItem { run: run(), stage: stage.to_owned(), items });
             }
@@ -186,15 +188,22 @@ fn in_stage(made: &RunMade, stage: &str, rest: &str, whole: &str) -> Result<Dige
         let known = piece.ports().into_iter().map(str::to_owned).collect();
         return Err(ReferenceError::UnknownPort { run: run(), stage: stage.to_owned(), port: port.to_owned(), known });
     };
-    pick(&output, stage, port, label)
+    pick(&output, is_done, stage, port, label)
 }
 
-fn pick(output: &Output, stage: &str, port: &str, label: Option<&str>) -> Result<Digest, ReferenceError> {
+/// The artifact of `output`. A list stands for its only item once its stage `is_done`.
+fn pick(
+    output: &Output,
+    is_done: bool,
+    stage: &str,
+    port: &str,
+    label: Option<&str>,
+) -> Result<Digest, ReferenceError> {
     let (stage, port) = (stage.to_owned(), port.to_owned());
     match (output, label) {
         (Output::Single(artifact), None) => Ok(*artifact),
         (Output::Single(_), Some(_)) => Err(ReferenceError::NoList { stage, port }),
-        (Output::List(items), None) if items.len() == 1 => Ok(items[0].digest),
+        (Output::List(items), None) if items.len() == 1 && is_done => Ok(items[0].digest),
         (Output::List(items), label) => {
             let labels = || items.iter().map(|item| item.label.clone()).collect();
             let Some(label) = label else { return Err(ReferenceError::WhichLabel { stage, port, labels: labels() }) };

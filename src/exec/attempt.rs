@@ -376,8 +376,8 @@ impl Attempt {
             let (path, kind) = (entry.path(), entry.file_type().map_err(ExecError::io("look at", &entry.path()))?);
             match entry.file_name().into_string() {
                 // A worker's folder without a seal is not finished.
-                Ok(_) if !command && !(kind.is_dir() && seal::is_sealed(&path)) => {}
-                Ok(label) if kind.is_dir() => found.push((label, path)),
+                Ok(label) if kind.is_dir() && (command || seal::is_sealed(&path)) => found.push((label, path)),
+                Ok(_) if !command => {}
                 Ok(name) => {
                     let kind = files::kind_name(kind);
                     return Err(refuse(format!("`{}` is {kind}, and an item is a folder", name.escape_debug())));

@@ -404,13 +404,10 @@ pub fn verify(store: &Store) -> Result<Vec<RecordProblem>, RunError> {
     for id in all(store)? {
         let folder = store.runs_dir().join(id.as_str());
         let mut report = |path: PathBuf, why: String| problems.push(RecordProblem { id: id.clone(), path, why });
-        match read_recorded(&folder, &id) {
-            Err(RunError::RunDamaged { why, .. }) => {
-                let place = format!("{}: ", folder.join(RESOLVED).display());
-                report(folder.join(RESOLVED), why.strip_prefix(&place).unwrap_or(&why).to_owned());
-            }
-            // Whether a variable is set says nothing about the record.
-            Ok(_) | Err(_) => {}
+        // Whether a variable is set says nothing about the record.
+        if let Err(RunError::RunDamaged { why, .. }) = read_recorded_as_written(&folder, &id) {
+            let place = format!("{}: ", folder.join(RESOLVED).display());
+            report(folder.join(RESOLVED), why.strip_prefix(&place).unwrap_or(&why).to_owned());
         }
         match read_events(&folder).map(|events| events.damage) {
             Ok(None) => {}

@@ -86,7 +86,8 @@ fn has_all_items(project: &Project) {
 
 #[test]
 fn an_interrupted_training_that_lost_an_early_checkpoint_makes_it_again() {
-    let damages: [(&str, &dyn Fn(&Project)); 3] = [
+    type Damage<'d> = (&'d str, &'d dyn Fn(&Project));
+    let damages: [Damage; 3] = [
         ("a flipped bit", &|project| flip(&store_file_with(project, "objects-v1", "7 1"), 0)),
         ("a manifest that is gone", &|project| {
             let object = store_file_with(project, "objects-v1", "7 1");
@@ -542,4 +543,15 @@ fn a_run_with_a_failed_item_does_not_succeed_though_the_item_leaves_its_list() {
     let events = project.events(&project.last_run());
     assert!(events.iter().any(|event| matches!(event, RunEvent::Failed { .. })));
     assert_eq!(project.last_run().status, RunStatus::Failed);
+}
+
+#[test]
+fn a_list_that_is_still_growing_is_not_taken_for_its_first_item() {
+    let project = training();
+    stop_after(&project, 1);
+    let output = project.run(&["artifacts", "export", "latest:checkpoints", "--to", "copy"]);
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    assert!(said(&output).contains("step1") && !project.path("copy").exists(), "{}", said(&output));
+    project.succeeds(&["artifacts", "export", "latest:checkpoints[step1]", "--to", "copy"]);
+    assert_eq!(project.read("copy/model/weights"), "7 1");
 }
