@@ -113,7 +113,8 @@ fn work_within_its_limits_gives_its_result_and_a_panic_is_passed_on() {
     assert_eq!(bounded::run(limits, || (0..100).map(|_| vec![1u8; 500_000].len()).sum::<usize>()), Ok(50_000_000));
     assert_eq!(bounded::run(limits, || vec![7u8; 2 << 20].len()), Err(Exceeded::Memory(1 << 20)));
     let growing = || {
-        (0..).fold(Vec::new(), |mut all: Vec<u64>, n| {
+        // Far beyond the limit, and little by little.
+        (0..1 << 30).fold(Vec::new(), |mut all: Vec<u64>, n| {
             all.push(n);
             all
         })
