@@ -18,7 +18,7 @@ use super::event::Used;
 use super::items::item_damaged;
 use super::judge::{self, Asked, Verdict, judge};
 use super::resources::Grant;
-use super::sources::command_key;
+use super::sources::{command_files, command_key};
 use crate::exec::attempt::{Attempt, ItemRecord, Items, Work, check_folders};
 use crate::exec::supervise::Exit;
 use crate::exec::{Backend, Ended, ExecError, Executor, Launch, Process, command};
@@ -277,10 +277,15 @@ impl Job {
         self.inputs.values().flatten().filter(|input| input.maker.is_none()).map(|input| input.digest)
     }
 
-    /// The stamps of the local files that the stage reads in place. A command gets copies.
+    /// The stamps of the local files that the stage reads in place: of a built-in stage its
+    /// sources, of a command, which gets copies of those, its own files.
     fn stamp_sources(&self) -> Result<SourceStamps, Stopped> {
         let mut stamps = SourceStamps::default();
-        if !self.is_command() {
+        if self.is_command() {
+            for path in command_files(&self.name, &self.spec, &self.root)?.values() {
+                stamps.add(path).map_err(ExecError::io("look at", path))?;
+            }
+        } else {
             self.sources().try_for_each(|artifact| self.store.stamp_sources(artifact, &mut stamps))?;
         }
         Ok(stamps)

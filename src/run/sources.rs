@@ -242,13 +242,26 @@ fn map_changes(what: &str, old: &BTreeMap<String, Digest>, new: &BTreeMap<String
 /// built-in stage.
 pub fn command_key(name: &str, stage: &ResolvedStage, root: &Path) -> Result<Option<CommandKey>, RunError> {
     let contract = &stage.description.contract;
-    let (Some(command), Some(folder)) = (&contract.command, &stage.stage_dir) else { return Ok(None) };
+    let Some(command) = &contract.command else { return Ok(None) };
     let mut files = BTreeMap::new();
+    for (shown, path) in command_files(name, stage, root)? {
+        let unread = |source| RunError::StageFile { stage: name.to_owned(), path: path.clone(), source };
+        files.insert(shown, Digest::of_file(&path).map_err(unread)?.0);
+    }
+    let environment = command::declared_environment(contract);
+    Ok(Some(CommandKey { argv: command.argv.clone(), files, environment }))
+}
+
+/// The files that the command of stage `name` is made of, by the names that its key has for them.
+pub fn command_files(name: &str, stage: &ResolvedStage, root: &Path) -> Result<BTreeMap<String, PathBuf>, RunError> {
+    let contract = &stage.description.contract;
+    let mut files = BTreeMap::new();
+    let (Some(command), Some(folder)) = (&contract.command, &stage.stage_dir) else { return Ok(files) };
     let mut add = |shown: String, path: &Path| -> Result<(), RunError> {
         let unread = |source| RunError::StageFile { stage: name.to_owned(), path: path.to_owned(), source };
         for (below, full) in files_at(path).map_err(unread)? {
             let shown = if below.is_empty() { shown.clone() } else { format!("{shown}/{below}") };
-            files.insert(shown, Digest::of_file(&full).map_err(unread)?.0);
+            files.insert(shown, full);
         }
         Ok(())
     };
@@ -269,8 +282,7 @@ pub fn command_key(name: &str, stage: &ResolvedStage, root: &Path) -> Result<Opt
     for (shown, path) in command::named_paths(contract, folder) {
         add(shown, &path)?;
     }
-    let environment = command::declared_environment(contract);
-    Ok(Some(CommandKey { argv: command.argv.clone(), files, environment }))
+    Ok(files)
 }
 
 /// The file at `path` under the empty name, or all files below the folder `path`.

@@ -37,7 +37,7 @@ pub enum StoreError {
     #[error("the source {} changed: it was {old} and is now {new}", path.display())]
     SourceChanged { path: PathBuf, old: Digest, new: Digest },
 
-    #[error("the source {} was written to while a stage could read it; its content is what it was, but the stage may have read something else", path.display())]
+    #[error("{} was written to while a stage could read it; its content is what it was, but the stage may have read something else", path.display())]
     SourceTouched { path: PathBuf },
 
     #[error("the source {} of artifact {} cannot be read: {source}", path.display(), artifact.short())]

@@ -34,6 +34,24 @@ struct Remembered {
 #[serde(transparent)]
 pub struct SourceStamps(Vec<(PathBuf, Stamp)>);
 
+impl SourceStamps {
+    /// Adds the stamp of the file `path`.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn add(&mut self, path: &Path) -> io::Result<()> {
+        let mut stamp = Stamp::of(&fs::metadata(path)?);
+        let age = disk::now().saturating_sub(stamp.changed);
+        if (0..CLOCK_TICK.as_nanos() as i64).contains(&age) {
+            // Otherwise a change within this tick would not show.
+            std::thread::sleep(CLOCK_TICK);
+            stamp = Stamp::of(&fs::metadata(path)?);
+        }
+        self.0.push((path.to_owned(), stamp));
+        Ok(())
+    }
+}
+
 /// Longest time in which two changes of a file can give it the same change time: a tick of the
 /// kernel's clock is 1 to 10 ms.
 const CLOCK_TICK: Duration = Duration::from_millis(20);
@@ -47,18 +65,8 @@ impl Store {
     pub fn stamp_sources(&self, artifact: Digest, stamps: &mut SourceStamps) -> Result<(), StoreError> {
         for entry in self.manifest(artifact)?.files.values() {
             let Some(path) = &entry.source else { continue };
-            let look = || match fs::metadata(path) {
-                Ok(metadata) => Ok(Stamp::of(&metadata)),
-                Err(source) => Err(StoreError::SourceMissing { path: path.clone(), artifact, source }),
-            };
-            let mut stamp = look()?;
-            let age = disk::now().saturating_sub(stamp.changed);
-            if (0..CLOCK_TICK.as_nanos() as i64).contains(&age) {
-                // Otherwise a change within this tick would not show.
-                std::thread::sleep(CLOCK_TICK);
-                stamp = look()?;
-            }
-            stamps.0.push((path.clone(), stamp));
+            let missing = |source| StoreError::SourceMissing { path: path.clone(), artifact, source };
+            stamps.add(path).map_err(missing)?;
         }
         Ok(())
     }

@@ -373,6 +373,25 @@ fn a_source_that_changes_and_changes_back_under_a_stage_is_noticed() {
 }
 
 #[test]
+fn a_script_that_changes_and_changes_back_under_its_stage_is_noticed() {
+    let project = Project::new();
+    project.stage("a", &format!("touch @began; while [ ! -e @go ]; do sleep 0.01; done\n{COPY}"));
+    project.experiment("  a: {uses: a, with: {say: hello}}\n", "text: '${stages.a.text}'");
+    let engine = project.spawn(&["run", "e.yaml"]);
+    project.wait_for("began");
+    let before = project.read("stages/a/run.sh");
+    for text in ["echo other", before.as_str()] {
+        project.write("stages/a/run.sh", text);
+    }
+    project.write("go", "");
+    let output = engine.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(said(&output).contains("store::source_touched"), "{}", said(&output));
+    project.succeeds(&["run", "e.yaml"]);
+    assert_eq!(project.read("out/e/text/text"), "hello\n");
+}
+
+#[test]
 fn work_that_was_begun_before_a_source_changed_and_changed_back_is_not_continued() {
     let project = training();
     stop_after(&project, 2);
