@@ -460,11 +460,11 @@ impl Job {
     ) -> Result<BTreeMap<String, Output>, Stopped> {
         // What was read must be what the key says; an edit meanwhile is not to be published.
         self.sources().try_for_each(|artifact| self.store.check_sources(artifact))?;
-        self.store.check_stamps(stamps)?;
         if command_key(&self.name, &self.spec, &self.root)? != self.command {
             let hint = Some("run the same command again, and leave the stage's files alone while it runs");
             return Err(failed("stage::files_changed", "a file of the stage changed while it ran", hint));
         }
+        self.store.check_stamps(stamps)?;
         let command = self.is_command();
         let mut outputs = BTreeMap::new();
         for (port, declared) in &self.contract().outputs {
