@@ -288,6 +288,19 @@ fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts").join(name)
 }
 
+/// Commits the folder `out` of `dir` under strace; what `commit-order` says of it, and the trace.
+fn traced_commit(dir: &Path) -> (String, String) {
+    let trace = dir.join("trace");
+    let commit = child("commit", dir);
+    let mut check = Command::new(script("commit-order"));
+    check.arg("--keep").arg(&trace).arg(commit.get_program()).args(commit.get_args());
+    check.envs(commit.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let checked = check.output().unwrap();
+    let said = String::from_utf8_lossy(&checked.stdout).into_owned();
+    assert!(checked.status.success(), "{said}{}", String::from_utf8_lossy(&checked.stderr));
+    (said, fs::read_to_string(trace).unwrap())
+}
+
 #[test]
 fn the_system_calls_of_a_commit_come_in_the_right_order() {
     if strace().is_none() || !script("commit-order").exists() {
@@ -296,19 +309,11 @@ fn the_system_calls_of_a_commit_come_in_the_right_order() {
     }
     let dir = tempfile::tempdir().unwrap();
     fill(&dir.path().join("out"));
-    let trace = dir.path().join("trace");
-    let commit = child("commit", dir.path());
-    let mut check = Command::new(script("commit-order"));
-    check.arg("--keep").arg(&trace).arg(commit.get_program()).args(commit.get_args());
-    check.envs(commit.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    let checked = check.output().unwrap();
-    let said = String::from_utf8_lossy(&checked.stdout).into_owned();
-    assert!(checked.status.success(), "{said}{}", String::from_utf8_lossy(&checked.stderr));
+    let (said, text) = traced_commit(dir.path());
     // Three objects (two files are equal), a manifest, an action.
     assert!(said.contains("commit-order: 5 names"), "{said}");
 
     // The check can fail: without any one of the syncs that matter it does.
-    let text = fs::read_to_string(&trace).unwrap();
     let lines: Vec<&str> = text.lines().collect();
     let matters = |line: &str| line.contains("fsync(") && (line.contains("-v1") || line.contains("/store/tmp/"));
     let of_the_store = |line: &str| matters(line) && !line.contains("/format") && !line.contains(".gitignore");
@@ -337,16 +342,8 @@ fn many_files_are_synced_at_the_same_time_and_each_before_it_is_named() {
     for n in 0..200 {
         fs::write(dir.path().join(format!("out/{n}")), format!("file {n}")).unwrap();
     }
-    let trace = dir.path().join("trace");
-    let commit = child("commit", dir.path());
-    let mut check = Command::new(script("commit-order"));
-    check.arg("--keep").arg(&trace).arg(commit.get_program()).args(commit.get_args());
-    check.envs(commit.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    let checked = check.output().unwrap();
-    let said = String::from_utf8_lossy(&checked.stdout).into_owned();
-    assert!(checked.status.success(), "{said}{}", String::from_utf8_lossy(&checked.stderr));
+    let (said, text) = traced_commit(dir.path());
     assert!(said.contains("commit-order: 202 names"), "{said}");
-    let text = fs::read_to_string(&trace).unwrap();
     let syncs = text.lines().filter(|line| line.contains("fsync(") && line.contains("/store/tmp/"));
     let threads: std::collections::BTreeSet<&str> = syncs.filter_map(|line| line.split(' ').next()).collect();
     assert!(threads.len() > 4, "{threads:?}");

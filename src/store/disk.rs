@@ -253,7 +253,7 @@ pub(super) fn clone_blocks(_: &File, _: &File) -> io::Result<()> {
 }
 
 /// Swaps the folders `a` and `b`, in one step where the system can.
-pub(super) fn swap_folders(a: &Path, b: &Path) -> io::Result<()> {
+pub fn swap_folders(a: &Path, b: &Path) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     {
         use rustix::fs::{CWD, RenameFlags, renameat_with};

@@ -72,7 +72,7 @@ mod verify;
 
 pub use action::{Action, ActionState, ListItem, Output};
 pub use bundle::Imported;
-pub use disk::remove_tree;
+pub use disk::{remove_tree, swap_folders};
 pub use error::StoreError;
 pub use handover::Handover;
 pub use index::{ArtifactRow, Index, Query};

@@ -6,10 +6,8 @@ use std::path::{Path, PathBuf};
 
 use olmo_pipe::run::{RunEvent, RunStatus, Status};
 
-use super::items::{steps, training};
+use super::items::{ALL_SCORES, steps, training};
 use super::project::*;
-
-const ALL_SCORES: &str = "\n7 17 27 37 4";
 
 /// Stops `project` (of [`training`]) in order once `steps` steps are done.
 fn stop_after(project: &Project, done: u64) {

@@ -127,7 +127,8 @@ fn scored(project: &Project) -> Vec<String> {
     lines
 }
 
-const ALL_SCORES: &str = "\n7 17 27 37 4";
+/// The joined scores of all four steps of [`training`].
+pub const ALL_SCORES: &str = "\n7 17 27 37 4";
 
 #[test]
 fn an_item_is_worked_on_while_its_stage_still_runs() {

@@ -101,6 +101,11 @@ impl Marker {
         serde_json::from_slice(&text).ok().filter(|marker: &Self| marker.format == FORMAT)
     }
 
+    /// Sets the project's commit.
+    pub fn set_git(&mut self, git: Option<Git>) {
+        self.made_by.git = git;
+    }
+
     /// Writes the marker into `folder`, complete or not at all.
     ///
     /// # Errors

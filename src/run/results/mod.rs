@@ -9,6 +9,7 @@
 mod marker;
 mod place;
 
+use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -87,6 +88,8 @@ pub fn export(resolved: &Resolved, board: &Board, store: &Store, run: &RunId) ->
     let mut exported = Exported::default();
     let mut lock: Option<File> = None;
     let mut made_by: Option<MadeBy> = None;
+    // A run that writes no result starts no git.
+    let git = LazyCell::new(|| Git::of(&resolved.root));
     for target in targets(resolved) {
         let Some(stage) = board.stage(&target.port.stage) else { continue };
         let StageEnd::Done(outputs) = &board.stages[stage].end else { continue };
@@ -100,11 +103,11 @@ pub fn export(resolved: &Resolved, board: &Board, store: &Store, run: &RunId) ->
             run: run.to_string(),
             experiment: resolved.experiment.clone(),
             params: changed_params(resolved),
-            git: Git::of(&resolved.root),
+            git: None,
         });
         let place = folder.join(target.name);
         let marker = marker(made_by, resolved, &target, board, stage, output, store)?;
-        place::put(store, output, &place, marker, &mut exported.notices)?;
+        place::put(store, output, &place, marker, &|| git.clone(), &mut exported.notices)?;
         let shown = target.trial.map_or_else(|| target.name.to_owned(), |trial| format!("{trial}/{}", target.name));
         exported.results.insert(shown, place);
     }

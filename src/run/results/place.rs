@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 
 use olmo_stage::{Digest, files};
 
+use super::super::environment::Git;
 use super::super::error::RunError;
 use super::marker::{MARKER, Marker};
-use crate::store::{Handover, Output, Store};
+use crate::store::{Handover, Output, Store, swap_folders};
 
 /// A result folder as it is found.
 #[derive(Default)]
@@ -118,7 +119,7 @@ impl Place {
 }
 
 /// Makes the folder `place` what `output` is, with `marker`; files that are not olmo-pipe's stay or
-/// are set aside, which `notices` then says.
+/// are set aside, which `notices` then says. Asks `git` for the commit only if it writes the marker.
 ///
 /// # Errors
 /// As for [`super::export`].
@@ -126,7 +127,8 @@ pub fn put(
     store: &Store,
     output: &Output,
     place: &Path,
-    marker: Marker,
+    mut marker: Marker,
+    git: &dyn Fn() -> Option<Git>,
     notices: &mut Vec<String>,
 ) -> Result<(), RunError> {
     let staging = Staging::at(place);
@@ -136,9 +138,13 @@ pub fn put(
     if looked.is_current(&marker) && place.is_dir() {
         return match &looked.marker {
             Some(there) if there.is_same_result(&marker) => Ok(()),
-            _ => marker.write(place),
+            _ => {
+                marker.set_git(git());
+                marker.write(place)
+            }
         };
     }
+    marker.set_git(git());
     let new = staging.fill(store, output)?;
     marker.write(&new)?;
     for folder in &looked.empty_folders {
@@ -331,23 +337,7 @@ impl SetAside<'_> {
 
 /// Afterwards `place` is what `new` was, and `new`, if it exists, what `place` was.
 fn swap(new: &Path, place: &Path) -> io::Result<()> {
-    if fs::symlink_metadata(place).is_err() {
-        return fs::rename(new, place);
-    }
-    #[cfg(target_os = "linux")]
-    {
-        use rustix::fs::{CWD, RenameFlags, renameat_with};
-        use rustix::io::Errno;
-        match renameat_with(CWD, new, CWD, place, RenameFlags::EXCHANGE) {
-            // Some file systems cannot do both at once.
-            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {}
-            other => return Ok(other?),
-        }
-    }
-    let old = new.with_extension("old");
-    fs::rename(place, &old)?;
-    fs::rename(new, place)?;
-    fs::rename(&old, new)
+    if fs::symlink_metadata(place).is_err() { fs::rename(new, place) } else { swap_folders(new, place) }
 }
 
 #[cfg(test)]
@@ -388,7 +378,7 @@ mod tests {
             let made_by = MadeBy { run: "r".into(), experiment: "e".into(), params: serde_json::Map::new(), git: None };
             let keys = BTreeMap::from([(String::new(), Digest::of(b"key"))]);
             let marker = Marker::new(made_by, None, &port, keys, output, &self.store)?;
-            put(&self.store, output, &self.place(), marker, &mut self.notices)
+            put(&self.store, output, &self.place(), marker, &|| None, &mut self.notices)
         }
 
         fn read(&self, path: &str) -> String {
