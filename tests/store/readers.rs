@@ -29,9 +29,24 @@ fn below(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// The program, where every user may execute it: the clone may lie in a folder that only root enters.
+fn program(project: &Project) -> String {
+    let built = env!("CARGO_BIN_EXE_olmo-pipe");
+    if !is_root() {
+        return built.into();
+    }
+    let copy = project.path("olmo-pipe");
+    if !copy.exists() {
+        // A process of its own writes it: a file that this one has open for writing cannot be
+        // executed, and a child that another test has just forked would hold it open.
+        assert!(Command::new("cp").arg(built).arg(&copy).status().unwrap().success());
+    }
+    copy.display().to_string()
+}
+
 /// A command in `project` as its owner, who is not root: permissions mean nothing to root.
 pub fn somebody(project: &Project, arguments: &[&str]) -> Command {
-    let mut command = project.command(arguments);
+    let mut command = project.command_of(&program(project), arguments);
     if is_root() {
         for path in below(project.dir.path()) {
             let _ = chown(&path, Some(NOBODY), Some(NOBODY));
@@ -43,7 +58,7 @@ pub fn somebody(project: &Project, arguments: &[&str]) -> Command {
 
 /// A command in `project` as a user who may read everything in it and write nothing.
 fn reader(project: &Project, arguments: &[&str]) -> Command {
-    let mut command = project.command(arguments);
+    let mut command = project.command_of(&program(project), arguments);
     fs::set_permissions(project.dir.path(), Permissions::from_mode(0o755)).unwrap();
     if is_root() {
         command.uid(NOBODY).gid(NOBODY);
@@ -77,6 +92,7 @@ fn snapshot(folder: &Path) -> BTreeMap<PathBuf, (u64, u64, i64, i64)> {
 
 fn project() -> Project {
     let project = Project::new();
+    program(&project);
     project.stage("a", COPY);
     project.stage("b", COPY);
     project.write("data.txt", "data\n");
@@ -200,8 +216,7 @@ fn a_list_needs_no_second_thread() {
 
 /// A shell that takes a umask and then becomes the command.
 fn with_umask(project: &Project, umask: &str, arguments: &[&str]) -> Command {
-    let mut command =
-        project.command_of("/bin/sh", &["-c", "umask $0; exec \"$@\"", umask, env!("CARGO_BIN_EXE_olmo-pipe")]);
+    let mut command = project.command_of("/bin/sh", &["-c", "umask $0; exec \"$@\"", umask, &program(project)]);
     command.args(arguments);
     command
 }

@@ -57,7 +57,7 @@ fn a_disk_that_fills_up_stops_the_run_and_the_last_good_checkpoint_stays() {
     assert!(tree(&item(&full.dir, last)) == tree(&item(&whole.dir, last)), "{last} is whole");
 
     // With space again it goes on there, to the same bytes.
-    let rest = attempt("rest").item(&full.dir, last);
+    let rest = attempt("rest").after(&full.dir, &saved);
     assert_eq!(outcome(&rest).outcome, Outcome::Succeeded);
     assert!(tree(&rest.dir.join("out")) == tree(&whole.dir.join("out")));
     let kept: Value =

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Attempt, data, events, item, items, metrics, params, tree, weights, with};
+use common::{Attempt, data, events, item, items, metrics, params, resumed_after, tree, weights, with};
 use olmo_stage::Event;
 use serde_json::{Value, json};
 
@@ -64,10 +64,13 @@ fn in_bf16_it_learns_and_goes_on_after_a_stop_to_the_same_bytes() {
     let lines = metrics(&whole.dir);
     assert!(loss(&lines[lines.len() - 1]) < loss(&lines[0]) - 0.05, "{} {}", lines[0], lines[lines.len() - 1]);
     assert_eq!(items(&whole.dir), ["step2", "step4", "step6", "step8"]);
-    for label in ["step2", "step6"] {
-        let rest = attempt(&format!("from {label}"), json!({})).item(&whole.dir, label);
+    for kept in [1, 3] {
+        let labels = &items(&whole.dir)[..kept];
+        let last = labels[kept - 1].as_str();
+        let rest = attempt(&format!("from {last}"), json!({})).after(&whole.dir, labels);
         rest.run().unwrap();
-        assert!(tree(&rest.dir.join("out")) == tree(&whole.dir.join("out")), "{label}");
+        assert_eq!(resumed_after(&rest.dir), last, "it goes on there and does not begin again");
+        assert!(tree(&rest.dir.join("out")) == tree(&whole.dir.join("out")), "{last}");
     }
     let again = attempt("again", json!({"activation_checkpointing": "whole_layer"}));
     again.run().unwrap();

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Attempt, data, item, items, metrics, params, tree, weights, with};
+use common::{Attempt, data, item, items, metrics, params, resumed_after, tree, weights, with};
 use serde_json::{Value, json};
 
 /// Wide enough for products to be cut into pieces.
@@ -63,10 +63,13 @@ fn on_libtorch_too_any_number_of_threads_any_policy_and_any_kill_give_the_same_b
         assert!(weights(&other.dir) == weights(&one.dir), "{policy}");
     }
     assert_eq!(items(&one.dir), ["step2", "step4", "step6", "step8"]);
-    for label in ["step2", "step6"] {
-        let rest = attempt(&format!("from {label}"), json!({})).item(&one.dir, label);
+    for kept in [1, 3] {
+        let labels = &items(&one.dir)[..kept];
+        let last = labels[kept - 1].as_str();
+        let rest = attempt(&format!("from {last}"), json!({})).after(&one.dir, labels);
         rest.run().unwrap();
-        assert!(tree(&rest.dir.join("out")) == tree(&one.dir.join("out")), "{label}");
+        assert_eq!(resumed_after(&rest.dir), last, "it goes on there and does not begin again");
+        assert!(tree(&rest.dir.join("out")) == tree(&one.dir.join("out")), "{last}");
     }
     let trainer: Value =
         serde_json::from_slice(&std::fs::read(item(&one.dir, "step8").join("trainer.json")).unwrap()).unwrap();
@@ -79,7 +82,8 @@ fn a_run_that_goes_on_with_another_backend_says_that_it_is_not_exact() {
     let data = data(dir.path());
     let first = Attempt::new(&dir.path().join("first"), &data, params());
     first.run().unwrap();
-    let rest = Attempt::new(&dir.path().join("rest"), &data, params()).on("libtorch").item(&first.dir, "step4");
+    let labels = &items(&first.dir)[..2];
+    let rest = Attempt::new(&dir.path().join("rest"), &data, params()).on("libtorch").after(&first.dir, labels);
     rest.run().unwrap();
     let events = std::fs::read_to_string(rest.dir.join("events.jsonl")).unwrap();
     assert!(events.contains("not bit-exact: the first 4 steps ran on flex, the rest runs on libtorch"), "{events}");

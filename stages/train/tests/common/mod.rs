@@ -106,6 +106,11 @@ impl Attempt {
         self
     }
 
+    /// Goes on after the items `labels` of an earlier attempt in folder `from`.
+    pub fn after(self, from: &Path, labels: &[String]) -> Self {
+        labels.iter().fold(self, |attempt, label| attempt.item(from, label))
+    }
+
     pub fn write(&self) {
         fs::create_dir_all(&self.dir).unwrap();
         let request = Request {
@@ -161,6 +166,15 @@ pub fn items(attempt: &Path) -> Vec<String> {
         _ => None,
     };
     events(attempt).into_iter().filter_map(label).collect()
+}
+
+/// The label of the checkpoint after which the attempt in `dir` went on.
+pub fn resumed_after(dir: &Path) -> String {
+    let step = events(dir).into_iter().find_map(|event| match event {
+        Event::Resumed { step, .. } => Some(step),
+        _ => None,
+    });
+    format!("step{}", step.expect("it was resumed"))
 }
 
 /// The lines of the metrics.
