@@ -24,11 +24,14 @@ warnings.filterwarnings("ignore", category=DeprecationWarning)
 
 import jinja2
 import template_snippets
+import template_styles
 import tokenizers
 import transformers
 from transformers.utils.chat_template_utils import (
     _compile_jinja_template,
+    _normalize_chat_messages,
     _render_with_assistant_indices,
+    render_jinja_template,
 )
 
 FOLDER = pathlib.Path("crates/olmo-data/tests/templates")
@@ -74,6 +77,36 @@ def snippets():
         yield case
 
 
+def style_source(name):
+    return (FOLDER / "styles" / f"{name}.jinja").read_text(encoding="utf-8")
+
+
+def render(source, conversation, special_tokens, add_generation_prompt):
+    """Renders as `apply_chat_template` does: the text, and the spans if the template has generation tags."""
+    has_tags = "generation %}" in source or "generation -%}" in source
+    rendered, spans = render_jinja_template(
+        conversations=[_normalize_chat_messages(conversation["messages"])],
+        tools=conversation.get("tools"),
+        documents=conversation.get("documents"),
+        chat_template=source,
+        return_assistant_tokens_mask=has_tags,
+        add_generation_prompt=add_generation_prompt,
+        **{**special_tokens, **conversation.get("kwargs", {})},
+    )
+    return {"text": rendered[0], "generation_indices": spans[0]} if has_tags else {"text": rendered[0]}
+
+
+def styles():
+    for style, special_tokens in template_styles.STYLES.items():
+        source = style_source(style)
+        for name, conversation in template_styles.CONVERSATIONS.items():
+            outputs = []
+            for add_generation_prompt in [False, True]:
+                output, error = attempt(lambda: render(source, conversation, special_tokens, add_generation_prompt))
+                outputs.append(output if error is None else {"error": error})
+            yield {"style": style, "conversation": name, "outputs": outputs}
+
+
 def compact(value):
     """JSON on one line in ASCII. Control and format characters stay visible in a diff."""
     return json.dumps(value, separators=(",", ":"), allow_nan=False)
@@ -98,6 +131,14 @@ def document(about, **sections):
 def outputs():
     """Each file to write, by its path in the folder."""
     yield "snippets.json", document("one template per case", cases=snippets())
+    found = {path.stem for path in (FOLDER / "styles").glob("*.jinja")}
+    assert found == set(template_styles.STYLES), found ^ set(template_styles.STYLES)
+    yield "styles.json", document(
+        "`outputs` has the result without and with the generation prompt; messages are normalized before rendering",
+        special_tokens=template_styles.STYLES,
+        conversations=template_styles.CONVERSATIONS,
+        cases=styles(),
+    )
 
 
 def check_versions():
