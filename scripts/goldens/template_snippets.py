@@ -2201,3 +2201,292 @@ template(
 )
 for value in [None, True, False, 0, -3, 1.0, -0.5, 1e21, 1e-9, 10**30, "", "é", [], {}, [None], {"a": None}]:
     template("values", "{{ v }}|{{ [v] }}|{{ v|tojson }}|{{ 'yes' if v else 'no' }}|{{ v|string|length }}|{{ v == v }}", v=value)
+
+# Parsing
+
+expressions(
+    "keywords",
+    r"""
+m.if
+m.for
+m.not
+m.and
+m.in
+m.is
+m.else
+m.class
+m.true
+m.none
+m['if']
+dict(if=1, class=2)
+dict(not=1)
+namespace(class=1, for=2).for
+if
+for
+else
+not
+in
+is
+class
+def
+import
+lambda
+true.real
+x.true
+{'if': 1}.if
+range(stop=2)
+m|attr('if')
+[m]|map(attribute='if')|list
+[m]|map(attribute='class')|first
+""",
+    m={"if": 1, "for": 2, "not": 3, "and": 4, "in": 5, "is": 6, "else": 7, "class": 8, "true": 9, "none": 10},
+)
+template(
+    "keywords",
+    "{% set if = 1 %}{{ m }}",
+    "{% set class = 1 %}{{ class }}",
+    "{% set for = 1 %}",
+    "{% set not = 1 %}",
+    "{% set True = 1 %}",
+    "{% set self = 1 %}{{ self }}",
+    "{% set def = 1 %}{% set lambda = 2 %}{{ def + lambda }}",
+    "{% for in in [1] %}{{ in }}{% endfor %}",
+    "{% for class in [1] %}{{ class }}{% endfor %}",
+    "{% macro m(class, def=2) %}{{ class }}{{ def }}{% endmacro %}{{ m(1) }}{{ m(class=3, def=4) }}",
+    "{% macro if() %}x{% endmacro %}{{ m }}",
+    "{% with class = 1 %}{{ class }}{% endwith %}",
+    "{% set ns = namespace() %}{% set ns.class = 1 %}{% set ns.if = 2 %}{{ ns.class }}{{ ns.if }}",
+    "{% set caller = 1 %}{{ caller }}",
+    "{% set context = 1 %}{% set environment = 2 %}{% set resolve = 3 %}{{ context + environment + resolve }}",
+    "{% set l_0_x = 1 %}{% set x = 2 %}{{ l_0_x }}{{ x }}",
+    m="M",
+)
+expressions(
+    "parsing",
+    r"""
+[3, 1]|sort[0]
+([3, 1]|sort)[0]
+[3, 1]|sort|first
+users|first.name
+(users|first).name
+[1]|join(',').upper()
+([1]|join(',')).upper()
+'a'|upper|lower|upper
+'a' | upper | lower
+'a' |upper()|replace ('A', 'b')
+'a'|default
+'a' 'b'|upper
+'a' ~ 'b'|upper
+('a' ~ 'b')|upper
+'a'.upper() 'b'
+'a'.upper().lower()
+'a' . upper ()
+users [0] ['name']
+users[0]['name'][0]|upper
+users[-1:][0].name
+users[0:1][0]['name']
+users[0,1]
+users[0,]
+'abcdef'[1:4:2]
+'abcdef'[(1):(4)]
+'abcdef'[users|length:]
+-'abc'|length
+-users[0].n|abs
+2 ** -1|abs
+-1 ** 2|abs
+2 ** 2|string
+(2 ** 2)|string
+1 + 1|string|length
+1 < 2|int
+not true|string
+not users[0].n == 2
+not users is defined
+not users is not defined
+'a' not in 'b' and 'c' in 'c'
+'a' in 'abc' | upper
+1 in [1] and not 2 in [1]
+1 not in [1] or 2 not in [1]
+1 is not none and 1 is not undefined
+1 is defined and 1 == 1
+1 if 1 is defined and 1 == 1 else 2
+1 == 1 if true
+1 if true else
+1 if
+if 1
+1 else 2
+(1 if true)
+[1 if true else 2, 3 if false else 4]
+{'a': 1 if false else 2}
+{'a' if true else 'b': 1}
+'a' if true and false or true else 'b'
+1 or 2 if 0 else 3
+1 and 2 and 3
+0 or '' or none or 5
+1 + + 1
+1 - - 1
+1 * -1
+1 ~ ~ 1
+1 +
+* 1
+1 ** ** 2
+1 = 1
+1 === 1
+1 ! 1
+1 is
+1 is not
+1 in
+is defined
+| upper
+a.b.c
+a..b
+.a
+a.'b'
+a.[0]
+a[
+a[0
+a(
+f(,)
+f(1,,2)
+range(1,)|list
+range(*[1, 3])|list
+range(*[1], *[3])|list
+dict(**{'a': 1}, b=2)
+dict(a=1, a=2)
+dict(a=1, **{'a': 2})
+range(1, *[3])|list
+range(*[1], 3)|list
+[1,, 2]
+[,]
+(,)
+{,}
+{'a'}
+{'a': }
+{'a': 1 'b': 2}
+{'a': 1,, 'b': 2}
+(1, 2
+((1))
+(((1, 2)))
+((1, 2), 3)
+([])
+[[[[1]]]]
+{'a': {'b': {'c': [1, {'d': 2}]}}}['a']['b']['c'][1]['d']
+f"x"
+r'x'
+b'x'
+u'x'
+'''x'''
+'a\'b' "c\"d"
+"it's" 'a "q"'
+1.0.real
+1..real
+1.e5
+1e5.real
+0xg
+0b2
+0o8
+1_000.5_0
+10 // 3 * 3 + 10 % 3
+1 < 2 and 2 < 3
+1 < 2 < 3 and 'x'
+1 == 1 == 1 == 1
+1 != 2 != 1
+'a' < 'b' in ['b']
+1 >= 1 <= 1
+'a'=='a'
+1<2
+1>2
+1>=1
+a==b
+x|default({'a': [1, 2]})
+x|default([])|length
+x|default('')|length > 0
+(x|default('')|length) > 0
+x|default(none) is none
+(x or y or 'z')|upper
+x is defined and x|length
+x is not defined or x|length
+loop.index
+messages[0].role
+users|length == 2
+users|length > 1 and users[1].name == 'b'
+users|map(attribute='name')|list == ['a', 'b']
+users|selectattr('n', '>', 1)|map(attribute='name')|join
+users|selectattr('n', 'odd')|list|length
+users[users|length - 1].name
+users[(users|length) - 1]['name']
+users[0].name ~ users[1]['name'] ~ users[0].n
+users[0].name * users[1].n
+users[0] == {'name': 'a', 'n': 1}
+users[0] is mapping and users is not mapping
+users.0.name
+users.0['name']
+users.-1
+'%s is %d' % (users[0].name, users[0].n)
+'%s' % users[0].name ~ '!'
+'%s' % 'a' * 2
+'a' 'b' * 2
+'a' + 'b' * 2
+('a', 'b')|join
+('a')|join
+'a', 'b'|upper
+""",
+    users=[{"name": "a", "n": 1}, {"name": "b", "n": 2}],
+)
+template(
+    "parsing",
+    "{% if users|length > 1 and users[0].name == 'a' %}x{% endif %}",
+    "{% if not users %}a{% elif users[0] is mapping %}b{% endif %}",
+    "{% if (users) %}a{%- else -%}b{% endif %}",
+    "{% if users[0].n == 1 or x.y %}a{% endif %}",
+    "{% for u in users if u.n > 1 %}{{ u.name }}{% endfor %}",
+    "{% for u in users|sort(attribute='n', reverse=true) %}{{ u.name }}{% endfor %}",
+    "{% for u in users[1:] + users[:1] %}{{ u.name }}{% endfor %}",
+    "{% for u in (users) %}{{ u.name }}{% endfor %}",
+    "{% for u in users, %}{{ u|length }}{% endfor %}",
+    "{% for u in users if u.n == 1 or u.n == 2 %}{{ loop.index }}{% endfor %}",
+    "{% for i, u in users|dictsort %}{% endfor %}",
+    "{% set a = 1 if users else 2 %}{{ a }}",
+    "{% set a, b = users %}{{ a.name }}{{ b.name }}",
+    "{% set a = users[0] %}{% set b = a.name | upper ~ '!' %}{{ b }}",
+    "{% set a = not users %}{{ a }}",
+    "{% set a = 1 == 1 %}{{ a }}",
+    "{% set a = 1, 2 %}{{ a }}",
+    "{% set a = [1, 2] | map('string') | join('-') %}{{ a }}",
+    "{% set a %}{{ users[0].name }}{% endset %}{% set b = a ~ a %}{{ b }}",
+    "{% set x = none %}{% if x is none %}none{% endif %}{{ x is defined }}",
+    "{% set x = users|length %}{% if x == 2 %}two{% endif %}",
+    "{{ users[0].name }}{# comment #}{{ users[1].name }}",
+    "{{ '#}' }}{# #}",
+    "{# {# #} #}",
+    "{{ '{#' }}x{{ '#}' }}",
+    "{{ \"{{ x }}\" }}",
+    "{{- '\\n' -}}\n{{- '\\n' -}}",
+    "{{'a'}}{{'b'}}",
+    "{{\n'a'\n}}",
+    "{{ 'a'\n~\n'b' }}",
+    "{%\nif\ntrue\n%}x{%\nendif\n%}",
+    "{% if true %}{{ 'a' }}{% endif %}{% if true -%} {{ 'b' }} {%- endif %}",
+    "{{%- 1 }}",
+    "{{ -1 }}{{-1}}{{- 1}}{{ - 1 }}",
+    "{{ 1 -}}x",
+    "{{ 1 - }}x",
+    "{{ 1 +}}x",
+    "{{ x }}{{y}}{{ z -}} w",
+    "{%- for u in users -%}\n  {{ u.name }},\n{%- endfor -%}",
+    "{% for u in users -%}\n  {{ u.name }}\n  {%- if not loop.last %}, {% endif -%}\n{%- endfor %}",
+    "{%-   if true   -%}x{%-   endif   -%}",
+    "{%if true-%} x {%-endif%}",
+    "{%+if true%}x{%endif+%}\ny",
+    "{%~ if true %}x{% endif %}",
+    "{{~ 1 }}",
+    "%{ if }%",
+    "{% %}",
+    "{%%}",
+    "{{}}",
+    "{##}",
+    "{{ {}}}",
+    "{{ {'a': 1}}}",
+    "{{ {'a': {'b': 1}}}}",
+    "{{ {}}} }}",
+    users=[{"name": "a", "n": 1}, {"name": "b", "n": 2}],
+)

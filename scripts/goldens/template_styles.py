@@ -54,6 +54,9 @@ PAIRS = {
 }
 STYLES |= {tagged: STYLES[plain] for tagged, plain in PAIRS.items()}
 
+# Templates of `labels.json`: every one with generation tags.
+LABELLED = [*PAIRS, "phi_4", "smollm_3", "generation_in_macro"]
+
 WEATHER = {
     "type": "function",
     "function": {

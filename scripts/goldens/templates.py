@@ -15,6 +15,7 @@ import json
 import os
 import pathlib
 import sys
+import tempfile
 import warnings
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -25,6 +26,7 @@ warnings.filterwarnings("ignore", category=DeprecationWarning)
 import jinja2
 import template_snippets
 import template_styles
+import template_tokenizers
 import tokenizers
 import transformers
 from transformers.utils.chat_template_utils import (
@@ -107,6 +109,40 @@ def styles():
             yield {"style": style, "conversation": name, "outputs": outputs}
 
 
+def labels(folder):
+    """Token ids and masks of each template with generation tags, for each tokenizer in `folder`."""
+    for name, tokenizer in template_tokenizers.TOKENIZERS.items():
+        fast = transformers.PreTrainedTokenizerFast(
+            tokenizer_file=str(folder / f"{name}.json"), **tokenizer["special_tokens"]
+        )
+        for style in template_styles.LABELLED:
+            source = style_source(style)
+            for conversation, given in template_styles.CONVERSATIONS.items():
+                arguments = {
+                    "tools": given.get("tools"),
+                    "documents": given.get("documents"),
+                    "tokenize": True,
+                    "return_dict": True,
+                    **given.get("kwargs", {}),
+                }
+                out, error = attempt(
+                    lambda: fast.apply_chat_template(
+                        given["messages"], chat_template=source, return_assistant_tokens_mask=True, **arguments
+                    )
+                )
+                case = {"tokenizer": name, "style": style, "conversation": conversation}
+                if error is not None:
+                    yield case | {"error": error}
+                    continue
+                plain = template_styles.PAIRS.get(style)
+                if plain is not None:
+                    untagged = fast.apply_chat_template(
+                        given["messages"], chat_template=style_source(plain), **arguments
+                    )
+                    assert untagged["input_ids"] == out["input_ids"], (name, style, conversation)
+                yield case | {"input_ids": out["input_ids"], "assistant_masks": out["assistant_masks"]}
+
+
 def compact(value):
     """JSON on one line in ASCII. Control and format characters stay visible in a diff."""
     return json.dumps(value, separators=(",", ":"), allow_nan=False)
@@ -139,6 +175,17 @@ def outputs():
         conversations=template_styles.CONVERSATIONS,
         cases=styles(),
     )
+    with tempfile.TemporaryDirectory() as work:
+        folder = pathlib.Path(work)
+        for name, text in template_tokenizers.build():
+            (folder / f"{name}.json").write_text(text, encoding="utf-8")
+            yield f"tokenizers/{name}.json", text
+        yield "labels.json", document(
+            "conversations and templates are those of styles.json; `pairs` maps a tagged template to the same one untagged",
+            tokenizers=template_tokenizers.TOKENIZERS,
+            pairs=template_styles.PAIRS,
+            cases=labels(folder),
+        )
 
 
 def check_versions():
