@@ -2490,3 +2490,47 @@ template(
     "{{ {}}} }}",
     users=[{"name": "a", "n": 1}, {"name": "b", "n": 2}],
 )
+
+# Globals. The formats of `strftime_now` do not depend on the clock.
+
+expressions(
+    "globals",
+    r"""
+strftime_now is defined
+strftime_now('x')
+strftime_now('100%%')
+strftime_now('%Y-%m-%d')|length
+strftime_now('%d %b %Y')|length
+strftime_now(format='x')
+strftime_now()
+strftime_now(1)
+raise_exception is defined
+namespace is defined
+dict is defined
+cycler is defined and joiner is defined
+lipsum(0)
+range is defined
+context is defined
+environment is defined
+zip is defined
+enumerate is defined
+len is defined
+str is defined
+list is defined
+int is defined
+print is defined
+tojson is defined
+messages is defined
+tools is defined
+now is defined
+debug is defined
+len([1])
+str(1)
+list('ab')
+enumerate([1])
+zip([1], [2])
+""",
+)
+template("globals", "{% set range = 1 %}{{ range + 1 }}", "{% set dict = {'a': 1} %}{{ dict.a }}")
+template("globals", "{{ range }}{{ namespace }}{{ dict }}", range="r", namespace="n", dict="d")
+template("globals", "{{ raise_exception }}", raise_exception="shadowed")
