@@ -14,6 +14,7 @@ mod error;
 mod fast;
 pub mod instance_filter;
 pub mod jinja;
+mod jinja2;
 mod json;
 pub mod memmap;
 mod memmap_writer;
