@@ -1,18 +1,22 @@
 //! Datasets: documents (`text`) or conversations (`messages`) in `data.parquet`, with a
 //! `manifest.json` that says which and how many.
+//!
+//! Conversations may lack the columns `tools` and `documents`, and their messages `trained` and `fields`: datasets that
+//! were made before these existed stay readable.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, ListArray, RecordBatch, StringArray, StructArray};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, ListArray, RecordBatch, StringArray, StructArray};
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field, Fields, Schema};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
+use crate::conversation::{Conversation, Message, Role};
 use crate::error::DataError;
 use crate::json;
 use crate::parquet_file::{BATCH_ROWS, Sink, Source};
-use crate::template::{Message, Role};
 
 const DATA: &str = "data.parquet";
 const MANIFEST: &str = "manifest.json";
@@ -23,7 +27,7 @@ const MANIFEST: &str = "manifest.json";
 pub enum Kind {
     /// Documents: column `text`.
     Text,
-    /// Conversations: columns `dataset`, `id`, `messages`.
+    /// Conversations: columns `dataset`, `id`, `messages`, `tools`, `documents`.
     Messages,
 }
 
@@ -47,15 +51,6 @@ pub struct DatasetManifest {
     pub records: u64,
     /// Bad source lines that were left out.
     pub skipped: u64,
-}
-
-/// A conversation and where it is from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Conversation {
-    /// The source's name for the part it belongs to, in evaluations the family.
-    pub dataset: String,
-    pub id: String,
-    pub messages: Vec<Message>,
 }
 
 /// The manifest of the dataset in folder `dir`.
@@ -101,45 +96,92 @@ fn open(dir: &Path, expected: Kind) -> Result<Source, DataError> {
     if found != expected {
         return Err(DataError::Kind { path: dir.join(DATA), expected: expected.as_str(), found: found.as_str() });
     }
-    Source::open(&dir.join(DATA), &schema(expected))
+    let schemas: &[Schema] = match expected {
+        Kind::Text => &[text_schema()],
+        Kind::Messages => &[messages_schema(), old_messages_schema()],
+    };
+    Source::open(&dir.join(DATA), schemas)
 }
 
+fn text_schema() -> Schema {
+    Schema::new(vec![Field::new("text", DataType::Utf8, false)])
+}
+
+/// The fields of a message; `trained` and `fields` are null in most.
 fn message_fields() -> Fields {
-    let text = |name: &str| Field::new(name, DataType::Utf8, false);
-    Fields::from(vec![text("role"), text("content")])
+    Fields::from(vec![
+        Field::new("role", DataType::Utf8, false),
+        Field::new("content", DataType::Utf8, true),
+        Field::new("trained", DataType::Boolean, true),
+        // A JSON object.
+        Field::new("fields", DataType::Utf8, true),
+    ])
 }
 
-fn schema(kind: Kind) -> Schema {
-    let text = |name: &str| Field::new(name, DataType::Utf8, false);
-    match kind {
-        Kind::Text => Schema::new(vec![text("text")]),
-        Kind::Messages => {
-            let item = Field::new("item", DataType::Struct(message_fields()), false);
-            let messages = Field::new("messages", DataType::List(Arc::new(item)), false);
-            Schema::new(vec![text("dataset"), text("id"), messages])
-        }
-    }
+fn message_item(fields: Fields) -> Field {
+    Field::new("item", DataType::Struct(fields), false)
 }
 
-/// A column whose type [`Source::open`] has checked.
+/// The columns of conversations; `tools` and `documents` hold JSON.
+fn messages_schema() -> Schema {
+    Schema::new(vec![
+        Field::new("dataset", DataType::Utf8, false),
+        Field::new("id", DataType::Utf8, false),
+        Field::new("messages", DataType::List(Arc::new(message_item(message_fields()))), false),
+        Field::new("tools", DataType::Utf8, true),
+        Field::new("documents", DataType::Utf8, true),
+    ])
+}
+
+/// The columns of conversations before messages had more than role and content.
+fn old_messages_schema() -> Schema {
+    let text = |name: &str| Field::new(name, DataType::Utf8, false);
+    let item = message_item(Fields::from(vec![text("role"), text("content")]));
+    Schema::new(vec![text("dataset"), text("id"), Field::new("messages", DataType::List(Arc::new(item)), false)])
+}
+
+/// A column of text without nulls, whose type [`Source::open`] has checked.
 fn strings(column: &ArrayRef) -> Vec<String> {
     let column = column.as_string::<i32>();
     (0..column.len()).map(|row| column.value(row).to_owned()).collect()
+}
+
+/// The text in `row` of a column that may be missing.
+fn optional(column: Option<&ArrayRef>, row: usize) -> Option<&str> {
+    let column = column?.as_string::<i32>();
+    (!column.is_null(row)).then(|| column.value(row))
 }
 
 fn conversations(path: &Path, batch: &RecordBatch) -> Result<Vec<Conversation>, DataError> {
     let lists = batch.column(2).as_list::<i32>();
     let records = strings(batch.column(0)).into_iter().zip(strings(batch.column(1))).enumerate();
     let read = |(row, (dataset, id)): (usize, (String, String))| {
+        let broken = |reason: String| DataError::broken(path, format!("conversation {id}: {reason}"));
+        let json = |column: &str| {
+            let text = optional(batch.column_by_name(column), row);
+            let parsed = text.map(serde_json::from_str::<Value>).transpose();
+            parsed.map_err(|e| broken(format!("`{column}`: {e}")))
+        };
+        let (tools, documents) = (json("tools")?, json("documents")?);
         let turns = lists.value(row);
         let turns = turns.as_struct();
-        let roles = strings(turns.column(0));
-        let contents = strings(turns.column(1));
-        let messages = roles.into_iter().zip(contents).map(|(role, content)| {
-            let role: Role = role.parse().map_err(|e| DataError::broken(path, format!("conversation {id}: {e}")))?;
-            Ok(Message { role, content })
-        });
-        Ok(Conversation { dataset, messages: messages.collect::<Result<_, DataError>>()?, id })
+        let message = |turn: usize| {
+            let role = turns.column(0).as_string::<i32>().value(turn);
+            let role: Role = role.parse().map_err(|e| broken(format!("{e}")))?;
+            let trained = turns.column_by_name("trained").map(|column| column.as_boolean());
+            let fields = match optional(turns.column_by_name("fields"), turn) {
+                Some(text) => serde_json::from_str(text).map_err(|e| broken(format!("`fields`: {e}")))?,
+                None => Map::new(),
+            };
+            Ok(Message {
+                role,
+                content: optional(Some(turns.column(1)), turn).map(str::to_owned),
+                trained: trained.filter(|column| !column.is_null(turn)).map(|column| column.value(turn)),
+                fields,
+            })
+        };
+        let messages = (0..turns.len()).map(message).collect::<Result<_, DataError>>()?;
+        Ok(Conversation { dataset, id, messages, tools, documents })
     };
     records.map(read).collect()
 }
@@ -155,12 +197,17 @@ pub struct DatasetWriter<T> {
 /// What a [`DatasetWriter`] writes: `String` or [`Conversation`].
 pub trait Record: Sized {
     const KIND: Kind;
+    fn schema() -> Schema;
     /// The columns of these rows.
     fn columns(rows: &[Self]) -> Vec<ArrayRef>;
 }
 
 impl Record for String {
     const KIND: Kind = Kind::Text;
+
+    fn schema() -> Schema {
+        text_schema()
+    }
 
     fn columns(rows: &[Self]) -> Vec<ArrayRef> {
         vec![Arc::new(StringArray::from_iter_values(rows))]
@@ -170,20 +217,32 @@ impl Record for String {
 impl Record for Conversation {
     const KIND: Kind = Kind::Messages;
 
+    fn schema() -> Schema {
+        messages_schema()
+    }
+
     fn columns(rows: &[Self]) -> Vec<ArrayRef> {
         let turns: Vec<&Message> = rows.iter().flat_map(|row| &row.messages).collect();
-        let turns: Vec<ArrayRef> = vec![
+        // An object without keys is written as null.
+        let fields = |turn: &&Message| {
+            (!turn.fields.is_empty()).then(|| serde_json::to_string(&turn.fields).expect("JSON can be written"))
+        };
+        let columns: Vec<ArrayRef> = vec![
             Arc::new(StringArray::from_iter_values(turns.iter().map(|turn| turn.role.as_str()))),
-            Arc::new(StringArray::from_iter_values(turns.iter().map(|turn| &turn.content))),
+            Arc::new(turns.iter().map(|turn| turn.content.as_deref()).collect::<StringArray>()),
+            Arc::new(turns.iter().map(|turn| turn.trained).collect::<BooleanArray>()),
+            Arc::new(turns.iter().map(fields).collect::<StringArray>()),
         ];
-        let fields = message_fields();
-        let item = Arc::new(Field::new("item", DataType::Struct(fields.clone()), false));
         let offsets = OffsetBuffer::from_lengths(rows.iter().map(|row| row.messages.len()));
-        let messages = ListArray::new(item, offsets, Arc::new(StructArray::new(fields, turns, None)), None);
+        let messages = StructArray::new(message_fields(), columns, None);
+        let messages = ListArray::new(Arc::new(message_item(message_fields())), offsets, Arc::new(messages), None);
+        let json = |value: &Option<Value>| value.as_ref().map(Value::to_string);
         vec![
             Arc::new(StringArray::from_iter_values(rows.iter().map(|row| &row.dataset))),
             Arc::new(StringArray::from_iter_values(rows.iter().map(|row| &row.id))),
             Arc::new(messages),
+            Arc::new(rows.iter().map(|row| json(&row.tools)).collect::<StringArray>()),
+            Arc::new(rows.iter().map(|row| json(&row.documents)).collect::<StringArray>()),
         ]
     }
 }
@@ -191,7 +250,7 @@ impl Record for Conversation {
 impl<T: Record> DatasetWriter<T> {
     /// Starts the dataset in folder `dir`.
     pub fn create(dir: &Path) -> Result<Self, DataError> {
-        let sink = Sink::create(&dir.join(DATA), schema(T::KIND))?;
+        let sink = Sink::create(&dir.join(DATA), T::schema())?;
         Ok(Self { dir: dir.to_owned(), sink, waiting: Vec::with_capacity(BATCH_ROWS), records: 0 })
     }
 
@@ -229,8 +288,13 @@ mod tests {
     use super::*;
 
     fn conversation(n: usize) -> Conversation {
-        let turns = (0..n % 4 + 1).map(|turn| Message::new(Role::ALL[turn % 3], format!("turn {turn} 🦀 {n}")));
-        Conversation { dataset: format!("part{}", n % 3), id: format!("id{n}"), messages: turns.collect() }
+        let turns = (0..n % 4 + 1).map(|turn| Message::new(Role::ALL[turn], format!("turn {turn} 🦀 {n}")));
+        Conversation {
+            dataset: format!("part{}", n % 3),
+            id: format!("id{n}"),
+            messages: turns.collect(),
+            ..Conversation::default()
+        }
     }
 
     fn write<T: Record>(dir: &Path, records: impl IntoIterator<Item = T>) {
@@ -251,6 +315,47 @@ mod tests {
         for name in [DATA, MANIFEST] {
             assert_eq!(std::fs::read(a.path().join(name)).unwrap(), std::fs::read(b.path().join(name)).unwrap());
         }
+    }
+
+    #[test]
+    fn what_messages_hold_in_addition_comes_back_in_its_order() {
+        let object = |text: &str| serde_json::from_str::<Map<String, Value>>(text).unwrap();
+        let fields = r#"{"z":1.0,"tool_calls":[{"name":"f","arguments":{"b":1,"a":null}}],"a":"é"}"#;
+        let call = Message { content: None, trained: Some(false), fields: object(fields), role: Role::Assistant };
+        let answer = Message { trained: Some(true), ..Message::new(Role::Tool, "") };
+        let tools = r#"[{"name":"f","description":"","parameters":{"y":{},"x":{}}}]"#;
+        let chat = Conversation {
+            messages: vec![Message::new(Role::User, "Hi"), call, answer],
+            tools: Some(serde_json::from_str(tools).unwrap()),
+            documents: Some(Value::Array(vec![])),
+            ..Conversation::default()
+        };
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), [chat.clone(), conversation(3)]);
+        let read = read_messages(dir.path()).unwrap();
+        assert_eq!(read, [chat, conversation(3)]);
+        // Equality of maps does not look at the order.
+        assert_eq!(Value::Object(read[0].messages[1].fields.clone()).to_string(), fields);
+        assert_eq!(read[0].tools.as_ref().unwrap().to_string(), tools);
+    }
+
+    #[test]
+    fn datasets_of_role_and_content_alone_stay_readable() {
+        let dir = tempfile::tempdir().unwrap();
+        let schema = old_messages_schema();
+        let text = |texts: &[&str]| -> ArrayRef { Arc::new(StringArray::from_iter_values(texts)) };
+        let DataType::List(item) = schema.field(2).data_type().clone() else { unreachable!() };
+        let DataType::Struct(fields) = item.data_type().clone() else { unreachable!() };
+        let turns = StructArray::new(fields, vec![text(&["user", "assistant"]), text(&["Hi", "Hello"])], None);
+        let messages = ListArray::new(item, OffsetBuffer::from_lengths([2]), Arc::new(turns), None);
+        let mut sink = Sink::create(&dir.path().join(DATA), schema).unwrap();
+        sink.write(vec![text(&["d"]), text(&["7"]), Arc::new(messages)]).unwrap();
+        sink.close().unwrap();
+        let manifest = DatasetManifest { format: json::FORMAT, kind: Kind::Messages, records: 1, skipped: 0 };
+        json::write(&dir.path().join(MANIFEST), &manifest).unwrap();
+        let messages = vec![Message::new(Role::User, "Hi"), Message::new(Role::Assistant, "Hello")];
+        let expected = Conversation { dataset: "d".into(), id: "7".into(), messages, ..Conversation::default() };
+        assert_eq!(read_messages(dir.path()).unwrap(), [expected]);
     }
 
     #[test]

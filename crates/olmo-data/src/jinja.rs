@@ -16,7 +16,8 @@ use minijinja::{Environment, Error, ErrorKind, State, context};
 use serde::Serialize;
 
 use crate::bounded::{self, Exceeded, Limits};
-use crate::template::{Labels, Message, Rendered, Role, Turn, strip};
+use crate::conversation::{Message, Role};
+use crate::template::{Labels, Rendered, Turn, strip};
 
 /// Instructions that a template may take for one conversation.
 const FUEL: u64 = 2_000_000;
@@ -121,7 +122,7 @@ impl JinjaTemplate {
         ends: &[String],
         add_generation_prompt: bool,
     ) -> Result<Rendered, TemplateError> {
-        let plain: Vec<TurnView<'_>> = messages.iter().map(|message| view(message, &message.content)).collect();
+        let plain: Vec<TurnView<'_>> = messages.iter().map(|message| view(message, message.text())).collect();
         let marks: Vec<String> = (0..messages.len()).map(|i| format!("{}{i}{}", MARK[0], MARK[1])).collect();
         let marked: Vec<TurnView<'_>> =
             messages.iter().zip(&marks).map(|(message, mark)| view(message, mark)).collect();
@@ -244,7 +245,7 @@ fn find_turns(
     let mut shown = Vec::new();
     let mut at = 0;
     for (i, mark) in marks.iter().enumerate() {
-        if messages[i].content.contains(MARK) {
+        if messages[i].text().contains(MARK) {
             return Err(refuse(i, "its content holds a character that marks turns"));
         }
         match skeleton.matches(mark.as_str()).count() {
@@ -288,7 +289,7 @@ fn place(
         return false;
     }
     let start = at + literal.len();
-    let content = messages[*i].content.as_str();
+    let content = messages[*i].text();
     let mut tried: Vec<&str> = Vec::new();
     for body in [content, strip(content), content.trim(), content.trim_end(), content.trim_start()] {
         if tried.contains(&body) || !text[start..].starts_with(body) {

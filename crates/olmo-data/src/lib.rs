@@ -1,6 +1,7 @@
 //! The data that stages hand to each other, and what they agree on about it.
 //!
-//! [`dataset`]: documents and conversations as Parquet. [`template`]: a conversation as text.
+//! [`conversation`]: the types of a chat. [`dataset`]: documents and conversations as Parquet. [`template`]: a conversation
+//! as text.
 //! [`tokenizer`]: text as ids, with the labels of a conversation. [`tokens`]: tokenised documents
 //! as Parquet. [`pack`] and [`memmap`]: rows of equal length in OLMo's raw layout. [`order`]: the
 //! order in which an epoch visits these rows. [`bounded`]: limits for code that foreign data steers.
@@ -9,6 +10,7 @@
 
 pub mod boundaries_csv;
 pub mod bounded;
+pub mod conversation;
 pub mod dataset;
 mod error;
 mod fast;
@@ -27,13 +29,13 @@ pub mod tokens;
 pub mod view;
 mod words;
 
-pub use dataset::Conversation;
+pub use conversation::{Conversation, Message, Role};
 pub use error::DataError;
 pub use instance_filter::InstanceFilter;
 pub use jinja::{JinjaTemplate, TurnView};
 pub use memmap::{Dtype, Instance, Manifest, Memmap};
 pub use memmap_writer::{Layout, MemmapOptions, MemmapWriter};
 pub use pack::{Pack, Packer};
-pub use template::{Labels, Message, Rendered, Role, Template, Turn};
+pub use template::{Labels, Rendered, Template, Turn};
 pub use tokenizer::{SpecialTokens, TextTokenizer};
 pub use tokens::Document;

@@ -51,22 +51,26 @@ impl Sink {
     }
 }
 
-/// The batches of the file at `path`, which must have the columns of `schema`.
+/// The batches of the file at `path`, which must have the columns of one of `schemas`.
 pub struct Source {
     path: PathBuf,
     reader: ParquetRecordBatchReader,
 }
 
 impl Source {
-    pub fn open(path: &Path, schema: &Schema) -> Result<Self, DataError> {
+    pub fn open(path: &Path, schemas: &[Schema]) -> Result<Self, DataError> {
         let file = File::open(path).map_err(DataError::io(path))?;
         let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| DataError::parquet(path, e))?;
         let found = builder.schema().fields();
-        if found != schema.fields() {
+        if !schemas.iter().any(|schema| found == schema.fields()) {
             let names = |fields: &arrow::datatypes::Fields| {
                 fields.iter().map(|f| format!("{}: {}", f.name(), f.data_type())).collect::<Vec<_>>().join(", ")
             };
-            let reason = format!("has the columns [{}], expected [{}]", names(found), names(schema.fields()));
+            let reason = format!(
+                "has the columns [{}], expected [{}]",
+                names(found),
+                schemas.first().map(|schema| names(schema.fields())).unwrap_or_default()
+            );
             return Err(DataError::parquet(path, reason));
         }
         let reader = builder.with_batch_size(BATCH_ROWS).build().map_err(|e| DataError::parquet(path, e))?;

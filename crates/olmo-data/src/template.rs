@@ -1,66 +1,11 @@
 //! A conversation as text: the chat templates, and which bytes of the text are trained.
 
-use std::fmt;
 use std::ops::Range;
-use std::str::FromStr;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Who speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Role {
-    System,
-    User,
-    Assistant,
-}
-
-impl Role {
-    /// Every role, in the order in which messages to people list them.
-    pub const ALL: [Role; 3] = [Role::System, Role::User, Role::Assistant];
-
-    /// As it stands in data and in templates.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::System => "system",
-            Self::User => "user",
-            Self::Assistant => "assistant",
-        }
-    }
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl FromStr for Role {
-    type Err = UnknownRole;
-
-    fn from_str(text: &str) -> Result<Self, UnknownRole> {
-        Self::ALL.into_iter().find(|role| role.as_str() == text).ok_or_else(|| UnknownRole(text.to_owned()))
-    }
-}
-
-/// A role that no template knows.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown role `{}`, expected system, user or assistant", .0.escape_debug())]
-pub struct UnknownRole(pub String);
-
-/// One turn of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Message {
-    pub role: Role,
-    pub content: String,
-}
-
-impl Message {
-    pub fn new(role: Role, content: impl Into<String>) -> Self {
-        Self { role, content: content.into() }
-    }
-}
+use crate::conversation::{Message, Role};
 
 /// Where a turn stands in the text of its conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -159,7 +104,7 @@ impl Template {
         for (i, message) in messages.iter().enumerate() {
             text.push_str(&self.header(message.role));
             let start = text.len();
-            text.push_str(if self == Self::Tulu { strip(&message.content) } else { &message.content });
+            text.push_str(if self == Self::Tulu { strip(message.text()) } else { message.text() });
             let body = start..text.len();
             let assistant = message.role == Role::Assistant;
             match self {
@@ -249,11 +194,5 @@ mod tests {
         let whole = Template::Tulu.render(&chat(), "<eos>", false).text;
         let prompt = Template::Tulu.render(&chat()[..4], "<eos>", true).text;
         assert_eq!(whole.strip_prefix(&prompt), Some("You're welcome!<eos>\n"));
-    }
-
-    #[test]
-    fn an_unknown_role_is_named() {
-        assert_eq!("tool".parse::<Role>(), Err(UnknownRole("tool".into())));
-        assert_eq!("user".parse::<Role>(), Ok(Role::User));
     }
 }

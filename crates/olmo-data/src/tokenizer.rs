@@ -11,10 +11,11 @@ use olmo_stage::Digest;
 use serde::{Deserialize, Serialize};
 use tokenizers::{NormalizedString, Normalizer, PaddingParams, PostProcessorWrapper, Tokenizer, TruncationParams};
 
+use crate::conversation::{Message, Role};
 use crate::error::DataError;
 use crate::fast::FastEncoder;
 use crate::json;
-use crate::template::{Message, Rendered, Role, Template, strip};
+use crate::template::{Rendered, Template, strip};
 use crate::tokens::Document;
 
 const TOKENIZER: &str = "tokenizer.json";
@@ -152,7 +153,7 @@ impl TextTokenizer {
                 Ok(())
             };
             push(&Template::Tulu.header(message.role), false)?;
-            let content = strip(&message.content);
+            let content = strip(message.text());
             if message.role != Role::Assistant {
                 push(&format!("{content}\n"), false)?;
                 continue;

@@ -88,7 +88,7 @@ impl TokensReader {
     /// Opens the tokens in folder `dir`.
     pub fn open(dir: &Path) -> Result<Self, DataError> {
         let manifest = json::read(&dir.join(MANIFEST))?;
-        let source = Source::open(&dir.join(part_name(0)), &schema())?;
+        let source = Source::open(&dir.join(part_name(0)), &[schema()])?;
         Ok(Self { dir: dir.to_owned(), manifest, part: 0, source, waiting: Vec::new().into_iter(), read: 0 })
     }
 
@@ -124,7 +124,7 @@ impl TokensReader {
                 let reason = format!("has {} documents, its manifest says {}", self.read, self.manifest.documents);
                 return Err(DataError::broken(&self.dir.join(part_name(self.part)), reason));
             }
-            self.source = Source::open(&next, &schema())?;
+            self.source = Source::open(&next, &[schema()])?;
             self.part += 1;
         }
     }

@@ -37,7 +37,7 @@ pub fn prompts(
             dataset: conversation.dataset.clone(),
             id: conversation.id.clone(),
             input_ids: tokenizer.encode_text(&text)?,
-            expected: strip(&messages[last].content).to_owned(),
+            expected: strip(messages[last].text()).to_owned(),
         })
     };
     conversations.iter().enumerate().map(prompt).collect()

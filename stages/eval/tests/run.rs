@@ -87,7 +87,12 @@ fn answers_are_compared_with_the_last_assistant_turn_family_by_family() {
         messages.push(Message::new(Role::Assistant, expected));
         // What comes behind the last answer is not asked.
         messages.push(Message::new(Role::User, "Thanks"));
-        Conversation { dataset: ["even", "odd"][number % 2].into(), id: format!("q{number}"), messages }
+        Conversation {
+            dataset: ["even", "odd"][number % 2].into(),
+            id: format!("q{number}"),
+            messages,
+            ..Conversation::default()
+        }
     };
     prompts(&dir.path().join("prompts"), (0..40).map(conversation).collect());
     let (metrics, answers) = run(dir.path(), "a", json!({"max_new_tokens": 6})).unwrap();
@@ -116,6 +121,7 @@ fn a_prompt_without_room_for_an_answer_counts_as_wrong_and_one_with_little_room_
         dataset: "lengths".into(),
         id: length.to_string(),
         messages: vec![Message::new(Role::User, "7".repeat(length)), Message::new(Role::Assistant, "no")],
+        ..Conversation::default()
     };
     let frame = tokenizer
         .encode_text(&Template::Tulu.render(&[Message::new(Role::User, "")], "<|endoftext|>", true).text)
@@ -132,7 +138,8 @@ fn what_cannot_be_evaluated_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let tokenizer = tokenizer(&dir.path().join("tokenizer"));
     let (config, _) = model(&dir.path().join("model"), &tokenizer);
-    let unanswered = Conversation { dataset: "a".into(), id: "q7".into(), messages: question(7) };
+    let unanswered =
+        Conversation { dataset: "a".into(), id: "q7".into(), messages: question(7), ..Conversation::default() };
     prompts(&dir.path().join("prompts"), vec![unanswered]);
     let (code, message) = failure(run(dir.path(), "a", json!({})));
     assert!(code == "eval::no_answer" && message.contains("q7"), "{message}");

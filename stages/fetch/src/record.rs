@@ -131,7 +131,7 @@ pub fn conversation(value: &Value, format: Format) -> Result<Conversation, BadRe
     if messages.iter().all(|message| message.role == Role::System) {
         return Err(BadRecord::OnlySystem);
     }
-    Ok(Conversation { dataset, id, messages })
+    Ok(Conversation { dataset, id, messages, ..Conversation::default() })
 }
 
 /// The text at `key`; `None` if there is none or null.
@@ -184,8 +184,9 @@ fn message(turn: &Value, number: usize) -> Result<Message, BadRecord> {
         Some(Value::String(role)) => role,
         Some(other) => return Err(schema(format!("has a `role` that is {}, expected a string", kind(other)))),
     };
-    let role: Role =
-        role.parse().map_err(|e: olmo_data::template::UnknownRole| BadRecord::UnknownRole(number, e.to_string()))?;
+    let role: Role = role
+        .parse()
+        .map_err(|e: olmo_data::conversation::UnknownRole| BadRecord::UnknownRole(number, e.to_string()))?;
     let content = match turn.get("content") {
         None => return Err(schema("has no `content`".into())),
         Some(Value::Null) => return Err(BadRecord::EmptyContent(number, role)),
@@ -374,7 +375,7 @@ mod tests {
             (br#"{"messages": [{"content":"a"}]}"#, "message 1 has no `role`"),
             (
                 br#"{"messages": [{"role":"user","content":"a"},{"role":"bot","content":"a"}]}"#,
-                "message 2 has the unknown role `bot`, expected system, user or assistant",
+                "message 2 has the unknown role `bot`, expected system, developer, user, assistant, tool, function or environment",
             ),
             (br#"{"messages": [{"role":"user"}]}"#, "does not fit the schema: message 1 has no `content`"),
             (

@@ -37,7 +37,7 @@ impl Item for Conversation {
     fn digest(&self) -> blake3::Hash {
         let mut hasher = blake3::Hasher::new();
         for message in &self.messages {
-            let content = message.content.as_bytes();
+            let content = message.text().as_bytes();
             hasher
                 .update(message.role.as_str().as_bytes())
                 .update(&(content.len() as u64).to_le_bytes())
@@ -48,7 +48,7 @@ impl Item for Conversation {
 
     fn keeps(&self, filter: &Filter) -> bool {
         let messages = self.messages.len() as u64;
-        let chars = || self.messages.iter().map(|m| m.content.chars().count() as u64).sum::<u64>();
+        let chars = || self.messages.iter().map(|m| m.text().chars().count() as u64).sum::<u64>();
         (filter.datasets.is_empty() || filter.datasets.contains(&self.dataset))
             && messages >= filter.min_messages
             && (filter.max_messages == 0 || messages <= filter.max_messages)

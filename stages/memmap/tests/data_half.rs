@@ -165,7 +165,7 @@ fn the_sample_data_are_sound_from_end_to_end() {
         let ids = document.input_ids.iter().zip(&document.label_mask).filter(|(_, label)| **label);
         let ids: Vec<u32> = ids.map(|(id, _)| *id).collect();
         let answers = chat.messages.iter().filter(|message| message.role == olmo_data::Role::Assistant);
-        let expected: String = answers.map(|message| format!("{}<|endoftext|>", message.content)).collect();
+        let expected: String = answers.map(|message| format!("{}<|endoftext|>", message.text())).collect();
         assert_eq!(tokenizer.decode(&ids, false).unwrap(), expected);
     }
 
@@ -201,7 +201,7 @@ fn bad_lines_are_all_named_with_file_line_and_reason() {
         "4 lines are bad:\n\
          some.jsonl:2: is not JSON: EOF while parsing a list at column 14\n\
          some.jsonl:4: is not UTF-8 (byte 1 of the line)\n\
-         some.jsonl:5: message 2 has the unknown role `bot`, expected system, user or assistant\n\
+         some.jsonl:5: message 2 has the unknown role `bot`, expected system, developer, user, assistant, tool, function or environment\n\
          some.jsonl:6: message 1 (user) has empty content"
     );
     assert!(failure.hint.unwrap().contains("on_error: skip"));
@@ -394,7 +394,7 @@ fn arrow_files_of_both_kinds_are_read() {
         let done = bench.fetch(params.clone(), &bytes).unwrap();
         let chats = dataset::read_messages(&done.out("dataset")).unwrap();
         assert_eq!(chats.iter().map(|chat| chat.id.as_str()).collect::<Vec<_>>(), ["7", "8"]);
-        assert_eq!(chats[1].messages[1].content, "2");
+        assert_eq!(chats[1].messages[1].text(), "2");
         assert!(done.said.contains("1 of 3 records say the same as one before"), "{}", done.said);
         let failure = bench.fetch(params, &bytes[..bytes.len() / 2]).err().unwrap();
         assert!(["fetch::table", "fetch::unreadable"].contains(&failure.code.as_str()), "{failure:?}");
@@ -427,7 +427,7 @@ fn parquet_of_every_codec_is_read_and_a_damaged_one_names_the_file() {
         writer.close().unwrap();
         let done = bench.fetch(json!({"format": "prompt_completion"}), &bytes).unwrap();
         let chats = said(&done.out("dataset"));
-        assert_eq!((chats.len(), chats[4999][1].content.as_str()), (5000, "It is 4999"), "{codec:?}");
+        assert_eq!((chats.len(), chats[4999][1].text()), (5000, "It is 4999"), "{codec:?}");
         // Cut off, and with bytes of a page changed.
         let failure = bench.fetch(json!({"format": "prompt_completion"}), &bytes[..bytes.len() / 2]).err().unwrap();
         assert!(failure.message.starts_with("some.jsonl"), "{codec:?}: {failure:?}");

@@ -96,7 +96,7 @@ impl Encoder {
         let place = || format!("conversation `{}` (record {})", conversation.id.escape_debug(), number + 1);
         let messages = &conversation.messages;
         let mut encoded =
-            Encoded { holds_eos: messages.iter().any(|m| self.holds_eos(&m.content)), ..Encoded::default() };
+            Encoded { holds_eos: messages.iter().any(|m| self.holds_eos(m.text())), ..Encoded::default() };
         if !messages.iter().any(|message| self.labels.roles.contains(&message.role)) {
             encoded.unlabelled = true;
             return Ok(encoded);

@@ -149,7 +149,7 @@ fn batches(dir: &Path) -> Result<Batches, DataError> {
         Kind::Text => Box::new(dataset::text_batches(dir)?),
         Kind::Messages => Box::new(dataset::message_batches(dir)?.map(|batch| {
             let turns = batch?.into_iter().flat_map(|conversation| conversation.messages);
-            let text = |turn: Message| format!("{}{}\n", Template::Tulu.header(turn.role), strip(&turn.content));
+            let text = |turn: Message| format!("{}{}\n", Template::Tulu.header(turn.role), strip(turn.text()));
             Ok(turns.map(text).collect())
         })),
     })

@@ -316,7 +316,7 @@ fn records(dir: &Path, record: u64, count: u64, style: Style) -> Result<Vec<(Str
             .flat_map(|batch| batch.map_or_else(|e| vec![Err(e)], |b| b.into_iter().map(Ok).collect()));
         let block = |(n, chat): (usize, Result<olmo_data::Conversation, DataError>)| {
             let chat = chat?;
-            let turns: String = chat.messages.iter().map(|m| format!("{}: {}\n", m.role, shown(&m.content))).collect();
+            let turns: String = chat.messages.iter().map(|m| format!("{}: {}\n", m.role, shown(m.text()))).collect();
             Ok((format!("conversation {n}: {} of `{}`", plain(&chat.id), plain(&chat.dataset)), turns))
         };
         chats.enumerate().skip(first).take(count).map(block).collect::<Result<_, DataError>>()?

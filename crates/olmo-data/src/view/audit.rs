@@ -6,10 +6,11 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use crate::conversation::Role;
 use crate::dataset::{self, Kind};
 use crate::error::DataError;
 use crate::memmap::Dtype;
-use crate::template::{Role, strip};
+use crate::template::strip;
 use crate::tokenizer::TextTokenizer;
 use crate::view::html::{escape, page};
 use crate::view::{ArtifactKind, Sequences, kind, plain, preview};
@@ -126,15 +127,15 @@ fn of_dataset(dir: &Path, tokenizer: Option<&TextTokenizer>) -> Result<Audit, Da
                 for message in &conversation.messages {
                     said.extend_from_slice(message.role.as_str().as_bytes());
                     said.push(0);
-                    said.extend_from_slice(message.content.as_bytes());
+                    said.extend_from_slice(message.text().as_bytes());
                     said.push(0);
-                    if strip(&message.content).is_empty() {
+                    if strip(message.text()).is_empty() {
                         tally.add("empty_turn", number);
                     }
                     if before == Some(message.role) {
                         tally.add("same_role_twice", number);
                     }
-                    if holds_special(&message.content) {
+                    if holds_special(message.text()) {
                         tally.add("holds_special", number);
                     }
                     before = Some(message.role);
@@ -359,7 +360,7 @@ mod tests {
         ];
         for (n, messages) in chats.into_iter().enumerate() {
             let id = if n == 4 { 0 } else { n }.to_string();
-            writer.push(Conversation { dataset: String::new(), id, messages }).unwrap();
+            writer.push(Conversation { id, messages, ..Conversation::default() }).unwrap();
         }
         writer.finish(7).unwrap();
         let audit = audit(dir.path(), Some(&tokenizer()), 0).unwrap();

@@ -54,7 +54,7 @@ fn of_dataset(dir: &Path) -> Result<Stats, DataError> {
             let mut all = 0;
             for message in conversation.messages {
                 *by_role.entry(message.role.to_string()).or_default() += 1;
-                all += message.content.chars().count() as u64;
+                all += message.text().chars().count() as u64;
             }
             chars.add(all);
         }

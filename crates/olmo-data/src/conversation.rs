@@ -1,0 +1,128 @@
+//! The conversation types: [`Role`], [`Message`] and [`Conversation`].
+//!
+//! A message keeps every key of its source that is not null. `content` and `weight` become fields of their own; all
+//! other keys stay in [`Message::fields`], in their order, because a chat template may read any of them.
+
+use std::fmt;
+use std::str::FromStr;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// The speaker of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    System,
+    Developer,
+    User,
+    Assistant,
+    Tool,
+    Function,
+    Environment,
+}
+
+impl Role {
+    /// Every role, in the order in which messages list them.
+    pub const ALL: [Role; 7] =
+        [Role::System, Role::Developer, Role::User, Role::Assistant, Role::Tool, Role::Function, Role::Environment];
+
+    /// The name in data and in templates.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::System => "system",
+            Self::Developer => "developer",
+            Self::User => "user",
+            Self::Assistant => "assistant",
+            Self::Tool => "tool",
+            Self::Function => "function",
+            Self::Environment => "environment",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Role {
+    type Err = UnknownRole;
+
+    fn from_str(text: &str) -> Result<Self, UnknownRole> {
+        Self::ALL.into_iter().find(|role| role.as_str() == text).ok_or_else(|| UnknownRole(text.to_owned()))
+    }
+}
+
+/// A role that is not one of [`Role::ALL`].
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown role `{}`, expected {}", .0.escape_debug(), role_list())]
+pub struct UnknownRole(pub String);
+
+/// The roles as a list for a message.
+fn role_list() -> String {
+    let names = Role::ALL.map(Role::as_str);
+    let (last, others) = names.split_last().expect("there are roles");
+    format!("{} or {last}", others.join(", "))
+}
+
+/// One turn of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    pub role: Role,
+    /// `None` if the source has no `content`, or null.
+    pub content: Option<String>,
+    /// Overrides, for this message, whether its role is trained. From `weight` 0 or 1.
+    pub trained: Option<bool>,
+    /// The other keys of the message that are not null: `tool_calls`, `functions`, `name`, `reasoning_content`, …
+    pub fields: Map<String, Value>,
+}
+
+impl Message {
+    pub fn new(role: Role, content: impl Into<String>) -> Self {
+        Self { role, content: Some(content.into()), trained: None, fields: Map::new() }
+    }
+
+    /// The content; empty if there is none.
+    pub fn text(&self) -> &str {
+        self.content.as_deref().unwrap_or_default()
+    }
+}
+
+/// A conversation and where it is from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Conversation {
+    /// The source's name for the part it belongs to, in evaluations the family.
+    pub dataset: String,
+    pub id: String,
+    pub messages: Vec<Message>,
+    /// The tools that the assistant may call, for the chat template.
+    pub tools: Option<Value>,
+    /// The documents that the assistant may cite, for the chat template.
+    pub documents: Option<Value>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn roles_are_read_by_name_and_an_unknown_one_is_an_error_that_lists_them() {
+        for role in Role::ALL {
+            assert_eq!(role.as_str().parse(), Ok(role));
+        }
+        let error = "bot".parse::<Role>().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "unknown role `bot`, expected system, developer, user, assistant, tool, function or environment"
+        );
+    }
+
+    #[test]
+    fn a_message_without_content_has_an_empty_text() {
+        assert_eq!(Message { content: None, ..Message::new(Role::Tool, "") }.text(), "");
+        assert_eq!(Message::new(Role::User, "Hi").text(), "Hi");
+    }
+}
