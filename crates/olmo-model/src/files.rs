@@ -78,12 +78,16 @@ pub(crate) fn check_fit(config: &ModelConfig, parameters: &Parameters) -> Result
 
 /// The config's fields, not yet understood.
 pub(crate) fn read_config(folder: &Path) -> Result<Map<String, Value>, ModelError> {
-    let path = folder.join(CONFIG_FILE);
-    let text = std::fs::read(&path).map_err(|error| ModelError::io(&path, error))?;
+    read_object(&folder.join(CONFIG_FILE))
+}
+
+/// The JSON object in the file `path`.
+pub(crate) fn read_object(path: &Path) -> Result<Map<String, Value>, ModelError> {
+    let text = std::fs::read(path).map_err(|error| ModelError::io(path, error))?;
     match serde_json::from_slice(&text) {
         Ok(Value::Object(fields)) => Ok(fields),
-        Ok(_) => Err(ModelError::folder(&path, "is not a JSON object")),
-        Err(error) => Err(ModelError::folder(&path, format!("is not JSON: {error}"))),
+        Ok(_) => Err(ModelError::folder(path, "is not a JSON object")),
+        Err(error) => Err(ModelError::folder(path, format!("is not JSON: {error}"))),
     }
 }
 

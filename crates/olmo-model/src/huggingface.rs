@@ -4,15 +4,18 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use crate::config::{InitFnType, LayerNormType, ModelConfig};
+use crate::config::{self, InitFnType, LayerNormType, ModelConfig};
 use crate::error::ModelError;
-use crate::files::{CONFIG_FILE, Part, check_fit, read, read_config, write_json};
+use crate::files::{CONFIG_FILE, Part, check_fit, read, read_config, read_object, write_json};
 use crate::layout;
 use crate::parameters::Parameters;
 use crate::tensors::{self, Outgoing};
 
 /// The field of a config that names its architecture.
 pub(crate) const MODEL_TYPE: &str = "model_type";
+
+/// What `transformers` reads for generation; its `eos_token_id` may be a list.
+const GENERATION_FILE: &str = "generation_config.json";
 
 /// Our own field: the number of ids, where the embedding has more rows than that (Hugging Face knows only the rows).
 const VOCABULARY: &str = "olmo_vocab_size";
@@ -141,7 +144,8 @@ fn parts(config: &ModelConfig) -> Vec<Part> {
 /// As [`crate::load`].
 pub fn load_huggingface(folder: &Path) -> Result<(ModelConfig, Parameters), ModelError> {
     let fields = read_config(folder)?;
-    let config = understand(&fields).map_err(|reason| ModelError::folder(&folder.join(CONFIG_FILE), reason))?;
+    let mut config = understand(&fields).map_err(|reason| ModelError::folder(&folder.join(CONFIG_FILE), reason))?;
+    add_stop_ids(folder, &mut config)?;
     config.validate()?;
     let mut ignored = DERIVED.to_vec();
     if config.weight_tying {
@@ -150,6 +154,27 @@ pub fn load_huggingface(folder: &Path) -> Result<(ModelConfig, Parameters), Mode
     }
     let parameters = read(folder, &config, &parts(&config), &ignored)?;
     Ok((config, parameters))
+}
+
+/// Adds the eos ids of `generation_config.json`, which may list more than `config.json` (OLMo 3, Llama 3).
+fn add_stop_ids(folder: &Path, config: &mut ModelConfig) -> Result<(), ModelError> {
+    let path = folder.join(GENERATION_FILE);
+    if !path.exists() {
+        return Ok(());
+    }
+    let ids = token_ids(&read_object(&path)?, "eos_token_id").map_err(|reason| ModelError::folder(&path, reason))?;
+    for id in ids {
+        if !config.eos_token_ids.contains(&id) {
+            config.eos_token_ids.push(id);
+        }
+    }
+    Ok(())
+}
+
+/// The token ids under `name`, a number or a list; none if it is absent or null.
+fn token_ids(fields: &Map<String, Value>, name: &str) -> Result<Vec<u32>, String> {
+    let value = fields.get(name).unwrap_or(&Value::Null);
+    config::token_ids::deserialize(value).map_err(|_| format!("`{name}` is {value}, not a token id or a list of them"))
 }
 
 /// Our config for a Hugging Face one; fields that would change the results and that we do not know are refused.
@@ -177,18 +202,6 @@ fn understand(fields: &Map<String, Value>) -> Result<ModelConfig, String> {
         present(name).map(|value| value.as_f64().ok_or(format!("`{name}` is {value}, not a number"))).transpose()
     };
     let required = |name: &str| whole(name)?.ok_or(format!("lacks `{name}`"));
-    let token = |name: &str| -> Result<Option<u32>, String> {
-        // Some configs list several; the first is the one that the tokenizer writes.
-        let value = present(name).map(|value| value.as_array().and_then(|all| all.first()).unwrap_or(value));
-        value
-            .map(|value| {
-                value
-                    .as_u64()
-                    .and_then(|id| u32::try_from(id).ok())
-                    .ok_or(format!("`{name}` is {value}, not a token id"))
-            })
-            .transpose()
-    };
     if let Some(act) = present("hidden_act").filter(|act| *act != "silu") {
         return Err(format!("has hidden_act {act}; only \"silu\" is supported"));
     }
@@ -226,8 +239,8 @@ fn understand(fields: &Map<String, Value>) -> Result<ModelConfig, String> {
         vocab_size,
         embedding_size: (vocab_size != rows).then_some(rows),
         weight_tying: present("tie_word_embeddings").is_some_and(|tied| *tied == true),
-        eos_token_id: token("eos_token_id")?,
-        pad_token_id: token("pad_token_id")?,
+        eos_token_ids: token_ids(fields, "eos_token_id")?,
+        pad_token_id: token_ids(fields, "pad_token_id")?.first().copied(),
         init_fn: InitFnType::Normal,
         init_std: number("initializer_range")?.unwrap_or(0.02),
         init_cutoff_factor: None,
@@ -287,9 +300,13 @@ pub fn save_huggingface(folder: &Path, config: &ModelConfig, parameters: &Parame
     check_fit(config, parameters)?;
     let architecture = Architecture::of(config)?;
     write_json(folder, CONFIG_FILE, describe(config, architecture))?;
-    let generation =
-        json!({"_from_model_config": true, "eos_token_id": config.eos_token_id, "pad_token_id": config.pad_token_id});
-    write_json(folder, "generation_config.json", generation)?;
+    let eos = match &config.eos_token_ids[..] {
+        [] => Value::Null,
+        [id] => json!(id),
+        several => json!(several),
+    };
+    let generation = json!({"_from_model_config": true, "eos_token_id": eos, "pad_token_id": config.pad_token_id});
+    write_json(folder, GENERATION_FILE, generation)?;
     let outgoing: Vec<Outgoing<'_>> = parts(config)
         .into_iter()
         .map(|part| Outgoing { name: part.name, shape: part.shape, values: &parameters.flat()[part.range] })
@@ -304,7 +321,8 @@ fn describe(config: &ModelConfig, architecture: Architecture) -> Value {
         "attention_bias": false,
         "attention_dropout": 0.0,
         "bos_token_id": null,
-        "eos_token_id": config.eos_token_id,
+        // Every reader takes a number here; the list is in `generation_config.json`, as in the releases of OLMo 3.
+        "eos_token_id": config.eos_token_id(),
         "pad_token_id": config.pad_token_id,
         "hidden_act": "silu",
         "hidden_size": config.d_model,

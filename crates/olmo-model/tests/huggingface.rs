@@ -7,7 +7,7 @@ use olmo_model::{
 };
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const CASES: [&str; 4] = ["olmo", "olmo2", "olmo2_gqa", "olmo3"];
 
@@ -58,19 +58,21 @@ fn greedy_answers_are_those_of_transformers_alone_or_in_company_and_on_any_numbe
         let (config, parameters) = load(&fixture(name)).expect("a model");
         let (case, model) = (case(name), Model::new(&config, &parameters, false).expect("a model"));
         let (prompts, want) = (ids(&case["input_ids"]), ids(&case["greedy"]));
-        let options = GenerateOptions { max_new_tokens: want[0].len(), eos_token_id: None };
+        let options = GenerateOptions { max_new_tokens: want[0].len(), eos_token_ids: vec![] };
         assert_eq!(generate(&model, &prompts, &options).expect("answers"), want, "{name}");
         assert_eq!(generate(&model, &prompts[1..], &options).expect("answers"), want[1..], "{name}");
         for threads in [1, 3] {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
             assert_eq!(pool.install(|| generate(&model, &prompts, &options)).expect("answers"), want, "{name}");
         }
-        // An answer ends before its first eos.
-        let eos = want[0][5];
-        let end = want[0].iter().position(|id| *id == eos).expect("it is there");
-        let stopped =
-            generate(&model, &prompts[..1], &GenerateOptions { eos_token_id: Some(eos), ..options }).expect("answers");
-        assert_eq!(stopped, [want[0][..end].to_vec()], "{name}");
+        // An answer ends before the first of its eos ids, whichever that is.
+        let position = |eos: u32| want[0].iter().position(|id| *id == eos).expect("it is there");
+        for eos in [vec![want[0][5]], vec![want[0][5], want[0][3]], vec![want[0][3], want[0][5]]] {
+            let end = eos.iter().map(|id| position(*id)).min().expect("an id");
+            let options = GenerateOptions { eos_token_ids: eos, ..options.clone() };
+            let stopped = generate(&model, &prompts[..1], &options).expect("answers");
+            assert_eq!(stopped, [want[0][..end].to_vec()], "{name}");
+        }
     }
 }
 
@@ -95,6 +97,41 @@ fn an_export_loads_as_the_same_model_and_equal_models_give_equal_bytes() {
 }
 
 #[test]
+fn several_eos_ids_are_read_from_both_files_and_written_as_a_list() {
+    let read = |own: Value, generation: Value| -> Result<Vec<u32>, String> {
+        let folder = changed("olmo2", |config| config["eos_token_id"] = own.clone());
+        std::fs::write(folder.path().join("generation_config.json"), json!({"eos_token_id": generation}).to_string())
+            .expect("written");
+        let (config, parameters) = load(folder.path()).map_err(|error| error.to_string())?;
+        assert_eq!(config.eos_token_id(), config.eos_token_ids.first().copied());
+        let out = tempfile::tempdir().expect("a folder");
+        let [huggingface, native] = ["hf", "native"].map(|part| out.path().join(part));
+        save_huggingface(&huggingface, &config, &parameters).expect("written");
+        save_native(&native, &config, &parameters).expect("written");
+        for folder in [&huggingface, &native] {
+            assert_eq!(load(folder).expect("loaded").0, config);
+        }
+        let [own, generation] = ["config.json", "generation_config.json"].map(|file| {
+            let text = std::fs::read(huggingface.join(file)).expect("read");
+            serde_json::from_slice::<Value>(&text).expect("JSON")["eos_token_id"].clone()
+        });
+        assert_eq!(own, json!(config.eos_token_id()));
+        let ids = &config.eos_token_ids;
+        assert_eq!(generation, if ids.len() == 1 { json!(ids[0]) } else { json!(ids) });
+        Ok(config.eos_token_ids)
+    };
+    // OLMo 3 has one id in its config and both in the other file; Llama 3.1 has the list in both.
+    assert_eq!(read(json!(5), json!([7, 5])).unwrap(), [5, 7]);
+    assert_eq!(read(json!([5, 6, 7]), json!([5, 6, 7])).unwrap(), [5, 6, 7]);
+    assert_eq!(read(json!([5, 5]), Value::Null).unwrap(), [5]);
+    assert_eq!(read(Value::Null, json!(9)).unwrap(), [9]);
+    assert!(read(json!(-1), Value::Null).unwrap_err().contains("config.json: `eos_token_id` is -1"));
+    let error = read(json!(1), json!(["<|end|>"])).unwrap_err();
+    assert!(error.contains("generation_config.json: `eos_token_id` is [\"<|end|>\"]"), "{error}");
+    assert!(read(json!([5, 96]), Value::Null).unwrap_err().contains("`eos_token_id` (96)"));
+}
+
+#[test]
 fn rows_beyond_the_vocabulary_survive_the_export_and_are_never_generated() {
     let (mut config, _) = load(&fixture("olmo2")).expect("a model");
     config.vocab_size = 40;
@@ -112,7 +149,7 @@ fn rows_beyond_the_vocabulary_survive_the_export_and_are_never_generated() {
     let model = Model::new(&config, &parameters, false).expect("a model");
     let prompts: Vec<Vec<u32>> = (0..8).map(|first| vec![first, first + 1]).collect();
     let answers =
-        generate(&model, &prompts, &GenerateOptions { max_new_tokens: 10, eos_token_id: None }).expect("answers");
+        generate(&model, &prompts, &GenerateOptions { max_new_tokens: 10, eos_token_ids: vec![] }).expect("answers");
     assert!(answers.concat().iter().all(|id| *id < 40), "{answers:?}");
 }
 

@@ -39,7 +39,9 @@ impl Stage for Convert {
         let tokenizer = TextTokenizer::open(&tokenizer_dir)?;
         let (mut config, parameters) = olmo_model::load(&context.input("model")?).map_err(model_failure)?;
         tokenizer_files::check(&config, tokenizer.special())?;
-        config.eos_token_id = Some(tokenizer.special().eos_token_id);
+        if config.eos_token_ids.is_empty() {
+            config.eos_token_ids.push(tokenizer.special().eos_token_id);
+        }
         config.pad_token_id = Some(tokenizer.special().pad_token_id);
         let dir = context.output("model")?;
         context.check_stop()?;

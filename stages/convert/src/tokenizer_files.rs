@@ -16,8 +16,8 @@ pub fn check(config: &ModelConfig, special: &SpecialTokens) -> Result<(), StageE
         let what = format!("the tokenizer has {} ids, the model knows {}", special.vocab_size, config.vocab_size);
         return Err(StageError::fail("convert::vocabulary", what).hint(HINT));
     }
-    match config.eos_token_id {
-        Some(eos) if eos != special.eos_token_id => {
+    match config.eos_token_id() {
+        Some(eos) if !config.eos_token_ids.contains(&special.eos_token_id) => {
             let what = format!(
                 "the tokenizer's eos `{}` is id {}, the model's is id {eos}",
                 special.eos_token.escape_debug(),

@@ -76,7 +76,7 @@ fn an_export_has_every_file_that_hugging_face_reads_and_the_same_logits() {
         assert_eq!(fs::read(model.join("tokenizer.json")).unwrap(), original);
         assert_eq!(json_file(&model.join("generation_config.json"))["eos_token_id"], json!(special.eos_token_id));
         let (read, _) = olmo_model::load(&model).unwrap();
-        assert_eq!(read.eos_token_id, Some(special.eos_token_id));
+        assert_eq!(read.eos_token_ids, [special.eos_token_id]);
     }
 }
 
@@ -107,6 +107,6 @@ fn a_model_that_hugging_face_cannot_express_and_a_foreign_tokenizer_are_refused(
         other => panic!("a failure is expected, not {other:?}"),
     };
     assert_eq!(code("a", ModelConfig { norm_after: false, ..config.clone() }), "convert::model");
-    assert_eq!(code("b", ModelConfig { eos_token_id: Some(9), ..config.clone() }), "convert::eos");
+    assert_eq!(code("b", ModelConfig { eos_token_ids: vec![9], ..config.clone() }), "convert::eos");
     assert_eq!(code("c", ModelConfig { vocab_size: 100, ..config }), "convert::vocabulary");
 }

@@ -70,7 +70,7 @@ pub fn ask(
         for (room, indices) in by_room.into_iter().filter(|(room, _)| *room > 0) {
             let ids: Vec<Vec<u32>> = indices.iter().map(|index| some[*index].input_ids.clone()).collect();
             let options =
-                GenerateOptions { max_new_tokens: room, eos_token_id: Some(tokenizer.special().eos_token_id) };
+                GenerateOptions { max_new_tokens: room, eos_token_ids: vec![tokenizer.special().eos_token_id] };
             let made = generate(model, &ids, &options).map_err(model_failure)?;
             for (index, ids) in indices.into_iter().zip(made) {
                 texts[index] = Some(strip(&tokenizer.decode(&ids, true)?).to_owned());

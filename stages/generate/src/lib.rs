@@ -67,7 +67,7 @@ impl Stage for Generate {
             }
             let options = GenerateOptions {
                 max_new_tokens: params.max_new_tokens.min(room),
-                eos_token_id: Some(chat.eos_token_id()),
+                eos_token_ids: vec![chat.eos_token_id()],
             };
             let made = generate(&model, &[input_ids], &options).map_err(model_failure)?.pop().unwrap_or_default();
             let answer = chat.decode(&made)?;

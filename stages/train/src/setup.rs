@@ -165,7 +165,9 @@ fn model(
         }
         (None, Some((mut config, weights))) => {
             check_vocabulary(&config, &vocabulary)?;
-            config.eos_token_id = Some(vocabulary.eos_token_id);
+            if config.eos_token_ids.is_empty() {
+                config.eos_token_ids.push(vocabulary.eos_token_id);
+            }
             config.pad_token_id = Some(vocabulary.pad_token_id);
             Ok((config, Some(weights)))
         }
@@ -186,8 +188,8 @@ pub(crate) fn check_vocabulary(config: &ModelConfig, vocabulary: &Vocabulary) ->
         );
         return Err(StageError::fail("train::vocabulary", what).hint(HINT));
     }
-    match config.eos_token_id {
-        Some(eos) if eos != vocabulary.eos_token_id => {
+    match config.eos_token_id() {
+        Some(eos) if !config.eos_token_ids.contains(&vocabulary.eos_token_id) => {
             let what = format!(
                 "the data ends its documents with id {}, the initial weights with id {eos}",
                 vocabulary.eos_token_id
