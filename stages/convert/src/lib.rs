@@ -6,7 +6,7 @@
 mod check;
 mod tokenizer_files;
 
-use olmo_data::{Template, TextTokenizer};
+use olmo_data::{Chat, Template, TextTokenizer};
 use olmo_model::ModelError;
 use olmo_stage::worker::write_json;
 use olmo_stage::{Context, Stage, StageError};
@@ -17,14 +17,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
-    /// The chat template that goes with the model; the one it was trained with.
-    #[serde(default = "default_template")]
-    #[schemars(with = "String", extend("enum" = ["tulu", "olmo2", "chatml"]))]
-    pub template: Template,
-}
-
-fn default_template() -> Template {
-    Template::Tulu
+    /// How a conversation becomes text, for a model that does not record it. Null: as the model's conversations were written in
+    /// training, or as its tokenizer says.
+    #[serde(default)]
+    #[schemars(with = "Option<String>", extend("enum" = ["tulu", "olmo2", "chatml", null]))]
+    pub template: Option<Template>,
 }
 
 /// The stage.
@@ -37,16 +34,23 @@ impl Stage for Convert {
     fn run(params: Params, context: &mut Context) -> Result<(), StageError> {
         let tokenizer_dir = context.input("tokenizer")?;
         let tokenizer = TextTokenizer::open(&tokenizer_dir)?;
-        let (mut config, parameters) = olmo_model::load(&context.input("model")?).map_err(model_failure)?;
+        let model_dir = context.input("model")?;
+        let chat = Chat::of_model(&model_dir, &tokenizer, params.template)
+            .map_err(|e| StageError::fail("convert::template", e.to_string()).hint(e.hint()))?;
+        let (mut config, parameters) = olmo_model::load(&model_dir).map_err(model_failure)?;
         tokenizer_files::check(&config, tokenizer.special())?;
-        if config.eos_token_ids.is_empty() {
-            config.eos_token_ids.push(tokenizer.special().eos_token_id);
+        // Where an answer ends comes first: readers that know one id alone take the first.
+        let before = std::mem::replace(&mut config.eos_token_ids, chat.stop_token_ids());
+        for id in before {
+            if !config.eos_token_ids.contains(&id) {
+                config.eos_token_ids.push(id);
+            }
         }
         config.pad_token_id = Some(tokenizer.special().pad_token_id);
         let dir = context.output("model")?;
         context.check_stop()?;
         olmo_model::save_huggingface(&dir, &config, &parameters).map_err(model_failure)?;
-        tokenizer_files::write(&dir, &tokenizer_dir, tokenizer.special(), params.template, config.max_sequence_length)?;
+        tokenizer_files::write(&dir, &tokenizer_dir, &chat, config.max_sequence_length)?;
         context.check_stop()?;
         let (read_config, read_parameters) = olmo_model::load(&dir).map_err(model_failure)?;
         let report = check::compare((&config, &parameters), (&read_config, &read_parameters))?;

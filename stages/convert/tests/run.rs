@@ -1,10 +1,9 @@
 //! Stage convert through the folder of an attempt.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use olmo_data::{Message, Role, Template, TextTokenizer};
+use olmo_data::{Chat, Conversation, Message, Role, Template, TextTokenizer};
 use olmo_model::{ModelConfig, Parameters};
 use olmo_stage::{Context, Stage, StageError};
 use olmo_stage_convert::Convert;
@@ -86,14 +85,11 @@ fn the_exported_template_makes_the_text_that_was_trained() {
     let tokenizer = tokenizer(&dir.path().join("tokenizer"));
     let config: ModelConfig = serde_json::from_value(configs(tokenizer.special().vocab_size)[0].clone()).unwrap();
     run(dir.path(), &config, "a").unwrap();
-    let template = fs::read_to_string(dir.path().join("a/out/model/chat_template.jinja")).unwrap();
     let turns = [(Role::System, "Be short. "), (Role::User, "1+1?"), (Role::Assistant, "2"), (Role::User, "2+2?")];
     let messages: Vec<Message> = turns.iter().map(|(role, text)| Message::new(*role, *text)).collect();
-    let given: Vec<BTreeMap<&str, &str>> =
-        turns.iter().map(|(role, text)| BTreeMap::from([("role", role.as_str()), ("content", *text)])).collect();
-    let context =
-        minijinja::context! { messages => given, eos_token => "<|endoftext|>", add_generation_prompt => true };
-    let text = minijinja::Environment::new().render_str(&template, context).unwrap();
+    let (_, chat) = Chat::of_huggingface(&dir.path().join("a/out/model"), None).unwrap();
+    let conversation = Conversation { messages: messages.clone(), ..Conversation::default() };
+    let text = chat.prompt(&conversation).unwrap();
     assert_eq!(text, Template::Tulu.render(&messages, "<|endoftext|>", true).text);
 }
 

@@ -1,6 +1,6 @@
 //! One record of a source as a conversation, or the reason why it is none: the formats in which chats come.
 
-use olmo_data::template::strip;
+use olmo_data::chat::strip;
 use olmo_data::{Conversation, Message, Role};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

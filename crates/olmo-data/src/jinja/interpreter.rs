@@ -1,6 +1,6 @@
 //! Runs the statements and expressions of a template.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,8 +12,11 @@ use super::text::{Text, TextBuilder};
 use super::value::{Dict, MacroValue, Value};
 use super::{date::Date, filters, functions, methods, numbers, tests};
 
-/// Calls of macros and recursive loops inside each other.
-const DEEPEST: usize = 120;
+/// Evaluations inside each other: expressions, blocks, calls of macros. Python allows about as many.
+const DEEPEST: usize = 400;
+
+/// Lists and dicts inside each other.
+const DEEPEST_VALUE: usize = 200;
 
 /// The evaluated arguments of a call.
 #[derive(Default)]
@@ -47,6 +50,12 @@ impl Args {
     }
 }
 
+/// What a macro or a namespace may be reached from again.
+enum Cycle {
+    Scope(Rc<Scope>),
+    Namespace(Rc<RefCell<Dict>>),
+}
+
 enum Flow {
     Normal,
     Break,
@@ -59,9 +68,13 @@ pub struct Interpreter {
     depth: Cell<usize>,
     /// Bytes that may be written.
     pub longest: usize,
+    /// Values that one may hold.
+    largest: usize,
     /// What `strftime_now` takes for today.
     pub date: Option<Date>,
-    generations: std::cell::RefCell<Vec<Range<usize>>>,
+    generations: RefCell<Vec<Range<usize>>>,
+    /// What may hold itself: cleared at the end.
+    cycles: RefCell<Vec<Cycle>>,
     /// Blocks around the current statement whose text is not yet part of the output.
     buffered: Cell<usize>,
 }
@@ -72,8 +85,10 @@ impl Interpreter {
             fuel: Cell::new(fuel),
             depth: Cell::new(0),
             longest,
+            largest: usize::try_from(fuel).unwrap_or(usize::MAX),
             date,
-            generations: Default::default(),
+            generations: RefCell::default(),
+            cycles: RefCell::default(),
             buffered: Cell::new(0),
         })
     }
@@ -81,8 +96,22 @@ impl Interpreter {
     /// The text that `body` writes, and the byte ranges between `{% generation %}` tags.
     pub fn run(self: &Rc<Self>, body: &[Stmt], scope: &Rc<Scope>) -> Result<(TextBuilder, Vec<Range<usize>>)> {
         let mut out = TextBuilder::default();
-        self.statements(body, scope, &mut out)?;
+        let ran = self.statements(body, scope, &mut out);
+        for cycle in self.cycles.take() {
+            match cycle {
+                Cycle::Scope(scope) => scope.clear(),
+                Cycle::Namespace(dict) => dict.borrow_mut().clear(),
+            }
+        }
+        ran?;
         Ok((out, self.generations.take()))
+    }
+
+    /// Makes a namespace.
+    pub fn namespace(&self, dict: Dict) -> Value {
+        let dict = Rc::new(RefCell::new(dict));
+        self.cycles.borrow_mut().push(Cycle::Namespace(dict.clone()));
+        Value::Namespace(dict)
     }
 
     /// Pays for `work` steps.
@@ -98,7 +127,7 @@ impl Interpreter {
 
     fn deeper<T>(&self, run: impl FnOnce() -> Result<T>) -> Result<T> {
         if self.depth.get() == DEEPEST {
-            return Err(Error::raised("RecursionError", "maximum recursion depth exceeded"));
+            return Err(Error::limit(format!("it nests more than {DEEPEST} evaluations")));
         }
         self.depth.set(self.depth.get() + 1);
         let ran = run();
@@ -115,7 +144,7 @@ impl Interpreter {
 
     fn statements(self: &Rc<Self>, body: &[Stmt], scope: &Rc<Scope>, out: &mut TextBuilder) -> Result<Flow> {
         for statement in body {
-            let flow = self.statement(statement, scope, out).map_err(|e| e.at(statement.line))?;
+            let flow = self.deeper(|| self.statement(statement, scope, out)).map_err(|e| e.at(statement.line))?;
             if !matches!(flow, Flow::Normal) {
                 return Ok(flow);
             }
@@ -139,7 +168,7 @@ impl Interpreter {
             StmtKind::Data(text) => out.push_str(text),
             StmtKind::Output(value) => {
                 let value = self.eval(value, scope)?;
-                out.push(&value.to_text()?);
+                out.push(&self.print(&value)?);
             }
             StmtKind::If { branches, otherwise } => {
                 for (test, body) in branches {
@@ -175,7 +204,8 @@ impl Interpreter {
             }
             StmtKind::Macro(node) => {
                 let value = Value::Macro(Rc::new(MacroValue { node: node.clone(), scope: scope.clone() }));
-                scope.set(&node.name, value);
+                scope.define(&node.name, value);
+                self.cycles.borrow_mut().push(Cycle::Scope(scope.clone()));
             }
             StmtKind::Call { call, caller } => {
                 let caller = Value::Macro(Rc::new(MacroValue { node: caller.clone(), scope: scope.clone() }));
@@ -226,6 +256,9 @@ impl Interpreter {
         out: &mut TextBuilder,
     ) -> Result<Flow> {
         let length = if node.test.is_none() { iterable.len().ok() } else { None };
+        if iterable.as_items().is_none() {
+            self.spend(iterable.len().unwrap_or(0))?;
+        }
         let mut items = stream(&iterable)?;
         let (this, test_node, outer) = (self.clone(), node.clone(), scope.clone());
         let source = move || loop {
@@ -241,14 +274,12 @@ impl Interpreter {
         let recurse = node.recursive.then(|| {
             let (this, node, outer) = (self.clone(), node.clone(), scope.clone());
             Rc::new(move |iterable: Value, depth: usize| {
-                this.deeper(|| {
-                    let mut out = TextBuilder::default();
-                    this.buffered.set(this.buffered.get() + 1);
-                    let ran = this.for_loop(&node, iterable, &outer, depth, &mut out);
-                    this.buffered.set(this.buffered.get() - 1);
-                    ran?;
-                    Ok(out.finish().into())
-                })
+                let mut out = TextBuilder::default();
+                this.buffered.set(this.buffered.get() + 1);
+                let ran = this.for_loop(&node, iterable, &outer, depth, &mut out);
+                this.buffered.set(this.buffered.get() - 1);
+                ran?;
+                Ok(out.finish().into())
             }) as Rc<dyn Fn(Value, usize) -> Result<Value>>
         });
         let state = Rc::new(LoopState::new(Box::new(source), length, depth0, recurse));
@@ -274,7 +305,12 @@ impl Interpreter {
                 Some(Value::Namespace(_)) if attribute.starts_with('_') => {
                     return Err(functions::private_attribute(attribute));
                 }
-                Some(Value::Namespace(dict)) => dict.borrow_mut().insert(attribute.as_str().into(), value),
+                Some(Value::Namespace(dict)) => {
+                    if matches!(&value, Value::Namespace(other) if Rc::ptr_eq(other, &dict)) {
+                        return Err(Error::unsupported("a namespace that holds itself"));
+                    }
+                    dict.borrow_mut().insert(attribute.as_str().into(), value);
+                }
                 _ => {
                     let message = "cannot assign attribute on non-namespace object";
                     return Err(Error::raised("TemplateRuntimeError", message));
@@ -298,7 +334,15 @@ impl Interpreter {
     }
 
     pub fn eval(self: &Rc<Self>, expr: &Expr, scope: &Rc<Scope>) -> Result<Value> {
-        self.eval_kind(expr, scope).map_err(|e| e.at(expr.line))
+        let value = self.deeper(|| self.eval_kind(expr, scope)).map_err(|e| e.at(expr.line))?;
+        let weight = value.weight();
+        if weight.depth > DEEPEST_VALUE {
+            return Err(Error::limit(format!("a value nests more than {DEEPEST_VALUE} levels deep")).at(expr.line));
+        }
+        if weight.size > self.largest {
+            return Err(Error::limit(format!("a value holds more than {} others", self.largest)).at(expr.line));
+        }
+        Ok(value)
     }
 
     fn eval_kind(self: &Rc<Self>, expr: &Expr, scope: &Rc<Scope>) -> Result<Value> {
@@ -361,9 +405,8 @@ impl Interpreter {
                     if matches!(part, Value::Markup(_)) {
                         return Err(Error::unsupported("joining text to what `safe` or `escape` made"));
                     }
-                    builder.push(&part.to_text()?);
+                    builder.push(&self.print(&part)?);
                 }
-                self.spend(builder.len() / 16)?;
                 self.check_length(&builder)?;
                 builder.finish().into()
             }
@@ -423,6 +466,7 @@ impl Interpreter {
         let ordered = |operator: &str, wanted: &[std::cmp::Ordering]| -> Result<bool> {
             Ok(a.compare(b, operator)?.is_some_and(|found| wanted.contains(&found)))
         };
+        self.spend(a.weight().size.min(b.weight().size))?;
         match comparison {
             Comparison::Equal => Ok(a.equals(b)),
             Comparison::NotEqual => Ok(!a.equals(b)),
@@ -431,10 +475,16 @@ impl Interpreter {
             Comparison::Greater => ordered(">", &[Greater]),
             Comparison::GreaterEqual => ordered(">=", &[Greater, Equal]),
             Comparison::In | Comparison::NotIn => {
-                self.spend(b.len().unwrap_or(1) / 16)?;
+                self.spend(b.weight().size)?;
                 Ok(b.contains(a)? == (comparison == Comparison::In))
             }
         }
+    }
+
+    /// The text of a value that is printed.
+    pub fn print(&self, value: &Value) -> Result<Text> {
+        self.spend(value.weight().size)?;
+        value.to_text()
     }
 
     /// A filter expression without operand, applied to `value`.
@@ -462,7 +512,9 @@ impl Interpreter {
             match self.eval(more, scope)? {
                 Value::Dict(dict) => {
                     for (key, value) in dict.pairs() {
-                        let Some(key) = key.as_text() else { return Err(Error::type_error("keywords must be strings")) };
+                        let Some(key) = key.as_text() else {
+                            return Err(Error::type_error("keywords must be strings"));
+                        };
                         args.named.push((key.as_str().to_owned(), value.clone()));
                     }
                 }
@@ -482,7 +534,7 @@ impl Interpreter {
 
     pub fn call(self: &Rc<Self>, callee: &Value, mut args: Args) -> Result<Value> {
         match callee.defined()? {
-            Value::Macro(value) => self.deeper(|| self.call_macro(value, args)),
+            Value::Macro(value) => self.call_macro(value, args),
             Value::Function(name) => functions::call(self, name, args),
             Value::Method(method) => methods::call(self, &method.0, &method.1, args),
             Value::Joiner(joiner) => {
@@ -558,7 +610,8 @@ impl Interpreter {
                 Some(caller) if node.uses_caller => scope.set("caller", caller),
                 None if node.uses_caller => scope.set("caller", Value::undefined("No caller defined")),
                 Some(_) => {
-                    let message = format!("macro {:?} was invoked with two values for the special caller argument", node.name);
+                    let message =
+                        format!("macro {:?} was invoked with two values for the special caller argument", node.name);
                     return Err(Error::type_error(message));
                 }
                 None => {}
@@ -570,9 +623,9 @@ impl Interpreter {
 
 /// What iterating over `value` gives, one item at a time.
 fn stream(value: &Value) -> Result<Box<dyn FnMut() -> Option<Value>>> {
-    if let Value::Generator(items) = value {
-        let items = items.clone();
-        return Ok(Box::new(move || items.borrow_mut().pop_front()));
+    if let Value::Generator(generator) = value {
+        let generator = generator.clone();
+        return Ok(Box::new(move || generator.items.borrow_mut().pop_front()));
     }
     if let Some(items) = value.as_items() {
         let (items, mut at) = (items.clone(), 0);
@@ -693,7 +746,8 @@ fn nth(object: &Value, at: usize) -> Value {
 /// `object[start:stop:step]`.
 fn slice(interpreter: &Interpreter, object: &Value, parts: [&Value; 3]) -> Result<Value> {
     object.defined()?;
-    let sliceable = matches!(object, Value::Text(_) | Value::List(_) | Value::Tuple(_) | Value::Group(_) | Value::Range(_));
+    let sliceable =
+        matches!(object, Value::Text(_) | Value::List(_) | Value::Tuple(_) | Value::Group(_) | Value::Range(_));
     if !sliceable {
         return match object {
             Value::Markup(_) => Err(Error::unsupported("a part of what `safe` or `escape` made")),
@@ -720,11 +774,14 @@ fn slice(interpreter: &Interpreter, object: &Value, parts: [&Value; 3]) -> Resul
         Some(bound) if bound < 0 => (bound + length).max(if step > 0 { 0 } else { -1 }),
         Some(bound) => bound.min(if step > 0 { length } else { length - 1 }),
     };
-    let (start, stop) =
-        if step > 0 { (clamp(bounds[0], 0), clamp(bounds[1], length)) } else { (clamp(bounds[0], length - 1), clamp(bounds[1], -1)) };
+    let (start, stop) = if step > 0 {
+        (clamp(bounds[0], 0), clamp(bounds[1], length))
+    } else {
+        (clamp(bounds[0], length - 1), clamp(bounds[1], -1))
+    };
     let range = super::value::RangeValue { start, stop, step };
     let count = range.len();
-    interpreter.spend(count / 8)?;
+    interpreter.spend(count)?;
     if let Value::Text(text) = object {
         if step == 1 {
             let from = text.byte_of(start as usize);
@@ -741,7 +798,11 @@ fn slice(interpreter: &Interpreter, object: &Value, parts: [&Value; 3]) -> Resul
     }
     if let Value::Range(range) = object {
         let at = |index: i128| range.start + range.step * index;
-        return Ok(Value::Range(super::value::RangeValue { start: at(start), stop: at(stop), step: range.step * step }));
+        return Ok(Value::Range(super::value::RangeValue {
+            start: at(start),
+            stop: at(stop),
+            step: range.step * step,
+        }));
     }
     let items = (0..count).map(|index| nth(object, (start + step * index as i128) as usize)).collect();
     Ok(if matches!(object, Value::List(_)) { Value::list(items) } else { Value::tuple(items) })

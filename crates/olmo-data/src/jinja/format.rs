@@ -128,7 +128,11 @@ pub fn percent(interpreter: &Interpreter, text: &Text, values: &[Value], mapping
                     return Err(Error::type_error(format!("must be real number, not {}", value.type_name())));
                 };
                 let digits = float_digits(float.abs(), kind, Some(spec.precision.unwrap_or(6)), spec.alternate);
-                pad_number(float.is_sign_negative() && !float.is_nan(), &digits, &Spec { align: spec.align.or(Some('>')), ..spec })
+                pad_number(
+                    float.is_sign_negative() && !float.is_nan(),
+                    &digits,
+                    &Spec { align: spec.align.or(Some('>')), ..spec },
+                )
             }
             other => {
                 let code = u32::from(other);
@@ -300,8 +304,8 @@ fn write_braces(
         if brace == "}" {
             return Err(Error::value_error("Single '}' encountered in format string"));
         }
-        let end = field_end(string, found + 1)
-            .ok_or_else(|| Error::value_error("expected '}' before end of string"))?;
+        let end =
+            field_end(string, found + 1).ok_or_else(|| Error::value_error("expected '}' before end of string"))?;
         let field = &string[found + 1..end];
         at = end + 1;
         let (field, spec) = match split_spec(field) {
@@ -372,13 +376,17 @@ fn resolve(name: &str, args: &Args, state: &mut Automatic) -> Result<Value> {
     let (first, mut rest) = name.split_at(end);
     let index = if first.is_empty() {
         if state.manual {
-            return Err(Error::value_error("cannot switch from manual field specification to automatic field numbering"));
+            return Err(Error::value_error(
+                "cannot switch from manual field specification to automatic field numbering",
+            ));
         }
         state.next += 1;
         Some(state.next - 1)
     } else if first.bytes().all(|byte| byte.is_ascii_digit()) {
         if state.next > 0 {
-            return Err(Error::value_error("cannot switch from automatic field numbering to manual field specification"));
+            return Err(Error::value_error(
+                "cannot switch from automatic field numbering to manual field specification",
+            ));
         }
         state.manual = true;
         Some(first.parse().unwrap_or(usize::MAX))
@@ -435,7 +443,8 @@ fn apply_spec(value: &Value, spec: &str) -> Result<Text> {
     parsed.width = number(&mut chars)?.unwrap_or(0);
     parsed.comma = chars.next_if(|c| ",_".contains(*c));
     if chars.next_if_eq(&'.').is_some() {
-        parsed.precision = Some(number(&mut chars)?.ok_or_else(|| Error::value_error("Format specifier missing precision"))?);
+        parsed.precision =
+            Some(number(&mut chars)?.ok_or_else(|| Error::value_error("Format specifier missing precision"))?);
     }
     parsed.kind = chars.next();
     if chars.next().is_some() {
@@ -454,7 +463,9 @@ fn apply_spec(value: &Value, spec: &str) -> Result<Text> {
             Ok(pad(&text, &parsed))
         }
         Value::Int(_) | Value::Float(_) | Value::Bool(_) => format_number(value, &parsed),
-        other => Err(Error::type_error(format!("unsupported format string passed to {}.__format__", other.type_name()))),
+        other => {
+            Err(Error::type_error(format!("unsupported format string passed to {}.__format__", other.type_name())))
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use super::format;
 use super::interpreter::{Args, Interpreter};
 use super::text::{Text, TextBuilder, join};
 use super::unicode;
-use super::value::Value;
+use super::value::{Items, Value};
 
 /// What Python finds under a name.
 pub enum Known {
@@ -19,11 +19,48 @@ pub enum Known {
 }
 
 const TEXT: [&str; 42] = [
-    "capitalize", "casefold", "center", "count", "endswith", "expandtabs", "find", "format", "format_map", "index",
-    "isalnum", "isalpha", "isascii", "isdecimal", "isdigit", "isidentifier", "islower", "isnumeric", "isprintable",
-    "isspace", "istitle", "isupper", "join", "ljust", "lower", "lstrip", "partition", "removeprefix", "removesuffix",
-    "replace", "rfind", "rindex", "rjust", "rpartition", "rsplit", "rstrip", "split", "splitlines", "startswith",
-    "strip", "swapcase", "title",
+    "capitalize",
+    "casefold",
+    "center",
+    "count",
+    "endswith",
+    "expandtabs",
+    "find",
+    "format",
+    "format_map",
+    "index",
+    "isalnum",
+    "isalpha",
+    "isascii",
+    "isdecimal",
+    "isdigit",
+    "isidentifier",
+    "islower",
+    "isnumeric",
+    "isprintable",
+    "isspace",
+    "istitle",
+    "isupper",
+    "join",
+    "ljust",
+    "lower",
+    "lstrip",
+    "partition",
+    "removeprefix",
+    "removesuffix",
+    "replace",
+    "rfind",
+    "rindex",
+    "rjust",
+    "rpartition",
+    "rsplit",
+    "rstrip",
+    "split",
+    "splitlines",
+    "startswith",
+    "strip",
+    "swapcase",
+    "title",
 ];
 const MORE_TEXT: [&str; 2] = ["upper", "zfill"];
 const CHANGE_LIST: [&str; 8] = ["append", "clear", "pop", "reverse", "insert", "sort", "extend", "remove"];
@@ -41,7 +78,9 @@ pub fn known(object: &Value, name: &str) -> Known {
         }
     };
     match object {
-        Value::Text(_) => found(TEXT.contains(&name) || MORE_TEXT.contains(&name), &["encode", "maketrans", "translate"]),
+        Value::Text(_) => {
+            found(TEXT.contains(&name) || MORE_TEXT.contains(&name), &["encode", "maketrans", "translate"])
+        }
         Value::Markup(_) if TEXT.contains(&name) || MORE_TEXT.contains(&name) => Known::Unsupported,
         Value::Markup(_) => found(false, &["encode", "maketrans", "translate", "striptags", "unescape", "escape"]),
         Value::List(_) if CHANGE_LIST.contains(&name) => Known::Unsafe,
@@ -56,7 +95,18 @@ pub fn known(object: &Value, name: &str) -> Known {
         Value::Loop(_) => found(["cycle", "changed"].contains(&name), &[]),
         Value::Int(_) | Value::Bool(_) => found(
             false,
-            &["real", "imag", "numerator", "denominator", "bit_length", "bit_count", "conjugate", "to_bytes", "from_bytes", "as_integer_ratio"],
+            &[
+                "real",
+                "imag",
+                "numerator",
+                "denominator",
+                "bit_length",
+                "bit_count",
+                "conjugate",
+                "to_bytes",
+                "from_bytes",
+                "as_integer_ratio",
+            ],
         ),
         Value::Float(_) => {
             found(false, &["real", "imag", "is_integer", "hex", "fromhex", "conjugate", "as_integer_ratio"])
@@ -87,14 +137,14 @@ pub fn call(interpreter: &Rc<Interpreter>, object: &Value, name: &str, mut args:
                 _ => {}
             }
             args.finish(name, 0)?;
-            interpreter.spend(pairs.len() / 8)?;
+            interpreter.spend(pairs.len())?;
             Ok(match name {
                 "items" => {
                     let items = pairs.iter().map(|(key, value)| Value::tuple(vec![key.clone(), value.clone()]));
-                    Value::View("dict_items", Rc::new(items.collect()))
+                    Value::View("dict_items", Items::new(items.collect()))
                 }
-                "keys" => Value::View("dict_keys", Rc::new(pairs.iter().map(|(key, _)| key.clone()).collect())),
-                _ => Value::View("dict_values", Rc::new(pairs.iter().map(|(_, value)| value.clone()).collect())),
+                "keys" => Value::View("dict_keys", Items::new(pairs.iter().map(|(key, _)| key.clone()).collect())),
+                _ => Value::View("dict_values", Items::new(pairs.iter().map(|(_, value)| value.clone()).collect())),
             })
         }
         Value::Cycler(cycler) => {
@@ -123,8 +173,8 @@ pub fn call(interpreter: &Rc<Interpreter>, object: &Value, name: &str, mut args:
                 return Ok(Value::list(object.items()?));
             }
             let item = args.require(0, "value")?;
+            interpreter.spend(object.weight().size)?;
             let items = object.items()?;
-            interpreter.spend(items.len() / 8)?;
             if name == "count" {
                 args.finish(name, 1)?;
                 return Ok(items.iter().filter(|other| other.equals(&item)).count().into());
@@ -144,16 +194,17 @@ pub fn call(interpreter: &Rc<Interpreter>, object: &Value, name: &str, mut args:
 fn string(value: &Value) -> Result<&Text> {
     match value.defined()? {
         Value::Markup(_) => Err(Error::unsupported("what `safe` or `escape` made as an argument")),
-        other => other.as_text().ok_or_else(|| {
-            Error::type_error(format!("expected a str argument, got '{}'", other.type_name()))
-        }),
+        other => other
+            .as_text()
+            .ok_or_else(|| Error::type_error(format!("expected a str argument, got '{}'", other.type_name()))),
     }
 }
 
 fn integer(value: &Value) -> Result<i128> {
-    value.defined()?.as_int().ok_or_else(|| {
-        Error::type_error(format!("'{}' object cannot be interpreted as an integer", value.type_name()))
-    })
+    value
+        .defined()?
+        .as_int()
+        .ok_or_else(|| Error::type_error(format!("'{}' object cannot be interpreted as an integer", value.type_name())))
 }
 
 /// How many, where a negative number or `None` means all.
@@ -203,8 +254,7 @@ pub fn strip(text: &Text, chars: Option<&Value>, left: bool, right: bool) -> Res
     if right {
         rest = rest.trim_end_matches(strips);
     }
-    // Nothing is left of an empty part: its place does not matter.
-    Ok(if rest.is_empty() { "".into() } else { text.subslice(rest) })
+    Ok(if rest.is_empty() { text.slice(0..0) } else { text.subslice(rest) })
 }
 
 fn text_method(interpreter: &Rc<Interpreter>, text: &Text, name: &str, mut args: Args) -> Result<Value> {
@@ -313,7 +363,8 @@ fn text_method(interpreter: &Rc<Interpreter>, text: &Text, name: &str, mut args:
         }
         "removeprefix" | "removesuffix" => {
             let part = string(args.positional.first().ok_or_else(|| missing(name))?)?.clone();
-            let rest = if name == "removeprefix" { s.strip_prefix(part.as_str()) } else { s.strip_suffix(part.as_str()) };
+            let rest =
+                if name == "removeprefix" { s.strip_prefix(part.as_str()) } else { s.strip_suffix(part.as_str()) };
             rest.map_or_else(|| text.clone(), |rest| text.subslice(rest)).into()
         }
         "join" => {
@@ -484,11 +535,18 @@ pub fn capitalize(text: &str) -> String {
 fn title(text: &str) -> String {
     let lower = text.to_lowercase();
     if lower.chars().count() != text.chars().count() {
-        return text.chars().fold((String::new(), false), |(mut out, inside), c| {
-            if inside { out.extend(c.to_lowercase()) } else { out.push_str(&unicode::to_title(c)) }
-            let cased = c.is_lowercase() || c.is_uppercase();
-            (out, cased)
-        }).0;
+        return text
+            .chars()
+            .fold((String::new(), false), |(mut out, inside), c| {
+                if inside {
+                    out.extend(c.to_lowercase())
+                } else {
+                    out.push_str(&unicode::to_title(c))
+                }
+                let cased = c.is_lowercase() || c.is_uppercase();
+                (out, cased)
+            })
+            .0;
     }
     let mut out = String::with_capacity(text.len());
     let mut inside = false;

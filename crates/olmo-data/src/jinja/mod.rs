@@ -23,10 +23,11 @@ mod text;
 mod unicode;
 mod value;
 
+use std::collections::HashSet;
 use std::ops::Range;
 
-pub use date::{BadDate, Date};
-pub use error::{Error, Kind};
+pub use date::Date;
+pub use error::{Error, Kind as ErrorKind};
 pub use text::Piece;
 
 use ast::Stmt;
@@ -38,6 +39,8 @@ use value::Value;
 #[derive(Clone, Debug)]
 pub struct Template {
     body: Vec<Stmt>,
+    names: HashSet<String>,
+    has_generation_tags: bool,
 }
 
 /// What a template reads.
@@ -77,7 +80,18 @@ impl Template {
     /// # Errors
     /// It is not valid, or uses a tag that is not supported.
     pub fn parse(source: &str) -> Result<Self, Error> {
-        Ok(Self { body: parser::parse(source)? })
+        let parsed = parser::parse(source)?;
+        Ok(Self { body: parsed.body, names: parsed.names, has_generation_tags: parsed.has_generation_tags })
+    }
+
+    /// Whether the template reads a variable of this name.
+    pub fn reads(&self, name: &str) -> bool {
+        self.names.contains(name)
+    }
+
+    /// Whether the template marks what is trained, with `{% generation %}`.
+    pub fn has_generation_tags(&self) -> bool {
+        self.has_generation_tags
     }
 
     /// The text that the template makes of `variables`.

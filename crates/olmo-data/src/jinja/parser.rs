@@ -8,15 +8,26 @@ use super::error::{Error, Result};
 use super::lexer::{Kind, Token, tokenize};
 
 /// Nesting of expressions and blocks. Evaluating recurses over it.
-const DEEPEST: usize = 150;
+const DEEPEST: usize = 60;
 /// Operators of one level in a row, which nest to the left.
-const LONGEST_CHAIN: usize = 400;
+const LONGEST_CHAIN: usize = 100;
 
-/// The statements of the template `source`.
-pub fn parse(source: &str) -> Result<Vec<Stmt>> {
-    let mut parser = Parser { tokens: tokenize(source)?, at: 0, depth: 0, loops: 0, names: Vec::new() };
+/// A template's statements, and what they use.
+pub struct Parsed {
+    pub body: Vec<Stmt>,
+    /// Variables that are read somewhere.
+    pub names: HashSet<String>,
+    pub has_generation_tags: bool,
+}
+
+/// Parses the template `source`.
+pub fn parse(source: &str) -> Result<Parsed> {
+    let tokens = tokenize(source)?;
+    let mut parser =
+        Parser { tokens, at: 0, depth: 0, loops: 0, names: vec![HashSet::new()], has_generation_tags: false };
     let body = parser.body(&[])?;
-    Ok(body)
+    let names = parser.names.pop().unwrap_or_default();
+    Ok(Parsed { body, names, has_generation_tags: parser.has_generation_tags })
 }
 
 struct Parser {
@@ -25,8 +36,9 @@ struct Parser {
     depth: usize,
     /// Loops around the current statement.
     loops: usize,
-    /// Names that are read, by macro around the current expression.
+    /// Names that are read: in the template, and in each macro around the current expression.
     names: Vec<HashSet<String>>,
+    has_generation_tags: bool,
 }
 
 impl Parser {
@@ -214,7 +226,10 @@ impl Parser {
                     None => return self.fail("expected a filter"),
                 }
             }
-            "generation" => StmtKind::Generation(self.without_loops(|parser| parser.whole_block("endgeneration"))?),
+            "generation" => {
+                self.has_generation_tags = true;
+                StmtKind::Generation(self.without_loops(|parser| parser.whole_block("endgeneration"))?)
+            }
             "break" if self.loops > 0 => StmtKind::Break,
             "continue" if self.loops > 0 => StmtKind::Continue,
             "break" | "continue" => return self.fail(format!("'{tag}' outside loop")),
@@ -405,8 +420,7 @@ impl Parser {
     }
 
     fn is_tuple_end(&self) -> bool {
-        matches!(self.kind(), Kind::VariableEnd | Kind::BlockEnd)
-            || self.is_operator(")")
+        matches!(self.kind(), Kind::VariableEnd | Kind::BlockEnd) || self.is_operator(")")
     }
 
     /// An expression, or several with commas between them. `conditional`: with `a if b else c`.
@@ -442,8 +456,7 @@ impl Parser {
                 parser.chain(length)?;
                 length += 1;
                 let test = Box::new(parser.or()?);
-                let otherwise =
-                    if parser.skip_name("else") { Some(Box::new(parser.expression()?)) } else { None };
+                let otherwise = if parser.skip_name("else") { Some(Box::new(parser.expression()?)) } else { None };
                 then = Expr { kind: ExprKind::Conditional { test, then: Box::new(then), otherwise }, line };
             }
             Ok(then)

@@ -6,7 +6,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Bytes of a text that come from message number `turn`, counted from 0.
+/// Bytes of a text that come from message number `turn`, counted from 0. An empty range is where
+/// an empty text of the message stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Piece {
     pub range: Range<usize>,
@@ -43,8 +44,7 @@ impl Text {
     /// `string`, supplied by message `turn`.
     pub fn of_turn(string: &str, turn: usize) -> Self {
         let piece = Piece { range: 0..string.len(), turn };
-        let pieces = (!string.is_empty()).then(|| Arc::from([piece]));
-        Self { string: string.into(), pieces }
+        Self { string: string.into(), pieces: Some(Arc::from([piece])) }
     }
 
     pub fn as_str(&self) -> &str {
@@ -111,7 +111,12 @@ impl TextBuilder {
     }
 
     pub fn push(&mut self, text: &Text) {
-        self.push_range(text, 0..text.string.len());
+        let offset = self.string.len();
+        self.string.push_str(&text.string);
+        for piece in text.pieces() {
+            let range = piece.range.start + offset..piece.range.end + offset;
+            self.add_piece(Piece { range, turn: piece.turn });
+        }
     }
 
     /// Appends `string` as supplied by message `turn`, or by the template.
@@ -127,6 +132,13 @@ impl TextBuilder {
         let offset = self.string.len();
         self.string.push_str(&text.string[range.clone()]);
         let pieces = text.pieces();
+        if range.is_empty() {
+            let near = pieces.iter().find(|piece| piece.range.end >= range.start).or(pieces.last());
+            if let Some(near) = near {
+                self.add_piece(Piece { range: offset..offset, turn: near.turn });
+            }
+            return;
+        }
         let first = pieces.partition_point(|piece| piece.range.end <= range.start);
         for piece in pieces[first..].iter().take_while(|piece| piece.range.start < range.end) {
             let start = piece.range.start.max(range.start) - range.start + offset;
@@ -136,9 +148,6 @@ impl TextBuilder {
     }
 
     fn add_piece(&mut self, piece: Piece) {
-        if piece.range.is_empty() {
-            return;
-        }
         match self.pieces.last_mut() {
             Some(last) if last.turn == piece.turn && last.range.end == piece.range.start => {
                 last.range.end = piece.range.end;

@@ -26,16 +26,16 @@ pub enum Value {
     Text(Text),
     /// What the filters `safe` and `escape` make. Joined with other text it would escape that.
     Markup(Text),
-    List(Rc<Vec<Value>>),
-    Tuple(Rc<Vec<Value>>),
+    List(Rc<Items>),
+    Tuple(Rc<Items>),
     /// A pair that `groupby` makes: a tuple with the attributes `grouper` and `list`.
-    Group(Rc<Vec<Value>>),
+    Group(Rc<Items>),
     Dict(Rc<Dict>),
     /// `dict_keys`, `dict_values` or `dict_items`.
-    View(&'static str, Rc<Vec<Value>>),
+    View(&'static str, Rc<Items>),
     Range(RangeValue),
     /// A generator: it can be read once.
-    Generator(Rc<RefCell<VecDeque<Value>>>),
+    Generator(Rc<GeneratorValue>),
     Namespace(Rc<RefCell<Dict>>),
     Cycler(Rc<CyclerValue>),
     Joiner(Rc<JoinerValue>),
@@ -43,6 +43,58 @@ pub enum Value {
     Loop(Rc<super::scope::LoopState>),
     Method(Rc<(Value, String)>),
     Function(&'static str),
+}
+
+/// What walking through a container takes. Printing, comparing and dropping recurse over its
+/// depth; a value that is held twice is walked through twice.
+#[derive(Clone, Copy, Default)]
+pub struct Weight {
+    /// Containers inside each other.
+    pub depth: usize,
+    /// Values in it, at every level.
+    pub size: usize,
+}
+
+impl Weight {
+    fn of(items: &[Value]) -> Self {
+        items.iter().map(Value::weight).fold(Self::default(), Self::beside).around()
+    }
+
+    /// Of two values beside each other.
+    fn beside(self, other: Self) -> Self {
+        Self { depth: self.depth.max(other.depth), size: self.size.saturating_add(other.size) }
+    }
+
+    /// Of a container around this.
+    fn around(self) -> Self {
+        Self { depth: self.depth + 1, size: self.size.saturating_add(1) }
+    }
+}
+
+/// The items of a list or tuple.
+pub struct Items {
+    items: Vec<Value>,
+    weight: Weight,
+}
+
+impl Items {
+    pub fn new(items: Vec<Value>) -> Rc<Self> {
+        let weight = Weight::of(&items);
+        Rc::new(Self { items, weight })
+    }
+}
+
+impl std::ops::Deref for Items {
+    type Target = Vec<Value>;
+
+    fn deref(&self) -> &Vec<Value> {
+        &self.items
+    }
+}
+
+pub struct GeneratorValue {
+    pub items: RefCell<VecDeque<Value>>,
+    weight: Weight,
 }
 
 /// The absence of a value, and the error that its use is.
@@ -77,6 +129,8 @@ pub struct MacroValue {
 #[derive(Clone, Default)]
 pub struct Dict {
     pairs: Vec<(Value, Value)>,
+    /// Of its keys and values, those that were replaced included.
+    weight: Weight,
 }
 
 impl Dict {
@@ -89,6 +143,7 @@ impl Dict {
     }
 
     pub fn insert(&mut self, key: Value, value: Value) {
+        self.weight = self.weight.beside(key.weight()).beside(value.weight());
         match self.pairs.iter_mut().find(|(k, _)| k.equals(&key)) {
             Some((_, old)) => *old = value,
             None => self.pairs.push((key, value)),
@@ -97,6 +152,11 @@ impl Dict {
 
     pub fn pairs(&self) -> &[(Value, Value)] {
         &self.pairs
+    }
+
+    /// Ends cycles through a namespace.
+    pub fn clear(&mut self) {
+        self.pairs.clear();
     }
 }
 
@@ -143,15 +203,32 @@ impl From<usize> for Value {
 
 impl Value {
     pub fn list(items: Vec<Value>) -> Self {
-        Self::List(Rc::new(items))
+        Self::List(Items::new(items))
     }
 
     pub fn tuple(items: Vec<Value>) -> Self {
-        Self::Tuple(Rc::new(items))
+        Self::Tuple(Items::new(items))
     }
 
     pub fn generator(items: Vec<Value>) -> Self {
-        Self::Generator(Rc::new(RefCell::new(items.into())))
+        let weight = Weight::of(&items);
+        Self::Generator(Rc::new(GeneratorValue { items: RefCell::new(items.into()), weight }))
+    }
+
+    pub fn weight(&self) -> Weight {
+        match self {
+            Self::Text(text) | Self::Markup(text) => Weight { depth: 0, size: 1 + text.as_str().len() / 16 },
+            Self::List(items) | Self::Tuple(items) | Self::Group(items) | Self::View(_, items) => items.weight,
+            Self::Dict(dict) => dict.weight.around(),
+            // It may be reached from itself, so its values are not looked at again.
+            Self::Namespace(dict) => Weight { depth: dict.borrow().weight.depth + 1, size: dict.borrow().weight.size },
+            Self::Range(range) => Weight { depth: 0, size: 1 + range.len() },
+            Self::Generator(generator) => generator.weight,
+            Self::Method(method) => method.0.weight().around(),
+            Self::Cycler(cycler) => Weight::of(&cycler.items),
+            Self::Macro(value) => Weight { depth: 1 + value.scope.depth(), size: 1 },
+            _ => Weight { depth: 0, size: 1 },
+        }
     }
 
     /// The undefined value whose use raises `message`.
@@ -175,16 +252,19 @@ impl Value {
                     _ => return Err(Error::unsupported("a number of more than 64 bits in a message or tool")),
                 },
             },
-            serde_json::Value::String(text) => Self::Text(turn.map_or_else(
-                || Text::from(text.as_str()),
-                |turn| Text::of_turn(text, turn),
-            )),
+            serde_json::Value::String(text) => {
+                Self::Text(turn.map_or_else(|| Text::from(text.as_str()), |turn| Text::of_turn(text, turn)))
+            }
             serde_json::Value::Array(items) => {
                 Self::list(items.iter().map(|item| Self::of_json(item, turn)).collect::<Result<_>>()?)
             }
             serde_json::Value::Object(map) => {
-                let pair = |(key, value): (&String, _)| Ok((key.as_str().into(), Self::of_json(value, turn)?));
-                Self::Dict(Rc::new(Dict { pairs: map.iter().map(pair).collect::<Result<_>>()? }))
+                let pair = |(key, value): (&String, &serde_json::Value)| {
+                    Ok((key.as_str().into(), Self::of_json(value, turn)?))
+                };
+                let pairs = map.iter().map(pair).collect::<Result<Vec<(Value, Value)>>>()?;
+                let weight = pairs.iter().map(|(_, value)| value.weight()).fold(Weight::default(), Weight::beside);
+                Self::Dict(Rc::new(Dict { pairs, weight }))
             }
         })
     }
@@ -245,7 +325,7 @@ impl Value {
     }
 
     /// The items of a list or tuple.
-    pub fn as_items(&self) -> Option<&Rc<Vec<Value>>> {
+    pub fn as_items(&self) -> Option<&Rc<Items>> {
         match self {
             Self::List(items) | Self::Tuple(items) | Self::Group(items) => Some(items),
             _ => None,
@@ -289,8 +369,7 @@ impl Value {
                 a.pairs.len() == b.pairs.len() && a.pairs.iter().all(in_b)
             }
             (Self::Range(a), Self::Range(b)) => {
-                a.len() == b.len()
-                    && (a.len() == 0 || a.start == b.start && (a.len() == 1 || a.step == b.step))
+                a.len() == b.len() && (a.len() == 0 || a.start == b.start && (a.len() == 1 || a.step == b.step))
             }
             (Self::Namespace(a), Self::Namespace(b)) => Rc::ptr_eq(a, b),
             (Self::Macro(a), Self::Macro(b)) => Rc::ptr_eq(a, b),
@@ -365,7 +444,7 @@ impl Value {
             Self::List(items) | Self::Tuple(items) | Self::Group(items) | Self::View(_, items) => Ok(items.to_vec()),
             Self::Dict(dict) => Ok(dict.pairs.iter().map(|(key, _)| key.clone()).collect()),
             Self::Range(range) => Ok((0..range.len()).map(|index| range.get(index)).collect()),
-            Self::Generator(items) => Ok(items.borrow_mut().drain(..).collect()),
+            Self::Generator(generator) => Ok(generator.items.borrow_mut().drain(..).collect()),
             Self::Loop(_) => Err(Error::unsupported("iterating over `loop`")),
             other => Err(Error::type_error(format!("'{}' object is not iterable", other.type_name()))),
         }
@@ -388,8 +467,8 @@ impl Value {
             Self::List(items) | Self::Tuple(items) | Self::Group(items) | Self::View(_, items) => {
                 Ok(items.iter().any(|other| other.equals(item)))
             }
-            Self::Generator(items) => {
-                let mut items = items.borrow_mut();
+            Self::Generator(generator) => {
+                let mut items = generator.items.borrow_mut();
                 while let Some(other) = items.pop_front() {
                     if other.equals(item) {
                         return Ok(true);

@@ -19,7 +19,11 @@ pub enum ExprKind {
     Tuple(Vec<Expr>),
     Dict(Vec<(Expr, Expr)>),
     /// `a if test else b`.
-    Conditional { test: Box<Expr>, then: Box<Expr>, otherwise: Option<Box<Expr>> },
+    Conditional {
+        test: Box<Expr>,
+        then: Box<Expr>,
+        otherwise: Option<Box<Expr>>,
+    },
     And(Box<Expr>, Box<Expr>),
     Or(Box<Expr>, Box<Expr>),
     Not(Box<Expr>),
@@ -109,7 +113,10 @@ pub struct Stmt {
 pub enum StmtKind {
     Data(String),
     Output(Expr),
-    If { branches: Vec<(Expr, Vec<Stmt>)>, otherwise: Vec<Stmt> },
+    If {
+        branches: Vec<(Expr, Vec<Stmt>)>,
+        otherwise: Vec<Stmt>,
+    },
     For(std::sync::Arc<ForNode>),
     Set(Target, Expr),
     /// `{% set x %}…{% endset %}`, with filters that have no operand.
@@ -117,7 +124,10 @@ pub enum StmtKind {
     With(Vec<(Target, Expr)>, Vec<Stmt>),
     Macro(std::sync::Arc<MacroNode>),
     /// `{% call(parameters) macro(arguments) %}`.
-    Call { call: Expr, caller: std::sync::Arc<MacroNode> },
+    Call {
+        call: Expr,
+        caller: std::sync::Arc<MacroNode>,
+    },
     Filter(Expr, Vec<Stmt>),
     Generation(Vec<Stmt>),
     /// Statements in a scope of their own.

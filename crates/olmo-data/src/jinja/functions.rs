@@ -1,6 +1,6 @@
 //! The global functions of chat templates.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::rc::Rc;
 
 use super::error::{Error, Result};
@@ -39,17 +39,20 @@ pub fn call(interpreter: &Interpreter, name: &str, mut args: Args) -> Result<Val
                     "`strftime_now` without a date: a run does not read the clock; set the param `date`, such as `date: 2026-01-31`",
                 ));
             };
-            let Some(format) = format.as_text() else { return Err(Error::type_error("strftime() argument 1 must be str")) };
+            let Some(format) = format.as_text() else {
+                return Err(Error::type_error("strftime() argument 1 must be str"));
+            };
             Ok(date.format(format.as_str())?.into())
         }
         "range" => range(args),
         "dict" => Ok(Value::Dict(Rc::new(dict(args, "dict")?))),
         "namespace" => {
             let dict = dict(args, "namespace")?;
-            let private = dict.pairs().iter().filter_map(|(key, _)| key.as_text()).find(|key| key.as_str().starts_with('_'));
+            let private =
+                dict.pairs().iter().filter_map(|(key, _)| key.as_text()).find(|key| key.as_str().starts_with('_'));
             match private {
                 Some(name) => Err(private_attribute(name.as_str())),
-                None => Ok(Value::Namespace(Rc::new(RefCell::new(dict)))),
+                None => Ok(interpreter.namespace(dict)),
             }
         }
         "cycler" => {

@@ -10,16 +10,18 @@ use super::value::Value;
 /// The variables of a block, and the scope around it. Assignments do not reach outer scopes.
 pub struct Scope {
     variables: RefCell<Vec<(String, Value)>>,
+    /// How deep its values nest, but for macros that are defined in it.
+    depth: Cell<usize>,
     parent: Option<Rc<Scope>>,
 }
 
 impl Scope {
     pub fn root(variables: Vec<(String, Value)>) -> Rc<Self> {
-        Rc::new(Self { variables: RefCell::new(variables), parent: None })
+        Rc::new(Self { variables: RefCell::new(variables), depth: Cell::new(0), parent: None })
     }
 
     pub fn inside(parent: &Rc<Scope>) -> Rc<Self> {
-        Rc::new(Self { variables: RefCell::new(Vec::new()), parent: Some(parent.clone()) })
+        Rc::new(Self { variables: RefCell::default(), depth: Cell::new(0), parent: Some(parent.clone()) })
     }
 
     pub fn get(&self, name: &str) -> Option<Value> {
@@ -35,11 +37,36 @@ impl Scope {
     }
 
     pub fn set(&self, name: &str, value: Value) {
+        self.depth.set(self.depth.get().max(value.weight().depth));
+        self.define(name, value);
+    }
+
+    /// As [`Scope::set`], of a macro that keeps this scope.
+    pub fn define(&self, name: &str, value: Value) {
         let mut variables = self.variables.borrow_mut();
         match variables.iter_mut().find(|(n, _)| n == name) {
             Some((_, old)) => *old = value,
             None => variables.push((name.to_owned(), value)),
         }
+    }
+}
+
+impl Scope {
+    /// How deep the values that are visible here nest.
+    pub fn depth(&self) -> usize {
+        let (mut scope, mut depth) = (self, 0);
+        loop {
+            depth = depth.max(scope.depth.get());
+            match &scope.parent {
+                Some(parent) => scope = parent,
+                None => return depth,
+            }
+        }
+    }
+
+    /// Ends the cycle between a scope and the macros in it.
+    pub fn clear(&self) {
+        self.variables.borrow_mut().clear();
     }
 }
 

@@ -60,7 +60,11 @@ pub fn is_digit(c: char) -> bool {
 
 /// Python's `str.isnumeric` of one character.
 pub fn is_numeric(c: char) -> bool {
-    if c.is_ascii() { c.is_ascii_digit() } else { class(&NUMBER, r"\p{N}").contains(c) || "一二三四五六七八九十百千万億兆零〇".contains(c) }
+    if c.is_ascii() {
+        c.is_ascii_digit()
+    } else {
+        class(&NUMBER, r"\p{N}").contains(c) || "一二三四五六七八九十百千万億兆零〇".contains(c)
+    }
 }
 
 pub fn is_alphanumeric(c: char) -> bool {
@@ -92,7 +96,9 @@ pub fn lines(text: &str) -> Vec<(&str, &str)> {
     let mut lines = Vec::new();
     let mut rest = text;
     while !rest.is_empty() {
-        let is_end = |c: char| matches!(c, '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{1c}'..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}');
+        let is_end = |c: char| {
+            matches!(c, '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{1c}'..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}')
+        };
         let end = rest.find(is_end).unwrap_or(rest.len());
         let after = &rest[end..];
         let length = if after.starts_with("\r\n") { 2 } else { after.chars().next().map_or(0, char::len_utf8) };

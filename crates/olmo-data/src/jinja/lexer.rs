@@ -401,7 +401,9 @@ fn unescape(text: &str) -> Result<String> {
                 chars = rest[length..].chars();
                 match u32::from_str_radix(digits, 16).ok().and_then(char::from_u32) {
                     Some(c) => value.push(c),
-                    None => return Err(Error::unsupported(format!("the escape `\\{escaped}{digits}`, half a character"))),
+                    None => {
+                        return Err(Error::unsupported(format!("the escape `\\{escaped}{digits}`, half a character")));
+                    }
                 }
             }
             'N' => return Err(Error::unsupported("the escape `\\N{…}`")),

@@ -7,15 +7,64 @@ use super::ast::Binary;
 use super::error::{Error, Result};
 use super::interpreter::{Args, Interpreter, attribute, item};
 use super::text::{Text, TextBuilder, join};
-use super::value::Value;
+use super::value::{Items, Value};
 use super::{format, json, methods, numbers, tests, unicode};
 
 const NAMES: [&str; 54] = [
-    "abs", "attr", "batch", "capitalize", "center", "count", "d", "default", "dictsort", "e", "escape",
-    "filesizeformat", "first", "float", "forceescape", "format", "groupby", "indent", "int", "items", "join", "last",
-    "length", "list", "lower", "map", "max", "min", "pprint", "random", "reject", "rejectattr", "replace", "reverse",
-    "round", "safe", "select", "selectattr", "slice", "sort", "string", "striptags", "sum", "title", "tojson", "trim",
-    "truncate", "unique", "upper", "urlencode", "urlize", "wordcount", "wordwrap", "xmlattr",
+    "abs",
+    "attr",
+    "batch",
+    "capitalize",
+    "center",
+    "count",
+    "d",
+    "default",
+    "dictsort",
+    "e",
+    "escape",
+    "filesizeformat",
+    "first",
+    "float",
+    "forceescape",
+    "format",
+    "groupby",
+    "indent",
+    "int",
+    "items",
+    "join",
+    "last",
+    "length",
+    "list",
+    "lower",
+    "map",
+    "max",
+    "min",
+    "pprint",
+    "random",
+    "reject",
+    "rejectattr",
+    "replace",
+    "reverse",
+    "round",
+    "safe",
+    "select",
+    "selectattr",
+    "slice",
+    "sort",
+    "string",
+    "striptags",
+    "sum",
+    "title",
+    "tojson",
+    "trim",
+    "truncate",
+    "unique",
+    "upper",
+    "urlencode",
+    "urlize",
+    "wordcount",
+    "wordwrap",
+    "xmlattr",
 ];
 
 pub fn is_known(name: &str) -> bool {
@@ -39,13 +88,40 @@ fn int_arg(value: Option<Value>, default: i128) -> Result<i128> {
     }
 }
 
+fn spaces(count: i128) -> Result<Text> {
+    match usize::try_from(count) {
+        Ok(count) if count > 1 << 16 => Err(Error::limit("an indentation has more than 65536 spaces")),
+        count => Ok(" ".repeat(count.unwrap_or(0)).into()),
+    }
+}
+
 fn flag(value: Option<Value>) -> bool {
     value.is_some_and(|value| value.is_true())
 }
 
 /// Applies filter `name` to `value`.
 pub fn apply(interpreter: &Rc<Interpreter>, name: &str, value: Value, mut args: Args) -> Result<Value> {
-    interpreter.spend(1 + value.as_text().map_or(0, |text| text.as_str().len() / 16))?;
+    let of_text = matches!(
+        name,
+        "trim"
+            | "upper"
+            | "lower"
+            | "capitalize"
+            | "title"
+            | "replace"
+            | "string"
+            | "length"
+            | "count"
+            | "default"
+            | "d"
+    );
+    interpreter.spend(match value.as_text() {
+        Some(text) if of_text => 1 + text.as_str().len() / 16,
+        Some(text) => 1 + text.as_str().len(),
+        // Taking one item of a list takes no longer for a long one.
+        None if matches!(name, "first" | "last" | "length" | "count" | "default" | "d") => 1,
+        None => value.weight().size.saturating_mul(2),
+    })?;
     let most;
     let result = match name {
         "default" | "d" => {
@@ -97,7 +173,7 @@ pub fn apply(interpreter: &Rc<Interpreter>, name: &str, value: Value, mut args: 
             let indent = match args.get(1, "indent") {
                 None | Some(Value::None) => None,
                 Some(Value::Text(text)) => Some(text),
-                Some(other) => Some(" ".repeat(int_arg(Some(other), 0)?.clamp(0, 1000) as usize).into()),
+                Some(other) => Some(spaces(int_arg(Some(other), 0)?)?),
             };
             let separators = match args.get(2, "separators") {
                 None | Some(Value::None) => (if indent.is_some() { "," } else { ", " }.into(), ": ".into()),
@@ -124,8 +200,11 @@ pub fn apply(interpreter: &Rc<Interpreter>, name: &str, value: Value, mut args: 
         "first" => {
             most = 0;
             let first = match &value {
-                Value::Generator(items) => items.borrow_mut().pop_front(),
-                other => other.items()?.into_iter().next(),
+                Value::Generator(generator) => generator.items.borrow_mut().pop_front(),
+                other => match other.as_items() {
+                    Some(items) => items.first().cloned(),
+                    None => other.items()?.into_iter().next(),
+                },
             };
             first.unwrap_or_else(|| Value::undefined("No first item, sequence was empty."))
         }
@@ -134,7 +213,11 @@ pub fn apply(interpreter: &Rc<Interpreter>, name: &str, value: Value, mut args: 
             if matches!(value, Value::Generator(_)) {
                 return Err(Error::type_error("'generator' object is not reversible"));
             }
-            value.items()?.pop().unwrap_or_else(|| Value::undefined("No last item, sequence was empty."))
+            let last = match value.as_items() {
+                Some(items) => items.last().cloned(),
+                None => value.items()?.pop(),
+            };
+            last.unwrap_or_else(|| Value::undefined("No last item, sequence was empty."))
         }
         "list" => {
             most = 0;
@@ -176,7 +259,9 @@ pub fn apply(interpreter: &Rc<Interpreter>, name: &str, value: Value, mut args: 
                 Value::Float(value) => Value::Float(value.abs()),
                 other => match other.as_int() {
                     Some(value) => Value::Int(value.abs()),
-                    None => return Err(Error::type_error(format!("bad operand type for abs(): '{}'", other.type_name()))),
+                    None => {
+                        return Err(Error::type_error(format!("bad operand type for abs(): '{}'", other.type_name())));
+                    }
                 },
             }
         }
@@ -300,7 +385,7 @@ pub fn apply(interpreter: &Rc<Interpreter>, name: &str, value: Value, mut args: 
                     _ => groups.push((key, shown, vec![item])),
                 }
             }
-            let group = |(_, shown, members)| Value::Group(Rc::new(vec![shown, Value::list(members)]));
+            let group = |(_, shown, members)| Value::Group(Items::new(vec![shown, Value::list(members)]));
             Value::list(groups.into_iter().map(group).collect())
         }
         "map" => return map(interpreter, &value, args),
@@ -351,7 +436,7 @@ pub fn apply(interpreter: &Rc<Interpreter>, name: &str, value: Value, mut args: 
             most = 3;
             let width = match args.get(0, "width").unwrap_or(Value::Int(4)) {
                 Value::Text(text) => text,
-                other => " ".repeat(int_arg(Some(other), 4)?.clamp(0, 1000) as usize).into(),
+                other => spaces(int_arg(Some(other), 4)?)?,
             };
             let (first, blank) = (flag(args.get(1, "first")), flag(args.get(2, "blank")));
             let Value::Text(text) = value.defined()? else {
@@ -376,7 +461,10 @@ pub fn apply(interpreter: &Rc<Interpreter>, name: &str, value: Value, mut args: 
             let text = soft(value.defined()?)?;
             let kept = length - end.chars() as i128;
             if kept < 0 || leeway < 0 {
-                return Err(Error::raised("AssertionError", format!("expected length >= {}, got {length}", end.chars())));
+                return Err(Error::raised(
+                    "AssertionError",
+                    format!("expected length >= {}, got {length}", end.chars()),
+                ));
             }
             if text.chars() as i128 <= length + leeway {
                 text.into()
@@ -430,7 +518,9 @@ pub fn apply(interpreter: &Rc<Interpreter>, name: &str, value: Value, mut args: 
             most = 1;
             let name = args.require(0, "name")?;
             let Some(name) = name.as_text() else { return Err(Error::type_error("attribute name must be string")) };
-            if matches!(value, Value::Dict(_)) && matches!(methods::known(&value, name.as_str()), methods::Known::Missing) {
+            if matches!(value, Value::Dict(_))
+                && matches!(methods::known(&value, name.as_str()), methods::Known::Missing)
+            {
                 Value::undefined(format!("'dict object' has no attribute '{}'", name.as_str()))
             } else {
                 attribute(&value, name.as_str())?
@@ -567,7 +657,9 @@ fn select(interpreter: &Rc<Interpreter>, name: &str, value: &Value, mut args: Ar
         let passed = match &test {
             None => tested.is_true(),
             Some(test) => {
-                let Some(test) = test.as_text() else { return Err(Error::type_error("the test's name is not a string")) };
+                let Some(test) = test.as_text() else {
+                    return Err(Error::type_error("the test's name is not a string"));
+                };
                 let args = Args { positional: args.positional.clone(), named: args.named.clone() };
                 interpreter.spend(1)?;
                 tests::apply(interpreter, test.as_str(), &tested, args)?
@@ -701,9 +793,7 @@ fn url_encode(value: &Value) -> Result<String> {
     };
     let pairs = match value {
         Value::Text(text) => return Ok(quote(text.as_str(), false)),
-        Value::Dict(dict) => {
-            dict.pairs().iter().map(|(key, value)| (key.clone(), value.clone())).collect::<Vec<_>>()
-        }
+        Value::Dict(dict) => dict.pairs().iter().map(|(key, value)| (key.clone(), value.clone())).collect::<Vec<_>>(),
         other if other.as_items().is_some() => {
             let mut pairs = Vec::new();
             for pair in other.items()? {

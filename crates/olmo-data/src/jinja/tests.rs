@@ -4,14 +4,50 @@ use std::rc::Rc;
 
 use super::ast::Comparison;
 use super::error::{Error, Result};
+use super::filters;
 use super::interpreter::{Args, Interpreter};
 use super::value::Value;
-use super::filters;
 
 const NAMES: [&str; 39] = [
-    "odd", "even", "divisibleby", "defined", "undefined", "filter", "test", "none", "boolean", "false", "true", "integer",
-    "float", "lower", "upper", "string", "mapping", "number", "sequence", "iterable", "callable", "sameas", "escaped",
-    "in", "eq", "equalto", "ne", "gt", "greaterthan", "ge", "lt", "lessthan", "le", "==", "!=", ">", ">=", "<", "<=",
+    "odd",
+    "even",
+    "divisibleby",
+    "defined",
+    "undefined",
+    "filter",
+    "test",
+    "none",
+    "boolean",
+    "false",
+    "true",
+    "integer",
+    "float",
+    "lower",
+    "upper",
+    "string",
+    "mapping",
+    "number",
+    "sequence",
+    "iterable",
+    "callable",
+    "sameas",
+    "escaped",
+    "in",
+    "eq",
+    "equalto",
+    "ne",
+    "gt",
+    "greaterthan",
+    "ge",
+    "lt",
+    "lessthan",
+    "le",
+    "==",
+    "!=",
+    ">",
+    ">=",
+    "<",
+    "<=",
 ];
 
 pub fn is_known(name: &str) -> bool {
@@ -65,19 +101,33 @@ pub fn apply(interpreter: &Interpreter, name: &str, value: &Value, mut args: Arg
         "sequence" => match value {
             // It has a length and items.
             Value::Undefined(_) => true,
-            other => other.as_text().is_some() || other.as_items().is_some() || matches!(other, Value::Dict(_) | Value::Range(_)),
+            other => {
+                other.as_text().is_some()
+                    || other.as_items().is_some()
+                    || matches!(other, Value::Dict(_) | Value::Range(_))
+            }
         },
         "iterable" => {
             value.as_text().is_some()
                 || value.as_items().is_some()
                 || matches!(
                     value,
-                    Value::Undefined(_) | Value::Dict(_) | Value::View(..) | Value::Range(_) | Value::Generator(_) | Value::Loop(_)
+                    Value::Undefined(_)
+                        | Value::Dict(_)
+                        | Value::View(..)
+                        | Value::Range(_)
+                        | Value::Generator(_)
+                        | Value::Loop(_)
                 )
         }
         "callable" => matches!(
             value,
-            Value::Macro(_) | Value::Method(_) | Value::Function(_) | Value::Joiner(_) | Value::Loop(_) | Value::Undefined(_)
+            Value::Macro(_)
+                | Value::Method(_)
+                | Value::Function(_)
+                | Value::Joiner(_)
+                | Value::Loop(_)
+                | Value::Undefined(_)
         ),
         "escaped" => matches!(value, Value::Markup(_)),
         "lower" | "upper" => {

@@ -49,11 +49,11 @@ pub fn binary(interpreter: &Interpreter, operator: Binary, a: &Value, b: &Value)
             return Ok(builder.finish().into());
         }
         (Binary::Add, Value::List(x), Value::List(y)) => {
-            interpreter.spend((x.len() + y.len()) / 8)?;
+            interpreter.spend(x.len() + y.len())?;
             return Ok(Value::list(x.iter().chain(y.iter()).cloned().collect()));
         }
         (Binary::Add, Value::Tuple(x) | Value::Group(x), Value::Tuple(y) | Value::Group(y)) => {
-            interpreter.spend((x.len() + y.len()) / 8)?;
+            interpreter.spend(x.len() + y.len())?;
             return Ok(Value::tuple(x.iter().chain(y.iter()).cloned().collect()));
         }
         (Binary::Mul, many, times) | (Binary::Mul, times, many)
@@ -65,7 +65,7 @@ pub fn binary(interpreter: &Interpreter, operator: Binary, a: &Value, b: &Value)
                 Value::Text(text) => text.as_str().len(),
                 other => other.len()?,
             };
-            interpreter.spend(times.saturating_mul(length.max(1)) / 8)?;
+            interpreter.spend(times.saturating_mul(length.max(1)))?;
             return Ok(match many {
                 Value::Text(text) => {
                     let mut builder = TextBuilder::default();
@@ -195,7 +195,11 @@ pub fn round(value: &Value, digits: i128) -> Result<Value> {
     }
     if digits < 0 {
         let unit = 10f64.powi(digits.max(-400) as i32 * -1);
-        return Ok(Value::Float(if unit.is_finite() { (float / unit).round_ties_even() * unit } else { 0f64.copysign(float) }));
+        return Ok(Value::Float(if unit.is_finite() {
+            (float / unit).round_ties_even() * unit
+        } else {
+            0f64.copysign(float)
+        }));
     }
     // Formatting rounds the exact value, halves to even.
     let text = format!("{float:.*}", digits as usize);
@@ -277,7 +281,13 @@ mod tests {
         let rounded = |value: f64, digits| round(&Value::Float(value), digits).unwrap().as_float().unwrap();
         assert_eq!([0.5, 1.5, 2.5, -0.5].map(|value| rounded(value, 0)), [0.0, 2.0, 2.0, -0.0]);
         assert_eq!((rounded(2.675, 2), rounded(1234.5, -2)), (2.67, 1200.0));
-        assert_eq!((parse_float("1_0.5"), parse_float("1__0"), parse_float("1e5"), parse_float("x")), (Some(10.5), None, Some(1e5), None));
-        assert_eq!((parse_int(" -12 ", 10).unwrap(), parse_int("0x1f", 16).unwrap(), parse_int("1.5", 10).unwrap()), (Some(-12), Some(31), None));
+        assert_eq!(
+            (parse_float("1_0.5"), parse_float("1__0"), parse_float("1e5"), parse_float("x")),
+            (Some(10.5), None, Some(1e5), None)
+        );
+        assert_eq!(
+            (parse_int(" -12 ", 10).unwrap(), parse_int("0x1f", 16).unwrap(), parse_int("1.5", 10).unwrap()),
+            (Some(-12), Some(31), None)
+        );
     }
 }
