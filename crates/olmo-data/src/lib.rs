@@ -22,6 +22,7 @@ pub mod pack;
 mod parquet_file;
 pub mod template;
 pub mod tokenizer;
+pub mod tokenizer_json;
 pub mod tokens;
 pub mod view;
 mod words;
