@@ -393,10 +393,10 @@ mod tests {
     #[test]
     fn a_document_is_written_as_a_person_would() {
         let value = json!({
-            "name": "a run", "v": "1.10", "s": "no", "lr": 2e-5, "n": 3, "none": null, "path": "/a/b.txt", "empty": [[], {}],
+            "name": "a run", "v": "1.10", "s": "no", "lr": 2e-7, "count": 3, "n": "n", "none": null, "path": "/a/b.txt", "empty": [[], {}],
             "script": "set -e\n\n  echo \"a\"\n", "list": [{"port": {"stage": "a", "port": "b"}}, "x", [1, 2]],
         });
-        let text = "name: a run\nv: \"1.10\"\ns: \"no\"\nlr: 2.0e-5\nn: 3\nnone: null\npath: /a/b.txt\nempty:\n- []\n- {}\n\
+        let text = "name: a run\nv: \"1.10\"\ns: \"no\"\nlr: 2.0e-7\ncount: 3\n\"n\": \"n\"\nnone: null\npath: /a/b.txt\nempty:\n- []\n- {}\n\
                     script: |\n  set -e\n\n    echo \"a\"\nlist:\n- port:\n    stage: a\n    port: b\n- x\n- - 1\n  - 2\n";
         assert_eq!(to_yaml(&value).unwrap(), text);
     }
