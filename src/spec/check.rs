@@ -146,7 +146,11 @@ impl Check<'_> {
             ValidationErrorKind::Type { .. } => {
                 let expected = expected(holder);
                 let name = if path.is_empty() { "this file".to_owned() } else { format!("`{path}`") };
-                Problem::new("spec::wrong_type", span, format!("{name} must be {expected}, not {}", node.described()))
+                let found = match &node.content {
+                    Content::Number(_) => format!("the number `{}`", as_written(self.session, node)),
+                    _ => node.described(),
+                };
+                Problem::new("spec::wrong_type", span, format!("{name} must be {expected}, not {found}"))
                     .label(format!("expected {expected}"))
                     .help(type_help(self.session, holder, node))
             }

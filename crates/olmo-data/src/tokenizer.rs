@@ -68,6 +68,10 @@ impl TextTokenizer {
         // Dropout would make other ids of equal texts.
         let cleaned = tokenizer_json::clean(bytes);
         let content = cleaned.as_ref().map_or(bytes, |cleaned| &cleaned.bytes);
+        if content.starts_with(b"version https://git-lfs.github.com/spec/") {
+            let reason = "is a git-lfs pointer, not the file; run `git lfs pull` in the repository that it is from";
+            return Err(DataError::tokenizer(path, reason));
+        }
         let mut inner = Tokenizer::from_bytes(content).map_err(|e| DataError::tokenizer(path, e))?;
         // A post-processor shifts offsets and adds tokens; truncation and padding are other stages' work.
         inner.with_post_processor(None::<PostProcessorWrapper>).with_padding(None::<PaddingParams>);

@@ -198,7 +198,11 @@ impl Contents<'_> {
             (false, true) => {
                 let shards = self.names.iter().filter(|name| name.ends_with(".safetensors")).count();
                 match shards {
-                    0 => format!("has {CONFIG_FILE} but no weights ({WEIGHTS_FILE})"),
+                    0 => format!(
+                        "has {CONFIG_FILE} but no weights ({WEIGHTS_FILE}). If the model's repository has them as a pickle \
+                         alone (pytorch_model.bin), which is never downloaded, convert it: python -c \"from transformers \
+                         import AutoModelForCausalLM as M; M.from_pretrained('OWNER/NAME').save_pretrained('converted')\""
+                    ),
                     _ => format!(
                         "has {shards} safetensors files, but neither {WEIGHTS_FILE} nor {INDEX_FILE}, which says which of \
                          them are the model; take the whole folder that `save_pretrained` wrote"

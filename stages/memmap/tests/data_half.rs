@@ -328,6 +328,9 @@ fn a_given_tokenizer_is_taken_byte_by_byte_and_must_have_the_special_tokens() {
     assert_eq!(files(&cleaned.out("tokenizer")), files(&trained.out("tokenizer")));
     let warning = "warning: removed from mine.json: truncation to 8 tokens, padding to 16 tokens, dropout 0.5 (";
     assert!(cleaned.said.contains(warning) && !taken.said.contains("removed"), "{}", cleaned.said);
+    let pointer = bench.file("mine.json", "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 7\n");
+    let failure = bench.run::<olmo_stage_tokenizer::Tokenizer>(json!({}), &[("file", &[&pointer])]).err().unwrap();
+    assert!(failure.message.starts_with("mine.json: is a git-lfs pointer"), "{}", failure.message);
     let broken = bench.file("mine.json", "{");
     let failure = bench.run::<olmo_stage_tokenizer::Tokenizer>(json!({}), &[("file", &[&broken])]).err().unwrap();
     assert_eq!(failure.code, "data::tokenizer");
