@@ -102,7 +102,7 @@ impl Contents<'_> {
         let base = base.map(|base| format!(" for `{}`", base.escape_debug())).unwrap_or_default();
         let beside = if weights { ", which is applied to the model beside it" } else { ", not a model" };
         Some(format!(
-            "has {file}: an adapter{base}{beside}. Merge it in that folder and take `merged`: python -c \"from peft import \
+            "has {file}: an adapter{base}{beside}. Merge it in its folder and take `merged`: python -c \"from peft import \
              AutoPeftModelForCausalLM as M; M.from_pretrained('.').merge_and_unload().save_pretrained('merged')\""
         ))
     }
@@ -119,7 +119,7 @@ impl Contents<'_> {
     fn checkpoint(&self) -> Option<String> {
         let resave = |what: String| {
             format!(
-                "{what}. Convert it in that folder and take `converted`: {RESAVE}. A pickle file can run code: do this only with one that you trust"
+                "{what}. Convert it in its folder and take `converted`: {RESAVE}. A pickle file can run code: do this only with one that you trust"
             )
         };
         if self.has("model_and_optim") || self.has(".metadata") || self.ending(".distcp").is_some() {
@@ -164,7 +164,7 @@ impl Contents<'_> {
         for (file, reader) in [("tf_model.h5", "from_tf"), ("flax_model.msgpack", "from_flax")] {
             if self.has(file) {
                 return Some(format!(
-                    "has {file} and not {WEIGHTS_FILE}. Convert it with a version 4 of transformers in that folder and take \
+                    "has {file} and not {WEIGHTS_FILE}. Convert it with a version 4 of transformers in its folder and take \
                      `converted`: python -c \"from transformers import AutoModelForCausalLM as M; \
                      M.from_pretrained('.', {reader}=True).save_pretrained('converted')\""
                 ));
