@@ -24,6 +24,7 @@ pub mod order;
 pub mod pack;
 mod parquet_file;
 pub mod tokenizer;
+pub mod tokenizer_json;
 pub mod tokens;
 pub mod view;
 mod words;

@@ -18,6 +18,7 @@ use crate::conversation::{Message, Role};
 use crate::error::DataError;
 use crate::fast::FastEncoder;
 use crate::json;
+use crate::tokenizer_json;
 use crate::tokens::Document;
 
 const TOKENIZER: &str = "tokenizer.json";
@@ -86,8 +87,15 @@ impl TextTokenizer {
 
     /// As [`TextTokenizer::from_file`], of the content `bytes`; `path` is for messages.
     pub fn from_bytes(path: &Path, bytes: &[u8], eos_token: &str, pad_token: &str) -> Result<Self, DataError> {
-        let mut inner = Tokenizer::from_bytes(bytes).map_err(|e| DataError::tokenizer(path, e))?;
-        let file: Value = serde_json::from_slice(bytes).map_err(|e| DataError::tokenizer(path, e))?;
+        // Dropout would make other ids of equal texts.
+        let cleaned = tokenizer_json::clean(bytes);
+        let content = cleaned.as_ref().map_or(bytes, |cleaned| &cleaned.bytes);
+        if content.starts_with(b"version https://git-lfs.github.com/spec/") {
+            let reason = "is a git-lfs pointer, not the file; run `git lfs pull` in the repository that it is from";
+            return Err(DataError::tokenizer(path, reason));
+        }
+        let mut inner = Tokenizer::from_bytes(content).map_err(|e| DataError::tokenizer(path, e))?;
+        let file: Value = serde_json::from_slice(content).map_err(|e| DataError::tokenizer(path, e))?;
         // A post-processor shifts offsets and adds tokens; truncation and padding are other stages' work.
         inner.with_post_processor(None::<PostProcessorWrapper>).with_padding(None::<PaddingParams>);
         inner.with_truncation(None::<TruncationParams>).map_err(|e| DataError::tokenizer(path, e))?;
@@ -309,13 +317,22 @@ fn special_id(path: &Path, tokenizer: &Tokenizer, what: &str, token: &str) -> Re
         let reason = format!("{what} `{token}` is id {id}, but text that holds it is not encoded as that one token");
         return Err(DataError::tokenizer(path, reason));
     }
+    // A token that says what it is for comes before one that is only spelled alike.
+    let roles: &[&str] = if what == "pad_token" { &["pad"] } else { &["eos", "endoftext", "end_of_text", "</s>"] };
+    let near = |candidate: &str| {
+        let named = roles.iter().any(|role| candidate.to_lowercase().contains(role));
+        strsim::jaro_winkler(token, candidate) + if named { 1.0 } else { 0.0 }
+    };
     let mut added: Vec<(u32, String)> =
         tokenizer.get_added_tokens_decoder().into_iter().map(|(id, token)| (id, token.content)).collect();
-    added.sort_by(|(a, x), (b, y)| {
-        let near = |candidate: &str| strsim::jaro_winkler(token, candidate);
-        near(y).total_cmp(&near(x)).then(a.cmp(b))
-    });
-    let near: Vec<String> = added.iter().take(4).map(|(id, token)| format!("`{token}` (id {id})")).collect();
-    let near = if near.is_empty() { "it has no added tokens".into() } else { format!("nearest: {}", near.join(", ")) };
-    Err(DataError::tokenizer(path, format!("has no token `{token}` for {what}; {near}")))
+    added.sort_by(|(a, x), (b, y)| near(y).total_cmp(&near(x)).then(a.cmp(b)));
+    let nearest: Vec<String> = added.iter().take(4).map(|(id, token)| format!("`{token}` (id {id})")).collect();
+    let help = match added.first() {
+        None => "it has no added tokens".into(),
+        Some((_, first)) => {
+            let first = serde_json::to_string(first).unwrap_or_default();
+            format!("nearest: {}; to take the first, set `{what}: {first}`", nearest.join(", "))
+        }
+    };
+    Err(DataError::SpecialToken { path: path.to_owned(), reason: format!("has no token `{token}` for {what}; {help}") })
 }

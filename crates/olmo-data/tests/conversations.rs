@@ -313,10 +313,46 @@ fn a_tokenizer_that_lacks_the_token_names_those_it_has() {
     assert_eq!(
         error,
         "tokenizer.json: has no token `<|end_of_text|>` for eos_token; \
-         nearest: `<|endoftext|>` (id 0), `<|padding|>` (id 1)"
+         nearest: `<|endoftext|>` (id 0), `<|padding|>` (id 1); to take the first, set `eos_token: \"<|endoftext|>\"`"
     );
     let error = open("a").map(|e| e.to_string());
     assert_eq!(error, None, "a letter is one token, if an odd one for eos");
+}
+
+#[test]
+fn the_token_named_first_is_one_for_that_purpose() {
+    let mut json = fixture();
+    for (id, content) in [(900, "<|pad_it|>"), (901, "<|im_pad|>"), (902, "</s>"), (903, "<|padder|>")] {
+        let added = json["added_tokens"].as_array_mut().unwrap();
+        let mut token = added[0].clone();
+        token["id"] = json!(id);
+        token["content"] = json!(content);
+        added.push(token);
+    }
+    let bytes = json.to_string();
+    let error = |eos: &str, pad: &str| {
+        TextTokenizer::from_bytes(Path::new("t.json"), bytes.as_bytes(), eos, pad).err().unwrap().to_string()
+    };
+    assert!(error(EOS, "<|im_pad>").ends_with("to take the first, set `pad_token: \"<|im_pad|>\"`"));
+    // Spelled like the wanted one, but not for padding.
+    assert!(
+        error(EOS, "<|endofpad|>").contains("nearest: `<|")
+            && !error(EOS, "<|endofpad|>").contains("nearest: `<|endof")
+    );
+    assert!(error("<s>", PAD).contains("set `eos_token: \"</s>\"`"));
+}
+
+#[test]
+fn dropout_in_the_file_changes_no_id() {
+    let text = "the river and the stone and the lamp that the river took";
+    let want = open(&fixture()).encode_text(text).unwrap();
+    let mut json = fixture();
+    json["model"]["dropout"] = json!(0.9);
+    for tokenizer in [open(&json), open(&json).without_shortcuts()] {
+        for _ in 0..5 {
+            assert_eq!(tokenizer.encode_text(text).unwrap(), want);
+        }
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use olmo_data::chat::{Source, strip};
 use olmo_data::dataset::{self, Kind};
-use olmo_data::{Chat, DataError, Message, Template, TextTokenizer};
+use olmo_data::{Chat, DataError, Message, Template, TextTokenizer, tokenizer_json};
 use olmo_stage::{Context, Stage, StageError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -61,7 +61,11 @@ impl Stage for Tokenizer {
         let given = context.optional_input("file");
         let (path, bytes) = match (given, context.inputs("documents").is_empty()) {
             // A pipeline names its documents once; a given file makes them unneeded.
-            (Some(dir), _) => read_given(dir)?,
+            (Some(dir), _) => {
+                let (path, bytes) = read_given(dir)?;
+                let bytes = without_settings(&path, bytes, context);
+                (path, bytes)
+            }
             (None, false) => (PathBuf::from("tokenizer.json"), train_on_documents(&params, context)?),
             (None, true) => {
                 return Err(StageError::fail("tokenizer::inputs", "neither `file` nor `documents` is given")
@@ -137,6 +141,17 @@ fn read_given(dir: PathBuf) -> Result<(PathBuf, Vec<u8>), StageError> {
     let bytes = std::fs::read(path).map_err(|e| StageError::io(path, e))?;
     // Messages name the file as its owner does, not where this attempt keeps its copy.
     Ok((path.file_name().map(PathBuf::from).unwrap_or_default(), bytes))
+}
+
+/// The content of the given file without truncation, padding and dropout, which are reported.
+fn without_settings(path: &Path, bytes: Vec<u8>, context: &mut Context) -> Vec<u8> {
+    let Some(cleaned) = tokenizer_json::clean(&bytes) else { return bytes };
+    context.warning(format!(
+        "removed from {}: {}; everything else in it is as given",
+        path.display(),
+        cleaned.removed.join(", ")
+    ));
+    cleaned.bytes
 }
 
 fn train_on_documents(params: &TokenizerParams, context: &mut Context) -> Result<Vec<u8>, StageError> {
