@@ -10,6 +10,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::template::strip;
+
+/// Keys under which an assistant calls tools.
+const CALLS: [&str; 3] = ["tool_calls", "function_calls", "function_call"];
+/// Keys under which a message says something beside its content and its calls: reasoning, or the tools that a system turn
+/// offers.
+const OTHER_SPEECH: [&str; 5] = ["reasoning_content", "reasoning", "thinking", "functions", "tools"];
+
 /// The speaker of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -57,7 +65,7 @@ impl FromStr for Role {
 }
 
 /// A role that is not one of [`Role::ALL`].
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown role `{}`, expected {}", .0.escape_debug(), role_list())]
 pub struct UnknownRole(pub String);
 
@@ -89,6 +97,28 @@ impl Message {
     pub fn text(&self) -> &str {
         self.content.as_deref().unwrap_or_default()
     }
+
+    /// Whether the message calls tools.
+    pub fn calls_tools(&self) -> bool {
+        CALLS.iter().any(|key| self.fields.get(*key).is_some_and(is_filled))
+    }
+
+    /// Whether the message has content other than white space, tool calls, reasoning or tools.
+    pub fn speaks(&self) -> bool {
+        let other = || OTHER_SPEECH.iter().any(|key| self.fields.get(*key).is_some_and(is_filled));
+        !strip(self.text()).is_empty() || self.calls_tools() || other()
+    }
+}
+
+/// Whether a field holds anything; lists and objects may be written as JSON text.
+fn is_filled(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::String(text) => !["", "[]", "{}", "null"].contains(&strip(text)),
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(keys) => !keys.is_empty(),
+        Value::Bool(_) | Value::Number(_) => true,
+    }
 }
 
 /// A conversation and where it is from.
@@ -118,6 +148,22 @@ mod tests {
             error.to_string(),
             "unknown role `bot`, expected system, developer, user, assistant, tool, function or environment"
         );
+    }
+
+    #[test]
+    fn a_message_speaks_with_content_calls_reasoning_or_tools() {
+        let with = |content: &str, key: &str, value: Value| {
+            let fields = Map::from_iter([(key.to_owned(), value)]);
+            Message { fields, ..Message::new(Role::Assistant, content) }
+        };
+        let call = || serde_json::json!([{"function": {"name": "f"}}]);
+        assert!(with("x", "name", Value::Null).speaks() && !with(" \n", "name", "x".into()).speaks());
+        for key in CALLS {
+            assert!(with("", key, call()).calls_tools() && with("", key, "[{}]".into()).speaks());
+            assert!(!with("", key, Value::Array(vec![])).speaks() && !with("", key, " [] ".into()).calls_tools());
+        }
+        assert!(with("", "thinking", "Hm.".into()).speaks() && !with("x", "thinking", "Hm.".into()).calls_tools());
+        assert!(with("", "functions", call()).speaks());
     }
 
     #[test]
