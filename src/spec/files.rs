@@ -32,7 +32,7 @@ pub fn meant(path: &Path) -> Option<Result<Vec<PathBuf>, String>> {
     if !folder.is_dir() {
         return Some(Err("no file fits: the folder before the pattern is not there".to_owned()));
     }
-    Some(all(&folder, &pattern).and_then(|files| some(files, "no file fits")))
+    Some(all(&folder, &pattern).and_then(|files| some(files, "no file fits, and none has this name")))
 }
 
 fn some(files: Vec<PathBuf>, why: &str) -> Result<Vec<PathBuf>, String> {

@@ -103,29 +103,34 @@ impl<'t> ControlTokens<'t> {
                 continue;
             }
             for id in self.tokenizer.encode_text(text)? {
-                if !self.names.contains_key(&id) {
-                    continue;
-                }
-                let found = self.found.entry(id).or_default();
-                found.times += 1;
-                if found.last.replace(number) != Some(number) {
-                    found.records += 1;
-                    if found.examples.len() < EXAMPLES {
-                        found.examples.push(number);
-                    }
-                }
+                self.count(id, number);
             }
         }
         Ok(())
     }
 
-    fn findings(self) -> Vec<Finding> {
+    /// Counts token `id` of record `number`, if it is a control token.
+    fn count(&mut self, id: u32, number: u64) {
+        if !self.names.contains_key(&id) {
+            return;
+        }
+        let found = self.found.entry(id).or_default();
+        found.times += 1;
+        if found.last.replace(number) != Some(number) {
+            found.records += 1;
+            if found.examples.len() < EXAMPLES {
+                found.examples.push(number);
+            }
+        }
+    }
+
+    /// One finding for each token that was found; `message` is made of its string, its id and how often it was found.
+    fn findings(self, level: Level, code: &'static str, message: impl Fn(&str, u32, &str) -> String) -> Vec<Finding> {
         let finding = |(id, found): (u32, Occurrences)| {
             let token = self.names.get(&id).map(|token| plain(token).replace('\n', "\\n")).unwrap_or_default();
             let times = if found.times == 1 { "once".to_owned() } else { format!("{} times", found.times) };
-            let message = format!("the text holds `{token}`, which becomes control token {id}, {times}");
             let (count, examples) = (found.records, found.examples);
-            Finding { level: Level::Warning, code: "holds_special", message, count, examples }
+            Finding { level, code, message: message(&token, id, &times), count, examples }
         };
         self.found.into_iter().map(finding).collect()
     }
@@ -230,7 +235,10 @@ fn of_dataset(dir: &Path, tokenizer: Option<&TextTokenizer>) -> Result<Audit, Da
             }
         }
     }
-    let mut findings = control.map(ControlTokens::findings).unwrap_or_default();
+    let message =
+        |token: &str, id, times: &str| format!("the text holds `{token}`, which becomes control token {id}, {times}");
+    let found = control.map(|control| control.findings(Level::Warning, "holds_special", message));
+    let mut findings = found.unwrap_or_default();
     if manifest.skipped > 0 {
         findings.push(say(
             Level::Warning,
@@ -295,6 +303,7 @@ fn of_sequences(dir: &Path, tokenizer: Option<&TextTokenizer>, max_length: usize
     let rows = matches!(sequences, Sequences::Memmap(_));
     let noun = sequences.noun();
     let (mut tally, mut records, mut shown) = (Tally::default(), 0, Vec::new());
+    let mut control = tokenizer.map(ControlTokens::new);
     let mut seen = HashSet::new();
     let mut failed = None;
     sequences.each(|number, sequence| {
@@ -312,6 +321,11 @@ fn of_sequences(dir: &Path, tokenizer: Option<&TextTokenizer>, max_length: usize
         }
         if ids.iter().zip(&sequence.label_mask).any(|(id, label)| *label && *id == pad && pad != eos) {
             tally.add("trained_padding", number);
+        }
+        if let Some(control) = &mut control {
+            let trained =
+                ids.iter().zip(&sequence.label_mask).filter(|(id, label)| **label && ![eos, pad].contains(id));
+            trained.for_each(|(id, _)| control.count(*id, number));
         }
         if !rows && max_length > 0 && ids.len() > max_length {
             tally.add("over_long", number);
@@ -334,6 +348,10 @@ fn of_sequences(dir: &Path, tokenizer: Option<&TextTokenizer>, max_length: usize
     })?;
     if let Some(failed) = failed {
         return Err(failed);
+    }
+    if let Some(control) = control {
+        let message = |token: &str, id, times: &str| format!("control token {id} `{token}` is trained, {times}");
+        findings.extend(control.findings(Level::Info, "trained_special", message));
     }
     tally
         .into("over_vocabulary", Level::Error, "holds an id outside the vocabulary", &mut findings)
@@ -505,6 +523,19 @@ mod tests {
                 ("the text holds `<|padding|>`, which becomes control token 1, once", 1, &[3][..]),
             ]
         );
+        // Of ids, those that are trained are listed.
+        let dir = tempfile::tempdir().unwrap();
+        let (sequence_length, vocab_size) = (4, 515);
+        let layout =
+            Layout { sequence_length, vocab_size, tokenizer: tokenizer.digest(), eos_token_id: 0, pad_token_id: 1 };
+        let writer = MemmapWriter::with_options(dir.path(), layout, MemmapOptions::default()).unwrap();
+        let mut packer = Packer::new(Pack::Padded, writer);
+        packer.push(Document { input_ids: vec![512, 40, 512, 0], label_mask: vec![false, true, true, true] }).unwrap();
+        packer.finish().unwrap();
+        let found = super::audit(dir.path(), Some(&tokenizer), 0).unwrap();
+        let trained: Vec<&str> =
+            found.findings.iter().filter(|f| f.code == "trained_special").map(|f| f.message.as_str()).collect();
+        assert_eq!(trained, ["control token 512 `<|im_start|>` is trained, once"]);
         let clean = audit(&[["a   b", "c"]]);
         assert_eq!(clean.text(false), "1 records looked at\nnothing found\n");
     }
