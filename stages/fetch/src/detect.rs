@@ -2,7 +2,7 @@
 //! file decide, never its name, and the decision is reported.
 
 use std::cell::Cell;
-use std::io::BufRead;
+use std::io::{BufRead, Read};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -30,6 +30,8 @@ enum Sample {
     Columns(Vec<String>),
     /// The values of a JSON array, or the JSON objects among the first `lines` lines.
     Values { values: Vec<Value>, lines: usize },
+    /// A JSON object that goes on over several lines.
+    Spread(Map<String, Value>),
 }
 
 /// How each of `files` is read.
@@ -97,6 +99,14 @@ fn layout(params: &FetchParams, path: &Path, context: &mut Context) -> Result<Op
             let keys: Vec<&str> = columns.iter().map(String::as_str).collect();
             let format = format_of(params, &keys).ok_or_else(|| unknown(&name, "columns", &keys))?;
             return Ok(Some(Layout::new(params, format, true)));
+        }
+        Sample::Spread(record) => {
+            let message = format!(
+                "{name}: holds JSON objects that go on over several lines, with the keys {}",
+                describe_keys(&filled_keys(&record))
+            );
+            let hint = format!("write each on a line of its own: jq -c . '{name}' > lines.jsonl");
+            return Err(StageError::fail("fetch::format", message).hint(hint));
         }
         Sample::Values { lines: 0, .. } => return Ok(None),
         Sample::Values { values, lines } => (values, lines),
@@ -176,7 +186,7 @@ fn sample(path: &Path) -> Result<Sample, StageError> {
         }
         Content::Lines(..) => {}
     }
-    let Content::Lines(mut reader, _) = open()? else { return Ok(Sample::Values { values: Vec::new(), lines: 0 }) };
+    let Content::Lines(mut reader, first) = open()? else { return Ok(Sample::Values { values: Vec::new(), lines: 0 }) };
     let (mut values, mut lines, mut bytes, mut number) = (Vec::new(), 0, 0, 0);
     let mut line = Vec::new();
     while lines < SAMPLE && bytes < SAMPLE_BYTES {
@@ -192,6 +202,13 @@ fn sample(path: &Path) -> Result<Sample, StageError> {
         lines += 1;
         if line.trim_ascii_start().starts_with(b"{") {
             values.extend(serde_json::from_slice::<Value>(&line).ok());
+        }
+    }
+    if values.is_empty() && lines > 0 && first == Some(b'{') {
+        let Content::Lines(reader, _) = open()? else { return Ok(Sample::Values { values, lines }) };
+        let mut whole = serde_json::Deserializer::from_reader(reader.take(SAMPLE_BYTES as u64)).into_iter::<Value>();
+        if let Some(Ok(Value::Object(record))) = whole.next() {
+            return Ok(Sample::Spread(record));
         }
     }
     Ok(Sample::Values { values, lines })

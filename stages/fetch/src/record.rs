@@ -227,7 +227,7 @@ impl Layout {
         let Value::Object(record) = value else {
             return Err(BadRecord::Schema(format!("expected an object, found {}", kind(value))));
         };
-        let (dataset, id) = (label(record, "dataset")?, label(record, "id")?);
+        let (dataset, id) = (label(record, "dataset"), label(record, "id"));
         let messages = match self.format {
             Format::Alpaca => alpaca(record)?,
             Format::PromptCompletion => self.prompt_completion(record)?,
@@ -440,17 +440,17 @@ fn text<'r>(record: &'r Map<String, Value>, key: &str) -> Result<Option<&'r str>
     }
 }
 
-/// The text or number at `key`; empty if there is none.
-fn label(record: &Map<String, Value>, key: &str) -> Result<String, BadRecord> {
+/// The text at `key`, or the JSON of what else is there; empty if there is none.
+fn label(record: &Map<String, Value>, key: &str) -> String {
     match record.get(key) {
+        None | Some(Value::Null) => String::new(),
+        Some(Value::String(text)) => text.clone(),
         // Whole numbers beside missing ones become floats in many tools.
-        Some(Value::Number(number)) => {
-            Ok(match number.as_f64().filter(|float| number.is_f64() && float.fract() == 0.0) {
-                Some(float) => format!("{float}"),
-                None => number.to_string(),
-            })
-        }
-        _ => text(record, key).map(|text| text.unwrap_or_default().to_owned()),
+        Some(Value::Number(number)) if number.is_f64() => match number.as_f64().filter(|float| float.fract() == 0.0) {
+            Some(float) => format!("{float}"),
+            None => number.to_string(),
+        },
+        Some(other) => other.to_string(),
     }
 }
 
@@ -610,7 +610,7 @@ mod tests {
     }
 
     #[test]
-    fn dataset_and_id_may_be_left_out_or_numbers() {
+    fn dataset_and_id_may_be_left_out_or_be_anything() {
         let id = |text: &str| {
             let line = format!(r#"{{{text}"source":"x","messages":[{{"role":"user","content":"Hi"}}]}}"#);
             let read = read(json!({}), &line).unwrap().0;
@@ -622,6 +622,7 @@ mod tests {
         assert_eq!(id(r#""id":7,"dataset":1,"#), expect("1", "7"));
         assert_eq!(id(r#""id":7.0,"#), expect("", "7"));
         assert_eq!(id(r#""id":-7.5,"#), expect("", "-7.5"));
+        assert_eq!(id(r#""id":{"$oid":"a1"},"dataset":true,"#), expect("true", r#"{"$oid":"a1"}"#));
     }
 
     #[test]
@@ -855,7 +856,7 @@ mod tests {
 
     #[test]
     fn each_kind_of_bad_line_has_its_reason() {
-        let cases: [(&[u8], &str); 17] = [
+        let cases: [(&[u8], &str); 16] = [
             (b"{\"messages\": \"\xff\"}", "is not UTF-8 (byte 15 of the line)"),
             (b"{\"messages\": [", "is not JSON: EOF while parsing a list at column 14"),
             (b"{\"messages\": []} x", "is not JSON: trailing characters at column 18"),
@@ -871,10 +872,6 @@ mod tests {
             (b"{\"messages\": {}}", "does not fit the schema: `messages` is an object, expected an array"),
             (b"{\"messages\": []}", "does not fit the schema: `messages` is empty"),
             (b"{\"messages\": [3]}", "does not fit the schema: message 1 is a number, expected an object"),
-            (
-                br#"{"id": true, "messages": [{"role":"user","content":"a"}]}"#,
-                "does not fit the schema: `id` is a boolean, expected a string",
-            ),
             (br#"{"messages": [{"content":"a"}]}"#, "message 1 has no `role`"),
             (
                 br#"{"messages": [{"role":"user","content":"a"},{"role":"bot","content":"a"}]}"#,

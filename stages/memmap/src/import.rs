@@ -1,21 +1,17 @@
 //! Files of ids that OLMo's scripts, Dolma or open-instruct have written. They have no header: what is not said of them is
 //! asked for, and what can be checked is checked.
 
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use olmo_data::{Layout, Manifest, MemmapWriter, TextTokenizer, boundaries_csv};
 use olmo_stage::{Context, StageError};
 
+use crate::header;
 use crate::params::MemmapParams;
 
 /// Rows that are read at once.
 const ROWS: usize = 256;
-/// Bytes that tell what a file is.
-const HEAD: u64 = 128;
-/// The end of a zip archive is marked within its last bytes: 22 of its own and a comment.
-const ZIP_END: u64 = 22 + (1 << 16);
 
 /// The files of all items in port `port`, in the order given; within a folder by name.
 fn files(context: &Context, port: &str) -> Result<Vec<PathBuf>, StageError> {
@@ -38,51 +34,13 @@ fn refuse(code: &str, message: String) -> StageError {
     StageError::fail(code, message)
 }
 
-/// What a file is instead of raw values, if its bytes say so.
-fn foreign(path: &Path) -> Result<Option<&'static str>, StageError> {
-    let unread = |e| StageError::io(path, e);
-    let mut file = File::open(path).map_err(unread)?;
-    let size = file.metadata().map_err(unread)?.len();
-    let mut head = Vec::new();
-    Read::by_ref(&mut file).take(HEAD).read_to_end(&mut head).map_err(unread)?;
-    let mut tail = Vec::new();
-    file.seek(SeekFrom::Start(size.saturating_sub(ZIP_END))).map_err(unread)?;
-    file.read_to_end(&mut tail).map_err(unread)?;
-    // Two raw ids may look like the short marks, so these need another one.
-    let zip = || head.starts_with(b"PK\x03\x04") && tail.windows(4).any(|bytes| bytes == b"PK\x05\x06");
-    let framed = || {
-        let length = head.get(3..11).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes);
-        matches!(head.as_slice(), [0x80, 4 | 5, 0x95, ..]) && length > 0 && length.saturating_add(11) <= size
-    };
-    let named = || {
-        let named = head.windows(5).any(|bytes| bytes == b"numpy" || bytes == b"torch");
-        matches!(head.as_slice(), [0x80, 2..=5, ..]) && named
-    };
-    Ok(match () {
-        () if head.starts_with(b"\x93NUMPY") => Some("an array that numpy.save wrote, with a header"),
-        () if zip() => Some("a zip archive, as numpy.savez (.npz) and torch.save write"),
-        () if (framed() || named()) && tail.last() == Some(&b'.') => Some("a Python pickle"),
-        () if head.starts_with(b"PAR1") && tail.ends_with(b"PAR1") => Some("a Parquet file"),
-        () => None,
-    })
-}
-
-/// Refuses files that do not hold raw values, as all of `paths` do that OLMo reads. `raw` is their numpy type.
+/// Refuses files that have a header. `raw` is the numpy type of the values in them.
 fn check_raw(port: &str, paths: &[PathBuf], raw: &str) -> Result<(), StageError> {
     for path in paths {
-        let Some(what) = foreign(path)? else { continue };
-        let name = name(path);
-        let load = match what {
-            what if what.starts_with("a zip") => format!("numpy.load({name:?})[\"NAME OF THE ARRAY\"]"),
-            what if what.starts_with("a Parquet") => {
-                format!("numpy.concatenate(pyarrow.parquet.read_table({name:?})[\"COLUMN\"].to_pylist())")
-            }
-            what if what.starts_with("a Python") => format!("numpy.load({name:?}, allow_pickle=True)"),
-            _ => format!("numpy.load({name:?})"),
-        };
-        let message = format!("{name}: is {what}; `{port}` takes raw values, without a header");
-        return Err(refuse("memmap::header", message)
-            .hint(format!("write them raw: {load}.astype({raw:?}).tofile(\"raw-{name}\")")));
+        let refusal = header::refusal(port, &name(path), path, raw).map_err(|e| StageError::io(path, e))?;
+        if let Some((message, hint)) = refusal {
+            return Err(refuse("memmap::header", message).hint(hint));
+        }
     }
     Ok(())
 }

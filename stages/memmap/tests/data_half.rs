@@ -462,6 +462,10 @@ fn documents_are_lines_of_text_or_of_json_by_what_the_file_holds() {
     let failure = text("{\"content\":\"One.\"}\n{\"content\":\"Two.\"}\n").err().unwrap();
     assert_eq!(failure.message, "some.jsonl: its records have the keys `content`, which no format has");
     assert!(failure.hint.unwrap().contains("`text_field`"));
+    let failure = text("{\n  \"text\": \"One.\"\n}\n{\n  \"text\": \"Two.\"\n}\n").err().unwrap();
+    assert!(failure.message.contains("go on over several lines, with the keys `text`"), "{}", failure.message);
+    assert!(failure.hint.unwrap().contains("jq -c . 'some.jsonl'"));
+    assert_eq!(files_text(&text("{ x\n}\n").unwrap()), ["{ x", "}"]);
     let failure = text("{\"messages\":[]}\n").err().unwrap();
     assert_eq!(failure.hint.unwrap(), "set `format: messages`");
     let done = bench.fetch(json!({"format": "text", "text_field": "content"}), "{\"content\":\"One.\"}\n").unwrap();
