@@ -76,15 +76,18 @@ fn role_list() -> String {
     format!("{} or {last}", others.join(", "))
 }
 
-/// One turn of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One turn of a conversation. It serializes to the keys that a chat template reads.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Message {
     pub role: Role,
     /// `None` if the source has no `content`, or null.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
     /// Overrides, for this message, whether its role is trained. From `weight` 0 or 1.
+    #[serde(skip)]
     pub trained: Option<bool>,
     /// The other keys of the message that are not null: `tool_calls`, `functions`, `name`, `reasoning_content`, …
+    #[serde(flatten)]
     pub fields: Map<String, Value>,
 }
 
@@ -164,6 +167,15 @@ mod tests {
         }
         assert!(with("", "thinking", "Hm.".into()).speaks() && !with("x", "thinking", "Hm.".into()).calls_tools());
         assert!(with("", "functions", call()).speaks());
+    }
+
+    #[test]
+    fn a_message_serializes_to_what_a_template_reads() {
+        let fields = Map::from_iter([("tool_calls".to_owned(), serde_json::json!([1]))]);
+        let call = Message { role: Role::Assistant, content: None, trained: Some(false), fields };
+        assert_eq!(serde_json::to_string(&call).unwrap(), r#"{"role":"assistant","tool_calls":[1]}"#);
+        let plain = serde_json::to_string(&Message::new(Role::User, "Hi")).unwrap();
+        assert_eq!(plain, r#"{"role":"user","content":"Hi"}"#);
     }
 
     #[test]
