@@ -141,6 +141,40 @@ fn what_is_trained_counted_and_wrong_is_shown_of_artifacts_and_folders() {
 }
 
 #[test]
+fn raw_files_are_looked_at_like_artifacts() {
+    let dir = project(3);
+    let dir = dir.path();
+    succeeds(dir, &["run", "data.yaml", "--until", "chats"]);
+    let shown = |arguments: &[&str]| String::from_utf8(command(dir, arguments).output().unwrap().stdout).unwrap();
+    for what in ["preview", "stats", "audit"] {
+        let raw = shown(&["data", what, "chats.jsonl"]);
+        assert_eq!(raw, shown(&["data", what, "latest:chats.dataset"]), "{what}");
+        assert!(!raw.is_empty());
+    }
+    assert_eq!(shown(&["data", "audit", "chats.jsonl"]), "3 records looked at\nnothing found\n");
+    assert!(
+        said(&command(dir, &["data", "stats", "chats.jsonl"]).output().unwrap()).contains("chats.jsonl is `messages`")
+    );
+    // A folder of files, and tool calls; a preview reads no more than it shows.
+    std::fs::create_dir(dir.join("raw [1]")).unwrap();
+    let call = r#"{"conversations":[{"from":"human","value":"1+2"},{"from":"function_call","value":"{\"name\":\"sum\"}"}],"tools":"[1]"}"#;
+    std::fs::write(dir.join("raw [1]/a.jsonl"), format!("{call}\n")).unwrap();
+    std::fs::write(dir.join("raw [1]/b.json"), format!("[{call}, {call}, {{\"conversations\": []}}]")).unwrap();
+    let preview = shown(&["data", "preview", "raw [1]", "--count", "1"]);
+    let expected = "── conversation 0: 1 of ``\nuser: 1+2\nassistant: \n  \
+                    tool_calls: [{\"type\":\"function\",\"function\":{\"name\":\"sum\",\"arguments\":{}}}]\n  tools: [1]\n\n";
+    assert_eq!(preview, expected);
+    // What fetch would refuse is an error here.
+    let audit = command(dir, &["data", "audit", "raw [1]"]).output().unwrap();
+    assert_eq!(audit.status.code(), Some(6), "{}", said(&audit));
+    assert!(
+        said(&audit).contains("error    skipped") && said(&audit).contains("b.json: record 3: does not fit the schema")
+    );
+    let missing = command(dir, &["data", "audit", "raw/gone.jsonl"]).output().unwrap();
+    assert!(said(&missing).contains("error[data::missing]: there is no raw/gone.jsonl"), "{}", said(&missing));
+}
+
+#[test]
 fn the_rows_of_a_runs_steps_are_shown_and_compared_with_what_it_wrote_down() {
     let dir = project(40);
     let dir = dir.path();

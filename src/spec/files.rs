@@ -8,6 +8,9 @@ const MOST: usize = 100_000;
 /// The files that `path` means, sorted by their paths, if it is a folder or a pattern; `None` if it names one file. What
 /// begins with a dot is left out, links to folders are not followed.
 ///
+/// A name that exists is taken literally, whatever characters it holds; only the first name that does not exist can make a
+/// pattern of the rest.
+///
 /// # Errors
 /// No file is meant, or too many; in words.
 pub fn meant(path: &Path) -> Option<Result<Vec<PathBuf>, String>> {
@@ -17,20 +20,19 @@ pub fn meant(path: &Path) -> Option<Result<Vec<PathBuf>, String>> {
         Ok(_) => return Some(all(path, "**").and_then(|files| some(files, "the folder holds no files"))),
         Err(_) => {}
     }
-    let text = path.to_str()?;
-    if !olmo_remote::is_pattern(text) {
+    let mut folder = PathBuf::from("/");
+    let mut names = path.to_str()?.split('/').filter(|name| !name.is_empty()).peekable();
+    while let Some(name) = names.next_if(|name| !olmo_remote::is_pattern(name) || folder.join(name).exists()) {
+        folder.push(name);
+    }
+    let pattern = names.collect::<Vec<_>>().join("/");
+    if pattern.is_empty() {
         return None;
     }
-    // The folders before the first sign are as they are.
-    let plain = |name: &&str| !olmo_remote::is_pattern(name);
-    let fixed: Vec<&str> = text.split('/').take_while(plain).collect();
-    let folder = fixed.join("/");
-    let pattern = text.get(folder.len() + 1..)?;
-    let folder = if folder.is_empty() { PathBuf::from("/") } else { PathBuf::from(folder) };
     if !folder.is_dir() {
         return Some(Err("no file fits: the folder before the pattern is not there".to_owned()));
     }
-    Some(all(&folder, pattern).and_then(|files| some(files, "no file fits")))
+    Some(all(&folder, &pattern).and_then(|files| some(files, "no file fits, and none has this name")))
 }
 
 fn some(files: Vec<PathBuf>, why: &str) -> Result<Vec<PathBuf>, String> {
@@ -108,6 +110,19 @@ mod tests {
         assert_eq!(of("odd[1].jsonl"), None, "there is a file of this name");
         assert_eq!(of("a.jsonl"), None);
         assert_eq!(of("gone.jsonl"), None, "what is missing is said elsewhere");
+        // Folders may hold such characters, too, and files of a folder be named by a pattern.
+        for name in ["run [v1]/c.jsonl", "run [v1]/d*{e}?.jsonl", "run [v1]/in/e.jsonl", "run v/wrong.jsonl"] {
+            let path = dir.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "").unwrap();
+        }
+        let both = ["run [v1]/c.jsonl", "run [v1]/d*{e}?.jsonl"];
+        assert_eq!(of("run [v1]/*.jsonl").unwrap().unwrap(), both);
+        assert_eq!(of("run [v1]").unwrap().unwrap(), [both[0], both[1], "run [v1]/in/e.jsonl"]);
+        assert_eq!(of("run [v1]/**/e.jsonl").unwrap().unwrap(), ["run [v1]/in/e.jsonl"]);
+        assert_eq!(of("run [v1]/d*{e}?.jsonl"), None, "there is a file of this name");
+        assert_eq!(of("run [v1]/gone.jsonl"), None, "nothing in it is a pattern");
+        assert_eq!(of("r*/d*{e}?.jsonl").unwrap().unwrap(), ["run [v1]/d*{e}?.jsonl"]);
         assert!(of("*.parquet").unwrap().unwrap_err().contains("no file fits"));
         assert!(of("nowhere/*.jsonl").unwrap().unwrap_err().contains("not there"));
         assert!(of("empty").unwrap().unwrap_err().contains("no files"));

@@ -10,6 +10,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::chat::strip;
+
+/// Keys under which an assistant calls tools.
+const CALLS: [&str; 3] = ["tool_calls", "function_calls", "function_call"];
+/// Keys under which a message says something beside its content and its calls: reasoning, or the tools that a system turn
+/// offers.
+const OTHER_SPEECH: [&str; 5] = ["reasoning_content", "reasoning", "thinking", "functions", "tools"];
+
 /// The speaker of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -57,7 +65,7 @@ impl FromStr for Role {
 }
 
 /// A role that is not one of [`Role::ALL`].
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown role `{}`, expected {}", .0.escape_debug(), role_list())]
 pub struct UnknownRole(pub String);
 
@@ -68,15 +76,18 @@ fn role_list() -> String {
     format!("{} or {last}", others.join(", "))
 }
 
-/// One turn of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One turn of a conversation. It serializes to the keys that a chat template reads.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Message {
     pub role: Role,
     /// `None` if the source has no `content`, or null.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
     /// Overrides, for this message, whether its role is trained. From `weight` 0 or 1.
+    #[serde(skip)]
     pub trained: Option<bool>,
     /// The other keys of the message that are not null: `tool_calls`, `functions`, `name`, `reasoning_content`, …
+    #[serde(flatten)]
     pub fields: Map<String, Value>,
 }
 
@@ -88,6 +99,28 @@ impl Message {
     /// The content; empty if there is none.
     pub fn text(&self) -> &str {
         self.content.as_deref().unwrap_or_default()
+    }
+
+    /// Whether the message calls tools.
+    pub fn calls_tools(&self) -> bool {
+        CALLS.iter().any(|key| self.fields.get(*key).is_some_and(is_filled))
+    }
+
+    /// Whether the message has content other than white space, tool calls, reasoning or tools.
+    pub fn speaks(&self) -> bool {
+        let other = || OTHER_SPEECH.iter().any(|key| self.fields.get(*key).is_some_and(is_filled));
+        !strip(self.text()).is_empty() || self.calls_tools() || other()
+    }
+}
+
+/// Whether a field holds anything; lists and objects may be written as JSON text.
+fn is_filled(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::String(text) => !["", "[]", "{}", "null"].contains(&strip(text)),
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(keys) => !keys.is_empty(),
+        Value::Bool(_) | Value::Number(_) => true,
     }
 }
 
@@ -118,6 +151,31 @@ mod tests {
             error.to_string(),
             "unknown role `bot`, expected system, developer, user, assistant, tool, function or environment"
         );
+    }
+
+    #[test]
+    fn a_message_speaks_with_content_calls_reasoning_or_tools() {
+        let with = |content: &str, key: &str, value: Value| {
+            let fields = Map::from_iter([(key.to_owned(), value)]);
+            Message { fields, ..Message::new(Role::Assistant, content) }
+        };
+        let call = || serde_json::json!([{"function": {"name": "f"}}]);
+        assert!(with("x", "name", Value::Null).speaks() && !with(" \n", "name", "x".into()).speaks());
+        for key in CALLS {
+            assert!(with("", key, call()).calls_tools() && with("", key, "[{}]".into()).speaks());
+            assert!(!with("", key, Value::Array(vec![])).speaks() && !with("", key, " [] ".into()).calls_tools());
+        }
+        assert!(with("", "thinking", "Hm.".into()).speaks() && !with("x", "thinking", "Hm.".into()).calls_tools());
+        assert!(with("", "functions", call()).speaks());
+    }
+
+    #[test]
+    fn a_message_serializes_to_what_a_template_reads() {
+        let fields = Map::from_iter([("tool_calls".to_owned(), serde_json::json!([1]))]);
+        let call = Message { role: Role::Assistant, content: None, trained: Some(false), fields };
+        assert_eq!(serde_json::to_string(&call).unwrap(), r#"{"role":"assistant","tool_calls":[1]}"#);
+        let plain = serde_json::to_string(&Message::new(Role::User, "Hi")).unwrap();
+        assert_eq!(plain, r#"{"role":"user","content":"Hi"}"#);
     }
 
     #[test]

@@ -5,7 +5,7 @@ pub fn is_pattern(text: &str) -> bool {
     text.contains(['*', '?', '['])
 }
 
-/// Whether the path `path` fits `pattern`, name by name.
+/// Whether the path `path` fits `pattern`, name by name. A name that is equal always fits.
 pub fn fits(pattern: &str, path: &str) -> bool {
     let pattern: Vec<&str> = pattern.split('/').collect();
     let path: Vec<&str> = path.split('/').collect();
@@ -21,8 +21,11 @@ fn names(pattern: &[&str], path: &[&str]) -> bool {
         (Some((first, rest)), Some((name, below))) => {
             // What begins with a dot is hidden, as for a shell.
             let hidden = name.starts_with('.') && !first.starts_with('.');
-            let (first, name): (Vec<char>, Vec<char>) = (first.chars().collect(), name.chars().collect());
-            !hidden && name_fits(&first, &name) && names(rest, below)
+            let fits = first == name || {
+                let (first, name): (Vec<char>, Vec<char>) = (first.chars().collect(), name.chars().collect());
+                name_fits(&first, &name)
+            };
+            !hidden && fits && names(rest, below)
         }
         _ => false,
     }
@@ -98,6 +101,8 @@ mod tests {
             ("x[0-9].txt", "x7.txt"),
             ("x[!0-9].txt", "xa.txt"),
             ("[x", "[x"),
+            ("*/odd[1].json", "a/odd[1].json"),
+            ("*/odd[1].json", "a/odd1.json"),
             ("*a*b*", "xxaxxbxx"),
             (".hidden*", ".hidden.json"),
         ] {

@@ -1,6 +1,7 @@
 //! Stage `fetch`: files and datasets become one dataset. A record that cannot be read is named by file and
 //! line, with the reason; nothing is repaired in silence.
 
+mod detect;
 mod open;
 mod params;
 mod record;

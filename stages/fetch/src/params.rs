@@ -1,5 +1,8 @@
 //! Params of stage `fetch`.
 
+use std::collections::BTreeMap;
+
+use olmo_data::Role;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -35,7 +38,7 @@ pub struct Filter {
 #[serde(deny_unknown_fields, default)]
 pub struct FetchParams {
     /// What the files hold: `messages`, `sharegpt`, `alpaca` or `prompt_completion` for conversations, `text` for documents (one
-    /// a line, or the key or column `text`).
+    /// a line, or the key or column `text`), `auto` to find out from the first records of each file.
     pub format: Format,
     /// What a bad record means: `fail` or `skip` (left out and counted).
     pub on_error: OnError,
@@ -50,4 +53,14 @@ pub struct FetchParams {
     pub seed: u64,
     /// At most so many records of each source are kept; 0 keeps all.
     pub limit: u64,
+    /// Roles by the names that the files have for them, in addition to those that are known: `{bot: assistant}`.
+    pub roles: BTreeMap<String, Role>,
+    /// The key of a conversation's list of messages. Empty: `messages`, or `conversations` in format `sharegpt`.
+    pub messages_field: String,
+    /// The key of a message's role. Empty: `role` or `from`.
+    pub role_field: String,
+    /// The key of a message's content. Empty: `content` or `value`.
+    pub content_field: String,
+    /// The key or column of a document. Empty: `text`.
+    pub text_field: String,
 }

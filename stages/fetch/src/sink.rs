@@ -1,13 +1,14 @@
-//! [`Sink`]: what becomes of records once they are parsed: counted, filtered, written, in their order.
+//! [`Sink`]: counts, filters and writes parsed records, in their order.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use olmo_data::Conversation;
 use olmo_data::dataset::{DatasetManifest, DatasetWriter, Kind, Record};
 use olmo_stage::{Context, StageError};
+use serde_json::Value;
 
 use crate::params::{FetchParams, Filter, OnError};
-use crate::record::BadRecord;
+use crate::record::{BadRecord, Format, Layout, Notes, Read};
 
 /// Bad records that a message shows; the rest is counted.
 const SHOWN: usize = 20;
@@ -21,6 +22,10 @@ pub trait Item: Record + Clone + Send {
     /// What it says; where it is from does not count.
     fn digest(&self) -> blake3::Hash;
     fn keeps(&self, filter: &Filter) -> bool;
+    /// The record in a line; `None` if it is blank.
+    fn of_line(layout: &Layout, line: &[u8]) -> Read<Self>;
+    /// The record in a JSON value.
+    fn of_value(layout: &Layout, value: &Value) -> Read<Self>;
 }
 
 impl Item for Conversation {
@@ -36,14 +41,26 @@ impl Item for Conversation {
 
     fn digest(&self) -> blake3::Hash {
         let mut hasher = blake3::Hasher::new();
+        let mut update = |text: &str| {
+            hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
+        };
         for message in &self.messages {
-            let content = message.text().as_bytes();
-            hasher
-                .update(message.role.as_str().as_bytes())
-                .update(&(content.len() as u64).to_le_bytes())
-                .update(content);
+            update(message.role.as_str());
+            update(message.text());
+            update(&serde_json::to_string(&message.fields).unwrap_or_default());
+        }
+        for value in [&self.tools, &self.documents] {
+            update(&value.as_ref().map(Value::to_string).unwrap_or_default());
         }
         hasher.finalize()
+    }
+
+    fn of_line(layout: &Layout, line: &[u8]) -> Read<Self> {
+        layout.conversation_line(line)
+    }
+
+    fn of_value(layout: &Layout, value: &Value) -> Read<Self> {
+        layout.conversation(value)
     }
 
     fn keeps(&self, filter: &Filter) -> bool {
@@ -70,6 +87,36 @@ impl Item for String {
     fn keeps(&self, filter: &Filter) -> bool {
         filter.max_chars == 0 || self.chars().count() as u64 <= filter.max_chars
     }
+
+    fn of_line(layout: &Layout, line: &[u8]) -> Read<Self> {
+        layout.document_line(line)
+    }
+
+    fn of_value(layout: &Layout, value: &Value) -> Read<Self> {
+        layout.document(value)
+    }
+}
+
+/// Something that happened to records: how often, and where first.
+#[derive(Default)]
+struct Tally {
+    count: u64,
+    first: Option<String>,
+}
+
+impl Tally {
+    fn add(&mut self, count: u64, place: impl Fn() -> String) {
+        self.count += count;
+        if count > 0 && self.first.is_none() {
+            self.first = Some(place().trim_end_matches(':').to_owned());
+        }
+    }
+
+    /// `3 turns are …; the first is in some.jsonl:7`, if it happened at all.
+    fn report(self, one: &str, many: &str) -> Option<String> {
+        let what = if self.count == 1 { one } else { many };
+        Some(format!("{} {what}; the first is in {}", self.count, self.first?))
+    }
 }
 
 /// What is written and counted.
@@ -80,6 +127,12 @@ pub struct Sink<'p, T: Item> {
     seen: u64,
     bad: u64,
     shown: Vec<String>,
+    /// Bad records that have the keys of another format.
+    looks_like: BTreeMap<Format, u64>,
+    unknown_role: Option<String>,
+    empty_system: Tally,
+    empty_answers: Tally,
+    cut: Tally,
     filtered: u64,
     repeated: u64,
     /// The start of digests of what was said, and of ids.
@@ -100,6 +153,11 @@ impl<'p, T: Item> Sink<'p, T> {
             seen: 0,
             bad: 0,
             shown: Vec::new(),
+            looks_like: BTreeMap::new(),
+            unknown_role: None,
+            empty_system: Tally::default(),
+            empty_answers: Tally::default(),
+            cut: Tally::default(),
             filtered: 0,
             repeated: 0,
             said: HashSet::new(),
@@ -123,13 +181,31 @@ impl<'p, T: Item> Sink<'p, T> {
     }
 
     /// Takes a record; `place` names it for a message.
-    pub fn push(&mut self, record: Result<T, BadRecord>, place: impl Fn() -> String) -> Result<(), StageError> {
+    pub fn push(
+        &mut self,
+        record: Result<(T, Notes), BadRecord>,
+        place: impl Fn() -> String,
+    ) -> Result<(), StageError> {
         self.seen += 1;
         self.seen_of_source += 1;
         let mut record = match record {
-            Ok(record) => record,
+            Ok((record, notes)) => {
+                self.empty_system.add(notes.system, &place);
+                self.empty_answers.add(notes.answers, &place);
+                self.cut.add(notes.cut, &place);
+                record
+            }
             Err(reason) => {
                 self.bad += 1;
+                match &reason {
+                    BadRecord::Missing { looks_like: Some(format), .. } => {
+                        *self.looks_like.entry(*format).or_default() += 1;
+                    }
+                    BadRecord::UnknownRole(_, role) if self.unknown_role.is_none() => {
+                        self.unknown_role = Some(role.0.clone());
+                    }
+                    _ => {}
+                }
                 if self.shown.len() < SHOWN {
                     self.shown.push(format!("{} {reason}", place()));
                 }
@@ -173,6 +249,27 @@ impl<'p, T: Item> Sink<'p, T> {
         weight.floor() as u64 + u64::from(f64::from(draw) < weight.fract() * 4_294_967_296.0)
     }
 
+    /// The format that every record looks like, if it is another one than was named.
+    fn other_format(&self) -> Option<&'static str> {
+        let mut formats = self.looks_like.iter();
+        let (format, count) = formats.next()?;
+        (*count == self.seen && self.seen == self.bad).then(|| format.as_str())
+    }
+
+    /// How to mend the bad records.
+    fn hint(&self) -> String {
+        if let Some(format) = self.other_format() {
+            return format!("every record looks like format `{format}`: set `format: {format}`, or `format: auto`");
+        }
+        let mend = "mend these lines, or leave them out with `on_error: skip`";
+        match &self.unknown_role {
+            Some(role) => {
+                format!("say who `{0}` is, as in `roles: {{{0}: assistant}}`; or {mend}", role.escape_debug())
+            }
+            None => mend.to_owned(),
+        }
+    }
+
     /// Completes the dataset, or says why there is none.
     pub fn finish(self, sources: &[String], context: &mut Context) -> Result<DatasetManifest, StageError> {
         let (records, are) = if self.bad == 1 { ("line", "is") } else { ("lines", "are") };
@@ -183,7 +280,7 @@ impl<'p, T: Item> Sink<'p, T> {
         let list = format!("{}{more}", self.shown.join("\n"));
         if self.bad > 0 && self.params.on_error == OnError::Fail {
             return Err(StageError::fail("fetch::bad_lines", format!("{} {records} {are} bad:\n{list}", self.bad))
-                .hint("mend these lines, or leave them out with `on_error: skip`"));
+                .hint(self.hint()));
         }
         if self.bad > 0 {
             context.warning(format!("{} {records} {are} left out:\n{list}", self.bad));
@@ -192,8 +289,23 @@ impl<'p, T: Item> Sink<'p, T> {
             let what = if T::KIND == Kind::Text { "document" } else { "conversation" };
             let left_out = self.bad + self.filtered + self.repeated;
             let message = format!("there is not one {what} in {} ({left_out} records left out)", sources.join(", "));
-            return Err(StageError::fail("fetch::empty", message).hint("check `files`, `format` and `filter`"));
+            let hint =
+                if self.other_format().is_some() { self.hint() } else { "check `files`, `format` and `filter`".into() };
+            return Err(StageError::fail("fetch::empty", message).hint(hint));
         }
+        let system = self.empty_system.report(
+            "empty system turn is left out: it says nothing",
+            "empty system turns are left out: they say nothing",
+        );
+        let answers = self.empty_answers.report(
+            "empty answer at the end of a conversation is left out",
+            "empty answers at the end of conversations are left out",
+        );
+        let cut = self
+            .cut
+            .report("conversation is cut before an empty answer", "conversations are cut before an empty answer");
+        system.into_iter().for_each(|text| context.message(text));
+        answers.into_iter().chain(cut).for_each(|text| context.warning(text));
         if self.filtered > 0 {
             context.message(format!("{} of {} records are left out by `filter`", self.filtered, self.seen));
         }

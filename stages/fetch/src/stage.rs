@@ -8,15 +8,17 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use olmo_data::{Conversation, DataError, dataset};
+use olmo_data::dataset::{self, Kind};
+use olmo_data::{Conversation, DataError};
 use olmo_stage::{Context, Stage, StageError};
 use rayon::prelude::*;
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use serde_json::Value;
 
-use crate::open::{Batches, Content, open, read_line};
+use crate::detect;
+use crate::open::{Batches, Content, OpenError, file_name, open, read_line};
 use crate::params::FetchParams;
-use crate::record::{self, BadRecord, Format};
+use crate::record::{BadRecord, Format, Layout, Notes, Read as Parsed, describe_keys};
 use crate::sink::{Item, Sink};
 use crate::table;
 
@@ -27,7 +29,7 @@ const PER_LINE: usize = 64;
 /// Values of a JSON array that are taken together.
 const VALUES: usize = 1024;
 /// MiB of a line.
-const LONGEST: usize = 32;
+pub const LONGEST: usize = 32;
 
 /// Stage `fetch`.
 pub struct Fetch;
@@ -37,26 +39,27 @@ impl Stage for Fetch {
     const CONTRACT: &'static str = include_str!("../stage.yaml");
 
     fn run(params: FetchParams, context: &mut Context) -> Result<(), StageError> {
-        if params.format == Format::Text {
-            let parse = Parse { line: record::parse_text, value: record::document };
-            return fetch::<String>(&params, parse, |dir| Ok(Box::new(dataset::text_batches(dir)?)), context);
-        }
-        let format = params.format;
-        let parse = Parse {
-            line: move |line: &[u8]| record::parse_json(line)?.map(|v| record::conversation(&v, format)).transpose(),
-            value: move |value: &Value| record::conversation(value, format).map(Some),
+        let files = source_files(context)?;
+        let paths: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
+        let layouts = detect::layouts(&params, &paths, context)?;
+        let sources: Vec<(&Path, &Layout)> = paths.into_iter().zip(&layouts).collect();
+        let text = match layouts.first() {
+            Some(layout) => layout.format == Format::Text,
+            None => params.format == Format::Text || (params.format == Format::Auto && documents_are_mixed(context)?),
         };
-        fetch::<Conversation>(&params, parse, |dir| Ok(Box::new(dataset::message_batches(dir)?)), context)
+        if text {
+            return fetch::<String>(&params, &sources, |dir| Ok(Box::new(dataset::text_batches(dir)?)), context);
+        }
+        fetch::<Conversation>(&params, &sources, |dir| Ok(Box::new(dataset::message_batches(dir)?)), context)
     }
 }
 
-/// How a source's line or value becomes a record; `None` of a blank one.
-struct Parse<L, V> {
-    line: L,
-    value: V,
+/// Whether the first of port `datasets` holds documents.
+fn documents_are_mixed(context: &Context) -> Result<bool, StageError> {
+    let Some(first) = context.inputs("datasets").first() else { return Ok(false) };
+    Ok(dataset::manifest(&first.path)?.kind == Kind::Text)
 }
 
-type Parsed<T> = Result<Option<T>, BadRecord>;
 type Whole<T> = Box<dyn Iterator<Item = Result<Vec<T>, DataError>>>;
 
 /// The files of port `files`, in the order given; those of a folder by name.
@@ -79,11 +82,10 @@ fn source_files(context: &Context) -> Result<Vec<PathBuf>, StageError> {
 
 fn fetch<T: Item>(
     params: &FetchParams,
-    parse: Parse<impl Fn(&[u8]) -> Parsed<T> + Sync, impl Fn(&Value) -> Parsed<T> + Sync>,
+    files: &[(&Path, &Layout)],
     whole: impl Fn(&Path) -> Result<Whole<T>, DataError>,
     context: &mut Context,
 ) -> Result<(), StageError> {
-    let files = source_files(context)?;
     let datasets: Vec<PathBuf> = context.inputs("datasets").iter().map(|item| item.path.clone()).collect();
     let sources = files.len() + datasets.len();
     if sources == 0 {
@@ -98,32 +100,24 @@ fn fetch<T: Item>(
         return Err(StageError::fail("fetch::params", format!("weight {weight} is not between 0 and 1000000")));
     }
     let mut total = 0;
-    for path in &files {
+    for (path, _) in files {
         total += path.metadata().map_err(|e| StageError::io(path, e))?.len();
     }
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(context.request.threads)
         .build()
         .map_err(|e| StageError::fail("fetch::threads", e.to_string()))?;
-    let mut reading = Reading {
-        sink: Sink::create(params, context)?,
-        parse,
-        text: params.format == Format::Text,
-        pool,
-        read: Arc::default(),
-        total,
-        context,
-    };
-    for (source, path) in files.iter().enumerate() {
+    let mut reading = Reading { sink: Sink::create(params, context)?, pool, read: Arc::default(), total, context };
+    for (source, (path, layout)) in files.iter().enumerate() {
         reading.sink.begin(source);
-        reading.file(path)?;
+        reading.file(path, layout)?;
     }
     for (i, dir) in datasets.iter().enumerate() {
         reading.sink.begin(files.len() + i);
         for batch in whole(dir)? {
             reading.context.check_stop()?;
             for (n, record) in batch?.into_iter().enumerate() {
-                reading.sink.push(Ok(record), || format!("dataset {}, record {n}", i + 1))?;
+                reading.sink.push(Ok((record, Notes::default())), || format!("dataset {}, record {n}", i + 1))?;
             }
             if reading.sink.full() {
                 break;
@@ -131,30 +125,31 @@ fn fetch<T: Item>(
         }
     }
     reading.context.progress(total, total, "bytes", "read");
-    let mut names: Vec<String> = files.iter().map(|path| file_name(path)).collect();
+    let mut names: Vec<String> = files.iter().map(|(path, _)| file_name(path)).collect();
     names.extend((0..datasets.len()).map(|i| format!("dataset {}", i + 1)));
     reading.sink.finish(&names, reading.context)?;
     Ok(())
 }
 
 /// The files as they are read.
-struct Reading<'a, T: Item, L, V> {
+struct Reading<'a, T: Item> {
     sink: Sink<'a, T>,
-    parse: Parse<L, V>,
-    text: bool,
     pool: rayon::ThreadPool,
     read: Arc<AtomicU64>,
     total: u64,
     context: &'a mut Context,
 }
 
-impl<T: Item, L: Fn(&[u8]) -> Parsed<T> + Sync, V: Fn(&Value) -> Parsed<T> + Sync> Reading<'_, T, L, V> {
-    fn file(&mut self, path: &Path) -> Result<(), StageError> {
+impl<T: Item> Reading<'_, T> {
+    fn file(&mut self, path: &Path, layout: &Layout) -> Result<(), StageError> {
         let name = file_name(path);
-        match open(path, &self.read).map_err(|e| unreadable(&name, None, &e))? {
-            Content::Lines(reader, Some(b'[')) if !self.text => self.array(&name, reader),
-            Content::Lines(reader, _) => self.lines(&name, reader),
-            Content::Table(batches) => self.table(&name, batches),
+        match open(path, &self.read, &layout.columns()).map_err(|e| unopened(&name, e))? {
+            Content::Lines(reader, Some(b'[')) if layout.json => self.array(&name, layout, reader),
+            Content::Lines(reader, _) => self.lines(&name, layout, reader),
+            Content::Table { columns, batches } => {
+                check_columns(&name, layout, &columns)?;
+                self.table(&name, layout, batches)
+            }
         }
     }
 
@@ -165,7 +160,7 @@ impl<T: Item, L: Fn(&[u8]) -> Parsed<T> + Sync, V: Fn(&Value) -> Parsed<T> + Syn
         Ok(())
     }
 
-    fn lines(&mut self, name: &str, mut reader: Box<dyn BufRead>) -> Result<(), StageError> {
+    fn lines(&mut self, name: &str, layout: &Layout, mut reader: Box<dyn BufRead>) -> Result<(), StageError> {
         let mut number = 0u64;
         let mut ended = false;
         while !ended && !self.sink.full() {
@@ -202,11 +197,10 @@ impl<T: Item, L: Fn(&[u8]) -> Parsed<T> + Sync, V: Fn(&Value) -> Parsed<T> + Syn
                     }
                 }
             }
-            let parse = &self.parse;
             let parsed: Vec<Parsed<T>> = self.pool.install(|| {
                 let one = |line: &Line| match line.too_long {
                     true => Err(BadRecord::TooLong(LONGEST)),
-                    false => (parse.line)(&block[line.start..line.end]),
+                    false => T::of_line(layout, &block[line.start..line.end]),
                 };
                 lines.par_iter().with_min_len(16).map(one).collect()
             });
@@ -222,10 +216,9 @@ impl<T: Item, L: Fn(&[u8]) -> Parsed<T> + Sync, V: Fn(&Value) -> Parsed<T> + Syn
         Ok(())
     }
 
-    fn values(&mut self, name: &str, first: u64, values: &[Value]) -> Result<(), StageError> {
-        let parse = &self.parse;
+    fn values(&mut self, name: &str, layout: &Layout, first: u64, values: &[Value]) -> Result<(), StageError> {
         let parsed: Vec<Parsed<T>> =
-            self.pool.install(|| values.par_iter().with_min_len(16).map(|value| (parse.value)(value)).collect());
+            self.pool.install(|| values.par_iter().with_min_len(16).map(|value| T::of_value(layout, value)).collect());
         for (i, record) in parsed.into_iter().enumerate() {
             if let Some(record) = record.transpose() {
                 self.sink.push(record, || format!("{name}: record {}:", first + i as u64))?;
@@ -234,15 +227,15 @@ impl<T: Item, L: Fn(&[u8]) -> Parsed<T> + Sync, V: Fn(&Value) -> Parsed<T> + Syn
         self.pause(name)
     }
 
-    fn table(&mut self, name: &str, batches: Batches) -> Result<(), StageError> {
+    fn table(&mut self, name: &str, layout: &Layout, batches: Batches) -> Result<(), StageError> {
         let mut first = 1;
         for batch in batches {
             let place = |e: String| {
                 StageError::fail("fetch::table", format!("{name}: behind record {}: {e}", first - 1))
                     .hint("the file is damaged, cut off, or packed in a way that this build does not unpack")
             };
-            let rows = table::rows(&batch.map_err(place)?, |_| true).map_err(place)?;
-            self.values(name, first, &rows)?;
+            let rows = table::rows(&batch.map_err(place)?).map_err(place)?;
+            self.values(name, layout, first, &rows)?;
             first += rows.len() as u64;
             if self.sink.full() {
                 break;
@@ -252,21 +245,15 @@ impl<T: Item, L: Fn(&[u8]) -> Parsed<T> + Sync, V: Fn(&Value) -> Parsed<T> + Syn
     }
 
     /// A JSON array of records, value by value.
-    fn array(&mut self, name: &str, reader: Box<dyn BufRead>) -> Result<(), StageError> {
-        let size = Rc::<Cell<usize>>::default();
-        let reader = ShortValues { reader, size: size.clone() };
+    fn array(&mut self, name: &str, layout: &Layout, reader: Box<dyn BufRead>) -> Result<(), StageError> {
         let mut failure = None;
         let mut first = 1;
-        let taken = {
-            let mut take = |values: Vec<Value>| {
-                let count = values.len() as u64;
-                let done = self.values(name, first, &values);
-                first += count;
-                done.map_err(|e| failure = Some(e)).is_ok() && !self.sink.full()
-            };
-            let mut deserializer = serde_json::Deserializer::from_reader(reader);
-            deserializer.deserialize_seq(Elements { take: &mut take, size: &size }).and_then(|()| deserializer.end())
-        };
+        let taken = array_elements(reader, VALUES, &mut |values: Vec<Value>| {
+            let count = values.len() as u64;
+            let done = self.values(name, layout, first, &values);
+            first += count;
+            done.map_err(|e| failure = Some(e)).is_ok() && !self.sink.full()
+        });
         match (failure, taken) {
             (Some(failure), _) => Err(failure),
             (None, Ok(())) => Ok(()),
@@ -278,6 +265,31 @@ impl<T: Item, L: Fn(&[u8]) -> Parsed<T> + Sync, V: Fn(&Value) -> Parsed<T> + Syn
             }
         }
     }
+}
+
+/// The elements of the JSON array in `reader`, `many` at a time, until `take` has enough, which is an error too.
+pub fn array_elements(
+    reader: Box<dyn BufRead>,
+    many: usize,
+    take: &mut dyn FnMut(Vec<Value>) -> bool,
+) -> Result<(), serde_json::Error> {
+    let size = Rc::<Cell<usize>>::default();
+    let reader = ShortValues { reader, size: size.clone() };
+    let mut deserializer = serde_json::Deserializer::from_reader(reader);
+    deserializer.deserialize_seq(Elements { take, many, size: &size }).and_then(|()| deserializer.end())
+}
+
+/// Refuses a table without the columns that its format needs.
+fn check_columns(name: &str, layout: &Layout, columns: &[String]) -> Result<(), StageError> {
+    let has = |key: &&str| columns.iter().any(|column| column == key);
+    let Some(missing) = layout.needed().into_iter().find(|any| !any.iter().any(has)) else { return Ok(()) };
+    let keys: Vec<&str> = columns.iter().map(String::as_str).collect();
+    let message = format!("{name}: has no column `{}`; it has {}", missing.join("` or `"), describe_keys(&keys));
+    let hint = match Format::of_keys(&keys) {
+        Some(format) => format!("set `format: {}`, or `format: auto`", format.as_str()),
+        None => "name the column: `messages_field` of conversations, `text_field` of documents".into(),
+    };
+    Err(StageError::fail("fetch::columns", message).hint(hint))
 }
 
 /// A line of a block.
@@ -310,6 +322,7 @@ impl Read for ShortValues {
 /// Hands the elements of an array to a function, many at a time, until it has enough.
 struct Elements<'f> {
     take: &'f mut dyn FnMut(Vec<Value>) -> bool,
+    many: usize,
     /// Bytes since the last value began.
     size: &'f Cell<usize>,
 }
@@ -337,7 +350,7 @@ impl<'de> Visitor<'de> for Elements<'_> {
                     break;
                 }
             }
-            if values.len() < VALUES && waiting < BLOCK {
+            if values.len() < self.many && waiting < BLOCK {
                 continue;
             }
             waiting = 0;
@@ -352,14 +365,16 @@ impl<'de> Visitor<'de> for Elements<'_> {
 }
 
 /// An I/O failure, with the line that was to be read.
-fn unreadable(name: &str, line: Option<u64>, error: &std::io::Error) -> StageError {
+pub fn unreadable(name: &str, line: Option<u64>, error: &std::io::Error) -> StageError {
     let place = line.map_or_else(|| name.to_owned(), |line| format!("{name}:{line}"));
     StageError::fail("fetch::unreadable", format!("{place}: {error}"))
         .hint("the file is damaged or cut off; fetch it again, or pack it again")
 }
 
-/// The name of a file for a person; control characters are escaped.
-pub fn file_name(path: &Path) -> String {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    name.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
+/// A file that cannot be opened.
+pub fn unopened(name: &str, error: OpenError) -> StageError {
+    match error {
+        OpenError::Io(error) => unreadable(name, None, &error),
+        OpenError::Refused { code, what, hint } => StageError::fail(code, format!("{name}: {what}")).hint(hint),
+    }
 }

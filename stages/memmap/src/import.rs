@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use olmo_data::{Layout, Manifest, MemmapWriter, TextTokenizer, boundaries_csv};
 use olmo_stage::{Context, StageError};
 
+use crate::header;
 use crate::params::MemmapParams;
 
 /// Rows that are read at once.
@@ -33,6 +34,17 @@ fn refuse(code: &str, message: String) -> StageError {
     StageError::fail(code, message)
 }
 
+/// Refuses files that have a header. `raw` is the numpy type of the values in them.
+fn check_raw(port: &str, paths: &[PathBuf], raw: &str) -> Result<(), StageError> {
+    for path in paths {
+        let refusal = header::refusal(port, &name(path), path, raw).map_err(|e| StageError::io(path, e))?;
+        if let Some((message, hint)) = refusal {
+            return Err(refuse("memmap::header", message).hint(hint));
+        }
+    }
+    Ok(())
+}
+
 /// Reads the files of port `input_ids` into a memmap. Each file gives its whole rows, as OLMo reads it.
 pub fn import(params: &MemmapParams, context: &mut Context) -> Result<Manifest, StageError> {
     let (ids, masks, bounds) =
@@ -41,6 +53,8 @@ pub fn import(params: &MemmapParams, context: &mut Context) -> Result<Manifest, 
         return Err(refuse("memmap::dtype", "files of ids do not say whether they hold uint16 or uint32".into())
             .hint("set `dtype: uint16` (what OLMo 1 and `prepare_tulu_data.py` write) or `dtype: uint32` (OLMo 2)"));
     };
+    check_raw("input_ids", &ids, dtype.as_str())?;
+    check_raw("label_mask", &masks, "bool")?;
     for (what, found) in [("label_mask", masks.len()), ("boundaries", bounds.len())] {
         if found != 0 && found != ids.len() {
             let message = format!("`{what}` has {found} files, `input_ids` has {}", ids.len());

@@ -1,5 +1,6 @@
 //! Stage `memmap`: token ids become rows of equal length, in OLMo's raw layout with a manifest.
 
+mod header;
 mod import;
 mod params;
 mod rules;

@@ -4,6 +4,7 @@ use olmo_data::Dtype;
 use olmo_data::tokens::TokensManifest;
 use olmo_stage::rules::{Finding, Question};
 
+use crate::header;
 use crate::params::MemmapParams;
 
 /// Every rule that `params` and what is known of the inputs break.
@@ -23,6 +24,16 @@ pub fn check(params: &MemmapParams, question: &Question) -> Vec<Finding> {
             .push(Finding::error("memmap::dtype", "dtype", text).hint(
                 "set `dtype: uint16` (what OLMo 1 and `prepare_tulu_data.py` write) or `dtype: uint32` (OLMo 2)",
             ));
+    }
+    // Files that are there already; what cannot be read is an error of the run.
+    for (port, raw) in [("input_ids", params.dtype.dtype().map(Dtype::as_str)), ("label_mask", Some("bool"))] {
+        let known = question.inputs.get(port).and_then(|known| known.items.as_ref());
+        for (name, path) in known.into_iter().flatten().flat_map(|item| &item.files) {
+            let refusal = header::refusal(port, name, path, raw.unwrap_or("uint16"));
+            if let Ok(Some((message, hint))) = refusal {
+                findings.push(Finding::error("memmap::header", "", message).hint(hint));
+            }
+        }
     }
     let manifest = question.file("tokens", "manifest.json").and_then(|path| std::fs::read(path).ok());
     // The run itself says what is wrong with a manifest that cannot be read.
@@ -83,6 +94,21 @@ mod tests {
         let both = [("tokens", unknown()), ("input_ids", unknown())];
         assert_eq!(found(json!({"sequence_length": 16, "dtype": "uint16"}), &both, None), one("memmap::params", ""));
         assert_eq!(found(params, &[("input_ids", unknown())], None), one("memmap::dtype", "dtype"));
+    }
+
+    #[test]
+    fn a_file_with_a_header_is_refused_before_anything_runs() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("object");
+        let known = || {
+            let item = KnownItem { label: None, files: [("ids.npy".to_owned(), path.clone())].into() };
+            [("input_ids", KnownInput { items: Some(vec![item]) })]
+        };
+        let params = json!({"sequence_length": 16, "dtype": "uint32"});
+        std::fs::write(&path, b"\x93NUMPY\x01\0").unwrap();
+        assert_eq!(found(params.clone(), &known(), None), one("memmap::header", ""));
+        std::fs::write(&path, [7; 64]).unwrap();
+        assert_eq!(found(params, &known(), None), []);
     }
 
     #[test]

@@ -192,7 +192,7 @@ fn bad_lines_are_all_named_with_file_line_and_reason() {
     let mut content = chat(&[("user", "Hi"), ("assistant", "Hello")]).into_bytes();
     content.extend_from_slice(b"{\"messages\": [\n\n\xff\xfe\n");
     content.extend_from_slice(chat(&[("user", "Hi"), ("bot", "Hello")]).as_bytes());
-    content.extend_from_slice(chat(&[("user", " \n"), ("assistant", "Hello")]).as_bytes());
+    content.extend_from_slice(chat(&[("user", "Hi"), ("assistant", " \n")]).as_bytes());
     let mut bench = Bench::new(1);
     let failure = bench.fetch(json!({}), &content).err().unwrap();
     assert_eq!(failure.code, "fetch::bad_lines");
@@ -202,9 +202,10 @@ fn bad_lines_are_all_named_with_file_line_and_reason() {
          some.jsonl:2: is not JSON: EOF while parsing a list at column 14\n\
          some.jsonl:4: is not UTF-8 (byte 1 of the line)\n\
          some.jsonl:5: message 2 has the unknown role `bot`, expected system, developer, user, assistant, tool, function or environment\n\
-         some.jsonl:6: message 1 (user) has empty content"
+         some.jsonl:6: message 2 (assistant) has neither content nor tool calls"
     );
-    assert!(failure.hint.unwrap().contains("on_error: skip"));
+    let hint = failure.hint.unwrap();
+    assert!(hint.contains("`roles: {bot: assistant}`") && hint.contains("on_error: skip"), "{hint}");
 
     let done = bench.fetch(json!({"on_error": "skip"}), &content).unwrap();
     let manifest = dataset::manifest(&done.out("dataset")).unwrap();
@@ -387,6 +388,306 @@ fn lines_arrays_and_packed_files_hold_the_same_chats_whatever_they_are_called() 
     assert_eq!(files(&again), files(&plain));
 }
 
+/// Chats as lines, arrays and tables, in every format that is told from another one.
+#[test]
+fn the_format_of_each_file_is_found_and_reported() {
+    let mut bench = Bench::new(2);
+    let sharegpt = json!({"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]});
+    let alpaca = json!({"instruction": "Hi", "input": null, "output": "Ho"});
+    let completion = json!({"prompt": "Hi", "completion": "Ho"});
+    let messages = json!({"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]});
+    let files = [
+        bench.file("a.jsonl", format!("{sharegpt}\n")),
+        bench.file("b.json", format!("[{alpaca},\n{alpaca}]")),
+        bench.file("c.jsonl", format!("{completion}\n")),
+        bench.file("d.jsonl", format!("{messages}\n")),
+        bench.file("empty.jsonl", "\n"),
+    ];
+    let paths: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
+    let done = bench.run::<olmo_stage_fetch::Fetch>(json!({"format": "auto"}), &[("files", &paths)]).unwrap();
+    let expected = "info: format: a.jsonl is `sharegpt`, b.json is `alpaca`, c.jsonl is `prompt_completion`, \
+                    d.jsonl is `messages`, empty.jsonl is `sharegpt`";
+    assert!(done.said.contains(expected), "{}", done.said);
+    let chats = said(&done.out("dataset"));
+    assert_eq!(chats.len(), 5);
+    assert!(chats.iter().all(|chat| *chat == chats[0]), "{chats:?}");
+
+    // Documents, and both in one stage.
+    let text = bench.fetch(json!({"format": "auto"}), "One.\n\nTwo.\n").unwrap();
+    assert!(text.said.contains("some.jsonl is `text`"), "{}", text.said);
+    let dolma =
+        "{\"id\":\"1\",\"text\":\"One.\",\"source\":\"x\",\"metadata\":{}}\n{\"text\":null}\n{\"text\":\"Two.\"}\n";
+    let dolma = bench.fetch(json!({"format": "auto"}), dolma).unwrap();
+    assert!(dolma.said.contains("some.jsonl is `text` (JSON, key `text`)"), "{}", dolma.said);
+    assert_eq!(files_text(&dolma), files_text(&text));
+    let document = bench.file("doc.txt", "One.\n");
+    let failure = bench
+        .run::<olmo_stage_fetch::Fetch>(json!({"format": "auto"}), &[("files", &[paths[0], &document])])
+        .err()
+        .unwrap();
+    assert_eq!(failure.message, "doc.txt holds text documents, a.jsonl holds conversations");
+    // Datasets alone say what they hold.
+    for (from, kind) in [(&dolma, Kind::Text), (&done, Kind::Messages)] {
+        let inputs: [(&str, &[&Path]); 1] = [("datasets", &[&from.out("dataset")])];
+        let again = bench.run::<olmo_stage_fetch::Fetch>(json!({"format": "auto"}), &inputs).unwrap();
+        assert_eq!(dataset::manifest(&again.out("dataset")).unwrap().kind, kind);
+    }
+    let failure = bench.fetch(json!({"format": "auto"}), "{\"chosen\":[],\"rejected\":[]}\n").err().unwrap();
+    assert_eq!(failure.message, "some.jsonl: its records have the keys `chosen`, `rejected`, which no format has");
+    let pairs = bench.fetch(
+        json!({"format": "auto", "messages_field": "chosen"}),
+        "{\"chosen\":[{\"role\":\"user\",\"content\":\"Hi\"}],\"rejected\":[]}\n",
+    );
+    assert_eq!(said(&pairs.unwrap().out("dataset"))[0][0].text(), "Hi");
+}
+
+fn files_text(done: &Done) -> Vec<String> {
+    dataset::read_text(&done.out("dataset")).unwrap()
+}
+
+#[test]
+fn documents_are_lines_of_text_or_of_json_by_what_the_file_holds() {
+    let mut bench = Bench::new(1);
+    let mut text = |content: &str| bench.fetch(json!({"format": "text"}), content);
+    let lines: String = (0..90).map(|n| format!("{{\"text\":\"Document {n}\",\"n\":{n}}}\n")).collect();
+    let all: Vec<String> = (0..90).map(|n| format!("Document {n}")).collect();
+    let done = text(&lines).unwrap();
+    assert_eq!(files_text(&done), all);
+    assert!(done.said.contains("documents are the key `text` of JSON in some.jsonl"), "{}", done.said);
+    let array = format!("[{}]", lines.trim_end().replace('\n', ","));
+    assert_eq!(files_text(&text(&array).unwrap()), all);
+    assert_eq!(files_text(&text("[\"One.\", \"Two.\"]").unwrap()), ["One.", "Two."]);
+    // Text that looks like JSON now and then stays text.
+    for content in
+        ["{\"text\": \"a\"}\nThat was JSON.\n", "[1] A reference.\n[2] Another.\n", "{ x }\n{\"a\":1}\nProse.\n"]
+    {
+        let done = text(content).unwrap();
+        assert_eq!(files_text(&done), content.lines().collect::<Vec<_>>());
+        assert_eq!(
+            done.said.contains("1 of the first 2 lines are JSON"),
+            content.contains("That was"),
+            "{}",
+            done.said
+        );
+    }
+    // A damaged line among many is an error, not a document.
+    let failure = text(&format!("{lines}{{\"text\": \"cut o\n")).err().unwrap();
+    assert!(failure.message.contains("some.jsonl:91: is not JSON"), "{}", failure.message);
+    let failure = text("{\"content\":\"One.\"}\n{\"content\":\"Two.\"}\n").err().unwrap();
+    assert_eq!(failure.message, "some.jsonl: its records have the keys `content`, which no format has");
+    assert!(failure.hint.unwrap().contains("`text_field`"));
+    let failure = text("{\n  \"text\": \"One.\"\n}\n{\n  \"text\": \"Two.\"\n}\n").err().unwrap();
+    assert!(failure.message.contains("go on over several lines, with the keys `text`"), "{}", failure.message);
+    assert!(failure.hint.unwrap().contains("jq -c . 'some.jsonl'"));
+    assert_eq!(files_text(&text("{ x\n}\n").unwrap()), ["{ x", "}"]);
+    let failure = text("{\"messages\":[]}\n").err().unwrap();
+    assert_eq!(failure.hint.unwrap(), "set `format: messages`");
+    let done = bench.fetch(json!({"format": "text", "text_field": "content"}), "{\"content\":\"One.\"}\n").unwrap();
+    assert_eq!(files_text(&done), ["One."]);
+}
+
+#[test]
+fn records_that_all_look_like_another_format_are_refused_with_its_name() {
+    let mut bench = Bench::new(1);
+    let sharegpt = "{\"conversations\":[{\"from\":\"human\",\"value\":\"Hi\"}]}\n".repeat(3);
+    for on_error in ["fail", "skip"] {
+        let failure = bench.fetch(json!({"on_error": on_error}), &sharegpt).err().unwrap();
+        let hint = "every record looks like format `sharegpt`: set `format: sharegpt`, or `format: auto`";
+        assert_eq!(failure.hint.as_deref(), Some(hint), "{}", failure.message);
+    }
+    let one = sharegpt + &chat(&[("user", "Hi"), ("assistant", "Ho")]);
+    assert!(!bench.fetch(json!({}), &one).err().unwrap().hint.unwrap().contains("looks like"));
+}
+
+#[test]
+fn turns_that_say_nothing_are_reported_once_with_the_first_place() {
+    let turns = |turns: &[(&str, &str)]| chat(turns);
+    let content = [
+        turns(&[("system", ""), ("user", "Hi"), ("assistant", "Ho")]),
+        turns(&[("system", " "), ("user", "Hi"), ("assistant", "Ho"), ("user", "Bye"), ("assistant", "")]),
+        turns(&[
+            ("user", "Hi"),
+            ("assistant", "Ho"),
+            ("user", "?"),
+            ("assistant", ""),
+            ("user", "!"),
+            ("assistant", "x"),
+        ]),
+    ]
+    .concat();
+    let mut bench = Bench::new(2);
+    let done = bench.fetch(json!({"on_error": "skip"}), &content).unwrap();
+    let chats = said(&done.out("dataset"));
+    assert_eq!(chats.iter().map(Vec::len).collect::<Vec<_>>(), [2, 3, 2]);
+    for text in [
+        "info: 2 empty system turns are left out: they say nothing; the first is in some.jsonl:1\n",
+        "warning: 1 empty answer at the end of a conversation is left out; the first is in some.jsonl:2\n",
+        "warning: 1 conversation is cut before an empty answer; the first is in some.jsonl:3\n",
+    ] {
+        assert!(done.said.contains(text), "{}", done.said);
+    }
+    let failure = bench.fetch(json!({}), &content).err().unwrap();
+    assert!(failure.message.ends_with("some.jsonl:3: message 4 (assistant) has neither content nor tool calls"));
+    // An empty system turn leaves the conversation as one without it.
+    let without = bench.fetch(json!({}), turns(&[("user", "Hi"), ("assistant", "Ho")])).unwrap();
+    assert_eq!(chats[0], said(&without.out("dataset"))[0]);
+}
+
+/// A table with the columns that are read among others of every kind.
+fn wide_batch(union: bool) -> arrow::array::RecordBatch {
+    use arrow::array::*;
+    use arrow::buffer::OffsetBuffer;
+    use arrow::datatypes::{DataType, Field, Fields, IntervalMonthDayNano, UnionFields};
+    use std::sync::Arc;
+    let text = |text: &str| Arc::new(StringArray::from(vec![text; 2])) as ArrayRef;
+    let entries =
+        Fields::from(vec![Field::new("keys", DataType::Utf8, false), Field::new("values", DataType::Binary, true)]);
+    let bytes = || Arc::new(BinaryArray::from(vec![&b"\xff\xfe"[..]; 2])) as ArrayRef;
+    let pairs = StructArray::new(entries.clone(), vec![text("k"), bytes()], None);
+    let entries = Arc::new(Field::new("entries", DataType::Struct(entries), false));
+    let map = MapArray::new(entries, OffsetBuffer::from_lengths([1, 1]), pairs, None, false);
+    let mut columns: Vec<(&str, ArrayRef)> = vec![
+        ("picture", bytes()),
+        ("price", Arc::new(Decimal256Array::from(vec![arrow::datatypes::i256::from(7); 2]))),
+        ("at", Arc::new(TimestampNanosecondArray::from(vec![1; 2]).with_timezone("+02:00"))),
+        ("map", Arc::new(map)),
+        ("uuid", Arc::new(FixedSizeBinaryArray::from(vec![&[0xffu8; 16]; 2]))),
+        ("prompt", text("Say")),
+        ("date", Arc::new(Date32Array::from(vec![1; 2]))),
+        ("time", Arc::new(Time64MicrosecondArray::from(vec![1; 2]))),
+        ("nothing", Arc::new(NullArray::new(2))),
+        ("completion", text("It is")),
+    ];
+    if union {
+        let fields = UnionFields::try_new([0], [Field::new("n", DataType::Utf8, true)]).unwrap();
+        columns
+            .push(("union", Arc::new(UnionArray::try_new(fields, vec![0, 0].into(), None, vec![text("u")]).unwrap())));
+        columns.push(("span", Arc::new(DurationMillisecondArray::from(vec![1; 2]))));
+        let interval = IntervalMonthDayNano::new(1, 2, 3);
+        columns.push(("interval", Arc::new(IntervalMonthDayNanoArray::from(vec![interval; 2]))));
+    }
+    RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, column)| (name, column, true))).unwrap()
+}
+
+#[test]
+fn a_column_that_is_not_read_may_be_of_any_type() {
+    use arrow::ipc::CompressionType;
+    use arrow::ipc::writer::{FileWriter, IpcWriteOptions, StreamWriter};
+    let mut bench = Bench::new(1);
+    let batch = wide_batch(true);
+    let mut tables = Vec::new();
+    for codec in [None, Some(CompressionType::LZ4_FRAME), Some(CompressionType::ZSTD)] {
+        let options = || IpcWriteOptions::default().try_with_compression(codec).unwrap();
+        let mut file = FileWriter::try_new_with_options(Vec::new(), &batch.schema(), options()).unwrap();
+        file.write(&batch).unwrap();
+        tables.push(file.into_inner().unwrap());
+        let mut stream = StreamWriter::try_new_with_options(Vec::new(), &batch.schema(), options()).unwrap();
+        stream.write(&batch).unwrap();
+        tables.push(stream.into_inner().unwrap());
+    }
+    let batch = wide_batch(false);
+    let mut parquet = Vec::new();
+    let mut writer = parquet::arrow::ArrowWriter::try_new(&mut parquet, batch.schema(), None).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+    tables.push(parquet);
+    for (case, table) in tables.iter().enumerate() {
+        for format in ["prompt_completion", "auto"] {
+            let done = bench.fetch(json!({"format": format}), table).unwrap_or_else(|e| panic!("case {case}: {e:?}"));
+            let chats = said(&done.out("dataset"));
+            assert_eq!((chats.len(), chats[1][0].text(), chats[1][1].text()), (2, "Say", "It is"), "case {case}");
+        }
+        let documents = bench.fetch(json!({"format": "text", "text_field": "completion"}), table).unwrap();
+        assert_eq!(files_text(&documents), ["It is", "It is"]);
+        let failure = bench.fetch(json!({}), table).err().unwrap();
+        assert_eq!(failure.code, "fetch::columns");
+        assert!(failure.message.starts_with("some.jsonl: has no column `messages`; it has `picture`, `price`"));
+        assert_eq!(failure.hint.unwrap(), "set `format: prompt_completion`, or `format: auto`");
+    }
+}
+
+#[test]
+fn files_of_another_encoding_or_kind_are_refused_by_name() {
+    let mut bench = Bench::new(1);
+    let wide: Vec<u8> = "\u{feff}{}".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let failure = bench.fetch(json!({}), &wide).err().unwrap();
+    assert_eq!(
+        (failure.code.as_str(), failure.message.as_str()),
+        ("fetch::encoding", "some.jsonl: is UTF-16, not UTF-8")
+    );
+    assert_eq!(failure.hint.unwrap(), "convert it: iconv -f UTF-16 -t UTF-8 'some.jsonl' > utf8.jsonl");
+    let failure = bench.fetch(json!({"format": "auto"}), b"\xfd7zXZ\0").err().unwrap();
+    assert_eq!(failure.message, "some.jsonl: is packed with xz");
+}
+
+#[test]
+fn tool_calls_tools_and_weights_go_through_a_dataset() {
+    let mut bench = Bench::new(1);
+    let content = json!({"tools": "[{\"name\": \"sum\", \"a\": 1}]", "messages": [
+        {"role": "user", "content": "1+2"},
+        {"role": "assistant", "content": null, "tool_calls": [{"function": {"name": "sum", "arguments": {"y": 1, "x": 2}}}]},
+        {"role": "tool", "content": "", "tool_call_id": "7"},
+        {"role": "assistant", "content": "3", "weight": 0},
+    ]});
+    let done = bench.fetch(json!({}), content.to_string()).unwrap();
+    let read = dataset::read_messages(&done.out("dataset")).unwrap().remove(0);
+    assert_eq!(read.tools, Some(json!([{"name": "sum", "a": 1}])));
+    assert_eq!((read.messages[1].content.as_deref(), read.messages[3].trained), (None, Some(false)));
+    let calls = r#"{"tool_calls":[{"function":{"name":"sum","arguments":{"y":1,"x":2}}}]}"#;
+    assert_eq!(Value::Object(read.messages[1].fields.clone()).to_string(), calls);
+    // A dataset's own Parquet is a source that loses nothing.
+    let parquet = std::fs::read(done.out("dataset").join("data.parquet")).unwrap();
+    let again = bench.fetch(json!({}), parquet).unwrap().out("dataset");
+    assert_eq!(files(&again), files(&done.out("dataset")));
+    // Other tools make another conversation.
+    let other = content.to_string().replace("\\\"a\\\": 1", "\\\"a\\\": 2");
+    let done = bench.fetch(json!({"dedup": true}), format!("{content}\n{other}\n{content}\n")).unwrap();
+    assert_eq!(said(&done.out("dataset")).len(), 2);
+}
+
+#[test]
+fn ids_with_a_header_are_refused_with_the_line_that_writes_raw_ones() {
+    let mut bench = Bench::new(1);
+    let text = bench.fetch(json!({"format": "text"}), "One two three.\n").unwrap();
+    let tokenizer = bench.train_tokenizer(300, &[&text]);
+    let raw: Vec<u8> = (0..64u16).flat_map(|n| (n % 40 + 2).to_le_bytes()).collect();
+    let mask = vec![1u8; 64];
+    let npy = |descr: &str, values: &[u8]| {
+        let header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': (64,), }}");
+        let header = format!("{header:<117}\n");
+        [b"\x93NUMPY\x01\0", &(header.len() as u16).to_le_bytes()[..], header.as_bytes(), values].concat()
+    };
+    let zip = [b"PK\x03\x04", &raw[..], b"PK\x05\x06", &[0; 18]].concat();
+    let pickle = |start: &[u8]| [start, &raw[..], b"."].concat();
+    let framed = pickle(&[&b"\x80\x04\x95"[..], &120u64.to_le_bytes()].concat());
+    let mut import = |ids: &[u8], mask: &[u8]| {
+        let files = [bench.file("ids.npy", ids), bench.file("mask.npy", mask)];
+        let tokenizer = tokenizer.out("tokenizer");
+        let inputs: [(&str, &[&Path]); 3] =
+            [("input_ids", &[&files[0]]), ("label_mask", &[&files[1]]), ("tokenizer", &[&tokenizer])];
+        bench.run::<olmo_stage_memmap::Memmap>(json!({"sequence_length": 16, "dtype": "uint16"}), &inputs)
+    };
+    assert_eq!(Memmap::open(&import(&raw, &mask).unwrap().out("memmap")).unwrap().instances(), 4);
+    let failure = import(&npy("<u2", &raw), &mask).err().unwrap();
+    assert_eq!(failure.code, "memmap::header");
+    assert_eq!(
+        failure.message,
+        "ids.npy: is an array that numpy.save wrote, with a header; `input_ids` takes raw values, without a header"
+    );
+    let line = "write them raw: numpy.load(\"ids.npy\").astype(\"uint16\").tofile(\"raw-ids.npy\")";
+    assert_eq!(failure.hint.unwrap(), line);
+    let failure = import(&raw, &npy("|b1", &mask)).err().unwrap();
+    assert!(failure.hint.unwrap().ends_with("numpy.load(\"mask.npy\").astype(\"bool\").tofile(\"raw-mask.npy\")"));
+    assert!(import(&zip, &mask).err().unwrap().message.contains("is a zip archive"));
+    assert!(import(&framed, &mask).err().unwrap().message.contains("is a Python pickle"));
+    let old = pickle(b"\x80\x02cnumpy.core.multiarray\n_reconstruct");
+    assert!(import(&old, &mask).err().unwrap().message.contains("is a Python pickle"));
+    // The same two bytes as an id.
+    let mut like = raw.clone();
+    like[..4].copy_from_slice(&[0x80, 0x00, 0x95, 0x00]);
+    assert_eq!(Memmap::open(&import(&like, &mask).unwrap().out("memmap")).unwrap().instances(), 4);
+}
+
 #[test]
 fn arrow_files_of_both_kinds_are_read() {
     use arrow::array::{ArrayRef, DictionaryArray, Int32Array, RecordBatch, StringArray};
@@ -419,7 +720,7 @@ fn arrow_files_of_both_kinds_are_read() {
 #[test]
 fn parquet_of_every_codec_is_read_and_a_damaged_one_names_the_file() {
     use arrow::array::{ArrayRef, RecordBatch, StringArray};
-    use parquet::basic::{Compression, GzipLevel, ZstdLevel};
+    use parquet::basic::{BrotliLevel, Compression, GzipLevel, ZstdLevel};
     use std::sync::Arc;
     let column =
         |text: &str| Arc::new((0..5000).map(|n| Some(format!("{text} {n}"))).collect::<StringArray>()) as ArrayRef;
@@ -432,6 +733,7 @@ fn parquet_of_every_codec_is_read_and_a_damaged_one_names_the_file() {
         Compression::ZSTD(ZstdLevel::default()),
         Compression::LZ4_RAW,
         Compression::LZ4,
+        Compression::BROTLI(BrotliLevel::default()),
     ];
     for codec in codecs {
         let properties = parquet::file::properties::WriterProperties::builder().set_compression(codec).build();

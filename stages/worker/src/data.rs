@@ -9,8 +9,10 @@ use clap::{Args, Subcommand};
 use olmo_data::order::{Order, batch_digest, epoch_order};
 use olmo_data::view::preview::{self, Style};
 use olmo_data::view::{ArtifactKind, Sequence, Sequences, audit, html, kind, plain, stats};
-use olmo_data::{DataError, Memmap, TextTokenizer, dataset};
+use olmo_data::{DataError, Memmap, Message, TextTokenizer, dataset};
 use olmo_stage::StageError;
+
+use crate::raw::{self, Raw};
 
 /// Looks at data: what is trained, how much there is, what is wrong with it.
 #[derive(Subcommand)]
@@ -126,7 +128,8 @@ impl OfRun {
 /// What is looked at.
 #[derive(Args)]
 pub struct Artifact {
-    /// A folder that holds a dataset, tokens or a memmap; for `olmo-pipe data` also the first digits of an artifact's digest.
+    /// A folder that holds a dataset, tokens or a memmap, or raw files (JSON lines, Parquet, text, …); for `olmo-pipe data` also
+    /// an artifact of the store: `RUN:STAGE.PORT`, a tag, or the first digits of its digest.
     artifact: PathBuf,
     /// The tokenizer: a folder that stage tokenizer made, or a `tokenizer.json` with --eos and --pad. An artifact of the store
     /// finds its own.
@@ -144,6 +147,19 @@ pub struct Artifact {
 }
 
 impl Artifact {
+    /// Reads raw files into a dataset, at most `limit` records of each (0: all), and looks at that instead. The files stay
+    /// as long as the result.
+    fn read_raw(&mut self, limit: u64) -> Result<Option<Raw>, StageError> {
+        let raw = raw::read(&self.artifact, limit)?;
+        if let Some(raw) = &raw {
+            self.artifact.clone_from(&raw.dataset);
+            for text in &raw.said {
+                let _ = writeln!(std::io::stderr(), "{}", plain(text));
+            }
+        }
+        Ok(raw)
+    }
+
     /// The tokenizer that is given, or the one whose digest the artifact names.
     fn tokenizer(&self) -> Result<Option<TextTokenizer>, StageError> {
         let bare = |path: &Path, pad: &str| Ok(Some(TextTokenizer::from_file(path, &self.eos, pad)?));
@@ -207,7 +223,8 @@ impl Data {
     fn answer(self, colour: bool) -> Result<(String, bool), StageError> {
         let style = if colour { Style::Colour } else { Style::Marks };
         match self {
-            Data::Preview { artifact, record, count, ids, html: page } => {
+            Data::Preview { mut artifact, record, count, ids, html: page } => {
+                let _raw = artifact.read_raw(record.saturating_add(count))?;
                 let style = if page.is_some() { Style::Html } else { style };
                 let blocks = preview(&artifact, record, count, style, ids)?;
                 let Some(page) = page else { return Ok((join(&blocks), true)) };
@@ -218,13 +235,19 @@ impl Data {
                 write(&page, &html::page("What is trained", &body))?;
                 Ok((format!("{}\n", page.display()), true))
             }
-            Data::Stats { artifact, json } => {
+            Data::Stats { mut artifact, json } => {
+                let _raw = artifact.read_raw(0)?;
                 let stats = stats::stats(&artifact.artifact)?;
                 Ok((if json { format!("{:#}\n", stats.json()) } else { stats.text() }, true))
             }
-            Data::Audit { artifact, max_length, json, html } => {
+            Data::Audit { mut artifact, max_length, json, html } => {
+                let raw = artifact.read_raw(0)?;
                 let tokenizer = artifact.tokenizer()?;
-                let audit = audit::audit(&artifact.artifact, tokenizer.as_ref(), max_length)?;
+                let mut audit = audit::audit(&artifact.artifact, tokenizer.as_ref(), max_length)?;
+                if raw.is_some() {
+                    // Of a dataset they were left out on purpose; here fetch would fail.
+                    audit.raise("skipped", audit::Level::Error);
+                }
                 if let Some(path) = html {
                     write(&path, &audit.html("Audit of the data"))?;
                 }
@@ -316,7 +339,18 @@ fn records(dir: &Path, record: u64, count: u64, style: Style) -> Result<Vec<(Str
             .flat_map(|batch| batch.map_or_else(|e| vec![Err(e)], |b| b.into_iter().map(Ok).collect()));
         let block = |(n, chat): (usize, Result<olmo_data::Conversation, DataError>)| {
             let chat = chat?;
-            let turns: String = chat.messages.iter().map(|m| format!("{}: {}\n", m.role, shown(m.text()))).collect();
+            let more =
+                |key: &str, value: &serde_json::Value| format!("  {}: {}\n", shown(key), shown(&value.to_string()));
+            let turn = |message: &Message| {
+                let weight =
+                    message.trained.map_or("", |trained| if trained { " (trained)" } else { " (not trained)" });
+                let fields: String = message.fields.iter().map(|(key, value)| more(key, value)).collect();
+                format!("{}{weight}: {}\n{fields}", message.role, shown(message.text()))
+            };
+            let mut turns: String = chat.messages.iter().map(turn).collect();
+            for (key, value) in [("tools", &chat.tools), ("documents", &chat.documents)] {
+                turns.extend(value.as_ref().map(|value| more(key, value)));
+            }
             Ok((format!("conversation {n}: {} of `{}`", plain(&chat.id), plain(&chat.dataset)), turns))
         };
         chats.enumerate().skip(first).take(count).map(block).collect::<Result<_, DataError>>()?

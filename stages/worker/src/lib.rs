@@ -6,6 +6,7 @@
 mod choices;
 mod cli;
 mod data;
+mod raw;
 
 use std::path::Path;
 use std::process::ExitCode;

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write;
 use std::path::Path;
 
+use aho_corasick::AhoCorasick;
 use serde::Serialize;
 
 use crate::chat::strip;
-use crate::conversation::Role;
+use crate::conversation::{Message, Role};
 use crate::dataset::{self, Kind};
 use crate::error::DataError;
 use crate::memmap::Dtype;
@@ -63,6 +64,78 @@ pub struct Audit {
     shown: Vec<(String, String)>,
 }
 
+/// The control tokens of a tokenizer, looked for in text.
+///
+/// Added tokens that are only white space (GPT-NeoX has some) are ordinary text.
+struct ControlTokens<'t> {
+    tokenizer: &'t TextTokenizer,
+    names: BTreeMap<u32, String>,
+    /// Finds the texts that may hold one; `None` if a normalizer could make one of another text.
+    strings: Option<AhoCorasick>,
+    /// By token.
+    found: BTreeMap<u32, Occurrences>,
+}
+
+/// Where a control token was found.
+#[derive(Default)]
+struct Occurrences {
+    times: u64,
+    records: u64,
+    /// The first of these records, and the last one.
+    examples: Vec<u64>,
+    last: Option<u64>,
+}
+
+impl<'t> ControlTokens<'t> {
+    fn new(tokenizer: &'t TextTokenizer) -> Self {
+        let tokens = tokenizer.added_tokens().into_iter().filter(|(_, token)| !strip(token).is_empty());
+        let names: BTreeMap<u32, String> = tokens.collect();
+        let normalizes = tokenizer.inner().get_normalizer().is_some()
+            && tokenizer.inner().get_added_tokens_decoder().values().any(|token| token.normalized);
+        let strings = if normalizes { None } else { AhoCorasick::new(names.values()).ok() };
+        Self { tokenizer, names, strings, found: BTreeMap::new() }
+    }
+
+    /// Counts the control tokens that the texts of record `number` turn into.
+    fn add<'m>(&mut self, texts: impl IntoIterator<Item = &'m str>, number: u64) -> Result<(), DataError> {
+        for text in texts {
+            if self.strings.as_ref().is_some_and(|strings| !strings.is_match(text)) {
+                continue;
+            }
+            for id in self.tokenizer.encode_text(text)? {
+                self.count(id, number);
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts token `id` of record `number`, if it is a control token.
+    fn count(&mut self, id: u32, number: u64) {
+        if !self.names.contains_key(&id) {
+            return;
+        }
+        let found = self.found.entry(id).or_default();
+        found.times += 1;
+        if found.last.replace(number) != Some(number) {
+            found.records += 1;
+            if found.examples.len() < EXAMPLES {
+                found.examples.push(number);
+            }
+        }
+    }
+
+    /// One finding for each token that was found; `message` is made of its string, its id and how often it was found.
+    fn findings(self, level: Level, code: &'static str, message: impl Fn(&str, u32, &str) -> String) -> Vec<Finding> {
+        let finding = |(id, found): (u32, Occurrences)| {
+            let token = self.names.get(&id).map(|token| plain(token).replace('\n', "\\n")).unwrap_or_default();
+            let times = if found.times == 1 { "once".to_owned() } else { format!("{} times", found.times) };
+            let (count, examples) = (found.records, found.examples);
+            Finding { level, code, message: message(&token, id, &times), count, examples }
+        };
+        self.found.into_iter().map(finding).collect()
+    }
+}
+
 /// What is counted while records go by.
 #[derive(Default)]
 struct Tally(BTreeMap<&'static str, (u64, Vec<u64>)>);
@@ -104,17 +177,15 @@ fn of_dataset(dir: &Path, tokenizer: Option<&TextTokenizer>) -> Result<Audit, Da
     let (mut tally, mut number) = (Tally::default(), 0);
     let (mut seen, mut ids) = (HashSet::new(), HashSet::new());
     let short = |text: &[u8]| blake3::hash(text).as_bytes()[..16].to_vec();
-    let holds_special = |text: &str| {
-        tokenizer.is_some_and(|t| text.contains(&t.special().eos_token) || text.contains(&t.special().pad_token))
-    };
+    let mut control = tokenizer.map(ControlTokens::new);
     if manifest.kind == Kind::Text {
         for batch in dataset::text_batches(dir)? {
             for text in batch? {
                 if !seen.insert(short(text.as_bytes())) {
                     tally.add("duplicate", number);
                 }
-                if holds_special(&text) {
-                    tally.add("holds_special", number);
+                if let Some(control) = &mut control {
+                    control.add([text.as_str()], number)?;
                 }
                 number += 1;
             }
@@ -129,16 +200,25 @@ fn of_dataset(dir: &Path, tokenizer: Option<&TextTokenizer>) -> Result<Audit, Da
                     said.push(0);
                     said.extend_from_slice(message.text().as_bytes());
                     said.push(0);
-                    if strip(message.text()).is_empty() {
-                        tally.add("empty_turn", number);
+                    said.extend_from_slice(serde_json::to_string(&message.fields).unwrap_or_default().as_bytes());
+                    said.push(0);
+                    match message.role {
+                        Role::Assistant if !message.speaks() && message.trained != Some(false) => {
+                            tally.add("empty_answer", number);
+                        }
+                        Role::System | Role::Developer | Role::User if !message.speaks() => {
+                            tally.add("empty_turn", number);
+                        }
+                        _ => {}
                     }
-                    if before == Some(message.role) {
+                    let speaker = matches!(message.role, Role::System | Role::User | Role::Assistant);
+                    if speaker && before == Some(message.role) {
                         tally.add("same_role_twice", number);
                     }
-                    if holds_special(message.text()) {
-                        tally.add("holds_special", number);
-                    }
                     before = Some(message.role);
+                }
+                if let Some(control) = &mut control {
+                    control.add(conversation.messages.iter().map(Message::text), number)?;
                 }
                 if !conversation.messages.iter().any(|message| message.role == Role::Assistant) {
                     tally.add("no_assistant", number);
@@ -155,7 +235,10 @@ fn of_dataset(dir: &Path, tokenizer: Option<&TextTokenizer>) -> Result<Audit, Da
             }
         }
     }
-    let mut findings = Vec::new();
+    let message =
+        |token: &str, id, times: &str| format!("the text holds `{token}`, which becomes control token {id}, {times}");
+    let found = control.map(|control| control.findings(Level::Warning, "holds_special", message));
+    let mut findings = found.unwrap_or_default();
     if manifest.skipped > 0 {
         findings.push(say(
             Level::Warning,
@@ -164,15 +247,10 @@ fn of_dataset(dir: &Path, tokenizer: Option<&TextTokenizer>) -> Result<Audit, Da
         ));
     }
     tally
-        .into("empty_turn", Level::Error, "a turn says nothing", &mut findings)
+        .into("empty_answer", Level::Error, "an answer has neither content nor tool calls", &mut findings)
+        .into("empty_turn", Level::Warning, "a turn says nothing", &mut findings)
         .into("no_assistant", Level::Warning, "no assistant answers, so nothing is trained", &mut findings)
         .into("duplicate", Level::Warning, "says the same as a record before", &mut findings)
-        .into(
-            "holds_special",
-            Level::Warning,
-            "the text holds the string of eos or pad, which becomes that token",
-            &mut findings,
-        )
         .into("duplicate_id", Level::Info, "has an id that occurred before", &mut findings)
         .into("same_role_twice", Level::Info, "a role speaks twice in a row", &mut findings)
         .into("ends_unanswered", Level::Info, "ends with a turn that nobody answers", &mut findings);
@@ -225,6 +303,7 @@ fn of_sequences(dir: &Path, tokenizer: Option<&TextTokenizer>, max_length: usize
     let rows = matches!(sequences, Sequences::Memmap(_));
     let noun = sequences.noun();
     let (mut tally, mut records, mut shown) = (Tally::default(), 0, Vec::new());
+    let mut control = tokenizer.map(ControlTokens::new);
     let mut seen = HashSet::new();
     let mut failed = None;
     sequences.each(|number, sequence| {
@@ -242,6 +321,11 @@ fn of_sequences(dir: &Path, tokenizer: Option<&TextTokenizer>, max_length: usize
         }
         if ids.iter().zip(&sequence.label_mask).any(|(id, label)| *label && *id == pad && pad != eos) {
             tally.add("trained_padding", number);
+        }
+        if let Some(control) = &mut control {
+            let trained =
+                ids.iter().zip(&sequence.label_mask).filter(|(id, label)| **label && ![eos, pad].contains(id));
+            trained.for_each(|(id, _)| control.count(*id, number));
         }
         if !rows && max_length > 0 && ids.len() > max_length {
             tally.add("over_long", number);
@@ -265,6 +349,10 @@ fn of_sequences(dir: &Path, tokenizer: Option<&TextTokenizer>, max_length: usize
     if let Some(failed) = failed {
         return Err(failed);
     }
+    if let Some(control) = control {
+        let message = |token: &str, id, times: &str| format!("control token {id} `{token}` is trained, {times}");
+        findings.extend(control.findings(Level::Info, "trained_special", message));
+    }
     tally
         .into("over_vocabulary", Level::Error, "holds an id outside the vocabulary", &mut findings)
         .into("trained_padding", Level::Error, "padding is trained", &mut findings)
@@ -277,9 +365,20 @@ fn of_sequences(dir: &Path, tokenizer: Option<&TextTokenizer>, max_length: usize
 }
 
 impl Audit {
+    /// Sets the level of the findings with this code.
+    pub fn raise(&mut self, code: &str, level: Level) {
+        self.findings.iter_mut().filter(|finding| finding.code == code).for_each(|finding| finding.level = level);
+        self.findings.sort_by_key(|finding| std::cmp::Reverse((finding.level, finding.count)));
+    }
+
     /// The worst that was found.
     pub fn worst(&self) -> Level {
         self.findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Info)
+    }
+
+    /// Whether every finding only describes the data as a whole.
+    pub fn is_clean(&self) -> bool {
+        self.findings.iter().all(|finding| finding.level == Level::Info && finding.count == 0)
     }
 
     /// For a terminal.
@@ -295,6 +394,9 @@ impl Audit {
             };
             let _ = write!(text, "{level}  {:<20}  {}", finding.code, finding.message);
             let _ = writeln!(text, "{}", finding.of_records(self.records));
+        }
+        if self.is_clean() {
+            text.push_str("nothing found\n");
         }
         text
     }
@@ -313,6 +415,9 @@ impl Audit {
             );
         }
         body.push_str("</table>\n");
+        if self.is_clean() {
+            body.push_str("<p>Nothing found.</p>\n");
+        }
         for (heading, text) in &self.shown {
             let _ = write!(body, "<h2>{}</h2>\n<pre>{text}</pre>\n", escape(heading));
         }
@@ -370,7 +475,7 @@ mod tests {
             ("no_assistant", vec![2]),
             ("same_role_twice", vec![3]),
             ("holds_special", vec![3]),
-            ("empty_turn", vec![3]),
+            ("empty_answer", vec![3]),
             ("ends_unanswered", vec![4]),
             ("duplicate_id", vec![4]),
         ] {
@@ -380,9 +485,59 @@ mod tests {
         assert!(
             audit
                 .text(false)
-                .starts_with("5 records looked at\nerror    empty_turn            a turn says nothing: 1 of 5 (3)\n")
+                .starts_with("5 records looked at\nerror    empty_answer          an answer has neither content nor tool calls: 1 of 5 (3)\n")
         );
         assert!(audit.findings.iter().any(|f| f.message == "7 bad lines of the sources were left out"));
+    }
+
+    #[test]
+    fn each_control_token_in_the_text_is_listed_and_a_clean_dataset_has_nothing() {
+        let json = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tokenizer.json")).unwrap();
+        let mut json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        let added = json["added_tokens"].as_array_mut().unwrap();
+        for (id, token, special) in [(512, "<|im_start|>", true), (513, "<think>", false), (514, "   ", false)] {
+            added.push(serde_json::json!({"id": id, "content": token, "single_word": false, "lstrip": false,
+                "rstrip": false, "normalized": false, "special": special}));
+        }
+        let bytes = json.to_string().into_bytes();
+        let tokenizer = TextTokenizer::from_bytes(Path::new("t.json"), &bytes, "<|endoftext|>", "<|padding|>").unwrap();
+        let audit = |chats: &[[&str; 2]]| {
+            let dir = tempfile::tempdir().unwrap();
+            let mut writer = DatasetWriter::create(dir.path()).unwrap();
+            for (n, [question, answer]) in chats.iter().enumerate() {
+                let messages = vec![Message::new(Role::User, *question), Message::new(Role::Assistant, *answer)];
+                writer.push(Conversation { id: n.to_string(), messages, ..Conversation::default() }).unwrap();
+            }
+            writer.finish(0).unwrap();
+            super::audit(dir.path(), Some(&tokenizer), 0).unwrap()
+        };
+        let forged = ["x<|im_start|>y<|im_start|>", "<think> no"];
+        let found = audit(&[forged, ["a   b", "c"], forged, ["<|im_start|> <|padding|>", "d"]]);
+        let lines: Vec<(&str, u64, &[u64])> =
+            found.findings.iter().map(|f| (f.message.as_str(), f.count, f.examples.as_slice())).collect();
+        assert_eq!(
+            lines[..3],
+            [
+                ("the text holds `<|im_start|>`, which becomes control token 512, 5 times", 3, &[0, 2, 3][..]),
+                ("the text holds `<think>`, which becomes control token 513, 2 times", 2, &[0, 2][..]),
+                ("the text holds `<|padding|>`, which becomes control token 1, once", 1, &[3][..]),
+            ]
+        );
+        // Of ids, those that are trained are listed.
+        let dir = tempfile::tempdir().unwrap();
+        let (sequence_length, vocab_size) = (4, 515);
+        let layout =
+            Layout { sequence_length, vocab_size, tokenizer: tokenizer.digest(), eos_token_id: 0, pad_token_id: 1 };
+        let writer = MemmapWriter::with_options(dir.path(), layout, MemmapOptions::default()).unwrap();
+        let mut packer = Packer::new(Pack::Padded, writer);
+        packer.push(Document { input_ids: vec![512, 40, 512, 0], label_mask: vec![false, true, true, true] }).unwrap();
+        packer.finish().unwrap();
+        let found = super::audit(dir.path(), Some(&tokenizer), 0).unwrap();
+        let trained: Vec<&str> =
+            found.findings.iter().filter(|f| f.code == "trained_special").map(|f| f.message.as_str()).collect();
+        assert_eq!(trained, ["control token 512 `<|im_start|>` is trained, once"]);
+        let clean = audit(&[["a   b", "c"]]);
+        assert_eq!(clean.text(false), "1 records looked at\nnothing found\n");
     }
 
     #[test]

@@ -1,0 +1,75 @@
+//! Raw files for `data …`: read as stage `fetch` reads them, with `format: auto`, into a dataset in a temporary folder.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use olmo_stage::protocol::{EVENTS, InputItem, PROTOCOL_VERSION, REQUEST};
+use olmo_stage::worker::{Entry, write_json};
+use olmo_stage::{Context, Event, Request, StageError, journal};
+use olmo_stage_fetch::Fetch;
+use serde_json::json;
+use tempfile::TempDir;
+
+/// Files of which a folder that an olmo-pipe stage made has one.
+const ARTIFACTS: [&str; 3] = ["data.parquet", "tokens.parquet", "input_ids.npy"];
+
+/// Raw files as a dataset.
+pub struct Raw {
+    /// The folder of the dataset.
+    pub dataset: PathBuf,
+    /// What `fetch` reported.
+    pub said: Vec<String>,
+    /// Removed when this is dropped.
+    _folder: TempDir,
+}
+
+/// The file or the files of the folder at `path` as a dataset, with at most `limit` records of each (0: all); `None` if it
+/// is an artifact. Bad records are left out and counted.
+///
+/// # Errors
+/// There is nothing at `path`, or `fetch` cannot read it.
+pub fn read(path: &Path, limit: u64) -> Result<Option<Raw>, StageError> {
+    let found = std::fs::metadata(path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => StageError::fail("data::missing", format!("there is no {}", path.display()))
+            .hint("name a file, a folder, or an artifact: RUN:STAGE.PORT, a tag or the first digits of its digest"),
+        _ => StageError::io(path, e),
+    })?;
+    if found.is_dir() && ARTIFACTS.iter().any(|name| path.join(name).is_file()) {
+        return Ok(None);
+    }
+    let folder = tempfile::tempdir().map_err(|e| StageError::io(&std::env::temp_dir(), e))?;
+    let attempt = folder.path();
+    let mut input = path.to_owned();
+    if found.is_file() {
+        // An input is a folder with the file in it, under its own name.
+        input = attempt.join("input");
+        let whole = path.canonicalize().map_err(|e| StageError::io(path, e))?;
+        let link = input.join(path.file_name().unwrap_or_default());
+        let made = std::fs::create_dir(&input).and_then(|()| std::os::unix::fs::symlink(whole, &link));
+        made.map_err(|e| StageError::io(&link, e))?;
+    }
+    let entry = Entry::of::<Fetch>();
+    let contract = (entry.describe)().contract;
+    let request = Request {
+        protocol: PROTOCOL_VERSION,
+        stage: contract.stage,
+        version: contract.version,
+        params: json!({"format": "auto", "on_error": "skip", "limit": limit}),
+        inputs: BTreeMap::from([("files".to_owned(), vec![InputItem { label: None, path: input }])]),
+        outputs: contract.outputs.into_keys().collect(),
+        state_dir: attempt.join("state"),
+        items: BTreeMap::new(),
+        threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        backend: "flex".into(),
+        precision: "fp32".into(),
+    };
+    write_json(&attempt.join(REQUEST), &request)?;
+    let mut context = Context::open(attempt).map_err(|e| StageError::io(attempt, e))?;
+    (entry.run)(&mut context)?;
+    let events = journal::read::<Event>(&attempt.join(EVENTS)).map_err(|e| StageError::io(attempt, e))?;
+    let said = events.into_iter().filter_map(|event| match event {
+        Event::Message { text, .. } => Some(text),
+        _ => None,
+    });
+    Ok(Some(Raw { dataset: context.output("dataset")?, said: said.collect(), _folder: folder }))
+}
