@@ -458,7 +458,7 @@ fn number_help(session: &Session, text: &str, node: &Node, fractions: bool) -> O
 
 /// Whether the text `node` was written in quotes. A text that was computed counts as such.
 fn is_quoted(session: &Session, node: &Node) -> bool {
-    !node.as_str().is_some_and(|text| session.text(node.span) == text)
+    node.as_str().is_none_or(|text| session.text(node.span) != text)
 }
 
 /// The number or boolean `node` as it was written: `1.10` is not `1.1` once it is in quotes.

@@ -363,7 +363,8 @@ mod tests {
         let mut wanted = Vec::new();
         kinds(value, &mut wanted);
         // `to_string` tells 1 from 1.0, and -0.0 from 0.0.
-        let same = |other: &Value| other == value && other.to_string() == value.to_string();
+        let shown = value.to_string();
+        let same = |other: &Value| other == value && format!("{other}") == shown;
         if !same(&ours) || !same(&theirs) || kinds_by_yaml_1_1(&text) != wanted {
             return Err(format!("{value:?} is written as\n{text}and read as {ours:?} and {theirs:?}"));
         }
