@@ -114,6 +114,10 @@ impl TrainOn {
 pub struct TokenizeParams {
     /// `tulu`, `olmo2`, `chatml` or `jinja` (port `chat_template`) for conversations, `prepare_tulu_data` for exactly the ids of
     /// OLMo's script, `plain` for documents. Null: the tokenizer's own template, or `tulu` if it has none.
+    #[schemars(
+        with = "Option<String>",
+        extend("enum" = ["tulu", "olmo2", "chatml", "prepare_tulu_data", "jinja", "plain", null])
+    )]
     pub template: Option<Layout>,
     /// Tokens kept of a conversation. Plain documents stay whole.
     #[schemars(range(min = 2))]
