@@ -101,7 +101,7 @@ fn every_error_has_a_stable_code_and_a_place() {
 fn every_valid_sample_resolves_and_comes_back_from_yaml() {
     for sample in samples("valid") {
         let loaded = load_sample(&sample).unwrap_or_else(|e| panic!("{sample}:\n{e}"));
-        let text = serde_yaml::to_string(&loaded.resolved).unwrap();
+        let text = olmo_pipe::spec::to_yaml(&loaded.resolved).unwrap();
         assert_eq!(serde_yaml::from_str::<Resolved>(&text).unwrap(), loaded.resolved, "{sample}");
         let order = Graph::new(&loaded.resolved).unwrap().order().len();
         assert_eq!(order, loaded.resolved.stages.len(), "{sample}");

@@ -98,7 +98,7 @@ impl Show {
                 return Ok(Exit::Success);
             }
         }
-        let text = serde_yaml::to_string(&loaded.resolved)
+        let text = crate::spec::to_yaml(&loaded.resolved)
             .map_err(|e| Problem::new(Exit::Internal, "show::yaml", &e.to_string(), None))?;
         answer(&text);
         Ok(Exit::Success)

@@ -10,6 +10,8 @@ use super::instance::Yaml;
 use super::nearest;
 use super::node::{Content, Entry, Node};
 use super::reference::has_reference;
+use super::scalar::{self, Plain};
+use super::setting::SET;
 use super::source::{Problem, Session, Span};
 
 /// The schema keyword of a place that may hold `${…}`; it holds for all below.
@@ -144,9 +146,13 @@ impl Check<'_> {
             ValidationErrorKind::Type { .. } => {
                 let expected = expected(holder);
                 let name = if path.is_empty() { "this file".to_owned() } else { format!("`{path}`") };
-                Problem::new("spec::wrong_type", span, format!("{name} must be {expected}, not {}", node.described()))
+                let found = match &node.content {
+                    Content::Number(_) => format!("the number `{}`", as_written(self.session, node)),
+                    _ => node.described(),
+                };
+                Problem::new("spec::wrong_type", span, format!("{name} must be {expected}, not {found}"))
                     .label(format!("expected {expected}"))
-                    .help(type_help(holder, node))
+                    .help(type_help(self.session, holder, node))
             }
             ValidationErrorKind::Enum { options } => one_of(node, options.as_array().map_or(&[], Vec::as_slice), &path),
             ValidationErrorKind::Constant { expected_value } => {
@@ -389,7 +395,7 @@ fn expected(schema: &Value) -> String {
 }
 
 /// Help for the usual slips between types.
-fn type_help(schema: &Value, node: &Node) -> Option<String> {
+fn type_help(session: &Session, schema: &Value, node: &Node) -> Option<String> {
     let wanted: Vec<&str> = match schema.get("type") {
         Some(Value::String(kind)) => vec![kind],
         Some(Value::Array(kinds)) => kinds.iter().filter_map(Value::as_str).collect(),
@@ -397,21 +403,70 @@ fn type_help(schema: &Value, node: &Node) -> Option<String> {
     };
     let wants = |kind: &str| wanted.contains(&kind);
     match &node.content {
-        Content::String(text) if wants("number") || wants("integer") => match text.parse::<f64>() {
-            Ok(number) if wants("number") || number.fract() == 0.0 => Some(format!("write {text} without quotes")),
-            _ => None,
-        },
-        Content::String(text) if wants("boolean") => match text.as_str() {
-            "true" | "false" => Some(format!("write {text} without quotes")),
+        Content::String(text) if wants("number") || wants("integer") => {
+            number_help(session, text, node, wants("number"))
+        }
+        Content::String(text) if wants("boolean") => match (scalar::plain(text), is_quoted(session, node)) {
+            (Plain::Value(Content::Bool(_)), true) => Some(format!("write {text} without quotes")),
             _ => Some("write `true` or `false`".to_owned()),
         },
         Content::String(_) | Content::Number(_) | Content::Bool(_) if wants("array") => {
-            Some(format!("write a list: [{}]", quoted(&node.to_json().to_string()).trim_matches('`')))
+            let of_texts = schema.pointer("/items/type").is_some_and(|kind| kind == "string");
+            let item = match &node.content {
+                Content::String(_) => node.to_json().to_string(),
+                _ if of_texts => format!("\"{}\"", as_written(session, node)),
+                _ => as_written(session, node),
+            };
+            Some(format!("write a list: [{}]", quoted(&item).trim_matches('`')))
         }
         Content::Number(_) | Content::Bool(_) if wants("string") => {
-            Some(format!("put it in quotes: \"{}\"", node.to_json()))
+            let text = as_written(session, node);
+            let help = format!("put it in quotes: \"{text}\"");
+            Some(match session.source(node.span.source) {
+                // A shell takes one pair of quotes away.
+                Some(source) if source.shown == SET => {
+                    let path = source.text.split('=').next().unwrap_or_default();
+                    format!("{help}, and those in quotes for the shell: {SET} {path}='\"{text}\"'")
+                }
+                _ => help,
+            })
         }
         _ => None,
+    }
+}
+
+/// Help for the text `text` where a number belongs.
+fn number_help(session: &Session, text: &str, node: &Node, fractions: bool) -> Option<String> {
+    if is_quoted(session, node) {
+        return match scalar::plain(text) {
+            Plain::Value(Content::Number(number)) if fractions || number.as_f64().is_some_and(|n| n.fract() == 0.0) => {
+                Some(format!("write {text} without quotes"))
+            }
+            Plain::Refused { code: "yaml::not_finite", .. } => Some("write a finite number".to_owned()),
+            _ => None,
+        };
+    }
+    // Without quotes, a number that is a text is one that no 64 bits hold.
+    let number: f64 = text.parse().ok()?;
+    let digits = text.bytes().any(|byte| byte.is_ascii_digit());
+    Some(match digits {
+        true if number.is_finite() => return None,
+        true => format!("it is too large: numbers end at {:e}", f64::MAX),
+        false => "write a finite number".to_owned(),
+    })
+}
+
+/// Whether the text `node` was written in quotes. A text that was computed counts as such.
+fn is_quoted(session: &Session, node: &Node) -> bool {
+    !node.as_str().is_some_and(|text| session.text(node.span) == text)
+}
+
+/// The number or boolean `node` as it was written: `1.10` is not `1.1` once it is in quotes.
+fn as_written(session: &Session, node: &Node) -> String {
+    let written = session.text(node.span);
+    match scalar::plain(written) {
+        Plain::Value(content) if content == node.content => written.to_owned(),
+        _ => node.to_json().to_string(),
     }
 }
 

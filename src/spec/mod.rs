@@ -11,6 +11,7 @@ mod check;
 mod diagnostic;
 mod document;
 mod draw;
+mod emit;
 mod experiment;
 mod files;
 mod instance;
@@ -38,6 +39,7 @@ mod yaml;
 
 pub use catalog::{Catalog, project_root};
 pub use diagnostic::{Diagnostic, Diagnostics, Location};
+pub use emit::to_yaml;
 pub use load::{LoadOptions, Loaded, load};
 pub use ordered::OrderedMap;
 pub use ports::want;

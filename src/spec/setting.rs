@@ -17,12 +17,15 @@ pub(crate) struct Setting {
     pub value: Node,
 }
 
+/// The option, and the name of a source that is its argument.
+pub(crate) const SET: &str = "--set";
+
 /// The roots of the path grammar that can be set.
 const ROOTS: [&str; 3] = ["params", "stages", "outputs"];
 
 /// Reads `text`, the argument of `--set`. Paths in the value are relative to `cwd`.
 pub(crate) fn read(session: &mut Session, text: &str, cwd: &Path) -> Option<Setting> {
-    read_argument(session, "--set", text, cwd)
+    read_argument(session, SET, text, cwd)
 }
 
 fn read_argument(session: &mut Session, option: &str, text: &str, cwd: &Path) -> Option<Setting> {

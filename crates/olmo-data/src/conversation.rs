@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::template::strip;
+use crate::chat::strip;
 
 /// Keys under which an assistant calls tools.
 const CALLS: [&str; 3] = ["tool_calls", "function_calls", "function_call"];

@@ -31,6 +31,9 @@ pub enum DataError {
     /// A `tokenizer.json` that cannot be used, or a text it cannot encode.
     #[error("{}: {reason}", path.display())]
     Tokenizer { path: PathBuf, reason: String },
+    /// A `tokenizer.json` without a token that a param names.
+    #[error("{}: {reason}", path.display())]
+    SpecialToken { path: PathBuf, reason: String },
 }
 
 impl DataError {
@@ -62,7 +65,7 @@ impl DataError {
             Self::Dtype { .. } => "data::dtype",
             Self::OverVocabulary { .. } => "data::over_vocabulary",
             Self::Broken { .. } => "data::broken",
-            Self::Tokenizer { .. } => "data::tokenizer",
+            Self::Tokenizer { .. } | Self::SpecialToken { .. } => "data::tokenizer",
         }
     }
 
@@ -75,6 +78,9 @@ impl DataError {
             }
             Self::Tokenizer { .. } => {
                 "check the tokenizer file: it has to be a `tokenizer.json` of Hugging Face's format"
+            }
+            Self::SpecialToken { .. } => {
+                "`eos_token` and `pad_token` name tokens that `added_tokens` of tokenizer.json has; both may be the same"
             }
             _ => "the artifact is damaged or from another version; make it again with the stage that made it",
         }

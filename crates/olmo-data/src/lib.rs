@@ -10,6 +10,7 @@
 
 pub mod boundaries_csv;
 pub mod bounded;
+pub mod chat;
 pub mod conversation;
 pub mod dataset;
 mod error;
@@ -22,19 +23,19 @@ mod memmap_writer;
 pub mod order;
 pub mod pack;
 mod parquet_file;
-pub mod template;
 pub mod tokenizer;
+pub mod tokenizer_json;
 pub mod tokens;
 pub mod view;
 mod words;
 
+pub use chat::{Chat, ChatError, ChatRecord, Labels, Rendered, Template, Turn};
 pub use conversation::{Conversation, Message, Role};
 pub use error::DataError;
 pub use instance_filter::InstanceFilter;
-pub use jinja::{JinjaTemplate, TurnView};
+pub use jinja::Date;
 pub use memmap::{Dtype, Instance, Manifest, Memmap};
 pub use memmap_writer::{Layout, MemmapOptions, MemmapWriter};
 pub use pack::{Pack, Packer};
-pub use template::{Labels, Rendered, Template, Turn};
-pub use tokenizer::{SpecialTokens, TextTokenizer};
+pub use tokenizer::{SpecialTokens, TextTokenizer, Tokens};
 pub use tokens::Document;

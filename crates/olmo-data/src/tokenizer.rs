@@ -1,21 +1,24 @@
 //! Tokenizers: `tokenizer.json` (Hugging Face's format) with `special_tokens.json` beside it, and
 //! the encoding of documents and conversations.
 //!
-//! A conversation is encoded as one text with offsets, as `apply_chat_template` does it, and a
-//! token is labelled if it starts inside a labelled range. OLMo's script encodes piece by piece;
-//! for contents without surrounding white space both give the same ids.
+//! A conversation is encoded as one text, as `apply_chat_template` does it, and a token is labelled
+//! if it holds a character of a labelled range, as in transformers' assistant mask. OLMo's script
+//! encodes piece by piece; for contents without surrounding white space both give the same ids.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use olmo_stage::Digest;
 use serde::{Deserialize, Serialize};
-use tokenizers::{NormalizedString, Normalizer, PaddingParams, PostProcessorWrapper, Tokenizer, TruncationParams};
+use serde_json::Value;
+use tokenizers::{PaddingParams, PostProcessorWrapper, Tokenizer, TruncationParams};
 
+use crate::chat::{ChatRecord, Rendered, SpecialStrings, Template, strip};
 use crate::conversation::{Message, Role};
 use crate::error::DataError;
 use crate::fast::FastEncoder;
 use crate::json;
-use crate::template::{Rendered, Template, strip};
+use crate::tokenizer_json;
 use crate::tokens::Document;
 
 const TOKENIZER: &str = "tokenizer.json";
@@ -32,6 +35,19 @@ pub struct SpecialTokens {
     pub pad_token_id: u32,
     /// One more than the largest id, added tokens included.
     pub vocab_size: u32,
+    /// What the tokenizer puts before a text, if it names one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bos_token: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unk_token: Option<String>,
+}
+
+/// The tokens of a text.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tokens {
+    pub ids: Vec<u32>,
+    /// The bytes of the text that each token stands for, in order.
+    pub ranges: Vec<Range<usize>>,
 }
 
 /// A tokenizer whose eos and pad tokens are known.
@@ -41,6 +57,9 @@ pub struct TextTokenizer {
     fast: Option<FastEncoder>,
     special: SpecialTokens,
     digest: Digest,
+    /// The post-processor leaves spaces out of the ranges of tokens, but for a first one if this is set.
+    trims_spaces: Option<bool>,
+    chat: Option<ChatRecord>,
 }
 
 impl TextTokenizer {
@@ -48,7 +67,10 @@ impl TextTokenizer {
     /// not agree with its `tokenizer.json`.
     pub fn open(dir: &Path) -> Result<Self, DataError> {
         let declared: SpecialTokens = json::read(&dir.join(SPECIAL_TOKENS))?;
-        let opened = Self::from_file(&dir.join(TOKENIZER), &declared.eos_token, &declared.pad_token)?;
+        let mut opened = Self::from_file(&dir.join(TOKENIZER), &declared.eos_token, &declared.pad_token)?;
+        opened.special.bos_token.clone_from(&declared.bos_token);
+        opened.special.unk_token.clone_from(&declared.unk_token);
+        opened.chat = ChatRecord::read(dir)?;
         if opened.special != declared {
             let reason = format!("says {declared:?}, but {TOKENIZER} beside it has {:?}", opened.special);
             return Err(DataError::Manifest { path: dir.join(SPECIAL_TOKENS), reason });
@@ -65,7 +87,15 @@ impl TextTokenizer {
 
     /// As [`TextTokenizer::from_file`], of the content `bytes`; `path` is for messages.
     pub fn from_bytes(path: &Path, bytes: &[u8], eos_token: &str, pad_token: &str) -> Result<Self, DataError> {
-        let mut inner = Tokenizer::from_bytes(bytes).map_err(|e| DataError::tokenizer(path, e))?;
+        // Dropout would make other ids of equal texts.
+        let cleaned = tokenizer_json::clean(bytes);
+        let content = cleaned.as_ref().map_or(bytes, |cleaned| &cleaned.bytes);
+        if content.starts_with(b"version https://git-lfs.github.com/spec/") {
+            let reason = "is a git-lfs pointer, not the file; run `git lfs pull` in the repository that it is from";
+            return Err(DataError::tokenizer(path, reason));
+        }
+        let mut inner = Tokenizer::from_bytes(content).map_err(|e| DataError::tokenizer(path, e))?;
+        let file: Value = serde_json::from_slice(content).map_err(|e| DataError::tokenizer(path, e))?;
         // A post-processor shifts offsets and adds tokens; truncation and padding are other stages' work.
         inner.with_post_processor(None::<PostProcessorWrapper>).with_padding(None::<PaddingParams>);
         inner.with_truncation(None::<TruncationParams>).map_err(|e| DataError::tokenizer(path, e))?;
@@ -83,9 +113,13 @@ impl TextTokenizer {
             pad_token: pad_token.to_owned(),
             pad_token_id,
             vocab_size: largest + 1,
+            bos_token: bos_of(&file["post_processor"]).filter(|token| inner.token_to_id(token).is_some()),
+            unk_token: file["model"]["unk_token"].as_str().map(str::to_owned),
         };
         let fast = FastEncoder::of(&inner);
-        Ok(Self { path: path.to_owned(), inner, fast, special, digest: Digest::of(bytes) })
+        let trims_spaces = trims_spaces(&file["post_processor"]);
+        let digest = Digest::of(bytes);
+        Ok(Self { path: path.to_owned(), inner, fast, special, digest, trims_spaces, chat: None })
     }
 
     /// The strings of `ids` in the `tokenizer.json` whose content is `bytes`; `path` is for messages.
@@ -104,6 +138,28 @@ impl TextTokenizer {
 
     pub fn special(&self) -> &SpecialTokens {
         &self.special
+    }
+
+    /// Sets what stands before a text, instead of what the tokenizer's file says.
+    pub fn with_bos(mut self, token: &str) -> Result<Self, DataError> {
+        special_id(&self.path, &self.inner, "bos_token", token)?;
+        self.special.bos_token = Some(token.to_owned());
+        Ok(self)
+    }
+
+    /// The special tokens as chat templates see them.
+    pub fn special_strings(&self) -> SpecialStrings {
+        SpecialStrings {
+            bos: self.special.bos_token.clone(),
+            eos: self.special.eos_token.clone(),
+            pad: Some(self.special.pad_token.clone()),
+            unk: self.special.unk_token.clone(),
+        }
+    }
+
+    /// How conversations are written for this tokenizer, if it says.
+    pub fn chat(&self) -> Option<&ChatRecord> {
+        self.chat.as_ref()
     }
 
     /// Digest of `tokenizer.json`.
@@ -180,71 +236,75 @@ impl TextTokenizer {
         Ok(Document { label_mask: vec![true; input_ids.len()], input_ids })
     }
 
-    /// A rendered conversation: its ids, and as labels those that start in a labelled range.
-    pub fn encode(&self, rendered: &Rendered) -> Result<Document, DataError> {
-        if let Some(ids) = self.fast.as_ref().and_then(|fast| fast.encode(&self.inner, &rendered.text, true)) {
-            return Ok(Document { label_mask: label_mask(rendered, ids.starts.into_iter()), input_ids: ids.ids });
+    /// The ids of `text`, each with the bytes that it stands for.
+    pub fn encode(&self, text: &str) -> Result<Tokens, DataError> {
+        if let Some(found) = self.fast.as_ref().and_then(|fast| fast.encode(&self.inner, text, true)) {
+            // These tokens cover the text without a gap.
+            let ends = found.starts.iter().skip(1).copied().chain([text.len()]);
+            let ranges = found.starts.iter().zip(ends).map(|(start, end)| *start..end).collect();
+            return Ok(Tokens { ids: found.ids, ranges });
         }
-        encode(&self.inner, rendered).map_err(|e| DataError::tokenizer(&self.path, e))
+        let encoding = self.inner.encode(text, false).map_err(|e| DataError::tokenizer(&self.path, e))?;
+        let ranges = encoding.get_offsets().iter().map(|(start, end)| *start..*end).collect();
+        Ok(Tokens { ids: encoding.get_ids().to_vec(), ranges })
+    }
+
+    /// A rendered conversation: its ids, and as labels the tokens that hold a byte of a labelled range.
+    pub fn encode_conversation(&self, rendered: &Rendered) -> Result<Document, DataError> {
+        let Tokens { ids, mut ranges } = self.encode(&rendered.text)?;
+        if let Some(keeps_first) = self.trims_spaces {
+            trim_spaces(&rendered.text, &mut ranges, keeps_first);
+        }
+        Ok(Document { label_mask: label_mask(&ranges, &rendered.labelled), input_ids: ids })
     }
 
     /// The text of `ids`.
     pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String, DataError> {
         self.inner.decode(ids, skip_special_tokens).map_err(|e| DataError::tokenizer(&self.path, e))
     }
-
-    /// Checks that what `document` trains is what `rendered` says, as text: the assistant's
-    /// bodies, each with its eos. Returns both texts if they differ.
-    ///
-    /// A tokenizer that normalises (NFC) makes other text of a body; it is compared as normalised.
-    pub fn check_labels(
-        &self,
-        rendered: &Rendered,
-        document: &Document,
-    ) -> Result<Result<(), LabelMismatch>, DataError> {
-        let ids = document.input_ids.iter().zip(&document.label_mask);
-        let ids: Vec<u32> = ids.filter(|(_, label)| **label).map(|(id, _)| *id).collect();
-        let found = self.decode(&ids, false)?;
-        let mut expected = String::new();
-        for range in &rendered.labelled {
-            expected.push_str(&self.normalized(&rendered.text[range.clone()])?);
-        }
-        Ok(if found == expected { Ok(()) } else { Err(LabelMismatch { expected, found }) })
-    }
-
-    /// `text` after the tokenizer's normaliser.
-    pub fn normalized(&self, text: &str) -> Result<String, DataError> {
-        let Some(normalizer) = self.inner.get_normalizer() else { return Ok(text.to_owned()) };
-        let mut normalized = NormalizedString::from(text);
-        normalizer.normalize(&mut normalized).map_err(|e| DataError::tokenizer(&self.path, e))?;
-        Ok(normalized.get().to_owned())
-    }
 }
 
-/// The labelled tokens of a conversation say something else than its assistant turns.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the labelled tokens say {found:?}, the assistant turns say {expected:?}")]
-pub struct LabelMismatch {
-    pub expected: String,
-    pub found: String,
-}
-
-/// The ids of a rendered conversation by a tokenizer without post-processor (whose offsets are
-/// exact), and as labels those tokens that start in a labelled range.
-pub fn encode(tokenizer: &Tokenizer, rendered: &Rendered) -> tokenizers::Result<Document> {
-    let encoding = tokenizer.encode(rendered.text.as_str(), false)?;
-    let label_mask = label_mask(rendered, encoding.get_offsets().iter().map(|(start, _)| *start));
-    Ok(Document { input_ids: encoding.get_ids().to_vec(), label_mask })
-}
-
-/// Which of the tokens that start at `starts`, ascending, start in a labelled range.
-fn label_mask(rendered: &Rendered, starts: impl Iterator<Item = usize>) -> Vec<bool> {
-    let mut ranges = rendered.labelled.iter().peekable();
-    let labelled = |start: usize| {
-        while ranges.next_if(|range| range.end <= start).is_some() {}
-        ranges.peek().is_some_and(|range| range.contains(&start))
+/// Which of the tokens that stand for `ranges` hold a byte of one of the ranges `labelled`. Both are in order.
+fn label_mask(ranges: &[Range<usize>], labelled: &[Range<usize>]) -> Vec<bool> {
+    let mut spans = labelled.iter().peekable();
+    let is_labelled = |token: &Range<usize>| {
+        while spans.next_if(|span| token.start >= span.end).is_some() {}
+        spans.peek().is_some_and(|span| token.end > span.start)
     };
-    starts.map(labelled).collect()
+    ranges.iter().map(is_labelled).collect()
+}
+
+/// Leaves the spaces at both ends of each token out of its range, as the byte-level post-processor of `tokenizers` does.
+fn trim_spaces(text: &str, ranges: &mut [Range<usize>], keeps_first: bool) {
+    for (i, range) in ranges.iter_mut().enumerate() {
+        let token = &text.as_bytes()[range.clone()];
+        let leading = token.iter().take_while(|byte| **byte == b' ').count();
+        let trailing = token.iter().rev().take_while(|byte| **byte == b' ').count();
+        if !(keeps_first && i == 0) {
+            range.start = (range.start + leading).min(range.end);
+        }
+        range.end = (range.end - trailing).max(range.start);
+    }
+}
+
+/// Whether a byte-level post-processor trims spaces, and keeps those of a first token.
+fn trims_spaces(post_processor: &Value) -> Option<bool> {
+    match post_processor["type"].as_str()? {
+        "ByteLevel" if post_processor["trim_offsets"].as_bool() == Some(true) => {
+            Some(post_processor["add_prefix_space"].as_bool().unwrap_or(true))
+        }
+        "Sequence" => post_processor["processors"].as_array()?.iter().find_map(trims_spaces),
+        _ => None,
+    }
+}
+
+/// The token that a post-processor puts before a text.
+fn bos_of(post_processor: &Value) -> Option<String> {
+    match post_processor["type"].as_str()? {
+        "TemplateProcessing" => Some(post_processor["single"].get(0)?["SpecialToken"]["id"].as_str()?.to_owned()),
+        "Sequence" => post_processor["processors"].as_array()?.iter().find_map(bos_of),
+        _ => None,
+    }
 }
 
 fn special_id(path: &Path, tokenizer: &Tokenizer, what: &str, token: &str) -> Result<u32, DataError> {
@@ -257,13 +317,22 @@ fn special_id(path: &Path, tokenizer: &Tokenizer, what: &str, token: &str) -> Re
         let reason = format!("{what} `{token}` is id {id}, but text that holds it is not encoded as that one token");
         return Err(DataError::tokenizer(path, reason));
     }
+    // A token that says what it is for comes before one that is only spelled alike.
+    let roles: &[&str] = if what == "pad_token" { &["pad"] } else { &["eos", "endoftext", "end_of_text", "</s>"] };
+    let near = |candidate: &str| {
+        let named = roles.iter().any(|role| candidate.to_lowercase().contains(role));
+        strsim::jaro_winkler(token, candidate) + if named { 1.0 } else { 0.0 }
+    };
     let mut added: Vec<(u32, String)> =
         tokenizer.get_added_tokens_decoder().into_iter().map(|(id, token)| (id, token.content)).collect();
-    added.sort_by(|(a, x), (b, y)| {
-        let near = |candidate: &str| strsim::jaro_winkler(token, candidate);
-        near(y).total_cmp(&near(x)).then(a.cmp(b))
-    });
-    let near: Vec<String> = added.iter().take(4).map(|(id, token)| format!("`{token}` (id {id})")).collect();
-    let near = if near.is_empty() { "it has no added tokens".into() } else { format!("nearest: {}", near.join(", ")) };
-    Err(DataError::tokenizer(path, format!("has no token `{token}` for {what}; {near}")))
+    added.sort_by(|(a, x), (b, y)| near(y).total_cmp(&near(x)).then(a.cmp(b)));
+    let nearest: Vec<String> = added.iter().take(4).map(|(id, token)| format!("`{token}` (id {id})")).collect();
+    let help = match added.first() {
+        None => "it has no added tokens".into(),
+        Some((_, first)) => {
+            let first = serde_json::to_string(first).unwrap_or_default();
+            format!("nearest: {}; to take the first, set `{what}: {first}`", nearest.join(", "))
+        }
+    };
+    Err(DataError::SpecialToken { path: path.to_owned(), reason: format!("has no token `{token}` for {what}; {help}") })
 }

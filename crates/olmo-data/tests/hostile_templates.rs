@@ -4,13 +4,11 @@
 use std::time::Duration;
 
 use olmo_data::bounded::{self, Allocator, Exceeded, Limits};
-use olmo_data::{JinjaTemplate, TurnView};
+use olmo_data::jinja::{Bounds, Template, Variables};
+use serde_json::json;
 
 #[global_allocator]
 static ALLOCATOR: Allocator = Allocator;
-
-const TURNS: [TurnView<'static>; 2] =
-    [TurnView { role: "user", content: "Hello" }, TurnView { role: "assistant", content: "Good day." }];
 
 /// The largest resident size of this process so far, in MiB.
 fn peak_mib() -> u64 {
@@ -19,10 +17,17 @@ fn peak_mib() -> u64 {
     line.trim().trim_end_matches(" kB").trim().parse::<u64>().unwrap_or(0) >> 10
 }
 
-/// What `source` makes of two short turns, or why it makes nothing.
+/// What `source` makes of two short turns within the bounds that a conversation gets, or why it makes nothing.
 fn render(source: &str) -> Result<String, String> {
-    let template = JinjaTemplate::new(source).map_err(|e| e.to_string())?;
-    template.text(&TURNS, &[("eos_token", "<eos>")], false).map_err(|e| e.to_string())
+    let template = Template::parse(source).map_err(|e| e.to_string())?;
+    let turns = json!([{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Good day."}]);
+    let variables = Variables {
+        messages: serde_json::from_value(turns).unwrap(),
+        others: vec![("eos_token".into(), "<eos>".into())],
+        date: None,
+    };
+    let bounds = Bounds { fuel: 2_000_000, longest: 20_000 };
+    template.render(&variables, bounds).map(|made| made.text).map_err(|e| e.to_string())
 }
 
 /// A loop over `body` that keeps a value in `ns.s`.

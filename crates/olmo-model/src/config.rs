@@ -82,9 +82,11 @@ pub struct ModelConfig {
     /// Uses the embedding as the head too.
     #[serde(default)]
     pub weight_tying: bool,
-    /// Id that ends a document; absent: taken from the tokenizer.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub eos_token_id: Option<u32>,
+    /// Ids that end a document or an answer, the one that ends documents first; absent: taken from the tokenizer.
+    /// Written as `eos_token_id`: a number, or a list if there are several.
+    #[serde(rename = "eos_token_id", default, with = "token_ids", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "token_ids::schema")]
+    pub eos_token_ids: Vec<u32>,
     /// Id that fills up a row; absent: taken from the tokenizer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pad_token_id: Option<u32>,
@@ -97,6 +99,60 @@ pub struct ModelConfig {
     /// New weights are drawn within this many standard deviations; absent: no limit (`normal`) or 3 (`mitchell`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init_cutoff_factor: Option<f64>,
+}
+
+/// Token ids as Hugging Face writes them: a number or a list of numbers.
+pub(crate) mod token_ids {
+    use std::fmt;
+
+    use schemars::{Schema, SchemaGenerator, json_schema};
+    use serde::de::{Deserializer, Error, SeqAccess, Visitor};
+    use serde::ser::Serializer;
+
+    pub fn serialize<S: Serializer>(ids: &[u32], serializer: S) -> Result<S::Ok, S::Error> {
+        match ids {
+            [id] => serializer.serialize_u32(*id),
+            several => serializer.collect_seq(several),
+        }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u32>, D::Error> {
+        deserializer.deserialize_any(Ids)
+    }
+
+    pub fn schema(_: &mut SchemaGenerator) -> Schema {
+        let id = serde_json::json!({"type": "integer", "minimum": 0, "maximum": u32::MAX});
+        json_schema!({"anyOf": [id, {"type": "array", "items": id}, {"type": "null"}]})
+    }
+
+    struct Ids;
+
+    impl<'de> Visitor<'de> for Ids {
+        type Value = Vec<u32>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a token id or a list of token ids")
+        }
+
+        fn visit_unit<E: Error>(self) -> Result<Vec<u32>, E> {
+            Ok(Vec::new())
+        }
+
+        fn visit_u64<E: Error>(self, id: u64) -> Result<Vec<u32>, E> {
+            let id = u32::try_from(id).map_err(|_| E::custom(format!("{id} is too large for a token id")))?;
+            Ok(vec![id])
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<u32>, A::Error> {
+            let mut ids = Vec::new();
+            while let Some(id) = list.next_element()? {
+                if !ids.contains(&id) {
+                    ids.push(id);
+                }
+            }
+            Ok(ids)
+        }
+    }
 }
 
 /// OLMo 2's values.
@@ -176,12 +232,19 @@ impl ModelConfig {
         self.embedding_size.unwrap_or(self.vocab_size)
     }
 
+    /// The id that ends a document: the first of `eos_token_ids`.
+    pub fn eos_token_id(&self) -> Option<u32> {
+        self.eos_token_ids.first().copied()
+    }
+
     /// Fills in what the config leaves to the tokenizer: `vocab_size` if 0, `eos_token_id` and `pad_token_id` if absent.
     pub fn fill_vocabulary(&mut self, vocab_size: usize, eos_token_id: u32, pad_token_id: u32) {
         if self.vocab_size == 0 {
             self.vocab_size = vocab_size;
         }
-        self.eos_token_id.get_or_insert(eos_token_id);
+        if self.eos_token_ids.is_empty() {
+            self.eos_token_ids.push(eos_token_id);
+        }
         self.pad_token_id.get_or_insert(pad_token_id);
     }
 
@@ -260,13 +323,12 @@ impl ModelConfig {
                 format!("`init_cutoff_factor` is {cutoff} and must be at least 0.1"),
             );
         }
-        for (name, id) in [("eos_token_id", self.eos_token_id), ("pad_token_id", self.pad_token_id)] {
-            if let Some(id) = id {
-                require(
-                    (id as usize) < self.vocab_size,
-                    format!("`{name}` ({id}) must be below `vocab_size` ({})", self.vocab_size),
-                );
-            }
+        let eos = self.eos_token_ids.iter().map(|id| ("eos_token_id", *id));
+        for (name, id) in eos.chain(self.pad_token_id.map(|id| ("pad_token_id", id))) {
+            require(
+                (id as usize) < self.vocab_size,
+                format!("`{name}` ({id}) must be below `vocab_size` ({})", self.vocab_size),
+            );
         }
         problems
     }

@@ -19,6 +19,14 @@ pub enum ModelError {
         /// What is wrong with it.
         reason: String,
     },
+    /// Keys of a Hugging Face config that are missing, wrong or not understood. All of them at once.
+    #[error("{}: {}", .path.display(), .problems.join("; "))]
+    NotUnderstood {
+        /// The config.
+        path: PathBuf,
+        /// One sentence for each key.
+        problems: Vec<String>,
+    },
     /// Tensors of a file and of a config differ. All differences at once.
     #[error("{}: the tensors do not fit the config: {}", .path.display(), .problems.join("; "))]
     Tensors {

@@ -1,14 +1,16 @@
 //! What both formats of a model folder share: a config as JSON, and weights read into their places.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
 use crate::config::ModelConfig;
 use crate::error::ModelError;
+use crate::folder;
 use crate::layout::layout;
 use crate::parameters::Parameters;
-use crate::tensors::{WEIGHTS_FILE, WeightFiles};
+use crate::tensors::{IncomingTensors, WEIGHTS_FILE, WeightFiles};
 
 /// The config's file name, in both formats.
 pub const CONFIG_FILE: &str = "config.json";
@@ -20,19 +22,27 @@ pub(crate) struct Part {
     pub range: std::ops::Range<usize>,
 }
 
-/// Reads every part. A tensor of the files that is neither a part nor, by its name's end, ignored is a problem.
+/// Decides whether a tensor that is no part may be left out; an error says why not.
+pub(crate) type Judge<'j> = &'j dyn Fn(&str, &IncomingTensors<'_>) -> Result<(), String>;
+
+/// The judge of a format in which every tensor is a part.
+pub(crate) fn no_extras(_: &str, _: &IncomingTensors<'_>) -> Result<(), String> {
+    Err("has no place in this architecture".into())
+}
+
+/// Reads every part. A tensor of the files that is neither a part nor left out by `judge` is a problem.
 pub(crate) fn read(
     folder: &Path,
     config: &ModelConfig,
     parts: &[Part],
-    ignored: &[&str],
+    judge: Judge<'_>,
 ) -> Result<Parameters, ModelError> {
     let files = WeightFiles::open(folder)?;
-    let mut incoming = files.tensors()?;
+    let incoming = files.tensors()?;
     let mut problems = Vec::new();
     let mut found = Vec::new();
     for part in parts {
-        match incoming.remove(&part.name) {
+        match incoming.get(&part.name) {
             None => problems.push(format!("`{}` is missing", part.name)),
             Some(tensor) if tensor.shape != part.shape => {
                 problems.push(format!("`{}` has shape {:?}, not {:?}", part.name, tensor.shape, part.shape));
@@ -40,8 +50,10 @@ pub(crate) fn read(
             Some(tensor) => found.push((part, tensor)),
         }
     }
-    let unknown = incoming.keys().filter(|name| !ignored.iter().any(|end| name.ends_with(end)));
-    problems.extend(unknown.map(|name| format!("`{name}` has no place in this architecture")));
+    let names: HashSet<&str> = parts.iter().map(|part| part.name.as_str()).collect();
+    for name in incoming.keys().filter(|name| !names.contains(name.as_str())) {
+        problems.extend(judge(name, &incoming).err().map(|why| format!("`{name}` {why}")));
+    }
     let refuse =
         |problems: Vec<String>| ModelError::Tensors { path: folder.join(WEIGHTS_FILE), problems: shortened(problems) };
     if !problems.is_empty() {
@@ -57,8 +69,8 @@ pub(crate) fn read(
     if problems.is_empty() { Ok(parameters) } else { Err(refuse(problems)) }
 }
 
-/// A wrong architecture is wrong in every layer; the first few say it all.
-fn shortened(mut problems: Vec<String>) -> Vec<String> {
+/// The first few of a list that may be long: a wrong architecture is wrong in every layer.
+pub(crate) fn shortened(mut problems: Vec<String>) -> Vec<String> {
     const MOST: usize = 12;
     if problems.len() > MOST {
         let rest = problems.len() - MOST;
@@ -78,12 +90,19 @@ pub(crate) fn check_fit(config: &ModelConfig, parameters: &Parameters) -> Result
 
 /// The config's fields, not yet understood.
 pub(crate) fn read_config(folder: &Path) -> Result<Map<String, Value>, ModelError> {
-    let path = folder.join(CONFIG_FILE);
-    let text = std::fs::read(&path).map_err(|error| ModelError::io(&path, error))?;
+    read_object(&folder.join(CONFIG_FILE))
+}
+
+/// The JSON object in the file `path`.
+pub(crate) fn read_object(path: &Path) -> Result<Map<String, Value>, ModelError> {
+    let text = std::fs::read(path).map_err(|error| ModelError::io(path, error))?;
     match serde_json::from_slice(&text) {
         Ok(Value::Object(fields)) => Ok(fields),
-        Ok(_) => Err(ModelError::folder(&path, "is not a JSON object")),
-        Err(error) => Err(ModelError::folder(&path, format!("is not JSON: {error}"))),
+        Ok(_) => Err(ModelError::folder(path, "is not a JSON object")),
+        Err(error) => {
+            let reason = folder::lfs_pointer(&text).unwrap_or_else(|| format!("is not JSON: {error}"));
+            Err(ModelError::folder(path, reason))
+        }
     }
 }
 

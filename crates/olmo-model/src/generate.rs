@@ -7,12 +7,12 @@ use crate::error::ModelError;
 use crate::model::Model;
 
 /// When to stop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GenerateOptions {
     /// At most this many new tokens for each prompt.
     pub max_new_tokens: usize,
-    /// Stops when this id would follow; it is not part of the answer.
-    pub eos_token_id: Option<u32>,
+    /// Stops when one of these ids would follow; it is not part of the answer.
+    pub eos_token_ids: Vec<u32>,
 }
 
 /// The most likely continuation of each prompt: the new tokens alone, without eos. Ties go to the lowest id.
@@ -58,7 +58,7 @@ fn continue_prompt(
         let normed = decode::norm_row(model.norm(), &last, final_norm);
         let logits = decode::linear(&normed, head);
         let next = most_likely(&logits[..model.config().vocab_size])?;
-        if options.eos_token_id == Some(next) {
+        if options.eos_token_ids.contains(&next) {
             return Ok(answer);
         }
         answer.push(next);

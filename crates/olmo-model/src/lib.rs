@@ -5,9 +5,11 @@
 
 mod batch;
 mod checkpointing;
+mod compare;
 mod config;
 mod error;
 mod files;
+mod folder;
 mod generate;
 mod huggingface;
 mod init;
@@ -23,6 +25,7 @@ mod tensors;
 
 pub use batch::{Batch, LossOptions, LossOutput};
 pub use checkpointing::ActivationCheckpointing;
+pub use compare::{WeightComparison, compare_weights};
 pub use config::{InitFnType, LayerNormType, ModelConfig};
 pub use error::ModelError;
 pub use files::CONFIG_FILE;

@@ -6,7 +6,8 @@ use serde_json::{Map, Value};
 
 use crate::config::ModelConfig;
 use crate::error::ModelError;
-use crate::files::{CONFIG_FILE, Part, check_fit, read, read_config, write_json};
+use crate::files::{CONFIG_FILE, Part, check_fit, no_extras, read, read_config, read_object, write_json};
+use crate::folder;
 use crate::huggingface::{self, load_huggingface};
 use crate::layout::{TensorSpec, layout};
 use crate::parameters::Parameters;
@@ -20,6 +21,7 @@ const FORMAT: u64 = 1;
 /// # Errors
 /// A file is missing or damaged, the config is not valid or not supported, or a tensor is missing, unknown or misshapen.
 pub fn load(folder: &Path) -> Result<(ModelConfig, Parameters), ModelError> {
+    folder::check(folder)?;
     if read_config(folder)?.contains_key(huggingface::MODEL_TYPE) {
         load_huggingface(folder)
     } else {
@@ -54,7 +56,7 @@ pub fn load_native(folder: &Path) -> Result<(ModelConfig, Parameters), ModelErro
     config.validate()?;
     let part = |spec: TensorSpec| Part { name: spec.name, shape: spec.shape, range: spec.range };
     let parts: Vec<Part> = layout(&config).into_iter().map(part).collect();
-    let parameters = read(folder, &config, &parts, &[])?;
+    let parameters = read(folder, &config, &parts, &no_extras)?;
     Ok((config, parameters))
 }
 
@@ -64,9 +66,7 @@ pub fn load_native(folder: &Path) -> Result<(ModelConfig, Parameters), ModelErro
 /// # Errors
 /// As [`load_native`], as far as a header tells.
 pub fn inspect(config: &Path, weights: &Path) -> Result<Option<ModelConfig>, ModelError> {
-    let text = std::fs::read(config).map_err(|error| ModelError::io(config, error))?;
-    let mut fields: Map<String, Value> =
-        serde_json::from_slice(&text).map_err(|error| ModelError::folder(config, error.to_string()))?;
+    let mut fields = read_object(config)?;
     if fields.contains_key(huggingface::MODEL_TYPE) {
         return Ok(None);
     }
@@ -74,9 +74,9 @@ pub fn inspect(config: &Path, weights: &Path) -> Result<Option<ModelConfig>, Mod
     let parsed: ModelConfig =
         serde_json::from_value(Value::Object(fields)).map_err(|error| ModelError::folder(config, error.to_string()))?;
     parsed.validate()?;
-    let shapes = tensors::shapes(weights)?;
+    let entries = tensors::entries(weights)?;
     for spec in layout(&parsed) {
-        match shapes.get(&spec.name) {
+        match entries.get(&spec.name).map(|entry| &entry.shape) {
             None => return Err(ModelError::folder(weights, format!("has no tensor `{}`", spec.name))),
             Some(shape) if *shape != spec.shape => {
                 let why = format!("has `{}` with shape {shape:?}, and the config asks for {:?}", spec.name, spec.shape);

@@ -4,15 +4,18 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
+use safetensors::tensor::TensorInfo;
 use safetensors::{Dtype, SafeTensors, View};
 use serde_json::Value;
 
 use crate::error::ModelError;
+use crate::files::{read_object, shortened};
+use crate::folder;
 
 /// The weights' file name, in both formats.
 pub const WEIGHTS_FILE: &str = "model.safetensors";
 /// Names the shards of a model that does not fit one file.
-const INDEX_FILE: &str = "model.safetensors.index.json";
+pub(crate) const INDEX_FILE: &str = "model.safetensors.index.json";
 
 /// One tensor to be written.
 pub(crate) struct Outgoing<'a> {
@@ -49,6 +52,9 @@ pub(crate) fn write(folder: &Path, tensors: &[Outgoing<'_>]) -> Result<(), Model
 /// The bytes of a model's weight files.
 pub(crate) struct WeightFiles(Vec<(PathBuf, Vec<u8>)>);
 
+/// Every tensor of a model's weight files by name.
+pub(crate) type IncomingTensors<'a> = BTreeMap<String, Incoming<'a>>;
+
 /// One tensor that was read, still in the file's precision.
 pub(crate) struct Incoming<'a> {
     pub path: &'a Path,
@@ -60,21 +66,21 @@ pub(crate) struct Incoming<'a> {
 impl WeightFiles {
     /// Reads `model.safetensors`, or the shards that an index names.
     pub fn open(folder: &Path) -> Result<WeightFiles, ModelError> {
-        let index = folder.join(INDEX_FILE);
-        let paths = if index.is_file() { shards(folder, &index)? } else { vec![folder.join(WEIGHTS_FILE)] };
         let read = |path: PathBuf| match std::fs::read(&path) {
             Ok(bytes) => Ok((path, bytes)),
             Err(error) => Err(ModelError::io(&path, error)),
         };
-        paths.into_iter().map(read).collect::<Result<_, _>>().map(WeightFiles)
+        weight_files(folder)?.into_iter().map(read).collect::<Result<_, _>>().map(WeightFiles)
     }
 
     /// Every tensor by name.
-    pub fn tensors(&self) -> Result<BTreeMap<String, Incoming<'_>>, ModelError> {
+    pub fn tensors(&self) -> Result<IncomingTensors<'_>, ModelError> {
         let mut all = BTreeMap::new();
         for (path, bytes) in &self.0 {
-            let file = SafeTensors::deserialize(bytes)
-                .map_err(|error| ModelError::folder(path, format!("is not a safetensors file: {error}")))?;
+            let file = SafeTensors::deserialize(bytes).map_err(|error| {
+                let reason = folder::lfs_pointer(bytes);
+                ModelError::folder(path, reason.unwrap_or_else(|| format!("is not a safetensors file: {error}")))
+            })?;
             for (name, view) in file.tensors() {
                 let tensor = Incoming { path, shape: view.shape().to_vec(), dtype: view.dtype(), bytes: view.data() };
                 if all.insert(name.clone(), tensor).is_some() {
@@ -86,36 +92,79 @@ impl WeightFiles {
     }
 }
 
-/// Names and shapes of the tensors in the safetensors file `path`, from its header alone.
-pub(crate) fn shapes(path: &Path) -> Result<BTreeMap<String, Vec<usize>>, ModelError> {
+/// A tensor in a safetensors file.
+pub(crate) struct Entry {
+    pub dtype: Dtype,
+    pub shape: Vec<usize>,
+    /// Its bytes in the file, counted from the file's start.
+    pub start: u64,
+    pub end: u64,
+}
+
+/// The tensors in the safetensors file `path`, from its header alone.
+pub(crate) fn entries(path: &Path) -> Result<BTreeMap<String, Entry>, ModelError> {
     use std::io::Read;
     /// As the `safetensors` crate.
     const MOST: u64 = 100_000_000;
     let io = |error| ModelError::io(path, error);
     let bad = |why: String| ModelError::folder(path, format!("is not a safetensors file: {why}"));
     let mut file = std::fs::File::open(path).map_err(io)?;
-    let mut length = [0; 8];
-    file.read_exact(&mut length).map_err(io)?;
+    let mut beginning = Vec::new();
+    file.by_ref().take(8).read_to_end(&mut beginning).map_err(io)?;
+    let Ok(length) = <[u8; 8]>::try_from(&beginning[..]) else {
+        return Err(bad(format!("it has {} bytes", beginning.len())));
+    };
     let length = u64::from_le_bytes(length);
     if length > MOST {
-        return Err(bad(format!("its header has {length} bytes")));
+        file.take(1024).read_to_end(&mut beginning).map_err(io)?;
+        return Err(match folder::lfs_pointer(&beginning) {
+            Some(reason) => ModelError::folder(path, reason),
+            None => bad(format!("its header has {length} bytes")),
+        });
     }
     let mut text = Vec::new();
     file.take(length).read_to_end(&mut text).map_err(io)?;
     let header: serde_json::Map<String, Value> =
         serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))?;
-    let shape = |(name, entry): (String, Value)| {
-        let shape = entry.get("shape").and_then(Value::as_array)?;
-        Some((name, shape.iter().filter_map(Value::as_u64).map(|n| n as usize).collect()))
-    };
-    Ok(header.into_iter().filter_map(shape).collect())
+    let mut entries = BTreeMap::new();
+    for (name, value) in header.into_iter().filter(|(name, _)| name != "__metadata__") {
+        let info: TensorInfo = serde_json::from_value(value).map_err(|error| bad(format!("`{name}`: {error}")))?;
+        let place = |offset: usize| (8 + length).checked_add(offset as u64);
+        let (Some(start), Some(end)) = (place(info.data_offsets.0), place(info.data_offsets.1)) else {
+            return Err(bad(format!("`{name}` lies beyond any file")));
+        };
+        entries.insert(name, Entry { dtype: info.dtype, shape: info.shape, start, end });
+    }
+    Ok(entries)
+}
+
+/// The weight files of a model folder: `model.safetensors`, or the shards that an index names.
+pub(crate) fn weight_files(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
+    let (index, single) = (folder.join(INDEX_FILE), folder.join(WEIGHTS_FILE));
+    if single.is_file() || !index.is_file() {
+        return Ok(vec![single]);
+    }
+    let shards = shards(folder, &index)?;
+    let missing: Vec<String> = shards
+        .iter()
+        .filter(|shard| !shard.exists())
+        .filter_map(|shard| Some(format!("`{}`", shard.file_name()?.to_string_lossy())))
+        .collect();
+    if missing.is_empty() {
+        return Ok(shards);
+    }
+    let reason = format!(
+        "names {} shards, and {} of them are not in the folder: {}; fetch them too",
+        shards.len(),
+        missing.len(),
+        shortened(missing).join(", ")
+    );
+    Err(ModelError::folder(&index, reason))
 }
 
 fn shards(folder: &Path, index: &Path) -> Result<Vec<PathBuf>, ModelError> {
-    let text = std::fs::read(index).map_err(|error| ModelError::io(index, error))?;
-    let value: Value =
-        serde_json::from_slice(&text).map_err(|error| ModelError::folder(index, format!("is not JSON: {error}")))?;
-    let map = value
+    let index_fields = read_object(index)?;
+    let map = index_fields
         .get("weight_map")
         .and_then(Value::as_object)
         .ok_or_else(|| ModelError::folder(index, "has no `weight_map`"))?;
@@ -138,25 +187,64 @@ impl Incoming<'_> {
     /// # Errors
     /// Why the elements cannot be weights.
     pub fn read_into(&self, target: &mut [f32]) -> Result<(), String> {
-        let pairs = || self.bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
-        match self.dtype {
-            Dtype::F32 => {
-                for (target, bytes) in target.iter_mut().zip(self.bytes.chunks_exact(4)) {
-                    *target = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-                }
-            }
-            Dtype::BF16 => target
-                .iter_mut()
-                .zip(pairs())
-                .for_each(|(target, half)| *target = f32::from_bits(u32::from(half) << 16)),
-            Dtype::F16 => target.iter_mut().zip(pairs()).for_each(|(target, half)| *target = widen_f16(half)),
-            other => return Err(format!("has type {other}, not f32, bf16 or f16")),
-        }
+        widen(self.dtype, self.bytes, target)?;
         match target.iter().position(|value| !value.is_finite()) {
             None => Ok(()),
             Some(index) => Err(format!("holds {} at element {index}", target[index])),
         }
     }
+
+    /// The first row in which `other`, of the same shape, has other values, and the first values that differ.
+    ///
+    /// # Errors
+    /// The elements of one of them cannot be weights.
+    pub fn first_difference(&self, other: &Incoming<'_>) -> Result<Option<(usize, f32, f32)>, String> {
+        if self.dtype == other.dtype && self.bytes == other.bytes {
+            return Ok(None);
+        }
+        let width = self.shape.last().copied().unwrap_or(1).max(1);
+        let (mut own, mut others) = (vec![0.0; width], vec![0.0; width]);
+        let row_bytes = |dtype: Dtype| width * element_size(dtype).unwrap_or(1);
+        let rows = self.bytes.chunks(row_bytes(self.dtype)).zip(other.bytes.chunks(row_bytes(other.dtype)));
+        for (row, (a, b)) in rows.enumerate() {
+            widen(self.dtype, a, &mut own)?;
+            widen(other.dtype, b, &mut others)?;
+            if let Some((a, b)) = own.iter().zip(&others).find(|(a, b)| a != b) {
+                return Ok(Some((row, *a, *b)));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Bytes of an element of a type that weights may have.
+pub(crate) fn element_size(dtype: Dtype) -> Option<usize> {
+    match dtype {
+        Dtype::F32 => Some(4),
+        Dtype::BF16 | Dtype::F16 => Some(2),
+        _ => None,
+    }
+}
+
+/// Converts `bytes` to f32 into `target`, which has as many elements. bf16 and f16 widen exactly.
+///
+/// # Errors
+/// The type is not one of weights.
+pub(crate) fn widen(dtype: Dtype, bytes: &[u8], target: &mut [f32]) -> Result<(), String> {
+    let pairs = || bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
+    match dtype {
+        Dtype::F32 => {
+            for (target, bytes) in target.iter_mut().zip(bytes.chunks_exact(4)) {
+                *target = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+            }
+        }
+        Dtype::BF16 => {
+            target.iter_mut().zip(pairs()).for_each(|(target, half)| *target = f32::from_bits(u32::from(half) << 16));
+        }
+        Dtype::F16 => target.iter_mut().zip(pairs()).for_each(|(target, half)| *target = widen_f16(half)),
+        other => return Err(format!("has type {other}, not f32, bf16 or f16")),
+    }
+    Ok(())
 }
 
 fn widen_f16(half: u16) -> f32 {

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use olmo_model::{
-    GenerateOptions, LayerNormType, Model, ModelError, Parameters, generate, load, save_huggingface, save_native,
+    GenerateOptions, LayerNormType, Model, ModelError, Parameters, compare_weights, generate, load, save_huggingface,
+    save_native,
 };
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const CASES: [&str; 4] = ["olmo", "olmo2", "olmo2_gqa", "olmo3"];
 
@@ -58,19 +59,21 @@ fn greedy_answers_are_those_of_transformers_alone_or_in_company_and_on_any_numbe
         let (config, parameters) = load(&fixture(name)).expect("a model");
         let (case, model) = (case(name), Model::new(&config, &parameters, false).expect("a model"));
         let (prompts, want) = (ids(&case["input_ids"]), ids(&case["greedy"]));
-        let options = GenerateOptions { max_new_tokens: want[0].len(), eos_token_id: None };
+        let options = GenerateOptions { max_new_tokens: want[0].len(), eos_token_ids: vec![] };
         assert_eq!(generate(&model, &prompts, &options).expect("answers"), want, "{name}");
         assert_eq!(generate(&model, &prompts[1..], &options).expect("answers"), want[1..], "{name}");
         for threads in [1, 3] {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
             assert_eq!(pool.install(|| generate(&model, &prompts, &options)).expect("answers"), want, "{name}");
         }
-        // An answer ends before its first eos.
-        let eos = want[0][5];
-        let end = want[0].iter().position(|id| *id == eos).expect("it is there");
-        let stopped =
-            generate(&model, &prompts[..1], &GenerateOptions { eos_token_id: Some(eos), ..options }).expect("answers");
-        assert_eq!(stopped, [want[0][..end].to_vec()], "{name}");
+        // An answer ends before the first of its eos ids, whichever that is.
+        let position = |eos: u32| want[0].iter().position(|id| *id == eos).expect("it is there");
+        for eos in [vec![want[0][5]], vec![want[0][5], want[0][3]], vec![want[0][3], want[0][5]]] {
+            let end = eos.iter().map(|id| position(*id)).min().expect("an id");
+            let options = GenerateOptions { eos_token_ids: eos, ..options.clone() };
+            let stopped = generate(&model, &prompts[..1], &options).expect("answers");
+            assert_eq!(stopped, [want[0][..end].to_vec()], "{name}");
+        }
     }
 }
 
@@ -95,6 +98,41 @@ fn an_export_loads_as_the_same_model_and_equal_models_give_equal_bytes() {
 }
 
 #[test]
+fn several_eos_ids_are_read_from_both_files_and_written_as_a_list() {
+    let read = |own: Value, generation: Value| -> Result<Vec<u32>, String> {
+        let folder = changed("olmo2", |config| config["eos_token_id"] = own.clone());
+        std::fs::write(folder.path().join("generation_config.json"), json!({"eos_token_id": generation}).to_string())
+            .expect("written");
+        let (config, parameters) = load(folder.path()).map_err(|error| error.to_string())?;
+        assert_eq!(config.eos_token_id(), config.eos_token_ids.first().copied());
+        let out = tempfile::tempdir().expect("a folder");
+        let [huggingface, native] = ["hf", "native"].map(|part| out.path().join(part));
+        save_huggingface(&huggingface, &config, &parameters).expect("written");
+        save_native(&native, &config, &parameters).expect("written");
+        for folder in [&huggingface, &native] {
+            assert_eq!(load(folder).expect("loaded").0, config);
+        }
+        let [own, generation] = ["config.json", "generation_config.json"].map(|file| {
+            let text = std::fs::read(huggingface.join(file)).expect("read");
+            serde_json::from_slice::<Value>(&text).expect("JSON")["eos_token_id"].clone()
+        });
+        assert_eq!(own, json!(config.eos_token_id()));
+        let ids = &config.eos_token_ids;
+        assert_eq!(generation, if ids.len() == 1 { json!(ids[0]) } else { json!(ids) });
+        Ok(config.eos_token_ids)
+    };
+    // OLMo 3 has one id in its config and both in the other file; Llama 3.1 has the list in both.
+    assert_eq!(read(json!(5), json!([7, 5])).unwrap(), [5, 7]);
+    assert_eq!(read(json!([5, 6, 7]), json!([5, 6, 7])).unwrap(), [5, 6, 7]);
+    assert_eq!(read(json!([5, 5]), Value::Null).unwrap(), [5]);
+    assert_eq!(read(Value::Null, json!(9)).unwrap(), [9]);
+    assert!(read(json!(-1), Value::Null).unwrap_err().contains("config.json: `eos_token_id` is -1"));
+    let error = read(json!(1), json!(["<|end|>"])).unwrap_err();
+    assert!(error.contains("generation_config.json: `eos_token_id` is [\"<|end|>\"]"), "{error}");
+    assert!(read(json!([5, 96]), Value::Null).unwrap_err().contains("`eos_token_id` (96)"));
+}
+
+#[test]
 fn rows_beyond_the_vocabulary_survive_the_export_and_are_never_generated() {
     let (mut config, _) = load(&fixture("olmo2")).expect("a model");
     config.vocab_size = 40;
@@ -112,7 +150,7 @@ fn rows_beyond_the_vocabulary_survive_the_export_and_are_never_generated() {
     let model = Model::new(&config, &parameters, false).expect("a model");
     let prompts: Vec<Vec<u32>> = (0..8).map(|first| vec![first, first + 1]).collect();
     let answers =
-        generate(&model, &prompts, &GenerateOptions { max_new_tokens: 10, eos_token_id: None }).expect("answers");
+        generate(&model, &prompts, &GenerateOptions { max_new_tokens: 10, eos_token_ids: vec![] }).expect("answers");
     assert!(answers.concat().iter().all(|id| *id < 40), "{answers:?}");
 }
 
@@ -170,7 +208,15 @@ fn what_does_not_fit_is_refused_by_name() {
         ("olmo2", |config| config["hidden_act"] = "gelu".into(), &["gelu"]),
         ("olmo2", |config| config["rope_parameters"]["rope_type"] = "yarn".into(), &["yarn"]),
         // The trap of the original converters: norm weights that the other architecture does not have.
-        ("olmo2", |config| config["model_type"] = "olmo".into(), &["post_attention_layernorm", "no place"]),
+        (
+            "olmo2",
+            |config| {
+                config["model_type"] = "olmo".into();
+                config["architectures"] = json!(["OlmoForCausalLM"]);
+                config["rms_norm_eps"] = Value::Null;
+            },
+            &["post_attention_layernorm", "no place"],
+        ),
         ("olmo", |config| config["num_attention_heads"] = 5.into(), &["n_heads"]),
         // Sizes that no memory holds are an error too, and an early one.
         ("olmo", |config| config["hidden_size"] = (1 << 20).into(), &["model.embed_tokens.weight", "1048576"]),
@@ -183,6 +229,385 @@ fn what_does_not_fit_is_refused_by_name() {
             assert!(error.contains(word), "{word} is not in: {error}");
         }
     }
+}
+
+/// One tensor as a test writes it.
+type Tensor = (String, Dtype, Vec<usize>, Vec<u8>);
+
+fn f32_tensor(name: &str, shape: &[usize], values: &[f32]) -> Tensor {
+    (name.into(), Dtype::F32, shape.to_vec(), values.iter().flat_map(|value| value.to_le_bytes()).collect())
+}
+
+/// Writes the weights of `folder` again, with changes.
+fn change_weights(folder: &Path, change: impl FnOnce(&mut Vec<Tensor>)) {
+    let path = folder.join("model.safetensors");
+    let bytes = std::fs::read(&path).expect("read");
+    let file = SafeTensors::deserialize(&bytes).expect("a safetensors file");
+    let mut tensors: Vec<Tensor> = file
+        .tensors()
+        .into_iter()
+        .map(|(name, view)| (name, view.dtype(), view.shape().to_vec(), view.data().to_vec()))
+        .collect();
+    change(&mut tensors);
+    let views = tensors
+        .iter()
+        .map(|(name, dtype, shape, bytes)| (name, TensorView::new(*dtype, shape.clone(), bytes).expect("a view")));
+    safetensors::serialize_to_file(views, None, &path).expect("written");
+}
+
+fn refusal(folder: &Path) -> String {
+    load(folder).expect_err("refused").to_string()
+}
+
+#[test]
+fn a_head_beside_a_tied_embedding_has_to_be_the_embedding() {
+    let embedding =
+        |tensors: &[Tensor]| tensors.iter().find(|t| t.0 == "model.embed_tokens.weight").expect("there").clone();
+    let want = load(&fixture("olmo")).expect("a model");
+    // The same values, in the same type and in another that holds them.
+    let folder = changed("olmo", |_| {});
+    change_weights(folder.path(), |tensors| {
+        let (_, dtype, shape, bytes) = embedding(tensors);
+        tensors.push(("lm_head.weight".into(), dtype, shape, bytes));
+    });
+    assert_eq!(load(folder.path()).expect("a model"), want);
+    let folder = changed("olmo", |_| {});
+    change_weights(folder.path(), |tensors| {
+        let at = tensors.iter().position(|t| t.0 == "model.embed_tokens.weight").expect("there");
+        let halves: Vec<u8> = tensors[at].3.chunks_exact(4).flat_map(|bytes| [bytes[2], bytes[3]]).collect();
+        tensors[at].3 = halves.chunks_exact(2).flat_map(|half| [0, 0, half[0], half[1]]).collect();
+        let shape = tensors[at].2.clone();
+        tensors.push(("lm_head.weight".into(), Dtype::BF16, shape, halves));
+    });
+    load(folder.path()).expect("a model");
+    // One other value in the last row.
+    let folder = changed("olmo", |_| {});
+    change_weights(folder.path(), |tensors| {
+        let (_, dtype, shape, mut bytes) = embedding(tensors);
+        let last = bytes.len() - 1;
+        bytes[last] ^= 0x40;
+        tensors.push(("lm_head.weight".into(), dtype, shape, bytes));
+    });
+    let error = refusal(folder.path());
+    for word in
+        ["`lm_head.weight` in model.safetensors", "`model.embed_tokens.weight`", "row 95", "tie_word_embeddings"]
+    {
+        assert!(error.contains(word), "{word} is not in: {error}");
+    }
+    // The way out that the message names: the same files without the tie are a model with that head.
+    let path = folder.path().join("config.json");
+    let mut config: Value = serde_json::from_slice(&std::fs::read(&path).expect("read")).expect("JSON");
+    config["tie_word_embeddings"] = false.into();
+    std::fs::write(&path, config.to_string()).expect("written");
+    let (config, parameters) = load(folder.path()).expect("a model");
+    assert!(!config.weight_tying && parameters.tensor("transformer.ff_out.weight").is_some());
+    // Without the head, the message says what may be meant.
+    change_weights(folder.path(), |tensors| tensors.retain(|t| t.0 != "lm_head.weight"));
+    let error = refusal(folder.path());
+    assert!(error.contains("`lm_head.weight` is missing (if the embedding is the head"), "{error}");
+}
+
+#[test]
+fn tensors_that_no_part_of_the_model_takes_are_refused_with_the_reason() {
+    let cases: [(&str, &[usize], &str); 7] = [
+        ("model.layers.0.self_attn.q_proj.bias", &[32], "is a bias"),
+        ("model.layers.0.self_attn.q_proj.lora_A.weight", &[4, 32], "adapter"),
+        ("base_model.model.model.layers.0.mlp.up_proj.weight", &[4, 32], "adapter"),
+        ("model.layers.0.mlp.up_proj.weight_scale", &[40, 1], "quantized"),
+        ("model.layers.0.mlp.up_proj.weight.quant_state.bitsandbytes__nf4", &[8], "quantized"),
+        ("model.layers.0.self_attn.sinks", &[4], "no place in this architecture"),
+        // Not every name that ends like a known one is that one.
+        ("draft.lm_head.weight", &[96, 32], "no place in this architecture"),
+    ];
+    for (name, shape, word) in cases {
+        for fixture in ["olmo", "olmo2"] {
+            let folder = changed(fixture, |_| {});
+            let values = vec![0.0; shape.iter().product()];
+            change_weights(folder.path(), |tensors| tensors.push(f32_tensor(name, shape, &values)));
+            let error = refusal(folder.path());
+            assert!(error.contains(&format!("`{name}` in model.safetensors")) && error.contains(word), "{error}");
+        }
+    }
+    // OLMo 1 has no norms of queries and keys.
+    let folder = changed("olmo", |_| {});
+    change_weights(folder.path(), |t| t.push(f32_tensor("model.layers.1.self_attn.q_norm.weight", &[32], &[1.0; 32])));
+    assert!(
+        refusal(folder.path()).contains("`model.layers.1.self_attn.q_norm.weight` in model.safetensors has no place")
+    );
+}
+
+#[test]
+fn a_stored_rotary_table_has_to_be_that_of_the_config() {
+    // Heads of 8, base 10000.
+    let table = [1.0f32, 0.1, 0.01, 0.001];
+    let name = "model.layers.0.self_attn.rotary_emb.inv_freq";
+    let folder = changed("olmo2", |_| {});
+    change_weights(folder.path(), |tensors| tensors.push(f32_tensor(name, &[4], &table)));
+    assert_eq!(load(folder.path()).expect("a model"), load(&fixture("olmo2")).expect("a model"));
+    // A table of scaled positions: config.json has lost what the model was trained with.
+    let folder = changed("olmo2", |_| {});
+    change_weights(folder.path(), |tensors| tensors.push(f32_tensor(name, &[4], &table.map(|x| x / 8.0))));
+    let error = refusal(folder.path());
+    assert!(error.contains(name) && error.contains("`rope_theta` 10000"), "{error}");
+}
+
+#[test]
+fn every_key_of_a_config_is_understood_harmless_or_refused_by_name() {
+    let outcome = |name: &str, change: &dyn Fn(&mut Value)| {
+        let folder = changed(name, change);
+        load(folder.path()).map(|(config, _)| config).map_err(|error| error.to_string())
+    };
+    // What other versions of `transformers`, fine-tuning tools and other architectures write and what changes nothing.
+    let neutral = json!({
+        "transformers_version": "4.47.1", "torch_dtype": "bfloat16", "use_cache": false, "_name_or_path": "a/b",
+        "attention_dropout": 0.1, "bos_token_id": 3, "id2label": {"0": "a"}, "max_length": 20, "temperature": 0.7,
+        "head_dim": 8, "hidden_act": "swish", "pretraining_tp": 1, "mlp_bias": false, "final_logit_softcapping": null,
+        "quantization_config": null, "some_key_of_tomorrow": null, "logit_scale": 1, "partial_rotary_factor": 1.0,
+        "unsloth_version": "2025.1", "pruned_heads": {}, "rope_scaling": {"type": "default"}
+    });
+    for name in ["olmo", "olmo2", "olmo2_gqa", "olmo3"] {
+        let plain = outcome(name, &|_| {}).expect("a model");
+        let config = outcome(name, &|config| {
+            let fields = config.as_object_mut().expect("an object");
+            fields.extend(neutral.as_object().expect("an object").clone());
+        });
+        assert_eq!(config.expect("a model"), plain, "{name}");
+    }
+    let one_kind = ["full_attention", "full_attention"];
+    let neutral = outcome("olmo2", &|config| {
+        config["layer_types"] = json!(one_kind);
+        config["use_sliding_window"] = false.into();
+    });
+    neutral.expect("a model");
+
+    // (fixture, key, value, a word of the message beside the key)
+    let refused: [(&str, &str, Value, &str); 32] = [
+        ("olmo2", "attention_bias", json!(true), "biases"),
+        ("olmo2", "attention_bias", json!("no"), "true or false"),
+        ("olmo2", "mlp_bias", json!(true), "only with false"),
+        ("olmo2", "hidden_act", json!("gelu_new"), "silu"),
+        ("olmo2", "clip_qkv", json!(8.0), "no clamp"),
+        ("olmo2", "sliding_window", json!(16), "only olmo3"),
+        ("olmo2", "use_sliding_window", json!(true), "only with false"),
+        ("olmo3", "sliding_window", Value::Null, "null"),
+        ("olmo3", "use_sliding_window", json!(false), "only with true"),
+        ("olmo2", "layer_types", json!(["sliding_attention", "full_attention"]), "full attention only"),
+        (
+            "olmo3",
+            "layer_types",
+            json!(["full_attention", "sliding_attention", "sliding_attention", "full_attention"]),
+            "same number",
+        ),
+        ("olmo2", "head_dim", json!(16), "32 / 4"),
+        ("olmo2", "rope_scaling", json!({"type": "linear", "factor": 2.0}), "\"linear\""),
+        ("olmo2", "rope_scaling", json!({"rope_type": "dynamic", "factor": 2.0}), "\"dynamic\""),
+        ("olmo2", "rope_scaling", json!({"factor": 2.0}), "`rope_scaling.factor` is 2.0"),
+        ("olmo2", "rope_scaling", json!([1]), "not an object"),
+        ("olmo2", "rope_theta", json!(500000.0), "one rotary base"),
+        ("olmo2", "rope_theta", json!("10000"), "not a number"),
+        (
+            "olmo",
+            "rope_parameters",
+            json!({"rope_theta": 1e4, "rope_type": "default", "partial_rotary_factor": 0.5}),
+            "0.5",
+        ),
+        ("olmo2", "partial_rotary_factor", json!(0.5), "only with 1"),
+        ("olmo2", "logit_scale", json!(0.0625), "only with 1"),
+        ("olmo2", "final_logit_softcapping", json!(30.0), "does not know"),
+        ("olmo2", "quantization_config", json!({"quant_method": "gptq", "bits": 4}), "quantized (gptq)"),
+        ("olmo2", "architectures", json!(["Olmo2ForSequenceClassification"]), "only as Olmo2ForCausalLM"),
+        ("olmo2", "architectures", json!("Olmo2ForCausalLM"), "architectures"),
+        ("olmo2", "auto_map", json!({"AutoModelForCausalLM": "modeling.Mine"}), "only with {}"),
+        ("olmo2", "per_layer_config", json!({"0": {"num_attention_heads": 2}}), "only with {}"),
+        ("olmo2", "tie_word_embeddings", json!("true"), "true or false"),
+        ("olmo", "rms_norm_eps", json!(1e-6), "only with 0.00001"),
+        ("olmo2", "rms_norm_eps", Value::Null, "null"),
+        ("olmo2", "layer_norm_eps", json!(1e-5), "does not know"),
+        ("olmo2", "eos_token_id", json!("</s>"), "not a token id"),
+    ];
+    for (name, key, value, word) in refused {
+        let error = outcome(name, &|config| config[key] = value.clone()).expect_err(key);
+        assert!(error.contains(key) && error.contains(word), "{key}: {word} is not in: {error}");
+        assert!(error.contains("config.json: "), "{error}");
+    }
+    // All of them at once.
+    let error = outcome("olmo2", &|config| {
+        config["clip_qkv"] = 8.into();
+        config["made_up"] = json!({"a": [1, 2]});
+        config.as_object_mut().expect("an object").remove("hidden_size");
+    });
+    let error = error.expect_err("refused");
+    for word in ["`clip_qkv` is 8", "`made_up` is {\"a\":[1,2]}", "`hidden_size` is missing"] {
+        assert!(error.contains(word), "{word} is not in: {error}");
+    }
+}
+
+#[test]
+fn the_rotary_base_of_olmo_3_is_where_transformers_looks_for_it() {
+    let theta = |rope: Value| -> Result<f64, String> {
+        let folder = changed("olmo3", |config| {
+            let fields = config.as_object_mut().expect("an object");
+            fields.remove("rope_parameters");
+            fields.extend(rope.as_object().expect("an object").clone());
+        });
+        load(folder.path()).map(|(config, _)| config.rope_theta).map_err(|error| error.to_string())
+    };
+    let kinds = |full: Value, sliding: Value| json!({"full_attention": full, "sliding_attention": sliding});
+    let part = |theta: f64| json!({"rope_type": "default", "rope_theta": theta});
+    assert_eq!(theta(json!({"rope_theta": 20000, "rope_scaling": null})), Ok(20000.0));
+    assert_eq!(theta(json!({"rope_parameters": kinds(part(20000.0), part(20000.0))})), Ok(20000.0));
+    // Version 5 takes 500000 for a kind without a base of its own.
+    assert_eq!(theta(json!({"rope_parameters": kinds(part(500000.0), Value::Null)})), Ok(500000.0));
+    for rope in [
+        json!({"rope_parameters": kinds(part(20000.0), Value::Null)}),
+        json!({"rope_parameters": kinds(part(20000.0), part(500000.0))}),
+        json!({"rope_parameters": kinds(part(20000.0), part(20000.0)), "rope_theta": 500000}),
+        // It does not read a base beside the kinds.
+        json!({"rope_parameters": {"rope_theta": 20000.0, "rope_type": "default"}}),
+    ] {
+        let error = theta(rope.clone()).expect_err("refused");
+        assert!(error.contains("one rotary base"), "{rope}: {error}");
+    }
+    assert!(theta(json!({})).unwrap_err().contains("`rope_theta` is missing"));
+    let yarn = json!({"rope_type": "yarn", "rope_theta": 500000.0, "factor": 8.0});
+    let error = theta(json!({"rope_parameters": kinds(yarn, part(500000.0))})).unwrap_err();
+    assert!(error.contains("`rope_parameters.full_attention.rope_type` is \"yarn\""), "{error}");
+    // An export has the base in both places.
+    let (mut config, parameters) = load(&fixture("olmo3")).expect("a model");
+    config.rope_theta = 20000.0;
+    let folder = tempfile::tempdir().expect("a folder");
+    save_huggingface(folder.path(), &config, &parameters).expect("written");
+    let text = std::fs::read(folder.path().join("config.json")).expect("read");
+    let written: Value = serde_json::from_slice(&text).expect("JSON");
+    assert_eq!(written["rope_parameters"], kinds(part(20000.0), part(20000.0)));
+    assert_eq!((&written["rope_theta"], load(folder.path()).expect("a model").0), (&json!(20000.0), config));
+}
+
+#[test]
+fn the_comparison_of_files_finds_what_loading_lost() {
+    let out = tempfile::tempdir().expect("a folder");
+    let export = |source: &Path, name: &str| {
+        let (config, parameters) = load(source).expect("a model");
+        let folder = out.path().join(name);
+        save_huggingface(&folder, &config, &parameters).expect("written");
+        folder
+    };
+    for name in CASES {
+        let source = fixture(name);
+        let folder = export(&source, name);
+        let found = compare_weights(&source, &folder).expect("compared");
+        assert!(found.differences.is_empty() && found.tensors > 10, "{name}: {found:?}");
+        // From our own format, whose projections are fused.
+        let (config, parameters) = load(&source).expect("a model");
+        let native = out.path().join(format!("{name}_native"));
+        save_native(&native, &config, &parameters).expect("written");
+        let found = compare_weights(&native, &folder).expect("compared");
+        assert!(found.differences.is_empty() && found.tensors > 6, "{name}: {found:?}");
+        // Any one changed value, any one lost tensor.
+        for index in [0, found.tensors / 2] {
+            let changed = export(&source, "changed");
+            let mut tensor = String::new();
+            change_weights(&changed, |tensors| {
+                tensor = tensors[index].0.clone();
+                let last = tensors[index].3.len() - 1;
+                tensors[index].3[last] ^= 1;
+            });
+            for source in [&source, &native] {
+                let found = compare_weights(source, &changed).expect("compared").differences;
+                assert!(found.len() == 1 && found[0].contains(&format!("`{tensor}` holds")), "{tensor}: {found:?}");
+            }
+            change_weights(&changed, |tensors| tensors.retain(|t| t.0 != tensor));
+            let found = compare_weights(&source, &changed).expect("compared").differences;
+            assert_eq!(found, [format!("`{tensor}` of the model is not in the export")]);
+        }
+    }
+    // A head that the export lacks: lost if it is another one, superfluous if it repeats the embedding.
+    let folder = changed("olmo", |_| {});
+    let export = export(&fixture("olmo"), "tied");
+    for (flip, lost) in [(0, false), (0x40, true)] {
+        change_weights(folder.path(), |tensors| {
+            tensors.retain(|t| t.0 != "lm_head.weight");
+            let (_, dtype, shape, mut bytes) =
+                tensors.iter().find(|t| t.0 == "model.embed_tokens.weight").expect("there").clone();
+            bytes[3] ^= flip;
+            tensors.push(("lm_head.weight".into(), dtype, shape, bytes));
+        });
+        let found = compare_weights(folder.path(), &export).expect("compared").differences;
+        assert_eq!(!found.is_empty(), lost, "{found:?}");
+        assert!(found.iter().all(|what| what.contains("`lm_head.weight`")));
+    }
+    let found = compare_weights(&export, folder.path()).expect("compared").differences;
+    assert_eq!(found, ["`lm_head.weight` of the export is not in the model"]);
+}
+
+#[test]
+fn a_folder_that_is_no_model_is_named_with_the_way_to_one() {
+    let config = std::fs::read_to_string(fixture("olmo2").join("config.json")).expect("read");
+    let weights = std::fs::read(fixture("olmo2").join("model.safetensors")).expect("read");
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 29834112\n";
+    let index = json!({"weight_map": {"a": "model-1-of-2.safetensors", "b": "model-2-of-2.safetensors"}}).to_string();
+    let both = json!({"weight_map": {"a": "model.safetensors"}}).to_string();
+    let adapter = json!({"base_model_name_or_path": "allenai/OLMo-2-0425-1B"}).to_string();
+    let resave = "M.from_pretrained('.').save_pretrained('converted')";
+    type Files<'f> = &'f [(&'f str, &'f [u8])];
+    let c: (&str, &[u8]) = ("config.json", config.as_bytes());
+    let w: (&str, &[u8]) = ("model.safetensors", &weights);
+    let cases: &[(Files<'_>, &[&str])] = &[
+        (&[], &["empty folder"]),
+        (&[c], &["has config.json but no weights"]),
+        (&[w], &["no config.json"]),
+        (&[("README.md", b"")], &["neither config.json nor model.safetensors"]),
+        (&[c, ("pytorch_model.bin", b"")], &["pytorch_model.bin", "pickle", resave]),
+        (&[c, ("pytorch_model.bin.index.json", b"{}"), ("pytorch_model-00001-of-00002.bin", b"")], &["00001", resave]),
+        (&[("pytorch_model.bin", b"")], &["no config.json", "save_pretrained"]),
+        (&[("consolidated.00.pth", b""), ("params.json", b"{}")], &["consolidated.00.pth", "save_pretrained"]),
+        (&[c, ("last.ckpt", b"")], &["last.ckpt", "save_pretrained"]),
+        (&[("olmo-q8_0.gguf", b"")], &["olmo-q8_0.gguf", "llama.cpp"]),
+        (&[c, ("tf_model.h5", b"")], &["tf_model.h5", "from_tf=True"]),
+        (
+            &[c, ("model.safetensors.index.json", index.as_bytes()), ("model-1-of-2.safetensors", b"")],
+            &["names 2 shards, and 1 of them", "`model-2-of-2.safetensors`"],
+        ),
+        (&[c, ("model-1-of-2.safetensors", b"")], &["1 safetensors files", "model.safetensors.index.json"]),
+        (&[c, w, ("model.safetensors.index.json", index.as_bytes())], &["has both", "remove"]),
+        (
+            &[("config.json", b"{}"), ("model_and_optim/.metadata", b""), (".metadata.json", b"{}")],
+            &["OLMo-core", "convert_checkpoint_to_hf.py"],
+        ),
+        (&[(".metadata", b""), ("__0_0.distcp", b"")], &["OLMo-core"]),
+        (&[("config.yaml", b""), ("model.pt", b""), ("optim.pt", b"")], &["convert_olmo2_to_hf.py --input_dir"]),
+        (&[("config.yaml", b""), w], &["config.yaml", "unshard.py"]),
+        (
+            &[("adapter_config.json", adapter.as_bytes()), ("adapter_model.safetensors", b"")],
+            &["adapter for `allenai/OLMo-2-0425-1B`, not a model", "merge_and_unload().save_pretrained('merged')"],
+        ),
+        (&[c, w, ("adapter_config.json", adapter.as_bytes())], &["adapter", "applied to the model beside it"]),
+        (&[c, ("model.safetensors", pointer.as_bytes())], &["git-lfs pointer", "29834112 bytes", "git lfs pull"]),
+        (&[("config.json", pointer.as_bytes()), w], &["config.json", "git lfs pull"]),
+        (&[c, ("model.safetensors.index.json", pointer.as_bytes())], &["model.safetensors.index.json", "git lfs pull"]),
+        (&[("step1/config.json", config.as_bytes()), ("step1/model.safetensors", b"")], &["the folder `step1` in it"]),
+    ];
+    let write = |files: Files<'_>| {
+        let folder = tempfile::tempdir().expect("a folder");
+        for (name, content) in files {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().expect("a parent")).expect("made");
+            std::fs::write(path, content).expect("written");
+        }
+        folder
+    };
+    for (files, words) in cases {
+        let folder = write(files);
+        let error = load(folder.path()).expect_err("refused");
+        assert!(matches!(error, ModelError::Folder { .. }), "{error:?}");
+        for word in *words {
+            assert!(error.to_string().contains(word), "{word} is not in: {error}");
+        }
+    }
+    // Other files beside a model do not matter, nor does an index of that one file.
+    let beside: Files<'_> =
+        &[c, w, ("pytorch_model.bin", b""), ("x.gguf", b""), ("model.safetensors.index.json", both.as_bytes())];
+    assert_eq!(load(write(beside).path()).expect("a model"), load(&fixture("olmo2")).expect("a model"));
 }
 
 #[test]

@@ -212,7 +212,8 @@ fn loss_and_gradients_are_the_same_bits_for_any_number_of_threads_and_again() {
 
 #[test]
 fn a_native_folder_keeps_everything_and_refuses_another_format() {
-    let config = config(json!({"embedding_size": 64, "eos_token_id": 3, "pad_token_id": 1, "init_cutoff_factor": 3.0}));
+    let config =
+        config(json!({"embedding_size": 64, "eos_token_id": [3, 4], "pad_token_id": 1, "init_cutoff_factor": 3.0}));
     let parameters = Parameters::init(&config, 5).expect("weights");
     let folder = tempfile::tempdir().expect("a folder");
     save_native(folder.path(), &config, &parameters).expect("written");

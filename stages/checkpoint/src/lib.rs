@@ -1,7 +1,7 @@
 //! Stage `checkpoint`: picks the checkpoint with the best score.
 //!
 //! Every checkpoint needs a score under its own label. A score is a number in `metrics.json`, named by its path
-//! (`exact_match`, `families.arithmetic.exact_match`). Of equal scores the earliest step wins.
+//! (`exact_match`, `families.arithmetic.exact_match`). Of equal scores the earliest step wins, and the tie is reported.
 
 mod scores;
 
@@ -67,6 +67,8 @@ struct Choice<'a> {
     order: Order,
     chosen: &'a str,
     value: f64,
+    /// The checkpoints that have the chosen one's score, itself included; empty if there is no other.
+    tied: &'a [&'a str],
     scores: &'a [Scored],
 }
 
@@ -88,25 +90,56 @@ impl Stage for Checkpoint {
         let model = from.map(|item| item.path.join("model")).unwrap_or_default();
         copy_tree(&model, &context.output("model")?)?;
         let (label, value) = (chosen.label.as_str(), chosen.value);
-        let choice = Choice { format: 1, metric, order, chosen: label, value, scores: &scored };
+        let tied = tied(&scored, value);
+        let choice = Choice { format: 1, metric, order, chosen: label, value, tied: &tied, scores: &scored };
         let dir = context.output("choice")?;
         write_json(&dir.join("choice.json"), &choice)?;
         let table = dir.join("choice.md");
-        fs::write(&table, markdown(metric, &scored, label)).map_err(|e| StageError::io(&table, e))?;
-        let message = format!("{label}: {metric} {value}, the best of {}", scored.len());
-        context.message(message);
+        let tie = tie(metric, &scored, label, value, &tied);
+        let text = markdown(metric, &scored, label, &tied, tie.as_deref());
+        fs::write(&table, text).map_err(|e| StageError::io(&table, e))?;
+        let summary = format!("{label}: {metric} {value}, the best of {}", scored.len());
+        match tie {
+            None => context.message(summary),
+            // No score decided anything: whoever uses the model has to know.
+            Some(tie) if tied.len() == scored.len() => {
+                context.warning(format!("{tie}; select by another score, or evaluate on more prompts"));
+                context.message(tie);
+            }
+            Some(tie) => context.message(format!("{summary}; {tie}")),
+        }
         Ok(())
     }
 }
 
+/// The labels of the checkpoints with score `value`, if there are several.
+fn tied(scored: &[Scored], value: f64) -> Vec<&str> {
+    let tied: Vec<&str> = scored.iter().filter(|s| s.value == value).map(|s| s.label.as_str()).collect();
+    if tied.len() > 1 { tied } else { Vec::new() }
+}
+
+/// What there is to say about a tie.
+fn tie(metric: &str, scored: &[Scored], chosen: &str, value: f64, tied: &[&str]) -> Option<String> {
+    let (count, all) = (tied.len(), scored.len());
+    let end = if count == all { "; nothing was decided" } else { " of them" };
+    (count > 0).then(|| format!("{count} of {all} checkpoints tie at {metric} {value}: {chosen} is the first{end}"))
+}
+
 /// The scores as a table.
-fn markdown(metric: &str, scored: &[Scored], chosen: &str) -> String {
+fn markdown(metric: &str, scored: &[Scored], chosen: &str, tied: &[&str], tie: Option<&str>) -> String {
     let cell = |text: &str| text.escape_debug().to_string().replace('|', "\\|");
     let mut text = format!("| checkpoint | {} | |\n|---|---:|---|\n", cell(metric));
     for Scored { label, value } in scored {
-        let mark = if label == chosen { "chosen" } else { "" };
+        let mark = match label {
+            label if label == chosen => "chosen",
+            label if tied.contains(&label.as_str()) => "ties",
+            _ => "",
+        };
         // Writing to a string cannot fail.
         let _ = writeln!(text, "| {} | {value} | {mark} |", cell(label));
+    }
+    if let Some(tie) = tie {
+        let _ = writeln!(text, "\n{}.", cell(tie));
     }
     text
 }
@@ -153,7 +186,7 @@ mod tests {
         });
         let inputs = json!({"from": from.collect::<Vec<_>>(), "scores": metrics.collect::<Vec<_>>()});
         let request = json!({
-            "protocol": 2, "stage": "checkpoint", "version": 1, "params": {"select": select}, "inputs": inputs,
+            "protocol": 2, "stage": "checkpoint", "version": 2, "params": {"select": select}, "inputs": inputs,
             "outputs": ["model", "choice"], "state_dir": dir.join("state"), "items": {}, "threads": 1, "backend": "flex", "precision": "fp32"
         });
         fs::write(dir.join("request.json"), request.to_string()).unwrap();
@@ -201,7 +234,7 @@ mod tests {
         let choice: Value = serde_json::from_slice(&fs::read(attempt.join("out/choice/choice.json")).unwrap()).unwrap();
         assert_eq!(
             choice,
-            json!({"format": 1, "metric": "families.add.exact_match", "order": "max", "chosen": "step2", "value": 1.0,
+            json!({"format": 1, "metric": "families.add.exact_match", "order": "max", "chosen": "step2", "value": 1.0, "tied": [],
                    "scores": [{"label": "step1", "value": 0.25}, {"label": "step2", "value": 1.0}]})
         );
         let table = fs::read_to_string(attempt.join("out/choice/choice.md")).unwrap();
@@ -212,6 +245,51 @@ mod tests {
         assert!(!attempt.join("out/model/trainer.json").exists());
         let events: Vec<Event> = journal::read(&attempt.join("events.jsonl")).unwrap();
         assert!(matches!(&events[..], [Event::Message { text, .. }] if text.contains("step2")));
+    }
+
+    /// The table, `tied` of `choice.json`, the message and the warnings of a choice by the largest `a`.
+    fn report(scores: &[(&str, f64)]) -> (String, Value, String, Vec<String>) {
+        let dir = tempfile::tempdir().unwrap();
+        let labels: Vec<&str> = scores.iter().map(|(label, _)| *label).collect();
+        let scores: Vec<(&str, Value)> = scores.iter().map(|(label, a)| (*label, json!({"a": a}))).collect();
+        let attempt = attempt(dir.path(), &labels, &scores, json!({"max": "a"}));
+        run(&attempt).unwrap();
+        let table = fs::read_to_string(attempt.join("out/choice/choice.md")).unwrap();
+        let choice: Value = serde_json::from_slice(&fs::read(attempt.join("out/choice/choice.json")).unwrap()).unwrap();
+        let (mut messages, mut warnings) = (Vec::new(), Vec::new());
+        for event in journal::read::<Event>(&attempt.join("events.jsonl")).unwrap() {
+            match event {
+                Event::Message { level, text } if level == "warning" => warnings.push(text),
+                Event::Message { text, .. } => messages.push(text),
+                _ => {}
+            }
+        }
+        (table, choice["tied"].clone(), messages.concat(), warnings)
+    }
+
+    #[test]
+    fn a_tie_is_reported_and_a_choice_that_no_score_decided_is_a_warning() {
+        let tie = "3 of 3 checkpoints tie at a 0: step3 is the first; nothing was decided";
+        let (table, tied, message, warnings) = report(&[("step3", 0.0), ("step6", 0.0), ("step7", 0.0)]);
+        assert_eq!((tied, message.as_str()), (json!(["step3", "step6", "step7"]), tie));
+        assert!(warnings.len() == 1 && warnings[0].starts_with(tie), "{warnings:?}");
+        assert_eq!(
+            table,
+            format!(
+                "| checkpoint | a | |\n|---|---:|---|\n| step3 | 0 | chosen |\n| step6 | 0 | ties |\n| step7 | 0 | ties |\n\n{tie}.\n"
+            )
+        );
+        // Some of them tie: a score decided, but not between these.
+        let (table, tied, message, warnings) = report(&[("step3", 0.5), ("step6", 1.0), ("step7", 1.0)]);
+        let tie = "2 of 3 checkpoints tie at a 1: step6 is the first of them";
+        assert_eq!((tied, message), (json!(["step6", "step7"]), format!("step6: a 1, the best of 3; {tie}")));
+        assert!(table.ends_with(&format!("| step7 | 1 | ties |\n\n{tie}.\n")) && warnings.is_empty(), "{table}");
+        // Equal scores that are not the best ones do not matter, nor does a single checkpoint.
+        for scores in [&[("step3", 0.5), ("step6", 0.5), ("step7", 1.0)][..], &[("step3", 0.5)]] {
+            let (table, tied, message, warnings) = report(scores);
+            assert!(tied == json!([]) && warnings.is_empty() && !table.contains("tie"), "{table}");
+            assert!(!message.contains("tie"), "{message}");
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The comparison of a model with its export.
 
+use std::path::Path;
+
 use olmo_model::{Model, ModelConfig, Parameters};
 use olmo_stage::StageError;
 use serde::Serialize;
@@ -11,6 +13,24 @@ const TOLERANCE: f64 = 1e-5;
 const ROWS: usize = 2;
 const LONGEST_ROW: usize = 64;
 
+/// Compares the tensors in the files of both folders by name, and returns how many there are.
+///
+/// # Errors
+/// `convert::differs` with every tensor that is lost, new or has other values.
+pub fn compare_weights(model: &Path, export: &Path) -> Result<usize, StageError> {
+    const SHOWN: usize = 12;
+    let comparison = olmo_model::compare_weights(model, export).map_err(model_failure)?;
+    let differences = comparison.differences;
+    if differences.is_empty() {
+        return Ok(comparison.tensors);
+    }
+    let rest = differences.len().saturating_sub(SHOWN);
+    let rest = if rest > 0 { format!("; and {rest} more") } else { String::new() };
+    let shown: Vec<&str> = differences.iter().take(SHOWN).map(String::as_str).collect();
+    let what = format!("the export has other weights than the model: {}{rest}", shown.join("; "));
+    Err(StageError::fail("convert::differs", what).hint("the export is not to be used; this is a bug in the export"))
+}
+
 /// `report.json`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Report {
@@ -21,6 +41,8 @@ pub struct Report {
     pub tolerance: f64,
     /// Tokens whose logits were compared.
     pub tokens: usize,
+    /// Tensors of the model whose values in the files of both are equal.
+    pub tensors: usize,
 }
 
 impl Report {
@@ -52,8 +74,12 @@ fn ids(count: usize, vocab_size: usize) -> Vec<u32> {
     (0..count).map(|_| (next() % vocab_size.max(1) as u64) as u32).collect()
 }
 
-/// Compares the logits of a model and of its export.
-pub fn compare(model: (&ModelConfig, &Parameters), export: (&ModelConfig, &Parameters)) -> Result<Report, StageError> {
+/// Compares the logits of a model and of its export. `tensors`: how many of their tensors are equal.
+pub fn compare(
+    model: (&ModelConfig, &Parameters),
+    export: (&ModelConfig, &Parameters),
+    tensors: usize,
+) -> Result<Report, StageError> {
     let length = LONGEST_ROW.min(model.0.max_sequence_length);
     let ids = ids(ROWS * length, model.0.vocab_size);
     let logits = |(config, parameters): (&ModelConfig, &Parameters)| {
@@ -71,6 +97,7 @@ pub fn compare(model: (&ModelConfig, &Parameters), export: (&ModelConfig, &Param
         max_abs_difference: largest_difference(&before, &after),
         tolerance: TOLERANCE,
         tokens: ids.len(),
+        tensors,
     })
 }
 
@@ -90,9 +117,15 @@ mod tests {
     #[test]
     fn a_nan_anywhere_is_a_difference_that_fails() {
         let fails = |a: &[f32], b: &[f32]| {
-            Report { format: 1, max_abs_difference: largest_difference(a, b), tolerance: TOLERANCE, tokens: 1 }
-                .verdict()
-                .is_err()
+            Report {
+                format: 1,
+                max_abs_difference: largest_difference(a, b),
+                tolerance: TOLERANCE,
+                tokens: 1,
+                tensors: 1,
+            }
+            .verdict()
+            .is_err()
         };
         assert!(!fails(&[1.0, 2.0], &[1.0, 2.000_005]));
         assert!(fails(&[1.0, 2.0], &[1.0, 2.000_1]));

@@ -1,12 +1,16 @@
 //! Stage `convert`: writes a model as Hugging Face reads it, and checks that the export answers as the model does.
 //!
-//! The export is read again from its files; its logits on fixed ids must equal those of the model that went in. The report says
-//! how far they are apart, and a difference of more than 1e-5 is a failure.
+//! The export is read again from its files. Its tensors must have the values of the model's files, compared by name, and its
+//! logits on fixed ids must equal those of the model that went in. The report says how far they are apart, and a difference
+//! of more than 1e-5 is a failure.
 
 mod check;
 mod tokenizer_files;
 
-use olmo_data::{Template, TextTokenizer};
+use std::fs;
+use std::path::Path;
+
+use olmo_data::{Chat, Template, TextTokenizer, tokenizer_json};
 use olmo_model::ModelError;
 use olmo_stage::worker::write_json;
 use olmo_stage::{Context, Stage, StageError};
@@ -17,14 +21,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
-    /// The chat template that goes with the model; the one it was trained with.
-    #[serde(default = "default_template")]
-    #[schemars(with = "String", extend("enum" = ["tulu", "olmo2", "chatml"]))]
-    pub template: Template,
-}
-
-fn default_template() -> Template {
-    Template::Tulu
+    /// How a conversation becomes text, for a model that does not record it. Null: as the model's conversations were written in
+    /// training, or as its tokenizer says.
+    #[serde(default)]
+    #[schemars(with = "Option<String>", extend("enum" = ["tulu", "olmo2", "chatml", null]))]
+    pub template: Option<Template>,
 }
 
 /// The stage.
@@ -37,24 +38,46 @@ impl Stage for Convert {
     fn run(params: Params, context: &mut Context) -> Result<(), StageError> {
         let tokenizer_dir = context.input("tokenizer")?;
         let tokenizer = TextTokenizer::open(&tokenizer_dir)?;
-        let (mut config, parameters) = olmo_model::load(&context.input("model")?).map_err(model_failure)?;
+        let source = context.input("model")?;
+        let chat = Chat::of_model(&source, &tokenizer, params.template)
+            .map_err(|e| StageError::fail("convert::template", e.to_string()).hint(e.hint()))?;
+        let (mut config, parameters) = olmo_model::load(&source).map_err(model_failure)?;
         tokenizer_files::check(&config, tokenizer.special())?;
-        config.eos_token_id = Some(tokenizer.special().eos_token_id);
+        // Where an answer ends comes first: readers that know one id alone take the first.
+        let before = std::mem::replace(&mut config.eos_token_ids, chat.stop_token_ids());
+        for id in before {
+            if !config.eos_token_ids.contains(&id) {
+                config.eos_token_ids.push(id);
+            }
+        }
         config.pad_token_id = Some(tokenizer.special().pad_token_id);
         let dir = context.output("model")?;
         context.check_stop()?;
         olmo_model::save_huggingface(&dir, &config, &parameters).map_err(model_failure)?;
-        tokenizer_files::write(&dir, &tokenizer_dir, tokenizer.special(), params.template, config.max_sequence_length)?;
+        tokenizer_files::write(&dir, &tokenizer_dir, &chat, config.max_sequence_length)?;
+        clean_tokenizer(&dir.join("tokenizer.json"), context)?;
         context.check_stop()?;
+        // The files first: a tensor that the loading drops is in neither model whose logits are compared.
+        let weights = check::compare_weights(&source, &dir)?;
         let (read_config, read_parameters) = olmo_model::load(&dir).map_err(model_failure)?;
-        let report = check::compare((&config, &parameters), (&read_config, &read_parameters))?;
+        let report = check::compare((&config, &parameters), (&read_config, &read_parameters), weights)?;
         write_json(&context.output("report")?.join("report.json"), &report)?;
         context.message(format!(
-            "largest difference of logits over {} tokens: {:e}",
-            report.tokens, report.max_abs_difference
+            "all {} tensors equal; largest difference of logits over {} tokens: {:e}",
+            report.tensors, report.tokens, report.max_abs_difference
         ));
         report.verdict()
     }
+}
+
+/// Removes truncation, padding and dropout from the exported `tokenizer.json`, and reports it. Tokenizers that stage
+/// tokenizer made have none of them.
+fn clean_tokenizer(path: &Path, context: &mut Context) -> Result<(), StageError> {
+    let bytes = fs::read(path).map_err(|e| StageError::io(path, e))?;
+    let Some(cleaned) = tokenizer_json::clean(&bytes) else { return Ok(()) };
+    fs::write(path, &cleaned.bytes).map_err(|e| StageError::io(path, e))?;
+    context.warning(format!("removed from the exported tokenizer.json: {}", cleaned.removed.join(", ")));
+    Ok(())
 }
 
 fn model_failure(error: ModelError) -> StageError {

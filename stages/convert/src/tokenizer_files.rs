@@ -3,11 +3,11 @@
 use std::fs;
 use std::path::Path;
 
-use olmo_data::{SpecialTokens, Template};
+use olmo_data::{Chat, SpecialTokens};
 use olmo_model::ModelConfig;
 use olmo_stage::StageError;
 use olmo_stage::worker::write_json;
-use serde_json::json;
+use serde_json::{Map, Value};
 
 /// Refuses a tokenizer whose ids mean something else to the model.
 pub fn check(config: &ModelConfig, special: &SpecialTokens) -> Result<(), StageError> {
@@ -16,8 +16,8 @@ pub fn check(config: &ModelConfig, special: &SpecialTokens) -> Result<(), StageE
         let what = format!("the tokenizer has {} ids, the model knows {}", special.vocab_size, config.vocab_size);
         return Err(StageError::fail("convert::vocabulary", what).hint(HINT));
     }
-    match config.eos_token_id {
-        Some(eos) if eos != special.eos_token_id => {
+    match config.eos_token_id() {
+        Some(eos) if !config.eos_token_ids.contains(&special.eos_token_id) => {
             let what = format!(
                 "the tokenizer's eos `{}` is id {}, the model's is id {eos}",
                 special.eos_token.escape_debug(),
@@ -32,28 +32,33 @@ pub fn check(config: &ModelConfig, special: &SpecialTokens) -> Result<(), StageE
 /// Writes `tokenizer.json` (as it is), `tokenizer_config.json`, `special_tokens_map.json` and `chat_template.jinja` into folder `to`.
 ///
 /// The template stands in two files, since a reader takes one or the other; both hold the same text.
-pub fn write(
-    to: &Path,
-    from: &Path,
-    special: &SpecialTokens,
-    template: Template,
-    length: usize,
-) -> Result<(), StageError> {
+pub fn write(to: &Path, from: &Path, chat: &Chat, length: usize) -> Result<(), StageError> {
     let tokenizer = from.join("tokenizer.json");
     fs::copy(&tokenizer, to.join("tokenizer.json")).map_err(|e| StageError::io(&tokenizer, e))?;
-    let config = json!({
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": null,
-        "eos_token": special.eos_token,
-        "pad_token": special.pad_token,
-        "unk_token": null,
-        "model_max_length": length,
-        "clean_up_tokenization_spaces": false,
-        "chat_template": template.jinja(),
-    });
-    write_json(&to.join("tokenizer_config.json"), &config)?;
-    let map = json!({"eos_token": special.eos_token, "pad_token": special.pad_token});
+    let record = chat.record();
+    let stops = record.stop_tokens.iter().map(|stop| stop.token.as_str());
+    let additional: Vec<&str> = stops.filter(|token| *token != record.eos_token).collect();
+    let mut map = Map::new();
+    for (name, token) in
+        [("bos_token", &record.bos_token), ("pad_token", &record.pad_token), ("unk_token", &record.unk_token)]
+    {
+        map.extend(token.as_deref().map(|token| (name.to_owned(), Value::from(token))));
+    }
+    map.insert("eos_token".into(), record.eos_token.as_str().into());
+    if !additional.is_empty() {
+        map.insert("additional_special_tokens".into(), additional.into());
+    }
     write_json(&to.join("special_tokens_map.json"), &map)?;
+    let mut config = Map::new();
+    config.insert("tokenizer_class".into(), "PreTrainedTokenizerFast".into());
+    for name in ["bos_token", "unk_token"] {
+        config.insert(name.into(), Value::Null);
+    }
+    config.extend(map);
+    config.insert("model_max_length".into(), length.into());
+    config.insert("clean_up_tokenization_spaces".into(), false.into());
+    config.insert("chat_template".into(), record.chat_template.as_str().into());
+    write_json(&to.join("tokenizer_config.json"), &config)?;
     let chat_template = to.join("chat_template.jinja");
-    fs::write(&chat_template, template.jinja()).map_err(|e| StageError::io(&chat_template, e))
+    fs::write(&chat_template, &record.chat_template).map_err(|e| StageError::io(&chat_template, e))
 }

@@ -1,12 +1,11 @@
 //! Stage convert through the folder of an attempt.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use olmo_data::{Message, Role, Template, TextTokenizer};
+use olmo_data::{Chat, Conversation, Message, Role, Template, TextTokenizer};
 use olmo_model::{ModelConfig, Parameters};
-use olmo_stage::{Context, Stage, StageError};
+use olmo_stage::{Context, Event, Stage, StageError, journal};
 use olmo_stage_convert::Convert;
 use serde_json::{Value, json};
 
@@ -41,7 +40,7 @@ fn run(dir: &Path, config: &ModelConfig, name: &str) -> Result<(), StageError> {
     fs::create_dir_all(&attempt).unwrap();
     olmo_model::save_native(&model, config, &Parameters::init(config, 1).unwrap()).unwrap();
     let request = json!({
-        "protocol": 2, "stage": "convert", "version": 1, "params": {},
+        "protocol": 2, "stage": "convert", "version": 2, "params": {},
         "inputs": {"model": [{"path": model}], "tokenizer": [{"path": dir.join("tokenizer")}]},
         "outputs": ["model", "report"], "state_dir": attempt.join("state"), "items": {}, "threads": 2, "backend": "flex", "precision": "fp32"
     });
@@ -76,8 +75,59 @@ fn an_export_has_every_file_that_hugging_face_reads_and_the_same_logits() {
         assert_eq!(fs::read(model.join("tokenizer.json")).unwrap(), original);
         assert_eq!(json_file(&model.join("generation_config.json"))["eos_token_id"], json!(special.eos_token_id));
         let (read, _) = olmo_model::load(&model).unwrap();
-        assert_eq!(read.eos_token_id, Some(special.eos_token_id));
+        assert_eq!(read.eos_token_ids, [special.eos_token_id]);
     }
+}
+
+/// A run that converts the Hugging Face model in folder `model`, and the warnings it gave.
+fn convert_folder(dir: &Path, model: &Path, name: &str) -> (Result<(), StageError>, Vec<String>) {
+    let attempt = dir.join(name);
+    fs::create_dir_all(&attempt).unwrap();
+    let request = json!({
+        "protocol": 2, "stage": "convert", "version": 2, "params": {},
+        "inputs": {"model": [{"path": model}], "tokenizer": [{"path": dir.join("tokenizer")}]},
+        "outputs": ["model", "report"], "state_dir": attempt.join("state"), "items": {}, "threads": 2, "backend": "flex", "precision": "fp32"
+    });
+    fs::write(attempt.join("request.json"), request.to_string()).unwrap();
+    let ended = Convert::run(serde_json::from_value(json!({})).unwrap(), &mut Context::open(&attempt).unwrap());
+    let events: Vec<Event> = journal::read(&attempt.join("events.jsonl")).unwrap();
+    let warning = |event| match event {
+        Event::Message { level, text } if level == "warning" => Some(text),
+        _ => None,
+    };
+    (ended, events.into_iter().filter_map(warning).collect())
+}
+
+#[test]
+fn an_export_of_an_import_has_its_tensors_and_a_tokenizer_that_neither_cuts_nor_fills() {
+    let dir = tempfile::tempdir().unwrap();
+    let tokenizer = tokenizer(&dir.path().join("tokenizer"));
+    let path = dir.path().join("tokenizer/tokenizer.json");
+    let plain = fs::read_to_string(&path).unwrap();
+    let config: ModelConfig = serde_json::from_value(configs(tokenizer.special().vocab_size)[1].clone()).unwrap();
+    let model = dir.path().join("hf");
+    let config = ModelConfig { eos_token_ids: vec![tokenizer.special().eos_token_id, 7], ..config };
+    olmo_model::save_huggingface(&model, &config, &Parameters::init(&config, 3).unwrap()).unwrap();
+
+    let (ended, warnings) = convert_folder(dir.path(), &model, "a");
+    ended.unwrap();
+    assert!(warnings.is_empty(), "{warnings:?}");
+    let export = dir.path().join("a/out/model");
+    assert_eq!(fs::read_to_string(export.join("tokenizer.json")).unwrap(), plain);
+    assert_eq!(fs::read(export.join("model.safetensors")).unwrap(), fs::read(model.join("model.safetensors")).unwrap());
+    assert_eq!(
+        json_file(&export.join("generation_config.json"))["eos_token_id"],
+        json!([tokenizer.special().eos_token_id, 7])
+    );
+    // Embedding and two blocks of seven matrices; OLMo 1 has no norms, and the head is the embedding.
+    assert_eq!(json_file(&dir.path().join("a/out/report/report.json"))["tensors"], json!(15));
+
+    let padding = "\"padding\": {\"strategy\":{\"Fixed\":16},\"direction\":\"Right\",\"pad_to_multiple_of\":null,\"pad_id\":1,\"pad_type_id\":0,\"pad_token\":\"<|padding|>\"}";
+    fs::write(&path, plain.replacen("\"padding\": null", padding, 1)).unwrap();
+    let (ended, warnings) = convert_folder(dir.path(), &model, "b");
+    ended.unwrap();
+    assert_eq!(warnings, ["removed from the exported tokenizer.json: padding to 16 tokens"]);
+    assert_eq!(fs::read_to_string(dir.path().join("b/out/model/tokenizer.json")).unwrap(), plain);
 }
 
 #[test]
@@ -86,14 +136,11 @@ fn the_exported_template_makes_the_text_that_was_trained() {
     let tokenizer = tokenizer(&dir.path().join("tokenizer"));
     let config: ModelConfig = serde_json::from_value(configs(tokenizer.special().vocab_size)[0].clone()).unwrap();
     run(dir.path(), &config, "a").unwrap();
-    let template = fs::read_to_string(dir.path().join("a/out/model/chat_template.jinja")).unwrap();
     let turns = [(Role::System, "Be short. "), (Role::User, "1+1?"), (Role::Assistant, "2"), (Role::User, "2+2?")];
     let messages: Vec<Message> = turns.iter().map(|(role, text)| Message::new(*role, *text)).collect();
-    let given: Vec<BTreeMap<&str, &str>> =
-        turns.iter().map(|(role, text)| BTreeMap::from([("role", role.as_str()), ("content", *text)])).collect();
-    let context =
-        minijinja::context! { messages => given, eos_token => "<|endoftext|>", add_generation_prompt => true };
-    let text = minijinja::Environment::new().render_str(&template, context).unwrap();
+    let (_, chat) = Chat::of_huggingface(&dir.path().join("a/out/model"), None).unwrap();
+    let conversation = Conversation { messages: messages.clone(), ..Conversation::default() };
+    let text = chat.prompt(&conversation).unwrap();
     assert_eq!(text, Template::Tulu.render(&messages, "<|endoftext|>", true).text);
 }
 
@@ -107,6 +154,6 @@ fn a_model_that_hugging_face_cannot_express_and_a_foreign_tokenizer_are_refused(
         other => panic!("a failure is expected, not {other:?}"),
     };
     assert_eq!(code("a", ModelConfig { norm_after: false, ..config.clone() }), "convert::model");
-    assert_eq!(code("b", ModelConfig { eos_token_id: Some(9), ..config.clone() }), "convert::eos");
+    assert_eq!(code("b", ModelConfig { eos_token_ids: vec![9], ..config.clone() }), "convert::eos");
     assert_eq!(code("c", ModelConfig { vocab_size: 100, ..config }), "convert::vocabulary");
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use olmo_data::TextTokenizer;
-use olmo_data::template::strip;
+use olmo_data::chat::strip;
 use olmo_model::{GenerateOptions, Model, generate};
 use olmo_stage::worker::write_json;
 use olmo_stage::{Context, StageError};
@@ -47,10 +47,11 @@ struct Family {
     count: usize,
 }
 
-/// Lets `model` answer every prompt, in order.
+/// Lets `model` answer every prompt, in order. An answer ends before one of `stop_token_ids`.
 pub fn ask(
     model: &Model,
     tokenizer: &TextTokenizer,
+    stop_token_ids: &[u32],
     prompts: &[Prompt],
     max_new_tokens: usize,
     context: &mut Context,
@@ -69,8 +70,7 @@ pub fn ask(
         let mut texts: Vec<Option<String>> = vec![None; some.len()];
         for (room, indices) in by_room.into_iter().filter(|(room, _)| *room > 0) {
             let ids: Vec<Vec<u32>> = indices.iter().map(|index| some[*index].input_ids.clone()).collect();
-            let options =
-                GenerateOptions { max_new_tokens: room, eos_token_id: Some(tokenizer.special().eos_token_id) };
+            let options = GenerateOptions { max_new_tokens: room, eos_token_ids: stop_token_ids.to_vec() };
             let made = generate(model, &ids, &options).map_err(model_failure)?;
             for (index, ids) in indices.into_iter().zip(made) {
                 texts[index] = Some(strip(&tokenizer.decode(&ids, true)?).to_owned());

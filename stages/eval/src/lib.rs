@@ -7,7 +7,7 @@
 mod answers;
 mod prompts;
 
-use olmo_data::{Template, TextTokenizer, dataset};
+use olmo_data::{Chat, Template, TextTokenizer, dataset};
 use olmo_model::{Model, ModelError};
 use olmo_stage::{Context, Stage, StageError};
 use schemars::JsonSchema;
@@ -17,10 +17,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
-    /// How a conversation becomes text; the one that the model was trained with.
-    #[serde(default = "default_template")]
-    #[schemars(with = "String", extend("enum" = ["tulu", "olmo2", "chatml"]))]
-    pub template: Template,
+    /// How a conversation becomes text, for a model that does not record it. Null: as the model's conversations were written in
+    /// training, or as its tokenizer says.
+    #[serde(default)]
+    #[schemars(with = "Option<String>", extend("enum" = ["tulu", "olmo2", "chatml", null]))]
+    pub template: Option<Template>,
     /// An answer has at most this many tokens.
     #[serde(default = "default_max_new_tokens")]
     #[schemars(range(min = 1))]
@@ -29,10 +30,6 @@ pub struct Params {
     #[serde(default)]
     #[schemars(range(min = 1))]
     pub limit: Option<usize>,
-}
-
-fn default_template() -> Template {
-    Template::Tulu
 }
 
 fn default_max_new_tokens() -> usize {
@@ -48,7 +45,10 @@ impl Stage for Eval {
 
     fn run(params: Params, context: &mut Context) -> Result<(), StageError> {
         let tokenizer = TextTokenizer::open(&context.input("tokenizer")?)?;
-        let (config, parameters) = olmo_model::load(&context.input("model")?).map_err(model_failure)?;
+        let model_dir = context.input("model")?;
+        let chat = Chat::of_model(&model_dir, &tokenizer, params.template)
+            .map_err(|e| StageError::fail("eval::template", e.to_string()).hint(e.hint()))?;
+        let (config, parameters) = olmo_model::load(&model_dir).map_err(model_failure)?;
         prompts::check_tokenizer(&config, tokenizer.special())?;
         let mut conversations = dataset::read_messages(&context.input("prompts")?)?;
         conversations.truncate(params.limit.unwrap_or(usize::MAX));
@@ -56,9 +56,10 @@ impl Stage for Eval {
             return Err(StageError::fail("eval::empty", "there is no conversation to ask")
                 .hint("give a dataset with at least one record, and `limit` above 0"));
         }
-        let prompts = prompts::prompts(&conversations, params.template, &tokenizer)?;
+        let prompts = prompts::prompts(&conversations, &chat, &tokenizer)?;
         let model = Model::new(&config, &parameters, false).map_err(model_failure)?;
-        let answers = answers::ask(&model, &tokenizer, &prompts, params.max_new_tokens, context)?;
+        let answers =
+            answers::ask(&model, &tokenizer, &chat.stop_token_ids(), &prompts, params.max_new_tokens, context)?;
         answers::write(&answers, &context.output("metrics")?, context)
     }
 }
@@ -78,8 +79,10 @@ mod tests {
     fn the_words_of_the_schema_are_the_templates_there_are() {
         let schema = schemars::schema_for!(Params).to_value();
         let words: Vec<&str> = Template::ALL.iter().map(|template| template.as_str()).collect();
-        assert_eq!(schema["properties"]["template"]["enum"], serde_json::json!(words));
+        let mut words = serde_json::json!(words);
+        words.as_array_mut().unwrap().push(serde_json::Value::Null);
+        assert_eq!(schema["properties"]["template"]["enum"], words);
         let params: Params = serde_json::from_str("{}").unwrap();
-        assert_eq!((params.template, params.max_new_tokens, params.limit), (Template::Tulu, 64, None));
+        assert_eq!((params.template, params.max_new_tokens, params.limit), (None, 64, None));
     }
 }

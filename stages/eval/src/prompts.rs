@@ -1,7 +1,7 @@
 //! [`Prompt`]: the part of a conversation that is asked, and the answer that is expected.
 
-use olmo_data::template::strip;
-use olmo_data::{Conversation, Role, SpecialTokens, Template, TextTokenizer};
+use olmo_data::chat::strip;
+use olmo_data::{Chat, Conversation, Role, SpecialTokens, TextTokenizer};
 use olmo_model::ModelConfig;
 use olmo_stage::StageError;
 
@@ -22,7 +22,7 @@ pub struct Prompt {
 /// A conversation without an assistant turn, named by its position and id.
 pub fn prompts(
     conversations: &[Conversation],
-    template: Template,
+    chat: &Chat,
     tokenizer: &TextTokenizer,
 ) -> Result<Vec<Prompt>, StageError> {
     let prompt = |(record, conversation): (usize, &Conversation)| {
@@ -32,7 +32,11 @@ pub fn prompts(
             let what = format!("record {record} (id `{id}`) has no assistant turn: there is no answer to compare with");
             return Err(StageError::fail("eval::no_answer", what));
         };
-        let text = template.render(&messages[..last], &tokenizer.special().eos_token, true).text;
+        let question = Conversation { messages: messages[..last].to_vec(), ..conversation.clone() };
+        let text = chat.prompt(&question).map_err(|e| {
+            let id = conversation.id.escape_debug();
+            StageError::fail("eval::template", format!("record {record} (id `{id}`): {e}")).hint(e.hint())
+        })?;
         Ok(Prompt {
             dataset: conversation.dataset.clone(),
             id: conversation.id.clone(),
@@ -50,8 +54,8 @@ pub fn check_tokenizer(config: &ModelConfig, special: &SpecialTokens) -> Result<
         let what = format!("the tokenizer has {} ids, the model knows {}", special.vocab_size, config.vocab_size);
         return Err(StageError::fail("eval::vocabulary", what).hint(HINT));
     }
-    match config.eos_token_id {
-        Some(eos) if eos != special.eos_token_id => {
+    match config.eos_token_id() {
+        Some(eos) if !config.eos_token_ids.contains(&special.eos_token_id) => {
             let what = format!(
                 "the tokenizer's eos `{}` is id {}, the model's is id {eos}",
                 special.eos_token.escape_debug(),

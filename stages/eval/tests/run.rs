@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use olmo_data::template::strip;
+use olmo_data::chat::strip;
 use olmo_data::{Conversation, Message, Role, Template, TextTokenizer, dataset::DatasetWriter};
 use olmo_model::{GenerateOptions, Model, ModelConfig, Parameters};
 use olmo_stage::{Context, Stage, StageError};
@@ -76,7 +76,7 @@ fn answers_are_compared_with_the_last_assistant_turn_family_by_family() {
     let model = Model::new(&config, &parameters, false).unwrap();
     let said = |messages: &[Message]| {
         let text = Template::Tulu.render(messages, &tokenizer.special().eos_token, true).text;
-        let options = GenerateOptions { max_new_tokens: 6, eos_token_id: Some(tokenizer.special().eos_token_id) };
+        let options = GenerateOptions { max_new_tokens: 6, eos_token_ids: vec![tokenizer.special().eos_token_id] };
         let ids = olmo_model::generate(&model, &[tokenizer.encode_text(&text).unwrap()], &options).unwrap().remove(0);
         strip(&tokenizer.decode(&ids, true).unwrap()).to_owned()
     };
@@ -143,7 +143,7 @@ fn what_cannot_be_evaluated_is_refused() {
     prompts(&dir.path().join("prompts"), vec![unanswered]);
     let (code, message) = failure(run(dir.path(), "a", json!({})));
     assert!(code == "eval::no_answer" && message.contains("q7"), "{message}");
-    let other = ModelConfig { eos_token_id: Some(9), ..config };
+    let other = ModelConfig { eos_token_ids: vec![9], ..config };
     olmo_model::save_native(&dir.path().join("model"), &other, &Parameters::init(&other, 0).unwrap()).unwrap();
     let (code, message) = failure(run(dir.path(), "b", json!({})));
     assert!(code == "eval::eos" && message.contains("id 9"), "{message}");

@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use olmo_data::chat::strip;
 use olmo_data::conversation::UnknownRole;
-use olmo_data::template::strip;
 use olmo_data::{Conversation, Message, Role};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

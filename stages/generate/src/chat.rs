@@ -2,41 +2,25 @@
 
 use std::path::Path;
 
-use olmo_data::{TextTokenizer, TurnView};
+use olmo_data::{Conversation, Message, Role, TextTokenizer};
 use olmo_model::ModelConfig;
 use olmo_stage::StageError;
-use serde_json::Value;
-
-use crate::chat_template;
-
-const TEMPLATE: &str = "chat_template.jinja";
-const CONFIG: &str = "tokenizer_config.json";
 
 /// How conversations become ids and back.
 pub struct Chat {
     tokenizer: TextTokenizer,
-    template: String,
-    bos_token: Option<String>,
+    chat: olmo_data::Chat,
 }
 
 impl Chat {
-    /// Opens the files in folder `dir`.
+    /// Opens the files in folder `dir`. `date` is what `strftime_now` takes for today.
     ///
     /// # Errors
     /// A file is missing or broken, or the special tokens are not those of the tokenizer.
-    pub fn open(dir: &Path) -> Result<Self, StageError> {
-        let path = dir.join(CONFIG);
-        let text = std::fs::read(&path).map_err(|e| missing(&path, e))?;
-        let config: Value = serde_json::from_slice(&text)
-            .map_err(|e| StageError::fail("generate::tokenizer_config", format!("{CONFIG} is not JSON: {e}")))?;
-        let eos_token = token(&config, "eos_token")
-            .ok_or_else(|| StageError::fail("generate::tokenizer_config", format!("{CONFIG} names no eos_token")))?;
-        // Nothing is padded here, so a model without a pad token is as good.
-        let pad_token = token(&config, "pad_token").unwrap_or_else(|| eos_token.clone());
-        let tokenizer = TextTokenizer::from_file(&dir.join("tokenizer.json"), &eos_token, &pad_token)?;
-        let path = dir.join(TEMPLATE);
-        let template = std::fs::read_to_string(&path).map_err(|e| missing(&path, e))?;
-        Ok(Self { tokenizer, template, bos_token: token(&config, "bos_token") })
+    pub fn open(dir: &Path, date: Option<&str>) -> Result<Self, StageError> {
+        let (tokenizer, chat) = olmo_data::Chat::of_huggingface(dir, date)
+            .map_err(|e| StageError::fail("generate::template", e.to_string()).hint(e.hint()))?;
+        Ok(Self { tokenizer, chat })
     }
 
     /// Refuses a model that does not know all ids of the tokenizer.
@@ -50,24 +34,22 @@ impl Chat {
             .hint("the folder's files do not belong together; export the model again"))
     }
 
-    pub fn eos_token_id(&self) -> u32 {
-        self.tokenizer.special().eos_token_id
+    /// Ids of the tokens that end an answer.
+    pub fn stop_token_ids(&self) -> Vec<u32> {
+        self.chat.stop_token_ids()
     }
 
     /// The ids of a conversation in which the assistant is to answer `prompt`.
     pub fn prompt(&self, system: Option<&str>, prompt: &str) -> Result<Vec<u32>, StageError> {
-        let system = system.map(|content| TurnView { role: "system", content });
-        let turns: Vec<TurnView<'_>> = system.into_iter().chain([TurnView { role: "user", content: prompt }]).collect();
-        let special = self.tokenizer.special();
-        let tokens = [
-            ("bos_token", self.bos_token.as_deref()),
-            ("eos_token", Some(special.eos_token.as_str())),
-            ("pad_token", Some(special.pad_token.as_str())),
-        ];
-        let text = chat_template::render(&self.template, &turns, &tokens)?;
+        let system = system.map(|content| Message::new(Role::System, content));
+        let messages = system.into_iter().chain([Message::new(Role::User, prompt)]).collect();
+        let text = self
+            .chat
+            .prompt(&Conversation { messages, ..Conversation::default() })
+            .map_err(|e| StageError::fail("generate::template", e.to_string()).hint(e.hint()))?;
         let ids = self.tokenizer.encode_text(&text)?;
         if ids.is_empty() {
-            return Err(StageError::fail("generate::template", format!("{TEMPLATE} makes no text of the prompt")));
+            return Err(StageError::fail("generate::template", "the chat template makes no text of the prompt"));
         }
         Ok(ids)
     }
@@ -76,14 +58,4 @@ impl Chat {
     pub fn decode(&self, ids: &[u32]) -> Result<String, StageError> {
         Ok(self.tokenizer.decode(ids, true)?)
     }
-}
-
-/// A special token of `tokenizer_config.json`: a string, or an object with its `content`.
-fn token(config: &Value, name: &str) -> Option<String> {
-    let token = config.get(name)?;
-    token.as_str().or_else(|| token.get("content")?.as_str()).map(str::to_owned)
-}
-
-fn missing(path: &Path, error: std::io::Error) -> StageError {
-    StageError::io(path, error).hint("this stage reads a model folder as stage convert writes it")
 }

@@ -1,11 +1,10 @@
 //! Stage `generate`: lets an exported model answer prompts, greedily.
 //!
 //! Everything comes from the model's folder, as it would for any other program that reads it: `config.json`, `model.safetensors`,
-//! `tokenizer.json`, `tokenizer_config.json` and `chat_template.jinja`.
+//! `tokenizer.json`, `tokenizer_config.json`, `chat_template.jinja` and `generation_config.json`.
 
 mod answers;
 mod chat;
-mod chat_template;
 
 use olmo_model::{GenerateOptions, Model, ModelError, generate};
 use olmo_stage::{Context, Stage, StageError};
@@ -29,6 +28,9 @@ pub struct Params {
     /// Said before every prompt, as the system; null: nothing.
     #[serde(default)]
     pub system: Option<String>,
+    /// What a chat template that asks for today's date (`strftime_now`) gets, such as `2026-01-31`: a run does not read the clock.
+    #[serde(default)]
+    pub date: Option<String>,
 }
 
 fn default_max_new_tokens() -> usize {
@@ -47,7 +49,7 @@ impl Stage for Generate {
             return Err(StageError::fail("generate::empty", "prompts: there is none"));
         }
         let dir = context.input("model")?;
-        let chat = Chat::open(&dir)?;
+        let chat = Chat::open(&dir, params.date.as_deref())?;
         let (config, parameters) = olmo_model::load(&dir).map_err(model_failure)?;
         chat.check(&config)?;
         let model = Model::new(&config, &parameters, false).map_err(model_failure)?;
@@ -67,7 +69,7 @@ impl Stage for Generate {
             }
             let options = GenerateOptions {
                 max_new_tokens: params.max_new_tokens.min(room),
-                eos_token_id: Some(chat.eos_token_id()),
+                eos_token_ids: chat.stop_token_ids(),
             };
             let made = generate(&model, &[input_ids], &options).map_err(model_failure)?.pop().unwrap_or_default();
             let answer = chat.decode(&made)?;

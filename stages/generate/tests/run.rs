@@ -51,7 +51,7 @@ fn every_prompt_is_answered_through_the_folders_own_template() {
     for (number, prompt) in ["One?", "Two?"].into_iter().enumerate() {
         let messages = [Message::new(Role::System, "Be kind."), Message::new(Role::User, prompt)];
         let ids = tokenizer.encode_text(&Template::Tulu.render(&messages, "<|endoftext|>", true).text).unwrap();
-        let options = GenerateOptions { max_new_tokens: 5, eos_token_id: Some(tokenizer.special().eos_token_id) };
+        let options = GenerateOptions { max_new_tokens: 5, eos_token_ids: vec![tokenizer.special().eos_token_id] };
         let answer = tokenizer.decode(&olmo_model::generate(&model, &[ids], &options).unwrap()[0], true).unwrap();
         let section =
             text.split("## ").find(|section| section.starts_with(&format!("Answer {}\n", number + 1))).unwrap();

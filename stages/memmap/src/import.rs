@@ -67,6 +67,9 @@ pub fn import(params: &MemmapParams, context: &mut Context) -> Result<Manifest, 
     };
     let tokenizer = TextTokenizer::open(&tokenizer)?;
     let special = tokenizer.special();
+    if let Some(chat) = tokenizer.chat() {
+        chat.write(&context.output("memmap")?)?;
+    }
     let layout = Layout {
         sequence_length: params.sequence_length as usize,
         vocab_size: special.vocab_size,

@@ -1,7 +1,7 @@
 //! The stage: documents stream from Parquet into rows; what was cut or left out is said.
 
 use olmo_data::tokens::TokensReader;
-use olmo_data::{Layout, Manifest, MemmapWriter, Pack, Packer};
+use olmo_data::{ChatRecord, Layout, Manifest, MemmapWriter, Pack, Packer};
 use olmo_stage::rules::{Finding, Question};
 use olmo_stage::{Context, Stage, StageError};
 
@@ -84,6 +84,7 @@ fn pack(
     context: &mut Context,
 ) -> Result<(Manifest, (u64, u64)), StageError> {
     let reader = TokensReader::open(dir)?;
+    ChatRecord::carry(dir, &context.output("memmap")?)?;
     let tokens = reader.manifest().clone();
     let layout = Layout {
         sequence_length: params.sequence_length as usize,

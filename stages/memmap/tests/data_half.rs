@@ -318,6 +318,20 @@ fn a_given_tokenizer_is_taken_byte_by_byte_and_must_have_the_special_tokens() {
     assert_eq!(files(&preferred.out("tokenizer")), files(&taken.out("tokenizer")), "the file wins over documents");
     let failure = bench.run::<olmo_stage_tokenizer::Tokenizer>(json!({}), &[]).err().unwrap();
     assert_eq!(failure.code, "tokenizer::inputs");
+    // Settings of its last use are removed and nothing else is touched, not even the order of keys.
+    let used = String::from_utf8(bytes.clone()).unwrap();
+    let used = used
+        .replacen("\"truncation\": null", "\"truncation\": {\"direction\":\"Right\",\"max_length\":8,\"strategy\":\"LongestFirst\",\"stride\":0}", 1)
+        .replacen("\"padding\": null", "\"padding\": {\"strategy\":{\"Fixed\":16},\"direction\":\"Right\",\"pad_to_multiple_of\":null,\"pad_id\":1,\"pad_type_id\":0,\"pad_token\":\"<|padding|>\"}", 1)
+        .replacen("\"dropout\": null", "\"dropout\": 0.5", 1);
+    let used = bench.file("mine.json", &used);
+    let cleaned = bench.run::<olmo_stage_tokenizer::Tokenizer>(json!({}), &[("file", &[&used])]).unwrap();
+    assert_eq!(files(&cleaned.out("tokenizer")), files(&trained.out("tokenizer")));
+    let warning = "warning: removed from mine.json: truncation to 8 tokens, padding to 16 tokens, dropout 0.5 (";
+    assert!(cleaned.said.contains(warning) && !taken.said.contains("removed"), "{}", cleaned.said);
+    let pointer = bench.file("mine.json", "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 7\n");
+    let failure = bench.run::<olmo_stage_tokenizer::Tokenizer>(json!({}), &[("file", &[&pointer])]).err().unwrap();
+    assert!(failure.message.starts_with("mine.json: is a git-lfs pointer"), "{}", failure.message);
     let broken = bench.file("mine.json", "{");
     let failure = bench.run::<olmo_stage_tokenizer::Tokenizer>(json!({}), &[("file", &[&broken])]).err().unwrap();
     assert_eq!(failure.code, "data::tokenizer");

@@ -1,40 +1,43 @@
 //! [`Encoder`]: one record as documents of ids with labels. Threads share it.
 
-use olmo_data::{Conversation, Document, JinjaTemplate, Labels, Rendered, Template, TextTokenizer};
-use olmo_stage::StageError;
+use olmo_data::chat::Source;
+use olmo_data::{Chat, ChatError, Conversation, Document, Labels, Message, Template, TextTokenizer};
+use olmo_stage::{Context, StageError};
 
 use crate::params::{Layout, TokenizeParams, TooLong};
-
-/// Of this many documents one has its labels decoded and compared with the text; so have the
-/// first ones.
-const CHECK_EVERY: u64 = 64;
-const CHECK_FIRST: u64 = 256;
 
 /// What became of a record.
 #[derive(Default)]
 pub struct Encoded {
     pub documents: Vec<Document>,
+    /// Why it cannot be written or labelled.
+    pub problem: Option<String>,
     /// Nothing of it could be trained.
     pub unlabelled: bool,
     /// It was longer than allowed.
     pub too_long: bool,
-    /// Its text holds the string of the eos token.
-    pub holds_eos: bool,
-}
-
-enum Writer {
-    BuiltIn(Template),
-    Jinja { template: Box<JinjaTemplate>, ends: Vec<String> },
-    Piecewise,
+    /// Trained turns whose text ends without a token that ends an answer.
+    pub endless: u64,
+    /// Trained turns of which the template leaves a part out.
+    pub shortened: u64,
+    /// It has tool calls or tools, which the template does not write.
+    pub unwritten_tools: bool,
+    /// Tokens that its own text turns into, by their place in the list of control tokens.
+    pub control_tokens: Vec<usize>,
 }
 
 /// What the threads share.
 pub struct Encoder {
     pub tokenizer: TextTokenizer,
-    writer: Writer,
+    /// Absent for documents.
+    pub chat: Option<Chat>,
+    /// As OLMo's script does it, piece by piece.
+    piecewise: bool,
     labels: Labels,
     max_length: usize,
     too_long: TooLong,
+    /// The strings of added tokens that a text should not hold.
+    pub control_tokens: Vec<String>,
 }
 
 impl Encoder {
@@ -43,103 +46,98 @@ impl Encoder {
         tokenizer: TextTokenizer,
         params: &TokenizeParams,
         chat_template: Option<&str>,
+        context: &mut Context,
     ) -> Result<Self, StageError> {
+        let fail = |message: &str| StageError::fail("tokenize::params", message);
         let labels = params.train_on.labels();
         if labels.roles.is_empty() {
-            return Err(StageError::fail("tokenize::params", "`train_on.roles` is empty, so nothing would be trained"));
+            return Err(fail("`train_on.roles` is empty, so nothing would be trained"));
         }
-        let writer = match (params.template.built_in(), params.template, chat_template) {
-            (None, Layout::Jinja, None) => {
-                return Err(StageError::fail(
-                    "tokenize::params",
-                    "template `jinja` needs a file in port `chat_template`",
-                )
+        if params.template == Some(Layout::Jinja) && chat_template.is_none() {
+            return Err(fail("template `jinja` needs a file in port `chat_template`")
                 .hint("add `chat_template: PATH` beside `template: jinja`, or take a built-in template"));
-            }
-            (None, Layout::Jinja, Some(source)) => {
-                let template =
-                    JinjaTemplate::new(source).map_err(|e| StageError::fail("tokenize::template", e.to_string()))?;
-                Writer::Jinja {
-                    template: Box::new(template),
-                    ends: tokenizer.added_tokens().into_iter().map(|(_, token)| token).collect(),
-                }
-            }
-            (_, _, Some(_)) => {
-                let message =
-                    format!("port `chat_template` is given, but the template is `{}`", params.template.as_str());
-                return Err(StageError::fail("tokenize::params", message).hint("set `template: jinja`"));
-            }
-            (Some(template), _, None) => Writer::BuiltIn(template),
-            (None, _, None) => Writer::Piecewise,
-        };
-        if params.template == Layout::PrepareTuluData && labels != Labels::default() {
-            return Err(StageError::fail(
-                "tokenize::params",
-                "template `prepare_tulu_data` has the script's own labels",
-            )
-            .hint("leave `train_on` as it is, or use template `tulu`"));
         }
-        Ok(Self { tokenizer, writer, labels, max_length: params.max_length as usize, too_long: params.too_long })
+        if params.template != Some(Layout::Jinja) && chat_template.is_some() {
+            return Err(
+                fail("port `chat_template` is given, but the template is another").hint("set `template: jinja`")
+            );
+        }
+        let piecewise = params.template == Some(Layout::PrepareTuluData);
+        if piecewise && labels != Labels::default() {
+            return Err(fail("template `prepare_tulu_data` has the script's own labels")
+                .hint("leave `train_on` as it is, or use template `tulu`"));
+        }
+        let chat = match params.is_plain() {
+            true => None,
+            false => Some(chat(&tokenizer, params, chat_template)?),
+        };
+        if chat.as_ref().is_some_and(Chat::misses_bos) {
+            context.warning(
+                "the chat template writes `bos_token`, and the tokenizer names none: nothing is written in its place; set \
+                 `bos_token` of stage tokenizer if there should be",
+            );
+        }
+        let added = tokenizer.added_tokens().into_iter().map(|(_, token)| token);
+        let control_tokens = added.filter(|token| token.chars().any(|c| !c.is_whitespace())).collect();
+        let max_length = params.max_length as usize;
+        Ok(Self { tokenizer, chat, piecewise, labels, max_length, too_long: params.too_long, control_tokens })
     }
 
-    fn holds_eos(&self, text: &str) -> bool {
-        text.contains(&self.tokenizer.special().eos_token)
+    /// The control tokens that a text turns into.
+    fn control_tokens(&self, text: &str) -> impl Iterator<Item = usize> {
+        // Nearly every text has none of their first characters.
+        let held = |(i, token): (usize, &String)| text.contains(token.as_str()).then_some(i);
+        self.control_tokens.iter().enumerate().filter_map(held)
     }
 
     pub fn plain(&self, text: &str) -> Result<Encoded, StageError> {
         let document = self.tokenizer.encode_plain(text)?;
-        Ok(Encoded { documents: vec![document], holds_eos: self.holds_eos(text), ..Encoded::default() })
+        let control_tokens = self.control_tokens(text).collect();
+        Ok(Encoded { documents: vec![document], control_tokens, ..Encoded::default() })
     }
 
     /// `number` counts the records from 0.
     pub fn conversation(&self, conversation: &Conversation, number: u64) -> Result<Encoded, StageError> {
-        let place = || format!("conversation `{}` (record {})", conversation.id.escape_debug(), number + 1);
         let messages = &conversation.messages;
-        let mut encoded =
-            Encoded { holds_eos: messages.iter().any(|m| self.holds_eos(m.text())), ..Encoded::default() };
-        if !messages.iter().any(|message| self.labels.roles.contains(&message.role)) {
-            encoded.unlabelled = true;
-            return Ok(encoded);
-        }
-        let special = self.tokenizer.special();
-        let document = match &self.writer {
-            Writer::Piecewise => self
+        let mut control_tokens: Vec<usize> =
+            messages.iter().flat_map(|message| self.control_tokens(message.text())).collect();
+        control_tokens.sort_unstable();
+        control_tokens.dedup();
+        let mut encoded = Encoded { control_tokens, ..Encoded::default() };
+        let Some(chat) = &self.chat else { return Ok(encoded) };
+        if self.piecewise {
+            let place = || format!("conversation `{}` (record {})", conversation.id.escape_debug(), number + 1);
+            let document = self
                 .tokenizer
                 .encode_piecewise(messages)
-                .map_err(|e| StageError::fail("tokenize::piecewise", format!("{}: {e}", place())))?,
-            Writer::BuiltIn(template) => {
-                self.whole(template.render(messages, &special.eos_token, false), number, place)?
-            }
-            Writer::Jinja { template, ends } => {
-                let tokens = [
-                    ("bos_token", special.eos_token.as_str()),
-                    ("eos_token", special.eos_token.as_str()),
-                    ("pad_token", special.pad_token.as_str()),
-                ];
-                let rendered = template.render(messages, &tokens, ends, false).map_err(|e| {
-                    StageError::fail("tokenize::template", format!("{}: {e}", place())).hint(
-                        "mend the template or this conversation; labels are only set where it is sure what they say",
-                    )
-                })?;
-                self.whole(rendered, number, place)?
+                .map_err(|e| StageError::fail("tokenize::piecewise", format!("{}: {e}", place())))?;
+            self.fit(document, &mut encoded);
+            return Ok(encoded);
+        }
+        let rendered = match chat.render(conversation, &self.labels) {
+            Ok(rendered) => rendered,
+            Err(error) => {
+                let id = conversation.id.escape_debug();
+                encoded.problem = Some(format!("conversation `{id}` (record {}): {error}", number + 1));
+                return Ok(encoded);
             }
         };
-        self.fit(document, &mut encoded);
+        encoded.unwritten_tools = self.unwritten_tools(conversation);
+        encoded.endless = rendered.endless;
+        encoded.shortened = rendered.shortened;
+        self.fit(self.tokenizer.encode_conversation(&rendered)?, &mut encoded);
         Ok(encoded)
     }
 
-    /// The rendered conversation as one text, its labels by offsets.
-    fn whole(&self, rendered: Rendered, number: u64, place: impl Fn() -> String) -> Result<Document, StageError> {
-        let rendered = if self.labels == Labels::default() { rendered } else { rendered.with(&self.labels) };
-        let document = self.tokenizer.encode(&rendered)?;
-        if number < CHECK_FIRST || number.is_multiple_of(CHECK_EVERY) {
-            self.tokenizer.check_labels(&rendered, &document)?.map_err(|mismatch| {
-                StageError::fail("tokenize::labels", format!("{}: {mismatch}", place())).hint(
-                    "this tokenizer cannot label this template: it changes text, or merges it across the ends of a turn",
-                )
-            })?;
-        }
-        Ok(document)
+    /// Whether the conversation has tools or calls of them that the template never reads.
+    fn unwritten_tools(&self, conversation: &Conversation) -> bool {
+        let reads = |name: &str| self.chat.as_ref().is_some_and(|chat| chat.record().chat_template.contains(name));
+        let called = |message: &Message| {
+            ["tool_calls", "function_calls", "functions"]
+                .into_iter()
+                .any(|name| message.fields.contains_key(name) && !reads(name))
+        };
+        conversation.tools.is_some() && !reads("tools") || conversation.messages.iter().any(called)
     }
 
     /// Brings a document to the length that is allowed.
@@ -160,5 +158,25 @@ impl Encoder {
         }
         encoded.unlabelled = encoded.documents.is_empty();
         encoded.too_long &= !encoded.unlabelled;
+    }
+}
+
+/// How conversations are written: as the tokenizer says, or else the params.
+fn chat(tokenizer: &TextTokenizer, params: &TokenizeParams, chat_template: Option<&str>) -> Result<Chat, StageError> {
+    let failed = |e: ChatError| StageError::fail("tokenize::template", e.to_string()).hint(e.hint());
+    let named = params.source(chat_template);
+    match (tokenizer.chat(), named) {
+        (Some(record), Some(named)) if !named.is_of(record) => {
+            let other = Chat::of_tokenizer(&named, tokenizer, params.date.as_deref()).map_err(failed)?;
+            let message = format!("the tokenizer has {record}; the params name {}", other.record());
+            Err(StageError::fail("tokenize::other_template", message).hint(
+                "name the template once, in stage tokenizer, and leave `template` and `chat_template` of stage tokenize out",
+            ))
+        }
+        (Some(record), _) => Chat::of_record(record.clone()).map_err(failed),
+        (None, named) => {
+            let source = named.unwrap_or(Source::BuiltIn(Template::Tulu));
+            Chat::of_tokenizer(&source, tokenizer, params.date.as_deref()).map_err(failed)
+        }
     }
 }

@@ -1,15 +1,15 @@
 //! Params of stage `tokenize`.
 
+use olmo_data::chat::Source;
 use olmo_data::{Labels, Role, Template};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// How a record becomes one text.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Layout {
     /// A conversation with the text that OLMo's `prepare_tulu_data.py` writes, encoded as one.
-    #[default]
     Tulu,
     /// A conversation as OLMo 2's instruct models have it.
     Olmo2,
@@ -36,15 +36,26 @@ impl Layout {
         }
     }
 
-    /// The template that the code of this repository writes.
+    /// The built-in template, if it is one.
     pub fn built_in(self) -> Option<Template> {
         match self {
-            Self::Tulu => Some(Template::Tulu),
+            Self::Tulu | Self::PrepareTuluData => Some(Template::Tulu),
             Self::Olmo2 => Some(Template::Olmo2),
             Self::Chatml => Some(Template::Chatml),
-            Self::PrepareTuluData | Self::Jinja | Self::Plain => None,
+            Self::Jinja | Self::Plain => None,
         }
     }
+}
+
+/// What a conversation that cannot be labelled means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnError {
+    /// The stage fails and shows such conversations.
+    #[default]
+    Fail,
+    /// It is left out and counted, with a warning.
+    Skip,
 }
 
 /// What happens to a conversation of more than `max_length` tokens.
@@ -75,7 +86,8 @@ pub enum Turns {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainOn {
-    /// The roles whose turns are trained.
+    /// The roles whose turns are trained. A message with a `weight` of 0 or 1 decides for itself; `{% generation %}` tags in a
+    /// template decide for all.
     pub roles: Vec<Role>,
     /// Whether the token that ends such a turn is trained too, so that a model learns to stop.
     pub end_of_turn: bool,
@@ -101,8 +113,8 @@ impl TrainOn {
 #[serde(deny_unknown_fields, default)]
 pub struct TokenizeParams {
     /// `tulu`, `olmo2`, `chatml` or `jinja` (port `chat_template`) for conversations, `prepare_tulu_data` for exactly the ids of
-    /// OLMo's script, `plain` for documents.
-    pub template: Layout,
+    /// OLMo's script, `plain` for documents. Null: the tokenizer's own template, or `tulu` if it has none.
+    pub template: Option<Layout>,
     /// Tokens kept of a conversation. Plain documents stay whole.
     #[schemars(range(min = 2))]
     pub max_length: u64,
@@ -110,10 +122,34 @@ pub struct TokenizeParams {
     pub too_long: TooLong,
     /// Which parts of a conversation are trained.
     pub train_on: TrainOn,
+    /// What a conversation that the template refuses, or that cannot be labelled, means: `fail` or `skip` (left out and counted).
+    pub on_error: OnError,
+    /// What a chat template that asks for today's date (`strftime_now`) gets, such as `2026-01-31`: a run does not read the clock.
+    pub date: Option<String>,
 }
 
 impl Default for TokenizeParams {
     fn default() -> Self {
-        Self { template: Layout::Tulu, max_length: 2048, too_long: TooLong::Truncate, train_on: TrainOn::default() }
+        Self {
+            template: None,
+            max_length: 2048,
+            too_long: TooLong::Truncate,
+            train_on: TrainOn::default(),
+            on_error: OnError::Fail,
+            date: None,
+        }
+    }
+}
+
+impl TokenizeParams {
+    /// Whether the records are documents, not conversations.
+    pub fn is_plain(&self) -> bool {
+        self.template == Some(Layout::Plain)
+    }
+
+    /// The template that the params name; `chat_template` is the file for `jinja`.
+    pub fn source(&self, chat_template: Option<&str>) -> Option<Source> {
+        let layout = self.template?;
+        layout.built_in().map(Source::BuiltIn).or_else(|| Some(Source::Jinja(chat_template?.to_owned())))
     }
 }

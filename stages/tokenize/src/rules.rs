@@ -1,5 +1,6 @@
 //! What can be told before any text is encoded.
 
+use olmo_data::Date;
 use olmo_stage::rules::{Finding, Question};
 
 use crate::params::{Layout, TokenizeParams};
@@ -9,7 +10,7 @@ pub fn check(params: &TokenizeParams, question: &Question) -> Vec<Finding> {
     let mut findings = Vec::new();
     let given = question.has("chat_template");
     match params.template {
-        Layout::Jinja if !given => findings.push(
+        Some(Layout::Jinja) if !given => findings.push(
             Finding::error(
                 "tokenize::params",
                 "template",
@@ -17,12 +18,19 @@ pub fn check(params: &TokenizeParams, question: &Question) -> Vec<Finding> {
             )
             .hint("give the file with the chat template, or one of `tulu`, `olmo2`, `chatml`"),
         ),
-        Layout::Jinja => {}
-        other if given => {
+        Some(Layout::Jinja) => {}
+        Some(other) if given => {
             let text = format!("port `chat_template` is given, but the template is `{}`", other.as_str());
             findings.push(Finding::error("tokenize::params", "template", text).hint("set `template: jinja`"));
         }
+        None if given => {
+            let text = "port `chat_template` is given, and no template is named";
+            findings.push(Finding::error("tokenize::params", "template", text).hint("set `template: jinja`"));
+        }
         _ => {}
+    }
+    if let Some(Err(e)) = params.date.as_deref().map(str::parse::<Date>) {
+        findings.push(Finding::error("tokenize::params", "date", e.to_string()).hint("write it as `date: 2026-01-31`"));
     }
     if params.train_on.roles.is_empty() {
         findings.push(
@@ -60,6 +68,8 @@ mod tests {
         assert_eq!(found(json!({"template": "jinja"}), &["chat_template"]), [""; 0]);
         assert_eq!(found(json!({"template": "jinja"}), &[]), ["template"]);
         assert_eq!(found(json!({"template": "chatml"}), &["chat_template"]), ["template"]);
+        assert_eq!(found(json!({}), &["chat_template"]), ["template"]);
         assert_eq!(found(json!({"train_on": {"roles": []}}), &[]), ["train_on.roles"]);
+        assert_eq!(found(json!({"date": "yesterday"}), &[]), ["date"]);
     }
 }

@@ -4,6 +4,7 @@
 //! A part of many records is complete in itself. A stage that was stopped finds the complete parts in its state folder
 //! and goes on behind them.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::sync_channel;
 
@@ -16,7 +17,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::encoder::{Encoded, Encoder};
-use crate::params::{Layout, TokenizeParams, TooLong};
+use crate::params::{Layout, OnError, TokenizeParams, TooLong};
 use crate::rules;
 
 /// Records of a part.
@@ -42,20 +43,17 @@ impl Stage for Tokenize {
         let tokenizer = TextTokenizer::open(&context.input("tokenizer")?)?;
         let chat_template = context.optional_input("chat_template").map(|dir| read_only_file(&dir)).transpose()?;
         let total = dataset::manifest(&documents)?.records;
-        let encoder = Encoder::new(tokenizer, &params, chat_template.as_deref())?;
-        let mut writing = Writing::start(context)?;
+        let encoder = Encoder::new(tokenizer, &params, chat_template.as_deref(), context)?;
+        let mut writing = Writing::start(&params, context)?;
         let counted = Counted { done: writing.records(), total };
-        match params.template {
-            Layout::Plain => {
-                let encode = |text: &String, _| encoder.plain(text);
-                all(dataset::text_batches(&documents)?, encode, counted, &mut writing, context)?;
-            }
-            _ => {
-                let encode = |conversation: &_, number| encoder.conversation(conversation, number);
-                all(dataset::message_batches(&documents)?, encode, counted, &mut writing, context)?;
-            }
+        if params.is_plain() {
+            let encode = |text: &String, _| encoder.plain(text);
+            all(dataset::text_batches(&documents)?, encode, counted, &mut writing, context)?;
+        } else {
+            let encode = |conversation: &_, number| encoder.conversation(conversation, number);
+            all(dataset::message_batches(&documents)?, encode, counted, &mut writing, context)?;
         }
-        writing.finish(&params, &encoder.tokenizer, context)
+        writing.finish(&params, &encoder, context)
     }
 }
 
@@ -174,16 +172,44 @@ fn read_only_file(dir: &Path) -> Result<String, StageError> {
 }
 
 /// A complete part, as the journal keeps it.
-#[derive(Clone, Copy, Default, Serialize, Deserialize)]
+#[derive(Clone, Default, Serialize, Deserialize)]
 struct Part {
     /// Records that it is made of.
     records: u64,
     counts: TokensCounts,
     /// Records left out: nothing of them could be trained.
     unlabelled: u64,
+    /// Records left out: they could not be written or labelled.
+    problems: u64,
     too_long: u64,
-    holding_eos: u64,
+    /// Trained turns without a token at their end, and those of which the template leaves a part out.
+    endless: u64,
+    shortened: u64,
+    /// Records with tools or calls that the template does not write.
+    unwritten_tools: u64,
+    /// Records whose own text turns into a control token, by the token's place in the list of them.
+    control_tokens: BTreeMap<usize, u64>,
 }
+
+impl Part {
+    fn add(&mut self, other: &Part) {
+        self.records += other.records;
+        self.counts += other.counts;
+        self.unlabelled += other.unlabelled;
+        self.problems += other.problems;
+        self.too_long += other.too_long;
+        self.endless += other.endless;
+        self.shortened += other.shortened;
+        self.unwritten_tools += other.unwritten_tools;
+        for (token, records) in &other.control_tokens {
+            *self.control_tokens.entry(*token).or_default() += records;
+        }
+    }
+}
+
+/// Problems that are shown, and those after which a stage that is to fail does so at once.
+const SHOWN: usize = 5;
+const MOST_PROBLEMS: u64 = 1000;
 
 /// What is written and counted, in order.
 struct Writing {
@@ -192,10 +218,13 @@ struct Writing {
     journal: journal::Writer<Part>,
     /// The part that is being written.
     open: Option<(TokensWriter, Part)>,
+    on_error: OnError,
+    /// The first problems of this attempt, and how many there were.
+    problems: (Vec<String>, u64),
 }
 
 impl Writing {
-    fn start(context: &mut Context) -> Result<Self, StageError> {
+    fn start(params: &TokenizeParams, context: &mut Context) -> Result<Self, StageError> {
         let state = context.state_dir()?;
         let path = state.join(PARTS);
         let written = journal::read_prefix::<Part>(&path).map_err(|e| StageError::io(&path, e))?;
@@ -219,7 +248,7 @@ impl Writing {
         if lost.is_some() {
             parts.iter().try_for_each(|part| journal.append(part)).map_err(|e| StageError::io(&path, e))?;
         }
-        let writing = Self { state, parts, journal, open: None };
+        let writing = Self { state, parts, journal, open: None, on_error: params.on_error, problems: (Vec::new(), 0) };
         let done = writing.records();
         if done > 0 {
             context.message(format!("continues after the {done} records that an earlier attempt has tokenised"));
@@ -243,11 +272,38 @@ impl Writing {
         part.records += 1;
         part.unlabelled += u64::from(record.unlabelled);
         part.too_long += u64::from(record.too_long);
-        part.holding_eos += u64::from(record.holds_eos);
+        part.endless += record.endless;
+        part.shortened += record.shortened;
+        part.unwritten_tools += u64::from(record.unwritten_tools);
+        for token in record.control_tokens {
+            *part.control_tokens.entry(token).or_default() += 1;
+        }
+        if let Some(problem) = record.problem {
+            part.problems += 1;
+            self.problems.1 += 1;
+            if self.problems.0.len() < SHOWN {
+                self.problems.0.push(problem);
+            }
+            if self.on_error == OnError::Fail && self.problems.1 == MOST_PROBLEMS {
+                return Err(self.failure());
+            }
+        }
         for document in record.documents {
             writer.push(document)?;
         }
         if part.records == PART { self.close() } else { Ok(()) }
+    }
+
+    /// The failure that the problems are.
+    fn failure(&self) -> StageError {
+        let (shown, count) = &self.problems;
+        let more = count.saturating_sub(shown.len() as u64);
+        let more = if more > 0 { format!("\n  and {more} more") } else { String::new() };
+        let message = format!("{count} conversations cannot be labelled:\n  {}{more}", shown.join("\n  "));
+        StageError::fail("tokenize::labels", message).hint(
+            "correct the template or these conversations, mark what is trained with `{% generation %}` in the template, or set \
+             `on_error: skip` to leave them out",
+        )
     }
 
     /// Completes the part that is being written.
@@ -264,21 +320,14 @@ impl Writing {
         Ok(())
     }
 
-    fn finish(
-        mut self,
-        params: &TokenizeParams,
-        tokenizer: &TextTokenizer,
-        context: &mut Context,
-    ) -> Result<(), StageError> {
+    fn finish(mut self, params: &TokenizeParams, encoder: &Encoder, context: &mut Context) -> Result<(), StageError> {
+        let tokenizer = &encoder.tokenizer;
+        if params.on_error == OnError::Fail && self.problems.1 > 0 {
+            return Err(self.failure());
+        }
         self.close()?;
         let mut all = Part::default();
-        for part in &self.parts {
-            all.records += part.records;
-            all.counts += part.counts;
-            all.unlabelled += part.unlabelled;
-            all.too_long += part.too_long;
-            all.holding_eos += part.holding_eos;
-        }
+        self.parts.iter().for_each(|part| all.add(part));
         let special = tokenizer.special();
         if all.counts.documents == 0 {
             let roles: Vec<&str> = params.train_on.roles.iter().map(|role| role.as_str()).collect();
@@ -299,14 +348,21 @@ impl Writing {
                 std::fs::copy(&from, &to).map_err(|e| StageError::io(&from, e))?;
             }
         }
-        let dropped = all.unlabelled + if params.too_long == TooLong::Drop { all.too_long } else { 0 };
+        if let Some(chat) = &encoder.chat {
+            chat.record().write(&out)?;
+        }
+        let dropped = all.unlabelled + all.problems + if params.too_long == TooLong::Drop { all.too_long } else { 0 };
         let manifest = TokensManifest {
             format: 1,
             tokenizer: tokenizer.digest(),
             vocab_size: special.vocab_size,
             eos_token_id: special.eos_token_id,
             pad_token_id: special.pad_token_id,
-            template: params.template.as_str().into(),
+            template: match (params.template, &encoder.chat) {
+                (Some(layout), _) => layout.as_str().into(),
+                (None, Some(chat)) => chat.record().template.clone(),
+                (None, None) => Layout::Plain.as_str().into(),
+            },
             documents: 0,
             dropped,
             truncated: if params.too_long == TooLong::Truncate { all.too_long } else { 0 },
@@ -315,20 +371,21 @@ impl Writing {
             max_length: params.max_length,
         };
         let manifest = tokens::finish(&out, manifest, all.counts)?;
-        say(&manifest, &all, params, tokenizer, context);
+        if all.problems > 0 {
+            let shown = self.problems.0.first().map(|first| format!("; the first: {first}")).unwrap_or_default();
+            context.warning(format!(
+                "{} of {} conversations are left out: they cannot be labelled{shown}",
+                all.problems, all.records
+            ));
+        }
+        report(&manifest, &all, params, encoder, context);
         Ok(())
     }
 }
 
-/// Tells what was cut, left out or odd.
-fn say(
-    manifest: &TokensManifest,
-    all: &Part,
-    params: &TokenizeParams,
-    tokenizer: &TextTokenizer,
-    context: &mut Context,
-) {
-    let special = tokenizer.special();
+/// Reports what was cut, left out or odd.
+fn report(manifest: &TokensManifest, all: &Part, params: &TokenizeParams, encoder: &Encoder, context: &mut Context) {
+    let special = encoder.tokenizer.special();
     let (records, length) = (all.records, manifest.max_length);
     if all.unlabelled > 0 {
         context.warning(format!(
@@ -336,7 +393,7 @@ fn say(
             all.unlabelled
         ));
     }
-    if all.too_long > 0 && params.template != Layout::Plain {
+    if all.too_long > 0 && !params.is_plain() {
         let what = match params.too_long {
             TooLong::Truncate => "are cut off at",
             TooLong::Drop => "are left out: they have more than",
@@ -344,11 +401,31 @@ fn say(
         };
         context.warning(format!("{} of {records} conversations {what} {length} tokens", all.too_long));
     }
-    if all.holding_eos > 0 {
+    if all.endless > 0 {
         context.warning(format!(
-            "{} records hold the text `{}`, which becomes a real eos token in the middle of them",
-            all.holding_eos, special.eos_token
+            "{} trained turns have no end token after them: the template writes none there",
+            all.endless
         ));
+    }
+    if all.shortened > 0 {
+        context.warning(format!(
+            "{} trained turns are trained in part: the template leaves the rest of their content out of the text, as the \
+             templates of reasoning models do with earlier answers",
+            all.shortened
+        ));
+    }
+    if all.unwritten_tools > 0 {
+        context.warning(format!(
+            "{} of {records} conversations have tools or calls of them that the chat template does not write: give a \
+             template that does in `chat_template`",
+            all.unwritten_tools
+        ));
+    }
+    for (token, count) in &all.control_tokens {
+        let token =
+            encoder.control_tokens.get(*token).map(|token| token.escape_debug().to_string()).unwrap_or_default();
+        let what = if token == special.eos_token { "the eos token" } else { "a control token" };
+        context.warning(format!("{count} records hold the text `{token}`, which becomes {what} in the middle of them"));
     }
     context.message(format!(
         "{} documents, {} tokens, {} of them targets; eos `{}` is id {}, pad `{}` is id {}",
@@ -360,4 +437,9 @@ fn say(
         special.pad_token,
         special.pad_token_id
     ));
+    if let Some(chat) = &encoder.chat {
+        let stops: Vec<String> =
+            chat.record().stop_tokens.iter().map(|stop| format!("`{}` (id {})", stop.token, stop.id)).collect();
+        context.message(format!("an answer ends with {}", stops.join(" or ")));
+    }
 }

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use olmo_data::chat::{Source, strip};
 use olmo_data::dataset::{self, Kind};
-use olmo_data::template::strip;
-use olmo_data::{DataError, Message, Template, TextTokenizer};
+use olmo_data::{Chat, DataError, Message, Template, TextTokenizer, tokenizer_json};
 use olmo_stage::{Context, Stage, StageError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -25,6 +25,15 @@ pub struct TokenizerParams {
     pub pad_token: String,
     /// Makes each digit a token of its own; a given file keeps its own way.
     pub split_digits: bool,
+    /// The token before a text, for chat templates that write `bos_token`. Null: the one that a given file's post-processor
+    /// writes, if any.
+    pub bos_token: Option<String>,
+    /// How conversations become text: `tulu`, `olmo2` or `chatml`; or a file in port `chat_template`. Everything that is made
+    /// with this tokenizer uses it. Null: stage `tokenize` names it.
+    #[schemars(with = "Option<String>", extend("enum" = ["tulu", "olmo2", "chatml", null]))]
+    pub template: Option<Template>,
+    /// What a chat template that asks for today's date (`strftime_now`) gets, such as `2026-01-31`: a run does not read the clock.
+    pub date: Option<String>,
 }
 
 impl Default for TokenizerParams {
@@ -34,6 +43,9 @@ impl Default for TokenizerParams {
             eos_token: "<|endoftext|>".into(),
             pad_token: "<|padding|>".into(),
             split_digits: true,
+            bos_token: None,
+            template: None,
+            date: None,
         }
     }
 }
@@ -49,15 +61,28 @@ impl Stage for Tokenizer {
         let given = context.optional_input("file");
         let (path, bytes) = match (given, context.inputs("documents").is_empty()) {
             // A pipeline names its documents once; a given file makes them unneeded.
-            (Some(dir), _) => read_given(dir)?,
+            (Some(dir), _) => {
+                let (path, bytes) = read_given(dir)?;
+                let bytes = without_settings(&path, bytes, context);
+                (path, bytes)
+            }
             (None, false) => (PathBuf::from("tokenizer.json"), train_on_documents(&params, context)?),
             (None, true) => {
                 return Err(StageError::fail("tokenizer::inputs", "neither `file` nor `documents` is given")
                     .hint("give `documents` to train a tokenizer, or `file` to take one"));
             }
         };
-        let tokenizer = TextTokenizer::from_bytes(&path, &bytes, &params.eos_token, &params.pad_token)?;
-        tokenizer.save(&context.output("tokenizer")?, &bytes)?;
+        let mut tokenizer = TextTokenizer::from_bytes(&path, &bytes, &params.eos_token, &params.pad_token)?;
+        if let Some(bos) = &params.bos_token {
+            tokenizer = tokenizer.with_bos(bos)?;
+        }
+        let chat = chat(&params, &tokenizer, context)?;
+        let out = context.output("tokenizer")?;
+        tokenizer.save(&out, &bytes)?;
+        if let Some(chat) = &chat {
+            chat.record().write(&out)?;
+            context.message(format!("conversations are written by {}", chat.record()));
+        }
         let special = tokenizer.special();
         if context.optional_input("file").is_none() && special.vocab_size < params.vocab_size {
             context.warning(format!(
@@ -73,6 +98,37 @@ impl Stage for Tokenizer {
     }
 }
 
+/// How conversations are written for `tokenizer`, if the params or a file say so.
+fn chat(
+    params: &TokenizerParams,
+    tokenizer: &TextTokenizer,
+    context: &mut Context,
+) -> Result<Option<Chat>, StageError> {
+    let source = match (params.template, context.optional_input("chat_template")) {
+        (Some(_), Some(_)) => {
+            let message = "both `template` and `chat_template` are given";
+            return Err(StageError::fail("tokenizer::params", message).hint("leave one of them out"));
+        }
+        (Some(template), None) => Source::BuiltIn(template),
+        (None, Some(dir)) => {
+            let (path, bytes) = read_given(dir)?;
+            let text = String::from_utf8(bytes)
+                .map_err(|_| StageError::fail("tokenizer::template", format!("{} is not UTF-8", path.display())))?;
+            Source::Jinja(text)
+        }
+        (None, None) => return Ok(None),
+    };
+    let chat = Chat::of_tokenizer(&source, tokenizer, params.date.as_deref())
+        .map_err(|e| StageError::fail("tokenizer::template", e.to_string()).hint(e.hint()))?;
+    if chat.misses_bos() {
+        context.warning(
+            "the chat template writes `bos_token`, and this tokenizer names none: nothing is written in its place; set \
+             `bos_token` if there should be",
+        );
+    }
+    Ok(Some(chat))
+}
+
 /// The one file in folder `dir`.
 fn read_given(dir: PathBuf) -> Result<(PathBuf, Vec<u8>), StageError> {
     let entries = std::fs::read_dir(&dir).and_then(|entries| entries.collect::<Result<Vec<_>, _>>());
@@ -85,6 +141,17 @@ fn read_given(dir: PathBuf) -> Result<(PathBuf, Vec<u8>), StageError> {
     let bytes = std::fs::read(path).map_err(|e| StageError::io(path, e))?;
     // Messages name the file as its owner does, not where this attempt keeps its copy.
     Ok((path.file_name().map(PathBuf::from).unwrap_or_default(), bytes))
+}
+
+/// The content of the given file without truncation, padding and dropout, which are reported.
+fn without_settings(path: &Path, bytes: Vec<u8>, context: &mut Context) -> Vec<u8> {
+    let Some(cleaned) = tokenizer_json::clean(&bytes) else { return bytes };
+    context.warning(format!(
+        "removed from {}: {}; everything else in it is as given",
+        path.display(),
+        cleaned.removed.join(", ")
+    ));
+    cleaned.bytes
 }
 
 fn train_on_documents(params: &TokenizerParams, context: &mut Context) -> Result<Vec<u8>, StageError> {

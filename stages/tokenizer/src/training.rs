@@ -1,6 +1,7 @@
 //! Training of a byte-level BPE tokenizer. Equal texts give equal bytes, whatever the number of
 //! threads: merges are chosen by count, then by ids, and ids follow from the merges before.
 
+use olmo_data::Template;
 use tokenizers::decoders::byte_level::ByteLevel;
 use tokenizers::models::TrainerWrapper;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
@@ -27,14 +28,20 @@ pub enum TrainError {
 
 /// The `tokenizer.json` of a tokenizer trained on `texts`.
 ///
-/// Ids: eos, pad, the bytes, then merges. No text is normalised. Words are split as GPT-2 does;
+/// Ids: eos, pad, what the chat template writes beside them, the bytes, then merges. No text is normalised. Words are split as GPT-2 does;
 /// with `split_digits` each digit is a token of its own, so that numbers have one spelling.
 pub fn train(texts: impl Iterator<Item = String> + Send, params: &TokenizerParams) -> Result<Vec<u8>, TrainError> {
-    let mut special = vec![&params.eos_token];
+    let mut special = vec![params.eos_token.as_str()];
     for (name, token) in [("eos_token", &params.eos_token), ("pad_token", &params.pad_token)] {
         if token.is_empty() {
             return Err(TrainError::EmptyToken(name));
         }
+        if !special.contains(&token.as_str()) {
+            special.push(token);
+        }
+    }
+    let of_template = params.template.map_or(&[][..], Template::control_tokens);
+    for token in params.bos_token.as_deref().into_iter().chain(of_template.iter().copied()) {
         if !special.contains(&token) {
             special.push(token);
         }
@@ -55,7 +62,7 @@ pub fn train(texts: impl Iterator<Item = String> + Send, params: &TokenizerParam
         .vocab_size(params.vocab_size as usize)
         .min_frequency(2)
         .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
-        .special_tokens(special.into_iter().map(|token| AddedToken::from(token.as_str(), true)).collect())
+        .special_tokens(special.into_iter().map(|token| AddedToken::from(token, true)).collect())
         .show_progress(false)
         .build();
     tokenizer.train(&mut TrainerWrapper::from(trainer), texts)?;

@@ -1,6 +1,6 @@
 //! Complete training states on disk: written whole or not at all, sealed, and found again.
 //!
-//! A folder holds `model/` (a native model), `optim/optim.safetensors` (`exp_avg.NAME`, `exp_avg_sq.NAME`), `metrics.jsonl`
+//! A folder holds `model/` (a native model, with how conversations are written for it), `optim/optim.safetensors` (`exp_avg.NAME`, `exp_avg_sq.NAME`), `metrics.jsonl`
 //! (the lines up to its step) and, written last, `trainer.json`. Folders lie as items `stepN` in the list port `checkpoints`, and, when a
 //! run was asked to stop between two of them, as `stepN` in the stage's state folder. A kill leaves at most a folder with
 //! another name (`.stepN.tmp`), which nobody reads.
@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use memmap2::Mmap;
+use olmo_data::ChatRecord;
 use olmo_model::{ModelConfig, Parameters};
 use olmo_stage::seal::{self, Seal};
 use olmo_stage::{Context, StageError, failpoint};
@@ -97,7 +98,13 @@ pub fn step_of(label: &str) -> Option<u64> {
 }
 
 /// Writes a checkpoint beside the folder `to`, durably, renames it to `to`, which must not exist, and seals it.
-pub fn save(to: &Path, config: &ModelConfig, state: &State, trainer: &Trainer) -> Result<(), StageError> {
+pub fn save(
+    to: &Path,
+    config: &ModelConfig,
+    chat: Option<&ChatRecord>,
+    state: &State,
+    trainer: &Trainer,
+) -> Result<(), StageError> {
     let (parent, name) =
         to.parent().zip(to.file_name()).ok_or_else(|| StageError::io(to, io::ErrorKind::InvalidInput.into()))?;
     let temporary = parent.join(format!(".{}.tmp", name.to_string_lossy()));
@@ -107,6 +114,9 @@ pub fn save(to: &Path, config: &ModelConfig, state: &State, trainer: &Trainer) -
     }
     fs::create_dir_all(temporary.join(OPTIM)).map_err(failed)?;
     olmo_model::save_native(&temporary.join(MODEL), config, &state.parameters).map_err(model_failure)?;
+    if let Some(chat) = chat {
+        chat.write(&temporary.join(MODEL))?;
+    }
     failpoint("train.saving");
     save_moments(&temporary.join(OPTIM).join(OPTIM_FILE), state)?;
     fs::write(temporary.join(LINES), state.metrics.text()).map_err(failed)?;
@@ -278,13 +288,14 @@ fn interrupted(state_dir: &Path) -> Result<Vec<(u64, PathBuf)>, StageError> {
 pub fn save_interrupted(
     context: &Context,
     config: &ModelConfig,
+    chat: Option<&ChatRecord>,
     state: &State,
     trainer: &Trainer,
 ) -> Result<(), StageError> {
     let state_dir = context.state_dir()?;
     let to = state_dir.join(label(state.step));
     seal::remove(&to).map_err(|e| StageError::io(&to, e))?;
-    save(&to, config, state, trainer)?;
+    save(&to, config, chat, state, trainer)?;
     for (step, path) in interrupted(&state_dir)? {
         if step < state.step {
             seal::remove(&path).map_err(|e| StageError::io(&path, e))?;

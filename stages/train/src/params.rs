@@ -316,7 +316,7 @@ impl ModelParams {
             vocab_size: vocabulary.size,
             embedding_size: self.embedding_size,
             weight_tying: self.weight_tying,
-            eos_token_id: Some(vocabulary.eos_token_id),
+            eos_token_ids: vec![vocabulary.eos_token_id],
             pad_token_id: Some(vocabulary.pad_token_id),
             init_fn: self.init_fn,
             init_std: self.init_std,

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::thread::JoinHandle;
 
+use olmo_data::ChatRecord;
 use olmo_model::ModelConfig;
 use olmo_stage::{Context, StageError, failpoint};
 
@@ -23,14 +24,15 @@ impl Saver {
         &mut self,
         context: &mut Context,
         config: &ModelConfig,
+        chat: Option<&ChatRecord>,
         state: &State,
         trainer: Trainer,
     ) -> Result<(), StageError> {
         self.finish(context)?;
         let to: PathBuf = checkpoint::item_folder(context, state.step)?;
-        let (config, state) = (config.clone(), state.clone());
+        let (config, chat, state) = (config.clone(), chat.cloned(), state.clone());
         let step = state.step;
-        let work = move || checkpoint::save(&to, &config, &state, &trainer);
+        let work = move || checkpoint::save(&to, &config, chat.as_ref(), &state, &trainer);
         let thread = std::thread::Builder::new().name("save".into()).spawn(work);
         let thread = thread.map_err(|e| StageError::fail("train::save", format!("cannot start a thread: {e}")))?;
         self.pending = Some((step, thread));

@@ -1,6 +1,6 @@
 //! [`Setup`]: everything that is settled before the first step, with all inputs checked against each other.
 
-use olmo_data::{Manifest, Memmap};
+use olmo_data::{ChatRecord, Manifest, Memmap};
 use olmo_model::{Computes, ModelConfig, Parameters};
 use olmo_stage::protocol::IF_MEMORY_RUNS_OUT;
 use olmo_stage::{Context, StageError};
@@ -19,6 +19,8 @@ pub struct Setup {
     pub data: Memmap,
     pub eval_data: Option<Memmap>,
     pub config: ModelConfig,
+    /// How conversations are written: as the data's were, or for the initial weights.
+    pub chat: Option<ChatRecord>,
     /// The weights to start from; without them new ones are drawn.
     pub initial: Option<Parameters>,
     pub max_steps: u64,
@@ -56,6 +58,7 @@ impl Setup {
         if let Some(eval_data) = &eval_data {
             check_eval_data(data.manifest(), eval_data.manifest())?;
         }
+        let chat = chat(context)?;
         let init =
             context.optional_input("init").map(|dir| olmo_model::load(&dir)).transpose().map_err(model_failure)?;
         let (config, initial) = model(&params, data.manifest(), init)?;
@@ -98,6 +101,7 @@ impl Setup {
             data,
             eval_data,
             config,
+            chat,
             initial,
             max_steps,
             schedule,
@@ -165,7 +169,9 @@ fn model(
         }
         (None, Some((mut config, weights))) => {
             check_vocabulary(&config, &vocabulary)?;
-            config.eos_token_id = Some(vocabulary.eos_token_id);
+            if config.eos_token_ids.is_empty() {
+                config.eos_token_ids.push(vocabulary.eos_token_id);
+            }
             config.pad_token_id = Some(vocabulary.pad_token_id);
             Ok((config, Some(weights)))
         }
@@ -174,6 +180,28 @@ fn model(
         (Some(_), Some(_)) => Err(StageError::fail("train::two_models", "both `model` and the input `init` are given")
             .hint("the architecture comes with the weights: leave `model` out")),
     }
+}
+
+/// How conversations are written for the model: as in the data, else as for the weights it starts from.
+fn chat(context: &mut Context) -> Result<Option<ChatRecord>, StageError> {
+    let of = |port: &str| match context.optional_input(port) {
+        Some(dir) => ChatRecord::read(&dir),
+        None => Ok(None),
+    };
+    let (data, eval_data, init) = (of("data")?, of("eval_data")?, of("init")?);
+    if let (Some(data), Some(eval_data)) = (&data, &eval_data)
+        && data.chat_template != eval_data.chat_template
+    {
+        let what = format!("`data` was written by {data}; `eval_data` by {eval_data}");
+        return Err(StageError::fail("train::other_template", what)
+            .hint("name the template once, in stage tokenizer, so that both are tokenised alike"));
+    }
+    if let (Some(data), Some(init)) = (&data, &init)
+        && data.chat_template != init.chat_template
+    {
+        context.message(format!("the initial weights were trained with {init}; this model learns {data}"));
+    }
+    Ok(data.or(init))
 }
 
 /// Refuses data whose ids mean something else to the initial weights.
@@ -186,8 +214,8 @@ pub(crate) fn check_vocabulary(config: &ModelConfig, vocabulary: &Vocabulary) ->
         );
         return Err(StageError::fail("train::vocabulary", what).hint(HINT));
     }
-    match config.eos_token_id {
-        Some(eos) if eos != vocabulary.eos_token_id => {
+    match config.eos_token_id() {
+        Some(eos) if !config.eos_token_ids.contains(&vocabulary.eos_token_id) => {
             let what = format!(
                 "the data ends its documents with id {}, the initial weights with id {eos}",
                 vocabulary.eos_token_id

@@ -76,7 +76,13 @@ pub fn train(mut setup: Setup, context: &mut Context) -> Result<(), StageError> 
             Err(StageError::Interrupted) => {
                 if run.state.step > 0 {
                     run.settle()?;
-                    checkpoint::save_interrupted(context, &setup.config, &run.state, &run.trainer())?;
+                    checkpoint::save_interrupted(
+                        context,
+                        &setup.config,
+                        setup.chat.as_ref(),
+                        &run.state,
+                        &run.trainer(),
+                    )?;
                     context.message(format!("stopped after step {}; the state is saved", run.state.step));
                 }
                 Err(StageError::Interrupted)
@@ -220,7 +226,14 @@ impl Run<'_> {
                 // A state counts only together with all checkpoints before it.
                 self.saver.finish(context)?;
                 self.settle()?;
-                checkpoint::save_interrupted(context, &self.setup.config, &self.state, &self.trainer())?;
+                let setup = self.setup;
+                checkpoint::save_interrupted(
+                    context,
+                    &setup.config,
+                    setup.chat.as_ref(),
+                    &self.state,
+                    &self.trainer(),
+                )?;
                 context.message(format!("step {}: the state is saved", self.state.step));
             }
             self.step(context)?;
@@ -260,7 +273,8 @@ impl Run<'_> {
             self.saver.finish(context)?;
             failpoint("train.before_save");
             self.settle()?;
-            self.saver.start(context, &self.setup.config, &self.state, self.trainer())?;
+            let (config, chat) = (&self.setup.config, self.setup.chat.as_ref());
+            self.saver.start(context, config, chat, &self.state, self.trainer())?;
             self.saved_item = Some(self.state.step);
             self.pace.saving += since.elapsed();
         }
@@ -475,8 +489,11 @@ impl Run<'_> {
     }
 
     fn finish(self, context: &mut Context) -> Result<(), StageError> {
-        olmo_model::save_native(&context.output("model")?, &self.setup.config, &self.state.parameters)
-            .map_err(model_failure)?;
+        let model = context.output("model")?;
+        olmo_model::save_native(&model, &self.setup.config, &self.state.parameters).map_err(model_failure)?;
+        if let Some(chat) = &self.setup.chat {
+            chat.write(&model)?;
+        }
         self.state.metrics.write(&context.output("metrics")?)?;
         if let Some(peak) = memory::peak() {
             let numbers = (self.state.parameters.len() * size_of::<f32>()) as u64;

@@ -33,7 +33,7 @@ fn a_run_learns_and_leaves_a_record_of_every_step_and_checkpoints_on_the_way() {
     let last = item(&attempt.dir, "step60");
     assert_eq!(fs::read(last.join("model/model.safetensors")).unwrap(), weights(&attempt.dir));
     let (config, parameters) = olmo_model::load(&attempt.dir.join("out/model")).unwrap();
-    assert_eq!((config.vocab_size, config.eos_token_id, config.max_sequence_length), (32, Some(0), 12));
+    assert_eq!((config.vocab_size, config.eos_token_id(), config.max_sequence_length), (32, Some(0), 12));
     assert!(parameters.flat().iter().all(|value| value.is_finite()));
     // Every file of a checkpoint is there, and none is half written.
     let names: Vec<String> = tree(&last).keys().map(|path| path.display().to_string()).collect();

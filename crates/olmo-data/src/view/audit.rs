@@ -7,11 +7,11 @@ use std::path::Path;
 use aho_corasick::AhoCorasick;
 use serde::Serialize;
 
+use crate::chat::strip;
 use crate::conversation::{Message, Role};
 use crate::dataset::{self, Kind};
 use crate::error::DataError;
 use crate::memmap::Dtype;
-use crate::template::strip;
 use crate::tokenizer::TextTokenizer;
 use crate::view::html::{escape, page};
 use crate::view::{ArtifactKind, Sequences, kind, plain, preview};

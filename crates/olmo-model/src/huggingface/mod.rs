@@ -1,12 +1,15 @@
 //! A model as a folder that `transformers` loads: `OlmoForCausalLM`, `Olmo2ForCausalLM` or `Olmo3ForCausalLM`.
 
+mod config;
+mod extra;
+
 use std::path::Path;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use crate::config::{InitFnType, LayerNormType, ModelConfig};
+use crate::config::{LayerNormType, ModelConfig};
 use crate::error::ModelError;
-use crate::files::{CONFIG_FILE, Part, check_fit, read, read_config, write_json};
+use crate::files::{CONFIG_FILE, Part, check_fit, read, read_config, read_object, write_json};
 use crate::layout;
 use crate::parameters::Parameters;
 use crate::tensors::{self, Outgoing};
@@ -14,17 +17,14 @@ use crate::tensors::{self, Outgoing};
 /// The field of a config that names its architecture.
 pub(crate) const MODEL_TYPE: &str = "model_type";
 
+/// What `transformers` reads for generation; its `eos_token_id` may be a list.
+const GENERATION_FILE: &str = "generation_config.json";
+
 /// Our own field: the number of ids, where the embedding has more rows than that (Hugging Face knows only the rows).
 const VOCABULARY: &str = "olmo_vocab_size";
 
 /// `transformers` fixes the eps of OLMo 1's norm.
 const OLMO1_EPS: f64 = 1e-5;
-
-/// The default of `transformers`.
-const OLMO3_WINDOW: usize = 4096;
-
-/// Tables that old exports store although they follow from the config.
-const DERIVED: &[&str] = &["rotary_emb.inv_freq"];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Architecture {
@@ -111,8 +111,8 @@ fn parts(config: &ModelConfig) -> Vec<Part> {
         };
         parts.push(Part { name, shape, range });
     };
-    add("model.embed_tokens.weight".into(), layout::wte(), None);
-    add("lm_head.weight".into(), layout::head(), None);
+    add(extra::EMBEDDING.into(), layout::wte(), None);
+    add(extra::HEAD.into(), layout::head(), None);
     add("model.norm.weight".into(), layout::final_norm(), None);
     for layer in 0..config.n_layers {
         let table = [
@@ -141,108 +141,40 @@ fn parts(config: &ModelConfig) -> Vec<Part> {
 /// As [`crate::load`].
 pub fn load_huggingface(folder: &Path) -> Result<(ModelConfig, Parameters), ModelError> {
     let fields = read_config(folder)?;
-    let config = understand(&fields).map_err(|reason| ModelError::folder(&folder.join(CONFIG_FILE), reason))?;
+    let mut config = config::understand(&fields)
+        .map_err(|problems| ModelError::NotUnderstood { path: folder.join(CONFIG_FILE), problems })?;
+    add_stop_ids(folder, &mut config)?;
     config.validate()?;
-    let mut ignored = DERIVED.to_vec();
-    if config.weight_tying {
-        // Some exports of tied models repeat the embedding as the head, and `transformers` does not look at it.
-        ignored.push("lm_head.weight");
-    }
-    let parameters = read(folder, &config, &parts(&config), &ignored)?;
+    let parameters =
+        read(folder, &config, &parts(&config), &|name, all| extra::judge(name, all, &config)).map_err(explain_head)?;
     Ok((config, parameters))
 }
 
-/// Our config for a Hugging Face one; fields that would change the results and that we do not know are refused.
-fn understand(fields: &Map<String, Value>) -> Result<ModelConfig, String> {
-    let architecture = match fields.get(MODEL_TYPE).and_then(Value::as_str) {
-        Some("olmo") => Architecture::Olmo1,
-        Some("olmo2") => Architecture::Olmo2,
-        Some("olmo3") => Architecture::Olmo3,
-        other => {
-            return Err(format!(
-                "has model_type {}; supported are \"olmo\", \"olmo2\" and \"olmo3\"",
-                other.map_or("none".into(), |name| format!("{name:?}"))
-            ));
+/// Says what a missing head may mean.
+fn explain_head(mut error: ModelError) -> ModelError {
+    if let ModelError::Tensors { problems, .. } = &mut error {
+        let missing = format!("`{}` is missing", extra::HEAD);
+        for problem in problems.iter_mut().filter(|problem| **problem == missing) {
+            problem.push_str(" (if the embedding is the head, config.json needs `tie_word_embeddings: true`)");
         }
-    };
-    let present = |name: &str| fields.get(name).filter(|value| !value.is_null());
-    let whole = |name: &str| -> Result<Option<usize>, String> {
-        present(name)
-            .map(|value| {
-                value.as_u64().map(|value| value as usize).ok_or(format!("`{name}` is {value}, not a whole number"))
-            })
-            .transpose()
-    };
-    let number = |name: &str| -> Result<Option<f64>, String> {
-        present(name).map(|value| value.as_f64().ok_or(format!("`{name}` is {value}, not a number"))).transpose()
-    };
-    let required = |name: &str| whole(name)?.ok_or(format!("lacks `{name}`"));
-    let token = |name: &str| -> Result<Option<u32>, String> {
-        // Some configs list several; the first is the one that the tokenizer writes.
-        let value = present(name).map(|value| value.as_array().and_then(|all| all.first()).unwrap_or(value));
-        value
-            .map(|value| {
-                value
-                    .as_u64()
-                    .and_then(|id| u32::try_from(id).ok())
-                    .ok_or(format!("`{name}` is {value}, not a token id"))
-            })
-            .transpose()
-    };
-    if let Some(act) = present("hidden_act").filter(|act| *act != "silu") {
-        return Err(format!("has hidden_act {act}; only \"silu\" is supported"));
     }
-    if present("attention_bias").is_some_and(|bias| *bias != false) {
-        return Err("has biases in attention, which are not supported".into());
-    }
-    let rope_theta = rope_theta(present("rope_theta"), present("rope_scaling"), present("rope_parameters"))?;
-    let rows = required("vocab_size")?;
-    let vocab_size = whole(VOCABULARY)?.unwrap_or(rows);
-    let olmo2 = architecture != Architecture::Olmo1;
-    let layers = required("num_hidden_layers")?;
-    let (sliding_window, full_attention_every) = match architecture {
-        Architecture::Olmo3 => {
-            let window = whole("sliding_window")?.unwrap_or(OLMO3_WINDOW);
-            (Some(window), full_attention_every(present("layer_types"), layers)?)
-        }
-        _ => (None, None),
-    };
-    Ok(ModelConfig {
-        d_model: required("hidden_size")?,
-        n_heads: required("num_attention_heads")?,
-        n_kv_heads: whole("num_key_value_heads")?,
-        clip_qkv: if olmo2 { None } else { number("clip_qkv")? },
-        n_layers: layers,
-        mlp_hidden_size: required("intermediate_size")?.saturating_mul(2),
-        layer_norm_type: if olmo2 { LayerNormType::Rms } else { LayerNormType::Default },
-        layer_norm_with_affine: olmo2,
-        layer_norm_eps: if olmo2 { number("rms_norm_eps")?.unwrap_or(1e-5) } else { OLMO1_EPS },
-        attention_layer_norm: olmo2,
-        norm_after: olmo2,
-        sliding_window,
-        full_attention_every,
-        rope_theta,
-        max_sequence_length: whole("max_position_embeddings")?.unwrap_or(2048),
-        vocab_size,
-        embedding_size: (vocab_size != rows).then_some(rows),
-        weight_tying: present("tie_word_embeddings").is_some_and(|tied| *tied == true),
-        eos_token_id: token("eos_token_id")?,
-        pad_token_id: token("pad_token_id")?,
-        init_fn: InitFnType::Normal,
-        init_std: number("initializer_range")?.unwrap_or(0.02),
-        init_cutoff_factor: None,
-    })
+    error
 }
 
-/// Every how many blocks one sees everything, from the list of the blocks' kinds; without a list it is every fourth.
-fn full_attention_every(kinds: Option<&Value>, layers: usize) -> Result<Option<usize>, String> {
-    let Some(kinds) = kinds else { return Ok(Some(4)) };
-    let kinds: Vec<&str> = kinds.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-    let every = kinds.iter().position(|kind| *kind == FULL).map(|index| index + 1);
-    if kinds.len() == layers && kinds == layer_types(layers, every) {
-        return Ok(every);
+/// Adds the eos ids of `generation_config.json`, which may list more than `config.json` (OLMo 3, Llama 3).
+fn add_stop_ids(folder: &Path, config: &mut ModelConfig) -> Result<(), ModelError> {
+    let path = folder.join(GENERATION_FILE);
+    if !path.exists() {
+        return Ok(());
     }
-    Err(format!("has layer_types {kinds:?}; only a full block after every same number of sliding ones is supported"))
+    let ids = config::read_token_ids(&read_object(&path)?, "eos_token_id")
+        .map_err(|reason| ModelError::folder(&path, reason))?;
+    for id in ids {
+        if !config.eos_token_ids.contains(&id) {
+            config.eos_token_ids.push(id);
+        }
+    }
+    Ok(())
 }
 
 const FULL: &str = "full_attention";
@@ -254,30 +186,6 @@ fn layer_types(layers: usize, full_every: Option<usize>) -> Vec<&'static str> {
     (0..layers).map(|layer| if full(layer) { FULL } else { SLIDING }).collect()
 }
 
-/// The rotary base from either of the two places where versions of `transformers` write it.
-fn rope_theta(theta: Option<&Value>, scaling: Option<&Value>, parameters: Option<&Value>) -> Result<f64, String> {
-    if let Some(scaling) = scaling {
-        return Err(format!("has rope_scaling {scaling}, which is not supported"));
-    }
-    // OLMo 3 may have parameters of its own for each kind of block.
-    let of_kinds = [FULL, SLIDING].into_iter().filter_map(|kind| parameters?.get(kind));
-    let all: Vec<&Value> = parameters.into_iter().chain(of_kinds).collect();
-    if let Some(kind) = all.iter().filter_map(|one| one.get("rope_type")).find(|kind| **kind != "default") {
-        return Err(format!("has rope_type {kind}; only \"default\" is supported"));
-    }
-    let mut thetas = all.iter().filter_map(|one| one.get("rope_theta"));
-    let first = thetas.next();
-    if let Some(other) = thetas.find(|theta| Some(*theta) != first) {
-        return Err(format!(
-            "has several values of rope_theta, {other} among them; only one for all blocks is supported"
-        ));
-    }
-    match first.or(theta) {
-        None => Ok(10_000.0),
-        Some(theta) => theta.as_f64().ok_or(format!("`rope_theta` is {theta}, not a number")),
-    }
-}
-
 /// Writes `config.json`, `generation_config.json` and `model.safetensors` for `transformers` into `folder` (made if absent).
 /// Equal models give equal bytes.
 ///
@@ -287,9 +195,13 @@ pub fn save_huggingface(folder: &Path, config: &ModelConfig, parameters: &Parame
     check_fit(config, parameters)?;
     let architecture = Architecture::of(config)?;
     write_json(folder, CONFIG_FILE, describe(config, architecture))?;
-    let generation =
-        json!({"_from_model_config": true, "eos_token_id": config.eos_token_id, "pad_token_id": config.pad_token_id});
-    write_json(folder, "generation_config.json", generation)?;
+    let eos = match &config.eos_token_ids[..] {
+        [] => Value::Null,
+        [id] => json!(id),
+        several => json!(several),
+    };
+    let generation = json!({"_from_model_config": true, "eos_token_id": eos, "pad_token_id": config.pad_token_id});
+    write_json(folder, GENERATION_FILE, generation)?;
     let outgoing: Vec<Outgoing<'_>> = parts(config)
         .into_iter()
         .map(|part| Outgoing { name: part.name, shape: part.shape, values: &parameters.flat()[part.range] })
@@ -304,7 +216,8 @@ fn describe(config: &ModelConfig, architecture: Architecture) -> Value {
         "attention_bias": false,
         "attention_dropout": 0.0,
         "bos_token_id": null,
-        "eos_token_id": config.eos_token_id,
+        // Every reader takes a number here; the list is in `generation_config.json`, as in the releases of OLMo 3.
+        "eos_token_id": config.eos_token_id(),
         "pad_token_id": config.pad_token_id,
         "hidden_act": "silu",
         "hidden_size": config.d_model,
@@ -328,6 +241,9 @@ fn describe(config: &ModelConfig, architecture: Architecture) -> Value {
     if architecture == Architecture::Olmo3 {
         fields["sliding_window"] = json!(config.sliding_window);
         fields["layer_types"] = json!(layer_types(config.n_layers, config.full_attention_every));
+        // `transformers` 5 reads the base of each kind of block here, and takes 500000 for one that has no entry.
+        let rope = json!({"rope_type": "default", "rope_theta": config.rope_theta});
+        fields["rope_parameters"] = json!({FULL: rope, SLIDING: rope});
     }
     if config.embedding_rows() != config.vocab_size {
         fields[VOCABULARY] = json!(config.vocab_size);

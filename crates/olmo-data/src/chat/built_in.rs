@@ -1,66 +1,10 @@
-//! A conversation as text: the chat templates, and which bytes of the text are trained.
-
-use std::ops::Range;
+//! [`Template`]: the chat templates that come with the project, in Rust and in Jinja.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::rendered::{Labels, Rendered, Turn};
 use crate::conversation::{Message, Role};
-
-/// Where a turn stands in the text of its conversation.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Turn {
-    pub role: Role,
-    /// Bytes of what was said, as the template writes it.
-    pub body: Range<usize>,
-    /// Bytes directly behind it that say that the turn is over; may be empty.
-    pub end: Range<usize>,
-}
-
-/// A conversation as text.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rendered {
-    pub text: String,
-    /// In order.
-    pub turns: Vec<Turn>,
-    /// The byte ranges of `text` that are trained, in order.
-    pub labelled: Vec<Range<usize>>,
-}
-
-/// Which parts of a conversation are trained.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Labels {
-    pub roles: Vec<Role>,
-    /// The text that ends a turn is trained with it.
-    pub end_of_turn: bool,
-    /// Only the last turn of these roles is trained.
-    pub last_turn_only: bool,
-}
-
-impl Default for Labels {
-    /// The assistant's turns and their ends.
-    fn default() -> Self {
-        Self { roles: vec![Role::Assistant], end_of_turn: true, last_turn_only: false }
-    }
-}
-
-impl Rendered {
-    /// `text` with `turns`, of which those that `labels` says are trained.
-    pub fn new(text: String, turns: Vec<Turn>, labels: &Labels) -> Self {
-        let mut trained: Vec<&Turn> = turns.iter().filter(|turn| labels.roles.contains(&turn.role)).collect();
-        if labels.last_turn_only {
-            trained = trained.pop().into_iter().collect();
-        }
-        let range = |turn: &&Turn| turn.body.start..if labels.end_of_turn { turn.end.end } else { turn.body.end };
-        let labelled = trained.iter().map(range).filter(|range| !range.is_empty()).collect();
-        Self { labelled, text, turns }
-    }
-
-    /// The same text with other labels.
-    pub fn with(self, labels: &Labels) -> Self {
-        Self::new(self.text, self.turns, labels)
-    }
-}
 
 /// How a conversation becomes text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -72,7 +16,7 @@ pub enum Template {
     /// The template that OLMo 2's instruct models come with: as `tulu`, but contents are taken as they are and
     /// nothing follows the last eos.
     Olmo2,
-    /// `<|im_start|>role`, the content as it is, and `<|im_end|>`, which is the tokenizer's eos if a model is to stop there.
+    /// `<|im_start|>role`, the content as it is, and `<|im_end|>`, at which an answer ends.
     Chatml,
 }
 
@@ -85,6 +29,14 @@ impl Template {
             Self::Tulu => "tulu",
             Self::Olmo2 => "olmo2",
             Self::Chatml => "chatml",
+        }
+    }
+
+    /// The tokens that the template writes beside eos, which a tokenizer for it needs.
+    pub fn control_tokens(self) -> &'static [&'static str] {
+        match self {
+            Self::Tulu | Self::Olmo2 => &[],
+            Self::Chatml => &["<|im_start|>", "<|im_end|>"],
         }
     }
 
@@ -112,7 +64,13 @@ impl Template {
                 Self::Tulu | Self::Olmo2 if assistant => text.push_str(eos),
                 Self::Tulu | Self::Olmo2 => {}
             }
-            turns.push(Turn { role: message.role, end: body.end..text.len(), body });
+            turns.push(Turn {
+                role: message.role,
+                trained: message.trained,
+                end: body.end..text.len(),
+                body,
+                shortened: false,
+            });
             if self != Self::Olmo2 || !assistant || i + 1 < messages.len() {
                 text.push('\n');
             }

@@ -1,0 +1,122 @@
+//! What a template writes around an answer, found by letting it write simple conversations.
+
+use super::{Chat, ChatError, StopToken};
+use crate::conversation::{Conversation, Message, Role};
+use crate::jinja::Rendering;
+
+/// What stands around the answers of a simple conversation.
+#[derive(Clone, Debug, Default)]
+pub struct Probe {
+    /// What `add_generation_prompt` adds; empty if it adds nothing.
+    pub generation_prompt: String,
+    /// The template's own text between a question and its answer.
+    pub before_answer: String,
+    /// The template's own text after the last answer.
+    after_last: String,
+    /// The template's own text between an answer and the next question, if it writes one.
+    after_answer: Option<String>,
+}
+
+const QUESTIONS: [&str; 2] = ["Which colour?", "And which shape?"];
+const ANSWERS: [&str; 2] = ["Blue it is", "Round it is"];
+
+/// Questions and answers in turn, `count` messages in all.
+fn conversation(count: usize, system: bool) -> Conversation {
+    let mut messages = Vec::new();
+    if system {
+        messages.push(Message::new(Role::System, "Answer the question"));
+    }
+    for i in 0..count {
+        let turn = i / 2;
+        messages.push(if i % 2 == 0 {
+            Message::new(Role::User, QUESTIONS[turn])
+        } else {
+            Message::new(Role::Assistant, ANSWERS[turn])
+        });
+    }
+    Conversation { messages, ..Conversation::default() }
+}
+
+/// Where the text of message `turn` stands.
+fn span(rendering: &Rendering, turn: usize) -> Option<(usize, usize)> {
+    let mut pieces = rendering.pieces.iter().filter(|piece| piece.turn == turn);
+    let first = pieces.next()?;
+    let last = pieces.next_back().unwrap_or(first);
+    Some((first.range.start, last.range.end))
+}
+
+/// The longest of the tokens that `text` holds first.
+fn first_token<'t>(text: &str, added: &'t [(u32, String)]) -> Option<&'t (u32, String)> {
+    let places = added.iter().filter(|(_, token)| !token.trim().is_empty());
+    let places = places.filter_map(|added| Some((text.find(added.1.as_str())?, added)));
+    places.min_by_key(|(at, (_, token))| (*at, std::cmp::Reverse(token.len()))).map(|(_, added)| added)
+}
+
+impl Chat {
+    /// Lets the template write simple conversations.
+    ///
+    /// # Errors
+    /// It writes none at all, or no answer.
+    pub(super) fn run_probe(&self) -> Result<Probe, ChatError> {
+        // Some templates demand a system turn, or refuse one.
+        let written = self.write(&conversation(2, false), false);
+        let system = written.is_err();
+        let one = match written {
+            Ok(one) => one,
+            Err(error) => self.write(&conversation(2, true), false).map_err(|_| error)?,
+        };
+        let first = usize::from(system);
+        let Some((answer, end)) = span(&one, first + 1) else {
+            let reason = "the template does not write answers";
+            return Err(ChatError::Turn { turn: first + 2, role: Role::Assistant, reason });
+        };
+        let question_end = span(&one, first).map_or(0, |(_, end)| end);
+        let mut probe = Probe {
+            before_answer: one.text.get(question_end..answer).unwrap_or_default().to_owned(),
+            after_last: one.text[end..].to_owned(),
+            ..Probe::default()
+        };
+        if let Ok(two) = self.write(&conversation(4, system), false)
+            && let (Some((_, end)), Some((next, _))) = (span(&two, first + 1), span(&two, first + 2))
+        {
+            probe.after_answer = two.text.get(end..next).map(str::to_owned);
+        }
+        let question = conversation(1, system);
+        if let (Ok(without), Ok(with)) = (self.write(&question, false), self.write(&question, true)) {
+            let (a, b) = (without.text.as_bytes(), with.text.as_bytes());
+            let common = a.iter().zip(b).take_while(|(a, b)| a == b).count();
+            probe.generation_prompt = with.text.get(common..).unwrap_or_default().to_owned();
+        }
+        Ok(probe)
+    }
+
+    /// The tokens at which an answer ends: what the template writes after the last one, what it
+    /// writes after an earlier one, and eos.
+    ///
+    /// # Errors
+    /// No token follows an answer.
+    pub(super) fn find_stop_tokens(&self, added: &[(u32, String)]) -> Result<Vec<StopToken>, ChatError> {
+        let probe = &self.probe;
+        let in_prompt = |token: &str| probe.generation_prompt.contains(token);
+        let last = first_token(&probe.after_last, added).filter(|(_, token)| !in_prompt(token));
+        // Between an answer and a question the first token may begin the question. It ends the
+        // answer if it ends the last one too, or a question, where no question follows.
+        let ends_a_question = |token: &str| match probe.before_answer.rfind(&probe.generation_prompt) {
+            Some(at) if !probe.generation_prompt.is_empty() => probe.before_answer[..at].contains(token),
+            _ => false,
+        };
+        let between = probe.after_answer.as_deref().and_then(|text| first_token(text, added));
+        let between = between.filter(|(_, token)| !in_prompt(token) && ends_a_question(token));
+        let Some(_) = last.or(between) else {
+            return Err(ChatError::NoStop { after: probe.after_last.clone() });
+        };
+        let eos = added.iter().find(|(_, token)| *token == self.record.eos_token);
+        let mut stops: Vec<StopToken> = Vec::new();
+        for (id, token) in [between, last, eos].into_iter().flatten() {
+            if !stops.iter().any(|stop| stop.id == *id) {
+                stops.push(StopToken { token: token.clone(), id: *id });
+            }
+        }
+        Ok(stops)
+    }
+}

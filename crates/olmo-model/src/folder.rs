@@ -1,0 +1,216 @@
+//! Says what a folder is that is not a model this program can read, and how to make one of it.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::error::ModelError;
+use crate::files::CONFIG_FILE;
+use crate::tensors::{INDEX_FILE, WEIGHTS_FILE};
+
+const ADAPTER_CONFIG: &str = "adapter_config.json";
+const ADAPTER_WEIGHTS: [&str; 2] = ["adapter_model.safetensors", "adapter_model.bin"];
+
+/// Writes the model in the current folder as safetensors, whatever `transformers` read it from.
+const RESAVE: &str = "python -c \"from transformers import AutoModelForCausalLM as M; \
+                      M.from_pretrained('.').save_pretrained('converted')\"";
+
+/// What stands in a Git checkout for a large file that was not fetched.
+const POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
+
+/// Refuses a folder that holds something else than a model in safetensors. Looks at names only.
+///
+/// # Errors
+/// [`ModelError::Folder`]: what the folder holds, and the command that converts it.
+pub(crate) fn check(folder: &Path) -> Result<(), ModelError> {
+    let names = match names(folder) {
+        Ok(names) => names,
+        Err(error) => return Err(ModelError::io(folder, error)),
+    };
+    let contents = Contents { folder, names };
+    match contents.fault() {
+        None => Ok(()),
+        Some(reason) => Err(ModelError::folder(folder, reason)),
+    }
+}
+
+/// If `bytes` are a git-lfs pointer, what to do about it.
+pub(crate) fn lfs_pointer(bytes: &[u8]) -> Option<String> {
+    // A pointer has three short lines.
+    if !bytes.starts_with(POINTER) || bytes.len() > 1024 {
+        return None;
+    }
+    let text = String::from_utf8_lossy(bytes);
+    let size = text.lines().find_map(|line| line.strip_prefix("size "));
+    let size = size.map(|size| format!(" of {size} bytes")).unwrap_or_default();
+    Some(format!(
+        "is a git-lfs pointer, not the file{size} that it stands for; run `git lfs install && git lfs pull` in the \
+         repository that it is from"
+    ))
+}
+
+fn names(folder: &Path) -> std::io::Result<Vec<String>> {
+    let entries = std::fs::read_dir(folder)?.collect::<Result<Vec<_>, _>>()?;
+    let mut names: Vec<String> =
+        entries.into_iter().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    Ok(names)
+}
+
+struct Contents<'f> {
+    folder: &'f Path,
+    names: Vec<String>,
+}
+
+impl Contents<'_> {
+    fn has(&self, name: &str) -> bool {
+        self.names.iter().any(|known| known == name)
+    }
+
+    /// The first name that ends with `end`.
+    fn ending(&self, end: &str) -> Option<&str> {
+        self.names.iter().map(String::as_str).find(|name| name.ends_with(end))
+    }
+
+    fn fault(&self) -> Option<String> {
+        if self.names.is_empty() {
+            return Some(format!("is an empty folder; a model has {CONFIG_FILE} and {WEIGHTS_FILE}"));
+        }
+        let single = self.has(WEIGHTS_FILE);
+        let weights = single || self.has(INDEX_FILE);
+        if let Some(reason) = self.adapter(weights) {
+            return Some(reason);
+        }
+        if single && self.has(INDEX_FILE) && !self.index_is_of_one_file() {
+            return Some(format!(
+                "has both {WEIGHTS_FILE} and {INDEX_FILE}, and readers differ in which they take; remove the one that is \
+                 left over"
+            ));
+        }
+        if weights && self.has(CONFIG_FILE) {
+            return None;
+        }
+        Some(self.checkpoint().unwrap_or_else(|| self.missing(weights)))
+    }
+
+    /// `transformers` applies an adapter that lies beside a model.
+    fn adapter(&self, weights: bool) -> Option<String> {
+        let file = ADAPTER_WEIGHTS.into_iter().chain([ADAPTER_CONFIG]).find(|name| self.has(name))?;
+        let config = std::fs::read(self.folder.join(ADAPTER_CONFIG)).unwrap_or_default();
+        let config: Value = serde_json::from_slice(&config).unwrap_or_default();
+        let base = config.get("base_model_name_or_path").and_then(Value::as_str);
+        let base = base.map(|base| format!(" for `{}`", base.escape_debug())).unwrap_or_default();
+        let beside = if weights { ", which is applied to the model beside it" } else { ", not a model" };
+        Some(format!(
+            "has {file}: an adapter{base}{beside}. Merge it in its folder and take `merged`: python -c \"from peft import \
+             AutoPeftModelForCausalLM as M; M.from_pretrained('.').merge_and_unload().save_pretrained('merged')\""
+        ))
+    }
+
+    /// Whether the index names the single file alone: then both mean the same.
+    fn index_is_of_one_file(&self) -> bool {
+        let index = std::fs::read(self.folder.join(INDEX_FILE)).unwrap_or_default();
+        let index: Value = serde_json::from_slice(&index).unwrap_or_default();
+        let map = index.get("weight_map").and_then(Value::as_object);
+        map.is_some_and(|map| map.values().all(|file| file == WEIGHTS_FILE))
+    }
+
+    /// A checkpoint in a format that another program has to convert.
+    fn checkpoint(&self) -> Option<String> {
+        let resave = |what: String| {
+            format!(
+                "{what}. Convert it in its folder and take `converted`: {RESAVE}. A pickle file can run code: do this only with one that you trust"
+            )
+        };
+        if self.has("model_and_optim") || self.has(".metadata") || self.ending(".distcp").is_some() {
+            return Some(
+                "is a distributed checkpoint of OLMo-core. Convert it in a checkout of OLMo-core and take the folder \
+                 after `-o`: python src/examples/huggingface/convert_checkpoint_to_hf.py -i CHECKPOINT -o CONVERTED \
+                 --dtype float32"
+                    .into(),
+            );
+        }
+        if self.has("config.yaml") {
+            if self.has("model.pt") {
+                return Some(
+                    "is an unsharded checkpoint of OLMo (config.yaml and model.pt). Convert it in a checkout of OLMo: \
+                     python scripts/convert_olmo2_to_hf.py --input_dir CHECKPOINT --output_dir CONVERTED \
+                     --tokenizer_json_path TOKENIZER.json (for OLMo 1: scripts/convert_olmo_to_hf_new.py)"
+                        .into(),
+                );
+            }
+            if self.has(WEIGHTS_FILE) || self.has("model") {
+                return Some(
+                    "is a checkpoint of OLMo (it has config.yaml), whose weights are sharded or under names of its own. \
+                     Take the repository of the same model whose name ends with `-hf` or `hf`, or unshard it first in a \
+                     checkout of OLMo: python scripts/unshard.py CHECKPOINT UNSHARDED --model-only"
+                        .into(),
+                );
+            }
+        }
+        if let Some(file) = self.ending(".gguf") {
+            return Some(format!(
+                "has {file}, a model for llama.cpp, whose weights are usually rounded; take the model in safetensors that \
+                 it was made from"
+            ));
+        }
+        if let Some(file) = self.names.iter().find(|name| name.starts_with("pytorch_model") && name.ends_with(".bin")) {
+            let what = format!("has {file}, weights as a Python pickle, and not {WEIGHTS_FILE}");
+            return Some(match self.has(CONFIG_FILE) {
+                true => resave(what),
+                false => format!("{what}, and no {CONFIG_FILE}; take the whole folder that `save_pretrained` wrote"),
+            });
+        }
+        for (file, reader) in [("tf_model.h5", "from_tf"), ("flax_model.msgpack", "from_flax")] {
+            if self.has(file) {
+                return Some(format!(
+                    "has {file} and not {WEIGHTS_FILE}. Convert it with a version 4 of transformers in its folder and take \
+                     `converted`: python -c \"from transformers import AutoModelForCausalLM as M; \
+                     M.from_pretrained('.', {reader}=True).save_pretrained('converted')\""
+                ));
+            }
+        }
+        let pickles = [".pth", ".ckpt", ".pt", ".bin"];
+        let file = pickles.into_iter().find_map(|end| self.ending(end))?;
+        Some(format!(
+            "has {file}, a file of PyTorch's, and not {WEIGHTS_FILE}; load it with the program that wrote it, put its weights \
+             into a model of transformers, and take the folder that `model.save_pretrained('converted')` writes"
+        ))
+    }
+
+    /// Why a folder without any known checkpoint is no model.
+    fn missing(&self, weights: bool) -> String {
+        let inner = |name: &&String| {
+            let inner = self.folder.join(name);
+            inner.join(CONFIG_FILE).is_file()
+                && (inner.join(WEIGHTS_FILE).is_file() || inner.join(INDEX_FILE).is_file())
+        };
+        let inner: Vec<PathBuf> = self.names.iter().filter(inner).map(PathBuf::from).collect();
+        let place = match &inner[..] {
+            [] => String::new(),
+            [one] => format!("; the folder `{}` in it is a model: name that one", one.display()),
+            [first, ..] => format!("; {} folders in it are models, `{}` first: name one", inner.len(), first.display()),
+        };
+        let what = match (weights, self.has(CONFIG_FILE)) {
+            (true, _) => {
+                format!("has weights but no {CONFIG_FILE}; take the whole folder that `save_pretrained` wrote")
+            }
+            (false, true) => {
+                let shards = self.names.iter().filter(|name| name.ends_with(".safetensors")).count();
+                match shards {
+                    0 => format!(
+                        "has {CONFIG_FILE} but no weights ({WEIGHTS_FILE}). If the model's repository has them as a pickle \
+                         alone (pytorch_model.bin), which is never downloaded, convert it: python -c \"from transformers \
+                         import AutoModelForCausalLM as M; M.from_pretrained('OWNER/NAME').save_pretrained('converted')\""
+                    ),
+                    _ => format!(
+                        "has {shards} safetensors files, but neither {WEIGHTS_FILE} nor {INDEX_FILE}, which says which of \
+                         them are the model; take the whole folder that `save_pretrained` wrote"
+                    ),
+                }
+            }
+            (false, false) => format!("is no model: it has neither {CONFIG_FILE} nor {WEIGHTS_FILE}"),
+        };
+        what + &place
+    }
+}
