@@ -233,7 +233,7 @@ impl Layout {
             Format::PromptCompletion => self.prompt_completion(record)?,
             _ => self.messages(record)?,
         };
-        let unnumbered = usize::from(self.format == Format::Sharegpt && text(record, "system")?.is_some());
+        let unnumbered = usize::from(self.format == Format::Sharegpt && system(record)?.is_some());
         let (messages, notes) = self.tidy(messages, unnumbered)?;
         let tools = match tools(record, "tools")? {
             None => tools(record, "functions")?,
@@ -247,7 +247,7 @@ impl Layout {
     fn messages(&self, record: &Map<String, Value>) -> Result<Vec<Message>, BadRecord> {
         let mut messages = Vec::new();
         if self.format == Format::Sharegpt {
-            messages.extend(text(record, "system")?.map(|system| Message::new(Role::System, system)));
+            messages.extend(system(record)?);
         }
         let key = self.messages_key();
         let parsed;
@@ -440,6 +440,12 @@ fn text<'r>(record: &'r Map<String, Value>, key: &str) -> Result<Option<&'r str>
     }
 }
 
+/// The system turn of a record that has a key for it.
+fn system(record: &Map<String, Value>) -> Result<Option<Message>, BadRecord> {
+    let system = text(record, "system")?.filter(|system| !is_blank(system));
+    Ok(system.map(|system| Message::new(Role::System, system)))
+}
+
 /// The text at `key`, or the JSON of what else is there; empty if there is none.
 fn label(record: &Map<String, Value>, key: &str) -> String {
     match record.get(key) {
@@ -534,7 +540,7 @@ fn documents(record: &Map<String, Value>) -> Option<Value> {
 
 fn alpaca(record: &Map<String, Value>) -> Result<Vec<Message>, BadRecord> {
     let mut messages = Vec::new();
-    messages.extend(text(record, "system")?.map(|system| Message::new(Role::System, system)));
+    messages.extend(system(record)?);
     if let Some(history) = record.get("history").filter(|history| !history.is_null()) {
         let pairs = history.as_array().ok_or_else(|| BadRecord::Schema("`history` is no array".into()))?;
         for pair in pairs {
@@ -667,6 +673,10 @@ mod tests {
         // A list that a table holds as its JSON.
         let line = r#"{"messages":"[{\"role\":\"user\",\"content\":\"Hi\"}]"}"#;
         assert_eq!(messages(json!({}), line), [turn(Role::User, "Hi")]);
+        // A blank key is no turn.
+        let line = r#"{"system":"","conversations":[{"from":"human","value":"a"},{"from":"gpt","value":"b"}]}"#;
+        let (chat, notes) = read(json!({"format": "sharegpt"}), line).unwrap();
+        assert_eq!((chat.messages.len(), notes), (2, Notes::default()));
         let asked = [turn(Role::User, "Add.\n\n1 2"), turn(Role::Assistant, "3")];
         let line = r#"{"instruction":"Add.","input":"1 2","output":"3","system":null,"history":null}"#;
         assert_eq!(messages(json!({"format": "alpaca"}), line), asked);
