@@ -892,11 +892,17 @@ fn a_chat_template_from_a_file_is_labelled_and_one_that_fails_or_loops_names_the
     let ids: Vec<u32> =
         first.input_ids.iter().zip(&first.label_mask).filter(|(_, label)| **label).map(|(id, _)| *id).collect();
     assert_eq!(text.decode(&ids, false).unwrap(), "Ho<|endoftext|>");
-    let failure = with("{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system turn') }}{% endif %}{{ m.content }}{% endfor %}").err().unwrap();
-    assert_eq!(failure.code, "tokenize::template");
-    assert_eq!(failure.message, "conversation `1` (record 2): the template fails: no system turn (line 1)");
+    let failure = with("{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system turn') }}{% endif %}{{ m.content }}{{ eos_token }}{% endfor %}").err().unwrap();
+    assert_eq!(failure.code, "tokenize::labels");
+    let expected = "1 conversations cannot be labelled:\n  conversation `1` (record 2): the chat template fails: no system turn (line 1)";
+    assert_eq!(failure.message, expected);
     let failure = with("{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}").err().unwrap();
-    assert!(failure.message.contains("(record 1): the template fails: engine ran out of fuel"), "{}", failure.message);
+    assert_eq!(failure.code, "tokenize::template");
+    assert!(
+        failure.message.contains("the chat template exceeds a limit: it takes too many steps"),
+        "{}",
+        failure.message
+    );
 }
 
 #[test]

@@ -64,13 +64,9 @@ impl Template {
                 Self::Tulu | Self::Olmo2 if assistant => text.push_str(eos),
                 Self::Tulu | Self::Olmo2 => {}
             }
-            turns.push(Turn {
-                role: message.role,
-                trained: message.trained,
-                end: body.end..text.len(),
-                body,
-                shortened: false,
-            });
+            // Without content there is nothing that these templates write, such as a tool call.
+            let trained = if message.content.is_none() { Some(false) } else { message.trained };
+            turns.push(Turn { role: message.role, trained, end: body.end..text.len(), body, shortened: false });
             if self != Self::Olmo2 || !assistant || i + 1 < messages.len() {
                 text.push('\n');
             }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::ast::*;
 use super::error::{Error, Result};
-use super::scope::{LoopState, Scope};
+use super::scope::{LoopState, Recurse, Scope};
 use super::text::{Text, TextBuilder};
 use super::value::{Dict, MacroValue, Value};
 use super::{date::Date, filters, functions, methods, numbers, tests};
@@ -280,7 +280,7 @@ impl Interpreter {
                 this.buffered.set(this.buffered.get() - 1);
                 ran?;
                 Ok(out.finish().into())
-            }) as Rc<dyn Fn(Value, usize) -> Result<Value>>
+            }) as Recurse
         });
         let state = Rc::new(LoopState::new(Box::new(source), length, depth0, recurse));
         let mut any = false;

@@ -194,7 +194,7 @@ pub fn round(value: &Value, digits: i128) -> Result<Value> {
         return Ok(Value::Float(float));
     }
     if digits < 0 {
-        let unit = 10f64.powi(digits.max(-400) as i32 * -1);
+        let unit = 10f64.powi(-(digits.max(-400) as i32));
         return Ok(Value::Float(if unit.is_finite() {
             (float / unit).round_ties_even() * unit
         } else {

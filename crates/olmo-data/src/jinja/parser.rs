@@ -30,6 +30,9 @@ pub fn parse(source: &str) -> Result<Parsed> {
     Ok(Parsed { body, names, has_generation_tags: parser.has_generation_tags })
 }
 
+/// Makes an expression of two operands.
+type Join = fn(Box<Expr>, Box<Expr>) -> ExprKind;
+
 struct Parser {
     tokens: Vec<Token>,
     at: usize,
@@ -464,11 +467,7 @@ impl Parser {
     }
 
     /// Operands that `operand` reads, joined to the left by what `operator` recognises.
-    fn left(
-        &mut self,
-        operand: fn(&mut Self) -> Result<Expr>,
-        operator: fn(&Self) -> Option<fn(Box<Expr>, Box<Expr>) -> ExprKind>,
-    ) -> Result<Expr> {
+    fn left(&mut self, operand: fn(&mut Self) -> Result<Expr>, operator: fn(&Self) -> Option<Join>) -> Result<Expr> {
         let line = self.line();
         let mut left = operand(self)?;
         let mut length = 0;

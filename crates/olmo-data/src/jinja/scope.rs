@@ -70,6 +70,10 @@ impl Scope {
     }
 }
 
+/// The text that a recursive loop makes of an iterable, at a depth.
+pub type Recurse = Rc<dyn Fn(Value, usize) -> Result<Value>>;
+
+/// Gives the next item of a loop.
 type Source = Box<dyn FnMut() -> Result<Option<Value>>>;
 
 /// `loop`: where a loop is. Items are read one ahead of the body at most, and only if it asks.
@@ -86,17 +90,12 @@ pub struct LoopState {
     pub depth0: usize,
     changed: RefCell<Option<Value>>,
     /// The body, if the loop is recursive.
-    pub recurse: Option<Rc<dyn Fn(Value, usize) -> Result<Value>>>,
+    pub recurse: Option<Recurse>,
 }
 
 impl LoopState {
     /// `length` is known if the iterable has one and no test leaves items out.
-    pub fn new(
-        source: Source,
-        length: Option<usize>,
-        depth0: usize,
-        recurse: Option<Rc<dyn Fn(Value, usize) -> Result<Value>>>,
-    ) -> Self {
+    pub fn new(source: Source, length: Option<usize>, depth0: usize, recurse: Option<Recurse>) -> Self {
         Self {
             source: RefCell::new(source),
             after: RefCell::default(),
