@@ -2,6 +2,7 @@
 
 mod artifacts;
 mod backends;
+mod chat;
 mod data;
 mod dependencies;
 mod docs;
