@@ -11,6 +11,7 @@
 pub mod boundaries_csv;
 pub mod bounded;
 pub mod chat;
+pub mod control_tokens;
 pub mod conversation;
 pub mod dataset;
 mod error;

@@ -878,25 +878,30 @@ fn a_chat_template_from_a_file_is_labelled_and_one_that_fails_or_loops_names_the
         + &chat(&[("system", "Be kind."), ("user", "Hi"), ("assistant", "Ho")]);
     let chats = bench.fetch(json!({}), lines).unwrap();
     let tokenizer = bench.train_tokenizer(300, &[&chats]);
-    let mut with = |template: &str| {
+    let mut with = |template: &str, on_error: &str| {
         let file = bench.file("chat_template.jinja", template);
         let inputs = [chats.out("dataset"), tokenizer.out("tokenizer")];
         let ports: [(&str, &[&Path]); 3] =
             [("documents", &[&inputs[0]]), ("tokenizer", &[&inputs[1]]), ("chat_template", &[&file])];
-        bench.run::<olmo_stage_tokenize::Tokenize>(json!({"template": "jinja"}), &ports)
+        bench.run::<olmo_stage_tokenize::Tokenize>(json!({"template": "jinja", "on_error": on_error}), &ports)
     };
     let done =
-        with("{% for m in messages %}[{{ m.role }}] {{ m.content | trim }}{{ eos_token }}\n{% endfor %}").unwrap();
+        with("{% for m in messages %}[{{ m.role }}] {{ m.content | trim }}{{ eos_token }}\n{% endfor %}", "fail")
+            .unwrap();
     let text = TextTokenizer::open(&tokenizer.out("tokenizer")).unwrap();
     let first = TokensReader::open(&done.out("tokens")).unwrap().next().unwrap().unwrap();
     let ids: Vec<u32> =
         first.input_ids.iter().zip(&first.label_mask).filter(|(_, label)| **label).map(|(id, _)| *id).collect();
     assert_eq!(text.decode(&ids, false).unwrap(), "Ho<|endoftext|>");
-    let failure = with("{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system turn') }}{% endif %}{{ m.content }}{{ eos_token }}{% endfor %}").err().unwrap();
+    let refusing = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system turn') }}{% endif %}{{ m.content }}{{ eos_token }}{% endfor %}";
+    let failure = with(refusing, "fail").err().unwrap();
     assert_eq!(failure.code, "tokenize::labels");
     let expected = "1 conversations cannot be labelled:\n  conversation `1` (record 2): the chat template fails: no system turn (line 1)";
     assert_eq!(failure.message, expected);
-    let failure = with("{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}").err().unwrap();
+    let tokens = TokensReader::open(&with(refusing, "skip").unwrap().out("tokens")).unwrap();
+    assert_eq!((tokens.manifest().documents, tokens.manifest().dropped), (1, 1));
+    let failure =
+        with("{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}", "fail").err().unwrap();
     assert_eq!(failure.code, "tokenize::template");
     assert!(
         failure.message.contains("the chat template exceeds a limit: it takes too many steps"),

@@ -1,6 +1,9 @@
 //! [`Encoder`]: one record as documents of ids with labels. Threads share it.
 
+use std::collections::BTreeSet;
+
 use olmo_data::chat::Source;
+use olmo_data::control_tokens::ControlTokens;
 use olmo_data::{Chat, ChatError, Conversation, Document, Labels, Message, Template, TextTokenizer};
 use olmo_stage::{Context, StageError};
 
@@ -22,8 +25,8 @@ pub struct Encoded {
     pub shortened: u64,
     /// It has tool calls or tools, which the template does not write.
     pub unwritten_tools: bool,
-    /// Tokens that its own text turns into, by their place in the list of control tokens.
-    pub control_tokens: Vec<usize>,
+    /// Control tokens that its own text turns into, each once.
+    pub control_tokens: BTreeSet<u32>,
 }
 
 /// What the threads share.
@@ -36,8 +39,7 @@ pub struct Encoder {
     labels: Labels,
     max_length: usize,
     too_long: TooLong,
-    /// The strings of added tokens that a text should not hold.
-    pub control_tokens: Vec<String>,
+    pub control_tokens: ControlTokens,
 }
 
 impl Encoder {
@@ -77,32 +79,24 @@ impl Encoder {
                  `bos_token` of stage tokenizer if there should be",
             );
         }
-        let added = tokenizer.added_tokens().into_iter().map(|(_, token)| token);
-        let control_tokens = added.filter(|token| token.chars().any(|c| !c.is_whitespace())).collect();
+        let control_tokens = ControlTokens::new(&tokenizer);
         let max_length = params.max_length as usize;
         Ok(Self { tokenizer, chat, piecewise, labels, max_length, too_long: params.too_long, control_tokens })
     }
 
-    /// The control tokens that a text turns into.
-    fn control_tokens(&self, text: &str) -> impl Iterator<Item = usize> {
-        // Nearly every text has none of their first characters.
-        let held = |(i, token): (usize, &String)| text.contains(token.as_str()).then_some(i);
-        self.control_tokens.iter().enumerate().filter_map(held)
-    }
-
     pub fn plain(&self, text: &str) -> Result<Encoded, StageError> {
         let document = self.tokenizer.encode_plain(text)?;
-        let control_tokens = self.control_tokens(text).collect();
+        let control_tokens = self.control_tokens.find(&self.tokenizer, text)?.into_iter().collect();
         Ok(Encoded { documents: vec![document], control_tokens, ..Encoded::default() })
     }
 
     /// `number` counts the records from 0.
     pub fn conversation(&self, conversation: &Conversation, number: u64) -> Result<Encoded, StageError> {
         let messages = &conversation.messages;
-        let mut control_tokens: Vec<usize> =
-            messages.iter().flat_map(|message| self.control_tokens(message.text())).collect();
-        control_tokens.sort_unstable();
-        control_tokens.dedup();
+        let mut control_tokens = BTreeSet::new();
+        for message in messages {
+            control_tokens.extend(self.control_tokens.find(&self.tokenizer, message.text())?);
+        }
         let mut encoded = Encoded { control_tokens, ..Encoded::default() };
         let Some(chat) = &self.chat else { return Ok(encoded) };
         if self.piecewise {

@@ -187,8 +187,8 @@ struct Part {
     shortened: u64,
     /// Records with tools or calls that the template does not write.
     unwritten_tools: u64,
-    /// Records whose own text turns into a control token, by the token's place in the list of them.
-    control_tokens: BTreeMap<usize, u64>,
+    /// Records whose own text turns into a control token, by token.
+    control_tokens: BTreeMap<u32, u64>,
 }
 
 impl Part {
@@ -308,6 +308,10 @@ impl Writing {
 
     /// Completes the part that is being written.
     fn close(&mut self) -> Result<(), StageError> {
+        if self.on_error == OnError::Fail && self.problems.1 > 0 {
+            // Such a part is not kept: the next attempt would take it for a good one.
+            return Err(self.failure());
+        }
         let Some((writer, mut part)) = self.open.take() else { return Ok(()) };
         part.counts = writer.close()?;
         let path = self.state.join(part_name(self.parts.len()));
@@ -322,9 +326,6 @@ impl Writing {
 
     fn finish(mut self, params: &TokenizeParams, encoder: &Encoder, context: &mut Context) -> Result<(), StageError> {
         let tokenizer = &encoder.tokenizer;
-        if params.on_error == OnError::Fail && self.problems.1 > 0 {
-            return Err(self.failure());
-        }
         self.close()?;
         let mut all = Part::default();
         self.parts.iter().for_each(|part| all.add(part));
@@ -422,8 +423,7 @@ fn report(manifest: &TokensManifest, all: &Part, params: &TokenizeParams, encode
         ));
     }
     for (token, count) in &all.control_tokens {
-        let token =
-            encoder.control_tokens.get(*token).map(|token| token.escape_debug().to_string()).unwrap_or_default();
+        let token = encoder.control_tokens.name(*token).unwrap_or_default().escape_debug().to_string();
         let what = if token == special.eos_token { "the eos token" } else { "a control token" };
         context.warning(format!("{count} records hold the text `{token}`, which becomes {what} in the middle of them"));
     }

@@ -4,10 +4,9 @@ use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write;
 use std::path::Path;
 
-use aho_corasick::AhoCorasick;
 use serde::Serialize;
 
-use crate::chat::strip;
+use crate::control_tokens::ControlTokens;
 use crate::conversation::{Message, Role};
 use crate::dataset::{self, Kind};
 use crate::error::DataError;
@@ -64,14 +63,10 @@ pub struct Audit {
     shown: Vec<(String, String)>,
 }
 
-/// The control tokens of a tokenizer, looked for in text.
-///
-/// Added tokens that are only white space (GPT-NeoX has some) are ordinary text.
-struct ControlTokens<'t> {
+/// The control tokens that were found.
+struct Counted<'t> {
     tokenizer: &'t TextTokenizer,
-    names: BTreeMap<u32, String>,
-    /// Finds the texts that may hold one; `None` if a normalizer could make one of another text.
-    strings: Option<AhoCorasick>,
+    tokens: ControlTokens,
     /// By token.
     found: BTreeMap<u32, Occurrences>,
 }
@@ -86,23 +81,15 @@ struct Occurrences {
     last: Option<u64>,
 }
 
-impl<'t> ControlTokens<'t> {
+impl<'t> Counted<'t> {
     fn new(tokenizer: &'t TextTokenizer) -> Self {
-        let tokens = tokenizer.added_tokens().into_iter().filter(|(_, token)| !strip(token).is_empty());
-        let names: BTreeMap<u32, String> = tokens.collect();
-        let normalizes = tokenizer.inner().get_normalizer().is_some()
-            && tokenizer.inner().get_added_tokens_decoder().values().any(|token| token.normalized);
-        let strings = if normalizes { None } else { AhoCorasick::new(names.values()).ok() };
-        Self { tokenizer, names, strings, found: BTreeMap::new() }
+        Self { tokenizer, tokens: ControlTokens::new(tokenizer), found: BTreeMap::new() }
     }
 
     /// Counts the control tokens that the texts of record `number` turn into.
     fn add<'m>(&mut self, texts: impl IntoIterator<Item = &'m str>, number: u64) -> Result<(), DataError> {
         for text in texts {
-            if self.strings.as_ref().is_some_and(|strings| !strings.is_match(text)) {
-                continue;
-            }
-            for id in self.tokenizer.encode_text(text)? {
+            for id in self.tokens.find(self.tokenizer, text)? {
                 self.count(id, number);
             }
         }
@@ -111,7 +98,7 @@ impl<'t> ControlTokens<'t> {
 
     /// Counts token `id` of record `number`, if it is a control token.
     fn count(&mut self, id: u32, number: u64) {
-        if !self.names.contains_key(&id) {
+        if self.tokens.name(id).is_none() {
             return;
         }
         let found = self.found.entry(id).or_default();
@@ -127,7 +114,7 @@ impl<'t> ControlTokens<'t> {
     /// One finding for each token that was found; `message` is made of its string, its id and how often it was found.
     fn findings(self, level: Level, code: &'static str, message: impl Fn(&str, u32, &str) -> String) -> Vec<Finding> {
         let finding = |(id, found): (u32, Occurrences)| {
-            let token = self.names.get(&id).map(|token| plain(token).replace('\n', "\\n")).unwrap_or_default();
+            let token = self.tokens.name(id).map(|token| plain(token).replace('\n', "\\n")).unwrap_or_default();
             let times = if found.times == 1 { "once".to_owned() } else { format!("{} times", found.times) };
             let (count, examples) = (found.records, found.examples);
             Finding { level, code, message: message(&token, id, &times), count, examples }
@@ -177,7 +164,7 @@ fn of_dataset(dir: &Path, tokenizer: Option<&TextTokenizer>) -> Result<Audit, Da
     let (mut tally, mut number) = (Tally::default(), 0);
     let (mut seen, mut ids) = (HashSet::new(), HashSet::new());
     let short = |text: &[u8]| blake3::hash(text).as_bytes()[..16].to_vec();
-    let mut control = tokenizer.map(ControlTokens::new);
+    let mut control = tokenizer.map(Counted::new);
     if manifest.kind == Kind::Text {
         for batch in dataset::text_batches(dir)? {
             for text in batch? {
@@ -303,7 +290,7 @@ fn of_sequences(dir: &Path, tokenizer: Option<&TextTokenizer>, max_length: usize
     let rows = matches!(sequences, Sequences::Memmap(_));
     let noun = sequences.noun();
     let (mut tally, mut records, mut shown) = (Tally::default(), 0, Vec::new());
-    let mut control = tokenizer.map(ControlTokens::new);
+    let mut control = tokenizer.map(Counted::new);
     let mut seen = HashSet::new();
     let mut failed = None;
     sequences.each(|number, sequence| {

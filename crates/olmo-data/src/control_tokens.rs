@@ -1,0 +1,45 @@
+//! [`ControlTokens`]: the control tokens that a text turns into when it is encoded.
+//!
+//! A text that holds the string of an added token becomes that token: a user who writes `<|im_end|>`
+//! ends a turn. Added tokens that are only white space (GPT-NeoX has some) are ordinary text.
+
+use std::collections::BTreeMap;
+
+use aho_corasick::AhoCorasick;
+
+use crate::chat::strip;
+use crate::error::DataError;
+use crate::tokenizer::TextTokenizer;
+
+/// The control tokens of a tokenizer.
+pub struct ControlTokens {
+    names: BTreeMap<u32, String>,
+    /// Finds the texts that may hold one; `None` if a normalizer could make one of another text.
+    strings: Option<AhoCorasick>,
+}
+
+impl ControlTokens {
+    pub fn new(tokenizer: &TextTokenizer) -> Self {
+        let tokens = tokenizer.added_tokens().into_iter().filter(|(_, token)| !strip(token).is_empty());
+        let names: BTreeMap<u32, String> = tokens.collect();
+        let normalizes = tokenizer.inner().get_normalizer().is_some()
+            && tokenizer.inner().get_added_tokens_decoder().values().any(|token| token.normalized);
+        let strings = if normalizes { None } else { AhoCorasick::new(names.values()).ok() };
+        Self { names, strings }
+    }
+
+    /// The string of a control token; `None` for an ordinary one.
+    pub fn name(&self, id: u32) -> Option<&str> {
+        self.names.get(&id).map(String::as_str)
+    }
+
+    /// The control tokens that `text` turns into, in order. `tokenizer` is the one this was made of.
+    pub fn find(&self, tokenizer: &TextTokenizer, text: &str) -> Result<Vec<u32>, DataError> {
+        // Nearly every text has none, and then it need not be encoded.
+        if self.strings.as_ref().is_some_and(|strings| !strings.is_match(text)) {
+            return Ok(Vec::new());
+        }
+        let ids = tokenizer.encode_text(text)?;
+        Ok(ids.into_iter().filter(|id| self.names.contains_key(id)).collect())
+    }
+}
