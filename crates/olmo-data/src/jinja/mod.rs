@@ -5,20 +5,12 @@
 //! is not supported. The language is implemented here because equality in every corner, and the
 //! origin of each byte, are what labels depend on; see docs/decisions.md.
 
-mod ast;
-mod date;
+mod builtins;
 mod error;
-mod filters;
-mod format;
-mod functions;
-mod interpreter;
-mod json;
-mod lexer;
-mod methods;
 mod numbers;
-mod parser;
-mod scope;
-mod tests;
+mod repr;
+mod run;
+mod syntax;
 mod text;
 mod unicode;
 mod value;
@@ -26,13 +18,14 @@ mod value;
 use std::collections::HashSet;
 use std::ops::Range;
 
-pub use date::Date;
+pub use builtins::date::Date;
 pub use error::{Error, Kind as ErrorKind};
 pub use text::Piece;
 
-use ast::Stmt;
-use interpreter::Interpreter;
-use scope::Scope;
+use run::Interpreter;
+use run::scope::Scope;
+use syntax::ast::Stmt;
+use syntax::parser;
 use value::Value;
 
 /// A compiled template.

@@ -1,11 +1,11 @@
 //! Python's operators on numbers, texts and lists.
 
-use super::ast::Binary;
-use super::error::{Error, Result};
-use super::format;
-use super::interpreter::Interpreter;
-use super::text::TextBuilder;
-use super::value::Value;
+use crate::jinja::builtins::format;
+use crate::jinja::error::{Error, Result};
+use crate::jinja::run::Interpreter;
+use crate::jinja::syntax::ast::Binary;
+use crate::jinja::text::TextBuilder;
+use crate::jinja::value::Value;
 
 fn too_large() -> Error {
     Error::unsupported("an integer of more than 128 bits")
@@ -208,7 +208,7 @@ pub fn round(value: &Value, digits: i128) -> Result<Value> {
 
 /// Python's `int(text, base)`.
 pub fn parse_int(text: &str, base: i128) -> Result<Option<i128>> {
-    let trimmed = super::unicode::trim(text);
+    let trimmed = crate::jinja::unicode::trim(text);
     let (negative, digits) = match trimmed.as_bytes().first() {
         Some(b'-') => (true, &trimmed[1..]),
         Some(b'+') => (false, &trimmed[1..]),
@@ -246,7 +246,7 @@ pub fn parse_int(text: &str, base: i128) -> Result<Option<i128>> {
 
 /// Python's `float(text)`.
 pub fn parse_float(text: &str) -> Option<f64> {
-    let trimmed = super::unicode::trim(text);
+    let trimmed = crate::jinja::unicode::trim(text);
     let lower = trimmed.to_ascii_lowercase();
     let unsigned = lower.strip_prefix(['+', '-']).unwrap_or(&lower);
     if matches!(unsigned, "inf" | "infinity" | "nan") {

@@ -1,9 +1,11 @@
 //! Python's two ways to format text: `'%s' % value` and `'{}'.format(value)`.
 
-use super::error::{Error, Result};
-use super::interpreter::{Args, Interpreter, attribute, item};
-use super::text::{Text, TextBuilder};
-use super::value::{Value, float_repr};
+use crate::jinja::error::{Error, Result};
+use crate::jinja::repr::float_repr;
+use crate::jinja::run::access::{attribute, item};
+use crate::jinja::run::{Args, Interpreter};
+use crate::jinja::text::{Text, TextBuilder};
+use crate::jinja::value::Value;
 
 /// What stands between `%` or `:` and the type.
 #[derive(Clone, Default)]

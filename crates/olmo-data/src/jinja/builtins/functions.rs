@@ -3,9 +3,9 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use super::error::{Error, Result};
-use super::interpreter::{Args, Interpreter};
-use super::value::{CyclerValue, Dict, JoinerValue, RangeValue, Value};
+use crate::jinja::error::{Error, Result};
+use crate::jinja::run::{Args, Interpreter};
+use crate::jinja::value::{CyclerValue, Dict, JoinerValue, RangeValue, Value};
 
 /// Items of the longest range that transformers' sandbox allows.
 const LONGEST_RANGE: usize = 100_000;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::error::{Error, Result};
+use crate::jinja::error::{Error, Result};
 
 const MONTHS: [&str; 12] = [
     "January",

@@ -1,7 +1,7 @@
 //! The tokens of a template, as Jinja2's lexer finds them with `trim_blocks` and `lstrip_blocks`.
 
-use super::error::{Error, Result};
-use super::unicode;
+use crate::jinja::error::{Error, Result};
+use crate::jinja::unicode;
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Kind {

@@ -4,8 +4,8 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use super::error::Result;
-use super::value::Value;
+use crate::jinja::error::Result;
+use crate::jinja::value::Value;
 
 /// The variables of a block, and the scope around it. Assignments do not reach outer scopes.
 pub struct Scope {

@@ -2,10 +2,11 @@
 
 use std::fmt::Write;
 
-use super::error::{Error, Result};
-use super::interpreter::Interpreter;
-use super::text::{Text, TextBuilder};
-use super::value::{Value, float_repr};
+use crate::jinja::error::{Error, Result};
+use crate::jinja::repr::float_repr;
+use crate::jinja::run::Interpreter;
+use crate::jinja::text::{Text, TextBuilder};
+use crate::jinja::value::Value;
 
 /// The options of `json.dumps` that the filter has.
 pub struct Options {
@@ -59,7 +60,7 @@ fn write(
             }
             let mut pairs: Vec<&(Value, Value)> = dict.pairs().iter().collect();
             if options.sort_keys {
-                super::filters::sort_by_key(&mut pairs, |pair| Ok(pair.0.clone()), false)?;
+                super::sequences::sort_by_key(&mut pairs, |pair| Ok(pair.0.clone()), false)?;
             }
             out.push_str("{");
             for (i, (key, value)) in pairs.into_iter().enumerate() {

@@ -2,11 +2,11 @@
 
 use std::rc::Rc;
 
-use super::ast::Comparison;
-use super::error::{Error, Result};
-use super::filters;
-use super::interpreter::{Args, Interpreter};
-use super::value::Value;
+use crate::jinja::builtins::filters;
+use crate::jinja::error::{Error, Result};
+use crate::jinja::run::{Args, Interpreter};
+use crate::jinja::syntax::ast::Comparison;
+use crate::jinja::value::Value;
 
 const NAMES: [&str; 39] = [
     "odd",
@@ -71,7 +71,9 @@ pub fn apply(interpreter: &Interpreter, name: &str, value: &Value, mut args: Arg
         args.finish(name, 1)?;
         return interpreter.compare(comparison, value, &other);
     }
-    let modulo = |divisor: &Value| super::numbers::binary(interpreter, super::ast::Binary::Mod, value, divisor);
+    let modulo = |divisor: &Value| {
+        crate::jinja::numbers::binary(interpreter, crate::jinja::syntax::ast::Binary::Mod, value, divisor)
+    };
     let passed = match name {
         "odd" => modulo(&Value::Int(2))?.equals(&Value::Int(1)),
         "even" => modulo(&Value::Int(2))?.equals(&Value::Int(0)),

@@ -2,12 +2,12 @@
 
 use std::rc::Rc;
 
-use super::error::{Error, Result};
-use super::format;
-use super::interpreter::{Args, Interpreter};
-use super::text::{Text, TextBuilder, join};
-use super::unicode;
-use super::value::{Items, Value};
+use crate::jinja::builtins::format;
+use crate::jinja::error::{Error, Result};
+use crate::jinja::run::{Args, Interpreter};
+use crate::jinja::text::{Text, TextBuilder, join};
+use crate::jinja::unicode;
+use crate::jinja::value::{Items, Value};
 
 /// What Python finds under a name.
 pub enum Known {

@@ -1,0 +1,10 @@
+//! The filters, tests, functions and methods that templates may use.
+
+pub mod date;
+pub mod filters;
+pub mod format;
+pub mod functions;
+pub mod json;
+pub mod methods;
+mod sequences;
+pub mod tests;

@@ -1,0 +1,214 @@
+//! Evaluates expressions.
+
+use std::rc::Rc;
+
+use super::access::{attribute, item, slice};
+use super::scope::Scope;
+use super::{Args, DEEPEST_VALUE, Interpreter};
+use crate::jinja::builtins::{filters, functions, tests};
+use crate::jinja::error::{Error, Result};
+use crate::jinja::numbers;
+use crate::jinja::syntax::ast::*;
+use crate::jinja::text::{Text, TextBuilder};
+use crate::jinja::value::{Dict, Value};
+
+impl Interpreter {
+    pub fn eval(self: &Rc<Self>, expr: &Expr, scope: &Rc<Scope>) -> Result<Value> {
+        let value = self.deeper(|| self.eval_kind(expr, scope)).map_err(|e| e.at(expr.line))?;
+        let weight = value.weight();
+        if weight.depth > DEEPEST_VALUE {
+            return Err(Error::limit(format!("a value nests more than {DEEPEST_VALUE} levels deep")).at(expr.line));
+        }
+        if weight.size > self.largest {
+            return Err(Error::limit(format!("a value holds more than {} others", self.largest)).at(expr.line));
+        }
+        Ok(value)
+    }
+
+    fn eval_kind(self: &Rc<Self>, expr: &Expr, scope: &Rc<Scope>) -> Result<Value> {
+        self.spend(1)?;
+        Ok(match &expr.kind {
+            ExprKind::None => Value::None,
+            ExprKind::Bool(value) => Value::Bool(*value),
+            ExprKind::Int(value) => Value::Int(*value),
+            ExprKind::Float(value) => Value::Float(*value),
+            ExprKind::Str(text) => text.as_str().into(),
+            ExprKind::Name(name) if name == "self" => return Err(Error::unsupported("`self`")),
+            ExprKind::Name(name) => match scope.get(name).or_else(|| functions::global(name)) {
+                Some(value) => value,
+                None => Value::undefined(format!("'{name}' is undefined")),
+            },
+            ExprKind::List(items) => Value::list(self.eval_all(items, scope)?),
+            ExprKind::Tuple(items) => Value::tuple(self.eval_all(items, scope)?),
+            ExprKind::Dict(pairs) => {
+                let mut dict = Dict::default();
+                for (key, value) in pairs {
+                    let key = self.eval(key, scope)?;
+                    key.check_hashable()?;
+                    self.spend(dict.pairs().len())?;
+                    dict.insert(key, self.eval(value, scope)?);
+                }
+                Value::Dict(Rc::new(dict))
+            }
+            ExprKind::Conditional { test, then, otherwise } => {
+                if self.eval(test, scope)?.is_true() {
+                    self.eval(then, scope)?
+                } else if let Some(otherwise) = otherwise {
+                    self.eval(otherwise, scope)?
+                } else {
+                    let message = format!(
+                        "the inline if-expression on line {} evaluated to false and no else section was defined.",
+                        expr.line
+                    );
+                    Value::undefined(message)
+                }
+            }
+            ExprKind::And(a, b) => {
+                let a = self.eval(a, scope)?;
+                if a.is_true() { self.eval(b, scope)? } else { a }
+            }
+            ExprKind::Or(a, b) => {
+                let a = self.eval(a, scope)?;
+                if a.is_true() { a } else { self.eval(b, scope)? }
+            }
+            ExprKind::Not(operand) => Value::Bool(!self.eval(operand, scope)?.is_true()),
+            ExprKind::Negative(operand) => numbers::negative(&self.eval(operand, scope)?)?,
+            ExprKind::Positive(operand) => numbers::positive(&self.eval(operand, scope)?)?,
+            ExprKind::Binary(operator, a, b) => {
+                let (a, b) = (self.eval(a, scope)?, self.eval(b, scope)?);
+                numbers::binary(self, *operator, &a, &b)?
+            }
+            ExprKind::Concat(parts) => {
+                let mut builder = TextBuilder::default();
+                for part in parts {
+                    let part = self.eval(part, scope)?;
+                    if matches!(part, Value::Markup(_)) {
+                        return Err(Error::unsupported("joining text to what `safe` or `escape` made"));
+                    }
+                    builder.push(&self.print(&part)?);
+                }
+                self.check_length(&builder)?;
+                builder.finish().into()
+            }
+            ExprKind::Compare(first, rest) => {
+                let mut left = self.eval(first, scope)?;
+                for (comparison, right) in rest {
+                    let right = self.eval(right, scope)?;
+                    if !self.compare(*comparison, &left, &right)? {
+                        return Ok(Value::Bool(false));
+                    }
+                    left = right;
+                }
+                Value::Bool(true)
+            }
+            ExprKind::Attribute(object, name) => {
+                let object = self.eval(object, scope)?;
+                attribute(&object, name)?
+            }
+            ExprKind::Item(object, index) => {
+                let object = self.eval(object, scope)?;
+                if let ExprKind::Slice(start, stop, step) = &index.kind {
+                    let part = |part: &Option<Box<Expr>>| -> Result<Value> {
+                        part.as_ref().map_or(Ok(Value::None), |part| self.eval(part, scope))
+                    };
+                    let (start, stop, step) = (part(start)?, part(stop)?, part(step)?);
+                    return slice(self, &object, [&start, &stop, &step]);
+                }
+                let index = self.eval(index, scope)?;
+                item(&object, &index)?
+            }
+            ExprKind::Slice(..) => return Err(Error::unsupported("a slice among several subscripts")),
+            ExprKind::Call(callee, arguments) => {
+                let callee = self.eval(callee, scope)?;
+                let args = self.args(arguments, scope)?;
+                self.call(&callee, args)?
+            }
+            ExprKind::Filter(operand, name, arguments) => {
+                let Some(operand) = operand else { return Err(Error::syntax("a filter without a value")) };
+                let operand = self.eval(operand, scope)?;
+                let args = self.args(arguments, scope)?;
+                filters::apply(self, name, operand, args)?
+            }
+            ExprKind::Test(operand, name, arguments) => {
+                let operand = self.eval(operand, scope)?;
+                let args = self.args(arguments, scope)?;
+                Value::Bool(tests::apply(self, name, &operand, args)?)
+            }
+        })
+    }
+
+    pub(super) fn eval_all(self: &Rc<Self>, items: &[Expr], scope: &Rc<Scope>) -> Result<Vec<Value>> {
+        items.iter().map(|item| self.eval(item, scope)).collect()
+    }
+
+    pub fn compare(&self, comparison: Comparison, a: &Value, b: &Value) -> Result<bool> {
+        use std::cmp::Ordering::{Equal, Greater, Less};
+        let ordered = |operator: &str, wanted: &[std::cmp::Ordering]| -> Result<bool> {
+            Ok(a.compare(b, operator)?.is_some_and(|found| wanted.contains(&found)))
+        };
+        self.spend(a.weight().size.min(b.weight().size))?;
+        match comparison {
+            Comparison::Equal => Ok(a.equals(b)),
+            Comparison::NotEqual => Ok(!a.equals(b)),
+            Comparison::Less => ordered("<", &[Less]),
+            Comparison::LessEqual => ordered("<=", &[Less, Equal]),
+            Comparison::Greater => ordered(">", &[Greater]),
+            Comparison::GreaterEqual => ordered(">=", &[Greater, Equal]),
+            Comparison::In | Comparison::NotIn => {
+                self.spend(b.weight().size)?;
+                Ok(b.contains(a)? == (comparison == Comparison::In))
+            }
+        }
+    }
+
+    /// The text of a value that is printed.
+    pub fn print(&self, value: &Value) -> Result<Text> {
+        self.spend(value.weight().size)?;
+        value.to_text()
+    }
+
+    /// A filter expression without operand, applied to `value`.
+    pub(super) fn filtered(self: &Rc<Self>, filter: &Expr, value: Value, scope: &Rc<Scope>) -> Result<Value> {
+        let ExprKind::Filter(operand, name, arguments) = &filter.kind else {
+            return Err(Error::syntax("expected a filter"));
+        };
+        let value = match operand {
+            Some(inner) => self.filtered(inner, value, scope)?,
+            None => value,
+        };
+        let args = self.args(arguments, scope)?;
+        filters::apply(self, name, value, args).map_err(|e| e.at(filter.line))
+    }
+
+    pub(super) fn args(self: &Rc<Self>, arguments: &Arguments, scope: &Rc<Scope>) -> Result<Args> {
+        let mut args = Args { positional: self.eval_all(&arguments.positional, scope)?, named: Vec::new() };
+        for (name, value) in &arguments.named {
+            args.named.push((name.clone(), self.eval(value, scope)?));
+        }
+        if let Some(more) = &arguments.more_positional {
+            args.positional.extend(self.eval(more, scope)?.items()?);
+        }
+        if let Some(more) = &arguments.more_named {
+            match self.eval(more, scope)? {
+                Value::Dict(dict) => {
+                    for (key, value) in dict.pairs() {
+                        let Some(key) = key.as_text() else {
+                            return Err(Error::type_error("keywords must be strings"));
+                        };
+                        args.named.push((key.as_str().to_owned(), value.clone()));
+                    }
+                }
+                other => {
+                    let kind = other.type_name();
+                    return Err(Error::type_error(format!("argument after ** must be a mapping, not {kind}")));
+                }
+            }
+        }
+        for (i, (name, _)) in args.named.iter().enumerate() {
+            if args.named[..i].iter().any(|(other, _)| other == name) {
+                return Err(Error::type_error(format!("got multiple values for keyword argument '{name}'")));
+            }
+        }
+        Ok(args)
+    }
+}
