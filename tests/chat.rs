@@ -137,3 +137,53 @@ fn generate_finds_the_template_in_either_file_and_stops_at_every_id_of_the_gener
     let answers = ask(&project);
     assert!(answers.contains("(empty)"), "{answers}");
 }
+
+#[test]
+fn a_model_is_trained_on_with_its_own_tokenizer_and_template() {
+    let project = project(", template: chatml", "", "", "", 300);
+    project.succeeds(&["run", "e.yaml", "--until", "convert"]);
+    project.succeeds(&["artifacts", "export", "latest:convert.model", "--to", "given", "--how", "copy"]);
+    let tune = |with: &str| {
+        project.write("empty.yaml", "pipeline: empty\nstages: {}\n");
+        project.write(
+            "tune.yaml",
+            &format!(
+                "experiment: tune\nuses: empty.yaml\nstages:\n\
+                 \x20 chats: {{uses: fetch, with: {{files: [chats.jsonl]}}}}\n\
+                 \x20 tokenizer: {{uses: tokenizer, with: {{model: given{with}}}}}\n\
+                 \x20 tokens: {{uses: tokenize, with: {{documents: '${{stages.chats.dataset}}', tokenizer: '${{stages.tokenizer.tokenizer}}'}}}}\n\
+                 \x20 rows: {{uses: memmap, with: {{tokens: '${{stages.tokens.tokens}}', sequence_length: 64, pack: padded}}}}\n\
+                 \x20 train: {{uses: train, with: {{data: '${{stages.rows.memmap}}', init: given, max_duration: 4steps, global_train_batch_size: 4, optimizer: {{learning_rate: 0.001}}, save_interval: null}}}}\n\
+                 \x20 convert: {{uses: convert, with: {{model: '${{stages.train.model}}', tokenizer: '${{stages.tokenizer.tokenizer}}'}}}}\n\
+                 outputs: {{model: '${{stages.convert.model}}'}}\n"
+            ),
+        );
+        project.run(&["run", "tune.yaml"])
+    };
+    let output = tune("");
+    assert!(output.status.success(), "{}", said(&output));
+    for file in [
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "chat_template.jinja",
+        "generation_config.json",
+    ] {
+        assert_eq!(project.read(&format!("out/tune/model/{file}")), project.read(&format!("given/{file}")), "{file}");
+    }
+    let output = tune(", template: tulu");
+    let text = said(&output);
+    assert!(text.contains("tokenizer::other_template") && text.contains("the params name template `tulu`"), "{text}");
+    let output = tune(", eos_token: '<|im_end|>'");
+    assert!(said(&output).contains("eos_token: the model has `<|endoftext|>`, the params name `<|im_end|>`"));
+    // A base model has no template: one must be named.
+    fs::remove_file(project.path("given/chat_template.jinja")).unwrap();
+    let path = project.path("given/tokenizer_config.json");
+    let mut config = json_file(&path);
+    config.as_object_mut().unwrap().remove("chat_template");
+    fs::write(&path, config.to_string()).unwrap();
+    let output = tune("");
+    assert!(said(&output).contains("tokenizer::no_template"), "{}", said(&output));
+    let output = tune(", template: chatml");
+    assert!(output.status.success(), "{}", said(&output));
+}

@@ -147,6 +147,13 @@ impl TextTokenizer {
         Ok(self)
     }
 
+    /// Sets the tokens before a text and for unknown text, instead of what the tokenizer's file says.
+    pub fn with_special_strings(mut self, special: &SpecialStrings) -> Self {
+        self.special.bos_token.clone_from(&special.bos);
+        self.special.unk_token.clone_from(&special.unk);
+        self
+    }
+
     /// The special tokens as chat templates see them.
     pub fn special_strings(&self) -> SpecialStrings {
         SpecialStrings {

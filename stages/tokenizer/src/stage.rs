@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use olmo_data::chat::{Source, strip};
+use olmo_data::chat::{ModelTokenizer, Source, strip};
 use olmo_data::dataset::{self, Kind};
-use olmo_data::{Chat, DataError, Message, Template, TextTokenizer, tokenizer_json};
+use olmo_data::{Chat, ChatError, DataError, Message, Template, TextTokenizer, tokenizer_json};
 use olmo_stage::{Context, Stage, StageError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -19,10 +19,11 @@ pub struct TokenizerParams {
     /// Ids of the trained tokenizer, special tokens included; a given file keeps its own.
     #[schemars(range(min = 258))]
     pub vocab_size: u32,
-    /// The token that ends a text or an answer; a given file must have it.
-    pub eos_token: String,
-    /// The token that fills rows; a given file must have it. It may be `eos_token`.
-    pub pad_token: String,
+    /// The token that ends a text; a given file must have it. Null: that of the given model, or `<|endoftext|>`.
+    pub eos_token: Option<String>,
+    /// The token that fills rows; a given file must have it. It may be `eos_token`. Null: that of the given model (its eos token if
+    /// it has none), or `<|padding|>`.
+    pub pad_token: Option<String>,
     /// Makes each digit a token of its own; a given file keeps its own way.
     pub split_digits: bool,
     /// The token before a text, for chat templates that write `bos_token`. Null: the one that a given file's post-processor
@@ -40,13 +41,25 @@ impl Default for TokenizerParams {
     fn default() -> Self {
         Self {
             vocab_size: 1024,
-            eos_token: "<|endoftext|>".into(),
-            pad_token: "<|padding|>".into(),
+            eos_token: None,
+            pad_token: None,
             split_digits: true,
             bos_token: None,
             template: None,
             date: None,
         }
+    }
+}
+
+impl TokenizerParams {
+    /// The eos token of a tokenizer that does not come with a model.
+    pub fn eos(&self) -> &str {
+        self.eos_token.as_deref().unwrap_or("<|endoftext|>")
+    }
+
+    /// The pad token of a tokenizer that does not come with a model.
+    pub fn pad(&self) -> &str {
+        self.pad_token.as_deref().unwrap_or("<|padding|>")
     }
 }
 
@@ -59,6 +72,13 @@ impl Stage for Tokenizer {
 
     fn run(params: TokenizerParams, context: &mut Context) -> Result<(), StageError> {
         let given = context.optional_input("file");
+        if let Some(dir) = context.optional_input("model") {
+            if given.is_some() {
+                return Err(StageError::fail("tokenizer::inputs", "both `file` and `model` are given")
+                    .hint("leave `file` out: the model's folder has its tokenizer"));
+            }
+            return of_model(&params, &dir, context);
+        }
         let (path, bytes) = match (given, context.inputs("documents").is_empty()) {
             // A pipeline names its documents once; a given file makes them unneeded.
             (Some(dir), _) => {
@@ -68,21 +88,21 @@ impl Stage for Tokenizer {
             }
             (None, false) => (PathBuf::from("tokenizer.json"), train_on_documents(&params, context)?),
             (None, true) => {
-                return Err(StageError::fail("tokenizer::inputs", "neither `file` nor `documents` is given")
-                    .hint("give `documents` to train a tokenizer, or `file` to take one"));
+                return Err(StageError::fail("tokenizer::inputs", "none of `documents`, `file` and `model` is given")
+                    .hint("give `documents` to train a tokenizer, or `file` or `model` to take one"));
             }
         };
-        let mut tokenizer = TextTokenizer::from_bytes(&path, &bytes, &params.eos_token, &params.pad_token)?;
+        let mut tokenizer = TextTokenizer::from_bytes(&path, &bytes, params.eos(), params.pad())?;
         if let Some(bos) = &params.bos_token {
             tokenizer = tokenizer.with_bos(bos)?;
         }
-        let chat = chat(&params, &tokenizer, context)?;
-        let out = context.output("tokenizer")?;
-        tokenizer.save(&out, &bytes)?;
-        if let Some(chat) = &chat {
-            chat.record().write(&out)?;
-            context.message(format!("conversations are written by {}", chat.record()));
-        }
+        let chat = match source(&params, context)? {
+            Some(source) => {
+                Some(Chat::of_tokenizer(&source, &tokenizer, params.date.as_deref()).map_err(template_failure)?)
+            }
+            None => None,
+        };
+        save(&tokenizer, &bytes, chat.as_ref(), context)?;
         let special = tokenizer.special();
         if context.optional_input("file").is_none() && special.vocab_size < params.vocab_size {
             context.warning(format!(
@@ -90,43 +110,92 @@ impl Stage for Tokenizer {
                 special.vocab_size, params.vocab_size
             ));
         }
-        context.message(format!(
-            "{} tokens; eos `{}` is id {}, pad `{}` is id {}",
-            special.vocab_size, special.eos_token, special.eos_token_id, special.pad_token, special.pad_token_id
-        ));
         Ok(())
     }
 }
 
-/// How conversations are written for `tokenizer`, if the params or a file say so.
-fn chat(
-    params: &TokenizerParams,
-    tokenizer: &TextTokenizer,
-    context: &mut Context,
-) -> Result<Option<Chat>, StageError> {
-    let source = match (params.template, context.optional_input("chat_template")) {
+/// Takes the tokenizer and the chat template of the model in folder `dir`.
+fn of_model(params: &TokenizerParams, dir: &Path, context: &mut Context) -> Result<(), StageError> {
+    let model = ModelTokenizer::read(dir).map_err(template_failure)?;
+    let own = [
+        ("eos_token", &params.eos_token, Some(&model.special.eos)),
+        ("pad_token", &params.pad_token, model.special.pad.as_ref()),
+        ("bos_token", &params.bos_token, model.special.bos.as_ref()),
+    ];
+    for (name, given, own) in own {
+        if let (Some(given), Some(own)) = (given, own)
+            && given != own
+        {
+            let what =
+                format!("{name}: the model has `{}`, the params name `{}`", own.escape_debug(), given.escape_debug());
+            return Err(StageError::fail("tokenizer::other_token", what)
+                .hint(format!("leave `{name}` out: the model's own is used")));
+        }
+    }
+    let source = match (source(params, context)?, &model.source) {
+        (Some(given), Some(own)) if given != *own => {
+            let given = model.chat(&given, params.date.as_deref()).map_err(template_failure)?;
+            let own = model.chat(own, params.date.as_deref()).map_err(template_failure)?;
+            let what = format!("the model has {}; the params name {}", own.record(), given.record());
+            return Err(StageError::fail("tokenizer::other_template", what)
+                .hint("leave `template` and `chat_template` out: the model's own is used"));
+        }
+        (Some(given), _) => given,
+        (None, Some(own)) => own.clone(),
+        (None, None) => {
+            return Err(StageError::fail(
+                "tokenizer::no_template",
+                "the model has no chat template, as base models often do",
+            )
+            .hint("name one: `template: olmo2`, `tulu` or `chatml`, or a file in `chat_template`"));
+        }
+    };
+    let chat = model.chat(&source, params.date.as_deref()).map_err(template_failure)?;
+    save(&model.tokenizer, &model.bytes, Some(&chat), context)
+}
+
+/// Writes the artifact, and reports what it is.
+fn save(tokenizer: &TextTokenizer, bytes: &[u8], chat: Option<&Chat>, context: &mut Context) -> Result<(), StageError> {
+    let out = context.output("tokenizer")?;
+    tokenizer.save(&out, bytes)?;
+    if let Some(chat) = chat {
+        chat.record().write(&out)?;
+        context.message(format!("conversations are written by {}", chat.record()));
+        if chat.misses_bos() {
+            context.warning(
+                "the chat template writes `bos_token`, and this tokenizer names none: nothing is written in its place; \
+                 set `bos_token` if there should be",
+            );
+        }
+    }
+    let special = tokenizer.special();
+    context.message(format!(
+        "{} tokens; eos `{}` is id {}, pad `{}` is id {}",
+        special.vocab_size, special.eos_token, special.eos_token_id, special.pad_token, special.pad_token_id
+    ));
+    Ok(())
+}
+
+fn template_failure(error: ChatError) -> StageError {
+    StageError::fail("tokenizer::template", error.to_string()).hint(error.hint())
+}
+
+/// The chat template that the params or a file name.
+fn source(params: &TokenizerParams, context: &Context) -> Result<Option<Source>, StageError> {
+    match (params.template, context.optional_input("chat_template")) {
         (Some(_), Some(_)) => {
             let message = "both `template` and `chat_template` are given";
-            return Err(StageError::fail("tokenizer::params", message).hint("leave one of them out"));
+            Err(StageError::fail("tokenizer::params", message).hint("leave one of them out"))
         }
-        (Some(template), None) => Source::BuiltIn(template),
+        (Some(template), None) => Ok(Some(Source::BuiltIn(template))),
         (None, Some(dir)) => {
             let (path, bytes) = read_given(dir)?;
             let text = String::from_utf8(bytes)
                 .map_err(|_| StageError::fail("tokenizer::template", format!("{} is not UTF-8", path.display())))?;
-            Source::Jinja(text)
+            Ok(Some(Source::Jinja(text)))
         }
-        (None, None) => return Ok(None),
-    };
-    let chat = Chat::of_tokenizer(&source, tokenizer, params.date.as_deref())
-        .map_err(|e| StageError::fail("tokenizer::template", e.to_string()).hint(e.hint()))?;
-    if chat.misses_bos() {
-        context.warning(
-            "the chat template writes `bos_token`, and this tokenizer names none: nothing is written in its place; set \
-             `bos_token` if there should be",
-        );
+        (None, None) => Ok(None),
     }
-    Ok(Some(chat))
 }
 
 /// The one file in folder `dir`.

@@ -31,12 +31,12 @@ pub enum TrainError {
 /// Ids: eos, pad, what the chat template writes beside them, the bytes, then merges. No text is normalised. Words are split as GPT-2 does;
 /// with `split_digits` each digit is a token of its own, so that numbers have one spelling.
 pub fn train(texts: impl Iterator<Item = String> + Send, params: &TokenizerParams) -> Result<Vec<u8>, TrainError> {
-    let mut special = vec![params.eos_token.as_str()];
-    for (name, token) in [("eos_token", &params.eos_token), ("pad_token", &params.pad_token)] {
+    let mut special = vec![params.eos()];
+    for (name, token) in [("eos_token", params.eos()), ("pad_token", params.pad())] {
         if token.is_empty() {
             return Err(TrainError::EmptyToken(name));
         }
-        if !special.contains(&token.as_str()) {
+        if !special.contains(&token) {
             special.push(token);
         }
     }

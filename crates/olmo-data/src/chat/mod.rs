@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 pub use built_in::{Template, strip};
+pub use model::ModelTokenizer;
 pub use rendered::{Labels, Rendered, Turn};
 
 use crate::conversation::{Conversation, Message, Role};

@@ -5,8 +5,10 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::{Chat, ChatError, ChatRecord, Source, StopToken, Template};
+use super::{Chat, ChatError, ChatRecord, Source, SpecialStrings, StopToken, Template};
+use crate::error::DataError;
 use crate::tokenizer::TextTokenizer;
+use crate::tokenizer_json;
 
 const TEMPLATE: &str = "chat_template.jinja";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
@@ -50,51 +52,95 @@ impl Chat {
     /// # Errors
     /// A file that is missing or broken, by name.
     pub fn of_huggingface(dir: &Path, date: Option<&str>) -> Result<(TextTokenizer, Self), ChatError> {
+        let model = ModelTokenizer::read(dir)?;
+        let source = model.source.clone().ok_or_else(|| {
+            ChatError::Unreadable(format!(
+                "{}: no chat template in chat_template.jinja or in tokenizer_config.json",
+                dir.display()
+            ))
+        })?;
+        let chat = match model.chat(&source, date) {
+            Ok(chat) => chat,
+            // Its makers have said where it stops, or it stops at eos.
+            Err(ChatError::NoStop { .. }) => {
+                let mut chat = Self::parts(&source, &model.special, date, model.tokenizer.digest())?;
+                let added = model.tokenizer.added_tokens();
+                let eos = added.into_iter().find(|(_, token)| *token == model.special.eos);
+                chat.record.stop_tokens = eos.into_iter().map(|(id, token)| StopToken { token, id }).collect();
+                model.add_stops(chat)
+            }
+            Err(error) => return Err(error),
+        };
+        Ok((model.tokenizer, chat))
+    }
+}
+
+/// The tokenizer of a Hugging Face model, and what its configuration says of it.
+pub struct ModelTokenizer {
+    pub tokenizer: TextTokenizer,
+    /// The content of its `tokenizer.json`.
+    pub bytes: Vec<u8>,
+    /// As the configuration has them: a model need not have a pad token.
+    pub special: SpecialStrings,
+    /// The model's own chat template. A base model often has none.
+    pub source: Option<Source>,
+    /// Ids at which the model stops by its `generation_config.json`.
+    stops: Vec<u32>,
+}
+
+impl ModelTokenizer {
+    /// Reads the files in folder `dir`.
+    ///
+    /// # Errors
+    /// A file that is missing or broken, by name.
+    pub fn read(dir: &Path) -> Result<Self, ChatError> {
         let missing = |what: &str| ChatError::Unreadable(format!("{}: {what}", dir.display()));
+        let unreadable = |e: DataError| ChatError::Unreadable(e.to_string());
         let config = read_json(&dir.join(TOKENIZER_CONFIG))?.unwrap_or(Value::Null);
         let map = read_json(&dir.join(SPECIAL_TOKENS_MAP))?.unwrap_or(Value::Null);
         let token = |name: &str| token(&config, name).or_else(|| token(&map, name));
         let eos = token("eos_token")
             .ok_or_else(|| missing("no `eos_token` in tokenizer_config.json or special_tokens_map.json"))?;
-        // Nothing is padded here, so a model without a pad token is as good.
-        let pad = token("pad_token").unwrap_or_else(|| eos.clone());
+        let special = SpecialStrings { bos: token("bos_token"), pad: token("pad_token"), unk: token("unk_token"), eos };
         let path = dir.join("tokenizer.json");
-        if !path.exists() {
-            return Err(missing("holds no tokenizer.json"));
-        }
-        let tokenizer =
-            TextTokenizer::from_file(&path, &eos, &pad).map_err(|e| ChatError::Unreadable(e.to_string()))?;
-        let source = template_of(dir, &config)?
-            .ok_or_else(|| missing("no chat template in chat_template.jinja or in tokenizer_config.json"))?;
-        // The tokenizer's own tokens are those of its configuration, not of its post-processor.
-        let mut special = tokenizer.special_strings();
-        special.bos = token("bos_token");
-        special.pad = token("pad_token");
-        special.unk = token("unk_token");
-        let added = tokenizer.added_tokens();
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(missing("holds no tokenizer.json")),
+            Err(e) => return Err(ChatError::Unreadable(format!("{}: {e}", path.display()))),
+        };
+        let bytes = tokenizer_json::clean(&bytes).map_or(bytes, |cleaned| cleaned.bytes);
+        // A model without a pad token has its rows filled with eos.
+        let pad = special.pad.as_deref().unwrap_or(&special.eos);
+        let tokenizer = TextTokenizer::from_bytes(&path, &bytes, &special.eos, pad).map_err(unreadable)?;
+        let tokenizer = tokenizer.with_special_strings(&special);
         let generation = read_json(&dir.join(GENERATION_CONFIG))?.unwrap_or(Value::Null);
         let ids = match &generation["eos_token_id"] {
             Value::Array(ids) => ids.iter().filter_map(Value::as_u64).collect(),
             id => id.as_u64().into_iter().collect::<Vec<_>>(),
         };
-        let mut chat = Self::parts(&Source::Jinja(source), &special, date, tokenizer.digest())?;
-        let mut stops = match chat.find_stop_tokens(&added) {
-            Ok(stops) => stops,
-            // Its makers have said where it stops, or it stops at eos.
-            Err(ChatError::NoStop { .. }) => added
-                .iter()
-                .filter(|(_, token)| *token == eos)
-                .map(|(id, token)| StopToken { token: token.clone(), id: *id })
-                .collect(),
-            Err(error) => return Err(error),
-        };
-        for id in ids.into_iter().filter_map(|id| u32::try_from(id).ok()) {
-            if !stops.iter().any(|stop| stop.id == id) {
-                stops.push(StopToken { token: tokenizer.inner().id_to_token(id).unwrap_or_default(), id });
+        let stops = ids.into_iter().filter_map(|id| u32::try_from(id).ok()).collect();
+        let source = template_of(dir, &config)?.map(Source::Jinja);
+        Ok(Self { tokenizer, bytes, special, source, stops })
+    }
+
+    /// The chat of this model with template `source`; the ids at which it stops anyway end an answer as well.
+    ///
+    /// # Errors
+    /// As [`Chat::new`].
+    pub fn chat(&self, source: &Source, date: Option<&str>) -> Result<Chat, ChatError> {
+        let added = self.tokenizer.added_tokens();
+        let chat = Chat::new(source, &self.special, &added, date, self.tokenizer.digest())?;
+        Ok(self.add_stops(chat))
+    }
+
+    fn add_stops(&self, mut chat: Chat) -> Chat {
+        for id in &self.stops {
+            if !chat.record.stop_tokens.iter().any(|stop| stop.id == *id) {
+                let token = self.tokenizer.inner().id_to_token(*id).unwrap_or_default();
+                chat.record.stop_tokens.push(StopToken { token, id: *id });
             }
         }
-        chat.record.stop_tokens = stops;
-        Ok((tokenizer, chat))
+        chat
     }
 }
 
