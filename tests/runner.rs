@@ -19,6 +19,7 @@ mod spec;
 mod spec_fuzz;
 mod store;
 mod sweep;
+mod when;
 
 /// A file of tests that is not listed above would never run.
 #[test]

@@ -209,6 +209,7 @@ impl Plan {
         let sourcing = self.experiment.sourcing(false, true)?;
         let engine::Planned { stages: plans, missing } =
             engine::plan(resolved, &self.choice.into(), &store, &sourcing.read()?)?;
+        let left_out = resolved.left_out.clone();
         let notes = notes(resolved, &missing, &store, sourcing)?;
         let hits = plans.iter().filter(|p| p.state == PlanState::Hit).count();
         let exit = if self.exit_code && hits < plans.len() { Exit::WouldRun } else { Exit::Success };
@@ -217,11 +218,15 @@ impl Plan {
                 .iter()
                 .map(|(stage, note)| serde_json::json!({"stage": stage, "code": note.code, "message": note.message}))
                 .collect();
-            answer_json(&serde_json::json!({"format": 1, "stages": plans, "notes": notes}));
+            answer_json(&serde_json::json!({"format": 1, "stages": plans, "notes": notes, "left_out": left_out}));
             return Ok(exit);
         }
-        let width = plans.iter().map(|p| p.name.len()).max().unwrap_or(0);
+        let names = plans.iter().map(|p| p.name.as_str()).chain(left_out.keys().map(String::as_str));
+        let width = names.map(str::len).max().unwrap_or(0);
         let mut text = String::new();
+        for (name, reason) in &left_out {
+            let _ = writeln!(text, "  {name:<width$}  left out  {}", escape_control(reason));
+        }
         for plan in &plans {
             let word = plan.state.word();
             let reason = match plan.changes.len() {

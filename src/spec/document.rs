@@ -50,8 +50,8 @@ pub struct Experiment {
     pub stages: BTreeMap<String, Option<StageChange>>,
     /// Changes to the pipeline's outputs: another reference, or null to leave one out.
     #[serde(default)]
-    #[schemars(extend("propertyNames" = names()), with = "BTreeMap<String, Option<PortText>>")]
-    pub outputs: BTreeMap<String, Option<String>>,
+    #[schemars(extend("propertyNames" = names()), with = "BTreeMap<String, Option<OutputText>>")]
+    pub outputs: BTreeMap<String, Option<Value>>,
     /// Several trials that differ in some values; null: none. Stages that are the same in
     /// several trials run once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -147,8 +147,8 @@ pub struct Pipeline {
     pub stages: BTreeMap<String, Stage>,
     /// What lands under `out/EXPERIMENT/NAME` after a run, by NAME.
     #[serde(default)]
-    #[schemars(extend("propertyNames" = names()), with = "BTreeMap<String, PortText>")]
-    pub outputs: BTreeMap<String, String>,
+    #[schemars(extend("propertyNames" = names()), with = "BTreeMap<String, OutputText>")]
+    pub outputs: BTreeMap<String, Value>,
 }
 
 /// A stage of a pipeline.
@@ -161,6 +161,10 @@ pub struct Stage {
     /// Input ports and params of the contract.
     #[serde(default)]
     pub with: Map<String, Value>,
+    /// The stage is left out unless this holds: `${params.NAME}` is set (not null, false or empty), or `not ${params.NAME}`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<ConditionText>")]
+    pub when: Option<Value>,
     /// Run once for every item of this list; `${item}` is the item.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<PortText>")]
@@ -198,6 +202,11 @@ pub struct StageChange {
     /// Merged into the stage's `with`, key by key.
     #[serde(default)]
     pub with: Map<String, Value>,
+    /// The stage is left out unless this holds: `${params.NAME}` is set (not null, false or empty), or `not ${params.NAME}`;
+    /// null: it is never left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<ConditionText>")]
+    pub when: Option<Value>,
     /// Run once for every item of this list; null: run once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<PortText>")]
@@ -277,6 +286,59 @@ impl JsonSchema for PortText {
             "type": "string",
             "pattern": r"^\$\{stages\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\}$",
             "x-expected": "a reference like \"${stages.STAGE.PORT}\"",
+        })
+    }
+}
+
+/// `${stages.STAGE.PORT}`, or `{first: […]}` of several.
+struct OutputText;
+
+impl JsonSchema for OutputText {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "OutputText".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> Schema {
+        let port = r"^\$\{stages\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\}$";
+        json_schema!({
+            "type": ["string", "object"],
+            "pattern": port,
+            "x-expected": "a reference like \"${stages.STAGE.PORT}\"",
+            "properties": {
+                "first": {
+                    "description": "The first one that is there counts; null: nothing lands.",
+                    "type": "array",
+                    "minItems": 1,
+                    "items": {"type": ["string", "null"], "pattern": port},
+                },
+            },
+            "required": ["first"],
+            "additionalProperties": false,
+        })
+    }
+}
+
+/// `${params.NAME}`, `not ${params.NAME}`, or a boolean.
+struct ConditionText;
+
+impl JsonSchema for ConditionText {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "ConditionText".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": ["boolean", "string"],
+            "pattern": r"^(not )?\$\{params(\.[A-Za-z0-9_-]+)+\}$",
+            "x-expected": "a condition like \"${params.NAME}\" or \"not ${params.NAME}\"",
         })
     }
 }

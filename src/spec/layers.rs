@@ -22,6 +22,8 @@ pub(crate) struct StageSource {
     /// None if there is no sound contract, which is reported.
     pub found: Option<Found>,
     pub with: Vec<Entry>,
+    /// The stage is left out unless this holds.
+    pub when: Option<Node>,
     pub for_each: Option<Node>,
     pub resources: Vec<Entry>,
     pub timeout: Option<Node>,
@@ -35,6 +37,8 @@ pub(crate) struct StageSource {
 pub(crate) struct Stages {
     pub all: Vec<StageSource>,
     pub removed: HashMap<String, Span>,
+    /// The stages whose `when` does not hold: the place of the condition, and why, in words.
+    pub left_out: HashMap<String, (Span, String)>,
     places: HashMap<String, usize>,
 }
 
@@ -50,6 +54,13 @@ impl Stages {
 
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.all.iter().map(|stage| stage.name.as_str())
+    }
+
+    /// Takes the stages out whose condition does not hold.
+    pub fn leave_out(&mut self, left_out: HashMap<String, (Span, String)>) {
+        self.all.retain(|stage| !left_out.contains_key(&stage.name));
+        self.places = self.all.iter().enumerate().map(|(place, stage)| (stage.name.clone(), place)).collect();
+        self.left_out = left_out;
     }
 
     fn push(&mut self, stage: StageSource) {
@@ -121,7 +132,7 @@ fn removes(setting: &Setting, name: &str) -> bool {
 }
 
 /// Parts of a stage that are set as a whole.
-const WHOLE: [&str; 5] = ["timeout", "for_each", "stall", "retry", "share"];
+const WHOLE: [&str; 6] = ["timeout", "when", "for_each", "stall", "retry", "share"];
 
 /// Reports a `--set stages.…` that names no stage or no part of one.
 pub(crate) fn check_target(session: &mut Session, stages: &Stages, setting: &Setting) {
@@ -181,6 +192,7 @@ fn merged(session: &mut Session, catalog: &mut Catalog, entries: &[&Entry], cwd:
         name_span: entries[0].key_span,
         uses: name.to_owned(),
         with: all("with", params),
+        when: plain("when"),
         for_each: plain("for_each"),
         resources: all("resources", &Value::Null),
         timeout: plain("timeout"),
@@ -206,12 +218,14 @@ pub(crate) fn set<'s>(session: &mut Session, stage: &mut StageSource, settings: 
             ("stall", []) => stage.stall = Some(setting.value.clone()),
             ("retry", []) => stage.retry = Some(setting.value.clone()),
             ("share", []) => stage.share = Some(setting.value.clone()),
+            ("when", []) => stage.when = Some(setting.value.clone()),
             ("for_each", []) => stage.for_each = Some(setting.value.clone()),
             // Reported by `check_target`.
             _ => {}
         }
     }
-    for node in [&mut stage.for_each, &mut stage.timeout, &mut stage.stall, &mut stage.retry, &mut stage.share] {
+    let StageSource { when, for_each, timeout, stall, retry, share, .. } = stage;
+    for node in [when, for_each, timeout, stall, retry, share] {
         node.take_if(|node| node.is_null());
     }
 }

@@ -11,6 +11,7 @@ use super::nearest;
 use super::node::{Content, Node};
 use super::params::{Layers, ParamSources};
 use super::pipeline;
+use super::ports::first_of;
 use super::reference::{Piece, Reference};
 use super::resolve::Resolver;
 use super::resolved::{PortRef, RESOLVED_FORMAT, Resolved};
@@ -18,6 +19,7 @@ use super::setting::{self, Setting};
 use super::source::{Problem, Session, Span, tidy};
 use super::sweep;
 use super::trials::{self, Expanded, Families};
+use super::when;
 use crate::graph;
 
 /// More circles are not shown: to find each place takes a walk over all references.
@@ -107,7 +109,9 @@ fn read(
     let sources = ParamSources::new(session, &pipeline.params, layers);
     let first = sweep.as_ref().map_or_else(Vec::new, |sweep| sweep.settings(0, 0..sweep.axes.len()));
     let params = sources.all(session, &first);
-    let stages = layers::stages(session, catalog, &pipeline.node, &files, &settings, cwd);
+    let mut stages = layers::stages(session, catalog, &pipeline.node, &files, &settings, cwd);
+    let left_out = when::left_out(session, &params, &stages, sweep.as_ref());
+    stages.leave_out(left_out);
     let outputs = layers::outputs(session, &pipeline.node, &files, &settings);
     if let Some(sweep) = &sweep {
         sweep::check_targets(session, sweep, &sources, &stages);
@@ -123,7 +127,7 @@ fn read(
     }
     let mut landing = BTreeMap::new();
     for entry in &outputs {
-        if let Some(port) = output(&mut resolver, &entry.value) {
+        if let Some(port) = output(&mut resolver, &entry.value, &entry.key) {
             resolver.origin(&format!("outputs.{}", entry.key), &entry.value, None);
             landing.insert(entry.key.clone(), port);
         }
@@ -157,6 +161,7 @@ fn read(
         stages: expanded.stages,
         outputs: expanded.outputs,
         trials: expanded.trials,
+        left_out: when::reasons(&stages),
         variables: session.variables.clone(),
     };
     Some(Loaded { resolved, origins })
@@ -192,7 +197,12 @@ fn known_profile(session: &mut Session, experiment: &Node, name: &str, span: Spa
 }
 
 /// The port that lands under a name in `out/`.
-fn output(resolver: &mut Resolver<'_>, node: &Node) -> Option<PortRef> {
+fn output(resolver: &mut Resolver<'_>, node: &Node, name: &str) -> Option<PortRef> {
+    if let Some(nodes) = first_of(node) {
+        let chosen = resolver.first(nodes, node.span, name)?;
+        // Null: nothing lands.
+        return if chosen.is_null() { None } else { output(resolver, &chosen, name) };
+    }
     let Content::String(text) = &node.content else { return output_form(resolver, node) };
     let pieces = resolver.pieces(node, text)?;
     let [Piece::Reference(Reference::Port(port), range)] = pieces.as_slice() else {

@@ -35,6 +35,7 @@ mod setting;
 mod source;
 mod sweep;
 mod trials;
+mod when;
 mod yaml;
 
 pub use catalog::{Catalog, project_root};

@@ -12,10 +12,11 @@ use super::layers::StageSource;
 use super::nearest;
 use super::node::{Content, Entry, Node};
 use super::prepare::absolute;
-use super::reference::{Piece, Reference, has_reference};
+use super::reference::{Piece, Reference, has_reference, pieces};
 use super::resolve::Resolver;
 use super::resolved::{Binding, PortRef};
 use super::source::{Problem, Span};
+use super::when::is_set;
 
 /// The list of a `for_each` stage and the type of its items.
 pub(crate) type Item = (PortRef, Option<PortType>);
@@ -174,12 +175,76 @@ impl Resolver<'_> {
                     pieces => literal(self.text(node, pieces, target.name, true)),
                 }
             }
+            Content::Object(_) if first_of(node).is_some() => {
+                let chosen = self.first(first_of(node).unwrap_or_default(), node.span, target.name)?;
+                self.given(&chosen, target)
+            }
             Content::Array(items) => {
                 let before = self.session.errors();
                 let list: Vec<Given> = items.iter().filter_map(|item| self.given(item, target)).collect();
                 (self.session.errors() == before && list.len() == items.len()).then_some(Given::List(list, node.span))
             }
             _ => Some(Given::Plain(node.clone())),
+        }
+    }
+
+    /// The first of the alternatives `nodes` that is there: every stage that it reads is not left out, and every param that it
+    /// names is set. Null is always there. References to stages that do not exist are reported in all of them.
+    pub fn first(&mut self, nodes: &[Node], span: Span, name: &str) -> Option<Node> {
+        let before = self.session.errors();
+        let mut chosen = None;
+        for node in nodes {
+            if self.is_there(node) && chosen.is_none() {
+                chosen = Some(node.clone());
+            }
+        }
+        if self.session.errors() > before {
+            return None;
+        }
+        if chosen.is_none() {
+            let message = format!("none of the alternatives of `{name}` is there");
+            let mut problem = Problem::new("spec::none_there", span, message);
+            for stage in nodes.iter().flat_map(stages_named) {
+                if let Some((when, reason)) = self.stages.left_out.get(&stage) {
+                    problem = problem.note_at(format!("stage `{stage}` is left out: {reason}"), Some(*when));
+                }
+            }
+            self.session.report(problem.help("add one that is always there, or null for nothing".to_owned()));
+        }
+        chosen
+    }
+
+    /// Whether what `node` names is there.
+    fn is_there(&mut self, node: &Node) -> bool {
+        match &node.content {
+            Content::Array(items) => {
+                let there: Vec<bool> = items.iter().map(|item| self.is_there(item)).collect();
+                there.into_iter().all(|there| there)
+            }
+            Content::String(text) if has_reference(text) => {
+                let Some(pieces) = self.pieces(node, text) else { return false };
+                let mut there = true;
+                for piece in &pieces {
+                    match piece {
+                        Piece::Reference(Reference::Port(port), range) => {
+                            if self.stages.left_out.contains_key(&port.stage) {
+                                there = false;
+                            } else {
+                                let span = self.part(node, range.clone());
+                                there &= self.output(port, span).is_some();
+                            }
+                        }
+                        Piece::Reference(Reference::Param(names), range) => {
+                            let span = self.part(node, range.clone());
+                            let value = self.param(names, span);
+                            there &= is_set(&value);
+                        }
+                        _ => {}
+                    }
+                }
+                there
+            }
+            _ => true,
         }
     }
 
@@ -405,6 +470,33 @@ fn listness(target: Target<'_>, reference: &PortRef, list: bool, in_list: bool, 
             Some(Problem::new("spec::nested_list", span, message).help("give it alone, without `[…]`".to_owned()))
         }
         _ => None,
+    }
+}
+
+/// The alternatives of `{first: […]}`.
+pub(crate) fn first_of(node: &Node) -> Option<&[Node]> {
+    match (&node.content, node.entries()) {
+        (Content::Object(_), [entry]) if entry.key == "first" => match &entry.value.content {
+            Content::Array(items) => Some(items),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// The stages that the references in `node` name.
+fn stages_named(node: &Node) -> Vec<String> {
+    match &node.content {
+        Content::Array(items) => items.iter().flat_map(stages_named).collect(),
+        Content::String(text) => pieces(text)
+            .into_iter()
+            .flatten()
+            .filter_map(|piece| match piece {
+                Piece::Reference(Reference::Port(port), _) => Some(port.stage),
+                _ => None,
+            })
+            .collect(),
+        _ => Vec::new(),
     }
 }
 

@@ -324,7 +324,7 @@ impl Resolver<'_> {
     }
 
     /// The value at `names` below the params.
-    fn param(&mut self, names: &[String], span: Span) -> Node {
+    pub fn param(&mut self, names: &[String], span: Span) -> Node {
         let Some((first, rest)) = names.split_first() else { return Node::unknown(span) };
         let Some(mut value) = self.params.get(first) else {
             let message = format!("there is no param {}", quoted(first));
@@ -406,6 +406,10 @@ impl Resolver<'_> {
     /// Reports a reference to a stage or port that is not there; else the port and whether it gives a list.
     pub fn output(&mut self, port: &PortRef, span: Span) -> Option<(olmo_stage::PortType, bool)> {
         let Some(stage) = self.stages.get(&port.stage) else {
+            if self.stages.left_out.contains_key(&port.stage) {
+                self.report_left_out(&port.stage, span);
+                return None;
+            }
             let removed = self.stages.removed.get(&port.stage).copied();
             let message = format!("there is no stage {}", quoted(&port.stage));
             let problem = Problem::new("spec::unknown_stage", span, message);

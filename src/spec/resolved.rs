@@ -47,6 +47,8 @@ pub struct Resolved {
     pub outputs: BTreeMap<String, PortRef>,
     /// The trials of a sweep, in order; none without a sweep.
     pub trials: Vec<Trial>,
+    /// The stages whose `when` does not hold, and why. Not written: a run that goes on has the same stages.
+    pub left_out: BTreeMap<String, String>,
     /// The environment variables that are parts of paths, with their values. Not written.
     pub variables: BTreeMap<String, String>,
 }
@@ -159,6 +161,7 @@ impl TryFrom<ResolvedRecord> for Resolved {
             stages,
             outputs,
             trials,
+            left_out: BTreeMap::new(),
             variables,
         })
     }

@@ -136,8 +136,11 @@ fn typed_stage(mut change: Value, description: &Description) -> Value {
     let mut properties = Map::new();
     for (name, port) in &description.contract.inputs {
         let kind = if port.list { "array" } else { "string" };
-        let types = if port.optional { json!([kind, "null"]) } else { json!(kind) };
-        let mut schema = json!({"type": types});
+        let types = if port.optional { json!([kind, "object", "null"]) } else { json!([kind, "object"]) };
+        // An object is `{first: […]}`: the first alternative that is there.
+        let first = json!({"first": {"type": "array", "minItems": 1}});
+        let mut schema =
+            json!({"type": types, "properties": first, "required": ["first"], "additionalProperties": false});
         if let (true, Some(map)) = (port.list, schema.as_object_mut()) {
             map.insert("items".into(), json!({"type": "string"}));
             map.insert("minItems".into(), u64::from(!port.optional).into());
