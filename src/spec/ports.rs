@@ -188,8 +188,8 @@ impl Resolver<'_> {
         }
     }
 
-    /// The first of the alternatives `nodes` that is there: every stage that it reads is not left out, and every param that it
-    /// names is set. Null is always there. References to stages that do not exist are reported in all of them.
+    /// The first available one of the alternatives `nodes`: no stage that it reads is left out, and every param that it
+    /// names is set. Null is always available. References to stages that do not exist are reported in all of them.
     pub fn first(&mut self, nodes: &[Node], span: Span, name: &str) -> Option<Node> {
         let before = self.session.errors();
         let mut chosen = None;
@@ -202,14 +202,14 @@ impl Resolver<'_> {
             return None;
         }
         if chosen.is_none() {
-            let message = format!("none of the alternatives of `{name}` is there");
+            let message = format!("no alternative of `{name}` is available");
             let mut problem = Problem::new("spec::none_there", span, message);
             for stage in nodes.iter().flat_map(stages_named) {
                 if let Some((when, reason)) = self.stages.left_out.get(&stage) {
                     problem = problem.note_at(format!("stage `{stage}` is left out: {reason}"), Some(*when));
                 }
             }
-            self.session.report(problem.help("add one that is always there, or null for nothing".to_owned()));
+            self.session.report(problem.help("add one that is always available, or null for nothing".to_owned()));
         }
         chosen
     }
