@@ -225,7 +225,11 @@ fn of_dataset(dir: &Path, tokenizer: Option<&TextTokenizer>) -> Result<Audit, Da
     let message =
         |token: &str, id, times: &str| format!("the text holds `{token}`, which becomes control token {id}, {times}");
     let found = control.map(|control| control.findings(Level::Warning, "holds_special", message));
-    let mut findings = found.unwrap_or_default();
+    let not_looked = || {
+        let message = "control tokens in the text were not looked for: that needs a tokenizer (`--tokenizer`)";
+        vec![say(Level::Info, "no_tokenizer", message.into())]
+    };
+    let mut findings = found.unwrap_or_else(not_looked);
     if manifest.skipped > 0 {
         findings.push(say(
             Level::Warning,
