@@ -269,6 +269,9 @@ pub struct RetryRule {
     pub backoff: Option<String>,
 }
 
+/// The form of `${stages.STAGE.PORT}`.
+const PORT: &str = r"^\$\{stages\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\}$";
+
 /// `${stages.STAGE.PORT}`.
 struct PortText;
 
@@ -284,7 +287,7 @@ impl JsonSchema for PortText {
     fn json_schema(_: &mut schemars::SchemaGenerator) -> Schema {
         json_schema!({
             "type": "string",
-            "pattern": r"^\$\{stages\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\}$",
+            "pattern": PORT,
             "x-expected": "a reference like \"${stages.STAGE.PORT}\"",
         })
     }
@@ -303,17 +306,16 @@ impl JsonSchema for OutputText {
     }
 
     fn json_schema(_: &mut schemars::SchemaGenerator) -> Schema {
-        let port = r"^\$\{stages\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\}$";
         json_schema!({
             "type": ["string", "object"],
-            "pattern": port,
+            "pattern": PORT,
             "x-expected": "a reference like \"${stages.STAGE.PORT}\"",
             "properties": {
                 "first": {
-                    "description": "The first one that is there counts; null: nothing lands.",
+                    "description": "The first one that is available counts; null: nothing lands.",
                     "type": "array",
                     "minItems": 1,
-                    "items": {"type": ["string", "null"], "pattern": port},
+                    "items": {"type": ["string", "null"], "pattern": PORT},
                 },
             },
             "required": ["first"],

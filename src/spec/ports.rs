@@ -163,6 +163,10 @@ impl Resolver<'_> {
     }
 
     fn given(&mut self, node: &Node, target: Target<'_>) -> Option<Given> {
+        if let Some(nodes) = first_of(node) {
+            let chosen = self.first(nodes, node.span, target.name)?;
+            return self.given(&chosen, target);
+        }
         match &node.content {
             Content::Unknown => None,
             Content::String(text) if has_reference(text) => {
@@ -174,10 +178,6 @@ impl Resolver<'_> {
                     [Piece::Reference(Reference::Item, range)] => Some(Given::Item(self.part(node, range.clone()))),
                     pieces => literal(self.text(node, pieces, target.name, true)),
                 }
-            }
-            Content::Object(_) if first_of(node).is_some() => {
-                let chosen = self.first(first_of(node).unwrap_or_default(), node.span, target.name)?;
-                self.given(&chosen, target)
             }
             Content::Array(items) => {
                 let before = self.session.errors();
@@ -214,13 +214,11 @@ impl Resolver<'_> {
         chosen
     }
 
-    /// Whether what `node` names is there.
+    /// Whether all that `node` names is available.
     fn is_there(&mut self, node: &Node) -> bool {
         match &node.content {
-            Content::Array(items) => {
-                let there: Vec<bool> = items.iter().map(|item| self.is_there(item)).collect();
-                there.into_iter().all(|there| there)
-            }
+            // Every item is looked at: what is wrong with it is reported.
+            Content::Array(items) => items.iter().fold(true, |there, item| self.is_there(item) && there),
             Content::String(text) if has_reference(text) => {
                 let Some(pieces) = self.pieces(node, text) else { return false };
                 let mut there = true;

@@ -1,8 +1,9 @@
 //! [`Bounded`]: runs code that foreign data steers, in a thread with limits on memory, time and
 //! stack.
 //!
-//! A chat template is a program, and the readers of table formats believe the lengths in a file.
-//! Neither can be metered from outside, so [`Allocator`] counts what such a thread holds. A thread
+//! The readers of table formats believe the lengths in a file and cannot be metered from outside,
+//! so [`Allocator`] counts what such a thread holds. (Chat templates run in [`crate::jinja`], which
+//! charges for its own steps.) A thread
 //! that would exceed its limit is parked inside the allocator for good: nothing is unwound, the
 //! memory is never requested, and the caller gets [`Exceeded`]. The thread and what it holds stay
 //! until the process ends, so callers give up on the data that caused it.

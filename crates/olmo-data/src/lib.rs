@@ -1,7 +1,7 @@
 //! The data that stages hand to each other, and what they agree on about it.
 //!
-//! [`conversation`]: the types of a chat. [`dataset`]: documents and conversations as Parquet. [`template`]: a conversation
-//! as text.
+//! [`conversation`]: the types of a chat. [`dataset`]: documents and conversations as Parquet. [`chat`]: a conversation
+//! as text, by a template that [`jinja`] runs.
 //! [`tokenizer`]: text as ids, with the labels of a conversation. [`tokens`]: tokenised documents
 //! as Parquet. [`pack`] and [`memmap`]: rows of equal length in OLMo's raw layout. [`order`]: the
 //! order in which an epoch visits these rows. [`bounded`]: limits for code that foreign data steers.

@@ -138,6 +138,9 @@ pub fn file_name(path: &Path) -> String {
     name.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }
 
+/// The way out of a pickle.
+const PICKLE: &str = "pickles hold code and are never loaded; write JSON lines or Parquet from Python instead";
+
 /// Kinds of files that hold no text: their first bytes, what they are, and the way out (`{}` is the file's name).
 const KINDS: &[(&[u8], &str, &str)] = &[
     (b"\xfd7zXZ\0", "is packed with xz", "this build unpacks gzip and zstd; unpack it first: xz -dk '{}'"),
@@ -153,26 +156,10 @@ const KINDS: &[(&[u8], &str, &str)] = &[
     (b"Obj\x01", "is an Avro file", "convert it to Parquet or JSON lines"),
     (b"SQLite format 3\0", "is a SQLite database", "export the table: sqlite3 -json '{}' 'select * from TABLE'"),
     (b"\x89HDF\r\n\x1a\n", "is an HDF5 file", "convert it to Parquet or JSON lines"),
-    (
-        b"\x80\x02",
-        "is a Python pickle",
-        "pickles hold code and are never loaded; write JSON lines or Parquet from Python instead",
-    ),
-    (
-        b"\x80\x03",
-        "is a Python pickle",
-        "pickles hold code and are never loaded; write JSON lines or Parquet from Python instead",
-    ),
-    (
-        b"\x80\x04",
-        "is a Python pickle",
-        "pickles hold code and are never loaded; write JSON lines or Parquet from Python instead",
-    ),
-    (
-        b"\x80\x05",
-        "is a Python pickle",
-        "pickles hold code and are never loaded; write JSON lines or Parquet from Python instead",
-    ),
+    (b"\x80\x02", "is a Python pickle", PICKLE),
+    (b"\x80\x03", "is a Python pickle", PICKLE),
+    (b"\x80\x04", "is a Python pickle", PICKLE),
+    (b"\x80\x05", "is a Python pickle", PICKLE),
 ];
 
 /// Refuses a file whose first bytes are those of a kind that is not read.

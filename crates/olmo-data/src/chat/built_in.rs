@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::rendered::{Labels, Rendered, Turn};
 use crate::conversation::{Message, Role};
+use crate::jinja::unicode;
 
 /// How a conversation becomes text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -114,7 +115,7 @@ impl Template {
 /// `text` without the white space around it, as Python's `str.strip` sees white space: Unicode's
 /// and the four separators U+001C to U+001F.
 pub fn strip(text: &str) -> &str {
-    text.trim_matches(|c: char| c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c))
+    unicode::trim(text)
 }
 
 #[cfg(test)]

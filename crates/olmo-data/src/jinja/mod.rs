@@ -12,7 +12,7 @@ mod repr;
 mod run;
 mod syntax;
 mod text;
-mod unicode;
+pub(crate) mod unicode;
 mod value;
 
 use std::collections::HashSet;
