@@ -218,7 +218,7 @@ impl Resolver<'_> {
     fn is_there(&mut self, node: &Node) -> bool {
         match &node.content {
             // Every item is looked at: what is wrong with it is reported.
-            Content::Array(items) => items.iter().fold(true, |there, item| self.is_there(item) && there),
+            Content::Array(items) => items.iter().filter(|item| !self.is_there(item)).count() == 0,
             Content::String(text) if has_reference(text) => {
                 let Some(pieces) = self.pieces(node, text) else { return false };
                 let mut there = true;
