@@ -3,13 +3,14 @@
 //! They are generated: `olmo-pipe schema` writes what `olmo-worker describe` prints.
 
 /// (name, JSON text of the stage's [`olmo_stage::Description`]).
-pub const STAGES: [(&str, &str); 9] = [
+pub const STAGES: [(&str, &str); 10] = [
     ("checkpoint", include_str!("../schemas/stages/checkpoint.json")),
     ("convert", include_str!("../schemas/stages/convert.json")),
     ("eval", include_str!("../schemas/stages/eval.json")),
     ("fetch", include_str!("../schemas/stages/fetch.json")),
     ("generate", include_str!("../schemas/stages/generate.json")),
     ("memmap", include_str!("../schemas/stages/memmap.json")),
+    ("split", include_str!("../schemas/stages/split.json")),
     ("tokenize", include_str!("../schemas/stages/tokenize.json")),
     ("tokenizer", include_str!("../schemas/stages/tokenizer.json")),
     ("train", include_str!("../schemas/stages/train.json")),

@@ -20,13 +20,14 @@ pub use cli::main;
 pub use data::Data;
 
 /// Every built-in stage by name, sorted.
-pub const STAGES: [(&str, Entry); 9] = [
+pub const STAGES: [(&str, Entry); 10] = [
     ("checkpoint", Entry::of::<olmo_stage_checkpoint::Checkpoint>()),
     ("convert", Entry::of::<olmo_stage_convert::Convert>()),
     ("eval", Entry::of::<olmo_stage_eval::Eval>()),
     ("fetch", Entry::of::<olmo_stage_fetch::Fetch>()),
     ("generate", Entry::of::<olmo_stage_generate::Generate>()),
     ("memmap", Entry::of::<olmo_stage_memmap::Memmap>()),
+    ("split", Entry::of::<olmo_stage_split::Split>()),
     ("tokenize", Entry::of::<olmo_stage_tokenize::Tokenize>()),
     ("tokenizer", Entry::of::<olmo_stage_tokenizer::Tokenizer>()),
     ("train", Entry::of::<olmo_stage_train::Train>()),

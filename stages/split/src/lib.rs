@@ -1,0 +1,104 @@
+//! Stage `split`: splits a dataset into a part to train on and a held-out part to test with.
+//!
+//! The seed and the content of each record decide, so the result does not depend on the order or the number of threads. Records
+//! that ask the same (the same turns before the first answer, the same document) go to the same part: a model is never tested
+//! with a question that it was trained on.
+
+mod choice;
+
+use std::path::Path;
+
+use olmo_data::Conversation;
+use olmo_data::dataset::{self, DatasetWriter, Kind, Record};
+use olmo_stage::{Context, Stage, StageError};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use choice::{Key, Question};
+
+/// Splits a dataset into one to train on and one to test with.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Params {
+    /// How much is held out, as in scikit-learn: a share of the records below 1, or their number from 1 on. At least one record.
+    #[schemars(extend("exclusiveMinimum" = 0))]
+    pub test_size: f64,
+    /// Holds out at most so many records; null: no limit.
+    #[schemars(range(min = 1))]
+    pub max_test_size: Option<u64>,
+    /// Decides which records are held out.
+    pub seed: u64,
+}
+
+impl Default for Params {
+    fn default() -> Self {
+        Self { test_size: 0.05, max_test_size: Some(1000), seed: 6198 }
+    }
+}
+
+impl Params {
+    /// Records that are to be held out of `records`.
+    fn wanted(&self, records: u64) -> u64 {
+        let share = if self.test_size < 1.0 { self.test_size * records as f64 } else { self.test_size };
+        (share.round() as u64).min(self.max_test_size.unwrap_or(u64::MAX)).max(1)
+    }
+}
+
+/// The stage.
+pub struct Split;
+
+impl Stage for Split {
+    type Params = Params;
+    const CONTRACT: &'static str = include_str!("../stage.yaml");
+
+    fn run(params: Params, context: &mut Context) -> Result<(), StageError> {
+        if !(params.test_size > 0.0 && params.test_size.is_finite()) {
+            return Err(StageError::fail("split::params", "`test_size` must be greater than 0"));
+        }
+        let from = context.input("dataset")?;
+        match dataset::manifest(&from)?.kind {
+            Kind::Text => split::<String, _>(&params, || dataset::text_batches(&from), context),
+            Kind::Messages => split::<Conversation, _>(&params, || dataset::message_batches(&from), context),
+        }
+    }
+}
+
+/// Reads the dataset twice: once to decide, once to write.
+fn split<T: Record + Question, B>(
+    params: &Params,
+    batches: impl Fn() -> Result<B, olmo_data::DataError>,
+    context: &mut Context,
+) -> Result<(), StageError>
+where
+    B: Iterator<Item = Result<Vec<T>, olmo_data::DataError>>,
+{
+    let mut keys: Vec<Key> = Vec::new();
+    for batch in batches()? {
+        context.check_stop()?;
+        keys.extend(batch?.iter().map(|record| Key::of(params.seed, record)));
+    }
+    let records = keys.len() as u64;
+    let test = choice::held_out(&keys, params.wanted(records));
+    if test.is_empty() || test.len() == choice::distinct(&keys) {
+        let what = format!("{records} records with {} different questions cannot be split", choice::distinct(&keys));
+        return Err(StageError::fail("split::too_few", what)
+            .hint("give more data, a smaller `test_size`, or a file of held-out conversations of your own"));
+    }
+    let writer = |dir: &Path| DatasetWriter::<T>::create(dir);
+    let (mut kept, mut held_out) = (writer(&context.output("train")?)?, writer(&context.output("test")?)?);
+    let mut place = keys.iter();
+    for batch in batches()? {
+        context.check_stop()?;
+        for record in batch? {
+            let is_test = place.next().is_some_and(|key| test.contains(key));
+            let writer = if is_test { &mut held_out } else { &mut kept };
+            writer.push(record)?;
+        }
+    }
+    let (kept, held_out) = (kept.finish(0)?, held_out.finish(0)?);
+    context.message(format!("{} {} to train on, {} held out", kept.records, kept.kind.as_str(), held_out.records));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
