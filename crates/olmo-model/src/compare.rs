@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use safetensors::Dtype;
 
 use crate::error::ModelError;
-use crate::tensors::{Entry, element_size, entries, weight_files, widen};
+use crate::tensors::{Entry, WeightType, element_size, entries, weight_files, widen};
 
 /// Elements that are compared at a time.
 const AT_ONCE: usize = 1 << 18;
@@ -26,13 +26,14 @@ pub struct WeightComparison {
 }
 
 /// Compares the weights in folder `export`, under Hugging Face's names, with those in folder `source`, under either
-/// format's names. Values count, not their types: bf16 and its f32 are equal.
+/// format's names. Values count, not their types: bf16 and its f32 are equal. The export must hold the source's values rounded
+/// to `dtype`.
 ///
 /// A tensor of the source may be absent from the export if it is a rotary table, or a head that repeats the embedding.
 ///
 /// # Errors
 /// A file is missing or damaged.
-pub fn compare_weights(source: &Path, export: &Path) -> Result<WeightComparison, ModelError> {
+pub fn compare_weights(source: &Path, export: &Path, dtype: WeightType) -> Result<WeightComparison, ModelError> {
     let (source, export) = (Tensors::open(source)?, Tensors::open(export)?);
     let mut differences = Vec::new();
     let mut taken: BTreeSet<String> = BTreeSet::new();
@@ -42,7 +43,7 @@ pub fn compare_weights(source: &Path, export: &Path) -> Result<WeightComparison,
             counterparts.iter().map(String::as_str).filter(|name| export.entries.contains_key(*name)).collect();
         taken.extend(counterparts.iter().cloned());
         if present.len() == counterparts.len() {
-            differences.extend(difference(&source, name, &export, &present)?);
+            differences.extend(difference(&source, name, &export, &present, dtype)?);
         } else if !may_be_absent(&source, name)? {
             differences.push(format!("`{name}` of the model is not in the export"));
         }
@@ -86,11 +87,17 @@ fn may_be_absent(source: &Tensors, name: &str) -> Result<bool, ModelError> {
     let embedding = "model.embed_tokens.weight";
     Ok(name == "lm_head.weight"
         && source.entries.contains_key(embedding)
-        && difference(source, name, source, &[embedding])?.is_none())
+        && difference(source, name, source, &[embedding], WeightType::Float32)?.is_none())
 }
 
-/// How the tensor `name` of `source` differs from the tensors `parts` of `export`, one after the other.
-fn difference(source: &Tensors, name: &str, export: &Tensors, parts: &[&str]) -> Result<Option<String>, ModelError> {
+/// How the tensor `name` of `source`, rounded to `dtype`, differs from the tensors `parts` of `export`, one after the other.
+fn difference(
+    source: &Tensors,
+    name: &str,
+    export: &Tensors,
+    parts: &[&str],
+    dtype: WeightType,
+) -> Result<Option<String>, ModelError> {
     let mut own = source.stream(name)?;
     let others = parts.iter().map(|part| export.stream(part)).collect::<Result<Vec<_>, _>>()?;
     let widths: BTreeSet<Option<&usize>> =
@@ -103,7 +110,8 @@ fn difference(source: &Tensors, name: &str, export: &Tensors, parts: &[&str]) ->
     for mut other in others {
         let part = other.name.clone();
         while let Some(theirs) = other.next(AT_ONCE)? {
-            let ours = own.next(theirs.len())?.unwrap_or_default();
+            let mut ours = own.next(theirs.len())?.unwrap_or_default();
+            ours.iter_mut().for_each(|value| *value = dtype.round(*value));
             if let Some((a, b)) = ours.iter().zip(&theirs).find(|(a, b)| a != b && a.to_bits() != b.to_bits()) {
                 return Ok(Some(format!("`{name}` holds {a} in the model and `{part}` holds {b} in the export")));
             }

@@ -1,5 +1,6 @@
 //! Says what a folder is that is not a model this program can read, and how to make one of it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -18,19 +19,23 @@ const RESAVE: &str = "python -c \"from transformers import AutoModelForCausalLM 
 /// What stands in a Git checkout for a large file that was not fetched.
 const POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
 
+/// The files of a model: names below its folder, and where each lies.
+pub(crate) type Files = BTreeMap<String, PathBuf>;
+
 /// Refuses a folder that holds something else than a model in safetensors. Looks at names only.
 ///
 /// # Errors
 /// [`ModelError::Folder`]: what the folder holds, and the command that converts it.
 pub(crate) fn check(folder: &Path) -> Result<(), ModelError> {
-    let names = match names(folder) {
-        Ok(names) => names,
-        Err(error) => return Err(ModelError::io(folder, error)),
-    };
-    let contents = Contents { folder, names };
-    match contents.fault() {
+    check_files(folder, &list(folder)?)
+}
+
+/// As [`check`], of the files of a folder that is called `shown` in messages.
+pub(crate) fn check_files(shown: &Path, files: &Files) -> Result<(), ModelError> {
+    let names: BTreeSet<&str> = files.keys().map(|name| name.split('/').next().unwrap_or(name)).collect();
+    match (Contents { files, names }).fault() {
         None => Ok(()),
-        Some(reason) => Err(ModelError::folder(folder, reason)),
+        Some(reason) => Err(ModelError::folder(shown, reason)),
     }
 }
 
@@ -49,27 +54,45 @@ pub(crate) fn lfs_pointer(bytes: &[u8]) -> Option<String> {
     ))
 }
 
-fn names(folder: &Path) -> std::io::Result<Vec<String>> {
-    let entries = std::fs::read_dir(folder)?.collect::<Result<Vec<_>, _>>()?;
-    let mut names: Vec<String> =
-        entries.into_iter().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-    names.sort();
-    Ok(names)
+/// The files in `folder` and in the folders directly in it.
+fn list(folder: &Path) -> Result<Files, ModelError> {
+    let entries = |folder: &Path| -> std::io::Result<Vec<PathBuf>> {
+        std::fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect()
+    };
+    let mut files = Files::new();
+    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    for path in entries(folder).map_err(|error| ModelError::io(folder, error))? {
+        if path.is_dir() {
+            // A folder that cannot be read is no model.
+            let inner = entries(&path).unwrap_or_default();
+            files.extend(inner.into_iter().map(|inner| (format!("{}/{}", name(&path), name(&inner)), inner)));
+        } else {
+            files.insert(name(&path), path);
+        }
+    }
+    Ok(files)
 }
 
 struct Contents<'f> {
-    folder: &'f Path,
-    names: Vec<String>,
+    files: &'f Files,
+    /// Files and folders directly in the folder.
+    names: BTreeSet<&'f str>,
 }
 
-impl Contents<'_> {
+impl<'f> Contents<'f> {
     fn has(&self, name: &str) -> bool {
-        self.names.iter().any(|known| known == name)
+        self.names.contains(name)
     }
 
     /// The first name that ends with `end`.
-    fn ending(&self, end: &str) -> Option<&str> {
-        self.names.iter().map(String::as_str).find(|name| name.ends_with(end))
+    fn ending(&self, end: &str) -> Option<&'f str> {
+        self.names.iter().copied().find(|name| name.ends_with(end))
+    }
+
+    /// The file `name` as JSON; null if that is not possible.
+    fn json(&self, name: &str) -> Value {
+        let bytes = self.files.get(name).and_then(|path| std::fs::read(path).ok()).unwrap_or_default();
+        serde_json::from_slice(&bytes).unwrap_or_default()
     }
 
     fn fault(&self) -> Option<String> {
@@ -96,8 +119,7 @@ impl Contents<'_> {
     /// `transformers` applies an adapter that lies beside a model.
     fn adapter(&self, weights: bool) -> Option<String> {
         let file = ADAPTER_WEIGHTS.into_iter().chain([ADAPTER_CONFIG]).find(|name| self.has(name))?;
-        let config = std::fs::read(self.folder.join(ADAPTER_CONFIG)).unwrap_or_default();
-        let config: Value = serde_json::from_slice(&config).unwrap_or_default();
+        let config = self.json(ADAPTER_CONFIG);
         let base = config.get("base_model_name_or_path").and_then(Value::as_str);
         let base = base.map(|base| format!(" for `{}`", base.escape_debug())).unwrap_or_default();
         let beside = if weights { ", which is applied to the model beside it" } else { ", not a model" };
@@ -109,8 +131,7 @@ impl Contents<'_> {
 
     /// Whether the index names the single file alone: then both mean the same.
     fn index_is_of_one_file(&self) -> bool {
-        let index = std::fs::read(self.folder.join(INDEX_FILE)).unwrap_or_default();
-        let index: Value = serde_json::from_slice(&index).unwrap_or_default();
+        let index = self.json(INDEX_FILE);
         let map = index.get("weight_map").and_then(Value::as_object);
         map.is_some_and(|map| map.values().all(|file| file == WEIGHTS_FILE))
     }
@@ -180,16 +201,15 @@ impl Contents<'_> {
 
     /// Why a folder without any known checkpoint is no model.
     fn missing(&self, weights: bool) -> String {
-        let inner = |name: &&String| {
-            let inner = self.folder.join(name);
-            inner.join(CONFIG_FILE).is_file()
-                && (inner.join(WEIGHTS_FILE).is_file() || inner.join(INDEX_FILE).is_file())
+        let inner = |name: &&str| {
+            let has = |file: &str| self.files.contains_key(&format!("{name}/{file}"));
+            has(CONFIG_FILE) && (has(WEIGHTS_FILE) || has(INDEX_FILE))
         };
-        let inner: Vec<PathBuf> = self.names.iter().filter(inner).map(PathBuf::from).collect();
+        let inner: Vec<&str> = self.names.iter().copied().filter(inner).collect();
         let place = match &inner[..] {
             [] => String::new(),
-            [one] => format!("; the folder `{}` in it is a model: name that one", one.display()),
-            [first, ..] => format!("; {} folders in it are models, `{}` first: name one", inner.len(), first.display()),
+            [one] => format!("; the folder `{one}` in it is a model: name that one"),
+            [first, ..] => format!("; {} folders in it are models, `{first}` first: name one", inner.len()),
         };
         let what = match (weights, self.has(CONFIG_FILE)) {
             (true, _) => {

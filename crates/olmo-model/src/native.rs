@@ -6,12 +6,12 @@ use serde_json::{Map, Value};
 
 use crate::config::ModelConfig;
 use crate::error::ModelError;
-use crate::files::{CONFIG_FILE, Part, check_fit, no_extras, read, read_config, read_object, write_json};
+use crate::files::{CONFIG_FILE, Part, check_fit, no_extras, read, read_config, write_json};
 use crate::folder;
 use crate::huggingface::{self, load_huggingface};
 use crate::layout::{TensorSpec, layout};
 use crate::parameters::Parameters;
-use crate::tensors::{self, Outgoing};
+use crate::tensors::{self, Outgoing, WeightType};
 
 /// The version of the native folder, under `format` in its config.
 const FORMAT: u64 = 1;
@@ -34,58 +34,41 @@ pub fn load(folder: &Path) -> Result<(ModelConfig, Parameters), ModelError> {
 /// # Errors
 /// As [`load`].
 pub fn load_native(folder: &Path) -> Result<(ModelConfig, Parameters), ModelError> {
-    let path = folder.join(CONFIG_FILE);
-    let mut fields = read_config(folder)?;
+    let config = understand(&folder.join(CONFIG_FILE), read_config(folder)?)?;
+    let parameters = read(folder, &config, &parts(&config), &no_extras)?;
+    Ok((config, parameters))
+}
+
+/// The config that the fields of the file `path` describe.
+///
+/// # Errors
+/// It is of another format, or not valid.
+pub(crate) fn understand(path: &Path, mut fields: Map<String, Value>) -> Result<ModelConfig, ModelError> {
     match fields.remove("format").as_ref().map(Value::as_u64) {
         Some(Some(FORMAT)) => {}
         None => {
             return Err(ModelError::folder(
-                &path,
+                path,
                 "is no model config: it has neither `format` (ours) nor `model_type` (Hugging Face)",
             ));
         }
         Some(_) => {
             return Err(ModelError::folder(
-                &path,
+                path,
                 format!("has another `format` than {FORMAT}, the one this program reads"),
             ));
         }
     }
     let config: ModelConfig =
-        serde_json::from_value(Value::Object(fields)).map_err(|error| ModelError::folder(&path, error.to_string()))?;
+        serde_json::from_value(Value::Object(fields)).map_err(|error| ModelError::folder(path, error.to_string()))?;
     config.validate()?;
-    let part = |spec: TensorSpec| Part { name: spec.name, shape: spec.shape, range: spec.range };
-    let parts: Vec<Part> = layout(&config).into_iter().map(part).collect();
-    let parameters = read(folder, &config, &parts, &no_extras)?;
-    Ok((config, parameters))
+    Ok(config)
 }
 
-/// The config in the file `config` of a native model, with the weights in the file `weights` held against
-/// it by the header of that file alone: names and shapes, no values. `None` for a Hugging Face config.
-///
-/// # Errors
-/// As [`load_native`], as far as a header tells.
-pub fn inspect(config: &Path, weights: &Path) -> Result<Option<ModelConfig>, ModelError> {
-    let mut fields = read_object(config)?;
-    if fields.contains_key(huggingface::MODEL_TYPE) {
-        return Ok(None);
-    }
-    fields.remove("format");
-    let parsed: ModelConfig =
-        serde_json::from_value(Value::Object(fields)).map_err(|error| ModelError::folder(config, error.to_string()))?;
-    parsed.validate()?;
-    let entries = tensors::entries(weights)?;
-    for spec in layout(&parsed) {
-        match entries.get(&spec.name).map(|entry| &entry.shape) {
-            None => return Err(ModelError::folder(weights, format!("has no tensor `{}`", spec.name))),
-            Some(shape) if *shape != spec.shape => {
-                let why = format!("has `{}` with shape {shape:?}, and the config asks for {:?}", spec.name, spec.shape);
-                return Err(ModelError::folder(weights, why));
-            }
-            Some(_) => {}
-        }
-    }
-    Ok(Some(parsed))
+/// The tensors of a native model.
+pub(crate) fn parts(config: &ModelConfig) -> Vec<Part> {
+    let part = |spec: TensorSpec| Part { name: spec.name, shape: spec.shape, range: spec.range };
+    layout(config).into_iter().map(part).collect()
 }
 
 /// Writes a native model into `folder` (made if absent). Equal models give equal bytes.
@@ -108,5 +91,5 @@ pub fn save_native(folder: &Path, config: &ModelConfig, parameters: &Parameters)
             values: &parameters.flat()[spec.range.clone()],
         })
         .collect();
-    tensors::write(folder, &outgoing)
+    tensors::write(folder, &outgoing, WeightType::Float32)
 }

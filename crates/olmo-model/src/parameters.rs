@@ -7,6 +7,7 @@ use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::init;
 use crate::layout::{Role, TensorSpec, layout};
+use crate::tensors::WeightType;
 
 /// Every weight of a model, f32, in one array; tensors in the order of their sorted names, each row-major.
 ///
@@ -87,6 +88,13 @@ impl Parameters {
     /// All weights.
     pub fn flat(&self) -> &[f32] {
         &self.flat
+    }
+
+    /// These parameters as a file with weights of type `dtype` holds them.
+    pub fn rounded(&self, dtype: WeightType) -> Parameters {
+        let mut rounded = self.clone();
+        rounded.flat_mut().iter_mut().for_each(|value| *value = dtype.round(*value));
+        rounded
     }
 
     /// All weights, to be written.

@@ -1,11 +1,13 @@
-//! Reading and writing `model.safetensors`, also in shards, as f32.
+//! Reading and writing `model.safetensors`: shards and half precision are read, one file of f32 or bf16 is written.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
+use half::bf16;
 use safetensors::tensor::TensorInfo;
 use safetensors::{Dtype, SafeTensors, View};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::ModelError;
@@ -17,6 +19,35 @@ pub const WEIGHTS_FILE: &str = "model.safetensors";
 /// Names the shards of a model that does not fit one file.
 pub(crate) const INDEX_FILE: &str = "model.safetensors.index.json";
 
+/// The type of the weights in a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WeightType {
+    /// Exactly the weights.
+    #[default]
+    Float32,
+    /// Rounded to the nearest bf16, ties to even, as PyTorch's `to(torch.bfloat16)`.
+    Bfloat16,
+}
+
+impl WeightType {
+    /// PyTorch's name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Float32 => "float32",
+            Self::Bfloat16 => "bfloat16",
+        }
+    }
+
+    /// `value` as a file of this type holds it.
+    pub fn round(self, value: f32) -> f32 {
+        match self {
+            Self::Float32 => value,
+            Self::Bfloat16 => bf16::from_f32(value).to_f32(),
+        }
+    }
+}
+
 /// One tensor to be written.
 pub(crate) struct Outgoing<'a> {
     pub name: String,
@@ -24,27 +55,40 @@ pub(crate) struct Outgoing<'a> {
     pub values: &'a [f32],
 }
 
-impl View for &Outgoing<'_> {
+/// A tensor and the type in which it is written.
+struct Written<'a>(&'a Outgoing<'a>, WeightType);
+
+impl View for Written<'_> {
     fn dtype(&self) -> Dtype {
-        Dtype::F32
+        match self.1 {
+            WeightType::Float32 => Dtype::F32,
+            WeightType::Bfloat16 => Dtype::BF16,
+        }
     }
     fn shape(&self) -> &[usize] {
-        &self.shape
+        &self.0.shape
     }
     fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Owned(self.values.iter().flat_map(|value| value.to_le_bytes()).collect())
+        let values = self.0.values.iter();
+        Cow::Owned(match self.1 {
+            WeightType::Float32 => values.flat_map(|value| value.to_le_bytes()).collect(),
+            WeightType::Bfloat16 => values.flat_map(|value| bf16::from_f32(*value).to_le_bytes()).collect(),
+        })
     }
     fn data_len(&self) -> usize {
-        size_of_val(self.values)
+        match self.1 {
+            WeightType::Float32 => size_of_val(self.0.values),
+            WeightType::Bfloat16 => self.0.values.len() * size_of::<bf16>(),
+        }
     }
 }
 
-/// Writes `tensors` into `folder`. The bytes depend on the tensors alone (the format sorts them by name).
-pub(crate) fn write(folder: &Path, tensors: &[Outgoing<'_>]) -> Result<(), ModelError> {
+/// Writes `tensors` into `folder` as `dtype`. The bytes depend on the tensors and the type alone (the format sorts by name).
+pub(crate) fn write(folder: &Path, tensors: &[Outgoing<'_>], dtype: WeightType) -> Result<(), ModelError> {
     let path = folder.join(WEIGHTS_FILE);
     // `transformers` reads no file that does not say this. One entry: the order of more would be random.
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let views = tensors.iter().map(|tensor| (tensor.name.as_str(), tensor));
+    let views = tensors.iter().map(|tensor| (tensor.name.as_str(), Written(tensor, dtype)));
     safetensors::serialize_to_file(views, Some(metadata), &path)
         .map_err(|error| ModelError::folder(&path, format!("cannot be written: {error}")))
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use olmo_model::{
-    GenerateOptions, LayerNormType, Model, ModelError, Parameters, compare_weights, generate, load, save_huggingface,
+    GenerateOptions, LayerNormType, Model, ModelError, Parameters, WeightType, compare_weights, generate, load, save_huggingface,
     save_native,
 };
 use safetensors::tensor::TensorView;
@@ -83,11 +83,11 @@ fn an_export_loads_as_the_same_model_and_equal_models_give_equal_bytes() {
         let (config, parameters) = load(&fixture(name)).expect("a model");
         let folder = tempfile::tempdir().expect("a folder");
         let [huggingface, native, again] = ["hf", "native", "again"].map(|part| folder.path().join(part));
-        save_huggingface(&huggingface, &config, &parameters).expect("written");
+        save_huggingface(&huggingface, &config, &parameters, WeightType::Float32).expect("written");
         assert_eq!(load(&huggingface).expect("loaded"), (config.clone(), parameters.clone()), "{name}");
         save_native(&native, &config, &parameters).expect("written");
         assert_eq!(load(&native).expect("loaded"), (config.clone(), parameters.clone()), "{name}");
-        save_huggingface(&again, &config, &parameters).expect("written");
+        save_huggingface(&again, &config, &parameters, WeightType::Float32).expect("written");
         assert_eq!(bytes(&huggingface), bytes(&again), "{name}");
         save_native(&again, &config, &parameters).expect("written");
         assert_eq!(
@@ -107,7 +107,7 @@ fn several_eos_ids_are_read_from_both_files_and_written_as_a_list() {
         assert_eq!(config.eos_token_id(), config.eos_token_ids.first().copied());
         let out = tempfile::tempdir().expect("a folder");
         let [huggingface, native] = ["hf", "native"].map(|part| out.path().join(part));
-        save_huggingface(&huggingface, &config, &parameters).expect("written");
+        save_huggingface(&huggingface, &config, &parameters, WeightType::Float32).expect("written");
         save_native(&native, &config, &parameters).expect("written");
         for folder in [&huggingface, &native] {
             assert_eq!(load(folder).expect("loaded").0, config);
@@ -144,7 +144,7 @@ fn rows_beyond_the_vocabulary_survive_the_export_and_are_never_generated() {
         .iter_mut()
         .for_each(|weight| *weight *= 1000.0);
     let folder = tempfile::tempdir().expect("a folder");
-    save_huggingface(folder.path(), &config, &parameters).expect("written");
+    save_huggingface(folder.path(), &config, &parameters, WeightType::Float32).expect("written");
     let (config, parameters) = load(folder.path()).expect("loaded");
     assert_eq!((config.vocab_size, config.embedding_size), (40, Some(64)));
     let model = Model::new(&config, &parameters, false).expect("a model");
@@ -166,7 +166,7 @@ fn a_config_that_transformers_cannot_compute_is_not_exported() {
     eps.layer_norm_eps = 1e-6;
     for (config, word) in [(before, "norm_after"), (clamped, "clip_qkv"), (eps, "layer_norm_eps")] {
         let parameters = Parameters::zeros(&config).expect("weights");
-        let error = save_huggingface(folder.path(), &config, &parameters).expect_err("refused");
+        let error = save_huggingface(folder.path(), &config, &parameters, WeightType::Float32).expect_err("refused");
         assert!(matches!(error, ModelError::NotExportable(_)) && error.to_string().contains(word), "{error}");
         assert!(bytes(folder.path()).is_empty(), "nothing is left behind");
     }
@@ -476,7 +476,7 @@ fn the_rotary_base_of_olmo_3_is_where_transformers_looks_for_it() {
     let (mut config, parameters) = load(&fixture("olmo3")).expect("a model");
     config.rope_theta = 20000.0;
     let folder = tempfile::tempdir().expect("a folder");
-    save_huggingface(folder.path(), &config, &parameters).expect("written");
+    save_huggingface(folder.path(), &config, &parameters, WeightType::Float32).expect("written");
     let text = std::fs::read(folder.path().join("config.json")).expect("read");
     let written: Value = serde_json::from_slice(&text).expect("JSON");
     assert_eq!(written["rope_parameters"], kinds(part(20000.0), part(20000.0)));
@@ -489,19 +489,19 @@ fn the_comparison_of_files_finds_what_loading_lost() {
     let export = |source: &Path, name: &str| {
         let (config, parameters) = load(source).expect("a model");
         let folder = out.path().join(name);
-        save_huggingface(&folder, &config, &parameters).expect("written");
+        save_huggingface(&folder, &config, &parameters, WeightType::Float32).expect("written");
         folder
     };
     for name in CASES {
         let source = fixture(name);
         let folder = export(&source, name);
-        let found = compare_weights(&source, &folder).expect("compared");
+        let found = compare_weights(&source, &folder, WeightType::Float32).expect("compared");
         assert!(found.differences.is_empty() && found.tensors > 10, "{name}: {found:?}");
         // From our own format, whose projections are fused.
         let (config, parameters) = load(&source).expect("a model");
         let native = out.path().join(format!("{name}_native"));
         save_native(&native, &config, &parameters).expect("written");
-        let found = compare_weights(&native, &folder).expect("compared");
+        let found = compare_weights(&native, &folder, WeightType::Float32).expect("compared");
         assert!(found.differences.is_empty() && found.tensors > 6, "{name}: {found:?}");
         // Any one changed value, any one lost tensor.
         for index in [0, found.tensors / 2] {
@@ -513,11 +513,11 @@ fn the_comparison_of_files_finds_what_loading_lost() {
                 tensors[index].3[last] ^= 1;
             });
             for source in [&source, &native] {
-                let found = compare_weights(source, &changed).expect("compared").differences;
+                let found = compare_weights(source, &changed, WeightType::Float32).expect("compared").differences;
                 assert!(found.len() == 1 && found[0].contains(&format!("`{tensor}` holds")), "{tensor}: {found:?}");
             }
             change_weights(&changed, |tensors| tensors.retain(|t| t.0 != tensor));
-            let found = compare_weights(&source, &changed).expect("compared").differences;
+            let found = compare_weights(&source, &changed, WeightType::Float32).expect("compared").differences;
             assert_eq!(found, [format!("`{tensor}` of the model is not in the export")]);
         }
     }
@@ -532,11 +532,11 @@ fn the_comparison_of_files_finds_what_loading_lost() {
             bytes[3] ^= flip;
             tensors.push(("lm_head.weight".into(), dtype, shape, bytes));
         });
-        let found = compare_weights(folder.path(), &export).expect("compared").differences;
+        let found = compare_weights(folder.path(), &export, WeightType::Float32).expect("compared").differences;
         assert_eq!(!found.is_empty(), lost, "{found:?}");
         assert!(found.iter().all(|what| what.contains("`lm_head.weight`")));
     }
-    let found = compare_weights(&export, folder.path()).expect("compared").differences;
+    let found = compare_weights(&export, folder.path(), WeightType::Float32).expect("compared").differences;
     assert_eq!(found, ["`lm_head.weight` of the export is not in the model"]);
 }
 

@@ -1,8 +1,9 @@
 //! The comparison of a model with its export.
 
+use std::fmt;
 use std::path::Path;
 
-use olmo_model::{Model, ModelConfig, Parameters};
+use olmo_model::{Model, ModelConfig, Parameters, WeightType};
 use olmo_stage::StageError;
 use serde::Serialize;
 
@@ -13,13 +14,13 @@ const TOLERANCE: f64 = 1e-5;
 const ROWS: usize = 2;
 const LONGEST_ROW: usize = 64;
 
-/// Compares the tensors in the files of both folders by name, and returns how many there are.
+/// Compares the tensors in the files of both folders by name, those of the model rounded to `dtype`, and returns how many there are.
 ///
 /// # Errors
 /// `convert::differs` with every tensor that is lost, new or has other values.
-pub fn compare_weights(model: &Path, export: &Path) -> Result<usize, StageError> {
+pub fn compare_weights(model: &Path, export: &Path, dtype: WeightType) -> Result<usize, StageError> {
     const SHOWN: usize = 12;
-    let comparison = olmo_model::compare_weights(model, export).map_err(model_failure)?;
+    let comparison = olmo_model::compare_weights(model, export, dtype).map_err(model_failure)?;
     let differences = comparison.differences;
     if differences.is_empty() {
         return Ok(comparison.tensors);
@@ -35,14 +36,39 @@ pub fn compare_weights(model: &Path, export: &Path) -> Result<usize, StageError>
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Report {
     pub format: u32,
-    /// Between the logits of the model and of its export.
+    /// The type of the exported weights.
+    pub dtype: WeightType,
+    /// Between the logits of the model, with its weights rounded to `dtype`, and of its export.
     pub max_abs_difference: f64,
+    /// Between the logits of the model as it is and of its export.
+    pub max_abs_rounding: f64,
     /// What would be a failure begins behind it.
     pub tolerance: f64,
     /// Tokens whose logits were compared.
     pub tokens: usize,
     /// Tensors of the model whose values in the files of both are equal.
     pub tensors: usize,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { tensors, tokens, .. } = self;
+        match self.dtype {
+            WeightType::Float32 => write!(
+                f,
+                "all {tensors} tensors equal; largest difference of logits over {tokens} tokens: {:e}",
+                self.max_abs_difference
+            ),
+            dtype => write!(
+                f,
+                "all {tensors} tensors equal those rounded to {}; over {tokens} tokens the logits differ by up to {:e} from the \
+                 rounded model's and by up to {:.1e} from the model's",
+                dtype.as_str(),
+                self.max_abs_difference,
+                self.max_abs_rounding
+            ),
+        }
+    }
 }
 
 impl Report {
@@ -74,10 +100,11 @@ fn ids(count: usize, vocab_size: usize) -> Vec<u32> {
     (0..count).map(|_| (next() % vocab_size.max(1) as u64) as u32).collect()
 }
 
-/// Compares the logits of a model and of its export. `tensors`: how many of their tensors are equal.
+/// Compares the logits of a model and of its export with weights of type `dtype`. `tensors`: how many of their tensors are equal.
 pub fn compare(
     model: (&ModelConfig, &Parameters),
     export: (&ModelConfig, &Parameters),
+    dtype: WeightType,
     tensors: usize,
 ) -> Result<Report, StageError> {
     let length = LONGEST_ROW.min(model.0.max_sequence_length);
@@ -85,16 +112,23 @@ pub fn compare(
     let logits = |(config, parameters): (&ModelConfig, &Parameters)| {
         Model::new(config, parameters, false).and_then(|model| model.logits(&ids, ROWS, length)).map_err(model_failure)
     };
-    let (before, after) = (logits(model)?, logits(export)?);
-    if before.len() != after.len() {
+    let (exact, after) = (logits(model)?, logits(export)?);
+    if exact.len() != after.len() {
         return Err(StageError::fail(
             "convert::differs",
-            format!("the export has {} logits, the model {}", after.len(), before.len()),
+            format!("the export has {} logits, the model {}", after.len(), exact.len()),
         ));
     }
+    let max_abs_rounding = largest_difference(&exact, &after);
+    let max_abs_difference = match dtype {
+        WeightType::Float32 => max_abs_rounding,
+        dtype => largest_difference(&logits((model.0, &model.1.rounded(dtype)))?, &after),
+    };
     Ok(Report {
         format: 1,
-        max_abs_difference: largest_difference(&before, &after),
+        dtype,
+        max_abs_difference,
+        max_abs_rounding,
         tolerance: TOLERANCE,
         tokens: ids.len(),
         tensors,
@@ -119,7 +153,9 @@ mod tests {
         let fails = |a: &[f32], b: &[f32]| {
             Report {
                 format: 1,
+                dtype: WeightType::Float32,
                 max_abs_difference: largest_difference(a, b),
+                max_abs_rounding: 0.0,
                 tolerance: TOLERANCE,
                 tokens: 1,
                 tensors: 1,

@@ -1,8 +1,8 @@
 //! Stage `convert`: writes a model as Hugging Face reads it, and checks that the export answers as the model does.
 //!
-//! The export is read again from its files. Its tensors must have the values of the model's files, compared by name, and its
-//! logits on fixed ids must equal those of the model that went in. The report says how far they are apart, and a difference
-//! of more than 1e-5 is a failure.
+//! The export is read again from its files. Its tensors must have the values of the model's files (rounded to the export's type),
+//! compared by name, and its logits on fixed ids must equal those of the model with these values. The report says how far they
+//! are apart, and a difference of more than 1e-5 is a failure. It also says how far rounding alone moves the logits.
 
 mod check;
 mod tokenizer_files;
@@ -11,7 +11,7 @@ use std::fs;
 use std::path::Path;
 
 use olmo_data::{Chat, Template, TextTokenizer, tokenizer_json};
-use olmo_model::ModelError;
+use olmo_model::{ModelError, WeightType};
 use olmo_stage::worker::write_json;
 use olmo_stage::{Context, Stage, StageError};
 use schemars::JsonSchema;
@@ -26,6 +26,10 @@ pub struct Params {
     #[serde(default)]
     #[schemars(with = "Option<String>", extend("enum" = ["tulu", "olmo2", "chatml", null]))]
     pub template: Option<Template>,
+    /// The type of the exported weights: `float32`, exactly those of the model, or `bfloat16`, half the size.
+    #[serde(default)]
+    #[schemars(with = "String", extend("enum" = ["float32", "bfloat16"], "default" = "float32"))]
+    pub dtype: WeightType,
 }
 
 /// The stage.
@@ -53,19 +57,16 @@ impl Stage for Convert {
         config.pad_token_id = Some(tokenizer.special().pad_token_id);
         let dir = context.output("model")?;
         context.check_stop()?;
-        olmo_model::save_huggingface(&dir, &config, &parameters).map_err(model_failure)?;
+        olmo_model::save_huggingface(&dir, &config, &parameters, params.dtype).map_err(model_failure)?;
         tokenizer_files::write(&dir, &tokenizer_dir, &chat, config.max_sequence_length)?;
         clean_tokenizer(&dir.join("tokenizer.json"), context)?;
         context.check_stop()?;
         // The files first: a tensor that the loading drops is in neither model whose logits are compared.
-        let weights = check::compare_weights(&source, &dir)?;
-        let (read_config, read_parameters) = olmo_model::load(&dir).map_err(model_failure)?;
-        let report = check::compare((&config, &parameters), (&read_config, &read_parameters), weights)?;
+        let weights = check::compare_weights(&source, &dir, params.dtype)?;
+        let export = olmo_model::load(&dir).map_err(model_failure)?;
+        let report = check::compare((&config, &parameters), (&export.0, &export.1), params.dtype, weights)?;
         write_json(&context.output("report")?.join("report.json"), &report)?;
-        context.message(format!(
-            "all {} tensors equal; largest difference of logits over {} tokens: {:e}",
-            report.tensors, report.tokens, report.max_abs_difference
-        ));
+        context.message(report.to_string());
         report.verdict()
     }
 }

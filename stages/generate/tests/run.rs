@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use olmo_data::{Message, Role, Template, TextTokenizer};
-use olmo_model::{GenerateOptions, Model, ModelConfig, Parameters};
+use olmo_model::{GenerateOptions, Model, ModelConfig, Parameters, WeightType};
 use olmo_stage::{Context, Stage, StageError};
 use olmo_stage_generate::Generate;
 use serde_json::{Value, json};
@@ -23,7 +23,7 @@ fn folder(dir: &Path) -> (TextTokenizer, Model) {
     }))
     .unwrap();
     let parameters = Parameters::init(&config, 2).unwrap();
-    olmo_model::save_huggingface(dir, &config, &parameters).unwrap();
+    olmo_model::save_huggingface(dir, &config, &parameters, WeightType::Float32).unwrap();
     fs::write(dir.join("chat_template.jinja"), Template::Tulu.jinja()).unwrap();
     let settings = json!({"eos_token": {"content": "<|endoftext|>"}, "pad_token": "<|padding|>"});
     fs::write(dir.join("tokenizer_config.json"), settings.to_string()).unwrap();

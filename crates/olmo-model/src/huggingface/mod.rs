@@ -5,14 +5,14 @@ mod extra;
 
 use std::path::Path;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::config::{LayerNormType, ModelConfig};
 use crate::error::ModelError;
 use crate::files::{CONFIG_FILE, Part, check_fit, read, read_config, read_object, write_json};
 use crate::layout;
 use crate::parameters::Parameters;
-use crate::tensors::{self, Outgoing};
+use crate::tensors::{self, Outgoing, WeightType};
 
 /// The field of a config that names its architecture.
 pub(crate) const MODEL_TYPE: &str = "model_type";
@@ -94,7 +94,7 @@ impl Architecture {
 }
 
 /// Every Hugging Face tensor and the part of ours that it is: fused projections come apart, nothing is permuted.
-fn parts(config: &ModelConfig) -> Vec<Part> {
+pub(crate) fn parts(config: &ModelConfig) -> Vec<Part> {
     let specs = layout::layout(config);
     let (d, kv, mlp) = (config.d_model, config.kv_heads() * config.head_width(), config.mlp_width());
     let mut parts = Vec::new();
@@ -140,18 +140,26 @@ fn parts(config: &ModelConfig) -> Vec<Part> {
 /// # Errors
 /// As [`crate::load`].
 pub fn load_huggingface(folder: &Path) -> Result<(ModelConfig, Parameters), ModelError> {
-    let fields = read_config(folder)?;
-    let mut config = config::understand(&fields)
-        .map_err(|problems| ModelError::NotUnderstood { path: folder.join(CONFIG_FILE), problems })?;
+    let mut config = understand(&folder.join(CONFIG_FILE), &read_config(folder)?)?;
     add_stop_ids(folder, &mut config)?;
-    config.validate()?;
     let parameters =
         read(folder, &config, &parts(&config), &|name, all| extra::judge(name, all, &config)).map_err(explain_head)?;
     Ok((config, parameters))
 }
 
+/// The config that the fields of the file `path` describe.
+///
+/// # Errors
+/// Every key that is missing, wrong or not understood.
+pub(crate) fn understand(path: &Path, fields: &Map<String, Value>) -> Result<ModelConfig, ModelError> {
+    let config = config::understand(fields)
+        .map_err(|problems| ModelError::NotUnderstood { path: path.to_owned(), problems })?;
+    config.validate()?;
+    Ok(config)
+}
+
 /// Says what a missing head may mean.
-fn explain_head(mut error: ModelError) -> ModelError {
+pub(crate) fn explain_head(mut error: ModelError) -> ModelError {
     if let ModelError::Tensors { problems, .. } = &mut error {
         let missing = format!("`{}` is missing", extra::HEAD);
         for problem in problems.iter_mut().filter(|problem| **problem == missing) {
@@ -186,15 +194,20 @@ fn layer_types(layers: usize, full_every: Option<usize>) -> Vec<&'static str> {
     (0..layers).map(|layer| if full(layer) { FULL } else { SLIDING }).collect()
 }
 
-/// Writes `config.json`, `generation_config.json` and `model.safetensors` for `transformers` into `folder` (made if absent).
-/// Equal models give equal bytes.
+/// Writes `config.json`, `generation_config.json` and `model.safetensors` for `transformers` into `folder` (made if absent), with
+/// weights of type `dtype`. Equal models give equal bytes.
 ///
 /// # Errors
 /// [`ModelError::NotExportable`] if neither architecture can express the config; else as [`crate::save_native`].
-pub fn save_huggingface(folder: &Path, config: &ModelConfig, parameters: &Parameters) -> Result<(), ModelError> {
+pub fn save_huggingface(
+    folder: &Path,
+    config: &ModelConfig,
+    parameters: &Parameters,
+    dtype: WeightType,
+) -> Result<(), ModelError> {
     check_fit(config, parameters)?;
     let architecture = Architecture::of(config)?;
-    write_json(folder, CONFIG_FILE, describe(config, architecture))?;
+    write_json(folder, CONFIG_FILE, describe(config, architecture, dtype))?;
     let eos = match &config.eos_token_ids[..] {
         [] => Value::Null,
         [id] => json!(id),
@@ -206,10 +219,10 @@ pub fn save_huggingface(folder: &Path, config: &ModelConfig, parameters: &Parame
         .into_iter()
         .map(|part| Outgoing { name: part.name, shape: part.shape, values: &parameters.flat()[part.range] })
         .collect();
-    tensors::write(folder, &outgoing)
+    tensors::write(folder, &outgoing, dtype)
 }
 
-fn describe(config: &ModelConfig, architecture: Architecture) -> Value {
+fn describe(config: &ModelConfig, architecture: Architecture, dtype: WeightType) -> Value {
     let mut fields = json!({
         "architectures": [architecture.class()],
         "model_type": architecture.model_type(),
@@ -230,7 +243,7 @@ fn describe(config: &ModelConfig, architecture: Architecture) -> Value {
         "rope_scaling": null,
         "rope_theta": config.rope_theta,
         "tie_word_embeddings": config.weight_tying,
-        "torch_dtype": "float32",
+        "torch_dtype": dtype.as_str(),
         "use_cache": true,
         "vocab_size": config.embedding_rows(),
     });
