@@ -6,7 +6,7 @@
 //! a list of [`Finding`]s, both as JSON.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -80,9 +80,25 @@ impl Question {
         self.inputs.contains_key(name)
     }
 
+    /// What is known of the first artifact in port `port`.
+    pub fn item(&self, port: &str) -> Option<&KnownItem> {
+        self.inputs.get(port)?.items.as_ref()?.first()
+    }
+
     /// Where file `file` of the first artifact in port `port` lies, if that is there.
     pub fn file(&self, port: &str, file: &str) -> Option<&PathBuf> {
-        self.inputs.get(port)?.items.as_ref()?.first()?.files.get(file)
+        self.item(port)?.files.get(file)
+    }
+}
+
+impl KnownItem {
+    /// The folder that the files lie in under their own names: a user's folder, not a store.
+    pub fn folder(&self) -> Option<PathBuf> {
+        let root = |(name, path): (&String, &PathBuf)| {
+            let depth = Path::new(name).components().count();
+            path.ends_with(name).then(|| path.ancestors().nth(depth).map(Path::to_path_buf)).flatten()
+        };
+        self.files.iter().find_map(root)
     }
 }
 

@@ -1,7 +1,11 @@
 //! How many steps a run has: `300steps`, `2ep` or `1000000T`, exactly.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A run's length as it is written in `max_duration`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +59,78 @@ impl Duration {
     }
 }
 
+/// How often something happens: a duration, where a number alone means steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interval(Duration);
+
+impl Interval {
+    /// Every `steps` steps.
+    pub fn steps(steps: u64) -> Self {
+        Self(Duration::Steps(steps))
+    }
+
+    /// The interval in steps, at least 1, as [`Duration::steps`]. `None` if it does not fit 64 bits.
+    pub fn in_steps(self, per_epoch: u64, tokens_per_step: u64) -> Option<u64> {
+        self.0.steps(per_epoch, tokens_per_step).map(|steps| steps.max(1))
+    }
+
+    /// The interval in steps if that does not depend on the data.
+    pub fn fixed_steps(self) -> Option<u64> {
+        match self.0 {
+            Duration::Steps(steps) => Some(steps),
+            Duration::Epochs(_) | Duration::Tokens(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Interval {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Duration::Steps(steps) => write!(f, "{steps} steps"),
+            other => other.fmt(f),
+        }
+    }
+}
+
+impl Serialize for Interval {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Duration::Steps(steps) => serializer.serialize_u64(steps),
+            other => serializer.collect_str(&other),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Interval {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "expected a number of steps, or a duration like 1ep or 500000T")]
+        enum Written {
+            Steps(u64),
+            Text(String),
+        }
+        let text = match Written::deserialize(deserializer)? {
+            Written::Steps(steps) => format!("{steps}steps"),
+            Written::Text(text) => text,
+        };
+        text.parse().map(Self).map_err(serde::de::Error::custom)
+    }
+}
+
+impl JsonSchema for Interval {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Interval".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": ["integer", "string"], "minimum": 1, "pattern": r"^[1-9][0-9]*(steps|ep|T)$"})
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,5 +174,19 @@ mod tests {
         assert_eq!(Duration::Tokens(10_240).steps(12, 1024), Some(10));
         assert_eq!(Duration::Tokens(10_241).steps(12, 1024), Some(11));
         assert_eq!(Duration::Epochs(u64::MAX).steps(12, 1024), None);
+    }
+
+    #[test]
+    fn an_interval_is_a_number_of_steps_or_a_duration() {
+        let read = |text: &str| serde_json::from_str::<Interval>(text);
+        assert_eq!(read("50").unwrap(), Interval::steps(50));
+        assert_eq!(read("\"50steps\"").unwrap(), Interval::steps(50));
+        assert_eq!(serde_json::to_string(&read("\"50steps\"").unwrap()).unwrap(), "50");
+        let epoch = read("\"1ep\"").unwrap();
+        assert_eq!(serde_json::to_string(&epoch).unwrap(), "\"1ep\"");
+        assert_eq!((epoch.in_steps(12, 1024), epoch.fixed_steps()), (Some(12), None));
+        for text in ["0", "-1", "1.5", "\"0ep\"", "\"often\"", "true"] {
+            assert!(read(text).is_err(), "{text}");
+        }
     }
 }

@@ -42,7 +42,15 @@ pub struct StepRecord {
     pub batch: String,
 }
 
-/// A measurement on `eval_data` after a step.
+impl StepRecord {
+    /// The row of the table in which an evaluation before the first step stands.
+    fn before_training() -> Self {
+        let (loss, z_loss, grad_norm) = (None, None, None);
+        Self { step: 0, epoch: 0, tokens: 0, labels: 0, loss, z_loss, grad_norm, lr: 0.0, batch: String::new() }
+    }
+}
+
+/// A measurement on `eval_data` after a step; step 0 is before the first one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EvalRecord {
@@ -151,11 +159,13 @@ impl Metrics {
                     steps.push(record);
                     evals.push(None);
                 }
-                Line::Eval(record) => {
-                    if let Some(last) = evals.last_mut() {
-                        *last = Some(record);
+                Line::Eval(record) => match evals.last_mut() {
+                    Some(last) => *last = Some(record),
+                    None => {
+                        steps.push(StepRecord::before_training());
+                        evals.push(Some(record));
                     }
-                }
+                },
             }
         }
         let whole = |get: fn(&StepRecord) -> u64| -> ArrayRef {
@@ -175,7 +185,7 @@ impl Metrics {
             ("loss", number(|r| r.loss), true),
             ("z_loss", number(|r| r.z_loss), true),
             ("grad_norm", number(|r| r.grad_norm), true),
-            ("lr", number(|r| Some(r.lr)), true),
+            ("lr", number(|r| (r.step > 0).then_some(r.lr)), true),
             ("batch", Arc::new(StringArray::from_iter_values(steps.iter().map(|r| &r.batch))), false),
             ("eval_loss", eval(|r| Some(r.eval_loss)), true),
             ("eval_perplexity", eval(|r| r.eval_perplexity), true),
@@ -220,6 +230,21 @@ mod tests {
         assert_eq!(metrics.text().lines().count(), 4);
         assert_eq!(Metrics::from_text(metrics.text().to_owned()).as_ref(), Ok(&metrics));
         assert!(metrics.is_evaluated());
+    }
+
+    #[test]
+    fn an_evaluation_before_the_first_step_has_a_row_of_its_own() {
+        let mut metrics = Metrics::default();
+        assert!(!metrics.is_evaluated());
+        metrics.push_eval(&EvalRecord { step: 0, eval_loss: 2.0, eval_perplexity: None }).unwrap();
+        assert!(metrics.is_evaluated());
+        metrics.push_step(&record(1)).unwrap();
+        assert!(!metrics.is_evaluated());
+        assert_eq!(Metrics::from_text(metrics.text().to_owned()).as_ref(), Ok(&metrics));
+        let table = metrics.table().unwrap();
+        assert_eq!(table.column_by_name("step").unwrap().as_primitive::<UInt64Type>().values(), &[0, 1]);
+        let eval = table.column_by_name("eval_loss").unwrap().as_primitive::<Float64Type>();
+        assert_eq!((eval.value(0), eval.is_null(1)), (2.0, true));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use olmo_stage::StageError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::duration::Interval;
 use crate::schedule::Schedule;
 
 /// Trains a language model with AdamW. Names and meanings are OLMo's where it has them.
@@ -21,9 +22,15 @@ pub struct Params {
     /// How long to train: steps (`300steps`), epochs (`2ep`) or tokens (`1000000T`). Exactly that long.
     #[schemars(regex(pattern = r"^[1-9][0-9]*(steps|ep|T)$"))]
     pub max_duration: String,
-    /// Rows of one optimizer step.
+    /// Rows of one optimizer step (OLMo's name). Set either this or `global_batch_size`.
+    #[serde(default)]
     #[schemars(range(min = 1))]
-    pub global_train_batch_size: usize,
+    pub global_train_batch_size: Option<usize>,
+    /// Tokens of one optimizer step, padding included (OLMo-core's name): rounded down to whole rows, at least one row and at most
+    /// all rows of the data.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    pub global_batch_size: Option<u64>,
     /// Rows computed at once; more need more memory; null: as many as fit into it. The result is the same up to rounding.
     #[serde(default = "default::microbatch")]
     #[schemars(range(min = 1), extend("x-key" = false))]
@@ -67,14 +74,17 @@ pub struct Params {
     #[serde(default)]
     #[schemars(range(min = 0))]
     pub z_loss: f64,
-    /// A checkpoint is kept every so many steps, and always after the last; null keeps only that one.
+    /// How often a checkpoint is kept: every so many steps, or `1ep`, `500000T`. One is always kept after the last step; null keeps
+    /// only that one.
     #[serde(default = "default::save_interval")]
-    #[schemars(range(min = 1))]
-    pub save_interval: Option<u64>,
-    /// The loss on `eval_data` is measured every so many steps, and always after the last; null: only then.
+    pub save_interval: Option<Interval>,
+    /// How often the loss on `eval_data` is measured: every so many steps, or `1ep`, `500000T`. It is always measured after the last
+    /// step; null: only then.
     #[serde(default = "default::eval_interval")]
-    #[schemars(range(min = 1))]
-    pub eval_interval: Option<u64>,
+    pub eval_interval: Option<Interval>,
+    /// Measures the loss on `eval_data` before the first step too, as step 0.
+    #[serde(default)]
+    pub eval_on_startup: bool,
     /// Numbers are shown every so many steps. The files of metrics hold every step in any case.
     #[serde(default = "default::console_log_interval")]
     #[schemars(range(min = 1), extend("x-key" = false))]
@@ -180,6 +190,9 @@ pub struct OptimizerParams {
     pub decay_embeddings: bool,
 }
 
+/// Steps of warm-up where none are given.
+const DEFAULT_WARMUP: u64 = 100;
+
 /// How the learning rate changes from step to step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -188,6 +201,9 @@ pub struct SchedulerParams {
     pub name: SchedulerName,
     /// Steps over which the learning rate rises.
     pub t_warmup: u64,
+    /// Share of all steps over which the learning rate rises, in place of `t_warmup`.
+    #[schemars(range(min = 0, max = 1))]
+    pub warmup_fraction: Option<f64>,
     /// The last step's learning rate as a part of the largest one.
     #[schemars(range(min = 0, max = 1))]
     pub alpha_f: f64,
@@ -197,7 +213,7 @@ pub struct SchedulerParams {
 
 impl Default for SchedulerParams {
     fn default() -> Self {
-        Self { name: SchedulerName::CosineWithWarmup, t_warmup: 100, alpha_f: 0.1, warmup_min_lr: None }
+        Self { name: SchedulerName::CosineWithWarmup, t_warmup: DEFAULT_WARMUP, warmup_fraction: None, alpha_f: 0.1, warmup_min_lr: None }
     }
 }
 
@@ -244,6 +260,8 @@ pub enum LossNorm {
 mod default {
     use olmo_model::{InitFnType, LayerNormType};
 
+    use crate::duration::Interval;
+
     pub fn seed() -> u64 {
         6198
     }
@@ -256,11 +274,11 @@ mod default {
     pub fn max_grad_norm() -> Option<f64> {
         Some(1.0)
     }
-    pub fn save_interval() -> Option<u64> {
-        Some(1000)
+    pub fn save_interval() -> Option<Interval> {
+        Some(Interval::steps(1000))
     }
-    pub fn eval_interval() -> Option<u64> {
-        Some(1000)
+    pub fn eval_interval() -> Option<Interval> {
+        Some(Interval::steps(1000))
     }
     pub fn console_log_interval() -> u64 {
         1
@@ -352,7 +370,16 @@ impl Params {
         };
         let optimizer = &self.optimizer;
         let lr = optimizer.learning_rate;
-        require(self.global_train_batch_size > 0, "`global_train_batch_size` must be at least 1");
+        require(self.global_train_batch_size != Some(0), "`global_train_batch_size` must be at least 1");
+        require(self.global_batch_size != Some(0), "`global_batch_size` must be at least 1");
+        require(
+            self.global_train_batch_size.is_some() || self.global_batch_size.is_some(),
+            "`global_batch_size` (tokens) or `global_train_batch_size` (rows) must say how large a step is",
+        );
+        require(
+            self.global_train_batch_size.is_none() || self.global_batch_size.is_none(),
+            "`global_batch_size` and `global_train_batch_size` are both set: a step has one size",
+        );
         require(
             self.device_train_microbatch_size != Some(0),
             "`device_train_microbatch_size` must be at least 1, or null",
@@ -388,8 +415,15 @@ impl Params {
             "`backend` cannot be flex with `device: cuda`: flex computes on the CPU, so write libtorch or auto",
         );
         require(self.z_loss.is_finite() && self.z_loss >= 0.0, "`z_loss` must be at least 0");
-        require(self.save_interval != Some(0), "`save_interval` must be at least 1, or null");
-        require(self.eval_interval != Some(0), "`eval_interval` must be at least 1, or null");
+        let fraction = self.scheduler.warmup_fraction;
+        require(
+            fraction.is_none_or(|fraction| (0.0..=1.0).contains(&fraction)),
+            "`scheduler.warmup_fraction` must lie between 0 and 1",
+        );
+        require(
+            fraction.is_none() || self.scheduler.t_warmup == DEFAULT_WARMUP,
+            "`scheduler.warmup_fraction` and `scheduler.t_warmup` are both set: leave one of them out",
+        );
         require(self.console_log_interval > 0, "`console_log_interval` must be at least 1");
         if problems.is_empty() {
             return Ok(());
@@ -397,13 +431,26 @@ impl Params {
         Err(StageError::fail("train::params", problems.join("; ")))
     }
 
-    /// The learning rate over `max_steps` steps.
+    /// Rows of one optimizer step, for data of `instances` rows of `sequence_length` tokens.
+    pub fn batch_rows(&self, instances: u64, sequence_length: u64) -> usize {
+        match (self.global_train_batch_size, self.global_batch_size) {
+            (Some(rows), _) => rows,
+            (None, Some(tokens)) => (tokens / sequence_length.max(1)).min(instances).max(1) as usize,
+            (None, None) => 1,
+        }
+    }
+
+    /// The learning rate over `max_steps` steps. A fraction of warm-up is rounded to the nearest step, and a half to an even
+    /// number of steps, as OLMo-core does (`optim/scheduler.py`).
     pub fn schedule(&self, max_steps: u64) -> Schedule {
         let lr = self.optimizer.learning_rate;
         Schedule {
             name: self.scheduler.name,
             learning_rate: lr,
-            warmup: self.scheduler.t_warmup,
+            warmup: match self.scheduler.warmup_fraction {
+                Some(fraction) => (fraction * max_steps as f64).round_ties_even() as u64,
+                None => self.scheduler.t_warmup,
+            },
             max_steps,
             alpha_f: self.scheduler.alpha_f,
             warmup_min_lr: self.scheduler.warmup_min_lr.unwrap_or(0.1 * lr),
@@ -454,6 +501,39 @@ mod tests {
         for name in ["optimizer.betas", "scheduler.warmup_min_lr", "max_grad_norm"] {
             assert!(failure.message.contains(name), "{}", failure.message);
         }
+    }
+
+    #[test]
+    fn a_step_has_one_size_in_rows_or_in_tokens() {
+        let with = |rows: Value, tokens: Value| {
+            let mut value = least();
+            value["global_train_batch_size"] = rows;
+            value["global_batch_size"] = tokens;
+            serde_json::from_value::<Params>(value).unwrap()
+        };
+        assert!(with(json!(4), json!(4096)).check().is_err());
+        assert!(with(Value::Null, Value::Null).check().is_err());
+        assert_eq!(with(json!(4), Value::Null).batch_rows(2, 128), 4, "too few rows are an error elsewhere");
+        let tokens = with(Value::Null, json!(4096));
+        tokens.check().unwrap();
+        assert_eq!(tokens.batch_rows(100, 1000), 4);
+        assert_eq!(tokens.batch_rows(100, 5000), 1);
+        assert_eq!(tokens.batch_rows(3, 1000), 3);
+    }
+
+    #[test]
+    fn a_fraction_of_warm_up_is_that_of_olmo_core() {
+        let warmup = |fraction: f64, steps: u64| {
+            let mut params: Params = serde_json::from_value(least()).unwrap();
+            params.scheduler.warmup_fraction = Some(fraction);
+            params.check().unwrap();
+            params.schedule(steps).warmup
+        };
+        // round(steps * fraction) in Python.
+        assert_eq!([warmup(0.03, 10), warmup(0.03, 20), warmup(0.03, 1000), warmup(0.5, 5)], [0, 1, 30, 2]);
+        let mut both: Params = serde_json::from_value(least()).unwrap();
+        both.scheduler = SchedulerParams { warmup_fraction: Some(0.1), t_warmup: 5, ..SchedulerParams::default() };
+        assert!(both.check().is_err());
     }
 
     #[test]

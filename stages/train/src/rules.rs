@@ -6,7 +6,7 @@ use olmo_stage::StageError;
 use olmo_stage::rules::{Finding, Question};
 
 use crate::backend;
-use crate::duration::Duration;
+use crate::duration::{Duration, Interval};
 use crate::memory::{self, Need};
 use crate::params::{Params, Precision, Vocabulary};
 use crate::setup::{check_eval_data, check_length, check_vocabulary};
@@ -58,8 +58,8 @@ fn steps(params: &Params, data: Option<&Manifest>) -> Option<u64> {
     match (duration, data) {
         (Duration::Steps(steps), _) => Some(steps),
         (_, Some(data)) => {
-            let rows = params.global_train_batch_size as u64;
-            duration.steps(data.instances / rows.max(1), rows * data.sequence_length)
+            let rows = params.batch_rows(data.instances, data.sequence_length).max(1) as u64;
+            duration.steps(data.instances / rows, rows * data.sequence_length)
         }
         (_, None) => None,
     }
@@ -67,18 +67,19 @@ fn steps(params: &Params, data: Option<&Manifest>) -> Option<u64> {
 
 fn of_steps(params: &Params, question: &Question, steps: u64) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let warmup = params.scheduler.t_warmup;
+    let warmup = params.schedule(steps).warmup;
     if warmup >= steps {
         let text =
             format!("the learning rate rises over {warmup} steps and the run has {steps}: it ends before its peak");
         findings.push(
-            Finding::warning("train::warmup", "scheduler.t_warmup", text)
+            Finding::warning("train::warmup", if params.scheduler.warmup_fraction.is_some() { "scheduler.warmup_fraction" } else { "scheduler.t_warmup" }, text)
                 .hint("a few per cent of `max_duration` are usual"),
         );
     }
     let eval_interval = params.eval_interval.filter(|_| question.has("eval_data"));
     let intervals = [("save_interval", params.save_interval, "kept"), ("eval_interval", eval_interval, "measured")];
     for (name, interval, what) in intervals {
+        let interval = interval.and_then(Interval::fixed_steps);
         if let Some(interval) = interval.filter(|interval| *interval > steps) {
             let text = format!("every {interval} steps, in a run of {steps}: nothing is {what} before the last step");
             findings.push(
@@ -125,12 +126,11 @@ fn of_model(
             sound.then_some(config)
         }
         (None, true) => {
-            let (config, weights) =
-                (question.file("init", "config.json")?, question.file("init", "model.safetensors")?);
-            match olmo_model::inspect(config, weights) {
-                Ok(config) => config,
+            let known = question.item("init")?;
+            match olmo_model::examine(&known.files) {
+                Ok(config) => Some(config),
                 Err(error) => {
-                    findings.push(Finding::error("train::init", "", format!("the weights to start from: {error}")));
+                    findings.push(Finding::error("train::init", "init", format!("the weights to start from: {error}")));
                     None
                 }
             }
@@ -140,7 +140,7 @@ fn of_model(
 
 fn of_data(params: &Params, question: &Question, data: &Manifest, config: Option<&ModelConfig>) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let rows = params.global_train_batch_size;
+    let rows = params.batch_rows(data.instances, data.sequence_length);
     if data.instances < rows as u64 {
         let text = format!("a batch has {rows} rows and the data only {}", data.instances);
         findings
@@ -176,7 +176,8 @@ fn of_data(params: &Params, question: &Question, data: &Manifest, config: Option
 /// Whether the checkpoints fit into `free` bytes.
 fn of_space(params: &Params, config: &ModelConfig, steps: Option<u64>, free: u64) -> Option<Finding> {
     let one = (olmo_model::weights(config) as u64).saturating_mul(KEPT_PER_WEIGHT);
-    let count = match (steps, params.save_interval) {
+    // One that is given in epochs keeps few checkpoints.
+    let count = match (steps, params.save_interval.and_then(Interval::fixed_steps)) {
         (Some(steps), Some(interval)) => steps.div_ceil(interval.max(1)),
         _ => 1,
     };
@@ -205,7 +206,7 @@ fn of_memory(
     let config = config.filter(|_| vocabulary_is_known)?;
     let chosen = params.model.as_ref().map_or(Some(config.max_sequence_length), |model| model.max_sequence_length);
     let sequence = data.map(|data| data.sequence_length as usize).or(chosen)?;
-    let need = Need { config, sequence, rows: params.global_train_batch_size.max(1), computes };
+    let need = Need { config, sequence, rows: rows_of(params, data, sequence), computes };
     let policy = params.activation_checkpointing;
     // Which GPU it will be, and what it has, shows when it runs.
     let available = if computes == Computes::OnHost { memory::available() } else { None };
@@ -220,6 +221,11 @@ fn of_memory(
         }
     }
     Some(Finding::note("train::memory", text))
+}
+
+/// Rows of a step, at least 1; without the data as many as were asked for.
+fn rows_of(params: &Params, data: Option<&Manifest>, sequence: usize) -> usize {
+    params.batch_rows(data.map_or(u64::MAX, |data| data.instances), sequence as u64).max(1)
 }
 
 /// The manifest of the memmap in `port`, if that is there and sound; the run itself says what is wrong with another.

@@ -7,7 +7,7 @@ use olmo_stage::{Context, StageError};
 
 use crate::backend;
 use crate::batches::Batches;
-use crate::duration::{Duration, DurationError};
+use crate::duration::{Duration, DurationError, Interval};
 use crate::memory::{self, Need};
 use crate::model_failure;
 use crate::params::{Params, Vocabulary};
@@ -24,6 +24,11 @@ pub struct Setup {
     /// The weights to start from; without them new ones are drawn.
     pub initial: Option<Parameters>,
     pub max_steps: u64,
+    /// Rows of one optimizer step.
+    pub global_batch: usize,
+    /// Steps between two checkpoints, and between two evaluations.
+    pub save_interval: Option<u64>,
+    pub eval_interval: Option<u64>,
     pub schedule: Schedule,
     /// Rows computed at once.
     pub microbatch: usize,
@@ -65,7 +70,12 @@ impl Setup {
         for manifest in [Some(&data), eval_data.as_ref()].into_iter().flatten().map(Memmap::manifest) {
             check_length(&config, manifest)?;
         }
-        let batches = Batches::new(&data, params.global_train_batch_size, params.seed, params.document_mask)?;
+        let (instances, length) = (data.instances() as u64, data.manifest().sequence_length);
+        let global_batch = params.batch_rows(instances, length);
+        if let Some(tokens) = params.global_batch_size.filter(|tokens| tokens / length > instances) {
+            context.message(format!("the {instances} rows of the data have fewer than {tokens} tokens: a step is an epoch"));
+        }
+        let batches = Batches::new(&data, global_batch, params.seed, params.document_mask)?;
         let (per_epoch, tokens_per_step) = (batches.per_epoch(), batches.tokens_per_step());
         let max_steps = duration.steps(per_epoch, tokens_per_step).ok_or_else(|| {
             StageError::fail(
@@ -74,27 +84,26 @@ impl Setup {
             )
         })?;
         let schedule = params.schedule(max_steps);
+        let interval = |interval: Option<Interval>| interval.and_then(|i| i.in_steps(per_epoch, tokens_per_step));
+        let (save_interval, eval_interval) = (interval(params.save_interval), interval(params.eval_interval));
         context.message(format!(
-            "{max_steps} steps of {} rows of {} tokens ({tokens_per_step} a step), {per_epoch} steps an epoch",
-            params.global_train_batch_size,
-            data.manifest().sequence_length
+            "{max_steps} steps of {global_batch} rows of {length} tokens ({tokens_per_step} a step), {per_epoch} steps an epoch"
         ));
-        let left_out = data.instances() as u64 % params.global_train_batch_size as u64;
+        let left_out = instances % global_batch as u64;
         if left_out > 0 {
             context.message(format!(
-                "each epoch leaves out {left_out} of {} rows, which fill no whole batch",
-                data.instances()
+                "each epoch leaves out {left_out} of {instances} rows, which fill no whole batch"
             ));
         }
         if schedule.warmup >= max_steps {
             context.warning(format!(
-                "scheduler.t_warmup is {} and the run has {max_steps} steps: the learning rate is still rising when it ends",
+                "the warm-up has {} steps and the run {max_steps}: the learning rate is still rising when it ends",
                 schedule.warmup
             ));
         }
         let computes = backend::computes(&context.request.backend, &context.request.precision);
         let sequence = data.manifest().sequence_length as usize;
-        let (microbatch, smaller) = microbatch(&params, &config, sequence, computes, context);
+        let (microbatch, smaller) = microbatch(&params, &config, sequence, global_batch, computes, context);
         let (version, backend) = (context.request.version, context.request.backend.clone());
         Ok(Self {
             params,
@@ -104,6 +113,9 @@ impl Setup {
             chat,
             initial,
             max_steps,
+            global_batch,
+            save_interval,
+            eval_interval,
             schedule,
             microbatch,
             version,
@@ -119,11 +131,12 @@ fn microbatch(
     params: &Params,
     config: &ModelConfig,
     sequence: usize,
+    global_batch: usize,
     computes: Computes,
     context: &mut Context,
 ) -> (usize, Option<String>) {
     let on_gpu = computes != Computes::OnHost;
-    let need = Need { config, sequence, rows: params.global_train_batch_size, computes };
+    let need = Need { config, sequence, rows: global_batch, computes };
     let (policy, available) = (
         params.activation_checkpointing,
         if on_gpu { backend::free_memory(&params.device) } else { memory::available() },

@@ -36,7 +36,7 @@ pub fn train(mut setup: Setup, context: &mut Context) -> Result<(), StageError> 
     let initial = setup.initial.take();
     let batches = || {
         let params = &setup.params;
-        Batches::new(&setup.data, params.global_train_batch_size, params.seed, params.document_mask)
+        Batches::new(&setup.data, setup.global_batch, params.seed, params.document_mask)
     };
     let (state, trainer) = start(&setup, &batches()?, initial, context)?;
     if let Some(trainer) = &trainer {
@@ -132,7 +132,7 @@ fn start(
 
 /// The first step whose checkpoint is due and not in the list; the last step if none is missing.
 fn first_missing_item(setup: &Setup, context: &Context) -> u64 {
-    let every = setup.params.save_interval.unwrap_or(setup.max_steps).max(1);
+    let every = setup.save_interval.unwrap_or(setup.max_steps).max(1);
     let mut due = (1..).map(|n: u64| n.saturating_mul(every).min(setup.max_steps));
     due.find(|step| *step == setup.max_steps || !has_item(context, *step)).unwrap_or(setup.max_steps)
 }
@@ -153,7 +153,7 @@ fn trainer(setup: &Setup, batches: &Batches, step: u64, optimizer_steps: u64) ->
         epoch_position,
         optimizer_steps,
         seed: setup.params.seed,
-        global_train_batch_size: setup.params.global_train_batch_size as u64,
+        global_train_batch_size: setup.global_batch as u64,
         instances: setup.data.instances() as u64,
         sequence_length: setup.data.manifest().sequence_length,
         backend: setup.backend.clone(),
@@ -249,7 +249,7 @@ impl Run<'_> {
     fn after_step(&mut self, context: &mut Context) -> Result<(), StageError> {
         let params = &self.setup.params;
         if let Some(data) = &self.setup.eval_data
-            && self.due(params.eval_interval)
+            && (self.due(self.setup.eval_interval) || (self.state.step == 0 && params.eval_on_startup))
             && !self.state.metrics.is_evaluated()
         {
             let (step, since) = (self.state.step, Instant::now());
@@ -268,7 +268,7 @@ impl Run<'_> {
             context.metrics(step, BTreeMap::from([("eval_loss".into(), eval_loss)]));
             context.message(format!("step {step}: eval_loss {eval_loss:.4}"));
         }
-        if self.due(params.save_interval) && self.saved_item != Some(self.state.step) {
+        if self.due(self.setup.save_interval) && self.saved_item != Some(self.state.step) {
             let since = Instant::now();
             self.saver.finish(context)?;
             failpoint("train.before_save");
@@ -416,7 +416,7 @@ impl Run<'_> {
             None => "no checkpoint was saved before".into(),
         };
         format!(
-            "lower `optimizer.learning_rate`, raise `scheduler.t_warmup`, or look at these rows; the same params would end here again; {kept}"
+            "lower `optimizer.learning_rate`, lengthen the warm-up (`scheduler`), or look at these rows; the same params would end here again; {kept}"
         )
     }
 
