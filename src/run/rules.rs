@@ -2,6 +2,7 @@
 //! once and before anything runs.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use olmo_stage::rules::{Finding, KnownInput, KnownItem, Question};
 
@@ -12,7 +13,7 @@ use super::plan::{self, Missing};
 use super::sources::Sources;
 use crate::exec::Backend;
 use crate::exec::rules::{ask_command, ask_worker};
-use crate::spec::{Resolved, ResolvedStage};
+use crate::spec::{Binding, Resolved, ResolvedStage};
 use crate::store::Store;
 
 /// What stage `stage` finds wrong.
@@ -70,7 +71,11 @@ pub fn findings_of(
         let question = Question {
             stage: stage.uses.clone(),
             params: stage.params.clone(),
-            inputs: stage.inputs.keys().map(|port| (port.clone(), known(inputs.get(port), store))).collect(),
+            inputs: stage
+                .inputs
+                .iter()
+                .map(|(port, bindings)| (port.clone(), known(bindings, inputs.get(port), store)))
+                .collect(),
             free_bytes,
             backend: backend.name().into(),
             precision: backend.precision(&stage.params).into(),
@@ -96,12 +101,42 @@ fn has_rules(stage: &ResolvedStage) -> bool {
     contract.check || contract.command.as_ref().is_some_and(|command| command.check.is_some())
 }
 
-/// What is known of a port; an artifact that cannot be read will be noticed by the run.
-fn known(inputs: Option<&Vec<Input>>, store: Option<&Store>) -> KnownInput {
-    let (Some(inputs), Some(store)) = (inputs, store) else { return KnownInput::default() };
-    let item = |input: &Input| {
-        let files = store.places(input.digest).ok()?;
-        Some(KnownItem { label: input.label.clone(), files })
+/// What is known of a port. An artifact or a file that cannot be read will be noticed by the run.
+fn known(bindings: &[Binding], inputs: Option<&Vec<Input>>, store: Option<&Store>) -> KnownInput {
+    if let (Some(inputs), Some(store)) = (inputs, store) {
+        let item = |input: &Input| {
+            let files = store.places(input.digest).ok()?;
+            Some(KnownItem { label: input.label.clone(), files })
+        };
+        return KnownInput { items: inputs.iter().map(item).collect() };
+    }
+    // Without a store, what the user's files are is known all the same.
+    let item = |binding: &Binding| match binding {
+        Binding::Path(path) => Some(KnownItem { label: None, files: files_below(path) }),
+        Binding::Port(_) | Binding::Remote(_) | Binding::Item => None,
     };
-    KnownInput { items: inputs.iter().map(item).collect() }
+    KnownInput { items: bindings.iter().map(item).collect() }
+}
+
+/// The file `path`, or all files below the folder `path`, by their names below it.
+fn files_below(path: &Path) -> BTreeMap<String, PathBuf> {
+    let mut files = BTreeMap::new();
+    let mut folders = vec![(path.to_owned(), String::new())];
+    while let Some((folder, below)) = folders.pop() {
+        let Ok(entries) = std::fs::read_dir(&folder) else {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            files.insert(name, path.to_owned());
+            continue;
+        };
+        for entry in entries.flatten() {
+            let name = format!("{below}{}", entry.file_name().to_string_lossy());
+            // A link to a folder could lead in a circle.
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                folders.push((entry.path(), format!("{name}/")));
+            } else {
+                files.insert(name, entry.path());
+            }
+        }
+    }
+    files
 }

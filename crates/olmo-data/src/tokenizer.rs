@@ -40,6 +40,9 @@ pub struct SpecialTokens {
     pub bos_token: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unk_token: Option<String>,
+    /// Tokens in the longest sequence of the model that the tokenizer comes with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model_max_length: Option<u64>,
 }
 
 /// The tokens of a text.
@@ -70,6 +73,7 @@ impl TextTokenizer {
         let mut opened = Self::from_file(&dir.join(TOKENIZER), &declared.eos_token, &declared.pad_token)?;
         opened.special.bos_token.clone_from(&declared.bos_token);
         opened.special.unk_token.clone_from(&declared.unk_token);
+        opened.special.model_max_length = declared.model_max_length;
         opened.chat = ChatRecord::read(dir)?;
         if opened.special != declared {
             let reason = format!("says {declared:?}, but {TOKENIZER} beside it has {:?}", opened.special);
@@ -115,6 +119,7 @@ impl TextTokenizer {
             vocab_size: largest + 1,
             bos_token: bos_of(&file["post_processor"]).filter(|token| inner.token_to_id(token).is_some()),
             unk_token: file["model"]["unk_token"].as_str().map(str::to_owned),
+            model_max_length: None,
         };
         let fast = FastEncoder::of(&inner);
         let trims_spaces = trims_spaces(&file["post_processor"]);
@@ -151,6 +156,12 @@ impl TextTokenizer {
     pub fn with_special_strings(mut self, special: &SpecialStrings) -> Self {
         self.special.bos_token.clone_from(&special.bos);
         self.special.unk_token.clone_from(&special.unk);
+        self
+    }
+
+    /// Records the longest sequence of the model that the tokenizer comes with.
+    pub fn with_model_max_length(mut self, length: Option<u64>) -> Self {
+        self.special.model_max_length = length;
         self
     }
 

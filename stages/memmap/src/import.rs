@@ -8,7 +8,7 @@ use olmo_data::{Layout, Manifest, MemmapWriter, TextTokenizer, boundaries_csv};
 use olmo_stage::{Context, StageError};
 
 use crate::header;
-use crate::params::MemmapParams;
+use crate::params::{IdType, MemmapParams};
 
 /// Rows that are read at once.
 const ROWS: usize = 256;
@@ -46,7 +46,7 @@ fn check_raw(port: &str, paths: &[PathBuf], raw: &str) -> Result<(), StageError>
 }
 
 /// Reads the files of port `input_ids` into a memmap. Each file gives its whole rows, as OLMo reads it.
-pub fn import(params: &MemmapParams, context: &mut Context) -> Result<Manifest, StageError> {
+pub fn import(params: &MemmapParams, length: u64, context: &mut Context) -> Result<Manifest, StageError> {
     let (ids, masks, bounds) =
         (files(context, "input_ids")?, files(context, "label_mask")?, files(context, "boundaries")?);
     let Some(dtype) = params.dtype.dtype() else {
@@ -71,15 +71,15 @@ pub fn import(params: &MemmapParams, context: &mut Context) -> Result<Manifest, 
         chat.write(&context.output("memmap")?)?;
     }
     let layout = Layout {
-        sequence_length: params.sequence_length as usize,
+        sequence_length: length as usize,
         vocab_size: special.vocab_size,
         tokenizer: tokenizer.digest(),
         eos_token_id: special.eos_token_id,
         pad_token_id: special.pad_token_id,
     };
     let mut writer =
-        MemmapWriter::with_options(&context.output("memmap")?, layout, params.options(special.vocab_size))?;
-    let row = params.sequence_length as usize * dtype.bytes();
+        MemmapWriter::with_options(&context.output("memmap")?, layout, params.options(length, special.vocab_size))?;
+    let row = length as usize * dtype.bytes();
     let mut left_out = 0;
     for (file, path) in ids.iter().enumerate() {
         let size = path.metadata().map_err(|e| StageError::io(path, e))?.len();
@@ -89,7 +89,7 @@ pub fn import(params: &MemmapParams, context: &mut Context) -> Result<Manifest, 
         }
         let tokens = size / dtype.bytes() as u64;
         let rows = size / row as u64;
-        left_out += tokens - rows * params.sequence_length;
+        left_out += tokens - rows * length;
         let mask = masks.get(file);
         if let Some(mask) = mask {
             let found = mask.metadata().map_err(|e| StageError::io(mask, e))?.len();
@@ -101,9 +101,9 @@ pub fn import(params: &MemmapParams, context: &mut Context) -> Result<Manifest, 
         let starts = match bounds.get(file) {
             Some(path) => boundaries_csv::read(path)?,
             // Nothing says where documents start: each row is taken for one.
-            None => (0..rows).map(|row| row * params.sequence_length).collect(),
+            None => (0..rows).map(|row| row * length).collect(),
         };
-        copy(&mut writer, path, mask, &starts, rows, params, context)?;
+        copy(&mut writer, path, mask, &starts, rows, params.dtype, context)?;
     }
     if left_out > 0 {
         context.warning(format!("{left_out} tokens behind the last whole row of their file are left out"));
@@ -117,12 +117,12 @@ fn copy(
     mask_path: Option<&PathBuf>,
     starts: &[u64],
     rows: u64,
-    params: &MemmapParams,
+    dtype: IdType,
     context: &mut Context,
 ) -> Result<(), StageError> {
     let open = |path: &Path| std::fs::File::open(path).map_err(|e| StageError::io(path, e));
-    let length = params.sequence_length as usize;
-    let width = params.dtype.dtype().map_or(2, olmo_data::Dtype::bytes);
+    let length = writer.sequence_length();
+    let width = dtype.dtype().map_or(2, olmo_data::Dtype::bytes);
     let mut ids_file = open(path)?;
     let mut mask_file = mask_path.map(|path| open(path)).transpose()?;
     let mut starts = starts.iter().copied().peekable();
@@ -146,7 +146,7 @@ fn copy(
             }
         }
         let mask: Vec<bool> = mask.into_iter().map(|byte| byte == 1).collect();
-        let first = done * params.sequence_length;
+        let first = done * length as u64;
         let mut at = 0;
         while at < ids.len() {
             if starts.next_if_eq(&(first + at as u64)).is_some() {
@@ -162,7 +162,7 @@ fn copy(
                 failed.hint(format!(
                     "{} may hold another dtype than {:?}, or ids of another tokenizer",
                     name(path),
-                    params.dtype
+                    dtype
                 ))
             })?;
             at = next;

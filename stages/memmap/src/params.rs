@@ -31,9 +31,11 @@ impl IdType {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MemmapParams {
-    /// Tokens in a row: the model's `max_sequence_length` or less.
+    /// Tokens in a row: the model's `max_sequence_length` or less. Null: as many as the longest document has, rounded up to a
+    /// multiple of 64, and at most as many as stage `tokenize` keeps; only where whole documents are packed.
+    #[serde(default)]
     #[schemars(range(min = 2))]
-    pub sequence_length: u64,
+    pub sequence_length: Option<u64>,
     /// `whole` fills rows with whole documents and pads the rest, `best_fit` does so with next to no padding, `concat` runs on
     /// over the ends of rows and drops the tail, `padded` puts one document into a row.
     #[serde(default = "whole")]
@@ -59,11 +61,11 @@ fn whole() -> Pack {
 }
 
 impl MemmapParams {
-    /// Options of the writer for ids of `vocab_size` kinds.
-    pub fn options(&self, vocab_size: u32) -> MemmapOptions {
+    /// Options of the writer for rows of `sequence_length` ids of `vocab_size` kinds.
+    pub fn options(&self, sequence_length: u64, vocab_size: u32) -> MemmapOptions {
         let dtype = self.dtype.dtype();
         let width = dtype.unwrap_or(Dtype::for_vocabulary(vocab_size)).bytes() as u64;
-        let rows = (self.file_mib << 20) / (self.sequence_length * width);
+        let rows = (self.file_mib << 20) / (sequence_length * width);
         MemmapOptions {
             dtype,
             rows_per_file: if self.file_mib == 0 { 0 } else { rows.max(1) },

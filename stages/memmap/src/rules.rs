@@ -1,11 +1,16 @@
 //! What can be told before any row is written.
 
-use olmo_data::Dtype;
+use olmo_data::{Dtype, Pack};
 use olmo_data::tokens::TokensManifest;
 use olmo_stage::rules::{Finding, Question};
 
 use crate::header;
 use crate::params::MemmapParams;
+
+/// Why rows need a length, and what to do.
+pub const NO_LENGTH: &str = "sequence_length is null, and only rows of whole documents find their length themselves";
+pub const NO_LENGTH_HINT: &str =
+    "set `sequence_length`, or use `pack: best_fit` or `pack: whole` for documents that stage tokenize made";
 
 /// Every rule that `params` and what is known of the inputs break.
 pub fn check(params: &MemmapParams, question: &Question) -> Vec<Finding> {
@@ -17,6 +22,9 @@ pub fn check(params: &MemmapParams, question: &Question) -> Vec<Finding> {
             Finding::error("memmap::params", "", what)
                 .hint("give either `tokens`, or `input_ids` and `tokenizer` to import files of ids"),
         );
+    }
+    if params.sequence_length.is_none() && (ids || params.pack == Pack::Concat) {
+        findings.push(Finding::error("memmap::params", "sequence_length", NO_LENGTH).hint(NO_LENGTH_HINT));
     }
     if ids && params.dtype.dtype().is_none() {
         let text = "files of ids do not say whether they hold uint16 or uint32";
@@ -88,6 +96,9 @@ mod tests {
     #[test]
     fn each_rule_names_its_param() {
         let unknown = KnownInput::default;
+        let tokens = [("tokens", KnownInput::default())];
+        assert_eq!(found(json!({}), &tokens, None), []);
+        assert_eq!(found(json!({"pack": "concat"}), &tokens, None), one("memmap::params", "sequence_length"));
         let params = json!({"sequence_length": 16});
         assert_eq!(found(params.clone(), &[("tokens", unknown())], Some(0)), [], "nothing is known yet");
         assert_eq!(found(params.clone(), &[], None), one("memmap::params", ""));

@@ -80,7 +80,7 @@ impl Encoder {
             );
         }
         let control_tokens = ControlTokens::new(&tokenizer);
-        let max_length = params.max_length as usize;
+        let max_length = params.max_length(&tokenizer) as usize;
         Ok(Self { tokenizer, chat, piecewise, labels, max_length, too_long: params.too_long, control_tokens })
     }
 

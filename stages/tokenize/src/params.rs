@@ -1,7 +1,7 @@
 //! Params of stage `tokenize`.
 
 use olmo_data::chat::Source;
-use olmo_data::{Labels, Role, Template};
+use olmo_data::{Labels, Role, Template, TextTokenizer};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -119,9 +119,10 @@ pub struct TokenizeParams {
         extend("enum" = ["tulu", "olmo2", "chatml", "prepare_tulu_data", "jinja", "plain", null])
     )]
     pub template: Option<Layout>,
-    /// Tokens kept of a conversation. Plain documents stay whole.
+    /// Tokens kept of a conversation; null: as many as the model takes that the tokenizer comes with, else 2048. Plain documents
+    /// stay whole.
     #[schemars(range(min = 2))]
-    pub max_length: u64,
+    pub max_length: Option<u64>,
     /// What happens to a longer conversation: `truncate` cuts it off, `drop` leaves it out, `split` makes several documents of it.
     pub too_long: TooLong,
     /// Which parts of a conversation are trained.
@@ -136,7 +137,7 @@ impl Default for TokenizeParams {
     fn default() -> Self {
         Self {
             template: None,
-            max_length: 2048,
+            max_length: None,
             too_long: TooLong::Truncate,
             train_on: TrainOn::default(),
             on_error: OnError::Fail,
@@ -145,7 +146,15 @@ impl Default for TokenizeParams {
     }
 }
 
+/// Tokens kept of a conversation where neither params nor a model say it.
+const DEFAULT_MAX_LENGTH: u64 = 2048;
+
 impl TokenizeParams {
+    /// Tokens kept of a conversation that `tokenizer` encodes.
+    pub fn max_length(&self, tokenizer: &TextTokenizer) -> u64 {
+        self.max_length.or(tokenizer.special().model_max_length).unwrap_or(DEFAULT_MAX_LENGTH)
+    }
+
     /// Whether the records are documents, not conversations.
     pub fn is_plain(&self) -> bool {
         self.template == Some(Layout::Plain)

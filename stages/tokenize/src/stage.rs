@@ -36,7 +36,7 @@ impl Stage for Tokenize {
     }
 
     fn run(params: TokenizeParams, context: &mut Context) -> Result<(), StageError> {
-        if params.max_length < 2 {
+        if params.max_length.is_some_and(|length| length < 2) {
             return Err(StageError::fail("tokenize::params", "max_length is below 2, so no token could be a target"));
         }
         let documents = context.input("documents")?;
@@ -336,7 +336,7 @@ impl Writing {
                 "of {} conversations not one has a turn to train ({}) within its first {} tokens",
                 all.records,
                 roles.join(", "),
-                params.max_length
+                params.max_length(tokenizer)
             );
             return Err(StageError::fail("tokenize::nothing_left", message)
                 .hint("raise max_length, or check that the data has turns of these roles"));
@@ -369,7 +369,7 @@ impl Writing {
             truncated: if params.too_long == TooLong::Truncate { all.too_long } else { 0 },
             tokens: 0,
             labels: 0,
-            max_length: params.max_length,
+            max_length: params.max_length(tokenizer),
         };
         let manifest = tokens::finish(&out, manifest, all.counts)?;
         if all.problems > 0 {

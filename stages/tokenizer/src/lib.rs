@@ -1,5 +1,6 @@
 //! Stage `tokenizer`: a byte-level BPE tokenizer, trained here or taken from a file.
 
+mod rules;
 mod stage;
 mod training;
 

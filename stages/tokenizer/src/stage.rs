@@ -6,10 +6,12 @@ use std::sync::Mutex;
 use olmo_data::chat::{ModelTokenizer, Source, strip};
 use olmo_data::dataset::{self, Kind};
 use olmo_data::{Chat, ChatError, DataError, Message, Template, TextTokenizer, tokenizer_json};
+use olmo_stage::rules::{Finding, Question};
 use olmo_stage::{Context, Stage, StageError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::rules;
 use crate::training::{TrainError, train};
 
 /// Params of stage `tokenizer`.
@@ -69,6 +71,10 @@ pub struct Tokenizer;
 impl Stage for Tokenizer {
     type Params = TokenizerParams;
     const CONTRACT: &'static str = include_str!("../stage.yaml");
+
+    fn check(params: &TokenizerParams, question: &Question) -> Vec<Finding> {
+        rules::check(params, question)
+    }
 
     fn run(params: TokenizerParams, context: &mut Context) -> Result<(), StageError> {
         let given = context.optional_input("file");
@@ -143,11 +149,7 @@ fn of_model(params: &TokenizerParams, dir: &Path, context: &mut Context) -> Resu
         (Some(given), _) => given,
         (None, Some(own)) => own.clone(),
         (None, None) => {
-            return Err(StageError::fail(
-                "tokenizer::no_template",
-                "the model has no chat template, as base models often do",
-            )
-            .hint("name one: `template: olmo2`, `tulu` or `chatml`, or a file in `chat_template`"));
+            return Err(StageError::fail("tokenizer::no_template", rules::NO_TEMPLATE).hint(rules::NO_TEMPLATE_HINT));
         }
     };
     let chat = model.chat(&source, params.date.as_deref()).map_err(template_failure)?;

@@ -14,6 +14,9 @@ const TEMPLATE: &str = "chat_template.jinja";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const SPECIAL_TOKENS_MAP: &str = "special_tokens_map.json";
 const GENERATION_CONFIG: &str = "generation_config.json";
+const MODEL_CONFIG: &str = "config.json";
+/// Tokenizers whose limit is not known claim 10^30 tokens.
+const NO_LIMIT: u64 = 1 << 32;
 
 impl Chat {
     /// How the model in folder `dir` is asked: as its conversations were written in training, else as `tokenizer` says, else as
@@ -112,7 +115,8 @@ impl ModelTokenizer {
         // A model without a pad token has its rows filled with eos.
         let pad = special.pad.as_deref().unwrap_or(&special.eos);
         let tokenizer = TextTokenizer::from_bytes(&path, &bytes, &special.eos, pad).map_err(unreadable)?;
-        let tokenizer = tokenizer.with_special_strings(&special);
+        let length = model_max_length(&config, &read_json(&dir.join(MODEL_CONFIG))?.unwrap_or(Value::Null));
+        let tokenizer = tokenizer.with_special_strings(&special).with_model_max_length(length);
         let generation = read_json(&dir.join(GENERATION_CONFIG))?.unwrap_or(Value::Null);
         let ids = match &generation["eos_token_id"] {
             Value::Array(ids) => ids.iter().filter_map(Value::as_u64).collect(),
@@ -142,6 +146,12 @@ impl ModelTokenizer {
         }
         chat
     }
+}
+
+/// The longest sequence by a model's `config.json`, else by its `tokenizer_config.json`, in tokens.
+fn model_max_length(tokenizer: &Value, model: &Value) -> Option<u64> {
+    let length = |value: &Value| value.as_u64().filter(|length| (2..NO_LIMIT).contains(length));
+    length(&model["max_position_embeddings"]).or_else(|| length(&tokenizer["model_max_length"]))
 }
 
 /// A special token: a string, or an object with its `content`.
