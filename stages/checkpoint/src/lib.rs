@@ -1,10 +1,13 @@
 //! Stage `checkpoint`: picks the checkpoint with the best score.
 //!
 //! Every checkpoint needs a score under its own label. A score is a number in `metrics.json`, named by its path
-//! (`exact_match`, `families.arithmetic.exact_match`). Of equal scores the earliest step wins, and the tie is reported.
+//! (`exact_match`, `families.arithmetic.exact_match`), or `eval_loss`, the loss on held-out data that stage `train` measured.
+//! Of equal scores the earliest step wins, and the tie is reported.
 
+mod before_after;
 mod scores;
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
@@ -20,7 +23,7 @@ use scores::{Scored, best};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
-    /// Which score decides, and whether it is to be large or small: `{max: exact_match}` or `{min: NAME}`.
+    /// Which score decides, and whether it is to be large or small: `{max: exact_match}` or `{min: eval_loss}`.
     pub select: Select,
 }
 
@@ -54,7 +57,7 @@ impl Select {
             (Some(name), None) => Ok((Order::Max, name)),
             (None, Some(name)) => Ok((Order::Min, name)),
             _ => Err(StageError::fail("checkpoint::select", "select: needs exactly one of `max` and `min`")
-                .hint("write `select: {max: exact_match}` or `select: {min: NAME}`")),
+                .hint("write `select: {max: exact_match}` or `select: {min: eval_loss}`")),
         }
     }
 }
@@ -70,6 +73,9 @@ struct Choice<'a> {
     /// The checkpoints that have the chosen one's score, itself included; empty if there is no other.
     tied: &'a [&'a str],
     scores: &'a [Scored],
+    /// Scores of the model before training.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    before: Option<&'a BTreeMap<String, f64>>,
 }
 
 /// The stage.
@@ -91,14 +97,23 @@ impl Stage for Checkpoint {
         copy_tree(&model, &context.output("model")?)?;
         let (label, value) = (chosen.label.as_str(), chosen.value);
         let tied = tied(&scored, value);
-        let choice = Choice { format: 1, metric, order, chosen: label, value, tied: &tied, scores: &scored };
+        let before_dir = context.optional_input("before");
+        let before = before_dir.as_deref().map(|dir| scores::before(dir, context.inputs("from"))).transpose()?;
+        let choice =
+            Choice { format: 2, metric, order, chosen: label, value, tied: &tied, scores: &scored, before: before.as_ref() };
         let dir = context.output("choice")?;
+        let after_dir = context.inputs("scores").iter().find(|item| item.label.as_deref() == Some(label));
+        if let (Some(before), Some(after)) = (&before_dir, after_dir) {
+            before_after::write(before, &after.path, &dir)?;
+        }
         write_json(&dir.join("choice.json"), &choice)?;
         let table = dir.join("choice.md");
         let tie = tie(metric, &scored, label, value, &tied);
-        let text = markdown(metric, &scored, label, &tied, tie.as_deref());
+        let text = markdown(metric, before.as_ref(), &scored, label, &tied, tie.as_deref());
         fs::write(&table, text).map_err(|e| StageError::io(&table, e))?;
-        let summary = format!("{label}: {metric} {value}, the best of {}", scored.len());
+        let change = before.as_ref().and_then(|before| before.get(metric));
+        let change = change.map(|before| format!(" ({before} before training)")).unwrap_or_default();
+        let summary = format!("{label}: {metric} {value}{change}, the best of {}", scored.len());
         match tie {
             None => context.message(summary),
             // No score decided anything: whoever uses the model has to know.
@@ -125,18 +140,42 @@ fn tie(metric: &str, scored: &[Scored], chosen: &str, value: f64, tied: &[&str])
     (count > 0).then(|| format!("{count} of {all} checkpoints tie at {metric} {value}: {chosen} is the first{end}"))
 }
 
-/// The scores as a table.
-fn markdown(metric: &str, scored: &[Scored], chosen: &str, tied: &[&str], tie: Option<&str>) -> String {
+/// The scores as a table: the one that decides first, then the others that every row is likely to have.
+fn markdown(
+    metric: &str,
+    before: Option<&BTreeMap<String, f64>>,
+    scored: &[Scored],
+    chosen: &str,
+    tied: &[&str],
+    tie: Option<&str>,
+) -> String {
     let cell = |text: &str| text.escape_debug().to_string().replace('|', "\\|");
-    let mut text = format!("| checkpoint | {} | |\n|---|---:|---|\n", cell(metric));
-    for Scored { label, value } in scored {
+    let known = |name: &&str| *name != metric && scored.iter().any(|scored| scored.numbers.contains_key(*name));
+    let columns: Vec<&str> = [metric].into_iter().chain(["exact_match", "eval_loss"].into_iter().filter(known)).collect();
+    let mut text = String::from("| checkpoint |");
+    columns.iter().for_each(|name| text.extend([" ", &cell(name), " |"]));
+    text.push_str(" |\n|---|");
+    text.push_str(&"---:|".repeat(columns.len()));
+    text.push_str("---|\n");
+    let mut row = |label: &str, numbers: &BTreeMap<String, f64>, mark: &str| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "| {} |", cell(label));
+        for name in &columns {
+            let number = numbers.get(*name).map(f64::to_string).unwrap_or_default();
+            let _ = write!(text, " {number} |");
+        }
+        let _ = writeln!(text, " {mark} |");
+    };
+    if let Some(before) = before {
+        row("before training", before, "");
+    }
+    for Scored { label, numbers, .. } in scored {
         let mark = match label {
             label if label == chosen => "chosen",
             label if tied.contains(&label.as_str()) => "ties",
             _ => "",
         };
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, "| {} | {value} | {mark} |", cell(label));
+        row(label, numbers, mark);
     }
     if let Some(tie) = tie {
         let _ = writeln!(text, "\n{}.", cell(tie));
@@ -186,7 +225,7 @@ mod tests {
         });
         let inputs = json!({"from": from.collect::<Vec<_>>(), "scores": metrics.collect::<Vec<_>>()});
         let request = json!({
-            "protocol": 2, "stage": "checkpoint", "version": 2, "params": {"select": select}, "inputs": inputs,
+            "protocol": 2, "stage": "checkpoint", "version": 3, "params": {"select": select}, "inputs": inputs,
             "outputs": ["model", "choice"], "state_dir": dir.join("state"), "items": {}, "threads": 1, "backend": "flex", "precision": "fp32"
         });
         fs::write(dir.join("request.json"), request.to_string()).unwrap();
@@ -234,8 +273,9 @@ mod tests {
         let choice: Value = serde_json::from_slice(&fs::read(attempt.join("out/choice/choice.json")).unwrap()).unwrap();
         assert_eq!(
             choice,
-            json!({"format": 1, "metric": "families.add.exact_match", "order": "max", "chosen": "step2", "value": 1.0, "tied": [],
-                   "scores": [{"label": "step1", "value": 0.25}, {"label": "step2", "value": 1.0}]})
+            json!({"format": 2, "metric": "families.add.exact_match", "order": "max", "chosen": "step2", "value": 1.0, "tied": [],
+                   "scores": [{"label": "step1", "value": 0.25, "numbers": {"families.add.exact_match": 0.25}},
+                       {"label": "step2", "value": 1.0, "numbers": {"families.add.exact_match": 1.0}}]})
         );
         let table = fs::read_to_string(attempt.join("out/choice/choice.md")).unwrap();
         assert_eq!(
@@ -289,6 +329,55 @@ mod tests {
             let (table, tied, message, warnings) = report(scores);
             assert!(tied == json!([]) && warnings.is_empty() && !table.contains("tie"), "{table}");
             assert!(!message.contains("tie"), "{message}");
+        }
+    }
+
+    #[test]
+    fn the_loss_on_held_out_data_decides_without_scores_and_the_model_before_is_shown_but_not_chosen() {
+        let dir = tempfile::tempdir().unwrap();
+        let labels = ["step2", "step4"];
+        let scores = [("step2", json!({"exact_match": 0.25})), ("step4", json!({"exact_match": 0.5}))];
+        for with_scores in [false, true] {
+            let dir = dir.path().join(with_scores.to_string());
+            let attempt = attempt(&dir, &labels, if with_scores { &scores } else { &[] }, json!({"min": "eval_loss"}));
+            for label in labels {
+                let lines = "{\"step\":0,\"eval_loss\":0.5}\n{\"step\":1,\"loss\":9}\n{\"step\":2,\"loss\":9}\n\
+                    {\"step\":2,\"eval_loss\":1.5}\n{\"step\":4,\"eval_loss\":1.25}\n";
+                fs::write(dir.join("from").join(label).join("metrics.jsonl"), lines).unwrap();
+            }
+            let before = dir.join("before");
+            fs::create_dir_all(&before).unwrap();
+            fs::write(before.join("metrics.json"), "{\"format\": 1, \"exact_match\": 0.0}").unwrap();
+            let answers = |answer: &str| {
+                format!("{{\"record\":3,\"question\":\"q\",\"expected\":\"e\",\"answer\":{answer},\"exact_match\":false}}\n")
+            };
+            fs::write(before.join("answers.jsonl"), answers("null")).unwrap();
+            fs::create_dir_all(dir.join("scores/step4")).unwrap();
+            fs::write(dir.join("scores/step4/answers.jsonl"), answers("\"# e\"")).unwrap();
+            let path = attempt.join("request.json");
+            let mut request: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+            request["inputs"]["before"] = json!([{"label": null, "path": before}]);
+            fs::write(&path, request.to_string()).unwrap();
+
+            assert_eq!(run(&attempt).unwrap(), "step4", "smaller than before it need not be");
+            let choice = attempt.join("out/choice");
+            let table = fs::read_to_string(choice.join("choice.md")).unwrap();
+            let expected = match with_scores {
+                false => {
+                    "| checkpoint | eval_loss | |\n|---|---:|---|\n| before training | 0.5 |  |\n| step2 | 1.5 |  |\n\
+                          | step4 | 1.25 | chosen |\n"
+                }
+                true => {
+                    "| checkpoint | eval_loss | exact_match | |\n|---|---:|---:|---|\n| before training | 0.5 | 0 |  |\n\
+                         | step2 | 1.5 | 0.25 |  |\n| step4 | 1.25 | 0.5 | chosen |\n"
+                }
+            };
+            assert_eq!(table, expected);
+            assert_eq!(choice.join("answers.jsonl").exists(), with_scores);
+            if with_scores {
+                let text = fs::read_to_string(choice.join("answers.md")).unwrap();
+                assert!(text.contains("## Before 1\n\n    (too long to be asked)\n\n## After 1\n\n    # e\n"), "{text}");
+            }
         }
     }
 

@@ -9,14 +9,22 @@ use serde_json::Value;
 
 use crate::Order;
 
-/// A checkpoint's label and score.
+/// The loss on held-out data, which stage `train` measures itself.
+const EVAL_LOSS: &str = "eval_loss";
+/// What stage `train` keeps in every checkpoint.
+const TRAINING: &str = "metrics.jsonl";
+
+/// A checkpoint's label and scores.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Scored {
     pub label: String,
+    /// The score that decides.
     pub value: f64,
+    /// All numbers at the top of its metrics, and its `eval_loss`.
+    pub numbers: BTreeMap<String, f64>,
 }
 
-/// The score `metric` of each checkpoint, in the order of their steps.
+/// The scores of each checkpoint, in the order of their steps. `metric` decides.
 ///
 /// # Errors
 /// Labels that stand on one side only, a file that cannot be read, or a checkpoint without that score.
@@ -25,7 +33,8 @@ pub fn read(checkpoints: &[InputItem], scores: &[InputItem], metric: &str) -> Re
     let alone = |from: &BTreeMap<&str, &Path>, other: &BTreeMap<&str, &Path>| {
         from.keys().filter(|label| !other.contains_key(*label)).copied().collect::<Vec<_>>().join(", ")
     };
-    let (without_score, without_checkpoint) = (alone(&checkpoints, &scores), alone(&scores, &checkpoints));
+    let without_score = if scores.is_empty() { String::new() } else { alone(&checkpoints, &scores) };
+    let without_checkpoint = alone(&scores, &checkpoints);
     if !without_score.is_empty() || !without_checkpoint.is_empty() {
         let mut problems = Vec::new();
         if !without_score.is_empty() {
@@ -37,11 +46,57 @@ pub fn read(checkpoints: &[InputItem], scores: &[InputItem], metric: &str) -> Re
         return Err(StageError::fail("checkpoint::labels", problems.join("; "))
             .hint("let `scores` come from a stage that runs `for_each` of the same checkpoints"));
     }
-    let read =
-        |(label, path): (&&str, &&Path)| Ok(Scored { label: (*label).to_owned(), value: score(label, path, metric)? });
-    let mut scored = scores.iter().map(read).collect::<Result<Vec<_>, StageError>>()?;
+    let mut scored = Vec::with_capacity(checkpoints.len());
+    for (label, checkpoint) in &checkpoints {
+        let mut numbers = match scores.get(label) {
+            Some(dir) => metrics(label, dir)?,
+            None => BTreeMap::new(),
+        };
+        if let Some(loss) = eval_loss(label, checkpoint, step(label))? {
+            numbers.entry(EVAL_LOSS.into()).or_insert(loss);
+        }
+        let value = numbers.get(metric).copied().ok_or_else(|| missing(label, metric, &numbers))?;
+        numbers.retain(|name, _| !name.contains('.') || name == metric);
+        scored.push(Scored { label: (*label).to_owned(), value, numbers });
+    }
     scored.sort_by_key(|scored| step(&scored.label));
     Ok(scored)
+}
+
+/// The numbers of the model before training: those in folder `before`, and the loss on held-out data at step 0 by one of the
+/// checkpoints.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn before(before: &Path, checkpoints: &[InputItem]) -> Result<BTreeMap<String, f64>, StageError> {
+    const LABEL: &str = "the model before training";
+    let mut numbers = metrics(LABEL, before)?;
+    numbers.retain(|name, _| !name.contains('.'));
+    if let Some(first) = checkpoints.first()
+        && let Some(loss) = eval_loss(LABEL, &first.path, 0)?
+    {
+        numbers.entry(EVAL_LOSS.into()).or_insert(loss);
+    }
+    Ok(numbers)
+}
+
+/// The loss on held-out data after `step` steps, by the metrics that lie in the checkpoint `dir`.
+fn eval_loss(label: &str, dir: &Path, step: u64) -> Result<Option<f64>, StageError> {
+    let path = dir.join(TRAINING);
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(StageError::io(&path, e)),
+    };
+    let mut found = None;
+    for line in text.lines() {
+        let record: Value = serde_json::from_str(line)
+            .map_err(|e| StageError::fail("checkpoint::metrics", format!("{TRAINING} of {label}: {e}")))?;
+        if record["step"].as_u64() == Some(step) {
+            found = record[EVAL_LOSS].as_f64().or(found);
+        }
+    }
+    Ok(found)
 }
 
 fn labels(items: &[InputItem]) -> Result<BTreeMap<&str, &Path>, StageError> {
@@ -63,21 +118,26 @@ fn step(label: &str) -> u64 {
     label.strip_prefix("step").and_then(|number| number.parse().ok()).unwrap_or(u64::MAX)
 }
 
-fn score(label: &str, dir: &Path, metric: &str) -> Result<f64, StageError> {
+/// The numbers in the `metrics.json` of folder `dir`, by their path.
+fn metrics(label: &str, dir: &Path) -> Result<BTreeMap<String, f64>, StageError> {
     let path = dir.join("metrics.json");
     let text = std::fs::read(&path).map_err(|e| StageError::io(&path, e))?;
     let value: Value = serde_json::from_slice(&text)
         .map_err(|e| StageError::fail("checkpoint::metrics", format!("the metrics of {label} are not JSON: {e}")))?;
     let mut numbers = BTreeMap::new();
     flatten("", &value, &mut numbers);
-    numbers.get(metric).copied().ok_or_else(|| {
-        let known: Vec<&str> = numbers.keys().map(String::as_str).collect();
-        let known = if known.is_empty() { "no numbers at all".into() } else { known.join(", ") };
-        StageError::fail(
-            "checkpoint::metric",
-            format!("the metrics of {label} have no number `{}`; they have: {known}", metric.escape_debug()),
-        )
-        .hint("name one of these under `select`")
+    // The version of the file's format is no score.
+    numbers.remove("format");
+    Ok(numbers)
+}
+
+fn missing(label: &str, metric: &str, numbers: &BTreeMap<String, f64>) -> StageError {
+    let known: Vec<&str> = numbers.keys().map(String::as_str).collect();
+    let known = if known.is_empty() { "no numbers at all".into() } else { known.join(", ") };
+    let what = format!("the metrics of {label} have no number `{}`; they have: {known}", metric.escape_debug());
+    StageError::fail("checkpoint::metric", what).hint(match metric {
+        EVAL_LOSS => "give stage train `eval_data`, and an `eval_interval` that measures it at every checkpoint",
+        _ => "name one of these under `select`",
     })
 }
 

@@ -23,6 +23,8 @@ pub struct Answer {
     pub record: usize,
     pub dataset: String,
     pub id: String,
+    /// The last turn before the answer.
+    pub question: String,
     pub expected: String,
     /// Without surrounding white space. Null if the prompt leaves no room in the model's sequence.
     pub answer: Option<String>,
@@ -77,9 +79,9 @@ pub fn ask(
             }
         }
         for (prompt, answer) in some.iter().zip(texts) {
-            let Prompt { dataset, id, expected, .. } = prompt.clone();
+            let Prompt { dataset, id, record, question, expected, .. } = prompt.clone();
             let exact_match = answer.as_ref() == Some(&expected);
-            answers.push(Answer { record: answers.len(), dataset, id, expected, answer, exact_match });
+            answers.push(Answer { record, dataset, id, question, expected, answer, exact_match });
         }
         let right = answers.iter().filter(|answer| answer.exact_match).count();
         context.progress(answers.len() as u64, total as u64, "prompt", format!("{right} of {} exact", answers.len()));
@@ -138,6 +140,7 @@ mod tests {
             record: 0,
             dataset: dataset.into(),
             id: "".into(),
+            question: "".into(),
             exact_match: answer.as_ref() == Some(&expected),
             expected,
             answer,

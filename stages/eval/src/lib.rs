@@ -57,6 +57,17 @@ impl Stage for Eval {
                 .hint("give a dataset with at least one record, and `limit` above 0"));
         }
         let prompts = prompts::prompts(&conversations, &chat, &tokenizer)?;
+        let without = conversations.len() - prompts.len();
+        if prompts.is_empty() {
+            return Err(StageError::fail("eval::no_answer", format!("none of {without} conversations has an assistant turn"))
+                .hint("give conversations that end with the expected answer"));
+        }
+        if without > 0 {
+            context.warning(format!(
+                "{without} of {} conversations are left out: they have no assistant turn to compare an answer with",
+                conversations.len()
+            ));
+        }
         let model = Model::new(&config, &parameters, false).map_err(model_failure)?;
         let answers =
             answers::ask(&model, &tokenizer, &chat.stop_token_ids(), &prompts, params.max_new_tokens, context)?;

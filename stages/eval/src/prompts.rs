@@ -11,15 +11,20 @@ pub struct Prompt {
     /// The family.
     pub dataset: String,
     pub id: String,
+    /// Position in the dataset, from 0.
+    pub record: usize,
+    /// The last turn before the answer, without surrounding white space.
+    pub question: String,
     pub input_ids: Vec<u32>,
     /// Without surrounding white space.
     pub expected: String,
 }
 
 /// The prompts of `conversations`, in order: all turns before the last assistant turn, and the line after which it begins.
+/// Conversations without an assistant turn have no answer to compare with and are left out.
 ///
 /// # Errors
-/// A conversation without an assistant turn, named by its position and id.
+/// A conversation that the template refuses, named by its position and id.
 pub fn prompts(
     conversations: &[Conversation],
     chat: &Chat,
@@ -27,24 +32,23 @@ pub fn prompts(
 ) -> Result<Vec<Prompt>, StageError> {
     let prompt = |(record, conversation): (usize, &Conversation)| {
         let messages = &conversation.messages;
-        let Some(last) = messages.iter().rposition(|message| message.role == Role::Assistant) else {
-            let id = conversation.id.escape_debug();
-            let what = format!("record {record} (id `{id}`) has no assistant turn: there is no answer to compare with");
-            return Err(StageError::fail("eval::no_answer", what));
-        };
+        let last = messages.iter().rposition(|message| message.role == Role::Assistant)?;
         let question = Conversation { messages: messages[..last].to_vec(), ..conversation.clone() };
         let text = chat.prompt(&question).map_err(|e| {
             let id = conversation.id.escape_debug();
             StageError::fail("eval::template", format!("record {record} (id `{id}`): {e}")).hint(e.hint())
-        })?;
-        Ok(Prompt {
+        });
+        let encoded = text.and_then(|text| Ok(tokenizer.encode_text(&text)?));
+        Some(encoded.map(|input_ids| Prompt {
             dataset: conversation.dataset.clone(),
             id: conversation.id.clone(),
-            input_ids: tokenizer.encode_text(&text)?,
+            record,
+            question: last.checked_sub(1).map(|turn| strip(messages[turn].text()).to_owned()).unwrap_or_default(),
+            input_ids,
             expected: strip(messages[last].text()).to_owned(),
-        })
+        }))
     };
-    conversations.iter().enumerate().map(prompt).collect()
+    conversations.iter().enumerate().filter_map(prompt).collect()
 }
 
 /// Refuses a tokenizer whose ids mean something else to the model.

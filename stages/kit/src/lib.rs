@@ -8,6 +8,7 @@ pub mod digest;
 pub mod failpoint;
 pub mod files;
 pub mod journal;
+pub mod markdown;
 pub mod protocol;
 pub mod rules;
 pub mod seal;

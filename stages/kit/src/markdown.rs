@@ -1,0 +1,32 @@
+//! Text that a model or a user wrote, as part of a Markdown file: nothing in it acts on a terminal or as Markdown.
+
+use std::fmt::Write;
+
+/// Appends a heading of level 2 and `body` as an indented block, in which Markdown has no meaning.
+pub fn section(text: &mut String, title: &str, body: &str) {
+    // Writing to a string cannot fail.
+    let _ = write!(text, "\n## {title}\n\n");
+    if body.trim().is_empty() {
+        text.push_str("(empty)\n");
+        return;
+    }
+    for line in body.split('\n') {
+        let _ = writeln!(text, "    {}", escape(line));
+    }
+}
+
+/// `line` with control characters, and those that turn the direction of writing, as `\u{1b}`.
+fn escape(line: &str) -> String {
+    let acts = |c: char| {
+        c.is_control() && c != '\t'
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    line.chars().fold(String::with_capacity(line.len()), |mut text, c| {
+        if acts(c) {
+            text.extend(c.escape_default())
+        } else {
+            text.push(c)
+        }
+        text
+    })
+}
