@@ -41,9 +41,10 @@ pub struct Experiment {
     #[serde(default)]
     #[schemars(extend("propertyNames" = names()))]
     pub profiles: BTreeMap<String, BTreeMap<String, Value>>,
-    /// The profile that is used without `--profile`.
+    /// The profile that is used without `--profile`: its name, or `{profile: NAME, when: CONDITION}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub default_profile: Option<String>,
+    #[schemars(with = "DefaultProfile")]
+    pub default_profile: Option<DefaultProfile>,
     /// Changes to the pipeline's stages, by name: a map is merged in, null removes the stage.
     #[serde(default)]
     #[schemars(extend("propertyNames" = names()))]
@@ -57,6 +58,30 @@ pub struct Experiment {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<SweepDocument>")]
     pub sweep: Option<SweepDocument>,
+}
+
+/// The profile that is used without `--profile`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub enum DefaultProfile {
+    /// Its name.
+    Always(String),
+    /// Used only if a condition holds.
+    Conditional(ConditionalProfile),
+}
+
+/// A profile that is used only if a condition holds.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(inline)]
+pub struct ConditionalProfile {
+    /// Its name.
+    pub profile: String,
+    /// `${params.NAME}` is set (not null, false or empty), or `not ${params.NAME}`. The param's value is the one without the
+    /// profile.
+    #[schemars(with = "ConditionText")]
+    pub when: Value,
 }
 
 /// Trials: all combinations of `grid`, `zip`, `list` and `random`, without those in `exclude`,

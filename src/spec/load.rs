@@ -101,13 +101,24 @@ fn read(
     let beside = beside.parent().unwrap_or(Path::new("")).join(uses.as_str()?);
     let pipeline = pipeline::read(session, catalog, &beside, cwd, Some(uses.span))?;
 
+    let default_profile = default_profile(session, &experiment);
     let profiles = profiles(session, &experiment, options);
-    let layers = Layers { experiment: &experiment, profiles: &profiles, settings: &settings, uses: uses.span };
+    let layers = Layers { experiment: &experiment, profiles, settings: &settings, uses: uses.span };
     let lists: Vec<Setting> = options.sweeps.iter().filter_map(|text| setting::read_list(session, text, cwd)).collect();
     let written = experiment.get("sweep").filter(|_| !options.no_sweep);
     let sweep = sweep::read(session, written, &lists, &settings);
-    let sources = ParamSources::new(session, &pipeline.params, layers);
+    let mut sources = ParamSources::new(session, &pipeline.params, layers);
     let first = sweep.as_ref().map_or_else(Vec::new, |sweep| sweep.settings(0, 0..sweep.axes.len()));
+    if let Some((name, condition)) = default_profile.filter(|_| options.profile.is_none()) {
+        let holds = condition.is_none_or(|node| {
+            // Problems with the values are reported when the params are read with the profile.
+            let params = session.quietly(|session| sources.all(session, &first));
+            when::holds(session, &params, &node, sweep.as_ref())
+        });
+        if holds {
+            sources.use_profile(name);
+        }
+    }
     let params = sources.all(session, &first);
     let mut stages = layers::stages(session, catalog, &pipeline.node, &files, &settings, cwd);
     let left_out = when::left_out(session, &params, &stages, sweep.as_ref());
@@ -153,7 +164,7 @@ fn read(
     let resolved = Resolved {
         format: RESOLVED_FORMAT,
         experiment: experiment.get("experiment")?.as_str()?.to_owned(),
-        profile: (!profiles.is_empty()).then(|| profiles.join(",")),
+        profile: (!sources.profiles().is_empty()).then(|| sources.profiles().join(",")),
         source: shown,
         root,
         changed_params: plain.keys().filter(|name| sources.is_set(name)).cloned().collect(),
@@ -167,12 +178,19 @@ fn read(
     Some(Loaded { resolved, origins })
 }
 
-/// The profiles in force, weakest first: those asked for, else the default one, which must exist
-/// in any case.
+/// The default profile, which must exist in any case, and the condition on which it is used.
+fn default_profile(session: &mut Session, experiment: &Node) -> Option<(String, Option<Node>)> {
+    let node = experiment.get("default_profile")?;
+    let (name, condition) = match &node.content {
+        Content::Object(_) => (node.get("profile")?, Some(node.get("when")?.clone())),
+        _ => (node, None),
+    };
+    Some((known_profile(session, experiment, name.as_str()?, name.span)?, condition))
+}
+
+/// The profiles that `--profile` names, weakest first.
 fn profiles(session: &mut Session, experiment: &Node, options: &LoadOptions) -> Vec<String> {
-    let node = experiment.get("default_profile");
-    let default = node.and_then(|node| known_profile(session, experiment, node.as_str()?, node.span));
-    let Some(text) = &options.profile else { return default.into_iter().collect() };
+    let Some(text) = &options.profile else { return Vec::new() };
     let source = session.add("--profile".to_owned(), text.clone(), PathBuf::from("/"));
     let mut start = 0;
     let mut profiles = Vec::new();

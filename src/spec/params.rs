@@ -45,7 +45,7 @@ impl Params {
 pub(crate) struct Layers<'a> {
     pub experiment: &'a Node,
     /// The profiles in force.
-    pub profiles: &'a [String],
+    pub profiles: Vec<String>,
     pub settings: &'a [Setting],
     /// The place that uses the pipeline.
     pub uses: Span,
@@ -81,6 +81,16 @@ impl<'a> ParamSources<'a> {
             }
         }
         sources
+    }
+
+    /// Puts a profile into force before the others.
+    pub fn use_profile(&mut self, name: String) {
+        self.layers.profiles.insert(0, name);
+    }
+
+    /// The profiles in force, weakest first.
+    pub fn profiles(&self) -> &[String] {
+        &self.layers.profiles
     }
 
     /// Where the param `name` stands in the pipeline's order.

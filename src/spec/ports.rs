@@ -50,8 +50,14 @@ impl Resolver<'_> {
         item_is_used: &mut bool,
     ) -> Option<Vec<Binding>> {
         let target = Target { stage, name: &entry.key, port, item };
-        let given = self.given(&entry.value, target)?;
-        let bound = match given {
+        let given = self.given(&entry.value, target);
+        // A path was written where the param has its value, not where the input names the param.
+        let written = match &given {
+            Some(Given::Plain(node)) => node,
+            _ => &entry.value,
+        };
+        self.origin(&format!("stages.{}.with.{}", stage.name, entry.key), written, None);
+        let bound = match given? {
             Given::List(items, span) => {
                 if !port.list {
                     let message = format!(
@@ -391,12 +397,18 @@ impl Resolver<'_> {
                 Problem::new("spec::missing_file", node.span, format!("there is no {kind} {}", quoted(&written)))
                     .help((!relative.is_empty()).then_some(relative))
                     .help(near_file(&path))
+                    .help(hub_name(&written).map(|name| match port.port_type {
+                        PortType::Model => format!("for a model of the Hugging Face hub write `hf:{name}`"),
+                        _ => format!("for a dataset of the Hugging Face hub write `hf:datasets/{name}`"),
+                    }))
             }
             Err(e) => Problem::new("spec::unreadable", node.span, format!("cannot look at {}: {e}", quoted(&written))),
         };
-        self.session.report(
-            problem.note_at_some(format!("it is used for input `{name}` of stage `{}`", stage.name), node.used),
-        );
+        // A param that several inputs take is wrong once.
+        if node.used.is_none() || !self.session.is_reported(node.span) {
+            let used = format!("it is used for input `{name}` of stage `{}`", stage.name);
+            self.session.report(problem.note_at_some(used, node.used));
+        }
         None
     }
 
@@ -518,6 +530,18 @@ fn how_to_fill(port: &InputPort) -> String {
     } else {
         format!("it takes \"${{stages.STAGE.PORT}}\" or the path of {kind}")
     }
+}
+
+/// The repository that a text may mean that looks like a name on the Hugging Face hub: `OWNER/NAME`, with or without
+/// an address before it.
+fn hub_name(text: &str) -> Option<String> {
+    let name = text.trim_start_matches("huggingface.co/").trim_start_matches("datasets/").trim_end_matches('/');
+    let part = |part: &str| {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        part.chars().all(allowed) && part.starts_with(|c: char| c.is_ascii_alphanumeric())
+    };
+    let (owner, repository) = name.split_once('/')?;
+    (part(owner) && part(repository)).then(|| name.to_owned())
 }
 
 /// Near names beside a missing file.

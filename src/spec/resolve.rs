@@ -45,7 +45,6 @@ impl Resolver<'_> {
         for entry in &stage.with {
             if let Some(port) = contract.inputs.get(&entry.key) {
                 let bound = self.bind(stage, entry, port, item.as_ref(), &mut item_is_used);
-                self.origin(&format!("{path}.with.{}", entry.key), &entry.value, None);
                 if let Some(bound) = bound.filter(|bound| !bound.is_empty()) {
                     inputs.insert(entry.key.clone(), bound);
                 }

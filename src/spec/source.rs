@@ -126,6 +126,15 @@ impl Session {
         }
     }
 
+    /// What `read` returns; the problems that it reports are dropped.
+    pub fn quietly<T>(&mut self, read: impl FnOnce(&mut Self) -> T) -> T {
+        let (kept, dropped) = (self.problems.len(), self.dropped);
+        let value = read(self);
+        self.problems.truncate(kept);
+        self.dropped = dropped;
+        value
+    }
+
     /// Whether there are so many errors that looking for more is of no use.
     pub fn is_full(&self) -> bool {
         self.errors() >= FULL

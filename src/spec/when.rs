@@ -33,6 +33,15 @@ pub(crate) fn left_out(
     left_out
 }
 
+/// Whether the condition `node` of something other than a stage holds; a wrong one, which is reported, does not.
+pub(crate) fn holds(session: &mut Session, params: &Params, node: &Node, sweep: Option<&Sweep>) -> bool {
+    let stages = Stages::default();
+    let before = session.errors();
+    let mut resolver = Resolver { session, params: params.clone(), stages: &stages, edges: Vec::new(), origins: None };
+    let reason = resolver.reason(node, sweep);
+    reason.is_none() && session.errors() == before
+}
+
 /// The reasons by stage, for people.
 pub(crate) fn reasons(stages: &Stages) -> BTreeMap<String, String> {
     stages.left_out.iter().map(|(name, (_, reason))| (name.clone(), reason.clone())).collect()
@@ -62,7 +71,7 @@ impl Resolver<'_> {
         };
         let path = format!("params.{}", names.join("."));
         if sweep.is_some_and(|sweep| names.first().is_some_and(|name| sweep.changes_param(name))) {
-            let message = format!("`{path}` decides whether a stage is there, so a sweep cannot change it");
+            let message = format!("`{path}` decides what the pipeline consists of, so a sweep cannot change it");
             let help = "write an experiment for each value, or sweep another param".to_owned();
             self.session.report(Problem::new("spec::swept_condition", node.span, message).help(help));
             return None;
