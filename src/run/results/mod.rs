@@ -20,14 +20,36 @@ use super::board::{Board, End as StageEnd, Inputs};
 use super::environment::Git;
 use super::error::RunError;
 use super::record::RunId;
-use crate::spec::{PortRef, Resolved};
+use crate::spec::{Binding, PortRef, Resolved};
 use crate::store::{Output, Store};
 use marker::{MadeBy, Marker};
 use place::Place;
 
-/// The folder of an experiment's results.
+/// The folder of an experiment's results: `out/EXPERIMENT`. Results never replace what the run reads: if it reads results of an
+/// earlier run of the experiment from there, they go to `out/EXPERIMENT-2`, and if it reads from that, to `out/EXPERIMENT-3`.
 pub fn folder(resolved: &Resolved) -> PathBuf {
-    resolved.root.join("out").join(&resolved.experiment)
+    let out = resolved.root.join("out");
+    let name = &resolved.experiment;
+    let paths = resolved.stages.iter().flat_map(|(_, stage)| stage.inputs.values().flatten());
+    let last_read = paths.filter_map(|binding| match binding {
+        Binding::Path(path) => generation(&out, name, path),
+        _ => None,
+    });
+    match last_read.max() {
+        None => out.join(name),
+        Some(generation) => out.join(format!("{name}-{}", generation + 1)),
+    }
+}
+
+/// Which folder of results of the experiment `name` the path lies in: 1 for `out/NAME`, N for `out/NAME-N`.
+fn generation(out: &Path, name: &str, path: &Path) -> Option<u64> {
+    let inside = |out: &Path, path: &Path| path.strip_prefix(out).ok()?.components().next().map(|c| c.as_os_str().to_owned());
+    // The same folder may have several names.
+    let found = inside(out, path).or_else(|| inside(&out.canonicalize().ok()?, &path.canonicalize().ok()?))?;
+    match found.to_str()?.strip_prefix(name)? {
+        "" => Some(1),
+        rest => rest.strip_prefix('-')?.parse().ok(),
+    }
 }
 
 /// Where the results of a run are.
@@ -110,6 +132,12 @@ pub fn export(resolved: &Resolved, board: &Board, store: &Store, run: &RunId) ->
         place::put(store, output, &place, marker, &|| git.clone(), &mut exported.notices)?;
         let shown = target.trial.map_or_else(|| target.name.to_owned(), |trial| format!("{trial}/{}", target.name));
         exported.results.insert(shown, place);
+    }
+    if results != resolved.root.join("out").join(&resolved.experiment) && !exported.results.is_empty() {
+        exported.notices.push(format!(
+            "the results are in {}: this run reads results of an earlier one, which stay as they are",
+            results.display()
+        ));
     }
     Ok(exported)
 }
