@@ -95,3 +95,49 @@ fn building_and_testing_ask_for_the_same_features_so_that_dependencies_compile_o
     let twice: Vec<String> = features("normal,build").into_iter().filter(|line| !tested.contains(line)).collect();
     assert!(twice.is_empty(), "compiled again for the tests, with more features: {twice:#?}; see `syn` in Cargo.toml");
 }
+
+/// The licences that a dependency may have, as in deny.toml.
+const LICENSES: [&str; 15] = [
+    "0BSD",
+    "Apache-2.0",
+    "Apache-2.0 WITH LLVM-exception",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "BSL-1.0",
+    "CC0-1.0",
+    "CDLA-Permissive-2.0",
+    "ISC",
+    "MIT",
+    "MIT-0",
+    "MPL-2.0",
+    "Unicode-3.0",
+    "Unlicense",
+    "Zlib",
+];
+
+/// Whether the SPDX expression `license` allows one of [`LICENSES`]; `/` is an old form of OR.
+fn is_allowed(license: &str) -> bool {
+    let license = license.replace('/', " OR ").replace(['(', ')'], " ");
+    license.split(" AND ").all(|all| all.split(" OR ").any(|one| LICENSES.contains(&one.trim())))
+}
+
+#[test]
+fn every_dependency_has_a_licence_that_permits_its_use() {
+    assert!(is_allowed("(MIT OR GPL-3.0) AND Unicode-3.0") && !is_allowed("MIT AND GPL-3.0") && !is_allowed(""));
+    let deny = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/deny.toml")).unwrap();
+    for license in LICENSES {
+        assert!(deny.contains(&format!("\"{license}\"")), "deny.toml does not list {license}");
+    }
+    let output = Command::new(env!("CARGO"))
+        .args(["tree", "--offline", "--locked", "--workspace", "--edges", "normal,build", "--prefix", "none"])
+        .args(["--format", "{p}|{l}"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<(&str, &str)> =
+        text.lines().filter_map(|line| line.trim_end_matches(" (*)").split_once('|')).collect();
+    assert!(lines.len() > 300, "{text}");
+    let refused: Vec<&(&str, &str)> = lines.iter().filter(|(_, license)| !is_allowed(license)).collect();
+    assert!(refused.is_empty(), "{refused:?}");
+}

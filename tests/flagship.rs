@@ -123,7 +123,7 @@ fn two_learning_rates_share_the_tokens_and_the_base_model() {
         bench.succeeds(&bench.smoke(&["--sweep", "params.lr=[0.003,0.0005]", "--set", "params.duration=1steps"]));
     let ran = bench.stages(Status::Finished);
     let once = |name: &str| ran.iter().filter(|stage| stage.split('@').next() == Some(name)).count();
-    for stage in ["tokenizer", "text_tokens", "chat_tokens", "heldout_tokens", "chat_rows", "base", "base_eval"] {
+    for stage in ["tokenizer", "text_tokens", "chat_tokens", "heldout_tokens", "chat_rows", "base", "before"] {
         assert_eq!(once(stage), 1, "{stage}: {ran:?}");
     }
     for stage in ["train@lr=0.003", "train@lr=5e-4", "eval@lr=5e-4", "best@lr=0.003", "convert@lr=5e-4"] {
@@ -168,11 +168,11 @@ fn killed_anywhere(backend: &str) {
         "--set",
         "params.duration=8steps",
         "--set",
-        "params.save_interval=3",
+        "params.save_interval=3steps",
         "--set",
         "params.chats=[data/tulu-heldout.jsonl]",
         "--set",
-        "params.batch=20",
+        "params.global_batch_size=2560",
     ];
     // Up to the fine-tuning without a point: a point's count begins with the fine-tuning.
     let before = Bench::new();
@@ -182,11 +182,13 @@ fn killed_anywhere(backend: &str) {
     let expected = outputs(&unbroken.last_run());
     // The point, and the steps that training may go on from: a checkpoint is written beside the steps that follow it, so that one
     // started before the kill may or may not be safe.
-    let points: [(&str, &[u64]); 8] = [
+    let points: [(&str, &[u64]); 9] = [
         ("train.step:1", &[0]),
         ("train.step:3", &[0]),
         ("train.step:5", &[0, 3]),
+        // In the evaluation before the first step, and in the one after step 3.
         ("train.evaluating:2", &[0]),
+        ("train.evaluating:11", &[0]),
         ("train.before_save:2", &[3]),
         ("train.saving:2", &[3]),
         ("train.saved:2", &[3, 6]),
@@ -226,7 +228,7 @@ fn killed_anywhere(backend: &str) {
 
 #[test]
 fn sigterm_saves_and_the_same_run_typed_again_goes_on() {
-    let long = ["--set", "params.duration=400steps", "--set", "params.save_interval=400"];
+    let long = ["--set", "params.duration=400steps", "--set", "params.save_interval=400steps"];
     let bench = Bench::new();
     bench.succeeds(&bench.smoke(&["base", "chat_rows", "heldout_rows"]));
     let child = bench.command(&bench.smoke(&long)).stdout(std::process::Stdio::piped()).spawn().unwrap();
@@ -264,7 +266,7 @@ fn an_evaluation_ends_before_training_does() {
         "--set",
         "params.duration=400steps",
         "--set",
-        "params.save_interval=20",
+        "params.save_interval=20steps",
         "--set",
         "stages.train.resources.cpus=1",
         "--set",

@@ -6,6 +6,7 @@ mod chat;
 mod data;
 mod dependencies;
 mod docs;
+mod finetune;
 mod flagship;
 mod formats;
 mod limits;

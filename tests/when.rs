@@ -85,3 +85,53 @@ fn a_condition_may_be_changed_by_an_experiment_and_the_command_line() {
     let said = project.succeeds(&["plan", "f.yaml"]);
     assert!(said.contains("base  left out  `when` is false"), "{said}");
 }
+
+/// A project whose experiment uses profile `toy` unless a model is given.
+fn with_default_profile(default: &str) -> Project {
+    let project = project();
+    project.write(
+        "f.yaml",
+        &format!("experiment: f\nuses: p.yaml\nprofiles: {{toy: {{extra: true}}}}\ndefault_profile: {default}\n"),
+    );
+    project
+}
+
+#[test]
+fn a_default_profile_is_used_only_if_its_condition_holds() {
+    let project = with_default_profile("{profile: toy, when: 'not ${params.given}'}");
+    let said = project.succeeds(&["validate", "f.yaml"]);
+    assert!(said.contains("f: 3 stages, profile toy"), "{said}");
+    let said = project.succeeds(&["validate", "f.yaml", "--set", "params.given=given"]);
+    assert!(said.contains("f: 1 stages: no errors"), "{said}");
+    let said = project.succeeds(&["validate", "f.yaml", "--set", "params.given=given", "--profile", "toy"]);
+    assert!(said.contains("f: 2 stages, profile toy"), "{said}");
+    // The condition sees the params without the profile, which sets one that it reads.
+    let project = with_default_profile("{profile: toy, when: 'not ${params.extra}'}");
+    assert!(project.succeeds(&["validate", "f.yaml"]).contains("profile toy"));
+}
+
+#[test]
+fn a_wrong_condition_of_a_default_profile_is_reported_once_with_its_place() {
+    for (default, arguments, code, words) in [
+        ("{profile: toy, when: 'not ${params.gven}'}", &[][..], "spec::unknown_param", "`given`"),
+        ("{profile: tyo, when: 'not ${params.given}'}", &[], "spec::unknown_profile", "`toy`"),
+        ("{profile: toy}", &[], "spec::missing_key", "when"),
+        ("{profile: toy, when: maybe}", &[], "spec::bad_value", "a condition like"),
+        (
+            "{profile: toy, when: 'not ${params.given}'}",
+            &["--sweep", "params.given=[a,b]"],
+            "spec::swept_condition",
+            "params.given",
+        ),
+    ] {
+        let project = with_default_profile(default);
+        let output = project.run(&[&["validate", "f.yaml"], arguments].concat());
+        let text = said(&output);
+        assert_eq!(output.status.code(), Some(2), "{default}: {text}");
+        assert!(text.contains(code) && text.contains(words), "{default}: {text}");
+    }
+    // A value that is wrong is reported once, though the params are read twice.
+    let project = with_default_profile("{profile: toy, when: 'not ${params.given}'}");
+    let output = project.run(&["validate", "f.yaml", "--set", "params.given=${env.NOT_SET_ANYWHERE}"]);
+    assert_eq!(said(&output).matches("error[").count(), 1, "{}", said(&output));
+}

@@ -52,6 +52,14 @@ impl SourceStamps {
     }
 }
 
+/// The marker of a folder of results.
+const MARKER: &str = ".olmo-pipe.json";
+
+/// Whether the file `name` of a source folder says nothing about its content.
+fn is_bookkeeping(artifact_type: PortType, name: &str) -> bool {
+    name == MARKER || (artifact_type == PortType::Model && name.starts_with('.'))
+}
+
 /// Longest time in which two changes of a file can give it the same change time: a tick of the
 /// kernel's clock is 1 to 10 ms.
 const CLOCK_TICK: Duration = Duration::from_millis(20);
@@ -88,12 +96,15 @@ impl Store {
 
     /// Makes the file or folder at `path` an artifact without copying it. The artifact's digest
     /// depends on the files' content and their names (of a file: its own name; of a folder: the
-    /// paths inside), not on where they lie. Links to files are followed.
+    /// paths inside), not on where they lie. Links to files are followed. Not part of it: the marker
+    /// of a result folder, and hidden files and folders at the top of a model's folder, such as
+    /// `.git` and `.cache`, which downloads leave there.
     pub fn commit_reference(&self, artifact_type: PortType, path: &Path) -> Result<Digest, StoreError> {
         let metadata = fs::metadata(path).map_err(StoreError::io("read the source", path))?;
         let files: Vec<(String, PathBuf)> = if metadata.is_dir() {
             let folder = fs::canonicalize(path).map_err(StoreError::io("read the source", path))?;
-            tree::files(&folder, tree::Links::FollowFiles)?.into_iter().map(|f| (f.path, f.full)).collect()
+            let files = tree::files(&folder, tree::Links::FollowFiles)?.into_iter().map(|f| (f.path, f.full));
+            files.filter(|(name, _)| !is_bookkeeping(artifact_type, name)).collect()
         } else {
             let (name, full) = resolve_file(path)?;
             tree::check_paths([name.as_str()].into_iter()).map_err(|why| StoreError::refused(path, why))?;
@@ -231,6 +242,28 @@ mod tests {
         assert!(!store.manifest(file).unwrap().is_reference());
         store.commit_reference(PortType::File, &here.join("data.jsonl")).unwrap();
         assert!(!store.manifest(file).unwrap().is_reference(), "a reference never replaces what is stored");
+    }
+
+    #[test]
+    fn what_downloads_and_results_leave_in_a_folder_is_not_part_of_it() {
+        let (dir, store) = store();
+        let folder = dir.path().join("model");
+        fs::create_dir_all(folder.join("deep/.kept")).unwrap();
+        fs::write(folder.join("config.json"), "{}").unwrap();
+        fs::write(folder.join("deep/.kept/file"), "").unwrap();
+        let plain = [PortType::Model, PortType::Dir].map(|kind| store.commit_reference(kind, &folder).unwrap());
+        fs::write(folder.join(MARKER), "run 7").unwrap();
+        assert_eq!(plain, [PortType::Model, PortType::Dir].map(|kind| store.commit_reference(kind, &folder).unwrap()));
+        fs::create_dir_all(folder.join(".git/objects")).unwrap();
+        fs::write(folder.join(".git/objects/pack"), "large").unwrap();
+        assert_eq!(plain[0], store.commit_reference(PortType::Model, &folder).unwrap());
+        assert_ne!(
+            plain[1],
+            store.commit_reference(PortType::Dir, &folder).unwrap(),
+            "any folder may hold what it likes"
+        );
+        fs::remove_file(folder.join("deep/.kept/file")).unwrap();
+        assert_ne!(plain[0], store.commit_reference(PortType::Model, &folder).unwrap());
     }
 
     #[test]

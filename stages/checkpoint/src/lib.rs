@@ -50,6 +50,16 @@ pub enum Order {
     Min,
 }
 
+impl Order {
+    /// Whether score `a` is better than `b`.
+    fn is_better(self, a: f64, b: f64) -> bool {
+        match self {
+            Self::Max => a > b,
+            Self::Min => a < b,
+        }
+    }
+}
+
 impl Select {
     /// The order and the score's name.
     fn rule(&self) -> Result<(Order, &str), StageError> {
@@ -99,8 +109,16 @@ impl Stage for Checkpoint {
         let tied = tied(&scored, value);
         let before_dir = context.optional_input("before");
         let before = before_dir.as_deref().map(|dir| scores::before(dir, context.inputs("from"))).transpose()?;
-        let choice =
-            Choice { format: 2, metric, order, chosen: label, value, tied: &tied, scores: &scored, before: before.as_ref() };
+        let choice = Choice {
+            format: 2,
+            metric,
+            order,
+            chosen: label,
+            value,
+            tied: &tied,
+            scores: &scored,
+            before: before.as_ref(),
+        };
         let dir = context.output("choice")?;
         let after_dir = context.inputs("scores").iter().find(|item| item.label.as_deref() == Some(label));
         if let (Some(before), Some(after)) = (&before_dir, after_dir) {
@@ -114,6 +132,14 @@ impl Stage for Checkpoint {
         let change = before.as_ref().and_then(|before| before.get(metric));
         let change = change.map(|before| format!(" ({before} before training)")).unwrap_or_default();
         let summary = format!("{label}: {metric} {value}{change}, the best of {}", scored.len());
+        if let Some(&was) = before.as_ref().and_then(|before| before.get(metric))
+            && !order.is_better(value, was)
+        {
+            context.warning(format!(
+                "training did not improve {metric}: it is {value} at best, and was {was} before; train longer, on other data, or \
+                 with another learning rate"
+            ));
+        }
         match tie {
             None => context.message(summary),
             // No score decided anything: whoever uses the model has to know.
@@ -151,7 +177,8 @@ fn markdown(
 ) -> String {
     let cell = |text: &str| text.escape_debug().to_string().replace('|', "\\|");
     let known = |name: &&str| *name != metric && scored.iter().any(|scored| scored.numbers.contains_key(*name));
-    let columns: Vec<&str> = [metric].into_iter().chain(["exact_match", "eval_loss"].into_iter().filter(known)).collect();
+    let columns: Vec<&str> =
+        [metric].into_iter().chain(["exact_match", "eval_loss"].into_iter().filter(known)).collect();
     let mut text = String::from("| checkpoint |");
     columns.iter().for_each(|name| text.extend([" ", &cell(name), " |"]));
     text.push_str(" |\n|---|");
@@ -349,7 +376,9 @@ mod tests {
             fs::create_dir_all(&before).unwrap();
             fs::write(before.join("metrics.json"), "{\"format\": 1, \"exact_match\": 0.0}").unwrap();
             let answers = |answer: &str| {
-                format!("{{\"record\":3,\"question\":\"q\",\"expected\":\"e\",\"answer\":{answer},\"exact_match\":false}}\n")
+                format!(
+                    "{{\"record\":3,\"question\":\"q\",\"expected\":\"e\",\"answer\":{answer},\"exact_match\":false}}\n"
+                )
             };
             fs::write(before.join("answers.jsonl"), answers("null")).unwrap();
             fs::create_dir_all(dir.join("scores/step4")).unwrap();
@@ -376,7 +405,10 @@ mod tests {
             assert_eq!(choice.join("answers.jsonl").exists(), with_scores);
             if with_scores {
                 let text = fs::read_to_string(choice.join("answers.md")).unwrap();
-                assert!(text.contains("## Before 1\n\n    (too long to be asked)\n\n## After 1\n\n    # e\n"), "{text}");
+                assert!(
+                    text.contains("## Before 1\n\n    (too long to be asked)\n\n## After 1\n\n    # e\n"),
+                    "{text}"
+                );
             }
         }
     }

@@ -155,11 +155,5 @@ fn flatten(path: &str, value: &Value, numbers: &mut BTreeMap<String, f64>) {
 
 /// The best of `scored`; of equal ones the first. `None` if there is none.
 pub fn best(scored: &[Scored], order: Order) -> Option<&Scored> {
-    scored.iter().reduce(|best, next| {
-        let better = match order {
-            Order::Max => next.value > best.value,
-            Order::Min => next.value < best.value,
-        };
-        if better { next } else { best }
-    })
+    scored.iter().reduce(|best, next| if order.is_better(next.value, best.value) { next } else { best })
 }

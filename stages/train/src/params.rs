@@ -27,7 +27,7 @@ pub struct Params {
     #[schemars(range(min = 1))]
     pub global_train_batch_size: Option<usize>,
     /// Tokens of one optimizer step, padding included (OLMo-core's name): rounded down to whole rows, at least one row and at most
-    /// all rows of the data.
+    /// an eighth of the data, so that little data still gives eight steps an epoch.
     #[serde(default)]
     #[schemars(range(min = 1))]
     pub global_batch_size: Option<u64>,
@@ -190,6 +190,9 @@ pub struct OptimizerParams {
     pub decay_embeddings: bool,
 }
 
+/// Steps that an epoch has at least, if the size of a step is given in tokens.
+pub const STEPS_PER_EPOCH: u64 = 8;
+
 /// Steps of warm-up where none are given.
 const DEFAULT_WARMUP: u64 = 100;
 
@@ -213,7 +216,13 @@ pub struct SchedulerParams {
 
 impl Default for SchedulerParams {
     fn default() -> Self {
-        Self { name: SchedulerName::CosineWithWarmup, t_warmup: DEFAULT_WARMUP, warmup_fraction: None, alpha_f: 0.1, warmup_min_lr: None }
+        Self {
+            name: SchedulerName::CosineWithWarmup,
+            t_warmup: DEFAULT_WARMUP,
+            warmup_fraction: None,
+            alpha_f: 0.1,
+            warmup_min_lr: None,
+        }
     }
 }
 
@@ -435,7 +444,7 @@ impl Params {
     pub fn batch_rows(&self, instances: u64, sequence_length: u64) -> usize {
         match (self.global_train_batch_size, self.global_batch_size) {
             (Some(rows), _) => rows,
-            (None, Some(tokens)) => (tokens / sequence_length.max(1)).min(instances).max(1) as usize,
+            (None, Some(tokens)) => (tokens / sequence_length.max(1)).min(instances / STEPS_PER_EPOCH).max(1) as usize,
             (None, None) => 1,
         }
     }
@@ -518,7 +527,8 @@ mod tests {
         tokens.check().unwrap();
         assert_eq!(tokens.batch_rows(100, 1000), 4);
         assert_eq!(tokens.batch_rows(100, 5000), 1);
-        assert_eq!(tokens.batch_rows(3, 1000), 3);
+        assert_eq!(tokens.batch_rows(24, 1000), 3);
+        assert_eq!(tokens.batch_rows(3, 1000), 1);
     }
 
     #[test]

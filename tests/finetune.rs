@@ -1,0 +1,217 @@
+//! The main job: `pipelines/finetune.yaml` with a model that is given.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use olmo_pipe::run;
+use olmo_pipe::store::Store;
+use serde_json::{Value, json};
+
+use crate::run::project::said;
+
+const EXPERIMENT: &str = "experiments/finetune-tulu.yaml";
+
+/// A copy of the project, with chats of its own, and models to choose from.
+struct Bench {
+    dir: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let bench = Self { dir: tempfile::tempdir().unwrap() };
+        for name in ["experiments", "pipelines", "data", "olmo-pipe.yaml", "tests/fixtures/hf_chat"] {
+            let from = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+            let copied = Command::new("cp").arg("-r").arg(from).arg(bench.dir.path()).status();
+            assert!(copied.unwrap().success());
+        }
+        let chat = |n: usize| {
+            let messages = [
+                json!({"role": "user", "content": format!("Double {n}.")}),
+                json!({"role": "assistant", "content": format!("{}", 2 * n)}),
+            ];
+            json!({"messages": messages}).to_string()
+        };
+        fs::write(bench.dir.path().join("my.jsonl"), (0..200).map(chat).collect::<Vec<_>>().join("\n")).unwrap();
+        bench
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_olmo-pipe"));
+        command.env("OLMO_PIPE_LEASES", self.dir.path().join("leases"));
+        command.args(arguments).current_dir(self.dir.path());
+        command.env_remove("OLMO_PIPE_STORE").env_remove("OLMO_PIPE_FAILPOINT").env_remove("OLMO_PIPE_WORKER");
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    fn succeeds(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert!(output.status.success(), "{arguments:?}\n{}", said(&output));
+        said(&output)
+    }
+
+    fn json(&self, file: &str) -> Value {
+        serde_json::from_slice(&fs::read(self.dir.path().join(file)).unwrap()).unwrap()
+    }
+}
+
+/// The form that README shows, with a few params that make it quick.
+const TUNE: [&str; 12] = [
+    "run",
+    EXPERIMENT,
+    "--set",
+    "params.model=hf_chat",
+    "--set",
+    "params.chats=[my.jsonl]",
+    "--set",
+    "params.max_new_tokens=4",
+    "--set",
+    "params.global_batch_size=512",
+    "--set",
+    "params.lr=0.003",
+];
+
+#[test]
+fn a_model_that_transformers_made_is_tuned_on_chats_that_are_split_and_compared_with_itself_before() {
+    let bench = Bench::new();
+    let text = bench.succeeds(&TUNE);
+    assert!(text.contains("190 conversations to train on, 10 held out"), "{text}");
+    // The rows are as long as the longest conversation, rounded up, not as the model's 256 tokens.
+    assert!(text.contains("rows of 64 uint16 tokens"), "{text}");
+    let choice = bench.json("out/finetune-tulu/scores/choice.json");
+    let (before, after) = (choice["before"]["eval_loss"].as_f64().unwrap(), choice["value"].as_f64().unwrap());
+    assert!(choice["metric"] == "eval_loss" && after < before - 0.5, "{choice}");
+    let answers = fs::read_to_string(bench.dir.path().join("out/finetune-tulu/scores/answers.jsonl")).unwrap();
+    let first: Value = serde_json::from_str(answers.lines().next().unwrap()).unwrap();
+    assert!(answers.lines().count() == 10 && first["question"].as_str().unwrap().starts_with("Double "), "{first}");
+    assert!(first["before"].is_string() && first["after"].is_string(), "{first}");
+    // Half the size, with the model's own template and length.
+    let config = bench.json("out/finetune-tulu/model/config.json");
+    assert_eq!((&config["torch_dtype"], &config["max_position_embeddings"]), (&json!("bfloat16"), &json!(256)));
+    let size = |file: &str| fs::metadata(bench.dir.path().join(file)).unwrap().len();
+    assert!(size("out/finetune-tulu/model/model.safetensors") < size("hf_chat/model.safetensors") + 4096);
+    let template = |file: &str| fs::read_to_string(bench.dir.path().join(file)).unwrap();
+    assert_eq!(template("out/finetune-tulu/model/chat_template.jinja"), template("hf_chat/chat_template.jinja"));
+    // The recipe: warm-up from 0, then in a line to exactly 0.
+    let lines = template("out/finetune-tulu/metrics/metrics.jsonl");
+    let steps: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(steps[0]["step"], 0, "the model itself is measured first");
+    let rates: Vec<f64> = steps.iter().filter_map(|step| step["lr"].as_f64()).collect();
+    assert!(rates.last() == Some(&0.0) && rates.iter().all(|lr| *lr <= 0.003), "{rates:?}");
+    assert!(bench.succeeds(&TUNE).contains("all 13 stages cached"));
+}
+
+#[test]
+fn an_export_is_tuned_further_and_the_results_that_are_read_stay_as_they_are() {
+    let bench = Bench::new();
+    bench.succeeds(&TUNE);
+    let first = fs::read(bench.dir.path().join("out/finetune-tulu/model/model.safetensors")).unwrap();
+    let again = |model: &str| {
+        let model = format!("params.model={model}");
+        let arguments: Vec<&str> = TUNE
+            .iter()
+            .map(|argument| if argument.starts_with("params.model") { model.as_str() } else { argument })
+            .collect();
+        bench.succeeds(&arguments)
+    };
+    let text = again("out/finetune-tulu/model");
+    assert!(text.contains("the results are in out/finetune-tulu-2"), "{text}");
+    let (one, two) =
+        (bench.json("out/finetune-tulu/scores/choice.json"), bench.json("out/finetune-tulu-2/scores/choice.json"));
+    assert!(two["value"].as_f64() < one["value"].as_f64(), "{one} {two}");
+    assert!(two["value"].as_f64() < two["before"]["eval_loss"].as_f64(), "{two}");
+    assert_eq!(fs::read(bench.dir.path().join("out/finetune-tulu/model/model.safetensors")).unwrap(), first);
+    assert!(again("out/finetune-tulu/model").contains("all 13 stages cached"), "what is read has not changed");
+    assert!(again("out/finetune-tulu-2/model").contains("the results are in out/finetune-tulu-3"));
+}
+
+#[test]
+fn a_kill_in_the_middle_resumes_to_the_same_bytes() {
+    let (bench, unbroken) = (Bench::new(), Bench::new());
+    unbroken.succeeds(&TUNE);
+    let died = bench.command(&TUNE).env("OLMO_PIPE_FAILPOINT", "train.step:12").output().unwrap();
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&died.status), Some(9), "{}", said(&died));
+    let store = Store::open(&bench.dir.path().join(".olmo-pipe")).unwrap();
+    let id = run::list(&store).unwrap().pop().unwrap().id.to_string();
+    let text = bench.succeeds(&["resume", &id]);
+    assert!(text.contains("continues after step"), "{text}");
+    for file in ["model/model.safetensors", "metrics/metrics.jsonl", "scores/choice.json", "answers/answers.md"] {
+        let read = |bench: &Bench| fs::read(bench.dir.path().join("out/finetune-tulu").join(file)).unwrap();
+        assert!(read(&bench) == read(&unbroken), "{file} differs");
+    }
+}
+
+#[test]
+fn a_base_model_needs_a_template_and_learns_it() {
+    let bench = Bench::new();
+    fs::remove_file(bench.dir.path().join("hf_chat/chat_template.jinja")).unwrap();
+    let refused = bench.run(&["validate", EXPERIMENT, "--set", "params.model=hf_chat"]);
+    let text = said(&refused);
+    assert!(refused.status.code() == Some(2) && text.contains("tokenizer::no_template"), "{text}");
+    assert!(text.contains("`template: olmo2`") && text.contains("pipelines/finetune.yaml:"), "{text}");
+    bench.succeeds(&[&TUNE[..], &["--set", "params.template=olmo2"]].concat());
+    let template = fs::read_to_string(bench.dir.path().join("out/finetune-tulu/model/chat_template.jinja")).unwrap();
+    assert!(template.contains("<|assistant|>"), "{template}");
+}
+
+#[test]
+fn a_wrong_model_is_refused_before_anything_runs_with_the_way_to_a_right_one() {
+    let bench = Bench::new();
+    let make = |name: &str, files: &[(&str, &str)]| {
+        for (file, text) in files {
+            let path = bench.dir.path().join(name).join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+    };
+    make("unsharded", &[("config.yaml", "model: {}"), ("model.pt", "")]);
+    make("core", &[(".metadata.json", "{}"), ("model_and_optim/.metadata", ""), ("train/rank0.pt", "")]);
+    make(
+        "llama",
+        &[("config.json", r#"{"model_type": "llama"}"#), ("model.safetensors", ""), ("tokenizer.json", "{}")],
+    );
+    make("outer", &[("step1/config.json", "{}"), ("step1/model.safetensors", "")]);
+    make("pickle", &[("config.json", "{}"), ("pytorch_model.bin", "")]);
+    fs::write(bench.dir.path().join("file"), "").unwrap();
+    let shrunk = bench.dir.path().join("shrunk");
+    assert!(
+        Command::new("cp").arg("-r").arg(bench.dir.path().join("hf_chat")).arg(&shrunk).status().unwrap().success()
+    );
+    let config = fs::read_to_string(shrunk.join("config.json")).unwrap();
+    fs::write(shrunk.join("config.json"), config.replace("\"intermediate_size\": 64", "\"intermediate_size\": 32"))
+        .unwrap();
+    for (model, code, words) in [
+        ("gone", "spec::missing_file", "there is no folder `gone`"),
+        ("allenai/OLMo-2-0425-1B", "spec::missing_file", "write `hf:allenai/OLMo-2-0425-1B`"),
+        ("file", "spec::wrong_type", "takes a folder"),
+        ("unsharded", "train::init", "convert_olmo2_to_hf.py"),
+        ("core", "train::init", "convert_checkpoint_to_hf.py"),
+        ("llama", "train::init", "`model_type` is \"llama\"; supported are"),
+        ("outer", "train::init", "the folder `step1` in it is a model"),
+        ("pickle", "train::init", "save_pretrained('converted')"),
+        ("shrunk", "train::init", "has shape [64, 16], not [32, 16]"),
+    ] {
+        for store in [&[][..], &["--store", "a-store"]] {
+            let set = format!("params.model={model}");
+            let output = bench.run(&[&["validate", EXPERIMENT, "--set", &set], store].concat());
+            let text = said(&output);
+            assert_eq!(output.status.code(), Some(2), "{model}: {text}");
+            assert!(text.contains(code) && text.contains(words), "{model}: {text}");
+            assert!(text.contains("--set") || text.contains("command line"), "{model}: {text}");
+        }
+        // Looking made no store; the second time there is one.
+        fs::create_dir_all(bench.dir.path().join("a-store")).unwrap();
+    }
+}
+
+#[test]
+fn without_a_model_or_an_architecture_there_is_nothing_to_train() {
+    let bench = Bench::new();
+    let output = bench.run(&["validate", EXPERIMENT, "--set", "params.architecture=null"]);
+    let text = said(&output);
+    assert!(output.status.code() == Some(2) && text.contains("train::no_model"), "{text}");
+}
