@@ -133,7 +133,7 @@ fn an_export_is_tuned_further_and_the_results_that_are_read_stay_as_they_are() {
 fn a_kill_in_the_middle_resumes_to_the_same_bytes() {
     let (bench, unbroken) = (Bench::new(), Bench::new());
     unbroken.succeeds(&TUNE);
-    let died = bench.command(&TUNE).env("OLMO_PIPE_FAILPOINT", "train.step:12").output().unwrap();
+    let died = bench.command(&TUNE).env("OLMO_PIPE_FAILPOINT", "train.saved:2").output().unwrap();
     assert_eq!(std::os::unix::process::ExitStatusExt::signal(&died.status), Some(9), "{}", said(&died));
     let store = Store::open(&bench.dir.path().join(".olmo-pipe")).unwrap();
     let id = run::list(&store).unwrap().pop().unwrap().id.to_string();

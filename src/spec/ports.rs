@@ -396,11 +396,7 @@ impl Resolver<'_> {
                 };
                 Problem::new("spec::missing_file", node.span, format!("there is no {kind} {}", quoted(&written)))
                     .help((!relative.is_empty()).then_some(relative))
-                    .help(near_file(&path))
-                    .help(hub_name(&written).map(|name| match port.port_type {
-                        PortType::Model => format!("for a model of the Hugging Face hub write `hf:{name}`"),
-                        _ => format!("for a dataset of the Hugging Face hub write `hf:datasets/{name}`"),
-                    }))
+                    .help(near_file(&path).or_else(|| hub_source(&written, port.port_type)))
             }
             Err(e) => Problem::new("spec::unreadable", node.span, format!("cannot look at {}: {e}", quoted(&written))),
         };
@@ -532,16 +528,24 @@ fn how_to_fill(port: &InputPort) -> String {
     }
 }
 
-/// The repository that a text may mean that looks like a name on the Hugging Face hub: `OWNER/NAME`, with or without
-/// an address before it.
-fn hub_name(text: &str) -> Option<String> {
-    let name = text.trim_start_matches("huggingface.co/").trim_start_matches("datasets/").trim_end_matches('/');
+/// What to write for a text that looks like a name on the Hugging Face hub: `OWNER/NAME`, with or without an address before it.
+fn hub_source(text: &str, port_type: PortType) -> Option<String> {
+    let name = text.trim_start_matches("https://").trim_start_matches("huggingface.co/");
+    let name = name.trim_start_matches("datasets/").trim_end_matches('/');
     let part = |part: &str| {
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         part.chars().all(allowed) && part.starts_with(|c: char| c.is_ascii_alphanumeric())
     };
     let (owner, repository) = name.split_once('/')?;
-    (part(owner) && part(repository)).then(|| name.to_owned())
+    if !part(owner) || !part(repository) {
+        return None;
+    }
+    match port_type {
+        PortType::Model => Some(format!("for a model of the Hugging Face hub write `hf:{name}`")),
+        // A name with an extension is a file's.
+        _ if repository.contains('.') => None,
+        _ => Some(format!("for a dataset of the Hugging Face hub write `hf:datasets/{name}`")),
+    }
 }
 
 /// Near names beside a missing file.

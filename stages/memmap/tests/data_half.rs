@@ -349,7 +349,9 @@ fn data_smaller_than_a_row_is_refused_where_it_would_be_dropped_and_padded_where
     let done = bench.memmap(json!({"sequence_length": 64}), &tokens).unwrap();
     assert_eq!(Memmap::open(&done.out("memmap")).unwrap().instances(), 1);
     assert_eq!(bench.memmap(json!({"sequence_length": 1}), &tokens).err().unwrap().code, "memmap::params");
-    assert_eq!(bench.memmap(json!({}), &tokens).err().unwrap().code, "worker::params");
+    assert_eq!(bench.memmap(json!({"pack": "concat"}), &tokens).err().unwrap().code, "memmap::params");
+    let measured = bench.memmap(json!({}), &tokens).unwrap();
+    assert_eq!(Memmap::open(&measured.out("memmap")).unwrap().manifest().sequence_length, 64, "a multiple of 64");
 }
 
 /// What a conversation says, without where it is from.
