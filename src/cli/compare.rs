@@ -14,7 +14,7 @@ use crate::store::Store;
 const MAX_METRICS: usize = 8;
 
 #[derive(Args)]
-#[command(after_help = "Example: olmo-pipe runs compare latest --max exact_match --top 5")]
+#[command(after_help = "Example: olmo-pipe runs compare 20260131-0915 --max exact_match --top 5")]
 pub struct Compare {
     /// First characters of each run's id; a sweep gives one row per trial.
     #[arg(required = true)]

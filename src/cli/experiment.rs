@@ -1,4 +1,4 @@
-//! `olmo-pipe validate|show|graph`: looking at an experiment without running it.
+//! `olmo-pipe validate|show|graph`: inspect an experiment without running it.
 
 use std::fmt::Write as _;
 use std::io::IsTerminal;
@@ -13,10 +13,11 @@ use crate::spec::Resolved;
 use crate::store::Store;
 
 #[derive(Args)]
+#[command(after_help = "Example: olmo-pipe validate experiments/finetune-tulu.yaml")]
 pub struct Validate {
     #[command(flatten)]
     experiment: ExperimentFile,
-    /// Errors as JSON on standard output.
+    /// Print errors and warnings as JSON on standard output.
     #[arg(long)]
     json: bool,
 }
@@ -54,10 +55,10 @@ impl Validate {
 }
 
 impl Validate {
-    /// What the stages say, with the inputs that the store has already.
+    /// The findings of the stages' own rules, which may read inputs that are already in the store.
     fn rules(&self, resolved: &Resolved, common: &Common) -> Result<Placed, Problem> {
         let folder = common.store_folder(&resolved.root);
-        // Looking at an experiment makes no store.
+        // Validating an experiment must not create a store.
         let store = if folder.join("format").exists() { Some(Store::read(&folder)?) } else { None };
         let options = engine::Options { sourcing: self.experiment.sourcing(false, true)?, ..Default::default() };
         let findings = engine::findings(resolved, &[], store.as_ref(), &options)?;
@@ -66,16 +67,17 @@ impl Validate {
 }
 
 #[derive(Args)]
+#[command(after_help = "Example: olmo-pipe show experiments/finetune-tulu.yaml --origin")]
 pub struct Show {
     #[command(flatten)]
     experiment: ExperimentFile,
-    /// With every default, reference and override worked out (the only form so far).
+    /// Print the experiment with defaults, references and overrides resolved (the default).
     #[arg(long)]
     resolved: bool,
-    /// With the place where each value was written.
+    /// Print where each value was set; with --resolved, print the values too.
     #[arg(long)]
     origin: bool,
-    /// As JSON: all values, and with --origin their places.
+    /// Print JSON: all values, and with --origin where each was set.
     #[arg(long)]
     json: bool,
 }
@@ -106,6 +108,7 @@ impl Show {
 }
 
 #[derive(Args)]
+#[command(after_help = "Example: olmo-pipe graph experiments/finetune-tulu.yaml | dot -Tsvg > graph.svg")]
 pub struct Graph {
     #[command(flatten)]
     experiment: ExperimentFile,

@@ -1,4 +1,4 @@
-//! `olmo-pipe run|resume|plan`.
+//! `olmo-pipe run|resume|plan`: runs experiments, and shows what a run would do.
 
 use std::fmt::Write as _;
 use std::io::IsTerminal;
@@ -19,46 +19,47 @@ use crate::spec::{Loaded, Resolved};
 use crate::store::Store;
 
 #[derive(Args)]
+#[command(after_help = "Example: olmo-pipe run experiments/finetune-tulu.yaml --set params.lr=1e-4")]
 pub struct Run {
     #[command(flatten)]
     experiment: ExperimentFile,
     #[command(flatten)]
     choice: Choice,
-    /// Runs a stage though its result is there.
-    #[arg(long, value_name = "STAGE")]
+    /// Run this stage even if its result is cached.
+    #[arg(long, value_name = "STAGE", help_heading = "Cache")]
     force: Vec<String>,
-    /// Throws a stage's unfinished work away, so that it starts from the beginning.
-    #[arg(long, value_name = "STAGE")]
+    /// Discard this stage's unfinished work, so that it starts from the beginning.
+    #[arg(long, value_name = "STAGE", help_heading = "Cache")]
     fresh: Vec<String>,
-    /// Stops everything when a stage fails.
-    #[arg(long, overrides_with = "keep_going")]
+    /// Stop all stages as soon as one fails.
+    #[arg(long, overrides_with = "keep_going", help_heading = "What runs")]
     fail_fast: bool,
-    /// Goes on with all that does not need a stage that failed (so it is without the option).
-    #[arg(long, overrides_with = "fail_fast")]
+    /// Keep running stages that do not depend on a failed one (the default).
+    #[arg(long, overrides_with = "fail_fast", help_heading = "What runs")]
     keep_going: bool,
-    /// Runs every stage though results are there; the new ones are kept.
-    #[arg(long)]
+    /// Run every stage even if its result is cached, and keep the new results.
+    #[arg(long, help_heading = "Cache")]
     no_cache_read: bool,
-    /// What is not in EXPERIMENT.lock.yaml is an error: nothing is added to it.
-    #[arg(long)]
+    /// Fail if a remote source is missing from EXPERIMENT.lock.yaml; do not add it.
+    #[arg(long, help_heading = "Remote sources")]
     locked: bool,
-    /// Uses no network: remote sources have to be in the lock and in the store.
-    #[arg(long)]
+    /// Use no network: remote sources must be in the lock and in the store.
+    #[arg(long, help_heading = "Remote sources")]
     offline: bool,
     #[command(flatten)]
     how: How,
 }
 
-/// Which stages.
+/// Options that select stages.
 #[derive(Args)]
 struct Choice {
-    /// Only these stages and what they need (all, if none is named).
+    /// Select only these stages and the stages that they need (default: all).
     stages: Vec<String>,
-    /// Nothing that comes after this stage.
-    #[arg(long, value_name = "STAGE")]
+    /// Leave out the stages that depend on this one.
+    #[arg(long, value_name = "STAGE", help_heading = "What runs")]
     until: Vec<String>,
-    /// Only this stage and what comes after it; what they need has to be in the store.
-    #[arg(long, value_name = "STAGE")]
+    /// Select only this stage and its dependents; their other inputs must be in the store.
+    #[arg(long, value_name = "STAGE", help_heading = "What runs")]
     from: Vec<String>,
 }
 
@@ -68,13 +69,13 @@ impl From<Choice> for Selection {
     }
 }
 
-/// Where a run is shown.
+/// How a run is shown.
 #[derive(Args)]
 struct How {
-    /// Runs in the background: prints the run's id and ends. `runs attach` shows it.
+    /// Run in the background and print the run's id; `runs attach` follows it.
     #[arg(long)]
     detach: bool,
-    /// Prints every event as a line of JSON (docs/json.md).
+    /// Print every event as a JSON line (docs/json.md).
     #[arg(long)]
     json: bool,
 }
@@ -96,7 +97,7 @@ impl Run {
                 }
             })
         });
-        // Said by the stages, and shown where it was written.
+        // Show findings of the stages where the values were written.
         if let Some(findings) = refused {
             placed(&self.experiment, findings)?.refused()?;
         }
@@ -105,10 +106,11 @@ impl Run {
 }
 
 #[derive(Args)]
+#[command(after_help = "Example: olmo-pipe resume 20260131-0915")]
 pub struct Resume {
-    /// The first characters of the run's id (`runs list` shows them).
+    /// First characters of the run's id (`runs list` shows ids).
     run: String,
-    /// Uses no network: remote sources have to be in the store.
+    /// Use no network: remote sources must be in the store.
     #[arg(long)]
     offline: bool,
     #[command(flatten)]
@@ -137,7 +139,7 @@ fn options() -> Result<Options, Problem> {
 }
 
 impl How {
-    /// Runs where it is to be seen, and ends as the run ended.
+    /// Runs `run` in the background or shows it as asked; returns the exit of the run.
     fn watched(
         &self,
         store: &Store,
@@ -159,7 +161,7 @@ impl How {
     }
 }
 
-/// Runs `run` while `shown` shows it, with `end` last.
+/// Runs `run` while `shown` shows it, then calls `end`.
 fn shown_by<S: Show>(
     shown: S,
     run: impl FnOnce(&mut dyn Watch) -> Result<Report, RunError>,
@@ -173,7 +175,7 @@ fn shown_by<S: Show>(
     Ok(ended(outcome))
 }
 
-/// The exit of a run that ended so.
+/// The exit for a run with this outcome.
 pub(super) fn ended(outcome: RunOutcome) -> Exit {
     use signal_hook::consts::{SIGHUP, SIGTERM};
     match outcome {
@@ -186,18 +188,19 @@ pub(super) fn ended(outcome: RunOutcome) -> Exit {
 }
 
 #[derive(Args)]
+#[command(after_help = "Example: olmo-pipe plan experiments/finetune-tulu.yaml --explain")]
 pub struct Plan {
     #[command(flatten)]
     experiment: ExperimentFile,
     #[command(flatten)]
     choice: Choice,
-    /// Every change of every key, not only the first ones.
+    /// List every changed key field, not only the first ones.
     #[arg(long)]
     explain: bool,
-    /// Ends with 7 if something is to run, for CI.
+    /// Exit with 7 if any stage would run (for CI).
     #[arg(long)]
     exit_code: bool,
-    /// As JSON.
+    /// Print JSON (docs/json.md).
     #[arg(long)]
     json: bool,
 }
@@ -231,7 +234,8 @@ impl Plan {
             let word = plan.state.word();
             let reason = match plan.changes.len() {
                 n if self.explain && n > 0 && plan.state == PlanState::Run => {
-                    format!("against the nearest earlier result, {n} of what it is made of changed:")
+                    let fields = if n == 1 { "field" } else { "fields" };
+                    format!("compared with the nearest earlier result, {n} key {fields} changed:")
                 }
                 _ => plan.reason.clone(),
             };
@@ -252,13 +256,14 @@ impl Plan {
         }
         let _ = writeln!(text, "{} stages: {hits} from the cache, {} to run", plans.len(), plans.len() - hits);
         answer(&text);
-        // As the experiment: not worth giving back.
+        // Leaked like the experiment: freeing it just before exit is wasted time.
         std::mem::forget(plans);
         Ok(exit)
     }
 }
 
-/// What the stages without a result tell of themselves, by stage. None without a worker: a plan needs none.
+/// Notes by stage, from the rules of the stages without a result. Empty if there is no worker,
+/// which a plan does not need.
 fn notes(
     resolved: &Resolved,
     missing: &[engine::Missing],

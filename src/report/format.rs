@@ -44,8 +44,8 @@ pub fn utc(seconds: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
 }
 
-/// Foreign text for a terminal: control characters, and characters that turn the direction of
-/// writing, are shown as escapes; line ends and tabs too.
+/// Makes foreign text safe for a terminal: escapes control characters (also line ends and tabs) and
+/// characters that change the direction of writing.
 pub fn escape_control(text: &str) -> Cow<'_, str> {
     let harmful = |c: char| {
         c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
@@ -60,10 +60,10 @@ pub fn escape_control(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// Characters that are shown of a line of a log. `runs logs` prints all of it.
+/// Characters shown of a log line; `runs logs` prints all of them.
 pub const LOG_LINE: usize = 400;
 
-/// `text`, or its first `most` characters and how many more there are.
+/// Cuts `text` to `most` characters and says how many more there are.
 pub fn cut(text: &str, most: usize) -> Cow<'_, str> {
     match text.char_indices().nth(most) {
         None => Cow::Borrowed(text),
