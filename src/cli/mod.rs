@@ -248,3 +248,26 @@ impl Common {
         Ok(Store::read(&self.store_folder(&crate::spec::project_root(&current_folder()?)))?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    /// Checks the help of `command` and of its subcommands.
+    fn check(command: &clap::Command, path: &str) {
+        let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+        assert!(!about.is_empty() && about.chars().count() <= 80, "{path}: {about}");
+        let examples = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        assert!(examples.contains("Example: "), "{path} has no example");
+        for subcommand in command.get_subcommands() {
+            check(subcommand, &format!("{path} {}", subcommand.get_name()));
+        }
+    }
+
+    #[test]
+    fn every_command_has_a_short_summary_and_an_example() {
+        check(&Arguments::command(), "olmo-pipe");
+    }
+}
