@@ -46,8 +46,8 @@ impl Data {
             // A word after an option is its value, not the artifact.
             let place = !option && !value && folder.is_none() && !Path::new(&word).exists();
             value = option && !text.contains('=') && !FLAGS.contains(&text.as_str());
-            let looked_at = if place { looked_at(common, &text, inspects)? } else { None };
-            let Some((store, looked_at)) = looked_at else {
+            let target = if place { resolve_target(common, &text, inspects)? } else { None };
+            let Some((store, target)) = target else {
                 command.arg(word);
                 continue;
             };
@@ -55,12 +55,12 @@ impl Data {
             let place = tempfile::tempdir_in(store.root()).or_else(|_| tempfile::tempdir()).map_err(|e| {
                 Problem::new(Exit::Store, "cli::folder", &format!("cannot create a temporary folder: {e}"), None)
             })?;
-            command.arg(materialize(&store, looked_at.artifact, place.path())?);
+            command.arg(materialize(&store, target.artifact, place.path())?);
             command.arg("--objects").arg(store.objects_dir());
-            if let Some(params) = looked_at.params {
+            if let Some(params) = target.params {
                 command.arg("--params").arg(params);
             }
-            if let Some(metrics) = looked_at.metrics {
+            if let Some(metrics) = target.metrics {
                 command.arg("--metrics").arg(materialize(&store, metrics, place.path())?);
             }
             folder = Some(place);
@@ -87,23 +87,23 @@ impl Data {
 }
 
 /// Whether `word` looks like the start of a digest.
-fn digits(word: &str) -> bool {
+fn is_digest_prefix(word: &str) -> bool {
     (4..=64).contains(&word.len()) && word.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// What an argument names: an artifact, or the rows that a stage of a run trained on.
-struct LookedAt {
+/// What an argument names: an artifact, or the rows that a stage of a run reads.
+struct Target {
     artifact: Digest,
     params: Option<String>,
     metrics: Option<Digest>,
 }
 
 /// Resolves `text` to an artifact; `None` if it is a path.
-fn looked_at(common: &Common, text: &str, inspects: bool) -> Result<Option<(Store, LookedAt)>, Problem> {
-    if digits(text) {
+fn resolve_target(common: &Common, text: &str, inspects: bool) -> Result<Option<(Store, Target)>, Problem> {
+    if is_digest_prefix(text) {
         let store = common.read_store()?;
         let artifact = store.find_prefix(text)?;
-        return Ok(Some((store, LookedAt { artifact, params: None, metrics: None })));
+        return Ok(Some((store, Target { artifact, params: None, metrics: None })));
     }
     if text.contains('/') || text.is_empty() {
         return Ok(None);
@@ -111,15 +111,15 @@ fn looked_at(common: &Common, text: &str, inspects: bool) -> Result<Option<(Stor
     let store = common.read_store()?;
     let (run, stage) = text.split_once(':').map_or((text, None), |(run, stage)| (run, Some(stage)));
     if inspects && !stage.is_some_and(|stage| stage.contains('.')) {
-        return trained(&store, run, stage).map(|found| Some((store, found)));
+        return resolve_rows(&store, run, stage).map(|found| Some((store, found)));
     }
     let artifact = Reference::resolve(&store, text)?;
-    Ok(Some((store, LookedAt { artifact, params: None, metrics: None })))
+    Ok(Some((store, Target { artifact, params: None, metrics: None })))
 }
 
-/// The rows that stage `stage` of run `run` trained on. Without `stage`, the run must have exactly
+/// The rows that stage `stage` of run `run` reads. Without `stage`, the run must have exactly
 /// one stage with a memmap input.
-fn trained(store: &Store, run: &str, stage: Option<&str>) -> Result<LookedAt, Problem> {
+fn resolve_rows(store: &Store, run: &str, stage: Option<&str>) -> Result<Target, Problem> {
     let id = find_run(store, run)?;
     let recorded = read_recorded(&folder(store, &id), &id)?;
     let resolved = recorded.resolved;
@@ -160,7 +160,7 @@ fn trained(store: &Store, run: &str, stage: Option<&str>) -> Result<LookedAt, Pr
         // A running training has no metrics yet.
         Reference::resolve(store, &format!("{id}:{name}.{port}")).ok()
     });
-    Ok(LookedAt { artifact, params: Some(spec.params.to_string()), metrics })
+    Ok(Target { artifact, params: Some(spec.params.to_string()), metrics })
 }
 
 /// Lays an artifact out as a folder inside `folder`.

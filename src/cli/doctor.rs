@@ -77,7 +77,7 @@ const LIBTORCH: &str = "2.11.0";
 
 impl Doctor {
     pub fn run(self, common: &Common) -> Result<Exit, Problem> {
-        let report = Report::look(common)?;
+        let report = Report::collect(common)?;
         let usable = report.backends.first().is_some_and(|flex| flex.ready);
         match self.json {
             true => answer_json(&report),
@@ -88,11 +88,12 @@ impl Doctor {
 }
 
 impl Report {
-    fn look(common: &Common) -> Result<Self, Problem> {
+    fn collect(common: &Common) -> Result<Self, Problem> {
         let gpus = gpus::visible();
         let driver = nvidia::driver();
         let machine = Machine { gpus: &gpus, driver: driver.as_deref() };
-        let backends = [Backend::Flex, Backend::LibTorch, Backend::LibTorchCuda].map(|backend| machine.look(backend));
+        let backends =
+            [Backend::Flex, Backend::LibTorch, Backend::LibTorchCuda].map(|backend| machine.inspect(backend));
         let tool = |name: &'static str, found: bool, way_out: &'static str| Tool { name, found, way_out };
         let answers = |program: &str, arguments: &[&str]| {
             let mut command = Command::new(program);
@@ -169,7 +170,7 @@ struct Machine<'m> {
 }
 
 impl Machine<'_> {
-    fn look(&self, backend: Backend) -> BackendReport {
+    fn inspect(&self, backend: Backend) -> BackendReport {
         let worker = match worker(backend) {
             Ok(worker) => worker,
             // Without a GPU, a missing GPU worker is not worth reporting.

@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 
 use clap::Args;
 
-use super::findings::{Placed, placed};
+use super::findings::{PlacedFindings, place_findings};
 use super::{Common, Exit, ExperimentFile, Problem, answer, answer_json, say};
 use crate::report::escape_control;
 use crate::run as engine;
@@ -29,7 +29,7 @@ impl Validate {
             let (errors, warnings) = match crate::spec::load(&self.experiment.file, &options, &crate::builtin::STAGES) {
                 Err(errors) => (serde_json::json!(errors), Vec::new()),
                 Ok(loaded) => {
-                    let Placed { errors, warnings } = self.rules(&loaded.resolved, common)?;
+                    let PlacedFindings { errors, warnings } = self.rules(&loaded.resolved, common)?;
                     (serde_json::json!(errors), warnings)
                 }
             };
@@ -43,7 +43,7 @@ impl Validate {
         for warning in &found.warnings {
             say(&warning.render_warning(std::io::stderr().is_terminal()));
         }
-        found.refused()?;
+        found.into_result()?;
         let profile = resolved.profile.as_ref().map(|p| format!(", profile {p}")).unwrap_or_default();
         let trials = match resolved.trials.len() {
             0 => String::new(),
@@ -56,13 +56,13 @@ impl Validate {
 
 impl Validate {
     /// The findings of the stages' own rules, which may read inputs that are already in the store.
-    fn rules(&self, resolved: &Resolved, common: &Common) -> Result<Placed, Problem> {
+    fn rules(&self, resolved: &Resolved, common: &Common) -> Result<PlacedFindings, Problem> {
         let folder = common.store_folder(&resolved.root);
         // Validating an experiment must not create a store.
         let store = if folder.join("format").exists() { Some(Store::read(&folder)?) } else { None };
         let options = engine::Options { sourcing: self.experiment.sourcing(false, true)?, ..Default::default() };
         let findings = engine::findings(resolved, &[], store.as_ref(), &options)?;
-        placed(&self.experiment, findings)
+        place_findings(&self.experiment, findings)
     }
 }
 

@@ -10,14 +10,14 @@ use crate::spec::{Diagnostic, Diagnostics, Location};
 
 /// Errors and warnings, each with its place in a file.
 #[derive(Default)]
-pub struct Placed {
+pub struct PlacedFindings {
     pub errors: Vec<Diagnostic>,
     pub warnings: Vec<Diagnostic>,
 }
 
 /// Places `findings` in the files of `experiment`.
-pub fn placed(experiment: &ExperimentFile, findings: Vec<StageFinding>) -> Result<Placed, Problem> {
-    let mut placed = Placed::default();
+pub fn place_findings(experiment: &ExperimentFile, findings: Vec<StageFinding>) -> Result<PlacedFindings, Problem> {
+    let mut placed = PlacedFindings::default();
     if findings.is_empty() {
         return Ok(placed);
     }
@@ -60,9 +60,9 @@ pub fn placed(experiment: &ExperimentFile, findings: Vec<StageFinding>) -> Resul
     Ok(placed)
 }
 
-impl Placed {
+impl PlacedFindings {
     /// Fails with all errors as one problem, if there are any.
-    pub fn refused(self) -> Result<(), Problem> {
+    pub fn into_result(self) -> Result<(), Problem> {
         match self.errors.is_empty() {
             true => Ok(()),
             false => Err(Diagnostics::new(self.errors).into()),

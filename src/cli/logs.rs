@@ -13,13 +13,13 @@ use crate::run::{self as engine, LogFile, Place, RunStatus};
 use crate::store::Store;
 
 /// How often log files are polled.
-const LOOK: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// Bytes read from one file before moving on to the next.
 const CHUNK: u64 = 1 << 20;
 
 /// How much of one attempt's log has been printed.
 #[derive(Default)]
-struct Printed {
+struct LogPosition {
     offset: u64,
     /// An unfinished last line.
     rest: Vec<u8>,
@@ -42,7 +42,7 @@ pub fn print(store: &Store, prefix: &str, stage: Option<&str>, follow: bool, as_
         }
     }
     let terminal = std::io::stdout().is_terminal();
-    let mut printed: BTreeMap<(Place, u32), Printed> = BTreeMap::new();
+    let mut printed: BTreeMap<(Place, u32), LogPosition> = BTreeMap::new();
     loop {
         // Read the status before the files, so that output printed before the end is not missed.
         let active = engine::show(store, &id)?.status == RunStatus::Running;
@@ -58,23 +58,23 @@ pub fn print(store: &Store, prefix: &str, stage: Option<&str>, follow: bool, as_
             };
             let state = printed.entry((place, attempt)).or_default();
             // The file has just been moved; the next round finds it under its new name.
-            let Ok(read) = next(&path, state) else { continue };
+            let Ok(read) = read_chunk(&path, state) else { continue };
             more |= read == CHUNK;
             let last = !active && read < CHUNK;
-            show(state, &form, terminal, last);
+            print_lines(state, &form, terminal, last);
         }
         let done = !(follow && active);
         if done && !more {
             return Ok(Exit::Success);
         }
         if !more {
-            std::thread::sleep(LOOK);
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 }
 
 /// Reads the next chunk; returns its length in bytes.
-fn next(path: &std::path::Path, state: &mut Printed) -> std::io::Result<u64> {
+fn read_chunk(path: &std::path::Path, state: &mut LogPosition) -> std::io::Result<u64> {
     let mut file = open_regular(path)?;
     let length = file.metadata()?.len();
     if length < state.offset {
@@ -97,7 +97,7 @@ enum Form {
 }
 
 /// Prints all complete lines; with `last`, also an unfinished line.
-fn show(state: &mut Printed, form: &Form, terminal: bool, last: bool) {
+fn print_lines(state: &mut LogPosition, form: &Form, terminal: bool, last: bool) {
     let end = match state.rest.iter().rposition(|b| *b == b'\n') {
         _ if last => state.rest.len(),
         Some(at) => at + 1,

@@ -9,7 +9,7 @@ use olmo_stage::rules::{Finding, Level};
 
 use super::detach::{self, Detached};
 use super::display::{Display, SHORT_PATIENCE, Show};
-use super::findings::placed;
+use super::findings::place_findings;
 use super::lines::Lines;
 use super::output::Stream;
 use super::{Common, Exit, ExperimentFile, Problem, answer, answer_json, current_folder, remote_settings};
@@ -24,7 +24,7 @@ pub struct Run {
     #[command(flatten)]
     experiment: ExperimentFile,
     #[command(flatten)]
-    choice: Choice,
+    choice: StageSelection,
     /// Run this stage even if its result is cached.
     #[arg(long, value_name = "STAGE", help_heading = "Cache")]
     force: Vec<String>,
@@ -47,12 +47,12 @@ pub struct Run {
     #[arg(long, help_heading = "Remote sources")]
     offline: bool,
     #[command(flatten)]
-    how: How,
+    how: OutputOptions,
 }
 
 /// Options that select stages.
 #[derive(Args)]
-struct Choice {
+struct StageSelection {
     /// Select only these stages and the stages that they need (default: all).
     stages: Vec<String>,
     /// Leave out the stages that depend on this one.
@@ -63,15 +63,15 @@ struct Choice {
     from: Vec<String>,
 }
 
-impl From<Choice> for Selection {
-    fn from(Choice { stages, until, from }: Choice) -> Self {
+impl From<StageSelection> for Selection {
+    fn from(StageSelection { stages, until, from }: StageSelection) -> Self {
         Self { targets: stages, until, from }
     }
 }
 
-/// How a run is shown.
+/// Options for showing a run.
 #[derive(Args)]
-struct How {
+struct OutputOptions {
     /// Run in the background and print the run's id; `runs attach` follows it.
     #[arg(long)]
     detach: bool,
@@ -90,7 +90,7 @@ impl Run {
         let options =
             Options { selection, fresh, force, no_cache_read, fail_fast: self.fail_fast, sourcing, ..options()? };
         let mut refused = None;
-        let done = self.how.watched(&store, |watch| {
+        let done = self.how.run_shown(&store, |watch| {
             engine::run(&store, resolved, &options, watch).inspect_err(|error| {
                 if let RunError::Refused(findings) = error {
                     refused = Some(findings.clone());
@@ -99,7 +99,7 @@ impl Run {
         });
         // Show findings of the stages where the values were written.
         if let Some(findings) = refused {
-            placed(&self.experiment, findings)?.refused()?;
+            place_findings(&self.experiment, findings)?.into_result()?;
         }
         done
     }
@@ -114,7 +114,7 @@ pub struct Resume {
     #[arg(long)]
     offline: bool,
     #[command(flatten)]
-    how: How,
+    how: OutputOptions,
 }
 
 impl Resume {
@@ -122,7 +122,7 @@ impl Resume {
         let store = common.open_store()?;
         let sourcing = Sourcing { offline: self.offline, settings: remote_settings()?, ..Sourcing::default() };
         let options = Options { sourcing, ..options()? };
-        self.how.watched(&store, |watch| engine::resume(&store, &self.run, &options, watch))
+        self.how.run_shown(&store, |watch| engine::resume(&store, &self.run, &options, watch))
     }
 }
 
@@ -138,9 +138,9 @@ fn options() -> Result<Options, Problem> {
     Ok(options)
 }
 
-impl How {
-    /// Runs `run` in the background or shows it as asked; returns the exit of the run.
-    fn watched(
+impl OutputOptions {
+    /// Runs `run`, in the background or shown as these options say; returns the exit of the run.
+    fn run_shown(
         &self,
         store: &Store,
         run: impl FnOnce(&mut dyn Watch) -> Result<Report, RunError>,
@@ -149,20 +149,20 @@ impl How {
             return detach::start();
         }
         if self.json && !self.detach {
-            return shown_by(Lines, run, |_, _| {});
+            return run_with_display(Lines, run, |_, _| {});
         }
         let bars = !self.detach && std::io::stderr().is_terminal();
         let terminal = Terminal::new(Box::new(Stream::Error), bars, &current_folder()?);
         if self.detach {
             let end = |shown: &mut Detached, report: &Report| answer(&shown.terminal.summary(report));
-            return shown_by(Detached::new(terminal, store), run, end);
+            return run_with_display(Detached::new(terminal, store), run, end);
         }
-        shown_by(terminal, run, |terminal, report| answer(&terminal.summary(report)))
+        run_with_display(terminal, run, |terminal, report| answer(&terminal.summary(report)))
     }
 }
 
 /// Runs `run` while `shown` shows it, then calls `end`.
-fn shown_by<S: Show>(
+fn run_with_display<S: Show>(
     shown: S,
     run: impl FnOnce(&mut dyn Watch) -> Result<Report, RunError>,
     end: impl FnOnce(&mut S, &Report) + Send + 'static,
@@ -193,7 +193,7 @@ pub struct Plan {
     #[command(flatten)]
     experiment: ExperimentFile,
     #[command(flatten)]
-    choice: Choice,
+    choice: StageSelection,
     /// List every changed key field, not only the first ones.
     #[arg(long)]
     explain: bool,

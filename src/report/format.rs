@@ -44,8 +44,8 @@ pub fn utc(seconds: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
 }
 
-/// Makes foreign text safe for a terminal: escapes control characters (also line ends and tabs) and
-/// characters that change the direction of writing.
+/// Foreign text for a terminal: control characters, and characters that turn the direction of
+/// writing, are shown as escapes; line ends and tabs too.
 pub fn escape_control(text: &str) -> Cow<'_, str> {
     let harmful = |c: char| {
         c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')

@@ -28,7 +28,7 @@ fn size(bytes: u64) -> String {
     }
 }
 
-/// Shows a run to a person.
+/// Shows a run.
 pub struct Terminal {
     out: Box<dyn Write + Send>,
     /// Buffered lines of cached stages, which can number thousands; printed with the next other line.

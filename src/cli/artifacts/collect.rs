@@ -39,7 +39,7 @@ pub struct Gc {
 
 impl Gc {
     /// Whether the command changes nothing.
-    pub fn only_says(&self) -> bool {
+    pub fn is_dry_run(&self) -> bool {
         self.dry_run
     }
 

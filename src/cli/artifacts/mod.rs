@@ -76,7 +76,7 @@ impl Artifacts {
             Artifacts::Unpin(unpin) => unpin.run(&common.open_store()?),
             Artifacts::Export(export) => export.run(&common.read_store()?),
             Artifacts::Import(import) => import.run(&common.open_store()?),
-            Artifacts::Gc(gc) if gc.only_says() => gc.run(&common.read_store()?),
+            Artifacts::Gc(gc) if gc.is_dry_run() => gc.run(&common.read_store()?),
             Artifacts::Gc(gc) => gc.run(&common.open_store()?),
             Artifacts::Verify(verify) => verify.run(common),
             Artifacts::Reindex(reindex) => reindex.run(&common.open_store()?),

@@ -384,7 +384,7 @@ fn inspect(
     }
     let memmap = Memmap::open(&artifact.artifact)?;
     if batch == 0 || memmap.instances() < batch {
-        let message = format!("a step of {batch} rows is larger than the memmap: it has {} rows", memmap.instances());
+        let message = format!("a step has {batch} rows, but the memmap has only {}", memmap.instances());
         return Err(StageError::fail("data::inspect", message));
     }
     let tokenizer = artifact.needed_tokenizer()?;
@@ -393,11 +393,11 @@ fn inspect(
     for step in steps {
         let digest = step_digest(&memmap, batch, seed, step);
         let said = match recorded.get(&step) {
-            None => "the run did not record this step",
-            Some(there) if *there == digest => "matches the batch that the run recorded",
+            None => "not recorded by the run",
+            Some(there) if *there == digest => "matches the run's record",
             Some(_) => {
                 sound = false;
-                "DOES NOT match the batch that the run recorded: it read other rows"
+                "does NOT match the run's record: the run used other rows"
             }
         };
         if !recorded.is_empty() {
