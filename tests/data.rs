@@ -141,6 +141,13 @@ fn what_is_trained_counted_and_wrong_is_shown_of_artifacts_and_folders() {
 }
 
 #[test]
+fn help_of_data_commands_names_olmo_pipe() {
+    let dir = tempfile::tempdir().unwrap();
+    let help = succeeds(dir.path(), &["data", "preview", "--help"]);
+    assert!(help.contains("Usage: olmo-pipe data preview ") && !help.contains("olmo-worker"), "{help}");
+}
+
+#[test]
 fn raw_files_are_looked_at_like_artifacts() {
     let dir = project(3);
     let dir = dir.path();
