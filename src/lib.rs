@@ -1,11 +1,11 @@
-//! The engine of olmo-pipe: YAML experiments become a graph of cached stages, run as supervised
-//! processes, with every result in a content-addressed store. It knows nothing of machine
-//! learning and has no tensor crate in its dependencies (tested).
+//! The engine of olmo-pipe. It turns a YAML experiment into a graph of cached stages, runs each
+//! stage as a supervised process, and keeps every result in a content-addressed store. It knows
+//! nothing about machine learning and depends on no tensor crate (tested).
 //!
-//! [`spec`] reads and checks, [`graph`] orders, [`key`] names what a stage would make, [`store`]
-//! keeps it, [`exec`] holds a stage's process, [`run`] decides what runs when, [`artifacts`]
-//! answers what the store holds and why, [`report`] says it in text, and [`cli`] is the command
-//! line over all of these.
+//! [`spec`] reads and checks experiments, [`graph`] orders their stages, [`key`] computes cache
+//! keys, [`store`] keeps results, [`exec`] runs the process of a stage, [`run`] decides what runs
+//! when, [`artifacts`] answers what the store holds and where it came from, [`report`] formats
+//! output for people, and [`cli`] is the command line on top of them.
 
 pub mod artifacts;
 pub mod builtin;

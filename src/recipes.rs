@@ -1,5 +1,5 @@
-//! The experiments that ship, with all they need, embedded so that an installed binary can lay
-//! them out anywhere.
+//! The experiments that ship with olmo-pipe, embedded with all their files so that an installed
+//! binary can copy them anywhere.
 
 use std::path::{Path, PathBuf};
 
@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 #[derive(Debug)]
 pub struct Recipe {
     pub name: &'static str,
-    /// One sentence.
+    /// A one-sentence description.
     pub summary: &'static str,
-    /// Paths below the project's root, and what the files hold; the experiment first.
+    /// Paths relative to the project's root and the files' contents; the experiment comes first.
     pub files: &'static [(&'static str, &'static [u8])],
 }
 
@@ -19,11 +19,11 @@ macro_rules! files {
     };
 }
 
-/// All of them, the smallest first.
+/// All recipes, smallest first.
 pub const RECIPES: [Recipe; 2] = [
     Recipe {
         name: "word-frequency",
-        summary: "Counts the words of a text: the smallest pipeline with a stage of one's own.",
+        summary: "Counts the words of a text: the smallest pipeline with a custom stage.",
         files: files![
             "experiments/word-frequency.yaml",
             "pipelines/word-frequency.yaml",
@@ -36,7 +36,7 @@ pub const RECIPES: [Recipe; 2] = [
     },
     Recipe {
         name: "finetune-tulu",
-        summary: "Trains a small OLMo, fine-tunes it on conversations, and picks and converts the best checkpoint.",
+        summary: "Trains a small OLMo, fine-tunes it on conversations, and exports the best checkpoint.",
         files: files![
             "experiments/finetune-tulu.yaml",
             "pipelines/finetune.yaml",
@@ -51,41 +51,43 @@ pub const RECIPES: [Recipe; 2] = [
 
 /// The file that marks a project's root.
 const MARK: (&str, &[u8]) = ("olmo-pipe.yaml", include_bytes!("../olmo-pipe.yaml"));
-/// What a project does not keep in git.
+/// Paths that a project keeps out of git.
 const IGNORED: [&str; 2] = ["/.olmo-pipe", "/out"];
 
-/// Why a recipe was not laid out. Nothing was written.
+/// Why a recipe was not copied.
 #[derive(Debug, thiserror::Error)]
 pub enum RecipeError {
-    #[error("these files are there already and hold something else: {}", .0.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", "))]
+    #[error("these files exist with different content: {}", .0.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", "))]
     Different(Vec<PathBuf>),
     #[error("cannot write {path}: {source}")]
     Io { path: PathBuf, source: std::io::Error },
 }
 
-/// The recipe `name`.
+/// Finds the recipe called `name`.
 pub fn find(name: &str) -> Option<&'static Recipe> {
     RECIPES.iter().find(|recipe| recipe.name == name)
 }
 
 impl Recipe {
-    /// Writes its files below `root`, which becomes a project; those that are there already with
-    /// the same content stay. Returns what was written.
+    /// Writes the recipe's files into `root`, which becomes a project. Existing files with the same
+    /// content stay. Returns the files written.
     ///
     /// # Errors
-    /// Files with other content, unless `force` replaces them; what the file system refuses.
+    /// If files exist with different content and `force` is not set, in which case nothing is
+    /// written; or on any I/O error.
     pub fn lay_out(&self, root: &Path, force: bool) -> Result<Vec<PathBuf>, RecipeError> {
         lay_out(root, self.files.iter().chain([&MARK]), force)
     }
 }
 
-/// Makes `root` a project: its mark, and what git is to leave out. Returns what was written.
+/// Makes `root` a project: writes `olmo-pipe.yaml`, and adds to `.gitignore` what git should
+/// ignore. Returns the files written.
 ///
 /// # Errors
-/// What the file system refuses.
+/// On any I/O error.
 pub fn make_project(root: &Path) -> Result<Vec<PathBuf>, RecipeError> {
     let mut written = Vec::new();
-    // A project's own mark may say more than ours.
+    // Keep an existing `olmo-pipe.yaml`: it may hold settings.
     if !root.join(MARK.0).exists() {
         written = lay_out(root, [&MARK].into_iter(), false)?;
     }
@@ -112,7 +114,7 @@ fn lay_out<'f>(
         let path = root.join(path);
         match std::fs::read(&path) {
             Ok(there) if there == *content => {}
-            // The mark says nothing: one that is there is as good.
+            // Any existing `olmo-pipe.yaml` will do: ours holds only a comment.
             Ok(_) if path.ends_with(MARK.0) => {}
             Ok(_) if !force => different.push(path),
             _ => missing.push((path, content)),

@@ -54,7 +54,7 @@ esac
 #[test]
 fn a_command_stages_rule_is_shown_where_the_value_was_written() {
     let dir = project(CHECK);
-    let expected = "error[count::order]: `most` is below `least`\n --> e.yaml:4:9\n  |\n4 |   most: 2\n  |         ^\n  = note: stage `n` says so\n  = help: raise it\n";
+    let expected = "error[count::order]: `most` is below `least`\n --> e.yaml:4:9\n  |\n4 |   most: 2\n  |         ^\n  = note: reported by stage `n`\n  = help: raise it\n";
     for command in [&["validate", "e.yaml"][..], &["run", "e.yaml"]] {
         let output = olmo_pipe(dir.path(), command);
         assert_eq!(output.status.code(), Some(2), "{command:?}");

@@ -386,7 +386,7 @@ fn a_damaged_object_is_noticed_and_made_again() {
     // Same size and name: only reading it tells.
     damage(&object(&project, b"b\nhello\n"), b"b\nhellO\n");
     let said = project.succeeds(&["run", "e.yaml", "--set", "stages.d.with.say=again"]);
-    assert!(said.contains("damaged") && said.contains("`b` makes it again"), "{said}");
+    assert!(said.contains("damaged") && said.contains("running `b` again"), "{said}");
     assert_eq!(project.ran(), counts(&[("a", 1), ("b", 2), ("c", 1), ("d", 2)]));
     assert_eq!(project.read("out/e/text/text"), "again\nb\nhello\nc\nhello\n");
     assert_eq!(fs::read_dir(project.path(".olmo-pipe/quarantine")).unwrap().count(), 1);
@@ -448,7 +448,7 @@ fn an_explained_plan_compares_with_the_nearest_earlier_result_and_names_the_file
     let output = project.run(&["plan", "e.yaml", "--explain", "--exit-code"]);
     assert_eq!(output.status.code(), Some(7));
     let said = String::from_utf8(output.stdout).unwrap();
-    assert!(said.contains("1 of what it is made of changed:\n"), "{said}");
+    assert!(said.contains("1 key field changed:\n"), "{said}");
     let change = said.lines().find(|line| line.contains("inputs.file changed: ")).unwrap();
     assert!(change.ends_with("/data.txt)") && change.contains(" -> "), "{said}");
     assert!(said.contains("if they come out as before, it is a hit"), "{said}");

@@ -1,4 +1,4 @@
-//! `olmo-pipe runs compare`: runs and trials side by side, only where they differ.
+//! `olmo-pipe runs compare`: shows how runs and trials differ, side by side.
 
 use clap::Args;
 use std::fmt::Write as _;
@@ -10,27 +10,28 @@ use crate::report::escape_control;
 use crate::run::{self as engine, Row};
 use crate::store::Store;
 
-/// More columns of numbers than this are only shown when asked for.
+/// At most this many metric columns are shown unless `--metric` names them.
 const MAX_METRICS: usize = 8;
 
 #[derive(Args)]
+#[command(after_help = "Example: olmo-pipe runs compare 20260131-0915 --max exact_match --top 5")]
 pub struct Compare {
-    /// The first characters of the runs' ids; a run of a sweep gives a row for each trial.
+    /// First characters of each run's id; a sweep gives one row per trial.
     #[arg(required = true)]
     runs: Vec<String>,
-    /// Shows this number (`eval.exact_match`, or its end: `exact_match`); may be given several times.
+    /// Show this metric, by its name or the end of it (`exact_match`); may be repeated.
     #[arg(long, value_name = "NAME")]
     metric: Vec<String>,
-    /// Puts the rows with the smallest of this number first.
+    /// Sort by this metric, smallest first.
     #[arg(long, value_name = "NAME", conflicts_with = "max")]
     min: Option<String>,
-    /// Puts the rows with the largest of this number first.
+    /// Sort by this metric, largest first.
     #[arg(long, value_name = "NAME")]
     max: Option<String>,
-    /// Only the first K rows.
+    /// Print only the first K rows.
     #[arg(long, value_name = "K")]
     top: Option<usize>,
-    /// As JSON, with every value and number of every row.
+    /// Print every value and metric of every row as JSON.
     #[arg(long)]
     json: bool,
 }
@@ -39,7 +40,7 @@ impl Compare {
     pub fn run(self, store: &Store) -> Result<Exit, Problem> {
         let ids = self.runs.iter().map(|text| engine::find(store, text)).collect::<Result<Vec<_>, _>>()?;
         let mut rows = engine::rows(store, &ids)?;
-        // What differs is told of all, also if only the best are shown.
+        // Columns come from all rows, even if only the top ones are printed.
         let values = engine::differing(&rows);
         let mut metrics = engine::differing_metrics(&rows);
         let by = match (&self.min, &self.max) {
@@ -48,7 +49,7 @@ impl Compare {
             _ => None,
         };
         if let Some((name, largest)) = &by {
-            // A row without the number comes last.
+            // A row without the metric comes last.
             let rank = |row: &Row| row.metrics.get(name).map_or(f64::INFINITY, |n| if *largest { -n } else { *n });
             rows.sort_by(|a, b| rank(a).total_cmp(&rank(b)));
         }
@@ -71,7 +72,7 @@ impl Compare {
     }
 }
 
-/// The one number that `name` means: its whole name, or its end.
+/// The one metric whose name is `name` or ends in it.
 fn find(rows: &[Row], name: &str) -> Result<String, Problem> {
     let mut known: Vec<&str> = rows.iter().flat_map(|row| row.metrics.keys()).map(String::as_str).collect();
     known.sort_unstable();
@@ -82,11 +83,13 @@ fn find(rows: &[Row], name: &str) -> Result<String, Problem> {
         [one] => Ok((*one).to_owned()),
         _ if found.contains(&name) => Ok(name.to_owned()),
         _ => {
-            let (what, list) =
-                if found.is_empty() { ("no run has", &known) } else { ("these runs have several of", &found) };
+            let (message, list) = match found.is_empty() {
+                true => (format!("no run has a metric `{name}`"), &known),
+                false => (format!("several metrics end in `{name}`"), &found),
+            };
             let list: Vec<&str> = list.iter().copied().take(12).collect();
             let hint = format!("there are: {}", list.join(", "));
-            Err(Problem::new(Exit::BadInput, "runs::metric", &format!("{what} the number `{name}`"), Some(&hint)))
+            Err(Problem::new(Exit::BadInput, "runs::metric", &message, Some(&hint)))
         }
     }
 }
@@ -119,7 +122,7 @@ fn table(rows: &[Row], values: &[String], metrics: &[String], hidden: usize) -> 
         out.push_str("no value differs\n");
     }
     if hidden > 0 {
-        let _ = writeln!(out, "{hidden} more numbers differ: --metric NAME shows one, --json all");
+        let _ = writeln!(out, "{hidden} more metrics differ: --metric NAME shows one, --json shows all");
     }
     out
 }
@@ -131,7 +134,7 @@ fn text(value: &Value) -> String {
     }
 }
 
-/// Six digits.
+/// A number with six significant digits.
 fn number(value: &f64) -> String {
     let size = value.abs();
     if size == 0.0 || (1e-4..1e9).contains(&size) {

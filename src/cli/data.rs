@@ -1,7 +1,8 @@
-//! `olmo-pipe data …`: looks at data. The worker, which knows what data is, does the looking; here an artifact's digest
-//! becomes a folder.
+//! `olmo-pipe data …`: hands its arguments to the worker, which knows the data formats. References
+//! to artifacts become folders on the way.
 
 use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -14,24 +15,25 @@ use crate::run::{folder, read_recorded};
 use crate::spec::Binding;
 use crate::store::{Handover, Store};
 
-/// Looks at data: what is trained, how much there is, what is wrong with it.
+/// Preview, measure and audit data, and show the rows of training steps.
 #[derive(clap::Args)]
-#[command(disable_help_flag = true)]
+#[command(disable_help_flag = true, after_help = "Example: olmo-pipe data preview latest:chat_rows.memmap")]
 pub struct Data {
-    /// `preview`, `stats`, `audit`, `inspect` or `order`, and its words; `--help` behind one of them lists these.
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    /// `preview`, `stats`, `audit`, `inspect` or `order` with its arguments; --help lists them.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
     words: Vec<OsString>,
 }
 
-/// Options that take no value.
+/// Options of the worker that take no value.
 const FLAGS: [&str; 5] = ["--ids", "--json", "--help", "-h", "--version"];
 
 impl Data {
     pub fn run(self, common: &Common) -> Result<Exit, Problem> {
         let path = Worker::place();
         let mut command = Command::new(&path);
-        command.arg("data").stdin(Stdio::null());
-        // Held until the worker has ended.
+        // Help and usage show the name that the user typed, not the worker's.
+        command.arg0("olmo-pipe").arg("data").stdin(Stdio::null());
+        // Kept until the worker exits.
         let mut folder = None;
         let mut words = self.words.into_iter();
         let what = words.next();
@@ -41,24 +43,24 @@ impl Data {
         for word in words {
             let text = word.to_str().unwrap_or_default().to_owned();
             let option = text.starts_with('-');
-            // What stands behind an option is its value, not what is looked at.
+            // A word after an option is its value, not the artifact.
             let place = !option && !value && folder.is_none() && !Path::new(&word).exists();
             value = option && !text.contains('=') && !FLAGS.contains(&text.as_str());
-            let looked_at = if place { looked_at(common, &text, inspects)? } else { None };
-            let Some((store, looked_at)) = looked_at else {
+            let target = if place { resolve_target(common, &text, inspects)? } else { None };
+            let Some((store, target)) = target else {
                 command.arg(word);
                 continue;
             };
-            // In the store files are linked, not copied; but it may be one that this user only reads.
+            // Inside the store, files are linked rather than copied; but it may be read-only here.
             let place = tempfile::tempdir_in(store.root()).or_else(|_| tempfile::tempdir()).map_err(|e| {
-                Problem::new(Exit::Store, "cli::folder", &format!("cannot make a temporary folder: {e}"), None)
+                Problem::new(Exit::Store, "cli::folder", &format!("cannot create a temporary folder: {e}"), None)
             })?;
-            command.arg(materialize(&store, looked_at.artifact, place.path())?);
+            command.arg(materialize(&store, target.artifact, place.path())?);
             command.arg("--objects").arg(store.objects_dir());
-            if let Some(params) = looked_at.params {
+            if let Some(params) = target.params {
                 command.arg("--params").arg(params);
             }
-            if let Some(metrics) = looked_at.metrics {
+            if let Some(metrics) = target.metrics {
                 command.arg("--metrics").arg(materialize(&store, metrics, place.path())?);
             }
             folder = Some(place);
@@ -84,24 +86,24 @@ impl Data {
     }
 }
 
-/// Whether `word` may be the start of a digest.
-fn digits(word: &str) -> bool {
+/// Whether `word` looks like the start of a digest.
+fn is_digest_prefix(word: &str) -> bool {
     (4..=64).contains(&word.len()) && word.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// What a word names: an artifact, or what a stage of a run took.
-struct LookedAt {
+/// What an argument names: an artifact, or the rows that a stage of a run reads.
+struct Target {
     artifact: Digest,
     params: Option<String>,
     metrics: Option<Digest>,
 }
 
-/// What `text` names; `None` if it is a path, or nothing that is known here.
-fn looked_at(common: &Common, text: &str, inspects: bool) -> Result<Option<(Store, LookedAt)>, Problem> {
-    if digits(text) {
+/// Resolves `text` to an artifact; `None` if it is a path.
+fn resolve_target(common: &Common, text: &str, inspects: bool) -> Result<Option<(Store, Target)>, Problem> {
+    if is_digest_prefix(text) {
         let store = common.read_store()?;
         let artifact = store.find_prefix(text)?;
-        return Ok(Some((store, LookedAt { artifact, params: None, metrics: None })));
+        return Ok(Some((store, Target { artifact, params: None, metrics: None })));
     }
     if text.contains('/') || text.is_empty() {
         return Ok(None);
@@ -109,14 +111,15 @@ fn looked_at(common: &Common, text: &str, inspects: bool) -> Result<Option<(Stor
     let store = common.read_store()?;
     let (run, stage) = text.split_once(':').map_or((text, None), |(run, stage)| (run, Some(stage)));
     if inspects && !stage.is_some_and(|stage| stage.contains('.')) {
-        return trained(&store, run, stage).map(|found| Some((store, found)));
+        return resolve_rows(&store, run, stage).map(|found| Some((store, found)));
     }
     let artifact = Reference::resolve(&store, text)?;
-    Ok(Some((store, LookedAt { artifact, params: None, metrics: None })))
+    Ok(Some((store, Target { artifact, params: None, metrics: None })))
 }
 
-/// The rows that stage `stage` of run `run` took; without `stage`, those of the one stage that takes rows.
-fn trained(store: &Store, run: &str, stage: Option<&str>) -> Result<LookedAt, Problem> {
+/// The rows that stage `stage` of run `run` reads. Without `stage`, the run must have exactly
+/// one stage with a memmap input.
+fn resolve_rows(store: &Store, run: &str, stage: Option<&str>) -> Result<Target, Problem> {
     let id = find_run(store, run)?;
     let recorded = read_recorded(&folder(store, &id), &id)?;
     let resolved = recorded.resolved;
@@ -132,14 +135,14 @@ fn trained(store: &Store, run: &str, stage: Option<&str>) -> Result<LookedAt, Pr
         (Some(stage), _) => stage,
         (None, [only]) => only,
         (None, _) => {
-            let message = format!("run {id} has {} stages that take rows", takers.len());
+            let message = format!("run {id} has {} stages that read rows", takers.len());
             let each: Vec<String> = takers.iter().map(|name| format!("{run}:{name}")).collect();
-            let hint = if each.is_empty() { None } else { Some(format!("say which one: {}", each.join(" or "))) };
+            let hint = if each.is_empty() { None } else { Some(format!("name one: {}", each.join(" or "))) };
             return Err(Problem::new(Exit::BadInput, "data::stage", &message, hint.as_deref()));
         }
     };
     let Some((port, spec)) = rows(name).zip(resolved.stages.get(name)) else {
-        let message = format!("run {id} has no stage `{name}` that takes rows");
+        let message = format!("run {id} has no stage `{name}` that reads rows");
         let hint = format!("there are: {}", takers.join(", "));
         return Err(Problem::new(Exit::BadInput, "data::stage", &message, Some(&hint)));
     };
@@ -147,20 +150,20 @@ fn trained(store: &Store, run: &str, stage: Option<&str>) -> Result<LookedAt, Pr
         Some([Binding::Port(from)]) => Reference::resolve(store, &format!("{id}:{}.{}", from.stage, from.port))?,
         Some([Binding::Path(path)]) => store.commit_reference(PortType::Memmap, path)?,
         _ => {
-            let message = format!("the rows of stage `{name}` are not one artifact");
-            let hint = Some("name the rows themselves, by the digits of their digest");
+            let message = format!("the rows of stage `{name}` are not a single artifact");
+            let hint = Some("name the rows by the first digits of their digest instead");
             return Err(Problem::new(Exit::BadInput, "data::stage", &message, hint));
         }
     };
     let outputs = &spec.description.contract.outputs;
     let metrics = outputs.iter().find(|(_, port)| port.port_type == PortType::Metrics).and_then(|(port, _)| {
-        // Of a training that goes on there are none yet.
+        // A running training has no metrics yet.
         Reference::resolve(store, &format!("{id}:{name}.{port}")).ok()
     });
-    Ok(LookedAt { artifact, params: Some(spec.params.to_string()), metrics })
+    Ok(Target { artifact, params: Some(spec.params.to_string()), metrics })
 }
 
-/// An artifact as a folder below `folder`.
+/// Lays an artifact out as a folder inside `folder`.
 fn materialize(store: &Store, artifact: Digest, folder: &Path) -> Result<OsString, Problem> {
     let place = folder.join(artifact.short());
     store.materialize(artifact, &place, Handover::Link)?;

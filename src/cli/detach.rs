@@ -1,8 +1,8 @@
-//! `--detach`: the same command again, in a session of its own, with a log in place of a terminal.
+//! `--detach`: starts the same command again in its own session, with a log instead of a terminal.
 //!
-//! The detached process tells its run's id through a pipe once the run has its record; until
-//! then its errors go where the person looks. From then on both its outputs go to
-//! `runs-v1/ID/engine.log`. It ignores SIGHUP: it has no terminal that could be closed.
+//! The detached process sends its run id through a pipe once the run has a record; until then its
+//! errors still reach the terminal. After that, its standard output and error go to
+//! `runs-v1/ID/engine.log`. It ignores SIGHUP, because it no longer has a terminal.
 
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader};
@@ -17,9 +17,9 @@ use crate::report::Terminal;
 use crate::run::{self as engine, RunEvent, RunId};
 use crate::store::Store;
 
-/// Tells a process that it is the detached one.
+/// Set in the environment of the detached process.
 const VARIABLE: &str = "OLMO_PIPE_DETACHED";
-/// In the record's folder.
+/// Name of the log in the run's record folder.
 pub const LOG: &str = "engine.log";
 
 /// Whether this process was started by [`start`].
@@ -27,7 +27,7 @@ pub fn is_the_detached() -> bool {
     std::env::var_os(VARIABLE).is_some()
 }
 
-/// Starts this command again in the background; returns when its run has begun.
+/// Starts this command again in the background; returns once its run has started.
 pub fn start() -> Result<Exit, Problem> {
     let failed = |e: std::io::Error| {
         Problem::new(Exit::Environment, "cli::detach", &format!("cannot start a detached run: {e}"), None)
@@ -35,7 +35,7 @@ pub fn start() -> Result<Exit, Problem> {
     let program = std::env::current_exe().map_err(failed)?;
     let mut command = Command::new(program);
     command.args(std::env::args_os().skip(1)).env(VARIABLE, "1").stdin(Stdio::null()).stdout(Stdio::piped());
-    // SAFETY: between fork and exec only two system calls are made; neither allocates.
+    // SAFETY: the closure makes only two system calls between fork and exec; neither allocates.
     unsafe {
         command.pre_exec(|| {
             rustix::process::setsid()?;
@@ -50,19 +50,19 @@ pub fn start() -> Result<Exit, Problem> {
     }
     let id = line.trim();
     if RunId::parse(id).is_none() {
-        // It did not come so far, and has said why.
+        // The run did not start, and the process has already reported why.
         let status = child.wait().map_err(failed)?;
         let exit = Exit::ALL.iter().map(|(exit, _)| *exit).find(|exit| status.code() == Some(exit.code().into()));
         return Ok(exit.unwrap_or(Exit::Internal));
     }
     answer(&format!("{id}\n"));
     let how = format!("`olmo-pipe runs attach {id}`, `olmo-pipe runs cancel {id}`");
-    say(&format!("run {id} goes on in the background: {how}\n"));
+    say(&format!("run {id} continues in the background: {how}\n"));
     Ok(Exit::Success)
 }
 
-/// Shows a run as `terminal` does, and at its beginning tells who started it and lets go of the
-/// terminal.
+/// Shows a run as `terminal` does. When the run starts, reports its id to the process that started
+/// it and redirects all further output to the log.
 pub struct Detached {
     pub terminal: Terminal,
     store: Store,
@@ -93,17 +93,17 @@ impl Show for Detached {
 
     fn begins(&mut self, id: &RunId) {
         answer(&format!("{id}\n"));
-        // Without a log it goes on all the same, and its record tells what happened.
-        let _ = let_go(&engine::folder(&self.store, id));
+        // Without a log the run continues; its record still holds every event.
+        let _ = redirect_output(&engine::folder(&self.store, id));
     }
 }
 
-/// Both outputs go to the log in `folder` from now on.
-fn let_go(folder: &Path) -> std::io::Result<()> {
+/// Redirects standard output and error to the log in `folder`.
+fn redirect_output(folder: &Path) -> std::io::Result<()> {
     let log = OpenOptions::new().create(true).append(true).open(folder.join(LOG));
     let file = log.or_else(|_| OpenOptions::new().write(true).open("/dev/null"))?;
     for place in [libc::STDOUT_FILENO, libc::STDERR_FILENO] {
-        // SAFETY: dup2 takes two numbers of open files, and both are.
+        // SAFETY: dup2 takes two file descriptors, and both are open.
         if unsafe { libc::dup2(file.as_raw_fd(), place) } < 0 {
             return Err(std::io::Error::last_os_error());
         }

@@ -1,8 +1,8 @@
-//! [`Display`]: shows a run in a thread of its own, so that a reader that has stopped (`| less`, a
-//! terminal after Ctrl-S) never holds up the run or its signals.
+//! [`Display`]: shows a run from its own thread, so that a reader that has stopped (`| less`, a
+//! terminal after Ctrl-S) never blocks the run or its signal handling.
 //!
-//! What happens goes into a queue. While much waits there, progress, metrics and messages are
-//! dropped and counted; everything else stays, for its number is limited by the run's stages.
+//! Events go through a queue. When the queue is full, progress, metrics and messages are dropped
+//! and counted; all other events are kept, because the run's stages bound their number.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,23 +17,23 @@ use super::{Exit, Problem};
 use crate::report::Terminal;
 use crate::run::{RunEvent, RunId, Watch, now_ms};
 
-/// Bytes that wait at most before what can be spared is dropped.
+/// Queued bytes above which droppable pieces are dropped.
 const MOST: usize = 4 << 20;
-/// What an event counts for, beside its text.
+/// Bytes counted per event, in addition to its text.
 const EVENT: usize = 256;
-/// How long the end waits for a reader that takes nothing.
+/// How long to wait at the end for a reader that reads nothing.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The same, of a run that somebody stopped.
+/// The same for a run that was interrupted.
 pub const SHORT_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Shows a run, in the thread of a [`Display`].
+/// Shows a run; called in the thread of a [`Display`].
 pub trait Show: Send + 'static {
-    /// Something happened, at `at` (milliseconds since 1970).
+    /// An event happened at `at` (milliseconds since 1970).
     fn event(&mut self, at: u64, event: &RunEvent);
     fn fetching(&mut self, _what: &str, _done: u64, _total: Option<u64>) {}
     fn fetch_waits(&mut self, _text: &str) {}
     fn begins(&mut self, _id: &RunId) {}
-    /// So many events are not shown, since the reader was too slow.
+    /// `count` events were dropped because the reader was too slow.
     fn dropped(&mut self, count: u64);
 }
 
@@ -51,7 +51,7 @@ impl Show for Terminal {
     }
 
     fn dropped(&mut self, count: u64) {
-        self.note(&format!("… {count} reports of progress are not shown: this output was not read in time"));
+        self.note(&format!("… {count} progress reports were dropped: this output was not read in time"));
     }
 }
 
@@ -60,7 +60,7 @@ enum Piece<S> {
     Fetching(String, u64, Option<u64>),
     FetchWaits(String),
     Begins(RunId),
-    /// The last one.
+    /// The last piece.
     End(Box<dyn FnOnce(&mut S) + Send>),
 }
 
@@ -107,9 +107,9 @@ struct Queue<S> {
 
 struct Shared<S> {
     queue: Mutex<Queue<S>>,
-    /// Something came into the queue, or the thread has ended.
+    /// A piece was queued, or the thread has ended.
     changed: Condvar,
-    /// Pieces that were shown.
+    /// Number of pieces shown so far.
     shown: AtomicU64,
 }
 
@@ -119,7 +119,7 @@ impl<S> Shared<S> {
     }
 }
 
-/// See the module.
+/// Queues the events of a run for the thread that shows them; see the module.
 pub struct Display<S: Show> {
     shared: Arc<Shared<S>>,
     thread: Option<JoinHandle<()>>,
@@ -140,7 +140,8 @@ impl<S: Show> Display<S> {
         Ok(Self { shared, thread: Some(thread), closed: false })
     }
 
-    /// Shows `end` last, and waits until everything was shown, or the reader has taken nothing for `patience` (30 s).
+    /// Runs `end` last, and waits until everything has been shown or the reader has read nothing
+    /// for `patience` (default 30 s).
     pub fn close(mut self, patience: Option<Duration>, end: impl FnOnce(&mut S) + Send + 'static) {
         self.end(patience.unwrap_or(PATIENCE), Box::new(end));
     }
@@ -161,7 +162,7 @@ impl<S: Show> Display<S> {
         if std::mem::replace(&mut self.closed, true) {
             return;
         }
-        // The run is over: a signal ends the wait, and with it the process.
+        // The run is over: from here on a signal simply ends the process.
         for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
             signals::set(signal, libc::SIG_DFL);
         }
@@ -189,7 +190,7 @@ impl<S: Show> Display<S> {
 
 impl<S: Show> Drop for Display<S> {
     fn drop(&mut self) {
-        // Of a run that could not begin or go on: what was said of it before.
+        // The run could not start or continue: show what was queued before the error.
         if !std::thread::panicking() {
             self.end(SHORT_PATIENCE, Box::new(|_| {}));
         }
@@ -214,7 +215,7 @@ impl<S: Show> Watch for Display<S> {
     }
 }
 
-/// Says that it has ended, however it does.
+/// Marks the queue as ended when the display thread exits, even by a panic.
 struct Ended<'s, S>(&'s Shared<S>);
 
 impl<S> Drop for Ended<'_, S> {
@@ -259,7 +260,7 @@ mod tests {
     use super::*;
     use crate::run::Place;
 
-    /// Waits for leave to show the first event, as a reader does that has stopped; tells what it shows.
+    /// Blocks on the first event like a stopped reader, then reports what it shows.
     struct Slow {
         leave: Option<Receiver<()>>,
         shown: Sender<Result<String, u64>>,

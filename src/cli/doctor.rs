@@ -1,4 +1,4 @@
-//! `olmo-pipe doctor`: what this machine can compute with, what is missing, and how to get it.
+//! `olmo-pipe doctor`: which backends work on this machine, what is missing, and how to get it.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -15,22 +15,23 @@ use crate::report::escape_control;
 use crate::run::{Host, gpus};
 
 #[derive(Args)]
+#[command(after_help = "Example: olmo-pipe doctor")]
 pub struct Doctor {
-    /// As JSON.
+    /// Print JSON (docs/json.md).
     #[arg(long)]
     json: bool,
 }
 
-/// All that was found; its JSON is described in docs/json.md.
+/// The findings; docs/json.md describes their JSON.
 #[derive(Serialize)]
 struct Report {
     format: u32,
     engine: &'static str,
     host: Host,
-    /// Bytes that programs may still take.
+    /// Memory available to programs, in bytes.
     memory_available: Option<u64>,
     backends: Vec<BackendReport>,
-    /// Those that this process may use, by UUID; `devices` has what is known of each.
+    /// UUIDs of the GPUs visible to this process; `devices` describes each of them.
     gpus: Vec<String>,
     devices: Vec<Device>,
     driver: Option<String>,
@@ -45,7 +46,7 @@ struct BackendReport {
     name: &'static str,
     worker: PathBuf,
     ready: bool,
-    /// The library behind it and its version; else what is wrong.
+    /// The library and its version if the backend is ready, else the problem.
     what: String,
     way_out: Option<String>,
 }
@@ -76,7 +77,7 @@ const LIBTORCH: &str = "2.11.0";
 
 impl Doctor {
     pub fn run(self, common: &Common) -> Result<Exit, Problem> {
-        let report = Report::look(common)?;
+        let report = Report::collect(common)?;
         let usable = report.backends.first().is_some_and(|flex| flex.ready);
         match self.json {
             true => answer_json(&report),
@@ -87,11 +88,12 @@ impl Doctor {
 }
 
 impl Report {
-    fn look(common: &Common) -> Result<Self, Problem> {
+    fn collect(common: &Common) -> Result<Self, Problem> {
         let gpus = gpus::visible();
         let driver = nvidia::driver();
         let machine = Machine { gpus: &gpus, driver: driver.as_deref() };
-        let backends = [Backend::Flex, Backend::LibTorch, Backend::LibTorchCuda].map(|backend| machine.look(backend));
+        let backends =
+            [Backend::Flex, Backend::LibTorch, Backend::LibTorchCuda].map(|backend| machine.inspect(backend));
         let tool = |name: &'static str, found: bool, way_out: &'static str| Tool { name, found, way_out };
         let answers = |program: &str, arguments: &[&str]| {
             let mut command = Command::new(program);
@@ -126,7 +128,7 @@ impl Report {
         let memory = self.memory_available.map(|bytes| format!(", {} of memory free", gib(bytes))).unwrap_or_default();
         let _ = writeln!(text, "cpu       {}, {cores} cores{memory}", escape_control(cpu));
         let driver = self.driver.as_ref().map_or("no driver".into(), |d| format!("driver {}", escape_control(d)));
-        let none = if self.devices.is_empty() { "none that this process may use; " } else { "" };
+        let none = if self.devices.is_empty() { "none visible to this process; " } else { "" };
         let _ = writeln!(text, "gpus      {none}{driver}");
         for (index, device) in self.devices.iter().enumerate() {
             let name = escape_control(device.name.as_deref().unwrap_or("a GPU"));
@@ -145,11 +147,11 @@ impl Report {
             }
         }
         for tree in &self.libtorch {
-            let state = if tree.found { "is in" } else { "not fetched; would lie in" };
+            let state = if tree.found { "found in" } else { "not fetched; it would be in" };
             let _ = writeln!(text, "libtorch  {:<13} {state} {}", tree.kind, tree.path.display());
         }
         for tool in &self.tools {
-            let state = if tool.found { "found" } else { "missing (only building libtorch's worker needs it)" };
+            let state = if tool.found { "found" } else { "missing (needed only to build the libtorch worker)" };
             let _ = writeln!(text, "tool      {:<13} {state}", tool.name);
             if !tool.found {
                 let _ = writeln!(text, "          {:<13} -> {}", "", tool.way_out);
@@ -161,19 +163,19 @@ impl Report {
     }
 }
 
-/// What the machine has for a backend to compute on.
+/// The hardware that a backend can use.
 struct Machine<'m> {
     gpus: &'m [String],
     driver: Option<&'m str>,
 }
 
 impl Machine<'_> {
-    fn look(&self, backend: Backend) -> BackendReport {
+    fn inspect(&self, backend: Backend) -> BackendReport {
         let worker = match worker(backend) {
             Ok(worker) => worker,
-            // Nobody needs a worker for a GPU that is not there.
+            // Without a GPU, a missing GPU worker is not worth reporting.
             Err(ExecError::BackendMissing { .. }) if backend == Backend::LibTorchCuda && !self.has_any() => {
-                return not_ready(backend, "there is no GPU that this process may use".into(), None);
+                return not_ready(backend, "no GPU is visible to this process".into(), None);
             }
             Err(error) => return broken(backend, &error),
         };
@@ -202,7 +204,7 @@ impl Machine<'_> {
         !self.gpus.is_empty() || self.driver.is_some()
     }
 
-    /// What more there is to say of a worker that can compute on a GPU; else why it cannot, and the way out.
+    /// Details of a worker that can compute on a GPU; else the problem and how to fix it.
     fn cuda(&self, worker: &Worker) -> Result<String, (String, String)> {
         let asked = Command::new(worker.path()).arg("devices").stdin(Stdio::null()).output();
         let answer: Value = asked.ok().and_then(|out| serde_json::from_slice(&out.stdout).ok()).unwrap_or_default();
@@ -210,22 +212,22 @@ impl Machine<'_> {
         let devices = match (cuda["built"].as_bool(), cuda["devices"].as_u64()) {
             (Some(true), devices) => devices.unwrap_or_default(),
             _ if !self.has_any() => {
-                let what = "its worker was built for the CPU, and there is no GPU that this process may use";
+                let what = "its worker was built for the CPU, and no GPU is visible to this process";
                 return Err((what.into(), Backend::LibTorchCuda.build().into()));
             }
             _ => return Err(("its worker was built for the CPU".into(), Backend::LibTorchCuda.build().into())),
         };
-        let without = "without a GPU take `device: cpu`";
+        let without = "without a GPU, set `device: cpu`";
         match self.driver {
             _ if devices > 0 => {}
             None => {
                 let way_out = format!(
-                    "install NVIDIA's driver {LEAST_DRIVER} or newer (a container is given the host's: --gpus all); {without}"
+                    "install NVIDIA's driver {LEAST_DRIVER} or newer (a container gets the host's with --gpus all); {without}"
                 );
-                return Err(("libtorch with CUDA, no driver: a GPU is of no use without it".into(), way_out));
+                return Err(("libtorch with CUDA, but no NVIDIA driver is installed".into(), way_out));
             }
             Some(driver) if nvidia::is_old(driver) => {
-                let what = format!("libtorch with CUDA 13, driver {driver}: it is too old");
+                let what = format!("libtorch with CUDA 13, but driver {driver} is too old for it");
                 return Err((what, format!("install NVIDIA's driver {LEAST_DRIVER} or newer; {without}")));
             }
             Some(driver) if self.gpus.is_empty() => {
@@ -233,12 +235,12 @@ impl Machine<'_> {
                 let hidden = hidden.map(|value| format!("CUDA_VISIBLE_DEVICES is \"{value}\"; "));
                 let way_out = format!("{}`nvidia-smi -L` should list one; {without}", hidden.unwrap_or_default());
                 return Err((
-                    format!("libtorch with CUDA, driver {driver}, no GPU that this process may use"),
+                    format!("libtorch with CUDA, driver {driver}, but no GPU is visible to this process"),
                     way_out,
                 ));
             }
             Some(driver) => {
-                let what = format!("libtorch with CUDA, driver {driver}, and libtorch finds none of the GPUs");
+                let what = format!("libtorch with CUDA, driver {driver}, but libtorch finds none of the GPUs");
                 return Err((what, format!("`nvidia-smi` should list one without errors; {without}")));
             }
         }
@@ -246,12 +248,12 @@ impl Machine<'_> {
         let at = |name: &str| kernels[name].as_str();
         match (at("compiler"), at("folder")) {
             (Some(compiler), _) => {
-                let cache = at("cache").map(|folder| format!(", kernels kept in {folder}")).unwrap_or_default();
+                let cache = at("cache").map(|folder| format!(", kernels cached in {folder}")).unwrap_or_default();
                 Ok(format!(", {compiler}{cache}"))
             }
             (None, Some(folder)) => Ok(format!(", no NVRTC, kernels from {folder}")),
             (None, None) => {
-                let why = at("why").unwrap_or("its worker does not tell of a compiler for kernels");
+                let why = at("why").unwrap_or("its worker reports no kernel compiler");
                 Err((format!("libtorch with CUDA, {devices} GPUs: {why}"), Backend::LibTorchCuda.build().into()))
             }
         }
@@ -265,7 +267,7 @@ fn worker(backend: Backend) -> Result<Worker, ExecError> {
     })
 }
 
-/// Why the worker does not fit this engine, if so.
+/// Why the worker does not match this engine, if it does not.
 fn other_build(worker: &Worker) -> Option<String> {
     let differs = |(name, text): &(&str, &str)| {
         let description: olmo_stage::Description = serde_json::from_str(text).ok()?;
@@ -286,16 +288,16 @@ fn broken(backend: Backend, error: &ExecError) -> BackendReport {
     };
     let way_out = match error {
         ExecError::BackendMissing { .. } => Some(backend.build().to_owned()),
-        // The hint knows of no GPU.
+        // The general hint does not mention libtorch.
         ExecError::WorkerBroken { why, .. } if backend != Backend::Flex && why.contains("lib") => {
-            Some(format!("libtorch is not where the worker was built against: {}", backend.build()))
+            Some(format!("libtorch is not where it was when the worker was built: {}", backend.build()))
         }
         other => other.hint(),
     };
     not_ready(backend, what, way_out)
 }
 
-/// Where `scripts/libtorch` keeps what it fetches.
+/// Where `scripts/libtorch` puts the libtorch of `kind`.
 fn tree(kind: &'static str) -> Tree {
     let folder = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let cache = folder("OLMO_PIPE_LIBTORCH")
@@ -306,7 +308,7 @@ fn tree(kind: &'static str) -> Tree {
     Tree { kind, found: path.join("torch/lib/libtorch.so").exists(), path }
 }
 
-/// Free memory in bytes, at most what the control groups of this process allow.
+/// Free memory in bytes, capped by the process's control groups.
 fn memory_available() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
@@ -314,7 +316,7 @@ fn memory_available() -> Option<u64> {
     Some(crate::run::memory_limit().map_or(free, |limit| limit.min(free)))
 }
 
-/// Of the file system that `folder` lies in, or would.
+/// Free bytes on the file system of `folder`, which need not exist yet.
 fn free_bytes(folder: &Path) -> Option<u64> {
     let there = folder.ancestors().find(|folder| folder.exists())?;
     let fs = rustix::fs::statvfs(there).ok()?;

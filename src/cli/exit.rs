@@ -1,60 +1,63 @@
-//! The exit codes, for scripts. docs/exit-codes.md says the same (tested).
+//! Exit codes for scripts. docs/exit-codes.md has the same table (tested).
 
 use std::process::ExitCode;
 
 /// Why a command ended; [`Exit::code`] is its process exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// All that was asked for is done.
+    /// The command did what it was asked to do.
     Success,
-    /// A stage failed; the rest ran as far as it could.
+    /// A stage failed; the stages that do not depend on it ran.
     StageFailed,
-    /// The command line, an experiment, a pipeline or a stage's contract has errors.
+    /// The command line, an experiment, a pipeline or a stage contract has errors.
     BadInput,
-    /// The worker is missing, of another build, or a resource or a remote source is not there.
+    /// The worker is missing or from another build, or a resource or remote source is unavailable.
     Environment,
-    /// The store cannot be read or written (no space, corrupted, of a newer format).
+    /// The store cannot be read or written: no space, corruption, or a newer format.
     Store,
-    /// A source changed: since the run that is to be resumed, or against its lock.
+    /// A source changed since the run to resume, or no longer matches its lock.
     SourceChanged,
-    /// `--check` found a difference, or `verify` a problem.
+    /// `--check` found a difference, `verify` a problem, or `data` an error.
     CheckFailed,
-    /// `plan --exit-code`: not everything is there.
+    /// `plan --exit-code`: at least one stage would run.
     WouldRun,
     /// A bug in olmo-pipe.
     Internal,
-    /// What the command printed did not get where it was to go.
+    /// The command's output was lost.
     Output,
-    /// Stopped in order by SIGHUP.
+    /// Stopped cleanly by SIGHUP.
     HungUp,
-    /// Stopped in order by SIGINT.
+    /// Stopped cleanly by SIGINT.
     Interrupted,
-    /// Stopped in order by SIGTERM.
+    /// Stopped cleanly by SIGTERM.
     Terminated,
 }
 
 impl Exit {
-    /// Every exit, with its meaning, in the order of the codes.
+    /// Every exit with its meaning, ordered by code.
     pub const ALL: [(Exit, &'static str); 13] = [
         (Exit::Success, "done"),
         (Exit::StageFailed, "a stage failed; the stages that do not depend on it ran"),
         (Exit::BadInput, "errors in the command line, an experiment, a pipeline or a stage.yaml"),
-        (Exit::Environment, "worker missing or of another build, or a resource or a remote source that is not there"),
-        (Exit::Store, "the store cannot be read or written: no space, corrupted, newer format"),
-        (Exit::SourceChanged, "a source changed: since the run that is resumed, or against its lock"),
+        (
+            Exit::Environment,
+            "the worker is missing or from another build, or a resource or remote source is unavailable",
+        ),
+        (Exit::Store, "the store cannot be read or written: no space, corruption, or a newer format"),
+        (Exit::SourceChanged, "a source changed since the run to resume, or no longer matches its lock"),
         (
             Exit::CheckFailed,
-            "`schema --check` or `artifacts verify` found a difference, or `data …` found the data wrong or unreadable",
+            "`schema --check` or `artifacts verify` found a problem, or `data …` found wrong or unreadable data",
         ),
-        (Exit::WouldRun, "`plan --exit-code`: something is to run"),
+        (Exit::WouldRun, "`plan --exit-code`: at least one stage would run"),
         (Exit::Internal, "a bug in olmo-pipe"),
-        (Exit::Output, "done, but what it printed got lost: no space, or a reader that has stopped reading"),
-        (Exit::HungUp, "stopped in order since its terminal was closed (SIGHUP)"),
-        (Exit::Interrupted, "stopped in order by Ctrl-C (SIGINT)"),
-        (Exit::Terminated, "stopped in order by SIGTERM"),
+        (Exit::Output, "done, but output was lost: no space, or a reader that stopped reading"),
+        (Exit::HungUp, "stopped cleanly because its terminal closed (SIGHUP)"),
+        (Exit::Interrupted, "stopped cleanly by Ctrl-C (SIGINT)"),
+        (Exit::Terminated, "stopped cleanly by SIGTERM"),
     ];
 
-    /// The number a shell sees.
+    /// The process exit code.
     pub fn code(self) -> u8 {
         match self {
             Exit::Success => 0,

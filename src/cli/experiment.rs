@@ -1,11 +1,11 @@
-//! `olmo-pipe validate|show|graph`: looking at an experiment without running it.
+//! `olmo-pipe validate|show|graph`: inspect an experiment without running it.
 
 use std::fmt::Write as _;
 use std::io::IsTerminal;
 
 use clap::Args;
 
-use super::findings::{Placed, placed};
+use super::findings::{PlacedFindings, place_findings};
 use super::{Common, Exit, ExperimentFile, Problem, answer, answer_json, say};
 use crate::report::escape_control;
 use crate::run as engine;
@@ -13,10 +13,11 @@ use crate::spec::Resolved;
 use crate::store::Store;
 
 #[derive(Args)]
+#[command(after_help = "Example: olmo-pipe validate experiments/finetune-tulu.yaml")]
 pub struct Validate {
     #[command(flatten)]
     experiment: ExperimentFile,
-    /// Errors as JSON on standard output.
+    /// Print errors and warnings as JSON on standard output.
     #[arg(long)]
     json: bool,
 }
@@ -28,7 +29,7 @@ impl Validate {
             let (errors, warnings) = match crate::spec::load(&self.experiment.file, &options, &crate::builtin::STAGES) {
                 Err(errors) => (serde_json::json!(errors), Vec::new()),
                 Ok(loaded) => {
-                    let Placed { errors, warnings } = self.rules(&loaded.resolved, common)?;
+                    let PlacedFindings { errors, warnings } = self.rules(&loaded.resolved, common)?;
                     (serde_json::json!(errors), warnings)
                 }
             };
@@ -42,7 +43,7 @@ impl Validate {
         for warning in &found.warnings {
             say(&warning.render_warning(std::io::stderr().is_terminal()));
         }
-        found.refused()?;
+        found.into_result()?;
         let profile = resolved.profile.as_ref().map(|p| format!(", profile {p}")).unwrap_or_default();
         let trials = match resolved.trials.len() {
             0 => String::new(),
@@ -54,28 +55,29 @@ impl Validate {
 }
 
 impl Validate {
-    /// What the stages say, with the inputs that the store has already.
-    fn rules(&self, resolved: &Resolved, common: &Common) -> Result<Placed, Problem> {
+    /// The findings of the stages' own rules, which may read inputs that are already in the store.
+    fn rules(&self, resolved: &Resolved, common: &Common) -> Result<PlacedFindings, Problem> {
         let folder = common.store_folder(&resolved.root);
-        // Looking at an experiment makes no store.
+        // Validating an experiment must not create a store.
         let store = if folder.join("format").exists() { Some(Store::read(&folder)?) } else { None };
         let options = engine::Options { sourcing: self.experiment.sourcing(false, true)?, ..Default::default() };
         let findings = engine::findings(resolved, &[], store.as_ref(), &options)?;
-        placed(&self.experiment, findings)
+        place_findings(&self.experiment, findings)
     }
 }
 
 #[derive(Args)]
+#[command(after_help = "Example: olmo-pipe show experiments/finetune-tulu.yaml --origin")]
 pub struct Show {
     #[command(flatten)]
     experiment: ExperimentFile,
-    /// With every default, reference and override worked out (the only form so far).
+    /// Print the experiment with defaults, references and overrides resolved (the default).
     #[arg(long)]
     resolved: bool,
-    /// With the place where each value was written.
+    /// Print where each value was set; with --resolved, print the values too.
     #[arg(long)]
     origin: bool,
-    /// As JSON: all values, and with --origin their places.
+    /// Print JSON: all values, and with --origin where each was set.
     #[arg(long)]
     json: bool,
 }
@@ -106,6 +108,7 @@ impl Show {
 }
 
 #[derive(Args)]
+#[command(after_help = "Example: olmo-pipe graph experiments/finetune-tulu.yaml | dot -Tsvg > graph.svg")]
 pub struct Graph {
     #[command(flatten)]
     experiment: ExperimentFile,

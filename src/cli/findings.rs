@@ -1,4 +1,4 @@
-//! What stages find wrong before a run, at the places where the values were written.
+//! Findings of the stages' own rules before a run, placed where the values were written.
 
 use std::path::Path;
 
@@ -8,16 +8,16 @@ use super::{ExperimentFile, Problem};
 use crate::run::StageFinding;
 use crate::spec::{Diagnostic, Diagnostics, Location};
 
-/// Errors and warnings apart, each with its place.
+/// Errors and warnings, each with its place in a file.
 #[derive(Default)]
-pub struct Placed {
+pub struct PlacedFindings {
     pub errors: Vec<Diagnostic>,
     pub warnings: Vec<Diagnostic>,
 }
 
-/// Finds the places of `findings` in the files of `experiment`.
-pub fn placed(experiment: &ExperimentFile, findings: Vec<StageFinding>) -> Result<Placed, Problem> {
-    let mut placed = Placed::default();
+/// Places `findings` in the files of `experiment`.
+pub fn place_findings(experiment: &ExperimentFile, findings: Vec<StageFinding>) -> Result<PlacedFindings, Problem> {
+    let mut placed = PlacedFindings::default();
     if findings.is_empty() {
         return Ok(placed);
     }
@@ -25,17 +25,17 @@ pub fn placed(experiment: &ExperimentFile, findings: Vec<StageFinding>) -> Resul
     let loaded = crate::spec::load(&experiment.file, &options, &crate::builtin::STAGES)?;
     for StageFinding { stage, finding } in findings {
         if finding.level == Level::Note {
-            continue; // `plan` tells them.
+            continue; // `plan` prints notes.
         }
-        // Of no param alone: the stage's own place.
+        // A finding about no single param is placed at its stage.
         let path = match finding.param.is_empty() {
             true => format!("stages.{stage}"),
             false => format!("stages.{stage}.with.{}", finding.param),
         };
         let origin = origin(&loaded.origins, &path);
-        let mut notes = vec![format!("stage `{stage}` says so")];
+        let mut notes = vec![format!("reported by stage `{stage}`")];
         if !finding.param.is_empty() && origin.is_some_and(|origin| origin.starts_with("default of")) {
-            notes.push(format!("`{path}` has its default"));
+            notes.push(format!("`{path}` has its default value"));
         }
         if origin.is_some_and(|origin| origin.starts_with("--")) {
             notes.push(format!("`{path}` comes from the command line"));
@@ -60,9 +60,9 @@ pub fn placed(experiment: &ExperimentFile, findings: Vec<StageFinding>) -> Resul
     Ok(placed)
 }
 
-impl Placed {
-    /// The errors as one problem, if there are any.
-    pub fn refused(self) -> Result<(), Problem> {
+impl PlacedFindings {
+    /// Fails with all errors as one problem, if there are any.
+    pub fn into_result(self) -> Result<(), Problem> {
         match self.errors.is_empty() {
             true => Ok(()),
             false => Err(Diagnostics::new(self.errors).into()),
@@ -70,11 +70,11 @@ impl Placed {
     }
 }
 
-/// Where the value at `path`, or the nearest one around it, was written.
+/// Where the value at `path`, or the innermost value around it, was written.
 fn origin<'o>(origins: &'o std::collections::BTreeMap<String, String>, path: &str) -> Option<&'o String> {
     let mut path = path.trim_end_matches('.');
     loop {
-        // A map has no place of its own: the first of its values stands for it.
+        // A map has no place of its own, so it takes the place of its first value.
         let inside = || origins.range(format!("{path}.")..).next().filter(|(p, _)| p.starts_with(&format!("{path}.")));
         if let Some(found) = origins.get(path).or_else(|| inside().map(|(_, origin)| origin)) {
             return Some(found);
@@ -83,7 +83,7 @@ fn origin<'o>(origins: &'o std::collections::BTreeMap<String, String>, path: &st
     }
 }
 
-/// `file:line:column` as a place with its line; `None` for what stands in no file.
+/// Parses `file:line:column` and reads that line; `None` if the origin is not in a file.
 fn location(origin: &str, cwd: &Path) -> Option<Location> {
     let (rest, column) = origin.rsplit_once(':')?;
     let (file, line) = rest.rsplit_once(':')?;

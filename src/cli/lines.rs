@@ -1,13 +1,13 @@
-//! [`Lines`]: a run's events as lines of JSON on standard output, for programs (docs/json.md).
+//! [`Lines`]: prints a run's events as JSON lines on standard output (docs/json.md).
 
 use super::answer;
 use super::display::Show;
 use crate::run::RunEvent;
 
-/// The form of a line; raised when a reader would misread a new one.
+/// Version of the line format; raised when old readers would misread new lines.
 pub const FORMAT: u32 = 1;
 
-/// Prints every event, progress and metrics at full rate if they are read as fast.
+/// Prints every event; drops progress and metrics only if the reader is too slow.
 pub struct Lines;
 
 impl Show for Lines {

@@ -1,4 +1,4 @@
-//! `olmo-pipe lock`.
+//! `olmo-pipe lock`: records the exact versions of remote sources.
 
 use std::fmt::Write as _;
 use std::io::IsTerminal;
@@ -12,10 +12,11 @@ use crate::report::{Terminal, escape_control};
 use crate::run as engine;
 
 #[derive(Args)]
+#[command(after_help = "Example: olmo-pipe lock experiments/finetune-tulu.yaml --update")]
 pub struct Lock {
     #[command(flatten)]
     experiment: ExperimentFile,
-    /// Looks whether sources that are locked changed, and locks what they are now.
+    /// Check locked sources for changes, and lock their current versions.
     #[arg(long)]
     update: bool,
 }
@@ -36,7 +37,7 @@ impl Lock {
             let _ = writeln!(text, "  locked {}", escape_control(source));
         }
         match changed.len() {
-            0 => text.push_str("nothing to lock: every remote source is locked already, or there is none\n"),
+            0 => text.push_str("nothing to lock: every remote source is already locked, or there are none\n"),
             count => {
                 let _ = writeln!(
                     text,

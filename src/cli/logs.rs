@@ -1,4 +1,4 @@
-//! `olmo-pipe runs logs`: what the stages of a run printed, also while they print it.
+//! `olmo-pipe runs logs`: prints the output of a run's stages, also while they run.
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Read, Seek, SeekFrom};
@@ -12,22 +12,22 @@ use crate::report::escape_control;
 use crate::run::{self as engine, LogFile, Place, RunStatus};
 use crate::store::Store;
 
-/// How often files are looked at.
-const LOOK: Duration = Duration::from_millis(200);
-/// The most that is read of one file before others get their turn.
+/// How often log files are polled.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
+/// Bytes read from one file before moving on to the next.
 const CHUNK: u64 = 1 << 20;
 
-/// What was printed of one attempt's log.
+/// How much of one attempt's log has been printed.
 #[derive(Default)]
-struct Printed {
+struct LogPosition {
     offset: u64,
-    /// A line whose end has not come yet.
+    /// An unfinished last line.
     rest: Vec<u8>,
 }
 
-/// Prints the logs of the run whose name begins with `prefix`: of all stages, each line with its
-/// stage, or of `stage` alone, as it is. With `follow`, until the run ends.
-/// With `as_json`, each line is an object.
+/// Prints the logs of the run whose id begins with `prefix`: all stages, each line labelled with
+/// its stage, or only `stage`, unchanged. With `follow`, keeps printing until the run ends. With
+/// `as_json`, prints each line as a JSON object.
 pub fn print(store: &Store, prefix: &str, stage: Option<&str>, follow: bool, as_json: bool) -> Result<Exit, Problem> {
     let id = engine::find(store, prefix)?;
     let chosen = |place: &Place| stage.is_none_or(|name| place.stage == name || place.to_string() == name);
@@ -42,9 +42,9 @@ pub fn print(store: &Store, prefix: &str, stage: Option<&str>, follow: bool, as_
         }
     }
     let terminal = std::io::stdout().is_terminal();
-    let mut printed: BTreeMap<(Place, u32), Printed> = BTreeMap::new();
+    let mut printed: BTreeMap<(Place, u32), LogPosition> = BTreeMap::new();
     loop {
-        // Before the files: what was printed before the end is read below.
+        // Read the status before the files, so that output printed before the end is not missed.
         let active = engine::show(store, &id)?.status == RunStatus::Running;
         let mut more = false;
         for LogFile { place, attempt, path } in engine::log_files(store, &id)? {
@@ -57,31 +57,29 @@ pub fn print(store: &Store, prefix: &str, stage: Option<&str>, follow: bool, as_
                 false => Form::Labelled(place.to_string()),
             };
             let state = printed.entry((place, attempt)).or_default();
-            // Moved in between: it is there under its other name the next time.
-            let Ok(read) = next(&path, state) else { continue };
+            // The file has just been moved; the next round finds it under its new name.
+            let Ok(read) = read_chunk(&path, state) else { continue };
             more |= read == CHUNK;
             let last = !active && read < CHUNK;
-            show(state, &form, terminal, last);
+            print_lines(state, &form, terminal, last);
         }
         let done = !(follow && active);
         if done && !more {
             return Ok(Exit::Success);
         }
         if !more {
-            std::thread::sleep(LOOK);
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 }
 
-/// Reads on; how much it was.
-fn next(path: &std::path::Path, state: &mut Printed) -> std::io::Result<u64> {
+/// Reads the next chunk; returns its length in bytes.
+fn read_chunk(path: &std::path::Path, state: &mut LogPosition) -> std::io::Result<u64> {
     let mut file = open_regular(path)?;
     let length = file.metadata()?.len();
     if length < state.offset {
-        // The log reached its limit, and its middle was left out.
-        state
-            .rest
-            .extend_from_slice(b"\n[olmo-pipe: this log was shortened meanwhile; `runs logs` prints what is left]\n");
+        // The log reached its size limit, and its middle was cut out.
+        state.rest.extend_from_slice(b"\n[olmo-pipe: this log has since been shortened; what is left follows]\n");
         state.offset = length;
     }
     file.seek(SeekFrom::Start(state.offset))?;
@@ -90,16 +88,16 @@ fn next(path: &std::path::Path, state: &mut Printed) -> std::io::Result<u64> {
     Ok(read)
 }
 
-/// How a line is shown.
+/// How lines are printed.
 enum Form {
     Bare,
     Labelled(String),
-    /// With the number of the attempt.
+    /// The place and the number of the attempt.
     Json(Place, u32),
 }
 
-/// Prints the whole lines there are; with `last`, also a line without an end.
-fn show(state: &mut Printed, form: &Form, terminal: bool, last: bool) {
+/// Prints all complete lines; with `last`, also an unfinished line.
+fn print_lines(state: &mut LogPosition, form: &Form, terminal: bool, last: bool) {
     let end = match state.rest.iter().rposition(|b| *b == b'\n') {
         _ if last => state.rest.len(),
         Some(at) => at + 1,
@@ -122,7 +120,7 @@ fn show(state: &mut Printed, form: &Form, terminal: bool, last: bool) {
                 continue;
             }
         }
-        // Colours and the like are for files and pipes; on a terminal they could do harm.
+        // Control sequences pass through to files and pipes; on a terminal they could do harm.
         match terminal {
             true => out.push_str(&escape_control(line)),
             false => out.push_str(line),

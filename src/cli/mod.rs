@@ -1,4 +1,4 @@
-//! The command line: one file for each command. Nothing else in the crate prints.
+//! The command line, one file per command. Nothing else in the crate prints.
 
 mod artifacts;
 mod compare;
@@ -36,9 +36,14 @@ use output::{answer, answer_json, say};
 pub use exit::Exit;
 pub use problem::Problem;
 
-/// Declarative experiment pipelines for training and fine-tuning OLMo language models.
+/// Run declarative experiments that train and fine-tune OLMo language models.
 #[derive(Parser)]
-#[command(name = "olmo-pipe", version, after_help = "Exit codes: docs/exit-codes.md. Guide: docs/guide.md.")]
+#[command(
+    name = "olmo-pipe",
+    version,
+    after_help = "Example: olmo-pipe run experiments/finetune-tulu.yaml\n\n\
+                  Guide: docs/guide.md. Exit codes: docs/exit-codes.md."
+)]
 struct Arguments {
     #[command(flatten)]
     common: Common,
@@ -46,57 +51,57 @@ struct Arguments {
     command: Command,
 }
 
-/// Options of every command.
+/// Options that every command takes.
 #[derive(clap::Args)]
 pub struct Common {
-    /// The store's folder (else OLMO_PIPE_STORE, else `.olmo-pipe` in the project root).
-    #[arg(long, global = true)]
+    /// Folder of the store (default: OLMO_PIPE_STORE, else `.olmo-pipe` in the project root).
+    #[arg(long, global = true, value_name = "FOLDER", help_heading = "Store")]
     store: Option<PathBuf>,
-    /// A store that this command makes is shared by the group of its folder (docs/store.md).
-    #[arg(long, global = true)]
+    /// If the store is created, share it with the group of its folder (docs/store.md).
+    #[arg(long, global = true, help_heading = "Store")]
     shared: bool,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Runs an experiment: what the store does not have yet.
+    /// Run an experiment; stages with a result in the store do not run again.
     Run(run::Run),
-    /// Goes on with a run from its own record.
+    /// Resume a run from its record.
     Resume(run::Resume),
-    /// Fetches an experiment's remote sources, and writes down what exactly they are.
+    /// Fetch an experiment's remote sources and lock their exact versions.
     Lock(lock::Lock),
-    /// Says what a run would do, and why.
+    /// Show what a run would do, and why.
     Plan(run::Plan),
-    /// Checks an experiment and prints all its errors.
+    /// Check an experiment and report all its errors.
     Validate(experiment::Validate),
-    /// Prints an experiment with every value known.
+    /// Print an experiment with every value resolved.
     Show(experiment::Show),
-    /// Prints the graph of stages in the dot language.
+    /// Print the graph of stages in the DOT language.
     Graph(experiment::Graph),
-    /// What the store holds.
-    #[command(subcommand)]
+    /// Find, keep, move and remove the artifacts in the store.
+    #[command(subcommand, after_help = "Example: olmo-pipe artifacts list --type checkpoint")]
     Artifacts(artifacts::Artifacts),
-    /// Looks at data: `data preview|stats|audit|inspect`.
+    /// Preview, measure and audit data, and show the rows of training steps.
     Data(data::Data),
-    /// Runs, also those that are going on in another terminal.
-    #[command(subcommand)]
+    /// List, compare, follow and stop runs, including those in other terminals.
+    #[command(subcommand, after_help = "Example: olmo-pipe runs list")]
     Runs(runs::Runs),
-    /// Makes a project, with an experiment to begin with.
+    /// Create a project with a first experiment.
     Init(recipes::Init),
-    /// The experiments that ship with olmo-pipe.
-    #[command(subcommand)]
+    /// List or copy the experiments that ship with olmo-pipe.
+    #[command(subcommand, after_help = "Example: olmo-pipe recipes cp finetune-tulu my-project")]
     Recipes(recipes::Recipes),
-    /// What this machine can compute with, what is missing, and how to get it.
+    /// Report which backends work here, what is missing, and how to get it.
     Doctor(doctor::Doctor),
-    /// Prints a shell's completion script: `source <(olmo-pipe completion bash)`.
+    /// Print the completion script of a shell.
     Completion(recipes::Completion),
-    /// Writes the generated schemas and the stage reference, or checks them.
+    /// Generate the schemas and the stage reference, or check that they are current.
     Schema(schema::Schema),
 }
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    // One for every stage: it starts before anything else is built up.
+    // Every stage has a supervisor, so it starts before anything else is set up.
     if std::env::args_os().nth(1).is_some_and(|first| first == supervise::COMMAND) {
         return supervise::main();
     }
@@ -107,7 +112,7 @@ pub fn main() -> ExitCode {
     }
     let Arguments { common, command } = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(error) => return refused(&error),
+        Err(error) => return print_clap_error(&error),
     };
     let done = match command {
         Command::Run(run) => run.run(&common),
@@ -133,11 +138,11 @@ pub fn main() -> ExitCode {
         problem.print();
         problem.exit
     });
-    output::checked(exit).into()
+    output::exit_after_output(exit).into()
 }
 
-/// Prints help, or what is wrong with the command line.
-fn refused(error: &clap::Error) -> ExitCode {
+/// Prints help, or the error in the command line.
+fn print_clap_error(error: &clap::Error) -> ExitCode {
     use std::io::IsTerminal;
     let text = |colored: bool| if colored { error.render().ansi().to_string() } else { error.render().to_string() };
     if error.use_stderr() {
@@ -145,44 +150,45 @@ fn refused(error: &clap::Error) -> ExitCode {
         return Exit::BadInput.into();
     }
     answer(&text(std::io::stdout().is_terminal()));
-    output::checked(Exit::Success).into()
+    output::exit_after_output(Exit::Success).into()
 }
 
-/// Starts the threads that read an index in parallel. Where the system gives none, one has to do.
+/// Starts the threads that read an index in parallel; falls back to the current thread if the
+/// system refuses to start any.
 fn start_threads() {
     if rayon::ThreadPoolBuilder::new().build_global().is_err() {
-        // Without even this, rayon says so when it is used.
+        // If this fails too, rayon reports it on first use.
         let _ = rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build_global();
     }
 }
 
-/// An experiment and how to read it.
+/// An experiment and the options that change its values.
 #[derive(clap::Args)]
 pub struct ExperimentFile {
-    /// The experiment's YAML file.
+    /// YAML file of the experiment.
     file: PathBuf,
-    /// Takes the params of this profile, not of the default one.
-    #[arg(long)]
+    /// Use this profile's params instead of the default profile's.
+    #[arg(long, help_heading = "Values")]
     profile: Option<String>,
-    /// Sets one value: `--set params.lr=1e-4`, `--set stages.train.with.save_interval=50`.
-    #[arg(long = "set", value_name = "PATH=VALUE")]
+    /// Set a value: `--set params.lr=1e-4`, `--set stages.train.with.save_interval=50`.
+    #[arg(long = "set", value_name = "PATH=VALUE", help_heading = "Values")]
     sets: Vec<String>,
-    /// Sweeps over values: `--sweep params.lr=[1e-4,2e-4]`. Several make every combination.
-    #[arg(long = "sweep", value_name = "PATH=[VALUE,…]")]
+    /// Sweep over values: `--sweep params.lr=[1e-4,2e-4]`. Several sweeps form a grid.
+    #[arg(long = "sweep", value_name = "PATH=[VALUE,…]", help_heading = "Values")]
     sweeps: Vec<String>,
-    /// Leaves out the experiment's own sweep.
-    #[arg(long)]
+    /// Ignore the experiment's own sweep.
+    #[arg(long, help_heading = "Values")]
     no_sweep: bool,
 }
 
 impl ExperimentFile {
-    /// Reads and checks it. It lasts as long as the process: to give a hundred thousand stages
-    /// back piece by piece, just before the end, takes a tenth of all the time.
+    /// Reads and checks the experiment. The result is leaked on purpose: freeing a hundred
+    /// thousand stages one by one just before exit takes a tenth of the total time.
     fn load(&self) -> Result<&'static Loaded, Problem> {
         Ok(Box::leak(Box::new(crate::spec::load(&self.file, &self.options(false)?, &crate::builtin::STAGES)?)))
     }
 
-    /// How its remote sources are dealt with.
+    /// How to resolve the remote sources of the experiment.
     fn sourcing(&self, locked: bool, offline: bool) -> Result<Sourcing, Problem> {
         let lock = Some(Sourcing::lock_beside(&current_folder()?.join(&self.file)));
         let experiment = self.file.display().to_string();
@@ -201,7 +207,7 @@ impl ExperimentFile {
     }
 }
 
-/// How servers are reached, by the environment.
+/// Network settings from the environment.
 fn remote_settings() -> Result<olmo_remote::Settings, Problem> {
     olmo_remote::Settings::of_environment(|name| std::env::var(name).ok())
         .map_err(|why| Problem::new(Exit::BadInput, "remote::settings", &why, None))
@@ -213,32 +219,55 @@ fn current_folder() -> Result<PathBuf, Problem> {
 }
 
 impl Common {
-    /// The store's folder: `--store`, `OLMO_PIPE_STORE`, or `.olmo-pipe` in `project`.
+    /// Folder of the store: `--store`, `OLMO_PIPE_STORE`, or `.olmo-pipe` in `project`.
     fn store_folder(&self, project: &Path) -> PathBuf {
         let variable = std::env::var_os("OLMO_PIPE_STORE").filter(|v| !v.is_empty()).map(PathBuf::from);
         self.store.clone().or(variable).unwrap_or_else(|| project.join(".olmo-pipe"))
     }
 
-    /// The store of the project that the current folder lies in; made if it is not there.
+    /// Opens the store of the project around the current folder; creates it if it does not exist.
     fn open_store(&self) -> Result<Store, Problem> {
         self.open_store_of(&crate::spec::project_root(&current_folder()?))
     }
 
-    /// The store of `project`; made if it is not there.
+    /// Opens the store of `project`; creates it if it does not exist.
     fn open_store_of(&self, project: &Path) -> Result<Store, Problem> {
         let folder = self.store_folder(project);
         Ok(if self.shared { Store::open_shared(&folder)? } else { Store::open(&folder)? })
     }
 
-    /// The store of the project that the current folder lies in, and what had to be moved away to
-    /// open it.
+    /// Opens the store of the project around the current folder. Also returns what had to be moved
+    /// out of the way to open it.
     fn open_store_for_repair(&self) -> Result<(Store, Vec<crate::store::Problem>), Problem> {
         let folder = self.store_folder(&crate::spec::project_root(&current_folder()?));
         Ok(Store::open_for_repair(&folder)?)
     }
 
-    /// The store of the project that the current folder lies in, for looking at it. Makes nothing.
+    /// Opens the store of the project around the current folder read-only; creates nothing.
     fn read_store(&self) -> Result<Store, Problem> {
         Ok(Store::read(&self.store_folder(&crate::spec::project_root(&current_folder()?)))?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    /// Checks the help of `command` and of its subcommands.
+    fn check(command: &clap::Command, path: &str) {
+        let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+        assert!(!about.is_empty() && about.chars().count() <= 80, "{path}: {about}");
+        let examples = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        assert!(examples.contains("Example: "), "{path} has no example");
+        for subcommand in command.get_subcommands() {
+            check(subcommand, &format!("{path} {}", subcommand.get_name()));
+        }
+    }
+
+    #[test]
+    fn every_command_has_a_short_summary_and_an_example() {
+        check(&Arguments::command(), "olmo-pipe");
     }
 }

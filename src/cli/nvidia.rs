@@ -1,34 +1,35 @@
-//! What NVIDIA's driver says of itself and of its GPUs, for `olmo-pipe doctor`.
+//! Queries NVIDIA's driver and its GPUs for `olmo-pipe doctor`.
 
 use std::process::{Command, Stdio};
 
 use serde::Serialize;
 
-/// CUDA 13 runs on drivers from this major version on.
+/// Oldest major version of the driver that CUDA 13 supports.
 pub const LEAST_DRIVER: u32 = 580;
 
-/// A GPU that this process may use. What the driver's tool does not tell is not there.
+/// A GPU visible to this process. Fields that `nvidia-smi` does not report are `None`.
 #[derive(Debug, Serialize, PartialEq)]
 pub struct Device {
     pub uuid: String,
     pub name: Option<String>,
     pub memory_bytes: Option<u64>,
-    /// As `9.0`.
+    /// For example `9.0`.
     pub compute_capability: Option<String>,
 }
 
-/// The GPUs `visible`, by UUID, in their order.
+/// Describes the GPUs whose UUIDs are `visible`, in that order.
 pub fn devices(visible: &[String]) -> Vec<Device> {
     if visible.is_empty() {
         return Vec::new();
     }
-    // Old tools do not know the last field.
-    let told = ask("uuid,name,memory.total,compute_cap").or_else(|| ask("uuid,name,memory.total")).unwrap_or_default();
-    described(visible, &told)
+    // Old versions of nvidia-smi do not know the last field.
+    let listed =
+        ask("uuid,name,memory.total,compute_cap").or_else(|| ask("uuid,name,memory.total")).unwrap_or_default();
+    parse_devices(visible, &listed)
 }
 
-fn described(visible: &[String], told: &str) -> Vec<Device> {
-    let lines: Vec<Vec<&str>> = told.lines().map(|line| line.split(',').map(str::trim).collect()).collect();
+fn parse_devices(visible: &[String], listed: &str) -> Vec<Device> {
+    let lines: Vec<Vec<&str>> = listed.lines().map(|line| line.split(',').map(str::trim).collect()).collect();
     let device = |uuid: &String| {
         let line = lines.iter().find(|line| line.first() == Some(&uuid.as_str()));
         let field = |place: usize| line.and_then(|line| line.get(place)).filter(|text| !text.starts_with('['));
@@ -42,14 +43,14 @@ fn described(visible: &[String], told: &str) -> Vec<Device> {
     visible.iter().map(device).collect()
 }
 
-/// The version of the driver, as its tool or the kernel says.
+/// Version of the driver, from `nvidia-smi` or else from the kernel.
 pub fn driver() -> Option<String> {
     let word = |text: String| text.split_whitespace().find(|word| is_version(word)).map(str::to_owned);
     let kernel = || std::fs::read_to_string("/proc/driver/nvidia/version").ok();
     ask("driver_version").and_then(word).or_else(|| kernel().and_then(word))
 }
 
-/// Whether CUDA 13 does not run on it. A version that cannot be read is no reason to complain.
+/// Whether `driver` is too old for CUDA 13. A version that cannot be parsed counts as new enough.
 pub fn is_old(driver: &str) -> bool {
     driver.split('.').next().and_then(|major| major.parse::<u32>().ok()).is_some_and(|major| major < LEAST_DRIVER)
 }
@@ -61,7 +62,7 @@ fn ask(fields: &str) -> Option<String> {
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// `580.65.06`.
+/// Whether `word` is a version such as `580.65.06`.
 fn is_version(word: &str) -> bool {
     word.contains('.') && word.split('.').all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()))
 }
@@ -80,8 +81,8 @@ mod tests {
 
     #[test]
     fn a_gpu_is_found_by_its_uuid_and_may_keep_what_it_does_not_tell() {
-        let told = "GPU-b, NVIDIA H100 80GB HBM3, 81559, 9.0\nGPU-a, NVIDIA X, [N/A], [N/A]\nGPU-c, Old, 100\n";
-        let found = described(&["GPU-a", "GPU-b", "GPU-c", "MIG-1"].map(str::to_owned), told);
+        let listed = "GPU-b, NVIDIA H100 80GB HBM3, 81559, 9.0\nGPU-a, NVIDIA X, [N/A], [N/A]\nGPU-c, Old, 100\n";
+        let found = parse_devices(&["GPU-a", "GPU-b", "GPU-c", "MIG-1"].map(str::to_owned), listed);
         let short = |d: &Device| (d.name.clone(), d.memory_bytes, d.compute_capability.clone());
         assert_eq!(short(&found[0]), (Some("NVIDIA X".into()), None, None));
         assert_eq!(short(&found[1]), (Some("NVIDIA H100 80GB HBM3".into()), Some(81559 << 20), Some("9.0".into())));

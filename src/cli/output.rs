@@ -1,7 +1,7 @@
-//! What this process prints: [`answer`] on standard output, [`say`] on standard error.
+//! Printing: [`answer`] writes to standard output, [`say`] to standard error.
 //!
-//! A reader that went away (`| head`) is no error. Anything else that keeps text from its place,
-//! such as a full disk, is remembered, and ends the command with [`Exit::Output`].
+//! A reader that closes the pipe (`| head`) is not an error. Any other failed write, such as to a
+//! full disk, is remembered and makes the command exit with [`Exit::Output`].
 
 use std::io::{self, Write};
 use std::sync::Mutex;
@@ -11,11 +11,11 @@ use rustix::io::Errno;
 
 use super::{Exit, Problem};
 
-/// Why text got lost, the first time.
+/// Why output was lost, the first time it was.
 static LOST: Mutex<Option<String>> = Mutex::new(None);
 
-/// One of the two places to print to. It keeps nothing back and takes no lock, so that a thread
-/// whose reader has stopped holds up no other.
+/// Standard output or standard error, unbuffered and without a lock, so that a thread whose reader
+/// has stopped does not block the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream {
     Output,
@@ -37,7 +37,7 @@ impl Stream {
         }
     }
 
-    /// Waits up to `pause` until something can be written; whether it can.
+    /// Waits up to `pause` for the stream to accept a write; returns whether it does.
     fn is_ready(self, pause: Option<Timespec>) -> bool {
         let (output, error) = (io::stdout(), io::stderr());
         let mut file = match self {
@@ -60,7 +60,7 @@ impl Write for Stream {
             match self.try_write(bytes) {
                 Ok(written) => return Ok(written),
                 Err(Errno::INTR) => {}
-                // Another process made the place so that nobody waits for it.
+                // Another process made the shared file description non-blocking.
                 Err(Errno::AGAIN) => drop(self.is_ready(None)),
                 Err(error) => {
                     let error = io::Error::from(error);
@@ -78,38 +78,38 @@ impl Write for Stream {
     }
 }
 
-/// Prints `text` as the command's answer.
+/// Prints `text`, the result of the command, to standard output.
 pub fn answer(text: &str) {
-    // Remembered by the stream.
+    // The stream remembers a failed write.
     let _ = Stream::Output.write_all(text.as_bytes());
 }
 
 /// Prints `value` as pretty JSON.
 pub fn answer_json<T: serde::Serialize>(value: &T) {
-    // A value made of strings, numbers and maps with text keys always serializes.
+    // Values of strings, numbers and maps with string keys always serialize.
     answer(&(serde_json::to_string_pretty(value).unwrap_or_default() + "\n"));
 }
 
-/// Prints `text` where people look.
+/// Prints `text` to standard error.
 pub fn say(text: &str) {
     let _ = Stream::Error.write_all(text.as_bytes());
 }
 
-/// Notes that a reader takes nothing more.
+/// Records that the reader has stopped reading.
 pub fn give_up_on_reader() {
-    let message = "the reader of this output has stopped reading; some of it was not shown";
+    let message = "the reader of this output stopped reading; some of it was not shown";
     if let Ok(mut lost) = LOST.lock() {
         lost.get_or_insert_with(|| message.to_owned());
     }
 }
 
-/// The exit of a command that came to `exit`: another one if text got lost, which is reported.
-pub fn checked(exit: Exit) -> Exit {
+/// Reports lost output. Returns `exit`, or [`Exit::Output`] if a successful command lost output.
+pub fn exit_after_output(exit: Exit) -> Exit {
     let lost = LOST.lock().ok().and_then(|mut lost| lost.take());
     let Some(lost) = lost else { return exit };
-    // The same reader may be the one that has stopped.
+    // Standard error may have the same stopped reader.
     if Stream::Error.is_ready(Some(Timespec { tv_sec: 0, tv_nsec: 0 })) {
-        let hint = "what the command did is done; free some space, or have it print elsewhere, and ask again";
+        let hint = "the command itself completed; free some space or redirect its output, then run it again";
         Problem::new(Exit::Output, "cli::output", &lost, Some(hint)).print();
     }
     if exit == Exit::Success { Exit::Output } else { exit }

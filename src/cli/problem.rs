@@ -1,4 +1,4 @@
-//! [`Problem`]: the one place that decides what a failure means to a user, and its exit code.
+//! [`Problem`]: the one place that turns errors into messages and exit codes.
 
 use std::fmt::Write as _;
 
@@ -13,7 +13,7 @@ use crate::run::RunError;
 use crate::spec::Diagnostics;
 use crate::store::StoreError;
 
-/// Why a command could not do what was asked, ready to print.
+/// Why a command failed, ready to print.
 #[derive(Debug)]
 pub struct Problem {
     pub exit: Exit,
@@ -21,7 +21,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// A problem with a stable `code` (`area::reason`), what and why, and the way out.
+    /// A problem with a stable `code` (`area::reason`), a message, and a hint how to fix it.
     pub fn new(exit: Exit, code: &str, message: &str, hint: Option<&str>) -> Self {
         let mut text = format!("error[{code}]: {}\n", escape_control(message));
         if let Some(hint) = hint {
@@ -30,7 +30,7 @@ impl Problem {
         Self { exit, text }
     }
 
-    /// Prints it where people look.
+    /// Prints the problem to standard error.
     pub fn print(&self) {
         say(&self.text);
     }

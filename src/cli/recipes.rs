@@ -1,4 +1,4 @@
-//! `olmo-pipe init`, `recipes ls|cp` and `completion`: how one starts.
+//! `olmo-pipe init`, `recipes ls|cp` and `completion`: commands for getting started.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -10,14 +10,15 @@ use crate::recipes::{self, RECIPES, Recipe, RecipeError};
 use crate::report::escape_control;
 
 #[derive(Args)]
+#[command(after_help = "Example: olmo-pipe init my-project --recipe finetune-tulu")]
 pub struct Init {
-    /// The project's folder; it is made if it is not there.
+    /// Folder of the project; created if it does not exist.
     #[arg(default_value = ".")]
     folder: PathBuf,
-    /// The recipe to begin with (`recipes ls` lists them).
+    /// Recipe to start from (`recipes ls` lists them).
     #[arg(long, default_value = "word-frequency")]
     recipe: String,
-    /// No recipe: only what makes the folder a project.
+    /// Create an empty project without a recipe.
     #[arg(long, conflicts_with = "recipe")]
     empty: bool,
 }
@@ -32,27 +33,29 @@ impl Init {
             None => Vec::new(),
         };
         written.extend(recipes::make_project(&self.folder).map_err(problem)?);
-        answer(&told(&written, recipe, &self.folder));
+        answer(&report(&written, recipe, &self.folder));
         Ok(Exit::Success)
     }
 }
 
 #[derive(Subcommand)]
 pub enum Recipes {
-    /// Lists the experiments that ship with olmo-pipe.
+    /// List the experiments that ship with olmo-pipe.
+    #[command(after_help = "Example: olmo-pipe recipes ls")]
     Ls {
-        /// As JSON.
+        /// Print JSON (docs/json.md).
         #[arg(long)]
         json: bool,
     },
-    /// Copies one into a folder, with its pipeline, stages, schemas and data.
+    /// Copy an experiment with its pipeline, stages, schemas and data.
+    #[command(after_help = "Example: olmo-pipe recipes cp finetune-tulu my-project")]
     Cp {
-        /// Its name.
+        /// Name of the recipe (`recipes ls` lists them).
         name: String,
-        /// The project's folder.
+        /// Folder of the project.
         #[arg(default_value = ".")]
         folder: PathBuf,
-        /// Replaces files that hold something else.
+        /// Replace existing files whose content differs.
         #[arg(long)]
         force: bool,
     },
@@ -78,7 +81,7 @@ impl Recipes {
             Recipes::Cp { name, folder, force } => {
                 let recipe = find(&name)?;
                 let written = recipe.lay_out(&folder, force).map_err(problem)?;
-                answer(&told(&written, Some(recipe), &folder));
+                answer(&report(&written, Some(recipe), &folder));
             }
         }
         Ok(Exit::Success)
@@ -105,13 +108,14 @@ fn problem(error: RecipeError) -> Problem {
     }
 }
 
-fn told(written: &[PathBuf], recipe: Option<&Recipe>, folder: &Path) -> String {
+/// Lists the written files and the command that runs the recipe.
+fn report(written: &[PathBuf], recipe: Option<&Recipe>, folder: &Path) -> String {
     let mut text = String::new();
     for path in written {
         let _ = writeln!(text, "wrote {}", escape_control(&path.display().to_string()));
     }
     if written.is_empty() {
-        text.push_str("all files are there already\n");
+        text.push_str("all files exist already\n");
     }
     if let Some((experiment, _)) = recipe.and_then(|recipe| recipe.files.first()) {
         let path = if folder == Path::new(".") { PathBuf::from(experiment) } else { folder.join(experiment) };
@@ -121,8 +125,9 @@ fn told(written: &[PathBuf], recipe: Option<&Recipe>, folder: &Path) -> String {
 }
 
 #[derive(Args)]
+#[command(after_help = "Example: source <(olmo-pipe completion bash)")]
 pub struct Completion {
-    /// The shell.
+    /// Shell to generate the script for.
     shell: clap_complete::Shell,
 }
 

@@ -1,4 +1,4 @@
-//! `olmo-pipe run|resume|plan`.
+//! `olmo-pipe run|resume|plan`: runs experiments, and shows what a run would do.
 
 use std::fmt::Write as _;
 use std::io::IsTerminal;
@@ -9,7 +9,7 @@ use olmo_stage::rules::{Finding, Level};
 
 use super::detach::{self, Detached};
 use super::display::{Display, SHORT_PATIENCE, Show};
-use super::findings::placed;
+use super::findings::place_findings;
 use super::lines::Lines;
 use super::output::Stream;
 use super::{Common, Exit, ExperimentFile, Problem, answer, answer_json, current_folder, remote_settings};
@@ -19,62 +19,63 @@ use crate::spec::{Loaded, Resolved};
 use crate::store::Store;
 
 #[derive(Args)]
+#[command(after_help = "Example: olmo-pipe run experiments/finetune-tulu.yaml --set params.lr=1e-4")]
 pub struct Run {
     #[command(flatten)]
     experiment: ExperimentFile,
     #[command(flatten)]
-    choice: Choice,
-    /// Runs a stage though its result is there.
-    #[arg(long, value_name = "STAGE")]
+    choice: StageSelection,
+    /// Run this stage even if its result is cached.
+    #[arg(long, value_name = "STAGE", help_heading = "Cache")]
     force: Vec<String>,
-    /// Throws a stage's unfinished work away, so that it starts from the beginning.
-    #[arg(long, value_name = "STAGE")]
+    /// Discard this stage's unfinished work, so that it starts from the beginning.
+    #[arg(long, value_name = "STAGE", help_heading = "Cache")]
     fresh: Vec<String>,
-    /// Stops everything when a stage fails.
-    #[arg(long, overrides_with = "keep_going")]
+    /// Stop all stages as soon as one fails.
+    #[arg(long, overrides_with = "keep_going", help_heading = "What runs")]
     fail_fast: bool,
-    /// Goes on with all that does not need a stage that failed (so it is without the option).
-    #[arg(long, overrides_with = "fail_fast")]
+    /// Keep running stages that do not depend on a failed one (the default).
+    #[arg(long, overrides_with = "fail_fast", help_heading = "What runs")]
     keep_going: bool,
-    /// Runs every stage though results are there; the new ones are kept.
-    #[arg(long)]
+    /// Run every stage even if its result is cached, and keep the new results.
+    #[arg(long, help_heading = "Cache")]
     no_cache_read: bool,
-    /// What is not in EXPERIMENT.lock.yaml is an error: nothing is added to it.
-    #[arg(long)]
+    /// Fail if a remote source is missing from EXPERIMENT.lock.yaml; do not add it.
+    #[arg(long, help_heading = "Remote sources")]
     locked: bool,
-    /// Uses no network: remote sources have to be in the lock and in the store.
-    #[arg(long)]
+    /// Use no network: remote sources must be in the lock and in the store.
+    #[arg(long, help_heading = "Remote sources")]
     offline: bool,
     #[command(flatten)]
-    how: How,
+    how: OutputOptions,
 }
 
-/// Which stages.
+/// Options that select stages.
 #[derive(Args)]
-struct Choice {
-    /// Only these stages and what they need (all, if none is named).
+struct StageSelection {
+    /// Select only these stages and the stages that they need (default: all).
     stages: Vec<String>,
-    /// Nothing that comes after this stage.
-    #[arg(long, value_name = "STAGE")]
+    /// Leave out the stages that depend on this one.
+    #[arg(long, value_name = "STAGE", help_heading = "What runs")]
     until: Vec<String>,
-    /// Only this stage and what comes after it; what they need has to be in the store.
-    #[arg(long, value_name = "STAGE")]
+    /// Select only this stage and its dependents; their other inputs must be in the store.
+    #[arg(long, value_name = "STAGE", help_heading = "What runs")]
     from: Vec<String>,
 }
 
-impl From<Choice> for Selection {
-    fn from(Choice { stages, until, from }: Choice) -> Self {
+impl From<StageSelection> for Selection {
+    fn from(StageSelection { stages, until, from }: StageSelection) -> Self {
         Self { targets: stages, until, from }
     }
 }
 
-/// Where a run is shown.
+/// Options for showing a run.
 #[derive(Args)]
-struct How {
-    /// Runs in the background: prints the run's id and ends. `runs attach` shows it.
+struct OutputOptions {
+    /// Run in the background and print the run's id; `runs attach` follows it.
     #[arg(long)]
     detach: bool,
-    /// Prints every event as a line of JSON (docs/json.md).
+    /// Print every event as a JSON line (docs/json.md).
     #[arg(long)]
     json: bool,
 }
@@ -89,30 +90,31 @@ impl Run {
         let options =
             Options { selection, fresh, force, no_cache_read, fail_fast: self.fail_fast, sourcing, ..options()? };
         let mut refused = None;
-        let done = self.how.watched(&store, |watch| {
+        let done = self.how.run_shown(&store, |watch| {
             engine::run(&store, resolved, &options, watch).inspect_err(|error| {
                 if let RunError::Refused(findings) = error {
                     refused = Some(findings.clone());
                 }
             })
         });
-        // Said by the stages, and shown where it was written.
+        // Show findings of the stages where the values were written.
         if let Some(findings) = refused {
-            placed(&self.experiment, findings)?.refused()?;
+            place_findings(&self.experiment, findings)?.into_result()?;
         }
         done
     }
 }
 
 #[derive(Args)]
+#[command(after_help = "Example: olmo-pipe resume 20260131-0915")]
 pub struct Resume {
-    /// The first characters of the run's id (`runs list` shows them).
+    /// First characters of the run's id (`runs list` shows ids).
     run: String,
-    /// Uses no network: remote sources have to be in the store.
+    /// Use no network: remote sources must be in the store.
     #[arg(long)]
     offline: bool,
     #[command(flatten)]
-    how: How,
+    how: OutputOptions,
 }
 
 impl Resume {
@@ -120,7 +122,7 @@ impl Resume {
         let store = common.open_store()?;
         let sourcing = Sourcing { offline: self.offline, settings: remote_settings()?, ..Sourcing::default() };
         let options = Options { sourcing, ..options()? };
-        self.how.watched(&store, |watch| engine::resume(&store, &self.run, &options, watch))
+        self.how.run_shown(&store, |watch| engine::resume(&store, &self.run, &options, watch))
     }
 }
 
@@ -136,9 +138,9 @@ fn options() -> Result<Options, Problem> {
     Ok(options)
 }
 
-impl How {
-    /// Runs where it is to be seen, and ends as the run ended.
-    fn watched(
+impl OutputOptions {
+    /// Runs `run`, in the background or shown as these options say; returns the exit of the run.
+    fn run_shown(
         &self,
         store: &Store,
         run: impl FnOnce(&mut dyn Watch) -> Result<Report, RunError>,
@@ -147,20 +149,20 @@ impl How {
             return detach::start();
         }
         if self.json && !self.detach {
-            return shown_by(Lines, run, |_, _| {});
+            return run_with_display(Lines, run, |_, _| {});
         }
         let bars = !self.detach && std::io::stderr().is_terminal();
         let terminal = Terminal::new(Box::new(Stream::Error), bars, &current_folder()?);
         if self.detach {
             let end = |shown: &mut Detached, report: &Report| answer(&shown.terminal.summary(report));
-            return shown_by(Detached::new(terminal, store), run, end);
+            return run_with_display(Detached::new(terminal, store), run, end);
         }
-        shown_by(terminal, run, |terminal, report| answer(&terminal.summary(report)))
+        run_with_display(terminal, run, |terminal, report| answer(&terminal.summary(report)))
     }
 }
 
-/// Runs `run` while `shown` shows it, with `end` last.
-fn shown_by<S: Show>(
+/// Runs `run` while `shown` shows it, then calls `end`.
+fn run_with_display<S: Show>(
     shown: S,
     run: impl FnOnce(&mut dyn Watch) -> Result<Report, RunError>,
     end: impl FnOnce(&mut S, &Report) + Send + 'static,
@@ -173,7 +175,7 @@ fn shown_by<S: Show>(
     Ok(ended(outcome))
 }
 
-/// The exit of a run that ended so.
+/// The exit for a run with this outcome.
 pub(super) fn ended(outcome: RunOutcome) -> Exit {
     use signal_hook::consts::{SIGHUP, SIGTERM};
     match outcome {
@@ -186,18 +188,19 @@ pub(super) fn ended(outcome: RunOutcome) -> Exit {
 }
 
 #[derive(Args)]
+#[command(after_help = "Example: olmo-pipe plan experiments/finetune-tulu.yaml --explain")]
 pub struct Plan {
     #[command(flatten)]
     experiment: ExperimentFile,
     #[command(flatten)]
-    choice: Choice,
-    /// Every change of every key, not only the first ones.
+    choice: StageSelection,
+    /// List every changed key field, not only the first ones.
     #[arg(long)]
     explain: bool,
-    /// Ends with 7 if something is to run, for CI.
+    /// Exit with 7 if any stage would run (for CI).
     #[arg(long)]
     exit_code: bool,
-    /// As JSON.
+    /// Print JSON (docs/json.md).
     #[arg(long)]
     json: bool,
 }
@@ -231,7 +234,8 @@ impl Plan {
             let word = plan.state.word();
             let reason = match plan.changes.len() {
                 n if self.explain && n > 0 && plan.state == PlanState::Run => {
-                    format!("against the nearest earlier result, {n} of what it is made of changed:")
+                    let fields = if n == 1 { "field" } else { "fields" };
+                    format!("compared with the nearest earlier result, {n} key {fields} changed:")
                 }
                 _ => plan.reason.clone(),
             };
@@ -252,13 +256,14 @@ impl Plan {
         }
         let _ = writeln!(text, "{} stages: {hits} from the cache, {} to run", plans.len(), plans.len() - hits);
         answer(&text);
-        // As the experiment: not worth giving back.
+        // Leaked like the experiment: freeing it just before exit is wasted time.
         std::mem::forget(plans);
         Ok(exit)
     }
 }
 
-/// What the stages without a result tell of themselves, by stage. None without a worker: a plan needs none.
+/// Notes by stage, from the rules of the stages without a result. Empty if there is no worker,
+/// which a plan does not need.
 fn notes(
     resolved: &Resolved,
     missing: &[engine::Missing],

@@ -1,4 +1,4 @@
-//! `olmo-pipe runs list|show|logs|attach|cancel|rm`.
+//! `olmo-pipe runs list|compare|show|logs|attach|cancel|rm`.
 
 use std::fmt::Write as _;
 use std::io::IsTerminal;
@@ -18,60 +18,66 @@ use crate::store::Store;
 
 #[derive(Subcommand)]
 pub enum Runs {
-    /// Lists runs, the newest last.
+    /// List runs, newest last.
+    #[command(after_help = "Example: olmo-pipe runs list")]
     List {
-        /// As JSON.
+        /// Print JSON (docs/json.md).
         #[arg(long)]
         json: bool,
     },
-    /// Puts runs, and the trials of sweeps, side by side: only what differs.
+    /// Compare runs and sweep trials side by side, showing only differences.
     Compare(super::compare::Compare),
-    /// Shows how far each stage of a run is.
+    /// Show the state of each stage of a run.
+    #[command(after_help = "Example: olmo-pipe runs show 20260131-0915")]
     Show {
-        /// The first characters of the run's id.
+        /// First characters of the run's id.
         run: String,
-        /// As JSON.
+        /// Print JSON (docs/json.md).
         #[arg(long)]
         json: bool,
     },
-    /// Prints what the stages of a run printed.
+    /// Print the output of a run's stages.
+    #[command(after_help = "Example: olmo-pipe runs logs 20260131-0915 train --follow")]
     Logs {
-        /// The first characters of the run's id.
+        /// First characters of the run's id.
         run: String,
-        /// Only this stage, or one item of it: `eval[step40]`.
+        /// Print only this stage, or one item of it: `eval[step40]`.
         stage: Option<String>,
-        /// Goes on as long as the run does.
+        /// Keep printing until the run ends.
         #[arg(short, long)]
         follow: bool,
-        /// Every line as a line of JSON (docs/json.md).
+        /// Print each line as a JSON line (docs/json.md).
         #[arg(long)]
         json: bool,
     },
-    /// Shows a run that goes on elsewhere as it happens. Ctrl-C ends the showing, not the run.
+    /// Follow a run in another terminal; Ctrl-C detaches without stopping it.
+    #[command(after_help = "Example: olmo-pipe runs attach 20260131-0915")]
     Attach {
-        /// The first characters of the run's id.
+        /// First characters of the run's id.
         run: String,
-        /// Prints every event as a line of JSON (docs/json.md).
+        /// Print every event as a JSON line (docs/json.md).
         #[arg(long)]
         json: bool,
     },
-    /// Lets a run that goes on elsewhere save its state and stop; `resume` goes on.
+    /// Stop a run in another terminal once its state is saved; see `resume`.
+    #[command(after_help = "Example: olmo-pipe runs cancel 20260131-0915")]
     Cancel {
-        /// The first characters of the run's id.
+        /// First characters of the run's id.
         run: String,
-        /// Kills its stages at once.
+        /// Kill its stages at once, without saving.
         #[arg(long)]
         kill: bool,
-        /// As JSON.
+        /// Print JSON (docs/json.md).
         #[arg(long)]
         json: bool,
     },
-    /// Removes the records of runs, with their logs; what they made stays in the store.
+    /// Remove the records and logs of runs; their results stay in the store.
+    #[command(after_help = "Example: olmo-pipe runs rm 20260131-0915")]
     Rm {
-        /// The first characters of the runs' ids.
+        /// First characters of each run's id.
         #[arg(required = true)]
         runs: Vec<String>,
-        /// As JSON.
+        /// Print JSON (docs/json.md).
         #[arg(long)]
         json: bool,
     },
@@ -125,7 +131,7 @@ fn show(store: &Store, prefix: &str, as_json: bool) -> Result<Exit, Problem> {
     }
     let mut text = format!("run {id}: {}, {}\n", escape_control(&run.experiment), run.status.word());
     if let Some(damage) = &run.damage {
-        let _ = writeln!(text, "  {}; what follows is what the record held before", escape_control(damage));
+        let _ = writeln!(text, "  {}; showing what the record held before the damage", escape_control(damage));
     }
     for (name, stage) in run.stages.iter() {
         let _ = writeln!(text, "  {name:<20}  {}", stage.status.word());
@@ -140,7 +146,7 @@ fn show(store: &Store, prefix: &str, as_json: bool) -> Result<Exit, Problem> {
         let _ = writeln!(text, "log {}", escape_control(&log.path.display().to_string()));
     }
     if run.status == RunStatus::Interrupted {
-        let _ = writeln!(text, "to go on: olmo-pipe resume {id}");
+        let _ = writeln!(text, "to continue: olmo-pipe resume {id}");
     }
     answer(&text);
     Ok(Exit::Success)
@@ -167,8 +173,8 @@ fn detail(text: &mut String, instance: &InstanceState) {
     }
 }
 
-/// Set by Ctrl-C and SIGTERM.
-fn enough() -> Result<Arc<AtomicBool>, Problem> {
+/// A flag that Ctrl-C and SIGTERM set.
+fn stop_flag() -> Result<Arc<AtomicBool>, Problem> {
     let flag = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(signal, flag.clone()).map_err(|e| {
@@ -180,8 +186,8 @@ fn enough() -> Result<Arc<AtomicBool>, Problem> {
 
 fn attach(store: &Store, prefix: &str, as_json: bool) -> Result<Exit, Problem> {
     let id = engine::find(store, prefix)?;
-    let enough = enough()?;
-    let go_on = &mut || !enough.load(Ordering::Relaxed);
+    let stop = stop_flag()?;
+    let go_on = &mut || !stop.load(Ordering::Relaxed);
     let bars = !as_json && std::io::stderr().is_terminal();
     let terminal = Terminal::new(Box::new(Stream::Error), bars, &current_folder()?);
     let attached = match as_json {
@@ -205,12 +211,12 @@ fn attach(store: &Store, prefix: &str, as_json: bool) -> Result<Exit, Problem> {
     match attached {
         Attached::Ended(report, _) => Ok(ended(report.outcome)),
         Attached::Died => {
-            let message = format!("the engine of run {id} is gone, and has not said how the run ended");
-            let hint = format!("to go on: olmo-pipe resume {id}");
+            let message = format!("the engine of run {id} is gone and did not record how the run ended");
+            let hint = format!("to continue: olmo-pipe resume {id}");
             Err(Problem::new(Exit::StageFailed, "run::died", &message, Some(&hint)))
         }
         Attached::Detached => {
-            say(&format!("run {id} goes on\n"));
+            say(&format!("run {id} continues\n"));
             Ok(Exit::Success)
         }
     }
@@ -218,8 +224,8 @@ fn attach(store: &Store, prefix: &str, as_json: bool) -> Result<Exit, Problem> {
 
 fn cancel(store: &Store, prefix: &str, kill: bool, as_json: bool) -> Result<Exit, Problem> {
     let id = engine::find(store, prefix)?;
-    let enough = enough()?;
-    let run = engine::cancel(store, &id, kill, &mut || !enough.load(Ordering::Relaxed))?;
+    let stop = stop_flag()?;
+    let run = engine::cancel(store, &id, kill, &mut || !stop.load(Ordering::Relaxed))?;
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signals::set(signal, libc::SIG_DFL);
     }
@@ -227,14 +233,17 @@ fn cancel(store: &Store, prefix: &str, kill: bool, as_json: bool) -> Result<Exit
         answer_json(&serde_json::json!({"format": 1, "run": run}));
         return Ok(Exit::Success);
     }
-    let how =
-        if run.status == RunStatus::Interrupted { format!("; to go on: olmo-pipe resume {id}") } else { String::new() };
+    let how = if run.status == RunStatus::Interrupted {
+        format!("; to continue: olmo-pipe resume {id}")
+    } else {
+        String::new()
+    };
     answer(&format!("run {id}: {}{how}\n", run.status.word()));
     Ok(Exit::Success)
 }
 
 fn remove(store: &Store, prefixes: &[String], as_json: bool) -> Result<Exit, Problem> {
-    // All of them first: a wrong name removes nothing.
+    // Resolve all ids first, so that a wrong one removes nothing.
     let ids = prefixes.iter().map(|prefix| engine::find(store, prefix)).collect::<Result<Vec<_>, _>>()?;
     for id in &ids {
         engine::remove(store, id)?;

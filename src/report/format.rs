@@ -60,10 +60,10 @@ pub fn escape_control(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// Characters that are shown of a line of a log. `runs logs` prints all of it.
+/// Characters shown of a log line; `runs logs` prints all of them.
 pub const LOG_LINE: usize = 400;
 
-/// `text`, or its first `most` characters and how many more there are.
+/// Cuts `text` to `most` characters and says how many more there are.
 pub fn cut(text: &str, most: usize) -> Cow<'_, str> {
     match text.char_indices().nth(most) {
         None => Cow::Borrowed(text),

@@ -1,4 +1,4 @@
-//! What a person sees of a run: [`Terminal`], and the small formats that every command shares.
+//! How runs are shown to people: [`Terminal`], and the text formats that all commands share.
 
 mod format;
 mod terminal;

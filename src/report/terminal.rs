@@ -1,5 +1,5 @@
-//! [`Terminal`]: a run as it happens. On a terminal each running stage has a bar; elsewhere, and
-//! for what has happened, plain lines. The summary comes last.
+//! [`Terminal`]: shows a run as it happens. On a terminal, each running stage has a progress bar.
+//! Elsewhere, and for completed steps, it prints plain lines. The summary comes last.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -12,10 +12,10 @@ use olmo_stage::signals;
 use super::format::{LOG_LINE, cut, duration, escape_control};
 use crate::run::{Place, Report, RunEvent, RunOutcome, Used, Watch};
 
-/// How often plain lines tell the progress of one stage.
+/// How often a stage's progress is printed as a plain line.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
 
-/// Characters that are shown of a message.
+/// Characters shown of a message.
 const MESSAGE: usize = 4000;
 
 /// Bytes for a person.
@@ -31,15 +31,15 @@ fn size(bytes: u64) -> String {
 /// Shows a run.
 pub struct Terminal {
     out: Box<dyn Write + Send>,
-    /// Plain lines of cached stages, which come by the thousand: shown with the next other one.
+    /// Buffered lines of cached stages, which can number thousands; printed with the next other line.
     gathered: String,
     bars: Option<MultiProgress>,
     running: BTreeMap<Place, Running>,
     width: usize,
     since: Instant,
-    /// Of a run that was not seen from its beginning.
+    /// Duration of a run that was not shown from its start.
     took: Option<Duration>,
-    /// The current folder: paths below it are shown relative to it.
+    /// The current folder; paths inside it are shown relative to it.
     here: PathBuf,
     stages: usize,
     ran: BTreeSet<String>,
@@ -48,22 +48,22 @@ pub struct Terminal {
     incoming: Option<Incoming>,
 }
 
-/// The source or file that is on its way in.
+/// The source or file being fetched.
 struct Incoming {
     what: String,
     bar: Option<ProgressBar>,
-    told: Instant,
+    printed: Instant,
 }
 
 struct Running {
     bar: Option<ProgressBar>,
-    told: Instant,
+    printed: Instant,
     numbers: String,
 }
 
 impl Terminal {
-    /// Shows runs on `out`, as plain lines; with `bars`, which needs a terminal on standard
-    /// error, by bars and lines there instead. `here` is the current folder.
+    /// Shows runs on `out` as plain lines. With `bars`, shows progress bars and lines on standard
+    /// error instead, which must be a terminal. `here` is the current folder.
     pub fn new(out: Box<dyn Write + Send>, bars: bool, here: &Path) -> Self {
         Self {
             out,
@@ -82,13 +82,13 @@ impl Terminal {
         }
     }
 
-    /// Says how long the run took, which was not seen from its beginning.
+    /// Sets the duration of a run that was not shown from its start.
     pub fn took(&mut self, took: Duration) {
         self.took = Some(took);
     }
 
     fn line(&mut self, text: &str) {
-        // Nobody looks any more: the run goes on, and its record tells all.
+        // If writing fails, nobody is reading. The run continues, and its record holds every event.
         match &self.bars {
             Some(bars) => drop(bars.println(text)),
             None => {
@@ -108,22 +108,22 @@ impl Terminal {
         self.gathered.clear();
     }
 
-    fn tell(&mut self, place: &Place, text: &str) {
-        self.line(&self.named(place, text));
+    fn stage_line(&mut self, place: &Place, text: &str) {
+        self.line(&self.format_line(place, text));
     }
 
-    fn named(&self, place: &Place, text: &str) -> String {
+    fn format_line(&self, place: &Place, text: &str) -> String {
         let name = place.to_string();
         let text = escape_control(text);
         format!("  {:<width$}  {}", escape_control(&name), cut(&text, MESSAGE), width = self.width)
     }
 
-    fn more(&mut self, text: &str, most: usize) {
+    fn indented_line(&mut self, text: &str, most: usize) {
         let text = escape_control(text);
         self.line(&format!("  {:width$}  {}", "", cut(&text, most), width = self.width));
     }
 
-    /// A line about the display itself.
+    /// Prints a line about the display itself.
     pub fn note(&mut self, text: &str) {
         self.line(text);
     }
@@ -137,7 +137,7 @@ impl Terminal {
     fn start(&mut self, place: &Place) {
         let bar = self.bars.as_ref().map(|bars| {
             let bar = bars.add(ProgressBar::no_length());
-            // A constant template; if it were wrong, indicatif's own style stays.
+            // The template is a constant; if it were invalid, indicatif would keep its own style.
             if let Ok(style) = ProgressStyle::with_template("  {prefix}  {spinner} {elapsed:>4} {msg}") {
                 bar.set_style(style);
             }
@@ -146,7 +146,7 @@ impl Terminal {
             bar.enable_steady_tick(Duration::from_millis(200));
             bar
         });
-        self.running.insert(place.clone(), Running { bar, told: Instant::now(), numbers: String::new() });
+        self.running.insert(place.clone(), Running { bar, printed: Instant::now(), numbers: String::new() });
     }
 
     fn progress(&mut self, place: &Place, done: u64, total: u64, unit: &str, message: &str) {
@@ -163,9 +163,9 @@ impl Terminal {
             }
             bar.set_position(done);
             bar.set_message(escape_control(&text).into_owned());
-        } else if running.told.elapsed() >= PLAIN_EVERY {
-            running.told = Instant::now();
-            self.tell(place, &text);
+        } else if running.printed.elapsed() >= PLAIN_EVERY {
+            running.printed = Instant::now();
+            self.stage_line(place, &text);
         }
     }
 
@@ -176,12 +176,12 @@ impl Terminal {
         }
     }
 
-    fn shown(&self, path: &Path) -> String {
+    fn relative_path(&self, path: &Path) -> String {
         let path = path.strip_prefix(&self.here).unwrap_or(path);
         escape_control(&path.display().to_string()).into_owned()
     }
 
-    /// What is to be said at the end of a run: counts, failures, how to go on, where the results are.
+    /// The summary of a run: counts, failures, how to continue, and where the results are.
     pub fn summary(&self, report: &Report) -> String {
         let took = duration(self.took.unwrap_or_else(|| self.since.elapsed()));
         let cached = self.cached.difference(&self.ran).count();
@@ -205,18 +205,18 @@ impl Terminal {
                         lines.push(format!("    help: {}", escape_control(hint)));
                     }
                 }
-                lines.push(format!("logs: `olmo-pipe runs show {id}`; what is finished is not run again"));
+                lines.push(format!("logs: `olmo-pipe runs show {id}`; finished stages will not run again"));
             }
             RunOutcome::Interrupted { signal } => {
                 lines.push(format!("run {id} stopped by {} after {took}: {counts}", signals::name(signal)));
-                lines.push(format!("to go on: `olmo-pipe resume {id}`, or the same command again"));
+                lines.push(format!("to continue: `olmo-pipe resume {id}`, or repeat the command"));
             }
         }
         if !report.results.is_empty() {
             lines.push("results:".into());
             let width = report.results.keys().map(String::len).max().unwrap_or(0);
             for (name, path) in &report.results {
-                lines.push(format!("  {:<width$}  {}", escape_control(name), self.shown(path)));
+                lines.push(format!("  {:<width$}  {}", escape_control(name), self.relative_path(path)));
             }
         }
         lines.join("\n") + "\n"
@@ -246,7 +246,7 @@ impl Watch for Terminal {
             if bar.is_none() || ended {
                 self.line(text.trim_end());
             }
-            self.incoming = Some(Incoming { what: what.to_owned(), bar, told: Instant::now() });
+            self.incoming = Some(Incoming { what: what.to_owned(), bar, printed: Instant::now() });
         }
         let Some(incoming) = &mut self.incoming else { return };
         match &incoming.bar {
@@ -255,8 +255,8 @@ impl Watch for Terminal {
                 bar.set_message(text);
                 bar.tick();
             }
-            None if incoming.told.elapsed() >= PLAIN_EVERY => {
-                incoming.told = Instant::now();
+            None if incoming.printed.elapsed() >= PLAIN_EVERY => {
+                incoming.printed = Instant::now();
                 self.line(text.trim_end());
             }
             None => {}
@@ -275,94 +275,94 @@ impl Watch for Terminal {
             RunEvent::Opened { experiment, stages, resumed, .. } => {
                 self.width = stages.iter().map(String::len).max().unwrap_or(0);
                 self.stages = stages.len();
-                let verb = if *resumed { "goes on" } else { "begins" };
+                let verb = if *resumed { "resumes" } else { "begins" };
                 self.line(&format!("{} {verb}: {} stages", escape_control(experiment), stages.len()));
             }
             RunEvent::Cached { place, cut_off, .. } => {
                 self.cached.insert(place.stage.clone());
-                let text = if *cut_off { "cached (its inputs came out the same)" } else { "cached" };
+                let text = if *cut_off { "cached (its recomputed inputs are unchanged)" } else { "cached" };
                 match &self.bars {
-                    Some(_) => self.tell(place, text),
-                    None => self.gather(&self.named(place, text)),
+                    Some(_) => self.stage_line(place, text),
+                    None => self.gather(&self.format_line(place, text)),
                 }
             }
             RunEvent::Waiting { place, holder, .. } => {
                 let who = holder.map(|pid| format!("process {pid}")).unwrap_or_else(|| "another process".into());
-                self.tell(place, &format!("waits: {who} works on the same"));
+                self.stage_line(place, &format!("waiting: {who} is running the same stage"));
             }
             RunEvent::Started { place, continues, after, .. } => {
                 self.ran.insert(place.stage.clone());
                 self.start(place);
                 match (continues, after) {
-                    (true, Some(label)) => self.tell(place, &format!("goes on after {label}")),
-                    (true, None) => self.tell(place, "goes on where it stopped"),
-                    // A bar shows by itself that it runs.
-                    _ if self.bars.is_none() => self.tell(place, "runs"),
+                    (true, Some(label)) => self.stage_line(place, &format!("resuming after {label}")),
+                    (true, None) => self.stage_line(place, "resuming where it stopped"),
+                    // A progress bar already shows that the stage is running.
+                    _ if self.bars.is_none() => self.stage_line(place, "running"),
                     _ => {}
                 }
             }
             RunEvent::Resumed { place, step, .. } if *step > 0 => {
-                self.tell(place, &format!("continues from step {step}"));
+                self.stage_line(place, &format!("continues from step {step}"));
             }
-            RunEvent::Item { place, port, label, .. } => self.tell(place, &format!("{port}: {label}")),
+            RunEvent::Item { place, port, label, .. } => self.stage_line(place, &format!("{port}: {label}")),
             RunEvent::Progress { place, done, total, unit, message } => {
                 self.progress(place, *done, *total, unit, message);
             }
             RunEvent::Metrics { place, values, .. } => self.metrics(place, values),
             RunEvent::Message { place, level, text } => {
                 let mark = if level == "warning" { "warning: " } else { "" };
-                self.tell(place, &format!("{mark}{text}"));
+                self.stage_line(place, &format!("{mark}{text}"));
             }
             RunEvent::Finished { place, shared, used, .. } => {
                 self.end(place);
                 match shared {
                     true => {
                         self.cached.insert(place.stage.clone());
-                        self.tell(place, "done by another process, result shared");
+                        self.stage_line(place, "done by another process, whose result is used");
                     }
-                    false => self.tell(place, &done(used)),
+                    false => self.stage_line(place, &done(used)),
                 }
             }
             RunEvent::Failed { place, failure, log } => {
                 self.end(place);
-                self.tell(place, &format!("failed: {}", failure.message));
+                self.stage_line(place, &format!("failed: {}", failure.message));
                 for line in log {
-                    self.more(&format!("| {line}"), LOG_LINE);
+                    self.indented_line(&format!("| {line}"), LOG_LINE);
                 }
                 if let Some(hint) = &failure.hint {
-                    self.more(&format!("help: {hint}"), MESSAGE);
+                    self.indented_line(&format!("help: {hint}"), MESSAGE);
                 }
             }
             RunEvent::Retrying { place, failure, class, log, pause_s, tried, max } => {
                 self.end(place);
-                self.tell(place, &format!("failed ({}): {}", class.word(), failure.message));
+                self.stage_line(place, &format!("failed ({}): {}", class.word(), failure.message));
                 for line in log {
-                    self.more(&format!("| {line}"), LOG_LINE);
+                    self.indented_line(&format!("| {line}"), LOG_LINE);
                 }
                 let pause = duration(Duration::from_secs(*pause_s));
-                self.tell(place, &format!("is tried again in {pause} ({tried} of {max})"));
+                self.stage_line(place, &format!("retrying in {pause} ({tried} of {max})"));
             }
             RunEvent::Delayed { place, short, holders } => {
                 let what = short.join(" and ");
                 let who: Vec<String> = holders.iter().map(|(pid, what)| format!("{what} (process {pid})")).collect();
-                let who = if who.is_empty() { "others".to_owned() } else { who.join(", ") };
-                self.tell(place, &format!("waits for {what}: {who}"));
+                let who = if who.is_empty() { "other processes".to_owned() } else { who.join(", ") };
+                self.stage_line(place, &format!("waiting for {what}, held by {who}"));
             }
-            RunEvent::Saving => self.line("SIGUSR1: stages that run save their state and go on"),
+            RunEvent::Saving => self.line("SIGUSR1: running stages save their state and continue"),
             RunEvent::Skipped { place, because } => {
                 self.skipped += 1;
-                self.tell(place, &format!("skipped, since `{because}` failed"));
+                self.stage_line(place, &format!("skipped because `{because}` failed"));
             }
             RunEvent::Interrupted { place } => {
                 self.end(place);
-                self.tell(place, "stopped");
+                self.stage_line(place, "stopped");
             }
             RunEvent::Damaged { place, maker, why, .. } => {
                 self.end(place);
-                self.tell(place, &format!("warning: {why}; `{maker}` makes it again"));
+                self.stage_line(place, &format!("warning: {why}; running `{maker}` again"));
             }
             RunEvent::Stopping { signal } => {
-                let text = "stages save their state and stop (once more: kill them)";
+                let text = "stages save their state and stop (a second signal kills them)";
                 self.line(&format!("{}: {text}", signals::name(*signal)));
             }
             RunEvent::Resumed { .. } | RunEvent::Closed { .. } | RunEvent::Unknown => {}
@@ -374,7 +374,7 @@ fn done(used: &Used) -> String {
     format!("done in {}", duration(Duration::try_from_secs_f64(used.wall_s).unwrap_or_default()))
 }
 
-/// A number in a few characters.
+/// Formats a number in a few characters.
 fn number(value: f64) -> String {
     let size = value.abs();
     match size {

@@ -215,7 +215,7 @@ fn sigterm_lets_a_worker_save_and_the_same_command_continues_it() {
     let plan = project.succeeds(&["plan", "e.yaml", "--json"]);
     assert!(plan.contains("\"continue\"") && plan.contains("stopped after step3"), "{plan}");
     let said = project.succeeds(&["run", "e.yaml"]);
-    assert!(said.contains("goes on after step3"), "{said}");
+    assert!(said.contains("resuming after step3"), "{said}");
     assert_eq!(steps(&project), [1, 2, 3, 4]);
     assert_eq!(project.read("out/e/text/text"), ALL_SCORES);
 }

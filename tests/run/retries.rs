@@ -21,7 +21,7 @@ fn count(project: &Project) -> usize {
 fn a_failed_stage_is_tried_again_as_often_as_asked_for() {
     let project = failing(2, "exit 3", "retry: {max: 2, backoff: 1s}");
     let said_so = project.succeeds(&["run", "e.yaml"]);
-    assert!(said_so.contains("is tried again in 1.0 s (1 of 2)"), "{said_so}");
+    assert!(said_so.contains("retrying in 1.0 s (1 of 2)"), "{said_so}");
     let run = project.last_run();
     let tries: Vec<(u64, u32)> = project
         .events(&run)

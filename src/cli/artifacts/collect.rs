@@ -1,4 +1,4 @@
-//! `olmo-pipe artifacts gc`.
+//! `olmo-pipe artifacts gc`: garbage collection.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -12,33 +12,34 @@ use crate::report::{bytes, escape_control, utc};
 use crate::store::{Store, Swept};
 
 #[derive(Args)]
+#[command(after_help = "Example: olmo-pipe artifacts gc --max-size 200GiB --max-age 30d --dry-run")]
 pub struct Gc {
-    /// Finished stages go, the longest unused first, until the objects take at most this: 200GiB, 500MB.
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    /// Remove results, least recently used first, until objects fit in this: 200GiB, 500MB.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "What is removed")]
     max_size: Option<u64>,
-    /// Finished stages go that were not used for this long (30d, 12h), and unfinished work that no run needs.
-    #[arg(long, value_name = "AGE", value_parser = parse_age)]
+    /// Remove results, and unfinished work no run needs, not used for this long: 30d, 12h.
+    #[arg(long, value_name = "AGE", value_parser = parse_age, help_heading = "What is removed")]
     max_age: Option<Duration>,
-    /// Of each list of checkpoints that a recorded run made, so many last ones stay.
-    #[arg(long, value_name = "K", default_value_t = 1)]
+    /// Keep the last K checkpoints of each run.
+    #[arg(long, value_name = "K", default_value_t = 1, help_heading = "What is kept")]
     keep_checkpoints: usize,
-    /// Of each experiment, the results of so many newest successful runs stay.
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    /// Keep the results of the last N successful runs of each experiment.
+    #[arg(long, value_name = "N", default_value_t = 1, help_heading = "What is kept")]
     keep_results: usize,
-    /// What was made or used in this time stays.
-    #[arg(long, value_name = "AGE", default_value = "1h", value_parser = parse_age)]
+    /// Keep everything made or used within this time.
+    #[arg(long, value_name = "AGE", default_value = "1h", value_parser = parse_age, help_heading = "What is kept")]
     grace: Duration,
-    /// Only says what would go and what keeps the rest.
+    /// Remove nothing; show what would be removed and what keeps the rest.
     #[arg(long)]
     dry_run: bool,
-    /// As JSON.
+    /// Print JSON (docs/json.md).
     #[arg(long)]
     json: bool,
 }
 
 impl Gc {
-    /// Whether it changes nothing.
-    pub fn only_says(&self) -> bool {
+    /// Whether the command changes nothing.
+    pub fn is_dry_run(&self) -> bool {
         self.dry_run
     }
 
@@ -92,20 +93,20 @@ fn text(collection: &Collection, swept: Option<Swept>) -> String {
     }
     for (key, stage, used) in &collection.actions {
         let at = utc(u64::try_from(*used).unwrap_or(0) / 1_000_000_000);
-        let _ = writeln!(text, "goes: {} of {}, last used {at}", key.short(), escape_control(stage));
+        let _ = writeln!(text, "remove: {} of {}, last used {at}", key.short(), escape_control(stage));
     }
     for (folder, size) in &collection.work {
         let name = folder.file_name().map(|n| n.to_string_lossy().chars().take(12).collect::<String>());
-        let _ = writeln!(text, "goes: unfinished work {}, {}", name.unwrap_or_default(), bytes(*size));
+        let _ = writeln!(text, "remove: unfinished work {}, {}", name.unwrap_or_default(), bytes(*size));
     }
     if collection.remains > 0 {
-        let _ = writeln!(text, "goes: old quarantined files and the like, {}", bytes(collection.remains));
+        let _ = writeln!(text, "remove: old quarantined and temporary files, {}", bytes(collection.remains));
     }
     for note in &collection.notes {
         let _ = writeln!(text, "note: {}", escape_control(note));
     }
     if let Some(more) = collection.over_budget {
-        let _ = writeln!(text, "what has to stay takes {} more than the budget", bytes(more));
+        let _ = writeln!(text, "the artifacts that must stay exceed the limit by {}", bytes(more));
     }
     let _ = match swept {
         None => {

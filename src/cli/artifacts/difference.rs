@@ -1,4 +1,4 @@
-//! `olmo-pipe artifacts diff`.
+//! `olmo-pipe artifacts diff`: compares two artifacts.
 
 use std::fmt::Write as _;
 
@@ -11,12 +11,15 @@ use crate::report::{bytes, escape_control};
 use crate::store::Store;
 
 #[derive(Args)]
+#[command(
+    after_help = "Example: olmo-pipe artifacts diff latest:train.checkpoints[first] latest:train.checkpoints[last]"
+)]
 pub struct Diff {
     #[arg(help = ARTIFACT)]
     old: String,
     #[arg(help = ARTIFACT)]
     new: String,
-    /// As JSON.
+    /// Print JSON (docs/json.md).
     #[arg(long)]
     json: bool,
 }
@@ -64,7 +67,7 @@ fn text(difference: &Difference) -> String {
     }
     let _ = writeln!(text, "same     {} files, {}", difference.same_files, bytes(difference.same_bytes));
     match &difference.fields {
-        None => text.push_str("key      unknown: at least one was made by no stage here\n"),
+        None => text.push_str("key      unknown: at least one was not made by a stage here\n"),
         Some(fields) if fields.is_empty() => text.push_str("key      the same\n"),
         Some(fields) => {
             let show = |value: &Option<Value>| value.as_ref().map_or("(default)".to_owned(), Value::to_string);

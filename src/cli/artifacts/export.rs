@@ -1,4 +1,4 @@
-//! `olmo-pipe artifacts export`.
+//! `olmo-pipe artifacts export`: copies artifacts out of the store.
 
 use std::path::PathBuf;
 
@@ -10,36 +10,38 @@ use super::{ARTIFACT, Exit, Problem, answer, answer_json, find};
 use crate::report::{bytes, escape_control};
 use crate::store::{Handover, Store};
 
-/// How files leave the store.
+/// How files are copied out of the store.
 #[derive(Clone, Copy, ValueEnum)]
 enum How {
-    /// Shared blocks where the file system can, else copies.
+    /// Share blocks where the file system supports it, else copy.
     Auto,
-    /// Shared blocks, or an error.
+    /// Share blocks, or fail.
     Reflink,
-    /// Read-only hard links into the store, or an error.
+    /// Make read-only hard links into the store, or fail.
     Hardlink,
-    /// Copies.
+    /// Copy.
     Copy,
 }
 
 #[derive(Args)]
+#[command(after_help = "Example: olmo-pipe artifacts export latest:model --to model")]
 pub struct Export {
     #[arg(help = ARTIFACT, required = true)]
     artifacts: Vec<String>,
-    /// The new folder; with --archive the new file.
+    /// Folder to create, or with --archive the file to create.
     #[arg(long, value_name = "PATH")]
     to: PathBuf,
-    /// How files leave the store.
+    /// How to copy files.
     #[arg(long, value_enum, default_value = "auto")]
     how: How,
-    /// One tar archive that `artifacts import` takes.
+    /// Write a tar archive for `artifacts import`.
     #[arg(long, conflicts_with = "how")]
     archive: bool,
-    /// With the finished stages that made the artifacts, and all that those made, so that another store has hits for them.
+    /// Include the results of the stages that made the artifacts, so that they are cache hits
+    /// in the other store.
     #[arg(long, requires = "archive")]
     actions: bool,
-    /// As JSON.
+    /// Print JSON (docs/json.md).
     #[arg(long)]
     json: bool,
 }
@@ -59,12 +61,12 @@ impl Export {
             return Ok(Exit::Success);
         }
         let [artifact] = artifacts[..] else {
-            let message = format!("{} artifacts do not go into one folder", artifacts.len());
+            let message = format!("cannot export {} artifacts to one folder", artifacts.len());
             return Err(Problem::new(
                 Exit::BadInput,
                 "cli::one_artifact",
                 &message,
-                Some("export them one by one, or into one --archive"),
+                Some("export them one by one, or together with --archive"),
             ));
         };
         let how = match self.how {

@@ -1,4 +1,4 @@
-//! `olmo-pipe artifacts import`.
+//! `olmo-pipe artifacts import`: brings artifacts into the store.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -12,22 +12,24 @@ use crate::report::bytes;
 use crate::store::Store;
 
 #[derive(Args)]
+#[command(after_help = "Example: olmo-pipe artifacts import my-model --type model --tag mine")]
 pub struct Import {
-    /// An archive of `artifacts export --archive`, the same unpacked, or (with --type) any folder.
+    /// Archive from `artifacts export --archive`, packed or unpacked; with --type, any folder.
     place: PathBuf,
-    /// The folder's files become an artifact of this type: dataset, tokenizer, tokens, memmap, checkpoint, model, metrics, text, file, dir.
+    /// Import the folder's files as an artifact of this type: dataset, tokenizer, tokens, memmap,
+    /// checkpoint, model, metrics, text, file or dir.
     #[arg(long = "type", value_name = "TYPE", value_parser = super::list::port_type)]
     artifact_type: Option<PortType>,
-    /// A name for the artifact, if it is only one.
+    /// Name the artifact, if there is only one.
     #[arg(long)]
     tag: Option<String>,
-    /// Also believes the archive's finished stages: whoever made it decides what their results are.
+    /// Also accept the archive's cached results; only for archives that you trust.
     #[arg(long, conflicts_with = "artifact_type")]
     trust_actions: bool,
-    /// Lets the next collection take the artifacts. Else they are pinned.
+    /// Do not pin the artifacts; `artifacts gc` may remove them.
     #[arg(long)]
     no_pin: bool,
-    /// As JSON.
+    /// Print JSON (docs/json.md).
     #[arg(long)]
     json: bool,
 }
@@ -53,7 +55,7 @@ impl Import {
                 if imported.untrusted > 0 {
                     let _ = writeln!(
                         text,
-                        "{} finished stages were left out; --trust-actions takes them",
+                        "{} finished stages were left out; --trust-actions accepts them",
                         imported.untrusted
                     );
                 }
@@ -69,7 +71,7 @@ impl Import {
         }
         if let Some(tag) = &self.tag {
             let [artifact] = artifacts[..] else {
-                let message = format!("{} artifacts came in, and a tag names one", artifacts.len());
+                let message = format!("a tag names one artifact, and {} were imported", artifacts.len());
                 return Err(Problem::new(Exit::BadInput, "cli::one_artifact", &message, Some("tag them one by one")));
             };
             store.tag(tag, artifact, false)?;

@@ -1,4 +1,4 @@
-//! `olmo-pipe artifacts lineage`.
+//! `olmo-pipe artifacts lineage`: traces artifacts through the stages.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -12,20 +12,21 @@ use crate::artifacts::{self, Direction, Node, Step};
 use crate::report::{bytes, escape_control};
 use crate::store::Store;
 
-/// Deeper lines are not indented further.
+/// Maximum depth of indentation.
 const INDENTS: usize = 24;
 
 #[derive(Args)]
+#[command(after_help = "Example: olmo-pipe artifacts lineage latest:model")]
 pub struct Lineage {
     #[arg(help = ARTIFACT)]
     artifact: String,
-    /// What was made of it, not what it was made of.
+    /// Show what was made from the artifact, not what it was made from.
     #[arg(long)]
     down: bool,
-    /// At most so many stages far.
+    /// Follow at most N stages.
     #[arg(long, value_name = "N")]
     depth: Option<usize>,
-    /// As JSON.
+    /// Print JSON (docs/json.md).
     #[arg(long)]
     json: bool,
 }
@@ -44,11 +45,11 @@ impl Lineage {
     }
 }
 
-/// A line for each artifact, indented under what it was made for; each is opened once.
+/// One line per artifact, indented under the artifact it leads to; each is expanded once.
 fn text(lineage: &artifacts::Lineage, direction: Direction) -> String {
     let mut text = String::new();
     let mut seen = BTreeSet::new();
-    // A stack of its own: a lineage may be deep.
+    // An explicit stack, because a lineage may be deep.
     let mut open: Vec<(usize, String, Digest)> = vec![(0, String::new(), lineage.artifact)];
     while let Some((depth, role, digest)) = open.pop() {
         let Some(node) = lineage.nodes.get(&digest) else { continue };
@@ -66,7 +67,7 @@ fn text(lineage: &artifacts::Lineage, direction: Direction) -> String {
                     let role = format!("{}/ of ", escape_control(folder));
                     below.push((depth + 1, role, *whole));
                 }
-                // Several keys gave the same bytes: the first tells enough, the others are named.
+                // Several keys may have produced the same bytes: expand the first, count the others.
                 if let Some(step) = node.made_by.first() {
                     let role = |port: &str, label: &Option<String>| format!("{}: ", place(port, label));
                     below.extend(step.inputs.iter().map(|i| (depth + 1, role(&i.port, &i.label), i.artifact)));
@@ -95,7 +96,7 @@ fn place(port: &str, label: &Option<String>) -> String {
 }
 
 fn describe(node: &Node) -> String {
-    let Some(artifact_type) = node.artifact_type else { return "not in the store any more".into() };
+    let Some(artifact_type) = node.artifact_type else { return "no longer in the store".into() };
     let made = |step: &Step| {
         let more = node.made_by.len() - 1;
         let also = if more > 0 { format!(" and {more} more") } else { String::new() };

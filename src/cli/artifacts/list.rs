@@ -1,4 +1,4 @@
-//! `olmo-pipe artifacts list`.
+//! `olmo-pipe artifacts list`: lists artifacts.
 
 use std::fmt::Write as _;
 
@@ -11,14 +11,16 @@ use crate::report::{bytes, escape_control, utc};
 use crate::store::{ArtifactRow, Index, Query, Store, Tag};
 
 #[derive(Args)]
+#[command(after_help = "Example: olmo-pipe artifacts list --type checkpoint")]
 pub struct List {
-    /// Only those of this type: dataset, tokenizer, tokens, memmap, checkpoint, model, metrics, text, file, dir.
+    /// List only this type: dataset, tokenizer, tokens, memmap, checkpoint, model, metrics, text,
+    /// file or dir.
     #[arg(long = "type", value_name = "TYPE", value_parser = port_type)]
     artifact_type: Option<PortType>,
-    /// Only those made by this stage.
+    /// List only artifacts made by this stage.
     #[arg(long)]
     stage: Option<String>,
-    /// As JSON.
+    /// Print JSON (docs/json.md).
     #[arg(long)]
     json: bool,
 }

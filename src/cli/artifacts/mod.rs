@@ -1,4 +1,4 @@
-//! `olmo-pipe artifacts …`: one file for each command.
+//! `olmo-pipe artifacts …`, one file per command.
 
 mod collect;
 mod difference;
@@ -21,42 +21,42 @@ use super::{Common, Exit, Problem, answer, answer_json};
 use crate::artifacts::{Reference, dated_in_the_future};
 use crate::store::Store;
 
-/// How an artifact is named on the command line.
-const ARTIFACT: &str = "A tag, the first digits of a digest, RUN:STAGE.PORT, RUN:STAGE.PORT[LABEL] or RUN:RESULT (RUN: an id, `latest` or an experiment)";
+/// Help text for an artifact argument.
+const ARTIFACT: &str = "Tag, first digits of a digest, RUN:STAGE.PORT, RUN:STAGE.PORT[LABEL] or RUN:RESULT; RUN is `latest`, an id or an experiment";
 
 #[derive(Subcommand)]
 pub enum Artifacts {
-    /// Lists artifacts, the newest last.
+    /// List artifacts, newest last.
     List(list::List),
-    /// Shows an artifact's files, and the stage that made it from what.
+    /// Show an artifact's files, and the stage and inputs that made it.
     Show(show::Show),
-    /// Shows what an artifact was made of, back to its sources; or what was made of it.
+    /// Trace an artifact back to its sources, or forward to what was made from it.
     Lineage(lineage::Lineage),
-    /// Shows an artifact's full recipe: params, inputs, code, commit, host, runs.
+    /// Show how an artifact was made: params, inputs, code, commit, host and runs.
     Provenance(provenance::Provenance),
-    /// Shows in which files two artifacts differ, and in what the stages that made them.
+    /// Compare the files of two artifacts and the stages that made them.
     Diff(difference::Diff),
-    /// Shows where the bytes of the store are.
+    /// Show what takes up space in the store.
     Du(usage::Du),
-    /// Gives an artifact a name, which also keeps it.
+    /// Name an artifact, which also keeps it from being collected.
     Tag(names::Tag),
-    /// Takes names away.
+    /// Remove names from artifacts.
     Untag(names::Untag),
-    /// Lists the names.
+    /// List tags and pins.
     Tags(names::Tags),
-    /// Keeps artifacts from being collected.
+    /// Keep artifacts from being collected.
     Pin(names::Pin),
-    /// Lets artifacts be collected again.
+    /// Allow pinned artifacts to be collected again.
     Unpin(names::Unpin),
-    /// Puts an artifact's files into a new folder, or artifacts into one archive for another store.
+    /// Copy an artifact to a folder, or artifacts to an archive for another store.
     Export(export::Export),
-    /// Takes artifacts from an archive of `export`, or makes one of a folder.
+    /// Import artifacts from an archive, or a folder as an artifact.
     Import(import::Import),
-    /// Removes what nothing needs, and what a budget of bytes or age has no room for.
+    /// Remove artifacts that nothing needs, or that exceed a size or age limit.
     Gc(collect::Gc),
-    /// Reads everything again and compares it with the digests.
+    /// Check every file in the store against its digest.
     Verify(verify::Verify),
-    /// Makes the index anew that answers `list`; it is never needed.
+    /// Rebuild the index that speeds up `list`; never necessary.
     Reindex(verify::Reindex),
 }
 
@@ -76,7 +76,7 @@ impl Artifacts {
             Artifacts::Unpin(unpin) => unpin.run(&common.open_store()?),
             Artifacts::Export(export) => export.run(&common.read_store()?),
             Artifacts::Import(import) => import.run(&common.open_store()?),
-            Artifacts::Gc(gc) if gc.only_says() => gc.run(&common.read_store()?),
+            Artifacts::Gc(gc) if gc.is_dry_run() => gc.run(&common.read_store()?),
             Artifacts::Gc(gc) => gc.run(&common.open_store()?),
             Artifacts::Verify(verify) => verify.run(common),
             Artifacts::Reindex(reindex) => reindex.run(&common.open_store()?),
@@ -84,8 +84,8 @@ impl Artifacts {
     }
 }
 
-/// The artifact that `text` names. Tells of runs that are dated in the future if one of them might
-/// have been meant by the newest run.
+/// Resolves `text` to an artifact. If `text` refers to the newest run, warns about runs dated in the
+/// future, which do not count as the newest.
 fn find(store: &Store, text: &str) -> Result<Digest, Problem> {
     let artifact = Reference::resolve(store, text)?;
     let is_newest =

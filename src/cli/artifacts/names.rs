@@ -1,4 +1,4 @@
-//! `olmo-pipe artifacts tag|untag|tags|pin|unpin`.
+//! `olmo-pipe artifacts tag|untag|tags|pin|unpin`: names and keeps artifacts.
 
 use std::fmt::Write as _;
 
@@ -10,15 +10,16 @@ use crate::report::utc;
 use crate::store::Store;
 
 #[derive(Args)]
+#[command(after_help = "Example: olmo-pipe artifacts tag best-sft latest:model")]
 pub struct Tag {
-    /// The name: a letter, then letters, digits and `.`, `_`, `-`.
+    /// New name: a letter, then letters, digits, `.`, `_` or `-`.
     name: String,
     #[arg(help = ARTIFACT)]
     artifact: String,
-    /// Also if the name is in use for another artifact.
+    /// Move the name if it belongs to another artifact.
     #[arg(long = "move")]
     replace: bool,
-    /// As JSON.
+    /// Print JSON (docs/json.md).
     #[arg(long)]
     json: bool,
 }
@@ -38,11 +39,12 @@ impl Tag {
 }
 
 #[derive(Args)]
+#[command(after_help = "Example: olmo-pipe artifacts untag best-sft")]
 pub struct Untag {
-    /// The names.
+    /// Names to remove.
     #[arg(required = true)]
     names: Vec<String>,
-    /// As JSON.
+    /// Print JSON (docs/json.md).
     #[arg(long)]
     json: bool,
 }
@@ -65,8 +67,9 @@ impl Untag {
 }
 
 #[derive(Args)]
+#[command(after_help = "Example: olmo-pipe artifacts tags")]
 pub struct Tags {
-    /// As JSON.
+    /// Print JSON (docs/json.md).
     #[arg(long)]
     json: bool,
 }
@@ -97,10 +100,11 @@ impl Tags {
 }
 
 #[derive(Args)]
+#[command(after_help = "Example: olmo-pipe artifacts pin latest:model")]
 pub struct Pin {
     #[arg(help = ARTIFACT, required = true)]
     artifacts: Vec<String>,
-    /// As JSON.
+    /// Print JSON (docs/json.md).
     #[arg(long)]
     json: bool,
 }
@@ -124,10 +128,11 @@ impl Pin {
 }
 
 #[derive(Args)]
+#[command(after_help = "Example: olmo-pipe artifacts unpin latest:model")]
 pub struct Unpin {
     #[arg(help = ARTIFACT, required = true)]
     artifacts: Vec<String>,
-    /// As JSON.
+    /// Print JSON (docs/json.md).
     #[arg(long)]
     json: bool,
 }

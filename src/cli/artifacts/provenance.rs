@@ -1,4 +1,4 @@
-//! `olmo-pipe artifacts provenance`.
+//! `olmo-pipe artifacts provenance`: how an artifact was made.
 
 use std::fmt::Write as _;
 
@@ -10,24 +10,25 @@ use crate::artifacts::{self, Making};
 use crate::report::{bytes, duration, escape_control, utc};
 use crate::store::Store;
 
-/// How the recipe is written.
+/// Format of the provenance.
 #[derive(Clone, Copy, ValueEnum)]
 enum Form {
-    /// For people.
+    /// Text for people.
     Text,
-    /// All of it, as JSON.
+    /// JSON with every detail.
     Json,
-    /// OpenLineage events of all stages on the way, one JSON object a line.
+    /// OpenLineage events of all stages back to the sources, one JSON object per line.
     Openlineage,
-    /// An in-toto Statement with SLSA provenance, unsigned.
+    /// Unsigned in-toto statement with SLSA provenance.
     InToto,
 }
 
 #[derive(Args)]
+#[command(after_help = "Example: olmo-pipe artifacts provenance latest:model --as in-toto")]
 pub struct Provenance {
     #[arg(help = ARTIFACT)]
     artifact: String,
-    /// How the recipe is written.
+    /// Output format.
     #[arg(long = "as", value_enum, value_name = "FORM", default_value = "text")]
     form: Form,
 }
@@ -55,7 +56,7 @@ fn text(provenance: &artifacts::Provenance) -> String {
     let mut text = format!("artifact  {}\n", provenance.artifact);
     let _ = writeln!(text, "type      {}, {}", provenance.artifact_type, bytes(provenance.bytes));
     if provenance.makers.is_empty() {
-        text.push_str("made by   nothing here: a source, a part of another artifact, or from another store\n");
+        text.push_str("made by   no stage here: a source, part of another artifact, or from another store\n");
     }
     for maker in &provenance.makers {
         let record = &maker.record;
@@ -124,7 +125,7 @@ fn describe(text: &mut String, making: &Making) {
     }
     if let Some(git) = &environment.git {
         let branch = git.branch.as_ref().map(|b| format!(" on {b}")).unwrap_or_default();
-        let state = if git.dirty { ", with changes that are in no commit" } else { "" };
+        let state = if git.dirty { ", with uncommitted changes" } else { "" };
         let _ = writeln!(text, "  commit  {}{}{state}", escape_control(&git.commit), escape_control(&branch));
     }
 }

@@ -1,4 +1,4 @@
-//! `olmo-pipe artifacts show`.
+//! `olmo-pipe artifacts show`: the files and the maker of an artifact.
 
 use std::fmt::Write as _;
 
@@ -11,10 +11,11 @@ use crate::report::{bytes, escape_control};
 use crate::store::{Action, Store, StoreError};
 
 #[derive(Args)]
+#[command(after_help = "Example: olmo-pipe artifacts show latest:model")]
 pub struct Show {
     #[arg(help = ARTIFACT)]
     artifact: String,
-    /// As JSON.
+    /// Print JSON (docs/json.md).
     #[arg(long)]
     json: bool,
 }
@@ -25,7 +26,7 @@ impl Show {
     }
 }
 
-/// The action that has `artifact` among its outputs, and under which port.
+/// The action that has `artifact` among its outputs, and the port.
 fn maker(store: &Store, artifact: Digest) -> Result<Option<(Digest, Action, String)>, StoreError> {
     for key in store.action_keys()? {
         let Some(action) = store.recorded_action(key) else { continue };
@@ -66,7 +67,7 @@ fn show(store: &Store, reference: &str, as_json: bool) -> Result<Exit, Problem> 
         text.push_str("pinned   yes\n");
     }
     if !store.is_whole(digest) {
-        text.push_str("state    not whole: a file is missing; run its experiment again to make it anew\n");
+        text.push_str("state    incomplete: a file is missing; run its experiment again to restore it\n");
     }
     text.push_str("files\n");
     for (path, entry) in &manifest.files {
@@ -81,8 +82,8 @@ fn show(store: &Store, reference: &str, as_json: bool) -> Result<Exit, Problem> 
         );
     }
     match maker {
-        None if manifest.is_reference() => text.push_str("made by  nothing here: a local source\n"),
-        None => text.push_str("made by  nothing here: it is a part of another artifact, or came from elsewhere\n"),
+        None if manifest.is_reference() => text.push_str("made by  no stage: a local source\n"),
+        None => text.push_str("made by  no stage here: part of another artifact, or from another store\n"),
         Some((key, action, port)) => {
             let record = &action.key;
             let _ = writeln!(

@@ -1,4 +1,4 @@
-//! `olmo-pipe artifacts du`.
+//! `olmo-pipe artifacts du`: disk usage of the store.
 
 use std::fmt::Write as _;
 
@@ -11,11 +11,12 @@ use crate::report::{bytes, escape_control};
 use crate::store::Store;
 
 #[derive(Args)]
+#[command(after_help = "Example: olmo-pipe artifacts du --by-type")]
 pub struct Du {
-    /// By type, not by stage.
+    /// Group by type instead of by stage.
     #[arg(long)]
     by_type: bool,
-    /// As JSON.
+    /// Print JSON (docs/json.md).
     #[arg(long)]
     json: bool,
 }
@@ -44,7 +45,7 @@ fn text(usage: &Usage, by_type: bool) -> String {
     let saved = usage.unshared.saturating_sub(sum);
     let _ = writeln!(text, "objects: {} in {count} files; equal files shared: {} saved", bytes(sum), bytes(saved));
     if usage.referred > 0 {
-        let _ = writeln!(text, "local sources, referred to and not copied: {}", bytes(usage.referred));
+        let _ = writeln!(text, "local sources, referenced but not copied: {}", bytes(usage.referred));
     }
     for (name, size) in usage.folders.iter().filter(|(_, size)| **size > 0) {
         let _ = writeln!(text, "{name}: {}", bytes(*size));

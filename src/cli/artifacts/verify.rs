@@ -1,4 +1,4 @@
-//! `olmo-pipe artifacts verify|reindex`.
+//! `olmo-pipe artifacts verify|reindex`: checks and repairs the store.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -13,14 +13,14 @@ use crate::run;
 use crate::store::{Index, Repaired, Store};
 
 #[derive(Args)]
+#[command(after_help = "Example: olmo-pipe artifacts verify --repair")]
 pub struct Verify {
     #[arg(help = ARTIFACT)]
     artifacts: Vec<String>,
-    /// Moves what is damaged to quarantine/, brings back what a run's results still hold, and
-    /// forgets the rest, so that its stages run again.
+    /// Quarantine damaged files, restore copies from results, and let lost stages run again.
     #[arg(long, conflicts_with = "artifacts")]
     repair: bool,
-    /// As JSON.
+    /// Print JSON (docs/json.md).
     #[arg(long)]
     json: bool,
 }
@@ -42,7 +42,7 @@ impl Verify {
         let damage = problems.iter().filter(|p| p.is_damage()).count() + records.len();
         let mut repaired = if self.repair { Some(repair(store, &problems[opened..])?) } else { None };
         if let Some(repaired) = &mut repaired {
-            // Moved before the store could be opened.
+            // These were moved before the store could be opened.
             repaired.quarantined += opened;
         }
         let left = match &repaired {
@@ -76,14 +76,14 @@ impl Verify {
                     let quarantined = quarantined + records.len();
                     let _ = writeln!(
                         text,
-                        "moved {quarantined} damaged files to quarantine/; brought {healed} objects back from results; forgot {forgotten} entries that named what is gone"
+                        "moved {quarantined} damaged files to quarantine/; restored {healed} objects from results; removed {forgotten} entries that referred to lost files"
                     );
-                    text.push_str(if left == 0 { "the store is sound\n" } else { "there is damage left\n" });
+                    text.push_str(if left == 0 { "the store is sound\n" } else { "some damage remains\n" });
                 }
                 None if damage > 0 => {
                     let _ = writeln!(
                         text,
-                        "{damage} problems; `artifacts verify --repair` makes the store sound, then the experiments make anew what is lost"
+                        "{damage} problems; run `artifacts verify --repair`, then run the experiments again to restore what is lost"
                     );
                 }
                 None => text.push_str("the store is sound\n"),
@@ -94,7 +94,7 @@ impl Verify {
     }
 }
 
-/// Repairs, with the named results of all runs as copies of what is lost.
+/// Repairs the store, using the named results of all runs as copies of lost files.
 fn repair(store: &Store, problems: &[crate::store::Problem]) -> Result<Repaired, Problem> {
     let mut by_size: BTreeMap<u64, Vec<PathBuf>> = BTreeMap::new();
     if problems.iter().any(|p| p.is_damage()) {
@@ -112,15 +112,17 @@ fn repair(store: &Store, problems: &[crate::store::Problem]) -> Result<Repaired,
 }
 
 #[derive(Args)]
+#[command(after_help = "Example: olmo-pipe artifacts reindex")]
 pub struct Reindex {}
 
 impl Reindex {
     pub fn run(self, store: &Store) -> Result<Exit, Problem> {
         let rebuilt = Index::open(store).rebuild()?;
         answer(&match rebuilt {
-            Some(count) => format!("the index tells of {count} artifacts\n"),
+            Some(count) => format!("indexed {count} artifacts\n"),
             None => {
-                "the index is in use or cannot be made; every answer comes from the files, and is the same\n".into()
+                "the index is in use or cannot be created; commands read the files instead, with the same results\n"
+                    .into()
             }
         });
         Ok(Exit::Success)

@@ -1,4 +1,4 @@
-//! The command line of both workers.
+//! The command line of both workers, `olmo-worker` and `olmo-worker-libtorch`.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -7,7 +7,11 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(version, about = "Runs the built-in stages of olmo-pipe; started by olmo-pipe itself.")]
+#[command(
+    version,
+    about = "Run the built-in stages of olmo-pipe (started by olmo-pipe itself)",
+    after_help = "Example: olmo-worker describe --json"
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -15,29 +19,40 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Runs the attempt in a folder that holds request.json.
+    /// Run the attempt in a folder that holds request.json.
+    #[command(after_help = "Example: olmo-worker run .olmo-pipe/work-v1/KEY")]
     Run {
-        /// The attempt's folder.
+        /// Folder of the attempt.
         attempt: PathBuf,
     },
-    /// Looks at data: what is trained, how much there is, what is wrong with it.
-    #[command(subcommand)]
+    /// Preview, measure and audit data, and show the rows of training steps.
+    #[command(
+        subcommand,
+        disable_help_subcommand = true,
+        after_help = "Example: olmo-pipe data preview latest:chat_rows.memmap"
+    )]
     Data(Box<crate::Data>),
-    /// Reads a list of questions on standard input and prints what each stage finds wrong, as JSON.
+    /// Answer a JSON list of questions on standard input with each stage's findings.
+    #[command(after_help = "Example: echo '[]' | olmo-worker check")]
     Check,
-    /// Prints what this machine offers to compute on, as JSON.
+    /// Print the backends and devices of this machine as JSON.
+    #[command(after_help = "Example: olmo-worker devices")]
     Devices,
-    /// Compiles the kernels for a GPU that need not be here into FOLDER: there, OLMO_PIPE_KERNELS=FOLDER takes the place of a compiler.
+    /// Compile kernels for a GPU, which need not be in this machine.
     #[cfg(feature = "libtorch")]
+    #[command(after_help = "On the machine with the GPU, set OLMO_PIPE_KERNELS=FOLDER; it then needs no compiler.\n\n\
+                      Example: olmo-worker-libtorch kernels --gpu sm_90 kernels")]
     Kernels {
-        /// Its architecture, as `sm_90` (H100, H200), `sm_80` (A100).
+        /// Architecture of the GPU: `sm_90` (H100, H200), `sm_80` (A100).
         #[arg(long, default_value = "sm_90")]
         gpu: String,
+        /// Folder for the compiled kernels.
         folder: PathBuf,
     },
-    /// Prints the protocol version, the build and every stage's contract and params.
+    /// Print the protocol version, the build, and each stage's contract and params.
+    #[command(after_help = "Example: olmo-worker describe --json")]
     Describe {
-        /// As JSON (the only form there is).
+        /// Print JSON (the only format).
         #[arg(long)]
         json: bool,
     },
@@ -51,17 +66,19 @@ pub fn main() -> ExitCode {
         Command::Data(data) => data.run(),
         Command::Check => {
             let text = std::io::read_to_string(std::io::stdin()).map_err(|e| e.to_string());
-            told(text.and_then(|text| crate::check(&text)))
+            print_answer(text.and_then(|text| crate::check(&text)))
         }
-        Command::Devices => told(Ok(format!("{:#}", crate::devices()))),
+        Command::Devices => print_answer(Ok(format!("{:#}", crate::devices()))),
         #[cfg(feature = "libtorch")]
-        Command::Kernels { gpu, folder } => told(crate::compile_kernels(&gpu, &folder).map(|names| names.join("\n"))),
-        Command::Describe { json: _ } => told(Ok(crate::describe())),
+        Command::Kernels { gpu, folder } => {
+            print_answer(crate::compile_kernels(&gpu, &folder).map(|names| names.join("\n")))
+        }
+        Command::Describe { json: _ } => print_answer(Ok(crate::describe())),
     }
 }
 
-/// Prints an answer, or why there is none. Whoever reads no further has what he wants.
-fn told(answer: Result<String, String>) -> ExitCode {
+/// Prints an answer, or the error instead. A reader that closes the pipe early is not an error.
+fn print_answer(answer: Result<String, String>) -> ExitCode {
     let written = match answer {
         Ok(answer) => writeln!(std::io::stdout(), "{answer}"),
         Err(why) => {
@@ -75,5 +92,28 @@ fn told(answer: Result<String, String>) -> ExitCode {
             ExitCode::FAILURE
         }
         _ => ExitCode::SUCCESS,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    /// Checks the help of `command` and of its subcommands.
+    fn check(command: &clap::Command, path: &str) {
+        let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+        assert!(!about.is_empty() && about.chars().count() <= 80, "{path}: {about}");
+        let examples = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        assert!(examples.contains("Example: "), "{path} has no example");
+        for subcommand in command.get_subcommands() {
+            check(subcommand, &format!("{path} {}", subcommand.get_name()));
+        }
+    }
+
+    #[test]
+    fn every_command_has_a_short_summary_and_an_example() {
+        check(&Arguments::command(), "olmo-worker");
     }
 }

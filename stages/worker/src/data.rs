@@ -1,4 +1,4 @@
-//! `olmo-worker data …`: looks at data artifacts. `olmo-pipe data …` hands its words to it, with artifacts as folders.
+//! `data …`: shows and checks data. `olmo-pipe data` runs it with artifacts laid out as folders.
 
 use std::collections::HashMap;
 use std::io::{IsTerminal, Write};
@@ -14,106 +14,111 @@ use olmo_stage::StageError;
 
 use crate::raw::{self, Raw};
 
-/// Looks at data: what is trained, how much there is, what is wrong with it.
+/// Preview, measure and audit data, and show the rows of training steps.
 #[derive(Subcommand)]
 pub enum Data {
-    /// Shows records: what is trained (green, or between ⟦ and ⟧), what is masked, what only fills.
+    /// Show records; trained tokens are green, or between ⟦ and ⟧ without colour.
+    #[command(after_help = "Example: olmo-pipe data preview latest:chat_rows.memmap --count 1")]
     Preview {
         #[command(flatten)]
         artifact: Artifact,
-        /// The first record or row that is shown, from 0.
+        /// First record or row to show, from 0.
         #[arg(long, default_value_t = 0)]
         record: u64,
-        /// How many are shown.
+        /// Number of records or rows to show.
         #[arg(long, default_value_t = 3)]
         count: u64,
-        /// Shows each token by itself with its id.
+        /// Show each token separately, with its id.
         #[arg(long)]
         ids: bool,
-        /// Writes a page instead.
+        /// Write an HTML page instead.
         #[arg(long, value_name = "FILE")]
         html: Option<PathBuf>,
     },
-    /// Counts: lengths, label density, utilisation, with histograms.
+    /// Print lengths, label density and utilisation, with histograms.
+    #[command(after_help = "Example: olmo-pipe data stats latest:chat_rows.memmap")]
     Stats {
         #[command(flatten)]
         artifact: Artifact,
-        /// As JSON.
+        /// Print JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Looks for what goes wrong: duplicates, nothing to train, wrong special tokens, ids outside the vocabulary, …
+    /// Look for errors such as duplicates, untrained rows and wrong special tokens.
+    #[command(after_help = "Example: olmo-pipe data audit my-chats.jsonl --html audit.html")]
     Audit {
         #[command(flatten)]
         artifact: Artifact,
-        /// Documents of more tokens are over-long.
+        /// Report documents with more tokens than this as too long (0: no limit).
         #[arg(long, default_value_t = 0)]
         max_length: usize,
-        /// As JSON.
+        /// Print JSON.
         #[arg(long)]
         json: bool,
-        /// Writes a page too.
+        /// Also write an HTML page.
         #[arg(long, value_name = "FILE")]
         html: Option<PathBuf>,
     },
-    /// Shows exactly the rows that steps of a training took.
+    /// Show exactly the rows that training steps read.
+    #[command(after_help = "Example: olmo-pipe data inspect latest:train --steps 5-7")]
     Inspect {
         #[command(flatten)]
         artifact: Artifact,
-        /// Steps from 1: `5`, `5-7` or `1,5-7`.
+        /// Steps, counted from 1: `5`, `5-7` or `1,5-7`.
         #[arg(long)]
         steps: String,
-        /// The training's `seed`; of a run its own.
+        /// The training's `seed`; not needed for a run.
         #[arg(long)]
         seed: Option<u64>,
-        /// The training's `global_train_batch_size`; of a run its own.
+        /// The training's `global_train_batch_size`; not needed for a run.
         #[arg(long)]
         batch: Option<usize>,
-        /// Shows each token by itself with its id.
+        /// Show each token separately, with its id.
         #[arg(long)]
         ids: bool,
         #[command(flatten)]
-        run: OfRun,
+        run: RunContext,
     },
-    /// Prints the order in which an epoch visits rows: numpy's, and so OLMo's.
+    /// Print the order in which an epoch visits rows, the same as in OLMo.
+    #[command(after_help = "Example: olmo-pipe data order --rows 1000 --seed 6198 --epoch 1")]
     Order {
-        /// How many rows there are.
+        /// Number of rows.
         #[arg(long)]
         rows: usize,
         /// The training's `seed`.
         #[arg(long)]
         seed: u64,
-        /// From 0.
+        /// Epoch, counted from 0.
         #[arg(long, default_value_t = 0)]
         epoch: u64,
-        /// Writes it as OLMo's `global_indices.npy` is instead: 32-bit numbers, little-endian, without a header.
+        /// Write OLMo's `global_indices.npy` instead: raw little-endian 32-bit integers.
         #[arg(long, value_name = "FILE")]
         raw: Option<PathBuf>,
     },
 }
 
-/// What olmo-pipe knows of the training that is meant.
+/// What the engine passes about the run to inspect.
 #[derive(Args)]
-pub struct OfRun {
+pub struct RunContext {
     /// The training's params as JSON.
     #[arg(long, hide = true)]
     params: Option<String>,
-    /// The folder of its metrics.
+    /// Folder of the training's metrics.
     #[arg(long, hide = true)]
     metrics: Option<PathBuf>,
 }
 
-impl OfRun {
-    /// The number that is given, else the one among the params.
+impl RunContext {
+    /// The given number, else the one in the params.
     fn number(&self, given: Option<u64>, param: &str, option: &str) -> Result<u64, StageError> {
         let params: Option<serde_json::Value> = self.params.as_ref().and_then(|text| serde_json::from_str(text).ok());
         given.or_else(|| params?.get(param)?.as_u64()).ok_or_else(|| {
-            StageError::fail("data::inspect", format!("the training's `{param}` is not known"))
-                .hint(format!("say it: --{option} N; or name the run instead of the rows"))
+            StageError::fail("data::inspect", format!("the training's `{param}` is unknown"))
+                .hint(format!("pass --{option} N, or name the run instead of the rows"))
         })
     }
 
-    /// The digests of the steps' batches, as the training wrote them down.
+    /// The digests of the steps' batches, as the training recorded them.
     fn recorded(&self) -> HashMap<u64, String> {
         let Some(folder) = &self.metrics else { return HashMap::new() };
         let text = std::fs::read_to_string(folder.join("metrics.jsonl")).unwrap_or_default();
@@ -125,42 +130,40 @@ impl OfRun {
     }
 }
 
-/// What is looked at.
+/// The data to look at.
 #[derive(Args)]
 pub struct Artifact {
-    /// A folder that holds a dataset, tokens or a memmap, or raw files (JSON lines, Parquet, text, …); for `olmo-pipe data` also
-    /// an artifact of the store: `RUN:STAGE.PORT`, a tag, or the first digits of its digest.
+    /// Raw files, an artifact's folder, or RUN:STAGE.PORT, a tag or the first digits of a digest.
     artifact: PathBuf,
-    /// The tokenizer: a folder that stage tokenizer made, or a `tokenizer.json` with --eos and --pad. An artifact of the store
-    /// finds its own.
-    #[arg(long, value_name = "PATH")]
+    /// Tokenizer folder, or a `tokenizer.json`; not needed for artifacts in the store.
+    #[arg(long, value_name = "PATH", help_heading = "Tokenizer")]
     tokenizer: Option<PathBuf>,
     /// The eos token of a bare `tokenizer.json`.
-    #[arg(long, default_value = "<|endoftext|>")]
+    #[arg(long, default_value = "<|endoftext|>", help_heading = "Tokenizer")]
     eos: String,
-    /// The pad token of a bare `tokenizer.json`.
-    #[arg(long)]
+    /// The pad token of a bare `tokenizer.json` (default: the eos token).
+    #[arg(long, help_heading = "Tokenizer")]
     pad: Option<String>,
-    /// Folder of objects named by digest, where a tokenizer is looked for (given by olmo-pipe).
+    /// Folder of objects named by digest, in which to find the tokenizer (passed by olmo-pipe).
     #[arg(long, hide = true)]
     objects: Option<PathBuf>,
 }
 
 impl Artifact {
-    /// Reads raw files into a dataset, at most `limit` records of each (0: all), and looks at that instead. The files stay
-    /// as long as the result.
+    /// If the artifact is raw files, reads them into a dataset, at most `limit` records per file (0:
+    /// all), and points to that instead. The dataset lives as long as the result.
     fn read_raw(&mut self, limit: u64) -> Result<Option<Raw>, StageError> {
         let raw = raw::read(&self.artifact, limit)?;
         if let Some(raw) = &raw {
             self.artifact.clone_from(&raw.dataset);
-            for text in &raw.said {
+            for text in &raw.messages {
                 let _ = writeln!(std::io::stderr(), "{}", plain(text));
             }
         }
         Ok(raw)
     }
 
-    /// The tokenizer that is given, or the one whose digest the artifact names.
+    /// The given tokenizer, or the one whose digest the artifact records.
     fn tokenizer(&self) -> Result<Option<TextTokenizer>, StageError> {
         let bare = |path: &Path, pad: &str| Ok(Some(TextTokenizer::from_file(path, &self.eos, pad)?));
         match &self.tokenizer {
@@ -176,7 +179,7 @@ impl Artifact {
         let hex = digest.hex();
         let path = objects.join(&hex[..2]).join(&hex[2..]);
         let Ok(bytes) = std::fs::read(&path) else { return Ok(None) };
-        // The artifact says which ids are eos and pad; the file says what these are called.
+        // The artifact holds the ids of eos and pad; the file has their names.
         let named = Path::new("tokenizer.json");
         let names = TextTokenizer::token_names(named, &bytes, &[eos, pad])?;
         let [Some(eos), Some(pad)] = names.as_slice() else { return Ok(None) };
@@ -185,8 +188,8 @@ impl Artifact {
 
     fn needed_tokenizer(&self) -> Result<TextTokenizer, StageError> {
         self.tokenizer()?.ok_or_else(|| {
-            StageError::fail("data::tokenizer", "the ids cannot be shown as text without their tokenizer")
-                .hint("name it: --tokenizer FOLDER, or --tokenizer tokenizer.json --eos TOKEN --pad TOKEN")
+            StageError::fail("data::tokenizer", "token ids cannot be shown as text without their tokenizer")
+                .hint("pass --tokenizer FOLDER, or --tokenizer tokenizer.json --eos TOKEN --pad TOKEN")
         })
     }
 }
@@ -194,13 +197,13 @@ impl Artifact {
 impl Data {
     pub fn run(self) -> ExitCode {
         let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty() && value != "0");
-        // As other tools have it: NO_COLOR, CLICOLOR_FORCE.
+        // The usual conventions: NO_COLOR and CLICOLOR_FORCE.
         let colour = set("CLICOLOR_FORCE") || (std::io::stdout().is_terminal() && !set("NO_COLOR"));
         match self.answer(colour) {
             Ok((text, sound)) => {
                 let mut stdout = std::io::stdout().lock();
                 match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-                    // A reader that went away (`| head`) is no error.
+                    // A reader that closes the pipe (`| head`) is not an error.
                     Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
                         let _ =
                             writeln!(std::io::stderr(), "error[cli::output]: cannot write to standard output: {error}");
@@ -219,7 +222,7 @@ impl Data {
         }
     }
 
-    /// What is printed, and whether nothing is wrong.
+    /// The text to print, and whether the data is free of errors.
     fn answer(self, colour: bool) -> Result<(String, bool), StageError> {
         let style = if colour { Style::Colour } else { Style::Marks };
         match self {
@@ -232,7 +235,7 @@ impl Data {
                     format!("<h2>{}</h2>\n<pre>{text}</pre>\n", html::escape(heading))
                 };
                 let body: String = blocks.iter().map(block).collect();
-                write(&page, &html::page("What is trained", &body))?;
+                write(&page, &html::page("Data preview", &body))?;
                 Ok((format!("{}\n", page.display()), true))
             }
             Data::Stats { mut artifact, json } => {
@@ -245,11 +248,11 @@ impl Data {
                 let tokenizer = artifact.tokenizer()?;
                 let mut audit = audit::audit(&artifact.artifact, tokenizer.as_ref(), max_length)?;
                 if raw.is_some() {
-                    // Of a dataset they were left out on purpose; here fetch would fail.
+                    // In a dataset, records were skipped on purpose; for raw files, fetch would fail.
                     audit.raise("skipped", audit::Level::Error);
                 }
                 if let Some(path) = html {
-                    write(&path, &audit.html("Audit of the data"))?;
+                    write(&path, &audit.html("Data audit"))?;
                 }
                 let sound = audit.worst() < audit::Level::Error;
                 if json {
@@ -266,7 +269,7 @@ impl Data {
             }
             Data::Order { rows, seed, epoch, raw } => {
                 if u32::try_from(rows).is_err() {
-                    return Err(StageError::fail("data::order", "an order has at most 4294967295 rows"));
+                    return Err(StageError::fail("data::order", "--rows must be at most 4294967295"));
                 }
                 let order = epoch_order(rows, seed, epoch);
                 let Some(path) = raw else {
@@ -304,7 +307,7 @@ fn preview(
     if record >= length {
         return Err(StageError::fail(
             "data::record",
-            format!("there is no {noun} {record}: they go from 0 to {}", length - 1),
+            format!("there is no {noun} {record}: the last one is {}", length - 1),
         ));
     }
     let mut blocks = Vec::new();
@@ -322,7 +325,7 @@ fn preview(
     failed.map_or(Ok(blocks), |e| Err(e.into()))
 }
 
-/// Records of a dataset, which has no ids yet.
+/// Shows records of a dataset, which has no token ids yet.
 fn records(dir: &Path, record: u64, count: u64, style: Style) -> Result<Vec<(String, String)>, StageError> {
     let shown = |text: &str| {
         let text = plain(text);
@@ -361,7 +364,8 @@ fn records(dir: &Path, record: u64, count: u64, style: Style) -> Result<Vec<(Str
     }
 }
 
-/// The rows of training steps, in their order; and whether they are those of which the training wrote the digests down.
+/// Shows the rows of training steps, in order. Also returns whether they match the digests that the
+/// training recorded.
 fn inspect(
     artifact: &Artifact,
     steps: &str,
@@ -372,28 +376,28 @@ fn inspect(
     ids: bool,
 ) -> Result<(Vec<(String, String)>, bool), StageError> {
     let steps = parse_steps(steps).ok_or_else(|| {
-        StageError::fail("data::steps", format!("`{}` is no list of steps", plain(steps)))
+        StageError::fail("data::steps", format!("`{}` is not a list of steps", plain(steps)))
             .hint("write --steps 5, 5-7 or 1,5-7")
     })?;
     if kind(&artifact.artifact)? != ArtifactKind::Memmap {
-        return Err(StageError::fail("data::inspect", "only a memmap has the rows that a training takes"));
+        return Err(StageError::fail("data::inspect", "only a memmap has training rows"));
     }
     let memmap = Memmap::open(&artifact.artifact)?;
     if batch == 0 || memmap.instances() < batch {
-        let message = format!("a step of {batch} rows does not fit {} rows", memmap.instances());
+        let message = format!("a step has {batch} rows, but the memmap has only {}", memmap.instances());
         return Err(StageError::fail("data::inspect", message));
     }
     let tokenizer = artifact.needed_tokenizer()?;
     let mut blocks = Vec::new();
     let mut sound = true;
     for step in steps {
-        let digest = digest_of(&memmap, batch, seed, step);
+        let digest = step_digest(&memmap, batch, seed, step);
         let said = match recorded.get(&step) {
-            None => "the run has not written it down",
-            Some(there) if *there == digest => "the one that the run wrote down",
+            None => "not recorded by the run",
+            Some(there) if *there == digest => "matches the run's record",
             Some(_) => {
                 sound = false;
-                "NOT the one that the run wrote down: it took other rows"
+                "does NOT match the run's record: the run used other rows"
             }
         };
         if !recorded.is_empty() {
@@ -412,8 +416,8 @@ fn inspect(
     Ok((blocks, sound))
 }
 
-/// The digest of the batch of step `step`, as a training writes it down.
-fn digest_of(memmap: &Memmap, batch: usize, seed: u64, step: u64) -> String {
+/// The digest of the batch of step `step`, as a training records it.
+fn step_digest(memmap: &Memmap, batch: usize, seed: u64, step: u64) -> String {
     let order = Order::new(memmap.instances(), batch, seed, (step - 1) * batch as u64);
     let rows: Vec<u32> = order.take(batch).map(|(_, row)| row).collect();
     let (mut input_ids, mut labels) = (Vec::new(), Vec::new());
@@ -425,7 +429,7 @@ fn digest_of(memmap: &Memmap, batch: usize, seed: u64, step: u64) -> String {
     batch_digest(&rows, &input_ids, (!labels.is_empty()).then_some(labels.as_slice()))
 }
 
-/// `1,5-7` as 1, 5, 6, 7.
+/// Parses `1,5-7` as 1, 5, 6, 7.
 fn parse_steps(text: &str) -> Option<Vec<u64>> {
     let mut steps = Vec::new();
     for part in text.split(',') {

@@ -1,15 +1,16 @@
-//! `olmo-worker-libtorch`: as `olmo-worker`, with libtorch beside flex to compute on.
+//! `olmo-worker-libtorch`: `olmo-worker` with the libtorch backend in addition to flex.
 
 use std::process::ExitCode;
 
-/// Counts what bounded threads hold: chat templates, and readers of tables.
+/// Tracks the memory of bounded threads: chat templates and table readers.
 #[global_allocator]
 static ALLOCATOR: olmo_data::bounded::Allocator = olmo_data::bounded::Allocator;
 
 fn main() -> ExitCode {
-    // Its BLAS is to give the same bits wherever in memory a matrix lies; it looks at this before its first product.
+    // Makes MKL's results independent of the alignment of matrices. It reads this variable before
+    // its first product.
     if std::env::var_os("MKL_CBWR").is_none() {
-        // SAFETY: no other thread runs yet.
+        // SAFETY: no other thread is running yet.
         unsafe { std::env::set_var("MKL_CBWR", "AUTO") };
     }
     olmo_worker::main()

@@ -1,8 +1,8 @@
-//! `olmo-worker`: runs one built-in stage in its own process, or describes all of them.
+//! `olmo-worker`: runs one built-in stage per process, or describes them all.
 
 use std::process::ExitCode;
 
-/// Counts what bounded threads hold: chat templates, and readers of tables.
+/// Tracks the memory of bounded threads: chat templates and table readers.
 #[global_allocator]
 static ALLOCATOR: olmo_data::bounded::Allocator = olmo_data::bounded::Allocator;
 

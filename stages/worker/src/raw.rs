@@ -1,4 +1,5 @@
-//! Raw files for `data …`: read as stage `fetch` reads them, with `format: auto`, into a dataset in a temporary folder.
+//! Raw files for `data …`: reads them as stage `fetch` does with `format: auto`, into a dataset in a
+//! temporary folder.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,24 +11,24 @@ use olmo_stage_fetch::Fetch;
 use serde_json::json;
 use tempfile::TempDir;
 
-/// Files of which a folder that an olmo-pipe stage made has one.
+/// Files that mark a folder as an artifact: each artifact has one of them.
 const ARTIFACTS: [&str; 3] = ["data.parquet", "tokens.parquet", "input_ids.npy"];
 
-/// Raw files as a dataset.
+/// A dataset made from raw files.
 pub struct Raw {
-    /// The folder of the dataset.
+    /// Folder of the dataset.
     pub dataset: PathBuf,
-    /// What `fetch` reported.
-    pub said: Vec<String>,
-    /// Removed when this is dropped.
+    /// Messages from `fetch`.
+    pub messages: Vec<String>,
+    /// The temporary folder, removed on drop.
     _folder: TempDir,
 }
 
-/// The file or the files of the folder at `path` as a dataset, with at most `limit` records of each (0: all); `None` if it
-/// is an artifact. Bad records are left out and counted.
+/// Reads the file or folder at `path` into a dataset, at most `limit` records per file (0: all). Bad
+/// records are skipped and counted. Returns `None` if `path` is an artifact.
 ///
 /// # Errors
-/// There is nothing at `path`, or `fetch` cannot read it.
+/// If nothing exists at `path`, or `fetch` cannot read it.
 pub fn read(path: &Path, limit: u64) -> Result<Option<Raw>, StageError> {
     let found = std::fs::metadata(path).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => StageError::fail("data::missing", format!("there is no {}", path.display()))
@@ -41,7 +42,7 @@ pub fn read(path: &Path, limit: u64) -> Result<Option<Raw>, StageError> {
     let attempt = folder.path();
     let mut input = path.to_owned();
     if found.is_file() {
-        // An input is a folder with the file in it, under its own name.
+        // `fetch` expects a folder with the file in it, under its own name.
         input = attempt.join("input");
         let whole = path.canonicalize().map_err(|e| StageError::io(path, e))?;
         let link = input.join(path.file_name().unwrap_or_default());
@@ -67,9 +68,9 @@ pub fn read(path: &Path, limit: u64) -> Result<Option<Raw>, StageError> {
     let mut context = Context::open(attempt).map_err(|e| StageError::io(attempt, e))?;
     (entry.run)(&mut context)?;
     let events = journal::read::<Event>(&attempt.join(EVENTS)).map_err(|e| StageError::io(attempt, e))?;
-    let said = events.into_iter().filter_map(|event| match event {
+    let messages = events.into_iter().filter_map(|event| match event {
         Event::Message { text, .. } => Some(text),
         _ => None,
     });
-    Ok(Some(Raw { dataset: context.output("dataset")?, said: said.collect(), _folder: folder }))
+    Ok(Some(Raw { dataset: context.output("dataset")?, messages: messages.collect(), _folder: folder }))
 }
