@@ -11,9 +11,10 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use olmo_base::Digest;
 use olmo_pipe::key::{KeyInput, KeyRecord};
 use olmo_pipe::store::{Action, Handover, Output, Store, StoreError};
-use olmo_stage::{Digest, PortType};
+use olmo_stage::PortType;
 
 const CHILD: &str = "OLMO_PIPE_STORE_TEST_CHILD";
 const FILES: [(&str, &str); 4] =

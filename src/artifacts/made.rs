@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use olmo_stage::Digest;
+use olmo_base::Digest;
 
 use crate::run::{self, Place, Record, RunError, RunEvent, RunId, RunState, Used};
 use crate::store::{ListItem, Output, Store};

@@ -1,7 +1,7 @@
 //! [`Encoder`]: the one encoding under every digest that is not over a file's bytes. Written
 //! down in [`super`]; a change of it is a new format of keys and artifacts.
 
-use olmo_stage::Digest;
+use olmo_base::Digest;
 use serde_json::{Number, Value};
 
 /// Collects values and digests them.

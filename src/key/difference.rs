@@ -106,7 +106,7 @@ fn part(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use olmo_stage::Digest;
+    use olmo_base::Digest;
     use serde_json::json;
 
     fn base() -> KeyRecord {

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use olmo_stage::{Description, Digest};
+use olmo_base::Digest;
+use olmo_stage::Description;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 

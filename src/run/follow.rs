@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use olmo_stage::journal;
+use olmo_base::journal;
 
 use super::error::RunError;
 use super::event::{Place, Record, RunEvent};

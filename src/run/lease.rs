@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use olmo_stage::files::{kind_name, open_regular};
+use olmo_base::files::{kind_name, open_regular};
 use serde::{Deserialize, Serialize};
 
 /// Names the folder in place of the usual ones.

@@ -17,7 +17,7 @@ use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use olmo_stage::{files, journal};
+use olmo_base::{files, journal};
 use serde::{Deserialize, Serialize};
 
 use super::environment::Noting;
@@ -57,7 +57,7 @@ impl RunId {
     fn new(now: SystemTime) -> Self {
         let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         let part = (u64::from(since.subsec_nanos()) << 16) / 1_000_000_000;
-        let time: String = crate::report::utc(since.as_secs()).chars().filter(char::is_ascii_digit).collect();
+        let time: String = olmo_base::units::utc(since.as_secs()).chars().filter(char::is_ascii_digit).collect();
         Self(format!("{}-{}-{part:04x}", &time[..8], &time[8..14]))
     }
 

@@ -8,10 +8,11 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use olmo_base::Digest;
+use olmo_base::files::open_or_create_regular;
 use olmo_remote::{Fetched, Lock, Locked, Remote, RemoteError, Settings, Source, Want};
+use olmo_stage::PortType;
 use olmo_stage::contract::InputPort;
-use olmo_stage::files::open_or_create_regular;
-use olmo_stage::{Digest, PortType};
 
 use super::Watch;
 use super::error::RunError;

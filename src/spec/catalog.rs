@@ -8,11 +8,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use olmo_base::nearest;
+use olmo_base::text::quoted;
 use olmo_stage::{Contract, Description};
 
 use super::check::{Checker, Subject, check};
-use super::diagnostic::{Diagnostic, Diagnostics, quoted};
-use super::nearest;
+use super::diagnostic::{Diagnostic, Diagnostics};
 use super::node::Node;
 use super::reference::is_name;
 use super::schema;
@@ -292,7 +293,7 @@ fn check_command(session: &mut Session, contract: &Contract, folder: &Path, node
 /// What `path` is, if neither a file nor a folder: reading it could take for ever.
 fn other_kind(path: &Path) -> Option<&'static str> {
     let file_type = path.metadata().ok()?.file_type();
-    (!file_type.is_file() && !file_type.is_dir()).then(|| olmo_stage::files::kind_name(file_type))
+    (!file_type.is_file() && !file_type.is_dir()).then(|| olmo_base::files::kind_name(file_type))
 }
 
 /// Defaults must fit the types they are defaults of.

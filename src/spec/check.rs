@@ -3,11 +3,11 @@
 
 use jsonschema::error::ValidationErrorKind;
 use jsonschema::{Draft, ValidationError, Validator};
+use olmo_base::nearest;
+use olmo_base::text::quoted;
 use serde_json::Value;
 
-use super::diagnostic::quoted;
 use super::instance::Yaml;
-use super::nearest;
 use super::node::{Content, Entry, Node};
 use super::reference::has_reference;
 use super::scalar::{self, Plain};

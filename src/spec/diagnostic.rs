@@ -157,17 +157,6 @@ pub(crate) fn escape(text: &str) -> String {
     out
 }
 
-/// `text` in backticks, shortened.
-pub(crate) fn quoted(text: &str) -> String {
-    const MOST: usize = 60;
-    if text.chars().count() > MOST {
-        let start: String = text.chars().take(MOST).collect();
-        format!("`{start}…`")
-    } else {
-        format!("`{text}`")
-    }
-}
-
 impl Diagnostics {
     pub(crate) fn new(found: Vec<Diagnostic>) -> Self {
         debug_assert!(!found.is_empty(), "no diagnostics without an error");

@@ -7,8 +7,9 @@
 
 use std::path::{Path, PathBuf};
 
+use olmo_base::text::quoted;
+
 use super::check::{Subject, check};
-use super::diagnostic::quoted;
 use super::node::{Content, Entry, Node};
 use super::ordered::OrderedMap;
 use super::pipeline::with_article;

@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use olmo_base::nearest;
+use olmo_base::text::quoted;
 use serde_json::Value;
 
 use super::catalog::{Catalog, Found};
-use super::diagnostic::quoted;
-use super::nearest;
 use super::node::{Content, Entry, Node};
 use super::ordered::OrderedMap;
 use super::setting::{self, Setting};

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use olmo_base::nearest;
+use olmo_base::text::quoted;
+
 use super::catalog::{Catalog, root_of};
-use super::diagnostic::{Diagnostic, Diagnostics, quoted};
+use super::diagnostic::{Diagnostic, Diagnostics};
 use super::experiment;
 use super::layers;
-use super::nearest;
 use super::node::{Content, Node};
 use super::params::{Layers, ParamSources};
 use super::pipeline;

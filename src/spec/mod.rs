@@ -18,7 +18,6 @@ mod instance;
 mod label;
 mod layers;
 mod load;
-pub(crate) mod nearest;
 mod node;
 mod ordered;
 mod params;

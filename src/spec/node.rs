@@ -1,8 +1,8 @@
 //! [`Node`]: a YAML value in which every part knows where it was written.
 
+use olmo_base::text::quoted;
 use serde_json::{Map, Number, Value};
 
-use super::diagnostic::quoted;
 use super::source::Span;
 
 /// A value and its place.

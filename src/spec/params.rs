@@ -3,11 +3,11 @@
 
 use std::collections::HashSet;
 
+use olmo_base::nearest;
+use olmo_base::text::quoted;
 use olmo_stage::contract::ParamType;
 
 use super::check::{Checker, Subject};
-use super::diagnostic::quoted;
-use super::nearest;
 use super::node::{Content, Entry, Node};
 use super::pipeline::Declared;
 use super::prepare::prepare;

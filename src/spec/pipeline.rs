@@ -3,12 +3,12 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
+use olmo_base::text::quoted;
 use olmo_stage::ParamSpec;
 use serde_json::Value;
 
 use super::catalog::{Catalog, check_default, root_of};
 use super::check::{Subject, check};
-use super::diagnostic::quoted;
 use super::experiment::beside;
 use super::node::{Content, Entry, Node};
 use super::ordered::OrderedMap;

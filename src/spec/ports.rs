@@ -2,14 +2,14 @@
 
 use std::path::PathBuf;
 
+use olmo_base::nearest;
+use olmo_base::text::quoted;
 use olmo_remote::{Source, Want, is_remote};
 use olmo_stage::PortType;
 use olmo_stage::contract::InputPort;
 
-use super::diagnostic::quoted;
 use super::files;
 use super::layers::StageSource;
-use super::nearest;
 use super::node::{Content, Entry, Node};
 use super::prepare::absolute;
 use super::reference::{Piece, Reference, has_reference, pieces};

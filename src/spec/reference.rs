@@ -3,8 +3,9 @@
 
 use std::ops::Range;
 
-use super::diagnostic::quoted;
-use super::nearest;
+use olmo_base::nearest;
+use olmo_base::text::quoted;
+
 use super::resolved::PortRef;
 
 /// What a `${…}` names.

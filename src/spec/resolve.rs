@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::LazyLock;
 
+use olmo_base::nearest;
+use olmo_base::text::quoted;
 use serde_json::Value;
 
 use super::check::{self, Checker, Subject};
-use super::diagnostic::quoted;
 use super::document::{RetryRule, seconds};
 use super::layers::{StageSource, Stages};
-use super::nearest;
 use super::node::{Content, Entry, Node};
 use super::params::Params;
 use super::prepare::prepare;

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use super::diagnostic::quoted;
-use super::nearest;
+use olmo_base::nearest;
+use olmo_base::text::quoted;
+
 use super::node::{Content, Entry, Node};
 use super::reference::is_name;
 use super::source::{Problem, Session, Span};

@@ -6,6 +6,8 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 
+use olmo_base::nearest;
+
 use super::diagnostic::{Diagnostic, Diagnostics, Location};
 
 /// Larger experiment, pipeline and stage files are refused; what is larger is data.
@@ -169,7 +171,7 @@ impl Session {
         let bytes = match read_limited(path) {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                let help = super::nearest::files_near(path);
+                let help = nearest::files_near(path);
                 self.report(Problem::new("spec::missing_file", at, format!("there is no file `{shown}`")).help(help));
                 return None;
             }

@@ -3,13 +3,13 @@
 
 use std::collections::{HashMap, HashSet};
 
+use olmo_base::nearest;
+use olmo_base::text::quoted;
 use serde_json::Value;
 
-use super::diagnostic::quoted;
 use super::draw;
 use super::label;
 use super::layers::{Stages, check_target};
-use super::nearest;
 use super::node::{Content, Entry, Node};
 use super::params::{self, ParamSources};
 use super::reference::is_name;

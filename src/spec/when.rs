@@ -6,7 +6,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::diagnostic::quoted;
+use olmo_base::text::quoted;
+
 use super::layers::Stages;
 use super::node::{Content, Node};
 use super::params::Params;

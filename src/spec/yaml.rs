@@ -7,9 +7,9 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
+use olmo_base::text::quoted;
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError};
 
-use super::diagnostic::quoted;
 use super::node::{Content, Entry, Node};
 use super::scalar::{self, Plain};
 use super::source::{Problem, Session, Span};

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use olmo_stage::Digest;
+use olmo_base::{Digest, PathError};
 use serde::{Deserialize, Serialize};
 
 use crate::key::{Encoder, KeyRecord};
@@ -170,7 +170,7 @@ impl Store {
             Ok(Small::Bytes(text, seen)) => (text, seen),
             Ok(Small::Absent) => return Err(Unread::Absent),
             Ok(Small::Misplaced(why, seen)) => return Err(Unread::Damaged(why, seen)),
-            Err(e) => return Err(Unread::Io(StoreError::io("read the action", &path)(e))),
+            Err(e) => return Err(Unread::Io(PathError::during("read the action", &path, e).into())),
         };
         let action = Action::parse(key, &text).map_err(|why| Unread::Damaged(why.to_owned(), seen))?;
         // Sound, and still not ours: an entry of a newer build, which is not to be disturbed.
@@ -195,7 +195,7 @@ impl Store {
             }
         }
         let path = self.sharded(ACTIONS, key);
-        let body = serde_json::to_string(action).map_err(|e| StoreError::io("write", &path)(e.into()))?;
+        let body = serde_json::to_string(action).map_err(|e| PathError::during("write", &path, e.into()))?;
         let text = seal::seal(KIND, &key.hex(), &body);
         let points = ["store.action_temp_written", "store.action_renamed"];
         self.write_durable(&path, text.as_bytes(), 0o444, Some(points))

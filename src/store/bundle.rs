@@ -15,7 +15,8 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use olmo_stage::{Digest, PortType};
+use olmo_base::{Digest, IoContext, PathError, files};
+use olmo_stage::PortType;
 use serde::{Deserialize, Serialize};
 
 use super::action::Action;
@@ -125,12 +126,12 @@ impl Store {
             }
             head.artifacts.insert(artifact, manifest);
         }
-        let body = serde_json::to_string(&head).map_err(|e| StoreError::io("write", place)(e.into()))?;
+        let body = serde_json::to_string(&head).map_err(|e| PathError::during("write", place, e.into()))?;
         let parent = place.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         disk::make_folder(parent)?;
         let unfinished = super::handover::unfinished_beside(parent, place);
         let written = self.write_archive(&unfinished, &seal::seal(KIND, HEAD, &body), &objects).and_then(|size| {
-            fs::rename(&unfinished, place).map_err(StoreError::io("write", place))?;
+            fs::rename(&unfinished, place).context_during("write", place)?;
             disk::sync_folder(parent)?;
             Ok(size)
         });
@@ -146,7 +147,7 @@ impl Store {
         head: &str,
         objects: &BTreeMap<Digest, (Digest, Entry)>,
     ) -> Result<u64, StoreError> {
-        let io = |e| StoreError::io("write", path)(e);
+        let io = |e| PathError::during("write", path, e);
         let mut archive = tar::Builder::new(io::BufWriter::with_capacity(1 << 20, File::create_new(path).map_err(io)?));
         archive.append(&header(HEAD, head.len() as u64).map_err(io)?, head.as_bytes()).map_err(io)?;
         for (object, (artifact, entry)) in objects {
@@ -156,7 +157,7 @@ impl Store {
             };
             let seen = Seen::at(&from);
             let opened = match &entry.source {
-                Some(_) => disk::open_source(&from).map_err(StoreError::io("read", &from)),
+                Some(_) => disk::open_source(&from).context_during("read", &from).map_err(StoreError::from),
                 None => disk::open_regular(&from).map(|(file, _)| file),
             };
             let mut hashing = Hashing { from: opened?.take(entry.size), hasher: Digest::hasher() };
@@ -181,7 +182,7 @@ impl Store {
     /// decides what a stage's result is.
     pub fn import_bundle(&self, place: &Path, trust: bool) -> Result<Imported, StoreError> {
         let refuse = |why: String| StoreError::refused(place, why);
-        let metadata = fs::metadata(place).map_err(StoreError::io("read the bundle", place))?;
+        let metadata = fs::metadata(place).context_during("read the bundle", place)?;
         let _using = self.using()?;
         let mut brought = Vec::new();
         let head = if metadata.is_dir() {
@@ -201,7 +202,7 @@ impl Store {
             }
             head
         } else {
-            let file = File::open(place).map_err(StoreError::io("read the bundle", place))?;
+            let file = File::open(place).context_during("read the bundle", place)?;
             self.read_archive(place, io::BufReader::with_capacity(1 << 20, file), &mut brought)?
         };
         let mut done = Imported { artifacts: head.artifacts.keys().copied().collect(), ..Imported::default() };
@@ -272,13 +273,13 @@ impl Store {
         let Bytes { object, size, path } = bytes;
         let temporary = self.scratch()?.path();
         let copied = (|| {
-            let mut to = disk::create_new(&temporary, 0o444)?;
+            let mut to = files::create_new(&temporary, 0o444)?;
             // One byte more than there should be is enough to see that it is too many.
             disk::copy_hashed(&mut from.take(size.saturating_add(1)), &mut to)
         })();
         // From here on the file goes when the value does.
         let incoming = Incoming { digest: object, size, executable: false, temporary: Some(temporary.clone()) };
-        let (digest, found) = copied.map_err(StoreError::io("copy", &path))?;
+        let (digest, found) = copied.context_during("copy", &path)?;
         if (digest, found) != (object, size) {
             let why = format!("object {} holds other bytes than its name says", object.short());
             return Err(StoreError::refused(&path, why));
@@ -301,8 +302,8 @@ impl Store {
             let executable = self.is_program(&before)?;
             let mut incoming =
                 Incoming { digest: Digest::of(b""), size: 0, executable, temporary: Some(temporary.clone()) };
-            let mut to = disk::create_new(&temporary, 0o444).map_err(StoreError::io("copy", &file.full))?;
-            let copied = disk::copy_hashed(&mut from, &mut to).map_err(StoreError::io("copy", &file.full))?;
+            let mut to = files::create_new(&temporary, 0o444).context_during("copy", &file.full)?;
+            let copied = disk::copy_hashed(&mut from, &mut to).context_during("copy", &file.full)?;
             (incoming.digest, incoming.size) = copied;
             if incoming.size != before.len() {
                 return Err(StoreError::ChangedWhileRead { path: file.full });
@@ -328,7 +329,7 @@ fn read_head_file(path: &Path) -> Result<Vec<u8>, StoreError> {
         return Err(StoreError::refused(path, format!("it is larger than {} MiB", LARGEST_HEAD >> 20)));
     }
     let mut text = Vec::new();
-    file.take(LARGEST_HEAD).read_to_end(&mut text).map_err(StoreError::io("read", path))?;
+    file.take(LARGEST_HEAD).read_to_end(&mut text).context_during("read", path)?;
     Ok(text)
 }
 
@@ -349,7 +350,7 @@ fn header(name: &str, size: u64) -> io::Result<tar::Header> {
 /// Hashes what is read through it.
 struct Hashing<R> {
     from: R,
-    hasher: olmo_stage::digest::Hasher,
+    hasher: olmo_base::digest::Hasher,
 }
 
 impl<R: Read> Read for Hashing<R> {

@@ -2,13 +2,13 @@
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use olmo_stage::{Digest, files};
+use olmo_base::{Digest, IoContext, PathError, files};
 use serde::{Deserialize, Serialize};
 
 use super::error::StoreError;
@@ -48,7 +48,7 @@ pub(super) mod recorder {
 
 /// Makes folder `path` and what is above it.
 pub(super) fn make_folder(path: &Path) -> Result<(), StoreError> {
-    fs::create_dir_all(path).map_err(StoreError::io("make the folder", path))
+    Ok(fs::create_dir_all(path).context_during("make the folder", path)?)
 }
 
 /// Lists the names in the folder `path`; none if it is missing. Names that are not UTF-8 are
@@ -57,7 +57,7 @@ pub(super) fn names_in(path: &Path) -> Result<Vec<String>, StoreError> {
     match fs::read_dir(path) {
         Ok(entries) => Ok(entries.flatten().filter_map(|e| e.file_name().into_string().ok()).collect()),
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(Vec::new()),
-        Err(e) => Err(StoreError::io("read the folder", path)(e)),
+        Err(e) => Err(PathError::during("read the folder", path, e).into()),
     }
 }
 
@@ -83,7 +83,7 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
 
 /// Makes renames inside `folder` durable.
 pub(super) fn sync_folder(folder: &Path) -> Result<(), StoreError> {
-    File::open(folder).and_then(|f| f.sync_all()).map_err(StoreError::io("sync the folder", folder))?;
+    files::sync_folder(folder).context_during("sync the folder", folder)?;
     recorder::note(|| Step::FolderSynced(folder.to_owned()));
     Ok(())
 }
@@ -145,7 +145,7 @@ impl Seen {
 
 /// Makes the bytes of the file `path` durable.
 pub(super) fn sync_file(path: &Path) -> Result<(), StoreError> {
-    File::open(path).and_then(|f| f.sync_all()).map_err(StoreError::io("sync", path))?;
+    File::open(path).and_then(|f| f.sync_all()).context_during("sync", path)?;
     recorder::note(|| Step::FileSynced(path.to_owned()));
     Ok(())
 }
@@ -166,7 +166,7 @@ pub(super) fn sync_many(paths: &[&Path], step: fn(PathBuf) -> Step) -> Result<()
     let work = || {
         while let Some(path) = paths.get(next.fetch_add(1, Ordering::Relaxed)) {
             if let Err(e) = File::open(path).and_then(|f| f.sync_all()) {
-                let error = StoreError::io("sync", path)(e);
+                let error = StoreError::from(PathError::during("sync", path, e));
                 failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
                 return;
             }
@@ -192,25 +192,18 @@ pub(super) fn sync_many(paths: &[&Path], step: fn(PathBuf) -> Step) -> Result<()
 
 /// Gives the file `from` the name `to`. Durable once the folder of `to` is synced.
 pub(super) fn rename(from: &Path, to: &Path) -> Result<(), StoreError> {
-    fs::rename(from, to).map_err(StoreError::io("write", to))?;
+    fs::rename(from, to).context_during("write", to)?;
     recorder::note(|| Step::Renamed(from.to_owned(), to.to_owned()));
     Ok(())
-}
-
-/// A new file with exactly `mode`, whatever the umask.
-pub(super) fn create_new(path: &Path, mode: u32) -> io::Result<File> {
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.set_permissions(fs::Permissions::from_mode(mode))?;
-    Ok(file)
 }
 
 /// Opens a regular file for reading. A link, FIFO, device or folder is refused.
 pub(super) fn open_regular(path: &Path) -> Result<(File, Metadata), StoreError> {
     let file = files::open_regular(path).map_err(|e| match e.kind() {
         io::ErrorKind::InvalidInput => StoreError::refused(path, e.to_string()),
-        _ => StoreError::io("read", path)(e),
+        _ => PathError::during("read", path, e).into(),
     })?;
-    let metadata = file.metadata().map_err(StoreError::io("read", path))?;
+    let metadata = file.metadata().context_during("read", path)?;
     Ok((file, metadata))
 }
 
@@ -324,7 +317,7 @@ mod tests {
             return;
         };
         let error = copy_hashed(&mut &b"some bytes"[..], &mut full).unwrap_err();
-        let error = StoreError::io("write", Path::new("x"))(error);
+        let error = StoreError::from(PathError::during("write", Path::new("x"), error));
         assert!(matches!(error, StoreError::NoSpace { .. }), "{error}");
         assert!(error.hint().unwrap().contains("free some space"));
     }

@@ -3,15 +3,14 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use olmo_stage::Digest;
+use olmo_base::{Diagnose, Digest, PathError, nearest};
 
-/// Why the store could not do what was asked. The message says what, where and why;
-/// [`StoreError::hint`] is the way out.
+/// Why an operation on a store failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    #[error("cannot {doing} {}: {source}", path.display())]
-    Io { doing: &'static str, path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Io(PathError),
 
     #[error("no room to write {}: {source}", path.display())]
     NoSpace { path: PathBuf, source: io::Error },
@@ -105,25 +104,29 @@ fn first_few(digests: &[Digest]) -> String {
 }
 
 impl StoreError {
-    /// Wraps an I/O error on `path`; a full disk becomes [`StoreError::NoSpace`].
-    pub(super) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        move |source| match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
-                if source.raw_os_error().is_some() =>
-            {
-                Self::NoSpace { path: path.to_owned(), source }
-            }
-            _ => Self::Io { doing, path: path.to_owned(), source },
-        }
+    /// Whether the operation failed because a file does not exist.
+    pub fn is_missing_file(&self) -> bool {
+        matches!(self, Self::Io(error) if error.source.kind() == io::ErrorKind::NotFound)
     }
 
-    /// A path that the store does not take.
+    /// A path that cannot go into the store.
     pub(super) fn refused(path: &Path, why: impl Into<String>) -> Self {
         Self::Refused { path: path.to_owned(), why: why.into() }
     }
+}
 
-    /// Stable, `store::reason`.
-    pub fn code(&self) -> &'static str {
+impl From<PathError> for StoreError {
+    /// A full disk becomes [`StoreError::NoSpace`].
+    fn from(error: PathError) -> Self {
+        match error.is_no_space() {
+            true => Self::NoSpace { path: error.path, source: error.source },
+            false => Self::Io(error),
+        }
+    }
+}
+
+impl Diagnose for StoreError {
+    fn code(&self) -> &'static str {
         match self {
             Self::Io { .. } => "store::io",
             Self::NoSpace { .. } => "store::no_space",
@@ -156,8 +159,7 @@ impl StoreError {
         }
     }
 
-    /// The way out, if there is one to name.
-    pub fn hint(&self) -> Option<String> {
+    fn hint(&self) -> Option<String> {
         let text = match self {
             Self::NoSpace { .. } => "free some space there (nothing half-written is left) and run the same command again".into(),
             Self::NewerFormat { .. } => "use the newer olmo-pipe that made it, or another store: --store FOLDER".into(),
@@ -190,7 +192,7 @@ impl StoreError {
             Self::NotATag { .. } => "for example `best` or `sft-v1.2`".into(),
             Self::TagInUse { .. } => "to give the name to the other artifact: `artifacts tag --move`".into(),
             Self::UnknownTag { name, known } => {
-                let near = crate::spec::nearest::help(name, known.iter().map(String::as_str));
+                let near = nearest::help(name, known.iter().map(String::as_str));
                 near.unwrap_or_else(|| "`olmo-pipe artifacts tags` lists the tags that there are".into())
             }
             Self::CannotShare { .. } => "the place is on another file system, or this one cannot: use `--how copy`".into(),
@@ -203,7 +205,7 @@ impl StoreError {
                 )
             }
             Self::DamagedTag { .. } => "give the tag again: `artifacts tag NAME ARTIFACT`".into(),
-            Self::Io { path, source, .. } => return Some(io_hint(path, source)),
+            Self::Io(error) => return Some(io_hint(&error.path, &error.source)),
             Self::Refused { path, .. } => format!(
                 "an artifact holds regular files and folders, with names that every file system can hold; change {}, then \
                  run the same command again",
@@ -216,7 +218,7 @@ impl StoreError {
     }
 }
 
-/// The way out of an I/O error at `path`.
+/// How to fix the I/O error `source` at `path`.
 fn io_hint(path: &Path, source: &io::Error) -> String {
     let shown = path.display();
     match source.kind() {

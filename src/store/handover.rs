@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use olmo_stage::Digest;
+use olmo_base::{Digest, IoContext, PathError, files};
 
 use super::disk::Seen;
 use super::error::StoreError;
@@ -42,7 +42,7 @@ impl Store {
     pub fn materialize(&self, artifact: Digest, destination: &Path, how: Handover) -> Result<(), StoreError> {
         let _using = self.using()?;
         let manifest = self.manifest(artifact)?;
-        if !is_free(destination).map_err(StoreError::io("look at", destination))? {
+        if !is_free(destination).context_during("look at", destination)? {
             return Err(StoreError::DestinationExists { path: destination.to_owned() });
         }
         let parent = destination.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -58,7 +58,7 @@ impl Store {
                     Some(source) => hand_source(artifact, entry, source, &to, how)?,
                 }
             }
-            fs::rename(&unfinished, destination).map_err(StoreError::io("make the folder", destination))
+            Ok(fs::rename(&unfinished, destination).context_during("make the folder", destination)?)
         })();
         if filled.is_err() {
             let _ = fs::remove_dir_all(&unfinished);
@@ -78,13 +78,12 @@ impl Store {
         let object = self.object_path(entry.digest);
         let (mut file, metadata) = match disk::open_regular(&object) {
             Ok(open) => open,
-            Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            Err(e) if e.is_missing_file() => {
                 return Err(StoreError::MissingObject { object: entry.digest, artifact });
             }
             Err(StoreError::Refused { .. }) => return Err(self.corrupt(artifact, entry, Seen::at(&object))),
             Err(e) => return Err(e),
         };
-        let read = StoreError::io("read", &object);
         // One object serves plain files and programs; only a copy can be a program.
         let how = match how {
             Handover::Link | Handover::HardLink if entry.executable => Handover::Copy,
@@ -93,7 +92,7 @@ impl Store {
         let mode = if entry.executable { 0o755 } else { 0o644 };
         let (digest, _) = match how {
             Handover::Link => {
-                let hashed = Digest::of_reader(&mut file).map_err(read)?;
+                let hashed = Digest::of_reader(&mut file).context_during("read", &object)?;
                 if hashed.0 == entry.digest {
                     match fs::hard_link(&object, to) {
                         Ok(()) => {}
@@ -101,20 +100,20 @@ impl Store {
                             let mut again = disk::open_regular(&object)?.0;
                             copy(&mut again, to, 0o444, Handover::Copy)?;
                         }
-                        Err(e) => return Err(StoreError::io("link", to)(e)),
+                        Err(e) => return Err(PathError::during("link", to, e).into()),
                     }
                 }
                 hashed
             }
             Handover::HardLink => {
-                let hashed = Digest::of_reader(&mut file).map_err(read)?;
+                let hashed = Digest::of_reader(&mut file).context_during("read", &object)?;
                 if hashed.0 == entry.digest {
                     fs::hard_link(&object, to).map_err(|source| {
                         let (how, to) = ("a hard link", to.to_owned());
                         if disk::cannot_link(&source) {
                             StoreError::CannotShare { how, to, source }
                         } else {
-                            StoreError::io("link", &to)(source)
+                            PathError::during("link", &to, source).into()
                         }
                     })?;
                 }
@@ -140,7 +139,7 @@ impl Store {
     /// The error of a file that was opened and cannot be read.
     pub fn unreadable(&self, entry: &Entry, error: io::Error) -> StoreError {
         let path = entry.source.clone().unwrap_or_else(|| self.object_path(entry.digest));
-        StoreError::io("read", &path)(error)
+        PathError::during("read", &path, error).into()
     }
 
     /// The error of a file whose bytes have the digest `found`; a damaged object is moved away.
@@ -176,7 +175,7 @@ fn hand_source(artifact: Digest, entry: &Entry, source: &Path, to: &Path, how: H
     let new = match how {
         Handover::Link => {
             let (digest, _) = reference::hash_source(source).map_err(missing)?;
-            std::os::unix::fs::symlink(source, to).map_err(StoreError::io("link", to))?;
+            std::os::unix::fs::symlink(source, to).context_during("link", to)?;
             digest
         }
         Handover::Copy | Handover::Reflink | Handover::Bytes | Handover::HardLink => {
@@ -194,7 +193,7 @@ fn hand_source(artifact: Digest, entry: &Entry, source: &Path, to: &Path, how: H
 
 /// Makes the new file `to` with the bytes of `from`; digest and size of what `to` holds.
 fn copy(from: &mut File, to: &Path, mode: u32, how: Handover) -> Result<(Digest, u64), StoreError> {
-    let mut file = disk::create_new(to, mode).map_err(StoreError::io("write", to))?;
+    let mut file = files::create_new(to, mode).context_during("write", to)?;
     let shared = if how == Handover::Bytes { Ok(()) } else { disk::clone_blocks(from, &file) };
     let hashed = match shared {
         // What was handed over is what is checked.
@@ -204,7 +203,7 @@ fn copy(from: &mut File, to: &Path, mode: u32, how: Handover) -> Result<(Digest,
         }
         _ => disk::copy_hashed(from, &mut file),
     };
-    hashed.map_err(StoreError::io("copy to", to))
+    Ok(hashed.context_during("copy to", to)?)
 }
 
 /// Whether `path` is not there, or an empty folder (which a rename replaces).

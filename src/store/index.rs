@@ -12,13 +12,14 @@
 //! `run` and `plan` never open it: a sled has one process at a time, and an open takes 5-20 ms.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use olmo_stage::{Digest, PortType};
+use olmo_base::{Digest, LockedFile};
+use olmo_stage::PortType;
 use rayon::prelude::*;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -107,7 +108,7 @@ pub struct Index<'s> {
     /// `None`: busy or damaged, every answer comes from the files.
     database: Mutex<Option<sled::Db>>,
     /// Held as long as the database is open.
-    _lock: Option<File>,
+    _lock: Option<LockedFile>,
 }
 
 impl Drop for Index<'_> {

@@ -1,54 +1,42 @@
-//! Locks by flock: they vanish with the process that holds them, however it ends.
+//! The locks of keys. A lock dies with the process that holds it, however that process ends.
 
-use std::fs::{self, File, TryLockError};
-use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::MetadataExt;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use olmo_stage::Digest;
-use olmo_stage::files::{open_or_create_regular, open_regular};
+use olmo_base::{Digest, IoContext, LockedFile, lock};
 
 use super::error::StoreError;
 use super::{LOCKS, Store};
 
 /// The file of [`check_working`].
 pub(super) const OPEN_LOCK: &str = "open.lock";
-/// So often a lock file may be replaced between open and lock before that is an error.
-const MOST_TRIES: u32 = 10_000;
-/// Bytes of a lock file that are read for the number of its holder.
-const LONGEST_PID: u64 = 32;
 
 /// The right to work on one key. Released on drop and by the death of the process.
 #[derive(Debug)]
 pub struct KeyLock {
-    file: File,
     path: PathBuf,
+    _lock: LockedFile,
 }
 
 impl Drop for KeyLock {
     fn drop(&mut self) {
-        // Removed while still held: whoever opened it meanwhile sees that and opens anew.
+        // Removed while still held: a process that opened it meanwhile notices and opens it anew.
         let _ = fs::remove_file(&self.path);
-        // By hand, since a child between fork and exec may share the open file.
-        let _ = self.file.unlock();
     }
 }
 
 impl Store {
-    /// Takes the lock of `key`, or `None` if somebody (another process, or another thread of
-    /// this one) holds it.
+    /// Takes the lock of `key`; `None` if another process, or another thread of this one, holds it.
     pub fn lock_key(&self, key: Digest) -> Result<Option<KeyLock>, StoreError> {
         let path = self.lock_path(key);
-        let Some(mut file) = try_exclusive(&path)? else { return Ok(None) };
-        // For the messages of those who wait; the lock itself is the flock.
-        let told = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
-        told.map_err(StoreError::io("write", &path))?;
-        Ok(Some(KeyLock { file, path }))
+        let Some(lock) = try_exclusive(&path)? else { return Ok(None) };
+        lock.write_pid().context_during("write", &path)?;
+        Ok(Some(KeyLock { path, _lock: lock }))
     }
 
-    /// Waits for the lock of `key`. `go_on` is called before each wait, first at once, then up
-    /// to five times a second; `false` from it gives up, with `None`.
+    /// Waits for the lock of `key`. `go_on` is called before each wait: at once, then up to five
+    /// times a second. If it returns `false`, the result is `None`.
     pub fn lock_key_wait(&self, key: Digest, go_on: &mut dyn FnMut() -> bool) -> Result<Option<KeyLock>, StoreError> {
         let mut pause = Duration::from_millis(5);
         loop {
@@ -63,17 +51,14 @@ impl Store {
         }
     }
 
-    /// The process that holds the lock of `key`, as far as it has told.
+    /// The process that holds the lock of `key`, if it is known.
     pub fn lock_holder(&self, key: Digest) -> Option<u32> {
-        let mut text = String::new();
-        open_regular(&self.lock_path(key)).ok()?.take(LONGEST_PID).read_to_string(&mut text).ok()?;
-        text.trim().parse().ok()
+        lock::holder(&self.lock_path(key))
     }
 
-    /// Whether somebody works on `key` at this moment. A look, not a promise.
+    /// Whether a process works on `key` at this moment. A later answer may differ.
     pub fn is_locked(&self, key: Digest) -> bool {
-        let file = open_regular(&self.lock_path(key));
-        file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+        lock::is_locked(&self.lock_path(key))
     }
 
     fn lock_path(&self, key: Digest) -> PathBuf {
@@ -81,42 +66,17 @@ impl Store {
     }
 }
 
-/// Locks the file `path` (made if missing) for this process alone; `None` if it is held. A link,
-/// FIFO, device or folder in its place is an error.
-pub(super) fn try_exclusive(path: &Path) -> Result<Option<File>, StoreError> {
-    for _ in 0..MOST_TRIES {
-        let file = open_or_create_regular(path).map_err(StoreError::io("open the lock file", path))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Ok(None),
-            Err(TryLockError::Error(e)) => return Err(StoreError::io("lock", path)(e)),
-        }
-        let ours = file.metadata().map_err(StoreError::io("lock", path))?;
-        match fs::symlink_metadata(path) {
-            Ok(there) if (there.dev(), there.ino()) == (ours.dev(), ours.ino()) => return Ok(Some(file)),
-            // A holder removed it between our open and our lock: a lock on it binds nobody.
-            _ => drop(file),
-        }
-    }
-    Err(StoreError::io("lock", path)(io::Error::other("something replaces the file all the time")))
+/// Locks the file `path`, which is created if it is missing; `None` if it is held. A link, FIFO,
+/// device or folder in its place is an error.
+pub(super) fn try_exclusive(path: &Path) -> Result<Option<LockedFile>, StoreError> {
+    Ok(LockedFile::try_removable(path).context_during("lock", path)?)
 }
 
-/// Checks that flock works in the folder `root`: two open files must exclude each other. Some
-/// network file systems grant every lock.
+/// Checks that locks work in the folder `root`.
 pub(super) fn check_working(root: &Path) -> Result<(), StoreError> {
-    let refuse = |why: String| Err(StoreError::NoLocks { root: root.to_owned(), why });
     let path = root.join(OPEN_LOCK);
-    let open = || open_or_create_regular(&path).map_err(StoreError::io("open the lock file", &path));
-    let (first, second) = (open()?, open()?);
-    // Shared, so that processes which check at the same time do not disturb each other.
-    if let Err(e) = first.try_lock_shared() {
-        return refuse(e.to_string());
-    }
-    match second.try_lock() {
-        Err(TryLockError::WouldBlock) => Ok(()),
-        Err(TryLockError::Error(e)) => refuse(e.to_string()),
-        Ok(()) => refuse("two locks on one file do not exclude each other".into()),
-    }
+    let works = lock::check_working(&path).context_during("open the lock file", &path)?;
+    works.map_err(|why| StoreError::NoLocks { root: root.to_owned(), why })
 }
 
 #[cfg(test)]

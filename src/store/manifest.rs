@@ -16,7 +16,8 @@ use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 use std::time::SystemTime;
 
-use olmo_stage::{Digest, PortType};
+use olmo_base::{Digest, PathError};
+use olmo_stage::PortType;
 use serde::{Deserialize, Serialize};
 
 use crate::key::Encoder;
@@ -183,7 +184,7 @@ impl Store {
             Ok(Small::Bytes(text, seen)) => (text, seen),
             Ok(Small::Absent) => return self.noted(artifact).ok_or(Unread::Absent),
             Ok(Small::Misplaced(why, seen)) => return Err(Unread::Damaged(why, seen)),
-            Err(e) => return Err(Unread::Io(StoreError::io("read the manifest", &path)(e))),
+            Err(e) => return Err(Unread::Io(PathError::during("read the manifest", &path, e).into())),
         };
         Manifest::parse(artifact, &text).map_err(|why| Unread::Damaged(why, seen))
     }
@@ -211,7 +212,7 @@ impl Store {
             // A damaged one is replaced.
             Ok(_) | Err(Unread::Absent | Unread::Damaged(..)) => {}
         }
-        let unwritable = |e: serde_json::Error| StoreError::io("write", &path)(e.into());
+        let unwritable = |e: serde_json::Error| PathError::during("write", &path, e.into());
         let body = serde_json::to_string(manifest).map_err(unwritable)?;
         let text = seal::seal(KIND, &artifact.hex(), &body);
         if text.len() as u64 > disk::LARGEST {

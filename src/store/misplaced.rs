@@ -5,7 +5,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use olmo_stage::files::kind_name;
+use olmo_base::IoContext;
+use olmo_base::files::kind_name;
 
 use super::error::StoreError;
 use super::verify::{Problem, ProblemKind};
@@ -87,14 +88,14 @@ impl Store {
         for problem in &problems {
             if problem.path == quarantine {
                 let aside = root.join(format!("{QUARANTINE}.misplaced"));
-                fs::rename(&quarantine, &aside).map_err(StoreError::io("move away", &quarantine))?;
+                fs::rename(&quarantine, &aside).context_during("move away", &quarantine)?;
             }
             disk::make_folder(&quarantine)?;
             let name = problem.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let to = (0u32..).map(|n| quarantine.join(format!("{name}.misplaced.{n}")));
             let free = to.into_iter().find(|to| to.symlink_metadata().is_err());
             if let Some(to) = free.filter(|_| problem.path != quarantine) {
-                fs::rename(&problem.path, to).map_err(StoreError::io("move to quarantine/", &problem.path))?;
+                fs::rename(&problem.path, to).context_during("move to quarantine/", &problem.path)?;
             }
         }
         Ok((Self::open(root)?, problems))

@@ -40,7 +40,7 @@
 //! folder in the place of a manifest, action, tag or object is damage: it moves to `quarantine/`
 //! when it is met. In the place of a lock it is an error, and `verify --repair` moves it away.
 //!
-//! Failpoints ([`olmo_stage::failpoint()`]), in the order of a commit:
+//! Failpoints ([`olmo_base::failpoint()`]), in the order of a commit:
 //! `store.object_temp_written`, `store.object_renamed`, `store.manifest_temp_written`,
 //! `store.manifest_renamed`, `store.folder_taken`, `store.action_temp_written`,
 //! `store.action_renamed`.
@@ -89,7 +89,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use olmo_stage::{Digest, files};
+use olmo_base::{Digest, IoContext, PathError, files};
 
 use scratch::Scratch;
 
@@ -136,7 +136,7 @@ pub struct Store {
 
 impl Store {
     fn at(root: &Path, access: Access) -> Result<Self, StoreError> {
-        let root = std::path::absolute(root).map_err(StoreError::io("find the store folder", root))?;
+        let root = std::path::absolute(root).context_during("find the store folder", root)?;
         Ok(Self { root, access, scratch: Arc::default(), noted: Arc::default() })
     }
 
@@ -187,7 +187,7 @@ impl Store {
                 io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput | io::ErrorKind::FileTooLarge => {
                     Err(StoreError::DamagedFormat { path })
                 }
-                _ => Err(StoreError::io("read", &path)(e)),
+                _ => Err(PathError::during("read", &path, e).into()),
             },
         }
     }

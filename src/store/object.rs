@@ -5,7 +5,8 @@ use std::fs::{self, File, Metadata, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use olmo_stage::{Digest, PortType, failpoint};
+use olmo_base::{Digest, IoContext, PathError, failpoint, files};
+use olmo_stage::PortType;
 
 use super::disk::{self, Small, Stamp, Step};
 use super::error::StoreError;
@@ -122,7 +123,7 @@ impl Store {
         let executable = self.is_program(&before)?;
         // Hashed on the way where it has to be copied anyway.
         let (digest, size) = if near {
-            Digest::of_reader(&mut file).map_err(StoreError::io("read", path))?
+            Digest::of_reader(&mut file).context_during("read", path)?
         } else {
             copy_in(path, &mut file, &temporary)?
         };
@@ -144,7 +145,7 @@ impl Store {
                 return Err(changed(path, &temporary));
             }
         }
-        let after = fs::symlink_metadata(path).map_err(StoreError::io("read", path))?;
+        let after = fs::symlink_metadata(path).context_during("read", path)?;
         if size != before.len() || !same_content(&before, &after) {
             return Err(changed(path, &temporary));
         }
@@ -161,23 +162,23 @@ impl Store {
             return Ok(false);
         }
         let probe = self.scratch()?.path();
-        let created = disk::create_new(&probe, 0o600).and_then(|file| file.metadata());
+        let created = files::create_new(&probe, 0o600).and_then(|file| file.metadata());
         let _ = fs::remove_file(&probe);
-        Ok(created.map_err(StoreError::io("write", &probe))?.mode() & 0o100 == 0)
+        Ok(created.context_during("write", &probe)?.mode() & 0o100 == 0)
     }
 
     /// Takes the files out of `folder`, in one step, and leaves a receipt.
     fn take(&self, artifact: Digest, folder: &Path) -> Result<(), StoreError> {
-        let metadata = fs::symlink_metadata(folder).map_err(StoreError::io("read the folder", folder))?;
+        let metadata = fs::symlink_metadata(folder).context_during("read the folder", folder)?;
         let aside =
             if same_file_system(&metadata, &self.root) { self.scratch()?.path() } else { hidden_beside(folder) };
         disk::make_folder(&aside)?;
-        let body = serde_json::to_string(&artifact).map_err(|e| StoreError::io("write", &aside)(e.into()))?;
+        let body = serde_json::to_string(&artifact).map_err(|e| PathError::during("write", &aside, e.into()))?;
         let receipt = aside.join(RECEIPT);
-        fs::write(&receipt, seal::seal(RECEIPT_KIND, "", &body)).map_err(StoreError::io("write", &receipt))?;
-        disk::swap_folders(&aside, folder).map_err(StoreError::io("take the files out of", folder))?;
+        fs::write(&receipt, seal::seal(RECEIPT_KIND, "", &body)).context_during("write", &receipt)?;
+        disk::swap_folders(&aside, folder).context_during("take the files out of", folder)?;
         failpoint("store.folder_taken");
-        disk::remove_tree(&aside).map_err(StoreError::io("remove", &aside))
+        Ok(disk::remove_tree(&aside).context_during("remove", &aside)?)
     }
 
     /// The artifact that the files of `folder` became, if they were taken already.
@@ -186,7 +187,7 @@ impl Store {
         // Something else of that name is a file of the stage, to be taken or refused.
         let Ok(Small::Bytes(text, _)) = disk::read_small(&path, disk::LARGEST_MARK) else { return Ok(None) };
         let refuse = |why| StoreError::refused(&path, why);
-        let count = fs::read_dir(folder).map_err(StoreError::io("read the folder", folder))?.count();
+        let count = fs::read_dir(folder).context_during("read the folder", folder)?.count();
         if count != 1 {
             return Err(refuse("its folder was committed before and has new files; a stage must use a new folder"));
         }
@@ -204,11 +205,11 @@ fn link_in(path: &Path, file: &File, temporary: &Path) -> Result<bool, StoreErro
     match fs::hard_link(path, temporary) {
         Ok(()) => {}
         Err(e) if disk::cannot_link(&e) => return Ok(false),
-        Err(e) => return Err(StoreError::io("link", path)(e)),
+        Err(e) => return Err(PathError::during("link", path, e).into()),
     }
-    file.set_permissions(Permissions::from_mode(0o444)).map_err(StoreError::io("make read-only", path))?;
-    let linked = fs::symlink_metadata(temporary).map_err(StoreError::io("read", temporary))?;
-    let opened = file.metadata().map_err(StoreError::io("read", path))?;
+    file.set_permissions(Permissions::from_mode(0o444)).context_during("make read-only", path)?;
+    let linked = fs::symlink_metadata(temporary).context_during("read", temporary)?;
+    let opened = file.metadata().context_during("read", path)?;
     if linked.ino() == opened.ino() {
         return Ok(true);
     }
@@ -224,12 +225,12 @@ fn changed(path: &Path, temporary: &Path) -> StoreError {
 /// Copies `file` to `temporary` and makes it read-only.
 fn copy_in(path: &Path, file: &mut File, temporary: &Path) -> Result<(Digest, u64), StoreError> {
     let copied = (|| {
-        let mut to = disk::create_new(temporary, 0o444)?;
+        let mut to = files::create_new(temporary, 0o444)?;
         disk::copy_hashed(file, &mut to)
     })();
     copied.map_err(|e| {
         let _ = fs::remove_file(temporary);
-        StoreError::io("copy", path)(e)
+        PathError::during("copy", path, e).into()
     })
 }
 

@@ -1,12 +1,13 @@
 //! Puts files in their places in the store, and moves damaged ones to `quarantine/`.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::disk::{self, Seen, Step, recorder};
 use super::error::StoreError;
 use super::{QUARANTINE, Store};
+use olmo_base::{IoContext, PathError, files};
 
 impl Store {
     /// Writes `bytes` as the file `path`: complete and durable, or not there. `points` are the
@@ -21,24 +22,16 @@ impl Store {
         let changed_above = disk::make_shard(path)?;
         let scratch = self.scratch()?;
         let temporary = scratch.path();
-        let written = (|| {
-            let mut file: File = disk::create_new(&temporary, mode)?;
-            file.write_all(bytes)?;
-            file.sync_all()
-        })();
-        written.map_err(|e| {
-            let _ = fs::remove_file(&temporary);
-            StoreError::io("write", path)(e)
-        })?;
+        files::write_new(&temporary, bytes, mode).context_during("write", path)?;
         recorder::note(|| Step::FileSynced(temporary.clone()));
         if let Some([after_write, _]) = points {
-            olmo_stage::failpoint(after_write);
+            olmo_base::failpoint(after_write);
         }
         self.put_in_place(&temporary, path).inspect_err(|_| {
             let _ = fs::remove_file(&temporary);
         })?;
         if let Some([_, after_rename]) = points {
-            olmo_stage::failpoint(after_rename);
+            olmo_base::failpoint(after_rename);
         }
         changed_above.as_deref().map_or(Ok(()), disk::sync_folder)?;
         path.parent().map_or(Ok(()), disk::sync_folder)
@@ -49,7 +42,7 @@ impl Store {
     pub(super) fn put_in_place(&self, from: &Path, to: &Path) -> Result<(), StoreError> {
         match disk::rename(from, to) {
             // A rename replaces everything but a folder.
-            Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::IsADirectory => {
+            Err(StoreError::Io(e)) if e.source.kind() == io::ErrorKind::IsADirectory => {
                 let seen = Seen::at(to);
                 let name = to.file_name().unwrap_or_default().to_string_lossy().into_owned();
                 if let Some(seen) = seen {
@@ -87,7 +80,7 @@ impl Store {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::NotFound && folder.is_dir() => return Ok(None),
             Err(_) if self.is_read_only() => return Ok(None),
-            Err(e) => return Err(StoreError::io("move to quarantine/", path)(e)),
+            Err(e) => return Err(PathError::during("move to quarantine/", path, e).into()),
         }
         if Seen::at(&kept) == Some(seen) {
             return Ok(Some(kept));
@@ -97,9 +90,9 @@ impl Store {
         match fs::hard_link(&kept, path) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(_) => return fs::rename(&kept, path).map(|()| None).map_err(StoreError::io("move back", path)),
+            Err(_) => return Ok(fs::rename(&kept, path).map(|()| None).context_during("move back", path)?),
         }
-        fs::remove_file(&kept).map_err(StoreError::io("remove", &kept))?;
+        fs::remove_file(&kept).context_during("remove", &kept)?;
         Ok(None)
     }
 }

@@ -7,7 +7,7 @@
 use std::fs;
 use std::path::Path;
 
-use olmo_stage::Digest;
+use olmo_base::Digest;
 use proptest::prelude::*;
 
 use super::{Action, Manifest, Store, bundle, seal, tag};

@@ -11,7 +11,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use olmo_stage::{Digest, PortType};
+use olmo_base::{Digest, IoContext, PathError};
+use olmo_stage::PortType;
 use serde::{Deserialize, Serialize};
 
 use super::disk::{self, Small, Stamp};
@@ -78,7 +79,7 @@ impl Store {
     /// Which file was written to, or is gone.
     pub fn check_stamps(&self, stamps: &SourceStamps) -> Result<(), StoreError> {
         for (path, before) in &stamps.0 {
-            let metadata = fs::metadata(path).map_err(StoreError::io("read the source", path))?;
+            let metadata = fs::metadata(path).context_during("read the source", path)?;
             if Stamp::of(&metadata) != *before {
                 return Err(StoreError::SourceTouched { path: path.clone() });
             }
@@ -90,9 +91,9 @@ impl Store {
     /// depends on the files' content and their names (of a file: its own name; of a folder: the
     /// paths inside), not on where they lie. Links to files are followed.
     pub fn commit_reference(&self, artifact_type: PortType, path: &Path) -> Result<Digest, StoreError> {
-        let metadata = fs::metadata(path).map_err(StoreError::io("read the source", path))?;
+        let metadata = fs::metadata(path).context_during("read the source", path)?;
         let files: Vec<(String, PathBuf)> = if metadata.is_dir() {
-            let folder = fs::canonicalize(path).map_err(StoreError::io("read the source", path))?;
+            let folder = fs::canonicalize(path).context_during("read the source", path)?;
             tree::files(&folder, tree::Links::FollowFiles)?.into_iter().map(|f| (f.path, f.full)).collect()
         } else {
             let (name, full) = resolve_file(path)?;
@@ -123,7 +124,7 @@ impl Store {
             let Some(path) = &entry.source else { continue };
             let (new, _) = match self.source_digest(path) {
                 Ok(read) => read,
-                Err(StoreError::Io { path, source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                Err(StoreError::Io(PathError { path, source, .. })) if source.kind() == io::ErrorKind::NotFound => {
                     return Err(StoreError::SourceMissing { path, artifact, source });
                 }
                 Err(e) => return Err(e),
@@ -139,13 +140,13 @@ impl Store {
     fn source_digest(&self, path: &Path) -> Result<(Digest, u64), StoreError> {
         let name = Digest::of(path.as_os_str().as_encoded_bytes());
         let memory = self.sharded(STAT, name);
-        let look = || fs::metadata(path).map_err(StoreError::io("read the source", path));
+        let look = || fs::metadata(path).context_during("read the source", path);
         let before = Stamp::of(&look()?);
         if let Some(remembered) = self.remembered(&memory, name).filter(|r| r.stamp == before) {
             return Ok((remembered.digest, before.size));
         }
         let read_at = disk::now();
-        let (digest, size) = hash_source(path).map_err(StoreError::io("read the source", path))?;
+        let (digest, size) = hash_source(path).context_during("read the source", path)?;
         if Stamp::of(&look()?) != before || size != before.size {
             return Err(StoreError::ChangedWhileRead { path: path.to_owned() });
         }
@@ -166,11 +167,11 @@ impl Store {
             // A reader makes no store.
             return Ok(());
         }
-        let body = serde_json::to_string(what).map_err(|e| StoreError::io("write", memory)(e.into()))?;
+        let body = serde_json::to_string(what).map_err(|e| PathError::during("write", memory, e.into()))?;
         disk::make_shard(memory)?;
         let temporary = self.scratch()?.path();
         // Not synced: after a power cut it is whole, or unsound and so not believed.
-        fs::write(&temporary, seal::seal(KIND, &name.hex(), &body)).map_err(StoreError::io("write", memory))?;
+        fs::write(&temporary, seal::seal(KIND, &name.hex(), &body)).context_during("write", memory)?;
         self.put_in_place(&temporary, memory)
     }
 }
@@ -182,14 +183,14 @@ pub(super) fn hash_source(path: &Path) -> io::Result<(Digest, u64)> {
 
 /// A file's own name and its absolute path, all folders above it resolved.
 fn resolve_file(path: &Path) -> Result<(String, PathBuf), StoreError> {
-    let full = std::path::absolute(path).map_err(StoreError::io("find", path))?;
+    let full = std::path::absolute(path).context_during("find", path)?;
     let (Some(name), Some(parent)) = (full.file_name(), full.parent()) else {
         return Err(StoreError::refused(path, "it has no name"));
     };
     let Some(name) = name.to_str() else {
         return Err(StoreError::refused(path, "its name is not Unicode text"));
     };
-    let parent = fs::canonicalize(parent).map_err(StoreError::io("find", path))?;
+    let parent = fs::canonicalize(parent).context_during("find", path)?;
     Ok((name.to_owned(), parent.join(name)))
 }
 

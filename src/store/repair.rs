@@ -8,7 +8,7 @@
 
 use std::path::{Path, PathBuf};
 
-use olmo_stage::Digest;
+use olmo_base::{Digest, IoContext, files};
 
 use super::action::{Output, Unread as UnreadAction};
 use super::disk::{self, Seen};
@@ -99,14 +99,14 @@ impl Store {
         let temporary = self.scratch()?.path();
         let place = self.object_path(object);
         let written = (|| {
-            let mut to = disk::create_new(&temporary, 0o444)?;
+            let mut to = files::create_new(&temporary, 0o444)?;
             let (digest, _) = disk::copy_hashed(&mut file, &mut to)?;
             to.sync_all()?;
             Ok(digest == object)
         })();
         if !matches!(written, Ok(true)) {
             let _ = std::fs::remove_file(&temporary);
-            return written.map_err(StoreError::io("copy", copy));
+            return Ok(written.context_during("copy", copy)?);
         }
         disk::make_shard(&place)?;
         self.put_in_place(&temporary, &place)?;

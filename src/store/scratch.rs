@@ -4,9 +4,11 @@
 //! `tmp/NAME.lock` is made and locked before `tmp/NAME/`, and held by flock as long as the
 //! process lives: whoever can take that lock may remove the folder.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use olmo_base::LockedFile;
 
 use super::error::StoreError;
 use super::{disk, lock};
@@ -14,7 +16,7 @@ use super::{disk, lock};
 pub(super) struct Scratch {
     folder: PathBuf,
     lock_path: PathBuf,
-    lock: File,
+    _lock: LockedFile,
     next: AtomicU64,
 }
 
@@ -30,7 +32,7 @@ impl Scratch {
             let Some(lock) = lock::try_exclusive(&lock_path)? else { continue };
             let folder = tmp.join(name);
             disk::make_folder(&folder)?;
-            return Ok(Self { folder, lock_path, lock, next: AtomicU64::new(0) });
+            return Ok(Self { folder, lock_path, _lock: lock, next: AtomicU64::new(0) });
         }
     }
 
@@ -45,7 +47,6 @@ impl Drop for Scratch {
         // What cannot be removed now is swept by the next process.
         let _ = disk::remove_tree(&self.folder);
         let _ = fs::remove_file(&self.lock_path);
-        let _ = self.lock.unlock();
     }
 }
 
@@ -63,7 +64,7 @@ pub(super) fn sweep(tmp: &Path) {
         let Ok(Some(lock)) = lock::try_exclusive(&lock_path) else { continue };
         let _ = disk::remove_tree(&folder);
         let _ = fs::remove_file(&lock_path);
-        let _ = lock.unlock();
+        drop(lock);
     }
 }
 

@@ -5,7 +5,7 @@
 //! kind of file, its name and the exact text of BODY. So a flipped bit, a cut, and a file that
 //! was copied under another name are all noticed.
 
-use olmo_stage::Digest;
+use olmo_base::Digest;
 
 use crate::key::Encoder;
 

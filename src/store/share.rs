@@ -11,6 +11,7 @@ use std::path::Path;
 
 use super::error::StoreError;
 use super::{Store, disk};
+use olmo_base::{IoContext, PathError};
 
 /// Set group ID, and write for the group.
 const SHARED: u32 = 0o2020;
@@ -30,13 +31,13 @@ impl Store {
                 return Err(StoreError::NotShared { root: root.to_owned() });
             }
             disk::make_folder(root)?;
-            let io = |e| StoreError::io("share with the group", root)(e);
-            let mode = fs::metadata(root).map_err(io)?.permissions().mode();
-            fs::set_permissions(root, Permissions::from_mode(mode | MEMBERS)).map_err(io)?;
+            let doing = "share with the group";
+            let mode = fs::metadata(root).context_during(doing, root)?.permissions().mode();
+            fs::set_permissions(root, Permissions::from_mode(mode | MEMBERS)).context_during(doing, root)?;
             if !is_shared(root) {
                 // The system drops the bit silently.
                 let source = std::io::Error::other("you are not a member of the folder's group");
-                return Err(StoreError::io("share with the group", root)(source));
+                return Err(PathError::during(doing, root, source).into());
             }
         }
         Self::open(root)

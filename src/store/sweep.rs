@@ -12,14 +12,14 @@
 //!   gone. After a power cut an action may be back without its objects; it is no hit then.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, TryLockError};
+use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use olmo_stage::Digest;
-use olmo_stage::files::{open_or_create_regular, open_regular};
+use olmo_base::files::{self, open_or_create_regular, open_regular};
+use olmo_base::{Digest, IoContext, LockedFile, PathError, lock};
 
 use super::action::Output;
 use super::disk::{self, Seen, Stamp};
@@ -38,14 +38,14 @@ const BATCH: usize = 512;
 
 /// The collection lock, held shared by a commit, hand-over or export. Released on drop. Empty if a
 /// reader may not open the lock.
-pub(super) struct Using(#[expect(dead_code, reason = "the lock is released when the file is closed")] Option<File>);
+pub(super) struct Using(#[expect(dead_code, reason = "dropping it releases the lock")] Option<LockedFile>);
 
 /// Held shared by an engine from before it looks at its sources until its run can be seen.
 const BEGIN_LOCK: &str = "begin.lock";
 
 /// A run that begins. Dropped once its record can be seen.
 #[derive(Debug)]
-pub struct RunBeginning(#[expect(dead_code, reason = "the lock is released when the file is closed")] File);
+pub struct RunBeginning(#[expect(dead_code, reason = "dropping it releases the lock")] LockedFile);
 
 /// What a sweep is to remove, as it was when the collection looked.
 #[derive(Clone, Debug, Default)]
@@ -71,49 +71,37 @@ pub struct Swept {
 }
 
 impl Store {
-    /// Tells collections that a run begins, whose record does not keep its sources yet.
+    /// Announces to collections that a run begins, whose record does not protect its sources yet.
     pub fn begin_run(&self) -> Result<RunBeginning, StoreError> {
         let path = self.root.join(BEGIN_LOCK);
-        let file = open_or_create_regular(&path).map_err(StoreError::io("open the lock file", &path))?;
-        file.lock_shared().map_err(StoreError::io("lock", &path))?;
-        Ok(RunBeginning(file))
+        let file = open_or_create_regular(&path).context_during("open the lock file", &path)?;
+        Ok(RunBeginning(LockedFile::shared(file).context_during("lock", &path)?))
     }
 
     /// Whether a run begins at this moment.
     pub fn is_run_beginning(&self) -> bool {
-        let file = open_regular(&self.root.join(BEGIN_LOCK));
-        file.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
-    }
-
-    fn collect_lock(&self) -> Result<File, StoreError> {
-        let path = self.root.join(LOCK);
-        open_or_create_regular(&path).map_err(StoreError::io("open the lock file", &path))
+        lock::is_used(&self.root.join(BEGIN_LOCK))
     }
 
     /// Keeps sweeps away until the value is dropped.
     pub(super) fn using(&self) -> Result<Using, StoreError> {
+        let path = self.root.join(LOCK);
         if self.is_read_only() {
-            // A reader of another user's store does what it can.
-            let file = open_regular(&self.root.join(LOCK)).ok();
-            return Ok(Using(file.filter(|file| file.lock_shared().is_ok())));
+            // A reader of another user's store may be unable to lock.
+            return Ok(Using(open_regular(&path).and_then(LockedFile::shared).ok()));
         }
-        let file = self.collect_lock()?;
-        file.lock_shared().map_err(StoreError::io("lock", &self.root.join(LOCK)))?;
-        Ok(Using(Some(file)))
+        let file = open_or_create_regular(&path).context_during("open the lock file", &path)?;
+        Ok(Using(Some(LockedFile::shared(file).context_during("lock", &path)?)))
     }
 
-    /// Keeps everybody else away; waits for commits and exports that go on.
+    /// Keeps everybody else away. Waits for commits and exports in progress.
     pub(super) fn sweeping(&self) -> Result<Using, StoreError> {
-        let (file, since) = (self.collect_lock()?, Instant::now());
-        loop {
-            match file.try_lock() {
-                Ok(()) => return Ok(Using(Some(file))),
-                Err(TryLockError::WouldBlock) if since.elapsed() < PATIENCE => {
-                    std::thread::sleep(Duration::from_millis(2));
-                }
-                Err(TryLockError::WouldBlock) => return Err(StoreError::Busy { root: self.root.clone() }),
-                Err(TryLockError::Error(e)) => return Err(StoreError::io("lock", &self.root.join(LOCK))(e)),
-            }
+        let path = self.root.join(LOCK);
+        let file = open_or_create_regular(&path).context_during("open the lock file", &path)?;
+        let lock = LockedFile::from_file_within(file, PATIENCE, Duration::from_millis(2));
+        match lock.context_during("lock", &path)? {
+            Some(lock) => Ok(Using(Some(lock))),
+            None => Err(StoreError::Busy { root: self.root.clone() }),
         }
     }
 
@@ -136,20 +124,20 @@ impl Store {
         let Some(seen) = Seen::at(path) else { return Ok(false) };
         let (mut from, metadata) = match disk::open_regular(path) {
             Ok(opened) => opened,
-            Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(e) if e.is_missing_file() => return Ok(false),
             // Damaged or unreadable, which its use will find out.
             Err(_) => return Ok(true),
         };
         let temporary = self.scratch()?.path();
         let copied = (|| {
-            let to = disk::create_new(&temporary, metadata.permissions().mode() & 0o777)?;
+            let to = files::create_new(&temporary, metadata.permissions().mode() & 0o777)?;
             if disk::clone_blocks(&from, &to).is_err() {
                 io::copy(&mut from, &mut &to)?;
             }
             to.set_modified(metadata.modified()?)?;
             to.sync_all()
         })();
-        let placed = copied.map_err(StoreError::io("copy", path)).and_then(|()| {
+        let placed = copied.context_during("copy", path).map_err(StoreError::from).and_then(|()| {
             // Whatever came in its place meanwhile is as young.
             if Seen::at(path) == Some(seen) { self.put_in_place(&temporary, path) } else { Ok(()) }
         });
@@ -265,7 +253,7 @@ fn remove(path: &Path) -> Result<bool, StoreError> {
     match fs::remove_file(path) {
         Ok(()) => Ok(true),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(e) => Err(StoreError::io("remove", path)(e)),
+        Err(e) => Err(PathError::during("remove", path, e).into()),
     }
 }
 

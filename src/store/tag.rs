@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use olmo_stage::Digest;
+use olmo_base::{Digest, IoContext, PathError};
 use serde::{Deserialize, Serialize};
 
 use super::disk::{self, Seen, Small};
@@ -192,7 +192,7 @@ impl Store {
     fn write_mark(&self, kind: &str, path: &Path, name: &str, artifact: Digest) -> Result<(), StoreError> {
         let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
         let mark = Body { format: FORMAT, artifact, at };
-        let body = serde_json::to_string(&mark).map_err(|e| StoreError::io("write", path)(e.into()))?;
+        let body = serde_json::to_string(&mark).map_err(|e| PathError::during("write", path, e.into()))?;
         self.write_durable(path, seal::seal(kind, name, &body).as_bytes(), 0o644, None)
     }
 
@@ -204,7 +204,7 @@ impl Store {
                     self.quarantine(path, &name, seen)?;
                 }
             }
-            removed => removed.map_err(StoreError::io("remove", path))?,
+            removed => removed.context_during("remove", path)?,
         }
         path.parent().map_or(Ok(()), disk::sync_folder)
     }
@@ -219,7 +219,7 @@ enum Mark {
 }
 
 fn read_mark(kind: &str, name: &str, path: &Path) -> Result<Mark, StoreError> {
-    Ok(match disk::read_small(path, disk::LARGEST_MARK).map_err(StoreError::io("read", path))? {
+    Ok(match disk::read_small(path, disk::LARGEST_MARK).context_during("read", path)? {
         Small::Absent => Mark::Absent,
         Small::Misplaced(why, seen) => Mark::Damaged(why, seen),
         Small::Bytes(text, seen) => match parse(kind, name, &text) {

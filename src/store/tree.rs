@@ -9,6 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::error::StoreError;
+use olmo_base::IoContext;
 
 /// Longest name between two `/`, in bytes: what all file systems in use can hold.
 const LONGEST_NAME: usize = 255;
@@ -34,7 +35,7 @@ pub(super) enum Links {
 /// All files below `folder`, sorted by path. Refuses links (see [`Links`]), pipes, sockets and
 /// devices, and names that [`check_paths`] refuses.
 pub(super) fn files(folder: &Path, links: Links) -> Result<Vec<TreeFile>, StoreError> {
-    let top = fs::symlink_metadata(folder).map_err(StoreError::io("read the folder", folder))?;
+    let top = fs::symlink_metadata(folder).context_during("read the folder", folder)?;
     if top.is_symlink() && links == Links::Refuse {
         return Err(StoreError::refused(folder, "it is a symbolic link"));
     }
@@ -44,15 +45,15 @@ pub(super) fn files(folder: &Path, links: Links) -> Result<Vec<TreeFile>, StoreE
     let mut found = Vec::new();
     let mut open = vec![(String::new(), folder.to_owned())];
     while let Some((prefix, place)) = open.pop() {
-        for entry in fs::read_dir(&place).map_err(StoreError::io("read the folder", &place))? {
-            let entry = entry.map_err(StoreError::io("read the folder", &place))?;
+        for entry in fs::read_dir(&place).context_during("read the folder", &place)? {
+            let entry = entry.context_during("read the folder", &place)?;
             let full = entry.path();
             let name = entry.file_name();
             let Some(name) = name.to_str() else {
                 return Err(StoreError::refused(&full, "its name is not Unicode text"));
             };
             let path = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}/{name}") };
-            let kind = entry.file_type().map_err(StoreError::io("read", &full))?;
+            let kind = entry.file_type().context_during("read", &full)?;
             if kind.is_dir() {
                 open.push((path, full));
             } else if kind.is_file() {
@@ -61,7 +62,7 @@ pub(super) fn files(folder: &Path, links: Links) -> Result<Vec<TreeFile>, StoreE
                 return Err(StoreError::refused(&full, "it is not a regular file"));
             } else if links == Links::Refuse {
                 return Err(StoreError::refused(&full, "it is a symbolic link"));
-            } else if fs::metadata(&full).map_err(StoreError::io("follow the link", &full))?.is_file() {
+            } else if fs::metadata(&full).context_during("follow the link", &full)?.is_file() {
                 found.push(TreeFile { path, full });
             } else {
                 return Err(StoreError::refused(&full, "it is a symbolic link to something that is not a file"));
@@ -78,17 +79,17 @@ pub(super) fn files(folder: &Path, links: Links) -> Result<Vec<TreeFile>, StoreE
 pub(super) fn open_folders(folder: &Path) -> Result<(), StoreError> {
     let mut open = vec![folder.to_owned()];
     while let Some(place) = open.pop() {
-        let metadata = fs::symlink_metadata(&place).map_err(StoreError::io("read the folder", &place))?;
+        let metadata = fs::symlink_metadata(&place).context_during("read the folder", &place)?;
         if !metadata.is_dir() {
             continue;
         }
         let mode = metadata.permissions().mode();
         if mode & 0o700 != 0o700 {
             let writable = fs::Permissions::from_mode(mode | 0o700);
-            fs::set_permissions(&place, writable).map_err(StoreError::io("make the folder writable", &place))?;
+            fs::set_permissions(&place, writable).context_during("make the folder writable", &place)?;
         }
-        for entry in fs::read_dir(&place).map_err(StoreError::io("read the folder", &place))? {
-            let entry = entry.map_err(StoreError::io("read the folder", &place))?;
+        for entry in fs::read_dir(&place).context_during("read the folder", &place)? {
+            let entry = entry.context_during("read the folder", &place)?;
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 open.push(entry.path());
             }

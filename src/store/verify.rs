@@ -12,7 +12,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use olmo_stage::Digest;
+use olmo_base::Digest;
 
 use super::action::{Output, Unread as UnreadAction};
 use super::disk::Seen;
@@ -297,7 +297,7 @@ impl Store {
             },
             // A link or a folder in the place of an object.
             Err(StoreError::Refused { .. }) => ProblemKind::CorruptObject { object, artifacts },
-            Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            Err(e) if e.is_missing_file() => {
                 // It may have been an unused one that went away meanwhile.
                 if artifacts.is_empty() {
                     return None;

@@ -2,7 +2,7 @@
 //!
 //! An attempt's folder holds `request.json` (engine → stage), `in/PORT/…` (inputs), `out/PORT/…`
 //! (outputs), `items/PORT/LABEL/…` (list items while it runs), `events.jsonl` (stage → engine,
-//! see [`crate::journal`]) and `result.json` (stage → engine, renamed into place last). Standard
+//! see [`olmo_base::journal`]) and `result.json` (stage → engine, renamed into place last). Standard
 //! output and error are logs, nothing else.
 
 use std::collections::BTreeMap;

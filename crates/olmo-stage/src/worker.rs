@@ -8,16 +8,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use olmo_base::files::{self, Durability};
+use olmo_base::seal::{self, Seal};
+use olmo_base::{Diagnose, PathError, journal};
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::contract::{Contract, Description};
-use crate::journal;
 use crate::protocol::{self, Event, Failure, InputItem, Outcome, Request, StageResult};
 use crate::rules::{Finding, Question};
-use crate::seal::{self, Seal};
 
 /// A built-in stage: its params type, its contract and its work.
 pub trait Stage {
@@ -101,13 +102,14 @@ impl StageError {
 
     /// An I/O failure on `path`.
     pub fn io(path: &Path, error: io::Error) -> Self {
-        let failed = Self::fail("io::failed", format!("{}: {error}", path.display()));
-        match error.kind() {
-            io::ErrorKind::StorageFull => {
-                failed.hint("free some space on that file system and run the same command again")
-            }
-            _ => failed,
-        }
+        PathError::new(path, error).into()
+    }
+}
+
+impl<E: Diagnose> From<E> for StageError {
+    fn from(error: E) -> Self {
+        let (code, message) = (error.code().to_owned(), error.to_string());
+        Self::Failed(Failure { code, message, hint: error.hint() })
     }
 }
 
@@ -209,7 +211,7 @@ impl Context {
     /// Adds a line to the attempt's `perf.jsonl`: times and speeds, which may not reach an output. One that cannot be written is dropped.
     pub fn perf(&self, line: &Value) {
         let path = self.attempt.join(protocol::PERF);
-        let appended = crate::files::open_or_create_regular(&path).and_then(|mut file| {
+        let appended = files::open_or_create_regular(&path).and_then(|mut file| {
             file.seek(SeekFrom::End(0))?;
             file.write_all(format!("{line}\n").as_bytes())
         });
@@ -306,11 +308,7 @@ pub fn main_run(attempt: &Path, find: impl Fn(&str) -> Option<Entry>) -> ExitCod
     }
 }
 
-/// `result.json`, complete or not there.
+/// Writes `result.json`, complete or not at all.
 fn write_result(attempt: &Path, result: &StageResult) -> io::Result<()> {
-    let temporary = attempt.join("result.json.tmp");
-    let mut file = std::fs::File::create(&temporary)?;
-    file.write_all(&serde_json::to_vec_pretty(result)?)?;
-    file.sync_all()?;
-    std::fs::rename(temporary, attempt.join(protocol::RESULT))
+    files::write(&attempt.join(protocol::RESULT), &serde_json::to_vec_pretty(result)?, Durability::Machine)
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use olmo_stage::{Digest, files};
+use olmo_base::{Digest, files};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 

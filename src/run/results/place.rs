@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use olmo_stage::{Digest, files};
+use olmo_base::{Digest, files};
 
 use super::super::environment::Git;
 use super::super::error::RunError;

@@ -1,5 +1,6 @@
 //! [`Setup`]: everything that is settled before the first step, with all inputs checked against each other.
 
+use olmo_base::units::bytes;
 use olmo_data::{ChatRecord, Manifest, Memmap};
 use olmo_model::{Computes, ModelConfig, Parameters};
 use olmo_stage::protocol::IF_MEMORY_RUNS_OUT;
@@ -73,7 +74,9 @@ impl Setup {
         let (instances, length) = (data.instances() as u64, data.manifest().sequence_length);
         let global_batch = params.batch_rows(instances, length);
         if let Some(tokens) = params.global_batch_size.filter(|tokens| tokens / length > instances) {
-            context.message(format!("the {instances} rows of the data have fewer than {tokens} tokens: a step is an epoch"));
+            context.message(format!(
+                "the {instances} rows of the data have fewer than {tokens} tokens: a step is an epoch"
+            ));
         }
         let batches = Batches::new(&data, global_batch, params.seed, params.document_mask)?;
         let (per_epoch, tokens_per_step) = (batches.per_epoch(), batches.tokens_per_step());
@@ -91,9 +94,7 @@ impl Setup {
         ));
         let left_out = instances % global_batch as u64;
         if left_out > 0 {
-            context.message(format!(
-                "each epoch leaves out {left_out} of {instances} rows, which fill no whole batch"
-            ));
+            context.message(format!("each epoch leaves out {left_out} of {instances} rows, which fill no whole batch"));
         }
         if schedule.warmup >= max_steps {
             context.warning(format!(
@@ -147,20 +148,20 @@ fn microbatch(
     context.message(memory::told(&estimate, rows));
     // A quarter less than was asked for: if the estimate did not fit, an estimate a little smaller will not either.
     let smaller = need.way_out(policy, rows, estimate.total() / 4 * 3);
-    let smaller = smaller.map(|(change, need)| format!("`{change}` would need about {}", memory::shown(need.total())));
+    let smaller = smaller.map(|(change, need)| format!("`{change}` would need about {}", bytes(need.total())));
     if let Some(smaller) = &smaller {
         eprintln!("{IF_MEMORY_RUNS_OUT}{smaller}");
     }
     if estimate.total() > room {
         let way_out = match need.way_out(policy, rows, room) {
-            Some((change, estimate)) => format!("`{change}` would need {}", memory::shown(estimate.total())),
+            Some((change, estimate)) => format!("`{change}` would need {}", bytes(estimate.total())),
             None => "no number of rows and no `activation_checkpointing` makes it fit: take a smaller model or a larger machine".into(),
         };
         context.warning(format!(
             "{} has {} left, and the run needs about {}; {way_out}",
             if on_gpu { "the GPU" } else { "this machine" },
-            memory::shown(available.unwrap_or(0)),
-            memory::shown(estimate.total())
+            bytes(available.unwrap_or(0)),
+            bytes(estimate.total())
         ));
     }
     (rows, smaller)

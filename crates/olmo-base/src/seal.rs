@@ -1,18 +1,19 @@
 //! Seals: the length and digest of every file of a finished piece of work.
 //!
-//! What a stage leaves for a later attempt (a saved training state, a finished part of an output,
-//! a list item the engine has not committed yet) is a file or a folder. Its seal is the file
-//! `.NAME.seal` beside it, written last and durably. A later attempt uses only what is sealed and
-//! matches its seal; anything else is an unfinished or damaged piece of work.
+//! A stage leaves files and folders for a later attempt: a saved training state, a finished part
+//! of an output, a list item the engine has not committed yet. The seal of `NAME` is the file
+//! `.NAME.seal` in the same folder, written last and durably. A later attempt uses only pieces
+//! that are sealed and match their seals; anything else is unfinished or damaged.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
+use crate::files::Durability;
 use crate::{files, journal};
 
 /// Most bytes of a seal that are read: enough for a million files.
@@ -66,14 +67,8 @@ impl Seal {
     /// What cannot be read or written; `piece` is then unsealed.
     pub fn write(piece: &Path) -> io::Result<Self> {
         let seal = Self::of(piece)?;
-        let place = seal_path(piece);
-        let temporary = place.with_extension("tmp");
         let body = serde_json::to_string(&seal).map_err(io::Error::other)?;
-        let mut file = File::create(&temporary)?;
-        file.write_all(journal::encode(&body).as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&temporary, &place)?;
-        piece.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())?;
+        files::write(&seal_path(piece), journal::encode(&body).as_bytes(), Durability::Machine)?;
         Ok(seal)
     }
 

@@ -1,19 +1,19 @@
-//! "Did you mean …?": the nearest known words.
+//! "Did you mean …?": the known words nearest to a misspelt one.
 
 use std::path::Path;
 
-use super::diagnostic::quoted;
+use crate::text::quoted;
 
-/// At most so many words are offered.
+/// Maximum number of suggested words.
 const OFFERED: usize = 3;
-/// Below this Jaro-Winkler similarity a word is no help.
+/// Minimum Jaro-Winkler similarity of a suggestion.
 const NEAR: f64 = 0.75;
-/// More candidates than this are not compared.
+/// Maximum number of candidates to compare.
 const COMPARED: usize = 1_000;
 
-/// A sentence that helps someone who wrote `word` where one of `known` was expected: the nearest
-/// ones, else what there is; none if nothing is known.
-pub(crate) fn help<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
+/// A hint for `word`, written where one of `known` was expected: the nearest words, or all of them
+/// if none is near; `None` if `known` is empty.
+pub fn help<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let known: Vec<&str> = known.into_iter().take(COMPARED).collect();
     let near = nearest(word, &known);
     if !near.is_empty() {
@@ -31,8 +31,8 @@ pub(crate) fn help<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> 
 }
 
 /// The nearest of `known`, best first.
-pub(crate) fn nearest<'a>(word: &str, known: &[&'a str]) -> Vec<&'a str> {
-    // Similarity is quadratic in the length; a name that long is no typing error.
+pub fn nearest<'a>(word: &str, known: &[&'a str]) -> Vec<&'a str> {
+    // The similarity takes quadratic time, and a name this long is not a typo.
     if word.len() > 200 {
         return Vec::new();
     }
@@ -42,7 +42,7 @@ pub(crate) fn nearest<'a>(word: &str, known: &[&'a str]) -> Vec<&'a str> {
         .filter(|candidate| candidate.len() <= 200)
         .map(|candidate| {
             let candidate_folded = candidate.to_lowercase();
-            // A word inside the other is near whatever its length: `lr` in `peak_lr`.
+            // A part of a candidate is near, however short: `lr` in `peak_lr`.
             let inside = folded.len() > 1 && candidate_folded.split(['_', '-']).any(|part| part == folded);
             // Jaro-Winkler misses swapped letters in short words: `fti` for `fit`.
             let slip = folded.len() > 2 && strsim::osa_distance(&folded, &candidate_folded) == 1;
@@ -58,7 +58,7 @@ pub(crate) fn nearest<'a>(word: &str, known: &[&'a str]) -> Vec<&'a str> {
         .filter(|(score, _)| *score >= NEAR)
         .collect();
     scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
-    // Beside a word that is nearly the same, far ones only distract.
+    // Next to an almost identical word, distant ones only distract.
     if let Some(&(best, _)) = scored.first() {
         scored.retain(|(score, _)| best < 0.9 || best - score < 0.1);
     }
@@ -66,7 +66,7 @@ pub(crate) fn nearest<'a>(word: &str, known: &[&'a str]) -> Vec<&'a str> {
 }
 
 /// "`a`, `b` or `c`".
-pub(crate) fn listed(words: &[&str], conjunction: &str) -> String {
+pub fn listed(words: &[&str], conjunction: &str) -> String {
     match words {
         [] => String::new(),
         [one] => quoted(one),
@@ -76,8 +76,8 @@ pub(crate) fn listed(words: &[&str], conjunction: &str) -> String {
     }
 }
 
-/// Help for a missing file: near names in its folder, or that the folder is missing.
-pub(crate) fn files_near(path: &Path) -> Option<String> {
+/// A hint for a missing file: the nearest names in its folder, or that the folder is missing.
+pub fn files_near(path: &Path) -> Option<String> {
     let folder = path.parent()?;
     let name = path.file_name()?.to_str()?;
     let Ok(entries) = std::fs::read_dir(folder) else {

@@ -11,17 +11,17 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest([u8; 32]);
 
-/// Why a text is not a [`Digest`].
+/// A text that is not a [`Digest`].
 #[derive(Debug, thiserror::Error)]
 #[error("`{0}` is not a digest: expected 64 hexadecimal digits in lower case")]
 pub struct DigestError(String);
 
-/// Takes bytes as they come; for hashing what is read or written anyway.
+/// Hashes the bytes that are written to it.
 #[derive(Default)]
 pub struct Hasher(blake3::Hasher);
 
 impl Hasher {
-    /// The digest of all that was written.
+    /// The digest of all bytes written so far.
     pub fn finish(&self) -> Digest {
         Digest(*self.0.finalize().as_bytes())
     }
@@ -39,7 +39,7 @@ impl io::Write for Hasher {
 }
 
 impl Digest {
-    /// A hasher that has seen nothing.
+    /// A hasher without input.
     pub fn hasher() -> Hasher {
         Hasher::default()
     }
@@ -49,10 +49,10 @@ impl Digest {
         Self(*blake3::hash(bytes).as_bytes())
     }
 
-    /// The digest of all that `reader` gives, and its length in bytes.
+    /// The digest of all bytes of `reader`, and their number.
     pub fn of_reader(reader: &mut dyn Read) -> io::Result<(Self, u64)> {
         let mut hasher = blake3::Hasher::new();
-        // Fits the processor's second cache beside the hash's own state: what was read is hashed there.
+        // Fits the L2 cache together with the state of the hash.
         let mut buffer = vec![0u8; 1 << 17];
         let mut size = 0;
         loop {
@@ -70,7 +70,7 @@ impl Digest {
 
     /// The digest and size in bytes of the file at `path`.
     pub fn of_file(path: &Path) -> io::Result<(Self, u64)> {
-        // A FIFO would be waited for, and a device has no end.
+        // Opening a FIFO must not block, and a device may have no end.
         let mut options = std::fs::OpenOptions::new();
         let mut file = options.read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
         let file_type = file.metadata()?.file_type();
@@ -81,7 +81,7 @@ impl Digest {
         Self::of_reader(&mut file)
     }
 
-    /// Reads 64 lower-case hexadecimal digits; the only way in from text.
+    /// Parses 64 lower-case hexadecimal digits.
     pub fn from_hex(text: &str) -> Result<Self, DigestError> {
         let bytes = text.as_bytes();
         let mut out = [0u8; 32];
@@ -113,7 +113,7 @@ impl Digest {
         text
     }
 
-    /// The first twelve hexadecimal digits: enough for a person.
+    /// The first twelve hexadecimal digits, for messages.
     pub fn short(&self) -> String {
         self.hex()[..12].to_owned()
     }

@@ -1,12 +1,14 @@
-//! Opens files whose place someone else could have filled with another kind of thing.
+//! Opens files of the expected kind, and writes files that are complete or absent.
 //!
 //! Locks, journals, manifests, tags and leases are regular files. A symbolic link, FIFO, device or
 //! folder in the place of one must never be followed, waited for or read without end. Every
-//! function here opens with `O_NOFOLLOW | O_NONBLOCK` and checks the type of what it opened.
+//! function that opens a file here uses `O_NOFOLLOW | O_NONBLOCK` and checks the type of the file.
+//!
+//! A file that is written here gets its name by a rename, so a reader never sees half of it.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 /// Opens a regular file for reading.
@@ -48,6 +50,66 @@ pub fn read_regular_text(path: &Path, limit: u64) -> io::Result<String> {
     String::from_utf8(read_regular(path, limit)?).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
 }
 
+/// What a file written by [`write`] survives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// The death of the process: the file is complete or unchanged.
+    Process,
+    /// A crash of the machine as well: the bytes and the name are on disk when [`write`] returns.
+    Machine,
+}
+
+/// Writes `bytes` as the file `path`, or leaves what was there. A temporary file with `.tmp` after
+/// the name is renamed over it.
+///
+/// # Errors
+/// The first operation that failed.
+pub fn write(path: &Path, bytes: &[u8], durability: Durability) -> io::Result<()> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".tmp");
+    let temporary = Path::new(&temporary);
+    let mut file = File::create(temporary)?;
+    file.write_all(bytes)?;
+    match durability {
+        Durability::Process => fs::rename(temporary, path),
+        Durability::Machine => {
+            file.sync_all()?;
+            fs::rename(temporary, path)?;
+            path.parent().map_or(Ok(()), sync_folder)
+        }
+    }
+}
+
+/// Writes `bytes` as the new file `path` with exactly `mode`, whatever the umask, and makes them
+/// durable. The name is durable once the folder is synced. A failure leaves no file.
+///
+/// # Errors
+/// `path` exists, or the first operation that failed.
+pub fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let mut file = create_new(path, mode)?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).inspect_err(|_| {
+        let _ = fs::remove_file(path);
+    })
+}
+
+/// Creates the file `path` with exactly `mode`, whatever the umask.
+///
+/// # Errors
+/// `path` exists, or an I/O error.
+pub fn create_new(path: &Path, mode: u32) -> io::Result<File> {
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.set_permissions(Permissions::from_mode(mode))?;
+    Ok(file)
+}
+
+/// Makes the names in the folder `path` durable.
+///
+/// # Errors
+/// An I/O error.
+pub fn sync_folder(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
 /// Opens `path` with `options`, follows no link, waits for no FIFO and accepts regular files only.
 fn open_checked(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     let file = options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path).map_err(|error| {
@@ -86,6 +148,22 @@ pub fn kind_name(file_type: std::fs::FileType) -> &'static str {
 mod tests {
     use super::*;
     use std::os::unix::net::UnixListener;
+
+    #[test]
+    fn a_file_is_replaced_as_a_whole_and_leaves_nothing_else() {
+        let dir = std::env::temp_dir().join(format!("olmo-write-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(&dir).unwrap();
+        for durability in [Durability::Process, Durability::Machine] {
+            write(&dir.join("file.json"), format!("{durability:?}").as_bytes(), durability).unwrap();
+            assert_eq!(fs::read_to_string(dir.join("file.json")).unwrap(), format!("{durability:?}"));
+        }
+        write_new(&dir.join("new"), b"text", 0o444).unwrap();
+        assert_eq!(fs::metadata(dir.join("new")).unwrap().permissions().mode() & 0o777, 0o444);
+        assert_eq!(write_new(&dir.join("new"), b"", 0o444).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 2);
+        fs::remove_dir_all(&dir).unwrap();
+    }
 
     #[test]
     fn only_regular_files_are_opened_and_nothing_is_waited_for() {

@@ -38,7 +38,7 @@ pub(crate) fn decode(line: &str) -> Option<&str> {
 /// and outputs of a run with 100,000 stages.
 const MAX_LINE: usize = 64 << 20;
 
-/// A line of a journal that is complete but not sound.
+/// A line of a journal that ends with a newline and fails its checksum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line} is damaged: its checksum does not match")]
 pub struct Damage {
@@ -62,7 +62,7 @@ pub fn damage(error: &io::Error) -> Option<Damage> {
 pub struct Contents<T> {
     /// The records before the first damaged line.
     pub records: Vec<T>,
-    /// What is damaged, for a person: a line, or the whole file if it is not a file.
+    /// The damaged line, or why the whole file is damaged, as a message.
     pub damage: Option<String>,
 }
 
@@ -76,7 +76,7 @@ impl<T> Contents<T> {
 pub struct Writer<T> {
     file: File,
     durable: bool,
-    /// Lines that go with the next write.
+    /// Lines for the next write.
     queued: Vec<u8>,
     record: PhantomData<T>,
 }
@@ -107,15 +107,14 @@ impl<T: Serialize> Writer<T> {
         Ok(Self { file, durable, queued: Vec::new(), record: PhantomData })
     }
 
-    /// Appends `record`, with what was queued before it, as one write.
+    /// Appends the queued records and `record` as one write.
     pub fn append(&mut self, record: &T) -> io::Result<()> {
         self.enqueue(record)?;
         self.flush()?;
         if self.durable { self.file.sync_data() } else { Ok(()) }
     }
 
-    /// Appends `record` with the next write, or once there is much: for records that come by the
-    /// thousand, and that nobody misses after a kill.
+    /// Appends `record` with the next write, or once the queue is full. A kill may lose it.
     pub fn queue(&mut self, record: &T) -> io::Result<()> {
         self.enqueue(record)?;
         if self.queued.len() < QUEUE { Ok(()) } else { self.flush() }
@@ -132,9 +131,9 @@ impl<T: Serialize> Writer<T> {
         Ok(())
     }
 
-    /// Writes what is queued.
+    /// Writes the queued records.
     pub fn flush(&mut self) -> io::Result<()> {
-        // What could not be written is not written again: a half of it may be there.
+        // A failed write is not repeated: half of it may be in the file.
         let lines = std::mem::take(&mut self.queued);
         if lines.is_empty() {
             return Ok(());

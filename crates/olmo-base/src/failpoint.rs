@@ -1,8 +1,8 @@
-//! Named points at which a test makes everything die, in the shipped binaries.
+//! Failpoints: named points in the shipped binaries at which a test kills the process.
 //!
-//! `OLMO_PIPE_FAILPOINT=name:n` kills, with SIGKILL, the process that reaches point `name` for
-//! the n-th time, and, from a worker, the engine too (its pid is in `OLMO_PIPE_ENGINE_PID`).
-//! Without the variable a point costs one atomic load.
+//! `OLMO_PIPE_FAILPOINT=name:n` sends SIGKILL to the process that reaches point `name` for the
+//! n-th time. In a worker it kills the engine as well (its pid is in `OLMO_PIPE_ENGINE_PID`).
+//! If the variable is not set, a failpoint costs one atomic load.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,7 +23,8 @@ fn armed() -> Option<&'static Armed> {
         .as_ref()
 }
 
-/// Dies here if the environment says so. `name` is `area.point`; all names: docs/formats.md.
+/// Kills the process if the environment arms failpoint `name` (`area.point`). docs/formats.md
+/// lists all names.
 pub fn failpoint(name: &str) {
     let Some(point) = armed() else { return };
     if point.name != name || point.left.fetch_sub(1, Ordering::SeqCst) != 1 {
