@@ -12,9 +12,14 @@ pub mod builtin;
 pub mod cli;
 pub mod exec;
 pub mod graph;
-pub mod key;
 pub mod recipes;
 pub mod report;
 pub mod run;
 pub mod spec;
-pub mod store;
+
+pub use olmo_store as store;
+pub use olmo_store::key;
+
+#[cfg(test)]
+#[path = "../tests/support/mutations.rs"]
+mod mutations;

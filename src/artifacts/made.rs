@@ -163,7 +163,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use crate::store::readers::{corpus, mutated};
+    use crate::mutations::{corpus, mutated};
 
     /// A line of a journal with a checksum that holds.
     fn line(body: &str) -> String {

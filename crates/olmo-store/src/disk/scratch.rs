@@ -10,10 +10,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use olmo_base::LockedFile;
 
-use super::error::StoreError;
-use super::{disk, lock};
+use crate::disk;
+use crate::disk::lock;
+use crate::error::StoreError;
 
-pub(super) struct Scratch {
+pub(crate) struct Scratch {
     folder: PathBuf,
     lock_path: PathBuf,
     _lock: LockedFile,
@@ -52,7 +53,7 @@ impl Drop for Scratch {
 
 /// Removes the folders in `tmp` that belong to no living process. Never fails: what is left
 /// is in nobody's way. What is no lock file stays, for `verify` to report.
-pub(super) fn sweep(tmp: &Path) {
+pub(crate) fn sweep(tmp: &Path) {
     let Ok(entries) = fs::read_dir(tmp) else { return };
     for entry in entries.flatten() {
         let path = entry.path();
@@ -90,10 +91,10 @@ mod tests {
 
     #[test]
     fn links_and_fifos_in_the_place_of_locks_stop_no_sweep() {
-        for kind in crate::store::verify::tests::INTRUDERS {
+        for kind in crate::verify::tests::INTRUDERS {
             let dir = tempfile::tempdir().unwrap();
             let lock = dir.path().join("1-x-0.lock");
-            crate::store::verify::tests::intrude(&lock, kind);
+            crate::verify::tests::intrude(&lock, kind);
             fs::create_dir_all(dir.path().join("2-y-0/deep")).unwrap();
             sweep(dir.path());
             assert!(lock.symlink_metadata().is_ok(), "{kind}: it is reported, not removed");

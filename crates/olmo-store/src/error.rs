@@ -110,7 +110,7 @@ impl StoreError {
     }
 
     /// A path that cannot go into the store.
-    pub(super) fn refused(path: &Path, why: impl Into<String>) -> Self {
+    pub(crate) fn refused(path: &Path, why: impl Into<String>) -> Self {
         Self::Refused { path: path.to_owned(), why: why.into() }
     }
 }
@@ -165,7 +165,7 @@ impl Diagnose for StoreError {
             Self::NewerFormat { .. } => "use the newer olmo-pipe that made it, or another store: --store FOLDER".into(),
             Self::DamagedFormat { path } => format!(
                 "if this is a store of this version, write `{}` into {}; else name another folder: --store FOLDER",
-                super::FORMAT,
+                crate::FORMAT,
                 path.display()
             ),
             Self::NoLocks { .. } => {

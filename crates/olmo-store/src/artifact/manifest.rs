@@ -1,6 +1,6 @@
 //! [`Manifest`]: which files an artifact has. Its digest is the artifact's name.
 //!
-//! A manifest lies in `artifacts-v1/` as sealed JSON ([`super::seal`]) with the body
+//! A manifest lies in `artifacts-v1/` as sealed JSON ([`crate::disk::seal`]) with the body
 //! `{"format":1,"type":"model","files":{"PATH":{"digest":"…","size":7},…}}`, files sorted by
 //! path. A file of a reference has also `"source"`: the absolute path where its bytes lie. A
 //! program has also `"executable":true`; a plain file has no such field.
@@ -22,9 +22,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::key::Encoder;
 
-use super::disk::{self, Seen, Small};
-use super::error::StoreError;
-use super::{ARTIFACTS, Store, seal, tree};
+use crate::disk::{self, Seen, Small};
+use crate::disk::{seal, tree};
+use crate::error::StoreError;
+use crate::{ARTIFACTS, Store};
 
 const FORMAT: u32 = 1;
 const KIND: &str = "manifest";
@@ -70,7 +71,7 @@ impl Entry {
 
 impl Manifest {
     /// Checks the paths, and that there is at least one file.
-    pub(super) fn new(artifact_type: PortType, files: BTreeMap<String, Entry>) -> Result<Self, String> {
+    pub(crate) fn new(artifact_type: PortType, files: BTreeMap<String, Entry>) -> Result<Self, String> {
         let manifest = Self { format: FORMAT, artifact_type, files };
         manifest.check()?;
         Ok(manifest)
@@ -78,12 +79,12 @@ impl Manifest {
 
     /// One that a hostile hand has written.
     #[cfg(test)]
-    pub(super) fn unchecked(artifact_type: PortType, files: BTreeMap<String, Entry>) -> Self {
+    pub(crate) fn unchecked(artifact_type: PortType, files: BTreeMap<String, Entry>) -> Self {
         Self { format: FORMAT, artifact_type, files }
     }
 
     /// What is wrong with it, in words: paths that may not be, no files, another format.
-    pub(super) fn check(&self) -> Result<(), String> {
+    pub(crate) fn check(&self) -> Result<(), String> {
         if self.format != FORMAT {
             return Err(format!("it has format {}, this build reads {FORMAT}", self.format));
         }
@@ -155,7 +156,7 @@ pub struct ArtifactInfo {
 }
 
 /// Why a manifest cannot be read.
-pub(super) enum Unread {
+pub(crate) enum Unread {
     Absent,
     Damaged(String, Seen),
     Io(StoreError),
@@ -178,7 +179,7 @@ impl Store {
     }
 
     /// Reads without moving anything.
-    pub(super) fn read_manifest(&self, artifact: Digest) -> Result<Manifest, Unread> {
+    pub(crate) fn read_manifest(&self, artifact: Digest) -> Result<Manifest, Unread> {
         let path = self.sharded(ARTIFACTS, artifact);
         let (text, seen) = match disk::read_small(&path, disk::LARGEST) {
             Ok(Small::Bytes(text, seen)) => (text, seen),
@@ -192,7 +193,7 @@ impl Store {
     /// Writes a manifest whose objects are durable, and names the artifact. A manifest that is
     /// there already stays, unless it only refers to files that this one has in the store, or
     /// that now lie elsewhere.
-    pub(super) fn put_manifest(&self, manifest: &Manifest) -> Result<Digest, StoreError> {
+    pub(crate) fn put_manifest(&self, manifest: &Manifest) -> Result<Digest, StoreError> {
         let artifact = manifest.digest();
         if self.is_read_only() {
             self.noted.lock().unwrap_or_else(PoisonError::into_inner).insert(artifact, manifest.clone());
@@ -289,7 +290,7 @@ impl Store {
     }
 
     /// `None`: it went away meanwhile.
-    pub(super) fn artifact_info(&self, artifact: Digest) -> Result<Option<ArtifactInfo>, StoreError> {
+    pub(crate) fn artifact_info(&self, artifact: Digest) -> Result<Option<ArtifactInfo>, StoreError> {
         let path = self.sharded(ARTIFACTS, artifact);
         let Ok(made) = fs::symlink_metadata(&path).and_then(|m| m.modified()) else { return Ok(None) };
         let manifest = match self.manifest(artifact) {
@@ -322,7 +323,7 @@ impl Store {
 
     /// The digests that begin with `prefix` and name files in the sharded `folder`, sorted.
     /// Other files there are left alone.
-    pub(super) fn names(&self, folder: &str, prefix: &str) -> Result<Vec<Digest>, StoreError> {
+    pub(crate) fn names(&self, folder: &str, prefix: &str) -> Result<Vec<Digest>, StoreError> {
         let top = self.root.join(folder);
         let list = |place: &Path| disk::names_in(place).map(BTreeSet::from_iter);
         let shards = if prefix.len() >= 2 { BTreeSet::from([prefix[..2].to_owned()]) } else { list(&top)? };
@@ -383,18 +384,18 @@ mod tests {
 
     #[test]
     fn whatever_stands_in_the_place_of_a_manifest_moves_to_quarantine() {
-        for kind in crate::store::verify::tests::INTRUDERS {
+        for kind in crate::verify::tests::INTRUDERS {
             let dir = tempfile::tempdir().unwrap();
             let store = Store::open(dir.path()).unwrap();
             let artifact = store.put_manifest(&manifest()).unwrap();
             let path = store.sharded(ARTIFACTS, artifact);
-            crate::store::verify::tests::intrude(&path, kind);
+            crate::verify::tests::intrude(&path, kind);
             assert!(
                 matches!(store.manifest(artifact), Err(StoreError::DamagedManifest { kept: Some(_), .. })),
                 "{kind}"
             );
             assert!(matches!(store.manifest(artifact), Err(StoreError::NoArtifact { .. })), "{kind}");
-            crate::store::verify::tests::intrude(&path, kind);
+            crate::verify::tests::intrude(&path, kind);
             assert_eq!(store.put_manifest(&manifest()).unwrap(), artifact, "{kind}");
             assert_eq!(store.manifest(artifact).unwrap(), manifest(), "{kind}");
         }

@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use olmo_base::IoContext;
 use olmo_base::files::kind_name;
 
-use super::error::StoreError;
-use super::verify::{Problem, ProblemKind};
-use super::{
-    ACTIONS, ARTIFACTS, DOWNLOADS, FOLDERS, INDEX, LOCKS, OBJECTS, PINS, QUARANTINE, STAT, Store, TMP, disk, lock,
-    sweep,
+use crate::disk::lock;
+use crate::error::StoreError;
+use crate::verify::{Problem, ProblemKind};
+use crate::{
+    ACTIONS, ARTIFACTS, DOWNLOADS, FOLDERS, INDEX, LOCKS, OBJECTS, PINS, QUARANTINE, STAT, Store, TMP, disk, sweep,
 };
 
 /// Sled's only folder in its own.
@@ -49,7 +49,7 @@ fn is_lock(name: &str) -> bool {
 impl Store {
     /// Finds misplaced entries, except in the place of manifests, actions, tags and objects, which
     /// are checked with their content.
-    pub(super) fn misplaced(&self) -> Result<Vec<Problem>, StoreError> {
+    pub(crate) fn misplaced(&self) -> Result<Vec<Problem>, StoreError> {
         let mut found: Vec<Problem> = self.misplaced_at_open();
         for folder in [LOCKS, PINS, TMP, DOWNLOADS] {
             let place = self.root.join(folder);
@@ -103,7 +103,7 @@ impl Store {
 }
 
 /// Finds links, FIFOs and other things that sled would follow or wait for in its folder `place`.
-pub(super) fn misplaced_in_index(place: &Path) -> Vec<Problem> {
+pub(crate) fn misplaced_in_index(place: &Path) -> Vec<Problem> {
     let mut found: Vec<Problem> = Vec::new();
     // Not through a link either: sled removes files in it.
     let is_folder = fs::symlink_metadata(place).is_ok_and(|m| m.is_dir());

@@ -8,17 +8,18 @@ use std::path::{Path, PathBuf};
 use olmo_base::{Digest, IoContext, PathError, failpoint, files};
 use olmo_stage::PortType;
 
-use super::disk::{self, Small, Stamp, Step};
-use super::error::StoreError;
-use super::manifest::{Entry, Manifest};
-use super::{OBJECTS, Store, seal, tree};
+use crate::artifact::manifest::{Entry, Manifest};
+use crate::disk::{self, Small, Stamp, Step};
+use crate::disk::{seal, tree};
+use crate::error::StoreError;
+use crate::{OBJECTS, Store};
 
 /// What stays in a folder whose files were taken: the digest of the artifact they became.
 const RECEIPT: &str = ".olmo-pipe-artifact";
 const RECEIPT_KIND: &str = "receipt";
 
 /// A file on its way into the store.
-pub(super) struct Incoming {
+pub(crate) struct Incoming {
     pub digest: Digest,
     pub size: u64,
     /// Whether its owner may execute it where it lay.
@@ -84,7 +85,7 @@ impl Store {
 
     /// Gives files that come in their names as objects; durable on return, also for objects that
     /// were there already (another process may have renamed them a moment ago).
-    pub(super) fn settle(&self, incoming: &[Incoming]) -> Result<(), StoreError> {
+    pub(crate) fn settle(&self, incoming: &[Incoming]) -> Result<(), StoreError> {
         let mut changed_folders = BTreeSet::new();
         // All files, then all names, then all folders: a journal then has a few things to write
         // at once, where going file by file would make it write for each.
@@ -157,7 +158,7 @@ impl Store {
 
     /// Whether a file that comes in is a program. Some file systems know no modes, and show every
     /// file as executable.
-    pub(super) fn is_program(&self, metadata: &Metadata) -> Result<bool, StoreError> {
+    pub(crate) fn is_program(&self, metadata: &Metadata) -> Result<bool, StoreError> {
         if metadata.mode() & 0o100 == 0 {
             return Ok(false);
         }
@@ -304,7 +305,7 @@ mod tests {
         write(&b_folder, &reversed);
         let one = a.commit_tree(PortType::Model, &a_folder).unwrap();
         assert_eq!(one, b.commit_tree(PortType::Model, &b_folder).unwrap());
-        let text = |store: &Store| fs::read(store.sharded(crate::store::ARTIFACTS, one)).unwrap();
+        let text = |store: &Store| fs::read(store.sharded(crate::ARTIFACTS, one)).unwrap();
         assert_eq!(text(&a), text(&b));
     }
 
@@ -336,7 +337,7 @@ mod tests {
 
     #[test]
     fn whatever_stands_in_the_place_of_an_object_is_replaced() {
-        for kind in crate::store::verify::tests::INTRUDERS {
+        for kind in crate::verify::tests::INTRUDERS {
             let (dir, store) = store();
             for round in ["one", "two"] {
                 let folder = dir.path().join(round);
@@ -344,7 +345,7 @@ mod tests {
                 let artifact = store.commit_tree(PortType::File, &folder).unwrap();
                 assert!(store.is_whole(artifact), "{kind}, round {round}");
                 assert_eq!(store.verify().unwrap(), [], "{kind}, round {round}");
-                crate::store::verify::tests::intrude(&store.object_path(Digest::of(b"right")), kind);
+                crate::verify::tests::intrude(&store.object_path(Digest::of(b"right")), kind);
                 assert!(!store.is_whole(artifact), "{kind}");
             }
         }
@@ -355,7 +356,7 @@ mod tests {
         let (dir, store) = store();
         let folder = dir.path().join("out");
         write(&folder, &FILES);
-        crate::store::verify::tests::intrude(&folder.join(RECEIPT), "fifo");
+        crate::verify::tests::intrude(&folder.join(RECEIPT), "fifo");
         assert!(matches!(store.commit_tree(PortType::Model, &folder), Err(StoreError::Refused { .. })));
     }
 
@@ -380,7 +381,7 @@ mod tests {
         assert!(matches!(store.commit_tree(PortType::Dir, &folder), Err(StoreError::Io { .. })));
         assert_eq!(fs::metadata(folder.join("a")).unwrap().nlink(), 1);
         assert_eq!(fs::read_dir(store.scratch().unwrap().path().parent().unwrap()).unwrap().count(), 0);
-        assert!(store.names(crate::store::ARTIFACTS, "").unwrap().is_empty());
+        assert!(store.names(crate::ARTIFACTS, "").unwrap().is_empty());
         fs::remove_file(in_the_way).unwrap();
         let artifact = store.commit_tree(PortType::Dir, &folder).unwrap();
         assert!(store.is_whole(artifact));
@@ -394,7 +395,7 @@ mod tests {
         std::os::unix::fs::symlink("/etc/passwd", folder.join("zz")).unwrap();
         assert!(matches!(store.commit_tree(PortType::Dir, &folder), Err(StoreError::Refused { .. })));
         assert!(folder.join("config.json").exists());
-        assert!(store.names(crate::store::ARTIFACTS, "").unwrap().is_empty());
+        assert!(store.names(crate::ARTIFACTS, "").unwrap().is_empty());
     }
 
     #[test]

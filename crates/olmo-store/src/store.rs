@@ -1,88 +1,4 @@
-//! The content-addressed store: everything that stages make, under the digest of its bytes.
-//!
-//! A store is one folder (`.olmo-pipe/`, or what `--store` names). Files are the truth; nothing
-//! but files decides a cache hit. Folder names carry their own version, so that a later layout
-//! can live beside this one.
-//!
-//! ```text
-//! .olmo-pipe/
-//!   format                 the newest format in this folder, a decimal number and a newline
-//!   .gitignore             `*`: a store is never committed by accident
-//!   objects-v1/ab/cdef…    a file's bytes; the name is the BLAKE3 of the bytes; mode 0444
-//!   artifacts-v1/ab/cdef…  a manifest (path -> digest, size[, source]); the name is the artifact
-//!   actions-v1/ab/cdef…    a finished stage (key record, outputs); the name is the key
-//!   tags-v1/NAME           the artifact that a person gave this name
-//!   pins-v1/DIGEST         an artifact that is never collected
-//!   stat-v1/ab/cdef…       digest of a local source file by its stat; only ever saves reading
-//!   work-v1/KEY/           unfinished work of the stage with this key
-//!   locks-v1/KEY           held by flock while a process works on this key
-//!   runs-v1/ID/            one record for each run
-//!   downloads-v1/NAME/     what has come of a remote source; made when one is fetched
-//!   index-v1/              sled, for `list` queries; see [`Index`]
-//!   quarantine/            what was found damaged, kept for a look
-//!   open.lock              for the check at open that file locks work here
-//!   begin.lock             held shared by flock while a run begins, whose record is not there yet
-//!   collect.lock           held alone by flock while a collection removes something
-//!   tmp/NAME/, tmp/NAME.lock   half-written files of one process; swept once it is gone
-//! ```
-//!
-//! # How a commit survives a kill and a power cut
-//!
-//! A file comes in as a temporary file, is synced, renamed to its digest, and its folder is
-//! synced. The manifest follows when all objects are safe, the action entry when all manifests
-//! are. So what is visible is whole, and a hit is checked against the files all the same. A
-//! kill leaves at most unreferenced objects and a folder in `tmp/`, which the next
-//! [`Store::open`] sweeps; the commit can then be repeated on the same folder.
-//!
-//! # What may stand in the way
-//!
-//! Every file is opened without following a link or waiting for a FIFO. A link, FIFO, device or
-//! folder in the place of a manifest, action, tag or object is damage: it moves to `quarantine/`
-//! when it is met. In the place of a lock it is an error, and `verify --repair` moves it away.
-//!
-//! Failpoints ([`olmo_base::failpoint()`]), in the order of a commit:
-//! `store.object_temp_written`, `store.object_renamed`, `store.manifest_temp_written`,
-//! `store.manifest_renamed`, `store.folder_taken`, `store.action_temp_written`,
-//! `store.action_renamed`.
-
-mod action;
-mod bundle;
-mod disk;
-mod error;
-mod handover;
-mod index;
-mod lock;
-mod manifest;
-mod misplaced;
-mod object;
-#[cfg(test)]
-mod order;
-mod place;
-#[cfg(test)]
-pub(crate) mod readers;
-mod reference;
-mod repair;
-mod scratch;
-pub(crate) mod seal;
-mod share;
-mod sweep;
-mod tag;
-mod tree;
-mod verify;
-
-pub use action::{Action, ActionState, ListItem, Output};
-pub use bundle::Imported;
-pub use disk::{remove_tree, swap_folders};
-pub use error::StoreError;
-pub use handover::Handover;
-pub use index::{ArtifactRow, Index, Query};
-pub use lock::KeyLock;
-pub use manifest::{ArtifactInfo, Entry, Manifest, digest_of};
-pub use reference::SourceStamps;
-pub use repair::Repaired;
-pub use sweep::{RunBeginning, SweepPlan, Swept};
-pub use tag::{Tag, check_tag};
-pub use verify::{Problem, ProblemKind};
+//! [`Store`]: one folder, opened.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -91,27 +7,31 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use olmo_base::{Digest, IoContext, PathError, files};
 
-use scratch::Scratch;
+use crate::artifact::manifest::Manifest;
+use crate::disk::scratch::{self, Scratch};
+use crate::disk::{self, lock, share};
+use crate::error::StoreError;
 
 /// The format this build writes, and the newest it reads.
-const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 1;
 
-const OBJECTS: &str = "objects-v1";
-const ARTIFACTS: &str = "artifacts-v1";
-const ACTIONS: &str = "actions-v1";
-const TAGS: &str = "tags-v1";
-const PINS: &str = "pins-v1";
-const STAT: &str = "stat-v1";
+pub(crate) const OBJECTS: &str = "objects-v1";
+pub(crate) const ARTIFACTS: &str = "artifacts-v1";
+pub(crate) const ACTIONS: &str = "actions-v1";
+pub(crate) const TAGS: &str = "tags-v1";
+pub(crate) const PINS: &str = "pins-v1";
+pub(crate) const STAT: &str = "stat-v1";
 const WORK: &str = "work-v1";
-const LOCKS: &str = "locks-v1";
+pub(crate) const LOCKS: &str = "locks-v1";
 const RUNS: &str = "runs-v1";
-const INDEX: &str = "index-v1";
-const DOWNLOADS: &str = "downloads-v1";
-const QUARANTINE: &str = "quarantine";
-const TMP: &str = "tmp";
+pub(crate) const INDEX: &str = "index-v1";
+pub(crate) const DOWNLOADS: &str = "downloads-v1";
+pub(crate) const QUARANTINE: &str = "quarantine";
+pub(crate) const TMP: &str = "tmp";
 
 /// The folders that every store has.
-const FOLDERS: [&str; 12] = [OBJECTS, ARTIFACTS, ACTIONS, TAGS, PINS, STAT, WORK, LOCKS, RUNS, INDEX, QUARANTINE, TMP];
+pub(crate) const FOLDERS: [&str; 12] =
+    [OBJECTS, ARTIFACTS, ACTIONS, TAGS, PINS, STAT, WORK, LOCKS, RUNS, INDEX, QUARANTINE, TMP];
 /// A format file is a number and a newline.
 const LARGEST_FORMAT: u64 = 64;
 
@@ -126,12 +46,12 @@ enum Access {
 /// many threads and, through many `Store`s, from many processes at once.
 #[derive(Clone)]
 pub struct Store {
-    root: PathBuf,
+    pub(crate) root: PathBuf,
     access: Access,
     /// Made by the first write: a look-up leaves no trace.
     scratch: Arc<Mutex<Option<Arc<Scratch>>>>,
     /// Manifests of sources that a reader computed; it cannot write them.
-    noted: Arc<Mutex<BTreeMap<Digest, Manifest>>>,
+    pub(crate) noted: Arc<Mutex<BTreeMap<Digest, Manifest>>>,
 }
 
 impl Store {
@@ -174,7 +94,7 @@ impl Store {
     }
 
     /// Whether there is a store of a format that this build reads.
-    fn has_format(&self) -> Result<bool, StoreError> {
+    pub(crate) fn has_format(&self) -> Result<bool, StoreError> {
         let path = self.root.join("format");
         match files::read_regular_text(&path, LARGEST_FORMAT) {
             Ok(text) => match text.trim().parse::<u32>() {
@@ -193,7 +113,7 @@ impl Store {
     }
 
     /// Whether it was opened by [`Store::read`].
-    fn is_read_only(&self) -> bool {
+    pub(crate) fn is_read_only(&self) -> bool {
         self.access == Access::Read
     }
 
@@ -236,12 +156,12 @@ impl Store {
         self.object_path(object).symlink_metadata().is_ok_and(|found| found.is_file())
     }
 
-    fn object_path(&self, object: Digest) -> PathBuf {
+    pub(crate) fn object_path(&self, object: Digest) -> PathBuf {
         self.sharded(OBJECTS, object)
     }
 
     /// `FOLDER/ab/cdef…`: no folder grows past what file systems and people can list.
-    fn sharded(&self, folder: &str, name: Digest) -> PathBuf {
+    pub(crate) fn sharded(&self, folder: &str, name: Digest) -> PathBuf {
         let hex = name.hex();
         self.root.join(folder).join(&hex[..2]).join(&hex[2..])
     }
@@ -249,11 +169,11 @@ impl Store {
     /// This process's folder for temporary files, on the store's file system.
     /// A new path in `tmp/`, which is emptied after this process has ended. On the same file
     /// system as everything else in the store.
-    pub(crate) fn temporary(&self) -> Result<PathBuf, StoreError> {
+    pub fn temporary(&self) -> Result<PathBuf, StoreError> {
         Ok(self.scratch()?.path())
     }
 
-    fn scratch(&self) -> Result<Arc<Scratch>, StoreError> {
+    pub(crate) fn scratch(&self) -> Result<Arc<Scratch>, StoreError> {
         let mut slot = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(scratch) = slot.as_ref() {
             return Ok(scratch.clone());

@@ -1,7 +1,7 @@
 //! Tags, the names that people give to artifacts, and pins, which keep an artifact without a
 //! name. Both are roots of a collection.
 //!
-//! A tag lies in `tags-v1/NAME`, a pin in `pins-v1/DIGEST`, as sealed JSON ([`super::seal`]) with
+//! A tag lies in `tags-v1/NAME`, a pin in `pins-v1/DIGEST`, as sealed JSON ([`crate::disk::seal`]) with
 //! the body `{"format":1,"artifact":"…","at":MS}`.
 
 use std::fs;
@@ -11,9 +11,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use olmo_base::{Digest, IoContext, PathError};
 use serde::{Deserialize, Serialize};
 
-use super::disk::{self, Seen, Small};
-use super::error::StoreError;
-use super::{ARTIFACTS, PINS, Store, TAGS, seal};
+use crate::disk::seal;
+use crate::disk::{self, Seen, Small};
+use crate::error::StoreError;
+use crate::{ARTIFACTS, PINS, Store, TAGS};
 
 const FORMAT: u32 = 1;
 const TAG: &str = "tag";
@@ -61,7 +62,7 @@ pub fn check_tag(name: &str) -> Result<(), StoreError> {
 }
 
 /// What a tag's or pin's file holds, or why it is not sound.
-pub(super) fn parse(kind: &str, name: &str, text: &[u8]) -> Result<(Digest, u64), String> {
+pub(crate) fn parse(kind: &str, name: &str, text: &[u8]) -> Result<(Digest, u64), String> {
     let body = seal::open(kind, name, text)?;
     let mark: Body = serde_json::from_str(body).map_err(|e| e.to_string())?;
     if mark.format != FORMAT {
@@ -141,7 +142,7 @@ impl Store {
     }
 
     /// The tags whose files are not sound, with why.
-    pub(super) fn damaged_tags(&self) -> Result<Vec<(PathBuf, String)>, StoreError> {
+    pub(crate) fn damaged_tags(&self) -> Result<Vec<(PathBuf, String)>, StoreError> {
         let mut damaged = Vec::new();
         for name in self.tag_names()? {
             let path = self.tag_path(&name);
@@ -232,8 +233,8 @@ fn read_mark(kind: &str, name: &str, path: &Path) -> Result<Mark, StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::action::tests::store_with_action;
-    use crate::store::{Action, Output};
+    use crate::action::tests::store_with_action;
+    use crate::{Action, Output};
 
     fn artifacts(action: &Action) -> Vec<Digest> {
         action.outputs.values().flat_map(Output::artifacts).collect()
@@ -286,14 +287,14 @@ mod tests {
 
     #[test]
     fn whatever_stands_in_the_place_of_a_tag_or_a_pin_stops_nobody() {
-        for kind in crate::store::verify::tests::INTRUDERS {
+        for kind in crate::verify::tests::INTRUDERS {
             let (_dir, store, _, action) = store_with_action();
             let a = artifacts(&action)[0];
             for known in [false, true] {
                 store.tag("best", a, false).unwrap();
                 store.pin(a).unwrap();
-                crate::store::verify::tests::intrude(&store.tag_path("best"), kind);
-                crate::store::verify::tests::intrude(&store.pin_path(a), kind);
+                crate::verify::tests::intrude(&store.tag_path("best"), kind);
+                crate::verify::tests::intrude(&store.pin_path(a), kind);
                 assert_eq!(store.tags().unwrap(), [], "{kind}");
                 if known {
                     assert!(
@@ -303,7 +304,7 @@ mod tests {
                 }
                 assert_eq!(store.pins().unwrap(), [a], "{kind}");
                 assert!(store.unpin(a).unwrap() && !store.unpin(a).unwrap(), "{kind}");
-                crate::store::verify::tests::intrude(&store.pin_path(a), kind);
+                crate::verify::tests::intrude(&store.pin_path(a), kind);
                 store.pin(a).unwrap();
                 let _ = store.tagged("best");
             }

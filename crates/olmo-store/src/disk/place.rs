@@ -4,15 +4,15 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::disk::{self, Seen, Step, recorder};
-use super::error::StoreError;
-use super::{QUARANTINE, Store};
+use crate::disk::{self, Seen, Step, recorder};
+use crate::error::StoreError;
+use crate::{QUARANTINE, Store};
 use olmo_base::{IoContext, PathError, files};
 
 impl Store {
     /// Writes `bytes` as the file `path`: complete and durable, or not there. `points` are the
     /// failpoints after the temporary file and after the rename.
-    pub(super) fn write_durable(
+    pub(crate) fn write_durable(
         &self,
         path: &Path,
         bytes: &[u8],
@@ -39,7 +39,7 @@ impl Store {
 
     /// Renames the file `from` to `to` and replaces whatever was there. Durable once the folder of
     /// `to` is synced.
-    pub(super) fn put_in_place(&self, from: &Path, to: &Path) -> Result<(), StoreError> {
+    pub(crate) fn put_in_place(&self, from: &Path, to: &Path) -> Result<(), StoreError> {
         match disk::rename(from, to) {
             // A rename replaces everything but a folder.
             Err(StoreError::Io(e)) if e.source.kind() == io::ErrorKind::IsADirectory => {
@@ -56,14 +56,14 @@ impl Store {
 
     /// Moves the file or folder at `path` to `quarantine/` and returns its new path; `None` if it is
     /// not there, or this process may only read the store.
-    pub(crate) fn set_aside(&self, path: &Path, name: &str) -> Result<Option<PathBuf>, StoreError> {
+    pub fn set_aside(&self, path: &Path, name: &str) -> Result<Option<PathBuf>, StoreError> {
         Seen::at(path).map_or(Ok(None), |seen| self.quarantine(path, name, seen))
     }
 
     /// Moves the damaged file at `path` to `quarantine/` and returns its new path. `seen` identifies
     /// the file that was found damaged. Returns `None` if another process has moved or replaced
     /// that file since, or if this process may only read the store.
-    pub(super) fn quarantine(&self, path: &Path, name: &str, seen: Seen) -> Result<Option<PathBuf>, StoreError> {
+    pub(crate) fn quarantine(&self, path: &Path, name: &str, seen: Seen) -> Result<Option<PathBuf>, StoreError> {
         if Seen::at(path) != Some(seen) {
             return Ok(None);
         }

@@ -194,7 +194,7 @@ mod tests {
     fn golden_keys_stay_as_they_are() {
         // A difference here means that every user's cache is lost: raise FORMAT on purpose, or
         // find out what changed by accident.
-        let folder = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/keys"));
+        let folder = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/keys"));
         let mut seen = 0;
         for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();

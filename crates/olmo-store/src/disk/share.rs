@@ -9,8 +9,8 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use super::error::StoreError;
-use super::{Store, disk};
+use crate::error::StoreError;
+use crate::{Store, disk};
 use olmo_base::{IoContext, PathError};
 
 /// Set group ID, and write for the group.
@@ -51,7 +51,7 @@ fn is_shared(root: &Path) -> bool {
 
 /// Lets this process and its children make files that the group may write, if the store in `root`
 /// is shared. What others may do stays as the umask says.
-pub(super) fn join(root: &Path) {
+pub(crate) fn join(root: &Path) {
     if is_shared(root) {
         use rustix::fs::Mode;
         // There is no way to only look at it.

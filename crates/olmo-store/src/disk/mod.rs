@@ -1,5 +1,12 @@
 //! What the store asks of the operating system: durable writes, stamps, links and clones.
 
+pub(crate) mod lock;
+pub(crate) mod place;
+pub(crate) mod scratch;
+pub mod seal;
+pub(crate) mod share;
+pub(crate) mod tree;
+
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -11,11 +18,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use olmo_base::{Digest, IoContext, PathError, files};
 use serde::{Deserialize, Serialize};
 
-use super::error::StoreError;
+use crate::error::StoreError;
 
 /// A step of a commit, as [`recorder`] saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(crate) enum Step {
     FileSynced(PathBuf),
     Renamed(PathBuf, PathBuf),
     FolderMade(PathBuf),
@@ -24,7 +31,7 @@ pub(super) enum Step {
 
 /// Records the steps of this thread's commits, for the test of their order. Costs nothing outside
 /// tests.
-pub(super) mod recorder {
+pub(crate) mod recorder {
     use super::Step;
 
     #[cfg(test)]
@@ -47,13 +54,13 @@ pub(super) mod recorder {
 }
 
 /// Makes folder `path` and what is above it.
-pub(super) fn make_folder(path: &Path) -> Result<(), StoreError> {
+pub(crate) fn make_folder(path: &Path) -> Result<(), StoreError> {
     Ok(fs::create_dir_all(path).context_during("make the folder", path)?)
 }
 
 /// Lists the names in the folder `path`; none if it is missing. Names that are not UTF-8 are
 /// skipped.
-pub(super) fn names_in(path: &Path) -> Result<Vec<String>, StoreError> {
+pub(crate) fn names_in(path: &Path) -> Result<Vec<String>, StoreError> {
     match fs::read_dir(path) {
         Ok(entries) => Ok(entries.flatten().filter_map(|e| e.file_name().into_string().ok()).collect()),
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(Vec::new()),
@@ -62,7 +69,7 @@ pub(super) fn names_in(path: &Path) -> Result<Vec<String>, StoreError> {
 }
 
 /// Makes the folder above `file` (a shard) if it is missing. Returns what then has to be synced.
-pub(super) fn make_shard(file: &Path) -> Result<Option<PathBuf>, StoreError> {
+pub(crate) fn make_shard(file: &Path) -> Result<Option<PathBuf>, StoreError> {
     let Some(shard) = file.parent().filter(|shard| !shard.is_dir()) else { return Ok(None) };
     make_folder(shard)?;
     recorder::note(|| Step::FolderMade(shard.to_owned()));
@@ -74,7 +81,7 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
     match fs::remove_dir_all(path) {
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
             // What stays read-only is named by the second try.
-            let _ = super::tree::open_folders(path);
+            let _ = crate::disk::tree::open_folders(path);
             fs::remove_dir_all(path)
         }
         removed => removed,
@@ -82,19 +89,19 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
 }
 
 /// Makes renames inside `folder` durable.
-pub(super) fn sync_folder(folder: &Path) -> Result<(), StoreError> {
+pub(crate) fn sync_folder(folder: &Path) -> Result<(), StoreError> {
     files::sync_folder(folder).context_during("sync the folder", folder)?;
     recorder::note(|| Step::FolderSynced(folder.to_owned()));
     Ok(())
 }
 
 /// Largest manifest or action, in bytes: some two million files. A larger one is damaged.
-pub(super) const LARGEST: u64 = 256 << 20;
+pub(crate) const LARGEST: u64 = 256 << 20;
 /// Largest tag, pin, remembered digest or receipt, in bytes.
-pub(super) const LARGEST_MARK: u64 = 64 << 10;
+pub(crate) const LARGEST_MARK: u64 = 64 << 10;
 
 /// The result of [`read_small`].
-pub(super) enum Small {
+pub(crate) enum Small {
     Absent,
     Bytes(Vec<u8>, Seen),
     /// Not a regular file, or too large: the reason, and which file it is.
@@ -102,7 +109,7 @@ pub(super) enum Small {
 }
 
 /// Reads the small file `path` of at most `limit` bytes. Follows no link and waits for no FIFO.
-pub(super) fn read_small(path: &Path, limit: u64) -> io::Result<Small> {
+pub(crate) fn read_small(path: &Path, limit: u64) -> io::Result<Small> {
     let file = match files::open_regular(path) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Small::Absent),
@@ -123,7 +130,7 @@ pub(super) fn read_small(path: &Path, limit: u64) -> io::Result<Small> {
 /// Identity of a file: equal as long as the file was neither replaced nor rewritten. Touching or
 /// renaming a file does not change it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Seen {
+pub(crate) struct Seen {
     dev: u64,
     ino: u64,
     size: u64,
@@ -144,7 +151,7 @@ impl Seen {
 }
 
 /// Makes the bytes of the file `path` durable.
-pub(super) fn sync_file(path: &Path) -> Result<(), StoreError> {
+pub(crate) fn sync_file(path: &Path) -> Result<(), StoreError> {
     File::open(path).and_then(|f| f.sync_all()).context_during("sync", path)?;
     recorder::note(|| Step::FileSynced(path.to_owned()));
     Ok(())
@@ -155,13 +162,13 @@ const SYNCS_PER_THREAD: usize = 8;
 const MOST_SYNC_THREADS: usize = 32;
 
 /// Whether [`sync_many`] syncs `count` files at the same time.
-pub(super) fn syncs_in_parallel(count: usize) -> bool {
+pub(crate) fn syncs_in_parallel(count: usize) -> bool {
     count / SYNCS_PER_THREAD > 1
 }
 
 /// Makes all of `paths`, files or folders, durable before it returns. The fsyncs overlap, so the
 /// file system commits its journal once for many of them. `step` is recorded for each path.
-pub(super) fn sync_many(paths: &[&Path], step: fn(PathBuf) -> Step) -> Result<(), StoreError> {
+pub(crate) fn sync_many(paths: &[&Path], step: fn(PathBuf) -> Step) -> Result<(), StoreError> {
     let (next, failed) = (AtomicUsize::new(0), Mutex::new(None));
     let work = || {
         while let Some(path) = paths.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -191,14 +198,14 @@ pub(super) fn sync_many(paths: &[&Path], step: fn(PathBuf) -> Step) -> Result<()
 }
 
 /// Gives the file `from` the name `to`. Durable once the folder of `to` is synced.
-pub(super) fn rename(from: &Path, to: &Path) -> Result<(), StoreError> {
+pub(crate) fn rename(from: &Path, to: &Path) -> Result<(), StoreError> {
     fs::rename(from, to).context_during("write", to)?;
     recorder::note(|| Step::Renamed(from.to_owned(), to.to_owned()));
     Ok(())
 }
 
 /// Opens a regular file for reading. A link, FIFO, device or folder is refused.
-pub(super) fn open_regular(path: &Path) -> Result<(File, Metadata), StoreError> {
+pub(crate) fn open_regular(path: &Path) -> Result<(File, Metadata), StoreError> {
     let file = files::open_regular(path).map_err(|e| match e.kind() {
         io::ErrorKind::InvalidInput => StoreError::refused(path, e.to_string()),
         _ => PathError::during("read", path, e).into(),
@@ -209,7 +216,7 @@ pub(super) fn open_regular(path: &Path) -> Result<(File, Metadata), StoreError> 
 
 /// Opens a source outside the store for reading. Links are followed; only a regular file is
 /// opened, and no FIFO is waited for.
-pub(super) fn open_source(path: &Path) -> io::Result<File> {
+pub(crate) fn open_source(path: &Path) -> io::Result<File> {
     let check = |metadata: Metadata| match metadata.is_file() {
         true => Ok(()),
         false => Err(io::Error::other(format!("it is {}, not a regular file", files::kind_name(metadata.file_type())))),
@@ -222,7 +229,7 @@ pub(super) fn open_source(path: &Path) -> io::Result<File> {
 }
 
 /// Copies all of `from` into `to`; the digest and the size of what passed.
-pub(super) fn copy_hashed(from: &mut dyn Read, to: &mut dyn Write) -> io::Result<(Digest, u64)> {
+pub(crate) fn copy_hashed(from: &mut dyn Read, to: &mut dyn Write) -> io::Result<(Digest, u64)> {
     struct Tee<'a>(&'a mut dyn Read, &'a mut dyn Write);
     impl Read for Tee<'_> {
         fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
@@ -236,12 +243,12 @@ pub(super) fn copy_hashed(from: &mut dyn Read, to: &mut dyn Write) -> io::Result
 
 /// Lets the new file `to` share the blocks of `from`; an error where the file system cannot.
 #[cfg(target_os = "linux")]
-pub(super) fn clone_blocks(from: &File, to: &File) -> io::Result<()> {
+pub(crate) fn clone_blocks(from: &File, to: &File) -> io::Result<()> {
     Ok(rustix::fs::ioctl_ficlone(to, from)?)
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(super) fn clone_blocks(_: &File, _: &File) -> io::Result<()> {
+pub(crate) fn clone_blocks(_: &File, _: &File) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
@@ -263,7 +270,7 @@ pub fn swap_folders(a: &Path, b: &Path) -> io::Result<()> {
 }
 
 /// Whether an error of link(2) means that a copy would do.
-pub(super) fn cannot_link(error: &io::Error) -> bool {
+pub(crate) fn cannot_link(error: &io::Error) -> bool {
     let codes = [libc::EXDEV, libc::EPERM, libc::EMLINK, libc::EOPNOTSUPP, libc::ENOSYS];
     error.raw_os_error().is_some_and(|code| codes.contains(&code))
 }
@@ -271,7 +278,7 @@ pub(super) fn cannot_link(error: &io::Error) -> bool {
 /// A file's identity and times: equal stamps of a settled file mean equal content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Stamp {
+pub(crate) struct Stamp {
     pub dev: u64,
     pub ino: u64,
     pub size: u64,
@@ -301,7 +308,7 @@ impl Stamp {
 }
 
 /// Nanoseconds since 1970.
-pub(super) fn now() -> i64 {
+pub(crate) fn now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }

@@ -7,6 +7,9 @@
 //! everything it found: something is missing only if the file that names it was there, and the
 //! same, before and after the look for the missing file.
 
+pub(crate) mod misplaced;
+pub(crate) mod repair;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
@@ -14,11 +17,12 @@ use std::path::{Path, PathBuf};
 
 use olmo_base::Digest;
 
-use super::action::{Output, Unread as UnreadAction};
-use super::disk::Seen;
-use super::error::StoreError;
-use super::manifest::Unread as UnreadManifest;
-use super::{ACTIONS, ARTIFACTS, OBJECTS, Store, disk, reference};
+use crate::action::{Output, Unread as UnreadAction};
+use crate::artifact::manifest::Unread as UnreadManifest;
+use crate::artifact::reference;
+use crate::disk::Seen;
+use crate::error::StoreError;
+use crate::{ACTIONS, ARTIFACTS, OBJECTS, Store, disk};
 
 /// How often a check is repeated if its subject changed meanwhile.
 const LOOKS: u32 = 5;
@@ -208,7 +212,7 @@ impl Store {
         let kind = match kind {
             ProblemKind::MissingArtifact { key, artifact } => {
                 let names =
-                    |action: &super::Action| action.outputs.values().any(|o| o.artifacts().any(|a| a == artifact));
+                    |action: &crate::Action| action.outputs.values().any(|o| o.artifacts().any(|a| a == artifact));
                 let is_named = || self.read_action(key).is_ok_and(|action| names(&action));
                 let is_missing = || matches!(self.read_manifest(artifact), Err(UnreadManifest::Absent));
                 self.is_missing_while(&self.sharded(ACTIONS, key), is_named, is_missing)
@@ -287,7 +291,7 @@ impl Store {
         Ok(problems.into_iter().filter_map(|problem| self.confirmed(problem)).collect())
     }
 
-    pub(super) fn verify_object(&self, object: Digest, artifacts: Vec<Digest>) -> Option<Problem> {
+    pub(crate) fn verify_object(&self, object: Digest, artifacts: Vec<Digest>) -> Option<Problem> {
         let path = self.object_path(object);
         let kind = match disk::open_regular(&path) {
             Ok((mut file, _)) => match Digest::of_reader(&mut file) {
@@ -311,10 +315,10 @@ impl Store {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
-    use crate::store::action::tests::store_with_action;
-    use crate::store::{Action, ActionState, Handover};
+    use crate::action::tests::store_with_action;
+    use crate::{Action, ActionState, Handover};
     use olmo_stage::PortType;
     use proptest::prelude::*;
     use std::fs::{self, Permissions};
@@ -450,7 +454,7 @@ pub(super) mod tests {
         let problems = store.verify().unwrap();
         assert_eq!(problems[0].kind, ProblemKind::SourceChanged { artifact });
         assert!(!problems[0].is_damage());
-        assert_eq!(store.repair(&problems, &|_| Vec::new()).unwrap(), crate::store::Repaired::default());
+        assert_eq!(store.repair(&problems, &|_| Vec::new()).unwrap(), crate::Repaired::default());
         fs::remove_file(&source).unwrap();
         assert_eq!(store.verify().unwrap()[0].kind, ProblemKind::SourceMissing { artifact });
     }

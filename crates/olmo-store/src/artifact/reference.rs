@@ -15,10 +15,11 @@ use olmo_base::{Digest, IoContext, PathError};
 use olmo_stage::PortType;
 use serde::{Deserialize, Serialize};
 
-use super::disk::{self, Small, Stamp};
-use super::error::StoreError;
-use super::manifest::{Entry, Manifest};
-use super::{STAT, Store, seal, tree};
+use crate::artifact::manifest::{Entry, Manifest};
+use crate::disk::{self, Small, Stamp};
+use crate::disk::{seal, tree};
+use crate::error::StoreError;
+use crate::{STAT, Store};
 
 const KIND: &str = "stat";
 
@@ -177,7 +178,7 @@ impl Store {
 }
 
 /// Digest and size of a source. A link is followed; only a regular file is read.
-pub(super) fn hash_source(path: &Path) -> io::Result<(Digest, u64)> {
+pub(crate) fn hash_source(path: &Path) -> io::Result<(Digest, u64)> {
     Digest::of_reader(&mut disk::open_source(path)?)
 }
 
@@ -197,7 +198,7 @@ fn resolve_file(path: &Path) -> Result<(String, PathBuf), StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::OBJECTS;
+    use crate::OBJECTS;
     use std::fs::File;
     use std::time::SystemTime;
 

@@ -1,6 +1,6 @@
 //! [`Action`]: what a finished stage made, under its key.
 //!
-//! An entry lies in `actions-v1/` as sealed JSON ([`super::seal`]) with the body
+//! An entry lies in `actions-v1/` as sealed JSON ([`crate::disk::seal`]) with the body
 //! `{"format":1,"key":{…},"outputs":{"PORT":{"single":"…"}}}`, and is written last of all. It
 //! holds the whole key record, so that two keys can be compared field by field.
 
@@ -13,9 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::key::{Encoder, KeyRecord};
 
-use super::disk::{self, Seen, Small};
-use super::error::StoreError;
-use super::{ACTIONS, Store, seal, sweep};
+use crate::disk::seal;
+use crate::disk::{self, Seen, Small};
+use crate::error::StoreError;
+use crate::{ACTIONS, Store, sweep};
 
 const FORMAT: u32 = 1;
 const KIND: &str = "action";
@@ -117,7 +118,7 @@ pub enum ActionState {
 }
 
 /// Why an entry cannot be read.
-pub(super) enum Unread {
+pub(crate) enum Unread {
     Absent,
     Damaged(String, Seen),
     Io(StoreError),
@@ -164,7 +165,7 @@ impl Store {
     }
 
     /// Reads without moving anything.
-    pub(super) fn read_action(&self, key: Digest) -> Result<Action, Unread> {
+    pub(crate) fn read_action(&self, key: Digest) -> Result<Action, Unread> {
         let path = self.sharded(ACTIONS, key);
         let (text, seen) = match disk::read_small(&path, disk::LARGEST) {
             Ok(Small::Bytes(text, seen)) => (text, seen),
@@ -235,7 +236,7 @@ impl Store {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::key::KeyInput;
     use olmo_stage::PortType;
@@ -328,15 +329,15 @@ pub(super) mod tests {
 
     #[test]
     fn whatever_stands_in_the_place_of_an_entry_moves_to_quarantine() {
-        for kind in crate::store::verify::tests::INTRUDERS {
+        for kind in crate::verify::tests::INTRUDERS {
             let (_dir, store, key, action) = store_with_action();
             let place = store.sharded(ACTIONS, key);
-            crate::store::verify::tests::intrude(&place, kind);
+            crate::verify::tests::intrude(&place, kind);
             assert!(matches!(store.action_state(key).unwrap(), ActionState::Damaged { .. }), "{kind}");
             assert_eq!(store.action_state(key).unwrap(), ActionState::Absent, "{kind}");
             store.commit_action(key, &action).unwrap();
             assert!(store.action(key).unwrap().is_some(), "{kind}");
-            crate::store::verify::tests::intrude(&place, kind);
+            crate::verify::tests::intrude(&place, kind);
             store.commit_action(key, &action).unwrap();
             assert!(store.action(key).unwrap().is_some(), "{kind}: a commit needs no look before it");
         }

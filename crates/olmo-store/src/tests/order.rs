@@ -1,4 +1,4 @@
-//! The test that a commit reaches the disk in the right order, by what [`super::disk`] records.
+//! The test that a commit reaches the disk in the right order, by what [`crate::disk`] records.
 //! `scripts/commit-order` checks the same by the system calls of a real process.
 
 use std::collections::BTreeMap;
@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use olmo_stage::PortType;
 
-use super::action::tests::record;
-use super::disk::{Step, recorder};
-use super::{ACTIONS, ARTIFACTS, Action, OBJECTS, Output, Store};
+use crate::action::tests::record;
+use crate::disk::{Step, recorder};
+use crate::{ACTIONS, ARTIFACTS, Action, OBJECTS, Output, Store};
 
 /// Objects before manifests before actions.
 fn rank(path: &Path) -> Option<usize> {

@@ -25,11 +25,12 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::action::Output;
-use super::disk::{self, Stamp};
-use super::error::StoreError;
-use super::misplaced::misplaced_in_index;
-use super::{ACTIONS, ARTIFACTS, INDEX, Store, lock, seal};
+use crate::action::Output;
+use crate::disk::{self, Stamp};
+use crate::disk::{lock, seal};
+use crate::error::StoreError;
+use crate::verify::misplaced::misplaced_in_index;
+use crate::{ACTIONS, ARTIFACTS, INDEX, Store};
 
 /// Bumped when a row's meaning changes: older rows are then rebuilt.
 const ROWS: &str = "rows-2";
@@ -356,8 +357,8 @@ fn open_database(place: &Path) -> Result<sled::Db, Trouble> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::action::tests::{record, store_with_action};
-    use crate::store::{Action, Store};
+    use crate::action::tests::{record, store_with_action};
+    use crate::{Action, Store};
     use serde_json::json;
     use std::cell::Cell;
 

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use olmo_base::{Digest, IoContext, LockedFile, lock};
 
-use super::error::StoreError;
-use super::{LOCKS, Store};
+use crate::error::StoreError;
+use crate::{LOCKS, Store};
 
 /// The file of [`check_working`].
-pub(super) const OPEN_LOCK: &str = "open.lock";
+pub(crate) const OPEN_LOCK: &str = "open.lock";
 
 /// The right to work on one key. Released on drop and by the death of the process.
 #[derive(Debug)]
@@ -68,12 +68,12 @@ impl Store {
 
 /// Locks the file `path`, which is created if it is missing; `None` if it is held. A link, FIFO,
 /// device or folder in its place is an error.
-pub(super) fn try_exclusive(path: &Path) -> Result<Option<LockedFile>, StoreError> {
+pub(crate) fn try_exclusive(path: &Path) -> Result<Option<LockedFile>, StoreError> {
     Ok(LockedFile::try_removable(path).context_during("lock", path)?)
 }
 
 /// Checks that locks work in the folder `root`.
-pub(super) fn check_working(root: &Path) -> Result<(), StoreError> {
+pub(crate) fn check_working(root: &Path) -> Result<(), StoreError> {
     let path = root.join(OPEN_LOCK);
     let works = lock::check_working(&path).context_during("open the lock file", &path)?;
     works.map_err(|why| StoreError::NoLocks { root: root.to_owned(), why })

@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 
 use olmo_base::{Digest, IoContext, PathError, files};
 
-use super::disk::Seen;
-use super::error::StoreError;
-use super::manifest::Entry;
-use super::{Store, disk, reference};
+use crate::artifact::manifest::Entry;
+use crate::artifact::reference;
+use crate::disk::Seen;
+use crate::error::StoreError;
+use crate::{Store, disk};
 
 /// How files leave the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,7 +157,7 @@ impl Store {
     }
 
     /// Moves an object away that was `seen` to be damaged; the error that says so.
-    pub(super) fn corrupt(&self, artifact: Digest, entry: &Entry, seen: Option<Seen>) -> StoreError {
+    pub(crate) fn corrupt(&self, artifact: Digest, entry: &Entry, seen: Option<Seen>) -> StoreError {
         let (path, name) = (self.object_path(entry.digest), format!("{}.object", entry.digest));
         match seen.map_or(Ok(None), |seen| self.quarantine(&path, &name, seen)) {
             Ok(kept) => StoreError::Corrupt { object: entry.digest, artifact, kept },
@@ -164,7 +165,7 @@ impl Store {
         }
     }
 
-    pub(super) fn object_is_sound(&self, object: Digest) -> bool {
+    pub(crate) fn object_is_sound(&self, object: Digest) -> bool {
         let opened = disk::open_regular(&self.object_path(object));
         opened.is_ok_and(|(mut file, _)| Digest::of_reader(&mut file).is_ok_and(|(digest, _)| digest == object))
     }
@@ -217,7 +218,7 @@ fn is_free(path: &Path) -> io::Result<bool> {
 }
 
 /// A name for what is to become `destination`, beside it.
-pub(super) fn unfinished_beside(parent: &Path, destination: &Path) -> PathBuf {
+pub(crate) fn unfinished_beside(parent: &Path, destination: &Path) -> PathBuf {
     use std::sync::atomic::{AtomicU64, Ordering};
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let name = destination.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();

@@ -21,24 +21,24 @@ use std::time::Duration;
 use olmo_base::files::{self, open_or_create_regular, open_regular};
 use olmo_base::{Digest, IoContext, LockedFile, PathError, lock};
 
-use super::action::Output;
-use super::disk::{self, Seen, Stamp};
-use super::error::StoreError;
-use super::{ACTIONS, ARTIFACTS, OBJECTS, Store};
+use crate::action::Output;
+use crate::disk::{self, Seen, Stamp};
+use crate::error::StoreError;
+use crate::{ACTIONS, ARTIFACTS, OBJECTS, Store};
 
 /// The lock that keeps collections and those who rely on the store's content apart.
-pub(super) const LOCK: &str = "collect.lock";
+pub(crate) const LOCK: &str = "collect.lock";
 /// How long a sweep waits for commits that go on.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// A hit does not touch what was touched this short a time ago: a run of cached stages then
 /// writes nothing. Collections leave a wider margin while an engine runs.
-pub(super) const TOUCHED_LATELY: Duration = Duration::from_secs(600);
+pub(crate) const TOUCHED_LATELY: Duration = Duration::from_secs(600);
 /// So many objects are removed before commits get a turn.
 const BATCH: usize = 512;
 
 /// The collection lock, held shared by a commit, hand-over or export. Released on drop. Empty if a
 /// reader may not open the lock.
-pub(super) struct Using(#[expect(dead_code, reason = "dropping it releases the lock")] Option<LockedFile>);
+pub(crate) struct Using(#[expect(dead_code, reason = "dropping it releases the lock")] Option<LockedFile>);
 
 /// Held shared by an engine from before it looks at its sources until its run can be seen.
 const BEGIN_LOCK: &str = "begin.lock";
@@ -84,7 +84,7 @@ impl Store {
     }
 
     /// Keeps sweeps away until the value is dropped.
-    pub(super) fn using(&self) -> Result<Using, StoreError> {
+    pub(crate) fn using(&self) -> Result<Using, StoreError> {
         let path = self.root.join(LOCK);
         if self.is_read_only() {
             // A reader of another user's store may be unable to lock.
@@ -95,7 +95,7 @@ impl Store {
     }
 
     /// Keeps everybody else away. Waits for commits and exports in progress.
-    pub(super) fn sweeping(&self) -> Result<Using, StoreError> {
+    pub(crate) fn sweeping(&self) -> Result<Using, StoreError> {
         let path = self.root.join(LOCK);
         let file = open_or_create_regular(&path).context_during("open the lock file", &path)?;
         let lock = LockedFile::from_file_within(file, PATIENCE, Duration::from_millis(2));
@@ -107,7 +107,7 @@ impl Store {
 
     /// Protects the file at `path`, which is in use, from a sweep that has already decided.
     /// Returns `false` if the file is missing. Call it while holding [`Store::using`].
-    pub(super) fn renew(&self, path: &Path) -> Result<bool, StoreError> {
+    pub(crate) fn renew(&self, path: &Path) -> Result<bool, StoreError> {
         if self.is_read_only() {
             return Ok(path.symlink_metadata().is_ok());
         }
@@ -218,11 +218,11 @@ impl Store {
             }
             Ok(())
         };
-        for entry in fs::read_dir(self.root.join(super::QUARANTINE)).into_iter().flatten().flatten() {
+        for entry in fs::read_dir(self.root.join(crate::QUARANTINE)).into_iter().flatten().flatten() {
             old(&entry.path())?;
         }
-        for name in self.names(super::STAT, "")? {
-            old(&self.sharded(super::STAT, name))?;
+        for name in self.names(crate::STAT, "")? {
+            old(&self.sharded(crate::STAT, name))?;
         }
         // What has come of remote sources that nobody went on with.
         let mut folders = vec![self.downloads_dir()];
@@ -281,7 +281,7 @@ fn touch(path: &Path) -> Touched {
 }
 
 /// Whether the file at `path` is there and was touched a short time ago.
-pub(super) fn used_lately(path: &Path) -> bool {
+pub(crate) fn used_lately(path: &Path) -> bool {
     let lately = disk::now() - i64::try_from(TOUCHED_LATELY.as_nanos()).unwrap_or(i64::MAX);
     used(path).is_some_and(|at| at > lately)
 }
@@ -289,8 +289,8 @@ pub(super) fn used_lately(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::action::tests::{record, store_with_action};
-    use crate::store::{Action, ActionState};
+    use crate::action::tests::{record, store_with_action};
+    use crate::{Action, ActionState};
     use olmo_stage::PortType;
 
     /// Removes everything that is older than now and not named in `keep`.

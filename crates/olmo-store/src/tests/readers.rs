@@ -5,72 +5,14 @@
 //! that the changes get past the checksum and into the parsers.
 
 use std::fs;
-use std::path::Path;
 
 use olmo_base::Digest;
 use proptest::prelude::*;
 
-use super::{Action, Manifest, Store, bundle, seal, tag};
+use crate::mutations::{corpus, mutated};
 
-/// What a mutation writes: things that parsers trip over.
-const WORDS: [&str; 22] = [
-    "",
-    "{",
-    "}",
-    "[",
-    "]",
-    "\"",
-    ",",
-    ":",
-    "null",
-    "true",
-    "-1",
-    "1e999",
-    "0.5",
-    "18446744073709551616",
-    "../",
-    "/",
-    "\\u0000",
-    "\\ud800",
-    "\u{202e}",
-    "\u{0}",
-    "\"format\":2",
-    "\"files\":{}",
-];
-
-/// The samples of `kind`, by name.
-pub fn corpus(kind: &str) -> Vec<(String, String)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/corpora").join(kind);
-    let mut samples: Vec<(String, String)> = fs::read_dir(&folder)
-        .unwrap()
-        .map(|entry| {
-            let path = entry.unwrap().path();
-            (path.file_name().unwrap().to_string_lossy().into_owned(), fs::read_to_string(&path).unwrap())
-        })
-        .collect();
-    samples.sort();
-    assert!(!samples.is_empty(), "no samples of {kind}");
-    samples
-}
-
-/// One of `texts` with some places cut, doubled or overwritten.
-pub fn mutated(texts: Vec<String>) -> impl Strategy<Value = String> {
-    let change = (any::<prop::sample::Index>(), 0usize..24, 0..WORDS.len(), any::<bool>());
-    (any::<prop::sample::Index>(), prop::collection::vec(change, 0..6)).prop_map(move |(which, changes)| {
-        let mut text: Vec<char> = which.get(&texts).chars().collect();
-        for (at, cut, word, twice) in changes {
-            let start = at.index(text.len() + 1);
-            let end = (start + cut).min(text.len());
-            let mut new: Vec<char> = WORDS[word].chars().collect();
-            if twice {
-                new.extend_from_slice(&text[start..end]);
-                new.extend_from_slice(&text[start..end]);
-            }
-            text.splice(start..end, new);
-        }
-        text.into_iter().collect()
-    })
-}
+use crate::disk::seal;
+use crate::{Action, Manifest, Store, bundle, tag};
 
 fn bodies(kind: &str) -> Vec<String> {
     corpus(kind).into_iter().map(|(_, text)| text).collect()
@@ -146,8 +88,8 @@ proptest! {
         flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
         end in any::<prop::sample::Index>(),
     ) {
-        let (dir, store, _, action) = super::action::tests::store_with_action();
-        let all: Vec<Digest> = action.outputs.values().flat_map(super::Output::artifacts).collect();
+        let (dir, store, _, action) = crate::action::tests::store_with_action();
+        let all: Vec<Digest> = action.outputs.values().flat_map(crate::Output::artifacts).collect();
         let place = dir.path().join("bundle.tar");
         store.export_bundle(&all, true, &place).unwrap();
         let mut bytes = fs::read(&place).unwrap();

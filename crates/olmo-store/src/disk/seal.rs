@@ -22,12 +22,12 @@ fn checksum(kind: &str, name: &str, body: &str) -> Digest {
 }
 
 /// The text of a file of `kind` named `name` that holds the JSON text `body`.
-pub(crate) fn seal(kind: &str, name: &str, body: &str) -> String {
+pub fn seal(kind: &str, name: &str, body: &str) -> String {
     format!("{PREFIX}{}{MIDDLE}{body}{SUFFIX}", checksum(kind, name, body))
 }
 
 /// The body of a sealed file, or why it is not sound.
-pub(crate) fn open<'t>(kind: &str, name: &str, text: &'t [u8]) -> Result<&'t str, &'static str> {
+pub fn open<'t>(kind: &str, name: &str, text: &'t [u8]) -> Result<&'t str, &'static str> {
     let text = std::str::from_utf8(text).map_err(|_| "it is not text")?;
     let parts = text.strip_prefix(PREFIX).and_then(|rest| rest.split_at_checked(64));
     let Some((sum, rest)) = parts else { return Err("its head is damaged") };

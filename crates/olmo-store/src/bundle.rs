@@ -19,12 +19,13 @@ use olmo_base::{Digest, IoContext, PathError, files};
 use olmo_stage::PortType;
 use serde::{Deserialize, Serialize};
 
-use super::action::Action;
-use super::disk::Seen;
-use super::error::StoreError;
-use super::manifest::{Entry, Manifest};
-use super::object::Incoming;
-use super::{Store, disk, seal, tree};
+use crate::action::Action;
+use crate::artifact::manifest::{Entry, Manifest};
+use crate::artifact::object::Incoming;
+use crate::disk::Seen;
+use crate::disk::{seal, tree};
+use crate::error::StoreError;
+use crate::{Store, disk};
 
 const FORMAT: u32 = 1;
 const KIND: &str = "bundle";
@@ -110,7 +111,7 @@ impl Store {
         if actions {
             for key in self.action_keys()? {
                 let Some(action) = self.recorded_action(key) else { continue };
-                let outputs: Vec<Digest> = action.outputs.values().flat_map(super::Output::artifacts).collect();
+                let outputs: Vec<Digest> = action.outputs.values().flat_map(crate::Output::artifacts).collect();
                 if outputs.iter().any(|artifact| artifacts.contains(artifact)) {
                     // A hit needs all that the stage made.
                     wanted.extend(outputs);
@@ -129,7 +130,7 @@ impl Store {
         let body = serde_json::to_string(&head).map_err(|e| PathError::during("write", place, e.into()))?;
         let parent = place.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         disk::make_folder(parent)?;
-        let unfinished = super::handover::unfinished_beside(parent, place);
+        let unfinished = crate::artifact::handover::unfinished_beside(parent, place);
         let written = self.write_archive(&unfinished, &seal::seal(KIND, HEAD, &body), &objects).and_then(|size| {
             fs::rename(&unfinished, place).context_during("write", place)?;
             disk::sync_folder(parent)?;
@@ -364,20 +365,20 @@ impl<R: Read> Read for Hashing<R> {
 /// The file `bundle.json` with the body `body`, and what a reader makes of such a file; for
 /// property tests.
 #[cfg(test)]
-pub(super) fn sealed(body: &str) -> Vec<u8> {
+pub(crate) fn sealed(body: &str) -> Vec<u8> {
     seal::seal(KIND, HEAD, body).into_bytes()
 }
 
 #[cfg(test)]
-pub(super) fn artifacts_of(text: &[u8]) -> Option<BTreeMap<Digest, Manifest>> {
+pub(crate) fn artifacts_of(text: &[u8]) -> Option<BTreeMap<Digest, Manifest>> {
     parse_head(text).ok().map(|head| head.artifacts)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::action::tests::store_with_action;
-    use crate::store::{ActionState, Handover, OBJECTS as OBJECT_FOLDER, Output};
+    use crate::action::tests::store_with_action;
+    use crate::{ActionState, Handover, OBJECTS as OBJECT_FOLDER, Output};
 
     /// A store with an action, an empty one, and the archive of all that the action made.
     fn bundled() -> (tempfile::TempDir, Store, Store, Digest, Action, PathBuf) {
@@ -393,7 +394,7 @@ mod tests {
         let none = |folder| store.names(folder, "").unwrap().is_empty();
         let scratch = store.scratch().unwrap().path();
         let left = fs::read_dir(scratch.parent().unwrap()).unwrap().count();
-        none(OBJECT_FOLDER) && none(crate::store::ARTIFACTS) && none(crate::store::ACTIONS) && left == 0
+        none(OBJECT_FOLDER) && none(crate::ARTIFACTS) && none(crate::ACTIONS) && left == 0
     }
 
     /// An archive with these entries: name, type, bytes.
@@ -423,7 +424,7 @@ mod tests {
     }
 
     fn sealed(head: &Head) -> Vec<u8> {
-        super::sealed(&serde_json::to_string(head).unwrap())
+        crate::sealed(&serde_json::to_string(head).unwrap())
     }
 
     #[test]

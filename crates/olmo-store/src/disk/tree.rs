@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use super::error::StoreError;
+use crate::error::StoreError;
 use olmo_base::IoContext;
 
 /// Longest name between two `/`, in bytes: what all file systems in use can hold.
@@ -17,7 +17,7 @@ const LONGEST_NAME: usize = 255;
 const LONGEST_PATH: usize = 1024;
 
 /// A file of a tree on disk.
-pub(super) struct TreeFile {
+pub(crate) struct TreeFile {
     /// Relative to the tree, `/` between names.
     pub path: String,
     /// Where it lies.
@@ -26,7 +26,7 @@ pub(super) struct TreeFile {
 
 /// What to do with symbolic links.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Links {
+pub(crate) enum Links {
     Refuse,
     /// A link to a regular file counts as that file, under the link's name.
     FollowFiles,
@@ -34,7 +34,7 @@ pub(super) enum Links {
 
 /// All files below `folder`, sorted by path. Refuses links (see [`Links`]), pipes, sockets and
 /// devices, and names that [`check_paths`] refuses.
-pub(super) fn files(folder: &Path, links: Links) -> Result<Vec<TreeFile>, StoreError> {
+pub(crate) fn files(folder: &Path, links: Links) -> Result<Vec<TreeFile>, StoreError> {
     let top = fs::symlink_metadata(folder).context_during("read the folder", folder)?;
     if top.is_symlink() && links == Links::Refuse {
         return Err(StoreError::refused(folder, "it is a symbolic link"));
@@ -76,7 +76,7 @@ pub(super) fn files(folder: &Path, links: Links) -> Result<Vec<TreeFile>, StoreE
 
 /// Gives this user all rights on `folder` and the folders below it, so that their files can be
 /// read and moved out. Build tools leave read-only folders. What is not a folder is left alone.
-pub(super) fn open_folders(folder: &Path) -> Result<(), StoreError> {
+pub(crate) fn open_folders(folder: &Path) -> Result<(), StoreError> {
     let mut open = vec![folder.to_owned()];
     while let Some(place) = open.pop() {
         let metadata = fs::symlink_metadata(&place).context_during("read the folder", &place)?;
@@ -101,7 +101,7 @@ pub(super) fn open_folders(folder: &Path) -> Result<(), StoreError> {
 /// Checks that paths can lie in one folder on every file system that we support: relative, no
 /// `..`, no control characters or backslashes, no file that is also a folder, and no two names
 /// that differ in upper and lower case alone.
-pub(super) fn check_paths<'p>(paths: impl Iterator<Item = &'p str>) -> Result<(), String> {
+pub(crate) fn check_paths<'p>(paths: impl Iterator<Item = &'p str>) -> Result<(), String> {
     // Lower-cased path of every file and of every folder above it -> its spelling, is it a file.
     let mut seen: BTreeMap<String, (&str, bool)> = BTreeMap::new();
     for path in paths {

@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 
 use olmo_base::{Digest, IoContext, files};
 
-use super::action::{Output, Unread as UnreadAction};
-use super::disk::{self, Seen};
-use super::error::StoreError;
-use super::manifest::Unread as UnreadManifest;
-use super::verify::{Problem, ProblemKind};
-use super::{ACTIONS, ARTIFACTS, Manifest, Store};
+use crate::action::{Output, Unread as UnreadAction};
+use crate::artifact::manifest::Unread as UnreadManifest;
+use crate::disk::{self, Seen};
+use crate::error::StoreError;
+use crate::verify::{Problem, ProblemKind};
+use crate::{ACTIONS, ARTIFACTS, Manifest, Store};
 
 /// What a repair has done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -164,8 +164,8 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::ActionState;
-    use crate::store::action::tests::store_with_action;
+    use crate::ActionState;
+    use crate::action::tests::store_with_action;
     use std::fs::{self, Permissions};
     use std::os::unix::fs::PermissionsExt;
 
@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn whatever_stands_in_the_place_of_anything_is_found_and_moved_away() {
-        use crate::store::verify::tests::{INTRUDERS, intrude};
+        use crate::verify::tests::{INTRUDERS, intrude};
         for kind in INTRUDERS {
             let (_dir, store, key, action) = store_with_action();
             let artifact = action.outputs["model"].artifacts().next().unwrap();
@@ -261,7 +261,7 @@ mod tests {
 
     #[test]
     fn a_store_whose_locks_and_folders_are_misplaced_is_opened_for_a_repair() {
-        use crate::store::verify::tests::intrude;
+        use crate::verify::tests::intrude;
         for name in ["open.lock", "collect.lock", "locks-v1", "tmp", "quarantine"] {
             let (_dir, store, key, _) = store_with_action();
             let root = store.root().to_owned();
