@@ -30,7 +30,7 @@ pub(crate) struct Incoming {
 
 impl Incoming {
     /// The file in a manifest.
-    pub fn entry(&self) -> Entry {
+    pub(crate) fn entry(&self) -> Entry {
         Entry { executable: self.executable, ..Entry::plain(self.digest, self.size) }
     }
 }

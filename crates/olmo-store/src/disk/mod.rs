@@ -39,7 +39,7 @@ pub(crate) mod recorder {
         static STEPS: std::cell::RefCell<Vec<Step>> = const { std::cell::RefCell::new(Vec::new()) };
     }
 
-    pub fn note(step: impl FnOnce() -> Step) {
+    pub(crate) fn note(step: impl FnOnce() -> Step) {
         #[cfg(test)]
         STEPS.with_borrow_mut(|steps| steps.push(step()));
         #[cfg(not(test))]
@@ -139,13 +139,13 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
-    pub fn of(metadata: &Metadata) -> Self {
+    pub(crate) fn of(metadata: &Metadata) -> Self {
         let modified = (metadata.mtime(), metadata.mtime_nsec());
         Self { dev: metadata.dev(), ino: metadata.ino(), size: metadata.len(), modified }
     }
 
     /// Identity of the file at `path`, which is not followed; `None` if nothing is there.
-    pub fn at(path: &Path) -> Option<Self> {
+    pub(crate) fn at(path: &Path) -> Option<Self> {
         fs::symlink_metadata(path).ok().map(|metadata| Self::of(&metadata))
     }
 }
@@ -289,7 +289,7 @@ pub(crate) struct Stamp {
 }
 
 impl Stamp {
-    pub fn of(metadata: &Metadata) -> Self {
+    pub(crate) fn of(metadata: &Metadata) -> Self {
         let nanoseconds = |s: i64, n: i64| s.saturating_mul(1_000_000_000).saturating_add(n);
         Self {
             dev: metadata.dev(),
@@ -302,7 +302,7 @@ impl Stamp {
 
     /// Git's racy rule: a file that changed within a clock granule of being read may change
     /// again and keep its stamp. Two seconds is the coarsest granule in use (FAT).
-    pub fn settled_before(&self, read_at: i64) -> bool {
+    pub(crate) fn settled_before(&self, read_at: i64) -> bool {
         self.modified.max(self.changed).saturating_add(2_000_000_000) < read_at
     }
 }

@@ -23,7 +23,7 @@ pub(crate) struct Scratch {
 
 impl Scratch {
     /// Makes a new folder in `tmp`.
-    pub fn make(tmp: &Path) -> Result<Self, StoreError> {
+    pub(crate) fn make(tmp: &Path) -> Result<Self, StoreError> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         loop {
             let count = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -38,7 +38,7 @@ impl Scratch {
     }
 
     /// The path of a new temporary file or folder.
-    pub fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         self.folder.join(self.next.fetch_add(1, Ordering::Relaxed).to_string())
     }
 }

@@ -11,13 +11,13 @@ pub(crate) struct Encoder {
 
 impl Encoder {
     /// `what` keeps digests of different kinds of things apart.
-    pub fn new(what: &str) -> Self {
+    pub(crate) fn new(what: &str) -> Self {
         let mut encoder = Self { bytes: Vec::with_capacity(256) };
         encoder.text(what);
         encoder
     }
 
-    pub fn finish(self) -> Digest {
+    pub(crate) fn finish(self) -> Digest {
         Digest::of(&self.bytes)
     }
 
@@ -25,47 +25,47 @@ impl Encoder {
         self.bytes.extend_from_slice(&(length as u64).to_le_bytes());
     }
 
-    pub fn null(&mut self) {
+    pub(crate) fn null(&mut self) {
         self.bytes.push(b'n');
     }
 
-    pub fn integer(&mut self, value: i128) {
+    pub(crate) fn integer(&mut self, value: i128) {
         self.bytes.push(b'i');
         self.bytes.extend_from_slice(&value.to_le_bytes());
     }
 
-    pub fn text(&mut self, text: &str) {
+    pub(crate) fn text(&mut self, text: &str) {
         self.bytes.push(b's');
         self.length(text.len());
         self.bytes.extend_from_slice(text.as_bytes());
     }
 
-    pub fn optional_text(&mut self, text: Option<&str>) {
+    pub(crate) fn optional_text(&mut self, text: Option<&str>) {
         match text {
             Some(text) => self.text(text),
             None => self.null(),
         }
     }
 
-    pub fn digest(&mut self, digest: &Digest) {
+    pub(crate) fn digest(&mut self, digest: &Digest) {
         self.bytes.push(b'd');
         self.bytes.extend_from_slice(digest.as_bytes());
     }
 
     /// `count` values follow.
-    pub fn list(&mut self, count: usize) {
+    pub(crate) fn list(&mut self, count: usize) {
         self.bytes.push(b'a');
         self.length(count);
     }
 
     /// `count` pairs of text and value follow, sorted by text.
-    pub fn map(&mut self, count: usize) {
+    pub(crate) fn map(&mut self, count: usize) {
         self.bytes.push(b'm');
         self.length(count);
     }
 
     /// A JSON value. A number without a form (see [`has_form`]) is encoded by its text.
-    pub fn value(&mut self, value: &Value) {
+    pub(crate) fn value(&mut self, value: &Value) {
         match value {
             Value::Null => self.null(),
             Value::Bool(b) => self.bytes.extend_from_slice(&[b'b', u8::from(*b)]),
