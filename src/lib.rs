@@ -11,12 +11,12 @@ pub mod artifacts;
 pub mod builtin;
 pub mod cli;
 pub mod exec;
-pub mod graph;
 pub mod recipes;
 pub mod report;
 pub mod run;
-pub mod spec;
 
+pub use olmo_spec as spec;
+pub use olmo_spec::graph;
 pub use olmo_store as store;
 pub use olmo_store::key;
 

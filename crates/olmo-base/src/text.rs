@@ -10,3 +10,9 @@ pub fn quoted(text: &str) -> String {
         format!("`{text}`")
     }
 }
+
+/// `word` with its indefinite article: "an experiment".
+pub fn with_article(word: &str) -> String {
+    let vowel = word.starts_with(['a', 'e', 'i', 'o', 'u']);
+    format!("{} {word}", if vowel { "an" } else { "a" })
+}
