@@ -11,10 +11,15 @@ pub mod artifacts;
 pub mod builtin;
 pub mod cli;
 pub mod exec;
-pub mod graph;
-pub mod key;
 pub mod recipes;
 pub mod report;
 pub mod run;
-pub mod spec;
-pub mod store;
+
+pub use olmo_spec as spec;
+pub use olmo_spec::graph;
+pub use olmo_store as store;
+pub use olmo_store::key;
+
+#[cfg(test)]
+#[path = "../tests/support/mutations.rs"]
+mod mutations;

@@ -6,9 +6,9 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use olmo_base::Digest;
 use olmo_pipe::run::{self, Record, RunEvent, RunOutcome, RunState, Status};
 use olmo_pipe::store::{Output as Made, Store};
-use olmo_stage::Digest;
 
 const EXPERIMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/experiments/finetune-tulu.yaml");
 

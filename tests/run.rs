@@ -303,7 +303,7 @@ fn resume_stops_when_a_source_changed_and_names_it() {
     project.write("data/in.txt", "after!");
     let output = project.run(&["resume", id.as_str()]);
     assert_eq!(output.status.code(), Some(5), "{}", said(&output));
-    for text in ["data/in.txt", &olmo_stage::Digest::of(b"before").hex(), &olmo_stage::Digest::of(b"after!").hex()] {
+    for text in ["data/in.txt", &olmo_base::Digest::of(b"before").hex(), &olmo_base::Digest::of(b"after!").hex()] {
         assert!(said(&output).contains(text), "{text}: {}", said(&output));
     }
     project.write("data/in.txt", "before");
@@ -370,7 +370,7 @@ fn a_waiting_process_does_the_work_when_the_other_is_killed() {
 
 /// The one object in the store with these bytes.
 fn object(project: &Project, bytes: &[u8]) -> PathBuf {
-    let hex = olmo_stage::Digest::of(bytes).hex();
+    let hex = olmo_base::Digest::of(bytes).hex();
     project.path(".olmo-pipe/objects-v1").join(&hex[..2]).join(&hex[2..])
 }
 

@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use olmo_stage::{Digest, PortType};
+use olmo_base::Digest;
+use olmo_stage::PortType;
 use serde::Serialize;
 
 use super::made::RunMade;

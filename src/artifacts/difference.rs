@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use olmo_stage::{Digest, PortType};
+use olmo_base::Digest;
+use olmo_stage::PortType;
 
 use crate::key::{FieldChange, KeyRecord, diff};
 use crate::store::{Store, StoreError};

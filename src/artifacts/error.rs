@@ -1,7 +1,8 @@
 //! [`ReferenceError`]: why a text names no artifact.
 
+use olmo_base::{Diagnose, nearest};
+
 use crate::run::RunError;
-use crate::spec::nearest;
 use crate::store::StoreError;
 
 /// Why a text names no artifact. [`ReferenceError::hint`] is the way out.
@@ -35,9 +36,8 @@ pub enum ReferenceError {
     NoList { stage: String, port: String },
 }
 
-impl ReferenceError {
-    /// Stable, `area::reason`.
-    pub fn code(&self) -> &'static str {
+impl Diagnose for ReferenceError {
+    fn code(&self) -> &'static str {
         match self {
             Self::Store(e) => e.code(),
             Self::Run(e) => e.code(),
@@ -55,8 +55,7 @@ impl ReferenceError {
         }
     }
 
-    /// The way out.
-    pub fn hint(&self) -> Option<String> {
+    fn hint(&self) -> Option<String> {
         let help = |word: &str, known: &[String]| nearest::help(word, known.iter().map(String::as_str));
         match self {
             Self::Store(e) => e.hint(),

@@ -3,7 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use olmo_stage::{Digest, PortType};
+use olmo_base::Digest;
+use olmo_stage::PortType;
 use serde::Serialize;
 use serde_json::Value;
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use olmo_stage::Digest;
+use olmo_base::Digest;
 
 use crate::run::{self, Place, Record, RunError, RunEvent, RunId, RunState, Used};
 use crate::store::{ListItem, Output, Store};
@@ -163,7 +163,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use crate::store::readers::{corpus, mutated};
+    use crate::mutations::{corpus, mutated};
 
     /// A line of a journal with a checksum that holds.
     fn line(body: &str) -> String {

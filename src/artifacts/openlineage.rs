@@ -1,7 +1,7 @@
 //! [`events`]: how an artifact came to be, as OpenLineage run events (spec 2-0-2): a START and a
 //! COMPLETE event for every stage on the way from its sources, in the order in which they ended.
 
-use olmo_stage::Digest;
+use olmo_base::Digest;
 use serde_json::{Value, json};
 
 use super::error::ReferenceError;

@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use olmo_stage::{Digest, PortType};
+use olmo_base::Digest;
+use olmo_stage::PortType;
 use serde::Serialize;
 
 use super::error::ReferenceError;
@@ -113,6 +114,6 @@ impl Provenance {
 
 /// `2026-01-31T23:59:59.123Z`, from milliseconds since 1970.
 pub(super) fn time(ms: u64) -> String {
-    let seconds = crate::report::utc(ms / 1000);
+    let seconds = olmo_base::units::utc(ms / 1000);
     format!("{}.{:03}Z", seconds.trim_end_matches('Z'), ms % 1000)
 }

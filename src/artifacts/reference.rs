@@ -11,7 +11,7 @@
 //!
 //! RUN is the beginning of a run's id, `latest`, or an experiment's name, for its newest run.
 
-use olmo_stage::Digest;
+use olmo_base::Digest;
 
 use super::error::ReferenceError;
 use super::made::{Made, RunMade};
@@ -91,7 +91,7 @@ impl Horizon {
     const TOLERANCE: u64 = 3600;
 
     pub fn now() -> Self {
-        let digits = crate::report::utc(run::now_ms() / 1000 + Self::TOLERANCE);
+        let digits = olmo_base::units::utc(run::now_ms() / 1000 + Self::TOLERANCE);
         let digits: String = digits.chars().filter(char::is_ascii_digit).collect();
         Self(digits)
     }

@@ -3,7 +3,7 @@
 
 use std::io::{Read, Write};
 
-use olmo_stage::Digest;
+use olmo_base::Digest;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use olmo_stage::Digest;
+use olmo_base::Digest;
 use serde::Serialize;
 
 use crate::store::{Output, Store, StoreError};

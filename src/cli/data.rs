@@ -6,7 +6,8 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use olmo_stage::{Digest, PortType};
+use olmo_base::Digest;
+use olmo_stage::PortType;
 
 use super::{Common, Exit, Problem};
 use crate::artifacts::{Reference, find_run};

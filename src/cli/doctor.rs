@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use clap::Args;
+use olmo_base::Diagnose;
 use serde::Serialize;
 use serde_json::Value;
 

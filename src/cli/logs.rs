@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{IsTerminal, Read, Seek, SeekFrom};
 use std::time::Duration;
 
-use olmo_stage::files::open_regular;
+use olmo_base::files::open_regular;
 use serde_json::json;
 
 use super::{Exit, Problem, answer};

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use olmo_base::Diagnose;
 use olmo_remote::RemoteError;
 
 use super::exit::Exit;

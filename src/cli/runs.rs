@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Subcommand;
+use olmo_base::units::{duration, utc};
 use olmo_stage::signals;
 
 use super::display::{Display, SHORT_PATIENCE};
 use super::output::Stream;
 use super::{Common, Exit, Problem, answer, answer_json, current_folder, lines::Lines, logs, run::ended, say};
-use crate::report::{LOG_LINE, Terminal, cut, duration, escape_control, utc};
+use crate::report::{LOG_LINE, Terminal, cut, escape_control};
 use crate::run::{self as engine, Attached, InstanceState, RunState, RunStatus};
 use crate::store::Store;
 

@@ -13,13 +13,14 @@
 //! All of it belongs to the key, not to a run: whoever holds the key's lock goes on here.
 
 use std::collections::BTreeMap;
-use std::fs::{self, TryLockError};
+use std::fs;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use olmo_stage::{Digest, files, journal, protocol, seal};
+use olmo_base::{Digest, IoContext, LockedFile, PathError, files, journal, seal};
+use olmo_stage::protocol;
 use serde::{Deserialize, Serialize};
 
 use super::error::ExecError;
@@ -141,18 +142,12 @@ impl Work {
         let file = match files::open_regular(&path) {
             Ok(file) => file,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            Err(e) => return Err(ExecError::io("open", &path)(e)),
+            Err(e) => return Err(PathError::during("open", &path, e).into()),
         };
-        let since = Instant::now();
-        loop {
-            match file.try_lock() {
-                Ok(()) => return Ok(()),
-                Err(TryLockError::WouldBlock) if since.elapsed() < QUIET_WITHIN => {
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-                Err(TryLockError::WouldBlock) => return Err(ExecError::StillRunning(self.0.clone())),
-                Err(TryLockError::Error(e)) => return Err(ExecError::io("lock", &path)(e)),
-            }
+        let lock = LockedFile::from_file_within(file, QUIET_WITHIN, Duration::from_millis(5));
+        match lock.context_during("lock", &path)? {
+            Some(_) => Ok(()),
+            None => Err(ExecError::StillRunning(self.0.clone())),
         }
     }
 
@@ -163,11 +158,9 @@ impl Work {
         let guard = match files::open_regular(&path) {
             Ok(guard) => guard,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            Err(e) => return Err(ExecError::io("open", &path)(e)),
+            Err(e) => return Err(PathError::during("open", &path, e).into()),
         };
-        if guard.try_lock().is_err() {
-            return Ok(());
-        }
+        let Ok(Some(_lock)) = LockedFile::try_from_file(guard) else { return Ok(()) };
         // Held until the end: no new attempt starts meanwhile. The store may have been reached by another path then.
         let place = |path: &Path| fs::metadata(path).ok().map(|m| (m.dev(), m.ino()));
         let own = place(&self.0);
@@ -206,7 +199,7 @@ impl Work {
     /// The records of `items.jsonl`, up to the first damaged line.
     pub fn item_records(&self) -> Result<journal::Contents<ItemRecord>, ExecError> {
         let path = self.items_path();
-        journal::read_prefix(&path).map_err(ExecError::io("read", &path))
+        Ok(journal::read_prefix(&path).context_during("read", &path)?)
     }
 
     /// Makes `records` the whole content of `items.jsonl`.
@@ -218,7 +211,7 @@ impl Work {
             records.iter().try_for_each(|record| writer.append(record))?;
             fs::rename(&temporary, &path)
         })();
-        written.map_err(ExecError::io("write", &path))
+        Ok(written.context_during("write", &path)?)
     }
 
     /// What [`Attempt::write_stamps`] noted for the last attempt; `None` if nothing.
@@ -228,7 +221,7 @@ impl Work {
         match files::read_regular(&path, MAX_STAMPS) {
             Ok(stamps) => Ok(Some(stamps)),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(ExecError::io("read", &path)(e)),
+            Err(e) => Err(PathError::during("read", &path, e).into()),
         }
     }
 
@@ -241,7 +234,7 @@ impl Work {
     pub fn item_writer(&self) -> Result<journal::Writer<ItemRecord>, ExecError> {
         let path = self.items_path();
         make(self.0.clone())?;
-        journal::Writer::open(&path, true).map_err(ExecError::io("open", &path))
+        Ok(journal::Writer::open(&path, true).context_during("open", &path)?)
     }
 
     /// `items.jsonl`.
@@ -295,7 +288,7 @@ pub fn end_leftovers(works: &[Work]) {
 }
 
 fn make(folder: PathBuf) -> Result<PathBuf, ExecError> {
-    fs::create_dir_all(&folder).map_err(ExecError::io("make the folder", &folder))?;
+    fs::create_dir_all(&folder).context_during("make the folder", &folder)?;
     Ok(folder)
 }
 
@@ -303,7 +296,7 @@ fn make(folder: PathBuf) -> Result<PathBuf, ExecError> {
 fn remove(path: &Path) -> Result<(), ExecError> {
     let is_folder = fs::symlink_metadata(path).is_ok_and(|found| found.is_dir());
     match if is_folder { remove_tree(path) } else { fs::remove_file(path) } {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(ExecError::io("remove", path)(e)),
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(PathError::during("remove", path, e).into()),
         _ => Ok(()),
     }
 }
@@ -368,12 +361,12 @@ impl Attempt {
         }
         let entries = match fs::read_dir(&folder) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            read => read.map_err(ExecError::io("read the folder", &folder))?,
+            read => read.context_during("read the folder", &folder)?,
         };
         let mut found = Vec::new();
         for entry in entries {
-            let entry = entry.map_err(ExecError::io("read the folder", &folder))?;
-            let (path, kind) = (entry.path(), entry.file_type().map_err(ExecError::io("look at", &entry.path()))?);
+            let entry = entry.context_during("read the folder", &folder)?;
+            let (path, kind) = (entry.path(), entry.file_type().context_during("look at", &entry.path())?);
             match entry.file_name().into_string() {
                 // A worker's folder without a seal is not finished.
                 Ok(label) if kind.is_dir() && (command || seal::is_sealed(&path)) => found.push((label, path)),
@@ -413,23 +406,25 @@ impl Attempt {
     pub fn result(&self) -> Result<Option<protocol::StageResult>, ExecError> {
         let path = self.folder.join(protocol::RESULT);
         match files::read_regular(&path, MAX_RESULT) {
-            Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|e| ExecError::io("read", &path)(e.into())),
+            Ok(text) => {
+                serde_json::from_slice(&text).map(Some).map_err(|e| PathError::during("read", &path, e.into()).into())
+            }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(ExecError::io("read", &path)(e)),
+            Err(e) => Err(PathError::during("read", &path, e).into()),
         }
     }
 
     /// Notes the stamps of the sources that the attempt reads in place.
     pub fn write_stamps(&self, stamps: &[u8]) -> Result<(), ExecError> {
         let path = self.folder.join(STAMPS);
-        fs::write(&path, stamps).map_err(ExecError::io("write", &path))
+        Ok(fs::write(&path, stamps).context_during("write", &path)?)
     }
 
     /// Writes `request.json`.
     pub fn write_request(&self, request: &protocol::Request) -> Result<(), ExecError> {
         let path = self.folder.join(protocol::REQUEST);
-        let text = serde_json::to_vec_pretty(request).map_err(|e| ExecError::io("write", &path)(e.into()))?;
-        fs::write(&path, text).map_err(ExecError::io("write", &path))
+        let text = serde_json::to_vec_pretty(request).map_err(|e| PathError::during("write", &path, e.into()))?;
+        Ok(fs::write(&path, text).context_during("write", &path)?)
     }
 
     /// Keeps the log as `kept`, and the times that the stage noted beside it. The stage may have put

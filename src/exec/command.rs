@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
 
-use olmo_stage::Digest;
+use olmo_base::Digest;
 use olmo_stage::contract::Contract;
 use serde_json::Value;
 

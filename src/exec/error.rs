@@ -3,14 +3,16 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use olmo_base::{Diagnose, PathError};
+
 use super::backend::Backend;
 
 /// Why a stage's process could not be started or followed. A stage that ran and failed is no
 /// error: see [`super::Ended`].
 #[derive(Debug, thiserror::Error)]
 pub enum ExecError {
-    #[error("cannot {doing} {}: {source}", .path.display())]
-    Io { doing: &'static str, path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Io(#[from] PathError),
     #[error("the worker, which holds the built-in stages, is not at {}", .0.display())]
     WorkerMissing(PathBuf),
     #[error("`backend` comes to {}, and the worker for it is not at {}", .backend.name(), .path.display())]
@@ -49,8 +51,7 @@ const BUILD: &str = "build engine and worker together: cargo build --release";
 impl ExecError {
     /// For `map_err`: an I/O failure while `doing` something to `path`.
     pub(crate) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        let path = path.to_owned();
-        move |source| Self::Io { doing, path, source }
+        move |source| PathError::during(doing, path, source).into()
     }
 
     /// That the worker for `backend` is not at `path`.
@@ -60,12 +61,13 @@ impl ExecError {
             backend => Self::BackendMissing { path, backend },
         }
     }
+}
 
-    /// Stable, `area::reason`.
-    pub fn code(&self) -> &'static str {
+impl Diagnose for ExecError {
+    fn code(&self) -> &'static str {
         match self {
-            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => "exec::no_space",
-            Self::Io { .. } => "exec::io",
+            Self::Io(error) if error.is_no_space() => "exec::no_space",
+            Self::Io(_) => "exec::io",
             Self::WorkerMissing(_) => "worker::missing",
             Self::BackendMissing { .. } | Self::BackendLacks { .. } => "worker::no_backend",
             Self::NoGpuAsked { .. } => "exec::no_gpu_asked",
@@ -82,17 +84,16 @@ impl ExecError {
         }
     }
 
-    /// The way out, if there is one.
-    pub fn hint(&self) -> Option<String> {
+    fn hint(&self) -> Option<String> {
         let text = match self {
-            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+            Self::Io(error) if error.is_no_space() => {
                 "free some space on that file system and run the same command again".into()
             }
-            Self::Io { source, path, .. } if source.kind() == io::ErrorKind::InvalidInput => {
-                format!("remove {} and run the same command again", path.display())
+            Self::Io(error) if error.source.kind() == io::ErrorKind::InvalidInput => {
+                format!("remove {} and run the same command again", error.path.display())
             }
             Self::SecretMissing { name, .. } => format!("set it and run the same command again: export {name}=…"),
-            Self::Io { .. } => return None,
+            Self::Io(_) => return None,
             Self::WorkerMissing(_) => format!("{BUILD}; or set OLMO_PIPE_WORKER to where it is"),
             Self::BackendMissing { backend, .. } | Self::BackendLacks { backend, .. } => {
                 format!(

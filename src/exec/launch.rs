@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::Duration;
 
+use olmo_base::{IoContext, PathError};
 use rustix::process::{Pid, Signal};
 
 use super::attempt::Work;
@@ -60,7 +61,7 @@ impl Supervised {
     /// Starts a supervisor, which starts the stage.
     pub fn start(launch: &Launch) -> Result<Self, ExecError> {
         let log = launch.attempt.join("supervisor.log");
-        let file = File::create(&log).map_err(ExecError::io("make", &log))?;
+        let file = File::create(&log).context_during("make", &log)?;
         let place = Place::Attempt(launch.attempt.clone());
         let order = Order { place, log_limit: log_limit()?, argv: launch.argv.clone() };
         let mut command = Command::new(this_program()?);
@@ -97,7 +98,7 @@ impl Supervised {
 
     fn with(mut command: Command, order: &Order, folder: &Path) -> Result<Self, ExecError> {
         command.arg0(NAME).arg(supervise::COMMAND).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut supervisor = command.spawn().map_err(ExecError::io("start the supervisor in", folder))?;
+        let mut supervisor = command.spawn().context_during("start the supervisor in", folder)?;
         let mut pipe = supervisor.stdin.take();
         #[cfg(target_os = "linux")]
         let exited =
@@ -113,7 +114,7 @@ impl Supervised {
         };
         match sent {
             Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
-                Err(ExecError::io("speak with the supervisor in", folder)(e))
+                Err(PathError::during("speak with the supervisor in", folder, e).into())
             }
             _ => Ok(supervised),
         }
@@ -129,7 +130,7 @@ impl Supervised {
                 self.pipe = None;
                 let mut told = Vec::new();
                 if let Some(mut stdout) = self.supervisor.stdout.take() {
-                    stdout.read_to_end(&mut told).map_err(ExecError::io("hear the supervisor of", &self.attempt))?;
+                    stdout.read_to_end(&mut told).context_during("hear the supervisor of", &self.attempt)?;
                 }
                 // Nothing, or half of it: it was killed, and its children may live.
                 let exit = serde_json::from_slice::<Exit>(&told).ok().filter(|_| status.success());
@@ -142,7 +143,7 @@ impl Supervised {
                 }
                 Ok(Some(exit.map_or(Ended::Unseen, Ended::Seen)))
             }
-            Err(e) => Err(ExecError::io("wait for the supervisor of", &self.attempt)(e)),
+            Err(e) => Err(PathError::during("wait for the supervisor of", &self.attempt, e).into()),
         }
     }
 
@@ -190,7 +191,7 @@ fn this_program() -> Result<PathBuf, ExecError> {
     if cfg!(target_os = "linux") {
         Ok("/proc/self/exe".into())
     } else {
-        std::env::current_exe().map_err(ExecError::io("find the program", "olmo-pipe".as_ref()))
+        Ok(std::env::current_exe().context_during("find the program", "olmo-pipe")?)
     }
 }
 

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
-use olmo_stage::files::open_or_create_regular;
+use olmo_base::files::open_or_create_regular;
 
 /// Where lines are cut: a longer line is cut in the middle.
 const LONGEST_LINE: u64 = 64 << 10;

@@ -21,7 +21,7 @@
 //! then ([`crate::run`], leases). `guard.lock` is held by guard and supervisor alone.
 
 use std::ffi::OsString;
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -33,7 +33,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use olmo_stage::files::open_or_create_regular;
+use olmo_base::LockedFile;
+use olmo_base::files::{self, Durability, open_or_create_regular};
 use olmo_stage::signals;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, WaitOptions};
@@ -260,7 +261,7 @@ fn supervise(order: &Order, locks: Option<&Locks>) -> io::Result<Exit> {
     let mut wakers = Wakers::new()?;
     let Streams { input, output, error, carriers } = Streams::open(order)?;
     let memory_kills = memory_kills();
-    let inherited = locks.map(|locks| locks.stage.as_raw_fd());
+    let inherited = locks.map(|locks| locks.stage.file().as_raw_fd());
     let stage = match start(&order.argv, input, output, error, inherited) {
         Ok(pid) => pid,
         Err(e) => return Ok(failed(format!("cannot start `{}`: {e}", order.argv[0].display()))),
@@ -302,9 +303,9 @@ fn memory_kills() -> u64 {
 
 /// The locks on a stage's work.
 struct Locks {
-    /// Inherited by the stage.
-    stage: File,
-    _guard: File,
+    /// Inherited by the stage, which holds it until it ends.
+    stage: LockedFile,
+    _guard: LockedFile,
 }
 
 /// Takes the locks on the work that the attempt in `folder` belongs to; `None` if the engine goes away meanwhile.
@@ -312,26 +313,18 @@ fn lock(folder: &Path) -> io::Result<Option<Locks>> {
     let work = folder.parent().and_then(Path::parent).unwrap_or(folder);
     let Some(guard) = wait_for_lock(&work.join(GUARD))? else { return Ok(None) };
     let Some(stage) = wait_for_lock(&work.join(LOCK))? else { return Ok(None) };
-    Ok(Some(Locks { stage, _guard: guard }))
+    Ok(Some(Locks { stage: stage.share_with_children(), _guard: guard }))
 }
 
-fn wait_for_lock(path: &Path) -> io::Result<Option<File>> {
-    let file = open_or_create_regular(path)?;
+fn wait_for_lock(path: &Path) -> io::Result<Option<LockedFile>> {
     let stdin = io::stdin();
     let pause = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(Some(file)),
-            Err(TryLockError::WouldBlock) => {}
-            Err(TryLockError::Error(e)) => return Err(e),
-        }
+    LockedFile::from_file_while(open_or_create_regular(path)?, || {
         let mut fds = [PollFd::from_borrowed_fd(stdin.as_fd(), PollFlags::IN)];
         let _ = poll(&mut fds, Some(&pause));
-        // The engine writes nothing more: what can be read is the end.
-        if !fds[0].revents().is_empty() {
-            return Ok(None);
-        }
-    }
+        // The engine writes nothing more: readable means that its end of the pipe is closed.
+        fds[0].revents().is_empty()
+    })
 }
 
 /// Starts the stage in a process group of its own, which dies with this process. It inherits the open file `inherited`.
@@ -412,9 +405,7 @@ fn usage() -> (f64, u64) {
     (seconds(used.ru_utime) + seconds(used.ru_stime), u64::try_from(used.ru_maxrss).unwrap_or(0))
 }
 
-/// `exit.json`, complete or not there. Not synced: it tells a person what happened, and decides nothing.
+/// Writes `exit.json`, complete or not at all. It is not synced: it only informs the user.
 fn write_exit(attempt: &Path, exit: &Exit) -> io::Result<()> {
-    let temporary = attempt.join("exit.json.tmp");
-    std::fs::write(&temporary, serde_json::to_vec(exit)?)?;
-    std::fs::rename(temporary, attempt.join(EXIT))
+    files::write(&attempt.join(EXIT), &serde_json::to_vec(exit)?, Durability::Process)
 }

@@ -3,5 +3,5 @@
 mod format;
 mod terminal;
 
-pub use format::{LOG_LINE, bytes, cut, duration, escape_control, utc};
+pub use format::{LOG_LINE, cut, escape_control};
 pub use terminal::Terminal;

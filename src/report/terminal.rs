@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use olmo_base::units::{bytes, duration};
 use olmo_stage::signals;
 
-use super::format::{LOG_LINE, cut, duration, escape_control};
+use super::format::{LOG_LINE, cut, escape_control};
 use crate::run::{Place, Report, RunEvent, RunOutcome, Used, Watch};
 
 /// How often a stage's progress is printed as a plain line.
@@ -17,16 +18,6 @@ const PLAIN_EVERY: Duration = Duration::from_secs(10);
 
 /// Characters shown of a message.
 const MESSAGE: usize = 4000;
-
-/// Bytes for a person.
-fn size(bytes: u64) -> String {
-    match bytes {
-        0..1000 => format!("{bytes} bytes"),
-        1000..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
-        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
-        _ => format!("{:.2} GB", bytes as f64 / 1e9),
-    }
-}
 
 /// Shows a run.
 pub struct Terminal {
@@ -232,9 +223,9 @@ impl Drop for Terminal {
 impl Watch for Terminal {
     fn fetching(&mut self, what: &str, done: u64, total: Option<u64>) {
         let counted = match total {
-            Some(total) => format!("{} of {}", size(done), size(total)),
+            Some(total) => format!("{} of {}", bytes(done), bytes(total)),
             None if done == 0 => String::new(),
-            None => size(done),
+            None => bytes(done),
         };
         let text = format!("fetching {}  {counted}", escape_control(what));
         let ended = total.is_some_and(|total| done >= total);

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use olmo_stage::Digest;
+use olmo_base::Digest;
 use olmo_stage::contract::PortType;
 
 use super::error::RunError;

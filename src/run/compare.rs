@@ -5,7 +5,8 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
-use olmo_stage::{Digest, PortType};
+use olmo_base::Digest;
+use olmo_stage::PortType;
 use serde::Serialize;
 use serde_json::Value;
 

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use olmo_stage::{Digest, journal};
+use olmo_base::{Digest, journal};
 use serde::{Deserialize, Serialize};
 
 use super::record::now_ms;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::rules::StageFinding;
 use super::sources::Change;
+use olmo_base::{Diagnose, PathError};
 use olmo_remote::RemoteError;
 
 use crate::exec::ExecError;
@@ -24,8 +25,8 @@ pub enum RunError {
     Key(#[from] KeyError),
     #[error(transparent)]
     Graph(#[from] GraphError),
-    #[error("cannot {doing} {}: {source}", .path.display())]
-    Io { doing: &'static str, path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Io(#[from] PathError),
     #[error("the system starts no thread: {source}")]
     Thread { source: io::Error },
     #[error("the experiment has no stage `{name}`")]
@@ -88,24 +89,24 @@ fn refusals(findings: &[StageFinding]) -> String {
 impl RunError {
     /// For `map_err`: an I/O failure while `doing` something to `path`.
     pub(super) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        let path = path.to_owned();
-        move |source| Self::Io { doing, path, source }
+        move |source| PathError::during(doing, path, source).into()
     }
 
     /// For `map_err`: a thread that could not be started.
     pub(super) fn thread(source: io::Error) -> Self {
         Self::Thread { source }
     }
+}
 
-    /// Stable, `area::reason`.
-    pub fn code(&self) -> &'static str {
+impl Diagnose for RunError {
+    fn code(&self) -> &'static str {
         match self {
             Self::Store(e) => e.code(),
             Self::Exec(e) => e.code(),
             Self::Key(_) => "run::params",
             Self::Graph(_) => "run::graph",
-            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => "run::no_space",
-            Self::Io { .. } => "run::io",
+            Self::Io(error) if error.is_no_space() => "run::no_space",
+            Self::Io(_) => "run::io",
             Self::Thread { .. } => "run::threads",
             Self::UnknownStage { .. } => "run::unknown_stage",
             Self::TooMuch { .. } => "run::resources",
@@ -129,8 +130,7 @@ impl RunError {
         }
     }
 
-    /// The way out, if there is one to name.
-    pub fn hint(&self) -> Option<String> {
+    fn hint(&self) -> Option<String> {
         let text = match self {
             Self::Store(e) => return e.hint(),
             Self::Exec(e) => return e.hint(),
@@ -147,14 +147,12 @@ impl RunError {
                 "put back the version of it that was committed, or remove it and let `olmo-pipe lock` write it anew"
                     .into()
             }
-            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
-                "free some space there and run the same command again".into()
-            }
+            Self::Io(error) if error.is_no_space() => "free some space there and run the same command again".into(),
             Self::Thread { .. } => {
                 "raise the limit on processes and threads (`ulimit -u`, or `pids` of the container)".into()
             }
-            Self::Io { source, path, .. } if source.kind() == io::ErrorKind::InvalidInput => {
-                format!("remove {} and run the same command again", path.display())
+            Self::Io(error) if error.source.kind() == io::ErrorKind::InvalidInput => {
+                format!("remove {} and run the same command again", error.path.display())
             }
             Self::UnknownStage { name, known } => {
                 let near = known.iter().map(|k| (strsim::damerau_levenshtein(k, name), k)).min();
@@ -187,7 +185,7 @@ impl RunError {
             ),
             Self::RunDamaged { .. } => "run the experiment again: whatever is finished is not run twice".into(),
             Self::VariableGone { .. } => "set it as it was for the run, and try again: export NAME=…".into(),
-            Self::Key(_) | Self::Graph(_) | Self::Io { .. } | Self::Refused(_) => return None,
+            Self::Key(_) | Self::Graph(_) | Self::Io(_) | Self::Refused(_) => return None,
         };
         Some(text)
     }

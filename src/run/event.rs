@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use olmo_stage::{Digest, Failure};
+use olmo_base::Digest;
+use olmo_stage::Failure;
 use serde::{Deserialize, Serialize};
 
 use crate::spec::FailureClass;

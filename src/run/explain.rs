@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use olmo_stage::Digest;
+use olmo_base::Digest;
 use serde::Serialize;
 use serde_json::Value;
 

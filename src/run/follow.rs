@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use olmo_stage::journal;
+use olmo_base::{IoContext, journal};
 
 use super::error::RunError;
 use super::event::{Place, Record, RunEvent};
@@ -45,7 +45,7 @@ pub fn attach(
     loop {
         // Before the events: what the engine wrote before its end is read below.
         let active = record::is_active(&folder);
-        let mut records = tail.next_records().map_err(RunError::io("read", &path))?;
+        let mut records = tail.next_records().context_during("read", &path)?;
         if let Some(opened) = records.iter().rposition(|r| matches!(r.event, RunEvent::Opened { .. })) {
             records.drain(..opened);
             failures.clear();
@@ -151,6 +151,6 @@ pub fn remove(store: &Store, id: &RunId) -> Result<(), RunError> {
     let _lock = record::take_lock(&folder, id)?;
     // Out of the list at once; a kill leaves a folder that no command sees.
     let aside = store.runs_dir().join(format!(".removed-{id}"));
-    fs::rename(&folder, &aside).map_err(RunError::io("remove", &folder))?;
-    fs::remove_dir_all(&aside).map_err(RunError::io("remove", &aside))
+    fs::rename(&folder, &aside).context_during("remove", &folder)?;
+    Ok(fs::remove_dir_all(&aside).context_during("remove", &aside)?)
 }

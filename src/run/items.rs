@@ -8,8 +8,9 @@
 
 use std::collections::BTreeMap;
 
-use olmo_stage::seal::{Seal, Unsound};
-use olmo_stage::{Digest, Event, InputItem, failpoint, journal};
+use olmo_base::seal::{Seal, Unsound};
+use olmo_base::{Digest, failpoint, journal};
+use olmo_stage::{Event, InputItem};
 
 use super::job::{Job, News, Stopped, damaged, failed};
 use crate::exec::ExecError;
@@ -251,10 +252,9 @@ pub(super) fn item_damaged(lost: &str) -> Stopped {
 
 /// Whether `error` says that an item of an earlier attempt is not there to be committed.
 fn is_loss(error: &StoreError) -> bool {
-    let is_missing = |source: &std::io::Error| source.kind() == std::io::ErrorKind::NotFound;
     match error {
         StoreError::NoFiles { .. } | StoreError::Refused { .. } => true,
-        StoreError::Io { source, .. } => is_missing(source),
+        error if error.is_missing_file() => true,
         other => super::is_damage(other),
     }
 }

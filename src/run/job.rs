@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 use std::time::{Duration, Instant};
 
+use olmo_base::{Diagnose, Digest, failpoint, journal};
 use olmo_stage::contract::Contract;
-use olmo_stage::{Digest, Event, Failure, InputItem, Request, failpoint, journal, protocol};
+use olmo_stage::{Event, Failure, InputItem, Request, protocol};
 
 use super::board::Input;
 use super::error::RunError;
@@ -471,12 +472,12 @@ impl Job {
             if !declared.list {
                 check_folders(&attempt.folder, &attempt.output(command, port))
                     .map_err(|why| failed("stage::output_replaced", format!("its output `{port}`: {why}"), None))?;
-                let digest = self.store.commit_tree(declared.port_type, &attempt.output(command, port)).map_err(|e| {
-                    let nothing = matches!(&e, StoreError::NoFiles { .. })
-                        || matches!(&e, StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound);
-                    let message = format!("it succeeded, but made no files for its output `{port}`");
-                    if nothing { failed("stage::no_output", message, e.hint().as_deref()) } else { e.into() }
-                })?;
+                let digest =
+                    self.store.commit_tree(declared.port_type, &attempt.output(command, port)).map_err(|e| {
+                        let nothing = matches!(&e, StoreError::NoFiles { .. }) || e.is_missing_file();
+                        let message = format!("it succeeded, but made no files for its output `{port}`");
+                        if nothing { failed("stage::no_output", message, e.hint().as_deref()) } else { e.into() }
+                    })?;
                 outputs.insert(port.clone(), Output::Single(digest));
                 continue;
             }

@@ -19,14 +19,15 @@
 //! FIFOs and devices are not opened, claims have a largest size, and no lock is waited for without
 //! end. A user can still claim more than it uses; the claim names its process.
 
-use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use olmo_stage::files::{kind_name, open_regular};
+use olmo_base::files::{kind_name, open_regular};
+use olmo_base::{LockedFile, lock};
 use serde::{Deserialize, Serialize};
 
 /// Names the folder in place of the usual ones.
@@ -118,15 +119,13 @@ pub struct Want {
 /// A file in the ledger's folder, locked by this process.
 #[derive(Debug)]
 struct Locked {
-    file: File,
     path: PathBuf,
+    _lock: LockedFile,
 }
 
 impl Drop for Locked {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
-        // By hand, since a child between fork and exec may share the open file.
-        let _ = self.file.unlock();
     }
 }
 
@@ -177,7 +176,7 @@ impl Ledger {
     }
 
     /// Locks the ledger itself.
-    fn lock(&self) -> io::Result<File> {
+    fn lock(&self) -> io::Result<LockedFile> {
         let path = self.folder.join(LEDGER);
         let open = |create| {
             let mut options = OpenOptions::new();
@@ -201,8 +200,7 @@ impl Ledger {
             },
             other => other?,
         };
-        lock_soon(&file)?;
-        Ok(file)
+        lock_soon(file)
     }
 
     /// Grants `claim` if it fits. If not and `want` is given, the wish is noted there, so that
@@ -274,7 +272,7 @@ impl Ledger {
                 // Gone meanwhile, or of another user who hides it: nothing to count.
                 Err(_) => continue,
             };
-            let alive = matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock));
+            let alive = lock::is_file_locked(&file);
             let owner = file.metadata()?.uid();
             match read_claim(&file) {
                 Some(claim) if alive || (granted && is_locked(&claim.supervisor, owner)) => {
@@ -293,30 +291,20 @@ impl Ledger {
         let path = self.folder.join(format!("{}-{:x}-{count}.{kind}", std::process::id(), now()));
         // Locked before others can open it, and lock it first.
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-        let locked = Locked { file: file.try_clone()?, path };
-        lock_soon(&file)?;
+        let lock = lock_soon(file.try_clone()?).inspect_err(|_| {
+            let _ = fs::remove_file(&path);
+        })?;
+        let locked = Locked { path, _lock: lock };
         file.write_all(&serde_json::to_vec(claim)?)?;
         file.set_permissions(Permissions::from_mode(0o644))?;
         Ok(Lease { gpus: claim.gpus.clone(), _file: locked })
     }
 }
 
-/// Locks `file`; an error if others hold it for longer than they should.
-fn lock_soon(file: &File) -> io::Result<()> {
-    let since = Instant::now();
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(()),
-            Err(TryLockError::Error(e)) => return Err(e),
-            Err(TryLockError::WouldBlock) if since.elapsed() < PATIENCE => {
-                std::thread::sleep(Duration::from_micros(200));
-            }
-            Err(TryLockError::WouldBlock) => {
-                let message = format!("another process has held its lock for {} s", PATIENCE.as_secs());
-                return Err(io::Error::other(message));
-            }
-        }
-    }
+/// Locks `file`; an error if another process holds the lock for longer than it should.
+fn lock_soon(file: File) -> io::Result<LockedFile> {
+    LockedFile::from_file_within(file, PATIENCE, Duration::from_micros(200))?
+        .ok_or_else(|| io::Error::other(format!("another process has held its lock for {} s", PATIENCE.as_secs())))
 }
 
 /// What a file claims; `None` if it is no claim.
@@ -333,7 +321,7 @@ fn is_locked(path: &Path, owner: u32) -> bool {
     if !metadata.is_file() || metadata.uid() != owner {
         return false;
     }
-    open_regular(path).is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+    lock::is_locked(path)
 }
 
 fn now() -> u64 {

@@ -1,7 +1,7 @@
 //! Running an experiment: what is to be done ([`plan()`]), doing it ([`run`], [`resume`]), and the
 //! record of what was done ([`RunState`], in `runs-v1/ID/`).
 //!
-//! Failpoints ([`olmo_stage::failpoint()`]): `run.started` (the record is there, nothing runs yet),
+//! Failpoints ([`olmo_base::failpoint()`]): `run.started` (the record is there, nothing runs yet),
 //! `run.stage_started` (a stage's process was started), `run.item_committed` (a list item is in
 //! the store and noted), `run.stage_committed` (a stage's outputs and action are in the store),
 //! `run.finished` (all stages are done, the results are not yet under their names).
@@ -60,8 +60,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use olmo_base::{Digest, failpoint};
+use olmo_stage::Failure;
 use olmo_stage::rules::Level;
-use olmo_stage::{Digest, Failure, failpoint};
 
 use crate::exec::attempt::{Work, end_leftovers};
 use crate::exec::{Backend, ExecError, Executor, Local, Worker};

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use olmo_base::Digest;
 use olmo_remote::Lock;
-use olmo_stage::Digest;
 use serde::Serialize;
 
 use super::board::{Board, Input, Inputs, Pending};

@@ -12,12 +12,12 @@
 //! under its name. Every file that decides anything is checksummed: a damaged record is reported
 //! and never continued.
 
-use std::fs::{self, File, TryLockError};
-use std::io::{Seek, Write};
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use olmo_stage::{files, journal};
+use olmo_base::files::{self, Durability};
+use olmo_base::{IoContext, LockedFile, PathError, journal, lock};
 use serde::{Deserialize, Serialize};
 
 use super::environment::Noting;
@@ -57,7 +57,7 @@ impl RunId {
     fn new(now: SystemTime) -> Self {
         let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         let part = (u64::from(since.subsec_nanos()) << 16) / 1_000_000_000;
-        let time: String = crate::report::utc(since.as_secs()).chars().filter(char::is_ascii_digit).collect();
+        let time: String = olmo_base::units::utc(since.as_secs()).chars().filter(char::is_ascii_digit).collect();
         Self(format!("{}-{}-{part:04x}", &time[..8], &time[8..14]))
     }
 
@@ -119,7 +119,7 @@ pub struct RunRecord {
     environment: Option<Noting>,
     /// Until the run can be seen to go on.
     beginning: Option<RunBeginning>,
-    _lock: File,
+    _lock: LockedFile,
 }
 
 impl RunRecord {
@@ -133,7 +133,7 @@ impl RunRecord {
     ) -> Result<Self, RunError> {
         // Nobody sees a record before it is complete and locked.
         let unfinished = store.temporary()?;
-        fs::create_dir(&unfinished).map_err(RunError::io("make the folder", &unfinished))?;
+        fs::create_dir(&unfinished).context_during("make the folder", &unfinished)?;
         let mut id = RunId::new(SystemTime::now());
         let lock = take_lock(&unfinished, &id)?;
         let recorded = Recorded {
@@ -155,7 +155,7 @@ impl RunRecord {
         }
         let path = unfinished.join(RESOLVED);
         let sealed = seal::seal(KIND, RESOLVED, &text);
-        write_whole(&path, sealed.as_bytes()).map_err(RunError::io("write", &path))?;
+        files::write(&path, sealed.as_bytes(), Durability::Machine).context_during("write", &path)?;
         let folder = loop {
             let folder = store.runs_dir().join(id.as_str());
             match fs::rename(&unfinished, &folder) {
@@ -165,7 +165,7 @@ impl RunRecord {
                     std::thread::sleep(Duration::from_micros(50));
                     id = RunId::new(SystemTime::now());
                 }
-                Err(e) => return Err(RunError::io("make the folder", &folder)(e)),
+                Err(e) => return Err(PathError::during("make the folder", &folder, e).into()),
             }
         };
         Self::with_lock(id, folder, resolved.root.clone(), lock, beginning)
@@ -184,14 +184,14 @@ impl RunRecord {
         id: RunId,
         folder: PathBuf,
         root: PathBuf,
-        lock: File,
+        lock: LockedFile,
         beginning: RunBeginning,
     ) -> Result<Self, RunError> {
         let logs = folder.join("logs");
-        fs::create_dir_all(&logs).map_err(RunError::io("make the folder", &logs))?;
+        fs::create_dir_all(&logs).context_during("make the folder", &logs)?;
         let path = folder.join(EVENTS);
         let events = journal::Writer::open(&path, false).map_err(|e| unreadable(&id, &path, e))?;
-        let events_file = File::open(&path).map_err(RunError::io("open", &path))?;
+        let events_file = File::open(&path).context_during("open", &path)?;
         Ok(Self {
             id,
             folder,
@@ -230,16 +230,16 @@ impl RunRecord {
         if matches!(event, RunEvent::Opened { .. }) {
             self.beginning = None;
         }
-        appended.map_err(RunError::io("write", &self.folder.join(EVENTS)))
+        Ok(appended.context_during("write", &self.folder.join(EVENTS))?)
     }
 
     /// Puts what was appended on the disk; many events at the price of one.
     pub fn sync(&mut self) -> Result<(), RunError> {
-        self.events.flush().map_err(RunError::io("write", &self.folder.join(EVENTS)))?;
+        self.events.flush().context_during("write", &self.folder.join(EVENTS))?;
         if !std::mem::take(&mut self.unsynced) {
             return Ok(());
         }
-        self.events_file.sync_data().map_err(RunError::io("write", &self.folder.join(EVENTS)))
+        Ok(self.events_file.sync_data().context_during("write", &self.folder.join(EVENTS))?)
     }
 
     /// The run's folder.
@@ -255,37 +255,25 @@ pub fn log_path(folder: &Path, place: &Place, attempt: u32) -> PathBuf {
 }
 
 /// Locks the record in `folder`. Who lists runs holds the lock for a moment too, hence some patience.
-pub(super) fn take_lock(folder: &Path, id: &RunId) -> Result<File, RunError> {
+pub(super) fn take_lock(folder: &Path, id: &RunId) -> Result<LockedFile, RunError> {
     let path = folder.join(LOCK);
-    let mut file = files::open_or_create_regular(&path).map_err(RunError::io("open", &path))?;
-    let since = Instant::now();
-    loop {
-        match file.try_lock() {
-            Ok(()) => break,
-            Err(TryLockError::WouldBlock) if since.elapsed() < Duration::from_millis(500) => {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            Err(TryLockError::WouldBlock) => {
-                let pid = engine(folder);
-                return Err(RunError::RunActive { id: id.to_string(), pid });
-            }
-            Err(TryLockError::Error(e)) => return Err(RunError::io("lock", &path)(e)),
-        }
-    }
-    let told = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
-    told.map_err(RunError::io("write", &path))?;
-    Ok(file)
+    let file = files::open_or_create_regular(&path).context_during("open", &path)?;
+    let lock = LockedFile::from_file_within(file, Duration::from_millis(500), Duration::from_millis(5));
+    let Some(lock) = lock.context_during("lock", &path)? else {
+        return Err(RunError::RunActive { id: id.to_string(), pid: engine(folder) });
+    };
+    lock.write_pid().context_during("write", &path)?;
+    Ok(lock)
 }
 
 /// The process that works on the run in `folder`, or did so last.
 pub fn engine(folder: &Path) -> Option<u32> {
-    files::read_regular_text(&folder.join(LOCK), 64).ok()?.trim().parse().ok()
+    lock::holder(&folder.join(LOCK))
 }
 
 /// Whether an engine works on the run in `folder` at this moment.
 pub fn is_active(folder: &Path) -> bool {
-    let Ok(file) = files::open_regular(&folder.join(LOCK)) else { return false };
-    matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
+    lock::is_locked(&folder.join(LOCK))
 }
 
 /// Reads `resolved.json` of the run in `folder`, or the `resolved.yaml` of format 1.
@@ -349,14 +337,14 @@ fn read_recorded_with(folder: &Path, id: &RunId, fill_in: bool) -> Result<Record
 /// The events of the run in `folder` so far, up to the first damaged line.
 pub fn read_events(folder: &Path) -> Result<journal::Contents<Record>, RunError> {
     let path = folder.join(EVENTS);
-    journal::read_prefix(&path).map_err(RunError::io("read", &path))
+    Ok(journal::read_prefix(&path).context_during("read", &path)?)
 }
 
 /// An error of the journal at `path` of run `id`: damage, or that it cannot be opened.
 fn unreadable(id: &RunId, path: &Path, error: std::io::Error) -> RunError {
     let is_damage = journal::damage(&error).is_some() || error.kind() == std::io::ErrorKind::InvalidInput;
     if !is_damage {
-        return RunError::io("open", path)(error);
+        return PathError::during("open", path, error).into();
     }
     RunError::RunDamaged { id: id.to_string(), why: format!("{}: {error}", path.display()) }
 }
@@ -428,7 +416,7 @@ pub fn all(store: &Store) -> Result<Vec<RunId>, RunError> {
     let runs = store.runs_dir();
     let entries = match fs::read_dir(&runs) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.map_err(RunError::io("read the folder", &runs))?,
+        entries => entries.context_during("read the folder", &runs)?,
     };
     let mut ids: Vec<RunId> = entries.flatten().filter_map(|e| RunId::parse(e.file_name().to_str()?)).collect();
     ids.sort();
@@ -446,16 +434,6 @@ pub fn find(store: &Store, text: &str) -> Result<RunId, RunError> {
             Err(RunError::AmbiguousRun { text: text.to_owned(), candidates })
         }
     }
-}
-
-/// The file `path` with `bytes`: complete and durable, or not there.
-fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let temporary = path.with_extension("tmp");
-    let mut file = File::create(&temporary)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
 }
 
 /// Milliseconds since 1970.

@@ -8,10 +8,11 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use olmo_base::files::{self, Durability};
+use olmo_base::{Digest, IoContext, LockedFile, PathError};
 use olmo_remote::{Fetched, Lock, Locked, Remote, RemoteError, Settings, Source, Want};
+use olmo_stage::PortType;
 use olmo_stage::contract::InputPort;
-use olmo_stage::files::open_or_create_regular;
-use olmo_stage::{Digest, PortType};
 
 use super::Watch;
 use super::error::RunError;
@@ -49,31 +50,26 @@ impl Sourcing {
                 lock.checked().map_err(|e| damaged(e.to_string()))
             }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Lock::default()),
-            Err(e) => Err(RunError::io("read", path)(e)),
+            Err(e) => Err(PathError::during("read", path, e).into()),
         }
     }
 
     /// Adds `fresh` to the lock. Whole or not at all; another process's additions stay.
     fn add(&self, fresh: &BTreeMap<String, Locked>) -> Result<(), RunError> {
         let Some(path) = self.lock.as_ref().filter(|_| !fresh.is_empty()) else { return Ok(()) };
-        let writing = || RunError::io("write", path);
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        // Held until it is written, so that two runs at once lose nothing; a file system without locks takes one at a time.
-        let guard = File::open(folder).map_err(writing())?;
-        let _ = guard.lock();
+        // Held until the file is written, so that two runs at once lose nothing. On a file system
+        // without locks, run one at a time.
+        let _guard = File::open(folder).context_during("write", path).map(LockedFile::exclusive)?;
         let mut lock = self.read()?;
         lock.sources.extend(fresh.clone());
-        let body = serde_yaml::to_string(&lock).map_err(|e| writing()(std::io::Error::other(e)))?;
+        let body =
+            serde_yaml::to_string(&lock).map_err(|e| PathError::during("write", path, std::io::Error::other(e)))?;
         let text = format!(
             "# What the remote sources of this experiment are, exactly. Written by olmo-pipe; commit it.\n\
              # `olmo-pipe lock FILE --update` looks whether they changed.\n{body}"
         );
-        let mut file = tempfile::NamedTempFile::new_in(folder).map_err(writing())?;
-        std::io::Write::write_all(&mut file, text.as_bytes()).map_err(writing())?;
-        file.as_file().sync_all().map_err(writing())?;
-        let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-        fs::set_permissions(file.path(), readable).map_err(writing())?;
-        file.persist(path).map_err(|e| writing()(e.error))?;
+        files::write(path, text.as_bytes(), Durability::Machine).context_during("write", path)?;
         Ok(())
     }
 }
@@ -212,11 +208,11 @@ fn one(
     let downloads = store.downloads_dir();
     let name = Digest::of(source.as_bytes()).hex()[..32].to_owned();
     let folder = downloads.join(&name);
-    fs::create_dir_all(&downloads).map_err(RunError::io("make the folder", &downloads))?;
+    fs::create_dir_all(&downloads).context_during("make the folder", &downloads)?;
     // One process fetches, another one waits and finds it there.
     let lock_path = downloads.join(format!("{name}.lock"));
-    let lock = open_or_create_regular(&lock_path).map_err(RunError::io("open", &lock_path))?;
-    lock.lock().map_err(RunError::io("lock", &lock_path))?;
+    let file = files::open_or_create_regular(&lock_path).context_during("open", &lock_path)?;
+    let _lock = LockedFile::exclusive(file).context_during("lock", &lock_path)?;
     if let Some(locked) = locked
         && is_there(store, source, locked, uses)?
     {
@@ -237,13 +233,13 @@ fn one(
                 let Some(at) = found.files.iter().position(|other| other.path == file.path) else { continue };
                 let to = tree.join(name);
                 let parent = to.parent().unwrap_or(&tree);
-                fs::create_dir_all(parent).map_err(RunError::io("make the folder", parent))?;
-                fs::rename(&places[at], &to).map_err(RunError::io("move", &places[at]))?;
+                fs::create_dir_all(parent).context_during("make the folder", parent)?;
+                fs::rename(&places[at], &to).context_during("move", &places[at])?;
             }
             store.commit_tree(*port_type, &tree)?;
         }
     }
-    fs::remove_dir_all(&folder).map_err(RunError::io("remove", &folder))?;
+    fs::remove_dir_all(&folder).context_during("remove", &folder)?;
     Ok(found)
 }
 

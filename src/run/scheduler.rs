@@ -13,7 +13,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
-use olmo_stage::{Digest, Event, Failure, failpoint};
+use olmo_base::{Diagnose, Digest, failpoint};
+use olmo_stage::{Event, Failure};
 
 use super::board::{Board, DamagedInput, End as StageEnd, Input, Inputs};
 use super::error::RunError;

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;
 
+use olmo_base::IoContext;
 use olmo_stage::signals::is_ignored;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::{Handle, Signals};
@@ -24,7 +25,7 @@ impl Watcher {
         // Whoever starts this with SIGHUP ignored (`nohup`, a detached run) wants it to outlive the terminal.
         let hangup = (!is_ignored(SIGHUP)).then_some(SIGHUP);
         let watched = Signals::new([SIGINT, SIGTERM, SIGUSR1].into_iter().chain(hangup));
-        let mut signals = watched.map_err(RunError::io("watch for signals in", "this process".as_ref()))?;
+        let mut signals = watched.context_during("watch for signals in", "this process")?;
         let handle = signals.handle();
         let plain = Arc::new(AtomicBool::new(false));
         let thread = std::thread::Builder::new().name("signals".into());

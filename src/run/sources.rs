@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use olmo_base::Digest;
 use olmo_remote::Locked;
-use olmo_stage::Digest;
 use olmo_stage::contract::{InputPort, PortType};
 use serde::{Deserialize, Serialize};
 
@@ -292,7 +292,7 @@ fn files_at(path: &Path) -> std::io::Result<Vec<(String, PathBuf)>> {
         return Ok(vec![(String::new(), path.to_owned())]);
     }
     if !metadata.is_dir() {
-        let kind = olmo_stage::files::kind_name(metadata.file_type());
+        let kind = olmo_base::files::kind_name(metadata.file_type());
         return Err(std::io::Error::other(format!("it is {kind}; a stage is made of files and folders")));
     }
     let mut found = Vec::new();

@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use olmo_stage::{Digest, Failure};
+use olmo_base::Digest;
+use olmo_stage::Failure;
 use serde::Serialize;
 
 use super::error::RunError;

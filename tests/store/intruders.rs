@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use olmo_base::Digest;
 use olmo_pipe::artifacts::Reference;
-use olmo_stage::Digest;
 
 use crate::run::project::*;
 

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use flate2::read::MultiGzDecoder;
 use flate2::{Compression, GzBuilder};
+use olmo_base::IoContext;
 
 use crate::error::DataError;
 
@@ -15,23 +16,22 @@ const LONGEST_LINE: u64 = 1 << 16;
 
 /// Writes the documents that start at `starts`, each up to the next, the last up to `end`. The bytes hold no time.
 pub fn write(path: &Path, starts: &[u64], end: u64) -> Result<(), DataError> {
-    let io = || DataError::io(path);
-    let file = BufWriter::new(File::create(path).map_err(io())?);
+    let file = BufWriter::new(File::create(path).context(path)?);
     let mut gz = GzBuilder::new().mtime(0).write(file, Compression::default());
     let ends = starts.iter().skip(1).copied().chain([end]);
     for (start, end) in starts.iter().zip(ends) {
-        writeln!(gz, "{start},{end}").map_err(io())?;
+        writeln!(gz, "{start},{end}").context(path)?;
     }
-    gz.finish().and_then(|mut file| file.flush()).map_err(io())
+    Ok(gz.finish().and_then(|mut file| file.flush()).context(path)?)
 }
 
 /// Where the documents of the file at `path` start; further columns are not read.
 pub fn read(path: &Path) -> Result<Vec<u64>, DataError> {
-    let file = File::open(path).map_err(DataError::io(path))?;
+    let file = File::open(path).context(path)?;
     let mut reader = BufReader::new(MultiGzDecoder::new(file));
     let mut starts = Vec::new();
     let mut line = Vec::new();
-    while Read::by_ref(&mut reader).take(LONGEST_LINE).read_until(b'\n', &mut line).map_err(DataError::io(path))? > 0 {
+    while Read::by_ref(&mut reader).take(LONGEST_LINE).read_until(b'\n', &mut line).context(path)? > 0 {
         let text = std::str::from_utf8(&line).ok().filter(|_| (line.len() as u64) < LONGEST_LINE);
         let start = text.and_then(|text| text.split(',').next()?.trim().parse().ok());
         let number = starts.len() + 1;

@@ -1,15 +1,14 @@
 //! [`DataError`]: why an artifact cannot be read or written, for a person.
 
-use std::io;
 use std::path::{Path, PathBuf};
 
-use olmo_stage::StageError;
+use olmo_base::{Diagnose, PathError};
 
 /// Why an artifact cannot be read or written. Each message names the file.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
-    #[error("{}: {source}", path.display())]
-    Io { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Io(#[from] PathError),
     /// A `manifest.json` or `special_tokens.json` that is broken or of another format.
     #[error("{}: {reason}", path.display())]
     Manifest { path: PathBuf, reason: String },
@@ -37,11 +36,6 @@ pub enum DataError {
 }
 
 impl DataError {
-    /// Wraps an I/O failure on `path`.
-    pub fn io(path: &Path) -> impl FnOnce(io::Error) -> Self + '_ {
-        move |source| Self::Io { path: path.to_owned(), source }
-    }
-
     pub(crate) fn parquet(path: &Path, error: impl std::fmt::Display) -> Self {
         Self::Parquet { path: path.to_owned(), reason: error.to_string() }
     }
@@ -53,11 +47,12 @@ impl DataError {
     pub(crate) fn tokenizer(path: &Path, error: impl std::fmt::Display) -> Self {
         Self::Tokenizer { path: path.to_owned(), reason: error.to_string() }
     }
+}
 
-    /// The stable code under which stages report it.
-    pub fn code(&self) -> &'static str {
+impl Diagnose for DataError {
+    fn code(&self) -> &'static str {
         match self {
-            Self::Io { .. } => "io::failed",
+            Self::Io(error) => error.code(),
             Self::Manifest { .. } => "data::manifest",
             Self::Parquet { .. } => "data::parquet",
             Self::Kind { .. } => "data::kind",
@@ -69,10 +64,9 @@ impl DataError {
         }
     }
 
-    /// The way out.
-    pub fn hint(&self) -> &'static str {
-        match self {
-            Self::Io { .. } => "check that the file is there, that it may be read, and that the disk has room",
+    fn hint(&self) -> Option<String> {
+        let text = match self {
+            Self::Io(error) => return error.hint(),
             Self::Kind { .. } => {
                 "`messages` go with template `tulu`, `text` with template `plain`; see `format` of stage fetch"
             }
@@ -83,15 +77,7 @@ impl DataError {
                 "`eos_token` and `pad_token` name tokens that `added_tokens` of tokenizer.json has; both may be the same"
             }
             _ => "the artifact is damaged or from another version; make it again with the stage that made it",
-        }
-    }
-}
-
-impl From<DataError> for StageError {
-    fn from(error: DataError) -> Self {
-        match error {
-            DataError::Io { path, source } => Self::io(&path, source),
-            other => Self::fail(other.code(), other.to_string()).hint(other.hint()),
-        }
+        };
+        Some(text.into())
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use olmo_base::IoContext;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -13,7 +14,7 @@ pub const FORMAT: u32 = 1;
 
 /// Reads the JSON file at `path`; it must say `"format": 1`.
 pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T, DataError> {
-    let text = std::fs::read(path).map_err(DataError::io(path))?;
+    let text = std::fs::read(path).context(path)?;
     let refuse = |reason: String| DataError::Manifest { path: path.to_owned(), reason };
     let value: Value = serde_json::from_slice(&text).map_err(|e| refuse(format!("is not JSON: {e}")))?;
     match value.get("format").map(|format| format.as_u64()) {
@@ -29,5 +30,5 @@ pub fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), DataError> {
     let mut text = serde_json::to_string_pretty(value)
         .map_err(|e| DataError::Manifest { path: path.to_owned(), reason: e.to_string() })?;
     text.push('\n');
-    std::fs::write(path, text).map_err(DataError::io(path))
+    Ok(std::fs::write(path, text).context(path)?)
 }

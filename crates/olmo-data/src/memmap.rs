@@ -11,7 +11,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
-use olmo_stage::Digest;
+use olmo_base::{Digest, IoContext};
 use serde::{Deserialize, Serialize};
 
 use crate::error::DataError;
@@ -241,7 +241,7 @@ impl Memmap {
     pub fn verify(&self) -> Result<(), DataError> {
         for (name, expected) in &self.manifest.blake3 {
             let path = self.dir.join(name);
-            let (found, _) = Digest::of_file(&path).map_err(DataError::io(&path))?;
+            let (found, _) = Digest::of_file(&path).context(&path)?;
             if found != *expected {
                 let reason = format!("has digest {}, its manifest says {}", found.short(), expected.short());
                 return Err(DataError::broken(&path, reason));
@@ -284,11 +284,11 @@ impl Shard {
 }
 
 fn map(path: &Path, expected: u64, guess: impl Fn(u64) -> &'static str) -> Result<Mmap, DataError> {
-    let file = File::open(path).map_err(DataError::io(path))?;
-    let found = file.metadata().map_err(DataError::io(path))?.len();
+    let file = File::open(path).context(path)?;
+    let found = file.metadata().context(path)?.len();
     if found != expected {
         return Err(DataError::Size { path: path.to_owned(), expected, found, guess: guess(found) });
     }
     // SAFETY: artifacts are read-only copies that nothing writes to once they are complete.
-    unsafe { Mmap::map(&file) }.map_err(DataError::io(path))
+    Ok(unsafe { Mmap::map(&file) }.context(path)?)
 }

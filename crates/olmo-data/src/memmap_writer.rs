@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use olmo_stage::Digest;
+use olmo_base::{Digest, IoContext};
 
 use crate::boundaries_csv::{self, CSV_BOUNDARIES};
 use crate::error::DataError;
@@ -35,17 +35,17 @@ struct HashedFile {
 
 impl HashedFile {
     fn create(path: PathBuf) -> Result<Self, DataError> {
-        let file = File::create(&path).map_err(DataError::io(&path))?;
+        let file = File::create(&path).context(&path)?;
         Ok(Self { file: BufWriter::with_capacity(1 << 18, file), path, hasher: blake3::Hasher::new() })
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), DataError> {
         self.hasher.update(bytes);
-        self.file.write_all(bytes).map_err(DataError::io(&self.path))
+        Ok(self.file.write_all(bytes).context(&self.path)?)
     }
 
     fn finish(mut self) -> Result<Digest, DataError> {
-        self.file.flush().map_err(DataError::io(&self.path))?;
+        self.file.flush().context(&self.path)?;
         let hex = self.hasher.finalize().to_hex();
         Ok(Digest::from_hex(&hex).expect("blake3 writes 64 lower-case digits"))
     }
@@ -239,14 +239,14 @@ impl MemmapWriter {
         if self.options.csv_boundaries {
             let path = self.dir.join(CSV_BOUNDARIES);
             boundaries_csv::write(&path, &self.boundaries, self.written)?;
-            let (digest, _) = Digest::of_file(&path).map_err(DataError::io(&path))?;
+            let (digest, _) = Digest::of_file(&path).context(&path)?;
             self.blake3.insert(CSV_BOUNDARIES.to_owned(), digest);
         }
         if self.every_token_labelled {
             for shard in 0..self.shards.len() {
                 let name = shard_name(LABEL_MASK, shard);
                 let path = self.dir.join(&name);
-                std::fs::remove_file(&path).map_err(DataError::io(&path))?;
+                std::fs::remove_file(&path).context(&path)?;
                 self.blake3.remove(&name);
             }
         }

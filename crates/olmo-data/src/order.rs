@@ -71,7 +71,7 @@ impl Iterator for Order {
 /// of the step, as 64 hexadecimal digits. Numbers are 32 bits, little-endian.
 pub fn batch_digest(rows: &[u32], input_ids: &[u32], label_mask: Option<&[bool]>) -> String {
     let words = |words: &[u32]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
-    let mut hasher = olmo_stage::Digest::hasher();
+    let mut hasher = olmo_base::Digest::hasher();
     let labels = label_mask.unwrap_or_default().iter().map(|label| u8::from(*label)).collect();
     for part in [words(rows), words(input_ids), labels] {
         // Hashing cannot fail.
@@ -191,7 +191,7 @@ mod tests {
         // Digests of orders whose SHA-256 was that of numpy 1.26's, which begins fc4c978b, 078a1b0c, 72ac7e5c.
         let digest = |instances, seed| {
             let bytes: Vec<u8> = epoch_order(instances, seed, 0).iter().flat_map(|row| row.to_le_bytes()).collect();
-            olmo_stage::Digest::of(&bytes).short()
+            olmo_base::Digest::of(&bytes).short()
         };
         assert_eq!(digest(1000, 6198), "7298861a98cf");
         assert_eq!(digest(100_000, 6198), "99efdbc95fea");

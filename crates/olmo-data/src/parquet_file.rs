@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
+use olmo_base::IoContext;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use parquet::basic::Compression;
@@ -33,7 +34,7 @@ impl Sink {
             .set_compression(Compression::SNAPPY)
             .set_max_row_group_size(ROW_GROUP_ROWS)
             .build();
-        let file = File::create(path).map_err(DataError::io(path))?;
+        let file = File::create(path).context(path)?;
         let writer =
             ArrowWriter::try_new(file, schema.clone(), Some(properties)).map_err(|e| DataError::parquet(path, e))?;
         Ok(Self { path: path.to_owned(), schema, writer })
@@ -59,7 +60,7 @@ pub struct Source {
 
 impl Source {
     pub fn open(path: &Path, schemas: &[Schema]) -> Result<Self, DataError> {
-        let file = File::open(path).map_err(DataError::io(path))?;
+        let file = File::open(path).context(path)?;
         let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| DataError::parquet(path, e))?;
         let found = builder.schema().fields();
         if !schemas.iter().any(|schema| found == schema.fields()) {

@@ -8,7 +8,7 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use olmo_stage::Digest;
+use olmo_base::{Digest, IoContext};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokenizers::{PaddingParams, PostProcessorWrapper, Tokenizer, TruncationParams};
@@ -85,7 +85,7 @@ impl TextTokenizer {
     /// Reads the `tokenizer.json` at `path`, in which the strings `eos_token` and `pad_token` must
     /// be tokens of their own.
     pub fn from_file(path: &Path, eos_token: &str, pad_token: &str) -> Result<Self, DataError> {
-        let bytes = std::fs::read(path).map_err(DataError::io(path))?;
+        let bytes = std::fs::read(path).context(path)?;
         Self::from_bytes(path, &bytes, eos_token, pad_token)
     }
 
@@ -137,7 +137,7 @@ impl TextTokenizer {
     /// was read from, and `special_tokens.json`.
     pub fn save(&self, dir: &Path, bytes: &[u8]) -> Result<(), DataError> {
         let path = dir.join(TOKENIZER);
-        std::fs::write(&path, bytes).map_err(DataError::io(&path))?;
+        std::fs::write(&path, bytes).context(&path)?;
         json::write(&dir.join(SPECIAL_TOKENS), &self.special)
     }
 

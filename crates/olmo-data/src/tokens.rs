@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, BooleanArray, ListArray, RecordBatch, UInt32Array};
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field, Schema, UInt32Type};
-use olmo_stage::Digest;
+use olmo_base::Digest;
 use serde::{Deserialize, Serialize};
 
 use crate::error::DataError;

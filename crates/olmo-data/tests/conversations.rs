@@ -204,7 +204,7 @@ fn jinja(template: Template) -> Chat {
     let special = SpecialStrings { eos: EOS.into(), ..SpecialStrings::default() };
     let added = [(0, EOS.to_owned()), (1, "<|im_end|>".to_owned())];
     let source = Source::Jinja(template.jinja().into());
-    Chat::new(&source, &special, &added, None, olmo_stage::Digest::of(b"")).unwrap()
+    Chat::new(&source, &special, &added, None, olmo_base::Digest::of(b"")).unwrap()
 }
 
 #[test]

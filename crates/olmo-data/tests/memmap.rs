@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
+use olmo_base::Digest;
 use olmo_data::{
     DataError, Document, Dtype, InstanceFilter, Layout, Manifest, Memmap, MemmapOptions, MemmapWriter, Pack, Packer,
     boundaries_csv,
 };
-use olmo_stage::Digest;
 use proptest::prelude::*;
 use tempfile::TempDir;
 

@@ -263,7 +263,7 @@ fn a_long_conversation_takes_linear_time() {
     let added = [(0, "<|im_start|>".to_owned()), (1, "<|im_end|>".to_owned())];
     let special = SpecialStrings { eos: "<|im_end|>".into(), ..SpecialStrings::default() };
     let source = Source::Jinja(style("chatml"));
-    let chat = Chat::new(&source, &special, &added, None, olmo_stage::Digest::of(b"")).unwrap();
+    let chat = Chat::new(&source, &special, &added, None, olmo_base::Digest::of(b"")).unwrap();
     // More than linear work would not get by with the fuel that each turn brings.
     let rendered = chat.render(&conversation, &Labels::default()).unwrap();
     assert_eq!(rendered.labelled.len(), turns / 2);

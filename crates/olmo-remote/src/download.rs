@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use olmo_stage::digest::Hasher;
-use olmo_stage::{Digest, journal};
+use olmo_base::digest::Hasher;
+use olmo_base::{Digest, IoContext, journal};
 
 use crate::digests::Digests;
 use crate::error::RemoteError;
@@ -76,7 +76,7 @@ pub fn download(
 ) -> Result<Digests, RemoteError> {
     let what = url.to_string();
     if expected.is_named() && path.is_file() {
-        let found = Digests::of(path).map_err(RemoteError::io("read", path))?;
+        let found = Digests::of(path).context_during("read", path)?;
         if expected.check(&what, &found).is_ok() {
             return Ok(found);
         }
@@ -104,16 +104,16 @@ pub fn download(
         };
         transfer.run(watch)?;
         let resumed = transfer.resumed;
-        let found = Digests::of(&part).map_err(RemoteError::io("read", &part))?;
+        let found = Digests::of(&part).context_during("read", &part)?;
         let checked = expected.check(&what, &found);
         if checked.is_ok() {
-            fs::rename(&part, path).map_err(RemoteError::io("rename", &part))?;
+            fs::rename(&part, path).context_during("rename", &part)?;
             let _ = fs::remove_file(&begun);
             return Ok(found);
         }
         // The part may have been one of another file; the whole of it cannot.
         let _ = fs::remove_file(&begun);
-        fs::remove_file(&part).map_err(RemoteError::io("remove", &part))?;
+        fs::remove_file(&part).context_during("remove", &part)?;
         if !(resumed && std::mem::take(&mut again)) {
             checked?;
         }
@@ -149,8 +149,7 @@ struct Transfer<'a> {
 impl Transfer<'_> {
     /// Until the part is the whole file.
     fn run(&mut self, watch: &mut dyn Watch) -> Result<(), RemoteError> {
-        let mut file =
-            olmo_stage::files::open_or_create_regular(self.part).map_err(RemoteError::io("open", self.part))?;
+        let mut file = olmo_base::files::open_or_create_regular(self.part).context_during("open", self.part)?;
         self.take_up(&mut file)?;
         let mut attempts = 0;
         let mut counted_from = self.there;
@@ -182,9 +181,9 @@ impl Transfer<'_> {
         {
             let mut hasher = Hasher::default();
             let read = io::copy(&mut (&mut *file).take(*length), &mut hasher);
-            let read = read.map_err(RemoteError::io("read", self.part))?;
+            let read = read.context_during("read", self.part)?;
             if read == *length && hasher.finish() == *digest {
-                file.set_len(*length).map_err(RemoteError::io("write", self.part))?;
+                file.set_len(*length).context_during("write", self.part)?;
                 (self.etag, self.there, self.hasher) = (etag.clone(), *length, hasher);
                 let _ = fs::remove_file(self.begun);
                 return self.seal();
@@ -256,7 +255,7 @@ impl Transfer<'_> {
         if there == 0 {
             self.etag = answer.header("etag").map(str::to_owned);
         }
-        file.seek(SeekFrom::Start(there)).map_err(RemoteError::io("write", self.part))?;
+        file.seek(SeekFrom::Start(there)).context_during("write", self.part)?;
         let mut body = answer.reader();
         let mut buffer = vec![0u8; 1 << 17];
         loop {
@@ -278,8 +277,8 @@ impl Transfer<'_> {
                 self.restart(file)?;
                 return Err(RemoteError::TooLarge { what, size: there, most });
             }
-            file.write_all(&buffer[..count]).map_err(RemoteError::io("write", self.part))?;
-            self.hasher.write_all(&buffer[..count]).map_err(RemoteError::io("write", self.part))?;
+            file.write_all(&buffer[..count]).context_during("write", self.part)?;
+            self.hasher.write_all(&buffer[..count]).context_during("write", self.part)?;
             self.there = there;
             if there >= self.sealed + SEAL_EVERY {
                 self.seal()?;
@@ -292,7 +291,7 @@ impl Transfer<'_> {
 
     /// Begins from the first byte: 0.
     fn restart(&mut self, file: &File) -> Result<u64, RemoteError> {
-        file.set_len(0).map_err(RemoteError::io("write", self.part))?;
+        file.set_len(0).context_during("write", self.part)?;
         let _ = fs::remove_file(self.begun);
         (self.etag, self.there, self.sealed, self.hasher, self.notes) = (None, 0, 0, Hasher::default(), None);
         Ok(0)
@@ -303,16 +302,15 @@ impl Transfer<'_> {
         let notes = match &mut self.notes {
             Some(notes) => notes,
             none => {
-                let mut notes =
-                    journal::Writer::open(self.begun, false).map_err(RemoteError::io("write", self.begun))?;
+                let mut notes = journal::Writer::open(self.begun, false).context_during("write", self.begun)?;
                 let begun = Note::Begun { url: self.url.to_string(), etag: self.etag.clone() };
-                notes.append(&begun).map_err(RemoteError::io("write", self.begun))?;
+                notes.append(&begun).context_during("write", self.begun)?;
                 none.insert(notes)
             }
         };
         let sealed = Note::Sealed { length: self.there, digest: self.hasher.finish() };
         self.sealed = self.there;
-        notes.append(&sealed).map_err(RemoteError::io("write", self.begun))
+        Ok(notes.append(&sealed).context_during("write", self.begun)?)
     }
 
     fn check_room(&self, needed: u64) -> Result<(), RemoteError> {

@@ -1,7 +1,8 @@
 //! [`RemoteError`]: why a remote source could not be had.
 
-use std::io;
 use std::path::PathBuf;
+
+use olmo_base::{Diagnose, PathError};
 
 /// Why a remote source could not be had. Each message names the source or the file.
 #[derive(Debug, thiserror::Error)]
@@ -51,8 +52,8 @@ pub enum RemoteError {
     /// Not enough room for what is to come.
     #[error("{}: {needed} bytes are to come, and {free} are free", .path.display())]
     NoRoom { path: PathBuf, needed: u64, free: u64 },
-    #[error("cannot {doing} {}: {source}", .path.display())]
-    Io { doing: &'static str, path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Io(#[from] PathError),
 }
 
 fn after(attempts: &u32) -> String {
@@ -64,15 +65,8 @@ fn said(text: &str) -> String {
     if line.is_empty() { String::new() } else { format!(": {line}") }
 }
 
-impl RemoteError {
-    /// For `map_err`: an I/O failure while `doing` something to `path`.
-    pub(crate) fn io(doing: &'static str, path: &std::path::Path) -> impl FnOnce(io::Error) -> Self {
-        let path = path.to_owned();
-        move |source| Self::Io { doing, path, source }
-    }
-
-    /// Stable, `area::reason`.
-    pub fn code(&self) -> &'static str {
+impl Diagnose for RemoteError {
+    fn code(&self) -> &'static str {
         match self {
             Self::Form { .. } => "remote::form",
             Self::Unreachable { .. } => "remote::unreachable",
@@ -91,13 +85,12 @@ impl RemoteError {
             Self::Pip { .. } => "remote::pip",
             Self::Wheel { .. } => "remote::wheel",
             Self::NoRoom { .. } => "remote::no_space",
-            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => "remote::no_space",
-            Self::Io { .. } => "remote::io",
+            Self::Io(error) if error.is_no_space() => "remote::no_space",
+            Self::Io(_) => "remote::io",
         }
     }
 
-    /// The way out, if there is one to name.
-    pub fn hint(&self) -> Option<String> {
+    fn hint(&self) -> Option<String> {
         let again = "run the same command again: what has come stays and is gone on with";
         Some(match self {
             Self::Unreachable { why, .. } if why.contains("certificate") => {
@@ -133,9 +126,7 @@ impl RemoteError {
             Self::Pip { .. } => "pip's own settings hold here: PIP_INDEX_URL, PIP_FIND_LINKS, pip.conf".to_owned(),
             Self::Wheel { near: Some(near), .. } => format!("did you mean `{near}`?"),
             Self::NoRoom { .. } => format!("free some space there, or choose another `--store`; {again}"),
-            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
-                format!("free some space there; {again}")
-            }
+            Self::Io(error) if error.is_no_space() => format!("free some space there; {again}"),
             _ => return None,
         })
     }

@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::time::Duration;
 
+use olmo_base::IoContext;
 use ureq::http::{Response, StatusCode};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body};
@@ -73,7 +74,7 @@ impl Client {
             .map_err(|why| RemoteError::Form { source_text: format!("HF_ENDPOINT={}", settings.hub), why })?;
         let mut roots = RootCerts::WebPki;
         if let Some(path) = &settings.certificates {
-            let text = std::fs::read(path).map_err(RemoteError::io("read the certificates in", path))?;
+            let text = std::fs::read(path).context_during("read the certificates in", path)?;
             let found: Vec<Certificate<'static>> = parse_pem(&text)
                 .filter_map(|item| match item {
                     Ok(PemItem::Certificate(certificate)) => Some(certificate),

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use olmo_stage::Digest;
+use olmo_base::Digest;
 use serde::{Deserialize, Serialize};
 
 use crate::kind;

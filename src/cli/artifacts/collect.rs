@@ -4,11 +4,12 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use clap::Args;
+use olmo_base::units::{bytes, utc};
 use serde_json::{Value, json};
 
 use super::{Exit, Problem, answer, answer_json};
 use crate::artifacts::{Collection, Policy};
-use crate::report::{bytes, escape_control, utc};
+use crate::report::escape_control;
 use crate::store::{Store, Swept};
 
 #[derive(Args)]

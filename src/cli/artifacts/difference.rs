@@ -3,11 +3,12 @@
 use std::fmt::Write as _;
 
 use clap::Args;
+use olmo_base::units::bytes;
 use serde_json::{Value, json};
 
 use super::{ARTIFACT, Exit, Problem, answer, answer_json, find};
 use crate::artifacts::{Difference, FileChange};
-use crate::report::{bytes, escape_control};
+use crate::report::escape_control;
 use crate::store::Store;
 
 #[derive(Args)]
@@ -30,7 +31,7 @@ impl Diff {
         let difference = Difference::between(store, old, new)?;
         if self.json {
             let file = |change: &FileChange| {
-                let side = |s: &Option<(olmo_stage::Digest, u64)>| {
+                let side = |s: &Option<(olmo_base::Digest, u64)>| {
                     s.map(|(digest, size)| json!({"digest": digest, "size": size}))
                 };
                 json!({"path": change.path, "old": side(&change.old), "new": side(&change.new)})

@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use olmo_stage::Digest;
+use olmo_base::Digest;
+use olmo_base::units::bytes;
 use serde_json::json;
 
 use super::{ARTIFACT, Exit, Problem, answer, answer_json, find};
-use crate::report::{bytes, escape_control};
+use crate::report::escape_control;
 use crate::store::{Handover, Store};
 
 /// How files are copied out of the store.

@@ -4,11 +4,11 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use clap::Args;
+use olmo_base::units::bytes;
 use olmo_stage::PortType;
 use serde_json::json;
 
 use super::{Exit, Problem, answer, answer_json};
-use crate::report::bytes;
 use crate::store::Store;
 
 #[derive(Args)]

@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use clap::Args;
-use olmo_stage::Digest;
+use olmo_base::Digest;
+use olmo_base::units::bytes;
 use serde_json::json;
 
 use super::{ARTIFACT, Exit, Problem, answer, answer_json, find};
 use crate::artifacts::{self, Direction, Node, Step};
-use crate::report::{bytes, escape_control};
+use crate::report::escape_control;
 use crate::store::Store;
 
 /// Maximum depth of indentation.

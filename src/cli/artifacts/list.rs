@@ -3,11 +3,12 @@
 use std::fmt::Write as _;
 
 use clap::Args;
+use olmo_base::units::{bytes, utc};
 use olmo_stage::PortType;
 use serde_json::{Value, json};
 
 use super::{Exit, Problem, answer, answer_json, seconds};
-use crate::report::{bytes, escape_control, utc};
+use crate::report::escape_control;
 use crate::store::{ArtifactRow, Index, Query, Store, Tag};
 
 #[derive(Args)]

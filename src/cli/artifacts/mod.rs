@@ -15,7 +15,7 @@ mod verify;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Subcommand;
-use olmo_stage::Digest;
+use olmo_base::Digest;
 
 use super::{Common, Exit, Problem, answer, answer_json};
 use crate::artifacts::{Reference, dated_in_the_future};

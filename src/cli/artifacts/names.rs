@@ -3,10 +3,10 @@
 use std::fmt::Write as _;
 
 use clap::Args;
+use olmo_base::units::utc;
 use serde_json::json;
 
 use super::{ARTIFACT, Exit, Problem, answer, answer_json, find};
-use crate::report::utc;
 use crate::store::Store;
 
 #[derive(Args)]

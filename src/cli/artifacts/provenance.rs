@@ -3,11 +3,12 @@
 use std::fmt::Write as _;
 
 use clap::{Args, ValueEnum};
+use olmo_base::units::{bytes, duration, utc};
 use serde_json::json;
 
 use super::{ARTIFACT, Exit, Problem, answer, answer_json, find};
 use crate::artifacts::{self, Making};
-use crate::report::{bytes, duration, escape_control, utc};
+use crate::report::escape_control;
 use crate::store::Store;
 
 /// Format of the provenance.

@@ -3,11 +3,12 @@
 use std::fmt::Write as _;
 
 use clap::Args;
-use olmo_stage::Digest;
+use olmo_base::Digest;
+use olmo_base::units::bytes;
 use serde_json::{Value, json};
 
 use super::{ARTIFACT, Exit, Problem, answer, answer_json};
-use crate::report::{bytes, escape_control};
+use crate::report::escape_control;
 use crate::store::{Action, Store, StoreError};
 
 #[derive(Args)]

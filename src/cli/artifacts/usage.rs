@@ -3,11 +3,12 @@
 use std::fmt::Write as _;
 
 use clap::Args;
+use olmo_base::units::bytes;
 use serde_json::json;
 
 use super::{Exit, Problem, answer, answer_json};
 use crate::artifacts::Usage;
-use crate::report::{bytes, escape_control};
+use crate::report::escape_control;
 use crate::store::Store;
 
 #[derive(Args)]

@@ -2,10 +2,10 @@
 //! which files olmo-pipe wrote.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
-use olmo_stage::{Digest, files};
+use olmo_base::files::{self, Durability};
+use olmo_base::{Digest, IoContext, PathError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -112,12 +112,8 @@ impl Marker {
     /// An I/O error.
     pub fn write(&self, folder: &Path) -> Result<(), RunError> {
         let path = folder.join(MARKER);
-        let temporary = folder.join(".olmo-pipe.json.tmp");
-        let written = serde_json::to_string_pretty(self).map_err(std::io::Error::from).and_then(|text| {
-            fs::write(&temporary, text + "\n")?;
-            fs::rename(&temporary, &path)
-        });
-        written.map_err(RunError::io("write", &path))
+        let text = serde_json::to_string_pretty(self).map_err(|e| PathError::during("write", &path, e.into()))? + "\n";
+        Ok(files::write(&path, text.as_bytes(), Durability::Process).context_during("write", &path)?)
     }
 
     /// Whether `other` describes the same result: only the run, and what belongs to it, may differ.

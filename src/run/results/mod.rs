@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use olmo_base::{IoContext, LockedFile};
 use serde_json::{Map, Value};
 
 use super::board::{Board, End as StageEnd, Inputs};
@@ -109,7 +110,7 @@ pub fn check(resolved: &Resolved, names: &[String], store: &Store) -> Result<(),
 pub fn export(resolved: &Resolved, board: &Board, store: &Store, run: &RunId) -> Result<Exported, RunError> {
     let results = folder(resolved);
     let mut exported = Exported::default();
-    let mut lock: Option<File> = None;
+    let mut lock: Option<LockedFile> = None;
     let mut made_by: Option<MadeBy> = None;
     // A run that writes no result starts no git.
     let git = LazyCell::new(|| Git::of(&resolved.root));
@@ -118,7 +119,7 @@ pub fn export(resolved: &Resolved, board: &Board, store: &Store, run: &RunId) ->
         let StageEnd::Done(outputs) = &board.stages[stage].end else { continue };
         let Some(output) = outputs.get(&target.port.port) else { continue };
         let folder = target.folder(&results);
-        fs::create_dir_all(&folder).map_err(RunError::io("make the folder", &folder))?;
+        fs::create_dir_all(&folder).context_during("make the folder", &folder)?;
         if lock.is_none() {
             lock = take_lock(&results)?;
         }
@@ -145,9 +146,9 @@ pub fn export(resolved: &Resolved, board: &Board, store: &Store, run: &RunId) ->
 
 /// Waits for the lock on the folder of an experiment's results. `None` on a file system that
 /// cannot lock a folder.
-fn take_lock(results: &Path) -> Result<Option<File>, RunError> {
-    let folder = File::open(results).map_err(RunError::io("open", results))?;
-    Ok(folder.lock().is_ok().then_some(folder))
+fn take_lock(results: &Path) -> Result<Option<LockedFile>, RunError> {
+    let folder = File::open(results).context_during("open", results)?;
+    Ok(LockedFile::exclusive(folder).ok())
 }
 
 /// The params that the experiment, a profile or the command line set, without machine paths.

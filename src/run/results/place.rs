@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use olmo_stage::{Digest, files};
+use olmo_base::{Digest, IoContext, PathError, files};
 
 use super::super::environment::Git;
 use super::super::error::RunError;
@@ -58,12 +58,12 @@ impl Place {
         let foreign = |file: Option<String>| RunError::ForeignResults { place: place.to_owned(), file };
         match fs::symlink_metadata(place) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
-            Err(e) => return Err(RunError::io("look at", place)(e)),
+            Err(e) => return Err(PathError::during("look at", place, e).into()),
             Ok(metadata) if !metadata.is_dir() => return Err(foreign(None)),
             Ok(_) => {}
         }
         let mut looked = Self { marker: Marker::read(place), ..Self::default() };
-        looked.collect(place, "").map_err(RunError::io("read the folder", place))?;
+        looked.collect(place, "").context_during("read the folder", place)?;
         match &looked.marker {
             Some(marker) => {
                 for (path, found) in &mut looked.found {
@@ -164,7 +164,7 @@ pub fn put(
             aside.link(&from, path)?;
         }
     }
-    swap(&new, place).map_err(RunError::io("put in place", place))?;
+    swap(&new, place).context_during("put in place", place)?;
     aside.clear_old(&new, &looked)?;
     staging.remove()
 }
@@ -185,17 +185,17 @@ impl Staging {
 
     /// Writes the files of `output`.
     fn fill(&self, store: &Store, output: &Output) -> Result<PathBuf, RunError> {
-        fs::create_dir_all(&self.0).map_err(RunError::io("make the folder", &self.0))?;
+        fs::create_dir_all(&self.0).context_during("make the folder", &self.0)?;
         let files = self.files();
         match output {
             Output::Single(artifact) => store.materialize(*artifact, &files, Handover::Copy)?,
             Output::List(items) => {
                 let unfinished = self.0.join("items");
-                fs::create_dir_all(&unfinished).map_err(RunError::io("make the folder", &unfinished))?;
+                fs::create_dir_all(&unfinished).context_during("make the folder", &unfinished)?;
                 for item in items {
                     store.materialize(item.digest, &unfinished.join(&item.label), Handover::Copy)?;
                 }
-                fs::rename(&unfinished, &files).map_err(RunError::io("rename", &unfinished))?;
+                fs::rename(&unfinished, &files).context_during("rename", &unfinished)?;
             }
         }
         Ok(files)
@@ -205,9 +205,9 @@ impl Staging {
         match fs::remove_dir_all(&self.0) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
-                fs::remove_file(&self.0).map_err(RunError::io("remove", &self.0))
+                Ok(fs::remove_file(&self.0).context_during("remove", &self.0)?)
             }
-            removed => removed.map_err(RunError::io("remove", &self.0)),
+            removed => Ok(removed.context_during("remove", &self.0)?),
         }
     }
 }
@@ -239,7 +239,7 @@ impl SetAside<'_> {
     /// Keeps the file `from`, whose path in the result is `path`, under another name.
     fn link(&mut self, from: &Path, path: &str) -> Result<(), RunError> {
         let kept = self.free_name(path)?;
-        link(from, &kept).map_err(RunError::io("set aside", from))?;
+        link(from, &kept).context_during("set aside", from)?;
         self.report(path, &kept);
         Ok(())
     }
@@ -247,7 +247,7 @@ impl SetAside<'_> {
     /// Moves the file `from` away.
     fn take(&mut self, from: &Path, path: &str) -> Result<(), RunError> {
         let kept = self.free_name(path)?;
-        fs::rename(from, &kept).map_err(RunError::io("set aside", from))?;
+        fs::rename(from, &kept).context_during("set aside", from)?;
         self.report(path, &kept);
         Ok(())
     }
@@ -265,7 +265,7 @@ impl SetAside<'_> {
                 Err(e) if matches!(e.kind(), io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists) => {
                     return Ok(beside(above, "", &format!(".{}", path.replace('/', "_"))));
                 }
-                Err(e) => return Err(RunError::io("make the folder", above)(e)),
+                Err(e) => return Err(PathError::during("make the folder", above, e).into()),
             }
         }
         unreachable!("a folder holds fewer than 2^32 files")
@@ -302,15 +302,14 @@ impl SetAside<'_> {
     }
 
     fn clear(&mut self, folder: &Path, is_safe: &dyn Fn(&str, &Metadata) -> bool) -> Result<(), RunError> {
-        let removing = RunError::io("remove", folder);
         match fs::symlink_metadata(folder) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(e) if e.kind() == io::ErrorKind::NotADirectory => return Ok(()),
             Ok(metadata) if metadata.is_dir() => {}
-            _ => return fs::remove_file(folder).map_err(removing),
+            _ => return Ok(fs::remove_file(folder).context_during("remove", folder)?),
         }
         self.clear_below(folder, "", is_safe)?;
-        fs::remove_dir_all(folder).map_err(removing)
+        Ok(fs::remove_dir_all(folder).context_during("remove", folder)?)
     }
 
     fn clear_below(
@@ -319,11 +318,11 @@ impl SetAside<'_> {
         name: &str,
         is_safe: &dyn Fn(&str, &Metadata) -> bool,
     ) -> Result<(), RunError> {
-        for entry in fs::read_dir(folder).map_err(RunError::io("read the folder", folder))?.flatten() {
+        for entry in fs::read_dir(folder).context_during("read the folder", folder)?.flatten() {
             let own = entry.file_name().to_string_lossy().into_owned();
             let below = if name.is_empty() { own } else { format!("{name}/{own}") };
             let path = entry.path();
-            let metadata = fs::symlink_metadata(&path).map_err(RunError::io("look at", &path))?;
+            let metadata = fs::symlink_metadata(&path).context_during("look at", &path)?;
             let is_marker = matches!(below.as_str(), MARKER | ".olmo-pipe.json.tmp");
             if metadata.is_dir() {
                 self.clear_below(&path, &below, is_safe)?;

@@ -231,7 +231,8 @@ mod tests {
     use super::*;
     use std::path::PathBuf;
 
-    use olmo_stage::{Event, InputItem, journal};
+    use olmo_base::journal;
+    use olmo_stage::{Event, InputItem};
     use serde_json::{Value, json};
 
     /// An attempt with one checkpoint and one `metrics.json` for each pair.

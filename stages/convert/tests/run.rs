@@ -3,9 +3,10 @@
 use std::fs;
 use std::path::Path;
 
+use olmo_base::journal;
 use olmo_data::{Chat, Conversation, Message, Role, Template, TextTokenizer};
 use olmo_model::{ModelConfig, Parameters, WeightType};
-use olmo_stage::{Context, Event, Stage, StageError, journal};
+use olmo_stage::{Context, Event, Stage, StageError};
 use olmo_stage_convert::Convert;
 use serde_json::{Value, json};
 

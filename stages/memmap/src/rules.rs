@@ -127,7 +127,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let known = |vocab_size: u32| {
             let manifest = json!({
-                "format": 1, "tokenizer": olmo_stage::Digest::of(b"t"), "vocab_size": vocab_size, "eos_token_id": 0,
+                "format": 1, "tokenizer": olmo_base::Digest::of(b"t"), "vocab_size": vocab_size, "eos_token_id": 0,
                 "pad_token_id": 1, "template": "tulu", "documents": 1, "dropped": 0, "truncated": 0, "tokens": 1000,
                 "labels": 10, "max_length": 16,
             });

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use olmo_base::journal;
 use olmo_data::dataset::{self, Kind};
 use olmo_data::tokens::TokensReader;
 use olmo_data::{Memmap, TextTokenizer};
-use olmo_stage::journal;
 use olmo_stage::protocol::{EVENTS, InputItem, PROTOCOL_VERSION, REQUEST};
 use olmo_stage::worker::Entry;
 use olmo_stage::{Context, Event, Failure, Request, Stage, StageError};

@@ -8,11 +8,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::sync_channel;
 
+use olmo_base::seal::Seal;
+use olmo_base::{failpoint, journal};
 use olmo_data::tokens::{self, TokensCounts, TokensManifest, TokensWriter, part_name};
 use olmo_data::{DataError, TextTokenizer, dataset};
 use olmo_stage::rules::{Finding, Question};
-use olmo_stage::seal::Seal;
-use olmo_stage::{Context, Stage, StageError, failpoint, journal};
+use olmo_stage::{Context, Stage, StageError};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 

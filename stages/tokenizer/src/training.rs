@@ -98,7 +98,7 @@ mod tests {
             assert_eq!(with_threads(threads, &params), first, "{threads} threads");
         }
         // From another process, whose hash maps had another order.
-        assert_eq!(olmo_stage::Digest::of(&first).short(), "96abdd038874");
+        assert_eq!(olmo_base::Digest::of(&first).short(), "96abdd038874");
     }
 
     #[test]

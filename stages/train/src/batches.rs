@@ -148,8 +148,8 @@ impl StepBatch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use olmo_base::Digest;
     use olmo_data::{Layout, MemmapWriter};
-    use olmo_stage::Digest;
 
     /// Ten rows of four tokens; row `r` holds `r` four times, and its labels are those of `mask`.
     fn data(dir: &std::path::Path, mask: [bool; 4]) -> Memmap {

@@ -12,10 +12,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use memmap2::Mmap;
+use olmo_base::failpoint;
+use olmo_base::seal::{self, Seal};
 use olmo_data::ChatRecord;
 use olmo_model::{ModelConfig, Parameters};
-use olmo_stage::seal::{self, Seal};
-use olmo_stage::{Context, StageError, failpoint};
+use olmo_stage::{Context, StageError};
 use safetensors::tensor::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 

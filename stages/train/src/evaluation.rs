@@ -1,8 +1,9 @@
 //! The loss on data that is not trained.
 
+use olmo_base::failpoint;
 use olmo_data::Memmap;
 use olmo_model::{LossOptions, Model};
-use olmo_stage::{Context, StageError, failpoint};
+use olmo_stage::{Context, StageError};
 
 use crate::batches::rows;
 use crate::model_failure;

@@ -3,6 +3,7 @@
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
+use olmo_base::units::bytes;
 use olmo_model::{ActivationCheckpointing, Computes, MemoryEstimate, ModelConfig};
 use olmo_stage::StageError;
 
@@ -102,17 +103,11 @@ pub fn room(available: u64) -> u64 {
 /// An estimate for a person.
 pub fn told(estimate: &MemoryEstimate, rows: usize) -> String {
     let parts = [estimate.total() - estimate.activations - estimate.working, estimate.activations, estimate.working];
-    let [weights, activations, working] = parts.map(shown);
+    let [weights, activations, working] = parts.map(bytes);
     format!(
         "memory: about {} ({weights} for weights, gradients, moments and a checkpoint on its way, {activations} for activations, {working} to work in) with {rows} rows at once",
-        shown(estimate.total())
+        bytes(estimate.total())
     )
-}
-
-/// Bytes for a person.
-pub fn shown(bytes: u64) -> String {
-    let mib = bytes as f64 / (1u64 << 20) as f64;
-    if mib < 1024.0 { format!("{mib:.0} MiB") } else { format!("{:.1} GiB", mib / 1024.0) }
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! What can be told against the params before training begins: alone, and with the data and weights that are there already.
 
+use olmo_base::units::bytes;
 use olmo_data::Manifest;
 use olmo_model::{Computes, ModelConfig};
 use olmo_stage::StageError;
@@ -189,8 +190,7 @@ fn of_space(params: &Params, config: &ModelConfig, steps: Option<u64>, free: u64
         (Some(steps), Some(interval)) => steps.div_ceil(interval.max(1)),
         _ => 1,
     };
-    let shown = memory::shown;
-    let text = format!("{count} checkpoints of {} each, and {} are free for the store", shown(one), shown(free));
+    let text = format!("{count} checkpoints of {} each, and {} are free for the store", bytes(one), bytes(free));
     let way_out = "free some space, or put the store elsewhere with --store";
     match one.saturating_mul(count) > free {
         true if one > free => Some(Finding::error("train::space", "", text).hint(way_out)),
@@ -223,9 +223,9 @@ fn of_memory(
     let estimate = need.estimate(policy, rows);
     let mut text = memory::told(&estimate, rows.min(need.rows));
     if estimate.total() > room {
-        text = format!("{text}; this machine has {} left", memory::shown(available.unwrap_or(0)));
+        text = format!("{text}; this machine has {} left", bytes(available.unwrap_or(0)));
         if let Some((change, estimate)) = need.way_out(policy, rows, room) {
-            text = format!("{text}, and `{change}` would need {}", memory::shown(estimate.total()));
+            text = format!("{text}, and `{change}` would need {}", bytes(estimate.total()));
         }
     }
     Some(Finding::note("train::memory", text))

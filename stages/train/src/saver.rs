@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::thread::JoinHandle;
 
+use olmo_base::failpoint;
 use olmo_data::ChatRecord;
 use olmo_model::ModelConfig;
-use olmo_stage::{Context, StageError, failpoint};
+use olmo_stage::{Context, StageError};
 
 use crate::checkpoint::{self, State, Trainer};
 

@@ -1,5 +1,6 @@
 //! [`Setup`]: everything that is settled before the first step, with all inputs checked against each other.
 
+use olmo_base::units::bytes;
 use olmo_data::{ChatRecord, Manifest, Memmap};
 use olmo_model::{Computes, ModelConfig, Parameters};
 use olmo_stage::protocol::IF_MEMORY_RUNS_OUT;
@@ -147,20 +148,20 @@ fn microbatch(
     context.message(memory::told(&estimate, rows));
     // A quarter less than was asked for: if the estimate did not fit, an estimate a little smaller will not either.
     let smaller = need.way_out(policy, rows, estimate.total() / 4 * 3);
-    let smaller = smaller.map(|(change, need)| format!("`{change}` would need about {}", memory::shown(need.total())));
+    let smaller = smaller.map(|(change, need)| format!("`{change}` would need about {}", bytes(need.total())));
     if let Some(smaller) = &smaller {
         eprintln!("{IF_MEMORY_RUNS_OUT}{smaller}");
     }
     if estimate.total() > room {
         let way_out = match need.way_out(policy, rows, room) {
-            Some((change, estimate)) => format!("`{change}` would need {}", memory::shown(estimate.total())),
+            Some((change, estimate)) => format!("`{change}` would need {}", bytes(estimate.total())),
             None => "no number of rows and no `activation_checkpointing` makes it fit: take a smaller model or a larger machine".into(),
         };
         context.warning(format!(
             "{} has {} left, and the run needs about {}; {way_out}",
             if on_gpu { "the GPU" } else { "this machine" },
-            memory::shown(available.unwrap_or(0)),
-            memory::shown(estimate.total())
+            bytes(available.unwrap_or(0)),
+            bytes(estimate.total())
         ));
     }
     (rows, smaller)

@@ -10,10 +10,12 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use olmo_base::failpoint;
+use olmo_base::units::bytes;
 use olmo_model::{Computes, LossOptions, Model, Parameters};
 use olmo_ops::adamw::{self, AdamW};
 use olmo_ops::{clip_coefficient, global_norm};
-use olmo_stage::{Context, Event, StageError, failpoint};
+use olmo_stage::{Context, Event, StageError};
 use serde_json::json;
 
 use crate::backend;
@@ -497,10 +499,10 @@ impl Run<'_> {
         self.state.metrics.write(&context.output("metrics")?)?;
         if let Some(peak) = memory::peak() {
             let numbers = (self.state.parameters.len() * size_of::<f32>()) as u64;
-            let [weights, moments, rest] = [numbers, 2 * numbers, peak.saturating_sub(4 * numbers)].map(memory::shown);
+            let [weights, moments, rest] = [numbers, 2 * numbers, peak.saturating_sub(4 * numbers)].map(bytes);
             context.message(format!(
                 "memory: {} at most, of it {weights} weights, {weights} gradients, {moments} moments, {rest} activations, checkpoints on their way, data and program",
-                memory::shown(peak)
+                bytes(peak)
             ));
         }
         if let Some(what) = backend::slower() {

@@ -134,7 +134,7 @@ fn training_goes_back_to_before_a_checkpoint_that_is_lost() {
             fs::create_dir_all(to.join(file).parent().unwrap()).unwrap();
             fs::copy(from.join(file), to.join(file)).unwrap();
         }
-        olmo_stage::seal::Seal::write(&to).unwrap();
+        olmo_base::seal::Seal::write(&to).unwrap();
         attempt.run().unwrap();
         assert_eq!(items(&attempt.dir), again, "{name}");
         assert_eq!(tree(&attempt.dir.join("out")), tree(&whole.dir.join("out")), "{name}");

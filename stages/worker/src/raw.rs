@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use olmo_base::journal;
 use olmo_stage::protocol::{EVENTS, InputItem, PROTOCOL_VERSION, REQUEST};
 use olmo_stage::worker::{Entry, write_json};
-use olmo_stage::{Context, Event, Request, StageError, journal};
+use olmo_stage::{Context, Event, Request, StageError};
 use olmo_stage_fetch::Fetch;
 use serde_json::json;
 use tempfile::TempDir;

@@ -13,7 +13,7 @@ mod rendered;
 use std::fmt;
 use std::path::Path;
 
-use olmo_stage::Digest;
+use olmo_base::Digest;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 

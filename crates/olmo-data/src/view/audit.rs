@@ -538,7 +538,7 @@ mod tests {
         let layout = Layout {
             sequence_length: 4,
             vocab_size: 512,
-            tokenizer: olmo_stage::Digest::of(b"another"),
+            tokenizer: olmo_base::Digest::of(b"another"),
             eos_token_id: 0,
             pad_token_id: 1,
         };

@@ -57,7 +57,7 @@ impl Sequences {
     }
 
     /// Digest of the tokenizer, vocabulary, ids of eos and pad.
-    pub fn tokenizer(&self) -> (olmo_stage::Digest, u32, u32, u32) {
+    pub fn tokenizer(&self) -> (olmo_base::Digest, u32, u32, u32) {
         match self {
             Self::Tokens(reader) => {
                 let m = reader.manifest();

@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use olmo_base::{Digest, journal};
 use olmo_data::{Layout, MemmapWriter};
 use olmo_stage::protocol::PROTOCOL_VERSION;
-use olmo_stage::{Context, Digest, Event, InputItem, Request, Stage, StageError, journal};
+use olmo_stage::{Context, Event, InputItem, Request, Stage, StageError};
 use olmo_stage_train::Train;
 use serde_json::{Value, json};
 

@@ -1,0 +1,41 @@
+//! Failpoints: named points in the shipped binaries at which a test kills the process.
+//!
+//! `OLMO_PIPE_FAILPOINT=name:n` sends SIGKILL to the process that reaches point `name` for the
+//! n-th time. In a worker it kills the engine as well (its pid is in `OLMO_PIPE_ENGINE_PID`).
+//! If the variable is not set, a failpoint costs one atomic load.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+struct Armed {
+    name: String,
+    left: AtomicU64,
+}
+
+fn armed() -> Option<&'static Armed> {
+    static ARMED: OnceLock<Option<Armed>> = OnceLock::new();
+    ARMED
+        .get_or_init(|| {
+            let text = std::env::var("OLMO_PIPE_FAILPOINT").ok()?;
+            let (name, n) = text.rsplit_once(':').unwrap_or((&text, "1"));
+            Some(Armed { name: name.to_owned(), left: AtomicU64::new(n.parse().unwrap_or(1)) })
+        })
+        .as_ref()
+}
+
+/// Kills the process if the environment arms failpoint `name` (`area.point`). docs/formats.md
+/// lists all names.
+pub fn failpoint(name: &str) {
+    let Some(point) = armed() else { return };
+    if point.name != name || point.left.fetch_sub(1, Ordering::SeqCst) != 1 {
+        return;
+    }
+    eprintln!("failpoint {name} reached");
+    // SAFETY: kill takes plain integers; both calls only send a signal.
+    unsafe {
+        if let Some(engine) = std::env::var("OLMO_PIPE_ENGINE_PID").ok().and_then(|p| p.parse().ok()) {
+            libc::kill(engine, libc::SIGKILL);
+        }
+        libc::kill(libc::getpid(), libc::SIGKILL);
+    }
+}

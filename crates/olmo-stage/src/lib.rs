@@ -1,0 +1,18 @@
+//! The stage side of olmo-pipe: what a stage declares ([`contract`]), how the engine and a
+//! worker process talk ([`protocol`]), how a stage checks its params before a run ([`rules`]), and
+//! the loop that runs a stage ([`worker`]).
+//!
+//! The engine uses the types of the first three. Nothing here computes with tensors.
+
+#![warn(unreachable_pub)]
+
+pub mod contract;
+pub mod markdown;
+pub mod protocol;
+pub mod rules;
+pub mod signals;
+pub mod worker;
+
+pub use contract::{Contract, Description, ParamSpec, PortType};
+pub use protocol::{Event, Failure, InputItem, Outcome, Request, StageResult};
+pub use worker::{Context, Stage, StageError};

@@ -1,0 +1,314 @@
+//! The loop that runs one stage in a worker process.
+
+use std::collections::BTreeMap;
+use std::io::{self, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use olmo_base::files::{self, Durability};
+use olmo_base::seal::{self, Seal};
+use olmo_base::{Diagnose, PathError, journal};
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::contract::{Contract, Description};
+use crate::protocol::{self, Event, Failure, InputItem, Outcome, Request, StageResult};
+use crate::rules::{Finding, Question};
+
+/// A built-in stage: its params type, its contract and its work.
+pub trait Stage {
+    /// `deny_unknown_fields`; every optional field with a serde default.
+    type Params: DeserializeOwned + JsonSchema;
+    /// The text of the `stage.yaml` beside the code.
+    const CONTRACT: &'static str;
+    /// Reads inputs, writes outputs. Equal params and inputs give equal bytes: no time, host,
+    /// path or attempt may reach an output.
+    fn run(params: Self::Params, context: &mut Context) -> Result<(), StageError>;
+    /// What is wrong with the params, alone and with the inputs that are there, as far as it can
+    /// be told before the stage runs. Must be quick, and only read; asked for
+    /// if the contract says `check: true`.
+    fn check(_params: &Self::Params, _question: &Question) -> Vec<Finding> {
+        Vec::new()
+    }
+}
+
+/// A stage with its types erased, for a worker's table.
+pub struct Entry {
+    pub describe: fn() -> Description,
+    pub run: fn(&mut Context) -> Result<(), StageError>,
+    pub check: fn(&Question) -> Vec<Finding>,
+}
+
+impl Entry {
+    /// The entry of stage `S`.
+    pub const fn of<S: Stage>() -> Self {
+        Self { describe: describe::<S>, run: run::<S>, check: check::<S> }
+    }
+}
+
+fn describe<S: Stage>() -> Description {
+    let contract: Contract =
+        serde_yaml::from_str(S::CONTRACT).unwrap_or_else(|e| panic!("a built-in stage.yaml is sound (tested): {e}"));
+    let settings = schemars::generate::SchemaSettings::draft2020_12().with(|s| s.inline_subschemas = true);
+    let mut params = settings.into_generator().into_root_schema_for::<S::Params>().to_value();
+    if let Some(map) = params.as_object_mut() {
+        map.remove("$schema");
+        map.remove("title");
+        map.entry("additionalProperties").or_insert(Value::Bool(false));
+    }
+    Description { contract, params }
+}
+
+fn run<S: Stage>(context: &mut Context) -> Result<(), StageError> {
+    let params = serde_json::from_value(context.request.params.clone()).map_err(|e| {
+        StageError::fail("worker::params", format!("the params of stage `{}` do not fit: {e}", context.request.stage))
+    })?;
+    S::run(params, context)
+}
+
+fn check<S: Stage>(question: &Question) -> Vec<Finding> {
+    match serde_json::from_value(question.params.clone()) {
+        Ok(params) => S::check(&params, question),
+        Err(e) => vec![Finding::error("worker::params", "", format!("the params do not fit: {e}"))],
+    }
+}
+
+/// Why a stage did not succeed.
+#[derive(Debug)]
+pub enum StageError {
+    Failed(Failure),
+    /// It was asked to stop, saved its state and stops.
+    Interrupted,
+}
+
+impl StageError {
+    /// A failure with a stable `code` (`area::reason`) and a message for a person.
+    pub fn fail(code: &str, message: impl Into<String>) -> Self {
+        Self::Failed(Failure { code: code.into(), message: message.into(), hint: None })
+    }
+
+    /// Adds the way out.
+    pub fn hint(self, hint: impl Into<String>) -> Self {
+        match self {
+            Self::Failed(failure) => Self::Failed(Failure { hint: Some(hint.into()), ..failure }),
+            other => other,
+        }
+    }
+
+    /// An I/O failure on `path`.
+    pub fn io(path: &Path, error: io::Error) -> Self {
+        PathError::new(path, error).into()
+    }
+}
+
+impl<E: Diagnose> From<E> for StageError {
+    fn from(error: E) -> Self {
+        let (code, message) = (error.code().to_owned(), error.to_string());
+        Self::Failed(Failure { code, message, hint: error.hint() })
+    }
+}
+
+/// What a running stage sees of the world.
+pub struct Context {
+    pub request: Request,
+    attempt: PathBuf,
+    events: journal::Writer<Event>,
+    stop: Arc<AtomicBool>,
+    save: Arc<AtomicBool>,
+    last_progress: Option<Instant>,
+}
+
+impl Context {
+    /// Opens the attempt in folder `attempt`.
+    pub fn open(attempt: &Path) -> io::Result<Self> {
+        let text = std::fs::read(attempt.join(protocol::REQUEST))?;
+        let request: Request = serde_json::from_slice(&text).map_err(io::Error::other)?;
+        let events = journal::Writer::open(&attempt.join(protocol::EVENTS), false)?;
+        let (stop, save) = (Arc::default(), Arc::default());
+        Ok(Self { request, attempt: attempt.to_owned(), events, stop, save, last_progress: None })
+    }
+
+    /// The items of input port `port`; empty if it is optional and absent.
+    pub fn inputs(&self, port: &str) -> &[InputItem] {
+        self.request.inputs.get(port).map_or(&[], Vec::as_slice)
+    }
+
+    /// The folder of the single artifact in `port`, if there is one.
+    pub fn optional_input(&self, port: &str) -> Option<PathBuf> {
+        self.inputs(port).first().map(|item| item.path.clone())
+    }
+
+    /// The folder of the single artifact in `port`.
+    pub fn input(&self, port: &str) -> Result<PathBuf, StageError> {
+        self.optional_input(port)
+            .ok_or_else(|| StageError::fail("worker::missing_input", format!("input port `{port}` is empty")))
+    }
+
+    /// The folder to fill for output port `port`; made on first use.
+    pub fn output(&self, port: &str) -> Result<PathBuf, StageError> {
+        self.folder(self.attempt.join("out").join(port))
+    }
+
+    /// The folder to fill for item `label` of list port `port`; then call [`Context::item_done`].
+    pub fn item_dir(&self, port: &str, label: &str) -> Result<PathBuf, StageError> {
+        self.folder(self.attempt.join("items").join(port).join(label))
+    }
+
+    /// A private folder that later attempts find again. They use only what is sealed in it
+    /// ([`Seal`]) and matches its seal.
+    pub fn state_dir(&self) -> Result<PathBuf, StageError> {
+        self.folder(self.request.state_dir.clone())
+    }
+
+    fn folder(&self, path: PathBuf) -> Result<PathBuf, StageError> {
+        std::fs::create_dir_all(&path).map_err(|e| StageError::io(&path, e))?;
+        Ok(path)
+    }
+
+    /// Reports an item as complete: the engine commits it now, and its folder must not change.
+    /// Seals it first ([`Seal`]), unless its writer has done so already.
+    ///
+    /// # Errors
+    /// The item cannot be sealed.
+    pub fn item_done(&mut self, port: &str, label: &str) -> Result<(), StageError> {
+        let folder = self.attempt.join("items").join(port).join(label);
+        if !seal::is_sealed(&folder) {
+            Seal::write(&folder).map_err(|e| StageError::io(&folder, e))?;
+        }
+        self.event(&Event::Item { port: port.into(), label: label.into() });
+        Ok(())
+    }
+
+    /// Says how far the work is; at most ten times a second reaches the engine.
+    pub fn progress(&mut self, done: u64, total: u64, unit: &str, message: impl Into<String>) {
+        let due = self.last_progress.is_none_or(|t| t.elapsed() > Duration::from_millis(100));
+        if due || done == total {
+            self.last_progress = Some(Instant::now());
+            self.event(&Event::Progress { done, total, unit: unit.into(), message: message.into() });
+        }
+    }
+
+    /// Shows numbers of a step. What must last is written to an output.
+    pub fn metrics(&mut self, step: u64, values: BTreeMap<String, f64>) {
+        self.event(&Event::Metrics { step, values });
+    }
+
+    /// Shows a line to the person watching.
+    pub fn message(&mut self, text: impl Into<String>) {
+        self.event(&Event::Message { level: "info".into(), text: text.into() });
+    }
+
+    /// Shows a warning.
+    pub fn warning(&mut self, text: impl Into<String>) {
+        self.event(&Event::Message { level: "warning".into(), text: text.into() });
+    }
+
+    /// Adds a line to the attempt's `perf.jsonl`: times and speeds, which may not reach an output. One that cannot be written is dropped.
+    pub fn perf(&self, line: &Value) {
+        let path = self.attempt.join(protocol::PERF);
+        let appended = files::open_or_create_regular(&path).and_then(|mut file| {
+            file.seek(SeekFrom::End(0))?;
+            file.write_all(format!("{line}\n").as_bytes())
+        });
+        if let Err(e) = appended {
+            eprintln!("cannot append to {}: {e}", path.display());
+        }
+    }
+
+    /// Sends any event. The events are for the engine and the screen: one that cannot be
+    /// written is dropped, and a lost [`Event::Item`] is found again by its folder.
+    pub fn event(&mut self, event: &Event) {
+        if let Err(e) = self.events.append(event) {
+            eprintln!("cannot append to events.jsonl: {e}");
+        }
+    }
+
+    /// Whether SIGTERM or SIGINT asked for an orderly stop.
+    pub fn stop_requested(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Whether SIGUSR1 asked for the state to be saved, since the last call. Stages without a
+    /// state of their own never ask.
+    pub fn save_requested(&self) -> bool {
+        self.save.swap(false, Ordering::Relaxed)
+    }
+
+    /// Returns `Interrupted` once a stop was asked for; for stages with nothing to save.
+    pub fn check_stop(&self) -> Result<(), StageError> {
+        if self.stop_requested() { Err(StageError::Interrupted) } else { Ok(()) }
+    }
+}
+
+/// Writes `value` as pretty JSON with a final newline.
+pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), StageError> {
+    let mut text = serde_json::to_string_pretty(value).map_err(|e| StageError::io(path, e.into()))?;
+    text.push('\n');
+    std::fs::write(path, text).map_err(|e| StageError::io(path, e))
+}
+
+/// Runs the attempt in folder `attempt` with the stage that `find` knows by name.
+pub fn main_run(attempt: &Path, find: impl Fn(&str) -> Option<Entry>) -> ExitCode {
+    let mut context = match Context::open(attempt) {
+        Ok(context) => context,
+        Err(e) => {
+            eprintln!("cannot open the attempt in {}: {e}", attempt.display());
+            return ExitCode::from(2);
+        }
+    };
+    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
+        if let Err(e) = signal_hook::flag::register(signal, context.stop.clone()) {
+            eprintln!("cannot watch for signal {signal}: {e}");
+        }
+    }
+    if let Err(e) = signal_hook::flag::register(signal_hook::consts::SIGUSR1, context.save.clone()) {
+        eprintln!("cannot watch for SIGUSR1: {e}");
+    }
+    // From here on the engine may send signals.
+    context.event(&Event::Started { pid: std::process::id() });
+    let stage = context.request.stage.clone();
+    let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match find(&stage) {
+        _ if context.request.protocol != protocol::PROTOCOL_VERSION => Err(StageError::fail(
+            "worker::protocol",
+            format!(
+                "the engine speaks protocol {}, this worker {}",
+                context.request.protocol,
+                protocol::PROTOCOL_VERSION
+            ),
+        )
+        .hint("build both again: cargo build --release")),
+        Some(entry) => (entry.run)(&mut context),
+        None => Err(StageError::fail("worker::unknown_stage", format!("this worker has no stage `{stage}`"))),
+    }))
+    .unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        Err(StageError::fail("worker::panic", format!("stage `{stage}` panicked: {}", text.unwrap_or("no message")))
+            .hint("this is a bug in the stage; its log has the place"))
+    });
+    let (outcome, failure, code) = match ended {
+        Ok(()) => (Outcome::Succeeded, None, ExitCode::SUCCESS),
+        Err(StageError::Interrupted) => (Outcome::Interrupted, None, ExitCode::from(143)),
+        Err(StageError::Failed(failure)) => {
+            eprintln!("error[{}]: {}", failure.code, failure.message);
+            (Outcome::Failed, Some(failure), ExitCode::FAILURE)
+        }
+    };
+    let result = StageResult { protocol: protocol::PROTOCOL_VERSION, outcome, failure };
+    match write_result(attempt, &result) {
+        Ok(()) => code,
+        Err(e) => {
+            eprintln!("cannot write result.json: {e}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Writes `result.json`, complete or not at all.
+fn write_result(attempt: &Path, result: &StageResult) -> io::Result<()> {
+    files::write(&attempt.join(protocol::RESULT), &serde_json::to_vec_pretty(result)?, Durability::Machine)
+}

@@ -1,0 +1,347 @@
+//! [`Store::materialize`]: an artifact as a folder of files, every byte checked on the way.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use olmo_base::{Digest, IoContext, PathError, files};
+
+use crate::artifact::manifest::Entry;
+use crate::artifact::reference;
+use crate::disk::Seen;
+use crate::error::StoreError;
+use crate::{Store, disk};
+
+/// How files leave the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handover {
+    /// Read-only hard links, and symbolic links to sources: costs no space. Only for our own
+    /// workers, since whoever changes such a file changes the store.
+    Link,
+    /// Writable files of the receiver's own: shared blocks where the file system can, else
+    /// copies. For users' commands and for exports.
+    Copy,
+    /// As `Copy`, but never a copy: an error where the file system cannot share blocks.
+    Reflink,
+    /// As `Copy`, but always a copy, with bytes of its own on the disk.
+    Bytes,
+    /// Read-only hard links to objects, copies of sources; an error across file systems. Whoever
+    /// makes such a file writable and changes it changes the store.
+    HardLink,
+}
+
+impl Store {
+    /// Makes the folder `destination` with the files of `artifact`, complete or not at all. It
+    /// must not be there yet, or be empty.
+    ///
+    /// Every file's bytes are hashed. A damaged object goes to `quarantine/` and is named in the
+    /// error, as is a source that has changed.
+    ///
+    /// No collection removes anything meanwhile.
+    pub fn materialize(&self, artifact: Digest, destination: &Path, how: Handover) -> Result<(), StoreError> {
+        let _using = self.using()?;
+        let manifest = self.manifest(artifact)?;
+        if !is_free(destination).context_during("look at", destination)? {
+            return Err(StoreError::DestinationExists { path: destination.to_owned() });
+        }
+        let parent = destination.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        disk::make_folder(parent)?;
+        let unfinished = unfinished_beside(parent, destination);
+        let filled = (|| {
+            disk::make_folder(&unfinished)?;
+            for (path, entry) in &manifest.files {
+                let to = unfinished.join(path);
+                to.parent().map_or(Ok(()), disk::make_folder)?;
+                match &entry.source {
+                    None => self.hand_object(artifact, entry, &to, how)?,
+                    Some(source) => hand_source(artifact, entry, source, &to, how)?,
+                }
+            }
+            Ok(fs::rename(&unfinished, destination).context_during("make the folder", destination)?)
+        })();
+        if filled.is_err() {
+            let _ = fs::remove_dir_all(&unfinished);
+        }
+        filled
+    }
+
+    /// Where the bytes of each file of `artifact` lie, by path in the artifact; for reading headers,
+    /// not for results: nothing is hashed.
+    pub fn places(&self, artifact: Digest) -> Result<BTreeMap<String, PathBuf>, StoreError> {
+        let manifest = self.manifest(artifact)?;
+        let place = |entry: &Entry| entry.source.clone().unwrap_or_else(|| self.object_path(entry.digest));
+        Ok(manifest.files.iter().map(|(path, entry)| (path.clone(), place(entry))).collect())
+    }
+
+    fn hand_object(&self, artifact: Digest, entry: &Entry, to: &Path, how: Handover) -> Result<(), StoreError> {
+        let object = self.object_path(entry.digest);
+        let (mut file, metadata) = match disk::open_regular(&object) {
+            Ok(open) => open,
+            Err(e) if e.is_missing_file() => {
+                return Err(StoreError::MissingObject { object: entry.digest, artifact });
+            }
+            Err(StoreError::Refused { .. }) => return Err(self.corrupt(artifact, entry, Seen::at(&object))),
+            Err(e) => return Err(e),
+        };
+        // One object serves plain files and programs; only a copy can be a program.
+        let how = match how {
+            Handover::Link | Handover::HardLink if entry.executable => Handover::Copy,
+            how => how,
+        };
+        let mode = if entry.executable { 0o755 } else { 0o644 };
+        let (digest, _) = match how {
+            Handover::Link => {
+                let hashed = Digest::of_reader(&mut file).context_during("read", &object)?;
+                if hashed.0 == entry.digest {
+                    match fs::hard_link(&object, to) {
+                        Ok(()) => {}
+                        Err(e) if disk::cannot_link(&e) => {
+                            let mut again = disk::open_regular(&object)?.0;
+                            copy(&mut again, to, 0o444, Handover::Copy)?;
+                        }
+                        Err(e) => return Err(PathError::during("link", to, e).into()),
+                    }
+                }
+                hashed
+            }
+            Handover::HardLink => {
+                let hashed = Digest::of_reader(&mut file).context_during("read", &object)?;
+                if hashed.0 == entry.digest {
+                    fs::hard_link(&object, to).map_err(|source| {
+                        let (how, to) = ("a hard link", to.to_owned());
+                        if disk::cannot_link(&source) {
+                            StoreError::CannotShare { how, to, source }
+                        } else {
+                            PathError::during("link", &to, source).into()
+                        }
+                    })?;
+                }
+                hashed
+            }
+            Handover::Copy | Handover::Reflink | Handover::Bytes => copy(&mut file, to, mode, how)?,
+        };
+        if digest == entry.digest { Ok(()) } else { Err(self.corrupt(artifact, entry, Some(Seen::of(&metadata)))) }
+    }
+
+    /// Opens a file of `artifact` for reading, wherever its bytes lie. Who reads it holds them
+    /// against the digest, and tells of another one by [`Store::not_as_named`].
+    pub fn open_file(&self, artifact: Digest, entry: &Entry) -> Result<File, StoreError> {
+        match &entry.source {
+            Some(source) => {
+                let missing = |e| StoreError::SourceMissing { path: source.clone(), artifact, source: e };
+                disk::open_source(source).map_err(missing)
+            }
+            None => Ok(disk::open_regular(&self.object_path(entry.digest))?.0),
+        }
+    }
+
+    /// The error of a file that was opened and cannot be read.
+    pub fn unreadable(&self, entry: &Entry, error: io::Error) -> StoreError {
+        let path = entry.source.clone().unwrap_or_else(|| self.object_path(entry.digest));
+        PathError::during("read", &path, error).into()
+    }
+
+    /// The error of a file whose bytes have the digest `found`; a damaged object is moved away.
+    pub fn not_as_named(&self, artifact: Digest, entry: &Entry, found: Digest) -> StoreError {
+        match &entry.source {
+            Some(path) => StoreError::SourceChanged { path: path.clone(), old: entry.digest, new: found },
+            None => {
+                // A commit may have put sound bytes in its place since.
+                let path = self.object_path(entry.digest);
+                let seen = Seen::at(&path).filter(|_| !self.object_is_sound(entry.digest));
+                self.corrupt(artifact, entry, seen)
+            }
+        }
+    }
+
+    /// Moves an object away that was `seen` to be damaged; the error that says so.
+    pub(crate) fn corrupt(&self, artifact: Digest, entry: &Entry, seen: Option<Seen>) -> StoreError {
+        let (path, name) = (self.object_path(entry.digest), format!("{}.object", entry.digest));
+        match seen.map_or(Ok(None), |seen| self.quarantine(&path, &name, seen)) {
+            Ok(kept) => StoreError::Corrupt { object: entry.digest, artifact, kept },
+            Err(e) => e,
+        }
+    }
+
+    pub(crate) fn object_is_sound(&self, object: Digest) -> bool {
+        let opened = disk::open_regular(&self.object_path(object));
+        opened.is_ok_and(|(mut file, _)| Digest::of_reader(&mut file).is_ok_and(|(digest, _)| digest == object))
+    }
+}
+
+fn hand_source(artifact: Digest, entry: &Entry, source: &Path, to: &Path, how: Handover) -> Result<(), StoreError> {
+    let missing = |source_error| StoreError::SourceMissing { path: source.to_owned(), artifact, source: source_error };
+    let new = match how {
+        Handover::Link => {
+            let (digest, _) = reference::hash_source(source).map_err(missing)?;
+            std::os::unix::fs::symlink(source, to).context_during("link", to)?;
+            digest
+        }
+        Handover::Copy | Handover::Reflink | Handover::Bytes | Handover::HardLink => {
+            let mut file = disk::open_source(source).map_err(missing)?;
+            let program = file.metadata().is_ok_and(|m| m.mode() & 0o100 != 0);
+            let how = if how == Handover::HardLink { Handover::Copy } else { how };
+            copy(&mut file, to, if program { 0o755 } else { 0o644 }, how)?.0
+        }
+    };
+    if new == entry.digest {
+        return Ok(());
+    }
+    Err(StoreError::SourceChanged { path: source.to_owned(), old: entry.digest, new })
+}
+
+/// Makes the new file `to` with the bytes of `from`; digest and size of what `to` holds.
+fn copy(from: &mut File, to: &Path, mode: u32, how: Handover) -> Result<(Digest, u64), StoreError> {
+    let mut file = files::create_new(to, mode).context_during("write", to)?;
+    let shared = if how == Handover::Bytes { Ok(()) } else { disk::clone_blocks(from, &file) };
+    let hashed = match shared {
+        // What was handed over is what is checked.
+        Ok(()) if how != Handover::Bytes => Digest::of_file(to),
+        Err(source) if how == Handover::Reflink => {
+            return Err(StoreError::CannotShare { how: "a reflink", to: to.to_owned(), source });
+        }
+        _ => disk::copy_hashed(from, &mut file),
+    };
+    Ok(hashed.context_during("copy to", to)?)
+}
+
+/// Whether `path` is not there, or an empty folder (which a rename replaces).
+fn is_free(path: &Path) -> io::Result<bool> {
+    match fs::symlink_metadata(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(e) => Err(e),
+        Ok(metadata) if !metadata.is_dir() => Ok(false),
+        Ok(_) => Ok(fs::read_dir(path)?.next().is_none()),
+    }
+}
+
+/// A name for what is to become `destination`, beside it.
+pub(crate) fn unfinished_beside(parent: &Path, destination: &Path) -> PathBuf {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let name = destination.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    parent.join(format!(".{name}.unfinished-{}-{count}", std::process::id()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use olmo_stage::PortType;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn committed() -> (tempfile::TempDir, Store, Digest) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store")).unwrap();
+        let folder = dir.path().join("out");
+        fs::create_dir_all(folder.join("deep")).unwrap();
+        fs::write(folder.join("config.json"), "{}").unwrap();
+        fs::write(folder.join("deep/weights"), "weights").unwrap();
+        let artifact = store.commit_tree(PortType::Model, &folder).unwrap();
+        (dir, store, artifact)
+    }
+
+    fn rot(path: &Path, text: &str) {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    #[test]
+    fn a_link_shares_the_object_and_a_copy_is_the_receivers_own() {
+        let (dir, store, artifact) = committed();
+        let (link, copy) = (dir.path().join("a/link"), dir.path().join("b/copy"));
+        store.materialize(artifact, &link, Handover::Link).unwrap();
+        store.materialize(artifact, &copy, Handover::Copy).unwrap();
+        let object = store.object_path(Digest::of(b"weights"));
+        let ino = |path: &Path| fs::metadata(path).unwrap().ino();
+        assert_eq!(ino(&link.join("deep/weights")), ino(&object));
+        assert_eq!(fs::metadata(link.join("deep/weights")).unwrap().mode() & 0o777, 0o444);
+        assert_ne!(ino(&copy.join("deep/weights")), ino(&object));
+        fs::write(copy.join("deep/weights"), "changed").unwrap();
+        assert_eq!(fs::read_to_string(&object).unwrap(), "weights");
+        assert_eq!(fs::read_to_string(copy.join("config.json")).unwrap(), "{}");
+    }
+
+    #[test]
+    fn a_rotten_object_is_named_moved_away_and_made_again_by_a_commit() {
+        for how in [Handover::Link, Handover::Copy] {
+            let (dir, store, artifact) = committed();
+            let object = store.object_path(Digest::of(b"weights"));
+            rot(&object, "weighTs");
+            assert!(store.is_whole(artifact), "a stat cannot see it");
+            let to = dir.path().join("to");
+            let error = store.materialize(artifact, &to, how).unwrap_err();
+            let StoreError::Corrupt { object: named, artifact: of, kept } = &error else { panic!("{error}") };
+            assert_eq!((*named, *of), (Digest::of(b"weights"), artifact));
+            assert_eq!(fs::read_to_string(kept.as_ref().unwrap()).unwrap(), "weighTs");
+            assert!(!object.exists() && !to.exists(), "nothing half-made is left");
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "the store and out/");
+            assert!(!store.is_whole(artifact));
+            assert!(matches!(store.materialize(artifact, &to, how), Err(StoreError::MissingObject { .. })));
+
+            let again = dir.path().join("again");
+            fs::create_dir_all(again.join("deep")).unwrap();
+            fs::write(again.join("config.json"), "{}").unwrap();
+            fs::write(again.join("deep/weights"), "weights").unwrap();
+            assert_eq!(store.commit_tree(PortType::Model, &again).unwrap(), artifact);
+            store.materialize(artifact, &to, how).unwrap();
+        }
+    }
+
+    #[test]
+    fn an_object_that_was_replaced_by_a_link_is_corrupt_not_followed() {
+        let (dir, store, artifact) = committed();
+        let object = store.object_path(Digest::of(b"weights"));
+        let secret = dir.path().join("weights");
+        fs::write(&secret, "weights").unwrap();
+        fs::remove_file(&object).unwrap();
+        std::os::unix::fs::symlink(&secret, &object).unwrap();
+        assert!(!store.is_whole(artifact));
+        let error = store.materialize(artifact, &dir.path().join("to"), Handover::Copy).unwrap_err();
+        assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_folder_with_files_is_never_written_into() {
+        let (dir, store, artifact) = committed();
+        let to = dir.path().join("to");
+        fs::create_dir(&to).unwrap();
+        store.materialize(artifact, &to, Handover::Copy).unwrap();
+        let error = store.materialize(artifact, &to, Handover::Copy).unwrap_err();
+        assert!(matches!(error, StoreError::DestinationExists { .. }), "{error}");
+        let file = dir.path().join("file");
+        fs::write(&file, "mine").unwrap();
+        assert!(store.materialize(artifact, &file, Handover::Copy).is_err());
+        assert_eq!(fs::read_to_string(file).unwrap(), "mine");
+    }
+
+    #[test]
+    fn a_reference_is_linked_or_copied_and_checked_on_each_use() {
+        let (dir, store, _) = committed();
+        let source = dir.path().join("data.jsonl");
+        fs::write(&source, "old").unwrap();
+        let artifact = store.commit_reference(PortType::File, &source).unwrap();
+        let (link, copy) = (dir.path().join("link"), dir.path().join("copy"));
+        store.materialize(artifact, &link, Handover::Link).unwrap();
+        store.materialize(artifact, &copy, Handover::Copy).unwrap();
+        assert!(fs::symlink_metadata(link.join("data.jsonl")).unwrap().is_symlink());
+        assert_eq!(fs::read_to_string(link.join("data.jsonl")).unwrap(), "old");
+        fs::write(copy.join("data.jsonl"), "my own").unwrap();
+        assert_eq!(fs::read_to_string(&source).unwrap(), "old");
+
+        fs::write(&source, "new").unwrap();
+        for how in [Handover::Link, Handover::Copy] {
+            let error = store.materialize(artifact, &dir.path().join("to"), how).unwrap_err();
+            let StoreError::SourceChanged { old, new, path } = &error else { panic!("{error}") };
+            assert_eq!((*old, *new), (Digest::of(b"old"), Digest::of(b"new")));
+            assert!(path.ends_with("data.jsonl"));
+        }
+        fs::remove_file(&source).unwrap();
+        for how in [Handover::Link, Handover::Copy] {
+            let error = store.materialize(artifact, &dir.path().join("to"), how).unwrap_err();
+            assert!(matches!(error, StoreError::SourceMissing { .. }), "{error}");
+        }
+    }
+}

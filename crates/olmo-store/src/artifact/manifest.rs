@@ -1,0 +1,447 @@
+//! [`Manifest`]: which files an artifact has. Its digest is the artifact's name.
+//!
+//! A manifest lies in `artifacts-v1/` as sealed JSON ([`crate::disk::seal`]) with the body
+//! `{"format":1,"type":"model","files":{"PATH":{"digest":"…","size":7},…}}`, files sorted by
+//! path. A file of a reference has also `"source"`: the absolute path where its bytes lie. A
+//! program has also `"executable":true`; a plain file has no such field.
+//!
+//! The artifact's digest is over the type and, sorted by path, every (path, digest, size), in
+//! the encoding of [`crate::key`]: `text("olmo-pipe.artifact") integer(format) text(type)
+//! list(n)`, then `text(path) digest integer(size)` for each file, and `null` after a program.
+//! Where sources lie is no part of it: equal content has one name. Reading recomputes the digest.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
+use std::time::SystemTime;
+
+use olmo_base::{Digest, PathError};
+use olmo_stage::PortType;
+use serde::{Deserialize, Serialize};
+
+use crate::key::Encoder;
+
+use crate::disk::{self, Seen, Small};
+use crate::disk::{seal, tree};
+use crate::error::StoreError;
+use crate::{ARTIFACTS, Store};
+
+const FORMAT: u32 = 1;
+const KIND: &str = "manifest";
+
+/// The files of an artifact.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    format: u32,
+    /// What kind of artifact it is; part of its name.
+    #[serde(rename = "type")]
+    pub artifact_type: PortType,
+    /// By path relative to the artifact's folder, `/` between names.
+    pub files: BTreeMap<String, Entry>,
+}
+
+/// One file of an artifact.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    /// Of its bytes.
+    pub digest: Digest,
+    /// In bytes.
+    pub size: u64,
+    /// Of a reference: the absolute path of the file, whose bytes are not in the store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<PathBuf>,
+    /// Whether its owner may execute it. Never of a reference, which has the mode of its source.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub executable: bool,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+impl Entry {
+    /// A plain file whose bytes are in the store.
+    pub fn plain(digest: Digest, size: u64) -> Self {
+        Self { digest, size, source: None, executable: false }
+    }
+}
+
+impl Manifest {
+    /// Checks the paths, and that there is at least one file.
+    pub(crate) fn new(artifact_type: PortType, files: BTreeMap<String, Entry>) -> Result<Self, String> {
+        let manifest = Self { format: FORMAT, artifact_type, files };
+        manifest.check()?;
+        Ok(manifest)
+    }
+
+    /// One that a hostile hand has written.
+    #[cfg(test)]
+    pub(crate) fn unchecked(artifact_type: PortType, files: BTreeMap<String, Entry>) -> Self {
+        Self { format: FORMAT, artifact_type, files }
+    }
+
+    /// What is wrong with it, in words: paths that may not be, no files, another format.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        if self.format != FORMAT {
+            return Err(format!("it has format {}, this build reads {FORMAT}", self.format));
+        }
+        if self.files.is_empty() {
+            return Err("it has no files".into());
+        }
+        tree::check_paths(self.files.keys().map(String::as_str))
+    }
+
+    /// Reads the file of artifact `artifact`; what is wrong with it, in words.
+    pub fn parse(artifact: Digest, text: &[u8]) -> Result<Self, String> {
+        let manifest: Manifest =
+            serde_json::from_str(seal::open(KIND, &artifact.hex(), text)?).map_err(|e| e.to_string())?;
+        manifest.check()?;
+        if manifest.digest() == artifact { Ok(manifest) } else { Err("its content has another digest".into()) }
+    }
+
+    /// The artifact's digest.
+    pub fn digest(&self) -> Digest {
+        let mut encoder = Encoder::new("olmo-pipe.artifact");
+        encoder.integer(self.format.into());
+        encoder.text(&self.artifact_type.to_string());
+        encoder.list(self.files.len());
+        for (path, entry) in &self.files {
+            encoder.text(path);
+            encoder.digest(&entry.digest);
+            encoder.integer(entry.size.into());
+            if entry.executable {
+                encoder.null();
+            }
+        }
+        encoder.finish()
+    }
+
+    /// Of all files, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.files.values().fold(0, |sum, e| sum.saturating_add(e.size))
+    }
+
+    /// Whether some of its bytes lie outside the store.
+    pub fn is_reference(&self) -> bool {
+        self.files.values().any(|e| e.source.is_some())
+    }
+}
+
+/// The artifact that files with these digests and sizes are, by their names in it.
+pub fn digest_of(artifact_type: PortType, files: &BTreeMap<String, (Digest, u64)>) -> Digest {
+    entries_of(artifact_type, files).digest()
+}
+
+fn entries_of(artifact_type: PortType, files: &BTreeMap<String, (Digest, u64)>) -> Manifest {
+    let files = files.iter().map(|(name, (digest, size))| (name.clone(), Entry::plain(*digest, *size))).collect();
+    Manifest { format: FORMAT, artifact_type, files }
+}
+
+/// An artifact in a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ArtifactInfo {
+    pub digest: Digest,
+    pub artifact_type: PortType,
+    /// How many files it has.
+    pub files: usize,
+    /// Of all files.
+    pub bytes: u64,
+    /// Whether some of its bytes lie outside the store.
+    pub reference: bool,
+    /// When it was committed here.
+    pub made: SystemTime,
+}
+
+/// Why a manifest cannot be read.
+pub(crate) enum Unread {
+    Absent,
+    Damaged(String, Seen),
+    Io(StoreError),
+}
+
+impl Store {
+    /// The manifest of artifact `artifact`. A damaged one is moved to `quarantine/`.
+    pub fn manifest(&self, artifact: Digest) -> Result<Manifest, StoreError> {
+        self.read_manifest(artifact).map_err(|unread| match unread {
+            Unread::Absent => StoreError::NoArtifact { artifact },
+            Unread::Io(e) => e,
+            Unread::Damaged(why, seen) => {
+                let name = format!("{artifact}.manifest.json");
+                match self.quarantine(&self.sharded(ARTIFACTS, artifact), &name, seen) {
+                    Ok(kept) => StoreError::DamagedManifest { artifact, why, kept },
+                    Err(e) => e,
+                }
+            }
+        })
+    }
+
+    /// Reads without moving anything.
+    pub(crate) fn read_manifest(&self, artifact: Digest) -> Result<Manifest, Unread> {
+        let path = self.sharded(ARTIFACTS, artifact);
+        let (text, seen) = match disk::read_small(&path, disk::LARGEST) {
+            Ok(Small::Bytes(text, seen)) => (text, seen),
+            Ok(Small::Absent) => return self.noted(artifact).ok_or(Unread::Absent),
+            Ok(Small::Misplaced(why, seen)) => return Err(Unread::Damaged(why, seen)),
+            Err(e) => return Err(Unread::Io(PathError::during("read the manifest", &path, e).into())),
+        };
+        Manifest::parse(artifact, &text).map_err(|why| Unread::Damaged(why, seen))
+    }
+
+    /// Writes a manifest whose objects are durable, and names the artifact. A manifest that is
+    /// there already stays, unless it only refers to files that this one has in the store, or
+    /// that now lie elsewhere.
+    pub(crate) fn put_manifest(&self, manifest: &Manifest) -> Result<Digest, StoreError> {
+        let artifact = manifest.digest();
+        if self.is_read_only() {
+            self.noted.lock().unwrap_or_else(PoisonError::into_inner).insert(artifact, manifest.clone());
+            return Ok(artifact);
+        }
+        let path = self.sharded(ARTIFACTS, artifact);
+        match self.read_manifest(artifact) {
+            Ok(there)
+                if (there == *manifest || (!there.is_reference() && self.has_objects(&there)))
+                    && self.renew(&path)? =>
+            {
+                // It may have been renamed a moment ago by another process.
+                path.parent().map_or(Ok(()), disk::sync_folder)?;
+                return Ok(artifact);
+            }
+            Err(Unread::Io(e)) => return Err(e),
+            // A damaged one is replaced.
+            Ok(_) | Err(Unread::Absent | Unread::Damaged(..)) => {}
+        }
+        let unwritable = |e: serde_json::Error| PathError::during("write", &path, e.into());
+        let body = serde_json::to_string(manifest).map_err(unwritable)?;
+        let text = seal::seal(KIND, &artifact.hex(), &body);
+        if text.len() as u64 > disk::LARGEST {
+            let why = format!("its list of files is larger than {} MiB", disk::LARGEST >> 20);
+            return Err(StoreError::refused(&path, why));
+        }
+        let points = ["store.manifest_temp_written", "store.manifest_renamed"];
+        self.write_durable(&path, text.as_bytes(), 0o444, Some(points))?;
+        Ok(artifact)
+    }
+
+    /// A manifest that this reader has named and not written.
+    fn noted(&self, artifact: Digest) -> Option<Manifest> {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner).get(&artifact).cloned()
+    }
+
+    /// The part of an artifact below the folder `prefix`, as an artifact of type
+    /// `artifact_type`. Its digest is the same as if that folder had been committed alone.
+    pub fn subtree(&self, artifact: Digest, prefix: &str, artifact_type: PortType) -> Result<Digest, StoreError> {
+        let whole = self.manifest(artifact)?;
+        let below = format!("{}/", prefix.trim_end_matches('/'));
+        let inside = |(path, entry): (String, Entry)| path.strip_prefix(&below).map(|p| (p.to_owned(), entry));
+        let files: BTreeMap<String, Entry> = whole.files.into_iter().filter_map(inside).collect();
+        let part = Manifest::new(artifact_type, files)
+            .map_err(|_| StoreError::NoSubtree { artifact, prefix: prefix.to_owned() })?;
+        let _using = self.using()?;
+        for entry in part.files.values().filter(|e| e.source.is_none()) {
+            // It would be collected with the whole.
+            self.renew(&self.object_path(entry.digest))?;
+        }
+        self.put_manifest(&part)
+    }
+
+    /// The artifact of these files, by their names in it, if all their bytes are objects of this store already; else `None`.
+    pub fn commit_present(
+        &self,
+        artifact_type: PortType,
+        files: &BTreeMap<String, (Digest, u64)>,
+    ) -> Result<Option<Digest>, StoreError> {
+        let manifest = entries_of(artifact_type, files);
+        manifest.check().map_err(|why| StoreError::refused(&self.root, why))?;
+        let _using = self.using()?;
+        for entry in manifest.files.values() {
+            // It may be about to be collected.
+            self.renew(&self.object_path(entry.digest))?;
+        }
+        if !self.has_objects(&manifest) {
+            return Ok(None);
+        }
+        self.put_manifest(&manifest).map(Some)
+    }
+
+    /// Whether the manifest of `artifact` is sound and each of its files is there with the right
+    /// size. Looks at no content: [`Store::materialize`] does.
+    pub fn is_whole(&self, artifact: Digest) -> bool {
+        self.read_manifest(artifact).is_ok_and(|manifest| self.has_objects(&manifest))
+    }
+
+    fn has_objects(&self, manifest: &Manifest) -> bool {
+        manifest.files.values().all(|entry| {
+            // A source may be reached through a link, an object never is one.
+            let metadata = match &entry.source {
+                Some(source) => fs::metadata(source),
+                None => fs::symlink_metadata(self.object_path(entry.digest)),
+            };
+            metadata.is_ok_and(|m| m.is_file() && m.len() == entry.size)
+        })
+    }
+
+    /// All artifacts, sorted by digest. A damaged manifest is an error item; the rest follow.
+    pub fn artifacts(&self) -> Result<impl Iterator<Item = Result<ArtifactInfo, StoreError>> + '_, StoreError> {
+        let digests = self.names(ARTIFACTS, "")?;
+        Ok(digests.into_iter().filter_map(|artifact| self.artifact_info(artifact).transpose()))
+    }
+
+    /// `None`: it went away meanwhile.
+    pub(crate) fn artifact_info(&self, artifact: Digest) -> Result<Option<ArtifactInfo>, StoreError> {
+        let path = self.sharded(ARTIFACTS, artifact);
+        let Ok(made) = fs::symlink_metadata(&path).and_then(|m| m.modified()) else { return Ok(None) };
+        let manifest = match self.manifest(artifact) {
+            Err(StoreError::NoArtifact { .. }) => return Ok(None),
+            other => other?,
+        };
+        Ok(Some(ArtifactInfo {
+            digest: artifact,
+            artifact_type: manifest.artifact_type,
+            files: manifest.files.len(),
+            bytes: manifest.bytes(),
+            reference: manifest.is_reference(),
+            made,
+        }))
+    }
+
+    /// The one artifact whose digest begins with `text`.
+    pub fn find_prefix(&self, text: &str) -> Result<Digest, StoreError> {
+        let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        if text.is_empty() || text.len() > 64 || !text.bytes().all(hex) {
+            return Err(StoreError::NotAPrefix { text: text.to_owned() });
+        }
+        let mut candidates = self.names(ARTIFACTS, text)?;
+        match candidates.len() {
+            0 => Err(StoreError::UnknownPrefix { text: text.to_owned() }),
+            1 => Ok(candidates.remove(0)),
+            _ => Err(StoreError::AmbiguousPrefix { text: text.to_owned(), candidates }),
+        }
+    }
+
+    /// The digests that begin with `prefix` and name files in the sharded `folder`, sorted.
+    /// Other files there are left alone.
+    pub(crate) fn names(&self, folder: &str, prefix: &str) -> Result<Vec<Digest>, StoreError> {
+        let top = self.root.join(folder);
+        let list = |place: &Path| disk::names_in(place).map(BTreeSet::from_iter);
+        let shards = if prefix.len() >= 2 { BTreeSet::from([prefix[..2].to_owned()]) } else { list(&top)? };
+        let mut found = Vec::new();
+        for shard in shards.iter().filter(|s| s.len() == 2 && s.starts_with(&prefix[..prefix.len().min(2)])) {
+            let hexes = list(&top.join(shard))?.into_iter().map(|rest| format!("{shard}{rest}"));
+            found.extend(hexes.filter(|h| h.starts_with(prefix)).filter_map(|h| Digest::from_hex(&h).ok()));
+        }
+        Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest() -> Manifest {
+        let entry = |text: &str| Entry::plain(Digest::of(text.as_bytes()), text.len() as u64);
+        let files = [("config.json", "{}"), ("model.safetensors", "weights")];
+        let files = files.into_iter().map(|(p, t)| (p.to_owned(), entry(t))).collect();
+        Manifest::new(PortType::Model, files).unwrap()
+    }
+
+    #[test]
+    fn the_digest_of_an_artifact_stays_as_it_is() {
+        // Computed by the encoding in the module's doc: a change of it needs `artifacts-v2`.
+        let digest = manifest().digest();
+        assert_eq!(digest.hex(), "8705b6c8a3c00b829be2f9755c4d2d0e50f36bf9da0bb1071ec5d82d241c2a77");
+    }
+
+    #[test]
+    fn everything_but_the_place_of_a_source_changes_the_digest() {
+        let base = manifest();
+        let mut moved = base.clone();
+        moved.files.get_mut("config.json").unwrap().source = Some("/elsewhere/config.json".into());
+        assert_eq!(moved.digest(), base.digest());
+        let mut others = vec![base.clone(); 4];
+        others[0].artifact_type = PortType::Dir;
+        others[1].files.get_mut("config.json").unwrap().size += 1;
+        others[2].files.get_mut("config.json").unwrap().digest = Digest::of(b"other");
+        let entry = others[3].files.remove("config.json").unwrap();
+        others[3].files.insert("config.jsom".into(), entry);
+        for other in others {
+            assert_ne!(other.digest(), base.digest());
+        }
+    }
+
+    #[test]
+    fn a_program_is_another_file_and_a_plain_one_has_no_such_field() {
+        let plain = manifest();
+        let mut program = plain.clone();
+        program.files.get_mut("config.json").unwrap().executable = true;
+        assert_ne!(program.digest(), plain.digest());
+        assert!(!serde_json::to_string(&plain).unwrap().contains("executable"));
+        let text = seal::seal(KIND, &program.digest().hex(), &serde_json::to_string(&program).unwrap());
+        assert_eq!(Manifest::parse(program.digest(), text.as_bytes()).unwrap(), program);
+    }
+
+    #[test]
+    fn whatever_stands_in_the_place_of_a_manifest_moves_to_quarantine() {
+        for kind in crate::verify::tests::INTRUDERS {
+            let dir = tempfile::tempdir().unwrap();
+            let store = Store::open(dir.path()).unwrap();
+            let artifact = store.put_manifest(&manifest()).unwrap();
+            let path = store.sharded(ARTIFACTS, artifact);
+            crate::verify::tests::intrude(&path, kind);
+            assert!(
+                matches!(store.manifest(artifact), Err(StoreError::DamagedManifest { kept: Some(_), .. })),
+                "{kind}"
+            );
+            assert!(matches!(store.manifest(artifact), Err(StoreError::NoArtifact { .. })), "{kind}");
+            crate::verify::tests::intrude(&path, kind);
+            assert_eq!(store.put_manifest(&manifest()).unwrap(), artifact, "{kind}");
+            assert_eq!(store.manifest(artifact).unwrap(), manifest(), "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_hostile_manifest_is_damaged_even_if_its_seal_holds() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let mut bad = manifest();
+        let entry = bad.files.remove("config.json").unwrap();
+        bad.files.insert("../../escape".into(), entry);
+        let artifact = bad.digest();
+        let path = store.sharded(ARTIFACTS, artifact);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let text = seal::seal(KIND, &artifact.hex(), &serde_json::to_string(&bad).unwrap());
+        fs::write(&path, text).unwrap();
+        assert!(!store.is_whole(artifact));
+        assert!(matches!(store.manifest(artifact), Err(StoreError::DamagedManifest { why, .. }) if why.contains("..")));
+        assert!(matches!(store.manifest(artifact), Err(StoreError::NoArtifact { .. })), "it is out of the way");
+    }
+
+    #[test]
+    fn a_prefix_finds_its_artifact_or_says_what_is_wrong() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let mut digests = Vec::new();
+        for n in 0..40 {
+            let mut one = manifest();
+            one.files.get_mut("config.json").unwrap().size = n;
+            digests.push(store.put_manifest(&one).unwrap());
+        }
+        for digest in &digests {
+            assert_eq!(store.find_prefix(&digest.hex()).unwrap(), *digest);
+            assert_eq!(store.find_prefix(&digest.hex()[..20]).unwrap(), *digest);
+        }
+        // 40 digests begin with 16 digits: two have the same.
+        let first = |d: &Digest| d.hex()[..1].to_owned();
+        let twice = digests.iter().map(first).find(|f| digests.iter().filter(|d| first(d) == *f).count() > 1).unwrap();
+        let error = store.find_prefix(&twice).unwrap_err();
+        assert!(matches!(&error, StoreError::AmbiguousPrefix { candidates, .. } if candidates.len() > 1));
+        assert!(error.hint().is_some());
+        for bad in ["", "xyz", "ABC", "../..", "é"] {
+            assert!(matches!(store.find_prefix(bad), Err(StoreError::NotAPrefix { .. })), "{bad}");
+        }
+        let absent = "0123456789abcdef";
+        assert!(matches!(store.find_prefix(absent), Err(StoreError::UnknownPrefix { .. })));
+    }
+}

@@ -1,0 +1,529 @@
+//! [`Index`]: answers `artifacts list` and `runs list` without parsing every file.
+//!
+//! It lies in `index-v1/` (sled) and decides nothing: which artifacts and runs there are is read
+//! from the folders each time, and a row only saves opening a file whose [`Stamp`] is still the
+//! one the row was made from. A row is made only from a settled file (git's racy rule: that is
+//! the watermark); entries newer than that come from the files. So the answers are those of a
+//! scan, always: with the index deleted, damaged, or held by another process it is a scan.
+//!
+//! Rows lie in groups, a shard of the store's folders each, under one seal: to look ten thousand
+//! rows up one by one took longer than all else.
+//!
+//! `run` and `plan` never open it: a sled has one process at a time, and an open takes 5-20 ms.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use olmo_base::{Digest, LockedFile};
+use olmo_stage::PortType;
+use rayon::prelude::*;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::action::Output;
+use crate::disk::{self, Stamp};
+use crate::disk::{lock, seal};
+use crate::error::StoreError;
+use crate::verify::misplaced::misplaced_in_index;
+use crate::{ACTIONS, ARTIFACTS, INDEX, Store};
+
+/// Bumped when a row's meaning changes: older rows are then rebuilt.
+const ROWS: &str = "rows-2";
+/// How long sled may keep the files of a database that is closed.
+const SLED_LETS_GO_WITHIN: Duration = Duration::from_secs(2);
+
+/// Which artifacts to list; what is `None` does not matter.
+#[derive(Clone, Debug, Default)]
+pub struct Query {
+    pub artifact_type: Option<PortType>,
+    /// Made by this stage.
+    pub stage: Option<String>,
+    /// Committed at this time or later.
+    pub since: Option<SystemTime>,
+    /// Committed before this time.
+    pub until: Option<SystemTime>,
+}
+
+/// An artifact in the answer to a [`Query`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ArtifactRow {
+    pub digest: Digest,
+    pub artifact_type: PortType,
+    /// How many files it has.
+    pub files: usize,
+    /// Of all files.
+    pub bytes: u64,
+    /// Whether some of its bytes lie outside the store.
+    pub reference: bool,
+    /// When it was committed here.
+    pub made: SystemTime,
+    /// The stages that made it, sorted; none for a source or a part of an artifact.
+    pub stages: Vec<String>,
+}
+
+/// What a row keeps of a manifest.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ManifestRow {
+    artifact_type: PortType,
+    files: usize,
+    bytes: u64,
+    reference: bool,
+}
+
+/// What a row keeps of an action.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ActionRow {
+    stage: String,
+    outputs: BTreeSet<Digest>,
+}
+
+/// Rows by name as they lie in sled, sealed under their table and group.
+type Group<T> = BTreeMap<String, Row<T>>;
+
+/// What was read of a file, and the file's stamp then.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Row<T> {
+    #[serde(rename = "s")]
+    stamp: Stamp,
+    #[serde(rename = "c")]
+    content: T,
+}
+
+/// A file that a row tells of.
+struct Subject {
+    name: String,
+    path: PathBuf,
+}
+
+/// The index of one store, open.
+pub struct Index<'s> {
+    store: &'s Store,
+    /// `None`: busy or damaged, every answer comes from the files.
+    database: Mutex<Option<sled::Db>>,
+    /// Held as long as the database is open.
+    _lock: Option<LockedFile>,
+}
+
+impl Drop for Index<'_> {
+    fn drop(&mut self) {
+        let database = self.database.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // Sled may panic over damaged files; rows are only a saving.
+        let _ = catch_unwind(AssertUnwindSafe(|| database.map(|db| db.flush())));
+    }
+}
+
+impl<'s> Index<'s> {
+    /// Opens the index, and rebuilds it if it is damaged. Never fails: without a database every
+    /// answer is a scan.
+    pub fn open(store: &'s Store) -> Self {
+        let folder = store.root.join(INDEX);
+        let scan = Self { store, database: Mutex::new(None), _lock: None };
+        let is_there = folder.is_dir() || (!store.is_read_only() && disk::make_folder(&folder).is_ok());
+        if !is_there {
+            return scan;
+        }
+        // Our own lock, before sled's: a second process sees at once that it is to scan.
+        let Ok(Some(held)) = lock::try_exclusive(&folder.join("lock")) else { return scan };
+        let place = folder.join("db");
+        let database = match open_database(&place) {
+            Ok(database) => Some(database),
+            Err(Trouble::Busy) => None,
+            // The rows are made again as they are asked for.
+            Err(Trouble::Damaged) => remove_database(&place).and_then(|()| open_database(&place).ok()),
+        };
+        Self { store, database: Mutex::new(database), _lock: Some(held) }
+    }
+
+    /// Throws all rows away and makes them again; how many artifacts they tell of. `None`: the
+    /// database is busy or cannot be made, and answers come from the files.
+    pub fn rebuild(&self) -> Result<Option<usize>, StoreError> {
+        if self.with_database(|db| db.clear()).is_none() {
+            return Ok(None);
+        }
+        let count = self.artifacts(&Query::default())?.len();
+        let flushed = self.with_database(|db| db.flush());
+        Ok(flushed.map(|_| count))
+    }
+
+    /// Whether answers may come from the database: not if it is busy or beyond repair.
+    pub fn uses_database(&self) -> bool {
+        self.database.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// The artifacts that `query` asks for, oldest first. What is damaged is left out.
+    pub fn artifacts(&self, query: &Query) -> Result<Vec<ArtifactRow>, StoreError> {
+        let makers = self.makers()?;
+        let mut rows = Vec::new();
+        let info = |digest| {
+            let info = self.store.artifact_info(digest).ok()??;
+            let (artifact_type, files) = (info.artifact_type, info.files);
+            Some(ManifestRow { artifact_type, files, bytes: info.bytes, reference: info.reference })
+        };
+        let shards = self.shards(ARTIFACTS)?;
+        // In order, whichever is done first.
+        let found = in_parallel(&shards, |shard| self.digests(ARTIFACTS, shard, info));
+        for (digest, metadata, row) in found.into_iter().flatten() {
+            let Ok(made) = metadata.modified() else { continue };
+            let stages = makers.get(&digest).map(|s| s.iter().cloned().collect()).unwrap_or_default();
+            let ManifestRow { artifact_type, files, bytes, reference } = row;
+            rows.push(ArtifactRow { digest, artifact_type, files, bytes, reference, made, stages });
+        }
+        rows.retain(|row| {
+            query.artifact_type.is_none_or(|t| row.artifact_type == t)
+                && query.stage.as_ref().is_none_or(|s| row.stages.contains(s))
+                && query.since.is_none_or(|t| row.made >= t)
+                && query.until.is_none_or(|t| row.made < t)
+        });
+        rows.sort_by_key(|row| (row.made, row.digest));
+        Ok(rows)
+    }
+
+    /// Which stages made which artifacts.
+    fn makers(&self) -> Result<BTreeMap<Digest, BTreeSet<String>>, StoreError> {
+        let mut makers: BTreeMap<Digest, BTreeSet<String>> = BTreeMap::new();
+        let outputs = |key| {
+            let action = self.store.recorded_action(key)?;
+            let outputs = action.outputs.values().flat_map(Output::artifacts).collect();
+            Some(ActionRow { stage: action.key.stage, outputs })
+        };
+        let shards = self.shards(ACTIONS)?;
+        let found = in_parallel(&shards, |shard| self.digests(ACTIONS, shard, outputs));
+        for (_, _, ActionRow { stage, outputs }) in found.into_iter().flatten() {
+            for artifact in outputs {
+                makers.entry(artifact).or_default().insert(stage.clone());
+            }
+        }
+        Ok(makers)
+    }
+
+    /// The names in one of the store's folders, shard by shard.
+    fn shards(&self, folder: &str) -> Result<Vec<Vec<Digest>>, StoreError> {
+        let names = self.store.names(folder, "")?;
+        Ok(names.chunk_by(|a, b| a.as_bytes()[0] == b.as_bytes()[0]).map(<[Digest]>::to_vec).collect())
+    }
+
+    /// The rows of the files of one shard of `folder`.
+    fn digests<T: Serialize + DeserializeOwned>(
+        &self,
+        folder: &str,
+        shard: &[Digest],
+        make: impl Fn(Digest) -> Option<T>,
+    ) -> Vec<(Digest, fs::Metadata, T)> {
+        let Some(first) = shard.first() else { return Vec::new() };
+        let group = format!("{folder}/{}", &first.hex()[..2]);
+        let subject = |digest: &Digest| Subject { name: digest.hex(), path: self.store.sharded(folder, *digest) };
+        let subjects: Vec<Subject> = shard.iter().map(subject).collect();
+        let rows = self.rows(&group, subjects, |n, _| make(shard[n]));
+        rows.into_iter().map(|(n, metadata, row)| (shard[n], metadata, row)).collect()
+    }
+
+    /// A summary of each run, sorted by id. `summarise` reads a run's folder; it is called only
+    /// if the run's file `file` has changed since the last time (a finished run's does not), and
+    /// must depend on nothing but that file. Runs for which it gives `None` are left out.
+    pub fn runs(
+        &self,
+        file: &str,
+        summarise: &dyn Fn(&Path) -> Option<Value>,
+    ) -> Result<Vec<(String, Value)>, StoreError> {
+        let folder = self.store.runs_dir();
+        let mut ids = disk::names_in(&folder)?;
+        ids.sort();
+        let mut summaries = Vec::with_capacity(ids.len());
+        // An id begins with its day.
+        for day in ids.chunk_by(|a, b| a.get(..8) == b.get(..8)) {
+            let group = format!("runs/{}", day[0].get(..8).unwrap_or_default());
+            let subject = |id: &String| Subject { name: id.clone(), path: folder.join(id).join(file) };
+            let rows = self.rows(&group, day.iter().map(subject).collect(), |n, _| summarise(&folder.join(&day[n])));
+            summaries.extend(rows.into_iter().map(|(n, _, summary)| (day[n].clone(), summary)));
+        }
+        Ok(summaries)
+    }
+
+    /// The rows of `group`, one for each of `subjects` (told by its number), as far as there is
+    /// such a file and a row of it: the kept one if its file is as it was then, else from `make`,
+    /// and then kept.
+    fn rows<T: Serialize + DeserializeOwned>(
+        &self,
+        group: &str,
+        subjects: Vec<Subject>,
+        make: impl Fn(usize, &Path) -> Option<T>,
+    ) -> Vec<(usize, fs::Metadata, T)> {
+        let kept = self.with_database(|db| db.get(group)).flatten();
+        let kept = kept.and_then(|text| serde_json::from_str(seal::open(ROWS, group, &text).ok()?).ok());
+        let mut kept: Group<T> = kept.unwrap_or_default();
+        let mut keep: BTreeMap<String, (Stamp, usize)> = BTreeMap::new();
+        let mut changed = false;
+        let mut found = Vec::with_capacity(subjects.len());
+        for (n, Subject { name, path }) in subjects.into_iter().enumerate() {
+            let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
+            let stamp = Stamp::of(&metadata);
+            let (content, settled) = match kept.remove(&name).filter(|row| row.stamp == stamp) {
+                Some(row) => (row.content, true),
+                None => {
+                    let read_at = disk::now();
+                    let Some(content) = make(n, &path) else { continue };
+                    // The file may have changed while it was read: its content is told, but not kept.
+                    let settled = stamp.settled_before(read_at)
+                        && fs::symlink_metadata(&path).is_ok_and(|m| Stamp::of(&m) == stamp);
+                    changed |= settled;
+                    (content, settled)
+                }
+            };
+            if settled {
+                keep.insert(name, (stamp, found.len()));
+            }
+            found.push((n, metadata, content));
+        }
+        // What is left of it tells of files that are gone or changed.
+        if changed || !kept.is_empty() {
+            let rows: BTreeMap<&String, Row<&T>> =
+                keep.iter().map(|(name, (stamp, at))| (name, Row { stamp: *stamp, content: &found[*at].2 })).collect();
+            if let Ok(body) = serde_json::to_string(&rows) {
+                self.with_database(|db| db.insert(group, seal::seal(ROWS, group, &body).as_bytes()));
+            }
+        }
+        found
+    }
+
+    /// Asks the database; at its first failure it is given up for this time.
+    fn with_database<T>(&self, ask: impl FnOnce(&sled::Db) -> sled::Result<T>) -> Option<T> {
+        let mut slot = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let database = slot.as_ref()?;
+        match catch_unwind(AssertUnwindSafe(|| ask(database))) {
+            Ok(Ok(answer)) => Some(answer),
+            _ => {
+                let broken = slot.take();
+                let _ = catch_unwind(AssertUnwindSafe(|| drop(broken)));
+                None
+            }
+        }
+    }
+}
+
+/// Calls `f` for each of `items`, by several threads if the system gives them; the results in order.
+fn in_parallel<T: Sync, R: Send>(items: &[T], f: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    match rayon::ThreadPoolBuilder::new().build() {
+        Ok(pool) => pool.install(|| items.par_iter().map(&f).collect()),
+        Err(_) => items.iter().map(f).collect(),
+    }
+}
+
+/// Why there is no database.
+enum Trouble {
+    Busy,
+    /// Sled cannot read what it finds, or panics over it.
+    Damaged,
+}
+
+/// Removes the files of a database, or whatever is in their place; `None`: it cannot be removed.
+fn remove_database(place: &Path) -> Option<()> {
+    match place.symlink_metadata().is_ok_and(|m| m.is_dir()) {
+        true => fs::remove_dir_all(place).ok(),
+        false => fs::remove_file(place).ok(),
+    }
+}
+
+fn open_database(place: &Path) -> Result<sled::Db, Trouble> {
+    // Sled follows links, and waits for FIFOs.
+    if !misplaced_in_index(place).is_empty() {
+        return Err(Trouble::Damaged);
+    }
+    let config = sled::Config::new().path(place).cache_capacity(16 << 20).flush_every_ms(None);
+    let since = Instant::now();
+    loop {
+        match catch_unwind(AssertUnwindSafe(|| config.open())) {
+            Ok(Ok(database)) => return Ok(database),
+            // Nobody else uses it: we hold our own lock. But sled's threads may keep the files of
+            // a database that was dropped a moment ago, and its lock with them.
+            Ok(Err(sled::Error::Io(e))) if e.to_string().contains("acquire lock") => {
+                if since.elapsed() > SLED_LETS_GO_WITHIN {
+                    return Err(Trouble::Busy);
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            _ => return Err(Trouble::Damaged),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::action::tests::{record, store_with_action};
+    use crate::{Action, Store};
+    use serde_json::json;
+    use std::cell::Cell;
+
+    /// The answers to one query of each kind, each from a newly opened index.
+    fn answers(store: &Store) -> Vec<Vec<ArtifactRow>> {
+        let all = answers_of(store, &Query::default());
+        let middle = Some(all[all.len() / 2].made);
+        let queries = [
+            Query { artifact_type: Some(PortType::Model), ..Query::default() },
+            Query { stage: Some("train".into()), ..Query::default() },
+            Query { stage: Some("nobody".into()), ..Query::default() },
+            Query { since: middle, ..Query::default() },
+            Query { until: middle, ..Query::default() },
+        ];
+        let mut found: Vec<_> = queries.iter().map(|q| answers_of(store, q)).collect();
+        found.push(all);
+        found
+    }
+
+    fn answers_of(store: &Store, query: &Query) -> Vec<ArtifactRow> {
+        Index::open(store).artifacts(query).unwrap()
+    }
+
+    /// A store with artifacts of two types, some made by no stage.
+    fn store() -> (tempfile::TempDir, Store) {
+        let (dir, store, _, action) = store_with_action();
+        for n in 0..6 {
+            let folder = dir.path().join(format!("other{n}"));
+            fs::create_dir(&folder).unwrap();
+            fs::write(folder.join("file"), format!("content {n}")).unwrap();
+            store.commit_tree(PortType::Model, &folder).unwrap();
+        }
+        let again = Action::new(record(0.5), action.outputs);
+        store.commit_action(again.key.digest(), &again).unwrap();
+        (dir, store)
+    }
+
+    /// Waits until the newest file of the store is behind the watermark.
+    fn settle(store: &Store) {
+        let settled = || {
+            let list = |folder| store.names(folder, "").unwrap().into_iter().map(move |d| store.sharded(folder, d));
+            list(ARTIFACTS)
+                .chain(list(ACTIONS))
+                .all(|p| Stamp::of(&fs::metadata(p).unwrap()).settled_before(disk::now()))
+        };
+        while !settled() {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn rows_kept(store: &Store) -> usize {
+        let index = Index::open(store);
+        let groups = index.with_database(|db| db.iter().collect::<Result<Vec<_>, _>>()).expect("the database is free");
+        let count = |(name, text): &(sled::IVec, sled::IVec)| {
+            let body = seal::open(ROWS, std::str::from_utf8(name).unwrap(), text).unwrap();
+            serde_json::from_str::<Group<Value>>(body).unwrap().len()
+        };
+        groups.iter().map(count).sum()
+    }
+
+    #[test]
+    fn a_query_selects_by_type_stage_and_time() {
+        let (_dir, store) = store();
+        let found = answers(&store);
+        assert_eq!(found.iter().map(Vec::len).collect::<Vec<_>>()[..3], [6, 3, 0]);
+        assert_eq!(found[3].len() + found[4].len(), found[5].len());
+        assert_eq!(found[5].len(), 9);
+        assert_eq!(found[1][0].stages, ["train"]);
+    }
+
+    #[test]
+    fn the_answers_are_the_same_without_with_and_after_the_database() {
+        let (_dir, store) = store();
+        let expected = answers(&store);
+        assert_eq!(rows_kept(&store), 0, "fresh files are behind no watermark");
+        settle(&store);
+        assert_eq!(answers(&store), expected);
+        assert_eq!(rows_kept(&store), 9 + 2, "now they are kept");
+        assert_eq!(answers(&store), expected, "answered from the rows");
+
+        let held = Index::open(&store);
+        let second = Index::open(&store);
+        assert!(held.uses_database() && !second.uses_database());
+        drop(second);
+        assert_eq!(answers(&store), expected, "busy");
+        drop(held);
+
+        fs::remove_dir_all(store.root.join(INDEX)).unwrap();
+        assert_eq!(answers(&store), expected, "deleted");
+        assert_eq!(rows_kept(&store), 11, "and built again");
+    }
+
+    #[test]
+    fn the_answers_are_the_same_over_a_damaged_database() {
+        let (_dir, store) = store();
+        settle(&store);
+        let expected = answers(&store);
+        assert_eq!(rows_kept(&store), 11);
+        let place = store.root.join(INDEX).join("db");
+        let mut state = 0x9e37_79b9_7f4a_7c15u64;
+        for round in 0..12 {
+            let files: Vec<PathBuf> =
+                fs::read_dir(&place).unwrap().map(|e| e.unwrap().path()).filter(|p| p.is_file()).collect();
+            for path in files {
+                let mut bytes = fs::read(&path).unwrap();
+                for _ in 0..1 + round * 8 {
+                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    // The head of the file is where the rows are; the tail is zeros.
+                    let at = (state >> 33) as usize % bytes.len().clamp(1, 1 << 14);
+                    if let Some(byte) = bytes.get_mut(at) {
+                        *byte ^= (state >> 20) as u8;
+                    }
+                }
+                fs::write(&path, bytes).unwrap();
+            }
+            assert_eq!(answers(&store), expected, "round {round}");
+        }
+        fs::remove_dir_all(&place).unwrap();
+        fs::write(&place, "a file where sled wants a folder").unwrap();
+        assert_eq!(answers(&store), expected);
+    }
+
+    #[test]
+    fn a_removed_or_replaced_file_is_seen_at_once() {
+        let (_dir, store) = store();
+        settle(&store);
+        let before = answers_of(&store, &Query::default());
+        fs::remove_file(store.sharded(ARTIFACTS, before[0].digest)).unwrap();
+        assert_eq!(answers_of(&store, &Query::default()), before[1..]);
+        fs::remove_file(store.sharded(ARTIFACTS, before[1].digest)).unwrap();
+        fs::write(store.sharded(ARTIFACTS, before[1].digest), "damaged").unwrap();
+        assert_eq!(answers_of(&store, &Query::default()), before[2..]);
+    }
+
+    #[test]
+    fn a_runs_summary_is_made_again_only_if_its_file_changed() {
+        let (_dir, store) = store();
+        for id in ["run-b", "run-a", "half-made"] {
+            fs::create_dir(store.runs_dir().join(id)).unwrap();
+        }
+        let events = |id: &str| store.runs_dir().join(id).join("events.jsonl");
+        fs::write(events("run-a"), "1").unwrap();
+        fs::write(events("run-b"), "22").unwrap();
+        let calls = Cell::new(0);
+        let list = || {
+            Index::open(&store)
+                .runs("events.jsonl", &|run| {
+                    calls.set(calls.get() + 1);
+                    Some(json!({"bytes": fs::metadata(run.join("events.jsonl")).ok()?.len()}))
+                })
+                .unwrap()
+        };
+        let expected = [("run-a".to_owned(), json!({"bytes": 1})), ("run-b".to_owned(), json!({"bytes": 2}))];
+        assert_eq!(list(), expected);
+        while !["run-a", "run-b"]
+            .iter()
+            .all(|r| Stamp::of(&fs::metadata(events(r)).unwrap()).settled_before(disk::now()))
+        {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        assert_eq!(list(), expected);
+        let called = calls.get();
+        assert_eq!(list(), expected);
+        assert_eq!(calls.get(), called, "answered from the rows");
+        fs::write(events("run-b"), "333").unwrap();
+        assert_eq!(list()[1].1, json!({"bytes": 3}));
+    }
+}

@@ -1,0 +1,4 @@
+//! Tests that span modules.
+
+mod order;
+mod readers;
