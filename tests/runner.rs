@@ -16,6 +16,7 @@ mod remote;
 mod rules;
 mod run;
 mod secrets;
+mod situations;
 mod spec;
 mod spec_fuzz;
 mod store;

@@ -1,0 +1,185 @@
+//! The interface of the crate `gemm` 0.19 that burn-flex calls, on `matrixmultiply`.
+//!
+//! olmo-pipe computes with its own kernels; Burn's products run in tests and reference code only.
+//! The original crate compiles kernels for five element types, two of them complex, which takes
+//! longer than all other numeric crates together. This one multiplies f32, f64 and f16.
+
+use std::any::TypeId;
+
+use half::f16 as Half;
+
+/// How many threads may be used. Products here run on the calling thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parallelism {
+    /// The calling thread alone.
+    None,
+    /// A number of threads; 0 means all.
+    Rayon(usize),
+}
+
+/// A matrix in memory: its first element, and the distance of its columns and rows in elements.
+struct Strided<P> {
+    pointer: P,
+    column: isize,
+    row: isize,
+}
+
+impl<T> Strided<*const T> {
+    /// The elements in row-major order as f32.
+    ///
+    /// # Safety
+    /// `rows` by `columns` elements may be read.
+    unsafe fn widened(&self, rows: usize, columns: usize, widen: impl Fn(&T) -> f32) -> Vec<f32> {
+        let mut values = Vec::with_capacity(rows * columns);
+        for row in 0..rows as isize {
+            for column in 0..columns as isize {
+                // SAFETY: by the caller's promise.
+                values.push(widen(unsafe { &*self.pointer.offset(row * self.row + column * self.column) }));
+            }
+        }
+        values
+    }
+}
+
+/// Computes `dst = alpha * dst + beta * lhs * rhs`, where `lhs` is `m` by `k` and `rhs` is `k` by
+/// `n`. `dst` is read only if `read_dst` is set. `_cs` and `_rs` are the distances of columns and
+/// rows, in elements.
+///
+/// # Safety
+/// The matrices are as large as `m`, `n`, `k` and the distances say, `dst` may be written, and no
+/// element of it is an element of `lhs` or `rhs`, or has two places in `dst`.
+///
+/// # Panics
+/// `T` is none of f32, f64 and f16.
+#[expect(clippy::too_many_arguments, reason = "the interface of the crate that this one replaces")]
+pub unsafe fn gemm<T: 'static>(
+    m: usize,
+    n: usize,
+    k: usize,
+    dst: *mut T,
+    dst_cs: isize,
+    dst_rs: isize,
+    read_dst: bool,
+    lhs: *const T,
+    lhs_cs: isize,
+    lhs_rs: isize,
+    rhs: *const T,
+    rhs_cs: isize,
+    rhs_rs: isize,
+    alpha: T,
+    beta: T,
+    _conj_dst: bool,
+    _conj_lhs: bool,
+    _conj_rhs: bool,
+    _parallelism: Parallelism,
+) {
+    let element = TypeId::of::<T>();
+    // SAFETY (of each cast and product): `T` is the type that its id says, and the caller promises
+    // the rest. `matrixmultiply` does not read `dst` where its factor is 0.
+    if element == TypeId::of::<f32>() {
+        let [alpha, beta] = [&raw const alpha, &raw const beta].map(|factor| unsafe { factor.cast::<f32>().read() });
+        let (lhs, rhs, dst) = (lhs.cast::<f32>(), rhs.cast::<f32>(), dst.cast::<f32>());
+        let alpha = if read_dst { alpha } else { 0.0 };
+        unsafe {
+            matrixmultiply::sgemm(m, k, n, beta, lhs, lhs_rs, lhs_cs, rhs, rhs_rs, rhs_cs, alpha, dst, dst_rs, dst_cs);
+        }
+    } else if element == TypeId::of::<f64>() {
+        let [alpha, beta] = [&raw const alpha, &raw const beta].map(|factor| unsafe { factor.cast::<f64>().read() });
+        let (lhs, rhs, dst) = (lhs.cast::<f64>(), rhs.cast::<f64>(), dst.cast::<f64>());
+        let alpha = if read_dst { alpha } else { 0.0 };
+        unsafe {
+            matrixmultiply::dgemm(m, k, n, beta, lhs, lhs_rs, lhs_cs, rhs, rhs_rs, rhs_cs, alpha, dst, dst_rs, dst_cs);
+        }
+    } else if element == TypeId::of::<Half>() {
+        let [alpha, beta] = [&raw const alpha, &raw const beta].map(|factor| unsafe { factor.cast::<Half>().read() });
+        let lhs = Strided { pointer: lhs.cast::<Half>(), column: lhs_cs, row: lhs_rs };
+        let rhs = Strided { pointer: rhs.cast::<Half>(), column: rhs_cs, row: rhs_rs };
+        let (lhs, rhs) = unsafe { (lhs.widened(m, k, |x| x.to_f32()), rhs.widened(k, n, |x| x.to_f32())) };
+        let mut product = vec![0.0f32; m * n];
+        let (k_step, n_step) = (k as isize, n as isize);
+        unsafe {
+            matrixmultiply::sgemm(
+                m,
+                k,
+                n,
+                beta.to_f32(),
+                lhs.as_ptr(),
+                k_step,
+                1,
+                rhs.as_ptr(),
+                n_step,
+                1,
+                0.0,
+                product.as_mut_ptr(),
+                n_step,
+                1,
+            );
+        }
+        let dst = dst.cast::<Half>();
+        for (index, value) in product.into_iter().enumerate() {
+            let place = (index / n) as isize * dst_rs + (index % n) as isize * dst_cs;
+            unsafe {
+                let at = dst.offset(place);
+                let before = if read_dst { alpha.to_f32() * (*at).to_f32() } else { 0.0 };
+                at.write(Half::from_f32(before + value));
+            }
+        }
+    } else {
+        panic!("gemm: this build multiplies f32, f64 and f16 only");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `dst = 2 * dst + 3 * lhs * rhs` for small whole numbers, with `dst` and `rhs` transposed in memory.
+    fn product<T: Copy + 'static>(convert: impl Fn(f32) -> T, back: impl Fn(T) -> f32, read_dst: bool) -> Vec<f32> {
+        let lhs: Vec<T> = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0].map(&convert).to_vec(); // 2 x 3, row-major
+        let rhs: Vec<T> = [1.0, 0.0, 2.0, -1.0, 1.0, 0.5].map(&convert).to_vec(); // 3 x 2, column-major
+        let mut dst: Vec<T> = [1.0, 2.0, 3.0, 4.0].map(&convert).to_vec(); // 2 x 2, column-major
+        // SAFETY: the sizes are those of the arrays, which do not overlap.
+        unsafe {
+            gemm(
+                2,
+                2,
+                3,
+                dst.as_mut_ptr(),
+                2,
+                1,
+                read_dst,
+                lhs.as_ptr(),
+                1,
+                3,
+                rhs.as_ptr(),
+                3,
+                1,
+                convert(2.0),
+                convert(3.0),
+                false,
+                false,
+                false,
+                Parallelism::None,
+            );
+        }
+        dst.into_iter().map(back).collect()
+    }
+
+    #[test]
+    fn each_type_multiplies_with_strides_and_factors() {
+        // lhs * rhs = [[7, 2.5], [16, 4]].
+        let fresh = [21.0, 48.0, 7.5, 12.0];
+        let added = [23.0, 52.0, 13.5, 20.0];
+        for (read_dst, expected) in [(false, fresh), (true, added)] {
+            assert_eq!(product(|x| x, |x| x, read_dst), expected);
+            assert_eq!(product(f64::from, |x| x as f32, read_dst), expected);
+            assert_eq!(product(Half::from_f32, Half::to_f32, read_dst), expected);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "f32, f64 and f16 only")]
+    fn another_type_is_refused() {
+        product(|x| x as i32, |x| x as f32, false);
+    }
+}
