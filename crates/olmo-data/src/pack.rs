@@ -1,4 +1,4 @@
-//! How documents become rows of equal length.
+//! Packs documents into rows of equal length.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -8,31 +8,31 @@ use crate::memmap::Manifest;
 use crate::memmap_writer::MemmapWriter;
 use crate::tokens::Document;
 
-/// Tokens that [`Pack::BestFit`] looks at together: some 40 megabytes.
+/// Number of tokens that [`Pack::BestFit`] packs at a time: about 40 MB.
 const WINDOW: usize = 1 << 23;
 
-/// How documents become rows.
+/// How to fill rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Pack {
-    /// A row takes whole documents, in order, as long as they fit, then padding. A document
-    /// longer than a row is cut off.
+    /// Packs whole documents in order while they fit, then pads the row. A document longer than a
+    /// row is truncated.
     Whole,
-    /// As `whole`, but each document goes into the row that it fills best, the longest first, among some million tokens
-    /// at a time: next to no padding.
+    /// Like `whole`, but puts each document into the row that it fills best, longest first, among
+    /// several million tokens at a time. This leaves almost no padding.
     BestFit,
-    /// Documents run on over the ends of rows and the tail that fills no row is dropped: OLMo's
-    /// layout for pre-training.
+    /// Continues documents across rows and drops the tail that does not fill a row: OLMo's layout
+    /// for pre-training.
     Concat,
-    /// One document a row, cut off or padded: the layout of OLMo's `prepare_tulu_data.py`.
+    /// One document per row, truncated or padded: the layout of OLMo's `prepare_tulu_data.py`.
     Padded,
 }
 
-/// Puts documents into the rows of a [`MemmapWriter`].
+/// Packs documents into the rows of a [`MemmapWriter`].
 pub struct Packer {
     pack: Pack,
     writer: MemmapWriter,
-    /// Documents that wait for the others of their window.
+    /// Documents of the current window, not yet packed.
     window: Vec<Document>,
     window_tokens: usize,
     dropped: u64,
@@ -44,7 +44,7 @@ impl Packer {
         Self { pack, writer, window: Vec::new(), window_tokens: 0, dropped: 0, truncated: 0 }
     }
 
-    /// Adds a document. One without a trainable token (after cutting) is dropped and counted.
+    /// Adds a document. A document without a label (after truncation) is dropped and counted.
     pub fn push(&mut self, mut document: Document) -> Result<(), DataError> {
         let cut = match self.pack {
             Pack::Concat => 0,

@@ -23,20 +23,21 @@ use scores::{Scored, best};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
-    /// Which score decides, and whether it is to be large or small: `{max: exact_match}` or `{min: eval_loss}`.
+    /// The score that decides, and whether higher or lower is better: `{max: exact_match}` or
+    /// `{min: eval_loss}`.
     pub select: Select,
 }
 
-/// Which score decides: exactly one of the two.
+/// The score that decides: exactly one of the two.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(extend("minProperties" = 1, "maxProperties" = 1))]
 pub struct Select {
-    /// The score to be large, by its path in `metrics.json`.
+    /// Score to maximise, given as its path in `metrics.json`.
     #[schemars(extend("type" = "string"))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max: Option<String>,
-    /// The score to be small, by its path in `metrics.json`.
+    /// Score to minimise, given as its path in `metrics.json`.
     #[schemars(extend("type" = "string"))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min: Option<String>,

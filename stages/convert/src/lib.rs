@@ -17,16 +17,17 @@ use olmo_stage::{Context, Stage, StageError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Writes a model as Hugging Face reads it.
+/// Exports a model to the Hugging Face format.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
-    /// How a conversation becomes text, for a model that does not record it. Null: as the model's conversations were written in
-    /// training, or as its tokenizer says.
+    /// Chat template, for a model that does not record one. Null: the one that the model was
+    /// trained with, or the tokenizer's.
     #[serde(default)]
     #[schemars(with = "Option<String>", extend("enum" = ["tulu", "olmo2", "chatml", null]))]
     pub template: Option<Template>,
-    /// The type of the exported weights: `float32`, exactly those of the model, or `bfloat16`, half the size.
+    /// Type of the exported weights: `float32` (the model's exact values) or `bfloat16` (half the
+    /// size).
     #[serde(default)]
     #[schemars(with = "String", extend("enum" = ["float32", "bfloat16"], "default" = "float32"))]
     pub dtype: WeightType,

@@ -13,20 +13,20 @@ use olmo_stage::{Context, Stage, StageError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Asks a model the last question of every conversation and counts exact answers.
+/// Prompts a model with every conversation up to its last assistant turn and scores exact matches.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
-    /// How a conversation becomes text, for a model that does not record it. Null: as the model's conversations were written in
-    /// training, or as its tokenizer says.
+    /// Chat template, for a model that does not record one. Null: the one that the model was
+    /// trained with, or the tokenizer's.
     #[serde(default)]
     #[schemars(with = "Option<String>", extend("enum" = ["tulu", "olmo2", "chatml", null]))]
     pub template: Option<Template>,
-    /// An answer has at most this many tokens.
+    /// Maximum number of tokens in an answer.
     #[serde(default = "default_max_new_tokens")]
     #[schemars(range(min = 1))]
     pub max_new_tokens: usize,
-    /// Only the first so many conversations are asked; null: all.
+    /// Evaluates only the first N conversations; null: all.
     #[serde(default)]
     #[schemars(range(min = 1))]
     pub limit: Option<usize>,

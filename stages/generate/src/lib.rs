@@ -14,21 +14,22 @@ use serde::{Deserialize, Serialize};
 use answers::Answer;
 use chat::Chat;
 
-/// Lets an exported model answer prompts.
+/// Generates answers to prompts with an exported model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
-    /// What the user says; each is a conversation of its own.
+    /// User messages to answer, each in its own conversation.
     #[schemars(length(min = 1))]
     pub prompts: Vec<String>,
-    /// An answer has at most this many tokens.
+    /// Maximum number of tokens in an answer.
     #[serde(default = "default_max_new_tokens")]
     #[schemars(range(min = 1))]
     pub max_new_tokens: usize,
-    /// Said before every prompt, as the system; null: nothing.
+    /// System message before every prompt; null: none.
     #[serde(default)]
     pub system: Option<String>,
-    /// What a chat template that asks for today's date (`strftime_now`) gets, such as `2026-01-31`: a run does not read the clock.
+    /// Today's date for chat templates that ask for it (`strftime_now`), such as `2026-01-31`. The
+    /// system clock is never used.
     #[serde(default)]
     pub date: Option<String>,
 }

@@ -16,17 +16,18 @@ use serde::{Deserialize, Serialize};
 
 use choice::{Key, Question};
 
-/// Splits a dataset into one to train on and one to test with.
+/// Splits a dataset into a training part and a held-out test part.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Params {
-    /// How much is held out, as in scikit-learn: a share of the records below 1, or their number from 1 on. At least one record.
+    /// Size of the test part, as in scikit-learn: below 1, a fraction of the records; from 1 on, the
+    /// number of records. At least one record is held out.
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub test_size: f64,
-    /// Holds out at most so many records; null: no limit.
+    /// Maximum number of held-out records; null: no limit.
     #[schemars(range(min = 1))]
     pub max_test_size: Option<u64>,
-    /// Decides which records are held out.
+    /// Seed for the choice of held-out records.
     pub seed: u64,
 }
 

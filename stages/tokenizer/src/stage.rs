@@ -18,24 +18,28 @@ use crate::training::{TrainError, train};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TokenizerParams {
-    /// Ids of the trained tokenizer, special tokens included; a given file keeps its own.
+    /// Vocabulary size of a trained tokenizer, special tokens included; a given file or model keeps
+    /// its own.
     #[schemars(range(min = 258))]
     pub vocab_size: u32,
-    /// The token that ends a text; a given file must have it. Null: that of the given model, or `<|endoftext|>`.
+    /// Token that ends a text; a given file must contain it. Null: the given model's, or
+    /// `<|endoftext|>`.
     pub eos_token: Option<String>,
-    /// The token that fills rows; a given file must have it. It may be `eos_token`. Null: that of the given model (its eos token if
-    /// it has none), or `<|padding|>`.
+    /// Token that pads rows; a given file must contain it. It may be `eos_token`. Null: the given
+    /// model's (or its eos token if it has none), or `<|padding|>`.
     pub pad_token: Option<String>,
-    /// Makes each digit a token of its own; a given file keeps its own way.
+    /// Makes each digit its own token in a trained tokenizer; a given file or model keeps its own
+    /// rule.
     pub split_digits: bool,
-    /// The token before a text, for chat templates that write `bos_token`. Null: the one that a given file's post-processor
-    /// writes, if any.
+    /// Token that starts a text, for chat templates that write `bos_token`. Null: the one that a
+    /// given file's post-processor adds, if any.
     pub bos_token: Option<String>,
-    /// How conversations become text: `tulu`, `olmo2` or `chatml`; or a file in port `chat_template`. Everything that is made
-    /// with this tokenizer uses it. Null: stage `tokenize` names it.
+    /// Chat template: `tulu`, `olmo2` or `chatml`; or give a file in port `chat_template`. Every
+    /// stage downstream of this tokenizer uses it. Null: stage `tokenize` chooses.
     #[schemars(with = "Option<String>", extend("enum" = ["tulu", "olmo2", "chatml", null]))]
     pub template: Option<Template>,
-    /// What a chat template that asks for today's date (`strftime_now`) gets, such as `2026-01-31`: a run does not read the clock.
+    /// Today's date for chat templates that ask for it (`strftime_now`), such as `2026-01-31`. The
+    /// system clock is never used.
     pub date: Option<String>,
 }
 
