@@ -173,9 +173,9 @@ fn a_model_is_trained_on_with_its_own_tokenizer_and_template() {
     }
     let output = tune(", template: tulu");
     let text = said(&output);
-    assert!(text.contains("tokenizer::other_template") && text.contains("the params name template `tulu`"), "{text}");
+    assert!(text.contains("tokenizer::other_template") && text.contains("the params set template `tulu`"), "{text}");
     let output = tune(", eos_token: '<|im_end|>'");
-    assert!(said(&output).contains("eos_token: the model has `<|endoftext|>`, the params name `<|im_end|>`"));
+    assert!(said(&output).contains("eos_token: the model has `<|endoftext|>`, but the params set `<|im_end|>`"));
     // A base model has no template: one must be named.
     fs::remove_file(project.path("given/chat_template.jinja")).unwrap();
     let path = project.path("given/tokenizer_config.json");

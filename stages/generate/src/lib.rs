@@ -1,7 +1,8 @@
-//! Stage `generate`: lets an exported model answer prompts, greedily.
+//! Stage `generate`: answers prompts with an exported model, greedily.
 //!
-//! Everything comes from the model's folder, as it would for any other program that reads it: `config.json`, `model.safetensors`,
-//! `tokenizer.json`, `tokenizer_config.json`, `chat_template.jinja` and `generation_config.json`.
+//! Like any other reader of the export, it uses only the files in the model's folder:
+//! `config.json`, `model.safetensors`, `tokenizer.json`, `tokenizer_config.json`,
+//! `chat_template.jinja` and `generation_config.json`.
 
 mod answers;
 mod chat;
@@ -47,7 +48,7 @@ impl Stage for Generate {
 
     fn run(params: Params, context: &mut Context) -> Result<(), StageError> {
         if params.prompts.is_empty() {
-            return Err(StageError::fail("generate::empty", "prompts: there is none"));
+            return Err(StageError::fail("generate::empty", "`prompts` is empty"));
         }
         let dir = context.input("model")?;
         let chat = Chat::open(&dir, params.date.as_deref())?;
@@ -61,12 +62,12 @@ impl Stage for Generate {
             let room = config.max_sequence_length.saturating_sub(input_ids.len());
             if room == 0 {
                 let what = format!(
-                    "prompt {} has {} tokens, which leaves no room in the model's sequence of {}",
+                    "prompt {} has {} tokens, which leaves no room for an answer in the model's {}",
                     answers.len() + 1,
                     input_ids.len(),
                     config.max_sequence_length
                 );
-                return Err(StageError::fail("generate::too_long", what).hint("shorten it"));
+                return Err(StageError::fail("generate::too_long", what).hint("shorten the prompt"));
             }
             let options = GenerateOptions {
                 max_new_tokens: params.max_new_tokens.min(room),
