@@ -195,7 +195,7 @@ fn the_rows_of_a_runs_steps_are_shown_and_compared_with_what_it_wrote_down() {
     std::fs::write(dir.join("pipeline.yaml"), &text).unwrap();
     succeeds(dir, &["run", "data.yaml"]);
     let shown = succeeds(dir, &["data", "inspect", "latest", "--steps", "1,3"]);
-    assert_eq!(shown.matches("the one that the run wrote down").count(), 2, "{shown}");
+    assert_eq!(shown.matches("matches the run's record").count(), 2, "{shown}");
     assert_eq!(shown.matches("── step 3, epoch 0, row ").count(), 2, "{shown}");
     let rows = artifact(dir, "rows", "memmap");
     let alone = succeeds(dir, &["data", "inspect", &rows, "--seed", "7", "--batch", "2", "--steps", "3"]);
@@ -203,7 +203,7 @@ fn the_rows_of_a_runs_steps_are_shown_and_compared_with_what_it_wrote_down() {
     // Another seed gives other rows, which the run did not take.
     let other = command(dir, &["data", "inspect", "data:first", "--seed", "8", "--steps", "1"]).output().unwrap();
     assert_eq!(other.status.code(), Some(6), "{}", said(&other));
-    assert!(said(&other).contains("NOT the one"), "{}", said(&other));
+    assert!(said(&other).contains("does NOT match"), "{}", said(&other));
 
     // Of several stages that take rows, one has to be named.
     let two = text
@@ -214,7 +214,7 @@ fn the_rows_of_a_runs_steps_are_shown_and_compared_with_what_it_wrote_down() {
     assert_eq!(which.status.code(), Some(2));
     assert!(said(&which).contains("latest:first or latest:second"), "{}", said(&which));
     let shown = succeeds(dir, &["data", "inspect", "latest:second", "--steps", "1"]);
-    assert!(shown.contains("the one that the run wrote down"), "{shown}");
+    assert!(shown.contains("matches the run's record"), "{shown}");
     let gone = command(dir, &["data", "inspect", "latest:third", "--steps", "1"]).output().unwrap();
     assert!(said(&gone).contains("there are: first, second"), "{}", said(&gone));
 }

@@ -1,11 +1,12 @@
-//! Makes lists of words out of choices in a params schema.
+//! Turns choices in a params schema into enums.
 //!
-//! `schemars` writes an enum whose variants have texts of their own as `oneOf` with a `const` in each branch. A wrong word then
-//! fails once in every branch, and no one message can say what the words are. As `enum` it fails once.
+//! `schemars` writes an enum with documented variants as `oneOf`, with a `const` in each branch. A
+//! wrong word then fails once per branch, and no single message can list the valid words. With
+//! `enum`, it fails once.
 
 use serde_json::Value;
 
-/// Replaces each `oneOf` of constants inside `schema` by an `enum` of them.
+/// Replaces each `oneOf` of constants inside `schema` by an `enum`.
 pub fn as_enums(schema: &mut Value) {
     match schema {
         Value::Object(map) => {
@@ -21,7 +22,7 @@ pub fn as_enums(schema: &mut Value) {
     }
 }
 
-/// The constants of all branches, if each branch is one string.
+/// The constants of all branches, if every branch is a string constant.
 fn words(branches: &Value) -> Option<Value> {
     let word = |branch: &Value| branch.get("const").filter(|word| word.is_string()).cloned();
     let words: Option<Vec<Value>> = branches.as_array()?.iter().map(word).collect();

@@ -15,29 +15,32 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Runs the attempt in a folder that holds request.json.
+    /// Run the attempt in a folder that contains request.json
     Run {
         /// The attempt's folder.
         attempt: PathBuf,
     },
-    /// Looks at data: what is trained, how much there is, what is wrong with it.
+    /// Inspect data: what is trained, statistics, and problems
     #[command(subcommand)]
     Data(Box<crate::Data>),
-    /// Reads a list of questions on standard input and prints what each stage finds wrong, as JSON.
+    /// Check a list of questions from standard input and print the findings as JSON
     Check,
-    /// Prints what this machine offers to compute on, as JSON.
+    /// Print this machine's compute devices as JSON
     Devices,
-    /// Compiles the kernels for a GPU that need not be here into FOLDER: there, OLMO_PIPE_KERNELS=FOLDER takes the place of a compiler.
+    /// Compile the kernels for a GPU into FOLDER
+    ///
+    /// The GPU need not be present. Set OLMO_PIPE_KERNELS=FOLDER to use the kernels without a
+    /// compiler.
     #[cfg(feature = "libtorch")]
     Kernels {
-        /// Its architecture, as `sm_90` (H100, H200), `sm_80` (A100).
+        /// GPU architecture, such as `sm_90` (H100, H200) or `sm_80` (A100).
         #[arg(long, default_value = "sm_90")]
         gpu: String,
         folder: PathBuf,
     },
-    /// Prints the protocol version, the build and every stage's contract and params.
+    /// Print the protocol version, the build, and every stage's contract and params
     Describe {
-        /// As JSON (the only form there is).
+        /// Print as JSON (the only format).
         #[arg(long)]
         json: bool,
     },
@@ -51,17 +54,17 @@ pub fn main() -> ExitCode {
         Command::Data(data) => data.run(),
         Command::Check => {
             let text = std::io::read_to_string(std::io::stdin()).map_err(|e| e.to_string());
-            told(text.and_then(|text| crate::check(&text)))
+            print_answer(text.and_then(|text| crate::check(&text)))
         }
-        Command::Devices => told(Ok(format!("{:#}", crate::devices()))),
+        Command::Devices => print_answer(Ok(format!("{:#}", crate::devices()))),
         #[cfg(feature = "libtorch")]
-        Command::Kernels { gpu, folder } => told(crate::compile_kernels(&gpu, &folder).map(|names| names.join("\n"))),
-        Command::Describe { json: _ } => told(Ok(crate::describe())),
+        Command::Kernels { gpu, folder } => print_answer(crate::compile_kernels(&gpu, &folder).map(|names| names.join("\n"))),
+        Command::Describe { json: _ } => print_answer(Ok(crate::describe())),
     }
 }
 
-/// Prints an answer, or why there is none. Whoever reads no further has what he wants.
-fn told(answer: Result<String, String>) -> ExitCode {
+/// Prints an answer or the reason why there is none. A closed pipe is not an error.
+fn print_answer(answer: Result<String, String>) -> ExitCode {
     let written = match answer {
         Ok(answer) => writeln!(std::io::stdout(), "{answer}"),
         Err(why) => {

@@ -1,4 +1,5 @@
-//! `olmo-worker data …`: looks at data artifacts. `olmo-pipe data …` hands its words to it, with artifacts as folders.
+//! `olmo-worker data …`: inspects data artifacts. `olmo-pipe data …` passes its arguments on, with
+//! artifacts resolved to folders.
 
 use std::collections::HashMap;
 use std::io::{IsTerminal, Write};
@@ -14,106 +15,107 @@ use olmo_stage::StageError;
 
 use crate::raw::{self, Raw};
 
-/// Looks at data: what is trained, how much there is, what is wrong with it.
+/// Inspect data: what is trained, statistics, and problems
 #[derive(Subcommand)]
 pub enum Data {
-    /// Shows records: what is trained (green, or between ⟦ and ⟧), what is masked, what only fills.
+    /// Show records, with trained text marked (green, or between ⟦ and ⟧)
     Preview {
         #[command(flatten)]
         artifact: Artifact,
-        /// The first record or row that is shown, from 0.
+        /// Index of the first record or row to show, from 0.
         #[arg(long, default_value_t = 0)]
         record: u64,
-        /// How many are shown.
+        /// Number of records or rows to show.
         #[arg(long, default_value_t = 3)]
         count: u64,
-        /// Shows each token by itself with its id.
+        /// Show each token separately, with its id.
         #[arg(long)]
         ids: bool,
-        /// Writes a page instead.
+        /// Write an HTML page instead.
         #[arg(long, value_name = "FILE")]
         html: Option<PathBuf>,
     },
-    /// Counts: lengths, label density, utilisation, with histograms.
+    /// Print statistics: lengths, label density, utilisation, with histograms
     Stats {
         #[command(flatten)]
         artifact: Artifact,
-        /// As JSON.
+        /// Print as JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Looks for what goes wrong: duplicates, nothing to train, wrong special tokens, ids outside the vocabulary, …
+    /// Check for problems such as duplicates, missing labels and wrong token ids
     Audit {
         #[command(flatten)]
         artifact: Artifact,
-        /// Documents of more tokens are over-long.
+        /// Report documents with more tokens than this as too long.
         #[arg(long, default_value_t = 0)]
         max_length: usize,
-        /// As JSON.
+        /// Print as JSON.
         #[arg(long)]
         json: bool,
-        /// Writes a page too.
+        /// Write an HTML page too.
         #[arg(long, value_name = "FILE")]
         html: Option<PathBuf>,
     },
-    /// Shows exactly the rows that steps of a training took.
+    /// Show exactly the rows that training steps used
     Inspect {
         #[command(flatten)]
         artifact: Artifact,
-        /// Steps from 1: `5`, `5-7` or `1,5-7`.
+        /// Steps, from 1: `5`, `5-7` or `1,5-7`.
         #[arg(long)]
         steps: String,
-        /// The training's `seed`; of a run its own.
+        /// `seed` of the training; taken from the run if one is given.
         #[arg(long)]
         seed: Option<u64>,
-        /// The training's `global_train_batch_size`; of a run its own.
+        /// `global_train_batch_size` of the training; taken from the run if one is given.
         #[arg(long)]
         batch: Option<usize>,
-        /// Shows each token by itself with its id.
+        /// Show each token separately, with its id.
         #[arg(long)]
         ids: bool,
         #[command(flatten)]
         run: OfRun,
     },
-    /// Prints the order in which an epoch visits rows: numpy's, and so OLMo's.
+    /// Print the order in which an epoch visits rows, as numpy and OLMo compute it
     Order {
-        /// How many rows there are.
+        /// Number of rows.
         #[arg(long)]
         rows: usize,
-        /// The training's `seed`.
+        /// `seed` of the training.
         #[arg(long)]
         seed: u64,
-        /// From 0.
+        /// Epoch, from 0.
         #[arg(long, default_value_t = 0)]
         epoch: u64,
-        /// Writes it as OLMo's `global_indices.npy` is instead: 32-bit numbers, little-endian, without a header.
+        /// Write it in the format of OLMo's `global_indices.npy` instead: 32-bit integers,
+        /// little-endian, without a header.
         #[arg(long, value_name = "FILE")]
         raw: Option<PathBuf>,
     },
 }
 
-/// What olmo-pipe knows of the training that is meant.
+/// What olmo-pipe knows about the training run.
 #[derive(Args)]
 pub struct OfRun {
-    /// The training's params as JSON.
+    /// Params of the training as JSON.
     #[arg(long, hide = true)]
     params: Option<String>,
-    /// The folder of its metrics.
+    /// Folder of the training's metrics.
     #[arg(long, hide = true)]
     metrics: Option<PathBuf>,
 }
 
 impl OfRun {
-    /// The number that is given, else the one among the params.
+    /// The given number, otherwise the one in the params.
     fn number(&self, given: Option<u64>, param: &str, option: &str) -> Result<u64, StageError> {
         let params: Option<serde_json::Value> = self.params.as_ref().and_then(|text| serde_json::from_str(text).ok());
         given.or_else(|| params?.get(param)?.as_u64()).ok_or_else(|| {
-            StageError::fail("data::inspect", format!("the training's `{param}` is not known"))
-                .hint(format!("say it: --{option} N; or name the run instead of the rows"))
+            StageError::fail("data::inspect", format!("`{param}` of the training is unknown"))
+                .hint(format!("set --{option} N, or give the run instead of the rows"))
         })
     }
 
-    /// The digests of the steps' batches, as the training wrote them down.
+    /// The batch digests recorded by the training, by step.
     fn recorded(&self) -> HashMap<u64, String> {
         let Some(folder) = &self.metrics else { return HashMap::new() };
         let text = std::fs::read_to_string(folder.join("metrics.jsonl")).unwrap_or_default();
@@ -125,14 +127,15 @@ impl OfRun {
     }
 }
 
-/// What is looked at.
+/// The artifact to inspect.
 #[derive(Args)]
 pub struct Artifact {
-    /// A folder that holds a dataset, tokens or a memmap, or raw files (JSON lines, Parquet, text, …); for `olmo-pipe data` also
-    /// an artifact of the store: `RUN:STAGE.PORT`, a tag, or the first digits of its digest.
+    /// A folder with a dataset, tokens or a memmap, or raw files (JSON lines, Parquet, text, …).
+    /// `olmo-pipe data` also accepts an artifact in the store: `RUN:STAGE.PORT`, a tag, or a prefix
+    /// of its digest.
     artifact: PathBuf,
-    /// The tokenizer: a folder that stage tokenizer made, or a `tokenizer.json` with --eos and --pad. An artifact of the store
-    /// finds its own.
+    /// Tokenizer: a folder from stage tokenizer, or a `tokenizer.json` with --eos and --pad.
+    /// Artifacts in the store find their own.
     #[arg(long, value_name = "PATH")]
     tokenizer: Option<PathBuf>,
     /// The eos token of a bare `tokenizer.json`.
@@ -141,14 +144,14 @@ pub struct Artifact {
     /// The pad token of a bare `tokenizer.json`.
     #[arg(long)]
     pad: Option<String>,
-    /// Folder of objects named by digest, where a tokenizer is looked for (given by olmo-pipe).
+    /// Folder of objects named by digest, in which to look for a tokenizer (set by olmo-pipe).
     #[arg(long, hide = true)]
     objects: Option<PathBuf>,
 }
 
 impl Artifact {
-    /// Reads raw files into a dataset, at most `limit` records of each (0: all), and looks at that instead. The files stay
-    /// as long as the result.
+    /// Reads raw files into a dataset, at most `limit` records of each (0: all), and inspects that
+    /// instead. The dataset is deleted when the result is dropped.
     fn read_raw(&mut self, limit: u64) -> Result<Option<Raw>, StageError> {
         let raw = raw::read(&self.artifact, limit)?;
         if let Some(raw) = &raw {
@@ -160,7 +163,7 @@ impl Artifact {
         Ok(raw)
     }
 
-    /// The tokenizer that is given, or the one whose digest the artifact names.
+    /// The given tokenizer, or the one whose digest the artifact records.
     fn tokenizer(&self) -> Result<Option<TextTokenizer>, StageError> {
         let bare = |path: &Path, pad: &str| Ok(Some(TextTokenizer::from_file(path, &self.eos, pad)?));
         match &self.tokenizer {
@@ -176,7 +179,7 @@ impl Artifact {
         let hex = digest.hex();
         let path = objects.join(&hex[..2]).join(&hex[2..]);
         let Ok(bytes) = std::fs::read(&path) else { return Ok(None) };
-        // The artifact says which ids are eos and pad; the file says what these are called.
+        // The artifact records the ids of eos and pad; the file has their names.
         let named = Path::new("tokenizer.json");
         let names = TextTokenizer::token_names(named, &bytes, &[eos, pad])?;
         let [Some(eos), Some(pad)] = names.as_slice() else { return Ok(None) };
@@ -185,8 +188,8 @@ impl Artifact {
 
     fn needed_tokenizer(&self) -> Result<TextTokenizer, StageError> {
         self.tokenizer()?.ok_or_else(|| {
-            StageError::fail("data::tokenizer", "the ids cannot be shown as text without their tokenizer")
-                .hint("name it: --tokenizer FOLDER, or --tokenizer tokenizer.json --eos TOKEN --pad TOKEN")
+            StageError::fail("data::tokenizer", "cannot show the ids as text without their tokenizer")
+                .hint("set --tokenizer FOLDER, or --tokenizer tokenizer.json --eos TOKEN --pad TOKEN")
         })
     }
 }
@@ -194,13 +197,13 @@ impl Artifact {
 impl Data {
     pub fn run(self) -> ExitCode {
         let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty() && value != "0");
-        // As other tools have it: NO_COLOR, CLICOLOR_FORCE.
+        // Follow the usual conventions: NO_COLOR, CLICOLOR_FORCE.
         let colour = set("CLICOLOR_FORCE") || (std::io::stdout().is_terminal() && !set("NO_COLOR"));
         match self.answer(colour) {
             Ok((text, sound)) => {
                 let mut stdout = std::io::stdout().lock();
                 match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-                    // A reader that went away (`| head`) is no error.
+                    // A closed pipe (`| head`) is not an error.
                     Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
                         let _ =
                             writeln!(std::io::stderr(), "error[cli::output]: cannot write to standard output: {error}");
@@ -219,7 +222,7 @@ impl Data {
         }
     }
 
-    /// What is printed, and whether nothing is wrong.
+    /// The output, and whether no problem was found.
     fn answer(self, colour: bool) -> Result<(String, bool), StageError> {
         let style = if colour { Style::Colour } else { Style::Marks };
         match self {
@@ -245,7 +248,7 @@ impl Data {
                 let tokenizer = artifact.tokenizer()?;
                 let mut audit = audit::audit(&artifact.artifact, tokenizer.as_ref(), max_length)?;
                 if raw.is_some() {
-                    // Of a dataset they were left out on purpose; here fetch would fail.
+                    // A dataset skips records on purpose; for raw files, fetch would fail.
                     audit.raise("skipped", audit::Level::Error);
                 }
                 if let Some(path) = html {
@@ -361,7 +364,8 @@ fn records(dir: &Path, record: u64, count: u64, style: Style) -> Result<Vec<(Str
     }
 }
 
-/// The rows of training steps, in their order; and whether they are those of which the training wrote the digests down.
+/// The rows of training steps, in order, and whether their digests match those recorded by the
+/// training.
 fn inspect(
     artifact: &Artifact,
     steps: &str,
@@ -372,15 +376,15 @@ fn inspect(
     ids: bool,
 ) -> Result<(Vec<(String, String)>, bool), StageError> {
     let steps = parse_steps(steps).ok_or_else(|| {
-        StageError::fail("data::steps", format!("`{}` is no list of steps", plain(steps)))
+        StageError::fail("data::steps", format!("`{}` is not a list of steps", plain(steps)))
             .hint("write --steps 5, 5-7 or 1,5-7")
     })?;
     if kind(&artifact.artifact)? != ArtifactKind::Memmap {
-        return Err(StageError::fail("data::inspect", "only a memmap has the rows that a training takes"));
+        return Err(StageError::fail("data::inspect", "only a memmap contains training rows"));
     }
     let memmap = Memmap::open(&artifact.artifact)?;
     if batch == 0 || memmap.instances() < batch {
-        let message = format!("a step of {batch} rows does not fit {} rows", memmap.instances());
+        let message = format!("a step has {batch} rows, but the memmap has only {}", memmap.instances());
         return Err(StageError::fail("data::inspect", message));
     }
     let tokenizer = artifact.needed_tokenizer()?;
@@ -389,11 +393,11 @@ fn inspect(
     for step in steps {
         let digest = digest_of(&memmap, batch, seed, step);
         let said = match recorded.get(&step) {
-            None => "the run has not written it down",
-            Some(there) if *there == digest => "the one that the run wrote down",
+            None => "not recorded by the run",
+            Some(there) if *there == digest => "matches the run's record",
             Some(_) => {
                 sound = false;
-                "NOT the one that the run wrote down: it took other rows"
+                "does NOT match the run's record: the run used other rows"
             }
         };
         if !recorded.is_empty() {
@@ -412,7 +416,7 @@ fn inspect(
     Ok((blocks, sound))
 }
 
-/// The digest of the batch of step `step`, as a training writes it down.
+/// The digest of the batch of step `step`, as recorded by a training.
 fn digest_of(memmap: &Memmap, batch: usize, seed: u64, step: u64) -> String {
     let order = Order::new(memmap.instances(), batch, seed, (step - 1) * batch as u64);
     let rows: Vec<u32> = order.take(batch).map(|(_, row)| row).collect();

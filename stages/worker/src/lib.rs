@@ -1,7 +1,7 @@
-//! The table of built-in stages, and what the worker binary does with it.
+//! The table of built-in stages, and the commands of the worker binary.
 //!
-//! A worker process runs one attempt: it reads `request.json` of the attempt's folder and writes
-//! everything into that folder. What it prints is only a log.
+//! A worker process runs one attempt: it reads `request.json` from the attempt's folder and writes
+//! everything into that folder. Its standard output is only a log.
 
 mod choices;
 mod cli;
@@ -19,7 +19,7 @@ use serde_json::{Map, Value, json};
 pub use cli::main;
 pub use data::Data;
 
-/// Every built-in stage by name, sorted.
+/// Every built-in stage, sorted by name.
 pub const STAGES: [(&str, Entry); 10] = [
     ("checkpoint", Entry::of::<olmo_stage_checkpoint::Checkpoint>()),
     ("convert", Entry::of::<olmo_stage_convert::Convert>()),
@@ -33,25 +33,26 @@ pub const STAGES: [(&str, Entry); 10] = [
     ("train", Entry::of::<olmo_stage_train::Train>()),
 ];
 
-/// Runs the attempt in folder `attempt` with as many threads as its request allows.
+/// Runs the attempt in folder `attempt` with the number of threads in its request.
 pub fn run(attempt: &Path) -> ExitCode {
-    // A request that cannot be read is reported by `main_run`, with its reason.
+    // `main_run` reports an unreadable request, with the reason.
     let request = std::fs::read(attempt.join(protocol::REQUEST)).ok();
     let threads = request.and_then(|text| serde_json::from_slice::<Request>(&text).ok()).map_or(0, |r| r.threads);
     if let Err(e) = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global() {
         eprintln!("cannot start {threads} threads: {e}; raise the limit on processes and threads (ulimit -u)");
-        // By convention: it may work later.
+        // EX_TEMPFAIL: trying again later may work.
         return ExitCode::from(75);
     }
     main_run(attempt, |name| STAGES.into_iter().find(|(stage, _)| *stage == name).map(|(_, entry)| entry))
 }
 
-/// Answers a JSON list of [`Question`]s from `input` with one of the same length: the findings of each.
+/// Answers a JSON list of [`Question`]s in `input` with a list of the same length: the findings of
+/// each.
 ///
 /// # Errors
-/// The text is no such list, or names a stage that is not built in.
+/// The text is not such a list, or names a stage that is not built in.
 pub fn check(input: &str) -> Result<String, String> {
-    let questions: Vec<Question> = serde_json::from_str(input).map_err(|e| format!("no list of questions: {e}"))?;
+    let questions: Vec<Question> = serde_json::from_str(input).map_err(|e| format!("not a list of questions: {e}"))?;
     let mut answers = Vec::with_capacity(questions.len());
     for question in &questions {
         let entry = STAGES.into_iter().find(|(name, _)| *name == question.stage).map(|(_, entry)| entry);
@@ -68,15 +69,17 @@ pub fn description(entry: &Entry) -> Description {
     description
 }
 
-/// By backend, the library behind it and its version, for the record of a run.
+/// The library and version of each backend, for the record of a run.
 const BACKENDS: &[(&str, &str)] = &[
     ("flex", "burn-flex 0.22.1"),
     #[cfg(feature = "libtorch")]
     ("libtorch", "libtorch 2.11.0 by tch 0.22.0"),
 ];
 
-/// What this machine offers to this build: `{"backends": {NAME: library}, "cuda": {"built", "devices", "kernels"} or null}`; kernels are
-/// compiled by `compiler` (null, and `why` there is none), taken from `folder` if it is set, and kept in `cache`.
+/// What this machine offers to this build:
+/// `{"backends": {NAME: library}, "cuda": {"built", "devices", "kernels"} or null}`. Kernels are
+/// compiled by `compiler` (null if there is none, with the reason in `why`), loaded from `folder`
+/// if it is set, and stored in `cache`.
 pub fn devices() -> Value {
     let backends: Map<String, Value> =
         BACKENDS.iter().map(|(name, library)| ((*name).into(), (*library).into())).collect();
@@ -93,11 +96,11 @@ pub fn devices() -> Value {
     json!({"backends": backends, "cuda": cuda})
 }
 
-/// Compiles the kernels for the GPU `architecture` (as `sm_90`), which need not be here, into `folder`, for OLMO_PIPE_KERNELS.
-/// The files' names.
+/// Compiles the kernels for GPU `architecture` (such as `sm_90`), which need not be present, into
+/// `folder`, for use with OLMO_PIPE_KERNELS. Returns the names of the files.
 ///
 /// # Errors
-/// NVRTC is missing, does not know the GPU, or the folder takes no files.
+/// NVRTC is missing or does not support the GPU, or the folder is not writable.
 #[cfg(feature = "libtorch")]
 pub fn compile_kernels(architecture: &str, folder: &Path) -> Result<Vec<String>, String> {
     use olmo_torch::Element;
@@ -113,8 +116,8 @@ pub fn compile_kernels(architecture: &str, folder: &Path) -> Result<Vec<String>,
     Ok(names)
 }
 
-/// What this build can do, as pretty JSON: `{"protocol", "build", "backends": {NAME: library},
-/// "stages": {NAME: description}}`.
+/// What this build supports, as pretty-printed JSON:
+/// `{"protocol", "build", "backends": {NAME: library}, "stages": {NAME: description}}`.
 pub fn describe() -> String {
     let stages: Map<String, Value> = STAGES
         .into_iter()
@@ -149,7 +152,7 @@ mod tests {
         assert!(STAGES.is_sorted_by_key(|(name, _)| *name));
     }
 
-    /// Calls `visit` for every object inside `schema`, with its place.
+    /// Calls `visit` for every object inside `schema`, with its path.
     fn walk(at: &str, schema: &Value, visit: &mut dyn FnMut(&str, &Map<String, Value>)) {
         match schema {
             Value::Object(map) => {
@@ -175,7 +178,7 @@ mod tests {
                     assert!(schema.get("description").is_some(), "{at}/{property} has no description");
                     let required =
                         map.get("required").and_then(Value::as_array).is_some_and(|r| r.contains(&json!(property)));
-                    // Of a one-key map the keys that are not given have no value at all.
+                    // In a map that takes one key, the other keys have no value at all.
                     let one_key = map.get("maxProperties") == Some(&json!(1));
                     assert!(
                         required || one_key || schema.get("default").is_some(),
@@ -190,7 +193,7 @@ mod tests {
     fn the_backends_are_those_that_were_built() {
         let lock = include_str!("../../../Cargo.lock");
         for (name, library) in BACKENDS {
-            // The last two words: a package of Cargo.lock.
+            // The last two words are a package in Cargo.lock.
             let (rest, version) = library.rsplit_once(' ').unwrap();
             let package = rest.rsplit(' ').next().unwrap();
             let entry = format!("name = \"{package}\"\nversion = \"{version}\"\n");

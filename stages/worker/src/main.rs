@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-/// Counts what bounded threads hold: chat templates, and readers of tables.
+/// Tracks the memory of bounded threads: chat templates and table readers.
 #[global_allocator]
 static ALLOCATOR: olmo_data::bounded::Allocator = olmo_data::bounded::Allocator;
 

@@ -1,4 +1,5 @@
-//! Raw files for `data …`: read as stage `fetch` reads them, with `format: auto`, into a dataset in a temporary folder.
+//! Raw files for `data …`: read like stage `fetch` with `format: auto`, into a dataset in a
+//! temporary folder.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,23 +11,24 @@ use olmo_stage_fetch::Fetch;
 use serde_json::json;
 use tempfile::TempDir;
 
-/// Files of which a folder that an olmo-pipe stage made has one.
+/// Files that identify a folder as an artifact of an olmo-pipe stage.
 const ARTIFACTS: [&str; 3] = ["data.parquet", "tokens.parquet", "input_ids.npy"];
 
 /// Raw files as a dataset.
 pub struct Raw {
     /// The folder of the dataset.
     pub dataset: PathBuf,
-    /// What `fetch` reported.
+    /// Messages from `fetch`.
     pub said: Vec<String>,
     /// Removed when this is dropped.
     _folder: TempDir,
 }
 
-/// The file or the files of the folder at `path` as a dataset, with at most `limit` records of each (0: all); `None` if it
-/// is an artifact. Bad records are left out and counted.
+/// The file or the files of the folder at `path` as a dataset, with at most `limit` records of each
+/// (0: all); `None` if it is an artifact. Bad records are skipped and counted.
 ///
 /// # Errors
+/// There is nothing at `path`, or `fetch` cannot read it.
 /// There is nothing at `path`, or `fetch` cannot read it.
 pub fn read(path: &Path, limit: u64) -> Result<Option<Raw>, StageError> {
     let found = std::fs::metadata(path).map_err(|e| match e.kind() {
@@ -41,7 +43,7 @@ pub fn read(path: &Path, limit: u64) -> Result<Option<Raw>, StageError> {
     let attempt = folder.path();
     let mut input = path.to_owned();
     if found.is_file() {
-        // An input is a folder with the file in it, under its own name.
+        // An input is a folder that contains the file under its own name.
         input = attempt.join("input");
         let whole = path.canonicalize().map_err(|e| StageError::io(path, e))?;
         let link = input.join(path.file_name().unwrap_or_default());
