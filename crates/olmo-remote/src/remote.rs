@@ -1,4 +1,4 @@
-//! [`Remote`]: fetches sources, and says what they are.
+//! [`Remote`]: resolves and fetches sources.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,16 +20,16 @@ pub struct Remote {
     client: Client,
 }
 
-/// A source that was fetched.
+/// A fetched source.
 #[derive(Debug)]
 pub struct Fetched {
-    /// What it is; where it was locked already, the same again.
+    /// Its resolved content; identical to the given lock, if there was one.
     pub locked: Locked,
-    /// Where its files lie, in the order of `locked.files`.
+    /// Paths of its files, in the order of `locked.files`.
     pub files: Vec<PathBuf>,
 }
 
-/// A file that is to come.
+/// A file to fetch.
 struct Coming {
     path: String,
     expected: Expected,
@@ -37,17 +37,17 @@ struct Coming {
 
 impl Remote {
     /// # Errors
-    /// The settings cannot be used.
+    /// The settings are invalid.
     pub fn new(settings: &Settings) -> Result<Self, RemoteError> {
         Ok(Self { client: Client::new(settings)? })
     }
 
-    /// Fetches `source` into the folder `folder`, which is made, and which the caller alone uses. With `locked`, it has
-    /// to be what it was; else what it is now is found out. `single`: it has to be one file. What a stopped process left in
-    /// `folder` is gone on with.
+    /// Fetches `source` into `folder`, which is created and must not be used by others. With
+    /// `locked`, the content must match it; otherwise the source is resolved. With `single`, it
+    /// must be one file. Continues downloads that a stopped process left in `folder`.
     ///
     /// # Errors
-    /// No network, no such source, another content than promised, no room: see [`RemoteError`].
+    /// No network, no such source, unexpected content, or no space: see [`RemoteError`].
     pub fn fetch(
         &self,
         source: &Source,
@@ -56,7 +56,7 @@ impl Remote {
         folder: &Path,
         watch: &mut dyn Watch,
     ) -> Result<Fetched, RemoteError> {
-        fs::create_dir_all(folder).map_err(RemoteError::io("make the folder", folder))?;
+        fs::create_dir_all(folder).map_err(RemoteError::io("create the folder", folder))?;
         let fetched = match source {
             Source::Https { url, sha256 } => {
                 let url = Url::parse(url).map_err(|why| RemoteError::Form { source_text: source.to_string(), why })?;
@@ -79,7 +79,7 @@ impl Remote {
                 };
                 let coming: Vec<Coming> = coming;
                 if single && coming.len() > 1 {
-                    let why = format!("one file is wanted, and it means {}", coming.len());
+                    let why = format!("expected one file, but it selects {}", coming.len());
                     return Err(RemoteError::NoFiles { source_text: name, why });
                 }
                 let url = |path: &str| hub::file_url(&self.client, &name, repository, &commit, path);
@@ -89,7 +89,7 @@ impl Remote {
                 let text = source.to_string();
                 let place = folder.join("wheel");
                 let _ = fs::remove_dir_all(&place);
-                fs::create_dir_all(&place).map_err(RemoteError::io("make the folder", &place))?;
+                fs::create_dir_all(&place).map_err(RemoteError::io("create the folder", &place))?;
                 watch.progress(&text, 0, None);
                 let wheel = wheel::download(self.client.settings(), &text, name, version, &place)?;
                 let to = file_place(folder, path)?;
@@ -103,7 +103,7 @@ impl Remote {
                     sha256: found.sha256,
                     blake3: found.blake3,
                 }];
-                // The wheel of another platform may hold the same file.
+                // The wheel for another platform may contain the same file.
                 let wheel = locked.and_then(|locked| locked.wheel.clone()).or(wheel);
                 Fetched { locked: Locked { revision: None, wheel, files }, files: vec![to] }
             }
@@ -114,7 +114,7 @@ impl Remote {
         Ok(fetched)
     }
 
-    /// Fetches all files of `coming`, one after the other.
+    /// Fetches all files of `coming`, one after another.
     fn all(
         &self,
         coming: Vec<Coming>,
@@ -142,20 +142,20 @@ impl Remote {
     }
 }
 
-/// Where the file `path` of a source lies in its folder; the folders above it are made.
+/// Path of the file `path` of a source in its folder; creates its parent folders.
 fn file_place(folder: &Path, path: &str) -> Result<PathBuf, RemoteError> {
     let place = folder.join("files").join(path);
     let parent = place.parent().unwrap_or(folder);
-    fs::create_dir_all(parent).map_err(RemoteError::io("make the folder", parent))?;
+    fs::create_dir_all(parent).map_err(RemoteError::io("create the folder", parent))?;
     Ok(place)
 }
 
-/// Whether a source is what was locked.
+/// Checks that a source matches its lock.
 fn same(source: &Source, locked: &Locked, found: &Locked) -> Result<(), RemoteError> {
     for file in &locked.files {
         let what = format!("{source}, {}", file.path);
         let Some(now) = found.files.iter().find(|now| now.path == file.path) else {
-            let why = format!("the file `{}` of the lock is not there any more", file.path);
+            let why = format!("the locked file `{}` no longer exists", file.path);
             return Err(RemoteError::NoFiles { source_text: source.to_string(), why });
         };
         if now.size != file.size {
@@ -174,7 +174,7 @@ fn same(source: &Source, locked: &Locked, found: &Locked) -> Result<(), RemoteEr
 }
 
 impl Locked {
-    /// The artifacts that a source of this content is as `want`: of each its files, by their names in it.
+    /// The artifacts that a source with this content gives for `want`, each with its files by name.
     pub fn artifacts(&self, source: &Source, want: Want) -> Vec<Vec<(String, &LockedFile)>> {
         if want != Want::Folder {
             let name = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
