@@ -27,7 +27,8 @@ impl InstanceFilter {
     pub fn repeats(&self, row: &[u32]) -> bool {
         let count = self.repetition_max_count.max(3);
         (self.repetition_min_period.max(1)..=self.repetition_max_period.min(row.len() / 3)).any(|period| {
-            // A run of n tokens that equal the one a period before them is n + period tokens long.
+            // A run of n tokens, each equal to the token one period earlier, spans n + period
+            // tokens.
             let enough = count * period - period;
             let mut run = 0;
             row.iter().zip(&row[period..]).any(|(before, token)| {

@@ -97,7 +97,7 @@ impl Packer {
         Ok(())
     }
 
-    /// Completes the last row (or drops it, by the mode) and the files.
+    /// Completes the files, after padding or dropping the last row, depending on the mode.
     pub fn finish(mut self) -> Result<Manifest, DataError> {
         self.write_window()?;
         if self.pack != Pack::Concat {
@@ -107,17 +107,19 @@ impl Packer {
     }
 }
 
-/// Best fit decreasing: the indices of `lengths` in rows of at most `capacity` together.
+/// Best-fit decreasing: groups the indices of `lengths` into rows of total length at most
+/// `capacity`.
 ///
-/// The longest comes first (of equals the one that stands first) and goes where the least room is left that still takes it, else
-/// into a new row. No length may be above `capacity`. Linear in documents, but for a scan of `capacity / 64` words for each.
+/// Takes the longest length first (the earliest of equal ones) and puts it where the least room
+/// remains, or into a new row. No length may exceed `capacity`. Linear in the number of documents,
+/// except for a scan of `capacity / 64` words for each.
 pub fn best_fit(lengths: &[usize], capacity: usize) -> Vec<Vec<usize>> {
     let mut by_length: Vec<Vec<usize>> = vec![Vec::new(); capacity + 1];
     for (document, length) in lengths.iter().enumerate() {
         by_length[*length].push(document);
     }
     let mut rows: Vec<Vec<usize>> = Vec::new();
-    // The rows with so much room, and which of these lists are not empty.
+    // The rows by remaining room, and a bit set of the non-empty lists.
     let mut with_room: Vec<Vec<usize>> = vec![Vec::new(); capacity + 1];
     let mut some = vec![0u64; capacity / 64 + 1];
     for (length, documents) in by_length.iter().enumerate().rev() {
@@ -144,7 +146,7 @@ pub fn best_fit(lengths: &[usize], capacity: usize) -> Vec<Vec<usize>> {
     rows
 }
 
-/// The first bit that is set at `from` or behind it.
+/// The first set bit at or after `from`.
 fn next_set(bits: &[u64], from: usize) -> Option<usize> {
     let mut word = from / 64;
     let mut rest = bits.get(word)? & (u64::MAX << (from % 64));
@@ -161,7 +163,7 @@ fn next_set(bits: &[u64], from: usize) -> Option<usize> {
 mod tests {
     use super::*;
 
-    /// Best fit decreasing as it is written in a textbook.
+    /// Textbook best-fit decreasing.
     fn slow(lengths: &[usize], capacity: usize) -> Vec<Vec<usize>> {
         let mut order: Vec<usize> = (0..lengths.len()).collect();
         order.sort_by_key(|document| std::cmp::Reverse(lengths[*document]));

@@ -386,7 +386,7 @@ fn a_hub_with_hostile_names_or_answers_is_refused() {
     for (answer, part) in [
         (
             serde_json::json!({"sha": COMMIT, "siblings": [{"rfilename": "../../x.json"}]}).to_string(),
-            "does not stay below",
+            "leaves its folder",
         ),
         (
             serde_json::json!({"sha": COMMIT, "siblings": [{"rfilename": "a/\u{1b}[2J.json"}]}).to_string(),

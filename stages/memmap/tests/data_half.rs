@@ -298,8 +298,12 @@ fn a_template_for_the_other_kind_of_dataset_is_refused() {
     let text = bench.fetch(json!({"format": "text"}), "One.\nTwo.\n").unwrap();
     let tokenizer = bench.train_tokenizer(300, &[&text]);
     let failure = bench.tokenize(json!({}), &text, &tokenizer).err().unwrap();
-    assert!(failure.message.contains("holds text documents, but conversations are wanted here"), "{}", failure.message);
-    assert!(failure.hint.unwrap().contains("`text` with template `plain`"));
+    assert!(
+        failure.message.contains("contains text documents, but conversations are expected here"),
+        "{}",
+        failure.message
+    );
+    assert!(failure.hint.unwrap().contains("template `plain` for `text`"));
 }
 
 #[test]
@@ -437,7 +441,7 @@ fn the_format_of_each_file_is_found_and_reported() {
         assert_eq!(dataset::manifest(&again.out("dataset")).unwrap().kind, kind);
     }
     let failure = bench.fetch(json!({"format": "auto"}), "{\"chosen\":[],\"rejected\":[]}\n").err().unwrap();
-    assert_eq!(failure.message, "some.jsonl: its records have the keys `chosen`, `rejected`, which no format has");
+    assert_eq!(failure.message, "some.jsonl: its records have the keys `chosen`, `rejected`, which match no format");
     let pairs = bench.fetch(
         json!({"format": "auto", "messages_field": "chosen"}),
         "{\"chosen\":[{\"role\":\"user\",\"content\":\"Hi\"}],\"rejected\":[]}\n",
@@ -478,7 +482,7 @@ fn documents_are_lines_of_text_or_of_json_by_what_the_file_holds() {
     let failure = text(&format!("{lines}{{\"text\": \"cut o\n")).err().unwrap();
     assert!(failure.message.contains("some.jsonl:91: is not JSON"), "{}", failure.message);
     let failure = text("{\"content\":\"One.\"}\n{\"content\":\"Two.\"}\n").err().unwrap();
-    assert_eq!(failure.message, "some.jsonl: its records have the keys `content`, which no format has");
+    assert_eq!(failure.message, "some.jsonl: its records have the keys `content`, which match no format");
     assert!(failure.hint.unwrap().contains("`text_field`"));
     let failure = text("{\n  \"text\": \"One.\"\n}\n{\n  \"text\": \"Two.\"\n}\n").err().unwrap();
     assert!(failure.message.contains("span several lines, with the keys `text`"), "{}", failure.message);
@@ -621,7 +625,7 @@ fn files_of_another_encoding_or_kind_are_refused_by_name() {
     );
     assert_eq!(failure.hint.unwrap(), "convert it: iconv -f UTF-16 -t UTF-8 'some.jsonl' > utf8.jsonl");
     let failure = bench.fetch(json!({"format": "auto"}), b"\xfd7zXZ\0").err().unwrap();
-    assert_eq!(failure.message, "some.jsonl: is packed with xz");
+    assert_eq!(failure.message, "some.jsonl: is compressed with xz");
 }
 
 #[test]
@@ -776,7 +780,7 @@ fn files_that_are_cut_off_are_named_with_the_line_that_was_to_be_read() {
     assert!(failure.message.starts_with("some.jsonl"), "{}", failure.message);
     let failure = bench.fetch(json!({}), "[{\"messages\": [").err().unwrap();
     assert_eq!(failure.code, "fetch::array");
-    assert!(failure.message.starts_with("some.jsonl: behind record 0: is not JSON"), "{}", failure.message);
+    assert!(failure.message.starts_with("some.jsonl: after record 0: is not JSON"), "{}", failure.message);
 }
 
 #[test]
@@ -940,7 +944,7 @@ fn rows_of_olmos_layout_are_imported_with_an_explicit_dtype_and_checked() {
     assert!(failure.message.contains("without a `tokenizer`"), "{}", failure.message);
     let failure = import(params("uint32"), &[all[0], all[3]]).err().unwrap();
     assert_eq!(failure.code, "data::over_vocabulary");
-    assert!(failure.hint.unwrap().contains("another dtype"));
+    assert!(failure.hint.unwrap().contains("a dtype other than"));
     let failure = import(params("uint16"), &[all[0], ("label_mask", &[&ids]), all[3]]).err().unwrap();
     assert_eq!(failure.code, "memmap::label_mask");
     assert_eq!(import(params("uint16"), &[]).err().unwrap().code, "memmap::params");
