@@ -18,7 +18,7 @@ use crate::params::{FetchParams, OnError};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Format {
-    /// Tülu's and OpenAI's format: `{"dataset", "id", "messages": [{"role", "content"}], "tools"}`.
+    /// Tulu's and OpenAI's format: `{"dataset", "id", "messages": [{"role", "content"}], "tools"}`.
     #[default]
     Messages,
     /// ShareGPT's format:
