@@ -92,7 +92,10 @@ fn two_templates_in_one_pipeline_are_an_error_that_shows_both() {
     assert!(said.contains("template `tulu`, whose answers end with `<|endoftext|>`"), "{said}");
     for (eval, convert, stage) in [(", template: olmo2", "", "eval"), ("", ", template: olmo2", "convert")] {
         let said = failure(&project("", ", template: tulu", eval, convert, 2), stage);
-        assert!(said.contains("the model has template `tulu`") && said.contains("the params set template `olmo2`"), "{said}");
+        assert!(
+            said.contains("the model has template `tulu`") && said.contains("the params set template `olmo2`"),
+            "{said}"
+        );
     }
 }
 

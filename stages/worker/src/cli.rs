@@ -58,7 +58,9 @@ pub fn main() -> ExitCode {
         }
         Command::Devices => print_answer(Ok(format!("{:#}", crate::devices()))),
         #[cfg(feature = "libtorch")]
-        Command::Kernels { gpu, folder } => print_answer(crate::compile_kernels(&gpu, &folder).map(|names| names.join("\n"))),
+        Command::Kernels { gpu, folder } => {
+            print_answer(crate::compile_kernels(&gpu, &folder).map(|names| names.join("\n")))
+        }
         Command::Describe { json: _ } => print_answer(Ok(crate::describe())),
     }
 }
