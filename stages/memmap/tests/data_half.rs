@@ -772,7 +772,7 @@ fn files_that_are_cut_off_are_named_with_the_line_that_was_to_be_read() {
         let failure = bench.fetch(json!({"on_error": "skip"}), &packed[..packed.len() - 9]).err().unwrap();
         assert_eq!(failure.code, "fetch::unreadable");
         assert!(failure.message.starts_with("some.jsonl:"), "{}", failure.message);
-        assert!(failure.hint.unwrap().contains("cut off"));
+        assert!(failure.hint.unwrap().contains("truncated"));
     }
     let plain = bench.fetch(json!({}), &lines).unwrap();
     let parquet = std::fs::read(plain.out("dataset").join("data.parquet")).unwrap();
