@@ -28,11 +28,12 @@ pub struct MemoryEstimate {
     /// The optimizer's two moments.
     pub moments: u64,
     /// A second copy of weights and moments, while a checkpoint is being written and the next step
-    /// changes them. For a GPU, this copy is on the host.
+    /// changes them. 0 for a GPU, where this copy is on the host.
     pub snapshot: u64,
     /// Activations that the blocks keep for the backward pass.
     pub activations: u64,
-    /// Head and loss, or the largest extra memory of a block's backward pass.
+    /// Temporary buffers: the logits, plus the larger of what the head and a block's backward pass
+    /// need.
     pub working: u64,
 }
 

@@ -18,8 +18,7 @@ const COLUMNS: usize = 32;
 /// Floats in a vector register.
 const LANES: usize = 16;
 
-/// Number of columns packed at a time, and of floats per column: they stay in the second-level
-/// cache.
+/// Limits of the packed columns, in columns and in floats: they stay in the second-level cache.
 const PACKED_COLUMNS: usize = 1024;
 const PACKED: usize = 1 << 17;
 
