@@ -169,7 +169,7 @@ fn save(tokenizer: &TextTokenizer, bytes: &[u8], chat: Option<&Chat>, context: &
     tokenizer.save(&out, bytes)?;
     if let Some(chat) = chat {
         chat.record().write(&out)?;
-        context.message(format!("chat template: {}", chat.record()));
+        context.message(format!("conversations use {}", chat.record()));
         if chat.misses_bos() {
             context.warning(
                 "the chat template writes `bos_token`, but this tokenizer has none, so nothing is written in its place; \

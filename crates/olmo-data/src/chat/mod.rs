@@ -97,7 +97,7 @@ impl fmt::Display for ChatRecord {
     /// For messages: the template's name or digest, and its stop tokens.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.template.as_str() {
-            JINJA => write!(f, "its own template (digest {})", Digest::of(self.chat_template.as_bytes()).short())?,
+            JINJA => write!(f, "a custom template (digest {})", Digest::of(self.chat_template.as_bytes()).short())?,
             name => write!(f, "template `{name}`")?,
         }
         let stops: Vec<&str> = self.stop_tokens.iter().map(|stop| stop.token.as_str()).collect();
