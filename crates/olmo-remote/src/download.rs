@@ -60,7 +60,7 @@ const SEAL_EVERY: u64 = 64 << 10;
 /// A line of `NAME.from`.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Note {
+enum JournalLine {
     /// The first line: the file that the part belongs to.
     Begun { url: String, etag: Option<String> },
     /// The digest of the first `length` bytes of the part. Later bytes are not used.
@@ -145,7 +145,7 @@ struct Transfer<'a> {
     /// Has hashed the part so far.
     hasher: Hasher,
     /// `NAME.from`, once it has a line.
-    notes: Option<journal::Writer<Note>>,
+    notes: Option<journal::Writer<JournalLine>>,
 }
 
 impl Transfer<'_> {
@@ -179,8 +179,10 @@ impl Transfer<'_> {
     /// Keeps as much of an earlier part as its recorded length and digest confirm; otherwise starts
     /// over.
     fn take_up(&mut self, file: &mut File) -> Result<(), RemoteError> {
-        let notes = journal::read_prefix::<Note>(self.begun).map(|contents| contents.records).unwrap_or_default();
-        if let (Some(Note::Begun { url, etag }), Some(Note::Sealed { length, digest })) = (notes.first(), notes.last())
+        let notes =
+            journal::read_prefix::<JournalLine>(self.begun).map(|contents| contents.records).unwrap_or_default();
+        if let (Some(JournalLine::Begun { url, etag }), Some(JournalLine::Sealed { length, digest })) =
+            (notes.first(), notes.last())
             && *url == self.url.to_string()
         {
             let mut hasher = Hasher::default();
@@ -310,12 +312,12 @@ impl Transfer<'_> {
             none => {
                 let mut notes =
                     journal::Writer::open(self.begun, false).map_err(RemoteError::io("write", self.begun))?;
-                let begun = Note::Begun { url: self.url.to_string(), etag: self.etag.clone() };
+                let begun = JournalLine::Begun { url: self.url.to_string(), etag: self.etag.clone() };
                 notes.append(&begun).map_err(RemoteError::io("write", self.begun))?;
                 none.insert(notes)
             }
         };
-        let sealed = Note::Sealed { length: self.there, digest: self.hasher.finish() };
+        let sealed = JournalLine::Sealed { length: self.there, digest: self.hasher.finish() };
         self.sealed = self.there;
         notes.append(&sealed).map_err(RemoteError::io("write", self.begun))
     }

@@ -10,10 +10,10 @@ pub enum RemoteError {
     #[error("`{source_text}`: {why}")]
     Form { source_text: String, why: String },
     /// The connection failed, every time.
-    #[error("{url}: {why}{}", after(.attempts))]
+    #[error("{url}: {why}{}", after_attempts(.attempts))]
     Unreachable { url: String, why: String, attempts: u32 },
     /// The server responded with an error.
-    #[error("{url}: the server responded with {status}{}", said(.text))]
+    #[error("{url}: the server responded with {status}{}", excerpt(.text))]
     Status { url: String, status: u16, text: String, token: bool },
     /// The server asks to wait longer than the limit.
     #[error("{url}: too many requests (429); the server asks to wait {seconds} seconds")]
@@ -25,7 +25,7 @@ pub enum RemoteError {
     #[error("{url}: redirected to {to}: {why}")]
     Redirect { url: String, to: String, why: String },
     /// The connection ended early, every time.
-    #[error("{url}: received only {there} of {expected} bytes{}", after(.attempts))]
+    #[error("{url}: received only {there} of {expected} bytes{}", after_attempts(.attempts))]
     Half { url: String, there: u64, expected: u64, attempts: u32 },
     /// A file above the size limit.
     #[error("{what}: {size} bytes exceed the limit of {most}")]
@@ -55,11 +55,11 @@ pub enum RemoteError {
     Io { doing: &'static str, path: PathBuf, source: io::Error },
 }
 
-fn after(attempts: &u32) -> String {
+fn after_attempts(attempts: &u32) -> String {
     if *attempts > 1 { format!(", after {attempts} attempts") } else { String::new() }
 }
 
-fn said(text: &str) -> String {
+fn excerpt(text: &str) -> String {
     let line: String = text.trim().chars().take(200).flat_map(char::escape_debug).collect();
     if line.is_empty() { String::new() } else { format!(": {line}") }
 }

@@ -58,7 +58,7 @@ impl Answer {
 }
 
 /// The result of one attempt.
-enum Once {
+enum Attempt {
     Done(Answer),
     /// A retry may succeed; with the wait that the server asks for.
     Later(RemoteError, Option<Duration>),
@@ -108,10 +108,10 @@ impl Client {
         let mut pause = self.settings.pause;
         let mut attempt = 1;
         loop {
-            let (error, asked) = match self.once(url, headers, attempt) {
-                Once::Done(answer) => return Ok(answer),
-                Once::Never(error) => return Err(error),
-                Once::Later(error, asked) => (error, asked),
+            let (error, asked) = match self.send_once(url, headers, attempt) {
+                Attempt::Done(answer) => return Ok(answer),
+                Attempt::Never(error) => return Err(error),
+                Attempt::Later(error, asked) => (error, asked),
             };
             let wait = asked.unwrap_or(pause);
             if wait > self.settings.longest_wait {
@@ -127,7 +127,7 @@ impl Client {
         }
     }
 
-    fn once(&self, first: &Url, headers: &[(&str, String)], attempts: u32) -> Once {
+    fn send_once(&self, first: &Url, headers: &[(&str, String)], attempts: u32) -> Attempt {
         let mut url = first.clone();
         for _ in 0..REDIRECTS {
             let agent = if url.is_loopback() { &self.direct } else { &self.agent };
@@ -150,20 +150,20 @@ impl Client {
             if matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308) {
                 let Some(location) = answer.header("location").map(str::to_owned) else {
                     let why = format!("the response {status} has no location");
-                    return Once::Never(RemoteError::Answer { url: url.to_string(), why });
+                    return Attempt::Never(RemoteError::Answer { url: url.to_string(), why });
                 };
                 url = match url.join(&location).and_then(|to| self.may_follow(&url, &to).map(|()| to)) {
                     Ok(to) => to,
                     Err(why) => {
-                        return Once::Never(RemoteError::Redirect { url: url.to_string(), to: location, why });
+                        return Attempt::Never(RemoteError::Redirect { url: url.to_string(), to: location, why });
                     }
                 };
                 continue;
             }
-            return judged(answer, self.settings.token.is_some());
+            return classify(answer, self.settings.token.is_some());
         }
         let why = format!("more than {REDIRECTS} redirects");
-        Once::Never(RemoteError::Redirect { url: first.to_string(), to: url.to_string(), why })
+        Attempt::Never(RemoteError::Redirect { url: first.to_string(), to: url.to_string(), why })
     }
 
     /// Whether a redirect may be followed.
@@ -180,7 +180,7 @@ impl Client {
         Ok(())
     }
 
-    fn failed(&self, url: &Url, error: &ureq::Error, attempts: u32) -> Once {
+    fn failed(&self, url: &Url, error: &ureq::Error, attempts: u32) -> Attempt {
         let lasting = matches!(
             error,
             ureq::Error::BadUri(_) | ureq::Error::Http(_) | ureq::Error::InvalidProxyUrl | ureq::Error::Rustls(_)
@@ -189,15 +189,15 @@ impl Client {
         // Retrying does not fix a certificate.
         let lasting = lasting || why.contains("certificate");
         let failure = RemoteError::Unreachable { url: url.to_string(), why, attempts };
-        if lasting { Once::Never(failure) } else { Once::Later(failure, None) }
+        if lasting { Attempt::Never(failure) } else { Attempt::Later(failure, None) }
     }
 }
 
 /// Classifies a response that is not a redirect.
-fn judged(answer: Answer, token: bool) -> Once {
+fn classify(answer: Answer, token: bool) -> Attempt {
     let status = answer.response.status();
     if matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE) {
-        return Once::Done(answer);
+        return Attempt::Done(answer);
     }
     let asked = answer.number("retry-after").map(Duration::from_secs);
     let url = answer.url.to_string();
@@ -211,7 +211,7 @@ fn judged(answer: Answer, token: bool) -> Once {
     });
     let error = RemoteError::Status { url, status: status.as_u16(), text, token };
     match status.as_u16() {
-        408 | 429 | 500 | 502 | 503 | 504 => Once::Later(error, asked),
-        _ => Once::Never(error),
+        408 | 429 | 500 | 502 | 503 | 504 => Attempt::Later(error, asked),
+        _ => Attempt::Never(error),
     }
 }

@@ -30,7 +30,7 @@ pub struct Fetched {
 }
 
 /// A file to fetch.
-struct Coming {
+struct PendingFile {
     path: String,
     expected: Expected,
 }
@@ -61,29 +61,30 @@ impl Remote {
             Source::Https { url, sha256 } => {
                 let url = Url::parse(url).map_err(|why| RemoteError::Form { source_text: source.to_string(), why })?;
                 let expected = Expected { sha256: sha256.clone(), ..Expected::default() };
-                let coming = vec![Coming { path: url.file_name(), expected }];
-                self.all(coming, locked, folder, (None, None), &|_| Ok(url.clone()), watch)?
+                let coming = vec![PendingFile { path: url.file_name(), expected }];
+                self.fetch_all(coming, locked, folder, (None, None), &|_| Ok(url.clone()), watch)?
             }
             Source::Hub { repository, revision, path } => {
                 let name = source.to_string();
                 let (commit, coming) = match locked {
                     Some(Locked { revision: Some(commit), files, .. }) => {
-                        let coming = |f: &LockedFile| Coming { path: f.path.clone(), expected: Expected::default() };
+                        let coming =
+                            |f: &LockedFile| PendingFile { path: f.path.clone(), expected: Expected::default() };
                         (commit.clone(), files.iter().map(coming).collect())
                     }
                     _ => {
                         let found = hub::look_up(&self.client, &name, repository, revision, path, watch)?;
-                        let coming = |(path, expected)| Coming { path, expected };
+                        let coming = |(path, expected)| PendingFile { path, expected };
                         (found.commit, found.files.into_iter().map(coming).collect())
                     }
                 };
-                let coming: Vec<Coming> = coming;
+                let coming: Vec<PendingFile> = coming;
                 if single && coming.len() > 1 {
                     let why = format!("expected one file, but it selects {}", coming.len());
                     return Err(RemoteError::NoFiles { source_text: name, why });
                 }
                 let url = |path: &str| hub::file_url(&self.client, &name, repository, &commit, path);
-                self.all(coming, locked, folder, (Some(commit.clone()), None), &url, watch)?
+                self.fetch_all(coming, locked, folder, (Some(commit.clone()), None), &url, watch)?
             }
             Source::Pypi { name, version, path } => {
                 let text = source.to_string();
@@ -109,15 +110,15 @@ impl Remote {
             }
         };
         if let Some(locked) = locked {
-            same(source, locked, &fetched.locked)?;
+            check_lock(source, locked, &fetched.locked)?;
         }
         Ok(fetched)
     }
 
     /// Fetches all files of `coming`, one after another.
-    fn all(
+    fn fetch_all(
         &self,
-        coming: Vec<Coming>,
+        coming: Vec<PendingFile>,
         locked: Option<&Locked>,
         folder: &Path,
         (revision, wheel): (Option<String>, Option<String>),
@@ -126,7 +127,7 @@ impl Remote {
     ) -> Result<Fetched, RemoteError> {
         let most = self.client.settings().max_bytes;
         let (mut files, mut places) = (Vec::new(), Vec::new());
-        for Coming { path, mut expected } in coming {
+        for PendingFile { path, mut expected } in coming {
             if let Some(known) = locked.and_then(|locked| locked.files.iter().find(|file| file.path == path)) {
                 expected = Expected { size: Some(known.size), sha256: Some(known.sha256.clone()), git: None };
             }
@@ -151,7 +152,7 @@ fn file_place(folder: &Path, path: &str) -> Result<PathBuf, RemoteError> {
 }
 
 /// Checks that a source matches its lock.
-fn same(source: &Source, locked: &Locked, found: &Locked) -> Result<(), RemoteError> {
+fn check_lock(source: &Source, locked: &Locked, found: &Locked) -> Result<(), RemoteError> {
     for file in &locked.files {
         let what = format!("{source}, {}", file.path);
         let Some(now) = found.files.iter().find(|now| now.path == file.path) else {

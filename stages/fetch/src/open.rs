@@ -251,7 +251,7 @@ where
     let memory = usize::try_from(size).unwrap_or(usize::MAX).saturating_mul(TABLE_MEMORY_PER_BYTE);
     let limits = Limits { memory: memory.saturating_add(TABLE_MEMORY), time: Duration::MAX };
     let mut thread = Bounded::<Result<Item, String>>::start(limits, move |give| {
-        let read = sound(|| -> Result<(), String> {
+        let read = catch_panic(|| -> Result<(), String> {
             let (columns, reader) = open()?;
             let mut wanted = give(Ok(Item::Columns(columns)));
             for batch in reader {
@@ -295,7 +295,7 @@ where
 
 /// Returns the result of `read`, or an error if it panics, as table readers do on some damaged
 /// files.
-fn sound<T>(read: impl FnOnce() -> T) -> Result<T, String> {
+fn catch_panic<T>(read: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(read)).map_err(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
         format!("its reader failed: {}", text.unwrap_or("no reason given"))

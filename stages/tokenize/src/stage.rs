@@ -48,10 +48,10 @@ impl Stage for Tokenize {
         let counted = Counted { done: writing.records(), total };
         if params.is_plain() {
             let encode = |text: &String, _| encoder.plain(text);
-            all(dataset::text_batches(&documents)?, encode, counted, &mut writing, context)?;
+            encode_all(dataset::text_batches(&documents)?, encode, counted, &mut writing, context)?;
         } else {
             let encode = |conversation: &_, number| encoder.conversation(conversation, number);
-            all(dataset::message_batches(&documents)?, encode, counted, &mut writing, context)?;
+            encode_all(dataset::message_batches(&documents)?, encode, counted, &mut writing, context)?;
         }
         writing.finish(&params, &encoder, context)
     }
@@ -70,7 +70,7 @@ struct Counted {
 
 /// Encodes all records after the completed ones and writes them in order. With more than one
 /// thread, reading, encoding and writing run concurrently.
-fn all<T: Send + Sync>(
+fn encode_all<T: Send + Sync>(
     batches: impl Iterator<Item = Result<Vec<T>, DataError>> + Send,
     encode: impl Fn(&T, u64) -> Result<Encoded, StageError> + Sync,
     counted: Counted,

@@ -10,7 +10,7 @@ use serde_json::Value;
 pub fn as_enums(schema: &mut Value) {
     match schema {
         Value::Object(map) => {
-            if let Some(words) = map.get("oneOf").and_then(words) {
+            if let Some(words) = map.get("oneOf").and_then(string_constants) {
                 map.remove("oneOf");
                 map.insert("type".into(), "string".into());
                 map.insert("enum".into(), words);
@@ -23,7 +23,7 @@ pub fn as_enums(schema: &mut Value) {
 }
 
 /// The constants of all branches, if every branch is a string constant.
-fn words(branches: &Value) -> Option<Value> {
+fn string_constants(branches: &Value) -> Option<Value> {
     let word = |branch: &Value| branch.get("const").filter(|word| word.is_string()).cloned();
     let words: Option<Vec<Value>> = branches.as_array()?.iter().map(word).collect();
     words.map(Value::Array)

@@ -55,16 +55,16 @@ pub struct Weight {
 
 impl Weight {
     fn of(items: &[Value]) -> Self {
-        items.iter().map(Value::weight).fold(Self::default(), Self::beside).around()
+        items.iter().map(Value::weight).fold(Self::default(), Self::combine).nested()
     }
 
     /// The weight of two values side by side.
-    fn beside(self, other: Self) -> Self {
+    fn combine(self, other: Self) -> Self {
         Self { depth: self.depth.max(other.depth), size: self.size.saturating_add(other.size) }
     }
 
     /// The weight of a container around this.
-    fn around(self) -> Self {
+    fn nested(self) -> Self {
         Self { depth: self.depth + 1, size: self.size.saturating_add(1) }
     }
 }
@@ -141,7 +141,7 @@ impl Dict {
     }
 
     pub fn insert(&mut self, key: Value, value: Value) {
-        self.weight = self.weight.beside(key.weight()).beside(value.weight());
+        self.weight = self.weight.combine(key.weight()).combine(value.weight());
         match self.pairs.iter_mut().find(|(k, _)| k.equals(&key)) {
             Some((_, old)) => *old = value,
             None => self.pairs.push((key, value)),
@@ -217,12 +217,12 @@ impl Value {
         match self {
             Self::Text(text) | Self::Markup(text) => Weight { depth: 0, size: 1 + text.as_str().len() / 16 },
             Self::List(items) | Self::Tuple(items) | Self::Group(items) | Self::View(_, items) => items.weight,
-            Self::Dict(dict) => dict.weight.around(),
+            Self::Dict(dict) => dict.weight.nested(),
             // It may contain itself, so do not traverse its values again.
             Self::Namespace(dict) => Weight { depth: dict.borrow().weight.depth + 1, size: dict.borrow().weight.size },
             Self::Range(range) => Weight { depth: 0, size: 1 + range.len() },
             Self::Generator(generator) => generator.weight,
-            Self::Method(method) => method.0.weight().around(),
+            Self::Method(method) => method.0.weight().nested(),
             Self::Cycler(cycler) => Weight::of(&cycler.items),
             Self::Macro(value) => Weight { depth: 1 + value.scope.depth(), size: 1 },
             _ => Weight { depth: 0, size: 1 },
@@ -262,7 +262,7 @@ impl Value {
                     Ok((key.as_str().into(), Self::of_json(value, turn)?))
                 };
                 let pairs = map.iter().map(pair).collect::<Result<Vec<(Value, Value)>>>()?;
-                let weight = pairs.iter().map(|(_, value)| value.weight()).fold(Weight::default(), Weight::beside);
+                let weight = pairs.iter().map(|(_, value)| value.weight()).fold(Weight::default(), Weight::combine);
                 Self::Dict(Rc::new(Dict { pairs, weight }))
             }
         })

@@ -137,7 +137,7 @@ impl Tally {
         }
     }
 
-    fn into(mut self, code: &'static str, level: Level, message: &str, findings: &mut Vec<Finding>) -> Self {
+    fn report(mut self, code: &'static str, level: Level, message: &str, findings: &mut Vec<Finding>) -> Self {
         if let Some((count, examples)) = self.0.remove(code) {
             findings.push(Finding { level, code, message: message.to_owned(), count, examples });
         }
@@ -145,7 +145,7 @@ impl Tally {
     }
 }
 
-fn say(level: Level, code: &'static str, message: String) -> Finding {
+fn whole_finding(level: Level, code: &'static str, message: String) -> Finding {
     Finding { level, code, message, count: 0, examples: Vec::new() }
 }
 
@@ -229,20 +229,24 @@ fn of_dataset(dir: &Path, tokenizer: Option<&TextTokenizer>) -> Result<Audit, Da
     let found = control.map(|control| control.findings(Level::Warning, "holds_special", message));
     let not_looked = || {
         let message = "control tokens in the text were not checked: that needs a tokenizer (`--tokenizer`)";
-        vec![say(Level::Info, "no_tokenizer", message.into())]
+        vec![whole_finding(Level::Info, "no_tokenizer", message.into())]
     };
     let mut findings = found.unwrap_or_else(not_looked);
     if manifest.skipped > 0 {
-        findings.push(say(Level::Warning, "skipped", format!("{} bad source lines were skipped", manifest.skipped)));
+        findings.push(whole_finding(
+            Level::Warning,
+            "skipped",
+            format!("{} bad source lines were skipped", manifest.skipped),
+        ));
     }
     tally
-        .into("empty_answer", Level::Error, "an answer has neither content nor tool calls", &mut findings)
-        .into("empty_turn", Level::Warning, "a turn is empty", &mut findings)
-        .into("no_assistant", Level::Warning, "there is no assistant turn, so nothing is trained", &mut findings)
-        .into("duplicate", Level::Warning, "has the content of an earlier record", &mut findings)
-        .into("duplicate_id", Level::Info, "has the id of an earlier record", &mut findings)
-        .into("same_role_twice", Level::Info, "a role has two turns in a row", &mut findings)
-        .into("ends_unanswered", Level::Info, "the last turn has no answer", &mut findings);
+        .report("empty_answer", Level::Error, "an answer has neither content nor tool calls", &mut findings)
+        .report("empty_turn", Level::Warning, "a turn is empty", &mut findings)
+        .report("no_assistant", Level::Warning, "there is no assistant turn, so nothing is trained", &mut findings)
+        .report("duplicate", Level::Warning, "has the content of an earlier record", &mut findings)
+        .report("duplicate_id", Level::Info, "has the id of an earlier record", &mut findings)
+        .report("same_role_twice", Level::Info, "a role has two turns in a row", &mut findings)
+        .report("ends_unanswered", Level::Info, "the last turn has no answer", &mut findings);
     Ok(Audit { format: 1, records: number, findings, shown: Vec::new() })
 }
 
@@ -254,11 +258,11 @@ fn of_sequences(dir: &Path, tokenizer: Option<&TextTokenizer>, max_length: usize
         Some(tokenizer) => {
             let string = |id: u32| plain(&tokenizer.decode(&[id], false).unwrap_or_default()).replace('\n', "\\n");
             let message = format!("eos is id {eos} `{}`, pad is id {pad} `{}`", string(eos), string(pad));
-            findings.push(say(Level::Info, "special_tokens", message));
+            findings.push(whole_finding(Level::Info, "special_tokens", message));
             if tokenizer.digest() != digest {
                 let message =
                     format!("the ids come from tokenizer {}, not from {}", digest.short(), tokenizer.digest().short());
-                findings.push(say(Level::Error, "wrong_tokenizer", message));
+                findings.push(whole_finding(Level::Error, "wrong_tokenizer", message));
             }
             let special = tokenizer.special();
             if (special.eos_token_id, special.pad_token_id) != (eos, pad) {
@@ -266,23 +270,25 @@ fn of_sequences(dir: &Path, tokenizer: Option<&TextTokenizer>, max_length: usize
                     "the tokenizer has eos {} and pad {}, but the data has eos {eos} and pad {pad}",
                     special.eos_token_id, special.pad_token_id
                 );
-                findings.push(say(Level::Error, "wrong_special_tokens", message));
+                findings.push(whole_finding(Level::Error, "wrong_special_tokens", message));
             }
         }
-        None => findings.push(say(Level::Info, "special_tokens", format!("eos is id {eos}, pad is id {pad}"))),
+        None => {
+            findings.push(whole_finding(Level::Info, "special_tokens", format!("eos is id {eos}, pad is id {pad}")))
+        }
     }
     if eos == pad {
         let message = "eos and pad are the same token: a loss that masks padding by id would mask every eos; the labels here do not";
-        findings.push(say(Level::Info, "eos_is_pad", message.into()));
+        findings.push(whole_finding(Level::Info, "eos_is_pad", message.into()));
     }
     if let Sequences::Memmap(memmap) = &sequences {
         let manifest = memmap.manifest();
         let (found, least) = (manifest.dtype, Dtype::for_vocabulary(vocab_size));
         let message = format!("ids are {}, a vocabulary of {vocab_size} needs {}", found.as_str(), least.as_str());
-        findings.push(say(if found == least { Level::Info } else { Level::Warning }, "dtype", message));
+        findings.push(whole_finding(if found == least { Level::Info } else { Level::Warning }, "dtype", message));
         memmap.verify()?;
         let used = 100.0 * (manifest.count - manifest.padding) as f64 / manifest.count.max(1) as f64;
-        findings.push(say(
+        findings.push(whole_finding(
             if used < 50.0 { Level::Warning } else { Level::Info },
             "utilisation",
             format!("{used:.1} % of the tokens are data, the rest is padding"),
@@ -342,13 +348,13 @@ fn of_sequences(dir: &Path, tokenizer: Option<&TextTokenizer>, max_length: usize
         findings.extend(control.findings(Level::Info, "trained_special", message));
     }
     tally
-        .into("over_vocabulary", Level::Error, "has an id outside the vocabulary", &mut findings)
-        .into("trained_padding", Level::Error, "padding is trained", &mut findings)
-        .into("no_label", Level::Warning, "no token is trained", &mut findings)
-        .into("duplicate", Level::Warning, "has the same ids as an earlier one", &mut findings)
-        .into("over_long", Level::Warning, "is longer than `--max-length`", &mut findings)
-        .into("double_start", Level::Warning, "starts with two eos tokens", &mut findings)
-        .into("no_end", Level::Info, "an answer is truncated", &mut findings);
+        .report("over_vocabulary", Level::Error, "has an id outside the vocabulary", &mut findings)
+        .report("trained_padding", Level::Error, "padding is trained", &mut findings)
+        .report("no_label", Level::Warning, "no token is trained", &mut findings)
+        .report("duplicate", Level::Warning, "has the same ids as an earlier one", &mut findings)
+        .report("over_long", Level::Warning, "is longer than `--max-length`", &mut findings)
+        .report("double_start", Level::Warning, "starts with two eos tokens", &mut findings)
+        .report("no_end", Level::Info, "an answer is truncated", &mut findings);
     Ok(Audit { format: 1, records, findings, shown })
 }
 

@@ -237,7 +237,7 @@ fn texts(text: &Text, parts: impl IntoIterator<Item: AsRef<str>>) -> Value {
     Value::list(parts.into_iter().map(|part| text.subslice(part.as_ref()).into()).collect())
 }
 
-fn all(text: &str, is: impl Fn(char) -> bool) -> Value {
+fn all_chars(text: &str, is: impl Fn(char) -> bool) -> Value {
     Value::Bool(!text.is_empty() && text.chars().all(is))
 }
 
@@ -417,13 +417,13 @@ fn text_method(interpreter: &Rc<Interpreter>, text: &Text, name: &str, mut args:
             format::justify(text, width, fill.as_str(), align)?.into()
         }
         "expandtabs" => return Err(Error::unsupported("`expandtabs`")),
-        "isalnum" => all(s, unicode::is_alphanumeric),
-        "isalpha" => all(s, unicode::is_alphabetic),
+        "isalnum" => all_chars(s, unicode::is_alphanumeric),
+        "isalpha" => all_chars(s, unicode::is_alphabetic),
         "isascii" => Value::Bool(s.is_ascii()),
-        "isdecimal" => all(s, unicode::is_decimal),
-        "isdigit" => all(s, unicode::is_digit),
-        "isnumeric" => all(s, unicode::is_numeric),
-        "isspace" => all(s, unicode::is_space),
+        "isdecimal" => all_chars(s, unicode::is_decimal),
+        "isdigit" => all_chars(s, unicode::is_digit),
+        "isnumeric" => all_chars(s, unicode::is_numeric),
+        "isspace" => all_chars(s, unicode::is_space),
         "isprintable" => Value::Bool(s.chars().all(unicode::is_printable)),
         "isidentifier" => Value::Bool(unicode::is_identifier(s) && s.chars().all(unicode::is_word)),
         "islower" => Value::Bool(s.chars().any(char::is_lowercase) && !s.chars().any(char::is_uppercase)),
