@@ -92,7 +92,10 @@ fn two_templates_in_one_pipeline_are_an_error_that_shows_both() {
     assert!(said.contains("template `tulu`, whose answers end with `<|endoftext|>`"), "{said}");
     for (eval, convert, stage) in [(", template: olmo2", "", "eval"), ("", ", template: olmo2", "convert")] {
         let said = failure(&project("", ", template: tulu", eval, convert, 2), stage);
-        assert!(said.contains("the model has template `tulu`") && said.contains("name template `olmo2`"), "{said}");
+        assert!(
+            said.contains("the model has template `tulu`") && said.contains("the params set template `olmo2`"),
+            "{said}"
+        );
     }
 }
 
@@ -173,9 +176,9 @@ fn a_model_is_trained_on_with_its_own_tokenizer_and_template() {
     }
     let output = tune(", template: tulu");
     let text = said(&output);
-    assert!(text.contains("tokenizer::other_template") && text.contains("the params name template `tulu`"), "{text}");
+    assert!(text.contains("tokenizer::other_template") && text.contains("the params set template `tulu`"), "{text}");
     let output = tune(", eos_token: '<|im_end|>'");
-    assert!(said(&output).contains("eos_token: the model has `<|endoftext|>`, the params name `<|im_end|>`"));
+    assert!(said(&output).contains("eos_token: the model has `<|endoftext|>`, but the params set `<|im_end|>`"));
     // A base model has no template: one must be named.
     fs::remove_file(project.path("given/chat_template.jinja")).unwrap();
     let path = project.path("given/tokenizer_config.json");

@@ -159,8 +159,8 @@ fn raw_files_are_looked_at_like_artifacts() {
         assert!(!raw.is_empty());
     }
     let audit = shown(&["data", "audit", "chats.jsonl"]);
-    assert!(audit.contains("control tokens in the text were not looked for"), "{audit}");
-    assert!(audit.starts_with("3 records looked at\n") && audit.ends_with("\nnothing found\n"), "{audit}");
+    assert!(audit.contains("control tokens in the text were not checked"), "{audit}");
+    assert!(audit.starts_with("3 records checked\n") && audit.ends_with("\nnothing found\n"), "{audit}");
     assert!(
         said(&command(dir, &["data", "stats", "chats.jsonl"]).output().unwrap()).contains("chats.jsonl is `messages`")
     );

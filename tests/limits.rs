@@ -166,7 +166,7 @@ fn a_hostile_chat_template_fails_its_stage_and_no_more() {
     };
     let deep = "{% set ns = namespace(s=[]) %}{% for i in range(99999) %}{% set ns.s = [ns.s] %}{% endfor %}{{ ns.s }}";
     for (template, words) in [
-        (grow("ns.s ~ ns.s"), "repeats what it is given"),
+        (grow("ns.s ~ ns.s"), "bytes of text"),
         ("{{ '%1000000000d' | format(1) }}".to_owned(), "wider than 65536 characters"),
         (format!("{{{{ {}1 }}}}", "-".repeat(100_000)), "nests more than"),
         (deep.to_owned(), "nests more than"),

@@ -115,7 +115,7 @@ fn validate_asks_the_built_in_stages() {
         shown.contains("error[train::model_config]: `d_model` (100) must be a multiple of `n_heads` (3)"),
         "{shown}"
     );
-    assert!(shown.contains("warning[train::interval]: every 4000 steps, in a run of 1600"), "{shown}");
+    assert!(shown.contains("warning[train::interval]: the interval is 4000 steps, but the run has 1600"), "{shown}");
     assert!(shown.contains("comes from the command line"), "{shown}");
 }
 

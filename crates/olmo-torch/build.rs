@@ -1,4 +1,5 @@
-//! Compiles `src/shim.cpp` against libtorch's headers, and says how to get libtorch where it is not.
+//! Compiles `src/shim.cpp` against libtorch's headers, and explains how to get libtorch if it is
+//! missing.
 
 use std::path::Path;
 
@@ -14,7 +15,7 @@ fn main() {
         println!("cargo::error={WAY_OUT}");
         return;
     }
-    // libtorch's headers warn a lot under any compiler's -Wall; ours is small enough to read.
+    // libtorch's headers produce many warnings with -Wall; the shim is small enough to review.
     cc::Build::new()
         .cpp(true)
         .std("c++17")

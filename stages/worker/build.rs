@@ -1,8 +1,9 @@
-//! Lets `olmo-worker-libtorch` find libtorch where it was built against, and says how to get it where it is not.
+//! Links `olmo-worker-libtorch` to the libtorch it was built against, and explains how to get
+//! libtorch if it is missing.
 
 use std::path::Path;
 
-const WAY_OUT: &str = "olmo-worker-libtorch needs libtorch: run `scripts/libtorch cpu --build`, which fetches it and builds; \
+const WAY_OUT: &str = "olmo-worker-libtorch needs libtorch: run `scripts/libtorch cpu --build`, which downloads it and builds; \
     or set LIBTORCH to a libtorch 2.11.0 (a folder with lib/ and include/)";
 
 fn main() {

@@ -1,4 +1,5 @@
-//! `boundaries.csv.gz`: a line `start,end` for each document, in tokens; what Dolma's and open-instruct's readers take.
+//! `boundaries.csv.gz`: a line `start,end` for each document, in tokens, as read by Dolma and
+//! open-instruct.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Read, Write};
@@ -11,10 +12,11 @@ use olmo_base::IoContext;
 use crate::error::DataError;
 
 pub const CSV_BOUNDARIES: &str = "boundaries.csv.gz";
-/// Bytes of a line.
+/// Maximum length of a line in bytes.
 const LONGEST_LINE: u64 = 1 << 16;
 
-/// Writes the documents that start at `starts`, each up to the next, the last up to `end`. The bytes hold no time.
+/// Writes the documents that start at `starts`. Each ends at the next start, the last one at `end`.
+/// The bytes contain no timestamp.
 pub fn write(path: &Path, starts: &[u64], end: u64) -> Result<(), DataError> {
     let file = BufWriter::new(File::create(path).context(path)?);
     let mut gz = GzBuilder::new().mtime(0).write(file, Compression::default());
@@ -25,7 +27,7 @@ pub fn write(path: &Path, starts: &[u64], end: u64) -> Result<(), DataError> {
     Ok(gz.finish().and_then(|mut file| file.flush()).context(path)?)
 }
 
-/// Where the documents of the file at `path` start; further columns are not read.
+/// The document starts in the file at `path`; further columns are ignored.
 pub fn read(path: &Path) -> Result<Vec<u64>, DataError> {
     let file = File::open(path).context(path)?;
     let mut reader = BufReader::new(MultiGzDecoder::new(file));

@@ -1,14 +1,14 @@
-//! [`Bounded`]: runs code that foreign data steers, in a thread with limits on memory, time and
+//! [`Bounded`]: runs code driven by untrusted data in a thread with limits on memory, time and
 //! stack.
 //!
-//! The readers of table formats believe the lengths in a file and cannot be metered from outside,
-//! so [`Allocator`] counts what such a thread holds. (Chat templates run in [`crate::jinja`], which
-//! charges for its own steps.) A thread
-//! that would exceed its limit is parked inside the allocator for good: nothing is unwound, the
-//! memory is never requested, and the caller gets [`Exceeded`]. The thread and what it holds stay
-//! until the process ends, so callers give up on the data that caused it.
+//! Readers of table formats trust the lengths in a file and cannot be metered from outside, so
+//! [`Allocator`] counts the memory held by such a thread. (Chat templates run in [`crate::jinja`],
+//! which meters its own steps.) A thread that would exceed its limit is parked inside the allocator
+//! forever: nothing is unwound, the memory is never requested, and the caller gets [`Exceeded`].
+//! The thread and its memory stay until the process ends, so callers give up on the data that
+//! caused it.
 //!
-//! The memory limit holds in programs that install [`Allocator`] as their global allocator.
+//! The memory limit applies only in programs that install [`Allocator`] as their global allocator.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -19,47 +19,47 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Stack of a bounded thread. Only the pages that are used take memory.
+/// Stack size of a bounded thread. Only used pages take memory.
 const STACK: usize = 512 << 20;
-/// How often a waiting caller looks whether the memory limit was reached.
+/// How often a waiting caller checks whether the memory limit was reached.
 const LOOK: Duration = Duration::from_millis(10);
 
 /// Limits of a bounded thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes that it may hold at a time.
+    /// Maximum number of bytes held at a time.
     pub memory: usize,
-    /// Time for each item.
+    /// Time limit per item.
     pub time: Duration,
 }
 
-/// Why a bounded thread gave no item.
+/// Why a bounded thread produced no item.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Exceeded {
-    #[error("it needs more than the {} MiB of memory that it may use", .0 >> 20)]
+    #[error("it needs more than the limit of {} MiB of memory", .0 >> 20)]
     Memory(usize),
-    #[error("it takes more than the {} s that it may take", .0.as_secs())]
+    #[error("it takes longer than the limit of {} s", .0.as_secs())]
     Time(Duration),
-    #[error("the system starts no thread for it: {0}")]
+    #[error("cannot start a thread for it: {0}")]
     NoThread(String),
 }
 
 /// Shared by a bounded thread and its caller.
 #[derive(Default)]
 struct Meter {
-    /// The thread is to stop, or has stopped, at an allocation.
+    /// The thread must stop, or has stopped, at an allocation.
     stop: AtomicBool,
 }
 
 thread_local! {
-    /// The meter of this thread; null in a thread without limits.
+    /// The meter of this thread; null for a thread without limits.
     static METER: Cell<*const Meter> = const { Cell::new(std::ptr::null()) };
-    /// Bytes that this thread may still take.
+    /// Number of bytes that this thread may still allocate.
     static LEFT: Cell<isize> = const { Cell::new(0) };
     static LIMIT: Cell<isize> = const { Cell::new(0) };
 }
 
-/// While it lives, this thread is metered: also while a panic unwinds.
+/// This thread is metered while the guard lives, including during unwinding.
 struct Metered(Arc<Meter>);
 
 impl Metered {
@@ -76,11 +76,11 @@ impl Drop for Metered {
     }
 }
 
-/// The system's allocator, which counts what bounded threads hold.
+/// The system allocator, plus counting for bounded threads.
 pub struct Allocator;
 
 impl Allocator {
-    /// Counts `bytes`; does not return if that is more than the thread may have.
+    /// Counts `bytes`; does not return if that exceeds the thread's limit.
     #[inline]
     fn take(bytes: usize) {
         let meter = METER.with(Cell::get);
@@ -91,13 +91,14 @@ impl Allocator {
 
     #[cold]
     fn count(meter: *const Meter, bytes: usize) {
-        // A panic is reported under locks of the standard library: parked there, this thread would keep them.
+        // Panics are reported while holding locks of the standard library; a parked thread would
+        // keep them.
         if std::thread::panicking() {
             return;
         }
         let left =
             LEFT.with(|left| left.replace(left.get().saturating_sub_unsigned(bytes))).saturating_sub_unsigned(bytes);
-        // SAFETY: `Metered` keeps the meter for as long as the pointer is set.
+        // SAFETY: `Metered` keeps the meter alive while the pointer is set.
         let meter = unsafe { &*meter };
         if left < 0 {
             meter.stop.store(true, Ordering::Release);
@@ -115,36 +116,36 @@ impl Allocator {
     }
 }
 
-// SAFETY: every call is passed on to the system's allocator as it is; counting allocates nothing
-// and does not unwind.
+// SAFETY: every call is forwarded unchanged to the system allocator; counting neither allocates nor
+// unwinds.
 unsafe impl GlobalAlloc for Allocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         Self::take(layout.size());
-        // SAFETY: the caller keeps the contract of this same function.
+        // SAFETY: the caller upholds the contract of this same function.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         Self::take(layout.size());
-        // SAFETY: the caller keeps the contract of this same function.
+        // SAFETY: the caller upholds the contract of this same function.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         Self::take(size);
         Self::give_back(layout.size());
-        // SAFETY: the caller keeps the contract of this same function.
+        // SAFETY: the caller upholds the contract of this same function.
         unsafe { System.realloc(block, layout, size) }
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         Self::give_back(layout.size());
-        // SAFETY: the caller keeps the contract of this same function.
+        // SAFETY: the caller upholds the contract of this same function.
         unsafe { System.dealloc(block, layout) }
     }
 }
 
-/// The items that a bounded thread makes, one after the other.
+/// The items produced by a bounded thread, in order.
 pub struct Bounded<T> {
     items: Receiver<T>,
     meter: Arc<Meter>,
@@ -153,8 +154,8 @@ pub struct Bounded<T> {
 }
 
 impl<T: Send + 'static> Bounded<T> {
-    /// Starts `work`, which hands each item to the function it is given. That function returns
-    /// false once nobody wants more.
+    /// Starts `work`, which passes each item to the function it receives. That function returns
+    /// false once no more items are needed.
     ///
     /// # Errors
     /// [`Exceeded::NoThread`].
@@ -172,7 +173,7 @@ impl<T: Send + 'static> Bounded<T> {
             let _metered = Metered::start(own);
             work(&mut |item| {
                 let wanted = sender.send(item).is_ok();
-                // The item is the caller's now.
+                // The item now belongs to the caller.
                 LEFT.with(|cell| cell.set(limit));
                 wanted
             });
@@ -185,10 +186,10 @@ impl<T: Send + 'static> Bounded<T> {
     /// The next item; `None` once the work is done.
     ///
     /// # Errors
-    /// The thread exceeded a limit. It gives nothing more.
+    /// The thread exceeded a limit. It produces no further items.
     ///
     /// # Panics
-    /// With the panic of the work.
+    /// Propagates the panic of the work.
     pub fn next_item(&mut self) -> Result<Option<T>, Exceeded> {
         let since = Instant::now();
         loop {
@@ -199,7 +200,7 @@ impl<T: Send + 'static> Bounded<T> {
                     return Err(Exceeded::Memory(self.limits.memory));
                 }
                 Err(RecvTimeoutError::Timeout) if since.elapsed() > self.limits.time => {
-                    // It stops when it next asks for memory.
+                    // It stops at its next allocation.
                     self.meter.stop.store(true, Ordering::Release);
                     return Err(Exceeded::Time(self.limits.time));
                 }
@@ -216,14 +217,14 @@ impl<T: Send + 'static> Bounded<T> {
 /// Runs `work` within `limits`.
 ///
 /// # Errors
-/// It exceeded a limit.
+/// `work` exceeded a limit.
 ///
 /// # Panics
-/// With the panic of `work`.
+/// Propagates the panic of `work`.
 pub fn run<T: Send + 'static>(limits: Limits, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Exceeded> {
     let mut bounded = Bounded::start(limits, move |give| {
         give(work());
     })?;
-    // Without an item it panicked, which is passed on.
+    // No item means that it panicked; the panic is propagated.
     bounded.next_item()?.ok_or_else(|| Exceeded::NoThread("it ended without a result".into()))
 }

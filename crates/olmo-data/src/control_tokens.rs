@@ -1,7 +1,8 @@
-//! [`ControlTokens`]: the control tokens that a text turns into when it is encoded.
+//! [`ControlTokens`]: finds the control tokens that a text is encoded to.
 //!
-//! A text that holds the string of an added token becomes that token: a user who writes `<|im_end|>`
-//! ends a turn. Added tokens that are only white space (GPT-NeoX has some) are ordinary text.
+//! A text that contains the string of an added token is encoded to that token: a user who writes
+//! `<|im_end|>` ends a turn. Added tokens that are only whitespace (GPT-NeoX has some) count as
+//! ordinary text.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +15,7 @@ use crate::tokenizer::TextTokenizer;
 /// The control tokens of a tokenizer.
 pub struct ControlTokens {
     names: BTreeMap<u32, String>,
-    /// Finds the texts that may hold one; `None` if a normalizer could make one of another text.
+    /// Finds texts that may contain one; `None` if a normaliser could turn another text into one.
     strings: Option<AhoCorasick>,
 }
 
@@ -28,14 +29,15 @@ impl ControlTokens {
         Self { names, strings }
     }
 
-    /// The string of a control token; `None` for an ordinary one.
+    /// The string of a control token; `None` for an ordinary token.
     pub fn name(&self, id: u32) -> Option<&str> {
         self.names.get(&id).map(String::as_str)
     }
 
-    /// The control tokens that `text` turns into, in order. `tokenizer` is the one this was made of.
+    /// The control tokens that `text` is encoded to, in order. `tokenizer` must be the one this was
+    /// built from.
     pub fn find(&self, tokenizer: &TextTokenizer, text: &str) -> Result<Vec<u32>, DataError> {
-        // Nearly every text has none, and then it need not be encoded.
+        // Nearly every text has none and need not be encoded.
         if self.strings.as_ref().is_some_and(|strings| !strings.is_match(text)) {
             return Ok(Vec::new());
         }

@@ -1,7 +1,8 @@
 //! The conversation types: [`Role`], [`Message`] and [`Conversation`].
 //!
-//! A message keeps every key of its source that is not null. `content` and `weight` become fields of their own; all
-//! other keys stay in [`Message::fields`], in their order, because a chat template may read any of them.
+//! A message keeps every non-null key of its source. `content` and `weight` have their own fields;
+//! all other keys stay in [`Message::fields`], in order, because a chat template may read any of
+//! them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,11 +15,11 @@ use crate::chat::strip;
 
 /// Keys under which an assistant calls tools.
 const CALLS: [&str; 3] = ["tool_calls", "function_calls", "function_call"];
-/// Keys under which a message says something beside its content and its calls: reasoning, or the tools that a system turn
-/// offers.
+/// Keys other than content and calls that make a message non-empty: reasoning, or the tools offered
+/// by a system turn.
 const OTHER_SPEECH: [&str; 5] = ["reasoning_content", "reasoning", "thinking", "functions", "tools"];
 
-/// The speaker of a message.
+/// The role of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
@@ -32,7 +33,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// Every role, in the order in which messages list them.
+    /// Every role, in the order used in messages.
     pub const ALL: [Role; 7] =
         [Role::System, Role::Developer, Role::User, Role::Assistant, Role::Tool, Role::Function, Role::Environment];
 
@@ -69,7 +70,7 @@ impl FromStr for Role {
 #[error("unknown role `{}`, expected {}", .0.escape_debug(), role_list())]
 pub struct UnknownRole(pub String);
 
-/// The roles as a list for a message.
+/// Lists the roles for a message.
 fn role_list() -> String {
     let names = Role::ALL.map(Role::as_str);
     let (last, others) = names.split_last().expect("there are roles");
@@ -80,13 +81,14 @@ fn role_list() -> String {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Message {
     pub role: Role,
-    /// `None` if the source has no `content`, or null.
+    /// `None` if the source has no `content`, or a null one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
-    /// Overrides, for this message, whether its role is trained. From `weight` 0 or 1.
+    /// Overrides for this message whether its role is trained. Set from a `weight` of 0 or 1.
     #[serde(skip)]
     pub trained: Option<bool>,
-    /// The other keys of the message that are not null: `tool_calls`, `functions`, `name`, `reasoning_content`, …
+    /// The other non-null keys of the message: `tool_calls`, `functions`, `name`,
+    /// `reasoning_content`, …
     #[serde(flatten)]
     pub fields: Map<String, Value>,
 }
@@ -106,14 +108,14 @@ impl Message {
         CALLS.iter().any(|key| self.fields.get(*key).is_some_and(is_filled))
     }
 
-    /// Whether the message has content other than white space, tool calls, reasoning or tools.
+    /// Whether the message has non-blank content, tool calls, reasoning or tools.
     pub fn speaks(&self) -> bool {
         let other = || OTHER_SPEECH.iter().any(|key| self.fields.get(*key).is_some_and(is_filled));
         !strip(self.text()).is_empty() || self.calls_tools() || other()
     }
 }
 
-/// Whether a field holds anything; lists and objects may be written as JSON text.
+/// Whether a field is not empty; lists and objects may be given as JSON text.
 fn is_filled(value: &Value) -> bool {
     match value {
         Value::Null => false,
@@ -124,16 +126,16 @@ fn is_filled(value: &Value) -> bool {
     }
 }
 
-/// A conversation and where it is from.
+/// A conversation and its origin.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Conversation {
-    /// The source's name for the part it belongs to, in evaluations the family.
+    /// The source's name for the part it belongs to; evaluations use it as the family.
     pub dataset: String,
     pub id: String,
     pub messages: Vec<Message>,
-    /// The tools that the assistant may call, for the chat template.
+    /// Tools that the assistant may call, for the chat template.
     pub tools: Option<Value>,
-    /// The documents that the assistant may cite, for the chat template.
+    /// Documents that the assistant may cite, for the chat template.
     pub documents: Option<Value>,
 }
 

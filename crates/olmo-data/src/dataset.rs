@@ -1,8 +1,8 @@
 //! Datasets: documents (`text`) or conversations (`messages`) in `data.parquet`, with a
-//! `manifest.json` that says which and how many.
+//! `manifest.json` that records the kind and the number.
 //!
-//! Conversations may lack the columns `tools` and `documents`, and their messages `trained` and `fields`: datasets that
-//! were made before these existed stay readable.
+//! Conversations may lack the columns `tools` and `documents`, and their messages `trained` and
+//! `fields`: older datasets stay readable.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::parquet_file::{BATCH_ROWS, Sink, Source};
 const DATA: &str = "data.parquet";
 const MANIFEST: &str = "manifest.json";
 
-/// What a dataset holds.
+/// The content of a dataset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
@@ -32,7 +32,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// What a person calls it.
+    /// The name for people.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Text => "text documents",
@@ -47,9 +47,9 @@ impl Kind {
 pub struct DatasetManifest {
     pub format: u32,
     pub kind: Kind,
-    /// Documents or conversations in `data.parquet`.
+    /// Number of documents or conversations in `data.parquet`.
     pub records: u64,
-    /// Bad source lines that were left out.
+    /// Number of bad source lines that were skipped.
     pub skipped: u64,
 }
 
@@ -76,13 +76,13 @@ pub fn read_messages(dir: &Path) -> Result<Vec<Conversation>, DataError> {
     Ok(all)
 }
 
-/// The documents of the dataset in folder `dir`, about a thousand at a time, in order.
+/// The documents of the dataset in folder `dir`, in order, about a thousand at a time.
 pub fn text_batches(dir: &Path) -> Result<impl Iterator<Item = Result<Vec<String>, DataError>> + use<>, DataError> {
     let source = open(dir, Kind::Text)?;
     Ok(source.map(|batch| batch.map(|batch| strings(batch.column(0)))))
 }
 
-/// The conversations of the dataset in folder `dir`, about a thousand at a time, in order.
+/// The conversations of the dataset in folder `dir`, in order, about a thousand at a time.
 pub fn message_batches(
     dir: &Path,
 ) -> Result<impl Iterator<Item = Result<Vec<Conversation>, DataError>> + use<>, DataError> {
@@ -133,14 +133,14 @@ fn messages_schema() -> Schema {
     ])
 }
 
-/// The columns of conversations before messages had more than role and content.
+/// The columns of conversations when messages had only role and content.
 fn old_messages_schema() -> Schema {
     let text = |name: &str| Field::new(name, DataType::Utf8, false);
     let item = message_item(Fields::from(vec![text("role"), text("content")]));
     Schema::new(vec![text("dataset"), text("id"), Field::new("messages", DataType::List(Arc::new(item)), false)])
 }
 
-/// A column of text without nulls, whose type [`Source::open`] has checked.
+/// A text column without nulls, whose type [`Source::open`] has checked.
 fn strings(column: &ArrayRef) -> Vec<String> {
     let column = column.as_string::<i32>();
     (0..column.len()).map(|row| column.value(row).to_owned()).collect()
@@ -186,7 +186,7 @@ fn conversations(path: &Path, batch: &RecordBatch) -> Result<Vec<Conversation>, 
     records.map(read).collect()
 }
 
-/// Writes a dataset of one kind; [`DatasetWriter::finish`] makes it complete.
+/// Writes a dataset of one kind; [`DatasetWriter::finish`] completes it.
 pub struct DatasetWriter<T> {
     dir: PathBuf,
     sink: Sink,
@@ -194,7 +194,7 @@ pub struct DatasetWriter<T> {
     records: u64,
 }
 
-/// What a [`DatasetWriter`] writes: `String` or [`Conversation`].
+/// Record types of a [`DatasetWriter`]: `String` or [`Conversation`].
 pub trait Record: Sized {
     const KIND: Kind;
     fn schema() -> Schema;
@@ -260,7 +260,7 @@ impl<T: Record> DatasetWriter<T> {
         if self.waiting.len() == BATCH_ROWS { self.flush() } else { Ok(()) }
     }
 
-    /// Records pushed so far.
+    /// Number of records pushed so far.
     pub fn records(&self) -> u64 {
         self.records
     }
@@ -273,7 +273,7 @@ impl<T: Record> DatasetWriter<T> {
         Ok(())
     }
 
-    /// Completes the files; `skipped` counts the source lines that were left out.
+    /// Completes the files; `skipped` is the number of skipped source lines.
     pub fn finish(mut self, skipped: u64) -> Result<DatasetManifest, DataError> {
         self.flush()?;
         self.sink.close()?;
@@ -334,7 +334,7 @@ mod tests {
         write(dir.path(), [chat.clone(), conversation(3)]);
         let read = read_messages(dir.path()).unwrap();
         assert_eq!(read, [chat, conversation(3)]);
-        // Equality of maps does not look at the order.
+        // Equality of maps ignores the order.
         assert_eq!(Value::Object(read[0].messages[1].fields.clone()).to_string(), fields);
         assert_eq!(read[0].tools.as_ref().unwrap().to_string(), tools);
     }
@@ -381,6 +381,6 @@ mod tests {
         let path = dir.path().join(MANIFEST);
         let text = std::fs::read_to_string(&path).unwrap().replace("\"format\": 1", "\"format\": 2");
         std::fs::write(&path, text).unwrap();
-        assert!(read_text(dir.path()).unwrap_err().to_string().contains("has format 2, this build reads format 1"));
+        assert!(read_text(dir.path()).unwrap_err().to_string().contains("has format 2, but this build reads format 1"));
     }
 }

@@ -1,4 +1,4 @@
-//! [`DataError`]: why an artifact cannot be read or written, for a person.
+//! [`DataError`]: why an artifact cannot be read or written.
 
 use std::path::{Path, PathBuf};
 
@@ -9,28 +9,28 @@ use olmo_base::{Diagnose, PathError};
 pub enum DataError {
     #[error(transparent)]
     Io(#[from] PathError),
-    /// A `manifest.json` or `special_tokens.json` that is broken or of another format.
+    /// A `manifest.json` or `special_tokens.json` that is malformed or of another format.
     #[error("{}: {reason}", path.display())]
     Manifest { path: PathBuf, reason: String },
-    /// A Parquet file that is broken or has other columns.
+    /// A Parquet file that is malformed or has other columns.
     #[error("{}: {reason}", path.display())]
     Parquet { path: PathBuf, reason: String },
-    /// A dataset of documents where conversations are wanted, or the reverse.
-    #[error("{}: holds {found}, but {expected} are wanted here", path.display())]
+    /// A dataset of documents where conversations are expected, or the reverse.
+    #[error("{}: contains {found}, but {expected} are expected here", path.display())]
     Kind { path: PathBuf, expected: &'static str, found: &'static str },
-    #[error("{}: has {found} bytes, its manifest says {expected}{guess}", path.display())]
+    #[error("{}: has {found} bytes, but its manifest says {expected}{guess}", path.display())]
     Size { path: PathBuf, expected: u64, found: u64, guess: &'static str },
-    #[error("{}: dtype {dtype} cannot hold ids of a vocabulary of {vocab_size}", path.display())]
+    #[error("{}: dtype {dtype} is too small for a vocabulary of {vocab_size}", path.display())]
     Dtype { path: PathBuf, dtype: &'static str, vocab_size: u32 },
     #[error("{}: token {position} is id {id}, outside the vocabulary of {vocab_size}", path.display())]
     OverVocabulary { path: PathBuf, position: usize, id: u32, vocab_size: u32 },
     /// Files that contradict each other.
     #[error("{}: {reason}", path.display())]
     Broken { path: PathBuf, reason: String },
-    /// A `tokenizer.json` that cannot be used, or a text it cannot encode.
+    /// An invalid `tokenizer.json`, or a text that it cannot encode.
     #[error("{}: {reason}", path.display())]
     Tokenizer { path: PathBuf, reason: String },
-    /// A `tokenizer.json` without a token that a param names.
+    /// A `tokenizer.json` that lacks a token named by a param.
     #[error("{}: {reason}", path.display())]
     SpecialToken { path: PathBuf, reason: String },
 }
@@ -68,15 +68,15 @@ impl Diagnose for DataError {
         let text = match self {
             Self::Io(error) => return error.hint(),
             Self::Kind { .. } => {
-                "`messages` go with template `tulu`, `text` with template `plain`; see `format` of stage fetch"
+                "use template `plain` for `text` and any other template for `messages`; see `format` of stage fetch"
             }
             Self::Tokenizer { .. } => {
-                "check the tokenizer file: it has to be a `tokenizer.json` of Hugging Face's format"
+                "check the tokenizer file: it must be a `tokenizer.json` in Hugging Face's format"
             }
             Self::SpecialToken { .. } => {
-                "`eos_token` and `pad_token` name tokens that `added_tokens` of tokenizer.json has; both may be the same"
+                "`eos_token` and `pad_token` must be in `added_tokens` of tokenizer.json; they may be the same token"
             }
-            _ => "the artifact is damaged or from another version; make it again with the stage that made it",
+            _ => "the artifact is damaged or from another version; run the stage that produced it again",
         };
         Some(text.into())
     }

@@ -1,8 +1,9 @@
-//! [`FastEncoder`]: the ids that `tokenizers` gives, sooner.
+//! [`FastEncoder`]: the same ids as `tokenizers`, faster.
 //!
-//! A byte-level BPE sees one word at a time, and text has few different words. So words are cut by [`crate::words`] and
-//! their ids remembered; a word not seen before is asked of the tokenizer's own model. What this way does not cover (another
-//! kind of tokenizer, text that its normaliser would change) goes the slow way, with the same result.
+//! A byte-level BPE encodes one word at a time, and text has few distinct words. So
+//! [`crate::words`] splits the text, and the ids of words are cached; a new word is encoded by the
+//! tokenizer's own model. Everything else (another kind of tokenizer, text that its normaliser
+//! would change) takes the slow path, with the same result.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -14,12 +15,12 @@ use unicode_normalization_alignments::{IsNormalized, is_nfc_quick};
 
 use crate::words::Splitter;
 
-/// Words that a cache keeps before it starts again; some ten megabytes.
+/// Number of words in a cache before it is cleared; about ten megabytes.
 const MOST_WORDS: usize = 1 << 17;
-/// Longer words are not kept: they do not come again.
+/// Longer words are not cached, because they rarely repeat.
 const LONGEST: usize = 64;
 
-/// Added tokens, found before anything else: the leftmost, of these the longest.
+/// Added tokens, matched before anything else: leftmost, then longest.
 struct Added {
     automaton: AhoCorasick,
     ids: Vec<u32>,
@@ -32,7 +33,7 @@ impl Added {
         Some(Self { automaton, ids: tokens.iter().map(|(_, id)| *id).collect() })
     }
 
-    /// Calls `each` with the stretches of `text` that are a token and those between them; none is empty.
+    /// Calls `each` with every added token in `text` and every stretch between them; none is empty.
     fn split<'t>(&self, text: &'t str, mut each: impl FnMut(&'t str, Option<u32>) -> bool) -> bool {
         let mut from = 0;
         for found in self.automaton.find_iter(text) {
@@ -51,30 +52,30 @@ impl Added {
 /// Ids of words, in one arena.
 #[derive(Default)]
 struct Cache {
-    /// Words of up to 15 bytes: the bytes, and their number in the last one.
+    /// Words of up to 15 bytes: the bytes, with their number in the last byte.
     short: AHashMap<u128, (u32, u32)>,
     long: AHashMap<Box<str>, (u32, u32)>,
     ids: Vec<u32>,
-    /// The word as the model reads it.
+    /// The word in the alphabet of the model.
     letters: String,
 }
 
-/// Encodes text as the tokenizer it was made of, which is handed in again for words that are new.
+/// Encodes text like the tokenizer it was built from, which is passed in again for new words.
 pub(crate) struct FastEncoder {
     splitter: Splitter,
-    /// The normaliser is NFC, not none.
+    /// Whether the normaliser is NFC; otherwise there is none.
     nfc: bool,
-    /// Found in the text as it is.
+    /// Matched in the original text.
     raw: Added,
-    /// Found in the normalised text between these.
+    /// Matched in the normalised text between those.
     normalized: Added,
-    /// Bytes that a token stands for, by id; 0 for ids that are none of the model's.
+    /// Number of bytes per token, by id; 0 for ids outside the model.
     lengths: Vec<u32>,
     letters: [char; 256],
     caches: Mutex<Vec<Cache>>,
 }
 
-/// What an encoding is told: the ids, and where in the text each starts.
+/// The result of an encoding: the ids, and where each starts in the text.
 #[derive(Default)]
 pub(crate) struct Ids {
     pub ids: Vec<u32>,
@@ -82,7 +83,7 @@ pub(crate) struct Ids {
 }
 
 impl FastEncoder {
-    /// `None` if `tokenizer` is of a kind that only its own code covers.
+    /// `None` if only `tokenizer`'s own code can encode its kind.
     pub fn of(tokenizer: &Tokenizer) -> Option<Self> {
         let ModelWrapper::BPE(model) = tokenizer.get_model() else { return None };
         let none = |affix: &Option<String>| affix.as_deref().is_none_or(str::is_empty);
@@ -119,7 +120,7 @@ impl FastEncoder {
         Some(Self { splitter, nfc, raw, normalized, lengths, letters, caches: Mutex::new(Vec::new()) })
     }
 
-    /// The ids of `text`; `None` if it has to go the slow way.
+    /// The ids of `text`; `None` if it must take the slow path.
     pub fn encode(&self, tokenizer: &Tokenizer, text: &str, with_starts: bool) -> Option<Ids> {
         let mut cache = self.lock().pop().unwrap_or_default();
         let mut out = Ids::default();
@@ -181,7 +182,7 @@ impl FastEncoder {
         known
     }
 
-    /// Where in the arena the ids of `word` lie; `None` if the model drops a part of it.
+    /// Position of the ids of `word` in the arena; `None` if the model drops part of the word.
     fn word(&self, tokenizer: &Tokenizer, word: &str, cache: &mut Cache) -> Option<(u32, u32)> {
         let short = (word.len() < 16).then(|| {
             let mut key = [0; 16];
@@ -224,7 +225,8 @@ impl Ids {
     }
 }
 
-/// The character by which byte-level tokenizers write each byte: itself if it can be seen, else one from U+0100 on.
+/// The character that byte-level tokenizers use for each byte: the byte itself if it is printable,
+/// otherwise one from U+0100 on.
 fn letters() -> [char; 256] {
     let mut above = 0x100;
     std::array::from_fn(|byte| {

@@ -1,17 +1,17 @@
-//! [`InstanceFilter`]: OLMo's `data.instance_filter`, which takes the labels from rows that repeat themselves.
+//! [`InstanceFilter`]: OLMo's `data.instance_filter`, which removes the labels of repetitive rows.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// When a row repeats itself too often. The defaults are those of OLMo's configs.
+/// When a row counts as repetitive. The defaults are those of OLMo's configs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct InstanceFilter {
-    /// The longest pattern, in tokens, that is looked for.
+    /// Longest repeated pattern to look for, in tokens.
     pub repetition_max_period: usize,
-    /// The shortest.
+    /// Shortest repeated pattern to look for, in tokens.
     pub repetition_min_period: usize,
-    /// So many repetitions in a row are too many.
+    /// Number of consecutive repetitions from which a row counts as repetitive.
     pub repetition_max_count: usize,
 }
 
@@ -22,12 +22,13 @@ impl Default for InstanceFilter {
 }
 
 impl InstanceFilter {
-    /// Whether `row` has a run of one pattern that is too long (`olmo.data.util.find_periodic_sequences`: a period is at most
-    /// a third of the row, and a run counts from its third repetition on).
+    /// Whether `row` repeats one pattern too often (`olmo.data.util.find_periodic_sequences`: a
+    /// period is at most a third of the row, and a run counts from its third repetition on).
     pub fn repeats(&self, row: &[u32]) -> bool {
         let count = self.repetition_max_count.max(3);
         (self.repetition_min_period.max(1)..=self.repetition_max_period.min(row.len() / 3)).any(|period| {
-            // A run of n tokens that equal the one a period before them is n + period tokens long.
+            // A run of n tokens, each equal to the token one period earlier, spans n + period
+            // tokens.
             let enough = count * period - period;
             let mut run = 0;
             row.iter().zip(&row[period..]).any(|(before, token)| {

@@ -1,4 +1,4 @@
-//! Reading and writing the small JSON files of artifacts: `manifest.json`, `special_tokens.json`.
+//! Reads and writes the small JSON files of artifacts: `manifest.json`, `special_tokens.json`.
 
 use std::path::Path;
 
@@ -9,18 +9,18 @@ use serde_json::Value;
 
 use crate::error::DataError;
 
-/// Every JSON file written here starts with this number.
+/// The format number in every JSON file written here.
 pub const FORMAT: u32 = 1;
 
-/// Reads the JSON file at `path`; it must say `"format": 1`.
+/// Reads the JSON file at `path`; it must contain `"format": 1`.
 pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T, DataError> {
     let text = std::fs::read(path).context(path)?;
     let refuse = |reason: String| DataError::Manifest { path: path.to_owned(), reason };
     let value: Value = serde_json::from_slice(&text).map_err(|e| refuse(format!("is not JSON: {e}")))?;
     match value.get("format").map(|format| format.as_u64()) {
         Some(Some(format)) if format == u64::from(FORMAT) => {}
-        Some(Some(format)) => return Err(refuse(format!("has format {format}, this build reads format {FORMAT}"))),
-        _ => return Err(refuse(format!("has no `format` number, this build reads format {FORMAT}"))),
+        Some(Some(format)) => return Err(refuse(format!("has format {format}, but this build reads format {FORMAT}"))),
+        _ => return Err(refuse(format!("has no `format` number; this build reads format {FORMAT}"))),
     }
     serde_json::from_value(value).map_err(|e| refuse(e.to_string()))
 }

@@ -1,12 +1,13 @@
-//! The data that stages hand to each other, and what they agree on about it.
+//! The data formats that stages exchange, and the conventions they share.
 //!
-//! [`conversation`]: the types of a chat. [`dataset`]: documents and conversations as Parquet. [`chat`]: a conversation
-//! as text, by a template that [`jinja`] runs.
-//! [`tokenizer`]: text as ids, with the labels of a conversation. [`tokens`]: tokenised documents
-//! as Parquet. [`pack`] and [`memmap`]: rows of equal length in OLMo's raw layout. [`order`]: the
-//! order in which an epoch visits these rows. [`bounded`]: limits for code that foreign data steers.
+//! [`conversation`] has the types of a chat; [`dataset`] stores documents and conversations as
+//! Parquet; [`chat`] renders a conversation as text, with a template run by [`jinja`].
+//! [`tokenizer`] encodes text as ids, with the labels of a conversation; [`tokens`] stores
+//! tokenized documents as Parquet; [`pack`] and [`memmap`] make rows of equal length in OLMo's raw
+//! layout; [`order`] is the order in which an epoch visits these rows. [`bounded`] limits code
+//! driven by untrusted data.
 //!
-//! Every artifact is a folder; nothing in it holds a time, a host, a path or a thread count.
+//! Every artifact is a folder that contains no time, host, path or thread count.
 
 pub mod boundaries_csv;
 pub mod bounded;

@@ -1,10 +1,10 @@
-//! [`Memmap`]: rows of token ids in OLMo's raw layout, and the manifest that the layout lacks.
+//! [`Memmap`]: rows of token ids in OLMo's raw layout, plus the manifest that the layout lacks.
 //!
-//! `input_ids.npy` (raw little-endian uint16 or uint32, no header in spite of the name),
-//! `label_mask.npy` (one byte a token; absent where every token is a target),
-//! `boundaries.npy` (raw little-endian u64: where documents start, in tokens), `manifest.json`.
-//! OLMo's own trainer reads the first two as they are. Many rows may lie in several files, `input_ids-1.npy` and
-//! so on behind the first: OLMo's `data.paths`, in this order.
+//! The files are `input_ids.npy` (raw little-endian uint16 or uint32, without a header despite the
+//! name), `label_mask.npy` (one byte per token; absent if every token is a target),
+//! `boundaries.npy` (raw little-endian u64: where documents start, in tokens) and `manifest.json`.
+//! OLMo's own trainer reads the first two directly. Large sets are split into several files,
+//! `input_ids-1.npy` and so on after the first: OLMo's `data.paths`, in this order.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -42,7 +42,7 @@ impl Dtype {
         if vocab_size <= 1 << 16 { Self::Uint16 } else { Self::Uint32 }
     }
 
-    /// Bytes of one id.
+    /// Size of an id in bytes.
     pub fn bytes(self) -> usize {
         match self {
             Self::Uint16 => 2,
@@ -65,32 +65,33 @@ impl Dtype {
 pub struct Manifest {
     pub format: u32,
     pub dtype: Dtype,
-    /// Tokens: `instances * sequence_length`.
+    /// Number of tokens: `instances * sequence_length`.
     pub count: u64,
-    /// Tokens in a row.
+    /// Row length in tokens.
     pub sequence_length: u64,
-    /// Rows.
+    /// Number of rows.
     pub instances: u64,
-    /// Targets that an epoch trains: labelled tokens that are not the first of their row.
+    /// Number of targets per epoch: labelled tokens that are not the first of their row.
     pub labels: u64,
-    /// Ids lie below it.
+    /// All ids are below this.
     pub vocab_size: u32,
-    /// Digest of the `tokenizer.json` that made the ids.
+    /// Digest of the `tokenizer.json` that produced the ids.
     pub tokenizer: Digest,
     pub eos_token_id: u32,
     pub pad_token_id: u32,
-    /// Documents in the rows: as many as there are boundaries.
+    /// Number of documents in the rows, equal to the number of boundaries.
     pub documents: u64,
-    /// Documents left out: nothing of them could be trained, or they lay in the dropped tail.
+    /// Number of documents dropped because nothing in them could be trained, or because they were
+    /// in the dropped tail.
     pub dropped: u64,
-    /// Documents of which only a part is here.
+    /// Number of documents of which only a part is present.
     pub truncated: u64,
-    /// Tokens that only fill rows.
+    /// Number of padding tokens.
     pub padding: u64,
-    /// Rows that lost their labels since they repeat themselves.
+    /// Number of rows that lost their labels because they are repetitive.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub filtered: u64,
-    /// Rows in each file of ids, if there are several.
+    /// Number of rows in each id file, if there are several.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shards: Vec<u64>,
     /// BLAKE3 digest of each file.
@@ -106,20 +107,20 @@ fn is_zero(number: &u64) -> bool {
 pub struct Instance {
     /// `sequence_length` ids.
     pub input_ids: Vec<u32>,
-    /// Which tokens are targets; `None` where every token is.
+    /// Which tokens are targets; `None` if all are.
     pub label_mask: Option<Vec<bool>>,
 }
 
-/// One file of ids and its label mask.
+/// One id file and its label mask.
 #[derive(Debug)]
 struct Shard {
-    /// The first row that lies in it.
+    /// Index of its first row.
     first: usize,
     input_ids: Mmap,
     label_mask: Option<Mmap>,
 }
 
-/// Rows of token ids, mapped into memory. The files must not change while it is open.
+/// Memory-mapped rows of token ids. The files must not change while it is open.
 #[derive(Debug)]
 pub struct Memmap {
     dir: PathBuf,
@@ -131,9 +132,9 @@ pub struct Memmap {
 impl Memmap {
     /// Opens the memmap in folder `dir`.
     ///
-    /// Refuses a manifest of another format, files of another size than it says, a dtype too small
-    /// for the vocabulary, ids outside the vocabulary (every id is looked at once), and boundaries
-    /// that do not ascend. Digests are checked by [`Memmap::verify`].
+    /// Rejects a manifest of another format, files whose size differs from it, a dtype too small
+    /// for the vocabulary, ids outside the vocabulary (every id is checked once), and boundaries
+    /// that are not ascending. [`Memmap::verify`] checks the digests.
     pub fn open(dir: &Path) -> Result<Self, DataError> {
         let path = dir.join(MANIFEST);
         let manifest: Manifest = json::read(&path)?;
@@ -167,7 +168,7 @@ impl Memmap {
         let boundaries: Vec<u64> = boundaries.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect();
         let ascend = boundaries.windows(2).all(|pair| pair[0] < pair[1]);
         if !ascend || boundaries.last().is_some_and(|last| *last >= manifest.count) {
-            return Err(DataError::broken(&boundaries_path, "the boundaries do not ascend within the tokens"));
+            return Err(DataError::broken(&boundaries_path, "the boundaries are not ascending within the tokens"));
         }
         let opened = Self { dir: dir.to_owned(), manifest, shards, boundaries };
         opened.check_ids()?;
@@ -191,12 +192,12 @@ impl Memmap {
         &self.manifest
     }
 
-    /// Rows.
+    /// Number of rows.
     pub fn instances(&self) -> usize {
         self.manifest.instances as usize
     }
 
-    /// The file that row `index` lies in, and its place there.
+    /// The file that contains row `index`, and the row's position in it.
     fn shard(&self, index: usize) -> (&Shard, usize) {
         let shard = &self.shards[self.shards.partition_point(|shard| shard.first <= index) - 1];
         (shard, index - shard.first)
@@ -223,8 +224,8 @@ impl Memmap {
         }
     }
 
-    /// Where documents start, in tokens from the first row on, ascending. A document ends where
-    /// the next one starts; padding belongs to the one before it.
+    /// Where documents start, in tokens from the first row, ascending. A document ends where the
+    /// next one starts; padding belongs to the document before it.
     pub fn boundaries(&self) -> &[u64] {
         &self.boundaries
     }
@@ -243,7 +244,7 @@ impl Memmap {
             let path = self.dir.join(name);
             let (found, _) = Digest::of_file(&path).context(&path)?;
             if found != *expected {
-                let reason = format!("has digest {}, its manifest says {}", found.short(), expected.short());
+                let reason = format!("has digest {}, but its manifest says {}", found.short(), expected.short());
                 return Err(DataError::broken(&path, reason));
             }
         }
@@ -264,8 +265,8 @@ impl Shard {
         let ids_path = dir.join(shard_name(INPUT_IDS, shard));
         let width = manifest.dtype.bytes() as u64;
         let input_ids = map(&ids_path, count * width, |found| match (manifest.dtype, found) {
-            (Dtype::Uint16, found) if found == count * 4 => "; it may hold uint32, not uint16",
-            (Dtype::Uint32, found) if found == count * 2 => "; it may hold uint16, not uint32",
+            (Dtype::Uint16, found) if found == count * 4 => "; it may contain uint32, not uint16",
+            (Dtype::Uint32, found) if found == count * 2 => "; it may contain uint16, not uint32",
             _ => "",
         })?;
         let path = dir.join(shard_name(LABEL_MASK, shard));
@@ -289,6 +290,6 @@ fn map(path: &Path, expected: u64, guess: impl Fn(u64) -> &'static str) -> Resul
     if found != expected {
         return Err(DataError::Size { path: path.to_owned(), expected, found, guess: guess(found) });
     }
-    // SAFETY: artifacts are read-only copies that nothing writes to once they are complete.
+    // SAFETY: artifacts are read-only copies that are never written to once complete.
     Ok(unsafe { Mmap::map(&file) }.context(path)?)
 }

@@ -1,5 +1,5 @@
-//! [`MemmapWriter`]: writes a [`crate::Memmap`] row by row. How documents become rows is
-//! [`crate::pack`]'s matter.
+//! [`MemmapWriter`]: writes a [`crate::Memmap`] row by row. [`crate::pack`] decides how documents
+//! fill the rows.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -14,19 +14,19 @@ use crate::instance_filter::InstanceFilter;
 use crate::json;
 use crate::memmap::{BOUNDARIES, Dtype, INPUT_IDS, LABEL_MASK, MANIFEST, Manifest, shard_name};
 
-/// What is known of a memmap before its first token.
+/// Properties of a memmap that are known before its first token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
-    /// Tokens in a row.
+    /// Row length in tokens.
     pub sequence_length: usize,
     pub vocab_size: u32,
-    /// Digest of the `tokenizer.json` that made the ids.
+    /// Digest of the `tokenizer.json` that produced the ids.
     pub tokenizer: Digest,
     pub eos_token_id: u32,
     pub pad_token_id: u32,
 }
 
-/// A file that is hashed while it is written.
+/// A file that is hashed while being written.
 struct HashedFile {
     path: PathBuf,
     file: BufWriter<File>,
@@ -51,28 +51,29 @@ impl HashedFile {
     }
 }
 
-/// Options of a memmap beside its [`Layout`].
+/// Options of a memmap in addition to its [`Layout`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MemmapOptions {
-    /// `None`: the smallest that holds the vocabulary.
+    /// `None`: the smallest type that holds the vocabulary.
     pub dtype: Option<Dtype>,
-    /// Rows of a file of ids; 0: all in one.
+    /// Number of rows per id file; 0: a single file.
     pub rows_per_file: u64,
-    /// Rows that repeat themselves lose their labels.
+    /// Removes the labels of repetitive rows.
     pub instance_filter: Option<InstanceFilter>,
-    /// Writes `boundaries.csv.gz` too, as Dolma and open-instruct have it.
+    /// Also writes `boundaries.csv.gz`, as Dolma and open-instruct do.
     pub csv_boundaries: bool,
 }
 
-/// Writes rows. Until [`MemmapWriter::finish`] has written `manifest.json` the folder is no memmap.
+/// Writes rows. The folder is not a memmap until [`MemmapWriter::finish`] has written
+/// `manifest.json`.
 pub struct MemmapWriter {
     dir: PathBuf,
     layout: Layout,
     options: MemmapOptions,
     dtype: Dtype,
-    /// Ids and label mask of the file that is being written.
+    /// Ids and label mask of the file being written.
     open: Option<(HashedFile, HashedFile)>,
-    /// Rows in each file, and the digests of all files.
+    /// Number of rows in each file, and the digests of all files.
     shards: Vec<u64>,
     blake3: BTreeMap<String, Digest>,
     boundaries: Vec<u64>,
@@ -92,7 +93,8 @@ impl MemmapWriter {
         Self::with_options(dir, layout, MemmapOptions::default())
     }
 
-    /// Starts a memmap in folder `dir`. Refuses a dtype that does not hold every id of the vocabulary.
+    /// Starts a memmap in folder `dir`. Rejects a dtype that cannot hold every id of the
+    /// vocabulary.
     pub fn with_options(dir: &Path, layout: Layout, options: MemmapOptions) -> Result<Self, DataError> {
         if layout.sequence_length == 0 {
             return Err(DataError::broken(dir, "a row must hold at least one token"));
@@ -123,22 +125,22 @@ impl MemmapWriter {
         })
     }
 
-    /// Tokens that the current row still takes; a full row is written at once.
+    /// Number of tokens that fit in the current row; a full row is written immediately.
     pub fn room(&self) -> usize {
         self.layout.sequence_length - self.row_ids.len()
     }
 
-    /// Tokens in a row.
+    /// Row length in tokens.
     pub fn sequence_length(&self) -> usize {
         self.layout.sequence_length
     }
 
-    /// The next token is the first of a document.
+    /// Marks the next token as the first of a document.
     pub fn begin_document(&mut self) {
         self.boundaries.push(self.written + self.row_ids.len() as u64);
     }
 
-    /// Appends tokens, over the ends of rows. Refuses an id outside the vocabulary.
+    /// Appends tokens, across rows if necessary. Rejects an id outside the vocabulary.
     pub fn append(&mut self, mut ids: &[u32], mut label_mask: &[bool]) -> Result<(), DataError> {
         if let Some(at) = ids.iter().position(|id| *id >= self.layout.vocab_size) {
             return Err(DataError::OverVocabulary {
@@ -162,7 +164,7 @@ impl MemmapWriter {
         Ok(())
     }
 
-    /// Fills the current row with padding that is not trained, if it holds anything.
+    /// Fills the current row with untrained padding, unless the row is empty.
     pub fn pad_row(&mut self) -> Result<(), DataError> {
         if self.row_ids.is_empty() {
             return Ok(());
@@ -185,7 +187,7 @@ impl MemmapWriter {
         }
         self.bytes.clear();
         match self.dtype {
-            // Below `vocab_size`, which this dtype holds.
+            // Below `vocab_size`, which fits this dtype.
             Dtype::Uint16 => self.bytes.extend(self.row_ids.iter().flat_map(|id| (*id as u16).to_le_bytes())),
             Dtype::Uint32 => self.bytes.extend(self.row_ids.iter().flat_map(|id| id.to_le_bytes())),
         }
@@ -215,10 +217,10 @@ impl MemmapWriter {
         Ok(())
     }
 
-    /// Completes the files. A row that is not full is dropped, with the boundaries in it.
+    /// Completes the files. Drops a partial row, with the boundaries in it.
     pub fn finish(mut self, mut dropped: u64, mut truncated: u64) -> Result<Manifest, DataError> {
         if self.shards.is_empty() {
-            // Not one row: the files are there all the same.
+            // Without a row, create the files anyway.
             let create = |name: &str| HashedFile::create(self.dir.join(name));
             self.open = Some((create(INPUT_IDS)?, create(LABEL_MASK)?));
             self.shards.push(0);
@@ -226,7 +228,7 @@ impl MemmapWriter {
         self.close_file()?;
         let kept = self.boundaries.partition_point(|start| *start < self.written);
         dropped += (self.boundaries.len() - kept) as u64;
-        // A tail that does not start with a document cuts the one before it.
+        // A tail that does not start with a document truncates the document before it.
         if !self.row_ids.is_empty() && kept > 0 && self.boundaries.get(kept) != Some(&self.written) {
             truncated += 1;
         }

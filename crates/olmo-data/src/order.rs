@@ -1,13 +1,14 @@
-//! The order in which an epoch visits the rows of a [`crate::Memmap`]: OLMo's.
+//! The order in which an epoch visits the rows of a [`crate::Memmap`], identical to OLMo's.
 //!
-//! OLMo shuffles `arange(N, dtype=uint32)` with `numpy.random.Generator(PCG64(seed + epoch))`.
-//! This is numpy's SeedSequence, PCG64 (XSL-RR 128/64), masked rejection and Fisher-Yates,
-//! so a run sees the rows that the Python trainer would. It depends on the number of rows, the
-//! seed and the epoch; never on batch size or on the number of processes.
+//! OLMo shuffles `arange(N, dtype=uint32)` with `numpy.random.Generator(PCG64(seed + epoch))`. This
+//! module implements numpy's SeedSequence, PCG64 (XSL-RR 128/64), masked rejection and
+//! Fisher-Yates, so a run sees rows in the same order as the Python trainer. The order depends only
+//! on the number of rows, the seed and the epoch, never on the batch size or the number of
+//! processes.
 
 use std::io::Write;
 
-/// The rows `0..instances` in the order of `epoch` (the first is 0).
+/// The rows `0..instances` in the order of `epoch`, counted from 0.
 pub fn epoch_order(instances: usize, seed: u64, epoch: u64) -> Vec<u32> {
     let last = u32::try_from(instances).unwrap_or(u32::MAX);
     let mut order: Vec<u32> = (0..last).collect();
@@ -19,12 +20,13 @@ pub fn epoch_order(instances: usize, seed: u64, epoch: u64) -> Vec<u32> {
     order
 }
 
-/// The rows of epoch after epoch, from any place on.
+/// The rows of consecutive epochs, from any position.
 ///
-/// The place is one number, the rows visited so far; it does not depend on batch size, workers or processes.
+/// The position is a single number, the rows visited so far; it does not depend on batch size,
+/// workers or processes.
 pub struct Order {
     instances: usize,
-    /// Rows of an epoch that are visited; the rest is left out.
+    /// Number of rows visited per epoch; the rest is skipped.
     per_epoch: usize,
     seed: u64,
     cursor: u64,
@@ -32,26 +34,26 @@ pub struct Order {
 }
 
 impl Order {
-    /// The order of `instances` rows from `cursor` on. `multiple` is the number of rows that are taken together: of an epoch,
-    /// as many rows are visited as are a multiple of it.
+    /// The order of `instances` rows from `cursor` on. An epoch visits the largest multiple of
+    /// `multiple` rows, the number of rows taken together.
     pub fn new(instances: usize, multiple: usize, seed: u64, cursor: u64) -> Self {
         let per_epoch = instances - instances % multiple.max(1);
         Self { instances, per_epoch, seed, cursor, epoch: None }
     }
 
-    /// Goes on from `cursor`.
+    /// Continues from `cursor`.
     pub fn seek(&mut self, cursor: u64) {
         self.cursor = cursor;
     }
 
-    /// Rows visited so far; a new [`Order`] goes on from here.
+    /// Number of rows visited so far; a new [`Order`] can continue from here.
     pub fn cursor(&self) -> u64 {
         self.cursor
     }
 }
 
 impl Iterator for Order {
-    /// The epoch from 0, and the row.
+    /// The epoch, from 0, and the row.
     type Item = (u64, u32);
 
     /// `None` only if an epoch has no rows.
@@ -67,8 +69,8 @@ impl Iterator for Order {
     }
 }
 
-/// What a step took: the BLAKE3 digest of its row indices, ids and (where there are any) labels, one byte each, in the order
-/// of the step, as 64 hexadecimal digits. Numbers are 32 bits, little-endian.
+/// Digest of the data of a step: BLAKE3 over its row indices, ids and labels (if any; one byte
+/// each), in the order of the step, as 64 hex digits. Numbers are 32-bit little-endian.
 pub fn batch_digest(rows: &[u32], input_ids: &[u32], label_mask: Option<&[bool]>) -> String {
     let words = |words: &[u32]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
     let mut hasher = olmo_base::Digest::hasher();
@@ -96,7 +98,7 @@ fn seed_state(entropy: u128) -> [u32; 8] {
         let mixed = mixed.wrapping_mul(hash);
         mixed ^ mixed >> 16
     };
-    // Four words of entropy fill the pool exactly; numpy pads a shorter one with zeros.
+    // Four words of entropy fill the pool exactly; numpy zero-pads shorter entropy.
     let mut pool: [u32; 4] = std::array::from_fn(|i| hash_mix((entropy >> (32 * i)) as u32));
     for source in 0..4 {
         for target in 0..4 {
@@ -147,7 +149,7 @@ impl Pcg64 {
         folded.rotate_right((self.state >> 122) as u32)
     }
 
-    /// The low half of a 64-bit draw first, then its high half.
+    /// Returns the low half of a 64-bit draw first, then its high half.
     fn next_u32(&mut self) -> u32 {
         self.buffered.take().unwrap_or_else(|| {
             let draw = self.next_u64();
@@ -188,7 +190,8 @@ mod tests {
     #[test]
     fn long_orders_are_those_of_numpy() {
         assert_eq!(epoch_order(1000, 6198, 0)[..5], [615, 832, 881, 9, 648]);
-        // Digests of orders whose SHA-256 was that of numpy 1.26's, which begins fc4c978b, 078a1b0c, 72ac7e5c.
+        // BLAKE3 digests of orders whose SHA-256 matched numpy 1.26's: fc4c978b, 078a1b0c,
+        // 72ac7e5c.
         let digest = |instances, seed| {
             let bytes: Vec<u8> = epoch_order(instances, seed, 0).iter().flat_map(|row| row.to_le_bytes()).collect();
             olmo_base::Digest::of(&bytes).short()

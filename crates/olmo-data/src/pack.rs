@@ -1,4 +1,4 @@
-//! How documents become rows of equal length.
+//! Packs documents into rows of equal length.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -8,31 +8,31 @@ use crate::memmap::Manifest;
 use crate::memmap_writer::MemmapWriter;
 use crate::tokens::Document;
 
-/// Tokens that [`Pack::BestFit`] looks at together: some 40 megabytes.
+/// Number of tokens that [`Pack::BestFit`] packs at a time: about 40 MB.
 const WINDOW: usize = 1 << 23;
 
-/// How documents become rows.
+/// How to fill rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Pack {
-    /// A row takes whole documents, in order, as long as they fit, then padding. A document
-    /// longer than a row is cut off.
+    /// Packs whole documents in order while they fit, then pads the row. A document longer than a
+    /// row is truncated.
     Whole,
-    /// As `whole`, but each document goes into the row that it fills best, the longest first, among some million tokens
-    /// at a time: next to no padding.
+    /// Like `whole`, but puts each document into the row that it fills best, longest first, among
+    /// several million tokens at a time. This leaves almost no padding.
     BestFit,
-    /// Documents run on over the ends of rows and the tail that fills no row is dropped: OLMo's
-    /// layout for pre-training.
+    /// Continues documents across rows and drops the tail that does not fill a row: OLMo's layout
+    /// for pre-training.
     Concat,
-    /// One document a row, cut off or padded: the layout of OLMo's `prepare_tulu_data.py`.
+    /// One document per row, truncated or padded: the layout of OLMo's `prepare_tulu_data.py`.
     Padded,
 }
 
-/// Puts documents into the rows of a [`MemmapWriter`].
+/// Packs documents into the rows of a [`MemmapWriter`].
 pub struct Packer {
     pack: Pack,
     writer: MemmapWriter,
-    /// Documents that wait for the others of their window.
+    /// Documents of the current window, not yet packed.
     window: Vec<Document>,
     window_tokens: usize,
     dropped: u64,
@@ -44,7 +44,7 @@ impl Packer {
         Self { pack, writer, window: Vec::new(), window_tokens: 0, dropped: 0, truncated: 0 }
     }
 
-    /// Adds a document. One without a trainable token (after cutting) is dropped and counted.
+    /// Adds a document. A document without a label (after truncation) is dropped and counted.
     pub fn push(&mut self, mut document: Document) -> Result<(), DataError> {
         let cut = match self.pack {
             Pack::Concat => 0,
@@ -97,7 +97,7 @@ impl Packer {
         Ok(())
     }
 
-    /// Completes the last row (or drops it, by the mode) and the files.
+    /// Completes the files, after padding or dropping the last row, depending on the mode.
     pub fn finish(mut self) -> Result<Manifest, DataError> {
         self.write_window()?;
         if self.pack != Pack::Concat {
@@ -107,17 +107,19 @@ impl Packer {
     }
 }
 
-/// Best fit decreasing: the indices of `lengths` in rows of at most `capacity` together.
+/// Best-fit decreasing: groups the indices of `lengths` into rows of total length at most
+/// `capacity`.
 ///
-/// The longest comes first (of equals the one that stands first) and goes where the least room is left that still takes it, else
-/// into a new row. No length may be above `capacity`. Linear in documents, but for a scan of `capacity / 64` words for each.
+/// Takes the longest length first (the earliest of equal ones) and puts it where the least room
+/// remains, or into a new row. No length may exceed `capacity`. Linear in the number of documents,
+/// except for a scan of `capacity / 64` words for each.
 pub fn best_fit(lengths: &[usize], capacity: usize) -> Vec<Vec<usize>> {
     let mut by_length: Vec<Vec<usize>> = vec![Vec::new(); capacity + 1];
     for (document, length) in lengths.iter().enumerate() {
         by_length[*length].push(document);
     }
     let mut rows: Vec<Vec<usize>> = Vec::new();
-    // The rows with so much room, and which of these lists are not empty.
+    // The rows by remaining room, and a bit set of the non-empty lists.
     let mut with_room: Vec<Vec<usize>> = vec![Vec::new(); capacity + 1];
     let mut some = vec![0u64; capacity / 64 + 1];
     for (length, documents) in by_length.iter().enumerate().rev() {
@@ -144,7 +146,7 @@ pub fn best_fit(lengths: &[usize], capacity: usize) -> Vec<Vec<usize>> {
     rows
 }
 
-/// The first bit that is set at `from` or behind it.
+/// The first set bit at or after `from`.
 fn next_set(bits: &[u64], from: usize) -> Option<usize> {
     let mut word = from / 64;
     let mut rest = bits.get(word)? & (u64::MAX << (from % 64));
@@ -161,7 +163,7 @@ fn next_set(bits: &[u64], from: usize) -> Option<usize> {
 mod tests {
     use super::*;
 
-    /// Best fit decreasing as it is written in a textbook.
+    /// Textbook best-fit decreasing.
     fn slow(lengths: &[usize], capacity: usize) -> Vec<Vec<usize>> {
         let mut order: Vec<usize> = (0..lengths.len()).collect();
         order.sort_by_key(|document| std::cmp::Reverse(lengths[*document]));

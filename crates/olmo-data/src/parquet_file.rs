@@ -1,5 +1,5 @@
-//! Parquet files whose bytes depend on their rows alone: fixed `created_by`, compression, row
-//! groups and batches.
+//! Parquet files whose bytes depend only on their rows: `created_by`, compression, row groups and
+//! batches are fixed.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use parquet::file::properties::WriterProperties;
 
 use crate::error::DataError;
 
-/// Rows that writers collect before they append, and that readers hand out at once.
+/// Number of rows that writers collect before appending, and that readers return at a time.
 pub const BATCH_ROWS: usize = 1024;
 const ROW_GROUP_ROWS: usize = 16 * BATCH_ROWS;
 

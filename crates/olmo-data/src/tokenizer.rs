@@ -1,9 +1,9 @@
-//! Tokenizers: `tokenizer.json` (Hugging Face's format) with `special_tokens.json` beside it, and
+//! Tokenizers: `tokenizer.json` (Hugging Face's format) with `special_tokens.json` next to it, and
 //! the encoding of documents and conversations.
 //!
-//! A conversation is encoded as one text, as `apply_chat_template` does it, and a token is labelled
-//! if it holds a character of a labelled range, as in transformers' assistant mask. OLMo's script
-//! encodes piece by piece; for contents without surrounding white space both give the same ids.
+//! A conversation is encoded as one text, as with `apply_chat_template`, and a token is labelled if
+//! it contains a character of a labelled range, as in transformers' assistant mask. OLMo's script
+//! encodes piece by piece; for contents without surrounding whitespace both give the same ids.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ use crate::tokens::Document;
 const TOKENIZER: &str = "tokenizer.json";
 const SPECIAL_TOKENS: &str = "special_tokens.json";
 
-/// `special_tokens.json`: what a tokenizer means by the end of a text and by padding.
+/// `special_tokens.json`: the eos and pad tokens of a tokenizer, and more.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SpecialTokens {
@@ -35,12 +35,12 @@ pub struct SpecialTokens {
     pub pad_token_id: u32,
     /// One more than the largest id, added tokens included.
     pub vocab_size: u32,
-    /// What the tokenizer puts before a text, if it names one.
+    /// The token that the tokenizer puts before a text, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bos_token: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unk_token: Option<String>,
-    /// Tokens in the longest sequence of the model that the tokenizer comes with.
+    /// Maximum sequence length of the model that the tokenizer comes from, in tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model_max_length: Option<u64>,
 }
@@ -49,25 +49,26 @@ pub struct SpecialTokens {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tokens {
     pub ids: Vec<u32>,
-    /// The bytes of the text that each token stands for, in order.
+    /// The byte range of the text for each token, in order.
     pub ranges: Vec<Range<usize>>,
 }
 
-/// A tokenizer whose eos and pad tokens are known.
+/// A tokenizer with known eos and pad tokens.
 pub struct TextTokenizer {
     path: PathBuf,
     inner: Tokenizer,
     fast: Option<FastEncoder>,
     special: SpecialTokens,
     digest: Digest,
-    /// The post-processor leaves spaces out of the ranges of tokens, but for a first one if this is set.
+    /// If set, the post-processor excludes spaces from token ranges; the value is whether the first
+    /// token keeps its space.
     trims_spaces: Option<bool>,
     chat: Option<ChatRecord>,
 }
 
 impl TextTokenizer {
-    /// Opens the tokenizer artifact in folder `dir`. Refuses one whose `special_tokens.json` does
-    /// not agree with its `tokenizer.json`.
+    /// Opens the tokenizer artifact in folder `dir`. Rejects one whose `special_tokens.json`
+    /// contradicts its `tokenizer.json`.
     pub fn open(dir: &Path) -> Result<Self, DataError> {
         let declared: SpecialTokens = json::read(&dir.join(SPECIAL_TOKENS))?;
         let mut opened = Self::from_file(&dir.join(TOKENIZER), &declared.eos_token, &declared.pad_token)?;
@@ -76,35 +77,35 @@ impl TextTokenizer {
         opened.special.model_max_length = declared.model_max_length;
         opened.chat = ChatRecord::read(dir)?;
         if opened.special != declared {
-            let reason = format!("says {declared:?}, but {TOKENIZER} beside it has {:?}", opened.special);
+            let reason = format!("contains {declared:?}, but {TOKENIZER} next to it has {:?}", opened.special);
             return Err(DataError::Manifest { path: dir.join(SPECIAL_TOKENS), reason });
         }
         Ok(opened)
     }
 
     /// Reads the `tokenizer.json` at `path`, in which the strings `eos_token` and `pad_token` must
-    /// be tokens of their own.
+    /// each be one token.
     pub fn from_file(path: &Path, eos_token: &str, pad_token: &str) -> Result<Self, DataError> {
         let bytes = std::fs::read(path).context(path)?;
         Self::from_bytes(path, &bytes, eos_token, pad_token)
     }
 
-    /// As [`TextTokenizer::from_file`], of the content `bytes`; `path` is for messages.
+    /// Like [`TextTokenizer::from_file`], for the content `bytes`; `path` is used in messages.
     pub fn from_bytes(path: &Path, bytes: &[u8], eos_token: &str, pad_token: &str) -> Result<Self, DataError> {
-        // Dropout would make other ids of equal texts.
+        // With dropout, equal texts could get different ids.
         let cleaned = tokenizer_json::clean(bytes);
         let content = cleaned.as_ref().map_or(bytes, |cleaned| &cleaned.bytes);
         if content.starts_with(b"version https://git-lfs.github.com/spec/") {
-            let reason = "is a git-lfs pointer, not the file; run `git lfs pull` in the repository that it is from";
+            let reason = "is a git-lfs pointer, not the file; run `git lfs pull` in its repository";
             return Err(DataError::tokenizer(path, reason));
         }
         let mut inner = Tokenizer::from_bytes(content).map_err(|e| DataError::tokenizer(path, e))?;
         let file: Value = serde_json::from_slice(content).map_err(|e| DataError::tokenizer(path, e))?;
-        // A post-processor shifts offsets and adds tokens; truncation and padding are other stages' work.
+        // A post-processor shifts offsets and adds tokens; other stages truncate and pad.
         inner.with_post_processor(None::<PostProcessorWrapper>).with_padding(None::<PaddingParams>);
         inner.with_truncation(None::<TruncationParams>).map_err(|e| DataError::tokenizer(path, e))?;
         let eos_token_id = special_id(path, &inner, "eos_token", eos_token)?;
-        // Padding is written by its id, never encoded.
+        // Padding is written by id, never encoded.
         let pad_token_id = match inner.token_to_id(pad_token) {
             Some(id) => id,
             None => special_id(path, &inner, "pad_token", pad_token)?,
@@ -127,14 +128,15 @@ impl TextTokenizer {
         Ok(Self { path: path.to_owned(), inner, fast, special, digest, trims_spaces, chat: None })
     }
 
-    /// The strings of `ids` in the `tokenizer.json` whose content is `bytes`; `path` is for messages.
+    /// The strings of `ids` in the `tokenizer.json` with content `bytes`; `path` is used in
+    /// messages.
     pub fn token_names(path: &Path, bytes: &[u8], ids: &[u32]) -> Result<Vec<Option<String>>, DataError> {
         let tokenizer = Tokenizer::from_bytes(bytes).map_err(|e| DataError::tokenizer(path, e))?;
         Ok(ids.iter().map(|id| tokenizer.id_to_token(*id)).collect())
     }
 
-    /// Writes the artifact in folder `dir`: the content `bytes` of the `tokenizer.json` that `self`
-    /// was read from, and `special_tokens.json`.
+    /// Writes the artifact to folder `dir`: `special_tokens.json`, and `bytes`, the content of the
+    /// `tokenizer.json` that `self` was read from.
     pub fn save(&self, dir: &Path, bytes: &[u8]) -> Result<(), DataError> {
         let path = dir.join(TOKENIZER);
         std::fs::write(&path, bytes).context(&path)?;
@@ -145,27 +147,27 @@ impl TextTokenizer {
         &self.special
     }
 
-    /// Sets what stands before a text, instead of what the tokenizer's file says.
+    /// Sets the bos token, overriding the tokenizer's file.
     pub fn with_bos(mut self, token: &str) -> Result<Self, DataError> {
         special_id(&self.path, &self.inner, "bos_token", token)?;
         self.special.bos_token = Some(token.to_owned());
         Ok(self)
     }
 
-    /// Sets the tokens before a text and for unknown text, instead of what the tokenizer's file says.
+    /// Sets the bos and unk tokens, overriding the tokenizer's file.
     pub fn with_special_strings(mut self, special: &SpecialStrings) -> Self {
         self.special.bos_token.clone_from(&special.bos);
         self.special.unk_token.clone_from(&special.unk);
         self
     }
 
-    /// Records the longest sequence of the model that the tokenizer comes with.
+    /// Records the maximum sequence length of the model that the tokenizer comes from.
     pub fn with_model_max_length(mut self, length: Option<u64>) -> Self {
         self.special.model_max_length = length;
         self
     }
 
-    /// The special tokens as chat templates see them.
+    /// The special tokens, as chat templates see them.
     pub fn special_strings(&self) -> SpecialStrings {
         SpecialStrings {
             bos: self.special.bos_token.clone(),
@@ -175,7 +177,7 @@ impl TextTokenizer {
         }
     }
 
-    /// How conversations are written for this tokenizer, if it says.
+    /// The chat format recorded for this tokenizer, if any.
     pub fn chat(&self) -> Option<&ChatRecord> {
         self.chat.as_ref()
     }
@@ -190,7 +192,7 @@ impl TextTokenizer {
         &self.inner
     }
 
-    /// Takes every text the way of the `tokenizers` crate, for comparisons. The ids are the same.
+    /// Encodes every text with the `tokenizers` crate, for comparisons. The ids are the same.
     pub fn without_shortcuts(self) -> Self {
         Self { fast: None, ..self }
     }
@@ -203,7 +205,7 @@ impl TextTokenizer {
         tokens
     }
 
-    /// The ids of `text`; the strings of added tokens in it become these tokens, nothing is added.
+    /// The ids of `text`. Strings of added tokens become those tokens; nothing is added.
     pub fn encode_text(&self, text: &str) -> Result<Vec<u32>, DataError> {
         if let Some(ids) = self.fast.as_ref().and_then(|fast| fast.encode(&self.inner, text, false)) {
             return Ok(ids.ids);
@@ -212,11 +214,12 @@ impl TextTokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// A conversation as OLMo's `prepare_tulu_data.py` encodes it: eos, then the header and the content of each turn, each
-    /// encoded by itself; an assistant's content with eos and newline, of which the newline is not trained.
+    /// Encodes a conversation as OLMo's `prepare_tulu_data.py` does: eos, then the header and the
+    /// content of each turn, each encoded separately. An assistant's content is followed by eos and
+    /// a newline, of which the newline is not trained.
     ///
     /// # Errors
-    /// As the script's assertion: the last but one token of an assistant's turn is not eos.
+    /// As in the script's assertion, the second-to-last token of an assistant turn is not eos.
     pub fn encode_piecewise(&self, messages: &[Message]) -> Result<Document, DataError> {
         let eos = self.special.eos_token_id;
         let mut document = Document { input_ids: vec![eos], label_mask: vec![false] };
@@ -247,17 +250,17 @@ impl TextTokenizer {
         Ok(document)
     }
 
-    /// A document for pre-training: its ids and eos behind them, every token labelled.
+    /// A pre-training document: its ids followed by eos, with every token labelled.
     pub fn encode_plain(&self, text: &str) -> Result<Document, DataError> {
         let mut input_ids = self.encode_text(text)?;
         input_ids.push(self.special.eos_token_id);
         Ok(Document { label_mask: vec![true; input_ids.len()], input_ids })
     }
 
-    /// The ids of `text`, each with the bytes that it stands for.
+    /// The ids of `text`, each with its byte range.
     pub fn encode(&self, text: &str) -> Result<Tokens, DataError> {
         if let Some(found) = self.fast.as_ref().and_then(|fast| fast.encode(&self.inner, text, true)) {
-            // These tokens cover the text without a gap.
+            // These tokens cover the text without gaps.
             let ends = found.starts.iter().skip(1).copied().chain([text.len()]);
             let ranges = found.starts.iter().zip(ends).map(|(start, end)| *start..end).collect();
             return Ok(Tokens { ids: found.ids, ranges });
@@ -267,7 +270,7 @@ impl TextTokenizer {
         Ok(Tokens { ids: encoding.get_ids().to_vec(), ranges })
     }
 
-    /// A rendered conversation: its ids, and as labels the tokens that hold a byte of a labelled range.
+    /// A rendered conversation: its ids, with the tokens that contain a labelled byte as labels.
     pub fn encode_conversation(&self, rendered: &Rendered) -> Result<Document, DataError> {
         let Tokens { ids, mut ranges } = self.encode(&rendered.text)?;
         if let Some(keeps_first) = self.trims_spaces {
@@ -282,7 +285,8 @@ impl TextTokenizer {
     }
 }
 
-/// Which of the tokens that stand for `ranges` hold a byte of one of the ranges `labelled`. Both are in order.
+/// Which tokens contain a byte of a labelled range. `ranges` are the tokens' bytes; both lists are
+/// in order.
 fn label_mask(ranges: &[Range<usize>], labelled: &[Range<usize>]) -> Vec<bool> {
     let mut spans = labelled.iter().peekable();
     let is_labelled = |token: &Range<usize>| {
@@ -292,7 +296,8 @@ fn label_mask(ranges: &[Range<usize>], labelled: &[Range<usize>]) -> Vec<bool> {
     ranges.iter().map(is_labelled).collect()
 }
 
-/// Leaves the spaces at both ends of each token out of its range, as the byte-level post-processor of `tokenizers` does.
+/// Excludes the spaces at both ends of each token from its range, as the byte-level post-processor
+/// of `tokenizers` does.
 fn trim_spaces(text: &str, ranges: &mut [Range<usize>], keeps_first: bool) {
     for (i, range) in ranges.iter_mut().enumerate() {
         let token = &text.as_bytes()[range.clone()];
@@ -305,7 +310,8 @@ fn trim_spaces(text: &str, ranges: &mut [Range<usize>], keeps_first: bool) {
     }
 }
 
-/// Whether a byte-level post-processor trims spaces, and keeps those of a first token.
+/// Whether a byte-level post-processor trims spaces, and if so, whether it keeps those of the first
+/// token.
 fn trims_spaces(post_processor: &Value) -> Option<bool> {
     match post_processor["type"].as_str()? {
         "ByteLevel" if post_processor["trim_offsets"].as_bool() == Some(true) => {
@@ -327,15 +333,15 @@ fn bos_of(post_processor: &Value) -> Option<String> {
 
 fn special_id(path: &Path, tokenizer: &Tokenizer, what: &str, token: &str) -> Result<u32, DataError> {
     if let Some(id) = tokenizer.token_to_id(token) {
-        // A string of the vocabulary that is no added token is split when text is encoded.
+        // A string in the vocabulary that is not an added token is split during encoding.
         let whole = tokenizer.encode_fast(token, false).is_ok_and(|encoding| encoding.get_ids() == [id]);
         if whole {
             return Ok(id);
         }
-        let reason = format!("{what} `{token}` is id {id}, but text that holds it is not encoded as that one token");
+        let reason = format!("{what} `{token}` is id {id}, but it is not encoded as that one token in text");
         return Err(DataError::tokenizer(path, reason));
     }
-    // A token that says what it is for comes before one that is only spelled alike.
+    // Prefer a token whose name states its role to one that is only spelled alike.
     let roles: &[&str] = if what == "pad_token" { &["pad"] } else { &["eos", "endoftext", "end_of_text", "</s>"] };
     let near = |candidate: &str| {
         let named = roles.iter().any(|role| candidate.to_lowercase().contains(role));

@@ -1,7 +1,7 @@
-//! Settings of a `tokenizer.json` that would change how a text is encoded from one call to the next, or cut and fill it.
+//! Settings of a `tokenizer.json` that make encoding random, or truncate and pad texts.
 //!
-//! They are what somebody last used the tokenizer for, not a part of what it is. [`clean`] sets them to null and leaves
-//! every other byte of the file as it is.
+//! They come from the last use of the tokenizer and are not part of its definition. [`clean`] sets
+//! them to null and keeps every other byte of the file.
 
 use std::ops::Range;
 
@@ -16,8 +16,8 @@ pub struct Cleaned {
     pub removed: Vec<String>,
 }
 
-/// Removes truncation, padding and BPE dropout from the content of a `tokenizer.json`. `None` if it has none of them, or
-/// is not a JSON object.
+/// Removes truncation, padding and BPE dropout from the content of a `tokenizer.json`. `None` if it
+/// has none of them, or is not a JSON object.
 pub fn clean(bytes: &[u8]) -> Option<Cleaned> {
     let mut edits: Vec<(Range<usize>, String)> = Vec::new();
     for (key, place) in members(bytes, 0)? {
@@ -48,7 +48,7 @@ pub fn clean(bytes: &[u8]) -> Option<Cleaned> {
     Some(Cleaned { bytes: cleaned, removed: edits.into_iter().map(|(_, removed)| removed).collect() })
 }
 
-/// The places of `dropout` in the model at `start`, unless it is null or 0.
+/// The byte ranges of `dropout` in the model at `start`, unless it is null or 0.
 fn dropout(bytes: &[u8], start: usize) -> Vec<(Range<usize>, String)> {
     let edit = |(key, place): (String, Range<usize>)| {
         let rate: f64 = serde_json::from_slice(&bytes[place.clone()]).ok()?;
@@ -66,7 +66,8 @@ fn describe(key: &str, value: &Value) -> String {
     length.map_or_else(|| key.to_owned(), |length| format!("{key} to {length} tokens"))
 }
 
-/// Keys and places of the values of the JSON object that begins at `start`. `None` if there is no sound object.
+/// Keys and byte ranges of the values of the JSON object that starts at `start`. `None` if it is
+/// not a valid object.
 fn members(bytes: &[u8], start: usize) -> Option<Vec<(String, Range<usize>)>> {
     let mut at = expect(bytes, start, b'{')?;
     let mut found = Vec::new();
@@ -85,13 +86,13 @@ fn members(bytes: &[u8], start: usize) -> Option<Vec<(String, Range<usize>)>> {
     }
 }
 
-/// The place after `wanted`, if it is the next byte that is no white space.
+/// The position after `wanted`, if it is the next non-whitespace byte.
 fn expect(bytes: &[u8], at: usize, wanted: u8) -> Option<usize> {
     let at = skip_space(bytes, at);
     (bytes.get(at) == Some(&wanted)).then_some(at + 1)
 }
 
-/// The JSON value at `at`, and its place.
+/// The JSON value at `at`, and its byte range.
 fn next<T: DeserializeOwned>(bytes: &[u8], at: usize) -> Option<(T, Range<usize>)> {
     let start = skip_space(bytes, at);
     let mut stream = serde_json::Deserializer::from_slice(bytes.get(start..)?).into_iter::<T>();

@@ -1,5 +1,6 @@
-//! Tokenised documents: `tokens.parquet` (`input_ids`, `label_mask`) and a `manifest.json`. Many documents lie in
-//! several such files, `tokens-1.parquet` and so on behind the first, each complete in itself.
+//! Tokenized documents: `tokens.parquet` (`input_ids`, `label_mask`) and a `manifest.json`. Large
+//! sets are split into several such files, `tokens-1.parquet` and so on after the first, each
+//! complete in itself.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use crate::parquet_file::{BATCH_ROWS, Sink, Source};
 
 const MANIFEST: &str = "manifest.json";
 
-/// A document's ids; `label_mask[i]` says that token `i` is a target. Both have the same length.
+/// A document's ids. `label_mask[i]` is true if token `i` is a target. Both have the same length.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Document {
     pub input_ids: Vec<u32>,
@@ -24,7 +25,7 @@ pub struct Document {
 }
 
 impl Document {
-    /// Drops the tokens behind the first `length`; returns how many.
+    /// Drops the tokens after the first `length`; returns their number.
     pub fn truncate(&mut self, length: usize) -> usize {
         let over = self.input_ids.len().saturating_sub(length);
         self.input_ids.truncate(length);
@@ -32,7 +33,7 @@ impl Document {
         over
     }
 
-    /// The targets that can be trained: the first token is predicted from nothing.
+    /// Number of trainable targets: the first token has no context to be predicted from.
     pub fn labels(&self) -> usize {
         self.label_mask.iter().skip(1).filter(|label| **label).count()
     }
@@ -43,27 +44,27 @@ impl Document {
 #[serde(deny_unknown_fields)]
 pub struct TokensManifest {
     pub format: u32,
-    /// Digest of the `tokenizer.json` that made the ids.
+    /// Digest of the `tokenizer.json` that produced the ids.
     pub tokenizer: Digest,
-    /// Ids lie below it; added tokens are counted.
+    /// All ids are below this; includes added tokens.
     pub vocab_size: u32,
     pub eos_token_id: u32,
     pub pad_token_id: u32,
     /// `tulu`, `plain`, …
     pub template: String,
-    /// Documents in `tokens.parquet`.
+    /// Number of documents in `tokens.parquet`.
     pub documents: u64,
-    /// Documents left out because nothing of them could be trained.
+    /// Number of documents dropped because nothing in them could be trained.
     pub dropped: u64,
-    /// Documents cut off at `max_length`.
+    /// Number of documents truncated at `max_length`.
     pub truncated: u64,
     pub tokens: u64,
-    /// Tokens that are targets.
+    /// Number of tokens that are targets.
     pub labels: u64,
     pub max_length: u64,
 }
 
-/// The name of file `part`, from 0.
+/// The name of file `part`, counted from 0.
 pub fn part_name(part: usize) -> String {
     if part == 0 { "tokens.parquet".into() } else { format!("tokens-{part}.parquet") }
 }
@@ -74,7 +75,7 @@ fn schema() -> Schema {
     Schema::new(vec![list("input_ids", DataType::UInt32), list("label_mask", DataType::Boolean)])
 }
 
-/// Reads tokens; an iterator over the documents in order.
+/// Reads tokens; iterates over the documents in order.
 pub struct TokensReader {
     dir: PathBuf,
     manifest: TokensManifest,
@@ -103,14 +104,14 @@ impl TokensReader {
             let label_mask: Vec<bool> = masks.value(row).as_boolean().values().iter().collect();
             if input_ids.len() != label_mask.len() {
                 let path = self.dir.join(part_name(self.part));
-                return Err(DataError::broken(&path, "a document has unequal numbers of ids and labels"));
+                return Err(DataError::broken(&path, "a document has different numbers of ids and labels"));
             }
             Ok(Document { input_ids, label_mask })
         };
         (0..batch.num_rows()).map(read).collect()
     }
 
-    /// The next batch, from the next file where one is at its end; `None` when all are.
+    /// The next batch, moving on to the next file as needed; `None` after the last.
     fn batch(&mut self) -> Result<Option<Vec<Document>>, DataError> {
         loop {
             if let Some(batch) = self.source.next() {
@@ -121,7 +122,7 @@ impl TokensReader {
             }
             let next = self.dir.join(part_name(self.part + 1));
             if self.read > self.manifest.documents || !next.exists() {
-                let reason = format!("has {} documents, its manifest says {}", self.read, self.manifest.documents);
+                let reason = format!("has {} documents, but its manifest says {}", self.read, self.manifest.documents);
                 return Err(DataError::broken(&self.dir.join(part_name(self.part)), reason));
             }
             self.source = Source::open(&next, &[schema()])?;
@@ -161,17 +162,17 @@ pub struct TokensWriter {
     counts: TokensCounts,
 }
 
-/// What a file of documents holds.
+/// The contents of a file of documents.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokensCounts {
     pub documents: u64,
     pub tokens: u64,
-    /// Tokens that are targets.
+    /// Number of tokens that are targets.
     pub labels: u64,
 }
 
 impl TokensWriter {
-    /// Starts the file at `path`; in an artifact its name is one of [`part_name`].
+    /// Starts the file at `path`; in an artifact its name comes from [`part_name`].
     pub fn create(path: &Path) -> Result<Self, DataError> {
         Ok(Self { sink: Sink::create(path, schema())?, waiting: Vec::new(), counts: TokensCounts::default() })
     }
@@ -184,7 +185,7 @@ impl TokensWriter {
         if self.waiting.len() == BATCH_ROWS { self.flush() } else { Ok(()) }
     }
 
-    /// What was pushed so far.
+    /// Counts of what was pushed so far.
     pub fn counts(&self) -> TokensCounts {
         self.counts
     }
@@ -215,7 +216,8 @@ impl TokensWriter {
     }
 }
 
-/// Writes the manifest into folder `dir`, last: with it the tokens are complete. The counts are those of all files together.
+/// Writes the manifest to folder `dir` as the last step, which completes the tokens. The counts are
+/// for all files together.
 pub fn finish(dir: &Path, mut manifest: TokensManifest, counts: TokensCounts) -> Result<TokensManifest, DataError> {
     manifest.format = json::FORMAT;
     (manifest.documents, manifest.tokens, manifest.labels) = (counts.documents, counts.tokens, counts.labels);
@@ -276,6 +278,6 @@ mod tests {
         assert_eq!(manifest.labels, documents.iter().map(|d| d.labels() as u64).sum::<u64>());
         std::fs::remove_file(dir.path().join(part_name(2))).unwrap();
         let error = TokensReader::open(dir.path()).unwrap().find_map(Result::err).unwrap().to_string();
-        assert!(error.ends_with("has 1500 documents, its manifest says 2500"), "{error}");
+        assert!(error.ends_with("has 1500 documents, but its manifest says 2500"), "{error}");
     }
 }

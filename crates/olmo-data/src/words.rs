@@ -1,29 +1,31 @@
-//! [`Splitter`]: how byte-level tokenizers cut text into words before BPE, without their regular expression.
+//! [`Splitter`]: splits text into words before BPE as byte-level tokenizers do, without a regex
+//! engine.
 //!
-//! A general engine spends most of the time of an encoding on these few patterns. The classes of characters are those of
-//! `regex-syntax`, from which `tokenizers` has them too; a property test holds the pieces equal.
+//! A general engine spends most of the encoding time on these few patterns. The character classes
+//! come from `regex-syntax`, as in `tokenizers`; a property test checks that the pieces are equal.
 
 use std::sync::LazyLock;
 
 use regex_syntax::hir::{Class, HirKind};
 use serde_json::Value;
 
-/// cl100k's pattern, which dolma2 (OLMo 2) and Llama 3 have too.
+/// cl100k's pattern, also used by dolma2 (OLMo 2) and Llama 3.
 const CL100K: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
-/// A known way of cutting text into words.
+/// A known way to split text into words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Splitter {
     /// GPT-2 and GPT-NeoX: `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`.
     Gpt2,
-    /// Each digit on its own first, then as GPT-2: what stage tokenizer trains.
+    /// Each digit separately first, then as in GPT-2: the tokenizers that stage `tokenizer` trains.
     DigitsThenGpt2,
     /// [`CL100K`].
     Cl100k,
 }
 
 impl Splitter {
-    /// The splitter that does what `pre_tokenizer`, a part of `tokenizer.json`, says; `None` if it is none of these.
+    /// The splitter equivalent to `pre_tokenizer`, a part of `tokenizer.json`; `None` if there is
+    /// none.
     pub fn of(pre_tokenizer: &Value) -> Option<Self> {
         let byte_level = |step: &Value, regex: bool| {
             step["type"] == "ByteLevel" && step["add_prefix_space"] == false && step["use_regex"] == regex
@@ -36,14 +38,14 @@ impl Splitter {
         if first["type"] == "Digits" && first["individual_digits"] == true && byte_level(second, true) {
             return Some(Self::DigitsThenGpt2);
         }
-        // The pattern matches every character, so what is kept of it does not matter.
+        // The pattern matches every character, so the behaviour for gaps does not matter.
         let kept = (&first["behavior"], &first["invert"]);
         let all = kept == (&"Isolated".into(), &false.into()) || kept == (&"Removed".into(), &true.into());
         let cl100k = first["type"] == "Split" && first["pattern"]["Regex"] == CL100K && all;
         (cl100k && byte_level(second, false)).then_some(Self::Cl100k)
     }
 
-    /// Calls `each` with every word of `text`, in order; together they are `text`.
+    /// Calls `each` with every word of `text`, in order; together they form `text`.
     pub fn split<'t>(self, text: &'t str, mut each: impl FnMut(&'t str)) {
         match self {
             Self::Gpt2 => run(text, gpt2, &mut each),
@@ -105,7 +107,7 @@ static CLASSES: LazyLock<Classes> = LazyLock::new(|| {
     classes
 });
 
-/// Class and length in bytes of the character at byte `at`, which is below the end.
+/// Class and length in bytes of the character at byte `at`, which must be below the end.
 #[inline]
 fn class(text: &str, at: usize) -> (CharClass, usize) {
     let classes = &*CLASSES;
@@ -128,7 +130,7 @@ fn class(text: &str, at: usize) -> (CharClass, usize) {
     (class, character.len_utf8())
 }
 
-/// The end of the run of `wanted` that starts at `at` and has at most `most` characters.
+/// The end of the run of `wanted` characters that starts at `at`, with at most `most` characters.
 #[inline]
 fn run_end(text: &str, mut at: usize, wanted: CharClass, most: usize) -> usize {
     for _ in 0..most {
@@ -144,7 +146,8 @@ fn run_end(text: &str, mut at: usize, wanted: CharClass, most: usize) -> usize {
     at
 }
 
-/// `\s+(?!\S)|\s+` at white space: the run, but for its last character if text follows a longer one.
+/// `\s+(?!\S)|\s+` at whitespace: the run, without its last character if text follows and the run
+/// is longer than one.
 fn spaces(text: &str, at: usize) -> usize {
     let end = run_end(text, at, CharClass::Space, usize::MAX);
     if end == text.len() {
@@ -181,7 +184,7 @@ fn gpt2(text: &str, at: usize) -> usize {
 fn cl100k(text: &str, at: usize) -> usize {
     let rest = &text.as_bytes()[at..];
     if rest[0] == b'\'' {
-        // Case folding makes U+017F, the long s, an s; the other letters fold within ASCII.
+        // With case folding, U+017F (long s) matches s; the other letters fold within ASCII.
         match rest {
             [_, b's' | b't' | b'm' | b'd' | b'S' | b'T' | b'M' | b'D', ..] => return at + 2,
             [_, b'r' | b'v' | b'R' | b'V', b'e' | b'E', ..] | [_, b'l' | b'L', b'l' | b'L', ..] => return at + 3,

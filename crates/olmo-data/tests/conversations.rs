@@ -361,7 +361,7 @@ fn a_merge_that_text_is_split_before_is_no_end_token() {
     let mut json = fixture();
     json["model"]["vocab"]["a1"] = json!(9000);
     let error = TextTokenizer::from_bytes(Path::new("t.json"), json.to_string().as_bytes(), "a1", PAD).err().unwrap();
-    assert!(error.to_string().contains("`a1` is id 9000, but text that holds it is not encoded as that one token"));
+    assert!(error.to_string().contains("`a1` is id 9000, but it is not encoded as that one token in text"));
 }
 
 #[test]

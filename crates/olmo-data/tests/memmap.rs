@@ -160,7 +160,7 @@ fn rows_in_several_files_are_the_same_rows() {
     assert_eq!(std::fs::metadata(dir.path().join("input_ids-3.npy")).unwrap().len(), 2 * 3 * 2);
     std::fs::write(dir.path().join("label_mask-2.npy"), [0; 17]).unwrap();
     let error = Memmap::open(dir.path()).unwrap_err().to_string();
-    assert!(error.contains("label_mask-2.npy: has 17 bytes, its manifest says 18"), "{error}");
+    assert!(error.contains("label_mask-2.npy: has 17 bytes, but its manifest says 18"), "{error}");
 }
 
 #[test]
@@ -193,7 +193,7 @@ fn a_dtype_that_does_not_hold_the_vocabulary_is_refused_and_a_larger_one_is_take
         MemmapWriter::with_options(dir.path(), layout(4, vocab_size), options)
     };
     let error = create(100_278, Dtype::Uint16).err().unwrap().to_string();
-    assert!(error.contains("dtype uint16 cannot hold ids of a vocabulary of 100278"), "{error}");
+    assert!(error.contains("dtype uint16 is too small for a vocabulary of 100278"), "{error}");
     let mut packer = Packer::new(Pack::Padded, create(10, Dtype::Uint32).unwrap());
     packer.push(document(&[3, 4], &[0, 1])).unwrap();
     packer.finish().unwrap();
@@ -215,13 +215,13 @@ fn refused(change: impl Fn(&mut serde_json::Value)) -> String {
 #[test]
 fn a_manifest_that_does_not_fit_is_refused() {
     let cases: [(&str, serde_json::Value, &str); 8] = [
-        ("format", 2.into(), "has format 2, this build reads format 1"),
+        ("format", 2.into(), "has format 2, but this build reads format 1"),
         ("format", "1".into(), "has no `format` number"),
-        ("dtype", "uint32".into(), "has 24 bytes, its manifest says 48; it may hold uint16, not uint32"),
-        ("vocab_size", 70_000.into(), "dtype uint16 cannot hold ids of a vocabulary of 70000"),
+        ("dtype", "uint32".into(), "has 24 bytes, but its manifest says 48; it may contain uint16, not uint32"),
+        ("vocab_size", 70_000.into(), "dtype uint16 is too small for a vocabulary of 70000"),
         ("vocab_size", 13.into(), "token 9 is id 13, outside the vocabulary of 13"),
         ("instances", 3.into(), "count is not instances * sequence_length"),
-        ("documents", 2.into(), "boundaries.npy: has 24 bytes, its manifest says 16"),
+        ("documents", 2.into(), "boundaries.npy: has 24 bytes, but its manifest says 16"),
         ("surprise", 1.into(), "unknown field `surprise`"),
     ];
     for (key, value, expected) in cases {
@@ -242,12 +242,12 @@ fn a_damaged_file_is_refused() {
         let opened = Memmap::open(dir.path()).and_then(|memmap| memmap.verify());
         opened.unwrap_err().to_string()
     };
-    assert!(damage("input_ids.npy", &|bytes| bytes.truncate(23)).contains("has 23 bytes, its manifest says 24"));
+    assert!(damage("input_ids.npy", &|bytes| bytes.truncate(23)).contains("has 23 bytes, but its manifest says 24"));
     assert!(damage("input_ids.npy", &|bytes| bytes[0] = 6).contains("has digest"));
     assert!(damage("input_ids.npy", &|bytes| bytes[1] = 4).contains("token 0 is id 1029"));
     assert!(damage("label_mask.npy", &|bytes| bytes[2] = 255).contains("byte 2 is 255, not 0 or 1"));
-    assert!(damage("boundaries.npy", &|bytes| bytes[8] = 0).contains("do not ascend"));
-    assert!(damage("boundaries.npy", &|bytes| bytes[16] = 12).contains("do not ascend within the tokens"));
+    assert!(damage("boundaries.npy", &|bytes| bytes[8] = 0).contains("are not ascending"));
+    assert!(damage("boundaries.npy", &|bytes| bytes[16] = 12).contains("are not ascending within the tokens"));
 }
 
 /// Documents whose tokens are all different, so that one is found again wherever it lies.

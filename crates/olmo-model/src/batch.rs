@@ -1,26 +1,28 @@
-//! What a loss is computed of, and what it says.
+//! The inputs and outputs of a loss.
 
 use std::sync::Arc;
 
 use olmo_ops::IGNORED;
 
-/// Rows of equal length with the labels to train on.
+/// Rows of equal length with their labels.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
-    /// `batch` x `sequence` token ids, row after row.
+    /// `batch` x `sequence` token ids, row by row.
     pub input_ids: Vec<u32>,
-    /// Whether a token counts as a target (same order); `None`: all do. The first of a row never does: nothing stands before it.
+    /// Whether each token is a target, in the same order; `None`: all are. The first token of a row
+    /// never is, because it has no context.
     pub label_mask: Option<Vec<bool>>,
-    /// For each token the place in its row where its document begins: tokens do not see other documents. `None`: rows are documents.
+    /// For each token, the position in its row where its document begins; tokens do not attend to
+    /// other documents. `None`: each row is one document.
     pub documents: Option<Arc<[u32]>>,
     /// Number of rows.
     pub batch: usize,
-    /// Tokens in each row.
+    /// Row length in tokens.
     pub sequence: usize,
 }
 
 impl Batch {
-    /// What the model has to say at each place: the next token where that counts, else [`IGNORED`].
+    /// The target at each position: the next token if it counts, otherwise [`IGNORED`].
     pub(crate) fn targets(&self) -> Vec<u32> {
         let mut targets = vec![IGNORED; self.input_ids.len()];
         for row in 0..self.batch {
@@ -33,7 +35,8 @@ impl Batch {
         targets
     }
 
-    /// Number of targets; the sum over all micro-batches and ranks is the usual denominator of the loss.
+    /// Number of targets. The sum over all micro-batches and ranks is the usual denominator of the
+    /// loss.
     pub fn labels(&self) -> u64 {
         let counts = |place: usize| {
             !place.is_multiple_of(self.sequence)
@@ -43,16 +46,17 @@ impl Batch {
     }
 }
 
-/// How a loss is made of the losses of tokens: `(sum of nll + z_loss * sum of lse^2) / denominator`.
+/// How the losses of tokens are combined: `(sum of nll + z_loss * sum of lse^2) / denominator`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LossOptions {
-    /// What the sum over tokens is divided by (OLMo: batch times sequence; else the number of labels over all micro-batches and ranks).
+    /// Divisor of the sum over tokens (OLMo: batch times sequence; otherwise the number of labels
+    /// over all micro-batches and ranks).
     pub denominator: f64,
-    /// Weight of the square of the log of the partition function; 0: none.
+    /// Weight of the squared log partition function; 0: none.
     pub z_loss: f64,
 }
 
-/// Sums over the labels of a batch, not yet divided by the denominator.
+/// Sums over the labels of a batch, before division by the denominator.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LossOutput {
     /// Sum of negative log-likelihoods.

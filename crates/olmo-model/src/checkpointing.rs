@@ -1,32 +1,32 @@
-//! Which blocks keep their activations.
+//! Activation checkpointing: which blocks keep their activations.
 
 use olmo_ops::Keep;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Activation checkpointing, under OLMo's names: what is not kept is computed again in the backward pass, to the same bits.
+/// Activation checkpointing, under OLMo's names. Recomputed activations are bit-identical.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ActivationCheckpointing {
-    /// Every block keeps everything.
+    /// Every block keeps all activations.
     #[default]
     None,
-    /// Every block makes again what costs no matrix product: normed inputs, rotated heads.
+    /// Every block recomputes what needs no matrix product: normed inputs and rotated heads.
     FineGrained,
-    /// Every block keeps its input alone.
+    /// Every block keeps only its input.
     WholeLayer,
-    /// One block in two keeps its input alone.
+    /// One block in two keeps only its input.
     OneInTwo,
     OneInThree,
     OneInFour,
     OneInEight,
-    /// Two blocks in three keep their input alone.
+    /// Two blocks in three keep only their input.
     TwoInThree,
     ThreeInFour,
 }
 
 impl ActivationCheckpointing {
-    /// All of them, from the one that keeps most to the one that keeps least.
+    /// All policies, from the one that keeps most to the one that keeps least.
     pub const ALL: [ActivationCheckpointing; 9] = [
         Self::None,
         Self::FineGrained,

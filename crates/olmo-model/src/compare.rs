@@ -1,7 +1,7 @@
-//! Compares the weights of two model folders as their files have them.
+//! Compares the weights in the files of two model folders.
 //!
-//! It reads the files itself, tensor by tensor, and shares no table of names with the loading and saving of models: what
-//! those lose by mistake is found here.
+//! It reads the files itself, tensor by tensor, and shares no table of names with the code that
+//! loads and saves models, so that it finds what that code loses by mistake.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -13,23 +13,24 @@ use safetensors::Dtype;
 use crate::error::ModelError;
 use crate::tensors::{Entry, WeightType, element_size, entries, weight_files, widen};
 
-/// Elements that are compared at a time.
+/// Number of elements to compare at a time.
 const AT_ONCE: usize = 1 << 18;
 
-/// What a comparison of two folders found.
+/// The result of comparing two folders.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WeightComparison {
-    /// Tensors of the source that were compared.
+    /// Number of compared tensors of the source.
     pub tensors: usize,
-    /// A sentence for each tensor that is lost, new or has other values.
+    /// One sentence for each tensor that is missing, extra or different.
     pub differences: Vec<String>,
 }
 
-/// Compares the weights in folder `export`, under Hugging Face's names, with those in folder `source`, under either
-/// format's names. Values count, not their types: bf16 and its f32 are equal. The export must hold the source's values rounded
-/// to `dtype`.
+/// Compares the weights in folder `export`, under Hugging Face's names, with those in folder
+/// `source`, under the names of either format. Compares values, not types: a bf16 equals its f32.
+/// The export must contain the source's values rounded to `dtype`.
 ///
-/// A tensor of the source may be absent from the export if it is a rotary table, or a head that repeats the embedding.
+/// A tensor of the source may be missing from the export if it is a rotary table, or a head that
+/// repeats the embedding.
 ///
 /// # Errors
 /// A file is missing or damaged.
@@ -53,7 +54,7 @@ pub fn compare_weights(source: &Path, export: &Path, dtype: WeightType) -> Resul
     Ok(WeightComparison { tensors: source.entries.len(), differences })
 }
 
-/// The names in the export whose rows, one after the other, are the tensor `name` of the source.
+/// Names in the export whose concatenated rows are the source's tensor `name`.
 fn counterparts(name: &str) -> Vec<String> {
     let Some(rest) = name.strip_prefix("transformer.") else { return vec![name.to_owned()] };
     let of_layer = |rest: &str| {
@@ -79,7 +80,7 @@ fn counterparts(name: &str) -> Vec<String> {
     }
 }
 
-/// Whether the export is complete without the tensor `name` of the source.
+/// Whether the export is complete without the source's tensor `name`.
 fn may_be_absent(source: &Tensors, name: &str) -> Result<bool, ModelError> {
     if name.ends_with("rotary_emb.inv_freq") {
         return Ok(true);
@@ -90,7 +91,8 @@ fn may_be_absent(source: &Tensors, name: &str) -> Result<bool, ModelError> {
         && difference(source, name, source, &[embedding], WeightType::Float32)?.is_none())
 }
 
-/// How the tensor `name` of `source`, rounded to `dtype`, differs from the tensors `parts` of `export`, one after the other.
+/// How the tensor `name` of `source`, rounded to `dtype`, differs from the concatenated tensors
+/// `parts` of `export`.
 fn difference(
     source: &Tensors,
     name: &str,
@@ -120,7 +122,7 @@ fn difference(
     Ok(None)
 }
 
-/// The tensors of a folder: where each lies in which file.
+/// The tensors of a folder, with their file and position.
 struct Tensors {
     files: Vec<(PathBuf, File)>,
     entries: BTreeMap<String, (usize, Entry)>,
@@ -153,7 +155,7 @@ impl Tensors {
     }
 }
 
-/// The elements of a tensor, read from its file as they are asked for.
+/// The elements of a tensor, read from its file on demand.
 struct Stream<'f> {
     name: String,
     path: &'f Path,

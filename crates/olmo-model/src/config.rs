@@ -1,4 +1,4 @@
-//! The shape of a model, under OLMo's own field names.
+//! The architecture of a model, under OLMo's own field names.
 
 use olmo_ops::{BlockConfig, Norm, NormKind};
 use schemars::JsonSchema;
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::ModelError;
 
-/// The kind of every norm of a model.
+/// The type of all norms of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LayerNormType {
@@ -16,92 +16,95 @@ pub enum LayerNormType {
     Rms,
 }
 
-/// How a new model's weights are drawn.
+/// How new weights are initialised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum InitFnType {
-    /// Every matrix with `init_std`.
+    /// All matrices use `init_std`.
     Normal,
-    /// 1/sqrt(d), and output projections smaller with depth (OLMo 1).
+    /// 1/sqrt(d), with output projections smaller in deeper layers (OLMo 1).
     Mitchell,
 }
 
 /// A model's architecture and initialisation, as in the `model` section of an OLMo config.
 ///
-/// Fields that OLMo leaves open but that no OLMo model uses (biases, ALiBi, dropout, ...) do not exist here.
+/// Options of OLMo that no OLMo model uses (biases, ALiBi, dropout, …) are not supported.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModelConfig {
     /// Width of the residual stream.
     pub d_model: usize,
-    /// Attention heads; `d_model / n_heads` must be a whole, even number.
+    /// Number of attention heads; `d_model / n_heads` must be an even integer.
     pub n_heads: usize,
-    /// Heads of keys and values; absent: as many as `n_heads`.
+    /// Number of key and value heads; if absent, same as `n_heads`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub n_kv_heads: Option<usize>,
-    /// Clamps queries, keys and values to plus or minus this value.
+    /// Clamps queries, keys and values to the range from minus to plus this value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clip_qkv: Option<f64>,
-    /// Transformer blocks.
+    /// Number of transformer blocks.
     pub n_layers: usize,
-    /// Width of the fused up and gate projection: twice the inner width of the MLP.
+    /// Width of the fused up and gate projection: twice the MLP's inner width.
     pub mlp_hidden_size: usize,
-    /// Kind of every norm.
+    /// Type of all norms.
     #[serde(default = "defaults::layer_norm_type")]
     pub layer_norm_type: LayerNormType,
-    /// Whether block and final norms have a weight (QK-norms always have one).
+    /// Whether the norms in blocks and the final norm have a weight (QK-norms always do).
     #[serde(default = "defaults::yes")]
     pub layer_norm_with_affine: bool,
-    /// Added to the variance in every norm.
+    /// Epsilon added to the variance in every norm.
     #[serde(default = "defaults::layer_norm_eps")]
     pub layer_norm_eps: f64,
-    /// Norms queries and keys over their full width, before they are split into heads.
+    /// Normalises queries and keys over their full width, before the split into heads (QK-norm).
     #[serde(default = "defaults::yes")]
     pub attention_layer_norm: bool,
-    /// Norms the output of attention and MLP (OLMo 2), not their input (OLMo 1).
+    /// Normalises the outputs of attention and MLP (OLMo 2) instead of their inputs (OLMo 1).
     #[serde(default = "defaults::yes")]
     pub norm_after: bool,
-    /// Tokens that a token sees, itself included, in blocks with a sliding window (OLMo 3); absent: every block sees all before it.
+    /// Sliding-window size in tokens, including the token itself (OLMo 3); if absent, every block
+    /// uses full attention.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sliding_window: Option<usize>,
-    /// With `sliding_window`: every so many-th block sees all before it (OLMo 3: 4); absent: none does.
+    /// With `sliding_window`, every N-th block uses full attention (OLMo 3: 4); if absent, no block
+    /// does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub full_attention_every: Option<usize>,
-    /// Base of the rotary position embedding.
+    /// Base of the rotary position embeddings.
     #[serde(default = "defaults::rope_theta")]
     pub rope_theta: f64,
-    /// Longest sequence that the model is trained for, in tokens.
+    /// Maximum sequence length of training, in tokens.
     #[serde(default = "defaults::max_sequence_length")]
     pub max_sequence_length: usize,
-    /// Number of token ids. 0: taken from the tokenizer (see [`ModelConfig::fill_vocabulary`]).
+    /// Vocabulary size. 0: taken from the tokenizer (see [`ModelConfig::fill_vocabulary`]).
     #[serde(default)]
     pub vocab_size: usize,
-    /// Rows of the embedding, at least `vocab_size`; absent: `vocab_size`.
+    /// Number of embedding rows, at least `vocab_size`; if absent, `vocab_size`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub embedding_size: Option<usize>,
-    /// Uses the embedding as the head too.
+    /// Shares the weights of the embedding and the output head.
     #[serde(default)]
     pub weight_tying: bool,
-    /// Ids that end a document or an answer, the one that ends documents first; absent: taken from the tokenizer.
-    /// Written as `eos_token_id`: a number, or a list if there are several.
+    /// Ids that end a document or an answer, the one that ends documents first; if absent, taken
+    /// from the tokenizer. Written as `eos_token_id`: a number, or a list if there are several.
     #[serde(rename = "eos_token_id", default, with = "token_ids", skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "token_ids::schema")]
     pub eos_token_ids: Vec<u32>,
-    /// Id that fills up a row; absent: taken from the tokenizer.
+    /// Id for padding; if absent, taken from the tokenizer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pad_token_id: Option<u32>,
-    /// How new weights are drawn.
+    /// Initialisation of new weights.
     #[serde(default = "defaults::init_fn")]
     pub init_fn: InitFnType,
     /// Standard deviation of new weights (`init_fn: normal`).
     #[serde(default = "defaults::init_std")]
     pub init_std: f64,
-    /// New weights are drawn within this many standard deviations; absent: no limit (`normal`) or 3 (`mitchell`).
+    /// Truncates the distribution of new weights at this many standard deviations; if absent, no
+    /// truncation (`normal`) or 3 (`mitchell`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init_cutoff_factor: Option<f64>,
 }
 
-/// Token ids as Hugging Face writes them: a number or a list of numbers.
+/// Token ids as in Hugging Face configs: a number or a list of numbers.
 pub(crate) mod token_ids {
     use std::fmt;
 
@@ -155,7 +158,7 @@ pub(crate) mod token_ids {
     }
 }
 
-/// OLMo 2's values.
+/// Defaults: OLMo 2's values.
 mod defaults {
     use super::{InitFnType, LayerNormType};
 
@@ -183,7 +186,7 @@ mod defaults {
 }
 
 impl ModelConfig {
-    /// Heads of keys and values.
+    /// Number of key and value heads.
     pub fn kv_heads(&self) -> usize {
         self.n_kv_heads.unwrap_or(self.n_heads)
     }
@@ -201,7 +204,7 @@ impl ModelConfig {
         Norm { kind, eps: self.layer_norm_eps as f32 }
     }
 
-    /// Block `layer` as the operations want it.
+    /// Block `layer` as a config for the operations.
     pub(crate) fn block(&self, layer: usize) -> BlockConfig {
         BlockConfig {
             d_model: self.d_model,
@@ -222,12 +225,12 @@ impl ModelConfig {
         self.sliding_window.filter(|_| !full)
     }
 
-    /// Inner width of the MLP: half of `mlp_hidden_size`.
+    /// The MLP's inner width: half of `mlp_hidden_size`.
     pub fn mlp_width(&self) -> usize {
         self.mlp_hidden_size / 2
     }
 
-    /// Rows of the embedding and of the head.
+    /// Number of rows of the embedding and of the head.
     pub fn embedding_rows(&self) -> usize {
         self.embedding_size.unwrap_or(self.vocab_size)
     }
@@ -237,7 +240,8 @@ impl ModelConfig {
         self.eos_token_ids.first().copied()
     }
 
-    /// Fills in what the config leaves to the tokenizer: `vocab_size` if 0, `eos_token_id` and `pad_token_id` if absent.
+    /// Fills in the values that the config leaves to the tokenizer: `vocab_size` if 0,
+    /// `eos_token_id` and `pad_token_id` if absent.
     pub fn fill_vocabulary(&mut self, vocab_size: usize, eos_token_id: u32, pad_token_id: u32) {
         if self.vocab_size == 0 {
             self.vocab_size = vocab_size;
@@ -248,7 +252,7 @@ impl ModelConfig {
         self.pad_token_id.get_or_insert(pad_token_id);
     }
 
-    /// Every reason why no model can be built from this config; empty if one can.
+    /// Every reason why this config is invalid; empty if it is valid.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         let mut require = |holds: bool, message: String| {
@@ -317,7 +321,7 @@ impl ModelConfig {
             format!("`init_std` is {} and must be greater than 0", self.init_std),
         );
         if let Some(cutoff) = self.init_cutoff_factor {
-            // Below a tenth nearly every draw would be thrown away.
+            // Below a tenth, nearly every draw would be rejected.
             require(
                 cutoff >= 0.1 && cutoff.is_finite(),
                 format!("`init_cutoff_factor` is {cutoff} and must be at least 0.1"),
@@ -333,7 +337,7 @@ impl ModelConfig {
         problems
     }
 
-    /// Whether a model can be built from the config.
+    /// Checks that a model can be built from the config.
     ///
     /// # Errors
     /// [`ModelError::Config`] with every problem.

@@ -1,17 +1,18 @@
-//! What can go wrong with a model: its config, its files, its inputs.
+//! Errors of a model: its config, files and inputs.
 
 use std::path::{Path, PathBuf};
 
-/// An error of this crate. Each message says what, where and why; `hint` says the way out where there is one.
+/// An error of this crate. Each message says what happened, where and why; `hint` says how to fix
+/// it, if known.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
-    /// The config does not describe a model that can be built. All problems at once.
+    /// The config does not describe a valid model. Lists all problems.
     #[error("the model config is not valid: {}", .0.join("; "))]
     Config(Vec<String>),
-    /// Token ids, masks or shapes handed to the model do not fit it.
+    /// Token ids, masks or shapes that do not fit the model.
     #[error("{0}")]
     Input(String),
-    /// A model folder whose content is not what it should be.
+    /// A model folder with unexpected content.
     #[error("{}: {reason}", .path.display())]
     Folder {
         /// The file or folder at fault.
@@ -19,18 +20,18 @@ pub enum ModelError {
         /// What is wrong with it.
         reason: String,
     },
-    /// Keys of a Hugging Face config that are missing, wrong or not understood. All of them at once.
+    /// Keys of a Hugging Face config that are missing, invalid or unknown. Lists all of them.
     #[error("{}: {}", .path.display(), .problems.join("; "))]
     NotUnderstood {
-        /// The config.
+        /// The config file.
         path: PathBuf,
-        /// One sentence for each key.
+        /// One sentence per key.
         problems: Vec<String>,
     },
-    /// Tensors of a file and of a config differ. All differences at once.
+    /// The tensors of a file differ from the config. Lists all differences.
     #[error("{}: the tensors do not fit the config: {}", .path.display(), .problems.join("; "))]
     Tensors {
-        /// The file that holds the tensors.
+        /// The file with the tensors.
         path: PathBuf,
         /// One sentence for each tensor that is missing, unknown or misshapen.
         problems: Vec<String>,
@@ -43,10 +44,10 @@ pub enum ModelError {
     Io {
         /// The file.
         path: PathBuf,
-        /// The system's reason.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// The tensor backend failed; a defect of this program.
+    /// The tensor backend failed; a bug in this program.
     #[error("the tensor backend failed: {0}")]
     Backend(String),
 }

@@ -1,4 +1,4 @@
-//! Says whether files are a model that can be loaded, without reading its weights.
+//! Checks whether files form a loadable model, without reading its weights.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,16 +13,16 @@ use crate::huggingface;
 use crate::native;
 use crate::tensors::{Entry, INDEX_FILE, WEIGHTS_FILE, entries};
 
-/// The config of the model whose files are `files` (names below its folder, and where each lies), native or Hugging Face. Names
-/// and shapes of the weights are compared with the config by the headers of the weight files.
+/// The config of the model in `files` (names relative to its folder, and their paths), native or
+/// Hugging Face. Compares the names and shapes in the headers of the weight files with the config.
 ///
 /// # Errors
-/// As [`crate::load`], as far as names, configs and headers tell.
+/// See [`crate::load`], as far as names, configs and headers show.
 pub fn examine(files: &BTreeMap<String, PathBuf>) -> Result<ModelConfig, ModelError> {
     let shown = shown_folder(files);
     folder::check_files(&shown, files)?;
     let place = |name: &str| files.get(name).cloned().unwrap_or_else(|| shown.join(name));
-    // In messages, a file of a store is called by its name in the model.
+    // Messages call a file in the store by its name in the model.
     let named = |name: &str| if place(name).ends_with(name) { place(name) } else { shown.join(name) };
     let rename = |error: ModelError, name: &str| match error {
         ModelError::Folder { path, reason } if path == place(name) => ModelError::folder(&named(name), reason),
@@ -59,7 +59,7 @@ pub fn examine(files: &BTreeMap<String, PathBuf>) -> Result<ModelConfig, ModelEr
     Err(huggingface::explain_head(error))
 }
 
-/// The folder that the files lie in; `model` if they lie in a store.
+/// The common folder of the files; `model` if they are in a store.
 fn shown_folder(files: &Files) -> PathBuf {
     let root = |(name, path): (&String, &PathBuf)| {
         let depth = Path::new(name).components().count();
@@ -68,7 +68,7 @@ fn shown_folder(files: &Files) -> PathBuf {
     files.iter().find_map(root).unwrap_or_else(|| "model".into())
 }
 
-/// The names of the weight files.
+/// Names of the weight files.
 fn weight_files(files: &Files, index: &Path) -> Result<Vec<String>, ModelError> {
     if files.contains_key(WEIGHTS_FILE) {
         return Ok(vec![WEIGHTS_FILE.to_owned()]);

@@ -1,4 +1,5 @@
-//! What both formats of a model folder share: a config as JSON, and weights read into their places.
+//! Shared by both formats of a model folder: reads the JSON config, and reads weights into the flat
+//! array.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -12,25 +13,25 @@ use crate::layout::layout;
 use crate::parameters::Parameters;
 use crate::tensors::{IncomingTensors, WEIGHTS_FILE, WeightFiles};
 
-/// The config's file name, in both formats.
+/// Name of the config file, in both formats.
 pub const CONFIG_FILE: &str = "config.json";
 
-/// A tensor of a file and where its elements lie in the flat array.
+/// A tensor in a file and the position of its elements in the flat array.
 pub(crate) struct Part {
     pub name: String,
     pub shape: Vec<usize>,
     pub range: std::ops::Range<usize>,
 }
 
-/// Decides whether a tensor that is no part may be left out; an error says why not.
+/// Decides whether a tensor that is not a part may be ignored; the error gives the reason why not.
 pub(crate) type Judge<'j> = &'j dyn Fn(&str, &IncomingTensors<'_>) -> Result<(), String>;
 
-/// The judge of a format in which every tensor is a part.
+/// For a format in which every tensor is a part.
 pub(crate) fn no_extras(_: &str, _: &IncomingTensors<'_>) -> Result<(), String> {
     Err("has no place in this architecture".into())
 }
 
-/// Reads every part. A tensor of the files that is neither a part nor left out by `judge` is a problem.
+/// Reads every part. A tensor that is neither a part nor ignored by `judge` is an error.
 pub(crate) fn read(
     folder: &Path,
     config: &ModelConfig,
@@ -59,7 +60,8 @@ pub(crate) fn read(
     if !problems.is_empty() {
         return Err(refuse(problems));
     }
-    // Only now is it certain that the files are as large as the config says: a wrong config must not ask for all memory.
+    // Allocate only now that the files are known to be as large as the config says: a wrong config
+    // must not request all memory.
     let mut parameters = Parameters::zeros(config)?;
     for (part, tensor) in found {
         if let Err(reason) = tensor.read_into(&mut parameters.flat_mut()[part.range.clone()]) {
@@ -69,7 +71,7 @@ pub(crate) fn read(
     if problems.is_empty() { Ok(parameters) } else { Err(refuse(problems)) }
 }
 
-/// The first few of a list that may be long: a wrong architecture is wrong in every layer.
+/// Shortens a list that may be long: a wrong architecture is wrong in every layer.
 pub(crate) fn shortened(mut problems: Vec<String>) -> Vec<String> {
     const MOST: usize = 12;
     if problems.len() > MOST {
@@ -88,7 +90,7 @@ pub(crate) fn check_fit(config: &ModelConfig, parameters: &Parameters) -> Result
     Ok(())
 }
 
-/// The config's fields, not yet understood.
+/// The unparsed fields of the config.
 pub(crate) fn read_config(folder: &Path) -> Result<Map<String, Value>, ModelError> {
     read_object(&folder.join(CONFIG_FILE))
 }
@@ -106,7 +108,7 @@ pub(crate) fn read_object(path: &Path) -> Result<Map<String, Value>, ModelError>
     }
 }
 
-/// Writes a JSON file, indented and with a last newline; makes the folder.
+/// Writes an indented JSON file with a trailing newline; creates the folder.
 pub(crate) fn write_json(folder: &Path, name: &str, value: Value) -> Result<(), ModelError> {
     std::fs::create_dir_all(folder).map_err(|error| ModelError::io(folder, error))?;
     let path = folder.join(name);

@@ -1,4 +1,4 @@
-//! Says what a folder is that is not a model this program can read, and how to make one of it.
+//! Recognises folders that this program cannot read as a model, and explains how to convert them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -12,25 +12,25 @@ use crate::tensors::{INDEX_FILE, WEIGHTS_FILE};
 const ADAPTER_CONFIG: &str = "adapter_config.json";
 const ADAPTER_WEIGHTS: [&str; 2] = ["adapter_model.safetensors", "adapter_model.bin"];
 
-/// Writes the model in the current folder as safetensors, whatever `transformers` read it from.
+/// Rewrites the model in the current folder as safetensors, whatever `transformers` read it from.
 const RESAVE: &str = "python -c \"from transformers import AutoModelForCausalLM as M; \
                       M.from_pretrained('.').save_pretrained('converted')\"";
 
-/// What stands in a Git checkout for a large file that was not fetched.
+/// Start of the placeholder for a large file that was not downloaded in a Git checkout.
 const POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
 
-/// The files of a model: names below its folder, and where each lies.
+/// The files of a model: names relative to its folder, and their paths.
 pub(crate) type Files = BTreeMap<String, PathBuf>;
 
-/// Refuses a folder that holds something else than a model in safetensors. Looks at names only.
+/// Rejects a folder that contains something other than a model in safetensors. Looks only at names.
 ///
 /// # Errors
-/// [`ModelError::Folder`]: what the folder holds, and the command that converts it.
+/// [`ModelError::Folder`]: what the folder contains, and the command that converts it.
 pub(crate) fn check(folder: &Path) -> Result<(), ModelError> {
     check_files(folder, &list(folder)?)
 }
 
-/// As [`check`], of the files of a folder that is called `shown` in messages.
+/// Like [`check`], for the files of a folder that messages call `shown`.
 pub(crate) fn check_files(shown: &Path, files: &Files) -> Result<(), ModelError> {
     let names: BTreeSet<&str> = files.keys().map(|name| name.split('/').next().unwrap_or(name)).collect();
     match (Contents { files, names }).fault() {
@@ -39,7 +39,7 @@ pub(crate) fn check_files(shown: &Path, files: &Files) -> Result<(), ModelError>
     }
 }
 
-/// If `bytes` are a git-lfs pointer, what to do about it.
+/// If `bytes` are a git-lfs pointer, explains how to fetch the file.
 pub(crate) fn lfs_pointer(bytes: &[u8]) -> Option<String> {
     // A pointer has three short lines.
     if !bytes.starts_with(POINTER) || bytes.len() > 1024 {
@@ -54,7 +54,7 @@ pub(crate) fn lfs_pointer(bytes: &[u8]) -> Option<String> {
     ))
 }
 
-/// The files in `folder` and in the folders directly in it.
+/// The files in `folder` and in its direct subfolders.
 fn list(folder: &Path) -> Result<Files, ModelError> {
     let entries = |folder: &Path| -> std::io::Result<Vec<PathBuf>> {
         std::fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect()
@@ -63,7 +63,7 @@ fn list(folder: &Path) -> Result<Files, ModelError> {
     let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     for path in entries(folder).map_err(|error| ModelError::io(folder, error))? {
         if path.is_dir() {
-            // A folder that cannot be read is no model.
+            // An unreadable folder is not a model.
             let inner = entries(&path).unwrap_or_default();
             files.extend(inner.into_iter().map(|inner| (format!("{}/{}", name(&path), name(&inner)), inner)));
         } else {
@@ -75,7 +75,7 @@ fn list(folder: &Path) -> Result<Files, ModelError> {
 
 struct Contents<'f> {
     files: &'f Files,
-    /// Files and folders directly in the folder.
+    /// Names of the files and folders directly in the folder.
     names: BTreeSet<&'f str>,
 }
 
@@ -89,7 +89,7 @@ impl<'f> Contents<'f> {
         self.names.iter().copied().find(|name| name.ends_with(end))
     }
 
-    /// The file `name` as JSON; null if that is not possible.
+    /// The file `name` as JSON; null if it cannot be read.
     fn json(&self, name: &str) -> Value {
         let bytes = self.files.get(name).and_then(|path| std::fs::read(path).ok()).unwrap_or_default();
         serde_json::from_slice(&bytes).unwrap_or_default()
@@ -116,7 +116,7 @@ impl<'f> Contents<'f> {
         Some(self.checkpoint().unwrap_or_else(|| self.missing(weights)))
     }
 
-    /// `transformers` applies an adapter that lies beside a model.
+    /// `transformers` applies an adapter found next to a model.
     fn adapter(&self, weights: bool) -> Option<String> {
         let file = ADAPTER_WEIGHTS.into_iter().chain([ADAPTER_CONFIG]).find(|name| self.has(name))?;
         let config = self.json(ADAPTER_CONFIG);
@@ -129,14 +129,14 @@ impl<'f> Contents<'f> {
         ))
     }
 
-    /// Whether the index names the single file alone: then both mean the same.
+    /// Whether the index lists only the single file, so that both mean the same.
     fn index_is_of_one_file(&self) -> bool {
         let index = self.json(INDEX_FILE);
         let map = index.get("weight_map").and_then(Value::as_object);
         map.is_some_and(|map| map.values().all(|file| file == WEIGHTS_FILE))
     }
 
-    /// A checkpoint in a format that another program has to convert.
+    /// A checkpoint in a format that must be converted by another program.
     fn checkpoint(&self) -> Option<String> {
         let resave = |what: String| {
             format!(
@@ -199,7 +199,7 @@ impl<'f> Contents<'f> {
         ))
     }
 
-    /// Why a folder without any known checkpoint is no model.
+    /// Why a folder without any known checkpoint is not a model.
     fn missing(&self, weights: bool) -> String {
         let inner = |name: &&str| {
             let has = |file: &str| self.files.contains_key(&format!("{name}/{file}"));

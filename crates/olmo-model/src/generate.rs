@@ -6,22 +6,23 @@ use rayon::prelude::*;
 use crate::error::ModelError;
 use crate::model::Model;
 
-/// When to stop.
+/// Limits of a generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GenerateOptions {
-    /// At most this many new tokens for each prompt.
+    /// Maximum number of new tokens per prompt.
     pub max_new_tokens: usize,
-    /// Stops when one of these ids would follow; it is not part of the answer.
+    /// Stop ids: generation ends before one of them, and it is not part of the answer.
     pub eos_token_ids: Vec<u32>,
 }
 
-/// The most likely continuation of each prompt: the new tokens alone, without eos. Ties go to the lowest id.
+/// The most likely continuation of each prompt: only the new tokens, without eos. Ties go to the
+/// lowest id.
 ///
-/// A prompt's answer depends on that prompt alone, not on its neighbours nor on the number of threads. Rows of the embedding beyond
-/// `vocab_size` are never generated.
+/// An answer depends only on its own prompt, not on other prompts or the number of threads. Ids at
+/// or above `vocab_size` are never generated, even if the embedding has more rows.
 ///
 /// # Errors
-/// An empty prompt, an id at or beyond `vocab_size`, or weights that are not finite.
+/// An empty prompt, an id not below `vocab_size`, or weights that are not finite.
 pub fn generate(model: &Model, prompts: &[Vec<u32>], options: &GenerateOptions) -> Result<Vec<Vec<u32>>, ModelError> {
     for (index, prompt) in prompts.iter().enumerate() {
         model

@@ -1,12 +1,13 @@
-//! New weights: OLMo's `normal` and `mitchell` initialisation, drawn on the host.
+//! Initialises new weights on the host, with OLMo's `normal` or `mitchell` scheme.
 //!
-//! Each tensor has a stream of its own (seed and name), so its values do not depend on which other tensors exist.
+//! Each tensor has its own random stream, derived from the seed and its name, so its values do not
+//! depend on which other tensors exist.
 
 use crate::config::{InitFnType, ModelConfig};
 use crate::layout::{Projection, Role, TensorSpec};
 use crate::random::Random;
 
-/// OLMo's cutoff for `mitchell` where the config gives none.
+/// OLMo's default cutoff for `mitchell`.
 const MITCHELL_CUTOFF: f64 = 3.0;
 
 pub(crate) fn fill(config: &ModelConfig, seed: u64, tensors: &[TensorSpec], flat: &mut [f32]) {

@@ -1,4 +1,4 @@
-//! Which tensors a model has: names, shapes, and where each lies in the flat array.
+//! The tensors of a model: names, shapes, and positions in the flat array.
 
 use std::ops::Range;
 
@@ -6,17 +6,17 @@ use olmo_ops::BlockWeights;
 
 use crate::config::ModelConfig;
 
-/// What a tensor is for; decides its initialisation and whether weight decay applies.
+/// The role of a tensor, which decides its initialisation and whether weight decay applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
     Embedding,
     Head,
     Norm,
-    /// A block's projection.
+    /// A projection in a block.
     Projection(Projection),
 }
 
-/// The four matrices of a block; `layer` is counted from 0.
+/// The four matrices of a block; `layer` starts at 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Projection {
     Input,
@@ -31,17 +31,17 @@ pub struct TensorSpec {
     pub name: String,
     /// Rows and columns, or the width of a norm.
     pub shape: Vec<usize>,
-    /// Its elements in the flat array, row-major.
+    /// Range of its elements in the flat array, row-major.
     pub range: Range<usize>,
     pub(crate) role: Role,
 }
 
-/// How many weights a model of `config` has.
+/// Number of weights of a model with `config`.
 pub fn weights(config: &ModelConfig) -> usize {
     layout(config).last().map_or(0, |tensor| tensor.range.end)
 }
 
-/// The tensors of a config in the order of the flat array: names sorted.
+/// The tensors of a config in the order of the flat array: sorted by name.
 pub(crate) fn layout(config: &ModelConfig) -> Vec<TensorSpec> {
     let (d, kv) = (config.d_model, config.kv_heads() * config.head_width());
     let rows = config.embedding_rows();
@@ -79,18 +79,18 @@ pub(crate) fn layout(config: &ModelConfig) -> Vec<TensorSpec> {
         .collect()
 }
 
-/// Where the weights lie in the flat array, by what they are for.
+/// Ranges of the weights in the flat array, by role.
 #[derive(Clone, Debug)]
 pub(crate) struct Ranges {
     pub embedding: Range<usize>,
     pub blocks: Vec<BlockWeights<Range<usize>>>,
     pub final_norm: Option<Range<usize>>,
-    /// The embedding's, if the two are tied.
+    /// Equals the embedding's range if the two are tied.
     pub head: Range<usize>,
 }
 
 impl Ranges {
-    /// Those of `specs`, the layout of a valid config.
+    /// The ranges of `specs`, the layout of a valid config.
     pub fn of(config: &ModelConfig, specs: &[TensorSpec]) -> Ranges {
         let find = |name: String| {
             let index = specs.binary_search_by(|spec| spec.name.as_str().cmp(&name)).ok()?;
@@ -121,7 +121,7 @@ pub(crate) fn wte() -> String {
     "transformer.wte.weight".into()
 }
 
-/// Name of the head, where it is not tied to the embedding.
+/// Name of the head, if it is not tied to the embedding.
 pub(crate) fn head() -> String {
     "transformer.ff_out.weight".into()
 }

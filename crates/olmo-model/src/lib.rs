@@ -1,7 +1,9 @@
-//! OLMo 1, 2 and 3 language models: config, weights, loss, gradients, generation, and the files of both OLMo and Hugging Face.
+//! OLMo 1, 2 and 3 language models: config, weights, loss, gradients, generation, and the file
+//! formats of OLMo and Hugging Face.
 //!
-//! The model is plain Burn around the operations of `olmo-ops`; its weights live in one flat array ([`Parameters`]), on which
-//! the optimizer, checkpoints and gradient exchange work without knowing the architecture.
+//! The model is plain Burn around the operations of `olmo-ops`. Its weights form one flat array
+//! ([`Parameters`]), on which optimizer, checkpoints and gradient exchange work without knowing the
+//! architecture.
 
 mod batch;
 mod checkpointing;

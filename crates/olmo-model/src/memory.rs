@@ -1,4 +1,4 @@
-//! How much memory training a model takes, before it is done.
+//! Estimates the memory needed to train a model.
 
 use olmo_ops::Keep;
 
@@ -6,7 +6,7 @@ use crate::checkpointing::ActivationCheckpointing;
 use crate::config::ModelConfig;
 use crate::layout::layout;
 
-/// Where and in what a model trains.
+/// Device and data type of training.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Computes {
     /// On the host, in f32.
@@ -18,33 +18,36 @@ pub enum Computes {
     OnGpuInBf16,
 }
 
-/// Bytes of one training process where it computes.
+/// Memory of one training process on its device, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryEstimate {
-    /// The weights, and the copy of them that products in bf16 read.
+    /// The weights, and their bf16 copy for matrix products.
     pub weights: u64,
-    /// Their gradients.
+    /// The gradients.
     pub gradients: u64,
     /// The optimizer's two moments.
     pub moments: u64,
-    /// A second copy of weights and moments, while a checkpoint of them is written and the next step changes them; that of a GPU lies on the host.
+    /// A second copy of weights and moments, while a checkpoint is being written and the next step
+    /// changes them. 0 for a GPU, where this copy is on the host.
     pub snapshot: u64,
-    /// What the blocks keep for the backward pass.
+    /// Activations that the blocks keep for the backward pass.
     pub activations: u64,
-    /// Head and loss, and the most that a block's backward pass takes on top of that.
+    /// Temporary buffers: the logits, plus the larger of what the head and a block's backward pass
+    /// need.
     pub working: u64,
 }
 
 const FLOAT: u64 = size_of::<f32>() as u64;
 
-/// Logits of a chunk of the head at most, unless the vocabulary is so large that a chunk's least rows are more.
+/// Maximum number of logits in a chunk of the head, unless a very large vocabulary exceeds it with
+/// the minimum number of rows.
 const LOGITS: u64 = 1 << 24;
 
 /// The same on a GPU.
 const LOGITS_ON_GPU: u64 = 1 << 29;
 
 impl MemoryEstimate {
-    /// For a valid `config` and micro-batches of `rows` rows of `sequence` tokens.
+    /// The estimate for a valid `config` and micro-batches of `rows` rows of `sequence` tokens.
     pub fn of(
         config: &ModelConfig,
         computes: Computes,
@@ -60,7 +63,7 @@ impl MemoryEstimate {
         let qkv = d + 2 * (config.kv_heads() * config.head_width()) as u64;
         let mlp = config.mlp_width() as u64;
         let raw = if config.block(0).needs_raw() { qkv } else { 0 };
-        // The block's input stays whatever is kept: it is the output of the block before.
+        // The block's input is kept in any case: it is the output of the previous block.
         let kept = |keep: Keep| match keep {
             Keep::Nothing => d,
             Keep::All => 5 * d + raw + qkv + config.n_heads as u64 + 2 * mlp,
@@ -73,9 +76,10 @@ impl MemoryEstimate {
         let blocks = || (0..config.n_layers).map(|layer| checkpointing.keep(layer));
         let activations: u64 = blocks().map(kept).sum();
         let again = blocks().map(|keep| kept(Keep::All) - kept(keep)).max().unwrap_or(0);
-        // Attention's gradients come apart on a GPU, and are brought together.
+        // On a GPU, the gradients of attention are separate arrays that are then joined.
         let backward = again + 5 * d + if on_gpu { 2 } else { 1 } * qkv + mlp;
-        // In f32 a GPU's attention is made of products, with scores of so many queries of a row of the batch at once.
+        // In f32, attention on a GPU is made of products, with the scores of several queries of one
+        // row at a time.
         let scores =
             if computes == Computes::OnGpu { 6 * (config.n_heads * sequence * sequence.min(512)) as u64 } else { 0 };
         // Hidden states, their gradient, and the norm's input and output.
@@ -88,12 +92,12 @@ impl MemoryEstimate {
             moments: 2 * weights,
             snapshot: if on_gpu { 0 } else { 3 * weights },
             activations: float * tokens * activations,
-            // The logits' memory waits for the next step while the blocks work.
+            // The logits' memory stays allocated for the next step while the blocks run.
             working: float * ((tokens * backward + scores).max(tokens * head) + logits),
         }
     }
 
-    /// All of it.
+    /// The total.
     pub fn total(&self) -> u64 {
         self.weights + self.gradients + self.moments + self.snapshot + self.activations + self.working
     }
@@ -116,7 +120,7 @@ mod tests {
         let (whole, none) = (of(ActivationCheckpointing::WholeLayer, 16), of(ActivationCheckpointing::None, 16));
         assert!((35.0..70.0).contains(&whole), "{whole} GB");
         assert!(none > 80.0, "{none} GB without");
-        // The spike, with gradients in bf16, took 42 GiB.
+        // The prototype, with bf16 gradients, took 42 GiB.
         assert!(
             (38.0..55.0).contains(&of(ActivationCheckpointing::None, 4)),
             "{}",

@@ -1,4 +1,5 @@
-//! The model itself: embedding, blocks, final norm, head and loss over the operations of `olmo-ops`.
+//! The model: embedding, blocks, final norm, head and loss, built from the operations of
+//! `olmo-ops`.
 
 use std::sync::{Arc, Mutex};
 
@@ -21,14 +22,14 @@ pub struct Model {
     specs: Arc<[TensorSpec]>,
     ranges: Ranges,
     pub(crate) weights: Weights,
-    /// Rotary tables for as many positions as have been asked for.
+    /// Rotary tables for the positions requested so far.
     rope: Mutex<Arc<Rope>>,
 }
 
-/// Where the weights are.
+/// Location of the weights.
 #[derive(Debug)]
 pub(crate) enum Weights {
-    /// On the host, in the array that the parameters are: nodes read it and add to flat gradients.
+    /// On the host, in the parameters' own array: nodes read it and add to flat gradients.
     Flat(Compute, Arc<Vec<f32>>),
     /// On a GPU, as one array with gradients and moments.
     #[cfg(feature = "libtorch")]
@@ -36,18 +37,19 @@ pub(crate) enum Weights {
 }
 
 impl Model {
-    /// A model around `parameters` that computes on the default backend (flex, f32). Only with `train` are gradients to be had.
+    /// Creates a model from `parameters` on the default backend (flex, f32). Gradients are
+    /// available only if `train` is set.
     ///
     /// # Errors
-    /// The config is not valid, or the parameters are those of another config.
+    /// The config is invalid, or the parameters belong to another config.
     pub fn new(config: &ModelConfig, parameters: &Parameters, train: bool) -> Result<Model, ModelError> {
         Model::on(Compute::default(), config, parameters, train)
     }
 
-    /// As [`Model::new`], computing on `compute`.
+    /// Like [`Model::new`], on backend `compute`.
     ///
     /// # Errors
-    /// As [`Model::new`].
+    /// See [`Model::new`].
     pub fn on(
         compute: Compute,
         config: &ModelConfig,
@@ -69,7 +71,7 @@ impl Model {
         Ok(model)
     }
 
-    /// A model whose weights hold their values already, or get them next.
+    /// Creates a model whose weights already have their values, or get them next.
     pub(crate) fn build_around(config: &ModelConfig, train: bool, weights: Weights) -> Result<Model, ModelError> {
         config.validate()?;
         let specs: Arc<[TensorSpec]> = layout::layout(config).into();
@@ -84,15 +86,16 @@ impl Model {
         })
     }
 
-    /// Which blocks compute their activations again in the backward pass; changes memory and time, not a bit of the result.
+    /// Sets which blocks recompute their activations in the backward pass. Changes memory and time;
+    /// results stay bit-identical.
     pub fn set_activation_checkpointing(&mut self, checkpointing: ActivationCheckpointing) {
         self.checkpointing = checkpointing;
     }
 
-    /// Takes over new values of the weights; on the default device without a copy.
+    /// Replaces the values of the weights; on the default device without a copy.
     ///
     /// # Errors
-    /// The parameters are those of another config.
+    /// The parameters belong to another config.
     pub fn set_parameters(&mut self, parameters: &Parameters) -> Result<(), ModelError> {
         if parameters.tensors() != &*self.specs {
             return Err(ModelError::Input("the parameters are those of another model config".into()));
@@ -105,11 +108,11 @@ impl Model {
         Ok(())
     }
 
-    /// Lets `change` (an optimizer's step) change `parameters`, and takes the new values over. Changed in place if nobody else, such as a
-    /// checkpoint that is being written, shares them.
+    /// Applies `change` (an optimizer step) to `parameters` and uses the new values. Works in place
+    /// unless the array is shared, for example with a checkpoint being written.
     ///
     /// # Errors
-    /// The parameters are those of another config.
+    /// The parameters belong to another config.
     pub fn update(&mut self, parameters: &mut Parameters, change: impl FnOnce(&mut [f32])) -> Result<(), ModelError> {
         match &mut self.weights {
             Weights::Flat(_, weights) => *weights = Arc::default(),
@@ -128,7 +131,7 @@ impl Model {
     /// Logits of `batch` x `sequence` tokens: `[batch, sequence, embedding rows]`, row-major.
     ///
     /// # Errors
-    /// An id at or beyond `vocab_size`, or a number of ids that is not `batch * sequence`.
+    /// An id is not below `vocab_size`, or the number of ids is not `batch * sequence`.
     pub fn logits(&self, input_ids: &[u32], batch: usize, sequence: usize) -> Result<Vec<f32>, ModelError> {
         self.check_ids(input_ids, batch, sequence)?;
         let batch = Batch { input_ids: input_ids.to_vec(), label_mask: None, documents: None, batch, sequence };
@@ -146,10 +149,12 @@ impl Model {
         }
     }
 
-    /// The loss of a batch, and its gradients ADDED to `gradients` (laid out as [`Parameters::flat`]).
+    /// Computes the loss of a batch and ADDS its gradients to `gradients`, laid out like
+    /// [`Parameters::flat`].
     ///
     /// # Errors
-    /// The batch does not fit the model, `gradients` has another length, or the model was not made for training.
+    /// The batch does not fit the model, `gradients` has another length, or the model was not
+    /// created for training.
     pub fn loss_and_gradients(
         &self,
         batch: &Batch,
@@ -230,7 +235,8 @@ impl Model {
         (embedded, olmo_ops::norm_flat(self.norm(), hidden, flat, self.ranges.final_norm.as_ref()))
     }
 
-    /// Where numbers first stop being finite when `batch` goes through the model, from the weights to the loss; `None`: nowhere.
+    /// Finds the first numbers that are not finite when `batch` passes through the model, from the
+    /// weights to the loss; `None` if all are finite.
     ///
     /// # Errors
     /// The batch does not fit the model.
@@ -261,7 +267,8 @@ impl Model {
         Ok((!(sums.nll + sums.z).is_finite()).then(|| "the loss, from finite hidden states".to_owned()))
     }
 
-    /// The name of the first tensor whose part of `flat`, which is laid out as the weights, is not finite.
+    /// The name of the first tensor with a value in `flat` that is not finite. `flat` is laid out
+    /// like the weights.
     pub fn first_tensor_not_finite(&self, flat: &[f32]) -> Option<&str> {
         let broken = |spec: &&TensorSpec| flat[spec.range.clone()].iter().any(|value| !value.is_finite());
         self.specs.iter().find(broken).map(|spec| spec.name.as_str())
@@ -298,7 +305,7 @@ impl Model {
         &self.ranges
     }
 
-    /// Where the flat operations compute.
+    /// The backend of the flat operations.
     fn compute(&self) -> Compute {
         match &self.weights {
             Weights::Flat(compute, _) => *compute,
@@ -307,7 +314,7 @@ impl Model {
         }
     }
 
-    /// The weights on the host; no copy if they are there already.
+    /// The weights on the host; no copy if they are already there.
     pub(crate) fn host_weights(&self) -> Arc<Vec<f32>> {
         match &self.weights {
             Weights::Flat(_, weights) => weights.clone(),

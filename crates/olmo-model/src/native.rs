@@ -1,4 +1,4 @@
-//! A model as a folder in our own format: `config.json` and `model.safetensors` under OLMo's names.
+//! The native model format: a folder with `config.json` and `model.safetensors` under OLMo's names.
 
 use std::path::Path;
 
@@ -13,13 +13,14 @@ use crate::layout::{TensorSpec, layout};
 use crate::parameters::Parameters;
 use crate::tensors::{self, Outgoing, WeightType};
 
-/// The version of the native folder, under `format` in its config.
+/// Version of the native format, stored as `format` in its config.
 const FORMAT: u64 = 1;
 
-/// Reads a model folder, native or Hugging Face (`model_type` in its config tells).
+/// Reads a model folder, native or Hugging Face (detected by `model_type` in its config).
 ///
 /// # Errors
-/// A file is missing or damaged, the config is not valid or not supported, or a tensor is missing, unknown or misshapen.
+/// A file is missing or damaged, the config is invalid or unsupported, or a tensor is missing,
+/// unknown or misshapen.
 pub fn load(folder: &Path) -> Result<(ModelConfig, Parameters), ModelError> {
     folder::check(folder)?;
     if read_config(folder)?.contains_key(huggingface::MODEL_TYPE) {
@@ -32,17 +33,17 @@ pub fn load(folder: &Path) -> Result<(ModelConfig, Parameters), ModelError> {
 /// Reads a native model folder.
 ///
 /// # Errors
-/// As [`load`].
+/// See [`load`].
 pub fn load_native(folder: &Path) -> Result<(ModelConfig, Parameters), ModelError> {
     let config = understand(&folder.join(CONFIG_FILE), read_config(folder)?)?;
     let parameters = read(folder, &config, &parts(&config), &no_extras)?;
     Ok((config, parameters))
 }
 
-/// The config that the fields of the file `path` describe.
+/// The config described by the fields of the file `path`.
 ///
 /// # Errors
-/// It is of another format, or not valid.
+/// The format is unknown, or the config is invalid.
 pub(crate) fn understand(path: &Path, mut fields: Map<String, Value>) -> Result<ModelConfig, ModelError> {
     match fields.remove("format").as_ref().map(Value::as_u64) {
         Some(Some(FORMAT)) => {}
@@ -71,10 +72,10 @@ pub(crate) fn parts(config: &ModelConfig) -> Vec<Part> {
     layout(config).into_iter().map(part).collect()
 }
 
-/// Writes a native model into `folder` (made if absent). Equal models give equal bytes.
+/// Writes a native model to `folder`, which is created if absent. Equal models give equal bytes.
 ///
 /// # Errors
-/// The parameters are those of another config, or the folder cannot be written.
+/// The parameters belong to another config, or the folder cannot be written.
 pub fn save_native(folder: &Path, config: &ModelConfig, parameters: &Parameters) -> Result<(), ModelError> {
     check_fit(config, parameters)?;
     let mut fields = Map::from_iter([("format".to_owned(), Value::from(FORMAT))]);

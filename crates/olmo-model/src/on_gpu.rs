@@ -1,4 +1,4 @@
-//! Training on a GPU of libtorch: the model's operations with weights, gradients and moments on the device.
+//! Training on a GPU with libtorch: weights, gradients and moments stay on the device.
 
 use burn::tensor::Tensor;
 use olmo_ops::device::{self, DeviceFlat, DeviceSettings, Element, Losses, Place, Training};
@@ -10,11 +10,12 @@ use crate::model::{Model, Weights, terms};
 use crate::parameters::Parameters;
 
 impl Model {
-    /// A model for training on `place` with activations of `element`, around weights and the optimizer's two `moments`.
+    /// Creates a model for training on `place` with activations of type `element`, from weights and
+    /// the optimizer's two `moments`.
     ///
     /// # Errors
-    /// The config is not valid or has a width that the kernels do not reach, the parameters are those of another config, or the kernels
-    /// cannot be had.
+    /// The config is invalid or has a width that the kernels do not support, the parameters belong
+    /// to another config, or the kernels are unavailable.
     pub fn on_gpu(
         place: Place,
         element: Element,
@@ -37,7 +38,7 @@ impl Model {
         Model::build_around(config, true, Weights::Gpu(Box::new(training)))
     }
 
-    /// What trains on the GPU, if this model is there.
+    /// The training state on the GPU, if this model is there.
     pub fn on_gpu_mut(&mut self) -> Option<&mut Training> {
         match &mut self.weights {
             Weights::Gpu(training) => Some(training),
@@ -45,7 +46,7 @@ impl Model {
         }
     }
 
-    /// The gradients of the last step on the host, if this model is on a GPU.
+    /// Copies the gradients of the last step to the host, if this model is on a GPU.
     pub fn gradients_on_gpu(&self) -> Option<Vec<f32>> {
         match &self.weights {
             Weights::Gpu(training) => Some(training.gradients()),
@@ -53,7 +54,8 @@ impl Model {
         }
     }
 
-    /// The losses of a batch; its gradients are added on the device. Waits for nothing.
+    /// Computes the losses of a batch and accumulates its gradients on the device. Does not wait
+    /// for the device.
     ///
     /// # Errors
     /// The batch does not fit the model, or the model is not on a GPU.
@@ -74,14 +76,14 @@ impl Model {
         Ok(losses)
     }
 
-    /// The losses of a batch, alone.
+    /// The losses of a batch, without gradients.
     pub(crate) fn losses_on_gpu(&self, flat: &DeviceFlat, batch: &Batch, loss: &LossOptions) -> Losses {
         let flat = flat.plain();
         let (_, hidden) = self.hidden_on_gpu(&flat, batch);
         device::head_loss_device(hidden, &flat, &self.ranges().head, &batch.targets(), terms(loss)).1
     }
 
-    /// As [`Model::hidden`].
+    /// Like [`Model::hidden`].
     pub(crate) fn hidden_on_gpu(&self, flat: &DeviceFlat, batch: &Batch) -> (Tensor<3>, Tensor<3>) {
         let (placed, d) = (self.placed(batch), self.config().d_model);
         let shape = [batch.batch, batch.sequence];

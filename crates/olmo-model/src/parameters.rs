@@ -9,9 +9,10 @@ use crate::init;
 use crate::layout::{Role, TensorSpec, layout};
 use crate::tensors::WeightType;
 
-/// Every weight of a model, f32, in one array; tensors in the order of their sorted names, each row-major.
+/// All weights of a model in one f32 array: tensors sorted by name, each row-major.
 ///
-/// Gradients and optimizer state use the same layout. A clone shares the array until one of the two is changed.
+/// Gradients and optimizer state use the same layout. A clone shares the array until one of them
+/// changes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parameters {
     tensors: Arc<[TensorSpec]>,
@@ -19,10 +20,11 @@ pub struct Parameters {
 }
 
 impl Parameters {
-    /// New weights for `config`, drawn on the host; the result depends on the config and `seed` alone.
+    /// Initialises new weights for `config` on the host; the result depends only on the config and
+    /// `seed`.
     ///
     /// # Errors
-    /// [`ModelError::Config`] if the config is not valid.
+    /// [`ModelError::Config`] if the config is invalid.
     pub fn init(config: &ModelConfig, seed: u64) -> Result<Parameters, ModelError> {
         let mut parameters = Parameters::zeros(config)?;
         let tensors = parameters.tensors.clone();
@@ -33,7 +35,7 @@ impl Parameters {
     /// All weights zero.
     ///
     /// # Errors
-    /// [`ModelError::Config`] if the config is not valid or its weights do not fit into memory.
+    /// [`ModelError::Config`] if the config is invalid or its weights do not fit in memory.
     pub fn zeros(config: &ModelConfig) -> Result<Parameters, ModelError> {
         config.validate()?;
         let tensors = layout(config);
@@ -50,12 +52,12 @@ impl Parameters {
         self.flat.len()
     }
 
-    /// Whether there are no weights (there always are, for a valid config).
+    /// Whether there are no weights (never, for a valid config).
     pub fn is_empty(&self) -> bool {
         self.flat.is_empty()
     }
 
-    /// Name, shape and place of every tensor, in the order of the flat array.
+    /// Name, shape and range of every tensor, in the order of the flat array.
     pub fn tensors(&self) -> &[TensorSpec] {
         &self.tensors
     }
@@ -65,12 +67,12 @@ impl Parameters {
         self.tensors.iter().map(|tensor| tensor.name.as_str())
     }
 
-    /// The elements of one tensor; `None` if the model has none of that name.
+    /// The elements of one tensor; `None` if the model has no tensor of that name.
     pub fn tensor(&self, name: &str) -> Option<&[f32]> {
         self.range(name).map(|range| &self.flat[range])
     }
 
-    /// The elements of one tensor, to be written.
+    /// The mutable elements of one tensor.
     pub fn tensor_mut(&mut self, name: &str) -> Option<&mut [f32]> {
         self.range(name).map(|range| &mut self.flat_mut()[range])
     }
@@ -80,7 +82,7 @@ impl Parameters {
         self.find(name).map(|tensor| tensor.shape.as_slice())
     }
 
-    /// Where one tensor lies in the flat array.
+    /// The range of one tensor in the flat array.
     pub fn range(&self, name: &str) -> Option<Range<usize>> {
         self.find(name).map(|tensor| tensor.range.clone())
     }
@@ -90,34 +92,35 @@ impl Parameters {
         &self.flat
     }
 
-    /// These parameters as a file with weights of type `dtype` holds them.
+    /// These parameters after rounding to `dtype`.
     pub fn rounded(&self, dtype: WeightType) -> Parameters {
         let mut rounded = self.clone();
         rounded.flat_mut().iter_mut().for_each(|value| *value = dtype.round(*value));
         rounded
     }
 
-    /// All weights, to be written.
+    /// All weights, mutable.
     pub fn flat_mut(&mut self) -> &mut [f32] {
         Arc::<Vec<f32>>::make_mut(&mut self.flat)
     }
 
-    /// Takes other values of all weights.
+    /// Replaces the values of all weights.
     ///
     /// # Panics
-    /// Their number is another.
+    /// The number of values differs.
     pub fn replace(&mut self, flat: Vec<f32>) {
         assert_eq!(flat.len(), self.flat.len(), "a weight for each weight");
         self.flat = Arc::new(flat);
     }
 
-    /// The array itself.
+    /// The shared array.
     pub(crate) fn share(&self) -> Arc<Vec<f32>> {
         self.flat.clone()
     }
 
-    /// Ranges of the flat array and whether weight decay applies there (OLMo's rule): always to projections and an untied head;
-    /// to norms and to the embedding (a tied head is one) as said. The ranges cover the array, in order; neighbours differ.
+    /// Ranges of the flat array and whether weight decay applies to them, by OLMo's rule: always to
+    /// projections and an untied head; to norms and the embedding (including a tied head) as
+    /// requested. The ranges cover the array in order, and neighbours differ.
     pub fn weight_decay_groups(&self, decay_norm_and_bias: bool, decay_embeddings: bool) -> Vec<(Range<usize>, bool)> {
         let mut groups: Vec<(Range<usize>, bool)> = Vec::new();
         for tensor in &*self.tensors {

@@ -1,13 +1,14 @@
-//! A small random generator of our own, so that a seed means the same weights in every version on every machine.
+//! A small random generator of our own, so that a seed gives the same weights in every version on
+//! every machine.
 
-/// SplitMix64: one 64-bit state, equidistributed, plenty for drawing weights.
+/// SplitMix64: one 64-bit state, equidistributed, sufficient for initialising weights.
 pub(crate) struct Random {
     state: u64,
     spare: Option<f64>,
 }
 
 impl Random {
-    /// The stream named `stream` of `seed`; streams of one seed are unrelated.
+    /// The stream named `stream` of `seed`; the streams of a seed are unrelated.
     pub fn new(seed: u64, stream: &str) -> Random {
         // FNV-1a turns the name into a number; the mixing below spreads it.
         let mut hash = 0xcbf2_9ce4_8422_2325u64;
@@ -33,7 +34,8 @@ impl Random {
         ((self.next_u64() >> 11) as f64 + 0.5) / (1u64 << 52) as f64 - 1.0
     }
 
-    /// Standard normal (Marsaglia's polar method: no trigonometric function that could differ between systems).
+    /// Standard normal (Marsaglia's polar method: no trigonometric function, which could differ
+    /// between systems).
     pub fn normal(&mut self) -> f64 {
         if let Some(spare) = self.spare.take() {
             return spare;
@@ -49,7 +51,7 @@ impl Random {
         }
     }
 
-    /// Standard normal, drawn again until within `cutoff`.
+    /// Standard normal, redrawn until it is within `cutoff`.
     pub fn truncated_normal(&mut self, cutoff: f64) -> f64 {
         loop {
             let draw = self.normal();
@@ -60,7 +62,8 @@ impl Random {
     }
 }
 
-/// ln(x) for x in (0, 1) from additions and divisions alone: a system's `log` may differ in the last bit.
+/// ln(x) for x in (0, 1), using only additions and divisions: a system's `log` may differ in the
+/// last bit.
 fn natural_logarithm(x: f64) -> f64 {
     let bits = x.to_bits();
     let mut exponent = ((bits >> 52) & 0x7ff) as i64 - 1023;

@@ -1,4 +1,5 @@
-//! Reading and writing `model.safetensors`: shards and half precision are read, one file of f32 or bf16 is written.
+//! Reads and writes `model.safetensors`. Reads shards and half precision; writes one file in f32 or
+//! bf16.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -14,19 +15,19 @@ use crate::error::ModelError;
 use crate::files::{read_object, shortened};
 use crate::folder;
 
-/// The weights' file name, in both formats.
+/// Name of the weight file, in both formats.
 pub const WEIGHTS_FILE: &str = "model.safetensors";
-/// Names the shards of a model that does not fit one file.
+/// The index of the shards of a model in several files.
 pub(crate) const INDEX_FILE: &str = "model.safetensors.index.json";
 
-/// The type of the weights in a file.
+/// Type of the weights in a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WeightType {
-    /// Exactly the weights.
+    /// The exact weights.
     #[default]
     Float32,
-    /// Rounded to the nearest bf16, ties to even, as PyTorch's `to(torch.bfloat16)`.
+    /// Rounded to the nearest bf16, ties to even, like PyTorch's `to(torch.bfloat16)`.
     Bfloat16,
 }
 
@@ -39,7 +40,7 @@ impl WeightType {
         }
     }
 
-    /// `value` as a file of this type holds it.
+    /// `value` after rounding to this type.
     pub fn round(self, value: f32) -> f32 {
         match self {
             Self::Float32 => value,
@@ -48,14 +49,14 @@ impl WeightType {
     }
 }
 
-/// One tensor to be written.
+/// A tensor to write.
 pub(crate) struct Outgoing<'a> {
     pub name: String,
     pub shape: Vec<usize>,
     pub values: &'a [f32],
 }
 
-/// A tensor and the type in which it is written.
+/// A tensor and the type to write it in.
 struct Written<'a>(&'a Outgoing<'a>, WeightType);
 
 impl View for Written<'_> {
@@ -83,10 +84,12 @@ impl View for Written<'_> {
     }
 }
 
-/// Writes `tensors` into `folder` as `dtype`. The bytes depend on the tensors and the type alone (the format sorts by name).
+/// Writes `tensors` to `folder` as `dtype`. The bytes depend only on the tensors and the type (the
+/// format sorts by name).
 pub(crate) fn write(folder: &Path, tensors: &[Outgoing<'_>], dtype: WeightType) -> Result<(), ModelError> {
     let path = folder.join(WEIGHTS_FILE);
-    // `transformers` reads no file that does not say this. One entry: the order of more would be random.
+    // `transformers` rejects files without this entry. Only one, since several would be written in
+    // random order.
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let views = tensors.iter().map(|tensor| (tensor.name.as_str(), Written(tensor, dtype)));
     safetensors::serialize_to_file(views, Some(metadata), &path)
@@ -96,10 +99,10 @@ pub(crate) fn write(folder: &Path, tensors: &[Outgoing<'_>], dtype: WeightType) 
 /// The bytes of a model's weight files.
 pub(crate) struct WeightFiles(Vec<(PathBuf, Vec<u8>)>);
 
-/// Every tensor of a model's weight files by name.
+/// All tensors of a model's weight files, by name.
 pub(crate) type IncomingTensors<'a> = BTreeMap<String, Incoming<'a>>;
 
-/// One tensor that was read, still in the file's precision.
+/// A tensor that was read, still in the file's precision.
 pub(crate) struct Incoming<'a> {
     pub path: &'a Path,
     pub shape: Vec<usize>,
@@ -108,7 +111,7 @@ pub(crate) struct Incoming<'a> {
 }
 
 impl WeightFiles {
-    /// Reads `model.safetensors`, or the shards that an index names.
+    /// Reads `model.safetensors`, or the shards listed in an index.
     pub fn open(folder: &Path) -> Result<WeightFiles, ModelError> {
         let read = |path: PathBuf| match std::fs::read(&path) {
             Ok(bytes) => Ok((path, bytes)),
@@ -117,7 +120,7 @@ impl WeightFiles {
         weight_files(folder)?.into_iter().map(read).collect::<Result<_, _>>().map(WeightFiles)
     }
 
-    /// Every tensor by name.
+    /// All tensors, by name.
     pub fn tensors(&self) -> Result<IncomingTensors<'_>, ModelError> {
         let mut all = BTreeMap::new();
         for (path, bytes) in &self.0 {
@@ -140,7 +143,7 @@ impl WeightFiles {
 pub(crate) struct Entry {
     pub dtype: Dtype,
     pub shape: Vec<usize>,
-    /// Its bytes in the file, counted from the file's start.
+    /// Offset of its bytes from the start of the file.
     pub start: u64,
     pub end: u64,
 }
@@ -148,7 +151,7 @@ pub(crate) struct Entry {
 /// The tensors in the safetensors file `path`, from its header alone.
 pub(crate) fn entries(path: &Path) -> Result<BTreeMap<String, Entry>, ModelError> {
     use std::io::Read;
-    /// As the `safetensors` crate.
+    /// The limit of the `safetensors` crate.
     const MOST: u64 = 100_000_000;
     let io = |error| ModelError::io(path, error);
     let bad = |why: String| ModelError::folder(path, format!("is not a safetensors file: {why}"));
@@ -182,7 +185,7 @@ pub(crate) fn entries(path: &Path) -> Result<BTreeMap<String, Entry>, ModelError
     Ok(entries)
 }
 
-/// The weight files of a model folder: `model.safetensors`, or the shards that an index names.
+/// The weight files of a model folder: `model.safetensors`, or the shards listed in an index.
 pub(crate) fn weight_files(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
     let (index, single) = (folder.join(INDEX_FILE), folder.join(WEIGHTS_FILE));
     if single.is_file() || !index.is_file() {
@@ -215,7 +218,7 @@ fn shards(folder: &Path, index: &Path) -> Result<Vec<PathBuf>, ModelError> {
     let mut names: Vec<&str> = map.values().filter_map(Value::as_str).collect();
     names.sort_unstable();
     names.dedup();
-    // A name with a path in it could reach outside the folder.
+    // A name with a path could point outside the folder.
     if let Some(name) = names.iter().find(|name| Path::new(name).file_name().is_none_or(|file| file != **name)) {
         return Err(ModelError::folder(index, format!("names a shard `{name}` that is not in this folder")));
     }
@@ -226,10 +229,11 @@ fn shards(folder: &Path, index: &Path) -> Result<Vec<PathBuf>, ModelError> {
 }
 
 impl Incoming<'_> {
-    /// Converts the elements to f32 into `target`, which has as many. bf16 and f16 widen exactly.
+    /// Converts the elements to f32 into `target`, which must have the same length. bf16 and f16
+    /// widen exactly.
     ///
     /// # Errors
-    /// Why the elements cannot be weights.
+    /// The reason why the elements cannot be weights.
     pub fn read_into(&self, target: &mut [f32]) -> Result<(), String> {
         widen(self.dtype, self.bytes, target)?;
         match target.iter().position(|value| !value.is_finite()) {
@@ -238,7 +242,8 @@ impl Incoming<'_> {
         }
     }
 
-    /// The first row in which `other`, of the same shape, has other values, and the first values that differ.
+    /// The first row that differs from `other`, a tensor of the same shape, and its first two
+    /// differing values.
     ///
     /// # Errors
     /// The elements of one of them cannot be weights.
@@ -261,7 +266,7 @@ impl Incoming<'_> {
     }
 }
 
-/// Bytes of an element of a type that weights may have.
+/// Size in bytes of an element of a weight type.
 pub(crate) fn element_size(dtype: Dtype) -> Option<usize> {
     match dtype {
         Dtype::F32 => Some(4),
@@ -270,10 +275,11 @@ pub(crate) fn element_size(dtype: Dtype) -> Option<usize> {
     }
 }
 
-/// Converts `bytes` to f32 into `target`, which has as many elements. bf16 and f16 widen exactly.
+/// Converts `bytes` to f32 into `target`, which must have the same number of elements. bf16 and f16
+/// widen exactly.
 ///
 /// # Errors
-/// The type is not one of weights.
+/// The type is not a weight type.
 pub(crate) fn widen(dtype: Dtype, bytes: &[u8], target: &mut [f32]) -> Result<(), String> {
     let pairs = || bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
     match dtype {
@@ -295,7 +301,7 @@ fn widen_f16(half: u16) -> f32 {
     let (sign, exponent, mantissa) =
         (u32::from(half >> 15) << 31, u32::from(half >> 10 & 0x1f), u32::from(half & 0x3ff));
     match exponent {
-        // Zero and subnormals: a whole number of 2^-24.
+        // Zero and subnormals: an integer multiple of 2^-24.
         0 => f32::from_bits(sign | (mantissa as f32 * 2f32.powi(-24)).to_bits()),
         0x1f => f32::from_bits(sign | 0x7f80_0000 | mantissa << 13),
         _ => f32::from_bits(sign | (exponent + 112) << 23 | mantissa << 13),

@@ -1,4 +1,5 @@
-//! AdamW on flat arrays, step for step that of `torch.optim.AdamW`: decoupled weight decay first, then the bias-corrected update.
+//! AdamW on flat arrays, following `torch.optim.AdamW` step by step: decoupled weight decay first,
+//! then the bias-corrected update.
 
 use std::ops::Range;
 
@@ -6,20 +7,21 @@ use rayon::prelude::*;
 
 use crate::fused::multiversion;
 
-/// The optimizer's settings for one step.
+/// Settings of the optimizer for one step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamW {
-    /// Step size at this step.
+    /// Learning rate of this step.
     pub learning_rate: f64,
-    /// Decay of the two moving averages.
+    /// Decay rates of the two moving averages.
     pub betas: (f64, f64),
     /// Added to the root of the second average.
     pub eps: f64,
-    /// Share of a weight, times the learning rate, that is taken off where weight decay applies.
+    /// Weight decay: this fraction of a weight, times the learning rate, is subtracted where decay
+    /// applies.
     pub weight_decay: f64,
 }
 
-/// The arrays of a step, all of one length.
+/// The arrays of a step, all of the same length.
 #[derive(Debug)]
 pub struct State<'a> {
     /// Weights.
@@ -30,7 +32,7 @@ pub struct State<'a> {
     pub exp_avg_sq: &'a mut [f32],
 }
 
-/// The scalars of a step in f32, as torch rounds them.
+/// The scalars of a step in f32, rounded as in torch.
 #[derive(Clone, Copy)]
 pub(crate) struct Scalars {
     gradient_scale: f32,
@@ -44,7 +46,7 @@ pub(crate) struct Scalars {
 }
 
 impl Scalars {
-    /// Those of the `number`-th step, where weight decay applies or does not.
+    /// The scalars of step `number`, with or without weight decay.
     pub fn new(settings: &AdamW, number: u64, gradient_scale: f64, decays: bool) -> Scalars {
         let (beta1, beta2) = settings.betas;
         let power = |beta: f64| beta.powf(number as f64);
@@ -61,14 +63,15 @@ impl Scalars {
     }
 }
 
-/// Elements that one task takes.
+/// Elements per task.
 const CHUNK: usize = 1 << 14;
 
-/// One step, the `number`-th (from 1). Each gradient is first multiplied by `gradient_scale` (the clip coefficient); `groups` say for
-/// ranges of the arrays whether weight decay applies, and nothing outside them changes.
+/// Applies step `number`, counted from 1. Each gradient is first multiplied by `gradient_scale`
+/// (the clip coefficient). `groups` lists ranges of the arrays and whether weight decay applies to
+/// them; nothing outside them changes.
 ///
 /// # Panics
-/// The arrays differ in length, or a group reaches beyond them.
+/// The arrays differ in length, or a group extends beyond them.
 pub fn step(
     settings: &AdamW,
     number: u64,

@@ -1,4 +1,4 @@
-//! The shapes and options of the operations.
+//! Shapes and options of the operations.
 
 use std::ops::Range;
 
@@ -11,40 +11,44 @@ pub enum NormKind {
     Rms,
 }
 
-/// A norm over the last dimension; its weight, where it has one, comes with each call.
+/// A norm over the last dimension; its weight, if any, is passed with each call.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Norm {
-    /// Which norm.
+    /// Type of norm.
     pub kind: NormKind,
-    /// Added to the variance (or mean square).
+    /// Epsilon added to the variance (or mean square).
     pub eps: f32,
 }
 
-/// A transformer block of the OLMo family. Which weights exist (see [`BlockWeights`]) completes it.
+/// A transformer block of the OLMo family. The set of weights (see [`BlockWeights`]) completes it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BlockConfig {
     /// Width of the residual stream, `n_heads` times the head width.
     pub d_model: usize,
-    /// Query heads.
+    /// Number of query heads.
     pub n_heads: usize,
-    /// Key and value heads; divides `n_heads`. Query heads `[i*r, (i+1)*r)` share key head `i`.
+    /// Number of key and value heads; divides `n_heads`. Query heads `[i*r, (i+1)*r)` share key
+    /// head `i`.
     pub n_kv_heads: usize,
     /// Inner width of the MLP.
     pub mlp_width: usize,
-    /// Clamps queries, keys and values to plus or minus this value, before any norm.
+    /// Clamps queries, keys and values to the range from minus to plus this value, before any norm.
     pub clip_qkv: Option<f32>,
-    /// Every norm of the block.
+    /// All norms of the block.
     pub norm: Norm,
-    /// Norms stand after attention and MLP, before the residual is added (OLMo 2); else before them.
+    /// Whether norms follow attention and MLP, before the residual is added (OLMo 2); otherwise
+    /// they precede them.
     pub norm_after: bool,
-    /// Queries and keys are normed over their full width, before they are split into heads.
+    /// Whether queries and keys are normalised over their full width, before the split into heads.
     pub qk_norm: bool,
-    /// A token sees itself and the `window - 1` tokens before it; `None`: all before it (OLMo 3 mixes both kinds of block).
+    /// A token attends to itself and the `window - 1` tokens before it; `None`: to all earlier
+    /// tokens (OLMo 3 mixes both kinds of block).
     pub window: Option<usize>,
 }
 
 impl BlockConfig {
-    /// The first token of its row that the token at `place` of the row sees, if its document begins at `document`.
+    /// The first token of the row that the token at `place` attends to, if its document begins at
+    /// `document`.
     #[inline(always)]
     pub fn sees_from(&self, place: usize, document: usize) -> usize {
         match self.window {
@@ -63,7 +67,7 @@ impl BlockConfig {
         self.n_kv_heads * self.head_width()
     }
 
-    /// Whether something stands between the projection and the rotated heads that the backward pass must see its input of.
+    /// Whether the backward pass needs the projection before clamp and QK-norm.
     pub fn needs_raw(&self) -> bool {
         self.qk_norm || self.clip_qkv.is_some()
     }
@@ -74,31 +78,33 @@ impl BlockConfig {
     }
 }
 
-/// What a block keeps between its forward and its backward pass; what it does not keep is computed again, to the same bits.
+/// What a block keeps between its forward and backward pass. Recomputed values are bit-identical.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Keep {
-    /// Everything: about `(10 d + 2 mlp) * 4` bytes a token with QK-norm.
+    /// Everything: about `(10 d + 2 mlp) * 4` bytes per token with QK-norm.
     #[default]
     All,
-    /// What costs a matrix product or attention; normed inputs and rotated heads are made again.
+    /// Results of matrix products and attention; normed inputs and rotated heads are recomputed.
     Products,
-    /// Nothing but the block's input: `4 d` bytes a token, for one forward pass more.
+    /// Only the block's input: `4 d` bytes per token, at the cost of one more forward pass.
     Nothing,
 }
 
 impl Keep {
-    /// Whether the rotated heads stay, in a block that keeps anything; without them the raw projection does, which they are made of.
+    /// Whether the rotated heads are kept, in a block that keeps anything. Otherwise the raw
+    /// projection is kept, and they are recomputed from it.
     pub(crate) fn heads(self, config: &BlockConfig) -> bool {
         self != Keep::Products || !config.needs_raw()
     }
 
-    /// Whether the norms' states keep their values: before a sub-layer these can be made again of its input, after it of nothing.
+    /// Whether the norms' states keep their values. Before a sub-layer these can be recomputed from
+    /// its input, after it they cannot.
     pub(crate) fn norm_values(self, config: &BlockConfig) -> bool {
         self != Keep::Products || config.norm_after
     }
 }
 
-/// A block's weights in OLMo's layout, or one thing for each of them.
+/// A block's weights in OLMo's layout, or one item for each of them.
 #[derive(Clone, Debug)]
 pub struct BlockWeights<T> {
     /// `[d + 2*kv, d]`: rows of queries, then keys, then values.
@@ -120,7 +126,7 @@ pub struct BlockWeights<T> {
 }
 
 impl<T> BlockWeights<T> {
-    /// Something made of each weight.
+    /// Maps each weight.
     pub fn map<'a, U>(&'a self, mut make: impl FnMut(&'a T) -> U) -> BlockWeights<U> {
         BlockWeights {
             att_proj: make(&self.att_proj),
@@ -134,7 +140,7 @@ impl<T> BlockWeights<T> {
         }
     }
 
-    /// Something made of each weight, which may change.
+    /// Maps each weight mutably.
     pub fn map_mut<'a, U>(&'a mut self, mut make: impl FnMut(&'a mut T) -> U) -> BlockWeights<U> {
         BlockWeights {
             att_proj: make(&mut self.att_proj),
@@ -157,18 +163,18 @@ impl<T> BlockWeights<T> {
 }
 
 impl BlockWeights<Range<usize>> {
-    /// The parts of `flat` that these ranges name.
+    /// The slices of `flat` at these ranges.
     ///
     /// # Panics
-    /// A range reaches beyond `flat`.
+    /// A range extends beyond `flat`.
     pub fn of<'a>(&self, flat: &'a [f32]) -> BlockWeights<&'a [f32]> {
         self.map(|range| &flat[range.clone()])
     }
 
-    /// The same parts, to be written.
+    /// The same slices, mutable.
     ///
     /// # Panics
-    /// Ranges overlap or reach beyond `flat`.
+    /// Ranges overlap or extend beyond `flat`.
     pub fn of_mut<'a>(&self, flat: &'a mut [f32]) -> BlockWeights<&'a mut [f32]> {
         let mut starts: Vec<usize> = self.map(|range| range.start).into_vec();
         starts.sort_unstable();
@@ -189,13 +195,14 @@ impl BlockWeights<Range<usize>> {
     }
 }
 
-/// A target that counts for nothing.
+/// A target that is ignored.
 pub const IGNORED: u32 = u32::MAX;
 
-/// How the losses of tokens become one number: `(sum of nll + z_loss * sum of lse^2) / denominator` over the targets that count.
+/// How the losses of tokens are combined: `(sum of nll + z_loss * sum of lse^2) / denominator` over
+/// the targets that are not ignored.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LossTerms {
-    /// What the sum is divided by.
+    /// Divisor of the sum.
     pub denominator: f64,
     /// Weight of the squared log partition function; 0: none.
     pub z_loss: f64,

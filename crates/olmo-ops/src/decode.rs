@@ -1,6 +1,8 @@
-//! Generation: a block over a cache of keys and values, token by token. Inference only, f32 slices.
+//! Generation: runs a block token by token over a cache of keys and values. Inference only, on f32
+//! slices.
 //!
-//! One cache belongs to one sequence, so a result cannot depend on which sequences are generated beside it.
+//! Each cache belongs to one sequence, so a result cannot depend on other sequences that are
+//! generated at the same time.
 
 use rayon::prelude::*;
 
@@ -9,7 +11,8 @@ use crate::fused::norm::{normalise, row_stats};
 use crate::fused::{Kernels, block, dot, exp, maximum, multiversion, prepare_row, sum};
 use crate::rope::{Places, Rope};
 
-/// Keys (rotated to their positions) and values of one block for one sequence, `[positions, kv]` each.
+/// Keys (rotated to their positions) and values of one block for one sequence, `[positions, kv]`
+/// each.
 #[derive(Clone, Debug, Default)]
 pub struct KvCache {
     keys: Vec<f32>,
@@ -18,12 +21,12 @@ pub struct KvCache {
 }
 
 impl KvCache {
-    /// Tokens seen so far.
+    /// Number of tokens seen so far.
     pub fn positions(&self) -> usize {
         self.positions
     }
 
-    /// Takes in rows of `[queries, keys, values]`.
+    /// Appends rows of `[queries, keys, values]`.
     fn extend(&mut self, config: &BlockConfig, heads: &[f32]) {
         for row in heads.chunks_exact(config.qkv_width()) {
             let (keys, values) = row[config.d_model..].split_at(config.kv_width());
@@ -34,7 +37,8 @@ impl KvCache {
     }
 }
 
-/// The block over a whole prompt `x [tokens, d]`; fills the cache, which must be empty. `rope` reaches the prompt's length.
+/// Runs the block over a whole prompt `x [tokens, d]` and fills the cache, which must be empty.
+/// `rope` must cover the prompt's length.
 pub fn prefill(
     config: &BlockConfig,
     rope: &Rope,
@@ -51,7 +55,7 @@ pub fn prefill(
     y
 }
 
-/// The block over one more token `x [d]`; `rope` reaches beyond `cache.positions()`.
+/// Runs the block over one more token `x [d]`; `rope` must extend beyond `cache.positions()`.
 pub fn step(
     config: &BlockConfig,
     rope: &Rope,
@@ -87,7 +91,7 @@ fn add_sublayer(config: &BlockConfig, residual: &[f32], output: Vec<f32>, weight
     sum
 }
 
-/// One row, normed.
+/// One normed row.
 pub fn norm_row(norm: Norm, x: &[f32], weight: Option<&[f32]>) -> Vec<f32> {
     let (mean, r) = row_stats(norm, x);
     let mut y = vec![0f32; x.len()];
@@ -95,7 +99,7 @@ pub fn norm_row(norm: Norm, x: &[f32], weight: Option<&[f32]>) -> Vec<f32> {
     y
 }
 
-/// Rows of a weight that one task multiplies.
+/// Rows of a weight per task.
 const ROWS: usize = 512;
 
 /// `weight [out, in]` times one vector.

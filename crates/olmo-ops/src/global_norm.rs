@@ -1,14 +1,15 @@
-//! The length of a gradient, and how much to shorten it.
+//! The norm of a gradient, and the factor that clips it.
 
 use rayon::prelude::*;
 
-/// Elements that one partial sum covers; fixed, so that the order of the sum is.
+/// Number of elements in a partial sum; fixed, so that the order of the sum is fixed.
 const CHUNK: usize = 1 << 12;
 
-/// Lanes of a partial sum.
+/// Number of lanes of a partial sum.
 const LANES: usize = 8;
 
-/// Euclidean norm, summed in f64: lanes within fixed chunks, then the chunks in order. Independent of the number of threads.
+/// Euclidean norm, summed in f64: lanes within fixed chunks, then the chunks in order. Does not
+/// depend on the number of threads.
 pub fn global_norm(values: &[f32]) -> f64 {
     let sums: Vec<f64> = values.par_chunks(CHUNK).map(square_sum).collect();
     sums.iter().sum::<f64>().sqrt()
@@ -26,9 +27,10 @@ fn square_sum(values: &[f32]) -> f64 {
     rest + lanes.iter().sum::<f64>()
 }
 
-/// What to multiply a gradient of norm `total` with, so that its norm is at most `max_norm`: `max_norm / (total + 1e-6)`, at most 1.
+/// The factor that clips a gradient of norm `total` to at most `max_norm`:
+/// `max_norm / (total + 1e-6)`, at most 1.
 pub fn clip_coefficient(total: f64, max_norm: f64) -> f64 {
-    // Comparing this way round lets a NaN through: a broken gradient must not look healthy.
+    // This order of comparison lets a NaN through: a broken gradient must not look healthy.
     let coefficient = max_norm / (total + 1e-6);
     if coefficient > 1.0 { 1.0 } else { coefficient }
 }

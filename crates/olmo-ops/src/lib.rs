@@ -1,11 +1,14 @@
-//! The operations of an OLMo-family model, and nothing else: embedding, transformer block, norm, head with loss, and the optimizer's step.
+//! The operations of an OLMo-family model: embedding, transformer block, norm, head with loss, and
+//! the optimizer step.
 //!
-//! Each operation on tensors has two bodies. The *reference* body ([`mod@reference`]) is plain Burn, runs on every backend and in every
-//! precision, and is what the other is tested against. The *fused* body ([`fused`]) works on f32 slices with forward and backward by
-//! hand, and joins Burn's autodiff as one node for each call; it is used for f32 on the flex backend.
+//! Each operation on tensors has two bodies. The *reference* body ([`mod@reference`]) is plain
+//! Burn, runs on every backend in every precision, and serves to test the other. The *fused* body
+//! ([`fused`]) works on f32 slices with hand-written forward and backward passes, and joins Burn's
+//! autodiff as one node per call; it is used for f32 on the flex backend.
 //!
-//! In the fused bodies the order of every sum follows from the shapes alone, never from the number of threads: results are
-//! bit-identical for any thread count on one machine. [`decode`], [`adamw`] and [`global_norm()`] work on slices too and hold to the same rule.
+//! In the fused bodies, the order of every sum depends only on the shapes, never on the number of
+//! threads: results are bit-identical for any thread count on one machine. [`decode`], [`adamw`]
+//! and [`global_norm()`] also work on slices and follow the same rule.
 
 pub mod adamw;
 mod config;

@@ -1,4 +1,5 @@
-//! The reference bodies: plain Burn, any backend, any precision, gradients by Burn's autodiff.
+//! The reference bodies: plain Burn, for any backend and precision, with gradients from Burn's
+//! autodiff.
 
 use burn::tensor::activation::{silu, softmax};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
@@ -8,7 +9,7 @@ use crate::fused::head::Sums;
 use crate::nodes::{BlockTensors, HeadLoss};
 use crate::rope::{Places, Rope};
 
-/// As [`crate::block`].
+/// See [`crate::block`].
 pub fn block(config: &BlockConfig, places: &Places<'_>, x: Tensor<3>, weights: &BlockTensors) -> Tensor<3> {
     let normed = |x: Tensor<3>, weight: &Option<Tensor<1>>, here: bool| {
         if here { norm(config.norm, x, weight.clone()) } else { x }
@@ -20,7 +21,7 @@ pub fn block(config: &BlockConfig, places: &Places<'_>, x: Tensor<3>, weights: &
     x + normed(mlp(config, before, weights), &weights.ff_norm, config.norm_after)
 }
 
-/// The score of what is not seen: its exponential is nought, and every precision has it.
+/// Score of a hidden position: its exponential is zero, and every precision can represent it.
 const HIDDEN: f32 = -1e30;
 
 fn attention(config: &BlockConfig, places: &Places<'_>, x: Tensor<3>, weights: &BlockTensors) -> Tensor<3> {
@@ -53,7 +54,7 @@ fn attention(config: &BlockConfig, places: &Places<'_>, x: Tensor<3>, weights: &
     linear(attended.swap_dims(1, 2).reshape([batch, sequence, d]), weights.attn_out.clone())
 }
 
-/// `[batch or 1, 1, query, key]`: what a query does not see.
+/// `[batch or 1, 1, query, key]`: the positions that a query does not see.
 fn hidden(config: &BlockConfig, places: &Places<'_>, batch: usize, device: &Device) -> Tensor<4, Bool> {
     let sequence = places.sequence;
     let batch = if places.documents.is_some() { batch } else { 1 };
@@ -66,7 +67,8 @@ fn hidden(config: &BlockConfig, places: &Places<'_>, batch: usize, device: &Devi
     Tensor::from_data(TensorData::new(values, [batch, 1, sequence, sequence]), device)
 }
 
-/// `x [batch, heads, sequence, head]` with each pair `(i, i + head / 2)` turned by its position's angle.
+/// `x [batch, heads, sequence, head]` with each pair `(i, i + head / 2)` rotated by its position's
+/// angle.
 fn rotate(rope: &Rope, x: Tensor<4>) -> Tensor<4> {
     let [batch, heads, sequence, head] = x.dims();
     let half = head / 2;
@@ -88,7 +90,7 @@ fn mlp(config: &BlockConfig, x: Tensor<3>, weights: &BlockTensors) -> Tensor<3> 
     linear(silu(half(config.mlp_width)) * half(0), weights.ff_out.clone())
 }
 
-/// As [`crate::norm`].
+/// See [`crate::norm`].
 pub fn norm(norm: Norm, x: Tensor<3>, weight: Option<Tensor<1>>) -> Tensor<3> {
     let centred = match norm.kind {
         NormKind::Rms => x,
@@ -106,7 +108,7 @@ pub fn linear(x: Tensor<3>, weight: Tensor<2>) -> Tensor<3> {
     x.matmul(weight.swap_dims(0, 1).unsqueeze::<3>())
 }
 
-/// As [`crate::embedding`].
+/// See [`crate::embedding`].
 pub fn embedding(weight: Tensor<2>, ids: &[u32], [batch, sequence]: [usize; 2]) -> Tensor<3> {
     let width = weight.dims()[1];
     let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
@@ -114,7 +116,7 @@ pub fn embedding(weight: Tensor<2>, ids: &[u32], [batch, sequence]: [usize; 2]) 
     weight.select(0, ids).reshape([batch, sequence, width])
 }
 
-/// As [`crate::head_loss`].
+/// See [`crate::head_loss`].
 pub fn head_loss(hidden: Tensor<3>, weight: Tensor<2>, targets: &[u32], terms: LossTerms) -> HeadLoss {
     let rows = targets.len();
     let (device, dtype) = (hidden.device(), hidden.dtype());

@@ -1,8 +1,9 @@
 //! Tables of the rotary position embedding.
 
-/// Cosine and sine of every position's angles, `[positions, head_width / 2]` each.
+/// Cosines and sines of every position's angles, `[positions, head_width / 2]` each.
 ///
-/// Angles are f32 products, as in OLMo and in `transformers`: at large positions an exact angle would differ from theirs.
+/// Angles are f32 products, as in OLMo and `transformers`: at large positions, exact angles would
+/// differ from theirs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rope {
     half: usize,
@@ -54,32 +55,33 @@ impl Rope {
     }
 }
 
-/// Where the tokens of a batch stand: rows of `sequence` tokens, and within a row the documents that do not see each other.
+/// Positions of the tokens of a batch: rows of `sequence` tokens, and within a row documents that
+/// do not attend to each other.
 #[derive(Clone, Copy, Debug)]
 pub struct Places<'a> {
     /// Rotary tables for at least `sequence` positions.
     pub rope: &'a Rope,
-    /// Tokens of a row.
+    /// Row length in tokens.
     pub sequence: usize,
-    /// For each token of the batch the place in its row where its document begins, at most its own and never falling within a row;
-    /// `None`: each row is one document.
+    /// For each token of the batch, the position in its row where its document begins: at most its
+    /// own position, and never decreasing within a row. `None`: each row is one document.
     pub documents: Option<&'a [u32]>,
 }
 
 impl<'a> Places<'a> {
-    /// Rows that are one document each.
+    /// Rows of one document each.
     pub fn rows(rope: &'a Rope, sequence: usize) -> Places<'a> {
         Places { rope, sequence, documents: None }
     }
 
-    /// Where the document of the token at `place` of row `row` begins.
+    /// Start of the document of the token at `place` in row `row`.
     #[inline(always)]
     pub(crate) fn document(&self, row: usize, place: usize) -> usize {
         self.documents.map_or(0, |all| all[row * self.sequence + place] as usize)
     }
 
     /// # Panics
-    /// The tables are too short, or the documents are not what their field says.
+    /// The tables are too short, or the documents violate the rules of their field.
     pub(crate) fn check(&self, tokens: usize) {
         assert!(self.rope.positions() >= self.sequence, "the rotary tables reach the sequence's length");
         let Some(documents) = self.documents else { return };

@@ -1,4 +1,4 @@
-//! The digests of a file, in one reading.
+//! Computes all digests of a file in one pass.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -7,19 +7,19 @@ use std::path::Path;
 use olmo_base::Digest;
 use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY, SHA256};
 
-/// What a file's bytes are.
+/// Size and digests of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Digests {
-    /// In bytes.
+    /// Size in bytes.
     pub size: u64,
     pub sha256: String,
     pub blake3: Digest,
-    /// As git names the file's content: SHA-1 of `blob SIZE\0` and the bytes.
+    /// The file's git object name: SHA-1 of `blob SIZE\0` and the bytes.
     pub git: String,
 }
 
 impl Digests {
-    /// Of the file at `path`.
+    /// Reads the file at `path`.
     pub fn of(path: &Path) -> io::Result<Self> {
         let mut file = File::open(path)?;
         let size = file.metadata()?.len();
@@ -41,7 +41,7 @@ impl Digests {
             read += count as u64;
         }
         if read != size {
-            return Err(io::Error::other("it changed while it was read"));
+            return Err(io::Error::other("it changed while being read"));
         }
         Ok(Self { size, sha256: hex(sha256), blake3: blake3.finish(), git: hex(git) })
     }
@@ -61,7 +61,7 @@ mod tests {
         let path = dir.path().join("x");
         std::fs::write(&path, "hello\n").unwrap();
         let found = Digests::of(&path).unwrap();
-        // sha256sum, git hash-object, b3sum.
+        // From sha256sum, git hash-object and b3sum.
         assert_eq!(found.sha256, "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03");
         assert_eq!(found.git, "ce013625030ba8dba906f756967f9e9ca394464a");
         assert_eq!((found.size, found.blake3), (6, Digest::of(b"hello\n")));

@@ -1,6 +1,8 @@
-//! Downloads one file into a folder. What has arrived stays in `NAME.part` when the process ends. The journal `NAME.from`
-//! holds the length and digest of the part as it grows, and the next call continues the part if it still matches them and
-//! the server says that the file is still the same.
+//! Downloads one file into a folder.
+//!
+//! If the process ends, the received bytes stay in `NAME.part`. The journal `NAME.from` records the
+//! length and digest of the part as it grows. The next call continues the part if it still matches
+//! them and the server reports that the file is unchanged.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -17,16 +19,16 @@ use crate::http::Client;
 use crate::url::Url;
 use crate::watch::Watch;
 
-/// So many new bytes are progress: attempts are counted from anew.
+/// Number of new bytes that count as progress and reset the attempts.
 const PROGRESS: u64 = 1 << 20;
 
-/// What is known of a file before it comes.
+/// What is known about a file before the download.
 #[derive(Clone, Debug, Default)]
 pub struct Expected {
-    /// In bytes.
+    /// Size in bytes.
     pub size: Option<u64>,
     pub sha256: Option<String>,
-    /// As git names it.
+    /// Git object name.
     pub git: Option<String>,
 }
 
@@ -36,7 +38,7 @@ impl Expected {
     }
 
     /// # Errors
-    /// What of `found` is not as promised; `what` is the file.
+    /// The first property of `found` that differs from the expected one; `what` names the file.
     pub fn check(&self, what: &str, found: &Digests) -> Result<(), RemoteError> {
         if let Some(expected) = self.size.filter(|size| *size != found.size) {
             return Err(RemoteError::Size { what: what.to_owned(), found: found.size, expected });
@@ -52,21 +54,21 @@ impl Expected {
     }
 }
 
-/// Bytes after which the length and digest of a part are noted again.
+/// Number of bytes after which to record the length and digest of a part.
 const SEAL_EVERY: u64 = 64 << 10;
 
 /// A line of `NAME.from`.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Note {
-    /// The first line: what the part is a part of.
+enum JournalLine {
+    /// The first line: the file that the part belongs to.
     Begun { url: String, etag: Option<String> },
-    /// The first `length` bytes of the part have this digest. What comes after them is not used.
+    /// The digest of the first `length` bytes of the part. Later bytes are not used.
     Sealed { length: u64, digest: Digest },
 }
 
-/// Fetches `url` into the file `path`; its folder is there. A file that is there already stays if it is the one that
-/// is promised.
+/// Downloads `url` to the file `path`, whose folder must exist. Keeps an existing file if it
+/// matches the expected digests.
 pub fn download(
     client: &Client,
     url: &Url,
@@ -111,7 +113,7 @@ pub fn download(
             let _ = fs::remove_file(&begun);
             return Ok(found);
         }
-        // The part may have been one of another file; the whole of it cannot.
+        // The part may belong to another file; a complete download cannot.
         let _ = fs::remove_file(&begun);
         fs::remove_file(&part).context_during("remove", &part)?;
         if !(resumed && std::mem::take(&mut again)) {
@@ -133,21 +135,21 @@ struct Transfer<'a> {
     expected: &'a Expected,
     part: &'a Path,
     begun: &'a Path,
-    /// Whether bytes of an earlier connection were kept.
+    /// Whether bytes from an earlier connection were kept.
     resumed: bool,
     etag: Option<String>,
     /// Length of the part so far, in bytes.
     there: u64,
-    /// Length at the last note, in bytes.
+    /// Length last recorded, in bytes.
     sealed: u64,
-    /// Has seen the part so far.
+    /// Has hashed the part so far.
     hasher: Hasher,
-    /// `NAME.from`, once something was noted.
-    notes: Option<journal::Writer<Note>>,
+    /// `NAME.from`, once it has a line.
+    notes: Option<journal::Writer<JournalLine>>,
 }
 
 impl Transfer<'_> {
-    /// Until the part is the whole file.
+    /// Downloads until the part is the whole file.
     fn run(&mut self, watch: &mut dyn Watch) -> Result<(), RemoteError> {
         let mut file = olmo_base::files::open_or_create_regular(self.part).context_during("open", self.part)?;
         self.take_up(&mut file)?;
@@ -173,10 +175,13 @@ impl Transfer<'_> {
         }
     }
 
-    /// Keeps of an earlier part what its length and digest vouch for; else starts from nothing.
+    /// Keeps as much of an earlier part as its recorded length and digest confirm; otherwise starts
+    /// over.
     fn take_up(&mut self, file: &mut File) -> Result<(), RemoteError> {
-        let notes = journal::read_prefix::<Note>(self.begun).map(|contents| contents.records).unwrap_or_default();
-        if let (Some(Note::Begun { url, etag }), Some(Note::Sealed { length, digest })) = (notes.first(), notes.last())
+        let notes =
+            journal::read_prefix::<JournalLine>(self.begun).map(|contents| contents.records).unwrap_or_default();
+        if let (Some(JournalLine::Begun { url, etag }), Some(JournalLine::Sealed { length, digest })) =
+            (notes.first(), notes.last())
             && *url == self.url.to_string()
         {
             let mut hasher = Hasher::default();
@@ -192,7 +197,8 @@ impl Transfer<'_> {
         self.restart(file).map(drop)
     }
 
-    /// One connection: the bytes that are there after it and the whole size, as far as it is known; `None` if the file is complete.
+    /// Makes one connection. Returns the number of bytes present afterwards and the total size, if
+    /// known; `None` if the file is complete.
     fn connect(&mut self, file: &mut File, watch: &mut dyn Watch) -> Result<Option<(u64, Option<u64>)>, RemoteError> {
         let what = self.url.to_string();
         let mut there = self.there;
@@ -208,7 +214,7 @@ impl Transfer<'_> {
         let mut headers = Vec::new();
         if there > 0 {
             headers.push(("range", format!("bytes={there}-")));
-            // A file that is known by its digest is checked by that in the end.
+            // A file with a known digest is verified at the end instead.
             headers.extend(strong.clone().filter(|_| !self.expected.is_named()).map(|etag| ("if-range", etag)));
         }
         let answer = self.client.get(self.url, &headers, watch)?;
@@ -218,7 +224,7 @@ impl Transfer<'_> {
                     .filter(|(start, _)| *start == Some(there))
                     .ok_or_else(|| RemoteError::Answer {
                         url: what.clone(),
-                        why: "it sends another part".to_owned(),
+                        why: "it sent a different range than requested".to_owned(),
                     })?;
                 self.resumed |= start.is_some_and(|start| start > 0);
                 total
@@ -230,7 +236,7 @@ impl Transfer<'_> {
                     return Ok(None);
                 }
                 if there == 0 {
-                    return Err(RemoteError::Answer { url: what, why: "it sends no part of itself".to_owned() });
+                    return Err(RemoteError::Answer { url: what, why: "it sent no range".to_owned() });
                 }
                 self.restart(file)?;
                 return Ok(Some((0, self.expected.size.or(total).or(Some(1)))));
@@ -265,7 +271,8 @@ impl Transfer<'_> {
                 Ok(0) => break,
                 Ok(count) => count,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                // A connection that breaks: what came is kept. Without a size nobody knows what is missing.
+                // The connection broke: keep what was received. Without a size, the number of
+                // missing bytes is unknown.
                 Err(_) => break,
             };
             there += count as u64;
@@ -285,11 +292,11 @@ impl Transfer<'_> {
             }
         }
         self.seal()?;
-        // Of unknown size, and cut off: at least one byte is missing.
+        // The size is unknown and the file is truncated: at least one byte is missing.
         Ok(Some((there, total.or(Some(there + 1)))))
     }
 
-    /// Begins from the first byte: 0.
+    /// Starts over at byte 0.
     fn restart(&mut self, file: &File) -> Result<u64, RemoteError> {
         file.set_len(0).context_during("write", self.part)?;
         let _ = fs::remove_file(self.begun);
@@ -297,18 +304,18 @@ impl Transfer<'_> {
         Ok(0)
     }
 
-    /// Notes the length and digest of the part so far.
+    /// Records the length and digest of the part so far.
     fn seal(&mut self) -> Result<(), RemoteError> {
         let notes = match &mut self.notes {
             Some(notes) => notes,
             none => {
                 let mut notes = journal::Writer::open(self.begun, false).context_during("write", self.begun)?;
-                let begun = Note::Begun { url: self.url.to_string(), etag: self.etag.clone() };
+                let begun = JournalLine::Begun { url: self.url.to_string(), etag: self.etag.clone() };
                 notes.append(&begun).context_during("write", self.begun)?;
                 none.insert(notes)
             }
         };
-        let sealed = Note::Sealed { length: self.there, digest: self.hasher.finish() };
+        let sealed = JournalLine::Sealed { length: self.there, digest: self.hasher.finish() };
         self.sealed = self.there;
         Ok(notes.append(&sealed).context_during("write", self.begun)?)
     }
@@ -323,7 +330,7 @@ impl Transfer<'_> {
     }
 }
 
-/// `bytes 5-9/10` or `bytes */10`: the first byte and the whole size.
+/// `bytes 5-9/10` or `bytes */10`: the first byte and the total size.
 fn content_range(text: &str) -> Option<(Option<u64>, Option<u64>)> {
     let (range, total) = text.trim().strip_prefix("bytes")?.trim().split_once('/')?;
     let start = range.split_once('-').and_then(|(start, _)| start.trim().parse().ok());

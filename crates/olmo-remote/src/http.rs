@@ -1,4 +1,4 @@
-//! [`Client`]: requests that follow redirects by our own rules, wait when they are told to, and try again.
+//! [`Client`]: an HTTP client with strict redirect rules, retries and support for Retry-After.
 
 use std::io::Read;
 use std::time::Duration;
@@ -14,20 +14,20 @@ use crate::url::Url;
 use crate::watch::Watch;
 
 const REDIRECTS: usize = 10;
-/// The longest answer of an API, in bytes.
+/// Maximum size of an API response in bytes.
 const LONGEST_ANSWER: u64 = 64 << 20;
 
 /// Sends requests.
 pub struct Client {
     settings: Settings,
     hub: Url,
-    /// For hosts of the network: by way of the proxy, if there is one.
+    /// For hosts on the network, through the proxy if there is one.
     agent: Agent,
     /// For this machine.
     direct: Agent,
 }
 
-/// What a server answers: 2xx, or 416 to a request for a part.
+/// A server's response: 2xx, or 416 to a range request.
 pub struct Answer {
     pub url: Url,
     response: Response<Body>,
@@ -50,7 +50,7 @@ impl Answer {
         self.response.into_body().into_with_config().limit(u64::MAX).reader()
     }
 
-    /// The whole answer, if it is not too long.
+    /// The whole response as text, up to the size limit.
     pub fn text(self) -> Result<String, RemoteError> {
         let url = self.url.to_string();
         let body = self.response.into_body().into_with_config().limit(LONGEST_ANSWER);
@@ -58,17 +58,17 @@ impl Answer {
     }
 }
 
-/// What one attempt came to.
-enum Once {
+/// The result of one attempt.
+enum Attempt {
     Done(Answer),
-    /// It may go better later; how long the server asks to wait.
+    /// A retry may succeed; with the wait that the server asks for.
     Later(RemoteError, Option<Duration>),
     Never(RemoteError),
 }
 
 impl Client {
     /// # Errors
-    /// The hub's address or the certificates cannot be used.
+    /// The hub's address or the certificates are invalid.
     pub fn new(settings: &Settings) -> Result<Self, RemoteError> {
         let hub = Url::parse(&settings.hub)
             .map_err(|why| RemoteError::Form { source_text: format!("HF_ENDPOINT={}", settings.hub), why })?;
@@ -104,15 +104,15 @@ impl Client {
         &self.settings
     }
 
-    /// The answer to a request for `url`.
+    /// Sends a request for `url`, with retries.
     pub fn get(&self, url: &Url, headers: &[(&str, String)], watch: &mut dyn Watch) -> Result<Answer, RemoteError> {
         let mut pause = self.settings.pause;
         let mut attempt = 1;
         loop {
-            let (error, asked) = match self.once(url, headers, attempt) {
-                Once::Done(answer) => return Ok(answer),
-                Once::Never(error) => return Err(error),
-                Once::Later(error, asked) => (error, asked),
+            let (error, asked) = match self.send_once(url, headers, attempt) {
+                Attempt::Done(answer) => return Ok(answer),
+                Attempt::Never(error) => return Err(error),
+                Attempt::Later(error, asked) => (error, asked),
             };
             let wait = asked.unwrap_or(pause);
             if wait > self.settings.longest_wait {
@@ -128,7 +128,7 @@ impl Client {
         }
     }
 
-    fn once(&self, first: &Url, headers: &[(&str, String)], attempts: u32) -> Once {
+    fn send_once(&self, first: &Url, headers: &[(&str, String)], attempts: u32) -> Attempt {
         let mut url = first.clone();
         for _ in 0..REDIRECTS {
             let agent = if url.is_loopback() { &self.direct } else { &self.agent };
@@ -136,7 +136,7 @@ impl Client {
             for (name, value) in headers {
                 request = request.header(*name, value);
             }
-            // The token goes to the hub alone, and never in the clear over a network.
+            // Send the token only to the hub, and never unencrypted over a network.
             let own = url.origin() == self.hub.origin() && (url.is_secure() || url.is_loopback());
             let token = self.settings.token.as_ref().filter(|_| own);
             if let Some(token) = token {
@@ -150,24 +150,24 @@ impl Client {
             let status = answer.response.status();
             if matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308) {
                 let Some(location) = answer.header("location").map(str::to_owned) else {
-                    let why = format!("it answers {status} and does not say where to");
-                    return Once::Never(RemoteError::Answer { url: url.to_string(), why });
+                    let why = format!("the response {status} has no location");
+                    return Attempt::Never(RemoteError::Answer { url: url.to_string(), why });
                 };
                 url = match url.join(&location).and_then(|to| self.may_follow(&url, &to).map(|()| to)) {
                     Ok(to) => to,
                     Err(why) => {
-                        return Once::Never(RemoteError::Redirect { url: url.to_string(), to: location, why });
+                        return Attempt::Never(RemoteError::Redirect { url: url.to_string(), to: location, why });
                     }
                 };
                 continue;
             }
-            return judged(answer, self.settings.token.is_some());
+            return classify(answer, self.settings.token.is_some());
         }
         let why = format!("more than {REDIRECTS} redirects");
-        Once::Never(RemoteError::Redirect { url: first.to_string(), to: url.to_string(), why })
+        Attempt::Never(RemoteError::Redirect { url: first.to_string(), to: url.to_string(), why })
     }
 
-    /// Whether a redirect leads where one may go.
+    /// Whether a redirect may be followed.
     fn may_follow(&self, from: &Url, to: &Url) -> Result<(), String> {
         if from.is_secure() && !to.is_secure() {
             return Err("from https to plain http".to_owned());
@@ -181,28 +181,28 @@ impl Client {
         Ok(())
     }
 
-    fn failed(&self, url: &Url, error: &ureq::Error, attempts: u32) -> Once {
+    fn failed(&self, url: &Url, error: &ureq::Error, attempts: u32) -> Attempt {
         let lasting = matches!(
             error,
             ureq::Error::BadUri(_) | ureq::Error::Http(_) | ureq::Error::InvalidProxyUrl | ureq::Error::Rustls(_)
         );
         let why = error.to_string();
-        // A certificate is as bad the next time.
+        // Retrying does not fix a certificate.
         let lasting = lasting || why.contains("certificate");
         let failure = RemoteError::Unreachable { url: url.to_string(), why, attempts };
-        if lasting { Once::Never(failure) } else { Once::Later(failure, None) }
+        if lasting { Attempt::Never(failure) } else { Attempt::Later(failure, None) }
     }
 }
 
-/// What an answer that is no redirect means.
-fn judged(answer: Answer, token: bool) -> Once {
+/// Classifies a response that is not a redirect.
+fn classify(answer: Answer, token: bool) -> Attempt {
     let status = answer.response.status();
     if matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE) {
-        return Once::Done(answer);
+        return Attempt::Done(answer);
     }
     let asked = answer.number("retry-after").map(Duration::from_secs);
     let url = answer.url.to_string();
-    // The hub says why in this header.
+    // The hub puts the reason in this header.
     let said = answer.header("x-error-message").map(str::to_owned);
     let text = said.unwrap_or_else(|| {
         let mut start = Vec::new();
@@ -212,7 +212,7 @@ fn judged(answer: Answer, token: bool) -> Once {
     });
     let error = RemoteError::Status { url, status: status.as_u16(), text, token };
     match status.as_u16() {
-        408 | 429 | 500 | 502 | 503 | 504 => Once::Later(error, asked),
-        _ => Once::Never(error),
+        408 | 429 | 500 | 502 | 503 | 504 => Attempt::Later(error, asked),
+        _ => Attempt::Never(error),
     }
 }

@@ -1,4 +1,4 @@
-//! The Hugging Face hub: a revision becomes a commit, and a source the files that it means.
+//! The Hugging Face hub: resolves a revision to a commit, and a source to its files.
 
 use serde::Deserialize;
 
@@ -11,15 +11,15 @@ use crate::source::Repository;
 use crate::url::{Url, encoded};
 use crate::watch::Watch;
 
-/// A repository as it is at one commit.
+/// A repository at one commit.
 pub struct Snapshot {
-    /// 40 hexadecimal digits.
+    /// 40 hex digits.
     pub commit: String,
-    /// The files that are meant, sorted by path, with what the hub promises of them.
+    /// The selected files, sorted by path, with what the hub reports about them.
     pub files: Vec<(String, Expected)>,
 }
 
-/// What the hub's API says of a revision, as far as it is used.
+/// The fields of the hub's API response for a revision that are used.
 #[derive(Deserialize)]
 struct Info {
     sha: String,
@@ -42,7 +42,7 @@ struct Lfs {
     size: Option<u64>,
 }
 
-/// Asks what `revision` of `repository` is now, and which of its files `path` means.
+/// Looks up the commit of `revision` in `repository`, and the files that `path` selects.
 pub fn look_up(
     client: &Client,
     source: &str,
@@ -58,15 +58,15 @@ pub fn look_up(
     let text = client.get(&url, &[], watch)?.text()?;
     let answer = |why: String| RemoteError::Answer { url: address.clone(), why };
     let info: Info =
-        serde_json::from_str(&text).map_err(|e| answer(format!("the hub's answer cannot be read: {e}")))?;
+        serde_json::from_str(&text).map_err(|e| answer(format!("cannot parse the hub's response: {e}")))?;
     if info.sha.len() != 40 || !info.sha.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return Err(answer("the hub names no commit".to_owned()));
+        return Err(answer("the hub's response has no commit".to_owned()));
     }
     let files = chosen(source, repository, path, info.siblings)?;
     Ok(Snapshot { commit: info.sha.to_ascii_lowercase(), files })
 }
 
-/// Where a file of `repository` lies at `commit`.
+/// The address of a file of `repository` at `commit`.
 pub fn file_url(
     client: &Client,
     source: &str,
@@ -83,8 +83,8 @@ fn address_of(source: &str, address: &str) -> Result<Url, RemoteError> {
     Url::parse(address).map_err(|why| RemoteError::Form { source_text: source.to_owned(), why })
 }
 
-/// The files that `path` means: one, those of a folder, or those that fit a pattern. Only what is named by itself is an
-/// error if it is of a kind that is not taken.
+/// The files that `path` selects: one file, the files of a folder, or those that match a pattern.
+/// Only a file named explicitly is an error if its kind is not allowed.
 fn chosen(
     source: &str,
     repository: &Repository,
@@ -100,7 +100,7 @@ fn chosen(
     };
     let hidden = |name: &str| name.split('/').any(|part| part.starts_with('.'));
     let taken = |name: &str| match repository.dataset {
-        // Of a folder of a dataset what can be read; what is named may be anything that is allowed.
+        // For a dataset folder, take readable data files; an explicit name may be any allowed file.
         true if !pattern::is_pattern(path) && name != path => kind::is_data(name) && !hidden(name),
         _ => kind::is_allowed(name) && !hidden(name),
     };
@@ -123,7 +123,7 @@ fn chosen(
         let expected = Expected {
             size: lfs.as_ref().and_then(|lfs| lfs.size).or(sibling.size),
             sha256: lfs.and_then(|lfs| lfs.sha256),
-            // Of a large file it names a pointer to the file.
+            // For a large file, this names the LFS pointer.
             git: sibling.blob_id.filter(|_| !large),
         };
         files.push((name, expected));
@@ -132,9 +132,9 @@ fn chosen(
     files.dedup_by(|a, b| a.0 == b.0);
     if files.is_empty() {
         let why = match left {
-            0 if path.is_empty() => format!("the repository has no file of a kind that is fetched ({} files)", total),
+            0 if path.is_empty() => format!("the repository has no file of an allowed kind ({} files)", total),
             0 => format!("there is no `{}` among the {total} files of the repository", path.escape_debug()),
-            _ => format!("{left} files fit, but none is of a kind that is fetched ({})", kind::listed()),
+            _ => format!("{left} files match, but none is of an allowed kind ({})", kind::listed()),
         };
         return Err(RemoteError::NoFiles { source_text: source.to_owned(), why });
     }

@@ -1,43 +1,43 @@
-//! Which files are taken: data and weights in forms that hold no code. Pickles (`.bin`, `.pt`, `.pkl`), scripts and
-//! archives never are.
+//! Allowed kinds of files: data and weights in formats that cannot contain code. Pickles (`.bin`,
+//! `.pt`, `.pkl`), scripts and archives are never fetched.
 
-/// What stage `fetch` reads.
+/// Formats that stage `fetch` reads.
 const DATA: [&str; 7] = [".jsonl", ".json", ".ndjson", ".parquet", ".arrow", ".txt", ".text"];
 const PACKED: [&str; 3] = [".gz", ".zst", ".zstd"];
-/// What else a model, a tokenizer or a memmap is made of.
+/// Other files of models, tokenizers and memmaps.
 const MODEL: [&str; 8] = [".safetensors", ".json", ".txt", ".model", ".jinja", ".tiktoken", ".npy", ".csv.gz"];
 
-/// Whether a file of this name is data that can be read as it is.
+/// Whether a file with this name is readable data.
 pub fn is_data(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     let inner = PACKED.iter().find_map(|packed| name.strip_suffix(packed)).unwrap_or(&name);
     DATA.iter().any(|kind| inner.ends_with(kind) && inner.len() > kind.len())
 }
 
-/// Whether a file of this name may be taken at all.
+/// Whether a file with this name may be fetched at all.
 pub fn is_allowed(name: &str) -> bool {
     let lower = name.to_ascii_lowercase();
     is_data(name) || MODEL.iter().any(|kind| lower.ends_with(kind) && lower.len() > kind.len())
 }
 
-/// All of them, for a message.
+/// All allowed kinds, for messages.
 pub fn listed() -> String {
     let mut all: Vec<&str> = DATA.iter().chain(&MODEL).copied().collect();
     all.sort_unstable();
     all.dedup();
-    format!("{}; data also packed as {}", all.join(" "), PACKED.join(" "))
+    format!("{}; data may be compressed as {}", all.join(" "), PACKED.join(" "))
 }
 
-/// What is wrong with the path of a file that a server or a wheel names, in words.
+/// What is wrong with a file path from a server or a wheel, as text.
 pub fn bad_path(path: &str) -> Option<&'static str> {
     if path.is_empty() || path.len() > 1024 {
         return Some("it is empty or longer than 1024 bytes");
     }
     if path.chars().any(|c| c.is_control() || c == '\\' || c == ':') {
-        return Some("it holds a control character, a backslash or a colon");
+        return Some("it contains a control character, a backslash or a colon");
     }
     if path.split('/').any(|name| name.is_empty() || name == "." || name == "..") {
-        return Some("it does not stay below its folder");
+        return Some("it leaves its folder");
     }
     None
 }

@@ -1,10 +1,11 @@
-//! Sources that lie elsewhere: files of an `https:` server, of the Hugging Face hub (`hf:`), or inside a pinned
-//! wheel (`pypi:`). What a name means is resolved once ([`Remote::resolve`]) and recorded in a [`Lock`]; fetching
-//! ([`Remote::fetch`]) is held to what was recorded.
+//! Remote sources: files from an `https:` server, from the Hugging Face hub (`hf:`), or inside a
+//! pinned wheel (`pypi:`). A name is resolved once ([`Remote::resolve`]) and recorded in a
+//! [`Lock`]; [`Remote::fetch`] accepts only what was recorded.
 //!
-//! Everything that comes over the network is taken for hostile: https alone (plain http to this machine, and to a hub
-//! that the user named), no file kind that can hold code, sizes capped, digests checked, names that stay in their folder,
-//! the hub's token to the hub's own host alone.
+//! Everything from the network is treated as hostile: only https (plain http only to this machine,
+//! or to a hub that the user configured), no file kinds that can contain code, size limits,
+//! verified digests, names that cannot leave their folder, and the hub's token only to the hub's
+//! own host.
 
 mod digests;
 mod download;
@@ -28,5 +29,5 @@ pub use settings::Settings;
 pub use source::{Repository, Source, Want, is_remote};
 pub use watch::Watch;
 
-/// File patterns, as `hf:` paths and lists of local files take them.
+/// File patterns, for `hf:` paths and lists of local files.
 pub use pattern::{fits as fits_pattern, is_pattern};

@@ -1,5 +1,5 @@
-//! [`Lock`]: what the remote sources of an experiment are, exactly. Written beside the experiment as
-//! `EXPERIMENT.lock.yaml`, and meant to be committed with it.
+//! [`Lock`]: the exact content of an experiment's remote sources. It is written to
+//! `EXPERIMENT.lock.yaml` next to the experiment and should be committed.
 
 use std::collections::BTreeMap;
 
@@ -11,23 +11,23 @@ use crate::source::{Source, is_sha256};
 
 const FORMAT: u32 = 1;
 
-/// What the remote sources of an experiment are, by their names.
+/// The locked remote sources of an experiment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Lock {
     format: u32,
-    /// By [`Source`] as text.
+    /// Keyed by [`Source`] as text.
     pub sources: BTreeMap<String, Locked>,
 }
 
-/// What a source is.
+/// A locked source.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Locked {
-    /// Of the hub: the commit.
+    /// For the hub: the commit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
-    /// Of a file in a wheel: the wheel's name.
+    /// For a file in a wheel: the name of the wheel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wheel: Option<String>,
     /// Its files, sorted by path.
@@ -38,17 +38,17 @@ pub struct Locked {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LockedFile {
-    /// In the repository or the wheel; of an address the file's name.
+    /// Path in the repository or the wheel; for an address, the file's name.
     pub path: String,
-    /// In bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// As other tools show it.
+    /// For comparison with other tools.
     pub sha256: String,
-    /// The name of its bytes in the store.
+    /// Its name in the store.
     pub blake3: Digest,
 }
 
-/// Why a text is no [`Lock`], in words.
+/// Why a text is not a valid [`Lock`].
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct LockError(String);
@@ -60,19 +60,19 @@ impl Default for Lock {
 }
 
 impl Lock {
-    /// What was read from a file, if it makes sense.
+    /// Validates a lock read from a file.
     ///
     /// # Errors
-    /// Another format, names that are no sources, files without digests.
+    /// An unknown format, invalid sources, or files without digests.
     pub fn checked(self) -> Result<Self, LockError> {
         if self.format != FORMAT {
-            return Err(LockError(format!("it has format {}, and this build reads {FORMAT}", self.format)));
+            return Err(LockError(format!("it has format {}, but this build reads {FORMAT}", self.format)));
         }
         for (name, locked) in &self.sources {
             let wrong = |why: String| LockError(format!("`{}`: {why}", name.escape_debug()));
             let source = Source::parse(name).map_err(wrong)?;
             if source.to_string() != *name {
-                return Err(wrong(format!("it is written `{source}`")));
+                return Err(wrong(format!("write it as `{source}`")));
             }
             locked.check().map_err(wrong)?;
         }
@@ -86,17 +86,17 @@ impl Locked {
             return Err("it has no files".to_owned());
         }
         if let Some(pair) = self.files.windows(2).find(|pair| pair[0].path >= pair[1].path) {
-            return Err(format!("its files are not sorted, or twice there: `{}`", pair[1].path.escape_debug()));
+            return Err(format!("its files are not sorted or not unique: `{}`", pair[1].path.escape_debug()));
         }
         let commit = |text: &String| text.len() == 40 && text.bytes().all(|b| b.is_ascii_hexdigit());
         if self.revision.as_ref().is_some_and(|revision| !commit(revision)) {
-            return Err("its revision is not the 40 digits of a commit".to_owned());
+            return Err("its revision is not a commit of 40 hex digits".to_owned());
         }
         for file in &self.files {
             let place = |why: &str| format!("file `{}`: {why}", file.path.escape_debug());
             kind::bad_path(&file.path).map_or(Ok(()), |why| Err(place(why)))?;
             if !is_sha256(&file.sha256) {
-                return Err(place("its sha256 is not 64 small hexadecimal digits"));
+                return Err(place("its sha256 is not 64 lowercase hex digits"));
             }
         }
         Ok(())
@@ -118,10 +118,10 @@ mod tests {
         of("hf:a/b", vec![file("a.json"), file("b.json")]).unwrap();
         for (name, files, part) in [
             ("hf:a/b", vec![], "no files"),
-            ("hf://a/b", vec![file("a.json")], "it is written `hf:a/b`"),
+            ("hf://a/b", vec![file("a.json")], "write it as `hf:a/b`"),
             ("data.json", vec![file("a.json")], "data.json"),
             ("hf:a/b", vec![file("b.json"), file("a.json")], "sorted"),
-            ("hf:a/b", vec![file("../a.json")], "below its folder"),
+            ("hf:a/b", vec![file("../a.json")], "leaves its folder"),
             ("hf:a/b", vec![LockedFile { sha256: "00".into(), ..file("a.json") }], "64"),
         ] {
             let error = of(name, files).unwrap_err().to_string();

@@ -1,11 +1,12 @@
-//! File patterns: `*` and `?` within a name, `**` over folders, `[abc]` and `[!a-z]` for one character.
+//! File patterns: `*` and `?` within a name, `**` across folders, `[abc]` and `[!a-z]` for one
+//! character.
 
-/// Whether `text` holds a character that makes it a pattern.
+/// Whether `text` contains a pattern character.
 pub fn is_pattern(text: &str) -> bool {
     text.contains(['*', '?', '['])
 }
 
-/// Whether the path `path` fits `pattern`, name by name. A name that is equal always fits.
+/// Whether `path` matches `pattern`, name by name. An equal name always matches.
 pub fn fits(pattern: &str, path: &str) -> bool {
     let pattern: Vec<&str> = pattern.split('/').collect();
     let path: Vec<&str> = path.split('/').collect();
@@ -19,7 +20,7 @@ fn names(pattern: &[&str], path: &[&str]) -> bool {
             names(rest, path) || path.split_first().is_some_and(|(_, below)| names(pattern, below))
         }
         (Some((first, rest)), Some((name, below))) => {
-            // What begins with a dot is hidden, as for a shell.
+            // As in a shell, a leading dot hides a name.
             let hidden = name.starts_with('.') && !first.starts_with('.');
             let fits = first == name || {
                 let (first, name): (Vec<char>, Vec<char>) = (first.chars().collect(), name.chars().collect());
@@ -31,7 +32,7 @@ fn names(pattern: &[&str], path: &[&str]) -> bool {
     }
 }
 
-/// Greedy with one place to come back to: never more than pattern × name steps.
+/// Greedy with one backtracking point: at most pattern × name steps.
 fn name_fits(pattern: &[char], name: &[char]) -> bool {
     let (mut p, mut n) = (0, 0);
     let mut star: Option<(usize, usize)> = None;
@@ -63,7 +64,8 @@ fn name_fits(pattern: &[char], name: &[char]) -> bool {
     pattern[p..].iter().all(|c| *c == '*')
 }
 
-/// The length of the class that `pattern` begins with, if `c` is in it. An open bracket without an end stands for itself.
+/// Length of the class at the start of `pattern`, if `c` is in it. A bracket that is never closed
+/// is literal.
 fn class(pattern: &[char], c: char) -> Option<usize> {
     let negated = matches!(pattern.get(1), Some('!' | '^'));
     let start = if negated { 2 } else { 1 };

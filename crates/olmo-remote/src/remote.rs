@@ -1,4 +1,4 @@
-//! [`Remote`]: fetches sources, and says what they are.
+//! [`Remote`]: resolves and fetches sources.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,34 +21,34 @@ pub struct Remote {
     client: Client,
 }
 
-/// A source that was fetched.
+/// A fetched source.
 #[derive(Debug)]
 pub struct Fetched {
-    /// What it is; where it was locked already, the same again.
+    /// Its resolved content; identical to the given lock, if there was one.
     pub locked: Locked,
-    /// Where its files lie, in the order of `locked.files`.
+    /// Paths of its files, in the order of `locked.files`.
     pub files: Vec<PathBuf>,
 }
 
-/// A file that is to come.
-struct Coming {
+/// A file to fetch.
+struct PendingFile {
     path: String,
     expected: Expected,
 }
 
 impl Remote {
     /// # Errors
-    /// The settings cannot be used.
+    /// The settings are invalid.
     pub fn new(settings: &Settings) -> Result<Self, RemoteError> {
         Ok(Self { client: Client::new(settings)? })
     }
 
-    /// Fetches `source` into the folder `folder`, which is made, and which the caller alone uses. With `locked`, it has
-    /// to be what it was; else what it is now is found out. `single`: it has to be one file. What a stopped process left in
-    /// `folder` is gone on with.
+    /// Fetches `source` into `folder`, which is created and must not be used by others. With
+    /// `locked`, the content must match it; otherwise the source is resolved. With `single`, it
+    /// must be one file. Continues downloads that a stopped process left in `folder`.
     ///
     /// # Errors
-    /// No network, no such source, another content than promised, no room: see [`RemoteError`].
+    /// No network, no such source, unexpected content, or no space: see [`RemoteError`].
     pub fn fetch(
         &self,
         source: &Source,
@@ -57,40 +57,41 @@ impl Remote {
         folder: &Path,
         watch: &mut dyn Watch,
     ) -> Result<Fetched, RemoteError> {
-        fs::create_dir_all(folder).context_during("make the folder", folder)?;
+        fs::create_dir_all(folder).context_during("create the folder", folder)?;
         let fetched = match source {
             Source::Https { url, sha256 } => {
                 let url = Url::parse(url).map_err(|why| RemoteError::Form { source_text: source.to_string(), why })?;
                 let expected = Expected { sha256: sha256.clone(), ..Expected::default() };
-                let coming = vec![Coming { path: url.file_name(), expected }];
-                self.all(coming, locked, folder, (None, None), &|_| Ok(url.clone()), watch)?
+                let coming = vec![PendingFile { path: url.file_name(), expected }];
+                self.fetch_all(coming, locked, folder, (None, None), &|_| Ok(url.clone()), watch)?
             }
             Source::Hub { repository, revision, path } => {
                 let name = source.to_string();
                 let (commit, coming) = match locked {
                     Some(Locked { revision: Some(commit), files, .. }) => {
-                        let coming = |f: &LockedFile| Coming { path: f.path.clone(), expected: Expected::default() };
+                        let coming =
+                            |f: &LockedFile| PendingFile { path: f.path.clone(), expected: Expected::default() };
                         (commit.clone(), files.iter().map(coming).collect())
                     }
                     _ => {
                         let found = hub::look_up(&self.client, &name, repository, revision, path, watch)?;
-                        let coming = |(path, expected)| Coming { path, expected };
+                        let coming = |(path, expected)| PendingFile { path, expected };
                         (found.commit, found.files.into_iter().map(coming).collect())
                     }
                 };
-                let coming: Vec<Coming> = coming;
+                let coming: Vec<PendingFile> = coming;
                 if single && coming.len() > 1 {
-                    let why = format!("one file is wanted, and it means {}", coming.len());
+                    let why = format!("expected one file, but it selects {}", coming.len());
                     return Err(RemoteError::NoFiles { source_text: name, why });
                 }
                 let url = |path: &str| hub::file_url(&self.client, &name, repository, &commit, path);
-                self.all(coming, locked, folder, (Some(commit.clone()), None), &url, watch)?
+                self.fetch_all(coming, locked, folder, (Some(commit.clone()), None), &url, watch)?
             }
             Source::Pypi { name, version, path } => {
                 let text = source.to_string();
                 let place = folder.join("wheel");
                 let _ = fs::remove_dir_all(&place);
-                fs::create_dir_all(&place).context_during("make the folder", &place)?;
+                fs::create_dir_all(&place).context_during("create the folder", &place)?;
                 watch.progress(&text, 0, None);
                 let wheel = wheel::download(self.client.settings(), &text, name, version, &place)?;
                 let to = file_place(folder, path)?;
@@ -104,21 +105,21 @@ impl Remote {
                     sha256: found.sha256,
                     blake3: found.blake3,
                 }];
-                // The wheel of another platform may hold the same file.
+                // The wheel for another platform may contain the same file.
                 let wheel = locked.and_then(|locked| locked.wheel.clone()).or(wheel);
                 Fetched { locked: Locked { revision: None, wheel, files }, files: vec![to] }
             }
         };
         if let Some(locked) = locked {
-            same(source, locked, &fetched.locked)?;
+            check_lock(source, locked, &fetched.locked)?;
         }
         Ok(fetched)
     }
 
-    /// Fetches all files of `coming`, one after the other.
-    fn all(
+    /// Fetches all files of `coming`, one after another.
+    fn fetch_all(
         &self,
-        coming: Vec<Coming>,
+        coming: Vec<PendingFile>,
         locked: Option<&Locked>,
         folder: &Path,
         (revision, wheel): (Option<String>, Option<String>),
@@ -127,7 +128,7 @@ impl Remote {
     ) -> Result<Fetched, RemoteError> {
         let most = self.client.settings().max_bytes;
         let (mut files, mut places) = (Vec::new(), Vec::new());
-        for Coming { path, mut expected } in coming {
+        for PendingFile { path, mut expected } in coming {
             if let Some(known) = locked.and_then(|locked| locked.files.iter().find(|file| file.path == path)) {
                 expected = Expected { size: Some(known.size), sha256: Some(known.sha256.clone()), git: None };
             }
@@ -143,20 +144,20 @@ impl Remote {
     }
 }
 
-/// Where the file `path` of a source lies in its folder; the folders above it are made.
+/// Path of the file `path` of a source in its folder; creates its parent folders.
 fn file_place(folder: &Path, path: &str) -> Result<PathBuf, RemoteError> {
     let place = folder.join("files").join(path);
     let parent = place.parent().unwrap_or(folder);
-    fs::create_dir_all(parent).context_during("make the folder", parent)?;
+    fs::create_dir_all(parent).context_during("create the folder", parent)?;
     Ok(place)
 }
 
-/// Whether a source is what was locked.
-fn same(source: &Source, locked: &Locked, found: &Locked) -> Result<(), RemoteError> {
+/// Checks that a source matches its lock.
+fn check_lock(source: &Source, locked: &Locked, found: &Locked) -> Result<(), RemoteError> {
     for file in &locked.files {
         let what = format!("{source}, {}", file.path);
         let Some(now) = found.files.iter().find(|now| now.path == file.path) else {
-            let why = format!("the file `{}` of the lock is not there any more", file.path);
+            let why = format!("the locked file `{}` no longer exists", file.path);
             return Err(RemoteError::NoFiles { source_text: source.to_string(), why });
         };
         if now.size != file.size {
@@ -175,7 +176,7 @@ fn same(source: &Source, locked: &Locked, found: &Locked) -> Result<(), RemoteEr
 }
 
 impl Locked {
-    /// The artifacts that a source of this content is as `want`: of each its files, by their names in it.
+    /// The artifacts that a source with this content gives for `want`, each with its files by name.
     pub fn artifacts(&self, source: &Source, want: Want) -> Vec<Vec<(String, &LockedFile)>> {
         if want != Want::Folder {
             let name = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();

@@ -1,26 +1,26 @@
-//! [`Settings`]: where the hub is, who asks, and how much is taken.
+//! [`Settings`]: the hub's address, credentials and limits.
 
 use std::time::Duration;
 
-/// The hub if nothing else is said.
+/// Default hub.
 const HUB: &str = "https://huggingface.co";
 
-/// How remote sources are reached.
+/// How to reach remote sources.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The hub's address, without a slash at its end.
+    /// The hub's address, without a trailing slash.
     pub hub: String,
-    /// Sent to the hub's own host, never elsewhere.
+    /// Sent only to the hub's own host.
     pub token: Option<String>,
-    /// More certificates to trust, in PEM.
+    /// Additional trusted certificates, in PEM.
     pub certificates: Option<std::path::PathBuf>,
-    /// No file may be larger, in bytes.
+    /// Maximum size of a file in bytes.
     pub max_bytes: u64,
-    /// How often a request is tried before it counts as failed.
+    /// Number of attempts before a request fails.
     pub attempts: u32,
-    /// The wait before the second attempt; it doubles from one to the next.
+    /// Wait before the second attempt; doubles each time.
     pub pause: Duration,
-    /// The longest wait that a server may ask for.
+    /// Longest wait that a server may ask for.
     pub longest_wait: Duration,
     /// The command that runs pip; empty: `python3 -m pip`, or `pip`.
     pub pip: Vec<String>,
@@ -42,11 +42,11 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// What the environment says: `HF_ENDPOINT`, `HF_TOKEN`, `SSL_CERT_FILE`, `OLMO_PIPE_MAX_DOWNLOAD_GIB`,
-    /// `OLMO_PIPE_PIP` (words between spaces).
+    /// Reads the settings from the environment: `HF_ENDPOINT`, `HF_TOKEN`, `SSL_CERT_FILE`,
+    /// `OLMO_PIPE_MAX_DOWNLOAD_GIB`, `OLMO_PIPE_PIP` (split at spaces).
     ///
     /// # Errors
-    /// A number that is none.
+    /// An invalid number.
     pub fn of_environment(variable: impl Fn(&str) -> Option<String>) -> Result<Self, String> {
         let variable = |name: &str| variable(name).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
         let mut settings = Self { token: variable("HF_TOKEN"), ..Self::default() };

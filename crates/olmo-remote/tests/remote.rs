@@ -98,7 +98,7 @@ fn half_a_file_is_gone_on_with_and_a_server_that_never_gives_the_rest_is_an_erro
     let source = format!("{}/chats.jsonl", stuck.address);
     let error = fetch(&settings("https://hub.example"), &source, None, &dir.path().join("b")).unwrap_err();
     assert!(matches!(error, RemoteError::Half { there: 10, expected: 34, attempts: 3, .. }), "{error}");
-    assert!(error.hint().unwrap().contains("gone on with"));
+    assert!(error.hint().unwrap().contains("continue the download"));
 }
 
 #[test]
@@ -189,7 +189,7 @@ fn what_is_not_there_or_not_allowed_is_said_with_the_address() {
     let dir = tempfile::tempdir().unwrap();
     let error = fetch(&settings("https://hub.example"), &format!("{}/gone.jsonl", server.address), None, dir.path())
         .unwrap_err();
-    assert_eq!(error.to_string(), format!("{}/gone.jsonl: the server answers 404", server.address));
+    assert_eq!(error.to_string(), format!("{}/gone.jsonl: the server responded with 404", server.address));
     assert_eq!((error.code(), server.requests().len()), ("remote::not_found", 1));
     let error =
         fetch(&settings("https://hub.example"), &format!("{}/x.jsonl", server.address), None, dir.path()).unwrap_err();
@@ -323,7 +323,7 @@ fn files_folders_and_patterns_of_a_repository_are_chosen() {
     assert_eq!(of("hf:datasets/own/chats@refs%2Fpr%2F1/data/train-1.jsonl").unwrap(), ["data/train-1.jsonl"]);
     for (source, part) in [
         ("hf:datasets/own/chats/nothing.json", "there is no `nothing.json`"),
-        ("hf:datasets/own/chats/*.py", "none is of a kind"),
+        ("hf:datasets/own/chats/*.py", "none is of an allowed kind"),
         ("hf:datasets/own/other", "Repository not found"),
         ("hf:datasets/own/chats@v2", "404"),
     ] {
@@ -354,7 +354,7 @@ fn a_model_is_a_folder_whose_files_keep_their_places() {
     let before = cdn.requests().len();
     let error =
         Remote::new(&settings(&server.address)).unwrap().fetch(&source, None, true, dir.path(), &mut ()).unwrap_err();
-    assert!(error.to_string().contains("one file is wanted, and it means 2"), "{error}");
+    assert!(error.to_string().contains("expected one file, but it selects 2"), "{error}");
     assert_eq!(cdn.requests().len(), before);
 }
 
@@ -386,15 +386,15 @@ fn a_hub_with_hostile_names_or_answers_is_refused() {
     for (answer, part) in [
         (
             serde_json::json!({"sha": COMMIT, "siblings": [{"rfilename": "../../x.json"}]}).to_string(),
-            "does not stay below",
+            "leaves its folder",
         ),
         (
             serde_json::json!({"sha": COMMIT, "siblings": [{"rfilename": "a/\u{1b}[2J.json"}]}).to_string(),
             "control character",
         ),
-        (serde_json::json!({"sha": "main", "siblings": []}).to_string(), "names no commit"),
-        (serde_json::json!({"sha": COMMIT, "siblings": []}).to_string(), "no file of a kind"),
-        ("<html>".to_owned(), "cannot be read"),
+        (serde_json::json!({"sha": "main", "siblings": []}).to_string(), "has no commit"),
+        (serde_json::json!({"sha": COMMIT, "siblings": []}).to_string(), "no file of an allowed kind"),
+        ("<html>".to_owned(), "cannot parse"),
     ] {
         let server = Server::start(move |_| Reply::new(200, answer.clone()));
         let dir = tempfile::tempdir().unwrap();
@@ -412,7 +412,7 @@ fn redirects_to_weaker_places_and_in_circles_are_refused() {
         _ => Reply::new(302, ""),
     });
     for (path, part) in
-        [("circle", "10 redirects"), ("plain", "plain http"), ("file", "not an https"), ("nowhere", "where to")]
+        [("circle", "10 redirects"), ("plain", "plain http"), ("file", "not an https"), ("nowhere", "no location")]
     {
         let dir = tempfile::tempdir().unwrap();
         let source = format!("{}/{path}.json", server.address);
@@ -496,7 +496,7 @@ fn a_wheel_without_the_file_damaged_or_not_to_be_had_is_an_error_that_names_it()
     assert!(matches!(&error, RemoteError::Wheel { why, .. } if why.contains("damaged")), "{error}");
     // Cut off.
     std::fs::write(&path, &good[..good.len() / 2]).unwrap();
-    assert!(of(&settings, "some_data/b.json").to_string().contains("no wheel that can be read"));
+    assert!(of(&settings, "some_data/b.json").to_string().contains("not a readable wheel"));
 
     let failing = pip(dir.path(), "echo 'ERROR: No matching distribution found for some-data==1.0' >&2; exit 1");
     let error = of(&failing, "some_data/b.json");
@@ -505,7 +505,7 @@ fn a_wheel_without_the_file_damaged_or_not_to_be_had_is_an_error_that_names_it()
     let missing = Settings { pip: vec!["/nowhere/pip".into()], ..settings.clone() };
     let error = of(&missing, "some_data/b.json");
     assert!(
-        error.to_string().contains("there is no pip") && error.hint().unwrap().contains("OLMO_PIPE_PIP"),
+        error.to_string().contains("pip was not found") && error.hint().unwrap().contains("OLMO_PIPE_PIP"),
         "{error}"
     );
     let empty = pip(dir.path(), "exit 0");

@@ -1,17 +1,17 @@
-//! Causal attention of one row of tokens, without a matrix of scores: ATen's flash kernel for CPUs.
+//! Causal attention of one row of tokens, without a score matrix: ATen's flash kernel for CPUs.
 
 use tch::Tensor;
 
 use crate::view;
 
-/// Queries, keys and values of one row of tokens, side by side in each token's row.
+/// Queries, keys and values of one row of tokens, next to each other in each token's row.
 #[derive(Clone, Copy, Debug)]
 pub struct AttentionShape {
-    /// Tokens.
+    /// Number of tokens.
     pub sequence: usize,
-    /// Query heads.
+    /// Number of query heads.
     pub heads: usize,
-    /// Key and value heads; divides `heads`.
+    /// Number of key and value heads; divides `heads`.
     pub kv_heads: usize,
     /// Width of a head.
     pub head: usize,
@@ -37,12 +37,12 @@ impl AttentionShape {
     /// Views of the three parts, `[1, heads, sequence, head]` each.
     ///
     /// # Safety
-    /// `start` begins `sequence` rows of queries, keys and values that outlive the tensors.
+    /// `start` points to `sequence` rows of queries, keys and values that outlive the tensors.
     unsafe fn parts(&self, start: *const f32) -> [Tensor; 3] {
         let (d, kv) = (self.d(), self.kv());
         [(0, self.heads), (d, self.kv_heads), (d + kv, self.kv_heads)].map(|(at, heads)| {
             let size = [1, heads as i64, self.sequence as i64, self.head as i64];
-            // SAFETY: the caller's promise.
+            // SAFETY: guaranteed by the caller.
             unsafe { view(start.add(at), &size, &[0, self.head as i64, self.stride() as i64, 1]) }
         })
     }
@@ -50,21 +50,22 @@ impl AttentionShape {
     /// A view of `[sequence, d]` as `[1, heads, sequence, head]`.
     ///
     /// # Safety
-    /// As for [`AttentionShape::parts`].
+    /// See [`AttentionShape::parts`].
     unsafe fn output(&self, start: *const f32) -> Tensor {
         let size = [1, self.heads as i64, self.sequence as i64, self.head as i64];
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { view(start, &size, &[0, self.head as i64, self.d() as i64, 1]) }
     }
 
-    /// The kernel has as many key heads as query heads: shared ones are repeated.
+    /// The kernel needs as many key heads as query heads: shared ones are repeated.
     fn repeated(&self, part: Tensor) -> Tensor {
         let group = (self.heads / self.kv_heads) as i64;
         if group == 1 { part } else { part.repeat_interleave_self_int(group, 1, None) }
     }
 }
 
-/// `output [sequence, d]` and `lse [heads, sequence]`, the log of each row's sum, from `heads [sequence, qkv]`.
+/// Computes `output [sequence, d]` and `lse [heads, sequence]`, the log of each row's sum, from
+/// `heads [sequence, qkv]`.
 ///
 /// # Panics
 /// The slices do not have these sizes.
@@ -90,7 +91,8 @@ pub fn attention_forward(shape: &AttentionShape, heads: &[f32], output: &mut [f3
     target.copy_(&sums);
 }
 
-/// `dheads`, the gradient of `heads`, from the incoming `doutput` and what the forward pass made.
+/// Computes `dheads`, the gradient of `heads`, from the incoming `doutput` and the results of the
+/// forward pass.
 ///
 /// # Panics
 /// The slices do not have their sizes.

@@ -1,4 +1,4 @@
-//! Tensors on a device: made, filled, read, and multiplied with f32 sums.
+//! Tensors on a device: creation, transfer, and products with f32 sums.
 
 use tch::{Device, Kind, Tensor};
 
@@ -8,32 +8,32 @@ fn sizes(shape: &[usize]) -> Vec<i64> {
     shape.iter().map(|&n| n as i64).collect()
 }
 
-/// Memory of any content.
+/// Uninitialised memory.
 ///
 /// # Panics
-/// The device has no room for it; the message is libtorch's.
+/// The device is out of memory; the message is libtorch's.
 pub fn empty(shape: &[usize], kind: Kind, device: Device) -> Tensor {
     Tensor::empty(sizes(shape), (kind, device))
 }
 
-/// `values` on a device, f32; waits for a GPU.
+/// Copies `values` to a device as f32; waits for a GPU.
 pub fn upload(values: &[f32], device: Device) -> Tensor {
     Tensor::from_slice(values).to_device(device)
 }
 
-/// Whole numbers on a device, as [`upload_beside`].
+/// Copies integers to a device, like [`upload_beside`].
 pub fn upload_integers(values: &[i64], device: Device) -> Tensor {
     upload_beside(Tensor::from_slice(values), device)
 }
 
-/// A tensor of the host on a device. On a GPU the copy runs beside what the host does next, from memory that the driver has pinned.
+/// Copies a host tensor to a device. On a GPU, the copy is asynchronous, from pinned memory.
 pub(crate) fn upload_beside(host: Tensor, device: Device) -> Tensor {
     if !device.is_cuda() || host.numel() == 0 {
         return host.to_device(device);
     }
     let kind = host.kind();
     let pinned = shim::pinned(&host).unwrap_or_else(|words| panic!("libtorch does not pin memory: {words}"));
-    // libtorch keeps the pinned memory until the copy has ended.
+    // libtorch keeps the pinned memory until the copy is complete.
     pinned.to_device_(device, kind, true, false)
 }
 
@@ -59,17 +59,18 @@ fn read<T: Copy + tch::kind::Element>(tensor: &Tensor, kind: Kind, zero: T) -> V
     if values.is_empty() {
         return values;
     }
-    // SAFETY: a view of the vector, which outlives it; the copy has ended when it returns.
+    // SAFETY: a view of the vector, which outlives it; the copy is complete when it returns.
     let mut host = unsafe { Tensor::from_blob(values.as_mut_ptr().cast(), &tensor.size(), &[], kind, Device::Cpu) };
     host.copy_(tensor);
     drop(host);
     values
 }
 
-/// `sum = left right`, or `sum += left right` with `add`; `sum` is f32 whatever the factors are, so that small parts are not lost.
+/// `sum = left right`, or `sum += left right` with `add`; `sum` is always f32, so that small terms
+/// are not lost.
 pub fn add_product(sum: &Tensor, left: &Tensor, right: &Tensor, add: bool) {
     let wide = |x: &Tensor| x.to_kind(Kind::Float);
-    // libtorch multiplies bf16 into f32 on GPUs alone.
+    // libtorch multiplies bf16 into f32 only on GPUs.
     let (left, right) =
         if sum.device().is_cuda() { (left.shallow_clone(), right.shallow_clone()) } else { (wide(left), wide(right)) };
     let _ = match (left.kind(), add) {

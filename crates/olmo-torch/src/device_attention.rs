@@ -1,14 +1,16 @@
-//! Causal attention over whole batches on a device, forward and backward, without a matrix of scores where a kernel saves it.
+//! Causal attention over whole batches on a device, forward and backward, without a score matrix
+//! where a kernel avoids it.
 //!
-//! | where, of what | kernel |
+//! | device and type, shapes | kernel |
 //! |---|---|
-//! | CUDA bf16, whole causal rows, as many key heads as query heads, heads of a multiple of 8 up to 128, at least 128 tokens | cuDNN's |
-//! | CUDA bf16 else, heads up to 256 | flash, over documents by cumulative lengths; grouped heads and windows are its own |
-//! | CUDA f32, and wider heads | products and softmax in f32, a piece of queries at a time |
+//! | CUDA bf16, whole causal rows, as many key heads as query heads, head width a multiple of 8 up to 128, at least 128 tokens | cuDNN |
+//! | CUDA bf16 otherwise, head width up to 256 | flash, with cumulative lengths for documents; supports grouped heads and windows |
+//! | CUDA f32, and wider heads | products and softmax in f32, for several queries at a time |
 //! | CPU (tests) | ATen's flash kernel for CPUs |
 //!
-//! `OLMO_PIPE_ATTENTION=flash|cudnn|math` overrides for trials, where the kernel can do it. cuDNN's and flash kernels' backward passes on CUDA
-//! add in no fixed order: two runs differ in last bits.
+//! For trials, `OLMO_PIPE_ATTENTION=flash|cudnn|math` overrides the choice where the kernel
+//! supports the shape. On CUDA, the backward passes of cuDNN and flash add in no fixed order: two
+//! runs differ in the last bits.
 
 mod math;
 
@@ -20,36 +22,37 @@ use tch::{Device, Kind, Tensor};
 use crate::device::upload_beside;
 use crate::shim::{self, Cudnn, Cut};
 
-/// Attention of a batch: causal, and narrower by a window or by documents.
+/// Attention of a batch: causal, optionally restricted to a window or to documents.
 #[derive(Clone, Debug)]
 pub struct DeviceAttention {
-    /// Rows of tokens.
+    /// Number of rows.
     pub batch: usize,
-    /// Tokens of a row.
+    /// Row length in tokens.
     pub sequence: usize,
-    /// Query heads.
+    /// Number of query heads.
     pub heads: usize,
-    /// Key and value heads; divides `heads`.
+    /// Number of key and value heads; divides `heads`.
     pub kv_heads: usize,
     /// Width of a head.
     pub head: usize,
-    /// Tokens that one sees at most: itself and those before it.
+    /// Maximum number of tokens that a token attends to: itself and those before it.
     pub window: Option<usize>,
-    /// A token sees none of another document.
+    /// Restricts attention to each token's own document.
     pub documents: Option<Documents>,
 }
 
-/// Where documents begin and end in the flattened tokens of a batch.
+/// Boundaries of documents in the flattened tokens of a batch.
 pub struct Documents {
-    /// `[documents + 1]`, i32: the first token of each in the flattened batch, and the number of tokens.
+    /// `[documents + 1]`, i32: the first token of each document in the flattened batch, then the
+    /// number of tokens.
     ends: Tensor,
-    /// Tokens of the longest document.
+    /// Length of the longest document in tokens.
     longest: usize,
-    /// `[batch, sequence]`, i64: for each token the place in its row where its document begins.
+    /// `[batch, sequence]`, i64: for each token, the position in its row where its document begins.
     starts: Tensor,
 }
 
-/// Never by the tensors' values: what tells of a GPU's failure must not ask it.
+/// Without the tensors' values: a report of a GPU's failure must not access the GPU.
 impl fmt::Debug for Documents {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} of at most {} tokens", self.count(), self.longest)
@@ -64,10 +67,11 @@ impl Clone for Documents {
 }
 
 impl Documents {
-    /// `starts`: for each token the place in its row where its document begins, row after row. The end of a row ends a document.
+    /// `starts`: for each token, the position in its row where its document begins, row by row. The
+    /// end of a row ends a document.
     ///
     /// # Panics
-    /// There are not `batch * sequence` of them, or a document begins after one of its tokens.
+    /// There are not `batch * sequence` entries, or a document begins after one of its tokens.
     pub fn new(starts: &[u32], batch: usize, sequence: usize, device: Device) -> Documents {
         assert_eq!(starts.len(), batch * sequence, "a place for each token");
         let mut ends: Vec<i32> = Vec::new();
@@ -89,18 +93,18 @@ impl Documents {
         }
     }
 
-    /// Tokens of the longest.
+    /// Length of the longest document in tokens.
     pub fn longest(&self) -> usize {
         self.longest
     }
 
-    /// How many there are.
+    /// Number of documents.
     pub fn count(&self) -> usize {
         self.ends.numel() - 1
     }
 }
 
-/// Who computes attention.
+/// The attention kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttentionKernel {
     /// cuDNN.
@@ -109,11 +113,11 @@ pub enum AttentionKernel {
     Flash,
     /// ATen's flash kernel for CPUs.
     Cpu,
-    /// Matrix products and softmax in f32, anywhere.
+    /// Matrix products and softmax in f32, on any device.
     Math,
 }
 
-/// What the backward pass needs beside queries, keys and values.
+/// State for the backward pass, in addition to queries, keys and values.
 #[derive(Debug)]
 pub struct AttentionKept {
     /// `[tokens, heads * head]`, contiguous.
@@ -124,7 +128,7 @@ pub struct AttentionKept {
 #[derive(Debug)]
 enum Kept {
     Cudnn(Cudnn),
-    /// Log-sum-exp, the generator's state, and a tensor of no use.
+    /// Log-sum-exp, the generator's state, and an unused tensor.
     Flash([Tensor; 3]),
     /// Log-sum-exp.
     Cpu(Tensor),
@@ -132,7 +136,7 @@ enum Kept {
 }
 
 impl AttentionKept {
-    /// Who computed it, and will compute its gradient.
+    /// The kernel that computed it, and will compute its gradient.
     pub fn kernel(&self) -> AttentionKernel {
         match self.kept {
             Kept::Cudnn(_) => AttentionKernel::Cudnn,
@@ -143,10 +147,10 @@ impl AttentionKept {
     }
 }
 
-/// cuDNN refused a shape that it was chosen for; set once, with its words.
+/// Set once, with cuDNN's message, if it rejects a shape for which it was chosen.
 static REFUSAL: OnceLock<String> = OnceLock::new();
 
-/// Why cuDNN is not used for attention although the shape is one of its; `None` while it is.
+/// Why cuDNN is not used for attention, although the shape qualifies; `None` while it is used.
 pub fn cudnn_refusal() -> Option<&'static str> {
     REFUSAL.get().map(String::as_str)
 }
@@ -160,7 +164,7 @@ impl DeviceAttention {
         1.0 / (self.head as f64).sqrt()
     }
 
-    /// Who computes it, by the table above; `wish` is what `OLMO_PIPE_ATTENTION` holds.
+    /// The kernel, by the table above; `wish` is the value of `OLMO_PIPE_ATTENTION`.
     pub fn kernel(&self, kind: Kind, device: Device, wish: Option<&str>) -> AttentionKernel {
         if wish == Some("math") {
             return AttentionKernel::Math;
@@ -180,7 +184,7 @@ impl DeviceAttention {
         }
     }
 
-    /// Whether the kernel has to be told more than "causal"; a window that no row exceeds is none.
+    /// The window, if it restricts more than causality; `None` if no row is longer than it.
     fn narrowing(&self) -> Option<usize> {
         self.window.filter(|&window| window < self.sequence)
     }
@@ -196,24 +200,24 @@ impl DeviceAttention {
         self.rows(part).transpose(1, 2)
     }
 
-    /// `[batch, heads, sequence, head]` as `[tokens, heads, head]`, last stride 1.
+    /// `[batch, heads, sequence, head]` as `[tokens, heads, head]`, with a last stride of 1.
     fn tokens_first(&self, part: &Tensor, heads: usize) -> Tensor {
         let [tokens, heads, head] = [self.tokens(), heads, self.head].map(|n| n as i64);
         part.transpose(1, 2).reshape([tokens, heads, head])
     }
 
-    /// `[tokens, heads, head]` of any strides as the contiguous `[tokens, heads * head]`.
+    /// `[tokens, heads, head]` with any strides as the contiguous `[tokens, heads * head]`.
     fn flat(&self, output: &Tensor) -> Tensor {
         output.reshape([self.tokens() as i64, (self.heads * self.head) as i64]).contiguous()
     }
 
-    /// Shared key heads, each as often as query heads share it; `[batch, heads, sequence, head]`.
+    /// Repeats shared key heads once per query head; `[batch, heads, sequence, head]`.
     fn repeated(&self, part: Tensor) -> Tensor {
         let group = (self.heads / self.kv_heads) as i64;
         if group == 1 { part } else { part.repeat_interleave_self_int(group, 1, None) }
     }
 
-    /// The gradient of what [`DeviceAttention::repeated`] repeated.
+    /// The gradient of [`DeviceAttention::repeated`].
     fn shared(&self, gradient: Tensor) -> Tensor {
         let group = self.heads / self.kv_heads;
         if group == 1 {
@@ -223,7 +227,8 @@ impl DeviceAttention {
         gradient.reshape(size).sum_dim_intlist([2i64].as_slice(), false, None)
     }
 
-    /// What is added to scores, 0 or -inf; `None` if causality says it all. `[1 or batch, 1, sequence, sequence]`.
+    /// The bias added to scores, 0 or -inf; `None` if causality is enough.
+    /// `[1 or batch, 1, sequence, sequence]`.
     fn bias(&self, kind: Kind, device: Device) -> Option<Tensor> {
         if self.narrowing().is_none() && self.documents.is_none() {
             return None;
@@ -235,7 +240,8 @@ impl DeviceAttention {
         Some(bias.unsqueeze(1))
     }
 
-    /// Whether queries at places of a row see keys at others: `[1 or batch, queries, keys]`, or of one `row` alone.
+    /// Whether queries at some positions of a row see keys at others:
+    /// `[1 or batch, queries, keys]`, or for one `row` only.
     fn seen(&self, queries: &Tensor, keys: &Tensor, row: Option<usize>) -> Tensor {
         let (queries, keys) = (queries.view([1, -1, 1]), keys.view([1, 1, -1]));
         let mut seen = keys.le_tensor(&queries);
@@ -266,7 +272,8 @@ impl DeviceAttention {
         }
     }
 
-    /// How a flash kernel cuts, and its tensors in its layout with heads padded to a multiple of 8.
+    /// The sequence boundaries for a flash kernel, and the tensors in its layout with heads padded
+    /// to a multiple of 8.
     fn flash_parts(&self, parts: [&Tensor; 3]) -> (Cut<'_>, [Tensor; 3]) {
         let ends = self.documents.as_ref().map(|documents| &documents.ends);
         let longest = self.documents.as_ref().map_or(self.sequence, |documents| documents.longest);
@@ -284,7 +291,7 @@ impl DeviceAttention {
         part.view([batch, sequence, part.size()[1], part.size()[2]])
     }
 
-    /// Back from [`DeviceAttention::flash_layout`].
+    /// The inverse of [`DeviceAttention::flash_layout`].
     fn out_of_flash(&self, part: &Tensor) -> Tensor {
         let size = part.size();
         let [heads, head] = [size[size.len() - 2], size[size.len() - 1]];
@@ -292,16 +299,18 @@ impl DeviceAttention {
     }
 }
 
-/// `[tokens, heads, head]` where kernels that move 16 bytes at once may read it: itself, or a copy if it lies elsewhere.
+/// `[tokens, heads, head]`, aligned for kernels that move 16 bytes at a time: the tensor itself, or
+/// a copy if it is not aligned.
 fn aligned(part: &Tensor) -> Tensor {
     let lies = (part.data_ptr() as usize).is_multiple_of(16) && part.stride()[..2].iter().all(|stride| stride % 8 == 0);
     if lies { part.shallow_clone() } else { part.contiguous().copy() }
 }
 
-/// Attention of `q [tokens, heads, head]`, `k` and `v` `[tokens, kv_heads, head]`; views with a last stride of 1.
+/// Attention of `q [tokens, heads, head]` and `k` and `v` `[tokens, kv_heads, head]`; views with a
+/// last stride of 1.
 ///
 /// # Panics
-/// Sizes do not fit, or libtorch refuses, with its words.
+/// Sizes do not match, or libtorch fails, with its message.
 pub fn device_attention_forward(attention: &DeviceAttention, q: &Tensor, k: &Tensor, v: &Tensor) -> AttentionKept {
     let wish = std::env::var("OLMO_PIPE_ATTENTION").ok();
     let chosen = attention.kernel(q.kind(), q.device(), wish.as_deref());
@@ -309,7 +318,8 @@ pub fn device_attention_forward(attention: &DeviceAttention, q: &Tensor, k: &Ten
         if REFUSAL.get().is_none() {
             match forward(attention, AttentionKernel::Cudnn, [q, k, v]) {
                 Ok(kept) => return kept,
-                // Which shapes cuDNN takes depends on its version and the GPU: the flash kernels take them all.
+                // The shapes that cuDNN supports depend on its version and the GPU: the flash
+                // kernels support them all.
                 Err(words) if words.to_lowercase().contains("cudnn") => drop(REFUSAL.set(words)),
                 Err(words) => panic!("attention by cuDNN, {attention:?}:\n{words}"),
             }
@@ -319,10 +329,10 @@ pub fn device_attention_forward(attention: &DeviceAttention, q: &Tensor, k: &Ten
     device_attention_forward_by(chosen, attention, q, k, v)
 }
 
-/// As [`device_attention_forward`], by a kernel of the caller's choice.
+/// Like [`device_attention_forward`], with a given kernel.
 ///
 /// # Panics
-/// As there.
+/// See [`device_attention_forward`].
 pub fn device_attention_forward_by(
     kernel: AttentionKernel,
     attention: &DeviceAttention,
@@ -374,10 +384,11 @@ fn forward(attention: &DeviceAttention, kernel: AttentionKernel, parts: [&Tensor
     }
 }
 
-/// The gradients of `q`, `k` and `v`, in their sizes with a last stride of 1, for the incoming `doutput [tokens, heads * head]`.
+/// The gradients of `q`, `k` and `v`, with the same sizes and a last stride of 1, for the incoming
+/// `doutput [tokens, heads * head]`.
 ///
 /// # Panics
-/// Sizes do not fit, or libtorch refuses, with its words.
+/// Sizes do not match, or libtorch fails, with its message.
 pub fn device_attention_backward(
     attention: &DeviceAttention,
     q: &Tensor,

@@ -1,11 +1,11 @@
-//! What there is to compute on.
+//! The available compute devices.
 
-/// CUDA as this build of libtorch and this machine have it.
+/// CUDA support of this build of libtorch and this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cuda {
-    /// Whether the libtorch that runs holds CUDA at all (`scripts/libtorch cuda`).
+    /// Whether the running libtorch has CUDA at all (`scripts/libtorch cuda`).
     pub built: bool,
-    /// Devices that its driver offers.
+    /// Number of devices that its driver offers.
     pub devices: usize,
 }
 
@@ -14,7 +14,8 @@ pub fn emulated() -> bool {
     std::env::var_os("OLMO_PIPE_EMULATE_GPU").is_some_and(|value| value == "1")
 }
 
-/// Looks for CUDA; asks no driver where libtorch is the CPU's. `has_cuda` would not do: without a driver it says no.
+/// Looks for CUDA; does not call a driver if libtorch is a CPU build. `has_cuda` does not help: it
+/// is false without a driver.
 pub fn cuda() -> Cuda {
     let built = tch::utils::has_cudart();
     let devices = if built { tch::Cuda::device_count().max(0) as usize } else { 0 };

@@ -1,7 +1,9 @@
-//! What olmo-pipe takes from libtorch, as functions over f32 memory: matrix products, attention, and what there is to compute on.
+//! The functions that olmo-pipe uses from libtorch, over f32 memory: matrix products, attention,
+//! and device queries.
 //!
-//! The names of `tch` end here and in the nodes of `olmo-ops`: whoever replaces the library replaces these two. Everything runs in
-//! the thread that calls it ([`keep_to_one_thread`]); `olmo-ops` divides the work itself, in the same pieces every time.
+//! `tch` is used only here and in the nodes of `olmo-ops`, so replacing the library means replacing
+//! these two. Everything runs in the calling thread ([`keep_to_one_thread`]); `olmo-ops` divides
+//! the work itself, always into the same pieces.
 
 mod attention;
 mod device;
@@ -21,7 +23,7 @@ pub use kernels::{Argument, Element, KernelError, KernelFolders, Kernels, compil
 pub use shim::{allow_tf32, tf32_allowed};
 pub use tch::{Device as Place, Device, Kind, Tensor};
 
-/// The version that this was built and tested with.
+/// The libtorch version used for building and testing.
 pub const VERSION: &str = "2.11.0";
 
 /// A matrix in f32 memory.
@@ -31,35 +33,35 @@ pub struct Matrix {
     pub start: *const f32,
     /// Rows and columns.
     pub size: [usize; 2],
-    /// Elements from one row, and from one column, to the next.
+    /// Row stride and column stride, in elements.
     pub strides: [usize; 2],
 }
 
 impl Matrix {
     /// # Safety
-    /// All elements lie in memory that outlives the tensor.
+    /// All elements are in memory that outlives the tensor.
     unsafe fn tensor(self) -> Tensor {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { view(self.start, &self.size.map(|n| n as i64), &self.strides.map(|n| n as i64)) }
     }
 }
 
 /// # Safety
-/// All elements lie in memory that outlives the tensor.
+/// All elements are in memory that outlives the tensor.
 unsafe fn view(start: *const f32, size: &[i64], strides: &[i64]) -> Tensor {
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     unsafe { Tensor::from_blob(start.cast(), size, strides, Kind::Float, Device::Cpu) }
 }
 
-/// `c = a b`, or `c += a b` with `add`; `c` is row-major with `c_stride` elements from one row to the next.
+/// `c = a b`, or `c += a b` with `add`; `c` is row-major with a row stride of `c_stride`.
 ///
 /// # Safety
-/// The matrices lie in memory that may be read (`c`: written), and `c` overlaps nothing that is in use.
+/// The matrices are in readable memory (`c`: writable), and `c` does not overlap anything in use.
 ///
 /// # Panics
-/// Sizes do not fit, or libtorch runs out of memory.
+/// Sizes do not match, or libtorch runs out of memory.
 pub unsafe fn gemm(a: Matrix, b: Matrix, c: *mut f32, c_stride: usize, add: bool) {
-    // SAFETY: the caller's promise; the tensors end with this call.
+    // SAFETY: guaranteed by the caller; the tensors do not outlive this call.
     let (a, b, mut c) = unsafe {
         let size = [a.size[0] as i64, b.size[1] as i64];
         (a.tensor(), b.tensor(), view(c, &size, &[c_stride as i64, 1]))
@@ -67,22 +69,22 @@ pub unsafe fn gemm(a: Matrix, b: Matrix, c: *mut f32, c_stride: usize, add: bool
     let _ = if add { c.addmm_(&a, &b) } else { a.mm_out(&c, &b) };
 }
 
-/// A tensor on the CPU around a copy of `values`.
+/// A CPU tensor with a copy of `values`.
 ///
 /// # Panics
-/// Their number is not that of `shape`.
+/// The number of values does not match `shape`.
 pub fn tensor(values: &[f32], shape: &[usize]) -> Tensor {
     let shape: Vec<i64> = shape.iter().map(|&n| n as i64).collect();
     Tensor::from_slice(values).reshape(&shape)
 }
 
-/// A contiguous f32 version of a tensor, unless it is that itself.
+/// A contiguous f32 version of a tensor; `None` if it already is one.
 pub fn as_contiguous_f32(tensor: &Tensor) -> Option<Tensor> {
     let is_one = tensor.kind() == Kind::Float && tensor.is_contiguous();
     (!is_one).then(|| tensor.to_kind(Kind::Float).contiguous())
 }
 
-/// The elements of a contiguous tensor of f32 on the CPU; `None` if it is not one.
+/// The elements of a contiguous f32 tensor on the CPU; `None` for any other tensor.
 pub fn elements(tensor: &Tensor) -> Option<&[f32]> {
     if tensor.kind() != Kind::Float || !tensor.is_contiguous() || tensor.device() != Device::Cpu {
         return None;
@@ -90,11 +92,12 @@ pub fn elements(tensor: &Tensor) -> Option<&[f32]> {
     if tensor.numel() == 0 {
         return Some(&[]);
     }
-    // SAFETY: such a tensor has so many f32 behind its pointer, for as long as it lives.
+    // SAFETY: such a tensor has this many f32 behind its pointer, for as long as it lives.
     Some(unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast_const().cast(), tensor.numel()) })
 }
 
-/// Lets libtorch use the calling thread alone, for good: its own threads and those of this program would be in each other's way.
+/// Restricts libtorch to the calling thread permanently: its own threads would compete with those
+/// of this program.
 pub fn keep_to_one_thread() {
     tch::set_num_threads(1);
 }

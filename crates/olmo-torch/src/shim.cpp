@@ -1,9 +1,10 @@
-// What libtorch has and `tch` does not: attention by cuDNN and by flash kernels with their backward passes, the current stream, and the switch
-// for TF32.
+// Functions of libtorch that `tch` lacks: attention by cuDNN and by flash kernels with their
+// backward passes, the current stream, and the switch for TF32.
 //
-// Tensors come as `at::Tensor*`, as torch-sys has them; those that go out are new and the caller's. Only libtorch's dispatcher is called, so
-// this links against the CPU tree too and needs no header of CUDA. A function returns null, or what went wrong as text for `olmo_free`:
-// no exception leaves here.
+// Tensors are passed as `at::Tensor*`, as in torch-sys; returned tensors are new and owned by the
+// caller. Only libtorch's dispatcher is called, so this also links against the CPU build and needs
+// no CUDA headers. A function returns null, or an error message for `olmo_free`: no exception
+// escapes.
 #include <ATen/Context.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/_flash_attention_backward.h>
@@ -25,7 +26,7 @@ Tensor or_none(const void* tensor) { return tensor ? at_(tensor) : Tensor(); }
 
 template <class Work> char* caught(Work work) {
   try {
-    // libtorch's own autograd has no part in this.
+    // Bypass libtorch's own autograd.
     at::AutoDispatchBelowADInplaceOrView guard;
     work();
     return nullptr;
@@ -55,8 +56,8 @@ extern "C" {
 
 void olmo_free(char* text) { std::free(text); }
 
-// q, k, v [batch, heads, sequence, head]; causal. kept: output (like q), log-sum-exp, seed, offset, two cumulative lengths (may be
-// undefined). lengths: the longest sequences of queries and keys.
+// q, k, v [batch, heads, sequence, head]; causal. kept: output (like q), log-sum-exp, seed, offset,
+// two cumulative lengths (may be undefined). lengths: the longest sequences of queries and keys.
 char* olmo_cudnn_forward(const void* q, const void* k, const void* v, double scale, void** kept, int64_t* lengths) {
   return caught([&] {
     auto made = at::_scaled_dot_product_cudnn_attention(at_(q), at_(k), at_(v), std::nullopt, true, 0.0, true, false, scale);
@@ -66,7 +67,7 @@ char* olmo_cudnn_forward(const void* q, const void* k, const void* v, double sca
   });
 }
 
-// kept and lengths as olmo_cudnn_forward gave them; gradients: of q, k, v.
+// kept and lengths as returned by olmo_cudnn_forward; gradients: of q, k, v.
 char* olmo_cudnn_backward(const void* doutput, const void* q, const void* k, const void* v, void* const* kept, const int64_t* lengths,
                           double scale, void** gradients) {
   return caught([&] {
@@ -77,9 +78,10 @@ char* olmo_cudnn_backward(const void* doutput, const void* q, const void* k, con
   });
 }
 
-// Causal. Without `ends` (null): q [batch, sequence, heads, head], k and v [batch, sequence, kv_heads, head]. With it (i32, documents + 1):
-// q [tokens, heads, head], k and v alike, and `longest` is the longest document. window: keys that a query sees, itself among them; 0 for
-// all. kept: output (like q), log-sum-exp, the generator's state and a tensor of no use.
+// Causal. Without `ends` (null): q [batch, sequence, heads, head], k and v [batch, sequence,
+// kv_heads, head]. With it (i32, documents + 1): q [tokens, heads, head], k and v likewise, and
+// `longest` is the longest document. window: number of keys that a query sees, including its own; 0
+// for all. kept: output (like q), log-sum-exp, the generator's state and an unused tensor.
 char* olmo_flash_forward(const void* q, const void* k, const void* v, const void* ends, int64_t longest, int64_t window, double scale,
                          void** kept) {
   return caught([&] {
@@ -100,12 +102,14 @@ char* olmo_flash_backward(const void* doutput, const void* q, const void* k, con
   });
 }
 
-// A copy in memory that the driver has pinned, for copies to a GPU that nobody waits for. (tch passes a device, which libtorch warns of.)
+// A copy in pinned memory, for asynchronous copies to a GPU. (tch passes a device, for which
+// libtorch prints a warning.)
 char* olmo_pinned(const void* tensor, void** copy) {
   return caught([&] { gives(copy, {at_(tensor).pin_memory()}); });
 }
 
-// The stream that libtorch's operations of this thread go to on a GPU, as the driver has it; null (the default one) if it knows no GPU.
+// The stream of this thread's libtorch operations on a GPU, as a driver handle; null (the default
+// stream) if there is no GPU.
 char* olmo_current_stream(int index, void** stream) {
   *stream = nullptr;
   return caught([&] {

@@ -1,4 +1,4 @@
-//! `shim.cpp` from Rust.
+//! Rust bindings for `shim.cpp`.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
@@ -52,7 +52,7 @@ unsafe extern "C" {
     fn olmo_tf32_allowed() -> c_int;
 }
 
-/// Tensors that libtorch made, or its words.
+/// Tensors created by libtorch, or its error message.
 type Made<const N: usize> = Result<[Tensor; N], String>;
 
 fn raw(tensor: &Tensor) -> *const c_void {
@@ -64,10 +64,11 @@ fn raw_or_null(tensor: Option<&Tensor>) -> *const c_void {
 }
 
 /// # Safety
-/// `work` returns null or a text of the shim's, and with null has filled all `N` places with tensors that are ours.
+/// `work` returns null or a message from the shim; with null, it has filled all `N` places with
+/// tensors that we own.
 unsafe fn made<const N: usize>(work: impl FnOnce(*mut *mut c_void) -> *mut c_char) -> Made<N> {
     let mut places = [std::ptr::null_mut(); N];
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         taken(work(places.as_mut_ptr()))?;
         Ok(places.map(|place| Tensor::from_ptr(place.cast())))
@@ -75,12 +76,12 @@ unsafe fn made<const N: usize>(work: impl FnOnce(*mut *mut c_void) -> *mut c_cha
 }
 
 /// # Safety
-/// Null or a text of the shim's, which ends here.
+/// Null or a message from the shim, which is freed here.
 unsafe fn taken(text: *mut c_char) -> Result<(), String> {
     if text.is_null() {
         return Ok(());
     }
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         let words = CStr::from_ptr(text).to_string_lossy().into_owned();
         olmo_free(text);
@@ -88,7 +89,8 @@ unsafe fn taken(text: *mut c_char) -> Result<(), String> {
     }
 }
 
-/// What cuDNN's forward pass leaves for its backward pass: output, log-sum-exp, seed, offset, two cumulative lengths; longest sequences.
+/// State of cuDNN's forward pass for its backward pass: output, log-sum-exp, seed, offset, two
+/// cumulative lengths; longest sequences.
 #[derive(Debug)]
 pub(crate) struct Cudnn {
     pub(crate) tensors: [Tensor; 6],
@@ -114,13 +116,13 @@ pub(crate) fn cudnn_backward([q, k, v]: [&Tensor; 3], kept: &Cudnn, doutput: &Te
     }
 }
 
-/// How a flash kernel cuts its sequences.
+/// How a flash kernel divides its sequences.
 #[derive(Clone, Copy)]
 pub(crate) struct Cut<'a> {
-    /// Cumulative lengths; without them the tensors have a dimension for rows.
+    /// Cumulative lengths; without them, the tensors have a dimension for rows.
     pub(crate) ends: Option<&'a Tensor>,
     pub(crate) longest: usize,
-    /// Keys that a query sees, itself among them.
+    /// Number of keys that a query sees, including its own.
     pub(crate) window: Option<usize>,
 }
 
@@ -130,7 +132,7 @@ impl Cut<'_> {
     }
 }
 
-/// Output, log-sum-exp, the generator's state, and a tensor of no use.
+/// Output, log-sum-exp, the generator's state, and an unused tensor.
 pub(crate) fn flash_forward([q, k, v]: [&Tensor; 3], cut: Cut<'_>, scale: f64) -> Made<4> {
     let (ends, longest, window) = (raw_or_null(cut.ends), cut.longest as i64, cut.window());
     // SAFETY: tensors live; the shim fills four places.
@@ -155,14 +157,14 @@ pub(crate) fn flash_backward(
     }
 }
 
-/// A copy of a host's tensor in memory that the driver has pinned.
+/// A copy of a host tensor in pinned memory.
 pub(crate) fn pinned(tensor: &Tensor) -> Result<Tensor, String> {
     // SAFETY: the tensor lives; the shim fills one place.
     let [copy] = unsafe { made(|copy| olmo_pinned(raw(tensor), copy))? };
     Ok(copy)
 }
 
-/// The stream that libtorch's operations of this thread go to on GPU `index`: null is the default one.
+/// The stream of this thread's libtorch operations on GPU `index`; null is the default stream.
 pub(crate) fn current_stream(index: usize) -> Result<*mut c_void, String> {
     let mut stream = std::ptr::null_mut();
     // SAFETY: a place to write to.
@@ -170,19 +172,20 @@ pub(crate) fn current_stream(index: usize) -> Result<*mut c_void, String> {
     Ok(stream)
 }
 
-/// Whether f32 products on CUDA may use TF32 (10 bits of fraction); off unless this is called. For the whole process.
+/// Whether f32 products on CUDA may use TF32 (10 bits of mantissa); off by default. Applies to the
+/// whole process.
 ///
 /// # Panics
-/// libtorch refuses.
+/// libtorch fails.
 pub fn allow_tf32(allow: bool) {
-    // SAFETY: a text or null.
+    // SAFETY: returns a message or null.
     if let Err(words) = unsafe { taken(olmo_allow_tf32(c_int::from(allow))) } {
         panic!("libtorch does not set TF32: {words}");
     }
 }
 
-/// What [`allow_tf32`] set.
+/// The value set by [`allow_tf32`].
 pub fn tf32_allowed() -> bool {
-    // SAFETY: it takes nothing.
+    // SAFETY: it takes no arguments.
     unsafe { olmo_tf32_allowed() == 1 }
 }

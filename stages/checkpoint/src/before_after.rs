@@ -1,4 +1,4 @@
-//! The answers to held-out conversations before and after training, side by side.
+//! Pairs the answers to held-out conversations from before and after training.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,12 +8,12 @@ use olmo_stage::StageError;
 use olmo_stage::markdown::section;
 use serde::{Deserialize, Serialize};
 
-/// What stage `eval` writes, a line for each conversation.
+/// Written by stage `eval`: one line per conversation.
 const ANSWERS: &str = "answers.jsonl";
-/// Conversations that are shown to a person; the file for programs has all.
+/// Maximum number of conversations in `answers.md`; `answers.jsonl` contains all.
 const SHOWN: usize = 20;
 
-/// The parts of an answer that matter here.
+/// The fields of an answer that are read here.
 #[derive(Deserialize)]
 struct Answer {
     record: usize,
@@ -23,7 +23,7 @@ struct Answer {
     answer: Option<String>,
 }
 
-/// A line of `answers.jsonl`: what a conversation was answered with. Null: it was too long to be asked.
+/// A line of `answers.jsonl`. An answer is null if the conversation was too long for the model.
 #[derive(Serialize)]
 struct BeforeAfter {
     record: usize,
@@ -33,11 +33,11 @@ struct BeforeAfter {
     after: Option<String>,
 }
 
-/// Writes `answers.jsonl` and `answers.md` into folder `to`, of the metrics in the folders `before` and `after`. Metrics without
-/// answers give no files.
+/// Writes `answers.jsonl` and `answers.md` into folder `to`, from the metrics in the folders
+/// `before` and `after`. Writes nothing if either has no answers.
 ///
 /// # Errors
-/// A file that cannot be read or written.
+/// A file cannot be read or written.
 pub fn write(before: &Path, after: &Path, to: &Path) -> Result<(), StageError> {
     let (Some(before), Some(after)) = (read(before)?, read(after)?) else { return Ok(()) };
     let mut before: BTreeMap<usize, Answer> = before.into_iter().map(|answer| (answer.record, answer)).collect();

@@ -1,8 +1,9 @@
 //! Stage `checkpoint`: picks the checkpoint with the best score.
 //!
-//! Every checkpoint needs a score under its own label. A score is a number in `metrics.json`, named by its path
-//! (`exact_match`, `families.arithmetic.exact_match`), or `eval_loss`, the loss on held-out data that stage `train` measured.
-//! Of equal scores the earliest step wins, and the tie is reported.
+//! Every checkpoint needs a score under its own label. A score is a number in `metrics.json`, named
+//! by its path (`exact_match`, `families.arithmetic.exact_match`), or `eval_loss`, the loss on
+//! held-out data that stage `train` measured. If scores tie, the earliest step wins and the tie is
+//! reported.
 
 mod before_after;
 mod scores;
@@ -23,26 +24,27 @@ use scores::{Scored, best};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
-    /// Which score decides, and whether it is to be large or small: `{max: exact_match}` or `{min: eval_loss}`.
+    /// The score that decides, and whether higher or lower is better: `{max: exact_match}` or
+    /// `{min: eval_loss}`.
     pub select: Select,
 }
 
-/// Which score decides: exactly one of the two.
+/// The score that decides: exactly one of the two.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(extend("minProperties" = 1, "maxProperties" = 1))]
 pub struct Select {
-    /// The score to be large, by its path in `metrics.json`.
+    /// Score to maximise, given as its path in `metrics.json`.
     #[schemars(extend("type" = "string"))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max: Option<String>,
-    /// The score to be small, by its path in `metrics.json`.
+    /// Score to minimise, given as its path in `metrics.json`.
     #[schemars(extend("type" = "string"))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min: Option<String>,
 }
 
-/// Whether a score is to be large or small.
+/// Whether higher or lower scores are better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Order {
@@ -61,12 +63,12 @@ impl Order {
 }
 
 impl Select {
-    /// The order and the score's name.
+    /// The order and the name of the score.
     fn rule(&self) -> Result<(Order, &str), StageError> {
         match (&self.max, &self.min) {
             (Some(name), None) => Ok((Order::Max, name)),
             (None, Some(name)) => Ok((Order::Min, name)),
-            _ => Err(StageError::fail("checkpoint::select", "select: needs exactly one of `max` and `min`")
+            _ => Err(StageError::fail("checkpoint::select", "`select` needs exactly one of `max` and `min`")
                 .hint("write `select: {max: exact_match}` or `select: {min: eval_loss}`")),
         }
     }
@@ -80,7 +82,7 @@ struct Choice<'a> {
     order: Order,
     chosen: &'a str,
     value: f64,
-    /// The checkpoints that have the chosen one's score, itself included; empty if there is no other.
+    /// Checkpoints with the winning score, the chosen one included; empty if it is the only one.
     tied: &'a [&'a str],
     scores: &'a [Scored],
     /// Scores of the model before training.
@@ -100,7 +102,7 @@ impl Stage for Checkpoint {
         let scored = scores::read(context.inputs("from"), context.inputs("scores"), metric)?;
         let chosen = best(&scored, order).ok_or_else(|| {
             StageError::fail("checkpoint::empty", "there is no checkpoint to choose from")
-                .hint("let stage train save one")
+                .hint("check `save_interval` of stage train")
         })?;
         let from = context.inputs("from").iter().find(|item| item.label.as_ref() == Some(&chosen.label));
         let model = from.map(|item| item.path.join("model")).unwrap_or_default();
@@ -136,13 +138,13 @@ impl Stage for Checkpoint {
             && !order.is_better(value, was)
         {
             context.warning(format!(
-                "training did not improve {metric}: it is {value} at best, and was {was} before; train longer, on other data, or \
+                "training did not improve {metric}: {value} at best, {was} before; train longer, on other data, or \
                  with another learning rate"
             ));
         }
         match tie {
             None => context.message(summary),
-            // No score decided anything: whoever uses the model has to know.
+            // No score decided, so warn the user of the model.
             Some(tie) if tied.len() == scored.len() => {
                 context.warning(format!("{tie}; select by another score, or evaluate on more prompts"));
                 context.message(tie);
@@ -153,20 +155,20 @@ impl Stage for Checkpoint {
     }
 }
 
-/// The labels of the checkpoints with score `value`, if there are several.
+/// Labels of the checkpoints with score `value`; empty if there is only one.
 fn tied(scored: &[Scored], value: f64) -> Vec<&str> {
     let tied: Vec<&str> = scored.iter().filter(|s| s.value == value).map(|s| s.label.as_str()).collect();
     if tied.len() > 1 { tied } else { Vec::new() }
 }
 
-/// What there is to say about a tie.
+/// Describes a tie, if there is one.
 fn tie(metric: &str, scored: &[Scored], chosen: &str, value: f64, tied: &[&str]) -> Option<String> {
     let (count, all) = (tied.len(), scored.len());
     let end = if count == all { "; nothing was decided" } else { " of them" };
     (count > 0).then(|| format!("{count} of {all} checkpoints tie at {metric} {value}: {chosen} is the first{end}"))
 }
 
-/// The scores as a table: the one that decides first, then the others that every row is likely to have.
+/// The scores as a table: first the deciding score, then others that most rows have.
 fn markdown(
     metric: &str,
     before: Option<&BTreeMap<String, f64>>,
@@ -210,7 +212,7 @@ fn markdown(
     text
 }
 
-/// Copies the files and folders under `from` into the folder `to`.
+/// Copies the contents of folder `from` into folder `to`.
 fn copy_tree(from: &Path, to: &Path) -> Result<(), StageError> {
     fs::create_dir_all(to).map_err(|e| StageError::io(to, e))?;
     let entries = fs::read_dir(from).map_err(|e| StageError::io(from, e))?;

@@ -1,4 +1,4 @@
-//! The scores of checkpoints: read from `metrics.json`, matched by label, compared.
+//! Reads the scores of checkpoints from `metrics.json`, matches them by label and compares them.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,9 +9,9 @@ use serde_json::Value;
 
 use crate::Order;
 
-/// The loss on held-out data, which stage `train` measures itself.
+/// The loss on held-out data, measured by stage `train` itself.
 const EVAL_LOSS: &str = "eval_loss";
-/// What stage `train` keeps in every checkpoint.
+/// The metrics that stage `train` stores in every checkpoint.
 const TRAINING: &str = "metrics.jsonl";
 
 /// A checkpoint's label and scores.
@@ -20,14 +20,14 @@ pub struct Scored {
     pub label: String,
     /// The score that decides.
     pub value: f64,
-    /// All numbers at the top of its metrics, and its `eval_loss`.
+    /// All top-level numbers of its metrics, and its `eval_loss`.
     pub numbers: BTreeMap<String, f64>,
 }
 
-/// The scores of each checkpoint, in the order of their steps. `metric` decides.
+/// The scores of each checkpoint, ordered by step. `metric` is the deciding score.
 ///
 /// # Errors
-/// Labels that stand on one side only, a file that cannot be read, or a checkpoint without that score.
+/// A label without a counterpart, an unreadable file, or a checkpoint without the score.
 pub fn read(checkpoints: &[InputItem], scores: &[InputItem], metric: &str) -> Result<Vec<Scored>, StageError> {
     let (checkpoints, scores) = (labels(checkpoints)?, labels(scores)?);
     let alone = |from: &BTreeMap<&str, &Path>, other: &BTreeMap<&str, &Path>| {
@@ -44,7 +44,7 @@ pub fn read(checkpoints: &[InputItem], scores: &[InputItem], metric: &str) -> Re
             problems.push(format!("scores without a checkpoint: {without_checkpoint}"));
         }
         return Err(StageError::fail("checkpoint::labels", problems.join("; "))
-            .hint("let `scores` come from a stage that runs `for_each` of the same checkpoints"));
+            .hint("bind `scores` to a stage that runs `for_each` over the same checkpoints"));
     }
     let mut scored = Vec::with_capacity(checkpoints.len());
     for (label, checkpoint) in &checkpoints {
@@ -63,11 +63,11 @@ pub fn read(checkpoints: &[InputItem], scores: &[InputItem], metric: &str) -> Re
     Ok(scored)
 }
 
-/// The numbers of the model before training: those in folder `before`, and the loss on held-out data at step 0 by one of the
-/// checkpoints.
+/// The numbers of the model before training: those in folder `before`, and the loss on held-out
+/// data at step 0 from one of the checkpoints.
 ///
 /// # Errors
-/// A file that cannot be read.
+/// A file cannot be read.
 pub fn before(before: &Path, checkpoints: &[InputItem]) -> Result<BTreeMap<String, f64>, StageError> {
     const LABEL: &str = "the model before training";
     let mut numbers = metrics(LABEL, before)?;
@@ -80,7 +80,7 @@ pub fn before(before: &Path, checkpoints: &[InputItem]) -> Result<BTreeMap<Strin
     Ok(numbers)
 }
 
-/// The loss on held-out data after `step` steps, by the metrics that lie in the checkpoint `dir`.
+/// The loss on held-out data after `step` steps, from the metrics in checkpoint folder `dir`.
 fn eval_loss(label: &str, dir: &Path, step: u64) -> Result<Option<f64>, StageError> {
     let path = dir.join(TRAINING);
     let text = match std::fs::read_to_string(&path) {
@@ -113,12 +113,12 @@ fn labels(items: &[InputItem]) -> Result<BTreeMap<&str, &Path>, StageError> {
     Ok(found)
 }
 
-/// The number at the end of `stepN`; labels of another form come last.
+/// The number N in `stepN`; labels of any other form sort last.
 fn step(label: &str) -> u64 {
     label.strip_prefix("step").and_then(|number| number.parse().ok()).unwrap_or(u64::MAX)
 }
 
-/// The numbers in the `metrics.json` of folder `dir`, by their path.
+/// The numbers in `metrics.json` of folder `dir`, keyed by path.
 fn metrics(label: &str, dir: &Path) -> Result<BTreeMap<String, f64>, StageError> {
     let path = dir.join("metrics.json");
     let text = std::fs::read(&path).map_err(|e| StageError::io(&path, e))?;
@@ -126,7 +126,7 @@ fn metrics(label: &str, dir: &Path) -> Result<BTreeMap<String, f64>, StageError>
         .map_err(|e| StageError::fail("checkpoint::metrics", format!("the metrics of {label} are not JSON: {e}")))?;
     let mut numbers = BTreeMap::new();
     flatten("", &value, &mut numbers);
-    // The version of the file's format is no score.
+    // The file's format version is not a score.
     numbers.remove("format");
     Ok(numbers)
 }
@@ -134,14 +134,14 @@ fn metrics(label: &str, dir: &Path) -> Result<BTreeMap<String, f64>, StageError>
 fn missing(label: &str, metric: &str, numbers: &BTreeMap<String, f64>) -> StageError {
     let known: Vec<&str> = numbers.keys().map(String::as_str).collect();
     let known = if known.is_empty() { "no numbers at all".into() } else { known.join(", ") };
-    let what = format!("the metrics of {label} have no number `{}`; they have: {known}", metric.escape_debug());
+    let what = format!("the metrics of {label} have no number `{}`; found: {known}", metric.escape_debug());
     StageError::fail("checkpoint::metric", what).hint(match metric {
-        EVAL_LOSS => "give stage train `eval_data`, and an `eval_interval` that measures it at every checkpoint",
-        _ => "name one of these under `select`",
+        EVAL_LOSS => "give stage train `eval_data`, and an `eval_interval` that evaluates every checkpoint",
+        _ => "use one of these in `select`",
     })
 }
 
-/// All numbers inside `value`, by their path.
+/// All numbers inside `value`, keyed by path.
 fn flatten(path: &str, value: &Value, numbers: &mut BTreeMap<String, f64>) {
     match value {
         Value::Object(map) => map.iter().for_each(|(key, value)| {
@@ -153,7 +153,7 @@ fn flatten(path: &str, value: &Value, numbers: &mut BTreeMap<String, f64>) {
     }
 }
 
-/// The best of `scored`; of equal ones the first. `None` if there is none.
+/// The best of `scored`, the first one in a tie. `None` if `scored` is empty.
 pub fn best(scored: &[Scored], order: Order) -> Option<&Scored> {
     scored.iter().reduce(|best, next| if order.is_better(next.value, best.value) { next } else { best })
 }

@@ -1,4 +1,4 @@
-//! The comparison of a model with its export.
+//! Compares a model with its export.
 
 use std::fmt;
 use std::path::Path;
@@ -9,15 +9,16 @@ use serde::Serialize;
 
 use crate::model_failure;
 
-/// The largest difference that is no failure.
+/// Largest difference of logits that passes.
 const TOLERANCE: f64 = 1e-5;
 const ROWS: usize = 2;
 const LONGEST_ROW: usize = 64;
 
-/// Compares the tensors in the files of both folders by name, those of the model rounded to `dtype`, and returns how many there are.
+/// Compares the tensors in the files of both folders by name, the model's rounded to `dtype`, and
+/// returns their number.
 ///
 /// # Errors
-/// `convert::differs` with every tensor that is lost, new or has other values.
+/// `convert::differs`, listing every missing, extra or different tensor.
 pub fn compare_weights(model: &Path, export: &Path, dtype: WeightType) -> Result<usize, StageError> {
     const SHOWN: usize = 12;
     let comparison = olmo_model::compare_weights(model, export, dtype).map_err(model_failure)?;
@@ -28,8 +29,8 @@ pub fn compare_weights(model: &Path, export: &Path, dtype: WeightType) -> Result
     let rest = differences.len().saturating_sub(SHOWN);
     let rest = if rest > 0 { format!("; and {rest} more") } else { String::new() };
     let shown: Vec<&str> = differences.iter().take(SHOWN).map(String::as_str).collect();
-    let what = format!("the export has other weights than the model: {}{rest}", shown.join("; "));
-    Err(StageError::fail("convert::differs", what).hint("the export is not to be used; this is a bug in the export"))
+    let what = format!("the exported weights differ from the model's: {}{rest}", shown.join("; "));
+    Err(StageError::fail("convert::differs", what).hint("do not use the export; this is a bug in stage convert"))
 }
 
 /// `report.json`.
@@ -38,15 +39,16 @@ pub struct Report {
     pub format: u32,
     /// The type of the exported weights.
     pub dtype: WeightType,
-    /// Between the logits of the model, with its weights rounded to `dtype`, and of its export.
+    /// Largest difference between the logits of the model, its weights rounded to `dtype`, and of
+    /// the export.
     pub max_abs_difference: f64,
-    /// Between the logits of the model as it is and of its export.
+    /// Largest difference between the logits of the unrounded model and of the export.
     pub max_abs_rounding: f64,
-    /// What would be a failure begins behind it.
+    /// Largest `max_abs_difference` that passes.
     pub tolerance: f64,
-    /// Tokens whose logits were compared.
+    /// Number of tokens whose logits were compared.
     pub tokens: usize,
-    /// Tensors of the model whose values in the files of both are equal.
+    /// Number of tensors whose values are equal in both.
     pub tensors: usize,
 }
 
@@ -73,22 +75,22 @@ impl fmt::Display for Report {
 
 impl Report {
     /// # Errors
-    /// `convert::differs` if the export answers differently.
+    /// `convert::differs` if the logits differ by more than the tolerance.
     pub fn verdict(&self) -> Result<(), StageError> {
-        // A NaN is not within any tolerance.
+        // A NaN never passes.
         if self.max_abs_difference <= TOLERANCE {
             return Ok(());
         }
         let what = format!(
-            "the export answers differently: logits differ by up to {:e} (at most {TOLERANCE:e} is allowed)",
+            "the export's logits differ from the model's by up to {:e} (at most {TOLERANCE:e} is allowed)",
             self.max_abs_difference
         );
         Err(StageError::fail("convert::differs", what)
-            .hint("the export is not to be used; this is a bug in the export, or the weights are not finite"))
+            .hint("do not use the export; either the weights are not finite, or this is a bug in stage convert"))
     }
 }
 
-/// Ids that depend on nothing but the size of the vocabulary (SplitMix64, seed 0).
+/// Token ids that depend only on the size of the vocabulary (SplitMix64, seed 0).
 fn ids(count: usize, vocab_size: usize) -> Vec<u32> {
     let mut state = 0u64;
     let mut next = || {
@@ -100,7 +102,8 @@ fn ids(count: usize, vocab_size: usize) -> Vec<u32> {
     (0..count).map(|_| (next() % vocab_size.max(1) as u64) as u32).collect()
 }
 
-/// Compares the logits of a model and of its export with weights of type `dtype`. `tensors`: how many of their tensors are equal.
+/// Compares the logits of a model and of its export with weights of type `dtype`. `tensors` is the
+/// number of equal tensors.
 pub fn compare(
     model: (&ModelConfig, &Parameters),
     export: (&ModelConfig, &Parameters),
@@ -135,11 +138,11 @@ pub fn compare(
     })
 }
 
-/// NaN if any difference is.
+/// NaN if any difference is NaN.
 fn largest_difference(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).fold(0.0, |largest: f64, (a, b)| {
         let difference = (f64::from(*a) - f64::from(*b)).abs();
-        // Once NaN, it stays so.
+        // A NaN persists.
         if difference <= largest || largest.is_nan() { largest } else { difference }
     })
 }

@@ -1,8 +1,9 @@
-//! Stage `convert`: writes a model as Hugging Face reads it, and checks that the export answers as the model does.
+//! Stage `convert`: exports a model to the Hugging Face format and checks that the logits match.
 //!
-//! The export is read again from its files. Its tensors must have the values of the model's files (rounded to the export's type),
-//! compared by name, and its logits on fixed ids must equal those of the model with these values. The report says how far they
-//! are apart, and a difference of more than 1e-5 is a failure. It also says how far rounding alone moves the logits.
+//! The export is read back from its files. Its tensors, matched by name, must equal those in the
+//! model's files (rounded to the export's type), and its logits on fixed ids must equal those of
+//! the model with these rounded weights. The report gives the largest difference, which must not
+//! exceed 1e-5, and how far rounding alone moves the logits.
 
 mod check;
 mod tokenizer_files;
@@ -17,16 +18,17 @@ use olmo_stage::{Context, Stage, StageError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Writes a model as Hugging Face reads it.
+/// Exports a model to the Hugging Face format.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
-    /// How a conversation becomes text, for a model that does not record it. Null: as the model's conversations were written in
-    /// training, or as its tokenizer says.
+    /// Chat template, for a model that does not record one. Null: the one that the model was
+    /// trained with, or the tokenizer's.
     #[serde(default)]
     #[schemars(with = "Option<String>", extend("enum" = ["tulu", "olmo2", "chatml", null]))]
     pub template: Option<Template>,
-    /// The type of the exported weights: `float32`, exactly those of the model, or `bfloat16`, half the size.
+    /// Type of the exported weights: `float32` (the model's exact values) or `bfloat16` (half the
+    /// size).
     #[serde(default)]
     #[schemars(with = "String", extend("enum" = ["float32", "bfloat16"], "default" = "float32"))]
     pub dtype: WeightType,
@@ -47,7 +49,8 @@ impl Stage for Convert {
             .map_err(|e| StageError::fail("convert::template", e.to_string()).hint(e.hint()))?;
         let (mut config, parameters) = olmo_model::load(&source).map_err(model_failure)?;
         tokenizer_files::check(&config, tokenizer.special())?;
-        // Where an answer ends comes first: readers that know one id alone take the first.
+        // The stop token of an answer comes first: some readers support one eos id only and take
+        // the first.
         let before = std::mem::replace(&mut config.eos_token_ids, chat.stop_token_ids());
         for id in before {
             if !config.eos_token_ids.contains(&id) {
@@ -61,7 +64,8 @@ impl Stage for Convert {
         tokenizer_files::write(&dir, &tokenizer_dir, &chat, config.max_sequence_length)?;
         clean_tokenizer(&dir.join("tokenizer.json"), context)?;
         context.check_stop()?;
-        // The files first: a tensor that the loading drops is in neither model whose logits are compared.
+        // Compare the files first: loading ignores unknown tensors, so the logits would not show
+        // one.
         let weights = check::compare_weights(&source, &dir, params.dtype)?;
         let export = olmo_model::load(&dir).map_err(model_failure)?;
         let report = check::compare((&config, &parameters), (&export.0, &export.1), params.dtype, weights)?;
@@ -71,8 +75,8 @@ impl Stage for Convert {
     }
 }
 
-/// Removes truncation, padding and dropout from the exported `tokenizer.json`, and reports it. Tokenizers that stage
-/// tokenizer made have none of them.
+/// Removes truncation, padding and dropout from the exported `tokenizer.json`, with a warning.
+/// Tokenizers from stage `tokenizer` have none of these settings.
 fn clean_tokenizer(path: &Path, context: &mut Context) -> Result<(), StageError> {
     let bytes = fs::read(path).map_err(|e| StageError::io(path, e))?;
     let Some(cleaned) = tokenizer_json::clean(&bytes) else { return Ok(()) };

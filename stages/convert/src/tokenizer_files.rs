@@ -1,4 +1,4 @@
-//! The files of an export that belong to its tokenizer.
+//! Writes the tokenizer files of an export.
 
 use std::fs;
 use std::path::Path;
@@ -9,17 +9,17 @@ use olmo_stage::StageError;
 use olmo_stage::worker::write_json;
 use serde_json::{Map, Value};
 
-/// Refuses a tokenizer whose ids mean something else to the model.
+/// Rejects a tokenizer that does not match the model's ids.
 pub fn check(config: &ModelConfig, special: &SpecialTokens) -> Result<(), StageError> {
     const HINT: &str = "give the tokenizer that the model was trained with";
     if special.vocab_size as usize > config.vocab_size {
-        let what = format!("the tokenizer has {} ids, the model knows {}", special.vocab_size, config.vocab_size);
+        let what = format!("the tokenizer has {} ids, the model has {}", special.vocab_size, config.vocab_size);
         return Err(StageError::fail("convert::vocabulary", what).hint(HINT));
     }
     match config.eos_token_id() {
         Some(eos) if !config.eos_token_ids.contains(&special.eos_token_id) => {
             let what = format!(
-                "the tokenizer's eos `{}` is id {}, the model's is id {eos}",
+                "the tokenizer's eos `{}` is id {}, but the model's is id {eos}",
                 special.eos_token.escape_debug(),
                 special.eos_token_id
             );
@@ -29,9 +29,10 @@ pub fn check(config: &ModelConfig, special: &SpecialTokens) -> Result<(), StageE
     }
 }
 
-/// Writes `tokenizer.json` (as it is), `tokenizer_config.json`, `special_tokens_map.json` and `chat_template.jinja` into folder `to`.
+/// Writes `tokenizer.json` (unchanged), `tokenizer_config.json`, `special_tokens_map.json` and
+/// `chat_template.jinja` into folder `to`.
 ///
-/// The template stands in two files, since a reader takes one or the other; both hold the same text.
+/// Two of them contain the same chat template, since some readers look only in one.
 pub fn write(to: &Path, from: &Path, chat: &Chat, length: usize) -> Result<(), StageError> {
     let tokenizer = from.join("tokenizer.json");
     fs::copy(&tokenizer, to.join("tokenizer.json")).map_err(|e| StageError::io(&tokenizer, e))?;

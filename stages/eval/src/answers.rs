@@ -1,4 +1,4 @@
-//! The model's answers, and what they amount to: `answers.jsonl` and `metrics.json`.
+//! Generates the model's answers and scores them: `answers.jsonl` and `metrics.json`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,20 +13,20 @@ use serde::Serialize;
 use crate::model_failure;
 use crate::prompts::Prompt;
 
-/// Prompts that are answered between two looks at the stop signal.
+/// Number of prompts to answer between checks of the stop signal.
 const AT_ONCE: usize = 32;
 
 /// One line of `answers.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Answer {
-    /// Position in the dataset, from 0.
+    /// Index in the dataset, from 0.
     pub record: usize,
     pub dataset: String,
     pub id: String,
     /// The last turn before the answer.
     pub question: String,
     pub expected: String,
-    /// Without surrounding white space. Null if the prompt leaves no room in the model's sequence.
+    /// Without surrounding whitespace. Null if the prompt leaves no room in the model's sequence.
     pub answer: Option<String>,
     pub exact_match: bool,
 }
@@ -35,10 +35,10 @@ pub struct Answer {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 struct Metrics {
     format: u32,
-    /// Share of right answers.
+    /// Fraction of exact matches.
     exact_match: f64,
     count: usize,
-    /// Prompts that were too long to be asked; they count as wrong.
+    /// Prompts too long for the model's sequence; they count as wrong.
     too_long: usize,
     families: BTreeMap<String, Family>,
 }
@@ -49,7 +49,8 @@ struct Family {
     count: usize,
 }
 
-/// Lets `model` answer every prompt, in order. An answer ends before one of `stop_token_ids`.
+/// Generates an answer to every prompt, in order. An answer ends before the first of
+/// `stop_token_ids`.
 pub fn ask(
     model: &Model,
     tokenizer: &TextTokenizer,
@@ -63,7 +64,7 @@ pub fn ask(
     let mut answers: Vec<Answer> = Vec::with_capacity(total);
     for some in prompts.chunks(AT_ONCE) {
         context.check_stop()?;
-        // A prompt may be answered as far as the model's sequence goes; those with equal room go together.
+        // An answer may fill the rest of the model's sequence; batch the prompts with equal room.
         let mut by_room: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
         for (index, prompt) in some.iter().enumerate() {
             let room = length.saturating_sub(prompt.input_ids.len()).min(max_new_tokens);

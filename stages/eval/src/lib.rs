@@ -1,8 +1,9 @@
-//! Stage `eval`: asks a model the last question of every conversation and counts exact answers.
+//! Stage `eval`: prompts a model with conversations and scores exact matches.
 //!
-//! A prompt is everything before a conversation's last assistant turn, as the chat template writes it; the model answers
-//! greedily, and its answer is right if it equals that turn, both without surrounding white space. A family is what the
-//! dataset's column `dataset` says.
+//! A prompt is everything before a conversation's last assistant turn, rendered with the chat
+//! template. The model answers greedily, and an answer is correct if it equals that turn, ignoring
+//! surrounding whitespace. Scores are also grouped by family, the value of the dataset's column
+//! `dataset`.
 
 mod answers;
 mod prompts;
@@ -13,20 +14,20 @@ use olmo_stage::{Context, Stage, StageError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Asks a model the last question of every conversation and counts exact answers.
+/// Prompts a model with every conversation up to its last assistant turn and scores exact matches.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
-    /// How a conversation becomes text, for a model that does not record it. Null: as the model's conversations were written in
-    /// training, or as its tokenizer says.
+    /// Chat template, for a model that does not record one. Null: the one that the model was
+    /// trained with, or the tokenizer's.
     #[serde(default)]
     #[schemars(with = "Option<String>", extend("enum" = ["tulu", "olmo2", "chatml", null]))]
     pub template: Option<Template>,
-    /// An answer has at most this many tokens.
+    /// Maximum number of tokens in an answer.
     #[serde(default = "default_max_new_tokens")]
     #[schemars(range(min = 1))]
     pub max_new_tokens: usize,
-    /// Only the first so many conversations are asked; null: all.
+    /// Evaluates only the first N conversations; null: all.
     #[serde(default)]
     #[schemars(range(min = 1))]
     pub limit: Option<usize>,
@@ -53,7 +54,7 @@ impl Stage for Eval {
         let mut conversations = dataset::read_messages(&context.input("prompts")?)?;
         conversations.truncate(params.limit.unwrap_or(usize::MAX));
         if conversations.is_empty() {
-            return Err(StageError::fail("eval::empty", "there is no conversation to ask")
+            return Err(StageError::fail("eval::empty", "there are no conversations to evaluate")
                 .hint("give a dataset with at least one record, and `limit` above 0"));
         }
         let prompts = prompts::prompts(&conversations, &chat, &tokenizer)?;
@@ -67,7 +68,7 @@ impl Stage for Eval {
         }
         if without > 0 {
             context.warning(format!(
-                "{without} of {} conversations are left out: they have no assistant turn to compare an answer with",
+                "{without} of {} conversations are skipped: they have no assistant turn to compare with",
                 conversations.len()
             ));
         }

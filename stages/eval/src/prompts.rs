@@ -1,30 +1,30 @@
-//! [`Prompt`]: the part of a conversation that is asked, and the answer that is expected.
+//! [`Prompt`]: the part of a conversation that the model sees, and the expected answer.
 
 use olmo_data::chat::strip;
 use olmo_data::{Chat, Conversation, Role, SpecialTokens, TextTokenizer};
 use olmo_model::ModelConfig;
 use olmo_stage::StageError;
 
-/// A question with its answer.
+/// A prompt and its expected answer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Prompt {
-    /// The family.
+    /// Family of the conversation.
     pub dataset: String,
     pub id: String,
-    /// Position in the dataset, from 0.
+    /// Index in the dataset, from 0.
     pub record: usize,
-    /// The last turn before the answer, without surrounding white space.
+    /// The last turn before the answer, without surrounding whitespace.
     pub question: String,
     pub input_ids: Vec<u32>,
-    /// Without surrounding white space.
+    /// Without surrounding whitespace.
     pub expected: String,
 }
 
-/// The prompts of `conversations`, in order: all turns before the last assistant turn, and the line after which it begins.
-/// Conversations without an assistant turn have no answer to compare with and are left out.
+/// The prompts of `conversations`, in order: all turns before the last assistant turn, followed by
+/// the header of the answer. Skips conversations without an assistant turn.
 ///
 /// # Errors
-/// A conversation that the template refuses, named by its position and id.
+/// The template rejects a conversation; the error names its index and id.
 pub fn prompts(
     conversations: &[Conversation],
     chat: &Chat,
@@ -51,17 +51,17 @@ pub fn prompts(
     conversations.iter().enumerate().filter_map(prompt).collect()
 }
 
-/// Refuses a tokenizer whose ids mean something else to the model.
+/// Rejects a tokenizer that does not match the model's ids.
 pub fn check_tokenizer(config: &ModelConfig, special: &SpecialTokens) -> Result<(), StageError> {
     const HINT: &str = "give the tokenizer that the model was trained with";
     if special.vocab_size as usize > config.vocab_size {
-        let what = format!("the tokenizer has {} ids, the model knows {}", special.vocab_size, config.vocab_size);
+        let what = format!("the tokenizer has {} ids, the model has {}", special.vocab_size, config.vocab_size);
         return Err(StageError::fail("eval::vocabulary", what).hint(HINT));
     }
     match config.eos_token_id() {
         Some(eos) if !config.eos_token_ids.contains(&special.eos_token_id) => {
             let what = format!(
-                "the tokenizer's eos `{}` is id {}, the model's is id {eos}",
+                "the tokenizer's eos `{}` is id {}, but the model's is id {eos}",
                 special.eos_token.escape_debug(),
                 special.eos_token_id
             );

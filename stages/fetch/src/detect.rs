@@ -1,5 +1,5 @@
-//! What the files hold: `format: auto`, and whether documents are lines of text or of JSON. The first records of each
-//! file decide, never its name, and the decision is reported.
+//! Detects the format of files: `format: auto`, and whether documents are lines of text or of JSON.
+//! Only the first records of each file matter, never its name, and the result is reported.
 
 use std::cell::Cell;
 use std::io::{BufRead, Read};
@@ -15,13 +15,13 @@ use crate::params::FetchParams;
 use crate::record::{Format, Layout, describe_keys, filled_keys, list_keys};
 use crate::stage::{LONGEST, array_elements, unopened, unreadable};
 
-/// Records that decide.
+/// Number of records to examine.
 const SAMPLE: usize = 64;
-/// Bytes of lines that are looked at.
+/// Maximum number of bytes to examine.
 const SAMPLE_BYTES: usize = 32 << 20;
-/// Of ten lines of a file of JSON lines, at most one is damaged.
+/// Minimum tenths of valid lines in a JSON lines file: one line in ten may be damaged.
 const TENTHS: usize = 9;
-/// Files that a message names.
+/// Maximum number of files in a message.
 const SHOWN: usize = 10;
 
 /// The first records of a file.
@@ -30,14 +30,15 @@ enum Sample {
     Columns(Vec<String>),
     /// The values of a JSON array, or the JSON objects among the first `lines` lines.
     Values { values: Vec<Value>, lines: usize },
-    /// A JSON object that goes on over several lines.
+    /// A JSON object that spans several lines.
     Spread(Map<String, Value>),
 }
 
-/// How each of `files` is read.
+/// How to read each of `files`.
 ///
 /// # Errors
-/// A file cannot be opened, its format cannot be told, or some files hold documents and others conversations.
+/// A file cannot be opened, its format cannot be detected, or some files hold documents and others
+/// conversations.
 pub fn layouts(params: &FetchParams, files: &[&Path], context: &mut Context) -> Result<Vec<Layout>, StageError> {
     if !matches!(params.format, Format::Text | Format::Auto) {
         return Ok(files.iter().map(|_| Layout::new(params, params.format, true)).collect());
@@ -47,7 +48,7 @@ pub fn layouts(params: &FetchParams, files: &[&Path], context: &mut Context) -> 
         context.check_stop()?;
         found.push(layout(params, path, context)?);
     }
-    // A file without records goes with the others.
+    // A file without records gets the format of the others.
     let first = found.iter().flatten().map(|layout| layout.format).next();
     let fallback = first.unwrap_or(if params.format == Format::Text { Format::Text } else { Format::Messages });
     let layouts: Vec<Layout> = found
@@ -59,7 +60,7 @@ pub fn layouts(params: &FetchParams, files: &[&Path], context: &mut Context) -> 
     if let (Some(text), Some(chats)) = (text, chats) {
         let message =
             format!("{} holds text documents, {} holds conversations", file_name(files[text]), file_name(files[chats]));
-        return Err(StageError::fail("fetch::mixed", message).hint("read them with two fetch stages"));
+        return Err(StageError::fail("fetch::mixed", message).hint("use two fetch stages"));
     }
     report(params, files, &layouts, context);
     Ok(layouts)
@@ -82,17 +83,17 @@ fn report(params: &FetchParams, files: &[&Path], layouts: &[Layout], context: &m
     }
     let json: Vec<String> = named.filter(|(_, layout)| layout.json).map(|(path, _)| file_name(path)).collect();
     if !json.is_empty() {
-        context.message(format!("documents are the key `{}` of JSON in {}", layouts[0].text_key(), list(json)));
+        context.message(format!("documents are read from the JSON key `{}` in {}", layouts[0].text_key(), list(json)));
     }
 }
 
-/// How the file at `path` is read; `None` if it has no records.
+/// How to read the file at `path`; `None` if it has no records.
 fn layout(params: &FetchParams, path: &Path, context: &mut Context) -> Result<Option<Layout>, StageError> {
     let name = file_name(path);
     let text = Layout::new(params, Format::Text, true);
     let (values, lines) = match sample(path)? {
         Sample::Columns(_) if params.format == Format::Text => {
-            // A missing column is an error of the reader, which names the columns.
+            // The reader reports a missing column and lists the columns.
             return Ok(Some(text));
         }
         Sample::Columns(columns) => {
@@ -102,10 +103,10 @@ fn layout(params: &FetchParams, path: &Path, context: &mut Context) -> Result<Op
         }
         Sample::Spread(record) => {
             let message = format!(
-                "{name}: holds JSON objects that go on over several lines, with the keys {}",
+                "{name}: contains JSON objects that span several lines, with the keys {}",
                 describe_keys(&filled_keys(&record))
             );
-            let hint = format!("write each on a line of its own: jq -c . '{name}' > lines.jsonl");
+            let hint = format!("write each object on its own line: jq -c . '{name}' > lines.jsonl");
             return Err(StageError::fail("fetch::format", message).hint(hint));
         }
         Sample::Values { lines: 0, .. } => return Ok(None),
@@ -139,14 +140,14 @@ fn layout(params: &FetchParams, path: &Path, context: &mut Context) -> Result<Op
     if documents > 0 {
         context.warning(format!(
             "{name}: {documents} of the first {lines} lines are JSON with the key `{}`, the others are not: every line is \
-             taken for a document as it is",
+             read as a plain text document",
             text.text_key()
         ));
     }
     Ok(Some(Layout::new(params, Format::Text, false)))
 }
 
-/// The format of a record with these keys, where the params name some.
+/// The format of a record with these keys, taking into account keys set in the params.
 fn format_of(params: &FetchParams, keys: &[&str]) -> Option<Format> {
     if !params.messages_field.is_empty() && keys.contains(&params.messages_field.as_str()) {
         return Some(Format::Messages);
@@ -157,18 +158,18 @@ fn format_of(params: &FetchParams, keys: &[&str]) -> Option<Format> {
     }
 }
 
-/// The records are JSON or a table, and none of the formats.
+/// The error for records that are JSON or a table but match no format.
 fn unknown(name: &str, what: &str, keys: &[&str]) -> StageError {
     match Format::of_keys(keys) {
         Some(format) if format != Format::Text => {
-            let message = format!("{name}: holds no documents; its records have the {what} {}", describe_keys(keys));
+            let message = format!("{name}: contains no documents; its records have the {what} {}", describe_keys(keys));
             StageError::fail("fetch::format", message).hint(format!("set `format: {}`", format.as_str()))
         }
         _ => {
-            let message = format!("{name}: its records have the {what} {}, which no format has", list_keys(keys));
+            let message = format!("{name}: its records have the {what} {}, which match no format", list_keys(keys));
             StageError::fail("fetch::format", message).hint(
-                "name the key: `text_field` of documents, `messages_field` of conversations; texts that happen to be JSON \
-                 go in as {\"text\": \"…\"}",
+                "set the key: `text_field` for documents, `messages_field` for conversations; write texts that happen to be \
+                 JSON as {\"text\": \"…\"}",
             )
         }
     }
@@ -214,7 +215,8 @@ fn sample(path: &Path) -> Result<Sample, StageError> {
     Ok(Sample::Values { values, lines })
 }
 
-/// The first values of a JSON array; `None` if the file is none, or holds something else than objects or strings.
+/// The first values of a JSON array; `None` if the file is not an array or contains anything other
+/// than objects and strings.
 fn array_head(reader: Box<dyn BufRead>) -> Option<Vec<Value>> {
     let values = Rc::<Cell<Vec<Value>>>::default();
     let full = Cell::new(false);

@@ -1,5 +1,5 @@
-//! Stage `fetch`: files and datasets become one dataset. A record that cannot be read is named by file and
-//! line, with the reason; nothing is repaired in silence.
+//! Stage `fetch`: reads files and datasets into one dataset. An unreadable record is reported with
+//! its file, line and reason; nothing is repaired silently.
 
 mod detect;
 mod open;

@@ -1,6 +1,7 @@
-//! A source file as lines or a table. Its first bytes say which, and how it is packed; its name says nothing.
+//! Opens a source file as lines or as a table. Its first bytes decide how it is compressed and what
+//! it holds; its name does not matter.
 //!
-//! Of a table only the columns that a format reads are decoded, so a column of any other type does no harm.
+//! Only the columns that a format reads are decoded, so other columns may have any type.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Cursor, Read, Seek, SeekFrom};
@@ -20,16 +21,17 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use ruzstd::decoding::{FrameDecoder, StreamingDecoder};
 
-/// Rows of a table that are read at once.
+/// Number of table rows to read at a time.
 const BATCH: usize = 1024;
-/// Rows of an Arrow batch that are taken at once: its number of rows is only a claim.
+/// Maximum number of rows to take from an Arrow batch at a time; the number of rows that it
+/// declares is not trusted.
 const SLICE: usize = 1 << 16;
-/// Memory that the reader of a table may hold, and more for each byte of its file: the readers
-/// believe the lengths that a file gives. The rest allows for compression.
+/// Memory limit of a table reader, and the addition per byte of its file: readers trust the
+/// lengths in a file, and the factor allows for compression.
 const TABLE_MEMORY: usize = 256 << 20;
 const TABLE_MEMORY_PER_BYTE: usize = 16;
 const UTF8_MARK: &[u8] = b"\xef\xbb\xbf";
-/// Bytes that tell what a file is: a tar archive says it at byte 257.
+/// Number of leading bytes to inspect; a tar archive is marked at byte 257.
 const HEAD: u64 = 512;
 const ZSTD: u32 = 0xfd2f_b528;
 /// The first of the sixteen magic numbers of skippable zstd frames.
@@ -38,20 +40,20 @@ const SKIPPABLE: u32 = 0x184d_2a50;
 /// Batches of a table, in order.
 pub type Batches = Box<dyn Iterator<Item = Result<RecordBatch, String>>>;
 
-/// What a file holds.
+/// The content of a file.
 pub enum Content {
-    /// Text, line by line; its first byte that is no white space.
+    /// Text, line by line, and its first non-whitespace byte.
     Lines(Box<dyn BufRead>, Option<u8>),
-    /// Parquet or Arrow IPC: the names of all columns, and batches of the wanted ones.
+    /// Parquet or Arrow IPC: the names of all columns, and batches of the requested ones.
     Table { columns: Vec<String>, batches: Batches },
 }
 
 /// Why a file cannot be opened.
 #[derive(Debug)]
 pub enum OpenError {
-    /// It is damaged, or cannot be read.
+    /// The file is damaged or unreadable.
     Io(io::Error),
-    /// It is of a kind that this build does not read.
+    /// This build does not read this kind of file.
     Refused { code: &'static str, what: String, hint: String },
 }
 
@@ -61,7 +63,7 @@ impl From<io::Error> for OpenError {
     }
 }
 
-/// Counts what is read of a file.
+/// Counts the bytes read from a file.
 struct Counted {
     file: File,
     read: Arc<AtomicU64>,
@@ -75,11 +77,11 @@ impl Read for Counted {
     }
 }
 
-/// Opens the file at `path`; `read` counts its bytes (of tables, all at once), `wanted` are the columns that are read of a
-/// table.
+/// Opens the file at `path`. `read` counts its bytes (all at once for tables); `wanted` lists the
+/// table columns to read.
 ///
 /// # Errors
-/// The file cannot be read, is damaged, or is of a kind that is refused by name.
+/// The file is unreadable, damaged, or of an unsupported kind.
 pub fn open(path: &Path, read: &Arc<AtomicU64>, wanted: &[String]) -> Result<Content, OpenError> {
     let mut file = File::open(path)?;
     let size = file.metadata()?.len();
@@ -103,7 +105,7 @@ pub fn open(path: &Path, read: &Arc<AtomicU64>, wanted: &[String]) -> Result<Con
             Ok((names(&schema), reader.map_err(|e| e.to_string())?))
         }));
     }
-    // The streaming format, which `datasets` caches are in.
+    // The streaming format, which `datasets` uses for its cache.
     if head.starts_with(b"\xff\xff\xff\xff") {
         return table(batches(size, move || {
             let schema = StreamReader::try_new(BufReader::new(file), None).map_err(|e| e.to_string())?.schema();
@@ -124,7 +126,7 @@ pub fn open(path: &Path, read: &Arc<AtomicU64>, wanted: &[String]) -> Result<Con
         Box::new(counted)
     };
     let start = lines.fill_buf()?;
-    // What was packed may be of another kind, too.
+    // The decompressed content may also be of an unsupported kind.
     refuse(start, &name)?;
     let mark = if start.starts_with(UTF8_MARK) { UTF8_MARK.len() } else { 0 };
     let first = start[mark..].iter().copied().find(|byte| !byte.is_ascii_whitespace());
@@ -132,26 +134,31 @@ pub fn open(path: &Path, read: &Arc<AtomicU64>, wanted: &[String]) -> Result<Con
     Ok(Content::Lines(lines, first))
 }
 
-/// The name of a file for a message; control characters are escaped.
+/// The name of a file for messages, with control characters escaped.
 pub fn file_name(path: &Path) -> String {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     name.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }
 
-/// The way out of a pickle.
-const PICKLE: &str = "pickles hold code and are never loaded; write JSON lines or Parquet from Python instead";
+/// Hint for pickles.
+const PICKLE: &str = "pickles can contain code and are never loaded; write JSON lines or Parquet from Python instead";
 
-/// Kinds of files that hold no text: their first bytes, what they are, and the way out (`{}` is the file's name).
+/// Unsupported kinds of files: their first bytes, what they are, and a hint (`{}` is the file's
+/// name).
 const KINDS: &[(&[u8], &str, &str)] = &[
-    (b"\xfd7zXZ\0", "is packed with xz", "this build unpacks gzip and zstd; unpack it first: xz -dk '{}'"),
+    (b"\xfd7zXZ\0", "is compressed with xz", "this build supports gzip and zstd; decompress it first: xz -dk '{}'"),
     (b"7z\xbc\xaf\x27\x1c", "is a 7z archive", "unpack it first: 7z x '{}'"),
-    (b"\x04\x22\x4d\x18", "is packed with lz4", "this build unpacks gzip and zstd; unpack it first: lz4 -dk '{}'"),
+    (
+        b"\x04\x22\x4d\x18",
+        "is compressed with lz4",
+        "this build supports gzip and zstd; decompress it first: lz4 -dk '{}'",
+    ),
     (b"PK\x03\x04", "is a zip archive", "unpack it first: unzip '{}'"),
     (b"Rar!\x1a\x07", "is a rar archive", "unpack it first: unrar x '{}'"),
     (
         b"\x93NUMPY",
         "is an array that numpy.save wrote",
-        "ids go to stage `memmap`; write texts as JSON lines or Parquet",
+        "import ids with stage `memmap`; write texts as JSON lines or Parquet",
     ),
     (b"Obj\x01", "is an Avro file", "convert it to Parquet or JSON lines"),
     (b"SQLite format 3\0", "is a SQLite database", "export the table: sqlite3 -json '{}' 'select * from TABLE'"),
@@ -162,7 +169,7 @@ const KINDS: &[(&[u8], &str, &str)] = &[
     (b"\x80\x05", "is a Python pickle", PICKLE),
 ];
 
-/// Refuses a file whose first bytes are those of a kind that is not read.
+/// Rejects a file that starts like an unsupported kind.
 fn refuse(head: &[u8], name: &str) -> Result<(), OpenError> {
     let refused = |code, what: &str, hint: &str| {
         Err(OpenError::Refused { code, what: what.into(), hint: hint.replace("{}", name) })
@@ -173,8 +180,8 @@ fn refuse(head: &[u8], name: &str) -> Result<(), OpenError> {
     if head.starts_with(b"BZh") && head.get(4..10) == Some(b"1AY&SY") {
         return refused(
             "fetch::kind",
-            "is packed with bzip2",
-            "this build unpacks gzip and zstd; unpack it first: bzip2 -dk '{}'",
+            "is compressed with bzip2",
+            "this build supports gzip and zstd; decompress it first: bzip2 -dk '{}'",
         );
     }
     if head.get(257..262) == Some(b"ustar") {
@@ -188,8 +195,8 @@ fn refuse(head: &[u8], name: &str) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// The encoding, as iconv names it, of a text whose characters are two or four bytes wide. Without a byte order mark, the
-/// zeros beside the first two characters tell.
+/// The encoding, in iconv's name, of a text with two-byte or four-byte characters. Without a byte
+/// order mark, it is detected from the zeros next to the first two characters.
 fn wide_encoding(head: &[u8]) -> Option<&'static str> {
     match head {
         [0xff, 0xfe, 0, 0, ..] | [0, 0, 0xfe, 0xff, ..] => Some("UTF-32"),
@@ -206,7 +213,7 @@ fn names(schema: &Schema) -> Vec<String> {
     schema.fields().iter().map(|field| field.name().clone()).collect()
 }
 
-/// Where the wanted columns are.
+/// Positions of the requested columns.
 fn positions(schema: &Schema, wanted: &[String]) -> Vec<usize> {
     let fields = schema.fields().iter().enumerate();
     fields.filter(|(_, field)| wanted.contains(field.name())).map(|(position, _)| position).collect()
@@ -216,7 +223,7 @@ fn parquet_reader(
     file: File,
     wanted: &[String],
 ) -> Result<(Vec<String>, impl Iterator<Item = Result<RecordBatch, ArrowError>> + use<>), String> {
-    // Parquet's own types say enough. The Arrow schema in the metadata may be of a newer version.
+    // Parquet's own types suffice. The Arrow schema in the metadata may be from a newer version.
     let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
     let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(file, options).map_err(|e| e.to_string())?;
     let columns = names(builder.schema());
@@ -225,14 +232,15 @@ fn parquet_reader(
     Ok((columns, reader))
 }
 
-/// What the thread that reads a table hands over.
+/// Messages from the thread that reads a table.
 enum Item {
     /// The names of all columns: the file was opened.
     Columns(Vec<String>),
     Batch(RecordBatch),
 }
 
-/// The columns and batches of the reader that `open` makes, for a file of `size` bytes. The reader runs in a bounded thread.
+/// The columns and batches of the reader that `open` creates, for a file of `size` bytes. The
+/// reader runs in a bounded thread.
 fn batches<R>(
     size: u64,
     open: impl FnOnce() -> Result<(Vec<String>, R), String> + Send + 'static,
@@ -243,7 +251,7 @@ where
     let memory = usize::try_from(size).unwrap_or(usize::MAX).saturating_mul(TABLE_MEMORY_PER_BYTE);
     let limits = Limits { memory: memory.saturating_add(TABLE_MEMORY), time: Duration::MAX };
     let mut thread = Bounded::<Result<Item, String>>::start(limits, move |give| {
-        let read = sound(|| -> Result<(), String> {
+        let read = catch_panic(|| -> Result<(), String> {
             let (columns, reader) = open()?;
             let mut wanted = give(Ok(Item::Columns(columns)));
             for batch in reader {
@@ -285,11 +293,12 @@ where
     Ok((columns, Box::new(batches)))
 }
 
-/// What `read` gives; an error if it panics, as the readers of tables do over some damaged bytes.
-fn sound<T>(read: impl FnOnce() -> T) -> Result<T, String> {
+/// Returns the result of `read`, or an error if it panics, as table readers do on some damaged
+/// files.
+fn catch_panic<T>(read: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(read)).map_err(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-        format!("its reader gave up: {}", text.unwrap_or("for a reason that it does not say"))
+        format!("its reader failed: {}", text.unwrap_or("no reason given"))
     })
 }
 
@@ -297,7 +306,7 @@ fn invalid(why: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why.into())
 }
 
-/// Skips zeros, with which some tools pad what they pack; whether anything follows.
+/// Skips zeros, which some tools append as padding; returns whether more data follows.
 fn skip_zeros(reader: &mut impl BufRead) -> io::Result<bool> {
     loop {
         let buffer = reader.fill_buf()?;
@@ -313,19 +322,19 @@ fn skip_zeros(reader: &mut impl BufRead) -> io::Result<bool> {
     }
 }
 
-/// All members of a gzip file, one after the other. Any of them may be empty.
+/// All members of a gzip file, in order. Any of them may be empty.
 struct Members<R: BufRead> {
     decoder: Option<GzDecoder<R>>,
 }
 
-/// The next member; none at the end of the file.
+/// The next member; `None` at the end of the file.
 fn member<R: BufRead>(mut rest: R) -> io::Result<Option<GzDecoder<R>>> {
     if !skip_zeros(&mut rest)? {
         return Ok(None);
     }
     match rest.fill_buf()?.first() {
         Some(0x1f) => Ok(Some(GzDecoder::new(rest))),
-        _ => Err(invalid("after the last gzip member come bytes that are not gzip")),
+        _ => Err(invalid("the last gzip member is followed by bytes that are not gzip")),
     }
 }
 
@@ -342,10 +351,10 @@ impl<R: BufRead> Read for Members<R> {
     }
 }
 
-/// A frame, whose first four bytes were read before.
+/// A frame whose first four bytes have already been read.
 type Frame<R> = StreamingDecoder<io::Chain<Cursor<[u8; 4]>, R>, FrameDecoder>;
 
-/// All frames of a zstd file, one after the other. Any of them may be empty or skippable.
+/// All frames of a zstd file, in order. Any of them may be empty or skippable.
 struct Frames<R: BufRead> {
     decoder: Option<Frame<R>>,
 }
@@ -354,7 +363,7 @@ fn is_skippable(magic: u32) -> bool {
     magic & !0xf == SKIPPABLE
 }
 
-/// The next frame that holds data; none at the end of the file.
+/// The next frame that holds data; `None` at the end of the file.
 fn frame<R: BufRead>(mut rest: R) -> io::Result<Option<Frame<R>>> {
     loop {
         let mut start = [0; 4];
@@ -374,17 +383,17 @@ fn frame<R: BufRead>(mut rest: R) -> io::Result<Option<Frame<R>>> {
                 let frame = StreamingDecoder::new(Cursor::new(start).chain(rest));
                 return frame.map(Some).map_err(|e| invalid(e.to_string()));
             }
-            // Tools keep tables and padding of their own in such frames.
+            // Tools store their own tables and padding in such frames.
             4 if is_skippable(magic) => {
                 let mut length = [0; 4];
                 rest.read_exact(&mut length)?;
                 let length = u64::from(u32::from_le_bytes(length));
                 if io::copy(&mut Read::by_ref(&mut rest).take(length), &mut io::sink())? < length {
-                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "a skippable zstd frame is cut off"));
+                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "a skippable zstd frame is truncated"));
                 }
             }
             _ if start == [0; 4] && !skip_zeros(&mut rest)? => return Ok(None),
-            _ => return Err(invalid("after the last zstd frame come bytes that are no frame")),
+            _ => return Err(invalid("the last zstd frame is followed by bytes that are not a frame")),
         }
     }
 }
@@ -400,7 +409,7 @@ impl<R: BufRead> Read for Frames<R> {
             let (found, expected) =
                 (decoder.decoder.get_calculated_checksum(), decoder.decoder.get_checksum_from_data());
             if expected.is_some() && found != expected {
-                return Err(invalid("the checksum of a zstd frame differs"));
+                return Err(invalid("the checksum of a zstd frame does not match"));
             }
             self.decoder = frame(decoder.into_inner().into_inner().1)?;
         }
@@ -408,8 +417,8 @@ impl<R: BufRead> Read for Frames<R> {
     }
 }
 
-/// Appends the next line, without its newline, to `line`; of a line longer than `most` only the length is kept. Returns
-/// the bytes read: 0 at the end.
+/// Appends the next line, without its newline, to `line`; of a line longer than `most` bytes only
+/// the length is kept. Returns the number of bytes read: 0 at the end.
 pub fn read_line(reader: &mut dyn BufRead, line: &mut Vec<u8>, most: usize) -> io::Result<usize> {
     let mut total = 0;
     loop {
@@ -451,13 +460,13 @@ mod tests {
         ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Fastest)
     }
 
-    /// A frame of zstd that a decoder skips.
+    /// A zstd frame that decoders skip.
     fn skippable(number: u8, content: &[u8]) -> Vec<u8> {
         let magic = (SKIPPABLE + u32::from(number)).to_le_bytes();
         [&magic[..], &(content.len() as u32).to_le_bytes(), content].concat()
     }
 
-    /// The text of a file of these bytes.
+    /// The text of a file with these bytes.
     fn text(bytes: &[u8]) -> Result<String, OpenError> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("some.jsonl");
@@ -498,13 +507,13 @@ mod tests {
         let skipped = skippable(1, b"a table");
         assert_eq!(
             error([zst(b"a"), b"tail".to_vec()].concat()),
-            "after the last zstd frame come bytes that are no frame"
+            "the last zstd frame is followed by bytes that are not a frame"
         );
         assert_eq!(
             error([gz(b"a"), b"tail".to_vec()].concat()),
-            "after the last gzip member come bytes that are not gzip"
+            "the last gzip member is followed by bytes that are not gzip"
         );
-        assert_eq!(error(skipped[..skipped.len() - 1].to_vec()), "a skippable zstd frame is cut off");
+        assert_eq!(error(skipped[..skipped.len() - 1].to_vec()), "a skippable zstd frame is truncated");
     }
 
     #[test]
@@ -530,8 +539,8 @@ mod tests {
             let hint = format!("convert it: iconv -f {encoding} -t UTF-8 'some.jsonl' > utf8.jsonl");
             assert_eq!(refused(&bytes), ("fetch::encoding", format!("is {encoding}, not UTF-8"), hint));
         }
-        assert_eq!(refused(b"\xfd7zXZ\0\0\x04").1, "is packed with xz");
-        assert_eq!(refused(b"BZh91AY&SY").1, "is packed with bzip2");
+        assert_eq!(refused(b"\xfd7zXZ\0\0\x04").1, "is compressed with xz");
+        assert_eq!(refused(b"BZh91AY&SY").1, "is compressed with bzip2");
         assert_eq!(refused(b"PK\x03\x04\x14\0").1, "is a zip archive");
         assert_eq!(refused(b"\x93NUMPY\x01\0").1, "is an array that numpy.save wrote");
         assert_eq!(refused(b"\x80\x04\x95").1, "is a Python pickle");

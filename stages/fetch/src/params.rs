@@ -8,28 +8,28 @@ use serde::{Deserialize, Serialize};
 
 use crate::record::Format;
 
-/// What a bad record means.
+/// What to do with a bad record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnError {
-    /// The stage fails and shows the bad records.
+    /// Fail and list the bad records.
     #[default]
     Fail,
-    /// Bad records are left out and counted, with a warning.
+    /// Drop bad records, count them, and warn.
     Skip,
 }
 
-/// Which records are kept. 0 and an empty list set no bound.
+/// Which records to keep. 0 and an empty list mean no limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Filter {
-    /// Only conversations whose `dataset` is one of these.
+    /// Keep only conversations whose `dataset` is in this list.
     pub datasets: Vec<String>,
-    /// At least so many messages.
+    /// Minimum number of messages.
     pub min_messages: u64,
-    /// At most so many messages.
+    /// Maximum number of messages.
     pub max_messages: u64,
-    /// At most so many characters in all messages, or in a document.
+    /// Maximum number of characters, over all messages of a conversation or in a document.
     pub max_chars: u64,
 }
 
@@ -37,30 +37,33 @@ pub struct Filter {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct FetchParams {
-    /// What the files hold: `messages`, `sharegpt`, `alpaca` or `prompt_completion` for conversations, `text` for documents (one
-    /// a line, or the key or column `text`), `auto` to find out from the first records of each file.
+    /// Format of the files: `messages`, `sharegpt`, `alpaca` or `prompt_completion` for
+    /// conversations; `text` for documents (one per line, or in the key or column `text`); `auto`
+    /// to detect it from each file's first records.
     pub format: Format,
-    /// What a bad record means: `fail` or `skip` (left out and counted).
+    /// What to do with a bad record: `fail`, or `skip` (drop it and count it).
     pub on_error: OnError,
-    /// Which records are kept.
+    /// Which records to keep.
     pub filter: Filter,
-    /// Leaves out a record that says the same as one before it.
+    /// Drops records with the same content as an earlier one.
     pub dedup: bool,
-    /// How often each source (first `files`, then `datasets`, in order) is taken: 1 takes every record once, 0.25 every fourth by
-    /// chance, 2.5 every record twice and half of them a third time. Empty: each once.
+    /// How many times to take the records of each source (first `files`, then `datasets`, in
+    /// order): 1 takes every record once, 0.25 a random quarter, 2.5 every record twice and a
+    /// random half a third time. Empty: each once.
     pub weights: Vec<f64>,
-    /// Decides that chance.
+    /// Seed for the random choices of `weights`.
     pub seed: u64,
-    /// At most so many records of each source are kept; 0 keeps all.
+    /// Maximum number of records per source; 0: no limit.
     pub limit: u64,
-    /// Roles by the names that the files have for them, in addition to those that are known: `{bot: assistant}`.
+    /// Additional role names that the files use, such as `{bot: assistant}`.
     pub roles: BTreeMap<String, Role>,
-    /// The key of a conversation's list of messages. Empty: `messages`, or `conversations` in format `sharegpt`.
+    /// Key of a conversation's list of messages. Empty: `messages`, or `conversations` in format
+    /// `sharegpt`.
     pub messages_field: String,
-    /// The key of a message's role. Empty: `role` or `from`.
+    /// Key of a message's role. Empty: `role` or `from`.
     pub role_field: String,
-    /// The key of a message's content. Empty: `content` or `value`.
+    /// Key of a message's content. Empty: `content` or `value`.
     pub content_field: String,
-    /// The key or column of a document. Empty: `text`.
+    /// Key or column of a document's text. Empty: `text`.
     pub text_field: String,
 }

@@ -1,7 +1,7 @@
-//! One record of a source as a conversation or document, or the reason why it is none.
+//! Reads one record of a source as a conversation or document, or reports why it cannot.
 //!
-//! A key whose value is null says nothing and counts as missing, so rows of tables and JSON lines read alike. No record is
-//! repaired silently: what [`Notes`] counts is reported.
+//! A key whose value is null counts as missing, so that tables and JSON lines are read alike. No
+//! record is repaired silently: everything counted in [`Notes`] is reported.
 
 use std::collections::BTreeMap;
 
@@ -14,22 +14,24 @@ use serde_json::{Map, Value, json};
 
 use crate::params::{FetchParams, OnError};
 
-/// What the files hold.
+/// Format of the files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Format {
-    /// Tulu's and OpenAI's: `{"dataset", "id", "messages": [{"role", "content"}], "tools"}`.
+    /// Tulu's and OpenAI's format: `{"dataset", "id", "messages": [{"role", "content"}], "tools"}`.
     #[default]
     Messages,
-    /// ShareGPT's: `{"conversations": [{"from": "human" | "gpt" | "function_call" | "observation", "value"}], "system", "tools"}`.
+    /// ShareGPT's format:
+    /// `{"conversations": [{"from": "human" | "gpt" | "function_call" | "observation", "value"}], "system", "tools"}`.
     Sharegpt,
-    /// Alpaca's: `{"instruction", "input", "output", "system", "history": [[question, answer]]}`.
+    /// Alpaca's format: `{"instruction", "input", "output", "system", "history": [[question, answer]]}`.
     Alpaca,
-    /// A question and its answer: `{"prompt", "completion"}` (or `response`), each a text or a list of messages.
+    /// A question and its answer, each a text or a list of messages: `{"prompt", "completion"}` (or
+    /// `response`).
     PromptCompletion,
-    /// Documents: one per line that is not blank, or the column or key `text`.
+    /// Documents: one per non-blank line, or the column or key `text`.
     Text,
-    /// The first records of each file decide.
+    /// Detected from the first records of each file.
     Auto,
 }
 
@@ -60,25 +62,25 @@ impl Format {
     }
 }
 
-/// The keys of a record that are not null.
+/// The keys of a record whose values are not null.
 pub fn filled_keys(record: &Map<String, Value>) -> Vec<&str> {
     record.iter().filter(|(_, value)| !value.is_null()).map(|(key, _)| key.as_str()).collect()
 }
 
-/// Keys as a list for a message.
+/// Lists keys for a message.
 pub fn list_keys(keys: &[&str]) -> String {
     let listed: Vec<String> = keys.iter().take(8).map(|key| format!("`{}`", key.escape_debug())).collect();
     let more = if keys.len() > listed.len() { ", …" } else { "" };
     if listed.is_empty() { "no keys".into() } else { listed.join(", ") + more }
 }
 
-/// Keys as a list for a message, and the format that has them.
+/// Lists keys for a message, with the format that they match.
 pub fn describe_keys(keys: &[&str]) -> String {
     let format = Format::of_keys(keys).map(|format| format!(", as format `{}` has", format.as_str()));
     list_keys(keys) + &format.unwrap_or_default()
 }
 
-/// Why a record cannot be used. The text needs the file and the line before it.
+/// Why a record cannot be used. Messages put the file and line in front of this text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadRecord {
     #[error("is not UTF-8 (byte {0} of the line)")]
@@ -106,37 +108,37 @@ pub enum BadRecord {
     SaysNothing,
 }
 
-/// How many turns of a conversation were left out because they say nothing.
+/// How many empty turns of a conversation were dropped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Notes {
-    /// System turns.
+    /// Empty system turns.
     pub system: u64,
-    /// Answers at the end.
+    /// Empty answers at the end.
     pub answers: u64,
-    /// Everything from an empty answer in the middle on.
+    /// Conversations cut before an empty answer.
     pub cut: u64,
 }
 
-/// A record as it was read.
+/// A record as read.
 pub type Read<T> = Result<Option<(T, Notes)>, BadRecord>;
 
-/// How the records of a file are read.
+/// How to read the records of a file.
 #[derive(Clone, Debug, Default)]
 pub struct Layout {
     /// Never `auto`.
     pub format: Format,
-    /// Lines are JSON. Only `text` has others.
+    /// Whether lines are JSON. False only for `text`.
     pub json: bool,
     roles: BTreeMap<String, Role>,
     messages_field: Option<String>,
     role_field: Option<String>,
     content_field: Option<String>,
     text_field: Option<String>,
-    /// A conversation ends before an empty answer.
+    /// Whether to cut a conversation before an empty answer.
     cut: bool,
 }
 
-/// Keys under which the content may be if it is not where it was looked for.
+/// Keys where the content might be if it is not under the expected key.
 const OTHER_CONTENT: [&str; 6] = ["content", "value", "text", "message", "utterance", "body"];
 
 impl Layout {
@@ -165,7 +167,7 @@ impl Layout {
         self.messages_field.as_deref().unwrap_or(own)
     }
 
-    /// The keys without which a record is none; of each list one.
+    /// The required keys of a record: one of each list.
     pub fn needed(&self) -> Vec<Vec<&str>> {
         match self.format {
             Format::Messages | Format::Sharegpt | Format::Auto => vec![vec![self.messages_key()]],
@@ -189,7 +191,8 @@ impl Layout {
         keys.into_iter().map(str::to_owned).collect()
     }
 
-    /// A document of a line: as JSON, or without surrounding white space; `None` if nothing is left.
+    /// Reads a document from a line: as JSON, or without surrounding whitespace; `None` if nothing
+    /// is left.
     pub fn document_line(&self, line: &[u8]) -> Read<String> {
         if self.json {
             return parse_json(line)?.map_or(Ok(None), |value| self.document(&value));
@@ -198,7 +201,7 @@ impl Layout {
         Ok((!text.is_empty()).then(|| (text.to_owned(), Notes::default())))
     }
 
-    /// A document of a record: its key `text`; `None` if it is blank or null.
+    /// Reads a document from a record's key `text`; `None` if it is blank or null.
     pub fn document(&self, value: &Value) -> Read<String> {
         let said = |text: &String| Ok((!is_blank(text)).then(|| (text.clone(), Notes::default())));
         let key = self.text_key();
@@ -214,15 +217,15 @@ impl Layout {
         }
     }
 
-    /// A conversation of a line of JSON.
+    /// Reads a conversation from a line of JSON.
     pub fn conversation_line(&self, line: &[u8]) -> Read<Conversation> {
         parse_json(line)?.map_or(Ok(None), |value| self.conversation(&value))
     }
 
-    /// A conversation of a record.
+    /// Reads a conversation from a record.
     ///
-    /// `dataset` and `id` may be left out and are empty then. Keys beside those of the format say where a record is from
-    /// and are not read. The keys of a message are all kept.
+    /// `dataset` and `id` may be missing and are then empty. Keys outside the format describe a
+    /// record's origin and are ignored. All keys of a message are kept.
     pub fn conversation(&self, value: &Value) -> Read<Conversation> {
         let Value::Object(record) = value else {
             return Err(BadRecord::Schema(format!("expected an object, found {}", kind(value))));
@@ -243,7 +246,7 @@ impl Layout {
         Ok(Some((Conversation { dataset, id, messages, tools, documents }, notes)))
     }
 
-    /// The messages of a record, after those of its key `system`.
+    /// The messages of a record, after those in its key `system`.
     fn messages(&self, record: &Map<String, Value>) -> Result<Vec<Message>, BadRecord> {
         let mut messages = Vec::new();
         if self.format == Format::Sharegpt {
@@ -254,7 +257,7 @@ impl Layout {
         let turns = match record.get(key) {
             None | Some(Value::Null) => return Err(missing(record, key)),
             Some(Value::Array(turns)) => turns,
-            // Tables often hold a list as its JSON.
+            // Tables often store a list as JSON text.
             Some(Value::String(text)) => {
                 parsed = serde_json::from_str(text)
                     .map_err(|_| BadRecord::Schema(format!("`{key}` is a string that is no JSON array")))?;
@@ -271,7 +274,7 @@ impl Layout {
         Ok(messages)
     }
 
-    /// Message `number` of a record.
+    /// Reads message `number` of a record.
     fn message(&self, turn: &Value, number: usize) -> Result<Message, BadRecord> {
         let schema = |reason: String| BadRecord::Schema(format!("message {number} {reason}"));
         let turn = turn.as_object().ok_or_else(|| schema(format!("is {}, expected an object", kind(turn))))?;
@@ -296,7 +299,7 @@ impl Layout {
             match (key.as_str(), value) {
                 _ if read || value.is_null() => {}
                 ("weight", _) => trained = Some(weight(value).map_err(schema)?),
-                // A message of a dataset of our own.
+                // A message from one of our own datasets.
                 ("trained", Value::Bool(value)) => trained = Some(*value),
                 ("fields", Value::String(text)) if text.starts_with('{') => match serde_json::from_str(text) {
                     Ok(Value::Object(mut own)) => fields.append(&mut own),
@@ -323,7 +326,7 @@ impl Layout {
         Ok(message)
     }
 
-    /// The role that `name` stands for; `None` for ShareGPT's turns that hold a tool call.
+    /// The role that `name` maps to; `None` for ShareGPT's tool-call turns.
     fn speaker(&self, name: &str) -> Result<Option<Role>, UnknownRole> {
         if let Some(role) = self.roles.get(name) {
             return Ok(Some(*role));
@@ -342,7 +345,7 @@ impl Layout {
         let mut messages = Vec::new();
         for (key, role) in [("prompt", Role::User), (second, Role::Assistant)] {
             match record.get(key) {
-                // Messages are TRL's conversational form of the same.
+                // TRL's conversational form uses lists of messages.
                 Some(Value::Array(turns)) => {
                     for turn in turns {
                         messages.push(self.message(turn, messages.len() + 1)?);
@@ -354,8 +357,8 @@ impl Layout {
         Ok(messages)
     }
 
-    /// `messages` without the turns that say nothing and can be left out. The first `unnumbered` ones have a key of their
-    /// own, so the record's list begins after them.
+    /// Drops the empty turns of `messages` that can be dropped. The first `unnumbered` messages
+    /// come from a separate key, so the record's list begins after them.
     fn tidy(&self, messages: Vec<Message>, unnumbered: usize) -> Result<(Vec<Message>, Notes), BadRecord> {
         let mut notes = Notes::default();
         let instructs = |message: &Message| matches!(message.role, Role::System | Role::Developer);
@@ -372,7 +375,7 @@ impl Layout {
         let before = turns.len();
         turns.retain(|(_, message)| !instructs(message) || message.speaks());
         notes.system = (before - turns.len()) as u64;
-        // An answer that is not trained does no harm where it is.
+        // An empty answer that is not trained is harmless.
         let empty =
             |message: &Message| message.role == Role::Assistant && !message.speaks() && message.trained != Some(false);
         let answer = |(_, message): &(usize, Message)| {
@@ -398,7 +401,8 @@ impl Layout {
             return Err(BadRecord::SaysNothing);
         }
         let messages = turns.into_iter().map(|(_, mut message)| {
-            // A tool may return nothing. Templates read the content of every turn but the assistant's.
+            // A tool may return nothing. Templates read the content of every turn except the
+            // assistant's.
             if message.content.is_none() && !(message.role == Role::Assistant && message.speaks()) {
                 message.content = Some(String::new());
             }
@@ -417,7 +421,7 @@ fn utf8(line: &[u8]) -> Result<&str, BadRecord> {
     std::str::from_utf8(line).map_err(|e| BadRecord::NotUtf8(e.valid_up_to() + 1))
 }
 
-/// A line of JSON lines; `None` if it is blank.
+/// Parses a line of JSON lines; `None` if it is blank.
 pub fn parse_json(line: &[u8]) -> Result<Option<Value>, BadRecord> {
     let text = utf8(line)?;
     if text.trim().is_empty() {
@@ -431,7 +435,7 @@ pub fn parse_json(line: &[u8]) -> Result<Option<Value>, BadRecord> {
     Ok(Some(value))
 }
 
-/// The text at `key`; `None` if there is none or null.
+/// The text at `key`; `None` if it is missing or null.
 fn text<'r>(record: &'r Map<String, Value>, key: &str) -> Result<Option<&'r str>, BadRecord> {
     match record.get(key) {
         None | Some(Value::Null) => Ok(None),
@@ -440,18 +444,18 @@ fn text<'r>(record: &'r Map<String, Value>, key: &str) -> Result<Option<&'r str>
     }
 }
 
-/// The system turn of a record that has a key for it.
+/// The system turn of a record with a separate key for it.
 fn system(record: &Map<String, Value>) -> Result<Option<Message>, BadRecord> {
     let system = text(record, "system")?.filter(|system| !is_blank(system));
     Ok(system.map(|system| Message::new(Role::System, system)))
 }
 
-/// The text at `key`, or the JSON of what else is there; empty if there is none.
+/// The text at `key`, or the JSON of any other value; empty if there is none.
 fn label(record: &Map<String, Value>, key: &str) -> String {
     match record.get(key) {
         None | Some(Value::Null) => String::new(),
         Some(Value::String(text)) => text.clone(),
-        // Whole numbers beside missing ones become floats in many tools.
+        // Many tools turn integers into floats if other values are missing.
         Some(Value::Number(number)) if number.is_f64() => match number.as_f64().filter(|float| float.fract() == 0.0) {
             Some(float) => format!("{float}"),
             None => number.to_string(),
@@ -481,7 +485,7 @@ fn typed_content(parts: &[Value]) -> Result<String, String> {
     parts.iter().map(part).collect()
 }
 
-/// Whether a message is trained, by its `weight`.
+/// Whether a message is trained, according to its `weight`.
 fn weight(value: &Value) -> Result<bool, String> {
     match (value.as_f64(), value) {
         (Some(0.0), _) | (_, Value::Bool(false)) => Ok(false),
@@ -490,7 +494,7 @@ fn weight(value: &Value) -> Result<bool, String> {
     }
 }
 
-/// ShareGPT's call as OpenAI's `tool_calls`.
+/// Converts ShareGPT's tool call to OpenAI's `tool_calls`.
 fn tool_calls(text: &str) -> Result<Value, String> {
     let expected = "holds no tool call: expected the JSON `{\"name\", \"arguments\"}` or a list of such";
     let calls = match serde_json::from_str(text) {
@@ -499,7 +503,7 @@ fn tool_calls(text: &str) -> Result<Value, String> {
         _ => return Err(expected.into()),
     };
     let call = |call: &Value| {
-        // Some files have OpenAI's form inside.
+        // Some files contain OpenAI's form.
         let function = if call["function"].is_object() { &call["function"] } else { call };
         let name = function["name"].as_str().ok_or(expected)?;
         let arguments = match &function["arguments"] {
@@ -529,7 +533,7 @@ fn tools(record: &Map<String, Value>, key: &str) -> Result<Option<Value>, BadRec
     }
 }
 
-/// The list at `documents`, or its JSON. Anything else says where a record is from.
+/// The list at `documents`, or its JSON. Any other value describes the record's origin.
 fn documents(record: &Map<String, Value>) -> Option<Value> {
     let value = match record.get("documents")? {
         Value::String(text) => serde_json::from_str(text).ok()?,
@@ -670,10 +674,10 @@ mod tests {
         for (format, line) in cases {
             assert_eq!(messages(json!({"format": format}), line), expected, "{line}");
         }
-        // A list that a table holds as its JSON.
+        // A list stored as JSON text in a table.
         let line = r#"{"messages":"[{\"role\":\"user\",\"content\":\"Hi\"}]"}"#;
         assert_eq!(messages(json!({}), line), [turn(Role::User, "Hi")]);
-        // A blank key is no turn.
+        // A blank key is not a turn.
         let line = r#"{"system":"","conversations":[{"from":"human","value":"a"},{"from":"gpt","value":"b"}]}"#;
         let (chat, notes) = read(json!({"format": "sharegpt"}), line).unwrap();
         assert_eq!((chat.messages.len(), notes), (2, Notes::default()));
@@ -752,7 +756,7 @@ mod tests {
         assert_eq!(read[1].fields["tool_calls"][1]["function"], json!({"name": "b", "arguments": "{}"}));
         let error = super::tests::read(json!({"format": "sharegpt"}), &call("sum(1, 2)")).unwrap_err().to_string();
         assert!(error.contains("message 2 (function_call) holds no tool call: expected the JSON"), "{error}");
-        // The text as the assistant says it.
+        // The text as the assistant's turn.
         let params = json!({"format": "sharegpt", "roles": {"function_call": "assistant"}});
         assert_eq!(messages(params, &call("sum(1, 2)"))[1], turn(Role::Assistant, "sum(1, 2)"));
     }
@@ -803,7 +807,7 @@ mod tests {
         assert!(of(json!("1")).is_err());
     }
 
-    /// The roles and texts that remain of `turns`, and what was left out.
+    /// The roles and texts that remain of `turns`, and what was dropped.
     fn tidied(params: Value, turns: &[(&str, Option<&str>)]) -> Result<(Vec<(Role, String)>, Notes), String> {
         let turns: Vec<Value> = turns.iter().map(|(role, content)| json!({"role": role, "content": content})).collect();
         let (read, notes) = read(params, &json!({"messages": turns}).to_string()).map_err(|e| e.to_string())?;
@@ -814,7 +818,7 @@ mod tests {
     fn empty_turns_are_left_out_kept_or_refused_by_what_they_mean() {
         let said = |turns: &[(Role, &str)]| turns.iter().map(|(r, t)| (*r, (*t).to_owned())).collect::<Vec<_>>();
         let short = said(&[(Role::User, "a"), (Role::Assistant, "b")]);
-        // A system turn without content is none.
+        // A system turn without content is not a turn.
         for empty in [None, Some(""), Some(" \n\u{1f}")] {
             let turns = [("system", empty), ("developer", empty), ("user", Some("a")), ("assistant", Some("b"))];
             assert_eq!(tidied(json!({}), &turns), Ok((short.clone(), Notes { system: 2, ..Notes::default() })));
@@ -826,7 +830,7 @@ mod tests {
             assert_eq!((kept.len(), kept[2].1.as_str(), notes), (4, "", Notes::default()), "{role}");
         }
         assert_eq!(tidied(json!({}), &[("user", Some("")), ("assistant", Some("b"))]).unwrap().0[0].1, "");
-        // An empty answer at the end leaves the ones before.
+        // An empty answer at the end keeps the turns before it.
         let turns = [("user", Some("a")), ("assistant", Some("b")), ("user", Some("c")), ("assistant", Some(""))];
         let expected = said(&[(Role::User, "a"), (Role::Assistant, "b"), (Role::User, "c")]);
         assert_eq!(tidied(json!({}), &turns), Ok((expected, Notes { answers: 1, ..Notes::default() })));
@@ -834,7 +838,7 @@ mod tests {
         let refused = "message 2 (assistant) has neither content nor tool calls";
         assert_eq!(tidied(json!({}), &alone), Err(refused.into()));
         assert_eq!(tidied(json!({"on_error": "skip"}), &alone), Err(refused.into()));
-        // In the middle it is refused; where bad records are left out, what precedes it is kept.
+        // In the middle it is an error; with `on_error: skip`, the turns before it are kept.
         let turns = [
             ("user", Some("a")),
             ("assistant", Some("b")),
@@ -858,7 +862,7 @@ mod tests {
         let (read, notes) = read(json!({}), line).unwrap();
         assert_eq!((read.messages.len(), notes), (5, Notes::default()));
         assert_eq!((read.messages[2].trained, read.messages[4].content.as_deref()), (Some(false), None));
-        // The turns of a key of its own are not counted.
+        // Turns from a separate key are not counted.
         let line = r#"{"system":"s","conversations":[{"from":"human","value":"a"},{"from":"gpt","value":""}]}"#;
         let error = super::tests::read(json!({"format": "sharegpt"}), line).unwrap_err();
         assert_eq!(error, BadRecord::EmptyAnswer(2));

@@ -1,4 +1,4 @@
-//! [`Sink`]: counts, filters and writes parsed records, in their order.
+//! [`Sink`]: counts, filters and writes parsed records, in order.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -10,21 +10,21 @@ use serde_json::Value;
 use crate::params::{FetchParams, Filter, OnError};
 use crate::record::{BadRecord, Format, Layout, Notes, Read};
 
-/// Bad records that a message shows; the rest is counted.
+/// Maximum number of bad records in a message; the rest is counted.
 const SHOWN: usize = 20;
 
-/// A record that may be left out.
+/// A record that may be filtered.
 pub trait Item: Record + Clone + Send {
-    /// Its id, if it has one of its own.
+    /// Its id, if it has its own.
     fn id(&self) -> Option<&str>;
-    /// Gives it its number as id, if it has none.
+    /// Sets its id to `number` if it has none.
     fn number(&mut self, number: u64);
-    /// What it says; where it is from does not count.
+    /// Digest of its content, regardless of its origin.
     fn digest(&self) -> blake3::Hash;
     fn keeps(&self, filter: &Filter) -> bool;
-    /// The record in a line; `None` if it is blank.
+    /// Parses the record in a line; `None` if the line is blank.
     fn of_line(layout: &Layout, line: &[u8]) -> Read<Self>;
-    /// The record in a JSON value.
+    /// Parses the record in a JSON value.
     fn of_value(layout: &Layout, value: &Value) -> Read<Self>;
 }
 
@@ -97,7 +97,7 @@ impl Item for String {
     }
 }
 
-/// Something that happened to records: how often, and where first.
+/// An event that happened to records: how often, and where first.
 #[derive(Default)]
 struct Tally {
     count: u64,
@@ -112,22 +112,22 @@ impl Tally {
         }
     }
 
-    /// `3 turns are …; the first is in some.jsonl:7`, if it happened at all.
+    /// For example `3 turns are …; the first is in some.jsonl:7`; `None` if it never happened.
     fn report(self, one: &str, many: &str) -> Option<String> {
         let what = if self.count == 1 { one } else { many };
         Some(format!("{} {what}; the first is in {}", self.count, self.first?))
     }
 }
 
-/// What is written and counted.
+/// Writes and counts records.
 pub struct Sink<'p, T: Item> {
     params: &'p FetchParams,
     writer: DatasetWriter<T>,
-    /// Records seen, bad ones included.
+    /// Number of records seen, including bad ones.
     seen: u64,
     bad: u64,
     shown: Vec<String>,
-    /// Bad records that have the keys of another format.
+    /// Number of bad records that have the keys of another format.
     looks_like: BTreeMap<Format, u64>,
     unknown_role: Option<String>,
     empty_system: Tally,
@@ -135,7 +135,7 @@ pub struct Sink<'p, T: Item> {
     cut: Tally,
     filtered: u64,
     repeated: u64,
-    /// The start of digests of what was said, and of ids.
+    /// Truncated digests of contents, and of ids.
     said: HashSet<[u8; 16]>,
     ids: HashSet<[u8; 8]>,
     same_id: u64,
@@ -170,17 +170,17 @@ impl<'p, T: Item> Sink<'p, T> {
         })
     }
 
-    /// The records that follow are of source `source`, from 0.
+    /// Starts source `source`, counted from 0.
     pub fn begin(&mut self, source: usize) {
         (self.source, self.kept_of_source, self.seen_of_source) = (source, 0, 0);
     }
 
-    /// Whether nothing more is taken of this source.
+    /// Whether the limit of this source is reached.
     pub fn full(&self) -> bool {
         self.params.limit > 0 && self.kept_of_source >= self.params.limit
     }
 
-    /// Takes a record; `place` names it for a message.
+    /// Takes a record; `place` describes it in messages.
     pub fn push(
         &mut self,
         record: Result<(T, Notes), BadRecord>,
@@ -238,7 +238,7 @@ impl<'p, T: Item> Sink<'p, T> {
         Ok(())
     }
 
-    /// How often the record that was just seen is taken.
+    /// Number of copies to write of the current record.
     fn copies(&self) -> u64 {
         let Some(weight) = self.params.weights.get(self.source) else { return 1 };
         let mut hasher = blake3::Hasher::new();
@@ -249,28 +249,28 @@ impl<'p, T: Item> Sink<'p, T> {
         weight.floor() as u64 + u64::from(f64::from(draw) < weight.fract() * 4_294_967_296.0)
     }
 
-    /// The format that every record looks like, if it is another one than was named.
+    /// The format that every record looks like, if it differs from the given one.
     fn other_format(&self) -> Option<&'static str> {
         let mut formats = self.looks_like.iter();
         let (format, count) = formats.next()?;
         (*count == self.seen && self.seen == self.bad).then(|| format.as_str())
     }
 
-    /// How to mend the bad records.
+    /// How to fix the bad records.
     fn hint(&self) -> String {
         if let Some(format) = self.other_format() {
             return format!("every record looks like format `{format}`: set `format: {format}`, or `format: auto`");
         }
-        let mend = "mend these lines, or leave them out with `on_error: skip`";
+        let mend = "fix these lines, or drop them with `on_error: skip`";
         match &self.unknown_role {
             Some(role) => {
-                format!("say who `{0}` is, as in `roles: {{{0}: assistant}}`; or {mend}", role.escape_debug())
+                format!("map the role `{0}`, as in `roles: {{{0}: assistant}}`; or {mend}", role.escape_debug())
             }
             None => mend.to_owned(),
         }
     }
 
-    /// Completes the dataset, or says why there is none.
+    /// Completes the dataset, or reports why there is none.
     pub fn finish(self, sources: &[String], context: &mut Context) -> Result<DatasetManifest, StageError> {
         let (records, are) = if self.bad == 1 { ("line", "is") } else { ("lines", "are") };
         let more = match self.bad - self.shown.len() as u64 {
@@ -283,23 +283,20 @@ impl<'p, T: Item> Sink<'p, T> {
                 .hint(self.hint()));
         }
         if self.bad > 0 {
-            context.warning(format!("{} {records} {are} left out:\n{list}", self.bad));
+            context.warning(format!("{} {records} {are} skipped:\n{list}", self.bad));
         }
         if self.writer.records() == 0 {
             let what = if T::KIND == Kind::Text { "document" } else { "conversation" };
             let left_out = self.bad + self.filtered + self.repeated;
-            let message = format!("there is not one {what} in {} ({left_out} records left out)", sources.join(", "));
+            let message = format!("there is no {what} in {} ({left_out} records dropped)", sources.join(", "));
             let hint =
                 if self.other_format().is_some() { self.hint() } else { "check `files`, `format` and `filter`".into() };
             return Err(StageError::fail("fetch::empty", message).hint(hint));
         }
-        let system = self.empty_system.report(
-            "empty system turn is left out: it says nothing",
-            "empty system turns are left out: they say nothing",
-        );
+        let system = self.empty_system.report("empty system turn is dropped", "empty system turns are dropped");
         let answers = self.empty_answers.report(
-            "empty answer at the end of a conversation is left out",
-            "empty answers at the end of conversations are left out",
+            "empty answer at the end of a conversation is dropped",
+            "empty answers at the end of conversations are dropped",
         );
         let cut = self
             .cut
@@ -307,13 +304,13 @@ impl<'p, T: Item> Sink<'p, T> {
         system.into_iter().for_each(|text| context.message(text));
         answers.into_iter().chain(cut).for_each(|text| context.warning(text));
         if self.filtered > 0 {
-            context.message(format!("{} of {} records are left out by `filter`", self.filtered, self.seen));
+            context.message(format!("{} of {} records are dropped by `filter`", self.filtered, self.seen));
         }
         if self.repeated > 0 {
-            context.message(format!("{} of {} records say the same as one before", self.repeated, self.seen));
+            context.message(format!("{} of {} records are dropped as duplicates", self.repeated, self.seen));
         }
         if let Some(first) = self.first_same_id {
-            context.warning(format!("{} records have an id that occurred before; {first}", self.same_id));
+            context.warning(format!("{} records have the id of an earlier record; {first}", self.same_id));
         }
         let manifest = self.writer.finish(self.bad)?;
         context.message(format!("{} {}", manifest.records, manifest.kind.as_str()));

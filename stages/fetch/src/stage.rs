@@ -1,5 +1,6 @@
-//! The stage: reads its sources some megabytes at a time, so that their size does not matter, parses these in parallel and
-//! takes the records in their order, so that the number of threads does not show.
+//! The stage: reads its sources in blocks of a few megabytes, so that memory use does not grow with
+//! their size, parses each block in parallel and takes the records in order, so that the output
+//! does not depend on the number of threads.
 
 use std::cell::Cell;
 use std::io::{BufRead, Read};
@@ -22,13 +23,13 @@ use crate::record::{BadRecord, Format, Layout, Notes, Read as Parsed, describe_k
 use crate::sink::{Item, Sink};
 use crate::table;
 
-/// Bytes of lines that are parsed together, and what each line counts for in addition: short lines take more memory for
-/// their bookkeeping than for their text.
+/// Size of a block of lines that are parsed together, and the overhead counted per line: short
+/// lines take more memory for bookkeeping than for their text.
 const BLOCK: usize = 4 << 20;
 const PER_LINE: usize = 64;
-/// Values of a JSON array that are taken together.
+/// Number of values of a JSON array to process at a time.
 const VALUES: usize = 1024;
-/// MiB of a line.
+/// Maximum length of a line in MiB.
 pub const LONGEST: usize = 32;
 
 /// Stage `fetch`.
@@ -54,7 +55,7 @@ impl Stage for Fetch {
     }
 }
 
-/// Whether the first of port `datasets` holds documents.
+/// Whether the first item of port `datasets` holds documents.
 fn documents_are_mixed(context: &Context) -> Result<bool, StageError> {
     let Some(first) = context.inputs("datasets").first() else { return Ok(false) };
     Ok(dataset::manifest(&first.path)?.kind == Kind::Text)
@@ -62,7 +63,7 @@ fn documents_are_mixed(context: &Context) -> Result<bool, StageError> {
 
 type Whole<T> = Box<dyn Iterator<Item = Result<Vec<T>, DataError>>>;
 
-/// The files of port `files`, in the order given; those of a folder by name.
+/// The files of port `files`, in the order given; those of a folder sorted by name.
 fn source_files(context: &Context) -> Result<Vec<PathBuf>, StageError> {
     let mut files = Vec::new();
     for item in context.inputs("files") {
@@ -89,12 +90,14 @@ fn fetch<T: Item>(
     let datasets: Vec<PathBuf> = context.inputs("datasets").iter().map(|item| item.path.clone()).collect();
     let sources = files.len() + datasets.len();
     if sources == 0 {
-        return Err(StageError::fail("fetch::no_files", "there are no files to read")
-            .hint("name at least one in `files` or `datasets`"));
+        return Err(StageError::fail("fetch::no_files", "there is nothing to read")
+            .hint("give at least one item in `files` or `datasets`"));
     }
     if !params.weights.is_empty() && params.weights.len() != sources {
-        let message = format!("`weights` has {} numbers, there are {sources} sources", params.weights.len());
-        return Err(StageError::fail("fetch::params", message).hint("give one for each file and dataset, in order"));
+        let message = format!("`weights` has {} numbers, but there are {sources} sources", params.weights.len());
+        return Err(
+            StageError::fail("fetch::params", message).hint("give one weight for each file and dataset, in order")
+        );
     }
     if let Some(weight) = params.weights.iter().find(|weight| !(0.0..=1e6).contains(*weight)) {
         return Err(StageError::fail("fetch::params", format!("weight {weight} is not between 0 and 1000000")));
@@ -131,7 +134,7 @@ fn fetch<T: Item>(
     Ok(())
 }
 
-/// The files as they are read.
+/// Reads the files.
 struct Reading<'a, T: Item> {
     sink: Sink<'a, T>,
     pool: rayon::ThreadPool,
@@ -165,7 +168,7 @@ impl<T: Item> Reading<'_, T> {
         let mut ended = false;
         while !ended && !self.sink.full() {
             self.pause(name)?;
-            // Lines lie behind each other; a line that is too long leaves nothing.
+            // Lines are stored back to back. A line that is too long is not stored.
             let (mut block, mut lines) = (Vec::new(), Vec::new());
             let mut failed = None;
             let mut taken = 0;
@@ -183,7 +186,7 @@ impl<T: Item> Reading<'_, T> {
                         if too_long {
                             block.truncate(start);
                         } else if block[start..].trim_ascii().is_empty() {
-                            // Blank, in every format.
+                            // Blank lines are ignored in every format.
                             block.truncate(start);
                             continue;
                         }
@@ -231,8 +234,8 @@ impl<T: Item> Reading<'_, T> {
         let mut first = 1;
         for batch in batches {
             let place = |e: String| {
-                StageError::fail("fetch::table", format!("{name}: behind record {}: {e}", first - 1))
-                    .hint("the file is damaged, cut off, or packed in a way that this build does not unpack")
+                StageError::fail("fetch::table", format!("{name}: after record {}: {e}", first - 1))
+                    .hint("the file is damaged, truncated, or compressed in a way that this build does not support")
             };
             let rows = table::rows(&batch.map_err(place)?).map_err(place)?;
             self.values(name, layout, first, &rows)?;
@@ -244,7 +247,7 @@ impl<T: Item> Reading<'_, T> {
         Ok(())
     }
 
-    /// A JSON array of records, value by value.
+    /// Reads a JSON array of records, value by value.
     fn array(&mut self, name: &str, layout: &Layout, reader: Box<dyn BufRead>) -> Result<(), StageError> {
         let mut failure = None;
         let mut first = 1;
@@ -257,17 +260,18 @@ impl<T: Item> Reading<'_, T> {
         match (failure, taken) {
             (Some(failure), _) => Err(failure),
             (None, Ok(())) => Ok(()),
-            // It was left in the middle.
+            // Reading stopped before the end of the array.
             (None, Err(_)) if self.sink.full() => Ok(()),
             (None, Err(e)) => {
-                Err(StageError::fail("fetch::array", format!("{name}: behind record {}: is not JSON: {e}", first - 1))
-                    .hint("the file begins with `[`, so it was read as one JSON array of records"))
+                Err(StageError::fail("fetch::array", format!("{name}: after record {}: is not JSON: {e}", first - 1))
+                    .hint("the file starts with `[`, so it was read as one JSON array of records"))
             }
         }
     }
 }
 
-/// The elements of the JSON array in `reader`, `many` at a time, until `take` has enough, which is an error too.
+/// Passes the elements of the JSON array in `reader` to `take`, `many` at a time. Once `take` has
+/// enough, this returns an error as well.
 pub fn array_elements(
     reader: Box<dyn BufRead>,
     many: usize,
@@ -279,7 +283,7 @@ pub fn array_elements(
     deserializer.deserialize_seq(Elements { take, many, size: &size }).and_then(|()| deserializer.end())
 }
 
-/// Refuses a table without the columns that its format needs.
+/// Rejects a table without the columns that its format needs.
 fn check_columns(name: &str, layout: &Layout, columns: &[String]) -> Result<(), StageError> {
     let has = |key: &&str| columns.iter().any(|column| column == key);
     let Some(missing) = layout.needed().into_iter().find(|any| !any.iter().any(has)) else { return Ok(()) };
@@ -287,24 +291,24 @@ fn check_columns(name: &str, layout: &Layout, columns: &[String]) -> Result<(), 
     let message = format!("{name}: has no column `{}`; it has {}", missing.join("` or `"), describe_keys(&keys));
     let hint = match Format::of_keys(&keys) {
         Some(format) => format!("set `format: {}`, or `format: auto`", format.as_str()),
-        None => "name the column: `messages_field` of conversations, `text_field` of documents".into(),
+        None => "set the column: `messages_field` for conversations, `text_field` for documents".into(),
     };
     Err(StageError::fail("fetch::columns", message).hint(hint))
 }
 
-/// A line of a block.
+/// A line in a block.
 struct Line {
-    /// From 1, in the file.
+    /// Line number in the file, from 1.
     number: u64,
     start: usize,
     end: usize,
     too_long: bool,
 }
 
-/// Reads on while the value that is being read is not too long.
+/// Fails if the current value is too long.
 struct ShortValues {
     reader: Box<dyn BufRead>,
-    /// Bytes since the last value began.
+    /// Bytes read since the last value began.
     size: Rc<Cell<usize>>,
 }
 
@@ -319,11 +323,11 @@ impl Read for ShortValues {
     }
 }
 
-/// Hands the elements of an array to a function, many at a time, until it has enough.
+/// Passes the elements of an array to a function, many at a time, until it has enough.
 struct Elements<'f> {
     take: &'f mut dyn FnMut(Vec<Value>) -> bool,
     many: usize,
-    /// Bytes since the last value began.
+    /// Bytes read since the last value began.
     size: &'f Cell<usize>,
 }
 
@@ -355,7 +359,7 @@ impl<'de> Visitor<'de> for Elements<'_> {
             }
             waiting = 0;
             if !(self.take)(std::mem::take(&mut values)) {
-                // What follows is not read; the deserializer would complain of it.
+                // The rest is not read, and the deserializer would reject it.
                 return Err(A::Error::custom("enough"));
             }
         }
@@ -364,14 +368,14 @@ impl<'de> Visitor<'de> for Elements<'_> {
     }
 }
 
-/// An I/O failure, with the line that was to be read.
+/// An I/O error, with the line that could not be read.
 pub fn unreadable(name: &str, line: Option<u64>, error: &std::io::Error) -> StageError {
     let place = line.map_or_else(|| name.to_owned(), |line| format!("{name}:{line}"));
     StageError::fail("fetch::unreadable", format!("{place}: {error}"))
-        .hint("the file is damaged or cut off; fetch it again, or pack it again")
+        .hint("the file is damaged or truncated; fetch or compress it again")
 }
 
-/// A file that cannot be opened.
+/// The error for a file that cannot be opened.
 pub fn unopened(name: &str, error: OpenError) -> StageError {
     match error {
         OpenError::Io(error) => unreadable(name, None, &error),

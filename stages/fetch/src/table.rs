@@ -1,7 +1,8 @@
-//! Rows of a table as JSON values, so that every format is read by one code.
+//! Converts the rows of a table to JSON values, so that tables and JSON share one reader.
 //!
-//! Every type has a value: what is neither text, number, list nor struct becomes its text (a date, a decimal), and bytes
-//! that are no text become null. A column that nobody reads is never refused for its type.
+//! Every type has a value: anything other than text, numbers, lists and structs becomes its text (a
+//! date, a decimal), and bytes that are not UTF-8 become null. A column that is not read is never
+//! rejected for its type.
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RunArray};
 use arrow::datatypes::{
@@ -14,7 +15,7 @@ use serde_json::{Map, Value};
 /// The rows of `batch`.
 ///
 /// # Errors
-/// A column that says something holds bytes that are not UTF-8.
+/// A column other than `id` and `dataset` holds bytes that are not UTF-8.
 pub fn rows(batch: &RecordBatch) -> Result<Vec<Value>, String> {
     let schema = batch.schema();
     let columns: Vec<(&String, &ArrayRef)> =
@@ -24,7 +25,7 @@ pub fn rows(batch: &RecordBatch) -> Result<Vec<Value>, String> {
         let mut record = Map::new();
         for (name, column) in &columns {
             let cell = value(column, row);
-            // An id may be any bytes: the record is numbered then.
+            // An id may be arbitrary bytes; the record is then numbered.
             let label = ["id", "dataset"].contains(&name.as_str());
             if !label && cell.is_null() && column.is_valid(row) && bytes(column, row).is_some() {
                 return Err(format!("column `{}` holds bytes that are not UTF-8", name.escape_debug()));
@@ -119,7 +120,7 @@ fn value(array: &dyn Array, row: usize) -> Value {
     }
 }
 
-/// The bytes of a cell; `None` if it is of another type.
+/// The bytes of a cell; `None` if it has another type.
 fn bytes(array: &dyn Array, row: usize) -> Option<&[u8]> {
     match array.data_type() {
         DataType::Binary => Some(array.as_binary::<i32>().value(row)),
@@ -148,7 +149,7 @@ fn unsigned(array: &dyn Array, row: usize) -> u64 {
     }
 }
 
-/// One cell of an array that says how often a value is repeated.
+/// A cell of a run-end encoded array.
 fn run<E: RunEndIndexType>(array: &dyn Array, row: usize) -> Value {
     let Some(runs) = array.as_any().downcast_ref::<RunArray<E>>() else { return Value::Null };
     value(runs.values(), runs.get_physical_index(row))

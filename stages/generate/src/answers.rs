@@ -1,13 +1,13 @@
-//! `answers.md`: prompts and answers for a person.
+//! Writes `answers.md`, the prompts and answers for people to read.
 //!
-//! What a model says is not to be trusted: nothing in it acts on a terminal or as Markdown.
+//! Model output is untrusted, so it is escaped: it cannot control a terminal or act as Markdown.
 
 use std::path::Path;
 
 use olmo_stage::StageError;
 use olmo_stage::markdown::section;
 
-/// A prompt and what the model said.
+/// A prompt and the model's answer.
 pub struct Answer {
     pub prompt: String,
     pub answer: String,

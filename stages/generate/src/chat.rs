@@ -6,40 +6,40 @@ use olmo_data::{Conversation, Message, Role, TextTokenizer};
 use olmo_model::ModelConfig;
 use olmo_stage::StageError;
 
-/// How conversations become ids and back.
+/// Encodes conversations as ids, and decodes ids.
 pub struct Chat {
     tokenizer: TextTokenizer,
     chat: olmo_data::Chat,
 }
 
 impl Chat {
-    /// Opens the files in folder `dir`. `date` is what `strftime_now` takes for today.
+    /// Opens the files in folder `dir`. `date` is today's date for `strftime_now`.
     ///
     /// # Errors
-    /// A file is missing or broken, or the special tokens are not those of the tokenizer.
+    /// A file is missing or malformed, or the special tokens do not match the tokenizer.
     pub fn open(dir: &Path, date: Option<&str>) -> Result<Self, StageError> {
         let (tokenizer, chat) = olmo_data::Chat::of_huggingface(dir, date)
             .map_err(|e| StageError::fail("generate::template", e.to_string()).hint(e.hint()))?;
         Ok(Self { tokenizer, chat })
     }
 
-    /// Refuses a model that does not know all ids of the tokenizer.
+    /// Rejects a model whose vocabulary is smaller than the tokenizer's.
     pub fn check(&self, config: &ModelConfig) -> Result<(), StageError> {
         let ids = self.tokenizer.special().vocab_size as usize;
         if ids <= config.vocab_size {
             return Ok(());
         }
-        let what = format!("tokenizer.json has {ids} ids, the model knows {}", config.vocab_size);
+        let what = format!("tokenizer.json has {ids} ids, the model has {}", config.vocab_size);
         Err(StageError::fail("generate::vocabulary", what)
             .hint("the folder's files do not belong together; export the model again"))
     }
 
-    /// Ids of the tokens that end an answer.
+    /// Ids of the stop tokens.
     pub fn stop_token_ids(&self) -> Vec<u32> {
         self.chat.stop_token_ids()
     }
 
-    /// The ids of a conversation in which the assistant is to answer `prompt`.
+    /// The ids of a conversation whose next turn is the assistant's answer to `prompt`.
     pub fn prompt(&self, system: Option<&str>, prompt: &str) -> Result<Vec<u32>, StageError> {
         let system = system.map(|content| Message::new(Role::System, content));
         let messages = system.into_iter().chain([Message::new(Role::User, prompt)]).collect();
@@ -49,7 +49,7 @@ impl Chat {
             .map_err(|e| StageError::fail("generate::template", e.to_string()).hint(e.hint()))?;
         let ids = self.tokenizer.encode_text(&text)?;
         if ids.is_empty() {
-            return Err(StageError::fail("generate::template", "the chat template makes no text of the prompt"));
+            return Err(StageError::fail("generate::template", "the chat template renders the prompt as empty text"));
         }
         Ok(ids)
     }

@@ -1,7 +1,8 @@
-//! Stage `generate`: lets an exported model answer prompts, greedily.
+//! Stage `generate`: answers prompts with an exported model, greedily.
 //!
-//! Everything comes from the model's folder, as it would for any other program that reads it: `config.json`, `model.safetensors`,
-//! `tokenizer.json`, `tokenizer_config.json`, `chat_template.jinja` and `generation_config.json`.
+//! Like any other reader of the export, it uses only the files in the model's folder:
+//! `config.json`, `model.safetensors`, `tokenizer.json`, `tokenizer_config.json`,
+//! `chat_template.jinja` and `generation_config.json`.
 
 mod answers;
 mod chat;
@@ -14,21 +15,22 @@ use serde::{Deserialize, Serialize};
 use answers::Answer;
 use chat::Chat;
 
-/// Lets an exported model answer prompts.
+/// Generates answers to prompts with an exported model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
-    /// What the user says; each is a conversation of its own.
+    /// User messages to answer, each in its own conversation.
     #[schemars(length(min = 1))]
     pub prompts: Vec<String>,
-    /// An answer has at most this many tokens.
+    /// Maximum number of tokens in an answer.
     #[serde(default = "default_max_new_tokens")]
     #[schemars(range(min = 1))]
     pub max_new_tokens: usize,
-    /// Said before every prompt, as the system; null: nothing.
+    /// System message before every prompt; null: none.
     #[serde(default)]
     pub system: Option<String>,
-    /// What a chat template that asks for today's date (`strftime_now`) gets, such as `2026-01-31`: a run does not read the clock.
+    /// Today's date for chat templates that ask for it (`strftime_now`), such as `2026-01-31`. The
+    /// system clock is never used.
     #[serde(default)]
     pub date: Option<String>,
 }
@@ -46,7 +48,7 @@ impl Stage for Generate {
 
     fn run(params: Params, context: &mut Context) -> Result<(), StageError> {
         if params.prompts.is_empty() {
-            return Err(StageError::fail("generate::empty", "prompts: there is none"));
+            return Err(StageError::fail("generate::empty", "`prompts` is empty"));
         }
         let dir = context.input("model")?;
         let chat = Chat::open(&dir, params.date.as_deref())?;
@@ -60,12 +62,12 @@ impl Stage for Generate {
             let room = config.max_sequence_length.saturating_sub(input_ids.len());
             if room == 0 {
                 let what = format!(
-                    "prompt {} has {} tokens, which leaves no room in the model's sequence of {}",
+                    "prompt {} has {} tokens, which leaves no room for an answer in the model's {}",
                     answers.len() + 1,
                     input_ids.len(),
                     config.max_sequence_length
                 );
-                return Err(StageError::fail("generate::too_long", what).hint("shorten it"));
+                return Err(StageError::fail("generate::too_long", what).hint("shorten the prompt"));
             }
             let options = GenerateOptions {
                 max_new_tokens: params.max_new_tokens.min(room),

@@ -1,15 +1,16 @@
-//! Files that do not hold raw values but something with a header, told by their bytes.
+//! Detects files that have a header and do not hold raw values, by their content.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
-/// Bytes that tell what a file is.
+/// Number of leading bytes to inspect.
 const HEAD: u64 = 128;
-/// The end of a zip archive is marked within its last bytes: 22 of its own and a comment.
+/// The end-of-archive mark of a zip file is within its last bytes: a record of 22 bytes and a
+/// comment.
 const ZIP_END: u64 = 22 + (1 << 16);
 
-/// What a file is instead of raw values.
+/// The kind of a file that does not hold raw values.
 enum Foreign {
     Npy,
     Zip,
@@ -17,8 +18,8 @@ enum Foreign {
     Parquet,
 }
 
-/// Why the file at `path`, which port `port` knows as `name`, cannot be read as raw values of numpy's type `raw`, and the
-/// line of Python that writes them; `None` if nothing speaks against it.
+/// Why the file at `path`, called `name` in port `port`, cannot be read as raw values of numpy type
+/// `raw`, and the line of Python that converts it. `None` if no other format was recognised.
 ///
 /// # Errors
 /// The file cannot be read.
@@ -48,7 +49,7 @@ fn foreign(path: &Path) -> io::Result<Option<Foreign>> {
     let mut tail = Vec::new();
     file.seek(SeekFrom::Start(size.saturating_sub(ZIP_END)))?;
     file.read_to_end(&mut tail)?;
-    // Two raw ids may look like a short mark, so these marks need another one.
+    // Two raw ids can look like a short mark, so these formats need a second one.
     let zip = || head.starts_with(b"PK\x03\x04") && tail.windows(4).any(|bytes| bytes == b"PK\x05\x06");
     let framed = || {
         let length = head.get(3..11).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes);

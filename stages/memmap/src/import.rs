@@ -1,5 +1,5 @@
-//! Files of ids that OLMo's scripts, Dolma or open-instruct have written. They have no header: what is not said of them is
-//! asked for, and what can be checked is checked.
+//! Imports id files written by OLMo's scripts, Dolma or open-instruct. They have no header: the
+//! params supply what is not recorded, and everything that can be checked is checked.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -10,10 +10,10 @@ use olmo_stage::{Context, StageError};
 use crate::header;
 use crate::params::{IdType, MemmapParams};
 
-/// Rows that are read at once.
+/// Number of rows to read at a time.
 const ROWS: usize = 256;
 
-/// The files of all items in port `port`, in the order given; within a folder by name.
+/// The files of all items in port `port`, in the order given; those of a folder sorted by name.
 fn files(context: &Context, port: &str) -> Result<Vec<PathBuf>, StageError> {
     let mut all = Vec::new();
     for item in context.inputs(port) {
@@ -34,7 +34,7 @@ fn refuse(code: &str, message: String) -> StageError {
     StageError::fail(code, message)
 }
 
-/// Refuses files that have a header. `raw` is the numpy type of the values in them.
+/// Rejects files with a header. `raw` is the numpy type of their values.
 fn check_raw(port: &str, paths: &[PathBuf], raw: &str) -> Result<(), StageError> {
     for path in paths {
         let refusal = header::refusal(port, &name(path), path, raw).map_err(|e| StageError::io(path, e))?;
@@ -45,12 +45,13 @@ fn check_raw(port: &str, paths: &[PathBuf], raw: &str) -> Result<(), StageError>
     Ok(())
 }
 
-/// Reads the files of port `input_ids` into a memmap. Each file gives its whole rows, as OLMo reads it.
+/// Reads the files of port `input_ids` into a memmap. Only the whole rows of each file are used, as
+/// in OLMo.
 pub fn import(params: &MemmapParams, length: u64, context: &mut Context) -> Result<Manifest, StageError> {
     let (ids, masks, bounds) =
         (files(context, "input_ids")?, files(context, "label_mask")?, files(context, "boundaries")?);
     let Some(dtype) = params.dtype.dtype() else {
-        return Err(refuse("memmap::dtype", "files of ids do not say whether they hold uint16 or uint32".into())
+        return Err(refuse("memmap::dtype", "id files do not record whether they hold uint16 or uint32".into())
             .hint("set `dtype: uint16` (what OLMo 1 and `prepare_tulu_data.py` write) or `dtype: uint32` (OLMo 2)"));
     };
     check_raw("input_ids", &ids, dtype.as_str())?;
@@ -58,12 +59,12 @@ pub fn import(params: &MemmapParams, length: u64, context: &mut Context) -> Resu
     for (what, found) in [("label_mask", masks.len()), ("boundaries", bounds.len())] {
         if found != 0 && found != ids.len() {
             let message = format!("`{what}` has {found} files, `input_ids` has {}", ids.len());
-            return Err(refuse("memmap::params", message).hint("give one for each file of ids, in the same order"));
+            return Err(refuse("memmap::params", message).hint("give one for each id file, in the same order"));
         }
     }
     let Some(tokenizer) = context.optional_input("tokenizer") else {
-        return Err(refuse("memmap::params", "ids are imported without a `tokenizer` that says what they mean".into())
-            .hint("bind port `tokenizer` to the tokenizer that made them"));
+        return Err(refuse("memmap::params", "cannot import ids without a `tokenizer`".into())
+            .hint("bind port `tokenizer` to the tokenizer that produced them"));
     };
     let tokenizer = TextTokenizer::open(&tokenizer)?;
     let special = tokenizer.special();
@@ -84,8 +85,8 @@ pub fn import(params: &MemmapParams, length: u64, context: &mut Context) -> Resu
     for (file, path) in ids.iter().enumerate() {
         let size = path.metadata().map_err(|e| StageError::io(path, e))?.len();
         if !size.is_multiple_of(dtype.bytes() as u64) {
-            let message = format!("{}: has {size} bytes, no whole number of {}", name(path), dtype.as_str());
-            return Err(refuse("memmap::dtype", message).hint("set the `dtype` that the file was written with"));
+            let message = format!("{}: has {size} bytes, not a whole number of {} values", name(path), dtype.as_str());
+            return Err(refuse("memmap::dtype", message).hint("set the `dtype` the file was written with"));
         }
         let tokens = size / dtype.bytes() as u64;
         let rows = size / row as u64;
@@ -100,13 +101,13 @@ pub fn import(params: &MemmapParams, length: u64, context: &mut Context) -> Resu
         }
         let starts = match bounds.get(file) {
             Some(path) => boundaries_csv::read(path)?,
-            // Nothing says where documents start: each row is taken for one.
+            // Without boundaries, each row is one document.
             None => (0..rows).map(|row| row * length).collect(),
         };
         copy(&mut writer, path, mask, &starts, rows, params.dtype, context)?;
     }
     if left_out > 0 {
-        context.warning(format!("{left_out} tokens behind the last whole row of their file are left out"));
+        context.warning(format!("{left_out} tokens after the last whole row of their file are dropped"));
     }
     Ok(writer.finish(0, 0)?)
 }
@@ -141,7 +142,7 @@ fn copy(
         if let (Some(file), Some(path)) = (&mut mask_file, mask_path) {
             file.read_exact(&mut mask).map_err(|e| StageError::io(path, e))?;
             if let Some(byte) = mask.iter().find(|byte| **byte > 1) {
-                let message = format!("{}: holds the byte {byte}, not only 0 and 1", name(path));
+                let message = format!("{}: contains the byte {byte}, expected only 0 and 1", name(path));
                 return Err(refuse("memmap::label_mask", message));
             }
         }
@@ -154,13 +155,13 @@ fn copy(
             }
             let next = starts.peek().map_or(ids.len(), |start| (start.saturating_sub(first) as usize).min(ids.len()));
             if next <= at {
-                let message = format!("boundaries of {}: they do not ascend", name(path));
+                let message = format!("boundaries of {}: not in ascending order", name(path));
                 return Err(refuse("memmap::boundaries", message));
             }
             writer.append(&ids[at..next], &mask[at..next]).map_err(|e| {
                 let failed: StageError = e.into();
                 failed.hint(format!(
-                    "{} may hold another dtype than {:?}, or ids of another tokenizer",
+                    "{} may have a dtype other than {:?}, or ids of another tokenizer",
                     name(path),
                     dtype
                 ))

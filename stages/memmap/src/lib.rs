@@ -1,4 +1,4 @@
-//! Stage `memmap`: token ids become rows of equal length, in OLMo's raw layout with a manifest.
+//! Stage `memmap`: packs token ids into rows of equal length, in OLMo's raw layout with a manifest.
 
 mod header;
 mod import;

@@ -4,11 +4,11 @@ use olmo_data::{Dtype, InstanceFilter, MemmapOptions, Pack};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// How an id is written.
+/// Type of a stored token id.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum IdType {
-    /// The smallest that holds the vocabulary.
+    /// The smallest type that holds the vocabulary.
     #[default]
     Auto,
     /// Two bytes.
@@ -31,27 +31,31 @@ impl IdType {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MemmapParams {
-    /// Tokens in a row: the model's `max_sequence_length` or less. Null: as many as the longest document has, rounded up to a
-    /// multiple of 64, and at most as many as stage `tokenize` keeps; only where whole documents are packed.
+    /// Row length in tokens, at most the model's `max_sequence_length`. Null: the length of the
+    /// longest document, rounded up to a multiple of 64 but never above the `max_length` of stage
+    /// `tokenize`; works only where whole documents are packed.
     #[serde(default)]
     #[schemars(range(min = 2))]
     pub sequence_length: Option<u64>,
-    /// `whole` fills rows with whole documents and pads the rest, `best_fit` does so with next to no padding, `concat` runs on
-    /// over the ends of rows and drops the tail, `padded` puts one document into a row.
+    /// How to fill rows: `whole` packs whole documents in order and pads the rest, `best_fit` packs
+    /// whole documents with almost no padding, `concat` continues documents across rows and drops
+    /// the tail, `padded` puts one document in each row.
     #[serde(default = "whole")]
     pub pack: Pack,
-    /// How an id is written: `auto` takes the smaller of `uint16` and `uint32` that holds the vocabulary. Files that are
-    /// imported do not say what they hold, so it has to be said here.
+    /// Type of a stored token id: `uint16`, `uint32`, or `auto` for the smaller one that holds the
+    /// vocabulary. Imported files do not record their type, so set it for them.
     #[serde(default)]
     pub dtype: IdType,
-    /// A file of ids holds about so many MiB, further rows go into the next one; 0 puts all into one file.
+    /// Approximate size of an id file in MiB, after which a new file begins; 0: a single file.
     #[serde(default)]
     pub file_mib: u64,
-    /// Takes the labels from rows that repeat themselves, as OLMo's `data.instance_filter` does; null takes them from none.
+    /// Removes the labels of repetitive rows, as OLMo's `data.instance_filter` does; null: no
+    /// filter.
     #[serde(default)]
     #[schemars(with = "InstanceFilter", extend("type" = ["object", "null"]))]
     pub instance_filter: Option<InstanceFilter>,
-    /// Writes `boundaries.csv.gz` too: `start,end` of each document, as Dolma and open-instruct have it.
+    /// Also writes `boundaries.csv.gz`, the `start,end` of each document, as Dolma and
+    /// open-instruct do.
     #[serde(default)]
     pub csv_boundaries: bool,
 }
@@ -61,7 +65,7 @@ fn whole() -> Pack {
 }
 
 impl MemmapParams {
-    /// Options of the writer for rows of `sequence_length` ids of `vocab_size` kinds.
+    /// Writer options for rows of `sequence_length` ids from a vocabulary of `vocab_size`.
     pub fn options(&self, sequence_length: u64, vocab_size: u32) -> MemmapOptions {
         let dtype = self.dtype.dtype();
         let width = dtype.unwrap_or(Dtype::for_vocabulary(vocab_size)).bytes() as u64;

@@ -1,4 +1,4 @@
-//! What can be told before any row is written.
+//! Checks before any row is written.
 
 use olmo_data::tokens::TokensManifest;
 use olmo_data::{Dtype, Pack};
@@ -7,12 +7,12 @@ use olmo_stage::rules::{Finding, Question};
 use crate::header;
 use crate::params::MemmapParams;
 
-/// Why rows need a length, and what to do.
-pub const NO_LENGTH: &str = "sequence_length is null, and only rows of whole documents find their length themselves";
+/// Message and hint for a missing row length.
+pub const NO_LENGTH: &str = "sequence_length is null, which works only where whole documents are packed";
 pub const NO_LENGTH_HINT: &str =
-    "set `sequence_length`, or use `pack: best_fit` or `pack: whole` for documents that stage tokenize made";
+    "set `sequence_length`, or use `pack: best_fit` or `pack: whole` with documents from stage tokenize";
 
-/// Every rule that `params` and what is known of the inputs break.
+/// Every rule that `params` and the known inputs break.
 pub fn check(params: &MemmapParams, question: &Question) -> Vec<Finding> {
     let mut findings = Vec::new();
     let (tokens, ids) = (question.has("tokens"), question.has("input_ids"));
@@ -20,20 +20,20 @@ pub fn check(params: &MemmapParams, question: &Question) -> Vec<Finding> {
         let what = if tokens { "both `tokens` and `input_ids` are given" } else { "there are no tokens" };
         findings.push(
             Finding::error("memmap::params", "", what)
-                .hint("give either `tokens`, or `input_ids` and `tokenizer` to import files of ids"),
+                .hint("give either `tokens`, or `input_ids` and `tokenizer` to import id files"),
         );
     }
     if params.sequence_length.is_none() && (ids || params.pack == Pack::Concat) {
         findings.push(Finding::error("memmap::params", "sequence_length", NO_LENGTH).hint(NO_LENGTH_HINT));
     }
     if ids && params.dtype.dtype().is_none() {
-        let text = "files of ids do not say whether they hold uint16 or uint32";
+        let text = "id files do not record whether they hold uint16 or uint32";
         findings
             .push(Finding::error("memmap::dtype", "dtype", text).hint(
                 "set `dtype: uint16` (what OLMo 1 and `prepare_tulu_data.py` write) or `dtype: uint32` (OLMo 2)",
             ));
     }
-    // Files that are there already; what cannot be read is an error of the run.
+    // Check files that already exist; an unreadable file is an error of the run.
     for (port, raw) in [("input_ids", params.dtype.dtype().map(Dtype::as_str)), ("label_mask", Some("bool"))] {
         let known = question.inputs.get(port).and_then(|known| known.items.as_ref());
         for (name, path) in known.into_iter().flatten().flat_map(|item| &item.files) {
@@ -44,24 +44,23 @@ pub fn check(params: &MemmapParams, question: &Question) -> Vec<Finding> {
         }
     }
     let manifest = question.file("tokens", "manifest.json").and_then(|path| std::fs::read(path).ok());
-    // The run itself says what is wrong with a manifest that cannot be read.
+    // The run itself reports an unreadable manifest.
     let manifest: Option<TokensManifest> = manifest.and_then(|text| serde_json::from_slice(&text).ok());
     if let Some(manifest) = manifest {
         let wanted = Dtype::for_vocabulary(manifest.vocab_size);
         if let Some(dtype) = params.dtype.dtype().filter(|dtype| dtype.bytes() < wanted.bytes()) {
             let (name, size) = (dtype.as_str(), manifest.vocab_size);
-            let text = format!("{name} cannot hold ids of a vocabulary of {size}: larger ids would wrap to wrong ones");
+            let text = format!("{name} is too small for a vocabulary of {size}: larger ids would wrap around");
             findings.push(Finding::error("memmap::dtype", "dtype", text).hint("set `dtype: auto` or `dtype: uint32`"));
         }
         let width = params.dtype.dtype().unwrap_or(wanted).bytes() as u64;
-        // The ids, and a byte of the label mask for each.
+        // The ids, plus one byte of label mask per id.
         let bytes = manifest.tokens.saturating_mul(width + 1);
         if let Some(free) = question.free_bytes.filter(|free| bytes > *free) {
             let gib = |bytes: u64| format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30));
-            let text = format!("the rows take at least {}, and {} are free for the store", gib(bytes), gib(free));
+            let text = format!("the rows take at least {}, but the store has only {} free", gib(bytes), gib(free));
             findings.push(
-                Finding::error("memmap::space", "", text)
-                    .hint("free some space, or put the store elsewhere with --store"),
+                Finding::error("memmap::space", "", text).hint("free some space, or move the store with --store"),
             );
         }
     }

@@ -1,4 +1,4 @@
-//! The stage: documents stream from Parquet into rows; what was cut or left out is said.
+//! The stage: streams documents from Parquet into rows, and reports what was truncated or dropped.
 
 use olmo_data::tokens::TokensReader;
 use olmo_data::{ChatRecord, Layout, Manifest, MemmapWriter, Pack, Packer};
@@ -9,7 +9,7 @@ use crate::import;
 use crate::params::MemmapParams;
 use crate::rules;
 
-/// Row lengths that are not given are multiples of it.
+/// A row length chosen by the stage is a multiple of this.
 const ROUND: u64 = 64;
 
 /// Stage `memmap`.
@@ -25,7 +25,8 @@ impl Stage for Memmap {
 
     fn run(params: MemmapParams, context: &mut Context) -> Result<(), StageError> {
         if let Some(length) = params.sequence_length.filter(|length| !(2..=1 << 32).contains(length)) {
-            let message = format!("sequence_length is {length}; a row needs two tokens, one to predict the other");
+            let message =
+                format!("sequence_length is {length}; a row needs at least two tokens, one to predict the other");
             return Err(StageError::fail("memmap::params", message));
         }
         let given = (context.optional_input("tokens"), !context.inputs("input_ids").is_empty());
@@ -44,36 +45,36 @@ impl Stage for Memmap {
                 return Err(StageError::fail("memmap::params", rules::NO_LENGTH).hint(rules::NO_LENGTH_HINT));
             }
             _ => {
-                let message = "give either `tokens`, or `input_ids` and `tokenizer` to import files of ids";
+                let message = "give either `tokens`, or `input_ids` and `tokenizer` to import id files";
                 return Err(StageError::fail("memmap::params", message));
             }
         };
         let length = manifest.sequence_length;
         if manifest.instances == 0 {
-            let message = format!("{documents} documents of {tokens} tokens together do not fill one row of {length}");
+            let message = format!("{documents} documents with {tokens} tokens in all do not fill one row of {length}");
             return Err(StageError::fail("memmap::too_small", message)
                 .hint("lower sequence_length, give more data, or use `pack: whole`, which pads"));
         }
         if manifest.labels == 0 {
-            let message = format!("not one token of {} rows is a target", manifest.instances);
+            let message = format!("no token in {} rows is a target", manifest.instances);
             return Err(StageError::fail("memmap::no_labels", message)
-                .hint("raise sequence_length: the answers may lie behind the ends of the rows"));
+                .hint("raise sequence_length: the rows may end before the answers"));
         }
         if manifest.truncated > 0 {
-            let message = format!("{} of {documents} documents are cut off at the end of a row", manifest.truncated);
+            let message = format!("{} of {documents} documents are truncated at the end of a row", manifest.truncated);
             context.warning(format!("{message} of {length} tokens"));
         }
         if manifest.dropped > 0 {
             let why = if params.pack == Pack::Concat {
-                "they lie behind the last full row"
+                "they come after the last full row"
             } else {
-                "cut to a row they have no target"
+                "truncated to a row, they have no target"
             };
-            context.warning(format!("{} of {documents} documents are left out: {why}", manifest.dropped));
+            context.warning(format!("{} of {documents} documents are dropped: {why}", manifest.dropped));
         }
         if manifest.filtered > 0 {
             let (some, all) = (manifest.filtered, manifest.instances);
-            context.warning(format!("{some} of {all} rows repeat themselves and lost their labels"));
+            context.warning(format!("{some} of {all} rows are repetitive; their labels are removed"));
         }
         context.message(format!(
             "{} rows of {length} {} tokens, {} documents, {:.1} % of the tokens are targets, {:.1} % padding",
@@ -87,8 +88,9 @@ impl Stage for Memmap {
     }
 }
 
-/// Tokens in rows that hold every document of the tokens in folder `dir`: the longest document's, rounded up to a multiple of
-/// [`ROUND`], but not beyond what stage `tokenize` keeps of a conversation.
+/// Row length that fits every document of the tokens in folder `dir`: the length of the longest
+/// one, rounded up to a multiple of [`ROUND`], but never above the `max_length` of stage
+/// `tokenize`.
 fn longest_document(dir: &std::path::Path, context: &mut Context) -> Result<u64, StageError> {
     let reader = TokensReader::open(dir)?;
     let (total, most) = (reader.manifest().documents, reader.manifest().max_length);
@@ -103,7 +105,8 @@ fn longest_document(dir: &std::path::Path, context: &mut Context) -> Result<u64,
     Ok(longest.next_multiple_of(ROUND).min(most.max(longest)).max(2))
 }
 
-/// Packs the documents of the tokens in folder `dir` into rows of `length` tokens; also says how many there were, and how many tokens.
+/// Packs the documents of the tokens in folder `dir` into rows of `length` tokens. Also returns the
+/// number of documents and of tokens.
 fn pack(
     params: &MemmapParams,
     length: u64,
@@ -124,7 +127,7 @@ fn pack(
         MemmapWriter::with_options(&context.output("memmap")?, layout, params.options(length, tokens.vocab_size));
     let writer = writer.map_err(|e| {
         let failed: StageError = e.into();
-        failed.hint("set `dtype: auto` or `dtype: uint32`: larger ids would wrap to wrong ones")
+        failed.hint("set `dtype: auto` or `dtype: uint32`: larger ids would wrap around")
     })?;
     let mut packer = Packer::new(params.pack, writer);
     for (done, document) in reader.enumerate() {

@@ -210,7 +210,7 @@ fn bad_lines_are_all_named_with_file_line_and_reason() {
     let done = bench.fetch(json!({"on_error": "skip"}), &content).unwrap();
     let manifest = dataset::manifest(&done.out("dataset")).unwrap();
     assert_eq!((manifest.records, manifest.skipped), (1, 4));
-    assert!(done.said.contains("warning: 4 lines are left out:\nsome.jsonl:2:"), "{}", done.said);
+    assert!(done.said.contains("warning: 4 lines are skipped:\nsome.jsonl:2:"), "{}", done.said);
 }
 
 #[test]
@@ -245,7 +245,7 @@ fn conversations_without_an_answer_are_dropped_and_counted() {
     let tokens = bench.tokenize(json!({}), &chats, &tokenizer).unwrap();
     let manifest = TokensReader::open(&tokens.out("tokens")).unwrap().manifest().clone();
     assert_eq!((manifest.documents, manifest.dropped), (1, 1));
-    assert!(tokens.said.contains("warning: 1 of 2 conversations are left out"), "{}", tokens.said);
+    assert!(tokens.said.contains("warning: 1 of 2 conversations are skipped"), "{}", tokens.said);
     assert!(tokens.said.contains("eos `<|endoftext|>` is id 0, pad `<|padding|>` is id 1"), "{}", tokens.said);
 
     let unanswered = bench.fetch(json!({}), chat(&[("user", "Hi")])).unwrap();
@@ -257,7 +257,11 @@ fn a_vocabulary_larger_than_the_documents_give_is_warned_of() {
     let mut bench = Bench::new(2);
     let text = bench.fetch(json!({"format": "text"}), "One.\nOne.\n").unwrap();
     let tokenizer = bench.train_tokenizer(300, &[&text]);
-    assert!(tokenizer.said.contains("the documents gave 260 tokens, fewer than vocab_size 300"), "{}", tokenizer.said);
+    assert!(
+        tokenizer.said.contains("the trained vocabulary has 260 tokens, fewer than vocab_size 300"),
+        "{}",
+        tokenizer.said
+    );
 }
 
 #[test]
@@ -269,7 +273,7 @@ fn a_conversation_that_is_cut_off_gets_no_false_eos() {
     let whole = TokensReader::open(&whole.out("tokens")).unwrap().next().unwrap().unwrap();
     let length = whole.input_ids.len() - 5;
     let cut = bench.tokenize(json!({"max_length": length}), &chats, &tokenizer).unwrap();
-    assert!(cut.said.contains(&format!("1 of 1 conversations are cut off at {length} tokens")), "{}", cut.said);
+    assert!(cut.said.contains(&format!("1 of 1 conversations are truncated at {length} tokens")), "{}", cut.said);
     let cut = TokensReader::open(&cut.out("tokens")).unwrap().next().unwrap().unwrap();
     assert_eq!(cut.input_ids, whole.input_ids[..length]);
     assert_eq!(cut.label_mask, whole.label_mask[..length]);
@@ -285,7 +289,7 @@ fn text_with_the_eos_string_in_it_is_warned_of() {
     let chats = bench.fetch(json!({}), chat(&[("user", "Hi <|endoftext|>"), ("assistant", "Hello")])).unwrap();
     let tokenizer = bench.train_tokenizer(300, &[&chats]);
     let tokens = bench.tokenize(json!({}), &chats, &tokenizer).unwrap();
-    assert!(tokens.said.contains("1 records hold the text `<|endoftext|>`"), "{}", tokens.said);
+    assert!(tokens.said.contains("1 records contain the text `<|endoftext|>`"), "{}", tokens.said);
 }
 
 #[test]
@@ -294,8 +298,12 @@ fn a_template_for_the_other_kind_of_dataset_is_refused() {
     let text = bench.fetch(json!({"format": "text"}), "One.\nTwo.\n").unwrap();
     let tokenizer = bench.train_tokenizer(300, &[&text]);
     let failure = bench.tokenize(json!({}), &text, &tokenizer).err().unwrap();
-    assert!(failure.message.contains("holds text documents, but conversations are wanted here"), "{}", failure.message);
-    assert!(failure.hint.unwrap().contains("`text` with template `plain`"));
+    assert!(
+        failure.message.contains("contains text documents, but conversations are expected here"),
+        "{}",
+        failure.message
+    );
+    assert!(failure.hint.unwrap().contains("template `plain` for `text`"));
 }
 
 #[test]
@@ -435,7 +443,7 @@ fn the_format_of_each_file_is_found_and_reported() {
         assert_eq!(dataset::manifest(&again.out("dataset")).unwrap().kind, kind);
     }
     let failure = bench.fetch(json!({"format": "auto"}), "{\"chosen\":[],\"rejected\":[]}\n").err().unwrap();
-    assert_eq!(failure.message, "some.jsonl: its records have the keys `chosen`, `rejected`, which no format has");
+    assert_eq!(failure.message, "some.jsonl: its records have the keys `chosen`, `rejected`, which match no format");
     let pairs = bench.fetch(
         json!({"format": "auto", "messages_field": "chosen"}),
         "{\"chosen\":[{\"role\":\"user\",\"content\":\"Hi\"}],\"rejected\":[]}\n",
@@ -455,7 +463,7 @@ fn documents_are_lines_of_text_or_of_json_by_what_the_file_holds() {
     let all: Vec<String> = (0..90).map(|n| format!("Document {n}")).collect();
     let done = text(&lines).unwrap();
     assert_eq!(files_text(&done), all);
-    assert!(done.said.contains("documents are the key `text` of JSON in some.jsonl"), "{}", done.said);
+    assert!(done.said.contains("documents are read from the JSON key `text` in some.jsonl"), "{}", done.said);
     let array = format!("[{}]", lines.trim_end().replace('\n', ","));
     assert_eq!(files_text(&text(&array).unwrap()), all);
     assert_eq!(files_text(&text("[\"One.\", \"Two.\"]").unwrap()), ["One.", "Two."]);
@@ -476,10 +484,10 @@ fn documents_are_lines_of_text_or_of_json_by_what_the_file_holds() {
     let failure = text(&format!("{lines}{{\"text\": \"cut o\n")).err().unwrap();
     assert!(failure.message.contains("some.jsonl:91: is not JSON"), "{}", failure.message);
     let failure = text("{\"content\":\"One.\"}\n{\"content\":\"Two.\"}\n").err().unwrap();
-    assert_eq!(failure.message, "some.jsonl: its records have the keys `content`, which no format has");
+    assert_eq!(failure.message, "some.jsonl: its records have the keys `content`, which match no format");
     assert!(failure.hint.unwrap().contains("`text_field`"));
     let failure = text("{\n  \"text\": \"One.\"\n}\n{\n  \"text\": \"Two.\"\n}\n").err().unwrap();
-    assert!(failure.message.contains("go on over several lines, with the keys `text`"), "{}", failure.message);
+    assert!(failure.message.contains("span several lines, with the keys `text`"), "{}", failure.message);
     assert!(failure.hint.unwrap().contains("jq -c . 'some.jsonl'"));
     assert_eq!(files_text(&text("{ x\n}\n").unwrap()), ["{ x", "}"]);
     let failure = text("{\"messages\":[]}\n").err().unwrap();
@@ -522,8 +530,8 @@ fn turns_that_say_nothing_are_reported_once_with_the_first_place() {
     let chats = said(&done.out("dataset"));
     assert_eq!(chats.iter().map(Vec::len).collect::<Vec<_>>(), [2, 3, 2]);
     for text in [
-        "info: 2 empty system turns are left out: they say nothing; the first is in some.jsonl:1\n",
-        "warning: 1 empty answer at the end of a conversation is left out; the first is in some.jsonl:2\n",
+        "info: 2 empty system turns are dropped; the first is in some.jsonl:1\n",
+        "warning: 1 empty answer at the end of a conversation is dropped; the first is in some.jsonl:2\n",
         "warning: 1 conversation is cut before an empty answer; the first is in some.jsonl:3\n",
     ] {
         assert!(done.said.contains(text), "{}", done.said);
@@ -619,7 +627,7 @@ fn files_of_another_encoding_or_kind_are_refused_by_name() {
     );
     assert_eq!(failure.hint.unwrap(), "convert it: iconv -f UTF-16 -t UTF-8 'some.jsonl' > utf8.jsonl");
     let failure = bench.fetch(json!({"format": "auto"}), b"\xfd7zXZ\0").err().unwrap();
-    assert_eq!(failure.message, "some.jsonl: is packed with xz");
+    assert_eq!(failure.message, "some.jsonl: is compressed with xz");
 }
 
 #[test]
@@ -712,7 +720,7 @@ fn arrow_files_of_both_kinds_are_read() {
         let chats = dataset::read_messages(&done.out("dataset")).unwrap();
         assert_eq!(chats.iter().map(|chat| chat.id.as_str()).collect::<Vec<_>>(), ["7", "8"]);
         assert_eq!(chats[1].messages[1].text(), "2");
-        assert!(done.said.contains("1 of 3 records say the same as one before"), "{}", done.said);
+        assert!(done.said.contains("1 of 3 records are dropped as duplicates"), "{}", done.said);
         let failure = bench.fetch(params, &bytes[..bytes.len() / 2]).err().unwrap();
         assert!(["fetch::table", "fetch::unreadable"].contains(&failure.code.as_str()), "{failure:?}");
         assert!(failure.message.starts_with("some.jsonl"), "{}", failure.message);
@@ -766,7 +774,7 @@ fn files_that_are_cut_off_are_named_with_the_line_that_was_to_be_read() {
         let failure = bench.fetch(json!({"on_error": "skip"}), &packed[..packed.len() - 9]).err().unwrap();
         assert_eq!(failure.code, "fetch::unreadable");
         assert!(failure.message.starts_with("some.jsonl:"), "{}", failure.message);
-        assert!(failure.hint.unwrap().contains("cut off"));
+        assert!(failure.hint.unwrap().contains("truncated"));
     }
     let plain = bench.fetch(json!({}), &lines).unwrap();
     let parquet = std::fs::read(plain.out("dataset").join("data.parquet")).unwrap();
@@ -774,7 +782,7 @@ fn files_that_are_cut_off_are_named_with_the_line_that_was_to_be_read() {
     assert!(failure.message.starts_with("some.jsonl"), "{}", failure.message);
     let failure = bench.fetch(json!({}), "[{\"messages\": [").err().unwrap();
     assert_eq!(failure.code, "fetch::array");
-    assert!(failure.message.starts_with("some.jsonl: behind record 0: is not JSON"), "{}", failure.message);
+    assert!(failure.message.starts_with("some.jsonl: after record 0: is not JSON"), "{}", failure.message);
 }
 
 #[test]
@@ -783,7 +791,7 @@ fn a_line_of_fifty_megabytes_is_left_out_by_its_number() {
     let short = chat(&[("user", "Hi"), ("assistant", "Yes")]);
     let mut bench = Bench::new(1);
     let done = bench.fetch(json!({"on_error": "skip"}), format!("{short}{long}{short}")).unwrap();
-    assert!(done.said.contains("1 line is left out:\nsome.jsonl:2: has more than 32 MiB"), "{}", done.said);
+    assert!(done.said.contains("1 line is skipped:\nsome.jsonl:2: has more than 32 MiB"), "{}", done.said);
     assert_eq!(said(&done.out("dataset")).len(), 2);
 }
 
@@ -799,8 +807,8 @@ fn records_are_filtered_limited_weighted_and_mixed_the_same_way_every_time() {
     let mut bench = Bench::new(1);
     let filter = json!({"filter": {"datasets": ["a"], "min_messages": 2, "max_messages": 4}});
     let done = bench.fetch(filter, &lines).unwrap();
-    assert!(done.said.contains("records are left out by `filter`"), "{}", done.said);
-    assert!(done.said.contains("999 records have an id that occurred before; some.jsonl:2: has the id `same`"));
+    assert!(done.said.contains("records are dropped by `filter`"), "{}", done.said);
+    assert!(done.said.contains("999 records have the id of an earlier record; some.jsonl:2: has the id `same`"));
     let kept = dataset::read_messages(&done.out("dataset")).unwrap();
     assert_eq!(kept.len(), 300);
     assert!(kept.iter().all(|c| c.dataset == "a" && (2..=4).contains(&c.messages.len())));
@@ -858,10 +866,7 @@ fn labels_and_long_chats_are_as_the_params_say() {
     assert!(over > 3 && over < 20);
     let (dropped, said) = documents(json!({"max_length": 60, "too_long": "drop"})).unwrap();
     assert_eq!(dropped.len(), 20 - over);
-    assert!(
-        said.contains(&format!("{over} of 20 conversations are left out: they have more than 60 tokens")),
-        "{said}"
-    );
+    assert!(said.contains(&format!("{over} of 20 conversations are dropped: they have more than 60 tokens")), "{said}");
     let (split, _) = documents(json!({"max_length": 60, "too_long": "split"})).unwrap();
     assert!(split.len() > 20 && split.iter().all(|document| document.input_ids.len() <= 60));
     let tokens = |documents: &[olmo_data::Document]| documents.iter().map(|d| d.input_ids.len()).sum::<usize>();
@@ -941,7 +946,7 @@ fn rows_of_olmos_layout_are_imported_with_an_explicit_dtype_and_checked() {
     assert!(failure.message.contains("without a `tokenizer`"), "{}", failure.message);
     let failure = import(params("uint32"), &[all[0], all[3]]).err().unwrap();
     assert_eq!(failure.code, "data::over_vocabulary");
-    assert!(failure.hint.unwrap().contains("another dtype"));
+    assert!(failure.hint.unwrap().contains("a dtype other than"));
     let failure = import(params("uint16"), &[all[0], ("label_mask", &[&ids]), all[3]]).err().unwrap();
     assert_eq!(failure.code, "memmap::label_mask");
     assert_eq!(import(params("uint16"), &[]).err().unwrap().code, "memmap::params");

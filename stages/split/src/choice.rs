@@ -1,10 +1,10 @@
-//! Which records are held out.
+//! Chooses the held-out records.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use olmo_data::{Conversation, Role};
 
-/// What a record asks: records that ask the same stay together.
+/// A record's question: records with the same question stay together.
 pub trait Question {
     /// Feeds the question to `hasher`.
     fn hash_question(&self, hasher: &mut blake3::Hasher);
@@ -17,11 +17,12 @@ impl Question for String {
 }
 
 impl Question for Conversation {
-    /// The turns before the first answer; the whole conversation if it begins with one or has none.
+    /// The turns before the first answer; the whole conversation if it starts with an answer or has
+    /// none.
     fn hash_question(&self, hasher: &mut blake3::Hasher) {
         let answer = self.messages.iter().position(|message| message.role == Role::Assistant).filter(|at| *at > 0);
         for message in &self.messages[..answer.unwrap_or(self.messages.len())] {
-            // Lengths keep two turns apart from one with the same text.
+            // Hash the lengths too, so that two turns differ from one with the same text.
             for text in [message.role.as_str(), message.text()] {
                 hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
             }
@@ -29,12 +30,13 @@ impl Question for Conversation {
     }
 }
 
-/// A pseudo-random number that the seed and a record's question decide.
+/// A pseudo-random number derived from the seed and a record's question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key([u8; 16]);
 
 impl Key {
-    /// The key of `record`: the first 16 bytes of BLAKE3 over the seed (8 bytes, little-endian) and the question.
+    /// The key of `record`: the first 16 bytes of BLAKE3 over the seed (8 bytes, little-endian) and
+    /// the question.
     pub fn of(seed: u64, record: &impl Question) -> Self {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&seed.to_le_bytes());
@@ -45,12 +47,12 @@ impl Key {
     }
 }
 
-/// Different keys.
+/// The number of distinct keys.
 pub fn distinct(keys: &[Key]) -> usize {
     keys.iter().collect::<BTreeSet<_>>().len()
 }
 
-/// The smallest keys that have at least `wanted` records together, but not all keys.
+/// The smallest keys that cover at least `wanted` records, but never all keys.
 pub fn held_out(keys: &[Key], wanted: u64) -> BTreeSet<Key> {
     let mut counts: BTreeMap<Key, u64> = BTreeMap::new();
     keys.iter().for_each(|key| *counts.entry(*key).or_default() += 1);

@@ -1,8 +1,9 @@
-//! Stage `split`: splits a dataset into a part to train on and a held-out part to test with.
+//! Stage `split`: splits a dataset into a training part and a held-out test part.
 //!
-//! The seed and the content of each record decide, so the result does not depend on the order or the number of threads. Records
-//! that ask the same (the same turns before the first answer, the same document) go to the same part: a model is never tested
-//! with a question that it was trained on.
+//! The split depends only on the seed and the content of each record, not on their order or on the
+//! number of threads. Records with the same question (the same turns before the first answer, or
+//! the same document) go to the same part, so a model is never tested with a question that it was
+//! trained on.
 
 mod choice;
 
@@ -16,17 +17,18 @@ use serde::{Deserialize, Serialize};
 
 use choice::{Key, Question};
 
-/// Splits a dataset into one to train on and one to test with.
+/// Splits a dataset into a training part and a held-out test part.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Params {
-    /// How much is held out, as in scikit-learn: a share of the records below 1, or their number from 1 on. At least one record.
+    /// Size of the test part, as in scikit-learn: below 1, a fraction of the records; from 1 on, the
+    /// number of records. At least one record is held out.
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub test_size: f64,
-    /// Holds out at most so many records; null: no limit.
+    /// Maximum number of held-out records; null: no limit.
     #[schemars(range(min = 1))]
     pub max_test_size: Option<u64>,
-    /// Decides which records are held out.
+    /// Seed for the choice of held-out records.
     pub seed: u64,
 }
 
@@ -37,7 +39,7 @@ impl Default for Params {
 }
 
 impl Params {
-    /// Records that are to be held out of `records`.
+    /// Number of records to hold out of `records`.
     fn wanted(&self, records: u64) -> u64 {
         let share = if self.test_size < 1.0 { self.test_size * records as f64 } else { self.test_size };
         (share.round() as u64).min(self.max_test_size.unwrap_or(u64::MAX)).max(1)
@@ -63,7 +65,7 @@ impl Stage for Split {
     }
 }
 
-/// Reads the dataset twice: once to decide, once to write.
+/// Reads the dataset twice: once to choose, once to write.
 fn split<T: Record + Question, B>(
     params: &Params,
     batches: impl Fn() -> Result<B, olmo_data::DataError>,
@@ -80,9 +82,9 @@ where
     let records = keys.len() as u64;
     let test = choice::held_out(&keys, params.wanted(records));
     if test.is_empty() || test.len() == choice::distinct(&keys) {
-        let what = format!("{records} records with {} different questions cannot be split", choice::distinct(&keys));
+        let what = format!("cannot split {records} records with {} different questions", choice::distinct(&keys));
         return Err(StageError::fail("split::too_few", what)
-            .hint("give more data, a smaller `test_size`, or a file of held-out conversations of your own"));
+            .hint("give more data, a smaller `test_size`, or your own file of held-out conversations"));
     }
     let writer = |dir: &Path| DatasetWriter::<T>::create(dir);
     let (mut kept, mut held_out) = (writer(&context.output("train")?)?, writer(&context.output("test")?)?);

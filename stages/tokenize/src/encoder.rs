@@ -1,4 +1,4 @@
-//! [`Encoder`]: one record as documents of ids with labels. Threads share it.
+//! [`Encoder`]: encodes one record as documents of ids with labels. Threads share it.
 
 use std::collections::BTreeSet;
 
@@ -9,32 +9,32 @@ use olmo_stage::{Context, StageError};
 
 use crate::params::{Layout, TokenizeParams, TooLong};
 
-/// What became of a record.
+/// The result of encoding a record.
 #[derive(Default)]
 pub struct Encoded {
     pub documents: Vec<Document>,
-    /// Why it cannot be written or labelled.
+    /// Why the record cannot be rendered or labelled.
     pub problem: Option<String>,
-    /// Nothing of it could be trained.
+    /// No token could be trained.
     pub unlabelled: bool,
-    /// It was longer than allowed.
+    /// The record was longer than `max_length`.
     pub too_long: bool,
-    /// Trained turns whose text ends without a token that ends an answer.
+    /// Number of trained turns whose text has no stop token at the end.
     pub endless: u64,
-    /// Trained turns of which the template leaves a part out.
+    /// Number of trained turns that the template shortens.
     pub shortened: u64,
-    /// It has tool calls or tools, which the template does not write.
+    /// The record has tools or tool calls, but the template does not write them.
     pub unwritten_tools: bool,
-    /// Control tokens that its own text turns into, each once.
+    /// Control tokens that the record's own text encodes to, each once.
     pub control_tokens: BTreeSet<u32>,
 }
 
-/// What the threads share.
+/// State shared by the threads.
 pub struct Encoder {
     pub tokenizer: TextTokenizer,
     /// Absent for documents.
     pub chat: Option<Chat>,
-    /// As OLMo's script does it, piece by piece.
+    /// Encodes piece by piece, as OLMo's script does.
     piecewise: bool,
     labels: Labels,
     max_length: usize,
@@ -43,7 +43,7 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// `chat_template` is the source that layout `jinja` needs.
+    /// `chat_template` is the source for layout `jinja`.
     pub fn new(
         tokenizer: TextTokenizer,
         params: &TokenizeParams,
@@ -57,17 +57,17 @@ impl Encoder {
         }
         if params.template == Some(Layout::Jinja) && chat_template.is_none() {
             return Err(fail("template `jinja` needs a file in port `chat_template`")
-                .hint("add `chat_template: PATH` beside `template: jinja`, or take a built-in template"));
+                .hint("add `chat_template: PATH`, or use a built-in template"));
         }
         if params.template != Some(Layout::Jinja) && chat_template.is_some() {
             return Err(
-                fail("port `chat_template` is given, but the template is another").hint("set `template: jinja`")
+                fail("port `chat_template` is given, but `template` is not `jinja`").hint("set `template: jinja`")
             );
         }
         let piecewise = params.template == Some(Layout::PrepareTuluData);
         if piecewise && labels != Labels::default() {
-            return Err(fail("template `prepare_tulu_data` has the script's own labels")
-                .hint("leave `train_on` as it is, or use template `tulu`"));
+            return Err(fail("template `prepare_tulu_data` uses the script's own labels, so `train_on` has no effect")
+                .hint("remove `train_on`, or use template `tulu`"));
         }
         let chat = match params.is_plain() {
             true => None,
@@ -75,8 +75,8 @@ impl Encoder {
         };
         if chat.as_ref().is_some_and(Chat::misses_bos) {
             context.warning(
-                "the chat template writes `bos_token`, and the tokenizer names none: nothing is written in its place; set \
-                 `bos_token` of stage tokenizer if there should be",
+                "the chat template writes `bos_token`, but the tokenizer has none, so nothing is written in its place; set \
+                 `bos_token` of stage tokenizer if the model needs one",
             );
         }
         let control_tokens = ControlTokens::new(&tokenizer);
@@ -90,7 +90,7 @@ impl Encoder {
         Ok(Encoded { documents: vec![document], control_tokens, ..Encoded::default() })
     }
 
-    /// `number` counts the records from 0.
+    /// `number` is the record's index, from 0.
     pub fn conversation(&self, conversation: &Conversation, number: u64) -> Result<Encoded, StageError> {
         let messages = &conversation.messages;
         let mut control_tokens = BTreeSet::new();
@@ -123,7 +123,7 @@ impl Encoder {
         Ok(encoded)
     }
 
-    /// Whether the conversation has tools or calls of them that the template never reads.
+    /// Whether the conversation has tools or tool calls that the template never reads.
     fn unwritten_tools(&self, conversation: &Conversation) -> bool {
         let reads = |name: &str| self.chat.as_ref().is_some_and(|chat| chat.record().chat_template.contains(name));
         let called = |message: &Message| {
@@ -134,7 +134,7 @@ impl Encoder {
         conversation.tools.is_some() && !reads("tools") || conversation.messages.iter().any(called)
     }
 
-    /// Brings a document to the length that is allowed.
+    /// Applies `max_length` to a document.
     fn fit(&self, mut document: Document, encoded: &mut Encoded) {
         encoded.too_long = document.input_ids.len() > self.max_length;
         match self.too_long {
@@ -155,16 +155,16 @@ impl Encoder {
     }
 }
 
-/// How conversations are written: as the tokenizer says, or else the params.
+/// The chat template: the tokenizer's, otherwise that of the params.
 fn chat(tokenizer: &TextTokenizer, params: &TokenizeParams, chat_template: Option<&str>) -> Result<Chat, StageError> {
     let failed = |e: ChatError| StageError::fail("tokenize::template", e.to_string()).hint(e.hint());
     let named = params.source(chat_template);
     match (tokenizer.chat(), named) {
         (Some(record), Some(named)) if !named.is_of(record) => {
             let other = Chat::of_tokenizer(&named, tokenizer, params.date.as_deref()).map_err(failed)?;
-            let message = format!("the tokenizer has {record}; the params name {}", other.record());
+            let message = format!("the tokenizer has {record}, but the params set {}", other.record());
             Err(StageError::fail("tokenize::other_template", message).hint(
-                "name the template once, in stage tokenizer, and leave `template` and `chat_template` of stage tokenize out",
+                "set the template once, in stage tokenizer, and remove `template` and `chat_template` from stage tokenize",
             ))
         }
         (Some(record), _) => Chat::of_record(record.clone()).map_err(failed),

@@ -1,4 +1,4 @@
-//! Stage `tokenize`: conversations or documents become token ids with labels.
+//! Stage `tokenize`: encodes conversations or documents as token ids with labels.
 
 mod encoder;
 mod params;

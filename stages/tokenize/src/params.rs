@@ -5,26 +5,27 @@ use olmo_data::{Labels, Role, Template, TextTokenizer};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// How a record becomes one text.
+/// How a record is rendered as text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Layout {
-    /// A conversation with the text that OLMo's `prepare_tulu_data.py` writes, encoded as one.
+    /// The text of OLMo's `prepare_tulu_data.py`, encoded in one piece.
     Tulu,
-    /// A conversation as OLMo 2's instruct models have it.
+    /// The format of OLMo 2's instruct models.
     Olmo2,
-    /// A conversation between `<|im_start|>` and `<|im_end|>`.
+    /// ChatML: turns between `<|im_start|>` and `<|im_end|>`.
     Chatml,
-    /// The ids of OLMo's `prepare_tulu_data.py`: as `tulu`, but each header and content is encoded by itself.
+    /// The exact ids of OLMo's `prepare_tulu_data.py`: like `tulu`, but each header and content is
+    /// encoded separately.
     PrepareTuluData,
-    /// A conversation as the file in port `chat_template` writes it.
+    /// The Jinja template in port `chat_template`.
     Jinja,
-    /// A document with eos behind it; every token is labelled.
+    /// A document followed by eos; every token is labelled.
     Plain,
 }
 
 impl Layout {
-    /// As it stands in YAML and in manifests.
+    /// The name in YAML and in manifests.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Tulu => "tulu",
@@ -36,7 +37,7 @@ impl Layout {
         }
     }
 
-    /// The built-in template, if it is one.
+    /// The built-in template, if the layout uses one.
     pub fn built_in(self) -> Option<Template> {
         match self {
             Self::Tulu | Self::PrepareTuluData => Some(Template::Tulu),
@@ -47,51 +48,51 @@ impl Layout {
     }
 }
 
-/// What a conversation that cannot be labelled means.
+/// What to do with a conversation that cannot be rendered or labelled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnError {
-    /// The stage fails and shows such conversations.
+    /// Fail and list such conversations.
     #[default]
     Fail,
-    /// It is left out and counted, with a warning.
+    /// Drop it, count it, and warn.
     Skip,
 }
 
-/// What happens to a conversation of more than `max_length` tokens.
+/// What to do with a conversation of more than `max_length` tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TooLong {
-    /// The rest is cut off, without an eos in its place.
+    /// Cut off the rest, without adding an eos.
     #[default]
     Truncate,
-    /// It is left out and counted.
+    /// Drop it and count it.
     Drop,
-    /// It becomes several documents.
+    /// Split it into several documents.
     Split,
 }
 
-/// Which turns of a conversation are trained.
+/// Which turns of the trained roles are trained.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Turns {
-    /// Every one of the trained roles.
+    /// All of them.
     #[default]
     All,
-    /// Only the last one of the trained roles.
+    /// Only the last one.
     Last,
 }
 
-/// Which parts of a conversation are trained.
+/// Which parts of a conversation are trained, that is, get labels.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainOn {
-    /// The roles whose turns are trained. A message with a `weight` of 0 or 1 decides for itself; `{% generation %}` tags in a
-    /// template decide for all.
+    /// Roles whose turns are trained. A `weight` of 0 or 1 on a message overrides this, and
+    /// `{% generation %}` tags in the template override both.
     pub roles: Vec<Role>,
-    /// Whether the token that ends such a turn is trained too, so that a model learns to stop.
+    /// Whether the token that ends a trained turn is trained too, so that the model learns to stop.
     pub end_of_turn: bool,
-    /// `all` their turns or only the `last`.
+    /// Which of these turns are trained: `all`, or only the `last`.
     pub turns: Turns,
 }
 
@@ -112,24 +113,28 @@ impl TrainOn {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TokenizeParams {
-    /// `tulu`, `olmo2`, `chatml` or `jinja` (port `chat_template`) for conversations, `prepare_tulu_data` for exactly the ids of
-    /// OLMo's script, `plain` for documents. Null: the tokenizer's own template, or `tulu` if it has none.
+    /// How a record is rendered as text: `tulu`, `olmo2`, `chatml` or `jinja` (port
+    /// `chat_template`) for conversations, `prepare_tulu_data` for the exact ids of OLMo's script,
+    /// `plain` for documents. Null: the tokenizer's own template, or `tulu` if it has none.
     #[schemars(
         with = "Option<String>",
         extend("enum" = ["tulu", "olmo2", "chatml", "prepare_tulu_data", "jinja", "plain", null])
     )]
     pub template: Option<Layout>,
-    /// Tokens kept of a conversation; null: as many as the model takes that the tokenizer comes with, else 2048. Plain documents
-    /// stay whole.
+    /// Maximum number of tokens in a conversation; null: the maximum of the model that the
+    /// tokenizer comes from, or 2048. Plain documents are never shortened.
     #[schemars(range(min = 2))]
     pub max_length: Option<u64>,
-    /// What happens to a longer conversation: `truncate` cuts it off, `drop` leaves it out, `split` makes several documents of it.
+    /// What to do with a longer conversation: `truncate` it, `drop` it, or `split` it into several
+    /// documents.
     pub too_long: TooLong,
     /// Which parts of a conversation are trained.
     pub train_on: TrainOn,
-    /// What a conversation that the template refuses, or that cannot be labelled, means: `fail` or `skip` (left out and counted).
+    /// What to do with a conversation that cannot be rendered or labelled: `fail`, or `skip` (drop
+    /// it and count it).
     pub on_error: OnError,
-    /// What a chat template that asks for today's date (`strftime_now`) gets, such as `2026-01-31`: a run does not read the clock.
+    /// Today's date for chat templates that ask for it (`strftime_now`), such as `2026-01-31`. The
+    /// system clock is never used.
     pub date: Option<String>,
 }
 
@@ -146,21 +151,21 @@ impl Default for TokenizeParams {
     }
 }
 
-/// Tokens kept of a conversation where neither params nor a model say it.
+/// Maximum number of tokens in a conversation if neither the params nor a model set it.
 const DEFAULT_MAX_LENGTH: u64 = 2048;
 
 impl TokenizeParams {
-    /// Tokens kept of a conversation that `tokenizer` encodes.
+    /// Maximum number of tokens in a conversation encoded with `tokenizer`.
     pub fn max_length(&self, tokenizer: &TextTokenizer) -> u64 {
         self.max_length.or(tokenizer.special().model_max_length).unwrap_or(DEFAULT_MAX_LENGTH)
     }
 
-    /// Whether the records are documents, not conversations.
+    /// Whether the records are documents rather than conversations.
     pub fn is_plain(&self) -> bool {
         self.template == Some(Layout::Plain)
     }
 
-    /// The template that the params name; `chat_template` is the file for `jinja`.
+    /// The template that the params select; `chat_template` is the file for `jinja`.
     pub fn source(&self, chat_template: Option<&str>) -> Option<Source> {
         let layout = self.template?;
         layout.built_in().map(Source::BuiltIn).or_else(|| Some(Source::Jinja(chat_template?.to_owned())))

@@ -1,11 +1,11 @@
-//! What can be told before any text is encoded.
+//! Checks before any text is encoded.
 
 use olmo_data::Date;
 use olmo_stage::rules::{Finding, Question};
 
 use crate::params::{Layout, TokenizeParams};
 
-/// Every rule that `params` and what is connected break.
+/// Every rule that `params` and the bound ports break.
 pub fn check(params: &TokenizeParams, question: &Question) -> Vec<Finding> {
     let mut findings = Vec::new();
     let given = question.has("chat_template");
@@ -14,9 +14,9 @@ pub fn check(params: &TokenizeParams, question: &Question) -> Vec<Finding> {
             Finding::error(
                 "tokenize::params",
                 "template",
-                "the template is `jinja`, and port `chat_template` is empty",
+                "the template is `jinja`, but port `chat_template` is not bound",
             )
-            .hint("give the file with the chat template, or one of `tulu`, `olmo2`, `chatml`"),
+            .hint("give a file in `chat_template`, or set `template` to `tulu`, `olmo2` or `chatml`"),
         ),
         Some(Layout::Jinja) => {}
         Some(other) if given => {
@@ -24,7 +24,7 @@ pub fn check(params: &TokenizeParams, question: &Question) -> Vec<Finding> {
             findings.push(Finding::error("tokenize::params", "template", text).hint("set `template: jinja`"));
         }
         None if given => {
-            let text = "port `chat_template` is given, and no template is named";
+            let text = "port `chat_template` is given, but no template is set";
             findings.push(Finding::error("tokenize::params", "template", text).hint("set `template: jinja`"));
         }
         _ => {}
@@ -34,8 +34,12 @@ pub fn check(params: &TokenizeParams, question: &Question) -> Vec<Finding> {
     }
     if params.train_on.roles.is_empty() {
         findings.push(
-            Finding::error("tokenize::params", "train_on.roles", "no role is named, so nothing would be trained")
-                .hint("`[assistant]` is usual"),
+            Finding::error(
+                "tokenize::params",
+                "train_on.roles",
+                "the list of roles is empty, so nothing would be trained",
+            )
+            .hint("the default is `[assistant]`"),
         );
     }
     findings

@@ -1,8 +1,8 @@
-//! The stage: batches are encoded in parallel and written in order, so that the number of threads
-//! does not show in the output.
+//! The stage: encodes batches in parallel and writes them in order, so that the output does not
+//! depend on the number of threads.
 //!
-//! A part of many records is complete in itself. A stage that was stopped finds the complete parts in its state folder
-//! and goes on behind them.
+//! Records are written in parts, each complete in itself. After a stop, the stage finds the
+//! complete parts in its state folder and continues after them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ use crate::encoder::{Encoded, Encoder};
 use crate::params::{Layout, OnError, TokenizeParams, TooLong};
 use crate::rules;
 
-/// Records of a part.
+/// Number of records in a part.
 const PART: u64 = 1 << 16;
 const PARTS: &str = "parts.jsonl";
 
@@ -38,7 +38,7 @@ impl Stage for Tokenize {
 
     fn run(params: TokenizeParams, context: &mut Context) -> Result<(), StageError> {
         if params.max_length.is_some_and(|length| length < 2) {
-            return Err(StageError::fail("tokenize::params", "max_length is below 2, so no token could be a target"));
+            return Err(StageError::fail("tokenize::params", "`max_length` is below 2, so no token could be a target"));
         }
         let documents = context.input("documents")?;
         let tokenizer = TextTokenizer::open(&context.input("tokenizer")?)?;
@@ -49,29 +49,29 @@ impl Stage for Tokenize {
         let counted = Counted { done: writing.records(), total };
         if params.is_plain() {
             let encode = |text: &String, _| encoder.plain(text);
-            all(dataset::text_batches(&documents)?, encode, counted, &mut writing, context)?;
+            encode_all(dataset::text_batches(&documents)?, encode, counted, &mut writing, context)?;
         } else {
             let encode = |conversation: &_, number| encoder.conversation(conversation, number);
-            all(dataset::message_batches(&documents)?, encode, counted, &mut writing, context)?;
+            encode_all(dataset::message_batches(&documents)?, encode, counted, &mut writing, context)?;
         }
         writing.finish(&params, &encoder, context)
     }
 }
 
-/// Batches that wait between two of reading, encoding and writing, at most.
+/// Maximum number of batches queued between reading and encoding, and between encoding and writing.
 const WAITING: usize = 2;
 
 #[derive(Clone, Copy)]
 struct Counted {
-    /// Records of complete parts.
+    /// Records in complete parts.
     done: u64,
     /// All records.
     total: u64,
 }
 
-/// Encodes all records behind those that are done and writes them in order. With more than one thread reading, encoding and
-/// writing go on at the same time.
-fn all<T: Send + Sync>(
+/// Encodes all records after the completed ones and writes them in order. With more than one
+/// thread, reading, encoding and writing run concurrently.
+fn encode_all<T: Send + Sync>(
     batches: impl Iterator<Item = Result<Vec<T>, DataError>> + Send,
     encode: impl Fn(&T, u64) -> Result<Encoded, StageError> + Sync,
     counted: Counted,
@@ -91,14 +91,14 @@ fn all<T: Send + Sync>(
         }
         return Ok(());
     }
-    // Reading and writing take less than half a thread each, and wait for the encoding most of the time.
+    // Reading and writing each use less than half a thread and mostly wait for encoding.
     let pool = build(threads)?;
     std::thread::scope(|scope| {
         let (read, to_encode) = sync_channel(WAITING);
         let (encoded, to_write) = sync_channel::<Vec<Encoded>>(WAITING);
         scope.spawn(move || {
             for batch in batches {
-                // Nobody reads any more: there was an error.
+                // The receiver is gone: there was an error.
                 if read.send(batch).is_err() {
                     break;
                 }
@@ -113,7 +113,7 @@ fn all<T: Send + Sync>(
         for batch in to_encode {
             match batch.map_err(StageError::from).and_then(|batch| encoding.batch(&batch)) {
                 Ok(records) => {
-                    // The writer says why.
+                    // The writer reports the reason.
                     if encoded.send(records).is_err() {
                         break;
                     }
@@ -130,12 +130,12 @@ fn all<T: Send + Sync>(
     })
 }
 
-/// Batches as they are encoded, in parallel.
+/// Encodes batches in parallel.
 struct Encoding<'c, E> {
     pool: rayon::ThreadPool,
     encode: E,
     counted: Counted,
-    /// Records seen, those of complete parts included.
+    /// Records seen, including those in complete parts.
     seen: u64,
     context: &'c mut Context,
 }
@@ -156,12 +156,12 @@ impl<E> Encoding<'_, E> {
         });
         self.seen = first + records.len() as u64;
         self.context.progress(self.seen, total, "documents", "tokenising");
-        // The first error of the batch, whatever thread was first.
+        // The first error in record order, whichever thread found it.
         encoded.into_iter().collect()
     }
 }
 
-/// The text of the one file in folder `dir`.
+/// The text of the single file in folder `dir`.
 fn read_only_file(dir: &Path) -> Result<String, StageError> {
     let entries = std::fs::read_dir(dir).and_then(|entries| entries.collect::<Result<Vec<_>, _>>());
     let files: Vec<PathBuf> = entries.map_err(|e| StageError::io(dir, e))?.into_iter().map(|e| e.path()).collect();
@@ -172,23 +172,23 @@ fn read_only_file(dir: &Path) -> Result<String, StageError> {
     std::fs::read_to_string(path).map_err(|e| StageError::io(path, e))
 }
 
-/// A complete part, as the journal keeps it.
+/// A complete part, as recorded in the journal.
 #[derive(Clone, Default, Serialize, Deserialize)]
 struct Part {
-    /// Records that it is made of.
+    /// Number of records in the part.
     records: u64,
     counts: TokensCounts,
-    /// Records left out: nothing of them could be trained.
+    /// Records dropped because nothing in them could be trained.
     unlabelled: u64,
-    /// Records left out: they could not be written or labelled.
+    /// Records dropped because they could not be rendered or labelled.
     problems: u64,
     too_long: u64,
-    /// Trained turns without a token at their end, and those of which the template leaves a part out.
+    /// Trained turns without a stop token at the end, and trained turns that the template shortens.
     endless: u64,
     shortened: u64,
-    /// Records with tools or calls that the template does not write.
+    /// Records with tools or tool calls that the template does not write.
     unwritten_tools: u64,
-    /// Records whose own text turns into a control token, by token.
+    /// Records whose own text encodes to a control token, per token.
     control_tokens: BTreeMap<u32, u64>,
 }
 
@@ -208,19 +208,19 @@ impl Part {
     }
 }
 
-/// Problems that are shown, and those after which a stage that is to fail does so at once.
+/// Number of problems to show, and the number after which a stage that will fail stops at once.
 const SHOWN: usize = 5;
 const MOST_PROBLEMS: u64 = 1000;
 
-/// What is written and counted, in order.
+/// Writes and counts the encoded records, in order.
 struct Writing {
     state: PathBuf,
     parts: Vec<Part>,
     journal: journal::Writer<Part>,
-    /// The part that is being written.
+    /// The part being written.
     open: Option<(TokensWriter, Part)>,
     on_error: OnError,
-    /// The first problems of this attempt, and how many there were.
+    /// The first problems of this attempt, and their total number.
     problems: (Vec<String>, u64),
 }
 
@@ -241,7 +241,7 @@ impl Writing {
         if let Some(why) = &lost {
             std::fs::remove_file(&path).map_err(|e| StageError::io(&path, e))?;
             context.warning(format!(
-                "work of an earlier attempt is damaged ({why}); it is done again from record {}",
+                "the work of an earlier attempt is damaged ({why}); starting again from record {}",
                 parts.iter().map(|part| part.records).sum::<u64>() + 1
             ));
         }
@@ -252,12 +252,12 @@ impl Writing {
         let writing = Self { state, parts, journal, open: None, on_error: params.on_error, problems: (Vec::new(), 0) };
         let done = writing.records();
         if done > 0 {
-            context.message(format!("continues after the {done} records that an earlier attempt has tokenised"));
+            context.message(format!("continues after the {done} records tokenized by an earlier attempt"));
         }
         Ok(writing)
     }
 
-    /// Records of complete parts.
+    /// Records in complete parts.
     fn records(&self) -> u64 {
         self.parts.iter().map(|part| part.records).sum()
     }
@@ -295,22 +295,22 @@ impl Writing {
         if part.records == PART { self.close() } else { Ok(()) }
     }
 
-    /// The failure that the problems are.
+    /// The error that reports the problems.
     fn failure(&self) -> StageError {
         let (shown, count) = &self.problems;
         let more = count.saturating_sub(shown.len() as u64);
         let more = if more > 0 { format!("\n  and {more} more") } else { String::new() };
         let message = format!("{count} conversations cannot be labelled:\n  {}{more}", shown.join("\n  "));
         StageError::fail("tokenize::labels", message).hint(
-            "correct the template or these conversations, mark what is trained with `{% generation %}` in the template, or set \
-             `on_error: skip` to leave them out",
+            "fix the template or these conversations, mark the trained text with `{% generation %}` in the template, or set \
+             `on_error: skip` to drop them",
         )
     }
 
-    /// Completes the part that is being written.
+    /// Completes the part being written.
     fn close(&mut self) -> Result<(), StageError> {
         if self.on_error == OnError::Fail && self.problems.1 > 0 {
-            // Such a part is not kept: the next attempt would take it for a good one.
+            // Do not keep such a part: the next attempt would treat it as valid.
             return Err(self.failure());
         }
         let Some((writer, mut part)) = self.open.take() else { return Ok(()) };
@@ -334,18 +334,18 @@ impl Writing {
         if all.counts.documents == 0 {
             let roles: Vec<&str> = params.train_on.roles.iter().map(|role| role.as_str()).collect();
             let message = format!(
-                "of {} conversations not one has a turn to train ({}) within its first {} tokens",
+                "none of {} conversations has a turn to train ({}) within its first {} tokens",
                 all.records,
                 roles.join(", "),
                 params.max_length(tokenizer)
             );
             return Err(StageError::fail("tokenize::nothing_left", message)
-                .hint("raise max_length, or check that the data has turns of these roles"));
+                .hint("raise `max_length`, or check that the data has turns of these roles"));
         }
         let out = context.output("tokens")?;
         for part in 0..self.parts.len() {
             let (from, to) = (self.state.join(part_name(part)), out.join(part_name(part)));
-            // The state folder may be gone to another file system.
+            // The state folder may be on another file system.
             if std::fs::rename(&from, &to).is_err() {
                 std::fs::copy(&from, &to).map_err(|e| StageError::io(&from, e))?;
             }
@@ -376,7 +376,7 @@ impl Writing {
         if all.problems > 0 {
             let shown = self.problems.0.first().map(|first| format!("; the first: {first}")).unwrap_or_default();
             context.warning(format!(
-                "{} of {} conversations are left out: they cannot be labelled{shown}",
+                "{} of {} conversations are skipped: they cannot be labelled{shown}",
                 all.problems, all.records
             ));
         }
@@ -385,48 +385,50 @@ impl Writing {
     }
 }
 
-/// Reports what was cut, left out or odd.
+/// Reports truncated, dropped and unusual records.
 fn report(manifest: &TokensManifest, all: &Part, params: &TokenizeParams, encoder: &Encoder, context: &mut Context) {
     let special = encoder.tokenizer.special();
     let (records, length) = (all.records, manifest.max_length);
     if all.unlabelled > 0 {
         context.warning(format!(
-            "{} of {records} conversations are left out: they have nothing to train within the first {length} tokens",
+            "{} of {records} conversations are skipped: they have nothing to train within the first {length} tokens",
             all.unlabelled
         ));
     }
     if all.too_long > 0 && !params.is_plain() {
         let what = match params.too_long {
-            TooLong::Truncate => "are cut off at",
-            TooLong::Drop => "are left out: they have more than",
-            TooLong::Split => "become several documents of at most",
+            TooLong::Truncate => "are truncated at",
+            TooLong::Drop => "are dropped: they have more than",
+            TooLong::Split => "are split into documents of at most",
         };
         context.warning(format!("{} of {records} conversations {what} {length} tokens", all.too_long));
     }
     if all.endless > 0 {
         context.warning(format!(
-            "{} trained turns have no end token after them: the template writes none there",
+            "{} trained turns have no stop token after them: the template writes none there",
             all.endless
         ));
     }
     if all.shortened > 0 {
         context.warning(format!(
-            "{} trained turns are trained in part: the template leaves the rest of their content out of the text, as the \
-             templates of reasoning models do with earlier answers",
+            "{} trained turns are only partly trained: the template omits the rest of their content, as the templates of \
+             reasoning models do for earlier answers",
             all.shortened
         ));
     }
     if all.unwritten_tools > 0 {
         context.warning(format!(
-            "{} of {records} conversations have tools or calls of them that the chat template does not write: give a \
-             template that does in `chat_template`",
+            "{} of {records} conversations have tools or tool calls that the chat template does not write: use a template \
+             that does, in `chat_template`",
             all.unwritten_tools
         ));
     }
     for (token, count) in &all.control_tokens {
         let token = encoder.control_tokens.name(*token).unwrap_or_default().escape_debug().to_string();
         let what = if token == special.eos_token { "the eos token" } else { "a control token" };
-        context.warning(format!("{count} records hold the text `{token}`, which becomes {what} in the middle of them"));
+        context.warning(format!(
+            "{count} records contain the text `{token}`, which is encoded as {what} in the middle of the record"
+        ));
     }
     context.message(format!(
         "{} documents, {} tokens, {} of them targets; eos `{}` is id {}, pad `{}` is id {}",

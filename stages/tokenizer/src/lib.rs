@@ -1,4 +1,4 @@
-//! Stage `tokenizer`: a byte-level BPE tokenizer, trained here or taken from a file.
+//! Stage `tokenizer`: trains a byte-level BPE tokenizer, or takes one from a file or a model.
 
 mod rules;
 mod stage;

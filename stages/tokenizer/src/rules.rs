@@ -1,17 +1,17 @@
-//! What can be told of a model's folder before its tokenizer is taken.
+//! Checks a model's folder before its tokenizer is used.
 
 use olmo_data::chat::ModelTokenizer;
 use olmo_stage::rules::{Finding, Question};
 
 use crate::stage::TokenizerParams;
 
-/// Why a model without a chat template is not enough, and what to do.
-pub const NO_TEMPLATE: &str = "the model has no chat template, as base models often do";
-pub const NO_TEMPLATE_HINT: &str = "name one: `template: olmo2`, `tulu` or `chatml`, or a file in `chat_template`; the model learns to answer in this form";
+/// Message and hint for a model without a chat template.
+pub const NO_TEMPLATE: &str = "the model has no chat template, which is common for base models";
+pub const NO_TEMPLATE_HINT: &str = "set one: `template: olmo2`, `tulu` or `chatml`, or a file in `chat_template`; the model learns to answer in this format";
 
-/// Every rule that `params` and what is known of the inputs break.
+/// Every rule that `params` and the known inputs break.
 pub fn check(params: &TokenizerParams, question: &Question) -> Vec<Finding> {
-    // A folder that is no model at all is reported by the stage that takes its weights.
+    // A folder that is not a model at all is reported by the stage that reads its weights.
     let model = question.item("model").filter(|item| item.files.contains_key("config.json"));
     let Some(folder) = model.and_then(|item| item.folder()) else { return Vec::new() };
     match ModelTokenizer::read(&folder) {

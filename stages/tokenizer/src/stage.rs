@@ -1,4 +1,4 @@
-//! The stage: gathers the texts to train on, or checks the file that is given.
+//! The stage: collects the training texts, or checks the given file.
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -18,24 +18,28 @@ use crate::training::{TrainError, train};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TokenizerParams {
-    /// Ids of the trained tokenizer, special tokens included; a given file keeps its own.
+    /// Vocabulary size of a trained tokenizer, special tokens included; a given file or model keeps
+    /// its own.
     #[schemars(range(min = 258))]
     pub vocab_size: u32,
-    /// The token that ends a text; a given file must have it. Null: that of the given model, or `<|endoftext|>`.
+    /// Token that ends a text; a given file must contain it. Null: the given model's, or
+    /// `<|endoftext|>`.
     pub eos_token: Option<String>,
-    /// The token that fills rows; a given file must have it. It may be `eos_token`. Null: that of the given model (its eos token if
-    /// it has none), or `<|padding|>`.
+    /// Token that pads rows; a given file must contain it. It may be `eos_token`. Null: the given
+    /// model's (or its eos token if it has none), or `<|padding|>`.
     pub pad_token: Option<String>,
-    /// Makes each digit a token of its own; a given file keeps its own way.
+    /// Makes each digit its own token in a trained tokenizer; a given file or model keeps its own
+    /// rule.
     pub split_digits: bool,
-    /// The token before a text, for chat templates that write `bos_token`. Null: the one that a given file's post-processor
-    /// writes, if any.
+    /// Token that starts a text, for chat templates that write `bos_token`. Null: the one that a
+    /// given file's post-processor adds, if any.
     pub bos_token: Option<String>,
-    /// How conversations become text: `tulu`, `olmo2` or `chatml`; or a file in port `chat_template`. Everything that is made
-    /// with this tokenizer uses it. Null: stage `tokenize` names it.
+    /// Chat template: `tulu`, `olmo2` or `chatml`; or give a file in port `chat_template`. Every
+    /// stage downstream of this tokenizer uses it. Null: stage `tokenize` chooses.
     #[schemars(with = "Option<String>", extend("enum" = ["tulu", "olmo2", "chatml", null]))]
     pub template: Option<Template>,
-    /// What a chat template that asks for today's date (`strftime_now`) gets, such as `2026-01-31`: a run does not read the clock.
+    /// Today's date for chat templates that ask for it (`strftime_now`), such as `2026-01-31`. The
+    /// system clock is never used.
     pub date: Option<String>,
 }
 
@@ -54,12 +58,12 @@ impl Default for TokenizerParams {
 }
 
 impl TokenizerParams {
-    /// The eos token of a tokenizer that does not come with a model.
+    /// The eos token of a tokenizer that does not come from a model.
     pub fn eos(&self) -> &str {
         self.eos_token.as_deref().unwrap_or("<|endoftext|>")
     }
 
-    /// The pad token of a tokenizer that does not come with a model.
+    /// The pad token of a tokenizer that does not come from a model.
     pub fn pad(&self) -> &str {
         self.pad_token.as_deref().unwrap_or("<|padding|>")
     }
@@ -81,12 +85,12 @@ impl Stage for Tokenizer {
         if let Some(dir) = context.optional_input("model") {
             if given.is_some() {
                 return Err(StageError::fail("tokenizer::inputs", "both `file` and `model` are given")
-                    .hint("leave `file` out: the model's folder has its tokenizer"));
+                    .hint("remove `file`: the model's folder has its own tokenizer"));
             }
             return of_model(&params, &dir, context);
         }
         let (path, bytes) = match (given, context.inputs("documents").is_empty()) {
-            // A pipeline names its documents once; a given file makes them unneeded.
+            // Pipelines always bind `documents`; a given file takes precedence.
             (Some(dir), _) => {
                 let (path, bytes) = read_given(dir)?;
                 let bytes = without_settings(&path, bytes, context);
@@ -95,7 +99,7 @@ impl Stage for Tokenizer {
             (None, false) => (PathBuf::from("tokenizer.json"), train_on_documents(&params, context)?),
             (None, true) => {
                 return Err(StageError::fail("tokenizer::inputs", "none of `documents`, `file` and `model` is given")
-                    .hint("give `documents` to train a tokenizer, or `file` or `model` to take one"));
+                    .hint("give `documents` to train a tokenizer, or `file` or `model` to use an existing one"));
             }
         };
         let mut tokenizer = TextTokenizer::from_bytes(&path, &bytes, params.eos(), params.pad())?;
@@ -112,7 +116,7 @@ impl Stage for Tokenizer {
         let special = tokenizer.special();
         if context.optional_input("file").is_none() && special.vocab_size < params.vocab_size {
             context.warning(format!(
-                "the documents gave {} tokens, fewer than vocab_size {}: no other pair of tokens occurs twice",
+                "the trained vocabulary has {} tokens, fewer than vocab_size {}: no other pair of tokens occurs twice",
                 special.vocab_size, params.vocab_size
             ));
         }
@@ -120,7 +124,7 @@ impl Stage for Tokenizer {
     }
 }
 
-/// Takes the tokenizer and the chat template of the model in folder `dir`.
+/// Uses the tokenizer and the chat template of the model in folder `dir`.
 fn of_model(params: &TokenizerParams, dir: &Path, context: &mut Context) -> Result<(), StageError> {
     let model = ModelTokenizer::read(dir).map_err(template_failure)?;
     let own = [
@@ -132,19 +136,22 @@ fn of_model(params: &TokenizerParams, dir: &Path, context: &mut Context) -> Resu
         if let (Some(given), Some(own)) = (given, own)
             && given != own
         {
-            let what =
-                format!("{name}: the model has `{}`, the params name `{}`", own.escape_debug(), given.escape_debug());
+            let what = format!(
+                "{name}: the model has `{}`, but the params set `{}`",
+                own.escape_debug(),
+                given.escape_debug()
+            );
             return Err(StageError::fail("tokenizer::other_token", what)
-                .hint(format!("leave `{name}` out: the model's own is used")));
+                .hint(format!("remove `{name}`: the model's own is used")));
         }
     }
     let source = match (source(params, context)?, &model.source) {
         (Some(given), Some(own)) if given != *own => {
             let given = model.chat(&given, params.date.as_deref()).map_err(template_failure)?;
             let own = model.chat(own, params.date.as_deref()).map_err(template_failure)?;
-            let what = format!("the model has {}; the params name {}", own.record(), given.record());
+            let what = format!("the model has {}, but the params set {}", own.record(), given.record());
             return Err(StageError::fail("tokenizer::other_template", what)
-                .hint("leave `template` and `chat_template` out: the model's own is used"));
+                .hint("remove `template` and `chat_template`: the model's own is used"));
         }
         (Some(given), _) => given,
         (None, Some(own)) => own.clone(),
@@ -156,17 +163,17 @@ fn of_model(params: &TokenizerParams, dir: &Path, context: &mut Context) -> Resu
     save(&model.tokenizer, &model.bytes, Some(&chat), context)
 }
 
-/// Writes the artifact, and reports what it is.
+/// Writes the artifact and reports its properties.
 fn save(tokenizer: &TextTokenizer, bytes: &[u8], chat: Option<&Chat>, context: &mut Context) -> Result<(), StageError> {
     let out = context.output("tokenizer")?;
     tokenizer.save(&out, bytes)?;
     if let Some(chat) = chat {
         chat.record().write(&out)?;
-        context.message(format!("conversations are written by {}", chat.record()));
+        context.message(format!("conversations use {}", chat.record()));
         if chat.misses_bos() {
             context.warning(
-                "the chat template writes `bos_token`, and this tokenizer names none: nothing is written in its place; \
-                 set `bos_token` if there should be",
+                "the chat template writes `bos_token`, but this tokenizer has none, so nothing is written in its place; \
+                 set `bos_token` if the model needs one",
             );
         }
     }
@@ -182,12 +189,12 @@ fn template_failure(error: ChatError) -> StageError {
     StageError::fail("tokenizer::template", error.to_string()).hint(error.hint())
 }
 
-/// The chat template that the params or a file name.
+/// The chat template that the params or a file select.
 fn source(params: &TokenizerParams, context: &Context) -> Result<Option<Source>, StageError> {
     match (params.template, context.optional_input("chat_template")) {
         (Some(_), Some(_)) => {
             let message = "both `template` and `chat_template` are given";
-            Err(StageError::fail("tokenizer::params", message).hint("leave one of them out"))
+            Err(StageError::fail("tokenizer::params", message).hint("remove one of them"))
         }
         (Some(template), None) => Ok(Some(Source::BuiltIn(template))),
         (None, Some(dir)) => {
@@ -200,7 +207,7 @@ fn source(params: &TokenizerParams, context: &Context) -> Result<Option<Source>,
     }
 }
 
-/// The one file in folder `dir`.
+/// The single file in folder `dir`.
 fn read_given(dir: PathBuf) -> Result<(PathBuf, Vec<u8>), StageError> {
     let entries = std::fs::read_dir(&dir).and_then(|entries| entries.collect::<Result<Vec<_>, _>>());
     let entries = entries.map_err(|e| StageError::io(&dir, e))?;
@@ -210,15 +217,15 @@ fn read_given(dir: PathBuf) -> Result<(PathBuf, Vec<u8>), StageError> {
         return Err(StageError::fail("tokenizer::inputs", message));
     };
     let bytes = std::fs::read(path).map_err(|e| StageError::io(path, e))?;
-    // Messages name the file as its owner does, not where this attempt keeps its copy.
+    // Messages show the user's file name, not the path of this attempt's copy.
     Ok((path.file_name().map(PathBuf::from).unwrap_or_default(), bytes))
 }
 
-/// The content of the given file without truncation, padding and dropout, which are reported.
+/// Removes truncation, padding and dropout from the given file, and reports what was removed.
 fn without_settings(path: &Path, bytes: Vec<u8>, context: &mut Context) -> Vec<u8> {
     let Some(cleaned) = tokenizer_json::clean(&bytes) else { return bytes };
     context.warning(format!(
-        "removed from {}: {}; everything else in it is as given",
+        "removed from {}: {}; everything else is unchanged",
         path.display(),
         cleaned.removed.join(", ")
     ));
@@ -238,7 +245,7 @@ fn train_on_documents(params: &TokenizerParams, context: &mut Context) -> Result
         .num_threads(context.request.threads)
         .build()
         .map_err(|e| StageError::fail("tokenizer::threads", e.to_string()))?;
-    // The trainer takes texts only; an error ends them and is found here afterwards.
+    // The trainer accepts only texts, so an error ends the iterator and is checked afterwards.
     let failure: Mutex<Option<DataError>> = Mutex::new(None);
     let trained = {
         let context = &*context;
@@ -269,7 +276,7 @@ fn train_on_documents(params: &TokenizerParams, context: &mut Context) -> Result
         match e {
             TrainError::VocabularyTooSmall { least, .. } => failed.hint(format!("set vocab_size to {least} or more")),
             TrainError::EmptyToken(name) => {
-                failed.hint(format!("give `{name}` a text that does not occur in the data"))
+                failed.hint(format!("set `{name}` to a text that does not occur in the data"))
             }
             TrainError::Failed(_) => failed,
         }
@@ -280,8 +287,8 @@ fn train_on_documents(params: &TokenizerParams, context: &mut Context) -> Result
 
 type Batches = Box<dyn Iterator<Item = Result<Vec<String>, DataError>> + Send>;
 
-/// The texts of the dataset in folder `dir`. A conversation gives a text per turn, with the
-/// template's line before it, so that these lines get merges too.
+/// The texts of the dataset in folder `dir`. A conversation gives one text per turn, with the
+/// template's header in front, so that headers get merges too.
 fn batches(dir: &Path) -> Result<Batches, DataError> {
     Ok(match dataset::manifest(dir)?.kind {
         Kind::Text => Box::new(dataset::text_batches(dir)?),

@@ -1,5 +1,5 @@
-//! Training of a byte-level BPE tokenizer. Equal texts give equal bytes, whatever the number of
-//! threads: merges are chosen by count, then by ids, and ids follow from the merges before.
+//! Trains a byte-level BPE tokenizer. Equal texts give equal bytes for any number of threads:
+//! merges are chosen by count, then by ids, and ids follow from the earlier merges.
 
 use olmo_data::Template;
 use tokenizers::decoders::byte_level::ByteLevel;
@@ -12,7 +12,8 @@ use tokenizers::{AddedToken, Tokenizer};
 
 use crate::stage::TokenizerParams;
 
-/// Ids that every byte-level vocabulary has before its first merge, but for special tokens.
+/// Number of ids in every byte-level vocabulary before its first merge, not counting special
+/// tokens.
 const BYTES: u32 = 256;
 
 /// Why no tokenizer was trained.
@@ -28,8 +29,9 @@ pub enum TrainError {
 
 /// The `tokenizer.json` of a tokenizer trained on `texts`.
 ///
-/// Ids: eos, pad, what the chat template writes beside them, the bytes, then merges. No text is normalised. Words are split as GPT-2 does;
-/// with `split_digits` each digit is a token of its own, so that numbers have one spelling.
+/// The order of ids is: eos, pad, other tokens that the chat template writes, the bytes, then
+/// merges. Text is not normalised. Words are split as in GPT-2; with `split_digits` each digit is
+/// its own token, so that every number has one spelling.
 pub fn train(texts: impl Iterator<Item = String> + Send, params: &TokenizerParams) -> Result<Vec<u8>, TrainError> {
     let mut special = vec![params.eos()];
     for (name, token) in [("eos_token", params.eos()), ("pad_token", params.pad())] {

@@ -1,4 +1,4 @@
-//! The model on what the engine has chosen to compute on.
+//! Creates the model on the backend that the engine resolved.
 
 use olmo_model::{Compute, Computes, Model, ModelConfig};
 use olmo_stage::StageError;
@@ -9,7 +9,7 @@ use crate::model_failure;
 /// The engine's name for libtorch on a GPU.
 pub const CUDA: &str = "libtorch-cuda";
 
-/// Where a run computes, and in what, by the engine's names for both.
+/// Where a run computes and with which data type, from the engine's names for both.
 pub fn computes(backend: &str, precision: &str) -> Computes {
     match (backend, precision) {
         (CUDA, "amp_bf16") => Computes::OnGpuInBf16,
@@ -18,7 +18,7 @@ pub fn computes(backend: &str, precision: &str) -> Computes {
     }
 }
 
-/// A model for training on `backend`, as the engine resolved it from the params.
+/// A model for training on `backend`, as resolved by the engine.
 ///
 /// # Errors
 /// This worker was built without the backend, or there is no GPU.
@@ -34,7 +34,7 @@ pub fn model(
     }
     let compute = Compute::named(backend).ok_or_else(|| {
         StageError::fail("train::no_backend", format!("this worker was built without the backend `{backend}`"))
-            .hint("build the one that has it: scripts/libtorch cpu --build; or write `backend: flex`")
+            .hint("build the worker that has it with `scripts/libtorch cpu --build`, or set `backend: flex`")
     })?;
     Model::on(compute, config, &state.parameters, true).map_err(model_failure)
 }
@@ -46,21 +46,21 @@ fn on_gpu(computes: Computes, device: &str, config: &ModelConfig, state: &State)
     let moments = [state.exp_avg.as_slice(), state.exp_avg_sq.as_slice()];
     let place = place(device)?;
     Model::on_gpu(place, element, config, &state.parameters, moments).map_err(|error| {
-        StageError::fail("train::gpu", error.to_string()).hint("`olmo-pipe doctor` says what this machine has")
+        StageError::fail("train::gpu", error.to_string()).hint("run `olmo-pipe doctor` to see what this machine has")
     })
 }
 
-/// The GPU that `device` names, counted among those that the engine gave to this stage.
+/// The GPU that `device` selects among those assigned to this stage.
 ///
 /// # Errors
-/// There is none.
+/// There is no such GPU.
 #[cfg(feature = "libtorch")]
 pub fn place(device: &str) -> Result<olmo_model::device::Place, StageError> {
     let index = device.strip_prefix("cuda:").and_then(|number| number.parse().ok()).unwrap_or(0);
     olmo_model::device::gpu(index).map_err(no_gpu)
 }
 
-/// Bytes that the GPU has left, where its driver says so.
+/// Free GPU memory in bytes, if the driver reports it.
 pub fn free_memory(device: &str) -> Option<u64> {
     #[cfg(feature = "libtorch")]
     return olmo_model::device::free_memory(place(device).ok()?);
@@ -68,7 +68,7 @@ pub fn free_memory(device: &str) -> Option<u64> {
     return Some(device).and(None);
 }
 
-/// What changes a GPU's results and stands in no key.
+/// Settings that change a GPU's results but are not part of any cache key.
 pub fn unkeyed() -> Vec<String> {
     #[cfg(feature = "libtorch")]
     return olmo_model::device::instruments();
@@ -76,11 +76,11 @@ pub fn unkeyed() -> Vec<String> {
     return Vec::new();
 }
 
-/// What has made a GPU slower than it could be.
+/// The reason why the GPU ran slower than possible, if there is one.
 pub fn slower() -> Option<String> {
     #[cfg(feature = "libtorch")]
     return olmo_model::device::cudnn_refusal()
-        .map(|why| format!("attention ran on flash's kernels, which are slower: cuDNN refused, {why}"));
+        .map(|why| format!("attention ran on the slower flash kernels, because cuDNN failed: {why}"));
     #[cfg(not(feature = "libtorch"))]
     return None;
 }
@@ -91,7 +91,8 @@ fn on_gpu(_: Computes, device: &str, _: &ModelConfig, _: &State) -> Result<Model
 }
 
 fn no_gpu(why: String) -> StageError {
-    StageError::fail("train::no_gpu", why).hint("`olmo-pipe doctor` says what is there; `device: cpu` needs no GPU")
+    StageError::fail("train::no_gpu", why)
+        .hint("run `olmo-pipe doctor` to see which GPUs are available, or set `device: cpu`")
 }
 
 #[cfg(test)]

@@ -1,42 +1,44 @@
-//! [`Batches`]: which rows of the data each step trains.
+//! [`Batches`]: selects the rows of each step.
 //!
-//! Every epoch visits the rows in OLMo's order; rows that fill no whole global batch are left out of that epoch. A step's rows
-//! follow from the seed and the step alone, so a run that continues needs no state of its own for the data.
+//! Every epoch visits the rows in OLMo's order and drops the rows that do not fill a global batch.
+//! The rows of a step depend only on the seed and the step, so a resumed run needs no saved data
+//! state.
 
 use olmo_data::Memmap;
 use olmo_data::order::{self, Order};
 use olmo_model::Batch;
 use olmo_stage::StageError;
 
-/// The rows of training data, in the order of the steps.
+/// The rows of the training data, in the order of the steps.
 pub struct Batches<'a> {
     data: &'a Memmap,
     global_batch: usize,
-    /// Whether batches say where documents begin.
+    /// Whether batches record where documents begin.
     document_mask: bool,
     order: Order,
 }
 
 /// The rows of one step.
 pub struct StepBatch {
-    /// From 0.
+    /// The epoch, from 0.
     pub epoch: u64,
-    /// Indices into the data.
+    /// Row indices in the data.
     pub rows: Vec<u32>,
     pub input_ids: Vec<u32>,
-    /// Which tokens are targets; `None` where every token is.
+    /// Which tokens are targets; `None` if all are.
     pub label_mask: Option<Vec<bool>>,
-    /// For each token the place in its row where its document begins; `None` if documents see each other.
+    /// For each token, the position in its row where its document begins; `None` without a document
+    /// mask.
     pub documents: Option<Vec<u32>>,
-    /// Tokens in a row.
+    /// Row length in tokens.
     pub sequence: usize,
-    /// BLAKE3 digest of row indices, ids and labels, hexadecimal.
+    /// BLAKE3 digest of the row indices, ids and labels, in hex.
     pub digest: String,
 }
 
 impl<'a> Batches<'a> {
     /// # Errors
-    /// `train::too_little_data` if the rows do not fill one global batch.
+    /// `train::too_little_data` if there are fewer rows than one global batch.
     pub fn new(data: &'a Memmap, global_batch: usize, seed: u64, document_mask: bool) -> Result<Self, StageError> {
         if data.instances() < global_batch {
             let rows = data.instances();
@@ -50,17 +52,18 @@ impl<'a> Batches<'a> {
         Ok(Self { data, global_batch, document_mask, order })
     }
 
-    /// Steps in an epoch; at least 1.
+    /// Number of steps per epoch, at least 1.
     pub fn per_epoch(&self) -> u64 {
         (self.data.instances() / self.global_batch) as u64
     }
 
-    /// Tokens of a step, padding included.
+    /// Number of tokens per step, padding included.
     pub fn tokens_per_step(&self) -> u64 {
         self.global_batch as u64 * self.data.manifest().sequence_length
     }
 
-    /// The epoch that the step after `done` steps belongs to, and the rows of that epoch visited before it.
+    /// The epoch of the step after `done` steps, and the number of its rows visited before that
+    /// step.
     pub fn position(&self, done: u64) -> (u64, u64) {
         (done / self.per_epoch(), done % self.per_epoch() * self.global_batch as u64)
     }
@@ -84,7 +87,7 @@ fn gather(data: &Memmap, epoch: u64, rows: Vec<u32>, document_mask: bool) -> Ste
     StepBatch { epoch, rows, input_ids, label_mask, documents, sequence, digest }
 }
 
-/// Ids and labels of rows, one after the other.
+/// Ids and labels of rows, concatenated.
 fn read(data: &Memmap, rows: impl Iterator<Item = usize>) -> (Vec<u32>, Option<Vec<bool>>) {
     let (mut input_ids, mut label_mask) = (Vec::new(), Vec::new());
     for row in rows {
@@ -92,17 +95,17 @@ fn read(data: &Memmap, rows: impl Iterator<Item = usize>) -> (Vec<u32>, Option<V
         input_ids.append(&mut instance.input_ids);
         label_mask.append(&mut instance.label_mask.unwrap_or_default());
     }
-    // A memmap either has labels for all its rows or for none.
+    // Either all rows of a memmap have a label mask or none has.
     let masked = !label_mask.is_empty();
     (input_ids, masked.then_some(label_mask))
 }
 
-/// For each token of `rows` the place in its row where its document begins.
+/// For each token of `rows`, the position in its row where its document begins.
 fn documents(data: &Memmap, rows: impl Iterator<Item = usize>) -> Vec<u32> {
     let sequence = data.manifest().sequence_length as usize;
     let mut documents = Vec::new();
     for row in rows {
-        // What stands before the first start goes on from the row before.
+        // Tokens before the first start continue a document from the previous row.
         let starts = [0].into_iter().chain(data.document_starts(row)).collect::<Vec<_>>();
         let ends = starts.iter().skip(1).copied().chain([sequence]);
         for (start, end) in starts.iter().zip(ends) {
@@ -120,12 +123,12 @@ pub fn rows(data: &Memmap, from: usize, to: usize, document_mask: bool) -> Batch
 }
 
 impl StepBatch {
-    /// Rows.
+    /// Number of rows.
     pub fn len(&self) -> usize {
         self.rows.len()
     }
 
-    /// The targets of rows `from..to`: labelled tokens that are not the first of their row.
+    /// Number of targets in rows `from..to`: labelled tokens that are not the first in their row.
     pub fn labels(&self, from: usize, to: usize) -> u64 {
         let Some(mask) = &self.label_mask else { return ((to - from) * self.sequence.saturating_sub(1)) as u64 };
         let of_row = |row: &[bool]| row.iter().skip(1).filter(|label| **label).count() as u64;
@@ -151,7 +154,7 @@ mod tests {
     use olmo_base::Digest;
     use olmo_data::{Layout, MemmapWriter};
 
-    /// Ten rows of four tokens; row `r` holds `r` four times, and its labels are those of `mask`.
+    /// Ten rows of four tokens; row `r` holds `r` four times, and its labels are `mask`.
     fn data(dir: &std::path::Path, mask: [bool; 4]) -> Memmap {
         let layout =
             Layout { sequence_length: 4, vocab_size: 16, tokenizer: Digest::of(b""), eos_token_id: 0, pad_token_id: 1 };
@@ -178,7 +181,7 @@ mod tests {
         assert_eq!(second, order::epoch_order(10, 7, 1)[..9]);
         assert_eq!(batches.after(3).epoch, 1);
         assert_eq!(batches.position(3), (1, 0));
-        // Going back, as a run that continues does, gives the same rows.
+        // Going back, as a resumed run does, gives the same rows.
         assert_eq!(epoch(&mut batches, 0), first);
     }
 

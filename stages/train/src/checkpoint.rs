@@ -1,9 +1,11 @@
-//! Complete training states on disk: written whole or not at all, sealed, and found again.
+//! Complete training states on disk: written atomically, sealed, and found again.
 //!
-//! A folder holds `model/` (a native model, with how conversations are written for it), `optim/optim.safetensors` (`exp_avg.NAME`, `exp_avg_sq.NAME`), `metrics.jsonl`
-//! (the lines up to its step) and, written last, `trainer.json`. Folders lie as items `stepN` in the list port `checkpoints`, and, when a
-//! run was asked to stop between two of them, as `stepN` in the stage's state folder. A kill leaves at most a folder with
-//! another name (`.stepN.tmp`), which nobody reads.
+//! A checkpoint folder holds `model/` (a native model with its chat format),
+//! `optim/optim.safetensors` (`exp_avg.NAME`, `exp_avg_sq.NAME`), `metrics.jsonl` (the lines up to
+//! its step) and, written last, `trainer.json`. Checkpoints are items `stepN` of the list port
+//! `checkpoints`. If a run is asked to stop between two of them, its state is `stepN` in the
+//! stage's state folder. A kill leaves at most a folder with another name (`.stepN.tmp`), which is
+//! never read.
 
 use std::borrow::Cow;
 use std::fs::{self, File};
@@ -23,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::metrics::{LINES, Metrics};
 use crate::model_failure;
 
-/// The list port.
+/// The list port for checkpoints.
 pub const PORT: &str = "checkpoints";
 const MODEL: &str = "model";
 const OPTIM: &str = "optim";
@@ -31,50 +33,51 @@ const OPTIM_FILE: &str = "optim.safetensors";
 const TRAINER: &str = "trainer.json";
 pub const FORMAT: u32 = 1;
 
-/// `trainer.json`: where a run is. What one run's file has and another's has not would make equal checkpoints differ.
+/// `trainer.json`: the position of a run. It contains nothing specific to one run, so that equal
+/// checkpoints have equal bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Trainer {
     pub format: u32,
-    /// Steps done.
+    /// Number of completed steps.
     pub step: u64,
-    /// Tokens seen, padding included.
+    /// Number of tokens seen, padding included.
     pub tokens: u64,
-    /// The epoch of the next step, from 0.
+    /// Epoch of the next step, from 0.
     pub epoch: u64,
-    /// Rows of that epoch that are done.
+    /// Number of rows of that epoch already trained.
     pub epoch_position: u64,
-    /// Updates of the optimizer: steps without any label make none.
+    /// Number of optimizer updates: steps without a label make none.
     pub optimizer_steps: u64,
     pub seed: u64,
     pub global_train_batch_size: u64,
     pub instances: u64,
     pub sequence_length: u64,
-    /// The tensor backend that computed it.
+    /// Tensor backend of the run.
     pub backend: String,
-    /// Rows computed at once, which decide the order of additions.
+    /// Rows per micro-batch, which determine the order of additions.
     pub device_train_microbatch_size: u64,
-    /// The version of stage train that made it.
+    /// Version of stage `train`.
     pub stage_version: u32,
 }
 
-/// All that changes from step to step. A clone shares the large arrays until they are changed, so it costs a copy only if the next
-/// update comes before it is dropped.
+/// Everything that changes from step to step. A clone shares the large arrays until they change, so
+/// it costs a copy only if the next update comes before the clone is dropped.
 #[derive(Clone, Debug, PartialEq)]
 pub struct State {
     pub parameters: Parameters,
-    /// Mean of gradients, laid out as the parameters.
+    /// Running average of the gradients, laid out like the parameters.
     pub exp_avg: Arc<Vec<f32>>,
-    /// Mean of their squares.
+    /// Running average of their squares.
     pub exp_avg_sq: Arc<Vec<f32>>,
-    /// Steps done.
+    /// Number of completed steps.
     pub step: u64,
     pub optimizer_steps: u64,
     pub metrics: Metrics,
 }
 
 impl State {
-    /// Before the first step.
+    /// The state before the first step.
     pub fn new(parameters: Parameters) -> Self {
         let zeros = || Arc::new(vec![0.0; parameters.len()]);
         Self {
@@ -98,7 +101,8 @@ pub fn step_of(label: &str) -> Option<u64> {
     (self::label(number) == label).then_some(number)
 }
 
-/// Writes a checkpoint beside the folder `to`, durably, renames it to `to`, which must not exist, and seals it.
+/// Writes a checkpoint next to the folder `to`, durably, renames it to `to` (which must not exist)
+/// and seals it.
 pub fn save(
     to: &Path,
     config: &ModelConfig,
@@ -128,7 +132,7 @@ pub fn save(
     Seal::write(to).map(drop).map_err(|e| StageError::io(to, e))
 }
 
-/// Brings all files and folders under `dir` safely to disk.
+/// Syncs all files and folders under `dir` to disk.
 fn sync_tree(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
@@ -141,7 +145,7 @@ fn sync_tree(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// A part of a flat array as a tensor, turned to bytes only while it is written.
+/// A part of a flat array as a tensor, converted to bytes only while it is written.
 struct Part<'a> {
     shape: &'a [usize],
     values: &'a [f32],
@@ -173,10 +177,10 @@ fn save_moments(path: &Path, state: &State) -> Result<(), StageError> {
         .map_err(|e| StageError::fail("train::save", format!("{}: {e}", path.display())))
 }
 
-/// Both moments, laid out as `parameters`.
+/// Both moments, laid out like `parameters`.
 fn load_moments(path: &Path, parameters: &Parameters) -> Result<(Vec<f32>, Vec<f32>), String> {
     let file = File::open(path).map_err(|e| e.to_string())?;
-    // SAFETY: the file belongs to a checkpoint, which nothing writes to once it has its name.
+    // SAFETY: the file belongs to a checkpoint, which is never written to after its final rename.
     let bytes = unsafe { Mmap::map(&file) }.map_err(|e| e.to_string())?;
     let tensors = SafeTensors::deserialize(&bytes).map_err(|e| e.to_string())?;
     let expected = 2 * parameters.tensors().len();
@@ -207,18 +211,20 @@ fn load_moments(path: &Path, parameters: &Parameters) -> Result<(Vec<f32>, Vec<f
 /// Reads the checkpoint in folder `dir`.
 ///
 /// # Errors
-/// Why it cannot be used: damaged, or of another model or other data than `config` and `expected` (whose step does not count).
+/// The reason why it cannot be used: it is damaged, or its model or data differ from `config` and
+/// `expected` (whose step is ignored).
 fn load(dir: &Path, config: &ModelConfig, expected: &Trainer) -> Result<(State, Trainer), String> {
     let text = fs::read(dir.join(TRAINER)).map_err(|e| format!("{TRAINER}: {e}"))?;
     let trainer: Trainer = serde_json::from_slice(&text).map_err(|e| format!("{TRAINER}: {e}"))?;
     if trainer.format != FORMAT {
-        return Err(format!("{TRAINER}: format {}, this build reads {FORMAT}", trainer.format));
+        return Err(format!("{TRAINER}: format {}, but this build reads {FORMAT}", trainer.format));
     }
-    // `identity` leaves out what changes from step to step, and the backend, which may change.
+    // `identity` omits everything that changes from step to step, and the backend, which may
+    // change.
     let identity =
         |t: &Trainer| [t.seed, t.global_train_batch_size, t.instances, t.sequence_length, t.stage_version.into()];
     if identity(&trainer) != identity(expected) {
-        return Err(format!("{TRAINER}: is of another run: {trainer:?}"));
+        return Err(format!("{TRAINER}: belongs to another run: {trainer:?}"));
     }
     let (saved, parameters) = olmo_model::load_native(&dir.join(MODEL)).map_err(|e| e.to_string())?;
     if saved != *config {
@@ -226,24 +232,25 @@ fn load(dir: &Path, config: &ModelConfig, expected: &Trainer) -> Result<(State, 
             |(own, other): (&str, &str)| (own != other).then(|| format!("{} here, {}", other.trim(), own.trim()));
         let [own, other] = [&saved, config].map(|config| serde_json::to_string_pretty(config).unwrap_or_default());
         let differences: Vec<String> = own.lines().zip(other.lines()).filter_map(changed).take(3).collect();
-        return Err(format!("is of a model with another config: {} there", differences.join("; ")));
+        return Err(format!("belongs to a model with another config: {} there", differences.join("; ")));
     }
     let (exp_avg, exp_avg_sq) =
         load_moments(&dir.join(OPTIM).join(OPTIM_FILE), &parameters).map_err(|e| format!("{OPTIM_FILE}: {e}"))?;
     let lines = fs::read_to_string(dir.join(LINES)).map_err(|e| format!("{LINES}: {e}"))?;
     let metrics = Metrics::from_text(lines).map_err(|e| format!("{LINES}: {e}"))?;
     if metrics.steps() != trainer.step {
-        return Err(format!("{LINES}: has {} steps, {TRAINER} says {}", metrics.steps(), trainer.step));
+        return Err(format!("{LINES}: has {} steps, but {TRAINER} has {}", metrics.steps(), trainer.step));
     }
     let (step, optimizer_steps) = (trainer.step, trainer.optimizer_steps);
     let (exp_avg, exp_avg_sq) = (Arc::new(exp_avg), Arc::new(exp_avg_sq));
     Ok((State { parameters, exp_avg, exp_avg_sq, step, optimizer_steps, metrics }, trainer))
 }
 
-/// The latest usable state of earlier attempts, and its `trainer.json`. Every state that cannot be used is reported in a warning.
+/// The latest usable state of earlier attempts, and its `trainer.json`. Warns about every unusable
+/// state.
 ///
-/// A state after `first_missing` (the first step whose checkpoint is due and not in the list) cannot be used: training that
-/// continued from it would never write that checkpoint.
+/// A state after `first_missing` (the first step whose checkpoint is due but missing from the list)
+/// is not usable: training that resumed from it would never write that checkpoint.
 pub fn latest(
     context: &mut Context,
     config: &ModelConfig,
@@ -254,11 +261,11 @@ pub fn latest(
     let items = items.into_iter().filter_map(|item| Some((step_of(item.label.as_deref()?)?, item.path, false)));
     let saved = interrupted(&context.state_dir()?)?.into_iter().map(|(step, path)| (step, path, true));
     let mut candidates: Vec<(u64, PathBuf, bool)> = items.chain(saved).collect();
-    // Stable: of two at the same step the item comes first.
+    // Stable sort: of two states at the same step, the list item comes first.
     candidates.sort_by_key(|(step, ..)| std::cmp::Reverse(*step));
     for (step, path, is_private) in candidates {
         let usable = if step > first_missing {
-            Err(format!("the checkpoint after step {first_missing} is lost"))
+            Err(format!("the checkpoint after step {first_missing} is missing"))
         } else if is_private && let Err(why) = Seal::check(&path) {
             Err(why.to_string())
         } else {
@@ -266,10 +273,8 @@ pub fn latest(
         };
         match usable {
             Ok(found) if found.0.step == step => return Ok(Some(found)),
-            Ok(found) => context.warning(format!(
-                "the state after step {step} says that it is of step {}; an older one is used",
-                found.0.step
-            )),
+            Ok(found) => context
+                .warning(format!("the state after step {step} contains step {}; an older one is used", found.0.step)),
             Err(reason) => {
                 context.warning(format!("the state after step {step} cannot be used ({reason}); an older one is used"))
             }
@@ -285,7 +290,7 @@ fn interrupted(state_dir: &Path) -> Result<Vec<(u64, PathBuf)>, StageError> {
     Ok(names.filter_map(|path| Some((step_of(path.file_name()?.to_str()?)?, path))).collect())
 }
 
-/// Saves the state of a run that was asked to stop, and then forgets older ones.
+/// Saves the state of a run that was asked to stop, then removes older ones.
 pub fn save_interrupted(
     context: &Context,
     config: &ModelConfig,
@@ -308,7 +313,7 @@ pub fn save_interrupted(
 /// The folder for the item after `step` steps; it does not exist yet.
 pub fn item_folder(context: &Context, step: u64) -> Result<PathBuf, StageError> {
     let label = label(step);
-    // The folder that the item takes the place of is made empty by `item_dir` itself, so it is asked for under another name.
+    // `item_dir` empties the folder it returns, so request it under a temporary name.
     let temporary = context.item_dir(PORT, &format!(".{label}.tmp"))?;
     Ok(temporary.with_file_name(&label))
 }

@@ -1,4 +1,4 @@
-//! How many steps a run has: `300steps`, `2ep` or `1000000T`, exactly.
+//! The exact length of a run: `300steps`, `2ep` or `1000000T`.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -7,16 +7,16 @@ use std::str::FromStr;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A run's length as it is written in `max_duration`.
+/// The length of a run, as written in `max_duration`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Duration {
     Steps(u64),
-    /// Times that every row is visited (less a last, partial batch).
+    /// Number of times every row is visited (except a last, partial batch).
     Epochs(u64),
     Tokens(u64),
 }
 
-/// A text that is no duration.
+/// A text that is not a duration.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{}` is not a duration: expected a whole number above 0 and `steps`, `ep` or `T`, like 300steps, 2ep or 1000000T", .0.escape_debug())]
 pub struct DurationError(String);
@@ -48,8 +48,8 @@ impl fmt::Display for Duration {
 }
 
 impl Duration {
-    /// The number of steps, given the steps of one epoch and the tokens of one step. A number of
-    /// tokens is rounded up to whole steps. `None` if it does not fit 64 bits.
+    /// The number of steps, given the steps per epoch and the tokens per step. Tokens are rounded
+    /// up to whole steps. `None` if the result does not fit in 64 bits.
     pub fn steps(self, per_epoch: u64, tokens_per_step: u64) -> Option<u64> {
         match self {
             Self::Steps(n) => Some(n),
@@ -59,7 +59,7 @@ impl Duration {
     }
 }
 
-/// How often something happens: a duration, where a number alone means steps.
+/// How often something happens: a duration, or a number of steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interval(Duration);
 
@@ -69,12 +69,13 @@ impl Interval {
         Self(Duration::Steps(steps))
     }
 
-    /// The interval in steps, at least 1, as [`Duration::steps`]. `None` if it does not fit 64 bits.
+    /// The interval in steps, at least 1, as in [`Duration::steps`]. `None` if it does not fit in
+    /// 64 bits.
     pub fn in_steps(self, per_epoch: u64, tokens_per_step: u64) -> Option<u64> {
         self.0.steps(per_epoch, tokens_per_step).map(|steps| steps.max(1))
     }
 
-    /// The interval in steps if that does not depend on the data.
+    /// The interval in steps, if it does not depend on the data.
     pub fn fixed_steps(self) -> Option<u64> {
         match self.0 {
             Duration::Steps(steps) => Some(steps),

@@ -1,4 +1,4 @@
-//! The loss on data that is not trained.
+//! Measures the loss on held-out data.
 
 use olmo_base::failpoint;
 use olmo_data::Memmap;
@@ -8,10 +8,11 @@ use olmo_stage::{Context, StageError};
 use crate::batches::rows;
 use crate::model_failure;
 
-/// The mean loss over the labels of `data`, rows in order, `microbatch` at a time; the model does not change.
+/// Mean loss over the labels of `data`, with rows in order, `microbatch` at a time. Does not change
+/// the model.
 ///
 /// # Errors
-/// `Interrupted` if a stop was asked for.
+/// `Interrupted` if a stop was requested.
 pub fn mean_loss(
     model: &Model,
     data: &Memmap,

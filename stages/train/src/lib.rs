@@ -1,11 +1,13 @@
-//! Stage `train`: trains a language model with AdamW, and continues after a stop as if there had been none.
+//! Stage `train`: trains a language model with AdamW; a stopped run resumes bit for bit.
 //!
-//! [`params`] says what a user may set, [`duration`] and [`schedule`] what follows from it. [`batches`] hands out the data,
-//! [`prefetch`] reads it ahead, [`trainer`] runs the steps, [`evaluation`] measures the loss on other data, [`checkpoint`] keeps and
-//! finds complete states, [`saver`] writes them beside the training, [`memory`] says what fits, [`metrics`] keeps one record a step.
+//! [`params`] defines the params; [`duration`] and [`schedule`] derive the number of steps and the
+//! learning rates. [`batches`] provides the data and [`prefetch`] reads it ahead, [`trainer`] runs
+//! the steps, [`evaluation`] measures the loss on held-out data, [`checkpoint`] stores and finds
+//! complete states, [`saver`] writes them in the background, [`memory`] estimates what fits, and
+//! [`metrics`] keeps one record per step.
 //!
-//! Weights, metrics and checkpoints follow from params and inputs alone: a run that was stopped or killed and continued gives
-//! the bytes of an unbroken one.
+//! Weights, metrics and checkpoints depend only on params and inputs: a run that was stopped or
+//! killed and then resumed produces the same bytes as an uninterrupted run.
 
 mod backend;
 mod batches;
@@ -48,7 +50,7 @@ impl Stage for Train {
     }
 }
 
-/// A failure of the model as one of this stage.
+/// Converts an error of the model to an error of this stage.
 fn model_failure(error: ModelError) -> StageError {
     match error {
         ModelError::Io { path, source } => StageError::io(&path, source),

@@ -1,4 +1,4 @@
-//! How much memory there is, how much a run needs, and what would make it fit.
+//! Available memory, the memory a run needs, and changes that make it fit.
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -7,10 +7,11 @@ use olmo_base::units::bytes;
 use olmo_model::{ActivationCheckpointing, Computes, MemoryEstimate, ModelConfig};
 use olmo_stage::StageError;
 
-/// Tokens beyond which more rows at once make a step no faster.
+/// Number of tokens beyond which a larger micro-batch makes a step no faster.
 const ENOUGH_TOKENS: usize = 1 << 14;
 
-/// Memory that may be used, in bytes: what the system has left, within the limit of the control group. `None` where it does not say.
+/// Available memory in bytes: what the system has left, up to the limit of the control group.
+/// `None` if unknown.
 pub fn available() -> Option<u64> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
@@ -21,37 +22,39 @@ pub fn available() -> Option<u64> {
     Some(limit.map_or(left, |limit| left.min(limit.saturating_sub(used.unwrap_or(0)))))
 }
 
-/// The most memory that this process ever had, in bytes.
+/// Peak memory of this process in bytes.
 pub fn peak() -> Option<u64> {
     let text = fs::read_to_string("/proc/self/status").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? * 1024)
 }
 
-/// The run whose memory is asked for.
+/// The run to estimate.
 #[derive(Clone, Copy)]
 pub struct Need<'a> {
     pub config: &'a ModelConfig,
     pub sequence: usize,
-    /// Rows of an optimizer step.
+    /// Rows per optimizer step.
     pub rows: usize,
     pub computes: Computes,
 }
 
 impl Need<'_> {
-    /// The need with `microbatch` rows at once.
+    /// Estimated memory with `microbatch` rows per micro-batch.
     pub fn estimate(&self, checkpointing: ActivationCheckpointing, microbatch: usize) -> MemoryEstimate {
         MemoryEstimate::of(self.config, self.computes, checkpointing, microbatch.min(self.rows), self.sequence)
     }
 
-    /// The most rows at once that fit into `available` bytes and still make a step faster; at least 1.
+    /// The largest micro-batch that fits into `available` bytes and still makes a step faster; at
+    /// least 1.
     pub fn microbatch(&self, checkpointing: ActivationCheckpointing, available: u64) -> usize {
         let most = self.rows.min((ENOUGH_TOKENS / self.sequence).max(1));
         let fits = |rows: &usize| self.estimate(checkpointing, *rows).total() <= available;
         (1..=most).rev().find(fits).unwrap_or(1)
     }
 
-    /// The smallest change that makes the run fit into `available` bytes, in words and with its need; `None` if nothing here does.
+    /// The smallest change that makes the run fit into `available` bytes, as text, and the memory
+    /// it needs; `None` if no change is enough.
     pub fn way_out(
         &self,
         checkpointing: ActivationCheckpointing,
@@ -61,7 +64,7 @@ impl Need<'_> {
         let microbatch = microbatch.min(self.rows);
         let stronger = ActivationCheckpointing::ALL.into_iter().skip_while(|policy| *policy != checkpointing);
         let rows = |policy| (1..=microbatch).rev().map(move |rows| (policy, rows));
-        // Fewer rows first: they cost less time than computing blocks again.
+        // Try smaller micro-batches first: they cost less time than recomputing blocks.
         let found = stronger.flat_map(rows).find(|(policy, rows)| self.estimate(*policy, *rows).total() <= available);
         let (policy, rows) = found?;
         let mut changes = Vec::new();
@@ -76,12 +79,15 @@ impl Need<'_> {
     }
 }
 
-/// Runs `work`; that libtorch could not have the memory it asked for becomes a failure with the way out. What the host's own allocator
-/// is refused ends the process, and the engine says the same then.
+/// Runs `work` and turns an out-of-memory panic of libtorch into an error with a hint. If the
+/// host's allocator runs out of memory, the process dies and the engine gives the same hint.
 ///
 /// # Errors
 /// Those of `work`, and `train::oom`.
-pub fn caught(smaller: Option<&str>, work: impl FnOnce() -> Result<(), StageError>) -> Result<(), StageError> {
+pub fn catch_out_of_memory(
+    smaller: Option<&str>,
+    work: impl FnOnce() -> Result<(), StageError>,
+) -> Result<(), StageError> {
     let panic = match catch_unwind(AssertUnwindSafe(work)) {
         Ok(ended) => return ended,
         Err(panic) => panic,
@@ -90,22 +96,23 @@ pub fn caught(smaller: Option<&str>, work: impl FnOnce() -> Result<(), StageErro
     let refused = |line: &&str| line.contains("out of memory") || line.contains("can't allocate memory");
     match text.and_then(|text| text.lines().find(refused)) {
         Some(line) => Err(StageError::fail("train::oom", format!("memory ran out: {}", line.trim()))
-            .hint(smaller.unwrap_or("run fewer rows at once, or take a smaller model"))),
+            .hint(smaller.unwrap_or("lower `device_train_microbatch_size`, or use a smaller model"))),
         None => resume_unwind(panic),
     }
 }
 
-/// Of `available` bytes those that a run may take: some are for the rest of the process and of the machine.
+/// The part of `available` bytes that a run may use; the rest is for other uses of the process and
+/// the machine.
 pub fn room(available: u64) -> u64 {
     available / 10 * 9
 }
 
-/// An estimate for a person.
-pub fn told(estimate: &MemoryEstimate, rows: usize) -> String {
+/// Formats an estimate for a message.
+pub fn describe_estimate(estimate: &MemoryEstimate, rows: usize) -> String {
     let parts = [estimate.total() - estimate.activations - estimate.working, estimate.activations, estimate.working];
     let [weights, activations, working] = parts.map(bytes);
     format!(
-        "memory: about {} ({weights} for weights, gradients, moments and a checkpoint on its way, {activations} for activations, {working} to work in) with {rows} rows at once",
+        "memory: about {} ({weights} for weights, gradients, moments and a checkpoint being saved, {activations} for activations, {working} for temporary buffers) with micro-batches of {rows} rows",
         bytes(estimate.total())
     )
 }
@@ -118,15 +125,17 @@ mod tests {
     #[test]
     fn memory_that_libtorch_is_refused_is_a_failure_with_the_way_out_and_other_panics_go_on() {
         let words = "called `Result::unwrap()` on an `Err` value: Torch(\"CUDA out of memory. Tried to allocate 2.00 GiB.\\nException raised";
-        let Err(StageError::Failed(failure)) = caught(Some("`rows: 1` would need 3 GiB"), || panic!("{words}")) else {
+        let Err(StageError::Failed(failure)) =
+            catch_out_of_memory(Some("`rows: 1` would need 3 GiB"), || panic!("{words}"))
+        else {
             panic!("memory has run out")
         };
         assert_eq!(failure.code, "train::oom");
         assert!(failure.message.contains("CUDA out of memory. Tried to allocate 2.00 GiB"), "{failure:?}");
         assert_eq!(failure.hint.as_deref(), Some("`rows: 1` would need 3 GiB"));
-        let other = catch_unwind(|| caught(None, || panic!("a bug")));
+        let other = catch_unwind(|| catch_out_of_memory(None, || panic!("a bug")));
         assert!(other.is_err(), "a bug stays one");
-        assert!(caught(None, || Ok(())).is_ok());
+        assert!(catch_out_of_memory(None, || Ok(())).is_ok());
     }
 
     fn config() -> ModelConfig {

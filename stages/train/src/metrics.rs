@@ -1,7 +1,8 @@
-//! [`Metrics`]: what every step gave, as JSON lines and as a table.
+//! [`Metrics`]: the results of every step, as JSON lines and as a table.
 //!
-//! Only what params and inputs decide stands here, never a time or a speed. The lines are kept as text, and the table is made
-//! from that text, so that a run which continues from a checkpoint writes the same bytes as an unbroken one.
+//! Metrics contain only values determined by the params and inputs, never times or speeds. The
+//! lines are kept as text, and the table is built from that text, so that a run resumed from a
+//! checkpoint writes the same bytes as an uninterrupted run.
 
 use std::fs::File;
 use std::path::Path;
@@ -14,7 +15,7 @@ use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
 use serde::{Deserialize, Serialize};
 
-/// The lines, in the folder of the metrics and in every checkpoint.
+/// The lines, in the metrics folder and in every checkpoint.
 pub const LINES: &str = "metrics.jsonl";
 const TABLE: &str = "metrics.parquet";
 
@@ -22,17 +23,17 @@ const TABLE: &str = "metrics.parquet";
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StepRecord {
-    /// From 1.
+    /// The step, from 1.
     pub step: u64,
-    /// From 0.
+    /// The epoch, from 0.
     pub epoch: u64,
-    /// Tokens seen up to here, padding included.
+    /// Number of tokens seen so far, padding included.
     pub tokens: u64,
-    /// Targets of this step. A step without any changes nothing.
+    /// Number of targets in this step. A step without targets changes nothing.
     pub labels: u64,
-    /// Cross-entropy by the run's `loss_norm`; null if there was no label.
+    /// Cross-entropy, divided according to `loss_norm`; null if there was no label.
     pub loss: Option<f64>,
-    /// The part of the loss that `z_loss` adds, if it is on.
+    /// The part of the loss added by `z_loss`, if it is on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub z_loss: Option<f64>,
     /// Norm of all gradients before clipping.
@@ -43,21 +44,21 @@ pub struct StepRecord {
 }
 
 impl StepRecord {
-    /// The row of the table in which an evaluation before the first step stands.
+    /// The table row for an evaluation before the first step.
     fn before_training() -> Self {
         let (loss, z_loss, grad_norm) = (None, None, None);
         Self { step: 0, epoch: 0, tokens: 0, labels: 0, loss, z_loss, grad_norm, lr: 0.0, batch: String::new() }
     }
 }
 
-/// A measurement on `eval_data` after a step; step 0 is before the first one.
+/// A measurement on `eval_data` after a step; step 0 is before the first step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EvalRecord {
     pub step: u64,
     /// Mean cross-entropy over all labels.
     pub eval_loss: f64,
-    /// e to the power of it; null if that is too large for a number.
+    /// exp(eval_loss); null if that overflows.
     pub eval_perplexity: Option<f64>,
 }
 
@@ -65,7 +66,7 @@ pub struct EvalRecord {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Metrics {
     text: String,
-    /// Steps written.
+    /// Number of steps written.
     steps: u64,
     /// The step of the last evaluation.
     evaluated: Option<u64>,
@@ -77,7 +78,7 @@ enum Line {
 }
 
 fn parse(line: &str) -> Result<Line, serde_json::Error> {
-    // Only evaluations start so; both have other names for all their other fields.
+    // Only evaluations contain `eval_loss`.
     if line.contains("\"eval_loss\"") {
         serde_json::from_str(line).map(Line::Eval)
     } else {
@@ -86,10 +87,10 @@ fn parse(line: &str) -> Result<Line, serde_json::Error> {
 }
 
 impl Metrics {
-    /// Reads lines again; there must be one for each step from 1 on.
+    /// Parses lines; there must be one for each step, starting from 1.
     ///
     /// # Errors
-    /// What is wrong with which line.
+    /// The number of the bad line and what is wrong with it.
     pub fn from_text(text: String) -> Result<Self, String> {
         let (mut steps, mut evaluated) = (0, None);
         for (number, line) in text.lines().enumerate() {
@@ -108,12 +109,12 @@ impl Metrics {
         &self.text
     }
 
-    /// Steps written.
+    /// Number of steps written.
     pub fn steps(&self) -> u64 {
         self.steps
     }
 
-    /// Whether the evaluation after the last step is written.
+    /// Whether the evaluation after the last step has been written.
     pub fn is_evaluated(&self) -> bool {
         self.evaluated == Some(self.steps)
     }
@@ -135,7 +136,8 @@ impl Metrics {
         Ok(())
     }
 
-    /// Writes `metrics.jsonl` and `metrics.parquet` (one row a step, evaluations in their step's row) into folder `dir`.
+    /// Writes `metrics.jsonl` and `metrics.parquet` (one row per step, with evaluations in their
+    /// step's row) into folder `dir`.
     pub fn write(&self, dir: &Path) -> Result<(), StageError> {
         let lines = dir.join(LINES);
         std::fs::write(&lines, &self.text).map_err(|e| StageError::io(&lines, e))?;

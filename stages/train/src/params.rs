@@ -1,4 +1,5 @@
-//! The params of stage `train`: OLMo's names, checked where types alone cannot.
+//! Params of stage `train`. They use OLMo's names; [`Params::check`] covers what types cannot
+//! express.
 
 use olmo_model::{ActivationCheckpointing, InitFnType, LayerNormType, ModelConfig};
 use olmo_stage::StageError;
@@ -8,209 +9,225 @@ use serde::{Deserialize, Serialize};
 use crate::duration::Interval;
 use crate::schedule::Schedule;
 
-/// Trains a language model with AdamW. Names and meanings are OLMo's where it has them.
+/// Trains a language model with AdamW. Names and meanings follow OLMo where it has them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
-    /// Decides new weights and, together with the epoch, the order of the data.
+    /// Seed for new weights and, together with the epoch, for the order of the data.
     #[serde(default = "default::seed")]
     pub seed: u64,
-    /// The architecture of a new model. Left out if the stage starts from weights (`init`).
+    /// Architecture of a new model. Leave it out if the stage starts from existing weights
+    /// (`init`).
     #[serde(default)]
     #[schemars(with = "ModelParams", extend("type" = ["object", "null"]))]
     pub model: Option<ModelParams>,
-    /// How long to train: steps (`300steps`), epochs (`2ep`) or tokens (`1000000T`). Exactly that long.
+    /// Exact training length, in steps (`300steps`), epochs (`2ep`) or tokens (`1000000T`).
     #[schemars(regex(pattern = r"^[1-9][0-9]*(steps|ep|T)$"))]
     pub max_duration: String,
-    /// Rows of one optimizer step (OLMo's name). Set either this or `global_batch_size`.
+    /// Batch size of an optimizer step in rows (OLMo's name). Set either this or
+    /// `global_batch_size`.
     #[serde(default)]
     #[schemars(range(min = 1))]
     pub global_train_batch_size: Option<usize>,
-    /// Tokens of one optimizer step, padding included (OLMo-core's name): rounded down to whole rows, at least one row and at most
-    /// an eighth of the data, so that little data still gives eight steps an epoch.
+    /// Batch size of an optimizer step in tokens, padding included (OLMo-core's name). It is
+    /// rounded down to whole rows: at least one row, and at most an eighth of the data, so that a
+    /// small dataset still gives eight steps per epoch.
     #[serde(default)]
     #[schemars(range(min = 1))]
     pub global_batch_size: Option<u64>,
-    /// Rows computed at once; more need more memory; null: as many as fit into it. The result is the same up to rounding.
+    /// Rows per forward and backward pass. More rows need more memory; null: as many as fit in
+    /// memory. The result is the same up to rounding.
     #[serde(default = "default::microbatch")]
     #[schemars(range(min = 1), extend("x-key" = false))]
     pub device_train_microbatch_size: Option<usize>,
-    /// Where to compute: `cpu`, `cuda` (or `cuda:N`, the N-th of the stage's own GPUs), `auto`: on a GPU if `resources` asks for one.
+    /// Device to train on: `cpu`, `cuda`, `cuda:N` (the N-th of the stage's own GPUs), or `auto` (a
+    /// GPU if `resources` requests one).
     #[serde(default = "default::auto")]
     #[schemars(regex(pattern = r"^(auto|cpu|cuda(:[0-9]+)?)$"), extend("x-key" = false))]
     pub device: String,
-    /// What computes: `flex` (pure Rust, CPU), `libtorch` (needs `scripts/libtorch cpu --build`; CPU or CUDA), `auto`: flex on the CPU,
-    /// libtorch on a GPU. What it comes to stands in the key in its place.
+    /// Compute backend: `flex` (pure Rust, CPU), `libtorch` (CPU or CUDA; needs
+    /// `scripts/libtorch cpu --build`), or `auto` (flex on a CPU, libtorch on a GPU). The cache key
+    /// records the resolved value.
     #[serde(default)]
     #[schemars(with = "String", extend("enum" = ["auto", "flex", "libtorch"], "default" = "auto", "x-key" = false))]
     pub backend: BackendName,
-    /// What activations are computed in (OLMo's names): `fp32`, `amp_bf16` (GPUs alone; weights, gradients and moments stay f32), `auto`:
-    /// `amp_bf16` on a GPU, else `fp32`. What it comes to stands in the key in its place.
+    /// Data type of activations (OLMo's names): `fp32`, `amp_bf16` (GPU only; weights, gradients and
+    /// moments stay f32), or `auto` (`amp_bf16` on a GPU, otherwise `fp32`). The cache key records
+    /// the resolved value.
     #[serde(default)]
     #[schemars(with = "String", extend("enum" = ["auto", "fp32", "amp_bf16"], "default" = "auto", "x-key" = false))]
     pub precision: Precision,
-    /// Which blocks compute their activations again in the backward pass instead of keeping them (OLMo's names); saves memory, costs
-    /// time (`whole_layer`: about a third), and changes no bit of the result.
+    /// Which blocks recompute their activations in the backward pass instead of keeping them
+    /// (OLMo's names). Saves memory and costs time (`whole_layer`: about a third); the result is
+    /// bit-identical.
     #[serde(default)]
     #[schemars(with = "String", extend("enum" = ["none", "fine_grained", "whole_layer", "one_in_two", "one_in_three", "one_in_four",
         "one_in_eight", "two_in_three", "three_in_four"], "default" = "none", "x-key" = false))]
     pub activation_checkpointing: ActivationCheckpointing,
-    /// Tokens see only their own document, where a row holds several; else all that stands before them in their row.
+    /// Restricts attention to each token's own document in rows that hold several documents. If
+    /// false, a token attends to every earlier token in its row.
     #[serde(default)]
     pub document_mask: bool,
-    /// AdamW's settings.
+    /// Settings of AdamW.
     pub optimizer: OptimizerParams,
-    /// How the learning rate changes from step to step.
+    /// Learning-rate schedule.
     #[serde(default)]
     pub scheduler: SchedulerParams,
-    /// Gradients with a larger norm are scaled down to it; null leaves them as they are.
+    /// Gradients with a larger norm are scaled down to this norm; null: no clipping.
     #[serde(default = "default::max_grad_norm")]
     pub max_grad_norm: Option<f64>,
-    /// What the loss of a step is divided by: `labels`, the number of trained tokens in the global batch;
-    /// `olmo`, all its tokens (as OLMo does, which weakens steps that have few labels).
+    /// Divisor of a step's loss: `labels`, the number of labelled tokens in the global batch;
+    /// `olmo`, the number of all its tokens (as in OLMo, which weakens steps with few labels).
     #[serde(default)]
     pub loss_norm: LossNorm,
-    /// Weight of the squared log of the softmax's denominator (OLMo's `auxiliary_loss_multiplier`); 0 turns it off.
+    /// Weight of the z-loss, the squared log of the softmax denominator (OLMo's
+    /// `auxiliary_loss_multiplier`); 0 turns it off.
     #[serde(default)]
     #[schemars(range(min = 0))]
     pub z_loss: f64,
-    /// How often a checkpoint is kept: every so many steps, or `1ep`, `500000T`. One is always kept after the last step; null keeps
-    /// only that one.
+    /// How often to save a checkpoint: every N steps, or an interval such as `1ep` or `500000T`.
+    /// One is always saved after the last step; null: only that one.
     #[serde(default = "default::save_interval")]
     pub save_interval: Option<Interval>,
-    /// How often the loss on `eval_data` is measured: every so many steps, or `1ep`, `500000T`. It is always measured after the last
-    /// step; null: only then.
+    /// How often to measure the loss on `eval_data`: every N steps, or an interval such as `1ep` or
+    /// `500000T`. It is always measured after the last step; null: only then.
     #[serde(default = "default::eval_interval")]
     pub eval_interval: Option<Interval>,
-    /// Measures the loss on `eval_data` before the first step too, as step 0.
+    /// Also measures the loss on `eval_data` before the first step, as step 0.
     #[serde(default)]
     pub eval_on_startup: bool,
-    /// Numbers are shown every so many steps. The files of metrics hold every step in any case.
+    /// Prints metrics every N steps. The metrics files contain every step regardless.
     #[serde(default = "default::console_log_interval")]
     #[schemars(range(min = 1), extend("x-key" = false))]
     pub console_log_interval: u64,
 }
 
-/// A new model's architecture, as in the `model` section of an OLMo config. The vocabulary comes from the data.
+/// Architecture of a new model, as in the `model` section of an OLMo config. The vocabulary size
+/// comes from the data.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModelParams {
     /// Width of the residual stream.
     #[schemars(range(min = 1))]
     pub d_model: usize,
-    /// Attention heads; `d_model / n_heads` must be a whole, even number.
+    /// Number of attention heads; `d_model / n_heads` must be an even integer.
     #[schemars(range(min = 1))]
     pub n_heads: usize,
-    /// Heads of keys and values; null: as many as `n_heads`.
+    /// Number of key and value heads; null: same as `n_heads`.
     #[serde(default)]
     #[schemars(range(min = 1))]
     pub n_kv_heads: Option<usize>,
-    /// Transformer blocks.
+    /// Number of transformer blocks.
     #[schemars(range(min = 1))]
     pub n_layers: usize,
-    /// Width of the fused up and gate projection: twice the inner width of the MLP.
+    /// Width of the fused up and gate projection: twice the MLP's inner width.
     #[schemars(range(min = 2))]
     pub mlp_hidden_size: usize,
-    /// Clamps queries, keys and values to plus or minus this value; null: no limit.
+    /// Clamps queries, keys and values to the range from minus to plus this value; null: no
+    /// clamping.
     #[serde(default)]
     pub clip_qkv: Option<f64>,
-    /// Kind of every norm: `rms` (OLMo 2) or `default`, a LayerNorm (OLMo 1).
+    /// Type of all norms: `rms` (OLMo 2) or `default`, a LayerNorm (OLMo 1).
     #[serde(default = "default::layer_norm_type")]
     #[schemars(with = "String", extend("enum" = ["default", "rms"]))]
     pub layer_norm_type: LayerNormType,
-    /// Whether block and final norms have a weight.
+    /// Whether the norms in blocks and the final norm have a weight.
     #[serde(default = "default::yes")]
     pub layer_norm_with_affine: bool,
-    /// Added to the variance in every norm.
+    /// Epsilon added to the variance in every norm.
     #[serde(default = "default::layer_norm_eps")]
     pub layer_norm_eps: f64,
-    /// Norms queries and keys over their full width, before they are split into heads.
+    /// Normalises queries and keys over their full width, before the split into heads (QK-norm).
     #[serde(default = "default::yes")]
     pub attention_layer_norm: bool,
-    /// Norms the output of attention and MLP (OLMo 2), not their input (OLMo 1).
+    /// Normalises the outputs of attention and MLP (OLMo 2) instead of their inputs (OLMo 1).
     #[serde(default = "default::yes")]
     pub norm_after: bool,
-    /// Tokens that a token sees, itself included, in blocks with a sliding window (OLMo 3); null: every block sees all before it.
+    /// Sliding-window size in tokens, including the token itself (OLMo 3); null: full attention in
+    /// every block.
     #[serde(default)]
     #[schemars(range(min = 1))]
     pub sliding_window: Option<usize>,
-    /// With `sliding_window`: every so many-th block sees all before it (OLMo 3: 4); null: none does.
+    /// With `sliding_window`, every N-th block uses full attention (OLMo 3: 4); null: no block
+    /// does.
     #[serde(default)]
     #[schemars(range(min = 1))]
     pub full_attention_every: Option<usize>,
-    /// Base of the rotary position embedding.
+    /// Base of the rotary position embeddings.
     #[serde(default = "default::rope_theta")]
     pub rope_theta: f64,
-    /// Longest sequence of the model in tokens; null: that of the data.
+    /// Maximum sequence length in tokens; null: the row length of the data.
     #[serde(default)]
     #[schemars(range(min = 1))]
     pub max_sequence_length: Option<usize>,
-    /// Rows of the embedding, at least the vocabulary; null: exactly the vocabulary.
+    /// Number of embedding rows, at least the vocabulary size; null: exactly the vocabulary size.
     #[serde(default)]
     #[schemars(range(min = 1))]
     pub embedding_size: Option<usize>,
-    /// Uses the embedding as the head too.
+    /// Shares the weights of the embedding and the output head.
     #[serde(default)]
     pub weight_tying: bool,
-    /// How new weights are drawn: `normal` (all with `init_std`) or `mitchell` (OLMo 1, smaller with depth).
+    /// Initialisation of new weights: `normal` (`init_std` everywhere) or `mitchell` (OLMo 1;
+    /// smaller with depth).
     #[serde(default = "default::init_fn")]
     #[schemars(with = "String", extend("enum" = ["normal", "mitchell"]))]
     pub init_fn: InitFnType,
     /// Standard deviation of new weights.
     #[serde(default = "default::init_std")]
     pub init_std: f64,
-    /// New weights are drawn within this many standard deviations; null: no limit (`normal`) or 3 (`mitchell`).
+    /// Truncates the distribution of new weights at this many standard deviations; null: no
+    /// truncation (`normal`) or 3 (`mitchell`).
     #[serde(default)]
     pub init_cutoff_factor: Option<f64>,
 }
 
-/// AdamW's settings.
+/// Settings of AdamW.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OptimizerParams {
-    /// The largest learning rate, reached at the end of the warm-up.
+    /// Peak learning rate, reached at the end of the warm-up.
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub learning_rate: f64,
-    /// Decoupled weight decay; projections always decay.
+    /// Decoupled weight decay, always applied to projection matrices.
     #[serde(default = "default::weight_decay")]
     #[schemars(range(min = 0))]
     pub weight_decay: f64,
-    /// Decay of the mean and of the squares of the gradients.
+    /// Decay rates of the running averages of the gradients and of their squares.
     #[serde(default = "default::betas")]
     pub betas: [f64; 2],
-    /// Added to the denominator.
+    /// Added to the denominator for numerical stability.
     #[serde(default = "default::eps")]
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub eps: f64,
-    /// Whether norms decay too.
+    /// Applies weight decay to norms too.
     #[serde(default)]
     pub decay_norm_and_bias: bool,
-    /// Whether the embedding decays too.
+    /// Applies weight decay to the embedding too.
     #[serde(default)]
     pub decay_embeddings: bool,
 }
 
-/// Steps that an epoch has at least, if the size of a step is given in tokens.
+/// Minimum number of steps per epoch if the batch size is given in tokens.
 pub const STEPS_PER_EPOCH: u64 = 8;
 
-/// Steps of warm-up where none are given.
+/// Default number of warm-up steps.
 const DEFAULT_WARMUP: u64 = 100;
 
-/// How the learning rate changes from step to step.
+/// Learning-rate schedule.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SchedulerParams {
-    /// The shape after the warm-up: down to `alpha_f` along a cosine or a line, or constant.
+    /// Shape after the warm-up: a cosine or linear decay to `alpha_f`, or constant.
     pub name: SchedulerName,
-    /// Steps over which the learning rate rises.
+    /// Number of warm-up steps.
     pub t_warmup: u64,
-    /// Share of all steps over which the learning rate rises, in place of `t_warmup`.
+    /// Warm-up as a fraction of all steps, in place of `t_warmup`.
     #[schemars(range(min = 0, max = 1))]
     pub warmup_fraction: Option<f64>,
-    /// The last step's learning rate as a part of the largest one.
+    /// Final learning rate as a fraction of the peak.
     #[schemars(range(min = 0, max = 1))]
     pub alpha_f: f64,
-    /// The learning rate from which the warm-up starts; null: a tenth of the largest.
+    /// Learning rate at the start of the warm-up; null: a tenth of the peak.
     pub warmup_min_lr: Option<f64>,
 }
 
@@ -226,7 +243,7 @@ impl Default for SchedulerParams {
     }
 }
 
-/// The shape of the learning rate after the warm-up.
+/// Shape of the learning rate after the warm-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SchedulerName {
@@ -235,7 +252,7 @@ pub enum SchedulerName {
     ConstantWithWarmup,
 }
 
-/// What activations are computed in.
+/// Data type of activations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Precision {
@@ -245,7 +262,7 @@ pub enum Precision {
     AmpBf16,
 }
 
-/// What computes.
+/// Compute backend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BackendName {
@@ -256,7 +273,7 @@ pub enum BackendName {
     LibTorch,
 }
 
-/// What the loss of a step is divided by.
+/// Divisor of a step's loss.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LossNorm {
@@ -265,7 +282,7 @@ pub enum LossNorm {
     Olmo,
 }
 
-/// OLMo 2's values, and for intervals OLMo's.
+/// Defaults: OLMo 2's values, and OLMo's for the intervals.
 mod default {
     use olmo_model::{InitFnType, LayerNormType};
 
@@ -322,7 +339,7 @@ mod default {
 }
 
 impl ModelParams {
-    /// The config of a new model over the vocabulary of the data.
+    /// Config of a new model with the data's vocabulary.
     pub fn config(&self, vocabulary: &Vocabulary, sequence_length: usize) -> ModelConfig {
         ModelConfig {
             d_model: self.d_model,
@@ -352,7 +369,7 @@ impl ModelParams {
     }
 }
 
-/// What the data says about its token ids.
+/// Vocabulary of the training data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Vocabulary {
     pub size: usize,
@@ -366,7 +383,7 @@ fn is_device(text: &str) -> bool {
 }
 
 impl Params {
-    /// Checks what types alone cannot; every problem at once.
+    /// Checks what types cannot express, and reports every problem at once.
     ///
     /// # Errors
     /// `train::params`, naming each param.
@@ -383,11 +400,11 @@ impl Params {
         require(self.global_batch_size != Some(0), "`global_batch_size` must be at least 1");
         require(
             self.global_train_batch_size.is_some() || self.global_batch_size.is_some(),
-            "`global_batch_size` (tokens) or `global_train_batch_size` (rows) must say how large a step is",
+            "set the batch size: `global_batch_size` (tokens) or `global_train_batch_size` (rows)",
         );
         require(
             self.global_train_batch_size.is_none() || self.global_batch_size.is_none(),
-            "`global_batch_size` and `global_train_batch_size` are both set: a step has one size",
+            "`global_batch_size` and `global_train_batch_size` are both set: remove one of them",
         );
         require(
             self.device_train_microbatch_size != Some(0),
@@ -395,7 +412,7 @@ impl Params {
         );
         require(
             lr > 0.0 && (lr as f32).is_finite(),
-            "`optimizer.learning_rate` must be greater than 0, and a number that f32 holds",
+            "`optimizer.learning_rate` must be greater than 0 and finite as an f32",
         );
         require(
             optimizer.weight_decay.is_finite() && optimizer.weight_decay >= 0.0,
@@ -406,7 +423,7 @@ impl Params {
             "`optimizer.betas` must both be at least 0 and below 1",
         );
         require(optimizer.eps.is_finite() && optimizer.eps > 0.0, "`optimizer.eps` must be greater than 0");
-        require((0.0..=1.0).contains(&self.scheduler.alpha_f), "`scheduler.alpha_f` must lie between 0 and 1");
+        require((0.0..=1.0).contains(&self.scheduler.alpha_f), "`scheduler.alpha_f` must be between 0 and 1");
         require(
             self.scheduler.warmup_min_lr.is_none_or(|least| (0.0..lr).contains(&least)),
             "`scheduler.warmup_min_lr` must be at least 0 and below `optimizer.learning_rate`",
@@ -417,21 +434,21 @@ impl Params {
         );
         require(
             is_device(&self.device),
-            "`device` must be auto, cpu, cuda or cuda:N with the number of one of the stage's own GPUs",
+            "`device` must be auto, cpu, cuda or cuda:N, where N is the index of one of the stage's own GPUs",
         );
         require(
             self.backend != BackendName::Flex || !self.device.starts_with("cuda"),
-            "`backend` cannot be flex with `device: cuda`: flex computes on the CPU, so write libtorch or auto",
+            "`backend: flex` cannot be combined with `device: cuda`: flex computes on the CPU; use libtorch or auto",
         );
         require(self.z_loss.is_finite() && self.z_loss >= 0.0, "`z_loss` must be at least 0");
         let fraction = self.scheduler.warmup_fraction;
         require(
             fraction.is_none_or(|fraction| (0.0..=1.0).contains(&fraction)),
-            "`scheduler.warmup_fraction` must lie between 0 and 1",
+            "`scheduler.warmup_fraction` must be between 0 and 1",
         );
         require(
             fraction.is_none() || self.scheduler.t_warmup == DEFAULT_WARMUP,
-            "`scheduler.warmup_fraction` and `scheduler.t_warmup` are both set: leave one of them out",
+            "`scheduler.warmup_fraction` and `scheduler.t_warmup` are both set: remove one of them",
         );
         require(self.console_log_interval > 0, "`console_log_interval` must be at least 1");
         if problems.is_empty() {
@@ -449,8 +466,8 @@ impl Params {
         }
     }
 
-    /// The learning rate over `max_steps` steps. A fraction of warm-up is rounded to the nearest step, and a half to an even
-    /// number of steps, as OLMo-core does (`optim/scheduler.py`).
+    /// The learning rate over `max_steps` steps. `warmup_fraction` is rounded to the nearest step,
+    /// and halves to even, as in OLMo-core (`optim/scheduler.py`).
     pub fn schedule(&self, max_steps: u64) -> Schedule {
         let lr = self.optimizer.learning_rate;
         Schedule {

@@ -1,4 +1,4 @@
-//! [`Prefetch`]: the batches of coming steps, read while a step computes.
+//! [`Prefetch`]: reads the batches of coming steps while a step computes.
 
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::Scope;
@@ -6,19 +6,19 @@ use std::time::{Duration, Instant};
 
 use crate::batches::{Batches, StepBatch};
 
-/// Batches that wait to be used, at most.
+/// Maximum number of batches to read ahead.
 const AHEAD: usize = 2;
 
-/// The batches of steps, in order.
+/// The batches of the steps, in order.
 pub struct Prefetch {
     batches: Receiver<StepBatch>,
-    /// How long steps have waited for their data since this was last taken.
+    /// How long steps have waited for data since the last [`Prefetch::take_waited`].
     waited: Duration,
 }
 
 impl Prefetch {
-    /// Reads the batches of the steps after `done` up to step `last`, in a thread of `scope` that ends with the last one or when this is
-    /// dropped.
+    /// Reads the batches of the steps after `done` up to step `last`, in a thread of `scope`. The
+    /// thread ends after the last batch or when this is dropped.
     pub fn start<'scope, 'env: 'scope>(
         scope: &'scope Scope<'scope, 'env>,
         mut batches: Batches<'env>,
@@ -44,7 +44,7 @@ impl Prefetch {
         batch
     }
 
-    /// Time waited since the last call.
+    /// Returns the time waited since the last call.
     pub fn take_waited(&mut self) -> Duration {
         std::mem::take(&mut self.waited)
     }

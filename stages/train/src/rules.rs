@@ -1,4 +1,4 @@
-//! What can be told against the params before training begins: alone, and with the data and weights that are there already.
+//! Checks before training: of the params alone, and with the data and weights that already exist.
 
 use olmo_base::units::bytes;
 use olmo_data::Manifest;
@@ -12,10 +12,10 @@ use crate::memory::{self, Need};
 use crate::params::{Params, Precision, Vocabulary};
 use crate::setup::{check_eval_data, check_length, check_vocabulary};
 
-/// A weight with its two moments, each f32: what a checkpoint keeps of it, in bytes.
+/// Bytes per weight in a checkpoint: the weight and its two moments, each f32.
 const KEPT_PER_WEIGHT: u64 = 12;
 
-/// Every rule that `params` and what is known of the inputs break.
+/// Every rule that `params` and the known inputs break.
 pub fn check(params: &Params, question: &Question) -> Vec<Finding> {
     let mut findings = of_params(params);
     let data = manifest(question, "data");
@@ -30,10 +30,10 @@ pub fn check(params: &Params, question: &Question) -> Vec<Finding> {
     let computes = backend::computes(&question.backend, &question.precision);
     if params.precision == Precision::AmpBf16 && computes != Computes::OnGpuInBf16 {
         let what =
-            format!("amp_bf16 needs a GPU, and the backend comes to `{}`, which computes in f32", question.backend);
+            format!("amp_bf16 needs a GPU, but the backend resolved to `{}`, which computes in f32", question.backend);
         findings.push(
             Finding::error("train::precision", "precision", what)
-                .hint("write `precision: auto`, or give the stage a GPU (`resources: {gpus: 1}`)"),
+                .hint("set `precision: auto`, or give the stage a GPU (`resources: {gpus: 1}`)"),
         );
     }
     findings.extend(of_memory(params, config.as_ref(), data.as_ref(), computes));
@@ -43,7 +43,7 @@ pub fn check(params: &Params, question: &Question) -> Vec<Finding> {
     findings
 }
 
-/// What [`Params::check`] says, at the param that each problem begins with.
+/// The problems from [`Params::check`], each at the param its text begins with.
 fn of_params(params: &Params) -> Vec<Finding> {
     let Err(StageError::Failed(failure)) = params.check() else { return Vec::new() };
     let finding = |problem: &str| {
@@ -53,7 +53,7 @@ fn of_params(params: &Params) -> Vec<Finding> {
     failure.message.split("; ").map(finding).collect()
 }
 
-/// How many steps there will be, as far as the data is known.
+/// The number of steps, if it can be computed from what is known of the data.
 fn steps(params: &Params, data: Option<&Manifest>) -> Option<u64> {
     let duration: Duration = params.max_duration.parse().ok()?;
     match (duration, data) {
@@ -70,8 +70,9 @@ fn of_steps(params: &Params, question: &Question, steps: u64) -> Vec<Finding> {
     let mut findings = Vec::new();
     let warmup = params.schedule(steps).warmup;
     if warmup >= steps {
-        let text =
-            format!("the learning rate rises over {warmup} steps and the run has {steps}: it ends before its peak");
+        let text = format!(
+            "the warm-up has {warmup} steps but the run only {steps}: the learning rate never reaches its peak"
+        );
         findings.push(
             Finding::warning(
                 "train::warmup",
@@ -82,25 +83,27 @@ fn of_steps(params: &Params, question: &Question, steps: u64) -> Vec<Finding> {
                 },
                 text,
             )
-            .hint("a few per cent of `max_duration` are usual"),
+            .hint("a few per cent of `max_duration` is usual"),
         );
     }
     let eval_interval = params.eval_interval.filter(|_| question.has("eval_data"));
-    let intervals = [("save_interval", params.save_interval, "kept"), ("eval_interval", eval_interval, "measured")];
+    let intervals = [("save_interval", params.save_interval, "saved"), ("eval_interval", eval_interval, "measured")];
     for (name, interval, what) in intervals {
         let interval = interval.and_then(Interval::fixed_steps);
         if let Some(interval) = interval.filter(|interval| *interval > steps) {
-            let text = format!("every {interval} steps, in a run of {steps}: nothing is {what} before the last step");
+            let text = format!(
+                "the interval is {interval} steps, but the run has {steps}: nothing is {what} before the last step"
+            );
             findings.push(
                 Finding::warning("train::interval", name, text)
-                    .hint(format!("lower `{name}`, or write null if that is meant")),
+                    .hint(format!("lower `{name}`, or set it to null if that is intended")),
             );
         }
     }
     findings
 }
 
-/// Whether there is one model, and whether one can be built from it. Returns its config, if that is known.
+/// Checks that there is exactly one model and that it can be built. Returns its config, if known.
 fn of_model(
     params: &Params,
     question: &Question,
@@ -111,19 +114,19 @@ fn of_model(
         (None, false) => {
             findings.push(
                 Finding::error("train::no_model", "", "neither `model` nor the input `init` is given")
-                    .hint("describe a new model under `model`, or give weights to start from as `init`"),
+                    .hint("describe a new model in `model`, or give weights to start from in `init`"),
             );
             None
         }
         (Some(_), true) => {
             findings.push(
                 Finding::error("train::two_models", "model", "both `model` and the input `init` are given")
-                    .hint("the architecture comes with the weights: leave `model` out"),
+                    .hint("remove `model`: the architecture comes with the weights"),
             );
             None
         }
         (Some(model), false) => {
-            // Without the data any vocabulary that the embedding holds will do.
+            // Without the data, assume any vocabulary that fits the embedding.
             let vocabulary = data.map_or(Vocabulary { size: 1, eos_token_id: 0, pad_token_id: 0 }, vocabulary_of);
             let config = model.config(&vocabulary, data.map_or(1, |data| data.sequence_length as usize));
             let problems = config.problems();
@@ -139,7 +142,11 @@ fn of_model(
             match olmo_model::examine(&known.files) {
                 Ok(config) => Some(config),
                 Err(error) => {
-                    findings.push(Finding::error("train::init", "init", format!("the weights to start from: {error}")));
+                    findings.push(Finding::error(
+                        "train::init",
+                        "init",
+                        format!("cannot use the weights in `init`: {error}"),
+                    ));
                     None
                 }
             }
@@ -151,7 +158,7 @@ fn of_data(params: &Params, question: &Question, data: &Manifest, config: Option
     let mut findings = Vec::new();
     let rows = params.batch_rows(data.instances, data.sequence_length);
     if data.instances < rows as u64 {
-        let text = format!("a batch has {rows} rows and the data only {}", data.instances);
+        let text = format!("a batch has {rows} rows, but the data has only {}", data.instances);
         findings
             .push(Finding::error("train::batch", "global_train_batch_size", text).hint("lower it, or give more data"));
     }
@@ -159,7 +166,7 @@ fn of_data(params: &Params, question: &Question, data: &Manifest, config: Option
         findings.push(Finding::error(
             "train::no_labels",
             "",
-            "no token of the data is a target: there is nothing to learn",
+            "no token in the data is a target: there is nothing to learn",
         ));
     }
     let eval_data = manifest(question, "eval_data");
@@ -182,27 +189,28 @@ fn of_data(params: &Params, question: &Question, data: &Manifest, config: Option
     findings
 }
 
-/// Whether the checkpoints fit into `free` bytes.
+/// Checks whether the checkpoints fit into `free` bytes.
 fn of_space(params: &Params, config: &ModelConfig, steps: Option<u64>, free: u64) -> Option<Finding> {
     let one = (olmo_model::weights(config) as u64).saturating_mul(KEPT_PER_WEIGHT);
-    // One that is given in epochs keeps few checkpoints.
+    // An interval in epochs gives few checkpoints.
     let count = match (steps, params.save_interval.and_then(Interval::fixed_steps)) {
         (Some(steps), Some(interval)) => steps.div_ceil(interval.max(1)),
         _ => 1,
     };
-    let text = format!("{count} checkpoints of {} each, and {} are free for the store", bytes(one), bytes(free));
-    let way_out = "free some space, or put the store elsewhere with --store";
+    let text = format!("{count} checkpoints take {} each, but the store has only {} free", bytes(one), bytes(free));
+    let way_out = "free some space, or move the store with --store";
     match one.saturating_mul(count) > free {
         true if one > free => Some(Finding::error("train::space", "", text).hint(way_out)),
         true => Some(
             Finding::warning("train::space", "save_interval", text)
-                .hint(format!("{way_out}, or keep fewer checkpoints")),
+                .hint(format!("{way_out}, or save fewer checkpoints")),
         ),
         false => None,
     }
 }
 
-/// What memory the run will take, as far as model and data are known. Said, not judged: it may run on another machine.
+/// Estimated memory of the run, as far as model and data are known. Only a note: the run may happen
+/// on another machine.
 fn of_memory(
     params: &Params,
     config: Option<&ModelConfig>,
@@ -216,12 +224,12 @@ fn of_memory(
     let sequence = data.map(|data| data.sequence_length as usize).or(chosen)?;
     let need = Need { config, sequence, rows: rows_of(params, data, sequence), computes };
     let policy = params.activation_checkpointing;
-    // Which GPU it will be, and what it has, shows when it runs.
+    // Which GPU it is, and its memory, is known only when the run starts.
     let available = if computes == Computes::OnHost { memory::available() } else { None };
     let room = available.map_or(u64::MAX, memory::room);
     let rows = params.device_train_microbatch_size.unwrap_or_else(|| need.microbatch(policy, room));
     let estimate = need.estimate(policy, rows);
-    let mut text = memory::told(&estimate, rows.min(need.rows));
+    let mut text = memory::describe_estimate(&estimate, rows.min(need.rows));
     if estimate.total() > room {
         text = format!("{text}; this machine has {} left", bytes(available.unwrap_or(0)));
         if let Some((change, estimate)) = need.way_out(policy, rows, room) {
@@ -231,12 +239,13 @@ fn of_memory(
     Some(Finding::note("train::memory", text))
 }
 
-/// Rows of a step, at least 1; without the data as many as were asked for.
+/// Rows per step, at least 1; without the data, the requested number.
 fn rows_of(params: &Params, data: Option<&Manifest>, sequence: usize) -> usize {
     params.batch_rows(data.map_or(u64::MAX, |data| data.instances), sequence as u64).max(1)
 }
 
-/// The manifest of the memmap in `port`, if that is there and sound; the run itself says what is wrong with another.
+/// The manifest of the memmap in `port`, if it exists and is valid; the run itself reports an
+/// invalid one.
 fn manifest(question: &Question, port: &str) -> Option<Manifest> {
     let text = std::fs::read(question.file(port, "manifest.json")?).ok()?;
     serde_json::from_slice(&text).ok()
@@ -253,7 +262,7 @@ mod tests {
 
     use super::*;
 
-    /// A question about `params` as the engine asks it for `backend`.
+    /// A question about `params`, as the engine asks it for `backend`.
     fn question(params: &Value, ports: &[&str], free_bytes: Option<u64>, backend: &str) -> Question {
         let inputs = ports.iter().map(|port| ((*port).to_owned(), KnownInput::default())).collect();
         let precision = if backend == backend::CUDA { "amp_bf16" } else { "fp32" };
@@ -317,7 +326,7 @@ mod tests {
         };
         let note = |d_model, embedding, length| note_on("flex", d_model, embedding, length);
         let told = note(64, json!(1000), json!(256)).unwrap();
-        assert!(told.starts_with("memory: about ") && told.contains("with 4 rows at once"), "{told}");
+        assert!(told.starts_with("memory: about ") && told.contains("with micro-batches of 4 rows"), "{told}");
         assert_eq!(note(64, Value::Null, json!(256)), None, "the vocabulary comes with the data");
         assert_eq!(note(64, json!(1000), Value::Null), None, "the length comes with the data");
         let huge = note(1 << 16, json!(1 << 24), json!(65_536)).unwrap();

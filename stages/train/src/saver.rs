@@ -1,4 +1,4 @@
-//! [`Saver`]: writes checkpoints beside the training, one at a time.
+//! [`Saver`]: writes checkpoints in the background, one at a time.
 
 use std::path::PathBuf;
 use std::thread::JoinHandle;
@@ -10,17 +10,17 @@ use olmo_stage::{Context, StageError};
 
 use crate::checkpoint::{self, State, Trainer};
 
-/// Checkpoints on their way to disk. What it is handed is a snapshot: training goes on and changes nothing of it.
+/// Checkpoints being written. Each is a snapshot that training does not change.
 #[derive(Default)]
 pub struct Saver {
     pending: Option<(u64, JoinHandle<Result<(), StageError>>)>,
 }
 
 impl Saver {
-    /// Starts to save the item of `state`; waits first for the one before it.
+    /// Starts to save the item of `state`, after the previous one is complete.
     ///
     /// # Errors
-    /// What went wrong with the one before.
+    /// The error of the previous save.
     pub fn start(
         &mut self,
         context: &mut Context,
@@ -40,10 +40,10 @@ impl Saver {
         Ok(())
     }
 
-    /// Reports the item that is being saved if it is complete by now.
+    /// Reports the item being saved, if it is complete.
     ///
     /// # Errors
-    /// Why it could not be saved.
+    /// The reason why it could not be saved.
     pub fn poll(&mut self, context: &mut Context) -> Result<(), StageError> {
         if self.pending.as_ref().is_some_and(|(_, thread)| thread.is_finished()) {
             self.finish(context)
@@ -52,10 +52,10 @@ impl Saver {
         }
     }
 
-    /// Waits for the item that is being saved, if there is one, and reports it.
+    /// Waits for the item being saved, if any, and reports it.
     ///
     /// # Errors
-    /// Why it could not be saved.
+    /// The reason why it could not be saved.
     pub fn finish(&mut self, context: &mut Context) -> Result<(), StageError> {
         let Some((step, thread)) = self.pending.take() else { return Ok(()) };
         match thread.join() {

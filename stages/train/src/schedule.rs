@@ -1,27 +1,27 @@
-//! The learning rate of each step: OLMo's schedulers, in steps.
+//! The learning rate of each step, from OLMo's schedulers.
 
 use std::f64::consts::PI;
 
 use crate::params::SchedulerName;
 
-/// A learning rate over the steps of a run.
+/// The learning rate over the steps of a run.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Schedule {
     pub name: SchedulerName,
-    /// The largest learning rate.
+    /// Peak learning rate.
     pub learning_rate: f64,
-    /// Steps over which it rises.
+    /// Number of warm-up steps.
     pub warmup: u64,
-    /// The run's last step.
+    /// The last step of the run.
     pub max_steps: u64,
-    /// The last step's learning rate as a part of the largest one.
+    /// Final learning rate as a fraction of the peak.
     pub alpha_f: f64,
-    /// Where the warm-up starts.
+    /// Learning rate at the start of the warm-up.
     pub warmup_min_lr: f64,
 }
 
 impl Schedule {
-    /// The learning rate of step `step`; the first step is 1.
+    /// The learning rate of step `step`, counted from 1.
     pub fn at(&self, step: u64) -> f64 {
         let (top, bottom) = (self.learning_rate, self.alpha_f * self.learning_rate);
         if step < self.warmup {
@@ -34,7 +34,7 @@ impl Schedule {
         if step >= self.max_steps {
             return bottom;
         }
-        // `warmup <= step < max_steps` here, so the division is sound.
+        // `warmup <= step < max_steps` here, so the divisor is not zero.
         let part = (step - self.warmup) as f64 / (self.max_steps - self.warmup) as f64;
         match self.name {
             SchedulerName::CosineWithWarmup => bottom + (top - bottom) * (1.0 + (PI * part).cos()) / 2.0,

@@ -1,4 +1,4 @@
-//! [`Setup`]: everything that is settled before the first step, with all inputs checked against each other.
+//! [`Setup`]: everything decided before the first step, with all inputs checked against each other.
 
 use olmo_base::units::bytes;
 use olmo_data::{ChatRecord, Manifest, Memmap};
@@ -14,32 +14,32 @@ use crate::model_failure;
 use crate::params::{Params, STEPS_PER_EPOCH, Vocabulary};
 use crate::schedule::Schedule;
 
-/// What a run is.
+/// The definition of a run.
 pub struct Setup {
     pub params: Params,
     pub data: Memmap,
     pub eval_data: Option<Memmap>,
     pub config: ModelConfig,
-    /// How conversations are written: as the data's were, or for the initial weights.
+    /// The chat format: that of the data, otherwise that of the initial weights.
     pub chat: Option<ChatRecord>,
-    /// The weights to start from; without them new ones are drawn.
+    /// Weights to start from; without them, new ones are initialised.
     pub initial: Option<Parameters>,
     pub max_steps: u64,
-    /// Rows of one optimizer step.
+    /// Rows per optimizer step.
     pub global_batch: usize,
-    /// Steps between two checkpoints, and between two evaluations.
+    /// Steps between checkpoints, and between evaluations.
     pub save_interval: Option<u64>,
     pub eval_interval: Option<u64>,
     pub schedule: Schedule,
-    /// Rows computed at once.
+    /// Rows per micro-batch.
     pub microbatch: usize,
-    /// The stage version of this run.
+    /// Stage version of this run.
     pub version: u32,
-    /// The tensor backend of this run.
+    /// Tensor backend of this run.
     pub backend: String,
-    /// Where it computes, and in what.
+    /// Where the run computes, and with which data type.
     pub computes: Computes,
-    /// The change that needs about a quarter less memory, in words.
+    /// A change that needs about a quarter less memory, as text.
     pub smaller: Option<String>,
 }
 
@@ -47,7 +47,7 @@ impl Setup {
     /// Opens the inputs.
     ///
     /// # Errors
-    /// Params or inputs that do not go together, each with the way out.
+    /// Params or inputs that do not fit together, each with a hint.
     pub fn new(params: Params, context: &mut Context) -> Result<Self, StageError> {
         let duration: Duration = params
             .max_duration
@@ -57,7 +57,7 @@ impl Setup {
         if data.manifest().labels == 0 {
             return Err(StageError::fail(
                 "train::no_labels",
-                "no token of the data is a target: there is nothing to learn",
+                "no token in the data is a target: there is nothing to learn",
             ));
         }
         let eval_data = context.optional_input("eval_data").map(|dir| Memmap::open(&dir)).transpose()?;
@@ -75,16 +75,13 @@ impl Setup {
         let global_batch = params.batch_rows(instances, length);
         if let Some(tokens) = params.global_batch_size.filter(|tokens| tokens / length > global_batch as u64) {
             context.message(format!(
-                "steps are smaller than {tokens} tokens: the data has {instances} rows, and an epoch at least {STEPS_PER_EPOCH} steps"
+                "batches are smaller than {tokens} tokens: the data has only {instances} rows, and an epoch has at least {STEPS_PER_EPOCH} steps"
             ));
         }
         let batches = Batches::new(&data, global_batch, params.seed, params.document_mask)?;
         let (per_epoch, tokens_per_step) = (batches.per_epoch(), batches.tokens_per_step());
         let max_steps = duration.steps(per_epoch, tokens_per_step).ok_or_else(|| {
-            StageError::fail(
-                "train::max_duration",
-                format!("max_duration: {duration} is more steps than can be counted"),
-            )
+            StageError::fail("train::max_duration", format!("max_duration: {duration} is too many steps"))
         })?;
         let schedule = params.schedule(max_steps);
         let interval = |interval: Option<Interval>| interval.and_then(|i| i.in_steps(per_epoch, tokens_per_step));
@@ -94,11 +91,11 @@ impl Setup {
         ));
         let left_out = instances % global_batch as u64;
         if left_out > 0 {
-            context.message(format!("each epoch leaves out {left_out} of {instances} rows, which fill no whole batch"));
+            context.message(format!("each epoch skips {left_out} of {instances} rows, which do not fill a batch"));
         }
         if schedule.warmup >= max_steps {
             context.warning(format!(
-                "the warm-up has {} steps and the run {max_steps}: the learning rate is still rising when it ends",
+                "the warm-up has {} steps but the run only {max_steps}: the learning rate never reaches its peak",
                 schedule.warmup
             ));
         }
@@ -127,7 +124,8 @@ impl Setup {
     }
 }
 
-/// Rows computed at once; says what memory the run will need, and what to change if there is less.
+/// The micro-batch size. Reports how much memory the run needs, and what to change if less is
+/// available.
 fn microbatch(
     params: &Params,
     config: &ModelConfig,
@@ -145,8 +143,9 @@ fn microbatch(
     let room = available.map_or(u64::MAX, memory::room);
     let rows = params.device_train_microbatch_size.unwrap_or_else(|| need.microbatch(policy, room));
     let estimate = need.estimate(policy, rows);
-    context.message(memory::told(&estimate, rows));
-    // A quarter less than was asked for: if the estimate did not fit, an estimate a little smaller will not either.
+    context.message(memory::describe_estimate(&estimate, rows));
+    // Aim for a quarter less than was requested: if the estimate was too low, one slightly smaller
+    // would not fit either.
     let smaller = need.way_out(policy, rows, estimate.total() / 4 * 3);
     let smaller = smaller.map(|(change, need)| format!("`{change}` would need about {}", bytes(need.total())));
     if let Some(smaller) = &smaller {
@@ -155,10 +154,10 @@ fn microbatch(
     if estimate.total() > room {
         let way_out = match need.way_out(policy, rows, room) {
             Some((change, estimate)) => format!("`{change}` would need {}", bytes(estimate.total())),
-            None => "no number of rows and no `activation_checkpointing` makes it fit: take a smaller model or a larger machine".into(),
+            None => "no micro-batch size or `activation_checkpointing` makes it fit: use a smaller model or a larger machine".into(),
         };
         context.warning(format!(
-            "{} has {} left, and the run needs about {}; {way_out}",
+            "{} has {} left, but the run needs about {}; {way_out}",
             if on_gpu { "the GPU" } else { "this machine" },
             bytes(available.unwrap_or(0)),
             bytes(estimate.total())
@@ -167,7 +166,7 @@ fn microbatch(
     (rows, smaller)
 }
 
-/// The config, and the weights if they are given.
+/// The config, and the weights if there are any.
 fn model(
     params: &Params,
     data: &Manifest,
@@ -190,13 +189,13 @@ fn model(
             Ok((config, Some(weights)))
         }
         (None, None) => Err(StageError::fail("train::no_model", "neither `model` nor the input `init` is given")
-            .hint("describe a new model under `model`, or give weights to start from as `init`")),
+            .hint("describe a new model in `model`, or give weights to start from in `init`")),
         (Some(_), Some(_)) => Err(StageError::fail("train::two_models", "both `model` and the input `init` are given")
-            .hint("the architecture comes with the weights: leave `model` out")),
+            .hint("remove `model`: the architecture comes with the weights")),
     }
 }
 
-/// How conversations are written for the model: as in the data, else as for the weights it starts from.
+/// The chat format of the model: that of the data, otherwise that of the initial weights.
 fn chat(context: &mut Context) -> Result<Option<ChatRecord>, StageError> {
     let of = |port: &str| match context.optional_input(port) {
         Some(dir) => ChatRecord::read(&dir),
@@ -206,24 +205,24 @@ fn chat(context: &mut Context) -> Result<Option<ChatRecord>, StageError> {
     if let (Some(data), Some(eval_data)) = (&data, &eval_data)
         && data.chat_template != eval_data.chat_template
     {
-        let what = format!("`data` was written by {data}; `eval_data` by {eval_data}");
+        let what = format!("`data` uses {data}, but `eval_data` uses {eval_data}");
         return Err(StageError::fail("train::other_template", what)
-            .hint("name the template once, in stage tokenizer, so that both are tokenised alike"));
+            .hint("set the template once, in stage tokenizer, so that both use it"));
     }
     if let (Some(data), Some(init)) = (&data, &init)
         && data.chat_template != init.chat_template
     {
-        context.message(format!("the initial weights were trained with {init}; this model learns {data}"));
+        context.message(format!("the initial weights were trained with {init}; this run trains {data}"));
     }
     Ok(data.or(init))
 }
 
-/// Refuses data whose ids mean something else to the initial weights.
+/// Rejects data whose ids do not match the initial weights.
 pub(crate) fn check_vocabulary(config: &ModelConfig, vocabulary: &Vocabulary) -> Result<(), StageError> {
-    const HINT: &str = "tokenize the data with the tokenizer that belongs to the initial weights";
+    const HINT: &str = "tokenize the data with the tokenizer of the initial weights";
     if vocabulary.size > config.vocab_size {
         let what = format!(
-            "the data's vocabulary has {} ids, the initial weights know {}",
+            "the data's vocabulary has {} ids, but the initial weights have {}",
             vocabulary.size, config.vocab_size
         );
         return Err(StageError::fail("train::vocabulary", what).hint(HINT));
@@ -231,7 +230,7 @@ pub(crate) fn check_vocabulary(config: &ModelConfig, vocabulary: &Vocabulary) ->
     match config.eos_token_id() {
         Some(eos) if !config.eos_token_ids.contains(&vocabulary.eos_token_id) => {
             let what = format!(
-                "the data ends its documents with id {}, the initial weights with id {eos}",
+                "the data ends documents with id {}, but the initial weights use id {eos}",
                 vocabulary.eos_token_id
             );
             Err(StageError::fail("train::eos", what).hint(HINT))
@@ -244,8 +243,10 @@ pub(crate) fn check_length(config: &ModelConfig, data: &Manifest) -> Result<(), 
     if data.sequence_length <= config.max_sequence_length as u64 {
         return Ok(());
     }
-    let what =
-        format!("rows have {} tokens, the model takes at most {}", data.sequence_length, config.max_sequence_length);
+    let what = format!(
+        "rows have {} tokens, but the model takes at most {}",
+        data.sequence_length, config.max_sequence_length
+    );
     Err(StageError::fail("train::sequence_length", what)
         .hint("lower `sequence_length` of stage memmap, or raise `model.max_sequence_length`"))
 }
@@ -253,7 +254,7 @@ pub(crate) fn check_length(config: &ModelConfig, data: &Manifest) -> Result<(), 
 pub(crate) fn check_eval_data(data: &Manifest, eval_data: &Manifest) -> Result<(), StageError> {
     if eval_data.tokenizer != data.tokenizer {
         let what = format!(
-            "`data` and `eval_data` are made with different tokenizers ({} and {})",
+            "`data` and `eval_data` use different tokenizers ({} and {})",
             data.tokenizer.short(),
             eval_data.tokenizer.short()
         );
@@ -262,7 +263,7 @@ pub(crate) fn check_eval_data(data: &Manifest, eval_data: &Manifest) -> Result<(
     if eval_data.labels == 0 {
         return Err(StageError::fail(
             "train::no_labels",
-            "no token of `eval_data` is a target: there is no loss to measure",
+            "no token in `eval_data` is a target: there is no loss to measure",
         ));
     }
     Ok(())

@@ -1,7 +1,8 @@
-//! The steps of a run.
+//! Runs the steps.
 //!
-//! After each step comes what is due there: the evaluation, then the checkpoint. Both are skipped if the state that a run continues
-//! from has them already, so a stop at any point leaves nothing out and does nothing twice.
+//! After each step, the evaluation and then the checkpoint follow if they are due. Both are skipped
+//! if the state that a run resumed from already has them, so a stop at any point neither omits nor
+//! repeats one.
 
 mod on_gpu;
 
@@ -30,10 +31,11 @@ use crate::prefetch::Prefetch;
 use crate::saver::Saver;
 use crate::setup::Setup;
 
-/// Runs `setup` to its end and writes the outputs `model` and `metrics`, with `checkpoints` on the way.
+/// Runs `setup` to its end and writes the outputs `model` and `metrics`, and `checkpoints` along
+/// the way.
 ///
 /// # Errors
-/// `Interrupted`, with the state saved, if a stop was asked for.
+/// `Interrupted`, after saving the state, if a stop was requested.
 pub fn train(mut setup: Setup, context: &mut Context) -> Result<(), StageError> {
     let initial = setup.initial.take();
     let batches = || {
@@ -47,7 +49,7 @@ pub fn train(mut setup: Setup, context: &mut Context) -> Result<(), StageError> 
             setup.microbatch = before;
         } else if before != setup.microbatch {
             context.warning(format!(
-                "not bit-exact: the first {} steps had {before} rows at once, the rest has {}",
+                "not bit-exact: the first {} steps used micro-batches of {before} rows, the rest uses {}",
                 state.step, setup.microbatch
             ));
         }
@@ -58,11 +60,13 @@ pub fn train(mut setup: Setup, context: &mut Context) -> Result<(), StageError> 
     model.set_activation_checkpointing(setup.params.activation_checkpointing);
     let on_gpu = setup.computes != Computes::OnHost;
     if on_gpu {
-        backend::unkeyed().into_iter().for_each(|what| context.warning(format!("{what}; no key tells of that")));
+        backend::unkeyed()
+            .into_iter()
+            .for_each(|what| context.warning(format!("{what}; this is not part of the cache key")));
     }
     let optimizer = &setup.params.optimizer;
     let groups = state.parameters.weight_decay_groups(optimizer.decay_norm_and_bias, optimizer.decay_embeddings);
-    // On a GPU they are there.
+    // On a GPU, the gradients live there.
     let gradients = vec![0.0; if on_gpu { 0 } else { state.parameters.len() }];
     std::thread::scope(|scope| {
         let prefetch = Prefetch::start(scope, batches()?, state.step, setup.max_steps);
@@ -71,8 +75,8 @@ pub fn train(mut setup: Setup, context: &mut Context) -> Result<(), StageError> 
         let settled = state.optimizer_steps;
         let mut run =
             Run { setup, positions, prefetch, model, state, settled, gradients, groups, saved_item, saver, pace };
-        let ended = memory::caught(setup.smaller.as_deref(), || run.steps(context));
-        // Whatever ended the steps: what is on its way to disk arrives.
+        let ended = memory::catch_out_of_memory(setup.smaller.as_deref(), || run.steps(context));
+        // Wait for saves in progress, however the steps ended.
         let saved = run.saver.finish(context);
         match ended.and(saved) {
             Err(StageError::Interrupted) => {
@@ -98,7 +102,8 @@ pub fn train(mut setup: Setup, context: &mut Context) -> Result<(), StageError> 
     })
 }
 
-/// The state to go on from: the latest one of earlier attempts with its `trainer.json`, else a new one.
+/// The state to start from: the latest one of earlier attempts with its `trainer.json`, otherwise a
+/// new one.
 fn start(
     setup: &Setup,
     batches: &Batches,
@@ -111,7 +116,7 @@ fn start(
     let labels = earlier.into_iter().filter_map(|item| item.label);
     let Some((state, trainer)) = found else {
         if labels.count() > 0 {
-            // The list starts again with the run.
+            // The run starts over, and so does the list.
             context.event(&Event::Resumed { step: 0, port: checkpoint::PORT.into(), keep: Vec::new() });
         }
         let parameters = match initial {
@@ -132,7 +137,8 @@ fn start(
     Ok((state, Some(trainer)))
 }
 
-/// The first step whose checkpoint is due and not in the list; the last step if none is missing.
+/// The first step whose checkpoint is due but missing from the list; the last step if none is
+/// missing.
 fn first_missing_item(setup: &Setup, context: &Context) -> u64 {
     let every = setup.save_interval.unwrap_or(setup.max_steps).max(1);
     let mut due = (1..).map(|n: u64| n.saturating_mul(every).min(setup.max_steps));
@@ -164,17 +170,18 @@ fn trainer(setup: &Setup, batches: &Batches, step: u64, optimizer_steps: u64) ->
     }
 }
 
-/// A run under way.
+/// A run in progress.
 struct Run<'a> {
     setup: &'a Setup,
-    /// Says where in the data a step is.
+    /// Maps a step to its position in the data.
     positions: Batches<'a>,
     prefetch: Prefetch,
     model: Model,
     state: State,
-    /// Optimizer steps of the weights and moments that were last on the host and sound; a GPU may be ahead of it.
+    /// Optimizer steps of the last weights and moments known to be finite on the host; a GPU may be
+    /// ahead.
     settled: u64,
-    /// Of the current step, laid out as the parameters.
+    /// Gradients of the current step, laid out like the parameters.
     gradients: Vec<f32>,
     /// Where weight decay applies.
     groups: Vec<(Range<usize>, bool)>,
@@ -184,14 +191,14 @@ struct Run<'a> {
     pace: Pace,
 }
 
-/// Since when numbers are counted that are only shown.
+/// Timings since they were last shown. They are never part of the metrics.
 struct Pace {
     since: Instant,
     steps: u64,
-    /// Of that time, what went into evaluation and into waiting for checkpoints.
+    /// Time spent on evaluation, and on waiting for checkpoints.
     evaluation: Duration,
     saving: Duration,
-    /// Of that time, how long the host waited for a GPU, if there is one.
+    /// Time that the host waited for the GPU, if there is one.
     gpu: Option<Duration>,
 }
 
@@ -201,12 +208,13 @@ impl Pace {
     }
 }
 
-/// What a step's batch gave: sums over its micro-batches, divided by the step's denominator, and the length of the gradient.
+/// The results of a step's batch: sums over its micro-batches, divided by the step's denominator,
+/// and the gradient norm.
 struct Learned {
     loss: f64,
     z_loss: f64,
     grad_norm: f64,
-    /// The first micro-batch whose losses are not finite, if one is.
+    /// The first micro-batch with a loss that is not finite, if any.
     bad: Option<Range<usize>>,
 }
 
@@ -225,7 +233,7 @@ impl Run<'_> {
             }
             context.check_stop()?;
             if self.state.step > 0 && context.save_requested() {
-                // A state counts only together with all checkpoints before it.
+                // A state is usable only if all checkpoints before it are saved.
                 self.saver.finish(context)?;
                 self.settle()?;
                 let setup = self.setup;
@@ -242,7 +250,8 @@ impl Run<'_> {
         }
     }
 
-    /// Whether something with interval `every` is due after the current step; it always is after the last.
+    /// Whether something with interval `every` is due after the current step; it always is after
+    /// the last.
     fn due(&self, every: Option<u64>) -> bool {
         let step = self.state.step;
         step > 0 && (step == self.setup.max_steps || every.is_some_and(|every| step.is_multiple_of(every)))
@@ -287,7 +296,7 @@ impl Run<'_> {
         trainer(self.setup, &self.positions, self.state.step, self.state.optimizer_steps)
     }
 
-    /// One step; a stop between two of its micro-batches leaves the state as it was before.
+    /// Runs one step. A stop between two of its micro-batches leaves the state unchanged.
     fn step(&mut self, context: &mut Context) -> Result<(), StageError> {
         let number = self.state.step + 1;
         let batch = self.prefetch.next().ok_or_else(|| {
@@ -319,7 +328,7 @@ impl Run<'_> {
             record.grad_norm = Some(learned.grad_norm);
         } else {
             context.warning(format!(
-                "step {number}: no token of its {} rows is a target; nothing is learned",
+                "step {number}: no token in its {} rows is a target, so the step changes nothing",
                 batch.len()
             ));
         }
@@ -333,7 +342,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// How the losses of a step with so many `labels` become one number.
+    /// How the losses of a step with `labels` labels are combined.
     fn loss_options(&self, batch: &StepBatch, labels: u64) -> LossOptions {
         let params = &self.setup.params;
         let denominator = match params.loss_norm {
@@ -343,14 +352,14 @@ impl Run<'_> {
         LossOptions { denominator, z_loss: params.z_loss }
     }
 
-    /// The micro-batches of a batch. Rows without labels add nothing; no need to compute that.
+    /// The micro-batches of a batch, without those that have no labels.
     fn parts(&self, batch: &StepBatch) -> Vec<Range<usize>> {
         let rows = self.setup.microbatch;
         let parts = (0..batch.len()).step_by(rows).map(|from| from..batch.len().min(from + rows));
         parts.filter(|part| batch.labels(part.start, part.end) > 0).collect()
     }
 
-    /// A step on the host; nothing is changed if a number is not finite.
+    /// A step on the host; changes nothing if a number is not finite.
     fn on_host(&mut self, batch: &StepBatch, labels: u64, lr: f64, context: &Context) -> Result<Learned, StageError> {
         let options = self.loss_options(batch, labels);
         self.gradients.fill(0.0);
@@ -380,14 +389,14 @@ impl Run<'_> {
         AdamW { learning_rate: lr, betas: (beta1, beta2), eps: optimizer.eps, weight_decay: optimizer.weight_decay }
     }
 
-    /// Clips the gradients, whose norm is `grad_norm`, and takes the optimizer's step with them.
+    /// Clips the gradients, whose norm is `grad_norm`, and applies the optimizer.
     fn update(&mut self, lr: f64, grad_norm: f64) -> Result<(), StageError> {
         let settings = self.adamw(lr);
         let scale = self.setup.params.max_grad_norm.map_or(1.0, |max_norm| clip_coefficient(grad_norm, max_norm));
         let state = &mut self.state;
         state.optimizer_steps += 1;
         let number = state.optimizer_steps;
-        // A checkpoint that is still being written keeps the old arrays: then, and only then, these are copied first.
+        // Copies the arrays only if a checkpoint in progress still holds them.
         let (exp_avg, exp_avg_sq) = (Arc::make_mut(&mut state.exp_avg), Arc::make_mut(&mut state.exp_avg_sq));
         let (gradients, groups) = (&self.gradients, &self.groups);
         let change = |parameters: &mut [f32]| {
@@ -397,32 +406,34 @@ impl Run<'_> {
         self.model.update(&mut state.parameters, change).map_err(model_failure)
     }
 
-    /// The failure of step `step`, whose loss or gradients are not finite: names the batch and where the first bad number is.
+    /// The error for step `step`, whose loss or gradients are not finite. It names the batch and
+    /// the first bad number.
     fn not_finite(&self, step: u64, batch: &StepBatch, learned: Learned) -> StageError {
         let (loss, grad_norm) = (learned.loss + learned.z_loss, learned.grad_norm);
         let rows: Vec<String> = batch.rows.iter().take(8).map(u32::to_string).collect();
         let more = if batch.rows.len() > rows.len() { ", …" } else { "" };
         let what = format!(
-            "step {step}: the loss is {loss} and the gradient's norm {grad_norm}; the weights are not touched. First bad: {}. Batch {} with the rows {}{more}",
-            self.first_bad(batch, learned.bad).unwrap_or_else(|| "the sum over finite parts".into()),
+            "step {step}: the loss is {loss} and the gradient norm {grad_norm}; the weights are unchanged. First bad: {}. Batch {} with the rows {}{more}",
+            self.first_bad(batch, learned.bad).unwrap_or_else(|| "the sum of finite parts".into()),
             &batch.digest[..12],
             rows.join(", ")
         );
         StageError::fail("train::not_finite", what).hint(self.after_not_finite())
     }
 
-    /// The way out of what is not finite, and what is left.
+    /// The hint for numbers that are not finite, with the last usable checkpoint.
     fn after_not_finite(&self) -> String {
         let kept = match self.saved_item {
-            Some(step) => format!("the checkpoint after step {step} is from before"),
-            None => "no checkpoint was saved before".into(),
+            Some(step) => format!("the last checkpoint is that of step {step}"),
+            None => "no checkpoint has been saved".into(),
         };
         format!(
-            "lower `optimizer.learning_rate`, lengthen the warm-up (`scheduler`), or look at these rows; the same params would end here again; {kept}"
+            "lower `optimizer.learning_rate`, lengthen the warm-up (`scheduler`), or inspect these rows; the same params would fail here again; {kept}"
         )
     }
 
-    /// Makes weights and moments ready to be saved and handed on: they are on the host, and an optimizer's step has not broken them.
+    /// Prepares weights and moments for saving: copies them to the host and checks that the
+    /// optimizer left them finite.
     fn settle(&mut self) -> Result<(), StageError> {
         if self.settled < self.state.optimizer_steps {
             self.fetch_state();
@@ -439,17 +450,17 @@ impl Run<'_> {
             (&state.exp_avg, "the first moment of"),
             (&state.exp_avg_sq, "the second moment of"),
         ];
-        // A sum over all of it is finite only if each is, and is taken by all threads.
+        // The sum over an array is finite only if every element is, and it uses all threads.
         let Some((array, what)) = arrays.into_iter().find(|(array, _)| !global_norm(array).is_finite()) else {
             return Ok(());
         };
         let name = self.model.first_tensor_not_finite(array).unwrap_or("a tensor");
-        let text = format!("after step {}: {what} `{name}` is not finite; this state is not kept", state.step);
+        let text = format!("after step {}: {what} `{name}` is not finite; this state is not saved", state.step);
         Err(StageError::fail("train::not_finite", text).hint(self.after_not_finite()))
     }
 
-    /// Where the first number that is not finite comes up, in the order of the computation. Only the micro-batch `bad` is computed again: on
-    /// the host, where a whole batch for a GPU could take hours.
+    /// Finds the first number that is not finite, in computation order. Recomputes only the
+    /// micro-batch `bad`, on the host, where a whole batch for a GPU could take hours.
     fn first_bad(&self, batch: &StepBatch, bad: Option<Range<usize>>) -> Option<String> {
         let options = LossOptions { denominator: 1.0, z_loss: self.setup.params.z_loss };
         if let Some(rows) = bad
@@ -460,7 +471,7 @@ impl Run<'_> {
         self.model.first_tensor_not_finite(&self.host_gradients()).map(|name| format!("the gradient of `{name}`"))
     }
 
-    /// Shows the numbers of a step, every `console_log_interval` steps.
+    /// Shows the metrics of a step, every `console_log_interval` steps.
     fn show(&mut self, record: &StepRecord, context: &mut Context) {
         self.pace.steps += 1;
         let last = record.step == self.setup.max_steps;
@@ -486,7 +497,7 @@ impl Run<'_> {
         values.extend(record.loss.map(|loss| ("loss".to_owned(), loss)));
         values.extend(record.grad_norm.map(|norm| ("grad_norm".to_owned(), norm)));
         context.metrics(record.step, values);
-        // What stands beside the bar are the metrics.
+        // The metrics are shown next to the progress bar.
         context.progress(record.step, self.setup.max_steps, "step", String::new());
     }
 
@@ -501,7 +512,7 @@ impl Run<'_> {
             let numbers = (self.state.parameters.len() * size_of::<f32>()) as u64;
             let [weights, moments, rest] = [numbers, 2 * numbers, peak.saturating_sub(4 * numbers)].map(bytes);
             context.message(format!(
-                "memory: {} at most, of it {weights} weights, {weights} gradients, {moments} moments, {rest} activations, checkpoints on their way, data and program",
+                "memory: {} at peak: {weights} for weights, {weights} for gradients, {moments} for moments, {rest} for activations, checkpoints being saved, data and program",
                 bytes(peak)
             ));
         }
@@ -510,7 +521,7 @@ impl Run<'_> {
         }
         let skipped = self.state.step - self.state.optimizer_steps;
         if skipped > 0 {
-            context.warning(format!("{skipped} of {} steps had no label and changed nothing", self.state.step));
+            context.warning(format!("{skipped} of {} steps had no labels and changed nothing", self.state.step));
         }
         Ok(())
     }

@@ -89,7 +89,7 @@ fn a_loss_that_is_not_finite_stops_the_run_and_names_where() {
     let attempt = Attempt::new(&dir.path().join("broken"), &data, with(params(), changes)).on("libtorch-cuda");
     let (code, message) = attempt.failure();
     assert_eq!(code, "train::not_finite");
-    assert!(message.contains("the weights are not touched. First bad: "), "{message}");
+    assert!(message.contains("the weights are unchanged. First bad: "), "{message}");
     let told = events(&attempt.dir).into_iter().any(|event| matches!(event, Event::Message { .. }));
     assert!(told, "what the run needs was said before");
 }

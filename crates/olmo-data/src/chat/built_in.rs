@@ -1,4 +1,4 @@
-//! [`Template`]: the chat templates that come with the project, in Rust and in Jinja.
+//! [`Template`]: the built-in chat templates, in Rust and in Jinja.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -7,17 +7,18 @@ use super::rendered::{Labels, Rendered, Turn};
 use crate::conversation::{Message, Role};
 use crate::jinja::unicode;
 
-/// How a conversation becomes text.
+/// How a conversation is rendered as text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Template {
-    /// What OLMo's `prepare_tulu_data.py` makes: eos as the first token, a line `<|role|>` before
-    /// each turn, contents without surrounding white space, eos behind each assistant turn.
+    /// The format of OLMo's `prepare_tulu_data.py`: eos as the first token, a line `<|role|>`
+    /// before each turn, contents without surrounding whitespace, and eos after each assistant
+    /// turn.
     Tulu,
-    /// The template that OLMo 2's instruct models come with: as `tulu`, but contents are taken as they are and
+    /// The template of OLMo 2's instruct models: like `tulu`, but contents are unchanged and
     /// nothing follows the last eos.
     Olmo2,
-    /// `<|im_start|>role`, the content as it is, and `<|im_end|>`, at which an answer ends.
+    /// `<|im_start|>role`, the unchanged content, and `<|im_end|>`, which ends an answer.
     Chatml,
 }
 
@@ -33,7 +34,7 @@ impl Template {
         }
     }
 
-    /// The tokens that the template writes beside eos, which a tokenizer for it needs.
+    /// The tokens other than eos that the template writes and a tokenizer for it needs.
     pub fn control_tokens(self) -> &'static [&'static str] {
         match self {
             Self::Tulu | Self::Olmo2 => &[],
@@ -41,7 +42,7 @@ impl Template {
         }
     }
 
-    /// The line before a turn of `role`, with its newline.
+    /// The line before a turn of `role`, including its newline.
     pub fn header(self, role: Role) -> String {
         match self {
             Self::Tulu | Self::Olmo2 => format!("<|{role}|>\n"),
@@ -49,8 +50,8 @@ impl Template {
         }
     }
 
-    /// `messages` as text, with the labels of [`Labels::default`]. `eos` is the eos token's string;
-    /// `add_generation_prompt` appends the line after which the assistant is to answer.
+    /// Renders `messages` as text, with the labels of [`Labels::default`]. `eos` is the string of
+    /// the eos token; `add_generation_prompt` appends the header of the assistant's answer.
     pub fn render(self, messages: &[Message], eos: &str, add_generation_prompt: bool) -> Rendered {
         let mut text = if self == Self::Chatml { String::new() } else { eos.to_owned() };
         let mut turns = Vec::with_capacity(messages.len());
@@ -65,22 +66,23 @@ impl Template {
                 Self::Tulu | Self::Olmo2 if assistant => text.push_str(eos),
                 Self::Tulu | Self::Olmo2 => {}
             }
-            // Without content there is nothing that these templates write, such as a tool call.
+            // These templates write only content, so a turn without it, such as a tool call, is not
+            // trained.
             let trained = if message.content.is_none() { Some(false) } else { message.trained };
             turns.push(Turn { role: message.role, trained, end: body.end..text.len(), body, shortened: false });
             if self != Self::Olmo2 || !assistant || i + 1 < messages.len() {
                 text.push('\n');
             }
         }
-        // OLMo 2's says nothing to nobody.
+        // OLMo 2's template writes no header for an empty conversation.
         if add_generation_prompt && (self != Self::Olmo2 || !messages.is_empty()) {
             text.push_str(&self.header(Role::Assistant));
         }
         Rendered::new(text, turns, &Labels::default())
     }
 
-    /// The template in Jinja; `apply_chat_template` of Hugging Face makes the same text with it
-    /// (given `eos_token`).
+    /// The template in Jinja. Hugging Face's `apply_chat_template` renders the same text with it,
+    /// given `eos_token`.
     pub fn jinja(self) -> &'static str {
         match self {
             Self::Tulu => concat!(
@@ -92,7 +94,7 @@ impl Template {
                 "{% endfor %}",
                 "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}",
             ),
-            // OLMo 2's own writes `bos_token`, which is its eos.
+            // OLMo 2's own template writes `bos_token`, which equals its eos.
             Self::Olmo2 => concat!(
                 "{{ eos_token }}",
                 "{% for message in messages %}",
@@ -112,7 +114,7 @@ impl Template {
     }
 }
 
-/// `text` without the white space around it, as Python's `str.strip` sees white space: Unicode's
+/// `text` without surrounding whitespace as defined by Python's `str.strip`: Unicode's whitespace
 /// and the four separators U+001C to U+001F.
 pub fn strip(text: &str) -> &str {
     unicode::trim(text)

@@ -1,8 +1,8 @@
-//! [`Chat`]: how conversations become text, and where an answer ends.
+//! [`Chat`]: renders conversations as text, and knows where an answer ends.
 //!
-//! A chat is a template with the special tokens that it writes and the tokens that end a turn. It
-//! belongs to a tokenizer, is recorded in `chat.json` by everything that is made with it, and is
-//! read from there by whatever asks the model: the same text is trained, asked and exported.
+//! A chat is a template with its special tokens and stop tokens. It belongs to a tokenizer. Every
+//! artifact made with it records it in `chat.json`, and every stage that runs the model reads it
+//! from there, so that training, evaluation and export use the same text.
 
 mod built_in;
 mod model;
@@ -30,12 +30,12 @@ use probe::Probe;
 
 /// The file in an artifact or a model folder.
 pub const CHAT: &str = "chat.json";
-/// Bytes of the longest template.
+/// Maximum size of a template in bytes.
 const LONGEST: usize = 1 << 20;
-/// Steps that a template may take, and more of them for each message and byte.
+/// Step limit of a template, and the additional steps per message and byte.
 const FUEL: u64 = 2_000_000;
 const FUEL_PER_MESSAGE: u64 = 20_000;
-/// The name of a template that is no built-in one.
+/// The name of a template that is not built in.
 pub const JINJA: &str = "jinja";
 
 /// A token that ends a turn.
@@ -51,14 +51,14 @@ pub struct StopToken {
 #[serde(deny_unknown_fields)]
 pub struct ChatRecord {
     pub format: u32,
-    /// `tulu`, `olmo2`, `chatml`, or `jinja` for any other.
+    /// `tulu`, `olmo2`, `chatml`, or `jinja` for any other template.
     pub template: String,
     /// The template in Jinja.
     pub chat_template: String,
-    /// What `strftime_now` takes for today.
+    /// Today's date for `strftime_now`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub date: Option<String>,
-    /// The special tokens that the template may write. A tokenizer need not have them all.
+    /// Special tokens that the template may write. A tokenizer need not have all of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bos_token: Option<String>,
     pub eos_token: String,
@@ -66,7 +66,7 @@ pub struct ChatRecord {
     pub pad_token: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unk_token: Option<String>,
-    /// The tokens at which an answer ends, in the order of their importance; eos is the last one.
+    /// Tokens that end an answer, most important first; eos is the last.
     pub stop_tokens: Vec<StopToken>,
     /// Digest of the tokenizer's `tokenizer.json`.
     pub tokenizer: Digest,
@@ -94,10 +94,10 @@ impl ChatRecord {
 }
 
 impl fmt::Display for ChatRecord {
-    /// For messages: the template by name, or by its digest, and where its answers end.
+    /// For messages: the template's name or digest, and its stop tokens.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.template.as_str() {
-            JINJA => write!(f, "a template of its own (digest {})", Digest::of(self.chat_template.as_bytes()).short())?,
+            JINJA => write!(f, "a custom template (digest {})", Digest::of(self.chat_template.as_bytes()).short())?,
             name => write!(f, "template `{name}`")?,
         }
         let stops: Vec<&str> = self.stop_tokens.iter().map(|stop| stop.token.as_str()).collect();
@@ -105,52 +105,52 @@ impl fmt::Display for ChatRecord {
     }
 }
 
-/// Why a template cannot be used, or not for a conversation.
+/// Why a template cannot be used, at all or for one conversation.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChatError {
-    #[error("the chat template has {0} bytes, more than the {LONGEST} that are allowed")]
+    #[error("the chat template has {0} bytes, more than the limit of {LONGEST}")]
     TooLong(usize),
     #[error("the chat template {0}")]
     Template(jinja::Error),
     #[error("turn {turn} ({role}): {reason}")]
     Turn { turn: usize, role: Role, reason: &'static str },
     #[error(
-        "no token ends an answer: after it the template writes {after:?}, and none of this is a token of its own in \
-         the tokenizer, so a model could not learn to stop"
+        "no token ends an answer: the template writes {after:?} after it, and the tokenizer has no added token for any \
+         of this, so a model could not learn to stop"
     )]
     NoStop { after: String },
     #[error("{0}")]
     Date(String),
     #[error("{0}")]
     Unreadable(String),
-    #[error("the model was trained with the tokenizer {trained}, and is given the tokenizer {given}")]
+    #[error("the model was trained with tokenizer {trained}, but the given tokenizer is {given}")]
     OtherTokenizer { trained: String, given: String },
-    #[error("the model has {recorded}; the params name {given}")]
+    #[error("the model has {recorded}, but the params set {given}")]
     OtherTemplate { recorded: String, given: String },
 }
 
 impl ChatError {
-    /// What to do about it.
+    /// How to fix the error.
     pub fn hint(&self) -> &'static str {
         match self {
             Self::NoStop { .. } => {
-                "use a tokenizer that has the template's end token as an added token (one that is trained here with \
-                 this template has it), or another template: `tulu` and `olmo2` end an answer with eos"
+                "use a tokenizer that has the template's stop token as an added token (a tokenizer trained with this \
+                 template has it), or another template: `tulu` and `olmo2` end an answer with eos"
             }
             Self::Turn { .. } => {
-                "change the template, mark what is trained with `{% generation %}` in it, or set `on_error: skip` to \
-                 leave such conversations out"
+                "change the template, mark the trained text with `{% generation %}` in it, or set `on_error: skip` to \
+                 drop such conversations"
             }
-            Self::Unreadable(_) => "give a model folder as stage convert writes it, or as Hugging Face's models come",
+            Self::Unreadable(_) => "give a model folder written by stage convert or downloaded from Hugging Face",
             Self::OtherTokenizer { .. } => "give the tokenizer that the model was trained with",
-            Self::OtherTemplate { .. } => "leave `template` out: the model's own is used",
+            Self::OtherTemplate { .. } => "remove `template`: the model's own is used",
             Self::Date(_) => "write the date as `date: 2026-01-31`",
-            Self::TooLong(_) | Self::Template(_) => "correct the template, or give another one",
+            Self::TooLong(_) | Self::Template(_) => "fix the template, or use another one",
         }
     }
 }
 
-/// A template with the special tokens that it writes.
+/// A template with its special tokens.
 #[derive(Clone, Debug)]
 pub struct Chat {
     record: ChatRecord,
@@ -169,7 +169,7 @@ pub struct SpecialStrings {
     pub unk: Option<String>,
 }
 
-/// Where a template is from.
+/// The origin of a template.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     BuiltIn(Template),
@@ -177,7 +177,7 @@ pub enum Source {
 }
 
 impl Source {
-    /// Whether `record` is of the same template.
+    /// Whether `record` has the same template.
     pub fn is_of(&self, record: &ChatRecord) -> bool {
         match self {
             Self::BuiltIn(template) => template.as_str() == record.template,
@@ -187,11 +187,12 @@ impl Source {
 }
 
 impl Chat {
-    /// A chat of the tokenizer with these special tokens. `added` are the strings of its added
-    /// tokens, with their ids.
+    /// A chat for the tokenizer with these special tokens. `added` lists the strings and ids of its
+    /// added tokens.
     ///
     /// # Errors
-    /// The template is not valid, cannot write a simple conversation, or ends an answer with no token.
+    /// The template is invalid, cannot render a simple conversation, or writes no token after an
+    /// answer.
     pub fn new(
         source: &Source,
         special: &SpecialStrings,
@@ -229,12 +230,12 @@ impl Chat {
         })
     }
 
-    /// A chat of `tokenizer`; see [`Chat::new`].
+    /// A chat for `tokenizer`; see [`Chat::new`].
     pub fn of_tokenizer(source: &Source, tokenizer: &TextTokenizer, date: Option<&str>) -> Result<Self, ChatError> {
         Self::new(source, &tokenizer.special_strings(), &tokenizer.added_tokens(), date, tokenizer.digest())
     }
 
-    /// The chat that `record` describes.
+    /// The chat described by `record`.
     pub fn of_record(record: ChatRecord) -> Result<Self, ChatError> {
         if record.chat_template.len() > LONGEST {
             return Err(ChatError::TooLong(record.chat_template.len()));
@@ -254,7 +255,7 @@ impl Chat {
         &self.record
     }
 
-    /// Whether the template reads `bos_token`, which the tokenizer does not have.
+    /// Whether the template reads `bos_token` but the tokenizer has none.
     pub fn misses_bos(&self) -> bool {
         self.record.bos_token.is_none() && self.template.reads("bos_token")
     }
@@ -264,15 +265,15 @@ impl Chat {
         self.record.stop_tokens.iter().map(|stop| stop.id).collect()
     }
 
-    /// The text before an answer to `conversation`, which ends with a turn to answer.
+    /// The text before an answer to `conversation`, which ends with the turn to answer.
     pub fn prompt(&self, conversation: &Conversation) -> Result<String, ChatError> {
         Ok(self.write(conversation, true)?.text)
     }
 
-    /// A conversation as text, with what `labels` says is trained.
+    /// Renders a conversation as text, with the parts selected by `labels` marked as trained.
     ///
     /// # Errors
-    /// What the template raises, or a trained turn whose place in the text is not one.
+    /// An error of the template, or a trained turn that does not appear exactly once in the text.
     pub fn render(&self, conversation: &Conversation, labels: &Labels) -> Result<Rendered, ChatError> {
         if let Some(template) = self.built_in {
             let rendered = template.render(&conversation.messages, &self.record.eos_token, false);
@@ -283,7 +284,7 @@ impl Chat {
         place::label(rendering, &conversation.messages, labels, &self.probe, &stops, &self.template)
     }
 
-    /// The text that the template makes of `conversation`.
+    /// The text that the template renders for `conversation`.
     fn write(&self, conversation: &Conversation, add_generation_prompt: bool) -> Result<jinja::Rendering, ChatError> {
         let messages: Vec<Map<String, Value>> = conversation.messages.iter().map(fields).collect();
         let mut others = vec![
@@ -308,7 +309,7 @@ impl Chat {
     }
 }
 
-/// Bytes of the texts in `value`.
+/// Total size of the texts in `value`, in bytes.
 fn bytes(value: &Value) -> usize {
     match value {
         Value::String(text) => text.len(),
@@ -319,7 +320,7 @@ fn bytes(value: &Value) -> usize {
 }
 
 /// A message as templates see it: without null keys, and with its reasoning under every name that
-/// templates read, as transformers passes it on.
+/// templates read, as in transformers.
 fn fields(message: &Message) -> Map<String, Value> {
     const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
     let mut map = Map::new();

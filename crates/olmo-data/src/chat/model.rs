@@ -1,5 +1,4 @@
-//! The chat that belongs to a model: recorded in its folder, or in the files that Hugging Face's
-//! models come with.
+//! The chat of a model: recorded in its folder, or read from the files of a Hugging Face model.
 
 use std::path::Path;
 
@@ -15,15 +14,17 @@ const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const SPECIAL_TOKENS_MAP: &str = "special_tokens_map.json";
 const GENERATION_CONFIG: &str = "generation_config.json";
 const MODEL_CONFIG: &str = "config.json";
-/// Tokenizers whose limit is not known claim 10^30 tokens.
+/// Tokenizers without a known limit claim 10^30 tokens.
 const NO_LIMIT: u64 = 1 << 32;
 
 impl Chat {
-    /// How the model in folder `dir` is asked: as its conversations were written in training, else as `tokenizer` says, else as
-    /// `template` says, else as a Hugging Face folder says, else with `tulu`.
+    /// The chat for prompting the model in folder `dir`: the one it was trained with, otherwise the
+    /// tokenizer's, otherwise `template`, otherwise that of a Hugging Face folder, otherwise
+    /// `tulu`.
     ///
     /// # Errors
-    /// The model was trained with another tokenizer, or with another template than `template`; both are named.
+    /// The model was trained with another tokenizer, or with a template other than `template`; the
+    /// error names both.
     pub fn of_model(dir: &Path, tokenizer: &TextTokenizer, template: Option<Template>) -> Result<Self, ChatError> {
         let trained = ChatRecord::read(dir).map_err(|e| ChatError::Unreadable(e.to_string()))?;
         if let Some(record) = trained.as_ref().filter(|record| record.tokenizer != tokenizer.digest()) {
@@ -49,11 +50,12 @@ impl Chat {
         }
     }
 
-    /// The tokenizer and the chat of a Hugging Face model in folder `dir`. Its template stands in `chat_template.jinja` or in
-    /// `tokenizer_config.json`; the ids in `generation_config.json` end an answer as well as what the template ends one with.
+    /// The tokenizer and the chat of a Hugging Face model in folder `dir`. Its template is in
+    /// `chat_template.jinja` or `tokenizer_config.json`; the eos ids in `generation_config.json`
+    /// end an answer in addition to the template's stop tokens.
     ///
     /// # Errors
-    /// A file that is missing or broken, by name.
+    /// The name of a missing or malformed file.
     pub fn of_huggingface(dir: &Path, date: Option<&str>) -> Result<(TextTokenizer, Self), ChatError> {
         let model = ModelTokenizer::read(dir)?;
         let source = model.source.clone().ok_or_else(|| {
@@ -64,7 +66,7 @@ impl Chat {
         })?;
         let chat = match model.chat(&source, date) {
             Ok(chat) => chat,
-            // Its makers have said where it stops, or it stops at eos.
+            // Use the stop tokens set by the model's authors, or else eos.
             Err(ChatError::NoStop { .. }) => {
                 let mut chat = Self::parts(&source, &model.special, date, model.tokenizer.digest())?;
                 let added = model.tokenizer.added_tokens();
@@ -78,16 +80,16 @@ impl Chat {
     }
 }
 
-/// The tokenizer of a Hugging Face model, and what its configuration says of it.
+/// The tokenizer of a Hugging Face model, with its configuration.
 pub struct ModelTokenizer {
     pub tokenizer: TextTokenizer,
     /// The content of its `tokenizer.json`.
     pub bytes: Vec<u8>,
-    /// As the configuration has them: a model need not have a pad token.
+    /// As configured; a model may have no pad token.
     pub special: SpecialStrings,
-    /// The model's own chat template. A base model often has none.
+    /// The model's own chat template. Base models often have none.
     pub source: Option<Source>,
-    /// Ids at which the model stops by its `generation_config.json`.
+    /// Eos ids in the model's `generation_config.json`.
     stops: Vec<u32>,
 }
 
@@ -95,7 +97,7 @@ impl ModelTokenizer {
     /// Reads the files in folder `dir`.
     ///
     /// # Errors
-    /// A file that is missing or broken, by name.
+    /// The name of a missing or malformed file.
     pub fn read(dir: &Path) -> Result<Self, ChatError> {
         let missing = |what: &str| ChatError::Unreadable(format!("{}: {what}", dir.display()));
         let unreadable = |e: DataError| ChatError::Unreadable(e.to_string());
@@ -108,11 +110,11 @@ impl ModelTokenizer {
         let path = dir.join("tokenizer.json");
         let bytes = match std::fs::read(&path) {
             Ok(bytes) => bytes,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(missing("holds no tokenizer.json")),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(missing("has no tokenizer.json")),
             Err(e) => return Err(ChatError::Unreadable(format!("{}: {e}", path.display()))),
         };
         let bytes = tokenizer_json::clean(&bytes).map_or(bytes, |cleaned| cleaned.bytes);
-        // A model without a pad token has its rows filled with eos.
+        // Without a pad token, rows are padded with eos.
         let pad = special.pad.as_deref().unwrap_or(&special.eos);
         let tokenizer = TextTokenizer::from_bytes(&path, &bytes, &special.eos, pad).map_err(unreadable)?;
         let length = model_max_length(&config, &read_json(&dir.join(MODEL_CONFIG))?.unwrap_or(Value::Null));
@@ -127,10 +129,10 @@ impl ModelTokenizer {
         Ok(Self { tokenizer, bytes, special, source, stops })
     }
 
-    /// The chat of this model with template `source`; the ids at which it stops anyway end an answer as well.
+    /// The chat of this model with template `source`; the model's own eos ids end an answer too.
     ///
     /// # Errors
-    /// As [`Chat::new`].
+    /// See [`Chat::new`].
     pub fn chat(&self, source: &Source, date: Option<&str>) -> Result<Chat, ChatError> {
         let added = self.tokenizer.added_tokens();
         let chat = Chat::new(source, &self.special, &added, date, self.tokenizer.digest())?;
@@ -148,19 +150,20 @@ impl ModelTokenizer {
     }
 }
 
-/// The longest sequence by a model's `config.json`, else by its `tokenizer_config.json`, in tokens.
+/// Maximum sequence length in tokens, from a model's `config.json` or else its
+/// `tokenizer_config.json`.
 fn model_max_length(tokenizer: &Value, model: &Value) -> Option<u64> {
     let length = |value: &Value| value.as_u64().filter(|length| (2..NO_LIMIT).contains(length));
     length(&model["max_position_embeddings"]).or_else(|| length(&tokenizer["model_max_length"]))
 }
 
-/// A special token: a string, or an object with its `content`.
+/// A special token: a string, or an object with `content`.
 fn token(config: &Value, name: &str) -> Option<String> {
     let token = config.get(name)?;
     token.as_str().or_else(|| token.get("content")?.as_str()).map(str::to_owned)
 }
 
-/// The JSON file at `path`; `None` if there is none.
+/// The JSON file at `path`; `None` if it does not exist.
 fn read_json(path: &Path) -> Result<Option<Value>, ChatError> {
     let unreadable = |reason: String| ChatError::Unreadable(format!("{}: {reason}", path.display()));
     match std::fs::read(path) {
@@ -170,8 +173,8 @@ fn read_json(path: &Path) -> Result<Option<Value>, ChatError> {
     }
 }
 
-/// The chat template of the model in folder `dir`, whose `tokenizer_config.json` is `config`. Of several with names it is the one
-/// named `default`.
+/// The chat template of the model in folder `dir`, whose `tokenizer_config.json` is `config`. Of
+/// several named templates, this is the one named `default`.
 fn template_of(dir: &Path, config: &Value) -> Result<Option<String>, ChatError> {
     let path = dir.join(TEMPLATE);
     match std::fs::read_to_string(&path) {

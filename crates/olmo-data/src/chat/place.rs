@@ -1,4 +1,4 @@
-//! Where the turns of a conversation stand in the text that a template has made of it.
+//! Finds the turns of a conversation in the text that a template rendered.
 
 use std::ops::Range;
 
@@ -8,19 +8,19 @@ use super::{ChatError, strip};
 use crate::conversation::{Message, Role};
 use crate::jinja::{Piece, Rendering, Template};
 
-/// The bytes of the text between the first and the last that a message supplied.
+/// The bytes of the text from the first to the last byte supplied by a message.
 #[derive(Clone, Debug)]
 struct Region {
     range: Range<usize>,
-    /// Bytes that the message supplied.
+    /// Number of bytes that the message supplied.
     supplied: usize,
-    /// Another message's bytes stand between them.
+    /// Whether another message's bytes are in between.
     split: bool,
-    /// Where the bytes of the message before it in the text end, and those of the next one begin.
+    /// End of the previous message's bytes in the text, and start of the next one's.
     around: Range<usize>,
 }
 
-/// The regions of `count` messages; `None` for one that the text has nothing of.
+/// The regions of `count` messages; `None` for a message that is not in the text.
 fn regions(pieces: &[Piece], count: usize, length: usize) -> Vec<Option<Region>> {
     let mut regions: Vec<Option<Region>> = vec![None; count];
     let mut last: Option<usize> = None;
@@ -49,7 +49,7 @@ fn regions(pieces: &[Piece], count: usize, length: usize) -> Vec<Option<Region>>
     regions
 }
 
-/// `rendering` with the turns of `messages` and what `labels` says is trained.
+/// `rendering` with the turns of `messages`, and the parts selected by `labels` marked as trained.
 pub fn label(
     rendering: Rendering,
     messages: &[Message],
@@ -110,23 +110,24 @@ pub fn label(
     Ok(Rendered { text, turns, labelled, endless: 0, shortened: 0 })
 }
 
-/// Refuses a trained turn that does not stand in the text as one.
+/// Rejects a trained turn that does not appear in the text as one unit.
 fn check(message: &Message, region: &Region, text: &str) -> Result<(), &'static str> {
     if region.split {
-        return Err("the template writes parts of it in several places, so it cannot be told what is trained");
+        return Err("the template writes parts of it in several places, so the trained text cannot be determined");
     }
     let content = strip(message.text());
     let twice = !content.is_empty()
         && region.supplied >= 2 * content.len()
         && text[region.range.clone()].matches(content).count() > message.text().matches(content).count();
     if twice && message.fields.is_empty() {
-        return Err("the template writes it more than once, so it cannot be told what is trained");
+        return Err("the template writes it more than once, so the trained text cannot be determined");
     }
     Ok(())
 }
 
-/// Where in the template's own text `before` a turn what the model writes begins. A tag before a
-/// tool call follows what asks for the answer, so it is the model's; white space there is not.
+/// Start of the model's output in `before`, the template's own text before a turn. A tag before a
+/// tool call comes after the generation prompt, so the model writes it; whitespace there is not
+/// trained.
 fn begins(before: &str, role: Role, probe: &Probe) -> usize {
     let asked = match before.rfind(&probe.generation_prompt) {
         _ if role != Role::Assistant => before.len(),

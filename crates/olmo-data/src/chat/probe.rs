@@ -1,26 +1,26 @@
-//! What a template writes around an answer, found by letting it write simple conversations.
+//! Finds what a template writes around an answer, by rendering simple conversations.
 
 use super::{Chat, ChatError, StopToken};
 use crate::conversation::{Conversation, Message, Role};
 use crate::jinja::Rendering;
 
-/// What stands around the answers of a simple conversation.
+/// The text around the answers of a simple conversation.
 #[derive(Clone, Debug, Default)]
 pub struct Probe {
-    /// What `add_generation_prompt` adds; empty if it adds nothing.
+    /// The text added by `add_generation_prompt`; may be empty.
     pub generation_prompt: String,
     /// The template's own text between a question and its answer.
     pub before_answer: String,
     /// The template's own text after the last answer.
     after_last: String,
-    /// The template's own text between an answer and the next question, if it writes one.
+    /// The template's own text between an answer and the next question, if it writes any.
     after_answer: Option<String>,
 }
 
 const QUESTIONS: [&str; 2] = ["Which colour?", "And which shape?"];
 const ANSWERS: [&str; 2] = ["Blue it is", "Round it is"];
 
-/// Questions and answers in turn, `count` messages in all.
+/// Alternating questions and answers, `count` messages in all.
 fn conversation(count: usize, system: bool) -> Conversation {
     let mut messages = Vec::new();
     if system {
@@ -37,7 +37,7 @@ fn conversation(count: usize, system: bool) -> Conversation {
     Conversation { messages, ..Conversation::default() }
 }
 
-/// Where the text of message `turn` stands.
+/// The position of the text of message `turn`.
 fn span(rendering: &Rendering, turn: usize) -> Option<(usize, usize)> {
     let mut pieces = rendering.pieces.iter().filter(|piece| piece.turn == turn);
     let first = pieces.next()?;
@@ -45,7 +45,7 @@ fn span(rendering: &Rendering, turn: usize) -> Option<(usize, usize)> {
     Some((first.range.start, last.range.end))
 }
 
-/// The longest of the tokens that `text` holds first.
+/// The first of the tokens in `text`, the longest one at that position.
 fn first_token<'t>(text: &str, added: &'t [(u32, String)]) -> Option<&'t (u32, String)> {
     let places = added.iter().filter(|(_, token)| !token.trim().is_empty());
     let places = places.filter_map(|added| Some((text.find(added.1.as_str())?, added)));
@@ -53,12 +53,12 @@ fn first_token<'t>(text: &str, added: &'t [(u32, String)]) -> Option<&'t (u32, S
 }
 
 impl Chat {
-    /// Lets the template write simple conversations.
+    /// Renders simple conversations.
     ///
     /// # Errors
-    /// It writes none at all, or no answer.
+    /// The template cannot render them, or writes no answer.
     pub(super) fn run_probe(&self) -> Result<Probe, ChatError> {
-        // Some templates demand a system turn, or refuse one.
+        // Some templates require a system turn, others reject one.
         let written = self.write(&conversation(2, false), false);
         let system = written.is_err();
         let one = match written {
@@ -90,7 +90,7 @@ impl Chat {
         Ok(probe)
     }
 
-    /// The tokens at which an answer ends: what the template writes after the last one, what it
+    /// The tokens that end an answer: what the template writes after the last answer, what it
     /// writes after an earlier one, and eos.
     ///
     /// # Errors
@@ -99,8 +99,8 @@ impl Chat {
         let probe = &self.probe;
         let in_prompt = |token: &str| probe.generation_prompt.contains(token);
         let last = first_token(&probe.after_last, added).filter(|(_, token)| !in_prompt(token));
-        // Between an answer and a question the first token may begin the question. It ends the
-        // answer if it ends the last one too, or a question, where no question follows.
+        // Between an answer and a question, the first token may start the question. It ends the
+        // answer only if it also ends the last answer, or ends a question before an answer.
         let ends_a_question = |token: &str| match probe.before_answer.rfind(&probe.generation_prompt) {
             Some(at) if !probe.generation_prompt.is_empty() => probe.before_answer[..at].contains(token),
             _ => false,

@@ -1,20 +1,20 @@
-//! [`Rendered`]: a conversation as text, and which bytes of it are trained.
+//! [`Rendered`]: a conversation as text, and its trained bytes.
 
 use std::ops::Range;
 
 use crate::conversation::Role;
 
-/// The place of a turn in the text of its conversation.
+/// The position of a turn in the text of its conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Turn {
     pub role: Role,
     /// Overrides whether turns of this role are trained.
     pub trained: Option<bool>,
-    /// Bytes of the content, as the template writes it.
+    /// Byte range of the content, as rendered by the template.
     pub body: Range<usize>,
-    /// Bytes after it up to the end of the token that ends the turn; may be empty.
+    /// Byte range from there to the end of the turn's stop token; may be empty.
     pub end: Range<usize>,
-    /// The template leaves a part of the content out.
+    /// Whether the template omits a part of the content.
     pub shortened: bool,
 }
 
@@ -22,24 +22,24 @@ pub struct Turn {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rendered {
     pub text: String,
-    /// In order.
+    /// The turns, in order.
     pub turns: Vec<Turn>,
-    /// The byte ranges of `text` that are trained, in order.
+    /// The trained byte ranges of `text`, in order.
     pub labelled: Vec<Range<usize>>,
-    /// Trained turns without a token at their end.
+    /// Number of trained turns without a stop token.
     pub endless: u64,
-    /// Trained turns of which the template leaves a part out.
+    /// Number of trained turns that the template shortens.
     pub shortened: u64,
 }
 
 /// Which parts of a conversation are trained.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Labels {
-    /// Roles whose turns are trained, but for messages that say otherwise themselves.
+    /// Roles whose turns are trained, unless a message overrides this.
     pub roles: Vec<Role>,
-    /// The text that ends a turn is trained with it.
+    /// Whether the text that ends a turn is trained with it.
     pub end_of_turn: bool,
-    /// Only the last turn of these roles is trained.
+    /// Whether only the last turn of these roles is trained.
     pub last_turn_only: bool,
 }
 
@@ -51,7 +51,7 @@ impl Default for Labels {
 }
 
 impl Rendered {
-    /// `text` with `turns`, of which those that `labels` says are trained.
+    /// `text` with `turns`; those selected by `labels` are trained.
     pub fn new(text: String, turns: Vec<Turn>, labels: &Labels) -> Self {
         let is_trained = |turn: &&Turn| turn.trained.unwrap_or(labels.roles.contains(&turn.role));
         let mut trained: Vec<&Turn> = turns.iter().filter(is_trained).collect();

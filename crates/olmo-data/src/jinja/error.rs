@@ -1,6 +1,6 @@
-//! Why a template fails.
+//! Errors of a template.
 
-/// What went wrong, and in which line of the template.
+/// What went wrong, and the line of the template.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
     pub kind: Kind,
@@ -9,13 +9,14 @@ pub struct Error {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Not a template by Jinja2's grammar.
+    /// Invalid by Jinja2's grammar.
     Syntax(String),
-    /// What Python would raise: the exception's type and message.
+    /// An exception that Python would raise: its type and message.
     Raised { exception: &'static str, message: String },
-    /// Valid in Jinja2, and not supported here: named, so that it is never silently different.
+    /// Valid in Jinja2 but not supported here. Always an error, so that the result is never
+    /// silently different.
     Unsupported(String),
-    /// More work than a template may do.
+    /// More work than allowed.
     Limit(String),
 }
 
@@ -54,7 +55,7 @@ impl Error {
         Self::raised("UndefinedError", message)
     }
 
-    /// The innermost line wins.
+    /// Sets the line, unless an inner one is set.
     pub fn at(mut self, line: usize) -> Self {
         self.line.get_or_insert(line);
         self
@@ -67,7 +68,7 @@ impl std::fmt::Display for Error {
             Kind::Syntax(message) => write!(f, "is not valid: {}", message.escape_debug())?,
             Kind::Raised { exception: "TemplateError", message } => write!(f, "fails: {}", message.escape_debug())?,
             Kind::Raised { exception, message } => write!(f, "fails: {exception}: {}", message.escape_debug())?,
-            Kind::Unsupported(what) => write!(f, "uses something that is not supported: {}", what.escape_debug())?,
+            Kind::Unsupported(what) => write!(f, "uses an unsupported feature: {}", what.escape_debug())?,
             Kind::Limit(what) => write!(f, "exceeds a limit: {what}")?,
         }
         match self.line {

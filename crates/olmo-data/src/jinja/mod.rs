@@ -1,9 +1,8 @@
-//! Chat templates: Jinja2 as transformers sets it up, in which every byte of the text knows its
-//! origin.
+//! Chat templates: Jinja2 as configured by transformers, with the origin of every byte tracked.
 //!
-//! A template either gives the text that `apply_chat_template` gives, or an error that names what
-//! is not supported. The language is implemented here because equality in every corner, and the
-//! origin of each byte, are what labels depend on; see docs/decisions.md.
+//! A template renders exactly the text of `apply_chat_template`, or fails with an error that names
+//! the unsupported feature. The language is implemented here because labels depend on exact
+//! equality and on the origin of each byte; see docs/decisions.md.
 
 mod builtins;
 mod error;
@@ -36,24 +35,24 @@ pub struct Template {
     has_generation_tags: bool,
 }
 
-/// What a template reads.
+/// The inputs of a template.
 #[derive(Clone, Debug, Default)]
 pub struct Variables {
-    /// Each an object; without one the variable is undefined. The texts in them are traced to their
-    /// number, but for `role` and `name`.
+    /// One object per message; a missing key is undefined. Their texts are traced to the message's
+    /// index, except `role` and `name`.
     pub messages: Vec<serde_json::Map<String, serde_json::Value>>,
-    /// The other variables, such as `tools`, `bos_token` and `add_generation_prompt`.
+    /// Other variables, such as `tools`, `bos_token` and `add_generation_prompt`.
     pub others: Vec<(String, serde_json::Value)>,
-    /// What `strftime_now` takes for today.
+    /// Today's date for `strftime_now`.
     pub date: Option<Date>,
 }
 
-/// Bounds of one rendering.
+/// Limits of one rendering.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Steps of the interpreter.
+    /// Maximum number of interpreter steps.
     pub fuel: u64,
-    /// Bytes of text.
+    /// Maximum number of bytes of text.
     pub longest: usize,
 }
 
@@ -61,9 +60,9 @@ pub struct Bounds {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rendering {
     pub text: String,
-    /// Which bytes the messages supplied, in order.
+    /// The bytes supplied by messages, in order.
     pub pieces: Vec<Piece>,
-    /// What stands between `{% generation %}` tags, in order.
+    /// The ranges between `{% generation %}` tags, in order.
     pub generations: Vec<Range<usize>>,
 }
 
@@ -71,26 +70,26 @@ impl Template {
     /// Compiles `source`.
     ///
     /// # Errors
-    /// It is not valid, or uses a tag that is not supported.
+    /// The template is invalid, or uses an unsupported tag.
     pub fn parse(source: &str) -> Result<Self, Error> {
         let parsed = parser::parse(source)?;
         Ok(Self { body: parsed.body, names: parsed.names, has_generation_tags: parsed.has_generation_tags })
     }
 
-    /// Whether the template reads a variable of this name.
+    /// Whether the template reads a variable with this name.
     pub fn reads(&self, name: &str) -> bool {
         self.names.contains(name)
     }
 
-    /// Whether the template marks what is trained, with `{% generation %}`.
+    /// Whether the template marks the trained text with `{% generation %}`.
     pub fn has_generation_tags(&self) -> bool {
         self.has_generation_tags
     }
 
-    /// The text that the template makes of `variables`.
+    /// Renders the template with `variables`.
     ///
     /// # Errors
-    /// What Python would raise, what is not supported, or work beyond `bounds`.
+    /// An exception that Python would raise, an unsupported feature, or work beyond `bounds`.
     pub fn render(&self, variables: &Variables, bounds: Bounds) -> Result<Rendering, Error> {
         let mut root = Vec::new();
         for (name, value) in &variables.others {

@@ -8,7 +8,7 @@ use crate::jinja::text::TextBuilder;
 use crate::jinja::value::Value;
 
 fn too_large() -> Error {
-    Error::unsupported("an integer of more than 128 bits")
+    Error::unsupported("an integer that does not fit in 128 bits")
 }
 
 pub fn negative(value: &Value) -> Result<Value> {
@@ -33,12 +33,12 @@ pub fn positive(value: &Value) -> Result<Value> {
 
 pub fn binary(interpreter: &Interpreter, operator: Binary, a: &Value, b: &Value) -> Result<Value> {
     a.defined()?;
-    // A text is formatted with anything.
+    // The `%` operator formats a text with any value.
     if operator != Binary::Mod || !matches!(a, Value::Text(_)) {
         b.defined()?;
     }
     if matches!(a, Value::Markup(_)) || matches!(b, Value::Markup(_)) {
-        return Err(Error::unsupported("joining text to what `safe` or `escape` made"));
+        return Err(Error::unsupported("joining text to a result of `safe` or `escape`"));
     }
     match (operator, a, b) {
         (Binary::Add, Value::Text(x), Value::Text(y)) => {
@@ -123,7 +123,7 @@ fn integers(operator: Binary, a: i128, b: i128) -> Result<Value> {
         Binary::Div | Binary::FloorDiv | Binary::Mod if b == 0 => return Err(by_zero()),
         Binary::Div => return Ok(Value::Float(a as f64 / b as f64)),
         Binary::FloorDiv => a.checked_div_euclid(b).map(|q| {
-            // Euclid's quotient is the floor for a positive divisor only.
+            // Euclidean division equals floor division only for a positive divisor.
             if b < 0 && a.rem_euclid(b) != 0 { q - 1 } else { q }
         }),
         Binary::Mod => a.checked_rem(b).map(|r| if r != 0 && (r < 0) != (b < 0) { r + b } else { r }),
@@ -156,7 +156,7 @@ fn floats(operator: Binary, a: f64, b: f64) -> Result<f64> {
     })
 }
 
-/// Python's `divmod` of floats: the quotient is the floor, the remainder has the divisor's sign.
+/// Python's `divmod` of floats: the quotient is floored, the remainder has the divisor's sign.
 fn divide(a: f64, b: f64) -> (f64, f64) {
     let mut remainder = a % b;
     let mut quotient = (a - remainder) / b;
@@ -175,7 +175,7 @@ fn divide(a: f64, b: f64) -> (f64, f64) {
     (if quotient - floor > 0.5 { floor + 1.0 } else { floor }, remainder)
 }
 
-/// Python's `round`: halves go to the even neighbour, by the exact decimal value of the number.
+/// Python's `round`: rounds halves to even, based on the exact decimal value.
 pub fn round(value: &Value, digits: i128) -> Result<Value> {
     if let Some(int) = value.as_int() {
         if digits >= 0 {
@@ -229,7 +229,7 @@ pub fn parse_int(text: &str, base: i128) -> Result<Option<i128>> {
         _ => return Err(Error::value_error("int() base must be >= 2 and <= 36, or 0")),
     };
     if !digits.is_ascii() {
-        return Err(Error::unsupported("int() of digits beyond ASCII"));
+        return Err(Error::unsupported("int() of non-ASCII digits"));
     }
     let sound = !digits.is_empty() && !digits.ends_with('_') && !digits.contains("__");
     let sound = sound && (prefix.is_some() || !digits.starts_with('_'));

@@ -30,7 +30,7 @@ impl Value {
                 out.push_from(&quoted[1..quoted.len() - 1], turn);
                 out.push_str(&quoted[quoted.len() - 1..]);
             }
-            Self::Markup(_) => return Err(Error::unsupported("the repr of what `safe` or `escape` made")),
+            Self::Markup(_) => return Err(Error::unsupported("the repr of a result of `safe` or `escape`")),
             Self::List(items) => write_items(out, "[", items, "]")?,
             Self::Tuple(items) | Self::Group(items) => {
                 write_items(out, "(", items, if items.len() == 1 { ",)" } else { ")" })?;
@@ -55,7 +55,7 @@ impl Value {
             }
             other => {
                 return Err(Error::unsupported(format!(
-                    "printing a value of type `{}`: its text holds an address",
+                    "printing a value of type `{}`: its text contains an address",
                     other.type_name()
                 )));
             }
@@ -118,7 +118,7 @@ pub fn quote(text: &str) -> String {
     quoted
 }
 
-/// Python's `repr` of a float: the fewest digits that read back as the same number.
+/// Python's `repr` of a float: the fewest digits that parse to the same number.
 pub fn float_repr(value: f64) -> String {
     if value.is_nan() {
         return "nan".into();

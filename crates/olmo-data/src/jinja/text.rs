@@ -1,24 +1,24 @@
-//! [`Text`]: a string that knows which of its bytes a message supplied.
+//! [`Text`]: a string that tracks which of its bytes come from a message.
 //!
-//! A template copies, strips, splits and joins what it is given. Tracking the origin of every byte
-//! through these operations is what tells an answer from text that merely looks like it.
+//! A template copies, strips, splits and joins its inputs. Tracking the origin of every byte
+//! through these operations distinguishes an answer from text that merely looks like it.
 
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Bytes of a text that come from message number `turn`, counted from 0. An empty range is where
-/// an empty text of the message stands.
+/// A range of bytes supplied by message `turn`, counted from 0. An empty range marks an empty text
+/// of the message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Piece {
     pub range: Range<usize>,
     pub turn: usize,
 }
 
-/// A string with the origin of its bytes. Bytes outside every piece are the template's own.
+/// A string with the origin of its bytes. Bytes outside all pieces come from the template.
 #[derive(Clone, Debug)]
 pub struct Text {
     string: Arc<str>,
-    /// In order, not overlapping.
+    /// Sorted and not overlapping.
     pieces: Option<Arc<[Piece]>>,
 }
 
@@ -55,7 +55,7 @@ impl Text {
         self.pieces.as_deref().unwrap_or_default()
     }
 
-    /// The bytes `range`, which must lie on character boundaries.
+    /// The bytes `range`, which must start and end on character boundaries.
     pub fn slice(&self, range: Range<usize>) -> Self {
         if range == (0..self.string.len()) {
             return self.clone();
@@ -71,8 +71,8 @@ impl Text {
         self.slice(start..start + part.len())
     }
 
-    /// `string`, made of this text in a way that does not map bytes to bytes. It counts as
-    /// supplied by the message that supplied the first piece.
+    /// `string`, derived from this text without a mapping of bytes. It counts as supplied by the
+    /// message of the first piece.
     pub fn derive(&self, string: String) -> Self {
         match self.pieces().first() {
             Some(piece) => Self::of_turn(&string, piece.turn),
@@ -119,7 +119,7 @@ impl TextBuilder {
         }
     }
 
-    /// Appends `string` as supplied by message `turn`, or by the template.
+    /// Appends `string`, supplied by message `turn` or by the template.
     pub fn push_from(&mut self, string: &str, turn: Option<usize>) {
         let start = self.string.len();
         self.string.push_str(string);

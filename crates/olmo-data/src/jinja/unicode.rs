@@ -1,10 +1,10 @@
-//! What Python thinks of characters.
+//! Python's classification of characters.
 
 use std::sync::OnceLock;
 
 use regex_syntax::hir::{Class, ClassUnicode, HirKind};
 
-/// Python's `str.isspace` of one character: Unicode's white space and four separators.
+/// Python's `str.isspace` for one character: Unicode's whitespace and four separators.
 pub fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
 }
@@ -21,17 +21,17 @@ pub fn trim(text: &str) -> &str {
     text.trim_matches(is_space)
 }
 
-/// Part of a `\w+`.
+/// Whether `c` matches `\w`.
 pub fn is_word(c: char) -> bool {
     c == '_' || c.is_ascii_alphanumeric() || !c.is_ascii() && is_alphanumeric(c)
 }
 
-/// A `\w+` that may name a variable.
+/// Whether a `\w+` is a valid variable name.
 pub fn is_identifier(word: &str) -> bool {
     word.chars().next().is_some_and(|c| c == '_' || is_alphabetic(c))
 }
 
-/// Whether Python's `repr` writes the character as it is.
+/// Whether Python's `repr` leaves the character unescaped.
 pub fn is_printable(c: char) -> bool {
     match c {
         ' '..='~' => true,
@@ -40,17 +40,17 @@ pub fn is_printable(c: char) -> bool {
     }
 }
 
-/// Python's `str.isalpha` of one character.
+/// Python's `str.isalpha` for one character.
 pub fn is_alphabetic(c: char) -> bool {
     if c.is_ascii() { c.is_ascii_alphabetic() } else { class(&LETTER, r"\p{L}").contains(c) }
 }
 
-/// Python's `str.isdecimal` of one character.
+/// Python's `str.isdecimal` for one character.
 pub fn is_decimal(c: char) -> bool {
     if c.is_ascii() { c.is_ascii_digit() } else { class(&DECIMAL, r"\p{Nd}").contains(c) }
 }
 
-/// Python's `str.isdigit` of one character: decimals, and digits in circles, brackets and the like.
+/// Python's `str.isdigit` for one character: decimals, and digits in circles, brackets and so on.
 pub fn is_digit(c: char) -> bool {
     is_decimal(c)
         || matches!(c, '²' | '³' | '¹' | '\u{1369}'..='\u{1371}' | '\u{19da}' | '⁰' | '⁴'..='⁹' | '₀'..='₉' | '①'..='⑨'
@@ -58,7 +58,7 @@ pub fn is_digit(c: char) -> bool {
             | '\u{10a40}'..='\u{10a43}' | '\u{10e60}'..='\u{10e68}' | '\u{11052}'..='\u{1105a}' | '\u{1f100}'..='\u{1f10a}')
 }
 
-/// Python's `str.isnumeric` of one character.
+/// Python's `str.isnumeric` for one character.
 pub fn is_numeric(c: char) -> bool {
     if c.is_ascii() {
         c.is_ascii_digit()
@@ -71,7 +71,7 @@ pub fn is_alphanumeric(c: char) -> bool {
     is_alphabetic(c) || is_decimal(c) || is_digit(c) || is_numeric(c)
 }
 
-/// The character that begins a word in a title.
+/// The title-case form of a character.
 pub fn to_title(c: char) -> String {
     match c {
         'Ǆ' | 'ǅ' | 'ǆ' => "ǅ".into(),
@@ -82,7 +82,7 @@ pub fn to_title(c: char) -> String {
         _ => {
             let mut upper = c.to_uppercase();
             let first: String = upper.next().into_iter().collect();
-            // `ß` and ligatures have several: only the first is large.
+            // `ß` and ligatures expand to several characters: only the first is uppercase.
             upper.fold(first, |mut title, c| {
                 title.extend(c.to_lowercase());
                 title
@@ -108,7 +108,7 @@ pub fn lines(text: &str) -> Vec<(&str, &str)> {
     lines
 }
 
-/// Characters as sorted ranges.
+/// A set of characters as sorted ranges.
 struct Set(Vec<(char, char)>);
 
 impl Set {

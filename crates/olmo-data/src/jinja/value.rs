@@ -1,6 +1,6 @@
-//! [`Value`]: what expressions evaluate to, with the semantics of Python's types.
+//! [`Value`]: the values of expressions, with the semantics of Python's types.
 //!
-//! Nothing is mutable but namespaces, cyclers and joiners: the sandbox of transformers refuses the
+//! Only namespaces, cyclers and joiners are mutable: the sandbox of transformers forbids the
 //! methods that change lists and dicts.
 
 use std::cell::{Cell, RefCell};
@@ -22,17 +22,17 @@ pub enum Value {
     Int(i128),
     Float(f64),
     Text(Text),
-    /// What the filters `safe` and `escape` make. Joined with other text it would escape that.
+    /// Result of the filters `safe` and `escape`. Text joined with it would have to be escaped.
     Markup(Text),
     List(Rc<Items>),
     Tuple(Rc<Items>),
-    /// A pair that `groupby` makes: a tuple with the attributes `grouper` and `list`.
+    /// A pair created by `groupby`: a tuple with the attributes `grouper` and `list`.
     Group(Rc<Items>),
     Dict(Rc<Dict>),
     /// `dict_keys`, `dict_values` or `dict_items`.
     View(&'static str, Rc<Items>),
     Range(RangeValue),
-    /// A generator: it can be read once.
+    /// A generator, which can be read only once.
     Generator(Rc<GeneratorValue>),
     Namespace(Rc<RefCell<Dict>>),
     Cycler(Rc<CyclerValue>),
@@ -43,28 +43,28 @@ pub enum Value {
     Function(&'static str),
 }
 
-/// What walking through a container takes. Printing, comparing and dropping recurse over its
-/// depth; a value that is held twice is walked through twice.
+/// Cost of traversing a container. Printing, comparing and dropping recurse to its depth; a value
+/// that occurs twice is traversed twice.
 #[derive(Clone, Copy, Default)]
 pub struct Weight {
-    /// Containers inside each other.
+    /// Nesting depth of containers.
     pub depth: usize,
-    /// Values in it, at every level.
+    /// Number of values inside, at every level.
     pub size: usize,
 }
 
 impl Weight {
     fn of(items: &[Value]) -> Self {
-        items.iter().map(Value::weight).fold(Self::default(), Self::beside).around()
+        items.iter().map(Value::weight).fold(Self::default(), Self::combine).nested()
     }
 
-    /// Of two values beside each other.
-    fn beside(self, other: Self) -> Self {
+    /// The weight of two values side by side.
+    fn combine(self, other: Self) -> Self {
         Self { depth: self.depth.max(other.depth), size: self.size.saturating_add(other.size) }
     }
 
-    /// Of a container around this.
-    fn around(self) -> Self {
+    /// The weight of a container around this.
+    fn nested(self) -> Self {
         Self { depth: self.depth + 1, size: self.size.saturating_add(1) }
     }
 }
@@ -95,7 +95,7 @@ pub struct GeneratorValue {
     weight: Weight,
 }
 
-/// The absence of a value, and the error that its use is.
+/// The absence of a value, with the error raised by its use.
 pub struct Undefined {
     pub exception: &'static str,
     pub message: String,
@@ -123,11 +123,11 @@ pub struct MacroValue {
     pub scope: Rc<Scope>,
 }
 
-/// A dict: pairs in the order of their insertion.
+/// A dict: pairs in insertion order.
 #[derive(Clone, Default)]
 pub struct Dict {
     pairs: Vec<(Value, Value)>,
-    /// Of its keys and values, those that were replaced included.
+    /// Weight of its keys and values, including replaced ones.
     weight: Weight,
 }
 
@@ -141,7 +141,7 @@ impl Dict {
     }
 
     pub fn insert(&mut self, key: Value, value: Value) {
-        self.weight = self.weight.beside(key.weight()).beside(value.weight());
+        self.weight = self.weight.combine(key.weight()).combine(value.weight());
         match self.pairs.iter_mut().find(|(k, _)| k.equals(&key)) {
             Some((_, old)) => *old = value,
             None => self.pairs.push((key, value)),
@@ -152,7 +152,7 @@ impl Dict {
         &self.pairs
     }
 
-    /// Ends cycles through a namespace.
+    /// Breaks cycles through a namespace.
     pub fn clear(&mut self) {
         self.pairs.clear();
     }
@@ -217,27 +217,28 @@ impl Value {
         match self {
             Self::Text(text) | Self::Markup(text) => Weight { depth: 0, size: 1 + text.as_str().len() / 16 },
             Self::List(items) | Self::Tuple(items) | Self::Group(items) | Self::View(_, items) => items.weight,
-            Self::Dict(dict) => dict.weight.around(),
-            // It may be reached from itself, so its values are not looked at again.
+            Self::Dict(dict) => dict.weight.nested(),
+            // It may contain itself, so do not traverse its values again.
             Self::Namespace(dict) => Weight { depth: dict.borrow().weight.depth + 1, size: dict.borrow().weight.size },
             Self::Range(range) => Weight { depth: 0, size: 1 + range.len() },
             Self::Generator(generator) => generator.weight,
-            Self::Method(method) => method.0.weight().around(),
+            Self::Method(method) => method.0.weight().nested(),
             Self::Cycler(cycler) => Weight::of(&cycler.items),
             Self::Macro(value) => Weight { depth: 1 + value.scope.depth(), size: 1 },
             _ => Weight { depth: 0, size: 1 },
         }
     }
 
-    /// The undefined value whose use raises `message`.
+    /// An undefined value whose use raises `message`.
     pub fn undefined(message: impl Into<String>) -> Self {
         Self::Undefined(Rc::new(Undefined { exception: "UndefinedError", message: message.into() }))
     }
 
-    /// `value`, all of whose texts come from message `turn`, if one is given.
+    /// Converts `value`. All its texts come from message `turn`, if given.
     ///
     /// # Errors
-    /// A number beyond 64 bits: whether it was written as an integer is lost by then.
+    /// A number that does not fit in 64 bits, because it is no longer known whether it was written
+    /// as an integer.
     pub fn of_json(value: &serde_json::Value, turn: Option<usize>) -> Result<Self> {
         Ok(match value {
             serde_json::Value::Null => Self::None,
@@ -247,7 +248,7 @@ impl Value {
                 (_, Some(value)) => Self::Int(value.into()),
                 _ => match number.as_f64() {
                     Some(float) if float.abs() < 9e18 => Self::Float(float),
-                    _ => return Err(Error::unsupported("a number of more than 64 bits in a message or tool")),
+                    _ => return Err(Error::unsupported("a number that does not fit in 64 bits, in a message or tool")),
                 },
             },
             serde_json::Value::String(text) => {
@@ -261,7 +262,7 @@ impl Value {
                     Ok((key.as_str().into(), Self::of_json(value, turn)?))
                 };
                 let pairs = map.iter().map(pair).collect::<Result<Vec<(Value, Value)>>>()?;
-                let weight = pairs.iter().map(|(_, value)| value.weight()).fold(Weight::default(), Weight::beside);
+                let weight = pairs.iter().map(|(_, value)| value.weight()).fold(Weight::default(), Weight::combine);
                 Self::Dict(Rc::new(Dict { pairs, weight }))
             }
         })
@@ -306,7 +307,7 @@ impl Value {
         }
     }
 
-    /// An integer, of which booleans are two.
+    /// The value as an integer; booleans count as 0 and 1.
     pub fn as_int(&self) -> Option<i128> {
         match self {
             Self::Bool(value) => Some((*value).into()),
@@ -330,7 +331,7 @@ impl Value {
         }
     }
 
-    /// The error that using an undefined value is; other values are no error.
+    /// The error raised by using an undefined value; other values are returned.
     pub fn defined(&self) -> Result<&Self> {
         match self {
             Self::Undefined(undefined) => Err(Error::raised(undefined.exception, undefined.message.clone())),
@@ -385,7 +386,7 @@ impl Value {
         other.defined()?;
         match (self, other) {
             (Self::Text(a) | Self::Markup(a), Self::Text(b) | Self::Markup(b)) => {
-                // Both are in the order of code points, as UTF-8 is.
+                // Both orders are by code point, as in UTF-8.
                 Ok(Some(a.as_str().cmp(b.as_str())))
             }
             (Self::List(a), Self::List(b)) => compare_items(a, b, operator),
@@ -406,7 +407,7 @@ impl Value {
         }
     }
 
-    /// Whether the value can be a key.
+    /// Whether the value can be a dict key.
     pub fn check_hashable(&self) -> Result<()> {
         match self {
             Self::List(_) | Self::Dict(_) | Self::View(..) => {
@@ -430,7 +431,7 @@ impl Value {
         }
     }
 
-    /// All that iterating gives.
+    /// All items of an iterable.
     pub fn items(&self) -> Result<Vec<Value>> {
         match self {
             Self::Undefined(_) => Ok(Vec::new()),
@@ -479,7 +480,7 @@ impl Value {
         }
     }
 
-    /// Python's `str`: what printing the value gives.
+    /// Python's `str`, the printed form of the value.
     pub fn to_text(&self) -> Result<Text> {
         match self {
             Self::Undefined(_) => Ok("".into()),
@@ -493,7 +494,7 @@ impl Value {
     }
 }
 
-/// Compares a float with a number by their exact values; `None` if there is no order.
+/// Compares a float with another number exactly; `None` if they are unordered.
 fn compare_numbers(a: &Value, b: &Value) -> Option<Ordering> {
     let exact = |int: i128, float: f64| {
         if float.is_nan() {

@@ -1,4 +1,4 @@
-//! What goes wrong with data before it is trained on, looked for in every record.
+//! Checks every record for problems before training.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write;
@@ -15,12 +15,12 @@ use crate::tokenizer::TextTokenizer;
 use crate::view::html::{escape, page};
 use crate::view::{ArtifactKind, Sequences, kind, plain, preview};
 
-/// Records that a finding names.
+/// Maximum number of records listed in a finding.
 const EXAMPLES: usize = 5;
-/// Sequences that the page shows.
+/// Number of sequences shown on the page.
 const SHOWN: usize = 3;
 
-/// How bad it is.
+/// Severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
@@ -39,20 +39,20 @@ impl Level {
     }
 }
 
-/// Something that was found.
+/// A problem or property of the data.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
     pub level: Level,
-    /// Stable: `duplicate`, `no_label`, …
+    /// Stable code: `duplicate`, `no_label`, …
     pub code: &'static str,
     pub message: String,
-    /// How many records show it; 0 of what is said of all of them.
+    /// Number of affected records; 0 if the finding describes all of them.
     pub count: u64,
-    /// The numbers of the first of them, from 0.
+    /// Indices of the first affected records, from 0.
     pub examples: Vec<u64>,
 }
 
-/// All that was found in the artifact in a folder.
+/// All findings for an artifact.
 #[derive(Clone, Debug, Serialize)]
 pub struct Audit {
     pub format: u32,
@@ -63,15 +63,15 @@ pub struct Audit {
     shown: Vec<(String, String)>,
 }
 
-/// The control tokens that were found.
+/// Counts control tokens.
 struct Counted<'t> {
     tokenizer: &'t TextTokenizer,
     tokens: ControlTokens,
-    /// By token.
+    /// Occurrences by token.
     found: BTreeMap<u32, Occurrences>,
 }
 
-/// Where a control token was found.
+/// Occurrences of a control token.
 #[derive(Default)]
 struct Occurrences {
     times: u64,
@@ -86,7 +86,7 @@ impl<'t> Counted<'t> {
         Self { tokenizer, tokens: ControlTokens::new(tokenizer), found: BTreeMap::new() }
     }
 
-    /// Counts the control tokens that the texts of record `number` turn into.
+    /// Counts the control tokens that the texts of record `number` are encoded to.
     fn add<'m>(&mut self, texts: impl IntoIterator<Item = &'m str>, number: u64) -> Result<(), DataError> {
         for text in texts {
             for id in self.tokens.find(self.tokenizer, text)? {
@@ -96,7 +96,7 @@ impl<'t> Counted<'t> {
         Ok(())
     }
 
-    /// Counts token `id` of record `number`, if it is a control token.
+    /// Counts token `id` in record `number`, if it is a control token.
     fn count(&mut self, id: u32, number: u64) {
         if self.tokens.name(id).is_none() {
             return;
@@ -111,7 +111,8 @@ impl<'t> Counted<'t> {
         }
     }
 
-    /// One finding for each token that was found; `message` is made of its string, its id and how often it was found.
+    /// One finding per token found; `message` receives its string, its id and the number of
+    /// occurrences.
     fn findings(self, level: Level, code: &'static str, message: impl Fn(&str, u32, &str) -> String) -> Vec<Finding> {
         let finding = |(id, found): (u32, Occurrences)| {
             let token = self.tokens.name(id).map(|token| plain(token).replace('\n', "\\n")).unwrap_or_default();
@@ -123,7 +124,7 @@ impl<'t> Counted<'t> {
     }
 }
 
-/// What is counted while records go by.
+/// Counts problems while iterating over records.
 #[derive(Default)]
 struct Tally(BTreeMap<&'static str, (u64, Vec<u64>)>);
 
@@ -136,7 +137,7 @@ impl Tally {
         }
     }
 
-    fn into(mut self, code: &'static str, level: Level, message: &str, findings: &mut Vec<Finding>) -> Self {
+    fn report(mut self, code: &'static str, level: Level, message: &str, findings: &mut Vec<Finding>) -> Self {
         if let Some((count, examples)) = self.0.remove(code) {
             findings.push(Finding { level, code, message: message.to_owned(), count, examples });
         }
@@ -144,12 +145,12 @@ impl Tally {
     }
 }
 
-fn say(level: Level, code: &'static str, message: String) -> Finding {
+fn whole_finding(level: Level, code: &'static str, message: String) -> Finding {
     Finding { level, code, message, count: 0, examples: Vec::new() }
 }
 
-/// Looks through the artifact in folder `dir`. `tokenizer` is needed for what concerns text; `max_length` is the length above
-/// which a document is over-long (0: none is).
+/// Audits the artifact in folder `dir`. Checks of text need `tokenizer`; documents of more than
+/// `max_length` tokens are too long (0: no limit).
 pub fn audit(dir: &Path, tokenizer: Option<&TextTokenizer>, max_length: usize) -> Result<Audit, DataError> {
     let mut audit = match kind(dir)? {
         ArtifactKind::Dataset => of_dataset(dir, tokenizer)?,
@@ -222,29 +223,30 @@ fn of_dataset(dir: &Path, tokenizer: Option<&TextTokenizer>) -> Result<Audit, Da
             }
         }
     }
-    let message =
-        |token: &str, id, times: &str| format!("the text holds `{token}`, which becomes control token {id}, {times}");
+    let message = |token: &str, id, times: &str| {
+        format!("the text contains `{token}`, which is encoded as control token {id}, {times}")
+    };
     let found = control.map(|control| control.findings(Level::Warning, "holds_special", message));
     let not_looked = || {
-        let message = "control tokens in the text were not looked for: that needs a tokenizer (`--tokenizer`)";
-        vec![say(Level::Info, "no_tokenizer", message.into())]
+        let message = "control tokens in the text were not checked: that needs a tokenizer (`--tokenizer`)";
+        vec![whole_finding(Level::Info, "no_tokenizer", message.into())]
     };
     let mut findings = found.unwrap_or_else(not_looked);
     if manifest.skipped > 0 {
-        findings.push(say(
+        findings.push(whole_finding(
             Level::Warning,
             "skipped",
-            format!("{} bad lines of the sources were left out", manifest.skipped),
+            format!("{} bad source lines were skipped", manifest.skipped),
         ));
     }
     tally
-        .into("empty_answer", Level::Error, "an answer has neither content nor tool calls", &mut findings)
-        .into("empty_turn", Level::Warning, "a turn says nothing", &mut findings)
-        .into("no_assistant", Level::Warning, "no assistant answers, so nothing is trained", &mut findings)
-        .into("duplicate", Level::Warning, "says the same as a record before", &mut findings)
-        .into("duplicate_id", Level::Info, "has an id that occurred before", &mut findings)
-        .into("same_role_twice", Level::Info, "a role speaks twice in a row", &mut findings)
-        .into("ends_unanswered", Level::Info, "ends with a turn that nobody answers", &mut findings);
+        .report("empty_answer", Level::Error, "an answer has neither content nor tool calls", &mut findings)
+        .report("empty_turn", Level::Warning, "a turn is empty", &mut findings)
+        .report("no_assistant", Level::Warning, "there is no assistant turn, so nothing is trained", &mut findings)
+        .report("duplicate", Level::Warning, "has the content of an earlier record", &mut findings)
+        .report("duplicate_id", Level::Info, "has the id of an earlier record", &mut findings)
+        .report("same_role_twice", Level::Info, "a role has two turns in a row", &mut findings)
+        .report("ends_unanswered", Level::Info, "the last turn has no answer", &mut findings);
     Ok(Audit { format: 1, records: number, findings, shown: Vec::new() })
 }
 
@@ -256,36 +258,37 @@ fn of_sequences(dir: &Path, tokenizer: Option<&TextTokenizer>, max_length: usize
         Some(tokenizer) => {
             let string = |id: u32| plain(&tokenizer.decode(&[id], false).unwrap_or_default()).replace('\n', "\\n");
             let message = format!("eos is id {eos} `{}`, pad is id {pad} `{}`", string(eos), string(pad));
-            findings.push(say(Level::Info, "special_tokens", message));
+            findings.push(whole_finding(Level::Info, "special_tokens", message));
             if tokenizer.digest() != digest {
                 let message =
-                    format!("the ids are of tokenizer {}, not of {}", digest.short(), tokenizer.digest().short());
-                findings.push(say(Level::Error, "wrong_tokenizer", message));
+                    format!("the ids come from tokenizer {}, not from {}", digest.short(), tokenizer.digest().short());
+                findings.push(whole_finding(Level::Error, "wrong_tokenizer", message));
             }
             let special = tokenizer.special();
             if (special.eos_token_id, special.pad_token_id) != (eos, pad) {
                 let message = format!(
-                    "the tokenizer says eos {} and pad {}, the data eos {eos} and pad {pad}",
+                    "the tokenizer has eos {} and pad {}, but the data has eos {eos} and pad {pad}",
                     special.eos_token_id, special.pad_token_id
                 );
-                findings.push(say(Level::Error, "wrong_special_tokens", message));
+                findings.push(whole_finding(Level::Error, "wrong_special_tokens", message));
             }
         }
-        None => findings.push(say(Level::Info, "special_tokens", format!("eos is id {eos}, pad is id {pad}"))),
+        None => {
+            findings.push(whole_finding(Level::Info, "special_tokens", format!("eos is id {eos}, pad is id {pad}")))
+        }
     }
     if eos == pad {
-        let message =
-            "eos and pad are one token: a loss that masks padding by its id would mask every eos; labels here do not";
-        findings.push(say(Level::Info, "eos_is_pad", message.into()));
+        let message = "eos and pad are the same token: a loss that masks padding by id would mask every eos; the labels here do not";
+        findings.push(whole_finding(Level::Info, "eos_is_pad", message.into()));
     }
     if let Sequences::Memmap(memmap) = &sequences {
         let manifest = memmap.manifest();
         let (found, least) = (manifest.dtype, Dtype::for_vocabulary(vocab_size));
         let message = format!("ids are {}, a vocabulary of {vocab_size} needs {}", found.as_str(), least.as_str());
-        findings.push(say(if found == least { Level::Info } else { Level::Warning }, "dtype", message));
+        findings.push(whole_finding(if found == least { Level::Info } else { Level::Warning }, "dtype", message));
         memmap.verify()?;
         let used = 100.0 * (manifest.count - manifest.padding) as f64 / manifest.count.max(1) as f64;
-        findings.push(say(
+        findings.push(whole_finding(
             if used < 50.0 { Level::Warning } else { Level::Info },
             "utilisation",
             format!("{used:.1} % of the tokens are data, the rest is padding"),
@@ -325,7 +328,7 @@ fn of_sequences(dir: &Path, tokenizer: Option<&TextTokenizer>, max_length: usize
             tally.add("double_start", number);
         }
         let filled = ids.len() - sequence.padding;
-        // An answer whose end is not there: it was cut off.
+        // An answer without its end was truncated.
         if !rows && sequence.label_mask.last() == Some(&true) && ids.get(filled.wrapping_sub(1)) != Some(&eos) {
             tally.add("no_end", number);
         }
@@ -345,13 +348,13 @@ fn of_sequences(dir: &Path, tokenizer: Option<&TextTokenizer>, max_length: usize
         findings.extend(control.findings(Level::Info, "trained_special", message));
     }
     tally
-        .into("over_vocabulary", Level::Error, "holds an id outside the vocabulary", &mut findings)
-        .into("trained_padding", Level::Error, "padding is trained", &mut findings)
-        .into("no_label", Level::Warning, "nothing in it is trained", &mut findings)
-        .into("duplicate", Level::Warning, "holds the same ids as one before", &mut findings)
-        .into("over_long", Level::Warning, "is longer than asked for", &mut findings)
-        .into("double_start", Level::Warning, "begins with eos twice", &mut findings)
-        .into("no_end", Level::Info, "an answer is cut off before its end", &mut findings);
+        .report("over_vocabulary", Level::Error, "has an id outside the vocabulary", &mut findings)
+        .report("trained_padding", Level::Error, "padding is trained", &mut findings)
+        .report("no_label", Level::Warning, "no token is trained", &mut findings)
+        .report("duplicate", Level::Warning, "has the same ids as an earlier one", &mut findings)
+        .report("over_long", Level::Warning, "is longer than `--max-length`", &mut findings)
+        .report("double_start", Level::Warning, "starts with two eos tokens", &mut findings)
+        .report("no_end", Level::Info, "an answer is truncated", &mut findings);
     Ok(Audit { format: 1, records, findings, shown })
 }
 
@@ -362,7 +365,7 @@ impl Audit {
         self.findings.sort_by_key(|finding| std::cmp::Reverse((finding.level, finding.count)));
     }
 
-    /// The worst that was found.
+    /// The highest level found.
     pub fn worst(&self) -> Level {
         self.findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Info)
     }
@@ -372,9 +375,9 @@ impl Audit {
         self.findings.iter().all(|finding| finding.level == Level::Info && finding.count == 0)
     }
 
-    /// For a terminal.
+    /// Formats the findings for a terminal.
     pub fn text(&self, colour: bool) -> String {
-        let mut text = format!("{} records looked at\n", self.records);
+        let mut text = format!("{} records checked\n", self.records);
         for finding in &self.findings {
             let level = match (colour, finding.level) {
                 (true, Level::Error) => "\x1b[31merror\x1b[0m  ",
@@ -392,9 +395,9 @@ impl Audit {
         text
     }
 
-    /// A page that needs nothing else.
+    /// A self-contained HTML page.
     pub fn html(&self, title: &str) -> String {
-        let mut body = format!("<p>{} records looked at.</p>\n<table>\n", self.records);
+        let mut body = format!("<p>{} records checked.</p>\n<table>\n", self.records);
         for finding in &self.findings {
             let (level, message) =
                 (finding.level.as_str(), format!("{}{}", finding.message, finding.of_records(self.records)));
@@ -476,9 +479,9 @@ mod tests {
         assert!(
             audit
                 .text(false)
-                .starts_with("5 records looked at\nerror    empty_answer          an answer has neither content nor tool calls: 1 of 5 (3)\n")
+                .starts_with("5 records checked\nerror    empty_answer          an answer has neither content nor tool calls: 1 of 5 (3)\n")
         );
-        assert!(audit.findings.iter().any(|f| f.message == "7 bad lines of the sources were left out"));
+        assert!(audit.findings.iter().any(|f| f.message == "7 bad source lines were skipped"));
     }
 
     #[test]
@@ -509,12 +512,12 @@ mod tests {
         assert_eq!(
             lines[..3],
             [
-                ("the text holds `<|im_start|>`, which becomes control token 512, 5 times", 3, &[0, 2, 3][..]),
-                ("the text holds `<think>`, which becomes control token 513, 2 times", 2, &[0, 2][..]),
-                ("the text holds `<|padding|>`, which becomes control token 1, once", 1, &[3][..]),
+                ("the text contains `<|im_start|>`, which is encoded as control token 512, 5 times", 3, &[0, 2, 3][..]),
+                ("the text contains `<think>`, which is encoded as control token 513, 2 times", 2, &[0, 2][..]),
+                ("the text contains `<|padding|>`, which is encoded as control token 1, once", 1, &[3][..]),
             ]
         );
-        // Of ids, those that are trained are listed.
+        // For ids, the trained control tokens are listed.
         let dir = tempfile::tempdir().unwrap();
         let (sequence_length, vocab_size) = (4, 515);
         let layout =
@@ -528,7 +531,7 @@ mod tests {
             found.findings.iter().filter(|f| f.code == "trained_special").map(|f| f.message.as_str()).collect();
         assert_eq!(trained, ["control token 512 `<|im_start|>` is trained, once"]);
         let clean = audit(&[["a   b", "c"]]);
-        assert_eq!(clean.text(false), "1 records looked at\nnothing found\n");
+        assert_eq!(clean.text(false), "1 records checked\nnothing found\n");
     }
 
     #[test]

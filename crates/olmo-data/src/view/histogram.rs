@@ -1,8 +1,8 @@
-//! [`Lengths`]: how long many things are, with a histogram for the terminal.
+//! [`Lengths`]: summary and terminal histogram of lengths.
 
 use std::fmt::Write;
 
-/// Numbers whose spread is to be shown; kept by value and count, so that millions take little room.
+/// Numbers to summarise; stored as values and counts, so that millions take little memory.
 #[derive(Clone, Debug, Default)]
 pub struct Lengths {
     counts: std::collections::BTreeMap<u64, u64>,
@@ -21,7 +21,7 @@ impl Lengths {
         self.sum as f64 / self.total.max(1) as f64
     }
 
-    /// The number that `percent` of all numbers do not exceed.
+    /// The smallest number that `percent` per cent of all numbers do not exceed.
     pub fn percentile(&self, percent: u64) -> u64 {
         let rank = (self.total * percent).div_ceil(100).max(1);
         let mut seen = 0;
@@ -34,13 +34,13 @@ impl Lengths {
         0
     }
 
-    /// A line of numbers: least, quartiles and so on.
+    /// One line: mean, minimum, percentiles and maximum.
     pub fn summary(&self) -> String {
         let [least, half, most, largest] = [0, 50, 95, 100].map(|percent| self.percentile(percent));
         format!("mean {:.1}, least {least}, median {half}, 95 % {most}, most {largest}", self.mean())
     }
 
-    /// Buckets of powers of two as `(from, to, count)`, `to` exclusive.
+    /// Power-of-two buckets as `(from, to, count)`, `to` exclusive.
     pub fn buckets(&self) -> Vec<(u64, u64, u64)> {
         let mut buckets: Vec<(u64, u64, u64)> = Vec::new();
         for (length, count) in &self.counts {
@@ -53,7 +53,7 @@ impl Lengths {
         buckets
     }
 
-    /// Bars, `width` characters for the longest.
+    /// Bars; the longest has `width` characters.
     pub fn bars(&self, width: usize) -> String {
         const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
         let buckets = self.buckets();

@@ -1,6 +1,6 @@
-//! Pages that need nothing but themselves: no script, no other file.
+//! Self-contained HTML pages: no script, no other file.
 
-/// `text` as the content of an element.
+/// Escapes `text` for use as the content of an element.
 pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

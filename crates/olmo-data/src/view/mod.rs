@@ -1,4 +1,5 @@
-//! Data for a person: [`preview`] shows what is trained, [`stats`] counts, [`audit`] looks for what goes wrong.
+//! Views of data for people: [`preview`] shows what is trained, [`stats`] counts, [`audit`] finds
+//! problems.
 
 pub mod audit;
 pub mod histogram;
@@ -13,7 +14,7 @@ use std::path::Path;
 
 use crate::error::DataError;
 
-/// What the artifact in a folder is.
+/// The kind of the artifact in a folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ArtifactKind {
     Dataset,
@@ -21,7 +22,7 @@ pub enum ArtifactKind {
     Memmap,
 }
 
-/// What the artifact in folder `dir` is, told by its files.
+/// The kind of the artifact in folder `dir`, detected from its files.
 pub fn kind(dir: &Path) -> Result<ArtifactKind, DataError> {
     let has = |name: &str| dir.join(name).is_file();
     match () {
@@ -30,16 +31,16 @@ pub fn kind(dir: &Path) -> Result<ArtifactKind, DataError> {
         _ if has("input_ids.npy") && has("manifest.json") => Ok(ArtifactKind::Memmap),
         _ if has("input_ids.npy") => Err(DataError::broken(
             dir,
-            "holds ids without a manifest.json; import them with stage memmap, which asks for their dtype",
+            "has ids but no manifest.json; import them with stage memmap and set their dtype",
         )),
         _ => Err(DataError::broken(
             dir,
-            "is no dataset (data.parquet), tokens (tokens.parquet) or memmap (input_ids.npy)",
+            "is not a dataset (data.parquet), tokens (tokens.parquet) or a memmap (input_ids.npy)",
         )),
     }
 }
 
-/// `text` for a terminal: control characters and marks of direction are written out.
+/// Escapes control characters and text-direction marks in `text`, for a terminal.
 pub fn plain(text: &str) -> String {
     let hidden =
         |c: char| matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');

@@ -1,4 +1,4 @@
-//! A sequence as a person reads it: which tokens are trained, which are masked, which only fill.
+//! Renders a sequence for people: which tokens are trained, masked or padding.
 
 use std::fmt::Write;
 
@@ -6,17 +6,17 @@ use crate::error::DataError;
 use crate::tokenizer::TextTokenizer;
 use crate::view::{Sequence, plain};
 
-/// How what is trained is told from the rest.
+/// How to mark trained text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
-    /// Green: trained; grey: masked; blue: documents and padding.
+    /// Green: trained; grey: masked; blue: document starts and padding.
     Colour,
-    /// `⟦…⟧` around what is trained.
+    /// `⟦…⟧` around trained text.
     Marks,
     Html,
 }
 
-/// What a stretch of tokens is.
+/// The class of a stretch of tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Class {
     Trained,
@@ -44,7 +44,7 @@ impl Style {
     }
 }
 
-/// `sequence` as text in `style`; `with_ids` shows every token by itself, with its id.
+/// Renders `sequence` as text in `style`; `with_ids` shows each token separately, with its id.
 pub fn sequence(
     sequence: &Sequence,
     tokenizer: &TextTokenizer,
@@ -80,7 +80,7 @@ pub fn sequence(
     Ok(out)
 }
 
-/// A line about `sequence`, number `number` from 0 of those that are called `noun`.
+/// The heading of `sequence`, a `noun` with index `number`, from 0.
 pub fn heading(sequence: &Sequence, noun: &str, number: u64) -> String {
     let labels = sequence.label_mask.iter().skip(1).filter(|label| **label).count();
     let tokens = sequence.input_ids.len();

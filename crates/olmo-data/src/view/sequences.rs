@@ -1,4 +1,4 @@
-//! [`Sequences`]: the documents of tokens or the rows of a memmap, one by one.
+//! [`Sequences`]: iterates over the documents of tokens or the rows of a memmap.
 
 use std::path::Path;
 
@@ -12,13 +12,13 @@ use crate::view::ArtifactKind;
 pub struct Sequence {
     pub input_ids: Vec<u32>,
     pub label_mask: Vec<bool>,
-    /// Where documents start in it; a row may start inside one.
+    /// Where documents start in it; a row may start inside a document.
     pub starts: Vec<usize>,
-    /// Tokens at its end that only fill it.
+    /// Number of padding tokens at its end.
     pub padding: usize,
 }
 
-/// Tokens or a memmap, opened for looking.
+/// Tokens or a memmap, opened for viewing.
 pub enum Sequences {
     Tokens(Box<TokensReader>),
     Memmap(Box<Memmap>),
@@ -31,12 +31,12 @@ impl Sequences {
             ArtifactKind::Tokens => Ok(Self::Tokens(Box::new(TokensReader::open(dir)?))),
             ArtifactKind::Memmap => Ok(Self::Memmap(Box::new(Memmap::open(dir)?))),
             ArtifactKind::Dataset => {
-                Err(DataError::broken(dir, "is a dataset of texts; name the tokens or the memmap made of it"))
+                Err(DataError::broken(dir, "is a dataset of text; give the tokens or the memmap made from it"))
             }
         }
     }
 
-    /// Documents or rows.
+    /// Number of documents or rows.
     pub fn len(&self) -> u64 {
         match self {
             Self::Tokens(reader) => reader.manifest().documents,
@@ -48,7 +48,7 @@ impl Sequences {
         self.len() == 0
     }
 
-    /// What one is called.
+    /// The name of one sequence.
     pub fn noun(&self) -> &'static str {
         match self {
             Self::Tokens(_) => "document",
@@ -56,7 +56,7 @@ impl Sequences {
         }
     }
 
-    /// Digest of the tokenizer, vocabulary, ids of eos and pad.
+    /// Digest of the tokenizer, vocabulary size, ids of eos and pad.
     pub fn tokenizer(&self) -> (olmo_base::Digest, u32, u32, u32) {
         match self {
             Self::Tokens(reader) => {
@@ -70,7 +70,7 @@ impl Sequences {
         }
     }
 
-    /// Calls `each` with every sequence and its number from 0, until it says that it has enough.
+    /// Calls `each` with every sequence and its index, until `each` returns false.
     pub fn each(self, mut each: impl FnMut(u64, Sequence) -> bool) -> Result<(), DataError> {
         match self {
             Self::Tokens(reader) => {

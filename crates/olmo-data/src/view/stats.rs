@@ -1,4 +1,4 @@
-//! Counts of an artifact: how much there is, how long, how much of it is trained.
+//! Statistics of an artifact: size, lengths, and how much of it is trained.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -11,21 +11,21 @@ use crate::error::DataError;
 use crate::view::histogram::Lengths;
 use crate::view::{ArtifactKind, Sequences, kind};
 
-/// Characters of the longest bar.
+/// Length of the longest bar in characters.
 const BARS: usize = 40;
 
-/// What is counted of the artifact in a folder.
+/// Statistics of the artifact in a folder.
 #[derive(Clone, Debug, Default)]
 pub struct Stats {
-    /// Name and value, in the order in which they are shown.
+    /// Names and values, in display order.
     pub numbers: Vec<(&'static str, Value)>,
-    /// What is measured, and how it is spread.
+    /// The measured lengths, by name.
     pub lengths: Vec<(&'static str, Lengths)>,
-    /// Records by the `dataset` that they name, messages by role.
+    /// Records by their `dataset`, messages by role.
     pub parts: Vec<(&'static str, BTreeMap<String, u64>)>,
 }
 
-/// Counts the artifact in folder `dir`.
+/// Computes the statistics of the artifact in folder `dir`.
 pub fn stats(dir: &Path) -> Result<Stats, DataError> {
     match kind(dir)? {
         ArtifactKind::Dataset => of_dataset(dir),
@@ -80,7 +80,7 @@ fn of_sequences(sequences: Sequences) -> Result<Stats, DataError> {
         per_row.add(sequence.starts.len() as u64);
         trained.add(of_this);
         if rows {
-            // A document that runs on over the end of a row is measured in parts.
+            // A document that continues in the next row is measured in parts.
             let ends = sequence.starts.iter().skip(1).copied().chain([sequence.input_ids.len() - sequence.padding]);
             sequence.starts.iter().zip(ends).for_each(|(start, end)| lengths.add(end.saturating_sub(*start) as u64));
         } else {
@@ -110,7 +110,7 @@ fn of_sequences(sequences: Sequences) -> Result<Stats, DataError> {
 }
 
 impl Stats {
-    /// For a terminal.
+    /// Formats the statistics for a terminal.
     pub fn text(&self) -> String {
         let mut text = String::new();
         for (name, value) in &self.numbers {
@@ -129,7 +129,7 @@ impl Stats {
         text
     }
 
-    /// For a program.
+    /// The statistics as JSON.
     pub fn json(&self) -> Value {
         let lengths = |lengths: &Lengths| {
             let percentiles: BTreeMap<String, u64> =

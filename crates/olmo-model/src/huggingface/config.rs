@@ -1,7 +1,7 @@
 //! Reads a Hugging Face `config.json`.
 //!
-//! Every key is either understood, known not to change the logits, or reported by name. A key that is ignored by mistake
-//! gives a model that answers differently without an error, so the rule has no exceptions.
+//! Every key is either understood, known not to change the logits, or reported by name. Ignoring a
+//! key by mistake would give different answers without an error, so there are no exceptions.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,8 @@ use crate::config::{InitFnType, LayerNormType, ModelConfig, token_ids};
 /// Default of `transformers` for `sliding_window`.
 const OLMO3_WINDOW: usize = 4096;
 
-/// Default of `transformers` 5 for the rotary base of OLMo 3, also where the other kind of block has another one.
+/// Default of `transformers` 5 for OLMo 3's rotary base, even if the other kind of block has a
+/// different one.
 const OLMO3_THETA: f64 = 500_000.0;
 
 /// Keys that never change the logits of these architectures, whatever their value.
@@ -42,7 +43,7 @@ const HARMLESS: &[&str] = &[
     "torchscript",
     "use_bfloat16",
     "use_cache",
-    // What is returned along with the logits.
+    // What is returned in addition to the logits.
     "output_attentions",
     "output_hidden_states",
     "return_dict",
@@ -57,7 +58,7 @@ const HARMLESS: &[&str] = &[
     "num_labels",
     "problem_type",
     "task_specific_params",
-    // Token ids and settings of `generate`, from before they had a file of their own.
+    // Token ids and settings of `generate`, from before they had their own file.
     "bad_words_ids",
     "begin_suppress_tokens",
     "bos_token_id",
@@ -89,11 +90,12 @@ const HARMLESS: &[&str] = &[
     "top_p",
     "typical_p",
     "unk_token_id",
-    // `transformers` takes no notice of it: a causal language model is a decoder either way.
+    // Ignored by `transformers`: a causal language model is a decoder in any case.
     "is_decoder",
 ];
 
-/// Keys of other architectures with the value at which they change nothing. Null is neutral for every key.
+/// Keys of other architectures, with the value at which they have no effect. Null is neutral for
+/// every key.
 fn neutral(key: &str, architecture: Architecture) -> Option<Value> {
     Some(match key {
         // Computations that OLMo does not have.
@@ -119,14 +121,14 @@ fn neutral(key: &str, architecture: Architecture) -> Option<Value> {
         | "rotary_pct"
         | "scale_emb" => json!(1),
         "embd_pdrop" | "embedding_dropout" | "hidden_dropout" | "resid_pdrop" | "residual_dropout" => json!(0),
-        // OLMo 1's norms have this eps whatever the config says.
+        // OLMo 1's norms have this eps regardless of the config.
         "layer_norm_eps" | "rms_norm_eps" if architecture == Architecture::Olmo1 => json!(OLMO1_EPS),
         "auto_map" | "per_layer_config" | "pruned_heads" => json!({}),
         _ => return None,
     })
 }
 
-/// Reads values and remembers which keys were read and what is wrong with them.
+/// Reads values and records which keys were read and what is wrong with them.
 struct Reader<'a> {
     fields: &'a Map<String, Value>,
     read: BTreeSet<&'static str>,
@@ -134,7 +136,7 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// The value of `key`; a null is none.
+    /// The value of `key`; null counts as absent.
     fn value(&mut self, key: &'static str) -> Option<&'a Value> {
         self.read.insert(key);
         self.fields.get(key).filter(|value| !value.is_null())
@@ -168,7 +170,7 @@ impl<'a> Reader<'a> {
         self.whole(key).unwrap_or(0)
     }
 
-    /// As [`Reader::value`], but a null is a problem: `transformers` computes nothing with it.
+    /// Like [`Reader::value`], but null is an error: `transformers` cannot compute with it.
     fn not_null(&mut self, key: &'static str) {
         if self.fields.get(key).is_some_and(Value::is_null) {
             self.problems.push(format!("`{key}` is null; give the number that the model was trained with"));
@@ -203,12 +205,12 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Whether two JSON values are equal, 1 and 1.0 too.
+/// Whether two JSON values are equal; 1 equals 1.0.
 fn same(a: &Value, b: &Value) -> bool {
     a == b || a.as_f64().zip(b.as_f64()).is_some_and(|(a, b)| a == b)
 }
 
-/// A value as a message shows it.
+/// Formats a value for a message.
 fn shown(value: &Value) -> String {
     const LONGEST: usize = 80;
     let text = value.to_string();
@@ -225,10 +227,11 @@ pub(super) fn read_token_ids(fields: &Map<String, Value>, key: &str) -> Result<V
         .map_err(|_| format!("`{key}` is {}, not a token id or a list of token ids", shown(value)))
 }
 
-/// Our config for a Hugging Face one.
+/// Converts a Hugging Face config to ours.
 ///
 /// # Errors
-/// Every key that is missing, has a value of another kind, or would change the logits in a way that is not supported.
+/// Every key that is missing, has a value of the wrong kind, or would change the logits in an
+/// unsupported way.
 pub(super) fn understand(fields: &Map<String, Value>) -> Result<ModelConfig, Vec<String>> {
     let architecture = match fields.get(MODEL_TYPE).and_then(Value::as_str) {
         Some("olmo") => Architecture::Olmo1,
@@ -327,7 +330,7 @@ pub(super) fn understand(fields: &Map<String, Value>) -> Result<ModelConfig, Vec
     if reader.problems.is_empty() { Ok(config) } else { Err(reader.problems) }
 }
 
-/// The window, and every how many blocks one sees everything.
+/// The window, and the interval of blocks with full attention.
 fn attention_kinds(
     reader: &mut Reader<'_>,
     architecture: Architecture,
@@ -350,11 +353,11 @@ fn attention_kinds(
     }
     reader.not_null("sliding_window");
     let window = Some(reader.whole("sliding_window").unwrap_or(OLMO3_WINDOW));
-    // Without a list every fourth block sees everything.
+    // Without a list, every fourth block uses full attention.
     let Some(kinds) = kinds else { return (window, Some(4)) };
     let names: Vec<&str> = kinds.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     let every = names.iter().position(|kind| *kind == FULL).map(|index| index + 1);
-    // The config may claim any number of layers; the list's own length is real.
+    // The config may claim any number of layers; the length of the list is real.
     if names.len() != layers || names != layer_types(names.len(), every) {
         let what = shown(kinds);
         reader.problems.push(format!(
@@ -364,8 +367,9 @@ fn attention_kinds(
     (window, every)
 }
 
-/// The rotary base from the places where versions of `transformers` write it: `rope_theta` and `rope_scaling` (4),
-/// `rope_parameters` (5), for OLMo 3 with an entry for each kind of block. All of them must agree.
+/// The rotary base from every place where versions of `transformers` write it: `rope_theta` and
+/// `rope_scaling` (4), `rope_parameters` (5), for OLMo 3 with an entry per kind of block. All must
+/// agree.
 fn rope_theta(reader: &mut Reader<'_>, architecture: Architecture) -> f64 {
     let flat = reader.number("rope_theta");
     let mut found: Vec<(String, f64)> = flat.into_iter().map(|theta| ("rope_theta".to_owned(), theta)).collect();
@@ -383,7 +387,7 @@ fn rope_theta(reader: &mut Reader<'_>, architecture: Architecture) -> f64 {
         }
     }
     if architecture == Architecture::Olmo3 {
-        // `transformers` 5 reads the parts of each kind alone. Version 4 knows nothing but `rope_theta`.
+        // `transformers` 5 reads only the entries of each kind. Version 4 knows only `rope_theta`.
         for kind in [FULL, SLIDING] {
             let part = parameters.and_then(|parameters| parameters.get(kind)).filter(|part| !part.is_null());
             let name = format!("rope_parameters.{kind}");
@@ -413,7 +417,7 @@ fn rope_theta(reader: &mut Reader<'_>, architecture: Architecture) -> f64 {
     }
 }
 
-/// The base in one set of rotary parameters, which may say nothing else that matters.
+/// The base in one set of rotary parameters, which may contain nothing else that matters.
 fn rope_part(reader: &mut Reader<'_>, name: &str, value: &Value) -> Option<f64> {
     let Some(parameters) = value.as_object() else {
         reader.problems.push(format!("`{name}` is {}, not an object", shown(value)));
@@ -438,7 +442,8 @@ fn rope_part(reader: &mut Reader<'_>, name: &str, value: &Value) -> Option<f64> 
                 }
             }
             "partial_rotary_factor" | "factor" if value.as_f64() == Some(1.0) => {}
-            // The parts of each kind of block, read by the caller for the architecture that has them.
+            // The entries per kind of block, which the caller reads for the architecture that has
+            // them.
             FULL | SLIDING if name == "rope_parameters" && reader.fields[MODEL_TYPE] == "olmo3" => {}
             _ => reader.problems.push(format!("`{name}.{key}` is {}, which is not supported", shown(value))),
         }

@@ -1,4 +1,5 @@
-//! Tensors of a Hugging Face folder that no part of the model takes: which may be left out, and why others may not.
+//! Tensors of a Hugging Face folder that are not part of the model: which may be ignored, and why
+//! others may not.
 
 use crate::config::ModelConfig;
 use crate::tensors::{Incoming, IncomingTensors};
@@ -6,13 +7,14 @@ use crate::tensors::{Incoming, IncomingTensors};
 pub(super) const EMBEDDING: &str = "model.embed_tokens.weight";
 pub(super) const HEAD: &str = "lm_head.weight";
 
-/// End of the names of rotary tables, which old exports store although they follow from the config.
+/// Suffix of rotary tables, which old exports store although they follow from the config.
 const ROTARY_TABLE: &str = "rotary_emb.inv_freq";
 
-/// Largest relative difference between a stored rotary table and the computed one; bf16 has 2^-8.
+/// Maximum relative difference between a stored rotary table and the computed one; bf16 has 2^-8.
 const ROTARY_TOLERANCE: f32 = 1e-2;
 
-/// Ends of the names of what belongs to quantized weights (GPTQ, AWQ, bitsandbytes, compressed-tensors, FP8).
+/// Suffixes of tensors that belong to quantized weights (GPTQ, AWQ, bitsandbytes,
+/// compressed-tensors, FP8).
 const QUANTIZATION: &[&str] = &[
     ".SCB",
     ".absmax",
@@ -32,10 +34,10 @@ const QUANTIZATION: &[&str] = &[
     ".weight_zero_point",
 ];
 
-/// Whether the tensor `name` may be left out: it repeats what the model has anyway.
+/// Whether the tensor `name` may be ignored because it repeats what the model already has.
 ///
 /// # Errors
-/// Why it may not, as the end of a sentence that begins with its name.
+/// The reason why not, as the end of a sentence that starts with its name.
 pub(super) fn judge(name: &str, all: &IncomingTensors<'_>, config: &ModelConfig) -> Result<(), String> {
     let Some(tensor) = all.get(name) else { return Ok(()) };
     let file = tensor.path.file_name().map(|file| file.to_string_lossy().into_owned()).unwrap_or_default();
@@ -66,9 +68,9 @@ pub(super) fn judge(name: &str, all: &IncomingTensors<'_>, config: &ModelConfig)
     })
 }
 
-/// Checks that the head of a tied model is its embedding: some exports write both.
+/// Checks that the head of a tied model equals its embedding: some exports write both.
 fn head(head: &Incoming<'_>, all: &IncomingTensors<'_>) -> Result<(), String> {
-    // A missing embedding is reported as such.
+    // A missing embedding is reported elsewhere.
     let Some(embedding) = all.get(EMBEDDING) else { return Ok(()) };
     if head.shape != embedding.shape {
         return Err(format!("has shape {:?} and `{EMBEDDING}` has {:?}", head.shape, embedding.shape));
@@ -79,7 +81,7 @@ fn head(head: &Incoming<'_>, all: &IncomingTensors<'_>) -> Result<(), String> {
     }
 }
 
-/// Checks that a stored table is that of the config's rotary base.
+/// Checks that a stored table matches the config's rotary base.
 fn rotary_table(tensor: &Incoming<'_>, config: &ModelConfig) -> Result<(), String> {
     let half = config.head_width() / 2;
     if tensor.shape != [half] {

@@ -1,4 +1,5 @@
-//! A model as a folder that `transformers` loads: `OlmoForCausalLM`, `Olmo2ForCausalLM` or `Olmo3ForCausalLM`.
+//! The Hugging Face format: a folder that `transformers` loads as `OlmoForCausalLM`,
+//! `Olmo2ForCausalLM` or `Olmo3ForCausalLM`.
 
 mod config;
 mod extra;
@@ -17,25 +18,26 @@ use crate::tensors::{self, Outgoing, WeightType};
 /// The field of a config that names its architecture.
 pub(crate) const MODEL_TYPE: &str = "model_type";
 
-/// What `transformers` reads for generation; its `eos_token_id` may be a list.
+/// Read by `transformers` for generation; its `eos_token_id` may be a list.
 const GENERATION_FILE: &str = "generation_config.json";
 
-/// Our own field: the number of ids, where the embedding has more rows than that (Hugging Face knows only the rows).
+/// Our own field: the vocabulary size, if the embedding has more rows (Hugging Face records only
+/// the rows).
 const VOCABULARY: &str = "olmo_vocab_size";
 
-/// `transformers` fixes the eps of OLMo 1's norm.
+/// `transformers` hard-codes the eps of OLMo 1's norm.
 const OLMO1_EPS: f64 = 1e-5;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Architecture {
     Olmo1,
     Olmo2,
-    /// As OLMo 2, with sliding windows.
+    /// Like OLMo 2, with sliding windows.
     Olmo3,
 }
 
 impl Architecture {
-    /// The one that computes what `config` says.
+    /// The architecture that computes `config`.
     fn of(config: &ModelConfig) -> Result<Architecture, ModelError> {
         let (mut olmo1, mut olmo2) = (Vec::new(), Vec::new());
         let mut require = |first: bool, second: bool, field: &str, value: String| {
@@ -93,7 +95,8 @@ impl Architecture {
     }
 }
 
-/// Every Hugging Face tensor and the part of ours that it is: fused projections come apart, nothing is permuted.
+/// Every Hugging Face tensor and the part of our tensors that it is: fused projections are split,
+/// nothing is permuted.
 pub(crate) fn parts(config: &ModelConfig) -> Vec<Part> {
     let specs = layout::layout(config);
     let (d, kv, mlp) = (config.d_model, config.kv_heads() * config.head_width(), config.mlp_width());
@@ -138,7 +141,7 @@ pub(crate) fn parts(config: &ModelConfig) -> Vec<Part> {
 /// Reads a Hugging Face model folder.
 ///
 /// # Errors
-/// As [`crate::load`].
+/// See [`crate::load`].
 pub fn load_huggingface(folder: &Path) -> Result<(ModelConfig, Parameters), ModelError> {
     let mut config = understand(&folder.join(CONFIG_FILE), &read_config(folder)?)?;
     add_stop_ids(folder, &mut config)?;
@@ -147,10 +150,10 @@ pub fn load_huggingface(folder: &Path) -> Result<(ModelConfig, Parameters), Mode
     Ok((config, parameters))
 }
 
-/// The config that the fields of the file `path` describe.
+/// The config described by the fields of the file `path`.
 ///
 /// # Errors
-/// Every key that is missing, wrong or not understood.
+/// Every key that is missing, invalid or unknown.
 pub(crate) fn understand(path: &Path, fields: &Map<String, Value>) -> Result<ModelConfig, ModelError> {
     let config =
         config::understand(fields).map_err(|problems| ModelError::NotUnderstood { path: path.to_owned(), problems })?;
@@ -158,7 +161,7 @@ pub(crate) fn understand(path: &Path, fields: &Map<String, Value>) -> Result<Mod
     Ok(config)
 }
 
-/// Says what a missing head may mean.
+/// Explains what a missing head may mean.
 pub(crate) fn explain_head(mut error: ModelError) -> ModelError {
     if let ModelError::Tensors { problems, .. } = &mut error {
         let missing = format!("`{}` is missing", extra::HEAD);
@@ -169,7 +172,8 @@ pub(crate) fn explain_head(mut error: ModelError) -> ModelError {
     error
 }
 
-/// Adds the eos ids of `generation_config.json`, which may list more than `config.json` (OLMo 3, Llama 3).
+/// Adds the eos ids of `generation_config.json`, which may list more than `config.json` (OLMo 3,
+/// Llama 3).
 fn add_stop_ids(folder: &Path, config: &mut ModelConfig) -> Result<(), ModelError> {
     let path = folder.join(GENERATION_FILE);
     if !path.exists() {
@@ -188,17 +192,19 @@ fn add_stop_ids(folder: &Path, config: &mut ModelConfig) -> Result<(), ModelErro
 const FULL: &str = "full_attention";
 const SLIDING: &str = "sliding_attention";
 
-/// The kind of each block, in the words of `transformers`.
+/// The kind of each block, in the terms of `transformers`.
 fn layer_types(layers: usize, full_every: Option<usize>) -> Vec<&'static str> {
     let full = |layer: usize| full_every.is_some_and(|every| (layer + 1).is_multiple_of(every));
     (0..layers).map(|layer| if full(layer) { FULL } else { SLIDING }).collect()
 }
 
-/// Writes `config.json`, `generation_config.json` and `model.safetensors` for `transformers` into `folder` (made if absent), with
-/// weights of type `dtype`. Equal models give equal bytes.
+/// Writes `config.json`, `generation_config.json` and `model.safetensors` for `transformers` to
+/// `folder`, which is created if absent, with weights of type `dtype`. Equal models give equal
+/// bytes.
 ///
 /// # Errors
-/// [`ModelError::NotExportable`] if neither architecture can express the config; else as [`crate::save_native`].
+/// [`ModelError::NotExportable`] if no architecture can express the config; otherwise see
+/// [`crate::save_native`].
 pub fn save_huggingface(
     folder: &Path,
     config: &ModelConfig,
@@ -229,7 +235,8 @@ fn describe(config: &ModelConfig, architecture: Architecture, dtype: WeightType)
         "attention_bias": false,
         "attention_dropout": 0.0,
         "bos_token_id": null,
-        // Every reader takes a number here; the list is in `generation_config.json`, as in the releases of OLMo 3.
+        // Every reader accepts a number here; the list is in `generation_config.json`, as in the
+        // releases of OLMo 3.
         "eos_token_id": config.eos_token_id(),
         "pad_token_id": config.pad_token_id,
         "hidden_act": "silu",
@@ -254,7 +261,8 @@ fn describe(config: &ModelConfig, architecture: Architecture, dtype: WeightType)
     if architecture == Architecture::Olmo3 {
         fields["sliding_window"] = json!(config.sliding_window);
         fields["layer_types"] = json!(layer_types(config.n_layers, config.full_attention_every));
-        // `transformers` 5 reads the base of each kind of block here, and takes 500000 for one that has no entry.
+        // `transformers` 5 reads the rotary base per kind of block here, and assumes 500000 for a
+        // missing entry.
         let rope = json!({"rope_type": "default", "rope_theta": config.rope_theta});
         fields["rope_parameters"] = json!({FULL: rope, SLIDING: rope});
     }

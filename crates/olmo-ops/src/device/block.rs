@@ -8,16 +8,17 @@ use super::flat::{DeviceFlat, GRID, PARTS, Tables};
 use super::norm::{self, Stats};
 use crate::config::{BlockConfig, BlockWeights, Keep};
 
-/// Where a block's weights lie.
+/// Ranges of a block's weights.
 pub(super) type Ranges = BlockWeights<Range<usize>>;
 
-/// What the backward pass needs of the forward pass, besides the block's input and weights. All matrices have the batch's tokens as rows.
+/// State from the forward pass that the backward pass needs, in addition to the block's input and
+/// weights. All matrices have the batch's tokens as rows.
 #[derive(Debug)]
 pub(super) struct Saved {
     attn_norm: NormState,
     /// The projection before clamp and QK-norm, if either exists.
     raw: Option<Tensor>,
-    /// Queries, keys and values as attention read them; they can be made again from `raw`.
+    /// Queries, keys and values as read by attention; they can be recomputed from `raw`.
     heads: Option<Tensor>,
     /// Mean and rstd of queries and keys, `[rows, 4]`.
     qk_stats: Tensor,
@@ -27,26 +28,28 @@ pub(super) struct Saved {
     up_gate: Tensor,
 }
 
-/// One of the block's two norms.
+/// State of one of the block's two norms.
 #[derive(Debug)]
 struct NormState {
-    /// Its result if the norm stands before the sub-layer (`None`: to be made again), its input if after.
+    /// Its result if the norm precedes the sub-layer (`None`: recompute it), its input if it
+    /// follows.
     values: Option<Tensor>,
     stats: Stats,
 }
 
-/// A block at work on a batch.
+/// A block with its batch.
 pub(super) struct Block<'a> {
     pub flat: &'a DeviceFlat,
     pub config: &'a BlockConfig,
     pub weights: &'a Ranges,
     pub tables: &'a Tables,
-    /// Rows, and tokens of a row.
+    /// Number of rows, and row length in tokens.
     pub shape: [usize; 2],
 }
 
 impl Block<'_> {
-    /// The block's output and, with `keep`, what [`Block::backward`] needs (nothing if it is to compute all again).
+    /// The block's output and, with `keep`, the state for [`Block::backward`] (none if it must
+    /// recompute everything).
     pub fn forward(&self, x: &Tensor, keep: Option<Keep>) -> (Tensor, Option<Saved>) {
         let Block { flat, config, weights, .. } = self;
         let (d, mlp) = (config.d_model, config.mlp_width);
@@ -77,7 +80,8 @@ impl Block<'_> {
         (output, Some(Saved { attn_norm, raw, heads, qk_stats, attended, middle, ff_norm, up_gate }))
     }
 
-    /// The gradient of the block's input for the incoming `dy`; those of the weights are added. Without `saved` the forward pass runs again.
+    /// Computes the gradient of the block's input for the incoming `dy` and adds those of the
+    /// weights. Without `saved`, the forward pass runs again.
     pub fn backward(&self, x: &Tensor, saved: Option<Saved>, dy: &Tensor) -> Tensor {
         let Block { flat, config, weights, .. } = self;
         let (d, mlp) = (config.d_model, config.mlp_width);
@@ -85,7 +89,8 @@ impl Block<'_> {
         let Saved { attn_norm, raw, heads, qk_stats, attended, middle, ff_norm, up_gate } =
             saved.expect("a forward pass that keeps everything gives it");
 
-        // The MLP: up_gate becomes its gradient; the activation is made again where its gradient was.
+        // The MLP: up_gate turns into its gradient, and the activation is recomputed in place of
+        // its gradient.
         let ff_values = self.values(&ff_norm, &middle, weights.ff_norm.as_ref());
         let after = self.before_norm(dy, &ff_values, &ff_norm.stats, weights.ff_norm.as_ref());
         let dsum = after.as_ref().unwrap_or(dy);
@@ -125,17 +130,17 @@ impl Block<'_> {
         self.shape[0] * self.shape[1]
     }
 
-    /// Chunks of `elements`, and threads of a block that each take one.
+    /// Number of chunks of `elements`, and of threads per block, one chunk each.
     fn elementwise(&self, elements: usize) -> (usize, usize) {
         (elements / self.flat.vector(), 256)
     }
 
-    /// The norm of a sub-layer's input, where norms stand before sub-layers.
+    /// The norm of a sub-layer's input, if norms precede sub-layers.
     fn normed(&self, x: &Tensor, weight: Option<&Range<usize>>) -> Option<(Tensor, Stats)> {
         (!self.config.norm_after).then(|| norm::forward(self.flat, self.config.norm, x, None, weight))
     }
 
-    /// What the state of a norm stands for, made again if it was not kept.
+    /// The values of a norm's state, recomputed if they were not kept.
     fn values(&self, state: &NormState, input: &Tensor, weight: Option<&Range<usize>>) -> Tensor {
         match &state.values {
             Some(values) => values.shallow_clone(),
@@ -162,7 +167,8 @@ impl Block<'_> {
         (sum, NormState { values: Some(values), stats })
     }
 
-    /// With a norm after the sub-layer: the gradient of the sub-layer's output; that of the norm's weight is added.
+    /// With a norm after the sub-layer: computes the gradient of the sub-layer's output and adds
+    /// that of the norm's weight.
     fn before_norm(
         &self,
         dsum: &Tensor,
@@ -174,7 +180,8 @@ impl Block<'_> {
         norm_after.then(|| norm::backward(self.flat, self.config.norm, dsum, values, stats, None, weight))
     }
 
-    /// The gradient of a sub-layer's input, from that of its sum with the residual (`dsum`) and that of its first projection.
+    /// The gradient of a sub-layer's input, from that of its sum with the residual (`dsum`) and
+    /// that of its first projection.
     fn through_input(
         &self,
         dsum: &Tensor,
@@ -218,7 +225,8 @@ impl Block<'_> {
         (heads, stats)
     }
 
-    /// The gradient of the projection from those of queries, keys and values; those of the norms' weights are added.
+    /// Computes the gradient of the projection from those of queries, keys and values; adds those
+    /// of the norms' weights.
     fn draw(&self, [dq, dk, dv]: &[Tensor; 3], raw: Option<&Tensor>, stats: &Tensor) -> Tensor {
         let Block { flat, config, tables, weights, .. } = self;
         let (rows, d, kv) = (self.rows(), config.d_model, config.kv_width());

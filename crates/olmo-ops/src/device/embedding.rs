@@ -1,4 +1,4 @@
-//! The embedding: rows picked, and their gradients added in the order of the tokens.
+//! The embedding: looks up rows, and adds their gradients in token order.
 
 use std::ops::Range;
 
@@ -6,13 +6,14 @@ use olmo_torch::Tensor;
 
 use super::flat::DeviceFlat;
 
-/// The rows that `ids` name, `[tokens, width]`.
+/// The rows at `ids`, `[tokens, width]`.
 pub(super) fn forward(flat: &DeviceFlat, weight: &Range<usize>, width: usize, ids: &[u32]) -> Tensor {
     let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
     flat.matrix(weight, width).index_select(0, &flat.integers(&ids))
 }
 
-/// Adds `dx [tokens, width]` to the rows that `ids` name. One thread adds all of a column of a row, so no two add to the same place.
+/// Adds `dx [tokens, width]` to the rows at `ids`. A single thread sums each column of a row, so no
+/// two threads add to the same element.
 pub(super) fn backward(flat: &DeviceFlat, weight: &Range<usize>, width: usize, ids: &[u32], dx: &Tensor) {
     let Tokens { order, starts, ids } = Tokens::new(ids);
     flat.add_nothing(weight);
@@ -24,20 +25,20 @@ pub(super) fn backward(flat: &DeviceFlat, weight: &Range<usize>, width: usize, i
     flat.launch("embedding_backward", blocks * width.div_ceil(threads), threads, &arguments);
 }
 
-/// The tokens of a batch, by id.
+/// The tokens of a batch, grouped by id.
 struct Tokens {
-    /// Places of the tokens, those of one id together and in order.
+    /// Positions of the tokens, grouped by id and in order within a group.
     order: Vec<i64>,
-    /// Where in `order` those of each id begin, and its length.
+    /// Start of each group in `order`, followed by the length of `order`.
     starts: Vec<i64>,
-    /// The ids that occur, each once.
+    /// The distinct ids.
     ids: Vec<i64>,
 }
 
 impl Tokens {
     fn new(ids: &[u32]) -> Tokens {
         let mut order: Vec<u32> = (0..ids.len() as u32).collect();
-        // Stable: tokens of one id stay in order.
+        // Stable sort: tokens of one id stay in order.
         order.sort_by_key(|&place| ids[place as usize]);
         let mut tokens = Tokens { order: Vec::with_capacity(ids.len()), starts: Vec::new(), ids: Vec::new() };
         for (at, &place) in order.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! Weights and gradients on the device, and what all operations on them share.
+//! Weights and gradients on the device, and helpers shared by all operations.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -10,24 +10,24 @@ use crate::config::BlockConfig;
 use crate::nodes::Placed;
 use crate::rope::Rope;
 
-/// What to compute on, and how.
+/// The device, and how to compute on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceSettings {
     /// The device.
     pub place: Place,
-    /// Of activations and their gradients.
+    /// Type of activations and their gradients.
     pub element: Element,
-    /// Elements that a thread moves at once; see [`vector`].
+    /// Number of elements that a thread moves at once; see [`vector`].
     pub vector: usize,
 }
 
-/// The widest access that all of a model's widths allow: 8 elements, or 1.
+/// The widest access that all widths of a model allow: 8 elements, or 1.
 pub fn vector(config: &BlockConfig) -> usize {
     let widths = [config.d_model, config.kv_width(), config.mlp_width, config.head_width() / 2];
     if widths.iter().all(|width| width.is_multiple_of(8)) { 8 } else { 1 }
 }
 
-/// Why the kernels cannot serve blocks of this shape, if they cannot.
+/// Why the kernels do not support blocks of this shape; `None` if they do.
 pub fn unsupported(config: &BlockConfig) -> Option<String> {
     let most = most_threads(vector(config)) * PER_THREAD * vector(config);
     if config.d_model > most {
@@ -39,21 +39,22 @@ pub fn unsupported(config: &BlockConfig) -> Option<String> {
         .then(|| format!("a head is {} wide, attention on GPUs reaches to 256", config.head_width()))
 }
 
-/// As in kernels.cu: chunks that a thread keeps of a row.
+/// As in kernels.cu: number of chunks of a row per thread.
 const PER_THREAD: usize = 4;
-/// As there: pairs of chunks.
+/// As in kernels.cu: number of pairs of chunks per thread.
 const PAIRS_PER_THREAD: usize = 2;
-/// Threads of the largest block: what registers allow, which wide access needs more of.
+/// Threads of the largest block, limited by registers, of which wide access needs more.
 fn most_threads(vector: usize) -> usize {
     if vector == 1 { 512 } else { 256 }
 }
 
-/// Blocks that leave a partial sum each; a few for every multiprocessor of the largest GPU.
+/// Number of blocks that write a partial sum each; a few for every multiprocessor of the largest
+/// GPU.
 pub(super) const PARTS: usize = 528;
-/// Blocks that walk over rows.
+/// Number of blocks that iterate over rows.
 pub(super) const GRID: usize = 4096;
 
-/// Weights on the device, and the place where their gradients are added up.
+/// Weights on the device, and their gradient sums.
 #[derive(Clone, Debug)]
 pub struct DeviceFlat {
     inner: Arc<Inner>,
@@ -64,34 +65,36 @@ pub struct DeviceFlat {
 struct Inner {
     settings: DeviceSettings,
     kernels: Kernels,
-    /// f32.
+    /// In f32.
     weights: Tensor,
-    /// What products read, if that is not the weights.
+    /// The copy that products read, if they do not read the weights.
     copy: Option<Tensor>,
     gradients: Option<Gradients>,
     placed: Mutex<OnDevice>,
 }
 
-// SAFETY: tensors of libtorch count their owners atomically and are read from any thread; what writes into these (the nodes' sums, the
-// optimizer's step) runs in the one thread that trains.
+// SAFETY: libtorch's tensors are reference-counted atomically and may be read from any thread; all
+// writes (the nodes' sums and the optimizer step) happen in the single training thread.
 unsafe impl Sync for Inner {}
 
 #[derive(Debug)]
 struct Gradients {
-    /// f32.
+    /// In f32.
     sum: Tensor,
-    /// Starts of the parts that hold a sum; the first product of a step overwrites, so that no pass of zeros is needed.
+    /// Starts of the parts that hold a sum. The first product of a step overwrites, which saves a
+    /// pass of zeros.
     begun: Mutex<HashSet<usize>>,
 }
 
-/// The places of a batch, uploaded once for all blocks. The angles stay from batch to batch: that upload waits for the device.
+/// The positions of a batch, uploaded once for all blocks. The angles are kept across batches,
+/// because uploading them waits for the device.
 #[derive(Debug, Default)]
 struct OnDevice {
     angles: Option<(Arc<Rope>, [Tensor; 2])>,
     documents: Option<(Arc<[u32]>, Documents)>,
 }
 
-/// What a block needs to know of where tokens stand.
+/// What a block needs to know about the positions of tokens.
 #[derive(Debug)]
 pub(super) struct Tables {
     pub cosines: Tensor,
@@ -100,10 +103,10 @@ pub(super) struct Tables {
 }
 
 impl DeviceFlat {
-    /// Copies `weights` to the device; with `train` there is room for gradients.
+    /// Copies `weights` to the device; `train` also allocates gradients.
     ///
     /// # Errors
-    /// The kernels cannot be had for this device.
+    /// The kernels are unavailable for this device.
     pub fn new(settings: DeviceSettings, weights: &[f32], train: bool) -> Result<DeviceFlat, KernelError> {
         let kernels = Kernels::load(settings.place, settings.element, settings.vector)?;
         let weights = olmo_torch::upload(weights, settings.place);
@@ -118,7 +121,7 @@ impl DeviceFlat {
         &self.inner.settings
     }
 
-    /// The same weights, for operations whose gradients are not wanted.
+    /// The same weights, for operations without gradients.
     #[must_use]
     pub fn plain(&self) -> DeviceFlat {
         DeviceFlat { inner: self.inner.clone(), differentiates: false }
@@ -142,22 +145,23 @@ impl DeviceFlat {
         }
     }
 
-    /// Elements that a thread moves at once.
+    /// Number of elements that a thread moves at once.
     pub(super) fn vector(&self) -> usize {
         self.inner.settings.vector
     }
 
-    /// Threads of a block that walks over rows of `width`.
+    /// Threads of a block that iterates over rows of `width`.
     pub(super) fn threads(&self, width: usize) -> usize {
         threads(width.div_ceil(self.vector()), PER_THREAD)
     }
 
-    /// Threads of a block that walks over pairs, one in each half of a head, of rows of `width`.
+    /// Threads of a block that iterates over pairs, one element in each half of a head, of rows of
+    /// `width`.
     pub(super) fn threads_for_pairs(&self, width: usize) -> usize {
         threads((width / 2).div_ceil(self.vector()), PAIRS_PER_THREAD)
     }
 
-    /// Memory of any content for activations.
+    /// Uninitialised memory for activations.
     pub(super) fn empty(&self, shape: &[usize]) -> Tensor {
         olmo_torch::empty(shape, self.kind(), self.inner.settings.place)
     }
@@ -166,12 +170,12 @@ impl DeviceFlat {
         self.empty(shape).zero_()
     }
 
-    /// Memory of any content for sums.
+    /// Uninitialised memory for sums.
     pub(super) fn floats(&self, shape: &[usize]) -> Tensor {
         olmo_torch::empty(shape, Kind::Float, self.inner.settings.place)
     }
 
-    /// Whole numbers on the device.
+    /// Integers on the device.
     pub(super) fn integers(&self, values: &[i64]) -> Tensor {
         olmo_torch::upload_integers(values, self.inner.settings.place)
     }
@@ -181,10 +185,10 @@ impl DeviceFlat {
         &self.inner.weights
     }
 
-    /// Takes new values of all weights over.
+    /// Replaces the values of all weights.
     ///
     /// # Panics
-    /// Their number is another.
+    /// The number of values differs.
     pub fn set(&self, weights: &[f32]) {
         let mut all = self.inner.weights.shallow_clone();
         all.copy_(&olmo_torch::upload(weights, self.inner.settings.place));
@@ -202,14 +206,14 @@ impl DeviceFlat {
         &self.inner.gradients.as_ref().expect("only what is differentiated has gradients").sum
     }
 
-    /// A new step begins: gradients count for nothing from here on.
+    /// Begins a new step: earlier gradients are discarded.
     pub(super) fn begin(&self) {
         if let Some(gradients) = &self.inner.gradients {
             gradients.begun.lock().unwrap_or_else(PoisonError::into_inner).clear();
         }
     }
 
-    /// A weight of `[rows, width]` as products read it.
+    /// A weight of `[rows, width]`, as read by products.
     pub(super) fn matrix(&self, range: &Range<usize>, width: usize) -> Tensor {
         part(self.inner.copy.as_ref().unwrap_or(&self.inner.weights), range).view([-1, width as i64])
     }
@@ -219,14 +223,14 @@ impl DeviceFlat {
         range.map(|range| part(&self.inner.weights, range))
     }
 
-    /// The part of the gradients for `range`, and whether it holds a sum already.
+    /// The part of the gradients for `range`, and whether it already holds a sum.
     pub(super) fn gradient(&self, range: &Range<usize>) -> (Tensor, bool) {
         let gradients = self.inner.gradients.as_ref().expect("only what is differentiated has gradients");
         let mut begun = gradients.begun.lock().unwrap_or_else(PoisonError::into_inner);
         (part(&gradients.sum, range), !begun.insert(range.start))
     }
 
-    /// Nothing to add: what an earlier step left there goes.
+    /// Adds nothing, but clears what an earlier step left.
     pub(super) fn add_nothing(&self, range: &Range<usize>) {
         let (mut sum, begun) = self.gradient(range);
         if !begun {
@@ -254,7 +258,7 @@ impl DeviceFlat {
         self.launch("column_sum", width.div_ceil(128), 128, &arguments);
     }
 
-    /// What blocks need to know of `placed`; of it, what differs from the last time is uploaded.
+    /// What blocks need to know about `placed`; uploads only what changed since the last call.
     pub(super) fn tables(&self, placed: &Placed, [batch, sequence]: [usize; 2]) -> Tables {
         let place = self.inner.settings.place;
         let mut known = self.inner.placed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -294,7 +298,8 @@ impl Tables {
     }
 }
 
-/// Threads for so many `chunks`, one each while a block is of a comfortable size, and then several, at most `most`.
+/// Number of threads for `chunks`: one chunk each up to a comfortable block size, then several
+/// each, with at most `most` threads.
 fn threads(chunks: usize, most: usize) -> usize {
     let comfortable = chunks.next_multiple_of(32).min(256);
     chunks.div_ceil(most).next_multiple_of(32).max(comfortable)

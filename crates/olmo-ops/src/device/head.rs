@@ -1,5 +1,5 @@
-//! Head, cross-entropy and z-loss in chunks of rows: the logits of all tokens never exist together, and the gradients are made where the
-//! logits are at hand.
+//! Head, cross-entropy and z-loss in chunks of rows. The logits of all tokens never exist at the
+//! same time, and gradients are computed while the logits are available.
 
 use std::ops::Range;
 
@@ -9,20 +9,22 @@ use super::flat::DeviceFlat;
 use super::norm::sizes;
 use crate::config::{IGNORED, LossTerms};
 
-/// Logits that exist at once.
+/// Maximum number of logits at a time.
 const MOST_LOGITS: usize = 1 << 29;
 
-/// What the head gives.
+/// The results of the head.
 pub(super) struct Made {
-    /// Sums of the negative log-likelihood and of the squared log partition function over the targets that count: f64 `[2]`, on the device.
+    /// Sums of the negative log-likelihood and of the squared log partition function over the
+    /// targets that are not ignored: f64 `[2]`, on the device.
     pub totals: Tensor,
-    /// Targets that count.
+    /// Number of targets that are not ignored.
     pub labels: u64,
-    /// The gradient of `hidden` for the loss `(nll + z_loss * lse^2) / denominator`, if it was asked for.
+    /// The gradient of `hidden` for the loss `(nll + z_loss * lse^2) / denominator`, if requested.
     pub dhidden: Option<Tensor>,
 }
 
-/// The loss of `hidden [rows, width]` under the head's `weight`; with `wanted` the gradients too, the weight's added to its sum.
+/// The loss of `hidden [rows, width]` with the head's `weight`. With `wanted`, also computes the
+/// gradients and adds the weight's to its sum.
 pub(super) fn loss(
     flat: &DeviceFlat,
     hidden: &Tensor,
@@ -44,7 +46,7 @@ pub(super) fn loss(
     let vocabulary = sizes(&matrix)[0];
     let losses = flat.floats(&[labelled.len(), 2]);
     let dtaken = wanted.then(|| flat.empty(&[labelled.len(), width]));
-    // Rows of logits begin where a thread can move several at once.
+    // Align rows of logits so that a thread can move several elements at once.
     let stride = vocabulary.next_multiple_of(8);
     let size = chunk_rows(labelled.len(), stride);
     let memory = flat.empty(&[size.min(labelled.len()), stride]);
@@ -81,7 +83,7 @@ pub(super) fn loss(
     Made { totals, labels, dhidden }
 }
 
-/// Rows of a chunk: as few chunks as [`MOST_LOGITS`] allows, all of about one size.
+/// Number of rows in a chunk: as few chunks as [`MOST_LOGITS`] allows, all of similar size.
 fn chunk_rows(rows: usize, stride: usize) -> usize {
     let chunks = (rows * stride).div_ceil(MOST_LOGITS).max(1);
     rows.div_ceil(chunks).max(1).next_multiple_of(128)

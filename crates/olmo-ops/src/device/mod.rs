@@ -1,9 +1,11 @@
-//! A training step on a device of libtorch, in bf16 or f32: products and attention by libtorch, the rest by our own kernels.
+//! A training step on a libtorch device, in bf16 or f32: products and attention by libtorch, the
+//! rest by our own kernels.
 //!
-//! Weights, moments and gradients are flat f32 arrays on the device; with bf16 the products read a copy that the optimizer writes. Nothing
-//! here waits for the device but what hands numbers to the host ([`Training::finish`], [`Training::download`]).
+//! Weights, moments and gradients are flat f32 arrays on the device; with bf16, products read a
+//! copy written by the optimizer. Nothing here waits for the device, except functions that return
+//! numbers to the host ([`Training::finish`], [`Training::download`]).
 //!
-//! On [`Place::Cpu`] the same code runs through an emulator of the kernels' text: for tests, not for work.
+//! On [`Place::Cpu`], the same code runs the kernels in an emulator, for tests only.
 
 // As in `nodes`.
 #![allow(deprecated)]
@@ -25,11 +27,11 @@ pub use olmo_torch::{Element, Place, cudnn_refusal};
 use olmo_torch::{KernelFolders, emulated};
 pub use training::{Finished, Losses, Training};
 
-/// The GPU with this number among those that the process may use. With `OLMO_PIPE_EMULATE_GPU=1` the CPU stands in for it (for tests:
-/// thousands of times slower).
+/// The GPU with this index among those available to the process. With `OLMO_PIPE_EMULATE_GPU=1`,
+/// the CPU stands in for it (for tests: thousands of times slower).
 ///
 /// # Errors
-/// There is none, and why.
+/// The reason why there is no such GPU.
 pub fn gpu(index: usize) -> Result<Place, String> {
     if emulated() {
         olmo_torch::keep_to_one_thread();
@@ -46,7 +48,8 @@ pub fn gpu(index: usize) -> Result<Place, String> {
     }
 }
 
-/// What in this process's environment changes results and stands in no key: instruments of tests and trials.
+/// Environment settings of this process that change results but are not part of any cache key: for
+/// tests and trials.
 pub fn instruments() -> Vec<String> {
     let mut found = Vec::new();
     if emulated() {
@@ -58,7 +61,7 @@ pub fn instruments() -> Vec<String> {
     found
 }
 
-/// Bytes that a GPU has left, if its driver says so.
+/// Free memory of a GPU in bytes, if its driver reports it.
 pub fn free_memory(place: Place) -> Option<u64> {
     olmo_torch::memory(place).map(|(free, _)| free as u64)
 }

@@ -1,4 +1,5 @@
-//! The operations as nodes of Burn's graph. Only activations take part in it; weights are not its leaves.
+//! The operations as nodes of Burn's graph. Only activations take part in it; weights are not
+//! leaves of it.
 
 use std::fmt::Debug;
 use std::ops::Range;
@@ -22,10 +23,10 @@ use crate::nodes::Placed;
 use crate::nodes::host::{SERVED, Tracked};
 use crate::nodes::libtorch::LibTorch;
 
-/// As [`crate::embed`]; f32 or bf16, as the weights' settings say.
+/// Like [`crate::embed`], in f32 or bf16 according to the weights' settings.
 ///
 /// # Panics
-/// As [`crate::embed`].
+/// See [`crate::embed`].
 pub fn embed_device(
     flat: &DeviceFlat,
     weight: &Range<usize>,
@@ -38,15 +39,15 @@ pub fn embed_device(
     if flat.trains() { rows.autodiff().require_grad() } else { rows }
 }
 
-/// As [`crate::embed_backward`].
+/// Like [`crate::embed_backward`].
 pub fn embed_backward_device(flat: &DeviceFlat, weight: &Range<usize>, width: usize, ids: &[u32], gradient: Tensor<3>) {
     embedding::backward(flat, weight, width, ids, &plain(gradient, width));
 }
 
-/// As [`crate::block_flat`].
+/// Like [`crate::block_flat`].
 ///
 /// # Panics
-/// As [`crate::block`].
+/// See [`crate::block`].
 pub fn block_device(
     config: &BlockConfig,
     placed: &Placed,
@@ -78,7 +79,7 @@ pub fn block_device(
     })
 }
 
-/// As [`crate::norm_flat`].
+/// Like [`crate::norm_flat`].
 pub fn norm_device(norm: Norm, x: Tensor<3>, flat: &DeviceFlat, weight: Option<&Range<usize>>) -> Tensor<3> {
     let shape = x.dims();
     let forward = |x: &Native| norm::forward(flat, norm, x, None, weight);
@@ -93,10 +94,10 @@ pub fn norm_device(norm: Norm, x: Tensor<3>, flat: &DeviceFlat, weight: Option<&
     })
 }
 
-/// As [`crate::head_loss_flat`]; the sums stay on the device.
+/// Like [`crate::head_loss_flat`]; the sums stay on the device.
 ///
 /// # Panics
-/// As [`crate::head_loss`].
+/// See [`crate::head_loss`].
 pub fn head_loss_device(
     hidden: Tensor<3>,
     flat: &DeviceFlat,
@@ -106,7 +107,7 @@ pub fn head_loss_device(
 ) -> (Tensor<1>, Losses) {
     let shape = hidden.dims();
     let value = |made: &head::Made| {
-        // Of numbers that are there: an upload would wait for the device.
+        // Use values that are already on the device: an upload would wait for it.
         let part = |index: i64| made.totals.narrow(0, index, 1);
         ((part(0) + part(1) * terms.z_loss) / terms.denominator).to_kind(olmo_torch::Kind::Float)
     };
@@ -125,19 +126,19 @@ pub fn head_loss_device(
     (loss, sums.expect("the node has been made"))
 }
 
-/// As [`crate::head_logits_flat`].
+/// Like [`crate::head_logits_flat`].
 pub fn head_logits_device(hidden: Tensor<3>, flat: &DeviceFlat, weight: &Range<usize>) -> Vec<f32> {
     let width = hidden.dims()[2];
     let logits = plain(hidden, width).matmul(&flat.matrix(weight, width).tr());
     olmo_torch::download(&logits.to_kind(olmo_torch::Kind::Float))
 }
 
-/// All weights on the host; waits for the device.
+/// Copies all weights to the host; waits for the device.
 pub fn weights_on_host(flat: &DeviceFlat) -> Vec<f32> {
     olmo_torch::download(flat.weights())
 }
 
-/// What a node keeps: taken out once, in the backward pass, and freed there.
+/// State kept by a node: taken out once, in the backward pass, and freed there.
 struct Held<T>(Arc<Mutex<Option<T>>>);
 
 impl<T> Held<T> {
@@ -172,7 +173,7 @@ impl<T> Debug for Held<T> {
 struct BlockState {
     config: BlockConfig,
     placed: Placed,
-    /// Rows, and tokens of a row.
+    /// Number of rows, and row length in tokens.
     shape: [usize; 2],
     flat: DeviceFlat,
     weights: Ranges,
@@ -240,7 +241,8 @@ struct HeadState {
     shape: [usize; 3],
 }
 
-/// The gradient is made in the forward pass and is that of the loss itself: the loss must be what is differentiated.
+/// The gradient is computed in the forward pass and is that of the loss itself, so the loss itself
+/// must be differentiated.
 #[derive(Debug)]
 struct HeadNode;
 
@@ -248,7 +250,7 @@ impl Backward<LibTorch, 1> for HeadNode {
     type State = HeadState;
 
     fn backward(self, ops: Ops<HeadState, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
-        // Its value is not looked at: the host would wait for the device.
+        // Do not read its value: the host would wait for the device.
         let _ = grads.consume::<LibTorch>(&ops.node);
         let gradient = ops.state.gradient.take().expect("a graph is walked through once");
         let [parent] = ops.parents;
@@ -258,7 +260,8 @@ impl Backward<LibTorch, 1> for HeadNode {
     }
 }
 
-/// A tensor of the graph made by `forward`, which is told whether a state is wanted and gives the value and the state.
+/// A graph tensor computed by `forward`, which receives whether state is needed and returns the
+/// value and the state.
 fn node_of<N, S, const D: usize>(
     node: N,
     parent: NodeGuard,

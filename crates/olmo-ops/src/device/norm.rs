@@ -7,14 +7,14 @@ use olmo_torch::Tensor;
 use super::flat::{DeviceFlat, GRID, PARTS};
 use crate::config::{Norm, NormKind};
 
-/// What the backward pass needs of the forward pass; f32, one a row.
+/// State from the forward pass that the backward pass needs; f32, one per row.
 #[derive(Debug)]
 pub(super) struct Stats {
     mean: Option<Tensor>,
     rstd: Tensor,
 }
 
-/// 1 for LayerNorm, as kernels want it.
+/// 1 for LayerNorm, as the kernels expect.
 pub(super) fn layer(norm: Norm) -> i32 {
     i32::from(norm.kind == NormKind::Layer)
 }
@@ -48,7 +48,7 @@ pub(super) fn forward(
     (out, stats)
 }
 
-/// The gradient of `x` for the incoming `dy`, plus `residual`; that of the weight is added.
+/// Computes the gradient of `x` for the incoming `dy`, plus `residual`; adds that of the weight.
 pub(super) fn backward(
     flat: &DeviceFlat,
     norm: Norm,
@@ -82,7 +82,7 @@ pub(super) fn backward(
     dx
 }
 
-/// Of a matrix.
+/// The sizes of a matrix.
 pub(super) fn sizes(x: &Tensor) -> [usize; 2] {
     let size = x.size();
     [size[0] as usize, size[1] as usize]

@@ -1,4 +1,4 @@
-//! The optimizer's state beside the weights, and what the host learns of a step.
+//! The optimizer's state next to the weights, and the results of a step for the host.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use olmo_torch::{KernelError, Kind, Tensor};
 use super::flat::{DeviceFlat, DeviceSettings, PARTS};
 use crate::adamw::{AdamW, Scalars};
 
-/// Losses of micro-batches that are still on the device.
+/// Losses of micro-batches, still on the device.
 #[derive(Debug)]
 pub struct Losses {
     /// f64 `[2]`: sums of the negative log-likelihood and of the squared log partition function.
@@ -22,7 +22,7 @@ impl Losses {
         Losses { totals, labels, z_loss }
     }
 
-    /// Those of several micro-batches of one step, added in their order.
+    /// The sum of several micro-batches' losses, added in order.
     pub fn all<'a>(mut parts: impl Iterator<Item = &'a Losses>) -> Option<Losses> {
         let first = parts.next()?;
         let first = Losses { totals: first.totals.shallow_clone(), ..*first };
@@ -40,14 +40,15 @@ impl Losses {
     }
 }
 
-/// A step's numbers on the host.
+/// The results of a step on the host.
 #[derive(Clone, Copy, Debug)]
 pub struct Finished {
     /// Sums of the losses.
     pub sums: crate::Sums,
-    /// Euclidean norm of the gradients, before clipping. If it is not finite, nothing was changed.
+    /// Euclidean norm of the gradients before clipping. If it is not finite, nothing was changed.
     pub grad_norm: f64,
-    /// How long the host waited for the device. Near zero, the device waits for the host: launches bound the step.
+    /// How long the host waited for the device. If it is near zero, the device waits for the host:
+    /// kernel launches are the bottleneck.
     pub waited: Duration,
 }
 
@@ -66,7 +67,7 @@ impl Training {
     /// Copies weights and moments to the device.
     ///
     /// # Errors
-    /// The kernels cannot be had for this device.
+    /// The kernels are unavailable for this device.
     pub fn new(settings: DeviceSettings, weights: &[f32], moments: [&[f32]; 2]) -> Result<Training, KernelError> {
         let flat = DeviceFlat::new(settings, weights, true)?;
         let [exp_avg, exp_avg_sq] = moments.map(|moment| olmo_torch::upload(moment, settings.place));
@@ -78,13 +79,13 @@ impl Training {
         &self.flat
     }
 
-    /// A new step: earlier gradients count for nothing.
+    /// Begins a new step: earlier gradients are discarded.
     pub fn begin(&self) {
         self.flat.begin();
     }
 
-    /// Clips and takes the optimizer's step, the `number`-th (from 1), then waits for the device and tells what it did. `groups` as for
-    /// [`crate::adamw::step`].
+    /// Clips the gradients and applies optimizer step `number`, counted from 1, then waits for the
+    /// device and returns the results. `groups` is as in [`crate::adamw::step`].
     pub fn finish(
         &mut self,
         settings: &AdamW,
@@ -129,12 +130,12 @@ impl Training {
         Finished { sums, grad_norm, waited: since.elapsed() }
     }
 
-    /// Weights and both moments on the host.
+    /// Copies weights and both moments to the host.
     pub fn download(&self) -> [Vec<f32>; 3] {
         [self.flat.weights(), &self.exp_avg, &self.exp_avg_sq].map(olmo_torch::download)
     }
 
-    /// The gradients on the host.
+    /// Copies the gradients to the host.
     pub fn gradients(&self) -> Vec<f32> {
         olmo_torch::download(self.flat.sum())
     }

@@ -1,5 +1,6 @@
-//! Causal attention over whole rows of tokens: one task for each row of the batch and key head, query rows in blocks, and for each
-//! block only the columns that one of its rows can see (not what lies behind it, in another document or beyond the window).
+//! Causal attention over whole rows of tokens: one task per batch row and key head, with query rows
+//! in blocks. Each block computes only the columns that one of its rows can see (none that is
+//! later, in another document or outside the window).
 
 use rayon::prelude::*;
 
@@ -11,21 +12,21 @@ use super::shared::SharedSlice;
 use crate::config::BlockConfig;
 use crate::rope::Places;
 
-/// Who multiplies here: a BLAS would gain nothing at these sizes.
+/// Products here are too small to benefit from a BLAS.
 const PRODUCT: Kernels = Kernels::Rust;
 
-/// Query rows of a block.
+/// Number of query rows in a block.
 const ROWS: usize = 64;
 
-/// Where the parts of one head lie in rows of `[queries, keys, values]`.
+/// Position of the parts of one head in rows of `[queries, keys, values]`.
 #[derive(Clone, Copy)]
 struct Place {
-    /// Heads of queries that share a key head.
+    /// Number of query heads that share a key head.
     group: usize,
     head: usize,
     d: usize,
     kv: usize,
-    /// Elements from one token to the next.
+    /// Elements between consecutive tokens.
     stride: usize,
     scale: f32,
 }
@@ -60,14 +61,14 @@ impl Place {
     }
 }
 
-/// What a block of query rows sees.
+/// The columns that a block of query rows sees.
 #[derive(Clone, Copy)]
 struct Seen<'a> {
     config: &'a BlockConfig,
     places: &'a Places<'a>,
-    /// The row of the batch.
+    /// Index of the batch row.
     row: usize,
-    /// The first query row, in tokens of the row.
+    /// Position of the first query row, in tokens of the batch row.
     start: usize,
     /// The first column that any of them sees.
     from: usize,
@@ -75,12 +76,12 @@ struct Seen<'a> {
 
 impl<'a> Seen<'a> {
     fn new(config: &'a BlockConfig, places: &'a Places<'a>, row: usize, start: usize) -> Seen<'a> {
-        // Documents and windows only move forward, so the first row sees furthest back.
+        // Documents and windows only move forward, so the first row sees the furthest back.
         let from = config.sees_from(start, places.document(row, start));
         Seen { config, places, row, start, from }
     }
 
-    /// The columns, counted from `from`, that query row `index` of the block sees.
+    /// The columns seen by query row `index` of the block, counted from `from`.
     #[inline(always)]
     fn columns(&self, index: usize) -> (usize, usize) {
         let place = self.start + index;
@@ -89,7 +90,8 @@ impl<'a> Seen<'a> {
     }
 }
 
-/// `output [batch * sequence, d]` from `heads [batch * sequence, qkv]`; `lse [batch, heads, sequence]` is the log of each row's sum.
+/// `output [batch * sequence, d]` from `heads [batch * sequence, qkv]`;
+/// `lse [batch, heads, sequence]` is the log of each row's sum.
 pub(crate) fn forward(
     #[cfg_attr(not(feature = "libtorch"), expect(unused_variables))] kernels: Kernels,
     config: &BlockConfig,
@@ -122,7 +124,8 @@ pub(crate) fn forward(
             let rows = ROWS.min(sequence - start);
             let seen = Seen::new(config, places, row, start);
             let columns = start + rows - seen.from;
-            // SAFETY: indices stay within the row's tokens, whose sizes are asserted above; each task writes its own head of output.
+            // SAFETY: indices stay within the row's tokens, whose sizes are asserted above; each
+            // task writes its own head of output.
             unsafe {
                 let query = heads.as_ptr().add(place.query(first + start, head));
                 let key = heads.as_ptr().add(place.key(first + seen.from, kv_head));
@@ -148,7 +151,8 @@ pub(crate) fn forward(
     });
 }
 
-/// The shape of a row of the batch for libtorch's kernel, where that is used: it knows neither documents nor windows.
+/// The shape of a batch row for libtorch's kernel, if it can be used: it supports neither documents
+/// nor windows.
 #[cfg(feature = "libtorch")]
 fn in_libtorch(kernels: Kernels, config: &BlockConfig, places: &Places<'_>) -> Option<olmo_torch::AttentionShape> {
     let plain = kernels == Kernels::LibTorch && places.documents.is_none() && config.window.is_none();
@@ -157,7 +161,8 @@ fn in_libtorch(kernels: Kernels, config: &BlockConfig, places: &Places<'_>) -> O
 }
 
 multiversion! {
-    /// Softmax of the scaled scores in place, each row over the columns that it sees; the rest of its `columns` becomes 0.
+    /// In-place softmax of the scaled scores, each row over the columns that it sees; the rest of
+    /// its `columns` becomes 0.
     fn softmax_rows(scores: &mut [f32], columns: usize, stride: usize, seen: Seen<'_>, scale: f32, lse: &mut [f32]) {
         for (row, (scores, lse)) in scores.chunks_mut(stride).zip(lse).enumerate() {
             let (first, end) = seen.columns(row);
@@ -178,7 +183,8 @@ multiversion! {
     }
 }
 
-/// `dheads`, the gradient of `heads`, from the incoming `doutput` and what the forward pass made.
+/// Computes `dheads`, the gradient of `heads`, from the incoming `doutput` and the results of the
+/// forward pass.
 #[expect(clippy::too_many_arguments, reason = "kernels take their slices one by one")]
 pub(crate) fn backward(
     #[cfg_attr(not(feature = "libtorch"), expect(unused_variables))] kernels: Kernels,
@@ -214,7 +220,8 @@ pub(crate) fn backward(
         let first = row * sequence;
         for token in first..first + sequence {
             for start in [place.key(token, kv_head), place.value(token, kv_head)] {
-                // SAFETY: each task has its own key head, and query heads of its group, of its row's tokens.
+                // SAFETY: each task has its own key head, and the query heads of its group, of its
+                // row's tokens.
                 unsafe { dheads.part(start, place.head) }.fill(0.0);
             }
         }
@@ -228,7 +235,8 @@ pub(crate) fn backward(
                 let columns = start + rows - seen.from;
                 let query_at = place.query(first + start, head);
                 let output_at = place.output(first + start, head);
-                // SAFETY: indices stay within the row's tokens, whose sizes are asserted above; writes as said before.
+                // SAFETY: indices stay within the row's tokens, whose sizes are asserted above;
+                // writes are disjoint as above.
                 unsafe {
                     let query = heads.as_ptr().add(query_at);
                     let key = heads.as_ptr().add(place.key(first + seen.from, kv_head));
@@ -294,7 +302,8 @@ pub(crate) fn backward(
 }
 
 multiversion! {
-    /// Turns scores into weights, and gradients of weights into gradients of scores (scaled), both in place.
+    /// Turns scores into weights, and gradients of weights into gradients of scores (scaled), both
+    /// in place.
     fn softmax_backward_rows(
         scores: &mut [f32], dweights: &mut [f32], columns: usize, stride: usize, seen: Seen<'_>, scale: f32, lse: &[f32], output: &[f32],
         doutput: &[f32], output_stride: usize, head: usize,

@@ -1,8 +1,9 @@
-//! The matrix product for machines with AVX-512, where the training step spends most of its time.
+//! The matrix product for machines with AVX-512, where a training step spends most of its time.
 //!
-//! Each element is the same sequence of operations as in `matrixmultiply`, so the same bits: the sum runs in chains of (there 256)
-//! fused multiply-adds that start at zero, and the chains are added up in order. What differs is the rest: wider
-//! tiles, the left matrix read where it lies if its rows are contiguous, vectorised packing, and memory that stays with the thread.
+//! Each element is computed by the same sequence of operations as in `matrixmultiply`, so results
+//! are bit-identical: the sum runs in chains of (there 256) fused multiply-adds that start at zero,
+//! and the chains are added in order. The rest differs: wider tiles, no packing of the left matrix
+//! if its rows are contiguous, vectorised packing, and memory that is reused per thread.
 
 use std::arch::x86_64::*;
 use std::cell::RefCell;
@@ -14,26 +15,28 @@ use super::matrix::{Strided, Write};
 const ROWS: usize = 12;
 const COLUMNS: usize = 32;
 
-/// Floats of a vector register.
+/// Floats in a vector register.
 const LANES: usize = 16;
 
-/// Columns that are packed at once, and floats of them while the sum goes on: they stay in the second cache.
+/// Limits of the packed columns, in columns and in floats: they stay in the second-level cache.
 const PACKED_COLUMNS: usize = 1024;
 const PACKED: usize = 1 << 17;
 
-/// Tiles of rows that use a packed strip of columns one after the other.
+/// Number of row tiles that use a packed strip of columns in sequence.
 const BLOCK: usize = 8;
 
-/// Whether this machine has what [`gemm`] needs.
+/// Whether this machine supports [`gemm`].
 #[inline]
 pub(super) fn available() -> bool {
     is_x86_feature_detected!("avx512f")
 }
 
-/// `c [m, n] (+)= a [m, k] b [k, n]` in the calling thread; c row-major with its stride. A chain adds up `chain` terms.
+/// `c [m, n] (+)= a [m, k] b [k, n]` in the calling thread; c is row-major with its stride. A chain
+/// adds `chain` terms.
 ///
 /// # Safety
-/// The machine has AVX-512F; all three matrices lie in memory that may be read (c: written), and c overlaps nothing that is in use.
+/// The machine has AVX-512F; all three matrices are in readable memory (c: writable), and c does
+/// not overlap anything in use.
 #[target_feature(enable = "avx512f")]
 pub(super) unsafe fn gemm(
     [m, n, k]: [usize; 3],
@@ -53,25 +56,28 @@ pub(super) unsafe fn gemm(
         }
     }
     let tiles = m.div_ceil(ROWS);
-    // As even as can be: a tile of a single row is as slow as one of four.
+    // As even as possible: a tile of a single row takes as long as one of four.
     let row = |tile: usize| tile * (m / tiles) + tile.min(m % tiles);
     let depth = k.min(chain);
-    // As many chains at once as packed columns fit: c is then read and written while it is at hand.
+    // As many chains at a time as packed columns fit, so that c is read and written while it is
+    // cached.
     let width = n.min(PACKED_COLUMNS).next_multiple_of(COLUMNS);
     let at_once = (PACKED / (depth.max(1) * width)).max(1) * chain;
-    // Rows that are contiguous are read where they lie, the others are packed.
+    // Contiguous rows are read in place, others are packed.
     let packs = a_column != 1;
     let panels = if packs { tiles.min(BLOCK) * ROWS * depth } else { 0 };
     with_memory(k.min(at_once) * width + panels, |packed_b| {
-        // SAFETY: offsets stay within the matrices, whose sizes the caller promises, and within the memory, whose parts are as large as
-        // their blocks: the summed length times COLUMNS for each strip, `depth` times ROWS for each panel.
+        // SAFETY: offsets stay within the matrices, whose sizes the caller guarantees, and within
+        // the memory, whose parts are as large as their blocks: the summed length times COLUMNS for
+        // each strip, `depth` times ROWS for each panel.
         unsafe {
             let packed_a = packed_b.add(k.min(at_once) * width);
             for left in (0..n).step_by(PACKED_COLUMNS) {
                 let columns = PACKED_COLUMNS.min(n - left);
                 for start in (0..k).step_by(at_once) {
                     let end = (start + at_once).min(k);
-                    // Where the strips of the chain from `top` on start: chains one after the other.
+                    // Start of the strips of the chain from `top` on; chains are stored in
+                    // sequence.
                     let strips = |top: usize| packed_b.add((top - start) * columns.next_multiple_of(COLUMNS));
                     for top in (start..end).step_by(chain) {
                         let depth = chain.min(end - top);
@@ -117,7 +123,8 @@ pub(super) unsafe fn gemm(
     });
 }
 
-/// Packs tiles of a matrix whose columns are contiguous, column by column: each is read once from end to end.
+/// Packs tiles of a matrix with contiguous columns, column by column: each is read once from end to
+/// end.
 #[inline]
 #[target_feature(enable = "avx512f")]
 unsafe fn pack_columns(
@@ -134,7 +141,7 @@ unsafe fn pack_columns(
     }
     for index in 0..depth {
         for (number, (row, rows)) in tiles[..block.len()].iter().enumerate() {
-            // SAFETY: the tile's rows of a column that is there, and its panel.
+            // SAFETY: the tile's rows of an existing column, and its panel.
             unsafe {
                 let values = _mm512_maskz_loadu_ps(*rows, from.wrapping_add(index * stride + row));
                 _mm512_mask_storeu_ps(to.add((number * depth + index) * ROWS), first_lanes(ROWS), values);
@@ -156,7 +163,8 @@ unsafe fn tile_of(
 ) {
     macro_rules! choose {
         ($($known:literal)*) => {
-            // SAFETY: the caller's promise. Strides known to be 1 make the addresses of a tile's rows cheap.
+            // SAFETY: guaranteed by the caller. Constant strides of 1 make the addresses of a
+            // tile's rows cheap.
             unsafe {
                 match (rows, a.1) {
                     $(($known, [1, ROWS]) => tile::<$known>(columns, depth, (a.0, [1, ROWS]), b, add, c),)*
@@ -179,7 +187,7 @@ unsafe fn tile<const R: usize>(
     add: bool,
     (c, c_stride): (*mut f32, usize),
 ) {
-    // SAFETY: the caller's promise; columns beyond the tile's are neither read nor written.
+    // SAFETY: guaranteed by the caller; columns beyond the tile's are neither read nor written.
     unsafe {
         let mut sums = [[_mm512_setzero_ps(); 2]; R];
         for row in 0..R {
@@ -193,7 +201,7 @@ unsafe fn tile<const R: usize>(
                 sums[0] = _mm512_fmadd_ps(left, right[0], sums[0]);
                 sums[1] = _mm512_fmadd_ps(left, right[1], sums[1]);
             }
-            // Beyond the last term neither is read.
+            // Neither is read after the last term.
             a = a.wrapping_add(a_column);
             b = b.wrapping_add(COLUMNS);
         }
@@ -210,13 +218,14 @@ unsafe fn tile<const R: usize>(
     }
 }
 
-/// The mask of the first `count` lanes, all of them from 16 on.
+/// The mask of the first `count` lanes; all lanes from 16 on.
 #[inline(always)]
 fn first_lanes(count: usize) -> __mmask16 {
     if count >= LANES { __mmask16::MAX } else { (1 << count) - 1 }
 }
 
-/// Packs `rows` (at most WIDTH) rows of `depth` elements as `to [depth, WIDTH]`, zeros after them; strides of rows and of elements.
+/// Packs `rows` (at most WIDTH) rows of `depth` elements as `to [depth, WIDTH]`, padded with zeros;
+/// strides are of rows and of elements.
 #[target_feature(enable = "avx512f")]
 unsafe fn pack<const WIDTH: usize>(
     depth: usize,
@@ -227,7 +236,7 @@ unsafe fn pack<const WIDTH: usize>(
 ) {
     for start in (0..WIDTH).step_by(LANES) {
         let there = rows.saturating_sub(start).min(LANES);
-        // SAFETY: only the first `rows` rows are read, only WIDTH columns written.
+        // SAFETY: only the first `rows` rows are read, only WIDTH columns are written.
         unsafe {
             let (from, to) = (from.wrapping_add(start * row_stride), to.add(start));
             let written = first_lanes(WIDTH - start);
@@ -259,7 +268,8 @@ unsafe fn pack<const WIDTH: usize>(
     }
 }
 
-/// `to [columns, rows]` from `from [rows, columns]`, at most 16 each; rows that are not there count as zeros, lanes outside `written` stay.
+/// Transposes `from [rows, columns]` to `to [columns, rows]`, at most 16 each. Missing rows count
+/// as zeros; lanes outside `written` keep their values.
 #[inline]
 #[target_feature(enable = "avx512f")]
 unsafe fn transpose(
@@ -273,10 +283,11 @@ unsafe fn transpose(
     let mut w = v;
     let read = first_lanes(columns);
     for (row, v) in v.iter_mut().enumerate().take(rows) {
-        // SAFETY: a row that is there, of which `columns` elements are read.
+        // SAFETY: an existing row, of which `columns` elements are read.
         *v = unsafe { _mm512_maskz_loadu_ps(read, from.add(row * stride)) };
     }
-    // Pairs of rows, then fours: w[4 g + j] has in its quarter q the column 4 q + j of the rows 4 g to 4 g + 3.
+    // Pairs of rows, then groups of four: quarter q of w[4 g + j] has column 4 q + j of the rows 4
+    // g to 4 g + 3.
     for pair in 0..8 {
         w[2 * pair] = _mm512_unpacklo_ps(v[2 * pair], v[2 * pair + 1]);
         w[2 * pair + 1] = _mm512_unpackhi_ps(v[2 * pair], v[2 * pair + 1]);
@@ -289,7 +300,7 @@ unsafe fn transpose(
         v[4 * four + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
     }
     for j in 0..4 {
-        // Quarters 0 and 2, and 1 and 3, of two fours each.
+        // Quarters 0 and 2, and 1 and 3, of two groups of four each.
         let even = [0, 8].map(|four| _mm512_shuffle_f32x4::<0x88>(v[four + j], v[four + 4 + j]));
         let odd = [0, 8].map(|four| _mm512_shuffle_f32x4::<0xdd>(v[four + j], v[four + 4 + j]));
         w[j] = _mm512_shuffle_f32x4::<0x88>(even[0], even[1]);
@@ -298,12 +309,13 @@ unsafe fn transpose(
         w[12 + j] = _mm512_shuffle_f32x4::<0xdd>(odd[0], odd[1]);
     }
     for (column, w) in w.into_iter().enumerate().take(columns) {
-        // SAFETY: a column that is there; lanes outside `written` are not touched.
+        // SAFETY: an existing column; lanes outside `written` are not touched.
         unsafe { _mm512_mask_storeu_ps(to.add(column * to_stride), written, w) };
     }
 }
 
-/// Calls `work` with `length` floats of this thread, aligned for vectors. They hold what an earlier product left there.
+/// Calls `work` with `length` floats of thread-local memory, aligned for vectors. They contain
+/// leftovers of an earlier product.
 fn with_memory(length: usize, work: impl FnOnce(*mut f32)) {
     thread_local! {
         static MEMORY: RefCell<Vec<Vector>> = const { RefCell::new(Vec::new()) };
@@ -314,7 +326,7 @@ fn with_memory(length: usize, work: impl FnOnce(*mut f32)) {
     MEMORY.with_borrow_mut(|memory| {
         let vectors = length.div_ceil(LANES);
         if memory.len() < vectors {
-            memory.clear(); // What is there need not move.
+            memory.clear(); // The old content need not be copied.
             memory.resize(vectors, Vector([0.0; LANES]));
         }
         work(memory.as_mut_ptr().cast());
@@ -330,7 +342,7 @@ mod tests {
         (0..length).map(|i| (((i * 7919 + seed) % 1013) as f32 - 500.0) / 311.0).collect()
     }
 
-    /// Whether a stands on its side, whether b does.
+    /// Whether a is transposed, and whether b is.
     const LAYOUTS: [[bool; 2]; 4] = [[false, false], [false, true], [true, false], [true, true]];
 
     #[test]
@@ -353,14 +365,14 @@ mod tests {
             let (a, b) = (matrix(m * k, 1), matrix(k * n, 2));
             let a_strides = if a_turned { [1, m] } else { [k, 1] };
             let b_strides = if b_turned { [1, k] } else { [n, 1] };
-            // Rows of c are longer than the product, and what lies between them must stay.
+            // Rows of c are longer than the product, and the elements in between must not change.
             let stride = n + 3;
             for write in [Write::New, Write::Add] {
                 let mut got = matrix(m * stride, 3);
                 let mut want = got.clone();
                 let ([ra, ca], [rb, cb]) = (a_strides.map(|s| s as isize), b_strides.map(|s| s as isize));
                 let beta = if write == Write::New { 0.0 } else { 1.0 };
-                // SAFETY: AVX-512 was looked for, and the matrices have the sizes and strides that are told.
+                // SAFETY: AVX-512 is available, and the matrices have the given sizes and strides.
                 unsafe {
                     let (a, b) = (a.as_ptr(), b.as_ptr());
                     gemm([m, n, k], (a, a_strides), (b, b_strides), write, (got.as_mut_ptr(), stride), CHAIN);
@@ -378,11 +390,11 @@ mod tests {
         if !available() {
             return;
         }
-        // More chains than packed columns fit at once, too.
+        // More chains than packed columns fit at a time, too.
         for ([m, n, k], chain) in [([40, 70, 200], 83), ([30, 1030, 300], 32), ([13, 33, 512], 256)] {
             let (a, b, mut got) = (matrix(m * k, 1), matrix(k * n, 2), matrix(m * n, 3));
             let mut want = got.clone();
-            // SAFETY: AVX-512 was looked for, and the matrices have the sizes and strides that are told.
+            // SAFETY: AVX-512 is available, and the matrices have the given sizes and strides.
             unsafe {
                 let (a, b) = (a.as_ptr(), b.as_ptr());
                 gemm([m, n, k], (a, [1, m]), (b, [n, 1]), Write::Add, (got.as_mut_ptr(), n), chain);
@@ -405,7 +417,7 @@ mod tests {
         let (empty, mut c) = ([0f32; 1], vec![7f32; 6]);
         for (write, want) in [(Write::Add, 7.0), (Write::New, 0.0)] {
             let nothing = (empty.as_ptr(), [1, 1]);
-            // SAFETY: AVX-512 was looked for; nothing is read, and c has two rows of three.
+            // SAFETY: AVX-512 is available; nothing is read, and c has two rows of three.
             unsafe { gemm([2, 3, 0], nothing, nothing, write, (c.as_mut_ptr(), 3), CHAIN) };
             assert_eq!(c, [want; 6]);
         }

@@ -9,16 +9,17 @@ use super::{attention, norm, qkv, swiglu};
 use crate::config::{BlockConfig, BlockWeights, Keep};
 use crate::rope::Places;
 
-/// What the backward pass needs of the forward pass, besides the block's input and weights.
+/// State from the forward pass that the backward pass needs, in addition to the block's input and
+/// weights.
 #[derive(Clone, Debug)]
 pub struct Saved {
     attn_norm: NormState,
     /// The projection before clamp and QK-norm, if either exists.
     raw: Option<Buffer>,
-    /// Queries, keys and values as attention read them; they can be made again from `raw`.
+    /// Queries, keys and values as read by attention; they can be recomputed from `raw`.
     heads: Option<Buffer>,
     lse: Buffer,
-    /// Attention's result before its output projection.
+    /// The result of attention before its output projection.
     attended: Buffer,
     /// The residual stream after attention.
     middle: Buffer,
@@ -27,21 +28,23 @@ pub struct Saved {
 }
 
 impl Saved {
-    /// Queries, keys and values as attention read them, `[rows, qkv]`, if they were kept.
+    /// Queries, keys and values as read by attention, `[rows, qkv]`, if they were kept.
     pub(crate) fn heads(&self) -> Option<&[f32]> {
         self.heads.as_deref()
     }
 }
 
-/// One of the block's two norms.
+/// State of one of the block's two norms.
 #[derive(Clone, Debug)]
 struct NormState {
-    /// Its result if the norm stands before the sub-layer (`None`: to be made again), its input if after.
+    /// Its result if the norm precedes the sub-layer (`None`: recompute it), its input if it
+    /// follows.
     values: Option<Buffer>,
     stats: Stats,
 }
 
-/// The block's output and, with `keep`, what [`backward`] needs (nothing if it is to compute all again). `x` is `[batch * sequence, d]`.
+/// The block's output and, with `keep`, the state for [`backward`] (none if it must recompute
+/// everything). `x` is `[batch * sequence, d]`.
 pub fn forward(
     kernels: Kernels,
     config: &BlockConfig,
@@ -93,7 +96,8 @@ fn normed(config: &BlockConfig, x: &[f32], weight: Option<&[f32]>, rows: usize) 
     (values, stats)
 }
 
-/// `sum = residual + inner * weight^T`, normed before the addition if there is no state of a norm `before`.
+/// `sum = residual + inner * weight^T`, normed before the addition if there is no state of a norm
+/// `before`.
 #[expect(clippy::too_many_arguments, reason = "kernels take their slices one by one")]
 fn add_sublayer(
     kernels: Kernels,
@@ -123,8 +127,8 @@ fn qk_norms<'a>(weights: &BlockWeights<&'a [f32]>) -> Option<[&'a [f32]; 2]> {
     Some([weights.q_norm?, weights.k_norm?])
 }
 
-/// The gradient of the block's input for the incoming `dy`; those of the weights are added to `gradients`.
-/// Without `saved` the forward pass runs again.
+/// Computes the gradient of the block's input for the incoming `dy` and adds those of the weights
+/// to `gradients`. Without `saved`, the forward pass runs again.
 #[expect(clippy::too_many_arguments, reason = "kernels take their slices one by one")]
 pub fn backward(
     kernels: Kernels,
@@ -155,7 +159,8 @@ pub fn backward(
     let BlockWeights { att_proj, attn_out, ff_proj, ff_out, q_norm, k_norm, .. } = gradients;
     let (mut dattn_norm, mut dff_norm) = (gradients.attn_norm, gradients.ff_norm);
 
-    // The MLP: up_gate becomes its gradient; the activation is made again where its gradient was.
+    // The MLP: up_gate turns into its gradient, and the activation is recomputed in place of its
+    // gradient.
     let after = before_norm(config, dy, &ff_norm, weights.ff_norm, &mut dff_norm);
     let dsum = after.as_deref().unwrap_or(dy);
     let mut activation = Buffer::new(rows * mlp);
@@ -186,7 +191,8 @@ pub fn backward(
     dx
 }
 
-/// With a norm after the sub-layer: the gradient of the sub-layer's output; that of the norm's weight is added.
+/// With a norm after the sub-layer: computes the gradient of the sub-layer's output and adds that
+/// of the norm's weight.
 fn before_norm(
     config: &BlockConfig,
     dsum: &[f32],
@@ -202,17 +208,18 @@ fn before_norm(
     Some(gradient)
 }
 
-/// A sub-layer's first projection.
+/// The first projection of a sub-layer.
 struct Projection<'a> {
-    /// Of its result, `[rows, width]`.
+    /// Gradient of its result, `[rows, width]`.
     gradient: &'a [f32],
     /// `[width, d]`.
     weight: &'a [f32],
     width: usize,
 }
 
-/// `dinput`, the gradient of a sub-layer's input, from that of its sum with the residual (`dsum`) and that of its first projection.
-/// With a norm before the sub-layer, the gradient of the norm's weight is added.
+/// Computes `dinput`, the gradient of a sub-layer's input, from that of its sum with the residual
+/// (`dsum`) and that of its first projection. With a norm before the sub-layer, adds the gradient
+/// of the norm's weight.
 #[expect(clippy::too_many_arguments, reason = "kernels take their slices one by one")]
 fn through_input(
     kernels: Kernels,

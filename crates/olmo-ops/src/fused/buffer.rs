@@ -1,15 +1,15 @@
-//! Scratch memory that is used again: a step asks for the same sizes as the step before, and fresh pages are slow.
+//! A pool of scratch memory: every step needs the same sizes, and fresh pages are slow.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Mutex;
 
-/// Memory that waits for its next use, smallest first.
+/// Free memory, smallest first.
 static POOL: Mutex<Pool> = Mutex::new(Pool { free: Vec::new(), floats: 0 });
 
-/// At most this many floats wait (1 GiB); beyond it buffers go back to the system.
+/// Maximum number of floats in the pool (1 GiB); beyond it, buffers are freed.
 const MOST_FLOATS: usize = 1 << 28;
 
-/// Below this length the system's allocator is as good.
+/// Below this length, the system's allocator is as fast.
 const LEAST_FLOATS: usize = 1 << 12;
 
 struct Pool {
@@ -17,7 +17,8 @@ struct Pool {
     floats: usize,
 }
 
-/// A slice of f32 whose memory goes back to the pool. What it holds at first is left over from earlier: write before you read.
+/// A slice of f32 whose memory returns to the pool. Its initial content is arbitrary: write before
+/// you read.
 #[derive(Debug)]
 pub(crate) struct Buffer {
     memory: Vec<f32>,
@@ -25,12 +26,12 @@ pub(crate) struct Buffer {
 }
 
 impl Buffer {
-    /// `length` floats of any value.
+    /// `length` floats with arbitrary values.
     pub fn new(length: usize) -> Buffer {
         let memory = if length < LEAST_FLOATS { None } else { take(length) };
         let mut buffer = Buffer { memory: memory.unwrap_or_else(|| vec![0.0; length]), length };
         if cfg!(test) {
-            buffer.fill(f32::NAN); // Reading what was never written must show.
+            buffer.fill(f32::NAN); // Make reads of unwritten memory visible.
         }
         buffer
     }
@@ -53,7 +54,7 @@ impl Buffer {
 fn take(length: usize) -> Option<Vec<f32>> {
     let mut pool = POOL.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let index = pool.free.partition_point(|memory| memory.len() < length);
-    // A much larger one would be missed by who needs it.
+    // Do not take a much larger buffer that another request may need.
     if pool.free.get(index)?.len() > length + length / 2 {
         return None;
     }
@@ -62,7 +63,7 @@ fn take(length: usize) -> Option<Vec<f32>> {
     Some(memory)
 }
 
-/// Gives the memory that waits for its next use back to the system.
+/// Frees the memory in the pool.
 pub fn release_buffers() {
     let mut pool = POOL.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     (pool.free, pool.floats) = (Vec::new(), 0);

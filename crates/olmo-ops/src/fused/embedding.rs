@@ -1,6 +1,6 @@
-//! Rows of the embedding, and the sum of gradients for each of them.
+//! The embedding: looks up rows, and sums the gradients of each.
 
-/// `[ids, width]`: the rows of `weight` that `ids` name.
+/// `[ids, width]`: the rows of `weight` at `ids`.
 ///
 /// # Panics
 /// An id has no row.
@@ -12,7 +12,7 @@ pub fn forward(weight: &[f32], width: usize, ids: &[u32]) -> Vec<f32> {
     rows
 }
 
-/// Adds each token's `dy` to its id's row of `gradient`, in the order of the tokens.
+/// Adds each token's `dy` to its id's row of `gradient`, in token order.
 pub fn backward(dy: &[f32], width: usize, ids: &[u32], gradient: &mut [f32]) {
     for (&id, dy) in ids.iter().zip(dy.chunks_exact(width)) {
         let row = &mut gradient[id as usize * width..(id as usize + 1) * width];

@@ -1,7 +1,8 @@
 //! Matrix products on all threads.
 //!
-//! A product is cut into pieces of its result, never along the summed dimension, and is only scaled by one, so each element is the
-//! same sequence of operations however many pieces there are.
+//! A product is split into pieces of its result, never along the summed dimension, and is never
+//! scaled by anything but 1. So each element is computed by the same sequence of operations for any
+//! number of pieces.
 
 use rayon::prelude::*;
 
@@ -28,7 +29,8 @@ pub(crate) fn matmul_nt(
     product(kernels, [rows, out, inner], (x, [inner, 1]), (w, [1, inner]), y, write, None);
 }
 
-/// `dx [rows, inner] = dy [rows, out] w`, with w `[out, inner]`: a linear layer's gradient of its input.
+/// `dx [rows, inner] = dy [rows, out] w`, with w `[out, inner]`: gradient of a linear layer's
+/// input.
 #[expect(clippy::too_many_arguments, reason = "as a BLAS call")]
 pub(crate) fn matmul_nn(
     kernels: Kernels,
@@ -47,7 +49,8 @@ pub(crate) fn matmul_nn(
     product(kernels, [rows, inner, out], (dy, [out, 1]), (w, [inner, 1]), dx, write, None);
 }
 
-/// `dw [out, inner] = dy^T x`, with dy `[rows, out]` and x `[rows, inner]`: a linear layer's gradient of its weight.
+/// `dw [out, inner] = dy^T x`, with dy `[rows, out]` and x `[rows, inner]`: gradient of a linear
+/// layer's weight.
 #[expect(clippy::too_many_arguments, reason = "as a BLAS call")]
 pub(crate) fn matmul_tn(
     kernels: Kernels,
@@ -62,7 +65,8 @@ pub(crate) fn matmul_tn(
     weight_gradient(kernels, (dy, x), [rows, inner, out], dw, write, None);
 }
 
-/// As [`matmul_tn`] with [`Write::Add`], and with the bits of one such product after the other over `chain` rows each.
+/// Like [`matmul_tn`] with [`Write::Add`], but bit-identical to a sequence of such products over
+/// `chain` rows each.
 #[expect(clippy::too_many_arguments, reason = "as a BLAS call")]
 pub(crate) fn matmul_tn_in_chains(
     kernels: Kernels,
@@ -92,10 +96,11 @@ fn weight_gradient(
     product(kernels, [out, inner, rows], (dy, [1, out]), (x, [inner, 1]), dw, write, chain);
 }
 
-/// Fewer multiplications than this are not worth a second thread.
+/// Minimum number of multiplications for which a second thread pays off.
 const LEAST_FOR_THREADS: usize = 1 << 17;
 
-/// `c [m, n] = a [m, k] b [k, n]`; a and b with their row and column strides, c row-major. Sizes were checked by the caller.
+/// `c [m, n] = a [m, k] b [k, n]`; a and b with row and column strides, c row-major. The caller has
+/// checked the sizes.
 fn product(
     kernels: Kernels,
     [m, n, k]: [usize; 3],
@@ -108,7 +113,7 @@ fn product(
     if m == 0 || n == 0 {
         return;
     }
-    // Cutting along the longer side leaves the shorter operand to be packed by every thread.
+    // Split the longer side, so that every thread packs the shorter operand.
     let (length, by_rows) = if m >= n { (m, true) } else { (n, false) };
     let pieces = if m * n * k < LEAST_FOR_THREADS { 1 } else { kernels.pieces(length) };
     let step = length.div_ceil(pieces).next_multiple_of(16);
@@ -117,7 +122,8 @@ fn product(
         let start = index * step;
         let size = step.min(length - start);
         let (rows, columns, row, column) = if by_rows { (size, n, start, 0) } else { (m, size, 0, start) };
-        // SAFETY: the pieces are disjoint blocks of c, and all matrices have the sizes that the callers assert.
+        // SAFETY: the pieces are disjoint blocks of c, and all matrices have the sizes asserted by
+        // the callers.
         unsafe {
             let a = (a.0.as_ptr().add(row * a.1[0]), a.1);
             let b = (b.0.as_ptr().add(column * b.1[1]), b.1);

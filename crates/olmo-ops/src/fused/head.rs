@@ -1,5 +1,6 @@
-//! The head, cross-entropy and z-loss at once, in chunks of rows: the logits of all tokens never exist together, rows without a
-//! target cost nothing, and the gradients are made in the forward pass, where the logits are at hand.
+//! Head, cross-entropy and z-loss in one pass, in chunks of rows. The logits of all tokens never
+//! exist at the same time, rows without a target cost nothing, and gradients are computed in the
+//! forward pass, while the logits are available.
 
 use rayon::prelude::*;
 
@@ -10,47 +11,51 @@ use super::math::{exp, maximum, multiversion, sum};
 use super::matrix::Write;
 use crate::config::{IGNORED, LossTerms};
 
-/// Sums over the targets that count.
+/// Sums over the targets that are not ignored.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Sums {
     /// Negative log-likelihood.
     pub nll: f64,
     /// `z_loss` times the squared log partition function.
     pub z: f64,
-    /// Targets that count.
+    /// Number of targets that are not ignored.
     pub labels: u64,
 }
 
-/// Where the gradients of the loss `(nll + z) / denominator` go.
+/// Outputs for the gradients of the loss `(nll + z) / denominator`.
 #[derive(Debug)]
 pub struct Gradients<'a> {
-    /// That of the hidden states, `[rows, width]`, is written here; rows without a target are left as they are, so hand in zeros.
+    /// Receives the gradient of the hidden states, `[rows, width]`. Rows without a target are not
+    /// written, so pass zeros.
     pub hidden: &'a mut [f32],
-    /// That of the head's weight, `[vocabulary, width]`, is added here.
+    /// The gradient of the head's weight, `[vocabulary, width]`, is added here.
     pub weight: &'a mut [f32],
 }
 
-/// Rows whose part of the weight's gradient is added up in one chain. Depends on shapes alone.
+/// Number of rows whose part of the weight's gradient is summed in one chain. Depends only on
+/// shapes.
 fn chain_rows(vocabulary: usize) -> usize {
     ((1 << 22) / vocabulary.max(1)).clamp(32, 256)
 }
 
-/// Logits that exist at once: whole chains, at least one and otherwise at most this many floats. The more rows, the less often the weight
-/// and its gradient, each larger than most caches, are read; the order of additions stays that of the chains.
+/// Maximum number of logits at a time, in whole chains and at least one. With more rows, the weight
+/// and its gradient, which exceed most caches, are read less often; the order of additions remains
+/// that of the chains.
 const MOST_LOGITS: usize = 1 << 24;
 
-/// Rows of a chunk.
+/// Number of rows in a chunk.
 fn chunk_rows(kernels: Kernels, vocabulary: usize) -> usize {
     let chain = chain_rows(vocabulary);
     match kernels {
         Kernels::Rust => (MOST_LOGITS / (chain * vocabulary.max(1))).max(1) * chain,
-        // A BLAS may choose another order of additions for another shape.
+        // A BLAS may use another order of additions for another shape.
         #[cfg(feature = "libtorch")]
         Kernels::LibTorch => chain,
     }
 }
 
-/// The loss of `hidden [rows, width]` with the head `weight [vocabulary, width]`; `targets[i] == IGNORED` takes row `i` out.
+/// The loss of `hidden [rows, width]` with the head `weight [vocabulary, width]`. Rows with
+/// `targets[i] == IGNORED` are skipped.
 ///
 /// # Panics
 /// A target is neither [`IGNORED`] nor below the number of rows of `weight`.
@@ -108,13 +113,13 @@ multiversion! {
             *logit = exp(*logit - largest);
         }
         let shifted = sum(logits).ln();
-        // Subtract the two large parts first: shifted is small and keeps its digits.
+        // Subtract the two large terms first: `shifted` is small and keeps its digits.
         [shifted + (largest - aim), shifted + largest]
     }
 }
 
 multiversion! {
-    /// As [`loss_alone`], and turns the logits into their gradient.
+    /// Like [`loss_alone`], and turns the logits into their gradient.
     fn loss_and_gradient(logits: &mut [f32], target: usize, terms: LossTerms) -> [f32; 2] {
         let aim = logits[target];
         let largest = maximum(logits);

@@ -1,48 +1,55 @@
-//! Who multiplies matrices for the fused bodies.
+//! The matrix-multiply backends of the fused bodies.
 
 use super::matrix::{Strided, Write};
 
-/// Who multiplies matrices for the fused bodies; everything else in them is the same code.
+/// The matrix-multiply backend of the fused bodies. Only the backend differs; all other code is
+/// shared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Kernels {
-    /// `matrixmultiply`, and our own product for AVX-512 with the same bits: pure Rust, the same for any number of threads.
+    /// `matrixmultiply`, and our own AVX-512 product with the same bits: pure Rust, bit-identical
+    /// for any number of threads.
     #[default]
     Rust,
-    /// The BLAS of libtorch, one thread for each piece. The same bits for any number of threads, if it is asked for (`MKL_CBWR`).
+    /// The BLAS of libtorch, with one thread per piece. Bit-identical for any number of threads if
+    /// `MKL_CBWR` is set.
     #[cfg(feature = "libtorch")]
     LibTorch,
 }
 
-/// Terms that the products in Rust add up in one chain; that of `matrixmultiply`, so no result depends on who multiplies.
+/// Number of terms that the products in Rust add in one chain. It equals that of `matrixmultiply`,
+/// so results are the same for both.
 pub(crate) const CHAIN: usize = 256;
 
-/// Rows or columns of a piece of a product in libtorch: enough for its speed, few enough for several threads.
+/// Rows or columns of a piece of a product in libtorch: large enough for speed, small enough for
+/// several threads.
 #[cfg(feature = "libtorch")]
 const PIECE: usize = 128;
 
 impl Kernels {
-    /// All that this build has.
+    /// All backends of this build.
     pub const ALL: &[Kernels] = &[
         Kernels::Rust,
         #[cfg(feature = "libtorch")]
         Kernels::LibTorch,
     ];
 
-    /// Into how many pieces a product is cut along a side of `length`.
+    /// Number of pieces into which a side of `length` is split.
     pub(crate) fn pieces(self, length: usize) -> usize {
         match self {
-            // An element is the same sequence of operations however many pieces there are.
+            // An element is computed by the same sequence of operations for any number of pieces.
             Kernels::Rust => rayon::current_num_threads().min(length),
-            // A BLAS may choose another sequence for another shape: the pieces follow from the length alone.
+            // A BLAS may use another sequence for another shape, so the pieces depend only on the
+            // length.
             #[cfg(feature = "libtorch")]
             Kernels::LibTorch => length.div_ceil(PIECE),
         }
     }
 
-    /// As [`Kernels::gemm`], with the bits of one product after the other over `chain` (at most [`CHAIN`]) terms each.
+    /// Like [`Kernels::gemm`], but bit-identical to a sequence of products over `chain` (at most
+    /// [`CHAIN`]) terms each.
     ///
     /// # Safety
-    /// As for [`Kernels::gemm`].
+    /// See [`Kernels::gemm`].
     pub(crate) unsafe fn gemm_in_chains(
         self,
         [m, n, k]: [usize; 3],
@@ -54,21 +61,23 @@ impl Kernels {
     ) {
         #[cfg(target_arch = "x86_64")]
         if self == Kernels::Rust && super::avx512::available() {
-            // SAFETY: the machine has what it needs; the rest is the caller's promise.
+            // SAFETY: the machine supports AVX-512; the caller guarantees the rest.
             return unsafe { super::avx512::gemm([m, n, k], a, b, write, c, chain) };
         }
         for top in (0..k).step_by(chain) {
             let write = if top == 0 { write } else { Write::Add };
             let size = [m, n, chain.min(k - top)];
-            // SAFETY: the caller's promise; the parts lie within the matrices.
+            // SAFETY: guaranteed by the caller; the parts are within the matrices.
             unsafe { self.gemm(size, (a.0.add(top * a.1[1]), a.1), (b.0.add(top * b.1[0]), b.1), write, c) };
         }
     }
 
-    /// `c [m, n] (+)= a [m, k] b [k, n]` in the calling thread; c row-major with its stride. Never scaled: see `gemm`.
+    /// `c [m, n] (+)= a [m, k] b [k, n]` in the calling thread; c is row-major with its stride.
+    /// Never scaled: see `gemm`.
     ///
     /// # Safety
-    /// All three matrices lie in memory that may be read (c: written), and c overlaps nothing that is in use.
+    /// All three matrices are in readable memory (c: writable), and c does not overlap anything in
+    /// use.
     pub(crate) unsafe fn gemm(
         self,
         [m, n, k]: [usize; 3],
@@ -81,20 +90,20 @@ impl Kernels {
             Kernels::Rust => {
                 #[cfg(target_arch = "x86_64")]
                 if super::avx512::available() {
-                    // SAFETY: the machine has what it needs; the rest is the caller's promise.
+                    // SAFETY: the machine supports AVX-512; the caller guarantees the rest.
                     return unsafe { super::avx512::gemm([m, n, k], a, b, write, (c, c_stride), CHAIN) };
                 }
                 let beta = if write == Write::New { 0.0 } else { 1.0 };
                 let [ra, ca] = a.1.map(|stride| stride as isize);
                 let [rb, cb] = b.1.map(|stride| stride as isize);
-                // SAFETY: the caller's promise.
+                // SAFETY: guaranteed by the caller.
                 unsafe { matrixmultiply::sgemm(m, k, n, 1.0, a.0, ra, ca, b.0, rb, cb, beta, c, c_stride as isize, 1) }
             }
             #[cfg(feature = "libtorch")]
             Kernels::LibTorch => {
                 let a = olmo_torch::Matrix { start: a.0, size: [m, k], strides: a.1 };
                 let b = olmo_torch::Matrix { start: b.0, size: [k, n], strides: b.1 };
-                // SAFETY: the caller's promise.
+                // SAFETY: guaranteed by the caller.
                 unsafe { olmo_torch::gemm(a, b, c, c_stride, write == Write::Add) }
             }
         }

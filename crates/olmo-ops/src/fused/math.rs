@@ -1,11 +1,15 @@
-//! Sums, maxima and the exponential, in forms that become vector instructions without changing the order of any sum.
+//! Sums, maxima and the exponential, written so that they vectorise without changing the order of
+//! any sum.
 
-/// Lanes that a sum is kept in; fixed, so the order of additions never depends on the machine's vectors.
+/// Number of lanes of a sum; fixed, so that the order of additions does not depend on the machine's
+/// vectors.
 pub(crate) const LANES: usize = 16;
 
-/// Compiles a function again for machines with 256-bit and with 512-bit vectors, and picks at run time.
+/// Also compiles a function for machines with 256-bit and 512-bit vectors, and dispatches at run
+/// time.
 ///
-/// Results are the same bits: no version may fuse a product and a sum, and all add in [`LANES`] fixed lanes.
+/// Results are bit-identical: no version may fuse a product and a sum, and all add in [`LANES`]
+/// fixed lanes.
 macro_rules! multiversion {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
@@ -31,11 +35,11 @@ macro_rules! multiversion {
                     && std::arch::is_x86_feature_detected!("avx512dq")
                     && std::arch::is_x86_feature_detected!("avx512bw")
                 {
-                    // SAFETY: the machine has what the version needs.
+                    // SAFETY: the machine supports this version.
                     return unsafe { widest($($arg),*) };
                 }
                 if std::arch::is_x86_feature_detected!("avx2") {
-                    // SAFETY: the machine has what the version needs.
+                    // SAFETY: the machine supports this version.
                     return unsafe { wide($($arg),*) };
                 }
             }
@@ -45,14 +49,15 @@ macro_rules! multiversion {
 }
 pub(crate) use multiversion;
 
-/// e^x with a relative error of about 2e-7; below -87 it is e^-87, above 88 e^88; NaN stays NaN.
+/// e^x with a relative error of about 2e-7. Clamped to e^-87 below -87 and to e^88 above 88; NaN
+/// stays NaN.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
-    /// Adding and subtracting it rounds to a whole number, which then stands in the lowest bits.
+    /// Adding and subtracting this rounds to an integer, which is then in the lowest bits.
     const ROUND: f32 = 12_582_912.0;
     let x = if x < -87.0 { -87.0 } else { x };
     let x = if x > 88.0 { 88.0 } else { x };
-    // e^x = 2^whole * 2^part with |part| <= 1/2; a polynomial gives 2^part.
+    // e^x = 2^whole * 2^part with |part| <= 1/2; a polynomial approximates 2^part.
     let scaled = x * std::f32::consts::LOG2_E;
     let rounded = scaled + ROUND;
     let part = scaled - (rounded - ROUND);
@@ -66,7 +71,7 @@ pub(crate) fn exp(x: f32) -> f32 {
     f32::from_bits(power.to_bits().wrapping_add(rounded.to_bits() << 23))
 }
 
-/// Adds up the lanes, first to last.
+/// Adds the lanes, first to last.
 #[inline(always)]
 pub(crate) fn add_lanes(lanes: [f32; LANES]) -> f32 {
     lanes.iter().sum()
@@ -103,7 +108,7 @@ pub(crate) fn sum(values: &[f32]) -> f32 {
     rest + add_lanes(lanes)
 }
 
-/// The largest value, NaN aside.
+/// The largest value, ignoring NaN.
 #[inline(always)]
 pub(crate) fn maximum(values: &[f32]) -> f32 {
     let mut lanes = [f32::MIN; LANES];
@@ -129,7 +134,7 @@ mod tests {
         let mut x = -87.0f32;
         while x < 88.0 {
             let exact = f64::from(x).exp();
-            // Rounding x * log2(e) costs relative |x| * 2^-24.
+            // Rounding x * log2(e) costs a relative error of |x| * 2^-24.
             let allowed = 3e-7 + f64::from(x.abs()) * 1.2e-7;
             assert!((f64::from(exp(x)) / exact - 1.0).abs() < allowed, "exp({x}) = {}, not {exact}", exp(x));
             x += 0.013;

@@ -1,13 +1,13 @@
-//! What a product is told of its matrices.
+//! Descriptions of the matrices of a product.
 
-/// A matrix's first element, and the elements from one row and from one column to the next.
+/// A matrix: its first element, and its row and column strides in elements.
 pub(crate) type Strided = (*const f32, [usize; 2]);
 
-/// What happens to the old content of the result.
+/// What happens to the previous content of the result.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Write {
-    /// It is overwritten.
+    /// Overwrite it.
     New,
-    /// The product is added to it.
+    /// Add the product to it.
     Add,
 }

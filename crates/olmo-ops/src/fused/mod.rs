@@ -1,4 +1,5 @@
-//! The fused bodies: forward and backward by hand over f32 slices, all matrices row-major.
+//! The fused bodies: hand-written forward and backward passes over f32 slices, with row-major
+//! matrices.
 
 mod attention;
 #[cfg(target_arch = "x86_64")]

@@ -1,6 +1,7 @@
 //! LayerNorm and RMSNorm over rows, forward and backward.
 //!
-//! Both are `(x - mean) * r * weight`; for RMSNorm the mean counts as 0, which makes one code serve both.
+//! Both are `(x - mean) * r * weight`; for RMSNorm the mean is 0, so that the same code serves
+//! both.
 
 use rayon::prelude::*;
 
@@ -8,14 +9,15 @@ use super::buffer::Buffer;
 use super::math::{LANES, add_lanes, dot, multiversion, sum};
 use crate::config::{Norm, NormKind};
 
-/// Mean and reciprocal deviation of each row, as the forward pass found them.
+/// Mean and reciprocal deviation of each row, from the forward pass.
 #[derive(Clone, Debug)]
 pub(crate) struct Stats(Buffer);
 
-/// Rows whose contributions to the weight's gradient are added up by one task; fixed, so that the order of the sum is.
+/// Number of rows whose contributions to the weight's gradient one task sums; fixed, so that the
+/// order of the sum is fixed.
 const ROWS: usize = 64;
 
-/// `y = norm(x) * weight`, plus `residual` where given; x and y `[rows, width]`.
+/// `y = norm(x) * weight`, plus `residual` if given; x and y are `[rows, width]`.
 pub(crate) fn forward(
     norm: Norm,
     x: &[f32],
@@ -90,8 +92,8 @@ pub(crate) fn normalise(x: &[f32], mean: f32, r: f32, weight: Option<&[f32]>, y:
     }
 }
 
-/// `dx = residual + gradient of norm(x) * weight` for the incoming `dy`; all `[rows, width]`. The weight's gradient, if there is a weight,
-/// is added to `dweight`.
+/// `dx = residual + gradient of norm(x) * weight` for the incoming `dy`; all are `[rows, width]`.
+/// Adds the weight's gradient, if there is a weight, to `dweight`.
 #[expect(clippy::too_many_arguments, reason = "kernels take their slices one by one")]
 pub(crate) fn backward(
     norm: Norm,
@@ -131,7 +133,7 @@ pub(crate) fn backward(
     add_rows(&partial, width, 0, total);
 }
 
-/// Adds columns `first..` of rows to `total`, rows first to last.
+/// Adds the columns from `first` on of rows to `total`, rows first to last.
 pub(crate) fn add_rows(rows: &[f32], width: usize, first: usize, total: &mut [f32]) {
     for row in rows.chunks_exact(width) {
         for (total, value) in total.iter_mut().zip(&row[first..]) {
@@ -159,7 +161,7 @@ multiversion! {
     }
 }
 
-/// One row's gradient into `dx`; adds the row's part of the weight's gradient to `dweight`.
+/// Writes one row's gradient to `dx`; adds the row's part of the weight's gradient to `dweight`.
 #[inline(always)]
 #[expect(clippy::too_many_arguments, reason = "kernels take their slices one by one")]
 pub(crate) fn row_backward(
@@ -173,7 +175,8 @@ pub(crate) fn row_backward(
     dweight: Option<&mut [f32]>,
 ) {
     let width = x.len() as f32;
-    // With g = dy * weight and n = (x - mean) * r: dx = r * (g - mean(g) - n * mean(g * n)); RMSNorm lacks the middle term.
+    // With g = dy * weight and n = (x - mean) * r: dx = r * (g - mean(g) - n * mean(g * n));
+    // RMSNorm lacks the middle term.
     match (weight, dweight) {
         (Some(weight), Some(dweight)) => {
             for ((((dx, dy), x), weight), dweight) in dx.iter_mut().zip(dy).zip(x).zip(weight).zip(dweight) {

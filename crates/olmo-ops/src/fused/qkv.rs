@@ -1,4 +1,5 @@
-//! From the fused projection to what attention reads: clamp, QK-norm, rotary embedding; and back.
+//! Between the fused projection and attention: clamp, QK-norm and rotary embedding, forward and
+//! backward.
 
 use rayon::prelude::*;
 
@@ -8,11 +9,12 @@ use super::norm::{add_rows, row_backward, row_stats};
 use crate::config::BlockConfig;
 use crate::rope::{Places, Rope};
 
-/// Rows whose contributions to the norms' gradients are added up by one task; fixed, so that the order of the sum is.
+/// Number of rows whose contributions to the norms' gradients one task sums; fixed, so that the
+/// order of the sum is fixed.
 const ROWS: usize = 64;
 
-/// `heads [rows, qkv]` from the projection `raw`: each row clamped, queries and keys normed and rotated.
-/// Row `i` stands at position `i % sequence`.
+/// Computes `heads [rows, qkv]` from the projection `raw`: clamps each row, then normalises and
+/// rotates queries and keys. Row `i` has position `i % sequence`.
 pub(crate) fn forward(
     config: &BlockConfig,
     places: &Places<'_>,
@@ -77,7 +79,7 @@ fn normalise_in_place(config: &BlockConfig, values: &mut [f32], weight: &[f32]) 
     }
 }
 
-/// Rotates the pairs `(i, i + half)` of each head; `direction` -1 turns back.
+/// Rotates the pairs `(i, i + half)` of each head; `direction` -1 rotates back.
 #[inline(always)]
 fn rotate(values: &mut [f32], cos: &[f32], sin: &[f32], direction: f32) {
     let half = cos.len();
@@ -92,7 +94,8 @@ fn rotate(values: &mut [f32], cos: &[f32], sin: &[f32], direction: f32) {
 }
 
 /// Turns `dheads`, the gradient of [`forward`]'s result, into the gradient of `raw`, in place.
-/// `raw` is needed only with a clamp or QK-norm. The gradients of the two norms' weights are added to `dnorms`.
+/// `raw` is needed only with a clamp or QK-norm. Adds the gradients of the two norms' weights to
+/// `dnorms`.
 pub(crate) fn backward(
     config: &BlockConfig,
     places: &Places<'_>,
@@ -104,7 +107,7 @@ pub(crate) fn backward(
     let size = ROWS * config.qkv_width();
     let norm_width = config.d_model + config.kv_width();
     let tasks = dheads.len().div_ceil(size);
-    // Without norms each task still gets a (then unused) place, so that one loop serves both.
+    // Without norms, each task still gets an (unused) slot, so that one loop serves both cases.
     let mut partial = Buffer::zeros(tasks * norm_width);
     dheads.par_chunks_mut(size).zip(partial.par_chunks_mut(norm_width)).enumerate().for_each(
         |(index, (dheads, partial))| {
@@ -143,7 +146,7 @@ multiversion! {
             }
             if let Some(clip) = config.clip_qkv {
                 for (gradient, raw) in dheads.iter_mut().zip(raw) {
-                    // As torch.clamp: the gradient passes inside and at the bounds.
+                    // As in torch.clamp, the gradient passes inside and at the bounds.
                     *gradient = if *raw >= -clip && *raw <= clip { *gradient } else { 0.0 };
                 }
             }

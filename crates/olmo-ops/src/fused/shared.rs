@@ -1,8 +1,9 @@
-//! A slice that several tasks write at once, each its own part.
+//! A slice that several tasks write concurrently, each its own part.
 
 use std::marker::PhantomData;
 
-/// A mutable slice that can be handed to several tasks, for parts that no iterator over chunks can describe (columns of rows).
+/// A mutable slice that can be split among tasks into parts that no chunk iterator can express
+/// (columns of rows).
 #[derive(Clone, Copy)]
 pub(crate) struct SharedSlice<'a> {
     start: *mut f32,
@@ -10,7 +11,8 @@ pub(crate) struct SharedSlice<'a> {
     lifetime: PhantomData<&'a mut [f32]>,
 }
 
-// SAFETY: it is a pointer into a slice of f32 that outlives it; whoever writes through it promises not to overlap with others.
+// SAFETY: this is a pointer into a slice of f32 that outlives it; writers guarantee that their
+// parts do not overlap.
 unsafe impl Send for SharedSlice<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for SharedSlice<'_> {}
@@ -23,14 +25,15 @@ impl<'a> SharedSlice<'a> {
     /// The part `[start, start + length)`.
     ///
     /// # Safety
-    /// No other live reference, in this task or another, overlaps the part.
+    /// No other live reference, in this or another task, overlaps the part.
     pub unsafe fn part(&self, start: usize, length: usize) -> &'a mut [f32] {
         assert!(start + length <= self.length, "a part lies within its slice");
-        // SAFETY: in bounds by the assertion, alone by the caller's promise.
+        // SAFETY: in bounds by the assertion, exclusive by the caller's guarantee.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(start), length) }
     }
 
-    /// A pointer to the element at `index`, for matrices whose rows interleave with those of other tasks.
+    /// A pointer to the element at `index`, for matrices whose rows interleave with those of other
+    /// tasks.
     pub fn at(&self, index: usize) -> *mut f32 {
         assert!(index < self.length.max(1), "an element lies within its slice");
         // SAFETY: in bounds (or the start of an empty slice).

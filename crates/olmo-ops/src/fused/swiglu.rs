@@ -1,4 +1,4 @@
-//! The MLP's middle: `silu(gate) * up`, with up and gate as the halves of one row.
+//! The MLP's activation: `silu(gate) * up`, with up and gate as the halves of one row.
 
 use std::array::from_mut;
 
@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::math::{LANES, exp, multiversion};
 
-/// Rows that one task takes.
+/// Rows per task.
 const ROWS: usize = 16;
 
 /// `a [rows, width] = silu(gate) * up`, with `up_gate` `[rows, 2 * width]`.
@@ -27,8 +27,8 @@ multiversion! {
     }
 }
 
-/// Turns `up_gate` into its gradient and the incoming gradient `da` back into the activation, which the weight's gradient needs:
-/// so the forward pass does not have to keep it.
+/// Turns `up_gate` into its gradient, and the incoming gradient `da` back into the activation,
+/// which the weight's gradient needs, so that the forward pass need not keep it.
 pub(crate) fn backward(up_gate: &mut [f32], width: usize, da: &mut [f32]) {
     da.par_chunks_mut(ROWS * width)
         .zip(up_gate.par_chunks_mut(2 * ROWS * width))
@@ -39,7 +39,8 @@ multiversion! {
     fn backward_rows(up_gate: &mut [f32], width: usize, da: &mut [f32]) {
         for (da, row) in da.chunks_exact_mut(width).zip(up_gate.chunks_exact_mut(2 * width)) {
             let (up, gate) = row.split_at_mut(width);
-            // In pieces of fixed length: of three slices that are read and written, no compiler makes vectors by itself.
+            // In pieces of fixed length: compilers do not vectorise a loop that reads and writes
+            // three slices.
             let (mut das, mut ups, mut gates) =
                 (da.chunks_exact_mut(LANES), up.chunks_exact_mut(LANES), gate.chunks_exact_mut(LANES));
             for ((da, up), gate) in (&mut das).zip(&mut ups).zip(&mut gates) {
@@ -58,7 +59,7 @@ fn lanes(chunk: &mut [f32]) -> &mut [f32; LANES] {
     chunk.try_into().expect("chunks have this length")
 }
 
-/// One element after the other; read all before any is written, so that they become vectors.
+/// Processes the elements in order; reads all before writing any, so that the loop vectorises.
 #[inline(always)]
 fn backward_lanes<const N: usize>(da: &mut [f32; N], up: &mut [f32; N], gate: &mut [f32; N]) {
     let (incoming, u, g) = (*da, *up, *gate);

@@ -16,7 +16,7 @@ use crate::fused::block::{Saved, backward, forward};
 use crate::reference;
 use crate::rope::{Places, Rope};
 
-/// A block's weights as tensors; layouts as in [`BlockWeights`].
+/// A block's weights as tensors; the layouts are those of [`BlockWeights`].
 #[derive(Clone, Debug)]
 pub struct BlockTensors {
     /// `[d + 2*kv, d]`.
@@ -38,7 +38,7 @@ pub struct BlockTensors {
 }
 
 impl BlockTensors {
-    /// Each weight through one of two functions, by its rank.
+    /// Maps each weight with the function for its rank.
     fn map<U>(&self, matrix: impl Fn(Tensor<2>) -> U, vector: impl Fn(Tensor<1>) -> U) -> BlockWeights<U> {
         let vector = |weight: &Option<Tensor<1>>| weight.clone().map(&vector);
         BlockWeights {
@@ -54,12 +54,13 @@ impl BlockTensors {
     }
 }
 
-/// Where the tokens of a batch stand, as [`Places`], for a node that outlives the call.
+/// Positions of the tokens of a batch, like [`Places`], for a node that outlives the call.
 #[derive(Clone, Debug)]
 pub struct Placed {
     /// Rotary tables.
     pub rope: Arc<Rope>,
-    /// For each token the place in its row where its document begins; `None`: each row is one document.
+    /// For each token, the position in its row where its document begins; `None`: each row is one
+    /// document.
     pub documents: Option<Arc<[u32]>>,
 }
 
@@ -69,11 +70,12 @@ impl Placed {
     }
 }
 
-/// A transformer block: `[batch, sequence, d]` to the same shape. `keep` says what stays for the backward pass; it changes no bit.
+/// A transformer block: maps `[batch, sequence, d]` to the same shape. `keep` selects what stays
+/// for the backward pass; results are bit-identical.
 ///
 /// # Panics
-/// Shapes do not fit `config`, the rotary tables are too short, documents are not in order, or some inputs take part in autodiff
-/// and others are on devices without it.
+/// Shapes do not fit `config`, the rotary tables are too short, documents are not in order, or some
+/// inputs take part in autodiff while others are on devices without it.
 pub fn block(config: &BlockConfig, placed: &Placed, x: Tensor<3>, weights: &BlockTensors, keep: Keep) -> Tensor<3> {
     let shape = x.dims();
     let places = placed.places(shape[1]);
@@ -106,7 +108,7 @@ fn apply<B: Host>(
     nodes.extend(weights.into_vec().into_iter().map(|(_, node)| node));
     let state =
         BlockState::<B> { config: *config, placed: placed.clone(), shape, dtype, x, weights: primitives, saved: None };
-    // Norms come with weights or without, QK-norm is there or not.
+    // Norms may have weights, and QK-norm may exist.
     match nodes.len() {
         5 => finish::<B, 5>(nodes, state, keep),
         7 => finish::<B, 7>(nodes, state, keep),
@@ -129,7 +131,7 @@ fn check(config: &BlockConfig, x: &Tensor<3>, weights: &BlockTensors) {
 struct BlockState<B: Host> {
     config: BlockConfig,
     placed: Placed,
-    /// Of the input and of the output.
+    /// Shape of the input and of the output.
     shape: [usize; 3],
     dtype: DType,
     x: FloatTensor<B>,

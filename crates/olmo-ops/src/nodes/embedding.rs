@@ -12,7 +12,8 @@ use super::host::{Compute, Host, with_backend};
 use crate::fused::embedding::{backward, forward};
 use crate::reference;
 
-/// `[batch, sequence, d]`: the rows of `weight [rows, d]` that `ids` (`batch * sequence` of them) name.
+/// `[batch, sequence, d]`: the rows of `weight [rows, d]` at `ids`, of which there are
+/// `batch * sequence`.
 ///
 /// # Panics
 /// An id has no row, or the number of ids is not `batch * sequence`.

@@ -1,7 +1,8 @@
-//! The operations on weights that lie in one flat array, as training has them: nodes read the weights where the optimizer writes them,
-//! and add their gradients where the optimizer reads them. No copy, no fresh memory, no pass over the weights but the products' own.
+//! The operations on weights in one flat array, for training. Nodes read the weights where the
+//! optimizer writes them, and add gradients where the optimizer reads them: no copies, no fresh
+//! memory, and no pass over the weights except the products' own.
 //!
-//! Only activations take part in Burn's graph; weights are not its leaves.
+//! Only activations take part in Burn's graph; weights are not leaves of it.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -20,7 +21,7 @@ use crate::fused::head::{self, Sums};
 use crate::fused::norm::Stats;
 use crate::fused::{block, embedding, norm};
 
-/// Weights, and the place where their gradients are added up; two arrays of one layout.
+/// Weights and their gradients: two arrays with the same layout.
 #[derive(Clone, Debug)]
 pub struct Flat {
     compute: Compute,
@@ -30,7 +31,7 @@ pub struct Flat {
 }
 
 impl Flat {
-    /// Weights alone.
+    /// Weights without gradients.
     pub fn new(compute: Compute, weights: Arc<Vec<f32>>) -> Flat {
         Flat { compute, weights, gradients: None }
     }
@@ -44,10 +45,10 @@ impl Flat {
         Flat { compute, weights, gradients: Some(Arc::new(Mutex::new(gradients))) }
     }
 
-    /// The gradients back, once no graph is alive that could add to them.
+    /// Returns the gradients, once no graph that could add to them is alive.
     ///
     /// # Panics
-    /// There are none, or a graph still is alive.
+    /// There are none, or a graph is still alive.
     pub fn into_gradients(self) -> Vec<f32> {
         let gradients = self.gradients.expect("made with gradients");
         let gradients = Arc::into_inner(gradients).expect("the graph has been walked through and dropped");
@@ -65,7 +66,8 @@ impl Flat {
     }
 }
 
-/// The rows of the embedding that `ids` name, `[batch, sequence, width]`; a leaf of a graph if gradients are wanted.
+/// The rows of the embedding at `ids`, `[batch, sequence, width]`; a leaf of the graph if gradients
+/// are needed.
 ///
 /// # Panics
 /// An id has no row, or the number of ids is not `batch * sequence`.
@@ -83,16 +85,16 @@ pub fn embed(
     if flat.gradients.is_some() { rows.autodiff().require_grad() } else { rows }
 }
 
-/// Adds the gradient of [`embed`]'s result to that of the embedding, in the order of the tokens.
+/// Adds the gradient of [`embed`]'s result to that of the embedding, in token order.
 pub fn embed_backward(flat: &Flat, weight: &Range<usize>, width: usize, ids: &[u32], gradient: Tensor<3>) {
     let gradient = HostSlice::new(&gradient);
     embedding::backward(&gradient, width, ids, &mut flat.sum()[weight.clone()]);
 }
 
-/// As [`super::block`], with weights in `flat`.
+/// Like [`super::block`], with weights in `flat`.
 ///
 /// # Panics
-/// As [`super::block`].
+/// See [`super::block`].
 pub fn block_flat(
     config: &BlockConfig,
     placed: &Placed,
@@ -179,7 +181,7 @@ impl<B: Host> Backward<B, 1> for BlockNode {
     }
 }
 
-/// As [`super::norm`], with the weight in `flat`.
+/// Like [`super::norm`], with the weight in `flat`.
 pub fn norm_flat(norm: Norm, x: Tensor<3>, flat: &Flat, weight: Option<&Range<usize>>) -> Tensor<3> {
     with_backend!(flat.compute, B => norm_on::<B>(norm, x, flat, weight))
 }
@@ -239,11 +241,12 @@ impl<B: Host> Backward<B, 1> for NormNode {
     }
 }
 
-/// As [`super::head_loss`], with the weight in `flat`. The gradient is made in the forward pass and is that of the loss itself: the
-/// weight's is added at once, so the loss must be what is differentiated, not something made of it.
+/// Like [`super::head_loss`], with the weight in `flat`. The gradient is computed in the forward
+/// pass and is that of the loss itself. The weight's gradient is added immediately, so the loss
+/// itself must be differentiated, not a function of it.
 ///
 /// # Panics
-/// As [`super::head_loss`]; and in the backward pass, if the incoming gradient is not 1.
+/// See [`super::head_loss`]; also in the backward pass, if the incoming gradient is not 1.
 pub fn head_loss_flat(
     hidden: Tensor<3>,
     flat: &Flat,
@@ -293,7 +296,7 @@ fn head_loss_on<B: Host>(
 
 #[derive(Clone, Debug)]
 struct HeadState {
-    /// Of the hidden states.
+    /// Gradient of the hidden states.
     gradient: Arc<Vec<f32>>,
     shape: [usize; 3],
 }

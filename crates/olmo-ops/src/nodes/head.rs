@@ -14,7 +14,7 @@ use crate::config::LossTerms;
 use crate::fused::head::{self, Sums};
 use crate::reference;
 
-/// A loss and what it is made of.
+/// A loss and its components.
 #[derive(Clone, Debug)]
 pub struct HeadLoss {
     /// `(nll + z) / denominator`, one element; differentiable.
@@ -23,11 +23,12 @@ pub struct HeadLoss {
     pub sums: Sums,
 }
 
-/// Cross-entropy and z-loss of `hidden [batch, sequence, d]` under the head `weight [vocabulary, d]`.
-/// `targets` has one entry for each place; [`crate::IGNORED`] takes the place out.
+/// Cross-entropy and z-loss of `hidden [batch, sequence, d]` with the head
+/// `weight [vocabulary, d]`. `targets` has one entry per position; [`crate::IGNORED`] skips a
+/// position.
 ///
 /// # Panics
-/// The number of targets is not `batch * sequence`, or one has no row of `weight`.
+/// The number of targets is not `batch * sequence`, or a target has no row in `weight`.
 pub fn head_loss(hidden: Tensor<3>, weight: Tensor<2>, targets: &[u32], terms: LossTerms) -> HeadLoss {
     let shape = hidden.dims();
     assert_eq!(targets.len(), shape[0] * shape[1], "there is a target for every place");
@@ -70,10 +71,10 @@ fn zeros<B: Host>(tensor: &FloatTensor<B>) -> Vec<f32> {
     vec![0f32; B::elements(tensor).len()]
 }
 
-/// The gradients are made in the forward pass, for an incoming gradient of 1.
+/// The gradients are computed in the forward pass, for an incoming gradient of 1.
 #[derive(Clone, Debug)]
 struct HeadState {
-    /// Of the hidden states and of the weight.
+    /// Gradients of the hidden states and of the weight.
     gradients: Arc<[Vec<f32>; 2]>,
     hidden_shape: [usize; 3],
     weight_shape: [usize; 2],
@@ -102,7 +103,8 @@ impl<B: Host> Backward<B, 2> for HeadNode {
     }
 }
 
-/// Logits `[batch, sequence, vocabulary]`. Not for training: with autodiff it is a plain Burn product.
+/// Logits `[batch, sequence, vocabulary]`. Not for training: with autodiff this is a plain Burn
+/// product.
 pub fn head_logits(hidden: Tensor<3>, weight: Tensor<2>) -> Tensor<3> {
     match Compute::serving(&hidden).filter(|_| !hidden.is_autodiff()) {
         None => reference::linear(hidden, weight),

@@ -1,4 +1,4 @@
-//! Backends whose tensors lie in the host's memory, where the fused bodies read them in place.
+//! Backends whose tensors are in host memory, where the fused bodies read them in place.
 
 use std::ops::Deref;
 
@@ -30,19 +30,19 @@ macro_rules! with_backend {
 }
 pub(super) use with_backend;
 
-/// Where operations compute.
+/// The backend of an operation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Compute {
     /// The CPU, in pure Rust; Burn's flex holds the tensors.
     #[default]
     Flex,
-    /// The CPU, with products and attention by libtorch, which holds the tensors too.
+    /// The CPU, with products and attention by libtorch, which also holds the tensors.
     #[cfg(feature = "libtorch")]
     LibTorch,
 }
 
 impl Compute {
-    /// All that this build has.
+    /// All backends of this build.
     pub const ALL: &[Compute] = &[
         Compute::Flex,
         #[cfg(feature = "libtorch")]
@@ -58,12 +58,12 @@ impl Compute {
         }
     }
 
-    /// The one with this name, if this build has it.
+    /// The backend with this name, if this build has it.
     pub fn named(name: &str) -> Option<Compute> {
         Compute::ALL.iter().copied().find(|compute| compute.name() == name)
     }
 
-    /// To be called before the first operation: settles what libtorch may use of the machine.
+    /// Must be called before the first operation: configures libtorch's use of threads.
     pub fn prepare(self) {
         #[cfg(feature = "libtorch")]
         if self == Compute::LibTorch {
@@ -71,12 +71,12 @@ impl Compute {
         }
     }
 
-    /// Who multiplies there.
+    /// Its matrix-multiply backend.
     pub fn kernels(self) -> Kernels {
         with_backend!(self, B => B::KERNELS)
     }
 
-    /// Burn's device for it, without autodiff.
+    /// Its Burn device, without autodiff.
     pub fn device(self) -> Device {
         match self {
             Compute::Flex => Device::flex(),
@@ -85,7 +85,8 @@ impl Compute {
         }
     }
 
-    /// Where the fused bodies serve `tensor`, if they do: f32 or bf16 in the host's memory, without Burn's own recomputation.
+    /// The backend whose fused bodies serve `tensor`, if any: f32 or bf16 in host memory, without
+    /// Burn's own checkpointing.
     pub(super) fn serving<const D: usize>(tensor: &Tensor<D>) -> Option<Compute> {
         let recomputes = tensor.is_autodiff()
             && tensor.gradient_checkpointing_strategy() != Some(GradientCheckpointingStrategy::Disabled);
@@ -100,26 +101,27 @@ impl Compute {
 /// The autodiff backend that fused nodes join.
 pub(crate) type Tracked<B> = Autodiff<B, NoCheckpointing>;
 
-/// A backend whose tensors lie in the host's memory.
+/// A backend whose tensors are in host memory.
 ///
-/// The two conversions to and from [`Tensor`] cannot be written for all backends at once: see `conversions`.
+/// The conversions to and from [`Tensor`] cannot be written for all backends at once: see
+/// `conversions`.
 pub(super) trait Host: Backend {
-    /// Who multiplies for it.
+    /// Its matrix-multiply backend.
     const KERNELS: Kernels;
 
-    /// A primitive of f32 whose elements [`Host::elements`] can give; no copy if it already is one.
+    /// An f32 primitive whose elements [`Host::elements`] can return; no copy if it already is one.
     fn contiguous(tensor: FloatTensor<Self>) -> FloatTensor<Self>;
 
-    /// The elements of a contiguous primitive of f32.
+    /// The elements of a contiguous f32 primitive.
     fn elements(tensor: &FloatTensor<Self>) -> &[f32];
 
-    /// A primitive around `values`.
+    /// Creates a primitive from `values`.
     fn primitive(values: Vec<f32>, shape: &[usize]) -> FloatTensor<Self>;
 
-    /// A tensor without autodiff as a contiguous primitive of f32.
+    /// A tensor without autodiff, as a contiguous f32 primitive.
     fn plain<const D: usize>(tensor: Tensor<D>) -> FloatTensor<Self>;
 
-    /// A tensor with autodiff as a contiguous primitive of f32, and its place in the graph.
+    /// A tensor with autodiff, as a contiguous f32 primitive and its node in the graph.
     fn tracked<const D: usize>(tensor: Tensor<D>) -> (FloatTensor<Self>, NodeGuard);
 
     /// The tensor of a primitive.
@@ -128,7 +130,7 @@ pub(super) trait Host: Backend {
     /// The tensor of a primitive in a graph.
     fn tracked_tensor<const D: usize>(primitive: FloatTensor<Tracked<Self>>) -> Tensor<D>;
 
-    /// A primitive of `dtype` around `values`.
+    /// Creates a primitive of `dtype` from `values`.
     fn of(values: Vec<f32>, shape: &[usize], dtype: DType) -> FloatTensor<Self> {
         let primitive = Self::primitive(values, shape);
         match dtype {
@@ -138,14 +140,14 @@ pub(super) trait Host: Backend {
     }
 }
 
-/// What `Compute::serving` has established.
+/// The invariant checked by `Compute::serving`.
 pub(crate) const SERVED: &str = "all inputs of a fused operation are on one device, all with autodiff or all without";
 
 fn float(dtype: DType) -> FloatDType {
     if dtype == DType::BF16 { FloatDType::BF16 } else { FloatDType::F32 }
 }
 
-/// What a [`Host`] cannot say for all backends: how its primitives become tensors and back.
+/// The parts of [`Host`] that differ per backend: conversions between primitives and tensors.
 macro_rules! conversions {
     () => {
         fn plain<const D: usize>(tensor: Tensor<D>) -> FloatTensor<Self> {
@@ -189,7 +191,8 @@ impl Host for Flex {
     conversions!();
 }
 
-/// The f32 elements of a tensor, row-major; shares the tensor's memory where the fused bodies serve f32, else holds a copy.
+/// The f32 elements of a tensor, row-major. Shares the tensor's memory where the fused bodies serve
+/// f32, otherwise holds a copy.
 #[derive(Clone, Debug)]
 pub struct HostSlice(Memory);
 
@@ -202,7 +205,7 @@ enum Memory {
 }
 
 impl HostSlice {
-    /// The elements of `tensor`, whatever its device and precision.
+    /// The elements of `tensor`, for any device and precision.
     pub fn new<const D: usize>(tensor: &Tensor<D>) -> HostSlice {
         let tensor = tensor.clone().without_autodiff();
         HostSlice(match Compute::serving(&tensor) {

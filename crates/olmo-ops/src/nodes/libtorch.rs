@@ -1,4 +1,5 @@
-//! Tensors of libtorch on the CPU: their memory is the host's, so the fused bodies work on it in place.
+//! Tensors of libtorch on the CPU: they are in host memory, so the fused bodies work on them in
+//! place.
 
 use burn::backend::autodiff::ops::NodeGuard;
 use burn::backend::tensor::FloatTensor;
@@ -10,7 +11,7 @@ use crate::fused::Kernels;
 
 pub(crate) use burn::backend::LibTorch;
 
-/// Burn's device for it.
+/// Its Burn device.
 pub(super) fn device() -> Device {
     Device::libtorch()
 }
@@ -26,7 +27,7 @@ impl Host for LibTorch {
     }
 
     fn elements(tensor: &TchTensor) -> &[f32] {
-        // Whoever holds the tensor shares it: Burn writes in place only to what has one owner.
+        // All holders share the tensor: Burn writes in place only to a tensor with one owner.
         olmo_torch::elements(&tensor.tensor).expect("primitives are made contiguous when they are taken in")
     }
 

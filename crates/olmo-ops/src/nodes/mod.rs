@@ -1,6 +1,7 @@
-//! The operations on Burn tensors: each as one autodiff node around its fused body where that serves, else its reference body.
+//! The operations on Burn tensors: each is one autodiff node around its fused body where that is
+//! supported, otherwise its reference body.
 
-// Burn 0.22 is the last with libtorch and says so at every use (docs/decisions.md).
+// Burn 0.22 is the last version with libtorch, and deprecates every use (docs/decisions.md).
 #![cfg_attr(feature = "libtorch", allow(deprecated))]
 
 mod block;

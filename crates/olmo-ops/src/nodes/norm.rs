@@ -14,7 +14,8 @@ use crate::config::Norm;
 use crate::fused::norm::{Stats, backward, forward};
 use crate::reference;
 
-/// `norm(x) * weight` over the last dimension of `x [batch, sequence, d]`; without `weight`, the norm alone.
+/// `norm(x) * weight` over the last dimension of `x [batch, sequence, d]`; without `weight`, only
+/// the norm.
 pub fn norm(norm: Norm, x: Tensor<3>, weight: Option<Tensor<1>>) -> Tensor<3> {
     match Compute::serving(&x) {
         None => reference::norm(norm, x, weight),

@@ -1,11 +1,12 @@
-//! Attention by its definition, in f32 whatever the tensors hold: products and softmax over a piece of queries at a time, so that scores
-//! are `[heads, PIECE, keys]` and never more. Additions have the order that the library's products have: the same at every run.
+//! Attention by its definition, always in f32: products and softmax for a piece of the queries at a
+//! time, so that scores never exceed `[heads, PIECE, keys]`. Additions follow the order of the
+//! library's products, which is the same in every run.
 
 use tch::{Kind, Tensor};
 
 use super::DeviceAttention;
 
-/// Queries at a time.
+/// Number of queries at a time.
 const PIECE: usize = 512;
 
 /// A piece of a row: its queries and the keys that they may see.
@@ -27,7 +28,8 @@ fn pieces(attention: &DeviceAttention) -> impl Iterator<Item = Piece> {
 }
 
 impl Piece {
-    /// Tokens of `part [tokens, heads, head]` as `[kv_heads, group * tokens, head]`, f32. Query heads that share keys lie together.
+    /// Tokens of `part [tokens, heads, head]` as `[kv_heads, group * tokens, head]`, f32. Query
+    /// heads that share keys are adjacent.
     fn of(&self, attention: &DeviceAttention, part: &Tensor, [first, end]: [usize; 2]) -> Tensor {
         let at = self.row * attention.sequence + first;
         let [count, kv_heads, head] = [end - first, attention.kv_heads, attention.head].map(|n| n as i64);
@@ -35,7 +37,7 @@ impl Piece {
         tokens.reshape([count, kv_heads, -1, head]).permute([1, 2, 0, 3]).reshape([kv_heads, -1, head])
     }
 
-    /// Adds `[kv_heads, group * tokens, head]` to those tokens of `to [tokens, heads, head]`.
+    /// Adds `[kv_heads, group * tokens, head]` to these tokens of `to [tokens, heads, head]`.
     fn add(&self, attention: &DeviceAttention, to: &Tensor, values: &Tensor, [first, end]: [usize; 2]) {
         let at = self.row * attention.sequence + first;
         let [count, kv_heads, head] = [end - first, attention.kv_heads, attention.head].map(|n| n as i64);
@@ -63,7 +65,8 @@ impl Piece {
     }
 }
 
-/// `[tokens, heads, head]`, and the log of each softmax's sum, `[batch, kv_heads, group, sequence]` in f32.
+/// Computes `[tokens, heads, head]`, and the log of each softmax's sum,
+/// `[batch, kv_heads, group, sequence]` in f32.
 pub(super) fn forward(attention: &DeviceAttention, [q, k, v]: [&Tensor; 3]) -> (Tensor, Tensor) {
     let options = (Kind::Float, q.device());
     let output = Tensor::zeros(q.size(), options);

@@ -1,6 +1,7 @@
-//! Compiled kernels in a folder: each named by what it was made from, and followed by its own checksum.
+//! A folder of compiled kernels, each named after its inputs and followed by its own checksum.
 //!
-//! The checksum stands after the content, where neither the driver (which never sees it) nor the loader of shared libraries minds it.
+//! The checksum comes after the content, where it bothers neither the driver (which never sees it)
+//! nor the loader of shared libraries.
 
 use std::{
     fs,
@@ -12,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 const CHECKSUM: usize = 32;
 
-/// SHA-256 over the parts, each with its length, as hexadecimal digits.
+/// SHA-256 over the parts, each with its length, in hex.
 pub(super) fn name(parts: &[&[u8]]) -> String {
     let mut hash = Sha256::new();
     for part in parts {
@@ -22,7 +23,8 @@ pub(super) fn name(parts: &[&[u8]]) -> String {
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Where compiled kernels lie by default: `OLMO_PIPE_KERNEL_CACHE`, else `olmo-pipe/kernels` in the user's cache folder.
+/// The default folder for compiled kernels: `OLMO_PIPE_KERNEL_CACHE`, otherwise `olmo-pipe/kernels`
+/// in the user's cache folder.
 pub(super) fn folder() -> Option<PathBuf> {
     let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     variable("OLMO_PIPE_KERNEL_CACHE").or_else(|| {
@@ -31,7 +33,7 @@ pub(super) fn folder() -> Option<PathBuf> {
     })
 }
 
-/// The content of a file that [`sealed`] made; `None` if it is not there or not whole.
+/// The content of a file written by [`sealed`]; `None` if it is missing or incomplete.
 pub(super) fn read(path: &Path) -> Option<Vec<u8>> {
     let mut content = fs::read(path).ok()?;
     let length = content.len().checked_sub(CHECKSUM).filter(|&length| length > 0)?;
@@ -49,7 +51,8 @@ pub(super) fn sealed(mut content: Vec<u8>) -> Vec<u8> {
     content
 }
 
-/// Keeps `content` under `name`, complete or not at all. A folder that takes nothing is no failure: the next process compiles again.
+/// Stores `content` under `name`, atomically. An unwritable folder is not an error: the next
+/// process compiles again.
 pub(super) fn write(folder: &Path, name: &str, content: Vec<u8>) {
     let part = folder.join(unique(".part"));
     let kept = fs::create_dir_all(folder)
@@ -60,7 +63,7 @@ pub(super) fn write(folder: &Path, name: &str, content: Vec<u8>) {
     }
 }
 
-/// A name that no other thread or process makes now.
+/// A name that no other thread or process uses now.
 pub(super) fn unique(what: &str) -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     format!("{what}-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))

@@ -1,4 +1,5 @@
-//! CUDA's driver by its name at run time: the device's context (libtorch's own), modules, launches, free memory.
+//! CUDA's driver, loaded by name at run time: the device's context (shared with libtorch), modules,
+//! launches, and free memory.
 
 use std::{
     ffi::{CStr, CString, c_char, c_int, c_uint, c_void},
@@ -19,7 +20,7 @@ pub(super) type Function = *mut c_void;
 const MAJOR: c_int = 75;
 const MINOR: c_int = 76;
 
-/// The driver's functions; it stays loaded to the end of the process.
+/// The driver's functions; it stays loaded until the process ends.
 pub(super) struct Driver {
     words: unsafe extern "C" fn(Status, *mut *const c_char) -> Status,
     device: unsafe extern "C" fn(*mut c_int, c_int) -> Status,
@@ -47,10 +48,10 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    /// Loads and starts the driver, once.
+    /// Loads and initialises the driver, once.
     ///
     /// # Errors
-    /// There is none, or it does not start.
+    /// There is no driver, or it fails to initialise.
     pub(super) fn get() -> Result<&'static Driver, KernelError> {
         static LOADED: OnceLock<Result<Driver, KernelError>> = OnceLock::new();
         LOADED.get_or_init(Driver::load).as_ref().map_err(Clone::clone)
@@ -63,7 +64,7 @@ impl Driver {
         let library: &'static Library = Box::leak(Box::new(library));
         macro_rules! function {
             ($name:literal) => {{
-                // SAFETY: the types are those of cuda.h.
+                // SAFETY: the types match cuda.h.
                 *unsafe { library.get(concat!($name, "\0").as_bytes()) }.map_err(|_| KernelError::TooOld {
                     library: "libcuda.so.1".to_owned(),
                     function: $name.to_owned(),
@@ -85,7 +86,7 @@ impl Driver {
             memory: function!("cuMemGetInfo_v2"),
         };
         let start: unsafe extern "C" fn(c_uint) -> Status = function!("cuInit");
-        // SAFETY: as cuda.h has it.
+        // SAFETY: as declared in cuda.h.
         let status = unsafe { start(0) };
         if status != 0 {
             return Err(KernelError::NoDriver { reason: driver.words(status) });
@@ -93,10 +94,10 @@ impl Driver {
         Ok(driver)
     }
 
-    /// As `an illegal memory access was encountered (700)`.
+    /// Formats a status, such as `an illegal memory access was encountered (700)`.
     fn words(&self, status: Status) -> String {
         let mut text: *const c_char = std::ptr::null();
-        // SAFETY: the driver's strings are constants; it leaves null for a number that it does not know.
+        // SAFETY: the driver's strings are constants; for an unknown number it leaves null.
         unsafe {
             (self.words)(status, &mut text);
             if text.is_null() {
@@ -107,23 +108,23 @@ impl Driver {
     }
 }
 
-/// A device with the context that libtorch computes in.
+/// A device with the context that libtorch uses.
 #[derive(Clone, Copy)]
 pub(super) struct Gpu {
     driver: &'static Driver,
     index: usize,
     context: Context,
-    /// As `sm_90`, in tens and ones.
+    /// Compute capability: `sm_90` is (9, 0).
     capability: (c_int, c_int),
 }
 
-// SAFETY: contexts belong to the process; the driver may be called from any thread.
+// SAFETY: contexts belong to the process, and the driver may be called from any thread.
 unsafe impl Send for Gpu {}
 // SAFETY: as above.
 unsafe impl Sync for Gpu {}
 
 impl Gpu {
-    /// Device `index` as libtorch counts, with its primary context.
+    /// Device `index` in libtorch's numbering, with its primary context.
     ///
     /// # Errors
     /// There is no driver or no such device.
@@ -134,7 +135,8 @@ impl Gpu {
             status => Err(KernelError::Driver { call, device: index, reason: driver.words(status) }),
         };
         let (mut device, mut major, mut minor, mut context) = (0, 0, 0, std::ptr::null_mut());
-        // SAFETY: places to write to. The context stays retained: it is libtorch's too, and lives as long as the process.
+        // SAFETY: places to write to. The context stays retained: libtorch shares it, and it lives
+        // as long as the process.
         unsafe {
             checked("cuDeviceGet", (driver.device)(&mut device, index as c_int))?;
             checked("cuDeviceGetAttribute", (driver.attribute)(&mut major, MAJOR, device))?;
@@ -144,7 +146,7 @@ impl Gpu {
         Ok(Gpu { driver, index, context, capability: (major, minor) })
     }
 
-    /// As `sm_90`.
+    /// The architecture, such as `sm_90`.
     pub(super) fn architecture(&self) -> String {
         format!("sm_{}{}", self.capability.0, self.capability.1)
     }
@@ -153,10 +155,10 @@ impl Gpu {
         KernelError::Driver { call, device: self.index, reason: self.driver.words(status) }
     }
 
-    /// Runs `work` with the device's context current, and leaves the thread as it was.
+    /// Runs `work` with the device's context current, then restores the thread's previous context.
     fn within<T>(&self, work: impl FnOnce() -> T) -> Result<T, KernelError> {
         let mut current = std::ptr::null_mut();
-        // SAFETY: places to write to; what is pushed is popped.
+        // SAFETY: places to write to; every push is popped.
         unsafe {
             let status = (self.driver.current)(&mut current);
             if status == 0 && current == self.context {
@@ -172,19 +174,20 @@ impl Gpu {
         }
     }
 
-    /// Loads a cubin and looks its kernels up. It stays loaded: kernels that a GPU still runs are no longer anyone's to wait for.
+    /// Loads a cubin and looks up its kernels. It stays loaded, because a GPU may still be running
+    /// its kernels.
     ///
     /// # Errors
-    /// The driver cannot load it (the words say why), or a kernel is not in it (its name).
+    /// The driver cannot load it (with the reason), or a kernel is missing (with its name).
     pub(super) fn module<'a>(
         &self,
         cubin: &[u8],
         names: impl Iterator<Item = &'a str>,
     ) -> Result<Vec<Function>, KernelError> {
         let code = |reason: String| KernelError::Code { code: "the cubin".to_owned(), reason };
-        // The driver reads from an aligned place.
+        // The driver needs an aligned image.
         let mut aligned = vec![0u64; cubin.len().div_ceil(8)];
-        // SAFETY: so many bytes are there; u64 holds any.
+        // SAFETY: the vector is large enough, and any bytes are a valid u64.
         unsafe { std::ptr::copy_nonoverlapping(cubin.as_ptr(), aligned.as_mut_ptr().cast(), cubin.len()) };
         self.within(|| {
             let mut module = std::ptr::null_mut();
@@ -208,13 +211,15 @@ impl Gpu {
         })?
     }
 
-    /// Launches on the stream that libtorch's operations of this thread go to.
+    /// Launches on the stream of this thread's libtorch operations.
     ///
     /// # Errors
-    /// The driver's words, or libtorch's. They may be about an earlier launch: a GPU tells late.
+    /// The message of the driver or of libtorch. It may be about an earlier launch: GPUs report
+    /// errors late.
     ///
     /// # Safety
-    /// `arguments` point to the values of the function's parameters, and what those point to is the device's.
+    /// `arguments` point to the values of the function's parameters, and any pointers in them are
+    /// to device memory.
     pub(super) unsafe fn launch(
         &self,
         function: Function,
@@ -223,7 +228,7 @@ impl Gpu {
         arguments: &[*const c_void],
     ) -> Result<(), String> {
         let stream = current_stream(self.index)?;
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         let launched = self.within(|| unsafe {
             let extra = std::ptr::null();
             (self.driver.launch)(function, grid, 1, 1, block, 1, 1, 0, stream, arguments.as_ptr(), extra)
@@ -235,7 +240,7 @@ impl Gpu {
         }
     }
 
-    /// Free and total bytes.
+    /// Free and total memory in bytes.
     pub(super) fn memory(&self) -> Option<(usize, usize)> {
         let (mut free, mut total) = (0, 0);
         // SAFETY: places to write to.

@@ -1,12 +1,16 @@
-// CUDA C++ on the CPU, as far as kernels.cu uses it: a test instrument, slow and strict. It stands in front of the kernels' text.
+// CUDA C++ on the CPU, as far as kernels.cu uses it: for tests; slow and strict. It precedes the
+// kernels' source.
 //
-// A block's threads are fibers in the calling thread; each runs until it waits for others (__syncthreads, a shuffle) or ends. Blocks run
-// one after the other, those with an odd number from their last thread to their first: a result that depends on the order of threads,
-// because a __syncthreads is missing, shows. What a GPU would hang on, or answer with rubbish, ends the process with the kernel's name and
-// the line: threads that wait at different places, a thread that ended while others wait for it, a shuffle from a lane that is not there,
-// a stack that ran over, and (by the compiler's checks) an address that is not aligned, an index beyond an array, a division by zero.
+// A block's threads are fibers in the calling thread; each runs until it waits for others
+// (__syncthreads, a shuffle) or ends. Blocks run one after another, those with an odd index from
+// their last thread to their first, so that a missing __syncthreads changes the result. Anything
+// that would make a GPU hang or return garbage ends the process with the kernel's name and the
+// line: threads that wait at different places, a thread that ended while others wait for it, a
+// shuffle from a missing lane, a stack overflow, and (by the compiler's checks) a misaligned
+// address, an index beyond an array, or a division by zero.
 //
-// Not shown: addresses beyond an array that the caller passed, races between blocks, and what a GPU's own arithmetic rounds differently.
+// Not detected: addresses beyond an array passed by the caller, races between blocks, and rounding
+// that differs on a GPU.
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -27,7 +31,7 @@
 #define __launch_bounds__(...)
 
 struct Emulated3 { unsigned x, y, z; };
-// Of the thread that runs.
+// State of the running thread.
 extern "C" {
 __attribute__((visibility("hidden"))) thread_local Emulated3 threadIdx, blockIdx, blockDim, gridDim;
 }
@@ -65,7 +69,8 @@ __attribute__((visibility("hidden"))) thread_local Block* block;
   std::abort();
 }
 
-// Keeps what a call must keep on the stack that it leaves, and goes on with another.
+// Saves the registers that a call must preserve on the current stack, and switches to another
+// stack.
 extern "C" __attribute__((visibility("hidden"))) void emulate_switch(void** from, void* to);
 extern "C" __attribute__((visibility("hidden"))) void emulate_start();
 #if defined(__x86_64__)
@@ -93,7 +98,7 @@ emulate_switch:
 .size emulate_switch,.-emulate_switch
 )");
 enum { SAVED = 6 };
-// Six registers, the address to return to, and a place that makes the stack as a call leaves it.
+// Six registers, the return address, and padding that aligns the stack as after a call.
 inline void* first(char* top) {
   void** at = (void**)top - 8;
   std::memset(at, 0, 8 * sizeof(void*));
@@ -145,7 +150,7 @@ inline void* first(char* top) {
 #error "kernels run on the CPU of x86-64 and aarch64 alone"
 #endif
 
-// Back to the scheduler, until it goes on with this fiber.
+// Switches to the scheduler, until it resumes this fiber.
 __attribute__((noinline)) inline void wait(State state, int line) {
   Fiber& fiber = block->fibers[block->running];
   fiber.state = state;
@@ -230,7 +235,7 @@ inline void warp(unsigned first, unsigned last, bool backwards) {
         if (first + other.from >= last || !(fiber.mask >> other.from & 1)) refuse("a shuffle reads from a lane that takes no part");
         other.got = block->fibers[first + other.from].value;
       }
-      // (After the exchange: it reads what the others had.)
+      // (After the exchange, because it reads the values of the others.)
       unsigned mask = fiber.mask;
       for (unsigned j = first; j < last; j++)
         if (mask >> (j - first) & 1) block->fibers[j].state = READY;
@@ -264,7 +269,7 @@ inline void one_block(bool backwards) {
   }
 }
 
-// This OS thread's stacks; made once.
+// The stacks of this OS thread; created once.
 inline Block* mine() {
   struct Owner {
     Block* block = nullptr;
@@ -313,7 +318,7 @@ template <class... A> void launch(const char* name, void (*kernel)(A...), void**
 
 }  // namespace emulate
 
-// One for each kernel, after the text: arguments point to the values, as for cuLaunchKernel.
+// One for each kernel, after its source: arguments point to the values, as for cuLaunchKernel.
 #define EMULATE(name) \
   extern "C" __attribute__((visibility("default"))) void emulated_##name(void** arguments, unsigned grid, unsigned threads) { \
     emulate::launch(#name, &name, arguments, grid, threads); \
@@ -330,7 +335,7 @@ static inline float __uint_as_float(unsigned x) { float f; std::memcpy(&f, &x, 4
 static inline unsigned __float_as_uint(float x) { unsigned u; std::memcpy(&u, &x, 4); return u; }
 static inline float __int_as_float(int x) { float f; std::memcpy(&f, &x, 4); return f; }
 static inline int __float_as_int(float x) { int i; std::memcpy(&i, &x, 4); return i; }
-// (Names that the C library has for itself.)
+// (Names that the C library defines itself.)
 #define __expf(x) std::exp((float)(x))
 #define __logf(x) std::log((float)(x))
 static inline float __fdividef(float x, float y) { return x / y; }
@@ -338,11 +343,11 @@ static inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 template <class T> static inline T __ldg(const T* p) { return *p; }
 static inline int min(int a, int b) { return a < b ? a : b; }
 static inline int max(int a, int b) { return a > b ? a : b; }
-// Blocks run one after the other, so this is one addition.
+// Blocks run one after another, so this is a plain addition.
 static inline float atomicAdd(float* p, float x) { float was = *p; *p += x; return was; }
 static inline int atomicAdd(int* p, int x) { int was = *p; *p += x; return was; }
 
-// What the compiler's checks call (-fsanitize), so that no library of theirs is needed.
+// Called by the compiler's checks (-fsanitize), so that their library is not needed.
 struct EmulatedPlace { const char* file; unsigned line, column; };
 extern "C" {
 [[noreturn]] __attribute__((visibility("hidden"))) inline void emulated_fault(const EmulatedPlace* place, const char* what) {

@@ -1,4 +1,5 @@
-//! Kernels on the CPU: the same text, compiled as C++ behind `emulate.h`. A test instrument; training on a CPU has bodies of its own.
+//! Runs the kernels on the CPU, compiled from the same text as C++ with `emulate.h`. For tests
+//! only; training on a CPU has its own code.
 
 use std::{
     ffi::c_void,
@@ -16,7 +17,7 @@ use super::{
 };
 
 const HEADER: &str = include_str!("emulate.h");
-/// What a GPU would not forgive ends the process here too, with the line; see `emulate.h`.
+/// Errors that a GPU would not tolerate also end the process here, with the line; see `emulate.h`.
 const OPTIONS: [&str; 9] = [
     "-std=c++17",
     "-O1",
@@ -29,13 +30,13 @@ const OPTIONS: [&str; 9] = [
     "-fno-sanitize-recover=all",
 ];
 
-/// A kernel: pointers to its arguments' values, blocks, threads of a block.
+/// A kernel: pointers to its arguments' values, number of blocks, threads per block.
 pub(super) type Function = unsafe extern "C" fn(*const *const c_void, u32, u32);
 
-/// Compiles the text, or takes what the cache has; its kernels in the order of `signatures`.
+/// Compiles the text, or loads it from the cache; returns its kernels in the order of `signatures`.
 ///
 /// # Errors
-/// There is no compiler, the text does not compile, or nothing can be written anywhere.
+/// There is no compiler, the text does not compile, or no folder is writable.
 pub(super) fn load(
     text: &str,
     place: &str,
@@ -61,7 +62,7 @@ pub(super) fn load(
         (scratch.0.join("kernels.cpp"), scratch.0.join("kernels.o"), scratch.0.join("kernels.so"));
     fs::write(&input, source).map_err(|error| KernelError::file(&input, &error))?;
     compiler(place, Command::new("c++").args(&options).arg("-c").arg(&input).arg("-o").arg(&object))?;
-    // Linked without the checks' option, which would ask for their library.
+    // Link without the sanitizer options, which would require their library.
     compiler(place, Command::new("c++").arg("-shared").arg(&object).arg("-o").arg(&output))?;
     let content = fs::read(&output).map_err(|error| KernelError::file(&output, &error))?;
     let library = open(&output).map_err(|reason| KernelError::Code { code: place.to_owned(), reason })?;
@@ -72,7 +73,8 @@ pub(super) fn load(
 }
 
 fn open(path: &Path) -> Result<&'static Library, String> {
-    // SAFETY: what was compiled from our text has no initialisers of its own. It stays loaded: its kernels are handed out.
+    // SAFETY: the library compiled from our text has no initialisers. It stays loaded, because its
+    // kernels are handed out.
     let library = unsafe { Library::new(path) }.map_err(|error| error.to_string())?;
     Ok(Box::leak(Box::new(library)))
 }
@@ -80,7 +82,7 @@ fn open(path: &Path) -> Result<&'static Library, String> {
 fn functions(library: &'static Library, signatures: &Signatures, place: &str) -> Result<Vec<Function>, KernelError> {
     let one = |name: &String| {
         let symbol = format!("emulated_{name}\0");
-        // SAFETY: `EMULATE` declares it so.
+        // SAFETY: `EMULATE` declares it with this type.
         let function = unsafe { library.get::<Function>(symbol.as_bytes()) };
         function
             .map(|function| *function)
@@ -102,7 +104,8 @@ fn compiler(place: &str, command: &mut Command) -> Result<(), KernelError> {
     })
 }
 
-/// A folder to compile in: within the cache, or where temporary files lie if that takes nothing. Gone with this value.
+/// A temporary folder for compiling: in the cache, or in the system's temporary folder if the cache
+/// is not writable. Removed on drop.
 struct Scratch(PathBuf);
 
 impl Scratch {

@@ -1,9 +1,11 @@
-// The memory-bound parts of a training step: everything but matrix products and attention. No header is included, so NVRTC alone
-// compiles it; `emulate.h` in front makes it C++ for the CPU, where the tests run it.
+// The memory-bound parts of a training step: everything except matrix products and attention. No
+// header is included, so NVRTC alone can compile it; with `emulate.h` in front, it is C++ for the
+// CPU, where the tests run it.
 //
-// Set by the compiler's command line: ELEMENT_BF16 (1: activations and gradients of activations are bf16, 0: f32) and VECTOR (8 or 1: how
-// many elements a thread moves at once; every row width and offset is a multiple of it). Arithmetic is f32. Sums have a fixed order:
-// nothing is added atomically, so a result does not depend on how blocks are scheduled.
+// Set on the compiler's command line: ELEMENT_BF16 (1: activations and their gradients are bf16, 0:
+// f32) and VECTOR (8 or 1: number of elements that a thread moves at once; every row width and
+// offset is a multiple of it). Arithmetic is f32. Sums have a fixed order: there are no atomic
+// additions, so results do not depend on how blocks are scheduled.
 typedef long long i64;
 #ifndef KERNEL
 #define KERNEL extern "C" __global__ void
@@ -29,11 +31,11 @@ __device__ __forceinline__ float up(E x) { return x; }
 __device__ __forceinline__ E down(float x) { return x; }
 #endif
 
-// VECTOR elements, moved as one.
+// VECTOR elements, moved at once.
 struct __align__(sizeof(E) * VECTOR) Pack { E e[VECTOR]; };
 struct __align__(VECTOR == 1 ? 4 : 16) Floats { float f[VECTOR == 1 ? 1 : 4]; };
 #define FLOATS (VECTOR == 1 ? 1 : 4)
-// As many elements as Floats has, moved as one.
+// As many elements as in Floats, moved at once.
 struct __align__(sizeof(E) * FLOATS) Elements { E e[FLOATS]; };
 
 __device__ __forceinline__ void load(const E* p, float* f) {
@@ -41,7 +43,7 @@ __device__ __forceinline__ void load(const E* p, float* f) {
   for (int i = 0; i < VECTOR; i++) f[i] = up(v.e[i]);
 }
 #if VECTOR == 8 && (defined(__CUDACC__) || defined(__CUDACC_RTC__))
-// Left to itself the compiler takes some of these apart into stores of 2 or 4 bytes.
+// Without this, the compiler splits some of these into stores of 2 or 4 bytes.
 __device__ __forceinline__ void store16(void* p, unsigned a, unsigned b, unsigned c, unsigned d) {
   asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" :: "l"(p), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
 }
@@ -96,17 +98,20 @@ __device__ __forceinline__ float block_max(float v, float* s) {
   return r;
 }
 
-// Chunks of VECTOR that a thread keeps: a row has at most CHUNKS * blockDim * VECTOR elements.
+// Maximum number of VECTOR chunks per thread: a row has at most CHUNKS * blockDim * VECTOR
+// elements.
 #define CHUNKS 4
 // The same for pairs of chunks, one in each half of a head.
 #define PAIRS 2
-// A body is made twice: for one chunk a thread, where its arrays lie in registers, and for as many as there may be, which k chooses, in local
-// memory. (Unrolled, those would take so many registers that the first could not run in as many blocks.)
+// Each body is instantiated twice: for one chunk per thread, with its arrays in registers, and for
+// up to the maximum, indexed by k, with arrays in local memory. (If unrolled, the latter would take
+// so many registers that fewer blocks of the former could run.)
 template <int N> struct Most { static constexpr int value = N; };
 #define MOST(m) constexpr int most = decltype(m)::value
 #define EACH(n) _Pragma("unroll 1") for (int k = 0, c = threadIdx.x; k < most && c < (n); k++, c += blockDim.x)
 
-// out = (residual +) norm(x) * weight. layer: LayerNorm, else RMSNorm. mean (with layer) and rstd are kept, one a row.
+// out = (residual +) norm(x) * weight. layer: LayerNorm, otherwise RMSNorm. mean (with layer) and
+// rstd are kept, one per row.
 KERNEL norm_forward(const E* x, const E* residual, const float* weight, E* out, float* mean, float* rstd, i64 rows, int d, float eps, int layer) {
   __shared__ float s[32];
   int n = d / VECTOR;
@@ -136,7 +141,8 @@ KERNEL norm_forward(const E* x, const E* residual, const float* weight, E* out, 
   if (n <= (int)blockDim.x) walk(Most<1>()); else walk(Most<CHUNKS>());
 }
 
-// dx (+ residual) of norm_forward for the incoming dy; each block's part of the weight's gradient goes to part[block][d], if there is one.
+// dx (+ residual) of norm_forward for the incoming dy; each block's part of the weight's gradient
+// goes to part[block][d], if there is one.
 KERNEL norm_backward(const E* dy, const E* x, const float* mean, const float* rstd, const float* weight, const E* residual, E* dx, float* part, i64 rows, int d, int layer) {
   __shared__ float s[32];
   int n = d / VECTOR;
@@ -175,7 +181,7 @@ KERNEL norm_backward(const E* dy, const E* x, const float* mean, const float* rs
   if (n <= (int)blockDim.x) walk(Most<1>()); else walk(Most<CHUNKS>());
 }
 
-// out[c] (+)= the sum of part's column c, in the order of its rows.
+// out[c] (+)= the sum of column c of part, in row order.
 KERNEL column_sum(const float* part, float* out, int rows, int d, int add) {
   int c = blockIdx.x * blockDim.x + threadIdx.x;
   if (c >= d) return;
@@ -186,8 +192,9 @@ KERNEL column_sum(const float* part, float* out, int rows, int d, int add) {
 
 __device__ __forceinline__ float clamped(float x, float clip) { return clip > 0 ? fminf(fmaxf(x, -clip), clip) : x; }
 
-// raw [rows, d + 2 kv]: clamp, norm of queries and of keys over their whole widths (with wq), rotation by the token's place -> heads.
-// stats [rows, 4]: mean and rstd of queries, of keys.
+// raw [rows, d + 2 kv]: clamp, norm of queries and of keys over their full widths (with wq),
+// rotation by the token's position -> heads. stats [rows, 4]: mean and rstd of queries, then of
+// keys.
 KERNEL qkv_forward(const E* raw, const float* wq, const float* wk, const float* cosines, const float* sines, E* heads, float* stats, i64 rows, int d, int kv, int head, int sequence, float eps, int layer, float clip) {
   __shared__ float s[32];
   int width = d + 2 * kv, half = head / 2;
@@ -244,8 +251,9 @@ KERNEL qkv_forward(const E* raw, const float* wq, const float* wk, const float* 
   }
 }
 
-// draw [rows, d + 2 kv] from the gradients of heads. Those have strides in elements from token to token (qt, kt, vt) and head to head (qh, kh,
-// vh). raw is read only for clamps and norms. Parts of the norm weights' gradients go to part_q[block][d] and part_k[block][kv].
+// draw [rows, d + 2 kv] from the gradients of heads, which have element strides between tokens (qt,
+// kt, vt) and between heads (qh, kh, vh). raw is read only for clamps and norms. Parts of the norm
+// weights' gradients go to part_q[block][d] and part_k[block][kv].
 KERNEL qkv_backward(const E* dq, i64 qt, i64 qh, const E* dk, i64 kt, i64 kh, const E* dv, i64 vt, i64 vh, const E* raw, const float* wq, const float* wk, const float* cosines, const float* sines, const float* stats, E* draw, float* part_q, float* part_k, i64 rows, int d, int kv, int head, int sequence, int layer, float clip) {
   __shared__ float s[32];
   int width = d + 2 * kv, half = head / 2;
@@ -333,7 +341,8 @@ KERNEL qkv_backward(const E* dq, i64 qt, i64 qh, const E* dk, i64 kt, i64 kh, co
   if (d / 2 / VECTOR <= (int)blockDim.x) walk(Most<1>()); else walk(Most<PAIRS>());
 }
 
-// up_gate [rows, 2 f]: up, then gate. activation = silu(gate) * up, [rows, f]. total: rows * f / VECTOR.
+// up_gate [rows, 2 f]: up, then gate. activation = silu(gate) * up, [rows, f]. total: rows * f /
+// VECTOR.
 KERNEL swiglu_forward(const E* up_gate, E* activation, int f, i64 total) {
   i64 i = blockIdx.x * (i64)blockDim.x + threadIdx.x;
   if (i >= total) return;
@@ -347,7 +356,8 @@ KERNEL swiglu_forward(const E* up_gate, E* activation, int f, i64 total) {
   store(activation + row * f + c, u);
 }
 
-// up_gate becomes its gradient; `activation` holds its own gradient at first and is made again in its place.
+// up_gate turns into its gradient; `activation` first holds its own gradient and is recomputed in
+// place.
 KERNEL swiglu_backward(E* up_gate, E* activation, int f, i64 total) {
   i64 i = blockIdx.x * (i64)blockDim.x + threadIdx.x;
   if (i >= total) return;
@@ -369,8 +379,10 @@ KERNEL swiglu_backward(E* up_gate, E* activation, int f, i64 total) {
   store(activation + row * f + c, o);
 }
 
-// A row of logits (stride elements apart) a block. losses[row]: negative log-likelihood and squared log partition function. With `gradient` the
-// row becomes the gradient of (nll + z_loss * lse^2) * scale. The largest logit and the sum come from one pass, each thread's merged at its end.
+// One row of logits (stride elements apart) per block. losses[row]: negative log-likelihood and
+// squared log partition function. With `gradient`, the row becomes the gradient of (nll + z_loss *
+// lse^2) * scale. The largest logit and the sum come from one pass; the threads' values are merged
+// at its end.
 KERNEL cross_entropy(E* logits, i64 stride, const i64* targets, float* losses, int vocabulary, float scale, float z_loss, int gradient) {
   __shared__ float s[32];
   i64 row = blockIdx.x;
@@ -408,8 +420,8 @@ KERNEL cross_entropy(E* logits, i64 stride, const i64* targets, float* losses, i
   }
 }
 
-// gradient[ids[n]] += the rows of dx that order[starts[n]..starts[n + 1]] names, one after the other. So many blocks an id as a row has
-// columns for.
+// gradient[ids[n]] += the rows of dx at order[starts[n]..starts[n + 1]], one after another. Each id
+// has as many blocks as the columns of a row need.
 KERNEL embedding_backward(const E* dx, const i64* order, const i64* starts, const i64* ids, float* gradient, int d) {
   int pieces = (d + blockDim.x - 1) / blockDim.x, n = blockIdx.x / pieces, c = blockIdx.x % pieces * blockDim.x + threadIdx.x;
   if (c >= d) return;
@@ -418,7 +430,7 @@ KERNEL embedding_backward(const E* dx, const i64* order, const i64* starts, cons
   gradient[ids[n] * d + c] = a;
 }
 
-// part[block]: squares of a part of g, added. total: length / FLOATS.
+// part[block]: sum of squares of a part of g. total: length / FLOATS.
 KERNEL square_sum(const float* g, i64 total, float* part) {
   __shared__ float s[32];
   float a = 0;
@@ -430,8 +442,9 @@ KERNEL square_sum(const float* g, i64 total, float* part) {
   if (threadIdx.x == 0) part[blockIdx.x] = a;
 }
 
-// AdamW as torch.optim.AdamW takes it, after clipping to max_norm (none if it is not above 0): weights, both moments, and the copy that
-// products read. norm is that of all gradients; if it is not finite nothing changes. total: length / FLOATS.
+// AdamW as in torch.optim.AdamW, after clipping to max_norm (no clipping unless it is above 0):
+// updates weights, both moments, and the copy that products read. norm is that of all gradients; if
+// it is not finite, nothing changes. total: length / FLOATS.
 KERNEL adamw(const float* g, E* copy, float* w, float* m, float* v, i64 total, float keep, float one_minus_beta1, float beta2, float one_minus_beta2, float root_correction2, float eps, float step_size, const double* norm, float max_norm) {
   double length = *norm;
   if (!(length < 1e300)) return;

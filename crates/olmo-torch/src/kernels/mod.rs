@@ -1,10 +1,12 @@
-//! Our own kernels: the memory-bound parts of a training step, one text (`kernels.cu`) for every device.
+//! Our own kernels: the memory-bound parts of a training step, in one source (`kernels.cu`) for
+//! every device.
 //!
-//! On CUDA the text is compiled by NVRTC at first use and kept in a cache; launches go to libtorch's stream. On the CPU the same text is
-//! compiled as C++ and run by an emulator, for tests (`emulate.h`). Nothing of CUDA is linked: one binary runs with it and without.
+//! On CUDA, NVRTC compiles the source at first use and the result is cached; launches use
+//! libtorch's stream. On the CPU, the same source is compiled as C++ and run by an emulator, for
+//! tests (`emulate.h`). Nothing of CUDA is linked: one binary runs with or without it.
 //!
-//! For trials `OLMO_PIPE_KERNELS` names a folder: its `kernels.cu` takes the place of the built-in text, and a cubin
-//! `{bf16|f32}-v{8|1}-sm_XY.cubin` in it is used as it is, without NVRTC.
+//! For trials, `OLMO_PIPE_KERNELS` names a folder whose `kernels.cu` replaces the built-in source.
+//! A cubin `{bf16|f32}-v{8|1}-sm_XY.cubin` in it is used directly, without NVRTC.
 
 mod cache;
 mod driver;
@@ -35,7 +37,7 @@ const BUILT_IN: &str = "the built-in kernels";
 /// More parameters than any kernel has.
 const MOST: usize = 48;
 
-/// Of activations and their gradients; everything else is f32.
+/// Type of activations and their gradients; everything else is f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Element {
     /// 32-bit IEEE.
@@ -53,10 +55,10 @@ impl Element {
     }
 }
 
-/// One value that a launch passes.
+/// An argument of a launch.
 #[derive(Clone, Copy, Debug)]
 pub enum Argument {
-    /// Memory of the device, or null.
+    /// Device memory, or null.
     Pointer(*mut c_void),
     /// `int`.
     Int(i32),
@@ -67,7 +69,7 @@ pub enum Argument {
 }
 
 impl From<&Tensor> for Argument {
-    /// Its first element: the kernel knows nothing of strides.
+    /// Pointer to the first element: kernels do not support strides.
     fn from(tensor: &Tensor) -> Argument {
         Argument::Pointer(tensor.data_ptr())
     }
@@ -108,23 +110,24 @@ impl Argument {
     }
 }
 
-/// Folders that loading looks into.
+/// Folders used when loading kernels.
 #[derive(Clone, Debug, Default)]
 pub struct KernelFolders {
-    /// Takes the place of the built-in text (`OLMO_PIPE_KERNELS`).
+    /// Replaces the built-in source (`OLMO_PIPE_KERNELS`).
     pub trial: Option<PathBuf>,
-    /// Keeps what was compiled (`OLMO_PIPE_KERNEL_CACHE`, else `olmo-pipe/kernels` in the user's cache folder).
+    /// Cache of compiled kernels (`OLMO_PIPE_KERNEL_CACHE`, otherwise `olmo-pipe/kernels` in the
+    /// user's cache folder).
     pub cache: Option<PathBuf>,
 }
 
 impl KernelFolders {
-    /// As the environment has them.
+    /// The folders set in the environment.
     pub fn from_environment() -> KernelFolders {
         let trial = std::env::var_os("OLMO_PIPE_KERNELS").filter(|folder| !folder.is_empty()).map(PathBuf::from);
         KernelFolders { trial, cache: cache::folder() }
     }
 
-    /// The text and how messages call it.
+    /// The source and its name for messages.
     fn text(&self) -> Result<(String, String), KernelError> {
         let Some(folder) = &self.trial else { return Ok((TEXT.to_owned(), BUILT_IN.to_owned())) };
         if !folder.is_dir() {
@@ -172,19 +175,20 @@ impl fmt::Debug for Kernels {
 }
 
 impl Kernels {
-    /// Compiles or finds the kernels for a device. `vector`: elements that a thread moves at once, 8 or 1; every row width and offset is
-    /// its multiple.
+    /// Compiles the kernels for a device, or loads them from the cache. `vector` is the number of
+    /// elements that a thread moves at once, 8 or 1; every row width and offset must be a multiple
+    /// of it.
     ///
     /// # Errors
-    /// Something is missing or does not fit; the message says what to do.
+    /// Something is missing or does not match; the message says what to do.
     pub fn load(device: Device, element: Element, vector: usize) -> Result<Kernels, KernelError> {
         Kernels::load_from(device, element, vector, &KernelFolders::from_environment())
     }
 
-    /// As [`Kernels::load`], with folders of the caller's.
+    /// Like [`Kernels::load`], with the given folders.
     ///
     /// # Errors
-    /// As for [`Kernels::load`].
+    /// See [`Kernels::load`].
     pub fn load_from(
         device: Device,
         element: Element,
@@ -200,7 +204,7 @@ impl Kernels {
                 let gpu = Gpu::open(index)?;
                 let cubin = cubin(&gpu.architecture(), element, vector, folders, &text, &place)?;
                 let functions = gpu.module(&cubin.0, signatures.keys().map(String::as_str)).map_err(|error| {
-                    // Only the cubin's place is not known there.
+                    // Only the origin of the cubin is unknown there.
                     match error {
                         KernelError::Code { reason, .. } => KernelError::Code { code: cubin.1, reason },
                         other => other,
@@ -213,11 +217,13 @@ impl Kernels {
         Ok(Kernels { inner: Arc::new(Inner { device, element, vector, signatures, code }) })
     }
 
-    /// Launches `grid` blocks of `block` threads on libtorch's current stream. On the CPU it returns when they are done.
+    /// Launches `grid` blocks of `block` threads on libtorch's current stream. On the CPU, it
+    /// returns when they are done.
     ///
     /// # Panics
-    /// There is no such kernel, the arguments are not those it takes, or the driver refuses: with the kernel's name, grid, block and the
-    /// driver's own words. A GPU tells of a kernel's own failure late, so those words may be about an earlier launch.
+    /// There is no such kernel, the arguments do not match its parameters, or the driver fails:
+    /// with the kernel's name, grid, block and the driver's message. GPUs report the failure of a
+    /// kernel late, so the message may be about an earlier launch.
     pub fn launch(&self, name: &str, grid: usize, block: usize, arguments: &[Argument]) {
         let Inner { signatures, code, .. } = &*self.inner;
         let Some((at, (_, parameters))) = signatures.iter().enumerate().find(|(_, (known, _))| *known == name) else {
@@ -231,7 +237,7 @@ impl Kernels {
             (Ok(grid @ 1..), 1..=1024) => (grid as u32, block as u32),
             _ => panic!("{launched}: a launch has 1 to 2147483647 blocks of 1 to 1024 threads"),
         };
-        // A value each, in the form that a pointer to it shows: 8 bytes that begin with it (both machines have the low byte first).
+        // One value each, stored in 8 bytes that start with it (both machines are little-endian).
         let mut values = [0u64; MOST];
         let mut pointers = [std::ptr::null::<c_void>(); MOST];
         for ((value, pointer), argument) in values.iter_mut().zip(&mut pointers).zip(arguments) {
@@ -245,7 +251,8 @@ impl Kernels {
         }
         let pointers = &pointers[..arguments.len()];
         match code {
-            // SAFETY: the values are of the parameters' types; that the memory is the kernel's to use, the caller knows.
+            // SAFETY: the values have the parameters' types; the caller knows that the kernel may
+            // use the memory.
             Code::Cuda(gpu, functions) => unsafe {
                 if let Err(words) = gpu.launch(functions[at], grid, block, pointers) {
                     panic!("{launched}: the CUDA driver says {words}");
@@ -256,23 +263,24 @@ impl Kernels {
         }
     }
 
-    /// Where they run.
+    /// The device of the kernels.
     pub fn device(&self) -> Device {
         self.inner.device
     }
 
-    /// Of activations.
+    /// Type of activations.
     pub fn element(&self) -> Element {
         self.inner.element
     }
 
-    /// Elements that a thread moves at once.
+    /// Number of elements that a thread moves at once.
     pub fn vector(&self) -> usize {
         self.inner.vector
     }
 }
 
-/// Free and total bytes of a GPU's memory; `None` if the device is none, or does not say.
+/// Free and total memory of a GPU in bytes; `None` if the device is not a GPU, or does not report
+/// it.
 pub fn memory(device: Device) -> Option<(usize, usize)> {
     match device {
         Device::Cuda(index) => Gpu::open(index).ok()?.memory(),
@@ -280,19 +288,19 @@ pub fn memory(device: Device) -> Option<(usize, usize)> {
     }
 }
 
-/// What compiles kernels on this machine, and its version.
+/// The kernel compiler of this machine, and its version.
 ///
 /// # Errors
-/// There is no NVRTC, or it is too old.
+/// NVRTC is missing or too old.
 pub fn compiler() -> Result<String, KernelError> {
     Ok(format!("NVRTC {}", Nvrtc::get()?.version()))
 }
 
-/// The cubin of the kernels for `architecture` (as `sm_90`), for a folder that `OLMO_PIPE_KERNELS` will name, as [`cubin_name`] calls it.
-/// Takes NVRTC, and no GPU.
+/// Compiles the kernels for `architecture` (such as `sm_90`) to a cubin for a folder used with
+/// `OLMO_PIPE_KERNELS`; [`cubin_name`] gives its file name. Needs NVRTC, but no GPU.
 ///
 /// # Errors
-/// NVRTC is missing, or does not compile it.
+/// NVRTC is missing, or fails to compile.
 pub fn compile(architecture: &str, element: Element, vector: usize) -> Result<Vec<u8>, KernelError> {
     let trial = KernelFolders::from_environment().trial;
     let folders = KernelFolders { trial, cache: None };
@@ -300,12 +308,12 @@ pub fn compile(architecture: &str, element: Element, vector: usize) -> Result<Ve
     compiled(architecture, element, vector, None, &text, &place)
 }
 
-/// The file name of a cubin in a folder of compiled kernels: `bf16-v8-sm_90.cubin`.
+/// File name of a cubin in a folder of compiled kernels: `bf16-v8-sm_90.cubin`.
 pub fn cubin_name(architecture: &str, element: Element, vector: usize) -> String {
     format!("{}-v{vector}-{architecture}.cubin", element.name())
 }
 
-/// The code and, for messages, where it is from.
+/// The cubin and, for messages, its origin.
 fn cubin(
     architecture: &str,
     element: Element,
@@ -350,7 +358,7 @@ fn compiled(
     Ok(code)
 }
 
-/// 90 of `sm_90` and `sm_90a`.
+/// 90 for `sm_90` and `sm_90a`.
 fn capability(architecture: &str) -> Option<u32> {
     architecture.strip_prefix("sm_")?.trim_end_matches(|c: char| c.is_ascii_lowercase()).parse().ok()
 }

@@ -1,4 +1,4 @@
-//! NVRTC, NVIDIA's compiler as a library, by its name at run time: nothing of CUDA is linked.
+//! NVRTC, NVIDIA's compiler library, loaded by name at run time: nothing of CUDA is linked.
 
 use std::{
     ffi::{CStr, CString, c_char, c_int, c_void},
@@ -16,7 +16,7 @@ const WAY_OUT: &str = "`scripts/libtorch cuda` fetches NVRTC 13";
 type Program = *mut c_void;
 type Status = c_int;
 
-/// The library's functions; it stays loaded to the end of the process.
+/// The library's functions; it stays loaded until the process ends.
 pub(super) struct Nvrtc {
     version: (c_int, c_int),
     create: unsafe extern "C" fn(
@@ -42,7 +42,7 @@ impl Nvrtc {
     /// Loads the library, once.
     ///
     /// # Errors
-    /// It is nowhere, or too old.
+    /// It is not found, or too old.
     pub(super) fn get() -> Result<&'static Nvrtc, KernelError> {
         static LOADED: OnceLock<Result<Nvrtc, KernelError>> = OnceLock::new();
         LOADED.get_or_init(Nvrtc::load).as_ref().map_err(Clone::clone)
@@ -63,7 +63,7 @@ impl Nvrtc {
         };
         macro_rules! function {
             ($name:literal) => {{
-                // SAFETY: the types are those of nvrtc.h.
+                // SAFETY: the types match nvrtc.h.
                 *unsafe { library.get(concat!($name, "\0").as_bytes()) }.map_err(|_| missing($name))?
             }};
         }
@@ -86,14 +86,14 @@ impl Nvrtc {
         })
     }
 
-    /// As `13.0`.
+    /// The version, such as `13.0`.
     pub(super) fn version(&self) -> String {
         format!("{}.{}", self.version.0, self.version.1)
     }
 
     fn architectures(&self) -> Vec<String> {
         let mut count = 0;
-        // SAFETY: the second call writes as many numbers as the first one told.
+        // SAFETY: the second call writes as many numbers as the first one returned.
         let numbers = unsafe {
             if (self.known_count)(&mut count) != 0 {
                 return Vec::new();
@@ -107,7 +107,7 @@ impl Nvrtc {
         numbers.into_iter().map(|number| format!("sm_{number}")).collect()
     }
 
-    /// The cubin of `text`; `place` names it in messages.
+    /// Compiles `text` to a cubin; `place` names the text in messages.
     ///
     /// # Errors
     /// The architecture is unknown, or the text does not compile.
@@ -119,7 +119,7 @@ impl Nvrtc {
         architecture: &str,
     ) -> Result<Vec<u8>, KernelError> {
         let known = self.architectures();
-        // `sm_90a` and the like are variants of what the list holds.
+        // `sm_90a` and similar are variants of entries in the list.
         let plain = architecture.trim_end_matches(|c: char| c.is_ascii_lowercase());
         if !known.is_empty() && !known.iter().any(|one| one == plain) {
             return Err(KernelError::Architecture {
@@ -140,7 +140,8 @@ impl Nvrtc {
             options.collect::<Result<_, _>>().map_err(|_| failed("an option holds a zero byte".to_owned()))?;
         let pointers: Vec<*const c_char> = options.iter().map(|option| option.as_ptr()).collect();
         let mut program: Program = std::ptr::null_mut();
-        // SAFETY: strings end with zero and outlive the calls; sizes are asked for before memory is filled; the program is destroyed once.
+        // SAFETY: strings end with zero and outlive the calls; sizes are queried before memory is
+        // filled; the program is destroyed once.
         unsafe {
             let status = (self.create)(
                 &mut program,
@@ -173,7 +174,7 @@ impl Nvrtc {
     }
 
     /// # Safety
-    /// `program` lives, and `size` tells how much `fill` writes.
+    /// `program` is alive, and `size` reports how much `fill` writes.
     unsafe fn filled(
         &self,
         program: Program,
@@ -182,7 +183,7 @@ impl Nvrtc {
         to: &mut Vec<u8>,
     ) -> Status {
         let mut length = 0;
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             let status = size(program, &mut length);
             if status != 0 {
@@ -199,8 +200,8 @@ impl Nvrtc {
     }
 }
 
-/// Loads the library for good. It looks for its own second half by name alone, so where it lies in a folder that the loader does not know,
-/// that is loaded before it.
+/// Loads the library permanently. It looks up its builtins library by name only; if that is in a
+/// folder unknown to the loader, it is loaded first.
 fn open(name: &Path) -> Option<&'static Library> {
     // SAFETY: loading NVRTC's libraries runs their initialisers, which touch nothing of ours.
     let load = |path: &Path| unsafe { Library::new(path) }.ok().map(|library| &*Box::leak(Box::new(library)));
@@ -218,11 +219,12 @@ fn open(name: &Path) -> Option<&'static Library> {
     load(name)
 }
 
-/// Beside libtorch; then by name, as the loader finds it (LD_LIBRARY_PATH); then where CUDA is installed.
+/// Search order: next to libtorch; then by name, as the loader finds it (LD_LIBRARY_PATH); then
+/// where CUDA is installed.
 fn candidates() -> Vec<PathBuf> {
     let mut candidates = Vec::new();
     let mut add = |folder: &Path| candidates.extend(NAMES.map(|name| folder.join(name)));
-    // The system's may be older than the GPU.
+    // The system's library may be older than the GPU.
     if let Some(lib) = libtorch_folder() {
         let packages = lib.join("..").join("..").join("nvidia");
         [packages.join("cu13").join("lib"), packages.join("cuda_nvrtc").join("lib"), lib]
@@ -234,7 +236,7 @@ fn candidates() -> Vec<PathBuf> {
     candidates
 }
 
-/// Where the libtorch that runs lies, as the kernel shows it.
+/// The folder of the loaded libtorch, from /proc/self/maps.
 fn libtorch_folder() -> Option<PathBuf> {
     let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
     let line = maps.lines().find(|line| line.ends_with("/libtorch_cpu.so"))?;

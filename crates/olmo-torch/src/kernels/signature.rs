@@ -1,10 +1,12 @@
-//! What kernels a text declares, and what they take: `KERNEL name(const E* x, i64 rows, int d, float eps)`.
+//! Reads the kernels declared in a source, and their parameters:
+//! `KERNEL name(const E* x, i64 rows, int d, float eps)`.
 //!
-//! CUDA's launch trusts its caller: a missing argument is read from whatever lies there. So each launch is held against the text.
+//! CUDA's launch does not check arguments: it would read a missing one from arbitrary memory. So
+//! each launch is checked against the source.
 
 use std::collections::BTreeMap;
 
-/// What a parameter is, as far as a launch passes it.
+/// Type of a parameter, as passed by a launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Parameter {
     Pointer,
@@ -13,7 +15,7 @@ pub(super) enum Parameter {
     Float,
 }
 
-/// Parameters of every kernel of a text, by name.
+/// Parameters of every kernel in a source, by name.
 pub(super) type Signatures = BTreeMap<String, Vec<Parameter>>;
 
 /// Reads the declarations.

@@ -1,4 +1,4 @@
-//! A step whose model is on a GPU, and what comes back from there.
+//! Steps of a model on a GPU, and fetching their results.
 
 use std::borrow::Cow;
 #[cfg(feature = "libtorch")]
@@ -14,7 +14,8 @@ use crate::batches::StepBatch;
 use crate::model_failure;
 
 impl Run<'_> {
-    /// A step on the GPU, if the model is there; nothing is changed if a number is not finite. The host waits once, at its end.
+    /// Runs a step on the GPU, if the model is there; changes nothing if a number is not finite.
+    /// The host waits once, at the end.
     #[cfg(feature = "libtorch")]
     pub(super) fn on_gpu(
         &mut self,
@@ -62,7 +63,7 @@ impl Run<'_> {
         Ok(None)
     }
 
-    /// Brings weights and moments to the host, if they are on a GPU.
+    /// Copies weights and moments to the host, if they are on a GPU.
     pub(super) fn fetch_state(&mut self) {
         #[cfg(feature = "libtorch")]
         if let Some(training) = self.model.on_gpu_mut() {

@@ -1,4 +1,4 @@
-//! [`Date`]: what `strftime_now` takes for today.
+//! [`Date`]: today's date for `strftime_now`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -21,7 +21,7 @@ const MONTHS: [&str; 12] = [
 ];
 const DAYS: [&str; 7] = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
 
-/// A day of the Gregorian calendar. Its time is midnight.
+/// A day of the Gregorian calendar, at midnight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Date {
     year: i64,
@@ -29,7 +29,7 @@ pub struct Date {
     day: u32,
 }
 
-/// Why a text is no date.
+/// A text that is not a date.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a date such as 2026-01-31")]
 pub struct BadDate(String);

@@ -74,10 +74,10 @@ pub fn is_known(name: &str) -> bool {
     NAMES.contains(&name)
 }
 
-/// The text of a value that a filter takes for a string.
+/// The text of a value used as a string.
 fn soft(value: &Value) -> Result<Text> {
     match value {
-        Value::Markup(_) => Err(Error::unsupported("a filter on what `safe` or `escape` made")),
+        Value::Markup(_) => Err(Error::unsupported("a filter on a result of `safe` or `escape`")),
         other => other.to_text(),
     }
 }
@@ -121,7 +121,7 @@ pub fn apply(interpreter: &Rc<Interpreter>, name: &str, value: Value, mut args: 
     interpreter.spend(match value.as_text() {
         Some(text) if of_text => 1 + text.as_str().len() / 16,
         Some(text) => 1 + text.as_str().len(),
-        // Taking one item of a list takes no longer for a long one.
+        // These read one item, so the length of the list does not matter.
         None if matches!(name, "first" | "last" | "length" | "count" | "default" | "d") => 1,
         None => value.weight().size.saturating_mul(2),
     })?;
@@ -237,7 +237,7 @@ pub fn apply(interpreter: &Rc<Interpreter>, name: &str, value: Value, mut args: 
                     chars.into_iter().for_each(|(at, c)| out.push(&text.slice(at..at + c.len_utf8())));
                     out.finish().into()
                 }
-                Value::Markup(_) => return Err(Error::unsupported("a filter on what `safe` or `escape` made")),
+                Value::Markup(_) => return Err(Error::unsupported("a filter on a result of `safe` or `escape`")),
                 other => {
                     let mut items = other.items()?;
                     items.reverse();
@@ -540,7 +540,7 @@ pub fn argument_error(message: &str) -> Error {
     Error::raised("FilterArgumentError", message)
 }
 
-/// Jinja2's own `title`: words begin after white space and a few signs.
+/// Jinja2's own `title`: words start after whitespace and some punctuation.
 fn title(text: &str) -> String {
     let begins = |c: char| unicode::is_space(c) || "-({[<".contains(c);
     let mut out = String::with_capacity(text.len());
@@ -600,7 +600,7 @@ fn indent(interpreter: &Interpreter, text: &Text, width: &Text, first: bool, bla
     }
     let string = text.as_str();
     let mut lines: Vec<&str> = unicode::lines(string).into_iter().map(|(line, _)| line).collect();
-    // The text is split with a newline behind it.
+    // The text is split after appending a newline.
     let ends_in_line = string.is_empty() || unicode::lines(string).last().is_some_and(|(_, end)| !end.is_empty());
     if ends_in_line {
         lines.push("");

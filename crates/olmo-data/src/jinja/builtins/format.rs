@@ -1,4 +1,4 @@
-//! Python's two ways to format text: `'%s' % value` and `'{}'.format(value)`.
+//! Python's two text formats: `'%s' % value` and `'{}'.format(value)`.
 
 use crate::jinja::error::{Error, Result};
 use crate::jinja::repr::float_repr;
@@ -7,7 +7,7 @@ use crate::jinja::run::{Args, Interpreter};
 use crate::jinja::text::{Text, TextBuilder};
 use crate::jinja::value::Value;
 
-/// What stands between `%` or `:` and the type.
+/// The options between `%` or `:` and the type.
 #[derive(Clone, Default)]
 struct Spec {
     fill: Option<char>,
@@ -165,14 +165,14 @@ fn number(chars: &mut std::iter::Peekable<impl Iterator<Item = char>>) -> Result
     Ok(value)
 }
 
-/// A float as Python's `int` takes it.
+/// Truncates a float, like Python's `int`.
 pub fn truncate(float: f64) -> Result<i128> {
     if !float.is_finite() {
         let what = if float.is_nan() { ("ValueError", "NaN") } else { ("OverflowError", "infinity") };
         return Err(Error::raised(what.0, format!("cannot convert float {} to integer", what.1)));
     }
     if float.abs() >= 1e38 {
-        return Err(Error::unsupported("an integer of more than 128 bits"));
+        return Err(Error::unsupported("an integer that does not fit in 128 bits"));
     }
     Ok(float.trunc() as i128)
 }
@@ -226,7 +226,8 @@ fn radix(value: u128, kind: char, alternate: bool) -> String {
     if alternate { format!("{prefix}{digits}") } else { digits }
 }
 
-/// The digits of a float that is not negative. Without a precision, as few as read back as the same number.
+/// The digits of a non-negative float. Without a precision, the fewest that parse to the same
+/// number.
 fn float_digits(value: f64, kind: char, precision: Option<usize>, alternate: bool) -> String {
     let upper = kind.is_ascii_uppercase();
     let digits = if !value.is_finite() {
@@ -278,7 +279,7 @@ pub fn braces(interpreter: &Interpreter, text: &Text, args: &Args) -> Result<Val
     Ok(out.finish().into())
 }
 
-/// How the fields are numbered.
+/// Numbering of the fields.
 #[derive(Default)]
 struct Automatic {
     next: usize,
@@ -343,7 +344,7 @@ fn write_braces(
     Ok(())
 }
 
-/// Where the field that begins at `from` ends.
+/// The end of the field that starts at `from`.
 fn field_end(string: &str, from: usize) -> Option<usize> {
     let (mut depth, mut bracket) = (0, false);
     for (at, byte) in string.bytes().enumerate().skip(from) {
@@ -372,7 +373,7 @@ fn split_spec(field: &str) -> (&str, Option<&str>) {
     (field, None)
 }
 
-/// The value of a field: an argument, then attributes and items of it.
+/// The value of a field: an argument, followed by attributes and items.
 fn resolve(name: &str, args: &Args, state: &mut Automatic) -> Result<Value> {
     let end = name.find(['.', '[']).unwrap_or(name.len());
     let (first, mut rest) = name.split_at(end);
@@ -493,7 +494,7 @@ fn format_number(value: &Value, spec: &Spec) -> Result<Text> {
             let digits = match kind {
                 None => match spec.precision {
                     None => float_repr(float.abs()),
-                    // As `g`, with a digit behind the point.
+                    // Like `g`, with at least one digit after the point.
                     Some(_) => return Err(Error::unsupported("a format with a precision and no type, such as `:.3`")),
                 },
                 Some(kind @ ('f' | 'F' | 'e' | 'E' | 'g' | 'G' | '%')) => {
@@ -528,7 +529,7 @@ fn grouped(digits: &str, separator: char) -> String {
     text + rest
 }
 
-/// `text` in a field of `width` characters, as `str.center`, `ljust`, `rjust` make it.
+/// `text` in a field of `width` characters, like `str.center`, `ljust` and `rjust`.
 pub fn justify(text: &Text, width: i128, fill: &str, align: char) -> Result<Text> {
     let width = usize::try_from(width.max(0)).unwrap_or(usize::MAX);
     if width > WIDEST.max(text.chars()) {
@@ -537,7 +538,7 @@ pub fn justify(text: &Text, width: i128, fill: &str, align: char) -> Result<Text
     let missing = width.saturating_sub(text.chars());
     let left = match align {
         '>' => missing,
-        // The odd character goes to the left if the width is odd.
+        // An odd remainder goes to the left if the width is odd.
         '^' => missing / 2 + (missing & width & 1),
         _ => 0,
     };

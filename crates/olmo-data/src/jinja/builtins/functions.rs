@@ -7,7 +7,7 @@ use crate::jinja::error::{Error, Result};
 use crate::jinja::run::{Args, Interpreter};
 use crate::jinja::value::{CyclerValue, Dict, JoinerValue, RangeValue, Value};
 
-/// Items of the longest range that transformers' sandbox allows.
+/// Length of the longest range in transformers' sandbox.
 const LONGEST_RANGE: usize = 100_000;
 
 const NAMES: [&str; 8] =
@@ -36,7 +36,7 @@ pub fn call(interpreter: &Interpreter, name: &str, mut args: Args) -> Result<Val
             args.finish(name, 1)?;
             let Some(date) = &interpreter.date else {
                 return Err(Error::unsupported(
-                    "`strftime_now` without a date: a run does not read the clock; set the param `date`, such as `date: 2026-01-31`",
+                    "`strftime_now` without a date: the system clock is never used; set the param `date`, such as `date: 2026-01-31`",
                 ));
             };
             let Some(format) = format.as_text() else {

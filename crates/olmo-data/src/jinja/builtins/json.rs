@@ -1,4 +1,4 @@
-//! The filter `tojson`, as transformers defines it: Python's `json.dumps`.
+//! The filter `tojson` as defined by transformers: Python's `json.dumps`.
 
 use std::fmt::Write;
 
@@ -8,11 +8,11 @@ use crate::jinja::run::Interpreter;
 use crate::jinja::text::{Text, TextBuilder};
 use crate::jinja::value::Value;
 
-/// The options of `json.dumps` that the filter has.
+/// The options of `json.dumps` that the filter supports.
 pub struct Options {
     pub ensure_ascii: bool,
     pub indent: Option<Text>,
-    /// Between items, and between a key and its value.
+    /// Separators between items, and between a key and its value.
     pub separators: (Text, Text),
     pub sort_keys: bool,
 }

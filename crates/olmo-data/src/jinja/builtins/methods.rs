@@ -9,10 +9,10 @@ use crate::jinja::text::{Text, TextBuilder, join};
 use crate::jinja::unicode;
 use crate::jinja::value::{Items, Value};
 
-/// What Python finds under a name.
+/// The kind of attribute that Python finds.
 pub enum Known {
     Method,
-    /// The sandbox gives an undefined value for it.
+    /// The sandbox returns an undefined value.
     Unsafe,
     Unsupported,
     Missing,
@@ -66,7 +66,7 @@ const MORE_TEXT: [&str; 2] = ["upper", "zfill"];
 const CHANGE_LIST: [&str; 8] = ["append", "clear", "pop", "reverse", "insert", "sort", "extend", "remove"];
 const CHANGE_DICT: [&str; 5] = ["clear", "pop", "popitem", "setdefault", "update"];
 
-/// What `name` is to `object`.
+/// The kind of attribute `name` of `object`.
 pub fn known(object: &Value, name: &str) -> Known {
     let found = |found: bool, unsupported: &[&str]| {
         if found {
@@ -193,7 +193,7 @@ pub fn call(interpreter: &Rc<Interpreter>, object: &Value, name: &str, mut args:
 /// The argument as a string.
 fn string(value: &Value) -> Result<&Text> {
     match value.defined()? {
-        Value::Markup(_) => Err(Error::unsupported("what `safe` or `escape` made as an argument")),
+        Value::Markup(_) => Err(Error::unsupported("a result of `safe` or `escape` as an argument")),
         other => other
             .as_text()
             .ok_or_else(|| Error::type_error(format!("expected a str argument, got '{}'", other.type_name()))),
@@ -207,7 +207,7 @@ fn integer(value: &Value) -> Result<i128> {
         .ok_or_else(|| Error::type_error(format!("'{}' object cannot be interpreted as an integer", value.type_name())))
 }
 
-/// How many, where a negative number or `None` means all.
+/// A count; a negative number or `None` means all.
 fn count(value: Option<Value>) -> Result<usize> {
     match value {
         None => Ok(usize::MAX),
@@ -215,7 +215,8 @@ fn count(value: Option<Value>) -> Result<usize> {
     }
 }
 
-/// The byte range that positions `start` and `stop` (in characters) mean; `None` if it is backwards.
+/// The byte range between the positions `start` and `stop` (in characters); `None` if `stop` comes
+/// first.
 fn window(text: &Text, start: Option<&Value>, stop: Option<&Value>) -> Result<Option<(usize, usize)>> {
     let length = text.chars() as i128;
     let position = |value: Option<&Value>, default: i128| -> Result<i128> {
@@ -236,11 +237,11 @@ fn texts(text: &Text, parts: impl IntoIterator<Item: AsRef<str>>) -> Value {
     Value::list(parts.into_iter().map(|part| text.subslice(part.as_ref()).into()).collect())
 }
 
-fn all(text: &str, is: impl Fn(char) -> bool) -> Value {
+fn all_chars(text: &str, is: impl Fn(char) -> bool) -> Value {
     Value::Bool(!text.is_empty() && text.chars().all(is))
 }
 
-/// Strips characters of `chars`, or white space, at the sides asked for.
+/// Strips characters of `chars`, or whitespace, from the selected sides.
 pub fn strip(text: &Text, chars: Option<&Value>, left: bool, right: bool) -> Result<Text> {
     let set: Option<String> = match chars {
         None | Some(Value::None) => None,
@@ -266,7 +267,7 @@ fn text_method(interpreter: &Rc<Interpreter>, text: &Text, name: &str, mut args:
                     let pairs = dict.pairs().iter();
                     pairs.filter_map(|(key, value)| Some((key.as_text()?.as_str().to_owned(), value.clone()))).collect()
                 }
-                _ => return Err(Error::unsupported("`format_map` of something else than a dict")),
+                _ => return Err(Error::unsupported("`format_map` of anything but a dict")),
             };
             args.positional.clear();
         }
@@ -279,7 +280,7 @@ fn text_method(interpreter: &Rc<Interpreter>, text: &Text, name: &str, mut args:
         | "rpartition" | "splitlines" | "expandtabs" => 1,
         _ => 0,
     };
-    // Python takes these by position alone, but for the ones read by name here.
+    // Python accepts these only by position, except for the ones read by name here.
     let value = match name {
         "strip" => strip(text, args.positional.first(), true, true)?.into(),
         "lstrip" => strip(text, args.positional.first(), true, false)?.into(),
@@ -416,13 +417,13 @@ fn text_method(interpreter: &Rc<Interpreter>, text: &Text, name: &str, mut args:
             format::justify(text, width, fill.as_str(), align)?.into()
         }
         "expandtabs" => return Err(Error::unsupported("`expandtabs`")),
-        "isalnum" => all(s, unicode::is_alphanumeric),
-        "isalpha" => all(s, unicode::is_alphabetic),
+        "isalnum" => all_chars(s, unicode::is_alphanumeric),
+        "isalpha" => all_chars(s, unicode::is_alphabetic),
         "isascii" => Value::Bool(s.is_ascii()),
-        "isdecimal" => all(s, unicode::is_decimal),
-        "isdigit" => all(s, unicode::is_digit),
-        "isnumeric" => all(s, unicode::is_numeric),
-        "isspace" => all(s, unicode::is_space),
+        "isdecimal" => all_chars(s, unicode::is_decimal),
+        "isdigit" => all_chars(s, unicode::is_digit),
+        "isnumeric" => all_chars(s, unicode::is_numeric),
+        "isspace" => all_chars(s, unicode::is_space),
         "isprintable" => Value::Bool(s.chars().all(unicode::is_printable)),
         "isidentifier" => Value::Bool(unicode::is_identifier(s) && s.chars().all(unicode::is_word)),
         "islower" => Value::Bool(s.chars().any(char::is_lowercase) && !s.chars().any(char::is_uppercase)),
@@ -470,7 +471,7 @@ fn split(text: &Text, separator: Option<&Value>, most: usize, from_right: bool) 
     let s = text.as_str();
     let limit = most.saturating_add(1);
     let Some(separator) = separator else {
-        // Runs of white space separate, and none is left at the ends but in a last, unsplit part.
+        // Split at runs of whitespace. None remains at the ends, except in a final, unsplit part.
         let mut parts = Vec::new();
         let mut rest = unicode::trim(s);
         while !rest.is_empty() && parts.len() < most {
@@ -486,7 +487,7 @@ fn split(text: &Text, separator: Option<&Value>, most: usize, from_right: bool) 
             }
         }
         if !rest.is_empty() {
-            // What is left keeps the white space at its other end.
+            // The rest keeps the whitespace at its other end.
             let kept = if parts.len() < most {
                 rest
             } else if from_right {
@@ -521,7 +522,7 @@ fn split(text: &Text, separator: Option<&Value>, most: usize, from_right: bool) 
 pub fn capitalize(text: &str) -> String {
     let mut chars = text.chars();
     match chars.next() {
-        // As a whole, so that a final sigma is one.
+        // Lowercase the rest as a whole, so that a final sigma is recognised.
         Some(first) => {
             let lower = text.to_lowercase();
             let skip: usize = first.to_lowercase().map(char::len_utf8).sum();
@@ -531,7 +532,7 @@ pub fn capitalize(text: &str) -> String {
     }
 }
 
-/// Python's `str.title`: a letter is large if no letter stands before it.
+/// Python's `str.title`: a letter is uppercase if no letter precedes it.
 fn title(text: &str) -> String {
     let lower = text.to_lowercase();
     if lower.chars().count() != text.chars().count() {

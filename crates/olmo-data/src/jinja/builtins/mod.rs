@@ -1,4 +1,4 @@
-//! The filters, tests, functions and methods that templates may use.
+//! The built-in filters, tests, functions and methods.
 
 pub mod date;
 pub mod filters;

@@ -1,4 +1,4 @@
-//! What filters do with the items of a sequence: paths into them, sorting, `map` and `select`.
+//! Operations of filters on sequences: paths into items, sorting, `map` and `select`.
 
 use std::cmp::Ordering;
 use std::rc::Rc;
@@ -11,7 +11,7 @@ use crate::jinja::run::{Args, Interpreter};
 use crate::jinja::unicode;
 use crate::jinja::value::Value;
 
-/// `value` in lower case, if it is a text and case does not count.
+/// `value` in lower case, if it is a text and case is ignored.
 pub fn fold(value: Value, case_sensitive: bool) -> Value {
     match &value {
         Value::Text(text) if !case_sensitive => text.derive(text.as_str().to_lowercase()).into(),
@@ -27,7 +27,7 @@ pub fn paths(attribute: Option<Value>) -> Vec<Option<Value>> {
     }
 }
 
-/// What stands at a path such as `a.0.b` in `value`.
+/// The value at a path such as `a.0.b` in `value`.
 pub fn get_path(value: &Value, path: Option<&Value>) -> Result<Value> {
     get_path_or(value, path, None)
 }
@@ -56,7 +56,7 @@ pub fn get_path_or(value: &Value, path: Option<&Value>, default: Option<&Value>)
     Ok(found)
 }
 
-/// Sorts by what `key` makes of each item, as Python's `sorted` does.
+/// Sorts by the `key` of each item, like Python's `sorted`.
 pub fn sort_by_key<T>(items: &mut [T], key: impl Fn(&T) -> Result<Value>, reverse: bool) -> Result<()>
 where
     T: Clone,

@@ -1,4 +1,4 @@
-//! What can follow `is`.
+//! Jinja2's tests, the names after `is`.
 
 use std::rc::Rc;
 
@@ -153,7 +153,9 @@ fn same(a: &Value, b: &Value) -> Result<bool> {
         (Value::Dict(a), Value::Dict(b)) => Rc::ptr_eq(a, b),
         (Value::Namespace(a), Value::Namespace(b)) => Rc::ptr_eq(a, b),
         (Value::Int(_), Value::Int(_)) | (Value::Text(_), Value::Text(_)) | (Value::Float(_), Value::Float(_)) => {
-            return Err(Error::unsupported("`sameas` of numbers or strings: its answer depends on Python's memory"));
+            return Err(Error::unsupported(
+                "`sameas` of numbers or strings: the result depends on Python's memory layout",
+            ));
         }
         _ => false,
     })

@@ -8,7 +8,7 @@ use crate::jinja::error::{Error, Result};
 use crate::jinja::text::TextBuilder;
 use crate::jinja::value::{RangeValue, Undefined, Value};
 
-/// `object.name`: Python's attributes come first, then keys.
+/// `object.name`: first Python's attributes, then keys.
 pub fn attribute(object: &Value, name: &str) -> Result<Value> {
     object.defined()?;
     if let Some(value) = own_attribute(object, name)? {
@@ -20,7 +20,7 @@ pub fn attribute(object: &Value, name: &str) -> Result<Value> {
     }
 }
 
-/// The attribute that Python finds; `None` if there is none.
+/// Python's attribute; `None` if there is none.
 fn own_attribute(object: &Value, name: &str) -> Result<Option<Value>> {
     if name.starts_with("__") && name.ends_with("__") {
         return Ok(Some(unsafe_attribute(object, name)));
@@ -70,7 +70,7 @@ fn missing(object: &Value, name: &str) -> Value {
     })
 }
 
-/// `object[index]`: keys and positions come first, then Python's attributes.
+/// `object[index]`: first keys and positions, then Python's attributes.
 pub fn item(object: &Value, index: &Value) -> Result<Value> {
     object.defined()?;
     let found = match object {
@@ -83,7 +83,7 @@ pub fn item(object: &Value, index: &Value) -> Result<Value> {
             }
             None => None,
         },
-        Value::Markup(_) => return Err(Error::unsupported("a part of what `safe` or `escape` made")),
+        Value::Markup(_) => return Err(Error::unsupported("a part of a result of `safe` or `escape`")),
         _ => None,
     };
     if let Some(value) = found {
@@ -120,7 +120,7 @@ pub fn slice(interpreter: &Interpreter, object: &Value, parts: [&Value; 3]) -> R
         matches!(object, Value::Text(_) | Value::List(_) | Value::Tuple(_) | Value::Group(_) | Value::Range(_));
     if !sliceable {
         return match object {
-            Value::Markup(_) => Err(Error::unsupported("a part of what `safe` or `escape` made")),
+            Value::Markup(_) => Err(Error::unsupported("a part of a result of `safe` or `escape`")),
             other => Err(Error::type_error(format!("'{}' object is not subscriptable", other.type_name()))),
         };
     }

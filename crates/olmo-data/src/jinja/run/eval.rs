@@ -83,7 +83,7 @@ impl Interpreter {
                 for part in parts {
                     let part = self.eval(part, scope)?;
                     if matches!(part, Value::Markup(_)) {
-                        return Err(Error::unsupported("joining text to what `safe` or `escape` made"));
+                        return Err(Error::unsupported("joining text to a result of `safe` or `escape`"));
                     }
                     builder.push(&self.print(&part)?);
                 }
@@ -161,13 +161,13 @@ impl Interpreter {
         }
     }
 
-    /// The text of a value that is printed.
+    /// The printed form of a value.
     pub fn print(&self, value: &Value) -> Result<Text> {
         self.spend(value.weight().size)?;
         value.to_text()
     }
 
-    /// A filter expression without operand, applied to `value`.
+    /// Applies a filter expression without operand to `value`.
     pub(super) fn filtered(self: &Rc<Self>, filter: &Expr, value: Value, scope: &Rc<Scope>) -> Result<Value> {
         let ExprKind::Filter(operand, name, arguments) = &filter.kind else {
             return Err(Error::syntax("expected a filter"));

@@ -17,10 +17,11 @@ use crate::jinja::text::{Text, TextBuilder};
 use crate::jinja::value::{Dict, MacroValue, Value};
 use scope::{LoopState, Recurse, Scope};
 
-/// Evaluations inside each other: expressions, blocks, calls of macros. Python allows about as many.
+/// Maximum depth of nested evaluations: expressions, blocks and macro calls. Python's limit is
+/// similar.
 const DEEPEST: usize = 400;
 
-/// Lists and dicts inside each other.
+/// Maximum nesting of lists and dicts.
 const DEEPEST_VALUE: usize = 200;
 
 /// The evaluated arguments of a call.
@@ -31,18 +32,18 @@ pub struct Args {
 }
 
 impl Args {
-    /// The argument at `index` or of this name.
+    /// The argument at position `index` or with this name.
     pub fn get(&mut self, index: usize, name: &str) -> Option<Value> {
         let named = self.named.iter().position(|(n, _)| n == name).map(|at| self.named.remove(at).1);
         self.positional.get(index).cloned().or(named)
     }
 
-    /// As [`Args::get`]; an error if it is missing.
+    /// Like [`Args::get`], but an error if it is missing.
     pub fn require(&mut self, index: usize, name: &str) -> Result<Value> {
         self.get(index, name).ok_or_else(|| Error::type_error(format!("missing required argument: '{name}'")))
     }
 
-    /// Refuses arguments that nothing has read: more than `most` positional ones, or unknown names.
+    /// Rejects unread arguments: more than `most` positional ones, or unknown names.
     pub fn finish(&self, what: &str, most: usize) -> Result<()> {
         if self.positional.len() > most {
             let given = self.positional.len();
@@ -55,7 +56,7 @@ impl Args {
     }
 }
 
-/// What a macro or a namespace may be reached from again.
+/// Values that can contain themselves: macros and namespaces.
 enum Cycle {
     Scope(Rc<Scope>),
     Namespace(Rc<RefCell<Dict>>),
@@ -67,20 +68,20 @@ enum Flow {
     Continue,
 }
 
-/// What a run of a template shares.
+/// State shared during one rendering.
 pub struct Interpreter {
     fuel: Cell<u64>,
     depth: Cell<usize>,
-    /// Bytes that may be written.
+    /// Maximum number of bytes to write.
     pub longest: usize,
-    /// Values that one may hold.
+    /// Maximum number of values inside one value.
     largest: usize,
-    /// What `strftime_now` takes for today.
+    /// Today's date for `strftime_now`.
     pub date: Option<Date>,
     generations: RefCell<Vec<Range<usize>>>,
-    /// What may hold itself: cleared at the end.
+    /// Values that may contain themselves; cleared at the end.
     cycles: RefCell<Vec<Cycle>>,
-    /// Blocks around the current statement whose text is not yet part of the output.
+    /// Number of enclosing blocks whose text is not yet in the output.
     buffered: Cell<usize>,
 }
 
@@ -98,7 +99,7 @@ impl Interpreter {
         })
     }
 
-    /// The text that `body` writes, and the byte ranges between `{% generation %}` tags.
+    /// The text written by `body`, and the byte ranges between `{% generation %}` tags.
     pub fn run(self: &Rc<Self>, body: &[Stmt], scope: &Rc<Scope>) -> Result<(TextBuilder, Vec<Range<usize>>)> {
         let mut out = TextBuilder::default();
         let ran = self.statements(body, scope, &mut out);
@@ -112,14 +113,14 @@ impl Interpreter {
         Ok((out, self.generations.take()))
     }
 
-    /// Makes a namespace.
+    /// Creates a namespace.
     pub fn namespace(&self, dict: Dict) -> Value {
         let dict = Rc::new(RefCell::new(dict));
         self.cycles.borrow_mut().push(Cycle::Namespace(dict.clone()));
         Value::Namespace(dict)
     }
 
-    /// Pays for `work` steps.
+    /// Charges `work` steps.
     pub fn spend(&self, work: usize) -> Result<()> {
         match self.fuel.get().checked_sub(work as u64) {
             Some(left) => {
@@ -144,7 +145,7 @@ impl Interpreter {
         if out.len() <= self.longest {
             return Ok(());
         }
-        Err(Error::limit(format!("it makes more than {} bytes of text: it repeats what it is given", self.longest)))
+        Err(Error::limit(format!("it produces more than {} bytes of text", self.longest)))
     }
 
     fn statements(self: &Rc<Self>, body: &[Stmt], scope: &Rc<Scope>, out: &mut TextBuilder) -> Result<Flow> {
@@ -157,7 +158,7 @@ impl Interpreter {
         Ok(Flow::Normal)
     }
 
-    /// The text of `body`, in a scope of its own.
+    /// The text of `body`, in its own scope.
     fn buffer(self: &Rc<Self>, body: &[Stmt], scope: &Rc<Scope>) -> Result<Text> {
         let mut out = TextBuilder::default();
         self.buffered.set(self.buffered.get() + 1);
@@ -229,11 +230,11 @@ impl Interpreter {
             StmtKind::Generation(body) => {
                 if self.buffered.get() > 0 {
                     return Err(Error::unsupported(
-                        "`{% generation %}` inside another, a macro, or a call, filter or set block: transformers loses its place",
+                        "`{% generation %}` inside another, a macro, or a call, filter or set block, which transformers does not support",
                     ));
                 }
                 let start = out.len();
-                // Jinja2 makes a macro of the tag.
+                // Jinja2 turns the tag into a macro.
                 let inner = Scope::inside(scope);
                 inner.set("varargs", Value::tuple(Vec::new()));
                 inner.set("kwargs", Value::Dict(Rc::default()));
@@ -295,7 +296,8 @@ impl Interpreter {
             self.assign(&node.target, item, &inner)?;
             match self.statements(&node.body, &inner, out)? {
                 Flow::Break => break,
-                // Jinja2 notes an iteration at the end of its body, which these two leave out.
+                // Jinja2 records an iteration at the end of its body, which `break` and `continue`
+                // skip.
                 Flow::Continue => {}
                 Flow::Normal => any = true,
             }
@@ -312,7 +314,7 @@ impl Interpreter {
                 }
                 Some(Value::Namespace(dict)) => {
                     if matches!(&value, Value::Namespace(other) if Rc::ptr_eq(other, &dict)) {
-                        return Err(Error::unsupported("a namespace that holds itself"));
+                        return Err(Error::unsupported("a namespace that contains itself"));
                     }
                     dict.borrow_mut().insert(attribute.as_str().into(), value);
                 }
@@ -427,7 +429,7 @@ impl Interpreter {
     }
 }
 
-/// What iterating over `value` gives, one item at a time.
+/// Iterates over `value`, one item at a time.
 fn stream(value: &Value) -> Result<Box<dyn FnMut() -> Option<Value>>> {
     if let Value::Generator(generator) = value {
         let generator = generator.clone();

@@ -7,10 +7,10 @@ use std::rc::Rc;
 use crate::jinja::error::Result;
 use crate::jinja::value::Value;
 
-/// The variables of a block, and the scope around it. Assignments do not reach outer scopes.
+/// The variables of a block, and the enclosing scope. Assignments do not affect outer scopes.
 pub struct Scope {
     variables: RefCell<Vec<(String, Value)>>,
-    /// How deep its values nest, but for macros that are defined in it.
+    /// Nesting depth of its values, except for macros defined in it.
     depth: Cell<usize>,
     parent: Option<Rc<Scope>>,
 }
@@ -41,7 +41,7 @@ impl Scope {
         self.define(name, value);
     }
 
-    /// As [`Scope::set`], of a macro that keeps this scope.
+    /// Like [`Scope::set`], for a macro that keeps this scope alive.
     pub fn define(&self, name: &str, value: Value) {
         let mut variables = self.variables.borrow_mut();
         match variables.iter_mut().find(|(n, _)| n == name) {
@@ -52,7 +52,7 @@ impl Scope {
 }
 
 impl Scope {
-    /// How deep the values that are visible here nest.
+    /// Nesting depth of the values visible here.
     pub fn depth(&self) -> usize {
         let (mut scope, mut depth) = (self, 0);
         loop {
@@ -64,27 +64,27 @@ impl Scope {
         }
     }
 
-    /// Ends the cycle between a scope and the macros in it.
+    /// Breaks the cycle between a scope and the macros in it.
     pub fn clear(&self) {
         self.variables.borrow_mut().clear();
     }
 }
 
-/// The text that a recursive loop makes of an iterable, at a depth.
+/// Renders a recursive loop over an iterable at a depth.
 pub type Recurse = Rc<dyn Fn(Value, usize) -> Result<Value>>;
 
-/// Gives the next item of a loop.
+/// Returns the next item of a loop.
 type Source = Box<dyn FnMut() -> Result<Option<Value>>>;
 
-/// `loop`: where a loop is. Items are read one ahead of the body at most, and only if it asks.
+/// `loop`: the state of a loop. It reads at most one item ahead, and only if the body needs it.
 pub struct LoopState {
     source: RefCell<Source>,
-    /// Read ahead.
+    /// Items read ahead.
     after: RefCell<VecDeque<Value>>,
     ended: Cell<bool>,
     before: RefCell<Option<Value>>,
     current: RefCell<Option<Value>>,
-    /// Items given, so that the current one is number `given` - 1.
+    /// Number of items returned so far; the current one has index `given` - 1.
     given: Cell<usize>,
     length: Cell<Option<usize>>,
     pub depth0: usize,
@@ -94,7 +94,7 @@ pub struct LoopState {
 }
 
 impl LoopState {
-    /// `length` is known if the iterable has one and no test leaves items out.
+    /// `length` is known if the iterable has a length and no test filters items.
     pub fn new(source: Source, length: Option<usize>, depth0: usize, recurse: Option<Recurse>) -> Self {
         Self {
             source: RefCell::new(source),
@@ -155,7 +155,7 @@ impl LoopState {
         Ok(length)
     }
 
-    /// An attribute of `loop`; `None` if there is none of this name.
+    /// An attribute of `loop`; `None` if it does not exist.
     pub fn attribute(&self, name: &str) -> Result<Option<Value>> {
         let index = self.given.get();
         Ok(Some(match name {
@@ -177,7 +177,7 @@ impl LoopState {
         }))
     }
 
-    /// Whether `value` differs from that of the last call.
+    /// Whether `value` differs from that of the previous call.
     pub fn changed(&self, value: Value) -> bool {
         let same = self.changed.borrow().as_ref().is_some_and(|last| last.equals(&value));
         if !same {

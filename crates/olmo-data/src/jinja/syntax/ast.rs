@@ -1,4 +1,4 @@
-//! A template as a tree.
+//! The syntax tree of a template.
 
 /// An expression with its line.
 #[derive(Clone, Debug)]
@@ -39,7 +39,7 @@ pub enum ExprKind {
     /// Only inside the brackets of [`ExprKind::Item`].
     Slice(Option<Box<Expr>>, Option<Box<Expr>>, Option<Box<Expr>>),
     Call(Box<Expr>, Arguments),
-    /// The operand is absent in a filter block.
+    /// The operand is `None` in a filter block.
     Filter(Option<Box<Expr>>, String, Arguments),
     Test(Box<Expr>, String, Arguments),
 }
@@ -77,7 +77,7 @@ pub struct Arguments {
     pub more_named: Option<Box<Expr>>,
 }
 
-/// What is assigned to.
+/// The target of an assignment.
 #[derive(Clone, Debug)]
 pub enum Target {
     Name(String),
@@ -130,7 +130,7 @@ pub enum StmtKind {
     },
     Filter(Expr, Vec<Stmt>),
     Generation(Vec<Stmt>),
-    /// Statements in a scope of their own.
+    /// Statements in their own scope.
     Scope(Vec<Stmt>),
     Break,
     Continue,

@@ -5,11 +5,11 @@ use super::lexer::Kind;
 use super::parser::{Parser, describe};
 use crate::jinja::error::{Error, Result};
 
-/// Makes an expression of two operands.
+/// Builds an expression from two operands.
 type Join = fn(Box<Expr>, Box<Expr>) -> ExprKind;
 
 impl Parser {
-    /// An expression, or several with commas between them. `conditional`: with `a if b else c`.
+    /// An expression, or several separated by commas. `conditional` allows `a if b else c`.
     pub(super) fn tuple(&mut self, conditional: bool, parentheses: bool) -> Result<Expr> {
         let line = self.line();
         let mut items = Vec::new();
@@ -49,7 +49,7 @@ impl Parser {
         })
     }
 
-    /// Operands that `operand` reads, joined to the left by what `operator` recognises.
+    /// Left-associative operators: `operand` parses operands, `operator` recognises the operators.
     fn left(&mut self, operand: fn(&mut Self) -> Result<Expr>, operator: fn(&Self) -> Option<Join>) -> Result<Expr> {
         let line = self.line();
         let mut left = operand(self)?;
@@ -351,7 +351,7 @@ impl Parser {
         }
     }
 
-    /// Filters in a row; the first without its bar if `inline`.
+    /// A chain of filters; with `inline`, the first has no bar.
     pub(super) fn filter(&mut self, mut node: Option<Expr>, mut inline: bool) -> Result<Option<Expr>> {
         let mut length = 0;
         while inline || self.is_operator("|") {

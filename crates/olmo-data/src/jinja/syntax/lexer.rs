@@ -1,4 +1,4 @@
-//! The tokens of a template, as Jinja2's lexer finds them with `trim_blocks` and `lstrip_blocks`.
+//! Splits a template into tokens like Jinja2's lexer with `trim_blocks` and `lstrip_blocks`.
 
 use crate::jinja::error::{Error, Result};
 use crate::jinja::unicode;
@@ -25,15 +25,15 @@ pub struct Token {
     pub line: usize,
 }
 
-/// Longer ones first.
+/// Longer operators first.
 const OPERATORS: [&str; 27] = [
     "//", "**", "==", "!=", ">=", "<=", "+", "-", "/", "*", "%", "~", "[", "]", "(", ")", "{", "}", ">", "<", "=", ".",
     ":", "|", ",", ";", "!",
 ];
 
-/// The tokens of `source`, with [`Kind::End`] last.
+/// The tokens of `source`, ending with [`Kind::End`].
 pub fn tokenize(source: &str) -> Result<Vec<Token>> {
-    // Line ends become \n, and one at the end of the template is dropped.
+    // Line ends become \n, and a trailing one is dropped.
     let mut source = source.replace("\r\n", "\n").replace('\r', "\n");
     if source.ends_with('\n') {
         source.pop();
@@ -48,7 +48,7 @@ struct Lexer<'s> {
     source: &'s str,
     at: usize,
     line: usize,
-    /// The last match ended with a newline.
+    /// Whether the last match ended with a newline.
     line_starting: bool,
     tokens: Vec<Token>,
 }
@@ -72,7 +72,7 @@ impl<'s> Lexer<'s> {
         Err(Error::syntax(message).at(self.line))
     }
 
-    /// Moves on by `bytes`.
+    /// Advances by `bytes`.
     fn advance(&mut self, bytes: usize) {
         let passed = &self.source[self.at..self.at + bytes];
         self.line += passed.matches('\n').count();
@@ -232,7 +232,7 @@ impl<'s> Lexer<'s> {
         let (radix, prefix) = if length > prefix { (radix, prefix) } else { (10, 0) };
         if radix == 10 {
             length = digits_length(rest, 10, false);
-            // A decimal number begins with 0 only if it is 0.
+            // Only 0 itself may start with the digit 0.
             if rest.starts_with('0') {
                 length = rest[..length].find(|c| c != '0' && c != '_').unwrap_or(length);
                 length = rest[..length].trim_end_matches('_').len();
@@ -246,7 +246,7 @@ impl<'s> Lexer<'s> {
     }
 }
 
-/// Where the first tag begins.
+/// The position of the first tag.
 fn find_tag(text: &str) -> Option<usize> {
     let bytes = text.as_bytes();
     let mut at = 0;
@@ -260,7 +260,8 @@ fn find_tag(text: &str) -> Option<usize> {
     None
 }
 
-/// Length of the rest of a `{% raw %}` tag, of which `after` follows the opening brace and percent sign.
+/// Length of the rest of a `{% raw %}` tag; `after` is the text after the opening brace and percent
+/// sign.
 fn raw_begin(after: &str) -> Option<usize> {
     let inner = after.strip_prefix(['-', '+']).unwrap_or(after);
     let inner = unicode::trim_start(inner).strip_prefix("raw")?;
@@ -272,7 +273,7 @@ fn raw_begin(after: &str) -> Option<usize> {
     Some(after.len() - rest.len())
 }
 
-/// `text` before a tag, without the white space that the tag takes.
+/// `text` before a tag, without the whitespace that the tag strips.
 fn strip_left(text: &str, sign: Option<u8>, lstrip: bool, line_starting: bool) -> &str {
     match sign {
         Some(b'-') => unicode::trim_end(text),
@@ -285,7 +286,7 @@ fn strip_left(text: &str, sign: Option<u8>, lstrip: bool, line_starting: bool) -
     }
 }
 
-/// Length of what a block's or a comment's end takes of `after`.
+/// Number of bytes of `after` stripped by the end of a block or comment.
 fn block_suffix(after: &str, sign: Option<u8>) -> usize {
     match sign {
         Some(b'-') => after.len() - unicode::trim_start(after).len(),
@@ -294,7 +295,7 @@ fn block_suffix(after: &str, sign: Option<u8>) -> usize {
     }
 }
 
-/// Length of the end of a tag at the start of `rest`.
+/// Length of the tag end at the start of `rest`.
 fn tag_end(rest: &str, tag: Tag) -> Option<usize> {
     let end = if tag == Tag::Block { "%}" } else { "}}" };
     let (sign, after) = match rest.as_bytes().first() {
@@ -307,7 +308,8 @@ fn tag_end(rest: &str, tag: Tag) -> Option<usize> {
     Some(rest.len() - after.len() + suffix)
 }
 
-/// Length of digits with single underscores between them; before the first digit too if `leading`.
+/// Length of digits with single underscores in between; with `leading`, also before the first
+/// digit.
 fn digits_length(text: &str, radix: u32, leading: bool) -> usize {
     let mut length = 0;
     let mut underscore = !leading;
@@ -359,7 +361,7 @@ fn string_length(text: &str) -> Option<usize> {
     None
 }
 
-/// A string literal's value, by Python's `unicode-escape`.
+/// The value of a string literal, as in Python's `unicode-escape`.
 fn unescape(text: &str) -> Result<String> {
     let mut value = String::with_capacity(text.len());
     let mut chars = text.chars();
@@ -407,8 +409,8 @@ fn unescape(text: &str) -> Result<String> {
                 }
             }
             'N' => return Err(Error::unsupported("the escape `\\N{…}`")),
-            // Python first writes characters beyond ASCII as escapes of their own, so that this
-            // backslash escapes theirs.
+            // Python first escapes non-ASCII characters, so this backslash escapes the backslash of
+            // that escape.
             other if !other.is_ascii() => {
                 let code = u32::from(other);
                 let escape = match code {

@@ -1,4 +1,4 @@
-//! From the text of a template to its tree.
+//! Parses the text of a template into a syntax tree.
 
 pub mod ast;
 mod expressions;

@@ -1,4 +1,4 @@
-//! The grammar of statements: Jinja2's tags and those that transformers adds.
+//! The grammar of statements: Jinja2's tags and those added by transformers.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -7,15 +7,15 @@ use crate::jinja::error::{Error, Result};
 use crate::jinja::syntax::ast::*;
 use crate::jinja::syntax::lexer::{Kind, Token, tokenize};
 
-/// Nesting of expressions and blocks. Evaluating recurses over it.
+/// Maximum nesting of expressions and blocks, since evaluation recurses over it.
 const DEEPEST: usize = 60;
-/// Operators of one level in a row, which nest to the left.
+/// Maximum number of operators of the same level in a row, since they nest to the left.
 const LONGEST_CHAIN: usize = 100;
 
 /// A template's statements, and what they use.
 pub struct Parsed {
     pub body: Vec<Stmt>,
-    /// Variables that are read somewhere.
+    /// Variables that are read anywhere.
     pub names: HashSet<String>,
     pub has_generation_tags: bool,
 }
@@ -34,9 +34,9 @@ pub(super) struct Parser {
     tokens: Vec<Token>,
     at: usize,
     depth: usize,
-    /// Loops around the current statement.
+    /// Number of loops around the current statement.
     loops: usize,
-    /// Names that are read: in the template, and in each macro around the current expression.
+    /// Names read so far: in the template, and in each macro around the current expression.
     pub(super) names: Vec<HashSet<String>>,
     has_generation_tags: bool,
 }
@@ -107,7 +107,7 @@ impl Parser {
         }
     }
 
-    /// A name that can be assigned to.
+    /// A name that may be assigned to.
     fn expect_variable(&mut self) -> Result<String> {
         match self.expect_name()? {
             name if is_constant(&name) => self.fail(format!("can't assign to `{name}`")),
@@ -140,7 +140,8 @@ impl Parser {
         Err(Error::limit(format!("an expression has more than {LONGEST_CHAIN} operators in a row")).at(self.line()))
     }
 
-    /// Statements up to one of the tags `ends`, which is not consumed; up to the end without any.
+    /// Statements up to one of the tags `ends`, which is not consumed; without `ends`, up to the
+    /// end of the template.
     fn body(&mut self, ends: &[&str]) -> Result<Vec<Stmt>> {
         self.nested(|parser| {
             let mut body = Vec::new();
@@ -174,14 +175,15 @@ impl Parser {
         })
     }
 
-    /// The body of a block, from the end of its opening tag to the closing one, whose name is not consumed.
+    /// The body of a block, from the end of its opening tag to its closing tag, whose name is not
+    /// consumed.
     fn block(&mut self, ends: &[&str]) -> Result<Vec<Stmt>> {
         self.skip_operator(":");
         self.expect(&Kind::BlockEnd)?;
         self.body(ends)
     }
 
-    /// As [`Parser::block`] with one end, which is consumed.
+    /// Like [`Parser::block`], with a single closing tag, which is consumed.
     fn whole_block(&mut self, end: &str) -> Result<Vec<Stmt>> {
         let body = self.block(&[end])?;
         self.next();
@@ -251,7 +253,7 @@ impl Parser {
                 StmtKind::Scope(self.whole_block("endautoescape")?)
             }
             "block" | "extends" | "include" | "import" | "from" => {
-                return Err(Error::unsupported(format!("the tag `{tag}`, which is about several templates")).at(line));
+                return Err(Error::unsupported(format!("the tag `{tag}`, which needs several templates")).at(line));
             }
             _ => return self.fail(format!("Encountered unknown tag '{tag}'")),
         };
@@ -311,7 +313,7 @@ impl Parser {
         Ok(StmtKind::SetBlock(target, filter, body))
     }
 
-    /// Parses what becomes a function of its own, out of which no loop can be left.
+    /// Parses the body of a separate function, in which no outer loop can be left.
     fn without_loops<T>(&mut self, parse: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         let loops = std::mem::take(&mut self.loops);
         let parsed = parse(self);
@@ -374,7 +376,7 @@ impl Parser {
         Ok(MacroNode { name, parameters, body, uses_varargs, uses_kwargs, uses_caller })
     }
 
-    /// What is assigned to: a name, or several with commas between them.
+    /// The target of an assignment: a name, or several separated by commas.
     fn target(&mut self, namespace: bool) -> Result<Target> {
         let mut targets = Vec::new();
         let mut tuple = false;
