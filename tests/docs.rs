@@ -12,7 +12,7 @@ fn root() -> &'static Path {
 
 fn documents() -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for folder in [".", "docs", "docs/benchmarks", "data", "stages"] {
+    for folder in [".", "docs", "docs/benchmarks", "docs/design", "data", "stages"] {
         let Ok(entries) = fs::read_dir(root().join(folder)) else { continue };
         found.extend(entries.map(|e| e.unwrap().path()).filter(|p| p.extension().is_some_and(|e| e == "md")));
     }
