@@ -66,7 +66,7 @@ fn a_run_that_ends_before_its_reader_reads_on_loses_nothing() {
 fn output_that_a_full_disk_swallows_is_reported_with_its_own_code() {
     let full = || -> Option<File> { OpenOptions::new().write(true).open("/dev/full").ok() };
     if full().is_none() {
-        eprintln!("skipped: this system has no /dev/full");
+        olmo_base::testing::skip("this system has no /dev/full");
         return;
     }
     let project = two_stages();
@@ -200,7 +200,7 @@ fn a_system_that_gives_no_threads_is_told_of_without_a_panic() {
         let output = match command.output() {
             Ok(output) => output,
             Err(e) => {
-                eprintln!("skipped: {e}");
+                olmo_base::testing::skip(&e.to_string());
                 return;
             }
         };

@@ -132,7 +132,7 @@ fn a_killed_supervisor_takes_its_stage_along_and_is_told() {
 #[test]
 fn stages_that_do_not_need_each_other_run_at_the_same_time() {
     if std::thread::available_parallelism().map_or(1, |n| n.get()) < 2 {
-        eprintln!("skipped: this machine has one processor");
+        olmo_base::testing::skip("this machine has one processor");
         return;
     }
     let project = diamond();

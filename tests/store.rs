@@ -247,7 +247,7 @@ impl Drop for SmallDisk {
 fn a_full_disk_is_told_as_such_and_the_commit_works_once_there_is_room() {
     let dir = tempfile::tempdir().unwrap();
     let Some(disk) = SmallDisk::mount(dir.path().join("disk")) else {
-        eprintln!("skipped: mounting a small tmpfs is not permitted here");
+        olmo_base::testing::skip("mounting a small tmpfs is not permitted here");
         return;
     };
     let store = Store::open(&disk.0.join("store")).unwrap();
@@ -305,7 +305,7 @@ fn traced_commit(dir: &Path) -> (String, String) {
 #[test]
 fn the_system_calls_of_a_commit_come_in_the_right_order() {
     if strace().is_none() || !script("commit-order").exists() {
-        eprintln!("skipped: strace is not installed, or may not trace");
+        olmo_base::testing::skip("strace is not installed, or may not trace");
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -335,7 +335,7 @@ fn the_system_calls_of_a_commit_come_in_the_right_order() {
 #[test]
 fn many_files_are_synced_at_the_same_time_and_each_before_it_is_named() {
     if strace().is_none() || !script("commit-order").exists() {
-        eprintln!("skipped: strace is not installed, or may not trace");
+        olmo_base::testing::skip("strace is not installed, or may not trace");
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -353,7 +353,7 @@ fn many_files_are_synced_at_the_same_time_and_each_before_it_is_named() {
 #[test]
 fn a_kill_at_any_system_call_of_a_commit_leaves_a_sound_store() {
     if strace().is_none() {
-        eprintln!("skipped: strace is not installed, or may not trace");
+        olmo_base::testing::skip("strace is not installed, or may not trace");
         return;
     }
     let mut deaths = 0;
@@ -404,7 +404,7 @@ fn a_kill_at_any_system_call_of_a_commit_leaves_a_sound_store() {
 #[test]
 fn a_file_system_without_working_locks_is_refused_at_open() {
     if strace().is_none() {
-        eprintln!("skipped: strace is not installed, or may not trace");
+        olmo_base::testing::skip("strace is not installed, or may not trace");
         return;
     }
     // One file system knows no flock, another says yes to every lock.

@@ -146,7 +146,7 @@ mod tests {
     fn a_full_disk_ends_no_stage() {
         let full = std::fs::OpenOptions::new().read(true).write(true).open("/dev/full");
         let Ok(file) = full else {
-            eprintln!("skipped: this system has no /dev/full");
+            olmo_base::testing::skip("this system has no /dev/full");
             return;
         };
         let mut log = StageLog::new(file, 4096);

@@ -133,7 +133,7 @@ pub const ALL_SCORES: &str = "\n7 17 27 37 4";
 #[test]
 fn an_item_is_worked_on_while_its_stage_still_runs() {
     if std::thread::available_parallelism().map_or(1, |n| n.get()) < 2 {
-        eprintln!("skipped: this machine has one processor");
+        olmo_base::testing::skip("this machine has one processor");
         return;
     }
     let project = training();

@@ -130,7 +130,7 @@ fn only_visible_gpus_are_given_and_a_stage_without_any_sees_none() {
 #[test]
 fn a_stage_may_share_the_gpus_of_another_and_only_of_that_one() {
     if std::thread::available_parallelism().map_or(1, |n| n.get()) < 2 {
-        eprintln!("skipped: this machine has one processor");
+        olmo_base::testing::skip("this machine has one processor");
         return;
     }
     let project = with_gpus();
@@ -192,7 +192,7 @@ impl Drop for Group {
 #[test]
 fn the_memory_limit_of_a_group_above_holds() {
     let Some(group) = Group::with_limit(64 << 20) else {
-        eprintln!("skipped: control groups cannot be made here");
+        olmo_base::testing::skip("control groups cannot be made here");
         return;
     };
     let project = Project::new();

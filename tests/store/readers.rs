@@ -192,7 +192,7 @@ fn a_store_that_may_only_be_read_is_read() {
 #[test]
 fn a_list_needs_no_second_thread() {
     if !is_root() {
-        eprintln!("skipped: the limit counts all processes of this user");
+        olmo_base::testing::skip("the limit counts all processes of this user");
         return;
     }
     let project = project();
@@ -256,7 +256,7 @@ fn what_a_member_makes_in_a_shared_store_the_group_may_write_whatever_the_umask(
 #[test]
 fn members_of_a_group_use_continue_and_collect_what_others_made() {
     if !is_root() {
-        eprintln!("skipped: only root can be two users");
+        olmo_base::testing::skip("only root can be two users");
         return;
     }
     let group = 54321;

@@ -16,6 +16,7 @@ pub mod journal;
 pub mod lock;
 pub mod nearest;
 pub mod seal;
+pub mod testing;
 pub mod text;
 pub mod units;
 

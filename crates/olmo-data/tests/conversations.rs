@@ -407,7 +407,7 @@ fn a_plain_document_ends_with_eos_and_is_trained_whole() {
 fn shared() -> Option<PathBuf> {
     let shared = std::env::var_os("OLMO_PIPE_SHARED").map(PathBuf::from);
     if shared.is_none() {
-        eprintln!("skipped: OLMO_PIPE_SHARED does not name a folder with OLMo's tokenizers");
+        olmo_base::testing::skip("OLMO_PIPE_SHARED does not name a folder with OLMo's tokenizers");
     }
     shared
 }

@@ -516,7 +516,7 @@ fn a_wheel_without_the_file_damaged_or_not_to_be_had_is_an_error_that_names_it()
 fn the_real_pip_brings_a_wheel_from_a_folder() {
     let there = std::process::Command::new("python3").args(["-m", "pip", "--version"]).output();
     if !there.is_ok_and(|output| output.status.success()) {
-        eprintln!("SKIPPED the_real_pip_brings_a_wheel_from_a_folder: there is no `python3 -m pip` here");
+        olmo_base::testing::skip("there is no `python3 -m pip` here");
         return;
     }
     let dir = tempfile::tempdir().unwrap();

@@ -320,7 +320,7 @@ mod tests {
     #[test]
     fn a_full_device_is_an_error_of_its_own() {
         let Ok(mut full) = OpenOptions::new().write(true).open("/dev/full") else {
-            eprintln!("skipped: this system has no /dev/full");
+            olmo_base::testing::skip("this system has no /dev/full");
             return;
         };
         let error = copy_hashed(&mut &b"some bytes"[..], &mut full).unwrap_err();
