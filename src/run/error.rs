@@ -2,7 +2,7 @@
 //! result: see [`super::Report`].
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::rules::StageFinding;
 use super::sources::Change;
@@ -87,11 +87,6 @@ fn refusals(findings: &[StageFinding]) -> String {
 }
 
 impl RunError {
-    /// For `map_err`: an I/O failure while `doing` something to `path`.
-    pub(super) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        move |source| PathError::during(doing, path, source).into()
-    }
-
     /// For `map_err`: a thread that could not be started.
     pub(super) fn thread(source: io::Error) -> Self {
         Self::Thread { source }
