@@ -141,3 +141,30 @@ fn every_dependency_has_a_licence_that_permits_its_use() {
     let refused: Vec<&(&str, &str)> = lines.iter().filter(|(_, license)| !is_allowed(license)).collect();
     assert!(refused.is_empty(), "{refused:?}");
 }
+
+/// The crates below the engine, each with the workspace's crates that it may use.
+const LAYERS: [(&str, &[&str]); 6] = [
+    ("olmo-base", &[]),
+    ("olmo-stage", &["olmo-base"]),
+    ("olmo-data", &["olmo-base"]),
+    ("olmo-remote", &["olmo-base"]),
+    ("olmo-store", &["olmo-base", "olmo-stage"]),
+    ("olmo-spec", &["olmo-base", "olmo-remote", "olmo-stage"]),
+];
+
+#[test]
+fn crates_use_only_the_layers_below_them() {
+    for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/crates")).unwrap() {
+        let folder = entry.unwrap().path();
+        let name = folder.file_name().unwrap().to_str().unwrap();
+        let manifest = std::fs::read_to_string(folder.join("Cargo.toml")).unwrap();
+        let dependencies = manifest.split("[dependencies]").nth(1).unwrap().split("\n[").next().unwrap();
+        let used = dependencies.lines().filter_map(|line| line.split(['.', ' ']).next());
+        for used in used.filter(|used| used.starts_with("olmo-")) {
+            assert!(!used.starts_with("olmo-stage-"), "{name} uses a stage: {used}");
+            if let Some((_, below)) = LAYERS.iter().find(|(layer, _)| *layer == name) {
+                assert!(below.contains(&used), "{name} may use {below:?}, not {used}");
+            }
+        }
+    }
+}

@@ -11,7 +11,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use olmo_base::Digest;
+use olmo_base::{Diagnose, Digest};
 use olmo_pipe::key::{KeyInput, KeyRecord};
 use olmo_pipe::store::{Action, Handover, Output, Store, StoreError};
 use olmo_stage::PortType;

@@ -116,6 +116,7 @@ pub fn inherited_environment() -> BTreeMap<String, OsString> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use olmo_base::Diagnose;
 
     fn description(version: u32) -> Description {
         let contract = format!("{{stage: a, version: {version}, summary: s, outputs: {{}}}}");

@@ -2,7 +2,7 @@
 //! result: see [`super::Report`].
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::rules::StageFinding;
 use super::sources::Change;

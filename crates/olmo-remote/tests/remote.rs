@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use olmo_base::Diagnose;
 use olmo_remote::{Fetched, Lock, Locked, Remote, RemoteError, Settings, Source, Want};
 use support::{Reply, Request, Server};
 

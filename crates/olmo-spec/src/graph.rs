@@ -1,7 +1,7 @@
 //! The stages of a resolved experiment as a directed graph without cycles.
 //!
 //! An edge leads from the stage that makes an artifact to the stage that reads it. All walks are
-//! loops, never recursion: a chain of a hundred thousand stages is no danger to the stack.
+//! loops, never recursion, so that a chain of a hundred thousand stages cannot overflow the stack.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
@@ -11,7 +11,7 @@ use petgraph::Direction;
 use petgraph::algo::kosaraju_scc;
 use petgraph::graph::{DiGraph, NodeIndex};
 
-/// Stages that feed each other in a circle; the first stands at the end again.
+/// Stages that feed each other in a circle. The first is repeated at the end.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct Cycle {
     pub path: Vec<String>,
@@ -29,7 +29,7 @@ impl fmt::Display for Cycle {
     }
 }
 
-/// Why stages are no graph to run.
+/// Why stages cannot be ordered.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GraphError {
     #[error("stages feed each other in a circle: {0}")]
@@ -38,7 +38,7 @@ pub enum GraphError {
     UnknownStage { reader: String, missing: String },
 }
 
-/// Stages and who feeds whom.
+/// Stages and the edges between them.
 #[derive(Clone, Debug)]
 pub struct Graph {
     /// Node weights are names; a node's index is the stage's place in the pipeline.
@@ -67,8 +67,8 @@ impl Graph {
         }
     }
 
-    /// The stages so that each stands behind all that it reads; of those that could be next, the
-    /// first in the pipeline.
+    /// The stages in an order in which each follows all stages that it reads. Ties are broken by the
+    /// order of the pipeline.
     pub fn order(&self) -> Vec<&str> {
         let mut waiting: Vec<usize> =
             self.inner.node_indices().map(|n| self.inner.edges_directed(n, Direction::Incoming).count()).collect();
@@ -97,12 +97,12 @@ impl Graph {
         self.near(stage, Direction::Outgoing)
     }
 
-    /// All that `stage` needs, directly or not, in the pipeline's order, without itself.
+    /// All stages that `stage` needs, directly or not, in the pipeline's order, without itself.
     pub fn all_dependencies(&self, stage: &str) -> Vec<&str> {
         self.far(stage, Direction::Incoming)
     }
 
-    /// All that needs `stage`, directly or not, in the pipeline's order, without itself.
+    /// All stages that need `stage`, directly or not, in the pipeline's order, without itself.
     pub fn all_dependants(&self, stage: &str) -> Vec<&str> {
         self.far(stage, Direction::Outgoing)
     }
@@ -123,7 +123,7 @@ impl Graph {
         seen.into_iter().map(|n| self.inner[n].as_str()).collect()
     }
 
-    /// The graph in Graphviz's language, one edge for each artifact that is read.
+    /// The graph in Graphviz's DOT language, one edge for each artifact that is read.
     pub fn to_dot(&self) -> String {
         let quoted = |text: &str| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
         let mut out = String::from("digraph pipeline {\n  rankdir=LR;\n  node [shape=box];\n");
@@ -156,8 +156,8 @@ impl SortedEdges for DiGraph<String, String> {
     }
 }
 
-/// The circles among stages `names` with `edges` (producer, reader): of each group of stages that
-/// all feed each other, the shortest one through its first stage. Unknown names are passed over.
+/// The circles among stages `names` with `edges` (producer, reader): for each group of stages that
+/// all feed each other, the shortest circle through its first stage. Unknown names are ignored.
 pub fn cycles<'a>(names: &[String], edges: impl Iterator<Item = (&'a str, &'a str)>) -> Vec<Cycle> {
     let mut inner = DiGraph::new();
     let places: HashMap<&str, NodeIndex> =
@@ -184,7 +184,7 @@ fn circles(graph: &DiGraph<String, String>) -> Vec<Cycle> {
     groups.iter().filter_map(circle).collect()
 }
 
-/// The shortest way from `start` to itself inside `group`.
+/// The shortest path from `start` to itself inside `group`.
 fn shortest_circle(graph: &DiGraph<String, String>, group: &BTreeSet<NodeIndex>, start: NodeIndex) -> Option<Cycle> {
     let mut came_from: HashMap<NodeIndex, NodeIndex> = HashMap::new();
     let mut open = VecDeque::from([start]);
@@ -198,7 +198,7 @@ fn shortest_circle(graph: &DiGraph<String, String>, group: &BTreeSet<NodeIndex>,
                 path.push(graph[at].clone());
             }
             path.reverse();
-            // A stage that feeds itself was pushed twice already.
+            // A stage that feeds itself has already been pushed twice.
             if node == start {
                 path.truncate(2);
             }

@@ -24,34 +24,34 @@ use crate::resolve::when;
 use crate::sweep::axes;
 use crate::sweep::trials::{self, Expanded, Families};
 
-/// More circles are not shown: to find each place takes a walk over all references.
+/// Maximum number of reported circles: finding the place of each takes a walk over all references.
 const MAX_CIRCLES: usize = 20;
 
 /// How to load an experiment.
 #[derive(Clone, Debug, Default)]
 pub struct LoadOptions {
-    /// `--profile NAME[,NAME]`, a later one goes before an earlier one; the experiment's
-    /// `default_profile` if none.
+    /// `--profile NAME[,NAME]`: a later one overrides an earlier one. Without it, the experiment's
+    /// `default_profile` applies.
     pub profile: Option<String>,
-    /// The arguments `PATH=VALUE` of `--set`, in order; a later one goes before an earlier one.
+    /// The arguments `PATH=VALUE` of `--set`, in order; a later one overrides an earlier one.
     pub sets: Vec<String>,
-    /// The arguments `PATH=[VALUE, …]` of `--sweep`: more paths of the sweep's grid, or other
-    /// values for them.
+    /// The arguments `PATH=[VALUE, …]` of `--sweep`: paths that are added to the sweep's grid, or
+    /// replaced in it.
     pub sweeps: Vec<String>,
-    /// Leaves out the experiment's own sweep.
+    /// Ignores the experiment's own sweep.
     pub no_sweep: bool,
-    /// Whether to find out where each value was written, which takes time.
+    /// Whether to record where each value was written, which takes time.
     pub origins: bool,
-    /// The current folder, absolute: what FILE and paths in `sets` are relative to.
+    /// The current folder, absolute. FILE and paths in `sets` are relative to it.
     pub cwd: PathBuf,
 }
 
-/// An experiment as loaded.
+/// A loaded experiment.
 #[derive(Clone, Debug)]
 pub struct Loaded {
     pub resolved: Resolved,
     /// Path of each value (`params.lr`, `stages.train.with.lr`) → where it was written:
-    /// `file:line:column`, `--set`, or `default of stage NAME`. Empty unless asked for.
+    /// `file:line:column`, `--set`, or `default of stage NAME`. Empty unless requested.
     pub origins: BTreeMap<String, String>,
 }
 
@@ -59,7 +59,7 @@ pub struct Loaded {
 /// and JSON text of an [`olmo_stage::Description`].
 ///
 /// # Errors
-/// Everything that is wrong, all at once.
+/// All errors at once.
 pub fn load(file: &Path, options: &LoadOptions, builtin: &[(&str, &str)]) -> Result<Loaded, Diagnostics> {
     let mut catalog = Catalog::builtin(builtin)?;
     let cwd = std::path::absolute(&options.cwd).unwrap_or_else(|_| options.cwd.clone());
@@ -180,7 +180,7 @@ fn read(
     Some(Loaded { resolved, origins })
 }
 
-/// The default profile, which must exist in any case, and the condition on which it is used.
+/// The default profile, which must exist even if its condition does not hold, and the condition.
 fn default_profile(session: &mut Session, experiment: &Node) -> Option<(String, Option<Node>)> {
     let node = experiment.get("default_profile")?;
     let (name, condition) = match &node.content {
@@ -204,7 +204,7 @@ fn profiles(session: &mut Session, experiment: &Node, options: &LoadOptions) -> 
     profiles
 }
 
-/// `name` if there is such a profile; one that is not is reported at `span`.
+/// `name` if there is such a profile. An unknown one is reported at `span`.
 fn known_profile(session: &mut Session, experiment: &Node, name: &str, span: Span) -> Option<String> {
     let profiles = experiment.get("profiles").map_or(&[][..], Node::entries);
     if profiles.iter().any(|entry| entry.key == name) {
@@ -216,11 +216,11 @@ fn known_profile(session: &mut Session, experiment: &Node, name: &str, span: Spa
     None
 }
 
-/// The port that lands under a name in `out/`.
+/// The port that is exported under a name in `out/`.
 fn output(resolver: &mut Resolver<'_>, node: &Node, name: &str) -> Option<PortRef> {
     if let Some(nodes) = first_of(node) {
         let chosen = resolver.first(nodes, node.span, name)?;
-        // Null: nothing lands.
+        // Null exports nothing.
         return if chosen.is_null() { None } else { output(resolver, &chosen, name) };
     }
     let Content::String(text) = &node.content else { return output_form(resolver, node) };
@@ -233,7 +233,7 @@ fn output(resolver: &mut Resolver<'_>, node: &Node, name: &str) -> Option<PortRe
     Some(port.clone())
 }
 
-/// Reports an output of another form, if it comes from the command line: files were checked.
+/// Reports an output of another form if it comes from the command line. Files were checked before.
 fn output_form(resolver: &mut Resolver<'_>, node: &Node) -> Option<PortRef> {
     if resolver.session.source(node.span.source).is_some_and(|source| source.shown == "--set") {
         let message = format!("an output is a reference like \"${{stages.STAGE.PORT}}\", not {}", node.described());
@@ -244,7 +244,7 @@ fn output_form(resolver: &mut Resolver<'_>, node: &Node) -> Option<PortRef> {
 
 /// Reports each circle of stages at the reference that closes it.
 fn cycles<'a>(session: &mut Session, names: impl Iterator<Item = &'a str>, edges: &[(usize, usize, Span)]) {
-    // As most pipelines are written: every stage reads what stands before it.
+    // In most pipelines every stage reads only stages before it.
     if edges.iter().all(|(from, to, _)| from < to) {
         return;
     }
@@ -255,7 +255,7 @@ fn cycles<'a>(session: &mut Session, names: impl Iterator<Item = &'a str>, edges
         edges.iter().find(|(f, t, _)| names[*f] == from && names[*t] == to).map(|(_, _, span)| *span)
     };
     for cycle in circles.iter().take(MAX_CIRCLES) {
-        // The last step comes back to the first stage: the reference that stands there closes the circle.
+        // The last step returns to the first stage: its reference closes the circle.
         let [.., from, to] = cycle.path.as_slice() else { continue };
         let message = format!("stages feed each other in a circle: {cycle}");
         let mut problem =

@@ -1,8 +1,8 @@
 //! The JSON Schemas that are derived from the document types and the stages' contracts.
 //!
-//! *Strict* ones say what a document is once all `${…}` are known; the engine checks with them.
-//! *Authoring* ones are for editors: wherever a `${…}` may stand, every value may also be a text
-//! that holds one. On a document without `${` both agree (tested).
+//! A *strict* schema describes a document whose `${…}` are all known; the engine checks with it. An
+//! *authoring* schema is for editors: where a `${…}` is allowed, every value may also be a text that
+//! contains one. On a document without `${` both agree (tested).
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -25,7 +25,7 @@ const DIALECT: &str = "https://json-schema.org/draft/2020-12/schema";
 /// stages have their types.
 ///
 /// # Errors
-/// Whatever is wrong with the pipeline.
+/// All errors in the pipeline.
 pub fn experiment_for(file: &Path, cwd: &Path, builtin: &[(&str, &str)]) -> Result<Value, Diagnostics> {
     let mut catalog = Catalog::builtin(builtin)?;
     let mut session = Session::default();
@@ -65,7 +65,7 @@ fn for_pipeline(session: &mut Session, catalog: &mut Catalog, read: &pipelines::
     schema
 }
 
-/// Gives the whole params that a sweep changes their types; of other paths nothing is known here.
+/// Gives params that a sweep changes as a whole their types. Other paths are not known here.
 fn typed_sweep(schema: &mut Value, params: &Value) {
     let Some(sweep) = schema.pointer_mut("/properties/sweep") else { return };
     let of_params = || params.get("properties").and_then(Value::as_object).into_iter().flatten();
@@ -89,7 +89,7 @@ fn typed_sweep(schema: &mut Value, params: &Value) {
     }
 }
 
-/// Replaces a schema, all but its description.
+/// Replaces a schema except its description.
 fn keep_description(place: &mut Value, mut value: Value) {
     if let (Some(old), Some(new)) = (place.get("description").cloned(), value.as_object_mut()) {
         new.insert("description".into(), old);
@@ -103,7 +103,7 @@ fn typed_stage(mut change: Value, description: &Description) -> Value {
     for (name, port) in &description.contract.inputs {
         let kind = if port.list { "array" } else { "string" };
         let types = if port.optional { json!([kind, "object", "null"]) } else { json!([kind, "object"]) };
-        // An object is `{first: […]}`: the first alternative that is there.
+        // An object is `{first: […]}`: the first available alternative.
         let first = json!({"first": {"type": "array", "minItems": 1}});
         let mut schema =
             json!({"type": types, "properties": first, "required": ["first"], "additionalProperties": false});
@@ -143,11 +143,11 @@ pub fn authoring(strict: &Value) -> Value {
     loosened(strict, Place::Fixed)
 }
 
-/// Whether a `${…}` may stand at a place of a schema.
+/// Whether a `${…}` is allowed at a place of a schema.
 #[derive(Clone, Copy, PartialEq)]
 enum Place {
     Fixed,
-    /// A map that holds such places, itself fixed.
+    /// A fixed map whose values are open.
     Holder,
     Open,
 }
@@ -165,7 +165,7 @@ fn loosened(schema: &Value, place: Place) -> Value {
     for (key, value) in map {
         let value = match key.as_str() {
             REFERENCES | EXPECTED => continue,
-            // The same as none, and yaml-language-server 1.25 ends a completion with an error at it.
+            // Equal to no default, and yaml-language-server 1.25 fails to complete with it.
             "default" if value.is_null() => continue,
             "properties" | "patternProperties" => match value.as_object() {
                 Some(all) => all
@@ -176,7 +176,7 @@ fn loosened(schema: &Value, place: Place) -> Value {
                 None => value.clone(),
             },
             "items" | "additionalProperties" => loosened(value, below),
-            // Of a union, the parts of the branches are open; the branches themselves are wrapped as one.
+            // The parts of a union's branches are open; the branches themselves are wrapped as one.
             "anyOf" | "oneOf" => {
                 let inner = if below == Place::Open { Place::Holder } else { Place::Fixed };
                 value.as_array().into_iter().flatten().map(|branch| loosened(branch, inner)).collect::<Vec<_>>().into()
@@ -189,7 +189,7 @@ fn loosened(schema: &Value, place: Place) -> Value {
     if here == Place::Open && !takes_any_text(&out) { with_reference(out) } else { Value::Object(out) }
 }
 
-/// Whether every text fits already.
+/// Whether the schema accepts every text.
 fn takes_any_text(schema: &Map<String, Value>) -> bool {
     let text = match schema.get("type") {
         Some(Value::String(kind)) => kind == "string",
@@ -200,7 +200,7 @@ fn takes_any_text(schema: &Map<String, Value>) -> bool {
     text && bounds.iter().all(|bound| !schema.contains_key(*bound))
 }
 
-/// `schema`, or a text that holds a reference. What an editor shows stays outside.
+/// `schema`, or a text that contains a reference. Titles, descriptions and defaults stay outside.
 fn with_reference(mut schema: Map<String, Value>) -> Value {
     let mut out = Map::new();
     for shown in ["title", "description", "default"] {
@@ -213,11 +213,11 @@ fn with_reference(mut schema: Map<String, Value>) -> Value {
     Value::Object(out)
 }
 
-/// All files of `schemas/` that are not a single stage's: name to text. One
+/// All files of `schemas/` except those of single stages, as name to text: one
 /// `experiment.NAME.schema.json` for each `NAME.yaml` in `pipelines`.
 ///
 /// # Errors
-/// Whatever is wrong with the pipelines.
+/// All errors in the pipelines.
 pub fn files(pipelines: &Path, builtin: &[(&str, &str)]) -> Result<BTreeMap<String, String>, Diagnostics> {
     let mut files = BTreeMap::new();
     let mut put = |name: String, strict: &Value| {

@@ -1,4 +1,5 @@
-//! Text that a model or a user wrote, as part of a Markdown file: nothing in it acts on a terminal or as Markdown.
+//! Text of a model or user in a Markdown file, escaped so that it acts neither on a terminal nor as
+//! Markdown.
 
 use std::fmt::Write;
 

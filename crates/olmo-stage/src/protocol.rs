@@ -1,4 +1,4 @@
-//! The files by which the engine and a stage's process talk.
+//! The protocol between the engine and the process of a stage: files in the attempt's folder.
 //!
 //! An attempt's folder holds `request.json` (engine → stage), `in/PORT/…` (inputs), `out/PORT/…`
 //! (outputs), `items/PORT/LABEL/…` (list items while it runs), `events.jsonl` (stage → engine,
@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Raised when a reader of one side would misread the other.
+/// Raised when one side would misread the other.
 pub const PROTOCOL_VERSION: u32 = 3;
 
 pub const REQUEST: &str = "request.json";
@@ -19,31 +19,32 @@ pub const EVENTS: &str = "events.jsonl";
 pub const RESULT: &str = "result.json";
 /// Times and speeds of the attempt, if its stage measures any; kept with the run's logs.
 pub const PERF: &str = "perf.jsonl";
-/// How a line of a stage's log begins that says what to do if memory runs out. Nobody can say it then.
+/// Prefix of a line in a stage's log with the hint for running out of memory. A process that is killed
+/// for memory cannot give the hint any more.
 pub const IF_MEMORY_RUNS_OUT: &str = "if memory runs out: ";
 
-/// What a stage is asked to do.
+/// The request to a stage.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Request {
     pub protocol: u32,
     pub stage: String,
     pub version: u32,
-    /// All params, defaults filled in.
+    /// All params, with defaults filled in.
     pub params: Value,
-    /// By port; a single port has one item without a label, an absent optional port none.
+    /// Inputs by port. A single port has one item without a label, an absent optional port none.
     pub inputs: BTreeMap<String, Vec<InputItem>>,
-    /// Output ports this stage is to fill, each a folder `out/PORT` in the attempt's folder.
+    /// Output ports to fill, each a folder `out/PORT` in the attempt's folder.
     pub outputs: Vec<String>,
-    /// Kept from attempt to attempt until the stage has succeeded; private to the stage.
+    /// A folder that is private to the stage. It is kept between attempts until the stage succeeds.
     pub state_dir: PathBuf,
-    /// List items of earlier attempts that are safe in the store, oldest first, by port.
+    /// List items of earlier attempts that are in the store, oldest first, by port.
     pub items: BTreeMap<String, Vec<InputItem>>,
     /// Threads this stage may use.
     pub threads: usize,
     /// `flex`, `libtorch` or `libtorch-cuda`; resolved, never `auto`.
     pub backend: String,
-    /// Of activations: `fp32` or `amp_bf16`; resolved, never `auto`.
+    /// Precision of activations: `fp32` or `amp_bf16`; resolved, never `auto`.
     pub precision: String,
 }
 
@@ -58,7 +59,7 @@ pub struct InputItem {
     pub path: PathBuf,
 }
 
-/// What a stage tells while it runs.
+/// An event that a stage reports while it runs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Event {
@@ -66,13 +67,13 @@ pub enum Event {
     Started { pid: u32 },
     /// `done` of `total` (0: not known) `unit`s.
     Progress { done: u64, total: u64, unit: String, message: String },
-    /// Numbers of one step, for display; what lasts is written to an output port.
+    /// Metrics of a step, for display. Lasting results are written to an output port.
     Metrics { step: u64, values: BTreeMap<String, f64> },
     /// A list item is complete in the attempt's folder under `items/PORT/LABEL`.
     Item { port: String, label: String },
     /// The stage continues from `step`; items of `port` whose label is not in `keep` leave the list.
     Resumed { step: u64, port: String, keep: Vec<String> },
-    /// A line for the person watching. `level`: info, warning.
+    /// A message for the user. `level` is `info` or `warning`.
     Message { level: String, text: String },
     /// An event of a newer build.
     #[serde(other)]
@@ -95,15 +96,15 @@ pub enum Outcome {
     Succeeded,
     /// The stage's own failure, with a reason.
     Failed,
-    /// Asked to stop, it saved its state and stopped in order.
+    /// It was asked to stop, saved its state and stopped.
     Interrupted,
 }
 
-/// Why a stage failed, for a person: what and where, why, the way out.
+/// Why a stage failed: what, where, why, and how to fix it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Failure {
-    /// Stable, `area::reason`, e.g. `tokenize::no_assistant_turn`.
+    /// A stable code, `area::reason`: `tokenize::no_assistant_turn`.
     pub code: String,
     pub message: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,9 +1,9 @@
-//! A stage's rules: what it can say against its params and inputs before anything runs.
+//! Rules of a stage: checks of its params and inputs before anything runs.
 //!
-//! The engine asks all stages at once, with the inputs that are there already. A built-in stage
-//! answers through [`crate::Stage::check`]; a command stage through the program
-//! under `command.check` of its contract, which reads a [`Question`] on standard input and prints
-//! a list of [`Finding`]s, both as JSON.
+//! The engine checks all stages at once, with the inputs that already exist. A built-in stage
+//! implements [`crate::Stage::check`]. A command stage names a program under `command.check` of its
+//! contract, which reads a [`Question`] on standard input and prints a list of [`Finding`]s, both as
+//! JSON.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,56 +11,56 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// What a stage is asked about.
+/// The params and inputs to check.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Question {
     /// The contract's name.
     pub stage: String,
-    /// All params, defaults filled in.
+    /// All params, with defaults filled in.
     pub params: Value,
-    /// The ports that are connected; an absent optional port is not there.
+    /// The connected ports. An optional port that is not connected is absent.
     pub inputs: BTreeMap<String, KnownInput>,
     /// Free space on the store's file system in bytes, if there is a store.
     #[serde(default)]
     pub free_bytes: Option<u64>,
-    /// What will compute it, as in its [`crate::protocol::Request`].
+    /// The backend of the stage, as in its [`crate::protocol::Request`].
     pub backend: String,
-    /// What activations will be computed in, as there.
+    /// The precision of activations, as in the request.
     pub precision: String,
 }
 
-/// What is known of an input port before the run.
+/// An input port as known before the run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KnownInput {
-    /// Its artifacts; `None` while a stage is to make them first.
+    /// Its artifacts; `None` if a stage has yet to make them.
     pub items: Option<Vec<KnownItem>>,
 }
 
-/// An artifact that is there.
+/// An existing artifact.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KnownItem {
-    /// Of a list's item.
+    /// The label of a list item.
     pub label: Option<String>,
-    /// Its files: path in the artifact → where the bytes lie. For reading only.
+    /// Its files: path in the artifact → path on disk. For reading only.
     pub files: BTreeMap<String, PathBuf>,
 }
 
-/// One thing that is wrong, or that is probably not what was meant, or good to know.
+/// An error, a warning or a note.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Finding {
     /// An error stops the run before it begins.
     pub level: Level,
-    /// Stable, `area::reason`.
+    /// A stable code, `area::reason`.
     pub code: String,
-    /// The path of the param, below `with`: `optimizer.betas`. Empty: none of them alone.
+    /// The path of the param below `with`: `optimizer.betas`. Empty if it is not about a single param.
     #[serde(default)]
     pub param: String,
     pub message: String,
-    /// The way out.
+    /// How to fix it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
 }
@@ -70,29 +70,30 @@ pub struct Finding {
 pub enum Level {
     Error,
     Warning,
-    /// Nothing is wrong: what `plan` tells beside the stage, such as the memory that it will take.
+    /// Information that `plan` shows with the stage, such as the memory that it will use.
     Note,
 }
 
 impl Question {
-    /// Whether port `name` is connected, to something that is there or not yet.
+    /// Whether port `name` is connected, even if its artifact does not exist yet.
     pub fn has(&self, name: &str) -> bool {
         self.inputs.contains_key(name)
     }
 
-    /// What is known of the first artifact in port `port`.
+    /// The first artifact in port `port`, if it exists.
     pub fn item(&self, port: &str) -> Option<&KnownItem> {
         self.inputs.get(port)?.items.as_ref()?.first()
     }
 
-    /// Where file `file` of the first artifact in port `port` lies, if that is there.
+    /// The path of file `file` of the first artifact in port `port`, if it exists.
     pub fn file(&self, port: &str, file: &str) -> Option<&PathBuf> {
         self.item(port)?.files.get(file)
     }
 }
 
 impl KnownItem {
-    /// The folder that the files lie in under their own names: a user's folder, not a store.
+    /// The folder that contains the files under their own names, if they are in a user's folder and not
+    /// in the store.
     pub fn folder(&self) -> Option<PathBuf> {
         let root = |(name, path): (&String, &PathBuf)| {
             let depth = Path::new(name).components().count();
@@ -116,7 +117,7 @@ impl Finding {
         Self { level: Level::Note, ..Self::error(code, "", message) }
     }
 
-    /// Adds the way out.
+    /// Adds a hint.
     pub fn hint(self, hint: impl Into<String>) -> Self {
         Self { hint: Some(hint.into()), ..self }
     }

@@ -1,20 +1,20 @@
-//! What a process inherits from its parent about signals, and what signals are called.
+//! Signal dispositions inherited from the parent process, and names of signals.
 //!
 //! A parent may have ignored or blocked any signal: a shell starts background jobs of a script with
 //! SIGINT and SIGQUIT ignored. Every program of this project calls [`reset`] first, and every
 //! process of a stage starts with [`set_defaults`].
 
-/// Signals whose inherited disposition stays. SIGHUP: whoever starts a program with it ignored
-/// (`nohup`) wants it to outlive the terminal. SIGPIPE: the Rust runtime has set it. The others
-/// belong to the shell's job control.
+/// Signals that keep their inherited disposition. SIGHUP: a program started with it ignored (`nohup`)
+/// is meant to outlive the terminal. SIGPIPE: set by the Rust runtime. The others belong to the
+/// shell's job control.
 const KEPT: [libc::c_int; 6] =
     [libc::SIGHUP, libc::SIGPIPE, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU, libc::SIGCONT];
 /// The signals of POSIX are numbered up to this.
 const LAST_NAMED: libc::c_int = 31;
 
-/// Makes this process independent of what its parent did to signals: none is blocked, and none is
-/// ignored but SIGHUP, if it was. A file that would grow beyond its limit is an error (`EFBIG`),
-/// not the end: SIGXFSZ is ignored. Call it before threads start and handlers are installed.
+/// Makes this process independent of its parent's signal settings: no signal is blocked, and none is
+/// ignored except SIGHUP, if it was. SIGXFSZ is ignored, so that writing beyond a file size limit is
+/// an error (`EFBIG`). Call it before threads start and handlers are installed.
 pub fn reset() {
     unblock();
     for signal in 1..=LAST_NAMED {
@@ -27,7 +27,7 @@ pub fn reset() {
 
 /// Gives every signal its default disposition and blocks none. May be called between fork and exec.
 pub fn set_defaults() {
-    // The last ones are those of real time.
+    // The last ones are the real-time signals.
     for signal in 1..=64 {
         set(signal, libc::SIG_DFL);
     }
@@ -43,8 +43,8 @@ pub fn is_ignored(signal: libc::c_int) -> bool {
     }
 }
 
-/// Sets `signal` to one of the two dispositions that need no handler. That of a signal which has
-/// none to set (SIGKILL) stays.
+/// Sets `signal` to one of the two dispositions without a handler. Has no effect on SIGKILL and
+/// SIGSTOP.
 pub fn set(signal: libc::c_int, disposition: libc::sighandler_t) {
     // SAFETY: both dispositions are constants of the system; no handler of this process is called.
     unsafe {
@@ -63,7 +63,7 @@ fn unblock() {
     }
 }
 
-/// A signal as people know it: `SIGTERM`, or `signal 40` if it has no name.
+/// The name of a signal: `SIGTERM`, or `signal 40` if it has none.
 pub fn name(signal: i32) -> String {
     let name = match signal {
         libc::SIGHUP => "SIGHUP",

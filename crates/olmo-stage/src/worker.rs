@@ -29,9 +29,8 @@ pub trait Stage {
     /// Reads inputs, writes outputs. Equal params and inputs give equal bytes: no time, host,
     /// path or attempt may reach an output.
     fn run(params: Self::Params, context: &mut Context) -> Result<(), StageError>;
-    /// What is wrong with the params, alone and with the inputs that are there, as far as it can
-    /// be told before the stage runs. Must be quick, and only read; asked for
-    /// if the contract says `check: true`.
+    /// Checks the params, and the inputs that already exist, before the stage runs. Must be quick and
+    /// must not write. Called only if the contract says `check: true`.
     fn check(_params: &Self::Params, _question: &Question) -> Vec<Finding> {
         Vec::new()
     }
@@ -82,17 +81,17 @@ fn check<S: Stage>(question: &Question) -> Vec<Finding> {
 #[derive(Debug)]
 pub enum StageError {
     Failed(Failure),
-    /// It was asked to stop, saved its state and stops.
+    /// It was asked to stop, and saved its state.
     Interrupted,
 }
 
 impl StageError {
-    /// A failure with a stable `code` (`area::reason`) and a message for a person.
+    /// A failure with a stable `code` (`area::reason`) and a message.
     pub fn fail(code: &str, message: impl Into<String>) -> Self {
         Self::Failed(Failure { code: code.into(), message: message.into(), hint: None })
     }
 
-    /// Adds the way out.
+    /// Adds a hint.
     pub fn hint(self, hint: impl Into<String>) -> Self {
         match self {
             Self::Failed(failure) => Self::Failed(Failure { hint: Some(hint.into()), ..failure }),
@@ -113,7 +112,7 @@ impl<E: Diagnose> From<E> for StageError {
     }
 }
 
-/// What a running stage sees of the world.
+/// The interface of a running stage to the engine.
 pub struct Context {
     pub request: Request,
     attempt: PathBuf,
@@ -149,7 +148,7 @@ impl Context {
             .ok_or_else(|| StageError::fail("worker::missing_input", format!("input port `{port}` is empty")))
     }
 
-    /// The folder to fill for output port `port`; made on first use.
+    /// The folder to fill for output port `port`. It is created on first use.
     pub fn output(&self, port: &str) -> Result<PathBuf, StageError> {
         self.folder(self.attempt.join("out").join(port))
     }
@@ -159,8 +158,8 @@ impl Context {
         self.folder(self.attempt.join("items").join(port).join(label))
     }
 
-    /// A private folder that later attempts find again. They use only what is sealed in it
-    /// ([`Seal`]) and matches its seal.
+    /// A private folder that is kept for later attempts. They use only files that are sealed ([`Seal`])
+    /// and match their seals.
     pub fn state_dir(&self) -> Result<PathBuf, StageError> {
         self.folder(self.request.state_dir.clone())
     }
@@ -184,7 +183,7 @@ impl Context {
         Ok(())
     }
 
-    /// Says how far the work is; at most ten times a second reaches the engine.
+    /// Reports progress. At most ten reports per second reach the engine.
     pub fn progress(&mut self, done: u64, total: u64, unit: &str, message: impl Into<String>) {
         let due = self.last_progress.is_none_or(|t| t.elapsed() > Duration::from_millis(100));
         if due || done == total {
@@ -193,12 +192,12 @@ impl Context {
         }
     }
 
-    /// Shows numbers of a step. What must last is written to an output.
+    /// Reports metrics of a step, for display. Lasting results belong into an output.
     pub fn metrics(&mut self, step: u64, values: BTreeMap<String, f64>) {
         self.event(&Event::Metrics { step, values });
     }
 
-    /// Shows a line to the person watching.
+    /// Shows a message to the user.
     pub fn message(&mut self, text: impl Into<String>) {
         self.event(&Event::Message { level: "info".into(), text: text.into() });
     }
@@ -208,7 +207,8 @@ impl Context {
         self.event(&Event::Message { level: "warning".into(), text: text.into() });
     }
 
-    /// Adds a line to the attempt's `perf.jsonl`: times and speeds, which may not reach an output. One that cannot be written is dropped.
+    /// Adds a line to the attempt's `perf.jsonl`: times and speeds, which must not reach an output. A
+    /// line that cannot be written is dropped.
     pub fn perf(&self, line: &Value) {
         let path = self.attempt.join(protocol::PERF);
         let appended = files::open_or_create_regular(&path).and_then(|mut file| {
@@ -233,13 +233,13 @@ impl Context {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// Whether SIGUSR1 asked for the state to be saved, since the last call. Stages without a
-    /// state of their own never ask.
+    /// Whether SIGUSR1 requested since the last call that the state be saved. Only stages with a state
+    /// call this.
     pub fn save_requested(&self) -> bool {
         self.save.swap(false, Ordering::Relaxed)
     }
 
-    /// Returns `Interrupted` once a stop was asked for; for stages with nothing to save.
+    /// Returns `Interrupted` after a stop was requested. For stages without a state to save.
     pub fn check_stop(&self) -> Result<(), StageError> {
         if self.stop_requested() { Err(StageError::Interrupted) } else { Ok(()) }
     }

@@ -11,12 +11,12 @@ use std::path::Path;
 use olmo_base::{Digest, PathError};
 use serde::{Deserialize, Serialize};
 
-use crate::key::{Encoder, KeyRecord};
-
+use crate::Store;
 use crate::disk::seal;
-use crate::disk::{self, Seen, Small};
+use crate::disk::{self, Seen, Small, age};
 use crate::error::StoreError;
-use crate::{ACTIONS, Store, sweep};
+use crate::key::{Encoder, KeyRecord};
+use crate::layout::ACTIONS;
 
 const FORMAT: u32 = 1;
 const KIND: &str = "action";
@@ -26,13 +26,13 @@ const KIND: &str = "action";
 #[serde(deny_unknown_fields)]
 pub struct Action {
     format: u32,
-    /// What its key is made of.
+    /// The fields that make up its key.
     pub key: KeyRecord,
-    /// What it made, by port.
+    /// Its outputs, by port.
     pub outputs: BTreeMap<String, Output>,
 }
 
-/// What an output port holds.
+/// The content of an output port.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Output {
@@ -50,7 +50,8 @@ pub struct ListItem {
 }
 
 impl Output {
-    /// One digest for all of it: of a list, over the (label, digest) of its items in order.
+    /// The digest of the whole output. The digest of a list covers the (label, digest) of its items
+    /// in order.
     pub fn digest(&self) -> Digest {
         match self {
             Self::Single(digest) => *digest,
@@ -76,7 +77,7 @@ impl Output {
     }
 }
 
-/// Checks that the items of a list can lie side by side as folders on every file system.
+/// Checks that the items of a list can be folders of one folder on every file system.
 fn check_labels(output: &Output) -> Result<(), String> {
     let Output::List(items) = output else { return Ok(()) };
     let mut seen: BTreeMap<String, &str> = BTreeMap::new();
@@ -96,8 +97,8 @@ impl Action {
         Self { format: FORMAT, key, outputs }
     }
 
-    /// Reads the file of the action with key `key`: `None` if it is sound, but of a newer build;
-    /// what is wrong with it, in words.
+    /// Parses the file of the action with key `key`; `None` if it is sound but written by a newer
+    /// build. The error says what is wrong with it.
     pub fn parse(key: Digest, text: &[u8]) -> Result<Option<Self>, &'static str> {
         let body = seal::open(KIND, &key.hex(), text)?;
         Ok(serde_json::from_str::<Action>(body).ok().filter(|a| a.format == FORMAT))
@@ -107,11 +108,11 @@ impl Action {
 /// What the store knows about a key.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ActionState {
-    /// Finished, and every output is whole.
+    /// Finished, and every output is complete.
     Hit(Action),
     /// Never finished here.
     Absent,
-    /// Finished once, but this artifact is no longer whole.
+    /// Finished once, but this artifact is no longer complete.
     Incomplete { action: Action, artifact: Digest },
     /// Its entry was damaged and has been moved to `quarantine/`.
     Damaged { why: String },
@@ -125,8 +126,8 @@ pub(crate) enum Unread {
 }
 
 impl Store {
-    /// The finished action with key `key`, if there is one and all it made is whole. A damaged
-    /// entry is moved to `quarantine/` and counts as none.
+    /// The finished action with key `key`, if there is one and all its outputs are complete. A
+    /// damaged entry is moved to `quarantine/` and counts as absent.
     pub fn action(&self, key: Digest) -> Result<Option<Action>, StoreError> {
         Ok(match self.action_state(key)? {
             ActionState::Hit(action) => Some(action),
@@ -147,17 +148,17 @@ impl Store {
         };
         let broken = action.outputs.values().flat_map(Output::artifacts).find(|artifact| !self.is_whole(*artifact));
         Ok(match broken {
-            // Collected a moment ago, if it cannot be touched.
+            // If it cannot be touched, it was collected a moment ago.
             None if !self.use_action(key)? => ActionState::Absent,
             None => ActionState::Hit(action),
             Some(artifact) => ActionState::Incomplete { action, artifact },
         })
     }
 
-    /// Notes that the action is of use; `false`: it is gone.
+    /// Marks the action as used. Returns `false` if it is gone.
     fn use_action(&self, key: Digest) -> Result<bool, StoreError> {
         let path = self.sharded(ACTIONS, key);
-        if self.is_read_only() || sweep::used_lately(&path) {
+        if self.is_read_only() || age::used_lately(&path) {
             return Ok(true);
         }
         let _using = self.using()?;
@@ -174,7 +175,7 @@ impl Store {
             Err(e) => return Err(Unread::Io(PathError::during("read the action", &path, e).into())),
         };
         let action = Action::parse(key, &text).map_err(|why| Unread::Damaged(why.to_owned(), seen))?;
-        // Sound, and still not ours: an entry of a newer build, which is not to be disturbed.
+        // Sound, but written by a newer build: leave it alone.
         action.ok_or(Unread::Absent)
     }
 
@@ -228,7 +229,7 @@ impl Store {
         self.names(ACTIONS, "")
     }
 
-    /// The action with key `key`, whether or not what it made is still whole; for listing and
+    /// The action with key `key`, even if its outputs are no longer complete. For listing and
     /// comparing, not for hits.
     pub fn recorded_action(&self, key: Digest) -> Option<Action> {
         self.read_action(key).ok()

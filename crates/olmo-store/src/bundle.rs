@@ -5,10 +5,10 @@
 //! objects/HEX     the bytes of each object, sorted by name
 //! ```
 //!
-//! The same artifacts make the same bytes. What comes in is foreign: no name in it ever becomes
-//! a path, only the two forms above are taken, every byte is held against its digest, and
-//! nothing is visible before all of it is right. Actions are claims that nobody can check; they
-//! are taken only on request.
+//! The same artifacts make the same bytes. An incoming bundle is hostile: no name in it becomes a
+//! path, only the two kinds of entries above are accepted, every byte is checked against its
+//! digest, and nothing becomes visible before everything was checked. Actions are claims that
+//! cannot be checked, so they are imported only on request.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -20,18 +20,18 @@ use olmo_stage::PortType;
 use serde::{Deserialize, Serialize};
 
 use crate::action::Action;
-use crate::artifact::manifest::{Entry, Manifest};
 use crate::artifact::object::Incoming;
 use crate::disk::Seen;
 use crate::disk::{seal, tree};
 use crate::error::StoreError;
+use crate::manifest::{Entry, Manifest};
 use crate::{Store, disk};
 
 const FORMAT: u32 = 1;
 const KIND: &str = "bundle";
 const HEAD: &str = "bundle.json";
 const OBJECTS: &str = "objects/";
-/// A larger head is refused unread: some 250,000 files.
+/// Maximum size of a head in bytes: some 250,000 files.
 const LARGEST_HEAD: u64 = 64 << 20;
 
 /// The head of a bundle.
@@ -43,20 +43,20 @@ struct Head {
     actions: BTreeMap<Digest, Action>,
 }
 
-/// What an import brought.
+/// The result of an import.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Imported {
     /// All artifacts of the bundle, sorted.
     pub artifacts: Vec<Digest>,
-    /// Of the objects that were not here before.
+    /// Size of the new objects in bytes.
     pub bytes: u64,
-    /// Finished stages taken.
+    /// Imported finished stages.
     pub actions: usize,
-    /// Finished stages in the bundle that were not taken.
+    /// Finished stages in the bundle that were not imported.
     pub untrusted: usize,
 }
 
-/// Reads the head of a bundle; what is wrong with it, in words.
+/// Parses the head of a bundle. The error says what is wrong with it.
 fn parse_head(text: &[u8]) -> Result<Head, String> {
     let body = seal::open(KIND, HEAD, text)?;
     let head: Head = serde_json::from_str(body).map_err(|e| e.to_string())?;
@@ -89,7 +89,7 @@ fn needed(head: &Head) -> Result<BTreeMap<Digest, u64>, String> {
     Ok(needed)
 }
 
-/// The bytes of an object, wherever they lie.
+/// A reader of the bytes of an object.
 struct Bytes {
     object: Digest,
     size: u64,
@@ -113,7 +113,7 @@ impl Store {
                 let Some(action) = self.recorded_action(key) else { continue };
                 let outputs: Vec<Digest> = action.outputs.values().flat_map(crate::Output::artifacts).collect();
                 if outputs.iter().any(|artifact| artifacts.contains(artifact)) {
-                    // A hit needs all that the stage made.
+                    // A hit needs all outputs of the stage.
                     wanted.extend(outputs);
                     head.actions.insert(key, action);
                 }
@@ -178,9 +178,9 @@ impl Store {
         Ok(file.metadata().map_err(io)?.len())
     }
 
-    /// Takes the bundle at `place`, an archive or a folder: all of it, or nothing. `trust`: also
-    /// its finished stages, so that this store has hits for them; whoever made the bundle then
-    /// decides what a stage's result is.
+    /// Imports the bundle at `place`, an archive or a folder: all of it, or nothing. With `trust`
+    /// it also imports finished stages, which become hits in this store: the author of the bundle
+    /// then decides the results of those stages.
     pub fn import_bundle(&self, place: &Path, trust: bool) -> Result<Imported, StoreError> {
         let refuse = |why: String| StoreError::refused(place, why);
         let metadata = fs::metadata(place).context_during("read the bundle", place)?;
@@ -215,7 +215,7 @@ impl Store {
         }
         if trust {
             for (key, action) in &head.actions {
-                // Never in the place of what this store has seen itself.
+                // Never replaces an action that this store recorded itself.
                 if self.recorded_action(*key).is_none() {
                     self.commit_action(*key, action)?;
                     done.actions += 1;
@@ -226,7 +226,7 @@ impl Store {
         Ok(done)
     }
 
-    /// Reads an archive entry by entry. Nothing in it is believed: neither names nor sizes.
+    /// Reads an archive entry by entry. Neither its names nor its sizes are trusted.
     fn read_archive(&self, place: &Path, from: impl Read, brought: &mut Vec<Incoming>) -> Result<Head, StoreError> {
         let refuse = |why: String| StoreError::refused(place, why);
         let cut = |e: io::Error| StoreError::refused(place, format!("it is no archive, or a damaged one: {e}"));
@@ -269,16 +269,16 @@ impl Store {
         }
     }
 
-    /// Hashes and copies the bytes of an object that comes in.
+    /// Hashes and copies the bytes of an incoming object.
     fn bring_bytes(&self, bytes: Bytes, from: &mut dyn Read) -> Result<Incoming, StoreError> {
         let Bytes { object, size, path } = bytes;
         let temporary = self.scratch()?.path();
         let copied = (|| {
             let mut to = files::create_new(&temporary, 0o444)?;
-            // One byte more than there should be is enough to see that it is too many.
+            // One byte more than expected is enough to detect a longer object.
             disk::copy_hashed(&mut from.take(size.saturating_add(1)), &mut to)
         })();
-        // From here on the file goes when the value does.
+        // From here on, dropping the value removes the file.
         let incoming = Incoming { digest: object, size, executable: false, temporary: Some(temporary.clone()) };
         let (digest, found) = copied.context_during("copy", &path)?;
         if (digest, found) != (object, size) {
@@ -334,7 +334,7 @@ fn read_head_file(path: &Path) -> Result<Vec<u8>, StoreError> {
     Ok(text)
 }
 
-/// The same for everyone and at any time.
+/// A header that depends on neither user, host nor time.
 fn header(name: &str, size: u64) -> io::Result<tar::Header> {
     let mut header = tar::Header::new_gnu();
     header.set_path(name)?;
@@ -348,7 +348,7 @@ fn header(name: &str, size: u64) -> io::Result<tar::Header> {
     Ok(header)
 }
 
-/// Hashes what is read through it.
+/// A reader that hashes the bytes that pass through it.
 struct Hashing<R> {
     from: R,
     hasher: olmo_base::digest::Hasher,
@@ -394,7 +394,7 @@ mod tests {
         let none = |folder| store.names(folder, "").unwrap().is_empty();
         let scratch = store.scratch().unwrap().path();
         let left = fs::read_dir(scratch.parent().unwrap()).unwrap().count();
-        none(OBJECT_FOLDER) && none(crate::ARTIFACTS) && none(crate::ACTIONS) && left == 0
+        none(OBJECT_FOLDER) && none(crate::layout::ARTIFACTS) && none(crate::layout::ACTIONS) && left == 0
     }
 
     /// An archive with these entries: name, type, bytes.
@@ -424,7 +424,7 @@ mod tests {
     }
 
     fn sealed(head: &Head) -> Vec<u8> {
-        crate::sealed(&serde_json::to_string(head).unwrap())
+        super::sealed(&serde_json::to_string(head).unwrap())
     }
 
     #[test]

@@ -165,7 +165,7 @@ impl Diagnose for StoreError {
             Self::NewerFormat { .. } => "use the newer olmo-pipe that made it, or another store: --store FOLDER".into(),
             Self::DamagedFormat { path } => format!(
                 "if this is a store of this version, write `{}` into {}; else name another folder: --store FOLDER",
-                crate::FORMAT,
+                crate::layout::FORMAT,
                 path.display()
             ),
             Self::NoLocks { .. } => {

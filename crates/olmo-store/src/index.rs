@@ -1,15 +1,15 @@
 //! [`Index`]: answers `artifacts list` and `runs list` without parsing every file.
 //!
-//! It lies in `index-v1/` (sled) and decides nothing: which artifacts and runs there are is read
-//! from the folders each time, and a row only saves opening a file whose [`Stamp`] is still the
-//! one the row was made from. A row is made only from a settled file (git's racy rule: that is
-//! the watermark); entries newer than that come from the files. So the answers are those of a
-//! scan, always: with the index deleted, damaged, or held by another process it is a scan.
+//! The index (`index-v1/`, sled) decides nothing. Each query reads the names of artifacts and runs
+//! from the folders; a row only saves opening a file whose [`Stamp`] has not changed since the row
+//! was made. A row is made only from a settled file (git's racy rule, which serves as the
+//! watermark); newer entries come from the files. So the answers always equal those of a scan, and
+//! if the index is deleted, damaged or held by another process, the query is a scan.
 //!
-//! Rows lie in groups, a shard of the store's folders each, under one seal: to look ten thousand
-//! rows up one by one took longer than all else.
+//! Rows are stored in groups, one for each shard of the store's folders, under one seal: looking up
+//! ten thousand single rows took longer than everything else.
 //!
-//! `run` and `plan` never open it: a sled has one process at a time, and an open takes 5-20 ms.
+//! `run` and `plan` never open it: sled allows one process at a time, and an open takes 5-20 ms.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -25,19 +25,20 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::Store;
 use crate::action::Output;
 use crate::disk::{self, Stamp};
-use crate::disk::{lock, seal};
+use crate::disk::{flock, seal};
 use crate::error::StoreError;
+use crate::layout::{ACTIONS, ARTIFACTS, INDEX};
 use crate::verify::misplaced::misplaced_in_index;
-use crate::{ACTIONS, ARTIFACTS, INDEX, Store};
 
 /// Bumped when a row's meaning changes: older rows are then rebuilt.
 const ROWS: &str = "rows-2";
-/// How long sled may keep the files of a database that is closed.
+/// How long sled may keep the files of a closed database open.
 const SLED_LETS_GO_WITHIN: Duration = Duration::from_secs(2);
 
-/// Which artifacts to list; what is `None` does not matter.
+/// Which artifacts to list. A field that is `None` matches all of them.
 #[derive(Clone, Debug, Default)]
 pub struct Query {
     pub artifact_type: Option<PortType>,
@@ -54,11 +55,11 @@ pub struct Query {
 pub struct ArtifactRow {
     pub digest: Digest,
     pub artifact_type: PortType,
-    /// How many files it has.
+    /// Number of files.
     pub files: usize,
-    /// Of all files.
+    /// Size of all files in bytes.
     pub bytes: u64,
-    /// Whether some of its bytes lie outside the store.
+    /// Whether some of its bytes are outside the store.
     pub reference: bool,
     /// When it was committed here.
     pub made: SystemTime,
@@ -66,7 +67,7 @@ pub struct ArtifactRow {
     pub stages: Vec<String>,
 }
 
-/// What a row keeps of a manifest.
+/// The row of a manifest.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ManifestRow {
@@ -76,7 +77,7 @@ struct ManifestRow {
     reference: bool,
 }
 
-/// What a row keeps of an action.
+/// The row of an action.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ActionRow {
@@ -84,10 +85,10 @@ struct ActionRow {
     outputs: BTreeSet<Digest>,
 }
 
-/// Rows by name as they lie in sled, sealed under their table and group.
+/// Rows by name as stored in sled, sealed under their table and group.
 type Group<T> = BTreeMap<String, Row<T>>;
 
-/// What was read of a file, and the file's stamp then.
+/// The summary of a file, and the stamp of the file when it was read.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Row<T> {
@@ -97,7 +98,7 @@ struct Row<T> {
     content: T,
 }
 
-/// A file that a row tells of.
+/// A file that a row describes.
 struct Subject {
     name: String,
     path: PathBuf,
@@ -106,16 +107,16 @@ struct Subject {
 /// The index of one store, open.
 pub struct Index<'s> {
     store: &'s Store,
-    /// `None`: busy or damaged, every answer comes from the files.
+    /// `None` if it is busy or damaged: every answer then comes from the files.
     database: Mutex<Option<sled::Db>>,
-    /// Held as long as the database is open.
+    /// Held while the database is open.
     _lock: Option<LockedFile>,
 }
 
 impl Drop for Index<'_> {
     fn drop(&mut self) {
         let database = self.database.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // Sled may panic over damaged files; rows are only a saving.
+        // Sled may panic on damaged files, and rows only save time.
         let _ = catch_unwind(AssertUnwindSafe(|| database.map(|db| db.flush())));
     }
 }
@@ -130,20 +131,20 @@ impl<'s> Index<'s> {
         if !is_there {
             return scan;
         }
-        // Our own lock, before sled's: a second process sees at once that it is to scan.
-        let Ok(Some(held)) = lock::try_exclusive(&folder.join("lock")) else { return scan };
+        // Our own lock, taken before sled's: a second process knows at once that it has to scan.
+        let Ok(Some(held)) = flock::try_exclusive(&folder.join("lock")) else { return scan };
         let place = folder.join("db");
         let database = match open_database(&place) {
             Ok(database) => Some(database),
             Err(Trouble::Busy) => None,
-            // The rows are made again as they are asked for.
+            // The rows are made again when a query needs them.
             Err(Trouble::Damaged) => remove_database(&place).and_then(|()| open_database(&place).ok()),
         };
         Self { store, database: Mutex::new(database), _lock: Some(held) }
     }
 
-    /// Throws all rows away and makes them again; how many artifacts they tell of. `None`: the
-    /// database is busy or cannot be made, and answers come from the files.
+    /// Discards all rows and makes them again. Returns the number of artifacts in them; `None` if
+    /// the database is busy or cannot be created, so that answers come from the files.
     pub fn rebuild(&self) -> Result<Option<usize>, StoreError> {
         if self.with_database(|db| db.clear()).is_none() {
             return Ok(None);
@@ -153,12 +154,12 @@ impl<'s> Index<'s> {
         Ok(flushed.map(|_| count))
     }
 
-    /// Whether answers may come from the database: not if it is busy or beyond repair.
+    /// Whether answers may come from the database. It may be busy or beyond repair.
     pub fn uses_database(&self) -> bool {
         self.database.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
-    /// The artifacts that `query` asks for, oldest first. What is damaged is left out.
+    /// The artifacts that match `query`, oldest first. Damaged ones are left out.
     pub fn artifacts(&self, query: &Query) -> Result<Vec<ArtifactRow>, StoreError> {
         let makers = self.makers()?;
         let mut rows = Vec::new();
@@ -168,7 +169,7 @@ impl<'s> Index<'s> {
             Some(ManifestRow { artifact_type, files, bytes: info.bytes, reference: info.reference })
         };
         let shards = self.shards(ARTIFACTS)?;
-        // In order, whichever is done first.
+        // In order, whichever finishes first.
         let found = in_parallel(&shards, |shard| self.digests(ARTIFACTS, shard, info));
         for (digest, metadata, row) in found.into_iter().flatten() {
             let Ok(made) = metadata.modified() else { continue };
@@ -237,7 +238,7 @@ impl<'s> Index<'s> {
         let mut ids = disk::names_in(&folder)?;
         ids.sort();
         let mut summaries = Vec::with_capacity(ids.len());
-        // An id begins with its day.
+        // An id begins with its date.
         for day in ids.chunk_by(|a, b| a.get(..8) == b.get(..8)) {
             let group = format!("runs/{}", day[0].get(..8).unwrap_or_default());
             let subject = |id: &String| Subject { name: id.clone(), path: folder.join(id).join(file) };
@@ -247,9 +248,9 @@ impl<'s> Index<'s> {
         Ok(summaries)
     }
 
-    /// The rows of `group`, one for each of `subjects` (told by its number), as far as there is
-    /// such a file and a row of it: the kept one if its file is as it was then, else from `make`,
-    /// and then kept.
+    /// The rows of `group`, each with the index of its subject in `subjects`. A stored row is used if
+    /// its file has not changed since; else `make` makes it, and it is stored. Subjects without a
+    /// file or a row are left out.
     fn rows<T: Serialize + DeserializeOwned>(
         &self,
         group: &str,
@@ -270,7 +271,7 @@ impl<'s> Index<'s> {
                 None => {
                     let read_at = disk::now();
                     let Some(content) = make(n, &path) else { continue };
-                    // The file may have changed while it was read: its content is told, but not kept.
+                    // The file may have changed while it was read: return the row, but do not store it.
                     let settled = stamp.settled_before(read_at)
                         && fs::symlink_metadata(&path).is_ok_and(|m| Stamp::of(&m) == stamp);
                     changed |= settled;
@@ -282,7 +283,7 @@ impl<'s> Index<'s> {
             }
             found.push((n, metadata, content));
         }
-        // What is left of it tells of files that are gone or changed.
+        // The remaining rows describe files that are gone or changed.
         if changed || !kept.is_empty() {
             let rows: BTreeMap<&String, Row<&T>> =
                 keep.iter().map(|(name, (stamp, at))| (name, Row { stamp: *stamp, content: &found[*at].2 })).collect();
@@ -293,7 +294,7 @@ impl<'s> Index<'s> {
         found
     }
 
-    /// Asks the database; at its first failure it is given up for this time.
+    /// Queries the database. After its first failure it is not used again by this process.
     fn with_database<T>(&self, ask: impl FnOnce(&sled::Db) -> sled::Result<T>) -> Option<T> {
         let mut slot = self.database.lock().unwrap_or_else(PoisonError::into_inner);
         let database = slot.as_ref()?;
@@ -308,7 +309,8 @@ impl<'s> Index<'s> {
     }
 }
 
-/// Calls `f` for each of `items`, by several threads if the system gives them; the results in order.
+/// Calls `f` for each of `items`, on several threads if the system has them. Results keep their
+/// order.
 fn in_parallel<T: Sync, R: Send>(items: &[T], f: impl Fn(&T) -> R + Sync) -> Vec<R> {
     match rayon::ThreadPoolBuilder::new().build() {
         Ok(pool) => pool.install(|| items.par_iter().map(&f).collect()),
@@ -319,11 +321,11 @@ fn in_parallel<T: Sync, R: Send>(items: &[T], f: impl Fn(&T) -> R + Sync) -> Vec
 /// Why there is no database.
 enum Trouble {
     Busy,
-    /// Sled cannot read what it finds, or panics over it.
+    /// Sled cannot read the files, or panics on them.
     Damaged,
 }
 
-/// Removes the files of a database, or whatever is in their place; `None`: it cannot be removed.
+/// Removes the files of a database, or anything in their place; `None` if that fails.
 fn remove_database(place: &Path) -> Option<()> {
     match place.symlink_metadata().is_ok_and(|m| m.is_dir()) {
         true => fs::remove_dir_all(place).ok(),
@@ -341,8 +343,8 @@ fn open_database(place: &Path) -> Result<sled::Db, Trouble> {
     loop {
         match catch_unwind(AssertUnwindSafe(|| config.open())) {
             Ok(Ok(database)) => return Ok(database),
-            // Nobody else uses it: we hold our own lock. But sled's threads may keep the files of
-            // a database that was dropped a moment ago, and its lock with them.
+            // No other process uses it: we hold our own lock. But sled's threads may still hold the
+            // files, and the lock, of a database that was dropped a moment ago.
             Ok(Err(sled::Error::Io(e))) if e.to_string().contains("acquire lock") => {
                 if since.elapsed() > SLED_LETS_GO_WITHIN {
                     return Err(Trouble::Busy);

@@ -1,15 +1,14 @@
-//! [`Store::sweep`]: removes what a collection has found to be of no use, beside engines that
-//! go on working.
+//! [`Store::sweep`]: removes files that a collection found unused, while engines keep working.
 //!
-//! What keeps the two apart:
+//! Three rules keep the two apart:
 //!
-//! - Whoever makes or relies on something (a commit, a hit) holds `collect.lock` shared while it
-//!   does; the sweep holds it alone while it decides and removes.
-//! - Whatever is used gets a new change time: files that come in have one, and a file that was
-//!   there already is touched. So a file that was of no use when the collection looked, and is
-//!   now, is younger than the look, and stays with all that it names.
-//! - Actions go first, then manifests, then objects: a kill leaves nothing that names what is
-//!   gone. After a power cut an action may be back without its objects; it is no hit then.
+//! - A commit or hit, which makes or relies on files, holds `collect.lock` shared; the sweep holds
+//!   it exclusively while it decides and removes.
+//! - Every use gives a file a new change time: a new file has one, and an existing file is touched.
+//!   So a file that became used after the collection looked is younger than the look, and stays
+//!   with everything that it names.
+//! - Actions are removed first, then manifests, then objects: after a kill nothing names a missing
+//!   file. After a power cut an action may reappear without its objects; it is no hit then.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -21,19 +20,18 @@ use std::time::Duration;
 use olmo_base::files::{self, open_or_create_regular, open_regular};
 use olmo_base::{Digest, IoContext, LockedFile, PathError, lock};
 
+use crate::Store;
 use crate::action::Output;
-use crate::disk::{self, Seen, Stamp};
+use crate::disk::age::{Touched, touch, used};
+use crate::disk::{self, Seen};
 use crate::error::StoreError;
-use crate::{ACTIONS, ARTIFACTS, OBJECTS, Store};
+use crate::layout::{ACTIONS, ARTIFACTS, OBJECTS};
 
-/// The lock that keeps collections and those who rely on the store's content apart.
+/// The lock that keeps collections apart from commits and hits.
 pub(crate) const LOCK: &str = "collect.lock";
-/// How long a sweep waits for commits that go on.
+/// How long a sweep waits for commits in progress.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// A hit does not touch what was touched this short a time ago: a run of cached stages then
-/// writes nothing. Collections leave a wider margin while an engine runs.
-pub(crate) const TOUCHED_LATELY: Duration = Duration::from_secs(600);
-/// So many objects are removed before commits get a turn.
+/// Number of objects that are removed before waiting commits may proceed.
 const BATCH: usize = 512;
 
 /// The collection lock, held shared by a commit, hand-over or export. Released on drop. Empty if a
@@ -47,26 +45,26 @@ const BEGIN_LOCK: &str = "begin.lock";
 #[derive(Debug)]
 pub struct RunBeginning(#[expect(dead_code, reason = "dropping it releases the lock")] LockedFile);
 
-/// What a sweep is to remove, as it was when the collection looked.
+/// The files that a sweep removes, as the collection saw them.
 #[derive(Clone, Debug, Default)]
 pub struct SweepPlan {
     /// All finished actions that the collection saw.
     pub seen: BTreeSet<Digest>,
-    /// Those of them that go.
+    /// The actions to remove.
     pub actions: BTreeSet<Digest>,
-    /// The artifacts that stay.
+    /// The artifacts to keep.
     pub artifacts: BTreeSet<Digest>,
-    /// What was made or used since this time (nanoseconds since 1970) stays.
+    /// Everything made or used since this time (nanoseconds since 1970) is kept.
     pub cutoff: i64,
 }
 
-/// What was removed.
+/// Numbers of removed files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
     pub actions: usize,
     pub artifacts: usize,
     pub objects: usize,
-    /// Of the objects.
+    /// Size of the removed objects in bytes.
     pub bytes: u64,
 }
 
@@ -118,14 +116,14 @@ impl Store {
         }
     }
 
-    /// Replaces another user's file, which only its owner can make young, by a copy. Returns
-    /// `false` if the file is missing.
+    /// Replaces another user's file, which only its owner can touch, by a copy. Returns `false` if
+    /// the file is missing.
     fn replace_by_copy(&self, path: &Path) -> Result<bool, StoreError> {
         let Some(seen) = Seen::at(path) else { return Ok(false) };
         let (mut from, metadata) = match disk::open_regular(path) {
             Ok(opened) => opened,
             Err(e) if e.is_missing_file() => return Ok(false),
-            // Damaged or unreadable, which its use will find out.
+            // Damaged or unreadable: using it will report that.
             Err(_) => return Ok(true),
         };
         let temporary = self.scratch()?.path();
@@ -138,7 +136,7 @@ impl Store {
             to.sync_all()
         })();
         let placed = copied.context_during("copy", path).map_err(StoreError::from).and_then(|()| {
-            // Whatever came in its place meanwhile is as young.
+            // A file that replaced it meanwhile is as young.
             if Seen::at(path) == Some(seen) { self.put_in_place(&temporary, path) } else { Ok(()) }
         });
         let _ = fs::remove_file(&temporary);
@@ -155,12 +153,12 @@ impl Store {
         used(&self.sharded(ARTIFACTS, artifact))
     }
 
-    /// When the object came in or was last linked or named: nanoseconds since 1970.
+    /// When the object was committed or was last linked or named: nanoseconds since 1970.
     pub fn object_used(&self, object: Digest) -> Option<i64> {
         used(&self.object_path(object))
     }
 
-    /// Removes what `plan` says, unless it was used meanwhile.
+    /// Removes the files in `plan` that were not used meanwhile.
     pub fn sweep(&self, plan: &SweepPlan) -> Result<Swept, StoreError> {
         let mut swept = Swept::default();
         let mut live = plan.artifacts.clone();
@@ -203,9 +201,9 @@ impl Store {
         Ok(swept)
     }
 
-    /// The bytes of unused files of the kinds that only save time or help to look: remembered
-    /// digests of sources, unfinished downloads and quarantined files not touched since `cutoff` (nanoseconds since
-    /// 1970). With `remove` they go.
+    /// Size in bytes of unused auxiliary files: remembered digests of sources, unfinished downloads
+    /// and quarantined files that were not touched since `cutoff` (nanoseconds since 1970). With
+    /// `remove` they are removed.
     pub fn sweep_remains(&self, cutoff: i64, remove_them: bool) -> Result<u64, StoreError> {
         let mut bytes = 0;
         let mut old = |path: &Path| -> Result<(), StoreError> {
@@ -218,18 +216,18 @@ impl Store {
             }
             Ok(())
         };
-        for entry in fs::read_dir(self.root.join(crate::QUARANTINE)).into_iter().flatten().flatten() {
+        for entry in fs::read_dir(self.root.join(crate::layout::QUARANTINE)).into_iter().flatten().flatten() {
             old(&entry.path())?;
         }
-        for name in self.names(crate::STAT, "")? {
-            old(&self.sharded(crate::STAT, name))?;
+        for name in self.names(crate::layout::STAT, "")? {
+            old(&self.sharded(crate::layout::STAT, name))?;
         }
-        // What has come of remote sources that nobody went on with.
+        // Downloads that no run continued.
         let mut folders = vec![self.downloads_dir()];
         while let Some(folder) = folders.pop() {
             for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
                 let path = entry.path();
-                // A lock is nothing but a name, and removing one would let two processes hold it.
+                // Removing a lock file would let two processes hold the lock.
                 let lock = path.extension().is_some_and(|ending| ending == "lock");
                 match entry.file_type() {
                     Ok(kind) if kind.is_dir() => folders.push(path),
@@ -242,48 +240,13 @@ impl Store {
     }
 }
 
-/// When the file at `path` last changed in any way: nanoseconds since 1970.
-fn used(path: &Path) -> Option<i64> {
-    let stamp = Stamp::of(&fs::symlink_metadata(path).ok()?);
-    Some(stamp.changed.max(stamp.modified))
-}
-
-/// Whether it was there.
+/// Whether the file existed.
 fn remove(path: &Path) -> Result<bool, StoreError> {
     match fs::remove_file(path) {
         Ok(()) => Ok(true),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(e) => Err(PathError::during("remove", path, e).into()),
     }
-}
-
-/// The result of [`touch`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Touched {
-    Young,
-    Gone,
-    /// It belongs to another user.
-    NotOurs,
-}
-
-/// Makes the file at `path` young, and leaves its modification time.
-fn touch(path: &Path) -> Touched {
-    use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, utimensat};
-    let times = Timestamps {
-        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_NOW },
-        last_modification: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
-    };
-    match utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW) {
-        Err(rustix::io::Errno::NOENT) => Touched::Gone,
-        Err(rustix::io::Errno::PERM | rustix::io::Errno::ACCESS) => Touched::NotOurs,
-        _ => Touched::Young,
-    }
-}
-
-/// Whether the file at `path` is there and was touched a short time ago.
-pub(crate) fn used_lately(path: &Path) -> bool {
-    let lately = disk::now() - i64::try_from(TOUCHED_LATELY.as_nanos()).unwrap_or(i64::MAX);
-    used(path).is_some_and(|at| at > lately)
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! Tags, the names that people give to artifacts, and pins, which keep an artifact without a
-//! name. Both are roots of a collection.
+//! Tags, which give an artifact a name, and pins, which keep an artifact without a name. Both are
+//! roots of a collection.
 //!
-//! A tag lies in `tags-v1/NAME`, a pin in `pins-v1/DIGEST`, as sealed JSON ([`crate::disk::seal`]) with
-//! the body `{"format":1,"artifact":"…","at":MS}`.
+//! A tag is the file `tags-v1/NAME`, a pin `pins-v1/DIGEST`: sealed JSON ([`crate::disk::seal`])
+//! with the body `{"format":1,"artifact":"…","at":MS}`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,10 +11,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use olmo_base::{Digest, IoContext, PathError};
 use serde::{Deserialize, Serialize};
 
+use crate::Store;
 use crate::disk::seal;
 use crate::disk::{self, Seen, Small};
 use crate::error::StoreError;
-use crate::{ARTIFACTS, PINS, Store, TAGS};
+use crate::layout::{ARTIFACTS, PINS, TAGS};
 
 const FORMAT: u32 = 1;
 const TAG: &str = "tag";
@@ -22,7 +23,7 @@ const PIN: &str = "pin";
 /// Longest name, in bytes.
 const LONGEST: usize = 100;
 
-/// A name for an artifact. The artifact may have been collected or not be made yet again.
+/// A name for an artifact. The artifact may have been collected.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Tag {
     pub name: String,
@@ -31,7 +32,7 @@ pub struct Tag {
     pub at: u64,
 }
 
-/// What a tag's or a pin's file holds.
+/// The body of the file of a tag or pin.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Body {
@@ -61,7 +62,7 @@ pub fn check_tag(name: &str) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// What a tag's or pin's file holds, or why it is not sound.
+/// Parses the file of a tag or pin. The error says why it is damaged.
 pub(crate) fn parse(kind: &str, name: &str, text: &[u8]) -> Result<(Digest, u64), String> {
     let body = seal::open(kind, name, text)?;
     let mark: Body = serde_json::from_str(body).map_err(|e| e.to_string())?;
@@ -76,8 +77,8 @@ impl Store {
         self.root.join(TAGS).join(name)
     }
 
-    /// Names `artifact`, which must be here. Returns what the name meant before. A name that is
-    /// in use for another artifact is refused unless `replace`.
+    /// Gives `artifact`, which must be in the store, the name `name`. Returns the artifact that had
+    /// the name before. A name of another artifact is refused unless `replace` is set.
     pub fn tag(&self, name: &str, artifact: Digest, replace: bool) -> Result<Option<Digest>, StoreError> {
         check_tag(name)?;
         let _using = self.using()?;
@@ -87,7 +88,7 @@ impl Store {
         if let Some(other) = before.filter(|old| *old != artifact && !replace) {
             return Err(StoreError::TagInUse { name: name.to_owned(), artifact: other });
         }
-        // On some file systems the two would be one file.
+        // On some file systems both names are one file.
         let twin = self.tag_names()?.into_iter().find(|n| n != name && n.eq_ignore_ascii_case(name));
         if let Some(twin) = twin {
             let why = format!("it differs from the tag `{twin}` in upper and lower case alone");
@@ -97,7 +98,7 @@ impl Store {
         Ok(before)
     }
 
-    /// Takes a name away; what it meant.
+    /// Removes a tag. Returns its artifact.
     pub fn untag(&self, name: &str) -> Result<Digest, StoreError> {
         let artifact = self.tagged(name)?;
         let Some(artifact) = artifact else {
@@ -130,7 +131,7 @@ impl Store {
         Ok(names)
     }
 
-    /// All tags, sorted by name. What is damaged is left out; [`Store::verify`] tells of it.
+    /// All tags, sorted by name. Damaged ones are left out; [`Store::verify`] reports them.
     pub fn tags(&self) -> Result<Vec<Tag>, StoreError> {
         let mut tags = Vec::new();
         for name in self.tag_names()? {
@@ -141,7 +142,7 @@ impl Store {
         Ok(tags)
     }
 
-    /// The tags whose files are not sound, with why.
+    /// The damaged tags, with the reasons.
     pub(crate) fn damaged_tags(&self) -> Result<Vec<(PathBuf, String)>, StoreError> {
         let mut damaged = Vec::new();
         for name in self.tag_names()? {
@@ -157,7 +158,7 @@ impl Store {
         self.root.join(PINS).join(artifact.hex())
     }
 
-    /// Keeps `artifact`, which must be here, from being collected.
+    /// Keeps `artifact`, which must be in the store, from being collected.
     pub fn pin(&self, artifact: Digest) -> Result<(), StoreError> {
         let _using = self.using()?;
         self.manifest(artifact)?;
@@ -165,7 +166,7 @@ impl Store {
         self.write_mark(PIN, &self.pin_path(artifact), &artifact.hex(), artifact)
     }
 
-    /// Takes a pin away; whether there was one.
+    /// Removes a pin. Returns whether there was one.
     pub fn unpin(&self, artifact: Digest) -> Result<bool, StoreError> {
         let path = self.pin_path(artifact);
         if path.symlink_metadata().is_err() {
@@ -175,8 +176,8 @@ impl Store {
         Ok(true)
     }
 
-    /// All pinned artifacts, sorted. The file's name says which: a pin whose content is damaged
-    /// still keeps its artifact.
+    /// All pinned artifacts, sorted. The name of the file decides: a pin with damaged content still
+    /// keeps its artifact.
     pub fn pins(&self) -> Result<Vec<Digest>, StoreError> {
         let names = disk::names_in(&self.root.join(PINS))?;
         let mut pins: Vec<Digest> = names.iter().filter_map(|n| Digest::from_hex(n).ok()).collect();
@@ -184,7 +185,7 @@ impl Store {
         Ok(pins)
     }
 
-    /// A collection that has looked already must not take it.
+    /// A collection that has already looked must not remove it.
     fn keep_manifest(&self, artifact: Digest) -> Result<(), StoreError> {
         let there = self.renew(&self.sharded(ARTIFACTS, artifact))?;
         if there { Ok(()) } else { Err(StoreError::NoArtifact { artifact }) }
@@ -214,7 +215,7 @@ impl Store {
 /// The state of a tag's or pin's file.
 enum Mark {
     Absent,
-    /// The artifact that it names, and since when.
+    /// The named artifact, and the time of naming.
     Sound(Digest, u64),
     Damaged(String, Seen),
 }

@@ -1,9 +1,9 @@
 //! Reads an experiment file and those that it extends, and merges what they say.
 //!
-//! `docs/experiments.md` has the rules: a later file's `uses`, `default_profile` and `sweep`
-//! replace the earlier one's; `params` are replaced one by one, `profiles` merged by name and
-//! then one by one. `stages` and `outputs` change the pipeline's, file after file
-//! ([`crate::compose::layers`]); `experiment` is each file's own.
+//! `docs/experiments.md` has the rules: `uses`, `default_profile` and `sweep` of a later file replace
+//! those of an earlier one; `params` are replaced one by one, and `profiles` are merged by name, then
+//! param by param. `stages` and `outputs` change those of the pipeline, file after file
+//! ([`crate::compose::layers`]). `experiment` belongs to each file.
 
 use std::path::{Path, PathBuf};
 
@@ -16,11 +16,11 @@ use crate::read::ordered::OrderedMap;
 use crate::read::source::{Problem, Session, beside, tidy};
 use crate::read::yaml;
 
-/// A longer chain of files that extend each other is refused.
+/// Maximum length of a chain of files that extend each other.
 const MAX_FILES: usize = 32;
 
-/// Reads the experiment in source `number`, whose file is `path`, and what it extends: weakest
-/// first. `None` if one of them cannot be used, which is reported.
+/// Reads the experiment in source `number`, whose file is `path`, and the files that it extends,
+/// weakest first. `None` if one of them cannot be used, which is reported.
 pub(crate) fn read(session: &mut Session, number: u32, path: &Path) -> Option<Vec<Node>> {
     let (mut number, mut path) = (number, path.to_owned());
     let mut seen: Vec<PathBuf> = Vec::new();
@@ -53,7 +53,7 @@ pub(crate) fn read(session: &mut Session, number: u32, path: &Path) -> Option<Ve
     Some(files)
 }
 
-/// All that `files` say but `stages` and `outputs`, as one experiment.
+/// Merges `files` into one experiment, except `stages` and `outputs`.
 pub(crate) fn merged(files: &[Node]) -> Node {
     let mut all: OrderedMap<Entry> = OrderedMap::default();
     for entry in files.iter().flat_map(Node::entries) {
@@ -68,7 +68,7 @@ pub(crate) fn merged(files: &[Node]) -> Node {
         };
         all.insert(entry.key.clone(), Entry { value, ..entry.clone() });
     }
-    // An experiment's name is its own.
+    // The name is that of the last file.
     let span = files.last().map_or(crate::read::source::Span::DEFAULT, |file| file.span);
     Node::new(span, Content::Object(all.values().cloned().collect()))
 }
@@ -90,7 +90,7 @@ fn over(old: &Node, new: &Node, depth: usize) -> Node {
     Node::new(new.span, Content::Object(all.values().cloned().collect()))
 }
 
-/// Reports a file of another kind: its many unknown keys would say nothing.
+/// Reports a file of another kind, instead of its many unknown keys.
 fn not_an_experiment(session: &mut Session, node: &Node) -> bool {
     if node.get("experiment").is_some() {
         return false;

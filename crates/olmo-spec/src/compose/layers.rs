@@ -1,4 +1,4 @@
-//! Stages and outputs as they stand after the experiment and `--set` have changed the pipeline's.
+//! The stages and outputs of the pipeline, as changed by the experiment and `--set`.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::read::node::{Content, Entry, Node};
 use crate::read::ordered::OrderedMap;
 use crate::read::source::{Problem, Session, Span};
 
-/// A stage before its references are followed.
+/// A stage before its references are resolved.
 #[derive(Clone, Debug)]
 pub(crate) struct StageSource {
     pub name: String,
@@ -32,12 +32,12 @@ pub(crate) struct StageSource {
     pub share: Option<Node>,
 }
 
-/// All stages in order, and the names that the experiment took away, with the places that did so.
+/// All stages in order, and the names that the experiment removed, with the places of the removals.
 #[derive(Debug, Default)]
 pub(crate) struct Stages {
     pub all: Vec<StageSource>,
     pub removed: HashMap<String, Span>,
-    /// The stages whose `when` does not hold: the place of the condition, and why, in words.
+    /// The stages whose `when` does not hold: the place of the condition, and the reason.
     pub left_out: HashMap<String, (Span, String)>,
     places: HashMap<String, usize>,
 }
@@ -47,7 +47,7 @@ impl Stages {
         self.place(name).map(|place| &self.all[place])
     }
 
-    /// Where stage `name` stands in the order.
+    /// The index of stage `name`.
     pub(crate) fn place(&self, name: &str) -> Option<usize> {
         self.places.get(name).copied()
     }
@@ -56,7 +56,7 @@ impl Stages {
         self.all.iter().map(|stage| stage.name.as_str())
     }
 
-    /// Takes the stages out whose condition does not hold.
+    /// Removes the stages whose condition does not hold.
     pub(crate) fn leave_out(&mut self, left_out: HashMap<String, (Span, String)>) {
         self.all.retain(|stage| !left_out.contains_key(&stage.name));
         self.places = self.all.iter().enumerate().map(|(place, stage)| (stage.name.clone(), place)).collect();
@@ -173,7 +173,7 @@ pub(crate) fn check_target(session: &mut Session, stages: &Stages, setting: &Set
     }
 }
 
-/// One stage of its entries, weakest first. `None` without a `uses`, which the check of the
+/// Merges the entries of a stage, weakest first. `None` without a `uses`, which the check of the
 /// document reports.
 fn merged(session: &mut Session, catalog: &mut Catalog, entries: &[&Entry], cwd: &Path) -> Option<StageSource> {
     let last = |key: &str| entries.iter().rev().find_map(|entry| entry.value.get(key));
@@ -185,7 +185,7 @@ fn merged(session: &mut Session, catalog: &mut Catalog, entries: &[&Entry], cwd:
         parts.fold(Vec::new(), |merged, part| merge(merged, part.entries(), schema))
     };
     let params = found.as_ref().map_or(&Value::Null, |found| found.params.schema());
-    // Null takes away what a weaker layer says.
+    // Null removes the value of a weaker layer.
     let plain = |key: &str| last(key).filter(|node| !node.is_null()).cloned();
     Some(StageSource {
         name: entries[0].key.clone(),
@@ -203,7 +203,7 @@ fn merged(session: &mut Session, catalog: &mut Catalog, entries: &[&Entry], cwd:
     })
 }
 
-/// Changes `stage` by those of `settings` that are for it.
+/// Applies the `settings` for `stage`.
 pub(crate) fn set<'s>(session: &mut Session, stage: &mut StageSource, settings: impl Iterator<Item = &'s Setting>) {
     for setting in settings {
         let [(root, _), (name, _), (part, _), rest @ ..] = setting.path.as_slice() else { continue };
@@ -231,14 +231,14 @@ pub(crate) fn set<'s>(session: &mut Session, stage: &mut StageSource, settings: 
 }
 
 /// `base` with the entries of `over`. Records (objects whose properties `schema` names) are merged in
-/// depth; lists, free maps and one-key unions are replaced, since a half of each means nothing.
+/// depth; lists, free maps and one-key unions are replaced, since a part of one has no meaning.
 fn merge(mut base: Vec<Entry>, over: &[Entry], schema: &Value) -> Vec<Entry> {
     if base.is_empty() {
         return over.to_vec();
     }
     let places: HashMap<String, usize> = base.iter().enumerate().map(|(at, entry)| (entry.key.clone(), at)).collect();
     for entry in over {
-        // The keys of one map differ: what was pushed is not met again.
+        // The keys of a map differ, so a pushed entry is not found again.
         let Some(&at) = places.get(&entry.key) else {
             base.push(entry.clone());
             continue;

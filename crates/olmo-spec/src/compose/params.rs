@@ -1,5 +1,5 @@
-//! The params of an experiment: pipeline default, then the experiment's value, the profile's,
-//! and `--set`; each checked where it was written.
+//! The params of an experiment: the default of the pipeline, then the values of the experiment, the
+//! profiles and `--set`. Each is checked at the place where it was written.
 
 use std::collections::HashSet;
 
@@ -15,7 +15,7 @@ use crate::read::node::{Content, Entry, Node};
 use crate::read::reference::{Piece, Reference, environment, has_reference, pieces, variable_in_value};
 use crate::read::source::{Problem, Session, Span};
 
-/// The values in force, in the pipeline's order.
+/// The effective values, in the pipeline's order.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Params(Vec<(String, Node)>);
 
@@ -24,7 +24,7 @@ impl Params {
         self.0.iter().find(|(known, _)| known == name).map(|(_, node)| node)
     }
 
-    /// Gives the param at `place` another value.
+    /// Replaces the value of the param at `place`.
     pub(crate) fn set(&mut self, place: usize, value: Node) {
         if let Some((_, known)) = self.0.get_mut(place) {
             *known = value;
@@ -43,26 +43,25 @@ impl Params {
 /// Where values come from, weakest first.
 pub(crate) struct Layers<'a> {
     pub experiment: &'a Node,
-    /// The profiles in force.
+    /// The active profiles.
     pub profiles: Vec<String>,
     pub settings: &'a [Setting],
     /// The place that uses the pipeline.
     pub uses: Span,
 }
 
-/// What the params are computed from.
+/// The sources of the params.
 pub(crate) struct ParamSources<'a> {
     pub declared: &'a [Declared],
     layers: Layers<'a>,
-    /// The schema of each, if it is sound.
+    /// The schema of each param, if it is valid.
     checkers: Vec<Option<Checker>>,
-    /// Places of values that are wrong in themselves: they must not be found wrong again
-    /// wherever they are used.
+    /// Places of invalid values, which must not be reported again wherever they are used.
     wrong: HashSet<Span>,
 }
 
 impl<'a> ParamSources<'a> {
-    /// Checks what files say. Values of profiles that are not in force are checked as well.
+    /// Checks the values in files, including those of inactive profiles.
     pub(crate) fn new(session: &mut Session, declared: &'a [Declared], layers: Layers<'a>) -> Self {
         let checkers = declared.iter().map(|param| Some(Checker::new(param.spec.as_ref()?.schema()))).collect();
         let mut sources = Self { declared, layers, checkers, wrong: HashSet::new() };
@@ -82,28 +81,28 @@ impl<'a> ParamSources<'a> {
         sources
     }
 
-    /// Puts a profile into force before the others.
+    /// Activates a profile, weaker than the others.
     pub(crate) fn use_profile(&mut self, name: String) {
         self.layers.profiles.insert(0, name);
     }
 
-    /// The profiles in force, weakest first.
+    /// The active profiles, weakest first.
     pub(crate) fn profiles(&self) -> &[String] {
         &self.layers.profiles
     }
 
-    /// Where the param `name` stands in the pipeline's order.
+    /// The index of the param `name` in the pipeline's order.
     pub(crate) fn place(&self, name: &str) -> Option<usize> {
         self.declared.iter().position(|declared| declared.name == name)
     }
 
-    /// All params, with what a trial sets before the command line.
+    /// All params. The settings of a trial apply before those of the command line.
     pub(crate) fn all(&self, session: &mut Session, trial: &[Setting]) -> Params {
         let values = self.declared.iter().enumerate();
         Params(values.map(|(place, param)| (param.name.clone(), self.value(session, place, trial))).collect())
     }
 
-    /// Whether the experiment, a profile in force or the command line sets the param `name`.
+    /// Whether the experiment, an active profile or the command line sets the param `name`.
     pub(crate) fn is_set(&self, name: &str) -> bool {
         let profiles = self.layers.experiment.get("profiles");
         let profiles = self.layers.profiles.iter().filter_map(|profile| profiles?.get(profile));
@@ -113,7 +112,7 @@ impl<'a> ParamSources<'a> {
             || settings.iter().any(|s| s.path[0].0 == "params" && s.path.get(1).is_some_and(|(set, _)| set == name))
     }
 
-    /// The param at `place`, with what a trial sets before the command line.
+    /// The param at `place`. The settings of a trial apply before those of the command line.
     pub(crate) fn value(&self, session: &mut Session, place: usize, trial: &[Setting]) -> Node {
         let param = &self.declared[place];
         let (Some(spec), Some(checker)) = (&param.spec, &self.checkers[place]) else {
@@ -148,7 +147,7 @@ impl<'a> ParamSources<'a> {
             return Node::unknown(entry.value.span);
         }
         let prepared = prepare(session, &plain, checker.schema(), None);
-        // In a path, only environment variables change while it is read.
+        // Reading a path changes only environment variables in it.
         if is_path && plain.content != entry.value.content {
             let texts = match &prepared.content {
                 Content::Array(items) => items.iter().filter_map(Node::as_str).collect(),
@@ -170,7 +169,7 @@ impl<'a> ParamSources<'a> {
     }
 }
 
-/// Reports a param that is not declared.
+/// Reports an undeclared param.
 pub(crate) fn unknown(session: &mut Session, declared: &[Declared], name: &str, span: Span) {
     let message = format!("the pipeline has no param {}", quoted(name));
     let help = nearest::help(name, declared.iter().map(|d| d.name.as_str()));
@@ -195,8 +194,8 @@ fn missing(session: &mut Session, param: &Declared, summary: &str, layers: &Laye
     );
 }
 
-/// `node` with `$${` written as `${` and, of a path, environment variables filled in; another
-/// reference in it is an error, since a param is a plain value.
+/// `node` with `${` for `$${` and, in a path, the values of environment variables. Any other
+/// reference is an error, since a param is a plain value.
 fn plain(session: &mut Session, node: &Node, name: &str, is_path: bool) -> Node {
     let content = match &node.content {
         Content::String(text) if has_reference(text) => plain_text(session, node, text, name, is_path),

@@ -15,7 +15,7 @@ use crate::read::ordered::OrderedMap;
 use crate::read::source::{Problem, Session, Span, beside, tidy};
 use crate::read::yaml;
 
-/// A pipeline as read. Faults of its form are reported; what is sound can be used.
+/// A pipeline. Errors in its form are reported; the valid parts can be used.
 pub(crate) struct Read {
     pub node: Node,
     /// In the file's order.
@@ -26,16 +26,16 @@ pub(crate) struct Read {
 pub(crate) struct Declared {
     pub name: String,
     pub name_span: Span,
-    /// None if it is not sound, which is reported.
+    /// `None` if it is invalid, which is reported.
     pub spec: Option<ParamSpec>,
     pub default: Option<Node>,
 }
 
-/// More files than this are refused.
+/// Maximum number of included files.
 const MAX_FILES: usize = 100;
 
-/// Reads the pipeline in `file` (relative to `cwd`, or absolute), which is named at `at`, with
-/// those it includes, and adds the stages beside them to `catalog`.
+/// Reads the pipeline in `file` (relative to `cwd`, or absolute), which is named at `at`, and the
+/// files that it includes, and adds the stages next to them to `catalog`.
 pub(crate) fn read(
     session: &mut Session,
     catalog: &mut Catalog,
@@ -59,28 +59,28 @@ pub(crate) fn read(
     Some(Read { node, params })
 }
 
-/// A pipeline and the files that it includes, as they are read.
+/// The state of reading a pipeline and the files that it includes.
 struct Files<'s> {
     session: &'s mut Session,
     catalog: &'s mut Catalog,
     cwd: &'s Path,
-    /// From the first file to the one that is read now.
+    /// From the first file to the current one.
     open: Vec<PathBuf>,
     done: HashSet<PathBuf>,
-    /// Included ones before those that include them.
+    /// Included files before the files that include them.
     read: Vec<Node>,
 }
 
 impl Files<'_> {
-    /// Reads the file at `path`, included ones first. It recurses as deep as files include each
-    /// other, which `MAX_FILES` bounds.
+    /// Reads the file at `path`, after the files that it includes. `MAX_FILES` bounds the depth of
+    /// the recursion.
     fn add(&mut self, path: &Path, shown: String, at: Option<Span>) -> Option<()> {
         if self.open.iter().any(|open| open == path) {
             let message = format!("{} includes itself, by way of the files that it includes", quoted(&shown));
             self.session.report(Problem::new("spec::includes_itself", at, message));
             return None;
         }
-        // By two ways it is still one file.
+        // A file that is included twice is read once.
         if !self.done.insert(path.to_owned()) {
             return Some(());
         }
@@ -114,8 +114,8 @@ impl Files<'_> {
     }
 }
 
-/// `files` as one pipeline: of params, stages and outputs of one name the last stays, and all else
-/// is the last file's.
+/// Merges `files` into one pipeline: the last param, stage or output of a name wins, and everything
+/// else comes from the last file.
 fn merged(mut files: Vec<Node>) -> Node {
     let Some(mut last) = files.pop() else { return Node::unknown(Span::DEFAULT) };
     if files.is_empty() {

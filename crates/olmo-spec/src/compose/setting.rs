@@ -1,4 +1,4 @@
-//! `--set PATH=VALUE`: one value from the command line, after all files.
+//! `--set PATH=VALUE`: a value from the command line, which overrides all files.
 
 use std::path::Path;
 
@@ -72,7 +72,7 @@ fn read_argument(session: &mut Session, option: &str, text: &str, cwd: &Path) ->
     let end = begin + value.trim().len();
     let block =
         matches!(value_node.content, Content::Array(_) | Content::Object(_)) && !value.trim().starts_with(['[', '{']);
-    // ` #` would begin a comment and be lost without a word.
+    // ` #` would silently begin a comment.
     if block || (value_node.span.end as usize) < end {
         let message = format!("{} is more than one plain value", quoted(value.trim()));
         let help = format!("put quotes around a text: {option} {path}='\"…\"'; a list is [a, b], a map {{a: 1}}");
@@ -101,7 +101,7 @@ pub(crate) fn put(session: &mut Session, entries: &mut Vec<Entry>, path: &[(Stri
     let entry = match entries.iter().position(|entry| entry.key == *name) {
         Some(found) => &mut entries[found],
         None => {
-            // A key that does not exist is judged where all keys are: against the contract.
+            // Unknown keys are reported by the check against the contract.
             let value = Node::new(*span, Content::Object(Vec::new()));
             entries.push(Entry { key: name.clone(), key_span: *span, value });
             let last = entries.len() - 1;

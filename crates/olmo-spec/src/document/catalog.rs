@@ -1,8 +1,8 @@
 //! [`Catalog`]: the contracts that stages can use.
 //!
-//! Built-in ones come as JSON texts that are embedded in the engine; command stages are folders
-//! `stages/NAME` with a `stage.yaml`, beside the experiment or pipeline and upwards to the
-//! project root.
+//! Contracts of built-in stages are JSON texts embedded in the engine. Command stages are folders
+//! `stages/NAME` with a `stage.yaml`, next to the experiment or pipeline and upwards to the project
+//! root.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ use crate::read::yaml;
 const STAGE_FILE: &str = "stage.yaml";
 /// A file or folder of either name marks a project's root.
 const ROOT_MARKS: [&str; 2] = [".olmo-pipe", "olmo-pipe.yaml"];
-/// No more folders than this are looked into on the way up.
+/// Maximum number of folders to search on the way up.
 const MAX_LEVELS: usize = 64;
 
 /// The stages that can be used, by name.
@@ -33,7 +33,7 @@ pub struct Catalog {
     builtin: BTreeMap<String, Arc<Description>>,
     /// Folders of command stages by stage name, nearest first.
     folders: BTreeMap<String, Vec<PathBuf>>,
-    /// What was read so far; `None` if it is not usable, which is reported.
+    /// The contracts read so far; `None` if one is unusable, which is reported.
     read: BTreeMap<String, Option<Found>>,
 }
 
@@ -58,7 +58,7 @@ impl Catalog {
     /// A catalog of the built-in stages: pairs of name and JSON text of a [`Description`].
     ///
     /// # Errors
-    /// A text that is no description, or one of another stage.
+    /// A text is not a description, or describes another stage.
     pub fn builtin(texts: &[(&str, &str)]) -> Result<Self, Diagnostics> {
         let mut catalog = Self::default();
         let mut faults = Vec::new();
@@ -82,11 +82,11 @@ impl Catalog {
         Ok(catalog)
     }
 
-    /// Adds the command stages that are seen from `folder` (absolute) up to `root`.
+    /// Adds the command stages of the folders from `folder` (absolute) up to `root`.
     pub(crate) fn look_up(&mut self, folder: &Path, root: &Path) {
         for folder in folder.ancestors().take(MAX_LEVELS) {
             self.look_into(&folder.join("stages"));
-            // Outside the project, or at its root, there is nothing further to see.
+            // Do not search above the root, or outside the project.
             if folder == root || !folder.starts_with(root) {
                 break;
             }
@@ -115,13 +115,13 @@ impl Catalog {
         names
     }
 
-    /// The stage `name`, which is used at `at`. Reports an unknown one and a contract that is not sound.
+    /// The stage `name`, which is used at `at`. Reports an unknown stage and an invalid contract.
     pub(crate) fn find(&mut self, session: &mut Session, name: &str, at: Span, cwd: &Path) -> Option<Found> {
         if let Some(found) = self.read.get(name) {
             if let Some(found) = found {
                 return Some(found.clone());
             }
-            // One that does not exist is an error wherever it is used; a damaged one is shown once.
+            // An unknown stage is reported wherever it is used; an invalid one only once.
             if self.folders.contains_key(name) {
                 return None;
             }
@@ -137,7 +137,7 @@ impl Catalog {
             let shown = folder.strip_prefix(cwd).unwrap_or(folder).join(STAGE_FILE);
             let number = session.read(&folder.join(STAGE_FILE), shown.to_string_lossy().into_owned(), Some(at))?;
             let node = yaml::read(session, number)?;
-            // A built-in stage's contract, seen in a checkout of this project.
+            // The contract of a built-in stage, in a checkout of this project.
             if self.builtin.contains_key(name) && node.get("command").is_none() {
                 continue;
             }
@@ -217,7 +217,7 @@ fn contract(session: &mut Session, name: &str, folder: &Path, node: &Node) -> Op
         .then(|| Found::new(Arc::new(Description::of_command(contract)), Some(folder.to_owned())))
 }
 
-/// The references in `argv` and the files that count towards the key.
+/// Checks the command of a contract: arguments, variables, and the files that count towards the key.
 fn check_command(session: &mut Session, contract: &Contract, folder: &Path, node: &Node) {
     let params = contract.params.as_ref();
     let items = |pointer: &str| match node.at(pointer).map(|(node, ..)| &node.content) {
@@ -290,20 +290,20 @@ fn check_command(session: &mut Session, contract: &Contract, folder: &Path, node
     }
 }
 
-/// What `path` is, if neither a file nor a folder: reading it could take for ever.
+/// The kind of `path` if it is neither a file nor a folder: reading it might never end.
 fn other_kind(path: &Path) -> Option<&'static str> {
     let file_type = path.metadata().ok()?.file_type();
     (!file_type.is_file() && !file_type.is_dir()).then(|| olmo_base::files::kind_name(file_type))
 }
 
-/// Defaults must fit the types they are defaults of.
+/// Checks that defaults have the types of their params.
 fn check_defaults(session: &mut Session, contract: &Contract, node: &Node) {
     for (name, spec) in contract.params.iter().flatten() {
         check_default(session, name, spec, node.at(&format!("/params/{name}/default")).map(|(node, ..)| node));
     }
 }
 
-/// Reports a default that does not fit its own param; true if it fits.
+/// Reports a default that does not fit its param. Returns whether it fits.
 pub(crate) fn check_default(
     session: &mut Session,
     name: &str,
@@ -314,13 +314,13 @@ pub(crate) fn check_default(
     check(session, spec.schema(), default, Subject { path: &format!("params.{name}.default"), params_of: None })
 }
 
-/// The project that `folder` (absolute) lies in: the nearest folder upwards with `.olmo-pipe/` or
-/// `olmo-pipe.yaml`, else `folder` itself.
+/// The project of `folder` (absolute): its nearest ancestor, or itself, with `.olmo-pipe/` or
+/// `olmo-pipe.yaml`; `folder` if there is none.
 pub fn project_root(folder: &Path) -> PathBuf {
     marked(folder).unwrap_or_else(|| folder.to_owned())
 }
 
-/// The project of a file in `folder`, which is looked for from `cwd` too before `folder` is taken.
+/// The project of a file in `folder`. If there is none, the project of `cwd`; else `folder`.
 pub(crate) fn root_of(folder: &Path, cwd: &Path) -> PathBuf {
     marked(folder).or_else(|| marked(cwd)).unwrap_or_else(|| folder.to_owned())
 }

@@ -1,5 +1,5 @@
-//! Holds a [`Node`] against a JSON Schema and says what is wrong in a person's words, at the
-//! place where each value was written.
+//! Checks a [`Node`] against a JSON Schema and reports errors in plain words, at the place where each
+//! value was written.
 
 use jsonschema::error::ValidationErrorKind;
 use jsonschema::{Draft, ValidationError, Validator};
@@ -13,12 +13,12 @@ use crate::read::reference::has_reference;
 use crate::read::scalar::{self, Plain};
 use crate::read::source::{Problem, SET, Session, Span};
 
-/// The schema keyword of a place that may hold `${…}`; it holds for all below.
+/// The schema keyword of a place that may contain `${…}`. It applies to everything below.
 pub(crate) const REFERENCES: &str = "x-references";
 /// The schema keyword with the words for what is expected ("a name").
 pub(crate) const EXPECTED: &str = "x-expected";
 
-/// What is checked.
+/// The subject of a check.
 #[derive(Clone, Copy)]
 pub(crate) struct Subject<'a> {
     /// The path of the checked value in the resolved document (`stages.train.with`), empty for a
@@ -28,11 +28,11 @@ pub(crate) struct Subject<'a> {
     pub params_of: Option<&'a str>,
 }
 
-/// A schema made ready: that takes longer than to hold a value against it.
+/// A compiled schema. Compiling takes longer than checking a value.
 #[derive(Debug)]
 pub(crate) struct Checker {
     schema: Value,
-    /// Or why it is no JSON Schema.
+    /// The validator, or why this is not a JSON Schema.
     validator: Result<Validator<Yaml>, String>,
 }
 
@@ -46,7 +46,7 @@ impl Checker {
         &self.schema
     }
 
-    /// Reports every way in which `node` does not fit; true if there is none.
+    /// Reports every error in `node`. Returns whether there is none.
     pub(crate) fn check(&self, session: &mut Session, node: &Node, subject: Subject<'_>) -> bool {
         let before = session.errors();
         match &self.validator {
@@ -64,12 +64,13 @@ fn compiled(schema: &Value) -> Result<Validator<Yaml>, ValidationError<'static>>
     jsonschema::options_for::<Yaml>().with_draft(Draft::Draft202012).build(schema)
 }
 
-/// As [`Checker::check`], for a schema that is used once.
+/// Like [`Checker::check`], for a schema that is used once.
 pub(crate) fn check(session: &mut Session, schema: Value, node: &Node, subject: Subject<'_>) -> bool {
     Checker::new(schema).check(session, node, subject)
 }
 
-/// The branch of a union that `node` means, if that is clear: unions are one-key maps, or a type and null.
+/// The branch of a union that `node` selects, if that is clear: unions are one-key maps, or a type
+/// and null.
 pub(crate) fn branch<'s>(schema: &'s Value, node: &Node) -> Option<&'s Value> {
     let all = schema.get("oneOf").or_else(|| schema.get("anyOf"))?.as_array()?;
     let fitting: Vec<&Value> = all.iter().filter(|branch| kind_fits(branch, node)).collect();
@@ -84,7 +85,8 @@ pub(crate) fn branch<'s>(schema: &'s Value, node: &Node) -> Option<&'s Value> {
     if let [one] = with_key.as_slice() { Some(one) } else { None }
 }
 
-/// Whether `node` has a type that `schema` names, or it names none and is no list of texts.
+/// Whether `node` has a type that `schema` names. A schema without a type accepts its constant, or
+/// everything if it has none.
 fn kind_fits(schema: &Value, node: &Node) -> bool {
     let fits = |kind: &str| kind == node.kind() || kind == "integer" && node.kind() == "number";
     match schema.get("type") {
@@ -108,7 +110,7 @@ struct Check<'a> {
 
 impl Check<'_> {
     fn run(&mut self, validator: &Validator<Yaml>) {
-        // Gathering errors costs more than to see that there is none.
+        // Collecting errors costs more than finding that there are none.
         if validator.is_valid(self.root) {
             return;
         }
@@ -197,8 +199,8 @@ impl Check<'_> {
         self.session.report(problem.note_at_some(format!("this value is used for `{path}`"), used));
     }
 
-    /// Whether `node` holds a reference where references may stand: it is checked once they are
-    /// known.
+    /// Whether `node` contains a reference where references are allowed. It is checked once they are
+    /// resolved.
     fn may_change(&self, error: &ValidationError<'_>, node: &Node) -> bool {
         if !node.as_str().is_some_and(has_reference) {
             return false;
@@ -216,7 +218,7 @@ impl Check<'_> {
         false
     }
 
-    /// The path of the part at `pointer` in the one path grammar.
+    /// The path of the part at `pointer`, in the path grammar.
     fn path(&self, pointer: &str) -> String {
         let mut path = self.subject.path.to_owned();
         for part in self.inside.as_deref().unwrap_or("").split('/').skip(1).chain(pointer.split('/').skip(1)) {
@@ -239,7 +241,7 @@ impl Check<'_> {
             let free: Vec<&str> = known.iter().copied().filter(|known| node.entry(known).is_none()).collect();
             let near = nearest::nearest(key, &free);
             let help = if entry.value.is_null() && key.contains(' ') {
-                // `{summary: one, two}`: what was meant as a text became a key.
+                // `{summary: one, two}`: part of the text became a key.
                 Some("put quotes around a text that holds a comma".to_owned())
             } else if near.is_empty() {
                 nearest::help(key, known.iter().copied())
@@ -275,9 +277,9 @@ impl Check<'_> {
         path: &str,
         at_root: bool,
     ) -> Problem {
-        // A whole block is no place to look at: its key is.
+        // Mark the key of a block, not the whole block.
         let span = entry.map_or(node.span, |entry| entry.key_span);
-        // A condition (`then`) names a key whose properties stand beside it.
+        // A condition (`then`) names a key whose properties are in the enclosing schema.
         let properties = holder.get("properties").or_else(|| self.schema.get("properties").filter(|_| at_root));
         let summary = properties.and_then(|p| p.get(key)).and_then(|p| p.get("description"));
         let label =
@@ -393,7 +395,7 @@ fn expected(schema: &Value) -> String {
     }
 }
 
-/// Help for the usual slips between types.
+/// A hint for common mistakes between types.
 fn type_help(session: &Session, schema: &Value, node: &Node) -> Option<String> {
     let wanted: Vec<&str> = match schema.get("type") {
         Some(Value::String(kind)) => vec![kind],
@@ -422,7 +424,7 @@ fn type_help(session: &Session, schema: &Value, node: &Node) -> Option<String> {
             let text = as_written(session, node);
             let help = format!("put it in quotes: \"{text}\"");
             Some(match session.source(node.span.source) {
-                // A shell takes one pair of quotes away.
+                // The shell removes one pair of quotes.
                 Some(source) if source.shown == SET => {
                     let path = source.text.split('=').next().unwrap_or_default();
                     format!("{help}, and those in quotes for the shell: {SET} {path}='\"{text}\"'")
@@ -434,7 +436,7 @@ fn type_help(session: &Session, schema: &Value, node: &Node) -> Option<String> {
     }
 }
 
-/// Help for the text `text` where a number belongs.
+/// A hint for the text `text` in the place of a number.
 fn number_help(session: &Session, text: &str, node: &Node, fractions: bool) -> Option<String> {
     if is_quoted(session, node) {
         return match scalar::plain(text) {
@@ -445,7 +447,7 @@ fn number_help(session: &Session, text: &str, node: &Node, fractions: bool) -> O
             _ => None,
         };
     }
-    // Without quotes, a number that is a text is one that no 64 bits hold.
+    // An unquoted number that is a text does not fit in 64 bits.
     let number: f64 = text.parse().ok()?;
     let digits = text.bytes().any(|byte| byte.is_ascii_digit());
     Some(match digits {
@@ -455,12 +457,12 @@ fn number_help(session: &Session, text: &str, node: &Node, fractions: bool) -> O
     })
 }
 
-/// Whether the text `node` was written in quotes. A text that was computed counts as such.
+/// Whether the text `node` was written in quotes. A computed text counts as quoted.
 fn is_quoted(session: &Session, node: &Node) -> bool {
     node.as_str().is_none_or(|text| session.text(node.span) != text)
 }
 
-/// The number or boolean `node` as it was written: `1.10` is not `1.1` once it is in quotes.
+/// The number or boolean `node` as written: in quotes, `1.10` is not `1.1`.
 fn as_written(session: &Session, node: &Node) -> String {
     let written = session.text(node.span);
     match scalar::plain(written) {
@@ -482,7 +484,7 @@ fn one_of(node: &Node, allowed: &[Value], path: &str) -> Problem {
     Problem::new("spec::not_allowed", node.span, message).help(help)
 }
 
-/// A limit as a person writes it: `1`, not `1.0`.
+/// A limit in the usual notation: `1`, not `1.0`.
 fn number(limit: &Value) -> String {
     let text = limit.to_string();
     text.strip_suffix(".0").map_or(text.clone(), str::to_owned)

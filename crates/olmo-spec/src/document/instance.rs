@@ -1,5 +1,5 @@
-//! [`Yaml`]: lets the validator of JSON Schemas read a [`Node`] where it stands. A copy as JSON
-//! took longer than the check.
+//! [`Yaml`]: lets the JSON Schema validator read a [`Node`] in place. A copy as JSON took longer than
+//! the check.
 
 use std::borrow::Cow;
 
@@ -69,7 +69,7 @@ impl<'a> json::Node<'a, Yaml> for &'a Node {
         }
     }
 
-    // As in `Node::to_json`: what is unknown is null.
+    // As in `Node::to_json`, an unknown part is null.
     fn is_null(&self) -> bool {
         matches!(self.content, Content::Null | Content::Unknown)
     }

@@ -1,5 +1,5 @@
-//! Makes a value that was checked against its schema complete and uniform: defaults filled in,
-//! whole numbers where integers are meant, paths absolute.
+//! Completes and normalizes a value that was checked against its schema: fills in defaults, turns
+//! whole numbers into integers where the schema says so, and makes paths absolute.
 
 use std::path::Path;
 
@@ -9,8 +9,8 @@ use crate::document::check::branch;
 use crate::read::node::{Content, Entry, Node};
 use crate::read::source::{Session, Span, tidy};
 
-/// `node` made complete by `schema`. A path is relative to the file in which it stands, a
-/// default one to `folder`, the stage's own.
+/// `node` completed by `schema`. A path is relative to the file that contains it, a default path to
+/// `folder`, that of the stage.
 pub(crate) fn prepare(session: &Session, node: &Node, schema: &Value, folder: Option<&Path>) -> Node {
     let schema = branch(schema, node).unwrap_or(schema);
     let content = match &node.content {
@@ -28,19 +28,19 @@ pub(crate) fn prepare(session: &Session, node: &Node, schema: &Value, folder: Op
     Node { content, ..node.clone() }
 }
 
-/// `text` as an absolute path, by the file in which it stands at `span`.
+/// `text` as an absolute path; `span` is its place in the file to which it is relative.
 pub(crate) fn absolute(session: &Session, text: &str, span: Span, folder: Option<&Path>) -> String {
-    // A remote source is the same from everywhere.
+    // A remote source is relative to nothing.
     if olmo_remote::is_remote(text) {
         return text.to_owned();
     }
     let base = session.source(span.source).map(|source| source.base.as_path()).or(folder);
     let path = base.map_or_else(|| Path::new(text).to_owned(), |base| base.join(text));
-    // Folders of files that were found by a text path may be of any bytes; the load refuses those.
+    // A folder may have a path that is not UTF-8; the load rejects it.
     tidy(&path).to_string_lossy().into_owned()
 }
 
-/// The entries as given, then the defaults of those that are not, in the schema's order.
+/// The given entries and the defaults of the others, in the schema's order.
 fn object(session: &Session, entries: &[Entry], schema: &Value, folder: Option<&Path>) -> Vec<Entry> {
     let properties = schema.get("properties").and_then(Value::as_object);
     let others = schema.get("additionalProperties").unwrap_or(&Value::Null);
@@ -57,7 +57,7 @@ fn object(session: &Session, entries: &[Entry], schema: &Value, folder: Option<&
             out.push(Entry { key: key.clone(), key_span: Span::DEFAULT, value });
         }
     }
-    // The order of a stage's own type, so that what is shown and stored does not depend on the file's.
+    // The order of the stage's type, so that shown and stored params do not depend on the file's order.
     if let Some(properties) = properties {
         let place = |entry: &Entry| properties.keys().position(|key| *key == entry.key).unwrap_or(usize::MAX);
         out.sort_by_key(place);
@@ -73,7 +73,7 @@ fn integer(number: &Number, schema: &Value) -> Option<Number> {
         _ => false,
     };
     let value = number.as_f64()?;
-    // Beyond 2^53 a float has no single whole number.
+    // Beyond 2^53 several whole numbers share a float.
     let whole = wanted && number.is_f64() && value.fract() == 0.0 && value.abs() <= 9_007_199_254_740_992.0;
     whole.then(|| Number::from(value as i64))
 }

@@ -1,22 +1,22 @@
-//! [`Retry`]: when a stage that failed is tried again.
+//! [`Retry`]: when a failed stage is retried.
 
 use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Why a stage failed, as far as trying again is concerned.
+/// The class of a failure, which decides about retries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(inline)]
 pub enum FailureClass {
     /// It ran out of main or GPU memory.
     Oom,
-    /// Somebody else stopped or killed it, or it asked to be run again (exit code 75).
+    /// Another process stopped or killed it, or it requested another attempt (exit code 75).
     Preempted,
     /// It took longer than its `timeout`.
     Timeout,
-    /// It told nothing for longer than its `stall`.
+    /// It reported nothing for longer than its `stall`.
     Stalled,
     /// Its own failure.
     Error,
@@ -25,7 +25,7 @@ pub enum FailureClass {
 impl FailureClass {
     pub const ALL: [FailureClass; 5] = [Self::Oom, Self::Preempted, Self::Timeout, Self::Stalled, Self::Error];
 
-    /// As it is written.
+    /// Its name in documents.
     pub fn word(self) -> &'static str {
         match self {
             Self::Oom => "oom",
@@ -37,25 +37,25 @@ impl FailureClass {
     }
 }
 
-/// How a failed stage is tried again.
+/// How a failed stage is retried.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Retry {
-    /// How many more times at most, in one run.
+    /// Maximum number of retries in a run.
     pub max: u32,
-    /// After which failures.
+    /// The classes of failures to retry.
     pub on: Vec<FailureClass>,
-    /// The pause before the first one, in seconds; it doubles with each.
+    /// The pause before the first retry in seconds. It doubles with each retry.
     pub backoff_s: u64,
 }
 
 impl Retry {
-    /// The pause before the first one, if a file does not say.
+    /// The default pause before the first retry.
     pub const BACKOFF_S: u64 = 10;
-    /// The longest pause that doubling leads to.
+    /// Maximum pause.
     const LONGEST_S: u64 = 600;
 
-    /// The pause before try number `number` (from 1), if a failure of `class` is tried again that often.
+    /// The pause before retry `number` (from 1), if a failure of `class` is retried that often.
     pub fn pause(&self, number: u32, class: FailureClass) -> Option<Duration> {
         if number > self.max || !self.on.contains(&class) {
             return None;

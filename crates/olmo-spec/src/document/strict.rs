@@ -1,5 +1,5 @@
-//! The strict JSON Schemas of documents: what each one is once all `${…}` are known. The checks of
-//! this crate use them.
+//! The strict JSON Schemas of documents, which describe them after all `${…}` are resolved. The checks
+//! of this crate use them.
 
 use olmo_stage::Contract;
 use schemars::JsonSchema;
@@ -36,7 +36,7 @@ pub(crate) fn resources() -> Value {
     root::<ResourceChange>("The resources of a stage")
 }
 
-/// The strict schema of a stage's rule of trying again.
+/// The strict schema of a stage's retry rule.
 pub(crate) fn retry() -> Value {
     root::<RetryRule>("When a failed stage is tried again")
 }

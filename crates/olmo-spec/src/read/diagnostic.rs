@@ -1,4 +1,4 @@
-//! [`Diagnostic`]: one error for the person who wrote the file, and how it looks on a terminal.
+//! [`Diagnostic`]: an error in a file, and how a terminal shows it.
 
 use std::fmt::{self, Write};
 
@@ -9,36 +9,36 @@ use serde::{Deserialize, Serialize};
 pub struct Location {
     /// The file as given, or `--set`.
     pub file: String,
-    /// From 1.
+    /// Line, from 1.
     pub line: u32,
-    /// In characters, from 1.
+    /// Column in characters, from 1.
     pub column: u32,
     /// The line in which it ends.
     pub end_line: u32,
-    /// The column behind its last character.
+    /// The column after its last character.
     pub end_column: u32,
-    /// The source's line `line` (of a very long line, the part around `column`).
+    /// The source's line `line`, or the part of a very long line around `column`.
     pub text: String,
     /// The column at which `text` begins; 1 if it is the whole line.
     pub text_column: u32,
 }
 
-/// One error: what, where, why, and the way out.
+/// An error: what, where, why, and how to fix it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Diagnostic {
-    /// Stable, `area::reason`.
+    /// A stable code, `area::reason`.
     pub code: String,
     /// What is wrong, in one line.
     pub message: String,
-    /// Where; none if it stands in no text.
+    /// Where it is; `None` if it is in no text.
     pub span: Option<Location>,
-    /// A few words beside the carets.
+    /// A few words next to the carets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
-    /// More facts.
+    /// Additional facts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
-    /// The way out.
+    /// How to fix it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub help: Option<String>,
 }
@@ -66,14 +66,14 @@ impl Diagnostic {
         Self { code: code.to_owned(), message, span: None, label: None, notes: Vec::new(), help: None }
     }
 
-    /// The error as a compiler would print it, with a final newline. ANSI colours only if asked.
+    /// The error in the form of a compiler's, with a final newline. ANSI colours only with `color`.
     pub fn render(&self, color: bool) -> String {
         let mut out = String::new();
         self.write(&mut out, "error", if color { &COLOR } else { &PLAIN }).unwrap_or_default();
         out
     }
 
-    /// As [`Diagnostic::render`], of something that is probably not meant and stops nothing.
+    /// Like [`Diagnostic::render`], for a warning.
     pub fn render_warning(&self, color: bool) -> String {
         let mut out = String::new();
         self.write(&mut out, "warning", if color { &COLOR } else { &PLAIN }).unwrap_or_default();
@@ -107,13 +107,13 @@ impl Diagnostic {
     }
 }
 
-/// The line as shown, the width before the carets, and how many carets.
+/// The line as shown, the width before the carets, and the number of carets.
 fn marked(span: &Location) -> (String, usize, usize) {
     let first = span.column.saturating_sub(span.text_column) as usize;
     let last =
         if span.end_line == span.line { span.end_column.saturating_sub(span.text_column) as usize } else { usize::MAX };
     let (mut line, mut before, mut carets) = (String::new(), 0, 0);
-    // A block that goes on in the next line is marked to the end of this one, without its comment.
+    // A block that continues on the next line is marked to the end of this line, without its comment.
     let marked_text = span.text.trim_end().chars().count();
     for (index, c) in span.text.chars().enumerate() {
         let shown = if c == '\t' { "    ".to_owned() } else { escape(c.encode_utf8(&mut [0; 4])) };
@@ -140,7 +140,7 @@ fn columns(c: char) -> usize {
     }
 }
 
-/// `text` with everything that could act on a terminal, or reorder a line, written out.
+/// `text` with escapes for characters that could act on a terminal or reorder a line.
 pub(crate) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {

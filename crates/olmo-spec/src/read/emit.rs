@@ -1,4 +1,5 @@
-//! Writes YAML that every reader understands in the same way: ours, one of YAML 1.2, and one of YAML 1.1 such as PyYAML.
+//! Writes YAML that every reader understands in the same way: ours, readers of YAML 1.2, and
+//! readers of YAML 1.1 such as PyYAML.
 
 use serde::Serialize;
 use serde_json::{Number, Value};
@@ -8,11 +9,11 @@ use crate::read::scalar::{self, Plain};
 
 /// `value` as a YAML document.
 ///
-/// A text stands without quotes only if no reader takes it for anything else; numbers have the form that YAML 1.1 takes for
-/// a number (`2.0e-5`, not `2e-5`).
+/// A text is written without quotes only if every reader takes it for a text. Numbers have the form
+/// that YAML 1.1 requires (`2.0e-5`, not `2e-5`).
 ///
 /// # Errors
-/// `value` has no form in JSON.
+/// `value` cannot be represented in JSON.
 pub fn to_yaml<T: Serialize>(value: &T) -> serde_json::Result<String> {
     let mut out = String::new();
     block(&serde_json::to_value(value)?, 0, &mut out);
@@ -72,7 +73,7 @@ fn indent(depth: usize, out: &mut String) {
     out.push_str(&"  ".repeat(depth));
 }
 
-/// A number with a point and a signed exponent, as YAML 1.1 wants both of a float.
+/// A number with a point and a signed exponent, both of which YAML 1.1 requires in a float.
 fn number(number: &Number) -> String {
     let text = number.to_string();
     let Some((mantissa, exponent)) = text.split_once('e') else { return text };
@@ -86,9 +87,9 @@ fn text(text: &str) -> String {
     if is_word(text) { text.to_owned() } else { double_quoted(text) }
 }
 
-/// Whether `text` is a text to every reader, without quotes.
+/// Whether every reader takes `text` for a text without quotes.
 fn is_word(text: &str) -> bool {
-    // What begins with a digit, sign or point may be a number or a date somewhere.
+    // For some reader, a word that begins with a digit, sign or point is a number or date.
     let begins = |c: char| c.is_alphabetic() || matches!(c, '_' | '/');
     let continues = |c: char| c.is_alphanumeric() || matches!(c, '_' | '/' | '.' | '-' | '+' | '=' | '@' | ' ' | ':');
     text.starts_with(begins)
@@ -99,7 +100,7 @@ fn is_word(text: &str) -> bool {
         && !["null", "true", "false"].contains(&text.to_ascii_lowercase().as_str())
 }
 
-/// Whether YAML has `c` outside escapes, and reads it as no more than a character.
+/// Whether YAML allows `c` outside escapes and reads it as an ordinary character.
 fn is_printable(c: char) -> bool {
     !c.is_control() && !matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}')
 }
@@ -121,14 +122,14 @@ fn double_quoted(text: &str) -> String {
     out
 }
 
-/// Whether `text` reads best, and safely, as a block of lines.
+/// Whether `text` is best written as a block of lines, and safely so.
 fn is_literal(text: &str) -> bool {
     let lines = || text.split('\n');
     text.trim_end_matches('\n').contains('\n')
         && !text.ends_with("\n\n")
         && !text.starts_with([' ', '\n'])
         && text.chars().all(|c| c == '\n' || is_printable(c))
-        // White space alone on a line is easily lost.
+        // Editors often remove white space on an otherwise empty line.
         && lines().all(|line| line.is_empty() || !line.trim().is_empty())
 }
 

@@ -1,4 +1,4 @@
-//! [`Node`]: a YAML value in which every part knows where it was written.
+//! [`Node`]: a YAML value in which every part knows its place in the source.
 
 use olmo_base::text::quoted;
 use serde_json::{Map, Number, Value};
@@ -9,7 +9,7 @@ use crate::read::source::Span;
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Node {
     pub span: Span,
-    /// Where a `${params.…}` put it, if it was not written there itself.
+    /// The place of the `${params.…}` that inserted it, if any.
     pub used: Option<Span>,
     pub content: Content,
 }
@@ -22,7 +22,7 @@ pub(crate) enum Content {
     String(String),
     Array(Vec<Node>),
     Object(Vec<Entry>),
-    /// Could not be computed, which is already reported: no further error may come of it.
+    /// Could not be computed. That is already reported and must cause no further error.
     Unknown,
 }
 
@@ -43,7 +43,7 @@ impl Node {
         Self::new(span, Content::Unknown)
     }
 
-    /// A node all of whose parts stand at `span`.
+    /// A node whose parts are all at `span`.
     pub(crate) fn from_json(value: &Value, span: Span) -> Self {
         let content = match value {
             Value::Null => Content::Null,
@@ -60,7 +60,7 @@ impl Node {
         Self::new(span, content)
     }
 
-    /// The value without places; what is unknown becomes null.
+    /// The value without places. An unknown part becomes null.
     pub(crate) fn to_json(&self) -> Value {
         match &self.content {
             Content::Null | Content::Unknown => Value::Null,
@@ -104,8 +104,7 @@ impl Node {
         self.content == Content::Null
     }
 
-    /// The part that JSON pointer `pointer` names, the entry it stands in, and the innermost
-    /// place of use on the way.
+    /// The part at the JSON pointer `pointer`, its entry, and the innermost place of use on the path.
     pub(crate) fn at(&self, pointer: &str) -> Option<(&Node, Option<&Entry>, Option<Span>)> {
         let (mut node, mut entry, mut used) = (self, None, self.used);
         for part in pointer.split('/').skip(1) {
@@ -136,7 +135,7 @@ impl Node {
         }
     }
 
-    /// The kind of value in JSON Schema's words.
+    /// The kind of value in the terms of JSON Schema.
     pub(crate) fn kind(&self) -> &'static str {
         match &self.content {
             Content::Null | Content::Unknown => "null",
@@ -148,7 +147,7 @@ impl Node {
         }
     }
 
-    /// The value as a sentence names it.
+    /// The value as the object of a sentence.
     pub(crate) fn described(&self) -> String {
         match &self.content {
             Content::Null | Content::Unknown => "null".to_owned(),

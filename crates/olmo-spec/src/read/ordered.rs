@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 #[derive(Clone, Debug)]
 pub struct OrderedMap<V>(IndexMap<String, V>);
 
-/// Equal if the entries are, in the same order.
+/// Two maps are equal if their entries are, in the same order.
 impl<V: PartialEq> PartialEq for OrderedMap<V> {
     fn eq(&self, other: &Self) -> bool {
         self.iter().eq(other.iter())
@@ -30,22 +30,22 @@ impl<V> OrderedMap<V> {
         self.0.get(name)
     }
 
-    /// `name` as the map holds it, and its value.
+    /// The map's own copy of `name`, and its value.
     pub fn get_key_value(&self, name: &str) -> Option<(&str, &V)> {
         self.0.get_key_value(name).map(|(name, value)| (name.as_str(), value))
     }
 
-    /// The value of `name`, to change it.
+    /// The value of `name`, mutable.
     pub fn get_mut(&mut self, name: &str) -> Option<&mut V> {
         self.0.get_mut(name)
     }
 
-    /// Whether `name` is there.
+    /// Whether the map contains `name`.
     pub fn contains_key(&self, name: &str) -> bool {
         self.0.contains_key(name)
     }
 
-    /// Adds `name` at the end, or replaces its value where it stands.
+    /// Adds `name` at the end, or replaces its value in place.
     pub fn insert(&mut self, name: impl Into<String>, value: V) {
         self.0.insert(name.into(), value);
     }
@@ -55,7 +55,7 @@ impl<V> OrderedMap<V> {
         self.0.iter().map(|(name, value)| (name.as_str(), value))
     }
 
-    /// Names and values in order, the values to change.
+    /// Names and mutable values in order.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (&str, &mut V)> {
         self.0.iter_mut().map(|(name, value)| (name.as_str(), value))
     }
@@ -70,18 +70,18 @@ impl<V> OrderedMap<V> {
         self.0.values()
     }
 
-    /// How many entries there are.
+    /// Number of entries.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there is none.
+    /// Whether the map is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
 
-/// Collects entries whose names are known to differ.
+/// Collects entries, whose names must differ.
 impl<V> FromIterator<(String, V)> for OrderedMap<V> {
     fn from_iter<I: IntoIterator<Item = (String, V)>>(entries: I) -> Self {
         Self(entries.into_iter().collect())

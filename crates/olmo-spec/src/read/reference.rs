@@ -1,5 +1,5 @@
 //! `${…}` inside a text: references to params, to the outputs of stages, and to the item of a
-//! `for_each` stage. `$${` stands for `${` itself.
+//! `for_each` stage. `$${` is an escape for `${`.
 
 use std::fmt;
 use std::ops::Range;
@@ -25,7 +25,7 @@ impl fmt::Display for PortRef {
     }
 }
 
-/// What a `${…}` names.
+/// The target of a `${…}`.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Reference {
     /// `${params.a.b}`: a path into the params, at least one name.
@@ -34,34 +34,34 @@ pub(crate) enum Reference {
     Port(PortRef),
     /// `${item}`.
     Item,
-    /// `${env.NAME}`: an environment variable, in paths alone.
+    /// `${env.NAME}`: an environment variable, allowed only in paths.
     Environment(String),
 }
 
 /// A part of a text.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Piece {
-    /// Text as it is, escapes undone.
+    /// Text, with escapes resolved.
     Text(String),
-    /// A reference and where it stands in the text, in bytes.
+    /// A reference and its range of bytes in the text.
     Reference(Reference, Range<usize>),
 }
 
-/// A `${…}` that cannot be read.
+/// A `${…}` that cannot be parsed.
 #[derive(Debug, PartialEq)]
 pub(crate) struct BadReference {
-    /// Where it stands in the text, in bytes.
+    /// Its range of bytes in the text.
     pub range: Range<usize>,
     pub message: String,
     pub help: Option<String>,
 }
 
-/// Whether `text` may hold a reference; an escape counts.
+/// Whether `text` may contain a reference or an escape.
 pub(crate) fn has_reference(text: &str) -> bool {
     text.contains("${")
 }
 
-/// Takes `text` apart.
+/// Splits `text` into its parts.
 pub(crate) fn pieces(text: &str) -> Result<Vec<Piece>, BadReference> {
     let mut pieces = Vec::new();
     let mut plain = String::new();
@@ -100,7 +100,7 @@ pub(crate) fn pieces(text: &str) -> Result<Vec<Piece>, BadReference> {
     Ok(pieces)
 }
 
-/// Reads what stands between `${` and `}`.
+/// Parses the text between `${` and `}`.
 fn parse(inside: &str) -> Result<Reference, (String, Option<String>)> {
     let parts: Vec<&str> = inside.split('.').collect();
     if let Some(odd) = parts.iter().find(|part| !is_name(part)) {
@@ -138,7 +138,7 @@ fn parse(inside: &str) -> Result<Reference, (String, Option<String>)> {
     }
 }
 
-/// The value of environment variable `name`, as text. The error says what is wrong with it.
+/// The value of the environment variable `name`. The error says what is wrong with it.
 pub(crate) fn environment(name: &str) -> Result<String, String> {
     match std::env::var(name) {
         Ok(value) if !value.is_empty() => Ok(value),
@@ -148,8 +148,8 @@ pub(crate) fn environment(name: &str) -> Result<String, String> {
     }
 }
 
-/// `reference`, an environment variable or a param that holds one, where it would change a result
-/// unseen.
+/// The error for `reference`, an environment variable or a param that contains one, in a value that
+/// affects a result: the cache key would not show the change.
 pub(crate) fn variable_in_value(span: Span, reference: &str, name: &str) -> Problem {
     let message =
         format!("`${{{reference}}}` cannot be a part of `{name}`: environment variables stand in paths of data");
@@ -157,10 +157,10 @@ pub(crate) fn variable_in_value(span: Span, reference: &str, name: &str) -> Prob
     Problem::new("spec::variable_in_value", span, message).help(help.to_owned())
 }
 
-/// A path as a run's record has it: `${env.NAME}` becomes the variable's value, `$${` is `${`.
+/// Expands a path of a run's record: `${env.NAME}` becomes the variable's value, `$${` becomes `${`.
 ///
 /// # Errors
-/// A variable is not set, in words.
+/// A message that names the variable that is not set.
 pub fn environment_path(text: &str) -> Result<String, String> {
     let mut path = String::new();
     for piece in pieces(text).unwrap_or_else(|_| vec![Piece::Text(text.to_owned())]) {
@@ -173,7 +173,7 @@ pub fn environment_path(text: &str) -> Result<String, String> {
     Ok(path)
 }
 
-/// Whether `text` may be a name in a path: letters, digits, `_` and `-`.
+/// Whether `text` is a valid name in a path: letters, digits, `_` and `-`.
 pub(crate) fn is_name(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
 }

@@ -1,4 +1,4 @@
-//! What an unquoted YAML word means, and which words are refused because readers disagree.
+//! The meaning of unquoted YAML words. Words on which readers disagree are rejected.
 
 use serde_json::Number;
 
@@ -7,7 +7,7 @@ use crate::read::node::Content;
 /// The meaning of an unquoted scalar.
 pub(crate) enum Plain {
     Value(Content),
-    /// It reads one way here and another way elsewhere, or fits no value.
+    /// Other readers give it another meaning, or it fits no value.
     Refused {
         code: &'static str,
         why: &'static str,
@@ -37,7 +37,7 @@ pub(crate) fn plain(text: &str) -> Plain {
     }
 }
 
-/// Words that YAML 1.1 readers (PyYAML among them) take for something else.
+/// Words that readers of YAML 1.1 (such as PyYAML) take for something else.
 fn surprise(text: &str) -> Option<Plain> {
     let ambiguous = |why, help| Some(Plain::Refused { code: "yaml::ambiguous", why, help });
     let truth = match text.to_ascii_lowercase().as_str() {
@@ -88,13 +88,13 @@ fn surprise(text: &str) -> Option<Plain> {
     None
 }
 
-/// Whether `part` may stand behind a colon of a number to the base of sixty.
+/// Whether `part` may follow a colon in a base-60 number.
 fn sixtieth(part: &str) -> bool {
     let whole = part.split('.').next().unwrap_or("");
     whole.len() <= 2 && whole.parse::<u8>().is_ok_and(|n| n < 60)
 }
 
-/// `None` if `text` is no number, `Some(Err)` if it is an integer out of range.
+/// Parses a number: `None` if `text` is not one, `Some(Err)` if it is an integer out of range.
 fn number(text: &str) -> Option<Result<Number, ()>> {
     let negative = text.starts_with('-');
     let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
@@ -109,7 +109,7 @@ fn number(text: &str) -> Option<Result<Number, ()>> {
         let number = value.and_then(|v| u64::try_from(v).map(Number::from).or(i64::try_from(v).map(Number::from)).ok());
         return Some(number.ok_or(()));
     }
-    // Rust reads `inf`, `nan` and `infinity` too; those are texts.
+    // Rust also parses `inf`, `nan` and `infinity`; here they are texts.
     let finite = digits.starts_with(|c: char| c.is_ascii_digit() || c == '.') && radix == 10;
     let text = text.strip_prefix('+').unwrap_or(text);
     let value: f64 = finite.then(|| text.parse().ok())??;

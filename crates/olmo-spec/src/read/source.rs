@@ -1,5 +1,5 @@
-//! The texts that values come from: files and command-line arguments, kept until validation is
-//! over so that every error can show its line.
+//! The texts that values come from: files and command-line arguments. They are kept until the end of
+//! validation, so that every error can show its line.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -12,15 +12,16 @@ use crate::read::diagnostic::{Diagnostic, Diagnostics, Location};
 
 /// The command-line option, and the name of a source that is its argument.
 pub(crate) const SET: &str = "--set";
-/// Larger experiment, pipeline and stage files are refused; what is larger is data.
+/// Maximum size in bytes of an experiment, pipeline or stage file. A larger file is data.
 pub(crate) const MAX_BYTES: u64 = 64 << 20;
-/// More errors than this are counted, not shown.
+/// Maximum number of errors to show; the others are counted.
 const MAX_SHOWN: usize = 100;
-/// More errors than this are not even kept.
+/// Maximum number of errors to keep.
 const MAX_KEPT: usize = 10_000;
-/// With so many errors nobody needs to look for more.
+/// Number of errors after which the search stops.
 const FULL: usize = 1_000;
-/// Of a longer line, only the part around the error is kept (in characters).
+/// Maximum length of a kept line in characters. Only the part of a longer one around the error is
+/// kept.
 const MAX_LINE: usize = 240;
 
 /// A range of bytes in a source.
@@ -32,7 +33,7 @@ pub(crate) struct Span {
 }
 
 impl Span {
-    /// Of values that stand in no source: a stage's own defaults.
+    /// The span of values that are in no source: a stage's own defaults.
     pub(crate) const DEFAULT: Span = Span { source: u32::MAX, start: 0, end: 0 };
 
     pub(crate) fn is_default(self) -> bool {
@@ -40,13 +41,13 @@ impl Span {
     }
 }
 
-/// One text.
+/// A text.
 #[derive(Debug)]
 pub(crate) struct Source {
-    /// As shown: the path as given, or `--set`.
+    /// Its name in messages: the path as given, or `--set`.
     pub shown: String,
     pub text: String,
-    /// The folder that paths in it are relative to, absolute.
+    /// The folder to which paths in the text are relative, absolute.
     pub base: PathBuf,
     line_starts: Vec<usize>,
 }
@@ -90,16 +91,16 @@ impl Problem {
     }
 }
 
-/// What one load has read and what it found wrong.
+/// The texts that a load has read, and the errors that it found.
 #[derive(Debug, Default)]
 pub(crate) struct Session {
     sources: Vec<Source>,
     problems: Vec<Problem>,
-    /// Errors beyond those that are kept.
+    /// Number of errors that are not kept.
     dropped: usize,
-    /// The environment variables that went into paths, with their values.
+    /// The environment variables used in paths, with their values.
     pub variables: BTreeMap<String, String>,
-    /// The values of path params that are made of one.
+    /// The values of path params that contain one.
     pub from_environment: BTreeSet<String>,
 }
 
@@ -121,7 +122,7 @@ impl Session {
         self.source(span.source).and_then(|s| s.text.get(span.start as usize..span.end as usize)).unwrap_or("")
     }
 
-    /// Notes an error.
+    /// Adds an error.
     pub(crate) fn report(&mut self, problem: Problem) {
         if self.problems.len() < MAX_KEPT {
             self.problems.push(problem);
@@ -130,7 +131,7 @@ impl Session {
         }
     }
 
-    /// What `read` returns; the problems that it reports are dropped.
+    /// Calls `read` and drops the problems that it reports.
     pub(crate) fn quietly<T>(&mut self, read: impl FnOnce(&mut Self) -> T) -> T {
         let (kept, dropped) = (self.problems.len(), self.dropped);
         let value = read(self);
@@ -139,17 +140,17 @@ impl Session {
         value
     }
 
-    /// Whether there are so many errors that looking for more is of no use.
+    /// Whether there are enough errors to stop the search.
     pub(crate) fn is_full(&self) -> bool {
         self.errors() >= FULL
     }
 
-    /// Whether there is an error at `span` already.
+    /// Whether an error at `span` has been reported.
     pub(crate) fn is_reported(&self, span: Span) -> bool {
         self.problems.iter().any(|problem| problem.span == Some(span))
     }
 
-    /// How many errors were found so far.
+    /// Number of errors so far.
     pub(crate) fn errors(&self) -> usize {
         self.problems.len() + self.dropped
     }
@@ -216,7 +217,7 @@ impl Session {
         }
         let mut problems = std::mem::take(&mut self.problems);
         problems.sort_by_key(|problem| (problem.span.is_none(), problem.span.map(|s| (s.source, s.start))));
-        // To find a place takes a walk along its line, which may be long: only for what is shown.
+        // Locating an error takes a walk along its line, which may be long: do so only for shown errors.
         let (mut shown, mut more): (Vec<Diagnostic>, usize) = (Vec::new(), self.dropped);
         for problem in problems {
             if shown.len() >= MAX_SHOWN {
@@ -279,9 +280,9 @@ impl Source {
     }
 }
 
-/// At most one byte more than [`MAX_BYTES`] of a regular file.
+/// Reads a regular file, but at most one byte more than [`MAX_BYTES`].
 fn read_limited(path: &Path) -> std::io::Result<Vec<u8>> {
-    // A pipe or device would block or never end.
+    // A pipe or device could block or never end.
     if !std::fs::metadata(path)?.is_file() {
         return Err(std::io::Error::other("it is not a regular file"));
     }
@@ -296,7 +297,7 @@ pub(crate) fn beside(named_in: &str, file: &str) -> String {
     tidy(&folder.join(file)).to_string_lossy().into_owned()
 }
 
-/// `path` without `.` and `a/..`, by its text alone; leading `..` of a relative path stay.
+/// Removes `.` and `a/..` from `path`, by its text alone. Leading `..` of a relative path stay.
 pub(crate) fn tidy(path: &Path) -> PathBuf {
     let mut out = PathBuf::new();
     for part in path.components() {

@@ -1,8 +1,8 @@
 //! Reads YAML into [`Node`]s.
 //!
-//! A small part of YAML: what reads the same for every reader and every person. Anchors, merge
-//! keys, tags, several documents and the words that YAML 1.1 reads otherwise are refused. What is
-//! accepted has the value that `serde_yaml` gives it (a property test holds both equal).
+//! Accepts the part of YAML that all readers, and people, understand in the same way. Anchors, merge
+//! keys, tags, multiple documents and words with another meaning in YAML 1.1 are rejected. Accepted
+//! text has the value that `serde_yaml` gives it (a property test compares the two).
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -14,13 +14,12 @@ use crate::read::node::{Content, Entry, Node};
 use crate::read::scalar::{self, Plain};
 use crate::read::source::{Problem, Session, Span};
 
-/// A file with more values and keys is refused: each takes some hundred bytes.
+/// Maximum number of values and keys in a file: each takes some hundred bytes.
 const MAX_VALUES: usize = 2_000_000;
-/// Deeper nesting is refused; every later step may recurse this deep.
+/// Maximum depth of nesting. Every later step may recurse this deep.
 const MAX_DEPTH: usize = 64;
 
-/// Reads all of source `number`. `None` if anything is wrong with the YAML itself, which is then
-/// reported.
+/// Parses source `number`. Errors in the YAML itself are reported and give `None`.
 pub(crate) fn read(session: &mut Session, number: u32) -> Option<Node> {
     read_from(session, number, 0)
 }
@@ -70,11 +69,11 @@ impl Offsets {
     }
 }
 
-/// A collection whose end has not come yet.
+/// A collection that is still open.
 struct Open {
     span: Span,
     kind: OpenKind,
-    /// It stands where a key should; that is reported, and it is dropped.
+    /// It is in the place of a key, which is reported, and it is dropped.
     as_key: bool,
 }
 
@@ -199,7 +198,7 @@ impl<'t> Reader<'t> {
     }
 
     fn refuse_marks(&mut self, span: Span, anchor: usize, tagged: bool) {
-        // The parser's span of an empty scalar may lie before its anchor or tag.
+        // The parser's span of an empty scalar may be before its anchor or tag.
         if anchor > 0 {
             self.problems.push(
                 Problem::new("yaml::anchor", self.mark_before(span, '&'), "anchors (`&name`) are not supported")
@@ -245,7 +244,7 @@ impl<'t> Reader<'t> {
         self.problems.push(Problem::new("yaml::too_deep", span, message));
     }
 
-    /// Reports a list or map that stands as a key.
+    /// Reports a list or map in the place of a key.
     fn refuse_complex_key(&mut self, span: Span) -> bool {
         let is_key = matches!(self.open.last(), Some(Open { kind: OpenKind::Object { key: None, .. }, .. }));
         if is_key {
@@ -277,7 +276,7 @@ impl<'t> Reader<'t> {
         Some(Node::new(span, content))
     }
 
-    /// A value, or `None` for a key, which is kept with its map.
+    /// Adds a value; `None` for a key, which is kept with its map.
     fn scalar(&mut self, text: Cow<'t, str>, style: ScalarStyle, span: Span) -> Option<Node> {
         let plain = style == ScalarStyle::Plain;
         let mut problems = std::mem::take(&mut self.problems);

@@ -1,21 +1,22 @@
-//! What an item of a list of files means: a file, all files of a folder, or those that fit a pattern.
+//! The files of an item of a list of files: a file, all files of a folder, or those that match a
+//! pattern.
 
 use std::path::{Path, PathBuf};
 
-/// More are hardly meant.
+/// Maximum number of files.
 const MOST: usize = 100_000;
 
-/// The files that `path` means, sorted by their paths, if it is a folder or a pattern; `None` if it names one file. What
-/// begins with a dot is left out, links to folders are not followed.
+/// The files of `path`, sorted, if it is a folder or a pattern; `None` if it names one file. Names
+/// that begin with a dot are left out, and links to folders are not followed.
 ///
-/// A name that exists is taken literally, whatever characters it holds; only the first name that does not exist can make a
-/// pattern of the rest.
+/// An existing name is taken literally, even with special characters. The pattern begins with the
+/// first name that does not exist.
 ///
 /// # Errors
-/// No file is meant, or too many; in words.
+/// A message: there is no such file, or there are too many.
 pub(crate) fn meant(path: &Path) -> Option<Result<Vec<PathBuf>, String>> {
     match std::fs::metadata(path) {
-        // A name may well hold a bracket.
+        // A name may contain a bracket.
         Ok(found) if !found.is_dir() => return None,
         Ok(_) => return Some(all(path, "**").and_then(|files| some(files, "the folder holds no files"))),
         Err(_) => {}
@@ -39,7 +40,7 @@ fn some(files: Vec<PathBuf>, why: &str) -> Result<Vec<PathBuf>, String> {
     if files.is_empty() { Err(why.to_owned()) } else { Ok(files) }
 }
 
-/// The files below `folder` that fit `pattern`.
+/// The files below `folder` that match `pattern`.
 fn all(folder: &Path, pattern: &str) -> Result<Vec<PathBuf>, String> {
     let deepest = if pattern.contains("**") { usize::MAX } else { pattern.split('/').count() };
     let mut found: Vec<(String, PathBuf)> = Vec::new();
@@ -110,7 +111,7 @@ mod tests {
         assert_eq!(of("odd[1].jsonl"), None, "there is a file of this name");
         assert_eq!(of("a.jsonl"), None);
         assert_eq!(of("gone.jsonl"), None, "what is missing is said elsewhere");
-        // Folders may hold such characters, too, and files of a folder be named by a pattern.
+        // Names of folders may contain such characters as well.
         for name in ["run [v1]/c.jsonl", "run [v1]/d*{e}?.jsonl", "run [v1]/in/e.jsonl", "run v/wrong.jsonl"] {
             let path = dir.path().join(name);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();

@@ -21,7 +21,7 @@ use crate::resolve::when::is_set;
 /// The list of a `for_each` stage and the type of its items.
 pub(crate) type Item = (PortRef, Option<PortType>);
 
-/// What was written for a port, params followed.
+/// A value written for a port, with its params resolved.
 enum Given {
     Port(PortRef, Span),
     Item(Span),
@@ -30,7 +30,7 @@ enum Given {
     Plain(Node),
 }
 
-/// The port that is bound.
+/// The port to bind.
 #[derive(Clone, Copy)]
 struct Target<'a> {
     stage: &'a StageSource,
@@ -51,7 +51,7 @@ impl Resolver<'_> {
     ) -> Option<Vec<Binding>> {
         let target = Target { stage, name: &entry.key, port, item };
         let given = self.given(&entry.value, target);
-        // A path was written where the param has its value, not where the input names the param.
+        // The place of a path is that of the param's value, not that of the reference to the param.
         let written = match &given {
             Some(Given::Plain(node)) => node,
             _ => &entry.value,
@@ -140,12 +140,12 @@ impl Resolver<'_> {
         Some((port.clone(), output.map(|(port_type, _)| port_type)))
     }
 
-    /// Reports a port that must be there and is not.
+    /// Reports a required port that is missing.
     pub(crate) fn missing_port(&mut self, stage: &StageSource, name: &str, port: &InputPort) {
         let kind = if port.list { format!("a list of {}", port.port_type) } else { port.port_type.to_string() };
         let message =
             format!("stage `{}` (uses {}) needs the input `{name}` ({kind})", stage.name, quoted(&stage.uses));
-        // What could fill it is the most useful thing to say.
+        // Suggest what could fill it.
         let mut fitting: Vec<String> = Vec::new();
         for other in self.stages.all.iter().filter(|other| other.name != stage.name) {
             for (output_name, output) in other.found.iter().flat_map(|found| &found.description.contract.outputs) {
@@ -194,8 +194,9 @@ impl Resolver<'_> {
         }
     }
 
-    /// The first available one of the alternatives `nodes`: no stage that it reads is left out, and every param that it
-    /// names is set. Null is always available. References to stages that do not exist are reported in all of them.
+    /// The first available alternative of `nodes`: none of its stages is left out, and all of its
+    /// params are set. Null is always available. References to unknown stages are reported in all
+    /// alternatives.
     pub(crate) fn first(&mut self, nodes: &[Node], span: Span, name: &str) -> Option<Node> {
         let before = self.session.errors();
         let mut chosen = None;
@@ -220,10 +221,10 @@ impl Resolver<'_> {
         chosen
     }
 
-    /// Whether all that `node` names is available.
+    /// Whether everything to which `node` refers is available.
     fn is_there(&mut self, node: &Node) -> bool {
         match &node.content {
-            // Every item is looked at: what is wrong with it is reported.
+            // Look at every item, so that all errors are reported.
             Content::Array(items) => items.iter().filter(|item| !self.is_there(item)).count() == 0,
             Content::String(text) if has_reference(text) => {
                 let Some(pieces) = self.pieces(node, text) else { return false };
@@ -252,7 +253,7 @@ impl Resolver<'_> {
         }
     }
 
-    /// The binding of one thing; `in_list` if it stands in a list that was written out.
+    /// The binding of a single value; `in_list` if it is an item of a literal list.
     fn one(&mut self, given: Given, target: Target<'_>, in_list: bool) -> Option<Binding> {
         let Target { stage, name, port, item } = target;
         match given {
@@ -321,7 +322,7 @@ impl Resolver<'_> {
         }
     }
 
-    /// The files that an item of a list of files means, if it is a pattern or a folder.
+    /// The files of an item of a list of files, if it is a pattern or a folder.
     fn expanded(&mut self, given: &Given, target: Target<'_>) -> Option<Vec<PathBuf>> {
         let Given::Plain(node) = given else { return None };
         let text = node.as_str().filter(|text| !text.trim().is_empty() && !is_remote(text))?;
@@ -342,7 +343,7 @@ impl Resolver<'_> {
         Some(Vec::new())
     }
 
-    /// The remote source that a text names, in its one form.
+    /// The remote source that a text names, in its canonical form.
     fn remote(&mut self, target: Target<'_>, node: &Node, text: &str) -> Option<String> {
         let Target { stage, name, port, .. } = target;
         let want = want(port);
@@ -361,7 +362,7 @@ impl Resolver<'_> {
         None
     }
 
-    /// A path as it was written: a param of paths is absolute by now.
+    /// A path. One from a param is already absolute.
     fn written(&self, node: &Node, text: &str) -> String {
         let written = self.session.text(node.span).trim_matches(['"', '\'']);
         if written.is_empty() || written.contains('$') { text.to_owned() } else { written.to_owned() }
@@ -400,7 +401,7 @@ impl Resolver<'_> {
             }
             Err(e) => Problem::new("spec::unreadable", node.span, format!("cannot look at {}: {e}", quoted(&written))),
         };
-        // A param that several inputs take is wrong once.
+        // Report a param once, even if several inputs use it.
         if node.used.is_none() || !self.session.is_reported(node.span) {
             let used = format!("it is used for input `{name}` of stage `{}`", stage.name);
             self.session.report(problem.note_at_some(used, node.used));
@@ -435,7 +436,7 @@ impl Resolver<'_> {
     }
 }
 
-/// What a remote source is to be for a port.
+/// The kind of remote source that a port requires.
 pub fn want(port: &InputPort) -> Want {
     match (port.port_type, port.list) {
         (PortType::File, true) => Want::Files,
@@ -453,7 +454,7 @@ fn kind(port_type: PortType) -> String {
     }
 }
 
-/// Whether a list meets a single port or the other way round.
+/// The error if a list is given to a single port, or the other way round.
 fn listness(target: Target<'_>, reference: &PortRef, list: bool, in_list: bool, span: Span) -> Option<Problem> {
     let Target { stage, name, port, .. } = target;
     match (port.list, list, in_list) {
@@ -490,7 +491,7 @@ pub(crate) fn first_of(node: &Node) -> Option<&[Node]> {
     }
 }
 
-/// The stages that the references in `node` name.
+/// The stages to which `node` refers.
 fn stages_named(node: &Node) -> Vec<String> {
     match &node.content {
         Content::Array(items) => items.iter().flat_map(stages_named).collect(),
@@ -506,7 +507,7 @@ fn stages_named(node: &Node) -> Vec<String> {
     }
 }
 
-/// A value that came of params: its texts are paths, not references.
+/// A value from params: its texts are paths, not references.
 fn literal(node: Node) -> Option<Given> {
     match &node.content {
         Content::Unknown => None,
@@ -548,7 +549,7 @@ fn hub_source(text: &str, port_type: PortType) -> Option<String> {
     }
 }
 
-/// Near names beside a missing file.
+/// Suggestions for a missing file.
 fn near_file(path: &std::path::Path) -> Option<String> {
     path.parent().filter(|folder| folder.is_dir()).and_then(|_| nearest::files_near(path))
 }

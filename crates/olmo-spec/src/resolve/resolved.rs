@@ -18,39 +18,40 @@ use crate::graph::{Graph, GraphError};
 use crate::read::ordered::OrderedMap;
 use crate::read::reference::PortRef;
 
-/// Raised when a reader of stored `resolved.json` files would misread a new one.
+/// Raised when an older build would misread a new `resolved.json`.
 pub const RESOLVED_FORMAT: u32 = 2;
 
 /// An experiment after profiles, overrides and interpolation: what will run.
 ///
-/// Written with each contract once, under `contracts`; in format 1 every stage held its own.
+/// The file holds each contract once, under `contracts`; in format 1 every stage had its own copy.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(try_from = "ResolvedRecord")]
 pub struct Resolved {
     /// [`RESOLVED_FORMAT`].
     pub format: u32,
-    /// The experiment's name; its results lie under `out/NAME/`.
+    /// The experiment's name; its results are exported to `out/NAME/`.
     pub experiment: String,
-    /// The profile in force, if any.
+    /// The active profile, if any.
     pub profile: Option<String>,
-    /// The experiment file as it was given.
+    /// The path of the experiment file as given.
     pub source: String,
     /// The project root, absolute.
     pub root: PathBuf,
-    /// The pipeline's params, without those that a sweep changes; `path` values are absolute.
+    /// The pipeline's params without those that a sweep changes; `path` values are absolute.
     pub params: Map<String, Value>,
     /// The params that the experiment, a profile or the command line sets.
     pub changed_params: BTreeSet<String>,
-    /// The stages in the pipeline's order (not sorted by dependency: see [`crate::graph`]). Of a
-    /// stage that differs between trials there are several, named `STAGE@TRIAL`.
+    /// The stages in the pipeline's order (for the order of dependencies see [`crate::graph`]). A stage
+    /// that differs between trials appears several times, as `STAGE@TRIAL`.
     pub stages: OrderedMap<ResolvedStage>,
-    /// What lands under `out/EXPERIMENT/NAME`, by NAME: the outputs that all trials share.
+    /// The outputs that all trials share, exported to `out/EXPERIMENT/NAME`, by NAME.
     pub outputs: BTreeMap<String, PortRef>,
     /// The trials of a sweep, in order; none without a sweep.
     pub trials: Vec<Trial>,
-    /// The stages whose `when` does not hold, and why. Not written: a run that goes on has the same stages.
+    /// The stages whose `when` does not hold, with the reasons. Not written: a resumed run has the same
+    /// stages.
     pub left_out: BTreeMap<String, String>,
-    /// The environment variables that are parts of paths, with their values. Not written.
+    /// The environment variables in paths, with their values. Not written.
     pub variables: BTreeMap<String, String>,
 }
 
@@ -58,13 +59,13 @@ pub struct Resolved {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Trial {
-    /// Made of the values that differ: `lr=1e-5,seed=2`.
+    /// The values that differ between trials: `lr=1e-5,seed=2`.
     pub name: String,
-    /// What it sets, by path.
+    /// Its values, by path.
     pub values: Map<String, Value>,
-    /// Its stages, by the pipeline's names; those that all trials share are left out.
+    /// Its own stages, by their names in the pipeline; stages that all trials share are left out.
     pub stages: BTreeMap<String, String>,
-    /// What lands under `out/EXPERIMENT/TRIAL/NAME`, by NAME.
+    /// Its outputs, exported to `out/EXPERIMENT/TRIAL/NAME`, by NAME.
     pub outputs: BTreeMap<String, PortRef>,
 }
 
@@ -74,33 +75,33 @@ pub struct Trial {
 pub struct ResolvedStage {
     /// The contract's name.
     pub uses: String,
-    /// Contract and params schema as they were when this was resolved.
+    /// Contract and params schema at the time of resolution.
     #[serde(skip_serializing, default = "unread", deserialize_with = "shared")]
     pub description: Arc<Description>,
     /// The folder of a command stage's `stage.yaml`, absolute; none for a built-in stage.
     pub stage_dir: Option<PathBuf>,
-    /// The list of which every item gives one instance of this stage.
+    /// The list whose items each give an instance of this stage.
     pub for_each: Option<PortRef>,
-    /// By port. A single port has one binding; a list port has either one reference to a list
-    /// (see [`Resolved::is_list`]) or one binding an item; an absent optional port is left out.
+    /// Bindings by port. A single port has one binding; a list port has either one reference to a list
+    /// (see [`Resolved::is_list`]) or a binding for each item; an absent optional port is left out.
     pub inputs: BTreeMap<String, Vec<Binding>>,
-    /// All params, defaults filled in, valid against `description.params`.
+    /// All params with defaults filled in, valid against `description.params`.
     pub params: Value,
     pub resources: Resources,
-    /// In seconds.
+    /// Timeout in seconds.
     pub timeout_s: Option<u64>,
-    /// Seconds after which a stage that tells and prints nothing is stopped.
+    /// Number of seconds without events or output after which the stage is stopped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stall_s: Option<u64>,
-    /// When it is tried again after a failure.
+    /// When it is retried after a failure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
-    /// The stage whose GPUs it may use while that one runs.
+    /// The stage whose GPUs it may use while that stage runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share: Option<String>,
 }
 
-/// What a [`Resolved`] is read from.
+/// A [`Resolved`] as stored.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ResolvedRecord {
@@ -192,7 +193,7 @@ impl Serialize for Resolved {
     }
 }
 
-/// Stands for a contract until that is found under its name.
+/// A placeholder until the contract is looked up by its name.
 fn unread() -> Arc<Description> {
     static UNREAD: LazyLock<Arc<Description>> = LazyLock::new(|| {
         let contract = Contract {
@@ -212,12 +213,13 @@ fn unread() -> Arc<Description> {
     UNREAD.clone()
 }
 
-/// The contract that every stage held in format 1.
+/// The contract inside a stage of format 1.
 fn shared<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<Description>, D::Error> {
     Description::deserialize(deserializer).map(Arc::new)
 }
 
-/// What an input port takes. Written as a map with one key: `{port: {…}}`, `{path: …}`, `{remote: …}`, `{item: true}`.
+/// The source of an input port. Written as a map with one key: `{port: {…}}`, `{path: …}`,
+/// `{remote: …}` or `{item: true}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "BindingRecord", into = "BindingRecord")]
 pub enum Binding {
@@ -225,13 +227,13 @@ pub enum Binding {
     Port(PortRef),
     /// A file or folder, absolute.
     Path(PathBuf),
-    /// A remote source, as [`olmo_remote::Source`] writes it.
+    /// A remote source, in the notation of [`olmo_remote::Source`].
     Remote(String),
     /// The item of this instance of a `for_each` stage.
     Item,
 }
 
-/// [`Binding`] on disk: YAML would write an enum with a tag, which the spec itself refuses.
+/// [`Binding`] on disk. An enum would be written with a YAML tag, which this crate rejects.
 #[derive(Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct BindingRecord {
@@ -271,17 +273,17 @@ impl TryFrom<BindingRecord> for Binding {
 }
 
 impl Resolved {
-    /// Whether `port` gives a list: a list port, or any port of a `for_each` stage.
-    /// False for a port that is not there.
+    /// Whether `port` is a list: a list port, or any port of a `for_each` stage. False if the port does
+    /// not exist.
     pub fn is_list(&self, port: &PortRef) -> bool {
         self.stages.get(&port.stage).is_some_and(|stage| {
             stage.for_each.is_some() || stage.description.contract.outputs.get(&port.port).is_some_and(|o| o.list)
         })
     }
 
-    /// The stages that `name` means on a command line: the one of that name; of a stage that
-    /// differs between trials, all of it; with `@TRIAL`, that of this trial; `@TRIAL` alone, all
-    /// that is this trial's own. Empty if there is none. `stages.` may stand before it.
+    /// The stages that `name` selects on a command line: `STAGE` selects the stage in all trials,
+    /// `STAGE@TRIAL` the stage of one trial, and `@TRIAL` all stages of a trial that others do not
+    /// share. A prefix `stages.` is allowed. Empty if there is none.
     pub fn named(&self, name: &str) -> Vec<&str> {
         let name = name.strip_prefix("stages.").unwrap_or(name);
         if let Some((name, _)) = self.stages.get_key_value(name) {
@@ -297,7 +299,7 @@ impl Resolved {
             && let Some((base, trial)) = name.split_once('@')
             && let Some(trial) = self.trials.iter().find(|known| known.name == trial)
         {
-            // A trial's full name, though the stage depends on a part of its values, or on none.
+            // The full name of a trial, though the stage depends only on some of its values, or on none.
             let own = trial.stages.get(base).map(String::as_str);
             found.extend(own.or_else(|| self.stages.get_key_value(base).map(|(name, _)| name)));
         }
@@ -309,7 +311,7 @@ impl Graph {
     /// The graph of `resolved`.
     ///
     /// # Errors
-    /// A circle, or a reference to a stage that is not there (a `resolved.json` that was edited).
+    /// A circle, or a reference to a missing stage (in an edited `resolved.json`).
     pub fn new(resolved: &Resolved) -> Result<Self, GraphError> {
         let names: Vec<String> = resolved.stages.keys().map(str::to_owned).collect();
         let mut edges = Vec::new();
@@ -321,8 +323,8 @@ impl Graph {
 }
 
 impl ResolvedStage {
-    /// The output ports of other stages that this one reads, `for_each` first; a port that is
-    /// read twice is there twice.
+    /// The output ports that this stage reads, `for_each` first. A port that is read twice appears
+    /// twice.
     pub fn reads(&self) -> impl Iterator<Item = &PortRef> {
         let bound = self.inputs.values().flatten().filter_map(|binding| match binding {
             Binding::Port(port) => Some(port),

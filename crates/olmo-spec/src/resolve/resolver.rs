@@ -1,5 +1,5 @@
-//! Follows every reference of the stages and checks what arrives: values against the params'
-//! schemas, artifacts against the ports' types ([`crate::resolve::ports`]).
+//! Resolves every reference of the stages and checks the results: values against the schemas of the
+//! params, artifacts against the types of the ports ([`crate::resolve::ports`]).
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -21,19 +21,19 @@ use crate::read::reference::{Piece, PortRef, Reference, environment, has_referen
 use crate::read::source::{Problem, Session, Span};
 use crate::resolve::resolved::ResolvedStage;
 
-/// What following references needs, and what it gathers.
+/// Resolves references, and collects edges and origins.
 pub(crate) struct Resolver<'a> {
     pub session: &'a mut Session,
     pub params: Params,
     pub stages: &'a Stages,
     /// (producing stage, consuming stage, place of the reference).
     pub edges: Vec<(usize, usize, Span)>,
-    /// Path of a value → where it was written; none if nobody asks for it.
+    /// Path of a value → where it was written; `None` if not requested.
     pub origins: Option<BTreeMap<String, String>>,
 }
 
 impl Resolver<'_> {
-    /// One stage; `None` if its contract is not known.
+    /// Resolves a stage; `None` if its contract is not known.
     pub(crate) fn stage(&mut self, stage: &StageSource) -> Option<ResolvedStage> {
         let found = stage.found.as_ref()?;
         let contract = &found.description.contract;
@@ -178,8 +178,7 @@ impl Resolver<'_> {
         }
         let before = self.session.errors();
         static RETRY: LazyLock<Checker> = LazyLock::new(|| Checker::new(strict::retry()));
-        // What stands in a file without a reference was checked with the file, which told what is
-        // wrong if anything is.
+        // A value in a file without a reference was checked, and reported, with the file.
         let written = self.session.source(node.span.source).is_some_and(|s| s.shown == "--set");
         if before == 0 || written || node.to_json().to_string().contains("${") {
             RETRY.check(self.session, &value, Subject { path: &path, params_of: None });
@@ -217,7 +216,7 @@ impl Resolver<'_> {
         None
     }
 
-    /// `node` with its references to params followed. `name` is what takes the value.
+    /// `node` with its references to params resolved. `name` is the param that takes the value.
     fn value(&mut self, node: &Node, name: &str) -> Node {
         match &node.content {
             Content::String(text) if has_reference(text) => match self.pieces(node, text) {
@@ -237,7 +236,7 @@ impl Resolver<'_> {
         }
     }
 
-    /// The parts of a text with references; reports one that cannot be read.
+    /// The parts of a text with references. An invalid reference is reported.
     pub(crate) fn pieces(&mut self, node: &Node, text: &str) -> Option<Vec<Piece>> {
         match pieces(text) {
             Ok(pieces) => Some(pieces),
@@ -249,7 +248,7 @@ impl Resolver<'_> {
         }
     }
 
-    /// A value or a text made of params; of a path, environment variables may be parts.
+    /// A value, or a text with params in it. A path may also contain environment variables.
     pub(crate) fn text(&mut self, node: &Node, pieces: &[Piece], name: &str, is_path: bool) -> Node {
         let whole = pieces.len() == 1;
         let mut text = String::new();
@@ -355,8 +354,8 @@ impl Resolver<'_> {
         value.clone()
     }
 
-    /// The bytes `range` of the text of `node` as a place in its source, or the whole of `node`
-    /// where escapes or line folds make the text differ from the source.
+    /// The place in the source of the bytes `range` of the text of `node`; all of `node` if escapes or
+    /// folded lines make the text differ from the source.
     pub(crate) fn part(&self, node: &Node, range: Range<usize>) -> Span {
         let Some(text) = node.as_str() else { return node.span };
         let shown = self.session.text(node.span);
@@ -370,7 +369,8 @@ impl Resolver<'_> {
         Span { start: start + range.start as u32, end: start + range.end as u32, ..node.span }
     }
 
-    /// Notes where the leaves of `node` were written; what stands nowhere is a default of the stage `uses`.
+    /// Records where the leaves of `node` were written. A leaf without a place is a default of the stage
+    /// `uses`.
     pub(crate) fn origin(&mut self, path: &str, node: &Node, uses: Option<&str>) {
         if self.origins.is_none() {
             return;
@@ -395,14 +395,14 @@ impl Resolver<'_> {
         }
     }
 
-    /// Notes that `stage` reads `port`.
+    /// Records that `stage` reads `port`.
     pub(crate) fn edge(&mut self, port: &PortRef, stage: &StageSource, span: Span) {
         if let (Some(from), Some(to)) = (self.stages.place(&port.stage), self.stages.place(&stage.name)) {
             self.edges.push((from, to, span));
         }
     }
 
-    /// Reports a reference to a stage or port that is not there; else the port and whether it gives a list.
+    /// The type of a referenced port, and whether it is a list. An unknown stage or port is reported.
     pub(crate) fn output(&mut self, port: &PortRef, span: Span) -> Option<(olmo_stage::PortType, bool)> {
         let Some(stage) = self.stages.get(&port.stage) else {
             if self.stages.left_out.contains_key(&port.stage) {
@@ -420,7 +420,7 @@ impl Resolver<'_> {
             });
             return None;
         };
-        // Nothing is known of the ports of an unknown contract, and that is reported.
+        // The unknown contract is already reported.
         let contract = &stage.found.as_ref()?.description.contract;
         let Some(output) = contract.outputs.get(&port.port) else {
             let message =

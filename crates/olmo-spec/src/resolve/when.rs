@@ -1,8 +1,7 @@
-//! Stages that are left out: `when` names a param, and the stage is there if that is set.
+//! Stages that are left out: `when` names a param, and the stage exists only if the param is set.
 //!
-//! The params decide, before any reference is followed, so that everything behind this knows only
-//! the stages that are there. A param that a sweep changes cannot decide: all trials have the same
-//! stages.
+//! Conditions are evaluated before any reference is resolved, so later steps see only the remaining
+//! stages. A condition cannot use a param that a sweep changes: all trials have the same stages.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -44,13 +43,14 @@ pub(crate) fn holds(session: &mut Session, params: &Params, node: &Node, is_swep
     reason.is_none() && session.errors() == before
 }
 
-/// The reasons by stage, for people.
+/// The reasons by stage, for messages.
 pub(crate) fn reasons(stages: &Stages) -> BTreeMap<String, String> {
     stages.left_out.iter().map(|(name, (_, reason))| (name.clone(), reason.clone())).collect()
 }
 
 impl Resolver<'_> {
-    /// Why the condition `node` does not hold; `None` if it does, or if it is wrong, which is reported.
+    /// Why the condition `node` does not hold; `None` if it holds, or if it is invalid, which is
+    /// reported.
     fn reason(&mut self, node: &Node, is_swept: &dyn Fn(&str) -> bool) -> Option<String> {
         let text = match &node.content {
             Content::Bool(holds) => return (!holds).then(|| "`when` is false".to_owned()),
@@ -112,7 +112,7 @@ impl Resolver<'_> {
     }
 }
 
-/// Whether a value says something: not null, not false, not an empty text, list or map.
+/// Whether a value is set: not null, not false, and not an empty text, list or map.
 pub(crate) fn is_set(value: &Node) -> bool {
     match &value.content {
         Content::Null | Content::Bool(false) => false,

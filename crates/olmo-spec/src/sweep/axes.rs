@@ -1,5 +1,5 @@
-//! `sweep:` as the trials it means: which values each of them sets ([`Sweep`]). What becomes of
-//! the stages is another matter ([`crate::sweep::trials`]).
+//! The trials that `sweep:` defines, and the values that each of them sets ([`Sweep`]).
+//! [`crate::sweep::trials`] makes their stages.
 
 use std::collections::{HashMap, HashSet};
 
@@ -17,16 +17,16 @@ use crate::sweep::draw;
 use crate::sweep::label;
 use crate::sweep::value::canonical;
 
-/// More trials are refused.
+/// Maximum number of trials.
 const MAX_TRIALS: usize = 100_000;
-/// Each trial is held against each of them.
+/// Maximum number of excludes: each is compared with each trial.
 const MAX_EXCLUDES: usize = 1_000;
-/// More paths are refused: a trial holds a number for each of them.
+/// Maximum number of axes: a trial has a number for each.
 const MAX_AXES: usize = 100;
-/// A trial that leaves the value of an axis as it is.
+/// Marks that a trial does not set an axis.
 const UNSET: u32 = u32::MAX;
 
-/// A path and the values that it has in the trials.
+/// A path and its values in the trials.
 #[derive(Debug)]
 pub(crate) struct Axis {
     pub path: Vec<(String, Span)>,
@@ -51,7 +51,7 @@ pub(crate) struct Sweep {
 type Part = Vec<Vec<(usize, u32)>>;
 
 impl Sweep {
-    /// How many trials there are.
+    /// Number of trials.
     pub(crate) fn trials(&self) -> usize {
         // Without an axis all trials would be the same one.
         self.rows.len().checked_div(self.axes.len()).unwrap_or(1)
@@ -63,7 +63,7 @@ impl Sweep {
         &self.rows[trial * width..(trial + 1) * width]
     }
 
-    /// What `trial` sets among `axes`.
+    /// The settings of `trial` for `axes`.
     pub(crate) fn settings(&self, trial: usize, axes: impl IntoIterator<Item = usize>) -> Vec<Setting> {
         let row = self.row(trial);
         axes.into_iter()
@@ -86,7 +86,7 @@ impl Sweep {
         self.axes.iter().any(|axis| axis.path[0].0 == "params" && axis.path[1].0 == name)
     }
 
-    /// The axes whose value is not the same in all trials.
+    /// The axes whose values differ between trials.
     pub(crate) fn differing(&self) -> Vec<bool> {
         let first = self.row(0);
         let mut differing = vec![false; self.axes.len()];
@@ -98,7 +98,7 @@ impl Sweep {
         differing
     }
 
-    /// The words by which values are told apart in names: by axis and value, empty if unset.
+    /// The words that distinguish values in names, by axis and value; empty if unset.
     pub(crate) fn labels(&self) -> label::Labels {
         let paths: Vec<&str> = self.axes.iter().map(|axis| axis.shown.as_str()).collect();
         let values = self.axes.iter().map(|axis| axis.values.iter().map(Node::to_json).collect()).collect();
@@ -106,8 +106,8 @@ impl Sweep {
     }
 }
 
-/// Reads `node`, the experiment's `sweep`, and the lists of `--sweep`. `None` if there is
-/// nothing to sweep, or if it is wrong, which is reported. What `settings` set is not swept.
+/// Reads `node`, the experiment's `sweep`, and the lists of `--sweep`. `None` if there is nothing to
+/// sweep, or if there are errors, which are reported. Paths in `settings` are not swept.
 pub(crate) fn read(
     session: &mut Session,
     node: Option<&Node>,
@@ -124,7 +124,7 @@ pub(crate) fn read(
             "zip" => reader.zip(part.value.entries()),
             "list" => reader.list(&part.value),
             "random" => reader.random(&part.value),
-            // They may name what the other parts sweep.
+            // They may name paths that the other parts sweep.
             "include" => includes = Some(&part.value),
             "exclude" => excludes = items(&part.value),
             // Reported with the file's form.
@@ -152,7 +152,7 @@ pub(crate) fn read(
 }
 
 impl Sweep {
-    /// Makes all combinations of `parts`; `more` others will come.
+    /// Makes all combinations of `parts`. `more` trials will be added later.
     fn multiply(&mut self, session: &mut Session, parts: &[Part], more: usize) -> Option<()> {
         if parts.is_empty() {
             return Some(());
@@ -187,7 +187,7 @@ impl Sweep {
         }
     }
 
-    /// Takes out the trials that `excludes` name.
+    /// Removes the trials that match `excludes`.
     fn exclude(&mut self, session: &mut Session, excludes: &[Node], strict: bool) -> Option<()> {
         if excludes.len() > MAX_EXCLUDES {
             let message = format!("more than {MAX_EXCLUDES} entries of `exclude`");
@@ -227,7 +227,7 @@ impl Sweep {
         Some((axis, *place?))
     }
 
-    /// Keeps the trials for which `keep` holds, of equal ones the first.
+    /// Keeps the trials for which `keep` holds, and the first of equal ones.
     fn retain(&mut self, keep: impl Fn(&[u32]) -> bool) {
         let width = self.axes.len();
         let mut seen: HashSet<&[u32]> = HashSet::new();
@@ -236,7 +236,7 @@ impl Sweep {
         self.rows = kept;
     }
 
-    /// What is set on the command line is the same in all trials.
+    /// Removes paths that the command line sets: they are equal in all trials.
     fn drop_set(&mut self, settings: &[Setting]) {
         let set = |axis: &Axis| {
             settings.iter().any(|setting| {
@@ -265,7 +265,7 @@ struct Reader<'s> {
     session: &'s mut Session,
     axes: Vec<Axis>,
     parts: Vec<Part>,
-    /// Of the command line: they stand for what a file's grid says of the same path.
+    /// Lists from the command line, which replace the same paths of a file's grid.
     lists: &'s [Setting],
 }
 
@@ -316,7 +316,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Trials that are written out.
+    /// Reads trials that are listed one by one.
     fn rows(&mut self, node: &Node) -> Part {
         let mut rows = Vec::new();
         for trial in items(node) {
@@ -411,7 +411,7 @@ impl Reader<'_> {
 }
 
 impl Axis {
-    /// The place of `value` among the values.
+    /// The index of `value` among the values.
     fn place(&mut self, value: &Node) -> u32 {
         let next = self.values.len() as u32;
         let place = *self.known.entry(canonical(&value.to_json())).or_insert(next);
@@ -422,7 +422,7 @@ impl Axis {
     }
 }
 
-/// Reports the axes that name nothing.
+/// Reports axes whose path does not exist.
 pub(crate) fn check_targets(session: &mut Session, sweep: &Sweep, sources: &ParamSources<'_>, stages: &Stages) {
     for axis in &sweep.axes {
         let Some((name, span)) = axis.path.get(1) else { continue };

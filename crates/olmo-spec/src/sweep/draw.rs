@@ -1,26 +1,26 @@
-//! Values drawn for random sweeps. What is drawn follows from seed, path and the trial's number
-//! alone: another path or more trials change no value that was there before.
+//! Values drawn for random sweeps. A value depends only on the seed, the path and the number of the
+//! trial: adding a path or trials changes no existing value.
 
 use serde_json::Value;
 
-/// What a value is drawn from.
+/// The distribution of a value.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Distribution {
     /// Between two finite numbers.
     Uniform(f64, f64),
-    /// Between two positive numbers, evenly by the logarithm.
+    /// Between two positive numbers, uniform in the logarithm.
     LogUniform(f64, f64),
-    /// Between two whole numbers, both included.
+    /// Between two whole numbers, inclusive.
     Integer(i64, i64),
-    /// One of so many.
+    /// One of this many choices.
     Choice(usize),
 }
 
-/// What was drawn.
+/// A drawn value.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Drawn {
     Number(Value),
-    /// The place of the choice.
+    /// The index of the choice.
     Choice(usize),
 }
 
@@ -28,7 +28,7 @@ pub(crate) enum Drawn {
 pub(crate) const KINDS: [&str; 4] = ["uniform", "log_uniform", "integer", "choice"];
 
 impl Distribution {
-    /// Reads what stands under the one key `kind`. The error says what is wrong.
+    /// Parses the value of the one key `kind`. The error says what is wrong.
     pub(crate) fn read(kind: &str, value: &Value) -> Result<Self, String> {
         let pair = || -> Option<(f64, f64)> {
             let [low, high] = value.as_array()?.as_slice() else { return None };
@@ -58,7 +58,7 @@ impl Distribution {
     /// The value of `path` in trial number `trial`.
     pub(crate) fn draw(&self, seed: u64, path: &str, trial: u64) -> Drawn {
         let bits = random(seed, path, trial);
-        // 53 bits: every float between 0 and 1 of that spacing, 1 left out.
+        // 53 bits: every multiple of 2^-53 in [0, 1).
         let part = (bits >> 11) as f64 / (1u64 << 53) as f64;
         match *self {
             Self::Uniform(low, high) => Drawn::Number(rounded(low + part * (high - low), low, high)),
@@ -86,8 +86,8 @@ fn random(seed: u64, path: &str, trial: u64) -> u64 {
     u64::from_le_bytes(bits)
 }
 
-/// `value` with four digits, within `low` and `high`: short in names, and the same number on
-/// machines whose logarithms differ in the last bit.
+/// Rounds `value` to four digits between `low` and `high`: short in names, and equal on machines
+/// whose logarithms differ in the last bit.
 fn rounded(value: f64, low: f64, high: f64) -> Value {
     let value = format!("{value:.3e}").parse().unwrap_or(value);
     Value::from(value.clamp(low, high))
@@ -105,7 +105,7 @@ mod tests {
         value.as_f64().unwrap()
     }
 
-    /// Pinned: a seed that stands in somebody's experiment must go on to mean the same trials.
+    /// Pinned: a seed in a user's experiment must keep giving the same trials.
     #[test]
     fn a_seed_means_the_same_values_for_ever() {
         let lr = Distribution::LogUniform(1e-5, 1e-2);

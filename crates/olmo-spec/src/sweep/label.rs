@@ -1,5 +1,5 @@
-//! Names of trials: `lr=1e-5,seed=2`. Short, safe in file names and on a command line, and the
-//! same whatever other values are swept.
+//! Names of trials: `lr=1e-5,seed=2`. They are short, safe in file names and on a command line, and
+//! do not depend on the other values of the sweep.
 
 use std::collections::HashMap;
 
@@ -7,9 +7,9 @@ use serde_json::Value;
 
 use crate::sweep::value::canonical;
 
-/// A value's word is cut to so many characters.
+/// Maximum length of a value's word in characters.
 const MAX_WORD: usize = 24;
-/// A name is cut to so many characters.
+/// Maximum length of a name in characters.
 const MAX_NAME: usize = 80;
 
 /// The words for the axes of a sweep and their values.
@@ -20,13 +20,13 @@ pub(crate) struct Labels {
 }
 
 impl Labels {
-    /// `values` by axis, different ones of each.
+    /// The labels of the axes `paths` with `values`, which differ within each axis.
     pub(crate) fn new(paths: &[&str], values: Vec<Vec<Value>>) -> Self {
         Self { axes: short_paths(paths), values: values.iter().map(|values| words(values)).collect() }
     }
 
-    /// The name of the values `row` (their places, by axis; one that is not there is unset) of
-    /// `axes`: different for different rows.
+    /// The name of the values `row` of `axes`, unique for each row. `row` holds indices by axis; one out
+    /// of range means unset.
     pub(crate) fn name(&self, row: &[u32], axes: impl Iterator<Item = usize>) -> String {
         let mut name = String::new();
         for axis in axes {
@@ -39,7 +39,7 @@ impl Labels {
             name.push_str(word);
         }
         if name.is_empty() {
-            // No name of a stage or an output has this form.
+            // No stage or output has a name of this form.
             return "=".to_owned();
         }
         if name.len() > MAX_NAME {
@@ -52,7 +52,7 @@ impl Labels {
     }
 }
 
-/// The last part of each path, or so many as make it different from the others.
+/// The shortest suffix of each path that distinguishes it from the others.
 fn short_paths(paths: &[&str]) -> Vec<String> {
     let parts: Vec<Vec<&str>> = paths
         .iter()
@@ -82,7 +82,7 @@ fn short_paths(paths: &[&str]) -> Vec<String> {
     short.into_iter().zip(paths).map(|(short, path)| short.unwrap_or_else(|| (*path).to_owned())).collect()
 }
 
-/// A word for each value, no two alike.
+/// A unique word for each value.
 fn words(values: &[Value]) -> Vec<String> {
     let words: Vec<String> = values.iter().map(word).collect();
     let mut counts: HashMap<&str, usize> = HashMap::new();
@@ -119,7 +119,7 @@ fn word(value: &Value) -> String {
             let text = items.iter().map(word).collect::<Vec<_>>().join("+");
             if plain && !text.is_empty() && text.len() <= MAX_WORD { text } else { digits(value) }
         }
-        // A union: what is chosen says the most.
+        // The chosen key of a union says the most.
         Value::Object(map) => match map.keys().next() {
             Some(key) if map.len() == 1 => word(&Value::String(key.clone())),
             _ => digits(value),
@@ -127,13 +127,13 @@ fn word(value: &Value) -> String {
     }
 }
 
-/// As a person writes it: `0.001`, `1e-5`.
+/// The usual notation: `0.001`, `1e-5`.
 fn float(value: f64) -> String {
     let size = value.abs();
     if size == 0.0 || (1e-3..1e7).contains(&size) { value.to_string() } else { format!("{value:e}") }
 }
 
-/// Six digits that stand for a value.
+/// Six digits of a value's hash.
 fn digits(value: &Value) -> String {
     blake3::hash(canonical(value).as_bytes()).to_hex()[..6].to_owned()
 }

@@ -1,10 +1,9 @@
 //! Makes the stages of all trials of a sweep.
 //!
-//! A stage whose definition (contract, params, resources and, all the way up, what it reads) is
-//! equal in several trials is one stage. So each distinct set of values that a stage takes is
-//! resolved once ([`Variant`]s), then every trial only looks up its stages by variant and by the
-//! stages before them. Work and memory grow with the number of different stages and of trials,
-//! and nothing recurses.
+//! A stage whose definition (contract, params, resources and, transitively, inputs) is equal in
+//! several trials is one stage. So each distinct set of values of a stage is resolved once
+//! ([`Variant`]); every trial then looks up its stages by variant and by the stages before them.
+//! Work and memory grow with the numbers of distinct stages and of trials, and nothing recurses.
 
 use std::collections::hash_map::Entry as Slot;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -22,7 +21,7 @@ use crate::resolve::resolved::{Binding, ResolvedStage, Trial};
 use crate::resolve::resolver::Resolver;
 use crate::sweep::axes::Sweep;
 
-/// What an experiment with a sweep comes to.
+/// An experiment with its sweep expanded.
 pub(crate) struct Expanded {
     pub stages: OrderedMap<ResolvedStage>,
     /// The outputs that all trials share.
@@ -30,12 +29,12 @@ pub(crate) struct Expanded {
     pub trials: Vec<Trial>,
 }
 
-/// A stage as some trials have it, still reading stages by their pipeline's names.
+/// A stage as some trials have it. It still refers to stages by their names in the pipeline.
 struct Variant {
     stage: ResolvedStage,
     /// The stages it reads that differ between trials, in the order of reading.
     reads: Vec<usize>,
-    /// How many stages it became.
+    /// Number of stages made from it.
     users: usize,
     origins: BTreeMap<String, String>,
 }
@@ -43,14 +42,14 @@ struct Variant {
 /// A stage of the pipeline in all its variants.
 #[derive(Default)]
 struct Family {
-    /// The axes that reach it, by themselves and through what it reads.
+    /// The axes that affect it, directly or through its inputs.
     axes: BTreeSet<usize>,
     variants: Vec<Variant>,
-    /// Of each trial; empty if all have the one variant.
+    /// The variant of each trial; empty if all have the same.
     of_trial: Vec<u32>,
-    /// Whether it may differ between trials, by itself or by what it reads.
+    /// Whether it may differ between trials, in itself or through its inputs.
     differs: bool,
-    /// The stages it became: variant and first trial of each.
+    /// The stages made from it: variant and first trial of each.
     nodes: Vec<(u32, u32)>,
     /// By variant and by the nodes that it reads.
     known: HashMap<Vec<u32>, u32>,
@@ -64,8 +63,8 @@ pub(crate) struct Families<'s> {
 }
 
 impl<'s> Families<'s> {
-    /// Resolves every stage as often as it differs: its values come from the sweep, then from
-    /// `settings`. What is wrong is reported.
+    /// Resolves every distinct variant of every stage. Values come from the sweep, then from
+    /// `settings`. Errors are reported.
     pub(crate) fn resolve(
         resolver: &mut Resolver<'_>,
         sources: &ParamSources<'_>,
@@ -105,7 +104,7 @@ impl<'s> Families<'s> {
         Self { sweep, all }
     }
 
-    /// The stages of all trials. `order` are the pipeline's stages, each behind all that it
+    /// The stages of all trials. `order` lists the pipeline's stages, each after all stages that it
     /// reads in any trial.
     pub(crate) fn expand(
         mut self,
@@ -202,7 +201,7 @@ impl<'s> Families<'s> {
         trials
     }
 
-    /// Notes where the values of the trials were written.
+    /// Records where the values of the trials were written.
     fn origins_of(&self, resolver: &mut Resolver<'_>, trials: &[Trial]) {
         if resolver.origins.is_none() {
             return;
@@ -216,10 +215,10 @@ impl<'s> Families<'s> {
         }
     }
 
-    /// The stages under their names, reading each other by these.
+    /// The stages under their final names, by which they refer to each other.
     fn build(mut self, resolver: &mut Resolver<'_>) -> OrderedMap<ResolvedStage> {
         let stages = resolver.stages;
-        // What each node reads, before the variants are taken apart.
+        // The inputs of each node, before the variants are consumed.
         let mut read: Vec<Vec<HashMap<usize, u32>>> = Vec::with_capacity(self.all.len());
         for family in &mut self.all {
             let mut of_nodes = vec![HashMap::new(); family.nodes.len()];
@@ -279,7 +278,7 @@ impl Family {
         let stage = resolver.stage(source);
         let origins = std::mem::replace(&mut resolver.origins, outer).unwrap_or_default();
         if !self.variants.is_empty() {
-            // A stage has few edges: those that another variant has as well are enough once.
+            // Edges that several variants have are recorded once.
             let new = resolver.edges.split_off(edges);
             for edge in new {
                 let known = |old: &&(usize, usize, _)| (old.0, old.1) == (edge.0, edge.1);
@@ -315,8 +314,8 @@ impl Family {
     }
 }
 
-/// The stages `0..count` so that each stands behind all that it reads by `edges`, (producer,
-/// reader), which close no circle.
+/// The stages `0..count` in an order in which each follows its inputs by `edges` (producer,
+/// reader), which have no circle.
 pub(crate) fn order(count: usize, edges: impl Iterator<Item = (usize, usize)>) -> Vec<usize> {
     let (mut readers, mut waiting) = (vec![Vec::new(); count], vec![0usize; count]);
     for (from, to) in edges {
@@ -341,12 +340,12 @@ pub(crate) fn order(count: usize, edges: impl Iterator<Item = (usize, usize)>) -
 struct ParamValues<'a> {
     sources: &'a ParamSources<'a>,
     sweep: &'a Sweep,
-    /// By param and the places of its axes' values.
+    /// By param and the indices of the values of its axes.
     known: HashMap<(usize, Vec<u32>), Node>,
 }
 
 impl ParamValues<'_> {
-    /// Gives the params that `axes` change the values of `trial`.
+    /// Sets the params that `axes` change to the values of `trial`.
     fn put(&mut self, resolver: &mut Resolver<'_>, axes: &BTreeSet<usize>, trial: usize) {
         let row = self.sweep.row(trial);
         let mut by_param: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
@@ -367,7 +366,7 @@ impl ParamValues<'_> {
     }
 }
 
-/// `stage` with what `trial` and then the command line set in it.
+/// `stage` with the settings of `trial`, then those of the command line.
 fn with_settings(
     resolver: &mut Resolver<'_>,
     stage: &StageSource,
@@ -383,8 +382,8 @@ fn with_settings(
     stage
 }
 
-/// The axes that change `stage` by themselves: its own, and those of the params that it, or a
-/// value of its axes, names.
+/// The axes that change `stage` directly: its own, and those of the params that it, or a value of
+/// its axes, refers to.
 fn axes_of(stage: &StageSource, sweep: &Sweep) -> BTreeSet<usize> {
     let mut names = BTreeSet::new();
     let parts = stage.with.iter().chain(&stage.resources).map(|entry| &entry.value);
@@ -402,7 +401,7 @@ fn axes_of(stage: &StageSource, sweep: &Sweep) -> BTreeSet<usize> {
     of_params.chain(own.iter().copied()).collect()
 }
 
-/// Adds the params that the references in `node` name.
+/// Adds the params to which `node` refers.
 fn params_named(node: &Node, names: &mut BTreeSet<String>) {
     match &node.content {
         Content::String(text) if has_reference(text) => {
@@ -418,7 +417,7 @@ fn params_named(node: &Node, names: &mut BTreeSet<String>) {
     }
 }
 
-/// Equal stages have equal ones.
+/// A hash that is equal for equal stages.
 fn fingerprint(stage: &ResolvedStage) -> u64 {
     fn add(value: &Value, hasher: &mut DefaultHasher) {
         match value {

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-/// A text that equal values share: `1` and `1.0` are equal.
+/// A text that is equal for equal values; `1` and `1.0` are equal.
 pub(crate) fn canonical(value: &Value) -> String {
     fn even(value: &Value) -> Value {
         match value {

@@ -1,4 +1,4 @@
-//! [`Store::materialize`]: an artifact as a folder of files, every byte checked on the way.
+//! [`Store::materialize`]: an artifact as a folder of files, with every byte checked.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -8,38 +8,38 @@ use std::path::{Path, PathBuf};
 
 use olmo_base::{Digest, IoContext, PathError, files};
 
-use crate::artifact::manifest::Entry;
 use crate::artifact::reference;
 use crate::disk::Seen;
 use crate::error::StoreError;
+use crate::manifest::Entry;
 use crate::{Store, disk};
 
 /// How files leave the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Handover {
-    /// Read-only hard links, and symbolic links to sources: costs no space. Only for our own
-    /// workers, since whoever changes such a file changes the store.
+    /// Read-only hard links, and symbolic links to sources. Takes no space. Only for our own workers:
+    /// a change to such a file changes the store.
     Link,
-    /// Writable files of the receiver's own: shared blocks where the file system can, else
-    /// copies. For users' commands and for exports.
+    /// Separate, writable files: reflinks if the file system has them, else copies. For users'
+    /// commands and for exports.
     Copy,
-    /// As `Copy`, but never a copy: an error where the file system cannot share blocks.
+    /// Like `Copy`, but an error if the file system has no reflinks.
     Reflink,
-    /// As `Copy`, but always a copy, with bytes of its own on the disk.
+    /// Like `Copy`, but never a reflink.
     Bytes,
-    /// Read-only hard links to objects, copies of sources; an error across file systems. Whoever
-    /// makes such a file writable and changes it changes the store.
+    /// Read-only hard links to objects, and copies of sources; an error across file systems. A change
+    /// to such a file, once it is made writable, changes the store.
     HardLink,
 }
 
 impl Store {
-    /// Makes the folder `destination` with the files of `artifact`, complete or not at all. It
-    /// must not be there yet, or be empty.
+    /// Creates the folder `destination` with the files of `artifact`, complete or not at all. It must
+    /// be missing or empty.
     ///
-    /// Every file's bytes are hashed. A damaged object goes to `quarantine/` and is named in the
-    /// error, as is a source that has changed.
+    /// The bytes of every file are hashed. A damaged object moves to `quarantine/`. The error names it,
+    /// or a source that has changed.
     ///
-    /// No collection removes anything meanwhile.
+    /// Collections wait meanwhile.
     pub fn materialize(&self, artifact: Digest, destination: &Path, how: Handover) -> Result<(), StoreError> {
         let _using = self.using()?;
         let manifest = self.manifest(artifact)?;
@@ -67,8 +67,8 @@ impl Store {
         filled
     }
 
-    /// Where the bytes of each file of `artifact` lie, by path in the artifact; for reading headers,
-    /// not for results: nothing is hashed.
+    /// The path on disk of each file of `artifact`, by path in the artifact. Nothing is hashed, so this
+    /// is for reading headers, not for results.
     pub fn places(&self, artifact: Digest) -> Result<BTreeMap<String, PathBuf>, StoreError> {
         let manifest = self.manifest(artifact)?;
         let place = |entry: &Entry| entry.source.clone().unwrap_or_else(|| self.object_path(entry.digest));
@@ -85,7 +85,7 @@ impl Store {
             Err(StoreError::Refused { .. }) => return Err(self.corrupt(artifact, entry, Seen::at(&object))),
             Err(e) => return Err(e),
         };
-        // One object serves plain files and programs; only a copy can be a program.
+        // Plain files and programs share one object, so a program must be a copy.
         let how = match how {
             Handover::Link | Handover::HardLink if entry.executable => Handover::Copy,
             how => how,
@@ -125,8 +125,8 @@ impl Store {
         if digest == entry.digest { Ok(()) } else { Err(self.corrupt(artifact, entry, Some(Seen::of(&metadata)))) }
     }
 
-    /// Opens a file of `artifact` for reading, wherever its bytes lie. Who reads it holds them
-    /// against the digest, and tells of another one by [`Store::not_as_named`].
+    /// Opens a file of `artifact` for reading, in the store or outside it. The caller must check the
+    /// digest and report another one through [`Store::not_as_named`].
     pub fn open_file(&self, artifact: Digest, entry: &Entry) -> Result<File, StoreError> {
         match &entry.source {
             Some(source) => {
@@ -137,18 +137,18 @@ impl Store {
         }
     }
 
-    /// The error of a file that was opened and cannot be read.
+    /// The error for a file that was opened but cannot be read.
     pub fn unreadable(&self, entry: &Entry, error: io::Error) -> StoreError {
         let path = entry.source.clone().unwrap_or_else(|| self.object_path(entry.digest));
         PathError::during("read", &path, error).into()
     }
 
-    /// The error of a file whose bytes have the digest `found`; a damaged object is moved away.
+    /// The error for a file whose bytes have the digest `found`. A damaged object is moved away.
     pub fn not_as_named(&self, artifact: Digest, entry: &Entry, found: Digest) -> StoreError {
         match &entry.source {
             Some(path) => StoreError::SourceChanged { path: path.clone(), old: entry.digest, new: found },
             None => {
-                // A commit may have put sound bytes in its place since.
+                // A commit may have replaced it by a sound object since.
                 let path = self.object_path(entry.digest);
                 let seen = Seen::at(&path).filter(|_| !self.object_is_sound(entry.digest));
                 self.corrupt(artifact, entry, seen)
@@ -156,7 +156,7 @@ impl Store {
         }
     }
 
-    /// Moves an object away that was `seen` to be damaged; the error that says so.
+    /// Moves away an object that was `seen` to be damaged. Returns the error that says so.
     pub(crate) fn corrupt(&self, artifact: Digest, entry: &Entry, seen: Option<Seen>) -> StoreError {
         let (path, name) = (self.object_path(entry.digest), format!("{}.object", entry.digest));
         match seen.map_or(Ok(None), |seen| self.quarantine(&path, &name, seen)) {
@@ -192,12 +192,12 @@ fn hand_source(artifact: Digest, entry: &Entry, source: &Path, to: &Path, how: H
     Err(StoreError::SourceChanged { path: source.to_owned(), old: entry.digest, new })
 }
 
-/// Makes the new file `to` with the bytes of `from`; digest and size of what `to` holds.
+/// Creates the file `to` with the bytes of `from`. Returns the digest and size of `to`.
 fn copy(from: &mut File, to: &Path, mode: u32, how: Handover) -> Result<(Digest, u64), StoreError> {
     let mut file = files::create_new(to, mode).context_during("write", to)?;
     let shared = if how == Handover::Bytes { Ok(()) } else { disk::clone_blocks(from, &file) };
     let hashed = match shared {
-        // What was handed over is what is checked.
+        // Check the file that was handed over.
         Ok(()) if how != Handover::Bytes => Digest::of_file(to),
         Err(source) if how == Handover::Reflink => {
             return Err(StoreError::CannotShare { how: "a reflink", to: to.to_owned(), source });
@@ -207,7 +207,7 @@ fn copy(from: &mut File, to: &Path, mode: u32, how: Handover) -> Result<(Digest,
     Ok(hashed.context_during("copy to", to)?)
 }
 
-/// Whether `path` is not there, or an empty folder (which a rename replaces).
+/// Whether `path` is missing, or an empty folder (which a rename replaces).
 fn is_free(path: &Path) -> io::Result<bool> {
     match fs::symlink_metadata(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(true),
@@ -217,7 +217,7 @@ fn is_free(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// A name for what is to become `destination`, beside it.
+/// A name in the same folder for the unfinished `destination`.
 pub(crate) fn unfinished_beside(parent: &Path, destination: &Path) -> PathBuf {
     use std::sync::atomic::{AtomicU64, Ordering};
     static COUNT: AtomicU64 = AtomicU64::new(0);

@@ -1,7 +1,7 @@
-//! Artifacts: their files ([`object`]), the manifest that lists them ([`manifest`]), sources that
-//! stay where they are ([`reference`]), and how a stage gets the files ([`handover`]).
+//! Artifacts: their files ([`object`]), their manifests ([`lookup`]), sources that stay in place
+//! ([`reference`]), and how a stage gets the files ([`handover`]).
 
 pub(crate) mod handover;
-pub(crate) mod manifest;
+mod lookup;
 pub(crate) mod object;
 pub(crate) mod reference;

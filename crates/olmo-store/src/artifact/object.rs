@@ -1,4 +1,4 @@
-//! How files come into `objects-v1/`, and [`Store::commit_tree`].
+//! Moves files into `objects-v1/`: [`Store::commit_tree`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, Metadata, Permissions};
@@ -8,23 +8,25 @@ use std::path::{Path, PathBuf};
 use olmo_base::{Digest, IoContext, PathError, failpoint, files};
 use olmo_stage::PortType;
 
-use crate::artifact::manifest::{Entry, Manifest};
+use crate::Store;
 use crate::disk::{self, Small, Stamp, Step};
 use crate::disk::{seal, tree};
 use crate::error::StoreError;
-use crate::{OBJECTS, Store};
+use crate::layout::OBJECTS;
+use crate::manifest::{Entry, Manifest};
 
-/// What stays in a folder whose files were taken: the digest of the artifact they became.
+/// The receipt that stays in a folder whose files were taken: the digest of their artifact.
 const RECEIPT: &str = ".olmo-pipe-artifact";
 const RECEIPT_KIND: &str = "receipt";
 
-/// A file on its way into the store.
+/// A file that is being committed.
 pub(crate) struct Incoming {
     pub digest: Digest,
     pub size: u64,
-    /// Whether its owner may execute it where it lay.
+    /// Whether its owner may execute it in its folder.
     pub executable: bool,
-    /// Its bytes, read-only; `None` if the object is there already, or comes in with another file.
+    /// A read-only file with its bytes; `None` if the object exists, or another file of the commit has
+    /// the same bytes.
     pub temporary: Option<PathBuf>,
 }
 
@@ -37,7 +39,7 @@ impl Incoming {
 
 impl Drop for Incoming {
     fn drop(&mut self) {
-        // Still there only if the commit failed; then it must not be a second name of the file.
+        // It still exists only if the commit failed. It must not stay a second name of the file.
         if let Some(temporary) = &self.temporary {
             let _ = fs::remove_file(temporary);
         }
@@ -45,14 +47,16 @@ impl Drop for Incoming {
 }
 
 impl Store {
-    /// Makes the files below `folder` an artifact, and takes them: afterwards the folder holds
-    /// nothing but a receipt. Until the artifact is complete and durable the folder stays as it
-    /// is, so after a kill at any moment the same call can be repeated; once the files were
-    /// taken, it reads the receipt and names the same artifact.
+    /// Commits the files below `folder` as an artifact, and takes them: afterwards the folder contains
+    /// only a receipt. The folder does not change before the artifact is complete and durable, so the
+    /// call can be repeated after a kill at any moment. Once the files were taken, it reads the receipt
+    /// and returns the same artifact.
     ///
-    /// Files on the store's file system are not copied. Read-only folders are made writable, since
-    /// they are taken apart. Errors: no files; a link, pipe, socket or device; a path that some
-    /// file system cannot hold; a file that still changes; no room.
+    /// Files on the store's file system are not copied. Read-only folders are made writable.
+    ///
+    /// # Errors
+    /// There are no files; there is a link, pipe, socket or device, or a path that some file system
+    /// does not allow; a file still changes; or the disk is full.
     pub fn commit_tree(&self, artifact_type: PortType, folder: &Path) -> Result<Digest, StoreError> {
         if let Some(artifact) = self.read_receipt(artifact_type, folder)? {
             return Ok(artifact);
@@ -83,12 +87,12 @@ impl Store {
         Ok(self.names(OBJECTS, "")?.into_iter().filter_map(size).collect())
     }
 
-    /// Gives files that come in their names as objects; durable on return, also for objects that
-    /// were there already (another process may have renamed them a moment ago).
+    /// Renames committed files to their objects. On return they are durable, including existing objects
+    /// (another process may have renamed them a moment ago).
     pub(crate) fn settle(&self, incoming: &[Incoming]) -> Result<(), StoreError> {
         let mut changed_folders = BTreeSet::new();
-        // All files, then all names, then all folders: a journal then has a few things to write
-        // at once, where going file by file would make it write for each.
+        // All files, then all names, then all folders, so that the file system's journal is written a few
+        // times, not once for each file.
         let files: Vec<&Path> = incoming.iter().filter_map(|one| one.temporary.as_deref()).collect();
         let in_parallel = disk::syncs_in_parallel(files.len());
         if in_parallel {
@@ -115,14 +119,14 @@ impl Store {
         disk::sync_many(&folders, Step::FolderSynced)
     }
 
-    /// Hashes the file at `path`, which stays where it is, and makes it ready to be renamed to
-    /// its digest. `coming` holds the digests of files that come in with it, and takes its own.
+    /// Hashes the file at `path`, which stays in place, and prepares the rename to its digest. `coming`
+    /// has the digests of the other files of the commit; its own is added.
     fn bring_in(&self, path: &Path, coming: &mut BTreeSet<Digest>) -> Result<Incoming, StoreError> {
         let (mut file, before) = disk::open_regular(path)?;
         let temporary = self.scratch()?.path();
         let near = same_file_system(&before, &self.root);
         let executable = self.is_program(&before)?;
-        // Hashed on the way where it has to be copied anyway.
+        // If it has to be copied, hash it during the copy.
         let (digest, size) = if near {
             Digest::of_reader(&mut file).context_during("read", path)?
         } else {
@@ -132,12 +136,11 @@ impl Store {
         let there = fs::symlink_metadata(&object).ok().filter(|m| m.is_file() && m.len() == size);
         let is_itself = there.as_ref().is_some_and(|m| (m.dev(), m.ino()) == (before.dev(), before.ino()));
         let first = coming.insert(digest);
-        // A file with a second name may be written through it later: only a copy is ours alone. A
-        // program keeps its mode until it is taken: should this commit be repeated, it is one still.
+        // A file with a second name could be changed through it later, so copy it. A program keeps its mode
+        // until it is taken, so that a repeated commit still sees a program.
         let ours = before.nlink() == 1 && !executable && !is_itself;
         let linked = first && near && ours && link_in(path, &file, &temporary)?;
-        // A link costs nothing, so it replaces an object that is there: should that one's bytes
-        // have rotted, these are the right ones.
+        // A link costs nothing, so it replaces an existing object, whose bytes may be damaged.
         let stays = is_itself || (!linked && there.is_some());
         let needed = first && (!stays || !self.renew(&object)?);
         if needed && near && !linked {
@@ -156,8 +159,7 @@ impl Store {
         Ok(Incoming { digest, size, executable, temporary: needed.then_some(temporary) })
     }
 
-    /// Whether a file that comes in is a program. Some file systems know no modes, and show every
-    /// file as executable.
+    /// Whether a file is a program. File systems without modes show every file as executable.
     pub(crate) fn is_program(&self, metadata: &Metadata) -> Result<bool, StoreError> {
         if metadata.mode() & 0o100 == 0 {
             return Ok(false);
@@ -168,7 +170,7 @@ impl Store {
         Ok(created.context_during("write", &probe)?.mode() & 0o100 == 0)
     }
 
-    /// Takes the files out of `folder`, in one step, and leaves a receipt.
+    /// Takes the files out of `folder` atomically and leaves a receipt.
     fn take(&self, artifact: Digest, folder: &Path) -> Result<(), StoreError> {
         let metadata = fs::symlink_metadata(folder).context_during("read the folder", folder)?;
         let aside =
@@ -182,10 +184,10 @@ impl Store {
         Ok(disk::remove_tree(&aside).context_during("remove", &aside)?)
     }
 
-    /// The artifact that the files of `folder` became, if they were taken already.
+    /// The artifact of the files of `folder`, if they were already taken.
     fn read_receipt(&self, artifact_type: PortType, folder: &Path) -> Result<Option<Digest>, StoreError> {
         let path = folder.join(RECEIPT);
-        // Something else of that name is a file of the stage, to be taken or refused.
+        // Anything else of that name is a file of the stage.
         let Ok(Small::Bytes(text, _)) = disk::read_small(&path, disk::LARGEST_MARK) else { return Ok(None) };
         let refuse = |why| StoreError::refused(&path, why);
         let count = fs::read_dir(folder).context_during("read the folder", folder)?.count();
@@ -217,7 +219,7 @@ fn link_in(path: &Path, file: &File, temporary: &Path) -> Result<bool, StoreErro
     Err(changed(path, temporary))
 }
 
-/// The error of a file that changes; removes what was made of it.
+/// The error for a file that changes. Removes its temporary file.
 fn changed(path: &Path, temporary: &Path) -> StoreError {
     let _ = fs::remove_file(temporary);
     StoreError::ChangedWhileRead { path: path.to_owned() }
@@ -305,7 +307,7 @@ mod tests {
         write(&b_folder, &reversed);
         let one = a.commit_tree(PortType::Model, &a_folder).unwrap();
         assert_eq!(one, b.commit_tree(PortType::Model, &b_folder).unwrap());
-        let text = |store: &Store| fs::read(store.sharded(crate::ARTIFACTS, one)).unwrap();
+        let text = |store: &Store| fs::read(store.sharded(crate::layout::ARTIFACTS, one)).unwrap();
         assert_eq!(text(&a), text(&b));
     }
 
@@ -381,7 +383,7 @@ mod tests {
         assert!(matches!(store.commit_tree(PortType::Dir, &folder), Err(StoreError::Io { .. })));
         assert_eq!(fs::metadata(folder.join("a")).unwrap().nlink(), 1);
         assert_eq!(fs::read_dir(store.scratch().unwrap().path().parent().unwrap()).unwrap().count(), 0);
-        assert!(store.names(crate::ARTIFACTS, "").unwrap().is_empty());
+        assert!(store.names(crate::layout::ARTIFACTS, "").unwrap().is_empty());
         fs::remove_file(in_the_way).unwrap();
         let artifact = store.commit_tree(PortType::Dir, &folder).unwrap();
         assert!(store.is_whole(artifact));
@@ -395,7 +397,7 @@ mod tests {
         std::os::unix::fs::symlink("/etc/passwd", folder.join("zz")).unwrap();
         assert!(matches!(store.commit_tree(PortType::Dir, &folder), Err(StoreError::Refused { .. })));
         assert!(folder.join("config.json").exists());
-        assert!(store.names(crate::ARTIFACTS, "").unwrap().is_empty());
+        assert!(store.names(crate::layout::ARTIFACTS, "").unwrap().is_empty());
     }
 
     #[test]

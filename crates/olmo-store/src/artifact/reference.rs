@@ -1,9 +1,8 @@
-//! Local source files as artifacts: their bytes stay where they are ([`Store::commit_reference`]).
+//! Local source files as artifacts: their bytes stay in place ([`Store::commit_reference`]).
 //!
-//! To hash 100 GB at each run is too slow, so `stat-v1/` remembers the digest of a file under
-//! its path, and believes it as long as the file's [`Stamp`] is the same and was settled when
-//! the file was read (git's racy rule). It only saves reading at planning time: a hand-over
-//! always reads.
+//! Hashing 100 GB in each run is too slow, so `stat-v1/` remembers the digest of a file by its path.
+//! It is used while the file's [`Stamp`] is unchanged and was settled when the file was read (git's
+//! racy rule). This only saves reading during planning; a hand-over always reads.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,15 +14,16 @@ use olmo_base::{Digest, IoContext, PathError};
 use olmo_stage::PortType;
 use serde::{Deserialize, Serialize};
 
-use crate::artifact::manifest::{Entry, Manifest};
+use crate::Store;
 use crate::disk::{self, Small, Stamp};
 use crate::disk::{seal, tree};
 use crate::error::StoreError;
-use crate::{STAT, Store};
+use crate::layout::STAT;
+use crate::manifest::{Entry, Manifest};
 
 const KIND: &str = "stat";
 
-/// What is remembered of a source file.
+/// The remembered digest of a source file.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Remembered {
@@ -40,12 +40,12 @@ impl SourceStamps {
     /// Adds the stamp of the file `path`.
     ///
     /// # Errors
-    /// It is gone.
+    /// The file is gone.
     pub fn add(&mut self, path: &Path) -> io::Result<()> {
         let mut stamp = Stamp::of(&fs::metadata(path)?);
         let age = disk::now().saturating_sub(stamp.changed);
         if (0..CLOCK_TICK.as_nanos() as i64).contains(&age) {
-            // Otherwise a change within this tick would not show.
+            // A change within the same tick would not change the stamp.
             std::thread::sleep(CLOCK_TICK);
             stamp = Stamp::of(&fs::metadata(path)?);
         }
@@ -62,13 +62,13 @@ fn is_bookkeeping(artifact_type: PortType, name: &str) -> bool {
     name == MARKER || (artifact_type == PortType::Model && name.starts_with('.'))
 }
 
-/// Longest time in which two changes of a file can give it the same change time: a tick of the
-/// kernel's clock is 1 to 10 ms.
+/// Longest time in which two changes of a file can have the same change time: a tick of the kernel's
+/// clock is 1 to 10 ms.
 const CLOCK_TICK: Duration = Duration::from_millis(20);
 
 impl Store {
-    /// Adds the stamps of the sources of `artifact` to `stamps`; none for an artifact that is
-    /// stored. For use before [`Store::materialize`] checks their content.
+    /// Adds the stamps of the sources of `artifact` to `stamps`; none for an artifact in the store. Call
+    /// it before [`Store::materialize`] checks their content.
     ///
     /// # Errors
     /// A source is gone.
@@ -81,11 +81,11 @@ impl Store {
         Ok(())
     }
 
-    /// Checks that nobody has written to the sources since `stamps` were taken, not even their old
-    /// content: a stage may have read them in between.
+    /// Checks that the sources were not written to since `stamps` were taken, even with their old content:
+    /// a stage may have read them in between.
     ///
     /// # Errors
-    /// Which file was written to, or is gone.
+    /// A file was written to, or is gone.
     pub fn check_stamps(&self, stamps: &SourceStamps) -> Result<(), StoreError> {
         for (path, before) in &stamps.0 {
             let metadata = fs::metadata(path).context_during("read the source", path)?;
@@ -96,11 +96,10 @@ impl Store {
         Ok(())
     }
 
-    /// Makes the file or folder at `path` an artifact without copying it. The artifact's digest
-    /// depends on the files' content and their names (of a file: its own name; of a folder: the
-    /// paths inside), not on where they lie. Links to files are followed. Not part of it: the marker
-    /// of a result folder, and hidden files and folders at the top of a model's folder, such as
-    /// `.git` and `.cache`, which downloads leave there.
+    /// Commits the file or folder at `path` as an artifact without copying it. The digest depends on the
+    /// content and the names of the files (the name of a file, or the paths inside a folder), not on
+    /// `path`. Links to files are followed. Not part of it: the marker of a result folder, and
+    /// hidden files and folders at the top of a model's folder, such as `.git` and `.cache`.
     pub fn commit_reference(&self, artifact_type: PortType, path: &Path) -> Result<Digest, StoreError> {
         let metadata = fs::metadata(path).context_during("read the source", path)?;
         let files: Vec<(String, PathBuf)> = if metadata.is_dir() {
@@ -128,9 +127,9 @@ impl Store {
         self.put_manifest(&manifest)
     }
 
-    /// Checks that the sources of `artifact` are still what they were: by stamp where one is
-    /// remembered, else by reading. For use after a stage has read them, before its outputs are
-    /// published. Nothing to do for an artifact that lies in the store.
+    /// Checks that the sources of `artifact` have not changed: by stamp if one is remembered, else by
+    /// reading. Call it after a stage has read them and before its outputs are committed. An artifact
+    /// in the store needs no check.
     pub fn check_sources(&self, artifact: Digest) -> Result<(), StoreError> {
         for entry in self.manifest(artifact)?.files.values() {
             let Some(path) = &entry.source else { continue };
@@ -148,7 +147,7 @@ impl Store {
         Ok(())
     }
 
-    /// The digest and size of a source file, read only if nothing is remembered.
+    /// The digest and size of a source file. It is read only if its digest is not remembered.
     fn source_digest(&self, path: &Path) -> Result<(Digest, u64), StoreError> {
         let name = Digest::of(path.as_os_str().as_encoded_bytes());
         let memory = self.sharded(STAT, name);
@@ -163,7 +162,7 @@ impl Store {
             return Err(StoreError::ChangedWhileRead { path: path.to_owned() });
         }
         if before.settled_before(read_at) {
-            // Only a saving: what cannot be remembered is read again next time.
+            // A failure costs only time: the file is read again.
             let _ = self.remember(&memory, name, &Remembered { stamp: before, digest });
         }
         Ok((digest, size))
@@ -176,13 +175,13 @@ impl Store {
 
     fn remember(&self, memory: &Path, name: Digest, what: &Remembered) -> Result<(), StoreError> {
         if self.is_read_only() && !self.has_format()? {
-            // A reader makes no store.
+            // A reader creates no files.
             return Ok(());
         }
         let body = serde_json::to_string(what).map_err(|e| PathError::during("write", memory, e.into()))?;
         disk::make_shard(memory)?;
         let temporary = self.scratch()?.path();
-        // Not synced: after a power cut it is whole, or unsound and so not believed.
+        // Not synced: after a power cut it is complete, or damaged and therefore ignored.
         fs::write(&temporary, seal::seal(KIND, &name.hex(), &body)).context_during("write", memory)?;
         self.put_in_place(&temporary, memory)
     }
@@ -193,7 +192,7 @@ pub(crate) fn hash_source(path: &Path) -> io::Result<(Digest, u64)> {
     Digest::of_reader(&mut disk::open_source(path)?)
 }
 
-/// A file's own name and its absolute path, all folders above it resolved.
+/// A file's own name, and its absolute path without links in its folders.
 fn resolve_file(path: &Path) -> Result<(String, PathBuf), StoreError> {
     let full = std::path::absolute(path).context_during("find", path)?;
     let (Some(name), Some(parent)) = (full.file_name(), full.parent()) else {
@@ -209,7 +208,7 @@ fn resolve_file(path: &Path) -> Result<(String, PathBuf), StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::OBJECTS;
+    use crate::layout::OBJECTS;
     use std::fs::File;
     use std::time::SystemTime;
 

@@ -1,10 +1,9 @@
-//! What the store asks of the operating system: durable writes, stamps, links and clones.
+//! The store's use of the operating system: durable writes, stamps, links and clones.
 
-pub(crate) mod lock;
-pub(crate) mod place;
+pub(crate) mod age;
+pub(crate) mod flock;
 pub(crate) mod scratch;
 pub mod seal;
-pub(crate) mod share;
 pub(crate) mod tree;
 
 use std::fs::{self, File, Metadata, OpenOptions};
@@ -20,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::StoreError;
 
-/// A step of a commit, as [`recorder`] saw it.
+/// A step of a commit, as recorded by [`recorder`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     FileSynced(PathBuf),
@@ -53,7 +52,7 @@ pub(crate) mod recorder {
     }
 }
 
-/// Makes folder `path` and what is above it.
+/// Creates the folder `path` and its parents.
 pub(crate) fn make_folder(path: &Path) -> Result<(), StoreError> {
     Ok(fs::create_dir_all(path).context_during("make the folder", path)?)
 }
@@ -68,7 +67,8 @@ pub(crate) fn names_in(path: &Path) -> Result<Vec<String>, StoreError> {
     }
 }
 
-/// Makes the folder above `file` (a shard) if it is missing. Returns what then has to be synced.
+/// Creates the parent folder of `file` (a shard) if it is missing. Returns the folder that must be
+/// synced then.
 pub(crate) fn make_shard(file: &Path) -> Result<Option<PathBuf>, StoreError> {
     let Some(shard) = file.parent().filter(|shard| !shard.is_dir()) else { return Ok(None) };
     make_folder(shard)?;
@@ -80,7 +80,7 @@ pub(crate) fn make_shard(file: &Path) -> Result<Option<PathBuf>, StoreError> {
 pub fn remove_tree(path: &Path) -> io::Result<()> {
     match fs::remove_dir_all(path) {
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
-            // What stays read-only is named by the second try.
+            // The second attempt reports anything that stays read-only.
             let _ = crate::disk::tree::open_folders(path);
             fs::remove_dir_all(path)
         }
@@ -144,7 +144,7 @@ impl Seen {
         Self { dev: metadata.dev(), ino: metadata.ino(), size: metadata.len(), modified }
     }
 
-    /// Identity of the file at `path`, which is not followed; `None` if nothing is there.
+    /// Identity of the file at `path`, which is not followed; `None` if it does not exist.
     pub(crate) fn at(path: &Path) -> Option<Self> {
         fs::symlink_metadata(path).ok().map(|metadata| Self::of(&metadata))
     }
@@ -157,7 +157,7 @@ pub(crate) fn sync_file(path: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Fewer files than this for each thread are synced one after the other.
+/// Minimum number of files for each thread; fewer are synced one by one.
 const SYNCS_PER_THREAD: usize = 8;
 const MOST_SYNC_THREADS: usize = 32;
 
@@ -181,7 +181,7 @@ pub(crate) fn sync_many(paths: &[&Path], step: fn(PathBuf) -> Step) -> Result<()
     };
     std::thread::scope(|scope| {
         for _ in 1..(paths.len() / SYNCS_PER_THREAD).min(MOST_SYNC_THREADS) {
-            // Without more threads it is only slower: this thread syncs the rest.
+            // If the system has no more threads, this one syncs the rest.
             if std::thread::Builder::new().spawn_scoped(scope, work).is_err() {
                 break;
             }
@@ -221,14 +221,14 @@ pub(crate) fn open_source(path: &Path) -> io::Result<File> {
         true => Ok(()),
         false => Err(io::Error::other(format!("it is {}, not a regular file", files::kind_name(metadata.file_type())))),
     };
-    // Before the open too: to open some devices is to use them.
+    // Checked before the open as well: opening some devices has effects.
     check(fs::metadata(path)?)?;
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     check(file.metadata()?)?;
     Ok(file)
 }
 
-/// Copies all of `from` into `to`; the digest and the size of what passed.
+/// Copies all of `from` into `to`. Returns the digest and size of the copied bytes.
 pub(crate) fn copy_hashed(from: &mut dyn Read, to: &mut dyn Write) -> io::Result<(Digest, u64)> {
     struct Tee<'a>(&'a mut dyn Read, &'a mut dyn Write);
     impl Read for Tee<'_> {
@@ -241,7 +241,7 @@ pub(crate) fn copy_hashed(from: &mut dyn Read, to: &mut dyn Write) -> io::Result
     Digest::of_reader(&mut Tee(from, to))
 }
 
-/// Lets the new file `to` share the blocks of `from`; an error where the file system cannot.
+/// Lets the new file `to` share the blocks of `from`; an error if the file system cannot.
 #[cfg(target_os = "linux")]
 pub(crate) fn clone_blocks(from: &File, to: &File) -> io::Result<()> {
     Ok(rustix::fs::ioctl_ficlone(to, from)?)
@@ -252,7 +252,7 @@ pub(crate) fn clone_blocks(_: &File, _: &File) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Swaps the folders `a` and `b`, in one step where the system can.
+/// Swaps the folders `a` and `b`, atomically if the system can.
 pub fn swap_folders(a: &Path, b: &Path) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     {
@@ -269,7 +269,7 @@ pub fn swap_folders(a: &Path, b: &Path) -> io::Result<()> {
     fs::rename(&third, b)
 }
 
-/// Whether an error of link(2) means that a copy would do.
+/// Whether, after this error of link(2), a copy would work.
 pub(crate) fn cannot_link(error: &io::Error) -> bool {
     let codes = [libc::EXDEV, libc::EPERM, libc::EMLINK, libc::EOPNOTSUPP, libc::ENOSYS];
     error.raw_os_error().is_some_and(|code| codes.contains(&code))
@@ -316,6 +316,7 @@ pub(crate) fn now() -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use olmo_base::Diagnose;
 
     #[test]
     fn a_full_device_is_an_error_of_its_own() {

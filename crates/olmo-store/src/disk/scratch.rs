@@ -1,8 +1,8 @@
 //! A process's folder for half-written files, `tmp/NAME/`, and the sweep of those whose
 //! process is gone.
 //!
-//! `tmp/NAME.lock` is made and locked before `tmp/NAME/`, and held by flock as long as the
-//! process lives: whoever can take that lock may remove the folder.
+//! `tmp/NAME.lock` is created and locked before `tmp/NAME/`, and held until the process ends: a
+//! process that can take the lock may remove the folder.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use olmo_base::LockedFile;
 
 use crate::disk;
-use crate::disk::lock;
+use crate::disk::flock;
 use crate::error::StoreError;
 
 pub(crate) struct Scratch {
@@ -22,7 +22,7 @@ pub(crate) struct Scratch {
 }
 
 impl Scratch {
-    /// Makes a new folder in `tmp`.
+    /// Creates a new folder in `tmp`.
     pub(crate) fn make(tmp: &Path) -> Result<Self, StoreError> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         loop {
@@ -30,7 +30,7 @@ impl Scratch {
             let name = format!("{}-{:x}-{count}", std::process::id(), disk::now());
             let lock_path = tmp.join(format!("{name}.lock"));
             // Taken: another host with our pid, within the same nanosecond.
-            let Some(lock) = lock::try_exclusive(&lock_path)? else { continue };
+            let Some(lock) = flock::try_exclusive(&lock_path)? else { continue };
             let folder = tmp.join(name);
             disk::make_folder(&folder)?;
             return Ok(Self { folder, lock_path, _lock: lock, next: AtomicU64::new(0) });
@@ -45,14 +45,14 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // What cannot be removed now is swept by the next process.
+        // The next process sweeps anything that cannot be removed now.
         let _ = disk::remove_tree(&self.folder);
         let _ = fs::remove_file(&self.lock_path);
     }
 }
 
-/// Removes the folders in `tmp` that belong to no living process. Never fails: what is left
-/// is in nobody's way. What is no lock file stays, for `verify` to report.
+/// Removes the folders in `tmp` that belong to no living process. Never fails: leftovers do no
+/// harm. Entries that are not lock files stay, and `verify` reports them.
 pub(crate) fn sweep(tmp: &Path) {
     let Ok(entries) = fs::read_dir(tmp) else { return };
     for entry in entries.flatten() {
@@ -62,7 +62,7 @@ pub(crate) fn sweep(tmp: &Path) {
         } else {
             (path.clone(), path.with_extension("lock"))
         };
-        let Ok(Some(lock)) = lock::try_exclusive(&lock_path) else { continue };
+        let Ok(Some(lock)) = flock::try_exclusive(&lock_path) else { continue };
         let _ = disk::remove_tree(&folder);
         let _ = fs::remove_file(&lock_path);
         drop(lock);

@@ -1,9 +1,9 @@
-//! JSON files with a checksum over every byte: manifests, action entries, index rows, and what a
-//! run was started with.
+//! JSON files with a checksum over every byte: manifests, action entries, index rows and recorded
+//! experiments.
 //!
 //! The text is `{"checksum":"HEX","body":BODY}` and a newline, and the checksum is over the
-//! kind of file, its name and the exact text of BODY. So a flipped bit, a cut, and a file that
-//! was copied under another name are all noticed.
+//! kind of file, its name and the exact text of BODY. So a flipped bit, a truncation and a file
+//! under another name are all detected.
 
 use olmo_base::Digest;
 
@@ -26,7 +26,7 @@ pub fn seal(kind: &str, name: &str, body: &str) -> String {
     format!("{PREFIX}{}{MIDDLE}{body}{SUFFIX}", checksum(kind, name, body))
 }
 
-/// The body of a sealed file, or why it is not sound.
+/// The body of a sealed file, or why it is damaged.
 pub fn open<'t>(kind: &str, name: &str, text: &'t [u8]) -> Result<&'t str, &'static str> {
     let text = std::str::from_utf8(text).map_err(|_| "it is not text")?;
     let parts = text.strip_prefix(PREFIX).and_then(|rest| rest.split_at_checked(64));

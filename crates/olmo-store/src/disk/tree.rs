@@ -8,19 +8,20 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::error::StoreError;
 use olmo_base::IoContext;
 
-/// Longest name between two `/`, in bytes: what all file systems in use can hold.
+use crate::error::StoreError;
+
+/// Longest name between two `/` in bytes, for all file systems in use.
 const LONGEST_NAME: usize = 255;
-/// Longest path, in bytes: leaves room for the folder it will stand in (PATH_MAX is 4096).
+/// Longest path in bytes. Leaves room for the path of the folder (PATH_MAX is 4096).
 const LONGEST_PATH: usize = 1024;
 
 /// A file of a tree on disk.
 pub(crate) struct TreeFile {
     /// Relative to the tree, `/` between names.
     pub path: String,
-    /// Where it lies.
+    /// Its path on disk.
     pub full: PathBuf,
 }
 
@@ -75,7 +76,7 @@ pub(crate) fn files(folder: &Path, links: Links) -> Result<Vec<TreeFile>, StoreE
 }
 
 /// Gives this user all rights on `folder` and the folders below it, so that their files can be
-/// read and moved out. Build tools leave read-only folders. What is not a folder is left alone.
+/// read and moved out. Build tools leave read-only folders. Other files are left alone.
 pub(crate) fn open_folders(folder: &Path) -> Result<(), StoreError> {
     let mut open = vec![folder.to_owned()];
     while let Some(place) = open.pop() {

@@ -1,16 +1,16 @@
-//! [`Encoder`]: the one encoding under every digest that is not over a file's bytes. Written
-//! down in [`super`]; a change of it is a new format of keys and artifacts.
+//! [`Encoder`]: the encoding of every digest that is not over a file's bytes. [`super`] specifies it;
+//! a change makes a new format of keys and artifacts.
 
 use olmo_base::Digest;
 use serde_json::{Number, Value};
 
-/// Collects values and digests them.
+/// Hashes a sequence of values.
 pub(crate) struct Encoder {
     bytes: Vec<u8>,
 }
 
 impl Encoder {
-    /// `what` keeps digests of different kinds of things apart.
+    /// Starts a sequence. `what` separates digests of different kinds of things.
     pub(crate) fn new(what: &str) -> Self {
         let mut encoder = Self { bytes: Vec::with_capacity(256) };
         encoder.text(what);
@@ -52,19 +52,19 @@ impl Encoder {
         self.bytes.extend_from_slice(digest.as_bytes());
     }
 
-    /// `count` values follow.
+    /// Starts a list of `count` values, which follow.
     pub(crate) fn list(&mut self, count: usize) {
         self.bytes.push(b'a');
         self.length(count);
     }
 
-    /// `count` pairs of text and value follow, sorted by text.
+    /// Starts a map of `count` pairs of text and value, which follow in the order of the texts.
     pub(crate) fn map(&mut self, count: usize) {
         self.bytes.push(b'm');
         self.length(count);
     }
 
-    /// A JSON value. A number without a form (see [`has_form`]) is encoded by its text.
+    /// Encodes a JSON value. A number without a form (see [`has_form`]) is encoded as its text.
     pub(crate) fn value(&mut self, value: &Value) {
         match value {
             Value::Null => self.null(),
@@ -98,7 +98,7 @@ impl Encoder {
     }
 }
 
-/// The one form of a number.
+/// The canonical form of a number.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Form {
     Whole(i128),
@@ -122,14 +122,14 @@ impl Form {
             return None;
         }
         if double.fract() == 0.0 && double.abs() <= LARGEST {
-            // Exact: a whole double of this size fits, and -0.0 becomes 0.
+            // Exact: every whole double of this magnitude fits, and -0.0 becomes 0.
             return Some(Self::Whole(double as i128));
         }
         Some(Self::Double(double))
     }
 }
 
-/// Whether `value` holds no infinity and no NaN.
+/// Whether `value` contains neither infinities nor NaN.
 pub(super) fn has_form(value: &Value) -> bool {
     match value {
         Value::Number(number) => Form::of(number).is_some(),
@@ -139,7 +139,7 @@ pub(super) fn has_form(value: &Value) -> bool {
     }
 }
 
-/// Whether two values are the same in a key: maps without order, numbers by value.
+/// Whether two values are equal in a key: maps without order, numbers by value.
 pub(super) fn equal(a: &Value, b: &Value) -> bool {
     let encode = |value: &Value| {
         let mut encoder = Encoder::new("");

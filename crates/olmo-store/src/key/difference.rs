@@ -1,4 +1,4 @@
-//! [`diff`]: what makes two keys differ, for `plan --explain`.
+//! [`diff`]: the fields in which two keys differ, for `plan --explain`.
 
 use std::collections::BTreeMap;
 
@@ -13,9 +13,9 @@ pub struct FieldChange {
     /// `version`, `params.optimizer.lr`, `inputs.data`, `inputs.from[step40]`, `command.argv`,
     /// `command.files."score.py"` (a name with a dot is quoted), `command.environment.TOKEN`.
     pub path: String,
-    /// `None`: the field was absent; of a param, that is its default.
+    /// `None` if the field was absent; an absent param has its default.
     pub old: Option<Value>,
-    /// `None`: the field is absent.
+    /// `None` if the field is absent.
     pub new: Option<Value>,
 }
 
@@ -34,7 +34,7 @@ pub fn diff(old: &KeyRecord, new: &KeyRecord) -> Vec<FieldChange> {
     changes.collect()
 }
 
-/// A record as leaves by path.
+/// The leaves of a record by path.
 fn fields(record: &KeyRecord) -> BTreeMap<String, Value> {
     let KeyRecord { format, stage, version, params, inputs, backend, precision, command } = record;
     let mut leaves = BTreeMap::new();
@@ -63,7 +63,7 @@ fn fields(record: &KeyRecord) -> BTreeMap<String, Value> {
     leaves
 }
 
-/// An object's fields are leaves of their own; all else is one leaf.
+/// Each field of an object is a leaf; any other value is one leaf.
 fn spread(leaves: &mut BTreeMap<String, Value>, path: String, value: &Value) {
     match value {
         Value::Object(fields) if !fields.is_empty() => {
@@ -77,7 +77,7 @@ fn spread(leaves: &mut BTreeMap<String, Value>, path: String, value: &Value) {
     }
 }
 
-/// Items by label where every item has its own, so that an added one does not shift the rest.
+/// Items by label if all labels are unique, so that an added item does not shift the others.
 fn list(leaves: &mut BTreeMap<String, Value>, path: &str, items: &[KeyInput]) {
     if let [KeyInput { label: None, digest }] = items {
         leaves.insert(path.to_owned(), Value::from(digest.hex()));
@@ -90,7 +90,7 @@ fn list(leaves: &mut BTreeMap<String, Value>, path: &str, items: &[KeyInput]) {
             None => format!("{path}[{n}]"),
         };
         order.push(Value::from(item.label.clone()));
-        // A label that is there twice, or looks like a number: the place keeps them apart.
+        // A label is repeated, or looks like a number: use the index.
         let place = if leaves.contains_key(&place) { format!("{place}#{n}") } else { place };
         leaves.insert(place, Value::from(item.digest.hex()));
     }

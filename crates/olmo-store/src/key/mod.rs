@@ -1,7 +1,7 @@
 //! The key of a stage: a digest over everything that can change its result, and nothing else.
 //!
-//! [`KeyRecord`] holds the parts in readable form; [`KeyRecord::digest`] is the key;
-//! [`diff`] says what makes two keys differ. Two stages with one key are one piece of work.
+//! [`KeyRecord`] has the parts in readable form; [`KeyRecord::digest`] is the key; [`diff`] returns the
+//! fields in which two keys differ. Two stages with the same key are the same work.
 //!
 //! # Encoding
 //!
@@ -23,7 +23,7 @@
 //! it is an integer (`1`, `1.0`, `1e0` are equal, and `-0.0` is `0`), else a double. Infinities
 //! and NaN have no form and are refused by [`KeyRecord::new`].
 //!
-//! Each sequence begins with a text that says what it is. A key record is
+//! Each sequence begins with a text that names its kind. A key record is
 //! `text("olmo-pipe.key")`, then format (integer), stage (text), version (integer), params (map),
 //! inputs (map of port to a list of lists [label: text or null, digest]), backend (text or null),
 //! precision (text or null), and command (null, or a list: argv (list of texts), files (map of

@@ -1,4 +1,4 @@
-//! Which params enter a key: those that differ from their default and may change the result.
+//! The params that enter a key: those that differ from their default and may change the result.
 
 use serde_json::{Map, Value};
 
@@ -27,7 +27,7 @@ pub(super) fn reduce(value: &Value, schema: &Value, root: &Value) -> Value {
                 let is_required = required.iter().any(|r| r == name);
                 let is_default = match property.get("default") {
                     Some(default) => equal(&reduced, &reduce(default, property, root)),
-                    // An optional field without a stated default: null and absent are one.
+                    // An optional field without a default: null equals absent.
                     None => reduced.is_null(),
                 };
                 if is_required || !is_default {
@@ -45,7 +45,7 @@ pub(super) fn reduce(value: &Value, schema: &Value, root: &Value) -> Value {
     }
 }
 
-/// Schemas may refer to themselves; a chain of this length without an object is a circle.
+/// Maximum length of a chain of references without an object; a longer one is a circle.
 const DEEPEST: u32 = 32;
 
 /// The properties and the required names of the (sub)schema that describes an object with these
@@ -155,7 +155,7 @@ mod tests {
             (json!({"lr": 2, "threads": 4}), json!({"lr": 2})),
             (json!({"limit": 0}), json!({"limit": 0})),
             (json!({"optimizer": {"betas": [0.9, 0.99], "eps": 1e-8}}), json!({"optimizer": {"betas": [0.9, 0.99]}})),
-            // Chosen, with all its defaults: not the same as null.
+            // Chosen, with all its defaults: not equal to null.
             (json!({"schedule": {"warmup": 100}}), json!({"schedule": {}})),
             (json!({"schedule": {"warmup": 7}}), json!({"schedule": {"warmup": 7}})),
             (json!({"source": {"files": ["a"]}}), json!({"source": {"files": ["a"]}})),

@@ -1,4 +1,4 @@
-//! [`KeyRecord`]: what a key is made of.
+//! [`KeyRecord`]: the parts of a key.
 
 use std::collections::BTreeMap;
 
@@ -13,27 +13,27 @@ use super::params;
 /// The format of the record and its encoding.
 const FORMAT: u32 = 1;
 
-/// Everything that can change a stage's result. What is not here cannot: names, hosts, times,
-/// threads, resources and retries belong to the record of a run.
+/// Everything that can change a stage's result. Names, hosts, times, threads, resources and retries
+/// cannot: they belong to the record of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeyRecord {
-    /// Of this record: a new one makes every key new.
+    /// The format of this record. Raising it changes every key.
     pub format: u32,
-    /// Which stage: equal params mean other things to another stage.
+    /// The stage: equal params have other meanings in another stage.
     pub stage: String,
     /// The contract's version: raised by hand when the same inputs may give other outputs.
     pub version: u32,
     /// Params that differ from the schema's default, without those marked `"x-key": false`: so
     /// a new param with a default leaves old keys as they are.
     pub params: BTreeMap<String, Value>,
-    /// What it reads, by port: content, never where it came from. Early cut-off follows.
+    /// The content of its inputs by port, never their origin. This gives early cutoff.
     pub inputs: BTreeMap<String, Vec<KeyInput>>,
-    /// Of a stage that computes: each backend rounds in its own way.
+    /// The backend of a stage that computes: each backend rounds differently.
     pub backend: Option<String>,
-    /// Of a stage that computes: as is the precision.
+    /// The precision of a stage that computes.
     pub precision: Option<String>,
-    /// Of a command stage: what it runs, since no version guards it.
+    /// The command of a command stage, since no version guards it.
     pub command: Option<CommandKey>,
 }
 
@@ -41,24 +41,24 @@ pub struct KeyRecord {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeyInput {
-    /// Of a list's item: a stage may write labels into its output.
+    /// The label of a list item: a stage may write labels into its output.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
-    /// Of the artifact.
+    /// The artifact.
     pub digest: Digest,
 }
 
-/// What a command stage runs.
+/// The command of a command stage.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CommandKey {
-    /// As declared, before paths are filled in: those differ between hosts.
+    /// Arguments as declared, before paths are filled in: paths differ between hosts.
     pub argv: Vec<String>,
-    /// Declared files (and the program, if it lies in the project), by path relative to the
-    /// stage's folder: a changed script is another stage.
+    /// Declared files, and the program if it is inside the project, by path relative to the stage's
+    /// folder: a changed script makes another stage.
     pub files: BTreeMap<String, Digest>,
-    /// Declared environment variables, by name. Only the digest of the value: it may be a
-    /// secret, and the record is readable.
+    /// Digests of the values of declared environment variables, by name. A value may be a secret, and
+    /// the record is readable.
     pub environment: BTreeMap<String, Digest>,
 }
 
@@ -72,8 +72,8 @@ pub enum KeyError {
 }
 
 impl KeyRecord {
-    /// The record of a stage with contract and schema `description`. `params` may or may not
-    /// have the defaults filled in. Backend and precision count only where the contract says so.
+    /// The record of a stage with contract and schema `description`. Defaults in `params` may be filled
+    /// in or not. Backend and precision count only if the contract says so.
     pub fn new(
         description: &Description,
         params: &Value,
@@ -94,7 +94,7 @@ impl KeyRecord {
             stage,
             version: description.contract.version,
             params: fields.into_iter().collect(),
-            // An optional port that is not connected and one that is not declared are the same.
+            // An optional port that is not connected equals one that is not declared.
             inputs: inputs.into_iter().filter(|(_, items)| !items.is_empty()).collect(),
             backend: if_it_computes(backend),
             precision: if_it_computes(precision),
@@ -102,7 +102,7 @@ impl KeyRecord {
         })
     }
 
-    /// The key, by the encoding in [`super`].
+    /// The key, in the encoding that [`super`] specifies.
     pub fn digest(&self) -> Digest {
         let mut encoder = Encoder::new("olmo-pipe.key");
         encoder.integer(self.format.into());
@@ -192,8 +192,8 @@ mod tests {
 
     #[test]
     fn golden_keys_stay_as_they_are() {
-        // A difference here means that every user's cache is lost: raise FORMAT on purpose, or
-        // find out what changed by accident.
+        // A difference here invalidates every user's cache: raise FORMAT on purpose, or find the accidental
+        // change.
         let folder = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/keys"));
         let mut seen = 0;
         for entry in std::fs::read_dir(folder).unwrap() {

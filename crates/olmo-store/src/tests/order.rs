@@ -9,7 +9,8 @@ use olmo_stage::PortType;
 
 use crate::action::tests::record;
 use crate::disk::{Step, recorder};
-use crate::{ACTIONS, ARTIFACTS, Action, OBJECTS, Output, Store};
+use crate::layout::{ACTIONS, ARTIFACTS, OBJECTS};
+use crate::{Action, Output, Store};
 
 /// Objects before manifests before actions.
 fn rank(path: &Path) -> Option<usize> {

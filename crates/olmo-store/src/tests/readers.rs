@@ -9,9 +9,8 @@ use std::fs;
 use olmo_base::Digest;
 use proptest::prelude::*;
 
-use crate::mutations::{corpus, mutated};
-
 use crate::disk::seal;
+use crate::mutations::{corpus, mutated};
 use crate::{Action, Manifest, Store, bundle, tag};
 
 fn bodies(kind: &str) -> Vec<String> {

@@ -8,17 +8,16 @@ use std::path::{Path, PathBuf};
 use olmo_base::IoContext;
 use olmo_base::files::kind_name;
 
-use crate::disk::lock;
+use crate::disk::flock;
 use crate::error::StoreError;
+use crate::layout::{ACTIONS, ARTIFACTS, DOWNLOADS, FOLDERS, INDEX, LOCKS, OBJECTS, PINS, QUARANTINE, STAT, TMP};
 use crate::verify::{Problem, ProblemKind};
-use crate::{
-    ACTIONS, ARTIFACTS, DOWNLOADS, FOLDERS, INDEX, LOCKS, OBJECTS, PINS, QUARANTINE, STAT, Store, TMP, disk, sweep,
-};
+use crate::{Store, disk, sweep};
 
 /// Sled's only folder in its own.
 const BLOBS: &str = "blobs";
 
-/// The kind of file that a place must hold.
+/// The expected kind of file.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Wants {
     File,
@@ -27,7 +26,7 @@ enum Wants {
 
 /// Returns a problem if the file at `path` has another kind. A missing file is no problem.
 fn look(path: PathBuf, wants: Wants) -> Option<Problem> {
-    // A folder of the store may be a link to one: people move big folders to other disks.
+    // A folder of the store may be a link to one: users move large folders to other disks.
     let metadata = match wants {
         Wants::File => fs::symlink_metadata(&path),
         Wants::Folder => fs::metadata(&path).or_else(|_| fs::symlink_metadata(&path)),
@@ -75,7 +74,7 @@ impl Store {
 
     /// Finds the misplaced entries because of which [`Store::open`] fails.
     fn misplaced_at_open(&self) -> Vec<Problem> {
-        let files = [lock::OPEN_LOCK, sweep::LOCK].map(|name| look(self.root.join(name), Wants::File));
+        let files = [flock::OPEN_LOCK, sweep::LOCK].map(|name| look(self.root.join(name), Wants::File));
         let folders = FOLDERS.iter().map(|name| look(self.root.join(name), Wants::Folder));
         files.into_iter().chain(folders).flatten().collect()
     }
@@ -105,7 +104,7 @@ impl Store {
 /// Finds links, FIFOs and other things that sled would follow or wait for in its folder `place`.
 pub(crate) fn misplaced_in_index(place: &Path) -> Vec<Problem> {
     let mut found: Vec<Problem> = Vec::new();
-    // Not through a link either: sled removes files in it.
+    // Not through a link either: sled removes files in that folder.
     let is_folder = fs::symlink_metadata(place).is_ok_and(|m| m.is_dir());
     if !is_folder {
         if let Ok(metadata) = fs::symlink_metadata(place) {

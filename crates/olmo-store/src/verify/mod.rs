@@ -1,11 +1,11 @@
-//! [`Store::verify`]: reads every byte in the store and says what does not hold, beside runs and
-//! collections that go on.
+//! [`Store::verify`]: reads every byte in the store and reports damage, while runs and collections
+//! continue.
 //!
 //! A commit makes objects, then manifests, then actions; a collection removes them in the reverse
-//! order. So whatever an action or a manifest names has to be there as long as that action or
-//! manifest is. `verify` reads actions first, manifests next and objects last, and looks again at
-//! everything it found: something is missing only if the file that names it was there, and the
-//! same, before and after the look for the missing file.
+//! order. So the files that an action or manifest names must exist as long as the action or manifest
+//! does. `verify` reads actions first, manifests next and objects last, and checks every problem
+//! again: a file is missing only if the file that names it existed, unchanged, both before and after
+//! the search for the missing one.
 
 pub(crate) mod misplaced;
 pub(crate) mod repair;
@@ -18,31 +18,32 @@ use std::path::{Path, PathBuf};
 use olmo_base::Digest;
 
 use crate::action::{Output, Unread as UnreadAction};
-use crate::artifact::manifest::Unread as UnreadManifest;
 use crate::artifact::reference;
 use crate::disk::Seen;
 use crate::error::StoreError;
-use crate::{ACTIONS, ARTIFACTS, OBJECTS, Store, disk};
+use crate::layout::{ACTIONS, ARTIFACTS, OBJECTS};
+use crate::manifest::Unread as UnreadManifest;
+use crate::{Store, disk};
 
-/// How often a check is repeated if its subject changed meanwhile.
+/// Maximum number of checks if the subject keeps changing.
 const LOOKS: u32 = 5;
 
-/// Something in the store that does not hold.
+/// A problem in the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// The file it is about; for something missing, where it should be.
+    /// The path of the file, which may be missing.
     pub path: PathBuf,
     pub kind: ProblemKind,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProblemKind {
-    /// The bytes of an object have another digest than its name.
+    /// The digest of an object's bytes differs from its name.
     CorruptObject {
         object: Digest,
         artifacts: Vec<Digest>,
     },
-    /// An artifact's object is not there.
+    /// An object of an artifact is missing.
     MissingObject {
         object: Digest,
         artifacts: Vec<Digest>,
@@ -55,16 +56,16 @@ pub enum ProblemKind {
         key: Digest,
         why: String,
     },
-    /// A finished stage's output is not there.
+    /// An output of a finished stage is missing.
     MissingArtifact {
         key: Digest,
         artifact: Digest,
     },
-    /// A name that a person gave does not say any more what it names.
+    /// A tag or pin is damaged.
     DamagedTag {
         why: String,
     },
-    /// A source outside the store has other bytes than it had. The store itself is sound.
+    /// A source outside the store has changed. The store itself is sound.
     SourceChanged {
         artifact: Digest,
     },
@@ -72,7 +73,7 @@ pub enum ProblemKind {
     SourceMissing {
         artifact: Digest,
     },
-    /// A link, FIFO, device or folder where a file has to be, or the other way round.
+    /// A link, FIFO, device or folder in the place of a file, or the other way round.
     Misplaced {
         why: String,
     },
@@ -83,7 +84,7 @@ pub enum ProblemKind {
 }
 
 impl Problem {
-    /// Whether the store is damaged. (A user may change a source; that is no damage.)
+    /// Whether the store is damaged. A changed source is not damage.
     pub fn is_damage(&self) -> bool {
         !matches!(self.kind, ProblemKind::SourceChanged { .. } | ProblemKind::SourceMissing { .. })
     }
@@ -138,8 +139,7 @@ struct Named {
 }
 
 impl Store {
-    /// Reads the whole store, sources of references included, and changes nothing. Empty: all
-    /// is well.
+    /// Reads the whole store and the sources of references, and changes nothing. Returns all problems.
     pub fn verify(&self) -> Result<Vec<Problem>, StoreError> {
         let Named { artifacts: named, mut problems } = self.verify_actions()?;
         let mut users: BTreeMap<Digest, BTreeSet<Digest>> = BTreeMap::new();
@@ -206,7 +206,7 @@ impl Store {
         Ok(named)
     }
 
-    /// Checks again, and returns the problem as it is now; `None` if it is gone.
+    /// Checks again. Returns the current problem; `None` if it is gone.
     fn confirmed(&self, problem: Problem) -> Option<Problem> {
         let Problem { path, kind } = problem;
         let kind = match kind {
@@ -232,7 +232,7 @@ impl Store {
             }
             ProblemKind::CorruptObject { object, artifacts } => {
                 let looked = self.verify_object(object, artifacts)?.kind;
-                // A missing one whose artifacts were collected with it is none.
+                // If its artifacts were collected too, nothing is missing.
                 match looked {
                     ProblemKind::MissingObject { .. } => return self.confirmed(Problem { path, kind: looked }),
                     other => Some(other),
@@ -251,9 +251,9 @@ impl Store {
         kind.map(|kind| Problem { path, kind })
     }
 
-    /// Whether something is missing that the file `namer` names. `namer` must be the same file
-    /// before and after the look: one that a commit has just written names what was not there yet
-    /// at the look, and one that a collection has just removed names nothing.
+    /// Whether a file that `namer` names is missing. `namer` must be the same file before and after the
+    /// search: a commit may just have written it, with files that were not found before, and a
+    /// collection may just have removed it.
     fn is_missing_while(&self, namer: &Path, is_named: impl Fn() -> bool, is_missing: impl Fn() -> bool) -> bool {
         for _ in 0..LOOKS {
             let Some(before) = Seen::at(namer) else { return false };
@@ -267,7 +267,7 @@ impl Store {
         false
     }
 
-    /// As [`Store::verify`], of `artifacts` alone.
+    /// Like [`Store::verify`], for `artifacts` only.
     pub fn verify_artifacts(&self, artifacts: &[Digest]) -> Result<Vec<Problem>, StoreError> {
         let mut problems = Vec::new();
         for artifact in artifacts {
@@ -302,7 +302,7 @@ impl Store {
             // A link or a folder in the place of an object.
             Err(StoreError::Refused { .. }) => ProblemKind::CorruptObject { object, artifacts },
             Err(e) if e.is_missing_file() => {
-                // It may have been an unused one that went away meanwhile.
+                // It may have been an unused object that was collected meanwhile.
                 if artifacts.is_empty() {
                     return None;
                 }

@@ -1,37 +1,38 @@
-//! [`Store::repair`]: makes a damaged store sound again. Damaged files move to `quarantine/`;
-//! what a copy elsewhere still holds comes back from there; what is lost for good is forgotten,
-//! so that the stage that made it runs again.
+//! [`Store::repair`]: makes a damaged store sound again. Damaged files move to `quarantine/`. Lost
+//! objects are restored from copies elsewhere. Manifests and actions that name a lost object are
+//! removed, so that the stage that made it runs again.
 //!
-//! Runs and collections go on beside a repair. Whatever moves to `quarantine/` is looked at again
-//! while no commit and no collection is under way, and moves only if it is the very file that was
-//! found damaged.
+//! Runs and collections continue during a repair. Before a file moves to `quarantine/` it is checked
+//! again while no commit or collection is in progress, and it moves only if it is the same file that
+//! was found damaged.
 
 use std::path::{Path, PathBuf};
 
 use olmo_base::{Digest, IoContext, files};
 
 use crate::action::{Output, Unread as UnreadAction};
-use crate::artifact::manifest::Unread as UnreadManifest;
 use crate::disk::{self, Seen};
 use crate::error::StoreError;
+use crate::layout::{ACTIONS, ARTIFACTS};
+use crate::manifest::Unread as UnreadManifest;
 use crate::verify::{Problem, ProblemKind};
-use crate::{ACTIONS, ARTIFACTS, Manifest, Store};
+use crate::{Manifest, Store};
 
-/// What a repair has done.
+/// The result of a repair.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Repaired {
     /// Damaged files that were moved to `quarantine/`.
     pub quarantined: usize,
-    /// Objects that came back from a copy.
+    /// Objects restored from a copy.
     pub healed: Vec<Digest>,
-    /// Sound manifests and actions that named what is gone, moved to `quarantine/` too.
+    /// Sound manifests and actions that named lost files, which moved to `quarantine/` as well.
     pub forgotten: usize,
 }
 
 impl Store {
-    /// Repairs what [`Store::verify`] found. `copies` names files that may hold the bytes of a
-    /// lost object, by its size; they are read and left alone. Afterwards [`Store::verify`] finds no damage,
-    /// unless new damage came meanwhile.
+    /// Repairs the problems found by [`Store::verify`]. `copies` returns files that may have the bytes of
+    /// a lost object, by its size; they are only read. Afterwards [`Store::verify`] finds only damage
+    /// that is new.
     pub fn repair(&self, problems: &[Problem], copies: &dyn Fn(u64) -> Vec<PathBuf>) -> Result<Repaired, StoreError> {
         let mut done = Repaired::default();
         let damaged: Vec<(&Path, String, Seen)> = problems.iter().filter_map(|p| self.still_damaged(p)).collect();
@@ -66,11 +67,11 @@ impl Store {
     /// `quarantine/` and its identity; `None` if it is sound or there is no file to move.
     fn still_damaged<'p>(&self, problem: &'p Problem) -> Option<(&'p Path, String, Seen)> {
         let path = problem.path.as_path();
-        // Before the second look: a file that comes in its place after that is another one.
+        // Taken before the second check: a file that replaces it later is another one.
         let seen = Seen::at(path)?;
         let base = || path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let name = match &problem.kind {
-            // A commit may have put a sound one in its place meanwhile.
+            // A commit may have replaced it by a sound one.
             ProblemKind::CorruptObject { object, .. } if self.object_is_sound(*object) => return None,
             ProblemKind::CorruptObject { object, .. } => format!("{object}.object"),
             ProblemKind::DamagedManifest { artifact, .. } => match self.read_manifest(*artifact) {
@@ -83,13 +84,13 @@ impl Store {
             },
             ProblemKind::DamagedTag { .. } => format!("{}.tag.json", base()),
             ProblemKind::Misplaced { .. } => format!("{}.misplaced", base()),
-            // Nothing is there to be moved, or it is not ours.
+            // There is no file to move, or it is not ours.
             _ => return None,
         };
         Some((path, name, seen))
     }
 
-    /// Takes the bytes of `object` from the file `copy`, if it holds them.
+    /// Restores `object` from the file `copy`, if it has the right bytes.
     fn heal(&self, object: Digest, size: u64, copy: &Path) -> Result<bool, StoreError> {
         let Ok((mut file, metadata)) = disk::open_regular(copy) else { return Ok(false) };
         if metadata.len() != size {
@@ -114,11 +115,11 @@ impl Store {
         Ok(true)
     }
 
-    /// Moves manifests that name objects which are gone, and actions that name artifacts which
-    /// are gone, to `quarantine/`. Local sources are not looked at: they are not the store's.
+    /// Moves manifests that name missing objects, and actions that name missing artifacts, to
+    /// `quarantine/`. Local sources are not checked.
     fn forget_broken(&self) -> Result<usize, StoreError> {
         let mut forgotten = 0;
-        // Actions first: a commit that ends meanwhile has written its manifests before them.
+        // Actions first: a concurrent commit writes its manifests before its action.
         let keys = self.action_keys()?;
         let artifacts = self.names(ARTIFACTS, "")?;
         let broken: Vec<Digest> = artifacts.into_iter().filter(|artifact| self.is_broken(*artifact)).collect();
@@ -144,7 +145,7 @@ impl Store {
         Ok(forgotten)
     }
 
-    /// Whether the manifest of `artifact` is sound and names an object that is gone.
+    /// Whether the manifest of `artifact` is sound and names a missing object.
     fn is_broken(&self, artifact: Digest) -> bool {
         let is_there = |digest: Digest, size: u64| {
             self.object_path(digest).symlink_metadata().is_ok_and(|m| m.is_file() && m.len() == size)
@@ -166,6 +167,7 @@ mod tests {
     use super::*;
     use crate::ActionState;
     use crate::action::tests::store_with_action;
+    use olmo_base::Diagnose;
     use std::fs::{self, Permissions};
     use std::os::unix::fs::PermissionsExt;
 

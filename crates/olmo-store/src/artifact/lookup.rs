@@ -1,166 +1,18 @@
-//! [`Manifest`]: which files an artifact has. Its digest is the artifact's name.
-//!
-//! A manifest lies in `artifacts-v1/` as sealed JSON ([`crate::disk::seal`]) with the body
-//! `{"format":1,"type":"model","files":{"PATH":{"digest":"…","size":7},…}}`, files sorted by
-//! path. A file of a reference has also `"source"`: the absolute path where its bytes lie. A
-//! program has also `"executable":true`; a plain file has no such field.
-//!
-//! The artifact's digest is over the type and, sorted by path, every (path, digest, size), in
-//! the encoding of [`crate::key`]: `text("olmo-pipe.artifact") integer(format) text(type)
-//! list(n)`, then `text(path) digest integer(size)` for each file, and `null` after a program.
-//! Where sources lie is no part of it: equal content has one name. Reading recomputes the digest.
+//! Manifests in the store: reading, writing and finding them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::PoisonError;
-use std::time::SystemTime;
 
 use olmo_base::{Digest, PathError};
 use olmo_stage::PortType;
-use serde::{Deserialize, Serialize};
 
-use crate::key::Encoder;
-
-use crate::disk::{self, Seen, Small};
-use crate::disk::{seal, tree};
+use crate::disk::{self, Small, seal};
 use crate::error::StoreError;
-use crate::{ARTIFACTS, Store};
-
-const FORMAT: u32 = 1;
-const KIND: &str = "manifest";
-
-/// The files of an artifact.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Manifest {
-    format: u32,
-    /// What kind of artifact it is; part of its name.
-    #[serde(rename = "type")]
-    pub artifact_type: PortType,
-    /// By path relative to the artifact's folder, `/` between names.
-    pub files: BTreeMap<String, Entry>,
-}
-
-/// One file of an artifact.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Entry {
-    /// Of its bytes.
-    pub digest: Digest,
-    /// In bytes.
-    pub size: u64,
-    /// Of a reference: the absolute path of the file, whose bytes are not in the store.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub source: Option<PathBuf>,
-    /// Whether its owner may execute it. Never of a reference, which has the mode of its source.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub executable: bool,
-}
-
-fn is_false(value: &bool) -> bool {
-    !value
-}
-
-impl Entry {
-    /// A plain file whose bytes are in the store.
-    pub fn plain(digest: Digest, size: u64) -> Self {
-        Self { digest, size, source: None, executable: false }
-    }
-}
-
-impl Manifest {
-    /// Checks the paths, and that there is at least one file.
-    pub(crate) fn new(artifact_type: PortType, files: BTreeMap<String, Entry>) -> Result<Self, String> {
-        let manifest = Self { format: FORMAT, artifact_type, files };
-        manifest.check()?;
-        Ok(manifest)
-    }
-
-    /// One that a hostile hand has written.
-    #[cfg(test)]
-    pub(crate) fn unchecked(artifact_type: PortType, files: BTreeMap<String, Entry>) -> Self {
-        Self { format: FORMAT, artifact_type, files }
-    }
-
-    /// What is wrong with it, in words: paths that may not be, no files, another format.
-    pub(crate) fn check(&self) -> Result<(), String> {
-        if self.format != FORMAT {
-            return Err(format!("it has format {}, this build reads {FORMAT}", self.format));
-        }
-        if self.files.is_empty() {
-            return Err("it has no files".into());
-        }
-        tree::check_paths(self.files.keys().map(String::as_str))
-    }
-
-    /// Reads the file of artifact `artifact`; what is wrong with it, in words.
-    pub fn parse(artifact: Digest, text: &[u8]) -> Result<Self, String> {
-        let manifest: Manifest =
-            serde_json::from_str(seal::open(KIND, &artifact.hex(), text)?).map_err(|e| e.to_string())?;
-        manifest.check()?;
-        if manifest.digest() == artifact { Ok(manifest) } else { Err("its content has another digest".into()) }
-    }
-
-    /// The artifact's digest.
-    pub fn digest(&self) -> Digest {
-        let mut encoder = Encoder::new("olmo-pipe.artifact");
-        encoder.integer(self.format.into());
-        encoder.text(&self.artifact_type.to_string());
-        encoder.list(self.files.len());
-        for (path, entry) in &self.files {
-            encoder.text(path);
-            encoder.digest(&entry.digest);
-            encoder.integer(entry.size.into());
-            if entry.executable {
-                encoder.null();
-            }
-        }
-        encoder.finish()
-    }
-
-    /// Of all files, in bytes.
-    pub fn bytes(&self) -> u64 {
-        self.files.values().fold(0, |sum, e| sum.saturating_add(e.size))
-    }
-
-    /// Whether some of its bytes lie outside the store.
-    pub fn is_reference(&self) -> bool {
-        self.files.values().any(|e| e.source.is_some())
-    }
-}
-
-/// The artifact that files with these digests and sizes are, by their names in it.
-pub fn digest_of(artifact_type: PortType, files: &BTreeMap<String, (Digest, u64)>) -> Digest {
-    entries_of(artifact_type, files).digest()
-}
-
-fn entries_of(artifact_type: PortType, files: &BTreeMap<String, (Digest, u64)>) -> Manifest {
-    let files = files.iter().map(|(name, (digest, size))| (name.clone(), Entry::plain(*digest, *size))).collect();
-    Manifest { format: FORMAT, artifact_type, files }
-}
-
-/// An artifact in a list.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ArtifactInfo {
-    pub digest: Digest,
-    pub artifact_type: PortType,
-    /// How many files it has.
-    pub files: usize,
-    /// Of all files.
-    pub bytes: u64,
-    /// Whether some of its bytes lie outside the store.
-    pub reference: bool,
-    /// When it was committed here.
-    pub made: SystemTime,
-}
-
-/// Why a manifest cannot be read.
-pub(crate) enum Unread {
-    Absent,
-    Damaged(String, Seen),
-    Io(StoreError),
-}
+use crate::layout::ARTIFACTS;
+use crate::manifest::{ArtifactInfo, Entry, KIND, Manifest, Unread, entries_of};
+use crate::store::Store;
 
 impl Store {
     /// The manifest of artifact `artifact`. A damaged one is moved to `quarantine/`.
@@ -190,9 +42,8 @@ impl Store {
         Manifest::parse(artifact, &text).map_err(|why| Unread::Damaged(why, seen))
     }
 
-    /// Writes a manifest whose objects are durable, and names the artifact. A manifest that is
-    /// there already stays, unless it only refers to files that this one has in the store, or
-    /// that now lie elsewhere.
+    /// Writes a manifest whose objects are durable, and returns the artifact. An existing manifest
+    /// stays, unless it refers to files that are now in the store, or that have moved.
     pub(crate) fn put_manifest(&self, manifest: &Manifest) -> Result<Digest, StoreError> {
         let artifact = manifest.digest();
         if self.is_read_only() {
@@ -210,7 +61,7 @@ impl Store {
                 return Ok(artifact);
             }
             Err(Unread::Io(e)) => return Err(e),
-            // A damaged one is replaced.
+            // Replace a damaged one.
             Ok(_) | Err(Unread::Absent | Unread::Damaged(..)) => {}
         }
         let unwritable = |e: serde_json::Error| PathError::during("write", &path, e.into());
@@ -225,7 +76,7 @@ impl Store {
         Ok(artifact)
     }
 
-    /// A manifest that this reader has named and not written.
+    /// A manifest that this reader has computed but cannot write.
     fn noted(&self, artifact: Digest) -> Option<Manifest> {
         self.noted.lock().unwrap_or_else(PoisonError::into_inner).get(&artifact).cloned()
     }
@@ -241,13 +92,14 @@ impl Store {
             .map_err(|_| StoreError::NoSubtree { artifact, prefix: prefix.to_owned() })?;
         let _using = self.using()?;
         for entry in part.files.values().filter(|e| e.source.is_none()) {
-            // It would be collected with the whole.
+            // It would be collected with the whole artifact.
             self.renew(&self.object_path(entry.digest))?;
         }
         self.put_manifest(&part)
     }
 
-    /// The artifact of these files, by their names in it, if all their bytes are objects of this store already; else `None`.
+    /// Commits the artifact of these files (digest and size by path) if all of them are objects of this
+    /// store; else `None`.
     pub fn commit_present(
         &self,
         artifact_type: PortType,
@@ -257,7 +109,7 @@ impl Store {
         manifest.check().map_err(|why| StoreError::refused(&self.root, why))?;
         let _using = self.using()?;
         for entry in manifest.files.values() {
-            // It may be about to be collected.
+            // A collection may be about to remove it.
             self.renew(&self.object_path(entry.digest))?;
         }
         if !self.has_objects(&manifest) {
@@ -266,15 +118,15 @@ impl Store {
         self.put_manifest(&manifest).map(Some)
     }
 
-    /// Whether the manifest of `artifact` is sound and each of its files is there with the right
-    /// size. Looks at no content: [`Store::materialize`] does.
+    /// Whether the manifest of `artifact` is sound and each of its files exists with the right size.
+    /// The content is not read; [`Store::materialize`] checks it.
     pub fn is_whole(&self, artifact: Digest) -> bool {
         self.read_manifest(artifact).is_ok_and(|manifest| self.has_objects(&manifest))
     }
 
     fn has_objects(&self, manifest: &Manifest) -> bool {
         manifest.files.values().all(|entry| {
-            // A source may be reached through a link, an object never is one.
+            // A source may be a link; an object never is.
             let metadata = match &entry.source {
                 Some(source) => fs::metadata(source),
                 None => fs::symlink_metadata(self.object_path(entry.digest)),
@@ -289,7 +141,7 @@ impl Store {
         Ok(digests.into_iter().filter_map(|artifact| self.artifact_info(artifact).transpose()))
     }
 
-    /// `None`: it went away meanwhile.
+    /// `None` if it was removed meanwhile.
     pub(crate) fn artifact_info(&self, artifact: Digest) -> Result<Option<ArtifactInfo>, StoreError> {
         let path = self.sharded(ARTIFACTS, artifact);
         let Ok(made) = fs::symlink_metadata(&path).and_then(|m| m.modified()) else { return Ok(None) };
@@ -339,6 +191,7 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use olmo_base::Diagnose;
 
     fn manifest() -> Manifest {
         let entry = |text: &str| Entry::plain(Digest::of(text.as_bytes()), text.len() as u64);

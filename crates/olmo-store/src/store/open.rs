@@ -1,58 +1,15 @@
-//! [`Store`]: one folder, opened.
+//! Opens a store, for writing or for reading only.
 
-use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::Path;
+use std::sync::Arc;
 
-use olmo_base::{Digest, IoContext, PathError, files};
+use olmo_base::{IoContext, PathError, files};
 
-use crate::artifact::manifest::Manifest;
-use crate::disk::scratch::{self, Scratch};
-use crate::disk::{self, lock, share};
+use crate::disk::{self, flock, scratch};
 use crate::error::StoreError;
-
-/// The format this build writes, and the newest it reads.
-pub(crate) const FORMAT: u32 = 1;
-
-pub(crate) const OBJECTS: &str = "objects-v1";
-pub(crate) const ARTIFACTS: &str = "artifacts-v1";
-pub(crate) const ACTIONS: &str = "actions-v1";
-pub(crate) const TAGS: &str = "tags-v1";
-pub(crate) const PINS: &str = "pins-v1";
-pub(crate) const STAT: &str = "stat-v1";
-const WORK: &str = "work-v1";
-pub(crate) const LOCKS: &str = "locks-v1";
-const RUNS: &str = "runs-v1";
-pub(crate) const INDEX: &str = "index-v1";
-pub(crate) const DOWNLOADS: &str = "downloads-v1";
-pub(crate) const QUARANTINE: &str = "quarantine";
-pub(crate) const TMP: &str = "tmp";
-
-/// The folders that every store has.
-pub(crate) const FOLDERS: [&str; 12] =
-    [OBJECTS, ARTIFACTS, ACTIONS, TAGS, PINS, STAT, WORK, LOCKS, RUNS, INDEX, QUARANTINE, TMP];
-/// A format file is a number and a newline.
-const LARGEST_FORMAT: u64 = 64;
-
-/// How a store was opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Access {
-    Write,
-    Read,
-}
-
-/// An open store. Cheap to clone; clones share one folder for temporary files. Safe to use from
-/// many threads and, through many `Store`s, from many processes at once.
-#[derive(Clone)]
-pub struct Store {
-    pub(crate) root: PathBuf,
-    access: Access,
-    /// Made by the first write: a look-up leaves no trace.
-    scratch: Arc<Mutex<Option<Arc<Scratch>>>>,
-    /// Manifests of sources that a reader computed; it cannot write them.
-    pub(crate) noted: Arc<Mutex<BTreeMap<Digest, Manifest>>>,
-}
+use crate::layout::{FOLDERS, FORMAT, LARGEST_FORMAT, TMP};
+use crate::store::{Access, Store, share};
 
 impl Store {
     fn at(root: &Path, access: Access) -> Result<Self, StoreError> {
@@ -60,18 +17,18 @@ impl Store {
         Ok(Self { root, access, scratch: Arc::default(), noted: Arc::default() })
     }
 
-    /// Opens the store in folder `root` (the `.olmo-pipe` folder itself), and makes it if it
-    /// is not there. Sweeps what killed processes left in `tmp/`.
+    /// Opens the store in folder `root` (the `.olmo-pipe` folder itself), and creates it if it is
+    /// missing. Sweeps the leftovers of killed processes in `tmp/`.
     ///
-    /// Errors: the store has a newer format; its file system has no working flock; it cannot
-    /// be written.
+    /// # Errors
+    /// The store has a newer format, its file system has no working flock, or it cannot be written.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
         let store = Self::at(root, Access::Write)?;
         share::join(&store.root);
         for name in FOLDERS {
             disk::make_folder(&store.root.join(name))?;
         }
-        lock::check_working(&store.root)?;
+        flock::check_working(&store.root)?;
         if !store.has_format()? {
             store.write_durable(&store.root.join(".gitignore"), b"*\n", 0o644, None)?;
             store.write_durable(&store.root.join("format"), format!("{FORMAT}\n").as_bytes(), 0o644, None)?;
@@ -84,7 +41,8 @@ impl Store {
     /// permission. A missing folder reads as an empty store. In an existing store, caches (digests
     /// of sources, the index) and damaged files in `quarantine/` are written if the user may.
     ///
-    /// Errors: the store has a newer format; it cannot be read.
+    /// # Errors
+    /// The store has a newer format, or it cannot be read.
     pub fn read(root: &Path) -> Result<Self, StoreError> {
         let store = Self::at(root, Access::Read)?;
         if store.has_format()? {
@@ -111,82 +69,14 @@ impl Store {
             },
         }
     }
-
-    /// Whether it was opened by [`Store::read`].
-    pub(crate) fn is_read_only(&self) -> bool {
-        self.access == Access::Read
-    }
-
-    /// The store's folder, absolute.
-    pub fn root(&self) -> &Path {
-        &self.root
-    }
-
-    /// The folder of unfinished work of the stage with key `key`; not made here. Only the
-    /// holder of the key's lock may touch it.
-    pub fn work(&self, key: Digest) -> PathBuf {
-        self.root.join(WORK).join(key.hex())
-    }
-
-    /// The keys that have unfinished work, sorted.
-    pub fn work_keys(&self) -> Result<Vec<Digest>, StoreError> {
-        let names = disk::names_in(&self.root.join(WORK))?;
-        let mut keys: Vec<Digest> = names.iter().filter_map(|n| Digest::from_hex(n).ok()).collect();
-        keys.sort();
-        Ok(keys)
-    }
-
-    /// The folder of objects, named by their digests.
-    pub fn objects_dir(&self) -> PathBuf {
-        self.root.join(OBJECTS)
-    }
-
-    /// The folder that holds one folder for each run.
-    pub fn runs_dir(&self) -> PathBuf {
-        self.root.join(RUNS)
-    }
-
-    /// The folder of remote sources on their way in; not made here. Each source's folder there has a lock beside it.
-    pub fn downloads_dir(&self) -> PathBuf {
-        self.root.join(DOWNLOADS)
-    }
-
-    /// Whether the store holds the bytes named `object`, going by their name alone.
-    pub fn has_object(&self, object: Digest) -> bool {
-        self.object_path(object).symlink_metadata().is_ok_and(|found| found.is_file())
-    }
-
-    pub(crate) fn object_path(&self, object: Digest) -> PathBuf {
-        self.sharded(OBJECTS, object)
-    }
-
-    /// `FOLDER/ab/cdef…`: no folder grows past what file systems and people can list.
-    pub(crate) fn sharded(&self, folder: &str, name: Digest) -> PathBuf {
-        let hex = name.hex();
-        self.root.join(folder).join(&hex[..2]).join(&hex[2..])
-    }
-
-    /// This process's folder for temporary files, on the store's file system.
-    /// A new path in `tmp/`, which is emptied after this process has ended. On the same file
-    /// system as everything else in the store.
-    pub fn temporary(&self) -> Result<PathBuf, StoreError> {
-        Ok(self.scratch()?.path())
-    }
-
-    pub(crate) fn scratch(&self) -> Result<Arc<Scratch>, StoreError> {
-        let mut slot = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(scratch) = slot.as_ref() {
-            return Ok(scratch.clone());
-        }
-        let made = Arc::new(Scratch::make(&self.root.join(TMP))?);
-        *slot = Some(made.clone());
-        Ok(made)
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{ActionState, Index, Query};
+    use olmo_base::Diagnose;
+    use olmo_base::Digest;
     use std::fs;
 
     #[test]

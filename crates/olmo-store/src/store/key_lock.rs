@@ -1,16 +1,15 @@
 //! The locks of keys. A lock dies with the process that holds it, however that process ends.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use olmo_base::{Digest, IoContext, LockedFile, lock};
 
+use crate::disk::flock::try_exclusive;
 use crate::error::StoreError;
-use crate::{LOCKS, Store};
-
-/// The file of [`check_working`].
-pub(crate) const OPEN_LOCK: &str = "open.lock";
+use crate::layout::LOCKS;
+use crate::store::Store;
 
 /// The right to work on one key. Released on drop and by the death of the process.
 #[derive(Debug)]
@@ -64,19 +63,6 @@ impl Store {
     fn lock_path(&self, key: Digest) -> PathBuf {
         self.root.join(LOCKS).join(key.hex())
     }
-}
-
-/// Locks the file `path`, which is created if it is missing; `None` if it is held. A link, FIFO,
-/// device or folder in its place is an error.
-pub(crate) fn try_exclusive(path: &Path) -> Result<Option<LockedFile>, StoreError> {
-    Ok(LockedFile::try_removable(path).context_during("lock", path)?)
-}
-
-/// Checks that locks work in the folder `root`.
-pub(crate) fn check_working(root: &Path) -> Result<(), StoreError> {
-    let path = root.join(OPEN_LOCK);
-    let works = lock::check_working(&path).context_during("open the lock file", &path)?;
-    works.map_err(|why| StoreError::NoLocks { root: root.to_owned(), why })
 }
 
 #[cfg(test)]

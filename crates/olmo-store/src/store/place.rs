@@ -4,13 +4,15 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::disk::{self, Seen, Step, recorder};
-use crate::error::StoreError;
-use crate::{QUARANTINE, Store};
 use olmo_base::{IoContext, PathError, files};
 
+use crate::disk::{self, Seen, Step, recorder};
+use crate::error::StoreError;
+use crate::layout::QUARANTINE;
+use crate::store::Store;
+
 impl Store {
-    /// Writes `bytes` as the file `path`: complete and durable, or not there. `points` are the
+    /// Writes `bytes` as the file `path`: complete and durable, or not at all. `points` are the
     /// failpoints after the temporary file and after the rename.
     pub(crate) fn write_durable(
         &self,
@@ -37,7 +39,7 @@ impl Store {
         path.parent().map_or(Ok(()), disk::sync_folder)
     }
 
-    /// Renames the file `from` to `to` and replaces whatever was there. Durable once the folder of
+    /// Renames the file `from` to `to` and replaces anything at `to`. Durable once the folder of
     /// `to` is synced.
     pub(crate) fn put_in_place(&self, from: &Path, to: &Path) -> Result<(), StoreError> {
         match disk::rename(from, to) {
@@ -85,8 +87,8 @@ impl Store {
         if Seen::at(&kept) == Some(seen) {
             return Ok(Some(kept));
         }
-        // A commit put a sound file in its place just before the rename: give it its name back,
-        // unless it is there once more.
+        // A commit put a sound file in its place just before the rename: restore its name, unless
+        // another one has it already.
         match fs::hard_link(&kept, path) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
