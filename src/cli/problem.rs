@@ -80,10 +80,8 @@ impl From<RunError> for Problem {
             RunError::Io { .. } | RunError::RunDamaged { .. } | RunError::Exec(ExecError::Io { .. }) => Exit::Store,
             RunError::Exec(_)
             | RunError::Thread { .. }
-            | RunError::TooMuch { .. }
             | RunError::RunActive { .. }
-            | RunError::NotRunning { .. }
-            | RunError::Leases { .. } => Exit::Environment,
+            | RunError::NotRunning { .. } => Exit::Environment,
             RunError::Key(_)
             | RunError::Graph(_)
             | RunError::UnknownStage { .. }

@@ -12,7 +12,7 @@
 //!
 //! All of it belongs to the key, not to a run: whoever holds the key's lock goes on here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, TryLockError};
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
@@ -60,22 +60,48 @@ impl ItemRecord {
 
 /// Items by port, the oldest first, each with its label.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Items(BTreeMap<String, Vec<(String, Digest)>>);
+pub struct Items(BTreeMap<String, ItemList>);
+
+/// The items of one port.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct ItemList {
+    items: Vec<(String, Digest)>,
+    /// Position of each label in `items`.
+    places: HashMap<String, usize>,
+    /// A label of `items` for each label in lower case.
+    folded: HashMap<String, String>,
+}
+
+impl ItemList {
+    fn put(&mut self, label: &str, artifact: Digest) {
+        match self.places.get(label) {
+            Some(place) => self.items[*place].1 = artifact,
+            None => {
+                self.places.insert(label.to_owned(), self.items.len());
+                self.folded.entry(label.to_lowercase()).or_insert_with(|| label.to_owned());
+                self.items.push((label.to_owned(), artifact));
+            }
+        }
+    }
+
+    fn keep(&mut self, keep: &[String]) {
+        let keep: HashSet<&String> = keep.iter().collect();
+        let items = std::mem::take(self).items;
+        items.into_iter().filter(|(label, _)| keep.contains(label)).for_each(|(label, digest)| self.put(&label, digest));
+    }
+}
 
 impl Items {
-    /// Carries `record` out. An item whose label is there takes its place.
+    /// Carries `record` out. An item with a known label replaces the one before.
     pub fn apply(&mut self, record: &ItemRecord) {
         match record {
-            ItemRecord::Added { port, label, artifact, .. } => {
-                let list = self.0.entry(port.clone()).or_default();
-                match list.iter_mut().find(|(known, _)| known == label) {
-                    Some((_, place)) => *place = *artifact,
-                    None => list.push((label.clone(), *artifact)),
-                }
-            }
+            ItemRecord::Added { port, label, artifact, .. } => match self.0.get_mut(port) {
+                Some(list) => list.put(label, *artifact),
+                None => self.0.entry(port.clone()).or_default().put(label, *artifact),
+            },
             ItemRecord::Kept { port, keep, .. } => {
                 if let Some(list) = self.0.get_mut(port) {
-                    list.retain(|(label, _)| keep.contains(label));
+                    list.keep(keep);
                 }
             }
         }
@@ -83,31 +109,36 @@ impl Items {
 
     /// The items of `port`.
     pub fn of(&self, port: &str) -> &[(String, Digest)] {
-        self.0.get(port).map_or(&[], Vec::as_slice)
+        self.0.get(port).map_or(&[], |list| list.items.as_slice())
+    }
+
+    /// The artifact of the item `label` of `port`.
+    pub fn get(&self, port: &str, label: &str) -> Option<Digest> {
+        let list = self.0.get(port)?;
+        list.places.get(label).map(|place| list.items[*place].1)
     }
 
     /// Why `label` cannot name another item of `port`: it is no folder's name, or differs from the
     /// label of an item only in case.
     pub fn check_label(&self, port: &str, label: &str) -> Result<(), String> {
         check_label(label)?;
-        let is_twin = |known: &str| known != label && known.to_lowercase() == label.to_lowercase();
-        match self.of(port).iter().find(|(known, _)| is_twin(known)) {
-            None => Ok(()),
-            Some((known, _)) => Err(format!(
+        match self.0.get(port).and_then(|list| list.folded.get(&label.to_lowercase())) {
+            Some(known) if known != label => Err(format!(
                 "the labels `{known}` and `{label}` of `{port}` differ only in upper and lower case, so on some file \
                  systems they would be one folder"
             )),
+            _ => Ok(()),
         }
     }
 
     /// Ports with their items.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &[(String, Digest)])> {
-        self.0.iter().map(|(port, list)| (port.as_str(), list.as_slice()))
+        self.0.iter().map(|(port, list)| (port.as_str(), list.items.as_slice()))
     }
 
     /// How many items there are in all ports.
     pub fn len(&self) -> usize {
-        self.0.values().map(Vec::len).sum()
+        self.0.values().map(|list| list.items.len()).sum()
     }
 
     /// Whether there is none.

@@ -17,7 +17,7 @@ const TRY_AGAIN: i32 = 75;
 
 /// Why the engine asked a process to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asked {
+pub enum StopReason {
     /// The run ends.
     Stop,
     Timeout {
@@ -39,7 +39,7 @@ pub enum Verdict {
 /// All that is known of an end.
 pub struct End<'a> {
     pub ended: Ended,
-    pub asked: Option<Asked>,
+    pub asked: Option<StopReason>,
     pub command: bool,
     /// What a worker wrote last.
     pub result: Option<StageResult>,
@@ -78,7 +78,7 @@ pub fn judge(end: End<'_>) -> Verdict {
         return failed("stage::not_started", error, None, FailureClass::Error);
     }
     match end.asked {
-        Some(Asked::Timeout { seconds }) => {
+        Some(StopReason::Timeout { seconds }) => {
             let hint = match end.command {
                 true => "raise `timeout`, or make the command faster",
                 false => "run the same command again: it goes on from its last saved state; or raise `timeout`",
@@ -86,12 +86,12 @@ pub fn judge(end: End<'_>) -> Verdict {
             let message = format!("it took longer than its timeout of {seconds} s");
             return failed("stage::timeout", message, Some(hint), FailureClass::Timeout);
         }
-        Some(Asked::Stalled { seconds }) => {
+        Some(StopReason::Stalled { seconds }) => {
             let hint = "its log shows where it hangs; or raise `stall`";
             let message = format!("it told and printed nothing for {seconds} s");
             return failed("stage::stalled", message, Some(hint), FailureClass::Stalled);
         }
-        Some(Asked::Stop) | None => {}
+        Some(StopReason::Stop) | None => {}
     }
     match end.result {
         Some(StageResult { outcome: Outcome::Failed, failure: told, .. }) => {
@@ -189,7 +189,7 @@ mod tests {
         Exit { code, signal, ..Exit::default() }
     }
 
-    fn class(exit: Exit, command: bool, result: Option<StageResult>, asked: Option<Asked>, log: &[&str]) -> String {
+    fn class(exit: Exit, command: bool, result: Option<StageResult>, asked: Option<StopReason>, log: &[&str]) -> String {
         let log: Vec<String> = log.iter().map(|line| (*line).to_owned()).collect();
         let end = End { ended: Ended::Seen(exit), asked, command, result, log: &log, folder: Path::new("/") };
         match judge(end) {
@@ -242,10 +242,10 @@ mod tests {
         assert_eq!(worker(exit(Some(1), None), result(Outcome::Failed, "bad data"), None), "error");
         assert_eq!(worker(exit(Some(1), None), result(Outcome::Failed, "CUDA: out of memory"), None), "oom");
         assert_eq!(worker(exit(Some(143), None), result(Outcome::Interrupted, ""), None), "preempted");
-        assert_eq!(worker(exit(Some(143), None), result(Outcome::Interrupted, ""), Some(Asked::Stop)), "interrupted");
-        let late = Some(Asked::Timeout { seconds: 1 });
+        assert_eq!(worker(exit(Some(143), None), result(Outcome::Interrupted, ""), Some(StopReason::Stop)), "interrupted");
+        let late = Some(StopReason::Timeout { seconds: 1 });
         assert_eq!(worker(exit(Some(143), None), result(Outcome::Interrupted, ""), late), "timeout");
-        let silent = Some(Asked::Stalled { seconds: 1 });
+        let silent = Some(StopReason::Stalled { seconds: 1 });
         assert_eq!(worker(exit(None, Some(9)), None, silent), "stalled");
         assert_eq!(worker(exit(Some(0), None), result(Outcome::Succeeded, ""), silent), "done", "it came just in time");
     }

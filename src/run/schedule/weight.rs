@@ -5,9 +5,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::board::Board;
-use super::event::RunEvent;
-use super::record;
+use crate::run::board::Board;
+use crate::run::event::RunEvent;
+use crate::run::record;
 use crate::store::Store;
 
 /// How many runs are searched for what a stage took.
