@@ -87,7 +87,10 @@ impl ItemList {
     fn keep(&mut self, keep: &[String]) {
         let keep: HashSet<&String> = keep.iter().collect();
         let items = std::mem::take(self).items;
-        items.into_iter().filter(|(label, _)| keep.contains(label)).for_each(|(label, digest)| self.put(&label, digest));
+        items
+            .into_iter()
+            .filter(|(label, _)| keep.contains(label))
+            .for_each(|(label, digest)| self.put(&label, digest));
     }
 }
 

@@ -25,9 +25,13 @@ pub enum Lookup {
     Hit(Outputs),
     Absent,
     /// The result exists, but this artifact of it is no longer complete.
-    Incomplete { artifact: Digest },
+    Incomplete {
+        artifact: Digest,
+    },
     /// The entry was damaged and is in quarantine now.
-    Damaged { why: String },
+    Damaged {
+        why: String,
+    },
 }
 
 impl Cache {

@@ -52,7 +52,13 @@ impl<'c> Free<'c> {
     }
 
     /// Keeps for the older `wish` what it can have, and all of what it waits for.
-    pub(super) fn reserve(&mut self, wish: &Claim, cpus: &mut bool, memory: &mut bool, claim: &Claim) -> Option<(u32, String)> {
+    pub(super) fn reserve(
+        &mut self,
+        wish: &Claim,
+        cpus: &mut bool,
+        memory: &mut bool,
+        claim: &Claim,
+    ) -> Option<(u32, String)> {
         let gpus = self.free_gpus(wish);
         let (lacks_cpus, lacks_memory) = self.lacks(wish);
         let lacks_gpus = gpus.len() < wish.gpu_count;

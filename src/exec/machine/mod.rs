@@ -222,7 +222,8 @@ mod tests {
 
     fn take_sharing(machine: &mut Machine, wants: &Resources, share: Option<&Grant>) -> Result<Occupied, Shortage> {
         let (stage, supervisor) = (String::new(), Default::default());
-        match machine.take(&AdmissionRequest { resources: *wants, share, stage, supervisor, is_first: false }).unwrap() {
+        match machine.take(&AdmissionRequest { resources: *wants, share, stage, supervisor, is_first: false }).unwrap()
+        {
             Take::Granted(occupied) => Ok(occupied),
             Take::Short(short) => Err(short),
         }

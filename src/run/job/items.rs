@@ -173,7 +173,13 @@ impl Job {
         Ok(seal.compare(&found))
     }
 
-    fn note_item(&self, work: &Work, attempt: &Attempt, items: &mut ItemLog, record: &ItemRecord) -> Result<(), Stopped> {
+    fn note_item(
+        &self,
+        work: &Work,
+        attempt: &Attempt,
+        items: &mut ItemLog,
+        record: &ItemRecord,
+    ) -> Result<(), Stopped> {
         let journal = match &mut items.journal {
             Some(journal) => journal,
             None => items.journal.insert(work.item_writer()?),

@@ -189,7 +189,13 @@ mod tests {
         Exit { code, signal, ..Exit::default() }
     }
 
-    fn class(exit: Exit, command: bool, result: Option<StageResult>, asked: Option<StopReason>, log: &[&str]) -> String {
+    fn class(
+        exit: Exit,
+        command: bool,
+        result: Option<StageResult>,
+        asked: Option<StopReason>,
+        log: &[&str],
+    ) -> String {
         let log: Vec<String> = log.iter().map(|line| (*line).to_owned()).collect();
         let end = End { ended: Ended::Seen(exit), asked, command, result, log: &log, folder: Path::new("/") };
         match judge(end) {
@@ -242,7 +248,10 @@ mod tests {
         assert_eq!(worker(exit(Some(1), None), result(Outcome::Failed, "bad data"), None), "error");
         assert_eq!(worker(exit(Some(1), None), result(Outcome::Failed, "CUDA: out of memory"), None), "oom");
         assert_eq!(worker(exit(Some(143), None), result(Outcome::Interrupted, ""), None), "preempted");
-        assert_eq!(worker(exit(Some(143), None), result(Outcome::Interrupted, ""), Some(StopReason::Stop)), "interrupted");
+        assert_eq!(
+            worker(exit(Some(143), None), result(Outcome::Interrupted, ""), Some(StopReason::Stop)),
+            "interrupted"
+        );
         let late = Some(StopReason::Timeout { seconds: 1 });
         assert_eq!(worker(exit(Some(143), None), result(Outcome::Interrupted, ""), late), "timeout");
         let silent = Some(StopReason::Stalled { seconds: 1 });

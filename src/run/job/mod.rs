@@ -333,14 +333,7 @@ impl Job {
             let environment = command::worker_environment(self.grant.cpus as usize, &attempt.temporary());
             (attempt.folder.clone(), argv, environment)
         };
-        Ok(Launch {
-            attempt: attempt.folder.clone(),
-            folder,
-            argv,
-            environment,
-            ranks: 1,
-            grant: self.grant.clone(),
-        })
+        Ok(Launch { attempt: attempt.folder.clone(), folder, argv, environment, ranks: 1, grant: self.grant.clone() })
     }
 
     fn request(
@@ -430,8 +423,9 @@ impl Job {
             if asked.is_none() {
                 let late = deadline.filter(|at| Instant::now() >= *at).and(self.spec.timeout_s);
                 let silent = self.spec.stall_s.filter(|s| heard.silent_for() >= Duration::from_secs(*s));
-                asked =
-                    late.map(|seconds| StopReason::Timeout { seconds }).or(silent.map(|seconds| StopReason::Stalled { seconds }));
+                asked = late
+                    .map(|seconds| StopReason::Timeout { seconds })
+                    .or(silent.map(|seconds| StopReason::Stalled { seconds }));
                 if asked.is_some() {
                     kill_at = Some(Instant::now() + self.grace);
                     process.terminate();

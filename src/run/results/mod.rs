@@ -43,7 +43,8 @@ pub fn folder(resolved: &Resolved) -> PathBuf {
 
 /// Which folder of results of the experiment `name` the path lies in: 1 for `out/NAME`, N for `out/NAME-N`.
 fn generation(out: &Path, name: &str, path: &Path) -> Option<u64> {
-    let inside = |out: &Path, path: &Path| path.strip_prefix(out).ok()?.components().next().map(|c| c.as_os_str().to_owned());
+    let inside =
+        |out: &Path, path: &Path| path.strip_prefix(out).ok()?.components().next().map(|c| c.as_os_str().to_owned());
     // The same folder may have several names.
     let found = inside(out, path).or_else(|| inside(&out.canonicalize().ok()?, &path.canonicalize().ok()?))?;
     match found.to_str()?.strip_prefix(name)? {

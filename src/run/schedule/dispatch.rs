@@ -5,9 +5,10 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use super::phase::{Input, Phase};
-use super::{RunningJob, Scheduler, engine_failure, queue, weight};
+use super::{Prepared, RunningJob, Scheduler, engine_failure, queue, weight};
 use crate::exec::supervise;
 use crate::exec::{Admission, AdmissionRequest, Shortage};
+use crate::run::board::Inputs;
 use crate::run::cache::{Cache, Lookup};
 use crate::run::error::RunError;
 use crate::run::event::RunEvent;
@@ -105,7 +106,12 @@ impl Scheduler<'_, '_> {
 
     /// Takes the key's lock of a queued task. If another process holds it, a thread waits for it.
     fn lock(&mut self, task: usize) {
+        let prepared = self.prepare(task);
         let Some(held) = self.in_flight.get_mut(&task) else { return };
+        held.prepared = prepared.filter(|prepared| prepared.record.digest() == held.key);
+        if held.prepared.is_none() {
+            return self.apply(task, Input::InputsChanged);
+        }
         let store = self.cache.store();
         let taken = store.lock_key(held.key).and_then(|lock| match lock {
             None => Ok(Input::LockBusy),
@@ -120,6 +126,14 @@ impl Scheduler<'_, '_> {
         });
         let input = taken.unwrap_or_else(|error| Input::EngineFailed(engine_failure(&error.into())));
         self.apply(task, input);
+    }
+
+    /// What the job of `task` works on, if all inputs are known and readable.
+    fn prepare(&self, task: usize) -> Option<Box<Prepared>> {
+        let board = self.tracker.board();
+        let Ok(Inputs::Ready(inputs)) = board.inputs(task, self.cache.store()) else { return None };
+        let record = board.key(task, &inputs).ok()?;
+        Some(Box::new(Prepared { inputs, record }))
     }
 
     pub(super) fn wait_for_lock(&mut self, task: usize) {
@@ -159,7 +173,7 @@ impl Scheduler<'_, '_> {
         let fresh = self.plan.fresh.contains(&name)
             && !std::mem::replace(&mut self.tracker.instance_mut(task).was_freshened, true);
         let Some(held) = self.in_flight.get_mut(&task) else { return };
-        let Some(lock) = held.lock.take() else { return };
+        let (Some(lock), Some(prepared)) = (held.lock.take(), held.prepared.as_ref()) else { return };
         let grant = held.allocation.as_ref().map(|allocation| allocation.grant.clone()).unwrap_or_default();
         tracing::debug!(%place, key = %held.key, ?grant, "start");
         let (control, receiver) = mpsc::channel();
@@ -167,12 +181,12 @@ impl Scheduler<'_, '_> {
         let job = Job {
             store: self.cache.store().clone(),
             key: held.key,
-            record: held.record.clone(),
+            record: prepared.record.clone(),
             lock,
             name,
             spec,
             root: self.plan.root.clone(),
-            inputs: held.inputs.clone(),
+            inputs: prepared.inputs.clone(),
             grant,
             executor: self.plan.options.executor.clone(),
             worker: self.plan.options.worker.clone(),

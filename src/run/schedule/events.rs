@@ -99,8 +99,9 @@ impl Scheduler<'_, '_> {
             // Of no interest once its item has left the list: see `Phase::on`.
             End::Damaged { .. } if !self.tracker.board().tasks[task].listed => Input::Interrupted,
             End::Damaged { artifact, error } => {
-                let inputs = self.in_flight.get(&task).into_iter().flat_map(|held| held.inputs.values().flatten());
-                let maker = inputs.filter(|input| input.digest == artifact).find_map(|input| input.maker.clone());
+                let prepared = self.in_flight.get(&task).and_then(|held| held.prepared.as_ref());
+                let mut inputs = prepared.into_iter().flat_map(|prepared| prepared.inputs.values().flatten());
+                let maker = inputs.find(|input| input.digest == artifact).and_then(|input| input.maker.clone());
                 self.damaged(task, Box::new(DamagedInput { maker, artifact, error }))
             }
         };

@@ -94,14 +94,20 @@ struct Plan<'r> {
 
 /// What a task holds between its lookup and its end. Dropping it releases all of it.
 struct InFlight {
-    inputs: BTreeMap<String, Vec<TaskInput>>,
-    record: KeyRecord,
     key: Digest,
     /// A result that was there before the lookup does not count.
     forced: bool,
+    /// Set from the lock on: thousands of tasks may be queued.
+    prepared: Option<Box<Prepared>>,
     lock: Option<KeyLock>,
     allocation: Option<Allocation>,
     job: Option<RunningJob>,
+}
+
+/// What a job works on.
+struct Prepared {
+    inputs: BTreeMap<String, Vec<TaskInput>>,
+    record: KeyRecord,
 }
 
 /// The scheduler's end of a running job.
@@ -146,13 +152,7 @@ impl<'r, 'w> Scheduler<'r, 'w> {
         let (sender, receiver) = mpsc::channel();
         let fresh = options.fresh.iter().flat_map(|name| resolved.named(name)).map(str::to_owned).collect();
         Self {
-            plan: Plan {
-                experiment: resolved.experiment.clone(),
-                root: resolved.root.clone(),
-                options,
-                forced,
-                fresh,
-            },
+            plan: Plan { experiment: resolved.experiment.clone(), root: resolved.root.clone(), options, forced, fresh },
             tracker: Tracker::new(board),
             in_flight: HashMap::new(),
             cache,
@@ -204,7 +204,8 @@ impl<'r, 'w> Scheduler<'r, 'w> {
         // Nothing to do for a moment: recent events go to the disk together.
         self.journal.sync();
         self.stop_if_broken();
-        let deadline = [self.shutdown.deadline(), self.next_look(), self.journal.next_sync()].into_iter().flatten().min();
+        let deadline =
+            [self.shutdown.deadline(), self.next_look(), self.journal.next_sync()].into_iter().flatten().min();
         let pause = deadline.map_or(TICK, |at| at.saturating_duration_since(Instant::now()).min(TICK));
         // The scheduler holds a sender itself, so the channel never closes.
         self.inbox.receiver.recv_timeout(pause).ok()
@@ -357,7 +358,7 @@ impl<'r, 'w> Scheduler<'r, 'w> {
             }
             _ => Input::Miss,
         };
-        let held = InFlight { inputs, record, key, forced, lock: None, allocation: None, job: None };
+        let held = InFlight { key, forced, prepared: None, lock: None, allocation: None, job: None };
         self.in_flight.insert(task, held);
         Ok(input)
     }

@@ -40,15 +40,25 @@ pub enum Phase {
 pub enum Input {
     /// Its result is in the cache. `cut_off`: a stage before it ran in this run, and made the same
     /// bytes as before.
-    Hit { outputs: Outputs, cut_off: bool },
+    Hit {
+        outputs: Outputs,
+        cut_off: bool,
+    },
     /// Its result is not in the cache.
     Miss,
     /// A stage that it needs failed.
-    Blocked { because: String },
+    Blocked {
+        because: String,
+    },
     /// An input is damaged. It can run again after a repair unless `give_up`.
-    InputDamaged { damage: Box<DamagedInput>, give_up: bool },
+    InputDamaged {
+        damage: Box<DamagedInput>,
+        give_up: bool,
+    },
     /// The engine itself failed at this task.
     EngineFailed(Failure),
+    /// Its inputs are no longer those of the lookup: one of them has to be made again.
+    InputsChanged,
     LockTaken,
     /// Another process holds the lock of its key.
     LockBusy,
@@ -58,15 +68,25 @@ pub enum Input {
     Shared(Outputs),
     /// It got its resources.
     Admitted,
-    Succeeded { outputs: Outputs, used: Used },
+    Succeeded {
+        outputs: Outputs,
+        used: Used,
+    },
     /// Its attempt failed. `retry`: it is tried again.
-    AttemptFailed { failure: Failure, class: FailureClass, log: Vec<String>, retry: Option<Retry> },
+    AttemptFailed {
+        failure: Failure,
+        class: FailureClass,
+        log: Vec<String>,
+        retry: Option<Retry>,
+    },
     /// Its process stopped because the run stops.
     Interrupted,
     /// The pause after a failure is over.
     PauseOver,
     /// Its item left the list of a `for_each` stage. `closed`: no item can come back.
-    Unlisted { closed: bool },
+    Unlisted {
+        closed: bool,
+    },
     /// The run stops.
     Stop,
     /// Its result turned out to be damaged, and is needed.
@@ -104,10 +124,23 @@ pub enum Effect {
     /// Kill the job's processes.
     Kill,
     /// The outputs are in the store.
-    Publish { outputs: Outputs, origin: Origin },
-    Fail { failure: Failure, log: Vec<String> },
-    Retry { failure: Failure, class: FailureClass, log: Vec<String>, retry: Retry },
-    Skip { because: String },
+    Publish {
+        outputs: Outputs,
+        origin: Origin,
+    },
+    Fail {
+        failure: Failure,
+        log: Vec<String>,
+    },
+    Retry {
+        failure: Failure,
+        class: FailureClass,
+        log: Vec<String>,
+        retry: Retry,
+    },
+    Skip {
+        because: String,
+    },
     Interrupt,
     /// The maker of this input has to run again.
     Repair(Box<DamagedInput>),
@@ -116,7 +149,9 @@ pub enum Effect {
 /// Where outputs came from.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Origin {
-    Cache { cut_off: bool },
+    Cache {
+        cut_off: bool,
+    },
     /// Another process made them during this run.
     OtherProcess,
     Ran(Used),
@@ -132,6 +167,7 @@ impl Phase {
             (Self::Idle, Input::Miss) if !context.stopping => (Self::Queued, vec![]),
             (Self::Idle, Input::Blocked { because }) => (Self::Skipped, vec![Effect::Skip { because }]),
 
+            (Self::Queued, Input::InputsChanged) => (Self::Idle, vec![]),
             (Self::Queued, Input::LockBusy) => (Self::Locking, vec![Effect::WaitForLock]),
             (Self::Queued, Input::LockTaken) => (Self::Locked, vec![]),
             // Meanwhile the run stopped, or the item left its list: the lock is released.

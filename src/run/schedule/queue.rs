@@ -110,7 +110,8 @@ impl ReadyQueue {
             *tasks = std::mem::take(tasks).into_iter().map(|(_, task)| (self.ranks[stage_of(task)], task)).collect();
         }
         let heads = self.waiting.iter().enumerate();
-        self.heads = heads.filter_map(|(class, tasks)| tasks.first().map(|(rank, task)| (*rank, *task, class))).collect();
+        self.heads =
+            heads.filter_map(|(class, tasks)| tasks.first().map(|(rank, task)| (*rank, *task, class))).collect();
     }
 }
 

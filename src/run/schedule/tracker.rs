@@ -445,13 +445,11 @@ impl<'w, 'r> Tracker<'w, 'r> {
     pub fn on_item(&mut self, task: usize, record: &ItemRecord) {
         let stage = self.board.tasks[task].stage;
         let joined = match record {
-            ItemRecord::Added { port, label, artifact, .. } => {
-                match self.board.stages[stage].open.get(port, label) {
-                    None => Some((port.clone(), ListItem { label: label.clone(), digest: *artifact })),
-                    Some(known) if known == *artifact => return,
-                    Some(_) => None,
-                }
-            }
+            ItemRecord::Added { port, label, artifact, .. } => match self.board.stages[stage].open.get(port, label) {
+                None => Some((port.clone(), ListItem { label: label.clone(), digest: *artifact })),
+                Some(known) if known == *artifact => return,
+                Some(_) => None,
+            },
             ItemRecord::Kept { .. } => None,
         };
         self.board.apply_item(task, record);
