@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use olmo_model::{
-    GenerateOptions, LayerNormType, Model, ModelError, Parameters, WeightType, compare_weights, generate, load,
-    save_huggingface, save_native,
+    GenerateOptions, LayerNormType, Model, ModelError, Parameters, WeightType, compare_weights, generate, load, save_huggingface,
+    save_native,
 };
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};

@@ -99,16 +99,8 @@ impl Stage for Checkpoint {
         let tied = tied(&scored, value);
         let before_dir = context.optional_input("before");
         let before = before_dir.as_deref().map(|dir| scores::before(dir, context.inputs("from"))).transpose()?;
-        let choice = Choice {
-            format: 2,
-            metric,
-            order,
-            chosen: label,
-            value,
-            tied: &tied,
-            scores: &scored,
-            before: before.as_ref(),
-        };
+        let choice =
+            Choice { format: 2, metric, order, chosen: label, value, tied: &tied, scores: &scored, before: before.as_ref() };
         let dir = context.output("choice")?;
         let after_dir = context.inputs("scores").iter().find(|item| item.label.as_deref() == Some(label));
         if let (Some(before), Some(after)) = (&before_dir, after_dir) {
@@ -159,8 +151,7 @@ fn markdown(
 ) -> String {
     let cell = |text: &str| text.escape_debug().to_string().replace('|', "\\|");
     let known = |name: &&str| *name != metric && scored.iter().any(|scored| scored.numbers.contains_key(*name));
-    let columns: Vec<&str> =
-        [metric].into_iter().chain(["exact_match", "eval_loss"].into_iter().filter(known)).collect();
+    let columns: Vec<&str> = [metric].into_iter().chain(["exact_match", "eval_loss"].into_iter().filter(known)).collect();
     let mut text = String::from("| checkpoint |");
     columns.iter().for_each(|name| text.extend([" ", &cell(name), " |"]));
     text.push_str(" |\n|---|");
@@ -358,9 +349,7 @@ mod tests {
             fs::create_dir_all(&before).unwrap();
             fs::write(before.join("metrics.json"), "{\"format\": 1, \"exact_match\": 0.0}").unwrap();
             let answers = |answer: &str| {
-                format!(
-                    "{{\"record\":3,\"question\":\"q\",\"expected\":\"e\",\"answer\":{answer},\"exact_match\":false}}\n"
-                )
+                format!("{{\"record\":3,\"question\":\"q\",\"expected\":\"e\",\"answer\":{answer},\"exact_match\":false}}\n")
             };
             fs::write(before.join("answers.jsonl"), answers("null")).unwrap();
             fs::create_dir_all(dir.join("scores/step4")).unwrap();
@@ -387,10 +376,7 @@ mod tests {
             assert_eq!(choice.join("answers.jsonl").exists(), with_scores);
             if with_scores {
                 let text = fs::read_to_string(choice.join("answers.md")).unwrap();
-                assert!(
-                    text.contains("## Before 1\n\n    (too long to be asked)\n\n## After 1\n\n    # e\n"),
-                    "{text}"
-                );
+                assert!(text.contains("## Before 1\n\n    (too long to be asked)\n\n## After 1\n\n    # e\n"), "{text}");
             }
         }
     }

@@ -59,11 +59,8 @@ impl Stage for Eval {
         let prompts = prompts::prompts(&conversations, &chat, &tokenizer)?;
         let without = conversations.len() - prompts.len();
         if prompts.is_empty() {
-            return Err(StageError::fail(
-                "eval::no_answer",
-                format!("none of {without} conversations has an assistant turn"),
-            )
-            .hint("give conversations that end with the expected answer"));
+            return Err(StageError::fail("eval::no_answer", format!("none of {without} conversations has an assistant turn"))
+                .hint("give conversations that end with the expected answer"));
         }
         if without > 0 {
             context.warning(format!(

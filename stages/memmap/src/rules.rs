@@ -1,7 +1,7 @@
 //! What can be told before any row is written.
 
-use olmo_data::tokens::TokensManifest;
 use olmo_data::{Dtype, Pack};
+use olmo_data::tokens::TokensManifest;
 use olmo_stage::rules::{Finding, Question};
 
 use crate::header;

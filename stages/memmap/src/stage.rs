@@ -120,8 +120,7 @@ fn pack(
         eos_token_id: tokens.eos_token_id,
         pad_token_id: tokens.pad_token_id,
     };
-    let writer =
-        MemmapWriter::with_options(&context.output("memmap")?, layout, params.options(length, tokens.vocab_size));
+    let writer = MemmapWriter::with_options(&context.output("memmap")?, layout, params.options(length, tokens.vocab_size));
     let writer = writer.map_err(|e| {
         let failed: StageError = e.into();
         failed.hint("set `dtype: auto` or `dtype: uint32`: larger ids would wrap to wrong ones")

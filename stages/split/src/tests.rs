@@ -6,8 +6,7 @@ use serde_json::{Value, json};
 use super::*;
 
 fn conversation(question: &str, answer: &str, number: usize) -> Conversation {
-    let messages =
-        vec![Message::new(olmo_data::Role::User, question), Message::new(olmo_data::Role::Assistant, answer)];
+    let messages = vec![Message::new(olmo_data::Role::User, question), Message::new(olmo_data::Role::Assistant, answer)];
     Conversation { dataset: "d".into(), id: number.to_string(), messages, ..Conversation::default() }
 }
 

@@ -7,7 +7,8 @@ use crate::stage::TokenizerParams;
 
 /// Why a model without a chat template is not enough, and what to do.
 pub const NO_TEMPLATE: &str = "the model has no chat template, as base models often do";
-pub const NO_TEMPLATE_HINT: &str = "name one: `template: olmo2`, `tulu` or `chatml`, or a file in `chat_template`; the model learns to answer in this form";
+pub const NO_TEMPLATE_HINT: &str =
+    "name one: `template: olmo2`, `tulu` or `chatml`, or a file in `chat_template`; the model learns to answer in this form";
 
 /// Every rule that `params` and what is known of the inputs break.
 pub fn check(params: &TokenizerParams, question: &Question) -> Vec<Finding> {

@@ -213,13 +213,7 @@ pub struct SchedulerParams {
 
 impl Default for SchedulerParams {
     fn default() -> Self {
-        Self {
-            name: SchedulerName::CosineWithWarmup,
-            t_warmup: DEFAULT_WARMUP,
-            warmup_fraction: None,
-            alpha_f: 0.1,
-            warmup_min_lr: None,
-        }
+        Self { name: SchedulerName::CosineWithWarmup, t_warmup: DEFAULT_WARMUP, warmup_fraction: None, alpha_f: 0.1, warmup_min_lr: None }
     }
 }
 

@@ -72,16 +72,8 @@ fn of_steps(params: &Params, question: &Question, steps: u64) -> Vec<Finding> {
         let text =
             format!("the learning rate rises over {warmup} steps and the run has {steps}: it ends before its peak");
         findings.push(
-            Finding::warning(
-                "train::warmup",
-                if params.scheduler.warmup_fraction.is_some() {
-                    "scheduler.warmup_fraction"
-                } else {
-                    "scheduler.t_warmup"
-                },
-                text,
-            )
-            .hint("a few per cent of `max_duration` are usual"),
+            Finding::warning("train::warmup", if params.scheduler.warmup_fraction.is_some() { "scheduler.warmup_fraction" } else { "scheduler.t_warmup" }, text)
+                .hint("a few per cent of `max_duration` are usual"),
         );
     }
     let eval_interval = params.eval_interval.filter(|_| question.has("eval_data"));

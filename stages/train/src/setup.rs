@@ -73,9 +73,7 @@ impl Setup {
         let (instances, length) = (data.instances() as u64, data.manifest().sequence_length);
         let global_batch = params.batch_rows(instances, length);
         if let Some(tokens) = params.global_batch_size.filter(|tokens| tokens / length > instances) {
-            context.message(format!(
-                "the {instances} rows of the data have fewer than {tokens} tokens: a step is an epoch"
-            ));
+            context.message(format!("the {instances} rows of the data have fewer than {tokens} tokens: a step is an epoch"));
         }
         let batches = Batches::new(&data, global_batch, params.seed, params.document_mask)?;
         let (per_epoch, tokens_per_step) = (batches.per_epoch(), batches.tokens_per_step());
@@ -93,7 +91,9 @@ impl Setup {
         ));
         let left_out = instances % global_batch as u64;
         if left_out > 0 {
-            context.message(format!("each epoch leaves out {left_out} of {instances} rows, which fill no whole batch"));
+            context.message(format!(
+                "each epoch leaves out {left_out} of {instances} rows, which fill no whole batch"
+            ));
         }
         if schedule.warmup >= max_steps {
             context.warning(format!(

@@ -152,8 +152,8 @@ pub fn load_huggingface(folder: &Path) -> Result<(ModelConfig, Parameters), Mode
 /// # Errors
 /// Every key that is missing, wrong or not understood.
 pub(crate) fn understand(path: &Path, fields: &Map<String, Value>) -> Result<ModelConfig, ModelError> {
-    let config =
-        config::understand(fields).map_err(|problems| ModelError::NotUnderstood { path: path.to_owned(), problems })?;
+    let config = config::understand(fields)
+        .map_err(|problems| ModelError::NotUnderstood { path: path.to_owned(), problems })?;
     config.validate()?;
     Ok(config)
 }
