@@ -9,6 +9,7 @@ pub mod command;
 mod error;
 mod executor;
 mod inquiry;
+pub mod item_list;
 mod launch;
 pub(crate) mod machine;
 mod order;

@@ -14,7 +14,7 @@ use super::error::RunError;
 use super::event::Place;
 use super::sources::Sources;
 use crate::exec::Backend;
-use crate::exec::attempt::{ItemRecord, Items};
+use crate::exec::item_list::{ItemRecord, Items};
 use crate::graph::Graph;
 use crate::key::{CommandKey, KeyInput, KeyRecord};
 use crate::spec::{Binding, PortRef, Resolved, ResolvedStage};

@@ -13,7 +13,8 @@ use olmo_stage::{Digest, Event, InputItem, failpoint, journal};
 
 use super::{Job, JobEvent, Stopped, damaged, failed};
 use crate::exec::ExecError;
-use crate::exec::attempt::{Attempt, ItemRecord, Items, Work, check_folders};
+use crate::exec::attempt::{Attempt, Work, check_folders};
+use crate::exec::item_list::{ItemRecord, Items};
 use crate::store::{Handover, ListItem, StoreError};
 
 /// Why an item cannot be used.

@@ -1,5 +1,5 @@
-//! What the end of a stage's process means: whether its work is done, and if not, why and
-//! whether trying again may help ([`FailureClass`]).
+//! [`judge`]: whether a stage's process did its work, and if not, why, and whether another attempt
+//! may help ([`FailureClass`]). Pure.
 
 use std::path::Path;
 
@@ -111,7 +111,7 @@ pub fn judge(end: End<'_>) -> Verdict {
     }
     // What the stage said beforehand: it cannot say it now.
     let smaller = end.log.iter().rev().find_map(|line| line.trim().strip_prefix(IF_MEMORY_RUNS_OUT));
-    let told_of_memory = end.log.iter().any(|line| runs_out(line));
+    let mentions_memory = end.log.iter().any(|line| runs_out(line));
     match (exit.code, exit.signal) {
         (_, Some(9)) if exit.memory_ran_out => failed(
             "stage::oom",
@@ -122,7 +122,7 @@ pub fn judge(end: End<'_>) -> Verdict {
             ),
             FailureClass::Oom,
         ),
-        (None, Some(6)) if told_of_memory => failed(
+        (None, Some(6)) if mentions_memory => failed(
             "stage::oom",
             "it asked for more memory than the system gives it".into(),
             Some(smaller.unwrap_or("run less at a time, give it less to do, or raise the limit")),
@@ -136,7 +136,7 @@ pub fn judge(end: End<'_>) -> Verdict {
         ),
         (_, Some(signal)) => {
             let class = match signal {
-                _ if told_of_memory => FailureClass::Oom,
+                _ if mentions_memory => FailureClass::Oom,
                 // SIGHUP, SIGINT, SIGTERM: somebody wanted it to end.
                 1 | 2 | 15 => FailureClass::Preempted,
                 _ => FailureClass::Error,
@@ -156,7 +156,7 @@ pub fn judge(end: End<'_>) -> Verdict {
             let class = match code {
                 // 137: a shell whose child was killed.
                 137 if exit.memory_ran_out => FailureClass::Oom,
-                _ if told_of_memory => FailureClass::Oom,
+                _ if mentions_memory => FailureClass::Oom,
                 TRY_AGAIN | 129 | 130 | 137 | 143 => FailureClass::Preempted,
                 _ => FailureClass::Error,
             };

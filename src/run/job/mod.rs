@@ -20,7 +20,8 @@ use super::cache::{Cache, Lookup, Outputs};
 use super::error::RunError;
 use super::event::Used;
 use super::sources::{command_files, command_key};
-use crate::exec::attempt::{Attempt, ItemRecord, Items, Work, check_folders};
+use crate::exec::attempt::{Attempt, Work, check_folders};
+use crate::exec::item_list::{ItemRecord, Items};
 use crate::exec::supervise::Exit;
 use crate::exec::{Backend, Ended, ExecError, Executor, Grant, Launch, Process, command};
 use crate::key::{CommandKey, KeyRecord};
@@ -47,11 +48,11 @@ pub enum Control {
 pub enum JobEvent {
     /// Another process holds the key's lock.
     Waiting { holder: Option<u32> },
-    /// The lock is ours and the work is to be done.
+    /// This process has the lock, and the result is still missing.
     Locked(KeyLock),
     /// Another process did the work meanwhile.
     Shared(Outputs),
-    /// The wait for the lock was given up, or the lock cannot be had.
+    /// The wait for the lock was given up, or failed.
     NotLocked(Option<StoreError>),
     /// List items of earlier attempts.
     Items(Items),
@@ -61,7 +62,7 @@ pub enum JobEvent {
     Item { record: ItemRecord, step: u64 },
     /// Progress, metrics, or a message of the stage.
     Stage(Event),
-    /// It is over.
+    /// The attempt ended.
     Ended(End),
 }
 
@@ -77,7 +78,7 @@ pub enum End {
         log: Vec<String>,
     },
     Interrupted,
-    /// An input is not what it should be; the attempt was not started.
+    /// An input is damaged, so no process was started.
     Damaged {
         artifact: Digest,
         error: StoreError,
@@ -88,7 +89,7 @@ pub enum End {
 pub enum Message {
     Job(usize, Box<JobEvent>),
     Signal(i32),
-    /// Running stages are to save their state (SIGUSR1).
+    /// Running stages should save their state (SIGUSR1).
     Save,
 }
 
@@ -129,7 +130,7 @@ pub fn wait_for_lock(cache: &Cache, key: Digest, forced: bool, stop: &AtomicBool
     scheduler.send(event);
 }
 
-/// All that one attempt needs.
+/// Everything that one attempt needs.
 pub struct Job {
     pub store: Store,
     pub key: Digest,
@@ -156,7 +157,7 @@ pub struct Job {
     pub scheduler: JobHandle,
 }
 
-/// Why an attempt ended before its time.
+/// Why an attempt ended early.
 pub(super) enum Stopped {
     Failed(Failure, FailureClass),
     Interrupted,
@@ -194,7 +195,7 @@ impl Job {
     pub fn run(self) {
         let scheduler = self.scheduler.clone();
         let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.attempt()));
-        // Whoever waits for the lock finds the end of the work in the store.
+        // A process that waits for the lock finds the result in the store.
         drop(self.lock);
         let end = ran.unwrap_or_else(|_| End::Failed {
             failure: Failure {
@@ -226,7 +227,7 @@ impl Job {
         match ended {
             Ok((outputs, exit)) => {
                 failpoint("run.stage_committed");
-                // What stays is removed by whoever meets the finished key next.
+                // If this fails, the next process that looks the key up removes the rest.
                 let _ = work.discard();
                 let wall_s = since.elapsed().as_secs_f64();
                 let used = Used { wall_s, cpu_s: exit.cpu_s, max_rss_kib: exit.max_rss_kib };
@@ -373,17 +374,17 @@ impl Job {
         let deadline = self.spec.timeout_s.and_then(|s| Instant::now().checked_add(Duration::from_secs(s)));
         let mut asked = None;
         let mut kill_at: Option<Instant> = None;
-        let mut heard = Heard::new(attempt.log());
+        let mut activity = Activity::new(attempt.log());
         let (mut is_up, mut to_save) = (false, false);
         loop {
-            // Looked at before the events: what it told before its end is read below.
+            // First the end, then the events: those that it wrote before its end are read below.
             let ended = process.wait(TICK)?;
             // A command has no events: a file in their place is not read.
             while !self.is_command() {
-                let told = self.next_events(attempt, &mut events)?;
-                let is_all = told.is_empty();
-                for event in told {
-                    heard.something();
+                let new_events = self.next_events(attempt, &mut events)?;
+                let is_all = new_events.is_empty();
+                for event in new_events {
+                    activity.record();
                     match event {
                         Event::Item { .. } | Event::Resumed { .. } => {
                             if let Some(lost) = self.carry_out(work, attempt, items, &event)? {
@@ -392,7 +393,7 @@ impl Job {
                         }
                         Event::Started { .. } => is_up = true,
                         Event::Unknown => {}
-                        told => self.scheduler.send(JobEvent::Stage(told)),
+                        event => self.scheduler.send(JobEvent::Stage(event)),
                     }
                 }
                 // While the process lives, the rest can wait for the next tick.
@@ -422,7 +423,7 @@ impl Job {
             }
             if asked.is_none() {
                 let late = deadline.filter(|at| Instant::now() >= *at).and(self.spec.timeout_s);
-                let silent = self.spec.stall_s.filter(|s| heard.silent_for() >= Duration::from_secs(*s));
+                let silent = self.spec.stall_s.filter(|s| activity.idle_time() >= Duration::from_secs(*s));
                 asked = late
                     .map(|seconds| StopReason::Timeout { seconds })
                     .or(silent.map(|seconds| StopReason::Stalled { seconds }));
@@ -501,27 +502,27 @@ pub(super) fn damaged(artifact: Digest, error: StoreError) -> Stopped {
     if super::is_damage(&error) { Stopped::Damaged(artifact, Box::new(error)) } else { error.into() }
 }
 
-/// When a stage was last heard of: it told something, or its log grew.
-struct Heard {
+/// When a stage last showed activity: an event, or a log that grew.
+struct Activity {
     log: PathBuf,
     size: u64,
     at: Instant,
 }
 
-impl Heard {
+impl Activity {
     fn new(log: PathBuf) -> Self {
         Self { log, size: 0, at: Instant::now() }
     }
 
-    fn something(&mut self) {
+    fn record(&mut self) {
         self.at = Instant::now();
     }
 
-    fn silent_for(&mut self) -> Duration {
+    fn idle_time(&mut self) -> Duration {
         let size = std::fs::metadata(&self.log).map_or(0, |m| m.len());
         if size != self.size {
             self.size = size;
-            self.something();
+            self.record();
         }
         self.at.elapsed()
     }

@@ -6,7 +6,7 @@ use olmo_stage::{Event, failpoint};
 
 use super::phase::{Input, Phase, Retry};
 use super::{Scheduler, engine_failure, journal};
-use crate::exec::attempt::ItemRecord;
+use crate::exec::item_list::ItemRecord;
 use crate::run::board::DamagedInput;
 use crate::run::event::RunEvent;
 use crate::run::job::{End, JobEvent};

@@ -1,4 +1,4 @@
-//! [`Journal`]: the record of the run, and whoever watches it.
+//! [`Journal`]: writes the events of a run into its record, and shows them.
 
 use std::time::{Duration, Instant};
 

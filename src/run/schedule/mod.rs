@@ -11,7 +11,7 @@
 //! | `dispatch` | key locks, admission, and the start of jobs |
 //! | `events` | messages from jobs |
 //! | `stop` | signals and `--fail-fast` |
-//! | `journal` | the record of the run, and whoever watches it |
+//! | `journal` | writes events into the record, and shows them |
 //!
 //! A task whose inputs are known is looked up by its key: a hit is done. A miss is queued. Once it is
 //! scheduled it takes the key's lock (if another process holds it, a thread waits for it), then

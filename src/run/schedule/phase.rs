@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_task_whose_item_left_the_list_fails_nobody_and_keeps_what_it_finished() {
+    fn a_task_whose_item_left_the_list_never_fails_and_keeps_a_finished_result() {
         for input in [attempt_failed(true), attempt_failed(false), Input::Interrupted] {
             let (phase, effects) = Phase::Running.on(input, UNLISTED);
             assert!(phase == Phase::Idle && effects.is_empty());

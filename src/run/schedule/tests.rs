@@ -11,7 +11,7 @@ use proptest::prelude::*;
 
 use super::phase::{Effect, Input, Phase, Retry};
 use super::tracker::{Step, Tracker};
-use crate::exec::attempt::{ItemRecord, Items};
+use crate::exec::item_list::{ItemRecord, Items};
 use crate::run::board::{Board, DamagedInput, End, Inputs};
 use crate::run::cache::Outputs;
 use crate::run::event::Used;

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use super::phase::{Context, Effect, Input, Phase};
 use super::queue::ReadyQueue;
-use crate::exec::attempt::{ItemRecord, Items};
+use crate::exec::item_list::{ItemRecord, Items};
 use crate::run::board::{Board, End};
 use crate::spec::Binding;
 use crate::store::ListItem;
