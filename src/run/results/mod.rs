@@ -194,9 +194,9 @@ fn marker(
         made_by.params.extend(trial.values.iter().map(|(path, value)| (path.clone(), value.clone())));
     }
     let mut keys = BTreeMap::new();
-    for index in &board.stages[stage].instances {
+    for index in &board.stages[stage].tasks {
         if let Ok(Inputs::Ready(inputs)) = board.inputs(*index, store) {
-            let label = board.instances[*index].label.clone().unwrap_or_default();
+            let label = board.tasks[*index].label.clone().unwrap_or_default();
             keys.insert(label, board.key(*index, &inputs)?.digest());
         }
     }
