@@ -18,9 +18,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use olmo_base::{Digest, IoContext, LockedFile, PathError, files, journal, seal};
+use olmo_base::{IoContext, LockedFile, PathError, files, journal, seal};
 use olmo_stage::protocol;
-use serde::{Deserialize, Serialize};
 
 use super::error::ExecError;
 use super::item_list::ItemRecord;

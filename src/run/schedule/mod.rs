@@ -34,7 +34,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
-use olmo_base::Digest;
+use olmo_base::{Diagnose, Digest};
 use olmo_stage::Failure;
 
 use super::board::{Board, End as StageEnd, Input as TaskInput, Inputs};

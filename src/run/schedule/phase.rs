@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use olmo_base::Diagnose;
 use olmo_stage::Failure;
 
 use crate::run::board::DamagedInput;
