@@ -3,6 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
+use olmo_base::{IoContext, PathError};
+
 /// An experiment with its pipeline, stages, schemas and data.
 #[derive(Debug)]
 pub struct Recipe {
@@ -59,8 +61,8 @@ const IGNORED: [&str; 2] = ["/.olmo-pipe", "/out"];
 pub enum RecipeError {
     #[error("these files exist with different content: {}", .0.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", "))]
     Different(Vec<PathBuf>),
-    #[error("cannot write {path}: {source}")]
-    Io { path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Io(#[from] PathError),
 }
 
 /// Finds the recipe called `name`.
@@ -97,7 +99,7 @@ pub fn make_project(root: &Path) -> Result<Vec<PathBuf>, RecipeError> {
         IGNORED.into_iter().filter(|line| !old.lines().any(|known| known.trim_end_matches('/') == *line)).collect();
     if !missing.is_empty() {
         let gap = if old.is_empty() || old.ends_with('\n') { "" } else { "\n" };
-        std::fs::write(&path, format!("{old}{gap}{}\n", missing.join("\n"))).map_err(io(&path))?;
+        std::fs::write(&path, format!("{old}{gap}{}\n", missing.join("\n"))).context_during("write", &path)?;
         written.push(path);
     }
     Ok(written)
@@ -126,16 +128,12 @@ fn lay_out<'f>(
     let mut written = Vec::new();
     for (path, content) in missing {
         if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).map_err(io(folder))?;
+            std::fs::create_dir_all(folder).context_during("write", folder)?;
         }
-        std::fs::write(&path, content).map_err(io(&path))?;
+        std::fs::write(&path, content).context_during("write", &path)?;
         written.push(path);
     }
     Ok(written)
-}
-
-fn io(path: &Path) -> impl FnOnce(std::io::Error) -> RecipeError + '_ {
-    |source| RecipeError::Io { path: path.to_owned(), source }
 }
 
 #[cfg(test)]

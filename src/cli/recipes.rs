@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, CommandFactory, Subcommand};
+use olmo_base::PathError;
 
 use super::{Exit, Problem, answer, answer_json};
 use crate::recipes::{self, RECIPES, Recipe, RecipeError};
@@ -27,7 +28,7 @@ impl Init {
     pub fn run(self) -> Result<Exit, Problem> {
         let recipe = if self.empty { None } else { Some(find(&self.recipe)?) };
         std::fs::create_dir_all(&self.folder)
-            .map_err(|source| problem(RecipeError::Io { path: self.folder.clone(), source }))?;
+            .map_err(|source| problem(RecipeError::from(PathError::during("write", &self.folder, source))))?;
         let mut written = match recipe {
             Some(recipe) => recipe.lay_out(&self.folder, false).map_err(problem)?,
             None => Vec::new(),

@@ -378,7 +378,8 @@ pub(crate) fn artifacts_of(text: &[u8]) -> Option<BTreeMap<Digest, Manifest>> {
 mod tests {
     use super::*;
     use crate::action::tests::store_with_action;
-    use crate::{ActionState, Handover, OBJECTS as OBJECT_FOLDER, Output};
+    use crate::layout::OBJECTS as OBJECT_FOLDER;
+    use crate::{ActionState, Handover, Output};
 
     /// A store with an action, an empty one, and the archive of all that the action made.
     fn bundled() -> (tempfile::TempDir, Store, Store, Digest, Action, PathBuf) {

@@ -14,11 +14,13 @@ const MOST: usize = 100_000;
 ///
 /// # Errors
 /// A message: there is no such file, or there are too many.
-pub(crate) fn meant(path: &Path) -> Option<Result<Vec<PathBuf>, String>> {
+pub(crate) fn expand(path: &Path) -> Option<Result<Vec<PathBuf>, String>> {
     match std::fs::metadata(path) {
         // A name may contain a bracket.
         Ok(found) if !found.is_dir() => return None,
-        Ok(_) => return Some(all(path, "**").and_then(|files| some(files, "the folder holds no files"))),
+        Ok(_) => {
+            return Some(matching_files(path, "**").and_then(|files| non_empty(files, "the folder holds no files")));
+        }
         Err(_) => {}
     }
     let mut folder = PathBuf::from("/");
@@ -33,15 +35,15 @@ pub(crate) fn meant(path: &Path) -> Option<Result<Vec<PathBuf>, String>> {
     if !folder.is_dir() {
         return Some(Err("no file fits: the folder before the pattern is not there".to_owned()));
     }
-    Some(all(&folder, &pattern).and_then(|files| some(files, "no file fits, and none has this name")))
+    Some(matching_files(&folder, &pattern).and_then(|files| non_empty(files, "no file fits, and none has this name")))
 }
 
-fn some(files: Vec<PathBuf>, why: &str) -> Result<Vec<PathBuf>, String> {
+fn non_empty(files: Vec<PathBuf>, why: &str) -> Result<Vec<PathBuf>, String> {
     if files.is_empty() { Err(why.to_owned()) } else { Ok(files) }
 }
 
 /// The files below `folder` that match `pattern`.
-fn all(folder: &Path, pattern: &str) -> Result<Vec<PathBuf>, String> {
+fn matching_files(folder: &Path, pattern: &str) -> Result<Vec<PathBuf>, String> {
     let deepest = if pattern.contains("**") { usize::MAX } else { pattern.split('/').count() };
     let mut found: Vec<(String, PathBuf)> = Vec::new();
     let mut folders = vec![(folder.to_owned(), String::new(), 1)];
@@ -94,7 +96,7 @@ mod tests {
         std::fs::create_dir(dir.path().join("empty")).unwrap();
         std::os::unix::fs::symlink(dir.path(), dir.path().join("deep/circle")).unwrap();
         let of = |pattern: &str| {
-            let found = meant(&dir.path().join(pattern))?;
+            let found = expand(&dir.path().join(pattern))?;
             Some(found.map(|files| {
                 let name = |path: &PathBuf| path.strip_prefix(dir.path()).unwrap().to_str().unwrap().to_owned();
                 files.iter().map(name).collect::<Vec<_>>()

@@ -13,7 +13,7 @@ use crate::document::prepare::absolute;
 use crate::read::node::{Content, Entry, Node};
 use crate::read::reference::{Piece, PortRef, Reference, has_reference, pieces};
 use crate::read::source::{Problem, Span};
-use crate::resolve::path_patterns as files;
+use crate::resolve::path_patterns;
 use crate::resolve::resolved::Binding;
 use crate::resolve::resolver::Resolver;
 use crate::resolve::when::is_set;
@@ -330,7 +330,7 @@ impl Resolver<'_> {
             return None;
         }
         let path = PathBuf::from(absolute(self.session, text, node.span, None));
-        let found = files::meant(&path)?;
+        let found = path_patterns::expand(&path)?;
         let problem = match found {
             Ok(files) => return Some(files),
             Err(why) => {

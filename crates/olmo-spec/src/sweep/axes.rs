@@ -271,7 +271,7 @@ struct Reader<'s> {
 
 impl Reader<'_> {
     fn grid(&mut self, entry: &Entry) {
-        if self.lists.iter().any(|list| shown(&list.path) == entry.key) {
+        if self.lists.iter().any(|list| path_text(&list.path) == entry.key) {
             return;
         }
         if let Some(column) = self.column(entry) {
@@ -280,7 +280,7 @@ impl Reader<'_> {
     }
 
     fn add_list(&mut self, list: &Setting) {
-        let text = shown(&list.path);
+        let text = path_text(&list.path);
         let key_span = list.path.first().map_or(list.value.span, |(_, span)| *span);
         let entry = Entry { key: text, key_span, value: list.value.clone() };
         if let Some(column) = self.column(&entry) {
@@ -443,7 +443,7 @@ pub(crate) fn check_targets(session: &mut Session, sweep: &Sweep, sources: &Para
     }
 }
 
-fn shown(path: &[(String, Span)]) -> String {
+fn path_text(path: &[(String, Span)]) -> String {
     path.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(".")
 }
 
