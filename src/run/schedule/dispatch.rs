@@ -110,7 +110,7 @@ impl Scheduler<'_, '_> {
         let Some(held) = self.in_flight.get_mut(&task) else { return };
         held.prepared = prepared.filter(|prepared| prepared.record.digest() == held.key);
         if held.prepared.is_none() {
-            return self.apply(task, Input::InputsChanged);
+            return self.apply(task, Input::Outdated);
         }
         let store = self.cache.store();
         let taken = store.lock_key(held.key).and_then(|lock| match lock {

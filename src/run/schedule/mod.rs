@@ -371,7 +371,7 @@ impl<'r, 'w> Scheduler<'r, 'w> {
         let instance = self.tracker.instance_mut(task);
         instance.repairs += 1;
         let give_up = maker.is_none() || instance.repairs > REPAIRS;
-        Input::InputDamaged { damage, give_up }
+        Input::Damaged { damage, give_up }
     }
 
     /// Removes the work of an engine that died after its stage had finished.

@@ -52,14 +52,14 @@ pub enum Input {
         because: String,
     },
     /// An input is damaged. It can run again after a repair unless `give_up`.
-    InputDamaged {
+    Damaged {
         damage: Box<DamagedInput>,
         give_up: bool,
     },
     /// The engine itself failed at this task.
     EngineFailed(Failure),
     /// Its inputs are no longer those of the lookup: one of them has to be made again.
-    InputsChanged,
+    Outdated,
     LockTaken,
     /// Another process holds the lock of its key.
     LockBusy,
@@ -168,7 +168,7 @@ impl Phase {
             (Self::Idle, Input::Miss) if !context.stopping => (Self::Queued, vec![]),
             (Self::Idle, Input::Blocked { because }) => (Self::Skipped, vec![Effect::Skip { because }]),
 
-            (Self::Queued, Input::InputsChanged) => (Self::Idle, vec![]),
+            (Self::Queued, Input::Outdated) => (Self::Idle, vec![]),
             (Self::Queued, Input::LockBusy) => (Self::Locking, vec![Effect::WaitForLock]),
             (Self::Queued, Input::LockTaken) => (Self::Locked, vec![]),
             // Meanwhile the run stopped, or the item left its list: the lock is released.
@@ -182,7 +182,7 @@ impl Phase {
             // Its item left the list meanwhile, so no stage needs the result.
             (
                 Self::Running,
-                Input::AttemptFailed { .. } | Input::Interrupted | Input::InputDamaged { .. } | Input::EngineFailed(_),
+                Input::AttemptFailed { .. } | Input::Interrupted | Input::Damaged { .. } | Input::EngineFailed(_),
             ) if !context.listed => (Self::Idle, vec![]),
             (Self::Running, Input::AttemptFailed { failure, class, log, retry: Some(retry) }) if !context.stopping => {
                 (Self::Backoff(retry.at), vec![Effect::Retry { failure, class, log, retry }])
@@ -192,10 +192,10 @@ impl Phase {
             }
             (Self::Running, Input::Interrupted) => (Self::Stopped, vec![Effect::Interrupt]),
 
-            (Self::Idle | Self::Running, Input::InputDamaged { damage, give_up: false }) => {
+            (Self::Idle | Self::Running, Input::Damaged { damage, give_up: false }) => {
                 (Self::Idle, vec![Effect::Repair(damage)])
             }
-            (Self::Idle | Self::Running, Input::InputDamaged { damage, give_up: true }) => {
+            (Self::Idle | Self::Running, Input::Damaged { damage, give_up: true }) => {
                 let error = &damage.error;
                 let failure = Failure { code: error.code().into(), message: error.to_string(), hint: error.hint() };
                 (Self::Failed, vec![Effect::Fail { failure, log: Vec::new() }])

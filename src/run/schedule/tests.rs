@@ -223,9 +223,7 @@ impl World {
                             Inputs::Wait(_) | Inputs::Never(_) => None,
                         };
                         let is_same = key == Some(keys[&task]);
-                        assert!(
-                            tracker.on(task, if is_same { Input::LockTaken } else { Input::InputsChanged }).is_empty()
-                        );
+                        assert!(tracker.on(task, if is_same { Input::LockTaken } else { Input::Outdated }).is_empty());
                         if !is_same {
                             continue;
                         }
@@ -321,7 +319,7 @@ impl World {
             self.damages += 1;
             let error = StoreError::NoArtifact { artifact: input.digest };
             let damage = DamagedInput { maker: input.maker.clone(), artifact: input.digest, error };
-            reports.push_back(Report::Ended(Input::InputDamaged { damage: Box::new(damage), give_up: false }));
+            reports.push_back(Report::Ended(Input::Damaged { damage: Box::new(damage), give_up: false }));
             mail.insert(task, reports);
             return;
         }
