@@ -33,9 +33,11 @@ fn stable(project: &Project, text: &str) -> String {
     for (pattern, name) in CHANGING.iter() {
         text = pattern.replace_all(&text, *name).into_owned();
     }
-    // Columns are as wide as what was replaced.
-    let spaces = Regex::new("([^ \n]) {3,}").unwrap();
-    spaces.replace_all(&text, "$1  ").into_owned()
+    // Columns are as wide as what was replaced. Marks below a line of a file keep their place.
+    let spaces = Regex::new("([^ ]) {3,}").unwrap();
+    let line =
+        |line: &str| if line.contains('^') { line.to_owned() } else { spaces.replace_all(line, "$1  ").into_owned() };
+    text.lines().map(line).collect::<Vec<_>>().join("\n")
 }
 
 /// A command, its exit code, and all that it printed.
@@ -122,7 +124,10 @@ fn a_stage_that_fails_and_the_way_back() {
 #[test]
 fn mistakes_in_files_and_on_the_command_line() {
     let project = chain();
-    project.write("typo.yaml", "experiment: t\nuses: pipeline.yaml\nparams: {sya: hello}\nstages: {a: {wiht: {say: x}}}\n");
+    project.write(
+        "typo.yaml",
+        "experiment: t\nuses: pipeline.yaml\nparams: {sya: hello}\nstages: {a: {wiht: {say: x}}}\n",
+    );
     check(&project, "validate_typos", &["validate", "typo.yaml"]);
     project.write("type.yaml", "experiment: t\nuses: pipeline.yaml\nparams: {say: 3}\n");
     check(&project, "validate_wrong_type", &["validate", "type.yaml"]);
@@ -142,8 +147,8 @@ fn mistakes_in_files_and_on_the_command_line() {
 #[test]
 fn sweeps_and_beginnings() {
     let project = chain();
-    check(&project, "sweep_plan", &["plan", "e.yaml", "--sweep", "params.say=[x,y]"]);
-    project.succeeds(&["run", "e.yaml", "--sweep", "params.say=[x,y]", "--set", "stages.a.resources.cpus=0"]);
+    check(&project, "sweep_plan", &["plan", "e.yaml", "--sweep", "params.say=[red,blue]"]);
+    project.succeeds(&["run", "e.yaml", "--sweep", "params.say=[red,blue]", "--set", "stages.a.resources.cpus=0"]);
     check(&project, "runs_compare", &["runs", "compare", &project.last_run().id.to_string()]);
     check(&project, "recipes", &["recipes", "ls"]);
     check(&project, "init", &["init", "new"]);

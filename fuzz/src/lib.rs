@@ -151,7 +151,8 @@ fn template(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let special = SpecialStrings { bos: Some("<s>".into()), eos: "</s>".into(), pad: None, unk: None };
     let added = [(0, "</s>".to_owned()), (1, "<s>".to_owned())];
-    let Ok(chat) = Chat::new(&Source::Jinja(text.to_owned()), &special, &added, Some("2026-01-31"), Digest::of(b"")) else {
+    let Ok(chat) = Chat::new(&Source::Jinja(text.to_owned()), &special, &added, Some("2026-01-31"), Digest::of(b""))
+    else {
         return;
     };
     let messages = [(Role::System, "Be kind."), (Role::User, "Hi\n"), (Role::Assistant, " Hello."), (Role::User, "é")];

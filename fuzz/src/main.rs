@@ -45,7 +45,10 @@ fn main() -> ExitCode {
         Ok(options) => options,
         Err(problem) => {
             let names: Vec<&str> = TARGETS.iter().map(|(name, _)| *name).collect();
-            eprintln!("{problem}\nusage: olmo-fuzz TARGET [--seconds N] [--seed N] [--grow FOLDER]\ntargets: {}", names.join(", "));
+            eprintln!(
+                "{problem}\nusage: olmo-fuzz TARGET [--seconds N] [--seed N] [--grow FOLDER]\ntargets: {}",
+                names.join(", ")
+            );
             return ExitCode::from(2);
         }
     };
@@ -166,7 +169,11 @@ fn watch_for_hangs(target: String) {
                 last = (begun, Instant::now());
             } else if begun % 2 == 1 && last.1.elapsed() > LONGEST {
                 let input = CURRENT.lock().map(|current| current.clone()).unwrap_or_default();
-                eprintln!("{target}: an input took longer than {} s; it is in {}", LONGEST.as_secs(), keep(&target, &input).display());
+                eprintln!(
+                    "{target}: an input took longer than {} s; it is in {}",
+                    LONGEST.as_secs(),
+                    keep(&target, &input).display()
+                );
                 std::process::exit(1);
             }
         }
