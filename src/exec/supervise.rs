@@ -283,8 +283,9 @@ fn supervise(order: &Order, locks: Option<&Locks>) -> io::Result<Exit> {
         reap(stage, &mut exit, &mut running);
     }
     exit.left_behind = sweep(stage, &mut exit, &mut running);
-    // All that could print is gone, and the last line is carried.
-    if processes::descendants(std::process::id()).is_empty() {
+    // Every process that could print is gone, so the carriers end. A search of `/proc` takes longer
+    // than everything else here.
+    if no_children() || processes::descendants(std::process::id()).is_empty() {
         for carrier in carriers {
             carrier.join().map_err(|_| io::Error::other("the thread that carries the log panicked"))??;
         }
