@@ -19,7 +19,7 @@ pub struct Record {
 }
 
 /// Which piece of work an event is about.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Place {
     pub stage: String,
     /// The item's label, of a `for_each` stage.

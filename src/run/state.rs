@@ -1,7 +1,7 @@
 //! [`RunState`]: how far a run is, as a fold over its events, for `runs list` and `runs show`
 //! and for everybody who watches from another terminal.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use olmo_stage::{Digest, Failure};
@@ -147,8 +147,9 @@ impl RunState {
             results: BTreeMap::new(),
         };
         let mut outcome = None;
+        let mut index = Index::default();
         for record in records {
-            outcome = state.apply(&record.event, outcome);
+            outcome = state.apply(&record.event, outcome, &mut index);
         }
         state.status = match outcome {
             _ if active && outcome.is_none() => RunStatus::Running,
@@ -169,7 +170,7 @@ impl RunState {
         state
     }
 
-    fn apply(&mut self, event: &RunEvent, outcome: Option<RunOutcome>) -> Option<RunOutcome> {
+    fn apply(&mut self, event: &RunEvent, outcome: Option<RunOutcome>, index: &mut Index) -> Option<RunOutcome> {
         match event {
             RunEvent::Opened { experiment, pid, stages, .. } => {
                 self.experiment.clone_from(experiment);
@@ -185,6 +186,7 @@ impl RunState {
                         new.instances.extend(known.map(InstanceState::planned_again));
                     }
                 }
+                *index = Index::new(&self.stages);
                 return None;
             }
             RunEvent::Closed { outcome, results } => {
@@ -197,15 +199,16 @@ impl RunState {
         if matches!(event, RunEvent::Skipped { place: Place { item: None, .. }, .. }) {
             // A for_each stage that will get no (more) items.
             if let Some(stage) = self.stages.get_mut(&place.stage).filter(|s| !s.instances.is_empty()) {
-                stage.instances.iter_mut().filter(|i| !i.status.is_done()).for_each(|i| i.apply(event));
+                let open = stage.instances.iter_mut().filter(|i| !i.status.is_done());
+                open.for_each(|i| i.apply(event, &mut HashSet::new()));
             }
         }
         if let Some(stage) = self.stages.get_mut(&place.stage) {
-            let at = stage.instances.iter().position(|i| i.item == place.item).unwrap_or_else(|| {
+            let (at, labels) = index.0.entry(place.clone()).or_insert_with(|| {
                 stage.instances.push(InstanceState::new(place.item.clone()));
-                stage.instances.len() - 1
+                (stage.instances.len() - 1, HashSet::new())
             });
-            stage.instances[at].apply(event);
+            stage.instances[*at].apply(event, labels);
         }
         outcome
     }
@@ -230,6 +233,23 @@ impl RunState {
             *counts.entry(stage.status).or_insert(0) += 1;
         }
         counts
+    }
+}
+
+/// Where the state of each piece of work is in its stage, and the labels of its list items.
+#[derive(Default)]
+struct Index(HashMap<Place, (usize, HashSet<String>)>);
+
+impl Index {
+    fn new(stages: &OrderedMap<StageState>) -> Self {
+        let mut places = HashMap::new();
+        for (name, stage) in stages.iter() {
+            for (at, instance) in stage.instances.iter().enumerate() {
+                let place = Place { stage: name.to_owned(), item: instance.item.clone() };
+                places.insert(place, (at, instance.items.iter().cloned().collect()));
+            }
+        }
+        Self(places)
     }
 }
 
@@ -261,7 +281,8 @@ impl InstanceState {
         Self { status: Status::Planned, failure: None, log: Vec::new(), because: None, progress: None, ..self.clone() }
     }
 
-    fn apply(&mut self, event: &RunEvent) {
+    /// `labels`: those of `items`.
+    fn apply(&mut self, event: &RunEvent, labels: &mut HashSet<String>) {
         match event {
             RunEvent::Cached { key, outputs, .. } => {
                 (self.status, self.key) = (Status::Cached, Some(*key));
@@ -273,8 +294,12 @@ impl InstanceState {
                 self.started += 1;
                 self.failure = None;
             }
-            RunEvent::Resumed { keep, .. } => self.items.retain(|label| keep.contains(label)),
-            RunEvent::Item { label, .. } if !self.items.contains(label) => self.items.push(label.clone()),
+            RunEvent::Resumed { keep, .. } => {
+                let keep: HashSet<&String> = keep.iter().collect();
+                self.items.retain(|label| keep.contains(label));
+                labels.retain(|label| keep.contains(label));
+            }
+            RunEvent::Item { label, .. } if labels.insert(label.clone()) => self.items.push(label.clone()),
             RunEvent::Progress { done, total, unit, .. } => self.progress = Some((*done, *total, unit.clone())),
             RunEvent::Finished { key, outputs, used, shared, .. } => {
                 (self.status, self.key) = (Status::Finished, Some(*key));
