@@ -13,7 +13,8 @@ use serde::Serialize;
 use super::made::RunMade;
 use super::reference::{Horizon, dated_in_the_future};
 use super::usage::bytes_below;
-use crate::exec::attempt::{Items, Work};
+use crate::exec::attempt::Work;
+use crate::exec::item_list::Items;
 use crate::run::{self, RunError, RunId, RunStatus};
 use crate::store::{Action, Manifest, Output, Store, StoreError, SweepPlan, Swept};
 

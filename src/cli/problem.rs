@@ -78,12 +78,9 @@ impl From<RunError> for Problem {
             }
             RunError::Remote(_) | RunError::Offline { .. } | RunError::VariableGone { .. } => Exit::Environment,
             RunError::Io { .. } | RunError::RunDamaged { .. } | RunError::Exec(ExecError::Io { .. }) => Exit::Store,
-            RunError::Exec(_)
-            | RunError::Thread { .. }
-            | RunError::TooMuch { .. }
-            | RunError::RunActive { .. }
-            | RunError::NotRunning { .. }
-            | RunError::Leases { .. } => Exit::Environment,
+            RunError::Exec(_) | RunError::Thread { .. } | RunError::RunActive { .. } | RunError::NotRunning { .. } => {
+                Exit::Environment
+            }
             RunError::Key(_)
             | RunError::Graph(_)
             | RunError::UnknownStage { .. }

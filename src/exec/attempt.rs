@@ -12,17 +12,16 @@
 //!
 //! All of it belongs to the key, not to a run: whoever holds the key's lock goes on here.
 
-use std::collections::BTreeMap;
 use std::fs::{self, TryLockError};
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use olmo_stage::{Digest, files, journal, protocol, seal};
-use serde::{Deserialize, Serialize};
+use olmo_stage::{files, journal, protocol, seal};
 
 use super::error::ExecError;
+use super::item_list::ItemRecord;
 use super::{processes, supervise};
 use crate::store::remove_tree;
 
@@ -38,83 +37,6 @@ const MAX_STAMPS: u64 = 1 << 30;
 const MAX_RESULT: u64 = 16 << 20;
 /// Older attempts than this many keep nothing.
 const ATTEMPTS_KEPT: usize = 3;
-
-/// A line of `items.jsonl`: one `Item` or `Resumed` event of an attempt, carried out.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-pub enum ItemRecord {
-    /// The item is in the store.
-    Added { attempt: u32, port: String, label: String, artifact: Digest },
-    /// Items of `port` that are not in `keep` left the list.
-    Kept { attempt: u32, port: String, keep: Vec<String> },
-}
-
-impl ItemRecord {
-    /// The attempt whose event this was.
-    pub fn attempt(&self) -> u32 {
-        match self {
-            Self::Added { attempt, .. } | Self::Kept { attempt, .. } => *attempt,
-        }
-    }
-}
-
-/// Items by port, the oldest first, each with its label.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Items(BTreeMap<String, Vec<(String, Digest)>>);
-
-impl Items {
-    /// Carries `record` out. An item whose label is there takes its place.
-    pub fn apply(&mut self, record: &ItemRecord) {
-        match record {
-            ItemRecord::Added { port, label, artifact, .. } => {
-                let list = self.0.entry(port.clone()).or_default();
-                match list.iter_mut().find(|(known, _)| known == label) {
-                    Some((_, place)) => *place = *artifact,
-                    None => list.push((label.clone(), *artifact)),
-                }
-            }
-            ItemRecord::Kept { port, keep, .. } => {
-                if let Some(list) = self.0.get_mut(port) {
-                    list.retain(|(label, _)| keep.contains(label));
-                }
-            }
-        }
-    }
-
-    /// The items of `port`.
-    pub fn of(&self, port: &str) -> &[(String, Digest)] {
-        self.0.get(port).map_or(&[], Vec::as_slice)
-    }
-
-    /// Why `label` cannot name another item of `port`: it is no folder's name, or differs from the
-    /// label of an item only in case.
-    pub fn check_label(&self, port: &str, label: &str) -> Result<(), String> {
-        check_label(label)?;
-        let is_twin = |known: &str| known != label && known.to_lowercase() == label.to_lowercase();
-        match self.of(port).iter().find(|(known, _)| is_twin(known)) {
-            None => Ok(()),
-            Some((known, _)) => Err(format!(
-                "the labels `{known}` and `{label}` of `{port}` differ only in upper and lower case, so on some file \
-                 systems they would be one folder"
-            )),
-        }
-    }
-
-    /// Ports with their items.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &[(String, Digest)])> {
-        self.0.iter().map(|(port, list)| (port.as_str(), list.as_slice()))
-    }
-
-    /// How many items there are in all ports.
-    pub fn len(&self) -> usize {
-        self.0.values().map(Vec::len).sum()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
 
 /// The folder of unfinished work on one key. Only the holder of the key's lock may change it.
 #[derive(Clone, Debug)]
@@ -488,21 +410,6 @@ fn natural(label: &str) -> Vec<(String, u128, String)> {
     key
 }
 
-/// Why `label` cannot name an item, which gets a folder of that name.
-pub fn check_label(label: &str) -> Result<(), String> {
-    let sound = !label.is_empty()
-        && label.len() <= 100
-        && !label.starts_with('.')
-        && label.chars().all(|c| c.is_ascii_alphanumeric() || "._-+=,@".contains(c));
-    if sound {
-        return Ok(());
-    }
-    Err(format!(
-        "`{}` cannot be the label of a list item: 1 to 100 letters, digits and ._-+=,@, no dot first",
-        label.escape_debug()
-    ))
-}
-
 fn copy_regular(from: &Path, to: &Path) -> std::io::Result<()> {
     let mut from = files::open_regular(from)?;
     std::io::copy(&mut from, &mut fs::File::create(to)?).map(drop)
@@ -529,36 +436,6 @@ pub fn tail(path: &Path, count: usize) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn added(attempt: u32, label: &str) -> ItemRecord {
-        ItemRecord::Added { attempt, port: "p".into(), label: label.into(), artifact: Digest::of(label.as_bytes()) }
-    }
-
-    fn labels(items: &Items) -> Vec<&str> {
-        items.of("p").iter().map(|(label, _)| label.as_str()).collect()
-    }
-
-    #[test]
-    fn items_that_are_not_kept_leave_and_a_label_is_there_once() {
-        let mut items = Items::default();
-        for record in [added(1, "step10"), added(1, "step20"), added(1, "step30")] {
-            items.apply(&record);
-        }
-        items.apply(&ItemRecord::Kept { attempt: 2, port: "p".into(), keep: vec!["step10".into(), "step20".into()] });
-        items.apply(&added(2, "step20"));
-        items.apply(&added(2, "step30"));
-        assert_eq!(labels(&items), ["step10", "step20", "step30"]);
-        assert_eq!(items.len(), 3);
-    }
-
-    #[test]
-    fn labels_that_differ_only_in_case_are_refused() {
-        let mut items = Items::default();
-        items.apply(&added(1, "step1"));
-        assert!(items.check_label("p", "Step1").unwrap_err().contains("`step1` and `Step1`"));
-        assert!(items.check_label("p", "step1").is_ok(), "it takes the place of the first");
-        assert!(items.check_label("q", "Step1").is_ok() && items.check_label("p", "step2").is_ok());
-    }
 
     #[test]
     fn attempts_count_up_and_old_ones_keep_only_what_tells_what_happened() {
@@ -604,14 +481,6 @@ mod tests {
         let mut labels = ["step10", "step9", "a", "step100", "10", "9"];
         labels.sort_by_cached_key(|l| natural(l));
         assert_eq!(labels, ["9", "10", "a", "step9", "step10", "step100"]);
-    }
-
-    #[test]
-    fn a_label_that_is_no_folder_name_is_refused() {
-        for label in ["", "..", "a/b", "a b", "a\n", ".x", &"x".repeat(101)] {
-            assert!(check_label(label).is_err(), "{label}");
-        }
-        assert!(check_label("step40").is_ok());
     }
 
     #[test]

@@ -39,6 +39,12 @@ pub enum ExecError {
     BadItem { port: String, why: String },
     #[error("{name} is `{value}`, not a number of {expected}")]
     Variable { name: &'static str, value: String, expected: &'static str },
+    #[error("stage `{stage}` asks for {asked} {what}, and this machine has {there}")]
+    TooMuch { stage: String, what: &'static str, asked: u64, there: u64 },
+    #[error("the leases of this machine, in {}, cannot be used: {source}", .path.display())]
+    Leases { path: PathBuf, source: io::Error },
+    #[error("a stage on this machine has one process, not {ranks}")]
+    Ranks { ranks: u32 },
     #[error("{} is still in use by a stage of an engine that died", .0.display())]
     StillRunning(PathBuf),
 }
@@ -78,6 +84,9 @@ impl ExecError {
             Self::SecretMissing { .. } => "exec::secret_missing",
             Self::BadItem { .. } => "stage::bad_item",
             Self::Variable { .. } => "exec::variable",
+            Self::TooMuch { .. } => "run::resources",
+            Self::Leases { .. } => "run::leases",
+            Self::Ranks { .. } => "exec::ranks",
             Self::StillRunning(_) => "exec::still_running",
         }
     }
@@ -127,6 +136,15 @@ impl ExecError {
             }
             Self::OpenReference { .. } => "close it: ${params.NAME}".into(),
             Self::Variable { name, .. } => format!("unset it, or for example export {name}=64"),
+            Self::TooMuch { what, .. } => {
+                format!(
+                    "ask for less (`stages: {{STAGE: {{resources: {{{what}: …}}}}}}`), or run it on a larger machine"
+                )
+            }
+            Self::Leases { .. } => {
+                "set OLMO_PIPE_LEASES to a folder on this machine that all its users of olmo-pipe can write to".into()
+            }
+            Self::Ranks { .. } => "run it on an executor that starts several processes".into(),
             Self::StillRunning(_) => "wait for it to end, then run the same command again".into(),
         };
         Some(text)

@@ -14,6 +14,7 @@ use rustix::process::{Pid, Signal};
 
 use super::attempt::Work;
 use super::error::ExecError;
+use super::executor::Grant;
 use super::order::{Order, Place};
 use super::processes;
 use super::supervise::{self, Exit};
@@ -26,8 +27,12 @@ pub struct Launch {
     /// Where the stage's process starts.
     pub folder: PathBuf,
     pub argv: Vec<OsString>,
-    /// All of the process's environment.
+    /// The whole environment of the process, except what the executor adds for the grant.
     pub environment: BTreeMap<String, OsString>,
+    /// Number of processes that run `argv`, each as one rank of the stage.
+    pub ranks: u32,
+    /// The resources that the stage may use.
+    pub grant: Grant,
 }
 
 /// How a stage's process ended.
@@ -65,6 +70,8 @@ impl Supervised {
         let order = Order { place, log_limit: log_limit()?, argv: launch.argv.clone() };
         let mut command = Command::new(this_program()?);
         command.env_clear().envs(&launch.environment).current_dir(&launch.folder).stderr(file);
+        // The stage sees only its own GPUs. Numbers count as this engine counts them.
+        command.env("CUDA_VISIBLE_DEVICES", launch.grant.gpus.join(",")).env("CUDA_DEVICE_ORDER", "PCI_BUS_ID");
         Self::with(command, &order, &launch.attempt)
     }
 

@@ -1,6 +1,9 @@
-//! [`Board`]: the stages of an experiment with their instances, what each one's inputs are as
-//! far as they are known, and so what can be done next. The planner fills it from the cache
-//! alone, the scheduler while stages run. It starts nothing and reads no clock.
+//! [`Board`]: the stages of an experiment, their tasks, and the outputs so far; from these, the
+//! inputs and the cache key of every task. The planner fills it from the cache alone, the scheduler
+//! while stages run. It starts nothing and reads no clock.
+//!
+//! A task is a whole stage, or a `for_each` stage with one item. A task whose item left its list
+//! stays on the board, but is not *listed*: it does not count until the item comes back.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -11,7 +14,7 @@ use super::error::RunError;
 use super::event::Place;
 use super::sources::Sources;
 use crate::exec::Backend;
-use crate::exec::attempt::{ItemRecord, Items};
+use crate::exec::item_list::{ItemRecord, Items};
 use crate::graph::Graph;
 use crate::key::{CommandKey, KeyInput, KeyRecord};
 use crate::spec::{Binding, PortRef, Resolved, ResolvedStage};
@@ -20,7 +23,7 @@ use crate::store::{ListItem, Output, Store, StoreError};
 /// All stages, in the order of their dependencies.
 pub struct Board<'r> {
     pub stages: Vec<Stage<'r>>,
-    pub instances: Vec<Instance>,
+    pub tasks: Vec<Task>,
     places: HashMap<String, usize>,
     sources: &'r Sources,
 }
@@ -29,11 +32,13 @@ pub struct Board<'r> {
 pub struct Stage<'r> {
     pub name: String,
     pub spec: &'r ResolvedStage,
-    /// Indices of its instances that count; of a `for_each` stage in the order of the list.
-    pub instances: Vec<usize>,
+    /// Indices of its listed tasks. For a `for_each` stage whose list is closed, in list order.
+    pub tasks: Vec<usize>,
     pub end: End,
     /// Items of its list ports while it runs.
     pub open: Items,
+    /// The task for each (label, digest) of a `for_each` stage, listed or not.
+    by_item: HashMap<(String, Digest), usize>,
 }
 
 /// Whether a stage is done.
@@ -41,31 +46,42 @@ pub struct Stage<'r> {
 pub enum End {
     Open,
     Done(BTreeMap<String, Output>),
-    /// It failed, or it waits for one that did; the name of the first of them.
+    /// It failed, or it needs a stage that failed: the name of the first stage that did.
     Never(String),
 }
 
 /// One piece of work: a stage, or a `for_each` stage with one item.
-pub struct Instance {
+pub struct Task {
     pub stage: usize,
     pub label: Option<String>,
     /// The item of a `for_each` stage.
     pub item: Option<Digest>,
-    /// What it made.
+    /// Set once it is done.
     pub outputs: Option<BTreeMap<String, Output>>,
+    /// Whether its item is in the list now. Always true without `for_each`.
+    pub listed: bool,
 }
 
-/// One artifact that goes into an instance.
+/// The changes made by [`Board::expand`].
+#[derive(Debug, Default, PartialEq)]
+pub struct Expansion {
+    /// Tasks that are new, or listed again.
+    pub added: Vec<usize>,
+    /// Tasks whose item left the list.
+    pub removed: Vec<usize>,
+}
+
+/// One artifact that goes into a task.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Input {
     pub label: Option<String>,
     /// Of the artifact, or of the part of it that the port takes.
     pub digest: Digest,
-    /// The instance that made it; `None` for data from outside.
+    /// The task that made it; `None` for data from outside.
     pub maker: Option<Place>,
 }
 
-/// What is known of an instance's inputs.
+/// What is known of a task's inputs.
 pub enum Inputs {
     /// All of them, by port.
     Ready(BTreeMap<String, Vec<Input>>),
@@ -88,6 +104,7 @@ pub struct Pending {
 }
 
 /// An input that is known, but damaged.
+#[derive(Debug)]
 pub struct DamagedInput {
     pub maker: Option<Place>,
     pub artifact: Digest,
@@ -97,18 +114,18 @@ pub struct DamagedInput {
 impl<'r> Board<'r> {
     /// The stages `names` (in the order of their dependencies, and with all of them) of `resolved`.
     pub fn new(resolved: &'r Resolved, names: &[String], sources: &'r Sources) -> Self {
-        let mut board = Self { stages: Vec::new(), instances: Vec::new(), places: HashMap::new(), sources };
+        let mut board = Self { stages: Vec::new(), tasks: Vec::new(), places: HashMap::new(), sources };
         for name in names {
             let Some(spec) = resolved.stages.get(name) else { continue };
             let stage = board.stages.len();
-            let mut instances = Vec::new();
+            let mut tasks = Vec::new();
             if spec.for_each.is_none() {
-                instances.push(board.instances.len());
-                board.instances.push(Instance { stage, label: None, item: None, outputs: None });
+                tasks.push(board.tasks.len());
+                board.tasks.push(Task { stage, label: None, item: None, outputs: None, listed: true });
             }
-            let open = Items::default();
+            let (open, by_item) = (Items::default(), HashMap::new());
             board.places.insert(name.clone(), stage);
-            board.stages.push(Stage { name: name.clone(), spec, instances, end: End::Open, open });
+            board.stages.push(Stage { name: name.clone(), spec, tasks, end: End::Open, open, by_item });
         }
         board
     }
@@ -118,98 +135,137 @@ impl<'r> Board<'r> {
         self.places.get(name).copied()
     }
 
-    /// Which piece of work instance `index` is.
+    /// The name of task `index`, for people and records.
     pub fn place(&self, index: usize) -> Place {
-        let instance = &self.instances[index];
-        Place { stage: self.stages[instance.stage].name.clone(), item: instance.label.clone() }
+        let task = &self.tasks[index];
+        Place { stage: self.stages[task.stage].name.clone(), item: task.label.clone() }
     }
 
-    /// The instance at `place`, among those that count.
+    /// The stage that task `index` belongs to.
+    pub fn stage_of(&self, index: usize) -> &Stage<'r> {
+        &self.stages[self.tasks[index].stage]
+    }
+
+    /// The listed task at `place`.
     pub fn at(&self, place: &Place) -> Option<usize> {
         let stage = &self.stages[self.stage(&place.stage)?];
-        stage.instances.iter().copied().find(|i| self.instances[*i].label == place.item)
+        stage.tasks.iter().copied().find(|i| self.tasks[*i].label == place.item)
     }
 
-    /// The items of the list `port` so far, and whether it is closed.
-    pub fn items(&self, port: &PortRef) -> (Vec<ListItem>, bool) {
-        let Some(index) = self.stage(&port.stage) else { return (Vec::new(), false) };
+    /// The items of the list `port` so far.
+    pub fn items(&self, port: &PortRef) -> Vec<ListItem> {
+        let Some(index) = self.stage(&port.stage) else { return Vec::new() };
         let stage = &self.stages[index];
         match &stage.end {
             End::Done(outputs) => match outputs.get(&port.port) {
-                Some(Output::List(items)) => (items.clone(), true),
-                Some(Output::Single(_)) | None => (Vec::new(), true),
+                Some(Output::List(items)) => items.clone(),
+                Some(Output::Single(_)) | None => Vec::new(),
             },
-            _ if stage.spec.for_each.is_some() => (self.collected(index, &port.port), false),
+            _ if stage.spec.for_each.is_some() => self.collected(index, &port.port),
             _ => {
                 let item = |(label, digest): &(String, Digest)| ListItem { label: label.clone(), digest: *digest };
-                (stage.open.of(&port.port).iter().map(item).collect(), false)
+                stage.open.of(&port.port).iter().map(item).collect()
             }
         }
     }
 
-    /// What the finished instances of a `for_each` stage made in `port`.
+    /// Whether no item can join or leave the list `port` any more.
+    pub fn is_closed(&self, port: &PortRef) -> bool {
+        self.stage(&port.stage).is_some_and(|index| matches!(self.stages[index].end, End::Done(_)))
+    }
+
+    /// The outputs in `port` of the finished tasks of a `for_each` stage.
     fn collected(&self, stage: usize, port: &str) -> Vec<ListItem> {
-        let made = |index: &usize| {
-            let instance = &self.instances[*index];
-            match instance.outputs.as_ref()?.get(port)? {
-                Output::Single(digest) => Some(ListItem { label: instance.label.clone()?, digest: *digest }),
-                Output::List(_) => None,
-            }
-        };
-        self.stages[stage].instances.iter().filter_map(made).collect()
+        self.stages[stage].tasks.iter().filter_map(|index| self.item_made(*index, port)).collect()
     }
 
-    /// Gives the `for_each` stage `index` one instance for each item of its list. An instance
-    /// whose item is still there, or is there again, stays as it is. Returns whether something changed.
-    pub fn spread(&mut self, index: usize) -> bool {
-        let Some(list) = &self.stages[index].spec.for_each else { return false };
-        if self.stages[index].end != End::Open {
-            return false;
+    /// The output in `port` of task `index`, as an item of the list over all tasks of its stage.
+    pub fn item_made(&self, index: usize, port: &str) -> Option<ListItem> {
+        let task = &self.tasks[index];
+        match task.outputs.as_ref()?.get(port)? {
+            Output::Single(digest) => Some(ListItem { label: task.label.clone()?, digest: *digest }),
+            Output::List(_) => None,
         }
-        let (items, _) = self.items(list);
-        let mut wanted = Vec::with_capacity(items.len());
+    }
+
+    /// Gives the `for_each` stage `stage` one listed task for each item of its list, in order. Tasks
+    /// whose item is still there, or is there again, stay as they are.
+    pub fn expand(&mut self, stage: usize) -> Expansion {
+        let mut expansion = Expansion::default();
+        let Some(list) = &self.stages[stage].spec.for_each else { return expansion };
+        if self.stages[stage].end != End::Open {
+            return expansion;
+        }
+        let items = self.items(list);
+        let before = std::mem::take(&mut self.stages[stage].tasks);
+        let was_listed: HashSet<usize> = before.iter().copied().collect();
+        before.iter().for_each(|index| self.tasks[*index].listed = false);
+        let mut tasks = Vec::with_capacity(items.len());
         for item in items {
-            let known = self.instances.iter().position(|i| {
-                i.stage == index && i.label.as_deref() == Some(&item.label) && i.item == Some(item.digest)
-            });
-            wanted.push(known.unwrap_or_else(|| {
-                let (label, digest) = (Some(item.label), Some(item.digest));
-                self.instances.push(Instance { stage: index, label, item: digest, outputs: None });
-                self.instances.len() - 1
-            }));
+            let index = self.task_for(stage, item);
+            tasks.push(index);
+            if !was_listed.contains(&index) {
+                expansion.added.push(index);
+            }
         }
-        let changed = self.stages[index].instances != wanted;
-        self.stages[index].instances = wanted;
-        changed
+        expansion.removed = before.into_iter().filter(|index| !self.tasks[*index].listed).collect();
+        self.stages[stage].tasks = tasks;
+        expansion
     }
 
-    /// Whether instance `index` counts: its item has not left the list.
-    pub fn counts(&self, index: usize) -> bool {
-        self.stages[self.instances[index].stage].instances.contains(&index)
+    /// Lists `item`, which has joined the list of the `for_each` stage `stage`. Returns its task,
+    /// unless that was listed already.
+    pub fn append(&mut self, stage: usize, item: ListItem) -> Option<usize> {
+        if self.stages[stage].end != End::Open {
+            return None;
+        }
+        let known = self.tasks.len();
+        let found = self.stages[stage].by_item.get(&(item.label.clone(), item.digest)).copied();
+        if found.is_some_and(|index| self.tasks[index].listed) {
+            return None;
+        }
+        let index = self.task_for(stage, item);
+        debug_assert!(found == Some(index) || index == known);
+        self.stages[stage].tasks.push(index);
+        Some(index)
+    }
+
+    /// The task for `item` of stage `stage`, new if there is none yet, and listed.
+    fn task_for(&mut self, stage: usize, item: ListItem) -> usize {
+        let tasks = &mut self.tasks;
+        let index = *self.stages[stage].by_item.entry((item.label.clone(), item.digest)).or_insert_with(|| {
+            let (label, digest) = (Some(item.label), Some(item.digest));
+            tasks.push(Task { stage, label, item: digest, outputs: None, listed: false });
+            tasks.len() - 1
+        });
+        tasks[index].listed = true;
+        index
     }
 
     /// An item of a running stage is safe, or some left its list.
-    pub fn item(&mut self, instance: usize, record: &ItemRecord) {
-        let stage = self.instances[instance].stage;
+    pub fn apply_item(&mut self, index: usize, record: &ItemRecord) {
+        let stage = self.tasks[index].stage;
         self.stages[stage].open.apply(record);
     }
 
-    /// Notes what instance `index` made.
+    /// Records the outputs of task `index`.
     pub fn finish(&mut self, index: usize, outputs: BTreeMap<String, Output>) {
-        let stage = self.instances[index].stage;
+        let stage = self.tasks[index].stage;
         if self.stages[stage].spec.for_each.is_none() {
             self.stages[stage].end = End::Done(outputs.clone());
         }
-        self.instances[index].outputs = Some(outputs);
+        self.tasks[index].outputs = Some(outputs);
     }
 
-    /// Ends the `for_each` stage `index` if its list is closed and every instance is done.
-    /// Returns whether it did.
+    /// Ends the `for_each` stage `index` if its list is closed and every task is done. Returns
+    /// whether it did.
     pub fn close(&mut self, index: usize) -> bool {
         let stage = &self.stages[index];
         let Some(list) = &stage.spec.for_each else { return false };
-        let all_done = stage.instances.iter().all(|i| self.instances[*i].outputs.is_some());
-        if stage.end != End::Open || !all_done || !self.items(list).1 {
+        if stage.end != End::Open || !self.is_closed(list) {
+            return false;
+        }
+        if !stage.tasks.iter().all(|i| self.tasks[*i].outputs.is_some()) {
             return false;
         }
         let ports = stage.spec.description.contract.outputs.keys();
@@ -218,29 +274,36 @@ impl<'r> Board<'r> {
         true
     }
 
-    /// Forgets what instance `index` made, since it is damaged: it is to be made again.
+    /// The failed stage because of which stage `stage` cannot run.
+    pub fn blocked_by(&self, stage: usize) -> Option<String> {
+        self.stages[stage].spec.reads().find_map(|port| self.never(port))
+    }
+
+    /// Forgets the outputs of task `index`, since they are damaged: it has to run again.
     pub fn reopen(&mut self, index: usize) {
-        let stage = self.instances[index].stage;
-        self.instances[index].outputs = None;
+        let stage = self.tasks[index].stage;
+        self.tasks[index].outputs = None;
         self.stages[stage].end = End::Open;
         self.stages[stage].open = Items::default();
     }
 
-    /// What is known of the inputs of instance `index`. The inner error: an artifact is known,
-    /// but can no longer be read.
+    /// What is known of the inputs of task `index`.
+    ///
+    /// # Errors
+    /// An artifact is known, but can no longer be read.
     pub fn inputs(&self, index: usize, store: &Store) -> Result<Inputs, Box<DamagedInput>> {
-        let instance = &self.instances[index];
-        let item = instance.item.map(|digest| (instance.label.as_deref(), digest));
-        self.stage_inputs(instance.stage, item, store)
+        let task = &self.tasks[index];
+        let item = task.item.map(|digest| (task.label.as_deref(), digest));
+        self.stage_inputs(task.stage, item, store)
     }
 
-    /// The inputs that all instances of `for_each` stage `stage` share. Ports that take the item
+    /// The inputs that all tasks of `for_each` stage `stage` share. Ports that take the item
     /// are empty.
     pub fn shared_inputs(&self, stage: usize, store: &Store) -> Result<Inputs, Box<DamagedInput>> {
         self.stage_inputs(stage, None, store)
     }
 
-    /// The inputs of the instance of stage `stage` for `item`.
+    /// The inputs of the task of stage `stage` for `item`.
     fn stage_inputs(
         &self,
         stage: usize,
@@ -347,17 +410,17 @@ impl<'r> Board<'r> {
         }
     }
 
-    /// What the command of instance `index` was made of when the run began.
+    /// What the command of task `index` was made of when the run began.
     pub fn command(&self, index: usize) -> Option<&CommandKey> {
-        self.sources.command(&self.stages[self.instances[index].stage].spec.uses)
+        self.sources.command(&self.stage_of(index).spec.uses)
     }
 
-    /// The key of instance `index` with these inputs.
+    /// The key of task `index` with these inputs.
     pub fn key(&self, index: usize, inputs: &BTreeMap<String, Vec<Input>>) -> Result<KeyRecord, RunError> {
-        self.stage_key(self.instances[index].stage, inputs)
+        self.stage_key(self.tasks[index].stage, inputs)
     }
 
-    /// As [`Board::key`], of any instance of stage `stage`.
+    /// As [`Board::key`], of any task of stage `stage`.
     pub fn stage_key(&self, stage: usize, inputs: &BTreeMap<String, Vec<Input>>) -> Result<KeyRecord, RunError> {
         let stage = &self.stages[stage];
         let input = |i: &Input| KeyInput { label: i.label.clone(), digest: i.digest };

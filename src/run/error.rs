@@ -30,8 +30,6 @@ pub enum RunError {
     Thread { source: io::Error },
     #[error("the experiment has no stage `{name}`")]
     UnknownStage { name: String, known: Vec<String> },
-    #[error("stage `{stage}` asks for {asked} {what}, and this machine has {there}")]
-    TooMuch { stage: String, what: &'static str, asked: u64, there: u64 },
     #[error("input `{port}` of stage `{stage}` is {}, which cannot be read: {source}", .path.display())]
     SourceMissing { stage: String, port: String, path: PathBuf, source: io::Error },
     #[error("stage `{stage}` declares the file {}, which cannot be read: {source}", .path.display())]
@@ -48,8 +46,6 @@ pub enum RunError {
     Refused(Vec<StageFinding>),
     #[error("a source changed since run {id}: {}", list(.changes))]
     SourcesChanged { id: String, changes: Vec<Change> },
-    #[error("the leases of this machine, in {}, cannot be used: {source}", .path.display())]
-    Leases { path: PathBuf, source: io::Error },
     #[error("stage `{before}`, which `{stage}` needs, has no result in the store, and the run begins with `{stage}`")]
     NotBefore { stage: String, before: String },
     #[error("there is no run `{text}`")]
@@ -108,7 +104,6 @@ impl RunError {
             Self::Io { .. } => "run::io",
             Self::Thread { .. } => "run::threads",
             Self::UnknownStage { .. } => "run::unknown_stage",
-            Self::TooMuch { .. } => "run::resources",
             Self::SourceMissing { .. } => "run::source_missing",
             Self::StageFile { .. } => "run::stage_file",
             Self::Refused(_) => "run::refused",
@@ -117,7 +112,6 @@ impl RunError {
             Self::Offline { .. } => "run::offline",
             Self::LockDamaged { .. } => "run::lock",
             Self::SourcesChanged { .. } => "run::source_changed",
-            Self::Leases { .. } => "run::leases",
             Self::NotBefore { .. } => "run::not_before",
             Self::UnknownRun { .. } => "run::unknown_run",
             Self::AmbiguousRun { .. } => "run::ambiguous_run",
@@ -163,18 +157,10 @@ impl RunError {
                     _ => format!("there are: {}", known.join(", ")),
                 }
             }
-            Self::TooMuch { what, .. } => {
-                format!(
-                    "ask for less (`stages: {{STAGE: {{resources: {{{what}: …}}}}}}`), or run it on a larger machine"
-                )
-            }
             Self::SourceMissing { .. } => "put it there, or write the right path".into(),
             Self::StageFile { .. } => "write the right name under `command: files:` in its stage.yaml".into(),
             Self::SourcesChanged { .. } => {
                 "`olmo-pipe run` the experiment to use the new content, or put the old one back and resume".into()
-            }
-            Self::Leases { .. } => {
-                "set OLMO_PIPE_LEASES to a folder on this machine that all its users of olmo-pipe can write to".into()
             }
             Self::NotBefore { .. } => "leave `--from` out: whatever is finished is not run again".into(),
             Self::UnknownRun { .. } => "`olmo-pipe runs list` shows what there is".into(),

@@ -8,10 +8,11 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::board::Input;
+use super::cache::Cache;
 use super::event::{Place, RunEvent};
 use super::{record, sources};
 use crate::key::{self, FieldChange, KeyRecord};
-use crate::store::{ActionState, Store};
+use crate::store::Store;
 
 /// How many runs are opened to find those of the experiment.
 const RUNS_SEARCHED: usize = 64;
@@ -136,10 +137,7 @@ impl<'s> History<'s> {
     fn nearest(&self, earlier: &[Digest], new: &KeyRecord, without: &BTreeSet<String>) -> Option<Vec<FieldChange>> {
         let mut best: Option<Vec<FieldChange>> = None;
         for key in earlier {
-            let Ok(ActionState::Hit(action) | ActionState::Incomplete { action, .. }) = self.store.action_state(*key)
-            else {
-                continue;
-            };
+            let Ok(Some(action)) = Cache::new(self.store).action(*key) else { continue };
             let changes: Vec<FieldChange> = key::diff(&action.key, new)
                 .into_iter()
                 .filter(|c| port(&c.path).is_none_or(|p| !without.contains(p)))

@@ -7,33 +7,25 @@
 //! `run.finished` (all stages are done, the results are not yet under their names).
 
 mod board;
+mod cache;
 mod compare;
 mod environment;
 mod error;
 mod event;
 mod explain;
 mod follow;
-pub(crate) mod gpus;
-mod groups;
-mod items;
 mod job;
-mod judge;
-mod lease;
 mod plan;
-mod queue;
 mod record;
 mod remote;
-mod resources;
 mod results;
 mod rules;
-mod scheduler;
+mod schedule;
 mod selection;
 mod signals;
 mod sources;
 mod state;
-mod stop;
 mod variables;
-mod weight;
 
 pub use compare::{Row, differing, differing_metrics, rows};
 pub use environment::{Environment, Git, Host, WorkerBuild};
@@ -41,18 +33,19 @@ pub use error::RunError;
 pub use event::{Place, Record, RunEvent, RunOutcome, Used};
 pub use explain::Changed;
 pub use follow::{Attached, LogFile, attach, cancel, log_files, remove};
-pub use groups::memory_limit;
 pub use plan::{ItemPlan, Missing, PlanState, Planned, StagePlan, plan};
 pub use record::{
     RecordProblem, Recorded, RunId, all, find, log_path, now_ms, read_events, read_recorded, read_recorded_as_written,
     set_damaged_records_aside, verify,
 };
 pub use remote::Sourcing;
-pub use resources::{Grant, Machine};
 pub use rules::{StageFinding, findings, findings_of};
 pub use selection::{Selected, Selection};
 pub use sources::{Change, Sources};
 pub use state::{InstanceState, RunState, RunStatus, StageState, Status, folder, list, logs, show};
+
+pub(crate) use crate::exec::machine::gpus;
+pub use crate::exec::memory_limit;
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -66,13 +59,14 @@ use olmo_stage::{Digest, Failure, failpoint};
 use crate::exec::attempt::{Work, end_leftovers};
 use crate::exec::{Backend, ExecError, Executor, Local, Worker};
 use crate::spec::Resolved;
-use crate::store::{Output, Store, StoreError};
+use crate::store::{Store, StoreError};
 
 use board::Board;
+use cache::{Cache, Outputs};
 use plan::Found;
 use record::RunRecord;
 use results::Exported;
-use scheduler::{Again, Ending, Scheduler};
+use schedule::{Ending, ForcedStages, Scheduler};
 
 /// How to run.
 #[derive(Clone)]
@@ -106,7 +100,7 @@ impl Default for Options {
             force: Vec::new(),
             no_cache_read: false,
             fail_fast: false,
-            executor: Arc::new(Local),
+            executor: Arc::new(Local::default()),
             grace: Duration::from_secs(30),
             worker: Worker::place(),
             sourcing: Sourcing::default(),
@@ -152,7 +146,7 @@ pub fn run(store: &Store, resolved: &Resolved, options: &Options, watch: &mut dy
         board::named(resolved, name)?;
     }
     let selected = options.selection.choose(resolved)?;
-    let machine = check_resources(resolved, &selected.names)?;
+    check_resources(resolved, &selected.names, options)?;
     results::check(resolved, &selected.names, store)?;
     let lock = options.sourcing.read()?;
     // From here on the store holds what no record names yet.
@@ -162,21 +156,21 @@ pub fn run(store: &Store, resolved: &Resolved, options: &Options, watch: &mut dy
     let unknown = wanted.iter().filter(|(source, _)| !sources.remote().contains_key(*source));
     let unknown = unknown.map(|(source, uses)| (source.clone(), uses.clone())).collect();
     remote::bring(store, &unknown, sources.remote_mut(), &options.sourcing, watch)?;
-    let again = Again {
+    let forced = ForcedStages {
         all: options.no_cache_read,
         stages: options.force.iter().flat_map(|name| resolved.named(name)).map(str::to_owned).collect(),
-        but: selected.only_read.clone(),
+        except: selected.only_read.clone(),
     };
-    let Found { hits, missing } = check_plan(store, resolved, &selected, &sources, &again, options)?;
-    bring_for(store, resolved, &selected, &missing, &again, &mut sources, options, watch)?;
+    let Found { hits, missing } = check_plan(store, resolved, &selected, &sources, &forced, options)?;
+    bring_for(store, resolved, &selected, &missing, &forced, &mut sources, options, watch)?;
     let mut warnings = rules::findings_of(resolved, &missing, Some(store), options)?;
     warnings.retain(|found| found.finding.level != Level::Note);
     if warnings.iter().any(|found| found.finding.level == Level::Error) {
         return Err(RunError::Refused(warnings));
     }
     let record = RunRecord::create(store, resolved, &options.selection, &sources, beginning)?;
-    let todo = Todo { resolved, names: &selected.names, sources: &sources, again, warnings, resumed: false };
-    go(store, &todo, hits, record, machine, options, watch)
+    let todo = Todo { resolved, names: &selected.names, sources: &sources, forced, warnings, resumed: false };
+    go(store, &todo, hits, record, options, watch)
 }
 
 /// Goes on with the run whose name begins with `text`, from what its record holds: no
@@ -186,19 +180,19 @@ pub fn resume(store: &Store, text: &str, options: &Options, watch: &mut dyn Watc
     let (record, recorded) = RunRecord::reopen(store, &id)?;
     let resolved = &recorded.resolved;
     let selected = recorded.selection().choose(resolved)?;
-    let machine = check_resources(resolved, &selected.names)?;
+    check_resources(resolved, &selected.names, options)?;
     results::check(resolved, &selected.names, store)?;
     let mut sources = Sources::read(resolved, &selected.names, store, recorded.sources.remote())?;
     let changes = recorded.sources.changes(&sources, store);
     if !changes.is_empty() {
         return Err(RunError::SourcesChanged { id: id.to_string(), changes });
     }
-    let again = Again::default();
-    let Found { hits, missing } = check_plan(store, resolved, &selected, &sources, &again, options)?;
-    bring_for(store, resolved, &selected, &missing, &again, &mut sources, options, watch)?;
+    let forced = ForcedStages::default();
+    let Found { hits, missing } = check_plan(store, resolved, &selected, &sources, &forced, options)?;
+    bring_for(store, resolved, &selected, &missing, &forced, &mut sources, options, watch)?;
     let (names, warnings) = (&selected.names, Vec::new());
-    let todo = Todo { resolved, names, sources: &sources, again, warnings, resumed: true };
-    go(store, &todo, hits, record, machine, options, watch)
+    let todo = Todo { resolved, names, sources: &sources, forced, warnings, resumed: true };
+    go(store, &todo, hits, record, options, watch)
 }
 
 /// Brings the remote sources of the stages that are to run into the store: a hit needs none.
@@ -208,13 +202,13 @@ fn bring_for(
     resolved: &Resolved,
     selected: &Selected,
     missing: &[Missing],
-    again: &Again,
+    forced: &ForcedStages,
     sources: &mut Sources,
     options: &Options,
     watch: &mut dyn Watch,
 ) -> Result<(), RunError> {
     let missing: BTreeSet<&String> = missing.iter().map(|missing| &missing.name).collect();
-    let names = selected.names.iter().filter(|name| missing.contains(name) || again.holds(name));
+    let names = selected.names.iter().filter(|name| missing.contains(name) || forced.contains(name));
     remote::bring(store, &remote::uses(resolved, names), sources.remote_mut(), &options.sourcing, watch)
 }
 
@@ -238,13 +232,10 @@ pub fn lock(
     Ok(fresh)
 }
 
-fn check_resources(resolved: &Resolved, names: &[String]) -> Result<Machine, RunError> {
-    let stages = || names.iter().filter_map(|name| Some((name, resolved.stages.get(name)?)));
-    let machine = Machine::here(stages().any(|(_, stage)| stage.resources.gpus > 0))?;
-    for (name, stage) in stages() {
-        machine.check(name, &stage.resources)?;
-    }
-    Ok(machine)
+/// Checks that every stage fits on the executor.
+fn check_resources(resolved: &Resolved, names: &[String], options: &Options) -> Result<(), RunError> {
+    let stages = names.iter().filter_map(|name| Some((name.as_str(), resolved.stages.get(name)?.resources)));
+    Ok(options.executor.check(&stages.collect::<Vec<_>>())?)
 }
 
 /// Before anything runs: that the worker holds the stages that may run, as the experiment means
@@ -255,7 +246,7 @@ fn check_plan(
     resolved: &Resolved,
     selected: &Selected,
     sources: &Sources,
-    again: &Again,
+    forced: &ForcedStages,
     options: &Options,
 ) -> Result<Found, RunError> {
     let found = plan::find(resolved, &selected.names, sources, store)?;
@@ -265,7 +256,7 @@ fn check_plan(
     }
     let mut workers: BTreeMap<PathBuf, Worker> = BTreeMap::new();
     let missing: BTreeSet<&String> = found.missing.iter().map(|missing| &missing.name).collect();
-    for name in selected.names.iter().filter(|name| missing.contains(name) || again.holds(name)) {
+    for name in selected.names.iter().filter(|name| missing.contains(name) || forced.contains(name)) {
         let Some(stage) = resolved.stages.get(name) else { continue };
         if stage.description.contract.command.is_some() {
             continue;
@@ -319,7 +310,7 @@ struct Todo<'r> {
     resolved: &'r Resolved,
     names: &'r [String],
     sources: &'r Sources,
-    again: Again,
+    forced: ForcedStages,
     /// What stages say that stops nothing.
     warnings: Vec<StageFinding>,
     resumed: bool,
@@ -328,9 +319,8 @@ struct Todo<'r> {
 fn go(
     store: &Store,
     todo: &Todo<'_>,
-    mut hits: HashMap<Digest, BTreeMap<String, Output>>,
+    mut hits: HashMap<Digest, Outputs>,
     mut record: RunRecord,
-    mut machine: Machine,
     options: &Options,
     watch: &mut dyn Watch,
 ) -> Result<Report, RunError> {
@@ -365,9 +355,9 @@ fn go(
         // Known of the first round alone: a later one begins since something was found damaged,
         // and makes that again, nothing else.
         let hits = std::mem::take(&mut hits);
-        let again = if rounds == 0 { todo.again.clone() } else { Again::default() };
-        let scheduler = Scheduler::new(&mut board, resolved, store, &mut record, options, &mut machine, again, watch);
-        let scheduler = scheduler.knowing(hits);
+        let forced = if rounds == 0 { todo.forced.clone() } else { ForcedStages::default() };
+        let cache = Cache::new(store).with_verified(hits);
+        let scheduler = Scheduler::new(&mut board, resolved, cache, &mut record, options, forced, watch);
         let signals = signals::Watcher::start(scheduler.sender())?;
         let ending = scheduler.run()?;
         if !ending.complete {

@@ -7,15 +7,17 @@ use olmo_stage::Digest;
 use serde::Serialize;
 
 use super::board::{Board, Input, Inputs, Pending};
+use super::cache::{Cache, Lookup, Outputs};
 use super::error::RunError;
 use super::event::Place;
 use super::explain::{Changed, History};
 use super::selection::Selection;
 use super::sources::Sources;
-use crate::exec::attempt::{Items, Work};
+use crate::exec::attempt::Work;
+use crate::exec::item_list::Items;
 use crate::key::KeyRecord;
 use crate::spec::{Binding, PortRef, Resolved};
-use crate::store::{ActionState, Output, Store};
+use crate::store::Store;
 
 /// What a run would do with one stage.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -115,7 +117,7 @@ pub struct Planned {
 #[derive(Default)]
 pub struct Found {
     /// What finished actions made, by key; all of it is whole.
-    pub hits: HashMap<Digest, BTreeMap<String, Output>>,
+    pub hits: HashMap<Digest, Outputs>,
     /// The stages of which something is missing.
     pub missing: Vec<Missing>,
 }
@@ -135,7 +137,7 @@ pub fn find(resolved: &Resolved, names: &[String], sources: &Sources, store: &St
         let mut missing = pending.map(|pending| pending.known);
         for look in looks {
             match look.state {
-                ActionState::Hit(action) => drop(found.hits.insert(look.key, action.outputs)),
+                Lookup::Hit(outputs) => drop(found.hits.insert(look.key, outputs)),
                 _ => drop(missing.get_or_insert(look.inputs)),
             }
         }
@@ -154,12 +156,12 @@ struct Look {
     inputs: BTreeMap<String, Vec<Input>>,
     record: KeyRecord,
     key: Digest,
-    state: ActionState,
+    state: Lookup,
 }
 
 impl Look {
     fn is_hit(&self) -> bool {
-        matches!(self.state, ActionState::Hit(_))
+        matches!(self.state, Lookup::Hit(_))
     }
 }
 
@@ -175,8 +177,9 @@ fn survey(
     visit: &mut Visit<'_>,
 ) -> Result<(), RunError> {
     let mut board = Board::new(resolved, names, sources);
+    let cache = Cache::new(store);
     for stage in 0..board.stages.len() {
-        board.spread(stage);
+        board.expand(stage);
         let mut pending: Option<Pending> = None;
         let mut wait = |more: Pending| match &mut pending {
             Some(known) => {
@@ -187,11 +190,11 @@ fn survey(
             None => pending = Some(more),
         };
         let spec = board.stages[stage].spec;
-        if let Some(list) = spec.for_each.as_ref().filter(|list| !board.items(list).1) {
+        if let Some(list) = spec.for_each.as_ref().filter(|list| !board.is_closed(list)) {
             wait(items_to_come(&board, stage, list, store));
         }
         let mut looks = Vec::new();
-        for index in board.stages[stage].instances.clone() {
+        for index in board.stages[stage].tasks.clone() {
             let unknown = |stages: BTreeSet<String>| {
                 let ports = spec.inputs.keys().cloned().collect();
                 Pending { stages, remote: BTreeSet::new(), ports, known: BTreeMap::new() }
@@ -214,9 +217,9 @@ fn survey(
             };
             let record = board.key(index, &inputs)?;
             let key = record.digest();
-            let state = store.action_state(key)?;
-            if let ActionState::Hit(action) = &state {
-                board.finish(index, action.outputs.clone());
+            let state = cache.lookup(key)?;
+            if let Lookup::Hit(outputs) = &state {
+                board.finish(index, outputs.clone());
             }
             looks.push(Look { index, inputs, record, key, state });
         }
@@ -265,19 +268,19 @@ fn explained(
         let place = board.place(look.index);
         let command = spec.description.contract.command.is_some();
         let (state, reason, changes) = match &look.state {
-            ActionState::Hit(_) => (PlanState::Hit, "the result is there".to_owned(), Vec::new()),
+            Lookup::Hit(_) => (PlanState::Hit, "the result is there".to_owned(), Vec::new()),
             _ if store.is_locked(look.key) => {
                 let text = "another process works on the same; its result will be shared".to_owned();
                 (PlanState::Shared, text, Vec::new())
             }
-            ActionState::Incomplete { artifact, .. } => {
+            Lookup::Incomplete { artifact } => {
                 let text = format!("its result {} is no longer whole in the store", artifact.short());
                 (PlanState::Run, text, Vec::new())
             }
-            ActionState::Damaged { why } => {
+            Lookup::Damaged { why } => {
                 (PlanState::Run, format!("the note of its result is damaged: {why}"), Vec::new())
             }
-            ActionState::Absent => match unfinished(store, look.key).filter(|_| !command) {
+            Lookup::Absent => match unfinished(store, look.key).filter(|_| !command) {
                 Some(reason) => (PlanState::Continue, reason, Vec::new()),
                 None => {
                     let (reason, changes) = history.why_new(&place, look.key, &look.record, &look.inputs);

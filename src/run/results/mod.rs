@@ -43,7 +43,8 @@ pub fn folder(resolved: &Resolved) -> PathBuf {
 
 /// Which folder of results of the experiment `name` the path lies in: 1 for `out/NAME`, N for `out/NAME-N`.
 fn generation(out: &Path, name: &str, path: &Path) -> Option<u64> {
-    let inside = |out: &Path, path: &Path| path.strip_prefix(out).ok()?.components().next().map(|c| c.as_os_str().to_owned());
+    let inside =
+        |out: &Path, path: &Path| path.strip_prefix(out).ok()?.components().next().map(|c| c.as_os_str().to_owned());
     // The same folder may have several names.
     let found = inside(out, path).or_else(|| inside(&out.canonicalize().ok()?, &path.canonicalize().ok()?))?;
     match found.to_str()?.strip_prefix(name)? {
@@ -192,9 +193,9 @@ fn marker(
         made_by.params.extend(trial.values.iter().map(|(path, value)| (path.clone(), value.clone())));
     }
     let mut keys = BTreeMap::new();
-    for index in &board.stages[stage].instances {
+    for index in &board.stages[stage].tasks {
         if let Ok(Inputs::Ready(inputs)) = board.inputs(*index, store) {
-            let label = board.instances[*index].label.clone().unwrap_or_default();
+            let label = board.tasks[*index].label.clone().unwrap_or_default();
             keys.insert(label, board.key(*index, &inputs)?.digest());
         }
     }

@@ -1,6 +1,9 @@
-//! The work on one instance, in a thread of its own: take the key's lock, run an attempt under a
-//! supervisor, put what it makes into the store. A job owns nothing but its attempt; all that it
-//! learns goes to the scheduler as messages.
+//! [`Job`]: the work on one task, in a thread of its own. It runs one attempt and commits the
+//! outputs to the store. A job owns nothing but its attempt, and reports everything to the
+//! scheduler as a [`JobEvent`].
+
+mod items;
+mod judge;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -13,23 +16,24 @@ use olmo_stage::contract::Contract;
 use olmo_stage::{Digest, Event, Failure, InputItem, Request, failpoint, journal, protocol};
 
 use super::board::Input;
+use super::cache::{Cache, Lookup, Outputs};
 use super::error::RunError;
 use super::event::Used;
-use super::items::item_damaged;
-use super::judge::{self, Asked, Verdict, judge};
-use super::resources::Grant;
 use super::sources::{command_files, command_key};
-use crate::exec::attempt::{Attempt, ItemRecord, Items, Work, check_folders};
+use crate::exec::attempt::{Attempt, Work, check_folders};
+use crate::exec::item_list::{ItemRecord, Items};
 use crate::exec::supervise::Exit;
-use crate::exec::{Backend, Ended, ExecError, Executor, Launch, Process, command};
+use crate::exec::{Backend, Ended, ExecError, Executor, Grant, Launch, Process, command};
 use crate::key::{CommandKey, KeyRecord};
 use crate::spec::{FailureClass, ResolvedStage};
-use crate::store::{Action, ActionState, Handover, KeyLock, Output, SourceStamps, Store, StoreError};
+use crate::store::{Action, Handover, KeyLock, Output, SourceStamps, Store, StoreError};
+use items::{ItemLog, item_damaged};
+use judge::{StopReason, Verdict, judge};
 
 /// How often a running stage's events are looked at.
 const TICK: Duration = Duration::from_millis(40);
 
-/// What the scheduler asks of a running job.
+/// A request from the scheduler to a running job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Control {
     /// Let the stage save its state and stop.
@@ -40,15 +44,15 @@ pub enum Control {
     Kill,
 }
 
-/// What a job tells the scheduler.
-pub enum News {
+/// A report from a job to the scheduler.
+pub enum JobEvent {
     /// Another process holds the key's lock.
     Waiting { holder: Option<u32> },
-    /// The lock is ours and the work is to be done.
+    /// This process has the lock, and the result is still missing.
     Locked(KeyLock),
     /// Another process did the work meanwhile.
-    Shared(Action),
-    /// The wait for the lock was given up, or the lock cannot be had.
+    Shared(Outputs),
+    /// The wait for the lock was given up, or failed.
     NotLocked(Option<StoreError>),
     /// List items of earlier attempts.
     Items(Items),
@@ -56,9 +60,9 @@ pub enum News {
     Started { attempt: u32, continues: bool, after: Option<String> },
     /// A list item is in the store, or some left their list.
     Item { record: ItemRecord, step: u64 },
-    /// Progress, metrics and messages, as the stage told them.
-    Told(Event),
-    /// It is over.
+    /// Progress, metrics, or a message of the stage.
+    Stage(Event),
+    /// The attempt ended.
     Ended(End),
 }
 
@@ -74,7 +78,7 @@ pub enum End {
         log: Vec<String>,
     },
     Interrupted,
-    /// An input is not what it should be; the attempt was not started.
+    /// An input is damaged, so no process was started.
     Damaged {
         artifact: Digest,
         error: StoreError,
@@ -83,43 +87,50 @@ pub enum End {
 
 /// A message to the scheduler.
 pub enum Message {
-    Job(usize, Box<News>),
+    Job(usize, Box<JobEvent>),
     Signal(i32),
-    /// Running stages are to save their state (SIGUSR1).
+    /// Running stages should save their state (SIGUSR1).
     Save,
 }
 
-/// Sends the news of one instance.
+/// Sends the events of one task to the scheduler.
 #[derive(Clone)]
-pub struct Teller {
-    pub instance: usize,
+pub struct JobHandle {
+    pub task: usize,
     pub to: Sender<Message>,
 }
 
-/// Waits for the lock of `key`, holding nothing meanwhile.
-/// With `again`, a result that is there does not count: one that comes while this waits does.
-pub fn lock(store: &Store, key: Digest, again: bool, stop: &AtomicBool, teller: &Teller) {
-    let mut told = false;
-    let locked = store.lock_key_wait(key, &mut || {
-        if !std::mem::replace(&mut told, true) {
-            teller.tell(News::Waiting { holder: store.lock_holder(key) });
+impl JobHandle {
+    /// Sends `event`. If the scheduler is gone, the process is exiting; the event is dropped.
+    pub fn send(&self, event: JobEvent) {
+        let _ = self.to.send(Message::Job(self.task, Box::new(event)));
+    }
+}
+
+/// Waits for the lock of `key`, and holds nothing while it waits. With `forced`, an existing result
+/// does not count, but one that appears during the wait does.
+pub fn wait_for_lock(cache: &Cache, key: Digest, forced: bool, stop: &AtomicBool, scheduler: &JobHandle) {
+    let mut reported = false;
+    let locked = cache.store().lock_key_wait(key, &mut || {
+        if !std::mem::replace(&mut reported, true) {
+            scheduler.send(JobEvent::Waiting { holder: cache.store().lock_holder(key) });
         }
         !stop.load(Ordering::Relaxed)
     });
-    let news = match locked {
-        Err(e) => News::NotLocked(Some(e)),
-        Ok(None) => News::NotLocked(None),
-        Ok(Some(lock)) if again && !told => News::Locked(lock),
-        Ok(Some(lock)) => match store.action_state(key) {
-            Ok(ActionState::Hit(action)) => News::Shared(action),
-            Ok(_) => News::Locked(lock),
-            Err(e) => News::NotLocked(Some(e)),
+    let event = match locked {
+        Err(e) => JobEvent::NotLocked(Some(e)),
+        Ok(None) => JobEvent::NotLocked(None),
+        Ok(Some(lock)) if forced && !reported => JobEvent::Locked(lock),
+        Ok(Some(lock)) => match cache.lookup(key) {
+            Ok(Lookup::Hit(outputs)) => JobEvent::Shared(outputs),
+            Ok(_) => JobEvent::Locked(lock),
+            Err(e) => JobEvent::NotLocked(Some(e)),
         },
     };
-    teller.tell(news);
+    scheduler.send(event);
 }
 
-/// All that one attempt needs.
+/// Everything that one attempt needs.
 pub struct Job {
     pub store: Store,
     pub key: Digest,
@@ -143,10 +154,10 @@ pub struct Job {
     /// Where the log of attempt N goes.
     pub log: Box<dyn Fn(u32) -> PathBuf + Send>,
     pub control: Receiver<Control>,
-    pub teller: Teller,
+    pub scheduler: JobHandle,
 }
 
-/// Why an attempt ended before its time.
+/// Why an attempt ended early.
 pub(super) enum Stopped {
     Failed(Failure, FailureClass),
     Interrupted,
@@ -180,11 +191,11 @@ pub(super) fn failed(code: &str, message: impl Into<String>, hint: Option<&str>)
 }
 
 impl Job {
-    /// Does it all, tells the end, and gives the lock back.
+    /// Runs the attempt, releases the lock, and reports the end.
     pub fn run(self) {
-        let teller = self.teller.clone();
+        let scheduler = self.scheduler.clone();
         let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.attempt()));
-        // Whoever waits for the lock finds the end of the work in the store.
+        // A process that waits for the lock finds the result in the store.
         drop(self.lock);
         let end = ran.unwrap_or_else(|_| End::Failed {
             failure: Failure {
@@ -195,7 +206,7 @@ impl Job {
             class: FailureClass::Error,
             log: Vec::new(),
         });
-        teller.tell(News::Ended(end));
+        scheduler.send(JobEvent::Ended(end));
     }
 
     fn attempt(&self) -> End {
@@ -216,7 +227,7 @@ impl Job {
         match ended {
             Ok((outputs, exit)) => {
                 failpoint("run.stage_committed");
-                // What stays is removed by whoever meets the finished key next.
+                // If this fails, the next process that looks the key up removes the rest.
                 let _ = work.discard();
                 let wall_s = since.elapsed().as_secs_f64();
                 let used = Used { wall_s, cpu_s: exit.cpu_s, max_rss_kib: exit.max_rss_kib };
@@ -251,7 +262,7 @@ impl Job {
         if work.begun() && work.last_stamps()?.is_some_and(|before| before != noted) {
             let text = "a source was written to since an earlier attempt began, which may have read something else: \
                         its work is discarded";
-            self.teller.tell(News::Told(Event::Message { level: "warning".into(), text: text.into() }));
+            self.scheduler.send(JobEvent::Stage(Event::Message { level: "warning".into(), text: text.into() }));
             work.discard()?;
         }
         let mut items = self.recover(work)?;
@@ -265,7 +276,7 @@ impl Job {
             Ok(_) | Err(TryRecvError::Disconnected) => return Err(Stopped::Interrupted),
         }
         let process = self.executor.start(&launch)?;
-        self.teller.tell(News::Started { attempt: attempt.number, continues, after });
+        self.scheduler.send(JobEvent::Started { attempt: attempt.number, continues, after });
         let (ended, asked) = self.follow(work, attempt, &mut items, process)?;
         let exit = self.judge(attempt, ended, asked)?;
         let outputs = self.commit(work, attempt, &mut items, &stamps)?;
@@ -292,7 +303,7 @@ impl Job {
     }
 
     /// Fills the attempt's folder; what to start.
-    fn prepare(&self, work: &Work, attempt: &Attempt, items: &mut Items) -> Result<Launch, Stopped> {
+    fn prepare(&self, work: &Work, attempt: &Attempt, items: &mut ItemLog) -> Result<Launch, Stopped> {
         let command = self.is_command();
         let how = if command { Handover::Copy } else { Handover::Link };
         let mut handed: BTreeMap<String, Vec<InputItem>> = BTreeMap::new();
@@ -311,7 +322,7 @@ impl Job {
                 make(attempt.output(true, port))?;
             }
         }
-        let (folder, argv, mut environment) = if command {
+        let (folder, argv, environment) = if command {
             let stage_dir = self.spec.stage_dir.clone().unwrap_or_default();
             let present = |port: &str| self.inputs.get(port).is_some_and(|list| !list.is_empty());
             let argv = command::arguments(self.contract(), &self.spec.params, &present, &stage_dir)?;
@@ -323,10 +334,7 @@ impl Job {
             let environment = command::worker_environment(self.grant.cpus as usize, &attempt.temporary());
             (attempt.folder.clone(), argv, environment)
         };
-        // No GPU is visible but those that the stage was given; numbers count as this engine counts them.
-        environment.insert("CUDA_VISIBLE_DEVICES".into(), self.grant.gpus.join(",").into());
-        environment.insert("CUDA_DEVICE_ORDER".into(), "PCI_BUS_ID".into());
-        Ok(Launch { attempt: attempt.folder.clone(), folder, argv, environment })
+        Ok(Launch { attempt: attempt.folder.clone(), folder, argv, environment, ranks: 1, grant: self.grant.clone() })
     }
 
     fn request(
@@ -334,7 +342,7 @@ impl Job {
         work: &Work,
         attempt: &Attempt,
         inputs: BTreeMap<String, Vec<InputItem>>,
-        items: &mut Items,
+        items: &mut ItemLog,
     ) -> Result<Request, Stopped> {
         let earlier = self.hand_items(work, attempt, items)?;
         let outputs = &self.contract().outputs;
@@ -359,24 +367,24 @@ impl Job {
         &self,
         work: &Work,
         attempt: &Attempt,
-        items: &mut Items,
+        items: &mut ItemLog,
         mut process: Box<dyn Process>,
-    ) -> Result<(Ended, Option<Asked>), Stopped> {
+    ) -> Result<(Ended, Option<StopReason>), Stopped> {
         let mut events = journal::Tail::<Event>::new(&attempt.events());
         let deadline = self.spec.timeout_s.and_then(|s| Instant::now().checked_add(Duration::from_secs(s)));
         let mut asked = None;
         let mut kill_at: Option<Instant> = None;
-        let mut heard = Heard::new(attempt.log());
+        let mut activity = Activity::new(attempt.log());
         let (mut is_up, mut to_save) = (false, false);
         loop {
-            // Looked at before the events: what it told before its end is read below.
+            // First the end, then the events: those that it wrote before its end are read below.
             let ended = process.wait(TICK)?;
             // A command has no events: a file in their place is not read.
             while !self.is_command() {
-                let told = self.next_events(attempt, &mut events)?;
-                let is_all = told.is_empty();
-                for event in told {
-                    heard.something();
+                let new_events = self.next_events(attempt, &mut events)?;
+                let is_all = new_events.is_empty();
+                for event in new_events {
+                    activity.record();
                     match event {
                         Event::Item { .. } | Event::Resumed { .. } => {
                             if let Some(lost) = self.carry_out(work, attempt, items, &event)? {
@@ -385,7 +393,7 @@ impl Job {
                         }
                         Event::Started { .. } => is_up = true,
                         Event::Unknown => {}
-                        told => self.teller.tell(News::Told(told)),
+                        event => self.scheduler.send(JobEvent::Stage(event)),
                     }
                 }
                 // While the process lives, the rest can wait for the next tick.
@@ -398,14 +406,14 @@ impl Job {
             }
             match self.control.try_recv() {
                 Ok(Control::Terminate) if asked.is_none() => {
-                    asked = Some(Asked::Stop);
+                    asked = Some(StopReason::Stop);
                     process.terminate();
                 }
                 // A command has not said that it knows the signal, which ends those who do not.
                 Ok(Control::Save) => to_save = !self.is_command(),
                 Ok(Control::Terminate) | Err(TryRecvError::Empty) => {}
                 Ok(Control::Kill) | Err(TryRecvError::Disconnected) => {
-                    asked.get_or_insert(Asked::Stop);
+                    asked.get_or_insert(StopReason::Stop);
                     process.kill();
                 }
             }
@@ -415,9 +423,10 @@ impl Job {
             }
             if asked.is_none() {
                 let late = deadline.filter(|at| Instant::now() >= *at).and(self.spec.timeout_s);
-                let silent = self.spec.stall_s.filter(|s| heard.silent_for() >= Duration::from_secs(*s));
-                asked =
-                    late.map(|seconds| Asked::Timeout { seconds }).or(silent.map(|seconds| Asked::Stalled { seconds }));
+                let silent = self.spec.stall_s.filter(|s| activity.idle_time() >= Duration::from_secs(*s));
+                asked = late
+                    .map(|seconds| StopReason::Timeout { seconds })
+                    .or(silent.map(|seconds| StopReason::Stalled { seconds }));
                 if asked.is_some() {
                     kill_at = Some(Instant::now() + self.grace);
                     process.terminate();
@@ -439,7 +448,7 @@ impl Job {
     }
 
     /// Whether the process did its work; if not, why.
-    fn judge(&self, attempt: &Attempt, ended: Ended, asked: Option<Asked>) -> Result<Exit, Stopped> {
+    fn judge(&self, attempt: &Attempt, ended: Ended, asked: Option<StopReason>) -> Result<Exit, Stopped> {
         let command = self.is_command();
         let result = if command { None } else { attempt.result()? };
         let log = attempt.log_tail();
@@ -455,7 +464,7 @@ impl Job {
         &self,
         work: &Work,
         attempt: &Attempt,
-        items: &mut Items,
+        items: &mut ItemLog,
         stamps: &SourceStamps,
     ) -> Result<BTreeMap<String, Output>, Stopped> {
         // What was read must be what the key says; an edit meanwhile is not to be published.
@@ -493,27 +502,27 @@ pub(super) fn damaged(artifact: Digest, error: StoreError) -> Stopped {
     if super::is_damage(&error) { Stopped::Damaged(artifact, Box::new(error)) } else { error.into() }
 }
 
-/// When a stage was last heard of: it told something, or its log grew.
-struct Heard {
+/// When a stage last showed activity: an event, or a log that grew.
+struct Activity {
     log: PathBuf,
     size: u64,
     at: Instant,
 }
 
-impl Heard {
+impl Activity {
     fn new(log: PathBuf) -> Self {
         Self { log, size: 0, at: Instant::now() }
     }
 
-    fn something(&mut self) {
+    fn record(&mut self) {
         self.at = Instant::now();
     }
 
-    fn silent_for(&mut self) -> Duration {
+    fn idle_time(&mut self) -> Duration {
         let size = std::fs::metadata(&self.log).map_or(0, |m| m.len());
         if size != self.size {
             self.size = size;
-            self.something();
+            self.record();
         }
         self.at.elapsed()
     }

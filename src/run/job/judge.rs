@@ -1,5 +1,5 @@
-//! What the end of a stage's process means: whether its work is done, and if not, why and
-//! whether trying again may help ([`FailureClass`]).
+//! [`judge`]: whether a stage's process did its work, and if not, why, and whether another attempt
+//! may help ([`FailureClass`]). Pure.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ const TRY_AGAIN: i32 = 75;
 
 /// Why the engine asked a process to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asked {
+pub enum StopReason {
     /// The run ends.
     Stop,
     Timeout {
@@ -39,7 +39,7 @@ pub enum Verdict {
 /// All that is known of an end.
 pub struct End<'a> {
     pub ended: Ended,
-    pub asked: Option<Asked>,
+    pub asked: Option<StopReason>,
     pub command: bool,
     /// What a worker wrote last.
     pub result: Option<StageResult>,
@@ -78,7 +78,7 @@ pub fn judge(end: End<'_>) -> Verdict {
         return failed("stage::not_started", error, None, FailureClass::Error);
     }
     match end.asked {
-        Some(Asked::Timeout { seconds }) => {
+        Some(StopReason::Timeout { seconds }) => {
             let hint = match end.command {
                 true => "raise `timeout`, or make the command faster",
                 false => "run the same command again: it goes on from its last saved state; or raise `timeout`",
@@ -86,12 +86,12 @@ pub fn judge(end: End<'_>) -> Verdict {
             let message = format!("it took longer than its timeout of {seconds} s");
             return failed("stage::timeout", message, Some(hint), FailureClass::Timeout);
         }
-        Some(Asked::Stalled { seconds }) => {
+        Some(StopReason::Stalled { seconds }) => {
             let hint = "its log shows where it hangs; or raise `stall`";
             let message = format!("it told and printed nothing for {seconds} s");
             return failed("stage::stalled", message, Some(hint), FailureClass::Stalled);
         }
-        Some(Asked::Stop) | None => {}
+        Some(StopReason::Stop) | None => {}
     }
     match end.result {
         Some(StageResult { outcome: Outcome::Failed, failure: told, .. }) => {
@@ -111,7 +111,7 @@ pub fn judge(end: End<'_>) -> Verdict {
     }
     // What the stage said beforehand: it cannot say it now.
     let smaller = end.log.iter().rev().find_map(|line| line.trim().strip_prefix(IF_MEMORY_RUNS_OUT));
-    let told_of_memory = end.log.iter().any(|line| runs_out(line));
+    let mentions_memory = end.log.iter().any(|line| runs_out(line));
     match (exit.code, exit.signal) {
         (_, Some(9)) if exit.memory_ran_out => failed(
             "stage::oom",
@@ -122,7 +122,7 @@ pub fn judge(end: End<'_>) -> Verdict {
             ),
             FailureClass::Oom,
         ),
-        (None, Some(6)) if told_of_memory => failed(
+        (None, Some(6)) if mentions_memory => failed(
             "stage::oom",
             "it asked for more memory than the system gives it".into(),
             Some(smaller.unwrap_or("run less at a time, give it less to do, or raise the limit")),
@@ -136,7 +136,7 @@ pub fn judge(end: End<'_>) -> Verdict {
         ),
         (_, Some(signal)) => {
             let class = match signal {
-                _ if told_of_memory => FailureClass::Oom,
+                _ if mentions_memory => FailureClass::Oom,
                 // SIGHUP, SIGINT, SIGTERM: somebody wanted it to end.
                 1 | 2 | 15 => FailureClass::Preempted,
                 _ => FailureClass::Error,
@@ -156,7 +156,7 @@ pub fn judge(end: End<'_>) -> Verdict {
             let class = match code {
                 // 137: a shell whose child was killed.
                 137 if exit.memory_ran_out => FailureClass::Oom,
-                _ if told_of_memory => FailureClass::Oom,
+                _ if mentions_memory => FailureClass::Oom,
                 TRY_AGAIN | 129 | 130 | 137 | 143 => FailureClass::Preempted,
                 _ => FailureClass::Error,
             };
@@ -189,7 +189,13 @@ mod tests {
         Exit { code, signal, ..Exit::default() }
     }
 
-    fn class(exit: Exit, command: bool, result: Option<StageResult>, asked: Option<Asked>, log: &[&str]) -> String {
+    fn class(
+        exit: Exit,
+        command: bool,
+        result: Option<StageResult>,
+        asked: Option<StopReason>,
+        log: &[&str],
+    ) -> String {
         let log: Vec<String> = log.iter().map(|line| (*line).to_owned()).collect();
         let end = End { ended: Ended::Seen(exit), asked, command, result, log: &log, folder: Path::new("/") };
         match judge(end) {
@@ -242,10 +248,13 @@ mod tests {
         assert_eq!(worker(exit(Some(1), None), result(Outcome::Failed, "bad data"), None), "error");
         assert_eq!(worker(exit(Some(1), None), result(Outcome::Failed, "CUDA: out of memory"), None), "oom");
         assert_eq!(worker(exit(Some(143), None), result(Outcome::Interrupted, ""), None), "preempted");
-        assert_eq!(worker(exit(Some(143), None), result(Outcome::Interrupted, ""), Some(Asked::Stop)), "interrupted");
-        let late = Some(Asked::Timeout { seconds: 1 });
+        assert_eq!(
+            worker(exit(Some(143), None), result(Outcome::Interrupted, ""), Some(StopReason::Stop)),
+            "interrupted"
+        );
+        let late = Some(StopReason::Timeout { seconds: 1 });
         assert_eq!(worker(exit(Some(143), None), result(Outcome::Interrupted, ""), late), "timeout");
-        let silent = Some(Asked::Stalled { seconds: 1 });
+        let silent = Some(StopReason::Stalled { seconds: 1 });
         assert_eq!(worker(exit(None, Some(9)), None, silent), "stalled");
         assert_eq!(worker(exit(Some(0), None), result(Outcome::Succeeded, ""), silent), "done", "it came just in time");
     }

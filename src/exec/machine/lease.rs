@@ -29,6 +29,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use olmo_stage::files::{kind_name, open_regular};
 use serde::{Deserialize, Serialize};
 
+use super::free::Free;
+
 /// Names the folder in place of the usual ones.
 pub const VARIABLE: &str = "OLMO_PIPE_LEASES";
 const NAME: &str = "olmo-pipe-v1";
@@ -80,22 +82,22 @@ pub enum Taken {
         gpus: Option<Lease>,
     },
     /// Others have what is asked for, or asked for it earlier.
-    Busy(Short),
+    Busy(Shortage),
 }
 
-/// What there is too little of, and who has it.
+/// Resources that are not available now, and the processes that hold them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Short {
+pub struct Shortage {
     pub cpus: bool,
     pub memory: bool,
     pub gpus: bool,
-    /// Process and what it does, for people.
+    /// Process id of each holder and a description of its stage.
     pub holders: Vec<(u32, String)>,
 }
 
-impl Short {
-    /// Whether nothing is short.
-    pub fn is_nothing(&self) -> bool {
+impl Shortage {
+    /// Whether nothing is missing.
+    pub fn is_empty(&self) -> bool {
         !(self.cpus || self.memory || self.gpus)
     }
 }
@@ -108,9 +110,9 @@ pub struct Lease {
     _file: Locked,
 }
 
-/// A wish of this engine, that others let go first. Dropping it withdraws it.
+/// A claim of this engine that waits, and that later claims must not overtake. Dropping it withdraws it.
 #[derive(Debug)]
-pub struct Want {
+pub struct Waiting {
     claim: Claim,
     file: Locked,
 }
@@ -207,7 +209,7 @@ impl Ledger {
 
     /// Grants `claim` if it fits. If not and `want` is given, the wish is noted there, so that
     /// whoever asks later does not get before it; a granted one is withdrawn.
-    pub fn take(&self, claim: &Claim, capacity: &Capacity, want: Option<&mut Option<Want>>) -> io::Result<Taken> {
+    pub fn take(&self, claim: &Claim, capacity: &Capacity, want: Option<&mut Option<Waiting>>) -> io::Result<Taken> {
         let guard = self.lock()?;
         let mine = want.as_ref().and_then(|want| want.as_ref()).map(|want| &want.file.path);
         let all = self.claims(mine)?;
@@ -216,12 +218,12 @@ impl Ledger {
         let mut older: Vec<&Claim> =
             all.iter().filter(|(granted, c)| !granted && c.since < since).map(|(_, c)| c).collect();
         older.sort_by_key(|c| c.since);
-        let mut short = Short::default();
+        let mut short = Shortage::default();
         for wish in older {
             short.holders.extend(free.reserve(wish, &mut short.cpus, &mut short.memory, claim));
         }
         let gpus = free.look(claim, &mut short);
-        if short.is_nothing() {
+        if short.is_empty() {
             let gpus = match gpus.is_empty() {
                 true => None,
                 false => Some(self.put(&Claim { cpus: 0, memory_mib: 0, gpus, ..claim.clone() }, "lease")?),
@@ -243,7 +245,7 @@ impl Ledger {
         {
             let claim = Claim { since: now(), ..claim.clone() };
             let Lease { _file: file, .. } = self.put(&claim, "want")?;
-            *want = Some(Want { claim, file });
+            *want = Some(Waiting { claim, file });
         }
         Ok(Taken::Busy(short))
     }
@@ -340,96 +342,6 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX))
 }
 
-/// What is not claimed, in the domain of the one who asks and on the whole machine.
-struct Free<'c> {
-    domain: &'c str,
-    cpus: i64,
-    memory_mib: i128,
-    host_cpus: i64,
-    host_memory_mib: i128,
-    taken_gpus: Vec<String>,
-}
-
-impl<'c> Free<'c> {
-    fn new(capacity: &'c Capacity, claim: &'c Claim, all: &[(bool, Claim)]) -> Self {
-        let mut free = Self {
-            domain: &claim.domain,
-            cpus: capacity.cpus.into(),
-            memory_mib: capacity.memory_mib.into(),
-            host_cpus: capacity.host_cpus.into(),
-            host_memory_mib: capacity.host_memory_mib.into(),
-            taken_gpus: Vec::new(),
-        };
-        for (_, claim) in all.iter().filter(|(granted, _)| *granted) {
-            free.take(claim, &claim.gpus.clone());
-        }
-        free
-    }
-
-    fn take(&mut self, claim: &Claim, gpus: &[String]) {
-        if claim.domain == self.domain {
-            self.cpus -= i64::from(claim.cpus);
-            self.memory_mib -= i128::from(claim.memory_mib);
-        }
-        self.host_cpus -= i64::from(claim.cpus);
-        self.host_memory_mib -= i128::from(claim.memory_mib);
-        self.taken_gpus.extend(gpus.iter().cloned());
-    }
-
-    fn free_gpus(&self, claim: &Claim) -> Vec<String> {
-        let free = claim.gpus.iter().filter(|gpu| !self.taken_gpus.contains(gpu));
-        free.take(claim.gpu_count).cloned().collect()
-    }
-
-    fn lacks(&self, claim: &Claim) -> (bool, bool) {
-        let own = claim.domain == self.domain;
-        let (cpus, memory) = (i64::from(claim.cpus), i128::from(claim.memory_mib));
-        let lacks_cpus = cpus > 0 && (cpus > self.host_cpus || (own && cpus > self.cpus));
-        let lacks_memory = memory > 0 && (memory > self.host_memory_mib || (own && memory > self.memory_mib));
-        (lacks_cpus, lacks_memory)
-    }
-
-    /// Keeps for the older `wish` what it can have, and all of what it waits for.
-    fn reserve(&mut self, wish: &Claim, cpus: &mut bool, memory: &mut bool, claim: &Claim) -> Option<(u32, String)> {
-        let gpus = self.free_gpus(wish);
-        let (lacks_cpus, lacks_memory) = self.lacks(wish);
-        let lacks_gpus = gpus.len() < wish.gpu_count;
-        if !(lacks_cpus || lacks_memory || lacks_gpus) {
-            self.take(wish, &gpus);
-            return None;
-        }
-        let mut in_the_way = false;
-        if lacks_cpus && claim.cpus > 0 {
-            (*cpus, in_the_way) = (true, true);
-        }
-        if lacks_memory && claim.memory_mib > 0 {
-            (*memory, in_the_way) = (true, true);
-        }
-        if lacks_gpus && claim.gpu_count > 0 {
-            self.taken_gpus.extend(wish.gpus.iter().cloned());
-            in_the_way = claim.gpus.iter().any(|gpu| wish.gpus.contains(gpu));
-        }
-        in_the_way.then(|| (wish.pid, wish.what.clone()))
-    }
-
-    /// Notes what is short for `claim`; the GPUs that it gets.
-    fn look(&self, claim: &Claim, short: &mut Short) -> Vec<String> {
-        let gpus = self.free_gpus(claim);
-        let (cpus, memory) = self.lacks(claim);
-        short.cpus |= cpus;
-        short.memory |= memory;
-        short.gpus |= gpus.len() < claim.gpu_count;
-        gpus
-    }
-
-    /// Whether `other` has something of what `claim` lacks.
-    fn competes(&self, claim: &Claim, other: &Claim, short: &Short) -> bool {
-        (short.cpus && other.cpus > 0)
-            || (short.memory && other.memory_mib > 0)
-            || (short.gpus && other.gpus.iter().any(|gpu| claim.gpus.contains(gpu)))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -467,7 +379,7 @@ mod tests {
         }
     }
 
-    fn short(taken: Taken) -> Short {
+    fn short(taken: Taken) -> Shortage {
         match taken {
             Taken::Granted { lease, gpus } => panic!("granted {lease:?} {gpus:?}"),
             Taken::Busy(short) => short,

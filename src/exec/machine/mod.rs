@@ -1,20 +1,28 @@
-//! What the machine has, and who occupies it: [`Machine`] and [`Grant`].
+//! [`Machine`]: the processors, memory and GPUs of this machine, and which of them are free.
 //!
-//! A run counts what its own stages occupy; [`super::lease`] keeps it from taking what another
-//! engine has. What this process may use (its processors by affinity, the memory of its control
-//! group, CUDA_VISIBLE_DEVICES) is the most that its stages get.
+//! A machine counts what the stages of this engine occupy; the leases ([`lease`]) keep it from
+//! taking what another engine has. It never grants more than this process may use: its processors
+//! by affinity, the memory of its control group, and the GPUs in CUDA_VISIBLE_DEVICES.
 
-use std::path::PathBuf;
+mod free;
+pub(crate) mod gpus;
+mod groups;
+mod lease;
+
 use std::sync::{Arc, Weak};
 
 use olmo_stage::contract::Resources;
 
-use super::error::RunError;
-use super::gpus;
-use super::groups::Limits;
-use super::lease::{Capacity, Claim, Lease, Ledger, Short, Taken, Want};
+use super::error::ExecError;
+use super::executor::{AdmissionRequest, Grant};
+use groups::Limits;
+use lease::{Capacity, Claim, Lease, Ledger, Taken, Waiting};
+
+pub use groups::memory_limit;
+pub use lease::Shortage;
 
 /// The machine's processors, memory and GPUs, and which of them are free.
+#[derive(Debug)]
 pub struct Machine {
     cpus: u32,
     memory_mib: u64,
@@ -22,52 +30,45 @@ pub struct Machine {
     free_cpus: u32,
     free_memory_mib: u64,
     held: Vec<Weak<Gpus>>,
-    /// Shared with all engines of the machine; without it, as in some tests, this one is alone.
+    /// Shared with all engines of the machine. Without it, as in some tests, this engine is alone.
     ledger: Option<(Ledger, Capacity)>,
-    want: Option<Want>,
+    waiting: Option<Waiting>,
 }
 
-/// What a running stage gets.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Grant {
-    /// Also the number of threads it may use.
-    pub cpus: u32,
-    pub memory_mib: u64,
-    /// As CUDA_VISIBLE_DEVICES names them.
-    pub gpus: Vec<String>,
-}
-
-/// A grant while it is in force. Give it back with [`Machine::give`].
+/// Everything that one grant takes from the machine. Give it back with [`Machine::release`].
 #[derive(Debug)]
 pub struct Occupied {
     pub grant: Grant,
     _lease: Option<Lease>,
-    gpus: Option<Arc<Gpus>>,
+    _gpus: Option<Arc<Gpus>>,
 }
 
-/// GPUs that one stage took; others may come to share them. They are free when the last one is done.
+/// GPUs that one stage took and that others may share. They are free when the last user is done.
 #[derive(Debug)]
-pub struct Gpus {
+struct Gpus {
     names: Vec<String>,
     _lease: Option<Lease>,
 }
 
-/// Who asks, for other engines and for people.
-#[derive(Clone, Debug, Default)]
-pub struct Asker {
-    pub what: String,
-    pub supervisor: PathBuf,
+/// The outcome of [`Machine::take`].
+#[derive(Debug)]
+pub enum Take {
+    Granted(Occupied),
+    Short(Shortage),
 }
 
 impl Machine {
-    /// This machine, as far as this process may use it. GPUs are only looked for if some stage wants one.
-    pub fn here(wants_gpus: bool) -> Result<Self, RunError> {
+    /// Reads what this process may use of the machine. Looks for GPUs only if `wants_gpus`.
+    ///
+    /// # Errors
+    /// The folder of the leases cannot be used.
+    pub fn detect(wants_gpus: bool) -> Result<Self, ExecError> {
         let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
         let memory = memory();
         let gpus = if wants_gpus { gpus::visible() } else { Vec::new() };
         let (own, host) = memory.unwrap_or((u64::MAX, u64::MAX));
         let mut machine = Self::new(cpus, own, gpus);
-        let ledger = Ledger::open().map_err(|(path, source)| RunError::Leases { path, source })?;
+        let ledger = Ledger::open().map_err(|(path, source)| ExecError::Leases { path, source })?;
         let capacity = Capacity {
             domain: domain(),
             cpus,
@@ -79,50 +80,58 @@ impl Machine {
         Ok(machine)
     }
 
-    /// A machine with so much, and nobody else on it.
+    /// A machine of this size that no other engine uses.
     pub fn new(cpus: u32, memory_mib: u64, gpus: Vec<String>) -> Self {
-        let (free_cpus, free_memory_mib) = (cpus, memory_mib);
-        Self { cpus, memory_mib, gpus, free_cpus, free_memory_mib, held: Vec::new(), ledger: None, want: None }
+        Self {
+            cpus,
+            memory_mib,
+            gpus,
+            free_cpus: cpus,
+            free_memory_mib: memory_mib,
+            held: Vec::new(),
+            ledger: None,
+            waiting: None,
+        }
     }
 
-    /// Checks that a stage with `wants` can run when nothing else does.
-    pub fn check(&self, stage: &str, wants: &Resources) -> Result<(), RunError> {
+    /// Checks that a stage that requests `wants` fits while nothing else runs.
+    ///
+    /// # Errors
+    /// [`ExecError::TooMuch`] with the first resource of which the machine has too little.
+    pub fn check(&self, stage: &str, wants: &Resources) -> Result<(), ExecError> {
         let asked = [
             ("cpus", u64::from(wants.cpus), u64::from(self.cpus)),
             ("memory_mib", wants.memory_mib, self.memory_mib),
             ("gpus", u64::from(wants.gpus), self.gpus.len() as u64),
         ];
         match asked.into_iter().find(|(_, asked, there)| asked > there) {
-            Some((what, asked, there)) => Err(RunError::TooMuch { stage: stage.into(), what, asked, there }),
+            Some((what, asked, there)) => Err(ExecError::TooMuch { stage: stage.into(), what, asked, there }),
             None => Ok(()),
         }
     }
 
-    /// Takes all of what `wants` asks for, or nothing. `share`: the GPUs of another stage, used
-    /// if they are enough. `first`: nothing of this run waits longer, so the wish may be told to
-    /// other engines. The inner error: what is short, and who has it.
-    pub fn take(
-        &mut self,
-        wants: &Resources,
-        share: Option<&Occupied>,
-        asker: &Asker,
-        first: bool,
-    ) -> Result<Result<Occupied, Short>, RunError> {
+    /// Takes everything that `request` names, or nothing.
+    ///
+    /// # Errors
+    /// The leases cannot be read or written.
+    pub fn take(&mut self, request: &AdmissionRequest<'_>) -> Result<Take, ExecError> {
+        let wants = request.resources;
         let cpus = if wants.cpus == 0 { self.cpus } else { wants.cpus };
         let count = wants.gpus as usize;
-        let shared = share.and_then(|s| s.gpus.clone()).filter(|gpus| count > 0 && gpus.names.len() >= count);
         self.held.retain(|held| held.strong_count() > 0);
         let taken: Vec<Arc<Gpus>> = self.held.iter().filter_map(Weak::upgrade).collect();
-        let free: Vec<String> =
-            self.gpus.iter().filter(|gpu| !taken.iter().any(|t| t.names.contains(gpu))).cloned().collect();
-        let short = Short {
+        let shared = request.share.filter(|grant| count > 0 && grant.gpus.len() >= count);
+        let shared = shared.and_then(|grant| taken.iter().find(|gpus| gpus.names.starts_with(&grant.gpus)).cloned());
+        let is_taken = |gpu: &&String| taken.iter().any(|taken| taken.names.contains(gpu));
+        let free: Vec<String> = self.gpus.iter().filter(|gpu| !is_taken(gpu)).cloned().collect();
+        let short = Shortage {
             cpus: cpus > self.free_cpus,
             memory: wants.memory_mib > self.free_memory_mib,
             gpus: shared.is_none() && count > free.len(),
             holders: Vec::new(),
         };
-        if !short.is_nothing() {
-            return Ok(Err(short));
+        if !short.is_empty() {
+            return Ok(Take::Short(short));
         }
         let (lease, gpus) = match &self.ledger {
             None => {
@@ -138,13 +147,13 @@ impl Machine {
                     gpus: if shared.is_some() { Vec::new() } else { free },
                     gpu_count: if shared.is_some() { 0 } else { count },
                     since: 0,
-                    what: asker.what.clone(),
-                    supervisor: asker.supervisor.clone(),
+                    what: request.stage.clone(),
+                    supervisor: request.supervisor.clone(),
                 };
-                let want = first.then_some(&mut self.want);
-                let taken = ledger.take(&claim, capacity, want);
-                match taken.map_err(|source| RunError::Leases { path: ledger.folder().to_owned(), source })? {
-                    Taken::Busy(short) => return Ok(Err(short)),
+                let waiting = request.is_first.then_some(&mut self.waiting);
+                let taken = ledger.take(&claim, capacity, waiting);
+                match taken.map_err(|source| ExecError::Leases { path: ledger.folder().to_owned(), source })? {
+                    Taken::Busy(short) => return Ok(Take::Short(short)),
                     Taken::Granted { lease, gpus } => {
                         let own = gpus.map(|lease| Arc::new(Gpus { names: lease.gpus.clone(), _lease: Some(lease) }));
                         (Some(lease), shared.or(own))
@@ -156,23 +165,24 @@ impl Machine {
         self.free_cpus -= cpus;
         self.free_memory_mib -= wants.memory_mib;
         let names = gpus.as_ref().map(|gpus| gpus.names[..count].to_vec()).unwrap_or_default();
-        Ok(Ok(Occupied { grant: Grant { cpus, memory_mib: wants.memory_mib, gpus: names }, _lease: lease, gpus }))
+        let grant = Grant { cpus, memory_mib: wants.memory_mib, gpus: names };
+        Ok(Take::Granted(Occupied { grant, _lease: lease, _gpus: gpus }))
     }
 
-    /// Takes back what a stage occupied.
-    pub fn give(&mut self, occupied: Occupied) {
+    /// Takes back what [`Machine::take`] granted.
+    pub fn release(&mut self, occupied: Occupied) {
         self.free_cpus += occupied.grant.cpus;
         self.free_memory_mib += occupied.grant.memory_mib;
     }
 
-    /// Whether a wish of this run waits for other engines: nobody tells when they are done.
-    pub fn waits_for_others(&self) -> bool {
-        self.want.is_some()
+    /// Whether a claim waits for other engines, which send no message when they are done.
+    pub fn is_waiting(&self) -> bool {
+        self.waiting.is_some()
     }
 
-    /// Withdraws the wish: nothing waits any more.
-    pub fn forget_want(&mut self) {
-        self.want = None;
+    /// Withdraws the waiting claim.
+    pub fn withdraw(&mut self) {
+        self.waiting = None;
     }
 }
 
@@ -210,8 +220,17 @@ mod tests {
         Resources { cpus, gpus, memory_mib }
     }
 
-    fn take(machine: &mut Machine, wants: &Resources) -> Result<Occupied, Short> {
-        machine.take(wants, None, &Asker::default(), false).unwrap()
+    fn take_sharing(machine: &mut Machine, wants: &Resources, share: Option<&Grant>) -> Result<Occupied, Shortage> {
+        let (stage, supervisor) = (String::new(), Default::default());
+        match machine.take(&AdmissionRequest { resources: *wants, share, stage, supervisor, is_first: false }).unwrap()
+        {
+            Take::Granted(occupied) => Ok(occupied),
+            Take::Short(short) => Err(short),
+        }
+    }
+
+    fn take(machine: &mut Machine, wants: &Resources) -> Result<Occupied, Shortage> {
+        take_sharing(machine, wants, None)
     }
 
     #[test]
@@ -224,8 +243,8 @@ mod tests {
         assert!(take(&mut machine, &wants(1, 0, 2)).unwrap_err().gpus);
         let second = take(&mut machine, &wants(1, 600, 1)).unwrap();
         assert_eq!(second.grant.gpus, ["1"]);
-        machine.give(first);
-        machine.give(second);
+        machine.release(first);
+        machine.release(second);
         assert_eq!(take(&mut machine, &wants(4, 1000, 2)).unwrap().grant.gpus, ["0", "1"]);
     }
 
@@ -233,15 +252,13 @@ mod tests {
     fn shared_gpus_are_free_when_the_last_one_is_done_with_them() {
         let mut machine = Machine::new(4, 1000, vec!["0".into(), "1".into()]);
         let train = take(&mut machine, &wants(1, 0, 2)).unwrap();
-        let share = |machine: &mut Machine, gpus| {
-            machine.take(&wants(1, 0, gpus), Some(&train), &Asker::default(), false).unwrap()
-        };
+        let share = |machine: &mut Machine, gpus| take_sharing(machine, &wants(1, 0, gpus), Some(&train.grant));
         let eval = share(&mut machine, 1).unwrap();
         assert_eq!(eval.grant.gpus, ["0"]);
         assert!(share(&mut machine, 3).unwrap_err().gpus, "more than the other has");
-        machine.give(train);
+        machine.release(train);
         assert!(take(&mut machine, &wants(1, 0, 1)).unwrap_err().gpus, "one is still used");
-        machine.give(eval);
+        machine.release(eval);
         assert_eq!(take(&mut machine, &wants(1, 0, 2)).unwrap().grant.gpus, ["0", "1"]);
     }
 

@@ -1,23 +1,23 @@
-//! How long the way from a stage to the end of a run is: what lies on the longest way starts first.
+//! The length of the path from a stage to the end of a run: the longest path starts first.
 //!
-//! A stage's length is what it took the last time ([`past`]), and without a past the mean of
-//! the others; where nothing is known every stage counts the same, so the way's depth decides.
+//! The length of a stage is its last wall time ([`past`]), or the mean of the others if it never
+//! ran. If no stage ever ran, all count the same, so the depth of the path decides.
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::board::Board;
-use super::event::RunEvent;
-use super::record;
+use crate::run::board::Board;
+use crate::run::event::RunEvent;
+use crate::run::record;
 use crate::store::Store;
 
-/// How many runs are searched for what a stage took.
+/// Number of runs that are searched for wall times.
 const RUNS_SEARCHED: usize = 16;
 
-/// Seconds that stages of `experiment` took, by name: in the newest run in which each one ran.
-/// Of a `for_each` stage, its longest item.
+/// Wall time in seconds of each stage of `experiment`, in the newest run in which it ran. For a
+/// `for_each` stage, that of its slowest item.
 pub fn past(store: &Store, experiment: &str) -> BTreeMap<String, f64> {
     let mut found = BTreeMap::new();
-    // A record that cannot be read knows nothing, and stops nobody.
+    // Unreadable records are skipped: they only matter for the order.
     for id in record::all(store).unwrap_or_default().iter().rev().take(RUNS_SEARCHED) {
         let events = record::read_events(&store.runs_dir().join(id.as_str())).map(|events| events.records);
         let events = events.unwrap_or_default();
@@ -39,14 +39,14 @@ pub fn past(store: &Store, experiment: &str) -> BTreeMap<String, f64> {
     found
 }
 
-/// By stage of `board`: its own length and that of the longest way after it.
+/// For each stage of `board`, the length of the longest path that starts with it.
 pub fn weights(board: &Board<'_>, past: &BTreeMap<String, f64>) -> Vec<f64> {
     let known: Vec<f64> = board.stages.iter().filter_map(|stage| past.get(&stage.name).copied()).collect();
     let mean = if known.is_empty() { 1.0 } else { known.iter().sum::<f64>() / known.len() as f64 };
     let places: HashMap<&str, usize> = board.stages.iter().enumerate().map(|(i, s)| (s.name.as_str(), i)).collect();
     let mut after = vec![0.0f64; board.stages.len()];
     let mut weights = vec![0.0f64; board.stages.len()];
-    // In the order of dependencies: backwards, all that comes after a stage is known.
+    // Backwards in the order of dependencies, so everything after a stage is known.
     for (index, stage) in board.stages.iter().enumerate().rev() {
         weights[index] = after[index] + past.get(&stage.name).copied().unwrap_or(mean);
         for before in stage.spec.reads().filter_map(|port| places.get(port.stage.as_str())) {

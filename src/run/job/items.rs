@@ -11,27 +11,44 @@ use std::collections::BTreeMap;
 use olmo_stage::seal::{Seal, Unsound};
 use olmo_stage::{Digest, Event, InputItem, failpoint, journal};
 
-use super::job::{Job, News, Stopped, damaged, failed};
+use super::{Job, JobEvent, Stopped, damaged, failed};
 use crate::exec::ExecError;
-use crate::exec::attempt::{Attempt, ItemRecord, Items, Work, check_folders};
+use crate::exec::attempt::{Attempt, Work, check_folders};
+use crate::exec::item_list::{ItemRecord, Items};
 use crate::store::{Handover, ListItem, StoreError};
 
 /// Why an item cannot be used.
 type Lost = String;
 
+/// The list items of the work, and the journal that records them.
+#[derive(Default)]
+pub(super) struct ItemLog {
+    items: Items,
+    /// Opened with the first record: opening reads the whole journal.
+    journal: Option<journal::Writer<ItemRecord>>,
+}
+
+impl std::ops::Deref for ItemLog {
+    type Target = Items;
+
+    fn deref(&self) -> &Items {
+        &self.items
+    }
+}
+
 impl Job {
     /// The items of earlier attempts: those noted in `items.jsonl`, and those the last attempt
     /// reported and no engine committed.
-    pub(super) fn recover(&self, work: &Work) -> Result<Items, Stopped> {
+    pub(super) fn recover(&self, work: &Work) -> Result<ItemLog, Stopped> {
         let has_lists = self.contract().outputs.values().any(|port| port.list);
         if self.is_command() || !has_lists {
             // A command makes all of its items anew.
             work.forget_items()?;
-            return Ok(Items::default());
+            return Ok(ItemLog::default());
         }
         let noted = work.item_records()?;
-        let mut items = Items::default();
-        noted.records.iter().for_each(|record| items.apply(record));
+        let mut items = ItemLog::default();
+        noted.records.iter().for_each(|record| items.items.apply(record));
         let lost = match noted.damage {
             Some(damage) => {
                 let kept = self.store.set_aside(&work.items_path(), &format!("{}.items.jsonl", self.key))?;
@@ -49,7 +66,7 @@ impl Job {
 
     /// Commits what the last attempt reported and no engine came to commit. Stops at the first
     /// report that cannot be carried out, and returns why.
-    fn replay(&self, work: &Work, noted: &[ItemRecord], items: &mut Items) -> Result<Option<Lost>, Stopped> {
+    fn replay(&self, work: &Work, noted: &[ItemRecord], items: &mut ItemLog) -> Result<Option<Lost>, Stopped> {
         let Some(last) = work.attempts().pop() else { return Ok(None) };
         let done = noted.iter().filter(|record| record.attempt() == last.number).count();
         let told = journal::read_prefix::<Event>(&last.events()).map_err(ExecError::io("read", &last.events()))?;
@@ -77,7 +94,7 @@ impl Job {
             n => format!("it continues from the {n} list items before"),
         };
         let text = format!("work of an earlier attempt is lost ({why}); {kept}");
-        self.teller.tell(News::Told(Event::Message { level: "warning".into(), text }));
+        self.scheduler.send(JobEvent::Stage(Event::Message { level: "warning".into(), text }));
         Ok(())
     }
 
@@ -87,7 +104,7 @@ impl Job {
         &self,
         work: &Work,
         attempt: &Attempt,
-        items: &mut Items,
+        items: &mut ItemLog,
         event: &Event,
     ) -> Result<Option<Lost>, Stopped> {
         let (record, step) = match event {
@@ -99,8 +116,7 @@ impl Job {
                 (ItemRecord::Added { attempt: attempt.number, port: port.clone(), label: label.clone(), artifact }, 0)
             }
             Event::Resumed { step, port, keep } => {
-                let known = |label: &&String| items.of(port).iter().any(|(known, _)| known == *label);
-                if let Some(unknown) = keep.iter().find(|label| !known(label)) {
+                if let Some(unknown) = keep.iter().find(|label| items.get(port, label).is_none()) {
                     return Ok(Some(format!(
                         "item {unknown} of `{port}`, which a later attempt continued from, is gone"
                     )));
@@ -113,7 +129,7 @@ impl Job {
         if matches!(record, ItemRecord::Added { .. }) {
             failpoint("run.item_committed");
         }
-        self.teller.tell(News::Item { record, step });
+        self.scheduler.send(JobEvent::Item { record, step });
         Ok(None)
     }
 
@@ -158,9 +174,19 @@ impl Job {
         Ok(seal.compare(&found))
     }
 
-    fn note_item(&self, work: &Work, attempt: &Attempt, items: &mut Items, record: &ItemRecord) -> Result<(), Stopped> {
-        work.item_writer()?.append(record).map_err(ExecError::io("write", &attempt.folder))?;
-        items.apply(record);
+    fn note_item(
+        &self,
+        work: &Work,
+        attempt: &Attempt,
+        items: &mut ItemLog,
+        record: &ItemRecord,
+    ) -> Result<(), Stopped> {
+        let journal = match &mut items.journal {
+            Some(journal) => journal,
+            None => items.journal.insert(work.item_writer()?),
+        };
+        journal.append(record).map_err(ExecError::io("write", &attempt.folder))?;
+        items.items.apply(record);
         Ok(())
     }
 
@@ -170,7 +196,7 @@ impl Job {
         &self,
         work: &Work,
         attempt: &Attempt,
-        items: &mut Items,
+        items: &mut ItemLog,
     ) -> Result<BTreeMap<String, Vec<InputItem>>, Stopped> {
         let mut handed: BTreeMap<String, Vec<InputItem>> = BTreeMap::new();
         let mut lost: Option<(String, Lost)> = None;
@@ -201,7 +227,7 @@ impl Job {
             }
             self.report_loss(work, items, &why)?;
         }
-        self.teller.tell(News::Items(items.clone()));
+        self.scheduler.send(JobEvent::Items(items.items.clone()));
         Ok(handed)
     }
 
@@ -211,13 +237,13 @@ impl Job {
         &self,
         work: &Work,
         attempt: &Attempt,
-        items: &mut Items,
+        items: &mut ItemLog,
         port: &str,
     ) -> Result<Vec<ListItem>, Stopped> {
         let Some(declared) = self.contract().outputs.get(port) else { return Ok(Vec::new()) };
         let command = self.is_command();
         for (label, folder) in attempt.item_folders(command, port)? {
-            if items.of(port).iter().any(|(known, _)| *known == label) {
+            if items.get(port, &label).is_some() {
                 continue;
             }
             let artifact = if command {
@@ -231,7 +257,7 @@ impl Job {
             };
             let record = ItemRecord::Added { attempt: attempt.number, port: port.to_owned(), label, artifact };
             self.note_item(work, attempt, items, &record)?;
-            self.teller.tell(News::Item { record, step: 0 });
+            self.scheduler.send(JobEvent::Item { record, step: 0 });
         }
         if command && items.of(port).is_empty() {
             let message = format!("it succeeded, but made no items for its list output `{port}`");
@@ -255,6 +281,6 @@ fn is_loss(error: &StoreError) -> bool {
     match error {
         StoreError::NoFiles { .. } | StoreError::Refused { .. } => true,
         StoreError::Io { source, .. } => is_missing(source),
-        other => super::is_damage(other),
+        other => crate::run::is_damage(other),
     }
 }

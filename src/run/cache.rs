@@ -1,0 +1,83 @@
+//! [`Cache`]: results of finished stages by key. Every part of a run asks here, so another tier, such
+//! as a remote cache, needs one change.
+
+use std::collections::{BTreeMap, HashMap};
+
+use olmo_stage::Digest;
+
+use crate::store::{Action, ActionState, Output, Store, StoreError};
+
+/// The outputs of a task, by port.
+pub type Outputs = BTreeMap<String, Output>;
+
+/// The cache of a run.
+#[derive(Clone)]
+pub struct Cache {
+    store: Store,
+    /// Results that a moment ago were complete in the store.
+    verified: HashMap<Digest, Outputs>,
+}
+
+/// The answer to a lookup.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Lookup {
+    /// The result is there and complete.
+    Hit(Outputs),
+    Absent,
+    /// The result exists, but this artifact of it is no longer complete.
+    Incomplete {
+        artifact: Digest,
+    },
+    /// The entry was damaged and is in quarantine now.
+    Damaged {
+        why: String,
+    },
+}
+
+impl Cache {
+    pub fn new(store: &Store) -> Self {
+        Self { store: store.clone(), verified: HashMap::new() }
+    }
+
+    /// Looks up `key`.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn lookup(&self, key: Digest) -> Result<Lookup, StoreError> {
+        if let Some(outputs) = self.verified.get(&key) {
+            return Ok(Lookup::Hit(outputs.clone()));
+        }
+        Ok(match self.store.action_state(key)? {
+            ActionState::Hit(action) => Lookup::Hit(action.outputs),
+            ActionState::Absent => Lookup::Absent,
+            ActionState::Incomplete { artifact, .. } => Lookup::Incomplete { artifact },
+            ActionState::Damaged { why } => Lookup::Damaged { why },
+        })
+    }
+
+    /// The action with key `key`, even if its outputs are no longer complete.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn action(&self, key: Digest) -> Result<Option<Action>, StoreError> {
+        Ok(match self.store.action_state(key)? {
+            ActionState::Hit(action) | ActionState::Incomplete { action, .. } => Some(action),
+            ActionState::Absent | ActionState::Damaged { .. } => None,
+        })
+    }
+
+    /// Adds results that are known to be complete.
+    pub fn with_verified(self, verified: HashMap<Digest, Outputs>) -> Self {
+        Self { verified, ..self }
+    }
+
+    /// Forgets which results were complete, since something turned out to be damaged.
+    pub fn distrust(&mut self) {
+        self.verified.clear();
+    }
+
+    /// The store below.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+}

@@ -1,0 +1,211 @@
+//! Starting tasks: key locks, admission, and jobs.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use super::phase::{Input, Phase};
+use super::{Prepared, RunningJob, Scheduler, engine_failure, queue, weight};
+use crate::exec::supervise;
+use crate::exec::{Admission, AdmissionRequest, Shortage};
+use crate::run::board::Inputs;
+use crate::run::cache::{Cache, Lookup};
+use crate::run::error::RunError;
+use crate::run::event::RunEvent;
+use crate::run::job::{self, Job};
+
+/// How often resources are requested again that another engine has: it sends no message.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
+
+impl Scheduler<'_, '_> {
+    /// Starts the queued tasks that fit: the longest path to the end first, else in the order of the
+    /// stages. No task gets what an earlier one waits for.
+    pub(super) fn dispatch(&mut self) {
+        if self.tracker.queue().len() > 1 && !self.tracker.queue().is_weighed() {
+            let past = weight::past(self.cache.store(), &self.plan.experiment);
+            let weights = weight::weights(self.tracker.board(), &past);
+            self.tracker.weigh(&weights);
+        }
+        let mut short = Shortage::default();
+        let mut closed = HashSet::new();
+        // Every task takes a processor at least.
+        while !short.cpus
+            && let Some((task, class)) = self.tracker.queue().first(&closed)
+        {
+            let (wants, share) = {
+                let class = self.tracker.queue().class(class);
+                (class.resources, class.share.clone())
+            };
+            // The GPUs of another stage may be shared even if a task waits for free ones.
+            let share = share.and_then(|name| self.running_with_gpus(task, &name));
+            let lacks_memory = short.memory && wants.memory_mib > 0;
+            if lacks_memory || (short.gpus && wants.gpus > 0 && share.is_none()) {
+                closed.insert(class);
+                continue;
+            }
+            if self.tracker.phase(task) == Phase::Queued {
+                self.lock(task);
+            }
+            if self.tracker.phase(task) != Phase::Locked {
+                continue;
+            }
+            match self.admit(task, share, short.is_empty()) {
+                Ok(Admission::Granted(allocation)) => {
+                    if let Some(held) = self.in_flight.get_mut(&task) {
+                        held.allocation = Some(allocation);
+                    }
+                    self.apply(task, Input::Admitted);
+                }
+                Ok(Admission::Short(lacking)) => {
+                    short.cpus |= lacking.cpus;
+                    short.memory |= lacking.memory;
+                    short.gpus |= lacking.gpus;
+                    closed.insert(class);
+                    self.report_delay(task, lacking);
+                }
+                Err(error) => {
+                    self.journal.keep_error(Some(error));
+                    self.stop_if_broken();
+                    return;
+                }
+            }
+        }
+        if short.is_empty() {
+            self.plan.options.executor.withdraw();
+        }
+    }
+
+    fn admit(&self, task: usize, share: Option<usize>, is_first: bool) -> Result<Admission, RunError> {
+        let work = self.in_flight.get(&task).map(|held| self.cache.store().work(held.key)).unwrap_or_default();
+        let shared = share.and_then(|other| self.in_flight.get(&other)?.allocation.as_ref());
+        let request = AdmissionRequest {
+            resources: self.tracker.board().stage_of(task).spec.resources,
+            share: shared.map(|allocation| &allocation.grant),
+            stage: format!("{}: {}", self.plan.experiment, self.place(task)),
+            supervisor: work.join(supervise::LOCK),
+            is_first,
+        };
+        Ok(self.plan.options.executor.admit(&request)?)
+    }
+
+    /// A running task with GPUs of stage `name`, or of one of its trials: preferably one that makes
+    /// an input of task `of`.
+    fn running_with_gpus(&self, of: usize, name: &str) -> Option<usize> {
+        let board = self.tracker.board();
+        let is_named = |stage: &str| stage == name || stage.split_once('@').is_some_and(|(base, _)| base == name);
+        let has_gpus = |task: &usize| {
+            let allocation = self.in_flight.get(task).and_then(|held| held.allocation.as_ref());
+            allocation.is_some_and(|allocation| !allocation.grant.gpus.is_empty())
+        };
+        let found = self.tracker.running().filter(|task| is_named(&board.stage_of(*task).name)).filter(has_gpus);
+        queue::best_shared(found.map(|task| {
+            let made_by = |port: &crate::spec::PortRef| port.stage == board.stage_of(task).name;
+            (board.stage_of(of).spec.reads().any(made_by), task)
+        }))
+    }
+
+    /// Takes the key's lock of a queued task. If another process holds it, a thread waits for it.
+    fn lock(&mut self, task: usize) {
+        let prepared = self.prepare(task);
+        let Some(held) = self.in_flight.get_mut(&task) else { return };
+        held.prepared = prepared.filter(|prepared| prepared.record.digest() == held.key);
+        if held.prepared.is_none() {
+            return self.apply(task, Input::Outdated);
+        }
+        let store = self.cache.store();
+        let taken = store.lock_key(held.key).and_then(|lock| match lock {
+            None => Ok(Input::LockBusy),
+            Some(lock) => match self.cache.lookup(held.key)? {
+                // Another process has finished it since the lookup.
+                Lookup::Hit(outputs) if !held.forced => Ok(Input::Shared(outputs)),
+                _ => {
+                    held.lock = Some(lock);
+                    Ok(Input::LockTaken)
+                }
+            },
+        });
+        let input = taken.unwrap_or_else(|error| Input::EngineFailed(engine_failure(&error.into())));
+        self.apply(task, input);
+    }
+
+    /// What the job of `task` works on, if all inputs are known and readable.
+    fn prepare(&self, task: usize) -> Option<Box<Prepared>> {
+        let board = self.tracker.board();
+        let Ok(Inputs::Ready(inputs)) = board.inputs(task, self.cache.store()) else { return None };
+        let record = board.key(task, &inputs).ok()?;
+        Some(Box::new(Prepared { inputs, record }))
+    }
+
+    pub(super) fn wait_for_lock(&mut self, task: usize) {
+        let Some(held) = self.in_flight.get(&task) else { return };
+        let (key, forced, cache) = (held.key, held.forced, Cache::new(self.cache.store()));
+        let (stop, handle) = (self.shutdown.flag(), self.handle(task));
+        if let Err(error) = self.spawn(move || job::wait_for_lock(&cache, key, forced, &stop, &handle)) {
+            self.apply(task, Input::EngineFailed(engine_failure(&error)));
+        }
+    }
+
+    /// Reports once that a task waits for other engines. That it waits for its own run is no news.
+    fn report_delay(&mut self, task: usize, short: Shortage) {
+        if short.holders.is_empty() || std::mem::replace(&mut self.tracker.instance_mut(task).was_delayed, true) {
+            return;
+        }
+        let words = [(short.cpus, "processors"), (short.memory, "memory"), (short.gpus, "GPUs")];
+        let words = words.into_iter().filter(|(is, _)| *is).map(|(_, word)| word.to_owned()).collect();
+        let own = std::process::id();
+        let holders = short.holders.into_iter().filter(|(pid, _)| *pid != own).collect();
+        let place = self.place(task);
+        self.note(RunEvent::Delayed { place, short: words, holders });
+    }
+
+    /// Starts the job of an admitted task.
+    pub(super) fn launch(&mut self, task: usize) {
+        let handle = self.handle(task);
+        let place = self.place(task);
+        let log = self.journal.log_paths(place.clone());
+        let (name, spec) = {
+            let stage = self.tracker.board().stage_of(task);
+            (stage.name.clone(), stage.spec.clone())
+        };
+        let command = self.tracker.board().command(task).cloned();
+        let stage = self.tracker.board().tasks[task].stage;
+        // Thrown away once: what this run itself began is worth keeping.
+        let fresh = self.plan.fresh.contains(&name)
+            && !std::mem::replace(&mut self.tracker.instance_mut(task).was_freshened, true);
+        let Some(held) = self.in_flight.get_mut(&task) else { return };
+        let (Some(lock), Some(prepared)) = (held.lock.take(), held.prepared.as_ref()) else { return };
+        let grant = held.allocation.as_ref().map(|allocation| allocation.grant.clone()).unwrap_or_default();
+        tracing::debug!(%place, key = %held.key, ?grant, "start");
+        let (control, receiver) = mpsc::channel();
+        held.job = Some(RunningJob { control, recorded: BTreeMap::new() });
+        let job = Job {
+            store: self.cache.store().clone(),
+            key: held.key,
+            record: prepared.record.clone(),
+            lock,
+            name,
+            spec,
+            root: self.plan.root.clone(),
+            inputs: prepared.inputs.clone(),
+            grant,
+            executor: self.plan.options.executor.clone(),
+            worker: self.plan.options.worker.clone(),
+            command,
+            fresh,
+            grace: self.plan.options.grace,
+            log: Box::new(log),
+            control: receiver,
+            scheduler: handle,
+        };
+        self.ran.insert(stage);
+        if let Err(error) = self.spawn(move || job.run()) {
+            self.apply(task, Input::EngineFailed(engine_failure(&error)));
+        }
+    }
+
+    /// When there is something to do, if no message comes before.
+    pub(super) fn next_look(&self) -> Option<Instant> {
+        let others = self.plan.options.executor.is_waiting().then(|| Instant::now() + ASK_AGAIN);
+        self.tracker.next_timer().into_iter().chain(others).min()
+    }
+}
