@@ -1,15 +1,19 @@
 #!/usr/bin/env python3
 """The same pipeline of N trivial command stages for olmo-pipe and its peers, timed as whole processes.
 
-usage: scripts/bench/pipelines.py [--rows noop,cold,plan,validate] [--n 10,100,1000] [--runs R] [--tools olmo-pipe,make,turbo,dvc]
+usage: scripts/bench/pipelines.py [--rows noop,cold,each,plan,validate] [--n 10,100,1000] [--shapes fan,chain] [--items 100,1500,4000]
+                                  [--runs R] [--tools olmo-pipe,make,turbo,dvc]
 
-Shape `fan`: one source stage, N-2 parallel ones, one sink that reads them all; `chain`: each stage reads the one before.
+Shape `fan`: one source stage, N-2 parallel ones, one sink that reads them (at most 1,000); `chain`: each stage reads the one before.
 noop   the second and later runs, when nothing changed
-cold   the first run, in an empty store; per stage: what is over a run of the same programs without an engine
+cold   the first run, in an empty store; per stage: the wall and CPU time above a run of the same programs without an engine
+       (for N > 10,000 those programs run for 10,000 stages, and their time is scaled)
+each   a cold `for_each` stage over a list of N items (olmo-pipe alone); per item: CPU time of the engine itself
 plan   `olmo-pipe plan` of 100,000 stages from a file, the deepest chain, and from a sweep (olmo-pipe alone: no peer gets there)
 validate  `olmo-pipe validate` of the flagship, rules of its stages included
 
-Wall, CPU (of the process and its children) and peak memory come from wait4; the median of R runs is printed. olmo-pipe is
+Wall, CPU (of the process and its children) and peak memory come from wait4, `own` (CPU of the process alone, all its threads)
+from /proc in steps of 10 ms; the median of R runs is printed. A slow disk hides the engine: set TMPDIR=/dev/shm. olmo-pipe is
 taken from target/release (or OLMO_PIPE). Peers are used where they are: `make`; `PEERS` names a folder with
 node/node_modules/@turbo/linux-64 or turbo-linux-64 (npm i turbo) and v/bin/dvc (python3 -m venv v; v/bin/pip install dvc).
 """
@@ -26,7 +30,8 @@ def graph(n, shape):
     if shape == "chain":
         return [(name(i), [name(i - 1)] if i else []) for i in range(n)]
     middle = [(name(i), [name(0)]) for i in range(1, n - 1)]
-    return [(name(0), [])] + middle + [(name(n - 1), [m for m, _ in middle])]
+    # More files than this do not fit on a command line.
+    return [(name(0), [])] + middle + [(name(n - 1), [m for m, _ in middle[-1000:]])]
 
 
 def write(path, text):
@@ -59,6 +64,36 @@ command: {{argv: [/bin/sh, "${{stage.dir}}/join.sh", "${{inputs.parts}}", "${{ou
         else:
             lines.append(f"  {name}: {{uses: first, with: {{parts: data.txt, name: {name}}}}}")
     write(f"{folder}/pipeline.yaml", "\n".join(lines) + "\n")
+    write(f"{folder}/x.yaml", "experiment: bench\nuses: pipeline.yaml\n")
+    return [OLMO, "run", "x.yaml"]
+
+
+def each(n, folder):
+    """A stage that makes a list of n items, and a `for_each` stage over it."""
+    write(f"{folder}/olmo-pipe.yaml", "project: bench\n")
+    write(f"{folder}/stages/list/stage.yaml", """stage: list
+version: 1
+summary: Makes a list.
+params: {count: {type: integer}}
+outputs: {items: {type: text, list: true}}
+resources: {cpus: 1, memory_mib: 1}
+command: {argv: [/bin/sh, "${stage.dir}/list.sh", "${outputs.items}", "${params.count}"], files: [list.sh]}
+""")
+    write(f"{folder}/stages/list/list.sh", 'for i in $(seq "$2"); do mkdir "$1/i$i"; echo "$i" > "$1/i$i/t"; done\n')
+    write(f"{folder}/stages/one/stage.yaml", """stage: one
+version: 1
+summary: Reads one item.
+inputs: {item: {type: text}}
+outputs: {out: {type: text}}
+resources: {cpus: 1, memory_mib: 1}
+command: {argv: [/bin/sh, "${stage.dir}/one.sh", "${inputs.item}", "${outputs.out}"], files: [one.sh]}
+""")
+    write(f"{folder}/stages/one/one.sh", 'cat "$1"/* | head -c 64 > "$2/t"\n')
+    write(f"{folder}/pipeline.yaml", f"""pipeline: bench
+stages:
+  list: {{uses: list, with: {{count: {n}}}}}
+  one: {{uses: one, for_each: "${{stages.list.items}}", with: {{item: "${{item}}"}}}}
+""")
     write(f"{folder}/x.yaml", "experiment: bench\nuses: pipeline.yaml\n")
     return [OLMO, "run", "x.yaml"]
 
@@ -133,6 +168,13 @@ def bare(stages, folder):
 TOOLS = {"olmo-pipe": olmo_pipe, "make": make, "turbo": turbo, "dvc": dvc, "bare": bare}
 
 
+def own_cpu(pid):
+    """CPU seconds of all threads of a process that has exited, without those of its children."""
+    with open(f"/proc/{pid}/stat") as f:
+        fields = f.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def timed(command, folder):
     environment = {k: v for k, v in os.environ.items() if k not in ("CI", "OLMO_PIPE_STORE")}
     environment |= {"TURBO_TELEMETRY_DISABLED": "1", "DVC_NO_ANALYTICS": "1", "NO_COLOR": "1"}
@@ -140,13 +182,15 @@ def timed(command, folder):
     with open(f"{folder}/.log", "wb") as log:
         start = time.perf_counter()
         child = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
-        _, status, usage = os.wait4(child.pid, 0)
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
         wall = time.perf_counter() - start
+        own = own_cpu(child.pid)
+        _, status, usage = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
         with open(f"{folder}/.log", errors="replace") as log:
             sys.exit(f"{command} ended with {child.returncode}:\n{log.read()[-2000:]}")
-    return wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+    return wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, own
 
 
 def median(samples):
@@ -154,14 +198,19 @@ def median(samples):
 
 
 def row(label, tool, n, shape, sample, extra=""):
-    wall, cpu, memory = sample
-    print(f"{label:<6} {tool:<10} {shape:<6} N={n:<7} {wall * 1000:10.1f} ms  cpu {cpu * 1000:9.1f} ms  {memory:7.1f} MB{extra}", flush=True)
+    wall, cpu, memory, own = sample
+    print(
+        f"{label:<7} {tool:<10} {shape:<6} N={n:<7} {wall * 1000:10.1f} ms  cpu {cpu * 1000:9.1f} ms  "
+        f"own {own * 1000:8.0f} ms  {memory:7.1f} MB{extra}",
+        flush=True,
+    )
 
 
 def main():
     options = argparse.ArgumentParser()
     options.add_argument("--rows", default="noop,cold,plan,validate")
     options.add_argument("--n", default="10,100,1000")
+    options.add_argument("--items", default="100,1500,4000")
     options.add_argument("--runs", type=int, default=9)
     options.add_argument("--tools", default="olmo-pipe,make,turbo,dvc")
     options.add_argument("--shapes", default="fan,chain")
@@ -180,21 +229,32 @@ def main():
                         continue
                     folder = f"{work}/{tool}-{shape}-{n}"
                     os.makedirs(folder)
-                    stages = graph(n, shape)
+                    scale = max(n / 10_000, 1) if tool == "bare" else 1
+                    stages = graph(round(n / scale), shape)
                     command = TOOLS[tool](stages, folder)
                     if command is None:
                         print(f"       {tool} is not there (PEERS={PEERS or 'unset'})")
                         continue
                     cold = timed(command, folder)
                     if tool == "bare":
+                        cold = (cold[0] * scale, cold[1] * scale, cold[2], cold[3] * scale)
                         alone = cold
                     if "cold" in rows:
-                        over = f"  {(cold[0] - alone[0]) / n * 1000:6.2f} ms a stage over the bare programs" if alone and tool != "bare" else ""
+                        above = [(cold[i] - alone[i]) / n * 1000 for i in (0, 1)] if alone and tool != "bare" else []
+                        over = "  a stage above bare: wall {:6.2f} ms, cpu {:6.2f} ms".format(*above) if above else ""
                         row("cold", tool, n, shape, cold, over)
                     if "noop" in rows and tool != "bare":
                         timed(command, folder)
                         row("noop", tool, n, shape, median([timed(command, folder) for _ in range(options.runs)]))
                     shutil.rmtree(folder)
+        if "each" in rows:
+            for n in map(int, options.items.split(",")):
+                folder = f"{work}/each-{n}"
+                os.makedirs(folder)
+                command = each(n, folder)
+                sample = timed(command, folder)
+                row("each", "olmo-pipe", n, "list", sample, f"  {sample[3] / n * 1000:6.2f} ms of engine CPU per item")
+                shutil.rmtree(folder)
         if "plan" in rows:
             for shape in ("fan", "chain"):
                 folder = f"{work}/plan-{shape}"
