@@ -288,7 +288,7 @@ impl Attempt {
         let mut found = Vec::new();
         for entry in entries {
             let entry = entry.context_during("read the folder", &folder)?;
-            let (path, kind) = (entry.path(), entry.file_type().context_during("look at", &entry.path())?);
+            let (path, kind) = (entry.path(), entry.file_type().context_during("look at", entry.path())?);
             match entry.file_name().into_string() {
                 // A worker's folder without a seal is not finished.
                 Ok(label) if kind.is_dir() && (command || seal::is_sealed(&path)) => found.push((label, path)),

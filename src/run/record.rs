@@ -230,16 +230,16 @@ impl RunRecord {
         if matches!(event, RunEvent::Opened { .. }) {
             self.beginning = None;
         }
-        Ok(appended.context_during("write", &self.folder.join(EVENTS))?)
+        Ok(appended.context_during("write", self.folder.join(EVENTS))?)
     }
 
     /// Puts what was appended on the disk; many events at the price of one.
     pub fn sync(&mut self) -> Result<(), RunError> {
-        self.events.flush().context_during("write", &self.folder.join(EVENTS))?;
+        self.events.flush().context_during("write", self.folder.join(EVENTS))?;
         if !std::mem::take(&mut self.unsynced) {
             return Ok(());
         }
-        Ok(self.events_file.sync_data().context_during("write", &self.folder.join(EVENTS))?)
+        Ok(self.events_file.sync_data().context_during("write", self.folder.join(EVENTS))?)
     }
 
     /// The run's folder.
