@@ -8,7 +8,7 @@ Shape `fan`: one source stage, N-2 parallel ones, one sink that reads them (at m
 noop   the second and later runs, when nothing changed
 cold   the first run, in an empty store; per stage: the wall and CPU time above a run of the same programs without an engine
        (for N > 10,000 those programs run for 10,000 stages, and their time is scaled)
-each   a cold `for_each` stage over a list of N items (olmo-pipe alone); per item: CPU time of the engine itself
+each   a cold `for_each` stage over a list of N items (olmo-pipe alone); per item: CPU time of the engine itself, and its part in user mode
 plan   `olmo-pipe plan` of 100,000 stages from a file, the deepest chain, and from a sweep (olmo-pipe alone: no peer gets there)
 validate  `olmo-pipe validate` of the flagship, rules of its stages included
 
@@ -169,10 +169,11 @@ TOOLS = {"olmo-pipe": olmo_pipe, "make": make, "turbo": turbo, "dvc": dvc, "bare
 
 
 def own_cpu(pid):
-    """CPU seconds of all threads of a process that has exited, without those of its children."""
+    """CPU seconds of all threads of a process that has exited, without those of its children: in all, and in user mode."""
     with open(f"/proc/{pid}/stat") as f:
         fields = f.read().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    tick = os.sysconf("SC_CLK_TCK")
+    return (int(fields[11]) + int(fields[12])) / tick, int(fields[11]) / tick
 
 
 def timed(command, folder):
@@ -184,13 +185,13 @@ def timed(command, folder):
         child = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
         wall = time.perf_counter() - start
-        own = own_cpu(child.pid)
+        own, user = own_cpu(child.pid)
         _, status, usage = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
         with open(f"{folder}/.log", errors="replace") as log:
             sys.exit(f"{command} ended with {child.returncode}:\n{log.read()[-2000:]}")
-    return wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, own
+    return wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, own, user
 
 
 def median(samples):
@@ -198,7 +199,7 @@ def median(samples):
 
 
 def row(label, tool, n, shape, sample, extra=""):
-    wall, cpu, memory, own = sample
+    wall, cpu, memory, own, _ = sample
     print(
         f"{label:<7} {tool:<10} {shape:<6} N={n:<7} {wall * 1000:10.1f} ms  cpu {cpu * 1000:9.1f} ms  "
         f"own {own * 1000:8.0f} ms  {memory:7.1f} MB{extra}",
@@ -237,7 +238,7 @@ def main():
                         continue
                     cold = timed(command, folder)
                     if tool == "bare":
-                        cold = (cold[0] * scale, cold[1] * scale, cold[2], cold[3] * scale)
+                        cold = (cold[0] * scale, cold[1] * scale, cold[2], cold[3] * scale, cold[4] * scale)
                         alone = cold
                     if "cold" in rows:
                         above = [(cold[i] - alone[i]) / n * 1000 for i in (0, 1)] if alone and tool != "bare" else []
@@ -253,7 +254,8 @@ def main():
                 os.makedirs(folder)
                 command = each(n, folder)
                 sample = timed(command, folder)
-                row("each", "olmo-pipe", n, "list", sample, f"  {sample[3] / n * 1000:6.2f} ms of engine CPU per item")
+                of_engine = f"  engine CPU per item: {sample[3] / n * 1000:5.2f} ms, {sample[4] / n * 1000:5.2f} ms of it in user mode"
+                row("each", "olmo-pipe", n, "list", sample, of_engine)
                 shutil.rmtree(folder)
         if "plan" in rows:
             for shape in ("fan", "chain"):
