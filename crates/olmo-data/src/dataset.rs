@@ -371,7 +371,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         write(dir.path(), ["One.".to_owned()]);
         let error = read_messages(dir.path()).unwrap_err();
-        assert!(error.to_string().contains("holds text documents, but conversations are wanted"), "{error}");
+        assert!(error.to_string().contains("contains text documents, but conversations are expected"), "{error}");
     }
 
     #[test]

@@ -86,7 +86,7 @@ fn outputs_and_gradients_are_those_of_torch() {
 
 fn agrees(name: &str, case: &Case, golden: &Golden) {
     // The rotary angles are f32 in ours, as in OLMo, and f64 in the script.
-    for (body, tolerance) in [(Body::Reference64, 2e-6), (Body::Reference32, 2e-5), (Body::Fused, 2e-5)] {
+    for (body, tolerance) in [(Body::Reference64, 2e-6), (Body::Reference32, 3e-5), (Body::Fused, 2e-5)] {
         let (output, gradients) = case.run(body);
         let off = difference(&output, &golden.output);
         assert!(off < tolerance, "{name} on {:?}: the output is off by {off}", case.compute);

@@ -353,7 +353,7 @@ fn data_smaller_than_a_row_is_refused_where_it_would_be_dropped_and_padded_where
     let tokens = bench.tokenize(json!({"template": "plain"}), &text, &tokenizer).unwrap();
     let failure = bench.memmap(json!({"sequence_length": 64, "pack": "concat"}), &tokens).err().unwrap();
     assert_eq!(failure.code, "memmap::too_small");
-    assert!(failure.message.starts_with("1 documents of "), "{}", failure.message);
+    assert!(failure.message.starts_with("1 documents with "), "{}", failure.message);
     let done = bench.memmap(json!({"sequence_length": 64}), &tokens).unwrap();
     assert_eq!(Memmap::open(&done.out("memmap")).unwrap().instances(), 1);
     assert_eq!(bench.memmap(json!({"sequence_length": 1}), &tokens).err().unwrap().code, "memmap::params");
