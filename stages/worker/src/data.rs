@@ -118,6 +118,13 @@ impl RunContext {
         })
     }
 
+    /// Rows of a step of the training on `memmap`, by its params, in rows or in tokens.
+    fn batch_rows(&self, memmap: &Memmap) -> Option<u64> {
+        let params: serde_json::Value = serde_json::from_str(self.params.as_ref()?).ok()?;
+        let params: olmo_stage_train::Params = serde_json::from_value(params).ok()?;
+        Some(params.batch_rows(memmap.instances() as u64, memmap.manifest().sequence_length) as u64)
+    }
+
     /// The digests of the steps' batches, as the training recorded them.
     fn recorded(&self) -> HashMap<u64, String> {
         let Some(folder) = &self.metrics else { return HashMap::new() };
@@ -263,8 +270,13 @@ impl Data {
             }
             Data::Inspect { artifact, steps, seed, batch, ids, run } => {
                 let seed = run.number(seed, "seed", "seed")?;
-                let batch = run.number(batch.map(|batch| batch as u64), "global_train_batch_size", "batch")?;
-                let (blocks, sound) = inspect(&artifact, &steps, seed, batch as usize, &run.recorded(), style, ids)?;
+                if kind(&artifact.artifact)? != ArtifactKind::Memmap {
+                    return Err(StageError::fail("data::inspect", "only a memmap has training rows"));
+                }
+                let memmap = Memmap::open(&artifact.artifact)?;
+                let batch = batch.map(|batch| batch as u64).or_else(|| run.batch_rows(&memmap));
+                let batch = run.number(batch, "global_train_batch_size", "batch")? as usize;
+                let (blocks, sound) = inspect(&artifact, &memmap, &steps, seed, batch, &run.recorded(), style, ids)?;
                 Ok((join(&blocks), sound))
             }
             Data::Order { rows, seed, epoch, raw } => {
@@ -366,8 +378,10 @@ fn records(dir: &Path, record: u64, count: u64, style: Style) -> Result<Vec<(Str
 
 /// Shows the rows of training steps, in order. Also returns whether they match the digests that the
 /// training recorded.
+#[expect(clippy::too_many_arguments, reason = "each is an option of the command")]
 fn inspect(
     artifact: &Artifact,
+    memmap: &Memmap,
     steps: &str,
     seed: u64,
     batch: usize,
@@ -379,10 +393,6 @@ fn inspect(
         StageError::fail("data::steps", format!("`{}` is not a list of steps", plain(steps)))
             .hint("write --steps 5, 5-7 or 1,5-7")
     })?;
-    if kind(&artifact.artifact)? != ArtifactKind::Memmap {
-        return Err(StageError::fail("data::inspect", "only a memmap has training rows"));
-    }
-    let memmap = Memmap::open(&artifact.artifact)?;
     if batch == 0 || memmap.instances() < batch {
         let message = format!("a step has {batch} rows, but the memmap has only {}", memmap.instances());
         return Err(StageError::fail("data::inspect", message));
@@ -391,7 +401,7 @@ fn inspect(
     let mut blocks = Vec::new();
     let mut sound = true;
     for step in steps {
-        let digest = step_digest(&memmap, batch, seed, step);
+        let digest = step_digest(memmap, batch, seed, step);
         let said = match recorded.get(&step) {
             None => "not recorded by the run",
             Some(there) if *there == digest => "matches the run's record",
@@ -405,7 +415,7 @@ fn inspect(
         }
         let order = Order::new(memmap.instances(), batch, seed, (step - 1) * batch as u64);
         for (epoch, row) in order.take(batch) {
-            let sequence: Sequence = Sequences::row(&memmap, row as usize);
+            let sequence: Sequence = Sequences::row(memmap, row as usize);
             let heading = preview::heading(&sequence, "row", u64::from(row));
             blocks.push((
                 format!("step {step}, epoch {epoch}, {heading}"),
