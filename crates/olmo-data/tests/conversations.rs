@@ -375,7 +375,13 @@ fn the_artifact_opens_again_and_a_changed_one_does_not() {
     let path = dir.path().join("special_tokens.json");
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, text.replace("\"eos_token_id\": 0", "\"eos_token_id\": 5")).unwrap();
-    assert!(TextTokenizer::open(dir.path()).err().unwrap().to_string().contains("special_tokens.json: contains SpecialTokens"));
+    assert!(
+        TextTokenizer::open(dir.path())
+            .err()
+            .unwrap()
+            .to_string()
+            .contains("special_tokens.json: contains SpecialTokens")
+    );
 }
 
 #[test]
