@@ -2,8 +2,8 @@
 //! once and before anything runs.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 
+use olmo_stage::PortType;
 use olmo_stage::rules::{Finding, KnownInput, KnownItem, Question};
 
 use super::Options;
@@ -14,7 +14,7 @@ use super::sources::Sources;
 use crate::exec::Backend;
 use crate::exec::rules::{ask_command, ask_worker};
 use crate::spec::{Binding, Resolved, ResolvedStage};
-use crate::store::Store;
+use crate::store::{Store, source_files};
 
 /// What stage `stage` finds wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,7 +74,10 @@ pub fn findings_of(
             inputs: stage
                 .inputs
                 .iter()
-                .map(|(port, bindings)| (port.clone(), known(bindings, inputs.get(port), store)))
+                .map(|(port, bindings)| {
+                    let port_type = stage.description.contract.inputs.get(port).map(|input| input.port_type);
+                    (port.clone(), known(port_type, bindings, inputs.get(port), store))
+                })
                 .collect(),
             free_bytes,
             backend: backend.name().into(),
@@ -101,8 +104,13 @@ fn has_rules(stage: &ResolvedStage) -> bool {
     contract.check || contract.command.as_ref().is_some_and(|command| command.check.is_some())
 }
 
-/// What is known of a port. An artifact or a file that cannot be read will be noticed by the run.
-fn known(bindings: &[Binding], inputs: Option<&Vec<Input>>, store: Option<&Store>) -> KnownInput {
+/// What is known of a port. An artifact or a file that cannot be read is reported by the run.
+fn known(
+    port_type: Option<PortType>,
+    bindings: &[Binding],
+    inputs: Option<&Vec<Input>>,
+    store: Option<&Store>,
+) -> KnownInput {
     if let (Some(inputs), Some(store)) = (inputs, store) {
         let item = |input: &Input| {
             let files = store.places(input.digest).ok()?;
@@ -110,33 +118,10 @@ fn known(bindings: &[Binding], inputs: Option<&Vec<Input>>, store: Option<&Store
         };
         return KnownInput { items: inputs.iter().map(item).collect() };
     }
-    // Without a store, what the user's files are is known all the same.
+    // The user's files are known without a store, too.
     let item = |binding: &Binding| match binding {
-        Binding::Path(path) => Some(KnownItem { label: None, files: files_below(path) }),
+        Binding::Path(path) => Some(KnownItem { label: None, files: source_files(port_type?, path).ok()? }),
         Binding::Port(_) | Binding::Remote(_) | Binding::Item => None,
     };
     KnownInput { items: bindings.iter().map(item).collect() }
-}
-
-/// The file `path`, or all files below the folder `path`, by their names below it.
-fn files_below(path: &Path) -> BTreeMap<String, PathBuf> {
-    let mut files = BTreeMap::new();
-    let mut folders = vec![(path.to_owned(), String::new())];
-    while let Some((folder, below)) = folders.pop() {
-        let Ok(entries) = std::fs::read_dir(&folder) else {
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            files.insert(name, path.to_owned());
-            continue;
-        };
-        for entry in entries.flatten() {
-            let name = format!("{below}{}", entry.file_name().to_string_lossy());
-            // A link to a folder could lead in a circle.
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                folders.push((entry.path(), format!("{name}/")));
-            } else {
-                files.insert(name, entry.path());
-            }
-        }
-    }
-    files
 }

@@ -68,7 +68,7 @@ mod verify;
 
 pub use action::{Action, ActionState, ListItem, Output};
 pub use artifact::handover::Handover;
-pub use artifact::reference::SourceStamps;
+pub use artifact::reference::{RESULT_MARKER, SourceStamps, source_files};
 pub use bundle::Imported;
 pub use disk::seal;
 pub use disk::{remove_tree, swap_folders};

@@ -15,7 +15,7 @@ use crate::spec::PortRef;
 use crate::store::{Output, Store};
 
 /// The marker's file name.
-pub const MARKER: &str = ".olmo-pipe.json";
+pub use crate::store::RESULT_MARKER as MARKER;
 /// Longest marker that is read, in bytes: a million files.
 const MAX_MARKER: u64 = 256 << 20;
 const FORMAT: u32 = 1;

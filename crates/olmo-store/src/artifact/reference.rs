@@ -55,11 +55,28 @@ impl SourceStamps {
 }
 
 /// The marker of a folder of results.
-const MARKER: &str = ".olmo-pipe.json";
+pub const RESULT_MARKER: &str = ".olmo-pipe.json";
+
+/// The files of the source `path`, by their names in an artifact of type `artifact_type`: the file, or
+/// what a folder contains ([`Store::commit_reference`]).
+///
+/// # Errors
+/// The source cannot be read, or has a name that no artifact may have.
+pub fn source_files(artifact_type: PortType, path: &Path) -> Result<BTreeMap<String, PathBuf>, StoreError> {
+    let metadata = fs::metadata(path).context_during("read the source", path)?;
+    if !metadata.is_dir() {
+        let (name, full) = resolve_file(path)?;
+        tree::check_paths([name.as_str()].into_iter()).map_err(|why| StoreError::refused(path, why))?;
+        return Ok(BTreeMap::from([(name, full)]));
+    }
+    let folder = fs::canonicalize(path).context_during("read the source", path)?;
+    let files = tree::files(&folder, tree::Links::FollowFiles)?.into_iter().map(|file| (file.path, file.full));
+    Ok(files.filter(|(name, _)| !is_bookkeeping(artifact_type, name)).collect())
+}
 
 /// Whether the file `name` of a source folder says nothing about its content.
 fn is_bookkeeping(artifact_type: PortType, name: &str) -> bool {
-    name == MARKER || (artifact_type == PortType::Model && name.starts_with('.'))
+    name == RESULT_MARKER || (artifact_type == PortType::Model && name.starts_with('.'))
 }
 
 /// Longest time in which two changes of a file can have the same change time: a tick of the kernel's
@@ -101,16 +118,7 @@ impl Store {
     /// `path`. Links to files are followed. Not part of it: the marker of a result folder, and
     /// hidden files and folders at the top of a model's folder, such as `.git` and `.cache`.
     pub fn commit_reference(&self, artifact_type: PortType, path: &Path) -> Result<Digest, StoreError> {
-        let metadata = fs::metadata(path).context_during("read the source", path)?;
-        let files: Vec<(String, PathBuf)> = if metadata.is_dir() {
-            let folder = fs::canonicalize(path).context_during("read the source", path)?;
-            let files = tree::files(&folder, tree::Links::FollowFiles)?.into_iter().map(|f| (f.path, f.full));
-            files.filter(|(name, _)| !is_bookkeeping(artifact_type, name)).collect()
-        } else {
-            let (name, full) = resolve_file(path)?;
-            tree::check_paths([name.as_str()].into_iter()).map_err(|why| StoreError::refused(path, why))?;
-            vec![(name, full)]
-        };
+        let files = source_files(artifact_type, path)?;
         if files.is_empty() {
             return Err(StoreError::refused(path, "it is a folder without files"));
         }
@@ -253,7 +261,7 @@ mod tests {
         fs::write(folder.join("config.json"), "{}").unwrap();
         fs::write(folder.join("deep/.kept/file"), "").unwrap();
         let plain = [PortType::Model, PortType::Dir].map(|kind| store.commit_reference(kind, &folder).unwrap());
-        fs::write(folder.join(MARKER), "run 7").unwrap();
+        fs::write(folder.join(RESULT_MARKER), "run 7").unwrap();
         assert_eq!(plain, [PortType::Model, PortType::Dir].map(|kind| store.commit_reference(kind, &folder).unwrap()));
         fs::create_dir_all(folder.join(".git/objects")).unwrap();
         fs::write(folder.join(".git/objects/pack"), "large").unwrap();
