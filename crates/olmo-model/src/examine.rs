@@ -14,13 +14,12 @@ use crate::native;
 use crate::tensors::{Entry, INDEX_FILE, WEIGHTS_FILE, entries};
 
 /// The config of the model in `files` (names relative to its folder, and their paths), native or
-/// Hugging Face. Compares the names and shapes in the headers of the weight files with the config.
+/// Hugging Face. Messages call the folder `shown`. Compares the names and shapes in the headers of the weight files with the config.
 ///
 /// # Errors
 /// See [`crate::load`], as far as names, configs and headers show.
-pub fn examine(files: &BTreeMap<String, PathBuf>) -> Result<ModelConfig, ModelError> {
-    let shown = shown_folder(files);
-    folder::check_files(&shown, files)?;
+pub fn examine(shown: &Path, files: &BTreeMap<String, PathBuf>) -> Result<ModelConfig, ModelError> {
+    folder::check_files(shown, files)?;
     let place = |name: &str| files.get(name).cloned().unwrap_or_else(|| shown.join(name));
     // Messages call a file in the store by its name in the model.
     let named = |name: &str| if place(name).ends_with(name) { place(name) } else { shown.join(name) };
@@ -44,28 +43,13 @@ pub fn examine(files: &BTreeMap<String, PathBuf>) -> Result<ModelConfig, ModelEr
     }
     let mut problems = Vec::new();
     for part in parts {
-        match found.get(&part.name) {
-            None => problems.push(format!("`{}` is missing", part.name)),
-            Some(entry) if entry.shape != part.shape => {
-                problems.push(format!("`{}` has shape {:?}, not {:?}", part.name, entry.shape, part.shape));
-            }
-            Some(_) => {}
-        }
+        problems.extend(part.misfit(found.get(&part.name).map(|entry| &entry.shape[..])));
     }
     if problems.is_empty() {
         return Ok(config);
     }
     let error = ModelError::Tensors { path: named(WEIGHTS_FILE), problems: shortened(problems) };
     Err(huggingface::explain_head(error))
-}
-
-/// The common folder of the files; `model` if they are in a store.
-fn shown_folder(files: &Files) -> PathBuf {
-    let root = |(name, path): (&String, &PathBuf)| {
-        let depth = Path::new(name).components().count();
-        path.ends_with(name).then(|| path.ancestors().nth(depth).map(Path::to_path_buf)).flatten()
-    };
-    files.iter().find_map(root).unwrap_or_else(|| "model".into())
 }
 
 /// Names of the weight files.

@@ -23,6 +23,19 @@ pub(crate) struct Part {
     pub range: std::ops::Range<usize>,
 }
 
+impl Part {
+    /// What is wrong with the tensor that has this part's name, by its shape; `None` as the shape: it is missing.
+    pub(crate) fn misfit(&self, shape: Option<&[usize]>) -> Option<String> {
+        match shape {
+            None => Some(format!("`{}` is missing", self.name)),
+            Some(shape) if *shape != self.shape => {
+                Some(format!("`{}` has shape {shape:?}, not {:?}", self.name, self.shape))
+            }
+            Some(_) => None,
+        }
+    }
+}
+
 /// Decides whether a tensor that is not a part may be ignored; the error gives the reason why not.
 pub(crate) type Judge<'j> = &'j dyn Fn(&str, &IncomingTensors<'_>) -> Result<(), String>;
 
@@ -43,12 +56,10 @@ pub(crate) fn read(
     let mut problems = Vec::new();
     let mut found = Vec::new();
     for part in parts {
-        match incoming.get(&part.name) {
-            None => problems.push(format!("`{}` is missing", part.name)),
-            Some(tensor) if tensor.shape != part.shape => {
-                problems.push(format!("`{}` has shape {:?}, not {:?}", part.name, tensor.shape, part.shape));
-            }
-            Some(tensor) => found.push((part, tensor)),
+        let tensor = incoming.get(&part.name);
+        match part.misfit(tensor.map(|tensor| &tensor.shape[..])) {
+            Some(problem) => problems.push(problem),
+            None => found.extend(tensor.map(|tensor| (part, tensor))),
         }
     }
     let names: HashSet<&str> = parts.iter().map(|part| part.name.as_str()).collect();

@@ -139,7 +139,9 @@ fn of_model(
         }
         (None, true) => {
             let known = question.item("init")?;
-            match olmo_model::examine(&known.files) {
+            // A model in the store has no folder of its own.
+            let shown = known.folder().unwrap_or_else(|| "model".into());
+            match olmo_model::examine(&shown, &known.files) {
                 Ok(config) => Some(config),
                 Err(error) => {
                     findings.push(Finding::error(
