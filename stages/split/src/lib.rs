@@ -81,7 +81,7 @@ where
     }
     let records = keys.len() as u64;
     let test = choice::held_out(&keys, params.wanted(records));
-    if test.is_empty() || test.len() == choice::distinct(&keys) {
+    if test.is_empty() {
         let what = format!("cannot split {records} records with {} different questions", choice::distinct(&keys));
         return Err(StageError::fail("split::too_few", what)
             .hint("give more data, a smaller `test_size`, or your own file of held-out conversations"));

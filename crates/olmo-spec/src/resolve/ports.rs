@@ -531,7 +531,7 @@ fn how_to_fill(port: &InputPort) -> String {
 
 /// What to write for a text that looks like a name on the Hugging Face hub: `OWNER/NAME`, with or without an address before it.
 fn hub_source(text: &str, port_type: PortType) -> Option<String> {
-    let name = text.trim_start_matches("https://").trim_start_matches("huggingface.co/");
+    let name = text.trim_start_matches("huggingface.co/");
     let name = name.trim_start_matches("datasets/").trim_end_matches('/');
     let part = |part: &str| {
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
