@@ -8,55 +8,33 @@ use olmo_pipe::run;
 use olmo_pipe::store::Store;
 use serde_json::{Value, json};
 
+use crate::flagship::Bench;
 use crate::run::project::said;
 
 const EXPERIMENT: &str = "experiments/finetune-tulu.yaml";
 
-/// A copy of the project, with chats of its own, and models to choose from.
-struct Bench {
-    dir: tempfile::TempDir,
+/// A copy of the project, with chats of its own in `my.jsonl`, and a model in `hf_chat`.
+fn bench() -> Bench {
+    let bench = Bench::new();
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/hf_chat");
+    assert!(Command::new("cp").arg("-r").arg(model).arg(bench.dir.path()).status().unwrap().success());
+    let chat = |n: usize| {
+        let messages = [
+            json!({"role": "user", "content": format!("Double {n}.")}),
+            json!({"role": "assistant", "content": format!("{}", 2 * n)}),
+        ];
+        json!({"messages": messages}).to_string()
+    };
+    fs::write(bench.dir.path().join("my.jsonl"), (0..200).map(chat).collect::<Vec<_>>().join("\n")).unwrap();
+    bench
 }
 
-impl Bench {
-    fn new() -> Self {
-        let bench = Self { dir: tempfile::tempdir().unwrap() };
-        for name in ["experiments", "pipelines", "data", "olmo-pipe.yaml", "tests/fixtures/hf_chat"] {
-            let from = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
-            let copied = Command::new("cp").arg("-r").arg(from).arg(bench.dir.path()).status();
-            assert!(copied.unwrap().success());
-        }
-        let chat = |n: usize| {
-            let messages = [
-                json!({"role": "user", "content": format!("Double {n}.")}),
-                json!({"role": "assistant", "content": format!("{}", 2 * n)}),
-            ];
-            json!({"messages": messages}).to_string()
-        };
-        fs::write(bench.dir.path().join("my.jsonl"), (0..200).map(chat).collect::<Vec<_>>().join("\n")).unwrap();
-        bench
-    }
+fn run_in(bench: &Bench, arguments: &[&str]) -> Output {
+    bench.command(arguments).output().unwrap()
+}
 
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_olmo-pipe"));
-        command.env("OLMO_PIPE_LEASES", self.dir.path().join("leases"));
-        command.args(arguments).current_dir(self.dir.path());
-        command.env_remove("OLMO_PIPE_STORE").env_remove("OLMO_PIPE_FAILPOINT").env_remove("OLMO_PIPE_WORKER");
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).output().unwrap()
-    }
-
-    fn succeeds(&self, arguments: &[&str]) -> String {
-        let output = self.run(arguments);
-        assert!(output.status.success(), "{arguments:?}\n{}", said(&output));
-        said(&output)
-    }
-
-    fn json(&self, file: &str) -> Value {
-        serde_json::from_slice(&fs::read(self.dir.path().join(file)).unwrap()).unwrap()
-    }
+fn read_json(bench: &Bench, file: &str) -> Value {
+    serde_json::from_slice(&fs::read(bench.dir.path().join(file)).unwrap()).unwrap()
 }
 
 /// The form that README shows, with a few params that make it quick.
@@ -77,12 +55,12 @@ const TUNE: [&str; 12] = [
 
 #[test]
 fn a_model_that_transformers_made_is_tuned_on_chats_that_are_split_and_compared_with_itself_before() {
-    let bench = Bench::new();
+    let bench = bench();
     let text = bench.succeeds(&TUNE);
     assert!(text.contains("190 conversations to train on, 10 held out"), "{text}");
     // The rows are as long as the longest conversation, rounded up, not as the model's 256 tokens.
     assert!(text.contains("rows of 64 uint16 tokens"), "{text}");
-    let choice = bench.json("out/finetune-tulu/scores/choice.json");
+    let choice = read_json(&bench, "out/finetune-tulu/scores/choice.json");
     let (before, after) = (choice["before"]["eval_loss"].as_f64().unwrap(), choice["value"].as_f64().unwrap());
     assert!(choice["metric"] == "eval_loss" && after < before - 0.5, "{choice}");
     let answers = fs::read_to_string(bench.dir.path().join("out/finetune-tulu/scores/answers.jsonl")).unwrap();
@@ -90,7 +68,7 @@ fn a_model_that_transformers_made_is_tuned_on_chats_that_are_split_and_compared_
     assert!(answers.lines().count() == 10 && first["question"].as_str().unwrap().starts_with("Double "), "{first}");
     assert!(first["before"].is_string() && first["after"].is_string(), "{first}");
     // Half the size, with the model's own template and length.
-    let config = bench.json("out/finetune-tulu/model/config.json");
+    let config = read_json(&bench, "out/finetune-tulu/model/config.json");
     assert_eq!((&config["torch_dtype"], &config["max_position_embeddings"]), (&json!("bfloat16"), &json!(256)));
     let size = |file: &str| fs::metadata(bench.dir.path().join(file)).unwrap().len();
     assert!(size("out/finetune-tulu/model/model.safetensors") < size("hf_chat/model.safetensors") + 4096);
@@ -107,7 +85,7 @@ fn a_model_that_transformers_made_is_tuned_on_chats_that_are_split_and_compared_
 
 #[test]
 fn an_export_is_tuned_further_and_the_results_that_are_read_stay_as_they_are() {
-    let bench = Bench::new();
+    let bench = bench();
     bench.succeeds(&TUNE);
     let first = fs::read(bench.dir.path().join("out/finetune-tulu/model/model.safetensors")).unwrap();
     let again = |model: &str| {
@@ -120,8 +98,10 @@ fn an_export_is_tuned_further_and_the_results_that_are_read_stay_as_they_are() {
     };
     let text = again("out/finetune-tulu/model");
     assert!(text.contains("the results are in out/finetune-tulu-2"), "{text}");
-    let (one, two) =
-        (bench.json("out/finetune-tulu/scores/choice.json"), bench.json("out/finetune-tulu-2/scores/choice.json"));
+    let (one, two) = (
+        read_json(&bench, "out/finetune-tulu/scores/choice.json"),
+        read_json(&bench, "out/finetune-tulu-2/scores/choice.json"),
+    );
     assert!(two["value"].as_f64() < one["value"].as_f64(), "{one} {two}");
     assert!(two["value"].as_f64() < two["before"]["eval_loss"].as_f64(), "{two}");
     assert_eq!(fs::read(bench.dir.path().join("out/finetune-tulu/model/model.safetensors")).unwrap(), first);
@@ -131,7 +111,7 @@ fn an_export_is_tuned_further_and_the_results_that_are_read_stay_as_they_are() {
 
 #[test]
 fn a_kill_in_the_middle_resumes_to_the_same_bytes() {
-    let (bench, unbroken) = (Bench::new(), Bench::new());
+    let (bench, unbroken) = (bench(), bench());
     unbroken.succeeds(&TUNE);
     let died = bench.command(&TUNE).env("OLMO_PIPE_FAILPOINT", "train.saved:2").output().unwrap();
     assert_eq!(std::os::unix::process::ExitStatusExt::signal(&died.status), Some(9), "{}", said(&died));
@@ -147,9 +127,9 @@ fn a_kill_in_the_middle_resumes_to_the_same_bytes() {
 
 #[test]
 fn a_base_model_needs_a_template_and_learns_it() {
-    let bench = Bench::new();
+    let bench = bench();
     fs::remove_file(bench.dir.path().join("hf_chat/chat_template.jinja")).unwrap();
-    let refused = bench.run(&["validate", EXPERIMENT, "--set", "params.model=hf_chat"]);
+    let refused = run_in(&bench, &["validate", EXPERIMENT, "--set", "params.model=hf_chat"]);
     let text = said(&refused);
     assert!(refused.status.code() == Some(2) && text.contains("tokenizer::no_template"), "{text}");
     assert!(text.contains("`template: olmo2`") && text.contains("pipelines/finetune.yaml:"), "{text}");
@@ -160,7 +140,7 @@ fn a_base_model_needs_a_template_and_learns_it() {
 
 #[test]
 fn a_wrong_model_is_refused_before_anything_runs_with_the_way_to_a_right_one() {
-    let bench = Bench::new();
+    let bench = bench();
     let make = |name: &str, files: &[(&str, &str)]| {
         for (file, text) in files {
             let path = bench.dir.path().join(name).join(file);
@@ -197,7 +177,7 @@ fn a_wrong_model_is_refused_before_anything_runs_with_the_way_to_a_right_one() {
     ] {
         for store in [&[][..], &["--store", "a-store"]] {
             let set = format!("params.model={model}");
-            let output = bench.run(&[&["validate", EXPERIMENT, "--set", &set], store].concat());
+            let output = run_in(&bench, &[&["validate", EXPERIMENT, "--set", &set], store].concat());
             let text = said(&output);
             assert_eq!(output.status.code(), Some(2), "{model}: {text}");
             assert!(text.contains(code) && text.contains(words), "{model}: {text}");
@@ -210,8 +190,8 @@ fn a_wrong_model_is_refused_before_anything_runs_with_the_way_to_a_right_one() {
 
 #[test]
 fn without_a_model_or_an_architecture_there_is_nothing_to_train() {
-    let bench = Bench::new();
-    let output = bench.run(&["validate", EXPERIMENT, "--set", "params.architecture=null"]);
+    let bench = bench();
+    let output = run_in(&bench, &["validate", EXPERIMENT, "--set", "params.architecture=null"]);
     let text = said(&output);
     assert!(output.status.code() == Some(2) && text.contains("train::no_model"), "{text}");
 }

@@ -4,21 +4,23 @@
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
 
 use olmo_base::Digest;
 use olmo_pipe::run::{self, Record, RunEvent, RunOutcome, RunState, Status};
 use olmo_pipe::store::{Output as Made, Store};
 
+use crate::run::project::said;
+
 const EXPERIMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/experiments/finetune-tulu.yaml");
 
 /// A store and a place for results of their own; the experiment is the repository's.
-struct Bench {
-    dir: tempfile::TempDir,
+pub struct Bench {
+    pub dir: tempfile::TempDir,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let bench = Self { dir: tempfile::tempdir().unwrap() };
         let worker = Path::new(env!("CARGO_BIN_EXE_olmo-pipe")).with_file_name("olmo-worker");
         assert!(worker.exists(), "these tests need the worker beside the engine: cargo build --release");
@@ -40,7 +42,7 @@ impl Bench {
         Self { dir }
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_olmo-pipe"));
         command.env("OLMO_PIPE_LEASES", self.dir.path().join("leases"));
         command.args(arguments).current_dir(self.dir.path());
@@ -52,7 +54,7 @@ impl Bench {
         [&["run", "experiments/finetune-tulu.yaml", "--profile", "smoke"], more].concat()
     }
 
-    fn succeeds(&self, arguments: &[&str]) -> String {
+    pub fn succeeds(&self, arguments: &[&str]) -> String {
         let output = self.command(arguments).output().unwrap();
         assert!(output.status.success(), "{arguments:?}\n{}", said(&output));
         said(&output)
@@ -75,10 +77,6 @@ impl Bench {
         let run = self.last_run();
         run.stages.iter().filter(|(_, s)| s.status == status).map(|(name, _)| name.to_owned()).collect()
     }
-}
-
-fn said(output: &Output) -> String {
-    [String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)].concat()
 }
 
 /// The outputs of every finished stage (and item) of a run, without times.
