@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use safetensors::Dtype;
 
 use crate::error::ModelError;
-use crate::tensors::{Entry, WeightType, element_size, entries, weight_files, widen};
+use crate::tensors::{Entry, element_size, entries, weight_files, widen};
+use crate::weight_type::WeightType;
 
 /// Number of elements to compare at a time.
 const AT_ONCE: usize = 1 << 18;

@@ -25,6 +25,7 @@ mod on_gpu;
 mod parameters;
 mod random;
 mod tensors;
+mod weight_type;
 
 pub use batch::{Batch, LossOptions, LossOutput};
 pub use checkpointing::ActivationCheckpointing;
@@ -43,4 +44,5 @@ pub use olmo_ops::Compute;
 #[cfg(feature = "libtorch")]
 pub use olmo_ops::device;
 pub use parameters::Parameters;
-pub use tensors::{WEIGHTS_FILE, WeightType};
+pub use tensors::WEIGHTS_FILE;
+pub use weight_type::WeightType;

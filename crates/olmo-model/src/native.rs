@@ -11,7 +11,8 @@ use crate::folder;
 use crate::huggingface::{self, load_huggingface};
 use crate::layout::{TensorSpec, layout};
 use crate::parameters::Parameters;
-use crate::tensors::{self, Outgoing, WeightType};
+use crate::tensors::{self, Outgoing};
+use crate::weight_type::WeightType;
 
 /// Version of the native format, stored as `format` in its config.
 const FORMAT: u64 = 1;

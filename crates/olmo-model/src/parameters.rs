@@ -7,7 +7,7 @@ use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::init;
 use crate::layout::{Role, TensorSpec, layout};
-use crate::tensors::WeightType;
+use crate::weight_type::WeightType;
 
 /// All weights of a model in one f32 array: tensors sorted by name, each row-major.
 ///

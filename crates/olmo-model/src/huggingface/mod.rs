@@ -13,7 +13,8 @@ use crate::error::ModelError;
 use crate::files::{CONFIG_FILE, Part, check_fit, read, read_config, read_object, write_json};
 use crate::layout;
 use crate::parameters::Parameters;
-use crate::tensors::{self, Outgoing, WeightType};
+use crate::tensors::{self, Outgoing};
+use crate::weight_type::WeightType;
 
 /// The field of a config that names its architecture.
 pub(crate) const MODEL_TYPE: &str = "model_type";
