@@ -4,16 +4,16 @@
 //!
 //! [`spec`] reads and checks experiments, [`graph`] orders their stages, [`key`] computes cache
 //! keys, [`store`] keeps results, [`exec`] runs the process of a stage, [`run`] decides what runs
-//! when, [`artifacts`] answers what the store holds and where it came from, [`report`] formats
-//! output for people, and [`cli`] is the command line on top of them.
+//! when, [`artifacts`] answers what the store holds and where it came from, [`ui`] shows
+//! output to people, and [`cli`] is the command line on top of them.
 
 pub mod artifacts;
 pub mod builtin;
 pub mod cli;
 pub mod exec;
 pub mod recipes;
-pub mod report;
 pub mod run;
+pub mod ui;
 
 pub use olmo_spec as spec;
 pub use olmo_spec::graph;

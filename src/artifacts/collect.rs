@@ -11,9 +11,9 @@ use olmo_base::Digest;
 use olmo_stage::PortType;
 use serde::Serialize;
 
-use super::made::RunMade;
-use super::reference::{Horizon, dated_in_the_future};
-use super::usage::bytes_below;
+use crate::artifacts::made::RunMade;
+use crate::artifacts::reference::{Horizon, dated_in_the_future};
+use crate::artifacts::usage::bytes_below;
 use crate::exec::attempt::Work;
 use crate::exec::item_list::Items;
 use crate::run::{self, RunError, RunId, RunStatus};

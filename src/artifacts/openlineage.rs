@@ -4,9 +4,9 @@
 use olmo_base::Digest;
 use serde_json::{Value, json};
 
-use super::error::ReferenceError;
-use super::lineage::{Direction, Lineage, StepInput};
-use super::provenance::{Making, Makings, time};
+use crate::artifacts::error::ReferenceError;
+use crate::artifacts::lineage::{Direction, Lineage, StepInput};
+use crate::artifacts::provenance::{Making, Makings, time};
 use crate::run::RunId;
 use crate::store::Store;
 

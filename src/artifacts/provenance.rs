@@ -7,8 +7,8 @@ use olmo_base::Digest;
 use olmo_stage::PortType;
 use serde::Serialize;
 
-use super::error::ReferenceError;
-use super::made::RunMade;
+use crate::artifacts::error::ReferenceError;
+use crate::artifacts::made::RunMade;
 use crate::key::KeyRecord;
 use crate::run::{self, Environment, Place, Used};
 use crate::store::{Output, Store};

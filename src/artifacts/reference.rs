@@ -13,8 +13,8 @@
 
 use olmo_base::Digest;
 
-use super::error::ReferenceError;
-use super::made::{Made, RunMade};
+use crate::artifacts::error::ReferenceError;
+use crate::artifacts::made::{Made, RunMade};
 use crate::run::{self, RunError, RunId};
 use crate::store::{ListItem, Output, Store, StoreError};
 

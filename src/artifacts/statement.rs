@@ -7,8 +7,8 @@ use olmo_base::Digest;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::error::ReferenceError;
-use super::provenance::{Provenance, time};
+use crate::artifacts::error::ReferenceError;
+use crate::artifacts::provenance::{Provenance, time};
 use crate::store::Store;
 
 /// Makes the statement of `provenance`: its subjects are the artifact's files, each with its

@@ -9,12 +9,13 @@ use std::process::{Command, Stdio};
 use olmo_base::Digest;
 use olmo_stage::PortType;
 
-use super::{Common, Exit, Problem};
 use crate::artifacts::{Reference, find_run};
+use crate::cli::common::Common;
 use crate::exec::Worker;
 use crate::run::{folder, read_recorded};
 use crate::spec::Binding;
 use crate::store::{Handover, Store};
+use crate::ui::{Exit, Problem};
 
 /// Preview, measure and audit data, and show the rows of training steps.
 #[derive(clap::Args)]

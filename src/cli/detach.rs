@@ -11,11 +11,10 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::display::Show;
-use super::{Exit, Problem, answer, say};
-use crate::report::Terminal;
-use crate::run::{self as engine, RunEvent, RunId};
+use crate::run as engine;
+use crate::run::{RunEvent, RunId};
 use crate::store::Store;
+use crate::ui::{Exit, Problem, Show, Terminal, answer, say};
 
 /// Set in the environment of the detached process.
 const VARIABLE: &str = "OLMO_PIPE_DETACHED";

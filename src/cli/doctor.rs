@@ -9,11 +9,11 @@ use olmo_base::Diagnose;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::nvidia::{self, Device, LEAST_DRIVER};
-use super::{Common, Exit, Problem, answer, answer_json, current_folder};
+use crate::cli::common::{Common, current_folder};
+use crate::cli::nvidia::{self, Device, LEAST_DRIVER};
 use crate::exec::{Backend, ExecError, Worker};
-use crate::report::escape_control;
 use crate::run::{Host, gpus};
+use crate::ui::{Exit, Problem, answer, answer_json, escape_control};
 
 #[derive(Args)]
 #[command(after_help = "Example: olmo-pipe doctor")]

@@ -5,12 +5,12 @@ use std::io::IsTerminal;
 
 use clap::Args;
 
-use super::findings::{PlacedFindings, place_findings};
-use super::{Common, Exit, ExperimentFile, Problem, answer, answer_json, say};
-use crate::report::escape_control;
+use crate::cli::common::{Common, ExperimentFile};
+use crate::cli::findings::{PlacedFindings, place_findings};
 use crate::run as engine;
 use crate::spec::Resolved;
 use crate::store::Store;
+use crate::ui::{Exit, Problem, answer, answer_json, escape_control, say};
 
 #[derive(Args)]
 #[command(after_help = "Example: olmo-pipe validate experiments/finetune-tulu.yaml")]

@@ -4,9 +4,10 @@ use std::path::Path;
 
 use olmo_stage::rules::Level;
 
-use super::{ExperimentFile, Problem};
+use crate::cli::common::ExperimentFile;
 use crate::run::StageFinding;
 use crate::spec::{Diagnostic, Diagnostics, Location};
+use crate::ui::Problem;
 
 /// Errors and warnings, each with its place in a file.
 #[derive(Default)]

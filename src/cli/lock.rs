@@ -5,11 +5,9 @@ use std::io::IsTerminal;
 
 use clap::Args;
 
-use super::display::Display;
-use super::output::Stream;
-use super::{Common, Exit, ExperimentFile, Problem, answer, current_folder};
-use crate::report::{Terminal, escape_control};
+use crate::cli::common::{Common, ExperimentFile, current_folder};
 use crate::run as engine;
+use crate::ui::{Display, Exit, Problem, Stream, Terminal, answer, escape_control};
 
 #[derive(Args)]
 #[command(after_help = "Example: olmo-pipe lock experiments/finetune-tulu.yaml --update")]

@@ -1,40 +1,29 @@
 //! The command line, one file per command. Nothing else in the crate prints.
 
 mod artifacts;
-mod compare;
+mod common;
 mod data;
 mod detach;
-mod display;
 mod doctor;
-mod exit;
 mod experiment;
 mod findings;
-mod lines;
 mod lock;
-mod logs;
 mod nvidia;
-mod output;
-mod problem;
 mod recipes;
 mod run;
 mod runs;
 mod schema;
 
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use olmo_stage::signals;
 
+use crate::cli::common::Common;
 use crate::exec::supervise;
-use crate::run::Sourcing;
-use crate::spec::{LoadOptions, Loaded};
-use crate::store::Store;
+use crate::ui::{answer, exit_after_output, say};
 
-use output::{answer, answer_json, say};
-
-pub use exit::Exit;
-pub use problem::Problem;
+pub use crate::ui::{Exit, Problem};
 
 /// Run declarative experiments that train and fine-tune OLMo language models.
 #[derive(Parser)]
@@ -49,17 +38,6 @@ struct Arguments {
     common: Common,
     #[command(subcommand)]
     command: Command,
-}
-
-/// Options that every command takes.
-#[derive(clap::Args)]
-pub struct Common {
-    /// Folder of the store (default: OLMO_PIPE_STORE, else `.olmo-pipe` in the project root).
-    #[arg(long, global = true, value_name = "FOLDER", help_heading = "Store")]
-    store: Option<PathBuf>,
-    /// If the store is created, share it with the group of its folder (docs/store.md).
-    #[arg(long, global = true, help_heading = "Store")]
-    shared: bool,
 }
 
 #[derive(Subcommand)]
@@ -138,7 +116,7 @@ pub fn main() -> ExitCode {
         problem.print();
         problem.exit
     });
-    output::exit_after_output(exit).into()
+    exit_after_output(exit).into()
 }
 
 /// Prints help, or the error in the command line.
@@ -150,7 +128,7 @@ fn print_clap_error(error: &clap::Error) -> ExitCode {
         return Exit::BadInput.into();
     }
     answer(&text(std::io::stdout().is_terminal()));
-    output::exit_after_output(Exit::Success).into()
+    exit_after_output(Exit::Success).into()
 }
 
 /// Starts the threads that read an index in parallel; falls back to the current thread if the
@@ -159,93 +137,6 @@ fn start_threads() {
     if rayon::ThreadPoolBuilder::new().build_global().is_err() {
         // If this fails too, rayon reports it on first use.
         let _ = rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build_global();
-    }
-}
-
-/// An experiment and the options that change its values.
-#[derive(clap::Args)]
-pub struct ExperimentFile {
-    /// YAML file of the experiment.
-    file: PathBuf,
-    /// Use this profile's params instead of the default profile's.
-    #[arg(long, help_heading = "Values")]
-    profile: Option<String>,
-    /// Set a value: `--set params.lr=1e-4`, `--set stages.train.with.save_interval=50`.
-    #[arg(long = "set", value_name = "PATH=VALUE", help_heading = "Values")]
-    sets: Vec<String>,
-    /// Sweep over values: `--sweep params.lr=[1e-4,2e-4]`. Several sweeps form a grid.
-    #[arg(long = "sweep", value_name = "PATH=[VALUE,…]", help_heading = "Values")]
-    sweeps: Vec<String>,
-    /// Ignore the experiment's own sweep.
-    #[arg(long, help_heading = "Values")]
-    no_sweep: bool,
-}
-
-impl ExperimentFile {
-    /// Reads and checks the experiment. The result is leaked on purpose: freeing a hundred
-    /// thousand stages one by one just before exit takes a tenth of the total time.
-    fn load(&self) -> Result<&'static Loaded, Problem> {
-        Ok(Box::leak(Box::new(crate::spec::load(&self.file, &self.options(false)?, &crate::builtin::STAGES)?)))
-    }
-
-    /// How to resolve the remote sources of the experiment.
-    fn sourcing(&self, locked: bool, offline: bool) -> Result<Sourcing, Problem> {
-        let lock = Some(Sourcing::lock_beside(&current_folder()?.join(&self.file)));
-        let experiment = self.file.display().to_string();
-        Ok(Sourcing { lock, locked, offline, settings: remote_settings()?, experiment })
-    }
-
-    fn options(&self, origins: bool) -> Result<LoadOptions, Problem> {
-        Ok(LoadOptions {
-            profile: self.profile.clone(),
-            sets: self.sets.clone(),
-            sweeps: self.sweeps.clone(),
-            no_sweep: self.no_sweep,
-            origins,
-            cwd: current_folder()?,
-        })
-    }
-}
-
-/// Network settings from the environment.
-fn remote_settings() -> Result<olmo_remote::Settings, Problem> {
-    olmo_remote::Settings::of_environment(|name| std::env::var(name).ok())
-        .map_err(|why| Problem::new(Exit::BadInput, "remote::settings", &why, None))
-}
-
-fn current_folder() -> Result<PathBuf, Problem> {
-    std::env::current_dir()
-        .map_err(|e| Problem::new(Exit::Environment, "cli::cwd", &format!("cannot find the current folder: {e}"), None))
-}
-
-impl Common {
-    /// Folder of the store: `--store`, `OLMO_PIPE_STORE`, or `.olmo-pipe` in `project`.
-    fn store_folder(&self, project: &Path) -> PathBuf {
-        let variable = std::env::var_os("OLMO_PIPE_STORE").filter(|v| !v.is_empty()).map(PathBuf::from);
-        self.store.clone().or(variable).unwrap_or_else(|| project.join(".olmo-pipe"))
-    }
-
-    /// Opens the store of the project around the current folder; creates it if it does not exist.
-    fn open_store(&self) -> Result<Store, Problem> {
-        self.open_store_of(&crate::spec::project_root(&current_folder()?))
-    }
-
-    /// Opens the store of `project`; creates it if it does not exist.
-    fn open_store_of(&self, project: &Path) -> Result<Store, Problem> {
-        let folder = self.store_folder(project);
-        Ok(if self.shared { Store::open_shared(&folder)? } else { Store::open(&folder)? })
-    }
-
-    /// Opens the store of the project around the current folder. Also returns what had to be moved
-    /// out of the way to open it.
-    fn open_store_for_repair(&self) -> Result<(Store, Vec<crate::store::Problem>), Problem> {
-        let folder = self.store_folder(&crate::spec::project_root(&current_folder()?));
-        Ok(Store::open_for_repair(&folder)?)
-    }
-
-    /// Opens the store of the project around the current folder read-only; creates nothing.
-    fn read_store(&self) -> Result<Store, Problem> {
-        Ok(Store::read(&self.store_folder(&crate::spec::project_root(&current_folder()?)))?)
     }
 }
 

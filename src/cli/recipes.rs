@@ -6,9 +6,8 @@ use std::path::{Path, PathBuf};
 use clap::{Args, CommandFactory, Subcommand};
 use olmo_base::PathError;
 
-use super::{Exit, Problem, answer, answer_json};
 use crate::recipes::{self, RECIPES, Recipe, RecipeError};
-use crate::report::escape_control;
+use crate::ui::{Exit, Problem, answer, answer_json, escape_control};
 
 #[derive(Args)]
 #[command(after_help = "Example: olmo-pipe init my-project --recipe finetune-tulu")]
@@ -135,7 +134,7 @@ pub struct Completion {
 impl Completion {
     pub fn run(self) -> Result<Exit, Problem> {
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut super::Arguments::command(), "olmo-pipe", &mut script);
+        clap_complete::generate(self.shell, &mut crate::cli::Arguments::command(), "olmo-pipe", &mut script);
         answer(&String::from_utf8_lossy(&script));
         Ok(Exit::Success)
     }

@@ -7,16 +7,16 @@ use std::time::Duration;
 use clap::Args;
 use olmo_stage::rules::{Finding, Level};
 
-use super::detach::{self, Detached};
-use super::display::{Display, SHORT_PATIENCE, Show};
-use super::findings::place_findings;
-use super::lines::Lines;
-use super::output::Stream;
-use super::{Common, Exit, ExperimentFile, Problem, answer, answer_json, current_folder, remote_settings};
-use crate::report::{Terminal, escape_control};
-use crate::run::{self as engine, Options, PlanState, Report, RunError, RunOutcome, Selection, Sourcing, Watch};
+use crate::cli::common::{Common, ExperimentFile, current_folder, remote_settings};
+use crate::cli::detach::{self, Detached};
+use crate::cli::findings::place_findings;
+use crate::run as engine;
+use crate::run::{Options, PlanState, Report, RunError, RunOutcome, Selection, Sourcing, Watch};
 use crate::spec::{Loaded, Resolved};
 use crate::store::Store;
+use crate::ui::{
+    Display, Exit, Lines, Problem, SHORT_PATIENCE, Show, Stream, Terminal, answer, answer_json, escape_control,
+};
 
 #[derive(Args)]
 #[command(after_help = "Example: olmo-pipe run experiments/finetune-tulu.yaml --set params.lr=1e-4")]

@@ -11,8 +11,8 @@ use clap::Args;
 use olmo_stage::Description;
 use serde_json::Value;
 
-use super::{Exit, Problem, answer};
 use crate::exec::Worker;
+use crate::ui::{Exit, Problem, answer};
 
 #[derive(Args)]
 #[command(after_help = "Example: olmo-pipe schema --for pipelines/finetune.yaml")]
@@ -31,9 +31,12 @@ pub struct Schema {
 impl Schema {
     pub fn run(self) -> Result<Exit, Problem> {
         if let Some(pipeline) = self.pipeline {
-            let strict =
-                crate::spec::schema::experiment_for(&pipeline, &super::current_folder()?, &crate::builtin::STAGES)?;
-            super::answer_json(&crate::spec::schema::authoring(&strict));
+            let strict = crate::spec::schema::experiment_for(
+                &pipeline,
+                &crate::cli::common::current_folder()?,
+                &crate::builtin::STAGES,
+            )?;
+            crate::ui::answer_json(&crate::spec::schema::authoring(&strict));
             return Ok(Exit::Success);
         }
         let stages = described()?;

@@ -21,9 +21,9 @@ use std::time::Duration;
 use olmo_base::{IoContext, LockedFile, PathError, files, journal, seal};
 use olmo_stage::protocol;
 
-use super::error::ExecError;
-use super::item_list::ItemRecord;
-use super::{processes, supervise};
+use crate::exec::error::ExecError;
+use crate::exec::item_list::ItemRecord;
+use crate::exec::supervise::{self, processes};
 use crate::store::remove_tree;
 
 /// How long the supervisor of a dead engine may take to end its stage.

@@ -9,8 +9,8 @@ use olmo_base::Digest;
 use olmo_stage::contract::Contract;
 use serde_json::Value;
 
-use super::error::ExecError;
-use super::redact;
+use crate::exec::error::ExecError;
+use crate::exec::supervise::redact;
 
 /// A piece of an argument.
 enum Piece<'a> {

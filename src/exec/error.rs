@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use olmo_base::{Diagnose, PathError};
 
-use super::backend::Backend;
+use crate::exec::backend::Backend;
 
 /// Why a stage's process could not be started or followed. A stage that ran and failed is no
-/// error: see [`super::Ended`].
+/// error: see [`crate::exec::Ended`].
 #[derive(Debug, thiserror::Error)]
 pub enum ExecError {
     #[error(transparent)]

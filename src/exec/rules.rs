@@ -4,11 +4,11 @@ use std::path::Path;
 
 use olmo_stage::rules::{Finding, Question};
 
-use super::command;
-use super::error::ExecError;
-use super::inquiry::ask;
-use super::redact::Redactor;
-use super::worker::inherited_environment;
+use crate::exec::command;
+use crate::exec::error::ExecError;
+use crate::exec::supervise::ask;
+use crate::exec::supervise::redact::Redactor;
+use crate::exec::worker::inherited_environment;
 use crate::spec::ResolvedStage;
 
 /// The findings for each of `questions`, all of built-in stages, from the worker at `path`.

@@ -9,8 +9,8 @@ use olmo_stage::protocol::PROTOCOL_VERSION;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::error::ExecError;
-use super::inquiry::ask;
+use crate::exec::error::ExecError;
+use crate::exec::supervise::ask;
 
 /// Its file name.
 const NAME: &str = "olmo-worker";

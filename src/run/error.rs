@@ -1,17 +1,16 @@
 //! [`RunError`]: why a run could not begin or go on. A stage that fails is no error but a
-//! result: see [`super::Report`].
+//! result: see [`crate::run::api::Report`].
 
 use std::io;
 use std::path::PathBuf;
 
-use super::rules::StageFinding;
-use super::sources::Change;
 use olmo_base::{Diagnose, PathError};
 use olmo_remote::RemoteError;
 
 use crate::exec::ExecError;
 use crate::graph::GraphError;
 use crate::key::KeyError;
+use crate::run::api::{SourceChange, StageFinding};
 use crate::store::StoreError;
 
 /// Why a run could not begin or go on.
@@ -46,7 +45,7 @@ pub enum RunError {
     #[error("the stages refuse what they are asked to do: {}", refusals(.0))]
     Refused(Vec<StageFinding>),
     #[error("a source changed since run {id}: {}", list(.changes))]
-    SourcesChanged { id: String, changes: Vec<Change> },
+    SourcesChanged { id: String, changes: Vec<SourceChange> },
     #[error("stage `{before}`, which `{stage}` needs, has no result in the store, and the run begins with `{stage}`")]
     NotBefore { stage: String, before: String },
     #[error("there is no run `{text}`")]
@@ -73,7 +72,7 @@ fn are(sources: &[String]) -> &'static str {
     if sources.len() == 1 { "is" } else { "are" }
 }
 
-fn list(changes: &[Change]) -> String {
+fn list(changes: &[SourceChange]) -> String {
     changes.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 

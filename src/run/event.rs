@@ -1,5 +1,5 @@
 //! [`RunEvent`]: what happens in a run, as `events.jsonl` of its record holds it and as it is
-//! shown while it happens. The state of a run is a fold over its events ([`super::RunState`]).
+//! shown while it happens. The state of a run is a fold over its events ([`crate::run::RunState`]).
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

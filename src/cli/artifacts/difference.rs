@@ -6,10 +6,10 @@ use clap::Args;
 use olmo_base::units::bytes;
 use serde_json::{Value, json};
 
-use super::{ARTIFACT, Exit, Problem, answer, answer_json, find};
 use crate::artifacts::{Difference, FileChange};
-use crate::report::escape_control;
+use crate::cli::artifacts::{ARTIFACT, Exit, Problem, answer, answer_json, find};
 use crate::store::Store;
+use crate::ui::escape_control;
 
 #[derive(Args)]
 #[command(

@@ -8,7 +8,7 @@ use olmo_base::units::bytes;
 use olmo_stage::PortType;
 use serde_json::json;
 
-use super::{Exit, Problem, answer, answer_json};
+use crate::cli::artifacts::{Exit, Problem, answer, answer_json};
 use crate::store::Store;
 
 #[derive(Args)]
@@ -18,7 +18,7 @@ pub struct Import {
     place: PathBuf,
     /// Import the folder's files as an artifact of this type: dataset, tokenizer, tokens, memmap,
     /// checkpoint, model, metrics, text, file or dir.
-    #[arg(long = "type", value_name = "TYPE", value_parser = super::list::port_type)]
+    #[arg(long = "type", value_name = "TYPE", value_parser = crate::cli::artifacts::list::port_type)]
     artifact_type: Option<PortType>,
     /// Name the artifact, if there is only one.
     #[arg(long)]

@@ -8,10 +8,10 @@ use olmo_base::Digest;
 use olmo_base::units::bytes;
 use serde_json::json;
 
-use super::{ARTIFACT, Exit, Problem, answer, answer_json, find};
 use crate::artifacts::{self, Direction, Node, Step};
-use crate::report::escape_control;
+use crate::cli::artifacts::{ARTIFACT, Exit, Problem, answer, answer_json, find};
 use crate::store::Store;
+use crate::ui::escape_control;
 
 /// Maximum depth of indentation.
 const INDENTS: usize = 24;

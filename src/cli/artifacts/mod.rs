@@ -17,9 +17,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::Subcommand;
 use olmo_base::Digest;
 
-use super::{Common, Exit, Problem, answer, answer_json};
 use crate::artifacts::{Reference, dated_in_the_future};
+use crate::cli::common::Common;
 use crate::store::Store;
+use crate::ui::{Exit, Problem, answer, answer_json};
 
 /// Help text for an artifact argument.
 const ARTIFACT: &str = "Tag, first digits of a digest, RUN:STAGE.PORT, RUN:STAGE.PORT[LABEL] or RUN:RESULT; RUN is `latest`, an id or an experiment";

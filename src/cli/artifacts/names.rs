@@ -6,7 +6,7 @@ use clap::Args;
 use olmo_base::units::utc;
 use serde_json::json;
 
-use super::{ARTIFACT, Exit, Problem, answer, answer_json, find};
+use crate::cli::artifacts::{ARTIFACT, Exit, Problem, answer, answer_json, find};
 use crate::store::Store;
 
 #[derive(Args)]

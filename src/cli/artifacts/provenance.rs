@@ -6,10 +6,10 @@ use clap::{Args, ValueEnum};
 use olmo_base::units::{bytes, duration, utc};
 use serde_json::json;
 
-use super::{ARTIFACT, Exit, Problem, answer, answer_json, find};
 use crate::artifacts::{self, Making};
-use crate::report::escape_control;
+use crate::cli::artifacts::{ARTIFACT, Exit, Problem, answer, answer_json, find};
 use crate::store::Store;
+use crate::ui::escape_control;
 
 /// Format of the provenance.
 #[derive(Clone, Copy, ValueEnum)]

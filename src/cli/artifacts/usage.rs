@@ -6,10 +6,10 @@ use clap::Args;
 use olmo_base::units::bytes;
 use serde_json::json;
 
-use super::{Exit, Problem, answer, answer_json};
 use crate::artifacts::Usage;
-use crate::report::escape_control;
+use crate::cli::artifacts::{Exit, Problem, answer, answer_json};
 use crate::store::Store;
+use crate::ui::escape_control;
 
 #[derive(Args)]
 #[command(after_help = "Example: olmo-pipe artifacts du --by-type")]

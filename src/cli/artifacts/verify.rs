@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use super::{ARTIFACT, Common, Exit, Problem, answer, answer_json, find};
-use crate::report::escape_control;
+use crate::cli::artifacts::{ARTIFACT, Common, Exit, Problem, answer, answer_json, find};
 use crate::run;
 use crate::store::{Index, Repaired, Store};
+use crate::ui::escape_control;
 
 #[derive(Args)]
 #[command(after_help = "Example: olmo-pipe artifacts verify --repair")]

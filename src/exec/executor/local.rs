@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use olmo_stage::contract::Resources;
 
-use super::{Admission, AdmissionRequest, Allocation, Executor, Process};
 use crate::exec::error::ExecError;
-use crate::exec::launch::{Ended, Launch, Supervised};
+use crate::exec::executor::api::{Admission, Allocation, Executor, Process};
+use crate::exec::grant::AdmissionRequest;
 use crate::exec::machine::{Machine, Occupied, Take};
+use crate::exec::supervise::{Ended, Launch, Supervised};
 
 /// Runs stages on this machine. It owns the machine's leases.
 #[derive(Clone, Debug, Default)]

@@ -30,7 +30,7 @@ use olmo_base::files::{kind_name, open_regular};
 use olmo_base::{LockedFile, lock};
 use serde::{Deserialize, Serialize};
 
-use super::free::Free;
+use crate::exec::machine::free::Free;
 
 /// Names the folder in place of the usual ones.
 pub const VARIABLE: &str = "OLMO_PIPE_LEASES";

@@ -12,10 +12,12 @@ use olmo_base::seal::{Seal, Unsound};
 use olmo_base::{Digest, failpoint, journal};
 use olmo_stage::{Event, InputItem};
 
-use super::{Job, JobEvent, Stopped, damaged, failed};
 use crate::exec::ExecError;
 use crate::exec::attempt::{Attempt, Work, check_folders};
 use crate::exec::item_list::{ItemRecord, Items};
+use crate::run::job::message::JobEvent;
+use crate::run::job::stopped::{Stopped, damaged, failed};
+use crate::run::job::task::Job;
 use crate::store::{Handover, ListItem, StoreError};
 
 /// Why an item cannot be used.
@@ -281,6 +283,6 @@ fn is_loss(error: &StoreError) -> bool {
     match error {
         StoreError::NoFiles { .. } | StoreError::Refused { .. } => true,
         error if error.is_missing_file() => true,
-        other => crate::run::is_damage(other),
+        other => crate::run::job::stopped::is_damage(other),
     }
 }

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use olmo_stage::protocol::{IF_MEMORY_RUNS_OUT, StageResult};
 use olmo_stage::{Failure, Outcome, signals};
-
 use signal_hook::consts::SIGXFSZ;
 
 use crate::exec::Ended;

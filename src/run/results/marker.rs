@@ -9,8 +9,8 @@ use olmo_base::{Digest, IoContext, PathError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::super::environment::Git;
-use super::super::error::RunError;
+use crate::run::error::RunError;
+use crate::run::record::Git;
 use crate::spec::PortRef;
 use crate::store::{Output, Store};
 

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 
 use olmo_base::{Digest, IoContext, PathError, files};
 
-use super::super::environment::Git;
-use super::super::error::RunError;
-use super::marker::{MARKER, Marker};
+use crate::run::error::RunError;
+use crate::run::record::Git;
+use crate::run::results::marker::{MARKER, Marker};
 use crate::store::{Handover, Output, Store, swap_folders};
 
 /// A result folder as it is found.
@@ -122,7 +122,7 @@ impl Place {
 /// are set aside, which `notices` then says. Asks `git` for the commit only if it writes the marker.
 ///
 /// # Errors
-/// As for [`super::export`].
+/// As for [`crate::run::results::export::export::export`].
 pub fn put(
     store: &Store,
     output: &Output,
@@ -341,8 +341,8 @@ fn swap(new: &Path, place: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::marker::MadeBy;
     use super::*;
+    use crate::run::results::marker::MadeBy;
     use crate::spec::PortRef;
     use crate::store::ListItem;
     use olmo_stage::PortType;

@@ -4,15 +4,15 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use super::phase::{Input, Phase};
-use super::{Prepared, RunningJob, Scheduler, engine_failure, queue, weight};
-use crate::exec::supervise;
-use crate::exec::{Admission, AdmissionRequest, Shortage};
-use crate::run::board::Inputs;
+use crate::exec::{Admission, AdmissionRequest, Shortage, supervise};
 use crate::run::cache::{Cache, Lookup};
 use crate::run::error::RunError;
 use crate::run::event::RunEvent;
 use crate::run::job::{self, Job};
+use crate::run::plan::board::Inputs;
+use crate::run::schedule::phase::{Input, Phase};
+use crate::run::schedule::scheduler::{Prepared, RunningJob, Scheduler, engine_failure};
+use crate::run::schedule::{queue, weight};
 
 /// How often resources are requested again that another engine has: it sends no message.
 const ASK_AGAIN: Duration = Duration::from_millis(100);

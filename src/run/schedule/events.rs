@@ -5,12 +5,13 @@ use std::time::Instant;
 use olmo_base::failpoint;
 use olmo_stage::Event;
 
-use super::phase::{Input, Phase, Retry};
-use super::{Scheduler, engine_failure, journal};
 use crate::exec::item_list::ItemRecord;
-use crate::run::board::DamagedInput;
 use crate::run::event::RunEvent;
 use crate::run::job::{End, JobEvent};
+use crate::run::plan::board::DamagedInput;
+use crate::run::schedule::journal;
+use crate::run::schedule::phase::{Input, Phase, Retry};
+use crate::run::schedule::scheduler::{Scheduler, engine_failure};
 use crate::spec::FailureClass;
 
 impl Scheduler<'_, '_> {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::run::Watch;
+use crate::run::api::Watch;
 use crate::run::error::RunError;
 use crate::run::event::RunEvent;
 use crate::run::record::RunRecord;

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use olmo_base::Diagnose;
 use olmo_stage::Failure;
 
-use crate::run::board::DamagedInput;
 use crate::run::cache::Outputs;
 use crate::run::event::Used;
+use crate::run::plan::board::DamagedInput;
 use crate::spec::FailureClass;
 
 /// The state of one task.

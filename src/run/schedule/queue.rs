@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use olmo_stage::contract::Resources;
 
-use crate::run::board::Board;
+use crate::run::plan::board::Board;
 
 /// The requests that the tasks of a class share.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,40 +1,14 @@
 //! Stopping a run before its end: in order first, and then by force.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::Scheduler;
 use crate::run::event::RunEvent;
 use crate::run::job::Control;
+use crate::run::schedule::scheduler::Scheduler;
 
 /// How long jobs may take to end once everything was killed.
 const AFTER_KILL: Duration = Duration::from_secs(15);
-
-/// How far a stop has come.
-#[derive(Debug, Default)]
-pub(super) struct Shutdown {
-    /// Tells threads that wait for locks to give up.
-    stop: Arc<AtomicBool>,
-    /// When running stages are killed.
-    kill_at: Option<Instant>,
-    /// When the run ends although jobs still run.
-    give_up_at: Option<Instant>,
-}
-
-impl Shutdown {
-    pub(super) fn flag(&self) -> Arc<AtomicBool> {
-        self.stop.clone()
-    }
-
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        self.kill_at.into_iter().chain(self.give_up_at).min()
-    }
-
-    pub(super) fn gives_up(&self, now: Instant) -> bool {
-        self.give_up_at.is_some_and(|at| now >= at)
-    }
-}
 
 impl Scheduler<'_, '_> {
     /// The first signal lets everything stop in order, the second kills.

@@ -10,12 +10,12 @@ use olmo_base::Digest;
 use olmo_stage::{Description, Failure};
 use proptest::prelude::*;
 
-use super::phase::{Effect, Input, Phase, Retry};
-use super::tracker::{Step, Tracker};
 use crate::exec::item_list::{ItemRecord, Items};
-use crate::run::board::{Board, DamagedInput, End, Inputs};
 use crate::run::cache::Outputs;
 use crate::run::event::Used;
+use crate::run::plan::board::{Board, DamagedInput, End, Inputs};
+use crate::run::schedule::phase::{Effect, Input, Phase, Retry};
+use crate::run::schedule::tracker::{Step, Tracker};
 use crate::run::sources::Sources;
 use crate::spec::{Binding, FailureClass, PortRef, Resolved, ResolvedStage};
 use crate::store::{ListItem, Output, Store, StoreError};

@@ -10,10 +10,10 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Instant;
 
-use super::phase::{Context, Effect, Input, Phase};
-use super::queue::ReadyQueue;
 use crate::exec::item_list::{ItemRecord, Items};
-use crate::run::board::{Board, End};
+use crate::run::plan::board::{Board, End};
+use crate::run::schedule::phase::{Context, Effect, Input, Phase};
+use crate::run::schedule::queue::ReadyQueue;
 use crate::spec::Binding;
 use crate::store::ListItem;
 

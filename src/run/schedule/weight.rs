@@ -5,8 +5,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::run::board::Board;
 use crate::run::event::RunEvent;
+use crate::run::plan::board::Board;
 use crate::run::record;
 use crate::store::Store;
 

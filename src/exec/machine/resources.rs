@@ -1,0 +1,270 @@
+//! [`Machine`]: what this machine has, and what is free.
+
+use std::sync::{Arc, Weak};
+
+use olmo_stage::contract::Resources;
+
+use crate::exec::error::ExecError;
+use crate::exec::grant::{AdmissionRequest, Grant};
+use crate::exec::machine::groups::Limits;
+use crate::exec::machine::lease::{Capacity, Claim, Lease, Ledger, Taken, Waiting};
+use crate::exec::machine::{Shortage, gpus};
+
+/// The machine's processors, memory and GPUs, and which of them are free.
+#[derive(Debug)]
+pub struct Machine {
+    cpus: u32,
+    memory_mib: u64,
+    gpus: Vec<String>,
+    free_cpus: u32,
+    free_memory_mib: u64,
+    held: Vec<Weak<Gpus>>,
+    /// Shared with all engines of the machine. Without it, as in some tests, this engine is alone.
+    ledger: Option<(Ledger, Capacity)>,
+    waiting: Option<Waiting>,
+}
+
+/// Everything that one grant takes from the machine. Give it back with [`Machine::release`].
+#[derive(Debug)]
+pub struct Occupied {
+    pub grant: Grant,
+    _lease: Option<Lease>,
+    _gpus: Option<Arc<Gpus>>,
+}
+
+/// GPUs that one stage took and that others may share. They are free when the last user is done.
+#[derive(Debug)]
+struct Gpus {
+    names: Vec<String>,
+    _lease: Option<Lease>,
+}
+
+/// The outcome of [`Machine::take`].
+#[derive(Debug)]
+pub enum Take {
+    Granted(Occupied),
+    Short(Shortage),
+}
+
+impl Machine {
+    /// Reads what this process may use of the machine. Looks for GPUs only if `wants_gpus`.
+    ///
+    /// # Errors
+    /// The folder of the leases cannot be used.
+    pub fn detect(wants_gpus: bool) -> Result<Self, ExecError> {
+        let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+        let memory = memory();
+        let gpus = if wants_gpus { gpus::visible() } else { Vec::new() };
+        let (own, host) = memory.unwrap_or((u64::MAX, u64::MAX));
+        let mut machine = Self::new(cpus, own, gpus);
+        let ledger = Ledger::open().map_err(|(path, source)| ExecError::Leases { path, source })?;
+        let capacity = Capacity {
+            domain: domain(),
+            cpus,
+            memory_mib: own,
+            host_cpus: host_cpus().max(cpus),
+            host_memory_mib: host.max(own),
+        };
+        machine.ledger = Some((ledger, capacity));
+        Ok(machine)
+    }
+
+    /// A machine of this size that no other engine uses.
+    pub fn new(cpus: u32, memory_mib: u64, gpus: Vec<String>) -> Self {
+        Self {
+            cpus,
+            memory_mib,
+            gpus,
+            free_cpus: cpus,
+            free_memory_mib: memory_mib,
+            held: Vec::new(),
+            ledger: None,
+            waiting: None,
+        }
+    }
+
+    /// Checks that a stage that requests `wants` fits while nothing else runs.
+    ///
+    /// # Errors
+    /// [`ExecError::TooMuch`] with the first resource of which the machine has too little.
+    pub fn check(&self, stage: &str, wants: &Resources) -> Result<(), ExecError> {
+        let asked = [
+            ("cpus", u64::from(wants.cpus), u64::from(self.cpus)),
+            ("memory_mib", wants.memory_mib, self.memory_mib),
+            ("gpus", u64::from(wants.gpus), self.gpus.len() as u64),
+        ];
+        match asked.into_iter().find(|(_, asked, there)| asked > there) {
+            Some((what, asked, there)) => Err(ExecError::TooMuch { stage: stage.into(), what, asked, there }),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes everything that `request` names, or nothing.
+    ///
+    /// # Errors
+    /// The leases cannot be read or written.
+    pub fn take(&mut self, request: &AdmissionRequest<'_>) -> Result<Take, ExecError> {
+        let wants = request.resources;
+        let cpus = if wants.cpus == 0 { self.cpus } else { wants.cpus };
+        let count = wants.gpus as usize;
+        self.held.retain(|held| held.strong_count() > 0);
+        let taken: Vec<Arc<Gpus>> = self.held.iter().filter_map(Weak::upgrade).collect();
+        let shared = request.share.filter(|grant| count > 0 && grant.gpus.len() >= count);
+        let shared = shared.and_then(|grant| taken.iter().find(|gpus| gpus.names.starts_with(&grant.gpus)).cloned());
+        let is_taken = |gpu: &&String| taken.iter().any(|taken| taken.names.contains(gpu));
+        let free: Vec<String> = self.gpus.iter().filter(|gpu| !is_taken(gpu)).cloned().collect();
+        let short = Shortage {
+            cpus: cpus > self.free_cpus,
+            memory: wants.memory_mib > self.free_memory_mib,
+            gpus: shared.is_none() && count > free.len(),
+            holders: Vec::new(),
+        };
+        if !short.is_empty() {
+            return Ok(Take::Short(short));
+        }
+        let (lease, gpus) = match &self.ledger {
+            None => {
+                let names = free.into_iter().take(count).collect();
+                (None, shared.or_else(|| (count > 0).then(|| Arc::new(Gpus { names, _lease: None }))))
+            }
+            Some((ledger, capacity)) => {
+                let claim = Claim {
+                    pid: std::process::id(),
+                    domain: capacity.domain.clone(),
+                    cpus,
+                    memory_mib: wants.memory_mib,
+                    gpus: if shared.is_some() { Vec::new() } else { free },
+                    gpu_count: if shared.is_some() { 0 } else { count },
+                    since: 0,
+                    what: request.stage.clone(),
+                    supervisor: request.supervisor.clone(),
+                };
+                let waiting = request.is_first.then_some(&mut self.waiting);
+                let taken = ledger.take(&claim, capacity, waiting);
+                match taken.map_err(|source| ExecError::Leases { path: ledger.folder().to_owned(), source })? {
+                    Taken::Busy(short) => return Ok(Take::Short(short)),
+                    Taken::Granted { lease, gpus } => {
+                        let own = gpus.map(|lease| Arc::new(Gpus { names: lease.gpus.clone(), _lease: Some(lease) }));
+                        (Some(lease), shared.or(own))
+                    }
+                }
+            }
+        };
+        self.held.extend(gpus.iter().map(Arc::downgrade));
+        self.free_cpus -= cpus;
+        self.free_memory_mib -= wants.memory_mib;
+        let names = gpus.as_ref().map(|gpus| gpus.names[..count].to_vec()).unwrap_or_default();
+        let grant = Grant { cpus, memory_mib: wants.memory_mib, gpus: names };
+        Ok(Take::Granted(Occupied { grant, _lease: lease, _gpus: gpus }))
+    }
+
+    /// Takes back what [`Machine::take`] granted.
+    pub fn release(&mut self, occupied: Occupied) {
+        self.free_cpus += occupied.grant.cpus;
+        self.free_memory_mib += occupied.grant.memory_mib;
+    }
+
+    /// Whether a claim waits for other engines, which send no message when they are done.
+    pub fn is_waiting(&self) -> bool {
+        self.waiting.is_some()
+    }
+
+    /// Withdraws the waiting claim.
+    pub fn withdraw(&mut self) {
+        self.waiting = None;
+    }
+}
+
+/// Main memory in MiB: what this process may use (the machine's, or that of its control groups if
+/// that is less), and the machine's. `None` where the system does not say.
+fn memory() -> Option<(u64, u64)> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let machine = line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? / 1024;
+    let group = Limits::here().memory.map(|bytes| bytes >> 20);
+    Some((group.map_or(machine, |limit| limit.min(machine)), machine))
+}
+
+/// All processors of the machine, also those that this process may not use.
+fn host_cpus() -> u32 {
+    // SAFETY: sysconf takes a plain integer and reads a number of the system.
+    u32::try_from(unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) }).unwrap_or(1)
+}
+
+/// What makes this process's processors and memory limit its own: the same text for all
+/// processes that share them.
+fn domain() -> String {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let status = read("/proc/self/status");
+    let allowed =
+        status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap_or("").trim().to_owned();
+    format!("cpus {allowed} limits {}", Limits::here().groups.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wants(cpus: u32, memory_mib: u64, gpus: u32) -> Resources {
+        Resources { cpus, gpus, memory_mib }
+    }
+
+    fn take_sharing(machine: &mut Machine, wants: &Resources, share: Option<&Grant>) -> Result<Occupied, Shortage> {
+        let (stage, supervisor) = (String::new(), Default::default());
+        match machine.take(&AdmissionRequest { resources: *wants, share, stage, supervisor, is_first: false }).unwrap()
+        {
+            Take::Granted(occupied) => Ok(occupied),
+            Take::Short(short) => Err(short),
+        }
+    }
+
+    fn take(machine: &mut Machine, wants: &Resources) -> Result<Occupied, Shortage> {
+        take_sharing(machine, wants, None)
+    }
+
+    #[test]
+    fn what_is_taken_is_not_given_twice() {
+        let mut machine = Machine::new(4, 1000, vec!["0".into(), "1".into()]);
+        let first = take(&mut machine, &wants(3, 400, 1)).unwrap();
+        assert_eq!(first.grant.gpus, ["0"]);
+        assert!(take(&mut machine, &wants(2, 0, 0)).unwrap_err().cpus);
+        assert!(take(&mut machine, &wants(1, 700, 0)).unwrap_err().memory);
+        assert!(take(&mut machine, &wants(1, 0, 2)).unwrap_err().gpus);
+        let second = take(&mut machine, &wants(1, 600, 1)).unwrap();
+        assert_eq!(second.grant.gpus, ["1"]);
+        machine.release(first);
+        machine.release(second);
+        assert_eq!(take(&mut machine, &wants(4, 1000, 2)).unwrap().grant.gpus, ["0", "1"]);
+    }
+
+    #[test]
+    fn shared_gpus_are_free_when_the_last_one_is_done_with_them() {
+        let mut machine = Machine::new(4, 1000, vec!["0".into(), "1".into()]);
+        let train = take(&mut machine, &wants(1, 0, 2)).unwrap();
+        let share = |machine: &mut Machine, gpus| take_sharing(machine, &wants(1, 0, gpus), Some(&train.grant));
+        let eval = share(&mut machine, 1).unwrap();
+        assert_eq!(eval.grant.gpus, ["0"]);
+        assert!(share(&mut machine, 3).unwrap_err().gpus, "more than the other has");
+        machine.release(train);
+        assert!(take(&mut machine, &wants(1, 0, 1)).unwrap_err().gpus, "one is still used");
+        machine.release(eval);
+        assert_eq!(take(&mut machine, &wants(1, 0, 2)).unwrap().grant.gpus, ["0", "1"]);
+    }
+
+    #[test]
+    fn zero_processors_are_all_of_them() {
+        let mut machine = Machine::new(4, 1000, vec![]);
+        assert_eq!(take(&mut machine, &wants(0, 0, 0)).unwrap().grant.cpus, 4);
+        assert!(take(&mut machine, &wants(1, 0, 0)).is_err());
+    }
+
+    #[test]
+    fn asking_for_more_than_there_is_names_what() {
+        let machine = Machine::new(4, 1000, vec![]);
+        let message = |r| machine.check("train", &r).unwrap_err().to_string();
+        assert_eq!(message(wants(5, 0, 0)), "stage `train` asks for 5 cpus, and this machine has 4");
+        assert!(message(wants(0, 2000, 0)).contains("2000 memory_mib"));
+        assert!(message(wants(0, 0, 1)).contains("1 gpus"));
+        assert!(machine.check("train", &wants(4, 1000, 0)).is_ok());
+    }
+}

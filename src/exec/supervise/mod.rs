@@ -1,0 +1,14 @@
+//! A stage's process under its supervisor: the supervisor itself (`olmo-pipe __supervise`), its
+//! orders, the stage's log, and the engine's side of it ([`Supervised`]).
+
+mod inquiry;
+mod launch;
+mod order;
+pub(super) mod processes;
+pub(crate) mod redact;
+mod stage_log;
+mod supervisor;
+
+pub(super) use inquiry::ask;
+pub use launch::{Ended, Launch, Supervised};
+pub use supervisor::{COMMAND, Exit, GUARD, LOCK, LOG, main};

@@ -1,0 +1,355 @@
+//! Runs one attempt of a [`Job`] and commits its outputs to the store.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::mpsc::TryRecvError;
+use std::time::{Duration, Instant};
+
+use olmo_base::{Diagnose, Digest, failpoint, journal};
+use olmo_stage::{Event, Failure, InputItem, Request, protocol};
+
+use crate::exec::attempt::{Attempt, Work, check_folders};
+use crate::exec::supervise::Exit;
+use crate::exec::{Backend, Ended, ExecError, Launch, Process, command};
+use crate::run::event::Used;
+use crate::run::job::items::{ItemLog, item_damaged};
+use crate::run::job::judge::{self, StopReason, Verdict, judge};
+use crate::run::job::message::{Control, End, JobEvent};
+use crate::run::job::stopped::{Stopped, damaged, failed};
+use crate::run::job::task::Job;
+use crate::run::sources::{command_files, command_key};
+use crate::spec::FailureClass;
+use crate::store::{Action, Handover, Output, SourceStamps, StoreError};
+
+/// How often a running stage's events are looked at.
+const TICK: Duration = Duration::from_millis(40);
+
+impl Job {
+    /// Runs the attempt, releases the lock, and reports the end.
+    pub fn run(self) {
+        let scheduler = self.scheduler.clone();
+        let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.attempt()));
+        // A process that waits for the lock finds the result in the store.
+        drop(self.lock);
+        let end = ran.unwrap_or_else(|_| End::Failed {
+            failure: Failure {
+                code: "run::panic".into(),
+                message: "the engine's own thread for this stage panicked".into(),
+                hint: Some("this is a bug in olmo-pipe; the lines above say where".into()),
+            },
+            class: FailureClass::Error,
+            log: Vec::new(),
+        });
+        scheduler.send(JobEvent::Ended(end));
+    }
+
+    fn attempt(&self) -> End {
+        let work = Work::at(self.store.work(self.key));
+        let since = Instant::now();
+        let mut attempt: Option<Attempt> = None;
+        let ended = self.try_attempt(&work, &mut attempt);
+        match &attempt {
+            // The log is worth more than the reason why it cannot be kept.
+            Some(attempt) if attempt.was_started() => attempt.keep_log(&(self.log)(attempt.number)),
+            // Nothing was started: it does not count as an attempt.
+            Some(attempt) => {
+                let _ = std::fs::remove_dir_all(&attempt.folder);
+            }
+            None => {}
+        }
+        let log = || attempt.as_ref().map(Attempt::log_tail).unwrap_or_default();
+        match ended {
+            Ok((outputs, exit)) => {
+                failpoint("run.stage_committed");
+                // If this fails, the next process that looks the key up removes the rest.
+                let _ = work.discard();
+                let wall_s = since.elapsed().as_secs_f64();
+                let used = Used { wall_s, cpu_s: exit.cpu_s, max_rss_kib: exit.max_rss_kib };
+                End::Succeeded { outputs, used }
+            }
+            Err(Stopped::Failed(failure, class)) => End::Failed { failure, class, log: log() },
+            Err(Stopped::Interrupted) => End::Interrupted,
+            Err(Stopped::Damaged(artifact, error)) => End::Damaged { artifact, error: *error },
+        }
+    }
+
+    fn try_attempt(
+        &self,
+        work: &Work,
+        attempt: &mut Option<Attempt>,
+    ) -> Result<(BTreeMap<String, Output>, Exit), Stopped> {
+        work.wait_until_quiet()?;
+        if self.fresh {
+            work.discard()?;
+        }
+        // Before `prepare` checks the content: what changes later changes a stamp.
+        let stamps = self.stamp_sources()?;
+        let noted = serde_json::to_vec(&stamps).unwrap_or_default();
+        if work.begun() && work.last_stamps()?.is_some_and(|before| before != noted) {
+            let text = "a source was written to since an earlier attempt began, which may have read something else: \
+                        its work is discarded";
+            self.scheduler.send(JobEvent::Stage(Event::Message { level: "warning".into(), text: text.into() }));
+            work.discard()?;
+        }
+        let mut items = self.recover(work)?;
+        let continues = work.begun() && !self.is_command();
+        let attempt: &Attempt = attempt.insert(work.next_attempt()?);
+        attempt.write_stamps(&noted)?;
+        let launch = self.prepare(work, attempt, &mut items)?;
+        let after = items.iter().filter_map(|(_, list)| list.last()).map(|(label, _)| label.clone()).next();
+        match self.control.try_recv() {
+            Err(TryRecvError::Empty) => {}
+            Ok(_) | Err(TryRecvError::Disconnected) => return Err(Stopped::Interrupted),
+        }
+        let process = self.executor.start(&launch)?;
+        self.scheduler.send(JobEvent::Started { attempt: attempt.number, continues, after });
+        let (ended, asked) = self.follow(work, attempt, &mut items, process)?;
+        let exit = self.judge(attempt, ended, asked)?;
+        let outputs = self.commit(work, attempt, &mut items, &stamps)?;
+        Ok((outputs, exit))
+    }
+
+    /// The inputs that no stage of the run has made.
+    fn sources(&self) -> impl Iterator<Item = Digest> {
+        self.inputs.values().flatten().filter(|input| input.maker.is_none()).map(|input| input.digest)
+    }
+
+    /// The stamps of the local files that the stage reads in place: of a built-in stage its
+    /// sources, of a command, which gets copies of those, its own files.
+    fn stamp_sources(&self) -> Result<SourceStamps, Stopped> {
+        let mut stamps = SourceStamps::default();
+        if self.is_command() {
+            for path in command_files(&self.name, &self.spec, &self.root)?.values() {
+                stamps.add(path).map_err(ExecError::io("look at", path))?;
+            }
+        } else {
+            self.sources().try_for_each(|artifact| self.store.stamp_sources(artifact, &mut stamps))?;
+        }
+        Ok(stamps)
+    }
+
+    /// Fills the attempt's folder; what to start.
+    fn prepare(&self, work: &Work, attempt: &Attempt, items: &mut ItemLog) -> Result<Launch, Stopped> {
+        let command = self.is_command();
+        let how = if command { Handover::Copy } else { Handover::Link };
+        let mut handed: BTreeMap<String, Vec<InputItem>> = BTreeMap::new();
+        for (port, inputs) in &self.inputs {
+            let folder = attempt.input(command, port);
+            let list = self.contract().inputs.get(port).is_some_and(|p| p.list);
+            for (index, input) in inputs.iter().enumerate() {
+                let name = input.label.clone().unwrap_or_else(|| index.to_string());
+                let path = if list { folder.join(name) } else { folder.clone() };
+                self.store.materialize(input.digest, &path, how).map_err(|e| damaged(input.digest, e))?;
+                handed.entry(port.clone()).or_default().push(InputItem { label: input.label.clone(), path });
+            }
+        }
+        for port in self.contract().outputs.keys() {
+            if command {
+                make(attempt.output(true, port))?;
+            }
+        }
+        let (folder, argv, environment) = if command {
+            let stage_dir = self.spec.stage_dir.clone().unwrap_or_default();
+            let present = |port: &str| self.inputs.get(port).is_some_and(|list| !list.is_empty());
+            let argv = command::arguments(self.contract(), &self.spec.params, &present, &stage_dir)?;
+            (make(attempt.command_folder())?, argv, command::environment(self.contract(), &attempt.temporary())?)
+        } else {
+            attempt.write_request(&self.request(work, attempt, handed, items)?)?;
+            let worker = Backend::of_stage(&self.spec).worker(&self.worker);
+            let argv = vec![worker.into_os_string(), "run".into(), attempt.folder.clone().into_os_string()];
+            let environment = command::worker_environment(self.grant.cpus as usize, &attempt.temporary());
+            (attempt.folder.clone(), argv, environment)
+        };
+        Ok(Launch { attempt: attempt.folder.clone(), folder, argv, environment, ranks: 1, grant: self.grant.clone() })
+    }
+
+    fn request(
+        &self,
+        work: &Work,
+        attempt: &Attempt,
+        inputs: BTreeMap<String, Vec<InputItem>>,
+        items: &mut ItemLog,
+    ) -> Result<Request, Stopped> {
+        let earlier = self.hand_items(work, attempt, items)?;
+        let outputs = &self.contract().outputs;
+        let backend = Backend::of_stage(&self.spec);
+        Ok(Request {
+            protocol: protocol::PROTOCOL_VERSION,
+            stage: self.contract().stage.clone(),
+            version: self.contract().version,
+            params: self.spec.params.clone(),
+            inputs,
+            outputs: outputs.iter().filter(|(_, port)| !port.list).map(|(name, _)| name.clone()).collect(),
+            state_dir: work.state_dir()?,
+            items: earlier,
+            threads: self.grant.cpus as usize,
+            backend: backend.name().into(),
+            precision: backend.precision(&self.spec.params).into(),
+        })
+    }
+
+    /// Follows the process to its end: how it ended, and what was asked of it.
+    fn follow(
+        &self,
+        work: &Work,
+        attempt: &Attempt,
+        items: &mut ItemLog,
+        mut process: Box<dyn Process>,
+    ) -> Result<(Ended, Option<StopReason>), Stopped> {
+        let mut events = journal::Tail::<Event>::new(&attempt.events());
+        let deadline = self.spec.timeout_s.and_then(|s| Instant::now().checked_add(Duration::from_secs(s)));
+        let mut asked = None;
+        let mut kill_at: Option<Instant> = None;
+        let mut activity = Activity::new(attempt.log());
+        let (mut is_up, mut to_save) = (false, false);
+        loop {
+            // First the end, then the events: those that it wrote before its end are read below.
+            let ended = process.wait(TICK)?;
+            // A command has no events: a file in their place is not read.
+            while !self.is_command() {
+                let new_events = self.next_events(attempt, &mut events)?;
+                let is_all = new_events.is_empty();
+                for event in new_events {
+                    activity.record();
+                    match event {
+                        Event::Item { .. } | Event::Resumed { .. } => {
+                            if let Some(lost) = self.carry_out(work, attempt, items, &event)? {
+                                return Err(item_damaged(&lost));
+                            }
+                        }
+                        Event::Started { .. } => is_up = true,
+                        Event::Unknown => {}
+                        event => self.scheduler.send(JobEvent::Stage(event)),
+                    }
+                }
+                // While the process lives, the rest can wait for the next tick.
+                if is_all || ended.is_none() {
+                    break;
+                }
+            }
+            if let Some(ended) = ended {
+                return Ok((ended, asked));
+            }
+            match self.control.try_recv() {
+                Ok(Control::Terminate) if asked.is_none() => {
+                    asked = Some(StopReason::Stop);
+                    process.terminate();
+                }
+                // A command has not said that it knows the signal, which ends those who do not.
+                Ok(Control::Save) => to_save = !self.is_command(),
+                Ok(Control::Terminate) | Err(TryRecvError::Empty) => {}
+                Ok(Control::Kill) | Err(TryRecvError::Disconnected) => {
+                    asked.get_or_insert(StopReason::Stop);
+                    process.kill();
+                }
+            }
+            // Before it is up there is nothing to save, and the signal would end it.
+            if is_up && std::mem::take(&mut to_save) {
+                process.save();
+            }
+            if asked.is_none() {
+                let late = deadline.filter(|at| Instant::now() >= *at).and(self.spec.timeout_s);
+                let silent = self.spec.stall_s.filter(|s| activity.idle_time() >= Duration::from_secs(*s));
+                asked = late
+                    .map(|seconds| StopReason::Timeout { seconds })
+                    .or(silent.map(|seconds| StopReason::Stalled { seconds }));
+                if asked.is_some() {
+                    kill_at = Some(Instant::now() + self.grace);
+                    process.terminate();
+                }
+            }
+            if kill_at.is_some_and(|at| Instant::now() >= at) {
+                process.kill();
+            }
+        }
+    }
+
+    /// The events that were appended since the last call.
+    fn next_events(&self, attempt: &Attempt, events: &mut journal::Tail<Event>) -> Result<Vec<Event>, Stopped> {
+        events.next_records().map_err(|error| {
+            let message = format!("its events cannot be read: {}: {error}", attempt.events().display());
+            let hint = "run the same command again; if it happens again, check the disk and its file system";
+            failed("stage::events_damaged", message, Some(hint))
+        })
+    }
+
+    /// Whether the process did its work; if not, why.
+    fn judge(&self, attempt: &Attempt, ended: Ended, asked: Option<StopReason>) -> Result<Exit, Stopped> {
+        let command = self.is_command();
+        let result = if command { None } else { attempt.result()? };
+        let log = attempt.log_tail();
+        match judge(judge::End { ended, asked, command, result, log: &log, folder: &attempt.folder }) {
+            Verdict::Done(exit) => Ok(exit),
+            Verdict::Interrupted => Err(Stopped::Interrupted),
+            Verdict::Failed(failure, class) => Err(Stopped::Failed(failure, class)),
+        }
+    }
+
+    /// Puts the outputs into the store, the action last.
+    fn commit(
+        &self,
+        work: &Work,
+        attempt: &Attempt,
+        items: &mut ItemLog,
+        stamps: &SourceStamps,
+    ) -> Result<BTreeMap<String, Output>, Stopped> {
+        // What was read must be what the key says; an edit meanwhile is not to be published.
+        self.sources().try_for_each(|artifact| self.store.check_sources(artifact))?;
+        if command_key(&self.name, &self.spec, &self.root)? != self.command {
+            let hint = Some("run the same command again, and leave the stage's files alone while it runs");
+            return Err(failed("stage::files_changed", "a file of the stage changed while it ran", hint));
+        }
+        self.store.check_stamps(stamps)?;
+        let command = self.is_command();
+        let mut outputs = BTreeMap::new();
+        for (port, declared) in &self.contract().outputs {
+            if !declared.list {
+                check_folders(&attempt.folder, &attempt.output(command, port))
+                    .map_err(|why| failed("stage::output_replaced", format!("its output `{port}`: {why}"), None))?;
+                let digest =
+                    self.store.commit_tree(declared.port_type, &attempt.output(command, port)).map_err(|e| {
+                        let nothing = matches!(&e, StoreError::NoFiles { .. }) || e.is_missing_file();
+                        let message = format!("it succeeded, but made no files for its output `{port}`");
+                        if nothing { failed("stage::no_output", message, e.hint().as_deref()) } else { e.into() }
+                    })?;
+                outputs.insert(port.clone(), Output::Single(digest));
+                continue;
+            }
+            let list = self.commit_list(work, attempt, items, port)?;
+            outputs.insert(port.clone(), Output::List(list));
+        }
+        self.store.commit_action(self.key, &Action::new(self.record.clone(), outputs.clone()))?;
+        Ok(outputs)
+    }
+}
+
+/// When a stage last showed activity: an event, or a log that grew.
+struct Activity {
+    log: PathBuf,
+    size: u64,
+    at: Instant,
+}
+
+impl Activity {
+    fn new(log: PathBuf) -> Self {
+        Self { log, size: 0, at: Instant::now() }
+    }
+
+    fn record(&mut self) {
+        self.at = Instant::now();
+    }
+
+    fn idle_time(&mut self) -> Duration {
+        let size = std::fs::metadata(&self.log).map_or(0, |m| m.len());
+        if size != self.size {
+            self.size = size;
+            self.record();
+        }
+        self.at.elapsed()
+    }
+}
+
+fn make(folder: PathBuf) -> Result<PathBuf, ExecError> {
+    std::fs::create_dir_all(&folder).map_err(ExecError::io("make the folder", &folder))?;
+    Ok(folder)
+}

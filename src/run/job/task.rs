@@ -1,0 +1,53 @@
+//! [`Job`]: everything that one attempt needs.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
+
+use olmo_base::Digest;
+use olmo_stage::contract::Contract;
+
+use crate::exec::{Executor, Grant};
+use crate::key::{CommandKey, KeyRecord};
+use crate::run::job::message::{Control, JobHandle};
+use crate::run::plan::board::Input;
+use crate::spec::ResolvedStage;
+use crate::store::{KeyLock, Store};
+/// Everything that one attempt needs.
+pub struct Job {
+    pub store: Store,
+    pub key: Digest,
+    pub record: KeyRecord,
+    /// Held until the job has ended.
+    pub lock: KeyLock,
+    /// The stage's name in the pipeline.
+    pub name: String,
+    pub spec: ResolvedStage,
+    pub root: PathBuf,
+    pub inputs: BTreeMap<String, Vec<Input>>,
+    pub grant: Grant,
+    pub executor: Arc<dyn Executor>,
+    /// Where the worker for flex is, for a built-in stage.
+    pub worker: PathBuf,
+    /// What the command was made of when the run began.
+    pub command: Option<CommandKey>,
+    /// Throw earlier attempts' work away.
+    pub fresh: bool,
+    pub grace: Duration,
+    /// Where the log of attempt N goes.
+    pub log: Box<dyn Fn(u32) -> PathBuf + Send>,
+    pub control: Receiver<Control>,
+    pub scheduler: JobHandle,
+}
+
+impl Job {
+    pub(super) fn contract(&self) -> &Contract {
+        &self.spec.description.contract
+    }
+
+    pub(super) fn is_command(&self) -> bool {
+        self.contract().command.is_some()
+    }
+}

@@ -1,0 +1,121 @@
+//! Asks the stages that are to run for what is wrong with them ([`olmo_stage::rules`]), all at
+//! once and before anything runs.
+
+use std::collections::BTreeMap;
+
+use olmo_stage::PortType;
+use olmo_stage::rules::{KnownInput, KnownItem, Question};
+
+use crate::exec::Backend;
+use crate::exec::rules::{ask_command, ask_worker};
+use crate::run::api::{Options, StageFinding};
+use crate::run::error::RunError;
+use crate::run::plan::board::{self, Input};
+use crate::run::plan::stages as plan;
+use crate::run::plan::stages::Missing;
+use crate::run::sources::Sources;
+use crate::spec::{Binding, Resolved, ResolvedStage};
+use crate::store::{Store, source_files};
+
+/// What the stages of `resolved` that have no result in `store` find wrong. Without a store nothing
+/// is known of their inputs.
+///
+/// # Errors
+/// The worker, or a stage's own checking program, does not answer.
+pub fn findings(
+    resolved: &Resolved,
+    targets: &[String],
+    store: Option<&Store>,
+    options: &Options,
+) -> Result<Vec<StageFinding>, RunError> {
+    let names = board::order(resolved, targets)?;
+    if !names.iter().filter_map(|name| resolved.stages.get(name)).any(has_rules) {
+        return Ok(Vec::new());
+    }
+    let missing = match store {
+        Some(store) => {
+            plan::find(
+                resolved,
+                &names,
+                &Sources::read(resolved, &names, store, &options.sourcing.read()?.sources)?,
+                store,
+            )?
+            .missing
+        }
+        None => names.into_iter().map(|name| Missing { name, inputs: BTreeMap::new() }).collect(),
+    };
+    findings_of(resolved, &missing, store, options)
+}
+
+/// As [`findings`], of stages that are known to have no result.
+pub fn findings_of(
+    resolved: &Resolved,
+    missing: &[Missing],
+    store: Option<&Store>,
+    options: &Options,
+) -> Result<Vec<StageFinding>, RunError> {
+    let free = store.and_then(|store| rustix::fs::statvfs(store.root()).ok());
+    let free_bytes = free.map(|fs| fs.f_bavail.saturating_mul(fs.f_frsize));
+    let mut asked = Vec::new();
+    let mut questions = Vec::new();
+    let mut findings = Vec::new();
+    for Missing { name, inputs } in missing {
+        let Some(stage) = resolved.stages.get(name).filter(|stage| has_rules(stage)) else { continue };
+        let backend = Backend::of_stage(stage);
+        let question = Question {
+            stage: stage.uses.clone(),
+            params: stage.params.clone(),
+            inputs: stage
+                .inputs
+                .iter()
+                .map(|(port, bindings)| {
+                    let port_type = stage.description.contract.inputs.get(port).map(|input| input.port_type);
+                    (port.clone(), known(port_type, bindings, inputs.get(port), store))
+                })
+                .collect(),
+            free_bytes,
+            backend: backend.name().into(),
+            precision: backend.precision(&stage.params).into(),
+        };
+        if stage.description.contract.command.is_some() {
+            let found = ask_command(stage, &question)?;
+            findings.extend(found.into_iter().map(|finding| StageFinding { stage: name.clone(), finding }));
+        } else {
+            asked.push(name);
+            questions.push(question);
+        }
+    }
+    if !questions.is_empty() {
+        for (name, found) in asked.iter().zip(ask_worker(&options.worker, &questions)?) {
+            findings.extend(found.into_iter().map(|finding| StageFinding { stage: (*name).clone(), finding }));
+        }
+    }
+    Ok(findings)
+}
+
+fn has_rules(stage: &ResolvedStage) -> bool {
+    let contract = &stage.description.contract;
+    contract.check || contract.command.as_ref().is_some_and(|command| command.check.is_some())
+}
+
+/// What is known of a port. An artifact or a file that cannot be read is reported by the run.
+fn known(
+    port_type: Option<PortType>,
+    bindings: &[Binding],
+    inputs: Option<&Vec<Input>>,
+    store: Option<&Store>,
+) -> KnownInput {
+    if let (Some(inputs), Some(store)) = (inputs, store) {
+        let item = |input: &Input| {
+            let files = store.places(input.digest).ok()?;
+            Some(KnownItem { label: input.label.clone(), files })
+        };
+        return KnownInput { items: inputs.iter().map(item).collect() };
+    }
+    // The user's files are known without a store, too.
+    let item = |binding: &Binding| match binding {
+        Binding::Path(path) => Some(KnownItem { label: None, files: source_files(port_type?, path).ok()? }),
+        Binding::Port(_) | Binding::Remote(_) | Binding::Item => None,
+    };
+    KnownInput { items: bindings.iter().map(item).collect() }
+}

@@ -1,0 +1,237 @@
+//! [`Environment`]: where and with what code an engine ran stages, for a run's record alone: no
+//! output and no key may hold any of it.
+//!
+//! `environment.jsonl` in the run's folder is a journal with one line for each engine that
+//! started a stage. It is written beside the stages, so that a run of cached ones costs nothing.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use olmo_base::{Digest, journal};
+use serde::{Deserialize, Serialize};
+
+use crate::exec::Worker;
+use crate::run::record::folder::now_ms;
+
+pub(super) const FILE: &str = "environment.jsonl";
+/// How long git may take to say what changed.
+const GIT_WITHIN: Duration = Duration::from_secs(20);
+/// More names of changed files are not kept.
+const MOST_CHANGED: usize = 100;
+
+/// Where and with what an engine ran stages.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Environment {
+    /// When its first stage started, in milliseconds since 1970.
+    pub at: u64,
+    pub pid: u32,
+    /// Version of the engine.
+    pub engine: String,
+    pub host: Host,
+    /// `None`: the project lies in no git repository, or git is not there.
+    pub git: Option<Git>,
+    /// `None`: no worker was found (only command stages need none).
+    pub worker: Option<WorkerBuild>,
+}
+
+/// The machine.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Host {
+    pub name: Option<String>,
+    /// `linux`, and so on.
+    pub os: String,
+    pub kernel: Option<String>,
+    /// `x86_64`, and so on.
+    pub arch: String,
+    pub cpu: Option<String>,
+    pub cores: Option<usize>,
+}
+
+/// The project's commit.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Git {
+    pub commit: String,
+    pub branch: Option<String>,
+    /// Whether a file that git knows differs from the commit.
+    pub dirty: bool,
+    /// The first of those files.
+    pub changed: Vec<String>,
+}
+
+/// The program that holds the built-in stages.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct WorkerBuild {
+    pub build: String,
+    /// Of the program's file: which code exactly.
+    pub digest: Option<Digest>,
+    /// By backend, the library behind it and its version.
+    pub backends: std::collections::BTreeMap<String, String>,
+}
+
+impl Environment {
+    /// Looks around, for a project whose root is `root` and a worker at `worker`.
+    fn look(at: u64, root: &Path, worker: &Path) -> Self {
+        let worker = Worker::find(worker).ok().map(|found| WorkerBuild {
+            build: found.build().to_owned(),
+            digest: Digest::of_file(found.path()).ok().map(|(digest, _)| digest),
+            backends: found.backends().clone(),
+        });
+        let (pid, engine) = (std::process::id(), env!("CARGO_PKG_VERSION").to_owned());
+        Self { at, pid, engine, host: Host::here(), git: Git::of(root), worker }
+    }
+
+    /// What the engines of the run in `folder` noted, the first one first.
+    pub fn read(folder: &Path) -> std::io::Result<Vec<Self>> {
+        read(folder).map(|contents| contents.records)
+    }
+}
+
+/// The journal of the run in `folder`, up to its first damaged line.
+pub(super) fn read(folder: &Path) -> std::io::Result<journal::Contents<Environment>> {
+    journal::read_prefix(&folder.join(FILE))
+}
+
+/// Notes the environment in a thread of its own, which ends before this value does.
+pub struct Noting(Option<JoinHandle<()>>);
+
+impl Noting {
+    /// Begins to look around for the run in `folder`.
+    pub fn start(folder: &Path, root: &Path, worker: PathBuf) -> Self {
+        let (at, folder, root) = (now_ms(), folder.to_owned(), root.to_owned());
+        let noting = std::thread::Builder::new().name("environment".into()).spawn(move || {
+            let environment = Environment::look(at, &root, &worker);
+            // Provenance is worth no failed run.
+            let written = journal::Writer::open(&folder.join(FILE), true).and_then(|mut w| w.append(&environment));
+            if let Err(error) = written {
+                tracing::warn!("cannot note the environment of the run: {error}");
+            }
+        });
+        Self(noting.ok())
+    }
+}
+
+impl Drop for Noting {
+    fn drop(&mut self) {
+        if let Some(noting) = self.0.take() {
+            let _ = noting.join();
+        }
+    }
+}
+
+impl Host {
+    pub(crate) fn here() -> Self {
+        let line = |path: &str| fs::read_to_string(path).ok().map(|t| t.trim().to_owned()).filter(|t| !t.is_empty());
+        let cpu = fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
+            let model = text.lines().find(|l| l.starts_with("model name"))?;
+            Some(model.split_once(':')?.1.trim().to_owned())
+        });
+        Self {
+            name: line("/proc/sys/kernel/hostname"),
+            os: std::env::consts::OS.into(),
+            kernel: line("/proc/sys/kernel/osrelease"),
+            arch: std::env::consts::ARCH.into(),
+            cpu,
+            cores: std::thread::available_parallelism().ok().map(usize::from),
+        }
+    }
+}
+
+impl Git {
+    pub(crate) fn of(root: &Path) -> Option<Self> {
+        let mut git = Command::new("git");
+        // A repository's own settings may name programs for git to start; these two are all that
+        // `status` would start, and it writes nothing.
+        git.args(["-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "status", "--porcelain=v2"]);
+        git.args(["--branch", "--untracked-files=no"]).current_dir(root);
+        git.env("GIT_OPTIONAL_LOCKS", "0").env("LC_ALL", "C");
+        for variable in ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"] {
+            git.env_remove(variable);
+        }
+        let mut child = git.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().ok()?;
+        let mut stdout = child.stdout.take()?;
+        let reader = std::thread::Builder::new().spawn(move || {
+            let mut text = Vec::new();
+            std::io::Read::read_to_end(&mut std::io::Read::take(&mut stdout, 16 << 20), &mut text).map(|_| text)
+        });
+        let Ok(reader) = reader else {
+            let _ = child.kill();
+            let _ = child.wait();
+            return None;
+        };
+        let since = Instant::now();
+        let ended = loop {
+            match child.try_wait() {
+                Ok(Some(status)) => break status.success(),
+                Ok(None) if since.elapsed() < GIT_WITHIN => std::thread::sleep(Duration::from_millis(5)),
+                _ => {
+                    let _ = child.kill();
+                    let _ = child.wait();
+                    break false;
+                }
+            }
+        };
+        let text = reader.join().ok()?.ok()?;
+        if ended { Self::parse(&String::from_utf8_lossy(&text)) } else { None }
+    }
+
+    /// Reads `git status --porcelain=v2 --branch`.
+    fn parse(text: &str) -> Option<Self> {
+        let mut git = Self::default();
+        for line in text.lines() {
+            if let Some(header) = line.strip_prefix("# ") {
+                match header.split_once(' ') {
+                    // "(initial)" before the first commit.
+                    Some(("branch.oid", oid)) => git.commit = oid.to_owned(),
+                    Some(("branch.head", head)) if head != "(detached)" => git.branch = Some(head.to_owned()),
+                    _ => {}
+                }
+                continue;
+            }
+            // 1 XY sub mH mI mW hH hI path; 2 … score path<TAB>old; u XY sub m1 m2 m3 mW h1 h2 h3 path
+            let fields = match line.split(' ').next() {
+                Some("1") => 9,
+                Some("2") => 10,
+                Some("u") => 11,
+                _ => continue,
+            };
+            git.dirty = true;
+            let path = line.splitn(fields, ' ').last().and_then(|p| p.split('\t').next());
+            if let Some(path) = path.filter(|_| git.changed.len() < MOST_CHANGED) {
+                git.changed.push(path.to_owned());
+            }
+        }
+        (!git.commit.is_empty()).then_some(git)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_status_of_git_is_read_as_it_prints_it() {
+        let text = "# branch.oid 1c0ffee\n# branch.head main\n# branch.ab +0 -0\n\
+                    1 .M N... 100644 100644 100644 aaa bbb a file with spaces\n\
+                    2 R. N... 100644 100644 100644 aaa bbb R100 new name\told name\n";
+        let git = Git::parse(text).unwrap();
+        assert_eq!((git.commit.as_str(), git.branch.as_deref(), git.dirty), ("1c0ffee", Some("main"), true));
+        assert_eq!(git.changed, ["a file with spaces", "new name"]);
+        let clean = Git::parse("# branch.oid 1c0ffee\n# branch.head (detached)\n").unwrap();
+        assert_eq!((clean.branch, clean.dirty), (None, false));
+        assert_eq!(Git::parse(""), None);
+    }
+
+    #[test]
+    fn what_is_noted_is_read_again_and_a_missing_worker_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Noting::start(dir.path(), dir.path(), "/nowhere/olmo-worker".into()));
+        drop(Noting::start(dir.path(), dir.path(), "/nowhere/olmo-worker".into()));
+        let all = Environment::read(dir.path()).unwrap();
+        assert_eq!(all.len(), 2);
+        assert_eq!((&all[0].worker, all[0].pid, &all[0].git), (&None, std::process::id(), &None));
+        assert_eq!(all[0].host, all[1].host);
+    }
+}

@@ -1,0 +1,465 @@
+//! [`RunRecord`]: the folder `runs-v1/ID/` that tells what a run was and what happened in it.
+//!
+//! ```text
+//! resolved.json   sealed: format, the resolved experiment, the targets, the digests of its sources
+//! events.jsonl    journal of Record; the run's state is a fold over it
+//! environment.jsonl   journal of Environment: host, commit and worker of each engine that ran a stage
+//! lock            held by flock while an engine works on the run
+//! logs/           STAGE[.ITEM].N.log: what attempt N printed
+//! ```
+//!
+//! A record is written by one engine at a time and may be read at any moment. It appears complete
+//! under its name. Every file that decides anything is checksummed: a damaged record is reported
+//! and never continued.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use olmo_base::files::{self, Durability};
+use olmo_base::{IoContext, LockedFile, PathError, journal, lock};
+use serde::{Deserialize, Serialize};
+
+use crate::exec::Worker;
+use crate::run::api::{RunId, Selection};
+use crate::run::error::RunError;
+use crate::run::event::{Place, Record, RunEvent};
+use crate::run::record::environment::{self, Noting};
+use crate::run::record::variables;
+use crate::run::sources::Sources;
+use crate::spec::Resolved;
+use crate::store::{RunBeginning, Store, seal};
+
+/// Raised when a reader of stored records would misread a new one. Format 1 had the older
+/// form of the resolved experiment, format 2 held the values of environment variables in paths,
+/// format 3 had no seal.
+const FORMAT: u32 = 4;
+/// The first format with a seal.
+const SEALED_SINCE: u32 = 4;
+/// What the seal says that the file is.
+const KIND: &str = "run";
+/// Longest `resolved.json` that is read, in bytes: about a million stages.
+const MAX_RESOLVED: u64 = 4 << 30;
+const RESOLVED: &str = "resolved.json";
+/// What it was in format 1.
+const RESOLVED_1: &str = "resolved.yaml";
+pub(super) const EVENTS: &str = "events.jsonl";
+const LOCK: &str = "lock";
+
+/// The content of `resolved.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recorded {
+    format: u32,
+    pub resolved: Resolved,
+    /// The stages asked for by name; none means all.
+    targets: Vec<String>,
+    /// The rest of what was asked for, if something was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    selection: Option<Selection>,
+    pub sources: Sources,
+}
+
+impl Recorded {
+    /// Which stages the run is about.
+    pub fn selection(&self) -> Selection {
+        self.selection.clone().unwrap_or_else(|| Selection::of(&self.targets))
+    }
+}
+
+/// The record of a run that this process works on.
+pub struct RunRecord {
+    pub id: RunId,
+    folder: PathBuf,
+    events: journal::Writer<Record>,
+    /// The same file, to sync it.
+    events_file: File,
+    /// Whether an event was appended that is to last, and is not on the disk yet.
+    unsynced: bool,
+    /// The project's root.
+    root: PathBuf,
+    /// Begun with the first stage that starts.
+    environment: Option<Noting>,
+    /// Until the run can be seen to go on.
+    beginning: Option<RunBeginning>,
+    _lock: LockedFile,
+}
+
+impl RunRecord {
+    /// Makes the record of a new run.
+    pub fn create(
+        store: &Store,
+        resolved: &Resolved,
+        selection: &Selection,
+        sources: &Sources,
+        beginning: RunBeginning,
+    ) -> Result<Self, RunError> {
+        // Nobody sees a record before it is complete and locked.
+        let unfinished = store.temporary()?;
+        fs::create_dir(&unfinished).context_during("make the folder", &unfinished)?;
+        let mut id = RunId::new(SystemTime::now());
+        let lock = take_lock(&unfinished, &id)?;
+        let recorded = Recorded {
+            format: FORMAT,
+            resolved: resolved.clone(),
+            targets: selection.targets.clone(),
+            selection: (*selection != Selection::of(&selection.targets)).then(|| selection.clone()),
+            sources: sources.clone(),
+        };
+        let unwritten = |e: serde_json::Error| RunError::RunDamaged {
+            id: "that begins".into(),
+            why: format!("it cannot be written: {e}"),
+        };
+        let mut text = serde_json::to_string(&recorded).map_err(unwritten)?;
+        if !resolved.variables.is_empty() || text.contains("${env.") {
+            let mut value = serde_json::from_str(&text).map_err(unwritten)?;
+            variables::hide(&mut value, &resolved.variables);
+            text = value.to_string();
+        }
+        let path = unfinished.join(RESOLVED);
+        let sealed = seal::seal(KIND, RESOLVED, &text);
+        files::write(&path, sealed.as_bytes(), Durability::Machine).context_during("write", &path)?;
+        let folder = loop {
+            let folder = store.runs_dir().join(id.as_str());
+            match fs::rename(&unfinished, &folder) {
+                Ok(()) => break folder,
+                // Another process within the same instant.
+                Err(_) if folder.symlink_metadata().is_ok() => {
+                    std::thread::sleep(Duration::from_micros(50));
+                    id = RunId::new(SystemTime::now());
+                }
+                Err(e) => return Err(PathError::during("make the folder", &folder, e).into()),
+            }
+        };
+        Self::with_lock(id, folder, resolved.root.clone(), lock, beginning)
+    }
+
+    /// Takes up the record of run `id` again; also what its `resolved.json` holds.
+    pub fn reopen(store: &Store, id: &RunId) -> Result<(Self, Recorded), RunError> {
+        let folder = store.runs_dir().join(id.as_str());
+        let beginning = store.begin_run()?;
+        let lock = take_lock(&folder, id)?;
+        let recorded = read_recorded(&folder, id)?;
+        Ok((Self::with_lock(id.clone(), folder, recorded.resolved.root.clone(), lock, beginning)?, recorded))
+    }
+
+    fn with_lock(
+        id: RunId,
+        folder: PathBuf,
+        root: PathBuf,
+        lock: LockedFile,
+        beginning: RunBeginning,
+    ) -> Result<Self, RunError> {
+        let logs = folder.join("logs");
+        fs::create_dir_all(&logs).context_during("make the folder", &logs)?;
+        let path = folder.join(EVENTS);
+        let events = journal::Writer::open(&path, false).map_err(|e| unreadable(&id, &path, e))?;
+        let events_file = File::open(&path).context_during("open", &path)?;
+        Ok(Self {
+            id,
+            folder,
+            events,
+            events_file,
+            unsynced: false,
+            root,
+            environment: None,
+            beginning: Some(beginning),
+            _lock: lock,
+        })
+    }
+
+    /// Appends an event. One that says what was done is on the disk after the next
+    /// [`RunRecord::sync`]; one that only shows something, or that the next run finds again, may
+    /// be lost by a power cut.
+    pub fn append(&mut self, event: &RunEvent) -> Result<(), RunError> {
+        if matches!(event, RunEvent::Started { .. }) && self.environment.is_none() {
+            self.environment = Some(Noting::start(&self.folder, &self.root, Worker::place()));
+        }
+        let record = Record { at: now_ms(), event: event.clone() };
+        let lasting = !matches!(
+            event,
+            RunEvent::Cached { .. }
+                | RunEvent::Waiting { .. }
+                | RunEvent::Started { .. }
+                | RunEvent::Progress { .. }
+                | RunEvent::Metrics { .. }
+                | RunEvent::Message { .. }
+        );
+        self.unsynced |= lasting;
+        let appended = match event {
+            RunEvent::Cached { .. } => self.events.queue(&record),
+            _ => self.events.append(&record),
+        };
+        if matches!(event, RunEvent::Opened { .. }) {
+            self.beginning = None;
+        }
+        Ok(appended.context_during("write", self.folder.join(EVENTS))?)
+    }
+
+    /// Puts what was appended on the disk; many events at the price of one.
+    pub fn sync(&mut self) -> Result<(), RunError> {
+        self.events.flush().context_during("write", self.folder.join(EVENTS))?;
+        if !std::mem::take(&mut self.unsynced) {
+            return Ok(());
+        }
+        Ok(self.events_file.sync_data().context_during("write", self.folder.join(EVENTS))?)
+    }
+
+    /// The run's folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+}
+
+/// Where the log of attempt `attempt` at `place` lies in the record in `folder`.
+pub fn log_path(folder: &Path, place: &Place, attempt: u32) -> PathBuf {
+    let item = place.item.as_ref().map(|item| format!(".{item}")).unwrap_or_default();
+    folder.join("logs").join(format!("{}{item}.{attempt}.log", place.stage))
+}
+
+/// Locks the record in `folder`. Who lists runs holds the lock for a moment too, hence some patience.
+pub(super) fn take_lock(folder: &Path, id: &RunId) -> Result<LockedFile, RunError> {
+    let path = folder.join(LOCK);
+    let file = files::open_or_create_regular(&path).context_during("open", &path)?;
+    let lock = LockedFile::from_file_within(file, Duration::from_millis(500), Duration::from_millis(5));
+    let Some(lock) = lock.context_during("lock", &path)? else {
+        return Err(RunError::RunActive { id: id.to_string(), pid: engine(folder) });
+    };
+    lock.write_pid().context_during("write", &path)?;
+    Ok(lock)
+}
+
+/// The process that works on the run in `folder`, or did so last.
+pub fn engine(folder: &Path) -> Option<u32> {
+    lock::holder(&folder.join(LOCK))
+}
+
+/// Whether an engine works on the run in `folder` at this moment.
+pub fn is_active(folder: &Path) -> bool {
+    lock::is_locked(&folder.join(LOCK))
+}
+
+/// Reads `resolved.json` of the run in `folder`, or the `resolved.yaml` of format 1.
+pub fn read_recorded(folder: &Path, id: &RunId) -> Result<Recorded, RunError> {
+    read_recorded_with(folder, id, true)
+}
+
+/// As [`read_recorded`], with the names of environment variables in paths, not their values: for
+/// whoever needs no path, and may not have the variables.
+pub fn read_recorded_as_written(folder: &Path, id: &RunId) -> Result<Recorded, RunError> {
+    read_recorded_with(folder, id, false)
+}
+
+fn read_recorded_with(folder: &Path, id: &RunId, fill_in: bool) -> Result<Recorded, RunError> {
+    let damaged = |why: String| RunError::RunDamaged { id: id.to_string(), why };
+    let new = folder.join(RESOLVED);
+    let path = if new.exists() { new } else { folder.join(RESOLVED_1) };
+    let text =
+        files::read_regular_text(&path, MAX_RESOLVED).map_err(|e| damaged(format!("{}: {e}", path.display())))?;
+    // Formats before the seal begin with their number.
+    let is_sealed = !path.ends_with(RESOLVED_1) && !text.starts_with("{\"format\":");
+    let text = match is_sealed {
+        true => {
+            seal::open(KIND, RESOLVED, text.as_bytes()).map_err(|why| damaged(format!("{}: {why}", path.display())))?
+        }
+        false => text.as_str(),
+    };
+    #[derive(Deserialize)]
+    struct Head {
+        format: u32,
+    }
+    // Every JSON text is YAML as well, but a parser of JSON is many times as fast.
+    let yaml = path.ends_with(RESOLVED_1);
+    let head: Result<Head, String> = match yaml {
+        true => serde_yaml::from_str(text).map_err(|e| e.to_string()),
+        false => serde_json::from_str(text).map_err(|e| e.to_string()),
+    };
+    let head = head.map_err(|e| damaged(format!("{}: {e}", path.display())))?;
+    if head.format == 0 || head.format > FORMAT {
+        return Err(damaged(format!("it has format {}, this build reads 1 to {FORMAT}", head.format)));
+    }
+    if !is_sealed && head.format >= SEALED_SINCE {
+        return Err(damaged(format!("{}: its seal is gone", path.display())));
+    }
+    let recorded: Result<Recorded, String> = match yaml {
+        true => serde_yaml::from_str(text).map_err(|e| e.to_string()),
+        false if fill_in && head.format > 2 && text.contains("${env.") => {
+            let mut value = serde_json::from_str(text).map_err(|e| damaged(format!("{}: {e}", path.display())))?;
+            variables::fill_in(&mut value).map_err(|why| RunError::VariableGone { id: id.to_string(), why })?;
+            serde_json::from_value(value).map_err(|e| e.to_string())
+        }
+        false => serde_json::from_str(text).map_err(|e| e.to_string()),
+    };
+    let recorded = recorded.map_err(|e| damaged(format!("{}: {e}", path.display())))?;
+    Ok(match head.format {
+        1 => Recorded { sources: recorded.sources.of_format_1(&recorded.resolved), ..recorded },
+        _ => recorded,
+    })
+}
+
+/// The events of the run in `folder` so far, up to the first damaged line.
+pub fn read_events(folder: &Path) -> Result<journal::Contents<Record>, RunError> {
+    let path = folder.join(EVENTS);
+    Ok(journal::read_prefix(&path).context_during("read", &path)?)
+}
+
+/// An error of the journal at `path` of run `id`: damage, or that it cannot be opened.
+fn unreadable(id: &RunId, path: &Path, error: std::io::Error) -> RunError {
+    let is_damage = journal::damage(&error).is_some() || error.kind() == std::io::ErrorKind::InvalidInput;
+    if !is_damage {
+        return PathError::during("open", path, error).into();
+    }
+    RunError::RunDamaged { id: id.to_string(), why: format!("{}: {error}", path.display()) }
+}
+
+/// What is damaged in the record of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordProblem {
+    pub id: RunId,
+    pub path: PathBuf,
+    pub why: String,
+}
+
+impl std::fmt::Display for RecordProblem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the record of run {} is damaged: {}: {}", self.id, self.path.display(), self.why)
+    }
+}
+
+/// Moves the damaged records to `quarantine/`: of a run whose events or stages cannot be read
+/// the whole record.
+///
+/// # Errors
+/// An I/O error.
+pub fn set_damaged_records_aside(store: &Store, problems: &[RecordProblem]) -> Result<(), RunError> {
+    for problem in problems {
+        let folder = store.runs_dir().join(problem.id.as_str());
+        // An engine still works on it, or the whole record has been moved already.
+        if is_active(&folder) || problem.path.symlink_metadata().is_err() && folder.symlink_metadata().is_err() {
+            continue;
+        }
+        match problem.path.ends_with(environment::FILE) {
+            true => store.set_aside(&problem.path, &format!("{}.environment.jsonl", problem.id))?,
+            false => store.set_aside(&folder, &format!("{}.run", problem.id))?,
+        };
+    }
+    Ok(())
+}
+
+/// Checks the seals and checksums of all run records.
+///
+/// # Errors
+/// The folder of the runs cannot be read.
+pub fn verify(store: &Store) -> Result<Vec<RecordProblem>, RunError> {
+    let mut problems = Vec::new();
+    for id in all(store)? {
+        let folder = store.runs_dir().join(id.as_str());
+        let mut report = |path: PathBuf, why: String| problems.push(RecordProblem { id: id.clone(), path, why });
+        // Whether a variable is set says nothing about the record.
+        if let Err(RunError::RunDamaged { why, .. }) = read_recorded_as_written(&folder, &id) {
+            let place = format!("{}: ", folder.join(RESOLVED).display());
+            report(folder.join(RESOLVED), why.strip_prefix(&place).unwrap_or(&why).to_owned());
+        }
+        match read_events(&folder).map(|events| events.damage) {
+            Ok(None) => {}
+            Ok(Some(damage)) => report(folder.join(EVENTS), damage),
+            Err(e) => report(folder.join(EVENTS), e.to_string()),
+        }
+        match environment::read(&folder).map(|contents| contents.damage) {
+            Ok(None) => {}
+            Ok(Some(damage)) => report(folder.join(environment::FILE), damage),
+            Err(e) => report(folder.join(environment::FILE), e.to_string()),
+        }
+    }
+    Ok(problems)
+}
+
+/// All runs in `store`, the oldest first.
+pub fn all(store: &Store) -> Result<Vec<RunId>, RunError> {
+    let runs = store.runs_dir();
+    let entries = match fs::read_dir(&runs) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.context_during("read the folder", &runs)?,
+    };
+    let mut ids: Vec<RunId> = entries.flatten().filter_map(|e| RunId::parse(e.file_name().to_str()?)).collect();
+    ids.sort();
+    Ok(ids)
+}
+
+/// The one run whose name begins with `text`.
+pub fn find(store: &Store, text: &str) -> Result<RunId, RunError> {
+    let mut found: Vec<RunId> = all(store)?.into_iter().filter(|id| id.as_str().starts_with(text)).collect();
+    match found.len() {
+        1 => Ok(found.remove(0)),
+        _ if found.is_empty() || text.is_empty() => Err(RunError::UnknownRun { text: text.to_owned() }),
+        _ => {
+            let candidates = found.iter().map(ToString::to_string).collect();
+            Err(RunError::AmbiguousRun { text: text.to_owned(), candidates })
+        }
+    }
+}
+
+/// Milliseconds since 1970.
+pub fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn run_names_have_one_form_and_sort_by_time() {
+        let at = |ms| RunId::new(UNIX_EPOCH + Duration::from_millis(ms));
+        let first = at(1_769_903_999_500);
+        assert_eq!(first.as_str(), "20260131-235959-8000");
+        assert_eq!(at(1_769_903_999_999).as_str(), "20260131-235959-ffbe");
+        assert!(first < at(1_769_903_999_501) && first < at(1_769_904_000_000));
+        assert_eq!(RunId::parse(first.as_str()), Some(first.clone()));
+        for text in ["", "20260131-235959", "20260131-235959-0F3A", "2026013x-235959-0f3a", "../../etc/passwd/../x"] {
+            assert_eq!(RunId::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_record_of_format_1_is_still_read_and_a_newer_one_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let id = RunId::parse("20260131-235959-8000").unwrap();
+        let old = include_str!("../../../tests/fixtures/formats/run-1.resolved.yaml");
+        fs::write(dir.path().join("resolved.yaml"), old).unwrap();
+        let recorded = read_recorded(dir.path(), &id).unwrap();
+        let stage = recorded.resolved.stages.get("words").unwrap();
+        assert_eq!(stage.description.contract.stage, "word-frequency");
+        let command = recorded.sources.command("word-frequency").expect("found by its contract");
+        assert_eq!(command.files.keys().collect::<Vec<_>>(), ["count.sh"]);
+
+        // As this build writes it: the same experiment, each contract once.
+        let text = serde_json::to_string(&Recorded { format: FORMAT, ..recorded.clone() }).unwrap();
+        let sealed = |text: &str| seal::seal(KIND, RESOLVED, text);
+        fs::write(dir.path().join("resolved.json"), sealed(&text)).unwrap();
+        assert_eq!(read_recorded(dir.path(), &id).unwrap().resolved, recorded.resolved);
+        fs::write(dir.path().join("resolved.json"), &text).unwrap();
+        assert!(read_recorded(dir.path(), &id).unwrap_err().to_string().contains("seal"), "without its seal");
+        let newer = text.replacen(&format!("{{\"format\":{FORMAT}"), "{\"format\":99", 1);
+        fs::write(dir.path().join("resolved.json"), sealed(&newer)).unwrap();
+        let refused = read_recorded(dir.path(), &id).unwrap_err().to_string();
+        assert!(refused.contains("format 99"), "{refused}");
+    }
+
+    #[test]
+    fn a_run_is_found_by_the_beginning_of_its_name_if_only_one_has_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        for id in ["20260131-235959-0f3a", "20260131-235959-0f3b", "20260201-000000-0f3a"] {
+            fs::create_dir(store.runs_dir().join(id)).unwrap();
+        }
+        fs::create_dir(store.runs_dir().join("something else")).unwrap();
+        assert_eq!(all(&store).unwrap().len(), 3);
+        assert_eq!(find(&store, "202602").unwrap().as_str(), "20260201-000000-0f3a");
+        assert!(
+            matches!(find(&store, "202601"), Err(RunError::AmbiguousRun { candidates, .. }) if candidates.len() == 2)
+        );
+        assert!(matches!(find(&store, "1999"), Err(RunError::UnknownRun { .. })));
+        assert!(matches!(find(&store, ""), Err(RunError::UnknownRun { .. })));
+    }
+}

@@ -1,0 +1,20 @@
+//! The record of a run: its folder `runs-v1/ID/`, what is read from it, and following a run that
+//! another process drives.
+
+mod compare;
+mod environment;
+mod folder;
+mod follow;
+mod state;
+mod variables;
+
+pub use compare::{Row, differing, differing_metrics, rows};
+pub use environment::{Environment, Git, Host, WorkerBuild};
+pub(super) use folder::RunRecord;
+pub use folder::{
+    RecordProblem, Recorded, all, find, log_path, now_ms, read_events, read_recorded, read_recorded_as_written,
+    set_damaged_records_aside, verify,
+};
+pub use follow::{Attached, LogFile, attach, cancel, log_files, remove};
+pub use state::{InstanceState, RunState, RunStatus, StageState, Status, folder, list, logs, show};
+pub(super) use variables::hide;

@@ -1,0 +1,62 @@
+//! Signals as messages to the scheduler.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
+use std::thread::JoinHandle;
+
+use olmo_base::IoContext;
+use olmo_stage::signals::is_ignored;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::iterator::{Handle, Signals};
+
+use crate::run::error::RunError;
+use crate::run::job::Message;
+
+/// Watches for SIGINT, SIGTERM, SIGHUP and SIGUSR1 until it is dropped.
+pub struct Watcher {
+    handle: Handle,
+    thread: Option<JoinHandle<()>>,
+    plain: Arc<AtomicBool>,
+}
+
+impl Watcher {
+    pub fn start(scheduler: Sender<Message>) -> Result<Self, RunError> {
+        // Whoever starts this with SIGHUP ignored (`nohup`, a detached run) wants it to outlive the terminal.
+        let hangup = (!is_ignored(SIGHUP)).then_some(SIGHUP);
+        let watched = Signals::new([SIGINT, SIGTERM, SIGUSR1].into_iter().chain(hangup));
+        let mut signals = watched.context_during("watch for signals in", "this process")?;
+        let handle = signals.handle();
+        let plain = Arc::new(AtomicBool::new(false));
+        let thread = std::thread::Builder::new().name("signals".into());
+        let thread = thread.spawn({
+            let plain = plain.clone();
+            move || {
+                for signal in signals.forever() {
+                    if signal != SIGUSR1 && plain.load(Ordering::SeqCst) {
+                        let _ = signal_hook::low_level::emulate_default_handler(signal);
+                    }
+                    // The scheduler is gone while results are put in place: a signal then ends all at once.
+                    let message = if signal == SIGUSR1 { Message::Save } else { Message::Signal(signal) };
+                    let _ = scheduler.send(message);
+                }
+            }
+        });
+        let thread = thread.map_err(RunError::thread)?;
+        Ok(Self { handle, thread: Some(thread), plain })
+    }
+
+    /// From now on a signal ends the process at once: no stage runs any more.
+    pub fn end_at_once(&self) {
+        self.plain.store(true, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.handle.close();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! What people and scripts see: [`Terminal`] shows a run, [`answer`] and [`say`] print, [`Problem`]
+//! turns errors into messages, and [`Exit`] lists the exit codes. Nothing else in the crate prints.
+
+mod display;
+mod exit;
+mod format;
+mod lines;
+mod output;
+mod problem;
+mod terminal;
+
+pub(crate) use display::{Display, SHORT_PATIENCE, Show};
+pub use exit::Exit;
+pub(crate) use format::{LOG_LINE, cut, escape_control};
+pub(crate) use lines::Lines;
+pub(crate) use output::{Stream, answer, answer_json, exit_after_output, say};
+pub use problem::Problem;
+pub use terminal::Terminal;
