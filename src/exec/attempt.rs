@@ -14,7 +14,6 @@
 
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -23,7 +22,7 @@ use olmo_stage::protocol;
 
 use crate::exec::error::ExecError;
 use crate::exec::item_list::ItemRecord;
-use crate::exec::supervise::{self, processes};
+use crate::exec::supervise;
 use crate::store::remove_tree;
 
 /// How long the supervisor of a dead engine may take to end its stage.
@@ -76,31 +75,7 @@ impl Work {
     /// Kills what attempts left behind whose engine, guard and supervisor were all killed at once.
     /// While a guard or a supervisor lives, this is its own business.
     pub fn end_leftovers(&self) -> Result<(), ExecError> {
-        let path = self.0.join(supervise::GUARD);
-        let guard = match files::open_regular(&path) {
-            Ok(guard) => guard,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            Err(e) => return Err(PathError::during("open", &path, e).into()),
-        };
-        let Ok(Some(_lock)) = LockedFile::try_from_file(guard) else { return Ok(()) };
-        // Held until the end: no new attempt starts meanwhile. The store may have been reached by another path then.
-        let place = |path: &Path| fs::metadata(path).ok().map(|m| (m.dev(), m.ino()));
-        let own = place(&self.0);
-        let engine = std::process::id();
-        for _ in 0..1000 {
-            let found = processes::of_attempts();
-            let found: Vec<_> = found
-                .into_iter()
-                .filter(|(pid, work)| pid.as_raw_nonzero().get() as u32 != engine && place(work) == own)
-                .map(|(pid, _)| pid)
-                .collect();
-            if found.is_empty() {
-                break;
-            }
-            processes::kill_all(&found);
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        Ok(())
+        supervise::end_leftovers(&self.0)
     }
 
     /// Forgets everything.
@@ -201,8 +176,10 @@ pub fn end_leftovers(works: &[Work]) {
     if works.is_empty() {
         return;
     }
-    let mut keys: Vec<_> =
-        processes::of_attempts().into_iter().filter_map(|(_, work)| work.file_name().map(ToOwned::to_owned)).collect();
+    let mut keys: Vec<_> = supervise::processes::of_attempts()
+        .into_iter()
+        .filter_map(|(_, work)| work.file_name().map(ToOwned::to_owned))
+        .collect();
     keys.dedup();
     for work in works.iter().filter(|work| keys.iter().any(|key| work.0.file_name() == Some(key))) {
         let _ = work.end_leftovers();

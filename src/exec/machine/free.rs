@@ -1,6 +1,6 @@
 //! [`Free`]: arithmetic over the claims on a machine. It reads no file and takes no lock.
 
-use crate::exec::machine::lease::{Capacity, Claim, Shortage};
+use crate::exec::machine::claim::{Capacity, Claim, Shortage};
 
 /// What is not claimed, in the domain of the one who asks and on the whole machine.
 pub(super) struct Free<'c> {

@@ -28,8 +28,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use olmo_base::files::{kind_name, open_regular};
 use olmo_base::{LockedFile, lock};
-use serde::{Deserialize, Serialize};
 
+use crate::exec::machine::claim::{Capacity, Claim, Shortage};
 use crate::exec::machine::free::Free;
 
 /// Names the folder in place of the usual ones.
@@ -43,37 +43,6 @@ const LARGEST_CLAIM: u64 = 1 << 18;
 /// So many claims there may be on one machine.
 const MOST_CLAIMS: usize = 10_000;
 
-/// What a stage asks for, or has.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Claim {
-    pub pid: u32,
-    /// Claims of one domain share its processors and its memory limit.
-    pub domain: String,
-    pub cpus: u32,
-    pub memory_mib: u64,
-    /// The GPUs it has; of a wish, those it may choose from.
-    pub gpus: Vec<String>,
-    /// Of a wish: how many of them.
-    pub gpu_count: usize,
-    /// Nanoseconds since 1970: the age of a wish.
-    pub since: u64,
-    /// For people: experiment and stage.
-    pub what: String,
-    /// The supervisor's lock of the work that it is for.
-    pub supervisor: PathBuf,
-}
-
-/// How much there is: for one domain, and for all of them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Capacity {
-    pub domain: String,
-    pub cpus: u32,
-    pub memory_mib: u64,
-    pub host_cpus: u32,
-    pub host_memory_mib: u64,
-}
-
 /// What came of asking.
 #[derive(Debug)]
 pub enum Taken {
@@ -84,23 +53,6 @@ pub enum Taken {
     },
     /// Others have what is asked for, or asked for it earlier.
     Busy(Shortage),
-}
-
-/// Resources that are not available now, and the processes that hold them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Shortage {
-    pub cpus: bool,
-    pub memory: bool,
-    pub gpus: bool,
-    /// Process id of each holder and a description of its stage.
-    pub holders: Vec<(u32, String)>,
-}
-
-impl Shortage {
-    /// Whether nothing is missing.
-    pub fn is_empty(&self) -> bool {
-        !(self.cpus || self.memory || self.gpus)
-    }
 }
 
 /// A granted claim. Dropping it gives back what it claims.

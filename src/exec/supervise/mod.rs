@@ -3,6 +3,7 @@
 
 mod inquiry;
 mod launch;
+mod leftovers;
 mod order;
 pub(super) mod processes;
 pub(crate) mod redact;
@@ -11,4 +12,5 @@ mod supervisor;
 
 pub(super) use inquiry::ask;
 pub use launch::{Ended, Launch, Supervised};
+pub(super) use leftovers::end_leftovers;
 pub use supervisor::{COMMAND, Exit, GUARD, LOCK, LOG, main};
