@@ -4,8 +4,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use olmo_base::{Diagnose, PathError};
+use olmo_stage::Compute;
+use olmo_stage::compute::Backend;
 
-use crate::exec::backend::Backend;
+use crate::exec::backend::build_command;
 
 /// Why a stage's process could not be started or followed. A stage that ran and failed is no
 /// error: see [`crate::exec::Ended`].
@@ -15,10 +17,10 @@ pub enum ExecError {
     Io(#[from] PathError),
     #[error("the worker, which holds the built-in stages, is not at {}", .0.display())]
     WorkerMissing(PathBuf),
-    #[error("`backend` comes to {}, and the worker for it is not at {}", .backend.name(), .path.display())]
-    BackendMissing { path: PathBuf, backend: Backend },
-    #[error("`backend` comes to {}, and the worker {} was built without it", .backend.name(), .path.display())]
-    BackendLacks { path: PathBuf, backend: Backend },
+    #[error("`backend` comes to {}, and the worker for it is not at {}", .compute.name(), .path.display())]
+    BackendMissing { path: PathBuf, compute: Compute },
+    #[error("`backend` comes to {}, and the worker {} was built without it", .compute.name(), .path.display())]
+    BackendLacks { path: PathBuf, compute: Compute },
     #[error("stage `{stage}` is to compute on a GPU and asks for none")]
     NoGpuAsked { stage: String },
     #[error("the worker {} cannot say what it holds: {why}", .path.display())]
@@ -60,11 +62,11 @@ impl ExecError {
         move |source| PathError::during(doing, path, source).into()
     }
 
-    /// That the worker for `backend` is not at `path`.
-    pub(crate) fn missing(path: PathBuf, backend: Backend) -> Self {
-        match backend {
+    /// The worker for `compute` is not at `path`.
+    pub(crate) fn missing(path: PathBuf, compute: Compute) -> Self {
+        match compute.backend {
             Backend::Flex => Self::WorkerMissing(path),
-            backend => Self::BackendMissing { path, backend },
+            Backend::LibTorch => Self::BackendMissing { path, compute },
         }
     }
 }
@@ -104,10 +106,10 @@ impl Diagnose for ExecError {
             Self::SecretMissing { name, .. } => format!("set it and run the same command again: export {name}=…"),
             Self::Io(_) => return None,
             Self::WorkerMissing(_) => format!("{BUILD}; or set OLMO_PIPE_WORKER to where it is"),
-            Self::BackendMissing { backend, .. } | Self::BackendLacks { backend, .. } => {
+            Self::BackendMissing { compute, .. } | Self::BackendLacks { compute, .. } => {
                 format!(
                     "build it: {} (needs Python 3 with pip, and a C++ compiler); or write `backend: flex`",
-                    backend.build()
+                    build_command(*compute)
                 )
             }
             Self::NoGpuAsked { stage } => {
@@ -120,7 +122,7 @@ impl Diagnose for ExecError {
             | Self::WorkerProtocol { path, .. }
             | Self::WorkerLacks { path, .. }
             | Self::WorkerDiffers { path, .. } => match path.to_string_lossy().ends_with("-libtorch") {
-                true => format!("{BUILD} && {} (or cuda)", Backend::LibTorch.build()),
+                true => format!("{BUILD} && {} (or cuda)", build_command(Compute::LIBTORCH)),
                 false => BUILD.into(),
             },
             Self::UnknownReference { .. } => {

@@ -4,7 +4,7 @@
 //! Nothing here decides what runs when (that is [`crate::run`]) or keeps results (the store).
 
 pub mod attempt;
-mod backend;
+pub mod backend;
 pub mod command;
 mod error;
 mod executor;
@@ -16,7 +16,6 @@ pub mod supervise;
 mod worker;
 
 pub use attempt::{Attempt, Work};
-pub use backend::Backend;
 pub use error::ExecError;
 pub use executor::{Admission, Allocation, Executor, Local, Process};
 pub use grant::{AdmissionRequest, Grant};

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use olmo_base::Digest;
-use olmo_stage::Failure;
+use olmo_stage::{Failure, MessageLevel};
 use serde::{Deserialize, Serialize};
 
 use crate::spec::FailureClass;
@@ -59,8 +59,8 @@ pub enum RunEvent {
     Progress { place: Place, done: u64, total: u64, unit: String, message: String },
     /// Numbers of one step. The record holds the first ones of an attempt and then some now and then.
     Metrics { place: Place, step: u64, values: BTreeMap<String, f64> },
-    /// A line from the stage for the person watching. `level`: info, warning.
-    Message { place: Place, level: String, text: String },
+    /// A message from the stage.
+    Message { place: Place, level: MessageLevel, text: String },
     /// It ran and its outputs are in the store. `shared`: it ran in another process.
     Finished { place: Place, key: Digest, shared: bool, outputs: BTreeMap<String, Output>, used: Used },
     /// It failed; `log` are the last lines that it printed.

@@ -6,11 +6,12 @@ use std::sync::mpsc::TryRecvError;
 use std::time::{Duration, Instant};
 
 use olmo_base::{Diagnose, Digest, failpoint, journal};
-use olmo_stage::{Event, Failure, InputItem, Request, protocol};
+use olmo_stage::{Event, Failure, InputItem, MessageLevel, Request, protocol};
 
 use crate::exec::attempt::{Attempt, Work, check_folders};
+use crate::exec::backend::{stage_compute, worker_path};
 use crate::exec::supervise::Exit;
-use crate::exec::{Backend, Ended, ExecError, Launch, Process, command};
+use crate::exec::{Ended, ExecError, Launch, Process, command};
 use crate::run::event::Used;
 use crate::run::job::items::{ItemLog, item_damaged};
 use crate::run::job::judge::{self, StopReason, Verdict, judge};
@@ -88,7 +89,7 @@ impl Job {
         if work.begun() && work.last_stamps()?.is_some_and(|before| before != noted) {
             let text = "a source was written to since an earlier attempt began, which may have read something else: \
                         its work is discarded";
-            self.scheduler.send(JobEvent::Stage(Event::Message { level: "warning".into(), text: text.into() }));
+            self.scheduler.send(JobEvent::Stage(Event::Message { level: MessageLevel::Warning, text: text.into() }));
             work.discard()?;
         }
         let mut items = self.recover(work)?;
@@ -103,8 +104,8 @@ impl Job {
         }
         let process = self.executor.start(&launch)?;
         self.scheduler.send(JobEvent::Started { attempt: attempt.number, continues, after });
-        let (ended, asked) = self.follow(work, attempt, &mut items, process)?;
-        let exit = self.judge(attempt, ended, asked)?;
+        let followed = self.follow(work, attempt, &mut items, process)?;
+        let exit = self.judge(attempt, followed)?;
         let outputs = self.commit(work, attempt, &mut items, &stamps)?;
         Ok((outputs, exit))
     }
@@ -155,7 +156,7 @@ impl Job {
             (make(attempt.command_folder())?, argv, command::environment(self.contract(), &attempt.temporary())?)
         } else {
             attempt.write_request(&self.request(work, attempt, handed, items)?)?;
-            let worker = Backend::of_stage(&self.spec).worker(&self.worker);
+            let worker = worker_path(stage_compute(&self.spec), &self.worker);
             let argv = vec![worker.into_os_string(), "run".into(), attempt.folder.clone().into_os_string()];
             let environment = command::worker_environment(self.grant.cpus as usize, &attempt.temporary());
             (attempt.folder.clone(), argv, environment)
@@ -172,7 +173,6 @@ impl Job {
     ) -> Result<Request, Stopped> {
         let earlier = self.hand_items(work, attempt, items)?;
         let outputs = &self.contract().outputs;
-        let backend = Backend::of_stage(&self.spec);
         Ok(Request {
             protocol: protocol::PROTOCOL_VERSION,
             stage: self.contract().stage.clone(),
@@ -183,22 +183,22 @@ impl Job {
             state_dir: work.state_dir()?,
             items: earlier,
             threads: self.grant.cpus as usize,
-            backend: backend.name().into(),
-            precision: backend.precision(&self.spec.params).into(),
+            compute: stage_compute(&self.spec),
         })
     }
 
-    /// Follows the process to its end: how it ended, and what was asked of it.
+    /// Follows the process to its end.
     fn follow(
         &self,
         work: &Work,
         attempt: &Attempt,
         items: &mut ItemLog,
         mut process: Box<dyn Process>,
-    ) -> Result<(Ended, Option<StopReason>), Stopped> {
+    ) -> Result<Followed, Stopped> {
         let mut events = journal::Tail::<Event>::new(&attempt.events());
         let deadline = self.spec.timeout_s.and_then(|s| Instant::now().checked_add(Duration::from_secs(s)));
         let mut asked = None;
+        let mut memory_hint = None;
         let mut kill_at: Option<Instant> = None;
         let mut activity = Activity::new(attempt.log());
         let (mut is_up, mut to_save) = (false, false);
@@ -218,6 +218,7 @@ impl Job {
                             }
                         }
                         Event::Started { .. } => is_up = true,
+                        Event::MemoryHint { text } => memory_hint = Some(text),
                         Event::Unknown => {}
                         event => self.scheduler.send(JobEvent::Stage(event)),
                     }
@@ -228,7 +229,7 @@ impl Job {
                 }
             }
             if let Some(ended) = ended {
-                return Ok((ended, asked));
+                return Ok(Followed { ended, asked, memory_hint });
             }
             match self.control.try_recv() {
                 Ok(Control::Terminate) if asked.is_none() => {
@@ -274,11 +275,20 @@ impl Job {
     }
 
     /// Whether the process did its work; if not, why.
-    fn judge(&self, attempt: &Attempt, ended: Ended, asked: Option<StopReason>) -> Result<Exit, Stopped> {
+    fn judge(&self, attempt: &Attempt, followed: Followed) -> Result<Exit, Stopped> {
+        let Followed { ended, asked, memory_hint } = followed;
         let command = self.is_command();
         let result = if command { None } else { attempt.result()? };
         let log = attempt.log_tail();
-        match judge(judge::End { ended, asked, command, result, log: &log, folder: &attempt.folder }) {
+        match judge(judge::End {
+            ended,
+            asked,
+            command,
+            result,
+            log: &log,
+            memory_hint: memory_hint.as_deref(),
+            folder: &attempt.folder,
+        }) {
             Verdict::Done(exit) => Ok(exit),
             Verdict::Interrupted => Err(Stopped::Interrupted),
             Verdict::Failed(failure, class) => Err(Stopped::Failed(failure, class)),
@@ -321,6 +331,15 @@ impl Job {
         self.store.commit_action(self.key, &Action::new(self.record.clone(), outputs.clone()))?;
         Ok(outputs)
     }
+}
+
+/// What was seen of a process from its start to its end.
+struct Followed {
+    ended: Ended,
+    /// Why the engine asked it to stop, if it did.
+    asked: Option<StopReason>,
+    /// How to need less memory, if the stage said so.
+    memory_hint: Option<String>,
 }
 
 /// When a stage last showed activity: an event, or a log that grew.

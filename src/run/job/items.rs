@@ -97,7 +97,7 @@ impl Job {
             n => format!("it continues from the {n} list items before"),
         };
         let text = format!("work of an earlier attempt is lost ({why}); {kept}");
-        self.scheduler.send(JobEvent::Stage(Event::Message { level: "warning".into(), text }));
+        self.scheduler.send(JobEvent::Stage(Event::Message { level: olmo_stage::MessageLevel::Warning, text }));
         Ok(())
     }
 

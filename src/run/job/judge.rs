@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use olmo_stage::protocol::{IF_MEMORY_RUNS_OUT, StageResult};
+use olmo_stage::protocol::StageResult;
 use olmo_stage::{Failure, Outcome, signals};
 use signal_hook::consts::SIGXFSZ;
 
@@ -44,6 +44,8 @@ pub struct End<'a> {
     pub result: Option<StageResult>,
     /// The last lines that it printed.
     pub log: &'a [String],
+    /// How to need less memory, if the stage said so.
+    pub memory_hint: Option<&'a str>,
     /// The attempt's folder.
     pub folder: &'a Path,
 }
@@ -93,12 +95,10 @@ pub fn judge(end: End<'_>) -> Verdict {
         Some(StopReason::Stop) | None => {}
     }
     match end.result {
-        Some(StageResult { outcome: Outcome::Failed, failure: told, .. }) => {
+        Some(StageResult { outcome: Outcome::Failed, failure: told, class, .. }) => {
             let told = told.unwrap_or_else(|| failure("stage::failed", "it gave no reason", None));
-            let class = match runs_out(&told.message) || told.code.ends_with("::oom") {
-                true => FailureClass::Oom,
-                false => FailureClass::Error,
-            };
+            // A library may have put it into words that the stage passed on.
+            let class = if runs_out(&told.message) { FailureClass::Oom } else { class };
             return Verdict::Failed(told, class);
         }
         Some(_) | None if end.asked.is_some() => return Verdict::Interrupted,
@@ -108,8 +108,7 @@ pub fn judge(end: End<'_>) -> Verdict {
         }
         None => {}
     }
-    // What the stage said beforehand: it cannot say it now.
-    let smaller = end.log.iter().rev().find_map(|line| line.trim().strip_prefix(IF_MEMORY_RUNS_OUT));
+    let smaller = end.memory_hint;
     let mentions_memory = end.log.iter().any(|line| runs_out(line));
     match (exit.code, exit.signal) {
         (_, Some(9)) if exit.memory_ran_out => failed(
@@ -196,7 +195,15 @@ mod tests {
         log: &[&str],
     ) -> String {
         let log: Vec<String> = log.iter().map(|line| (*line).to_owned()).collect();
-        let end = End { ended: Ended::Seen(exit), asked, command, result, log: &log, folder: Path::new("/") };
+        let end = End {
+            ended: Ended::Seen(exit),
+            asked,
+            command,
+            result,
+            log: &log,
+            memory_hint: None,
+            folder: Path::new("/"),
+        };
         match judge(end) {
             Verdict::Done(_) => "done".into(),
             Verdict::Interrupted => "interrupted".into(),
@@ -206,7 +213,7 @@ mod tests {
 
     fn result(outcome: Outcome, message: &str) -> Option<StageResult> {
         let failure = (outcome == Outcome::Failed).then(|| failure("a::b", message, None));
-        Some(StageResult { protocol: 1, outcome, failure })
+        Some(StageResult { protocol: 1, outcome, failure, class: FailureClass::Error })
     }
 
     #[test]
@@ -228,11 +235,12 @@ mod tests {
 
     #[test]
     fn what_a_stage_said_of_memory_beforehand_is_the_way_out_when_it_is_gone() {
-        let log = ["loading", "if memory runs out: `rows: 3` would need 2 GiB", "memory allocation of 8 bytes failed"];
+        let log = ["loading", "memory allocation of 8 bytes failed"];
         let log: Vec<String> = log.map(str::to_owned).into();
         for exit in [Exit { memory_ran_out: true, ..exit(None, Some(9)) }, exit(None, Some(6))] {
             let (ended, folder) = (Ended::Seen(exit), Path::new("/"));
-            let end = End { ended, asked: None, command: false, result: None, log: &log, folder };
+            let memory_hint = Some("`rows: 3` would need 2 GiB");
+            let end = End { ended, asked: None, command: false, result: None, log: &log, memory_hint, folder };
             let Verdict::Failed(failure, class) = judge(end) else { panic!("it failed") };
             assert_eq!((failure.code.as_str(), class), ("stage::oom", FailureClass::Oom));
             assert_eq!(failure.hint.as_deref(), Some("`rows: 3` would need 2 GiB"));

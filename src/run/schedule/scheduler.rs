@@ -318,7 +318,7 @@ impl<'r, 'w> Scheduler<'r, 'w> {
         };
         if let Some(text) = warning {
             let place = self.place(task);
-            self.note(RunEvent::Message { place, level: "warning".into(), text });
+            self.note(RunEvent::Message { place, level: olmo_stage::MessageLevel::Warning, text });
         }
         let input = match found {
             Lookup::Hit(outputs) if !forced => {
