@@ -327,7 +327,7 @@ fn a_run_that_goes_on_elsewhere_cannot_be_resumed_and_is_seen_as_running() {
     let state = project.last_run();
     assert_eq!(state.status, RunStatus::Running);
     let output = project.run(&["resume", state.id.as_str()]);
-    assert!(!output.status.success() && said(&output).contains("still going on"), "{}", said(&output));
+    assert!(!output.status.success() && said(&output).contains("still running"), "{}", said(&output));
     project.write("go", "");
     assert!(engine.wait_with_output().unwrap().status.success());
     assert_eq!(project.last_run().status, RunStatus::Succeeded);
@@ -451,7 +451,7 @@ fn an_explained_plan_compares_with_the_nearest_earlier_result_and_names_the_file
     assert!(said.contains("1 key field changed:\n"), "{said}");
     let change = said.lines().find(|line| line.contains("inputs.file changed: ")).unwrap();
     assert!(change.ends_with("/data.txt)") && change.contains(" -> "), "{said}");
-    assert!(said.contains("if they come out as before, it is a hit"), "{said}");
+    assert!(said.contains("if they do not change, it is a hit"), "{said}");
 
     project.write("stages/a/run.sh", "exit 1");
     let plan: Value =

@@ -72,12 +72,12 @@ fn a_watcher_that_goes_away_leaves_the_run_and_cancel_stops_it_in_order() {
     assert!(watcher.wait().unwrap().success());
     assert_eq!(project.last_run().status, RunStatus::Running);
     let output = project.run(&["runs", "rm", &id]);
-    assert!(!output.status.success() && said(&output).contains("still going on"), "{}", said(&output));
+    assert!(!output.status.success() && said(&output).contains("still running"), "{}", said(&output));
     let said_so = project.succeeds(&["runs", "cancel", &id]);
     assert!(said_so.contains("interrupted") && said_so.contains(&format!("resume {id}")), "{said_so}");
     assert_eq!(project.status("a"), Status::Interrupted);
     let output = project.run(&["runs", "cancel", &id]);
-    assert!(!output.status.success() && said(&output).contains("not going on"), "{}", said(&output));
+    assert!(!output.status.success() && said(&output).contains("is not running"), "{}", said(&output));
     project.write("go", "");
     project.succeeds(&["resume", &id]);
     project.succeeds(&["runs", "rm", &id]);
