@@ -380,7 +380,7 @@ fn look<'s>(store: &'s Store, policy: &Policy, candidates: &[Candidate]) -> Resu
             }
         }
     }
-    // Items of work that was begun and not finished, whether or not a run is left that knows it.
+    // Items of unfinished work, even if no run record refers to it anymore.
     for key in store.work_keys()? {
         let mut items = Items::default();
         let noted = Work::at(store.work(key)).item_records().map(|contents| contents.records);

@@ -1,4 +1,6 @@
-//! [`Backend`]: what computes a stage, and which worker holds it.
+//! [`Backend`]: the library and device that compute a stage, and the worker that has them. A
+//! backend is resolved from the experiment alone, never from the machine, so that equal experiments
+//! have equal keys everywhere.
 
 use std::path::{Path, PathBuf};
 
@@ -6,10 +8,10 @@ use serde_json::Value;
 
 use crate::spec::ResolvedStage;
 
-/// What computes a stage. Follows from the experiment alone, never from the machine: an equal experiment has equal keys everywhere.
+/// The library and device that compute a stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backend {
-    /// Pure Rust, on the CPU; in every worker.
+    /// Pure Rust on the CPU. Every worker has it.
     Flex,
     /// libtorch on the CPU.
     LibTorch,
@@ -18,17 +20,18 @@ pub enum Backend {
 }
 
 impl Backend {
-    /// What computes `stage`; flex, where nothing does.
-    pub fn of_stage(stage: &ResolvedStage) -> Self {
+    /// The backend of `stage`. A stage that takes no backend gets flex.
+    pub fn for_stage(stage: &ResolvedStage) -> Self {
         let contract = &stage.description.contract;
         match contract.backend && contract.command.is_none() {
-            true => Self::of(&stage.params, stage.resources.gpus),
+            true => Self::resolve(&stage.params, stage.resources.gpus),
             false => Self::Flex,
         }
     }
 
-    /// What the params `device` and `backend` of a stage come to that asks for so many `gpus`; a stage without them takes flex.
-    pub fn of(params: &Value, gpus: u32) -> Self {
+    /// Resolves the params `device` and `backend` of a stage that requests `gpus` GPUs. A stage
+    /// without these params gets flex.
+    pub fn resolve(params: &Value, gpus: u32) -> Self {
         let word = |name: &str| params.get(name).and_then(Value::as_str).unwrap_or("auto");
         let (device, backend) = (word("device"), word("backend"));
         if params.get("backend").is_none() || backend == "flex" {
@@ -43,7 +46,7 @@ impl Backend {
         }
     }
 
-    /// Its name in keys and requests.
+    /// The name of the backend in keys and requests.
     pub fn name(self) -> &'static str {
         match self {
             Self::Flex => "flex",
@@ -52,8 +55,9 @@ impl Backend {
         }
     }
 
-    /// What activations are computed in, from the param `precision`: bf16 on a GPU unless it says otherwise, else f32 (OLMo's names).
-    /// Where bf16 is asked for and cannot be had, the key is one that no result has, so that the stage's rules are asked.
+    /// Resolves the param `precision` to the precision of the activations, by OLMo's names: bf16 on
+    /// a GPU by default, f32 otherwise. If bf16 is requested on a backend without it, the key
+    /// matches no result, so the stage is not a cache hit and its rules report the problem.
     pub fn precision(self, params: &Value) -> &'static str {
         match (self, params.get("precision").and_then(Value::as_str)) {
             (_, Some("amp_bf16")) | (Self::LibTorchCuda, Some("auto")) => "amp_bf16",
@@ -61,7 +65,7 @@ impl Backend {
         }
     }
 
-    /// The worker that holds it, if the one for flex is at `flex`.
+    /// The path of the worker with this backend, given the path of the worker for flex.
     pub fn worker(self, flex: &Path) -> PathBuf {
         if self == Self::Flex {
             return flex.to_owned();
@@ -71,7 +75,7 @@ impl Backend {
         flex.with_file_name(name)
     }
 
-    /// The command that builds its worker.
+    /// The command that builds the worker with this backend.
     pub fn build(self) -> &'static str {
         match self {
             Self::Flex => "cargo build --release",
@@ -88,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn device_and_backend_come_to_one_backend() {
+    fn device_and_backend_resolve_to_one_backend() {
         use Backend::{Flex, LibTorch, LibTorchCuda};
         for (device, backend, gpus, expected) in [
             ("auto", "auto", 0, Flex),
@@ -102,25 +106,29 @@ mod tests {
             ("cuda:1", "libtorch", 2, LibTorchCuda),
         ] {
             let params = json!({"device": device, "backend": backend});
-            assert_eq!(Backend::of(&params, gpus), expected, "{device}, {backend}, {gpus} GPUs");
+            assert_eq!(Backend::resolve(&params, gpus), expected, "{device}, {backend}, {gpus} GPUs");
         }
-        assert_eq!(Backend::of(&json!({"limit": 3}), 4), Flex, "a stage that knows no backends");
+        assert_eq!(Backend::resolve(&json!({"limit": 3}), 4), Flex, "a stage without backends");
     }
 
     #[test]
-    fn a_gpu_computes_in_bf16_unless_it_is_told_not_to() {
-        let of = |backend: Backend, precision: &str| backend.precision(&json!({"precision": precision}));
-        assert_eq!(of(Backend::LibTorchCuda, "auto"), "amp_bf16");
-        assert_eq!(of(Backend::LibTorchCuda, "amp_bf16"), "amp_bf16");
-        assert_eq!(of(Backend::LibTorchCuda, "fp32"), "fp32");
-        assert_eq!(of(Backend::Flex, "auto"), "fp32");
-        assert_eq!(of(Backend::Flex, "amp_bf16"), "amp_bf16", "refused by the stage, and no key of what f32 gave");
-        assert_eq!(of(Backend::LibTorch, "auto"), "fp32");
-        assert_eq!(Backend::LibTorchCuda.precision(&json!({})), "fp32", "a stage that knows no precisions");
+    fn a_gpu_computes_in_bf16_by_default() {
+        let precision = |backend: Backend, precision: &str| backend.precision(&json!({"precision": precision}));
+        assert_eq!(precision(Backend::LibTorchCuda, "auto"), "amp_bf16");
+        assert_eq!(precision(Backend::LibTorchCuda, "amp_bf16"), "amp_bf16");
+        assert_eq!(precision(Backend::LibTorchCuda, "fp32"), "fp32");
+        assert_eq!(precision(Backend::Flex, "auto"), "fp32");
+        assert_eq!(
+            precision(Backend::Flex, "amp_bf16"),
+            "amp_bf16",
+            "the stage rejects it, and the key differs from that of f32"
+        );
+        assert_eq!(precision(Backend::LibTorch, "auto"), "fp32");
+        assert_eq!(Backend::LibTorchCuda.precision(&json!({})), "fp32", "a stage without precisions");
     }
 
     #[test]
-    fn the_workers_stand_side_by_side() {
+    fn the_workers_are_in_the_same_folder() {
         let flex = Path::new("/opt/bin/olmo-worker");
         assert_eq!(Backend::Flex.worker(flex), flex);
         assert_eq!(Backend::LibTorch.worker(flex), Path::new("/opt/bin/olmo-worker-libtorch"));

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use olmo_base::{Digest, failpoint};
 use olmo_stage::rules::Level;
 
-use crate::exec::attempt::{Work, end_leftovers};
+use crate::exec::attempt::{Work, kill_leftovers};
 use crate::exec::{Backend, ExecError, Worker};
 use crate::run::api::{Options, Report, Sourcing, StageFinding, Watch};
 use crate::run::cache::{Cache, Outputs};
@@ -153,9 +153,9 @@ fn check_plan(
         if stage.description.contract.command.is_some() {
             continue;
         }
-        let backend = Backend::of_stage(stage);
+        let backend = Backend::for_stage(stage);
         if backend == Backend::LibTorchCuda && stage.resources.gpus == 0 {
-            return Err(ExecError::NoGpuAsked { stage: name.clone() }.into());
+            return Err(ExecError::NoGpuRequested { stage: name.clone() }.into());
         }
         let worker = match workers.entry(backend.worker(&options.worker)) {
             Entry::Occupied(found) => found.into_mut(),
@@ -168,7 +168,7 @@ fn check_plan(
             }
         };
         if backend == Backend::LibTorchCuda && !worker.backends().contains_key(backend.name()) {
-            return Err(ExecError::BackendLacks { path: worker.path().to_owned(), backend }.into());
+            return Err(ExecError::BackendNotBuilt { path: worker.path().to_owned(), backend }.into());
         }
         worker.check(&stage.uses, &stage.description)?;
     }
@@ -212,7 +212,7 @@ fn execute(
     // resources that this run needs.
     if let Ok(keys) = store.work_keys() {
         let works: Vec<Work> = keys.into_iter().map(|key| Work::at(store.work(key))).collect();
-        end_leftovers(&works);
+        kill_leftovers(&works);
     }
     let opened = RunEvent::Opened {
         experiment: resolved.experiment.clone(),

@@ -124,7 +124,7 @@ fn only_visible_gpus_are_given_and_a_stage_without_any_sees_none() {
     gpu_stage(&project, "two", 2);
     let output = project.run(&["run", "e.yaml"]);
     assert_eq!(output.status.code(), Some(3), "{}", said(&output));
-    assert!(said(&output).contains("asks for 2 gpus, and this machine has 1"), "{}", said(&output));
+    assert!(said(&output).contains("requests 2 gpus, but this machine has 1"), "{}", said(&output));
 }
 
 #[test]
@@ -205,7 +205,7 @@ fn the_memory_limit_of_a_group_above_holds() {
     };
     let output = inside(&["run", "e.yaml"]);
     assert_eq!(output.status.code(), Some(3), "{}", said(&output));
-    assert!(said(&output).contains("asks for 65 memory_mib") && said(&output).contains("64"), "{}", said(&output));
+    assert!(said(&output).contains("requests 65 memory_mib") && said(&output).contains("64"), "{}", said(&output));
     let doctor: serde_json::Value = serde_json::from_slice(&inside(&["doctor", "--json"]).stdout).unwrap();
     assert_eq!(doctor["memory_available"], 64 << 20, "{doctor:#}");
     project.succeeds(&["run", "e.yaml"]);

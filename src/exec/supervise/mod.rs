@@ -1,5 +1,6 @@
 //! A stage's process under its supervisor: the supervisor itself (`olmo-pipe __supervise`), its
-//! orders, the stage's log, and the engine's side of it ([`Supervised`]).
+//! orders, the stage's log, and the engine's handle to it ([`Supervised`]). Invariant: no process
+//! of a stage outlives its engine.
 
 mod inquiry;
 mod launch;

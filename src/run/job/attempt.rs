@@ -78,7 +78,7 @@ impl Job {
         work: &Work,
         attempt: &mut Option<Attempt>,
     ) -> Result<(BTreeMap<String, Output>, Exit), Stopped> {
-        work.wait_until_quiet()?;
+        work.wait_for_processes()?;
         if self.fresh {
             work.discard()?;
         }
@@ -86,14 +86,14 @@ impl Job {
         // a stamp.
         let stamps = self.stamp_sources()?;
         let stamps_json = serde_json::to_vec(&stamps).unwrap_or_default();
-        if work.begun() && work.last_stamps()?.is_some_and(|before| before != stamps_json) {
+        if work.has_attempts() && work.last_stamps()?.is_some_and(|before| before != stamps_json) {
             let text = "a source was written to after an earlier attempt started, which may have read other content: \
                         its work is discarded";
             self.scheduler.send(JobEvent::Stage(Event::Message { level: "warning".into(), text: text.into() }));
             work.discard()?;
         }
         let mut items = self.recover(work)?;
-        let continues = work.begun() && !self.is_command();
+        let continues = work.has_attempts() && !self.is_command();
         let attempt: &Attempt = attempt.insert(work.next_attempt()?);
         attempt.write_stamps(&stamps_json)?;
         let launch = self.prepare(work, attempt, &mut items)?;
@@ -146,17 +146,21 @@ impl Job {
         }
         for port in self.contract().outputs.keys() {
             if command {
-                make(attempt.output(true, port))?;
+                create_folder(attempt.output(true, port))?;
             }
         }
         let (folder, argv, environment) = if command {
             let stage_dir = self.spec.stage_dir.clone().unwrap_or_default();
             let present = |port: &str| self.inputs.get(port).is_some_and(|list| !list.is_empty());
             let argv = command::arguments(self.contract(), &self.spec.params, &present, &stage_dir)?;
-            (make(attempt.command_folder())?, argv, command::environment(self.contract(), &attempt.temporary())?)
+            (
+                create_folder(attempt.command_folder())?,
+                argv,
+                command::environment(self.contract(), &attempt.temporary())?,
+            )
         } else {
             attempt.write_request(&self.request(work, attempt, handed, items)?)?;
-            let worker = Backend::of_stage(&self.spec).worker(&self.worker);
+            let worker = Backend::for_stage(&self.spec).worker(&self.worker);
             let argv = vec![worker.into_os_string(), "run".into(), attempt.folder.clone().into_os_string()];
             let environment = command::worker_environment(self.grant.cpus as usize, &attempt.temporary());
             (attempt.folder.clone(), argv, environment)
@@ -173,7 +177,7 @@ impl Job {
     ) -> Result<Request, Stopped> {
         let earlier = self.hand_items(work, attempt, items)?;
         let outputs = &self.contract().outputs;
-        let backend = Backend::of_stage(&self.spec);
+        let backend = Backend::for_stage(&self.spec);
         Ok(Request {
             protocol: protocol::PROTOCOL_VERSION,
             stage: self.contract().stage.clone(),
@@ -354,7 +358,7 @@ impl Activity {
     }
 }
 
-fn make(folder: PathBuf) -> Result<PathBuf, ExecError> {
+fn create_folder(folder: PathBuf) -> Result<PathBuf, ExecError> {
     std::fs::create_dir_all(&folder).map_err(ExecError::io("make the folder", &folder))?;
     Ok(folder)
 }

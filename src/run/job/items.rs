@@ -46,7 +46,7 @@ impl Job {
         let has_lists = self.contract().outputs.values().any(|port| port.list);
         if self.is_command() || !has_lists {
             // A command always makes all of its items again.
-            work.forget_items()?;
+            work.discard_items()?;
             return Ok(ItemLog::default());
         }
         let recorded = work.item_records()?;
@@ -90,7 +90,7 @@ impl Job {
 
     /// Reports lost work, and discards the stage's private state, which may be ahead of it.
     fn report_loss(&self, work: &Work, items: &Items, why: &str) -> Result<(), Stopped> {
-        work.forget_state()?;
+        work.discard_state()?;
         let kept = match items.len() {
             0 => "the stage starts over".to_owned(),
             1 => "the stage continues after 1 list item".to_owned(),
@@ -262,12 +262,12 @@ impl Job {
             self.record_item(work, attempt, items, &record)?;
             self.scheduler.send(JobEvent::Item { record, step: 0 });
         }
-        if command && items.of(port).is_empty() {
+        if command && items.in_port(port).is_empty() {
             let message = format!("it succeeded, but made no items for its list output `{port}`");
             let hint = format!("make one folder for each item below out/{port}/; the folder's name is its label");
             return Err(failed("stage::no_output", message, Some(&hint)));
         }
-        let list = items.of(port).iter();
+        let list = items.in_port(port).iter();
         Ok(list.map(|(label, digest)| ListItem { label: label.clone(), digest: *digest }).collect())
     }
 }

@@ -60,9 +60,9 @@ pub fn judge(end: End<'_>) -> Verdict {
     let failed =
         |code: &str, message: String, hint: Option<&str>, class| Verdict::Failed(failure(code, message, hint), class);
     let exit = match end.ended {
-        Ended::Seen(exit) => exit,
-        Ended::Unseen if end.stop_reason.is_some() => return Verdict::Interrupted,
-        Ended::Unseen => {
+        Ended::Exited(exit) => exit,
+        Ended::SupervisorKilled if end.stop_reason.is_some() => return Verdict::Interrupted,
+        Ended::SupervisorKilled => {
             let message = "its supervisor was killed, and the stage with it".to_owned();
             return failed("stage::supervisor_killed", message, Some(RUN_AGAIN), FailureClass::Preempted);
         }
@@ -147,7 +147,7 @@ pub fn judge(end: End<'_>) -> Verdict {
             let hint = (signal == SIGXFSZ).then_some(
                 "a file would have exceeded the shell's limit on file size: raise it (`ulimit -f unlimited`)",
             );
-            failed("stage::killed", format!("it was ended by signal {signal}{name}"), hint, class)
+            failed("stage::killed", format!("it was killed by signal {signal}{name}"), hint, class)
         }
         (Some(code), None) => {
             let full = is_full(end.folder).then(|| {
@@ -200,7 +200,7 @@ mod tests {
         log: &[&str],
     ) -> String {
         let log: Vec<String> = log.iter().map(|line| (*line).to_owned()).collect();
-        let end = End { ended: Ended::Seen(exit), stop_reason, command, result, log: &log, folder: Path::new("/") };
+        let end = End { ended: Ended::Exited(exit), stop_reason, command, result, log: &log, folder: Path::new("/") };
         match judge(end) {
             Verdict::Done(_) => "done".into(),
             Verdict::Interrupted => "interrupted".into(),
@@ -235,7 +235,7 @@ mod tests {
         let log = ["loading", "if memory runs out: `rows: 3` would need 2 GiB", "memory allocation of 8 bytes failed"];
         let log: Vec<String> = log.map(str::to_owned).into();
         for exit in [Exit { memory_ran_out: true, ..exit(None, Some(9)) }, exit(None, Some(6))] {
-            let (ended, folder) = (Ended::Seen(exit), Path::new("/"));
+            let (ended, folder) = (Ended::Exited(exit), Path::new("/"));
             let end = End { ended, stop_reason: None, command: false, result: None, log: &log, folder };
             let Verdict::Failed(failure, class) = judge(end) else { panic!("it failed") };
             assert_eq!((failure.code.as_str(), class), ("stage::oom", FailureClass::Oom));

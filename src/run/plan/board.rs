@@ -165,7 +165,7 @@ impl<'r> Board<'r> {
             _ if stage.spec.for_each.is_some() => self.finished_items(index, &port.port),
             _ => {
                 let item = |(label, digest): &(String, Digest)| ListItem { label: label.clone(), digest: *digest };
-                stage.open.of(&port.port).iter().map(item).collect()
+                stage.open.in_port(&port.port).iter().map(item).collect()
             }
         }
     }
@@ -428,7 +428,7 @@ impl<'r> Board<'r> {
         let inputs = inputs.iter().map(|(port, list)| (port.clone(), list.iter().map(input).collect())).collect();
         let command = self.sources.command(&stage.spec.uses).cloned();
         let (description, params) = (&stage.spec.description, &stage.spec.params);
-        let backend = Backend::of_stage(stage.spec);
+        let backend = Backend::for_stage(stage.spec);
         Ok(KeyRecord::new(description, params, inputs, Some(backend.name()), Some(backend.precision(params)), command)?)
     }
 }

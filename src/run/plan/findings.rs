@@ -61,7 +61,7 @@ pub fn findings_of(
     let mut findings = Vec::new();
     for Missing { name, inputs } in missing {
         let Some(stage) = resolved.stages.get(name).filter(|stage| has_rules(stage)) else { continue };
-        let backend = Backend::of_stage(stage);
+        let backend = Backend::for_stage(stage);
         let question = Question {
             stage: stage.uses.clone(),
             params: stage.params.clone(),

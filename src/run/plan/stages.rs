@@ -347,7 +347,7 @@ fn explain_stage(
 /// Describes the unfinished work for `key`. Returns `None` if there is nothing to continue.
 fn describe_unfinished(store: &Store, key: Digest) -> Option<String> {
     let work = Work::at(store.work(key));
-    if !work.begun() {
+    if !work.has_attempts() {
         return None;
     }
     let mut items = Items::default();
