@@ -186,7 +186,8 @@ fn lineage_goes_back_to_the_sources_through_parts_of_checkpoints_and_forward_aga
         ["of score", "model/ of", "of fit", "of text"].into_iter().filter(|w| up.contains(w)).collect();
     assert_eq!(stages.len(), 4, "{up}");
     let down = project.json(&["artifacts", "lineage", "e:text.text", "--down", "--json"]);
-    // The text, three checkpoints, three model/ parts, three metrics; the best is the last checkpoint.
+    // The text, three checkpoints, three model/ parts, three metrics; the best is the last
+    // checkpoint.
     assert_eq!(down["nodes"].as_object().unwrap().len(), 1 + 3 + 3 + 3, "{down:#}");
     let near = project.json(&["artifacts", "lineage", "e:best", "--depth", "1", "--json"]);
     assert!(near["nodes"].as_object().unwrap().len() < 6, "{near:#}");
@@ -294,7 +295,7 @@ fn a_budget_takes_the_longest_unused_first() {
         let shared = store.recorded_action(key).unwrap().key.stage == "pick";
         assert!(shared || store.action_used(key).unwrap() >= last_gone);
     }
-    collection.carry_out(&store).unwrap();
+    collection.execute(&store).unwrap();
     assert!(store.objects().unwrap().iter().map(|(_, size)| size).sum::<u64>() <= 60);
     assert_eq!(store.verify().unwrap(), []);
 }
@@ -354,7 +355,7 @@ fn a_collection_beside_a_live_engine_removes_what_is_old_and_nothing_that_the_ru
     std::thread::sleep(engine_grace * 2);
     let collection = plan(&project, Policy { engine_grace, ..everything() });
     assert!(collection.kept[&Root::Running].artifacts > 0 && collection.artifacts > 0);
-    let swept = collection.carry_out(&store).unwrap();
+    let swept = collection.execute(&store).unwrap();
     assert!(swept.objects > 0 && swept.actions > 0, "{swept:?}");
     assert!(store.is_whole(text) && !store.is_whole(other));
     fs::write(&go, "").unwrap();

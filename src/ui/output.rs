@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use crate::ui::{Exit, Problem};
 
-/// Why output was lost, the first time it was.
+/// The first reason why output was lost.
 static LOST: Mutex<Option<String>> = Mutex::new(None);
 
 /// Standard output or standard error, unbuffered and without a lock, so that a thread whose reader
@@ -37,7 +37,7 @@ impl Stream {
         }
     }
 
-    /// Waits up to `pause` for the stream to accept a write; returns whether it does.
+    /// Waits up to `pause` for the stream to accept a write. Returns whether it does.
     fn is_ready(self, pause: Option<Timespec>) -> bool {
         let (output, error) = (io::stdout(), io::stderr());
         let mut file = match self {

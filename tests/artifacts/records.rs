@@ -59,7 +59,7 @@ fn what_a_damaged_or_missing_record_might_name_is_kept_and_said() {
         }
         let artifact = Reference::resolve(&project.store(), "e:a.text").unwrap();
         let said = project.succeeds(&HARDEST);
-        assert!(said.contains("stays for it") && said.contains("runs rm"), "{damage}: {said}");
+        assert!(said.contains("is kept until") && said.contains("runs rm"), "{damage}: {said}");
         assert!(project.store().is_whole(artifact), "{damage}");
         // Without the record there is no reason left.
         let id = project.last_run().id.to_string();
@@ -78,7 +78,7 @@ fn events_that_cannot_be_read_keep_everything() {
     fs::remove_file(&events).unwrap();
     fs::create_dir(&events).unwrap();
     let said = project.succeeds(&[&HARDEST[..], &["--keep-results", "0"]].concat());
-    assert!(said.contains("everything stays for it"), "{said}");
+    assert!(said.contains("everything is kept"), "{said}");
     assert!(project.store().is_whole(artifact));
 }
 
@@ -93,7 +93,7 @@ fn the_sources_of_a_run_that_could_go_on_are_kept_though_its_record_is_damaged()
     let record = run_folder(&project).join("resolved.json");
     fs::write(&record, "{").unwrap();
     let said = project.succeeds(&HARDEST);
-    assert!(said.contains("every artifact that no stage made stays"), "{said}");
+    assert!(said.contains("every artifact that no stage made is kept"), "{said}");
     assert_eq!(project.store().artifacts().unwrap().count(), sources);
     project.write("stages/a/run.sh", &script);
     project.succeeds(&["run", "e.yaml"]);
