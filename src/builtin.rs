@@ -1,8 +1,9 @@
-//! The built-in stages' descriptions, embedded so that an installed binary works anywhere.
+//! Descriptions of the built-in stages, embedded so that an installed binary works anywhere.
 //!
-//! They are generated: `olmo-pipe schema` writes what `olmo-worker describe` prints.
+//! They are generated: `olmo-pipe schema` writes them from the output of `olmo-worker describe`. Do
+//! not edit them by hand.
 
-/// (name, JSON text of the stage's [`olmo_stage::Description`]).
+/// (name, the stage's [`olmo_stage::Description`] as JSON).
 pub const STAGES: [(&str, &str); 10] = [
     ("checkpoint", include_str!("../schemas/stages/checkpoint.json")),
     ("convert", include_str!("../schemas/stages/convert.json")),

@@ -75,21 +75,21 @@ impl Recipe {
     /// content stay. Returns the files written.
     ///
     /// # Errors
-    /// If files exist with different content and `force` is not set, in which case nothing is
-    /// written; or on any I/O error.
+    /// Files with different content exist and `force` is not set, or an I/O error occurred. In the
+    /// first case, nothing is written.
     pub fn lay_out(&self, root: &Path, force: bool) -> Result<Vec<PathBuf>, RecipeError> {
         lay_out(root, self.files.iter().chain([&MARK]), force)
     }
 }
 
-/// Makes `root` a project: writes `olmo-pipe.yaml`, and adds to `.gitignore` what git should
-/// ignore. Returns the files written.
+/// Makes `root` a project: writes `olmo-pipe.yaml`, and adds the project's generated folders to
+/// `.gitignore`. Returns the files written.
 ///
 /// # Errors
-/// On any I/O error.
+/// An I/O error occurred.
 pub fn make_project(root: &Path) -> Result<Vec<PathBuf>, RecipeError> {
     let mut written = Vec::new();
-    // Keep an existing `olmo-pipe.yaml`: it may hold settings.
+    // Keep an existing `olmo-pipe.yaml`, since it may contain settings.
     if !root.join(MARK.0).exists() {
         written = lay_out(root, [&MARK].into_iter(), false)?;
     }
@@ -115,8 +115,8 @@ fn lay_out<'f>(
     for (path, content) in files {
         let path = root.join(path);
         match std::fs::read(&path) {
-            Ok(there) if there == *content => {}
-            // Any existing `olmo-pipe.yaml` will do: ours holds only a comment.
+            Ok(existing) if existing == *content => {}
+            // Any existing `olmo-pipe.yaml` will do, since ours contains only a comment.
             Ok(_) if path.ends_with(MARK.0) => {}
             Ok(_) if !force => different.push(path),
             _ => missing.push((path, content)),
@@ -141,11 +141,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_edited_is_not_written_over_and_nothing_is_half_done() {
+    fn edited_files_are_not_overwritten_and_a_conflict_writes_nothing() {
         let root = tempfile::tempdir().unwrap();
         let recipe = find("word-frequency").unwrap();
         assert_eq!(recipe.lay_out(root.path(), false).unwrap().len(), recipe.files.len() + 1);
-        assert_eq!(recipe.lay_out(root.path(), false).unwrap(), Vec::<PathBuf>::new(), "all is there");
+        assert_eq!(recipe.lay_out(root.path(), false).unwrap(), Vec::<PathBuf>::new(), "all files exist");
         let edited = root.path().join("experiments/word-frequency.yaml");
         std::fs::write(&edited, "mine").unwrap();
         std::fs::remove_file(root.path().join("data/sentences.txt")).unwrap();
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_project_keeps_its_own_mark_and_its_lines_for_git() {
+    fn an_existing_project_file_and_gitignore_are_kept() {
         let root = tempfile::tempdir().unwrap();
         std::fs::write(root.path().join("olmo-pipe.yaml"), "# mine\n").unwrap();
         std::fs::write(root.path().join(".gitignore"), "*.tmp\n/out/").unwrap();

@@ -1,4 +1,4 @@
-//! [`Difference`]: what two artifacts do not share: files, and how they were made.
+//! [`Difference`]: compares the files of two artifacts and the keys of the stages that made them.
 
 use std::collections::BTreeSet;
 
@@ -8,18 +8,18 @@ use olmo_stage::PortType;
 use crate::key::{FieldChange, KeyRecord, diff};
 use crate::store::{Store, StoreError};
 
-/// What two artifacts do not share.
+/// The differences between two artifacts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Difference {
     pub types: (PortType, PortType),
     /// Files that differ, by path.
     pub files: Vec<FileChange>,
-    /// How many files both have.
+    /// Number of files that are equal in both.
     pub same_files: usize,
-    /// Their bytes.
+    /// Bytes of the equal files.
     pub same_bytes: u64,
-    /// The fields in which the keys of the stages that made them differ; `None`: for at least
-    /// one of them the stage is not known.
+    /// The fields in which the keys of the stages that made them differ. `None` if the stage is
+    /// unknown for at least one of them.
     pub fields: Option<Vec<FieldChange>>,
 }
 
@@ -27,13 +27,13 @@ pub struct Difference {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileChange {
     pub path: String,
-    /// Digest and size in bytes; `None`: it has no such file.
+    /// Digest and size in bytes. `None` if the artifact has no such file.
     pub old: Option<(Digest, u64)>,
     pub new: Option<(Digest, u64)>,
 }
 
 impl Difference {
-    /// What `old` and `new` do not share.
+    /// Compares `old` and `new`.
     pub fn between(store: &Store, old: Digest, new: Digest) -> Result<Self, StoreError> {
         let (before, after) = (store.manifest(old)?, store.manifest(new)?);
         let paths: BTreeSet<&String> = before.files.keys().chain(after.files.keys()).collect();
@@ -46,8 +46,8 @@ impl Difference {
                     same_bytes += a.size;
                 }
                 _ => {
-                    let of = |e: Option<&crate::store::Entry>| e.map(|e| (e.digest, e.size));
-                    files.push(FileChange { path: path.clone(), old: of(a), new: of(b) });
+                    let version = |e: Option<&crate::store::Entry>| e.map(|e| (e.digest, e.size));
+                    files.push(FileChange { path: path.clone(), old: version(a), new: version(b) });
                 }
             }
         }

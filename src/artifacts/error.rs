@@ -1,18 +1,18 @@
-//! [`ReferenceError`]: why a text names no artifact.
+//! [`ReferenceError`]: why a text does not refer to an artifact.
 
 use olmo_base::{Diagnose, nearest};
 
 use crate::run::RunError;
 use crate::store::StoreError;
 
-/// Why a text names no artifact. [`ReferenceError::hint`] is the way out.
+/// Why a text does not refer to an artifact. [`ReferenceError::hint`] says how to fix it.
 #[derive(Debug, thiserror::Error)]
 pub enum ReferenceError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
     Run(#[from] RunError),
-    #[error("`{text}` names no artifact: {why}")]
+    #[error("`{text}` does not refer to an artifact: {why}")]
     Form { text: String, why: String },
     #[error("there is no tag `{text}`, and it is not the beginning of a digest")]
     Unknown { text: String, tags: Vec<String> },
@@ -20,9 +20,9 @@ pub enum ReferenceError {
     UnknownRun { text: String },
     #[error("run {run} has no stage and no result `{text}`")]
     UnknownStage { run: String, text: String, known: Vec<String> },
-    #[error("stage `{stage}` of run {run} has made nothing yet: it is {status}")]
+    #[error("stage `{stage}` of run {run} has no outputs yet: it is {status}")]
     NothingYet { run: String, stage: String, status: &'static str },
-    #[error("stage `{stage}` of run {run} ran for each of several items")]
+    #[error("stage `{stage}` of run {run} ran for several items")]
     WhichItem { run: String, stage: String, items: Vec<String> },
     #[error("stage `{stage}` of run {run} has no item `{item}`")]
     UnknownItem { run: String, stage: String, item: String, items: Vec<String> },
@@ -32,7 +32,7 @@ pub enum ReferenceError {
     WhichLabel { stage: String, port: String, labels: Vec<String> },
     #[error("the list `{port}` of stage `{stage}` has no `{label}`")]
     UnknownLabel { stage: String, port: String, label: String, labels: Vec<String> },
-    #[error("`{port}` of stage `{stage}` is no list, so it takes no [label]")]
+    #[error("`{port}` of stage `{stage}` is not a list, so it has no [label]")]
     NoList { stage: String, port: String },
 }
 
@@ -61,35 +61,34 @@ impl Diagnose for ReferenceError {
             Self::Store(e) => e.hint(),
             Self::Run(e) => e.hint(),
             Self::Form { .. } => Some(
-                "write a tag, the first digits of a digest, RUN:STAGE.PORT, RUN:STAGE.PORT[LABEL] or RUN:RESULT".into(),
+                "use a tag, the first digits of a digest, RUN:STAGE.PORT, RUN:STAGE.PORT[LABEL] or RUN:RESULT".into(),
             ),
             Self::Unknown { text, tags } => help(text, tags)
-                .or_else(|| Some("`olmo-pipe artifacts list` and `artifacts tags` show what there is".into())),
+                .or_else(|| Some("`olmo-pipe artifacts list` and `artifacts tags` list what is available".into())),
             Self::UnknownRun { .. } => Some(
-                "RUN is the beginning of an id that `olmo-pipe runs list` shows, an experiment's name, or `latest`"
-                    .into(),
+                "RUN is the start of an ID from `olmo-pipe runs list`, the name of an experiment, or `latest`".into(),
             ),
             Self::UnknownStage { text, known, .. } => help(text, known),
-            Self::NothingYet { .. } => Some("`olmo-pipe runs show RUN` says how far it is".into()),
+            Self::NothingYet { .. } => Some("`olmo-pipe runs show RUN` shows its progress".into()),
             Self::WhichItem { stage, items, .. } => {
-                Some(format!("write {stage}[ITEM].PORT, with ITEM one of {}", some(items)))
+                Some(format!("use {stage}[ITEM].PORT, where ITEM is one of {}", some(items)))
             }
             Self::UnknownItem { item, items, .. } => help(item, items),
             Self::UnknownPort { port, known, .. } => help(port, known),
             Self::WhichLabel { port, labels, .. } => {
-                Some(format!("write {port}[LABEL], with LABEL one of {}, or `first` or `last`", some(labels)))
+                Some(format!("use {port}[LABEL], where LABEL is one of {}, or `first` or `last`", some(labels)))
             }
             Self::UnknownLabel { label, labels, .. } => help(label, labels),
-            Self::NoList { .. } => Some("leave the [label] out".into()),
+            Self::NoList { .. } => Some("leave out the [label]".into()),
         }
     }
 }
 
-/// The first few of many words.
+/// Lists the first few of `words`.
 fn some(words: &[String]) -> String {
     match words.len() {
         0 => "none yet".into(),
         1..=8 => words.join(", "),
-        more => format!("{}, … ({more} in all)", words[..7].join(", ")),
+        more => format!("{}, … ({more} in total)", words[..7].join(", ")),
     }
 }

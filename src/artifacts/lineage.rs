@@ -1,5 +1,5 @@
-//! [`Lineage`]: what an artifact was made of, all the way up, or what was made of it, all the way
-//! down, from the finished stages in the store.
+//! [`Lineage`]: everything that an artifact was made from (upstream), or everything that was made
+//! from it (downstream). It is derived from the finished stages in the store.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,52 +11,52 @@ use serde_json::Value;
 use crate::key::KeyRecord;
 use crate::store::{Entry, Output, Store, StoreError};
 
-/// Which way to follow.
+/// The direction in which to trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
-    /// To what it was made of.
+    /// Upstream: what it was made from.
     Up,
-    /// To what was made of it.
+    /// Downstream: what was made from it.
     Down,
 }
 
-/// An artifact and all that it came from (or that came from it).
+/// An artifact with everything upstream or downstream of it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Lineage {
     pub artifact: Digest,
-    /// By digest, each once.
+    /// Artifacts by digest.
     pub nodes: BTreeMap<Digest, Node>,
 }
 
 /// An artifact in a [`Lineage`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Node {
-    /// `None`: it is not in the store any more.
+    /// `None` if the artifact is no longer in the store.
     #[serde(rename = "type")]
     pub artifact_type: Option<PortType>,
     pub bytes: u64,
-    /// Where its files lie, of a local source.
+    /// Paths of the files of a local source.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub sources: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
-    /// The finished stages that made it: several, if several keys gave the same bytes.
+    /// The finished stages that made it. There are several if several keys gave the same bytes.
     pub made_by: Vec<Step>,
-    /// The artifact that it is a folder of, and the folder.
+    /// If it is a folder of another artifact: that artifact, and the folder.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub part_of: Option<(Digest, String)>,
-    /// Of a lineage down: the stages that read it, by key.
+    /// In a downstream lineage: the stages that read it, by key.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub read_by: Vec<Step>,
 }
 
-/// A finished stage, from one of its artifacts.
+/// A finished stage, as seen from one of its artifacts.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Step {
     pub key: Digest,
     pub stage: String,
     pub version: u32,
-    /// The port that the artifact is in: an output where it made it, an input where it read it.
+    /// The port of the artifact: an output if the stage made it, an input if it read it.
     pub port: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
@@ -74,10 +74,10 @@ pub struct StepInput {
     pub artifact: Digest,
 }
 
-/// Artifact -> where it stands: index into [`Stages::all`], port, label.
+/// The places of each artifact: index into [`Stages::all`], port and label.
 type Places = BTreeMap<Digest, Vec<(usize, String, Option<String>)>>;
 
-/// The finished stages of a store, by what they read and made.
+/// The finished stages of a store, with the artifacts that they read and made.
 struct Stages {
     all: Vec<Finished>,
     makers: Places,
@@ -141,8 +141,8 @@ impl Stages {
 }
 
 impl Lineage {
-    /// Follows `artifact` to its beginnings, or to all that came of it, at most `depth` stages
-    /// far. A missing or damaged artifact on the way is a node without a type.
+    /// Traces `artifact` in `direction`, through at most `depth` stages. A missing or damaged
+    /// artifact becomes a node without a type.
     pub fn trace(
         store: &Store,
         artifact: Digest,
@@ -158,7 +158,7 @@ impl Lineage {
         let mut nodes = BTreeMap::new();
         let mut level = BTreeSet::from([artifact]);
         let mut left = depth.unwrap_or(usize::MAX);
-        // Level by level: a deep chain needs no deep stack.
+        // Level by level, so that a long chain needs no deep stack.
         while !level.is_empty() {
             let mut next = BTreeSet::new();
             for digest in std::mem::take(&mut level) {
@@ -206,19 +206,19 @@ fn describe(store: &Store, artifact: Digest) -> Node {
     }
 }
 
-/// Which artifacts that stages read are a folder of another artifact.
+/// Artifacts read by stages that are a folder of another artifact.
 struct Parts {
     whole: BTreeMap<Digest, (Digest, String)>,
     parts: BTreeMap<Digest, Vec<Digest>>,
 }
 
-/// The files of a tree: what a part and its folder in the whole have in common.
+/// The files of a tree. They are equal for a part and for its folder in the whole.
 fn signature<'e>(files: impl Iterator<Item = (&'e str, &'e Entry)>) -> Vec<(String, Digest)> {
     files.map(|(path, entry)| (path.to_owned(), entry.digest)).collect()
 }
 
 impl Parts {
-    /// Looks for the wholes of inputs that no stage made and that are no local sources.
+    /// Finds the wholes of inputs that no stage made and that are not local sources.
     fn find(store: &Store, stages: &Stages) -> Result<Self, StoreError> {
         let mut found = Self { whole: BTreeMap::new(), parts: BTreeMap::new() };
         let mut wanted: BTreeMap<Vec<(String, Digest)>, Vec<Digest>> = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! [`RunMade`]: which artifacts a run made or used, piece of work by piece of work, from its
+//! [`RunOutputs`]: the artifacts that each task of a run made or used, as a fold over the run's
 //! events.
 
 use std::collections::BTreeMap;
@@ -8,53 +8,53 @@ use olmo_base::Digest;
 use crate::run::{self, Place, Record, RunError, RunEvent, RunId, RunState, Used};
 use crate::store::{ListItem, Output, Store};
 
-/// What a run made or used so far.
+/// The artifacts that a run has made or used so far.
 #[derive(Clone, Debug, PartialEq)]
-pub struct RunMade {
+pub struct RunOutputs {
     pub state: RunState,
-    /// In the order of their first event.
-    pub pieces: Vec<Made>,
+    /// Tasks in the order of their first event.
+    pub tasks: Vec<TaskOutputs>,
 }
 
-/// What one piece of work made.
+/// The artifacts that one task has made.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Made {
+pub struct TaskOutputs {
     pub place: Place,
     pub key: Option<Digest>,
-    /// All of it, once the piece is done.
+    /// All outputs, once the task is done.
     pub outputs: BTreeMap<String, Output>,
-    /// By list port, what was reported so far.
+    /// The items reported so far, by list port.
     pub items: BTreeMap<String, Vec<ListItem>>,
-    /// What its process used, if it ran in this run and is done.
+    /// The resources that its process used, if it ran in this run and is done.
     pub used: Option<Used>,
-    /// Milliseconds since 1970, of its latest start in this run.
+    /// Time of its latest start in this run, in milliseconds since 1970.
     pub started_ms: Option<u64>,
-    /// Milliseconds since 1970, of its end, if it ran in this run and is done.
+    /// Time of its end in milliseconds since 1970, if it ran in this run and is done.
     pub finished_ms: Option<u64>,
     /// The number of its latest attempt.
     pub attempt: Option<u32>,
 }
 
-impl RunMade {
-    /// Reads what run `id` made so far.
-    pub fn of(store: &Store, id: &RunId) -> Result<Self, RunError> {
+impl RunOutputs {
+    /// Reads what run `id` has made so far.
+    pub fn read(store: &Store, id: &RunId) -> Result<Self, RunError> {
         let state = run::show(store, id)?;
         let records = run::read_events(&run::folder(store, id))?.records;
-        Ok(Self { state, pieces: fold(&records) })
+        Ok(Self { state, tasks: fold(&records) })
     }
 
-    /// Of all runs in the store, the oldest first.
+    /// Reads the outputs of all runs in the store, oldest first.
     pub fn all(store: &Store) -> Result<Vec<Self>, RunError> {
-        run::all(store)?.iter().map(|id| Self::of(store, id)).collect()
+        run::all(store)?.iter().map(|id| Self::read(store, id)).collect()
     }
 
-    /// Every artifact that it made, used from the cache, or reported, each once.
+    /// All artifacts that the run made, used from the cache, or reported.
     pub fn artifacts(&self) -> std::collections::BTreeSet<Digest> {
-        self.pieces.iter().flat_map(Made::artifacts).collect()
+        self.tasks.iter().flat_map(TaskOutputs::artifacts).collect()
     }
 }
 
-impl Made {
+impl TaskOutputs {
     fn new(place: &Place) -> Self {
         Self {
             place: place.clone(),
@@ -68,13 +68,13 @@ impl Made {
         }
     }
 
-    /// Its ports: what they hold, or what was reported for them so far.
+    /// The output in `port`, or the items that were reported for it so far.
     pub fn port(&self, port: &str) -> Option<Output> {
         let reported = || self.items.get(port).map(|items| Output::List(items.clone()));
         self.outputs.get(port).cloned().or_else(reported)
     }
 
-    /// The names of [`Made::port`], sorted.
+    /// The names of all ports that [`TaskOutputs::port`] knows, sorted.
     pub fn ports(&self) -> Vec<&str> {
         let mut ports: Vec<&str> = self.outputs.keys().chain(self.items.keys()).map(String::as_str).collect();
         ports.sort_unstable();
@@ -82,7 +82,7 @@ impl Made {
         ports
     }
 
-    /// Every artifact in its outputs and reported items.
+    /// All artifacts in its outputs and reported items.
     pub fn artifacts(&self) -> impl Iterator<Item = Digest> + '_ {
         let items = self.items.values().flatten().map(|item| item.digest);
         self.outputs.values().flat_map(Output::artifacts).chain(items)
@@ -123,18 +123,18 @@ impl Made {
     }
 }
 
-fn fold(records: &[Record]) -> Vec<Made> {
-    let mut pieces: Vec<Made> = Vec::new();
+fn fold(records: &[Record]) -> Vec<TaskOutputs> {
+    let mut tasks: Vec<TaskOutputs> = Vec::new();
     let mut at: BTreeMap<Place, usize> = BTreeMap::new();
     for record in records {
         let Some(place) = record.event.place() else { continue };
         let index = *at.entry(place.clone()).or_insert_with(|| {
-            pieces.push(Made::new(place));
-            pieces.len() - 1
+            tasks.push(TaskOutputs::new(place));
+            tasks.len() - 1
         });
-        pieces[index].apply(record);
+        tasks[index].apply(record);
     }
-    pieces
+    tasks
 }
 
 #[cfg(test)]
@@ -142,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn items_count_before_their_stage_is_done_and_leave_with_a_resume() {
+    fn items_count_before_their_stage_is_done_and_a_resume_may_remove_them() {
         let place = Place { stage: "train".into(), item: None };
         let item = |label: &str, text: &str| RunEvent::Item {
             place: place.clone(),
@@ -154,18 +154,18 @@ mod tests {
             RunEvent::Resumed { place: place.clone(), step: 1, port: "checkpoints".into(), keep: vec!["s1".into()] };
         let events = [item("s1", "1"), item("s2", "2"), resumed, item("s2", "other")];
         let records: Vec<Record> = events.into_iter().map(|event| Record { at: 1, event }).collect();
-        let pieces = fold(&records);
-        let items = &pieces[0].items["checkpoints"];
+        let tasks = fold(&records);
+        let items = &tasks[0].items["checkpoints"];
         assert_eq!(items.iter().map(|i| i.label.as_str()).collect::<Vec<_>>(), ["s1", "s2"]);
         assert_eq!(items[1].digest, Digest::of(b"other"));
-        assert_eq!(pieces[0].ports(), ["checkpoints"]);
+        assert_eq!(tasks[0].ports(), ["checkpoints"]);
     }
 
     use proptest::prelude::*;
 
     use crate::mutations::{corpus, mutated};
 
-    /// A line of a journal with a checksum that holds.
+    /// A line of a journal with a valid checksum.
     fn line(body: &str) -> String {
         format!("{{\"c\":\"{}\",\"e\":{body}}}\n", &Digest::of(body.as_bytes()).hex()[..8])
     }
@@ -178,7 +178,7 @@ mod tests {
         #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn any_journal_of_a_run_is_read_as_far_as_it_is_sound(
+        fn a_damaged_journal_of_a_run_is_read_up_to_the_damage(
             bodies in prop::collection::vec(mutated(lines()), 0..12),
             garbage in prop::collection::vec(any::<u8>(), 0..64),
         ) {
@@ -186,7 +186,8 @@ mod tests {
             let mut bytes: Vec<u8> = bodies.iter().flat_map(|body| line(body).into_bytes()).collect();
             bytes.extend(garbage);
             std::fs::write(dir.path().join("events.jsonl"), bytes).unwrap();
-            // Lines that say nothing to this build are an error or the end, never a panic.
+            // Lines that this build does not understand are an error or end the journal, but never
+            // panic.
             if let Ok(records) = run::read_events(dir.path()).map(|events| events.records) {
                 prop_assert!(records.len() <= bodies.len() + 1);
                 let _ = fold(&records);
@@ -197,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sample_of_a_runs_journal_is_read_to_its_end() {
+    fn the_sample_journal_of_a_run_is_read_completely() {
         let dir = tempfile::tempdir().unwrap();
         for (name, text) in corpus("events") {
             let journal: String = text.lines().map(line).collect();

@@ -1,9 +1,10 @@
-//! What the store holds and why: questions that need artifacts, finished stages and runs at once.
+//! Queries about the artifacts in a store that combine artifacts, finished stages and run records.
+//! Only [`Collection`] changes the store.
 //!
-//! [`Reference`] finds the artifact that a person means, [`Lineage`] says what it was made of,
-//! [`Difference`] what two do not share, [`Usage`] where the bytes are, and
-//! [`Collection`] which of them are to go.
-//! [`Provenance`] is the full recipe of one, also as OpenLineage ([`events`]) and in-toto ([`statement()`]).
+//! [`Reference`] resolves the name of an artifact, [`Lineage`] traces what it was made from,
+//! [`Difference`] compares two artifacts, [`Usage`] shows where the bytes are, and [`Collection`]
+//! decides what garbage collection removes. [`Provenance`] is the full recipe of an artifact, also
+//! in the formats of OpenLineage ([`events`]) and in-toto ([`statement()`]).
 
 mod collect;
 mod difference;
@@ -20,9 +21,9 @@ pub use collect::{Collection, Policy, Root, Share};
 pub use difference::{Difference, FileChange};
 pub use error::ReferenceError;
 pub use lineage::{Direction, Lineage, Node, Step, StepInput};
-pub use made::{Made, RunMade};
+pub use made::{RunOutputs, TaskOutputs};
 pub use openlineage::events;
-pub use provenance::{Making, Provenance};
+pub use provenance::{Execution, Provenance};
 pub use reference::{Reference, dated_in_the_future, find_run};
 pub use statement::statement;
 pub use usage::{Group, Usage};

@@ -1,29 +1,30 @@
-//! [`events`]: how an artifact came to be, as OpenLineage run events (spec 2-0-2): a START and a
-//! COMPLETE event for every stage on the way from its sources, in the order in which they ended.
+//! [`events`]: the history of an artifact as OpenLineage run events (spec 2-0-2). There is a START
+//! and a COMPLETE event for every upstream stage, in the order in which the stages ended.
 
 use olmo_base::Digest;
 use serde_json::{Value, json};
 
 use crate::artifacts::error::ReferenceError;
 use crate::artifacts::lineage::{Direction, Lineage, StepInput};
-use crate::artifacts::provenance::{Making, Makings, time};
+use crate::artifacts::provenance::{Execution, Executions, time};
 use crate::run::RunId;
 use crate::store::Store;
 
 const PRODUCER: &str = concat!("urn:olmo-pipe:", env!("CARGO_PKG_VERSION"));
 const SCHEMA: &str = "https://openlineage.io/spec/2-0-2/OpenLineage.json#/$defs/RunEvent";
-/// Of all artifacts: their names are digests, so one name means the same bytes everywhere.
+/// The namespace of all artifacts. Their names are digests, so a name means the same bytes
+/// everywhere.
 const ARTIFACTS: &str = "olmo-pipe:artifact";
 
-/// The events of `artifact`. A stage whose run's record is gone has a COMPLETE event alone, with
-/// the time at which its action was committed.
+/// The events of `artifact`. If the record of a stage's run was removed, the stage has only a
+/// COMPLETE event, with the time at which its action was committed.
 pub fn events(store: &Store, artifact: Digest) -> Result<Vec<Value>, ReferenceError> {
     let lineage = Lineage::trace(store, artifact, Direction::Up, None)?;
-    let makings = Makings::read(store)?;
+    let makings = Executions::read(store)?;
     let mut steps: Vec<(u64, Digest, Vec<Value>)> = Vec::new();
     for node in lineage.nodes.values() {
-        // Of several keys that gave the same bytes, the one that ran first.
-        let ended = |key: Digest| makings.of(key).first().map(|m| m.finished_ms);
+        // If several keys gave the same bytes, use the one that ran first.
+        let ended = |key: Digest| makings.for_key(key).first().map(|m| m.finished_ms);
         let Some(step) = node.made_by.iter().min_by_key(|s| (ended(s.key).unwrap_or(u64::MAX), s.key)) else {
             continue;
         };
@@ -31,7 +32,7 @@ pub fn events(store: &Store, artifact: Digest) -> Result<Vec<Value>, ReferenceEr
             continue;
         }
         let Some(action) = store.recorded_action(step.key) else { continue };
-        let making = makings.of(step.key).first();
+        let making = makings.for_key(step.key).first();
         let committed = || store.action_used(step.key).map_or(0, |at| u64::try_from(at / 1_000_000).unwrap_or(0));
         let end = making.map_or_else(committed, |m| m.finished_ms);
         let (namespace, name) = match making {
@@ -84,7 +85,7 @@ fn dataset(store: &Store, one: &StepInput) -> Value {
     json!({"namespace": ARTIFACTS, "name": one.artifact, "facets": facets.unwrap_or_else(|| json!({}))})
 }
 
-fn run_facets(making: Option<&Making>, key: Digest, record: &crate::key::KeyRecord) -> Value {
+fn run_facets(making: Option<&Execution>, key: Digest, record: &crate::key::KeyRecord) -> Value {
     let mut facets = json!({
         "processing_engine": {
             "_producer": PRODUCER,
@@ -106,8 +107,9 @@ fn run_facets(making: Option<&Making>, key: Digest, record: &crate::key::KeyReco
     facets
 }
 
-/// A UUID (version 8) of a stage's run: the same run and key give the same one at each export.
-fn uuid(making: Option<&Making>, key: Digest) -> String {
+/// A UUID (version 8) for the execution of a stage. The same run and key give the same UUID in
+/// every export.
+fn uuid(making: Option<&Execution>, key: Digest) -> String {
     let run = making.and_then(|m| RunId::parse(&m.run)).map(|id| id.to_string()).unwrap_or_default();
     let mut bytes = *Digest::of(format!("{run}/{key}").as_bytes()).as_bytes();
     bytes[6] = bytes[6] & 0x0f | 0x80;
@@ -121,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stages_run_has_one_uuid_of_the_right_form() {
+    fn an_execution_has_one_well_formed_uuid() {
         let one = uuid(None, Digest::of(b"key"));
         assert_eq!(one, uuid(None, Digest::of(b"key")));
         assert_ne!(one, uuid(None, Digest::of(b"other")));

@@ -1,5 +1,6 @@
-//! [`Provenance`]: the full recipe of an artifact: what the stage that made it was, down to every
-//! param and the digest of every input, and in which runs, when, where and with what code it ran.
+//! [`Provenance`]: the full recipe of an artifact. It names the stage that made it with every param
+//! and the digest of every input, and the runs in which that stage ran: when, where, and with which
+//! code.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +9,7 @@ use olmo_stage::PortType;
 use serde::Serialize;
 
 use crate::artifacts::error::ReferenceError;
-use crate::artifacts::made::RunMade;
+use crate::artifacts::made::RunOutputs;
 use crate::key::KeyRecord;
 use crate::run::{self, Environment, Place, Used};
 use crate::store::{Output, Store};
@@ -20,7 +21,7 @@ pub struct Provenance {
     #[serde(rename = "type")]
     pub artifact_type: PortType,
     pub bytes: u64,
-    /// The stages that made it; none for a source, or if the store has forgotten it.
+    /// The stages that made it. Empty for a source, or if the store no longer has the record.
     pub makers: Vec<Maker>,
 }
 
@@ -28,19 +29,21 @@ pub struct Provenance {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Maker {
     pub key: Digest,
-    /// The port that the artifact came out of.
+    /// The output port of the artifact.
     pub port: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
-    /// Everything that can change the result: stage, version, params, inputs, backend, precision.
+    /// Everything that can change the result: stage, version, params, inputs, backend and
+    /// precision.
     pub record: KeyRecord,
-    /// When and where it ran. None: its run's record is gone, or it came in from another store.
-    pub makings: Vec<Making>,
+    /// The executions of the stage. Empty if the record of the run was removed, or if the artifact
+    /// was imported.
+    pub makings: Vec<Execution>,
 }
 
-/// One time that a stage ran to its end.
+/// One complete execution of a stage.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Making {
+pub struct Execution {
     pub run: String,
     pub experiment: String,
     pub place: Place,
@@ -49,30 +52,30 @@ pub struct Making {
     pub started_ms: Option<u64>,
     pub finished_ms: u64,
     pub used: Option<Used>,
-    /// `None`: the engine was killed before it had noted it.
+    /// `None` if the engine was killed before it recorded the environment.
     pub environment: Option<Environment>,
 }
 
-/// When each key was carried out, from the records of all runs.
-pub(super) struct Makings(BTreeMap<Digest, Vec<Making>>);
+/// The executions of each key, from the records of all runs.
+pub(super) struct Executions(BTreeMap<Digest, Vec<Execution>>);
 
-impl Makings {
+impl Executions {
     pub fn read(store: &Store) -> Result<Self, ReferenceError> {
-        let mut makings: BTreeMap<Digest, Vec<Making>> = BTreeMap::new();
-        for made in RunMade::all(store)? {
+        let mut makings: BTreeMap<Digest, Vec<Execution>> = BTreeMap::new();
+        for made in RunOutputs::all(store)? {
             let environments = Environment::read(&run::folder(store, &made.state.id)).unwrap_or_default();
-            for piece in made.pieces {
-                let (Some(key), Some(finished_ms)) = (piece.key, piece.finished_ms) else { continue };
-                let started = piece.started_ms.unwrap_or(finished_ms);
+            for task in made.tasks {
+                let (Some(key), Some(finished_ms)) = (task.key, task.finished_ms) else { continue };
+                let started = task.started_ms.unwrap_or(finished_ms);
                 let environment = environments.iter().rev().find(|e| e.at <= started).or(environments.first());
-                makings.entry(key).or_default().push(Making {
+                makings.entry(key).or_default().push(Execution {
                     run: made.state.id.to_string(),
                     experiment: made.state.experiment.clone(),
-                    place: piece.place,
-                    attempt: piece.attempt,
-                    started_ms: piece.started_ms,
+                    place: task.place,
+                    attempt: task.attempt,
+                    started_ms: task.started_ms,
                     finished_ms,
-                    used: piece.used,
+                    used: task.used,
                     environment: environment.cloned(),
                 });
             }
@@ -80,17 +83,17 @@ impl Makings {
         Ok(Self(makings))
     }
 
-    /// The first one first.
-    pub fn of(&self, key: Digest) -> &[Making] {
+    /// The executions of `key`, oldest first.
+    pub fn for_key(&self, key: Digest) -> &[Execution] {
         self.0.get(&key).map(Vec::as_slice).unwrap_or_default()
     }
 }
 
 impl Provenance {
     /// Reads the recipe of `artifact`.
-    pub fn of(store: &Store, artifact: Digest) -> Result<Self, ReferenceError> {
+    pub fn read(store: &Store, artifact: Digest) -> Result<Self, ReferenceError> {
         let manifest = store.manifest(artifact)?;
-        let makings = Makings::read(store)?;
+        let makings = Executions::read(store)?;
         let mut makers = Vec::new();
         for key in store.action_keys()? {
             let Some(action) = store.recorded_action(key) else { continue };
@@ -102,9 +105,9 @@ impl Provenance {
                 }
             });
             let Some((port, label)) = place else { continue };
-            makers.push(Maker { key, port, label, record: action.key, makings: makings.of(key).to_vec() });
+            makers.push(Maker { key, port, label, record: action.key, makings: makings.for_key(key).to_vec() });
         }
-        // The one that ran first made it; the others only gave the same bytes.
+        // The stage that ran first counts as the maker. The others only produced the same bytes.
         let first = |maker: &Maker| maker.makings.first().map_or(u64::MAX, |m| m.finished_ms);
         makers.sort_by_key(|maker| (first(maker), maker.key));
         let (artifact_type, bytes) = (manifest.artifact_type, manifest.bytes());
@@ -112,7 +115,7 @@ impl Provenance {
     }
 }
 
-/// `2026-01-31T23:59:59.123Z`, from milliseconds since 1970.
+/// Formats milliseconds since 1970 as `2026-01-31T23:59:59.123Z`.
 pub(super) fn time(ms: u64) -> String {
     let seconds = olmo_base::units::utc(ms / 1000);
     format!("{}.{:03}Z", seconds.trim_end_matches('Z'), ms % 1000)

@@ -1,29 +1,30 @@
-//! [`Reference`]: the artifact that a person means.
+//! [`Reference`]: resolves the name of an artifact, as typed by a user.
 //!
 //! ```text
 //! TAG                          a name given by `artifacts tag`
 //! DIGITS or @DIGITS            the first digits of a digest
-//! RUN:STAGE.PORT               an output; of a list with one item, that item
+//! RUN:STAGE.PORT               an output, or the only item of a list
 //! RUN:STAGE.PORT[LABEL]        an item of a list; LABEL may be `first` or `last`
 //! RUN:STAGE[ITEM].PORT         an output of a `for_each` stage
 //! RUN:RESULT                   a named result of the experiment
 //! ```
 //!
-//! RUN is the beginning of a run's id, `latest`, or an experiment's name, for its newest run.
+//! RUN is the start of a run's ID, `latest`, or the name of an experiment, which means its newest
+//! run.
 
 use olmo_base::Digest;
 
 use crate::artifacts::error::ReferenceError;
-use crate::artifacts::made::{Made, RunMade};
+use crate::artifacts::made::{RunOutputs, TaskOutputs};
 use crate::run::{self, RunError, RunId};
 use crate::store::{ListItem, Output, Store, StoreError};
 
-/// A text that names one artifact of a store.
+/// A text that refers to an artifact in a store.
 pub struct Reference;
 
 impl Reference {
-    /// The artifact that `text` names in `store`. It may be gone from the store: a run's record
-    /// remembers what it made.
+    /// Resolves `text` to an artifact of `store`. The artifact may no longer exist in the store,
+    /// since run records remember what was made.
     pub fn resolve(store: &Store, text: &str) -> Result<Digest, ReferenceError> {
         let form = |why: &str| ReferenceError::Form { text: text.to_owned(), why: why.to_owned() };
         if text.is_empty() {
@@ -34,7 +35,7 @@ impl Reference {
         }
         if let Some((run, what)) = text.split_once(':') {
             let id = find_run(store, run)?;
-            return in_run(store, &id, what, text);
+            return resolve_in_run(store, &id, what, text);
         }
         if let Some(artifact) = store.tagged(text)? {
             return Ok(artifact);
@@ -49,7 +50,8 @@ impl Reference {
     }
 }
 
-/// The run that `text` names: `latest`, the beginning of an id, an experiment's newest run.
+/// Finds the run that `text` refers to: `latest`, the start of an ID, or an experiment's name for
+/// its newest run.
 pub fn find_run(store: &Store, text: &str) -> Result<RunId, ReferenceError> {
     let unknown = || ReferenceError::UnknownRun { text: text.to_owned() };
     if text == "latest" {
@@ -62,8 +64,8 @@ pub fn find_run(store: &Store, text: &str) -> Result<RunId, ReferenceError> {
     newest_run(store, |experiment| experiment == text)?.ok_or_else(unknown)
 }
 
-/// Finds the newest run of an experiment that is `wanted`. A run whose engine has not recorded it
-/// yet does not count. A run dated in the future counts only if there is no other.
+/// Finds the newest run of an experiment that is `wanted`. Ignores a run whose engine has not
+/// recorded anything yet. A run dated in the future counts only if there is no other.
 fn newest_run(store: &Store, wanted: impl Fn(&str) -> bool) -> Result<Option<RunId>, RunError> {
     let mut ids = run::all(store)?;
     let horizon = Horizon::now();
@@ -77,13 +79,13 @@ fn newest_run(store: &Store, wanted: impl Fn(&str) -> bool) -> Result<Option<Run
     Ok(None)
 }
 
-/// Finds the runs dated in the future: they were made while a clock was wrong.
+/// Finds the runs dated in the future. They were started while a clock was wrong.
 pub fn dated_in_the_future(store: &Store) -> Result<Vec<RunId>, RunError> {
     let horizon = Horizon::now();
     Ok(run::all(store)?.into_iter().filter(|id| horizon.is_beyond(id)).collect())
 }
 
-/// The latest plausible start time of a run, in the form of run ids.
+/// The latest plausible start time of a run, in the format of run IDs.
 pub(super) struct Horizon(String);
 
 impl Horizon {
@@ -103,31 +105,31 @@ impl Horizon {
     }
 }
 
-fn in_run(store: &Store, id: &RunId, what: &str, whole: &str) -> Result<Digest, ReferenceError> {
-    let made = RunMade::of(store, id)?;
+fn resolve_in_run(store: &Store, id: &RunId, what: &str, whole: &str) -> Result<Digest, ReferenceError> {
+    let made = RunOutputs::read(store, id)?;
     let mut stages: Vec<&str> = made.state.stages.keys().collect();
-    // The longest name first: one may be the beginning of another.
+    // Longest name first, since one name may be a prefix of another.
     stages.sort_by_key(|name| std::cmp::Reverse(name.len()));
     let below = stages.iter().find_map(|stage| {
         let rest = what.strip_prefix(stage)?;
         rest.starts_with(['.', '[']).then_some((*stage, rest))
     });
     if let Some((stage, rest)) = below {
-        return in_stage(&made, stage, rest, whole);
+        return resolve_in_stage(&made, stage, rest, whole);
     }
-    // No stage: the name of a result, perhaps with a label.
+    // Not a stage, so it is the name of a result, possibly with a label.
     let (name, label) = split_label(what);
     let recorded = run::read_recorded_as_written(&run::folder(store, id), id)?;
     match recorded.resolved.outputs.get(name) {
         Some(port) => {
             let label = label.map(|l| format!("[{l}]")).unwrap_or_default();
-            in_stage(&made, &port.stage, &format!(".{}{label}", port.port), whole)
+            resolve_in_stage(&made, &port.stage, &format!(".{}{label}", port.port), whole)
         }
         None => {
             let mut known: Vec<String> = made.state.stages.keys().map(str::to_owned).collect();
             known.extend(recorded.resolved.outputs.keys().cloned());
             if known.iter().any(|k| k == what) {
-                let why = format!("`{what}` is a stage; which of its outputs is meant?");
+                let why = format!("`{what}` is a stage, so the name of one of its outputs must follow");
                 return Err(ReferenceError::Form { text: whole.to_owned(), why });
             }
             let text = name.split('.').next().unwrap_or(name).to_owned();
@@ -136,7 +138,7 @@ fn in_run(store: &Store, id: &RunId, what: &str, whole: &str) -> Result<Digest, 
     }
 }
 
-/// `PORT[LABEL]` in its parts.
+/// Splits `PORT[LABEL]`.
 fn split_label(text: &str) -> (&str, Option<&str>) {
     match text.strip_suffix(']').and_then(|t| t.split_once('[')) {
         Some((name, label)) => (name, Some(label)),
@@ -144,12 +146,12 @@ fn split_label(text: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// `rest` is `.PORT…` or `[ITEM].PORT…`.
-fn in_stage(made: &RunMade, stage: &str, rest: &str, whole: &str) -> Result<Digest, ReferenceError> {
+/// Resolves `rest`, which is `.PORT…` or `[ITEM].PORT…`, in stage `stage`.
+fn resolve_in_stage(made: &RunOutputs, stage: &str, rest: &str, whole: &str) -> Result<Digest, ReferenceError> {
     let form = |why: &str| ReferenceError::Form { text: whole.to_owned(), why: why.to_owned() };
     let (item, port) = match rest.strip_prefix('[') {
         Some(inside) => {
-            let (item, port) = inside.split_once("].").ok_or_else(|| form("after [ITEM] comes .PORT"))?;
+            let (item, port) = inside.split_once("].").ok_or_else(|| form("[ITEM] must be followed by .PORT"))?;
             (Some(item), port)
         }
         None => (None, rest.strip_prefix('.').unwrap_or(rest)),
@@ -160,17 +162,17 @@ fn in_stage(made: &RunMade, stage: &str, rest: &str, whole: &str) -> Result<Dige
     }
     let run = || made.state.id.to_string();
     let is_done = made.state.stages.get(stage).is_some_and(|stage| stage.status.is_done());
-    let pieces: Vec<&Made> = made.pieces.iter().filter(|piece| piece.place.stage == stage).collect();
-    let items: Vec<String> = pieces.iter().filter_map(|piece| piece.place.item.clone()).collect();
-    let piece = match item {
-        Some(item) => pieces.iter().find(|p| p.place.item.as_deref() == Some(item)).ok_or_else(|| {
+    let tasks: Vec<&TaskOutputs> = made.tasks.iter().filter(|task| task.place.stage == stage).collect();
+    let items: Vec<String> = tasks.iter().filter_map(|task| task.place.item.clone()).collect();
+    let task = match item {
+        Some(item) => tasks.iter().find(|p| p.place.item.as_deref() == Some(item)).ok_or_else(|| {
             let (stage, item) = (stage.to_owned(), item.to_owned());
             ReferenceError::UnknownItem { run: run(), stage, item, items }
         })?,
-        None => match pieces.iter().find(|p| p.place.item.is_none() && !p.ports().is_empty()) {
-            Some(piece) => piece,
-            // More items may come while the stage is not done.
-            None if items.len() == 1 && is_done => pieces.iter().find(|p| p.place.item.is_some()).unwrap_or(&pieces[0]),
+        None => match tasks.iter().find(|p| p.place.item.is_none() && !p.ports().is_empty()) {
+            Some(task) => task,
+            // Only once the stage is done is it certain that there is just one item.
+            None if items.len() == 1 && is_done => tasks.iter().find(|p| p.place.item.is_some()).unwrap_or(&tasks[0]),
             None if !items.is_empty() => {
                 return Err(ReferenceError::WhichItem { run: run(), stage: stage.to_owned(), items });
             }
@@ -180,19 +182,20 @@ fn in_stage(made: &RunMade, stage: &str, rest: &str, whole: &str) -> Result<Dige
             }
         },
     };
-    let Some(output) = piece.port(port) else {
-        if piece.ports().is_empty() {
+    let Some(output) = task.port(port) else {
+        if task.ports().is_empty() {
             let status = made.state.stages.get(stage).map_or("planned", |s| s.status.word());
             return Err(ReferenceError::NothingYet { run: run(), stage: stage.to_owned(), status });
         }
-        let known = piece.ports().into_iter().map(str::to_owned).collect();
+        let known = task.ports().into_iter().map(str::to_owned).collect();
         return Err(ReferenceError::UnknownPort { run: run(), stage: stage.to_owned(), port: port.to_owned(), known });
     };
-    pick(&output, is_done, stage, port, label)
+    select_artifact(&output, is_done, stage, port, label)
 }
 
-/// The artifact of `output`. A list stands for its only item once its stage `is_done`.
-fn pick(
+/// Selects an artifact of `output`. A list without a label means its only item, once its stage
+/// `is_done`.
+fn select_artifact(
     output: &Output,
     is_done: bool,
     stage: &str,

@@ -1,5 +1,5 @@
-//! [`statement()`]: an artifact's recipe as an in-toto Statement v1 with a SLSA Provenance v1
-//! predicate, as JSON. It is not signed: that is for the tool that holds the key.
+//! [`statement()`]: the recipe of an artifact as an in-toto Statement v1 with a SLSA Provenance v1
+//! predicate, in JSON. It is not signed, since olmo-pipe holds no signing key.
 
 use std::io::{Read, Write};
 
@@ -11,9 +11,11 @@ use crate::artifacts::error::ReferenceError;
 use crate::artifacts::provenance::{Provenance, time};
 use crate::store::Store;
 
-/// Makes the statement of `provenance`: its subjects are the artifact's files, each with its
-/// BLAKE3 and SHA-256 (the one that other tools know); both are computed from the bytes as they
-/// are now, and a file that is not what the store says is an error.
+/// Creates the statement for `provenance`. Its subjects are the artifact's files with their BLAKE3
+/// and SHA-256 digests (other tools expect SHA-256). Both are computed from the current bytes.
+///
+/// # Errors
+/// A file cannot be read, or does not match the digest in the store.
 pub fn statement(store: &Store, provenance: &Provenance) -> Result<Value, ReferenceError> {
     let manifest = store.manifest(provenance.artifact)?;
     let mut subject = Vec::new();
@@ -28,7 +30,7 @@ pub fn statement(store: &Store, provenance: &Provenance) -> Result<Value, Refere
                 break;
             }
             sha.update(&buffer[..n]);
-            // Into memory: it cannot fail.
+            // Writing to memory cannot fail.
             let _ = blake.write_all(&buffer[..n]);
         }
         if blake.finish() != entry.digest {
@@ -74,7 +76,7 @@ fn predicate(provenance: &Provenance) -> Value {
         for (port, inputs) in &record.inputs {
             for input in inputs {
                 let name = input.label.as_ref().map_or(port.clone(), |label| format!("{port}[{label}]"));
-                // The digest of a tree, by the rule of docs/formats.md.
+                // The digest of a tree, as defined in docs/formats.md.
                 dependencies.push(json!({"name": name, "digest": {"olmoPipeArtifact": input.digest}}));
             }
         }

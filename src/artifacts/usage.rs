@@ -1,4 +1,4 @@
-//! [`Usage`]: where the bytes of a store are.
+//! [`Usage`]: what takes up the space in a store. It only reads.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -9,16 +9,16 @@ use serde::Serialize;
 
 use crate::store::{Output, Store, StoreError};
 
-/// Where the bytes of a store are.
+/// What takes up the space in a store.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Usage {
-    /// Objects: how many, and their bytes.
+    /// Number of objects and their bytes.
     pub objects: (usize, u64),
-    /// What all artifacts together would take without sharing equal files.
+    /// Bytes that all artifacts would take if they did not share equal files.
     pub unshared: u64,
-    /// Bytes of local sources that artifacts refer to and that lie elsewhere.
+    /// Bytes of local sources, which are stored outside and only referred to by artifacts.
     pub referred: u64,
-    /// By what made them (a stage's name, `source`, `other`) or by type, the largest first.
+    /// Artifacts grouped by the stage that made them or by type, largest group first.
     pub groups: Vec<Group>,
     /// Bytes in the store's other folders, by name.
     pub folders: BTreeMap<String, u64>,
@@ -29,15 +29,15 @@ pub struct Usage {
 pub struct Group {
     pub name: String,
     pub artifacts: usize,
-    /// Bytes of the objects that it uses.
+    /// Bytes of the objects that the group uses.
     pub bytes: u64,
-    /// Those that no other group uses: what would be free without it.
+    /// Bytes of the objects that no other group uses, which would be freed without this group.
     pub own: u64,
 }
 
 impl Usage {
-    /// Adds up what lies in `store`, by stage or (`by_type`) by type.
-    pub fn of(store: &Store, by_type: bool) -> Result<Self, StoreError> {
+    /// Adds up the bytes in `store` by stage, or by type with `by_type`.
+    pub fn measure(store: &Store, by_type: bool) -> Result<Self, StoreError> {
         let mut makers: BTreeMap<Digest, BTreeSet<String>> = BTreeMap::new();
         for key in store.action_keys()? {
             let Some(action) = store.recorded_action(key) else { continue };
@@ -45,7 +45,7 @@ impl Usage {
                 makers.entry(artifact).or_default().insert(action.key.stage.clone());
             }
         }
-        // Object -> size and the groups that use it.
+        // For each object, its size and the groups that use it.
         let mut users: BTreeMap<Digest, (u64, BTreeSet<String>)> = BTreeMap::new();
         let mut groups: BTreeMap<String, Group> = BTreeMap::new();
         let (mut unshared, mut referred) = (0, 0);
@@ -92,7 +92,7 @@ impl Usage {
     }
 }
 
-/// Bytes of the regular files below `folder`; what cannot be read counts nothing.
+/// Bytes of the regular files below `folder`. Files that cannot be read are ignored.
 pub(super) fn bytes_below(folder: &Path) -> u64 {
     let (mut sum, mut open) = (0u64, vec![folder.to_owned()]);
     while let Some(place) = open.pop() {

@@ -47,7 +47,7 @@ impl ExperimentFile {
 
     /// How to resolve the remote sources of the experiment.
     pub(crate) fn sourcing(&self, locked: bool, offline: bool) -> Result<Sourcing, Problem> {
-        let lock = Some(Sourcing::lock_beside(&current_folder()?.join(&self.file)));
+        let lock = Some(Sourcing::lock_path(&current_folder()?.join(&self.file)));
         let experiment = self.file.display().to_string();
         Ok(Sourcing { lock, locked, offline, settings: remote_settings()?, experiment })
     }

@@ -110,7 +110,7 @@ impl Report {
         Ok(Self {
             format: 1,
             engine: env!("CARGO_PKG_VERSION"),
-            host: Host::here(),
+            host: Host::current(),
             memory_available: memory_available(),
             backends: backends.into(),
             devices: nvidia::devices(&gpus),
@@ -263,7 +263,7 @@ impl Machine<'_> {
 }
 
 fn worker(compute: Compute) -> Result<Worker, ExecError> {
-    Worker::find(&worker_path(compute, &Worker::place())).map_err(|error| match error {
+    Worker::find(&worker_path(compute, &Worker::default_path())).map_err(|error| match error {
         ExecError::WorkerMissing(path) => ExecError::missing(path, compute),
         other => other,
     })
@@ -279,7 +279,7 @@ fn other_build(worker: &Worker) -> Option<String> {
 }
 
 fn not_ready(compute: Compute, what: String, way_out: Option<String>) -> BackendReport {
-    let worker = worker_path(compute, &Worker::place());
+    let worker = worker_path(compute, &Worker::default_path());
     BackendReport { name: compute.name(), worker, ready: false, what, way_out }
 }
 

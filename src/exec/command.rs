@@ -1,5 +1,5 @@
-//! What a command stage is started with: its arguments filled in, its environment from the
-//! allow-list.
+//! The arguments and the environment of a command stage: references in the arguments are replaced,
+//! and only declared variables are passed on. It starts no process.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -15,11 +15,11 @@ use crate::exec::supervise::redact;
 /// A piece of an argument.
 enum Piece<'a> {
     Text(&'a str),
-    /// Inside of `${…}`.
+    /// The text inside `${…}`.
     Reference(&'a str),
 }
 
-fn pieces<'a>(stage: &str, argument: &'a str) -> Result<Vec<Piece<'a>>, ExecError> {
+fn parse_argument<'a>(stage: &str, argument: &'a str) -> Result<Vec<Piece<'a>>, ExecError> {
     let mut pieces = Vec::new();
     let mut rest = argument;
     while let Some((text, tail)) = rest.split_once("${") {
@@ -33,9 +33,10 @@ fn pieces<'a>(stage: &str, argument: &'a str) -> Result<Vec<Piece<'a>>, ExecErro
     Ok(pieces)
 }
 
-/// The arguments of `contract`'s command with every `${…}` filled in. Inputs and outputs are
-/// relative to the process's folder (`in/PORT`, `out/PORT`), so that a program which repeats
-/// its arguments makes the same bytes everywhere; an optional input that is absent is empty.
+/// The arguments of `contract`'s command with every `${…}` replaced. Inputs and outputs are
+/// relative to the working folder (`in/PORT`, `out/PORT`), so that a program that writes its
+/// arguments into its output makes the same bytes everywhere. An optional input that is absent
+/// becomes an empty string.
 pub fn arguments(
     contract: &Contract,
     params: &Value,
@@ -45,12 +46,12 @@ pub fn arguments(
     let argv = contract.command.as_ref().map_or(&[][..], |c| &c.argv);
     let fill = |(index, argument): (usize, &String)| {
         let mut filled = OsString::new();
-        for piece in pieces(&contract.stage, argument)? {
+        for piece in parse_argument(&contract.stage, argument)? {
             match piece {
                 Piece::Text(text) => filled.push(text),
                 Piece::Reference("stage.dir") => filled.push(stage_dir),
                 Piece::Reference(reference) => {
-                    let text = value_of(contract, params, present, reference);
+                    let text = resolve_reference(contract, params, present, reference);
                     filled.push(text.ok_or_else(|| ExecError::UnknownReference {
                         stage: contract.stage.clone(),
                         place: format!("argument {index}"),
@@ -64,7 +65,12 @@ pub fn arguments(
     argv.iter().enumerate().map(fill).collect()
 }
 
-fn value_of(contract: &Contract, params: &Value, present: &dyn Fn(&str) -> bool, reference: &str) -> Option<String> {
+fn resolve_reference(
+    contract: &Contract,
+    params: &Value,
+    present: &dyn Fn(&str) -> bool,
+    reference: &str,
+) -> Option<String> {
     let (kind, name) = reference.split_once('.')?;
     match kind {
         "inputs" => contract.inputs.contains_key(name).then(|| match present(name) {
@@ -81,28 +87,28 @@ fn value_of(contract: &Contract, params: &Value, present: &dyn Fn(&str) -> bool,
     }
 }
 
-/// The declared environment variables that are set, with the digests of their values: so they
-/// count towards the key.
+/// The declared environment variables that are set, with the digests of their values. They are part
+/// of the key.
 pub fn declared_environment(contract: &Contract) -> BTreeMap<String, Digest> {
     let names = contract.command.iter().flat_map(|c| &c.environment);
     names.filter_map(|n| Some((n.clone(), Digest::of(std::env::var_os(n)?.as_encoded_bytes())))).collect()
 }
 
-/// The program of `contract`'s command, if it is named by a path, not by the search path.
+/// The program of `contract`'s command, unless it is found through PATH.
 pub fn program(contract: &Contract, stage_dir: &Path) -> Option<PathBuf> {
     let first = contract.command.as_ref()?.argv.first()?;
     let path = PathBuf::from(first.replace("${stage.dir}", stage_dir.to_str()?));
     path.is_absolute().then_some(path)
 }
 
-/// Reference to the stage's folder in an argument.
+/// The reference to the stage's folder in an argument.
 const STAGE_DIR: &str = "${stage.dir}";
-/// The contract itself is in the key field by field.
+/// The contract's file, which is left out because the key holds the contract field by field.
 const CONTRACT: &str = "stage.yaml";
 
-/// The files and folders of the stage's folder that arguments name by `${stage.dir}/…`, under
-/// their path below it. An argument that names the folder as a whole stands for all of its files,
-/// unless the contract declares some.
+/// The files and folders in the stage's folder that arguments name as `${stage.dir}/…`, by their
+/// path below it. An argument that names the whole folder means all of its files, unless the
+/// contract declares files.
 pub fn named_paths(contract: &Contract, stage_dir: &Path) -> BTreeMap<String, PathBuf> {
     let Some(command) = &contract.command else { return BTreeMap::new() };
     let mut named = BTreeMap::new();
@@ -123,8 +129,9 @@ pub fn named_paths(contract: &Contract, stage_dir: &Path) -> BTreeMap<String, Pa
     named
 }
 
-/// The path that `rest`, the text after a `${stage.dir}`, begins with, if there is such a file or
-/// folder: to the end of the argument, or to the first character that ends a word in a shell.
+/// The path of an existing file or folder at the start of `rest`, the text after a `${stage.dir}`.
+/// The path reaches to the end of the argument, or to the first character that ends a word in a
+/// shell.
 fn existing_path<'a>(stage_dir: &Path, rest: &'a str) -> Option<&'a str> {
     let rest = rest.strip_prefix('/')?;
     let word = rest.split(|c: char| c.is_whitespace() || "'\"`;:,|&<>()$".contains(c)).next().unwrap_or(rest);
@@ -134,13 +141,14 @@ fn existing_path<'a>(stage_dir: &Path, rest: &'a str) -> Option<&'a str> {
     [rest, word].map(|below| below.trim_end_matches('/')).into_iter().find(exists)
 }
 
-/// Whether `rest`, the text after a `${stage.dir}`, shows that the folder itself is meant.
+/// Whether `rest`, the text after a `${stage.dir}`, shows that the argument names the folder
+/// itself.
 fn names_folder(rest: &str) -> bool {
     !rest.trim_start_matches('/').starts_with(|c: char| c.is_alphanumeric() || "._-".contains(c))
 }
 
-/// All of the environment of a command stage: what it declares, the search path, and values
-/// that are the same everywhere for what nearly every program reads.
+/// The whole environment of a command stage: the declared variables, PATH, and fixed values for the
+/// variables that nearly every program reads.
 pub fn environment(contract: &Contract, temporary: &Path) -> Result<BTreeMap<String, OsString>, ExecError> {
     let environment = check_environment(contract, temporary);
     let secrets = contract.command.as_ref().map_or(&[][..], |c| &c.secrets);
@@ -150,7 +158,7 @@ pub fn environment(contract: &Contract, temporary: &Path) -> Result<BTreeMap<Str
     }
 }
 
-/// As [`environment`], for the program that checks params: a secret that is not set is left out.
+/// Like [`environment`], for the program that checks params. A secret that is not set is left out.
 pub fn check_environment(contract: &Contract, temporary: &Path) -> BTreeMap<String, OsString> {
     let mut environment: BTreeMap<String, OsString> = [
         ("PATH", std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into())),
@@ -173,14 +181,14 @@ pub fn check_environment(contract: &Contract, temporary: &Path) -> BTreeMap<Stri
         }
     }
     if !secrets.is_empty() {
-        // For the supervisor, which takes it out again.
+        // For the supervisor, which removes it from the stage's environment.
         environment.insert(redact::VARIABLE.to_owned(), secrets.join(",").into());
     }
     environment
 }
 
-/// Variables that a built-in worker may see, if they are set: none changes a result, but for the two last, which try other kernels
-/// and let a CPU stand in for a GPU in tests.
+/// Variables that are passed on to a built-in worker if they are set. None changes a result, except
+/// for the last two: they select other kernels, and emulate a GPU on the CPU in tests.
 const WORKER_ALLOWED: [&str; 16] = [
     "PATH",
     "HOME",
@@ -200,7 +208,7 @@ const WORKER_ALLOWED: [&str; 16] = [
     "OLMO_PIPE_EMULATE_GPU",
 ];
 
-/// All of the environment of a built-in worker that may use `threads` threads.
+/// The whole environment of a built-in worker that may use `threads` threads.
 pub fn worker_environment(threads: usize, temporary: &Path) -> BTreeMap<String, OsString> {
     let allowed = WORKER_ALLOWED.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var_os(name)?)));
     let mut environment: BTreeMap<String, OsString> = allowed.collect();
@@ -230,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn arguments_are_filled_in_and_never_split() {
+    fn references_are_replaced_and_arguments_never_split() {
         let argv = fill(
             r#"["${stage.dir}/x", "${inputs.a}/f", "-${params.n}-${params.s}", "${inputs.b}", "${outputs.o}", "${params.list}", "$HOME"]"#,
         );
@@ -247,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_is_a_path_or_is_searched() {
+    fn a_program_is_a_path_or_is_found_through_path() {
         let program = |argv| program(&contract(argv), Path::new("/stage"));
         assert_eq!(program(r#"["${stage.dir}/x"]"#), Some("/stage/x".into()));
         assert_eq!(program("[/bin/sh]"), Some("/bin/sh".into()));
@@ -255,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_holds_nothing_that_was_not_declared() {
+    fn the_environment_has_only_declared_variables() {
         let environment = environment(&contract("[x]"), Path::new("/t")).unwrap();
         let names: Vec<_> = environment.keys().map(String::as_str).collect();
         assert_eq!(names, ["HOME", "LANG", "PATH", "TMPDIR", "TZ"], "the declared variable is not set here");

@@ -1,4 +1,4 @@
-//! [`ExecError`]: why a stage's process could not be started or followed.
+//! [`ExecError`]: why a stage's process could not be started or watched.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,60 +9,60 @@ use olmo_stage::compute::Backend;
 
 use crate::exec::backend::build_command;
 
-/// Why a stage's process could not be started or followed. A stage that ran and failed is no
-/// error: see [`crate::exec::Ended`].
+/// Why a stage's process could not be started or watched. A stage that ran and failed is not an
+/// [`ExecError`]: see [`crate::exec::Ended`].
 #[derive(Debug, thiserror::Error)]
 pub enum ExecError {
     #[error(transparent)]
     Io(#[from] PathError),
-    #[error("the worker, which holds the built-in stages, is not at {}", .0.display())]
+    #[error("the worker, which has the built-in stages, was not found at {}", .0.display())]
     WorkerMissing(PathBuf),
-    #[error("`backend` comes to {}, and the worker for it is not at {}", .compute.name(), .path.display())]
+    #[error("`backend` resolved to {}, but its worker was not found at {}", .compute.name(), .path.display())]
     BackendMissing { path: PathBuf, compute: Compute },
-    #[error("`backend` comes to {}, and the worker {} was built without it", .compute.name(), .path.display())]
-    BackendLacks { path: PathBuf, compute: Compute },
-    #[error("stage `{stage}` is to compute on a GPU and asks for none")]
-    NoGpuAsked { stage: String },
-    #[error("the worker {} cannot say what it holds: {why}", .path.display())]
+    #[error("`backend` resolved to {}, but the worker {} was built without it", .compute.name(), .path.display())]
+    BackendNotBuilt { path: PathBuf, compute: Compute },
+    #[error("stage `{stage}` computes on a GPU, but requests none")]
+    NoGpuRequested { stage: String },
+    #[error("the worker {} does not work: {why}", .path.display())]
     WorkerBroken { path: PathBuf, why: String },
-    #[error("the program under `command.check` of stage `{stage}` does not answer: {why}")]
+    #[error("the check program (`command.check`) of stage `{stage}` gave no answer: {why}")]
     CheckFailed { stage: String, why: String },
-    #[error("the worker {} speaks protocol {found}, this engine {known}", .path.display())]
+    #[error("the worker {} uses protocol {found}, but this engine uses {known}", .path.display())]
     WorkerProtocol { path: PathBuf, found: u32, known: u32 },
     #[error("the worker {} has no stage `{stage}`", .path.display())]
     WorkerLacks { path: PathBuf, stage: String },
-    #[error("stage `{stage}` is not the same in the worker {} as in this engine: they come from different builds", .path.display())]
+    #[error("stage `{stage}` differs between the worker {} and this engine: they are from different builds", .path.display())]
     WorkerDiffers { path: PathBuf, stage: String },
-    #[error("{place} of stage `{stage}` holds `${{{reference}}}`, which does not exist")]
+    #[error("{place} of stage `{stage}` contains `${{{reference}}}`, which does not exist")]
     UnknownReference { stage: String, place: String, reference: String },
-    #[error("an argument of stage `{stage}` has a `${{` without its `}}`: {argument}")]
+    #[error("an argument of stage `{stage}` has a `${{` without a `}}`: {argument}")]
     OpenReference { stage: String, argument: String },
-    #[error("stage `{stage}` needs the secret `{name}`, and the environment variable of that name is not set")]
+    #[error("stage `{stage}` needs the secret `{name}`, but that environment variable is not set")]
     SecretMissing { stage: String, name: String },
-    #[error("its list output `{port}` holds something that is not an item: {why}")]
+    #[error("its list output `{port}` contains something that is not an item: {why}")]
     BadItem { port: String, why: String },
     #[error("{name} is `{value}`, not a number of {expected}")]
     Variable { name: &'static str, value: String, expected: &'static str },
-    #[error("stage `{stage}` asks for {asked} {what}, and this machine has {there}")]
-    TooMuch { stage: String, what: &'static str, asked: u64, there: u64 },
+    #[error("stage `{stage}` requests {requested} {what}, but this machine has {available}")]
+    TooMuch { stage: String, what: &'static str, requested: u64, available: u64 },
     #[error("the leases of this machine, in {}, cannot be used: {source}", .path.display())]
     Leases { path: PathBuf, source: io::Error },
-    #[error("a stage on this machine has one process, not {ranks}")]
+    #[error("a stage on this machine can have only one process, not {ranks}")]
     Ranks { ranks: u32 },
     #[error("{} is still in use by a stage of an engine that died", .0.display())]
     StillRunning(PathBuf),
 }
 
-/// How to make what is missing or old.
-const BUILD: &str = "build engine and worker together: cargo build --release";
+/// How to build a worker that is missing or outdated.
+const BUILD: &str = "build the engine and the worker together: cargo build --release";
 
 impl ExecError {
-    /// For `map_err`: an I/O failure while `doing` something to `path`.
+    /// Wraps an I/O error that occurred while `doing` something to `path`, for `map_err`.
     pub(crate) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| PathError::during(doing, path, source).into()
     }
 
-    /// The worker for `compute` is not at `path`.
+    /// The error for a worker for `compute` that is not at `path`.
     pub(crate) fn missing(path: PathBuf, compute: Compute) -> Self {
         match compute.backend {
             Backend::Flex => Self::WorkerMissing(path),
@@ -77,8 +77,8 @@ impl Diagnose for ExecError {
             Self::Io(error) if error.is_no_space() => "exec::no_space",
             Self::Io(_) => "exec::io",
             Self::WorkerMissing(_) => "worker::missing",
-            Self::BackendMissing { .. } | Self::BackendLacks { .. } => "worker::no_backend",
-            Self::NoGpuAsked { .. } => "exec::no_gpu_asked",
+            Self::BackendMissing { .. } | Self::BackendNotBuilt { .. } => "worker::no_backend",
+            Self::NoGpuRequested { .. } => "exec::no_gpu_asked",
             Self::WorkerBroken { .. } => "worker::broken",
             Self::CheckFailed { .. } => "exec::check",
             Self::WorkerProtocol { .. } | Self::WorkerLacks { .. } | Self::WorkerDiffers { .. } => {
@@ -105,18 +105,18 @@ impl Diagnose for ExecError {
             }
             Self::SecretMissing { name, .. } => format!("set it and run the same command again: export {name}=…"),
             Self::Io(_) => return None,
-            Self::WorkerMissing(_) => format!("{BUILD}; or set OLMO_PIPE_WORKER to where it is"),
-            Self::BackendMissing { compute, .. } | Self::BackendLacks { compute, .. } => {
+            Self::WorkerMissing(_) => format!("{BUILD}; or set OLMO_PIPE_WORKER to its path"),
+            Self::BackendMissing { compute, .. } | Self::BackendNotBuilt { compute, .. } => {
                 format!(
-                    "build it: {} (needs Python 3 with pip, and a C++ compiler); or write `backend: flex`",
+                    "build it: {} (needs Python 3 with pip, and a C++ compiler); or set `backend: flex`",
                     build_command(*compute)
                 )
             }
-            Self::NoGpuAsked { stage } => {
-                format!("give stage `{stage}` one: resources: {{gpus: 1}}; or write `device: cpu`")
+            Self::NoGpuRequested { stage } => {
+                format!("request one for stage `{stage}`: resources: {{gpus: 1}}; or set `device: cpu`")
             }
             Self::WorkerBroken { why, .. } if why.contains("libtorch") || why.contains("libc10") => {
-                "libtorch is not where the worker was built against: scripts/libtorch cpu --build".into()
+                "libtorch has moved since the worker was built: scripts/libtorch cpu --build".into()
             }
             Self::WorkerBroken { path, .. }
             | Self::WorkerProtocol { path, .. }
@@ -126,28 +126,26 @@ impl Diagnose for ExecError {
                 false => BUILD.into(),
             },
             Self::UnknownReference { .. } => {
-                "there are ${inputs.PORT}, ${outputs.PORT}, ${params.NAME} and ${stage.dir}".into()
+                "use ${inputs.PORT}, ${outputs.PORT}, ${params.NAME} or ${stage.dir}".into()
             }
             Self::CheckFailed { .. } => {
-                "it reads {stage, params, inputs} and prints a list of {level, code, param, message, hint}, as JSON"
+                "it must read {stage, params, inputs} and print a list of {level, code, param, message, hint}, as JSON"
                     .into()
             }
             Self::BadItem { port, .. } => {
-                format!(
-                    "below out/{port}/ make one folder for each item, and nothing else; its name is the item's label"
-                )
+                format!("make only one folder for each item below out/{port}/; the folder's name is the item's label")
             }
             Self::OpenReference { .. } => "close it: ${params.NAME}".into(),
-            Self::Variable { name, .. } => format!("unset it, or for example export {name}=64"),
+            Self::Variable { name, .. } => format!("unset it, or set it to a number, for example: export {name}=64"),
             Self::TooMuch { what, .. } => {
                 format!(
-                    "ask for less (`stages: {{STAGE: {{resources: {{{what}: …}}}}}}`), or run it on a larger machine"
+                    "request less (`stages: {{STAGE: {{resources: {{{what}: …}}}}}}`), or run it on a larger machine"
                 )
             }
             Self::Leases { .. } => {
-                "set OLMO_PIPE_LEASES to a folder on this machine that all its users of olmo-pipe can write to".into()
+                "set OLMO_PIPE_LEASES to a folder on this machine that all users of olmo-pipe can write to".into()
             }
-            Self::Ranks { .. } => "run it on an executor that starts several processes".into(),
+            Self::Ranks { .. } => "use an executor that can start several processes".into(),
             Self::StillRunning(_) => "wait for it to end, then run the same command again".into(),
         };
         Some(text)

@@ -1,12 +1,12 @@
-//! [`Items`]: the list items of a stage's unfinished work, by port, and the records of which they
-//! are the sum. Adding an item takes the same time however long the list is.
+//! [`Items`]: the list items of a stage's unfinished work, by port. They are a fold over
+//! [`ItemRecord`]s. Adding an item takes constant time. It does no I/O.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use olmo_base::Digest;
 use serde::{Deserialize, Serialize};
 
-/// A line of `items.jsonl`: one `Item` or `Resumed` event of an attempt, carried out.
+/// A line of `items.jsonl`: one `Item` or `Resumed` event of an attempt that was applied.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum ItemRecord {
@@ -17,7 +17,7 @@ pub enum ItemRecord {
 }
 
 impl ItemRecord {
-    /// The attempt whose event this was.
+    /// The attempt that reported the event.
     pub fn attempt(&self) -> u32 {
         match self {
             Self::Added { attempt, .. } | Self::Kept { attempt, .. } => *attempt,
@@ -25,7 +25,7 @@ impl ItemRecord {
     }
 }
 
-/// Items by port, the oldest first, each with its label.
+/// Items by port, oldest first, each with its label.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Items(BTreeMap<String, ItemList>);
 
@@ -35,7 +35,7 @@ struct ItemList {
     items: Vec<(String, Digest)>,
     /// Position of each label in `items`.
     places: HashMap<String, usize>,
-    /// A label of `items` for each label in lower case.
+    /// The first label in `items` for each lowercased label.
     folded: HashMap<String, String>,
 }
 
@@ -62,7 +62,7 @@ impl ItemList {
 }
 
 impl Items {
-    /// Carries `record` out. An item with a known label replaces the one before.
+    /// Applies `record`. An item replaces an earlier one with the same label.
     pub fn apply(&mut self, record: &ItemRecord) {
         match record {
             ItemRecord::Added { port, label, artifact, .. } => match self.0.get_mut(port) {
@@ -78,7 +78,7 @@ impl Items {
     }
 
     /// The items of `port`.
-    pub fn of(&self, port: &str) -> &[(String, Digest)] {
+    pub fn in_port(&self, port: &str) -> &[(String, Digest)] {
         self.0.get(port).map_or(&[], |list| list.items.as_slice())
     }
 
@@ -88,8 +88,8 @@ impl Items {
         list.places.get(label).map(|place| list.items[*place].1)
     }
 
-    /// Why `label` cannot name another item of `port`: it is no folder's name, or differs from the
-    /// label of an item only in case.
+    /// Checks that `label` can name another item of `port`. It must be a valid folder name, and
+    /// must not differ from another label only in case.
     pub fn check_label(&self, port: &str, label: &str) -> Result<(), String> {
         check_label(label)?;
         match self.0.get(port).and_then(|list| list.folded.get(&label.to_lowercase())) {
@@ -106,18 +106,18 @@ impl Items {
         self.0.iter().map(|(port, list)| (port.as_str(), list.items.as_slice()))
     }
 
-    /// How many items there are in all ports.
+    /// Number of items in all ports.
     pub fn len(&self) -> usize {
         self.0.values().map(|list| list.items.len()).sum()
     }
 
-    /// Whether there is none.
+    /// Whether there are no items.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-/// Why `label` cannot name an item, which gets a folder of that name.
+/// Checks that `label` can name an item, and thus a folder.
 pub fn check_label(label: &str) -> Result<(), String> {
     let sound = !label.is_empty()
         && label.len() <= 100
@@ -127,7 +127,7 @@ pub fn check_label(label: &str) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "`{}` cannot be the label of a list item: 1 to 100 letters, digits and ._-+=,@, no dot first",
+        "`{}` cannot be the label of a list item: use 1 to 100 letters, digits and ._-+=,@, not starting with a dot",
         label.escape_debug()
     ))
 }
@@ -141,11 +141,11 @@ mod tests {
     }
 
     fn labels(items: &Items) -> Vec<&str> {
-        items.of("p").iter().map(|(label, _)| label.as_str()).collect()
+        items.in_port("p").iter().map(|(label, _)| label.as_str()).collect()
     }
 
     #[test]
-    fn items_that_are_not_kept_leave_and_a_label_is_there_once() {
+    fn items_that_are_not_kept_leave_and_each_label_occurs_once() {
         let mut items = Items::default();
         for record in [added(1, "step10"), added(1, "step20"), added(1, "step30")] {
             items.apply(&record);
@@ -158,16 +158,16 @@ mod tests {
     }
 
     #[test]
-    fn labels_that_differ_only_in_case_are_refused() {
+    fn labels_that_differ_only_in_case_are_rejected() {
         let mut items = Items::default();
         items.apply(&added(1, "step1"));
         assert!(items.check_label("p", "Step1").unwrap_err().contains("`step1` and `Step1`"));
-        assert!(items.check_label("p", "step1").is_ok(), "it takes the place of the first");
+        assert!(items.check_label("p", "step1").is_ok(), "it replaces the first");
         assert!(items.check_label("q", "Step1").is_ok() && items.check_label("p", "step2").is_ok());
     }
 
     #[test]
-    fn a_label_that_is_no_folder_name_is_refused() {
+    fn a_label_that_is_not_a_folder_name_is_rejected() {
         for label in ["", "..", "a/b", "a b", "a\n", ".x", &"x".repeat(101)] {
             assert!(check_label(label).is_err(), "{label}");
         }

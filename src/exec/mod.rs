@@ -1,7 +1,8 @@
-//! Running one stage's process: the supervisor that holds it, the attempt's folder through which
-//! engine and stage talk, and the worker that holds the built-in stages.
+//! Runs the process of one stage: the supervisor that watches it, the attempt's folder through
+//! which the engine and the stage communicate, and the worker with the built-in stages.
 //!
-//! Nothing here decides what runs when (that is [`crate::run`]) or keeps results (the store).
+//! This module decides neither what runs when (see [`crate::run`]) nor where results are kept (see
+//! the store).
 
 pub mod attempt;
 pub mod backend;

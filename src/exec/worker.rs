@@ -1,4 +1,5 @@
-//! [`Worker`]: the program that holds the built-in stages, found beside the engine.
+//! [`Worker`]: the program with the built-in stages, which is installed next to the engine. This
+//! module only queries it; stages run under [`crate::exec::supervise`].
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -12,12 +13,12 @@ use serde_json::Value;
 use crate::exec::error::ExecError;
 use crate::exec::supervise::ask;
 
-/// Its file name.
+/// The file name of the worker.
 const NAME: &str = "olmo-worker";
-/// Overrides where it is.
+/// Overrides the path of the worker.
 pub const VARIABLE: &str = "OLMO_PIPE_WORKER";
 
-/// A worker that answers.
+/// A worker that was queried successfully.
 #[derive(Clone, Debug)]
 pub struct Worker {
     path: PathBuf,
@@ -26,7 +27,7 @@ pub struct Worker {
     descriptions: BTreeMap<String, Value>,
 }
 
-/// What `olmo-worker describe --json` prints.
+/// The output of `olmo-worker describe --json`.
 #[derive(Deserialize)]
 struct Described {
     protocol: u32,
@@ -38,17 +39,17 @@ struct Described {
 }
 
 impl Worker {
-    /// Where the worker should be: what `OLMO_PIPE_WORKER` says, else beside this program.
-    pub fn place() -> PathBuf {
+    /// The path at which the worker should be: `OLMO_PIPE_WORKER`, or next to this program.
+    pub fn default_path() -> PathBuf {
         if let Some(path) = std::env::var_os(VARIABLE).filter(|p| !p.is_empty()) {
-            // Workers are started in folders of their own.
+            // Workers start in other folders, so a relative path has to be made absolute.
             return std::path::absolute(&path).unwrap_or_else(|_| path.into());
         }
         let beside = std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_owned));
         beside.unwrap_or_default().join(NAME)
     }
 
-    /// Asks the worker at `path` what it holds.
+    /// Asks the worker at `path` to describe its stages.
     pub fn find(path: &Path) -> Result<Self, ExecError> {
         let broken = |why: String| ExecError::WorkerBroken { path: path.to_owned(), why };
         if !path.exists() {
@@ -57,11 +58,11 @@ impl Worker {
         let argv = vec![path.into(), "describe".into(), "--json".into()];
         let answer = ask(argv, &inherited_environment(), Path::new("/"), &[]);
         let answer = answer.map_err(|why| broken(format!("`describe --json`: {why}")))?;
-        Self::of_answer(path, &answer)
+        Self::parse_description(path, &answer)
     }
 
-    /// The worker at `path`, which describes itself by `answer`.
-    fn of_answer(path: &Path, answer: &[u8]) -> Result<Self, ExecError> {
+    /// Parses `answer`, the description printed by the worker at `path`.
+    fn parse_description(path: &Path, answer: &[u8]) -> Result<Self, ExecError> {
         let broken = |why: String| ExecError::WorkerBroken { path: path.to_owned(), why };
         let described: Described = serde_json::from_slice(answer).map_err(|e| broken(e.to_string()))?;
         if described.protocol != PROTOCOL_VERSION {
@@ -76,39 +77,39 @@ impl Worker {
         })
     }
 
-    /// Checks that the worker's stage `name` is what the engine takes it for.
+    /// Checks that the worker's stage `name` has the description that the engine knows.
     pub fn check(&self, name: &str, description: &Description) -> Result<(), ExecError> {
         let (path, stage) = (self.path.clone(), name.to_owned());
         let Some(held) = self.descriptions.get(name) else { return Err(ExecError::WorkerLacks { path, stage }) };
-        // One that does not even parse is of another build, too.
+        // A description that does not parse is from a different build, too.
         match Description::deserialize(held) {
             Ok(held) if held.digest() == description.digest() => Ok(()),
             _ => Err(ExecError::WorkerDiffers { path, stage }),
         }
     }
 
-    /// Its stages' descriptions by name, as it gave them.
+    /// The descriptions of its stages, by name.
     pub fn descriptions(&self) -> &BTreeMap<String, Value> {
         &self.descriptions
     }
 
-    /// The program.
+    /// Path of the program.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// By backend, the library behind it and its version, as it says.
+    /// The library of each backend, with its version, as the worker reports it.
     pub fn backends(&self) -> &BTreeMap<String, String> {
         &self.backends
     }
 
-    /// Its build, as it says.
+    /// The build of the worker, as it reports it.
     pub fn build(&self) -> &str {
         &self.build
     }
 }
 
-/// This process's own environment, without variables whose names are no Unicode.
+/// The environment of this process, without variables whose names are not valid Unicode.
 pub fn inherited_environment() -> BTreeMap<String, OsString> {
     std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value))).collect()
 }
@@ -124,15 +125,15 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_worker_is_told_with_the_build_command() {
+    fn the_hint_for_a_missing_worker_is_the_build_command() {
         let error = Worker::find(Path::new("/nowhere/olmo-worker")).unwrap_err();
         assert!(matches!(error, ExecError::WorkerMissing(_)));
         assert!(error.hint().unwrap().contains("cargo build --release"));
     }
 
     #[test]
-    fn a_worker_is_refused_for_another_protocol_another_contract_and_a_missing_stage() {
-        let read = |answer: &str| Worker::of_answer(Path::new("/worker"), answer.as_bytes());
+    fn a_worker_with_another_protocol_or_contract_or_without_the_stage_is_rejected() {
+        let read = |answer: &str| Worker::parse_description(Path::new("/worker"), answer.as_bytes());
         let answer =
             |protocol: u32| serde_json::json!({"protocol": protocol, "build": "b", "stages": {"a": description(1)}});
         let worker = read(&answer(PROTOCOL_VERSION).to_string()).unwrap();

@@ -1,5 +1,5 @@
-//! What callers of a run give it and get from it: [`Options`], [`Watch`], [`Report`] and the plain
-//! types in them. Nothing here does any work.
+//! The types that callers pass to a run and get back: [`Options`], [`Watch`], [`Report`], and the
+//! plain types in them. This module only defines data; it never starts anything.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,14 +16,14 @@ use serde::{Deserialize, Serialize};
 use crate::exec::{Executor, Local, Worker};
 use crate::run::event::{Place, RunEvent, RunOutcome};
 
-/// The name of a run: UTC time to the second, and the 65,536th parts of the second in four
-/// hexadecimal digits, `20260131-235959-0f3a`. Sorts by time.
+/// The ID of a run, such as `20260131-235959-0f3a`: the UTC time to the second, then the fraction
+/// of the second in units of 1/65,536 as four hexadecimal digits. IDs sort by time.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct RunId(String);
 
 impl RunId {
-    /// That of a run which begins now.
+    /// Creates the ID of a run that starts at `now`.
     pub(super) fn new(now: SystemTime) -> Self {
         let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         let part = (u64::from(since.subsec_nanos()) << 16) / 1_000_000_000;
@@ -31,7 +31,7 @@ impl RunId {
         Self(format!("{}-{}-{part:04x}", &time[..8], &time[8..14]))
     }
 
-    /// Reads one; `None` if `text` has another form.
+    /// Parses an ID. Returns `None` if `text` is not a well-formed ID.
     pub fn parse(text: &str) -> Option<Self> {
         let form = text.len() == 20
             && text.bytes().enumerate().all(|(at, b)| match at {
@@ -53,27 +53,27 @@ impl std::fmt::Display for RunId {
     }
 }
 
-/// How to run.
+/// How to run an experiment.
 #[derive(Clone)]
 pub struct Options {
-    /// Which stages.
+    /// The stages to run.
     pub selection: Selection,
-    /// Stages whose unfinished work is thrown away.
+    /// Stages whose unfinished work is discarded.
     pub fresh: Vec<String>,
-    /// When a stage fails, what runs is stopped and nothing more begins; else all goes on that
-    /// does not need it.
+    /// When a stage fails, stop the running stages and start no others. Otherwise, stages that do
+    /// not depend on the failed one continue.
     pub fail_fast: bool,
-    /// Stages that run though their results are there.
+    /// Stages that run even if their results are cached.
     pub force: Vec<String>,
-    /// No result that is there counts; new ones are kept.
+    /// Ignore cached results. New results are still stored.
     pub no_cache_read: bool,
-    /// Where stages' processes run.
+    /// Starts the stages' processes.
     pub executor: Arc<dyn Executor>,
-    /// How long stages may take to save their state after a signal.
+    /// How long a stage may take to save its state after a signal.
     pub grace: Duration,
-    /// Where `olmo-worker` is.
+    /// Path of `olmo-worker`.
     pub worker: PathBuf,
-    /// How remote sources are dealt with.
+    /// How remote sources are fetched and locked.
     pub sourcing: Sourcing,
 }
 
@@ -87,24 +87,25 @@ impl Default for Options {
             fail_fast: false,
             executor: Arc::new(Local::default()),
             grace: Duration::from_secs(30),
-            worker: Worker::place(),
+            worker: Worker::default_path(),
             sourcing: Sourcing::default(),
         }
     }
 }
 
-/// Sees every event as it happens, progress and metrics at full rate.
+/// Receives every event as it happens, with progress and metrics at full rate.
 pub trait Watch {
     fn event(&mut self, event: &RunEvent);
 
-    /// Of the file or source `what`, `done` bytes have come, of `total` if that is known. Called often, before the run begins.
+    /// Called often while sources are fetched, before the run starts: `done` bytes of the file or
+    /// source `what` have arrived, out of `total` if the size is known.
     fn fetching(&mut self, _what: &str, _done: u64, _total: Option<u64>) {}
 
-    /// A server is waited for.
-    fn fetch_waits(&mut self, _text: &str) {}
+    /// Called when a fetch waits for a server; `text` says why.
+    fn fetch_waiting(&mut self, _text: &str) {}
 
-    /// The run has its record, and goes by this name.
-    fn begins(&mut self, _id: &RunId) {}
+    /// Called once the run has its record, and so its ID.
+    fn run_started(&mut self, _id: &RunId) {}
 }
 
 /// How a run ended.
@@ -114,7 +115,7 @@ pub struct Report {
     pub outcome: RunOutcome,
     /// Why stages failed.
     pub failures: Vec<StageFailure>,
-    /// Where the named results lie, if all stages are done.
+    /// Paths of the named results, if all stages finished.
     pub results: BTreeMap<String, PathBuf>,
 }
 
@@ -125,50 +126,51 @@ pub struct StageFailure {
     pub failure: Failure,
 }
 
-/// Which stages. Nothing named means all of them.
+/// Selects the stages to run. An empty selection means all of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Selection {
-    /// Only these stages and what they need.
+    /// Run only these stages and their dependencies.
     pub targets: Vec<String>,
-    /// Nothing that comes after these stages.
+    /// Leave out the stages that depend on these.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub until: Vec<String>,
-    /// Only these stages and what comes after them; what they need has to be there.
+    /// Run only these stages and those that depend on them. Their own dependencies must already
+    /// have results.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub from: Vec<String>,
 }
 
-/// How remote sources are dealt with.
+/// How remote sources are fetched and locked.
 #[derive(Clone, Debug, Default)]
 pub struct Sourcing {
-    /// The lock's file; without one nothing is locked, nor written.
+    /// Path of the lock file. Without one, nothing is locked and no file is written.
     pub lock: Option<PathBuf>,
-    /// What is not in the lock is an error.
+    /// Fail on a source that is not in the lock.
     pub locked: bool,
-    /// Nothing comes over the network.
+    /// Do not use the network.
     pub offline: bool,
-    /// How servers are reached.
+    /// How to reach servers.
     pub settings: Settings,
-    /// FILE as the user wrote it, for messages.
+    /// The experiment's path as the user typed it, for messages.
     pub experiment: String,
 }
 
-/// What stage `stage` finds wrong.
+/// A finding of the rules of stage `stage`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StageFinding {
     pub stage: String,
     pub finding: Finding,
 }
 
-/// A source that is not what it was.
+/// A source that has changed since the run started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceChange {
-    /// The file, or what else changed.
+    /// The file, variable or folder that changed.
     pub what: String,
-    /// `None`: it was not there.
+    /// `None` if it did not exist.
     pub old: Option<Digest>,
-    /// `None`: it is gone.
+    /// `None` if it no longer exists.
     pub new: Option<Digest>,
 }
 

@@ -1,5 +1,5 @@
-//! [`Cache`]: results of finished stages by key. Every part of a run asks here, so another tier, such
-//! as a remote cache, needs one change.
+//! [`Cache`]: results of finished stages, by key. All lookups of a run go through it, so that
+//! another tier, such as a remote cache, could be added here alone.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -14,21 +14,21 @@ pub type Outputs = BTreeMap<String, Output>;
 #[derive(Clone)]
 pub struct Cache {
     store: Store,
-    /// Results that a moment ago were complete in the store.
+    /// Results that were recently found complete in the store.
     verified: HashMap<Digest, Outputs>,
 }
 
 /// The answer to a lookup.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Lookup {
-    /// The result is there and complete.
+    /// The result exists and is complete.
     Hit(Outputs),
     Absent,
     /// The result exists, but this artifact of it is no longer complete.
     Incomplete {
         artifact: Digest,
     },
-    /// The entry was damaged and is in quarantine now.
+    /// The entry was damaged and is now in quarantine.
     Damaged {
         why: String,
     },
@@ -71,12 +71,12 @@ impl Cache {
         Self { verified, ..self }
     }
 
-    /// Forgets which results were complete, since something turned out to be damaged.
+    /// Forgets which results were complete, after something turned out to be damaged.
     pub fn distrust(&mut self) {
         self.verified.clear();
     }
 
-    /// The store below.
+    /// The underlying store.
     pub fn store(&self) -> &Store {
         &self.store
     }

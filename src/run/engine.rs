@@ -1,9 +1,11 @@
 //! Runs an experiment: plans it, records it, and schedules its stages ([`run`], [`resume`]).
 //!
-//! Failpoints ([`olmo_base::failpoint()`]): `run.started` (the record is there, nothing runs yet),
-//! `run.stage_started` (a stage's process was started), `run.item_committed` (a list item is in
-//! the store and noted), `run.stage_committed` (a stage's outputs and action are in the store),
-//! `run.finished` (all stages are done, the results are not yet under their names).
+//! Failpoints ([`olmo_base::failpoint()`]):
+//! - `run.started`: the record exists, and nothing runs yet.
+//! - `run.stage_started`: a stage's process was started.
+//! - `run.item_committed`: a list item is in the store and recorded.
+//! - `run.stage_committed`: a stage's outputs and action are in the store.
+//! - `run.finished`: all stages are done, but the results are not exported yet.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -14,7 +16,7 @@ use olmo_stage::MessageLevel;
 use olmo_stage::compute::Device;
 use olmo_stage::rules::Level;
 
-use crate::exec::attempt::{Work, end_leftovers};
+use crate::exec::attempt::{Work, kill_leftovers};
 use crate::exec::backend::{stage_compute, worker_path};
 use crate::exec::{ExecError, Worker};
 use crate::run::api::{Options, Report, Sourcing, StageFinding, Watch};
@@ -31,41 +33,42 @@ use crate::run::sources::{Sources, remote};
 use crate::spec::Resolved;
 use crate::store::Store;
 
-/// Runs the experiment `resolved`: what is in the store already is not run again.
+/// Runs the experiment `resolved`. Stages with a cached result do not run again.
 pub fn run(store: &Store, resolved: &Resolved, options: &Options, watch: &mut dyn Watch) -> Result<Report, RunError> {
     for name in options.fresh.iter().chain(&options.force) {
-        board::named(resolved, name)?;
+        board::stages_named(resolved, name)?;
     }
     let selected = options.selection.choose(resolved)?;
     check_resources(resolved, &selected.names, options)?;
     results::check(resolved, &selected.names, store)?;
     let lock = options.sourcing.read()?;
-    // From here on the store holds what no record names yet.
+    // From here on, the store holds objects that no record refers to yet.
     let beginning = store.begin_run()?;
     let mut sources = Sources::read(resolved, &selected.names, store, &lock.sources)?;
     let wanted = remote::uses(resolved, &selected.names);
     let unknown = wanted.iter().filter(|(source, _)| !sources.remote().contains_key(*source));
     let unknown = unknown.map(|(source, uses)| (source.clone(), uses.clone())).collect();
-    remote::bring(store, &unknown, sources.remote_mut(), &options.sourcing, watch)?;
+    remote::fetch_missing(store, &unknown, sources.remote_mut(), &options.sourcing, watch)?;
     let forced = ForcedStages {
         all: options.no_cache_read,
         stages: options.force.iter().flat_map(|name| resolved.named(name)).map(str::to_owned).collect(),
         except: selected.only_read.clone(),
     };
     let Found { hits, missing } = check_plan(store, resolved, &selected, &sources, &forced, options)?;
-    bring_for(store, resolved, &selected, &missing, &forced, &mut sources, options, watch)?;
+    fetch_for_missing(store, resolved, &selected, &missing, &forced, &mut sources, options, watch)?;
     let mut warnings = plan::findings_of(resolved, &missing, Some(store), options)?;
     warnings.retain(|found| found.finding.level != Level::Note);
     if warnings.iter().any(|found| found.finding.level == Level::Error) {
         return Err(RunError::Refused(warnings));
     }
     let record = RunRecord::create(store, resolved, &options.selection, &sources, beginning)?;
-    let todo = Todo { resolved, names: &selected.names, sources: &sources, forced, warnings, resumed: false };
-    go(store, &todo, hits, record, options, watch)
+    let prepared =
+        PreparedRun { resolved, names: &selected.names, sources: &sources, forced, warnings, resumed: false };
+    execute(store, &prepared, hits, record, options, watch)
 }
 
-/// Goes on with the run whose name begins with `text`, from what its record holds: no
-/// experiment file is read. Stops if a source changed since.
+/// Resumes the run whose ID starts with `text` from its record, without reading the experiment's
+/// file. Fails if a source has changed since.
 pub fn resume(store: &Store, text: &str, options: &Options, watch: &mut dyn Watch) -> Result<Report, RunError> {
     let id = find(store, text)?;
     let (record, recorded) = RunRecord::reopen(store, &id)?;
@@ -80,15 +83,15 @@ pub fn resume(store: &Store, text: &str, options: &Options, watch: &mut dyn Watc
     }
     let forced = ForcedStages::default();
     let Found { hits, missing } = check_plan(store, resolved, &selected, &sources, &forced, options)?;
-    bring_for(store, resolved, &selected, &missing, &forced, &mut sources, options, watch)?;
+    fetch_for_missing(store, resolved, &selected, &missing, &forced, &mut sources, options, watch)?;
     let (names, warnings) = (&selected.names, Vec::new());
-    let todo = Todo { resolved, names, sources: &sources, forced, warnings, resumed: true };
-    go(store, &todo, hits, record, options, watch)
+    let prepared = PreparedRun { resolved, names, sources: &sources, forced, warnings, resumed: true };
+    execute(store, &prepared, hits, record, options, watch)
 }
 
-/// Brings the remote sources of the stages that are to run into the store: a hit needs none.
-#[expect(clippy::too_many_arguments, reason = "what a run is about, and how")]
-fn bring_for(
+/// Fetches the remote sources of the stages that will run. A cache hit needs none of its sources.
+#[expect(clippy::too_many_arguments, reason = "the experiment, the selection and the options are separate")]
+fn fetch_for_missing(
     store: &Store,
     resolved: &Resolved,
     selected: &Selected,
@@ -100,11 +103,12 @@ fn bring_for(
 ) -> Result<(), RunError> {
     let missing: BTreeSet<&String> = missing.iter().map(|missing| &missing.name).collect();
     let names = selected.names.iter().filter(|name| missing.contains(name) || forced.contains(name));
-    remote::bring(store, &remote::uses(resolved, names), sources.remote_mut(), &options.sourcing, watch)
+    remote::fetch_missing(store, &remote::uses(resolved, names), sources.remote_mut(), &options.sourcing, watch)
 }
 
-/// Finds out what all remote sources of `resolved` are, brings them into the store and writes the lock; with `update`, also of
-/// those that are locked already. Returns the sources that are new in the lock, or changed.
+/// Resolves all remote sources of `resolved` to exact versions, fetches them into the store and
+/// writes the lock. With `update`, sources that are already locked are resolved again. Returns the
+/// sources that were added to the lock or changed in it.
 pub fn lock(
     store: &Store,
     resolved: &Resolved,
@@ -119,19 +123,19 @@ pub fn lock(
     }
     let mut known = sourcing.read()?.sources;
     let fresh = wanted.keys().filter(|source| !known.contains_key(*source)).cloned().collect();
-    remote::bring(store, &wanted, &mut known, sourcing, watch)?;
+    remote::fetch_missing(store, &wanted, &mut known, sourcing, watch)?;
     Ok(fresh)
 }
 
-/// Checks that every stage fits on the executor.
+/// Checks that the executor has the resources that every stage requests.
 fn check_resources(resolved: &Resolved, names: &[String], options: &Options) -> Result<(), RunError> {
     let stages = names.iter().filter_map(|name| Some((name.as_str(), resolved.stages.get(name)?.resources)));
     Ok(options.executor.check(&stages.collect::<Vec<_>>())?)
 }
 
-/// Before anything runs: that the worker holds the stages that may run, as the experiment means
-/// them, and that what is only read is there. Returns what is there already, so that it need not
-/// be looked up again.
+/// Checks, before anything runs, that the worker has the stages that may run, in the versions that
+/// the experiment was resolved with, and that stages which are only read have results. Returns the
+/// cached results, so that they need not be looked up again.
 fn check_plan(
     store: &Store,
     resolved: &Resolved,
@@ -154,7 +158,7 @@ fn check_plan(
         }
         let compute = stage_compute(stage);
         if compute.device == Device::Cuda && stage.resources.gpus == 0 {
-            return Err(ExecError::NoGpuAsked { stage: name.clone() }.into());
+            return Err(ExecError::NoGpuRequested { stage: name.clone() }.into());
         }
         let worker = match workers.entry(worker_path(compute, &options.worker)) {
             Entry::Occupied(found) => found.into_mut(),
@@ -167,14 +171,14 @@ fn check_plan(
             }
         };
         if compute.device == Device::Cuda && !worker.backends().contains_key(compute.name()) {
-            return Err(ExecError::BackendLacks { path: worker.path().to_owned(), compute }.into());
+            return Err(ExecError::BackendNotBuilt { path: worker.path().to_owned(), compute }.into());
         }
         worker.check(&stage.uses, &stage.description)?;
     }
     Ok(found)
 }
 
-/// Shows and records a warning about the results.
+/// Reports and records a warning about the results.
 fn warn_of_results(text: String, record: &mut RunRecord, watch: &mut dyn Watch) -> Result<(), RunError> {
     let place = Place { stage: "results".into(), item: None };
     let event = RunEvent::Message { place, level: MessageLevel::Warning, text };
@@ -182,46 +186,48 @@ fn warn_of_results(text: String, record: &mut RunRecord, watch: &mut dyn Watch) 
     record.append(&event)
 }
 
-/// How often a run begins again because a result was damaged in the store.
-const ROUNDS: u32 = 3;
+/// How often a run schedules its stages because a result turned out to be damaged in the store.
+const MAX_ROUNDS: u32 = 3;
 
-/// What a run is about.
-struct Todo<'r> {
+/// A run that has been planned and checked, ready to be executed.
+struct PreparedRun<'r> {
     resolved: &'r Resolved,
     names: &'r [String],
     sources: &'r Sources,
     forced: ForcedStages,
-    /// What stages say that stops nothing.
+    /// Findings that do not stop the run.
     warnings: Vec<StageFinding>,
     resumed: bool,
 }
 
-fn go(
+/// Opens the run's record, schedules its stages, and exports its results.
+fn execute(
     store: &Store,
-    todo: &Todo<'_>,
+    prepared: &PreparedRun<'_>,
     mut hits: HashMap<Digest, Outputs>,
     mut record: RunRecord,
     options: &Options,
     watch: &mut dyn Watch,
 ) -> Result<Report, RunError> {
-    let Todo { resolved, names, sources, .. } = *todo;
+    let PreparedRun { resolved, names, sources, .. } = *prepared;
     let id = record.id.clone();
-    // What engines left that were killed together with their supervisors occupies what this one needs.
+    // If an engine was killed together with its supervisors, its stages may still run and occupy
+    // resources that this run needs.
     if let Ok(keys) = store.work_keys() {
         let works: Vec<Work> = keys.into_iter().map(|key| Work::at(store.work(key))).collect();
-        end_leftovers(&works);
+        kill_leftovers(&works);
     }
     let opened = RunEvent::Opened {
         experiment: resolved.experiment.clone(),
         pid: std::process::id(),
-        resumed: todo.resumed,
+        resumed: prepared.resumed,
         stages: names.to_vec(),
     };
     record.append(&opened)?;
     record.sync()?;
-    watch.begins(&id);
+    watch.run_started(&id);
     watch.event(&opened);
-    for StageFinding { stage, finding } in &todo.warnings {
+    for StageFinding { stage, finding } in &prepared.warnings {
         let (place, text) = (Place { stage: stage.clone(), item: None }, finding.message.clone());
         let event = RunEvent::Message { place, level: MessageLevel::Warning, text };
         watch.event(&event);
@@ -232,32 +238,32 @@ fn go(
     let mut rounds = 0;
     let ending = loop {
         let mut board = Board::new(resolved, names, sources);
-        // Known of the first round alone: a later one begins since something was found damaged,
-        // and makes that again, nothing else.
+        // The hits and the forced stages hold only in the first round. A later round runs because a
+        // result was found damaged, and runs only what made that result.
         let hits = std::mem::take(&mut hits);
-        let forced = if rounds == 0 { todo.forced.clone() } else { ForcedStages::default() };
+        let forced = if rounds == 0 { prepared.forced.clone() } else { ForcedStages::default() };
         let cache = Cache::new(store).with_verified(hits);
         let scheduler = Scheduler::new(&mut board, resolved, cache, &mut record, options, forced, watch);
         let signals = signals::Watcher::start(scheduler.sender())?;
         let ending = scheduler.run()?;
         if !ending.complete {
-            // The trials of a sweep stand for themselves: what is done of them is given out.
+            // The trials of a sweep are independent, so finished ones are exported anyway.
             if ending.signal.is_none() && !resolved.trials.is_empty() {
                 exported = results::export(resolved, &board, store, &id)?;
             }
             break ending;
         }
         failpoint("run.finished");
-        signals.end_at_once();
+        signals.exit_on_signal();
         rounds += 1;
         match results::export(resolved, &board, store, &id) {
             Ok(all) => {
                 exported = all;
                 break ending;
             }
-            // A result is damaged, and in quarantine now: what made it is no hit any more.
-            Err(RunError::Store(error)) if rounds < ROUNDS && is_damage(&error) => {
-                warn_of_results(format!("{error}; it is made again"), &mut record, watch)?;
+            // A result was damaged and is now in quarantine, so its stage is no longer a cache hit.
+            Err(RunError::Store(error)) if rounds < MAX_ROUNDS && is_damage(&error) => {
+                warn_of_results(format!("{error}; its stage runs again"), &mut record, watch)?;
             }
             Err(error) => return Err(error),
         }

@@ -1,5 +1,5 @@
-//! [`RunError`]: why a run could not begin or go on. A stage that fails is no error but a
-//! result: see [`crate::run::api::Report`].
+//! [`RunError`]: why a run could not start or continue. A stage that fails is not a [`RunError`];
+//! it is part of the [`crate::run::api::Report`].
 
 use std::io;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use crate::key::KeyError;
 use crate::run::api::{SourceChange, StageFinding};
 use crate::store::StoreError;
 
-/// Why a run could not begin or go on.
+/// Why a run could not start or continue.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     #[error(transparent)]
@@ -26,7 +26,7 @@ pub enum RunError {
     Graph(#[from] GraphError),
     #[error(transparent)]
     Io(#[from] PathError),
-    #[error("the system starts no thread: {source}")]
+    #[error("cannot start a thread: {source}")]
     Thread { source: io::Error },
     #[error("the experiment has no stage `{name}`")]
     UnknownStage { name: String, known: Vec<String> },
@@ -42,25 +42,25 @@ pub enum RunError {
     Offline { sources: Vec<String>, command: String },
     #[error("the lock {} cannot be used: {why}", .path.display())]
     LockDamaged { path: PathBuf, why: String },
-    #[error("the stages refuse what they are asked to do: {}", refusals(.0))]
+    #[error("the stages reject their configuration: {}", refusals(.0))]
     Refused(Vec<StageFinding>),
     #[error("a source changed since run {id}: {}", list(.changes))]
     SourcesChanged { id: String, changes: Vec<SourceChange> },
-    #[error("stage `{before}`, which `{stage}` needs, has no result in the store, and the run begins with `{stage}`")]
+    #[error("the run starts at stage `{stage}`, but `{before}`, which it needs, has no result in the store")]
     NotBefore { stage: String, before: String },
     #[error("there is no run `{text}`")]
     UnknownRun { text: String },
     #[error("several runs begin with `{text}`: {}", .candidates.join(", "))]
     AmbiguousRun { text: String, candidates: Vec<String> },
-    #[error("run {id} is still going on{}", .pid.map(|p| format!(" (process {p})")).unwrap_or_default())]
+    #[error("run {id} is still running{}", .pid.map(|p| format!(" (process {p})")).unwrap_or_default())]
     RunActive { id: String, pid: Option<u32> },
-    #[error("run {id} is not going on: it is {status}")]
+    #[error("run {id} is not running: it is {status}")]
     NotRunning { id: String, status: &'static str },
-    #[error("{} is where a result goes, and olmo-pipe did not make {}", .place.display(), .file.as_ref().map_or_else(|| "it".to_owned(), |file| format!("the file {file} in it")))]
+    #[error("a result belongs at {}, but olmo-pipe did not create {}", .place.display(), .file.as_ref().map_or_else(|| "it".to_owned(), |file| format!("the file {file} in it")))]
     ForeignResults { place: PathBuf, file: Option<String> },
     #[error("the record of run {id} cannot be used: {why}")]
     RunDamaged { id: String, why: String },
-    #[error("the data of run {id} lies under an environment variable: {why}")]
+    #[error("the data paths of run {id} contain an environment variable: {why}")]
     VariableGone { id: String, why: String },
 }
 
@@ -82,7 +82,7 @@ fn refusals(findings: &[StageFinding]) -> String {
 }
 
 impl RunError {
-    /// For `map_err`: a thread that could not be started.
+    /// Wraps the error of a thread that could not be started, for `map_err`.
     pub(super) fn thread(source: io::Error) -> Self {
         Self::Thread { source }
     }
@@ -124,16 +124,13 @@ impl Diagnose for RunError {
             Self::Exec(e) => return e.hint(),
             Self::Remote(e) => return e.hint(),
             Self::NotLocked { command, .. } => {
-                format!("`{command}` fetches what is missing and writes it there; commit the file")
+                format!("run `{command}` to fetch and lock what is missing, then commit the file")
             }
             Self::Offline { command, .. } => {
-                format!(
-                    "`{command}` fetches it while there is a network; or copy it into the store by `artifacts import`"
-                )
+                format!("run `{command}` while the network is up, or copy it into the store with `artifacts import`")
             }
             Self::LockDamaged { .. } => {
-                "put back the version of it that was committed, or remove it and let `olmo-pipe lock` write it anew"
-                    .into()
+                "restore the committed version, or delete the file and run `olmo-pipe lock` to write it again".into()
             }
             Self::Io(error) if error.is_no_space() => "free some space there and run the same command again".into(),
             Self::Thread { .. } => {
@@ -146,25 +143,25 @@ impl Diagnose for RunError {
                 let near = known.iter().map(|k| (strsim::damerau_levenshtein(k, name), k)).min();
                 match near {
                     Some((distance, near)) if distance <= 2 => format!("did you mean `{near}`?"),
-                    _ => format!("there are: {}", known.join(", ")),
+                    _ => format!("the stages are: {}", known.join(", ")),
                 }
             }
-            Self::SourceMissing { .. } => "put it there, or write the right path".into(),
-            Self::StageFile { .. } => "write the right name under `command: files:` in its stage.yaml".into(),
+            Self::SourceMissing { .. } => "create it, or correct the path".into(),
+            Self::StageFile { .. } => "correct the name under `command: files:` in its stage.yaml".into(),
             Self::SourcesChanged { .. } => {
-                "`olmo-pipe run` the experiment to use the new content, or put the old one back and resume".into()
+                "run the experiment again to use the new content, or restore the old content and resume".into()
             }
-            Self::NotBefore { .. } => "leave `--from` out: whatever is finished is not run again".into(),
-            Self::UnknownRun { .. } => "`olmo-pipe runs list` shows what there is".into(),
-            Self::AmbiguousRun { .. } => "write some more of it".into(),
-            Self::RunActive { id, .. } => format!("`olmo-pipe runs show {id}` shows how far it is"),
+            Self::NotBefore { .. } => "leave out `--from`: finished stages do not run again".into(),
+            Self::UnknownRun { .. } => "`olmo-pipe runs list` lists the runs".into(),
+            Self::AmbiguousRun { .. } => "type more of the run's ID".into(),
+            Self::RunActive { id, .. } => format!("`olmo-pipe runs show {id}` shows its progress"),
             Self::NotRunning { id, .. } => format!("`olmo-pipe runs show {id}` shows how it ended"),
             Self::ForeignResults { place, .. } => format!(
                 "move it away (mv '{0}' '{0}.mine') and run the same command again; or give the experiment another name",
                 place.display()
             ),
-            Self::RunDamaged { .. } => "run the experiment again: whatever is finished is not run twice".into(),
-            Self::VariableGone { .. } => "set it as it was for the run, and try again: export NAME=…".into(),
+            Self::RunDamaged { .. } => "run the experiment again: finished stages do not run again".into(),
+            Self::VariableGone { .. } => "set it to its value during the run and try again: export NAME=…".into(),
             Self::Key(_) | Self::Graph(_) | Self::Io(_) | Self::Refused(_) => return None,
         };
         Some(text)

@@ -1,5 +1,5 @@
-//! [`RunEvent`]: what happens in a run, as `events.jsonl` of its record holds it and as it is
-//! shown while it happens. The state of a run is a fold over its events ([`crate::run::RunState`]).
+//! [`RunEvent`]: what happens in a run. The same events are shown live and stored in `events.jsonl`
+//! of the run's record. The state of a run is a fold over its events ([`crate::run::RunState`]).
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -19,11 +19,11 @@ pub struct Record {
     pub event: RunEvent,
 }
 
-/// Which piece of work an event is about.
+/// The stage, or the item of a `for_each` stage, that an event is about.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Place {
     pub stage: String,
-    /// The item's label, of a `for_each` stage.
+    /// Label of the item, for a `for_each` stage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub item: Option<String>,
 }
@@ -41,31 +41,34 @@ impl std::fmt::Display for Place {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum RunEvent {
-    /// An engine began to work on the run; `stages` in the order of their dependencies.
+    /// An engine started to work on the run. `stages` are in dependency order.
     Opened { experiment: String, pid: u32, resumed: bool, stages: Vec<String> },
-    /// The result was there. `cut_off`: something before it ran in this run, and gave the same
-    /// bytes as before.
+    /// The result was cached. `cut_off`: a dependency ran in this run and produced the same bytes
+    /// as before.
     Cached { place: Place, key: Digest, cut_off: bool, outputs: BTreeMap<String, Output> },
     /// Another process works on the same key; its result will be shared.
     Waiting { place: Place, key: Digest, holder: Option<u32> },
-    /// A process was started. `after`: work of earlier attempts is continued, and this is the
-    /// last list item of theirs.
+    /// A process was started. `after`: the last list item of earlier attempts, if this attempt
+    /// continues their work.
     Started { place: Place, key: Digest, attempt: u32, continues: bool, after: Option<String> },
-    /// The stage goes on from `step`; of list `port` only the items `keep` stay.
+    /// The stage continues from `step`. Of the items of list `port`, only `keep` remain.
     Resumed { place: Place, step: u64, port: String, keep: Vec<String> },
     /// A list item is in the store.
     Item { place: Place, port: String, label: String, artifact: Digest },
-    /// How far it is. The record holds the first one of an attempt and then one now and then.
+    /// Progress of a stage. The record holds the first one of each attempt and a sample of the
+    /// rest.
     Progress { place: Place, done: u64, total: u64, unit: String, message: String },
-    /// Numbers of one step. The record holds the first ones of an attempt and then some now and then.
+    /// Metrics of one step. The record holds the first ones of each attempt and a sample of the
+    /// rest.
     Metrics { place: Place, step: u64, values: BTreeMap<String, f64> },
-    /// A message from the stage.
+    /// A message from the stage for the user.
     Message { place: Place, level: MessageLevel, text: String },
-    /// It ran and its outputs are in the store. `shared`: it ran in another process.
+    /// The stage ran and its outputs are in the store. `shared`: another process ran it.
     Finished { place: Place, key: Digest, shared: bool, outputs: BTreeMap<String, Output>, used: Used },
-    /// It failed; `log` are the last lines that it printed.
+    /// The stage failed. `log` holds the last lines that it printed.
     Failed { place: Place, failure: Failure, log: Vec<String> },
-    /// It failed, and is tried again after a pause; `tried` of at most `max` times so far.
+    /// The stage failed and will be retried after a pause. It has been tried `tried` times out of
+    /// at most `max`.
     Retrying {
         place: Place,
         failure: Failure,
@@ -75,33 +78,34 @@ pub enum RunEvent {
         tried: u32,
         max: u32,
     },
-    /// It waits for what other engines have, or asked for earlier: `short`.
+    /// The stage waits for the resources `short`, which other engines hold or requested earlier.
     Delayed { place: Place, short: Vec<String>, holders: Vec<(u32, String)> },
-    /// The stages that run were asked to save their state (SIGUSR1).
+    /// The running stages were asked to save their state (SIGUSR1).
     Saving,
-    /// It was not run, because of stage `because`.
+    /// The stage was not run because stage `because` failed.
     Skipped { place: Place, because: String },
-    /// It was stopped before its end.
+    /// The stage was stopped before it finished.
     Interrupted { place: Place },
-    /// An input of it was damaged in the store; `maker` makes it again.
+    /// An input of the stage was damaged in the store. `maker` runs again to make it.
     Damaged { place: Place, artifact: Digest, maker: Place, why: String },
-    /// A signal asked for the end of the run.
+    /// A signal asked the run to stop.
     Stopping { signal: i32 },
-    /// The engine ended in order.
+    /// The engine ended normally.
     Closed { outcome: RunOutcome, results: BTreeMap<String, PathBuf> },
-    /// An event of a newer build.
+    /// An event that only a newer build knows.
     #[serde(other)]
     Unknown,
 }
 
-/// What a stage's process used: kept here and nowhere else, since no output may hold it.
+/// Resources that a stage's process used. They are recorded only in events, never in an output,
+/// since outputs must not differ between two executions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Used {
-    /// From start to end.
+    /// Wall-clock time from start to end.
     pub wall_s: f64,
-    /// Processor time of all its processes.
+    /// CPU time of all its processes.
     pub cpu_s: f64,
-    /// Its largest process.
+    /// Peak memory of its largest process.
     pub max_rss_kib: u64,
 }
 
@@ -119,7 +123,7 @@ pub enum RunOutcome {
 }
 
 impl RunEvent {
-    /// The piece of work that it is about, if it is about one.
+    /// The stage or item that the event is about, if any.
     pub fn place(&self) -> Option<&Place> {
         match self {
             Self::Cached { place, .. }

@@ -1,10 +1,11 @@
-//! Running an experiment: what is to be done ([`plan()`]), doing it ([`run`], [`resume`]), and the
-//! record of what was done ([`RunState`], in `runs-v1/ID/`).
+//! Runs an experiment: plans the work ([`plan()`]), executes it ([`run`], [`resume`]), and records
+//! what happened ([`RunState`], stored in `runs-v1/ID/`).
 //!
-//! From the bottom up: `api`, `event` and `error` are plain types; `sources` reads what comes from
-//! outside the store; `record` keeps what happened; `plan` decides what has a result already; `job`
-//! runs one task; `schedule` decides what runs when; `results` copies results for people; `engine`
-//! ties them together.
+//! From the bottom up: `api`, `event` and `error` are plain types; `sources` reads data from
+//! outside the store; `record` stores the events of a run; `plan` finds the tasks that already have
+//! a cached result; `job` runs one task; `schedule` decides what runs when; `results` copies
+//! results into `out/` for people; `engine` ties them together. A module imports only modules
+//! listed before it.
 
 mod api;
 mod cache;

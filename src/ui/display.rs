@@ -17,22 +17,22 @@ use crate::run::{RunEvent, RunId, Watch};
 use crate::ui::output::give_up_on_reader;
 use crate::ui::{Exit, Problem, Terminal};
 
-/// Queued bytes above which droppable pieces are dropped.
-const MOST: usize = 4 << 20;
-/// Bytes counted per event, in addition to its text.
-const EVENT: usize = 256;
+/// Queued bytes above which droppable messages are dropped.
+const MAX_QUEUED: usize = 4 << 20;
+/// Bytes counted per message, in addition to its text.
+const MESSAGE_BYTES: usize = 256;
 /// How long to wait at the end for a reader that reads nothing.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The same for a run that was interrupted.
+/// How long to wait for such a reader if the run was interrupted.
 pub const SHORT_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Shows a run; called in the thread of a [`Display`].
+/// Shows a run. Called on the thread of a [`Display`].
 pub trait Show: Send + 'static {
     /// An event happened at `at` (milliseconds since 1970).
     fn event(&mut self, at: u64, event: &RunEvent);
     fn fetching(&mut self, _what: &str, _done: u64, _total: Option<u64>) {}
-    fn fetch_waits(&mut self, _text: &str) {}
-    fn begins(&mut self, _id: &RunId) {}
+    fn fetch_waiting(&mut self, _text: &str) {}
+    fn run_started(&mut self, _id: &RunId) {}
     /// `count` events were dropped because the reader was too slow.
     fn dropped(&mut self, count: u64);
 }
@@ -46,8 +46,8 @@ impl Show for Terminal {
         Watch::fetching(self, what, done, total);
     }
 
-    fn fetch_waits(&mut self, text: &str) {
-        Watch::fetch_waits(self, text);
+    fn fetch_waiting(&mut self, text: &str) {
+        Watch::fetch_waiting(self, text);
     }
 
     fn dropped(&mut self, count: u64) {
@@ -55,35 +55,35 @@ impl Show for Terminal {
     }
 }
 
-enum Piece<S> {
+enum Message<S> {
     Event(u64, Box<RunEvent>),
     Fetching(String, u64, Option<u64>),
-    FetchWaits(String),
-    Begins(RunId),
-    /// The last piece.
+    FetchWaiting(String),
+    RunStarted(RunId),
+    /// The last message, which ends the thread.
     End(Box<dyn FnOnce(&mut S) + Send>),
 }
 
-impl<S: Show> Piece<S> {
+impl<S: Show> Message<S> {
     /// Whether it may be dropped.
-    fn is_spare(&self) -> bool {
+    fn is_droppable(&self) -> bool {
         match self {
             Self::Event(_, event) => {
                 matches!(**event, RunEvent::Progress { .. } | RunEvent::Metrics { .. } | RunEvent::Message { .. })
             }
-            Self::Fetching(..) | Self::FetchWaits(_) => true,
-            Self::Begins(_) | Self::End(_) => false,
+            Self::Fetching(..) | Self::FetchWaiting(_) => true,
+            Self::RunStarted(_) | Self::End(_) => false,
         }
     }
 
     fn weight(&self) -> usize {
         match self {
             Self::Event(_, event) => match &**event {
-                RunEvent::Message { text, .. } | RunEvent::Progress { message: text, .. } => EVENT + text.len(),
-                RunEvent::Metrics { values, .. } => EVENT + values.len() * 64,
-                _ => EVENT,
+                RunEvent::Message { text, .. } | RunEvent::Progress { message: text, .. } => MESSAGE_BYTES + text.len(),
+                RunEvent::Metrics { values, .. } => MESSAGE_BYTES + values.len() * 64,
+                _ => MESSAGE_BYTES,
             },
-            _ => EVENT,
+            _ => MESSAGE_BYTES,
         }
     }
 
@@ -91,15 +91,15 @@ impl<S: Show> Piece<S> {
         match self {
             Self::Event(at, event) => shown.event(at, &event),
             Self::Fetching(what, done, total) => shown.fetching(&what, done, total),
-            Self::FetchWaits(text) => shown.fetch_waits(&text),
-            Self::Begins(id) => shown.begins(&id),
+            Self::FetchWaiting(text) => shown.fetch_waiting(&text),
+            Self::RunStarted(id) => shown.run_started(&id),
             Self::End(end) => end(shown),
         }
     }
 }
 
 struct Queue<S> {
-    pieces: VecDeque<Piece<S>>,
+    messages: VecDeque<Message<S>>,
     weight: usize,
     dropped: u64,
     ended: bool,
@@ -107,9 +107,9 @@ struct Queue<S> {
 
 struct Shared<S> {
     queue: Mutex<Queue<S>>,
-    /// A piece was queued, or the thread has ended.
+    /// A message was queued, or the thread has ended.
     changed: Condvar,
-    /// Number of pieces shown so far.
+    /// Number of messages shown so far.
     shown: AtomicU64,
 }
 
@@ -119,7 +119,7 @@ impl<S> Shared<S> {
     }
 }
 
-/// Queues the events of a run for the thread that shows them; see the module.
+/// Queues the events of a run for the thread that shows them.
 pub struct Display<S: Show> {
     shared: Arc<Shared<S>>,
     thread: Option<JoinHandle<()>>,
@@ -129,7 +129,7 @@ pub struct Display<S: Show> {
 impl<S: Show> Display<S> {
     /// Starts the thread that shows everything on `shown`.
     pub fn start(shown: S) -> Result<Self, Problem> {
-        let queue = Queue { pieces: VecDeque::new(), weight: 0, dropped: 0, ended: false };
+        let queue = Queue { messages: VecDeque::new(), weight: 0, dropped: 0, ended: false };
         let shared = Arc::new(Shared { queue: Mutex::new(queue), changed: Condvar::new(), shown: AtomicU64::new(0) });
         let own = shared.clone();
         let thread = std::thread::Builder::new().name("display".into()).spawn(move || show_all(&own, shown));
@@ -146,14 +146,14 @@ impl<S: Show> Display<S> {
         self.end(patience.unwrap_or(PATIENCE), Box::new(end));
     }
 
-    fn push(&self, piece: Piece<S>) {
+    fn push(&self, message: Message<S>) {
         let mut queue = self.shared.lock();
-        if queue.weight > MOST && piece.is_spare() {
+        if queue.weight > MAX_QUEUED && message.is_droppable() {
             queue.dropped += 1;
             return;
         }
-        queue.weight += piece.weight();
-        queue.pieces.push_back(piece);
+        queue.weight += message.weight();
+        queue.messages.push_back(message);
         drop(queue);
         self.shared.changed.notify_all();
     }
@@ -162,11 +162,11 @@ impl<S: Show> Display<S> {
         if std::mem::replace(&mut self.closed, true) {
             return;
         }
-        // The run is over: from here on a signal simply ends the process.
+        // The run is over, so signals may end the process from here on.
         for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
             signals::set(signal, libc::SIG_DFL);
         }
-        self.push(Piece::End(end));
+        self.push(Message::End(end));
         let mut queue = self.shared.lock();
         let (mut shown, mut since) = (0, Instant::now());
         while !queue.ended {
@@ -199,26 +199,26 @@ impl<S: Show> Drop for Display<S> {
 
 impl<S: Show> Watch for Display<S> {
     fn event(&mut self, event: &RunEvent) {
-        self.push(Piece::Event(now_ms(), Box::new(event.clone())));
+        self.push(Message::Event(now_ms(), Box::new(event.clone())));
     }
 
     fn fetching(&mut self, what: &str, done: u64, total: Option<u64>) {
-        self.push(Piece::Fetching(what.to_owned(), done, total));
+        self.push(Message::Fetching(what.to_owned(), done, total));
     }
 
-    fn fetch_waits(&mut self, text: &str) {
-        self.push(Piece::FetchWaits(text.to_owned()));
+    fn fetch_waiting(&mut self, text: &str) {
+        self.push(Message::FetchWaiting(text.to_owned()));
     }
 
-    fn begins(&mut self, id: &RunId) {
-        self.push(Piece::Begins(id.clone()));
+    fn run_started(&mut self, id: &RunId) {
+        self.push(Message::RunStarted(id.clone()));
     }
 }
 
 /// Marks the queue as ended when the display thread exits, even by a panic.
-struct Ended<'s, S>(&'s Shared<S>);
+struct EndGuard<'s, S>(&'s Shared<S>);
 
-impl<S> Drop for Ended<'_, S> {
+impl<S> Drop for EndGuard<'_, S> {
     fn drop(&mut self) {
         self.0.lock().ended = true;
         self.0.changed.notify_all();
@@ -226,22 +226,22 @@ impl<S> Drop for Ended<'_, S> {
 }
 
 fn show_all<S: Show>(shared: &Shared<S>, mut shown: S) {
-    let _ended = Ended(shared);
+    let _ended = EndGuard(shared);
     loop {
         let mut queue = shared.lock();
-        while queue.pieces.is_empty() {
+        while queue.messages.is_empty() {
             queue = shared.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
-        let pieces = std::mem::take(&mut queue.pieces);
+        let messages = std::mem::take(&mut queue.messages);
         let dropped = std::mem::take(&mut queue.dropped);
         queue.weight = 0;
         drop(queue);
-        for piece in pieces {
-            let is_last = matches!(piece, Piece::End(_));
+        for message in messages {
+            let is_last = matches!(message, Message::End(_));
             if is_last && dropped > 0 {
                 shown.dropped(dropped);
             }
-            piece.show(&mut shown);
+            message.show(&mut shown);
             shared.shown.fetch_add(1, Ordering::Relaxed);
             if is_last {
                 return;
@@ -273,7 +273,7 @@ mod tests {
             }
             let name = match event {
                 RunEvent::Interrupted { place } => place.to_string(),
-                _ => "spare".into(),
+                _ => "droppable".into(),
             };
             self.shown.send(Ok(name)).unwrap();
         }
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_has_stopped_loses_only_progress_and_is_told_how_much() {
+    fn a_stopped_reader_loses_only_progress_and_learns_how_much() {
         let ((go, leave), (shown, seen)) = (channel(), channel());
         let mut display = Display::start(Slow { leave: Some(leave), shown }).unwrap();
         let place = |n: u32| Place { stage: format!("s{n}"), item: None };
@@ -296,20 +296,20 @@ mod tests {
             }
         }
         let waiting = display.shared.lock().weight;
-        assert!(waiting < MOST + 100 * 1000, "{waiting} bytes wait");
+        assert!(waiting < MAX_QUEUED + 100 * 1000, "{waiting} bytes are queued");
         go.send(()).unwrap();
         display.close(None, |_| {});
         let seen: Vec<_> = seen.into_iter().collect();
-        let kept: Vec<_> = seen.iter().flatten().filter(|name| *name != "spare").cloned().collect();
+        let kept: Vec<_> = seen.iter().flatten().filter(|name| *name != "droppable").cloned().collect();
         assert_eq!(kept, (0..100).map(|n| format!("s{}", n * 1000)).collect::<Vec<_>>());
-        let spare = seen.iter().flatten().filter(|name| *name == "spare").count() as u64;
+        let droppable = seen.iter().flatten().filter(|name| *name == "droppable").count() as u64;
         let dropped: u64 = seen.iter().filter_map(|seen| seen.as_ref().err()).sum();
         assert!(dropped > 50_000, "{dropped}");
-        assert_eq!(spare + dropped, 100_000);
+        assert_eq!(droppable + dropped, 100_000);
     }
 
     #[test]
-    fn a_reader_that_stays_away_is_given_up_on() {
+    fn a_reader_that_never_reads_is_given_up_on() {
         let ((_go, leave), (shown, _seen)) = (channel(), channel());
         let mut display = Display::start(Slow { leave: Some(leave), shown }).unwrap();
         display.event(&RunEvent::Saving);

@@ -1,9 +1,9 @@
-//! Foreign text, made safe for a terminal.
+//! Makes untrusted text safe for a terminal.
 
 use std::borrow::Cow;
 
-/// Foreign text for a terminal: control characters, and characters that turn the direction of
-/// writing, are shown as escapes; line ends and tabs too.
+/// Escapes untrusted text for a terminal: all control characters, including line ends and tabs, and
+/// characters that change the text direction.
 pub fn escape_control(text: &str) -> Cow<'_, str> {
     let harmful = |c: char| {
         c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
@@ -18,12 +18,12 @@ pub fn escape_control(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// Characters shown of a log line; `runs logs` prints all of them.
+/// How many characters of a log line are shown. `runs logs` prints whole lines.
 pub const LOG_LINE: usize = 400;
 
-/// Cuts `text` to `most` characters and says how many more there are.
-pub fn cut(text: &str, most: usize) -> Cow<'_, str> {
-    match text.char_indices().nth(most) {
+/// Cuts `text` to `max` characters and says how many more there are.
+pub fn cut(text: &str, max: usize) -> Cow<'_, str> {
+    match text.char_indices().nth(max) {
         None => Cow::Borrowed(text),
         Some((end, _)) => Cow::Owned(format!("{}… ({} more characters)", &text[..end], text[end..].chars().count())),
     }
@@ -40,7 +40,7 @@ mod tests {
     }
 
     #[test]
-    fn foreign_text_cannot_steer_a_terminal() {
+    fn untrusted_text_cannot_control_a_terminal() {
         assert_eq!(escape_control("plain é"), "plain é");
         assert_eq!(escape_control("a\u{1b}[2Jb\nc\u{202e}d"), "a\\u{1b}[2Jb\\nc\\u{202e}d");
         assert_eq!(escape_control("\u{9b}x"), "\\u{9b}x");

@@ -6,7 +6,7 @@ use crate::run::RunEvent;
 use crate::ui::answer;
 use crate::ui::display::Show;
 
-/// Version of the line format; raised when old readers would misread new lines.
+/// Version of the line format. Increased when old readers would misread new lines.
 pub const FORMAT: u32 = 1;
 
 /// Prints every event; drops progress and metrics only if the reader is too slow.

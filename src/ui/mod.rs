@@ -1,5 +1,6 @@
-//! What people and scripts see: [`Terminal`] shows a run, [`answer`] and [`say`] print, [`Problem`]
-//! turns errors into messages, and [`Exit`] lists the exit codes. Nothing else in the crate prints.
+//! Output for people and scripts: [`Terminal`] shows a run, [`answer`] and [`say`] print,
+//! [`Problem`] turns errors into messages, and [`Exit`] lists the exit codes. Nothing else in the
+//! crate prints.
 
 mod display;
 mod exit;

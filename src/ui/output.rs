@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-/// Why output was lost, the first time it was.
+/// The first reason why output was lost.
 static LOST: Mutex<Option<String>> = Mutex::new(None);
 
 /// Standard output or standard error, unbuffered and without a lock, so that a thread whose reader
@@ -35,7 +35,7 @@ impl Stream {
         }
     }
 
-    /// Waits up to `pause` for the stream to accept a write; returns whether it does.
+    /// Waits up to `pause` for the stream to accept a write. Returns whether it does.
     pub(super) fn is_ready(self, pause: Option<Timespec>) -> bool {
         let (output, error) = (io::stdout(), io::stderr());
         let mut file = match self {

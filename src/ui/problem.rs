@@ -23,7 +23,8 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// A problem with a stable `code` (`area::reason`), a message, and a hint how to fix it.
+    /// Creates a problem with a stable `code` (`area::reason`), a message, and a hint how to fix
+    /// it.
     pub fn new(exit: Exit, code: &str, message: &str, hint: Option<&str>) -> Self {
         let mut text = format!("error[{code}]: {}\n", escape_control(message));
         if let Some(hint) = hint {

@@ -16,14 +16,15 @@ use crate::ui::format::{LOG_LINE, cut, escape_control};
 /// How often a stage's progress is printed as a plain line.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
 
-/// Characters shown of a message.
+/// How many characters of a message are shown.
 const MESSAGE: usize = 4000;
 
 /// Shows a run.
 pub struct Terminal {
     out: Box<dyn Write + Send>,
-    /// Buffered lines of cached stages, which can number thousands; printed with the next other line.
-    gathered: String,
+    /// Buffered lines of cached stages, of which there may be thousands. They are printed with the
+    /// next other line.
+    buffered: String,
     bars: Option<MultiProgress>,
     running: BTreeMap<Place, Running>,
     width: usize,
@@ -58,7 +59,7 @@ impl Terminal {
     pub fn new(out: Box<dyn Write + Send>, bars: bool, here: &Path) -> Self {
         Self {
             out,
-            gathered: String::new(),
+            buffered: String::new(),
             bars: bars.then(MultiProgress::new),
             running: BTreeMap::new(),
             width: 0,
@@ -79,24 +80,24 @@ impl Terminal {
     }
 
     fn line(&mut self, text: &str) {
-        // If writing fails, nobody is reading. The run continues, and its record holds every event.
+        // If writing fails, the reader is gone. The run continues, and its record has every event.
         match &self.bars {
             Some(bars) => drop(bars.println(text)),
             None => {
-                self.gather(text);
+                self.buffer(text);
                 self.show();
             }
         }
     }
 
-    fn gather(&mut self, text: &str) {
-        self.gathered.push_str(text);
-        self.gathered.push('\n');
+    fn buffer(&mut self, text: &str) {
+        self.buffered.push_str(text);
+        self.buffered.push('\n');
     }
 
     fn show(&mut self) {
-        let _ = self.out.write_all(self.gathered.as_bytes()).and_then(|()| self.out.flush());
-        self.gathered.clear();
+        let _ = self.out.write_all(self.buffered.as_bytes()).and_then(|()| self.out.flush());
+        self.buffered.clear();
     }
 
     fn stage_line(&mut self, place: &Place, text: &str) {
@@ -254,12 +255,12 @@ impl Watch for Terminal {
         }
     }
 
-    fn fetch_waits(&mut self, text: &str) {
+    fn fetch_waiting(&mut self, text: &str) {
         self.line(&escape_control(text));
     }
 
     fn event(&mut self, event: &RunEvent) {
-        if !self.gathered.is_empty() && !matches!(event, RunEvent::Cached { .. }) {
+        if !self.buffered.is_empty() && !matches!(event, RunEvent::Cached { .. }) {
             self.show();
         }
         match event {
@@ -274,7 +275,7 @@ impl Watch for Terminal {
                 let text = if *cut_off { "cached (its recomputed inputs are unchanged)" } else { "cached" };
                 match &self.bars {
                     Some(_) => self.stage_line(place, text),
-                    None => self.gather(&self.format_line(place, text)),
+                    None => self.buffer(&self.format_line(place, text)),
                 }
             }
             RunEvent::Waiting { place, holder, .. } => {
@@ -309,7 +310,7 @@ impl Watch for Terminal {
                 match shared {
                     true => {
                         self.cached.insert(place.stage.clone());
-                        self.stage_line(place, "done by another process, whose result is used");
+                        self.stage_line(place, "done by another process; its result is used");
                     }
                     false => self.stage_line(place, &done(used)),
                 }

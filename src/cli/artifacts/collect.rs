@@ -53,7 +53,7 @@ impl Gc {
             ..Policy::default()
         };
         let collection = Collection::plan(store, &policy)?;
-        let swept = if self.dry_run { None } else { Some(collection.carry_out(store)?) };
+        let swept = if self.dry_run { None } else { Some(collection.execute(store)?) };
         if self.json {
             answer_json(&as_json(&collection, swept));
         } else {

@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use olmo_base::units::{bytes, duration, utc};
 use serde_json::json;
 
-use crate::artifacts::{self, Making};
+use crate::artifacts::{self, Execution};
 use crate::cli::artifacts::argument::{ARTIFACT, find};
 use crate::store::Store;
 use crate::ui::{Exit, Problem, answer, answer_json, escape_control};
@@ -43,7 +43,7 @@ impl Provenance {
             }
             return Ok(Exit::Success);
         }
-        let provenance = artifacts::Provenance::of(store, artifact)?;
+        let provenance = artifacts::Provenance::read(store, artifact)?;
         match self.form {
             Form::Json => answer_json(&json!({"format": 1, "provenance": provenance})),
             Form::InToto => answer_json(&artifacts::statement(store, &provenance)?),
@@ -93,7 +93,7 @@ fn text(provenance: &artifacts::Provenance) -> String {
     text
 }
 
-fn describe(text: &mut String, making: &Making) {
+fn describe(text: &mut String, making: &Execution) {
     let place = making.place.to_string();
     let took = making.started_ms.map(|start| {
         let span = std::time::Duration::from_millis(making.finished_ms.saturating_sub(start));

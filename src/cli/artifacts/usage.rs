@@ -23,7 +23,7 @@ pub struct Du {
 
 impl Du {
     pub fn run(self, store: &Store) -> Result<Exit, Problem> {
-        let usage = Usage::of(store, self.by_type)?;
+        let usage = Usage::measure(store, self.by_type)?;
         if self.json {
             answer_json(&json!({"format": 1, "usage": usage}));
         } else {

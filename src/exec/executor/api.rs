@@ -1,7 +1,7 @@
-//! [`Executor`]: where the processes of stages run, and how much of it one stage gets.
+//! [`Executor`]: grants resources to stages and starts their processes.
 //!
-//! A run knows nothing else about that place. The request, events, and outputs of an attempt go
-//! through the files of its folder ([`crate::exec::attempt`]), which both sides must see.
+//! A run knows nothing else about where stages run. The request, events and outputs of an attempt
+//! are files in its folder ([`crate::exec::attempt`]), which must be visible to both sides.
 
 use std::time::Duration;
 
@@ -17,22 +17,23 @@ pub trait Executor: Send + Sync {
     /// Checks that every stage fits while nothing else runs. A run calls this once, first.
     ///
     /// # Errors
-    /// A stage requests more than there is, or the resources cannot be determined.
+    /// A stage requests more than the executor has, or the resources cannot be determined.
     fn check(&self, stages: &[(&str, Resources)]) -> Result<(), ExecError>;
 
     /// Grants all requested resources, or none. Never blocks.
     ///
     /// # Errors
-    /// The executor cannot tell what is free.
+    /// The executor cannot determine what is free.
     fn admit(&self, request: &AdmissionRequest<'_>) -> Result<Admission, ExecError>;
 
-    /// Withdraws a request that still waits: no stage of this run needs it now.
+    /// Withdraws a waiting request, because no stage of this run needs it now.
     fn withdraw(&self);
 
-    /// Whether a request waits for other runs, so that `admit` is worth repeating after a while.
+    /// Whether a request waits for other runs, so that `admit` should be called again after a
+    /// while.
     fn is_waiting(&self) -> bool;
 
-    /// Starts `launch` and returns at once.
+    /// Starts `launch` without waiting for it to end.
     ///
     /// # Errors
     /// No process could be started.
@@ -46,14 +47,14 @@ pub enum Admission {
     Short(Shortage),
 }
 
-/// A grant in force. Dropping it gives the resources back.
+/// An active grant. Dropping it releases the resources.
 pub struct Allocation {
     pub grant: Grant,
     _held: Box<dyn Send>,
 }
 
 impl Allocation {
-    /// `held` gives the resources back when it is dropped.
+    /// Creates an allocation. Dropping `held` must release the resources.
     pub fn new(grant: Grant, held: impl Send + 'static) -> Self {
         Self { grant, _held: Box::new(held) }
     }
@@ -67,13 +68,13 @@ impl std::fmt::Debug for Allocation {
 
 /// A running stage. Dropping it kills the stage with all its children.
 pub trait Process {
-    /// Waits up to `pause` for the end; `None` while the stage runs.
+    /// Waits up to `pause` for the stage to end. Returns `None` while it runs.
     fn wait(&mut self, pause: Duration) -> Result<Option<Ended>, ExecError>;
     /// Asks the stage to save its state and stop.
     fn terminate(&mut self);
-    /// Asks the stage to save its state and continue. Only for a worker that has reported its
-    /// start: the signal would end any other process.
+    /// Asks the stage to save its state and continue. Call this only for a worker that has reported
+    /// its start, since the signal would end any other process.
     fn save(&mut self);
-    /// Kills the stage with all its children, at once.
+    /// Kills the stage and all its children immediately.
     fn kill(&mut self);
 }

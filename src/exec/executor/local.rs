@@ -1,4 +1,4 @@
-//! [`Local`]: stages on this machine, each under a supervisor.
+//! [`Local`]: runs stages on this machine, each under a supervisor.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use olmo_stage::contract::Resources;
 use crate::exec::error::ExecError;
 use crate::exec::executor::api::{Admission, Allocation, Executor, Process};
 use crate::exec::grant::AdmissionRequest;
-use crate::exec::machine::{Machine, Occupied, Take};
+use crate::exec::machine::{Admitted, Machine, Occupied};
 use crate::exec::supervise::{Ended, Launch, Supervised};
 
 /// Runs stages on this machine. It owns the machine's leases.
@@ -23,7 +23,7 @@ fn lock(machine: &Mutex<Option<Machine>>) -> MutexGuard<'_, Option<Machine>> {
     machine.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Gives the resources back when it is dropped.
+/// Releases the resources when it is dropped.
 struct Release {
     machine: Arc<Mutex<Option<Machine>>>,
     occupied: Option<Occupied>,
@@ -54,8 +54,8 @@ impl Executor for Local {
             None => place.insert(Machine::detect(request.resources.gpus > 0)?),
         };
         Ok(match machine.take(request)? {
-            Take::Short(short) => Admission::Short(short),
-            Take::Granted(occupied) => {
+            Admitted::Short(short) => Admission::Short(short),
+            Admitted::Granted(occupied) => {
                 let grant = occupied.grant.clone();
                 Admission::Granted(Allocation::new(
                     grant,

@@ -1,4 +1,5 @@
-//! Where the processes of stages run: the [`Executor`] trait, and this machine ([`Local`]).
+//! Executors start the processes of stages: the [`Executor`] trait, and its implementation for this
+//! machine ([`Local`]).
 
 mod api;
 mod local;

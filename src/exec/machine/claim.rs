@@ -1,32 +1,32 @@
-//! What stages claim of a machine ([`Claim`]), what it has ([`Capacity`]), and what is missing
-//! ([`Shortage`]).
+//! The resources that stages claim of a machine ([`Claim`]), what it has ([`Capacity`]), and what is
+//! missing ([`Shortage`]).
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// What a stage asks for, or has.
+/// The resources that a stage requests or has.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Claim {
     pub pid: u32,
-    /// Claims of one domain share its processors and its memory limit.
+    /// Claims in the same domain share its CPUs and its memory limit.
     pub domain: String,
     pub cpus: u32,
     pub memory_mib: u64,
-    /// The GPUs it has; of a wish, those it may choose from.
+    /// The GPUs of a granted claim. For a request, the GPUs to choose from.
     pub gpus: Vec<String>,
-    /// Of a wish: how many of them.
+    /// For a request: how many GPUs.
     pub gpu_count: usize,
-    /// Nanoseconds since 1970: the age of a wish.
+    /// When a waiting claim was made, in nanoseconds since 1970.
     pub since: u64,
-    /// For people: experiment and stage.
+    /// Experiment and stage, shown to users.
     pub what: String,
-    /// The supervisor's lock of the work that it is for.
+    /// The lock file of the supervisor of the stage's work.
     pub supervisor: PathBuf,
 }
 
-/// How much there is: for one domain, and for all of them.
+/// The total resources of one domain, and of the whole machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Capacity {
     pub domain: String,
@@ -42,7 +42,7 @@ pub struct Shortage {
     pub cpus: bool,
     pub memory: bool,
     pub gpus: bool,
-    /// Process id of each holder and a description of its stage.
+    /// PID of each holder and a description of its stage.
     pub holders: Vec<(u32, String)>,
 }
 

@@ -1,9 +1,9 @@
-//! [`Free`]: arithmetic over the claims on a machine. It reads no file and takes no lock.
+//! [`FreeResources`]: arithmetic over the claims on a machine. It reads no file and takes no lock.
 
 use crate::exec::machine::claim::{Capacity, Claim, Shortage};
 
-/// What is not claimed, in the domain of the one who asks and on the whole machine.
-pub(super) struct Free<'c> {
+/// The resources that are not claimed, in the domain of a claim and on the whole machine.
+pub(super) struct FreeResources<'c> {
     domain: &'c str,
     cpus: i64,
     memory_mib: i128,
@@ -12,7 +12,7 @@ pub(super) struct Free<'c> {
     taken_gpus: Vec<String>,
 }
 
-impl<'c> Free<'c> {
+impl<'c> FreeResources<'c> {
     pub(super) fn new(capacity: &'c Capacity, claim: &'c Claim, all: &[(bool, Claim)]) -> Self {
         let mut free = Self {
             domain: &claim.domain,
@@ -43,7 +43,7 @@ impl<'c> Free<'c> {
         free.take(claim.gpu_count).cloned().collect()
     }
 
-    fn lacks(&self, claim: &Claim) -> (bool, bool) {
+    fn shortage_of_cpus_and_memory(&self, claim: &Claim) -> (bool, bool) {
         let own = claim.domain == self.domain;
         let (cpus, memory) = (i64::from(claim.cpus), i128::from(claim.memory_mib));
         let lacks_cpus = cpus > 0 && (cpus > self.host_cpus || (own && cpus > self.cpus));
@@ -51,19 +51,21 @@ impl<'c> Free<'c> {
         (lacks_cpus, lacks_memory)
     }
 
-    /// Keeps for the older `wish` what it can have, and all of what it waits for.
+    /// Reserves resources for the older waiting claim `older`: what it needs if it fits, and
+    /// otherwise everything that it waits for. Sets `cpus` and `memory` if that leaves too little
+    /// for `claim`. Returns the holder if `older` is in the way of `claim`.
     pub(super) fn reserve(
         &mut self,
-        wish: &Claim,
+        older: &Claim,
         cpus: &mut bool,
         memory: &mut bool,
         claim: &Claim,
     ) -> Option<(u32, String)> {
-        let gpus = self.free_gpus(wish);
-        let (lacks_cpus, lacks_memory) = self.lacks(wish);
-        let lacks_gpus = gpus.len() < wish.gpu_count;
+        let gpus = self.free_gpus(older);
+        let (lacks_cpus, lacks_memory) = self.shortage_of_cpus_and_memory(older);
+        let lacks_gpus = gpus.len() < older.gpu_count;
         if !(lacks_cpus || lacks_memory || lacks_gpus) {
-            self.take(wish, &gpus);
+            self.take(older, &gpus);
             return None;
         }
         let mut in_the_way = false;
@@ -74,23 +76,23 @@ impl<'c> Free<'c> {
             (*memory, in_the_way) = (true, true);
         }
         if lacks_gpus && claim.gpu_count > 0 {
-            self.taken_gpus.extend(wish.gpus.iter().cloned());
-            in_the_way = claim.gpus.iter().any(|gpu| wish.gpus.contains(gpu));
+            self.taken_gpus.extend(older.gpus.iter().cloned());
+            in_the_way = claim.gpus.iter().any(|gpu| older.gpus.contains(gpu));
         }
-        in_the_way.then(|| (wish.pid, wish.what.clone()))
+        in_the_way.then(|| (older.pid, older.what.clone()))
     }
 
-    /// Notes what is short for `claim`; the GPUs that it gets.
-    pub(super) fn look(&self, claim: &Claim, short: &mut Shortage) -> Vec<String> {
+    /// Adds the resources that `claim` lacks to `short`. Returns the GPUs that it would get.
+    pub(super) fn find_shortage(&self, claim: &Claim, short: &mut Shortage) -> Vec<String> {
         let gpus = self.free_gpus(claim);
-        let (cpus, memory) = self.lacks(claim);
+        let (cpus, memory) = self.shortage_of_cpus_and_memory(claim);
         short.cpus |= cpus;
         short.memory |= memory;
         short.gpus |= gpus.len() < claim.gpu_count;
         gpus
     }
 
-    /// Whether `other` has something of what `claim` lacks.
+    /// Whether `other` holds resources that `claim` lacks.
     pub(super) fn competes(&self, claim: &Claim, other: &Claim, short: &Shortage) -> bool {
         (short.cpus && other.cpus > 0)
             || (short.memory && other.memory_mib > 0)

@@ -1,13 +1,14 @@
-//! The GPUs of this machine that this process may use, by UUID.
+//! The GPUs that this process may use, by UUID. It only lists them; [`super::lease`] decides who
+//! gets which.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// Lists the machine's GPUs in place of the driver: `GPU-a,GPU-b`. For tests, and for machines
-/// whose driver this program cannot ask.
+/// Overrides the list of the machine's GPUs: `GPU-a,GPU-b`. For tests, and for machines whose
+/// driver cannot be queried.
 pub const VARIABLE: &str = "OLMO_PIPE_GPUS";
 
-/// Those that CUDA_VISIBLE_DEVICES leaves of what the machine has.
+/// The machine's GPUs that are visible according to CUDA_VISIBLE_DEVICES.
 pub fn visible() -> Vec<String> {
     let listed = std::env::var(VARIABLE).ok();
     let all = || match &listed {
@@ -15,7 +16,7 @@ pub fn visible() -> Vec<String> {
         None => installed(),
     };
     match std::env::var("CUDA_VISIBLE_DEVICES") {
-        Ok(visible) => chosen(&visible, all),
+        Ok(visible) => apply_visible(&visible, all),
         Err(_) => all(),
     }
 }
@@ -24,10 +25,10 @@ fn entries(text: &str) -> Vec<String> {
     text.split(',').map(str::trim).filter(|e| !e.is_empty()).map(str::to_owned).collect()
 }
 
-/// What `visible`, the value of CUDA_VISIBLE_DEVICES, leaves: numbers count in the order of the
-/// PCI bus, a UUID may be cut short, and, as in CUDA, the first entry that is no device ends the
-/// list. Parts of a GPU (`MIG-…`), and all names where the devices are not known, stay as they are.
-fn chosen(visible: &str, all: impl FnOnce() -> Vec<String>) -> Vec<String> {
+/// Applies `visible`, the value of CUDA_VISIBLE_DEVICES, as CUDA does: numbers follow the order of
+/// the PCI bus, a UUID may be abbreviated, and the first entry that is not a device ends the list.
+/// Parts of a GPU (`MIG-…`) are kept as they are. If the devices are not known, all names are.
+fn apply_visible(visible: &str, all: impl FnOnce() -> Vec<String>) -> Vec<String> {
     let entries: Vec<&str> = visible.split(',').map(str::trim).collect();
     if matches!(entries.first(), None | Some(&"" | &"-1" | &"NoDevFiles")) {
         return Vec::new();
@@ -57,14 +58,14 @@ fn chosen(visible: &str, all: impl FnOnce() -> Vec<String>) -> Vec<String> {
     found
 }
 
-/// The NVIDIA devices there are, in the order of the PCI bus.
+/// The installed NVIDIA devices, in the order of the PCI bus.
 fn installed() -> Vec<String> {
     let driver = Path::new("/proc/driver/nvidia/gpus");
     let found = from_driver(driver);
     if !found.is_empty() {
         return found;
     }
-    // A container may hide the folder and still have the devices.
+    // A container may have the devices without the driver's folder.
     let any = std::fs::read_dir("/dev").into_iter().flatten().flatten().any(|entry| {
         let name = entry.file_name();
         name.to_str().and_then(|n| n.strip_prefix("nvidia")).is_some_and(|n| n.parse::<u32>().is_ok())
@@ -72,18 +73,19 @@ fn installed() -> Vec<String> {
     if any { from_tool().unwrap_or_default() } else { Vec::new() }
 }
 
-/// `ADDRESS/information` holds a line `GPU UUID: GPU-…`; the address sorts as the bus does.
+/// Reads the UUIDs from the driver. `ADDRESS/information` has a line `GPU UUID: GPU-…`, and the
+/// addresses sort in the order of the bus.
 fn from_driver(folder: &Path) -> Vec<String> {
     let mut folders: Vec<_> = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.path()).collect();
     folders.sort();
     let uuid = |folder: &std::path::PathBuf| -> Option<String> {
         let text = std::fs::read_to_string(folder.join("information")).ok()?;
         let value = text.lines().find_map(|line| line.strip_prefix("GPU UUID:"))?.trim();
-        // Without rights the driver shows question marks.
+        // Without permission, the driver shows question marks.
         (value.starts_with("GPU-") && !value.contains('?')).then(|| value.to_owned())
     };
     let uuids: Vec<_> = folders.iter().map(uuid).collect();
-    // One that cannot be told from another cannot be leased.
+    // Devices without distinct names cannot be leased.
     uuids.into_iter().collect::<Option<Vec<_>>>().unwrap_or_default()
 }
 
@@ -118,13 +120,13 @@ mod tests {
             ("NoDevFiles", vec![]),
             ("MIG-x", vec!["MIG-x"]),
         ] {
-            assert_eq!(chosen(text, all), expected, "{text}");
+            assert_eq!(apply_visible(text, all), expected, "{text}");
         }
-        assert_eq!(chosen("GPU-x,3", Vec::new), ["GPU-x", "3"], "devices that are not known keep their names");
+        assert_eq!(apply_visible("GPU-x,3", Vec::new), ["GPU-x", "3"], "unknown devices keep their names");
     }
 
     #[test]
-    fn the_drivers_folder_names_each_device() {
+    fn the_drivers_folder_lists_each_device() {
         let dir = tempfile::tempdir().unwrap();
         for (address, uuid) in [("0000:41:00.0", "GPU-2"), ("0000:0b:00.0", "GPU-1")] {
             std::fs::create_dir(dir.path().join(address)).unwrap();

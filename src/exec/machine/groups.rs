@@ -1,20 +1,21 @@
-//! Control groups: the memory limit of this process, and which processes share its limits.
+//! Control groups: the memory limit of this process, and which processes share its limits. It only
+//! reads them.
 //!
-//! A process is in one group of the unified hierarchy (version 2), in one group of each controller
-//! (version 1), or both. A limit of any group above it holds too, so the least of them counts.
+//! A process is in one group of the unified hierarchy (version 2), in one group for each controller
+//! (version 1), or both. The limits of all parent groups apply as well, so the lowest limit counts.
 
 use std::path::{Path, PathBuf};
 
 /// The limits of a process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// Least memory limit, in bytes.
+    /// Lowest memory limit, in bytes.
     pub memory: Option<u64>,
-    /// Every group that has a limit, with the limit: equal for processes that share all limits.
+    /// All groups that have a limit, with the limit. Equal for processes that share all limits.
     pub groups: Vec<String>,
 }
 
-/// A hierarchy of groups: where it is mounted, and the group of this process in it.
+/// A mounted hierarchy of groups, with the group of this process in it.
 struct Hierarchy {
     mount: PathBuf,
     /// Path of the group below `mount`.
@@ -23,19 +24,19 @@ struct Hierarchy {
     controllers: Option<Vec<String>>,
 }
 
-/// The least memory limit of this process's control groups, in bytes.
+/// The lowest memory limit of this process's control groups, in bytes.
 pub fn memory_limit() -> Option<u64> {
-    Limits::here().memory
+    Limits::current().memory
 }
 
 impl Limits {
     /// Reads the limits of this process.
-    pub fn here() -> Self {
+    pub fn current() -> Self {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         Self::read(&read("/proc/self/cgroup"), &read("/proc/self/mountinfo"))
     }
 
-    /// Reads the limits of a process from the texts of its `/proc/PID/cgroup` and
+    /// Reads the limits of a process, given the content of its `/proc/PID/cgroup` and
     /// `/proc/PID/mountinfo`.
     fn read(groups: &str, mounts: &str) -> Self {
         let mut limits = Self::default();
@@ -47,7 +48,7 @@ impl Limits {
 
     fn add(&mut self, hierarchy: &Hierarchy) {
         let has = |controller: &str| hierarchy.controllers.as_ref().is_none_or(|c| c.iter().any(|c| c == controller));
-        // Without a namespace of its own, a process sees its group by the full path.
+        // A process without its own namespace sees the full path of its group.
         for group in hierarchy.group.ancestors() {
             let folder = hierarchy.mount.join(group);
             let text = |name: &str| std::fs::read_to_string(folder.join(name)).ok().map(|t| t.trim().replace(' ', "/"));
@@ -70,10 +71,11 @@ impl Limits {
     }
 }
 
-/// Version 1 writes "no limit" as a number close to 2^63.
+/// Larger limits mean "no limit", which version 1 writes as a number close to 2^63.
 const UNLIMITED: u64 = 1 << 60;
 
-/// Finds the mounted hierarchies in `mounts`, and the process's group in each by `groups`.
+/// Finds the mounted hierarchies in `mounts`, and the group of the process in each of them in
+/// `groups`.
 fn hierarchies(groups: &str, mounts: &str) -> Vec<Hierarchy> {
     let mut found = Vec::new();
     for line in mounts.lines() {
@@ -96,14 +98,14 @@ fn hierarchies(groups: &str, mounts: &str) -> Vec<Hierarchy> {
         });
         let Some((group, controllers)) = of_process else { continue };
         let (root, group) = (Path::new(root), Path::new(group));
-        // A container's mount begins at the container's group.
+        // The mount of a container starts at the container's group.
         let group = group.strip_prefix(root).or_else(|_| group.strip_prefix("/")).unwrap_or(Path::new(""));
         found.push(Hierarchy { mount: unescape(mount), group: group.to_owned(), controllers });
     }
     found
 }
 
-/// Decodes a path of `mountinfo`, which writes a space as `\\040`.
+/// Decodes a path in `mountinfo`, which writes a space as `\\040`.
 fn unescape(path: &str) -> PathBuf {
     path.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\").into()
 }
@@ -122,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn the_least_limit_of_all_groups_above_holds_in_version_2() {
+    fn the_lowest_limit_of_all_parent_groups_applies_in_version_2() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("with space");
         write(
@@ -148,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn the_least_limit_of_all_groups_above_holds_in_version_1() {
+    fn the_lowest_limit_of_all_parent_groups_applies_in_version_1() {
         let dir = tempfile::tempdir().unwrap();
         write(
             dir.path(),
@@ -172,19 +174,19 @@ mod tests {
     }
 
     #[test]
-    fn a_container_whose_mount_begins_at_its_group_is_seen() {
+    fn the_mount_of_a_container_may_start_at_its_group() {
         let dir = tempfile::tempdir().unwrap();
         write(dir.path(), &[("memory.max", "5000\n"), ("inner/memory.max", "max\n")]);
         let mounts = format!("35 24 0:30 /docker/abc {} ro - cgroup2 cgroup rw\n", dir.path().display());
         assert_eq!(Limits::read("0::/docker/abc/inner\n", &mounts).memory, Some(5000));
         assert_eq!(Limits::read("0::/docker/abc\n", &mounts).memory, Some(5000));
-        // In a namespace of its own the process sees its group as the root.
+        // In its own namespace, the process sees its group as the root.
         let mounts = format!("35 24 0:30 / {} ro - cgroup2 cgroup rw\n", dir.path().display());
         assert_eq!(Limits::read("0::/\n", &mounts).memory, Some(5000));
     }
 
     #[test]
-    fn odd_texts_limit_nothing() {
+    fn malformed_files_set_no_limits() {
         for (groups, mounts) in [("", ""), ("0::", "x"), ("a:b", "1 2 3 / /x - cgroup2 c rw"), ("::", " - ")] {
             assert_eq!(Limits::read(groups, mounts), Limits::default(), "{groups:?}");
         }

@@ -1,23 +1,24 @@
-//! [`Ledger`]: what all engines on this machine occupy together, whatever their stores.
+//! [`Ledger`]: the resources that all engines on this machine use together, regardless of their
+//! stores.
 //!
 //! ```text
 //! /run/lock/olmo-pipe-v1/    (or /dev/shm/…, /tmp/…, or what OLMO_PIPE_LEASES names)
-//!   ledger          held by flock while somebody reads and changes what is below
+//!   ledger          held by flock while a process reads and changes the claims
 //!   NAME.lease      one granted claim (JSON); held by flock by the engine that has it
-//!   NAME.want       one engine's claim that waits for its turn; held in the same way
+//!   NAME.want       one waiting claim of an engine; held in the same way
 //! ```
 //!
-//! A claim counts while its file is locked, so none outlives its process, however that ends. It
-//! also counts while the stage's supervisor holds its own lock (named in the claim): an engine
-//! that is killed gives its GPUs up only when the last process that used them is gone.
+//! A claim counts while its file is locked, so it never outlives its process, however that ends. It
+//! also counts while the stage's supervisor holds its own lock, which the claim names. If an engine
+//! is killed, its GPUs are therefore released only when the last process that uses them has ended.
 //!
-//! A claim is granted as a whole or not at all, under the ledger's lock, and an engine waits
-//! while it holds nothing for that stage: two engines cannot block each other. The older wish
-//! goes first: a later one gets nothing that the older one waits for.
+//! A claim is granted completely or not at all, while the ledger is locked. While an engine waits,
+//! it holds nothing for that stage, so two engines cannot deadlock. Older waiting claims go first:
+//! a later claim gets nothing that an older one waits for.
 //!
 //! All users of the machine share the folder, so nothing in it is trusted: links are not followed,
-//! FIFOs and devices are not opened, claims have a largest size, and no lock is waited for without
-//! end. A user can still claim more than it uses; the claim names its process.
+//! FIFOs and devices are not opened, claims have a maximum size, and waiting for a lock has a
+//! timeout. A user can still claim more than it uses, but the claim names its process.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
@@ -30,67 +31,67 @@ use olmo_base::files::{kind_name, open_regular};
 use olmo_base::{LockedFile, lock};
 
 use crate::exec::machine::claim::{Capacity, Claim, Shortage};
-use crate::exec::machine::free::Free;
+use crate::exec::machine::free::FreeResources;
 
-/// Names the folder in place of the usual ones.
+/// Overrides the folder of the leases.
 pub const VARIABLE: &str = "OLMO_PIPE_LEASES";
 const NAME: &str = "olmo-pipe-v1";
 const LEDGER: &str = "ledger";
-/// How long others may take with the ledger, which they hold for a fraction of a millisecond.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Largest file of a claim, in bytes: one that names a thousand GPUs has 50,000.
+/// How long to wait for the lock of the ledger, which others hold for a fraction of a millisecond.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+/// Largest claim file in bytes. One that names a thousand GPUs has 50,000.
 const LARGEST_CLAIM: u64 = 1 << 18;
-/// So many claims there may be on one machine.
-const MOST_CLAIMS: usize = 10_000;
+/// Maximum number of claims on one machine.
+const MAX_CLAIMS: usize = 10_000;
 
-/// What came of asking.
+/// The outcome of [`Ledger::take`].
 #[derive(Debug)]
-pub enum Taken {
+pub enum ClaimOutcome {
     Granted {
         lease: Lease,
-        /// Its GPUs, a claim of their own: other stages may come to share them.
+        /// Its GPUs, as a separate claim, since other stages may share them later.
         gpus: Option<Lease>,
     },
-    /// Others have what is asked for, or asked for it earlier.
+    /// Others hold the requested resources, or requested them earlier.
     Busy(Shortage),
 }
 
-/// A granted claim. Dropping it gives back what it claims.
+/// A granted claim. Dropping it releases its resources.
 #[derive(Debug)]
 pub struct Lease {
-    /// Those it claims.
+    /// The claimed GPUs.
     pub gpus: Vec<String>,
-    _file: Locked,
+    _file: ClaimFile,
 }
 
-/// A claim of this engine that waits, and that later claims must not overtake. Dropping it withdraws it.
+/// A waiting claim of this engine. Later claims must not overtake it. Dropping it withdraws it.
 #[derive(Debug)]
-pub struct Waiting {
+pub struct WaitingClaim {
     claim: Claim,
-    file: Locked,
+    file: ClaimFile,
 }
 
 /// A file in the ledger's folder, locked by this process.
 #[derive(Debug)]
-struct Locked {
+struct ClaimFile {
     path: PathBuf,
     _lock: LockedFile,
 }
 
-impl Drop for Locked {
+impl Drop for ClaimFile {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
     }
 }
 
-/// See the module.
+/// The claims of all engines on this machine.
 #[derive(Clone, Debug)]
 pub struct Ledger {
     folder: PathBuf,
 }
 
 impl Ledger {
-    /// Opens the ledger of this machine, and makes it if it is not there. The error names the folder.
+    /// Opens the ledger of this machine and creates it if needed. The error names the folder.
     pub fn open() -> Result<Self, (PathBuf, io::Error)> {
         if let Some(folder) = std::env::var_os(VARIABLE).filter(|v| !v.is_empty()).map(PathBuf::from) {
             return Self::at(&folder).map_err(|e| (folder, e));
@@ -106,11 +107,11 @@ impl Ledger {
         Err(first.unwrap_or_else(|| (NAME.into(), io::ErrorKind::NotFound.into())))
     }
 
-    /// The ledger in `folder`, which is made for all users if it is not there.
+    /// Opens the ledger in `folder`, which is created for all users if needed.
     pub fn at(folder: &Path) -> io::Result<Self> {
         if fs::symlink_metadata(folder).is_err() {
             match fs::create_dir(folder) {
-                // Everybody may add claims; with the sticky bit, only their owners remove them.
+                // All users may add claims. With the sticky bit, only the owner can remove a claim.
                 Ok(()) => fs::set_permissions(folder, Permissions::from_mode(0o1777))?,
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(e) => return Err(e),
@@ -124,7 +125,7 @@ impl Ledger {
         Ok(ledger)
     }
 
-    /// Where it lies.
+    /// Path of the ledger's folder.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
@@ -142,7 +143,8 @@ impl Ledger {
                 false => Err(io::Error::other(format!("its `{LEDGER}` is {}, not a regular file", kind_name(kind)))),
             }
         };
-        // Not with O_CREAT at once: Linux refuses that for a file of another user in such a folder.
+        // Try without O_CREAT first: in a sticky folder, Linux rejects it for a file of another
+        // user.
         let file = match open(false) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => match open(true) {
                 Ok(file) => {
@@ -154,36 +156,42 @@ impl Ledger {
             },
             other => other?,
         };
-        lock_soon(file)
+        lock_with_timeout(file)
     }
 
-    /// Grants `claim` if it fits. If not and `want` is given, the wish is noted there, so that
-    /// whoever asks later does not get before it; a granted one is withdrawn.
-    pub fn take(&self, claim: &Claim, capacity: &Capacity, want: Option<&mut Option<Waiting>>) -> io::Result<Taken> {
+    /// Grants `claim` if it fits. If it does not fit and `want` is given, the claim is recorded as
+    /// waiting, so that later claims do not overtake it. Once it is granted, the waiting claim is
+    /// withdrawn.
+    pub fn take(
+        &self,
+        claim: &Claim,
+        capacity: &Capacity,
+        want: Option<&mut Option<WaitingClaim>>,
+    ) -> io::Result<ClaimOutcome> {
         let guard = self.lock()?;
         let mine = want.as_ref().and_then(|want| want.as_ref()).map(|want| &want.file.path);
         let all = self.claims(mine)?;
         let since = want.as_ref().and_then(|want| want.as_ref()).map_or(u64::MAX, |want| want.claim.since);
-        let mut free = Free::new(capacity, claim, &all);
+        let mut free = FreeResources::new(capacity, claim, &all);
         let mut older: Vec<&Claim> =
             all.iter().filter(|(granted, c)| !granted && c.since < since).map(|(_, c)| c).collect();
         older.sort_by_key(|c| c.since);
         let mut short = Shortage::default();
-        for wish in older {
-            short.holders.extend(free.reserve(wish, &mut short.cpus, &mut short.memory, claim));
+        for older in older {
+            short.holders.extend(free.reserve(older, &mut short.cpus, &mut short.memory, claim));
         }
-        let gpus = free.look(claim, &mut short);
+        let gpus = free.find_shortage(claim, &mut short);
         if short.is_empty() {
             let gpus = match gpus.is_empty() {
                 true => None,
-                false => Some(self.put(&Claim { cpus: 0, memory_mib: 0, gpus, ..claim.clone() }, "lease")?),
+                false => Some(self.add(&Claim { cpus: 0, memory_mib: 0, gpus, ..claim.clone() }, "lease")?),
             };
-            let rest = self.put(&Claim { gpus: Vec::new(), ..claim.clone() }, "lease")?;
+            let rest = self.add(&Claim { gpus: Vec::new(), ..claim.clone() }, "lease")?;
             if let Some(want) = want {
                 *want = None;
             }
             drop(guard);
-            return Ok(Taken::Granted { lease: rest, gpus });
+            return Ok(ClaimOutcome::Granted { lease: rest, gpus });
         }
         let in_the_way = all.iter().filter(|(granted, other)| *granted && free.competes(claim, other, &short));
         let in_the_way: Vec<_> = in_the_way.map(|(_, other)| (other.pid, other.what.clone())).collect();
@@ -194,13 +202,13 @@ impl Ledger {
             && want.as_ref().is_none_or(|want| want.claim.supervisor != claim.supervisor)
         {
             let claim = Claim { since: now(), ..claim.clone() };
-            let Lease { _file: file, .. } = self.put(&claim, "want")?;
-            *want = Some(Waiting { claim, file });
+            let Lease { _file: file, .. } = self.add(&claim, "want")?;
+            *want = Some(WaitingClaim { claim, file });
         }
-        Ok(Taken::Busy(short))
+        Ok(ClaimOutcome::Busy(short))
     }
 
-    /// All claims that count, each with whether it is granted. What is dead is removed.
+    /// All active claims, each with whether it is granted. Claims of dead processes are removed.
     fn claims(&self, mine: Option<&PathBuf>) -> io::Result<Vec<(bool, Claim)>> {
         let mut found = Vec::new();
         for entry in fs::read_dir(&self.folder)? {
@@ -213,17 +221,18 @@ impl Ledger {
             if mine == Some(&path) {
                 continue;
             }
-            if found.len() >= MOST_CLAIMS {
-                return Err(io::Error::other(format!("it holds more than {MOST_CLAIMS} claims")));
+            if found.len() >= MAX_CLAIMS {
+                return Err(io::Error::other(format!("it holds more than {MAX_CLAIMS} claims")));
             }
             let file = match open_regular(&path) {
                 Ok(file) => file,
-                // No claim. Whoever owns it can remove it.
+                // Not a claim. Removing it succeeds if this user owns it.
                 Err(e) if e.kind() == io::ErrorKind::InvalidInput => {
                     let _ = fs::remove_file(&path);
                     continue;
                 }
-                // Gone meanwhile, or of another user who hides it: nothing to count.
+                // It was just removed, or another user made it unreadable. Either way it does not
+                // count.
                 Err(_) => continue,
             };
             let alive = lock::is_file_locked(&file);
@@ -239,37 +248,37 @@ impl Ledger {
         Ok(found)
     }
 
-    fn put(&self, claim: &Claim, kind: &str) -> io::Result<Lease> {
+    fn add(&self, claim: &Claim, kind: &str) -> io::Result<Lease> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let path = self.folder.join(format!("{}-{:x}-{count}.{kind}", std::process::id(), now()));
-        // Locked before others can open it, and lock it first.
+        // Lock the file before others can open and lock it.
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-        let lock = lock_soon(file.try_clone()?).inspect_err(|_| {
+        let lock = lock_with_timeout(file.try_clone()?).inspect_err(|_| {
             let _ = fs::remove_file(&path);
         })?;
-        let locked = Locked { path, _lock: lock };
+        let locked = ClaimFile { path, _lock: lock };
         file.write_all(&serde_json::to_vec(claim)?)?;
         file.set_permissions(Permissions::from_mode(0o644))?;
         Ok(Lease { gpus: claim.gpus.clone(), _file: locked })
     }
 }
 
-/// Locks `file`; an error if another process holds the lock for longer than it should.
-fn lock_soon(file: File) -> io::Result<LockedFile> {
-    LockedFile::from_file_within(file, PATIENCE, Duration::from_micros(200))?
-        .ok_or_else(|| io::Error::other(format!("another process has held its lock for {} s", PATIENCE.as_secs())))
+/// Locks `file`. Fails if another process holds the lock for too long.
+fn lock_with_timeout(file: File) -> io::Result<LockedFile> {
+    LockedFile::from_file_within(file, LOCK_TIMEOUT, Duration::from_micros(200))?
+        .ok_or_else(|| io::Error::other(format!("another process has held its lock for {} s", LOCK_TIMEOUT.as_secs())))
 }
 
-/// What a file claims; `None` if it is no claim.
+/// Reads the claim in a file. Returns `None` if it is not a claim.
 fn read_claim(file: &File) -> Option<Claim> {
     let mut text = Vec::new();
     file.take(LARGEST_CLAIM + 1).read_to_end(&mut text).ok()?;
     if text.len() as u64 > LARGEST_CLAIM { None } else { serde_json::from_slice(&text).ok() }
 }
 
-/// Whether a supervisor of user `owner` holds the lock `path`. Nobody else's file is opened: the
-/// path is whatever some user has written into a claim.
+/// Whether a supervisor of user `owner` holds the lock `path`. The path comes from a claim, which
+/// any user can write, so only a file that `owner` owns is opened.
 fn is_locked(path: &Path, owner: u32) -> bool {
     let Ok(metadata) = fs::symlink_metadata(path) else { return false };
     if !metadata.is_file() || metadata.uid() != owner {
@@ -312,22 +321,22 @@ mod tests {
         (dir, ledger)
     }
 
-    fn granted(taken: Taken) -> (Lease, Option<Lease>) {
+    fn granted(taken: ClaimOutcome) -> (Lease, Option<Lease>) {
         match taken {
-            Taken::Granted { lease, gpus } => (lease, gpus),
-            Taken::Busy(short) => panic!("{short:?}"),
+            ClaimOutcome::Granted { lease, gpus } => (lease, gpus),
+            ClaimOutcome::Busy(short) => panic!("{short:?}"),
         }
     }
 
-    fn short(taken: Taken) -> Shortage {
+    fn short(taken: ClaimOutcome) -> Shortage {
         match taken {
-            Taken::Granted { lease, gpus } => panic!("granted {lease:?} {gpus:?}"),
-            Taken::Busy(short) => short,
+            ClaimOutcome::Granted { lease, gpus } => panic!("granted {lease:?} {gpus:?}"),
+            ClaimOutcome::Busy(short) => short,
         }
     }
 
     #[test]
-    fn what_one_has_another_does_not_get_until_it_is_given_back() {
+    fn claimed_resources_are_not_granted_until_they_are_released() {
         let (_dir, ledger) = ledger();
         let (first, first_gpus) = granted(ledger.take(&claim(3, 400, 1, "a"), &capacity(), None).unwrap());
         assert_eq!(first_gpus.as_ref().unwrap().gpus, ["GPU-a"]);
@@ -349,26 +358,26 @@ mod tests {
         let _first = granted(ledger.take(&claim(4, 0, 0, "a"), &capacity(), None).unwrap());
         let other = |cpus| Claim { domain: "e".into(), ..claim(cpus, 0, 0, "b") };
         let capacity = Capacity { domain: "e".into(), ..capacity() };
-        assert!(short(ledger.take(&other(3), &capacity, None).unwrap()).cpus, "six processors in all");
+        assert!(short(ledger.take(&other(3), &capacity, None).unwrap()).cpus, "six CPUs in total");
         granted(ledger.take(&other(2), &capacity, None).unwrap());
     }
 
     #[test]
-    fn an_older_wish_goes_before_a_later_one_that_is_smaller() {
+    fn an_older_waiting_claim_goes_before_a_later_smaller_one() {
         let (_dir, ledger) = ledger();
         let (running, gpus) = granted(ledger.take(&claim(1, 0, 1, "small"), &capacity(), None).unwrap());
         let (mut gang, mut late) = (None, None);
         short(ledger.take(&claim(1, 0, 2, "gang"), &capacity(), Some(&mut gang)).unwrap());
         assert!(gang.is_some());
         let overtaking = short(ledger.take(&claim(1, 0, 1, "late"), &capacity(), Some(&mut late)).unwrap());
-        assert!(overtaking.gpus, "a GPU is free, and the gang waits for it");
-        // What the gang does not wait for is free for all.
+        assert!(overtaking.gpus, "a GPU is free, but the gang waits for it");
+        // Others can have what the gang does not wait for.
         granted(ledger.take(&claim(2, 0, 0, "cpu only"), &capacity(), None).unwrap());
         drop((running, gpus));
         short(ledger.take(&claim(1, 0, 1, "late"), &capacity(), Some(&mut late)).unwrap());
         let (_gang, gpus) = granted(ledger.take(&claim(1, 0, 2, "gang"), &capacity(), Some(&mut gang)).unwrap());
         assert_eq!(gpus.as_ref().unwrap().gpus, ["GPU-a", "GPU-b"]);
-        assert!(gang.is_none(), "the wish is withdrawn");
+        assert!(gang.is_none(), "the waiting claim is withdrawn");
         drop(gpus);
         granted(ledger.take(&claim(1, 0, 1, "late"), &capacity(), Some(&mut late)).unwrap());
     }
@@ -386,11 +395,11 @@ mod tests {
         assert!(short(ledger.take(&claim(1, 0, 0, "a"), &capacity(), None).unwrap()).cpus);
         lock.unlock().unwrap();
         granted(ledger.take(&claim(4, 0, 0, "a"), &capacity(), None).unwrap());
-        assert_eq!(fs::read_dir(&ledger.folder).unwrap().count(), 1, "what is dead is removed");
+        assert_eq!(fs::read_dir(&ledger.folder).unwrap().count(), 1, "dead claims are removed");
     }
 
     #[test]
-    fn many_threads_never_have_more_than_there_is() {
+    fn many_threads_never_get_more_than_the_capacity() {
         use std::sync::atomic::AtomicI64;
         let (_dir, ledger) = ledger();
         let (cpus, gpus) = (AtomicI64::new(0), AtomicI64::new(0));
@@ -403,8 +412,8 @@ mod tests {
                         let ask = claim(1 + (n + round) % 4, 0, (n as usize + round as usize) % 3, &format!("{n}"));
                         let held = loop {
                             match ledger.take(&ask, &capacity(), Some(&mut want)).unwrap() {
-                                Taken::Granted { lease, gpus } => break (lease, gpus),
-                                Taken::Busy(_) => std::thread::sleep(Duration::from_millis(1)),
+                                ClaimOutcome::Granted { lease, gpus } => break (lease, gpus),
+                                ClaimOutcome::Busy(_) => std::thread::sleep(Duration::from_millis(1)),
                             }
                         };
                         let now = cpus.fetch_add(ask.cpus.into(), Ordering::SeqCst) + i64::from(ask.cpus);
@@ -424,9 +433,9 @@ mod tests {
         rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
     }
 
-    /// Puts FIFOs, links, folders and huge files in the places of claims and supervisors' locks.
+    /// Puts FIFOs, links, folders and huge files in place of claims and supervisors' locks.
     #[test]
-    fn what_is_no_claim_is_neither_waited_for_nor_read_nor_counted() {
+    fn files_that_are_not_claims_are_neither_opened_nor_counted() {
         let (dir, ledger) = ledger();
         fifo(&ledger.folder.join("x.lease"));
         fifo(&ledger.folder.join("x.want"));
@@ -434,7 +443,7 @@ mod tests {
         std::os::unix::fs::symlink("/dev/zero", ledger.folder.join("link.lease")).unwrap();
         let huge = File::create(ledger.folder.join("huge.lease")).unwrap();
         huge.set_len(1 << 40).unwrap();
-        // A claim whose supervisor is not what it should be.
+        // A claim whose supervisor lock is not a regular file.
         for (n, kind) in ["fifo", "device", "folder"].into_iter().enumerate() {
             let supervisor = match kind {
                 "fifo" => dir.path().join("supervisor"),

@@ -1,8 +1,8 @@
-//! [`Machine`]: the processors, memory and GPUs of this machine, and which of them are free.
+//! [`Machine`]: the CPUs, memory and GPUs of this machine, and which of them are free.
 //!
-//! A machine counts what the stages of this engine occupy; the leases ([`lease`]) keep it from
-//! taking what another engine has. It never grants more than this process may use: its processors
-//! by affinity, the memory of its control group, and the GPUs in CUDA_VISIBLE_DEVICES.
+//! A machine counts what the stages of this engine occupy. The leases ([`lease`]) keep it from
+//! taking what another engine uses. It never grants more than this process may use: the CPUs in its
+//! affinity mask, the memory of its control group, and the GPUs in CUDA_VISIBLE_DEVICES.
 
 mod claim;
 mod free;
@@ -13,4 +13,4 @@ mod resources;
 
 pub use claim::Shortage;
 pub use groups::memory_limit;
-pub(super) use resources::{Machine, Occupied, Take};
+pub(super) use resources::{Admitted, Machine, Occupied};

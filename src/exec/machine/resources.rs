@@ -1,4 +1,4 @@
-//! [`Machine`]: what this machine has, and what is free.
+//! [`Machine`]: the resources of this machine, and which of them are free.
 
 use std::sync::{Arc, Weak};
 
@@ -8,10 +8,10 @@ use crate::exec::error::ExecError;
 use crate::exec::grant::{AdmissionRequest, Grant};
 use crate::exec::machine::claim::{Capacity, Claim};
 use crate::exec::machine::groups::Limits;
-use crate::exec::machine::lease::{Lease, Ledger, Taken, Waiting};
+use crate::exec::machine::lease::{ClaimOutcome, Lease, Ledger, WaitingClaim};
 use crate::exec::machine::{Shortage, gpus};
 
-/// The machine's processors, memory and GPUs, and which of them are free.
+/// The machine's CPUs, memory and GPUs, and which of them are free.
 #[derive(Debug)]
 pub struct Machine {
     cpus: u32,
@@ -20,12 +20,12 @@ pub struct Machine {
     free_cpus: u32,
     free_memory_mib: u64,
     held: Vec<Weak<Gpus>>,
-    /// Shared with all engines of the machine. Without it, as in some tests, this engine is alone.
+    /// Shared with all engines of the machine. `None` in tests in which this engine is alone.
     ledger: Option<(Ledger, Capacity)>,
-    waiting: Option<Waiting>,
+    waiting: Option<WaitingClaim>,
 }
 
-/// Everything that one grant takes from the machine. Give it back with [`Machine::release`].
+/// The resources that one grant takes from the machine. Return them with [`Machine::release`].
 #[derive(Debug)]
 pub struct Occupied {
     pub grant: Grant,
@@ -33,7 +33,7 @@ pub struct Occupied {
     _gpus: Option<Arc<Gpus>>,
 }
 
-/// GPUs that one stage took and that others may share. They are free when the last user is done.
+/// GPUs that one stage took and that others may share. They become free when the last user ends.
 #[derive(Debug)]
 struct Gpus {
     names: Vec<String>,
@@ -42,13 +42,13 @@ struct Gpus {
 
 /// The outcome of [`Machine::take`].
 #[derive(Debug)]
-pub enum Take {
+pub enum Admitted {
     Granted(Occupied),
     Short(Shortage),
 }
 
 impl Machine {
-    /// Reads what this process may use of the machine. Looks for GPUs only if `wants_gpus`.
+    /// Detects the resources that this process may use. Looks for GPUs only if `wants_gpus`.
     ///
     /// # Errors
     /// The folder of the leases cannot be used.
@@ -70,7 +70,7 @@ impl Machine {
         Ok(machine)
     }
 
-    /// A machine of this size that no other engine uses.
+    /// Creates a machine of this size that no other engine uses.
     pub fn new(cpus: u32, memory_mib: u64, gpus: Vec<String>) -> Self {
         Self {
             cpus,
@@ -89,13 +89,15 @@ impl Machine {
     /// # Errors
     /// [`ExecError::TooMuch`] with the first resource of which the machine has too little.
     pub fn check(&self, stage: &str, wants: &Resources) -> Result<(), ExecError> {
-        let asked = [
+        let requests = [
             ("cpus", u64::from(wants.cpus), u64::from(self.cpus)),
             ("memory_mib", wants.memory_mib, self.memory_mib),
             ("gpus", u64::from(wants.gpus), self.gpus.len() as u64),
         ];
-        match asked.into_iter().find(|(_, asked, there)| asked > there) {
-            Some((what, asked, there)) => Err(ExecError::TooMuch { stage: stage.into(), what, asked, there }),
+        match requests.into_iter().find(|(_, requested, available)| requested > available) {
+            Some((what, requested, available)) => {
+                Err(ExecError::TooMuch { stage: stage.into(), what, requested, available })
+            }
             None => Ok(()),
         }
     }
@@ -104,7 +106,7 @@ impl Machine {
     ///
     /// # Errors
     /// The leases cannot be read or written.
-    pub fn take(&mut self, request: &AdmissionRequest<'_>) -> Result<Take, ExecError> {
+    pub fn take(&mut self, request: &AdmissionRequest<'_>) -> Result<Admitted, ExecError> {
         let wants = request.resources;
         let cpus = if wants.cpus == 0 { self.cpus } else { wants.cpus };
         let count = wants.gpus as usize;
@@ -121,7 +123,7 @@ impl Machine {
             holders: Vec::new(),
         };
         if !short.is_empty() {
-            return Ok(Take::Short(short));
+            return Ok(Admitted::Short(short));
         }
         let (lease, gpus) = match &self.ledger {
             None => {
@@ -143,8 +145,8 @@ impl Machine {
                 let waiting = request.is_first.then_some(&mut self.waiting);
                 let taken = ledger.take(&claim, capacity, waiting);
                 match taken.map_err(|source| ExecError::Leases { path: ledger.folder().to_owned(), source })? {
-                    Taken::Busy(short) => return Ok(Take::Short(short)),
-                    Taken::Granted { lease, gpus } => {
+                    ClaimOutcome::Busy(short) => return Ok(Admitted::Short(short)),
+                    ClaimOutcome::Granted { lease, gpus } => {
                         let own = gpus.map(|lease| Arc::new(Gpus { names: lease.gpus.clone(), _lease: Some(lease) }));
                         (Some(lease), shared.or(own))
                     }
@@ -156,16 +158,16 @@ impl Machine {
         self.free_memory_mib -= wants.memory_mib;
         let names = gpus.as_ref().map(|gpus| gpus.names[..count].to_vec()).unwrap_or_default();
         let grant = Grant { cpus, memory_mib: wants.memory_mib, gpus: names };
-        Ok(Take::Granted(Occupied { grant, _lease: lease, _gpus: gpus }))
+        Ok(Admitted::Granted(Occupied { grant, _lease: lease, _gpus: gpus }))
     }
 
-    /// Takes back what [`Machine::take`] granted.
+    /// Releases resources that [`Machine::take`] granted.
     pub fn release(&mut self, occupied: Occupied) {
         self.free_cpus += occupied.grant.cpus;
         self.free_memory_mib += occupied.grant.memory_mib;
     }
 
-    /// Whether a claim waits for other engines, which send no message when they are done.
+    /// Whether a claim waits for other engines. They send no message when they release resources.
     pub fn is_waiting(&self) -> bool {
         self.waiting.is_some()
     }
@@ -176,30 +178,30 @@ impl Machine {
     }
 }
 
-/// Main memory in MiB: what this process may use (the machine's, or that of its control groups if
-/// that is less), and the machine's. `None` where the system does not say.
+/// Main memory in MiB: the limit for this process (that of its control groups, or all of the
+/// machine's memory), and the machine's. `None` if the system does not report it.
 fn memory() -> Option<(u64, u64)> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     let machine = line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? / 1024;
-    let group = Limits::here().memory.map(|bytes| bytes >> 20);
+    let group = Limits::current().memory.map(|bytes| bytes >> 20);
     Some((group.map_or(machine, |limit| limit.min(machine)), machine))
 }
 
-/// All processors of the machine, also those that this process may not use.
+/// Number of CPUs of the machine, including those that this process may not use.
 fn host_cpus() -> u32 {
-    // SAFETY: sysconf takes a plain integer and reads a number of the system.
+    // SAFETY: sysconf takes an integer and only reads a system value.
     u32::try_from(unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) }).unwrap_or(1)
 }
 
-/// What makes this process's processors and memory limit its own: the same text for all
-/// processes that share them.
+/// Identifies the CPUs and the memory limit of this process. Processes that share them get the same
+/// text.
 fn domain() -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let status = read("/proc/self/status");
     let allowed =
         status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap_or("").trim().to_owned();
-    format!("cpus {allowed} limits {}", Limits::here().groups.join(", "))
+    format!("cpus {allowed} limits {}", Limits::current().groups.join(", "))
 }
 
 #[cfg(test)]
@@ -214,8 +216,8 @@ mod tests {
         let (stage, supervisor) = (String::new(), Default::default());
         match machine.take(&AdmissionRequest { resources: *wants, share, stage, supervisor, is_first: false }).unwrap()
         {
-            Take::Granted(occupied) => Ok(occupied),
-            Take::Short(short) => Err(short),
+            Admitted::Granted(occupied) => Ok(occupied),
+            Admitted::Short(short) => Err(short),
         }
     }
 
@@ -224,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_is_not_given_twice() {
+    fn resources_are_not_granted_twice() {
         let mut machine = Machine::new(4, 1000, vec!["0".into(), "1".into()]);
         let first = take(&mut machine, &wants(3, 400, 1)).unwrap();
         assert_eq!(first.grant.gpus, ["0"]);
@@ -239,31 +241,31 @@ mod tests {
     }
 
     #[test]
-    fn shared_gpus_are_free_when_the_last_one_is_done_with_them() {
+    fn shared_gpus_are_free_when_their_last_user_ends() {
         let mut machine = Machine::new(4, 1000, vec!["0".into(), "1".into()]);
         let train = take(&mut machine, &wants(1, 0, 2)).unwrap();
         let share = |machine: &mut Machine, gpus| take_sharing(machine, &wants(1, 0, gpus), Some(&train.grant));
         let eval = share(&mut machine, 1).unwrap();
         assert_eq!(eval.grant.gpus, ["0"]);
-        assert!(share(&mut machine, 3).unwrap_err().gpus, "more than the other has");
+        assert!(share(&mut machine, 3).unwrap_err().gpus, "more than the other stage has");
         machine.release(train);
-        assert!(take(&mut machine, &wants(1, 0, 1)).unwrap_err().gpus, "one is still used");
+        assert!(take(&mut machine, &wants(1, 0, 1)).unwrap_err().gpus, "one is still in use");
         machine.release(eval);
         assert_eq!(take(&mut machine, &wants(1, 0, 2)).unwrap().grant.gpus, ["0", "1"]);
     }
 
     #[test]
-    fn zero_processors_are_all_of_them() {
+    fn zero_cpus_means_all_of_them() {
         let mut machine = Machine::new(4, 1000, vec![]);
         assert_eq!(take(&mut machine, &wants(0, 0, 0)).unwrap().grant.cpus, 4);
         assert!(take(&mut machine, &wants(1, 0, 0)).is_err());
     }
 
     #[test]
-    fn asking_for_more_than_there_is_names_what() {
+    fn a_request_that_is_too_large_names_the_resource() {
         let machine = Machine::new(4, 1000, vec![]);
         let message = |r| machine.check("train", &r).unwrap_err().to_string();
-        assert_eq!(message(wants(5, 0, 0)), "stage `train` asks for 5 cpus, and this machine has 4");
+        assert_eq!(message(wants(5, 0, 0)), "stage `train` requests 5 cpus, but this machine has 4");
         assert!(message(wants(0, 2000, 0)).contains("2000 memory_mib"));
         assert!(message(wants(0, 0, 1)).contains("1 gpus"));
         assert!(machine.check("train", &wants(4, 1000, 0)).is_ok());

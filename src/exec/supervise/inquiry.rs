@@ -1,8 +1,8 @@
-//! [`ask`]: puts a question to a program that answers at once, such as a stage's checking program.
+//! [`ask`]: runs a program that answers a question quickly, such as the check program of a stage.
 //!
-//! The program runs under a supervisor as a stage does: it has a time limit, leaves no process
-//! behind, and does not outlive this process. Question, answer and complaints are files in memory,
-//! so nobody waits for a pipe that an orphan holds open.
+//! The program runs under a supervisor like a stage: it has a time limit, leaves no processes
+//! behind, and does not outlive this process. Standard input, output and error are files in memory,
+//! so the engine never waits for a pipe that an orphan holds open.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -19,57 +19,59 @@ use crate::exec::supervise::supervisor::Exit;
 
 /// Overrides how long a program may take to answer, in seconds.
 const VARIABLE: &str = "OLMO_PIPE_CHECK_S";
-/// How long a program may take to answer.
-const WITHIN: Duration = Duration::from_secs(60);
-/// A longer answer is refused.
+/// How long a program may take to answer by default.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest answer in bytes that is accepted.
 const LONGEST: u64 = 32 << 20;
-/// Of what a program complains of, so much is kept.
-const COMPLAINTS: u64 = 64 << 10;
+/// How many bytes of standard error are kept.
+const ERROR_BYTES: u64 = 64 << 10;
 
-/// What the program `argv` prints when it is given `text`. `environment` is all of its environment;
-/// it starts in `folder`.
+/// Runs the program `argv` in `folder` with `text` as its input, and returns its output.
+/// `environment` is its whole environment.
 ///
 /// # Errors
-/// It cannot be started, does not answer in time, answers too much, or does not end with 0.
+/// The program cannot be started, does not answer in time, prints too much, or exits with a code
+/// other than 0.
 pub fn ask(
     argv: Vec<OsString>,
     environment: &BTreeMap<String, OsString>,
     folder: &Path,
     text: &[u8],
 ) -> Result<Vec<u8>, String> {
-    let within = limit().map_err(|e| e.to_string())?;
+    let timeout = limit().map_err(|e| e.to_string())?;
     let memory = |e: io::Error| format!("cannot make a file in memory: {e}");
-    let (mut question, mut answer, mut said) = (file()?, file()?, file()?);
+    let (mut question, mut answer, mut stderr) = (unnamed_file()?, unnamed_file()?, unnamed_file()?);
     question.write_all(text).and_then(|()| question.seek(SeekFrom::Start(0))).map_err(memory)?;
-    let files = [&question, &answer, &said];
-    // Twice the most: what is longer is shortened, and still too long.
+    let files = [&question, &answer, &stderr];
+    // The limit is twice the longest answer, so that a shortened output is still recognized as too
+    // long.
     let mut process =
         Supervised::with_files(argv, environment, folder, files, 2 * LONGEST).map_err(|e| e.to_string())?;
     let since = Instant::now();
     let ended = loop {
         match process.wait(Duration::from_millis(100)).map_err(|e| e.to_string())? {
             Some(ended) => break ended,
-            None if since.elapsed() >= within => {
+            None if since.elapsed() >= timeout => {
                 drop(process);
-                let seconds = within.as_secs_f64();
-                return Err(format!("it did not answer within {seconds} s (OLMO_PIPE_CHECK_S), and was killed"));
+                let seconds = timeout.as_secs_f64();
+                return Err(format!("it did not answer within {seconds} s (OLMO_PIPE_CHECK_S) and was killed"));
             }
             None => {}
         }
     };
     let exit = match ended {
-        Ended::Seen(Exit { error: Some(why), .. }) => return Err(why),
-        Ended::Seen(exit) => exit,
-        Ended::Unseen => return Err("somebody killed it".into()),
+        Ended::Exited(Exit { error: Some(why), .. }) => return Err(why),
+        Ended::Exited(exit) => exit,
+        Ended::SupervisorKilled => return Err("its supervisor was killed".into()),
     };
-    let complaints = read(&mut said, COMPLAINTS).map_err(memory)?;
-    let complaints = String::from_utf8_lossy(&complaints);
-    let complaints = complaints.trim();
+    let errors = read(&mut stderr, ERROR_BYTES).map_err(memory)?;
+    let errors = String::from_utf8_lossy(&errors);
+    let errors = errors.trim();
     match (exit.code, exit.signal) {
         (Some(0), _) => {}
-        (Some(code), _) => return Err(format!("it ended with exit code {code}: {complaints}")),
-        (None, Some(signal)) => return Err(format!("it was ended by {}: {complaints}", signals::name(signal))),
-        (None, None) => return Err(format!("nobody saw how it ended: {complaints}")),
+        (Some(code), _) => return Err(format!("it ended with exit code {code}: {errors}")),
+        (None, Some(signal)) => return Err(format!("it was killed by {}: {errors}", signals::name(signal))),
+        (None, None) => return Err(format!("it ended, and its exit status was lost: {errors}")),
     }
     let answer = read(&mut answer, LONGEST + 1).map_err(memory)?;
     match answer.len() as u64 > LONGEST {
@@ -80,7 +82,7 @@ pub fn ask(
 
 /// How long a program may take to answer.
 fn limit() -> Result<Duration, ExecError> {
-    let Some(text) = std::env::var_os(VARIABLE).filter(|text| !text.is_empty()) else { return Ok(WITHIN) };
+    let Some(text) = std::env::var_os(VARIABLE).filter(|text| !text.is_empty()) else { return Ok(TIMEOUT) };
     let seconds = text.to_str().and_then(|text| text.parse::<f64>().ok());
     let seconds = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).filter(|span| !span.is_zero());
     let wrong = || ExecError::Variable { name: VARIABLE, value: text.to_string_lossy().into(), expected: "seconds" };
@@ -94,14 +96,14 @@ fn read(file: &mut File, most: u64) -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
-/// An empty file that no folder names.
+/// Creates an empty file without a name.
 #[cfg(target_os = "linux")]
-fn file() -> Result<File, String> {
+fn unnamed_file() -> Result<File, String> {
     let made = rustix::fs::memfd_create("inquiry", rustix::fs::MemfdFlags::CLOEXEC);
     made.map(File::from).map_err(|e| format!("cannot make a file in memory: {e}"))
 }
 
 #[cfg(not(target_os = "linux"))]
-fn file() -> Result<File, String> {
+fn unnamed_file() -> Result<File, String> {
     tempfile::tempfile().map_err(|e| format!("cannot make a temporary file: {e}"))
 }

@@ -1,4 +1,4 @@
-//! [`Supervised`]: a stage's process under its supervisor, seen from the engine.
+//! [`Supervised`]: the engine's handle to a stage's process and its supervisor.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -15,17 +15,17 @@ use rustix::process::{Pid, Signal};
 
 use crate::exec::error::ExecError;
 use crate::exec::grant::Grant;
-use crate::exec::supervise::leftovers::end_leftovers;
+use crate::exec::supervise::leftovers::kill_leftovers;
 use crate::exec::supervise::order::{Order, Place};
 use crate::exec::supervise::supervisor::Exit;
 use crate::exec::supervise::{processes, supervisor as supervise};
 
-/// What to start.
+/// A process to start.
 #[derive(Clone, Debug)]
 pub struct Launch {
     /// The attempt's folder.
     pub attempt: PathBuf,
-    /// Where the stage's process starts.
+    /// The working folder of the stage's process.
     pub folder: PathBuf,
     pub argv: Vec<OsString>,
     /// The whole environment of the process, except what the executor adds for the grant.
@@ -39,27 +39,28 @@ pub struct Launch {
 /// How a stage's process ended.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Ended {
-    /// As the supervisor saw it.
-    Seen(Exit),
-    /// The supervisor itself was killed.
-    Unseen,
+    /// It exited, as the supervisor reported.
+    Exited(Exit),
+    /// The supervisor was killed before it could report the end.
+    SupervisorKilled,
 }
 
 /// A running stage. Dropping it kills the stage with all its children.
 pub struct Supervised {
     supervisor: Child,
-    /// Closed, it tells the supervisor to kill everything.
+    /// Closing this pipe tells the supervisor to kill everything.
     pipe: Option<ChildStdin>,
     attempt: PathBuf,
     #[cfg(target_os = "linux")]
     exited: Option<std::os::fd::OwnedFd>,
 }
 
-/// Overrides how much of a stage's log is kept, in MiB.
+/// Overrides the limit on a stage's log, in MiB.
 const LOG_VARIABLE: &str = "OLMO_PIPE_LOG_MIB";
-/// MiB of a stage's log that are kept.
+/// The default limit on a stage's log, in MiB.
 const LOG_MIB: u64 = 64;
-/// The first argument of guard and supervisor; see [`supervise`] for why it does not name the project.
+/// The name of the guard and the supervisor in the process table. See [`supervise`] for why it does
+/// not name the project.
 const NAME: &str = "stage-guard";
 
 impl Supervised {
@@ -71,13 +72,13 @@ impl Supervised {
         let order = Order { place, log_limit: log_limit()?, argv: launch.argv.clone() };
         let mut command = Command::new(this_program()?);
         command.env_clear().envs(&launch.environment).current_dir(&launch.folder).stderr(file);
-        // The stage sees only its own GPUs. Numbers count as this engine counts them.
+        // The stage sees only its own GPUs, numbered in the order that this engine uses.
         command.env("CUDA_VISIBLE_DEVICES", launch.grant.gpus.join(",")).env("CUDA_DEVICE_ORDER", "PCI_BUS_ID");
-        Self::with(command, &order, &launch.attempt)
+        Self::spawn(command, &order, &launch.attempt)
     }
 
-    /// Starts a supervisor for a process that reads and prints open files: standard input, output
-    /// and error. `environment` is all of its environment; it starts in `folder`.
+    /// Starts a supervisor for a process in `folder` whose standard input, output and error are
+    /// `files`. `environment` is its whole environment.
     pub fn with_files(
         argv: Vec<OsString>,
         environment: &BTreeMap<String, OsString>,
@@ -89,7 +90,7 @@ impl Supervised {
         let order = Order { place: Place::Files(files), log_limit, argv };
         let mut command = Command::new(this_program()?);
         command.env_clear().envs(environment).current_dir(folder).stderr(Stdio::null());
-        // SAFETY: between fork and exec only system calls are made; none allocates.
+        // SAFETY: between fork and exec, only system calls are made, and nothing allocates.
         unsafe {
             command.pre_exec(move || {
                 for file in files {
@@ -100,17 +101,17 @@ impl Supervised {
                 Ok(())
             });
         }
-        Self::with(command, &order, folder)
+        Self::spawn(command, &order, folder)
     }
 
-    fn with(mut command: Command, order: &Order, folder: &Path) -> Result<Self, ExecError> {
+    fn spawn(mut command: Command, order: &Order, folder: &Path) -> Result<Self, ExecError> {
         command.arg0(NAME).arg(supervise::COMMAND).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut supervisor = command.spawn().context_during("start the supervisor in", folder)?;
         let mut pipe = supervisor.stdin.take();
         #[cfg(target_os = "linux")]
         let exited =
             rustix::process::pidfd_open(Pid::from_child(&supervisor), rustix::process::PidfdFlags::empty()).ok();
-        // One that was killed already is found out when its end is waited for.
+        // If the supervisor was already killed, `wait` reports it.
         let sent = pipe.as_mut().map_or(Ok(()), |pipe| order.send(pipe));
         let supervised = Self {
             supervisor,
@@ -121,34 +122,36 @@ impl Supervised {
         };
         match sent {
             Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
-                Err(PathError::during("speak with the supervisor in", folder, e).into())
+                Err(PathError::during("write to the supervisor in", folder, e).into())
             }
             _ => Ok(supervised),
         }
     }
 
-    /// Waits up to `pause` for the end; `None` while it goes on.
+    /// Waits up to `pause` for the process to end. Returns `None` while it runs.
     pub fn wait(&mut self, pause: Duration) -> Result<Option<Ended>, ExecError> {
         self.sleep(pause);
         match self.supervisor.try_wait() {
             Ok(None) => Ok(None),
             Ok(Some(status)) => {
-                // If the guard alone was killed, its supervisor lives, and ends the stage now.
+                // If only the guard was killed, the supervisor is alive, and ends the stage once
+                // the pipe is closed.
                 self.pipe = None;
-                let mut told = Vec::new();
+                let mut report = Vec::new();
                 if let Some(mut stdout) = self.supervisor.stdout.take() {
-                    stdout.read_to_end(&mut told).context_during("hear the supervisor of", &self.attempt)?;
+                    stdout.read_to_end(&mut report).context_during("read from the supervisor of", &self.attempt)?;
                 }
-                // Nothing, or half of it: it was killed, and its children may live.
-                let exit = serde_json::from_slice::<Exit>(&told).ok().filter(|_| status.success());
+                // If the report is missing or incomplete, the supervisor was killed, and its
+                // children may be alive.
+                let exit = serde_json::from_slice::<Exit>(&report).ok().filter(|_| status.success());
                 if exit.is_none() {
                     processes::kill_session(self.supervisor.id());
-                    // Daemons are in sessions of their own.
+                    // Daemons have their own sessions.
                     if let Some(work) = self.attempt.parent().and_then(Path::parent) {
-                        let _ = end_leftovers(work);
+                        let _ = kill_leftovers(work);
                     }
                 }
-                Ok(Some(exit.map_or(Ended::Unseen, Ended::Seen)))
+                Ok(Some(exit.map_or(Ended::SupervisorKilled, Ended::Exited)))
             }
             Err(e) => Err(PathError::during("wait for the supervisor of", &self.attempt, e).into()),
         }
@@ -159,7 +162,7 @@ impl Supervised {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
         let Some(exited) = &self.exited else { return std::thread::sleep(pause) };
         let pause = Timespec { tv_sec: pause.as_secs() as i64, tv_nsec: i64::from(pause.subsec_nanos()) };
-        // An early return only makes the caller look once more.
+        // Returning early is harmless: the caller only polls once more.
         let _ = poll(&mut [PollFd::new(exited, PollFlags::IN)], Some(&pause));
     }
 
@@ -168,24 +171,25 @@ impl Supervised {
         std::thread::sleep(pause);
     }
 
-    /// Asks the stage to save its state and stop. Call only before [`Supervised::wait`] told
-    /// the end: afterwards the process number is somebody else's.
+    /// Asks the stage to save its state and stop. Call this only before [`Supervised::wait`] has
+    /// returned the end, since the PID may be reused afterwards.
     pub fn terminate(&self) {
         let _ = rustix::process::kill_process(Pid::from_child(&self.supervisor), Signal::TERM);
     }
 
-    /// Asks the stage to save its state and go on. As for [`Supervised::terminate`].
+    /// Asks the stage to save its state and continue. The same restriction applies as for
+    /// [`Supervised::terminate`].
     pub fn save(&self) {
         let _ = rustix::process::kill_process(Pid::from_child(&self.supervisor), Signal::USR1);
     }
 
-    /// Kills the stage with all its children, at once.
+    /// Kills the stage and all its children immediately.
     pub fn kill(&mut self) {
         self.pipe = None;
     }
 }
 
-/// Bytes that are kept of a stage's log.
+/// The limit on a stage's log, in bytes.
 fn log_limit() -> Result<u64, ExecError> {
     let Some(text) = std::env::var_os(LOG_VARIABLE).filter(|text| !text.is_empty()) else { return Ok(LOG_MIB << 20) };
     let number = text.to_str().and_then(|text| text.parse::<u64>().ok()).filter(|mib| (1..1 << 20).contains(mib));
@@ -193,7 +197,7 @@ fn log_limit() -> Result<u64, ExecError> {
     Ok(number.ok_or_else(wrong)? << 20)
 }
 
-/// The running program, also after its file was replaced by a newer build.
+/// Path of the running program, even if its file was replaced by a newer build.
 fn this_program() -> Result<PathBuf, ExecError> {
     if cfg!(target_os = "linux") {
         Ok("/proc/self/exe".into())
@@ -205,7 +209,7 @@ fn this_program() -> Result<PathBuf, ExecError> {
 impl Drop for Supervised {
     fn drop(&mut self) {
         self.pipe = None;
-        // Collects the supervisor, which ends once all below it are gone.
+        // Reap the supervisor, which ends once all its descendants have ended.
         let _ = self.supervisor.wait();
     }
 }

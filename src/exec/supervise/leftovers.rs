@@ -1,4 +1,4 @@
-//! Ends the processes of attempts whose engine, guard and supervisor were all killed.
+//! Kills the processes of attempts whose engine, guard and supervisor were all killed.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -16,7 +16,7 @@ use crate::exec::supervise::supervisor::GUARD;
 ///
 /// # Errors
 /// The guard's lock file cannot be opened.
-pub fn end_leftovers(work: &Path) -> Result<(), ExecError> {
+pub fn kill_leftovers(work: &Path) -> Result<(), ExecError> {
     let path = work.join(GUARD);
     let guard = match files::open_regular(&path) {
         Ok(guard) => guard,
@@ -24,12 +24,13 @@ pub fn end_leftovers(work: &Path) -> Result<(), ExecError> {
         Err(e) => return Err(PathError::during("open", &path, e).into()),
     };
     let Ok(Some(_lock)) = LockedFile::try_from_file(guard) else { return Ok(()) };
-    // Held until the end: no new attempt starts meanwhile. The store may have been reached by another path then.
+    // The lock is held until the function returns, so that no new attempt starts. Folders are
+    // compared by device and inode, since the attempt may have reached the store by another path.
     let place = |path: &Path| fs::metadata(path).ok().map(|m| (m.dev(), m.ino()));
     let own = place(work);
     let engine = std::process::id();
     for _ in 0..1000 {
-        let found = processes::of_attempts();
+        let found = processes::attempt_processes();
         let found: Vec<_> = found
             .into_iter()
             .filter(|(pid, at)| pid.as_raw_nonzero().get() as u32 != engine && place(at) == own)

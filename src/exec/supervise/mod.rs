@@ -1,5 +1,6 @@
 //! A stage's process under its supervisor: the supervisor itself (`olmo-pipe __supervise`), its
-//! orders, the stage's log, and the engine's side of it ([`Supervised`]).
+//! orders, the stage's log, and the engine's handle to it ([`Supervised`]). Invariant: no process
+//! of a stage outlives its engine.
 
 mod inquiry;
 mod launch;
@@ -12,5 +13,5 @@ mod supervisor;
 
 pub(super) use inquiry::ask;
 pub use launch::{Ended, Launch, Supervised};
-pub(super) use leftovers::end_leftovers;
+pub(super) use leftovers::kill_leftovers;
 pub use supervisor::{COMMAND, Exit, GUARD, LOCK, LOG, main};

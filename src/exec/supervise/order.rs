@@ -1,5 +1,5 @@
-//! [`Order`]: what a supervisor is to start. The engine writes it into the supervisor's standard
-//! input, so that no argument in the process table names the store or the stage's program.
+//! [`Order`]: the command that a supervisor has to start. The engine writes it to the supervisor's
+//! standard input, so that no argument in the process table names the store or the stage's program.
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
@@ -7,29 +7,29 @@ use std::os::fd::RawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
-/// More bytes than a system takes for arguments are no order.
+/// Longest order in bytes. Operating systems accept fewer bytes of arguments.
 const LONGEST: usize = 64 << 20;
 
-/// What to start, and where its output goes.
+/// The command to start, and the place for its output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Order {
     pub place: Place,
-    /// Bytes that are kept of what the process prints.
+    /// How many bytes of the output are kept.
     pub log_limit: u64,
     pub argv: Vec<OsString>,
 }
 
-/// Where a process gets its input from and prints to.
+/// Where a process reads its input and writes its output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// The folder of an attempt: no input, and one log.
+    /// The folder of an attempt: no input, and a log for the output.
     Attempt(PathBuf),
-    /// Open files: standard input, output and error.
+    /// Open file descriptors for standard input, output and error.
     Files([RawFd; 3]),
 }
 
 impl Order {
-    /// Writes the order; what follows it on `pipe` is the end.
+    /// Writes the order to `pipe`. Nothing else may be written to it afterwards.
     pub fn send(&self, pipe: &mut impl Write) -> io::Result<()> {
         let place = match &self.place {
             Place::Attempt(folder) => vec![b"attempt".to_vec(), folder.as_os_str().as_bytes().to_vec()],
@@ -54,7 +54,7 @@ impl Order {
         pipe.read_exact(&mut length)?;
         let length = u32::from_le_bytes(length) as usize;
         if length > LONGEST {
-            return Err(broken("an order that is too long"));
+            return Err(broken("the order is too long"));
         }
         let mut text = vec![0; length];
         pipe.read_exact(&mut text)?;
@@ -62,7 +62,7 @@ impl Order {
         let mut rest = text.as_slice();
         while let Some((head, tail)) = rest.split_first_chunk::<4>() {
             let length = u32::from_le_bytes(*head) as usize;
-            let word = tail.get(..length).ok_or_else(|| broken("half an order"))?;
+            let word = tail.get(..length).ok_or_else(|| broken("the order is truncated"))?;
             words.push(OsString::from_vec(word.to_vec()));
             rest = &tail[length..];
         }
@@ -74,13 +74,13 @@ impl Order {
         let place = match (kind.as_bytes(), numbers.as_slice()) {
             (b"attempt", _) => Place::Attempt(place.into()),
             (b"files", &[input, output, error]) => Place::Files([input, output, error]),
-            _ => return Err(broken("an order for no place")),
+            _ => return Err(broken("the order names no place")),
         };
         let limit = words.next().and_then(|limit| limit.to_str()?.parse().ok());
-        let log_limit = limit.ok_or_else(|| broken("an order without a limit"))?;
+        let log_limit = limit.ok_or_else(|| broken("the order has no log limit"))?;
         let argv: Vec<OsString> = words.collect();
         if argv.is_empty() {
-            return Err(broken("an order for no program"));
+            return Err(broken("the order names no program"));
         }
         Ok(Self { place, log_limit, argv })
     }
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_order_is_read_as_it_was_sent_and_half_of_one_is_none() {
+    fn an_order_is_received_as_sent_and_a_truncated_one_is_an_error() {
         let argv = vec!["/bin/sh".into(), String::new().into(), OsString::from_vec(b"\xff\n x".to_vec())];
         for place in [Place::Attempt("/a b/c".into()), Place::Files([3, 4, 17])] {
             let order = Order { place, log_limit: 7, argv: argv.clone() };

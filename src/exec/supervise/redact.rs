@@ -1,6 +1,6 @@
-//! Keeps secrets out of what a stage, or its checking program, prints: their values come out as
-//! `***`, as they are and as text of JSON has them. A value that was encoded in another way
-//! (base64, URLs) is not recognized.
+//! [`Redactor`]: masks secrets in the output of a stage or its check program. Their values become
+//! `***`, both in plain form and as escaped in JSON. A value in another encoding (base64, URLs) is
+//! not recognized.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -9,70 +9,72 @@ use std::thread::JoinHandle;
 
 use crate::exec::supervise::stage_log::StageLog;
 
-/// The variable that tells the supervisor which variables are secrets; their names, with commas.
+/// The variable with the names of the secret variables, separated by commas. Set for the
+/// supervisor.
 pub const VARIABLE: &str = "OLMO_PIPE_SECRETS";
-/// What stands for a secret.
+/// Replaces a secret.
 const MASK: &[u8] = b"***";
-/// A shorter value would blot out half of every log, and hides nothing.
+/// Shortest value that is masked. Masking shorter ones would make logs unreadable without hiding
+/// much.
 const SHORTEST: usize = 4;
-/// Of a line that does not end, so much is kept back before it is written.
+/// Longest part of an unfinished line that is held back.
 const LONGEST_LINE: usize = 64 * 1024;
 
-/// The values to look for, longest first.
+/// Masks secret values, longest first.
 #[derive(Debug, Default)]
 pub struct Redactor {
     values: Vec<Vec<u8>>,
 }
 
 impl Redactor {
-    /// For the secrets that [`VARIABLE`] names in this process's environment.
+    /// Masks the secrets that [`VARIABLE`] in this process's environment names.
     pub fn from_environment() -> Self {
         let names = std::env::var(VARIABLE).unwrap_or_default();
-        Self::of_variables(names.split(','))
+        Self::from_variables(names.split(','))
     }
 
-    /// For the values of the environment variables `names`, as far as they are set.
-    pub fn of_variables<'n>(names: impl Iterator<Item = &'n str>) -> Self {
+    /// Masks the values of the environment variables `names` that are set.
+    pub fn from_variables<'n>(names: impl Iterator<Item = &'n str>) -> Self {
         Self::new(names.filter_map(std::env::var_os).map(|value| value.as_encoded_bytes().to_vec()))
     }
 
     fn new(values: impl Iterator<Item = Vec<u8>>) -> Self {
-        // A secret of several lines is printed line by line as well.
+        // A secret of several lines may also be printed line by line.
         let parts = values.flat_map(|value| {
             let lines: Vec<Vec<u8>> = value.split(|&b| b == b'\n').map(<[u8]>::to_vec).collect();
             std::iter::once(value).chain(lines)
         });
         let parts: Vec<Vec<u8>> = parts.filter(|part| part.len() >= SHORTEST).collect();
-        let escaped: Vec<Vec<u8>> = parts.iter().flat_map(|part| in_json(part)).collect();
+        let escaped: Vec<Vec<u8>> = parts.iter().flat_map(|part| json_forms(part)).collect();
         let mut values = [parts, escaped].concat();
         values.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
         values.dedup();
         Self { values }
     }
 
-    /// Where a process is to print so that `log` gets it without secrets, and what carries it
-    /// there; it ends when nobody holds the place to print any more.
-    pub fn before(self: Arc<Self>, log: StageLog) -> io::Result<(File, JoinHandle<io::Result<()>>)> {
+    /// Returns the write end of a pipe whose content is copied to `log` without secrets, and the
+    /// thread that copies it. The thread ends once all write ends are closed.
+    pub fn redact_into(self: Arc<Self>, log: StageLog) -> io::Result<(File, JoinHandle<io::Result<()>>)> {
         let (reader, writer) = io::pipe()?;
         let writer: std::os::fd::OwnedFd = writer.into();
-        let carrier = std::thread::Builder::new().name("log".into());
-        let carrier = carrier.spawn(move || {
+        let copier = std::thread::Builder::new().name("log".into());
+        let copier = copier.spawn(move || {
             let mut log = log;
-            self.carry(reader, |bytes| log.append(bytes))
+            self.copy_redacted(reader, |bytes| log.append(bytes))
         });
-        let carrier = carrier.map_err(|e| {
+        let copier = copier.map_err(|e| {
             io::Error::new(e.kind(), format!("cannot start a thread: {e}; raise the limit (ulimit -u)"))
         })?;
-        Ok((writer.into(), carrier))
+        Ok((writer.into(), copier))
     }
 
-    /// `text` without secrets.
+    /// Returns `text` without secrets.
     pub fn redact_text(&self, text: &str) -> String {
         String::from_utf8_lossy(&self.redact(text.as_bytes())).into_owned()
     }
 
-    /// Hands on all that `from` gives, without secrets.
-    fn carry(&self, mut from: impl Read, mut to: impl FnMut(&[u8])) -> io::Result<()> {
+    /// Copies everything from `from` to `to`, without secrets.
+    fn copy_redacted(&self, mut from: impl Read, mut to: impl FnMut(&[u8])) -> io::Result<()> {
         let (mut kept, mut chunk) = (Vec::new(), [0; 16384]);
         loop {
             let count = match from.read(&mut chunk) {
@@ -94,7 +96,7 @@ impl Redactor {
                 to(&self.redact(&kept[..end]));
                 kept.drain(..end);
             } else if kept.len() > LONGEST_LINE {
-                // A secret may have begun in what stays.
+                // The part that is held back may contain the start of a secret.
                 let clean = self.redact(&kept);
                 let stays = self.values.first().map_or(0, |longest| longest.len() - 1).min(clean.len());
                 to(&clean[..clean.len() - stays]);
@@ -122,9 +124,9 @@ impl Redactor {
     }
 }
 
-/// How `value` stands in text of JSON, if that differs: with escapes where there must be, and with
-/// all that is not ASCII escaped, as Python and others do it.
-fn in_json(value: &[u8]) -> Vec<Vec<u8>> {
+/// The forms of `value` in JSON that differ from it: with the required escapes, and with all
+/// non-ASCII characters escaped, as Python and others do.
+fn json_forms(value: &[u8]) -> Vec<Vec<u8>> {
     let Ok(text) = std::str::from_utf8(value) else { return Vec::new() };
     let quoted = serde_json::to_string(text).unwrap_or_default();
     let plain = quoted.get(1..quoted.len().saturating_sub(1)).unwrap_or_default().to_owned();
@@ -154,7 +156,7 @@ mod tests {
         Redactor::new(values.iter().map(|value| value.as_bytes().to_vec()))
     }
 
-    /// Gives a few bytes at a time.
+    /// A reader that returns a few bytes at a time.
     struct Slow<'t>(&'t [u8], usize);
 
     impl Read for Slow<'_> {
@@ -167,24 +169,24 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_masked_wherever_reads_cut_it() {
+    fn a_secret_is_masked_even_if_it_is_split_between_reads() {
         let redactor = redactor(&["s3cret", "s3cret-long", "abc"]);
         for step in 1..40 {
             let mut out = Vec::new();
             let text = b"x s3cret y\ns3cret-long abc s3cre\nno end s3cret";
-            redactor.carry(Slow(text, step), |bytes| out.extend_from_slice(bytes)).unwrap();
+            redactor.copy_redacted(Slow(text, step), |bytes| out.extend_from_slice(bytes)).unwrap();
             assert_eq!(String::from_utf8(out).unwrap(), "x *** y\n*** abc s3cre\nno end ***");
         }
     }
 
     #[test]
-    fn a_line_without_an_end_is_not_kept_for_ever_and_leaks_nothing() {
+    fn an_endless_line_is_not_held_back_forever_and_leaks_nothing() {
         let redactor = redactor(&["0123456789"]);
         let mut text = vec![b'x'; LONGEST_LINE - 3];
         text.extend_from_slice(b"0123456789");
         text.extend(vec![b'y'; LONGEST_LINE]);
         let mut out = Vec::new();
-        redactor.carry(Slow(&text, 5), |bytes| out.extend_from_slice(bytes)).unwrap();
+        redactor.copy_redacted(Slow(&text, 5), |bytes| out.extend_from_slice(bytes)).unwrap();
         let out = String::from_utf8(out).unwrap();
         assert!(!out.contains("0123456789") && out.contains("xxx***yyy"));
     }
@@ -196,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_masked_as_json_has_it() {
+    fn a_secret_is_masked_in_all_its_json_forms() {
         let redactor = redactor(&["pa\"ss\\wörd/😀\tx"]);
         let value = "pa\"ss\\wörd/😀\tx";
         let forms = [

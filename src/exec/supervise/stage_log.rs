@@ -1,8 +1,8 @@
-//! [`StageLog`]: what a stage prints, as a file of limited size.
+//! [`StageLog`]: the output of a stage, in a file of limited size.
 //!
-//! A log that reaches its limit keeps its beginning and its end. What is left out in between is
-//! replaced by a line that says how much it was. The end slides on in steps, so that the work for
-//! each byte stays constant.
+//! A log that reaches its limit keeps its beginning and its end. The part in between is replaced by
+//! a line that says how many bytes were left out. The end moves forward in large steps, so that the
+//! work per byte stays constant. A write error never stops the stage.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -10,38 +10,39 @@ use std::path::Path;
 
 use olmo_base::files::open_or_create_regular;
 
-/// Where lines are cut: a longer line is cut in the middle.
+/// Longest line that is kept whole. The log is cut at line ends, except within longer lines.
 const LONGEST_LINE: u64 = 64 << 10;
 
-/// A smaller limit leaves no room for the line that says what is left out.
+/// Smallest limit. A smaller one would leave no room for the line about the bytes left out.
 const SMALLEST: u64 = 4096;
 
-/// A file of a limited number of bytes.
+/// A log file of limited size.
 pub struct StageLog {
     file: File,
-    /// Bytes of the file.
+    /// Length of the file in bytes.
     length: u64,
     limit: u64,
-    /// Bytes of the beginning that stays; 0 until something is left out.
+    /// Length of the beginning that is kept. 0 until something is left out.
     head: u64,
-    /// Bytes that were left out.
+    /// Number of bytes that were left out.
     left_out: u64,
 }
 
 impl StageLog {
-    /// Opens the log at `path`; what is there stays.
+    /// Opens the log at `path` and keeps its content.
     pub fn open(path: &Path, limit: u64) -> io::Result<Self> {
         let mut file = open_or_create_regular(path)?;
         let length = file.seek(SeekFrom::End(0))?;
         Ok(Self { length, ..Self::new(file, limit) })
     }
 
-    /// The log in `file`, which is empty.
+    /// Creates a log in `file`, which must be empty.
     pub fn new(file: File, limit: u64) -> Self {
         Self { file, length: 0, limit: limit.max(SMALLEST), head: 0, left_out: 0 }
     }
 
-    /// Appends `bytes`. What cannot be written counts as left out: a full disk ends no stage.
+    /// Appends `bytes`. Bytes that cannot be written count as left out, so a full disk does not end
+    /// the stage.
     pub fn append(&mut self, bytes: &[u8]) {
         for part in bytes.chunks(usize::try_from(self.limit / 4).unwrap_or(usize::MAX)) {
             if self.length + part.len() as u64 > self.limit && self.shorten().is_err() {
@@ -52,7 +53,7 @@ impl StageLog {
                 Ok(()) => self.length += part.len() as u64,
                 Err(_) => {
                     self.left_out += part.len() as u64;
-                    // A part of it may be there.
+                    // Remove a partial write.
                     let _ = self.file.set_len(self.length);
                     let _ = self.file.seek(SeekFrom::Start(self.length));
                 }
@@ -60,7 +61,7 @@ impl StageLog {
         }
     }
 
-    /// Leaves out all but the first half and the last quarter of what may be there.
+    /// Shortens the log to the first half and the last quarter of the limit.
     fn shorten(&mut self) -> io::Result<()> {
         let old_note = if self.head == 0 { 0 } else { self.note().len() as u64 };
         if self.head == 0 {
@@ -79,19 +80,19 @@ impl StageLog {
         self.file.set_len(self.length)
     }
 
-    /// Has one length, whatever the number.
+    /// The line about the bytes left out. Its length does not depend on the number.
     fn note(&self) -> String {
         format!("\n[olmo-pipe: {:020} bytes of this log are left out here]\n", self.left_out)
     }
 
-    /// The end of the last line that ends before `at`, or `at` in the middle of a very long one.
+    /// The end of the last line that ends before `at`, or `at` within a very long line.
     fn line_end_before(&mut self, at: u64) -> io::Result<u64> {
         let from = at.saturating_sub(LONGEST_LINE);
         let window = self.window(from, at)?;
         Ok(window.iter().rposition(|byte| *byte == b'\n').map_or(at, |end| from + end as u64 + 1))
     }
 
-    /// The start of the first line that starts after `at`, or `at` in the middle of a very long one.
+    /// The start of the first line that starts after `at`, or `at` within a very long line.
     fn line_start_after(&mut self, at: u64) -> io::Result<u64> {
         let window = self.window(at, self.length.min(at + LONGEST_LINE))?;
         Ok(window.iter().position(|byte| *byte == b'\n').map_or(at, |end| at + end as u64 + 1))
@@ -110,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_log_beyond_its_limit_keeps_its_beginning_and_its_end_and_says_what_it_leaves_out() {
+    fn a_log_beyond_its_limit_keeps_its_beginning_and_end_and_says_how_much_it_leaves_out() {
         for chunk in [1, 7, 1000, 100_000] {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("log");
@@ -130,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_within_its_limit_is_what_was_printed_also_without_line_ends() {
+    fn a_log_within_its_limit_is_complete_even_without_line_ends() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
         let mut log = StageLog::open(&path, 8192).unwrap();
@@ -143,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_ends_no_stage() {
+    fn a_full_disk_does_not_end_a_stage() {
         let full = std::fs::OpenOptions::new().read(true).write(true).open("/dev/full");
         let Ok(file) = full else {
             olmo_base::testing::skip("this system has no /dev/full");

@@ -1,24 +1,27 @@
-//! The supervisor, `olmo-pipe __supervise`: two small processes between the engine and a stage, so
-//! that no stage outlives its engine, however either of them ends.
+//! The supervisor, `olmo-pipe __supervise`: two small processes between the engine and a stage.
+//! They make sure that no stage outlives its engine, however either of them ends.
 //!
-//! The engine starts the **guard**, which leads a session of its own (Ctrl-C on the terminal reaches
-//! the engine alone) and forks the **supervisor**, which starts the stage. Both adopt every orphan
-//! below them and hold the reading end of a pipe whose writing end only the engine has. When the
-//! pipe ends, because the engine closed it or died, the supervisor kills every descendant; when the
-//! supervisor dies, the guard does. Neither has the project's or the store's name in its arguments,
-//! so a `pkill -f` that aims at the engine misses them. If all three are killed at once, what the
-//! stage left behind still holds `supervisor.lock`, and the next engine ends it
-//! ([`crate::exec::attempt::Work::end_leftovers`]).
+//! The engine starts the **guard**, which leads its own session, so that Ctrl-C on the terminal
+//! reaches only the engine. The guard forks the **supervisor**, which starts the stage. Both adopt
+//! all orphans below them, and hold the read end of a pipe whose write end only the engine has.
+//! When the pipe closes, because the engine closed it or died, the supervisor kills all its
+//! descendants. If the supervisor dies, the guard does so. Neither has the name of the project or
+//! the store in its arguments, so `pkill -f` with such a name hits only the engine. If engine,
+//! guard and supervisor are all killed at once, the remaining processes of the stage still hold
+//! `supervisor.lock`, and the next engine kills them
+//! ([`crate::exec::attempt::Work::kill_leftovers`]).
 //!
-//! The guard passes SIGTERM, SIGINT and SIGUSR1 on to the supervisor, which passes the first two on
-//! to the stage's process group and SIGUSR1 (save now) to its first process, kills what the stage
-//! leaves behind, and reports the end last, on its standard output and as `exit.json`:
-//! `{"code":0}`, `{"signal":9}` or `{"error":"cannot start …"}` with what the stage used.
+//! The guard forwards SIGTERM, SIGINT and SIGUSR1 to the supervisor. The supervisor forwards
+//! SIGTERM and SIGINT to the stage's process group, and SIGUSR1 (save now) only to the stage's
+//! first process. When the stage ends, the supervisor kills the processes that it left behind.
+//! Last, it reports the end on its standard output and in `exit.json`: `{"code":0}`, `{"signal":9}`
+//! or `{"error":"cannot start …"}`, with the resources that the stage used.
 //!
-//! Two locks lie beside the folder of attempts. `supervisor.lock` is held by guard, supervisor and
-//! every process of the stage that has not closed it: so the next attempt at the same work starts
-//! after the last process of this one is gone, and what the stage occupies counts as occupied until
-//! then ([`crate::run`], leases). `guard.lock` is held by guard and supervisor alone.
+//! There are two locks next to the folder of attempts. `supervisor.lock` is held by the guard, the
+//! supervisor, and every process of the stage that has not closed it. Therefore the next attempt at
+//! the same work starts only after the last process of this one has ended, and until then the
+//! stage's resources count as in use (see the leases). `guard.lock` is held only by the guard and
+//! the supervisor.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -46,24 +49,24 @@ use crate::exec::supervise::processes;
 use crate::exec::supervise::redact::{self, Redactor};
 use crate::exec::supervise::stage_log::StageLog;
 
-/// The hidden command.
+/// The name of the hidden command.
 pub const COMMAND: &str = "__supervise";
-/// What the stage's process wrote to its standard output and error, in the attempt's folder.
+/// File in the attempt's folder with the standard output and error of the stage's process.
 pub const LOG: &str = "stage.log";
-/// How the stage's process ended, in the attempt's folder.
+/// File in the attempt's folder that says how the stage's process ended.
 pub const EXIT: &str = "exit.json";
-/// Beside the folder of attempts; see the module.
+/// Lock file next to the folder of attempts, held by every process of an attempt.
 pub const LOCK: &str = "supervisor.lock";
-/// Beside the folder of attempts; see the module.
+/// Lock file next to the folder of attempts, held only by the guard and the supervisor.
 pub const GUARD: &str = "guard.lock";
-/// How long the supervisor may take to end a stage whose engine is gone.
-const END_WITHIN: Duration = Duration::from_secs(20);
+/// How long the supervisor may take to end a stage whose engine has died.
+const END_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How the stage's process ended, and what it and its children used.
+/// How the stage's process ended, and the resources that it and its children used.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Exit {
-    /// Its exit code, if it ended by itself.
+    /// The exit code, if it exited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<i32>,
     /// The signal that ended it.
@@ -72,43 +75,45 @@ pub struct Exit {
     /// Why it could not be started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// Processes that still lived when it ended, or was to end, and were killed.
+    /// Number of processes that were still alive when the stage ended or had to end, and were
+    /// killed.
     #[serde(default)]
     pub left_behind: usize,
-    /// The system ran out of memory, and killed something, while it ran.
+    /// Whether the system ran out of memory and killed a process while the stage ran.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub memory_ran_out: bool,
-    /// Processor time in seconds.
+    /// CPU time in seconds.
     #[serde(default)]
     pub cpu_s: f64,
-    /// The largest process, in KiB.
+    /// Peak memory of the largest process in KiB.
     #[serde(default)]
     pub max_rss_kib: u64,
 }
 
-/// Runs the command, with the order on standard input.
+/// Runs the hidden command, which reads its order from standard input.
 pub fn main() -> ExitCode {
     signals::reset();
     let order = match Order::receive(&mut *stdin()) {
         Ok(order) => order,
         Err(e) => {
-            // Not through `eprintln!`, which panics where nobody can read.
-            let _ = writeln!(io::stderr(), "{COMMAND} is started by olmo-pipe itself: {e}");
+            // `eprintln!` would panic if standard error is closed.
+            let _ = writeln!(io::stderr(), "{COMMAND} can only be started by olmo-pipe itself: {e}");
             return ExitCode::from(2);
         }
     };
-    // Fails only if this process leads a group already, as when typed by hand; then it stays there.
+    // This fails only if the process already leads a group, as when started by hand. Then it stays
+    // in its session.
     let _ = rustix::process::setsid();
     adopt_orphans();
     let locks = match &order.place {
         Place::Attempt(folder) => match lock(folder) {
             Ok(Some(locks)) => Some(locks),
-            Ok(None) => return report(&order, &failed("the engine is gone")),
+            Ok(None) => return report(&order, &failed("the engine has died")),
             Err(e) => return report(&order, &failed(format!("cannot lock the stage's work: {e}"))),
         },
         Place::Files(_) => None,
     };
-    // SAFETY: this process has one thread, so the child may do whatever this one may.
+    // SAFETY: this process has a single thread, so the child may call any function.
     match unsafe { libc::fork() } {
         -1 => report(&order, &failed(format!("cannot start a process: {}", io::Error::last_os_error()))),
         0 => {
@@ -124,10 +129,11 @@ fn failed(why: impl Into<String>) -> Exit {
     Exit { error: Some(why.into()), ..Exit::default() }
 }
 
-/// Tells the engine, and whoever looks into the attempt's folder.
+/// Reports `exit` to the engine and writes it to the attempt's folder.
 fn report(order: &Order, exit: &Exit) -> ExitCode {
     let text = serde_json::to_string(exit).unwrap_or_default();
-    // To the engine first: a pipe needs no room on the disk. It may be gone.
+    // Report to the engine first, since a pipe works even if the disk is full. The engine may have
+    // died.
     let _ = writeln!(io::stdout(), "{text}");
     if let Place::Attempt(folder) = &order.place
         && let Err(e) = write_exit(folder, exit)
@@ -137,28 +143,28 @@ fn report(order: &Order, exit: &Exit) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Whatever loses its parent below this process becomes its child.
+/// Makes this process the parent of orphans among its descendants.
 fn adopt_orphans() {
     #[cfg(target_os = "linux")]
     let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
 }
 
-/// The pipe from the engine, without a buffer that would hide what it holds from `poll`.
+/// The pipe from the engine, unbuffered, since `poll` does not see buffered data.
 fn stdin() -> std::mem::ManuallyDrop<File> {
-    // SAFETY: the standard library keeps the descriptor open; the value never closes it.
+    // SAFETY: the standard library keeps the descriptor open, and `ManuallyDrop` never closes it.
     std::mem::ManuallyDrop::new(unsafe { File::from_raw_fd(libc::STDIN_FILENO) })
 }
 
-/// Waits for the end of the supervisor, and kills what is left then.
+/// Waits for the supervisor to end, then kills all remaining processes.
 fn guard(supervisor: Option<Pid>) -> ExitCode {
     let (Some(supervisor), Ok(mut wakers)) = (supervisor, Wakers::new()) else {
-        // The supervisor sees the end of the pipe.
+        // The supervisor ends by itself when the pipe closes.
         return ExitCode::from(2);
     };
     let (mut exit, mut running) = (Exit::default(), true);
     let mut gone: Option<Instant> = None;
-    while running && gone.is_none_or(|since| since.elapsed() < END_WITHIN) {
-        // The supervisor sees the same end, and acts on it.
+    while running && gone.is_none_or(|since| since.elapsed() < END_TIMEOUT) {
+        // The supervisor notices the closed pipe as well, and ends the stage.
         if wakers.wait(Duration::from_secs(1)).unwrap_or(true) {
             gone.get_or_insert_with(Instant::now);
         }
@@ -175,10 +181,10 @@ fn guard(supervisor: Option<Pid>) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// What can wake the guard and the supervisor.
+/// The events that wake the guard and the supervisor.
 struct Wakers {
     bell: UnixStream,
-    /// The engine's pipe has ended.
+    /// Whether the engine's pipe is closed.
     ended: bool,
     terminate: Arc<AtomicBool>,
     interrupt: Arc<AtomicBool>,
@@ -191,7 +197,7 @@ impl Wakers {
         bell.set_nonblocking(true)?;
         let wakers =
             Self { bell, ended: false, terminate: Arc::default(), interrupt: Arc::default(), save: Arc::default() };
-        // Each flag first: when the bell rings, it is up.
+        // Register each flag first, so that it is set when the bell wakes the process.
         signal_hook::flag::register(SIGTERM, wakers.terminate.clone())?;
         signal_hook::flag::register(SIGHUP, wakers.terminate.clone())?;
         signal_hook::flag::register(SIGINT, wakers.interrupt.clone())?;
@@ -202,7 +208,8 @@ impl Wakers {
         Ok(wakers)
     }
 
-    /// Waits for a signal, the end of the engine's pipe, or `pause`; true once the pipe has ended.
+    /// Waits until a signal arrives, the engine's pipe closes, or `pause` is over. Returns true
+    /// once the pipe is closed.
     fn wait(&mut self, pause: Duration) -> io::Result<bool> {
         let stdin = io::stdin();
         let mut fds = [PollFd::new(&self.bell, PollFlags::IN), PollFd::from_borrowed_fd(stdin.as_fd(), PollFlags::IN)];
@@ -212,21 +219,21 @@ impl Wakers {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(e.into()),
         }
-        let speaks = !self.ended && !fds[1].revents().is_empty();
+        let is_readable = !self.ended && !fds[1].revents().is_empty();
         let mut sink = [0u8; 256];
         while matches!(self.bell.read(&mut sink), Ok(n) if n > 0) {}
-        // The engine writes nothing more: what can be read is the end.
-        self.ended |= speaks && !matches!(rustix::io::read(stdin.as_fd(), &mut sink), Ok(n) if n > 0);
+        // The engine writes nothing after the order, so a readable pipe is closed.
+        self.ended |= is_readable && !matches!(rustix::io::read(stdin.as_fd(), &mut sink), Ok(n) if n > 0);
         Ok(self.ended)
     }
 }
 
-/// Where the stage's process reads and prints.
+/// Standard input and output of the stage's process.
 struct Streams {
     input: Stdio,
     output: File,
     error: File,
-    carriers: Vec<JoinHandle<io::Result<()>>>,
+    copiers: Vec<JoinHandle<io::Result<()>>>,
 }
 
 impl Streams {
@@ -235,23 +242,24 @@ impl Streams {
         match &order.place {
             Place::Attempt(folder) => {
                 let log = StageLog::open(&folder.join(LOG), order.log_limit)?;
-                let (output, carrier) = redactor.before(log)?;
+                let (output, copier) = redactor.redact_into(log)?;
                 let error = output.try_clone()?;
-                Ok(Self { input: Stdio::null(), output, error, carriers: vec![carrier] })
+                Ok(Self { input: Stdio::null(), output, error, copiers: vec![copier] })
             }
             Place::Files(files) => {
                 let [input, output, error] = files.map(take_over);
-                let (output, first) = redactor.clone().before(StageLog::new(output, order.log_limit))?;
-                let (error, second) = redactor.before(StageLog::new(error, order.log_limit))?;
-                Ok(Self { input: input.into(), output, error, carriers: vec![first, second] })
+                let (output, first) = redactor.clone().redact_into(StageLog::new(output, order.log_limit))?;
+                let (error, second) = redactor.redact_into(StageLog::new(error, order.log_limit))?;
+                Ok(Self { input: input.into(), output, error, copiers: vec![first, second] })
             }
         }
     }
 }
 
-/// The open file `number`, which the engine left open for this process and which the stage is not to inherit.
+/// Takes over the file descriptor `number`, which the engine left open for this process. The stage
+/// does not inherit it.
 fn take_over(number: RawFd) -> File {
-    // SAFETY: the engine opened it for this process, and nothing else here knows the number.
+    // SAFETY: the engine opened the descriptor for this process, and nothing else uses it.
     let file = unsafe { File::from_raw_fd(number) };
     let _ = rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::CLOEXEC);
     file
@@ -259,7 +267,7 @@ fn take_over(number: RawFd) -> File {
 
 fn supervise(order: &Order, locks: Option<&Locks>) -> io::Result<Exit> {
     let mut wakers = Wakers::new()?;
-    let Streams { input, output, error, carriers } = Streams::open(order)?;
+    let Streams { input, output, error, copiers } = Streams::open(order)?;
     let memory_kills = memory_kills();
     let inherited = locks.map(|locks| locks.stage.file().as_raw_fd());
     let stage = match start(&order.argv, input, output, error, inherited) {
@@ -277,18 +285,18 @@ fn supervise(order: &Order, locks: Option<&Locks>) -> io::Result<Exit> {
                 let _ = rustix::process::kill_process_group(stage, signal);
             }
         }
-        // To the one process that the engine knows to understand it: others would die of it.
+        // Only the first process is known to handle SIGUSR1. It would end any other one.
         if wakers.save.swap(false, Ordering::SeqCst) {
             let _ = rustix::process::kill_process(stage, Signal::USR1);
         }
         reap(stage, &mut exit, &mut running);
     }
     exit.left_behind = sweep(stage, &mut exit, &mut running);
-    // Every process that could print is gone, so the carriers end. A search of `/proc` takes longer
-    // than everything else here.
+    // All processes that could print have ended, so the copiers end. Search `/proc` only if
+    // necessary, since that takes longer than everything else here.
     if no_children() || processes::descendants(std::process::id()).is_empty() {
-        for carrier in carriers {
-            carrier.join().map_err(|_| io::Error::other("the thread that carries the log panicked"))??;
+        for copier in copiers {
+            copier.join().map_err(|_| io::Error::other("the thread that copies the log panicked"))??;
         }
     }
     (exit.cpu_s, exit.max_rss_kib) = usage();
@@ -296,7 +304,8 @@ fn supervise(order: &Order, locks: Option<&Locks>) -> io::Result<Exit> {
     Ok(exit)
 }
 
-/// How many processes the system has killed for want of memory since it started; 0 where it does not say.
+/// How many processes the system has killed since boot because it ran out of memory. 0 if it does
+/// not report that.
 fn memory_kills() -> u64 {
     let text = std::fs::read_to_string("/proc/vmstat").unwrap_or_default();
     text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok()).unwrap_or(0)
@@ -304,12 +313,13 @@ fn memory_kills() -> u64 {
 
 /// The locks on a stage's work.
 struct Locks {
-    /// Inherited by the stage, which holds it until it ends.
+    /// Inherited by the stage, which holds it until its last process ends.
     stage: LockedFile,
     _guard: LockedFile,
 }
 
-/// Takes the locks on the work that the attempt in `folder` belongs to; `None` if the engine goes away meanwhile.
+/// Takes the locks on the work of the attempt in `folder`. Returns `None` if the engine dies in the
+/// meantime.
 fn lock(folder: &Path) -> io::Result<Option<Locks>> {
     let work = folder.parent().and_then(Path::parent).unwrap_or(folder);
     let Some(guard) = wait_for_lock(&work.join(GUARD))? else { return Ok(None) };
@@ -323,18 +333,19 @@ fn wait_for_lock(path: &Path) -> io::Result<Option<LockedFile>> {
     LockedFile::from_file_while(open_or_create_regular(path)?, || {
         let mut fds = [PollFd::from_borrowed_fd(stdin.as_fd(), PollFlags::IN)];
         let _ = poll(&mut fds, Some(&pause));
-        // The engine writes nothing more: readable means that its end of the pipe is closed.
+        // The engine writes nothing after the order, so a readable pipe is closed.
         fds[0].revents().is_empty()
     })
 }
 
-/// Starts the stage in a process group of its own, which dies with this process. It inherits the open file `inherited`.
+/// Starts the stage in its own process group. Its first process dies with this one. It inherits the
+/// file descriptor `inherited`.
 fn start(argv: &[OsString], input: Stdio, output: File, error: File, inherited: Option<RawFd>) -> io::Result<Pid> {
     let mut command = Command::new(&argv[0]);
     command.env_remove(redact::VARIABLE).args(&argv[1..]).process_group(0);
     command.stdin(input).stdout(output).stderr(error);
     let supervisor = rustix::process::getpid();
-    // SAFETY: between fork and exec only system calls are made; none allocates.
+    // SAFETY: between fork and exec, only system calls are made, and nothing allocates.
     unsafe {
         command.pre_exec(move || {
             signals::set_defaults();
@@ -343,15 +354,15 @@ fn start(argv: &[OsString], input: Stdio, output: File, error: File, inherited: 
             }
             #[cfg(target_os = "linux")]
             rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-            // The supervisor may have died before the line above.
+            // The supervisor may have died before the death signal was set.
             if rustix::process::getppid() == Some(supervisor) { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
         });
     }
-    // Not `Child::wait`: `reap` collects every child, orphans included.
+    // `Child::wait` is not used, since `reap` collects all children, including orphans.
     Ok(Pid::from_child(&command.spawn()?))
 }
 
-/// Collects all children that ended; notes how the stage did.
+/// Collects all children that have ended. Records how the stage ended.
 fn reap(stage: Pid, exit: &mut Exit, running: &mut bool) {
     while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
         if pid == stage {
@@ -362,15 +373,16 @@ fn reap(stage: Pid, exit: &mut Exit, running: &mut bool) {
     }
 }
 
-/// Kills all descendants until there are none; how many there were at the first look.
+/// Kills all descendants until none are left. Returns how many there were at first.
 fn sweep(stage: Pid, exit: &mut Exit, running: &mut bool) -> usize {
     let mut first = None;
-    // A process that the kernel cannot end (stuck in a device) must not hold the engine for ever.
+    // Give up eventually: a process that the kernel cannot end, because it is stuck in a device
+    // driver, must not block the engine forever.
     for _ in 0..5000 {
         if !*running && no_children() {
             return first.unwrap_or(0);
         }
-        // Once the stage is collected, its number may name somebody else's group.
+        // Once the stage was reaped, its PID may belong to another process group.
         if *running || cfg!(not(target_os = "linux")) {
             let _ = rustix::process::kill_process_group(stage, Signal::KILL);
         }
@@ -386,15 +398,15 @@ fn sweep(stage: Pid, exit: &mut Exit, running: &mut bool) -> usize {
     first.unwrap_or(0)
 }
 
-/// Whether nothing is left below this process. Every orphan below it becomes its child, so
-/// without children there are no descendants, and `/proc` need not be searched.
+/// Whether this process has no descendants. Every orphan among its descendants becomes its child,
+/// so without children there are no descendants, and `/proc` need not be searched.
 fn no_children() -> bool {
     cfg!(target_os = "linux") && matches!(rustix::process::wait(WaitOptions::NOHANG), Err(rustix::io::Errno::CHILD))
 }
 
-/// Processor seconds of all children, and the largest one in KiB.
+/// CPU time of all children in seconds, and the peak memory of the largest one in KiB.
 fn usage() -> (f64, u64) {
-    // SAFETY: getrusage fills the struct it is given, for which all zeros is a valid value.
+    // SAFETY: getrusage fills the given struct, for which all zeros is a valid value.
     let used = unsafe {
         let mut used: libc::rusage = std::mem::zeroed();
         if libc::getrusage(libc::RUSAGE_CHILDREN, &mut used) != 0 {
@@ -406,7 +418,7 @@ fn usage() -> (f64, u64) {
     (seconds(used.ru_utime) + seconds(used.ru_stime), u64::try_from(used.ru_maxrss).unwrap_or(0))
 }
 
-/// Writes `exit.json`, complete or not at all. It is not synced: it only informs the user.
+/// Writes `exit.json` atomically. It is not synced to disk, since it only informs the user.
 fn write_exit(attempt: &Path, exit: &Exit) -> io::Result<()> {
     files::write(&attempt.join(EXIT), &serde_json::to_vec(exit)?, Durability::Process)
 }

@@ -22,7 +22,7 @@ use crate::run::sources::{command_files, command_key};
 use crate::spec::FailureClass;
 use crate::store::{Action, Handover, Output, SourceStamps, StoreError};
 
-/// How often a running stage's events are looked at.
+/// How often the events of a running stage are read.
 const TICK: Duration = Duration::from_millis(40);
 
 impl Job {
@@ -30,13 +30,13 @@ impl Job {
     pub fn run(self) {
         let scheduler = self.scheduler.clone();
         let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.attempt()));
-        // A process that waits for the lock finds the result in the store.
+        // The lock is released only now, so a process waiting for it finds the result in the store.
         drop(self.lock);
         let end = ran.unwrap_or_else(|_| End::Failed {
             failure: Failure {
                 code: "run::panic".into(),
-                message: "the engine's own thread for this stage panicked".into(),
-                hint: Some("this is a bug in olmo-pipe; the lines above say where".into()),
+                message: "the engine's thread for this stage panicked".into(),
+                hint: Some("this is a bug in olmo-pipe; the lines above show where".into()),
             },
             class: FailureClass::Error,
             log: Vec::new(),
@@ -50,9 +50,9 @@ impl Job {
         let mut attempt: Option<Attempt> = None;
         let ended = self.try_attempt(&work, &mut attempt);
         match &attempt {
-            // The log is worth more than the reason why it cannot be kept.
+            // A log that cannot be kept must not hide how the attempt ended.
             Some(attempt) if attempt.was_started() => attempt.keep_log(&(self.log)(attempt.number)),
-            // Nothing was started: it does not count as an attempt.
+            // No process was started, so it does not count as an attempt.
             Some(attempt) => {
                 let _ = std::fs::remove_dir_all(&attempt.folder);
             }
@@ -62,7 +62,7 @@ impl Job {
         match ended {
             Ok((outputs, exit)) => {
                 failpoint("run.stage_committed");
-                // If this fails, the next process that looks the key up removes the rest.
+                // If this fails, the next process that looks up the key removes what is left.
                 let _ = work.discard();
                 let wall_s = since.elapsed().as_secs_f64();
                 let used = Used { wall_s, cpu_s: exit.cpu_s, max_rss_kib: exit.max_rss_kib };
@@ -79,23 +79,24 @@ impl Job {
         work: &Work,
         attempt: &mut Option<Attempt>,
     ) -> Result<(BTreeMap<String, Output>, Exit), Stopped> {
-        work.wait_until_quiet()?;
+        work.wait_for_processes()?;
         if self.fresh {
             work.discard()?;
         }
-        // Before `prepare` checks the content: what changes later changes a stamp.
+        // The stamps are taken before `prepare` checks the content, so any later change shows up in
+        // a stamp.
         let stamps = self.stamp_sources()?;
-        let noted = serde_json::to_vec(&stamps).unwrap_or_default();
-        if work.begun() && work.last_stamps()?.is_some_and(|before| before != noted) {
-            let text = "a source was written to since an earlier attempt began, which may have read something else: \
+        let stamps_json = serde_json::to_vec(&stamps).unwrap_or_default();
+        if work.has_attempts() && work.last_stamps()?.is_some_and(|before| before != stamps_json) {
+            let text = "a source was written to after an earlier attempt started, which may have read other content: \
                         its work is discarded";
             self.scheduler.send(JobEvent::Stage(Event::Message { level: MessageLevel::Warning, text: text.into() }));
             work.discard()?;
         }
         let mut items = self.recover(work)?;
-        let continues = work.begun() && !self.is_command();
+        let continues = work.has_attempts() && !self.is_command();
         let attempt: &Attempt = attempt.insert(work.next_attempt()?);
-        attempt.write_stamps(&noted)?;
+        attempt.write_stamps(&stamps_json)?;
         let launch = self.prepare(work, attempt, &mut items)?;
         let after = items.iter().filter_map(|(_, list)| list.last()).map(|(label, _)| label.clone()).next();
         match self.control.try_recv() {
@@ -110,13 +111,13 @@ impl Job {
         Ok((outputs, exit))
     }
 
-    /// The inputs that no stage of the run has made.
+    /// The inputs that were not made by a stage of the run.
     fn sources(&self) -> impl Iterator<Item = Digest> {
         self.inputs.values().flatten().filter(|input| input.maker.is_none()).map(|input| input.digest)
     }
 
-    /// The stamps of the local files that the stage reads in place: of a built-in stage its
-    /// sources, of a command, which gets copies of those, its own files.
+    /// Stamps of the local files that the stage reads in place. A built-in stage reads its sources
+    /// in place. A command gets copies of the sources, but reads its own files in place.
     fn stamp_sources(&self) -> Result<SourceStamps, Stopped> {
         let mut stamps = SourceStamps::default();
         if self.is_command() {
@@ -129,7 +130,7 @@ impl Job {
         Ok(stamps)
     }
 
-    /// Fills the attempt's folder; what to start.
+    /// Fills the attempt's folder and returns the process to launch.
     fn prepare(&self, work: &Work, attempt: &Attempt, items: &mut ItemLog) -> Result<Launch, Stopped> {
         let command = self.is_command();
         let how = if command { Handover::Copy } else { Handover::Link };
@@ -146,14 +147,18 @@ impl Job {
         }
         for port in self.contract().outputs.keys() {
             if command {
-                make(attempt.output(true, port))?;
+                create_folder(attempt.output(true, port))?;
             }
         }
         let (folder, argv, environment) = if command {
             let stage_dir = self.spec.stage_dir.clone().unwrap_or_default();
             let present = |port: &str| self.inputs.get(port).is_some_and(|list| !list.is_empty());
             let argv = command::arguments(self.contract(), &self.spec.params, &present, &stage_dir)?;
-            (make(attempt.command_folder())?, argv, command::environment(self.contract(), &attempt.temporary())?)
+            (
+                create_folder(attempt.command_folder())?,
+                argv,
+                command::environment(self.contract(), &attempt.temporary())?,
+            )
         } else {
             attempt.write_request(&self.request(work, attempt, handed, items)?)?;
             let worker = worker_path(stage_compute(&self.spec), &self.worker);
@@ -197,23 +202,24 @@ impl Job {
     ) -> Result<Followed, Stopped> {
         let mut events = journal::Tail::<Event>::new(&attempt.events());
         let deadline = self.spec.timeout_s.and_then(|s| Instant::now().checked_add(Duration::from_secs(s)));
-        let mut asked = None;
+        let mut stop_reason = None;
         let mut memory_hint = None;
         let mut kill_at: Option<Instant> = None;
         let mut activity = Activity::new(attempt.log());
         let (mut is_up, mut to_save) = (false, false);
         loop {
-            // First the end, then the events: those that it wrote before its end are read below.
+            // Poll for the end before reading events, so that events written before the end are
+            // read.
             let ended = process.wait(TICK)?;
-            // A command has no events: a file in their place is not read.
+            // A command writes no events, so a file of that name is ignored.
             while !self.is_command() {
                 let new_events = self.next_events(attempt, &mut events)?;
-                let is_all = new_events.is_empty();
+                let is_last_batch = new_events.is_empty();
                 for event in new_events {
                     activity.record();
                     match event {
                         Event::Item { .. } | Event::Resumed { .. } => {
-                            if let Some(lost) = self.carry_out(work, attempt, items, &event)? {
+                            if let Some(lost) = self.apply_event(work, attempt, items, &event)? {
                                 return Err(item_damaged(&lost));
                             }
                         }
@@ -223,38 +229,39 @@ impl Job {
                         event => self.scheduler.send(JobEvent::Stage(event)),
                     }
                 }
-                // While the process lives, the rest can wait for the next tick.
-                if is_all || ended.is_none() {
+                // While the process runs, further events can wait for the next tick.
+                if is_last_batch || ended.is_none() {
                     break;
                 }
             }
             if let Some(ended) = ended {
-                return Ok(Followed { ended, asked, memory_hint });
+                return Ok(Followed { ended, stop_reason, memory_hint });
             }
             match self.control.try_recv() {
-                Ok(Control::Terminate) if asked.is_none() => {
-                    asked = Some(StopReason::Stop);
+                Ok(Control::Terminate) if stop_reason.is_none() => {
+                    stop_reason = Some(StopReason::Stop);
                     process.terminate();
                 }
-                // A command has not said that it knows the signal, which ends those who do not.
+                // A command may not handle SIGUSR1, and the default action would end it.
                 Ok(Control::Save) => to_save = !self.is_command(),
                 Ok(Control::Terminate) | Err(TryRecvError::Empty) => {}
                 Ok(Control::Kill) | Err(TryRecvError::Disconnected) => {
-                    asked.get_or_insert(StopReason::Stop);
+                    stop_reason.get_or_insert(StopReason::Stop);
                     process.kill();
                 }
             }
-            // Before it is up there is nothing to save, and the signal would end it.
+            // Before the worker has started its stage, there is nothing to save, and the signal
+            // would end the process.
             if is_up && std::mem::take(&mut to_save) {
                 process.save();
             }
-            if asked.is_none() {
+            if stop_reason.is_none() {
                 let late = deadline.filter(|at| Instant::now() >= *at).and(self.spec.timeout_s);
                 let silent = self.spec.stall_s.filter(|s| activity.idle_time() >= Duration::from_secs(*s));
-                asked = late
+                stop_reason = late
                     .map(|seconds| StopReason::Timeout { seconds })
                     .or(silent.map(|seconds| StopReason::Stalled { seconds }));
-                if asked.is_some() {
+                if stop_reason.is_some() {
                     kill_at = Some(Instant::now() + self.grace);
                     process.terminate();
                 }
@@ -265,7 +272,7 @@ impl Job {
         }
     }
 
-    /// The events that were appended since the last call.
+    /// Reads the events that were appended since the last call.
     fn next_events(&self, attempt: &Attempt, events: &mut journal::Tail<Event>) -> Result<Vec<Event>, Stopped> {
         events.next_records().map_err(|error| {
             let message = format!("its events cannot be read: {}: {error}", attempt.events().display());
@@ -274,15 +281,15 @@ impl Job {
         })
     }
 
-    /// Whether the process did its work; if not, why.
+    /// Decides whether the process succeeded, and if not, why.
     fn judge(&self, attempt: &Attempt, followed: Followed) -> Result<Exit, Stopped> {
-        let Followed { ended, asked, memory_hint } = followed;
+        let Followed { ended, stop_reason, memory_hint } = followed;
         let command = self.is_command();
         let result = if command { None } else { attempt.result()? };
         let log = attempt.log_tail();
         match judge(judge::End {
             ended,
-            asked,
+            stop_reason,
             command,
             result,
             log: &log,
@@ -295,7 +302,7 @@ impl Job {
         }
     }
 
-    /// Puts the outputs into the store, the action last.
+    /// Commits the outputs to the store, then the action.
     fn commit(
         &self,
         work: &Work,
@@ -303,10 +310,11 @@ impl Job {
         items: &mut ItemLog,
         stamps: &SourceStamps,
     ) -> Result<BTreeMap<String, Output>, Stopped> {
-        // What was read must be what the key says; an edit meanwhile is not to be published.
+        // The stage must have read the content that its key names. If a source changed while it
+        // ran, its outputs must not be stored under that key.
         self.sources().try_for_each(|artifact| self.store.check_sources(artifact))?;
         if command_key(&self.name, &self.spec, &self.root)? != self.command {
-            let hint = Some("run the same command again, and leave the stage's files alone while it runs");
+            let hint = Some("run the same command again, and do not edit the stage's files while it runs");
             return Err(failed("stage::files_changed", "a file of the stage changed while it ran", hint));
         }
         self.store.check_stamps(stamps)?;
@@ -318,9 +326,9 @@ impl Job {
                     .map_err(|why| failed("stage::output_replaced", format!("its output `{port}`: {why}"), None))?;
                 let digest =
                     self.store.commit_tree(declared.port_type, &attempt.output(command, port)).map_err(|e| {
-                        let nothing = matches!(&e, StoreError::NoFiles { .. }) || e.is_missing_file();
+                        let no_files = matches!(&e, StoreError::NoFiles { .. }) || e.is_missing_file();
                         let message = format!("it succeeded, but made no files for its output `{port}`");
-                        if nothing { failed("stage::no_output", message, e.hint().as_deref()) } else { e.into() }
+                        if no_files { failed("stage::no_output", message, e.hint().as_deref()) } else { e.into() }
                     })?;
                 outputs.insert(port.clone(), Output::Single(digest));
                 continue;
@@ -333,16 +341,16 @@ impl Job {
     }
 }
 
-/// What was seen of a process from its start to its end.
+/// A process from its start to its end.
 struct Followed {
     ended: Ended,
-    /// Why the engine asked it to stop, if it did.
-    asked: Option<StopReason>,
-    /// How to need less memory, if the stage said so.
+    /// Why the engine stopped it, if it did.
+    stop_reason: Option<StopReason>,
+    /// How to need less memory, if the stage reported it.
     memory_hint: Option<String>,
 }
 
-/// When a stage last showed activity: an event, or a log that grew.
+/// When a stage last showed activity: it wrote an event, or its log grew.
 struct Activity {
     log: PathBuf,
     size: u64,
@@ -368,7 +376,7 @@ impl Activity {
     }
 }
 
-fn make(folder: PathBuf) -> Result<PathBuf, ExecError> {
+fn create_folder(folder: PathBuf) -> Result<PathBuf, ExecError> {
     std::fs::create_dir_all(&folder).map_err(ExecError::io("make the folder", &folder))?;
     Ok(folder)
 }

@@ -1,10 +1,10 @@
-//! List items of a running stage: what [`Job`] commits, what it recovers from earlier attempts,
-//! and what it hands to the next one.
+//! List items of a stage: [`Job`] commits items while the stage runs, recovers those of earlier
+//! attempts, and hands them to the next attempt.
 //!
-//! The items handed to an attempt are always the beginning of the list as it would have been
-//! without any interruption. If one is lost, it and all later ones leave the list and the stage's
-//! private state is discarded, since both may be ahead of the lost item: the stage then makes it
-//! again.
+//! Invariant: the items handed to an attempt are always a prefix of the list that an uninterrupted
+//! run would make. If an item is lost, it and all later items leave the list. The stage's private
+//! state is discarded too, since it may be ahead of the lost item. The stage then makes the lost
+//! items again.
 
 use std::collections::BTreeMap;
 
@@ -20,14 +20,14 @@ use crate::run::job::stopped::{Stopped, damaged, failed};
 use crate::run::job::task::Job;
 use crate::store::{Handover, ListItem, StoreError};
 
-/// Why an item cannot be used.
+/// The reason why an item cannot be used.
 type Lost = String;
 
-/// The list items of the work, and the journal that records them.
+/// The list items of unfinished work, and the journal that records them.
 #[derive(Default)]
 pub(super) struct ItemLog {
     items: Items,
-    /// Opened with the first record: opening reads the whole journal.
+    /// Opened with the first record, since opening it reads the whole journal.
     journal: Option<journal::Writer<ItemRecord>>,
 }
 
@@ -40,26 +40,26 @@ impl std::ops::Deref for ItemLog {
 }
 
 impl Job {
-    /// The items of earlier attempts: those noted in `items.jsonl`, and those the last attempt
-    /// reported and no engine committed.
+    /// Recovers the items of earlier attempts: those recorded in `items.jsonl`, and those that the
+    /// last attempt reported but no engine committed.
     pub(super) fn recover(&self, work: &Work) -> Result<ItemLog, Stopped> {
         let has_lists = self.contract().outputs.values().any(|port| port.list);
         if self.is_command() || !has_lists {
-            // A command makes all of its items anew.
-            work.forget_items()?;
+            // A command always makes all of its items again.
+            work.discard_items()?;
             return Ok(ItemLog::default());
         }
-        let noted = work.item_records()?;
+        let recorded = work.item_records()?;
         let mut items = ItemLog::default();
-        noted.records.iter().for_each(|record| items.items.apply(record));
-        let lost = match noted.damage {
+        recorded.records.iter().for_each(|record| items.items.apply(record));
+        let lost = match recorded.damage {
             Some(damage) => {
                 let kept = self.store.set_aside(&work.items_path(), &format!("{}.items.jsonl", self.key))?;
-                work.write_items(&noted.records)?;
+                work.write_items(&recorded.records)?;
                 let kept = kept.map_or_else(String::new, |kept| format!(" (kept as {})", kept.display()));
                 Some(format!("items.jsonl of the unfinished work, {damage}{kept}"))
             }
-            None => self.replay(work, &noted.records, &mut items)?,
+            None => self.replay(work, &recorded.records, &mut items)?,
         };
         if let Some(why) = lost {
             self.report_loss(work, &items, &why)?;
@@ -67,43 +67,43 @@ impl Job {
         Ok(items)
     }
 
-    /// Commits what the last attempt reported and no engine came to commit. Stops at the first
-    /// report that cannot be carried out, and returns why.
-    fn replay(&self, work: &Work, noted: &[ItemRecord], items: &mut ItemLog) -> Result<Option<Lost>, Stopped> {
+    /// Commits the items that the last attempt reported but no engine committed. Stops at the first
+    /// report that cannot be applied, and returns why.
+    fn replay(&self, work: &Work, recorded: &[ItemRecord], items: &mut ItemLog) -> Result<Option<Lost>, Stopped> {
         let Some(last) = work.attempts().pop() else { return Ok(None) };
-        let done = noted.iter().filter(|record| record.attempt() == last.number).count();
-        let told = journal::read_prefix::<Event>(&last.events()).map_err(ExecError::io("read", &last.events()))?;
+        let done = recorded.iter().filter(|record| record.attempt() == last.number).count();
+        let events = journal::read_prefix::<Event>(&last.events()).map_err(ExecError::io("read", &last.events()))?;
         let is_about_items = |e: &&Event| matches!(e, Event::Item { .. } | Event::Resumed { .. });
-        let reported: Vec<&Event> = told.records.iter().filter(is_about_items).collect();
+        let reported: Vec<&Event> = events.records.iter().filter(is_about_items).collect();
         for event in reported.iter().skip(done) {
-            if let Some(lost) = self.carry_out(work, &last, items, event)? {
+            if let Some(lost) = self.apply_event(work, &last, items, event)? {
                 return Ok(Some(lost));
             }
         }
         let place = || format!("events.jsonl of attempt {}", last.number);
-        Ok(match told.damage {
+        Ok(match events.damage {
             Some(damage) => Some(format!("{}, {damage}", place())),
             None if reported.len() < done => Some(format!("{} has lost lines", place())),
             None => None,
         })
     }
 
-    /// Work is lost: reports it, and discards the private state, which may be ahead of it.
+    /// Reports lost work, and discards the stage's private state, which may be ahead of it.
     fn report_loss(&self, work: &Work, items: &Items, why: &str) -> Result<(), Stopped> {
-        work.forget_state()?;
+        work.discard_state()?;
         let kept = match items.len() {
-            0 => "the stage starts again".to_owned(),
-            1 => "it continues from the one list item before".to_owned(),
-            n => format!("it continues from the {n} list items before"),
+            0 => "the stage starts over".to_owned(),
+            1 => "the stage continues after 1 list item".to_owned(),
+            n => format!("the stage continues after {n} list items"),
         };
         let text = format!("work of an earlier attempt is lost ({why}); {kept}");
         self.scheduler.send(JobEvent::Stage(Event::Message { level: olmo_stage::MessageLevel::Warning, text }));
         Ok(())
     }
 
-    /// Commits a reported item, or takes some off their list, and notes it for later attempts.
-    /// Returns why if the item is lost; nothing is noted then.
-    pub(super) fn carry_out(
+    /// Applies a reported event and records it for later attempts: commits the item, or removes
+    /// items from their list. If an item is lost, records nothing and returns why.
+    pub(super) fn apply_event(
         &self,
         work: &Work,
         attempt: &Attempt,
@@ -128,7 +128,7 @@ impl Job {
             }
             _ => return Ok(None),
         };
-        self.note_item(work, attempt, items, &record)?;
+        self.record_item(work, attempt, items, &record)?;
         if matches!(record, ItemRecord::Added { .. }) {
             failpoint("run.item_committed");
         }
@@ -136,7 +136,7 @@ impl Job {
         Ok(None)
     }
 
-    /// Puts a sealed item into the store. The inner error: why it is lost.
+    /// Commits a sealed item to the store. The inner error says why the item is lost.
     fn commit_item(
         &self,
         attempt: &Attempt,
@@ -169,7 +169,7 @@ impl Job {
         }
     }
 
-    /// Whether `artifact` holds what its maker sealed.
+    /// Checks that `artifact` holds what its maker sealed.
     fn compare(&self, seal: &Seal, artifact: Digest) -> Result<Result<(), Unsound>, Stopped> {
         let manifest = self.store.manifest(artifact)?;
         let found: BTreeMap<_, _> =
@@ -177,7 +177,7 @@ impl Job {
         Ok(seal.compare(&found))
     }
 
-    fn note_item(
+    fn record_item(
         &self,
         work: &Work,
         attempt: &Attempt,
@@ -193,8 +193,8 @@ impl Job {
         Ok(())
     }
 
-    /// Hands the items of earlier attempts to `attempt`, by port, after checking every byte. From
-    /// the first lost item on they leave the list.
+    /// Hands the items of earlier attempts to `attempt`, by port, after checking every byte. The
+    /// first lost item and all later ones leave the list.
     pub(super) fn hand_items(
         &self,
         work: &Work,
@@ -226,7 +226,7 @@ impl Job {
             for port in ports {
                 let kept = handed.get(&port).into_iter().flatten();
                 let keep = kept.filter_map(|item| item.label.clone()).collect();
-                self.note_item(work, attempt, items, &ItemRecord::Kept { attempt: 0, port, keep })?;
+                self.record_item(work, attempt, items, &ItemRecord::Kept { attempt: 0, port, keep })?;
             }
             self.report_loss(work, items, &why)?;
         }
@@ -234,8 +234,8 @@ impl Job {
         Ok(handed)
     }
 
-    /// Commits what is left to commit of list port `port` after the stage has succeeded: every
-    /// folder a command made, and items of a worker whose report was lost.
+    /// Commits the remaining items of list port `port` after the stage has succeeded: every folder
+    /// that a command made, and items of a worker whose report was lost.
     pub(super) fn commit_list(
         &self,
         work: &Work,
@@ -259,26 +259,26 @@ impl Job {
                 }
             };
             let record = ItemRecord::Added { attempt: attempt.number, port: port.to_owned(), label, artifact };
-            self.note_item(work, attempt, items, &record)?;
+            self.record_item(work, attempt, items, &record)?;
             self.scheduler.send(JobEvent::Item { record, step: 0 });
         }
-        if command && items.of(port).is_empty() {
+        if command && items.in_port(port).is_empty() {
             let message = format!("it succeeded, but made no items for its list output `{port}`");
             let hint = format!("make one folder for each item below out/{port}/; the folder's name is its label");
             return Err(failed("stage::no_output", message, Some(&hint)));
         }
-        let list = items.of(port).iter();
+        let list = items.in_port(port).iter();
         Ok(list.map(|(label, digest)| ListItem { label: label.clone(), digest: *digest }).collect())
     }
 }
 
-/// The failure of a stage whose reported item is not what it sealed.
+/// The failure of a stage whose reported item differs from what it sealed.
 pub(super) fn item_damaged(lost: &str) -> Stopped {
     let hint = Some("run the same command again; if it happens again, check the disk and its file system");
     failed("stage::item_damaged", format!("{lost}; the files changed before they reached the store"), hint)
 }
 
-/// Whether `error` says that an item of an earlier attempt is not there to be committed.
+/// Whether `error` means that an item of an earlier attempt can no longer be committed.
 fn is_loss(error: &StoreError) -> bool {
     match error {
         StoreError::NoFiles { .. } | StoreError::Refused { .. } => true,

@@ -1,5 +1,6 @@
-//! [`judge`]: whether a stage's process did its work, and if not, why, and whether another attempt
-//! may help ([`FailureClass`]). Pure.
+//! [`judge`]: decides from the exit of a stage's process whether it succeeded. If not, says why,
+//! and whether another attempt may help ([`FailureClass`]). It has no side effects, except that it
+//! asks the system for free disk space.
 
 use std::path::Path;
 
@@ -11,13 +12,13 @@ use crate::exec::Ended;
 use crate::exec::supervise::Exit;
 use crate::spec::FailureClass;
 
-/// The exit code by which a command says that running it again will do (`EX_TEMPFAIL`).
+/// The exit code of a command that may succeed if it runs again (`EX_TEMPFAIL`).
 const TRY_AGAIN: i32 = 75;
 
 /// Why the engine asked a process to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StopReason {
-    /// The run ends.
+    /// The run is stopping.
     Stop,
     Timeout {
         seconds: u64,
@@ -27,7 +28,7 @@ pub enum StopReason {
     },
 }
 
-/// What an ended process did.
+/// The outcome of an ended process.
 #[derive(Debug, PartialEq)]
 pub enum Verdict {
     Done(Exit),
@@ -35,14 +36,14 @@ pub enum Verdict {
     Failed(Failure, FailureClass),
 }
 
-/// All that is known of an end.
+/// Everything known about an ended process.
 pub struct End<'a> {
     pub ended: Ended,
-    pub asked: Option<StopReason>,
+    pub stop_reason: Option<StopReason>,
     pub command: bool,
-    /// What a worker wrote last.
+    /// The result that a worker wrote.
     pub result: Option<StageResult>,
-    /// The last lines that it printed.
+    /// The last lines that the process printed.
     pub log: &'a [String],
     /// How to need less memory, if the stage said so.
     pub memory_hint: Option<&'a str>,
@@ -54,18 +55,18 @@ fn failure(code: &str, message: impl Into<String>, hint: Option<&str>) -> Failur
     Failure { code: code.into(), message: message.into(), hint: hint.map(str::to_owned) }
 }
 
-const GOES_ON: &str = "run the same command again: it goes on where it can";
+const RUN_AGAIN: &str = "run the same command again: it continues from its last saved state";
 
-/// Judges an end.
+/// Judges an ended process.
 pub fn judge(end: End<'_>) -> Verdict {
     let failed =
         |code: &str, message: String, hint: Option<&str>, class| Verdict::Failed(failure(code, message, hint), class);
     let exit = match end.ended {
-        Ended::Seen(exit) => exit,
-        Ended::Unseen if end.asked.is_some() => return Verdict::Interrupted,
-        Ended::Unseen => {
-            let message = "somebody killed its supervisor, and so the stage".to_owned();
-            return failed("stage::supervisor_killed", message, Some(GOES_ON), FailureClass::Preempted);
+        Ended::Exited(exit) => exit,
+        Ended::SupervisorKilled if end.stop_reason.is_some() => return Verdict::Interrupted,
+        Ended::SupervisorKilled => {
+            let message = "its supervisor was killed, and the stage with it".to_owned();
+            return failed("stage::supervisor_killed", message, Some(RUN_AGAIN), FailureClass::Preempted);
         }
     };
     let done = match &end.result {
@@ -78,81 +79,82 @@ pub fn judge(end: End<'_>) -> Verdict {
     if let Some(error) = exit.error {
         return failed("stage::not_started", error, None, FailureClass::Error);
     }
-    match end.asked {
+    match end.stop_reason {
         Some(StopReason::Timeout { seconds }) => {
             let hint = match end.command {
                 true => "raise `timeout`, or make the command faster",
-                false => "run the same command again: it goes on from its last saved state; or raise `timeout`",
+                false => "run the same command again: it continues from its last saved state; or raise `timeout`",
             };
-            let message = format!("it took longer than its timeout of {seconds} s");
+            let message = format!("it ran longer than its timeout of {seconds} s");
             return failed("stage::timeout", message, Some(hint), FailureClass::Timeout);
         }
         Some(StopReason::Stalled { seconds }) => {
-            let hint = "its log shows where it hangs; or raise `stall`";
-            let message = format!("it told and printed nothing for {seconds} s");
+            let hint = "check its log to see where it hangs, or raise `stall`";
+            let message = format!("no events or output for {seconds} s");
             return failed("stage::stalled", message, Some(hint), FailureClass::Stalled);
         }
         Some(StopReason::Stop) | None => {}
     }
     match end.result {
-        Some(StageResult { outcome: Outcome::Failed, failure: told, class, .. }) => {
-            let told = told.unwrap_or_else(|| failure("stage::failed", "it gave no reason", None));
-            // A library may have put it into words that the stage passed on.
-            let class = if runs_out(&told.message) { FailureClass::Oom } else { class };
-            return Verdict::Failed(told, class);
+        Some(StageResult { outcome: Outcome::Failed, failure: reported, class, .. }) => {
+            let reported = reported.unwrap_or_else(|| failure("stage::failed", "it gave no reason", None));
+            // The message may quote a library that ran out of memory.
+            let class = if reports_out_of_memory(&reported.message) { FailureClass::Oom } else { class };
+            return Verdict::Failed(reported, class);
         }
-        Some(_) | None if end.asked.is_some() => return Verdict::Interrupted,
+        Some(_) | None if end.stop_reason.is_some() => return Verdict::Interrupted,
         Some(_) => {
-            let message = "a signal from outside stopped it".to_owned();
-            return failed("stage::stopped", message, Some(GOES_ON), FailureClass::Preempted);
+            let message = "a signal from outside olmo-pipe stopped it".to_owned();
+            return failed("stage::stopped", message, Some(RUN_AGAIN), FailureClass::Preempted);
         }
         None => {}
     }
     let smaller = end.memory_hint;
-    let mentions_memory = end.log.iter().any(|line| runs_out(line));
+    let mentions_memory = end.log.iter().any(|line| reports_out_of_memory(line));
     match (exit.code, exit.signal) {
-        (_, Some(9)) if exit.memory_ran_out => failed(
-            "stage::oom",
-            "the system ran out of memory, and killed it".into(),
-            Some(
-                smaller
-                    .unwrap_or("run less at a time, give it less to do, or ask for more `resources: {memory_mib: …}`"),
-            ),
-            FailureClass::Oom,
-        ),
+        (_, Some(9)) if exit.memory_ran_out => {
+            failed(
+                "stage::oom",
+                "the system ran out of memory and killed it".into(),
+                Some(smaller.unwrap_or(
+                    "run fewer stages at once, reduce its work, or request more `resources: {memory_mib: …}`",
+                )),
+                FailureClass::Oom,
+            )
+        }
         (None, Some(6)) if mentions_memory => failed(
             "stage::oom",
-            "it asked for more memory than the system gives it".into(),
-            Some(smaller.unwrap_or("run less at a time, give it less to do, or raise the limit")),
+            "it could not allocate the memory that it needs".into(),
+            Some(smaller.unwrap_or("run fewer stages at once, reduce its work, or raise the memory limit")),
             FailureClass::Oom,
         ),
         (_, Some(9)) => failed(
             "stage::killed",
             "it was killed by signal 9 (SIGKILL)".into(),
-            Some("if the system ran out of memory (`dmesg` says so), run less at a time or give it less to do"),
+            Some("if the system ran out of memory (see `dmesg`), run fewer stages at once or reduce its work"),
             FailureClass::Preempted,
         ),
         (_, Some(signal)) => {
             let class = match signal {
                 _ if mentions_memory => FailureClass::Oom,
-                // SIGHUP, SIGINT, SIGTERM: somebody wanted it to end.
+                // SIGHUP, SIGINT, SIGTERM: something outside asked it to stop.
                 1 | 2 | 15 => FailureClass::Preempted,
                 _ => FailureClass::Error,
             };
             let name = signals::name(signal);
             let name = if name.starts_with("SIG") { format!(" ({name})") } else { String::new() };
             let hint = (signal == SIGXFSZ).then_some(
-                "a file would have grown beyond the limit that this shell sets: raise it (`ulimit -f unlimited`)",
+                "a file would have exceeded the shell's limit on file size: raise it (`ulimit -f unlimited`)",
             );
-            failed("stage::killed", format!("it was ended by signal {signal}{name}"), hint, class)
+            failed("stage::killed", format!("it was killed by signal {signal}{name}"), hint, class)
         }
         (Some(code), None) => {
             let full = is_full(end.folder).then(|| {
                 let folder = end.folder.display();
-                format!("the file system of {folder} is full: free some space and run the same command again")
+                format!("the file system of {folder} is full: free some space, then run the same command again")
             });
             let class = match code {
-                // 137: a shell whose child was killed.
+                // A shell exits with 137 if its child was killed by signal 9.
                 137 if exit.memory_ran_out => FailureClass::Oom,
                 _ if mentions_memory => FailureClass::Oom,
                 TRY_AGAIN | 129 | 130 | 137 | 143 => FailureClass::Preempted,
@@ -160,13 +162,15 @@ pub fn judge(end: End<'_>) -> Verdict {
             };
             failed("stage::exit", format!("it ended with exit code {code}"), full.as_deref(), class)
         }
-        (None, None) => failed("stage::exit", "it ended, and nobody saw how".into(), None, FailureClass::Error),
+        (None, None) => {
+            failed("stage::exit", "it ended, and its exit status was lost".into(), None, FailureClass::Error)
+        }
     }
 }
 
-/// Whether a line tells that memory ran out: the words of CUDA and PyTorch, Python, the C and
-/// the Rust library.
-fn runs_out(line: &str) -> bool {
+/// Whether a line reports that memory ran out, in the words of CUDA, PyTorch, Python, or the C and
+/// Rust standard libraries.
+fn reports_out_of_memory(line: &str) -> bool {
     let line = line.to_ascii_lowercase();
     ["out of memory", "outofmemoryerror", "memoryerror", "cannot allocate memory", "cuda_error_out_of_memory"]
         .iter()
@@ -174,7 +178,7 @@ fn runs_out(line: &str) -> bool {
         || (line.contains("memory allocation of") && line.contains("failed"))
 }
 
-/// Whether there is no room where `folder` lies: what a stage says of it has no room either.
+/// Whether the file system of `folder` is full. The stage may have had no space left to report it.
 fn is_full(folder: &Path) -> bool {
     rustix::fs::statvfs(folder).is_ok_and(|stat| stat.f_bavail.saturating_mul(stat.f_frsize) < 64 * 1024)
 }
@@ -191,13 +195,13 @@ mod tests {
         exit: Exit,
         command: bool,
         result: Option<StageResult>,
-        asked: Option<StopReason>,
+        stop_reason: Option<StopReason>,
         log: &[&str],
     ) -> String {
         let log: Vec<String> = log.iter().map(|line| (*line).to_owned()).collect();
         let end = End {
-            ended: Ended::Seen(exit),
-            asked,
+            ended: Ended::Exited(exit),
+            stop_reason,
             command,
             result,
             log: &log,
@@ -217,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_has_the_class_that_says_whether_trying_again_may_help() {
+    fn the_failure_class_says_whether_a_retry_may_help() {
         let command = |exit, log: &[&str]| class(exit, true, None, None, log);
         assert_eq!(command(exit(Some(0), None), &[]), "done");
         assert_eq!(command(exit(Some(3), None), &[]), "error");
@@ -234,13 +238,13 @@ mod tests {
     }
 
     #[test]
-    fn what_a_stage_said_of_memory_beforehand_is_the_way_out_when_it_is_gone() {
+    fn the_memory_hint_of_a_stage_becomes_the_hint_of_its_failure() {
         let log = ["loading", "memory allocation of 8 bytes failed"];
         let log: Vec<String> = log.map(str::to_owned).into();
         for exit in [Exit { memory_ran_out: true, ..exit(None, Some(9)) }, exit(None, Some(6))] {
-            let (ended, folder) = (Ended::Seen(exit), Path::new("/"));
+            let (ended, folder) = (Ended::Exited(exit), Path::new("/"));
             let memory_hint = Some("`rows: 3` would need 2 GiB");
-            let end = End { ended, asked: None, command: false, result: None, log: &log, memory_hint, folder };
+            let end = End { ended, stop_reason: None, command: false, result: None, log: &log, memory_hint, folder };
             let Verdict::Failed(failure, class) = judge(end) else { panic!("it failed") };
             assert_eq!((failure.code.as_str(), class), ("stage::oom", FailureClass::Oom));
             assert_eq!(failure.hint.as_deref(), Some("`rows: 3` would need 2 GiB"));
@@ -248,10 +252,10 @@ mod tests {
     }
 
     #[test]
-    fn a_workers_word_counts_more_than_its_exit_code() {
-        let worker = |exit, result, asked| class(exit, false, result, asked, &[]);
+    fn the_result_of_a_worker_overrides_its_exit_code() {
+        let worker = |exit, result, stop_reason| class(exit, false, result, stop_reason, &[]);
         assert_eq!(worker(exit(Some(1), None), result(Outcome::Succeeded, ""), None), "done");
-        assert_eq!(worker(exit(Some(0), None), None, None), "error", "it ended without a word");
+        assert_eq!(worker(exit(Some(0), None), None, None), "error", "it wrote no result");
         assert_eq!(worker(exit(Some(1), None), result(Outcome::Failed, "bad data"), None), "error");
         assert_eq!(worker(exit(Some(1), None), result(Outcome::Failed, "CUDA: out of memory"), None), "oom");
         assert_eq!(worker(exit(Some(143), None), result(Outcome::Interrupted, ""), None), "preempted");
@@ -263,6 +267,10 @@ mod tests {
         assert_eq!(worker(exit(Some(143), None), result(Outcome::Interrupted, ""), late), "timeout");
         let silent = Some(StopReason::Stalled { seconds: 1 });
         assert_eq!(worker(exit(None, Some(9)), None, silent), "stalled");
-        assert_eq!(worker(exit(Some(0), None), result(Outcome::Succeeded, ""), silent), "done", "it came just in time");
+        assert_eq!(
+            worker(exit(Some(0), None), result(Outcome::Succeeded, ""), silent),
+            "done",
+            "it finished just in time"
+        );
     }
 }

@@ -12,12 +12,13 @@ use crate::run::cache::{Cache, Lookup, Outputs};
 use crate::run::event::Used;
 use crate::spec::FailureClass;
 use crate::store::{KeyLock, Output, StoreError};
+
 /// A request from the scheduler to a running job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Control {
     /// Let the stage save its state and stop.
     Terminate,
-    /// Let the stage save its state and go on.
+    /// Let the stage save its state and continue.
     Save,
     /// Kill it.
     Kill,
@@ -29,7 +30,7 @@ pub enum JobEvent {
     Waiting { holder: Option<u32> },
     /// This process has the lock, and the result is still missing.
     Locked(KeyLock),
-    /// Another process did the work meanwhile.
+    /// Another process has made the result meanwhile.
     Shared(Outputs),
     /// The wait for the lock was given up, or failed.
     NotLocked(Option<StoreError>),
@@ -37,9 +38,9 @@ pub enum JobEvent {
     Items(Items),
     /// A process was started.
     Started { attempt: u32, continues: bool, after: Option<String> },
-    /// A list item is in the store, or some left their list.
+    /// A list item is in the store, or items left their list.
     Item { record: ItemRecord, step: u64 },
-    /// Progress, metrics, or a message of the stage.
+    /// Progress, metrics, or a message from the stage.
     Stage(Event),
     /// The attempt ended.
     Ended(End),
@@ -86,8 +87,8 @@ impl JobHandle {
     }
 }
 
-/// Waits for the lock of `key`, and holds nothing while it waits. With `forced`, an existing result
-/// does not count, but one that appears during the wait does.
+/// Waits for the lock of `key` without holding any resources. With `forced`, an existing result is
+/// ignored, but one that appears during the wait is shared.
 pub fn wait_for_lock(cache: &Cache, key: Digest, forced: bool, stop: &AtomicBool, scheduler: &JobHandle) {
     let mut reported = false;
     let locked = cache.store().lock_key_wait(key, &mut || {

@@ -1,6 +1,6 @@
-//! The work on one task ([`Job`]), in a thread of its own. A job runs one attempt and commits the
-//! outputs to the store. It owns nothing but its attempt, and reports everything to the scheduler
-//! as a [`JobEvent`].
+//! Runs one task ([`Job`]) in its own thread: one attempt, whose outputs are committed to the
+//! store. A job owns only its attempt. It never decides what runs next and never writes the run's
+//! record; it reports everything to the scheduler as a [`JobEvent`].
 
 mod attempt;
 mod items;

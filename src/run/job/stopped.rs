@@ -7,6 +7,7 @@ use crate::exec::ExecError;
 use crate::run::error::RunError;
 use crate::spec::FailureClass;
 use crate::store::StoreError;
+
 /// Why an attempt ended early.
 pub(super) enum Stopped {
     Failed(Failure, FailureClass),
@@ -40,7 +41,7 @@ pub(super) fn failed(code: &str, message: impl Into<String>, hint: Option<&str>)
     Stopped::Failed(failure, FailureClass::Error)
 }
 
-/// Whether an artifact is not whole any more, so that its maker is to run again.
+/// Whether `error` means that an artifact is damaged, so that its maker has to run again.
 pub fn is_damage(error: &StoreError) -> bool {
     matches!(
         error,
@@ -51,7 +52,7 @@ pub fn is_damage(error: &StoreError) -> bool {
     )
 }
 
-/// Whether an input could not be handed over because it is not whole any more.
+/// Why input `artifact` could not be handed over: it is damaged, or another error occurred.
 pub(super) fn damaged(artifact: Digest, error: StoreError) -> Stopped {
     if crate::run::job::stopped::is_damage(&error) { Stopped::Damaged(artifact, Box::new(error)) } else { error.into() }
 }

@@ -15,12 +15,13 @@ use crate::run::job::message::{Control, JobHandle};
 use crate::run::plan::board::Input;
 use crate::spec::ResolvedStage;
 use crate::store::{KeyLock, Store};
+
 /// Everything that one attempt needs.
 pub struct Job {
     pub store: Store,
     pub key: Digest,
     pub record: KeyRecord,
-    /// Held until the job has ended.
+    /// Held until the job ends.
     pub lock: KeyLock,
     /// The stage's name in the pipeline.
     pub name: String,
@@ -29,14 +30,14 @@ pub struct Job {
     pub inputs: BTreeMap<String, Vec<Input>>,
     pub grant: Grant,
     pub executor: Arc<dyn Executor>,
-    /// Where the worker for flex is, for a built-in stage.
+    /// Path of the worker for the flex backend, for a built-in stage.
     pub worker: PathBuf,
-    /// What the command was made of when the run began.
+    /// The command's key when the run started.
     pub command: Option<CommandKey>,
-    /// Throw earlier attempts' work away.
+    /// Discard the work of earlier attempts.
     pub fresh: bool,
     pub grace: Duration,
-    /// Where the log of attempt N goes.
+    /// Returns the path for the log of attempt N.
     pub log: Box<dyn Fn(u32) -> PathBuf + Send>,
     pub control: Receiver<Control>,
     pub scheduler: JobHandle,

@@ -1,9 +1,9 @@
-//! [`Board`]: the stages of an experiment, their tasks, and the outputs so far; from these, the
-//! inputs and the cache key of every task. The planner fills it from the cache alone, the scheduler
-//! while stages run. It starts nothing and reads no clock.
+//! [`Board`]: the stages of an experiment, their tasks, and the outputs so far. From these it
+//! derives the inputs and the cache key of every task. The planner fills it from the cache alone;
+//! the scheduler fills it while stages run. It starts nothing and reads no clock.
 //!
 //! A task is a whole stage, or a `for_each` stage with one item. A task whose item left its list
-//! stays on the board, but is not *listed*: it does not count until the item comes back.
+//! stays on the board but is not *listed*: it is ignored until the item comes back.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -20,7 +20,7 @@ use crate::run::sources::Sources;
 use crate::spec::{Binding, PortRef, Resolved, ResolvedStage};
 use crate::store::{ListItem, Output, Store, StoreError};
 
-/// All stages, in the order of their dependencies.
+/// All stages, in dependency order.
 pub struct Board<'r> {
     pub stages: Vec<Stage<'r>>,
     pub tasks: Vec<Task>,
@@ -28,14 +28,14 @@ pub struct Board<'r> {
     sources: &'r Sources,
 }
 
-/// A stage with what it has made so far.
+/// A stage with its tasks and its outputs so far.
 pub struct Stage<'r> {
     pub name: String,
     pub spec: &'r ResolvedStage,
-    /// Indices of its listed tasks. For a `for_each` stage whose list is closed, in list order.
+    /// Indices of its listed tasks. In list order once the list of a `for_each` stage is closed.
     pub tasks: Vec<usize>,
     pub end: End,
-    /// Items of its list ports while it runs.
+    /// Items in its list ports while it runs.
     pub open: Items,
     /// The task for each (label, digest) of a `for_each` stage, listed or not.
     by_item: HashMap<(String, Digest), usize>,
@@ -46,7 +46,7 @@ pub struct Stage<'r> {
 pub enum End {
     Open,
     Done(BTreeMap<String, Output>),
-    /// It failed, or it needs a stage that failed: the name of the first stage that did.
+    /// It failed, or it needs a stage that failed. Holds the name of the first stage that failed.
     Never(String),
 }
 
@@ -56,9 +56,9 @@ pub struct Task {
     pub label: Option<String>,
     /// The item of a `for_each` stage.
     pub item: Option<Digest>,
-    /// Set once it is done.
+    /// Set once the task is done.
     pub outputs: Option<BTreeMap<String, Output>>,
-    /// Whether its item is in the list now. Always true without `for_each`.
+    /// Whether its item is currently in the list. Always true without `for_each`.
     pub listed: bool,
 }
 
@@ -75,31 +75,31 @@ pub struct Expansion {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Input {
     pub label: Option<String>,
-    /// Of the artifact, or of the part of it that the port takes.
+    /// Digest of the artifact, or of the part of it that the port takes.
     pub digest: Digest,
-    /// The task that made it; `None` for data from outside.
+    /// The task that made it. `None` for a source.
     pub maker: Option<Place>,
 }
 
-/// What is known of a task's inputs.
+/// What is known about a task's inputs.
 pub enum Inputs {
-    /// All of them, by port.
+    /// All inputs, by port.
     Ready(BTreeMap<String, Vec<Input>>),
-    /// Other stages are to run first.
+    /// Other stages have to run first.
     Wait(Pending),
-    /// This stage failed or was skipped.
+    /// The inputs will never be complete, because this stage failed or was skipped.
     Never(String),
 }
 
-/// Inputs that are not all there yet.
+/// Inputs of which some are not known yet.
 pub struct Pending {
-    /// The stages that make what is missing.
+    /// The stages that make the missing inputs.
     pub stages: BTreeSet<String>,
     /// Remote sources that are not locked yet.
     pub remote: BTreeSet<String>,
-    /// The ports that are not, or not wholly, known.
+    /// The ports whose inputs are not all known.
     pub ports: BTreeSet<String>,
-    /// The others.
+    /// The inputs of the other ports.
     pub known: BTreeMap<String, Vec<Input>>,
 }
 
@@ -112,7 +112,8 @@ pub struct DamagedInput {
 }
 
 impl<'r> Board<'r> {
-    /// The stages `names` (in the order of their dependencies, and with all of them) of `resolved`.
+    /// Creates the board of the stages `names` of `resolved`. `names` must be in dependency order
+    /// and include all dependencies.
     pub fn new(resolved: &'r Resolved, names: &[String], sources: &'r Sources) -> Self {
         let mut board = Self { stages: Vec::new(), tasks: Vec::new(), places: HashMap::new(), sources };
         for name in names {
@@ -135,7 +136,7 @@ impl<'r> Board<'r> {
         self.places.get(name).copied()
     }
 
-    /// The name of task `index`, for people and records.
+    /// The stage and item of task `index`, as shown to the user and stored in records.
     pub fn place(&self, index: usize) -> Place {
         let task = &self.tasks[index];
         Place { stage: self.stages[task.stage].name.clone(), item: task.label.clone() }
@@ -147,7 +148,7 @@ impl<'r> Board<'r> {
     }
 
     /// The listed task at `place`.
-    pub fn at(&self, place: &Place) -> Option<usize> {
+    pub fn task_at(&self, place: &Place) -> Option<usize> {
         let stage = &self.stages[self.stage(&place.stage)?];
         stage.tasks.iter().copied().find(|i| self.tasks[*i].label == place.item)
     }
@@ -161,26 +162,26 @@ impl<'r> Board<'r> {
                 Some(Output::List(items)) => items.clone(),
                 Some(Output::Single(_)) | None => Vec::new(),
             },
-            _ if stage.spec.for_each.is_some() => self.collected(index, &port.port),
+            _ if stage.spec.for_each.is_some() => self.finished_items(index, &port.port),
             _ => {
                 let item = |(label, digest): &(String, Digest)| ListItem { label: label.clone(), digest: *digest };
-                stage.open.of(&port.port).iter().map(item).collect()
+                stage.open.in_port(&port.port).iter().map(item).collect()
             }
         }
     }
 
-    /// Whether no item can join or leave the list `port` any more.
+    /// Whether no item can join or leave the list `port` anymore.
     pub fn is_closed(&self, port: &PortRef) -> bool {
         self.stage(&port.stage).is_some_and(|index| matches!(self.stages[index].end, End::Done(_)))
     }
 
-    /// The outputs in `port` of the finished tasks of a `for_each` stage.
-    fn collected(&self, stage: usize, port: &str) -> Vec<ListItem> {
-        self.stages[stage].tasks.iter().filter_map(|index| self.item_made(*index, port)).collect()
+    /// The outputs in `port` of all finished tasks of a `for_each` stage.
+    fn finished_items(&self, stage: usize, port: &str) -> Vec<ListItem> {
+        self.stages[stage].tasks.iter().filter_map(|index| self.finished_item(*index, port)).collect()
     }
 
     /// The output in `port` of task `index`, as an item of the list over all tasks of its stage.
-    pub fn item_made(&self, index: usize, port: &str) -> Option<ListItem> {
+    pub fn finished_item(&self, index: usize, port: &str) -> Option<ListItem> {
         let task = &self.tasks[index];
         match task.outputs.as_ref()?.get(port)? {
             Output::Single(digest) => Some(ListItem { label: task.label.clone()?, digest: *digest }),
@@ -188,8 +189,8 @@ impl<'r> Board<'r> {
         }
     }
 
-    /// Gives the `for_each` stage `stage` one listed task for each item of its list, in order. Tasks
-    /// whose item is still there, or is there again, stay as they are.
+    /// Gives the `for_each` stage `stage` one listed task for each item of its list, in order. A
+    /// task that already exists for an item keeps its state.
     pub fn expand(&mut self, stage: usize) -> Expansion {
         let mut expansion = Expansion::default();
         let Some(list) = &self.stages[stage].spec.for_each else { return expansion };
@@ -214,7 +215,7 @@ impl<'r> Board<'r> {
     }
 
     /// Lists `item`, which has joined the list of the `for_each` stage `stage`. Returns its task,
-    /// unless that was listed already.
+    /// or `None` if the task was already listed.
     pub fn append(&mut self, stage: usize, item: ListItem) -> Option<usize> {
         if self.stages[stage].end != End::Open {
             return None;
@@ -230,7 +231,7 @@ impl<'r> Board<'r> {
         Some(index)
     }
 
-    /// The task for `item` of stage `stage`, new if there is none yet, and listed.
+    /// Lists the task for `item` of stage `stage`, and creates it if needed. Returns its index.
     fn task_for(&mut self, stage: usize, item: ListItem) -> usize {
         let tasks = &mut self.tasks;
         let index = *self.stages[stage].by_item.entry((item.label.clone(), item.digest)).or_insert_with(|| {
@@ -242,7 +243,7 @@ impl<'r> Board<'r> {
         index
     }
 
-    /// An item of a running stage is safe, or some left its list.
+    /// Records that an item of a running stage was committed, or that items left its list.
     pub fn apply_item(&mut self, index: usize, record: &ItemRecord) {
         let stage = self.tasks[index].stage;
         self.stages[stage].open.apply(record);
@@ -269,14 +270,14 @@ impl<'r> Board<'r> {
             return false;
         }
         let ports = stage.spec.description.contract.outputs.keys();
-        let outputs = ports.map(|port| (port.clone(), Output::List(self.collected(index, port)))).collect();
+        let outputs = ports.map(|port| (port.clone(), Output::List(self.finished_items(index, port)))).collect();
         self.stages[index].end = End::Done(outputs);
         true
     }
 
-    /// The failed stage because of which stage `stage` cannot run.
+    /// The failed stage that prevents stage `stage` from running.
     pub fn blocked_by(&self, stage: usize) -> Option<String> {
-        self.stages[stage].spec.reads().find_map(|port| self.never(port))
+        self.stages[stage].spec.reads().find_map(|port| self.failed_stage(port))
     }
 
     /// Forgets the outputs of task `index`, since they are damaged: it has to run again.
@@ -287,7 +288,7 @@ impl<'r> Board<'r> {
         self.stages[stage].open = Items::default();
     }
 
-    /// What is known of the inputs of task `index`.
+    /// What is known about the inputs of task `index`.
     ///
     /// # Errors
     /// An artifact is known, but can no longer be read.
@@ -311,7 +312,7 @@ impl<'r> Board<'r> {
         store: &Store,
     ) -> Result<Inputs, Box<DamagedInput>> {
         let spec = self.stages[stage].spec;
-        if let Some(failed) = spec.reads().find_map(|port| self.never(port)) {
+        if let Some(failed) = spec.reads().find_map(|port| self.failed_stage(port)) {
             return Ok(Inputs::Never(failed));
         }
         let mut ready = BTreeMap::new();
@@ -325,7 +326,7 @@ impl<'r> Board<'r> {
                         let digest = self.sources.artifact(path, declared.port_type);
                         found.extend(digest.map(|digest| Input { label: None, digest, maker: None }));
                     }
-                    Binding::Remote(source) => match self.sources.of_remote(source, declared) {
+                    Binding::Remote(source) => match self.sources.locked_artifacts(source, declared) {
                         Some(digests) => {
                             found.extend(digests.into_iter().map(|digest| Input { label: None, digest, maker: None }));
                         }
@@ -377,14 +378,14 @@ impl<'r> Board<'r> {
         }
     }
 
-    fn never(&self, port: &PortRef) -> Option<String> {
+    fn failed_stage(&self, port: &PortRef) -> Option<String> {
         match &self.stages[self.stage(&port.stage)?].end {
             End::Never(name) => Some(name.clone()),
             _ => None,
         }
     }
 
-    /// Who made an artifact of `port`; `label` is its place in a list.
+    /// The task that made an artifact of `port`. `label` is the label of the artifact in a list.
     fn maker(&self, port: &PortRef, label: Option<&str>) -> Option<Place> {
         let stage = &self.stages[self.stage(&port.stage)?];
         let item = label.filter(|_| stage.spec.for_each.is_some()).map(str::to_owned);
@@ -410,7 +411,7 @@ impl<'r> Board<'r> {
         }
     }
 
-    /// What the command of task `index` was made of when the run began.
+    /// The key of the command of task `index` when the run started. `None` for a built-in stage.
     pub fn command(&self, index: usize) -> Option<&CommandKey> {
         self.sources.command(&self.stage_of(index).spec.uses)
     }
@@ -420,7 +421,7 @@ impl<'r> Board<'r> {
         self.stage_key(self.tasks[index].stage, inputs)
     }
 
-    /// As [`Board::key`], of any task of stage `stage`.
+    /// Like [`Board::key`], for any task of stage `stage`.
     pub fn stage_key(&self, stage: usize, inputs: &BTreeMap<String, Vec<Input>>) -> Result<KeyRecord, RunError> {
         let stage = &self.stages[stage];
         let input = |i: &Input| KeyInput { label: i.label.clone(), digest: i.digest };
@@ -432,8 +433,9 @@ impl<'r> Board<'r> {
     }
 }
 
-/// The stages that a person means by `name`, at least one.
-pub fn named<'r>(resolved: &'r Resolved, name: &str) -> Result<Vec<&'r str>, RunError> {
+/// The stages that `name` refers to, at least one. In a sweep, the name of a pipeline's stage
+/// refers to that stage in every trial.
+pub fn stages_named<'r>(resolved: &'r Resolved, name: &str) -> Result<Vec<&'r str>, RunError> {
     let found = resolved.named(name);
     if found.is_empty() {
         let known = resolved.stages.keys().map(str::to_owned).collect();
@@ -442,17 +444,18 @@ pub fn named<'r>(resolved: &'r Resolved, name: &str) -> Result<Vec<&'r str>, Run
     Ok(found)
 }
 
-/// The stages of `resolved` in the order of their dependencies, first come first; with
-/// `targets`, only those and what they need.
+/// The stages of `resolved` in dependency order. With `targets`, only those and their
+/// dependencies.
 pub fn order(resolved: &Resolved, targets: &[String]) -> Result<Vec<String>, RunError> {
-    // As most pipelines are written; a graph of a hundred thousand stages takes its time.
+    // Most pipelines are written in dependency order. Checking that is much cheaper than building
+    // the graph of, say, a hundred thousand stages.
     if targets.is_empty() && is_in_order(resolved) {
         return Ok(resolved.stages.keys().map(str::to_owned).collect());
     }
     let graph = Graph::new(resolved)?;
     let mut wanted = BTreeSet::new();
     for target in targets {
-        for name in named(resolved, target)? {
+        for name in stages_named(resolved, target)? {
             wanted.insert(name);
             wanted.extend(graph.all_dependencies(name));
         }
@@ -461,7 +464,7 @@ pub fn order(resolved: &Resolved, targets: &[String]) -> Result<Vec<String>, Run
     Ok(order.map(str::to_owned).collect())
 }
 
-/// Whether every stage stands behind all that it reads.
+/// Whether every stage comes after all stages that it reads.
 fn is_in_order(resolved: &Resolved) -> bool {
     let mut seen: HashSet<&str> = HashSet::with_capacity(resolved.stages.len());
     resolved.stages.iter().all(|(name, stage)| {

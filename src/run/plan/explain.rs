@@ -1,4 +1,5 @@
-//! [`History`]: what the stages of an experiment did in earlier runs, to say why one is to run again.
+//! [`History`]: the keys that the stages of an experiment had in earlier runs. It compares a new
+//! key with them to explain why a stage has to run again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -15,26 +16,27 @@ use crate::run::record;
 use crate::run::sources::local;
 use crate::store::Store;
 
-/// How many runs are opened to find those of the experiment.
+/// How many recent runs are searched for those of the experiment.
 const RUNS_SEARCHED: usize = 64;
-/// How many of those are compared.
+/// How many runs of the experiment are compared.
 const RUNS_COMPARED: usize = 8;
-/// How many changes a reason names.
-const SHOWN: usize = 4;
+/// How many changes a reason lists.
+const MAX_LISTED: usize = 4;
 
-/// A field of a key that is not what it was.
+/// A field in which a key differs from an earlier one.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Changed {
-    /// As in [`FieldChange`]: `params.optimizer.learning_rate`, `inputs.data`, `command.files."run.sh"`.
+    /// Path as in [`FieldChange`]: `params.optimizer.learning_rate`, `inputs.data`,
+    /// `command.files."run.sh"`.
     pub field: String,
-    /// `None`: it was absent; of a param, its default.
+    /// `None` if the field was absent, which for a param means that it had its default.
     pub old: Option<Value>,
-    /// `None`: it is absent.
+    /// `None` if the field is now absent.
     pub new: Option<Value>,
     /// The stage that makes this input, if one does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub made_by: Option<String>,
-    /// Of an input: the files in it that changed.
+    /// For an input: the files in it that changed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<String>,
 }
@@ -45,7 +47,7 @@ impl fmt::Display for Changed {
         let default = if self.field.starts_with("params.") { "its default" } else { "nothing" };
         let show = |value: &Option<Value>| match value {
             None => default.to_owned(),
-            // Digests: the first digits are enough for a person.
+            // The first digits of a digest are enough for a reader.
             Some(Value::String(text)) if Digest::from_hex(text).is_ok() => text[..12].to_owned(),
             Some(value) => {
                 let text = value.to_string();
@@ -68,7 +70,7 @@ impl fmt::Display for Changed {
     }
 }
 
-/// See the module. Reads nothing before it is asked.
+/// The earlier keys of an experiment's stages. Reads no record until the first question.
 pub struct History<'s> {
     store: &'s Store,
     experiment: String,
@@ -80,8 +82,8 @@ impl<'s> History<'s> {
         Self { store, experiment: experiment.to_owned(), keys: None }
     }
 
-    /// Why `key`, of the record `new`, has no result: one sentence, and how it differs from the
-    /// nearest earlier key of the same stage.
+    /// Explains in one sentence why `key`, the key of record `new`, has no result. Also returns how
+    /// it differs from the most similar earlier key of the same stage.
     pub fn why_new(
         &mut self,
         place: &Place,
@@ -97,19 +99,19 @@ impl<'s> History<'s> {
             return ("its earlier result is gone from the store".into(), Vec::new());
         }
         let Some(changes) = self.nearest(&earlier, new, &BTreeSet::new()) else {
-            return ("what it was made of before is no longer known".into(), Vec::new());
+            return ("the inputs of its earlier results are no longer known".into(), Vec::new());
         };
-        let changes: Vec<Changed> = changes.into_iter().map(|change| self.told(change, inputs)).collect();
-        let mut texts: Vec<String> = changes.iter().take(SHOWN).map(Changed::to_string).collect();
-        if changes.len() > SHOWN {
-            texts.push(format!("and {} more", changes.len() - SHOWN));
+        let changes: Vec<Changed> = changes.into_iter().map(|change| self.explain_change(change, inputs)).collect();
+        let mut texts: Vec<String> = changes.iter().take(MAX_LISTED).map(Changed::to_string).collect();
+        if changes.len() > MAX_LISTED {
+            texts.push(format!("and {} more", changes.len() - MAX_LISTED));
         }
         (texts.join("; "), changes)
     }
 
-    /// How the record `new`, of which the inputs `ports` are not known yet, differs from the nearest
-    /// earlier one. `None`: there is none.
-    pub fn changes_but(
+    /// How the record `new`, whose inputs `ports` are not known yet, differs from the most similar
+    /// earlier one. Returns `None` if there is no earlier one.
+    pub fn changes_except(
         &mut self,
         place: &Place,
         new: &KeyRecord,
@@ -118,10 +120,11 @@ impl<'s> History<'s> {
     ) -> Option<Vec<Changed>> {
         let earlier = self.earlier(place);
         let changes = self.nearest(&earlier, new, ports)?;
-        Some(changes.into_iter().map(|change| self.told(change, inputs)).collect())
+        Some(changes.into_iter().map(|change| self.explain_change(change, inputs)).collect())
     }
 
-    /// The keys that the stage at `place` had, the newest first. Of a `for_each` stage as a whole: those of its items.
+    /// The keys that the stage at `place` had, newest first. For a `for_each` stage as a whole, the
+    /// keys of its items.
     fn earlier(&mut self, place: &Place) -> Vec<Digest> {
         let keys = self.keys.get_or_insert_with(|| last_keys(self.store, &self.experiment));
         match keys.get(place) {
@@ -134,14 +137,15 @@ impl<'s> History<'s> {
         }
     }
 
-    /// The changes against that of `earlier` which differs least, the newest of several.
+    /// The changes since the most similar of the `earlier` keys. If several are equally similar,
+    /// the newest counts.
     fn nearest(&self, earlier: &[Digest], new: &KeyRecord, without: &BTreeSet<String>) -> Option<Vec<FieldChange>> {
         let mut best: Option<Vec<FieldChange>> = None;
         for key in earlier {
             let Ok(Some(action)) = Cache::new(self.store).action(*key) else { continue };
             let changes: Vec<FieldChange> = key::diff(&action.key, new)
                 .into_iter()
-                .filter(|c| port(&c.path).is_none_or(|p| !without.contains(p)))
+                .filter(|c| input_port(&c.path).is_none_or(|p| !without.contains(p)))
                 .collect();
             if best.as_ref().is_none_or(|best| changes.len() < best.len()) {
                 best = Some(changes);
@@ -150,16 +154,17 @@ impl<'s> History<'s> {
         best
     }
 
-    /// A change with what is known of where it comes from.
-    fn told(&self, change: FieldChange, inputs: &BTreeMap<String, Vec<Input>>) -> Changed {
+    /// Adds to a change the stage that made the input, or the files that changed in it.
+    fn explain_change(&self, change: FieldChange, inputs: &BTreeMap<String, Vec<Input>>) -> Changed {
         let FieldChange { path: field, old, new } = change;
         let digest = |value: &Option<Value>| value.as_ref().and_then(|v| Digest::from_hex(v.as_str()?).ok());
         let (before, after) = (digest(&old), digest(&new));
-        let input = port(&field)
+        let input = input_port(&field)
             .and_then(|port| inputs.get(port))
             .and_then(|items| items.iter().find(|i| Some(i.digest) == after));
         let made_by = input.and_then(|input| input.maker.as_ref()).map(|maker| maker.stage.clone());
-        // A folder of a stage is named by the stage; files are for what a person has changed.
+        // An input made by a stage is explained by naming the stage. Files are listed only for
+        // sources, which a person edits.
         let files = match (input, before, after) {
             (Some(Input { maker: None, .. }), Some(before), Some(after)) => {
                 local::changed_files(self.store, before, after)
@@ -170,19 +175,19 @@ impl<'s> History<'s> {
     }
 }
 
-/// The port that the path of a change is about: `inputs.data`, `inputs.from[step40]`.
-fn port(path: &str) -> Option<&str> {
+/// The input port in the path of a change, such as `inputs.data` or `inputs.from[step40]`.
+fn input_port(path: &str) -> Option<&str> {
     let rest = path.strip_prefix("inputs.")?;
     Some(rest.split(['[', '.']).next().unwrap_or(rest))
 }
 
-/// The keys that the stages of `experiment` had last, by place, the newest first.
+/// The latest keys of the stages of `experiment`, by place, newest first.
 fn last_keys(store: &Store, experiment: &str) -> BTreeMap<Place, Vec<Digest>> {
     let mut keys: BTreeMap<Place, Vec<Digest>> = BTreeMap::new();
     let runs = record::all(store).unwrap_or_default();
     let mut compared = 0;
     for id in runs.iter().rev().take(RUNS_SEARCHED) {
-        // A record that cannot be read explains nothing, and stops nobody.
+        // A record that cannot be read is skipped: it explains nothing, but must not stop the plan.
         let records = record::read_events(&store.runs_dir().join(id.as_str())).map(|events| events.records);
         let records = records.unwrap_or_default();
         let this =

@@ -1,5 +1,5 @@
-//! Asks the stages that are to run for what is wrong with them ([`olmo_stage::rules`]), all at
-//! once and before anything runs.
+//! Checks the stages that will run against their own rules ([`olmo_stage::rules`]), all at once and
+//! before anything runs.
 
 use std::collections::BTreeMap;
 
@@ -17,11 +17,11 @@ use crate::run::sources::Sources;
 use crate::spec::{Binding, Resolved, ResolvedStage};
 use crate::store::{Store, source_files};
 
-/// What the stages of `resolved` that have no result in `store` find wrong. Without a store nothing
-/// is known of their inputs.
+/// The findings of the stages of `resolved` that have no result in `store`. Without a store, the
+/// rules see only the inputs that are local files.
 ///
 /// # Errors
-/// The worker, or a stage's own checking program, does not answer.
+/// The worker, or the check program of a stage, does not answer.
 pub fn findings(
     resolved: &Resolved,
     targets: &[String],
@@ -47,7 +47,7 @@ pub fn findings(
     findings_of(resolved, &missing, store, options)
 }
 
-/// As [`findings`], of stages that are known to have no result.
+/// Like [`findings`], for stages that are known to have no result.
 pub fn findings_of(
     resolved: &Resolved,
     missing: &[Missing],
@@ -56,7 +56,7 @@ pub fn findings_of(
 ) -> Result<Vec<StageFinding>, RunError> {
     let free = store.and_then(|store| rustix::fs::statvfs(store.root()).ok());
     let free_bytes = free.map(|fs| fs.f_bavail.saturating_mul(fs.f_frsize));
-    let mut asked = Vec::new();
+    let mut names = Vec::new();
     let mut questions = Vec::new();
     let mut findings = Vec::new();
     for Missing { name, inputs } in missing {
@@ -69,7 +69,7 @@ pub fn findings_of(
                 .iter()
                 .map(|(port, bindings)| {
                     let port_type = stage.description.contract.inputs.get(port).map(|input| input.port_type);
-                    (port.clone(), known(port_type, bindings, inputs.get(port), store))
+                    (port.clone(), known_input(port_type, bindings, inputs.get(port), store))
                 })
                 .collect(),
             free_bytes,
@@ -79,12 +79,12 @@ pub fn findings_of(
             let found = ask_command(stage, &question)?;
             findings.extend(found.into_iter().map(|finding| StageFinding { stage: name.clone(), finding }));
         } else {
-            asked.push(name);
+            names.push(name);
             questions.push(question);
         }
     }
     if !questions.is_empty() {
-        for (name, found) in asked.iter().zip(ask_worker(&options.worker, &questions)?) {
+        for (name, found) in names.iter().zip(ask_worker(&options.worker, &questions)?) {
             findings.extend(found.into_iter().map(|finding| StageFinding { stage: (*name).clone(), finding }));
         }
     }
@@ -96,8 +96,9 @@ fn has_rules(stage: &ResolvedStage) -> bool {
     contract.check || contract.command.as_ref().is_some_and(|command| command.check.is_some())
 }
 
-/// What is known of a port. An artifact or a file that cannot be read is reported by the run.
-fn known(
+/// What is known about the inputs of a port. An artifact or a file that cannot be read is left out
+/// here, since the run reports it.
+fn known_input(
     port_type: Option<PortType>,
     bindings: &[Binding],
     inputs: Option<&Vec<Input>>,
@@ -110,7 +111,7 @@ fn known(
         };
         return KnownInput { items: inputs.iter().map(item).collect() };
     }
-    // The user's files are known without a store, too.
+    // The user's files are known even without a store.
     let item = |binding: &Binding| match binding {
         Binding::Path(path) => Some(KnownItem { label: None, files: source_files(port_type?, path).ok()? }),
         Binding::Port(_) | Binding::Remote(_) | Binding::Item => None,

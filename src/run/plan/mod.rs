@@ -1,5 +1,5 @@
-//! What a run will do: which stages it is about, which of them have a result in the cache, why the
-//! others do not, and what their own rules object to. Nothing here starts a stage.
+//! Plans a run: selects the stages, finds those with a cached result, explains why the others have
+//! none, and reports the findings of their rules. It never starts a stage.
 
 pub(super) mod board;
 mod explain;

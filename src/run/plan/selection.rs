@@ -1,4 +1,4 @@
-//! [`Selection`]: which stages of an experiment a run is about.
+//! [`Selection`]: which stages of an experiment to run.
 
 use std::collections::BTreeSet;
 
@@ -11,22 +11,22 @@ use crate::spec::Resolved;
 /// The stages of a selection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Selected {
-    /// In the order of their dependencies, and with all of them.
+    /// Names in dependency order, including all dependencies.
     pub names: Vec<String>,
-    /// Those among them that are only read: their results have to be there.
+    /// The stages among them that are only read. They must already have results.
     pub only_read: BTreeSet<String>,
 }
 
 impl Selection {
-    /// Only `targets`.
-    pub fn of(targets: &[String]) -> Self {
+    /// Selects only `targets`.
+    pub fn only(targets: &[String]) -> Self {
         Self { targets: targets.to_vec(), ..Self::default() }
     }
 
     /// The stages of `resolved` that are selected.
     pub fn choose(&self, resolved: &Resolved) -> Result<Selected, RunError> {
         let all = |names: &[String]| -> Result<Vec<String>, RunError> {
-            let named = names.iter().map(|name| board::named(resolved, name)).collect::<Result<Vec<_>, _>>()?;
+            let named = names.iter().map(|name| board::stages_named(resolved, name)).collect::<Result<Vec<_>, _>>()?;
             Ok(named.into_iter().flatten().map(str::to_owned).collect())
         };
         let (until, first) = (all(&self.until)?, all(&self.from)?);
@@ -36,11 +36,11 @@ impl Selection {
         }
         let graph = Graph::new(resolved)?;
         let after: BTreeSet<&str> = until.iter().flat_map(|name| graph.all_dependants(name)).collect();
-        let mut begun: BTreeSet<&str> = first.iter().flat_map(|name| graph.all_dependants(name)).collect();
-        begun.extend(first.iter().map(String::as_str));
-        let begun = |name: &str| first.is_empty() || begun.contains(name);
+        let mut reached: BTreeSet<&str> = first.iter().flat_map(|name| graph.all_dependants(name)).collect();
+        reached.extend(first.iter().map(String::as_str));
+        let reached = |name: &str| first.is_empty() || reached.contains(name);
         let chosen: BTreeSet<&str> =
-            names.iter().map(String::as_str).filter(|name| !after.contains(name) && begun(name)).collect();
+            names.iter().map(String::as_str).filter(|name| !after.contains(name) && reached(name)).collect();
         let needed: BTreeSet<&str> = chosen.iter().flat_map(|name| graph.all_dependencies(name)).collect();
         let only_read = needed.difference(&chosen).map(|name| (*name).to_owned()).collect();
         let names = names.iter().filter(|name| chosen.contains(name.as_str()) || needed.contains(name.as_str()));
@@ -49,7 +49,7 @@ impl Selection {
 }
 
 impl Selected {
-    /// The stage `before`, which is only read, has no result.
+    /// The error for stage `before`, which is only read but has no result.
     pub fn not_before(&self, before: &str) -> RunError {
         let chosen = self.names.iter().find(|name| !self.only_read.contains(*name));
         RunError::NotBefore { stage: chosen.cloned().unwrap_or_default(), before: before.to_owned() }

@@ -1,4 +1,5 @@
-//! [`plan`]: what a run would do, and why, told from the cache alone.
+//! [`plan`]: what a run would do, and why. It reads only the cache and the records of earlier runs,
+//! and starts nothing.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -26,16 +27,16 @@ pub struct StagePlan {
     /// The contract's name.
     pub uses: String,
     pub state: PlanState,
-    /// One sentence for a person.
+    /// Why, as one sentence for the user.
     pub reason: String,
-    /// Of the stage; of a `for_each` stage see `items`.
+    /// Cache key of the stage. Always `None` for a `for_each` stage, whose `items` have the keys.
     pub key: Option<Digest>,
-    /// How its key differs from the nearest earlier one, as far as it is known.
+    /// How its key differs from the most similar earlier one, as far as is known.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<Changed>,
-    /// Stages that make its inputs, and that run first.
+    /// Stages that make its inputs and run first.
     pub waits_for: Vec<String>,
-    /// Of a `for_each` stage, as far as its list is known.
+    /// Items of a `for_each` stage, as far as its list is known.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub items: Vec<ItemPlan>,
 }
@@ -51,25 +52,25 @@ pub struct ItemPlan {
     pub changes: Vec<Changed>,
 }
 
-/// What would be done.
+/// What a run would do with a stage or an item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PlanState {
-    /// The result is there.
+    /// The result is cached.
     Hit,
-    /// Another process works on the same; its result will be shared.
+    /// Another process is making the result, which will be shared.
     Shared,
-    /// It waits for what the stages before it make; if they come out as before, so does it.
+    /// It waits for its dependencies to run. If their outputs do not change, it is a cache hit.
     CutOffPossible,
-    /// It waits for what the stages before it make, and runs then.
+    /// It waits for its dependencies to run, and then runs itself.
     Waits,
-    /// It would go on where an earlier attempt stopped.
+    /// It would continue where an earlier attempt stopped.
     Continue,
     Run,
 }
 
 impl PlanState {
-    /// As a person reads it.
+    /// The state as shown to the user.
     pub fn word(self) -> &'static str {
         match self {
             Self::Hit => "hit",
@@ -82,22 +83,23 @@ impl PlanState {
     }
 }
 
-/// What a run of `resolved`, whose remote sources are those of `lock`, would do, stage by stage in their order.
+/// Plans a run of `resolved`, whose remote sources are locked by `lock`: what it would do with each
+/// stage, in dependency order.
 ///
 /// # Errors
-/// What would keep a run from starting: among it a stage that `selection` only reads and that has
-/// no result.
+/// Whatever would keep a run from starting. This includes a stage that `selection` only reads and
+/// that has no result.
 pub fn plan(resolved: &Resolved, selection: &Selection, store: &Store, lock: &Lock) -> Result<Planned, RunError> {
     let selected = selection.choose(resolved)?;
     let sources = Sources::read(resolved, &selected.names, store, &lock.sources)?;
     let mut history = History::new(store, &resolved.experiment);
     let (mut plans, mut missing) = (Vec::with_capacity(selected.names.len()), Vec::new());
-    survey(resolved, &selected.names, &sources, store, &mut |board, stage, looks, pending| {
-        let inputs = looks.iter().find(|look| !look.is_hit()).map(|look| &look.inputs);
+    look_up_stages(resolved, &selected.names, &sources, store, &mut |board, stage, instances, pending| {
+        let inputs = instances.iter().find(|instance| !instance.is_hit()).map(|instance| &instance.inputs);
         if let Some(inputs) = pending.as_ref().map(|pending| &pending.known).or(inputs) {
             missing.push(Missing { name: board.stages[stage].name.clone(), inputs: inputs.clone() });
         }
-        plans.push(explained(board, stage, looks, pending, store, &mut history)?);
+        plans.push(explain_stage(board, stage, instances, pending, store, &mut history)?);
         Ok(())
     })?;
     if let Some(plan) = plans.iter().find(|p| p.state != PlanState::Hit && selected.only_read.contains(&p.name)) {
@@ -106,39 +108,39 @@ pub fn plan(resolved: &Resolved, selection: &Selection, store: &Store, lock: &Lo
     Ok(Planned { stages: plans, missing })
 }
 
-/// What [`plan`] finds.
+/// The result of [`plan`].
 pub struct Planned {
     pub stages: Vec<StagePlan>,
     /// The stages that have no result yet.
     pub missing: Vec<Missing>,
 }
 
-/// What the store has of what a run needs.
+/// The part of a run's results that the store already has.
 #[derive(Default)]
 pub struct Found {
-    /// What finished actions made, by key; all of it is whole.
+    /// The outputs of finished actions, by key. All of them are complete.
     pub hits: HashMap<Digest, Outputs>,
-    /// The stages of which something is missing.
+    /// The stages that have no complete result.
     pub missing: Vec<Missing>,
 }
 
 /// A stage that has no result yet.
 pub struct Missing {
     pub name: String,
-    /// What goes into it (of a `for_each` stage: into its first instance without a result), by port,
-    /// as far as it is there.
+    /// What goes into it (of a `for_each` stage: into its first instance without a result), by
+    /// port, as far as it is there.
     pub inputs: BTreeMap<String, Vec<Input>>,
 }
 
-/// What is there already of the stages `names`.
+/// Finds the cached results of the stages `names`.
 pub fn find(resolved: &Resolved, names: &[String], sources: &Sources, store: &Store) -> Result<Found, RunError> {
     let mut found = Found::default();
-    survey(resolved, names, sources, store, &mut |board, stage, looks, pending| {
+    look_up_stages(resolved, names, sources, store, &mut |board, stage, instances, pending| {
         let mut missing = pending.map(|pending| pending.known);
-        for look in looks {
-            match look.state {
-                Lookup::Hit(outputs) => drop(found.hits.insert(look.key, outputs)),
-                _ => drop(missing.get_or_insert(look.inputs)),
+        for instance in instances {
+            match instance.state {
+                Lookup::Hit(outputs) => drop(found.hits.insert(instance.key, outputs)),
+                _ => drop(missing.get_or_insert(instance.inputs)),
             }
         }
         if let Some(inputs) = missing {
@@ -150,8 +152,8 @@ pub fn find(resolved: &Resolved, names: &[String], sources: &Sources, store: &St
     Ok(found)
 }
 
-/// An instance whose inputs are known, with what the store says of its key.
-struct Look {
+/// An instance whose inputs are known, with the result of looking up its key.
+struct Instance {
     index: usize,
     inputs: BTreeMap<String, Vec<Input>>,
     record: KeyRecord,
@@ -159,17 +161,17 @@ struct Look {
     state: Lookup,
 }
 
-impl Look {
+impl Instance {
     fn is_hit(&self) -> bool {
         matches!(self.state, Lookup::Hit(_))
     }
 }
 
-type Visit<'v> = dyn FnMut(&Board, usize, Vec<Look>, Option<Pending>) -> Result<(), RunError> + 'v;
+type Visit<'v> = dyn FnMut(&Board, usize, Vec<Instance>, Option<Pending>) -> Result<(), RunError> + 'v;
 
-/// Looks all stages up in their order. `visit` gets each one: its instances whose inputs are
-/// known, and what the others (or more of them) wait for.
-fn survey(
+/// Looks up all stages in dependency order. `visit` is called for each stage with the instances
+/// whose inputs are known, and with what the remaining instances wait for.
+fn look_up_stages(
     resolved: &Resolved,
     names: &[String],
     sources: &Sources,
@@ -191,9 +193,9 @@ fn survey(
         };
         let spec = board.stages[stage].spec;
         if let Some(list) = spec.for_each.as_ref().filter(|list| !board.is_closed(list)) {
-            wait(items_to_come(&board, stage, list, store));
+            wait(pending_items(&board, stage, list, store));
         }
-        let mut looks = Vec::new();
+        let mut instances = Vec::new();
         for index in board.stages[stage].tasks.clone() {
             let unknown = |stages: BTreeSet<String>| {
                 let ports = spec.inputs.keys().cloned().collect();
@@ -209,7 +211,7 @@ fn survey(
                     wait(unknown(BTreeSet::from([name])));
                     continue;
                 }
-                // Its maker will find out, and run again.
+                // The maker of the input will find the damage and run again.
                 Err(damaged) => {
                     wait(unknown(damaged.maker.into_iter().map(|m| m.stage).collect()));
                     continue;
@@ -221,19 +223,19 @@ fn survey(
             if let Lookup::Hit(outputs) = &state {
                 board.finish(index, outputs.clone());
             }
-            looks.push(Look { index, inputs, record, key, state });
+            instances.push(Instance { index, inputs, record, key, state });
         }
         board.close(stage);
-        visit(&board, stage, looks, pending)?;
+        visit(&board, stage, instances, pending)?;
     }
     Ok(())
 }
 
-/// What the items of `for_each` stage `stage` wait for that are not in `list` yet. The inputs they
-/// all share may be known.
-fn items_to_come(board: &Board, stage: usize, list: &PortRef, store: &Store) -> Pending {
+/// What the items of `for_each` stage `stage` that are not in `list` yet wait for. The inputs that
+/// all items share may be known.
+fn pending_items(board: &Board, stage: usize, list: &PortRef, store: &Store) -> Pending {
     let inputs = &board.stages[stage].spec.inputs;
-    let of_item = |bound: &Vec<Binding>| bound.contains(&Binding::Item);
+    let is_item = |bound: &Vec<Binding>| bound.contains(&Binding::Item);
     let mut pending = match board.shared_inputs(stage, store) {
         Ok(Inputs::Ready(known)) => {
             Pending { stages: BTreeSet::new(), remote: BTreeSet::new(), ports: BTreeSet::new(), known }
@@ -247,49 +249,49 @@ fn items_to_come(board: &Board, stage: usize, list: &PortRef, store: &Store) -> 
         },
     };
     pending.stages.insert(list.stage.clone());
-    pending.ports.extend(inputs.iter().filter(|(_, bound)| of_item(bound)).map(|(port, _)| port.clone()));
-    pending.known.retain(|port, _| !inputs.get(port).is_some_and(of_item));
+    pending.ports.extend(inputs.iter().filter(|(_, bound)| is_item(bound)).map(|(port, _)| port.clone()));
+    pending.known.retain(|port, _| !inputs.get(port).is_some_and(is_item));
     pending
 }
 
-/// The plan of one stage, with its reasons.
-fn explained(
+/// Plans one stage and gives the reasons.
+fn explain_stage(
     board: &Board,
     stage: usize,
-    looks: Vec<Look>,
+    instances: Vec<Instance>,
     pending: Option<Pending>,
     store: &Store,
     history: &mut History,
 ) -> Result<StagePlan, RunError> {
     let spec = board.stages[stage].spec;
     let (name, uses) = (board.stages[stage].name.clone(), spec.uses.clone());
-    let mut items = Vec::with_capacity(looks.len());
-    for look in looks {
-        let place = board.place(look.index);
+    let mut items = Vec::with_capacity(instances.len());
+    for instance in instances {
+        let place = board.place(instance.index);
         let command = spec.description.contract.command.is_some();
-        let (state, reason, changes) = match &look.state {
-            Lookup::Hit(_) => (PlanState::Hit, "the result is there".to_owned(), Vec::new()),
-            _ if store.is_locked(look.key) => {
-                let text = "another process works on the same; its result will be shared".to_owned();
+        let (state, reason, changes) = match &instance.state {
+            Lookup::Hit(_) => (PlanState::Hit, "the result is cached".to_owned(), Vec::new()),
+            _ if store.is_locked(instance.key) => {
+                let text = "another process is making this result, which will be shared".to_owned();
                 (PlanState::Shared, text, Vec::new())
             }
             Lookup::Incomplete { artifact } => {
-                let text = format!("its result {} is no longer whole in the store", artifact.short());
+                let text = format!("its result {} is no longer complete in the store", artifact.short());
                 (PlanState::Run, text, Vec::new())
             }
             Lookup::Damaged { why } => {
-                (PlanState::Run, format!("the note of its result is damaged: {why}"), Vec::new())
+                (PlanState::Run, format!("the cache entry of its result is damaged: {why}"), Vec::new())
             }
-            Lookup::Absent => match unfinished(store, look.key).filter(|_| !command) {
+            Lookup::Absent => match describe_unfinished(store, instance.key).filter(|_| !command) {
                 Some(reason) => (PlanState::Continue, reason, Vec::new()),
                 None => {
-                    let (reason, changes) = history.why_new(&place, look.key, &look.record, &look.inputs);
+                    let (reason, changes) = history.why_new(&place, instance.key, &instance.record, &instance.inputs);
                     (PlanState::Run, reason, changes)
                 }
             },
         };
         let label = place.item.unwrap_or_default();
-        items.push(ItemPlan { label, state, reason, key: look.key, changes });
+        items.push(ItemPlan { label, state, reason, key: instance.key, changes });
     }
     let waits_for: Vec<String> = pending.iter().flat_map(|p| p.stages.iter().cloned()).collect();
     let waiting = match &pending {
@@ -302,9 +304,9 @@ fn explained(
             let place = Place { stage: name.clone(), item: None };
             let record = board.stage_key(stage, &pending.known)?;
             let those = waits_for.iter().map(|s| format!("`{s}`")).collect::<Vec<_>>().join(", ");
-            Some(match history.changes_but(&place, &record, &pending.ports, &pending.known) {
+            Some(match history.changes_except(&place, &record, &pending.ports, &pending.known) {
                 Some(changes) if changes.is_empty() => {
-                    let text = format!("its inputs are made by {those} first; if they come out as before, it is a hit");
+                    let text = format!("its inputs are made by {those} first; if they do not change, it is a hit");
                     (PlanState::CutOffPossible, text, changes)
                 }
                 known => {
@@ -323,12 +325,12 @@ fn explained(
         (Some(waiting), _) => waiting,
         (None, None) => match items.first() {
             Some(item) => (item.state, item.reason.clone(), item.changes.clone()),
-            None => (PlanState::Waits, "nothing is known of its inputs".to_owned(), Vec::new()),
+            None => (PlanState::Waits, "its inputs are not known yet".to_owned(), Vec::new()),
         },
         (None, Some(_)) => {
             let missing: Vec<&ItemPlan> = items.iter().filter(|i| i.state != PlanState::Hit).collect();
             match missing.first() {
-                None => (PlanState::Hit, format!("the results of all {} items are there", items.len()), Vec::new()),
+                None => (PlanState::Hit, format!("the results of all {} items are cached", items.len()), Vec::new()),
                 Some(first) => {
                     let state = missing.iter().map(|i| i.state).max().unwrap_or(PlanState::Run);
                     let (count, all) = (missing.len(), items.len());
@@ -342,10 +344,10 @@ fn explained(
     Ok(StagePlan { name, uses, state, reason, key, changes, waits_for, items })
 }
 
-/// What unfinished work there is for `key`; `None` if there is nothing to continue.
-fn unfinished(store: &Store, key: Digest) -> Option<String> {
+/// Describes the unfinished work for `key`. Returns `None` if there is nothing to continue.
+fn describe_unfinished(store: &Store, key: Digest) -> Option<String> {
     let work = Work::at(store.work(key));
-    if !work.begun() {
+    if !work.has_attempts() {
         return None;
     }
     let mut items = Items::default();
@@ -353,6 +355,6 @@ fn unfinished(store: &Store, key: Digest) -> Option<String> {
     let last = items.iter().filter_map(|(_, list)| list.last()).map(|(label, _)| label.clone()).next();
     Some(match last {
         Some(label) => format!("an earlier attempt stopped after {label}; it continues there"),
-        None => "an earlier attempt did not end; it continues from its last saved state".into(),
+        None => "an earlier attempt did not finish; it continues from its last saved state".into(),
     })
 }

@@ -1,4 +1,4 @@
-//! What runs, and the trials of sweeps, were made of and what came out: the rows of `runs compare`.
+//! The rows of `runs compare`: the params and metrics of runs and of the trials of sweeps.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
@@ -17,24 +17,25 @@ use crate::run::record::state::{self, RunState, Status};
 use crate::spec::{Resolved, Trial};
 use crate::store::{Handover, Output, Store};
 
-/// A longer line is no record of numbers.
+/// Longer lines are ignored, since they hold no metrics.
 const MAX_LINE: usize = 1 << 20;
 
 /// One run without a sweep, or one trial.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Row {
     pub run: RunId,
-    /// The experiment's name, with the trial's.
+    /// The name of the experiment, followed by that of the trial.
     pub name: String,
-    /// The worst of its stages.
+    /// The worst status of its stages.
     pub status: Status,
-    /// Every param of the pipeline and of the stages, by path.
+    /// All params of the pipeline and of the stages, by path.
     pub values: BTreeMap<String, Value>,
-    /// The last number of each kind, as `STAGE.NAME`; of a `for_each` stage, of its last item.
+    /// The last value of each metric, as `STAGE.NAME`. A `for_each` stage is represented by its
+    /// last item.
     pub metrics: BTreeMap<String, f64>,
 }
 
-/// The rows of the runs `ids`, in their order and that of the trials.
+/// The rows of the runs `ids`, in this order; the trials of a run in the order of the sweep.
 pub fn rows(store: &Store, ids: &[RunId]) -> Result<Vec<Row>, RunError> {
     let mut numbers = Numbers { store, known: HashMap::new() };
     let mut rows = Vec::new();
@@ -62,7 +63,7 @@ fn row(numbers: &mut Numbers<'_>, id: &RunId, resolved: &Resolved, run: &RunStat
     for (path, value) in trial.iter().flat_map(|trial| &trial.values) {
         flatten(path, value, &mut row.values);
     }
-    // The pipeline's stages under its names, each as this trial has it.
+    // The pipeline's stage names, mapped to the stages of this trial.
     let own: BTreeMap<&str, &str> =
         trial.iter().flat_map(|trial| &trial.stages).map(|(base, name)| (name.as_str(), base.as_str())).collect();
     for (name, stage) in resolved.stages.iter() {
@@ -93,7 +94,7 @@ fn row(numbers: &mut Numbers<'_>, id: &RunId, resolved: &Resolved, run: &RunStat
     row
 }
 
-/// Adds the parts of `value` under their paths.
+/// Adds the leaves of `value` to `into`, by path.
 fn flatten(path: &str, value: &Value, into: &mut BTreeMap<String, Value>) {
     match value {
         Value::Object(map) if !map.is_empty() => {
@@ -105,14 +106,14 @@ fn flatten(path: &str, value: &Value, into: &mut BTreeMap<String, Value>) {
     }
 }
 
-/// The numbers in metrics artifacts, each read once.
+/// Reads the metrics in artifacts, each artifact once.
 struct Numbers<'s> {
     store: &'s Store,
     known: HashMap<Digest, BTreeMap<String, f64>>,
 }
 
 impl Numbers<'_> {
-    /// The last number of each name in `artifact`; none if it cannot be read any more.
+    /// The last value of each metric in `artifact`. Empty if it can no longer be read.
     fn last(&mut self, artifact: Digest) -> BTreeMap<String, f64> {
         if let Some(known) = self.known.get(&artifact) {
             return known.clone();
@@ -126,7 +127,7 @@ impl Numbers<'_> {
     }
 }
 
-/// The numbers of `metrics.json`, and the last ones of `metrics.jsonl`, in `folder`.
+/// The values in `metrics.json`, and the last values in `metrics.jsonl`, in `folder`.
 fn read_numbers(folder: &Path) -> BTreeMap<String, f64> {
     let mut numbers = BTreeMap::new();
     let mut add = |text: &str| {
@@ -149,8 +150,8 @@ fn read_numbers(folder: &Path) -> BTreeMap<String, f64> {
     numbers
 }
 
-/// The paths of values in which `rows` differ. What differs only as another path does (a stage's
-/// param that is a pipeline's param) is named once, by the first.
+/// The paths of the values in which `rows` differ. If several paths differ in the same way (a
+/// stage's param that is set from a pipeline's param), only the first is listed.
 pub fn differing(rows: &[Row]) -> Vec<String> {
     let paths: BTreeSet<&String> = rows.iter().flat_map(|row| row.values.keys()).collect();
     let mut seen: Vec<Vec<Option<&Value>>> = Vec::new();
@@ -166,7 +167,7 @@ pub fn differing(rows: &[Row]) -> Vec<String> {
     differing
 }
 
-/// The names of numbers in which `rows` differ.
+/// The names of the metrics in which `rows` differ.
 pub fn differing_metrics(rows: &[Row]) -> Vec<String> {
     let names: BTreeSet<&String> = rows.iter().flat_map(|row| row.metrics.keys()).collect();
     let differs = |name: &&&String| {

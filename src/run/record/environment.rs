@@ -1,8 +1,9 @@
-//! [`Environment`]: where and with what code an engine ran stages, for a run's record alone: no
-//! output and no key may hold any of it.
+//! [`Environment`]: the machine and the code with which an engine ran stages. It goes only into the
+//! run's record: no output and no key may depend on it.
 //!
-//! `environment.jsonl` in the run's folder is a journal with one line for each engine that
-//! started a stage. It is written beside the stages, so that a run of cached ones costs nothing.
+//! `environment.jsonl` in the run's folder is a journal with one line for each engine that started
+//! a stage. It is written in the background while stages run, so a fully cached run does not pay
+//! for it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,12 +18,12 @@ use serde::{Deserialize, Serialize};
 use crate::exec::Worker;
 
 pub(super) const FILE: &str = "environment.jsonl";
-/// How long git may take to say what changed.
-const GIT_WITHIN: Duration = Duration::from_secs(20);
-/// More names of changed files are not kept.
-const MOST_CHANGED: usize = 100;
+/// How long `git status` may take.
+const GIT_TIMEOUT: Duration = Duration::from_secs(20);
+/// How many names of changed files are recorded at most.
+const MAX_CHANGED: usize = 100;
 
-/// Where and with what an engine ran stages.
+/// The machine and the code with which an engine ran stages.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Environment {
     /// When its first stage started, in milliseconds since 1970.
@@ -31,9 +32,9 @@ pub struct Environment {
     /// Version of the engine.
     pub engine: String,
     pub host: Host,
-    /// `None`: the project lies in no git repository, or git is not there.
+    /// `None` if the project is not in a git repository, or git is not installed.
     pub git: Option<Git>,
-    /// `None`: no worker was found (only command stages need none).
+    /// `None` if no worker was found. Command stages need none.
     pub worker: Option<WorkerBuild>,
 }
 
@@ -55,9 +56,9 @@ pub struct Host {
 pub struct Git {
     pub commit: String,
     pub branch: Option<String>,
-    /// Whether a file that git knows differs from the commit.
+    /// Whether a tracked file differs from the commit.
     pub dirty: bool,
-    /// The first of those files.
+    /// The first of the changed files.
     pub changed: Vec<String>,
 }
 
@@ -65,25 +66,25 @@ pub struct Git {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct WorkerBuild {
     pub build: String,
-    /// Of the program's file: which code exactly.
+    /// Digest of the program's file.
     pub digest: Option<Digest>,
-    /// By backend, the library behind it and its version.
+    /// The library of each backend, with its version.
     pub backends: std::collections::BTreeMap<String, String>,
 }
 
 impl Environment {
-    /// Looks around, for a project whose root is `root` and a worker at `worker`.
-    fn look(at: u64, root: &Path, worker: &Path) -> Self {
+    /// Collects the environment of a project whose root is `root`, with the worker at `worker`.
+    fn collect(at: u64, root: &Path, worker: &Path) -> Self {
         let worker = Worker::find(worker).ok().map(|found| WorkerBuild {
             build: found.build().to_owned(),
             digest: Digest::of_file(found.path()).ok().map(|(digest, _)| digest),
             backends: found.backends().clone(),
         });
         let (pid, engine) = (std::process::id(), env!("CARGO_PKG_VERSION").to_owned());
-        Self { at, pid, engine, host: Host::here(), git: Git::of(root), worker }
+        Self { at, pid, engine, host: Host::current(), git: Git::read(root), worker }
     }
 
-    /// What the engines of the run in `folder` noted, the first one first.
+    /// The environments that the engines of the run in `folder` recorded, oldest first.
     pub fn read(folder: &Path) -> std::io::Result<Vec<Self>> {
         read(folder).map(|contents| contents.records)
     }
@@ -94,35 +95,35 @@ pub(super) fn read(folder: &Path) -> std::io::Result<journal::Contents<Environme
     journal::read_prefix(&folder.join(FILE))
 }
 
-/// Notes the environment in a thread of its own, which ends before this value does.
-pub struct Noting(Option<JoinHandle<()>>);
+/// Records the environment in a background thread, which is joined on drop.
+pub struct EnvironmentRecorder(Option<JoinHandle<()>>);
 
-impl Noting {
-    /// Begins to look around for the run in `folder`.
+impl EnvironmentRecorder {
+    /// Starts to record the environment of the run in `folder`.
     pub fn start(folder: &Path, root: &Path, worker: PathBuf) -> Self {
         let (at, folder, root) = (now_ms(), folder.to_owned(), root.to_owned());
-        let noting = std::thread::Builder::new().name("environment".into()).spawn(move || {
-            let environment = Environment::look(at, &root, &worker);
-            // Provenance is worth no failed run.
+        let thread = std::thread::Builder::new().name("environment".into()).spawn(move || {
+            let environment = Environment::collect(at, &root, &worker);
+            // A run must not fail because of its provenance.
             let written = journal::Writer::open(&folder.join(FILE), true).and_then(|mut w| w.append(&environment));
             if let Err(error) = written {
-                tracing::warn!("cannot note the environment of the run: {error}");
+                tracing::warn!("cannot record the environment of the run: {error}");
             }
         });
-        Self(noting.ok())
+        Self(thread.ok())
     }
 }
 
-impl Drop for Noting {
+impl Drop for EnvironmentRecorder {
     fn drop(&mut self) {
-        if let Some(noting) = self.0.take() {
-            let _ = noting.join();
+        if let Some(thread) = self.0.take() {
+            let _ = thread.join();
         }
     }
 }
 
 impl Host {
-    pub(crate) fn here() -> Self {
+    pub(crate) fn current() -> Self {
         let line = |path: &str| fs::read_to_string(path).ok().map(|t| t.trim().to_owned()).filter(|t| !t.is_empty());
         let cpu = fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
             let model = text.lines().find(|l| l.starts_with("model name"))?;
@@ -140,10 +141,10 @@ impl Host {
 }
 
 impl Git {
-    pub(crate) fn of(root: &Path) -> Option<Self> {
+    pub(crate) fn read(root: &Path) -> Option<Self> {
         let mut git = Command::new("git");
-        // A repository's own settings may name programs for git to start; these two are all that
-        // `status` would start, and it writes nothing.
+        // A repository's own settings may make git start programs. `status` would start only these
+        // two, so they are turned off.
         git.args(["-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "status", "--porcelain=v2"]);
         git.args(["--branch", "--untracked-files=no"]).current_dir(root);
         git.env("GIT_OPTIONAL_LOCKS", "0").env("LC_ALL", "C");
@@ -165,7 +166,7 @@ impl Git {
         let ended = loop {
             match child.try_wait() {
                 Ok(Some(status)) => break status.success(),
-                Ok(None) if since.elapsed() < GIT_WITHIN => std::thread::sleep(Duration::from_millis(5)),
+                Ok(None) if since.elapsed() < GIT_TIMEOUT => std::thread::sleep(Duration::from_millis(5)),
                 _ => {
                     let _ = child.kill();
                     let _ = child.wait();
@@ -177,7 +178,7 @@ impl Git {
         if ended { Self::parse(&String::from_utf8_lossy(&text)) } else { None }
     }
 
-    /// Reads `git status --porcelain=v2 --branch`.
+    /// Parses the output of `git status --porcelain=v2 --branch`.
     fn parse(text: &str) -> Option<Self> {
         let mut git = Self::default();
         for line in text.lines() {
@@ -190,7 +191,8 @@ impl Git {
                 }
                 continue;
             }
-            // 1 XY sub mH mI mW hH hI path; 2 … score path<TAB>old; u XY sub m1 m2 m3 mW h1 h2 h3 path
+            // 1 XY sub mH mI mW hH hI path; 2 … score path<TAB>old; u XY sub m1 m2 m3 mW h1 h2 h3
+            // path
             let fields = match line.split(' ').next() {
                 Some("1") => 9,
                 Some("2") => 10,
@@ -199,7 +201,7 @@ impl Git {
             };
             git.dirty = true;
             let path = line.splitn(fields, ' ').last().and_then(|p| p.split('\t').next());
-            if let Some(path) = path.filter(|_| git.changed.len() < MOST_CHANGED) {
+            if let Some(path) = path.filter(|_| git.changed.len() < MAX_CHANGED) {
                 git.changed.push(path.to_owned());
             }
         }
@@ -212,7 +214,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_status_of_git_is_read_as_it_prints_it() {
+    fn the_output_of_git_status_is_parsed() {
         let text = "# branch.oid 1c0ffee\n# branch.head main\n# branch.ab +0 -0\n\
                     1 .M N... 100644 100644 100644 aaa bbb a file with spaces\n\
                     2 R. N... 100644 100644 100644 aaa bbb R100 new name\told name\n";
@@ -225,10 +227,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_noted_is_read_again_and_a_missing_worker_is_none() {
+    fn a_recorded_environment_is_read_back_and_a_missing_worker_is_none() {
         let dir = tempfile::tempdir().unwrap();
-        drop(Noting::start(dir.path(), dir.path(), "/nowhere/olmo-worker".into()));
-        drop(Noting::start(dir.path(), dir.path(), "/nowhere/olmo-worker".into()));
+        drop(EnvironmentRecorder::start(dir.path(), dir.path(), "/nowhere/olmo-worker".into()));
+        drop(EnvironmentRecorder::start(dir.path(), dir.path(), "/nowhere/olmo-worker".into()));
         let all = Environment::read(dir.path()).unwrap();
         assert_eq!(all.len(), 2);
         assert_eq!((&all[0].worker, all[0].pid, &all[0].git), (&None, std::process::id(), &None));

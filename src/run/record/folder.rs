@@ -1,16 +1,16 @@
-//! [`RunRecord`]: the folder `runs-v1/ID/` that tells what a run was and what happened in it.
+//! [`RunRecord`]: the folder `runs-v1/ID/` that records what a run was and what happened in it.
 //!
 //! ```text
 //! resolved.json   sealed: format, the resolved experiment, the targets, the digests of its sources
 //! events.jsonl    journal of Record; the run's state is a fold over it
 //! environment.jsonl   journal of Environment: host, commit and worker of each engine that ran a stage
 //! lock            held by flock while an engine works on the run
-//! logs/           STAGE[.ITEM].N.log: what attempt N printed
+//! logs/           STAGE[.ITEM].N.log: the output of attempt N
 //! ```
 //!
-//! A record is written by one engine at a time and may be read at any moment. It appears complete
-//! under its name. Every file that decides anything is checksummed: a damaged record is reported
-//! and never continued.
+//! One engine at a time writes a record; others may read it at any moment. A record appears under
+//! its name only when it is complete. Every file that affects decisions is checksummed: a damaged
+//! record is reported and never continued.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -25,24 +25,24 @@ use crate::exec::Worker;
 use crate::run::api::{RunId, Selection};
 use crate::run::error::RunError;
 use crate::run::event::{Place, Record, RunEvent};
-use crate::run::record::environment::{self, Noting};
+use crate::run::record::environment::{self, EnvironmentRecorder};
 use crate::run::record::variables;
 use crate::run::sources::Sources;
 use crate::spec::Resolved;
 use crate::store::{RunBeginning, Store, seal};
 
-/// Raised when a reader of stored records would misread a new one. Format 1 had the older
-/// form of the resolved experiment, format 2 held the values of environment variables in paths,
-/// format 3 had no seal.
+/// The format of a record. Increased when an older build would misread a new record. Format 1 had
+/// an older form of the resolved experiment, format 2 held the values of environment variables in
+/// paths, and format 3 had no seal.
 const FORMAT: u32 = 4;
 /// The first format with a seal.
 const SEALED_SINCE: u32 = 4;
-/// What the seal says that the file is.
+/// The kind of file, as written in its seal.
 const KIND: &str = "run";
-/// Longest `resolved.json` that is read, in bytes: about a million stages.
+/// Largest `resolved.json` that is read, in bytes: about a million stages.
 const MAX_RESOLVED: u64 = 4 << 30;
 const RESOLVED: &str = "resolved.json";
-/// What it was in format 1.
+/// The name of [`RESOLVED`] in format 1.
 const RESOLVED_1: &str = "resolved.yaml";
 pub(super) const EVENTS: &str = "events.jsonl";
 const LOCK: &str = "lock";
@@ -53,18 +53,18 @@ const LOCK: &str = "lock";
 pub struct Recorded {
     format: u32,
     pub resolved: Resolved,
-    /// The stages asked for by name; none means all.
+    /// The stages requested by name. Empty means all.
     targets: Vec<String>,
-    /// The rest of what was asked for, if something was.
+    /// The whole selection, if it has more than targets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     selection: Option<Selection>,
     pub sources: Sources,
 }
 
 impl Recorded {
-    /// Which stages the run is about.
+    /// The stages that the run selected.
     pub fn selection(&self) -> Selection {
-        self.selection.clone().unwrap_or_else(|| Selection::of(&self.targets))
+        self.selection.clone().unwrap_or_else(|| Selection::only(&self.targets))
     }
 }
 
@@ -73,21 +73,21 @@ pub struct RunRecord {
     pub id: RunId,
     folder: PathBuf,
     events: journal::Writer<Record>,
-    /// The same file, to sync it.
+    /// The file of `events`, to sync it.
     events_file: File,
-    /// Whether an event was appended that is to last, and is not on the disk yet.
+    /// Whether an event that must survive a power failure was appended but not synced yet.
     unsynced: bool,
     /// The project's root.
     root: PathBuf,
-    /// Begun with the first stage that starts.
-    environment: Option<Noting>,
-    /// Until the run can be seen to go on.
+    /// Started with the first stage that starts.
+    environment: Option<EnvironmentRecorder>,
+    /// Protects the run's objects in the store until its record shows that it is running.
     beginning: Option<RunBeginning>,
     _lock: LockedFile,
 }
 
 impl RunRecord {
-    /// Makes the record of a new run.
+    /// Creates the record of a new run.
     pub fn create(
         store: &Store,
         resolved: &Resolved,
@@ -104,11 +104,11 @@ impl RunRecord {
             format: FORMAT,
             resolved: resolved.clone(),
             targets: selection.targets.clone(),
-            selection: (*selection != Selection::of(&selection.targets)).then(|| selection.clone()),
+            selection: (*selection != Selection::only(&selection.targets)).then(|| selection.clone()),
             sources: sources.clone(),
         };
         let unwritten = |e: serde_json::Error| RunError::RunDamaged {
-            id: "that begins".into(),
+            id: "(new)".into(),
             why: format!("it cannot be written: {e}"),
         };
         let mut text = serde_json::to_string(&recorded).map_err(unwritten)?;
@@ -124,7 +124,7 @@ impl RunRecord {
             let folder = store.runs_dir().join(id.as_str());
             match fs::rename(&unfinished, &folder) {
                 Ok(()) => break folder,
-                // Another process within the same instant.
+                // Another process took the same ID in the same instant.
                 Err(_) if folder.symlink_metadata().is_ok() => {
                     std::thread::sleep(Duration::from_micros(50));
                     id = RunId::new(SystemTime::now());
@@ -135,7 +135,7 @@ impl RunRecord {
         Self::with_lock(id, folder, resolved.root.clone(), lock, beginning)
     }
 
-    /// Takes up the record of run `id` again; also what its `resolved.json` holds.
+    /// Reopens the record of run `id`. Also returns the content of its `resolved.json`.
     pub fn reopen(store: &Store, id: &RunId) -> Result<(Self, Recorded), RunError> {
         let folder = store.runs_dir().join(id.as_str());
         let beginning = store.begin_run()?;
@@ -169,12 +169,12 @@ impl RunRecord {
         })
     }
 
-    /// Appends an event. One that says what was done is on the disk after the next
-    /// [`RunRecord::sync`]; one that only shows something, or that the next run finds again, may
-    /// be lost by a power cut.
+    /// Appends an event. An event that records finished work is on disk after the next
+    /// [`RunRecord::sync`]. An event that only informs, or that the next run would find again, may
+    /// be lost in a power failure.
     pub fn append(&mut self, event: &RunEvent) -> Result<(), RunError> {
         if matches!(event, RunEvent::Started { .. }) && self.environment.is_none() {
-            self.environment = Some(Noting::start(&self.folder, &self.root, Worker::place()));
+            self.environment = Some(EnvironmentRecorder::start(&self.folder, &self.root, Worker::default_path()));
         }
         let record = Record { at: now_ms(), event: event.clone() };
         let lasting = !matches!(
@@ -197,7 +197,7 @@ impl RunRecord {
         Ok(appended.context_during("write", self.folder.join(EVENTS))?)
     }
 
-    /// Puts what was appended on the disk; many events at the price of one.
+    /// Writes all appended events to disk with one sync.
     pub fn sync(&mut self) -> Result<(), RunError> {
         self.events.flush().context_during("write", self.folder.join(EVENTS))?;
         if !std::mem::take(&mut self.unsynced) {
@@ -212,13 +212,14 @@ impl RunRecord {
     }
 }
 
-/// Where the log of attempt `attempt` at `place` lies in the record in `folder`.
+/// Path of the log of attempt `attempt` at `place`, in the record in `folder`.
 pub fn log_path(folder: &Path, place: &Place, attempt: u32) -> PathBuf {
     let item = place.item.as_ref().map(|item| format!(".{item}")).unwrap_or_default();
     folder.join("logs").join(format!("{}{item}.{attempt}.log", place.stage))
 }
 
-/// Locks the record in `folder`. Who lists runs holds the lock for a moment too, hence some patience.
+/// Locks the record in `folder`. Retries for half a second, since a process that lists runs also
+/// holds the lock for a moment.
 pub(super) fn take_lock(folder: &Path, id: &RunId) -> Result<LockedFile, RunError> {
     let path = folder.join(LOCK);
     let file = files::open_or_create_regular(&path).context_during("open", &path)?;
@@ -230,12 +231,12 @@ pub(super) fn take_lock(folder: &Path, id: &RunId) -> Result<LockedFile, RunErro
     Ok(lock)
 }
 
-/// The process that works on the run in `folder`, or did so last.
+/// The PID of the engine that works on the run in `folder`, or last did.
 pub fn engine(folder: &Path) -> Option<u32> {
     lock::holder(&folder.join(LOCK))
 }
 
-/// Whether an engine works on the run in `folder` at this moment.
+/// Whether an engine currently works on the run in `folder`.
 pub fn is_active(folder: &Path) -> bool {
     lock::is_locked(&folder.join(LOCK))
 }
@@ -245,8 +246,8 @@ pub fn read_recorded(folder: &Path, id: &RunId) -> Result<Recorded, RunError> {
     read_recorded_with(folder, id, true)
 }
 
-/// As [`read_recorded`], with the names of environment variables in paths, not their values: for
-/// whoever needs no path, and may not have the variables.
+/// Like [`read_recorded`], but keeps the names of environment variables in paths. For callers that
+/// need no paths and may not have the variables set.
 pub fn read_recorded_as_written(folder: &Path, id: &RunId) -> Result<Recorded, RunError> {
     read_recorded_with(folder, id, false)
 }
@@ -257,7 +258,7 @@ fn read_recorded_with(folder: &Path, id: &RunId, fill_in: bool) -> Result<Record
     let path = if new.exists() { new } else { folder.join(RESOLVED_1) };
     let text =
         files::read_regular_text(&path, MAX_RESOLVED).map_err(|e| damaged(format!("{}: {e}", path.display())))?;
-    // Formats before the seal begin with their number.
+    // Files from before the seal start with their format number.
     let is_sealed = !path.ends_with(RESOLVED_1) && !text.starts_with("{\"format\":");
     let text = match is_sealed {
         true => {
@@ -269,7 +270,7 @@ fn read_recorded_with(folder: &Path, id: &RunId, fill_in: bool) -> Result<Record
     struct Head {
         format: u32,
     }
-    // Every JSON text is YAML as well, but a parser of JSON is many times as fast.
+    // All JSON is also YAML, but the JSON parser is many times faster.
     let yaml = path.ends_with(RESOLVED_1);
     let head: Result<Head, String> = match yaml {
         true => serde_yaml::from_str(text).map_err(|e| e.to_string()),
@@ -277,10 +278,10 @@ fn read_recorded_with(folder: &Path, id: &RunId, fill_in: bool) -> Result<Record
     };
     let head = head.map_err(|e| damaged(format!("{}: {e}", path.display())))?;
     if head.format == 0 || head.format > FORMAT {
-        return Err(damaged(format!("it has format {}, this build reads 1 to {FORMAT}", head.format)));
+        return Err(damaged(format!("it has format {}, but this build reads 1 to {FORMAT}", head.format)));
     }
     if !is_sealed && head.format >= SEALED_SINCE {
-        return Err(damaged(format!("{}: its seal is gone", path.display())));
+        return Err(damaged(format!("{}: its seal is missing", path.display())));
     }
     let recorded: Result<Recorded, String> = match yaml {
         true => serde_yaml::from_str(text).map_err(|e| e.to_string()),
@@ -293,18 +294,18 @@ fn read_recorded_with(folder: &Path, id: &RunId, fill_in: bool) -> Result<Record
     };
     let recorded = recorded.map_err(|e| damaged(format!("{}: {e}", path.display())))?;
     Ok(match head.format {
-        1 => Recorded { sources: recorded.sources.of_format_1(&recorded.resolved), ..recorded },
+        1 => Recorded { sources: recorded.sources.upgrade_format_1(&recorded.resolved), ..recorded },
         _ => recorded,
     })
 }
 
-/// The events of the run in `folder` so far, up to the first damaged line.
+/// Reads the events of the run in `folder` so far, up to the first damaged line.
 pub fn read_events(folder: &Path) -> Result<journal::Contents<Record>, RunError> {
     let path = folder.join(EVENTS);
     Ok(journal::read_prefix(&path).context_during("read", &path)?)
 }
 
-/// An error of the journal at `path` of run `id`: damage, or that it cannot be opened.
+/// The error for the journal at `path` of run `id`: it is damaged, or it cannot be opened.
 fn unreadable(id: &RunId, path: &Path, error: std::io::Error) -> RunError {
     let is_damage = journal::damage(&error).is_some() || error.kind() == std::io::ErrorKind::InvalidInput;
     if !is_damage {
@@ -313,7 +314,7 @@ fn unreadable(id: &RunId, path: &Path, error: std::io::Error) -> RunError {
     RunError::RunDamaged { id: id.to_string(), why: format!("{}: {error}", path.display()) }
 }
 
-/// What is damaged in the record of a run.
+/// Damage in the record of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordProblem {
     pub id: RunId,
@@ -327,7 +328,7 @@ impl std::fmt::Display for RecordProblem {
     }
 }
 
-/// Moves the damaged records to `quarantine/`: of a run whose events or stages cannot be read
+/// Moves damaged files to `quarantine/`. If the events or the stages of a run cannot be read, moves
 /// the whole record.
 ///
 /// # Errors
@@ -335,7 +336,7 @@ impl std::fmt::Display for RecordProblem {
 pub fn set_damaged_records_aside(store: &Store, problems: &[RecordProblem]) -> Result<(), RunError> {
     for problem in problems {
         let folder = store.runs_dir().join(problem.id.as_str());
-        // An engine still works on it, or the whole record has been moved already.
+        // Skip a record that an engine still works on, or that was already moved as a whole.
         if is_active(&folder) || problem.path.symlink_metadata().is_err() && folder.symlink_metadata().is_err() {
             continue;
         }
@@ -356,7 +357,7 @@ pub fn verify(store: &Store) -> Result<Vec<RecordProblem>, RunError> {
     for id in all(store)? {
         let folder = store.runs_dir().join(id.as_str());
         let mut report = |path: PathBuf, why: String| problems.push(RecordProblem { id: id.clone(), path, why });
-        // Whether a variable is set says nothing about the record.
+        // Whether a variable is set does not matter for the record's integrity.
         if let Err(RunError::RunDamaged { why, .. }) = read_recorded_as_written(&folder, &id) {
             let place = format!("{}: ", folder.join(RESOLVED).display());
             report(folder.join(RESOLVED), why.strip_prefix(&place).unwrap_or(&why).to_owned());
@@ -375,7 +376,7 @@ pub fn verify(store: &Store) -> Result<Vec<RecordProblem>, RunError> {
     Ok(problems)
 }
 
-/// All runs in `store`, the oldest first.
+/// All runs in `store`, oldest first.
 pub fn all(store: &Store) -> Result<Vec<RunId>, RunError> {
     let runs = store.runs_dir();
     let entries = match fs::read_dir(&runs) {
@@ -387,7 +388,7 @@ pub fn all(store: &Store) -> Result<Vec<RunId>, RunError> {
     Ok(ids)
 }
 
-/// The one run whose name begins with `text`.
+/// The only run whose ID starts with `text`.
 pub fn find(store: &Store, text: &str) -> Result<RunId, RunError> {
     let mut found: Vec<RunId> = all(store)?.into_iter().filter(|id| id.as_str().starts_with(text)).collect();
     match found.len() {
@@ -431,7 +432,7 @@ mod tests {
         let command = recorded.sources.command("word-frequency").expect("found by its contract");
         assert_eq!(command.files.keys().collect::<Vec<_>>(), ["count.sh"]);
 
-        // As this build writes it: the same experiment, each contract once.
+        // The same experiment as this build writes it, with each contract once.
         let text = serde_json::to_string(&Recorded { format: FORMAT, ..recorded.clone() }).unwrap();
         let sealed = |text: &str| seal::seal(KIND, RESOLVED, text);
         fs::write(dir.path().join("resolved.json"), sealed(&text)).unwrap();

@@ -1,5 +1,6 @@
-//! Runs of other processes, seen through their records: watching one ([`attach`]), stopping one
-//! ([`cancel`]), its logs ([`log_files`]), removing one ([`remove`]).
+//! Works with runs of other processes through their records: watches a run ([`attach`]), stops it
+//! ([`cancel`]), finds its logs ([`log_files`]) and removes it ([`remove`]). It never writes into a
+//! record that an engine works on.
 
 use std::fs;
 use std::path::PathBuf;
@@ -15,27 +16,27 @@ use crate::run::record::folder as record;
 use crate::run::record::state::{self, RunState};
 use crate::store::Store;
 
-/// How often a record is looked at.
-const LOOK: Duration = Duration::from_millis(100);
+/// How often a record is read.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How watching a run ended.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Attached {
-    /// The run ended, so long after it began or went on.
+    /// The run ended. The duration counts from when its last engine started.
     Ended(Report, Duration),
-    /// Its engine died; `resume` goes on.
+    /// Its engine died; `resume` continues the run.
     Died,
-    /// The watcher had enough; the run goes on.
+    /// The watcher stopped watching; the run continues.
     Detached,
 }
 
-/// Shows run `id` from the beginning (of its last engine) to its end. `go_on` is asked ten times
-/// a second.
+/// Reports the events of run `id` to `watch`, from the start of its last engine to the end of the
+/// run. Calls `keep_watching` ten times a second and returns when it says no.
 pub fn attach(
     store: &Store,
     id: &RunId,
     watch: &mut dyn Watch,
-    go_on: &mut dyn FnMut() -> bool,
+    keep_watching: &mut dyn FnMut() -> bool,
 ) -> Result<Attached, RunError> {
     let folder = state::folder(store, id);
     let path = folder.join(record::EVENTS);
@@ -43,7 +44,7 @@ pub fn attach(
     let mut failures = Vec::new();
     let mut began = None;
     loop {
-        // Before the events: what the engine wrote before its end is read below.
+        // Checked before the events are read, so that no event written before the end is missed.
         let active = record::is_active(&folder);
         let mut records = tail.next_records().context_during("read", &path)?;
         if let Some(opened) = records.iter().rposition(|r| matches!(r.event, RunEvent::Opened { .. })) {
@@ -66,16 +67,21 @@ pub fn attach(
         if !active {
             return Ok(Attached::Died);
         }
-        if !go_on() {
+        if !keep_watching() {
             return Ok(Attached::Detached);
         }
-        std::thread::sleep(LOOK);
+        std::thread::sleep(POLL_INTERVAL);
     }
 }
 
-/// Asks the engine of run `id` to stop in order, or, with `kill`, at once, and waits for its end
-/// while `go_on` says so. The run as it then is.
-pub fn cancel(store: &Store, id: &RunId, kill: bool, go_on: &mut dyn FnMut() -> bool) -> Result<RunState, RunError> {
+/// Asks the engine of run `id` to stop after its stages have saved their state, or immediately with
+/// `kill`. Waits for its end while `keep_watching` returns true, then returns the state of the run.
+pub fn cancel(
+    store: &Store,
+    id: &RunId,
+    kill: bool,
+    keep_watching: &mut dyn FnMut() -> bool,
+) -> Result<RunState, RunError> {
     let folder = state::folder(store, id);
     let not_running = || -> Result<RunError, RunError> {
         Ok(RunError::NotRunning { id: id.to_string(), status: state::show(store, id)?.status.word() })
@@ -84,22 +90,22 @@ pub fn cancel(store: &Store, id: &RunId, kill: bool, go_on: &mut dyn FnMut() -> 
         return Err(not_running()?);
     }
     let Some(pid) = record::engine(&folder).and_then(|pid| i32::try_from(pid).ok()) else {
-        let why = "it does not say which process works on it".to_owned();
+        let why = "it does not name the process that works on it".to_owned();
         return Err(RunError::RunDamaged { id: id.to_string(), why });
     };
-    // Two different ones: two equal signals that come together are one.
+    // Two different signals, since two pending signals of the same kind would be delivered once.
     let signals = [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT];
     if !send(pid, &signals[..if kill { 2 } else { 1 }], || record::is_active(&folder)) {
         return Err(not_running()?);
     }
-    while record::is_active(&folder) && go_on() {
-        std::thread::sleep(LOOK);
+    while record::is_active(&folder) && keep_watching() {
+        std::thread::sleep(POLL_INTERVAL);
     }
     state::show(store, id)
 }
 
-/// Sends `signals` to process `pid` if `still` holds once the process is pinned down: else its
-/// number could be somebody else's by now.
+/// Sends `signals` to process `pid`. The process is pinned first, and `still` is checked after
+/// that, because the PID could have been reused by another process.
 fn send(pid: i32, signals: &[i32], still: impl Fn() -> bool) -> bool {
     use rustix::process::{Pid, Signal};
     let Some(pid) = Pid::from_raw(pid) else { return false };
@@ -118,7 +124,7 @@ fn send(pid: i32, signals: &[i32], still: impl Fn() -> bool) -> bool {
     })
 }
 
-/// What one attempt printed.
+/// The output of one attempt.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LogFile {
     pub place: Place,
@@ -126,7 +132,8 @@ pub struct LogFile {
     pub path: PathBuf,
 }
 
-/// The logs of run `id` in the order of their attempts' starts, also those that are being written.
+/// The logs of run `id`, in the order in which the attempts started, including those still being
+/// written.
 pub fn log_files(store: &Store, id: &RunId) -> Result<Vec<LogFile>, RunError> {
     let folder = state::folder(store, id);
     let mut found: Vec<LogFile> = Vec::new();
@@ -145,11 +152,12 @@ pub fn log_files(store: &Store, id: &RunId) -> Result<Vec<LogFile>, RunError> {
     Ok(found)
 }
 
-/// Removes the record of run `id` with its logs. What the run made stays in the store.
+/// Removes the record of run `id` and its logs. The artifacts that the run made stay in the store.
 pub fn remove(store: &Store, id: &RunId) -> Result<(), RunError> {
     let folder = state::folder(store, id);
     let _lock = record::take_lock(&folder, id)?;
-    // Out of the list at once; a kill leaves a folder that no command sees.
+    // The rename removes the run from the list in one step. If the process is killed after it, the
+    // hidden folder that remains is ignored by all commands.
     let aside = store.runs_dir().join(format!(".removed-{id}"));
     fs::rename(&folder, &aside).context_during("remove", &folder)?;
     Ok(fs::remove_dir_all(&aside).context_during("remove", &aside)?)

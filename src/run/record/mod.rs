@@ -1,5 +1,5 @@
-//! The record of a run: its folder `runs-v1/ID/`, what is read from it, and following a run that
-//! another process drives.
+//! The record of a run: the folder `runs-v1/ID/`, the state read from it, and following a run of
+//! another process. It decides nothing about a run; it only stores and reads events.
 
 mod compare;
 mod environment;

@@ -1,5 +1,5 @@
-//! [`RunState`]: how far a run is, as a fold over its events, for `runs list` and `runs show`
-//! and for everybody who watches from another terminal.
+//! [`RunState`]: the state and progress of a run, computed as a fold over its events. Used by `runs
+//! list`, `runs show` and anyone who watches a run from another terminal. It is never stored.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -15,28 +15,28 @@ use crate::run::record::folder as record;
 use crate::spec::OrderedMap;
 use crate::store::{Output, Store};
 
-/// How far a run is.
+/// The state of a run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RunState {
     pub id: RunId,
     pub experiment: String,
     pub status: RunStatus,
-    /// What is damaged in its record.
+    /// Describes the damage in its record, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub damage: Option<String>,
-    /// The engine that works on it, or did so last.
+    /// PID of the engine that works on the run, or last did.
     pub pid: Option<u32>,
     /// Milliseconds since 1970.
     pub started_ms: u64,
-    /// Milliseconds since 1970; of the last event, for a run that does not go on.
+    /// Time of the last event in milliseconds since 1970, once the run has ended.
     pub ended_ms: Option<u64>,
-    /// By name, in the order of their dependencies.
+    /// Stages by name, in dependency order.
     pub stages: OrderedMap<StageState>,
-    /// Named results, once it has succeeded.
+    /// Named results, once the run has succeeded.
     pub results: BTreeMap<String, PathBuf>,
 }
 
-/// What a run is.
+/// The status of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RunStatus {
@@ -45,12 +45,12 @@ pub enum RunStatus {
     Failed,
     /// Stopped by a signal, or its engine died; `resume` continues it.
     Interrupted,
-    /// Its record is damaged, so nobody knows how it ended.
+    /// Its record is damaged, so it is unknown how the run ended.
     Damaged,
 }
 
 impl RunStatus {
-    /// As a word.
+    /// The status as a word.
     pub fn word(self) -> &'static str {
         match self {
             RunStatus::Running => "running",
@@ -62,15 +62,15 @@ impl RunStatus {
     }
 }
 
-/// How far a stage is.
+/// The state of a stage.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct StageState {
     pub status: Status,
-    /// Of a `for_each` stage one for each item so far, else at most one.
+    /// For a `for_each` stage, one instance for each item so far. Otherwise at most one.
     pub instances: Vec<InstanceState>,
 }
 
-/// How far one piece of work is.
+/// The state of a stage without `for_each`, or of one item of a `for_each` stage.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct InstanceState {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -80,12 +80,12 @@ pub struct InstanceState {
     pub attempt: Option<u32>,
     /// How many processes were started for it in this run.
     pub started: u32,
-    /// How often it failed and was tried again.
+    /// How often it failed and was retried.
     #[serde(skip_serializing_if = "is_zero")]
     pub retries: u32,
-    /// (done, total, unit), the latest recorded.
+    /// The latest recorded (done, total, unit).
     pub progress: Option<(u64, u64, String)>,
-    /// Items of list ports so far.
+    /// Labels of the items in its list ports so far.
     pub items: Vec<String>,
     pub outputs: BTreeMap<String, Output>,
     pub used: Option<Used>,
@@ -93,19 +93,20 @@ pub struct InstanceState {
     /// The last lines that it printed before it failed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub log: Vec<String>,
-    /// Why it was skipped.
+    /// The failed stage because of which it was skipped.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub because: Option<String>,
 }
 
-/// What a piece of work is, or a stage with all its pieces.
+/// The status of an instance, or of a stage with all its instances.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
     Cached,
     Finished,
     Planned,
-    /// Another process works on it, or has what it needs; or it failed and is tried again.
+    /// Another process works on it or holds resources that it needs, or it failed and will be
+    /// retried.
     Waiting,
     Running,
     Skipped,
@@ -114,7 +115,7 @@ pub enum Status {
 }
 
 impl Status {
-    /// As a word.
+    /// The status as a word.
     pub fn word(self) -> &'static str {
         match self {
             Status::Cached => "cached",
@@ -128,14 +129,15 @@ impl Status {
         }
     }
 
-    /// Whether the result is there.
+    /// Whether the result is available.
     pub fn is_done(self) -> bool {
         matches!(self, Status::Cached | Status::Finished)
     }
 }
 
 impl RunState {
-    /// The state after `records`. `active`: whether an engine works on the run now.
+    /// Computes the state after `records`. `active` says whether an engine currently works on the
+    /// run.
     pub fn fold(id: RunId, records: &[Record], active: bool) -> Self {
         let mut state = Self {
             id,
@@ -177,13 +179,13 @@ impl RunState {
             RunEvent::Opened { experiment, pid, stages, .. } => {
                 self.experiment.clone_from(experiment);
                 self.pid = Some(*pid);
-                // The engine before this one may have died in the midst of anything.
+                // The previous engine may have died at any point.
                 let stage =
                     |name: &String| (name.clone(), StageState { status: Status::Planned, instances: Vec::new() });
                 let old = std::mem::replace(&mut self.stages, stages.iter().map(stage).collect());
                 for (name, old) in old.iter() {
                     if let Some(new) = self.stages.get_mut(name) {
-                        // What was skipped before it had a key was never looked at.
+                        // An instance that was skipped before it had a key carries no information.
                         let known = old.instances.iter().filter(|instance| instance.key.is_some());
                         new.instances.extend(known.map(InstanceState::planned_again));
                     }
@@ -199,7 +201,7 @@ impl RunState {
         }
         let Some(place) = event.place() else { return outcome };
         if matches!(event, RunEvent::Skipped { place: Place { item: None, .. }, .. }) {
-            // A for_each stage that will get no (more) items.
+            // A `for_each` stage that will get no more items.
             if let Some(stage) = self.stages.get_mut(&place.stage).filter(|s| !s.instances.is_empty()) {
                 let open = stage.instances.iter_mut().filter(|i| !i.status.is_done());
                 open.for_each(|i| i.apply(event, &mut HashSet::new()));
@@ -215,7 +217,7 @@ impl RunState {
         outcome
     }
 
-    /// Nothing goes on any more.
+    /// Marks the instances that were running when the engine ended as interrupted.
     fn halt(&mut self) {
         let names: Vec<String> = self.stages.keys().map(str::to_owned).collect();
         for name in names {
@@ -238,7 +240,7 @@ impl RunState {
     }
 }
 
-/// Where the state of each piece of work is in its stage, and the labels of its list items.
+/// For each place, the index of its instance in the stage, and the labels of its list items.
 #[derive(Default)]
 struct Index(HashMap<Place, (usize, HashSet<String>)>);
 
@@ -278,12 +280,12 @@ impl InstanceState {
         }
     }
 
-    /// As a new engine finds it: what is known stays, what is to be done is to be done.
+    /// The state when a new engine takes over: keeps what is known, and plans the work again.
     fn planned_again(&self) -> Self {
         Self { status: Status::Planned, failure: None, log: Vec::new(), because: None, progress: None, ..self.clone() }
     }
 
-    /// `labels`: those of `items`.
+    /// Applies an event. `labels` is the set of the labels in `items`.
     fn apply(&mut self, event: &RunEvent, labels: &mut HashSet<String>) {
         match event {
             RunEvent::Cached { key, outputs, .. } => {
@@ -326,10 +328,10 @@ impl InstanceState {
     }
 }
 
-/// The state of run `id` as it is now.
+/// The current state of run `id`.
 pub fn show(store: &Store, id: &RunId) -> Result<RunState, RunError> {
     let folder = folder(store, id);
-    // The lock first: a run that ends in between is then seen with its last event.
+    // The lock is checked first. If the run ends in between, its last event is still read below.
     let active = record::is_active(&folder);
     let events = record::read_events(&folder)?;
     let mut state = RunState::fold(id.clone(), &events.records, active);
@@ -340,7 +342,7 @@ pub fn show(store: &Store, id: &RunId) -> Result<RunState, RunError> {
     Ok(state)
 }
 
-/// All runs in the store, the oldest first.
+/// The states of all runs in the store, oldest first.
 pub fn list(store: &Store) -> Result<Vec<RunState>, RunError> {
     record::all(store)?.iter().map(|id| show(store, id)).collect()
 }
@@ -415,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn a_resumed_run_forgets_what_was_skipped_before_it_was_looked_at() {
+    fn a_resumed_run_forgets_stages_that_were_skipped_before_they_had_a_key() {
         let skipped = RunEvent::Skipped { place: place("eval", None), because: "train".into() };
         let state = fold(&[opened(false), started("train", None), skipped.clone()], true);
         assert_eq!(state.stages.get("eval").unwrap().status, Status::Skipped);

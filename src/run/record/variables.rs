@@ -1,5 +1,6 @@
-//! A run's record names the environment variables that paths of data are made of, not their
-//! values: [`hide`] when it is written, [`fill_in`] when it is read.
+//! Environment variables in the data paths of a run's record. The record holds the names of the
+//! variables and never their values: [`hide`] replaces the values when a record is written, and
+//! [`fill_in`] puts them back when it is read.
 
 use std::collections::BTreeMap;
 
@@ -7,25 +8,25 @@ use serde_json::{Map, Value};
 
 use crate::spec::environment_path;
 
-/// Puts `${env.NAME}` for the values of `variables` in the paths of the record `value`.
+/// Replaces the values of `variables` by `${env.NAME}` in the paths of the record `value`.
 pub fn hide(value: &mut Value, variables: &BTreeMap<String, String>) {
-    // The longest first: one value may begin with another.
+    // Longest first, since one value may be a prefix of another.
     let mut variables: Vec<(&String, &String)> = variables.iter().collect();
     variables.sort_by_key(|(name, value)| (std::cmp::Reverse(value.len()), *name));
-    let change = |text: &str| hidden(text, &variables);
-    in_paths(value, &mut |text| {
+    let change = |text: &str| hide_values(text, &variables);
+    for_each_path(value, &mut |text| {
         *text = change(text);
         Ok(())
     })
     .unwrap_or_default();
 }
 
-/// The other way round, with the values that the variables have now.
+/// Reverses [`hide`], using the current values of the variables.
 ///
 /// # Errors
-/// A variable is not set, in words.
+/// The message says which variable is not set.
 pub fn fill_in(value: &mut Value) -> Result<(), String> {
-    in_paths(value, &mut |text| {
+    for_each_path(value, &mut |text| {
         if text.contains("${") {
             *text = environment_path(text)?;
         }
@@ -33,7 +34,7 @@ pub fn fill_in(value: &mut Value) -> Result<(), String> {
     })
 }
 
-fn hidden(text: &str, variables: &[(&String, &String)]) -> String {
+fn hide_values(text: &str, variables: &[(&String, &String)]) -> String {
     let mut out = String::new();
     let mut rest = text;
     'text: while let Some(next) = rest.chars().next() {
@@ -55,16 +56,17 @@ fn hidden(text: &str, variables: &[(&String, &String)]) -> String {
 
 type Change<'c> = dyn FnMut(&mut String) -> Result<(), String> + 'c;
 
-/// Changes every path: what stands under `path`, and params of the experiment that are absolute.
-fn in_paths(record: &mut Value, change: &mut Change<'_>) -> Result<(), String> {
+/// Changes every path in a record: the values of `path` keys, and the params of the experiment that
+/// are absolute paths.
+fn for_each_path(record: &mut Value, change: &mut Change<'_>) -> Result<(), String> {
     let params = record.pointer_mut("/resolved/params").and_then(Value::as_object_mut);
     for value in params.into_iter().flat_map(Map::values_mut) {
         match value {
-            Value::String(text) => param(text, change)?,
+            Value::String(text) => change_param(text, change)?,
             Value::Array(items) => {
                 for item in items {
                     if let Value::String(text) = item {
-                        param(text, change)?;
+                        change_param(text, change)?;
                     }
                 }
             }
@@ -74,21 +76,21 @@ fn in_paths(record: &mut Value, change: &mut Change<'_>) -> Result<(), String> {
     let stages = record.pointer_mut("/resolved/stages").and_then(Value::as_object_mut);
     for inputs in stages.into_iter().flat_map(Map::values_mut).filter_map(|stage| stage.get_mut("inputs")) {
         for bindings in inputs.as_object_mut().into_iter().flat_map(Map::values_mut) {
-            paths(bindings, change)?;
+            change_listed_paths(bindings, change)?;
         }
     }
     match record.pointer_mut("/sources/data") {
-        Some(data) => paths(data, change),
+        Some(data) => change_listed_paths(data, change),
         None => Ok(()),
     }
 }
 
-fn param(text: &mut String, change: &mut Change<'_>) -> Result<(), String> {
+fn change_param(text: &mut String, change: &mut Change<'_>) -> Result<(), String> {
     if text.starts_with('/') || text.starts_with("${env.") { change(text) } else { Ok(()) }
 }
 
-/// Of each item of a list.
-fn paths(list: &mut Value, change: &mut Change<'_>) -> Result<(), String> {
+/// Changes the `path` of each item of a list.
+fn change_listed_paths(list: &mut Value, change: &mut Change<'_>) -> Result<(), String> {
     for item in list.as_array_mut().into_iter().flatten() {
         if let Some(Value::String(path)) = item.get_mut("path") {
             change(path)?;
@@ -104,7 +106,7 @@ mod tests {
 
     #[test]
     fn values_of_variables_become_their_names_and_come_back() {
-        // Cargo sets both for every test, and the one begins with the other.
+        // Cargo sets both for every test.
         let dir = std::env::var("CARGO_MANIFEST_DIR").unwrap();
         let name = std::env::var("CARGO_PKG_NAME").unwrap();
         let variables = BTreeMap::from([

@@ -1,4 +1,5 @@
-//! Finds the place of each named result, and writes it there.
+//! Chooses the folder of each named result and copies the result there. It never replaces a folder
+//! that the run itself reads.
 
 use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,8 +18,9 @@ use crate::run::results::place::{self, Place};
 use crate::spec::{Binding, PortRef, Resolved};
 use crate::store::{Output, Store};
 
-/// The folder of an experiment's results: `out/EXPERIMENT`. Results never replace what the run reads: if it reads results of an
-/// earlier run of the experiment from there, they go to `out/EXPERIMENT-2`, and if it reads from that, to `out/EXPERIMENT-3`.
+/// The folder of an experiment's results: `out/EXPERIMENT`. Results must not replace what the run
+/// reads. If the run reads results of an earlier run from there, its own results go to
+/// `out/EXPERIMENT-2`; if it reads from that folder, they go to `out/EXPERIMENT-3`, and so on.
 pub fn folder(resolved: &Resolved) -> PathBuf {
     let out = resolved.root.join("out");
     let name = &resolved.experiment;
@@ -33,11 +35,12 @@ pub fn folder(resolved: &Resolved) -> PathBuf {
     }
 }
 
-/// Which folder of results of the experiment `name` the path lies in: 1 for `out/NAME`, N for `out/NAME-N`.
+/// Which result folder of experiment `name` contains `path`: 1 for `out/NAME`, N for `out/NAME-N`,
+/// `None` if none does.
 fn generation(out: &Path, name: &str, path: &Path) -> Option<u64> {
     let inside =
         |out: &Path, path: &Path| path.strip_prefix(out).ok()?.components().next().map(|c| c.as_os_str().to_owned());
-    // The same folder may have several names.
+    // Symbolic links may give the same folder several names.
     let found = inside(out, path).or_else(|| inside(&out.canonicalize().ok()?, &path.canonicalize().ok()?))?;
     match found.to_str()?.strip_prefix(name)? {
         "" => Some(1),
@@ -45,12 +48,12 @@ fn generation(out: &Path, name: &str, path: &Path) -> Option<u64> {
     }
 }
 
-/// Where the results of a run are.
+/// The exported results of a run.
 #[derive(Debug, Default)]
 pub struct Exported {
-    /// By name; of a trial `TRIAL/NAME`.
+    /// Paths by name. Results of a trial are named `TRIAL/NAME`.
     pub results: BTreeMap<String, PathBuf>,
-    /// What a person should know: files that were set aside.
+    /// Notices for the user, such as files that were set aside.
     pub notices: Vec<String>,
 }
 
@@ -75,36 +78,36 @@ fn targets(resolved: &Resolved) -> impl Iterator<Item = Target<'_>> {
     }))
 }
 
-/// Checks that every folder that the results of the stages `names` need is free or olmo-pipe's
-/// own, before hours of work end at it.
+/// Checks that every folder for the results of the stages `names` is free or was created by
+/// olmo-pipe. Runs before the stages do, so that a conflict does not show up after hours of work.
 ///
 /// # Errors
-/// [`RunError::ForeignResults`] with the first one that is not.
+/// [`RunError::ForeignResults`] with the first folder that is neither.
 pub fn check(resolved: &Resolved, names: &[String], store: &Store) -> Result<(), RunError> {
     let names: BTreeSet<&str> = names.iter().map(String::as_str).collect();
     for target in targets(resolved).filter(|target| names.contains(target.port.stage.as_str())) {
         let place = target.folder(&folder(resolved)).join(target.name);
         if Marker::read(&place).is_none() {
-            Place::look(&place, store)?;
+            Place::inspect(&place, store)?;
         }
     }
     Ok(())
 }
 
-/// Puts each named output of `resolved` whose stage is done into its folder (what differs between
-/// the trials of a sweep into a folder for each trial). A result is replaced at once, by what is
-/// complete. A kill leaves at most a folder whose name begins with a dot, which the next run
-/// removes.
+/// Copies each named output of `resolved` whose stage is done into its folder. Outputs that differ
+/// between the trials of a sweep go into one folder for each trial. A result is replaced atomically
+/// by a complete new one. If the process is killed, at most a folder whose name starts with a dot
+/// remains, which the next run removes.
 ///
 /// # Errors
-/// A damaged artifact, a folder that is not olmo-pipe's, or an I/O error.
+/// An artifact is damaged, a folder was not created by olmo-pipe, or an I/O error occurred.
 pub fn export(resolved: &Resolved, board: &Board, store: &Store, run: &RunId) -> Result<Exported, RunError> {
     let results = folder(resolved);
     let mut exported = Exported::default();
     let mut lock: Option<LockedFile> = None;
     let mut made_by: Option<MadeBy> = None;
-    // A run that writes no result starts no git.
-    let git = LazyCell::new(|| Git::of(&resolved.root));
+    // Git runs only if a result is written.
+    let git = LazyCell::new(|| Git::read(&resolved.root));
     for target in targets(resolved) {
         let Some(stage) = board.stage(&target.port.stage) else { continue };
         let StageEnd::Done(outputs) = &board.stages[stage].end else { continue };
@@ -128,21 +131,22 @@ pub fn export(resolved: &Resolved, board: &Board, store: &Store, run: &RunId) ->
     }
     if results != resolved.root.join("out").join(&resolved.experiment) && !exported.results.is_empty() {
         exported.notices.push(format!(
-            "the results are in {}: this run reads results of an earlier one, which stay as they are",
+            "the results are in {}: this run reads the results of an earlier run, which are left unchanged",
             results.strip_prefix(&resolved.root).unwrap_or(&results).display()
         ));
     }
     Ok(exported)
 }
 
-/// Waits for the lock on the folder of an experiment's results. `None` on a file system that
-/// cannot lock a folder.
+/// Waits for the lock on the folder of an experiment's results. Returns `None` on a file system
+/// that cannot lock folders.
 fn take_lock(results: &Path) -> Result<Option<LockedFile>, RunError> {
     let folder = File::open(results).context_during("open", results)?;
     Ok(LockedFile::exclusive(folder).ok())
 }
 
-/// The params that the experiment, a profile or the command line set, without machine paths.
+/// The params that the experiment, a profile or the command line sets, without paths of this
+/// machine.
 fn changed_params(resolved: &Resolved) -> Map<String, Value> {
     let changed = resolved.params.iter().filter(|(name, _)| resolved.changed_params.contains(*name));
     let mut params: Map<String, Value> = changed.map(|(name, value)| (name.clone(), value.clone())).collect();
@@ -169,7 +173,7 @@ fn shorten_paths(value: &mut Value, root: &Path) {
     }
 }
 
-/// The marker of `output` of stage `stage`.
+/// Creates the marker for `output` of stage `stage`.
 fn marker(
     made_by: &MadeBy,
     resolved: &Resolved,

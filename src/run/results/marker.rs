@@ -1,5 +1,5 @@
-//! [`Marker`]: the file `.olmo-pipe.json` in a result folder. It says what made the files, and
-//! which files olmo-pipe wrote.
+//! [`Marker`]: the file `.olmo-pipe.json` in a result folder. It records what made the result and
+//! which files olmo-pipe wrote, so that no other file is ever deleted.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::store::{Output, Store};
 
 /// The marker's file name.
 pub use crate::store::RESULT_MARKER as MARKER;
-/// Longest marker that is read, in bytes: a million files.
+/// Largest marker that is read, in bytes: about a million files.
 const MAX_MARKER: u64 = 256 << 20;
 const FORMAT: u32 = 1;
 
@@ -25,7 +25,7 @@ const FORMAT: u32 = 1;
 pub struct MadeBy {
     pub run: String,
     pub experiment: String,
-    /// The params that are not the pipeline's defaults.
+    /// The params that differ from the pipeline's defaults.
     pub params: Map<String, Value>,
     /// The project's commit when the result was written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -42,12 +42,12 @@ pub struct Marker {
     trial: Option<String>,
     stage: String,
     port: String,
-    /// The stage's key; of a `for_each` stage one for each label.
+    /// Key of the stage. A `for_each` stage has `keys` by label instead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     key: Option<Digest>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     keys: BTreeMap<String, Digest>,
-    /// The artifact, or by label the items of a list.
+    /// The artifact. A list has `items` by label instead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     artifact: Option<Digest>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -57,7 +57,7 @@ pub struct Marker {
 }
 
 impl Marker {
-    /// The marker of `output`, which stage `port.stage` made under `keys`.
+    /// Creates the marker for `output`, which stage `port.stage` made under `keys`.
     ///
     /// # Errors
     /// The manifest of an artifact cannot be read.
@@ -95,7 +95,7 @@ impl Marker {
         })
     }
 
-    /// The marker in `folder`; `None` if there is none that can be read.
+    /// Reads the marker in `folder`. Returns `None` if there is none or it cannot be read.
     pub fn read(folder: &Path) -> Option<Self> {
         let text = files::read_regular(&folder.join(MARKER), MAX_MARKER).ok()?;
         serde_json::from_slice(&text).ok().filter(|marker: &Self| marker.format == FORMAT)
@@ -106,7 +106,7 @@ impl Marker {
         self.made_by.git = git;
     }
 
-    /// Writes the marker into `folder`, complete or not at all.
+    /// Writes the marker into `folder` atomically.
     ///
     /// # Errors
     /// An I/O error.
@@ -116,7 +116,8 @@ impl Marker {
         Ok(files::write(&path, text.as_bytes(), Durability::Process).context_during("write", &path)?)
     }
 
-    /// Whether `other` describes the same result: only the run, and what belongs to it, may differ.
+    /// Whether `other` describes the same result. The run, the experiment's name, the trial and the
+    /// commit may differ.
     pub fn is_same_result(&self, other: &Self) -> bool {
         let of_result =
             |m: &Self| (m.stage.clone(), m.port.clone(), m.key, m.keys.clone(), m.artifact, m.items.clone());

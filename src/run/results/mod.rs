@@ -1,10 +1,10 @@
-//! The named results of a run under `out/EXPERIMENT/NAME`: copies for people, replaced when they
-//! are not what the run made. The store keeps the originals.
+//! The named results of a run, in `out/EXPERIMENT/NAME`. They are copies for people and are
+//! replaced when a run makes other ones. The store keeps the originals.
 //!
 //! Each result folder has a marker, `.olmo-pipe.json` ([`Marker`]). A file in a result folder that
 //! olmo-pipe did not write, or that was edited since, is never deleted: it stays where it is, or
-//! moves to `NAME.set-aside/` if a new file needs its place. A lock on `out/EXPERIMENT` makes the
-//! results of two runs that end at the same time appear one after the other, never mixed.
+//! moves to `NAME.set-aside/` if a new file needs its path. A lock on `out/EXPERIMENT` keeps the
+//! results of two runs that end at the same time from mixing.
 
 mod export;
 mod marker;

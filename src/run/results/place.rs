@@ -1,4 +1,5 @@
-//! [`Place`]: one result folder as it is found, and [`put`], which makes it what a run made.
+//! [`Place`]: the content of a result folder. [`put`] replaces it with the result of a run. Files
+//! that olmo-pipe did not write are kept.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Metadata};
@@ -13,26 +14,26 @@ use crate::run::record::Git;
 use crate::run::results::marker::{MARKER, Marker};
 use crate::store::{Handover, Output, Store, swap_folders};
 
-/// A result folder as it is found.
+/// The content of a result folder, as found on disk.
 #[derive(Default)]
 pub struct Place {
     marker: Option<Marker>,
-    /// Every file but the marker, by path.
+    /// All files except the marker, by path.
     found: BTreeMap<String, Found>,
-    /// Folders without any file.
+    /// Folders without any files.
     empty_folders: BTreeSet<String>,
 }
 
 /// A file, link or anything else that is not a folder.
 struct Found {
-    /// Of a regular file.
+    /// Digest, for a regular file.
     digest: Option<Digest>,
     identity: Identity,
-    /// olmo-pipe wrote it, and nobody has changed it.
+    /// Whether olmo-pipe wrote the file and it was not changed since.
     ours: bool,
 }
 
-/// Tells whether a file is still the one that was looked at.
+/// Identifies a version of a file, to notice whether it was replaced or written to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Identity {
     ino: u64,
@@ -49,12 +50,12 @@ impl Identity {
 }
 
 impl Place {
-    /// Looks at the folder `place`. A folder without a marker is adopted if the store holds
-    /// every file in it: earlier builds wrote no marker.
+    /// Reads the content of the folder `place`. A folder without a marker is adopted if the store
+    /// holds every file in it, since early builds wrote no marker.
     ///
     /// # Errors
-    /// [`RunError::ForeignResults`] if it is not olmo-pipe's own.
-    pub fn look(place: &Path, store: &Store) -> Result<Self, RunError> {
+    /// [`RunError::ForeignResults`] if olmo-pipe did not create it.
+    pub fn inspect(place: &Path, store: &Store) -> Result<Self, RunError> {
         let foreign = |file: Option<String>| RunError::ForeignResults { place: place.to_owned(), file };
         match fs::symlink_metadata(place) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
@@ -62,23 +63,23 @@ impl Place {
             Ok(metadata) if !metadata.is_dir() => return Err(foreign(None)),
             Ok(_) => {}
         }
-        let mut looked = Self { marker: Marker::read(place), ..Self::default() };
-        looked.collect(place, "").context_during("read the folder", place)?;
-        match &looked.marker {
+        let mut inspected = Self { marker: Marker::read(place), ..Self::default() };
+        inspected.collect(place, "").context_during("read the folder", place)?;
+        match &inspected.marker {
             Some(marker) => {
-                for (path, found) in &mut looked.found {
+                for (path, found) in &mut inspected.found {
                     found.ours = found.digest.is_some() && marker.files.get(path) == found.digest.as_ref();
                 }
             }
             None => {
                 let is_stored = |found: &Found| found.digest.is_some_and(|digest| store.has_object(digest));
-                if let Some((path, _)) = looked.found.iter().find(|(_, found)| !is_stored(found)) {
+                if let Some((path, _)) = inspected.found.iter().find(|(_, found)| !is_stored(found)) {
                     return Err(foreign(Some(path.clone())));
                 }
-                looked.found.values_mut().for_each(|found| found.ours = true);
+                inspected.found.values_mut().for_each(|found| found.ours = true);
             }
         }
-        Ok(looked)
+        Ok(inspected)
     }
 
     fn collect(&mut self, folder: &Path, name: &str) -> io::Result<()> {
@@ -86,7 +87,8 @@ impl Place {
         for entry in fs::read_dir(folder)? {
             let entry = entry?;
             is_empty = false;
-            // A name that is not UTF-8 is nobody's but the user's; it moves as it is shown.
+            // A name that is not UTF-8 can only belong to the user's own file. If it has to move,
+            // it gets its displayed name.
             let own = entry.file_name().to_string_lossy().into_owned();
             if name.is_empty() && own == MARKER {
                 continue;
@@ -109,7 +111,7 @@ impl Place {
         Ok(())
     }
 
-    /// Whether it holds every file of `marker`, and none of an older result.
+    /// Whether the folder holds every file of `marker` and no file of an older result.
     fn is_current(&self, marker: &Marker) -> bool {
         let holds =
             |(path, digest): (&String, &Digest)| self.found.get(path).is_some_and(|f| f.digest == Some(*digest));
@@ -118,11 +120,12 @@ impl Place {
     }
 }
 
-/// Makes the folder `place` what `output` is, with `marker`; files that are not olmo-pipe's stay or
-/// are set aside, which `notices` then says. Asks `git` for the commit only if it writes the marker.
+/// Makes the folder `place` a copy of `output` with `marker`. Files that olmo-pipe did not write
+/// stay or are set aside; in the latter case, a notice is added to `notices`. Calls `git` only if
+/// the marker has to be written.
 ///
 /// # Errors
-/// As for [`crate::run::results::export::export::export`].
+/// As for [`crate::run::results::export::export`].
 pub fn put(
     store: &Store,
     output: &Output,
@@ -134,9 +137,9 @@ pub fn put(
     let staging = Staging::at(place);
     let mut aside = SetAside { place, notices };
     aside.clear_leftover(&staging, store)?;
-    let looked = Place::look(place, store)?;
-    if looked.is_current(&marker) && place.is_dir() {
-        return match &looked.marker {
+    let inspected = Place::inspect(place, store)?;
+    if inspected.is_current(&marker) && place.is_dir() {
+        return match &inspected.marker {
             Some(there) if there.is_same_result(&marker) => Ok(()),
             _ => {
                 marker.set_git(git());
@@ -147,16 +150,16 @@ pub fn put(
     marker.set_git(git());
     let new = staging.fill(store, output)?;
     marker.write(&new)?;
-    for folder in &looked.empty_folders {
-        // Where a file takes its place, an empty folder is no loss.
+    for folder in &inspected.empty_folders {
+        // If a file of the result is in the way, the empty folder may be dropped.
         let _ = fs::create_dir_all(new.join(folder));
     }
-    for (path, found) in looked.found.iter().filter(|(_, found)| !found.ours) {
+    for (path, found) in inspected.found.iter().filter(|(_, found)| !found.ours) {
         if marker.files.get(path) == found.digest.as_ref() && found.digest.is_some() {
             continue;
         }
         let (from, to) = (place.join(path), new.join(path));
-        // A file of the new result may be in its place, or in that of a folder above it.
+        // A file of the new result may occupy its path, or the path of a parent folder.
         let is_free = fs::symlink_metadata(&to).is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
         let linked =
             is_free && to.parent().is_some_and(|above| fs::create_dir_all(above).is_ok()) && link(&from, &to).is_ok();
@@ -165,17 +168,17 @@ pub fn put(
         }
     }
     swap(&new, place).context_during("put in place", place)?;
-    aside.clear_old(&new, &looked)?;
+    aside.clear_old(&new, &inspected)?;
     staging.remove()
 }
 
-/// `.NAME.new/`: where a result is made before it takes its place, and where the old one is taken
-/// apart. `files` in it is complete; every other name is not.
+/// `.NAME.new/`: the folder in which a new result is prepared and an old one is taken apart. Only
+/// `files` in it is complete; anything else is unfinished.
 struct Staging(PathBuf);
 
 impl Staging {
     fn at(place: &Path) -> Self {
-        Self(beside(place, ".", ".new"))
+        Self(sibling(place, ".", ".new"))
     }
 
     /// The complete folder.
@@ -212,13 +215,14 @@ impl Staging {
     }
 }
 
-/// The path beside `place` with the same name between `before` and `after`.
-fn beside(place: &Path, before: &str, after: &str) -> PathBuf {
+/// The sibling of `place` whose name is that of `place` between `before` and `after`.
+fn sibling(place: &Path, before: &str, after: &str) -> PathBuf {
     let name = place.file_name().unwrap_or_default().to_string_lossy();
     place.with_file_name(format!("{before}{name}{after}"))
 }
 
-/// Gives a file, link or special file a second name; a copy where that is not possible.
+/// Hard-links a file, symbolic link or special file. Falls back to a copy where hard links are not
+/// possible.
 fn link(from: &Path, to: &Path) -> io::Result<()> {
     fs::hard_link(from, to).or_else(|error| {
         let metadata = fs::symlink_metadata(from)?;
@@ -229,14 +233,14 @@ fn link(from: &Path, to: &Path) -> io::Result<()> {
     })
 }
 
-/// Keeps files that have to make room, in `NAME.set-aside/`.
+/// Moves files that are in the way to `NAME.set-aside/`.
 struct SetAside<'a> {
     place: &'a Path,
     notices: &'a mut Vec<String>,
 }
 
 impl SetAside<'_> {
-    /// Keeps the file `from`, whose path in the result is `path`, under another name.
+    /// Links the file `from`, whose path in the result is `path`, into the set-aside folder.
     fn link(&mut self, from: &Path, path: &str) -> Result<(), RunError> {
         let kept = self.free_name(path)?;
         link(from, &kept).context_during("set aside", from)?;
@@ -244,7 +248,7 @@ impl SetAside<'_> {
         Ok(())
     }
 
-    /// Moves the file `from` away.
+    /// Moves the file `from` into the set-aside folder.
     fn take(&mut self, from: &Path, path: &str) -> Result<(), RunError> {
         let kept = self.free_name(path)?;
         fs::rename(from, &kept).context_during("set aside", from)?;
@@ -253,7 +257,7 @@ impl SetAside<'_> {
     }
 
     fn free_name(&self, path: &str) -> Result<PathBuf, RunError> {
-        let folder = beside(self.place, "", ".set-aside");
+        let folder = sibling(self.place, "", ".set-aside");
         for n in 1u32.. {
             let kept = folder.join(if n == 1 { path.to_owned() } else { format!("{path}.{n}") });
             let above = kept.parent().unwrap_or(&folder);
@@ -261,9 +265,9 @@ impl SetAside<'_> {
             match made {
                 Ok(()) if fs::symlink_metadata(&kept).is_err() => return Ok(kept),
                 Ok(()) => {}
-                // A file of that name was set aside before.
+                // A file with the name of a parent folder was set aside before.
                 Err(e) if matches!(e.kind(), io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists) => {
-                    return Ok(beside(above, "", &format!(".{}", path.replace('/', "_"))));
+                    return Ok(sibling(above, "", &format!(".{}", path.replace('/', "_"))));
                 }
                 Err(e) => return Err(PathError::during("make the folder", above, e).into()),
             }
@@ -273,21 +277,21 @@ impl SetAside<'_> {
 
     fn report(&mut self, path: &str, kept: &Path) {
         self.notices.push(format!(
-            "{} is not what olmo-pipe wrote there, and the new result needs its place: it is kept as {}",
+            "{} was not written by olmo-pipe or was changed since, and the new result needs its path: it is kept as {}",
             self.place.join(path).display(),
             kept.display()
         ));
     }
 
-    /// Removes the old folder `old` after the swap. What is not as it was `looked` at is kept.
-    fn clear_old(&mut self, old: &Path, looked: &Place) -> Result<(), RunError> {
+    /// Removes the old folder `old` after the swap. Files that changed since `inspected` are kept.
+    fn clear_old(&mut self, old: &Path, inspected: &Place) -> Result<(), RunError> {
         self.clear(old, &|path, metadata| {
-            // Files that are not ours have a second name by now.
-            looked.found.get(path).is_some_and(|found| found.identity == Identity::of(metadata))
+            // Files that are not ours are linked elsewhere by now.
+            inspected.found.get(path).is_some_and(|found| found.identity == Identity::of(metadata))
         })
     }
 
-    /// Removes what a killed run left. Files that are nowhere else are kept.
+    /// Removes what a killed run left. Files that exist nowhere else are kept.
     fn clear_leftover(&mut self, staging: &Staging, store: &Store) -> Result<(), RunError> {
         let left = staging.files();
         self.clear(&left, &|path, metadata| {
@@ -334,7 +338,7 @@ impl SetAside<'_> {
     }
 }
 
-/// Afterwards `place` is what `new` was, and `new`, if it exists, what `place` was.
+/// Swaps the folders `new` and `place`, or moves `new` to `place` if that does not exist.
 fn swap(new: &Path, place: &Path) -> io::Result<()> {
     if fs::symlink_metadata(place).is_err() { fs::rename(new, place) } else { swap_folders(new, place) }
 }
@@ -406,7 +410,7 @@ mod tests {
         let mut left: Vec<_> =
             fs::read_dir(bench.dir.path().join("out/e")).unwrap().map(|e| e.unwrap().file_name()).collect();
         left.sort();
-        assert_eq!(left, ["text", "text.set-aside"], "nothing half-made stays");
+        assert_eq!(left, ["text", "text.set-aside"], "no unfinished folder remains");
     }
 
     #[test]
@@ -421,7 +425,7 @@ mod tests {
         fs::remove_file(bench.place().join("file")).unwrap();
         bench.put(&output).unwrap();
         assert_eq!(bench.read("file"), "a");
-        // A damaged marker makes nobody's file ours.
+        // A damaged marker must not make a user's file ours.
         fs::write(bench.place().join(MARKER), "{").unwrap();
         bench.put(&output).unwrap();
         fs::write(bench.place().join("file"), "edited").unwrap();

@@ -1,4 +1,4 @@
-//! Starting tasks: key locks, admission, and jobs.
+//! Starts tasks: takes key locks, requests resources, and launches jobs.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::mpsc;
@@ -14,21 +14,23 @@ use crate::run::schedule::phase::{Input, Phase};
 use crate::run::schedule::scheduler::{Prepared, RunningJob, Scheduler, engine_failure};
 use crate::run::schedule::{queue, weight};
 
-/// How often resources are requested again that another engine has: it sends no message.
-const ASK_AGAIN: Duration = Duration::from_millis(100);
+/// How often resources that another engine holds are requested again. Other engines send no message
+/// when they release them.
+const REQUEST_INTERVAL: Duration = Duration::from_millis(100);
 
 impl Scheduler<'_, '_> {
-    /// Starts the queued tasks that fit: the longest path to the end first, else in the order of the
-    /// stages. No task gets what an earlier one waits for.
+    /// Starts the queued tasks that fit. The task with the longest path to the end of the run comes
+    /// first; ties keep the order of the stages. No task gets resources that an earlier one waits
+    /// for.
     pub(super) fn dispatch(&mut self) {
         if self.tracker.queue().len() > 1 && !self.tracker.queue().is_weighed() {
-            let past = weight::past(self.cache.store(), &self.plan.experiment);
+            let past = weight::past_wall_times(self.cache.store(), &self.plan.experiment);
             let weights = weight::weights(self.tracker.board(), &past);
             self.tracker.weigh(&weights);
         }
         let mut short = Shortage::default();
         let mut closed = HashSet::new();
-        // Every task takes a processor at least.
+        // Every task needs at least one CPU.
         while !short.cpus
             && let Some((task, class)) = self.tracker.queue().first(&closed)
         {
@@ -36,7 +38,7 @@ impl Scheduler<'_, '_> {
                 let class = self.tracker.queue().class(class);
                 (class.resources, class.share.clone())
             };
-            // The GPUs of another stage may be shared even if a task waits for free ones.
+            // The GPUs of another stage may be shared even if an earlier task waits for free ones.
             let share = share.and_then(|name| self.running_with_gpus(task, &name));
             let lacks_memory = short.memory && wants.memory_mib > 0;
             if lacks_memory || (short.gpus && wants.gpus > 0 && share.is_none()) {
@@ -88,8 +90,8 @@ impl Scheduler<'_, '_> {
         Ok(self.plan.options.executor.admit(&request)?)
     }
 
-    /// A running task with GPUs of stage `name`, or of one of its trials: preferably one that makes
-    /// an input of task `of`.
+    /// A running task with GPUs that belongs to stage `name` or to one of its trials. Prefers one
+    /// that makes an input of task `of`.
     fn running_with_gpus(&self, of: usize, name: &str) -> Option<usize> {
         let board = self.tracker.board();
         let is_named = |stage: &str| stage == name || stage.split_once('@').is_some_and(|(base, _)| base == name);
@@ -98,13 +100,13 @@ impl Scheduler<'_, '_> {
             allocation.is_some_and(|allocation| !allocation.grant.gpus.is_empty())
         };
         let found = self.tracker.running().filter(|task| is_named(&board.stage_of(*task).name)).filter(has_gpus);
-        queue::best_shared(found.map(|task| {
+        queue::choose_shared(found.map(|task| {
             let made_by = |port: &crate::spec::PortRef| port.stage == board.stage_of(task).name;
             (board.stage_of(of).spec.reads().any(made_by), task)
         }))
     }
 
-    /// Takes the key's lock of a queued task. If another process holds it, a thread waits for it.
+    /// Takes the key lock of a queued task. If another process holds it, a thread waits for it.
     fn lock(&mut self, task: usize) {
         let prepared = self.prepare(task);
         let Some(held) = self.in_flight.get_mut(&task) else { return };
@@ -116,7 +118,7 @@ impl Scheduler<'_, '_> {
         let taken = store.lock_key(held.key).and_then(|lock| match lock {
             None => Ok(Input::LockBusy),
             Some(lock) => match self.cache.lookup(held.key)? {
-                // Another process has finished it since the lookup.
+                // Another process has made the result since the lookup.
                 Lookup::Hit(outputs) if !held.forced => Ok(Input::Shared(outputs)),
                 _ => {
                     held.lock = Some(lock);
@@ -128,7 +130,7 @@ impl Scheduler<'_, '_> {
         self.apply(task, input);
     }
 
-    /// What the job of `task` works on, if all inputs are known and readable.
+    /// The inputs and the key record for the job of `task`, if all inputs are known and readable.
     fn prepare(&self, task: usize) -> Option<Box<Prepared>> {
         let board = self.tracker.board();
         let Ok(Inputs::Ready(inputs)) = board.inputs(task, self.cache.store()) else { return None };
@@ -145,7 +147,8 @@ impl Scheduler<'_, '_> {
         }
     }
 
-    /// Reports once that a task waits for other engines. That it waits for its own run is no news.
+    /// Reports once that a task waits for other engines. Waiting for tasks of the same run is not
+    /// reported.
     fn report_delay(&mut self, task: usize, short: Shortage) {
         if short.holders.is_empty() || std::mem::replace(&mut self.tracker.instance_mut(task).was_delayed, true) {
             return;
@@ -155,7 +158,7 @@ impl Scheduler<'_, '_> {
         let own = std::process::id();
         let holders = short.holders.into_iter().filter(|(pid, _)| *pid != own).collect();
         let place = self.place(task);
-        self.note(RunEvent::Delayed { place, short: words, holders });
+        self.emit(RunEvent::Delayed { place, short: words, holders });
     }
 
     /// Starts the job of an admitted task.
@@ -169,9 +172,9 @@ impl Scheduler<'_, '_> {
         };
         let command = self.tracker.board().command(task).cloned();
         let stage = self.tracker.board().tasks[task].stage;
-        // Thrown away once: what this run itself began is worth keeping.
+        // Discard earlier work only once, so that work of this run is kept for a retry.
         let fresh = self.plan.fresh.contains(&name)
-            && !std::mem::replace(&mut self.tracker.instance_mut(task).was_freshened, true);
+            && !std::mem::replace(&mut self.tracker.instance_mut(task).was_discarded, true);
         let Some(held) = self.in_flight.get_mut(&task) else { return };
         let (Some(lock), Some(prepared)) = (held.lock.take(), held.prepared.as_ref()) else { return };
         let grant = held.allocation.as_ref().map(|allocation| allocation.grant.clone()).unwrap_or_default();
@@ -203,9 +206,9 @@ impl Scheduler<'_, '_> {
         }
     }
 
-    /// When there is something to do, if no message comes before.
-    pub(super) fn next_look(&self) -> Option<Instant> {
-        let others = self.plan.options.executor.is_waiting().then(|| Instant::now() + ASK_AGAIN);
+    /// When there is something to do even if no message arrives.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let others = self.plan.options.executor.is_waiting().then(|| Instant::now() + REQUEST_INTERVAL);
         self.tracker.next_timer().into_iter().chain(others).min()
     }
 }

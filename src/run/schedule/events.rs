@@ -1,4 +1,4 @@
-//! Messages from jobs.
+//! Handles the messages from jobs.
 
 use std::time::Instant;
 
@@ -20,7 +20,7 @@ impl Scheduler<'_, '_> {
             JobEvent::Waiting { holder } => {
                 if let Some(held) = self.in_flight.get(&task) {
                     let (place, key) = (self.place(task), held.key);
-                    self.note(RunEvent::Waiting { place, key, holder });
+                    self.emit(RunEvent::Waiting { place, key, holder });
                 }
             }
             JobEvent::Locked(lock) => {
@@ -48,14 +48,14 @@ impl Scheduler<'_, '_> {
             JobEvent::Started { attempt, continues, after } => {
                 if let Some(held) = self.in_flight.get(&task) {
                     let (place, key) = (self.place(task), held.key);
-                    self.note(RunEvent::Started { place, key, attempt, continues, after });
+                    self.emit(RunEvent::Started { place, key, attempt, continues, after });
                     failpoint("run.stage_started");
                 }
             }
             JobEvent::Item { record, step } => {
                 let place = self.place(task);
                 self.tracker.on_item(task, &record);
-                self.note(match record {
+                self.emit(match record {
                     ItemRecord::Added { port, label, artifact, .. } => RunEvent::Item { place, port, label, artifact },
                     ItemRecord::Kept { port, keep, .. } => RunEvent::Resumed { place, step, port, keep },
                 });
@@ -70,7 +70,7 @@ impl Scheduler<'_, '_> {
         }
     }
 
-    /// Progress and metrics are shown at full rate, and recorded now and then.
+    /// Reports progress and metrics at full rate, but records only a sample of them.
     fn on_stage_event(&mut self, task: usize, event: Event) {
         let place = self.place(task);
         let (kind, event) = match event {
@@ -78,7 +78,7 @@ impl Scheduler<'_, '_> {
                 ("progress", RunEvent::Progress { place, done, total, unit, message })
             }
             Event::Metrics { step, values } => ("metrics", RunEvent::Metrics { place, step, values }),
-            Event::Message { level, text } => return self.note(RunEvent::Message { place, level, text }),
+            Event::Message { level, text } => return self.emit(RunEvent::Message { place, level, text }),
             _ => return,
         };
         self.journal.show(&event);
@@ -98,19 +98,19 @@ impl Scheduler<'_, '_> {
                 Input::AttemptFailed { failure, class, log, retry }
             }
             End::Interrupted => Input::Interrupted,
-            // Of no interest once its item has left the list: see `Phase::on`.
+            // Once its item has left the list, the damage does not matter: see `Phase::on`.
             End::Damaged { .. } if !self.tracker.board().tasks[task].listed => Input::Interrupted,
             End::Damaged { artifact, error } => {
                 let prepared = self.in_flight.get(&task).and_then(|held| held.prepared.as_ref());
                 let mut inputs = prepared.into_iter().flat_map(|prepared| prepared.inputs.values().flatten());
                 let maker = inputs.find(|input| input.digest == artifact).and_then(|input| input.maker.clone());
-                self.damaged(task, Box::new(DamagedInput { maker, artifact, error }))
+                self.on_damaged_input(task, Box::new(DamagedInput { maker, artifact, error }))
             }
         };
         self.apply(task, input);
     }
 
-    /// Whether and when a task that failed is tried again.
+    /// Decides whether and when a failed task is retried.
     fn retry(&self, task: usize, class: FailureClass) -> Option<Retry> {
         let rule = self.tracker.board().stage_of(task).spec.retry.as_ref()?;
         let number = self.tracker.instance(task).retries + 1;

@@ -1,4 +1,4 @@
-//! [`Journal`]: writes the events of a run into its record, and shows them.
+//! [`Journal`]: writes the events of a run to its record and reports them to the watcher.
 
 use std::time::{Duration, Instant};
 
@@ -7,17 +7,17 @@ use crate::run::error::RunError;
 use crate::run::event::RunEvent;
 use crate::run::record::RunRecord;
 
-/// The record is synced this often at most while stages run.
+/// Shortest time between two syncs of the record while stages run.
 const SYNC_EVERY: Duration = Duration::from_millis(50);
 
-/// Writes and shows the events of a run.
+/// Writes and reports the events of a run.
 pub(super) struct Journal<'r, 'w> {
     record: &'r mut RunRecord,
     watch: &'w mut dyn Watch,
     /// When the record was last synced, and whether something was written since.
     synced: Instant,
     is_dirty: bool,
-    /// The first error. Nothing new begins without a record.
+    /// The first error. Without a record, no further stage may start.
     error: Option<RunError>,
 }
 
@@ -26,18 +26,18 @@ impl<'r, 'w> Journal<'r, 'w> {
         Self { record, watch, synced: Instant::now(), is_dirty: false, error: None }
     }
 
-    /// Shows an event and writes it into the record.
-    pub(super) fn note(&mut self, event: RunEvent) {
+    /// Reports an event and writes it to the record.
+    pub(super) fn emit(&mut self, event: RunEvent) {
         self.show(&event);
         self.write(&event);
     }
 
-    /// Shows an event.
+    /// Reports an event to the watcher.
     pub(super) fn show(&mut self, event: &RunEvent) {
         self.watch.event(event);
     }
 
-    /// Writes an event into the record.
+    /// Writes an event to the record.
     pub(super) fn write(&mut self, event: &RunEvent) {
         tracing::debug!(?event);
         let written = self.record.append(event);
@@ -45,7 +45,7 @@ impl<'r, 'w> Journal<'r, 'w> {
         self.keep_error(written.err());
     }
 
-    /// Puts what was written on the disk, if that is due. To be called when nothing else is to do.
+    /// Syncs the record to disk if that is due. Call it when the scheduler is idle.
     pub(super) fn sync(&mut self) {
         if self.is_dirty && self.synced.elapsed() >= SYNC_EVERY {
             let synced = self.record.sync();
@@ -73,16 +73,16 @@ impl<'r, 'w> Journal<'r, 'w> {
         self.error.take()
     }
 
-    /// A function from an attempt's number to the place of its log.
+    /// Returns a function from the number of an attempt to the path of its log.
     pub(super) fn log_paths(&self, place: crate::run::Place) -> impl Fn(u32) -> std::path::PathBuf + Send + use<> {
         let folder = self.record.folder().to_owned();
         move |attempt| crate::run::record::log_path(&folder, &place, attempt)
     }
 }
 
-/// Whether an event of a kind that was last recorded at `last` is due again.
+/// Whether to record another event of a kind that was last recorded at `last`.
 pub(super) fn is_due(last: Option<&Instant>) -> bool {
-    /// How often progress and metrics of one stage go into the record.
+    /// How often the progress and the metrics of one stage are recorded.
     const EVERY: Duration = Duration::from_secs(5);
     last.is_none_or(|at| at.elapsed() >= EVERY)
 }

@@ -16,17 +16,18 @@ use crate::spec::FailureClass;
 /// The state of one task.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Phase {
-    /// Its inputs are not known, or its key was not looked up yet.
+    /// Its inputs are not known, or its key has not been looked up yet.
     #[default]
     Idle,
-    /// Not in the cache; it waits to be scheduled. It holds no open file: there may be thousands.
+    /// It missed the cache and waits to be scheduled. It holds no open file, since thousands of
+    /// tasks may be queued.
     Queued,
     /// Another process holds the lock of its key; a thread waits for it.
     Locking,
     /// It holds the lock of its key and waits for resources.
     Locked,
     Running,
-    /// It failed, and is tried again at this time.
+    /// It failed and will be retried at this time.
     Backoff(Instant),
     Done,
     Failed,
@@ -39,13 +40,13 @@ pub enum Phase {
 /// Something that happened to a task.
 #[derive(Debug)]
 pub enum Input {
-    /// Its result is in the cache. `cut_off`: a stage before it ran in this run, and made the same
-    /// bytes as before.
+    /// Its result is cached. `cut_off`: a dependency ran in this run and produced the same bytes as
+    /// before.
     Hit {
         outputs: Outputs,
         cut_off: bool,
     },
-    /// Its result is not in the cache.
+    /// Its result is not cached.
     Miss,
     /// A stage that it needs failed.
     Blocked {
@@ -56,14 +57,14 @@ pub enum Input {
         damage: Box<DamagedInput>,
         give_up: bool,
     },
-    /// The engine itself failed at this task.
+    /// The engine itself failed on this task.
     EngineFailed(Failure),
-    /// Its inputs are no longer those of the lookup: one of them has to be made again.
+    /// Its inputs are no longer those of the lookup, because one of them has to be remade.
     Outdated,
     LockTaken,
     /// Another process holds the lock of its key.
     LockBusy,
-    /// The run stops, so the thread gave up waiting for the lock.
+    /// The run is stopping, so the thread gave up waiting for the lock.
     LockGivenUp,
     /// Another process made the result.
     Shared(Outputs),
@@ -73,14 +74,14 @@ pub enum Input {
         outputs: Outputs,
         used: Used,
     },
-    /// Its attempt failed. `retry`: it is tried again.
+    /// Its attempt failed. `retry` says when to retry it, if at all.
     AttemptFailed {
         failure: Failure,
         class: FailureClass,
         log: Vec<String>,
         retry: Option<Retry>,
     },
-    /// Its process stopped because the run stops.
+    /// Its process stopped because the run is stopping.
     Interrupted,
     /// The pause after a failure is over.
     PauseOver,
@@ -88,18 +89,18 @@ pub enum Input {
     Unlisted {
         closed: bool,
     },
-    /// The run stops.
+    /// The run is stopping.
     Stop,
-    /// Its result turned out to be damaged, and is needed.
+    /// Its result is needed but turned out to be damaged.
     Reopen,
 }
 
-/// When a failed task is tried again.
+/// When a failed task is retried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retry {
     pub at: Instant,
     pub pause: Duration,
-    /// Number of retries, this one included.
+    /// Number of retries, including this one.
     pub number: u32,
     pub max: u32,
 }
@@ -107,9 +108,9 @@ pub struct Retry {
 /// Facts about the run and the task that a transition depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Context {
-    /// Nothing new begins.
+    /// Whether the run is stopping, so that no task may start.
     pub stopping: bool,
-    /// Its item is in the list. Always true without `for_each`.
+    /// Whether its item is in the list. Always true without `for_each`.
     pub listed: bool,
 }
 
@@ -159,8 +160,8 @@ pub enum Origin {
 }
 
 impl Phase {
-    /// The next phase after `input`, and what has to happen. An input that means nothing in this
-    /// phase changes nothing.
+    /// Returns the next phase after `input`, and the effects. An input that has no meaning in this
+    /// phase is ignored.
     pub fn on(self, input: Input, context: Context) -> (Self, Vec<Effect>) {
         let publish = |outputs, origin| (Self::Done, vec![Effect::Publish { outputs, origin }]);
         match (self, input) {
@@ -171,7 +172,8 @@ impl Phase {
             (Self::Queued, Input::Outdated) => (Self::Idle, vec![]),
             (Self::Queued, Input::LockBusy) => (Self::Locking, vec![Effect::WaitForLock]),
             (Self::Queued, Input::LockTaken) => (Self::Locked, vec![]),
-            // Meanwhile the run stopped, or the item left its list: the lock is released.
+            // The run stopped or the item left its list while the thread waited, so release the
+            // lock.
             (Self::Locking, Input::LockTaken) if context.stopping || !context.listed => (Self::Idle, vec![]),
             (Self::Locking, Input::LockTaken) => (Self::Locked, vec![]),
             (Self::Locking, Input::LockGivenUp) => (Self::Idle, vec![]),
@@ -179,7 +181,7 @@ impl Phase {
 
             (Self::Locked, Input::Admitted) => (Self::Running, vec![Effect::Launch]),
             (Self::Running, Input::Succeeded { outputs, used }) => publish(outputs, Origin::Ran(used)),
-            // Its item left the list meanwhile, so no stage needs the result.
+            // Its item left the list, so no stage needs the result.
             (
                 Self::Running,
                 Input::AttemptFailed { .. } | Input::Interrupted | Input::Damaged { .. } | Input::EngineFailed(_),
@@ -209,7 +211,7 @@ impl Phase {
             (Self::Queued | Self::Locked | Self::Backoff(_), Input::Unlisted { .. } | Input::Stop) => {
                 (Self::Idle, vec![])
             }
-            // The item often comes back, so the task goes on until the list is closed.
+            // The item often comes back, so the task keeps running until the list is closed.
             (Self::Running, Input::Unlisted { closed: true }) => (Self::Running, vec![Effect::Kill]),
             (Self::Running, Input::Stop) => (Self::Running, vec![Effect::Terminate]),
             (Self::Done, Input::Reopen) => (Self::Idle, vec![]),
@@ -227,7 +229,7 @@ impl Phase {
         matches!(self, Self::Queued | Self::Locking | Self::Locked | Self::Running)
     }
 
-    /// Whether nothing more happens to the task in this run, unless its result is damaged.
+    /// Whether the task is finished for this run, unless its result turns out to be damaged.
     pub fn is_settled(self) -> bool {
         matches!(self, Self::Done | Self::Failed | Self::Skipped)
     }
@@ -237,7 +239,7 @@ impl Phase {
 mod tests {
     use super::*;
 
-    const CALM: Context = Context { stopping: false, listed: true };
+    const RUNNING: Context = Context { stopping: false, listed: true };
     const STOPPING: Context = Context { stopping: true, listed: true };
     const UNLISTED: Context = Context { stopping: false, listed: false };
 
@@ -267,7 +269,7 @@ mod tests {
             (Input::Admitted, Phase::Running),
             (succeeded(), Phase::Done),
         ] {
-            phase = next(phase, input, CALM);
+            phase = next(phase, input, RUNNING);
             assert_eq!(phase, expected);
         }
         assert!(phase.is_settled() && !phase.is_in_flight());
@@ -275,17 +277,17 @@ mod tests {
 
     #[test]
     fn a_lock_that_arrives_too_late_is_released() {
-        assert_eq!(next(Phase::Locking, Input::LockTaken, CALM), Phase::Locked);
+        assert_eq!(next(Phase::Locking, Input::LockTaken, RUNNING), Phase::Locked);
         assert_eq!(next(Phase::Locking, Input::LockTaken, STOPPING), Phase::Idle);
         assert_eq!(next(Phase::Locking, Input::LockTaken, UNLISTED), Phase::Idle);
         assert_eq!(next(Phase::Locking, Input::Shared(Outputs::new()), STOPPING), Phase::Done, "the work is done");
     }
 
     #[test]
-    fn nothing_is_tried_again_while_the_run_stops() {
-        assert!(matches!(next(Phase::Running, attempt_failed(true), CALM), Phase::Backoff(_)));
+    fn no_task_is_retried_while_the_run_stops() {
+        assert!(matches!(next(Phase::Running, attempt_failed(true), RUNNING), Phase::Backoff(_)));
         assert_eq!(next(Phase::Running, attempt_failed(true), STOPPING), Phase::Failed);
-        assert_eq!(next(Phase::Running, attempt_failed(false), CALM), Phase::Failed);
+        assert_eq!(next(Phase::Running, attempt_failed(false), RUNNING), Phase::Failed);
     }
 
     #[test]
@@ -305,12 +307,12 @@ mod tests {
     fn settled_tasks_ignore_everything_but_a_damaged_result() {
         for phase in [Phase::Done, Phase::Failed, Phase::Skipped, Phase::Stopped] {
             for input in [Input::Miss, Input::LockTaken, Input::Admitted, Input::Stop, succeeded(), Input::PauseOver] {
-                let (after, effects) = phase.on(input, CALM);
+                let (after, effects) = phase.on(input, RUNNING);
                 assert!(after == phase && effects.is_empty(), "{phase:?} became {after:?}");
             }
         }
-        assert_eq!(next(Phase::Done, Input::Reopen, CALM), Phase::Idle);
-        assert_eq!(next(Phase::Failed, Input::Reopen, CALM), Phase::Failed);
+        assert_eq!(next(Phase::Done, Input::Reopen, RUNNING), Phase::Idle);
+        assert_eq!(next(Phase::Failed, Input::Reopen, RUNNING), Phase::Failed);
     }
 
     #[test]

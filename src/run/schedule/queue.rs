@@ -1,7 +1,7 @@
-//! [`ReadyQueue`]: tasks that wait to be scheduled, in the order in which they should start.
+//! [`ReadyQueue`]: queued tasks, in the order in which they should start.
 //!
-//! Tasks that request the same resources form a class: once one of them does not fit, none of the
-//! others does, so a look at the queue costs as much as there are classes, not tasks.
+//! Tasks that request the same resources form a class. If one of them does not fit, neither do the
+//! others, so finding the next task takes time proportional to the number of classes, not of tasks.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -10,15 +10,15 @@ use olmo_stage::contract::Resources;
 
 use crate::run::plan::board::Board;
 
-/// The requests that the tasks of a class share.
+/// The request that the tasks of a class have in common.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Class {
     pub resources: Resources,
-    /// The stage whose GPUs it may share.
+    /// The stage whose GPUs they may share.
     pub share: Option<String>,
 }
 
-/// See the module.
+/// Tasks that are ready to run, by class and rank.
 #[derive(Debug)]
 pub struct ReadyQueue {
     classes: Vec<Class>,
@@ -26,9 +26,10 @@ pub struct ReadyQueue {
     waiting: Vec<BTreeSet<(u32, usize)>>,
     /// The first task of each class: (rank, task, class).
     heads: BTreeSet<(u32, usize, usize)>,
-    /// By stage.
+    /// Class of each stage.
     class_of: Vec<u32>,
-    /// By stage: smaller ranks start first. The order of the stages, until [`ReadyQueue::weigh`].
+    /// Rank of each stage. Smaller ranks start first. Until [`ReadyQueue::weigh`] is called, the
+    /// ranks follow the order of the stages.
     ranks: Vec<u32>,
     is_weighed: bool,
     len: usize,
@@ -82,13 +83,13 @@ impl ReadyQueue {
         &self.classes[class]
     }
 
-    /// The task that should start next, and its class. Skips classes that are `closed`.
+    /// The task that should start next, and its class. Skips the classes in `closed`.
     pub fn first(&self, closed: &HashSet<usize>) -> Option<(usize, usize)> {
         let mut open = self.heads.iter().filter(|(_, _, class)| !closed.contains(class));
         open.next().map(|(_, task, class)| (*task, *class))
     }
 
-    /// All tasks, in no order.
+    /// All tasks, in no particular order.
     pub fn tasks(&self) -> Vec<usize> {
         self.waiting.iter().flatten().map(|(_, task)| *task).collect()
     }
@@ -98,7 +99,7 @@ impl ReadyQueue {
         self.is_weighed
     }
 
-    /// Orders the stages by `weights`, the heaviest first; equal ones stay in their order.
+    /// Orders the stages by `weights`, heaviest first. Stages of equal weight keep their order.
     pub fn weigh(&mut self, weights: &[f64], stage_of: impl Fn(usize) -> usize) {
         let mut order: Vec<usize> = (0..weights.len()).collect();
         order.sort_by(|a, b| weights[*b].total_cmp(&weights[*a]));
@@ -115,8 +116,8 @@ impl ReadyQueue {
     }
 }
 
-/// The running task that a task of stage `of` shares GPUs with: best one that makes its input, else
-/// the first one.
-pub fn best_shared(candidates: impl Iterator<Item = (bool, usize)>) -> Option<usize> {
+/// Chooses the running task whose GPUs are shared. `candidates` holds (makes an input, task).
+/// Prefers a task that makes an input, then the first one.
+pub fn choose_shared(candidates: impl Iterator<Item = (bool, usize)>) -> Option<usize> {
     candidates.max_by_key(|(makes_input, task)| (*makes_input, Reverse(*task))).map(|(_, task)| task)
 }

@@ -1,4 +1,4 @@
-//! The scheduler's loop, cache lookups, and the effects of transitions.
+//! The scheduler's loop, its cache lookups, and the execution of effects.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
@@ -24,9 +24,9 @@ use crate::run::schedule::tracker::{Step, Tracker};
 use crate::spec::Resolved;
 use crate::store::KeyLock;
 
-/// How often damaged inputs of one task may be made again before that counts as a failure.
-const REPAIRS: u32 = 3;
-/// Longest pause between two looks at deadlines.
+/// How often the damaged inputs of one task may be remade before the task fails.
+const MAX_REPAIRS: u32 = 3;
+/// Longest time between two checks of the deadlines.
 const TICK: Duration = Duration::from_secs(1);
 
 /// How the stages of a run ended.
@@ -39,7 +39,7 @@ pub struct Ending {
     pub complete: bool,
 }
 
-/// Stages that run although their results are in the cache.
+/// Stages that run even if their results are cached.
 #[derive(Clone, Debug, Default)]
 pub struct ForcedStages {
     pub all: bool,
@@ -54,29 +54,29 @@ impl ForcedStages {
     }
 }
 
-/// What to run, and how.
+/// The parts of the options and the experiment that the scheduler needs.
 pub(super) struct Plan<'r> {
     pub(super) experiment: String,
     pub(super) root: PathBuf,
     pub(super) options: &'r Options,
     pub(super) forced: ForcedStages,
-    /// Stages whose unfinished work is thrown away.
+    /// Stages whose unfinished work is discarded.
     pub(super) fresh: BTreeSet<String>,
 }
 
-/// What a task holds between its lookup and its end. Dropping it releases all of it.
+/// The resources that a task holds between its lookup and its end. Dropping it releases them.
 pub(super) struct InFlight {
     pub(super) key: Digest,
-    /// A result that was there before the lookup does not count.
+    /// A result that existed before the lookup is ignored.
     pub(super) forced: bool,
-    /// Set from the lock on: thousands of tasks may be queued.
+    /// Set only once the task has its lock, since thousands of tasks may be queued.
     pub(super) prepared: Option<Box<Prepared>>,
     pub(super) lock: Option<KeyLock>,
     pub(super) allocation: Option<Allocation>,
     pub(super) job: Option<RunningJob>,
 }
 
-/// What a job works on.
+/// The inputs of a job, and the record of its key.
 pub(super) struct Prepared {
     pub(super) inputs: BTreeMap<String, Vec<TaskInput>>,
     pub(super) record: KeyRecord,
@@ -93,11 +93,11 @@ pub(super) struct RunningJob {
 pub(super) struct Inbox {
     pub(super) sender: Sender<Message>,
     pub(super) receiver: Receiver<Message>,
-    /// Threads that will still send something.
+    /// Number of threads that will still send a message.
     pub(super) threads: usize,
 }
 
-/// See the module.
+/// Decides what runs when. See [`crate::run::schedule`].
 pub struct Scheduler<'r, 'w> {
     pub(super) plan: Plan<'r>,
     pub(super) tracker: Tracker<'w, 'r>,
@@ -106,7 +106,7 @@ pub struct Scheduler<'r, 'w> {
     pub(super) journal: Journal<'r, 'w>,
     pub(super) inbox: Inbox,
     pub(super) shutdown: Shutdown,
-    /// Stages of which a task ran in this run, to recognize a cut-off.
+    /// Stages of which a task ran in this run, to recognize an early cut-off.
     pub(super) ran: BTreeSet<usize>,
     pub(super) ending: Ending,
 }
@@ -144,7 +144,7 @@ impl<'r, 'w> Scheduler<'r, 'w> {
     /// Runs every stage that has to run.
     ///
     /// # Errors
-    /// The record of the run or the machine's leases cannot be used any more.
+    /// The record of the run or the machine's leases can no longer be used.
     pub fn run(mut self) -> Result<Ending, RunError> {
         loop {
             self.advance();
@@ -157,7 +157,7 @@ impl<'r, 'w> Scheduler<'r, 'w> {
                 Some(Message::Save) => self.save_all(),
                 None => self.on_deadline(),
             }
-            if self.shutdown.gives_up(Instant::now()) {
+            if self.shutdown.should_give_up(Instant::now()) {
                 break;
             }
         }
@@ -173,33 +173,33 @@ impl<'r, 'w> Scheduler<'r, 'w> {
         if let Ok(message) = self.inbox.receiver.try_recv() {
             return Some(message);
         }
-        // Nothing to do for a moment: recent events go to the disk together.
+        // The scheduler is idle, so sync all recent events to disk at once.
         self.journal.sync();
         self.stop_if_broken();
         let deadline =
-            [self.shutdown.deadline(), self.next_look(), self.journal.next_sync()].into_iter().flatten().min();
+            [self.shutdown.deadline(), self.next_deadline(), self.journal.next_sync()].into_iter().flatten().min();
         let pause = deadline.map_or(TICK, |at| at.saturating_duration_since(Instant::now()).min(TICK));
         // The scheduler holds a sender itself, so the channel never closes.
         self.inbox.receiver.recv_timeout(pause).ok()
     }
 
-    /// Writes an event into the record and shows it.
-    pub(super) fn note(&mut self, event: RunEvent) {
-        self.journal.note(event);
+    /// Writes an event to the record and reports it to the watcher.
+    pub(super) fn emit(&mut self, event: RunEvent) {
+        self.journal.emit(event);
         self.stop_if_broken();
     }
 
-    /// Does everything that can be done without waiting.
+    /// Does everything that is possible without waiting.
     fn advance(&mut self) {
         self.tracker.wake(Instant::now());
         loop {
             while let Some(step) = self.tracker.next_step() {
                 match step {
                     Step::LookUp(task) => self.look_up(task),
-                    Step::Act(task, effects) => self.carry_out(task, effects),
+                    Step::Execute(task, effects) => self.execute(task, effects),
                     Step::StageSkipped { stage, because } => {
                         let place = Place { stage: self.tracker.board().stages[stage].name.clone(), item: None };
-                        self.note(RunEvent::Skipped { place, because });
+                        self.emit(RunEvent::Skipped { place, because });
                     }
                 }
             }
@@ -207,21 +207,21 @@ impl<'r, 'w> Scheduler<'r, 'w> {
                 break;
             }
             self.dispatch();
-            // What another process finished, or what failed to start, may let other tasks begin.
+            // Results of other processes and failed starts may allow further tasks to start.
             if !self.tracker.has_steps() {
                 break;
             }
         }
     }
 
-    /// Applies an input to a task and carries out the effects.
+    /// Applies an input to a task and executes the effects.
     pub(super) fn apply(&mut self, task: usize, input: Input) {
         let effects = self.tracker.on(task, input);
-        self.carry_out(task, effects);
+        self.execute(task, effects);
     }
 
-    fn carry_out(&mut self, task: usize, effects: Vec<Effect>) {
-        // First of all, so that what comes below finds its resources free.
+    fn execute(&mut self, task: usize, effects: Vec<Effect>) {
+        // Release the task's resources first, so that they are free for the effects below.
         let held = match self.tracker.phase(task).is_in_flight() {
             true => None,
             false => self.in_flight.remove(&task),
@@ -240,23 +240,23 @@ impl<'r, 'w> Scheduler<'r, 'w> {
                     let (place, pause_s) = (self.place(task), retry.pause.as_secs());
                     let (tried, max) = (retry.number, retry.max);
                     self.tracker.instance_mut(task).retries = retry.number;
-                    self.note(RunEvent::Retrying { place, failure, class, log, pause_s, tried, max });
+                    self.emit(RunEvent::Retrying { place, failure, class, log, pause_s, tried, max });
                 }
                 Effect::Skip { because } => {
                     let place = self.place(task);
-                    // For the tasks of a `for_each` stage there is one event: `Step::StageSkipped`.
+                    // A `for_each` stage has one event for all its tasks: `Step::StageSkipped`.
                     if place.item.is_none() {
-                        self.note(RunEvent::Skipped { place, because });
+                        self.emit(RunEvent::Skipped { place, because });
                     }
                 }
                 Effect::Interrupt => {
                     let place = self.place(task);
-                    self.note(RunEvent::Interrupted { place });
+                    self.emit(RunEvent::Interrupted { place });
                 }
                 Effect::Repair(damage) => {
                     let (place, why) = (self.place(task), damage.error.to_string());
                     if let Some(maker) = damage.maker {
-                        self.note(RunEvent::Damaged { place, artifact: damage.artifact, maker, why });
+                        self.emit(RunEvent::Damaged { place, artifact: damage.artifact, maker, why });
                     }
                 }
             }
@@ -268,20 +268,20 @@ impl<'r, 'w> Scheduler<'r, 'w> {
         let place = self.place(task);
         match origin {
             Origin::Cache { cut_off } => {
-                self.note(RunEvent::Cached { place, key, cut_off, outputs });
+                self.emit(RunEvent::Cached { place, key, cut_off, outputs });
                 self.discard_finished_work(key);
             }
             Origin::OtherProcess => {
-                self.note(RunEvent::Finished { place, key, shared: true, outputs, used: Used::default() });
+                self.emit(RunEvent::Finished { place, key, shared: true, outputs, used: Used::default() });
             }
-            Origin::Ran(used) => self.note(RunEvent::Finished { place, key, shared: false, outputs, used }),
+            Origin::Ran(used) => self.emit(RunEvent::Finished { place, key, shared: false, outputs, used }),
         }
     }
 
     fn on_failed(&mut self, task: usize, failure: Failure, log: Vec<String>) {
         let place = self.place(task);
         self.ending.failures.push(StageFailure { place: place.clone(), failure: failure.clone() });
-        self.note(RunEvent::Failed { place, failure, log });
+        self.emit(RunEvent::Failed { place, failure, log });
         if self.plan.options.fail_fast && !self.tracker.is_stopping() {
             self.stop_all();
         }
@@ -290,14 +290,14 @@ impl<'r, 'w> Scheduler<'r, 'w> {
     /// Looks a task up in the cache if its inputs are known.
     pub(super) fn look_up(&mut self, task: usize) {
         let input = match self.tracker.board().inputs(task, self.cache.store()) {
-            // Its last missing input will mark it again.
+            // The task is marked again when its last missing input appears.
             Ok(Inputs::Wait(_)) => return,
             Ok(Inputs::Never(because)) => Input::Blocked { because },
             Ok(Inputs::Ready(inputs)) => match self.look_up_key(task, inputs) {
                 Ok(input) => input,
                 Err(error) => Input::EngineFailed(engine_failure(&error)),
             },
-            Err(damage) => self.damaged(task, damage),
+            Err(damage) => self.on_damaged_input(task, damage),
         };
         self.apply(task, input);
     }
@@ -311,14 +311,17 @@ impl<'r, 'w> Scheduler<'r, 'w> {
         let found = self.cache.lookup(key)?;
         let warning = match &found {
             Lookup::Hit(_) | Lookup::Absent => None,
-            Lookup::Incomplete { artifact } => {
-                Some(format!("its earlier result {} is no longer whole in the store; made again", artifact.short()))
+            Lookup::Incomplete { artifact } => Some(format!(
+                "its earlier result {} is no longer complete in the store; it runs again",
+                artifact.short()
+            )),
+            Lookup::Damaged { why } => {
+                Some(format!("the cache entry of its earlier result is damaged ({why}); it runs again"))
             }
-            Lookup::Damaged { why } => Some(format!("the note of its earlier result is damaged ({why}); made again")),
         };
         if let Some(text) = warning {
             let place = self.place(task);
-            self.note(RunEvent::Message { place, level: olmo_stage::MessageLevel::Warning, text });
+            self.emit(RunEvent::Message { place, level: olmo_stage::MessageLevel::Warning, text });
         }
         let input = match found {
             Lookup::Hit(outputs) if !forced => {
@@ -335,23 +338,27 @@ impl<'r, 'w> Scheduler<'r, 'w> {
         Ok(input)
     }
 
-    /// An input of `task` is damaged: its maker runs again, unless that has happened too often.
-    pub(super) fn damaged(&mut self, task: usize, damage: Box<crate::run::plan::board::DamagedInput>) -> Input {
+    /// Handles a damaged input of `task`: its maker runs again, unless that has happened too often.
+    pub(super) fn on_damaged_input(
+        &mut self,
+        task: usize,
+        damage: Box<crate::run::plan::board::DamagedInput>,
+    ) -> Input {
         self.cache.distrust();
-        let maker = damage.maker.as_ref().and_then(|maker| self.tracker.board().at(maker));
+        let maker = damage.maker.as_ref().and_then(|maker| self.tracker.board().task_at(maker));
         let instance = self.tracker.instance_mut(task);
         instance.repairs += 1;
-        let give_up = maker.is_none() || instance.repairs > REPAIRS;
+        let give_up = maker.is_none() || instance.repairs > MAX_REPAIRS;
         Input::Damaged { damage, give_up }
     }
 
-    /// Removes the work of an engine that died after its stage had finished.
+    /// Removes the unfinished work of an engine that died after its stage had finished.
     fn discard_finished_work(&self, key: Digest) {
         let folder = self.cache.store().work(key);
         if folder.exists()
             && let Ok(Some(_lock)) = self.cache.store().lock_key(key)
         {
-            // If it fails, the work takes space until the next time, nothing else.
+            // If this fails, the work only takes up space until the next lookup.
             let _ = Work::at(folder).discard();
         }
     }
@@ -370,16 +377,16 @@ impl<'r, 'w> Scheduler<'r, 'w> {
         Ok(())
     }
 
-    /// Passes `control` on to the job of `task`.
+    /// Sends `control` to the job of `task`.
     pub(super) fn control(&self, task: usize, control: Control) {
         if let Some(job) = self.in_flight.get(&task).and_then(|held| held.job.as_ref()) {
-            // A job that has ended listens no more.
+            // Fails only if the job has ended, and then there is nothing to control.
             let _ = job.control.send(control);
         }
     }
 }
 
-/// An error of the engine as the failure of a stage.
+/// Turns an error of the engine into the failure of a stage.
 pub(super) fn engine_failure(error: &RunError) -> Failure {
     Failure { code: error.code().into(), message: error.to_string(), hint: error.hint() }
 }

@@ -1,17 +1,17 @@
-//! [`Shutdown`]: how far a stop has come.
+//! [`Shutdown`]: the deadlines of a run that is stopping.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-/// How far a stop has come.
+/// The deadlines of a run that is stopping. All are unset until it stops.
 #[derive(Debug, Default)]
 pub(super) struct Shutdown {
     /// Tells threads that wait for locks to give up.
     pub(super) stop: Arc<AtomicBool>,
-    /// When running stages are killed.
+    /// When to kill the running stages.
     pub(super) kill_at: Option<Instant>,
-    /// When the run ends although jobs still run.
+    /// When to end the run even if jobs still run.
     pub(super) give_up_at: Option<Instant>,
 }
 
@@ -24,7 +24,7 @@ impl Shutdown {
         self.kill_at.into_iter().chain(self.give_up_at).min()
     }
 
-    pub(super) fn gives_up(&self, now: Instant) -> bool {
+    pub(super) fn should_give_up(&self, now: Instant) -> bool {
         self.give_up_at.is_some_and(|at| now >= at)
     }
 }

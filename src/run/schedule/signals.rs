@@ -1,4 +1,4 @@
-//! Signals as messages to the scheduler.
+//! Turns signals into messages to the scheduler.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,38 +17,39 @@ use crate::run::job::Message;
 pub struct Watcher {
     handle: Handle,
     thread: Option<JoinHandle<()>>,
-    plain: Arc<AtomicBool>,
+    /// Whether a signal ends the process immediately.
+    exits: Arc<AtomicBool>,
 }
 
 impl Watcher {
     pub fn start(scheduler: Sender<Message>) -> Result<Self, RunError> {
-        // Whoever starts this with SIGHUP ignored (`nohup`, a detached run) wants it to outlive the terminal.
+        // If SIGHUP is ignored (`nohup`, a detached run), the run should outlive the terminal.
         let hangup = (!is_ignored(SIGHUP)).then_some(SIGHUP);
         let watched = Signals::new([SIGINT, SIGTERM, SIGUSR1].into_iter().chain(hangup));
         let mut signals = watched.context_during("watch for signals in", "this process")?;
         let handle = signals.handle();
-        let plain = Arc::new(AtomicBool::new(false));
+        let exits = Arc::new(AtomicBool::new(false));
         let thread = std::thread::Builder::new().name("signals".into());
         let thread = thread.spawn({
-            let plain = plain.clone();
+            let exits = exits.clone();
             move || {
                 for signal in signals.forever() {
-                    if signal != SIGUSR1 && plain.load(Ordering::SeqCst) {
+                    if signal != SIGUSR1 && exits.load(Ordering::SeqCst) {
                         let _ = signal_hook::low_level::emulate_default_handler(signal);
                     }
-                    // The scheduler is gone while results are put in place: a signal then ends all at once.
+                    // Sending fails only while results are exported, when the scheduler is gone.
                     let message = if signal == SIGUSR1 { Message::Save } else { Message::Signal(signal) };
                     let _ = scheduler.send(message);
                 }
             }
         });
         let thread = thread.map_err(RunError::thread)?;
-        Ok(Self { handle, thread: Some(thread), plain })
+        Ok(Self { handle, thread: Some(thread), exits })
     }
 
-    /// From now on a signal ends the process at once: no stage runs any more.
-    pub fn end_at_once(&self) {
-        self.plain.store(true, Ordering::SeqCst);
+    /// Makes signals end the process immediately from now on. Call it when no stage runs anymore.
+    pub fn exit_on_signal(&self) {
+        self.exits.store(true, Ordering::SeqCst);
     }
 }
 

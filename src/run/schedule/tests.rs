@@ -1,6 +1,6 @@
-//! Runs random pipelines against a simulated machine: messages come in any order, stages fail, and
-//! the engine is stopped or killed and started again. Whatever happens, every task that can be done
-//! is done once, after its inputs, and with the same outputs as without any trouble.
+//! Runs random pipelines on a simulated machine: messages arrive in any order, stages fail, and the
+//! engine is stopped or killed and restarted. In all cases, every task that can run must run once,
+//! after its inputs, and with the same outputs as in an undisturbed run.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, LazyLock};
@@ -20,7 +20,8 @@ use crate::run::sources::Sources;
 use crate::spec::{Binding, FailureClass, PortRef, Resolved, ResolvedStage};
 use crate::store::{ListItem, Output, Store, StoreError};
 
-/// A small generator: proptest provides the seed, and shrinks it badly but quickly.
+/// A small random number generator. Proptest provides the seed; shrinking it finds no simpler case,
+/// but is quick.
 struct Dice(u64);
 
 impl Dice {
@@ -108,30 +109,31 @@ fn pipeline(dice: &mut Dice) -> Resolved {
     }
 }
 
-/// What outlives an engine, and the rules of the simulated stages.
+/// The state that survives an engine, and the rules of the simulated stages.
 struct World {
     resolved: Resolved,
     names: Vec<String>,
     sources: Sources,
-    /// Never read: no port of the pipelines takes a part of an artifact.
+    /// Never read, since no port of the pipelines takes a part of an artifact.
     store: &'static Store,
     results: HashMap<Digest, Outputs>,
     /// List items of unfinished work.
     unfinished: HashMap<Digest, Vec<(String, Digest)>>,
-    /// How often the result of a key was made.
-    made: HashMap<Digest, u32>,
+    /// How often the stage with each key ran.
+    executions: HashMap<Digest, u32>,
     /// How often a result was damaged.
     damages: u32,
-    /// Percent of all keys whose stage fails for good, and of attempts that fail once.
+    /// Percentage of keys whose stage always fails, and of attempts that fail once.
     broken: u8,
     flaky: usize,
-    /// Percent of steps at which the engine is killed, or stopped, and of launches that find a damaged input.
+    /// Percentage of steps at which the engine is killed or stopped, and of launches that find a
+    /// damaged input.
     kills: usize,
     stops: usize,
     damaging: usize,
 }
 
-/// A message that is on its way to the engine.
+/// A message on its way to the engine.
 enum Report {
     Items(Items),
     Item(ItemRecord),
@@ -166,12 +168,12 @@ impl World {
     }
 
     fn commit(&mut self, key: Digest, outputs: &Outputs) {
-        assert!(self.results.insert(key, outputs.clone()).is_none(), "a result is made twice");
-        *self.made.entry(key).or_default() += 1;
+        assert!(self.results.insert(key, outputs.clone()).is_none(), "a result was made twice");
+        *self.executions.entry(key).or_default() += 1;
         self.unfinished.remove(&key);
     }
 
-    /// One life of an engine.
+    /// Runs an engine until it ends, stops or is killed.
     fn live(&mut self, dice: &mut Dice) -> (Life, Vec<(String, End)>) {
         let (resolved, names, sources) = (self.resolved.clone(), self.names.clone(), self.sources.clone());
         let mut board = Board::new(&resolved, &names, &sources);
@@ -181,7 +183,7 @@ impl World {
         let mut effects: VecDeque<(usize, Effect)> = VecDeque::new();
         let slots = 1 + dice.roll(3);
         loop {
-            // Everything that needs no waiting.
+            // Do everything that is possible without waiting.
             loop {
                 if let Some((task, effect)) = effects.pop_front() {
                     match effect {
@@ -194,7 +196,7 @@ impl World {
                     }
                 } else if let Some(step) = tracker.next_step() {
                     match step {
-                        Step::Act(task, more) => effects.extend(more.into_iter().map(|effect| (task, effect))),
+                        Step::Execute(task, more) => effects.extend(more.into_iter().map(|effect| (task, effect))),
                         Step::StageSkipped { .. } => {}
                         Step::LookUp(task) => {
                             let input = match tracker.board().inputs(task, self.store).unwrap() {
@@ -234,7 +236,7 @@ impl World {
                 }
             }
             if dice.chance(self.kills) {
-                // Jobs may have committed results that the engine never heard of.
+                // Jobs may have committed results without the engine receiving their message.
                 for task in tracker.running().collect::<Vec<_>>() {
                     let key = keys[&task];
                     let stage = tracker.board().stage_of(task).spec;
@@ -258,7 +260,7 @@ impl World {
                     _ => break,
                 }
             }
-            // The next message of any job: each job's own messages stay in order.
+            // Deliver the next message of a random job. The messages of one job stay in order.
             let tasks: Vec<usize> = mail.keys().copied().collect();
             let task = tasks[dice.roll(tasks.len())];
             let reports = mail.get_mut(&task).unwrap();
@@ -293,7 +295,7 @@ impl World {
         (life, board.stages.iter().map(|stage| (stage.name.clone(), stage.end.clone())).collect())
     }
 
-    /// Starts the job of `task`: decides all that it will report.
+    /// Starts the job of `task` by deciding everything that it will report.
     fn launch(
         &mut self,
         dice: &mut Dice,
@@ -303,14 +305,14 @@ impl World {
         mail: &mut BTreeMap<usize, VecDeque<Report>>,
     ) {
         assert!(!mail.contains_key(&task), "task {task} runs twice at a time");
-        assert!(!self.results.contains_key(&key), "task {task} runs although its result is there");
+        assert!(!self.results.contains_key(&key), "task {task} runs although its result exists");
         let Ok(Inputs::Ready(inputs)) = tracker.board().inputs(task, self.store) else {
             panic!("task {task} runs before its inputs");
         };
         assert_eq!(tracker.board().key(task, &inputs).unwrap().digest(), key, "task {task} runs with other inputs");
         let stage = tracker.board().stage_of(task).spec;
         let mut reports = VecDeque::new();
-        // Damage only single outputs: their makers are found by the key of their digest.
+        // Only single outputs are damaged, since their makers can be found by their digest.
         let victim = inputs.values().flatten().find(|input| {
             self.results.values().any(|outputs| outputs.get("all") == Some(&Output::Single(input.digest)))
         });
@@ -343,8 +345,8 @@ impl World {
             reports.push_back(Report::Items(items));
             let stops_after = dice.roll(rest.len() + 1);
             let fails = self.is_broken(key) || dice.chance(self.flaky);
-            let told = if fails { &rest[..stops_after] } else { &rest[..] };
-            reports.extend(told.iter().map(|(label, artifact)| Report::Item(added(label, *artifact))));
+            let reported = if fails { &rest[..stops_after] } else { &rest[..] };
+            reports.extend(reported.iter().map(|(label, artifact)| Report::Item(added(label, *artifact))));
         }
         let end = if self.is_broken(key) {
             attempt_failed(None)
@@ -354,9 +356,9 @@ impl World {
         } else {
             // All items are reported before the end.
             if stage.uses == "lister" {
-                let told = self.unfinished[&key].len()
+                let reported = self.unfinished[&key].len()
                     + reports.iter().filter(|report| matches!(report, Report::Item(_))).count();
-                let rest = World::items(key).split_off(told);
+                let rest = World::items(key).split_off(reported);
                 reports.extend(rest.iter().map(|(label, artifact)| Report::Item(added(label, *artifact))));
             }
             Input::Succeeded { outputs: Self::outputs(stage, key), used: Used::default() }
@@ -370,7 +372,8 @@ fn added(label: &str, artifact: Digest) -> ItemRecord {
     ItemRecord::Added { attempt: 1, port: "items".into(), label: label.into(), artifact }
 }
 
-/// Runs the pipeline of `seed` to its end: how each stage ended.
+/// Runs the pipeline of `seed` to its end. Returns how each stage ended, the world, and the number
+/// of damaged results.
 fn ends(seed: u64, broken: u8, trouble: bool) -> (Vec<(String, End)>, World, u32) {
     static STORE: LazyLock<(tempfile::TempDir, Store)> = LazyLock::new(|| {
         let folder = tempfile::tempdir().unwrap();
@@ -388,7 +391,7 @@ fn ends(seed: u64, broken: u8, trouble: bool) -> (Vec<(String, End)>, World, u32
         store: &STORE.1,
         results: HashMap::new(),
         unfinished: HashMap::new(),
-        made: HashMap::new(),
+        executions: HashMap::new(),
         damages: 0,
         broken,
         flaky,
@@ -397,7 +400,7 @@ fn ends(seed: u64, broken: u8, trouble: bool) -> (Vec<(String, End)>, World, u32
         damaging,
     };
     for life in 0.. {
-        // Trouble ends at some time, else a run might never come to its end.
+        // Stop causing trouble after a while, since a run might otherwise never end.
         if life == 30 {
             (world.kills, world.stops, world.damaging) = (0, 0, 0);
         }
@@ -418,12 +421,12 @@ proptest! {
         for ((name, expected), (_, found)) in expected.iter().zip(&found) {
             match (expected, found) {
                 (End::Done(expected), End::Done(found)) => prop_assert_eq!(expected, found, "stage {}", name),
-                // Which of several failed stages is named depends on the order.
+                // If several stages failed, which one is named depends on the order.
                 (End::Never(_), End::Never(_)) => {}
                 _ => prop_assert!(false, "stage {}: {:?}, not {:?}", name, found, expected),
             }
         }
-        prop_assert!(calm.made.values().all(|times| *times == 1));
-        prop_assert!(world.made.values().map(|times| times - 1).sum::<u32>() <= damages);
+        prop_assert!(calm.executions.values().all(|times| *times == 1));
+        prop_assert!(world.executions.values().map(|times| times - 1).sum::<u32>() <= damages);
     }
 }

@@ -1,8 +1,8 @@
-//! [`Tracker`]: the state of every task of a run, and which of them may have changed.
+//! [`Tracker`]: the state of every task of a run, and which tasks may have changed.
 //!
-//! The tracker is pure: it starts nothing, reads no clock and no store. The scheduler feeds it
-//! [`Input`]s and carries out the [`Effect`]s. Work is proportional to what changed: a task is looked
-//! at when its last missing input appears, not at every message.
+//! The tracker is pure: it starts nothing and reads neither the clock nor the store. The scheduler
+//! feeds it [`Input`]s and executes the [`Effect`]s. The work is proportional to what changed: a
+//! task is checked when its last missing input appears, not at every message.
 //!
 //! Invariants: the queue holds exactly the tasks in [`Phase::Queued`] and [`Phase::Locked`], the
 //! timers those in [`Phase::Backoff`], and `running` those in [`Phase::Running`].
@@ -21,38 +21,38 @@ use crate::store::ListItem;
 #[derive(Debug, Default)]
 pub struct Instance {
     pub phase: Phase,
-    /// How often it failed and was tried again.
+    /// How often it failed and was retried.
     pub retries: u32,
-    /// How often a damaged input of it was made again.
+    /// How often a damaged input of it was remade.
     pub repairs: u32,
-    /// It was run again although its result was there; that happens once.
+    /// Whether it was already run in spite of a cached result, which happens at most once.
     pub was_forced: bool,
-    /// Its unfinished work was thrown away; that happens once.
-    pub was_freshened: bool,
-    /// It was reported that it waits for other engines.
+    /// Whether its unfinished work was already discarded, which happens at most once.
+    pub was_discarded: bool,
+    /// Whether it was already reported that it waits for other engines.
     pub was_delayed: bool,
 }
 
-/// What the tracker knows of a stage.
+/// What the tracker knows about a stage.
 #[derive(Debug, Default)]
 struct StageProgress {
     /// Stages with an input port bound to this one, each once.
     consumers: Vec<usize>,
-    /// `for_each` stages over a list of this one.
+    /// `for_each` stages over a list of this stage.
     expands: Vec<usize>,
-    /// Stages bound to input ports that are not done.
+    /// Number of stages bound to its input ports that are not done.
     missing: usize,
-    /// A stage that it needs failed.
+    /// Whether a stage that it needs failed.
     is_blocked: bool,
-    /// Listed tasks that are not settled.
+    /// Number of listed tasks that are not settled.
     unsettled: usize,
     /// Items that joined the list since the last expansion.
     joined: Vec<ListItem>,
-    /// The list changed in another way: expand it as a whole.
+    /// Whether the list changed in another way, so that it has to be expanded as a whole.
     is_stale: bool,
 }
 
-/// A thing to look at, in this order within a stage.
+/// A pending check of a stage. Checks of one stage run in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Todo {
     Expand,
@@ -60,26 +60,26 @@ enum Todo {
     Settle,
 }
 
-/// What the scheduler has to do next.
+/// The next thing for the scheduler to do.
 #[derive(Debug)]
 pub enum Step {
-    /// The inputs of this task may be known: look its key up.
+    /// The inputs of this task may be known: look up its key.
     LookUp(usize),
-    /// Carry out what a transition asks for.
-    Act(usize, Vec<Effect>),
-    /// A `for_each` stage gets no (more) items, because another stage failed.
+    /// Execute the effects of a transition of this task.
+    Execute(usize, Vec<Effect>),
+    /// A `for_each` stage will get no more items, because another stage failed.
     StageSkipped { stage: usize, because: String },
 }
 
-/// See the module.
+/// Tracks the state of every task.
 pub struct Tracker<'w, 'r> {
     board: &'w mut Board<'r>,
     instances: Vec<Instance>,
     stages: Vec<StageProgress>,
-    /// (stage, what to look at): stages in their order, so makers come before consumers.
+    /// (stage, check), ordered by stage, so that makers come before consumers.
     todo: BTreeSet<(usize, Todo)>,
-    /// Effects of transitions that the scheduler did not ask for.
-    acts: VecDeque<(usize, Vec<Effect>)>,
+    /// Effects of transitions that the tracker caused itself.
+    deferred: VecDeque<(usize, Vec<Effect>)>,
     queue: ReadyQueue,
     timers: BTreeSet<(Instant, usize)>,
     running: BTreeSet<usize>,
@@ -95,7 +95,7 @@ impl<'w, 'r> Tracker<'w, 'r> {
                 Binding::Port(port) => board.stage(&port.stage),
                 Binding::Path(_) | Binding::Remote(_) | Binding::Item => None,
             });
-            // A stage that reads hundreds of thousands of others is rare, but possible.
+            // A set, since a stage may read hundreds of thousands of others.
             let makers: BTreeSet<usize> = bound.collect();
             stages[index].missing = makers.len();
             makers.into_iter().for_each(|maker| stages[maker].consumers.push(index));
@@ -114,13 +114,13 @@ impl<'w, 'r> Tracker<'w, 'r> {
             instances: Vec::new(),
             stages,
             todo: BTreeSet::new(),
-            acts: VecDeque::new(),
+            deferred: VecDeque::new(),
             queue,
             timers: BTreeSet::new(),
             running: BTreeSet::new(),
             is_stopping: false,
         };
-        tracker.cover_tasks();
+        tracker.add_instances();
         for stage in 0..tracker.stages.len() {
             match tracker.board.stages[stage].spec.for_each {
                 Some(_) => tracker.mark(stage, Todo::Expand),
@@ -162,12 +162,12 @@ impl<'w, 'r> Tracker<'w, 'r> {
         self.running.iter().copied()
     }
 
-    /// The end of the earliest pause.
+    /// When the earliest pause ends.
     pub fn next_timer(&self) -> Option<Instant> {
         self.timers.first().map(|(at, _)| *at)
     }
 
-    /// Whether something will begin by itself, without a message.
+    /// Whether a task will start without any message, because it is queued or pauses.
     pub fn is_waiting(&self) -> bool {
         self.queue.len() > 0 || !self.timers.is_empty()
     }
@@ -178,14 +178,14 @@ impl<'w, 'r> Tracker<'w, 'r> {
 
     /// Whether there is a next step.
     pub fn has_steps(&self) -> bool {
-        !self.todo.is_empty() || !self.acts.is_empty()
+        !self.todo.is_empty() || !self.deferred.is_empty()
     }
 
-    /// The next step, if something may have changed.
+    /// Returns the next step, if any state may have changed.
     pub fn next_step(&mut self) -> Option<Step> {
         loop {
-            if let Some((task, effects)) = self.acts.pop_front() {
-                return Some(Step::Act(task, effects));
+            if let Some((task, effects)) = self.deferred.pop_front() {
+                return Some(Step::Execute(task, effects));
             }
             let (stage, todo) = self.todo.pop_first()?;
             match todo {
@@ -209,7 +209,7 @@ impl<'w, 'r> Tracker<'w, 'r> {
             && (progress.is_blocked || progress.missing == 0)
     }
 
-    /// Applies `input` to `task`. Returns what the scheduler has to do.
+    /// Applies `input` to `task`. Returns the effects for the scheduler to execute.
     pub fn on(&mut self, task: usize, input: Input) -> Vec<Effect> {
         let context = Context { stopping: self.is_stopping, listed: self.board.tasks[task].listed };
         let (phase, effects) = self.instances[task].phase.on(input, context);
@@ -226,7 +226,7 @@ impl<'w, 'r> Tracker<'w, 'r> {
                 }
                 Effect::Skip { because } => self.end_without_outputs(task, because.clone()),
                 Effect::Repair(damage) => {
-                    if let Some(maker) = damage.maker.as_ref().and_then(|maker| self.board.at(maker)) {
+                    if let Some(maker) = damage.maker.as_ref().and_then(|maker| self.board.task_at(maker)) {
                         self.reopen(maker);
                     }
                     self.mark(self.board.tasks[task].stage, Todo::Check(task));
@@ -287,49 +287,49 @@ impl<'w, 'r> Tracker<'w, 'r> {
         }
     }
 
-    fn cover_tasks(&mut self) {
+    fn add_instances(&mut self) {
         self.instances.resize_with(self.board.tasks.len(), Instance::default);
     }
 
-    /// Task `task` has outputs: passes that on to whatever needs them.
+    /// Propagates the outputs of task `task` to the stages that need them.
     fn announce_outputs(&mut self, task: usize) {
         let stage = self.board.tasks[task].stage;
         if self.board.stages[stage].spec.for_each.is_none() {
-            return self.stage_is_done(stage);
+            return self.on_stage_done(stage);
         }
         if !self.board.tasks[task].listed {
             return;
         }
         for expands in self.stages[stage].expands.clone() {
             let Some(list) = &self.board.stages[expands].spec.for_each else { continue };
-            if let Some(item) = self.board.item_made(task, &list.port) {
+            if let Some(item) = self.board.finished_item(task, &list.port) {
                 self.stages[expands].joined.push(item);
                 self.mark(expands, Todo::Expand);
             }
         }
     }
 
-    /// All outputs of `stage` are known.
-    fn stage_is_done(&mut self, stage: usize) {
+    /// Tells the consumers of `stage` that all its outputs are known.
+    fn on_stage_done(&mut self, stage: usize) {
         for consumer in self.stages[stage].consumers.clone() {
             self.stages[consumer].missing -= 1;
             if self.stages[consumer].missing == 0 {
                 self.check_tasks(consumer);
             }
         }
-        self.expand_again(stage);
+        self.expand_consumers(stage);
     }
 
-    /// The lists of `stage` changed: expands the stages over them as a whole.
-    fn expand_again(&mut self, stage: usize) {
+    /// Expands the stages over the lists of `stage` as a whole, after the lists changed.
+    fn expand_consumers(&mut self, stage: usize) {
         for expands in self.stages[stage].expands.clone() {
             self.stages[expands].is_stale = true;
             self.mark(expands, Todo::Expand);
         }
     }
 
-    /// Task `task` failed or was skipped. Without `for_each`, so did its stage; else see
-    /// [`Tracker::settle`].
+    /// Handles that task `task` failed or was skipped. Without `for_each`, its stage ends with it.
+    /// A `for_each` stage ends in [`Tracker::settle`].
     fn end_without_outputs(&mut self, task: usize, because: String) {
         let stage = self.board.tasks[task].stage;
         if self.board.stages[stage].spec.for_each.is_none() {
@@ -347,7 +347,7 @@ impl<'w, 'r> Tracker<'w, 'r> {
         }
     }
 
-    /// The outputs of `task` are damaged, so it has to run again.
+    /// Makes `task` run again, because its outputs are damaged.
     fn reopen(&mut self, task: usize) {
         if self.instances[task].phase != Phase::Done {
             return;
@@ -359,7 +359,7 @@ impl<'w, 'r> Tracker<'w, 'r> {
             }
         }
         self.board.reopen(task);
-        self.expand_again(stage);
+        self.expand_consumers(stage);
         // No effects: see `Phase::on`.
         self.on(task, Input::Reopen);
     }
@@ -374,14 +374,14 @@ impl<'w, 'r> Tracker<'w, 'r> {
             }
             false => (joined.into_iter().filter_map(|item| self.board.append(stage, item)).collect(), Vec::new()),
         };
-        self.cover_tasks();
+        self.add_instances();
         for task in added {
             let phase = self.instances[task].phase;
             self.stages[stage].unsettled += usize::from(!phase.is_settled());
             if phase == Phase::Idle {
                 self.mark(stage, Todo::Check(task));
             }
-            // A task that finished while its item was away is an item of later lists again.
+            // If the task finished while its item was not listed, its outputs count again now.
             if phase == Phase::Done {
                 self.announce_outputs(task);
             }
@@ -391,38 +391,38 @@ impl<'w, 'r> Tracker<'w, 'r> {
         let has_removed = !removed.is_empty();
         for task in removed {
             self.stages[stage].unsettled -= usize::from(!self.instances[task].phase.is_settled());
-            self.apply_unasked(task, Input::Unlisted { closed });
+            self.apply_deferred(task, Input::Unlisted { closed });
         }
         if closed {
             let running = self.running.iter().copied();
             let unlisted =
                 running.filter(|task| self.board.tasks[*task].stage == stage && !self.board.tasks[*task].listed);
             for task in unlisted.collect::<Vec<_>>() {
-                self.apply_unasked(task, Input::Unlisted { closed });
+                self.apply_deferred(task, Input::Unlisted { closed });
             }
         }
         if has_removed {
-            self.expand_again(stage);
+            self.expand_consumers(stage);
         }
         self.mark(stage, Todo::Settle);
     }
 
-    /// Applies an input that no message brought; its effects are a later step.
-    fn apply_unasked(&mut self, task: usize, input: Input) {
+    /// Applies an input that did not come from a message. Its effects become a later step.
+    fn apply_deferred(&mut self, task: usize, input: Input) {
         let effects = self.on(task, input);
-        // Also without effects: the scheduler lets go of what the task held.
-        self.acts.push_back((task, effects));
+        // Pushed even if empty, so that the scheduler releases what the task held.
+        self.deferred.push_back((task, effects));
     }
 
-    /// Ends a `for_each` stage that can get no more tasks and whose tasks are all settled. Returns
-    /// the failed stage because of which it was skipped, if it was.
+    /// Ends a `for_each` stage that can get no more tasks and whose tasks are all settled. If it
+    /// was skipped, returns the failed stage that caused it.
     fn settle(&mut self, stage: usize) -> Option<String> {
         let list = self.board.stages[stage].spec.for_each.as_ref()?;
         if self.stages[stage].unsettled > 0 || self.board.stages[stage].end != End::Open {
             return None;
         }
         if self.board.close(stage) {
-            self.stage_is_done(stage);
+            self.on_stage_done(stage);
             return None;
         }
         let source = self.board.stage(&list.stage).map(|s| self.board.stages[s].end.clone());
@@ -441,7 +441,7 @@ impl<'w, 'r> Tracker<'w, 'r> {
         Some(because)
     }
 
-    /// A running task reported an item of a list, or took some off it.
+    /// Handles an item that a running task reported, or items that left a list.
     pub fn on_item(&mut self, task: usize, record: &ItemRecord) {
         let stage = self.board.tasks[task].stage;
         let joined = match record {
@@ -453,7 +453,7 @@ impl<'w, 'r> Tracker<'w, 'r> {
             ItemRecord::Kept { .. } => None,
         };
         self.board.apply_item(task, record);
-        let Some((port, item)) = joined else { return self.expand_again(stage) };
+        let Some((port, item)) = joined else { return self.expand_consumers(stage) };
         for expands in self.stages[stage].expands.clone() {
             if self.board.stages[expands].spec.for_each.as_ref().is_some_and(|list| list.port == port) {
                 self.stages[expands].joined.push(item.clone());
@@ -462,30 +462,30 @@ impl<'w, 'r> Tracker<'w, 'r> {
         }
     }
 
-    /// The items that earlier attempts of a running task left.
+    /// Sets the items that a running task has from earlier attempts.
     pub fn set_items(&mut self, task: usize, items: Items) {
         let stage = self.board.tasks[task].stage;
         if self.board.stages[stage].spec.for_each.is_none() {
             self.board.stages[stage].open = items;
-            self.expand_again(stage);
+            self.expand_consumers(stage);
         }
     }
 
-    /// Ends the pauses that are over at `now`.
+    /// Ends all pauses that are over at `now`.
     pub fn wake(&mut self, now: Instant) {
         while let Some((at, task)) = self.timers.first().copied()
             && at <= now
         {
-            self.apply_unasked(task, Input::PauseOver);
+            self.apply_deferred(task, Input::PauseOver);
         }
     }
 
-    /// Nothing new begins from now on.
+    /// Stops: from now on, no task starts.
     pub fn stop(&mut self) {
         self.is_stopping = true;
         let waiting = self.timers.iter().map(|(_, task)| *task).chain(self.queue.tasks());
         for task in waiting.chain(self.running.iter().copied()).collect::<Vec<_>>() {
-            self.apply_unasked(task, Input::Stop);
+            self.apply_deferred(task, Input::Stop);
         }
     }
 }

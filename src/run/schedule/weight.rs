@@ -1,7 +1,9 @@
-//! The length of the path from a stage to the end of a run: the longest path starts first.
+//! Weights for scheduling: the length of the longest path from each stage to the end of the run.
+//! Stages on long paths start first. A weight affects only the order, never the results.
 //!
-//! The length of a stage is its last wall time ([`past`]), or the mean of the others if it never
-//! ran. If no stage ever ran, all count the same, so the depth of the path decides.
+//! The length of a stage is its last wall time ([`past_wall_times`]), or the mean of the other
+//! stages if it never ran. If no stage ever ran, all have the same length, so the depth of the path
+//! decides.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -15,9 +17,9 @@ const RUNS_SEARCHED: usize = 16;
 
 /// Wall time in seconds of each stage of `experiment`, in the newest run in which it ran. For a
 /// `for_each` stage, that of its slowest item.
-pub fn past(store: &Store, experiment: &str) -> BTreeMap<String, f64> {
+pub fn past_wall_times(store: &Store, experiment: &str) -> BTreeMap<String, f64> {
     let mut found = BTreeMap::new();
-    // Unreadable records are skipped: they only matter for the order.
+    // Unreadable records are skipped, since wall times only affect the order.
     for id in record::all(store).unwrap_or_default().iter().rev().take(RUNS_SEARCHED) {
         let events = record::read_events(&store.runs_dir().join(id.as_str())).map(|events| events.records);
         let events = events.unwrap_or_default();
@@ -46,7 +48,7 @@ pub fn weights(board: &Board<'_>, past: &BTreeMap<String, f64>) -> Vec<f64> {
     let places: HashMap<&str, usize> = board.stages.iter().enumerate().map(|(i, s)| (s.name.as_str(), i)).collect();
     let mut after = vec![0.0f64; board.stages.len()];
     let mut weights = vec![0.0f64; board.stages.len()];
-    // Backwards in the order of dependencies, so everything after a stage is known.
+    // In reverse dependency order, so that everything after a stage is already known.
     for (index, stage) in board.stages.iter().enumerate().rev() {
         weights[index] = after[index] + past.get(&stage.name).copied().unwrap_or(mean);
         for before in stage.spec.reads().filter_map(|port| places.get(port.stage.as_str())) {

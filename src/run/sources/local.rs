@@ -1,5 +1,5 @@
-//! [`Sources`]: what a run reads from outside the store — data by path, and the files of
-//! command stages — by digest, as it was when the run began.
+//! [`Sources`]: what a run reads from outside the store: data by path, and the files of command
+//! stages. It holds their digests as they were when the run started, and never the content.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -24,14 +24,14 @@ pub struct Sources {
     /// Files and folders bound to input ports, as reference artifacts.
     #[serde(with = "as_list")]
     data: BTreeMap<(PathBuf, PortType), Digest>,
-    /// By contract: what its command is made of.
+    /// The parts of each command that are in its key, by contract.
     commands: BTreeMap<String, CommandKey>,
-    /// What remote sources are, as far as it is known.
+    /// The exact versions of remote sources, as far as they are locked.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     remote: BTreeMap<String, Locked>,
 }
 
-/// [`Sources::data`] as a list of [`Data`].
+/// Serializes [`Sources::data`] as a list of [`Data`].
 mod as_list {
     use super::{BTreeMap, Data, Digest, PathBuf, PortType};
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -63,8 +63,8 @@ struct Data {
 }
 
 impl Sources {
-    /// Reads what the stages named `stages` take from outside the store, and makes reference
-    /// artifacts of the data. Of remote sources it takes what `locked` says, and looks at nothing.
+    /// Reads what the stages named `stages` take from outside the store, and creates reference
+    /// artifacts for the data. Remote sources are taken from `locked` without fetching anything.
     pub fn read(
         resolved: &Resolved,
         stages: &[String],
@@ -109,14 +109,15 @@ impl Sources {
         self.data.values().copied()
     }
 
-    /// The artifacts of the remote sources that stages of `resolved` read, as far as they are known.
+    /// The artifacts of the remote sources that stages of `resolved` read, as far as they are
+    /// locked.
     pub fn remote_artifacts(&self, resolved: &Resolved) -> BTreeSet<Digest> {
         let mut found = BTreeSet::new();
         for (_, stage) in resolved.stages.iter() {
             for (port, bindings) in &stage.inputs {
                 let Some(input) = stage.description.contract.inputs.get(port) else { continue };
                 let remote = bindings.iter().filter_map(|binding| match binding {
-                    Binding::Remote(source) => self.of_remote(source, input),
+                    Binding::Remote(source) => self.locked_artifacts(source, input),
                     _ => None,
                 });
                 found.extend(remote.flatten());
@@ -125,40 +126,41 @@ impl Sources {
         found
     }
 
-    /// The artifact of the file or folder `path` in a port of type `port_type`.
+    /// The artifact of the file or folder `path` for a port of type `port_type`.
     pub fn artifact(&self, path: &Path, port_type: PortType) -> Option<Digest> {
         self.data.get(&(path.to_owned(), port_type)).copied()
     }
 
-    /// The artifacts of the remote source `source` in port `input`; `None` if it is not known yet what it is.
-    pub fn of_remote(&self, source: &str, input: &InputPort) -> Option<Vec<Digest>> {
+    /// The artifacts of the remote source `source` for port `input`. Returns `None` if the source
+    /// is not locked yet.
+    pub fn locked_artifacts(&self, source: &str, input: &InputPort) -> Option<Vec<Digest>> {
         self.remote.get(source).map(|locked| remote::artifacts(source, locked, input))
     }
 
-    /// What remote sources are, as far as it is known.
+    /// The exact versions of remote sources, as far as they are locked.
     pub fn remote(&self) -> &BTreeMap<String, Locked> {
         &self.remote
     }
 
-    /// For what is found out of them.
+    /// The locked remote sources, to add to them.
     pub fn remote_mut(&mut self) -> &mut BTreeMap<String, Locked> {
         &mut self.remote
     }
 
-    /// What the command of contract `uses` is made of; `None` for a built-in stage.
+    /// The key of the command of contract `uses`. `None` for a built-in stage.
     pub fn command(&self, uses: &str) -> Option<&CommandKey> {
         self.commands.get(uses)
     }
 
-    /// As read from a record of format 1, which held the commands by stage.
-    pub fn of_format_1(self, resolved: &Resolved) -> Self {
+    /// Converts sources from a record of format 1, which held the commands by stage.
+    pub fn upgrade_format_1(self, resolved: &Resolved) -> Self {
         let uses = |stage: String| resolved.stages.get(&stage).map_or(stage, |s| s.uses.clone());
         let commands = self.commands.into_iter().map(|(stage, key)| (uses(stage), key)).collect();
         Self { commands, ..self }
     }
 
-    /// What differs from `self`, as recorded, in `now`. Names single files where `store` still
-    /// has both manifests.
+    /// How `now` differs from `self`, the recorded sources. Lists single files if `store` still has
+    /// both manifests.
     pub fn changes(&self, now: &Sources, store: &Store) -> Vec<SourceChange> {
         let mut changes = Vec::new();
         for (source, old) in &self.data {
@@ -177,8 +179,8 @@ impl Sources {
     }
 }
 
-/// The names of the files in which the artifacts `old` and `new` differ, as far as `store` has their
-/// manifests. A source is named by its path.
+/// The names of the files in which the artifacts `old` and `new` differ. Empty if `store` lacks a
+/// manifest. A source file is named by its path.
 pub fn changed_files(store: &Store, old: Digest, new: Digest) -> Vec<String> {
     let (Ok(old), Ok(new)) = (store.manifest(old), store.manifest(new)) else { return Vec::new() };
     let differs = |name: &&String| old.files.get(*name).map(|e| e.digest) != new.files.get(*name).map(|e| e.digest);
@@ -200,7 +202,7 @@ fn file_changes(store: &Store, path: &Path, old: Digest, new: Option<Digest>) ->
     let digests = |m: &crate::store::Manifest| m.files.iter().map(|(name, e)| (name.clone(), e.digest)).collect();
     let (before, after): (BTreeMap<String, Digest>, BTreeMap<String, Digest>) = (digests(&before), digests(&after));
     match (before.len(), after.len()) {
-        // One file: the path says it all.
+        // A single file needs no name besides its path.
         (1, 1) => vec![SourceChange { old: before.into_values().next(), new: after.into_values().next(), ..whole }],
         _ => {
             let changes = map_changes(&path.display().to_string(), &before, &after);
@@ -219,8 +221,8 @@ fn map_changes(what: &str, old: &BTreeMap<String, Digest>, new: &BTreeMap<String
     names.filter_map(change).collect()
 }
 
-/// What the command of stage `name` is made of: argv, declared files, files of the stage's folder
-/// that argv names, the program if it is in the project, declared environment. `None` for a
+/// The key of the command of stage `name`: argv, declared files, files of the stage's folder that
+/// argv names, the program if it is in the project, and the declared environment. `None` for a
 /// built-in stage.
 pub fn command_key(name: &str, stage: &ResolvedStage, root: &Path) -> Result<Option<CommandKey>, RunError> {
     let contract = &stage.description.contract;
@@ -234,7 +236,7 @@ pub fn command_key(name: &str, stage: &ResolvedStage, root: &Path) -> Result<Opt
     Ok(Some(CommandKey { argv: command.argv.clone(), files, environment }))
 }
 
-/// The files that the command of stage `name` is made of, by the names that its key has for them.
+/// The files of the command of stage `name`, by their names in its key.
 pub fn command_files(name: &str, stage: &ResolvedStage, root: &Path) -> Result<BTreeMap<String, PathBuf>, RunError> {
     let contract = &stage.description.contract;
     let mut files = BTreeMap::new();
@@ -251,7 +253,8 @@ pub fn command_files(name: &str, stage: &ResolvedStage, root: &Path) -> Result<B
         add(file.trim_end_matches('/').to_owned(), &folder.join(file))?;
     }
     if let Some(program) = command::program(contract, folder) {
-        // A program of the system is the system's; `stage.yaml` is in the key field by field.
+        // Programs outside the project are not part of the key. `stage.yaml` is in the key field by
+        // field.
         let shown = match (program.strip_prefix(folder), program.strip_prefix(root)) {
             (Ok(inside), _) => Some(inside.display().to_string()),
             (_, Ok(inside)) => Some(format!("//{}", inside.display())),
@@ -267,7 +270,7 @@ pub fn command_files(name: &str, stage: &ResolvedStage, root: &Path) -> Result<B
     Ok(files)
 }
 
-/// The file at `path` under the empty name, or all files below the folder `path`.
+/// All files below the folder `path`. If `path` is a file, only that file, with an empty name.
 fn files_at(path: &Path) -> std::io::Result<Vec<(String, PathBuf)>> {
     let metadata = std::fs::metadata(path)?;
     if metadata.is_file() {
@@ -275,13 +278,13 @@ fn files_at(path: &Path) -> std::io::Result<Vec<(String, PathBuf)>> {
     }
     if !metadata.is_dir() {
         let kind = olmo_base::files::kind_name(metadata.file_type());
-        return Err(std::io::Error::other(format!("it is {kind}; a stage is made of files and folders")));
+        return Err(std::io::Error::other(format!("it is {kind}; a stage may have only files and folders")));
     }
     let mut found = Vec::new();
     for entry in std::fs::read_dir(path)? {
         let entry = entry?;
         if entry.file_type()?.is_symlink() && std::fs::metadata(entry.path())?.is_dir() {
-            return Err(std::io::Error::other(format!("it holds `{}`, a link to a folder", entry.path().display())));
+            return Err(std::io::Error::other(format!("it contains `{}`, a link to a folder", entry.path().display())));
         }
         let name = entry.file_name().to_string_lossy().into_owned();
         for (below, full) in files_at(&entry.path())? {
@@ -319,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_is_made_of_its_declared_files_and_its_program_in_the_project() {
+    fn the_key_of_a_command_has_its_declared_files_and_its_program_in_the_project() {
         let dir = tempfile::tempdir().unwrap();
         let (root, folder) = (dir.path(), dir.path().join("stages/s"));
         fs::create_dir_all(folder.join("lib")).unwrap();
@@ -341,7 +344,7 @@ mod tests {
         assert_eq!(names("[sh, \"--with=${stage.dir}/lib/b\"]", "[]"), ["lib/b"]);
         assert_eq!(names("[sh, -c, \". ${stage.dir}/lib/a; echo '${stage.dir}/run.sh'\"]", "[]"), ["lib/a", "run.sh"]);
         assert!(names("[sh, \"${stage.dir}/made-later\"]", "[]").is_empty(), "no such file");
-        // The folder as a whole stands for what is declared, or else for all of it.
+        // The folder as a whole means the declared files, or all files if none are declared.
         assert_eq!(names("[sh, -c, \"cd ${stage.dir} && ./run.sh\"]", "[run.sh]"), ["run.sh"]);
         let all = ["lib/a", "lib/b", "run.sh", "undeclared"];
         assert_eq!(names("[sh, -c, \"cd ${stage.dir} && ./run.sh\"]", "[]"), all);

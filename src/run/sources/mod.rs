@@ -1,4 +1,4 @@
-//! What a run reads from outside the store: local files and remote sources.
+//! The data that a run reads from outside the store: local files and remote sources.
 
 pub(super) mod local;
 pub(super) mod remote;

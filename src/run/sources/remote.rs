@@ -1,7 +1,9 @@
-//! What a run takes from elsewhere: the lock beside the experiment, and bringing what is missing into the store.
+//! Remote sources: the lock file next to the experiment, and fetching missing sources into the
+//! store.
 //!
-//! Files come into `downloads-v1/NAME/` of the store, one folder a source, and become artifacts when they are whole. A
-//! process that is killed meanwhile leaves what has come there, and the next one goes on with it.
+//! Files are downloaded into `downloads-v1/NAME/` of the store, one folder per source, and become
+//! artifacts once they are complete. If the process is killed, the partial download stays there,
+//! and the next process continues it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -20,12 +22,12 @@ use crate::spec::{Binding, Resolved, want};
 use crate::store::{self, Store};
 
 impl Sourcing {
-    /// The lock of experiment `file` is `EXPERIMENT.lock.yaml` beside it.
-    pub fn lock_beside(file: &Path) -> PathBuf {
+    /// The path of the lock of experiment `file`: `EXPERIMENT.lock.yaml` in the same folder.
+    pub fn lock_path(file: &Path) -> PathBuf {
         file.with_extension("lock.yaml")
     }
 
-    /// What the lock holds; empty if there is none yet.
+    /// Reads the lock. Returns an empty one if there is none yet.
     pub fn read(&self) -> Result<Lock, RunError> {
         let Some(path) = &self.lock else { return Ok(Lock::default()) };
         let damaged = |why: String| RunError::LockDamaged { path: path.clone(), why };
@@ -39,12 +41,12 @@ impl Sourcing {
         }
     }
 
-    /// Adds `fresh` to the lock. Whole or not at all; another process's additions stay.
+    /// Adds `fresh` to the lock atomically. Entries that another process added are kept.
     fn add(&self, fresh: &BTreeMap<String, Locked>) -> Result<(), RunError> {
         let Some(path) = self.lock.as_ref().filter(|_| !fresh.is_empty()) else { return Ok(()) };
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        // Held until the file is written, so that two runs at once lose nothing. On a file system
-        // without locks, run one at a time.
+        // Held until the file is written, so that two concurrent runs do not lose entries. On a
+        // file system without locks, run one at a time.
         let _guard = File::open(folder).context_during("write", path).map(LockedFile::exclusive)?;
         let mut lock = self.read()?;
         lock.sources.extend(fresh.clone());
@@ -59,10 +61,10 @@ impl Sourcing {
     }
 }
 
-/// A use of a source: as what it is wanted, in a port of which type.
+/// How a source is used: the type of the port, and whether it wants a file or a folder.
 type Use = (PortType, Want);
 
-/// How the stages `names` use which remote sources.
+/// The remote sources of the stages `names`, with the ways in which they are used.
 pub fn uses<'n>(resolved: &Resolved, names: impl IntoIterator<Item = &'n String>) -> BTreeMap<String, Vec<Use>> {
     let mut found: BTreeMap<String, Vec<Use>> = BTreeMap::new();
     for stage in names.into_iter().filter_map(|name| resolved.stages.get(name)) {
@@ -81,20 +83,21 @@ pub fn uses<'n>(resolved: &Resolved, names: impl IntoIterator<Item = &'n String>
     found
 }
 
-/// The artifacts of the locked source `source` in port `input`.
+/// The artifacts of the locked source `source` for port `input`.
 pub fn artifacts(source: &str, locked: &Locked, input: &InputPort) -> Vec<Digest> {
     let Ok(parsed) = Source::parse(source) else { return Vec::new() };
     files(&parsed, locked, want(input)).into_iter().map(|files| store::digest_of(input.port_type, &files)).collect()
 }
 
-/// The artifacts of a source: of each its files by name, with digest and size in bytes.
+/// The artifacts of a source. Each is given by its files: name, digest and size in bytes.
 fn files(source: &Source, locked: &Locked, want: Want) -> Vec<BTreeMap<String, (Digest, u64)>> {
     let all = locked.artifacts(source, want);
     all.into_iter().map(|files| files.into_iter().map(|(name, f)| (name, (f.blake3, f.size))).collect()).collect()
 }
 
-/// Brings the remote sources of `wanted` into the store. `known` holds what is locked and takes what was found out.
-pub fn bring(
+/// Fetches the remote sources `wanted` into the store, unless they are there already. `known` holds
+/// the locked sources; newly locked ones are added to it.
+pub fn fetch_missing(
     store: &Store,
     wanted: &BTreeMap<String, Vec<Use>>,
     known: &mut BTreeMap<String, Locked>,
@@ -110,11 +113,11 @@ pub fn bring(
     }
     let mut missing = Vec::new();
     for (source, uses) in wanted {
-        let is_there = match known.get(source) {
+        let is_stored = match known.get(source) {
             None => false,
-            Some(locked) => is_there(store, source, locked, uses)?,
+            Some(locked) => is_stored(store, source, locked, uses)?,
         };
-        if !is_there {
+        if !is_stored {
             missing.push((source, uses));
         }
     }
@@ -128,18 +131,19 @@ pub fn bring(
     let remote = Remote::new(&sourcing.settings)?;
     for (source, uses) in missing {
         watch.fetching(source, 0, None);
-        let locked = one(store, &remote, source, uses, known.get(source), watch)?;
+        let locked = fetch_source(store, &remote, source, uses, known.get(source), watch)?;
         let size = locked.files.iter().map(|file| file.size).sum();
         watch.fetching(source, size, Some(size));
         if known.insert(source.clone(), locked.clone()).is_none() {
-            // At once: a later source may fail, and this one came.
+            // Write the lock after each source, since a later source may fail.
             sourcing.add(&BTreeMap::from([(source.clone(), locked)]))?;
         }
     }
     Ok(())
 }
 
-/// Finds out anew what the sources `wanted` are, brings them into the store and writes the lock. Returns those that changed.
+/// Resolves the sources `wanted` again, fetches them into the store and writes the lock. Returns
+/// the sources that changed.
 pub fn update(
     store: &Store,
     wanted: &BTreeMap<String, Vec<Use>>,
@@ -151,7 +155,7 @@ pub fn update(
     let remote = Remote::new(&sourcing.settings)?;
     for (source, uses) in wanted {
         watch.fetching(source, 0, None);
-        let locked = one(store, &remote, source, uses, None, watch)?;
+        let locked = fetch_source(store, &remote, source, uses, None, watch)?;
         let size = locked.files.iter().map(|file| file.size).sum();
         watch.fetching(source, size, Some(size));
         now.insert(source.clone(), locked);
@@ -161,8 +165,9 @@ pub fn update(
     Ok(changed.map(|(source, _)| source.clone()).collect())
 }
 
-/// Whether the store has all artifacts of a source; its objects may have come in another way.
-fn is_there(store: &Store, source: &str, locked: &Locked, uses: &[Use]) -> Result<bool, RunError> {
+/// Whether the store has all artifacts of a source. If it has all the objects, for example from a
+/// local copy, the artifacts are created from them.
+fn is_stored(store: &Store, source: &str, locked: &Locked, uses: &[Use]) -> Result<bool, RunError> {
     let parsed = parse(source)?;
     for (port_type, want) in uses {
         for files in files(&parsed, locked, *want) {
@@ -180,8 +185,8 @@ fn parse(source: &str) -> Result<Source, RunError> {
     Source::parse(source).map_err(|why| RemoteError::Form { source_text: source.to_owned(), why }.into())
 }
 
-/// Fetches one source, and commits what it is used as.
-fn one(
+/// Fetches one source, and commits an artifact for each way in which it is used.
+fn fetch_source(
     store: &Store,
     remote: &Remote,
     source: &str,
@@ -194,18 +199,18 @@ fn one(
     let name = Digest::of(source.as_bytes()).hex()[..32].to_owned();
     let folder = downloads.join(&name);
     fs::create_dir_all(&downloads).context_during("make the folder", &downloads)?;
-    // One process fetches, another one waits and finds it there.
+    // If another process fetches the same source, wait for it and use its result.
     let lock_path = downloads.join(format!("{name}.lock"));
     let file = files::open_or_create_regular(&lock_path).context_during("open", &lock_path)?;
     let _lock = LockedFile::exclusive(file).context_during("lock", &lock_path)?;
     if let Some(locked) = locked
-        && is_there(store, source, locked, uses)?
+        && is_stored(store, source, locked, uses)?
     {
         return Ok(locked.clone());
     }
     let single = uses.iter().any(|(_, want)| *want == Want::File);
-    let mut seen = Seen(watch);
-    let Fetched { locked: found, files: places } = remote.fetch(&parsed, locked, single, &folder, &mut seen)?;
+    let mut fetch_watch = FetchWatch(watch);
+    let Fetched { locked: found, files: places } = remote.fetch(&parsed, locked, single, &folder, &mut fetch_watch)?;
     for (port_type, want) in uses {
         let artifacts = found.artifacts(&parsed, *want);
         for (files, named) in artifacts.iter().zip(self::files(&parsed, &found, *want)) {
@@ -228,16 +233,16 @@ fn one(
     Ok(found)
 }
 
-/// Passes what a fetch says on.
-struct Seen<'w>(&'w mut dyn Watch);
+/// Forwards the reports of a fetch to the watcher of the run.
+struct FetchWatch<'w>(&'w mut dyn Watch);
 
-impl olmo_remote::Watch for Seen<'_> {
+impl olmo_remote::Watch for FetchWatch<'_> {
     fn progress(&mut self, what: &str, done: u64, total: Option<u64>) {
         self.0.fetching(what, done, total);
     }
 
     fn waits(&mut self, error: &RemoteError, wait: Duration) {
-        let text = format!("{error}; again in {:.1} s", wait.as_secs_f64());
-        self.0.fetch_waits(&text);
+        let text = format!("{error}; retrying in {:.1} s", wait.as_secs_f64());
+        self.0.fetch_waiting(&text);
     }
 }
