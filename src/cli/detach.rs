@@ -86,11 +86,11 @@ impl Show for Detached {
         Show::fetching(&mut self.terminal, what, done, total);
     }
 
-    fn fetch_waits(&mut self, text: &str) {
-        Show::fetch_waits(&mut self.terminal, text);
+    fn fetch_waiting(&mut self, text: &str) {
+        Show::fetch_waiting(&mut self.terminal, text);
     }
 
-    fn begins(&mut self, id: &RunId) {
+    fn run_started(&mut self, id: &RunId) {
         answer(&format!("{id}\n"));
         // Without a log the run continues; its record still holds every event.
         let _ = redirect_output(&engine::folder(&self.store, id));

@@ -102,10 +102,10 @@ pub trait Watch {
     fn fetching(&mut self, _what: &str, _done: u64, _total: Option<u64>) {}
 
     /// Called when a fetch waits for a server; `text` says why.
-    fn fetch_waits(&mut self, _text: &str) {}
+    fn fetch_waiting(&mut self, _text: &str) {}
 
     /// Called once the run has its record, and so its ID.
-    fn begins(&mut self, _id: &RunId) {}
+    fn run_started(&mut self, _id: &RunId) {}
 }
 
 /// How a run ended.

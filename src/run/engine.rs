@@ -222,7 +222,7 @@ fn execute(
     };
     record.append(&opened)?;
     record.sync()?;
-    watch.begins(&id);
+    watch.run_started(&id);
     watch.event(&opened);
     for StageFinding { stage, finding } in &prepared.warnings {
         let (place, text) = (Place { stage: stage.clone(), item: None }, finding.message.clone());

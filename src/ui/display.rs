@@ -30,8 +30,8 @@ pub trait Show: Send + 'static {
     /// An event happened at `at` (milliseconds since 1970).
     fn event(&mut self, at: u64, event: &RunEvent);
     fn fetching(&mut self, _what: &str, _done: u64, _total: Option<u64>) {}
-    fn fetch_waits(&mut self, _text: &str) {}
-    fn begins(&mut self, _id: &RunId) {}
+    fn fetch_waiting(&mut self, _text: &str) {}
+    fn run_started(&mut self, _id: &RunId) {}
     /// `count` events were dropped because the reader was too slow.
     fn dropped(&mut self, count: u64);
 }
@@ -45,8 +45,8 @@ impl Show for Terminal {
         Watch::fetching(self, what, done, total);
     }
 
-    fn fetch_waits(&mut self, text: &str) {
-        Watch::fetch_waits(self, text);
+    fn fetch_waiting(&mut self, text: &str) {
+        Watch::fetch_waiting(self, text);
     }
 
     fn dropped(&mut self, count: u64) {
@@ -57,8 +57,8 @@ impl Show for Terminal {
 enum Message<S> {
     Event(u64, Box<RunEvent>),
     Fetching(String, u64, Option<u64>),
-    FetchWaits(String),
-    Begins(RunId),
+    FetchWaiting(String),
+    RunStarted(RunId),
     /// The last message, which ends the thread.
     End(Box<dyn FnOnce(&mut S) + Send>),
 }
@@ -70,8 +70,8 @@ impl<S: Show> Message<S> {
             Self::Event(_, event) => {
                 matches!(**event, RunEvent::Progress { .. } | RunEvent::Metrics { .. } | RunEvent::Message { .. })
             }
-            Self::Fetching(..) | Self::FetchWaits(_) => true,
-            Self::Begins(_) | Self::End(_) => false,
+            Self::Fetching(..) | Self::FetchWaiting(_) => true,
+            Self::RunStarted(_) | Self::End(_) => false,
         }
     }
 
@@ -90,8 +90,8 @@ impl<S: Show> Message<S> {
         match self {
             Self::Event(at, event) => shown.event(at, &event),
             Self::Fetching(what, done, total) => shown.fetching(&what, done, total),
-            Self::FetchWaits(text) => shown.fetch_waits(&text),
-            Self::Begins(id) => shown.begins(&id),
+            Self::FetchWaiting(text) => shown.fetch_waiting(&text),
+            Self::RunStarted(id) => shown.run_started(&id),
             Self::End(end) => end(shown),
         }
     }
@@ -205,12 +205,12 @@ impl<S: Show> Watch for Display<S> {
         self.push(Message::Fetching(what.to_owned(), done, total));
     }
 
-    fn fetch_waits(&mut self, text: &str) {
-        self.push(Message::FetchWaits(text.to_owned()));
+    fn fetch_waiting(&mut self, text: &str) {
+        self.push(Message::FetchWaiting(text.to_owned()));
     }
 
-    fn begins(&mut self, id: &RunId) {
-        self.push(Message::Begins(id.clone()));
+    fn run_started(&mut self, id: &RunId) {
+        self.push(Message::RunStarted(id.clone()));
     }
 }
 

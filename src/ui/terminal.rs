@@ -255,7 +255,7 @@ impl Watch for Terminal {
         }
     }
 
-    fn fetch_waits(&mut self, text: &str) {
+    fn fetch_waiting(&mut self, text: &str) {
         self.line(&escape_control(text));
     }
 

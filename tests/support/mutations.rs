@@ -1,11 +1,11 @@
-//! Sample files and their mutations, for property tests of everything that reads a file.
+//! Sample files and mutations of them, for property tests of all code that parses files.
 
 use std::fs;
 use std::path::Path;
 
 use proptest::prelude::*;
 
-/// What a mutation writes: things that parsers trip over.
+/// Texts that a mutation inserts, which parsers often handle wrongly.
 const WORDS: [&str; 22] = [
     "",
     "{",
@@ -31,7 +31,7 @@ const WORDS: [&str; 22] = [
     "\"files\":{}",
 ];
 
-/// The samples of `kind`, by name.
+/// All samples of `kind`, with their names.
 pub fn corpus(kind: &str) -> Vec<(String, String)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
         .ancestors()
@@ -51,7 +51,7 @@ pub fn corpus(kind: &str) -> Vec<(String, String)> {
     samples
 }
 
-/// One of `texts` with some places cut, doubled or overwritten.
+/// One of `texts`, with some parts cut, doubled or overwritten.
 pub fn mutated(texts: Vec<String>) -> impl Strategy<Value = String> {
     let change = (any::<prop::sample::Index>(), 0usize..24, 0..WORDS.len(), any::<bool>());
     (any::<prop::sample::Index>(), prop::collection::vec(change, 0..6)).prop_map(move |(which, changes)| {

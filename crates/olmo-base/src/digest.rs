@@ -39,7 +39,7 @@ impl io::Write for Hasher {
 }
 
 impl Digest {
-    /// A hasher without input.
+    /// Creates a hasher.
     pub fn hasher() -> Hasher {
         Hasher::default()
     }
@@ -49,10 +49,10 @@ impl Digest {
         Self(*blake3::hash(bytes).as_bytes())
     }
 
-    /// The digest of all bytes of `reader`, and their number.
+    /// The digest of all bytes of `reader`, and the number of bytes.
     pub fn of_reader(reader: &mut dyn Read) -> io::Result<(Self, u64)> {
         let mut hasher = blake3::Hasher::new();
-        // Fits the L2 cache together with the state of the hash.
+        // The buffer fits into the L2 cache together with the state of the hasher.
         let mut buffer = vec![0u8; 1 << 17];
         let mut size = 0;
         loop {
@@ -70,7 +70,7 @@ impl Digest {
 
     /// The digest and size in bytes of the file at `path`.
     pub fn of_file(path: &Path) -> io::Result<(Self, u64)> {
-        // Opening a FIFO must not block, and a device may have no end.
+        // Opening a FIFO must not block, and a device may be endless.
         let mut options = std::fs::OpenOptions::new();
         let mut file = options.read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
         let file_type = file.metadata()?.file_type();

@@ -1,5 +1,5 @@
-//! Errors as all crates report them: [`PathError`] names the path that an I/O error is about, and
-//! [`Diagnose`] gives an error a stable code and a hint.
+//! The errors of all crates: [`PathError`] adds the path to an I/O error, and [`Diagnose`] gives an
+//! error a stable code and a hint.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ pub trait Diagnose: std::error::Error {
     /// A stable code, `area::reason`.
     fn code(&self) -> &'static str;
 
-    /// How to fix it, if there is a remedy to name.
+    /// How to fix it, if that is known.
     fn hint(&self) -> Option<String> {
         None
     }
@@ -26,18 +26,18 @@ pub struct PathError {
 }
 
 impl PathError {
-    /// `source`, which happened on `path`.
+    /// Wraps `source`, an error on `path`.
     pub fn new(path: &Path, source: io::Error) -> Self {
         Self { doing: None, path: path.to_owned(), source }
     }
 
-    /// `source`, which happened while `doing` something to `path`.
+    /// Wraps `source`, an error that occurred while `doing` something to `path`.
     pub fn during(doing: &'static str, path: &Path, source: io::Error) -> Self {
         Self { doing: Some(doing), ..Self::new(path, source) }
     }
 
-    /// Whether there was no room for what was to be written. A full file system and an exhausted
-    /// quota both count, as does a file larger than the file system can hold.
+    /// Whether a write failed for lack of space: the file system is full, the quota is exhausted,
+    /// or the file would be too large for the file system.
     pub fn is_no_space(&self) -> bool {
         use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
         self.source.raw_os_error().is_some() && matches!(self.source.kind(), StorageFull | QuotaExceeded | FileTooLarge)
@@ -73,10 +73,10 @@ impl Diagnose for PathError {
 
 /// Adds the path to the error of an I/O operation.
 pub trait IoContext<T> {
-    /// The error names `path`.
+    /// Adds `path` to the error.
     fn context(self, path: impl AsRef<Path>) -> Result<T, PathError>;
 
-    /// The error names `path` and the operation: "cannot {doing} {path}: …".
+    /// Adds `path` and the operation to the error: "cannot {doing} {path}: …".
     fn context_during(self, doing: &'static str, path: impl AsRef<Path>) -> Result<T, PathError>;
 }
 

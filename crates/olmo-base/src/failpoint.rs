@@ -1,7 +1,7 @@
 //! Failpoints: named points in the shipped binaries at which a test kills the process.
 //!
-//! `OLMO_PIPE_FAILPOINT=name:n` sends SIGKILL to the process that reaches point `name` for the
-//! n-th time. In a worker it kills the engine as well (its pid is in `OLMO_PIPE_ENGINE_PID`).
+//! With `OLMO_PIPE_FAILPOINT=name:n`, the process that reaches point `name` for the n-th time kills
+//! itself with SIGKILL. A worker kills the engine as well (its PID is in `OLMO_PIPE_ENGINE_PID`).
 //! If the variable is not set, a failpoint costs one atomic load.
 
 use std::sync::OnceLock;
@@ -31,7 +31,7 @@ pub fn failpoint(name: &str) {
         return;
     }
     eprintln!("failpoint {name} reached");
-    // SAFETY: kill takes plain integers; both calls only send a signal.
+    // SAFETY: kill takes integers, and both calls only send a signal.
     unsafe {
         if let Some(engine) = std::env::var("OLMO_PIPE_ENGINE_PID").ok().and_then(|p| p.parse().ok()) {
             libc::kill(engine, libc::SIGKILL);

@@ -1,10 +1,10 @@
-//! Opens files of the expected kind, and writes files that are complete or absent.
+//! Opens regular files safely, and writes files atomically.
 //!
-//! Locks, journals, manifests, tags and leases are regular files. A symbolic link, FIFO, device or
-//! folder in the place of one must never be followed, waited for or read without end. Every
-//! function that opens a file here uses `O_NOFOLLOW | O_NONBLOCK` and checks the type of the file.
+//! Locks, journals, manifests, tags and leases are regular files. If a symbolic link, FIFO, device
+//! or folder is in place of one, it must never be followed, waited for, or read endlessly. Every
+//! function here that opens a file uses `O_NOFOLLOW | O_NONBLOCK` and checks the type of the file.
 //!
-//! A file that is written here gets its name by a rename, so a reader never sees half of it.
+//! [`write`] renames a complete file into place, so a reader never sees a partial file.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
@@ -14,13 +14,14 @@ use std::path::Path;
 /// Opens a regular file for reading.
 ///
 /// # Errors
-/// `NotFound` if nothing is there; `InvalidInput`, naming the kind, if it is not a regular file.
+/// `NotFound` if the file does not exist. `InvalidInput`, naming the kind, if it is not a regular
+/// file.
 pub fn open_regular(path: &Path) -> io::Result<File> {
     open_checked(path, OpenOptions::new().read(true))
 }
 
-/// Opens a regular file for reading and writing, and creates it if it is missing. Its content
-/// stays. For lock files and append-only files.
+/// Opens a regular file for reading and writing, and creates it if it is missing. An existing file
+/// keeps its content. For lock files and append-only files.
 ///
 /// # Errors
 /// As for [`open_regular`].
@@ -36,7 +37,7 @@ pub fn read_regular(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(2048);
     open_regular(path)?.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit {
-        let message = format!("it is larger than the {limit} bytes that such a file may have");
+        let message = format!("it is larger than the limit of {limit} bytes");
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
     }
     Ok(bytes)
@@ -50,17 +51,17 @@ pub fn read_regular_text(path: &Path, limit: u64) -> io::Result<String> {
     String::from_utf8(read_regular(path, limit)?).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
 }
 
-/// What a file written by [`write`] survives.
+/// The events that a file written by [`write`] survives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
-    /// The death of the process: the file is complete or unchanged.
+    /// The process is killed: the file is complete or unchanged.
     Process,
-    /// A crash of the machine as well: the bytes and the name are on disk when [`write`] returns.
+    /// The machine crashes as well: the bytes and the name are on disk when [`write`] returns.
     Machine,
 }
 
-/// Writes `bytes` as the file `path`, or leaves what was there. A temporary file with `.tmp` after
-/// the name is renamed over it.
+/// Replaces the file `path` by `bytes`, or leaves it unchanged. Writes a temporary file with `.tmp`
+/// appended to the name, and renames it.
 ///
 /// # Errors
 /// The first operation that failed.
@@ -80,8 +81,8 @@ pub fn write(path: &Path, bytes: &[u8], durability: Durability) -> io::Result<()
     }
 }
 
-/// Writes `bytes` as the new file `path` with exactly `mode`, whatever the umask, and makes them
-/// durable. The name is durable once the folder is synced. A failure leaves no file.
+/// Creates the file `path` with the content `bytes` and exactly `mode`, regardless of the umask,
+/// and syncs it. The name is durable once the folder is synced. If this fails, no file remains.
 ///
 /// # Errors
 /// `path` exists, or the first operation that failed.
@@ -92,7 +93,7 @@ pub fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     })
 }
 
-/// Creates the file `path` with exactly `mode`, whatever the umask.
+/// Creates the file `path` with exactly `mode`, regardless of the umask.
 ///
 /// # Errors
 /// `path` exists, or an I/O error.
@@ -102,7 +103,7 @@ pub fn create_new(path: &Path, mode: u32) -> io::Result<File> {
     Ok(file)
 }
 
-/// Makes the names in the folder `path` durable.
+/// Syncs the folder `path`, so that the names in it are durable.
 ///
 /// # Errors
 /// An I/O error.
@@ -110,7 +111,7 @@ pub fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// Opens `path` with `options`, follows no link, waits for no FIFO and accepts regular files only.
+/// Opens `path` with `options` if it is a regular file. Follows no link and waits for no FIFO.
 fn open_checked(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     let file = options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path).map_err(|error| {
         let code = error.raw_os_error();
@@ -127,7 +128,7 @@ fn not_regular(kind: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, format!("it is {kind}, not a regular file"))
 }
 
-/// What a file is, with its article: `a symbolic link`, `a FIFO`.
+/// The kind of a file, with an article: `a symbolic link`, `a FIFO`.
 pub fn kind_name(file_type: std::fs::FileType) -> &'static str {
     if file_type.is_symlink() {
         "a symbolic link"

@@ -1,12 +1,12 @@
 //! Append-only files of checksummed JSON lines: `events.jsonl` of an attempt and of a run,
 //! `items.jsonl` of unfinished work.
 //!
-//! A line is `{"c":"1f2e3d4c","e":{…}}`: `c` is the first four bytes of the BLAKE3 digest of
-//! the exact text of `e`. Every record is appended with its newline in one write, so a kill can
-//! only leave a last line without a newline. [`Writer::open`] truncates such a torn line and
-//! readers ignore it. A line that ends with a newline and fails its checksum is [`Damage`]:
-//! something changed the file afterwards. Readers report it, and nothing is ever truncated
-//! because of it.
+//! A line is `{"c":"1f2e3d4c","e":{…}}`, where `c` is the first four bytes of the BLAKE3 digest of
+//! the exact text of `e`. Every record is appended with its newline in one write, so if the process
+//! is killed, only the last line can be incomplete, without a newline. [`Writer::open`] truncates
+//! such a torn line, and readers ignore it. A line that ends with a newline but fails its checksum
+//! is [`Damage`]: the file was changed afterwards. Readers report damage, and it never causes a
+//! truncation.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
@@ -26,7 +26,7 @@ pub(crate) fn encode(body: &str) -> String {
     format!("{PREFIX}{}{MIDDLE}{body}}}\n", &Digest::of(body.as_bytes()).hex()[..8])
 }
 
-/// The body of a line (without its newline), if its checksum holds.
+/// The body of a line (without its newline), if its checksum matches.
 pub(crate) fn decode(line: &str) -> Option<&str> {
     let rest = line.strip_prefix(PREFIX)?;
     let sum = rest.get(..8)?;
@@ -42,7 +42,7 @@ const MAX_LINE: usize = 64 << 20;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line} is damaged: its checksum does not match")]
 pub struct Damage {
-    /// From 1.
+    /// Line number, from 1.
     pub line: u64,
 }
 
@@ -52,17 +52,17 @@ impl From<Damage> for io::Error {
     }
 }
 
-/// The damage that `error` reports, if it is about a damaged journal.
+/// The damage in `error`, if it reports a damaged journal.
 pub fn damage(error: &io::Error) -> Option<Damage> {
     error.get_ref()?.downcast_ref::<Damage>().copied()
 }
 
-/// What a journal holds.
+/// The content of a journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Contents<T> {
     /// The records before the first damaged line.
     pub records: Vec<T>,
-    /// The damaged line, or why the whole file is damaged, as a message.
+    /// A message about the damaged line, or about why the whole file is damaged.
     pub damage: Option<String>,
 }
 
@@ -86,7 +86,7 @@ const QUEUE: usize = 1 << 15;
 
 impl<T> Drop for Writer<T> {
     fn drop(&mut self) {
-        // Callers that need to know whether it worked call `flush`.
+        // Errors are ignored here. Callers that need to know about them call `flush`.
         let _ = self.file.write_all(&self.queued);
     }
 }
@@ -96,7 +96,7 @@ impl<T: Serialize> Writer<T> {
     /// append is followed by fsync.
     ///
     /// # Errors
-    /// [`Damage`] (see [`damage`]) if a line is damaged; the file then stays as it is.
+    /// [`Damage`] (see [`damage`]) if a line is damaged. The file is then left unchanged.
     pub fn open(path: &Path, durable: bool) -> io::Result<Self> {
         let mut file = files::open_or_create_regular(path)?;
         let mut lines = Lines::new(&mut file);
@@ -114,7 +114,8 @@ impl<T: Serialize> Writer<T> {
         if self.durable { self.file.sync_data() } else { Ok(()) }
     }
 
-    /// Appends `record` with the next write, or once the queue is full. A kill may lose it.
+    /// Queues `record`, which is appended with the next write or once the queue is full. It is lost
+    /// if the process is killed before that.
     pub fn queue(&mut self, record: &T) -> io::Result<()> {
         self.enqueue(record)?;
         if self.queued.len() < QUEUE { Ok(()) } else { self.flush() }
@@ -133,26 +134,27 @@ impl<T: Serialize> Writer<T> {
 
     /// Writes the queued records.
     pub fn flush(&mut self) -> io::Result<()> {
-        // A failed write is not repeated: half of it may be in the file.
+        // A failed write is not repeated, since a part of it may be in the file.
         let lines = std::mem::take(&mut self.queued);
         if lines.is_empty() {
             return Ok(());
         }
         let start = self.file.stream_position()?;
         self.file.write_all(&lines).inspect_err(|_| {
-            // A full disk leaves half a line. Later records must not be glued to it.
+            // A full disk leaves a partial line. Remove it, so that later records do not continue
+            // it.
             let _ = self.file.set_len(start).and_then(|()| self.file.seek(SeekFrom::Start(start)));
         })
     }
 }
 
-/// The sound lines of a file, one by one.
+/// Reads the valid lines of a file one by one.
 struct Lines<R> {
     file: BufReader<R>,
     text: Vec<u8>,
-    /// End of the last sound line.
+    /// End of the last valid line.
     offset: u64,
-    /// Sound lines so far.
+    /// Number of valid lines so far.
     count: u64,
 }
 
@@ -161,7 +163,7 @@ impl<R: Read> Lines<R> {
         Self { file: BufReader::with_capacity(1 << 16, file), text: Vec::new(), offset: 0, count: 0 }
     }
 
-    /// The body of the next line; `None` at the end of the file or before a torn last line.
+    /// The body of the next line. `None` at the end of the file or before a torn last line.
     fn next_body(&mut self) -> io::Result<Option<&str>> {
         self.text.clear();
         let damage = Damage { line: self.count + 1 };
@@ -183,19 +185,19 @@ impl<R: Read> Lines<R> {
     }
 }
 
-/// Reads records as they are appended by another process.
+/// Reads records as another process appends them.
 pub struct Tail<T> {
     path: PathBuf,
     /// End of the last record that was returned.
     offset: u64,
-    /// Records returned so far.
+    /// Number of records returned so far.
     count: u64,
-    /// Length of the file at the last look.
+    /// Length of the file at the last call.
     seen: u64,
     record: PhantomData<T>,
 }
 
-/// Records that one call of [`Tail::next_records`] returns at most.
+/// Most records that one call of [`Tail::next_records`] returns.
 const BATCH: usize = 10_000;
 
 impl<T: DeserializeOwned> Tail<T> {
@@ -204,13 +206,13 @@ impl<T: DeserializeOwned> Tail<T> {
         Self { path: path.to_owned(), offset: 0, count: 0, seen: 0, record: PhantomData }
     }
 
-    /// The records appended since the last call; at most 10,000, the rest with the next calls. A
-    /// record of a kind this build does not know must be covered by the type (an `Unknown`
-    /// variant). A line that is not complete yet is left for a later call.
+    /// Returns the records appended since the last call, at most 10,000; further ones are returned
+    /// by the next calls. The type must cover records that this build does not know, with an
+    /// `Unknown` variant. An incomplete line is left for a later call.
     ///
     /// # Errors
-    /// [`Damage`] (see [`damage`]) if the next line is damaged, once all records before it were
-    /// returned.
+    /// [`Damage`] (see [`damage`]) if the next line is damaged. All records before it are returned
+    /// first.
     pub fn next_records(&mut self) -> io::Result<Vec<T>> {
         let mut file = match files::open_regular(&self.path) {
             Ok(file) => file,
@@ -248,7 +250,7 @@ impl<T: DeserializeOwned> Tail<T> {
     }
 }
 
-/// All records of the journal at `path`; none if it does not exist.
+/// Reads all records of the journal at `path`. Empty if it does not exist.
 ///
 /// # Errors
 /// `InvalidData` if it is damaged.
@@ -257,8 +259,8 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Vec<T>> {
     damage.map_or(Ok(records), |damage| Err(io::Error::new(io::ErrorKind::InvalidData, damage)))
 }
 
-/// The records of the journal at `path` up to the first damaged line. Anything but a regular file
-/// in its place is damage as well.
+/// Reads the records of the journal at `path` up to the first damaged line. If `path` is not a
+/// regular file, that is damage as well.
 ///
 /// # Errors
 /// The file cannot be read.
@@ -316,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn every_flipped_bit_is_damage_or_a_torn_tail_and_nothing_sound_is_cut() {
+    fn every_flipped_bit_is_damage_or_a_torn_tail_and_no_valid_line_is_lost() {
         let path = written("flipped", 4);
         let sound = std::fs::read(&path).unwrap();
         let line = sound.len() / 4;
@@ -335,7 +337,7 @@ mod tests {
                 continue;
             }
             assert_eq!(damage(&opened.unwrap_err()).unwrap().line, u64::from(before) + 1);
-            assert_eq!(std::fs::read(&path).unwrap(), text, "the file stays as it is");
+            assert_eq!(std::fs::read(&path).unwrap(), text, "the file is left unchanged");
             let mut tail = Tail::<u32>::new(&path);
             if before > 0 {
                 assert_eq!(tail.next_records().unwrap(), contents.records);
@@ -370,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_or_a_folder_is_no_journal() {
+    fn a_link_or_a_folder_is_not_a_journal() {
         let target = written("target", 1);
         let link = path("link");
         std::os::unix::fs::symlink(&target, &link).unwrap();

@@ -1,10 +1,10 @@
-//! What every crate of olmo-pipe builds on: content digests ([`digest`]), files that are durable
-//! and of the expected kind ([`files`]), locks ([`lock`]), checksummed journals ([`journal`]),
-//! seals of finished work ([`seal`]), errors with a code and a hint ([`error`]), suggestions for
-//! misspelt words ([`nearest`]), text for messages ([`text`], [`units`]), and failpoints for tests
+//! The basis of all crates of olmo-pipe: content digests ([`digest`]), safe and durable file access
+//! ([`files`]), locks ([`lock`]), checksummed journals ([`journal`]), seals of finished work
+//! ([`seal`]), errors with a code and a hint ([`error`]), suggestions for misspelled words
+//! ([`nearest`]), text for messages ([`text`], [`units`]), and failpoints for tests
 //! ([`mod@failpoint`]).
 //!
-//! It knows neither stages nor stores, and depends on no other crate of the workspace.
+//! It knows nothing about stages or stores, and depends on no other crate of the workspace.
 
 #![cfg_attr(not(test), warn(unreachable_pub))]
 

@@ -1,7 +1,7 @@
-//! [`LockedFile`]: a lock that dies with the process that holds it, however that process ends.
+//! [`LockedFile`]: a lock that is released when the process that holds it ends, however it ends.
 //!
-//! Every lock of olmo-pipe is a `flock` on a regular file. A symbolic link, FIFO, device or folder
-//! in the place of the file is an error, never followed or waited for.
+//! Every lock of olmo-pipe is a `flock` on a regular file. If a symbolic link, FIFO, device or
+//! folder is in its place, that is an error; it is never followed or waited for.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Seek, Write};
@@ -11,22 +11,23 @@ use std::time::{Duration, Instant};
 
 use crate::files::{open_or_create_regular, open_regular};
 
-/// How often a lock file may be replaced between open and lock before that is an error.
+/// How often a lock file may be replaced between opening and locking it before that is an error.
 const MAX_REPLACEMENTS: u32 = 10_000;
-/// Bytes of a lock file that are read for the process id of its holder.
+/// How many bytes of a lock file are read for the PID of its holder.
 const MAX_PID: u64 = 32;
 
 /// An open file that this process has locked. Dropping it releases the lock.
 #[derive(Debug)]
 pub struct LockedFile {
     file: File,
-    /// Set for a file that a child inherits: the child keeps the lock by keeping the file open.
+    /// Set for a file that a child inherits. The child holds the lock as long as it keeps the file
+    /// open.
     outlives_drop: bool,
 }
 
 impl Drop for LockedFile {
     fn drop(&mut self) {
-        // Closing the file is not enough: a child between fork and exec may share it.
+        // Closing the file is not enough, since a child between fork and exec may share it.
         if !self.outlives_drop {
             let _ = self.file.unlock();
         }
@@ -38,35 +39,35 @@ impl LockedFile {
         Self { file, outlives_drop: false }
     }
 
-    /// Locks `file` exclusively; `None` if any other lock on it is held.
+    /// Locks `file` exclusively. Returns `None` if another lock on it is held.
     ///
     /// # Errors
-    /// The file system does not lock.
+    /// The file system does not support locks.
     pub fn try_from_file(file: File) -> io::Result<Option<Self>> {
         Self::from_file_while(file, || false)
     }
 
-    /// Locks `file` exclusively, trying every `pause` for as long as `patience`; `None` if another
-    /// lock on it is still held then.
+    /// Locks `file` exclusively, and retries every `pause` for up to `patience`. Returns `None` if
+    /// another lock on it is still held then.
     ///
     /// # Errors
-    /// The file system does not lock.
+    /// The file system does not support locks.
     pub fn from_file_within(file: File, patience: Duration, pause: Duration) -> io::Result<Option<Self>> {
         let since = Instant::now();
         Self::from_file_while(file, || {
-            let go_on = since.elapsed() < patience;
-            if go_on {
+            let retry = since.elapsed() < patience;
+            if retry {
                 std::thread::sleep(pause);
             }
-            go_on
+            retry
         })
     }
 
-    /// Locks `file` exclusively. While another lock on it is held, calls `wait` and tries again;
-    /// `None` once `wait` returns `false`.
+    /// Locks `file` exclusively. While another lock on it is held, calls `wait` and tries again.
+    /// Returns `None` once `wait` returns `false`.
     ///
     /// # Errors
-    /// The file system does not lock.
+    /// The file system does not support locks.
     pub fn from_file_while(file: File, mut wait: impl FnMut() -> bool) -> io::Result<Option<Self>> {
         loop {
             match file.try_lock() {
@@ -78,27 +79,27 @@ impl LockedFile {
         }
     }
 
-    /// Locks `file` shared, after any exclusive lock on it has been released.
+    /// Takes a shared lock on `file`, after waiting until no exclusive lock on it is held.
     ///
     /// # Errors
-    /// The file system does not lock.
+    /// The file system does not support locks.
     pub fn shared(file: File) -> io::Result<Self> {
         file.lock_shared()?;
         Ok(Self::new(file))
     }
 
-    /// Locks `file` exclusively, after all other locks on it have been released.
+    /// Takes an exclusive lock on `file`, after waiting until no other lock on it is held.
     ///
     /// # Errors
-    /// The file system does not lock.
+    /// The file system does not support locks.
     pub fn exclusive(file: File) -> io::Result<Self> {
         file.lock()?;
         Ok(Self::new(file))
     }
 
-    /// Locks the file `path`, which is created if it is missing and which its holder removes
-    /// before it releases the lock; `None` if another lock on it is held. The returned lock is on
-    /// the file that has this name now.
+    /// Locks the file `path`, which is created if it is missing. Its holder may remove it before
+    /// releasing the lock, so the returned lock is checked to be on the file that now has this
+    /// name. Returns `None` if another lock on it is held.
     ///
     /// # Errors
     /// The file cannot be opened or locked.
@@ -108,11 +109,12 @@ impl LockedFile {
             let ours = lock.file.metadata()?;
             match fs::symlink_metadata(path) {
                 Ok(named) if (named.dev(), named.ino()) == (ours.dev(), ours.ino()) => return Ok(Some(lock)),
-                // A holder removed it between our open and our lock: a lock on it excludes nobody.
+                // A holder removed the file after it was opened here, so this lock excludes no
+                // other process.
                 _ => drop(lock),
             }
         }
-        Err(io::Error::other("something replaces the file all the time"))
+        Err(io::Error::other("another process keeps replacing the file"))
     }
 
     /// The locked file.
@@ -120,15 +122,15 @@ impl LockedFile {
         &self.file
     }
 
-    /// Leaves the lock with every child that inherits the file: it is held until the last copy of
+    /// Shares the lock with every child that inherits the file. It is held until the last copy of
     /// the file is closed.
     pub fn share_with_children(mut self) -> Self {
         self.outlives_drop = true;
         self
     }
 
-    /// Writes the id of this process into the file, for the messages of processes that wait. The
-    /// id decides nothing; the lock does.
+    /// Writes the PID of this process to the file, for the messages of waiting processes. Only the
+    /// lock matters; the PID has no other effect.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -140,37 +142,38 @@ impl LockedFile {
     }
 }
 
-/// The process that holds the lock `path`, or held it last, if it has written its id.
+/// The process that holds the lock `path`, or last held it, if it has written its PID.
 pub fn holder(path: &Path) -> Option<u32> {
     let mut text = String::new();
     open_regular(path).ok()?.take(MAX_PID).read_to_string(&mut text).ok()?;
     text.trim().parse().ok()
 }
 
-/// Whether somebody holds `file` exclusively at this moment. A later answer may differ.
+/// Whether an exclusive lock on `file` is currently held.
 pub fn is_file_locked(file: &File) -> bool {
     matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
 }
 
-/// Whether somebody holds the lock `path` exclusively at this moment; not if it is missing.
+/// Whether an exclusive lock on `path` is currently held. False if the file is missing.
 pub fn is_locked(path: &Path) -> bool {
     open_regular(path).is_ok_and(|file| is_file_locked(&file))
 }
 
-/// Whether somebody holds the lock `path`, shared or exclusively, at this moment.
+/// Whether any lock on `path`, shared or exclusive, is currently held.
 pub fn is_used(path: &Path) -> bool {
     open_regular(path).is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
 }
 
 /// Checks that two locks on the file `path` exclude each other. Some network file systems have no
-/// locks, others grant every lock.
+/// locks, and others grant every lock.
 ///
 /// # Errors
 /// The file cannot be opened. The inner error says why locks do not work.
 pub fn check_working(path: &Path) -> io::Result<Result<(), String>> {
     let first = open_or_create_regular(path)?;
     let second = open_or_create_regular(path)?;
-    // Shared, so that processes which check at the same time do not disturb each other.
+    // The first lock is shared, so that processes that check at the same time do not disturb each
+    // other.
     if let Err(e) = first.try_lock_shared() {
         return Ok(Err(e.to_string()));
     }

@@ -1,20 +1,20 @@
-//! "Did you mean …?": the known words nearest to a misspelt one.
+//! "Did you mean …?": finds the known words that are most similar to a misspelled one.
 
 use std::path::Path;
 
 use crate::text::quoted;
 
 /// Maximum number of suggested words.
-const OFFERED: usize = 3;
+const MAX_SUGGESTIONS: usize = 3;
 /// Minimum Jaro-Winkler similarity of a suggestion.
-const NEAR: f64 = 0.75;
+const MIN_SIMILARITY: f64 = 0.75;
 /// Maximum number of candidates to compare.
-const COMPARED: usize = 1_000;
+const MAX_COMPARED: usize = 1_000;
 
-/// A hint for `word`, written where one of `known` was expected: the nearest words, or all of them
-/// if none is near; `None` if `known` is empty.
+/// A hint for `word`, which was found where one of `known` was expected. It lists the most similar
+/// words, or the known words if none is similar. Returns `None` if `known` is empty.
 pub fn help<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
-    let known: Vec<&str> = known.into_iter().take(COMPARED).collect();
+    let known: Vec<&str> = known.into_iter().take(MAX_COMPARED).collect();
     let near = nearest(word, &known);
     if !near.is_empty() {
         return Some(format!("did you mean {}?", listed(&near, "or")));
@@ -30,9 +30,9 @@ pub fn help<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<
     }
 }
 
-/// The nearest of `known`, best first.
+/// The words of `known` that are most similar to `word`, best first.
 pub fn nearest<'a>(word: &str, known: &[&'a str]) -> Vec<&'a str> {
-    // The similarity takes quadratic time, and a name this long is not a typo.
+    // Computing the similarity takes quadratic time, and a word this long is not a typo.
     if word.len() > 200 {
         return Vec::new();
     }
@@ -42,30 +42,30 @@ pub fn nearest<'a>(word: &str, known: &[&'a str]) -> Vec<&'a str> {
         .filter(|candidate| candidate.len() <= 200)
         .map(|candidate| {
             let candidate_folded = candidate.to_lowercase();
-            // A part of a candidate is near, however short: `lr` in `peak_lr`.
+            // A part of a candidate counts as similar, however short: `lr` in `peak_lr`.
             let inside = folded.len() > 1 && candidate_folded.split(['_', '-']).any(|part| part == folded);
             // Jaro-Winkler misses swapped letters in short words: `fti` for `fit`.
             let slip = folded.len() > 2 && strsim::osa_distance(&folded, &candidate_folded) == 1;
             let floor = if slip {
-                NEAR + 0.05
+                MIN_SIMILARITY + 0.05
             } else if inside {
-                NEAR
+                MIN_SIMILARITY
             } else {
                 0.0
             };
             (strsim::jaro_winkler(&folded, &candidate_folded).max(floor), *candidate)
         })
-        .filter(|(score, _)| *score >= NEAR)
+        .filter(|(score, _)| *score >= MIN_SIMILARITY)
         .collect();
     scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
-    // Next to an almost identical word, distant ones only distract.
+    // If there is an almost identical word, leave out less similar ones.
     if let Some(&(best, _)) = scored.first() {
         scored.retain(|(score, _)| best < 0.9 || best - score < 0.1);
     }
-    scored.into_iter().map(|(_, word)| word).take(OFFERED).collect()
+    scored.into_iter().map(|(_, word)| word).take(MAX_SUGGESTIONS).collect()
 }
 
-/// "`a`, `b` or `c`".
+/// Joins words to a list such as "`a`, `b` or `c`".
 pub fn listed(words: &[&str], conjunction: &str) -> String {
     match words {
         [] => String::new(),
@@ -76,7 +76,7 @@ pub fn listed(words: &[&str], conjunction: &str) -> String {
     }
 }
 
-/// A hint for a missing file: the nearest names in its folder, or that the folder is missing.
+/// A hint for a missing file: the most similar names in its folder, or that the folder is missing.
 pub fn files_near(path: &Path) -> Option<String> {
     let folder = path.parent()?;
     let name = path.file_name()?.to_str()?;
@@ -84,7 +84,7 @@ pub fn files_near(path: &Path) -> Option<String> {
         return Some(format!("there is no folder {}", quoted(&folder.to_string_lossy())));
     };
     let names: Vec<String> =
-        entries.flatten().take(COMPARED).filter_map(|e| e.file_name().into_string().ok()).collect();
+        entries.flatten().take(MAX_COMPARED).filter_map(|e| e.file_name().into_string().ok()).collect();
     let near = nearest(name, &names.iter().map(String::as_str).collect::<Vec<_>>());
     (!near.is_empty()).then(|| format!("did you mean {}?", listed(&near, "or")))
 }

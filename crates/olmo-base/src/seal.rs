@@ -1,9 +1,9 @@
-//! Seals: the length and digest of every file of a finished piece of work.
+//! [`Seal`]: the size and digest of every file of a finished piece of work.
 //!
-//! A stage leaves files and folders for a later attempt: a saved training state, a finished part
-//! of an output, a list item the engine has not committed yet. The seal of `NAME` is the file
-//! `.NAME.seal` in the same folder, written last and durably. A later attempt uses only pieces
-//! that are sealed and match their seals; anything else is unfinished or damaged.
+//! A stage leaves files and folders for later attempts: a saved training state, a finished part of
+//! an output, or a list item that the engine has not committed yet. The seal of `NAME` is the file
+//! `.NAME.seal` in the same folder. It is written last, and synced. A later attempt uses only
+//! pieces that are sealed and match their seals. All others are unfinished or damaged.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,14 +16,15 @@ use crate::digest::Digest;
 use crate::files::Durability;
 use crate::{files, journal};
 
-/// Most bytes of a seal that are read: enough for a million files.
+/// Largest seal that is read, in bytes: enough for a million files.
 const MAX_SEAL: u64 = 256 << 20;
 
 /// The content of a sealed file or folder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Seal {
-    /// By path below the folder, with `/`; the path of a sealed file is empty.
+    /// The files by path below the folder, with `/` as separator. For a sealed file, the path is
+    /// empty.
     pub files: BTreeMap<String, SealedFile>,
 }
 
@@ -31,7 +32,7 @@ pub struct Seal {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SealedFile {
-    /// In bytes.
+    /// Size in bytes.
     pub size: u64,
     pub digest: Digest,
 }
@@ -39,7 +40,7 @@ pub struct SealedFile {
 /// Why a piece of work cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Unsound {
-    /// Its writer was stopped before it was finished, or its seal is lost.
+    /// Its writer was stopped before it finished, or the seal was lost.
     #[error("it has no seal, so it is unfinished")]
     Unsealed,
     #[error("its seal is damaged")]
@@ -51,20 +52,20 @@ pub enum Unsound {
 }
 
 impl Seal {
-    /// The seal of the file or folder `piece`, read from it.
+    /// Computes the seal of the file or folder `piece` from its content.
     ///
     /// # Errors
-    /// An I/O error, or anything in it that is neither a folder nor a regular file.
+    /// An I/O error occurred, or `piece` contains something other than folders and regular files.
     fn of(piece: &Path) -> io::Result<Self> {
         let mut found = BTreeMap::new();
         collect(piece, "", &mut found)?;
         Ok(Self { files: found })
     }
 
-    /// Seals `piece`, whose files must be complete and durable.
+    /// Seals `piece`. Its files must be complete and synced.
     ///
     /// # Errors
-    /// What cannot be read or written; `piece` is then unsealed.
+    /// A file cannot be read or written. `piece` is then unsealed.
     pub fn write(piece: &Path) -> io::Result<Self> {
         let seal = Self::of(piece)?;
         let body = serde_json::to_string(&seal).map_err(io::Error::other)?;
@@ -72,7 +73,7 @@ impl Seal {
         Ok(seal)
     }
 
-    /// The seal of `piece` as it was written; `piece` itself is not read.
+    /// Reads the seal of `piece`, but not `piece` itself.
     ///
     /// # Errors
     /// [`Unsound::Unsealed`], [`Unsound::DamagedSeal`] or [`Unsound::Io`].
@@ -125,7 +126,7 @@ impl Seal {
 /// Removes `piece` and its seal, the seal first.
 ///
 /// # Errors
-/// What cannot be removed.
+/// The piece or its seal cannot be removed.
 pub fn remove(piece: &Path) -> io::Result<()> {
     let ignore_missing = |removed: io::Result<()>| match removed {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -136,12 +137,12 @@ pub fn remove(piece: &Path) -> io::Result<()> {
     ignore_missing(if is_folder { fs::remove_dir_all(piece) } else { fs::remove_file(piece) })
 }
 
-/// Whether `piece` has a seal; it may still be damaged.
+/// Whether `piece` has a seal. The piece may still be damaged.
 pub fn is_sealed(piece: &Path) -> bool {
     fs::symlink_metadata(seal_path(piece)).is_ok()
 }
 
-/// `FOLDER/.NAME.seal` for the piece `FOLDER/NAME`. Neither labels nor parts begin with a dot.
+/// `FOLDER/.NAME.seal` for the piece `FOLDER/NAME`. The names of pieces never start with a dot.
 fn seal_path(piece: &Path) -> PathBuf {
     let name = piece.file_name().unwrap_or_default().to_string_lossy();
     piece.with_file_name(format!(".{name}.seal"))
@@ -176,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sealed_folder_is_sound_until_anything_in_it_changes() {
+    fn a_sealed_folder_is_valid_until_anything_in_it_changes() {
         let dir = folder("changes");
         let piece = dir.join("step2");
         assert!(matches!(Seal::check(&piece), Err(Unsound::Unsealed)));

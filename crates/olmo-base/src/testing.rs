@@ -1,14 +1,14 @@
-//! For tests: those that cannot run on a machine say so.
+//! For tests that cannot run on a machine: they report that they were skipped.
 
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::panic::Location;
 
-/// Names the file that collects the tests that could not run.
+/// The environment variable with the path of the file that lists skipped tests.
 pub const SKIPPED: &str = "OLMO_PIPE_SKIPPED";
 
-/// Reports that the calling test cannot run here, and why. CI lists what is reported: a test that
-/// returns early without this would count as passed.
+/// Reports that the calling test cannot run here, and why. CI lists these reports. A test that
+/// returns early without a report would count as passed.
 #[track_caller]
 pub fn skip(reason: &str) {
     let place = Location::caller();
@@ -17,7 +17,7 @@ pub fn skip(reason: &str) {
     if let Some(path) = std::env::var_os(SKIPPED)
         && let Ok(mut file) = OpenOptions::new().create(true).append(true).open(path)
     {
-        // One write a line: tests run at the same time.
+        // Write each line with one call, since tests run concurrently.
         let _ = file.write_all(line.as_bytes());
     }
 }

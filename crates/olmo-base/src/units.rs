@@ -1,4 +1,4 @@
-//! Sizes, time spans and points in time as text for people.
+//! Formats sizes, time spans and points in time for people.
 
 use std::time::Duration;
 
@@ -30,8 +30,8 @@ pub fn duration(span: Duration) -> String {
 /// A time as `2026-01-31T23:59:59Z`, from seconds since 1970.
 pub fn utc(seconds: u64) -> String {
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    // Days since 0000-03-01. Years that begin in March end with their leap day, and eras of 400
-    // years all have the same length.
+    // Days since 0000-03-01. A year that starts in March ends with its leap day, and all eras of
+    // 400 years have the same length.
     let shifted = days + 719_468;
     let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
     let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;

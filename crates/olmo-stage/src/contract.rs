@@ -1,4 +1,5 @@
-//! What a stage declares about itself: `stage.yaml`.
+//! [`Contract`]: what a stage declares about itself in its `stage.yaml`. The doc comments of the
+//! types below are the descriptions in `schemas/`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,7 +15,7 @@ use serde_json::{Map, Value, json};
 pub enum PortType {
     /// Documents or conversations as Parquet.
     Dataset,
-    /// `tokenizer.json` and what it means by eos and pad.
+    /// `tokenizer.json` with its eos and pad tokens.
     Tokenizer,
     /// Token ids and label masks as Parquet.
     Tokens,
@@ -24,9 +25,9 @@ pub enum PortType {
     Checkpoint,
     /// Weights and config.
     Model,
-    /// Numbers: `metrics.jsonl`, `metrics.json` or Parquet.
+    /// Metrics: `metrics.jsonl`, `metrics.json` or Parquet.
     Metrics,
-    /// Text for a person.
+    /// Text for people to read.
     Text,
     /// One file.
     File,
@@ -40,7 +41,8 @@ impl PortType {
         self == port || self.subtree_for(port).is_some() || matches!(port, PortType::Dir)
     }
 
-    /// The folder of an artifact of type `self` that a port of type `port` takes, if only a part.
+    /// The folder inside an artifact of type `self` that a port of type `port` takes. `None` if it
+    /// takes the whole artifact, or does not accept it.
     pub fn subtree_for(self, port: PortType) -> Option<&'static str> {
         (self == PortType::Checkpoint && port == PortType::Model).then_some("model")
     }
@@ -59,7 +61,7 @@ impl fmt::Display for PortType {
 pub struct Contract {
     /// The name under which pipelines use it (`uses: tokenize`).
     pub stage: String,
-    /// Raised by hand whenever equal inputs and params may give other outputs.
+    /// Increased by hand whenever equal inputs and params may give different outputs.
     pub version: u32,
     /// One sentence.
     pub summary: String,
@@ -68,19 +70,20 @@ pub struct Contract {
     pub inputs: BTreeMap<String, InputPort>,
     /// Artifacts it makes, by port.
     pub outputs: BTreeMap<String, OutputPort>,
-    /// What it needs to run, unless a pipeline says otherwise.
+    /// Resources that it needs, unless a pipeline overrides them.
     #[serde(default)]
     pub resources: Resources,
-    /// Computes on a tensor backend: backend and precision then count towards its key.
+    /// Whether it computes on a tensor backend. If so, backend and precision are part of its key.
     #[serde(default)]
     pub backend: bool,
-    /// A built-in stage that has rules to be asked about before a run (a command stage: `command.check`).
+    /// Whether a built-in stage has rules that are checked before a run. A command stage has
+    /// `command.check` instead.
     #[serde(default, skip_serializing_if = "is_false")]
     pub check: bool,
-    /// Params of a command stage, by name. (A built-in stage's come from its Rust type.)
+    /// Params of a command stage, by name. Those of a built-in stage come from its Rust type.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub params: Option<BTreeMap<String, ParamSpec>>,
-    /// A command stage: what to run; absent for a built-in stage.
+    /// What a command stage runs. Absent for a built-in stage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command: Option<Command>,
 }
@@ -89,21 +92,22 @@ pub struct Contract {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Command {
-    /// Program and arguments, no shell. Each may hold `${inputs.PORT}`, `${outputs.PORT}`,
-    /// `${params.NAME}` and `${stage.dir}` (the folder of stage.yaml).
+    /// Program and arguments, without a shell. Each may contain `${inputs.PORT}`,
+    /// `${outputs.PORT}`, `${params.NAME}` and `${stage.dir}` (the folder of stage.yaml).
     pub argv: Vec<String>,
-    /// Files beside stage.yaml that the command reads; their content counts towards the key.
+    /// Files next to stage.yaml that the command reads. Their content is part of the key.
     #[serde(default)]
     pub files: Vec<String>,
-    /// Program and arguments that check the params before a run: `${stage.dir}` may stand in them. Reads
-    /// `{stage, params, inputs}` on standard input and prints a list of `{level, code, param, message, hint}`, as JSON.
+    /// Program and arguments that check the params before a run. They may contain `${stage.dir}`.
+    /// The program reads `{stage, params, inputs}` on standard input and prints a list of
+    /// `{level, code, param, message, hint}`, as JSON.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub check: Option<Vec<String>>,
-    /// Names of environment variables handed through; their values count towards the key.
+    /// Names of environment variables that are passed on. Their values are part of the key.
     #[serde(default)]
     pub environment: Vec<String>,
-    /// Names of environment variables handed through that must be set, and whose values count towards
-    /// no key and stand in no log or record.
+    /// Names of environment variables that are passed on and must be set. Their values are not part
+    /// of any key, and never appear in a log or record.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub secrets: Vec<String>,
 }
@@ -118,10 +122,10 @@ fn is_false(value: &bool) -> bool {
 pub struct InputPort {
     #[serde(rename = "type")]
     pub port_type: PortType,
-    /// Takes a list.
+    /// Whether it takes a list.
     #[serde(default)]
     pub list: bool,
-    /// May be left out or null.
+    /// Whether it may be left out or null.
     #[serde(default)]
     pub optional: bool,
     /// One sentence.
@@ -135,7 +139,7 @@ pub struct InputPort {
 pub struct OutputPort {
     #[serde(rename = "type")]
     pub port_type: PortType,
-    /// Items are reported while the stage runs.
+    /// Whether it is a list, whose items are reported while the stage runs.
     #[serde(default)]
     pub list: bool,
     /// One sentence.
@@ -143,13 +147,13 @@ pub struct OutputPort {
     pub summary: String,
 }
 
-/// What a stage occupies while it runs.
+/// The resources that a stage uses while it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Resources {
-    /// Processor cores; 0 takes all there are.
+    /// CPU cores. 0 means all of them.
     pub cpus: u32,
-    /// Graphics processors.
+    /// Number of GPUs.
     pub gpus: u32,
     /// Main memory in MiB.
     pub memory_mib: u64,
@@ -167,11 +171,11 @@ impl Default for Resources {
 pub struct ParamSpec {
     #[serde(rename = "type")]
     pub param_type: ParamType,
-    /// The type of an array's elements (any, if left out).
+    /// The type of an array's elements. If left out, any type is allowed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub items: Option<ParamType>,
-    /// Used where no value is given; without a default the param is required.
-    /// An explicit `null` means that null is allowed and is the default.
+    /// Used if no value is given. Without a default, the param is required. An explicit `null`
+    /// means that null is allowed and is the default.
     #[serde(default, deserialize_with = "some", skip_serializing_if = "Option::is_none")]
     pub default: Option<Value>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -186,7 +190,7 @@ pub struct ParamSpec {
     pub summary: String,
 }
 
-/// Keeps `default: null` apart from no default at all.
+/// Distinguishes `default: null` from no default.
 fn some<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<Value>, D::Error> {
     Value::deserialize(d).map(Some)
 }
@@ -200,7 +204,7 @@ pub enum ParamType {
     Boolean,
     Array,
     Object,
-    /// A file or folder, relative to the file in which the value stands.
+    /// A file or folder, relative to the file that contains the value.
     Path,
 }
 
@@ -214,7 +218,7 @@ impl ParamType {
 }
 
 impl ParamSpec {
-    /// This param as JSON Schema.
+    /// The JSON Schema of this param.
     pub fn schema(&self) -> Value {
         let mut schema = self.param_type.schema();
         let Some(map) = schema.as_object_mut() else { return schema };
@@ -239,30 +243,31 @@ impl ParamSpec {
     }
 }
 
-/// A strict object schema of named params.
+/// A strict object schema for named params.
 pub fn params_schema(params: &BTreeMap<String, ParamSpec>) -> Value {
     let properties: Map<String, Value> = params.iter().map(|(k, v)| (k.clone(), v.schema())).collect();
     let required: Vec<&String> = params.iter().filter(|(_, v)| v.default.is_none()).map(|(k, _)| k).collect();
     json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false})
 }
 
-/// A stage as the engine sees it: contract plus strict JSON Schema of its params. Built-in
-/// stages' are what `olmo-worker describe --json` prints and `schemas/stages/` holds.
+/// A stage as the engine sees it: the contract, and a strict JSON Schema of the params. For
+/// built-in stages, `olmo-worker describe --json` prints the descriptions, and `schemas/stages/`
+/// contains them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Description {
     pub contract: Contract,
-    /// JSON Schema; a property with `"x-key": false` does not change the result.
+    /// JSON Schema of the params. A property with `"x-key": false` does not change the result.
     pub params: Value,
 }
 
 impl Description {
-    /// What the engine and a worker compare before a run.
+    /// The digest of the description. The engine and a worker compare it before a run.
     pub fn digest(&self) -> Digest {
         Digest::of(serde_json::to_string(self).unwrap_or_default().as_bytes())
     }
 
-    /// Of a command stage, whose params stand in its contract.
+    /// The description of a command stage, whose params are declared in its contract.
     pub fn of_command(contract: Contract) -> Self {
         let params = params_schema(contract.params.as_ref().unwrap_or(&BTreeMap::new()));
         Self { contract, params }

@@ -1,6 +1,6 @@
-//! The stage side of olmo-pipe: what a stage declares ([`contract`]), how the engine and a
-//! worker process talk ([`protocol`]), how a stage checks its params before a run ([`rules`]), and
-//! the loop that runs a stage ([`worker`]).
+//! The stage side of olmo-pipe: what a stage declares ([`contract`]), how the engine and a worker
+//! process communicate ([`protocol`]), how a stage checks its params before a run ([`rules`]), and
+//! how a worker runs a stage ([`worker`]).
 //!
 //! The engine uses the types of the first three. Nothing here computes with tensors.
 

@@ -1,9 +1,9 @@
-//! Text of a model or user in a Markdown file, escaped so that it acts neither on a terminal nor as
-//! Markdown.
+//! Escapes text from a model or user for a Markdown file, so that it affects neither a terminal nor
+//! the formatting.
 
 use std::fmt::Write;
 
-/// Appends a heading of level 2 and `body` as an indented block, in which Markdown has no meaning.
+/// Appends a level-2 heading and `body` as an indented code block, in which Markdown has no effect.
 pub fn section(text: &mut String, title: &str, body: &str) {
     // Writing to a string cannot fail.
     let _ = write!(text, "\n## {title}\n\n");
@@ -16,7 +16,7 @@ pub fn section(text: &mut String, title: &str, body: &str) {
     }
 }
 
-/// `line` with control characters, and those that turn the direction of writing, as `\u{1b}`.
+/// Escapes control characters, and characters that change the text direction, as `\u{1b}`.
 fn escape(line: &str) -> String {
     let acts = |c: char| {
         c.is_control() && c != '\t'

@@ -1,9 +1,9 @@
 //! The protocol between the engine and the process of a stage: files in the attempt's folder.
 //!
-//! An attempt's folder holds `request.json` (engine → stage), `in/PORT/…` (inputs), `out/PORT/…`
-//! (outputs), `items/PORT/LABEL/…` (list items while it runs), `events.jsonl` (stage → engine,
-//! see [`olmo_base::journal`]) and `result.json` (stage → engine, renamed into place last). Standard
-//! output and error are logs, nothing else.
+//! An attempt's folder contains `request.json` (engine → stage), `in/PORT/…` (inputs), `out/PORT/…`
+//! (outputs), `items/PORT/LABEL/…` (list items while the stage runs), `events.jsonl` (stage →
+//! engine, see [`olmo_base::journal`]) and `result.json` (stage → engine, renamed into place last).
+//! Standard output and error are only logged.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,16 +11,16 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Raised when one side would misread the other.
+/// Version of the protocol. Increased when one side would misread the other.
 pub const PROTOCOL_VERSION: u32 = 3;
 
 pub const REQUEST: &str = "request.json";
 pub const EVENTS: &str = "events.jsonl";
 pub const RESULT: &str = "result.json";
-/// Times and speeds of the attempt, if its stage measures any; kept with the run's logs.
+/// File with times and speeds of the attempt, if the stage measures any. Kept with the run's logs.
 pub const PERF: &str = "perf.jsonl";
-/// Prefix of a line in a stage's log with the hint for running out of memory. A process that is killed
-/// for memory cannot give the hint any more.
+/// Prefix of a log line with the hint to show if the stage runs out of memory. The stage prints it
+/// in advance, since a process that was killed can no longer print anything.
 pub const IF_MEMORY_RUNS_OUT: &str = "if memory runs out: ";
 
 /// The request to a stage.
@@ -32,30 +32,31 @@ pub struct Request {
     pub version: u32,
     /// All params, with defaults filled in.
     pub params: Value,
-    /// Inputs by port. A single port has one item without a label, an absent optional port none.
+    /// Inputs by port. A port that is not a list has one item without a label. An absent optional
+    /// port has no items.
     pub inputs: BTreeMap<String, Vec<InputItem>>,
     /// Output ports to fill, each a folder `out/PORT` in the attempt's folder.
     pub outputs: Vec<String>,
-    /// A folder that is private to the stage. It is kept between attempts until the stage succeeds.
+    /// A private folder of the stage. It is kept between attempts until the stage succeeds.
     pub state_dir: PathBuf,
     /// List items of earlier attempts that are in the store, oldest first, by port.
     pub items: BTreeMap<String, Vec<InputItem>>,
-    /// Threads this stage may use.
+    /// Number of threads that the stage may use.
     pub threads: usize,
-    /// `flex`, `libtorch` or `libtorch-cuda`; resolved, never `auto`.
+    /// The resolved backend: `flex`, `libtorch` or `libtorch-cuda`.
     pub backend: String,
-    /// Precision of activations: `fp32` or `amp_bf16`; resolved, never `auto`.
+    /// The resolved precision of activations: `fp32` or `amp_bf16`.
     pub precision: String,
 }
 
-/// One artifact handed to a stage: a folder.
+/// One input artifact of a stage: a folder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct InputItem {
     /// The item's label if it comes from a list (`step40`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
-    /// The folder that holds the artifact's files; read only.
+    /// The folder with the artifact's files. The stage must not write to it.
     pub path: PathBuf,
 }
 
@@ -63,19 +64,20 @@ pub struct InputItem {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Event {
-    /// The process is up and has read its request.
+    /// The process has started and has read its request.
     Started { pid: u32 },
-    /// `done` of `total` (0: not known) `unit`s.
+    /// `done` of `total` `unit`s are done. `total` is 0 if it is not known.
     Progress { done: u64, total: u64, unit: String, message: String },
-    /// Metrics of a step, for display. Lasting results are written to an output port.
+    /// Metrics of a step, for display only. Results are written to an output port.
     Metrics { step: u64, values: BTreeMap<String, f64> },
     /// A list item is complete in the attempt's folder under `items/PORT/LABEL`.
     Item { port: String, label: String },
-    /// The stage continues from `step`; items of `port` whose label is not in `keep` leave the list.
+    /// The stage continues from `step`. Items of `port` whose label is not in `keep` leave the
+    /// list.
     Resumed { step: u64, port: String, keep: Vec<String> },
     /// A message for the user. `level` is `info` or `warning`.
     Message { level: String, text: String },
-    /// An event of a newer build.
+    /// An event that only a newer build knows.
     #[serde(other)]
     Unknown,
 }
@@ -94,9 +96,9 @@ pub struct StageResult {
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     Succeeded,
-    /// The stage's own failure, with a reason.
+    /// The stage failed and gave the reason.
     Failed,
-    /// It was asked to stop, saved its state and stopped.
+    /// The stage was asked to stop, saved its state, and stopped.
     Interrupted,
 }
 

@@ -1,9 +1,9 @@
-//! Rules of a stage: checks of its params and inputs before anything runs.
+//! Rules of a stage: checks of its params and inputs before anything runs. A check never writes.
 //!
 //! The engine checks all stages at once, with the inputs that already exist. A built-in stage
-//! implements [`crate::Stage::check`]. A command stage names a program under `command.check` of its
-//! contract, which reads a [`Question`] on standard input and prints a list of [`Finding`]s, both as
-//! JSON.
+//! implements [`crate::Stage::check`]. A command stage names a program under `command.check` in its
+//! contract. The program reads a [`Question`] on standard input and prints a list of [`Finding`]s,
+//! both as JSON.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -30,11 +30,11 @@ pub struct Question {
     pub precision: String,
 }
 
-/// An input port as known before the run.
+/// What is known about an input port before the run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KnownInput {
-    /// Its artifacts; `None` if a stage has yet to make them.
+    /// The artifacts of the port. `None` if a stage has yet to make them.
     pub items: Option<Vec<KnownItem>>,
 }
 
@@ -44,7 +44,7 @@ pub struct KnownInput {
 pub struct KnownItem {
     /// The label of a list item.
     pub label: Option<String>,
-    /// Its files: path in the artifact → path on disk. For reading only.
+    /// The files, as path in the artifact → path on disk. They must not be changed.
     pub files: BTreeMap<String, PathBuf>,
 }
 
@@ -52,11 +52,12 @@ pub struct KnownItem {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Finding {
-    /// An error stops the run before it begins.
+    /// An error stops the run before any stage starts.
     pub level: Level,
     /// A stable code, `area::reason`.
     pub code: String,
-    /// The path of the param below `with`: `optimizer.betas`. Empty if it is not about a single param.
+    /// The path of the param below `with`, such as `optimizer.betas`. Empty if the finding is not
+    /// about a single param.
     #[serde(default)]
     pub param: String,
     pub message: String,
@@ -92,8 +93,8 @@ impl Question {
 }
 
 impl KnownItem {
-    /// The folder that contains the files under their own names, if they are in a user's folder and not
-    /// in the store.
+    /// The folder that contains the files under their own names, if they are in a user's folder
+    /// instead of the store.
     pub fn folder(&self) -> Option<PathBuf> {
         let root = |(name, path): (&String, &PathBuf)| {
             let depth = Path::new(name).components().count();

@@ -4,17 +4,17 @@
 //! SIGINT and SIGQUIT ignored. Every program of this project calls [`reset`] first, and every
 //! process of a stage starts with [`set_defaults`].
 
-/// Signals that keep their inherited disposition. SIGHUP: a program started with it ignored (`nohup`)
-/// is meant to outlive the terminal. SIGPIPE: set by the Rust runtime. The others belong to the
-/// shell's job control.
+/// Signals that keep their inherited disposition. A program that is started with SIGHUP ignored
+/// (`nohup`) should outlive its terminal. SIGPIPE is set by the Rust runtime. The others belong to
+/// the shell's job control.
 const KEPT: [libc::c_int; 6] =
     [libc::SIGHUP, libc::SIGPIPE, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU, libc::SIGCONT];
-/// The signals of POSIX are numbered up to this.
+/// Highest number of a POSIX signal.
 const LAST_NAMED: libc::c_int = 31;
 
-/// Makes this process independent of its parent's signal settings: no signal is blocked, and none is
-/// ignored except SIGHUP, if it was. SIGXFSZ is ignored, so that writing beyond a file size limit is
-/// an error (`EFBIG`). Call it before threads start and handlers are installed.
+/// Makes this process independent of its parent's signal settings: no signal is blocked, and none
+/// is ignored except SIGHUP, if it was. SIGXFSZ is ignored, so that writing beyond a file size
+/// limit is an error (`EFBIG`). Call it before threads start and handlers are installed.
 pub fn reset() {
     unblock();
     for signal in 1..=LAST_NAMED {
@@ -27,7 +27,7 @@ pub fn reset() {
 
 /// Gives every signal its default disposition and blocks none. May be called between fork and exec.
 pub fn set_defaults() {
-    // The last ones are the real-time signals.
+    // Signals from 32 on are the real-time signals.
     for signal in 1..=64 {
         set(signal, libc::SIG_DFL);
     }
@@ -36,7 +36,7 @@ pub fn set_defaults() {
 
 /// Whether this process ignores `signal`.
 pub fn is_ignored(signal: libc::c_int) -> bool {
-    // SAFETY: sigaction only fills the struct it is given, for which all zeros is a valid value.
+    // SAFETY: sigaction only fills the given struct, for which all zeros is a valid value.
     unsafe {
         let mut old: libc::sigaction = std::mem::zeroed();
         libc::sigaction(signal, std::ptr::null(), &mut old) == 0 && old.sa_sigaction == libc::SIG_IGN
@@ -46,7 +46,7 @@ pub fn is_ignored(signal: libc::c_int) -> bool {
 /// Sets `signal` to one of the two dispositions without a handler. Has no effect on SIGKILL and
 /// SIGSTOP.
 pub fn set(signal: libc::c_int, disposition: libc::sighandler_t) {
-    // SAFETY: both dispositions are constants of the system; no handler of this process is called.
+    // SAFETY: both dispositions are system constants, so no handler of this process is called.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = disposition;
@@ -55,7 +55,7 @@ pub fn set(signal: libc::c_int, disposition: libc::sighandler_t) {
 }
 
 fn unblock() {
-    // SAFETY: both calls read and write only the set on this stack.
+    // SAFETY: both calls access only the signal set on the stack.
     unsafe {
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&mut none);

@@ -1,4 +1,6 @@
-//! The loop that runs one stage in a worker process.
+//! Runs one stage in a worker process: the [`Stage`] trait, the [`Context`] through which a stage
+//! talks to the engine, and the entry point of a worker ([`main_run`]). It never decides where
+//! results are stored; the engine commits them.
 
 use std::collections::BTreeMap;
 use std::io::{self, Seek, SeekFrom, Write};
@@ -20,23 +22,24 @@ use crate::contract::{Contract, Description};
 use crate::protocol::{self, Event, Failure, InputItem, Outcome, Request, StageResult};
 use crate::rules::{Finding, Question};
 
-/// A built-in stage: its params type, its contract and its work.
+/// A built-in stage: the type of its params, its contract, and its code.
 pub trait Stage {
-    /// `deny_unknown_fields`; every optional field with a serde default.
+    /// Params of the stage. The type must have `deny_unknown_fields`, and a serde default for every
+    /// optional field.
     type Params: DeserializeOwned + JsonSchema;
-    /// The text of the `stage.yaml` beside the code.
+    /// The content of the `stage.yaml` next to the code.
     const CONTRACT: &'static str;
-    /// Reads inputs, writes outputs. Equal params and inputs give equal bytes: no time, host,
-    /// path or attempt may reach an output.
+    /// Reads the inputs and writes the outputs. Equal params and inputs must give equal bytes, so
+    /// an output must not contain a time, a host, a path or the number of an attempt.
     fn run(params: Self::Params, context: &mut Context) -> Result<(), StageError>;
-    /// Checks the params, and the inputs that already exist, before the stage runs. Must be quick and
-    /// must not write. Called only if the contract says `check: true`.
+    /// Checks the params, and the inputs that already exist, before a run. It must be quick and
+    /// must not write anything. Called only if the contract has `check: true`.
     fn check(_params: &Self::Params, _question: &Question) -> Vec<Finding> {
         Vec::new()
     }
 }
 
-/// A stage with its types erased, for a worker's table.
+/// A stage with its types erased, for the table of a worker.
 pub struct Entry {
     pub describe: fn() -> Description,
     pub run: fn(&mut Context) -> Result<(), StageError>,
@@ -52,7 +55,7 @@ impl Entry {
 
 fn describe<S: Stage>() -> Description {
     let contract: Contract =
-        serde_yaml::from_str(S::CONTRACT).unwrap_or_else(|e| panic!("a built-in stage.yaml is sound (tested): {e}"));
+        serde_yaml::from_str(S::CONTRACT).unwrap_or_else(|e| panic!("a built-in stage.yaml is valid (tested): {e}"));
     let settings = schemars::generate::SchemaSettings::draft2020_12().with(|s| s.inline_subschemas = true);
     let mut params = settings.into_generator().into_root_schema_for::<S::Params>().to_value();
     if let Some(map) = params.as_object_mut() {
@@ -81,12 +84,12 @@ fn check<S: Stage>(question: &Question) -> Vec<Finding> {
 #[derive(Debug)]
 pub enum StageError {
     Failed(Failure),
-    /// It was asked to stop, and saved its state.
+    /// The stage was asked to stop and has saved its state.
     Interrupted,
 }
 
 impl StageError {
-    /// A failure with a stable `code` (`area::reason`) and a message.
+    /// Creates a failure with a stable `code` (`area::reason`) and a message.
     pub fn fail(code: &str, message: impl Into<String>) -> Self {
         Self::Failed(Failure { code: code.into(), message: message.into(), hint: None })
     }
@@ -99,7 +102,7 @@ impl StageError {
         }
     }
 
-    /// An I/O failure on `path`.
+    /// Wraps an I/O error on `path`.
     pub fn io(path: &Path, error: io::Error) -> Self {
         PathError::new(path, error).into()
     }
@@ -112,7 +115,7 @@ impl<E: Diagnose> From<E> for StageError {
     }
 }
 
-/// The interface of a running stage to the engine.
+/// The interface between a running stage and the engine.
 pub struct Context {
     pub request: Request,
     attempt: PathBuf,
@@ -132,7 +135,7 @@ impl Context {
         Ok(Self { request, attempt: attempt.to_owned(), events, stop, save, last_progress: None })
     }
 
-    /// The items of input port `port`; empty if it is optional and absent.
+    /// The items of input port `port`. Empty if the port is optional and absent.
     pub fn inputs(&self, port: &str) -> &[InputItem] {
         self.request.inputs.get(port).map_or(&[], Vec::as_slice)
     }
@@ -153,13 +156,14 @@ impl Context {
         self.folder(self.attempt.join("out").join(port))
     }
 
-    /// The folder to fill for item `label` of list port `port`; then call [`Context::item_done`].
+    /// The folder to fill for item `label` of list port `port`. Call [`Context::item_done`] once it
+    /// is complete.
     pub fn item_dir(&self, port: &str, label: &str) -> Result<PathBuf, StageError> {
         self.folder(self.attempt.join("items").join(port).join(label))
     }
 
-    /// A private folder that is kept for later attempts. They use only files that are sealed ([`Seal`])
-    /// and match their seals.
+    /// A private folder that is kept for later attempts. A later attempt must use only files that
+    /// are sealed ([`Seal`]) and match their seals.
     pub fn state_dir(&self) -> Result<PathBuf, StageError> {
         self.folder(self.request.state_dir.clone())
     }
@@ -169,8 +173,8 @@ impl Context {
         Ok(path)
     }
 
-    /// Reports an item as complete: the engine commits it now, and its folder must not change.
-    /// Seals it first ([`Seal`]), unless its writer has done so already.
+    /// Reports an item as complete. The engine then commits it, so its folder must not change
+    /// anymore. Seals the item first ([`Seal`]), unless it is already sealed.
     ///
     /// # Errors
     /// The item cannot be sealed.
@@ -192,7 +196,7 @@ impl Context {
         }
     }
 
-    /// Reports metrics of a step, for display. Lasting results belong into an output.
+    /// Reports metrics of a step, for display only. Results belong in an output.
     pub fn metrics(&mut self, step: u64, values: BTreeMap<String, f64>) {
         self.event(&Event::Metrics { step, values });
     }
@@ -207,8 +211,8 @@ impl Context {
         self.event(&Event::Message { level: "warning".into(), text: text.into() });
     }
 
-    /// Adds a line to the attempt's `perf.jsonl`: times and speeds, which must not reach an output. A
-    /// line that cannot be written is dropped.
+    /// Appends a line to the attempt's `perf.jsonl`, for times and speeds, which an output must not
+    /// contain. If the line cannot be written, it is dropped.
     pub fn perf(&self, line: &Value) {
         let path = self.attempt.join(protocol::PERF);
         let appended = files::open_or_create_regular(&path).and_then(|mut file| {
@@ -220,26 +224,27 @@ impl Context {
         }
     }
 
-    /// Sends any event. The events are for the engine and the screen: one that cannot be
-    /// written is dropped, and a lost [`Event::Item`] is found again by its folder.
+    /// Sends an event to the engine. If it cannot be written, it is dropped: events only inform,
+    /// and the engine finds the item of a lost [`Event::Item`] by its folder.
     pub fn event(&mut self, event: &Event) {
         if let Err(e) = self.events.append(event) {
             eprintln!("cannot append to events.jsonl: {e}");
         }
     }
 
-    /// Whether SIGTERM or SIGINT asked for an orderly stop.
+    /// Whether SIGTERM or SIGINT asked the stage to save its state and stop.
     pub fn stop_requested(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// Whether SIGUSR1 requested since the last call that the state be saved. Only stages with a state
-    /// call this.
+    /// Whether SIGUSR1 has asked the stage to save its state since the last call. Only stages with
+    /// a state need to call this.
     pub fn save_requested(&self) -> bool {
         self.save.swap(false, Ordering::Relaxed)
     }
 
-    /// Returns `Interrupted` after a stop was requested. For stages without a state to save.
+    /// Fails with [`StageError::Interrupted`] once a stop was requested. For stages without a state
+    /// to save.
     pub fn check_stop(&self) -> Result<(), StageError> {
         if self.stop_requested() { Err(StageError::Interrupted) } else { Ok(()) }
     }
@@ -252,7 +257,7 @@ pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), StageError
     std::fs::write(path, text).map_err(|e| StageError::io(path, e))
 }
 
-/// Runs the attempt in folder `attempt` with the stage that `find` knows by name.
+/// Runs the attempt in folder `attempt`. `find` looks up the stage by its name.
 pub fn main_run(attempt: &Path, find: impl Fn(&str) -> Option<Entry>) -> ExitCode {
     let mut context = match Context::open(attempt) {
         Ok(context) => context,
@@ -269,14 +274,14 @@ pub fn main_run(attempt: &Path, find: impl Fn(&str) -> Option<Entry>) -> ExitCod
     if let Err(e) = signal_hook::flag::register(signal_hook::consts::SIGUSR1, context.save.clone()) {
         eprintln!("cannot watch for SIGUSR1: {e}");
     }
-    // From here on the engine may send signals.
+    // After this event, the engine may send signals.
     context.event(&Event::Started { pid: std::process::id() });
     let stage = context.request.stage.clone();
     let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match find(&stage) {
         _ if context.request.protocol != protocol::PROTOCOL_VERSION => Err(StageError::fail(
             "worker::protocol",
             format!(
-                "the engine speaks protocol {}, this worker {}",
+                "the engine uses protocol {}, but this worker uses {}",
                 context.request.protocol,
                 protocol::PROTOCOL_VERSION
             ),
@@ -288,7 +293,7 @@ pub fn main_run(attempt: &Path, find: impl Fn(&str) -> Option<Entry>) -> ExitCod
     .unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
         Err(StageError::fail("worker::panic", format!("stage `{stage}` panicked: {}", text.unwrap_or("no message")))
-            .hint("this is a bug in the stage; its log has the place"))
+            .hint("this is a bug in the stage; its log shows where"))
     });
     let (outcome, failure, code) = match ended {
         Ok(()) => (Outcome::Succeeded, None, ExitCode::SUCCESS),
@@ -308,7 +313,7 @@ pub fn main_run(attempt: &Path, find: impl Fn(&str) -> Option<Entry>) -> ExitCod
     }
 }
 
-/// Writes `result.json`, complete or not at all.
+/// Writes `result.json` atomically.
 fn write_result(attempt: &Path, result: &StageResult) -> io::Result<()> {
     files::write(&attempt.join(protocol::RESULT), &serde_json::to_vec_pretty(result)?, Durability::Machine)
 }

@@ -243,6 +243,6 @@ impl olmo_remote::Watch for FetchWatch<'_> {
 
     fn waits(&mut self, error: &RemoteError, wait: Duration) {
         let text = format!("{error}; retrying in {:.1} s", wait.as_secs_f64());
-        self.0.fetch_waits(&text);
+        self.0.fetch_waiting(&text);
     }
 }

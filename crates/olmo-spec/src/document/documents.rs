@@ -262,11 +262,11 @@ pub(crate) struct StageChange {
 #[serde(deny_unknown_fields)]
 #[schemars(inline)]
 pub(crate) struct ResourceChange {
-    /// Processor cores; 0 takes all there are.
+    /// CPU cores. 0 means all of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "u32", range(max = 4_294_967_295_u64))]
     pub cpus: Option<u32>,
-    /// Graphics processors.
+    /// Number of GPUs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "u32", range(max = 4_294_967_295_u64))]
     pub gpus: Option<u32>,
