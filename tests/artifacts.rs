@@ -1,4 +1,4 @@
-//! `artifacts …` through the real command, over runs of real stages.
+//! The `artifacts` commands, tested through the real program on runs of real stages.
 
 mod records;
 
@@ -11,7 +11,7 @@ use olmo_pipe::run;
 use olmo_pipe::store::Store;
 use serde_json::Value;
 
-/// Makes a text, three checkpoints of it, a score for each and a copy of the last one.
+/// Makes a text, three checkpoints from it, a score for each, and a copy of the last checkpoint.
 const STAGES: [(&str, &str, &str); 4] = [
     ("text", "outputs: {text: {type: text}}", r#"mkdir -p "$2"; echo "$1" > "$2/text""#),
     (
@@ -88,7 +88,7 @@ impl Project {
         said(&output)
     }
 
-    /// Ends with `code`; what it said.
+    /// Runs the command, which must exit with `code`. Returns its output.
     fn ends(&self, code: i32, arguments: &[&str]) -> String {
         let output = self.run(arguments);
         assert_eq!(output.status.code(), Some(code), "{arguments:?}\n{}", said(&output));
@@ -186,8 +186,8 @@ fn lineage_goes_back_to_the_sources_through_parts_of_checkpoints_and_forward_aga
         ["of score", "model/ of", "of fit", "of text"].into_iter().filter(|w| up.contains(w)).collect();
     assert_eq!(stages.len(), 4, "{up}");
     let down = project.json(&["artifacts", "lineage", "e:text.text", "--down", "--json"]);
-    // The text, three checkpoints, three model/ parts, three metrics; the best is the last
-    // checkpoint.
+    // The text, three checkpoints, three `model/` parts, and three metrics. The best checkpoint is
+    // the last one.
     assert_eq!(down["nodes"].as_object().unwrap().len(), 1 + 3 + 3 + 3, "{down:#}");
     let near = project.json(&["artifacts", "lineage", "e:best", "--depth", "1", "--json"]);
     assert!(near["nodes"].as_object().unwrap().len() < 6, "{near:#}");
@@ -220,7 +220,7 @@ fn du_counts_shared_bytes_once() {
     assert!(project.succeeds(&["artifacts", "du", "--by-type"]).contains("checkpoint"));
 }
 
-/// What `gc` would do with everything that no root keeps.
+/// Plans a collection of everything that no root keeps.
 fn plan(project: &Project, policy: Policy) -> Collection {
     Collection::plan(&project.store(), &policy).unwrap()
 }
@@ -271,7 +271,7 @@ fn each_root_keeps_what_it_names_and_nothing_else_survives_a_budget_of_nothing()
     assert_eq!(left.len(), 2);
     assert!(left.iter().all(|a| store.is_whole(*a)) && left.contains(&text) && left.contains(&score));
     assert_eq!(store.verify().unwrap(), []);
-    // What is gone is made again.
+    // Removed artifacts are made again.
     project.succeeds(&["run", "e.yaml"]);
     assert_eq!(store.artifacts().unwrap().count(), all);
 }
@@ -289,8 +289,8 @@ fn a_budget_takes_the_longest_unused_first() {
     let store = project.store();
     let stays = store.action_keys().unwrap().into_iter().filter(|k| goes.iter().all(|(gone, ..)| gone != k));
     assert!(stays.clone().count() > 0);
-    // An action whose artifacts others keep costs nothing and stays; all else is younger, or as
-    // young: the kernel's clock goes in steps of milliseconds.
+    // An action whose artifacts are kept by others costs nothing and stays. Everything else is as
+    // recent or more recent, since the kernel's clock advances in steps of milliseconds.
     for key in stays {
         let shared = store.recorded_action(key).unwrap().key.stage == "pick";
         assert!(shared || store.action_used(key).unwrap() >= last_gone);
@@ -338,7 +338,7 @@ fn a_collection_beside_a_live_engine_removes_what_is_old_and_nothing_that_the_ru
     project.succeeds(&["run", "e.yaml", "--set", "params.say=other"]);
     let other = Reference::resolve(&store, "e:text.text").unwrap();
     assert_ne!(text, other);
-    // The next run finds the first text, and then waits in its training.
+    // The next run has a cache hit for the first text, then waits in its training.
     let (asked, go) = (project.path("asked"), project.path("go"));
     let script = fs::read_to_string(project.path("stages/fit/run.sh")).unwrap();
     let wait = format!("touch '{}'; while [ ! -e '{}' ]; do sleep 0.02; done", asked.display(), go.display());
@@ -350,7 +350,7 @@ fn a_collection_beside_a_live_engine_removes_what_is_old_and_nothing_that_the_ru
     while !asked.exists() {
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
-    // By age nothing of it is safe any more: what stays does so since the run uses it.
+    // By age, none of it would be kept. What stays is kept because the run uses it.
     let engine_grace = std::time::Duration::from_millis(200);
     std::thread::sleep(engine_grace * 2);
     let collection = plan(&project, Policy { engine_grace, ..everything() });
@@ -367,7 +367,7 @@ fn a_collection_beside_a_live_engine_removes_what_is_old_and_nothing_that_the_ru
     assert_eq!(state.stages.get("text").unwrap().instances[0].started, 0, "its text was there");
 }
 
-/// The lines of a project's file, sorted.
+/// The lines of a file of the project, sorted.
 fn lines(project: &Project, name: &str) -> Vec<String> {
     let text = fs::read_to_string(project.path(name)).unwrap_or_default();
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
@@ -378,7 +378,7 @@ fn lines(project: &Project, name: &str) -> Vec<String> {
 #[test]
 fn eight_runs_and_readers_share_one_store_and_equal_stages_run_once() {
     let project = Project::new();
-    // Every script notes what it was asked to do.
+    // Every script records what it was asked to do.
     for (name, _, script) in STAGES {
         let input =
             if name == "text" { r#"$1"# } else { r#"$(cat "$3"/* "$3"/*/* "$3"/*/*/* 2>/dev/null | tr '\n' ' ')"# };
@@ -392,7 +392,7 @@ fn eight_runs_and_readers_share_one_store_and_equal_stages_run_once() {
         command.env_remove("OLMO_PIPE_FAILPOINT").env_remove("OLMO_PIPE_STORE");
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     };
-    // Each experiment twice, with a name of its own: results of one are not those of another.
+    // Each experiment runs twice under its own name, so their results are independent.
     for n in 0..8 {
         project.write(
             &format!("e{n}.yaml"),
@@ -483,7 +483,7 @@ fn verify_names_damage_and_repair_makes_the_store_sound_again() {
         bytes[0] ^= 4;
         fs::write(&path, bytes).unwrap();
     };
-    // One that a result still holds, one that nothing holds.
+    // One is kept by a result, the other by nothing.
     damage("latest:best", "trainer.json");
     damage("e:train.checkpoints[step1]", "trainer.json");
     let said = project.ends(6, &["artifacts", "verify"]);
@@ -574,7 +574,7 @@ fn provenance_tells_the_whole_recipe_in_three_forms() {
         }
         assert!(event["job"]["name"].is_string() && event["job"]["namespace"] == "olmo-pipe:e");
     }
-    // A score may end before the training that goes on: each is found by its name.
+    // A score may end while the training is still running, so events are found by name.
     let event = |name: &str, kind: &str| {
         let found = events.iter().find(|e| e["job"]["name"] == name && e["eventType"] == kind);
         found.unwrap_or_else(|| panic!("no {kind} of {name}: {events:#?}"))
@@ -583,7 +583,7 @@ fn provenance_tells_the_whole_recipe_in_three_forms() {
         assert_eq!(event(name, "START")["run"]["runId"], event(name, "COMPLETE")["run"]["runId"]);
     }
     assert_eq!(events[1]["job"]["name"], "text", "the first to end");
-    // What one stage gave is what the next one took, by name.
+    // The output of each stage is the input of the next one, by name.
     let artifact = |event: &Value, side: &str| event[side][0]["name"].as_str().unwrap().to_owned();
     assert_eq!(artifact(event("text", "COMPLETE"), "outputs"), artifact(event("train", "COMPLETE"), "inputs"));
 

@@ -1,4 +1,4 @@
-//! What computes: which worker is asked for, and what is said where it is missing.
+//! Backends: which worker a stage needs, and the errors if it is missing.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 use olmo_pipe::cli::Exit;
 use serde_json::Value;
 
-/// A folder with the default worker alone.
+/// A folder with only the default worker.
 fn bare(dir: &Path) -> PathBuf {
     let worker = Path::new(env!("CARGO_BIN_EXE_olmo-pipe")).with_file_name("olmo-worker");
     assert!(worker.exists(), "these tests need the worker beside the engine: cargo build --release");
@@ -73,7 +73,7 @@ fn a_backend_without_its_worker_and_a_gpu_that_nobody_asked_for_are_told_before_
 fn a_worker_without_cuda_is_told_before_anything_runs_for_a_gpu() {
     let dir = tempfile::tempdir().unwrap();
     let worker = bare(dir.path());
-    // One that holds no more than the default build.
+    // A worker with only the backends of the default build.
     std::os::unix::fs::symlink(&worker, dir.path().join("olmo-worker-libtorch")).unwrap();
     let mut command = command(dir.path(), &["run", "experiments/finetune-tulu.yaml", "--profile", "smoke"]);
     command
@@ -108,7 +108,7 @@ fn the_doctor_names_what_is_ready_what_is_not_and_the_command_for_it() {
         "{text}"
     );
 
-    // Without any worker the machine can compute nothing, and the exit says so.
+    // Without any worker, the machine cannot compute anything, and the exit code says so.
     std::fs::remove_file(dir.path().join("olmo-worker")).unwrap();
     let nothing = asked(dir.path(), &["doctor"]);
     assert_eq!(nothing.status.code(), Some(i32::from(Exit::Environment.code())));
@@ -142,7 +142,7 @@ fn kernels_for_another_machine_are_made_or_the_missing_compiler_is_named_on_libt
     }
 }
 
-/// Makes a program of `dir` that answers as `script` says.
+/// Creates a program in `dir` that runs `script`.
 fn program(dir: &Path, name: &str, script: &str) {
     use std::os::unix::fs::PermissionsExt;
     let path = dir.join(name);
@@ -190,7 +190,7 @@ fn the_doctor_tells_what_keeps_a_gpu_from_computing_and_the_way_out() {
         ("no NVRTC, compiled kernels", Some("580.65.06"), both, Some(cuda(2, trial))),
         ("all is there", Some("580.65.06"), "GPU-2", Some(cuda(1, nvrtc))),
     ] {
-        // A machine that has a driver cannot do without it.
+        // On a machine with a driver, this case cannot be tested.
         if driver.is_none() && Path::new("/proc/driver/nvidia/version").exists() {
             return;
         }

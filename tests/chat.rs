@@ -1,5 +1,5 @@
-//! One chat from the tokenizer to the exported model: named once, recorded everywhere, and honoured
-//! by whatever asks the model.
+//! The chat template, from the tokenizer to the exported model: it is named once, recorded
+//! everywhere, and used by every stage that queries the model.
 
 use std::fs;
 use std::path::Path;
@@ -10,12 +10,12 @@ use crate::run::project::*;
 
 const CHATS: [(&str, &str); 4] =
     [("hello", "one two"), ("the cat", "four five"), ("say it", "it is"), ("a colour", "blue sky")];
-/// A template that no stage knows by name.
+/// A template that is not built in.
 const OWN: &str = "{%- for m in messages %}{{- '### ' + m.role + '\\n' + m.content + '<|im_end|>' }}{%- endfor %}\
                    {%- if add_generation_prompt %}{{- '### assistant\\n' }}{%- endif %}";
 
 /// A project that trains a tiny model on four chats and lets it answer. `tokenizer`, `tokens`,
-/// `eval` and `convert` are added to the stages' `with`.
+/// `eval` and `convert` are added to the `with` of the stages.
 fn project(tokenizer: &str, tokens: &str, eval: &str, convert: &str, steps: usize) -> Project {
     let project = Project::new();
     let line = |(question, answer): (&str, &str)| {
@@ -45,7 +45,7 @@ fn json_file(path: &Path) -> Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 
-/// What the run says that fails in `stage`.
+/// Runs the project, which must fail in `stage`. Returns its output.
 fn failure(project: &Project, stage: &str) -> String {
     let output = project.run(&["run", "e.yaml"]);
     let said = said(&output);
@@ -56,7 +56,7 @@ fn failure(project: &Project, stage: &str) -> String {
 
 #[test]
 fn a_template_that_is_named_once_is_trained_asked_and_exported_and_its_end_stops_answers() {
-    // The tokenizer's eos is another token: `<|im_end|>` must end an answer all the same.
+    // `<|im_end|>` must end an answer even though the tokenizer's eos is another token.
     let project = project(", template: chatml", "", "", "", 300);
     let said = project.succeeds(&["run", "e.yaml"]);
     assert!(said.contains("an answer ends with `<|im_end|>`"), "{said}");
@@ -101,7 +101,7 @@ fn two_templates_in_one_pipeline_are_an_error_that_shows_both() {
 
 #[test]
 fn a_template_that_ends_answers_with_no_token_is_refused_before_anything_is_tokenized() {
-    // This tokenizer is trained without the template, so `<|im_end|>` is ten tokens of text.
+    // This tokenizer is trained without the template, so `<|im_end|>` is ten ordinary tokens.
     let said = failure(&project("", ", template: chatml", "", "", 2), "tokens");
     assert!(said.contains("no token ends an answer") && said.contains("<|im_end|>"), "{said}");
     assert!(!said.contains("tokenising"), "{said}");
@@ -124,7 +124,7 @@ fn generate_finds_the_template_in_either_file_and_stops_at_every_id_of_the_gener
     };
     let answers = ask(&project);
     assert!(answers.contains("    one two\n"), "{answers}");
-    // The first token of the answer ends it now.
+    // Now the first token of the answer ends it.
     let tokenizer = json_file(&project.path("plain/tokenizer.json"));
     let vocabulary = tokenizer["model"]["vocab"].as_object().unwrap();
     let mut first: Vec<u64> = vocabulary
@@ -179,7 +179,7 @@ fn a_model_is_trained_on_with_its_own_tokenizer_and_template() {
     assert!(text.contains("tokenizer::other_template") && text.contains("the params set template `tulu`"), "{text}");
     let output = tune(", eos_token: '<|im_end|>'");
     assert!(said(&output).contains("eos_token: the model has `<|endoftext|>`, but the params set `<|im_end|>`"));
-    // A base model has no template: one must be named.
+    // A base model has no template, so one must be given.
     fs::remove_file(project.path("given/chat_template.jinja")).unwrap();
     let path = project.path("given/tokenizer_config.json");
     let mut config = json_file(&path);

@@ -1,4 +1,5 @@
-//! Data through both real binaries: a tokenisation that is killed goes on, and `data …` shows what is trained.
+//! Data through both real binaries: a tokenization that was killed continues, and the `data`
+//! commands show the rows that are trained on.
 
 use std::fmt::Write;
 use std::os::unix::process::ExitStatusExt;
@@ -97,7 +98,7 @@ fn a_part_of_a_killed_tokenisation_that_is_damaged_is_made_again() {
     }
 }
 
-/// The first digits of the artifact that stage `stage` made.
+/// The first digits of the digest of the artifact that stage `stage` made.
 fn artifact(dir: &Path, stage: &str, port: &str) -> String {
     let store = Store::open(&dir.join(".olmo-pipe")).unwrap();
     let last = run::list(&store).unwrap().pop().unwrap();
@@ -126,12 +127,12 @@ fn what_is_trained_counted_and_wrong_is_shown_of_artifacts_and_folders() {
     let audit = succeeds(dir, &["data", "audit", &rows, "--html", "audit.html"]);
     assert!(audit.contains("eos is id 0 `<|endoftext|>`, pad is id 1 `<|padding|>`"), "{audit}");
     assert!(std::fs::read_to_string(dir.join("audit.html")).unwrap().contains("class=\"trained\""));
-    // The rows of a step are those of the order, wherever one looks.
+    // All commands show the same rows for a step.
     let inspect = ["data", "inspect", &rows, "--seed", "3", "--batch", "4", "--steps", "2"];
     let step = succeeds(dir, &inspect);
     assert_eq!(step.matches("── step 2, epoch ").count(), 4, "{step}");
 
-    // A folder outside the store has to be told its tokenizer.
+    // For a folder outside the store, the tokenizer must be given.
     let failed = command(dir, &["data", "preview", "out/data/tokens"]).output().unwrap();
     assert_eq!(failed.status.code(), Some(6));
     assert!(said(&failed).contains("error[data::tokenizer]") && said(&failed).contains("--tokenizer FOLDER"));
@@ -164,7 +165,7 @@ fn raw_files_are_looked_at_like_artifacts() {
     assert!(
         said(&command(dir, &["data", "stats", "chats.jsonl"]).output().unwrap()).contains("chats.jsonl is `messages`")
     );
-    // A folder of files, and tool calls; a preview reads no more than it shows.
+    // A folder of files, and tool calls. A preview reads only what it shows.
     std::fs::create_dir(dir.join("raw [1]")).unwrap();
     let call = r#"{"conversations":[{"from":"human","value":"1+2"},{"from":"function_call","value":"{\"name\":\"sum\"}"}],"tools":"[1]"}"#;
     std::fs::write(dir.join("raw [1]/a.jsonl"), format!("{call}\n")).unwrap();
@@ -173,7 +174,7 @@ fn raw_files_are_looked_at_like_artifacts() {
     let expected = "── conversation 0: 1 of ``\nuser: 1+2\nassistant: \n  \
                     tool_calls: [{\"type\":\"function\",\"function\":{\"name\":\"sum\",\"arguments\":{}}}]\n  tools: [1]\n\n";
     assert_eq!(preview, expected);
-    // What fetch would refuse is an error here.
+    // What the fetch stage would reject is an error here as well.
     let audit = command(dir, &["data", "audit", "raw [1]"]).output().unwrap();
     assert_eq!(audit.status.code(), Some(6), "{}", said(&audit));
     assert!(
@@ -207,12 +208,12 @@ fn the_rows_of_a_runs_steps_are_shown_and_compared_with_what_it_wrote_down() {
     let rows = artifact(dir, "rows", "memmap");
     let alone = succeeds(dir, &["data", "inspect", &rows, "--seed", "7", "--batch", "2", "--steps", "3"]);
     assert!(shown.ends_with(&alone), "the same rows:\n{shown}\n{alone}");
-    // Another seed gives other rows, which the run did not take.
+    // Another seed gives other rows than those of the run.
     let other = command(dir, &["data", "inspect", "data:first", "--seed", "8", "--steps", "1"]).output().unwrap();
     assert_eq!(other.status.code(), Some(6), "{}", said(&other));
     assert!(said(&other).contains("does NOT match"), "{}", said(&other));
 
-    // Of several stages that take rows, one has to be named.
+    // If several stages take rows, one has to be named.
     let two = text
         .replace("outputs:", &format!("{}outputs:", more.replace("first:", "second:").replace("seed: 7", "seed: 9")));
     std::fs::write(dir.join("pipeline.yaml"), two).unwrap();
@@ -240,15 +241,15 @@ fn the_order_of_an_epoch_is_printed_and_written_as_olmo_writes_it() {
     assert_eq!(printed, rows.iter().map(|row| format!("{row}\n")).collect::<String>());
 }
 
-/// The command, whose processes can write no file of more than `bytes`.
+/// The command, with a limit of `bytes` on the size of the files that its processes write.
 fn limited(dir: &Path, arguments: &[&str], bytes: u64) -> Command {
     use std::os::unix::process::CommandExt;
     let mut command = command(dir, arguments);
     let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
-    // SAFETY: between fork and exec it only makes two system calls.
+    // SAFETY: between fork and exec, only two system calls are made.
     unsafe {
         command.pre_exec(move || {
-            // Without this the kernel kills instead of refusing the write.
+            // Otherwise the kernel would kill the process instead of failing the write.
             libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
             if libc::setrlimit(libc::RLIMIT_FSIZE, &limit) == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
         });
@@ -261,7 +262,7 @@ fn a_stage_that_finds_no_room_says_which_file_and_goes_on_when_there_is_room() {
     let dir = project(20_000);
     let dir = dir.path();
     for until in ["chats", "tokens", "rows"] {
-        // A few stages on, the same again.
+        // The same, a few stages later.
         let output = limited(dir, &["run", "data.yaml", "--until", until], 100_000).output().unwrap();
         assert_eq!(output.status.code(), Some(1), "{until}: {}", said(&output));
         assert!(said(&output).contains("File too large"), "{until}: {}", said(&output));

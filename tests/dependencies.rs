@@ -1,8 +1,8 @@
-//! Which crates may not be in which build.
+//! The crates that each build may depend on.
 
 use std::process::Command;
 
-/// Names of the crates that `package` is built from, with its build scripts'.
+/// Names of the crates that `package` is built from, including those of build scripts.
 fn closure(package: &str) -> Vec<String> {
     let output = Command::new(env!("CARGO"))
         .args(["tree", "--offline", "--locked", "--edges", "normal,build", "--prefix", "none", "--format", "{lib}|{p}"])
@@ -52,7 +52,8 @@ fn the_default_build_needs_no_cpp_no_cmake_and_no_tls_library() {
         ];
         assert!(!refused.iter().any(|r| package.starts_with(r)), "the default build has {package}");
     }
-    // Pure Rust unless its feature `cpp` is on, which tokenizers' `esaxx_fast` would do.
+    // Pure Rust, unless its feature `cpp` is enabled, which the feature `esaxx_fast` of tokenizers
+    // would do.
     let output = Command::new(env!("CARGO"))
         .args(["tree", "--offline", "--locked", "--edges", "normal,build", "--prefix", "none", "--format", "{p}|{f}"])
         .args(["--package", "olmo-worker"])
@@ -73,7 +74,7 @@ fn the_default_build_stays_on_its_diet() {
     assert!(names.len() <= 345, "{} crates; see docs/decisions.md before adding more", names.len());
 }
 
-/// Crates with their features, of the whole workspace.
+/// All crates of the workspace, with their features.
 fn features(edges: &str) -> Vec<String> {
     let output = Command::new(env!("CARGO"))
         .args(["tree", "--offline", "--locked", "--workspace", "--edges", edges])
@@ -96,7 +97,7 @@ fn building_and_testing_ask_for_the_same_features_so_that_dependencies_compile_o
     assert!(twice.is_empty(), "compiled again for the tests, with more features: {twice:#?}; see `syn` in Cargo.toml");
 }
 
-/// The licences that a dependency may have, as in deny.toml.
+/// The licenses that a dependency may have, as in deny.toml.
 const LICENSES: [&str; 15] = [
     "0BSD",
     "Apache-2.0",
@@ -115,7 +116,7 @@ const LICENSES: [&str; 15] = [
     "Zlib",
 ];
 
-/// Whether the SPDX expression `license` allows one of [`LICENSES`]; `/` is an old form of OR.
+/// Whether the SPDX expression `license` allows one of [`LICENSES`]. `/` is an old notation for OR.
 fn is_allowed(license: &str) -> bool {
     let license = license.replace('/', " OR ").replace(['(', ')'], " ");
     license.split(" AND ").all(|all| all.split(" OR ").any(|one| LICENSES.contains(&one.trim())))
@@ -142,7 +143,7 @@ fn every_dependency_has_a_licence_that_permits_its_use() {
     assert!(refused.is_empty(), "{refused:?}");
 }
 
-/// The crates below the engine, each with the workspace's crates that it may use.
+/// The crates below the engine, each with the workspace crates that it may use.
 const LAYERS: [(&str, &[&str]); 6] = [
     ("olmo-base", &[]),
     ("olmo-stage", &["olmo-base"]),

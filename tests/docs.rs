@@ -1,4 +1,4 @@
-//! What the documents say is so.
+//! Checks that the documentation is true.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -77,7 +77,7 @@ fn every_promise_of_the_store_names_a_test_that_exists() {
     }
 }
 
-/// README's first screen is what the CI and scripts/bare-check run.
+/// The first commands in README.md are those that the CI and scripts/bare-check run.
 #[test]
 fn readme_has_its_two_lines_and_the_flagship_it_shows() {
     let readme = fs::read_to_string(root().join("README.md")).unwrap();

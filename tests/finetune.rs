@@ -1,4 +1,4 @@
-//! The main job: `pipelines/finetune.yaml` with a model that is given.
+//! The main use case: `pipelines/finetune.yaml` with an existing model.
 
 use std::fs;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::run::project::said;
 
 const EXPERIMENT: &str = "experiments/finetune-tulu.yaml";
 
-/// A copy of the project, with chats of its own in `my.jsonl`, and a model in `hf_chat`.
+/// A copy of the project, with its own chats in `my.jsonl` and a model in `hf_chat`.
 fn bench() -> Bench {
     let bench = Bench::new();
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/hf_chat");
@@ -37,7 +37,7 @@ fn read_json(bench: &Bench, file: &str) -> Value {
     serde_json::from_slice(&fs::read(bench.dir.path().join(file)).unwrap()).unwrap()
 }
 
-/// The form that README shows, with a few params that make it quick.
+/// The experiment in README.md, with a few params that make it quick.
 const TUNE: [&str; 12] = [
     "run",
     EXPERIMENT,
@@ -58,7 +58,8 @@ fn a_model_that_transformers_made_is_tuned_on_chats_that_are_split_and_compared_
     let bench = bench();
     let text = bench.succeeds(&TUNE);
     assert!(text.contains("190 conversations to train on, 10 held out"), "{text}");
-    // The rows are as long as the longest conversation, rounded up, not as the model's 256 tokens.
+    // The rows are as long as the longest conversation, rounded up, and not 256 tokens like the
+    // model's.
     assert!(text.contains("rows of 64 uint16 tokens"), "{text}");
     let choice = read_json(&bench, "out/finetune-tulu/scores/choice.json");
     let (before, after) = (choice["before"]["eval_loss"].as_f64().unwrap(), choice["value"].as_f64().unwrap());
@@ -67,14 +68,14 @@ fn a_model_that_transformers_made_is_tuned_on_chats_that_are_split_and_compared_
     let first: Value = serde_json::from_str(answers.lines().next().unwrap()).unwrap();
     assert!(answers.lines().count() == 10 && first["question"].as_str().unwrap().starts_with("Double "), "{first}");
     assert!(first["before"].is_string() && first["after"].is_string(), "{first}");
-    // Half the size, with the model's own template and length.
+    // Half the size, with the template and the length of the model.
     let config = read_json(&bench, "out/finetune-tulu/model/config.json");
     assert_eq!((&config["torch_dtype"], &config["max_position_embeddings"]), (&json!("bfloat16"), &json!(256)));
     let size = |file: &str| fs::metadata(bench.dir.path().join(file)).unwrap().len();
     assert!(size("out/finetune-tulu/model/model.safetensors") < size("hf_chat/model.safetensors") + 4096);
     let template = |file: &str| fs::read_to_string(bench.dir.path().join(file)).unwrap();
     assert_eq!(template("out/finetune-tulu/model/chat_template.jinja"), template("hf_chat/chat_template.jinja"));
-    // The recipe: warm-up from 0, then in a line to exactly 0.
+    // The learning rate: warm-up from 0, then linear decay to exactly 0.
     let lines = template("out/finetune-tulu/metrics/metrics.jsonl");
     let steps: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(steps[0]["step"], 0, "the model itself is measured first");
@@ -183,7 +184,7 @@ fn a_wrong_model_is_refused_before_anything_runs_with_the_way_to_a_right_one() {
             assert!(text.contains(code) && text.contains(words), "{model}: {text}");
             assert!(text.contains("--set") || text.contains("command line"), "{model}: {text}");
         }
-        // Looking made no store; the second time there is one.
+        // The first preview must not create a store. The second one uses an existing store.
         fs::create_dir_all(bench.dir.path().join("a-store")).unwrap();
     }
 }

@@ -1,5 +1,5 @@
-//! The shipped experiment through both real binaries, small: cache, kills, the loop of training
-//! and evaluation.
+//! A small version of the shipped experiment through both real binaries: caching, kills, and the
+//! loop of training and evaluation.
 
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
@@ -14,7 +14,7 @@ use crate::run::project::said;
 
 const EXPERIMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/experiments/finetune-tulu.yaml");
 
-/// A store and a place for results of their own; the experiment is the repository's.
+/// The repository's experiment, with its own store and its own folder for results.
 pub struct Bench {
     pub dir: tempfile::TempDir,
 }
@@ -24,7 +24,7 @@ impl Bench {
         let bench = Self { dir: tempfile::tempdir().unwrap() };
         let worker = Path::new(env!("CARGO_BIN_EXE_olmo-pipe")).with_file_name("olmo-worker");
         assert!(worker.exists(), "these tests need the worker beside the engine: cargo build --release");
-        // Results go to the project's `out/`, so the project is a copy.
+        // Results are written to the project's `out/`, so the project has to be a copy.
         for name in ["experiments", "pipelines", "data", "olmo-pipe.yaml"] {
             let to = bench.dir.path().join(name);
             let copied =
@@ -34,7 +34,7 @@ impl Bench {
         bench
     }
 
-    /// A project with its store, as this one is now.
+    /// A copy of this project and its store in their current state.
     fn copy(&self) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let copied = Command::new("cp").arg("-a").arg(self.dir.path().join(".")).arg(dir.path()).status();
@@ -79,7 +79,7 @@ impl Bench {
     }
 }
 
-/// The outputs of every finished stage (and item) of a run, without times.
+/// The outputs of every finished stage and item of a run, without times.
 fn outputs(run: &RunState) -> BTreeMap<String, BTreeMap<String, Made>> {
     let instances = run.stages.iter().flat_map(|(name, stage)| stage.instances.iter().map(move |i| (name, i)));
     instances.map(|(name, i)| (format!("{name}{:?}", i.item), i.outputs.clone())).collect()
@@ -159,7 +159,8 @@ fn killed_anywhere_on_libtorch_it_goes_on_and_ends_with_the_same_bytes() {
 
 fn killed_anywhere(backend: &str) {
     let backend = format!("stages.train.with.backend={backend}");
-    // Three steps an epoch (68 rows), so that the checkpoints after steps 3 and 6 stand where epochs end.
+    // Three steps per epoch (68 rows), so the checkpoints after steps 3 and 6 are at the ends of
+    // epochs.
     let long = [
         "--set",
         &backend,
@@ -172,19 +173,21 @@ fn killed_anywhere(backend: &str) {
         "--set",
         "params.global_batch_size=2560",
     ];
-    // Up to the fine-tuning without a point: a point's count begins with the fine-tuning.
+    // Run up to the fine-tuning without a failpoint, so that the count of the failpoint starts with
+    // the fine-tuning.
     let before = Bench::new();
     before.succeeds(&before.smoke(&[&long[..], &["base", "chat_rows", "heldout_rows"]].concat()));
     let unbroken = before.copy();
     unbroken.succeeds(&unbroken.smoke(&long));
     let expected = outputs(&unbroken.last_run());
-    // The point, and the steps that training may go on from: a checkpoint is written beside the steps that follow it, so that one
-    // started before the kill may or may not be safe.
+    // The failpoint, and the steps from which training may continue. A checkpoint is written in the
+    // background while the next steps run, so one that was started before the kill may or may not
+    // be complete.
     let points: [(&str, &[u64]); 9] = [
         ("train.step:1", &[0]),
         ("train.step:3", &[0]),
         ("train.step:5", &[0, 3]),
-        // In the evaluation before the first step, and in the one after step 3.
+        // In the evaluations before the first step and after step 3.
         ("train.evaluating:2", &[0]),
         ("train.evaluating:11", &[0]),
         ("train.before_save:2", &[3]),
@@ -213,7 +216,7 @@ fn killed_anywhere(backend: &str) {
             RunEvent::Metrics { place, step, .. } if place.stage == "train" => Some(*step),
             _ => None,
         });
-        // From the beginning, the evaluation of the model itself comes first.
+        // If training starts from the beginning, the model itself is evaluated first.
         let expected_step = if resumed == 0 { 0 } else { resumed + 1 };
         assert_eq!(first_step, Some(expected_step), "{point}: the first step is the one after the checkpoint");
         for record in &events[reopened..] {
@@ -230,7 +233,7 @@ fn sigterm_saves_and_the_same_run_typed_again_goes_on() {
     let bench = Bench::new();
     bench.succeeds(&bench.smoke(&["base", "chat_rows", "heldout_rows"]));
     let child = bench.command(&bench.smoke(&long)).stdout(std::process::Stdio::piped()).spawn().unwrap();
-    // Until training is on its way.
+    // Wait until training has started.
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     loop {
         let going = run::list(&bench.store()).unwrap().pop().is_some_and(|run| {
@@ -244,7 +247,7 @@ fn sigterm_saves_and_the_same_run_typed_again_goes_on() {
         assert!(std::time::Instant::now() < deadline, "training never began");
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
-    // SAFETY: a signal to a child of our own that was not waited for.
+    // SAFETY: sends a signal to a child of this process that was not reaped yet.
     unsafe { libc::kill(child.id() as i32, libc::SIGTERM) };
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(143), "{}", said(&output));
@@ -292,7 +295,7 @@ fn training_again_to_the_same_weights_leaves_the_evaluations_alone() {
         run.stages.get("train").unwrap().instances[0].outputs["model"].artifacts().collect()
     };
     let before = models(&bench);
-    // The loss on held-out data is measured more often: other metrics, the same weights.
+    // The held-out loss is measured more often, so the metrics differ, but not the weights.
     bench.succeeds(&bench.smoke(&["--set", "stages.train.with.eval_interval=1"]));
     assert_eq!(models(&bench), before);
     let ran = bench.stages(Status::Finished);

@@ -1,5 +1,6 @@
-//! What older builds wrote is still read: a store, a run's record in it, and an archive, each as a
-//! build of its format made it. A new format gets a sample of its own beside these; none goes.
+//! Files of older builds can still be read: a store, the record of a run in it, and an archive,
+//! each written by a build of that format. A new format gets an additional sample; none is ever
+//! removed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ fn sample(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/formats").join(name)
 }
 
-/// A project with the store of the first format: one successful run of five stages, a tag, a pin.
+/// A project with a store of the first format: one successful run of five stages, a tag and a pin.
 struct Project(tempfile::TempDir);
 
 impl Project {
@@ -49,7 +50,7 @@ impl Project {
 #[test]
 fn a_store_of_the_first_format_is_sound_and_answers() {
     let project = Project::first();
-    // Its one source lay in a folder of the machine that made the sample.
+    // Its only source was in a folder of the machine that made the sample.
     let damage = project.store().verify().unwrap().into_iter().filter(|problem| problem.is_damage());
     assert_eq!(damage.collect::<Vec<_>>(), []);
     assert_eq!(project.store().artifacts().unwrap().count(), 9);
@@ -66,7 +67,7 @@ fn a_store_of_the_first_format_is_sound_and_answers() {
 #[test]
 fn the_keys_of_the_first_format_are_still_those_of_the_same_experiment() {
     let project = Project::first();
-    // Its source is a file of another folder by now; its content is what counts.
+    // Its source is now in another folder. Only the content matters.
     let plan = project.json(&["plan", "e.yaml", "--json"]);
     for stage in plan["stages"].as_array().unwrap() {
         assert_eq!(stage["state"], "hit", "{stage}");
@@ -97,7 +98,8 @@ fn an_archive_of_the_first_format_is_taken() {
     let bundle = sample("bundle-1.tar");
     let bundle = bundle.to_str().unwrap();
     let taken = project.json(&["artifacts", "import", bundle, "--store", "other", "--trust-actions", "--json"]);
-    // Two were asked for, and the last checkpoint is also an item of the list that one was chosen from.
+    // Two artifacts were requested, and the last checkpoint is also an item of the list that the
+    // best one was chosen from.
     assert_eq!(taken["artifacts"].as_array().unwrap().len(), 3, "{taken}");
     let other = Store::open(&project.path().join("other")).unwrap();
     assert_eq!(other.verify().unwrap(), []);

@@ -1,5 +1,5 @@
-//! Hostile data through both real binaries: the worker refuses it, or reads it, within a memory
-//! that does not depend on what the data claims.
+//! Hostile data through both real binaries: the worker rejects or reads it with an amount of memory
+//! that does not depend on the sizes that the data claims.
 
 use std::io::Write;
 
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::run::project::*;
 
-/// The largest process of the last attempt of each unfinished stage, in MiB.
+/// Peak memory of the largest process in the last attempt of each unfinished stage, in MiB.
 fn largest_mib(project: &Project) -> u64 {
     let mut largest = 0;
     for work in std::fs::read_dir(project.path(".olmo-pipe/work-v1")).unwrap() {
@@ -22,14 +22,14 @@ fn largest_mib(project: &Project) -> u64 {
     largest
 }
 
-/// As that, of a stage that the last run finished.
+/// The same for a stage that the last run finished.
 fn used_mib(project: &Project, stage: &str) -> u64 {
     let run = project.last_run();
     let stage = run.stages.get(stage).unwrap();
     stage.instances[0].used.as_ref().unwrap().max_rss_kib >> 10
 }
 
-/// A project that reads the one file `name`.
+/// A project that reads only the file `name`.
 fn reading(name: &str, bytes: &[u8], format: &str) -> Project {
     let project = Project::new();
     std::fs::write(project.path(name), bytes).unwrap();
@@ -48,7 +48,7 @@ fn packed(write: impl FnOnce(&mut GzEncoder<Vec<u8>>)) -> Vec<u8> {
 
 const CHAT: &[u8] = br#"{"messages":[{"role":"user","content":"Hello"},{"role":"assistant","content":"Good day."}]}"#;
 
-/// What a worker takes that does nothing much.
+/// Memory of a worker that does very little, in MiB.
 fn least_mib() -> u64 {
     let project = reading("few.jsonl", CHAT, "messages");
     project.succeeds(&["run", "e.yaml"]);
@@ -74,7 +74,7 @@ fn blank_and_short_lines_take_the_memory_of_their_text() {
 
 #[test]
 fn a_file_that_claims_to_be_large_is_refused_before_the_memory_is_taken() {
-    // A stream: the mark, and a message of 2 GiB less one byte.
+    // A stream: the magic bytes, and a message of 2 GiB less one byte.
     let mut message = vec![0xff; 4];
     message.extend_from_slice(&0x7fff_ffffu32.to_le_bytes());
     message.extend_from_slice(&[0; 100]);
@@ -83,7 +83,8 @@ fn a_file_that_claims_to_be_large_is_refused_before_the_memory_is_taken() {
     footer.extend_from_slice(&[0; 64]);
     footer.extend_from_slice(&0x7fff_ffffu32.to_le_bytes());
     footer.extend_from_slice(b"ARROW1");
-    // A sound first message, whose body is to have 2 GiB: a flat buffer of the schema's version 5, no columns.
+    // A valid first message that claims a body of 2 GiB: a flat buffer of schema version 5, without
+    // columns.
     for (name, bytes) in [("stream.arrow", message), ("file.arrow", footer), ("body.arrow", long_body())] {
         let project = reading(name, &bytes, "messages");
         let output = project.run(&["run", "e.yaml"]);
@@ -94,9 +95,10 @@ fn a_file_that_claims_to_be_large_is_refused_before_the_memory_is_taken() {
 
 /// An Arrow stream of one empty schema and a record batch that claims a body of almost 2 GiB.
 fn long_body() -> Vec<u8> {
-    // Made by hand: a flat buffer is a root offset, a table, and its list of field offsets.
+    // Built by hand. A flat buffer is a root offset, a table, and its list of field offsets.
     let message = |header_type: u8, body_length: i64, header: &[u8]| -> Vec<u8> {
-        // vtable: size 12, table size 24, version at 4, header_type at 6, header at 8, bodyLength at 16.
+        // vtable: size 12, table size 24, version at 4, header_type at 6, header at 8, bodyLength
+        // at 16.
         let mut buffer = Vec::new();
         buffer.extend_from_slice(&16u32.to_le_bytes());
         for number in [12u16, 24, 4, 6, 8, 16] {
@@ -119,7 +121,7 @@ fn long_body() -> Vec<u8> {
         framed.extend_from_slice(&buffer);
         framed
     };
-    // An empty table: a vtable of no fields behind it.
+    // An empty table, followed by a vtable without fields.
     let schema = message(1, 0, &[4, 0, 0, 0, 4, 0, 4, 0]);
     let batch = message(3, 0x7fff_fff0, &[4, 0, 0, 0, 4, 0, 4, 0]);
     [schema, batch].concat()

@@ -1,4 +1,5 @@
-//! Where output cannot go: full disks, readers that went away, and readers that stopped reading.
+//! Output that cannot be written: full disks, readers that exited, and readers that stopped
+//! reading.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
@@ -7,10 +8,10 @@ use std::process::Stdio;
 
 use crate::run::project::*;
 
-/// A pipe that takes nothing more; the reading end has to be kept.
+/// A full pipe. The read end has to be kept open.
 fn full_pipe() -> (std::io::PipeReader, OwnedFd) {
     let (reader, mut writer) = std::io::pipe().unwrap();
-    // SAFETY: both calls take a number of an open file, and plain integers.
+    // SAFETY: both calls take an open file descriptor and integers.
     unsafe {
         use std::os::fd::AsRawFd;
         assert_eq!(libc::fcntl(writer.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK), 0);
@@ -94,7 +95,7 @@ fn output_that_a_full_disk_swallows_is_reported_with_its_own_code() {
         assert!(said(&output).contains("error[cli::output]: cannot write to standard output"), "{}", said(&output));
     }
     assert!(project.path("out/e/text").exists(), "what the run did is done");
-    // Errors have their own codes, and nowhere to be printed.
+    // Errors keep their own exit codes even if they cannot be printed.
     let output = project.command(&["plan", "none.yaml"]).stderr(full().unwrap()).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     let output = project.command(&["run", "e.yaml"]).stderr(full().unwrap()).output().unwrap();
@@ -161,7 +162,7 @@ fn limits_on_file_sizes_and_threads_are_reported() {
     let project = two_stages();
     project.write("go", "");
     let program = env!("CARGO_BIN_EXE_olmo-pipe");
-    // Of 512 bytes or of 1 KiB each, as the shell counts.
+    // The shell counts in units of 512 bytes or of 1 KiB.
     for blocks in [0, 1, 2, 8] {
         let script = format!("ulimit -f {blocks}; exec '{program}' run e.yaml");
         let output = project.command_of("/bin/sh", &["-c", &script]).output().unwrap();
@@ -177,8 +178,8 @@ fn a_system_that_gives_no_threads_is_told_of_without_a_panic() {
     use std::os::unix::process::CommandExt;
     let project = two_stages();
     project.write("go", "");
-    // The limit does not count for root: then it is tried as nobody.
-    // SAFETY: takes nothing and cannot fail.
+    // The limit does not apply to root. In that case, the test runs as nobody.
+    // SAFETY: the call takes no arguments and cannot fail.
     let is_root = unsafe { libc::geteuid() } == 0;
     if is_root {
         let everybody = std::fs::Permissions::from_mode(0o777);
@@ -188,7 +189,7 @@ fn a_system_that_gives_no_threads_is_told_of_without_a_panic() {
     }
     for limit in [1, 2, 3, 4, 5, 6, 8] {
         let mut command = project.command(&["run", "e.yaml"]);
-        // SAFETY: only system calls between fork and exec.
+        // SAFETY: between fork and exec, only system calls are made.
         unsafe {
             command.pre_exec(move || {
                 let limit = libc::rlimit { rlim_cur: limit, rlim_max: limit };

@@ -1,4 +1,4 @@
-//! `init`, `recipes` and `completion`: what someone meets who has only the binary.
+//! `init`, `recipes` and `completion`: the first steps of a user who has only the binary.
 
 use std::fs;
 use std::path::Path;
@@ -71,7 +71,7 @@ fn completion_scripts_know_the_commands() {
             assert!(script.contains(word), "{shell}: {word}");
         }
     }
-    // The script is one that a shell accepts.
+    // A shell accepts the script.
     let (_, script) = run(folder.path(), &["completion", "bash"]);
     fs::write(folder.path().join("c.bash"), script).unwrap();
     let checked = Command::new("bash").args(["-n", "c.bash"]).current_dir(folder.path()).status();

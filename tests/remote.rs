@@ -1,4 +1,5 @@
-//! Remote sources through the real command: locked, held to the lock, gone on with, and no network where none is needed.
+//! Remote sources through the real command: they are locked, checked against the lock, downloads
+//! are continued, and the network is not used when it is not needed.
 
 #[path = "../crates/olmo-remote/tests/support/mod.rs"]
 mod support;
@@ -14,7 +15,7 @@ use support::{Reply, Server};
 
 const COMMITS: [&str; 2] = ["0123456789abcdef0123456789abcdef01234567", "89abcdef0123456789abcdef0123456789abcdef"];
 
-/// A hub with one dataset, whose branch may move on.
+/// A hub with one dataset, whose branch can move to a new commit.
 struct Hub {
     server: Server,
     moved: Arc<AtomicBool>,
@@ -58,7 +59,7 @@ impl Hub {
     }
 }
 
-/// A project that reads `files`, with the stages that ship.
+/// A project that reads `files` with the shipped stages.
 fn project(files: &str, hub: &str) -> Project {
     let mut project = Project::new();
     project.variables.push(("HF_ENDPOINT".into(), hub.to_owned()));
@@ -87,13 +88,14 @@ fn a_run_locks_what_it_fetches_and_hits_and_plans_need_no_network() {
     assert!(planned.contains("1 from the cache"), "{planned}");
     let again = project.succeeds(&["run", "e.yaml", "--locked", "--offline"]);
     assert!(again.contains("cached"), "{again}");
-    // The branch moves on; the lock holds.
+    // The branch moves, but the lock keeps the old commit.
     hub.moved.store(true, Ordering::SeqCst);
     assert!(project.succeeds(&["run", "e.yaml"]).contains("cached"));
     assert_eq!(hub.server.requests().len(), asked);
     assert_eq!(project.read("e.lock.yaml"), lock);
 
-    // Another store has the key from the lock alone, and fetches the locked commit, not the newest.
+    // Another store computes the key from the lock alone, and fetches the locked commit instead of
+    // the newest.
     let planned = project.succeeds(&["plan", "e.yaml", "--json", "--store", "other"]);
     let key = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap()["stages"][0]["key"].clone();
     assert_eq!(hub.server.requests().len(), asked);
@@ -108,7 +110,7 @@ fn a_run_locks_what_it_fetches_and_hits_and_plans_need_no_network() {
     project.succeeds(&["run", "e.yaml", "--locked", "--store", "other"]);
     assert_eq!(project.read("e.lock.yaml"), lock);
 
-    // Asked for, the lock moves on.
+    // With `--update`, the lock moves to the new commit.
     let told = project.succeeds(&["lock", "e.yaml", "--update"]);
     assert!(told.contains("locked hf:datasets/own/texts/data/*.txt"), "{told}");
     let moved = project.read("e.lock.yaml");
@@ -184,7 +186,7 @@ fn a_download_whose_process_is_killed_is_gone_on_with() {
     let server = Server::start(move |request| {
         asked.lock().unwrap().push(request.headers.get("range").cloned().unwrap_or_default());
         let reply = Reply::file(request, body.as_bytes(), "\"e\"");
-        // The first one never gets more than a million bytes, and hangs then.
+        // The first download hangs after a million bytes.
         if count.fetch_add(1, Ordering::SeqCst) == 0 { reply.cut(1_000_000).hang() } else { reply }
     });
     let project = project(&format!("['{}/a.txt']", server.address), "https://hub.example");
@@ -205,7 +207,7 @@ fn a_download_whose_process_is_killed_is_gone_on_with() {
     child.kill().unwrap();
     child.wait().unwrap();
     project.succeeds(&["run", "e.yaml"]);
-    // What came after the last note is not trusted.
+    // Bytes after the last recorded position are not trusted.
     let ranges = ranges.lock().unwrap();
     let from: u64 = ranges[1].strip_prefix("bytes=").unwrap().trim_end_matches('-').parse().unwrap();
     assert!(ranges.len() == 2 && (900_000..=1_000_000).contains(&from), "{ranges:?}");
@@ -270,7 +272,7 @@ fn a_source_that_is_written_wrong_or_does_not_fit_is_an_error_with_its_place() {
         assert_eq!(output.status.code(), Some(2));
         assert!(said(&output).contains(part) && said(&output).contains("pipeline.yaml:4:"), "{}", said(&output));
     }
-    // A folder cannot be one file of a server.
+    // A folder cannot be a single file on a server.
     let project = project("[a.txt]", "https://hub.example");
     project.write("a.txt", "x\n");
     project.experiment(
@@ -292,7 +294,7 @@ fn a_file_in_a_wheel_is_fetched_by_pip_and_locked() {
     project.variables.push(("OLMO_PIPE_PIP".into(), format!("sh {}", project.path("pip.sh").display())));
     project.succeeds(&["run", "e.yaml"]);
     assert!(project.read("e.lock.yaml").contains("wheel: some_data-1.0-py3-none-any.whl"));
-    // Without pip it is a hit all the same; a wheel without the file is an error that names both.
+    // Without pip, it is still a cache hit. A wheel without the file is an error that names both.
     project.variables.push(("OLMO_PIPE_PIP".into(), "/nowhere/pip".into()));
     project.succeeds(&["run", "e.yaml"]);
     let output = project.run(&["run", "e.yaml", "--store", "other"]);
@@ -313,7 +315,7 @@ fn lists_of_files_take_folders_and_patterns() {
         .map(|name| (shown.find(name).unwrap(), name))
         .collect();
     assert_eq!(places.into_values().collect::<Vec<_>>(), ["data/a.txt", "data/b.txt", "more/deep/y.txt", "more/z.txt"]);
-    // One more file is another input.
+    // An additional file makes it a different input.
     project.write("data/c.txt", "c\n");
     assert!(project.succeeds(&["plan", "e.yaml"]).contains("1 to run"));
     let output = project.run(&["validate", "e.yaml", "--set", "stages.data.with.files=[data/*.parquet]"]);
@@ -381,7 +383,7 @@ fn a_model_of_the_hub_is_a_folder_for_a_port_that_takes_one() {
         "./config.json\n./model.safetensors\n./sub/more.json\nmodel.safetensors"
     );
     assert_eq!(server.requests().len(), 4);
-    // The same folder here is the same input.
+    // The same folder on this machine is the same input.
     for name in ["config.json", "model.safetensors", "sub/more.json"] {
         project.write(&format!("small/{name}"), name);
     }

@@ -1,4 +1,5 @@
-//! What stages say before anything runs: `validate` and `run` show it where it was written.
+//! Findings of stages before anything runs: `validate` and `run` show each one at its place in the
+//! file.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -17,7 +18,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-/// A project with the command stage `count`, whose rule is that `most` is not below `least`.
+/// A project with the command stage `count`, whose rule is that `most` must not be below `least`.
 fn project(check: &str) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| {
@@ -42,7 +43,7 @@ fn project(check: &str) -> tempfile::TempDir {
     dir
 }
 
-/// Complains if the question holds `most` below 3; keeps the question.
+/// A check program that reports an error if `most` is below 3. It saves the question.
 const CHECK: &str = r#"cat > "$TMPDIR/q"
 case $(cat "$TMPDIR/q") in
 *'"most":2'*) echo '[{"level":"error","code":"count::order","param":"most","message":"`most` is below `least`","hint":"raise it"}]' ;;
@@ -72,7 +73,7 @@ fn a_command_stages_rule_is_shown_where_the_value_was_written() {
     let ran = olmo_pipe(dir.path(), &["run", "e.yaml", "--set", "params.most=3"]);
     assert_eq!(ran.status.code(), Some(0), "{}", text(&ran.stderr));
     assert!(text(&ran.stderr).contains("only one number fits"), "a warning stops nothing, and is told");
-    // What has its result is not asked again.
+    // A stage with a cached result is not checked again.
     fs::write(dir.path().join("stages/count/check.sh"), "exit 3").unwrap();
     assert_eq!(olmo_pipe(dir.path(), &["run", "e.yaml", "--set", "params.most=3"]).status.code(), Some(0));
 }
@@ -133,7 +134,7 @@ fn without_a_worker_the_rules_cannot_be_asked_and_that_is_said() {
     assert!(text(&output.stderr).contains("worker::broken"), "{}", text(&output.stderr));
 }
 
-/// Waits for what must come; never what it measures.
+/// Timeout for events that must occur. Tests never measure it.
 fn wait_until(what: &str, mut true_now: impl FnMut() -> bool) {
     let since = std::time::Instant::now();
     while !true_now() {
@@ -142,7 +143,7 @@ fn wait_until(what: &str, mut true_now: impl FnMut() -> bool) {
     }
 }
 
-/// A check that leaves a daemon behind, which holds its output open, and then does `end`.
+/// A check program that leaves behind a daemon, which holds its output open, and then runs `end`.
 fn with_daemon(end: &str) -> tempfile::TempDir {
     let dir = project("");
     let daemon = dir.path().join("daemon");
@@ -174,7 +175,7 @@ fn a_checking_program_that_hangs_is_killed_and_named() {
         let mut process = Command::new(env!("CARGO_BIN_EXE_olmo-pipe"));
         process.args(command).current_dir(dir.path()).env_remove("OLMO_PIPE_STORE").env("OLMO_PIPE_CHECK_S", "1");
         let output = process.output().unwrap();
-        // A plan needs no answer.
+        // A plan does not need the answer.
         let expected = if command[0] == "plan" { Some(0) } else { Some(3) };
         assert_eq!(output.status.code(), expected, "{command:?}: {}", text(&output.stderr));
         let shown = text(&output.stderr);
@@ -192,7 +193,7 @@ fn a_checking_program_does_not_outlive_the_command_that_asks_it() {
         process.args(["validate", "e.yaml"]).current_dir(dir.path()).env_remove("OLMO_PIPE_STORE");
         let mut process = process.spawn().unwrap();
         wait_until("the daemon", || dir.path().join("daemon").exists());
-        // SAFETY: kill takes plain integers; the child was not waited for, so the number is its own.
+        // SAFETY: kill takes integers. The child was not reaped yet, so the PID is still its own.
         assert_eq!(unsafe { libc::kill(process.id() as i32, signal) }, 0);
         process.wait().unwrap();
         wait_until("the end of the daemon", || !daemon_lives(dir.path()));
@@ -252,7 +253,7 @@ fn what_a_command_cannot_be_started_with_is_refused_at_once() {
     fs::write(&contract, sound.replace("/bin/sh, -c", "/bin/sh, \"-c\\0\"")).unwrap();
     let output = olmo_pipe(dir.path(), &["run", "e.yaml"]);
     assert!(output.status.code() == Some(2) && text(&output.stderr).contains("NUL"), "{}", text(&output.stderr));
-    // In a folder, it is found when the folder is read.
+    // A FIFO inside a folder is found when the folder is read.
     fs::write(&contract, format!("{sound}  files: [all]\n")).unwrap();
     fs::create_dir(dir.path().join("stages/count/all")).unwrap();
     fs::rename(dir.path().join("stages/count/pipe"), dir.path().join("stages/count/all/pipe")).unwrap();

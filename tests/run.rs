@@ -1,5 +1,5 @@
-//! Runs through the real command: what is run again and what is not, what a failure, a signal
-//! and a kill at any moment leave behind, and how two processes share one store.
+//! Runs through the real command: which stages run again, what remains after a failure, a signal or
+//! a kill at any moment, and how two processes share a store.
 
 mod detached;
 mod integrity;
@@ -121,11 +121,11 @@ fn a_killed_supervisor_takes_its_stage_along_and_is_told() {
     let stage = project.read("pid");
     let stat = fs::read_to_string(format!("/proc/{}/stat", stage.trim())).unwrap();
     let supervisor = stat.rsplit_once(')').unwrap().1.split_ascii_whitespace().nth(1).unwrap().parse().unwrap();
-    // SAFETY: kill takes plain integers; the stage's parent lives as long as the stage.
+    // SAFETY: kill takes integers. The stage's parent lives as long as the stage.
     assert_eq!(unsafe { libc::kill(supervisor, libc::SIGKILL) }, 0);
     let output = engine.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(said(&output).contains("killed its supervisor"), "{}", said(&output));
+    assert!(said(&output).contains("its supervisor was killed"), "{}", said(&output));
     wait_until("its end", || !lives(&stage));
 }
 
@@ -136,7 +136,7 @@ fn stages_that_do_not_need_each_other_run_at_the_same_time() {
         return;
     }
     let project = diamond();
-    // Each waits for the other to have begun.
+    // Each waits until the other has started.
     let meet = |me: &str, other: &str| {
         format!(
             "touch @{me}.here\nfor n in $(seq 600); do [ -e @{other}.here ] && break; sleep 0.05; done; [ -e @{other}.here ]\n{COPY}"
@@ -150,7 +150,7 @@ fn stages_that_do_not_need_each_other_run_at_the_same_time() {
 #[test]
 fn stages_never_occupy_more_than_the_machine_has() {
     let project = diamond();
-    // Either would see the other, were they to run at the same time.
+    // If they ran at the same time, each would see the other.
     let alone = format!("mkdir @busy\nsleep 0.2\nrmdir @busy\n{COPY}");
     project.stage_with("b", &alone, "text: {type: text}", "cpus: 0, memory_mib: 16");
     project.stage_with("c", &alone, "text: {type: text}", "cpus: 1, memory_mib: 16");
@@ -263,14 +263,14 @@ fn a_run_killed_at_any_point_is_finished_by_resume_and_nothing_finished_runs_twi
     for point in points {
         let project = diamond();
         dies_at(&project, point, &["run", "e.yaml"]);
-        // A child that was forked but not yet replaced still holds the run's lock for a moment.
+        // A child that has forked but not called exec yet still holds the run's lock for a moment.
         wait_until("the run to be seen as interrupted", || project.last_run().status == RunStatus::Interrupted);
         let killed = project.last_run();
         project.succeeds(&["resume", killed.id.as_str()]);
         let state = project.last_run();
         assert_eq!((state.id.as_str(), state.status), (killed.id.as_str(), RunStatus::Succeeded), "{point}");
         assert_eq!(project.read("out/e/text/text"), "\nb\nhello\nc\nhello\n", "{point}");
-        // A stage that was running at the kill may run again; one that had finished may not.
+        // A stage that was running at the kill may run again. A finished one must not.
         let done = |events: &[RunEvent]| -> BTreeMap<String, usize> {
             let mut done = BTreeMap::new();
             for event in events {
@@ -286,7 +286,8 @@ fn a_run_killed_at_any_point_is_finished_by_resume_and_nothing_finished_runs_twi
         match point {
             "run.stage_started:2" => assert!(twice.len() <= 2, "{point}: {twice:?}"),
             "run.started" | "run.finished" => assert_eq!(twice, [], "{point}"),
-            // Killed when a's action was there, or the third of four's; only what ran beside it may run again.
+            // The engine was killed after the action of a, or the third of four actions, was
+            // stored. Only a stage that ran at the same time may run again.
             _ => assert!(twice.len() <= 1 && !twice.iter().any(|(name, _)| name == "a"), "{point}: {twice:?}"),
         }
     }
@@ -308,7 +309,7 @@ fn resume_stops_when_a_source_changed_and_names_it() {
     }
     project.write("data/in.txt", "before");
     project.write("go", "");
-    // The experiment itself is not read again: its record holds it.
+    // The experiment's file is not read again, since the record contains the experiment.
     fs::remove_file(project.path("e.yaml")).unwrap();
     project.succeeds(&["resume", &id.as_str()[..17]]);
     assert_eq!(project.read("out/e/text/text"), "\nbefore");
@@ -383,14 +384,14 @@ fn damage(path: &Path, bytes: &[u8]) {
 fn a_damaged_object_is_noticed_and_made_again() {
     let project = diamond();
     project.succeeds(&["run", "e.yaml"]);
-    // Same size and name: only reading it tells.
+    // Size and name are unchanged, so only reading the object shows the damage.
     damage(&object(&project, b"b\nhello\n"), b"b\nhellO\n");
     let said = project.succeeds(&["run", "e.yaml", "--set", "stages.d.with.say=again"]);
     assert!(said.contains("damaged") && said.contains("running `b` again"), "{said}");
     assert_eq!(project.ran(), counts(&[("a", 1), ("b", 2), ("c", 1), ("d", 2)]));
     assert_eq!(project.read("out/e/text/text"), "again\nb\nhello\nc\nhello\n");
     assert_eq!(fs::read_dir(project.path(".olmo-pipe/quarantine")).unwrap().count(), 1);
-    // Found on the way out, and found by a look: gone.
+    // First the export finds the damage, then a lookup finds that an object is missing.
     fs::remove_dir_all(project.path("out")).unwrap();
     damage(&object(&project, b"again\nb\nhello\nc\nhello\n"), b"agaiN\nb\nhello\nc\nhello\n");
     project.succeeds(&["run", "e.yaml", "--set", "stages.d.with.say=again"]);
@@ -442,7 +443,7 @@ fn an_explained_plan_compares_with_the_nearest_earlier_result_and_names_the_file
     );
     project.succeeds(&["run", "e.yaml"]);
     assert_eq!(project.run(&["plan", "e.yaml", "--exit-code"]).status.code(), Some(0));
-    // Farther away than the first run.
+    // This differs in more fields than the first run.
     project.succeeds(&["run", "e.yaml", "--set", "stages.a.with.say=z", "--set", "stages.b.with.say=z"]);
     project.write("data.txt", "other");
     let output = project.run(&["plan", "e.yaml", "--explain", "--exit-code"]);
@@ -492,7 +493,7 @@ fn a_fan_of_hundreds_needs_few_open_files() {
     project.stage("a", "echo x > \"$2/text\"\n");
     let stages: String = (0..120).map(|n| format!("  s{n}: {{uses: a, with: {{say: '{n}'}}}}\n")).collect();
     project.experiment(&stages, "");
-    // Far fewer than there are stages that could start.
+    // Far fewer than the number of stages that are ready to start.
     let script = format!("ulimit -n 64; exec '{}' run e.yaml", env!("CARGO_BIN_EXE_olmo-pipe"));
     let output = project.command_of("/bin/sh", &["-c", &script]).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));

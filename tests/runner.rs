@@ -1,4 +1,4 @@
-//! The one integration binary of the engine: each module is a topic.
+//! The only integration test binary of the engine. Each module covers one topic.
 
 mod artifacts;
 mod backends;
@@ -23,7 +23,7 @@ mod store;
 mod sweep;
 mod when;
 
-/// A file of tests that is not listed above would never run.
+/// Every test file must be listed above, since it would never run otherwise.
 #[test]
 fn every_file_of_tests_is_a_module_of_this_binary() {
     let listed = include_str!("runner.rs");

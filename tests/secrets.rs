@@ -1,4 +1,4 @@
-//! What comes from the environment: paths to data, and secrets, which leave no trace.
+//! Values from the environment: paths to data, and secrets, which must not leave any trace.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ fn an_environment_variable_may_be_a_part_of_a_path() {
 struct Project(tempfile::TempDir);
 
 impl Project {
-    /// One stage that prints its secret, whole and in parts, and proves that it had it.
+    /// A stage that prints its secret, whole and in parts, and proves that it has it.
     fn new(end: &str) -> Self {
         let project = Self(tempfile::tempdir().unwrap());
         let write = |name: &str, text: &str| {
@@ -69,7 +69,8 @@ impl Project {
         files
     }
 
-    /// No file of the project or its store holds the secret; how many hold a mask.
+    /// Checks that no file of the project or its store contains the secret. Returns how many files
+    /// contain a mask.
     fn masked(&self) -> usize {
         let mut masks = 0;
         for file in self.files() {
@@ -91,7 +92,7 @@ fn a_secret_reaches_its_stage_and_no_log_record_or_key() {
         format!("{}\n", SECRET.len())
     );
     assert!(project.masked() >= 1, "the log of the run holds what was printed");
-    // Another secret is no other work, and with the result there none is needed.
+    // A different secret does not change the key, and a cached result needs no secret.
     for token in [Some("another-secret"), None] {
         let (code, said) = project.run(token);
         assert!(code == Some(0) && said.contains("cached, nothing ran"), "{said}");
@@ -118,10 +119,11 @@ fn a_secret_that_is_not_set_is_named_with_the_way_out() {
     }
 }
 
-/// An exit code, and what was said.
+/// The exit code and the output.
 type Ended = (Option<i32>, String);
 
-/// A project whose one stage copies the file under `$TEST_DATA`, and fails while `fail` is there.
+/// A project whose only stage copies the file at `$TEST_DATA`, and fails while the file `fail`
+/// exists.
 fn copying() -> (tempfile::TempDir, impl Fn(&[&str], Option<&Path>) -> Ended) {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().to_owned();
@@ -192,7 +194,7 @@ fn a_variable_gets_into_no_key_by_way_of_a_param() {
     assert!(code == Some(2) && said.contains("spec::variable_in_value"), "{said}");
 }
 
-/// A project whose stage `get` has the program `check` under `command.check`.
+/// A project whose stage `get` has the check program `check`.
 fn checked(check: &str) -> Project {
     let project = Project::new("");
     let contract = project.0.path().join("stages/get/stage.yaml");
@@ -224,7 +226,7 @@ impl Project {
 #[test]
 fn what_a_checking_program_says_of_a_secret_is_masked_everywhere() {
     let secret = "tok\"en\\of-mine";
-    // As JSON has it, with every character escaped that may be, and as it is.
+    // As escaped in JSON, with every possible character escaped, and in plain form.
     let escaped = serde_json::to_string(secret).unwrap();
     let escaped = &escaped[1..escaped.len() - 1];
     let numbers: String = secret.chars().map(|c| format!("\\u{:04x}", c as u32)).collect();

@@ -1,6 +1,7 @@
-//! What people see in the most common situations: whole outputs, as snapshots.
+//! Complete outputs in the most common situations, as snapshots.
 //!
-//! Times, sizes on disk, digests, run ids and the project's folder differ from run to run and are replaced by their names.
+//! Times, sizes on disk, digests, run IDs and the project's folder differ between runs and are
+//! replaced by placeholders.
 
 use std::fmt::Write;
 use std::process::Output;
@@ -10,7 +11,7 @@ use regex::Regex;
 
 use crate::run::project::*;
 
-/// What to replace, in this order.
+/// The texts to replace, in this order.
 static CHANGING: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
     [
         (r"[0-9]{8}-[0-9]{6}-[0-9a-f]{4}", "[RUN]"),
@@ -27,20 +28,21 @@ static CHANGING: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
     .into()
 });
 
-/// `text` without what changes from run to run.
+/// Replaces the parts of `text` that differ between runs.
 fn stable(project: &Project, text: &str) -> String {
     let mut text = text.replace(&project.dir.path().display().to_string(), "[PROJECT]");
     for (pattern, name) in CHANGING.iter() {
         text = pattern.replace_all(&text, *name).into_owned();
     }
-    // Columns are as wide as what was replaced. Marks below a line of a file keep their place.
+    // Column widths depend on the replaced text, so runs of spaces are shortened. Markers below a
+    // line of a file keep their position.
     let spaces = Regex::new("([^ ]) {3,}").unwrap();
     let line =
         |line: &str| if line.contains('^') { line.to_owned() } else { spaces.replace_all(line, "$1  ").into_owned() };
     text.lines().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// A command, its exit code, and all that it printed.
+/// A command with its exit code and its output.
 fn shown(project: &Project, arguments: &[&str], output: &Output) -> String {
     let mut text = format!("$ olmo-pipe {}\n", arguments.join(" "));
     for (name, bytes) in [("stdout", &output.stdout), ("stderr", &output.stderr)] {
@@ -58,7 +60,7 @@ fn check(project: &Project, name: &str, arguments: &[&str]) {
     insta::assert_snapshot!(name, shown(project, arguments, &output));
 }
 
-/// a -> b -> c: one thing after the other, so that the order of lines is always the same.
+/// a -> b -> c. The stages run one after another, so the order of the lines is always the same.
 fn chain() -> Project {
     let project = Project::new();
     for name in ["a", "b", "c"] {

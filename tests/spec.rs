@@ -1,8 +1,8 @@
-//! Experiments as files: every sample under `fixtures/valid` resolves, every one under
-//! `fixtures/invalid` is refused with exactly the text beside it, and an independent JSON Schema
-//! validator agrees on what the schemas say.
+//! Experiment files: every sample under `fixtures/valid` resolves, every one under
+//! `fixtures/invalid` is rejected with exactly the text in the file next to it, and an independent
+//! JSON Schema validator agrees with the engine.
 //!
-//! `UPDATE_FIXTURES=1 cargo test` writes the texts anew.
+//! `UPDATE_FIXTURES=1 cargo test` rewrites the expected texts.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
 }
 
-/// The built-in stages of the samples.
+/// The built-in stages that the samples use.
 fn builtin() -> Vec<(String, String)> {
     ["tune", "shadow"]
         .map(|name| {
@@ -29,7 +29,7 @@ fn borrowed(builtin: &[(String, String)]) -> Vec<(&str, &str)> {
     builtin.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect()
 }
 
-/// Loads a sample by its path below `fixtures`, with the options that its comments name.
+/// Loads a sample by its path below `fixtures`, with the options in its comments.
 fn load_sample(file: &str) -> Result<Loaded, Diagnostics> {
     let text = std::fs::read_to_string(fixtures().join(file)).unwrap();
     let notes = |key: &str| -> Vec<String> {
@@ -128,7 +128,7 @@ fn values_reach_the_stages_with_their_types_and_defaults() {
     assert_eq!(resolved.stages.get("data").unwrap().inputs["files"], [Binding::Path(fixtures().join("data/a.txt"))]);
     assert_eq!(resolved.outputs["scores"], port("score", "metrics"));
     assert!(resolved.is_list(&port("score", "metrics")) && !resolved.is_list(&port("fit", "model")));
-    // A default path lies beside the stage that declares it.
+    // A default path is relative to the stage that declares it.
     let vocabulary = &resolved.stages.get("encode").unwrap().params["vocabulary"];
     assert_eq!(vocabulary, &json!(fixtures().join("stages/encode/words.txt")));
 }
@@ -147,7 +147,7 @@ fn command_line_beats_profile_beats_experiment_beats_pipeline() {
 fn a_path_is_relative_to_the_place_where_it_is_written() {
     let files = |sets: &[&str]| load_with("valid/plain.yaml", None, sets).resolved.params["files"].clone();
     assert_eq!(files(&[]), json!([fixtures().join("data/a.txt")]));
-    // `--set` stands in the current folder, the fixtures themselves.
+    // A path in `--set` is relative to the current folder, which is `fixtures`.
     assert_eq!(files(&["params.files=[data/b.txt]"]), json!([fixtures().join("data/b.txt")]));
     let loaded = load_with("valid/plain.yaml", None, &["stages.fit.with.init=data/model"]);
     let fit = loaded.resolved.stages.get("fit").unwrap();
@@ -222,7 +222,7 @@ fn origins_name_the_place_where_each_value_was_written() {
         ("params.seed", "--set"),
         ("params.name", "pipelines/small.yaml:7:33"),
         ("params.base.kind", "pipelines/small.yaml:9:40"),
-        // Through a reference: where the value itself stands.
+        // Through a reference, the error points to the value itself.
         ("stages.fit.with.learning_rate", "valid/profiles.yaml:7:14"),
         ("stages.fit.with.steps", "default of stage fit"),
         ("stages.fit.with.data", "pipelines/small.yaml:18:13"),
@@ -286,7 +286,7 @@ fn the_graph_of_a_sample_reads_as_text() {
     "#);
 }
 
-// --- Schemas, judged by a validator that the engine does not use. ---
+// --- Schemas, checked by a validator that the engine does not use. ---
 
 /// Whether boon accepts `value`.
 fn boon_accepts(schema: &Value, value: &Value) -> bool {
@@ -306,7 +306,7 @@ fn schema_for(experiment: &Value, folder: &Path) -> Option<Value> {
     let Some(uses) = experiment.get("uses") else {
         let base = folder.join(experiment.get("extends")?.as_str()?);
         let value = read_yaml(&base);
-        // Two that extend each other have none.
+        // Two experiments that extend each other have no schema.
         return value.get("uses").and_then(|_| schema_for(&value, base.parent()?));
     };
     let pipeline = folder.join(uses.as_str()?);
@@ -334,9 +334,9 @@ fn an_independent_validator_accepts_every_valid_sample() {
     }
 }
 
-/// The first line of an invalid sample says who finds its error: `yaml` (the reader), `form` (the
-/// schema of experiments, or of pipelines for the pipeline beside it), `typed` (the schema for its
-/// pipeline's experiments), `meaning` (only the engine).
+/// The first line of an invalid sample says what finds its error: `yaml` (the reader), `form` (the
+/// schema of experiments, or of pipelines for the pipeline next to it), `typed` (the schema for
+/// experiments of its pipeline), or `meaning` (only the engine).
 #[test]
 fn an_independent_validator_refuses_the_invalid_samples_whose_form_is_wrong() {
     let mut seen = BTreeMap::new();
@@ -367,7 +367,7 @@ fn an_independent_validator_refuses_the_invalid_samples_whose_form_is_wrong() {
     assert_eq!(seen.keys().collect::<Vec<_>>(), ["form", "meaning", "typed", "yaml"]);
 }
 
-/// Without `${`, a document is right or wrong by both schemas alike.
+/// A document without `${` is valid for both schemas or for neither.
 #[test]
 fn strict_and_authoring_schemas_agree_on_documents_without_references() {
     let strict = schema::experiment();
@@ -440,7 +440,8 @@ fn the_schema_files_are_the_same_text_every_time() {
     }
 }
 
-/// The keys that the loader reads by name; a key that is added to a type must be read as well.
+/// Checks the keys that the loader reads by name. A key that is added to a type must be read as
+/// well.
 #[test]
 fn every_key_of_the_document_types_is_one_that_the_loader_reads() {
     let keys = |schema: &Value, pointer: &str| -> Vec<String> {

@@ -1,9 +1,9 @@
-//! Hostile specs: whatever a file holds, reading it ends, in bounded memory, with a value or with
-//! errors, and nothing of it acts on a terminal.
+//! Hostile specs: whatever a file contains, reading it ends within bounded memory, with a value or
+//! with errors, and nothing in it can control a terminal.
 //!
-//! `fixtures/corpus/` holds the inputs that are always tried; what a property test finds goes
-//! there. Each is read as an experiment, as a pipeline, as a base that is extended, and as a
-//! stage's contract.
+//! `fixtures/corpus/` contains the inputs that are always tested, including those that property
+//! tests have found. Each is read as an experiment, as a pipeline, as an extended base, and as a
+//! stage contract.
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -26,7 +26,7 @@ fn corpus() -> Vec<(String, Vec<u8>)> {
     all
 }
 
-/// A project in which the one hostile file plays every part.
+/// A project that reads the hostile file in every role.
 struct Bench(tempfile::TempDir);
 
 const PARTS: [&str; 4] =
@@ -64,14 +64,14 @@ impl Bench {
         fs::write(self.0.path().join("stages/hostile/stage.yaml"), bytes).unwrap();
     }
 
-    /// Reads the hostile file in each of its parts; the texts of all errors.
+    /// Reads the hostile file in each role. Returns the texts of all errors.
     fn load(&self) -> Vec<String> {
         let options = LoadOptions { cwd: self.0.path().to_owned(), origins: true, ..LoadOptions::default() };
         let read = |part: &&str| load(Path::new(part), &options, &[]).err().map(|errors| errors.render(false));
         PARTS.iter().filter_map(read).collect()
     }
 
-    /// The same through the command, with 1.5 GiB of memory and 30 seconds of processor time.
+    /// The same through the command, with limits of 1.5 GiB of memory and 30 seconds of CPU time.
     fn validate(&self, part: &str) -> Output {
         let script = format!("ulimit -v 1572864; ulimit -t 30; exec \"$0\" validate {part}");
         Command::new("/bin/sh")
@@ -101,8 +101,8 @@ fn every_input_of_the_corpus_ends_in_a_value_or_in_errors() {
     }
 }
 
-/// Sizes at which anything that is not linear would not end, and anything that multiplies would
-/// not fit.
+/// Sizes so large that a non-linear algorithm would not end, and an expansion would not fit into
+/// memory.
 #[test]
 fn large_inputs_end_within_bounded_memory_and_processor_time() {
     let bench = Bench::new();
@@ -174,7 +174,7 @@ fn large_inputs_end_within_bounded_memory_and_processor_time() {
     }
 }
 
-/// Words of which faulty specs are made.
+/// Words from which faulty specs are built.
 const WORDS: [&str; 44] = [
     "experiment: ",
     "pipeline: ",

@@ -1,4 +1,5 @@
-//! The store under kills, races and full disks: real processes, killed by real signals.
+//! The store under kills, races and full disks, with real processes that are killed by real
+//! signals.
 
 mod beside;
 mod intruders;
@@ -20,8 +21,8 @@ const CHILD: &str = "OLMO_PIPE_STORE_TEST_CHILD";
 const FILES: [(&str, &str); 4] =
     [("config.json", "{}"), ("deep/a", "same"), ("deep/b", "same"), ("weights", "some weights")];
 
-/// Every failpoint of a commit, in order, and how often a commit of [`FILES`] passes it: two of
-/// them are equal, and come in as one object.
+/// Every failpoint of a commit, in order, with how often a commit of [`FILES`] passes it. Two of
+/// the files are equal and become one object.
 const POINTS: [(&str, u32); 7] = [
     ("store.object_temp_written", 3),
     ("store.object_renamed", 3),
@@ -32,7 +33,7 @@ const POINTS: [(&str, u32); 7] = [
     ("store.action_renamed", 1),
 ];
 
-/// This test binary again, running [`child_process`] with `task` on `folder`.
+/// Starts this test binary again, to run [`child_process`] with `task` on `folder`.
 fn child(task: &str, folder: &Path) -> Command {
     let name = match module_path!().split_once("::") {
         Some((_, module)) => format!("{module}::child_process"),
@@ -199,7 +200,7 @@ fn a_killed_process_loses_its_lock() {
 fn limited(folder: &Path) -> Result<(Digest, Digest), StoreError> {
     let store = Store::open(&folder.join("store"))?;
     let limit = libc::rlimit { rlim_cur: 1 << 16, rlim_max: 1 << 16 };
-    // SAFETY: both calls take plain values; this process runs nothing but this task.
+    // SAFETY: both calls take plain values, and this process runs only this task.
     unsafe {
         libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
         assert_eq!(libc::setrlimit(libc::RLIMIT_FSIZE, &limit), 0);
@@ -214,7 +215,7 @@ fn a_write_that_fails_half_way_leaves_nothing_and_can_be_repeated() {
     let dir = tempfile::tempdir().unwrap();
     fill(&dir.path().join("out"));
     fs::write(dir.path().join("out/weights"), vec![7u8; 1 << 20]).unwrap();
-    // A second name forces a copy into the store, which then hits the limit.
+    // A second hard link forces a copy into the store, which then hits the limit.
     fs::hard_link(dir.path().join("out/weights"), dir.path().join("second name")).unwrap();
     let run = child("commit_limited", dir.path()).output().unwrap();
     assert!(run.status.success(), "{}{}", String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
@@ -226,7 +227,7 @@ fn a_write_that_fails_half_way_leaves_nothing_and_can_be_repeated() {
     assert_eq!(store.verify().unwrap(), []);
 }
 
-/// A small file system of its own, unmounted on drop.
+/// A small file system that is unmounted on drop.
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
@@ -251,7 +252,7 @@ fn a_full_disk_is_told_as_such_and_the_commit_works_once_there_is_room() {
         return;
     };
     let store = Store::open(&disk.0.join("store")).unwrap();
-    // The outputs lie on another file system, so they are copied.
+    // The outputs are on another file system, so they are copied.
     let out = dir.path().join("out");
     fill(&out);
     fs::write(out.join("weights"), vec![7u8; 400 << 10]).unwrap();
@@ -271,7 +272,7 @@ fn a_full_disk_is_told_as_such_and_the_commit_works_once_there_is_room() {
     assert_eq!(store.commit_tree(PortType::Model, &out).unwrap(), model, "by the receipt");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "disk/ and out/: nothing is left beside them");
 
-    // Not enough room for a second copy: handing over fails as a whole.
+    // There is not enough space for a second copy, so the hand-over fails completely.
     let error = store.materialize(model, &disk.0.join("copy"), Handover::Copy).unwrap_err();
     assert!(matches!(error, StoreError::NoSpace { .. }), "{error}");
     let names: Vec<_> = fs::read_dir(&disk.0).unwrap().map(|e| e.unwrap().file_name()).collect();
@@ -279,7 +280,7 @@ fn a_full_disk_is_told_as_such_and_the_commit_works_once_there_is_room() {
     drop(store);
 }
 
-/// strace, if it is installed and may trace here.
+/// Path of strace, if it is installed and allowed to trace.
 fn strace() -> Option<Command> {
     let works = Command::new("strace").args(["-o", "/dev/null", "true"]).output().is_ok_and(|o| o.status.success());
     works.then(|| Command::new("strace"))
@@ -289,7 +290,8 @@ fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts").join(name)
 }
 
-/// Commits the folder `out` of `dir` under strace; what `commit-order` says of it, and the trace.
+/// Commits the folder `out` of `dir` under strace. Returns the output of `commit-order`, and the
+/// trace.
 fn traced_commit(dir: &Path) -> (String, String) {
     let trace = dir.join("trace");
     let commit = child("commit", dir);
@@ -311,10 +313,10 @@ fn the_system_calls_of_a_commit_come_in_the_right_order() {
     let dir = tempfile::tempdir().unwrap();
     fill(&dir.path().join("out"));
     let (said, text) = traced_commit(dir.path());
-    // Three objects (two files are equal), a manifest, an action.
+    // Three objects (two files are equal), a manifest and an action.
     assert!(said.contains("commit-order: 5 names"), "{said}");
 
-    // The check can fail: without any one of the syncs that matter it does.
+    // The check itself works: it fails if any of the important syncs is missing.
     let lines: Vec<&str> = text.lines().collect();
     let matters = |line: &str| line.contains("fsync(") && (line.contains("-v1") || line.contains("/store/tmp/"));
     let of_the_store = |line: &str| matters(line) && !line.contains("/format") && !line.contains(".gitignore");
@@ -379,7 +381,7 @@ fn a_kill_at_any_system_call_of_a_commit_leaves_a_sound_store() {
             let ended = traced.output().unwrap();
             let done = ended.status.success();
             if !done {
-                // strace ends as its child did.
+                // strace ends in the same way as its child.
                 assert_eq!(
                     ended.status.signal(),
                     Some(libc::SIGKILL),
@@ -407,7 +409,7 @@ fn a_file_system_without_working_locks_is_refused_at_open() {
         olmo_base::testing::skip("strace is not installed, or may not trace");
         return;
     }
-    // One file system knows no flock, another says yes to every lock.
+    // One file system does not support flock, and another one grants every lock.
     for fault in ["error=EOPNOTSUPP", "error=ENOLCK", "retval=0"] {
         let dir = tempfile::tempdir().unwrap();
         let mut traced = strace().unwrap();

@@ -1,5 +1,5 @@
-//! Sweeps and merged experiments: which trials there are, what they share, what they are called,
-//! and how a run of them goes.
+//! Sweeps and merged experiments: the trials, their names, the stages that they share, and how they
+//! run.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -46,7 +46,7 @@ fn what_trials_share_is_one_stage_and_the_rest_is_named_by_what_differs() {
             "lr=0.3"
         ]
     );
-    // 128 is the default, which the last trial does not change.
+    // 128 is the default, and the last trial keeps it.
     assert_eq!(
         resolved.stages.keys().collect::<Vec<_>>(),
         [
@@ -156,7 +156,7 @@ fn the_command_line_adds_axes_replaces_them_and_takes_them_away() {
 #[test]
 fn trials_of_equal_values_are_one() {
     assert_eq!(trials(&sweep(&["params.seed=[1, 1.0, 2, 1]"], &[])), ["seed=1", "seed=2"]);
-    // Everything that the trials change is set otherwise.
+    // All params that the trials change are overridden, so no trials remain.
     assert!(sweep(&["params.lr=[0.1, 0.2]"], &["params.lr=0.5"]).trials.is_empty());
 }
 
@@ -166,7 +166,7 @@ fn stages_are_found_by_name_by_trial_and_by_both() {
     assert_eq!(resolved.named("encode").len(), 3);
     assert_eq!(resolved.named("data"), ["data"]);
     assert_eq!(resolved.named("stages.encode@max_length=64"), ["encode@max_length=64"]);
-    // A trial's full name, though the stage depends on a part of it.
+    // The full name of a trial works even if the stage depends on only a part of it.
     assert_eq!(resolved.named("encode@lr=1e-5,max_length=64"), ["encode@max_length=64"]);
     assert_eq!(resolved.named("data@lr=0.3"), ["data"]);
     assert_eq!(resolved.named("@lr=0.3"), ["best@lr=0.3", "encode@max_length=128", "fit@lr=0.3", "score@lr=0.3"]);
@@ -186,7 +186,7 @@ fn a_hundred_thousand_trials_share_what_they_can_and_no_more_are_taken() {
     let steps: Vec<String> = (1..=100_000).map(|step| step.to_string()).collect();
     let many = sweep(&[&format!("stages.fit.with.steps=[{}]", steps.join(","))], &[]);
     assert_eq!(many.trials.len(), 100_000);
-    // data and encode once, fit, score and best for each.
+    // data and encode once; fit, score and best for each trial.
     assert_eq!(many.stages.len(), 300_002);
     assert_eq!(many.stages.get("fit@steps=77777").unwrap().params["steps"], json!(77_777));
 }
@@ -197,7 +197,7 @@ fn a_hundred_thousand_trials_share_what_they_can_and_no_more_are_taken() {
 fn an_experiment_that_extends_another_changes_it_in_parts() {
     let Loaded { resolved, origins } = load_with("valid/extends.yaml", &LoadOptions { origins: true, ..options() });
     assert_eq!((resolved.experiment.as_str(), resolved.profile.as_deref()), ("extends", Some("low")));
-    // The profile goes before `params` of either file, and is merged of both.
+    // The profile applies before the `params` of both files, and is merged from both.
     assert_eq!(
         (&resolved.params["lr"], &resolved.params["seed"], &resolved.params["name"]),
         (&json!(0.0001), &json!(8), &json!("low"))
@@ -251,8 +251,8 @@ fn a_pipeline_made_of_others_holds_each_once_and_the_last_word_is_its_own() {
 
 // --- Runs. ---
 
-/// A project whose stage `make` writes its param into its output and its name into `ran`, and
-/// fails for the values in `failing`; `add` reads it and adds another param.
+/// A project whose stage `make` writes its param to its output and its name to `ran`, and fails for
+/// the values in `failing`. Stage `add` reads the output and adds another param.
 struct Project(tempfile::TempDir);
 
 const MAKE: &str = r#"set -eu
@@ -350,7 +350,7 @@ fn a_sweep_runs_shared_stages_once_and_each_trial_has_its_results() {
 #[test]
 fn runs_and_trials_are_compared_by_what_differs_and_the_best_come_first() {
     let project = Project::new("{grid: {params.a: [p, q, r], params.b: [same]}}");
-    // A stage whose metrics follow from its param.
+    // A stage whose metrics are derived from its param.
     project.write(
         "stages/rate/stage.yaml",
         "stage: rate\nversion: 1\nsummary: For a test.\noutputs: {metrics: {type: metrics}}\n\
@@ -376,7 +376,7 @@ fn runs_and_trials_are_compared_by_what_differs_and_the_best_come_first() {
     assert_eq!(lines[1][2..], ["a=q", "finished", "q", "1"], "{said}");
     assert_eq!(lines[2][2..], ["a=r", "finished", "r", "2"], "{said}");
     assert_eq!(lines.len(), 3, "{said}");
-    // Another run, without a sweep: a stage's own param differs, and what was cached has numbers too.
+    // Another run without a sweep: a param of a stage differs, and cached stages have metrics, too.
     let (code, said) = project.run(&[
         "run",
         "e.yaml",
@@ -436,7 +436,7 @@ fn a_failed_trial_leaves_the_others_alone_and_a_second_run_does_what_is_left() {
 #[test]
 fn with_fail_fast_nothing_begins_after_a_failure() {
     let project = Project::new("{grid: {params.a: [p, q, r, s, t, u]}}");
-    // Everything waits but what fails; whatever ran beside it is stopped.
+    // Everything waits except the failing stage. The stages that run at the same time are stopped.
     project.write("failing", "make p\nmake q\n");
     project.write("slow", "");
     let (code, said) = project.run(&["run", "e.yaml", "--fail-fast", "make"]);
@@ -446,7 +446,7 @@ fn with_fail_fast_nothing_begins_after_a_failure() {
     assert!(made().filter(|(_, stage)| stage.status == Status::Planned).count() >= 3, "{said}");
     assert!(made().all(|(_, stage)| stage.status != Status::Finished), "{said}");
     assert!(run.stages.values().any(|s| s.status == Status::Failed));
-    // The failure is the reason, not a signal.
+    // The reason is the failure, not a signal.
     assert!(said.contains("failed after"), "{said}");
     fs::remove_file(project.0.path().join("slow")).unwrap();
     let (code, said) = project.run(&["run", "e.yaml", "--keep-going"]);

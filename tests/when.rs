@@ -1,8 +1,8 @@
-//! Stages that a param leaves out, and inputs that take the first source that is there.
+//! Stages that a param leaves out, and inputs that take the first available source.
 
 use crate::run::project::*;
 
-/// `base` is made unless `given` names a folder; `use` takes one or the other.
+/// `base` runs unless `given` names a folder. `use` takes the available one.
 fn project() -> Project {
     let project = Project::new();
     project.stage("make", "echo made > \"$2/text\"\n");
@@ -105,7 +105,8 @@ fn a_default_profile_is_used_only_if_its_condition_holds() {
     assert!(said.contains("f: 1 stages: no errors"), "{said}");
     let said = project.succeeds(&["validate", "f.yaml", "--set", "params.given=given", "--profile", "toy"]);
     assert!(said.contains("f: 2 stages, profile toy"), "{said}");
-    // The condition sees the params without the profile, which sets one that it reads.
+    // The profile sets a param that the condition reads, but the condition is evaluated without the
+    // profile.
     let project = with_default_profile("{profile: toy, when: 'not ${params.extra}'}");
     assert!(project.succeeds(&["validate", "f.yaml"]).contains("profile toy"));
 }
@@ -130,7 +131,7 @@ fn a_wrong_condition_of_a_default_profile_is_reported_once_with_its_place() {
         assert_eq!(output.status.code(), Some(2), "{default}: {text}");
         assert!(text.contains(code) && text.contains(words), "{default}: {text}");
     }
-    // A value that is wrong is reported once, though the params are read twice.
+    // An invalid value is reported only once, although the params are read twice.
     let project = with_default_profile("{profile: toy, when: 'not ${params.given}'}");
     let output = project.run(&["validate", "f.yaml", "--set", "params.given=${env.NOT_SET_ANYWHERE}"]);
     assert_eq!(said(&output).matches("error[").count(), 1, "{}", said(&output));

@@ -1,5 +1,5 @@
-//! Artifacts by what runs recorded: records that name variables, are damaged, half-made or dated in
-//! the future; and exports beside collections.
+//! Artifacts and run records: records with variables, and records that are damaged, incomplete or
+//! dated in the future. Also exports during collections.
 
 use std::fs;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use olmo_pipe::run;
 
 use crate::run::project::*;
 
-/// A project whose data lies under the environment variable DATA.
+/// A project whose data is in the folder that the environment variable DATA names.
 fn with_variable() -> Project {
     let mut project = Project::new();
     project.stage("a", "cat \"$5\"/* > \"$2/text\"\n");
@@ -21,7 +21,7 @@ fn with_variable() -> Project {
     project
 }
 
-/// As from cron: without the variable.
+/// Runs the command without the variable, as cron would.
 fn without_variable(project: &mut Project) {
     project.variables.clear();
 }
@@ -61,7 +61,7 @@ fn what_a_damaged_or_missing_record_might_name_is_kept_and_said() {
         let said = project.succeeds(&HARDEST);
         assert!(said.contains("is kept until") && said.contains("runs rm"), "{damage}: {said}");
         assert!(project.store().is_whole(artifact), "{damage}");
-        // Without the record there is no reason left.
+        // Without the record, there is no reason left to keep it.
         let id = project.last_run().id.to_string();
         project.succeeds(&["runs", "rm", &id]);
         project.succeeds(&HARDEST);
@@ -104,7 +104,7 @@ fn the_newest_run_is_one_that_is_recorded() {
     let project = with_variable();
     project.succeeds(&["run", "e.yaml"]);
     let last = project.last_run().id.to_string();
-    // As an engine leaves it for a moment: a folder with a lock, and nothing else.
+    // The state of a new record for a moment: a folder with only a lock.
     let next = format!("{}{:04x}", &last[..16], u32::from_str_radix(&last[16..], 16).unwrap() + 1);
     fs::create_dir(project.path(".olmo-pipe/runs-v1").join(&next)).unwrap();
     fs::write(project.path(".olmo-pipe/runs-v1").join(&next).join("lock"), "1").unwrap();

@@ -1,4 +1,5 @@
-//! Runs in the background, and what other terminals do with them: attach, cancel, logs, rm.
+//! Runs in the background, and the commands that other terminals use on them: attach, cancel, logs
+//! and rm.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -8,7 +9,7 @@ use serde_json::Value;
 
 use super::project::*;
 
-/// Stage `a` prints `one`, waits for `go`, prints `two`; `b` comes after it.
+/// Stage `a` prints `one`, waits for the file `go`, and prints `two`. Stage `b` runs after it.
 fn waiting() -> Project {
     let project = Project::new();
     project.stage("a", &format!("echo one\ntouch @waits\nwhile [ ! -e @go ]; do sleep 0.02; done\necho two\n{COPY}"));
@@ -44,7 +45,7 @@ fn a_detached_run_goes_on_when_its_starter_has_ended_and_can_be_watched_to_its_e
     assert_eq!(events[0]["format"], 1);
     assert_eq!(events[0]["event"]["kind"], "opened");
     assert_eq!(events.last().unwrap()["event"]["outcome"], "succeeded");
-    // Its terminal is a file of its record; and watching it afterwards tells the same.
+    // Its output is in a file of its record, and attaching afterwards shows the same.
     let log = project.read(&format!(".olmo-pipe/runs-v1/{id}/engine.log"));
     assert!(log.contains("succeeded in"), "{log}");
     assert!(project.succeeds(&["runs", "attach", &id]).contains("succeeded"));
@@ -102,7 +103,7 @@ fn a_watcher_is_told_when_the_engine_dies() {
 #[test]
 fn cancel_kills_what_does_not_stop() {
     let mut project = Project::new();
-    // An orderly end would take an hour.
+    // Waiting for the stage to end would take an hour.
     project.variables.push(("OLMO_PIPE_GRACE_S".into(), "3600".into()));
     project.stage("a", "trap '' TERM INT\ntouch @waits\nwhile true; do sleep 0.05; done\n");
     project.experiment("  a: {uses: a}\n", "");

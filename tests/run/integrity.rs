@@ -1,4 +1,4 @@
-//! Damage and interference: what the engine noticed, made again, or refused. Every test damages
+//! Damage and interference, which the engine must notice and repair or reject. Every test damages
 //! real files, kills real processes, or changes files under a running stage.
 
 use std::fs;
@@ -9,7 +9,7 @@ use olmo_pipe::run::{RunEvent, RunStatus, Status};
 use super::items::{ALL_SCORES, steps, training};
 use super::project::*;
 
-/// Stops `project` (of [`training`]) in order once `steps` steps are done.
+/// Stops `project` (of [`training`]) with a signal once `steps` steps are done.
 fn stop_after(project: &Project, done: u64) {
     let hold = format!("hold-{done}");
     project.write(&hold, "");
@@ -26,7 +26,7 @@ fn journal_lines(path: &Path) -> usize {
     fs::read_to_string(path).unwrap_or_default().lines().count()
 }
 
-/// The folder of the only unfinished work.
+/// The folder of the only unfinished stage.
 fn work(project: &Project) -> PathBuf {
     let mut folders: Vec<PathBuf> = fs::read_dir(project.path(".olmo-pipe/work-v1"))
         .into_iter()
@@ -206,7 +206,7 @@ fn what_a_command_puts_in_the_place_of_its_events_is_not_read() {
 #[test]
 fn an_item_that_changes_before_the_engine_commits_it_is_made_again() {
     let project = training();
-    // The engine dies with at least one reported item not yet in the store.
+    // The engine dies while at least one reported item is not in the store yet.
     project.write("hold-3", "");
     dies_at(&project, "store.manifest_renamed:2", &["run", "e.yaml", "train"]);
     fs::remove_file(project.path("hold-3")).unwrap();
@@ -290,7 +290,7 @@ fn a_damaged_record_is_reported_and_never_continued() {
     let sound = fs::read(&resolved).unwrap();
     let text = String::from_utf8(sound.clone()).unwrap();
     let seed = text.find("\"seed\":7").unwrap() + "\"seed\":".len();
-    // A wrong digit, a wrong version number, a seal that is gone, half a file.
+    // A wrong digit, a wrong version number, a missing seal, and a truncated file.
     let other_seed = [&sound[..seed], b"6", &sound[seed + 1..]].concat();
     let unsealed = text[text.find("\"body\":").unwrap() + 7..].trim_end().trim_end_matches('}').to_owned() + "}";
     for damaged in [other_seed, unsealed.into_bytes(), sound[..sound.len() / 2].to_vec(), Vec::new()] {
@@ -317,7 +317,7 @@ fn a_damaged_event_of_a_run_is_reported_and_the_sound_lines_behind_it_stay() {
     let events = project.path(&format!(".olmo-pipe/runs-v1/{id}/events.jsonl"));
     flip_in_line(&events, journal_lines(&events) / 2);
     let damaged = fs::read(&events).unwrap();
-    // Something else in its place is damage, too.
+    // Another kind of file in its place is damage, too.
     let kept = project.path("kept");
     fs::rename(&events, &kept).unwrap();
     let other_kinds: [&dyn Fn(); 3] =
@@ -339,7 +339,7 @@ fn a_damaged_event_of_a_run_is_reported_and_the_sound_lines_behind_it_stay() {
     assert_eq!(output.status.code(), Some(4), "{}", said(&output));
     assert_eq!(project.run(&["artifacts", "verify"]).status.code(), Some(6));
     assert_eq!(fs::read(&events).unwrap(), damaged);
-    // The run after it is not affected, and the record can be removed or set aside.
+    // The next run is not affected, and the record can be removed or set aside.
     assert!(project.succeeds(&["run", "e.yaml"]).contains("all 4 stages cached"));
     project.succeeds(&["artifacts", "verify", "--repair"]);
     assert_eq!(fs::read(project.path(&format!(".olmo-pipe/quarantine/{id}.run/events.jsonl"))).unwrap(), damaged);
@@ -364,7 +364,7 @@ fn a_source_that_changes_and_changes_back_under_a_stage_is_noticed() {
     let output = engine.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
     assert!(said(&output).contains("store::source_touched"), "{}", said(&output));
-    // What it made in the meantime may come from the other content, so it is made again.
+    // Outputs from the meantime may be based on the other content, so they are made again.
     project.succeeds(&["run", "e.yaml"]);
     has_all_items(&project);
     assert_eq!(steps(&project), [1, 2, 3, 4, 1, 2, 3, 4]);
@@ -417,7 +417,7 @@ fn a_plan_says_nothing_false_of_items_that_are_still_to_come() {
         assert!(!plan.contains("nothing"), "{plan}");
         assert!(plan.contains("score") && !plan.contains("inputs.file"), "{plan}");
     }
-    // What has changed and is known is still reported.
+    // Known changes are still reported.
     project.write("shared", "other prompts");
     let plan = project.succeeds(&["plan", "e.yaml", "--set", "stages.train.with.seed=77"]);
     assert!(plan.contains("inputs.file changed"), "{plan}");
@@ -453,14 +453,14 @@ fn a_users_own_files_among_the_results_are_never_deleted() {
     project.succeeds(&["run", "e.yaml", "--set", "params.say=other"]);
     own_files_are_there();
     assert_eq!(project.read("out/e/text/text"), "\nb\nother\nc\nother\n");
-    // An edited result is set aside, with a word about it.
+    // An edited result is set aside, with a notice.
     project.write("out/e/text/text", "edited by hand");
     let said = project.succeeds(&["run", "e.yaml"]);
     assert!(said.contains("out/e/text.set-aside/text"), "{said}");
     assert_eq!(project.read("out/e/text.set-aside/text"), "edited by hand");
     assert_eq!(project.read("out/e/text/text"), "\nb\nhello\nc\nhello\n");
     own_files_are_there();
-    // A second one does not replace the first.
+    // A second edited file does not replace the first one.
     project.write("out/e/text/text", "edited again");
     project.succeeds(&["run", "e.yaml"]);
     assert_eq!(project.read("out/e/text.set-aside/text"), "edited by hand");
@@ -481,7 +481,7 @@ fn a_folder_that_was_there_before_is_refused_before_anything_runs_or_adopted_if_
     assert_eq!(project.run(&["run", "e.yaml"]).status.code(), Some(2));
     fs::remove_file(project.path("out/e/text")).unwrap();
     project.succeeds(&["run", "e.yaml"]);
-    // As earlier builds left it: without a marker.
+    // Results of earlier builds have no marker.
     fs::remove_file(project.path("out/e/text/.olmo-pipe.json")).unwrap();
     project.succeeds(&["run", "e.yaml", "--set", "params.say=other"]);
     assert_eq!(project.read("out/e/text/text"), "\nb\nother\nc\nother\n");
@@ -499,7 +499,7 @@ fn a_kill_while_results_are_put_in_place_loses_no_file_of_the_user() {
     let project = diamond();
     project.succeeds(&["run", "e.yaml"]);
     project.write("out/e/text/mine", "mine");
-    // As a run leaves it that is killed before or after the two folders change places.
+    // The state after a run was killed before or after the folders were swapped.
     project.write("out/e/.text.new/files/only-here", "mine too");
     fs::hard_link(project.path("out/e/text/mine"), project.path("out/e/.text.new/files/mine")).unwrap();
     project.write("out/e/.text.new/files/text", "\nb\nhello\nc\nhello\n");
@@ -535,7 +535,7 @@ fn runs_that_end_at_once_do_not_mix_their_results() {
 fn a_run_with_a_failed_item_does_not_succeed_though_the_item_leaves_its_list() {
     let project = training();
     let script = project.read("stages/score/run.sh");
-    // The score of step 3 fails until the trainer has gone back and made step 3 again.
+    // The score of step 3 fails until the trainer has gone back and repeated step 3.
     project.write(
         "stages/score/run.sh",
         &script.replace(

@@ -1,5 +1,5 @@
-//! List ports through the real command: items that are worked on while their stage runs, and
-//! what a kill or a stop in between leaves.
+//! List ports through the real command: items are processed while their stage runs, and survive a
+//! kill or a stop in between.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -13,11 +13,11 @@ use olmo_stage::worker::{Context, Entry, StageError, main_run};
 
 use super::project::*;
 
-// The worker of these tests is this test program itself, with a
-// `train` that counts steps: the engine's side of list ports is tested here, not the training.
+// The worker of these tests is this test program itself, with a `train` stage that only counts
+// steps. The tests cover the engine's side of list ports, not the training.
 
-/// The part of `train`: a checkpoint after each step, all of them files with the step's number.
-/// It waits at step N while the file `hold-N` is in the project.
+/// The `train` stage: writes a checkpoint after each step, which is a file with the number of the
+/// step. It waits at step N while the project contains the file `hold-N`.
 fn count_steps(context: &mut Context) -> Result<(), StageError> {
     let project = PathBuf::from(std::env::var_os("TEST_PROJECT").unwrap());
     let told = |text: String| {
@@ -29,7 +29,7 @@ fn count_steps(context: &mut Context) -> Result<(), StageError> {
         context.request.params["max_duration"].as_str().unwrap().trim_end_matches("steps").parse().unwrap();
     let seed = context.request.params["seed"].clone();
     let keep = context.request.items.get("checkpoints").cloned().unwrap_or_default();
-    // As a trainer whose last checkpoint cannot be used: it goes back by one.
+    // Like a trainer whose last checkpoint cannot be used: it goes back by one.
     let back = usize::from(project.join("go-back").exists());
     let keep: Vec<_> = keep[..keep.len().saturating_sub(back)].iter().collect();
     let mut done = 0;
@@ -62,7 +62,7 @@ fn count_steps(context: &mut Context) -> Result<(), StageError> {
     Ok(())
 }
 
-/// Not a test of its own: what the engine starts as its worker.
+/// Not a real test: the engine starts this as its worker.
 #[test]
 fn plays_the_worker() {
     let Some(attempt) = std::env::var_os("TEST_ATTEMPT") else { return };
@@ -74,7 +74,7 @@ fn plays_the_worker() {
     });
 }
 
-/// A project with `train` (by the worker above) and one `score` of each checkpoint.
+/// A project with `train` (run by the worker above) and a `score` for each checkpoint.
 pub fn training() -> Project {
     let mut project = Project::new();
     let description = olmo_pipe::builtin::STAGES.iter().find(|(name, _)| *name == "train").unwrap().1;
@@ -100,7 +100,7 @@ pub fn training() -> Project {
     project.write("stages/score/stage.yaml", &contract);
     project.write(
         "stages/score/run.sh",
-        // One write a line: scores run at the same time.
+        // Write each line with one call, since scores run concurrently.
         &format!(
             "set -eu\necho \"$(cat \"$4/weights\")\" >> '{}/scored'\ncat \"$4/weights\" > \"$2/text\"\n",
             project.dir.path().display()
@@ -151,7 +151,7 @@ fn an_item_is_worked_on_while_its_stage_still_runs() {
     assert_eq!(project.read("out/e/text/text"), ALL_SCORES);
     assert_eq!(project.read("out/e/checkpoints/step3/model/weights"), "7 3");
     assert!(project.succeeds(&["run", "e.yaml"]).contains("all 3 stages cached"));
-    // Equal models are scored once, under whatever label: the seed alone changes them.
+    // Equal models are scored only once, whatever their label. Only the seed changes them.
     project.succeeds(&["run", "e.yaml", "--set", "stages.train.with.optimizer.learning_rate=0.2"]);
     assert_eq!(scored(&project), ["7 1", "7 2", "7 3", "7 4"]);
     assert_eq!(steps(&project).len(), 8);
@@ -161,7 +161,7 @@ fn an_item_is_worked_on_while_its_stage_still_runs() {
 fn a_run_killed_after_an_item_goes_on_behind_it() {
     for (point, first) in [("run.item_committed:2", 3), ("run.item_committed:4", 5)] {
         let project = training();
-        // It must not be ahead of what the engine has noted.
+        // It must not be ahead of the engine's records.
         project.write("hold-2", "");
         if first == 5 {
             fs::remove_file(project.path("hold-2")).unwrap();
@@ -193,7 +193,7 @@ fn a_run_killed_after_an_item_goes_on_behind_it() {
 #[test]
 fn an_item_that_was_reported_but_not_yet_committed_is_not_lost() {
     let project = training();
-    // Killed while the first of at least two reported items goes into the store.
+    // The engine is killed while it commits the first of at least two reported items.
     project.write("hold-3", "");
     dies_at(&project, "store.manifest_renamed:2", &["run", "e.yaml", "train"]);
     fs::remove_file(project.path("hold-3")).unwrap();

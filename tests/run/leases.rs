@@ -1,5 +1,5 @@
-//! What stages occupy: GPUs by name, never twice on one machine whatever the store, and only as
-//! long as somebody uses them.
+//! Leases: a GPU is never leased twice on a machine, regardless of the store, and only for as long
+//! as a process uses it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use olmo_pipe::run::{RunEvent, Status};
 
 use super::project::*;
 
-/// A project whose engines share machine, two GPUs, and leases with `other`'s, and nothing else.
+/// A project that shares only the machine, two GPUs and the leases with `other`.
 fn beside(other: &Project) -> Project {
     let mut project = Project::new();
     project.variables.push(("OLMO_PIPE_LEASES".into(), other.path("leases").display().to_string()));
@@ -22,7 +22,8 @@ fn with_gpus() -> Project {
     project
 }
 
-/// A stage with `gpus` GPUs that tells which ones in the file `NAME.gpus`, then waits for `go`.
+/// A stage with `gpus` GPUs. It writes their names to the file `NAME.gpus`, then waits for the file
+/// `go`.
 fn gpu_stage(project: &Project, name: &str, gpus: u32) {
     let script = format!(
         "echo \"$CUDA_VISIBLE_DEVICES\" > @{name}.part; mv @{name}.part @{name}.gpus\n\
@@ -32,7 +33,7 @@ fn gpu_stage(project: &Project, name: &str, gpus: u32) {
     project.experiment(&format!("  {name}: {{uses: {name}}}\n"), "");
 }
 
-/// What is short in the project's last run, and who has it: process and stage.
+/// The resources that the project's last run waits for, and their holders: process and stage.
 type Delayed = (Vec<String>, Vec<(u32, String)>);
 
 fn delayed(project: &Project) -> Option<Delayed> {
@@ -94,7 +95,7 @@ fn a_killed_engines_gpus_are_free_when_its_stage_is_gone() {
 fn processors_and_memory_are_shared_with_other_stores_too() {
     let one = Project::new();
     let two = beside(&one);
-    // Each would see the other, were they to run at the same time.
+    // If they ran at the same time, each would see the other.
     for project in [&one, &two] {
         let busy = one.path("busy").display().to_string();
         let alone = format!("mkdir {busy}\nsleep 0.2\nrmdir {busy}\n{COPY}");
@@ -137,7 +138,7 @@ fn a_stage_may_share_the_gpus_of_another_and_only_of_that_one() {
     gpu_stage(&project, "fit", 2);
     gpu_stage(&project, "score", 1);
     let stage = |name: &str| fs::read_to_string(project.path(&format!("stages/{name}/run.sh"))).unwrap();
-    // The one ends when it has seen the other.
+    // Each ends only once it has seen the other.
     project.write("stages/fit/run.sh", &stage("fit").replace("/go ]", "/score.gpus ]"));
     project.write("stages/score/run.sh", &stage("score").replace("/go ]", "/fit.gpus ]"));
     project.experiment("  fit: {uses: fit}\n  score: {uses: score, share: fit}\n", "");
@@ -161,11 +162,11 @@ fn leases_that_cannot_be_kept_stop_a_run_before_it_begins() {
     assert!(project.runs().is_empty());
 }
 
-/// A control group with a memory limit, and one inside it without; removed on drop.
+/// A control group with a memory limit, and one inside it without a limit. Removed on drop.
 struct Group(PathBuf);
 
 impl Group {
-    /// `None` where control groups cannot be made.
+    /// `None` if control groups cannot be created.
     fn with_limit(bytes: u64) -> Option<Self> {
         let name = format!("olmo-pipe-test-{}", std::process::id());
         for (mount, file) in [("memory", "memory.limit_in_bytes"), ("", "memory.max")] {
@@ -272,7 +273,7 @@ fn engines_whose_stages_need_all_gpus_or_one_all_finish_and_never_share_one() {
     let first = with_gpus();
     let projects = [beside(&first), beside(&first), beside(&first)];
     for (n, project) in projects.iter().enumerate() {
-        // A folder for each GPU in use: making one that is there fails.
+        // Each GPU in use has a folder. Creating one that already exists fails.
         let busy = first.path("busy").display().to_string();
         let script = format!(
             "mkdir -p {busy}\nfor gpu in $(echo \"$CUDA_VISIBLE_DEVICES\" | tr , ' '); do mkdir {busy}/$gpu; done\n\

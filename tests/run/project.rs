@@ -1,4 +1,4 @@
-//! A project in a folder of its own, and what the tests of runs do with it.
+//! [`Project`]: a project in its own folder, with helpers for the tests of runs.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,16 +10,16 @@ use std::time::{Duration, Instant};
 use olmo_pipe::run::{self, RunEvent, RunState, Status};
 use olmo_pipe::store::Store;
 
-/// How long a test waits for something that must come; never what it measures.
+/// Timeout for events that must occur. Tests never measure it.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A project in a folder of its own.
+/// A project in its own folder.
 pub struct Project {
     pub dir: tempfile::TempDir,
     pub variables: Vec<(String, String)>,
 }
 
-/// Writes `say` and all inputs into the output, and its own name into the file `ran`.
+/// A script that writes `say` and all inputs to the output, and its name to the file `ran`.
 pub const COPY: &str = r#"echo "$0" | sed 's|.*/stages/||; s|/run.sh||' >> "@ran"
 { echo "$1"; [ -z "$3" ] || cat "$3"/*/*; } > "$2/text"
 "#;
@@ -41,7 +41,7 @@ impl Project {
         fs::write(path, text).unwrap();
     }
 
-    /// A command stage with a list of texts, a param `say` and one output `text`. `@NAME` in
+    /// Adds a command stage with a list of texts, a param `say` and an output `text`. `@NAME` in
     /// the script is the file NAME of the project.
     pub fn stage(&self, name: &str, script: &str) {
         self.stage_with(name, script, "text: {type: text}", "cpus: 1, memory_mib: 16");
@@ -61,7 +61,7 @@ impl Project {
         self.write(&format!("stages/{name}/run.sh"), &format!("set -eu\n{script}"));
     }
 
-    /// The experiment `e.yaml` with these stages and outputs.
+    /// Writes the experiment `e.yaml` with these stages and outputs.
     pub fn experiment(&self, stages: &str, outputs: &str) {
         self.write("pipeline.yaml", &format!("pipeline: p\nparams: {{say: {{type: string, default: hello}}}}\nstages:\n{stages}outputs: {{{outputs}}}\n"));
         self.write("e.yaml", "experiment: e\nuses: pipeline.yaml\n");
@@ -71,7 +71,7 @@ impl Project {
         self.command_of(env!("CARGO_BIN_EXE_olmo-pipe"), arguments)
     }
 
-    /// `program` in the project, with the environment of its engines.
+    /// A command that runs `program` in the project, with the environment of its engines.
     pub fn command_of(&self, program: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(program);
         command.args(arguments).current_dir(self.dir.path()).stdin(Stdio::null());
@@ -79,7 +79,7 @@ impl Project {
             command.env_remove(name);
         }
         command.env("OLMO_PIPE_GRACE_S", "20");
-        // Other tests' engines, and other people's, are none of this project's business.
+        // The project has its own leases, so that other engines do not affect it.
         command.env("OLMO_PIPE_LEASES", self.path("leases"));
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command
@@ -89,7 +89,7 @@ impl Project {
         self.command(arguments).output().unwrap()
     }
 
-    /// Runs to success; what it printed.
+    /// Runs a command that must succeed. Returns its output.
     pub fn succeeds(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments);
         let said = said(&output);
@@ -113,7 +113,7 @@ impl Project {
         self.runs().pop().unwrap()
     }
 
-    /// The status of every stage in the last run.
+    /// The status of each stage in the last run.
     pub fn statuses(&self) -> BTreeMap<String, Status> {
         self.last_run().stages.iter().map(|(name, stage)| (name.to_owned(), stage.status)).collect()
     }
@@ -158,7 +158,7 @@ pub fn wait_until(what: &str, mut true_now: impl FnMut() -> bool) {
 }
 
 pub fn signal(child: &Child, signal: i32) {
-    // SAFETY: kill takes plain integers; the child was not waited for, so the number is its own.
+    // SAFETY: kill takes integers. The child was not reaped yet, so the PID is still its own.
     assert_eq!(unsafe { libc::kill(child.id() as i32, signal) }, 0);
 }
 
@@ -182,8 +182,8 @@ pub fn diamond() -> Project {
     project
 }
 
-/// Starts a grandchild that left its parent, its group and its session, ignores SIGTERM, and
-/// lives for minutes.
+/// A script that starts a grandchild outside its process group and session, which ignores SIGTERM
+/// and runs for minutes.
 pub const ESCAPE: &str = "( setsid sh -c 'trap \"\" TERM INT HUP; echo $$ > @escaped.part; mv @escaped.part @escaped; sleep 300' & ) &\n\
                       trap '' TERM INT\n";
 
@@ -192,11 +192,11 @@ pub fn lives(pid: &str) -> bool {
     stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
 }
 
-/// Runs `arguments` with `point` armed; the run must die there.
+/// Runs `arguments` with the failpoint `point`, at which the run must die.
 pub fn dies_at(project: &Project, point: &str, arguments: &[&str]) {
     let output = project.command(arguments).env("OLMO_PIPE_FAILPOINT", point).output().unwrap();
     assert_eq!(output.status.signal(), Some(libc::SIGKILL), "{point} was not reached\n{}", said(&output));
-    // Its stages die a moment later; until then they could still see what the test does next.
+    // The stages die a moment later. Until then, they could still see what the test does next.
     for work in fs::read_dir(project.path(".olmo-pipe/work-v1")).unwrap() {
         if let Ok(lock) = fs::File::open(work.unwrap().path().join("supervisor.lock")) {
             lock.lock().unwrap();

@@ -1,10 +1,10 @@
-//! Stages that fail, hang or take too long: which of them are tried again.
+//! Stages that fail, hang or take too long, and which of them are retried.
 
 use olmo_pipe::run::{RunEvent, Status};
 
 use super::project::*;
 
-/// Stage `a`, which ends with `ending` until it has run `times` times.
+/// A project with stage `a`, which ends with `ending` until it has run `times` times.
 fn failing(times: u32, ending: &str, with: &str) -> Project {
     let project = Project::new();
     let script = format!("echo x >> @count\nif [ $(wc -l < @count) -le {times} ]; then\n{ending}\nfi\n{COPY}");
@@ -72,10 +72,10 @@ fn a_stage_that_tells_and_prints_nothing_is_stopped_and_one_that_does_is_not() {
     let project = failing(9, "exec sleep 300", "stall: 1s");
     let output = project.run(&["run", "e.yaml"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(said(&output).contains("told and printed nothing for 1 s"), "{}", said(&output));
+    assert!(said(&output).contains("no events or output for 1 s"), "{}", said(&output));
     let again = failing(1, "exec sleep 300", "stall: 1s, retry: {max: 1, on: [stalled], backoff: 1s}");
     again.succeeds(&["run", "e.yaml"]);
-    // Longer than its `stall` in all, and never silent for half as long.
+    // It takes longer than `stall` in total, but is never silent for more than half of that.
     let chatty = failing(9, "for n in $(seq 30); do echo $n; sleep 0.2; done", "stall: 4s");
     chatty.succeeds(&["run", "e.yaml"]);
 }

@@ -1,4 +1,4 @@
-//! Which stages a run is about, and which of them run though their results are there.
+//! Selecting the stages of a run, and forcing stages to run in spite of cached results.
 
 use olmo_pipe::run::Status;
 use serde_json::Value;
@@ -41,7 +41,7 @@ fn a_forced_stage_runs_again_and_equal_bytes_stop_there() {
     project.stage("b", &format!("{COPY}cat @salt >> \"$2/text\"\n"));
     project.write("salt", "1\n");
     project.succeeds(&["run", "e.yaml"]);
-    // Nothing that the key knows of changed: only by force is it seen.
+    // Nothing in the key has changed, so only a forced run notices the difference.
     project.write("salt", "2\n");
     project.succeeds(&["run", "e.yaml"]);
     assert_eq!(project.ran()["b"], 3);

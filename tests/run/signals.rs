@@ -1,4 +1,5 @@
-//! What signals do to an engine and its stages, and that nothing outlives an engine, however it dies.
+//! The effects of signals on an engine and its stages. No process outlives its engine, however it
+//! dies.
 
 use std::fs;
 use std::os::unix::process::CommandExt;
@@ -25,7 +26,8 @@ fn sigusr1_lets_workers_save_and_hurts_nobody() {
         project.wait_for("other.here");
     }
     wait_until("two steps", || project.path("steps").exists() && steps(&project).len() == 2);
-    // The record says that the worker is up: before, the signal would come to nobody.
+    // Wait until the record says that the worker has started. Before that, the signal would be
+    // lost.
     wait_until("the start", || project.status("train") == Status::Running);
     signal(&engine, libc::SIGUSR1);
     project.wait_for("saved");
@@ -42,7 +44,7 @@ fn a_closed_terminal_ends_a_run_in_order_unless_it_was_started_to_outlive_it() {
     project.stage("a", &format!("touch @waits\nwhile [ ! -e @go ]; do sleep 0.02; done\n{COPY}"));
     project.experiment("  a: {uses: a}\n", "");
     let mut command = project.command(&["run", "e.yaml"]);
-    // These tests may themselves run under `nohup`, whose disposition the engine would inherit and keep.
+    // The tests may run under `nohup`. The engine would inherit and keep its disposition of SIGHUP.
     // SAFETY: `signal` may be called between fork and exec.
     unsafe {
         command.pre_exec(|| match libc::signal(libc::SIGHUP, libc::SIG_DFL) {
@@ -66,10 +68,10 @@ fn a_closed_terminal_ends_a_run_in_order_unless_it_was_started_to_outlive_it() {
     assert!(output.status.success(), "{}", said(&output));
 }
 
-/// `arguments` in a process whose parent ignored and blocked every signal that it could.
+/// A command with `arguments`, whose parent has ignored and blocked all possible signals.
 fn in_a_deaf_shell(project: &Project, arguments: &[&str]) -> std::process::Command {
     let mut command = project.command(arguments);
-    // SAFETY: only system calls between fork and exec.
+    // SAFETY: between fork and exec, only system calls are made.
     unsafe {
         command.pre_exec(|| {
             for signal in (1..=31).filter(|signal| ![libc::SIGKILL, libc::SIGSTOP, libc::SIGHUP].contains(signal)) {
@@ -98,7 +100,7 @@ fn signals_that_a_parent_ignored_and_blocked_reach_engine_and_stage() {
         signal(&engine, sent);
         let output = engine.wait_with_output().unwrap();
         assert_eq!(output.status.code(), code, "{}", said(&output));
-        // The lowest 31 bits are the signals with names; the shell itself sets none of them.
+        // The lowest 31 bits are the signals with names. The shell itself sets none of them.
         for line in
             project.read("signals").lines().filter(|line| line.starts_with("SigBlk") || line.starts_with("SigIgn"))
         {
@@ -114,7 +116,7 @@ fn parent(pid: i32) -> i32 {
     stat.rsplit_once(')').unwrap().1.split_ascii_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// Stage `a`, which leaves a daemon behind and waits until `go` is there.
+/// A project with stage `a`, which leaves behind a daemon and waits for the file `go`.
 fn leaving_a_daemon() -> Project {
     let project = Project::new();
     let wait = "echo $$ > @stage.part; mv @stage.part @stage\nwhile [ ! -e @go ]; do sleep 0.02; done\n";
@@ -123,7 +125,7 @@ fn leaving_a_daemon() -> Project {
     project
 }
 
-/// Engine, guard and supervisor of the stage that wrote its number into `stage`.
+/// PIDs of the engine, guard and supervisor of the stage that wrote its PID to `stage`.
 fn chain(project: &Project) -> [i32; 3] {
     let stage: i32 = project.read("stage").trim().parse().unwrap();
     let supervisor = parent(stage);
@@ -133,7 +135,7 @@ fn chain(project: &Project) -> [i32; 3] {
 
 fn kill_at_once(pids: &[i32]) {
     for pid in pids {
-        // SAFETY: kill takes plain integers; the processes are this test's, and nobody has collected them.
+        // SAFETY: kill takes integers. The processes belong to this test and were not reaped yet.
         assert_eq!(unsafe { libc::kill(*pid, libc::SIGKILL) }, 0);
     }
 }
@@ -172,7 +174,7 @@ fn what_outlives_all_its_supervisors_frees_no_lease_and_is_ended_by_the_next_eng
     project.wait_for("escaped");
     project.wait_for("stage");
     let pids = chain(&project);
-    // Stopped first: none of them can act while the others are being killed.
+    // Stop them first, so that none of them can act while the others are killed.
     for pid in &pids {
         // SAFETY: as in `kill_at_once`.
         assert_eq!(unsafe { libc::kill(*pid, libc::SIGSTOP) }, 0);
@@ -185,7 +187,7 @@ fn what_outlives_all_its_supervisors_frees_no_lease_and_is_ended_by_the_next_eng
     let work = fs::read_dir(project.path(".olmo-pipe/work-v1")).unwrap().next().unwrap().unwrap().path();
     let lock = fs::File::open(work.join("supervisor.lock")).unwrap();
     assert!(lock.try_lock().is_err(), "the daemon holds what the lease looks at");
-    // Another stage of another experiment of this store; the daemon is ended anyway.
+    // This is another stage of another experiment in this store. It kills the daemon anyway.
     project.write("go", "");
     project.stage("b", COPY);
     project.write("other.yaml", "experiment: other\nuses: q.yaml\n");

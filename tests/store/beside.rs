@@ -1,5 +1,5 @@
-//! `verify` and `verify --repair` beside commits and collections: no false alarm, and nothing that
-//! is being finished moves to quarantine.
+//! `verify` and `verify --repair` during commits and collections: there are no false alarms, and
+//! nothing unfinished is moved to quarantine.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -43,7 +43,7 @@ fn verify_and_repair_beside_an_engine_find_nothing_and_move_nothing() {
     assert!(project.statuses().values().all(|status| *status == Status::Cached));
 }
 
-/// An artifact of its own, and the finished stage that made it.
+/// Commits a unique artifact and the finished stage that made it.
 fn commit(store: &Store, folder: &std::path::Path, n: usize) -> (olmo_base::Digest, Action) {
     let out = folder.join(format!("out{n}"));
     fs::create_dir(&out).unwrap();
@@ -89,7 +89,7 @@ fn verify_beside_collections_finds_nothing() {
             for n in 0..300 {
                 commit(&store, dir.path(), n);
                 if n % 10 == 0 {
-                    // All that is there goes.
+                    // Everything in the store is removed.
                     std::thread::sleep(Duration::from_millis(10));
                     let seen: BTreeSet<_> = store.action_keys().unwrap().into_iter().collect();
                     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as i64;

@@ -1,5 +1,5 @@
-//! Links, FIFOs and folders in the place of every file that a store opens: no command hangs or
-//! follows them, and a repair makes the store sound again.
+//! Links, FIFOs and folders in place of every file that a store opens: no command hangs or follows
+//! them, and a repair makes the store valid again.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,8 @@ use crate::run::project::*;
 
 const KINDS: [&str; 4] = ["fifo", "link", "dangling link", "full folder"];
 
-/// Ends within a generous time; what it said, and how it ended.
+/// Runs a command, which must end within a generous timeout. Returns its output and its exit
+/// status.
 fn ends(project: &Project, arguments: &[&str], what: &str) -> Output {
     let mut command: Command = project.command(arguments);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -36,7 +37,7 @@ fn remove(path: &Path) {
     }
 }
 
-/// Puts something of `kind` in the place of `path`.
+/// Replaces `path` by a file of kind `kind`.
 fn intrude(project: &Project, path: &Path, kind: &str) {
     remove(path);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -56,7 +57,7 @@ fn sharded(project: &Project, folder: &str, digest: Digest) -> PathBuf {
     project.path(&format!(".olmo-pipe/{folder}/{}/{}", &hex[..2], &hex[2..]))
 }
 
-/// A project that ran, with a tag, a pin and an index.
+/// A project after a run, with a tag, a pin and an index.
 fn ran() -> Project {
     let project = Project::new();
     project.stage("a", COPY);
@@ -70,7 +71,7 @@ fn ran() -> Project {
     project
 }
 
-/// Every file of a store that commands open, by a name for messages.
+/// All files of a store that commands open, with names for messages.
 fn places(project: &Project) -> Vec<(&'static str, PathBuf)> {
     let store = project.store();
     let artifact = Reference::resolve(&store, "latest:text").unwrap();
@@ -131,7 +132,7 @@ fn whatever_stands_in_the_place_of_a_file_is_reported_never_followed_and_repaire
             let output = ends(&project, &["run", "e.yaml"], &what);
             let explained = output.status.success() || said(&output).contains("help:");
             assert!(explained, "{what}: {}", said(&output));
-            // Anew, should the run have moved it away.
+            // Put it there again, in case the run has moved it away.
             intrude(&project, &path, kind);
             let output = ends(&project, &["artifacts", "verify", "--repair"], &what);
             assert!(
@@ -146,7 +147,7 @@ fn whatever_stands_in_the_place_of_a_file_is_reported_never_followed_and_repaire
             assert_eq!(project.read("out/e/text/text"), expected, "{what}");
             assert_eq!(project.read("foreign"), "not olmo-pipe's", "{what}");
             assert!(!project.path("nowhere").exists(), "{what}");
-            // What the repair took away for good.
+            // Recreate the files that the repair removed for good.
             project.succeeds(&["artifacts", "tag", "mine", "latest:text", "--move"]);
             project.succeeds(&["artifacts", "pin", "mine"]);
             project.succeeds(&["artifacts", "list"]);

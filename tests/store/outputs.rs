@@ -1,4 +1,4 @@
-//! What stages leave in their outputs: read-only folders, programs, labels in upper and lower case.
+//! Unusual outputs of stages: read-only folders, programs, and labels that differ in case.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -57,7 +57,7 @@ fn a_program_stays_one_through_the_store_the_next_stage_and_an_export() {
         serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()["digest"].clone()
     };
     assert_eq!(digest("folder"), digest("tool"));
-    // The two files have the same bytes, which are there once, and stay read-only.
+    // The two files have the same bytes, which are stored once and stay read-only.
     let objects = project.store().objects().unwrap();
     let of_tool = objects.iter().filter(|(_, size)| *size == 23).count();
     assert_eq!(of_tool, 1, "{objects:?}");

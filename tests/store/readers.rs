@@ -1,4 +1,4 @@
-//! Who may read a store and not write it, and who shares one with a group.
+//! Users who may read a store but not write to it, and users who share a store with a group.
 
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
@@ -9,11 +9,11 @@ use std::process::Command;
 
 use crate::run::project::*;
 
-/// Neither root nor whoever runs the tests as root.
+/// A user ID that is neither root nor the user that runs the tests.
 const NOBODY: u32 = 65534;
 
 fn is_root() -> bool {
-    // SAFETY: the call takes nothing and cannot fail.
+    // SAFETY: the call takes no arguments and cannot fail.
     unsafe { libc::getuid() == 0 }
 }
 
@@ -29,7 +29,8 @@ fn below(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The program, where every user may execute it: the clone may lie in a folder that only root enters.
+/// The program in a place where every user may execute it. The repository may be in a folder that
+/// only root can enter.
 fn program(project: &Project) -> String {
     let built = env!("CARGO_BIN_EXE_olmo-pipe");
     if !is_root() {
@@ -37,14 +38,14 @@ fn program(project: &Project) -> String {
     }
     let copy = project.path("olmo-pipe");
     if !copy.exists() {
-        // A process of its own writes it: a file that this one has open for writing cannot be
-        // executed, and a child that another test has just forked would hold it open.
+        // A separate process writes it. A file that is open for writing cannot be executed, and a
+        // child that another test has just forked would hold it open.
         assert!(Command::new("cp").arg(built).arg(&copy).status().unwrap().success());
     }
     copy.display().to_string()
 }
 
-/// A command in `project` as its owner, who is not root: permissions mean nothing to root.
+/// A command in `project` as its owner, who is not root, since permissions do not apply to root.
 pub fn somebody(project: &Project, arguments: &[&str]) -> Command {
     let mut command = project.command_of(&program(project), arguments);
     if is_root() {
@@ -56,7 +57,7 @@ pub fn somebody(project: &Project, arguments: &[&str]) -> Command {
     command
 }
 
-/// A command in `project` as a user who may read everything in it and write nothing.
+/// A command in `project` as a user who may read everything in it, but write nothing.
 fn reader(project: &Project, arguments: &[&str]) -> Command {
     let mut command = project.command_of(&program(project), arguments);
     fs::set_permissions(project.dir.path(), Permissions::from_mode(0o755)).unwrap();
@@ -66,7 +67,7 @@ fn reader(project: &Project, arguments: &[&str]) -> Command {
     command
 }
 
-/// Takes the right to write in `folder` from its owner, or gives it back.
+/// Removes or restores the owner's permission to write in `folder`.
 fn set_writable(folder: &Path, writable: bool) {
     let paths = below(folder);
     for path in paths.iter().filter(|path| !path.is_symlink()) {
@@ -76,8 +77,8 @@ fn set_writable(folder: &Path, writable: bool) {
     }
 }
 
-/// Every file below `folder` with what tells a change, but for what only saves time and may be
-/// written by whoever may write.
+/// All files below `folder` with data that reveals a change, except files that only save time,
+/// which any user with write permission may write.
 fn snapshot(folder: &Path) -> BTreeMap<PathBuf, (u64, u64, i64, i64)> {
     let saves_time =
         |path: &PathBuf| ["stat-v1", "tmp", "index-v1"].iter().any(|name| path.iter().any(|part| part == *name));
@@ -199,7 +200,7 @@ fn a_list_needs_no_second_thread() {
     project.succeeds(&["run", "e.yaml"]);
     let expected = project.succeeds(&["artifacts", "list"]);
     let mut command = reader(&project, &["artifacts", "list"]);
-    // SAFETY: setrlimit takes plain values and is safe between fork and exec.
+    // SAFETY: setrlimit takes plain values and may be called between fork and exec.
     unsafe {
         command.pre_exec(|| {
             let limit = libc::rlimit { rlim_cur: 1, rlim_max: 1 };
@@ -214,7 +215,7 @@ fn a_list_needs_no_second_thread() {
     assert_eq!(said(&output), expected);
 }
 
-/// A shell that takes a umask and then becomes the command.
+/// A shell that sets a umask and then executes the command.
 fn with_umask(project: &Project, umask: &str, arguments: &[&str]) -> Command {
     let mut command = project.command_of("/bin/sh", &["-c", "umask $0; exec \"$@\"", umask, &program(project)]);
     command.args(arguments);
@@ -241,7 +242,7 @@ fn what_a_member_makes_in_a_shared_store_the_group_may_write_whatever_the_umask(
     }
     let said = project.succeeds(&["run", "e.yaml", "--shared"]);
     assert!(said.contains("cached"), "again is no change: {said}");
-    // A store that is there already is not given away.
+    // An existing store is not shared with the group.
     project.write("folder/x", "x");
     project.succeeds(&["artifacts", "import", "folder", "--type", "dir", "--store", "own"]);
     let output = project.run(&["run", "e.yaml", "--store", "own", "--shared"]);
@@ -271,7 +272,7 @@ fn members_of_a_group_use_continue_and_collect_what_others_made() {
         said(&output)
     };
     member(NOBODY - 1, &["run", "e.yaml", "--shared"]);
-    // Results are named beside the store, in a folder of the first member.
+    // Results are written next to the store, in a folder of the first member.
     assert!(Command::new("chmod").args(["-R", "g+w"]).arg(project.path("out")).status().unwrap().success());
     assert!(member(NOBODY, &["run", "e.yaml"]).contains("cached"));
     member(NOBODY, &["run", "e.yaml", "--no-cache-read"]);
