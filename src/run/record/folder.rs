@@ -293,7 +293,7 @@ fn read_recorded_with(folder: &Path, id: &RunId, fill_in: bool) -> Result<Record
     };
     let recorded = recorded.map_err(|e| damaged(format!("{}: {e}", path.display())))?;
     Ok(match head.format {
-        1 => Recorded { sources: recorded.sources.from_format_1(&recorded.resolved), ..recorded },
+        1 => Recorded { sources: recorded.sources.upgrade_format_1(&recorded.resolved), ..recorded },
         _ => recorded,
     })
 }

@@ -153,7 +153,7 @@ impl Sources {
     }
 
     /// Converts sources from a record of format 1, which held the commands by stage.
-    pub fn from_format_1(self, resolved: &Resolved) -> Self {
+    pub fn upgrade_format_1(self, resolved: &Resolved) -> Self {
         let uses = |stage: String| resolved.stages.get(&stage).map_or(stage, |s| s.uses.clone());
         let commands = self.commands.into_iter().map(|(stage, key)| (uses(stage), key)).collect();
         Self { commands, ..self }
