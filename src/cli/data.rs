@@ -31,7 +31,7 @@ const FLAGS: [&str; 5] = ["--ids", "--json", "--help", "-h", "--version"];
 
 impl Data {
     pub fn run(self, common: &Common) -> Result<Exit, Problem> {
-        let path = Worker::place();
+        let path = Worker::default_path();
         let mut command = Command::new(&path);
         // Help and usage show the name that the user typed, not the worker's.
         command.arg0("olmo-pipe").arg("data").stdin(Stdio::null());

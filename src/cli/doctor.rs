@@ -109,7 +109,7 @@ impl Report {
         Ok(Self {
             format: 1,
             engine: env!("CARGO_PKG_VERSION"),
-            host: Host::here(),
+            host: Host::current(),
             memory_available: memory_available(),
             backends: backends.into(),
             devices: nvidia::devices(&gpus),
@@ -181,7 +181,7 @@ impl Machine<'_> {
             Err(error) => return broken(backend, &error),
         };
         if let Some(why) = other_build(&worker) {
-            return not_ready(backend, why, Some(backend.build().into()));
+            return not_ready(backend, why, Some(backend.build_command().into()));
         }
         let name = if backend == Backend::LibTorchCuda { "libtorch" } else { backend.name() };
         let library = worker.backends().get(name).cloned().unwrap_or_default();
@@ -214,9 +214,9 @@ impl Machine<'_> {
             (Some(true), devices) => devices.unwrap_or_default(),
             _ if !self.has_any() => {
                 let what = "its worker was built for the CPU, and no GPU is visible to this process";
-                return Err((what.into(), Backend::LibTorchCuda.build().into()));
+                return Err((what.into(), Backend::LibTorchCuda.build_command().into()));
             }
-            _ => return Err(("its worker was built for the CPU".into(), Backend::LibTorchCuda.build().into())),
+            _ => return Err(("its worker was built for the CPU".into(), Backend::LibTorchCuda.build_command().into())),
         };
         let without = "without a GPU, set `device: cpu`";
         match self.driver {
@@ -255,14 +255,17 @@ impl Machine<'_> {
             (None, Some(folder)) => Ok(format!(", no NVRTC, kernels from {folder}")),
             (None, None) => {
                 let why = at("why").unwrap_or("its worker reports no kernel compiler");
-                Err((format!("libtorch with CUDA, {devices} GPUs: {why}"), Backend::LibTorchCuda.build().into()))
+                Err((
+                    format!("libtorch with CUDA, {devices} GPUs: {why}"),
+                    Backend::LibTorchCuda.build_command().into(),
+                ))
             }
         }
     }
 }
 
 fn worker(backend: Backend) -> Result<Worker, ExecError> {
-    Worker::find(&backend.worker(&Worker::place())).map_err(|error| match error {
+    Worker::find(&backend.worker_path(&Worker::default_path())).map_err(|error| match error {
         ExecError::WorkerMissing(path) => ExecError::missing(path, backend),
         other => other,
     })
@@ -278,7 +281,7 @@ fn other_build(worker: &Worker) -> Option<String> {
 }
 
 fn not_ready(backend: Backend, what: String, way_out: Option<String>) -> BackendReport {
-    let worker = backend.worker(&Worker::place());
+    let worker = backend.worker_path(&Worker::default_path());
     BackendReport { name: backend.name(), worker, ready: false, what, way_out }
 }
 
@@ -288,10 +291,10 @@ fn broken(backend: Backend, error: &ExecError) -> BackendReport {
         other => other.to_string(),
     };
     let way_out = match error {
-        ExecError::BackendMissing { .. } => Some(backend.build().to_owned()),
+        ExecError::BackendMissing { .. } => Some(backend.build_command().to_owned()),
         // The general hint does not mention libtorch.
         ExecError::WorkerBroken { why, .. } if backend != Backend::Flex && why.contains("lib") => {
-            Some(format!("libtorch is not where it was when the worker was built: {}", backend.build()))
+            Some(format!("libtorch is not where it was when the worker was built: {}", backend.build_command()))
         }
         other => other.hint(),
     };

@@ -91,7 +91,7 @@ fn write(path: &Path, text: &str) -> Result<(), Problem> {
 
 /// The text of each stage's schema file, by stage name.
 fn described() -> Result<BTreeMap<String, String>, Problem> {
-    let worker = Worker::find(&Worker::place()).map_err(crate::run::RunError::from)?;
+    let worker = Worker::find(&Worker::default_path()).map_err(crate::run::RunError::from)?;
     Ok(worker.descriptions().iter().map(|(name, value)| (name.clone(), format!("{value:#}\n"))).collect())
 }
 

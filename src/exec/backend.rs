@@ -66,7 +66,7 @@ impl Backend {
     }
 
     /// The path of the worker with this backend, given the path of the worker for flex.
-    pub fn worker(self, flex: &Path) -> PathBuf {
+    pub fn worker_path(self, flex: &Path) -> PathBuf {
         if self == Self::Flex {
             return flex.to_owned();
         }
@@ -76,7 +76,7 @@ impl Backend {
     }
 
     /// The command that builds the worker with this backend.
-    pub fn build(self) -> &'static str {
+    pub fn build_command(self) -> &'static str {
         match self {
             Self::Flex => "cargo build --release",
             Self::LibTorch => "scripts/libtorch cpu --build",
@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn the_workers_are_in_the_same_folder() {
         let flex = Path::new("/opt/bin/olmo-worker");
-        assert_eq!(Backend::Flex.worker(flex), flex);
-        assert_eq!(Backend::LibTorch.worker(flex), Path::new("/opt/bin/olmo-worker-libtorch"));
+        assert_eq!(Backend::Flex.worker_path(flex), flex);
+        assert_eq!(Backend::LibTorch.worker_path(flex), Path::new("/opt/bin/olmo-worker-libtorch"));
     }
 }

@@ -107,7 +107,7 @@ impl Diagnose for ExecError {
             Self::BackendMissing { backend, .. } | Self::BackendNotBuilt { backend, .. } => {
                 format!(
                     "build it: {} (needs Python 3 with pip, and a C++ compiler); or set `backend: flex`",
-                    backend.build()
+                    backend.build_command()
                 )
             }
             Self::NoGpuRequested { stage } => {
@@ -120,7 +120,7 @@ impl Diagnose for ExecError {
             | Self::WorkerProtocol { path, .. }
             | Self::WorkerLacks { path, .. }
             | Self::WorkerDiffers { path, .. } => match path.to_string_lossy().ends_with("-libtorch") {
-                true => format!("{BUILD} && {} (or cuda)", Backend::LibTorch.build()),
+                true => format!("{BUILD} && {} (or cuda)", Backend::LibTorch.build_command()),
                 false => BUILD.into(),
             },
             Self::UnknownReference { .. } => {

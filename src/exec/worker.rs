@@ -40,7 +40,7 @@ struct Described {
 
 impl Worker {
     /// The path at which the worker should be: `OLMO_PIPE_WORKER`, or next to this program.
-    pub fn place() -> PathBuf {
+    pub fn default_path() -> PathBuf {
         if let Some(path) = std::env::var_os(VARIABLE).filter(|p| !p.is_empty()) {
             // Workers start in other folders, so a relative path has to be made absolute.
             return std::path::absolute(&path).unwrap_or_else(|_| path.into());

@@ -87,7 +87,7 @@ impl Default for Options {
             fail_fast: false,
             executor: Arc::new(Local::default()),
             grace: Duration::from_secs(30),
-            worker: Worker::place(),
+            worker: Worker::default_path(),
             sourcing: Sourcing::default(),
         }
     }

@@ -33,7 +33,7 @@ use crate::store::Store;
 /// Runs the experiment `resolved`. Stages with a cached result do not run again.
 pub fn run(store: &Store, resolved: &Resolved, options: &Options, watch: &mut dyn Watch) -> Result<Report, RunError> {
     for name in options.fresh.iter().chain(&options.force) {
-        board::named(resolved, name)?;
+        board::stages_named(resolved, name)?;
     }
     let selected = options.selection.choose(resolved)?;
     check_resources(resolved, &selected.names, options)?;
@@ -157,7 +157,7 @@ fn check_plan(
         if backend == Backend::LibTorchCuda && stage.resources.gpus == 0 {
             return Err(ExecError::NoGpuRequested { stage: name.clone() }.into());
         }
-        let worker = match workers.entry(backend.worker(&options.worker)) {
+        let worker = match workers.entry(backend.worker_path(&options.worker)) {
             Entry::Occupied(found) => found.into_mut(),
             Entry::Vacant(place) => {
                 let found = Worker::find(place.key()).map_err(|error| match error {

@@ -160,7 +160,7 @@ impl Job {
             )
         } else {
             attempt.write_request(&self.request(work, attempt, handed, items)?)?;
-            let worker = Backend::for_stage(&self.spec).worker(&self.worker);
+            let worker = Backend::for_stage(&self.spec).worker_path(&self.worker);
             let argv = vec![worker.into_os_string(), "run".into(), attempt.folder.clone().into_os_string()];
             let environment = command::worker_environment(self.grant.cpus as usize, &attempt.temporary());
             (attempt.folder.clone(), argv, environment)

@@ -148,7 +148,7 @@ impl<'r> Board<'r> {
     }
 
     /// The listed task at `place`.
-    pub fn at(&self, place: &Place) -> Option<usize> {
+    pub fn task_at(&self, place: &Place) -> Option<usize> {
         let stage = &self.stages[self.stage(&place.stage)?];
         stage.tasks.iter().copied().find(|i| self.tasks[*i].label == place.item)
     }
@@ -435,7 +435,7 @@ impl<'r> Board<'r> {
 
 /// The stages that `name` refers to, at least one. In a sweep, the name of a pipeline's stage
 /// refers to that stage in every trial.
-pub fn named<'r>(resolved: &'r Resolved, name: &str) -> Result<Vec<&'r str>, RunError> {
+pub fn stages_named<'r>(resolved: &'r Resolved, name: &str) -> Result<Vec<&'r str>, RunError> {
     let found = resolved.named(name);
     if found.is_empty() {
         let known = resolved.stages.keys().map(str::to_owned).collect();
@@ -455,7 +455,7 @@ pub fn order(resolved: &Resolved, targets: &[String]) -> Result<Vec<String>, Run
     let graph = Graph::new(resolved)?;
     let mut wanted = BTreeSet::new();
     for target in targets {
-        for name in named(resolved, target)? {
+        for name in stages_named(resolved, target)? {
             wanted.insert(name);
             wanted.extend(graph.all_dependencies(name));
         }

@@ -26,7 +26,7 @@ impl Selection {
     /// The stages of `resolved` that are selected.
     pub fn choose(&self, resolved: &Resolved) -> Result<Selected, RunError> {
         let all = |names: &[String]| -> Result<Vec<String>, RunError> {
-            let named = names.iter().map(|name| board::named(resolved, name)).collect::<Result<Vec<_>, _>>()?;
+            let named = names.iter().map(|name| board::stages_named(resolved, name)).collect::<Result<Vec<_>, _>>()?;
             Ok(named.into_iter().flatten().map(str::to_owned).collect())
         };
         let (until, first) = (all(&self.until)?, all(&self.from)?);

@@ -81,7 +81,7 @@ impl Environment {
             backends: found.backends().clone(),
         });
         let (pid, engine) = (std::process::id(), env!("CARGO_PKG_VERSION").to_owned());
-        Self { at, pid, engine, host: Host::here(), git: Git::read(root), worker }
+        Self { at, pid, engine, host: Host::current(), git: Git::read(root), worker }
     }
 
     /// The environments that the engines of the run in `folder` recorded, oldest first.
@@ -123,7 +123,7 @@ impl Drop for EnvironmentRecorder {
 }
 
 impl Host {
-    pub(crate) fn here() -> Self {
+    pub(crate) fn current() -> Self {
         let line = |path: &str| fs::read_to_string(path).ok().map(|t| t.trim().to_owned()).filter(|t| !t.is_empty());
         let cpu = fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
             let model = text.lines().find(|l| l.starts_with("model name"))?;

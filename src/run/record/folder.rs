@@ -107,7 +107,7 @@ impl RunRecord {
             sources: sources.clone(),
         };
         let unwritten = |e: serde_json::Error| RunError::RunDamaged {
-            id: "that begins".into(),
+            id: "(new)".into(),
             why: format!("it cannot be written: {e}"),
         };
         let mut text = serde_json::to_string(&recorded).map_err(unwritten)?;
@@ -173,7 +173,7 @@ impl RunRecord {
     /// be lost in a power failure.
     pub fn append(&mut self, event: &RunEvent) -> Result<(), RunError> {
         if matches!(event, RunEvent::Started { .. }) && self.environment.is_none() {
-            self.environment = Some(EnvironmentRecorder::start(&self.folder, &self.root, Worker::place()));
+            self.environment = Some(EnvironmentRecorder::start(&self.folder, &self.root, Worker::default_path()));
         }
         let record = Record { at: now_ms(), event: event.clone() };
         let lasting = !matches!(

@@ -157,7 +157,7 @@ impl<'r, 'w> Scheduler<'r, 'w> {
                 Some(Message::Save) => self.save_all(),
                 None => self.on_deadline(),
             }
-            if self.shutdown.gives_up(Instant::now()) {
+            if self.shutdown.should_give_up(Instant::now()) {
                 break;
             }
         }
@@ -345,7 +345,7 @@ impl<'r, 'w> Scheduler<'r, 'w> {
         damage: Box<crate::run::plan::board::DamagedInput>,
     ) -> Input {
         self.cache.distrust();
-        let maker = damage.maker.as_ref().and_then(|maker| self.tracker.board().at(maker));
+        let maker = damage.maker.as_ref().and_then(|maker| self.tracker.board().task_at(maker));
         let instance = self.tracker.instance_mut(task);
         instance.repairs += 1;
         let give_up = maker.is_none() || instance.repairs > MAX_REPAIRS;

@@ -24,7 +24,7 @@ impl Shutdown {
         self.kill_at.into_iter().chain(self.give_up_at).min()
     }
 
-    pub(super) fn gives_up(&self, now: Instant) -> bool {
+    pub(super) fn should_give_up(&self, now: Instant) -> bool {
         self.give_up_at.is_some_and(|at| now >= at)
     }
 }

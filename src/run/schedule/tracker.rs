@@ -226,7 +226,7 @@ impl<'w, 'r> Tracker<'w, 'r> {
                 }
                 Effect::Skip { because } => self.end_without_outputs(task, because.clone()),
                 Effect::Repair(damage) => {
-                    if let Some(maker) = damage.maker.as_ref().and_then(|maker| self.board.at(maker)) {
+                    if let Some(maker) = damage.maker.as_ref().and_then(|maker| self.board.task_at(maker)) {
                         self.reopen(maker);
                     }
                     self.mark(self.board.tasks[task].stage, Todo::Check(task));
