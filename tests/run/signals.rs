@@ -162,7 +162,7 @@ fn nothing_outlives_an_engine_and_any_of_its_supervisors_that_are_killed_togethe
         wait_until(&format!("the end of all after {who}"), || !lives(&daemon) && !lives(&project.read("stage")));
         if killed[0] != pids[0] {
             assert_eq!(output.status.code(), Some(1), "{}", said(&output));
-            assert!(said(&output).contains("killed its supervisor"), "{}", said(&output));
+            assert!(said(&output).contains("its supervisor was killed"), "{}", said(&output));
         }
     }
 }
