@@ -93,7 +93,7 @@ impl Horizon {
     const TOLERANCE: u64 = 3600;
 
     pub fn now() -> Self {
-        let digits = olmo_base::units::utc(run::now_ms() / 1000 + Self::TOLERANCE);
+        let digits = olmo_base::units::utc(olmo_base::units::now_ms() / 1000 + Self::TOLERANCE);
         let digits: String = digits.chars().filter(char::is_ascii_digit).collect();
         Self(digits)
     }

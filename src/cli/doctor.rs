@@ -6,12 +6,14 @@ use std::process::{Command, Stdio};
 
 use clap::Args;
 use olmo_base::Diagnose;
+use olmo_stage::Compute;
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::cli::common::{Common, current_folder};
 use crate::cli::nvidia::{self, Device, LEAST_DRIVER};
-use crate::exec::{Backend, ExecError, Worker};
+use crate::exec::backend::{build_command, worker_path};
+use crate::exec::{ExecError, Worker};
 use crate::run::{Host, gpus};
 use crate::ui::{Exit, Problem, answer, answer_json, escape_control};
 
@@ -93,8 +95,7 @@ impl Report {
         let gpus = gpus::visible();
         let driver = nvidia::driver();
         let machine = Machine { gpus: &gpus, driver: driver.as_deref() };
-        let backends =
-            [Backend::Flex, Backend::LibTorch, Backend::LibTorchCuda].map(|backend| machine.inspect(backend));
+        let backends = [Compute::FLEX, Compute::LIBTORCH, Compute::CUDA].map(|compute| machine.inspect(compute));
         let tool = |name: &'static str, found: bool, way_out: &'static str| Tool { name, found, way_out };
         let answers = |program: &str, arguments: &[&str]| {
             let mut command = Command::new(program);
@@ -171,33 +172,33 @@ struct Machine<'m> {
 }
 
 impl Machine<'_> {
-    fn inspect(&self, backend: Backend) -> BackendReport {
-        let worker = match worker(backend) {
+    fn inspect(&self, compute: Compute) -> BackendReport {
+        let worker = match worker(compute) {
             Ok(worker) => worker,
             // Without a GPU, a missing GPU worker is not worth reporting.
-            Err(ExecError::BackendMissing { .. }) if backend == Backend::LibTorchCuda && !self.has_any() => {
-                return not_ready(backend, "no GPU is visible to this process".into(), None);
+            Err(ExecError::BackendMissing { .. }) if compute == Compute::CUDA && !self.has_any() => {
+                return not_ready(compute, "no GPU is visible to this process".into(), None);
             }
-            Err(error) => return broken(backend, &error),
+            Err(error) => return broken(compute, &error),
         };
         if let Some(why) = other_build(&worker) {
-            return not_ready(backend, why, Some(backend.build_command().into()));
+            return not_ready(compute, why, Some(build_command(compute).into()));
         }
-        let name = if backend == Backend::LibTorchCuda { "libtorch" } else { backend.name() };
+        let name = if compute == Compute::CUDA { "libtorch" } else { compute.name() };
         let library = worker.backends().get(name).cloned().unwrap_or_default();
-        let found = match backend {
-            Backend::LibTorchCuda => self.cuda(&worker).map(|more| format!("{library}{more}")),
+        let found = match compute {
+            Compute::CUDA => self.cuda(&worker).map(|more| format!("{library}{more}")),
             _ => Ok(library),
         };
         match found {
             Ok(what) => BackendReport {
-                name: backend.name(),
+                name: compute.name(),
                 worker: worker.path().to_owned(),
                 ready: true,
                 what,
                 way_out: None,
             },
-            Err((what, way_out)) => not_ready(backend, what, Some(way_out)),
+            Err((what, way_out)) => not_ready(compute, what, Some(way_out)),
         }
     }
 
@@ -214,9 +215,9 @@ impl Machine<'_> {
             (Some(true), devices) => devices.unwrap_or_default(),
             _ if !self.has_any() => {
                 let what = "its worker was built for the CPU, and no GPU is visible to this process";
-                return Err((what.into(), Backend::LibTorchCuda.build_command().into()));
+                return Err((what.into(), build_command(Compute::CUDA).into()));
             }
-            _ => return Err(("its worker was built for the CPU".into(), Backend::LibTorchCuda.build_command().into())),
+            _ => return Err(("its worker was built for the CPU".into(), build_command(Compute::CUDA).into())),
         };
         let without = "without a GPU, set `device: cpu`";
         match self.driver {
@@ -255,18 +256,15 @@ impl Machine<'_> {
             (None, Some(folder)) => Ok(format!(", no NVRTC, kernels from {folder}")),
             (None, None) => {
                 let why = at("why").unwrap_or("its worker reports no kernel compiler");
-                Err((
-                    format!("libtorch with CUDA, {devices} GPUs: {why}"),
-                    Backend::LibTorchCuda.build_command().into(),
-                ))
+                Err((format!("libtorch with CUDA, {devices} GPUs: {why}"), build_command(Compute::CUDA).into()))
             }
         }
     }
 }
 
-fn worker(backend: Backend) -> Result<Worker, ExecError> {
-    Worker::find(&backend.worker_path(&Worker::default_path())).map_err(|error| match error {
-        ExecError::WorkerMissing(path) => ExecError::missing(path, backend),
+fn worker(compute: Compute) -> Result<Worker, ExecError> {
+    Worker::find(&worker_path(compute, &Worker::default_path())).map_err(|error| match error {
+        ExecError::WorkerMissing(path) => ExecError::missing(path, compute),
         other => other,
     })
 }
@@ -280,25 +278,25 @@ fn other_build(worker: &Worker) -> Option<String> {
     Some(crate::builtin::STAGES.iter().find_map(differs)?.to_string())
 }
 
-fn not_ready(backend: Backend, what: String, way_out: Option<String>) -> BackendReport {
-    let worker = backend.worker_path(&Worker::default_path());
-    BackendReport { name: backend.name(), worker, ready: false, what, way_out }
+fn not_ready(compute: Compute, what: String, way_out: Option<String>) -> BackendReport {
+    let worker = worker_path(compute, &Worker::default_path());
+    BackendReport { name: compute.name(), worker, ready: false, what, way_out }
 }
 
-fn broken(backend: Backend, error: &ExecError) -> BackendReport {
+fn broken(compute: Compute, error: &ExecError) -> BackendReport {
     let what = match error {
         ExecError::BackendMissing { .. } => "its worker is not built".to_owned(),
         other => other.to_string(),
     };
     let way_out = match error {
-        ExecError::BackendMissing { .. } => Some(backend.build_command().to_owned()),
+        ExecError::BackendMissing { .. } => Some(build_command(compute).to_owned()),
         // The general hint does not mention libtorch.
-        ExecError::WorkerBroken { why, .. } if backend != Backend::Flex && why.contains("lib") => {
-            Some(format!("libtorch is not where it was when the worker was built: {}", backend.build_command()))
+        ExecError::WorkerBroken { why, .. } if compute != Compute::FLEX && why.contains("lib") => {
+            Some(format!("libtorch is not where it was when the worker was built: {}", build_command(compute)))
         }
         other => other.hint(),
     };
-    not_ready(backend, what, way_out)
+    not_ready(compute, what, way_out)
 }
 
 /// Where `scripts/libtorch` puts the libtorch of `kind`.

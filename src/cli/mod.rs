@@ -16,7 +16,7 @@ mod schema;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use olmo_stage::signals;
 
 use crate::cli::common::Common;
@@ -109,7 +109,7 @@ pub fn main() -> ExitCode {
         Command::Init(init) => init.run(),
         Command::Recipes(recipes) => recipes.run(),
         Command::Doctor(doctor) => doctor.run(&common),
-        Command::Completion(completion) => completion.run(),
+        Command::Completion(completion) => completion.run(Arguments::command()),
         Command::Schema(schema) => schema.run(),
     };
     let exit = done.unwrap_or_else(|problem| {

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, CommandFactory, Subcommand};
+use clap::{Args, Subcommand};
 use olmo_base::PathError;
 
 use crate::recipes::{self, RECIPES, Recipe, RecipeError};
@@ -132,9 +132,10 @@ pub struct Completion {
 }
 
 impl Completion {
-    pub fn run(self) -> Result<Exit, Problem> {
+    /// Prints the script for `command`.
+    pub fn run(self, mut command: clap::Command) -> Result<Exit, Problem> {
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut crate::cli::Arguments::command(), "olmo-pipe", &mut script);
+        clap_complete::generate(self.shell, &mut command, "olmo-pipe", &mut script);
         answer(&String::from_utf8_lossy(&script));
         Ok(Exit::Success)
     }

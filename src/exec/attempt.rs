@@ -14,7 +14,6 @@
 
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -23,7 +22,7 @@ use olmo_stage::protocol;
 
 use crate::exec::error::ExecError;
 use crate::exec::item_list::ItemRecord;
-use crate::exec::supervise::{self, processes};
+use crate::exec::supervise;
 use crate::store::remove_tree;
 
 /// How long to wait until the supervisor of a dead engine has ended its stage.
@@ -76,33 +75,7 @@ impl Work {
     /// Kills the processes of attempts whose engine, guard and supervisor were all killed at once.
     /// Does nothing while a guard or a supervisor is alive, since it does this itself.
     pub fn kill_leftovers(&self) -> Result<(), ExecError> {
-        let path = self.0.join(supervise::GUARD);
-        let guard = match files::open_regular(&path) {
-            Ok(guard) => guard,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            Err(e) => return Err(PathError::during("open", &path, e).into()),
-        };
-        let Ok(Some(_lock)) = LockedFile::try_from_file(guard) else { return Ok(()) };
-        // The lock is held until the function returns, so that no new attempt starts. Folders are
-        // compared by device and inode, since the attempt may have reached the store by another
-        // path.
-        let place = |path: &Path| fs::metadata(path).ok().map(|m| (m.dev(), m.ino()));
-        let own = place(&self.0);
-        let engine = std::process::id();
-        for _ in 0..1000 {
-            let found = processes::attempt_processes();
-            let found: Vec<_> = found
-                .into_iter()
-                .filter(|(pid, work)| pid.as_raw_nonzero().get() as u32 != engine && place(work) == own)
-                .map(|(pid, _)| pid)
-                .collect();
-            if found.is_empty() {
-                break;
-            }
-            processes::kill_all(&found);
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        Ok(())
+        supervise::kill_leftovers(&self.0)
     }
 
     /// Discards all unfinished work.
@@ -203,7 +176,7 @@ pub fn kill_leftovers(works: &[Work]) {
     if works.is_empty() {
         return;
     }
-    let mut keys: Vec<_> = processes::attempt_processes()
+    let mut keys: Vec<_> = supervise::processes::attempt_processes()
         .into_iter()
         .filter_map(|(_, work)| work.file_name().map(ToOwned::to_owned))
         .collect();

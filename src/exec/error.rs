@@ -4,8 +4,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use olmo_base::{Diagnose, PathError};
+use olmo_stage::Compute;
+use olmo_stage::compute::Backend;
 
-use crate::exec::backend::Backend;
+use crate::exec::backend::build_command;
 
 /// Why a stage's process could not be started or watched. A stage that ran and failed is not an
 /// [`ExecError`]: see [`crate::exec::Ended`].
@@ -15,10 +17,10 @@ pub enum ExecError {
     Io(#[from] PathError),
     #[error("the worker, which has the built-in stages, was not found at {}", .0.display())]
     WorkerMissing(PathBuf),
-    #[error("`backend` resolved to {}, but its worker was not found at {}", .backend.name(), .path.display())]
-    BackendMissing { path: PathBuf, backend: Backend },
-    #[error("`backend` resolved to {}, but the worker {} was built without it", .backend.name(), .path.display())]
-    BackendNotBuilt { path: PathBuf, backend: Backend },
+    #[error("`backend` resolved to {}, but its worker was not found at {}", .compute.name(), .path.display())]
+    BackendMissing { path: PathBuf, compute: Compute },
+    #[error("`backend` resolved to {}, but the worker {} was built without it", .compute.name(), .path.display())]
+    BackendNotBuilt { path: PathBuf, compute: Compute },
     #[error("stage `{stage}` computes on a GPU, but requests none")]
     NoGpuRequested { stage: String },
     #[error("the worker {} does not work: {why}", .path.display())]
@@ -60,11 +62,11 @@ impl ExecError {
         move |source| PathError::during(doing, path, source).into()
     }
 
-    /// The error for a worker for `backend` that is not at `path`.
-    pub(crate) fn missing(path: PathBuf, backend: Backend) -> Self {
-        match backend {
+    /// The error for a worker for `compute` that is not at `path`.
+    pub(crate) fn missing(path: PathBuf, compute: Compute) -> Self {
+        match compute.backend {
             Backend::Flex => Self::WorkerMissing(path),
-            backend => Self::BackendMissing { path, backend },
+            Backend::LibTorch => Self::BackendMissing { path, compute },
         }
     }
 }
@@ -104,10 +106,10 @@ impl Diagnose for ExecError {
             Self::SecretMissing { name, .. } => format!("set it and run the same command again: export {name}=…"),
             Self::Io(_) => return None,
             Self::WorkerMissing(_) => format!("{BUILD}; or set OLMO_PIPE_WORKER to its path"),
-            Self::BackendMissing { backend, .. } | Self::BackendNotBuilt { backend, .. } => {
+            Self::BackendMissing { compute, .. } | Self::BackendNotBuilt { compute, .. } => {
                 format!(
                     "build it: {} (needs Python 3 with pip, and a C++ compiler); or set `backend: flex`",
-                    backend.build_command()
+                    build_command(*compute)
                 )
             }
             Self::NoGpuRequested { stage } => {
@@ -120,7 +122,7 @@ impl Diagnose for ExecError {
             | Self::WorkerProtocol { path, .. }
             | Self::WorkerLacks { path, .. }
             | Self::WorkerDiffers { path, .. } => match path.to_string_lossy().ends_with("-libtorch") {
-                true => format!("{BUILD} && {} (or cuda)", Backend::LibTorch.build_command()),
+                true => format!("{BUILD} && {} (or cuda)", build_command(Compute::LIBTORCH)),
                 false => BUILD.into(),
             },
             Self::UnknownReference { .. } => {

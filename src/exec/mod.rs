@@ -5,7 +5,7 @@
 //! the store).
 
 pub mod attempt;
-mod backend;
+pub mod backend;
 pub mod command;
 mod error;
 mod executor;
@@ -17,7 +17,6 @@ pub mod supervise;
 mod worker;
 
 pub use attempt::{Attempt, Work};
-pub use backend::Backend;
 pub use error::ExecError;
 pub use executor::{Admission, Allocation, Executor, Local, Process};
 pub use grant::{AdmissionRequest, Grant};

@@ -12,10 +12,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 
 use olmo_base::{Digest, failpoint};
+use olmo_stage::MessageLevel;
+use olmo_stage::compute::Device;
 use olmo_stage::rules::Level;
 
 use crate::exec::attempt::{Work, kill_leftovers};
-use crate::exec::{Backend, ExecError, Worker};
+use crate::exec::backend::{stage_compute, worker_path};
+use crate::exec::{ExecError, Worker};
 use crate::run::api::{Options, Report, Sourcing, StageFinding, Watch};
 use crate::run::cache::{Cache, Outputs};
 use crate::run::error::RunError;
@@ -153,22 +156,22 @@ fn check_plan(
         if stage.description.contract.command.is_some() {
             continue;
         }
-        let backend = Backend::for_stage(stage);
-        if backend == Backend::LibTorchCuda && stage.resources.gpus == 0 {
+        let compute = stage_compute(stage);
+        if compute.device == Device::Cuda && stage.resources.gpus == 0 {
             return Err(ExecError::NoGpuRequested { stage: name.clone() }.into());
         }
-        let worker = match workers.entry(backend.worker_path(&options.worker)) {
+        let worker = match workers.entry(worker_path(compute, &options.worker)) {
             Entry::Occupied(found) => found.into_mut(),
             Entry::Vacant(place) => {
                 let found = Worker::find(place.key()).map_err(|error| match error {
-                    ExecError::WorkerMissing(path) => ExecError::missing(path, backend),
+                    ExecError::WorkerMissing(path) => ExecError::missing(path, compute),
                     other => other,
                 })?;
                 place.insert(found)
             }
         };
-        if backend == Backend::LibTorchCuda && !worker.backends().contains_key(backend.name()) {
-            return Err(ExecError::BackendNotBuilt { path: worker.path().to_owned(), backend }.into());
+        if compute.device == Device::Cuda && !worker.backends().contains_key(compute.name()) {
+            return Err(ExecError::BackendNotBuilt { path: worker.path().to_owned(), compute }.into());
         }
         worker.check(&stage.uses, &stage.description)?;
     }
@@ -178,7 +181,7 @@ fn check_plan(
 /// Reports and records a warning about the results.
 fn warn_of_results(text: String, record: &mut RunRecord, watch: &mut dyn Watch) -> Result<(), RunError> {
     let place = Place { stage: "results".into(), item: None };
-    let event = RunEvent::Message { place, level: "warning".into(), text };
+    let event = RunEvent::Message { place, level: MessageLevel::Warning, text };
     watch.event(&event);
     record.append(&event)
 }
@@ -226,7 +229,7 @@ fn execute(
     watch.event(&opened);
     for StageFinding { stage, finding } in &prepared.warnings {
         let (place, text) = (Place { stage: stage.clone(), item: None }, finding.message.clone());
-        let event = RunEvent::Message { place, level: "warning".into(), text };
+        let event = RunEvent::Message { place, level: MessageLevel::Warning, text };
         watch.event(&event);
         record.append(&event)?;
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use olmo_base::Digest;
-use olmo_stage::Failure;
+use olmo_stage::{Failure, MessageLevel};
 use serde::{Deserialize, Serialize};
 
 use crate::spec::FailureClass;
@@ -61,8 +61,8 @@ pub enum RunEvent {
     /// Metrics of one step. The record holds the first ones of each attempt and a sample of the
     /// rest.
     Metrics { place: Place, step: u64, values: BTreeMap<String, f64> },
-    /// A line from the stage for the user. `level` is `info` or `warning`.
-    Message { place: Place, level: String, text: String },
+    /// A message from the stage to the user.
+    Message { place: Place, level: MessageLevel, text: String },
     /// The stage ran and its outputs are in the store. `shared`: another process ran it.
     Finished { place: Place, key: Digest, shared: bool, outputs: BTreeMap<String, Output>, used: Used },
     /// The stage failed. `log` holds the last lines that it printed.

@@ -10,9 +10,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use olmo_base::units::now_ms;
 use olmo_stage::signals;
 
-use crate::run::{RunEvent, RunId, Watch, now_ms};
+use crate::run::{RunEvent, RunId, Watch};
 use crate::ui::output::give_up_on_reader;
 use crate::ui::{Exit, Problem, Terminal};
 

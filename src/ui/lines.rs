@@ -1,5 +1,7 @@
 //! [`Lines`]: prints a run's events as JSON lines on standard output (docs/json.md).
 
+use olmo_base::units::now_ms;
+
 use crate::run::RunEvent;
 use crate::ui::answer;
 use crate::ui::display::Show;
@@ -18,7 +20,7 @@ impl Show for Lines {
 
     fn dropped(&mut self, count: u64) {
         let event = serde_json::json!({"kind": "dropped", "count": count});
-        let line = serde_json::json!({"format": FORMAT, "at": crate::run::now_ms(), "event": event});
+        let line = serde_json::json!({"format": FORMAT, "at": now_ms(), "event": event});
         answer(&format!("{line}\n"));
     }
 }

@@ -14,6 +14,7 @@ pub(crate) use display::{Display, SHORT_PATIENCE, Show};
 pub use exit::Exit;
 pub(crate) use format::{LOG_LINE, cut, escape_control};
 pub(crate) use lines::Lines;
-pub(crate) use output::{Stream, answer, answer_json, exit_after_output, say};
+pub(crate) use output::{Stream, answer, answer_json, say};
 pub use problem::Problem;
+pub(crate) use problem::exit_after_output;
 pub use terminal::Terminal;

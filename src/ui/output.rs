@@ -9,8 +9,6 @@ use std::sync::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use crate::ui::{Exit, Problem};
-
 /// The first reason why output was lost.
 static LOST: Mutex<Option<String>> = Mutex::new(None);
 
@@ -38,7 +36,7 @@ impl Stream {
     }
 
     /// Waits up to `pause` for the stream to accept a write. Returns whether it does.
-    fn is_ready(self, pause: Option<Timespec>) -> bool {
+    pub(super) fn is_ready(self, pause: Option<Timespec>) -> bool {
         let (output, error) = (io::stdout(), io::stderr());
         let mut file = match self {
             Self::Output => [PollFd::new(&output, PollFlags::OUT)],
@@ -103,14 +101,7 @@ pub fn give_up_on_reader() {
     }
 }
 
-/// Reports lost output. Returns `exit`, or [`Exit::Output`] if a successful command lost output.
-pub fn exit_after_output(exit: Exit) -> Exit {
-    let lost = LOST.lock().ok().and_then(|mut lost| lost.take());
-    let Some(lost) = lost else { return exit };
-    // Standard error may have the same stopped reader.
-    if Stream::Error.is_ready(Some(Timespec { tv_sec: 0, tv_nsec: 0 })) {
-        let hint = "the command itself completed; free some space or redirect its output, then run it again";
-        Problem::new(Exit::Output, "cli::output", &lost, Some(hint)).print();
-    }
-    if exit == Exit::Success { Exit::Output } else { exit }
+/// Takes the message of the first lost output, if there is one.
+pub(super) fn take_lost() -> Option<String> {
+    LOST.lock().ok().and_then(|mut lost| lost.take())
 }

@@ -4,14 +4,16 @@ use std::fmt::Write as _;
 
 use olmo_base::Diagnose;
 use olmo_remote::RemoteError;
+use rustix::event::Timespec;
 
 use crate::artifacts::ReferenceError;
 use crate::exec::ExecError;
 use crate::run::RunError;
 use crate::spec::Diagnostics;
 use crate::store::StoreError;
+use crate::ui::escape_control;
 use crate::ui::exit::Exit;
-use crate::ui::{escape_control, say};
+use crate::ui::output::{Stream, say, take_lost};
 
 /// Why a command failed, ready to print.
 #[derive(Debug)]
@@ -102,4 +104,15 @@ impl From<Diagnostics> for Problem {
         use std::io::IsTerminal;
         Self { exit: Exit::BadInput, text: diagnostics.render(std::io::stderr().is_terminal()) }
     }
+}
+
+/// Reports lost output. Returns `exit`, or [`Exit::Output`] if a successful command lost output.
+pub fn exit_after_output(exit: Exit) -> Exit {
+    let Some(lost) = take_lost() else { return exit };
+    // Standard error may have the same stopped reader.
+    if Stream::Error.is_ready(Some(Timespec { tv_sec: 0, tv_nsec: 0 })) {
+        let hint = "the command itself completed; free some space or redirect its output, then run it again";
+        Problem::new(Exit::Output, "cli::output", &lost, Some(hint)).print();
+    }
+    if exit == Exit::Success { Exit::Output } else { exit }
 }

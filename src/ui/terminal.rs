@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use olmo_base::units::{bytes, duration};
-use olmo_stage::signals;
+use olmo_stage::{MessageLevel, signals};
 
 use crate::run::{Place, Report, RunEvent, RunOutcome, Used, Watch};
 use crate::ui::format::{LOG_LINE, cut, escape_control};
@@ -302,7 +302,7 @@ impl Watch for Terminal {
             }
             RunEvent::Metrics { place, values, .. } => self.metrics(place, values),
             RunEvent::Message { place, level, text } => {
-                let mark = if level == "warning" { "warning: " } else { "" };
+                let mark = if *level == MessageLevel::Warning { "warning: " } else { "" };
                 self.stage_line(place, &format!("{mark}{text}"));
             }
             RunEvent::Finished { place, shared, used, .. } => {

@@ -1,6 +1,11 @@
 //! Formats sizes, time spans and points in time for people.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// The current time in milliseconds since 1970.
+pub fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
 
 /// A size in bytes: `512 B`, `1.5 KiB`, `2.0 GiB`.
 pub fn bytes(count: u64) -> String {

@@ -24,8 +24,9 @@ pub mod schema;
 mod sweep;
 
 pub use document::catalog::{Catalog, project_root};
-pub use document::retry::{FailureClass, Retry};
+pub use document::retry::Retry;
 pub use load::{LoadOptions, Loaded, load};
+pub use olmo_stage::FailureClass;
 pub use read::diagnostic::{Diagnostic, Diagnostics, Location};
 pub use read::emit::to_yaml;
 pub use read::ordered::OrderedMap;

@@ -6,6 +6,7 @@
 
 #![cfg_attr(not(test), warn(unreachable_pub))]
 
+pub mod compute;
 pub mod contract;
 pub mod markdown;
 pub mod protocol;
@@ -13,6 +14,7 @@ pub mod rules;
 pub mod signals;
 pub mod worker;
 
+pub use compute::Compute;
 pub use contract::{Contract, Description, ParamSpec, PortType};
-pub use protocol::{Event, Failure, InputItem, Outcome, Request, StageResult};
+pub use protocol::{Event, Failure, FailureClass, InputItem, MessageLevel, Outcome, Request, StageResult};
 pub use worker::{Context, Stage, StageError};

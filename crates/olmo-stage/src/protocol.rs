@@ -6,22 +6,23 @@
 //! Standard output and error are only logged.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::compute::Compute;
+
 /// Version of the protocol. Increased when one side would misread the other.
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 4;
 
 pub const REQUEST: &str = "request.json";
 pub const EVENTS: &str = "events.jsonl";
 pub const RESULT: &str = "result.json";
 /// File with times and speeds of the attempt, if the stage measures any. Kept with the run's logs.
 pub const PERF: &str = "perf.jsonl";
-/// Prefix of a log line with the hint to show if the stage runs out of memory. The stage prints it
-/// in advance, since a process that was killed can no longer print anything.
-pub const IF_MEMORY_RUNS_OUT: &str = "if memory runs out: ";
 
 /// The request to a stage.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -43,10 +44,8 @@ pub struct Request {
     pub items: BTreeMap<String, Vec<InputItem>>,
     /// Number of threads that the stage may use.
     pub threads: usize,
-    /// The resolved backend: `flex`, `libtorch` or `libtorch-cuda`.
-    pub backend: String,
-    /// The resolved precision of activations: `fp32` or `amp_bf16`.
-    pub precision: String,
+    /// Where and how to compute, for a stage with tensors.
+    pub compute: Compute,
 }
 
 /// One input artifact of a stage: a folder.
@@ -75,11 +74,31 @@ pub enum Event {
     /// The stage continues from `step`. Items of `port` whose label is not in `keep` leave the
     /// list.
     Resumed { step: u64, port: String, keep: Vec<String> },
-    /// A message for the user. `level` is `info` or `warning`.
-    Message { level: String, text: String },
+    /// A message for the user.
+    Message { level: MessageLevel, text: String },
+    /// How to need less memory. The stage reports it in advance, since a process that was killed
+    /// for memory can no longer report anything.
+    MemoryHint { text: String },
     /// An event that only a newer build knows.
     #[serde(other)]
     Unknown,
+}
+
+/// How important a message is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MessageLevel {
+    Info,
+    Warning,
+}
+
+impl fmt::Display for MessageLevel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Info => "info",
+            Self::Warning => "warning",
+        })
+    }
 }
 
 /// How an attempt ended.
@@ -90,6 +109,9 @@ pub struct StageResult {
     pub outcome: Outcome,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
+    /// The class of the failure, which decides about retries.
+    #[serde(default)]
+    pub class: FailureClass,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,4 +133,37 @@ pub struct Failure {
     pub message: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+}
+
+/// The class of a failure, which decides about retries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum FailureClass {
+    /// It ran out of main or GPU memory.
+    Oom,
+    /// Another process stopped or killed it, or it requested another attempt (exit code 75).
+    Preempted,
+    /// It took longer than its `timeout`.
+    Timeout,
+    /// It reported nothing for longer than its `stall`.
+    Stalled,
+    /// Its own failure.
+    #[default]
+    Error,
+}
+
+impl FailureClass {
+    pub const ALL: [FailureClass; 5] = [Self::Oom, Self::Preempted, Self::Timeout, Self::Stalled, Self::Error];
+
+    /// Its name in documents.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Oom => "oom",
+            Self::Preempted => "preempted",
+            Self::Timeout => "timeout",
+            Self::Stalled => "stalled",
+            Self::Error => "error",
+        }
+    }
 }

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::compute::Compute;
+
 /// The params and inputs to check.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -24,10 +26,8 @@ pub struct Question {
     /// Free space on the store's file system in bytes, if there is a store.
     #[serde(default)]
     pub free_bytes: Option<u64>,
-    /// The backend of the stage, as in its [`crate::protocol::Request`].
-    pub backend: String,
-    /// The precision of activations, as in the request.
-    pub precision: String,
+    /// Where and how the stage would compute.
+    pub compute: Compute,
 }
 
 /// What is known about an input port before the run.

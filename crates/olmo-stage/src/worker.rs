@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::contract::{Contract, Description};
-use crate::protocol::{self, Event, Failure, InputItem, Outcome, Request, StageResult};
+use crate::protocol::{self, Event, Failure, FailureClass, InputItem, MessageLevel, Outcome, Request, StageResult};
 use crate::rules::{Finding, Question};
 
 /// A built-in stage: the type of its params, its contract, and its code.
@@ -84,6 +84,8 @@ fn check<S: Stage>(question: &Question) -> Vec<Finding> {
 #[derive(Debug)]
 pub enum StageError {
     Failed(Failure),
+    /// The stage noticed that it ran out of memory.
+    OutOfMemory(Failure),
     /// The stage was asked to stop and has saved its state.
     Interrupted,
 }
@@ -94,11 +96,17 @@ impl StageError {
         Self::Failed(Failure { code: code.into(), message: message.into(), hint: None })
     }
 
+    /// As [`StageError::fail`], because memory ran out.
+    pub fn out_of_memory(code: &str, message: impl Into<String>) -> Self {
+        Self::OutOfMemory(Failure { code: code.into(), message: message.into(), hint: None })
+    }
+
     /// Adds a hint.
     pub fn hint(self, hint: impl Into<String>) -> Self {
         match self {
             Self::Failed(failure) => Self::Failed(Failure { hint: Some(hint.into()), ..failure }),
-            other => other,
+            Self::OutOfMemory(failure) => Self::OutOfMemory(Failure { hint: Some(hint.into()), ..failure }),
+            Self::Interrupted => Self::Interrupted,
         }
     }
 
@@ -203,12 +211,17 @@ impl Context {
 
     /// Shows a message to the user.
     pub fn message(&mut self, text: impl Into<String>) {
-        self.event(&Event::Message { level: "info".into(), text: text.into() });
+        self.event(&Event::Message { level: MessageLevel::Info, text: text.into() });
     }
 
     /// Shows a warning.
     pub fn warning(&mut self, text: impl Into<String>) {
-        self.event(&Event::Message { level: "warning".into(), text: text.into() });
+        self.event(&Event::Message { level: MessageLevel::Warning, text: text.into() });
+    }
+
+    /// Leaves word how to need less memory, for the case that the process is killed for it.
+    pub fn memory_hint(&mut self, text: impl Into<String>) {
+        self.event(&Event::MemoryHint { text: text.into() });
     }
 
     /// Appends a line to the attempt's `perf.jsonl`, for times and speeds, which an output must not
@@ -295,15 +308,16 @@ pub fn main_run(attempt: &Path, find: impl Fn(&str) -> Option<Entry>) -> ExitCod
         Err(StageError::fail("worker::panic", format!("stage `{stage}` panicked: {}", text.unwrap_or("no message")))
             .hint("this is a bug in the stage; its log shows where"))
     });
-    let (outcome, failure, code) = match ended {
-        Ok(()) => (Outcome::Succeeded, None, ExitCode::SUCCESS),
-        Err(StageError::Interrupted) => (Outcome::Interrupted, None, ExitCode::from(143)),
-        Err(StageError::Failed(failure)) => {
-            eprintln!("error[{}]: {}", failure.code, failure.message);
-            (Outcome::Failed, Some(failure), ExitCode::FAILURE)
-        }
+    let (outcome, failure, class, code) = match ended {
+        Ok(()) => (Outcome::Succeeded, None, FailureClass::Error, ExitCode::SUCCESS),
+        Err(StageError::Interrupted) => (Outcome::Interrupted, None, FailureClass::Preempted, ExitCode::from(143)),
+        Err(StageError::Failed(failure)) => (Outcome::Failed, Some(failure), FailureClass::Error, ExitCode::FAILURE),
+        Err(StageError::OutOfMemory(failure)) => (Outcome::Failed, Some(failure), FailureClass::Oom, ExitCode::FAILURE),
     };
-    let result = StageResult { protocol: protocol::PROTOCOL_VERSION, outcome, failure };
+    if let Some(failure) = &failure {
+        eprintln!("error[{}]: {}", failure.code, failure.message);
+    }
+    let result = StageResult { protocol: protocol::PROTOCOL_VERSION, outcome, failure, class };
     match write_result(attempt, &result) {
         Ok(()) => code,
         Err(e) => {

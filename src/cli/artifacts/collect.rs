@@ -8,9 +8,8 @@ use olmo_base::units::{bytes, utc};
 use serde_json::{Value, json};
 
 use crate::artifacts::{Collection, Policy};
-use crate::cli::artifacts::{Exit, Problem, answer, answer_json};
 use crate::store::{Store, Swept};
-use crate::ui::escape_control;
+use crate::ui::{Exit, Problem, answer, answer_json, escape_control};
 
 #[derive(Args)]
 #[command(after_help = "Example: olmo-pipe artifacts gc --max-size 200GiB --max-age 30d --dry-run")]

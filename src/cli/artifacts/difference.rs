@@ -7,9 +7,9 @@ use olmo_base::units::bytes;
 use serde_json::{Value, json};
 
 use crate::artifacts::{Difference, FileChange};
-use crate::cli::artifacts::{ARTIFACT, Exit, Problem, answer, answer_json, find};
+use crate::cli::artifacts::argument::{ARTIFACT, find};
 use crate::store::Store;
-use crate::ui::escape_control;
+use crate::ui::{Exit, Problem, answer, answer_json, escape_control};
 
 #[derive(Args)]
 #[command(

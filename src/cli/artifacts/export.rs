@@ -7,9 +7,9 @@ use olmo_base::Digest;
 use olmo_base::units::bytes;
 use serde_json::json;
 
-use crate::cli::artifacts::{ARTIFACT, Exit, Problem, answer, answer_json, find};
+use crate::cli::artifacts::argument::{ARTIFACT, find};
 use crate::store::{Handover, Store};
-use crate::ui::escape_control;
+use crate::ui::{Exit, Problem, answer, answer_json, escape_control};
 
 /// How files are copied out of the store.
 #[derive(Clone, Copy, ValueEnum)]

@@ -8,8 +8,8 @@ use olmo_base::units::bytes;
 use olmo_stage::PortType;
 use serde_json::json;
 
-use crate::cli::artifacts::{Exit, Problem, answer, answer_json};
 use crate::store::Store;
+use crate::ui::{Exit, Problem, answer, answer_json};
 
 #[derive(Args)]
 #[command(after_help = "Example: olmo-pipe artifacts import my-model --type model --tag mine")]

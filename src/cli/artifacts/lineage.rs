@@ -9,9 +9,9 @@ use olmo_base::units::bytes;
 use serde_json::json;
 
 use crate::artifacts::{self, Direction, Node, Step};
-use crate::cli::artifacts::{ARTIFACT, Exit, Problem, answer, answer_json, find};
+use crate::cli::artifacts::argument::{ARTIFACT, find};
 use crate::store::Store;
-use crate::ui::escape_control;
+use crate::ui::{Exit, Problem, answer, answer_json, escape_control};
 
 /// Maximum depth of indentation.
 const INDENTS: usize = 24;

@@ -7,9 +7,9 @@ use olmo_base::units::{bytes, utc};
 use olmo_stage::PortType;
 use serde_json::{Value, json};
 
-use crate::cli::artifacts::{Exit, Problem, answer, answer_json, seconds};
+use crate::cli::artifacts::argument::seconds;
 use crate::store::{ArtifactRow, Index, Query, Store, Tag};
-use crate::ui::escape_control;
+use crate::ui::{Exit, Problem, answer, answer_json, escape_control};
 
 #[derive(Args)]
 #[command(after_help = "Example: olmo-pipe artifacts list --type checkpoint")]

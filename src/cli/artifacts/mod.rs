@@ -1,5 +1,6 @@
 //! `olmo-pipe artifacts …`, one file per command.
 
+mod argument;
 mod collect;
 mod difference;
 mod export;
@@ -12,18 +13,10 @@ mod show;
 mod usage;
 mod verify;
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use clap::Subcommand;
-use olmo_base::Digest;
 
-use crate::artifacts::{Reference, dated_in_the_future};
 use crate::cli::common::Common;
-use crate::store::Store;
-use crate::ui::{Exit, Problem, answer, answer_json};
-
-/// Help text for an artifact argument.
-const ARTIFACT: &str = "Tag, first digits of a digest, RUN:STAGE.PORT, RUN:STAGE.PORT[LABEL] or RUN:RESULT; RUN is `latest`, an id or an experiment";
+use crate::ui::{Exit, Problem};
 
 #[derive(Subcommand)]
 pub enum Artifacts {
@@ -83,23 +76,4 @@ impl Artifacts {
             Artifacts::Reindex(reindex) => reindex.run(&common.open_store()?),
         }
     }
-}
-
-/// Resolves `text` to an artifact. If `text` refers to the newest run, warns about runs dated in the
-/// future, which do not count as the newest.
-fn find(store: &Store, text: &str) -> Result<Digest, Problem> {
-    let artifact = Reference::resolve(store, text)?;
-    let is_newest =
-        text.split_once(':').is_some_and(|(run, _)| run == "latest" || crate::run::find(store, run).is_err());
-    for id in if is_newest { dated_in_the_future(store)? } else { Vec::new() } {
-        eprintln!(
-            "note: run {id} is dated in the future and does not count as the newest; `olmo-pipe runs rm {id}` removes its record"
-        );
-    }
-    Ok(artifact)
-}
-
-/// Seconds since 1970.
-fn seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }

@@ -6,8 +6,9 @@ use clap::Args;
 use olmo_base::units::utc;
 use serde_json::json;
 
-use crate::cli::artifacts::{ARTIFACT, Exit, Problem, answer, answer_json, find};
+use crate::cli::artifacts::argument::{ARTIFACT, find};
 use crate::store::Store;
+use crate::ui::{Exit, Problem, answer, answer_json};
 
 #[derive(Args)]
 #[command(after_help = "Example: olmo-pipe artifacts tag best-sft latest:model")]

@@ -7,9 +7,9 @@ use olmo_base::units::{bytes, duration, utc};
 use serde_json::json;
 
 use crate::artifacts::{self, Execution};
-use crate::cli::artifacts::{ARTIFACT, Exit, Problem, answer, answer_json, find};
+use crate::cli::artifacts::argument::{ARTIFACT, find};
 use crate::store::Store;
-use crate::ui::escape_control;
+use crate::ui::{Exit, Problem, answer, answer_json, escape_control};
 
 /// Format of the provenance.
 #[derive(Clone, Copy, ValueEnum)]

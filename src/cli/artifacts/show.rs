@@ -7,9 +7,9 @@ use olmo_base::Digest;
 use olmo_base::units::bytes;
 use serde_json::{Value, json};
 
-use crate::cli::artifacts::{ARTIFACT, Exit, Problem, answer, answer_json};
+use crate::cli::artifacts::argument::{ARTIFACT, find};
 use crate::store::{Action, Store, StoreError};
-use crate::ui::escape_control;
+use crate::ui::{Exit, Problem, answer, answer_json, escape_control};
 
 #[derive(Args)]
 #[command(after_help = "Example: olmo-pipe artifacts show latest:model")]
@@ -40,7 +40,7 @@ fn maker(store: &Store, artifact: Digest) -> Result<Option<(Digest, Action, Stri
 }
 
 fn show(store: &Store, reference: &str, as_json: bool) -> Result<Exit, Problem> {
-    let digest = crate::cli::artifacts::find(store, reference)?;
+    let digest = find(store, reference)?;
     let manifest = store.manifest(digest)?;
     let maker = maker(store, digest)?;
     let tags: Vec<String> = store.tags()?.into_iter().filter(|t| t.artifact == digest).map(|t| t.name).collect();

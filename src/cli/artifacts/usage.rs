@@ -7,9 +7,8 @@ use olmo_base::units::bytes;
 use serde_json::json;
 
 use crate::artifacts::Usage;
-use crate::cli::artifacts::{Exit, Problem, answer, answer_json};
 use crate::store::Store;
-use crate::ui::escape_control;
+use crate::ui::{Exit, Problem, answer, answer_json, escape_control};
 
 #[derive(Args)]
 #[command(after_help = "Example: olmo-pipe artifacts du --by-type")]

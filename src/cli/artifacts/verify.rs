@@ -7,10 +7,11 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use crate::cli::artifacts::{ARTIFACT, Common, Exit, Problem, answer, answer_json, find};
+use crate::cli::artifacts::Common;
+use crate::cli::artifacts::argument::{ARTIFACT, find};
 use crate::run;
 use crate::store::{Index, Repaired, Store};
-use crate::ui::escape_control;
+use crate::ui::{Exit, Problem, answer, answer_json, escape_control};
 
 #[derive(Args)]
 #[command(after_help = "Example: olmo-pipe artifacts verify --repair")]

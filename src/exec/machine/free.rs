@@ -1,6 +1,6 @@
 //! [`FreeResources`]: arithmetic over the claims on a machine. It reads no file and takes no lock.
 
-use crate::exec::machine::lease::{Capacity, Claim, Shortage};
+use crate::exec::machine::claim::{Capacity, Claim, Shortage};
 
 /// The resources that are not claimed, in the domain of a claim and on the whole machine.
 pub(super) struct FreeResources<'c> {

@@ -4,12 +4,13 @@
 //! taking what another engine uses. It never grants more than this process may use: the CPUs in its
 //! affinity mask, the memory of its control group, and the GPUs in CUDA_VISIBLE_DEVICES.
 
+mod claim;
 mod free;
 pub(crate) mod gpus;
 mod groups;
 mod lease;
 mod resources;
 
+pub use claim::Shortage;
 pub use groups::memory_limit;
-pub use lease::Shortage;
 pub(super) use resources::{Admitted, Machine, Occupied};

@@ -6,8 +6,9 @@ use olmo_stage::contract::Resources;
 
 use crate::exec::error::ExecError;
 use crate::exec::grant::{AdmissionRequest, Grant};
+use crate::exec::machine::claim::{Capacity, Claim};
 use crate::exec::machine::groups::Limits;
-use crate::exec::machine::lease::{Capacity, Claim, ClaimOutcome, Lease, Ledger, WaitingClaim};
+use crate::exec::machine::lease::{ClaimOutcome, Lease, Ledger, WaitingClaim};
 use crate::exec::machine::{Shortage, gpus};
 
 /// The machine's CPUs, memory and GPUs, and which of them are free.

@@ -13,9 +13,9 @@ use std::time::Duration;
 use olmo_base::{IoContext, PathError};
 use rustix::process::{Pid, Signal};
 
-use crate::exec::attempt::Work;
 use crate::exec::error::ExecError;
 use crate::exec::grant::Grant;
+use crate::exec::supervise::leftovers::kill_leftovers;
 use crate::exec::supervise::order::{Order, Place};
 use crate::exec::supervise::supervisor::Exit;
 use crate::exec::supervise::{processes, supervisor as supervise};
@@ -148,7 +148,7 @@ impl Supervised {
                     processes::kill_session(self.supervisor.id());
                     // Daemons have their own sessions.
                     if let Some(work) = self.attempt.parent().and_then(Path::parent) {
-                        let _ = Work::at(work.to_owned()).kill_leftovers();
+                        let _ = kill_leftovers(work);
                     }
                 }
                 Ok(Some(exit.map_or(Ended::SupervisorKilled, Ended::Exited)))

@@ -4,6 +4,7 @@
 
 mod inquiry;
 mod launch;
+mod leftovers;
 mod order;
 pub(super) mod processes;
 pub(crate) mod redact;
@@ -12,4 +13,5 @@ mod supervisor;
 
 pub(super) use inquiry::ask;
 pub use launch::{Ended, Launch, Supervised};
+pub(super) use leftovers::kill_leftovers;
 pub use supervisor::{COMMAND, Exit, GUARD, LOCK, LOG, main};

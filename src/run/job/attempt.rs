@@ -6,11 +6,12 @@ use std::sync::mpsc::TryRecvError;
 use std::time::{Duration, Instant};
 
 use olmo_base::{Diagnose, Digest, failpoint, journal};
-use olmo_stage::{Event, Failure, InputItem, Request, protocol};
+use olmo_stage::{Event, Failure, InputItem, MessageLevel, Request, protocol};
 
 use crate::exec::attempt::{Attempt, Work, check_folders};
+use crate::exec::backend::{stage_compute, worker_path};
 use crate::exec::supervise::Exit;
-use crate::exec::{Backend, Ended, ExecError, Launch, Process, command};
+use crate::exec::{Ended, ExecError, Launch, Process, command};
 use crate::run::event::Used;
 use crate::run::job::items::{ItemLog, item_damaged};
 use crate::run::job::judge::{self, StopReason, Verdict, judge};
@@ -89,7 +90,7 @@ impl Job {
         if work.has_attempts() && work.last_stamps()?.is_some_and(|before| before != stamps_json) {
             let text = "a source was written to after an earlier attempt started, which may have read other content: \
                         its work is discarded";
-            self.scheduler.send(JobEvent::Stage(Event::Message { level: "warning".into(), text: text.into() }));
+            self.scheduler.send(JobEvent::Stage(Event::Message { level: MessageLevel::Warning, text: text.into() }));
             work.discard()?;
         }
         let mut items = self.recover(work)?;
@@ -104,8 +105,8 @@ impl Job {
         }
         let process = self.executor.start(&launch)?;
         self.scheduler.send(JobEvent::Started { attempt: attempt.number, continues, after });
-        let (ended, stop_reason) = self.follow(work, attempt, &mut items, process)?;
-        let exit = self.judge(attempt, ended, stop_reason)?;
+        let followed = self.follow(work, attempt, &mut items, process)?;
+        let exit = self.judge(attempt, followed)?;
         let outputs = self.commit(work, attempt, &mut items, &stamps)?;
         Ok((outputs, exit))
     }
@@ -160,7 +161,7 @@ impl Job {
             )
         } else {
             attempt.write_request(&self.request(work, attempt, handed, items)?)?;
-            let worker = Backend::for_stage(&self.spec).worker_path(&self.worker);
+            let worker = worker_path(stage_compute(&self.spec), &self.worker);
             let argv = vec![worker.into_os_string(), "run".into(), attempt.folder.clone().into_os_string()];
             let environment = command::worker_environment(self.grant.cpus as usize, &attempt.temporary());
             (attempt.folder.clone(), argv, environment)
@@ -177,7 +178,6 @@ impl Job {
     ) -> Result<Request, Stopped> {
         let earlier = self.hand_items(work, attempt, items)?;
         let outputs = &self.contract().outputs;
-        let backend = Backend::for_stage(&self.spec);
         Ok(Request {
             protocol: protocol::PROTOCOL_VERSION,
             stage: self.contract().stage.clone(),
@@ -188,23 +188,22 @@ impl Job {
             state_dir: work.state_dir()?,
             items: earlier,
             threads: self.grant.cpus as usize,
-            backend: backend.name().into(),
-            precision: backend.precision(&self.spec.params).into(),
+            compute: stage_compute(&self.spec),
         })
     }
 
-    /// Follows the process to its end. Returns how it ended, and why the engine stopped it, if it
-    /// did.
+    /// Follows the process to its end.
     fn follow(
         &self,
         work: &Work,
         attempt: &Attempt,
         items: &mut ItemLog,
         mut process: Box<dyn Process>,
-    ) -> Result<(Ended, Option<StopReason>), Stopped> {
+    ) -> Result<Followed, Stopped> {
         let mut events = journal::Tail::<Event>::new(&attempt.events());
         let deadline = self.spec.timeout_s.and_then(|s| Instant::now().checked_add(Duration::from_secs(s)));
         let mut stop_reason = None;
+        let mut memory_hint = None;
         let mut kill_at: Option<Instant> = None;
         let mut activity = Activity::new(attempt.log());
         let (mut is_up, mut to_save) = (false, false);
@@ -225,6 +224,7 @@ impl Job {
                             }
                         }
                         Event::Started { .. } => is_up = true,
+                        Event::MemoryHint { text } => memory_hint = Some(text),
                         Event::Unknown => {}
                         event => self.scheduler.send(JobEvent::Stage(event)),
                     }
@@ -235,7 +235,7 @@ impl Job {
                 }
             }
             if let Some(ended) = ended {
-                return Ok((ended, stop_reason));
+                return Ok(Followed { ended, stop_reason, memory_hint });
             }
             match self.control.try_recv() {
                 Ok(Control::Terminate) if stop_reason.is_none() => {
@@ -282,11 +282,20 @@ impl Job {
     }
 
     /// Decides whether the process succeeded, and if not, why.
-    fn judge(&self, attempt: &Attempt, ended: Ended, stop_reason: Option<StopReason>) -> Result<Exit, Stopped> {
+    fn judge(&self, attempt: &Attempt, followed: Followed) -> Result<Exit, Stopped> {
+        let Followed { ended, stop_reason, memory_hint } = followed;
         let command = self.is_command();
         let result = if command { None } else { attempt.result()? };
         let log = attempt.log_tail();
-        match judge(judge::End { ended, stop_reason, command, result, log: &log, folder: &attempt.folder }) {
+        match judge(judge::End {
+            ended,
+            stop_reason,
+            command,
+            result,
+            log: &log,
+            memory_hint: memory_hint.as_deref(),
+            folder: &attempt.folder,
+        }) {
             Verdict::Done(exit) => Ok(exit),
             Verdict::Interrupted => Err(Stopped::Interrupted),
             Verdict::Failed(failure, class) => Err(Stopped::Failed(failure, class)),
@@ -330,6 +339,15 @@ impl Job {
         self.store.commit_action(self.key, &Action::new(self.record.clone(), outputs.clone()))?;
         Ok(outputs)
     }
+}
+
+/// What the engine learned about a process from its start to its end.
+struct Followed {
+    ended: Ended,
+    /// Why the engine stopped it, if it did.
+    stop_reason: Option<StopReason>,
+    /// How to need less memory, if the stage reported that.
+    memory_hint: Option<String>,
 }
 
 /// When a stage last showed activity: it wrote an event, or its log grew.

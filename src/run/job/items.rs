@@ -97,7 +97,7 @@ impl Job {
             n => format!("the stage continues after {n} list items"),
         };
         let text = format!("work of an earlier attempt is lost ({why}); {kept}");
-        self.scheduler.send(JobEvent::Stage(Event::Message { level: "warning".into(), text }));
+        self.scheduler.send(JobEvent::Stage(Event::Message { level: olmo_stage::MessageLevel::Warning, text }));
         Ok(())
     }
 

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use olmo_stage::protocol::{IF_MEMORY_RUNS_OUT, StageResult};
+use olmo_stage::protocol::StageResult;
 use olmo_stage::{Failure, Outcome, signals};
 use signal_hook::consts::SIGXFSZ;
 
@@ -45,6 +45,8 @@ pub struct End<'a> {
     pub result: Option<StageResult>,
     /// The last lines that the process printed.
     pub log: &'a [String],
+    /// How to need less memory, if the stage said so.
+    pub memory_hint: Option<&'a str>,
     /// The attempt's folder.
     pub folder: &'a Path,
 }
@@ -94,12 +96,10 @@ pub fn judge(end: End<'_>) -> Verdict {
         Some(StopReason::Stop) | None => {}
     }
     match end.result {
-        Some(StageResult { outcome: Outcome::Failed, failure: reported, .. }) => {
+        Some(StageResult { outcome: Outcome::Failed, failure: reported, class, .. }) => {
             let reported = reported.unwrap_or_else(|| failure("stage::failed", "it gave no reason", None));
-            let class = match reports_out_of_memory(&reported.message) || reported.code.ends_with("::oom") {
-                true => FailureClass::Oom,
-                false => FailureClass::Error,
-            };
+            // The stage may have passed on the message of a library that ran out of memory.
+            let class = if reports_out_of_memory(&reported.message) { FailureClass::Oom } else { class };
             return Verdict::Failed(reported, class);
         }
         Some(_) | None if end.stop_reason.is_some() => return Verdict::Interrupted,
@@ -109,8 +109,7 @@ pub fn judge(end: End<'_>) -> Verdict {
         }
         None => {}
     }
-    // The stage printed this advice before it ran out of memory; it cannot print it afterwards.
-    let smaller = end.log.iter().rev().find_map(|line| line.trim().strip_prefix(IF_MEMORY_RUNS_OUT));
+    let smaller = end.memory_hint;
     let mentions_memory = end.log.iter().any(|line| reports_out_of_memory(line));
     match (exit.code, exit.signal) {
         (_, Some(9)) if exit.memory_ran_out => {
@@ -200,7 +199,15 @@ mod tests {
         log: &[&str],
     ) -> String {
         let log: Vec<String> = log.iter().map(|line| (*line).to_owned()).collect();
-        let end = End { ended: Ended::Exited(exit), stop_reason, command, result, log: &log, folder: Path::new("/") };
+        let end = End {
+            ended: Ended::Exited(exit),
+            stop_reason,
+            command,
+            result,
+            log: &log,
+            memory_hint: None,
+            folder: Path::new("/"),
+        };
         match judge(end) {
             Verdict::Done(_) => "done".into(),
             Verdict::Interrupted => "interrupted".into(),
@@ -210,7 +217,7 @@ mod tests {
 
     fn result(outcome: Outcome, message: &str) -> Option<StageResult> {
         let failure = (outcome == Outcome::Failed).then(|| failure("a::b", message, None));
-        Some(StageResult { protocol: 1, outcome, failure })
+        Some(StageResult { protocol: 1, outcome, failure, class: FailureClass::Error })
     }
 
     #[test]
@@ -231,12 +238,13 @@ mod tests {
     }
 
     #[test]
-    fn the_memory_advice_that_a_stage_printed_becomes_the_hint_of_its_failure() {
-        let log = ["loading", "if memory runs out: `rows: 3` would need 2 GiB", "memory allocation of 8 bytes failed"];
+    fn the_memory_hint_of_a_stage_becomes_the_hint_of_its_failure() {
+        let log = ["loading", "memory allocation of 8 bytes failed"];
         let log: Vec<String> = log.map(str::to_owned).into();
         for exit in [Exit { memory_ran_out: true, ..exit(None, Some(9)) }, exit(None, Some(6))] {
             let (ended, folder) = (Ended::Exited(exit), Path::new("/"));
-            let end = End { ended, stop_reason: None, command: false, result: None, log: &log, folder };
+            let memory_hint = Some("`rows: 3` would need 2 GiB");
+            let end = End { ended, stop_reason: None, command: false, result: None, log: &log, memory_hint, folder };
             let Verdict::Failed(failure, class) = judge(end) else { panic!("it failed") };
             assert_eq!((failure.code.as_str(), class), ("stage::oom", FailureClass::Oom));
             assert_eq!(failure.hint.as_deref(), Some("`rows: 3` would need 2 GiB"));

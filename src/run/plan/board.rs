@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use olmo_base::Digest;
 use olmo_stage::contract::PortType;
 
-use crate::exec::Backend;
+use crate::exec::backend::stage_compute;
 use crate::exec::item_list::{ItemRecord, Items};
 use crate::graph::Graph;
 use crate::key::{CommandKey, KeyInput, KeyRecord};
@@ -428,8 +428,8 @@ impl<'r> Board<'r> {
         let inputs = inputs.iter().map(|(port, list)| (port.clone(), list.iter().map(input).collect())).collect();
         let command = self.sources.command(&stage.spec.uses).cloned();
         let (description, params) = (&stage.spec.description, &stage.spec.params);
-        let backend = Backend::for_stage(stage.spec);
-        Ok(KeyRecord::new(description, params, inputs, Some(backend.name()), Some(backend.precision(params)), command)?)
+        let compute = stage_compute(stage.spec);
+        Ok(KeyRecord::new(description, params, inputs, compute, command)?)
     }
 }
 

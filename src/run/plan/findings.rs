@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use olmo_stage::PortType;
 use olmo_stage::rules::{KnownInput, KnownItem, Question};
 
-use crate::exec::Backend;
+use crate::exec::backend::stage_compute;
 use crate::exec::rules::{ask_command, ask_worker};
 use crate::run::api::{Options, StageFinding};
 use crate::run::error::RunError;
@@ -61,7 +61,6 @@ pub fn findings_of(
     let mut findings = Vec::new();
     for Missing { name, inputs } in missing {
         let Some(stage) = resolved.stages.get(name).filter(|stage| has_rules(stage)) else { continue };
-        let backend = Backend::for_stage(stage);
         let question = Question {
             stage: stage.uses.clone(),
             params: stage.params.clone(),
@@ -74,8 +73,7 @@ pub fn findings_of(
                 })
                 .collect(),
             free_bytes,
-            backend: backend.name().into(),
-            precision: backend.precision(&stage.params).into(),
+            compute: stage_compute(stage),
         };
         if stage.description.contract.command.is_some() {
             let found = ask_command(stage, &question)?;

@@ -11,11 +11,11 @@ use std::process::{Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use olmo_base::units::now_ms;
 use olmo_base::{Digest, journal};
 use serde::{Deserialize, Serialize};
 
 use crate::exec::Worker;
-use crate::run::record::folder::now_ms;
 
 pub(super) const FILE: &str = "environment.jsonl";
 /// How long `git status` may take.

@@ -14,9 +14,10 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use olmo_base::files::{self, Durability};
+use olmo_base::units::now_ms;
 use olmo_base::{IoContext, LockedFile, PathError, journal, lock};
 use serde::{Deserialize, Serialize};
 
@@ -400,13 +401,10 @@ pub fn find(store: &Store, text: &str) -> Result<RunId, RunError> {
     }
 }
 
-/// Milliseconds since 1970.
-pub fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::UNIX_EPOCH;
+
     use super::*;
 
     #[test]

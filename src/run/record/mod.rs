@@ -12,7 +12,7 @@ pub use compare::{Row, differing, differing_metrics, rows};
 pub use environment::{Environment, Git, Host, WorkerBuild};
 pub(super) use folder::RunRecord;
 pub use folder::{
-    RecordProblem, Recorded, all, find, log_path, now_ms, read_events, read_recorded, read_recorded_as_written,
+    RecordProblem, Recorded, all, find, log_path, read_events, read_recorded, read_recorded_as_written,
     set_damaged_records_aside, verify,
 };
 pub use follow::{Attached, LogFile, attach, cancel, log_files, remove};

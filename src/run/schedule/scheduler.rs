@@ -321,7 +321,7 @@ impl<'r, 'w> Scheduler<'r, 'w> {
         };
         if let Some(text) = warning {
             let place = self.place(task);
-            self.emit(RunEvent::Message { place, level: "warning".into(), text });
+            self.emit(RunEvent::Message { place, level: olmo_stage::MessageLevel::Warning, text });
         }
         let input = match found {
             Lookup::Hit(outputs) if !forced => {

@@ -256,7 +256,7 @@ mod tests {
         let inputs = json!({"from": from.collect::<Vec<_>>(), "scores": metrics.collect::<Vec<_>>()});
         let request = json!({
             "protocol": 2, "stage": "checkpoint", "version": 3, "params": {"select": select}, "inputs": inputs,
-            "outputs": ["model", "choice"], "state_dir": dir.join("state"), "items": {}, "threads": 1, "backend": "flex", "precision": "fp32"
+            "outputs": ["model", "choice"], "state_dir": dir.join("state"), "items": {}, "threads": 1, "compute": olmo_stage::Compute::FLEX
         });
         fs::write(dir.join("request.json"), request.to_string()).unwrap();
         dir.to_owned()
@@ -267,7 +267,7 @@ mod tests {
         let params = serde_json::from_value(context.request.params.clone()).map_err(|e| e.to_string())?;
         match Checkpoint::run(params, &mut context) {
             Ok(()) => Ok(fs::read_to_string(attempt.join("out/model/model.safetensors")).unwrap()),
-            Err(StageError::Failed(failure)) => Err(failure.message),
+            Err(StageError::Failed(failure) | StageError::OutOfMemory(failure)) => Err(failure.message),
             Err(StageError::Interrupted) => Err("interrupted".into()),
         }
     }
@@ -329,7 +329,7 @@ mod tests {
         let (mut messages, mut warnings) = (Vec::new(), Vec::new());
         for event in journal::read::<Event>(&attempt.join("events.jsonl")).unwrap() {
             match event {
-                Event::Message { level, text } if level == "warning" => warnings.push(text),
+                Event::Message { level: olmo_stage::MessageLevel::Warning, text } => warnings.push(text),
                 Event::Message { text, .. } => messages.push(text),
                 _ => {}
             }

@@ -50,7 +50,7 @@ fn run(dir: &Path, name: &str, params: Value) -> Result<(Value, Vec<Value>), Sta
     let request = json!({
         "protocol": 2, "stage": "eval", "version": 1, "params": params,
         "inputs": {"model": port("model"), "tokenizer": port("tokenizer"), "prompts": port("prompts")},
-        "outputs": ["metrics"], "state_dir": attempt.join("state"), "items": {}, "threads": 2, "backend": "flex", "precision": "fp32"
+        "outputs": ["metrics"], "state_dir": attempt.join("state"), "items": {}, "threads": 2, "compute": olmo_stage::Compute::FLEX
     });
     fs::write(attempt.join("request.json"), request.to_string()).unwrap();
     let mut context = Context::open(&attempt).unwrap();

@@ -34,7 +34,7 @@ fn folder(dir: &Path) -> (TextTokenizer, Model) {
 fn run(dir: &Path, params: Value) -> Result<String, StageError> {
     let request = json!({
         "protocol": 2, "stage": "generate", "version": 1, "params": params, "inputs": {"model": [{"path": dir.join("model")}]},
-        "outputs": ["answers"], "state_dir": dir.join("state"), "items": {}, "threads": 2, "backend": "flex", "precision": "fp32"
+        "outputs": ["answers"], "state_dir": dir.join("state"), "items": {}, "threads": 2, "compute": olmo_stage::Compute::FLEX
     });
     fs::write(dir.join("request.json"), request.to_string()).unwrap();
     let mut context = Context::open(dir).unwrap();

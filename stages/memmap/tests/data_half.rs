@@ -63,8 +63,7 @@ impl Bench {
             state_dir: dir.join("state"),
             items: BTreeMap::new(),
             threads: self.threads,
-            backend: "flex".into(),
-            precision: "fp32".into(),
+            compute: olmo_stage::Compute::FLEX,
         };
         std::fs::write(dir.join(REQUEST), serde_json::to_vec(&request).unwrap()).unwrap();
         let ended = (entry.run)(&mut Context::open(&dir).unwrap());
@@ -74,7 +73,7 @@ impl Bench {
         });
         match ended {
             Ok(()) => Ok(Done { said: said.collect(), dir }),
-            Err(StageError::Failed(failure)) => Err(failure),
+            Err(StageError::Failed(failure) | StageError::OutOfMemory(failure)) => Err(failure),
             Err(StageError::Interrupted) => panic!("nobody asked it to stop"),
         }
     }

@@ -25,14 +25,14 @@ fn run(dir: &Path, params: Value) -> Result<PathBuf, String> {
     let request = json!({
         "protocol": 2, "stage": "split", "version": 1, "params": params,
         "inputs": {"dataset": [{"label": null, "path": dir.join("dataset")}]}, "outputs": ["train", "test"],
-        "state_dir": attempt.join("state"), "items": {}, "threads": 1, "backend": "flex", "precision": "fp32"
+        "state_dir": attempt.join("state"), "items": {}, "threads": 1, "compute": olmo_stage::Compute::FLEX
     });
     std::fs::write(attempt.join("request.json"), request.to_string()).unwrap();
     let mut context = Context::open(&attempt).unwrap();
     let params = serde_json::from_value(params).map_err(|e| e.to_string())?;
     match Split::run(params, &mut context) {
         Ok(()) => Ok(attempt.join("out")),
-        Err(StageError::Failed(failure)) => Err(failure.message),
+        Err(StageError::Failed(failure) | StageError::OutOfMemory(failure)) => Err(failure.message),
         Err(StageError::Interrupted) => Err("interrupted".into()),
     }
 }

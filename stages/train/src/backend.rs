@@ -2,33 +2,31 @@
 
 use olmo_model::{Compute, Computes, Model, ModelConfig};
 use olmo_stage::StageError;
+use olmo_stage::compute::{Device, Precision};
 
 use crate::checkpoint::State;
 use crate::model_failure;
 
-/// The engine's name for libtorch on a GPU.
-pub const CUDA: &str = "libtorch-cuda";
-
-/// Where a run computes and with which data type, from the engine's names for both.
-pub fn computes(backend: &str, precision: &str) -> Computes {
-    match (backend, precision) {
-        (CUDA, "amp_bf16") => Computes::OnGpuInBf16,
-        (CUDA, _) => Computes::OnGpu,
-        _ => Computes::OnHost,
+/// Where a run computes and with which data type.
+pub fn computes(compute: olmo_stage::Compute) -> Computes {
+    match (compute.device, compute.precision) {
+        (Device::Cuda, Precision::AmpBf16) => Computes::OnGpuInBf16,
+        (Device::Cuda, Precision::Fp32) => Computes::OnGpu,
+        (Device::Cpu, _) => Computes::OnHost,
     }
 }
 
-/// A model for training on `backend`, as resolved by the engine.
+/// A model for training, computed as `compute` says.
 ///
 /// # Errors
 /// This worker was built without the backend, or there is no GPU.
 pub fn model(
-    backend: &str,
-    computes: Computes,
+    compute: olmo_stage::Compute,
     device: &str,
     config: &ModelConfig,
     state: &State,
 ) -> Result<Model, StageError> {
+    let (backend, computes) = (compute.name(), computes(compute));
     if computes != Computes::OnHost {
         return on_gpu(computes, device, config, state);
     }
@@ -110,10 +108,14 @@ mod tests {
         )
         .unwrap();
         let state = State::new(Parameters::init(&config, 1).unwrap());
-        let of = |backend: &str| model(backend, computes(backend, "fp32"), "cuda:7", &config, &state);
-        assert!(of("flex").is_ok());
-        for (backend, code) in [("wishes", "train::no_backend"), (CUDA, "train::no_gpu")] {
-            let Err(StageError::Failed(failure)) = of(backend) else { panic!("{backend} is not here") };
+        let on = |compute| model(compute, "cuda:7", &config, &state);
+        assert!(on(olmo_stage::Compute::FLEX).is_ok());
+        let mut missing = vec![(olmo_stage::Compute::CUDA, "train::no_gpu")];
+        if cfg!(not(feature = "libtorch")) {
+            missing.push((olmo_stage::Compute::LIBTORCH, "train::no_backend"));
+        }
+        for (compute, code) in missing {
+            let Err(StageError::Failed(failure)) = on(compute) else { panic!("{compute:?} is not here") };
             assert_eq!(failure.code, code);
             assert!(failure.hint.is_some(), "{failure:?}");
         }

@@ -95,7 +95,7 @@ pub fn catch_out_of_memory(
     let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
     let refused = |line: &&str| line.contains("out of memory") || line.contains("can't allocate memory");
     match text.and_then(|text| text.lines().find(refused)) {
-        Some(line) => Err(StageError::fail("train::oom", format!("memory ran out: {}", line.trim()))
+        Some(line) => Err(StageError::out_of_memory("train::oom", format!("memory ran out: {}", line.trim()))
             .hint(smaller.unwrap_or("lower `device_train_microbatch_size`, or use a smaller model"))),
         None => resume_unwind(panic),
     }
@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn memory_that_libtorch_is_refused_is_a_failure_with_the_way_out_and_other_panics_go_on() {
         let words = "called `Result::unwrap()` on an `Err` value: Torch(\"CUDA out of memory. Tried to allocate 2.00 GiB.\\nException raised";
-        let Err(StageError::Failed(failure)) =
+        let Err(StageError::OutOfMemory(failure)) =
             catch_out_of_memory(Some("`rows: 1` would need 3 GiB"), || panic!("{words}"))
         else {
             panic!("memory has run out")

@@ -13,6 +13,7 @@ use olmo_stage::StageError;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 /// The lines, in the metrics folder and in every checkpoint.
@@ -78,11 +79,14 @@ enum Line {
 }
 
 fn parse(line: &str) -> Result<Line, serde_json::Error> {
-    // Only evaluations contain `eval_loss`.
-    if line.contains("\"eval_loss\"") {
-        serde_json::from_str(line).map(Line::Eval)
-    } else {
-        serde_json::from_str(line).map(Line::Step)
+    /// Only evaluations have this field.
+    #[derive(Deserialize)]
+    struct Kind {
+        eval_loss: Option<IgnoredAny>,
+    }
+    match serde_json::from_str::<Kind>(line)?.eval_loss {
+        Some(_) => serde_json::from_str(line).map(Line::Eval),
+        None => serde_json::from_str(line).map(Line::Step),
     }
 }
 

@@ -27,10 +27,12 @@ pub fn check(params: &Params, question: &Question) -> Vec<Finding> {
     if let (Some(config), Some(free)) = (&config, question.free_bytes) {
         findings.extend(of_space(params, config, steps, free));
     }
-    let computes = backend::computes(&question.backend, &question.precision);
+    let computes = backend::computes(question.compute);
     if params.precision == Precision::AmpBf16 && computes != Computes::OnGpuInBf16 {
-        let what =
-            format!("amp_bf16 needs a GPU, but the backend resolved to `{}`, which computes in f32", question.backend);
+        let what = format!(
+            "amp_bf16 needs a GPU, but the backend resolved to `{}`, which computes in f32",
+            question.compute.name()
+        );
         findings.push(
             Finding::error("train::precision", "precision", what)
                 .hint("set `precision: auto`, or give the stage a GPU (`resources: {gpus: 1}`)"),
@@ -182,7 +184,7 @@ fn of_data(params: &Params, question: &Question, data: &Manifest, config: Option
             .extend([Some(data), eval_data.as_ref()].into_iter().flatten().find_map(|m| check_length(config, m).err()));
     }
     findings.extend(broken.into_iter().filter_map(|error| match error {
-        StageError::Failed(failure) => {
+        StageError::Failed(failure) | StageError::OutOfMemory(failure) => {
             let finding = Finding::error(&failure.code, "", failure.message);
             Some(Finding { hint: failure.hint, ..finding })
         }
@@ -259,17 +261,16 @@ fn vocabulary_of(data: &Manifest) -> Vocabulary {
 
 #[cfg(test)]
 mod tests {
+    use olmo_stage::Compute;
     use olmo_stage::rules::{KnownInput, Level};
     use serde_json::{Value, json};
 
     use super::*;
 
-    /// A question about `params`, as the engine asks it for `backend`.
-    fn question(params: &Value, ports: &[&str], free_bytes: Option<u64>, backend: &str) -> Question {
+    /// A question about `params`, as the engine asks it.
+    fn question(params: &Value, ports: &[&str], free_bytes: Option<u64>, compute: Compute) -> Question {
         let inputs = ports.iter().map(|port| ((*port).to_owned(), KnownInput::default())).collect();
-        let precision = if backend == backend::CUDA { "amp_bf16" } else { "fp32" };
-        let (backend, precision) = (backend.to_owned(), precision.to_owned());
-        Question { stage: "train".into(), params: params.clone(), inputs, free_bytes, backend, precision }
+        Question { stage: "train".into(), params: params.clone(), inputs, free_bytes, compute }
     }
 
     fn found(change: impl FnOnce(&mut Value), ports: &[&str], free: Option<u64>) -> Vec<(Level, String, String)> {
@@ -279,7 +280,7 @@ mod tests {
             "model": {"d_model": 64, "n_heads": 4, "n_layers": 2, "mlp_hidden_size": 128}
         });
         change(&mut value);
-        let question = question(&value, ports, free, "flex");
+        let question = question(&value, ports, free, Compute::FLEX);
         let params: Params = serde_json::from_value(value).unwrap();
         let wrong = |f: &Finding| f.level != Level::Note;
         check(&params, &question).into_iter().filter(wrong).map(|f| (f.level, f.code, f.param)).collect()
@@ -316,24 +317,24 @@ mod tests {
 
     #[test]
     fn a_plan_is_told_the_memory_where_model_and_length_are_known() {
-        let note_on = |backend: &str, d_model: u64, embedding: Value, length: Value| {
+        let note_on = |compute: Compute, d_model: u64, embedding: Value, length: Value| {
             let params = json!({
                 "max_duration": "50steps", "global_train_batch_size": 4, "optimizer": {"learning_rate": 1e-3},
                 "model": {"d_model": d_model, "n_heads": 4, "n_layers": 2, "mlp_hidden_size": 128,
                     "embedding_size": embedding, "max_sequence_length": length}
             });
-            let question = question(&params, &[], None, backend);
+            let question = question(&params, &[], None, compute);
             let found = check(&serde_json::from_value(params).unwrap(), &question);
             found.into_iter().find(|finding| finding.level == Level::Note).map(|note| note.message)
         };
-        let note = |d_model, embedding, length| note_on("flex", d_model, embedding, length);
+        let note = |d_model, embedding, length| note_on(Compute::FLEX, d_model, embedding, length);
         let told = note(64, json!(1000), json!(256)).unwrap();
         assert!(told.starts_with("memory: about ") && told.contains("with micro-batches of 4 rows"), "{told}");
         assert_eq!(note(64, Value::Null, json!(256)), None, "the vocabulary comes with the data");
         assert_eq!(note(64, json!(1000), Value::Null), None, "the length comes with the data");
         let huge = note(1 << 16, json!(1 << 24), json!(65_536)).unwrap();
         assert!(huge.contains("this machine has"), "{huge}");
-        let on_gpu = note_on(backend::CUDA, 1 << 16, json!(1 << 24), json!(65_536)).unwrap();
+        let on_gpu = note_on(Compute::CUDA, 1 << 16, json!(1 << 24), json!(65_536)).unwrap();
         assert!(!on_gpu.contains("this machine has") && on_gpu != huge, "a GPU's need, by other rules: {on_gpu}");
     }
 

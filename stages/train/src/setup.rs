@@ -3,8 +3,7 @@
 use olmo_base::units::bytes;
 use olmo_data::{ChatRecord, Manifest, Memmap};
 use olmo_model::{Computes, ModelConfig, Parameters};
-use olmo_stage::protocol::IF_MEMORY_RUNS_OUT;
-use olmo_stage::{Context, StageError};
+use olmo_stage::{Compute, Context, StageError};
 
 use crate::backend;
 use crate::batches::Batches;
@@ -35,10 +34,8 @@ pub struct Setup {
     pub microbatch: usize,
     /// Stage version of this run.
     pub version: u32,
-    /// Tensor backend of this run.
-    pub backend: String,
     /// Where the run computes, and with which data type.
-    pub computes: Computes,
+    pub compute: Compute,
     /// A change that needs about a quarter less memory, as text.
     pub smaller: Option<String>,
 }
@@ -99,10 +96,11 @@ impl Setup {
                 schedule.warmup
             ));
         }
-        let computes = backend::computes(&context.request.backend, &context.request.precision);
+        let compute = context.request.compute;
         let sequence = data.manifest().sequence_length as usize;
-        let (microbatch, smaller) = microbatch(&params, &config, sequence, global_batch, computes, context);
-        let (version, backend) = (context.request.version, context.request.backend.clone());
+        let (microbatch, smaller) =
+            microbatch(&params, &config, sequence, global_batch, backend::computes(compute), context);
+        let version = context.request.version;
         Ok(Self {
             params,
             data,
@@ -117,8 +115,7 @@ impl Setup {
             schedule,
             microbatch,
             version,
-            backend,
-            computes,
+            compute,
             smaller,
         })
     }
@@ -149,7 +146,7 @@ fn microbatch(
     let smaller = need.way_out(policy, rows, estimate.total() / 4 * 3);
     let smaller = smaller.map(|(change, need)| format!("`{change}` would need about {}", bytes(need.total())));
     if let Some(smaller) = &smaller {
-        eprintln!("{IF_MEMORY_RUNS_OUT}{smaller}");
+        context.memory_hint(smaller.clone());
     }
     if estimate.total() > room {
         let way_out = match need.way_out(policy, rows, room) {

@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 
 use olmo_base::failpoint;
 use olmo_base::units::bytes;
-use olmo_model::{Computes, LossOptions, Model, Parameters};
+use olmo_model::{LossOptions, Model, Parameters};
 use olmo_ops::adamw::{self, AdamW};
 use olmo_ops::{clip_coefficient, global_norm};
+use olmo_stage::compute::Device;
 use olmo_stage::{Context, Event, StageError};
 use serde_json::json;
 
@@ -56,9 +57,9 @@ pub fn train(mut setup: Setup, context: &mut Context) -> Result<(), StageError> 
     }
     let setup = &setup;
     let saved_item = trainer.map(|_| state.step).filter(|step| has_item(context, *step));
-    let mut model = backend::model(&setup.backend, setup.computes, &setup.params.device, &setup.config, &state)?;
+    let mut model = backend::model(setup.compute, &setup.params.device, &setup.config, &state)?;
     model.set_activation_checkpointing(setup.params.activation_checkpointing);
-    let on_gpu = setup.computes != Computes::OnHost;
+    let on_gpu = setup.compute.device == Device::Cuda;
     if on_gpu {
         backend::unkeyed()
             .into_iter()
@@ -128,10 +129,12 @@ fn start(
     let keep = labels.filter(|label| checkpoint::step_of(label).is_some_and(|step| step <= state.step)).collect();
     context.event(&Event::Resumed { step: state.step, port: checkpoint::PORT.into(), keep });
     context.message(format!("continues after step {} of {}", state.step, setup.max_steps));
-    if trainer.backend != setup.backend {
+    if trainer.backend != setup.compute.name() {
         context.warning(format!(
             "not bit-exact: the first {} steps ran on {}, the rest runs on {}",
-            state.step, trainer.backend, setup.backend
+            state.step,
+            trainer.backend,
+            setup.compute.name()
         ));
     }
     Ok((state, Some(trainer)))
@@ -164,7 +167,7 @@ fn trainer(setup: &Setup, batches: &Batches, step: u64, optimizer_steps: u64) ->
         global_train_batch_size: setup.global_batch as u64,
         instances: setup.data.instances() as u64,
         sequence_length: setup.data.manifest().sequence_length,
-        backend: setup.backend.clone(),
+        backend: setup.compute.name().to_owned(),
         device_train_microbatch_size: setup.microbatch as u64,
         stage_version: setup.version,
     }

@@ -4,6 +4,7 @@
 mod common;
 
 use common::{Attempt, data, events, item, items, metrics, params, resumed_after, tree, weights, with};
+use olmo_stage::Compute;
 use olmo_stage::Event;
 use serde_json::{Value, json};
 
@@ -27,15 +28,16 @@ fn in_f32_the_run_is_that_of_flex_up_to_rounding() {
     let data = data(dir.path());
     let changes = json!({"max_duration": "12steps", "save_interval": null, "model": model(), "z_loss": 1e-4, "precision": "fp32",
         "document_mask": true, "optimizer": {"learning_rate": 1e-3}, "scheduler": {"t_warmup": 3}});
-    let run = |backend: &'static str| {
-        let attempt = Attempt::new(&dir.path().join(backend), &data, with(params(), changes.clone())).on(backend);
+    let run = |compute: Compute| {
+        let dir = dir.path().join(compute.name());
+        let attempt = Attempt::new(&dir, &data, with(params(), changes.clone())).on(compute);
         attempt.run().unwrap();
         metrics(&attempt.dir)
     };
-    let (flex, gpu) = (run("flex"), run("libtorch-cuda"));
+    let (flex, gpu) = (run(Compute::FLEX), run(Compute::CUDA));
     assert_eq!(flex.len(), 12);
     let warned = |backend: &str| {
-        let is_it = |event: &Event| matches!(event, Event::Message { level, text } if level == "warning" && text.contains("OLMO_PIPE_EMULATE_GPU=1"));
+        let is_it = |event: &Event| matches!(event, Event::Message { level: olmo_stage::MessageLevel::Warning, text } if text.contains("OLMO_PIPE_EMULATE_GPU=1"));
         events(&dir.path().join(backend)).iter().any(is_it)
     };
     assert!(warned("libtorch-cuda") && !warned("flex"), "what no key counts is said");
@@ -57,7 +59,7 @@ fn in_bf16_it_learns_and_goes_on_after_a_stop_to_the_same_bytes() {
     let data = data(dir.path());
     let attempt = |name: &str, changes: Value| {
         let changes = with(json!({"model": model(), "optimizer": {"learning_rate": 3e-3}}), changes);
-        Attempt::new(&dir.path().join(name), &data, with(params(), changes)).on("libtorch-cuda")
+        Attempt::new(&dir.path().join(name), &data, with(params(), changes)).on(Compute::CUDA)
     };
     let whole = attempt("whole", json!({}));
     whole.run().unwrap();
@@ -86,7 +88,7 @@ fn a_loss_that_is_not_finite_stops_the_run_and_names_where() {
     let dir = tempfile::tempdir().unwrap();
     let data = data(dir.path());
     let changes = json!({"model": model(), "optimizer": {"learning_rate": 1e30}, "scheduler": {"t_warmup": 0}});
-    let attempt = Attempt::new(&dir.path().join("broken"), &data, with(params(), changes)).on("libtorch-cuda");
+    let attempt = Attempt::new(&dir.path().join("broken"), &data, with(params(), changes)).on(Compute::CUDA);
     let (code, message) = attempt.failure();
     assert_eq!(code, "train::not_finite");
     assert!(message.contains("the weights are unchanged. First bad: "), "{message}");

@@ -43,7 +43,7 @@ fn on_libtorch_too_any_number_of_threads_any_policy_and_any_kill_give_the_same_b
     let data = data(dir.path());
     let attempt = |name: &str, changes: Value| {
         let params = with(with(params(), json!({"model": wide()})), changes);
-        Attempt::new(&dir.path().join(name), &data, params).on("libtorch")
+        Attempt::new(&dir.path().join(name), &data, params).on(Compute::LIBTORCH)
     };
     let run = |threads: usize| {
         let attempt = attempt(&threads.to_string(), json!({}));
@@ -83,7 +83,7 @@ fn a_run_that_goes_on_with_another_backend_says_that_it_is_not_exact() {
     let first = Attempt::new(&dir.path().join("first"), &data, params());
     first.run().unwrap();
     let labels = &items(&first.dir)[..2];
-    let rest = Attempt::new(&dir.path().join("rest"), &data, params()).on("libtorch").after(&first.dir, labels);
+    let rest = Attempt::new(&dir.path().join("rest"), &data, params()).on(Compute::LIBTORCH).after(&first.dir, labels);
     rest.run().unwrap();
     let events = std::fs::read_to_string(rest.dir.join("events.jsonl")).unwrap();
     assert!(events.contains("not bit-exact: the first 4 steps ran on flex, the rest runs on libtorch"), "{events}");

@@ -107,7 +107,7 @@ fn a_damaged_checkpoint_is_named_and_the_one_before_it_is_used() {
         assert_eq!(items(&again.dir), ["step4", "step6", "step8"]);
         let events = events(&again.dir);
         assert!(events.contains(&Event::Resumed { step: 2, port: "checkpoints".into(), keep: vec!["step2".into()] }));
-        let warned = |event: &Event| matches!(event, Event::Message { level, text } if level == "warning" && text.contains("step 4"));
+        let warned = |event: &Event| matches!(event, Event::Message { level: olmo_stage::MessageLevel::Warning, text } if text.contains("step 4"));
         assert!(events.iter().any(warned), "{file}");
     }
 }

@@ -220,7 +220,7 @@ impl Data {
                     _ => ExitCode::FAILURE,
                 }
             }
-            Err(StageError::Failed(failure)) => {
+            Err(StageError::Failed(failure) | StageError::OutOfMemory(failure)) => {
                 let hint = failure.hint.map(|hint| format!("  help: {hint}\n")).unwrap_or_default();
                 let _ = write!(std::io::stderr(), "error[{}]: {}\n{hint}", failure.code, plain(&failure.message));
                 ExitCode::FAILURE

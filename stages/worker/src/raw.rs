@@ -62,8 +62,7 @@ pub fn read(path: &Path, limit: u64) -> Result<Option<Raw>, StageError> {
         state_dir: attempt.join("state"),
         items: BTreeMap::new(),
         threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-        backend: "flex".into(),
-        precision: "fp32".into(),
+        compute: olmo_stage::Compute::FLEX,
     };
     write_json(&attempt.join(REQUEST), &request)?;
     let mut context = Context::open(attempt).map_err(|e| StageError::io(attempt, e))?;

@@ -9,7 +9,7 @@ use schemars::{JsonSchema, Schema, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::document::retry::FailureClass;
+use olmo_stage::FailureClass;
 
 /// What a name looks like: stages, params, profiles, outputs.
 // Lengths are their own keyword: a counted repetition takes longer to compile than a file to check.

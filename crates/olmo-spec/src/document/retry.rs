@@ -2,40 +2,8 @@
 
 use std::time::Duration;
 
-use schemars::JsonSchema;
+use olmo_stage::FailureClass;
 use serde::{Deserialize, Serialize};
-
-/// The class of a failure, which decides about retries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[schemars(inline)]
-pub enum FailureClass {
-    /// It ran out of main or GPU memory.
-    Oom,
-    /// Another process stopped or killed it, or it requested another attempt (exit code 75).
-    Preempted,
-    /// It took longer than its `timeout`.
-    Timeout,
-    /// It reported nothing for longer than its `stall`.
-    Stalled,
-    /// Its own failure.
-    Error,
-}
-
-impl FailureClass {
-    pub const ALL: [FailureClass; 5] = [Self::Oom, Self::Preempted, Self::Timeout, Self::Stalled, Self::Error];
-
-    /// Its name in documents.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Oom => "oom",
-            Self::Preempted => "preempted",
-            Self::Timeout => "timeout",
-            Self::Stalled => "stalled",
-            Self::Error => "error",
-        }
-    }
-}
 
 /// How a failed stage is retried.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -14,12 +14,13 @@ use crate::compose::params::Params;
 use crate::document::check::{self, Checker, Subject};
 use crate::document::documents::{RetryRule, seconds};
 use crate::document::prepare::prepare;
-use crate::document::retry::{FailureClass, Retry};
+use crate::document::retry::Retry;
 use crate::document::strict;
 use crate::read::node::{Content, Entry, Node};
 use crate::read::reference::{Piece, PortRef, Reference, environment, has_reference, pieces, variable_in_value};
 use crate::read::source::{Problem, Session, Span};
 use crate::resolve::resolved::ResolvedStage;
+use olmo_stage::FailureClass;
 
 /// Resolves references, and collects edges and origins.
 pub(crate) struct Resolver<'a> {

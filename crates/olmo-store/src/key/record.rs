@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use olmo_base::Digest;
-use olmo_stage::Description;
+use olmo_stage::{Compute, Description};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -78,8 +78,7 @@ impl KeyRecord {
         description: &Description,
         params: &Value,
         inputs: BTreeMap<String, Vec<KeyInput>>,
-        backend: Option<&str>,
-        precision: Option<&str>,
+        compute: Compute,
         command: Option<CommandKey>,
     ) -> Result<Self, KeyError> {
         let stage = description.contract.stage.clone();
@@ -88,7 +87,7 @@ impl KeyRecord {
         if let Some((param, _)) = fields.iter().find(|(_, value)| !has_form(value)) {
             return Err(KeyError::NotFinite { stage, param: param.clone() });
         }
-        let if_it_computes = |text: Option<&str>| text.filter(|_| description.contract.backend).map(str::to_owned);
+        let if_it_computes = |word: &str| description.contract.backend.then(|| word.to_owned());
         Ok(Self {
             format: FORMAT,
             stage,
@@ -96,8 +95,8 @@ impl KeyRecord {
             params: fields.into_iter().collect(),
             // An optional port that is not connected equals one that is not declared.
             inputs: inputs.into_iter().filter(|(_, items)| !items.is_empty()).collect(),
-            backend: if_it_computes(backend),
-            precision: if_it_computes(precision),
+            backend: if_it_computes(compute.name()),
+            precision: if_it_computes(compute.precision.name()),
             command,
         })
     }
@@ -166,7 +165,7 @@ mod tests {
     fn key(backend: bool, params: Value) -> KeyRecord {
         let input = KeyInput { label: None, digest: Digest::of(b"data") };
         let inputs = BTreeMap::from([("data".to_owned(), vec![input]), ("init".to_owned(), vec![])]);
-        KeyRecord::new(&description(backend), &params, inputs, Some("flex"), Some("f32"), None).unwrap()
+        KeyRecord::new(&description(backend), &params, inputs, Compute::FLEX, None).unwrap()
     }
 
     #[test]
@@ -186,7 +185,7 @@ mod tests {
 
     #[test]
     fn params_that_are_not_a_map_are_refused() {
-        let made = KeyRecord::new(&description(true), &json!([1]), BTreeMap::new(), None, None, None);
+        let made = KeyRecord::new(&description(true), &json!([1]), BTreeMap::new(), Compute::FLEX, None);
         assert!(matches!(made, Err(KeyError::ParamsNotAMap { stage }) if stage == "train"));
     }
 

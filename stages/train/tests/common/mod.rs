@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use olmo_base::{Digest, journal};
 use olmo_data::{Layout, MemmapWriter};
+use olmo_stage::Compute;
+use olmo_stage::compute::Precision;
 use olmo_stage::protocol::PROTOCOL_VERSION;
 use olmo_stage::{Context, Event, InputItem, Request, Stage, StageError};
 use olmo_stage_train::Train;
@@ -76,24 +78,28 @@ pub struct Attempt {
     pub inputs: BTreeMap<String, Vec<InputItem>>,
     pub state_dir: PathBuf,
     pub items: Vec<InputItem>,
-    pub backend: &'static str,
+    pub compute: Compute,
 }
 
 impl Attempt {
     pub fn new(dir: &Path, data: &Path, params: Value) -> Self {
         let inputs = BTreeMap::from([("data".to_owned(), vec![InputItem { label: None, path: data.to_owned() }])]);
-        Self { dir: dir.to_owned(), params, inputs, state_dir: dir.join("state"), items: Vec::new(), backend: "flex" }
+        Self {
+            dir: dir.to_owned(),
+            params,
+            inputs,
+            state_dir: dir.join("state"),
+            items: Vec::new(),
+            compute: Compute::FLEX,
+        }
     }
 
-    /// As the engine resolves it.
-    fn precision(&self) -> &'static str {
-        let in_bf16 = self.backend == "libtorch-cuda" && self.params["precision"] != "fp32";
-        if in_bf16 { "amp_bf16" } else { "fp32" }
-    }
-
-    /// Computed by another backend.
-    pub fn on(self, backend: &'static str) -> Self {
-        Self { backend, ..self }
+    /// Computed elsewhere; on a GPU in the precision of the params, as the engine resolves it.
+    pub fn on(self, mut compute: Compute) -> Self {
+        if self.params["precision"] == "fp32" {
+            compute.precision = Precision::Fp32;
+        }
+        Self { compute, ..self }
     }
 
     pub fn input(mut self, port: &str, path: &Path) -> Self {
@@ -124,8 +130,7 @@ impl Attempt {
             state_dir: self.state_dir.clone(),
             items: BTreeMap::from([("checkpoints".to_owned(), self.items.clone())]),
             threads: 2,
-            backend: self.backend.into(),
-            precision: self.precision().into(),
+            compute: self.compute,
         };
         fs::write(self.dir.join("request.json"), serde_json::to_vec(&request).unwrap()).unwrap();
     }
