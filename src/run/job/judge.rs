@@ -45,7 +45,7 @@ pub struct End<'a> {
     pub result: Option<StageResult>,
     /// The last lines that the process printed.
     pub log: &'a [String],
-    /// How to need less memory, if the stage said so.
+    /// How to need less memory, if the stage reported that.
     pub memory_hint: Option<&'a str>,
     /// The attempt's folder.
     pub folder: &'a Path,
