@@ -1,4 +1,4 @@
-//! Which worker holds a backend, and how to build it.
+//! The worker for a backend: its path, and how to build it. It never starts a worker.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ pub fn stage_compute(stage: &ResolvedStage) -> Compute {
     Compute::resolve(&stage.description.contract, &stage.params, stage.resources.gpus)
 }
 
-/// The path of the worker for `compute`, beside the worker for flex at `flex`.
+/// The path of the worker for `compute`, which is next to the worker for flex at `flex`.
 pub fn worker_path(compute: Compute, flex: &Path) -> PathBuf {
     if compute.backend == Backend::Flex {
         return flex.to_owned();

@@ -61,7 +61,7 @@ pub enum RunEvent {
     /// Metrics of one step. The record holds the first ones of each attempt and a sample of the
     /// rest.
     Metrics { place: Place, step: u64, values: BTreeMap<String, f64> },
-    /// A message from the stage for the user.
+    /// A message from the stage to the user.
     Message { place: Place, level: MessageLevel, text: String },
     /// The stage ran and its outputs are in the store. `shared`: another process ran it.
     Finished { place: Place, key: Digest, shared: bool, outputs: BTreeMap<String, Output>, used: Used },

@@ -101,7 +101,7 @@ pub fn give_up_on_reader() {
     }
 }
 
-/// Takes the message of the first lost output, if there is one.
+/// Takes the message about the first lost output, if any.
 pub(super) fn take_lost() -> Option<String> {
     LOST.lock().ok().and_then(|mut lost| lost.take())
 }

@@ -20,7 +20,7 @@ pub enum Device {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Backend {
-    /// Pure Rust, on the CPU; every worker has it.
+    /// Pure Rust on the CPU. Every worker has it.
     Flex,
     #[serde(rename = "libtorch")]
     LibTorch,
@@ -35,7 +35,7 @@ pub enum Precision {
     AmpBf16,
 }
 
-/// Where and how a stage computes. Resolved: no value is `auto`.
+/// Where and how a stage computes. All values are resolved, so none is `auto`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Compute {
@@ -45,19 +45,19 @@ pub struct Compute {
 }
 
 impl Compute {
-    /// Flex on the CPU, in f32. Also what stages get that do not compute.
+    /// Flex on the CPU, in f32. Stages that do not compute with tensors get this, too.
     pub const FLEX: Self = Self { device: Device::Cpu, backend: Backend::Flex, precision: Precision::Fp32 };
     /// libtorch on the CPU, in f32.
     pub const LIBTORCH: Self = Self { backend: Backend::LibTorch, ..Self::FLEX };
     /// libtorch on a GPU, in bf16.
     pub const CUDA: Self = Self { device: Device::Cuda, backend: Backend::LibTorch, precision: Precision::AmpBf16 };
 
-    /// Resolves the params `device`, `backend` and `precision` of a stage that requests `gpus` GPUs.
-    /// A missing param means `auto`, except that a stage without `backend` computes on flex, and one
-    /// without `precision` in f32.
+    /// Resolves the params `device`, `backend` and `precision` of a stage that requests `gpus`
+    /// GPUs. A missing param means `auto`, except that a stage without `backend` computes on flex,
+    /// and one without `precision` in f32.
     ///
-    /// `amp_bf16` is kept where the device cannot compute in it: the stage's rules refuse it, and no
-    /// f32 result has that cache key.
+    /// `amp_bf16` is kept even if the device cannot compute in it. The stage's rules then reject
+    /// it, and no f32 result has that cache key.
     pub fn resolve(contract: &Contract, params: &Value, gpus: u32) -> Self {
         if !contract.backend || contract.command.is_some() {
             return Self::FLEX;

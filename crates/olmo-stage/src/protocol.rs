@@ -76,8 +76,8 @@ pub enum Event {
     Resumed { step: u64, port: String, keep: Vec<String> },
     /// A message for the user.
     Message { level: MessageLevel, text: String },
-    /// How to need less memory. Reported in advance, since a process that was killed for memory can no
-    /// longer report anything.
+    /// How to need less memory. The stage reports it in advance, since a process that was killed
+    /// for memory can no longer report anything.
     MemoryHint { text: String },
     /// An event that only a newer build knows.
     #[serde(other)]

@@ -84,7 +84,7 @@ fn check<S: Stage>(question: &Question) -> Vec<Finding> {
 #[derive(Debug)]
 pub enum StageError {
     Failed(Failure),
-    /// The stage ran out of memory and noticed.
+    /// The stage noticed that it ran out of memory.
     OutOfMemory(Failure),
     /// The stage was asked to stop and has saved its state.
     Interrupted,
@@ -96,7 +96,7 @@ impl StageError {
         Self::Failed(Failure { code: code.into(), message: message.into(), hint: None })
     }
 
-    /// As [`StageError::fail`], because memory ran out.
+    /// Like [`StageError::fail`], for a stage that ran out of memory.
     pub fn out_of_memory(code: &str, message: impl Into<String>) -> Self {
         Self::OutOfMemory(Failure { code: code.into(), message: message.into(), hint: None })
     }
@@ -219,7 +219,7 @@ impl Context {
         self.event(&Event::Message { level: MessageLevel::Warning, text: text.into() });
     }
 
-    /// Leaves word how to need less memory, for the case that the process is killed for it.
+    /// Reports how to need less memory. The engine shows it if the process is killed for memory.
     pub fn memory_hint(&mut self, text: impl Into<String>) {
         self.event(&Event::MemoryHint { text: text.into() });
     }

@@ -1,5 +1,5 @@
-//! The resources that stages claim of a machine ([`Claim`]), what it has ([`Capacity`]), and what is
-//! missing ([`Shortage`]).
+//! The resources that a stage claims ([`Claim`]), those that a machine has ([`Capacity`]), and
+//! those that are missing ([`Shortage`]). Plain types without behavior.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! Kills the processes of attempts whose engine, guard and supervisor were all killed.
+//! Kills the processes of attempts whose engine, guard and supervisor were all killed at once.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -12,7 +12,7 @@ use crate::exec::supervise::processes;
 use crate::exec::supervise::supervisor::GUARD;
 
 /// Kills the processes that attempts in the folder `work` left running. Does nothing while a guard
-/// or a supervisor lives, which ends them itself.
+/// or a supervisor is alive, since it does this itself.
 ///
 /// # Errors
 /// The guard's lock file cannot be opened.

@@ -341,12 +341,12 @@ impl Job {
     }
 }
 
-/// A process from its start to its end.
+/// What the engine learned about a process from its start to its end.
 struct Followed {
     ended: Ended,
     /// Why the engine stopped it, if it did.
     stop_reason: Option<StopReason>,
-    /// How to need less memory, if the stage reported it.
+    /// How to need less memory, if the stage reported that.
     memory_hint: Option<String>,
 }
 

@@ -45,7 +45,7 @@ pub struct End<'a> {
     pub result: Option<StageResult>,
     /// The last lines that the process printed.
     pub log: &'a [String],
-    /// How to need less memory, if the stage said so.
+    /// How to need less memory, if the stage reported that.
     pub memory_hint: Option<&'a str>,
     /// The attempt's folder.
     pub folder: &'a Path,
@@ -98,7 +98,7 @@ pub fn judge(end: End<'_>) -> Verdict {
     match end.result {
         Some(StageResult { outcome: Outcome::Failed, failure: reported, class, .. }) => {
             let reported = reported.unwrap_or_else(|| failure("stage::failed", "it gave no reason", None));
-            // The message may quote a library that ran out of memory.
+            // The stage may have passed on the message of a library that ran out of memory.
             let class = if reports_out_of_memory(&reported.message) { FailureClass::Oom } else { class };
             return Verdict::Failed(reported, class);
         }

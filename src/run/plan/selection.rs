@@ -23,7 +23,7 @@ impl Selection {
         Self { targets: targets.to_vec(), ..Self::default() }
     }
 
-    /// The stages of `resolved` that are selected.
+    /// Resolves the selection to stages of `resolved`.
     pub fn choose(&self, resolved: &Resolved) -> Result<Selected, RunError> {
         let all = |names: &[String]| -> Result<Vec<String>, RunError> {
             let named = names.iter().map(|name| board::stages_named(resolved, name)).collect::<Result<Vec<_>, _>>()?;

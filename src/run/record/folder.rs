@@ -95,7 +95,7 @@ impl RunRecord {
         sources: &Sources,
         beginning: RunBeginning,
     ) -> Result<Self, RunError> {
-        // Nobody sees a record before it is complete and locked.
+        // No other process sees a record before it is complete and locked.
         let unfinished = store.temporary()?;
         fs::create_dir(&unfinished).context_during("make the folder", &unfinished)?;
         let mut id = RunId::new(SystemTime::now());
