@@ -26,17 +26,6 @@ fn journal_lines(path: &Path) -> usize {
     fs::read_to_string(path).unwrap_or_default().lines().count()
 }
 
-/// The folder of the only unfinished stage.
-fn work(project: &Project) -> PathBuf {
-    let mut folders: Vec<PathBuf> = fs::read_dir(project.path(".olmo-pipe/work-v1"))
-        .into_iter()
-        .flatten()
-        .map(|entry| entry.unwrap().path())
-        .filter(|folder| folder.join("items.jsonl").exists() || folder.join("attempts/1/request.json").exists())
-        .collect();
-    folders.pop().unwrap_or_default()
-}
-
 fn items_file(project: &Project) -> PathBuf {
     work(project).join("items.jsonl")
 }

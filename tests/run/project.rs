@@ -203,3 +203,14 @@ pub fn dies_at(project: &Project, point: &str, arguments: &[&str]) {
         }
     }
 }
+
+/// The folder of the only unfinished stage.
+pub fn work(project: &Project) -> PathBuf {
+    let mut folders: Vec<PathBuf> = fs::read_dir(project.path(".olmo-pipe/work-v1"))
+        .into_iter()
+        .flatten()
+        .map(|entry| entry.unwrap().path())
+        .filter(|folder| folder.join("items.jsonl").exists() || folder.join("attempts/1/request.json").exists())
+        .collect();
+    folders.pop().unwrap_or_default()
+}

@@ -21,7 +21,7 @@ fn from_runs_what_comes_after_and_needs_what_comes_before() {
     let project = diamond();
     let output = project.run(&["run", "e.yaml", "--from", "b"]);
     assert_eq!(output.status.code(), Some(2), "{}", said(&output));
-    assert!(said(&output).contains("stage `a`, which `b` needs, has no result"), "{}", said(&output));
+    assert!(said(&output).contains("but `a`, which it needs, has no result"), "{}", said(&output));
     assert!(project.runs().is_empty());
     project.succeeds(&["run", "e.yaml", "c"]);
     project.succeeds(&["run", "e.yaml", "--from", "b"]);
