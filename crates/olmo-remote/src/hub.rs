@@ -2,12 +2,12 @@
 
 use serde::Deserialize;
 
-use crate::download::Expected;
 use crate::error::RemoteError;
-use crate::http::Client;
-use crate::kind;
-use crate::pattern;
+use crate::http::client::Client;
+use crate::http::download::Expected;
 use crate::source::Repository;
+use crate::source::file_kind;
+use crate::source::pattern;
 use crate::url::{Url, encoded};
 use crate::watch::Watch;
 
@@ -101,8 +101,8 @@ fn chosen(
     let hidden = |name: &str| name.split('/').any(|part| part.starts_with('.'));
     let taken = |name: &str| match repository.dataset {
         // For a dataset folder, take readable data files; an explicit name may be any allowed file.
-        true if !pattern::is_pattern(path) && name != path => kind::is_data(name) && !hidden(name),
-        _ => kind::is_allowed(name) && !hidden(name),
+        true if !pattern::is_pattern(path) && name != path => file_kind::is_data(name) && !hidden(name),
+        _ => file_kind::is_allowed(name) && !hidden(name),
     };
     let mut files = Vec::new();
     let mut left = 0;
@@ -111,7 +111,7 @@ fn chosen(
         if !meant(&name) {
             continue;
         }
-        if let Some(why) = kind::bad_path(&name) {
+        if let Some(why) = file_kind::bad_path(&name) {
             return Err(RemoteError::Path { source_text: source.to_owned(), path: name, why });
         }
         if !taken(&name) {
@@ -134,7 +134,7 @@ fn chosen(
         let why = match left {
             0 if path.is_empty() => format!("the repository has no file of an allowed kind ({} files)", total),
             0 => format!("there is no `{}` among the {total} files of the repository", path.escape_debug()),
-            _ => format!("{left} files match, but none is of an allowed kind ({})", kind::listed()),
+            _ => format!("{left} files match, but none is of an allowed kind ({})", file_kind::listed()),
         };
         return Err(RemoteError::NoFiles { source_text: source.to_owned(), why });
     }

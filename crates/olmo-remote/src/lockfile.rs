@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use olmo_base::Digest;
 use serde::{Deserialize, Serialize};
 
-use crate::kind;
+use crate::source::file_kind;
 use crate::source::{Source, is_sha256};
 
 const FORMAT: u32 = 1;
@@ -94,7 +94,7 @@ impl Locked {
         }
         for file in &self.files {
             let place = |why: &str| format!("file `{}`: {why}", file.path.escape_debug());
-            kind::bad_path(&file.path).map_or(Ok(()), |why| Err(place(why)))?;
+            file_kind::bad_path(&file.path).map_or(Ok(()), |why| Err(place(why)))?;
             if !is_sha256(&file.sha256) {
                 return Err(place("its sha256 is not 64 lowercase hex digits"));
             }

@@ -11,8 +11,8 @@
 
 use std::fmt;
 
-use crate::kind;
-use crate::pattern;
+use super::file_kind;
+use super::pattern;
 use crate::url::{Url, decoded};
 
 /// A remote source.
@@ -97,7 +97,7 @@ impl Source {
             }
         };
         let name = url.file_name();
-        if let Some(why) = kind::bad_path(&name).filter(|_| !name.is_empty()) {
+        if let Some(why) = file_kind::bad_path(&name).filter(|_| !name.is_empty()) {
             return Err(format!("its file name is invalid: {why}"));
         }
         refuse_kind(&name)?;
@@ -128,7 +128,7 @@ impl Source {
         if revision.is_empty() || !revision.bytes().all(plain) || revision.contains("..") {
             return Err(format!("{FORM}; REVISION is a branch, a tag or a commit"));
         }
-        if let Some(why) = kind::bad_path(path).filter(|_| !path.is_empty()) {
+        if let Some(why) = file_kind::bad_path(path).filter(|_| !path.is_empty()) {
             return Err(format!("its path is invalid: {why}"));
         }
         let last = path.rsplit('/').next().unwrap_or_default();
@@ -150,7 +150,7 @@ impl Source {
         if !plain(name, b"-_.") || !plain(version, b"-_.!+") {
             return Err(FORM.to_owned());
         }
-        if let Some(why) = kind::bad_path(path) {
+        if let Some(why) = file_kind::bad_path(path) {
             return Err(format!("its path is invalid: {why}"));
         }
         refuse_kind(path)?;
@@ -173,7 +173,7 @@ impl Source {
 }
 
 fn refuse_kind(name: &str) -> Result<(), String> {
-    if kind::is_allowed(name) {
+    if file_kind::is_allowed(name) {
         return Ok(());
     }
     let what = if name.is_empty() {
@@ -181,7 +181,10 @@ fn refuse_kind(name: &str) -> Result<(), String> {
     } else {
         format!("`{}`", name.escape_debug())
     };
-    Err(format!("{what} is not of an allowed kind ({}); code, pickles and archives are never fetched", kind::listed()))
+    Err(format!(
+        "{what} is not of an allowed kind ({}); code, pickles and archives are never fetched",
+        file_kind::listed()
+    ))
 }
 
 /// Whether `text` is a SHA-256 in lowercase hex.

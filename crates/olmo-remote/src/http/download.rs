@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 use olmo_base::digest::Hasher;
 use olmo_base::{Digest, IoContext, journal};
 
-use crate::digests::Digests;
 use crate::error::RemoteError;
-use crate::http::Client;
+use crate::http::client::Client;
+use crate::http::digests::Digests;
 use crate::url::Url;
 use crate::watch::Watch;
 
