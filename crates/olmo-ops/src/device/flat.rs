@@ -7,8 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use olmo_torch::{Argument, DeviceAttention, Documents, Element, KernelError, Kernels, Kind, Place, Tensor};
 
 use crate::config::BlockConfig;
-use crate::nodes::Placed;
-use crate::rope::Rope;
+use crate::rope::{Placed, Rope};
 
 /// The device, and how to compute on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::kernels::Kernels;
 use super::matrix::Write;
-use super::shared::SharedSlice;
+use crate::fused::shared::SharedSlice;
 
 /// `y [rows, out] = x [rows, inner] w^T`, with w `[out, inner]`: a linear layer.
 #[expect(clippy::too_many_arguments, reason = "as a BLAS call")]
