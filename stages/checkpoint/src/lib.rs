@@ -18,7 +18,7 @@ use olmo_stage::{Context, Stage, StageError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use scores::{Scored, best};
+use scores::{Order, Scored, best};
 
 /// Picks the checkpoint with the best score.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -42,24 +42,6 @@ pub struct Select {
     #[schemars(extend("type" = "string"))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min: Option<String>,
-}
-
-/// Whether higher or lower scores are better.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Order {
-    Max,
-    Min,
-}
-
-impl Order {
-    /// Whether score `a` is better than `b`.
-    fn is_better(self, a: f64, b: f64) -> bool {
-        match self {
-            Self::Max => a > b,
-            Self::Min => a < b,
-        }
-    }
 }
 
 impl Select {

@@ -7,12 +7,28 @@ use olmo_stage::{InputItem, StageError};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::Order;
-
 /// The loss on held-out data, measured by stage `train` itself.
 const EVAL_LOSS: &str = "eval_loss";
 /// The metrics that stage `train` stores in every checkpoint.
 const TRAINING: &str = "metrics.jsonl";
+
+/// Whether higher or lower scores are better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Order {
+    Max,
+    Min,
+}
+
+impl Order {
+    /// Whether score `a` is better than `b`.
+    pub fn is_better(self, a: f64, b: f64) -> bool {
+        match self {
+            Self::Max => a > b,
+            Self::Min => a < b,
+        }
+    }
+}
 
 /// A checkpoint's label and scores.
 #[derive(Clone, Debug, PartialEq, Serialize)]
