@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 
-use olmo_data::chat::strip;
-use olmo_data::chat::{Source, SpecialStrings};
+use olmo_data::chat::Source;
+use olmo_data::conversation::strip;
+use olmo_data::tokenizer::SpecialStrings;
 use olmo_data::{Chat, Conversation, Document, Labels, Message, Rendered, Role, Template, TextTokenizer};
 use proptest::prelude::*;
 use serde_json::{Value, json};

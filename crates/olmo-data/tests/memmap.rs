@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use olmo_base::Digest;
+use olmo_data::memmap::boundaries_csv;
 use olmo_data::{
     DataError, Document, Dtype, InstanceFilter, Layout, Manifest, Memmap, MemmapOptions, MemmapWriter, Pack, Packer,
-    boundaries_csv,
 };
 use proptest::prelude::*;
 use tempfile::TempDir;

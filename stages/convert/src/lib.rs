@@ -11,7 +11,8 @@ mod tokenizer_files;
 use std::fs;
 use std::path::Path;
 
-use olmo_data::{Chat, Template, TextTokenizer, tokenizer_json};
+use olmo_data::tokenizer::tokenizer_json;
+use olmo_data::{Chat, Template, TextTokenizer};
 use olmo_model::{ModelError, WeightType};
 use olmo_stage::worker::write_json;
 use olmo_stage::{Context, Stage, StageError};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use olmo_data::TextTokenizer;
-use olmo_data::chat::strip;
+use olmo_data::conversation::strip;
 use olmo_model::{GenerateOptions, Model, generate};
 use olmo_stage::worker::write_json;
 use olmo_stage::{Context, StageError};

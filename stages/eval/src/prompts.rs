@@ -1,6 +1,6 @@
 //! [`Prompt`]: the part of a conversation that the model sees, and the expected answer.
 
-use olmo_data::chat::strip;
+use olmo_data::conversation::strip;
 use olmo_data::{Chat, Conversation, Role, SpecialTokens, TextTokenizer};
 use olmo_model::ModelConfig;
 use olmo_stage::StageError;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use olmo_data::chat::strip;
+use olmo_data::conversation::strip;
 use olmo_data::{Conversation, Message, Role, Template, TextTokenizer, dataset::DatasetWriter};
 use olmo_model::{GenerateOptions, Model, ModelConfig, Parameters};
 use olmo_stage::{Context, Stage, StageError};

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use olmo_data::chat::strip;
+use olmo_data::conversation::strip;
 use olmo_data::conversation::UnknownRole;
 use olmo_data::{Conversation, Message, Role};
 use schemars::JsonSchema;

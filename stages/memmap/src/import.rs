@@ -4,7 +4,8 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use olmo_data::{Layout, Manifest, MemmapWriter, TextTokenizer, boundaries_csv};
+use olmo_data::memmap::boundaries_csv;
+use olmo_data::{Layout, Manifest, MemmapWriter, TextTokenizer};
 use olmo_stage::{Context, StageError};
 
 use crate::header;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use olmo_data::chat::Source;
-use olmo_data::control_tokens::ControlTokens;
+use olmo_data::tokenizer::control_tokens::ControlTokens;
 use olmo_data::{Chat, ChatError, Conversation, Document, Labels, Message, Template, TextTokenizer};
 use olmo_stage::{Context, StageError};
 

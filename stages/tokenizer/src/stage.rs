@@ -3,9 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use olmo_data::chat::{ModelTokenizer, Source, strip};
+use olmo_data::chat::{ModelTokenizer, Source};
+use olmo_data::conversation::strip;
 use olmo_data::dataset::{self, Kind};
-use olmo_data::{Chat, ChatError, DataError, Message, Template, TextTokenizer, tokenizer_json};
+use olmo_data::tokenizer::tokenizer_json;
+use olmo_data::{Chat, ChatError, DataError, Message, Template, TextTokenizer};
 use olmo_stage::rules::{Finding, Question};
 use olmo_stage::{Context, Stage, StageError};
 use schemars::JsonSchema;

@@ -4,7 +4,8 @@ use std::fmt::Write;
 
 use crate::error::DataError;
 use crate::tokenizer::TextTokenizer;
-use crate::view::{Sequence, plain};
+use crate::view::plain::plain;
+use crate::view::sequences::Sequence;
 
 /// How to mark trained text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
