@@ -10,10 +10,12 @@ use std::sync::Arc;
 use olmo_stage::{Context, StageError};
 use serde_json::{Map, Value};
 
-use crate::open::{Content, file_name, open, read_line};
+use crate::failure::{unopened, unreadable};
+use crate::format::Format;
+use crate::json_array::array_elements;
+use crate::open::{Content, LONGEST, file_name, open, read_line};
 use crate::params::FetchParams;
-use crate::record::{Format, Layout, describe_keys, filled_keys, list_keys};
-use crate::stage::{LONGEST, array_elements, unopened, unreadable};
+use crate::record::{Layout, describe_keys, filled_keys, list_keys};
 
 /// Number of records to examine.
 const SAMPLE: usize = 64;

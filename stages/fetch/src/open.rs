@@ -21,6 +21,10 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use ruzstd::decoding::{FrameDecoder, StreamingDecoder};
 
+/// Size in bytes of a block of records that are parsed together.
+pub const BLOCK: usize = 4 << 20;
+/// Maximum length of a line in MiB.
+pub const LONGEST: usize = 32;
 /// Number of table rows to read at a time.
 const BATCH: usize = 1024;
 /// Maximum number of rows to take from an Arrow batch at a time; the number of rows that it

@@ -7,8 +7,9 @@ use olmo_data::dataset::{DatasetManifest, DatasetWriter, Kind, Record};
 use olmo_stage::{Context, StageError};
 use serde_json::Value;
 
+use crate::format::Format;
 use crate::params::{FetchParams, Filter, OnError};
-use crate::record::{BadRecord, Format, Layout, Notes, Read};
+use crate::record::{BadRecord, Layout, Notes, Read};
 
 /// Maximum number of bad records in a message; the rest is counted.
 const SHOWN: usize = 20;

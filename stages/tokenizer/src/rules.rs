@@ -3,7 +3,7 @@
 use olmo_data::chat::ModelTokenizer;
 use olmo_stage::rules::{Finding, Question};
 
-use crate::stage::TokenizerParams;
+use crate::params::TokenizerParams;
 
 /// Message and hint for a model without a chat template.
 pub const NO_TEMPLATE: &str = "the model has no chat template, which is common for base models";
