@@ -7,8 +7,6 @@ use olmo_model::{Model, ModelConfig, Parameters, WeightType};
 use olmo_stage::StageError;
 use serde::Serialize;
 
-use crate::model_failure;
-
 /// Largest difference of logits that passes.
 const TOLERANCE: f64 = 1e-5;
 const ROWS: usize = 2;
@@ -21,7 +19,7 @@ const LONGEST_ROW: usize = 64;
 /// `convert::differs`, listing every missing, extra or different tensor.
 pub fn compare_weights(model: &Path, export: &Path, dtype: WeightType) -> Result<usize, StageError> {
     const SHOWN: usize = 12;
-    let comparison = olmo_model::compare_weights(model, export, dtype).map_err(model_failure)?;
+    let comparison = olmo_model::compare_weights(model, export, dtype).map_err(|e| e.with_code("convert::model"))?;
     let differences = comparison.differences;
     if differences.is_empty() {
         return Ok(comparison.tensors);
@@ -113,7 +111,9 @@ pub fn compare(
     let length = LONGEST_ROW.min(model.0.max_sequence_length);
     let ids = ids(ROWS * length, model.0.vocab_size);
     let logits = |(config, parameters): (&ModelConfig, &Parameters)| {
-        Model::new(config, parameters, false).and_then(|model| model.logits(&ids, ROWS, length)).map_err(model_failure)
+        Model::new(config, parameters, false)
+            .and_then(|model| model.logits(&ids, ROWS, length))
+            .map_err(|e| e.with_code("convert::model"))
     };
     let (exact, after) = (logits(model)?, logits(export)?);
     if exact.len() != after.len() {

@@ -10,7 +10,6 @@ use olmo_stage::worker::write_json;
 use olmo_stage::{Context, StageError};
 use serde::Serialize;
 
-use crate::model_failure;
 use crate::prompts::Prompt;
 
 /// Number of prompts to answer between checks of the stop signal.
@@ -74,7 +73,7 @@ pub fn ask(
         for (room, indices) in by_room.into_iter().filter(|(room, _)| *room > 0) {
             let ids: Vec<Vec<u32>> = indices.iter().map(|index| some[*index].input_ids.clone()).collect();
             let options = GenerateOptions { max_new_tokens: room, eos_token_ids: stop_token_ids.to_vec() };
-            let made = generate(model, &ids, &options).map_err(model_failure)?;
+            let made = generate(model, &ids, &options).map_err(|e| e.with_code("eval::model"))?;
             for (index, ids) in indices.into_iter().zip(made) {
                 texts[index] = Some(strip(&tokenizer.decode(&ids, true)?).to_owned());
             }

@@ -4,7 +4,7 @@ use olmo_model::{Compute, Computes, Model, ModelConfig};
 use olmo_stage::StageError;
 
 use crate::checkpoint::State;
-use crate::model_failure;
+use crate::failure::model_failure;
 
 /// The engine's name for libtorch on a GPU.
 pub const CUDA: &str = "libtorch-cuda";

@@ -7,8 +7,8 @@ use olmo_stage::StageError;
 use olmo_stage::rules::{Finding, Question};
 
 use crate::backend;
-use crate::duration::{Duration, Interval};
 use crate::memory::{self, Need};
+use crate::params::{Duration, Interval};
 use crate::params::{Params, Precision, Vocabulary};
 use crate::setup::{check_eval_data, check_length, check_vocabulary};
 

@@ -7,12 +7,12 @@ use olmo_stage::protocol::IF_MEMORY_RUNS_OUT;
 use olmo_stage::{Context, StageError};
 
 use crate::backend;
-use crate::batches::Batches;
-use crate::duration::{Duration, DurationError, Interval};
+use crate::data::Batches;
+use crate::failure::model_failure;
 use crate::memory::{self, Need};
-use crate::model_failure;
+use crate::params::Schedule;
+use crate::params::{Duration, DurationError, Interval};
 use crate::params::{Params, STEPS_PER_EPOCH, Vocabulary};
-use crate::schedule::Schedule;
 
 /// The definition of a run.
 pub struct Setup {

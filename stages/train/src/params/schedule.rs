@@ -2,7 +2,17 @@
 
 use std::f64::consts::PI;
 
-use crate::params::SchedulerName;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Shape of the learning rate after the warm-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SchedulerName {
+    CosineWithWarmup,
+    LinearWithWarmup,
+    ConstantWithWarmup,
+}
 
 /// The learning rate over the steps of a run.
 #[derive(Clone, Copy, Debug, PartialEq)]

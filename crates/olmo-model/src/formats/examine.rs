@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::folder::{self, Files};
+use super::json::read_object;
+use super::names::{CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE};
+use super::tensors::{Entry, entries};
+use super::{huggingface, native};
 use crate::config::ModelConfig;
-use crate::error::ModelError;
-use crate::files::{CONFIG_FILE, read_object, shortened};
-use crate::folder::{self, Files};
-use crate::huggingface;
-use crate::native;
-use crate::tensors::{Entry, INDEX_FILE, WEIGHTS_FILE, entries};
+use crate::error::{ModelError, shortened};
 
 /// The config of the model in `files` (names relative to its folder, and their paths), native or
 /// Hugging Face. Messages call the folder `shown`. Compares the names and shapes in the headers of the weight files with the config.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use burn::tensor::Tensor;
 use olmo_ops::{BlockConfig, Compute, Flat, LossTerms, Norm, Placed, Rope, Sums};
 
-use crate::batch::{Batch, LossOptions, LossOutput};
+use super::batch::{Batch, LossOptions, LossOutput};
 use crate::checkpointing::ActivationCheckpointing;
 use crate::config::ModelConfig;
 use crate::error::ModelError;

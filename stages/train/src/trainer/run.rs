@@ -4,8 +4,6 @@
 //! if the state that a run resumed from already has them, so a stop at any point neither omits nor
 //! repeats one.
 
-mod on_gpu;
-
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -19,16 +17,16 @@ use olmo_ops::{clip_coefficient, global_norm};
 use olmo_stage::{Context, Event, StageError};
 use serde_json::json;
 
+use super::evaluation;
 use crate::backend;
-use crate::batches::{Batches, StepBatch};
+use crate::checkpoint::Saver;
 use crate::checkpoint::{self, State, Trainer};
-use crate::evaluation;
+use crate::data::Prefetch;
+use crate::data::{Batches, StepBatch};
+use crate::failure::model_failure;
 use crate::memory;
 use crate::metrics::{EvalRecord, StepRecord};
-use crate::model_failure;
 use crate::params::LossNorm;
-use crate::prefetch::Prefetch;
-use crate::saver::Saver;
 use crate::setup::Setup;
 
 /// Runs `setup` to its end and writes the outputs `model` and `metrics`, and `checkpoints` along
@@ -171,35 +169,35 @@ fn trainer(setup: &Setup, batches: &Batches, step: u64, optimizer_steps: u64) ->
 }
 
 /// A run in progress.
-struct Run<'a> {
-    setup: &'a Setup,
+pub(super) struct Run<'a> {
+    pub(super) setup: &'a Setup,
     /// Maps a step to its position in the data.
-    positions: Batches<'a>,
-    prefetch: Prefetch,
-    model: Model,
-    state: State,
+    pub(super) positions: Batches<'a>,
+    pub(super) prefetch: Prefetch,
+    pub(super) model: Model,
+    pub(super) state: State,
     /// Optimizer steps of the last weights and moments known to be finite on the host; a GPU may be
     /// ahead.
-    settled: u64,
+    pub(super) settled: u64,
     /// Gradients of the current step, laid out like the parameters.
-    gradients: Vec<f32>,
+    pub(super) gradients: Vec<f32>,
     /// Where weight decay applies.
-    groups: Vec<(Range<usize>, bool)>,
+    pub(super) groups: Vec<(Range<usize>, bool)>,
     /// The step of the last item in the list of checkpoints.
-    saved_item: Option<u64>,
-    saver: Saver,
-    pace: Pace,
+    pub(super) saved_item: Option<u64>,
+    pub(super) saver: Saver,
+    pub(super) pace: Pace,
 }
 
 /// Timings since they were last shown. They are never part of the metrics.
-struct Pace {
-    since: Instant,
-    steps: u64,
+pub(super) struct Pace {
+    pub(super) since: Instant,
+    pub(super) steps: u64,
     /// Time spent on evaluation, and on waiting for checkpoints.
-    evaluation: Duration,
-    saving: Duration,
+    pub(super) evaluation: Duration,
+    pub(super) saving: Duration,
     /// Time that the host waited for the GPU, if there is one.
-    gpu: Option<Duration>,
+    pub(super) gpu: Option<Duration>,
 }
 
 impl Pace {
@@ -210,16 +208,16 @@ impl Pace {
 
 /// The results of a step's batch: sums over its micro-batches, divided by the step's denominator,
 /// and the gradient norm.
-struct Learned {
-    loss: f64,
-    z_loss: f64,
-    grad_norm: f64,
+pub(super) struct Learned {
+    pub(super) loss: f64,
+    pub(super) z_loss: f64,
+    pub(super) grad_norm: f64,
     /// The first micro-batch with a loss that is not finite, if any.
-    bad: Option<Range<usize>>,
+    pub(super) bad: Option<Range<usize>>,
 }
 
 impl Learned {
-    fn is_finite(&self) -> bool {
+    pub(super) fn is_finite(&self) -> bool {
         (self.loss + self.z_loss).is_finite() && self.grad_norm.is_finite()
     }
 }
@@ -343,7 +341,7 @@ impl Run<'_> {
     }
 
     /// How the losses of a step with `labels` labels are combined.
-    fn loss_options(&self, batch: &StepBatch, labels: u64) -> LossOptions {
+    pub(super) fn loss_options(&self, batch: &StepBatch, labels: u64) -> LossOptions {
         let params = &self.setup.params;
         let denominator = match params.loss_norm {
             LossNorm::Labels => labels as f64,
@@ -353,7 +351,7 @@ impl Run<'_> {
     }
 
     /// The micro-batches of a batch, without those that have no labels.
-    fn parts(&self, batch: &StepBatch) -> Vec<Range<usize>> {
+    pub(super) fn parts(&self, batch: &StepBatch) -> Vec<Range<usize>> {
         let rows = self.setup.microbatch;
         let parts = (0..batch.len()).step_by(rows).map(|from| from..batch.len().min(from + rows));
         parts.filter(|part| batch.labels(part.start, part.end) > 0).collect()
@@ -383,7 +381,7 @@ impl Run<'_> {
         Ok(learned)
     }
 
-    fn adamw(&self, lr: f64) -> AdamW {
+    pub(super) fn adamw(&self, lr: f64) -> AdamW {
         let optimizer = &self.setup.params.optimizer;
         let [beta1, beta2] = optimizer.betas;
         AdamW { learning_rate: lr, betas: (beta1, beta2), eps: optimizer.eps, weight_decay: optimizer.weight_decay }

@@ -6,19 +6,16 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use half::bf16;
+use olmo_base::IoContext as _;
 use safetensors::tensor::TensorInfo;
 use safetensors::{Dtype, SafeTensors, View};
 use serde_json::Value;
 
-use crate::error::ModelError;
-use crate::files::{read_object, shortened};
-use crate::folder;
+use super::json::read_object;
+use super::lfs_pointer::lfs_pointer;
+use super::names::{INDEX_FILE, WEIGHTS_FILE};
+use crate::error::{ModelError, shortened};
 use crate::weight_type::WeightType;
-
-/// Name of the weight file, in both formats.
-pub const WEIGHTS_FILE: &str = "model.safetensors";
-/// The index of the shards of a model in several files.
-pub(crate) const INDEX_FILE: &str = "model.safetensors.index.json";
 
 /// A tensor to write.
 pub(crate) struct Outgoing<'a> {
@@ -84,9 +81,9 @@ pub(crate) struct Incoming<'a> {
 impl WeightFiles {
     /// Reads `model.safetensors`, or the shards listed in an index.
     pub fn open(folder: &Path) -> Result<WeightFiles, ModelError> {
-        let read = |path: PathBuf| match std::fs::read(&path) {
-            Ok(bytes) => Ok((path, bytes)),
-            Err(error) => Err(ModelError::io(&path, error)),
+        let read = |path: PathBuf| -> Result<(PathBuf, Vec<u8>), ModelError> {
+            let bytes = std::fs::read(&path).context(&path)?;
+            Ok((path, bytes))
         };
         weight_files(folder)?.into_iter().map(read).collect::<Result<_, _>>().map(WeightFiles)
     }
@@ -96,7 +93,7 @@ impl WeightFiles {
         let mut all = BTreeMap::new();
         for (path, bytes) in &self.0 {
             let file = SafeTensors::deserialize(bytes).map_err(|error| {
-                let reason = folder::lfs_pointer(bytes);
+                let reason = lfs_pointer(bytes);
                 ModelError::folder(path, reason.unwrap_or_else(|| format!("is not a safetensors file: {error}")))
             })?;
             for (name, view) in file.tensors() {
@@ -124,24 +121,23 @@ pub(crate) fn entries(path: &Path) -> Result<BTreeMap<String, Entry>, ModelError
     use std::io::Read;
     /// The limit of the `safetensors` crate.
     const MOST: u64 = 100_000_000;
-    let io = |error| ModelError::io(path, error);
     let bad = |why: String| ModelError::folder(path, format!("is not a safetensors file: {why}"));
-    let mut file = std::fs::File::open(path).map_err(io)?;
+    let mut file = std::fs::File::open(path).context(path)?;
     let mut beginning = Vec::new();
-    file.by_ref().take(8).read_to_end(&mut beginning).map_err(io)?;
+    file.by_ref().take(8).read_to_end(&mut beginning).context(path)?;
     let Ok(length) = <[u8; 8]>::try_from(&beginning[..]) else {
         return Err(bad(format!("it has {} bytes", beginning.len())));
     };
     let length = u64::from_le_bytes(length);
     if length > MOST {
-        file.take(1024).read_to_end(&mut beginning).map_err(io)?;
-        return Err(match folder::lfs_pointer(&beginning) {
+        file.take(1024).read_to_end(&mut beginning).context(path)?;
+        return Err(match lfs_pointer(&beginning) {
             Some(reason) => ModelError::folder(path, reason),
             None => bad(format!("its header has {length} bytes")),
         });
     }
     let mut text = Vec::new();
-    file.take(length).read_to_end(&mut text).map_err(io)?;
+    file.take(length).read_to_end(&mut text).context(path)?;
     let header: serde_json::Map<String, Value> =
         serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))?;
     let mut entries = BTreeMap::new();

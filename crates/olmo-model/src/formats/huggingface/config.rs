@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
-use super::{Architecture, FULL, MODEL_TYPE, OLMO1_EPS, SLIDING, VOCABULARY, layer_types};
+use super::architecture::{Architecture, FULL, MODEL_TYPE, OLMO1_EPS, SLIDING, VOCABULARY, layer_types};
 use crate::config::{InitFnType, LayerNormType, ModelConfig, token_ids};
 
 /// Default of `transformers` for `sliding_window`.

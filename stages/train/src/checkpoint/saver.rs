@@ -8,7 +8,7 @@ use olmo_data::ChatRecord;
 use olmo_model::ModelConfig;
 use olmo_stage::{Context, StageError};
 
-use crate::checkpoint::{self, State, Trainer};
+use super::state::{self, State, Trainer};
 
 /// Checkpoints being written. Each is a snapshot that training does not change.
 #[derive(Default)]
@@ -30,10 +30,10 @@ impl Saver {
         trainer: Trainer,
     ) -> Result<(), StageError> {
         self.finish(context)?;
-        let to: PathBuf = checkpoint::item_folder(context, state.step)?;
+        let to: PathBuf = state::item_folder(context, state.step)?;
         let (config, chat, state) = (config.clone(), chat.cloned(), state.clone());
         let step = state.step;
-        let work = move || checkpoint::save(&to, &config, chat.as_ref(), &state, &trainer);
+        let work = move || state::save(&to, &config, chat.as_ref(), &state, &trainer);
         let thread = std::thread::Builder::new().name("save".into()).spawn(work);
         let thread = thread.map_err(|e| StageError::fail("train::save", format!("cannot start a thread: {e}")))?;
         self.pending = Some((step, thread));
@@ -62,7 +62,7 @@ impl Saver {
             Ok(saved) => saved?,
             Err(panic) => std::panic::resume_unwind(panic),
         }
-        context.item_done(checkpoint::PORT, &checkpoint::label(step))?;
+        context.item_done(state::PORT, &state::label(step))?;
         failpoint("train.saved");
         Ok(())
     }

@@ -3,8 +3,8 @@
 use olmo_ops::decode::{self, KvCache};
 use rayon::prelude::*;
 
+use super::model::Model;
 use crate::error::ModelError;
-use crate::model::Model;
 
 /// Limits of a generation.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,8 +5,8 @@ use olmo_data::Memmap;
 use olmo_model::{LossOptions, Model};
 use olmo_stage::{Context, StageError};
 
-use crate::batches::rows;
-use crate::model_failure;
+use crate::data::rows;
+use crate::failure::model_failure;
 
 /// Mean loss over the labels of `data`, with rows in order, `microbatch` at a time. Does not change
 /// the model.

@@ -8,10 +8,11 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use olmo_base::IoContext as _;
 use safetensors::Dtype;
 
+use super::tensors::{Entry, element_size, entries, weight_files, widen};
 use crate::error::ModelError;
-use crate::tensors::{Entry, element_size, entries, weight_files, widen};
 use crate::weight_type::WeightType;
 
 /// Number of elements to compare at a time.
@@ -133,7 +134,7 @@ impl Tensors {
     fn open(folder: &Path) -> Result<Tensors, ModelError> {
         let (mut files, mut all) = (Vec::new(), BTreeMap::new());
         for path in weight_files(folder)? {
-            let file = File::open(&path).map_err(|error| ModelError::io(&path, error))?;
+            let file = File::open(&path).context(&path)?;
             for (name, entry) in entries(&path)? {
                 all.insert(name, (files.len(), entry));
             }
@@ -177,7 +178,7 @@ impl Stream<'_> {
             return Ok(None);
         }
         let mut bytes = vec![0; count * self.size];
-        self.file.read_exact_at(&mut bytes, self.at).map_err(|error| ModelError::io(self.path, error))?;
+        self.file.read_exact_at(&mut bytes, self.at).context(self.path)?;
         self.at += bytes.len() as u64;
         self.left -= count;
         let mut values = vec![0.0; count];

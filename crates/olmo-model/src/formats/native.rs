@@ -4,37 +4,23 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::json::{read_config, write_json};
+use super::names::CONFIG_FILE;
+use super::parts::{Part, check_fit, no_extras, read};
+use super::tensors::{self, Outgoing};
 use crate::config::ModelConfig;
 use crate::error::ModelError;
-use crate::files::{CONFIG_FILE, Part, check_fit, no_extras, read, read_config, write_json};
-use crate::folder;
-use crate::huggingface::{self, load_huggingface};
 use crate::layout::{TensorSpec, layout};
 use crate::parameters::Parameters;
-use crate::tensors::{self, Outgoing};
 use crate::weight_type::WeightType;
 
 /// Version of the native format, stored as `format` in its config.
 const FORMAT: u64 = 1;
 
-/// Reads a model folder, native or Hugging Face (detected by `model_type` in its config).
-///
-/// # Errors
-/// A file is missing or damaged, the config is invalid or unsupported, or a tensor is missing,
-/// unknown or misshapen.
-pub fn load(folder: &Path) -> Result<(ModelConfig, Parameters), ModelError> {
-    folder::check(folder)?;
-    if read_config(folder)?.contains_key(huggingface::MODEL_TYPE) {
-        load_huggingface(folder)
-    } else {
-        load_native(folder)
-    }
-}
-
 /// Reads a native model folder.
 ///
 /// # Errors
-/// See [`load`].
+/// See [`crate::load`].
 pub fn load_native(folder: &Path) -> Result<(ModelConfig, Parameters), ModelError> {
     let config = understand(&folder.join(CONFIG_FILE), read_config(folder)?)?;
     let parameters = read(folder, &config, &parts(&config), &no_extras)?;

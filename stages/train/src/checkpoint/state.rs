@@ -22,8 +22,8 @@ use olmo_stage::{Context, StageError};
 use safetensors::tensor::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 
+use crate::failure::model_failure;
 use crate::metrics::{LINES, Metrics};
-use crate::model_failure;
 
 /// The list port for checkpoints.
 pub const PORT: &str = "checkpoints";

@@ -2,7 +2,7 @@
 //! others may not.
 
 use crate::config::ModelConfig;
-use crate::tensors::{Incoming, IncomingTensors};
+use crate::formats::tensors::{Incoming, IncomingTensors};
 
 pub(super) const EMBEDDING: &str = "model.embed_tokens.weight";
 pub(super) const HEAD: &str = "lm_head.weight";

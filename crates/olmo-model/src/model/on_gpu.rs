@@ -3,10 +3,10 @@
 use burn::tensor::Tensor;
 use olmo_ops::device::{self, DeviceFlat, DeviceSettings, Element, Losses, Place, Training};
 
-use crate::batch::{Batch, LossOptions};
+use super::batch::{Batch, LossOptions};
+use super::model::{Model, Weights, terms};
 use crate::config::ModelConfig;
 use crate::error::ModelError;
-use crate::model::{Model, Weights, terms};
 use crate::parameters::Parameters;
 
 impl Model {

@@ -4,7 +4,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::Scope;
 use std::time::{Duration, Instant};
 
-use crate::batches::{Batches, StepBatch};
+use super::batches::{Batches, StepBatch};
 
 /// Maximum number of batches to read ahead.
 const AHEAD: usize = 2;

@@ -6,8 +6,8 @@ use olmo_stage::StageError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::duration::Interval;
-use crate::schedule::Schedule;
+use super::duration::Interval;
+use super::schedule::{Schedule, SchedulerName};
 
 /// Trains a language model with AdamW. Names and meanings follow OLMo where it has them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -243,15 +243,6 @@ impl Default for SchedulerParams {
     }
 }
 
-/// Shape of the learning rate after the warm-up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum SchedulerName {
-    CosineWithWarmup,
-    LinearWithWarmup,
-    ConstantWithWarmup,
-}
-
 /// Data type of activations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -286,7 +277,7 @@ pub enum LossNorm {
 mod default {
     use olmo_model::{InitFnType, LayerNormType};
 
-    use crate::duration::Interval;
+    use crate::params::Interval;
 
     pub fn seed() -> u64 {
         6198

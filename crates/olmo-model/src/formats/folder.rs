@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use olmo_base::IoContext as _;
 use serde_json::Value;
 
+use super::names::{CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE};
 use crate::error::ModelError;
-use crate::files::CONFIG_FILE;
-use crate::tensors::{INDEX_FILE, WEIGHTS_FILE};
 
 const ADAPTER_CONFIG: &str = "adapter_config.json";
 const ADAPTER_WEIGHTS: [&str; 2] = ["adapter_model.safetensors", "adapter_model.bin"];
@@ -15,9 +15,6 @@ const ADAPTER_WEIGHTS: [&str; 2] = ["adapter_model.safetensors", "adapter_model.
 /// Rewrites the model in the current folder as safetensors, whatever `transformers` read it from.
 const RESAVE: &str = "python -c \"from transformers import AutoModelForCausalLM as M; \
                       M.from_pretrained('.').save_pretrained('converted')\"";
-
-/// Start of the placeholder for a large file that was not downloaded in a Git checkout.
-const POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
 
 /// The files of a model: names relative to its folder, and their paths.
 pub(crate) type Files = BTreeMap<String, PathBuf>;
@@ -39,21 +36,6 @@ pub(crate) fn check_files(shown: &Path, files: &Files) -> Result<(), ModelError>
     }
 }
 
-/// If `bytes` are a git-lfs pointer, explains how to fetch the file.
-pub(crate) fn lfs_pointer(bytes: &[u8]) -> Option<String> {
-    // A pointer has three short lines.
-    if !bytes.starts_with(POINTER) || bytes.len() > 1024 {
-        return None;
-    }
-    let text = String::from_utf8_lossy(bytes);
-    let size = text.lines().find_map(|line| line.strip_prefix("size "));
-    let size = size.map(|size| format!(" of {size} bytes")).unwrap_or_default();
-    Some(format!(
-        "is a git-lfs pointer, not the file{size} that it stands for; run `git lfs install && git lfs pull` in the \
-         repository that it is from"
-    ))
-}
-
 /// The files in `folder` and in its direct subfolders.
 fn list(folder: &Path) -> Result<Files, ModelError> {
     let entries = |folder: &Path| -> std::io::Result<Vec<PathBuf>> {
@@ -61,7 +43,7 @@ fn list(folder: &Path) -> Result<Files, ModelError> {
     };
     let mut files = Files::new();
     let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    for path in entries(folder).map_err(|error| ModelError::io(folder, error))? {
+    for path in entries(folder).context(folder)? {
         if path.is_dir() {
             // An unreadable folder is not a model.
             let inner = entries(&path).unwrap_or_default();

@@ -3,9 +3,9 @@
 //! Each tensor has its own random stream, derived from the seed and its name, so its values do not
 //! depend on which other tensors exist.
 
+use super::random::Random;
 use crate::config::{InitFnType, ModelConfig};
 use crate::layout::{Projection, Role, TensorSpec};
-use crate::random::Random;
 
 /// OLMo's default cutoff for `mitchell`.
 const MITCHELL_CUTOFF: f64 = 3.0;

@@ -1,20 +1,14 @@
-//! Shared by both formats of a model folder: reads the JSON config, and reads weights into the flat
-//! array.
+//! [`Part`]: a tensor of a format as a range of the flat array, and reading all parts of a model.
 
 use std::collections::HashSet;
 use std::path::Path;
 
-use serde_json::{Map, Value};
-
+use super::names::WEIGHTS_FILE;
+use super::tensors::{IncomingTensors, WeightFiles};
 use crate::config::ModelConfig;
-use crate::error::ModelError;
-use crate::folder;
+use crate::error::{ModelError, shortened};
 use crate::layout::layout;
 use crate::parameters::Parameters;
-use crate::tensors::{IncomingTensors, WEIGHTS_FILE, WeightFiles};
-
-/// Name of the config file, in both formats.
-pub const CONFIG_FILE: &str = "config.json";
 
 /// A tensor in a file and the position of its elements in the flat array.
 pub(crate) struct Part {
@@ -82,46 +76,10 @@ pub(crate) fn read(
     if problems.is_empty() { Ok(parameters) } else { Err(refuse(problems)) }
 }
 
-/// Shortens a list that may be long: a wrong architecture is wrong in every layer.
-pub(crate) fn shortened(mut problems: Vec<String>) -> Vec<String> {
-    const MOST: usize = 12;
-    if problems.len() > MOST {
-        let rest = problems.len() - MOST;
-        problems.truncate(MOST);
-        problems.push(format!("and {rest} more"));
-    }
-    problems
-}
-
 pub(crate) fn check_fit(config: &ModelConfig, parameters: &Parameters) -> Result<(), ModelError> {
     config.validate()?;
     if parameters.tensors() != layout(config) {
         return Err(ModelError::Input("the parameters are those of another model config".into()));
     }
     Ok(())
-}
-
-/// The unparsed fields of the config.
-pub(crate) fn read_config(folder: &Path) -> Result<Map<String, Value>, ModelError> {
-    read_object(&folder.join(CONFIG_FILE))
-}
-
-/// The JSON object in the file `path`.
-pub(crate) fn read_object(path: &Path) -> Result<Map<String, Value>, ModelError> {
-    let text = std::fs::read(path).map_err(|error| ModelError::io(path, error))?;
-    match serde_json::from_slice(&text) {
-        Ok(Value::Object(fields)) => Ok(fields),
-        Ok(_) => Err(ModelError::folder(path, "is not a JSON object")),
-        Err(error) => {
-            let reason = folder::lfs_pointer(&text).unwrap_or_else(|| format!("is not JSON: {error}"));
-            Err(ModelError::folder(path, reason))
-        }
-    }
-}
-
-/// Writes an indented JSON file with a trailing newline; creates the folder.
-pub(crate) fn write_json(folder: &Path, name: &str, value: Value) -> Result<(), ModelError> {
-    std::fs::create_dir_all(folder).map_err(|error| ModelError::io(folder, error))?;
-    let path = folder.join(name);
-    std::fs::write(&path, format!("{value:#}\n")).map_err(|error| ModelError::io(&path, error))
 }

@@ -3,9 +3,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::init;
 use crate::config::ModelConfig;
 use crate::error::ModelError;
-use crate::init;
 use crate::layout::{Role, TensorSpec, layout};
 use crate::weight_type::WeightType;
 
