@@ -2,6 +2,8 @@
 //!
 //! Every case gives the same text and the same labels, fails as well, or is refused by name.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};

@@ -12,7 +12,7 @@ use crate::url::{Url, encoded};
 use crate::watch::Watch;
 
 /// A repository at one commit.
-pub struct Snapshot {
+pub(crate) struct Snapshot {
     /// 40 hex digits.
     pub commit: String,
     /// The selected files, sorted by path, with what the hub reports about them.
@@ -43,7 +43,7 @@ struct Lfs {
 }
 
 /// Looks up the commit of `revision` in `repository`, and the files that `path` selects.
-pub fn look_up(
+pub(crate) fn look_up(
     client: &Client,
     source: &str,
     repository: &Repository,
@@ -67,7 +67,7 @@ pub fn look_up(
 }
 
 /// The address of a file of `repository` at `commit`.
-pub fn file_url(
+pub(crate) fn file_url(
     client: &Client,
     source: &str,
     repository: &Repository,
@@ -132,7 +132,7 @@ fn chosen(
     files.dedup_by(|a, b| a.0 == b.0);
     if files.is_empty() {
         let why = match left {
-            0 if path.is_empty() => format!("the repository has no file of an allowed kind ({} files)", total),
+            0 if path.is_empty() => format!("the repository has no file of an allowed kind ({total} files)"),
             0 => format!("there is no `{}` among the {total} files of the repository", path.escape_debug()),
             _ => format!("{left} files match, but none is of an allowed kind ({})", file_kind::listed()),
         };

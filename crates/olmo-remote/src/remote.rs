@@ -14,7 +14,7 @@ use crate::source::{Source, Want};
 use crate::url::Url;
 use crate::watch::Watch;
 use crate::wheel;
-use olmo_base::IoContext;
+use olmo_base::IoContext as _;
 
 /// Fetches remote sources.
 pub struct Remote {

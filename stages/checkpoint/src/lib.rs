@@ -9,7 +9,7 @@ mod before_after;
 mod scores;
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
+use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
@@ -164,7 +164,9 @@ fn markdown(
     let columns: Vec<&str> =
         [metric].into_iter().chain(["exact_match", "eval_loss"].into_iter().filter(known)).collect();
     let mut text = String::from("| checkpoint |");
-    columns.iter().for_each(|name| text.extend([" ", &cell(name), " |"]));
+    for name in &columns {
+        text.extend([" ", &cell(name), " |"]);
+    }
     text.push_str(" |\n|---|");
     text.push_str(&"---:|".repeat(columns.len()));
     text.push_str("---|\n");

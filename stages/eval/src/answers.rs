@@ -17,7 +17,7 @@ const AT_ONCE: usize = 32;
 
 /// One line of `answers.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Answer {
+pub(crate) struct Answer {
     /// Index in the dataset, from 0.
     pub record: usize,
     pub dataset: String,
@@ -50,7 +50,7 @@ struct Family {
 
 /// Generates an answer to every prompt, in order. An answer ends before the first of
 /// `stop_token_ids`.
-pub fn ask(
+pub(crate) fn ask(
     model: &Model,
     tokenizer: &TextTokenizer,
     stop_token_ids: &[u32],
@@ -109,7 +109,7 @@ fn metrics(answers: &[Answer]) -> Metrics {
 }
 
 /// Writes both files into folder `dir`.
-pub fn write(answers: &[Answer], dir: &Path, context: &mut Context) -> Result<(), StageError> {
+pub(crate) fn write(answers: &[Answer], dir: &Path, context: &mut Context) -> Result<(), StageError> {
     let metrics = metrics(answers);
     if metrics.too_long > 0 {
         context.warning(format!(

@@ -2,7 +2,7 @@
 //! Only the first records of each file matter, never its name, and the result is reported.
 
 use std::cell::Cell;
-use std::io::{BufRead, Read};
+use std::io::{BufRead, Read as _};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -41,7 +41,7 @@ enum Sample {
 /// # Errors
 /// A file cannot be opened, its format cannot be detected, or some files hold documents and others
 /// conversations.
-pub fn layouts(params: &FetchParams, files: &[&Path], context: &mut Context) -> Result<Vec<Layout>, StageError> {
+pub(crate) fn layouts(params: &FetchParams, files: &[&Path], context: &mut Context) -> Result<Vec<Layout>, StageError> {
     if !matches!(params.format, Format::Text | Format::Auto) {
         return Ok(files.iter().map(|_| Layout::new(params, params.format, true)).collect());
     }

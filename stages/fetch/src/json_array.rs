@@ -4,14 +4,14 @@ use std::cell::Cell;
 use std::io::{BufRead, Read};
 use std::rc::Rc;
 
-use serde::de::{Deserializer, Error, SeqAccess, Visitor};
+use serde::de::{Deserializer as _, Error as _, SeqAccess, Visitor};
 use serde_json::Value;
 
 use crate::open::{BLOCK, LONGEST};
 
 /// Passes the elements of the JSON array in `reader` to `take`, `many` at a time. Once `take` has
 /// enough, this returns an error as well.
-pub fn array_elements(
+pub(crate) fn array_elements(
     reader: Box<dyn BufRead>,
     many: usize,
     take: &mut dyn FnMut(Vec<Value>) -> bool,

@@ -7,10 +7,10 @@ use crate::checkpoint::State;
 use crate::failure::model_failure;
 
 /// The engine's name for libtorch on a GPU.
-pub const CUDA: &str = "libtorch-cuda";
+pub(crate) const CUDA: &str = "libtorch-cuda";
 
 /// Where a run computes and with which data type, from the engine's names for both.
-pub fn computes(backend: &str, precision: &str) -> Computes {
+pub(crate) fn computes(backend: &str, precision: &str) -> Computes {
     match (backend, precision) {
         (CUDA, "amp_bf16") => Computes::OnGpuInBf16,
         (CUDA, _) => Computes::OnGpu,
@@ -22,7 +22,7 @@ pub fn computes(backend: &str, precision: &str) -> Computes {
 ///
 /// # Errors
 /// This worker was built without the backend, or there is no GPU.
-pub fn model(
+pub(crate) fn model(
     backend: &str,
     computes: Computes,
     device: &str,
@@ -61,7 +61,7 @@ pub fn place(device: &str) -> Result<olmo_model::device::Place, StageError> {
 }
 
 /// Free GPU memory in bytes, if the driver reports it.
-pub fn free_memory(device: &str) -> Option<u64> {
+pub(crate) fn free_memory(device: &str) -> Option<u64> {
     #[cfg(feature = "libtorch")]
     return olmo_model::device::free_memory(place(device).ok()?);
     #[cfg(not(feature = "libtorch"))]
@@ -69,7 +69,7 @@ pub fn free_memory(device: &str) -> Option<u64> {
 }
 
 /// Settings that change a GPU's results but are not part of any cache key.
-pub fn unkeyed() -> Vec<String> {
+pub(crate) fn unkeyed() -> Vec<String> {
     #[cfg(feature = "libtorch")]
     return olmo_model::device::instruments();
     #[cfg(not(feature = "libtorch"))]
@@ -77,7 +77,7 @@ pub fn unkeyed() -> Vec<String> {
 }
 
 /// The reason why the GPU ran slower than possible, if there is one.
-pub fn slower() -> Option<String> {
+pub(crate) fn slower() -> Option<String> {
     #[cfg(feature = "libtorch")]
     return olmo_model::device::cudnn_refusal()
         .map(|why| format!("attention ran on the slower flash kernels, because cuDNN failed: {why}"));

@@ -15,7 +15,7 @@ use crate::params::{Duration, DurationError, Interval};
 use crate::params::{Params, STEPS_PER_EPOCH, Vocabulary};
 
 /// The definition of a run.
-pub struct Setup {
+pub(crate) struct Setup {
     pub params: Params,
     pub data: Memmap,
     pub eval_data: Option<Memmap>,
@@ -48,7 +48,7 @@ impl Setup {
     ///
     /// # Errors
     /// Params or inputs that do not fit together, each with a hint.
-    pub fn new(params: Params, context: &mut Context) -> Result<Self, StageError> {
+    pub(crate) fn new(params: Params, context: &mut Context) -> Result<Self, StageError> {
         let duration: Duration = params
             .max_duration
             .parse()

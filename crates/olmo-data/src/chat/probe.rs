@@ -8,7 +8,7 @@ use crate::tokenizer::chat_record::StopToken;
 
 /// The text around the answers of a simple conversation.
 #[derive(Clone, Debug, Default)]
-pub struct Probe {
+pub(super) struct Probe {
     /// The text added by `add_generation_prompt`; may be empty.
     pub generation_prompt: String,
     /// The template's own text between a question and its answer.

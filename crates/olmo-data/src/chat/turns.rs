@@ -50,7 +50,7 @@ fn regions(pieces: &[Piece], count: usize, length: usize) -> Vec<Option<Region>>
 }
 
 /// `rendering` with the turns of `messages`, and the parts selected by `labels` marked as trained.
-pub fn label(
+pub(super) fn label(
     rendering: Rendering,
     messages: &[Message],
     labels: &Labels,

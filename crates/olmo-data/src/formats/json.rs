@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use olmo_base::IoContext;
+use olmo_base::IoContext as _;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -10,10 +10,10 @@ use serde_json::Value;
 use crate::error::DataError;
 
 /// The format number in every JSON file written here.
-pub const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 1;
 
 /// Reads the JSON file at `path`; it must contain `"format": 1`.
-pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T, DataError> {
+pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<T, DataError> {
     let text = std::fs::read(path).context(path)?;
     let refuse = |reason: String| DataError::Manifest { path: path.to_owned(), reason };
     let value: Value = serde_json::from_slice(&text).map_err(|e| refuse(format!("is not JSON: {e}")))?;
@@ -26,7 +26,7 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T, DataError> {
 }
 
 /// Writes `value` as pretty JSON with a final newline.
-pub fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), DataError> {
+pub(crate) fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), DataError> {
     let mut text = serde_json::to_string_pretty(value)
         .map_err(|e| DataError::Manifest { path: path.to_owned(), reason: e.to_string() })?;
     text.push('\n');

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
-use olmo_base::IoContext;
+use olmo_base::IoContext as _;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use parquet::basic::Compression;
@@ -16,18 +16,18 @@ use parquet::file::properties::WriterProperties;
 use crate::error::DataError;
 
 /// Number of rows that writers collect before appending, and that readers return at a time.
-pub const BATCH_ROWS: usize = 1024;
+pub(super) const BATCH_ROWS: usize = 1024;
 const ROW_GROUP_ROWS: usize = 16 * BATCH_ROWS;
 
 /// Writes batches of one schema.
-pub struct Sink {
+pub(super) struct Sink {
     path: PathBuf,
     schema: SchemaRef,
     writer: ArrowWriter<File>,
 }
 
 impl Sink {
-    pub fn create(path: &Path, schema: Schema) -> Result<Self, DataError> {
+    pub(super) fn create(path: &Path, schema: Schema) -> Result<Self, DataError> {
         let schema = Arc::new(schema);
         let properties = WriterProperties::builder()
             .set_created_by("olmo-pipe".into())
@@ -41,25 +41,25 @@ impl Sink {
     }
 
     /// Appends rows, given as the columns of the schema.
-    pub fn write(&mut self, columns: Vec<arrow::array::ArrayRef>) -> Result<(), DataError> {
+    pub(super) fn write(&mut self, columns: Vec<arrow::array::ArrayRef>) -> Result<(), DataError> {
         RecordBatch::try_new(self.schema.clone(), columns)
             .map_err(|e| DataError::parquet(&self.path, e))
             .and_then(|batch| self.writer.write(&batch).map_err(|e| DataError::parquet(&self.path, e)))
     }
 
-    pub fn close(self) -> Result<(), DataError> {
+    pub(super) fn close(self) -> Result<(), DataError> {
         self.writer.close().map(drop).map_err(|e| DataError::parquet(&self.path, e))
     }
 }
 
 /// The batches of the file at `path`, which must have the columns of one of `schemas`.
-pub struct Source {
+pub(super) struct Source {
     path: PathBuf,
     reader: ParquetRecordBatchReader,
 }
 
 impl Source {
-    pub fn open(path: &Path, schemas: &[Schema]) -> Result<Self, DataError> {
+    pub(super) fn open(path: &Path, schemas: &[Schema]) -> Result<Self, DataError> {
         let file = File::open(path).context(path)?;
         let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| DataError::parquet(path, e))?;
         let found = builder.schema().fields();

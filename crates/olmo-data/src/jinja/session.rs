@@ -14,7 +14,7 @@ enum Cycle {
 }
 
 /// What operators and built-ins share during one rendering.
-pub struct Session {
+pub(super) struct Session {
     fuel: Cell<u64>,
     /// Today's date for `strftime_now`.
     pub date: Option<Date>,
@@ -23,12 +23,12 @@ pub struct Session {
 }
 
 impl Session {
-    pub fn new(fuel: u64, date: Option<Date>) -> Self {
+    pub(super) fn new(fuel: u64, date: Option<Date>) -> Self {
         Self { fuel: Cell::new(fuel), date, cycles: RefCell::default() }
     }
 
     /// Charges `work` steps.
-    pub fn spend(&self, work: usize) -> Result<()> {
+    pub(super) fn spend(&self, work: usize) -> Result<()> {
         match self.fuel.get().checked_sub(work as u64) {
             Some(left) => {
                 self.fuel.set(left);
@@ -39,19 +39,19 @@ impl Session {
     }
 
     /// Creates a namespace.
-    pub fn namespace(&self, dict: Dict) -> Value {
+    pub(super) fn namespace(&self, dict: Dict) -> Value {
         let dict = Rc::new(RefCell::new(dict));
         self.cycles.borrow_mut().push(Cycle::Namespace(dict.clone()));
         Value::Namespace(dict)
     }
 
     /// Records that `scope` has a macro, which keeps the scope alive.
-    pub fn record_macro_scope(&self, scope: &Rc<Scope>) {
+    pub(super) fn record_macro_scope(&self, scope: &Rc<Scope>) {
         self.cycles.borrow_mut().push(Cycle::Scope(scope.clone()));
     }
 
     /// Clears the values that may contain themselves, so that they are dropped.
-    pub fn clear_cycles(&self) {
+    pub(super) fn clear_cycles(&self) {
         for cycle in self.cycles.take() {
             match cycle {
                 Cycle::Scope(scope) => scope.clear(),

@@ -2,12 +2,12 @@
 //! open-instruct.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, BufWriter, Read, Write};
+use std::io::{BufRead as _, BufReader, BufWriter, Read, Write as _};
 use std::path::Path;
 
 use flate2::read::MultiGzDecoder;
 use flate2::{Compression, GzBuilder};
-use olmo_base::IoContext;
+use olmo_base::IoContext as _;
 
 use crate::error::DataError;
 

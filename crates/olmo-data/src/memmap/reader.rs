@@ -11,19 +11,19 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
-use olmo_base::{Digest, IoContext};
+use olmo_base::{Digest, IoContext as _};
 use serde::{Deserialize, Serialize};
 
 use crate::error::DataError;
 use crate::formats::json;
 
-pub const INPUT_IDS: &str = "input_ids.npy";
-pub const LABEL_MASK: &str = "label_mask.npy";
-pub const BOUNDARIES: &str = "boundaries.npy";
-pub const MANIFEST: &str = "manifest.json";
+pub(super) const INPUT_IDS: &str = "input_ids.npy";
+pub(super) const LABEL_MASK: &str = "label_mask.npy";
+pub(super) const BOUNDARIES: &str = "boundaries.npy";
+pub(super) const MANIFEST: &str = "manifest.json";
 
 /// The name of file `shard` (from 0) of `name`.
-pub fn shard_name(name: &str, shard: usize) -> String {
+pub(super) fn shard_name(name: &str, shard: usize) -> String {
     let stem = name.trim_end_matches(".npy");
     if shard == 0 { name.to_owned() } else { format!("{stem}-{shard}.npy") }
 }

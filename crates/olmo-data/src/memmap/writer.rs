@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 
-use olmo_base::{Digest, IoContext};
+use olmo_base::{Digest, IoContext as _};
 
 use super::boundaries_csv::{self, CSV_BOUNDARIES};
 use super::instance_filter::InstanceFilter;

@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use ahash::AHashMap;
 use aho_corasick::{AhoCorasick, MatchKind};
 use serde_json::Value;
-use tokenizers::{Model, ModelWrapper, Tokenizer};
+use tokenizers::{Model as _, ModelWrapper, Tokenizer};
 use unicode_normalization_alignments::{IsNormalized, is_nfc_quick};
 
 use super::words::Splitter;
@@ -84,7 +84,7 @@ pub(crate) struct Ids {
 
 impl FastEncoder {
     /// `None` if only `tokenizer`'s own code can encode its kind.
-    pub fn of(tokenizer: &Tokenizer) -> Option<Self> {
+    pub(super) fn of(tokenizer: &Tokenizer) -> Option<Self> {
         let ModelWrapper::BPE(model) = tokenizer.get_model() else { return None };
         let none = |affix: &Option<String>| affix.as_deref().is_none_or(str::is_empty);
         let plain = model.dropout.is_none_or(|dropout| dropout == 0.0)
@@ -121,7 +121,7 @@ impl FastEncoder {
     }
 
     /// The ids of `text`; `None` if it must take the slow path.
-    pub fn encode(&self, tokenizer: &Tokenizer, text: &str, with_starts: bool) -> Option<Ids> {
+    pub(super) fn encode(&self, tokenizer: &Tokenizer, text: &str, with_starts: bool) -> Option<Ids> {
         let mut cache = self.lock().pop().unwrap_or_default();
         let mut out = Ids::default();
         out.ids.reserve(text.len() / 3);

@@ -8,7 +8,7 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use olmo_base::{Digest, IoContext};
+use olmo_base::{Digest, IoContext as _};
 use serde_json::Value;
 use tokenizers::{PaddingParams, PostProcessorWrapper, Tokenizer, TruncationParams};
 

@@ -26,7 +26,7 @@ pub(crate) enum Splitter {
 impl Splitter {
     /// The splitter equivalent to `pre_tokenizer`, a part of `tokenizer.json`; `None` if there is
     /// none.
-    pub fn of(pre_tokenizer: &Value) -> Option<Self> {
+    pub(super) fn of(pre_tokenizer: &Value) -> Option<Self> {
         let byte_level = |step: &Value, regex: bool| {
             step["type"] == "ByteLevel" && step["add_prefix_space"] == false && step["use_regex"] == regex
         };
@@ -46,7 +46,7 @@ impl Splitter {
     }
 
     /// Calls `each` with every word of `text`, in order; together they form `text`.
-    pub fn split<'t>(self, text: &'t str, mut each: impl FnMut(&'t str)) {
+    pub(super) fn split<'t>(self, text: &'t str, mut each: impl FnMut(&'t str)) {
         match self {
             Self::Gpt2 => run(text, gpt2, &mut each),
             Self::Cl100k => run(text, cl100k, &mut each),

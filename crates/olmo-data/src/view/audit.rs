@@ -1,7 +1,7 @@
 //! Checks every record for problems before training.
 
 use std::collections::{BTreeMap, HashSet};
-use std::fmt::Write;
+use std::fmt::Write as _;
 use std::path::Path;
 
 use serde::Serialize;
@@ -277,7 +277,7 @@ fn of_sequences(dir: &Path, tokenizer: Option<&TextTokenizer>, max_length: usize
             }
         }
         None => {
-            findings.push(whole_finding(Level::Info, "special_tokens", format!("eos is id {eos}, pad is id {pad}")))
+            findings.push(whole_finding(Level::Info, "special_tokens", format!("eos is id {eos}, pad is id {pad}")));
         }
     }
     if eos == pad {

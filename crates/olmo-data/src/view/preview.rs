@@ -1,6 +1,6 @@
 //! Renders a sequence for people: which tokens are trained, masked or padding.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
 
 use crate::error::DataError;
 use crate::tokenizer::TextTokenizer;

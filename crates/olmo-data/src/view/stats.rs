@@ -1,7 +1,7 @@
 //! Statistics of an artifact: size, lengths, and how much of it is trained.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
+use std::fmt::Write as _;
 use std::path::Path;
 
 use serde_json::{Value, json};

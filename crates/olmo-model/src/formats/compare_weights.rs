@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use olmo_base::IoContext as _;
@@ -115,7 +115,9 @@ fn difference(
         let part = other.name.clone();
         while let Some(theirs) = other.next(AT_ONCE)? {
             let mut ours = own.next(theirs.len())?.unwrap_or_default();
-            ours.iter_mut().for_each(|value| *value = dtype.round(*value));
+            for value in &mut ours {
+                *value = dtype.round(*value);
+            }
             if let Some((a, b)) = ours.iter().zip(&theirs).find(|(a, b)| a != b && a.to_bits() != b.to_bits()) {
                 return Ok(Some(format!("`{name}` holds {a} in the model and `{part}` holds {b} in the export")));
             }

@@ -80,7 +80,7 @@ pub(crate) struct Incoming<'a> {
 
 impl WeightFiles {
     /// Reads `model.safetensors`, or the shards listed in an index.
-    pub fn open(folder: &Path) -> Result<WeightFiles, ModelError> {
+    pub(super) fn open(folder: &Path) -> Result<WeightFiles, ModelError> {
         let read = |path: PathBuf| -> Result<(PathBuf, Vec<u8>), ModelError> {
             let bytes = std::fs::read(&path).context(&path)?;
             Ok((path, bytes))
@@ -89,7 +89,7 @@ impl WeightFiles {
     }
 
     /// All tensors, by name.
-    pub fn tensors(&self) -> Result<IncomingTensors<'_>, ModelError> {
+    pub(super) fn tensors(&self) -> Result<IncomingTensors<'_>, ModelError> {
         let mut all = BTreeMap::new();
         for (path, bytes) in &self.0 {
             let file = SafeTensors::deserialize(bytes).map_err(|error| {
@@ -118,7 +118,7 @@ pub(crate) struct Entry {
 
 /// The tensors in the safetensors file `path`, from its header alone.
 pub(crate) fn entries(path: &Path) -> Result<BTreeMap<String, Entry>, ModelError> {
-    use std::io::Read;
+    use std::io::Read as _;
     /// The limit of the `safetensors` crate.
     const MOST: u64 = 100_000_000;
     let bad = |why: String| ModelError::folder(path, format!("is not a safetensors file: {why}"));
@@ -201,7 +201,7 @@ impl Incoming<'_> {
     ///
     /// # Errors
     /// The reason why the elements cannot be weights.
-    pub fn read_into(&self, target: &mut [f32]) -> Result<(), String> {
+    pub(super) fn read_into(&self, target: &mut [f32]) -> Result<(), String> {
         widen(self.dtype, self.bytes, target)?;
         match target.iter().position(|value| !value.is_finite()) {
             None => Ok(()),
@@ -214,7 +214,7 @@ impl Incoming<'_> {
     ///
     /// # Errors
     /// The elements of one of them cannot be weights.
-    pub fn first_difference(&self, other: &Incoming<'_>) -> Result<Option<(usize, f32, f32)>, String> {
+    pub(super) fn first_difference(&self, other: &Incoming<'_>) -> Result<Option<(usize, f32, f32)>, String> {
         if self.dtype == other.dtype && self.bytes == other.bytes {
             return Ok(None);
         }

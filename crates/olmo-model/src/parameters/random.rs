@@ -9,7 +9,7 @@ pub(crate) struct Random {
 
 impl Random {
     /// The stream named `stream` of `seed`; the streams of a seed are unrelated.
-    pub fn new(seed: u64, stream: &str) -> Random {
+    pub(super) fn new(seed: u64, stream: &str) -> Random {
         // FNV-1a turns the name into a number; the mixing below spreads it.
         let mut hash = 0xcbf2_9ce4_8422_2325u64;
         for byte in stream.bytes() {
@@ -36,7 +36,7 @@ impl Random {
 
     /// Standard normal (Marsaglia's polar method: no trigonometric function, which could differ
     /// between systems).
-    pub fn normal(&mut self) -> f64 {
+    pub(super) fn normal(&mut self) -> f64 {
         if let Some(spare) = self.spare.take() {
             return spare;
         }
@@ -52,7 +52,7 @@ impl Random {
     }
 
     /// Standard normal, redrawn until it is within `cutoff`.
-    pub fn truncated_normal(&mut self, cutoff: f64) -> f64 {
+    pub(super) fn truncated_normal(&mut self, cutoff: f64) -> f64 {
         loop {
             let draw = self.normal();
             if draw.abs() <= cutoff {

@@ -2,7 +2,7 @@
 
 use burn::tensor::{DType, Device, GradientCheckpointingStrategy, Tensor};
 
-use super::host::Host;
+use super::host::Host as _;
 #[cfg(feature = "libtorch")]
 use super::libtorch;
 use crate::fused::Kernels;

@@ -89,7 +89,9 @@ impl<B: Host> Backward<B, 2> for HeadNode {
         for (parent, (mut gradient, shape)) in ops.parents.into_iter().zip(gradients) {
             let Some(parent) = parent else { continue };
             if scale != 1.0 {
-                gradient.iter_mut().for_each(|value| *value *= scale);
+                for value in &mut gradient {
+                    *value *= scale;
+                }
             }
             grads.register::<B>(parent.id, B::of(gradient, &shape, dtype));
         }

@@ -7,7 +7,7 @@ use burn::backend::tensor::FloatTensor;
 use burn::tensor::{DType, Tensor};
 
 use super::compute::Compute;
-use super::host::Host;
+use super::host::Host as _;
 #[cfg(feature = "libtorch")]
 use super::libtorch::LibTorch;
 

@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::time::Duration;
 
-use olmo_base::IoContext;
+use olmo_base::IoContext as _;
 use ureq::http::{Response, StatusCode};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body};
@@ -18,7 +18,7 @@ const REDIRECTS: usize = 10;
 const LONGEST_ANSWER: u64 = 64 << 20;
 
 /// Sends requests.
-pub struct Client {
+pub(crate) struct Client {
     settings: Settings,
     hub: Url,
     /// For hosts on the network, through the proxy if there is one.
@@ -28,30 +28,30 @@ pub struct Client {
 }
 
 /// A server's response: 2xx, or 416 to a range request.
-pub struct Answer {
+pub(crate) struct Answer {
     pub url: Url,
     response: Response<Body>,
 }
 
 impl Answer {
-    pub fn status(&self) -> u16 {
+    pub(crate) fn status(&self) -> u16 {
         self.response.status().as_u16()
     }
 
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.response.headers().get(name).and_then(|value| value.to_str().ok())
     }
 
-    pub fn number(&self, name: &str) -> Option<u64> {
+    pub(crate) fn number(&self, name: &str) -> Option<u64> {
         self.header(name).and_then(|text| text.trim().parse().ok())
     }
 
-    pub fn reader(self) -> impl Read {
+    pub(crate) fn reader(self) -> impl Read {
         self.response.into_body().into_with_config().limit(u64::MAX).reader()
     }
 
     /// The whole response as text, up to the size limit.
-    pub fn text(self) -> Result<String, RemoteError> {
+    pub(crate) fn text(self) -> Result<String, RemoteError> {
         let url = self.url.to_string();
         let body = self.response.into_body().into_with_config().limit(LONGEST_ANSWER);
         body.lossy_utf8(true).read_to_string().map_err(|e| RemoteError::Answer { url, why: e.to_string() })
@@ -69,7 +69,7 @@ enum Attempt {
 impl Client {
     /// # Errors
     /// The hub's address or the certificates are invalid.
-    pub fn new(settings: &Settings) -> Result<Self, RemoteError> {
+    pub(crate) fn new(settings: &Settings) -> Result<Self, RemoteError> {
         let hub = Url::parse(&settings.hub)
             .map_err(|why| RemoteError::Form { source_text: format!("HF_ENDPOINT={}", settings.hub), why })?;
         let mut roots = RootCerts::WebPki;
@@ -100,12 +100,17 @@ impl Client {
         Ok(Self { settings: settings.clone(), hub, agent: agent(true), direct: agent(false) })
     }
 
-    pub fn settings(&self) -> &Settings {
+    pub(crate) fn settings(&self) -> &Settings {
         &self.settings
     }
 
     /// Sends a request for `url`, with retries.
-    pub fn get(&self, url: &Url, headers: &[(&str, String)], watch: &mut dyn Watch) -> Result<Answer, RemoteError> {
+    pub(crate) fn get(
+        &self,
+        url: &Url,
+        headers: &[(&str, String)],
+        watch: &mut dyn Watch,
+    ) -> Result<Answer, RemoteError> {
         let mut pause = self.settings.pause;
         let mut attempt = 1;
         loop {

@@ -1,7 +1,7 @@
 //! Computes all digests of a file in one pass.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read as _, Write as _};
 use std::path::Path;
 
 use olmo_base::Digest;
@@ -9,7 +9,7 @@ use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY, SHA256};
 
 /// Size and digests of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Digests {
+pub(crate) struct Digests {
     /// Size in bytes.
     pub size: u64,
     pub sha256: String,
@@ -20,7 +20,7 @@ pub struct Digests {
 
 impl Digests {
     /// Reads the file at `path`.
-    pub fn of(path: &Path) -> io::Result<Self> {
+    pub(crate) fn of(path: &Path) -> io::Result<Self> {
         let mut file = File::open(path)?;
         let size = file.metadata()?.len();
         let (mut sha256, mut git) = (Context::new(&SHA256), Context::new(&SHA1_FOR_LEGACY_USE_ONLY));

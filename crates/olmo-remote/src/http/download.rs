@@ -5,13 +5,13 @@
 //! them and the server reports that the file is unchanged.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use olmo_base::digest::Hasher;
-use olmo_base::{Digest, IoContext, journal};
+use olmo_base::{Digest, IoContext as _, journal};
 
 use crate::error::RemoteError;
 use crate::http::client::Client;
@@ -24,7 +24,7 @@ const PROGRESS: u64 = 1 << 20;
 
 /// What is known about a file before the download.
 #[derive(Clone, Debug, Default)]
-pub struct Expected {
+pub(crate) struct Expected {
     /// Size in bytes.
     pub size: Option<u64>,
     pub sha256: Option<String>,
@@ -39,7 +39,7 @@ impl Expected {
 
     /// # Errors
     /// The first property of `found` that differs from the expected one; `what` names the file.
-    pub fn check(&self, what: &str, found: &Digests) -> Result<(), RemoteError> {
+    pub(crate) fn check(&self, what: &str, found: &Digests) -> Result<(), RemoteError> {
         if let Some(expected) = self.size.filter(|size| *size != found.size) {
             return Err(RemoteError::Size { what: what.to_owned(), found: found.size, expected });
         }
@@ -69,7 +69,7 @@ enum JournalLine {
 
 /// Downloads `url` to the file `path`, whose folder must exist. Keeps an existing file if it
 /// matches the expected digests.
-pub fn download(
+pub(crate) fn download(
     client: &Client,
     url: &Url,
     expected: &Expected,

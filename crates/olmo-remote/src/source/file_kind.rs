@@ -8,20 +8,20 @@ const PACKED: [&str; 3] = [".gz", ".zst", ".zstd"];
 const MODEL: [&str; 8] = [".safetensors", ".json", ".txt", ".model", ".jinja", ".tiktoken", ".npy", ".csv.gz"];
 
 /// Whether a file with this name is readable data.
-pub fn is_data(name: &str) -> bool {
+pub(crate) fn is_data(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     let inner = PACKED.iter().find_map(|packed| name.strip_suffix(packed)).unwrap_or(&name);
     DATA.iter().any(|kind| inner.ends_with(kind) && inner.len() > kind.len())
 }
 
 /// Whether a file with this name may be fetched at all.
-pub fn is_allowed(name: &str) -> bool {
+pub(crate) fn is_allowed(name: &str) -> bool {
     let lower = name.to_ascii_lowercase();
     is_data(name) || MODEL.iter().any(|kind| lower.ends_with(kind) && lower.len() > kind.len())
 }
 
 /// All allowed kinds, for messages.
-pub fn listed() -> String {
+pub(crate) fn listed() -> String {
     let mut all: Vec<&str> = DATA.iter().chain(&MODEL).copied().collect();
     all.sort_unstable();
     all.dedup();
@@ -29,7 +29,7 @@ pub fn listed() -> String {
 }
 
 /// What is wrong with a file path from a server or a wheel, as text.
-pub fn bad_path(path: &str) -> Option<&'static str> {
+pub(crate) fn bad_path(path: &str) -> Option<&'static str> {
     if path.is_empty() || path.len() > 1024 {
         return Some("it is empty or longer than 1024 bytes");
     }

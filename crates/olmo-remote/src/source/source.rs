@@ -188,7 +188,7 @@ fn refuse_kind(name: &str) -> Result<(), String> {
 }
 
 /// Whether `text` is a SHA-256 in lowercase hex.
-pub fn is_sha256(text: &str) -> bool {
+pub(crate) fn is_sha256(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 

@@ -3,5 +3,5 @@
 mod saver;
 mod state;
 
-pub use saver::Saver;
-pub use state::*;
+pub(crate) use saver::Saver;
+pub(crate) use state::*;

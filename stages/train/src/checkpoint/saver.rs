@@ -12,7 +12,7 @@ use super::state::{self, State, Trainer};
 
 /// Checkpoints being written. Each is a snapshot that training does not change.
 #[derive(Default)]
-pub struct Saver {
+pub(crate) struct Saver {
     pending: Option<(u64, JoinHandle<Result<(), StageError>>)>,
 }
 
@@ -21,7 +21,7 @@ impl Saver {
     ///
     /// # Errors
     /// The error of the previous save.
-    pub fn start(
+    pub(crate) fn start(
         &mut self,
         context: &mut Context,
         config: &ModelConfig,
@@ -44,7 +44,7 @@ impl Saver {
     ///
     /// # Errors
     /// The reason why it could not be saved.
-    pub fn poll(&mut self, context: &mut Context) -> Result<(), StageError> {
+    pub(crate) fn poll(&mut self, context: &mut Context) -> Result<(), StageError> {
         if self.pending.as_ref().is_some_and(|(_, thread)| thread.is_finished()) {
             self.finish(context)
         } else {
@@ -56,7 +56,7 @@ impl Saver {
     ///
     /// # Errors
     /// The reason why it could not be saved.
-    pub fn finish(&mut self, context: &mut Context) -> Result<(), StageError> {
+    pub(crate) fn finish(&mut self, context: &mut Context) -> Result<(), StageError> {
         let Some((step, thread)) = self.pending.take() else { return Ok(()) };
         match thread.join() {
             Ok(saved) => saved?,

@@ -26,18 +26,18 @@ use crate::failure::model_failure;
 use crate::metrics::{LINES, Metrics};
 
 /// The list port for checkpoints.
-pub const PORT: &str = "checkpoints";
+pub(crate) const PORT: &str = "checkpoints";
 const MODEL: &str = "model";
 const OPTIM: &str = "optim";
 const OPTIM_FILE: &str = "optim.safetensors";
 const TRAINER: &str = "trainer.json";
-pub const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 1;
 
 /// `trainer.json`: the position of a run. It contains nothing specific to one run, so that equal
 /// checkpoints have equal bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Trainer {
+pub(crate) struct Trainer {
     pub format: u32,
     /// Number of completed steps.
     pub step: u64,
@@ -64,7 +64,7 @@ pub struct Trainer {
 /// Everything that changes from step to step. A clone shares the large arrays until they change, so
 /// it costs a copy only if the next update comes before the clone is dropped.
 #[derive(Clone, Debug, PartialEq)]
-pub struct State {
+pub(crate) struct State {
     pub parameters: Parameters,
     /// Running average of the gradients, laid out like the parameters.
     pub exp_avg: Arc<Vec<f32>>,
@@ -78,7 +78,7 @@ pub struct State {
 
 impl State {
     /// The state before the first step.
-    pub fn new(parameters: Parameters) -> Self {
+    pub(crate) fn new(parameters: Parameters) -> Self {
         let zeros = || Arc::new(vec![0.0; parameters.len()]);
         Self {
             exp_avg: zeros(),
@@ -92,18 +92,18 @@ impl State {
 }
 
 /// The label of the checkpoint after `step` steps.
-pub fn label(step: u64) -> String {
+pub(crate) fn label(step: u64) -> String {
     format!("step{step}")
 }
 
-pub fn step_of(label: &str) -> Option<u64> {
+pub(crate) fn step_of(label: &str) -> Option<u64> {
     let number = label.strip_prefix("step")?.parse().ok()?;
     (self::label(number) == label).then_some(number)
 }
 
 /// Writes a checkpoint next to the folder `to`, durably, renames it to `to` (which must not exist)
 /// and seals it.
-pub fn save(
+pub(crate) fn save(
     to: &Path,
     config: &ModelConfig,
     chat: Option<&ChatRecord>,
@@ -251,7 +251,7 @@ fn load(dir: &Path, config: &ModelConfig, expected: &Trainer) -> Result<(State, 
 ///
 /// A state after `first_missing` (the first step whose checkpoint is due but missing from the list)
 /// is not usable: training that resumed from it would never write that checkpoint.
-pub fn latest(
+pub(crate) fn latest(
     context: &mut Context,
     config: &ModelConfig,
     expected: &Trainer,
@@ -276,7 +276,7 @@ pub fn latest(
             Ok(found) => context
                 .warning(format!("the state after step {step} contains step {}; an older one is used", found.0.step)),
             Err(reason) => {
-                context.warning(format!("the state after step {step} cannot be used ({reason}); an older one is used"))
+                context.warning(format!("the state after step {step} cannot be used ({reason}); an older one is used"));
             }
         }
     }
@@ -291,7 +291,7 @@ fn interrupted(state_dir: &Path) -> Result<Vec<(u64, PathBuf)>, StageError> {
 }
 
 /// Saves the state of a run that was asked to stop, then removes older ones.
-pub fn save_interrupted(
+pub(crate) fn save_interrupted(
     context: &Context,
     config: &ModelConfig,
     chat: Option<&ChatRecord>,
@@ -311,7 +311,7 @@ pub fn save_interrupted(
 }
 
 /// The folder for the item after `step` steps; it does not exist yet.
-pub fn item_folder(context: &Context, step: u64) -> Result<PathBuf, StageError> {
+pub(crate) fn item_folder(context: &Context, step: u64) -> Result<PathBuf, StageError> {
     let label = label(step);
     // `item_dir` empties the folder it returns, so request it under a temporary name.
     let temporary = context.item_dir(PORT, &format!(".{label}.tmp"))?;

@@ -3,5 +3,5 @@
 mod batches;
 mod prefetch;
 
-pub use batches::{Batches, StepBatch, rows};
-pub use prefetch::Prefetch;
+pub(crate) use batches::{Batches, StepBatch, rows};
+pub(crate) use prefetch::Prefetch;

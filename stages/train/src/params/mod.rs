@@ -5,6 +5,7 @@ mod duration;
 mod params;
 mod schedule;
 
-pub use duration::{Duration, DurationError, Interval};
+pub(crate) use duration::Interval;
+pub use duration::{Duration, DurationError};
 pub use params::*;
 pub use schedule::{Schedule, SchedulerName};

@@ -208,7 +208,7 @@ pub struct OptimizerParams {
 }
 
 /// Minimum number of steps per epoch if the batch size is given in tokens.
-pub const STEPS_PER_EPOCH: u64 = 8;
+pub(crate) const STEPS_PER_EPOCH: u64 = 8;
 
 /// Default number of warm-up steps.
 const DEFAULT_WARMUP: u64 = 100;
@@ -279,52 +279,52 @@ mod default {
 
     use crate::params::Interval;
 
-    pub fn seed() -> u64 {
+    pub(super) fn seed() -> u64 {
         6198
     }
-    pub fn auto() -> String {
+    pub(super) fn auto() -> String {
         "auto".into()
     }
-    pub fn microbatch() -> Option<usize> {
+    pub(super) fn microbatch() -> Option<usize> {
         Some(8)
     }
-    pub fn max_grad_norm() -> Option<f64> {
+    pub(super) fn max_grad_norm() -> Option<f64> {
         Some(1.0)
     }
-    pub fn save_interval() -> Option<Interval> {
+    pub(super) fn save_interval() -> Option<Interval> {
         Some(Interval::steps(1000))
     }
-    pub fn eval_interval() -> Option<Interval> {
+    pub(super) fn eval_interval() -> Option<Interval> {
         Some(Interval::steps(1000))
     }
-    pub fn console_log_interval() -> u64 {
+    pub(super) fn console_log_interval() -> u64 {
         1
     }
-    pub fn yes() -> bool {
+    pub(super) fn yes() -> bool {
         true
     }
-    pub fn layer_norm_type() -> LayerNormType {
+    pub(super) fn layer_norm_type() -> LayerNormType {
         LayerNormType::Rms
     }
-    pub fn layer_norm_eps() -> f64 {
+    pub(super) fn layer_norm_eps() -> f64 {
         1e-6
     }
-    pub fn rope_theta() -> f64 {
+    pub(super) fn rope_theta() -> f64 {
         500_000.0
     }
-    pub fn init_fn() -> InitFnType {
+    pub(super) fn init_fn() -> InitFnType {
         InitFnType::Normal
     }
-    pub fn init_std() -> f64 {
+    pub(super) fn init_std() -> f64 {
         0.02
     }
-    pub fn weight_decay() -> f64 {
+    pub(super) fn weight_decay() -> f64 {
         0.1
     }
-    pub fn betas() -> [f64; 2] {
+    pub(super) fn betas() -> [f64; 2] {
         [0.9, 0.95]
     }
-    pub fn eps() -> f64 {
+    pub(super) fn eps() -> f64 {
         1e-8
     }
 }

@@ -13,7 +13,7 @@ use crate::failure::model_failure;
 ///
 /// # Errors
 /// `Interrupted` if a stop was requested.
-pub fn mean_loss(
+pub(super) fn mean_loss(
     model: &Model,
     data: &Memmap,
     microbatch: usize,

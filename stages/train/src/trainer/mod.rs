@@ -4,4 +4,4 @@ mod evaluation;
 mod on_gpu;
 mod run;
 
-pub use run::train;
+pub(crate) use run::train;

@@ -34,7 +34,7 @@ use crate::setup::Setup;
 ///
 /// # Errors
 /// `Interrupted`, after saving the state, if a stop was requested.
-pub fn train(mut setup: Setup, context: &mut Context) -> Result<(), StageError> {
+pub(crate) fn train(mut setup: Setup, context: &mut Context) -> Result<(), StageError> {
     let initial = setup.initial.take();
     let batches = || {
         let params = &setup.params;
@@ -58,9 +58,9 @@ pub fn train(mut setup: Setup, context: &mut Context) -> Result<(), StageError> 
     model.set_activation_checkpointing(setup.params.activation_checkpointing);
     let on_gpu = setup.computes != Computes::OnHost;
     if on_gpu {
-        backend::unkeyed()
-            .into_iter()
-            .for_each(|what| context.warning(format!("{what}; this is not part of the cache key")));
+        for what in backend::unkeyed() {
+            context.warning(format!("{what}; this is not part of the cache key"));
+        }
     }
     let optimizer = &setup.params.optimizer;
     let groups = state.parameters.weight_decay_groups(optimizer.decay_norm_and_bias, optimizer.decay_embeddings);

@@ -48,7 +48,7 @@ fn flag(value: Option<Value>) -> bool {
 }
 
 /// Applies filter `name` to `value`.
-pub fn apply(session: &Session, name: &str, value: Value, mut args: Args) -> Result<Value> {
+pub(crate) fn apply(session: &Session, name: &str, value: Value, mut args: Args) -> Result<Value> {
     let of_text = matches!(
         name,
         "trim"
@@ -179,7 +179,9 @@ pub fn apply(session: &Session, name: &str, value: Value, mut args: Args) -> Res
                     let mut chars: Vec<(usize, char)> = text.as_str().char_indices().collect();
                     chars.reverse();
                     session.spend(chars.len() / 4)?;
-                    chars.into_iter().for_each(|(at, c)| out.push(&text.slice(at..at + c.len_utf8())));
+                    for (at, c) in chars {
+                        out.push(&text.slice(at..at + c.len_utf8()));
+                    }
                     out.finish().into()
                 }
                 Value::Markup(_) => return Err(Error::unsupported("a filter on a result of `safe` or `escape`")),

@@ -15,17 +15,17 @@ const NAMES: [&str; 8] =
     ["range", "dict", "namespace", "cycler", "joiner", "lipsum", "raise_exception", "strftime_now"];
 
 /// The global variable `name`.
-pub fn global(name: &str) -> Option<Value> {
+pub(crate) fn global(name: &str) -> Option<Value> {
     NAMES.into_iter().find(|known| *known == name).map(Value::Function)
 }
 
-pub fn private_attribute(name: &str) -> Error {
+pub(crate) fn private_attribute(name: &str) -> Error {
     let message =
         format!("Chat templates cannot store underscore-prefixed attributes on a namespace, but got '{name}'.");
     Error::raised("SecurityError", message)
 }
 
-pub fn call(session: &Session, name: &str, mut args: Args) -> Result<Value> {
+pub(crate) fn call(session: &Session, name: &str, mut args: Args) -> Result<Value> {
     match name {
         "raise_exception" => {
             let message = args.require(0, "message")?;

@@ -1,8 +1,8 @@
 //! Jinja2's filters, tests and functions.
 
-pub mod filters;
-pub mod functions;
+pub(super) mod filters;
+pub(super) mod functions;
 mod names;
 mod paths;
-pub mod predicates;
+pub(super) mod predicates;
 mod text_filters;

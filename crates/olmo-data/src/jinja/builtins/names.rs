@@ -100,11 +100,11 @@ const TESTS: [&str; 39] = [
 ];
 
 /// Whether Jinja2 has a filter `name`.
-pub fn is_filter(name: &str) -> bool {
+pub(super) fn is_filter(name: &str) -> bool {
     FILTERS.contains(&name)
 }
 
 /// Whether Jinja2 has a test `name`.
-pub fn is_test(name: &str) -> bool {
+pub(super) fn is_test(name: &str) -> bool {
     TESTS.contains(&name)
 }

@@ -6,7 +6,7 @@ use crate::jinja::unicode;
 use crate::jinja::value::Value;
 
 /// `value` in lower case, if it is a text and case is ignored.
-pub fn fold(value: Value, case_sensitive: bool) -> Value {
+pub(super) fn fold(value: Value, case_sensitive: bool) -> Value {
     match &value {
         Value::Text(text) if !case_sensitive => text.derive(text.as_str().to_lowercase()).into(),
         _ => value,
@@ -14,7 +14,7 @@ pub fn fold(value: Value, case_sensitive: bool) -> Value {
 }
 
 /// `attribute="a.b,c"` as paths.
-pub fn paths(attribute: Option<Value>) -> Vec<Option<Value>> {
+pub(super) fn paths(attribute: Option<Value>) -> Vec<Option<Value>> {
     match &attribute {
         Some(Value::Text(text)) => text.as_str().split(',').map(|path| Some(path.into())).collect(),
         _ => vec![attribute],
@@ -22,11 +22,11 @@ pub fn paths(attribute: Option<Value>) -> Vec<Option<Value>> {
 }
 
 /// The value at a path such as `a.0.b` in `value`.
-pub fn get_path(value: &Value, path: Option<&Value>) -> Result<Value> {
+pub(super) fn get_path(value: &Value, path: Option<&Value>) -> Result<Value> {
     get_path_or(value, path, None)
 }
 
-pub fn get_path_or(value: &Value, path: Option<&Value>, default: Option<&Value>) -> Result<Value> {
+pub(super) fn get_path_or(value: &Value, path: Option<&Value>, default: Option<&Value>) -> Result<Value> {
     let steps: Vec<Value> = match path {
         None | Some(Value::None) => return Ok(value.clone()),
         Some(Value::Text(path)) => {

@@ -11,7 +11,7 @@ use crate::jinja::syntax::ast::{Binary, Comparison};
 use crate::jinja::value::Value;
 
 /// Whether `value` passes the test `name`.
-pub fn apply(session: &Session, name: &str, value: &Value, mut args: Args) -> Result<bool> {
+pub(crate) fn apply(session: &Session, name: &str, value: &Value, mut args: Args) -> Result<bool> {
     let operator = match name {
         "eq" | "equalto" | "==" => Some(Comparison::Equal),
         "ne" | "!=" => Some(Comparison::NotEqual),

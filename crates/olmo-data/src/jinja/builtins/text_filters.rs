@@ -8,7 +8,7 @@ use crate::jinja::unicode;
 use crate::jinja::value::Value;
 
 /// Jinja2's own `title`: words start after whitespace and some punctuation.
-pub fn title(text: &str) -> String {
+pub(super) fn title(text: &str) -> String {
     let begins = |c: char| unicode::is_space(c) || "-({[<".contains(c);
     let mut out = String::with_capacity(text.len());
     let mut start = true;
@@ -26,7 +26,7 @@ pub fn title(text: &str) -> String {
     out
 }
 
-pub fn indent(session: &Session, text: &Text, width: &Text, first: bool, blank: bool) -> Result<Text> {
+pub(super) fn indent(session: &Session, text: &Text, width: &Text, first: bool, blank: bool) -> Result<Text> {
     let mut out = TextBuilder::default();
     if first {
         out.push(width);
@@ -53,7 +53,7 @@ pub fn indent(session: &Session, text: &Text, width: &Text, first: bool, blank: 
     Ok(out.finish())
 }
 
-pub fn file_size(value: &Value, binary: bool) -> Result<String> {
+pub(super) fn file_size(value: &Value, binary: bool) -> Result<String> {
     let bytes = match value.defined()? {
         Value::Text(text) => operators::parse_float(text.as_str()),
         other => other.as_float(),
@@ -79,7 +79,7 @@ pub fn file_size(value: &Value, binary: bool) -> Result<String> {
     Ok(shown)
 }
 
-pub fn url_encode(value: &Value) -> Result<String> {
+pub(super) fn url_encode(value: &Value) -> Result<String> {
     let quote = |text: &str, query: bool| {
         let mut quoted = String::new();
         for byte in text.bytes() {
@@ -114,7 +114,7 @@ pub fn url_encode(value: &Value) -> Result<String> {
     Ok(parts.join("&"))
 }
 
-pub fn escape(text: &Text) -> Text {
+pub(super) fn escape(text: &Text) -> Text {
     let mut out = TextBuilder::default();
     let string = text.as_str();
     let mut at = 0;

@@ -9,7 +9,7 @@ use crate::jinja::text::TextBuilder;
 use crate::jinja::value::{RangeValue, Undefined, Value};
 
 /// `object.name`: first Python's attributes, then keys.
-pub fn attribute(object: &Value, name: &str) -> Result<Value> {
+pub(crate) fn attribute(object: &Value, name: &str) -> Result<Value> {
     object.defined()?;
     if let Some(value) = own_attribute(object, name)? {
         return Ok(value);
@@ -71,7 +71,7 @@ fn missing(object: &Value, name: &str) -> Value {
 }
 
 /// `object[index]`: first keys and positions, then Python's attributes.
-pub fn item(object: &Value, index: &Value) -> Result<Value> {
+pub(crate) fn item(object: &Value, index: &Value) -> Result<Value> {
     object.defined()?;
     let found = match object {
         Value::Dict(dict) => dict.get(index).cloned(),
@@ -114,7 +114,7 @@ fn nth(object: &Value, at: usize) -> Value {
 }
 
 /// `object[start:stop:step]`.
-pub fn slice(session: &Session, object: &Value, parts: [&Value; 3]) -> Result<Value> {
+pub(crate) fn slice(session: &Session, object: &Value, parts: [&Value; 3]) -> Result<Value> {
     object.defined()?;
     let sliceable =
         matches!(object, Value::Text(_) | Value::List(_) | Value::Tuple(_) | Value::Group(_) | Value::Range(_));

@@ -3,7 +3,7 @@
 use crate::jinja::value::Value;
 
 /// The kind of attribute that Python finds.
-pub enum Known {
+pub(crate) enum Known {
     Method,
     /// The sandbox returns an undefined value.
     Unsafe,
@@ -60,7 +60,7 @@ const CHANGE_LIST: [&str; 8] = ["append", "clear", "pop", "reverse", "insert", "
 const CHANGE_DICT: [&str; 5] = ["clear", "pop", "popitem", "setdefault", "update"];
 
 /// The kind of attribute `name` of `object`.
-pub fn known(object: &Value, name: &str) -> Known {
+pub(crate) fn known(object: &Value, name: &str) -> Known {
     let found = |found: bool, unsupported: &[&str]| {
         if found {
             Known::Method

@@ -9,7 +9,7 @@ use crate::jinja::value::{Value, compare_numbers};
 
 impl Value {
     /// Python's `<`, for sorting and comparisons.
-    pub fn compare(&self, other: &Self, operator: &str) -> Result<Option<Ordering>> {
+    pub(crate) fn compare(&self, other: &Self, operator: &str) -> Result<Option<Ordering>> {
         self.defined()?;
         other.defined()?;
         match (self, other) {
@@ -36,7 +36,7 @@ impl Value {
     }
 
     /// Whether the value can be a dict key.
-    pub fn check_hashable(&self) -> Result<()> {
+    pub(crate) fn check_hashable(&self) -> Result<()> {
         match self {
             Self::List(_) | Self::Dict(_) | Self::View(..) => {
                 Err(Error::type_error(format!("unhashable type: '{}'", self.type_name())))
@@ -47,7 +47,7 @@ impl Value {
     }
 
     /// Python's `item in self`.
-    pub fn contains(&self, item: &Self) -> Result<bool> {
+    pub(crate) fn contains(&self, item: &Self) -> Result<bool> {
         match self {
             Self::Text(text) | Self::Markup(text) => match item.defined()?.as_text() {
                 Some(part) => Ok(text.as_str().contains(part.as_str())),
@@ -88,7 +88,7 @@ fn compare_items(a: &[Value], b: &[Value], operator: &str) -> Result<Option<Orde
 }
 
 /// Whether `comparison` holds between `a` and `b`.
-pub fn holds(session: &Session, comparison: Comparison, a: &Value, b: &Value) -> Result<bool> {
+pub(crate) fn holds(session: &Session, comparison: Comparison, a: &Value, b: &Value) -> Result<bool> {
     use std::cmp::Ordering::{Equal, Greater, Less};
     let ordered = |operator: &str, wanted: &[std::cmp::Ordering]| -> Result<bool> {
         Ok(a.compare(b, operator)?.is_some_and(|found| wanted.contains(&found)))
@@ -109,7 +109,7 @@ pub fn holds(session: &Session, comparison: Comparison, a: &Value, b: &Value) ->
 }
 
 /// Sorts by the `key` of each item, like Python's `sorted`.
-pub fn sort_by_key<T>(items: &mut [T], key: impl Fn(&T) -> Result<Value>, reverse: bool) -> Result<()>
+pub(crate) fn sort_by_key<T>(items: &mut [T], key: impl Fn(&T) -> Result<Value>, reverse: bool) -> Result<()>
 where
     T: Clone,
 {

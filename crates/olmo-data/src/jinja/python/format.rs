@@ -25,7 +25,7 @@ struct Spec {
 const WIDEST: usize = 1 << 16;
 
 /// `text % values`; `mapping` is the operand itself.
-pub fn percent(session: &Session, text: &Text, values: &[Value], mapping: Option<&Value>) -> Result<Value> {
+pub(crate) fn percent(session: &Session, text: &Text, values: &[Value], mapping: Option<&Value>) -> Result<Value> {
     let mut out = TextBuilder::default();
     let string = text.as_str();
     let mut rest = string;
@@ -167,7 +167,7 @@ fn number(chars: &mut std::iter::Peekable<impl Iterator<Item = char>>) -> Result
 }
 
 /// Truncates a float, like Python's `int`.
-pub fn truncate(float: f64) -> Result<i128> {
+pub(crate) fn truncate(float: f64) -> Result<i128> {
     if !float.is_finite() {
         let what = if float.is_nan() { ("ValueError", "NaN") } else { ("OverflowError", "infinity") };
         return Err(Error::raised(what.0, format!("cannot convert float {} to integer", what.1)));
@@ -273,7 +273,7 @@ fn exponent(value: f64, precision: usize) -> String {
 }
 
 /// `text.format(…)`.
-pub fn braces(session: &Session, text: &Text, args: &Args) -> Result<Value> {
+pub(crate) fn braces(session: &Session, text: &Text, args: &Args) -> Result<Value> {
     let mut out = TextBuilder::default();
     let mut state = Automatic::default();
     write_braces(session, text, args, &mut state, 2, &mut out)?;
@@ -531,7 +531,7 @@ fn grouped(digits: &str, separator: char) -> String {
 }
 
 /// `text` in a field of `width` characters, like `str.center`, `ljust` and `rjust`.
-pub fn justify(text: &Text, width: i128, fill: &str, align: char) -> Result<Text> {
+pub(crate) fn justify(text: &Text, width: i128, fill: &str, align: char) -> Result<Text> {
     let width = usize::try_from(width.max(0)).unwrap_or(usize::MAX);
     if width > WIDEST.max(text.chars()) {
         return Err(Error::limit(format!("a field is wider than {WIDEST} characters")));

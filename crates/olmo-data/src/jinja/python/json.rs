@@ -1,6 +1,6 @@
 //! The filter `tojson` as defined by transformers: Python's `json.dumps`.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
 
 use crate::jinja::error::{Error, Result};
 use crate::jinja::python::repr::float_repr;
@@ -9,7 +9,7 @@ use crate::jinja::text::{Text, TextBuilder};
 use crate::jinja::value::Value;
 
 /// The options of `json.dumps` that the filter supports.
-pub struct Options {
+pub(crate) struct Options {
     pub ensure_ascii: bool,
     pub indent: Option<Text>,
     /// Separators between items, and between a key and its value.
@@ -17,7 +17,7 @@ pub struct Options {
     pub sort_keys: bool,
 }
 
-pub fn dump(session: &Session, value: &Value, options: &Options) -> Result<Text> {
+pub(crate) fn dump(session: &Session, value: &Value, options: &Options) -> Result<Text> {
     let mut out = TextBuilder::default();
     write(session, value, options, 0, &mut out)?;
     Ok(out.finish())

@@ -8,7 +8,7 @@ use crate::jinja::text::{Text, TextBuilder, join};
 use crate::jinja::unicode;
 use crate::jinja::value::{Items, Value};
 
-pub fn call(session: &Session, object: &Value, name: &str, mut args: Args) -> Result<Value> {
+pub(crate) fn call(session: &Session, object: &Value, name: &str, mut args: Args) -> Result<Value> {
     match object {
         Value::Text(text) => {
             session.spend(1 + text.as_str().len() / 16)?;
@@ -133,7 +133,7 @@ fn all_chars(text: &str, is: impl Fn(char) -> bool) -> Value {
 }
 
 /// Strips characters of `chars`, or whitespace, from the selected sides.
-pub fn strip(text: &Text, chars: Option<&Value>, left: bool, right: bool) -> Result<Text> {
+pub(crate) fn strip(text: &Text, chars: Option<&Value>, left: bool, right: bool) -> Result<Text> {
     let set: Option<String> = match chars {
         None | Some(Value::None) => None,
         Some(chars) => Some(string(chars)?.as_str().to_owned()),
@@ -330,7 +330,7 @@ fn missing(name: &str) -> Error {
     Error::type_error(format!("{name}() takes at least 1 argument (0 given)"))
 }
 
-pub fn replace(session: &Session, text: &Text, from: &Text, to: &Text, most: usize) -> Result<Text> {
+pub(crate) fn replace(session: &Session, text: &Text, from: &Text, to: &Text, most: usize) -> Result<Text> {
     let s = text.as_str();
     let mut out = TextBuilder::default();
     let mut at = 0;
@@ -410,7 +410,7 @@ fn split(text: &Text, separator: Option<&Value>, most: usize, from_right: bool) 
     Ok(texts(text, parts))
 }
 
-pub fn capitalize(text: &str) -> String {
+pub(crate) fn capitalize(text: &str) -> String {
     let mut chars = text.chars();
     match chars.next() {
         // Lowercase the rest as a whole, so that a final sigma is recognised.
@@ -431,9 +431,9 @@ fn title(text: &str) -> String {
             .chars()
             .fold((String::new(), false), |(mut out, inside), c| {
                 if inside {
-                    out.extend(c.to_lowercase())
+                    out.extend(c.to_lowercase());
                 } else {
-                    out.push_str(&unicode::to_title(c))
+                    out.push_str(&unicode::to_title(c));
                 }
                 let cased = c.is_lowercase() || c.is_uppercase();
                 (out, cased)

@@ -1,10 +1,10 @@
 //! Python's semantics for the values of templates.
 
-pub mod access;
-pub mod attributes;
-pub mod comparison;
-pub mod format;
-pub mod json;
-pub mod methods;
-pub mod operators;
-pub mod repr;
+pub(super) mod access;
+pub(super) mod attributes;
+pub(super) mod comparison;
+pub(super) mod format;
+pub(super) mod json;
+pub(super) mod methods;
+pub(super) mod operators;
+pub(super) mod repr;

@@ -11,7 +11,7 @@ fn too_large() -> Error {
     Error::unsupported("an integer that does not fit in 128 bits")
 }
 
-pub fn negative(value: &Value) -> Result<Value> {
+pub(crate) fn negative(value: &Value) -> Result<Value> {
     match value.defined()? {
         Value::Float(value) => Ok(Value::Float(-value)),
         other => match other.as_int() {
@@ -21,7 +21,7 @@ pub fn negative(value: &Value) -> Result<Value> {
     }
 }
 
-pub fn positive(value: &Value) -> Result<Value> {
+pub(crate) fn positive(value: &Value) -> Result<Value> {
     match value.defined()? {
         Value::Float(value) => Ok(Value::Float(*value)),
         other => match other.as_int() {
@@ -31,7 +31,7 @@ pub fn positive(value: &Value) -> Result<Value> {
     }
 }
 
-pub fn binary(session: &Session, operator: Binary, a: &Value, b: &Value) -> Result<Value> {
+pub(crate) fn binary(session: &Session, operator: Binary, a: &Value, b: &Value) -> Result<Value> {
     a.defined()?;
     // The `%` operator formats a text with any value.
     if operator != Binary::Mod || !matches!(a, Value::Text(_)) {
@@ -176,7 +176,7 @@ fn divide(a: f64, b: f64) -> (f64, f64) {
 }
 
 /// Python's `round`: rounds halves to even, based on the exact decimal value.
-pub fn round(value: &Value, digits: i128) -> Result<Value> {
+pub(crate) fn round(value: &Value, digits: i128) -> Result<Value> {
     if let Some(int) = value.as_int() {
         if digits >= 0 {
             return Ok(Value::Int(int));
@@ -207,7 +207,7 @@ pub fn round(value: &Value, digits: i128) -> Result<Value> {
 }
 
 /// Python's `int(text, base)`.
-pub fn parse_int(text: &str, base: i128) -> Result<Option<i128>> {
+pub(crate) fn parse_int(text: &str, base: i128) -> Result<Option<i128>> {
     let trimmed = crate::jinja::unicode::trim(text);
     let (negative, digits) = match trimmed.as_bytes().first() {
         Some(b'-') => (true, &trimmed[1..]),
@@ -245,7 +245,7 @@ pub fn parse_int(text: &str, base: i128) -> Result<Option<i128>> {
 }
 
 /// Python's `float(text)`.
-pub fn parse_float(text: &str) -> Option<f64> {
+pub(crate) fn parse_float(text: &str) -> Option<f64> {
     let trimmed = crate::jinja::unicode::trim(text);
     let lower = trimmed.to_ascii_lowercase();
     let unsigned = lower.strip_prefix(['+', '-']).unwrap_or(&lower);

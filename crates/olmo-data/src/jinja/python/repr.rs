@@ -1,6 +1,6 @@
 //! Python's `str` and `repr`.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
 
 use crate::jinja::error::{Error, Result};
 use crate::jinja::text::{Text, TextBuilder};
@@ -9,7 +9,7 @@ use crate::jinja::value::{Dict, Value};
 
 impl Value {
     /// Python's `str`, the printed form of the value.
-    pub fn to_text(&self) -> Result<Text> {
+    pub(crate) fn to_text(&self) -> Result<Text> {
         match self {
             Self::Undefined(_) => Ok("".into()),
             Self::Text(text) | Self::Markup(text) => Ok(text.clone()),
@@ -22,7 +22,7 @@ impl Value {
     }
 
     /// Python's `repr`.
-    pub fn repr(&self) -> Result<Text> {
+    pub(crate) fn repr(&self) -> Result<Text> {
         let mut builder = TextBuilder::default();
         self.write_repr(&mut builder)?;
         Ok(builder.finish())
@@ -104,7 +104,7 @@ fn write_pairs(out: &mut TextBuilder, dict: &Dict) -> Result<()> {
 }
 
 /// Python's `repr` of a string.
-pub fn quote(text: &str) -> String {
+pub(crate) fn quote(text: &str) -> String {
     let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
     let mut quoted = String::with_capacity(text.len() + 2);
     quoted.push(quote);
@@ -132,7 +132,7 @@ pub fn quote(text: &str) -> String {
 }
 
 /// Python's `repr` of a float: the fewest digits that parse to the same number.
-pub fn float_repr(value: f64) -> String {
+pub(crate) fn float_repr(value: f64) -> String {
     if value.is_nan() {
         return "nan".into();
     }

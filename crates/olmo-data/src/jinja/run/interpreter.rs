@@ -14,7 +14,7 @@ use crate::jinja::text::TextBuilder;
 const DEEPEST: usize = 400;
 
 /// State shared during one rendering.
-pub struct Interpreter {
+pub(crate) struct Interpreter {
     pub(super) session: Session,
     depth: Cell<usize>,
     /// Maximum number of bytes to write.
@@ -27,7 +27,7 @@ pub struct Interpreter {
 }
 
 impl Interpreter {
-    pub fn new(fuel: u64, longest: usize, date: Option<Date>) -> Rc<Self> {
+    pub(crate) fn new(fuel: u64, longest: usize, date: Option<Date>) -> Rc<Self> {
         Rc::new(Self {
             session: Session::new(fuel, date),
             depth: Cell::new(0),

@@ -5,4 +5,4 @@ mod expressions;
 mod interpreter;
 mod statements;
 
-pub use interpreter::Interpreter;
+pub(super) use interpreter::Interpreter;

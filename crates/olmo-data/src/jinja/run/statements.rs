@@ -19,7 +19,7 @@ enum Flow {
 
 impl Interpreter {
     /// The text written by `body`, and the byte ranges between `{% generation %}` tags.
-    pub fn run(self: &Rc<Self>, body: &[Stmt], scope: &Rc<Scope>) -> Result<(TextBuilder, Vec<Range<usize>>)> {
+    pub(crate) fn run(self: &Rc<Self>, body: &[Stmt], scope: &Rc<Scope>) -> Result<(TextBuilder, Vec<Range<usize>>)> {
         let mut out = TextBuilder::default();
         let ran = self.statements(body, scope, &mut out);
         self.session.clear_cycles();

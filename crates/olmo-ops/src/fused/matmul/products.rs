@@ -175,7 +175,9 @@ mod tests {
             let mut result = vec![1.0; out * inner];
             matmul_tn(kernels, &y, &x, rows, inner, out, &mut result, Write::Add);
             let mut want = exact(out, inner, rows, &|i, j, l| y[l * out + i] * x[l * inner + j]);
-            want.iter_mut().for_each(|value| *value += 1.0);
+            for value in &mut want {
+                *value += 1.0;
+            }
             close(&result, &want);
         }
     }
