@@ -55,7 +55,7 @@ fn on_gpu(computes: Computes, device: &str, config: &ModelConfig, state: &State)
 /// # Errors
 /// There is no such GPU.
 #[cfg(feature = "libtorch")]
-pub fn place(device: &str) -> Result<olmo_model::device::Place, StageError> {
+fn place(device: &str) -> Result<olmo_model::device::Place, StageError> {
     let index = device.strip_prefix("cuda:").and_then(|number| number.parse().ok()).unwrap_or(0);
     olmo_model::device::gpu(index).map_err(no_gpu)
 }

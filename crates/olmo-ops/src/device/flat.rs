@@ -284,7 +284,7 @@ impl DeviceFlat {
 
 impl Tables {
     /// Attention of a block over `batch` rows of `sequence` tokens.
-    pub fn attention(&self, config: &BlockConfig, [batch, sequence]: [usize; 2]) -> DeviceAttention {
+    pub(super) fn attention(&self, config: &BlockConfig, [batch, sequence]: [usize; 2]) -> DeviceAttention {
         DeviceAttention {
             batch,
             sequence,
