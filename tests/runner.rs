@@ -20,6 +20,7 @@ mod situations;
 mod spec;
 mod spec_fuzz;
 mod store;
+mod structure;
 mod sweep;
 mod when;
 

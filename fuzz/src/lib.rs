@@ -6,7 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use olmo_base::{Digest, journal};
-use olmo_data::chat::{Source, SpecialStrings};
+use olmo_data::chat::Source;
+use olmo_data::tokenizer::SpecialStrings;
 use olmo_data::{Chat, Conversation, Message, Role};
 use olmo_spec::{LoadOptions, load};
 use olmo_store::{Manifest, Store};

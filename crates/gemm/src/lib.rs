@@ -74,29 +74,34 @@ pub unsafe fn gemm<T: 'static>(
     _parallelism: Parallelism,
 ) {
     let element = TypeId::of::<T>();
-    // SAFETY (of each cast and product): `T` is the type that its id says, and the caller promises
-    // the rest. `matrixmultiply` does not read `dst` where its factor is 0.
     if element == TypeId::of::<f32>() {
+        // SAFETY: `T` is f32.
         let [alpha, beta] = [&raw const alpha, &raw const beta].map(|factor| unsafe { factor.cast::<f32>().read() });
         let (lhs, rhs, dst) = (lhs.cast::<f32>(), rhs.cast::<f32>(), dst.cast::<f32>());
         let alpha = if read_dst { alpha } else { 0.0 };
+        // SAFETY: the caller guarantees the matrices; `dst` is not read where its factor is 0.
         unsafe {
             matrixmultiply::sgemm(m, k, n, beta, lhs, lhs_rs, lhs_cs, rhs, rhs_rs, rhs_cs, alpha, dst, dst_rs, dst_cs);
         }
     } else if element == TypeId::of::<f64>() {
+        // SAFETY: `T` is f64.
         let [alpha, beta] = [&raw const alpha, &raw const beta].map(|factor| unsafe { factor.cast::<f64>().read() });
         let (lhs, rhs, dst) = (lhs.cast::<f64>(), rhs.cast::<f64>(), dst.cast::<f64>());
         let alpha = if read_dst { alpha } else { 0.0 };
+        // SAFETY: the caller guarantees the matrices; `dst` is not read where its factor is 0.
         unsafe {
             matrixmultiply::dgemm(m, k, n, beta, lhs, lhs_rs, lhs_cs, rhs, rhs_rs, rhs_cs, alpha, dst, dst_rs, dst_cs);
         }
     } else if element == TypeId::of::<Half>() {
+        // SAFETY: `T` is `Half`.
         let [alpha, beta] = [&raw const alpha, &raw const beta].map(|factor| unsafe { factor.cast::<Half>().read() });
         let lhs = Strided { pointer: lhs.cast::<Half>(), column: lhs_cs, row: lhs_rs };
         let rhs = Strided { pointer: rhs.cast::<Half>(), column: rhs_cs, row: rhs_rs };
+        // SAFETY: the caller guarantees that the matrices have these sizes and distances.
         let (lhs, rhs) = unsafe { (lhs.widened(m, k, |x| x.to_f32()), rhs.widened(k, n, |x| x.to_f32())) };
         let mut product = vec![0.0f32; m * n];
         let (k_step, n_step) = (k as isize, n as isize);
+        // SAFETY: both copies and the product are dense, row-major and of these sizes.
         unsafe {
             matrixmultiply::sgemm(
                 m,
@@ -118,6 +123,7 @@ pub unsafe fn gemm<T: 'static>(
         let dst = dst.cast::<Half>();
         for (index, value) in product.into_iter().enumerate() {
             let place = (index / n) as isize * dst_rs + (index % n) as isize * dst_cs;
+            // SAFETY: the caller guarantees that `dst` has m rows and n columns at these distances.
             unsafe {
                 let at = dst.offset(place);
                 let before = if read_dst { alpha.to_f32() * (*at).to_f32() } else { 0.0 };

@@ -7,7 +7,7 @@
 
 use std::time::Instant;
 
-use olmo_data::pack::best_fit;
+use olmo_data::memmap::pack::best_fit;
 
 fn main() {
     const CAPACITY: usize = 2048;

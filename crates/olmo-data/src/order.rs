@@ -6,7 +6,7 @@
 //! on the number of rows, the seed and the epoch, never on the batch size or the number of
 //! processes.
 
-use std::io::Write;
+use std::io::Write as _;
 
 /// The rows `0..instances` in the order of `epoch`, counted from 0.
 pub fn epoch_order(instances: usize, seed: u64, epoch: u64) -> Vec<u32> {

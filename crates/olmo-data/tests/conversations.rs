@@ -2,13 +2,16 @@
 //! one in `fixtures/`, and with the rows that OLMo's own script makes with them (`scripts/goldens/tulu.py`). Where
 //! `OLMO_PIPE_SHARED` names a folder that has them, OLMo's own tokenizers are taken too.
 
-use std::io::Read;
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 
-use olmo_data::chat::strip;
-use olmo_data::chat::{Source, SpecialStrings};
+use olmo_data::chat::Source;
+use olmo_data::conversation::strip;
+use olmo_data::tokenizer::SpecialStrings;
 use olmo_data::{Chat, Conversation, Document, Labels, Message, Rendered, Role, Template, TextTokenizer};
 use proptest::prelude::*;
 use serde_json::{Value, json};

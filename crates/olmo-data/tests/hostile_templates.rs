@@ -1,6 +1,8 @@
 //! Chat templates that try to take all memory, all time or all stack. This binary counts memory
 //! as the worker does.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+
 use std::time::Duration;
 
 use olmo_data::bounded::{self, Allocator, Exceeded, Limits};

@@ -1,11 +1,13 @@
 //! Memmaps: what packing keeps, and what the reader refuses.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+
 use std::path::Path;
 
 use olmo_base::Digest;
+use olmo_data::memmap::boundaries_csv;
 use olmo_data::{
     DataError, Document, Dtype, InstanceFilter, Layout, Manifest, Memmap, MemmapOptions, MemmapWriter, Pack, Packer,
-    boundaries_csv,
 };
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -19,7 +21,9 @@ fn layout(sequence_length: usize, vocab_size: u32) -> Layout {
 
 fn write(dir: &Path, pack: Pack, layout: Layout, documents: &[Document]) -> Manifest {
     let mut packer = Packer::new(pack, MemmapWriter::create(dir, layout).unwrap());
-    documents.iter().for_each(|document| packer.push(document.clone()).unwrap());
+    for document in documents {
+        packer.push(document.clone()).unwrap();
+    }
     packer.finish().unwrap()
 }
 
@@ -151,7 +155,9 @@ fn rows_in_several_files_are_the_same_rows() {
     let options = MemmapOptions { rows_per_file: 6, ..MemmapOptions::default() };
     let mut packer =
         Packer::new(Pack::Padded, MemmapWriter::with_options(dir.path(), layout(3, 1024), options).unwrap());
-    documents.iter().for_each(|document| packer.push(document.clone()).unwrap());
+    for document in &documents {
+        packer.push(document.clone()).unwrap();
+    }
     assert_eq!(packer.finish().unwrap().shards, [6, 6, 6, 2]);
     let several = Memmap::open(dir.path()).unwrap();
     several.verify().unwrap();

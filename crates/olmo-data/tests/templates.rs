@@ -2,12 +2,15 @@
 //!
 //! Every case gives the same text and the same labels, fails as well, or is refused by name.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use olmo_data::chat::{Source, SpecialStrings};
+use olmo_data::chat::Source;
 use olmo_data::jinja::{Bounds, ErrorKind, Template, Variables};
+use olmo_data::tokenizer::SpecialStrings;
 use olmo_data::{Chat, ChatError, Conversation, Labels, Message, TextTokenizer};
 use serde_json::{Map, Value};
 

@@ -112,18 +112,18 @@ pub(crate) mod token_ids {
     use serde::de::{Deserializer, Error, SeqAccess, Visitor};
     use serde::ser::Serializer;
 
-    pub fn serialize<S: Serializer>(ids: &[u32], serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(ids: &[u32], serializer: S) -> Result<S::Ok, S::Error> {
         match ids {
             [id] => serializer.serialize_u32(*id),
             several => serializer.collect_seq(several),
         }
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u32>, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u32>, D::Error> {
         deserializer.deserialize_any(Ids)
     }
 
-    pub fn schema(_: &mut SchemaGenerator) -> Schema {
+    pub(crate) fn schema(_: &mut SchemaGenerator) -> Schema {
         let id = serde_json::json!({"type": "integer", "minimum": 0, "maximum": u32::MAX});
         json_schema!({"anyOf": [id, {"type": "array", "items": id}, {"type": "null"}]})
     }
@@ -162,25 +162,25 @@ pub(crate) mod token_ids {
 mod defaults {
     use super::{InitFnType, LayerNormType};
 
-    pub fn yes() -> bool {
+    pub(super) fn yes() -> bool {
         true
     }
-    pub fn layer_norm_type() -> LayerNormType {
+    pub(super) fn layer_norm_type() -> LayerNormType {
         LayerNormType::Rms
     }
-    pub fn layer_norm_eps() -> f64 {
+    pub(super) fn layer_norm_eps() -> f64 {
         1e-6
     }
-    pub fn rope_theta() -> f64 {
+    pub(super) fn rope_theta() -> f64 {
         500_000.0
     }
-    pub fn max_sequence_length() -> usize {
+    pub(super) fn max_sequence_length() -> usize {
         4096
     }
-    pub fn init_fn() -> InitFnType {
+    pub(super) fn init_fn() -> InitFnType {
         InitFnType::Normal
     }
-    pub fn init_std() -> f64 {
+    pub(super) fn init_std() -> f64 {
         0.02
     }
 }

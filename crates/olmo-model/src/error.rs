@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use olmo_base::{Diagnose, PathError};
+
 /// An error of this crate. Each message says what happened, where and why; `hint` says how to fix
 /// it, if known.
 #[derive(Debug, thiserror::Error)]
@@ -40,13 +42,8 @@ pub enum ModelError {
     #[error("this config cannot be exported to Hugging Face: {}", .0.join("; "))]
     NotExportable(Vec<String>),
     /// A file could not be read or written.
-    #[error("{}: {source}", .path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// The system's error.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] PathError),
     /// The tensor backend failed; a bug in this program.
     #[error("the tensor backend failed: {0}")]
     Backend(String),
@@ -57,7 +54,43 @@ impl ModelError {
         ModelError::Folder { path: path.to_path_buf(), reason: reason.into() }
     }
 
-    pub(crate) fn io(path: &Path, source: std::io::Error) -> ModelError {
-        ModelError::Io { path: path.to_path_buf(), source }
+    /// This error under `code`; an I/O error keeps its own code.
+    pub fn with_code(self, code: &'static str) -> CodedModelError {
+        CodedModelError { code, error: self }
     }
+}
+
+/// A [`ModelError`] with the code under which a stage reports it.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct CodedModelError {
+    code: &'static str,
+    error: ModelError,
+}
+
+impl Diagnose for CodedModelError {
+    fn code(&self) -> &'static str {
+        match &self.error {
+            ModelError::Io(error) => error.code(),
+            _ => self.code,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match &self.error {
+            ModelError::Io(error) => error.hint(),
+            _ => None,
+        }
+    }
+}
+
+/// Shortens a list that may be long: a wrong architecture is wrong in every layer.
+pub(crate) fn shortened(mut problems: Vec<String>) -> Vec<String> {
+    const MOST: usize = 12;
+    if problems.len() > MOST {
+        let rest = problems.len() - MOST;
+        problems.truncate(MOST);
+        problems.push(format!("and {rest} more"));
+    }
+    problems
 }

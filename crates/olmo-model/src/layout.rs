@@ -91,7 +91,7 @@ pub(crate) struct Ranges {
 
 impl Ranges {
     /// The ranges of `specs`, the layout of a valid config.
-    pub fn of(config: &ModelConfig, specs: &[TensorSpec]) -> Ranges {
+    pub(crate) fn of(config: &ModelConfig, specs: &[TensorSpec]) -> Ranges {
         let find = |name: String| {
             let index = specs.binary_search_by(|spec| spec.name.as_str().cmp(&name)).ok()?;
             Some(specs[index].range.clone())

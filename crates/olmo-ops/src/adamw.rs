@@ -47,7 +47,7 @@ pub(crate) struct Scalars {
 
 impl Scalars {
     /// The scalars of step `number`, with or without weight decay.
-    pub fn new(settings: &AdamW, number: u64, gradient_scale: f64, decays: bool) -> Scalars {
+    pub(crate) fn new(settings: &AdamW, number: u64, gradient_scale: f64, decays: bool) -> Scalars {
         let (beta1, beta2) = settings.betas;
         let power = |beta: f64| beta.powf(number as f64);
         Scalars {

@@ -20,16 +20,18 @@ mod global_norm;
 mod nodes;
 pub mod reference;
 mod rope;
+mod tensors;
 
 pub use config::{BlockConfig, BlockWeights, IGNORED, Keep, LossTerms, Norm, NormKind};
 pub use fused::head::Sums;
 pub use global_norm::{clip_coefficient, global_norm};
 pub use nodes::{
-    BlockTensors, Compute, Flat, HeadLoss, HostSlice, Placed, block, block_flat, embed, embed_backward, embedding,
-    head_logits, head_logits_flat, head_loss, head_loss_flat, norm, norm_flat,
+    Compute, Flat, HostSlice, block, block_flat, embed, embed_backward, embedding, head_logits, head_logits_flat,
+    head_loss, head_loss_flat, norm, norm_flat,
 };
 pub use reference::{
     block as block_reference, embedding as embedding_reference, head_loss as head_loss_reference,
     norm as norm_reference,
 };
-pub use rope::{Places, Rope};
+pub use rope::{Placed, Places, Rope};
+pub use tensors::{BlockTensors, HeadLoss};

@@ -6,8 +6,8 @@ use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
 use crate::config::{BlockConfig, IGNORED, LossTerms, Norm, NormKind};
 use crate::fused::head::Sums;
-use crate::nodes::{BlockTensors, HeadLoss};
 use crate::rope::{Places, Rope};
+use crate::tensors::{BlockTensors, HeadLoss};
 
 /// See [`crate::block`].
 pub fn block(config: &BlockConfig, places: &Places<'_>, x: Tensor<3>, weights: &BlockTensors) -> Tensor<3> {

@@ -1,5 +1,7 @@
 //! Tables of the rotary position embedding.
 
+use std::sync::Arc;
+
 /// Cosines and sines of every position's angles, `[positions, head_width / 2]` each.
 ///
 /// Angles are f32 products, as in OLMo and `transformers`: at large positions, exact angles would
@@ -96,5 +98,21 @@ impl<'a> Places<'a> {
                 before = start;
             }
         }
+    }
+}
+
+/// Positions of the tokens of a batch, like [`Places`], for a node that outlives the call.
+#[derive(Clone, Debug)]
+pub struct Placed {
+    /// Rotary tables.
+    pub rope: Arc<Rope>,
+    /// For each token, the position in its row where its document begins; `None`: each row is one
+    /// document.
+    pub documents: Option<Arc<[u32]>>,
+}
+
+impl Placed {
+    pub(crate) fn places(&self, sequence: usize) -> Places<'_> {
+        Places { rope: &self.rope, sequence, documents: self.documents.as_deref() }
     }
 }

@@ -1,10 +1,11 @@
 //! What `olmo-torch` promises of kernels: loaded, kept, launched and refused. The texts here are the tests' own; what the built-in ones
 //! compute is held in other tests.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 #![cfg(feature = "libtorch")]
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Command, Output},
 };

@@ -2,17 +2,17 @@
 
 use serde::Deserialize;
 
-use crate::download::Expected;
 use crate::error::RemoteError;
-use crate::http::Client;
-use crate::kind;
-use crate::pattern;
+use crate::http::client::Client;
+use crate::http::download::Expected;
 use crate::source::Repository;
+use crate::source::file_kind;
+use crate::source::pattern;
 use crate::url::{Url, encoded};
 use crate::watch::Watch;
 
 /// A repository at one commit.
-pub struct Snapshot {
+pub(crate) struct Snapshot {
     /// 40 hex digits.
     pub commit: String,
     /// The selected files, sorted by path, with what the hub reports about them.
@@ -43,7 +43,7 @@ struct Lfs {
 }
 
 /// Looks up the commit of `revision` in `repository`, and the files that `path` selects.
-pub fn look_up(
+pub(crate) fn look_up(
     client: &Client,
     source: &str,
     repository: &Repository,
@@ -67,7 +67,7 @@ pub fn look_up(
 }
 
 /// The address of a file of `repository` at `commit`.
-pub fn file_url(
+pub(crate) fn file_url(
     client: &Client,
     source: &str,
     repository: &Repository,
@@ -101,8 +101,8 @@ fn chosen(
     let hidden = |name: &str| name.split('/').any(|part| part.starts_with('.'));
     let taken = |name: &str| match repository.dataset {
         // For a dataset folder, take readable data files; an explicit name may be any allowed file.
-        true if !pattern::is_pattern(path) && name != path => kind::is_data(name) && !hidden(name),
-        _ => kind::is_allowed(name) && !hidden(name),
+        true if !pattern::is_pattern(path) && name != path => file_kind::is_data(name) && !hidden(name),
+        _ => file_kind::is_allowed(name) && !hidden(name),
     };
     let mut files = Vec::new();
     let mut left = 0;
@@ -111,7 +111,7 @@ fn chosen(
         if !meant(&name) {
             continue;
         }
-        if let Some(why) = kind::bad_path(&name) {
+        if let Some(why) = file_kind::bad_path(&name) {
             return Err(RemoteError::Path { source_text: source.to_owned(), path: name, why });
         }
         if !taken(&name) {
@@ -132,9 +132,9 @@ fn chosen(
     files.dedup_by(|a, b| a.0 == b.0);
     if files.is_empty() {
         let why = match left {
-            0 if path.is_empty() => format!("the repository has no file of an allowed kind ({} files)", total),
+            0 if path.is_empty() => format!("the repository has no file of an allowed kind ({total} files)"),
             0 => format!("there is no `{}` among the {total} files of the repository", path.escape_debug()),
-            _ => format!("{left} files match, but none is of an allowed kind ({})", kind::listed()),
+            _ => format!("{left} files match, but none is of an allowed kind ({})", file_kind::listed()),
         };
         return Err(RemoteError::NoFiles { source_text: source.to_owned(), why });
     }

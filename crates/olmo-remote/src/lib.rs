@@ -7,14 +7,10 @@
 //! verified digests, names that cannot leave their folder, and the hub's token only to the hub's
 //! own host.
 
-mod digests;
-mod download;
 mod error;
 mod http;
 mod hub;
-mod kind;
-mod lock;
-mod pattern;
+mod lockfile;
 mod remote;
 mod settings;
 mod source;
@@ -23,11 +19,11 @@ mod watch;
 mod wheel;
 
 pub use error::RemoteError;
-pub use lock::{Lock, LockError, Locked, LockedFile};
+pub use lockfile::{Lock, LockError, Locked, LockedFile};
 pub use remote::{Fetched, Remote};
 pub use settings::Settings;
 pub use source::{Repository, Source, Want, is_remote};
 pub use watch::Watch;
 
 /// File patterns, for `hf:` paths and lists of local files.
-pub use pattern::{fits as fits_pattern, is_pattern};
+pub use source::pattern::{fits as fits_pattern, is_pattern};

@@ -3,18 +3,18 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::digests::Digests;
-use crate::download::{self, Expected};
 use crate::error::RemoteError;
-use crate::http::Client;
+use crate::http::client::Client;
+use crate::http::digests::Digests;
+use crate::http::download::{self, Expected};
 use crate::hub;
-use crate::lock::{Locked, LockedFile};
+use crate::lockfile::{Locked, LockedFile};
 use crate::settings::Settings;
 use crate::source::{Source, Want};
 use crate::url::Url;
 use crate::watch::Watch;
 use crate::wheel;
-use olmo_base::IoContext;
+use olmo_base::IoContext as _;
 
 /// Fetches remote sources.
 pub struct Remote {

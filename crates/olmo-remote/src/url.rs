@@ -4,7 +4,7 @@ use std::fmt;
 
 /// An `http:` or `https:` address, without a fragment.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Url {
+pub(crate) struct Url {
     secure: bool,
     /// Host and port as written, in lower case.
     authority: String,
@@ -15,7 +15,7 @@ pub struct Url {
 impl Url {
     /// # Errors
     /// What is wrong with it.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         if let Some(bad) = text.chars().find(|c| c.is_whitespace() || c.is_control()) {
             return Err(format!("it contains {bad:?}"));
         }
@@ -41,7 +41,7 @@ impl Url {
     }
 
     /// The target of a redirect from here to `location`.
-    pub fn join(&self, location: &str) -> Result<Self, String> {
+    pub(crate) fn join(&self, location: &str) -> Result<Self, String> {
         let scheme = if self.secure { "https" } else { "http" };
         if location.contains("://") && location.find("://") < location.find(['/', '?']) {
             return Self::parse(location);
@@ -57,12 +57,12 @@ impl Url {
         Self::parse(&format!("{scheme}://{}{folder}{location}", self.authority))
     }
 
-    pub fn is_secure(&self) -> bool {
+    pub(crate) fn is_secure(&self) -> bool {
         self.secure
     }
 
     /// Whether it points to this machine.
-    pub fn is_loopback(&self) -> bool {
+    pub(crate) fn is_loopback(&self) -> bool {
         let host = match self.authority.strip_prefix('[') {
             Some(rest) => rest.split(']').next().unwrap_or_default(),
             None => self.authority.split(':').next().unwrap_or_default(),
@@ -71,13 +71,13 @@ impl Url {
     }
 
     /// Scheme, host and port: the recipient of a request.
-    pub fn origin(&self) -> (bool, String) {
+    pub(crate) fn origin(&self) -> (bool, String) {
         let default = if self.secure { ":443" } else { ":80" };
         (self.secure, self.authority.strip_suffix(default).unwrap_or(&self.authority).to_owned())
     }
 
     /// Last segment of the path, percent-decoded; empty if there is none.
-    pub fn file_name(&self) -> String {
+    pub(crate) fn file_name(&self) -> String {
         let path = self.path.split('?').next().unwrap_or_default();
         decoded(path.rsplit('/').next().unwrap_or_default())
     }
@@ -90,7 +90,7 @@ impl fmt::Display for Url {
 }
 
 /// Percent-encodes everything except unreserved characters; `slashes` keeps slashes.
-pub fn encoded(text: &str, slashes: bool) -> String {
+pub(crate) fn encoded(text: &str, slashes: bool) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {
@@ -103,7 +103,7 @@ pub fn encoded(text: &str, slashes: bool) -> String {
 }
 
 /// Percent-decodes `text`; an invalid escape is kept.
-pub fn decoded(text: &str) -> String {
+pub(crate) fn decoded(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;

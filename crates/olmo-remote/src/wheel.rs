@@ -2,11 +2,11 @@
 //! read by name. Nothing is installed, unpacked or run.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use olmo_base::IoContext;
+use olmo_base::IoContext as _;
 use zip::ZipArchive;
 use zip::result::ZipError;
 
@@ -14,7 +14,7 @@ use crate::error::RemoteError;
 use crate::settings::Settings;
 
 /// Downloads the wheel of `name` in exactly `version` into `folder`.
-pub fn download(
+pub(crate) fn download(
     settings: &Settings,
     source: &str,
     name: &str,
@@ -63,7 +63,7 @@ pub fn download(
 }
 
 /// Copies the member `path` of the wheel `wheel` to the file `to`, at most `most` bytes.
-pub fn member(wheel: &Path, path: &str, to: &Path, most: u64) -> Result<(), RemoteError> {
+pub(crate) fn member(wheel: &Path, path: &str, to: &Path, most: u64) -> Result<(), RemoteError> {
     let shown = wheel.file_name().unwrap_or_default().to_string_lossy().escape_debug().to_string();
     let wrong = |why: String| RemoteError::Wheel { wheel: shown.clone(), why, near: None };
     let file = File::open(wheel).context_during("open", wheel)?;

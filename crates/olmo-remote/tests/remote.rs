@@ -1,13 +1,15 @@
 //! Fetching, against a server that behaves and one that does not.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+
 mod support;
 
-use std::io::Write;
+use std::io::Write as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use olmo_base::Diagnose;
+use olmo_base::Diagnose as _;
 use olmo_remote::{Fetched, Lock, Locked, Remote, RemoteError, Settings, Source, Want};
 use support::{Reply, Request, Server};
 

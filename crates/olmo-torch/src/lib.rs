@@ -10,6 +10,7 @@ mod device;
 mod device_attention;
 mod devices;
 mod kernels;
+mod matrix;
 mod shim;
 
 pub use attention::{AttentionShape, attention_backward, attention_forward};
@@ -20,81 +21,12 @@ pub use device_attention::{
 };
 pub use devices::{Cuda, cuda, emulated};
 pub use kernels::{Argument, Element, KernelError, KernelFolders, Kernels, compile, compiler, cubin_name, memory};
+pub use matrix::{Matrix, as_contiguous_f32, elements, gemm, tensor};
 pub use shim::{allow_tf32, tf32_allowed};
 pub use tch::{Device as Place, Device, Kind, Tensor};
 
 /// The libtorch version used for building and testing.
 pub const VERSION: &str = "2.11.0";
-
-/// A matrix in f32 memory.
-#[derive(Clone, Copy, Debug)]
-pub struct Matrix {
-    /// Its first element.
-    pub start: *const f32,
-    /// Rows and columns.
-    pub size: [usize; 2],
-    /// Row stride and column stride, in elements.
-    pub strides: [usize; 2],
-}
-
-impl Matrix {
-    /// # Safety
-    /// All elements are in memory that outlives the tensor.
-    unsafe fn tensor(self) -> Tensor {
-        // SAFETY: guaranteed by the caller.
-        unsafe { view(self.start, &self.size.map(|n| n as i64), &self.strides.map(|n| n as i64)) }
-    }
-}
-
-/// # Safety
-/// All elements are in memory that outlives the tensor.
-unsafe fn view(start: *const f32, size: &[i64], strides: &[i64]) -> Tensor {
-    // SAFETY: guaranteed by the caller.
-    unsafe { Tensor::from_blob(start.cast(), size, strides, Kind::Float, Device::Cpu) }
-}
-
-/// `c = a b`, or `c += a b` with `add`; `c` is row-major with a row stride of `c_stride`.
-///
-/// # Safety
-/// The matrices are in readable memory (`c`: writable), and `c` does not overlap anything in use.
-///
-/// # Panics
-/// Sizes do not match, or libtorch runs out of memory.
-pub unsafe fn gemm(a: Matrix, b: Matrix, c: *mut f32, c_stride: usize, add: bool) {
-    // SAFETY: guaranteed by the caller; the tensors do not outlive this call.
-    let (a, b, mut c) = unsafe {
-        let size = [a.size[0] as i64, b.size[1] as i64];
-        (a.tensor(), b.tensor(), view(c, &size, &[c_stride as i64, 1]))
-    };
-    let _ = if add { c.addmm_(&a, &b) } else { a.mm_out(&c, &b) };
-}
-
-/// A CPU tensor with a copy of `values`.
-///
-/// # Panics
-/// The number of values does not match `shape`.
-pub fn tensor(values: &[f32], shape: &[usize]) -> Tensor {
-    let shape: Vec<i64> = shape.iter().map(|&n| n as i64).collect();
-    Tensor::from_slice(values).reshape(&shape)
-}
-
-/// A contiguous f32 version of a tensor; `None` if it already is one.
-pub fn as_contiguous_f32(tensor: &Tensor) -> Option<Tensor> {
-    let is_one = tensor.kind() == Kind::Float && tensor.is_contiguous();
-    (!is_one).then(|| tensor.to_kind(Kind::Float).contiguous())
-}
-
-/// The elements of a contiguous f32 tensor on the CPU; `None` for any other tensor.
-pub fn elements(tensor: &Tensor) -> Option<&[f32]> {
-    if tensor.kind() != Kind::Float || !tensor.is_contiguous() || tensor.device() != Device::Cpu {
-        return None;
-    }
-    if tensor.numel() == 0 {
-        return Some(&[]);
-    }
-    // SAFETY: such a tensor has this many f32 behind its pointer, for as long as it lives.
-    Some(unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast_const().cast(), tensor.numel()) })
-}
 
 /// Restricts libtorch to the calling thread permanently: its own threads would compete with those
 /// of this program.

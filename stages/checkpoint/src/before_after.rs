@@ -38,7 +38,7 @@ struct BeforeAfter {
 ///
 /// # Errors
 /// A file cannot be read or written.
-pub fn write(before: &Path, after: &Path, to: &Path) -> Result<(), StageError> {
+pub(crate) fn write(before: &Path, after: &Path, to: &Path) -> Result<(), StageError> {
     let (Some(before), Some(after)) = (read(before)?, read(after)?) else { return Ok(()) };
     let mut before: BTreeMap<usize, Answer> = before.into_iter().map(|answer| (answer.record, answer)).collect();
     let pairs: Vec<BeforeAfter> = after

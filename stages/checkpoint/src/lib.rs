@@ -9,7 +9,7 @@ mod before_after;
 mod scores;
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
+use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
@@ -18,7 +18,7 @@ use olmo_stage::{Context, Stage, StageError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use scores::{Scored, best};
+use scores::{Order, Scored, best};
 
 /// Picks the checkpoint with the best score.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -42,24 +42,6 @@ pub struct Select {
     #[schemars(extend("type" = "string"))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min: Option<String>,
-}
-
-/// Whether higher or lower scores are better.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Order {
-    Max,
-    Min,
-}
-
-impl Order {
-    /// Whether score `a` is better than `b`.
-    fn is_better(self, a: f64, b: f64) -> bool {
-        match self {
-            Self::Max => a > b,
-            Self::Min => a < b,
-        }
-    }
 }
 
 impl Select {
@@ -182,7 +164,9 @@ fn markdown(
     let columns: Vec<&str> =
         [metric].into_iter().chain(["exact_match", "eval_loss"].into_iter().filter(known)).collect();
     let mut text = String::from("| checkpoint |");
-    columns.iter().for_each(|name| text.extend([" ", &cell(name), " |"]));
+    for name in &columns {
+        text.extend([" ", &cell(name), " |"]);
+    }
     text.push_str(" |\n|---|");
     text.push_str(&"---:|".repeat(columns.len()));
     text.push_str("---|\n");

@@ -7,16 +7,32 @@ use olmo_stage::{InputItem, StageError};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::Order;
-
 /// The loss on held-out data, measured by stage `train` itself.
 const EVAL_LOSS: &str = "eval_loss";
 /// The metrics that stage `train` stores in every checkpoint.
 const TRAINING: &str = "metrics.jsonl";
 
+/// Whether higher or lower scores are better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Order {
+    Max,
+    Min,
+}
+
+impl Order {
+    /// Whether score `a` is better than `b`.
+    pub(crate) fn is_better(self, a: f64, b: f64) -> bool {
+        match self {
+            Self::Max => a > b,
+            Self::Min => a < b,
+        }
+    }
+}
+
 /// A checkpoint's label and scores.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Scored {
+pub(crate) struct Scored {
     pub label: String,
     /// The score that decides.
     pub value: f64,
@@ -28,7 +44,7 @@ pub struct Scored {
 ///
 /// # Errors
 /// A label without a counterpart, an unreadable file, or a checkpoint without the score.
-pub fn read(checkpoints: &[InputItem], scores: &[InputItem], metric: &str) -> Result<Vec<Scored>, StageError> {
+pub(crate) fn read(checkpoints: &[InputItem], scores: &[InputItem], metric: &str) -> Result<Vec<Scored>, StageError> {
     let (checkpoints, scores) = (labels(checkpoints)?, labels(scores)?);
     let alone = |from: &BTreeMap<&str, &Path>, other: &BTreeMap<&str, &Path>| {
         from.keys().filter(|label| !other.contains_key(*label)).copied().collect::<Vec<_>>().join(", ")
@@ -68,7 +84,7 @@ pub fn read(checkpoints: &[InputItem], scores: &[InputItem], metric: &str) -> Re
 ///
 /// # Errors
 /// A file cannot be read.
-pub fn before(before: &Path, checkpoints: &[InputItem]) -> Result<BTreeMap<String, f64>, StageError> {
+pub(crate) fn before(before: &Path, checkpoints: &[InputItem]) -> Result<BTreeMap<String, f64>, StageError> {
     const LABEL: &str = "the model before training";
     let mut numbers = metrics(LABEL, before)?;
     numbers.retain(|name, _| !name.contains('.'));
@@ -154,6 +170,6 @@ fn flatten(path: &str, value: &Value, numbers: &mut BTreeMap<String, f64>) {
 }
 
 /// The best of `scored`, the first one in a tie. `None` if `scored` is empty.
-pub fn best(scored: &[Scored], order: Order) -> Option<&Scored> {
+pub(crate) fn best(scored: &[Scored], order: Order) -> Option<&Scored> {
     scored.iter().reduce(|best, next| if order.is_better(next.value, best.value) { next } else { best })
 }

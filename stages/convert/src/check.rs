@@ -7,8 +7,6 @@ use olmo_model::{Model, ModelConfig, Parameters, WeightType};
 use olmo_stage::StageError;
 use serde::Serialize;
 
-use crate::model_failure;
-
 /// Largest difference of logits that passes.
 const TOLERANCE: f64 = 1e-5;
 const ROWS: usize = 2;
@@ -19,9 +17,9 @@ const LONGEST_ROW: usize = 64;
 ///
 /// # Errors
 /// `convert::differs`, listing every missing, extra or different tensor.
-pub fn compare_weights(model: &Path, export: &Path, dtype: WeightType) -> Result<usize, StageError> {
+pub(crate) fn compare_weights(model: &Path, export: &Path, dtype: WeightType) -> Result<usize, StageError> {
     const SHOWN: usize = 12;
-    let comparison = olmo_model::compare_weights(model, export, dtype).map_err(model_failure)?;
+    let comparison = olmo_model::compare_weights(model, export, dtype).map_err(|e| e.with_code("convert::model"))?;
     let differences = comparison.differences;
     if differences.is_empty() {
         return Ok(comparison.tensors);
@@ -35,7 +33,7 @@ pub fn compare_weights(model: &Path, export: &Path, dtype: WeightType) -> Result
 
 /// `report.json`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Report {
+pub(crate) struct Report {
     pub format: u32,
     /// The type of the exported weights.
     pub dtype: WeightType,
@@ -76,7 +74,7 @@ impl fmt::Display for Report {
 impl Report {
     /// # Errors
     /// `convert::differs` if the logits differ by more than the tolerance.
-    pub fn verdict(&self) -> Result<(), StageError> {
+    pub(crate) fn verdict(&self) -> Result<(), StageError> {
         // A NaN never passes.
         if self.max_abs_difference <= TOLERANCE {
             return Ok(());
@@ -104,7 +102,7 @@ fn ids(count: usize, vocab_size: usize) -> Vec<u32> {
 
 /// Compares the logits of a model and of its export with weights of type `dtype`. `tensors` is the
 /// number of equal tensors.
-pub fn compare(
+pub(crate) fn compare(
     model: (&ModelConfig, &Parameters),
     export: (&ModelConfig, &Parameters),
     dtype: WeightType,
@@ -113,7 +111,9 @@ pub fn compare(
     let length = LONGEST_ROW.min(model.0.max_sequence_length);
     let ids = ids(ROWS * length, model.0.vocab_size);
     let logits = |(config, parameters): (&ModelConfig, &Parameters)| {
-        Model::new(config, parameters, false).and_then(|model| model.logits(&ids, ROWS, length)).map_err(model_failure)
+        Model::new(config, parameters, false)
+            .and_then(|model| model.logits(&ids, ROWS, length))
+            .map_err(|e| e.with_code("convert::model"))
     };
     let (exact, after) = (logits(model)?, logits(export)?);
     if exact.len() != after.len() {

@@ -11,8 +11,9 @@ mod tokenizer_files;
 use std::fs;
 use std::path::Path;
 
-use olmo_data::{Chat, Template, TextTokenizer, tokenizer_json};
-use olmo_model::{ModelError, WeightType};
+use olmo_data::tokenizer::tokenizer_json;
+use olmo_data::{Chat, Template, TextTokenizer};
+use olmo_model::WeightType;
 use olmo_stage::worker::write_json;
 use olmo_stage::{Context, Stage, StageError};
 use schemars::JsonSchema;
@@ -47,7 +48,7 @@ impl Stage for Convert {
         let source = context.input("model")?;
         let chat = Chat::of_model(&source, &tokenizer, params.template)
             .map_err(|e| StageError::fail("convert::template", e.to_string()).hint(e.hint()))?;
-        let (mut config, parameters) = olmo_model::load(&source).map_err(model_failure)?;
+        let (mut config, parameters) = olmo_model::load(&source).map_err(|e| e.with_code("convert::model"))?;
         tokenizer_files::check(&config, tokenizer.special())?;
         // The stop token of an answer comes first: some readers support one eos id only and take
         // the first.
@@ -60,14 +61,15 @@ impl Stage for Convert {
         config.pad_token_id = Some(tokenizer.special().pad_token_id);
         let dir = context.output("model")?;
         context.check_stop()?;
-        olmo_model::save_huggingface(&dir, &config, &parameters, params.dtype).map_err(model_failure)?;
+        olmo_model::save_huggingface(&dir, &config, &parameters, params.dtype)
+            .map_err(|e| e.with_code("convert::model"))?;
         tokenizer_files::write(&dir, &tokenizer_dir, &chat, config.max_sequence_length)?;
         clean_tokenizer(&dir.join("tokenizer.json"), context)?;
         context.check_stop()?;
         // Compare the files first: loading ignores unknown tensors, so the logits would not show
         // one.
         let weights = check::compare_weights(&source, &dir, params.dtype)?;
-        let export = olmo_model::load(&dir).map_err(model_failure)?;
+        let export = olmo_model::load(&dir).map_err(|e| e.with_code("convert::model"))?;
         let report = check::compare((&config, &parameters), (&export.0, &export.1), params.dtype, weights)?;
         write_json(&context.output("report")?.join("report.json"), &report)?;
         context.message(report.to_string());
@@ -83,11 +85,4 @@ fn clean_tokenizer(path: &Path, context: &mut Context) -> Result<(), StageError>
     fs::write(path, &cleaned.bytes).map_err(|e| StageError::io(path, e))?;
     context.warning(format!("removed from the exported tokenizer.json: {}", cleaned.removed.join(", ")));
     Ok(())
-}
-
-fn model_failure(error: ModelError) -> StageError {
-    match error {
-        ModelError::Io { path, source } => StageError::io(&path, source),
-        other => StageError::fail("convert::model", other.to_string()),
-    }
 }

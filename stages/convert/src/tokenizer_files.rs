@@ -10,7 +10,7 @@ use olmo_stage::worker::write_json;
 use serde_json::{Map, Value};
 
 /// Rejects a tokenizer that does not match the model's ids.
-pub fn check(config: &ModelConfig, special: &SpecialTokens) -> Result<(), StageError> {
+pub(crate) fn check(config: &ModelConfig, special: &SpecialTokens) -> Result<(), StageError> {
     const HINT: &str = "give the tokenizer that the model was trained with";
     if special.vocab_size as usize > config.vocab_size {
         let what = format!("the tokenizer has {} ids, the model has {}", special.vocab_size, config.vocab_size);
@@ -33,7 +33,7 @@ pub fn check(config: &ModelConfig, special: &SpecialTokens) -> Result<(), StageE
 /// `chat_template.jinja` into folder `to`.
 ///
 /// Two of them contain the same chat template, since some readers look only in one.
-pub fn write(to: &Path, from: &Path, chat: &Chat, length: usize) -> Result<(), StageError> {
+pub(crate) fn write(to: &Path, from: &Path, chat: &Chat, length: usize) -> Result<(), StageError> {
     let tokenizer = from.join("tokenizer.json");
     fs::copy(&tokenizer, to.join("tokenizer.json")).map_err(|e| StageError::io(&tokenizer, e))?;
     let record = chat.record();

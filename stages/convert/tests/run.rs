@@ -1,12 +1,14 @@
 //! Stage convert through the folder of an attempt.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+
 use std::fs;
 use std::path::Path;
 
 use olmo_base::journal;
 use olmo_data::{Chat, Conversation, Message, Role, Template, TextTokenizer};
 use olmo_model::{ModelConfig, Parameters, WeightType};
-use olmo_stage::{Context, Event, Stage, StageError};
+use olmo_stage::{Context, Event, Stage as _, StageError};
 use olmo_stage_convert::Convert;
 use serde_json::{Value, json};
 

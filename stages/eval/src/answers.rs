@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use olmo_data::TextTokenizer;
-use olmo_data::chat::strip;
+use olmo_data::conversation::strip;
 use olmo_model::{GenerateOptions, Model, generate};
 use olmo_stage::worker::write_json;
 use olmo_stage::{Context, StageError};
 use serde::Serialize;
 
-use crate::model_failure;
 use crate::prompts::Prompt;
 
 /// Number of prompts to answer between checks of the stop signal.
@@ -18,7 +17,7 @@ const AT_ONCE: usize = 32;
 
 /// One line of `answers.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Answer {
+pub(crate) struct Answer {
     /// Index in the dataset, from 0.
     pub record: usize,
     pub dataset: String,
@@ -51,7 +50,7 @@ struct Family {
 
 /// Generates an answer to every prompt, in order. An answer ends before the first of
 /// `stop_token_ids`.
-pub fn ask(
+pub(crate) fn ask(
     model: &Model,
     tokenizer: &TextTokenizer,
     stop_token_ids: &[u32],
@@ -74,7 +73,7 @@ pub fn ask(
         for (room, indices) in by_room.into_iter().filter(|(room, _)| *room > 0) {
             let ids: Vec<Vec<u32>> = indices.iter().map(|index| some[*index].input_ids.clone()).collect();
             let options = GenerateOptions { max_new_tokens: room, eos_token_ids: stop_token_ids.to_vec() };
-            let made = generate(model, &ids, &options).map_err(model_failure)?;
+            let made = generate(model, &ids, &options).map_err(|e| e.with_code("eval::model"))?;
             for (index, ids) in indices.into_iter().zip(made) {
                 texts[index] = Some(strip(&tokenizer.decode(&ids, true)?).to_owned());
             }
@@ -110,7 +109,7 @@ fn metrics(answers: &[Answer]) -> Metrics {
 }
 
 /// Writes both files into folder `dir`.
-pub fn write(answers: &[Answer], dir: &Path, context: &mut Context) -> Result<(), StageError> {
+pub(crate) fn write(answers: &[Answer], dir: &Path, context: &mut Context) -> Result<(), StageError> {
     let metrics = metrics(answers);
     if metrics.too_long > 0 {
         context.warning(format!(

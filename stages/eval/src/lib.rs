@@ -9,7 +9,7 @@ mod answers;
 mod prompts;
 
 use olmo_data::{Chat, Template, TextTokenizer, dataset};
-use olmo_model::{Model, ModelError};
+use olmo_model::Model;
 use olmo_stage::{Context, Stage, StageError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -49,7 +49,7 @@ impl Stage for Eval {
         let model_dir = context.input("model")?;
         let chat = Chat::of_model(&model_dir, &tokenizer, params.template)
             .map_err(|e| StageError::fail("eval::template", e.to_string()).hint(e.hint()))?;
-        let (config, parameters) = olmo_model::load(&model_dir).map_err(model_failure)?;
+        let (config, parameters) = olmo_model::load(&model_dir).map_err(|e| e.with_code("eval::model"))?;
         prompts::check_tokenizer(&config, tokenizer.special())?;
         let mut conversations = dataset::read_messages(&context.input("prompts")?)?;
         conversations.truncate(params.limit.unwrap_or(usize::MAX));
@@ -72,17 +72,10 @@ impl Stage for Eval {
                 conversations.len()
             ));
         }
-        let model = Model::new(&config, &parameters, false).map_err(model_failure)?;
+        let model = Model::new(&config, &parameters, false).map_err(|e| e.with_code("eval::model"))?;
         let answers =
             answers::ask(&model, &tokenizer, &chat.stop_token_ids(), &prompts, params.max_new_tokens, context)?;
         answers::write(&answers, &context.output("metrics")?, context)
-    }
-}
-
-fn model_failure(error: ModelError) -> StageError {
-    match error {
-        ModelError::Io { path, source } => StageError::io(&path, source),
-        other => StageError::fail("eval::model", other.to_string()),
     }
 }
 

@@ -1,13 +1,13 @@
 //! [`Prompt`]: the part of a conversation that the model sees, and the expected answer.
 
-use olmo_data::chat::strip;
+use olmo_data::conversation::strip;
 use olmo_data::{Chat, Conversation, Role, SpecialTokens, TextTokenizer};
 use olmo_model::ModelConfig;
 use olmo_stage::StageError;
 
 /// A prompt and its expected answer.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Prompt {
+pub(crate) struct Prompt {
     /// Family of the conversation.
     pub dataset: String,
     pub id: String,
@@ -25,7 +25,7 @@ pub struct Prompt {
 ///
 /// # Errors
 /// The template rejects a conversation; the error names its index and id.
-pub fn prompts(
+pub(crate) fn prompts(
     conversations: &[Conversation],
     chat: &Chat,
     tokenizer: &TextTokenizer,
@@ -52,7 +52,7 @@ pub fn prompts(
 }
 
 /// Rejects a tokenizer that does not match the model's ids.
-pub fn check_tokenizer(config: &ModelConfig, special: &SpecialTokens) -> Result<(), StageError> {
+pub(crate) fn check_tokenizer(config: &ModelConfig, special: &SpecialTokens) -> Result<(), StageError> {
     const HINT: &str = "give the tokenizer that the model was trained with";
     if special.vocab_size as usize > config.vocab_size {
         let what = format!("the tokenizer has {} ids, the model has {}", special.vocab_size, config.vocab_size);

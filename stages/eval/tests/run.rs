@@ -1,12 +1,14 @@
 //! Stage eval through the folder of an attempt.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+
 use std::fs;
 use std::path::Path;
 
-use olmo_data::chat::strip;
+use olmo_data::conversation::strip;
 use olmo_data::{Conversation, Message, Role, Template, TextTokenizer, dataset::DatasetWriter};
 use olmo_model::{GenerateOptions, Model, ModelConfig, Parameters};
-use olmo_stage::{Context, Stage, StageError};
+use olmo_stage::{Context, Stage as _, StageError};
 use olmo_stage_eval::Eval;
 use serde_json::{Value, json};
 
@@ -39,7 +41,9 @@ fn question(number: usize) -> Vec<Message> {
 fn prompts(dir: &Path, conversations: Vec<Conversation>) {
     fs::create_dir_all(dir).unwrap();
     let mut writer = DatasetWriter::create(dir).unwrap();
-    conversations.into_iter().for_each(|conversation| writer.push(conversation).unwrap());
+    for conversation in conversations {
+        writer.push(conversation).unwrap();
+    }
     writer.finish(0).unwrap();
 }
 

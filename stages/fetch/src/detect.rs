@@ -2,7 +2,7 @@
 //! Only the first records of each file matter, never its name, and the result is reported.
 
 use std::cell::Cell;
-use std::io::{BufRead, Read};
+use std::io::{BufRead, Read as _};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,10 +10,12 @@ use std::sync::Arc;
 use olmo_stage::{Context, StageError};
 use serde_json::{Map, Value};
 
-use crate::open::{Content, file_name, open, read_line};
+use crate::failure::{unopened, unreadable};
+use crate::format::Format;
+use crate::json_array::array_elements;
+use crate::open::{Content, LONGEST, file_name, open, read_line};
 use crate::params::FetchParams;
-use crate::record::{Format, Layout, describe_keys, filled_keys, list_keys};
-use crate::stage::{LONGEST, array_elements, unopened, unreadable};
+use crate::record::{Layout, describe_keys, filled_keys, list_keys};
 
 /// Number of records to examine.
 const SAMPLE: usize = 64;
@@ -39,7 +41,7 @@ enum Sample {
 /// # Errors
 /// A file cannot be opened, its format cannot be detected, or some files hold documents and others
 /// conversations.
-pub fn layouts(params: &FetchParams, files: &[&Path], context: &mut Context) -> Result<Vec<Layout>, StageError> {
+pub(crate) fn layouts(params: &FetchParams, files: &[&Path], context: &mut Context) -> Result<Vec<Layout>, StageError> {
     if !matches!(params.format, Format::Text | Format::Auto) {
         return Ok(files.iter().map(|_| Layout::new(params, params.format, true)).collect());
     }

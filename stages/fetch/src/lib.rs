@@ -2,6 +2,9 @@
 //! its file, line and reason; nothing is repaired silently.
 
 mod detect;
+mod failure;
+mod format;
+mod json_array;
 mod open;
 mod params;
 mod record;
@@ -9,6 +12,7 @@ mod sink;
 mod stage;
 mod table;
 
+pub use format::Format;
 pub use params::{FetchParams, Filter, OnError};
-pub use record::{BadRecord, Format};
+pub use record::BadRecord;
 pub use stage::Fetch;

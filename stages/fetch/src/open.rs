@@ -4,7 +4,7 @@
 //! Only the columns that a format reads are decoded, so other columns may have any type.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Cursor, Read, Seek, SeekFrom};
+use std::io::{self, BufRead, BufReader, Cursor, Read, Seek as _, SeekFrom};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
@@ -21,6 +21,10 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use ruzstd::decoding::{FrameDecoder, StreamingDecoder};
 
+/// Size in bytes of a block of records that are parsed together.
+pub(crate) const BLOCK: usize = 4 << 20;
+/// Maximum length of a line in MiB.
+pub(crate) const LONGEST: usize = 32;
 /// Number of table rows to read at a time.
 const BATCH: usize = 1024;
 /// Maximum number of rows to take from an Arrow batch at a time; the number of rows that it
@@ -38,10 +42,10 @@ const ZSTD: u32 = 0xfd2f_b528;
 const SKIPPABLE: u32 = 0x184d_2a50;
 
 /// Batches of a table, in order.
-pub type Batches = Box<dyn Iterator<Item = Result<RecordBatch, String>>>;
+pub(crate) type Batches = Box<dyn Iterator<Item = Result<RecordBatch, String>>>;
 
 /// The content of a file.
-pub enum Content {
+pub(crate) enum Content {
     /// Text, line by line, and its first non-whitespace byte.
     Lines(Box<dyn BufRead>, Option<u8>),
     /// Parquet or Arrow IPC: the names of all columns, and batches of the requested ones.
@@ -50,7 +54,7 @@ pub enum Content {
 
 /// Why a file cannot be opened.
 #[derive(Debug)]
-pub enum OpenError {
+pub(crate) enum OpenError {
     /// The file is damaged or unreadable.
     Io(io::Error),
     /// This build does not read this kind of file.
@@ -82,7 +86,7 @@ impl Read for Counted {
 ///
 /// # Errors
 /// The file is unreadable, damaged, or of an unsupported kind.
-pub fn open(path: &Path, read: &Arc<AtomicU64>, wanted: &[String]) -> Result<Content, OpenError> {
+pub(crate) fn open(path: &Path, read: &Arc<AtomicU64>, wanted: &[String]) -> Result<Content, OpenError> {
     let mut file = File::open(path)?;
     let size = file.metadata()?.len();
     let mut head = Vec::new();
@@ -135,7 +139,7 @@ pub fn open(path: &Path, read: &Arc<AtomicU64>, wanted: &[String]) -> Result<Con
 }
 
 /// The name of a file for messages, with control characters escaped.
-pub fn file_name(path: &Path) -> String {
+pub(crate) fn file_name(path: &Path) -> String {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     name.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }
@@ -419,7 +423,7 @@ impl<R: BufRead> Read for Frames<R> {
 
 /// Appends the next line, without its newline, to `line`; of a line longer than `most` bytes only
 /// the length is kept. Returns the number of bytes read: 0 at the end.
-pub fn read_line(reader: &mut dyn BufRead, line: &mut Vec<u8>, most: usize) -> io::Result<usize> {
+pub(crate) fn read_line(reader: &mut dyn BufRead, line: &mut Vec<u8>, most: usize) -> io::Result<usize> {
     let mut total = 0;
     loop {
         let buffer = match reader.fill_buf() {
@@ -446,7 +450,7 @@ pub fn read_line(reader: &mut dyn BufRead, line: &mut Vec<u8>, most: usize) -> i
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::io::Write as _;
 
     use super::*;
 

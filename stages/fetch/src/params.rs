@@ -6,7 +6,7 @@ use olmo_data::Role;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::record::Format;
+use crate::format::Format;
 
 /// What to do with a bad record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -5,77 +5,28 @@
 
 use std::collections::BTreeMap;
 
-use olmo_data::chat::strip;
 use olmo_data::conversation::UnknownRole;
+use olmo_data::conversation::strip;
 use olmo_data::{Conversation, Message, Role};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use crate::format::Format;
 use crate::params::{FetchParams, OnError};
 
-/// Format of the files.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Format {
-    /// Tulu's and OpenAI's format: `{"dataset", "id", "messages": [{"role", "content"}], "tools"}`.
-    #[default]
-    Messages,
-    /// ShareGPT's format:
-    /// `{"conversations": [{"from": "human" | "gpt" | "function_call" | "observation", "value"}], "system", "tools"}`.
-    Sharegpt,
-    /// Alpaca's format: `{"instruction", "input", "output", "system", "history": [[question, answer]]}`.
-    Alpaca,
-    /// A question and its answer, each a text or a list of messages: `{"prompt", "completion"}` (or
-    /// `response`).
-    PromptCompletion,
-    /// Documents: one per non-blank line, or the column or key `text`.
-    Text,
-    /// Detected from the first records of each file.
-    Auto,
-}
-
-impl Format {
-    /// The name in YAML.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Messages => "messages",
-            Self::Sharegpt => "sharegpt",
-            Self::Alpaca => "alpaca",
-            Self::PromptCompletion => "prompt_completion",
-            Self::Text => "text",
-            Self::Auto => "auto",
-        }
-    }
-
-    /// The format of a record with these keys.
-    pub fn of_keys(keys: &[&str]) -> Option<Self> {
-        let has = |key: &str| keys.contains(&key);
-        match () {
-            _ if has("messages") => Some(Self::Messages),
-            _ if has("conversations") => Some(Self::Sharegpt),
-            _ if has("instruction") && has("output") => Some(Self::Alpaca),
-            _ if has("prompt") && (has("completion") || has("response")) => Some(Self::PromptCompletion),
-            _ if has("text") => Some(Self::Text),
-            _ => None,
-        }
-    }
-}
-
 /// The keys of a record whose values are not null.
-pub fn filled_keys(record: &Map<String, Value>) -> Vec<&str> {
+pub(crate) fn filled_keys(record: &Map<String, Value>) -> Vec<&str> {
     record.iter().filter(|(_, value)| !value.is_null()).map(|(key, _)| key.as_str()).collect()
 }
 
 /// Lists keys for a message.
-pub fn list_keys(keys: &[&str]) -> String {
+pub(crate) fn list_keys(keys: &[&str]) -> String {
     let listed: Vec<String> = keys.iter().take(8).map(|key| format!("`{}`", key.escape_debug())).collect();
     let more = if keys.len() > listed.len() { ", …" } else { "" };
     if listed.is_empty() { "no keys".into() } else { listed.join(", ") + more }
 }
 
 /// Lists keys for a message, with the format that they match.
-pub fn describe_keys(keys: &[&str]) -> String {
+pub(crate) fn describe_keys(keys: &[&str]) -> String {
     let format = Format::of_keys(keys).map(|format| format!(", as format `{}` has", format.as_str()));
     list_keys(keys) + &format.unwrap_or_default()
 }
@@ -110,7 +61,7 @@ pub enum BadRecord {
 
 /// How many empty turns of a conversation were dropped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Notes {
+pub(crate) struct Notes {
     /// Empty system turns.
     pub system: u64,
     /// Empty answers at the end.
@@ -120,11 +71,11 @@ pub struct Notes {
 }
 
 /// A record as read.
-pub type Read<T> = Result<Option<(T, Notes)>, BadRecord>;
+pub(crate) type Read<T> = Result<Option<(T, Notes)>, BadRecord>;
 
 /// How to read the records of a file.
 #[derive(Clone, Debug, Default)]
-pub struct Layout {
+pub(crate) struct Layout {
     /// Never `auto`.
     pub format: Format,
     /// Whether lines are JSON. False only for `text`.
@@ -142,7 +93,7 @@ pub struct Layout {
 const OTHER_CONTENT: [&str; 6] = ["content", "value", "text", "message", "utterance", "body"];
 
 impl Layout {
-    pub fn new(params: &FetchParams, format: Format, json: bool) -> Self {
+    pub(crate) fn new(params: &FetchParams, format: Format, json: bool) -> Self {
         let given = |field: &String| Some(field.clone()).filter(|field| !field.is_empty());
         Self {
             format,
@@ -157,18 +108,18 @@ impl Layout {
     }
 
     /// The key of a document.
-    pub fn text_key(&self) -> &str {
+    pub(crate) fn text_key(&self) -> &str {
         self.text_field.as_deref().unwrap_or("text")
     }
 
     /// The key of the list of messages.
-    pub fn messages_key(&self) -> &str {
+    pub(crate) fn messages_key(&self) -> &str {
         let own = if self.format == Format::Sharegpt { "conversations" } else { "messages" };
         self.messages_field.as_deref().unwrap_or(own)
     }
 
     /// The required keys of a record: one of each list.
-    pub fn needed(&self) -> Vec<Vec<&str>> {
+    pub(crate) fn needed(&self) -> Vec<Vec<&str>> {
         match self.format {
             Format::Messages | Format::Sharegpt | Format::Auto => vec![vec![self.messages_key()]],
             Format::Alpaca => vec![vec!["instruction"], vec!["output"]],
@@ -178,7 +129,7 @@ impl Layout {
     }
 
     /// The keys of a record that are read.
-    pub fn columns(&self) -> Vec<String> {
+    pub(crate) fn columns(&self) -> Vec<String> {
         let mut keys = self.needed().concat();
         if self.format != Format::Text {
             keys.extend(["dataset", "id", "tools", "functions", "documents"]);
@@ -193,7 +144,7 @@ impl Layout {
 
     /// Reads a document from a line: as JSON, or without surrounding whitespace; `None` if nothing
     /// is left.
-    pub fn document_line(&self, line: &[u8]) -> Read<String> {
+    pub(crate) fn document_line(&self, line: &[u8]) -> Read<String> {
         if self.json {
             return parse_json(line)?.map_or(Ok(None), |value| self.document(&value));
         }
@@ -202,7 +153,7 @@ impl Layout {
     }
 
     /// Reads a document from a record's key `text`; `None` if it is blank or null.
-    pub fn document(&self, value: &Value) -> Read<String> {
+    pub(crate) fn document(&self, value: &Value) -> Read<String> {
         let said = |text: &String| Ok((!is_blank(text)).then(|| (text.clone(), Notes::default())));
         let key = self.text_key();
         match value {
@@ -218,7 +169,7 @@ impl Layout {
     }
 
     /// Reads a conversation from a line of JSON.
-    pub fn conversation_line(&self, line: &[u8]) -> Read<Conversation> {
+    pub(crate) fn conversation_line(&self, line: &[u8]) -> Read<Conversation> {
         parse_json(line)?.map_or(Ok(None), |value| self.conversation(&value))
     }
 
@@ -226,7 +177,7 @@ impl Layout {
     ///
     /// `dataset` and `id` may be missing and are then empty. Keys outside the format describe a
     /// record's origin and are ignored. All keys of a message are kept.
-    pub fn conversation(&self, value: &Value) -> Read<Conversation> {
+    pub(crate) fn conversation(&self, value: &Value) -> Read<Conversation> {
         let Value::Object(record) = value else {
             return Err(BadRecord::Schema(format!("expected an object, found {}", kind(value))));
         };
@@ -422,7 +373,7 @@ fn utf8(line: &[u8]) -> Result<&str, BadRecord> {
 }
 
 /// Parses a line of JSON lines; `None` if it is blank.
-pub fn parse_json(line: &[u8]) -> Result<Option<Value>, BadRecord> {
+pub(crate) fn parse_json(line: &[u8]) -> Result<Option<Value>, BadRecord> {
     let text = utf8(line)?;
     if text.trim().is_empty() {
         return Ok(None);

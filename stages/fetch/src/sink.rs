@@ -7,14 +7,15 @@ use olmo_data::dataset::{DatasetManifest, DatasetWriter, Kind, Record};
 use olmo_stage::{Context, StageError};
 use serde_json::Value;
 
+use crate::format::Format;
 use crate::params::{FetchParams, Filter, OnError};
-use crate::record::{BadRecord, Format, Layout, Notes, Read};
+use crate::record::{BadRecord, Layout, Notes, Read};
 
 /// Maximum number of bad records in a message; the rest is counted.
 const SHOWN: usize = 20;
 
 /// A record that may be filtered.
-pub trait Item: Record + Clone + Send {
+pub(crate) trait Item: Record + Clone + Send {
     /// Its id, if it has its own.
     fn id(&self) -> Option<&str>;
     /// Sets its id to `number` if it has none.
@@ -120,7 +121,7 @@ impl Tally {
 }
 
 /// Writes and counts records.
-pub struct Sink<'p, T: Item> {
+pub(crate) struct Sink<'p, T: Item> {
     params: &'p FetchParams,
     writer: DatasetWriter<T>,
     /// Number of records seen, including bad ones.
@@ -146,7 +147,7 @@ pub struct Sink<'p, T: Item> {
 }
 
 impl<'p, T: Item> Sink<'p, T> {
-    pub fn create(params: &'p FetchParams, context: &Context) -> Result<Self, StageError> {
+    pub(crate) fn create(params: &'p FetchParams, context: &Context) -> Result<Self, StageError> {
         Ok(Self {
             params,
             writer: DatasetWriter::create(&context.output("dataset")?)?,
@@ -171,17 +172,17 @@ impl<'p, T: Item> Sink<'p, T> {
     }
 
     /// Starts source `source`, counted from 0.
-    pub fn begin(&mut self, source: usize) {
+    pub(crate) fn begin(&mut self, source: usize) {
         (self.source, self.kept_of_source, self.seen_of_source) = (source, 0, 0);
     }
 
     /// Whether the limit of this source is reached.
-    pub fn full(&self) -> bool {
+    pub(crate) fn full(&self) -> bool {
         self.params.limit > 0 && self.kept_of_source >= self.params.limit
     }
 
     /// Takes a record; `place` describes it in messages.
-    pub fn push(
+    pub(crate) fn push(
         &mut self,
         record: Result<(T, Notes), BadRecord>,
         place: impl Fn() -> String,
@@ -271,7 +272,7 @@ impl<'p, T: Item> Sink<'p, T> {
     }
 
     /// Completes the dataset, or reports why there is none.
-    pub fn finish(self, sources: &[String], context: &mut Context) -> Result<DatasetManifest, StageError> {
+    pub(crate) fn finish(self, sources: &[String], context: &mut Context) -> Result<DatasetManifest, StageError> {
         let (records, are) = if self.bad == 1 { ("line", "is") } else { ("lines", "are") };
         let more = match self.bad - self.shown.len() as u64 {
             0 => String::new(),
@@ -301,7 +302,9 @@ impl<'p, T: Item> Sink<'p, T> {
         let cut = self
             .cut
             .report("conversation is cut before an empty answer", "conversations are cut before an empty answer");
-        system.into_iter().for_each(|text| context.message(text));
+        if let Some(text) = system {
+            context.message(text);
+        }
         answers.into_iter().chain(cut).for_each(|text| context.warning(text));
         if self.filtered > 0 {
             context.message(format!("{} of {} records are dropped by `filter`", self.filtered, self.seen));

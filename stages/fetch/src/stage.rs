@@ -2,10 +2,8 @@
 //! their size, parses each block in parallel and takes the records in order, so that the output
 //! does not depend on the number of threads.
 
-use std::cell::Cell;
-use std::io::{BufRead, Read};
+use std::io::BufRead;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -13,25 +11,22 @@ use olmo_data::dataset::{self, Kind};
 use olmo_data::{Conversation, DataError};
 use olmo_stage::{Context, Stage, StageError};
 use rayon::prelude::*;
-use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use serde_json::Value;
 
 use crate::detect;
-use crate::open::{Batches, Content, OpenError, file_name, open, read_line};
+use crate::failure::{unopened, unreadable};
+use crate::format::Format;
+use crate::json_array::array_elements;
+use crate::open::{BLOCK, Batches, Content, LONGEST, file_name, open, read_line};
 use crate::params::FetchParams;
-use crate::record::{BadRecord, Format, Layout, Notes, Read as Parsed, describe_keys};
+use crate::record::{BadRecord, Layout, Notes, Read as Parsed, describe_keys};
 use crate::sink::{Item, Sink};
 use crate::table;
 
-/// Size of a block of lines that are parsed together, and the overhead counted per line: short
-/// lines take more memory for bookkeeping than for their text.
-const BLOCK: usize = 4 << 20;
+/// Overhead counted per line: short lines take more memory for bookkeeping than for their text.
 const PER_LINE: usize = 64;
 /// Number of values of a JSON array to process at a time.
 const VALUES: usize = 1024;
-/// Maximum length of a line in MiB.
-pub const LONGEST: usize = 32;
-
 /// Stage `fetch`.
 pub struct Fetch;
 
@@ -270,19 +265,6 @@ impl<T: Item> Reading<'_, T> {
     }
 }
 
-/// Passes the elements of the JSON array in `reader` to `take`, `many` at a time. Once `take` has
-/// enough, this returns an error as well.
-pub fn array_elements(
-    reader: Box<dyn BufRead>,
-    many: usize,
-    take: &mut dyn FnMut(Vec<Value>) -> bool,
-) -> Result<(), serde_json::Error> {
-    let size = Rc::<Cell<usize>>::default();
-    let reader = ShortValues { reader, size: size.clone() };
-    let mut deserializer = serde_json::Deserializer::from_reader(reader);
-    deserializer.deserialize_seq(Elements { take, many, size: &size }).and_then(|()| deserializer.end())
-}
-
 /// Rejects a table without the columns that its format needs.
 fn check_columns(name: &str, layout: &Layout, columns: &[String]) -> Result<(), StageError> {
     let has = |key: &&str| columns.iter().any(|column| column == key);
@@ -303,82 +285,4 @@ struct Line {
     start: usize,
     end: usize,
     too_long: bool,
-}
-
-/// Fails if the current value is too long.
-struct ShortValues {
-    reader: Box<dyn BufRead>,
-    /// Bytes read since the last value began.
-    size: Rc<Cell<usize>>,
-}
-
-impl Read for ShortValues {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let read = self.reader.read(buffer)?;
-        self.size.set(self.size.get() + read);
-        match self.size.get() > LONGEST << 20 {
-            true => Err(std::io::Error::other(format!("a record has more than {LONGEST} MiB"))),
-            false => Ok(read),
-        }
-    }
-}
-
-/// Passes the elements of an array to a function, many at a time, until it has enough.
-struct Elements<'f> {
-    take: &'f mut dyn FnMut(Vec<Value>) -> bool,
-    many: usize,
-    /// Bytes read since the last value began.
-    size: &'f Cell<usize>,
-}
-
-impl<'de> Visitor<'de> for Elements<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("an array of records")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<(), A::Error> {
-        let mut values = Vec::new();
-        let mut broken = None;
-        let mut waiting = 0;
-        loop {
-            match elements.next_element() {
-                Ok(Some(value)) => {
-                    waiting += self.size.take();
-                    values.push(value);
-                }
-                Ok(None) => break,
-                Err(e) => {
-                    broken = Some(e);
-                    break;
-                }
-            }
-            if values.len() < self.many && waiting < BLOCK {
-                continue;
-            }
-            waiting = 0;
-            if !(self.take)(std::mem::take(&mut values)) {
-                // The rest is not read, and the deserializer would reject it.
-                return Err(A::Error::custom("enough"));
-            }
-        }
-        (self.take)(values);
-        broken.map_or(Ok(()), Err)
-    }
-}
-
-/// An I/O error, with the line that could not be read.
-pub fn unreadable(name: &str, line: Option<u64>, error: &std::io::Error) -> StageError {
-    let place = line.map_or_else(|| name.to_owned(), |line| format!("{name}:{line}"));
-    StageError::fail("fetch::unreadable", format!("{place}: {error}"))
-        .hint("the file is damaged or truncated; fetch or compress it again")
-}
-
-/// The error for a file that cannot be opened.
-pub fn unopened(name: &str, error: OpenError) -> StageError {
-    match error {
-        OpenError::Io(error) => unreadable(name, None, &error),
-        OpenError::Refused { code, what, hint } => StageError::fail(code, format!("{name}: {what}")).hint(hint),
-    }
 }

@@ -4,7 +4,7 @@
 //! date, a decimal), and bytes that are not UTF-8 become null. A column that is not read is never
 //! rejected for its type.
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RunArray};
+use arrow::array::{Array, ArrayRef, AsArray as _, RecordBatch, RunArray};
 use arrow::datatypes::{
     DataType, Float16Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, RunEndIndexType,
     UInt8Type, UInt16Type, UInt32Type, UInt64Type,
@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 ///
 /// # Errors
 /// A column other than `id` and `dataset` holds bytes that are not UTF-8.
-pub fn rows(batch: &RecordBatch) -> Result<Vec<Value>, String> {
+pub(crate) fn rows(batch: &RecordBatch) -> Result<Vec<Value>, String> {
     let schema = batch.schema();
     let columns: Vec<(&String, &ArrayRef)> =
         schema.fields().iter().map(|field| field.name()).zip(batch.columns()).collect();

@@ -8,13 +8,13 @@ use olmo_stage::StageError;
 use olmo_stage::markdown::section;
 
 /// A prompt and the model's answer.
-pub struct Answer {
+pub(crate) struct Answer {
     pub prompt: String,
     pub answer: String,
 }
 
 /// Writes `answers.md` into folder `dir`.
-pub fn write(dir: &Path, system: Option<&str>, answers: &[Answer]) -> Result<(), StageError> {
+pub(crate) fn write(dir: &Path, system: Option<&str>, answers: &[Answer]) -> Result<(), StageError> {
     let path = dir.join("answers.md");
     std::fs::write(&path, markdown(system, answers)).map_err(|e| StageError::io(&path, e))
 }

@@ -7,7 +7,7 @@ use olmo_model::ModelConfig;
 use olmo_stage::StageError;
 
 /// Encodes conversations as ids, and decodes ids.
-pub struct Chat {
+pub(crate) struct Chat {
     tokenizer: TextTokenizer,
     chat: olmo_data::Chat,
 }
@@ -17,14 +17,14 @@ impl Chat {
     ///
     /// # Errors
     /// A file is missing or malformed, or the special tokens do not match the tokenizer.
-    pub fn open(dir: &Path, date: Option<&str>) -> Result<Self, StageError> {
+    pub(crate) fn open(dir: &Path, date: Option<&str>) -> Result<Self, StageError> {
         let (tokenizer, chat) = olmo_data::Chat::of_huggingface(dir, date)
             .map_err(|e| StageError::fail("generate::template", e.to_string()).hint(e.hint()))?;
         Ok(Self { tokenizer, chat })
     }
 
     /// Rejects a model whose vocabulary is smaller than the tokenizer's.
-    pub fn check(&self, config: &ModelConfig) -> Result<(), StageError> {
+    pub(crate) fn check(&self, config: &ModelConfig) -> Result<(), StageError> {
         let ids = self.tokenizer.special().vocab_size as usize;
         if ids <= config.vocab_size {
             return Ok(());
@@ -35,12 +35,12 @@ impl Chat {
     }
 
     /// Ids of the stop tokens.
-    pub fn stop_token_ids(&self) -> Vec<u32> {
+    pub(crate) fn stop_token_ids(&self) -> Vec<u32> {
         self.chat.stop_token_ids()
     }
 
     /// The ids of a conversation whose next turn is the assistant's answer to `prompt`.
-    pub fn prompt(&self, system: Option<&str>, prompt: &str) -> Result<Vec<u32>, StageError> {
+    pub(crate) fn prompt(&self, system: Option<&str>, prompt: &str) -> Result<Vec<u32>, StageError> {
         let system = system.map(|content| Message::new(Role::System, content));
         let messages = system.into_iter().chain([Message::new(Role::User, prompt)]).collect();
         let text = self
@@ -55,7 +55,7 @@ impl Chat {
     }
 
     /// The text of `ids`, without special tokens.
-    pub fn decode(&self, ids: &[u32]) -> Result<String, StageError> {
+    pub(crate) fn decode(&self, ids: &[u32]) -> Result<String, StageError> {
         Ok(self.tokenizer.decode(ids, true)?)
     }
 }

@@ -7,7 +7,7 @@
 mod answers;
 mod chat;
 
-use olmo_model::{GenerateOptions, Model, ModelError, generate};
+use olmo_model::{GenerateOptions, Model, generate};
 use olmo_stage::{Context, Stage, StageError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -52,9 +52,9 @@ impl Stage for Generate {
         }
         let dir = context.input("model")?;
         let chat = Chat::open(&dir, params.date.as_deref())?;
-        let (config, parameters) = olmo_model::load(&dir).map_err(model_failure)?;
+        let (config, parameters) = olmo_model::load(&dir).map_err(|e| e.with_code("generate::model"))?;
         chat.check(&config)?;
-        let model = Model::new(&config, &parameters, false).map_err(model_failure)?;
+        let model = Model::new(&config, &parameters, false).map_err(|e| e.with_code("generate::model"))?;
         let mut answers = Vec::with_capacity(params.prompts.len());
         for prompt in params.prompts {
             context.check_stop()?;
@@ -73,17 +73,13 @@ impl Stage for Generate {
                 max_new_tokens: params.max_new_tokens.min(room),
                 eos_token_ids: chat.stop_token_ids(),
             };
-            let made = generate(&model, &[input_ids], &options).map_err(model_failure)?.pop().unwrap_or_default();
+            let made = generate(&model, &[input_ids], &options)
+                .map_err(|e| e.with_code("generate::model"))?
+                .pop()
+                .unwrap_or_default();
             let answer = chat.decode(&made)?;
             answers.push(Answer { prompt, answer });
         }
         answers::write(&context.output("answers")?, params.system.as_deref(), &answers)
-    }
-}
-
-fn model_failure(error: ModelError) -> StageError {
-    match error {
-        ModelError::Io { path, source } => StageError::io(&path, source),
-        other => StageError::fail("generate::model", other.to_string()),
     }
 }

@@ -1,11 +1,13 @@
 //! Stage generate through the folder of an attempt.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+
 use std::fs;
 use std::path::Path;
 
 use olmo_data::{Message, Role, Template, TextTokenizer};
 use olmo_model::{GenerateOptions, Model, ModelConfig, Parameters, WeightType};
-use olmo_stage::{Context, Stage, StageError};
+use olmo_stage::{Context, Stage as _, StageError};
 use olmo_stage_generate::Generate;
 use serde_json::{Value, json};
 

@@ -1,7 +1,7 @@
 //! Detects files that have a header and do not hold raw values, by their content.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek as _, SeekFrom};
 use std::path::Path;
 
 /// Number of leading bytes to inspect.
@@ -23,7 +23,7 @@ enum Foreign {
 ///
 /// # Errors
 /// The file cannot be read.
-pub fn refusal(port: &str, name: &str, path: &Path, raw: &str) -> io::Result<Option<(String, String)>> {
+pub(crate) fn refusal(port: &str, name: &str, path: &Path, raw: &str) -> io::Result<Option<(String, String)>> {
     let Some(foreign) = foreign(path)? else { return Ok(None) };
     let (what, load) = match foreign {
         Foreign::Npy => ("an array that numpy.save wrote, with a header", format!("numpy.load({name:?})")),

@@ -1,10 +1,11 @@
 //! Imports id files written by OLMo's scripts, Dolma or open-instruct. They have no header: the
 //! params supply what is not recorded, and everything that can be checked is checked.
 
-use std::io::Read;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use olmo_data::{Layout, Manifest, MemmapWriter, TextTokenizer, boundaries_csv};
+use olmo_data::memmap::boundaries_csv;
+use olmo_data::{Layout, Manifest, MemmapWriter, TextTokenizer};
 use olmo_stage::{Context, StageError};
 
 use crate::header;
@@ -47,7 +48,7 @@ fn check_raw(port: &str, paths: &[PathBuf], raw: &str) -> Result<(), StageError>
 
 /// Reads the files of port `input_ids` into a memmap. Only the whole rows of each file are used, as
 /// in OLMo.
-pub fn import(params: &MemmapParams, length: u64, context: &mut Context) -> Result<Manifest, StageError> {
+pub(crate) fn import(params: &MemmapParams, length: u64, context: &mut Context) -> Result<Manifest, StageError> {
     let (ids, masks, bounds) =
         (files(context, "input_ids")?, files(context, "label_mask")?, files(context, "boundaries")?);
     let Some(dtype) = params.dtype.dtype() else {

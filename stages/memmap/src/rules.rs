@@ -8,12 +8,12 @@ use crate::header;
 use crate::params::MemmapParams;
 
 /// Message and hint for a missing row length.
-pub const NO_LENGTH: &str = "sequence_length is null, which works only where whole documents are packed";
-pub const NO_LENGTH_HINT: &str =
+pub(crate) const NO_LENGTH: &str = "sequence_length is null, which works only where whole documents are packed";
+pub(crate) const NO_LENGTH_HINT: &str =
     "set `sequence_length`, or use `pack: best_fit` or `pack: whole` with documents from stage tokenize";
 
 /// Every rule that `params` and the known inputs break.
-pub fn check(params: &MemmapParams, question: &Question) -> Vec<Finding> {
+pub(crate) fn check(params: &MemmapParams, question: &Question) -> Vec<Finding> {
     let mut findings = Vec::new();
     let (tokens, ids) = (question.has("tokens"), question.has("input_ids"));
     if tokens == ids {

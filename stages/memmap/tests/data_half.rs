@@ -1,5 +1,7 @@
 //! The four stages from files to rows, each run as a worker runs it.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -367,7 +369,7 @@ fn said(dir: &Path) -> Vec<Vec<olmo_data::Message>> {
 }
 
 fn gz(bytes: &[u8]) -> Vec<u8> {
-    use std::io::Write;
+    use std::io::Write as _;
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use olmo_data::{Conversation, Role};
 
 /// A record's question: records with the same question stay together.
-pub trait Question {
+pub(crate) trait Question {
     /// Feeds the question to `hasher`.
     fn hash_question(&self, hasher: &mut blake3::Hasher);
 }
@@ -32,12 +32,12 @@ impl Question for Conversation {
 
 /// A pseudo-random number derived from the seed and a record's question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Key([u8; 16]);
+pub(crate) struct Key([u8; 16]);
 
 impl Key {
     /// The key of `record`: the first 16 bytes of BLAKE3 over the seed (8 bytes, little-endian) and
     /// the question.
-    pub fn of(seed: u64, record: &impl Question) -> Self {
+    pub(crate) fn of(seed: u64, record: &impl Question) -> Self {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&seed.to_le_bytes());
         record.hash_question(&mut hasher);
@@ -48,14 +48,16 @@ impl Key {
 }
 
 /// The number of distinct keys.
-pub fn distinct(keys: &[Key]) -> usize {
+pub(crate) fn distinct(keys: &[Key]) -> usize {
     keys.iter().collect::<BTreeSet<_>>().len()
 }
 
 /// The smallest keys that cover at least `wanted` records, but never all keys.
-pub fn held_out(keys: &[Key], wanted: u64) -> BTreeSet<Key> {
+pub(crate) fn held_out(keys: &[Key], wanted: u64) -> BTreeSet<Key> {
     let mut counts: BTreeMap<Key, u64> = BTreeMap::new();
-    keys.iter().for_each(|key| *counts.entry(*key).or_default() += 1);
+    for key in keys {
+        *counts.entry(*key).or_default() += 1;
+    }
     let most = counts.len().saturating_sub(1);
     let mut records = 0;
     counts

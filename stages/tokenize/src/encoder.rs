@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use olmo_data::chat::Source;
-use olmo_data::control_tokens::ControlTokens;
+use olmo_data::tokenizer::control_tokens::ControlTokens;
 use olmo_data::{Chat, ChatError, Conversation, Document, Labels, Message, Template, TextTokenizer};
 use olmo_stage::{Context, StageError};
 
@@ -11,7 +11,7 @@ use crate::params::{Layout, TokenizeParams, TooLong};
 
 /// The result of encoding a record.
 #[derive(Default)]
-pub struct Encoded {
+pub(crate) struct Encoded {
     pub documents: Vec<Document>,
     /// Why the record cannot be rendered or labelled.
     pub problem: Option<String>,
@@ -30,7 +30,7 @@ pub struct Encoded {
 }
 
 /// State shared by the threads.
-pub struct Encoder {
+pub(crate) struct Encoder {
     pub tokenizer: TextTokenizer,
     /// Absent for documents.
     pub chat: Option<Chat>,
@@ -44,7 +44,7 @@ pub struct Encoder {
 
 impl Encoder {
     /// `chat_template` is the source for layout `jinja`.
-    pub fn new(
+    pub(crate) fn new(
         tokenizer: TextTokenizer,
         params: &TokenizeParams,
         chat_template: Option<&str>,
@@ -84,14 +84,14 @@ impl Encoder {
         Ok(Self { tokenizer, chat, piecewise, labels, max_length, too_long: params.too_long, control_tokens })
     }
 
-    pub fn plain(&self, text: &str) -> Result<Encoded, StageError> {
+    pub(crate) fn plain(&self, text: &str) -> Result<Encoded, StageError> {
         let document = self.tokenizer.encode_plain(text)?;
         let control_tokens = self.control_tokens.find(&self.tokenizer, text)?.into_iter().collect();
         Ok(Encoded { documents: vec![document], control_tokens, ..Encoded::default() })
     }
 
     /// `number` is the record's index, from 0.
-    pub fn conversation(&self, conversation: &Conversation, number: u64) -> Result<Encoded, StageError> {
+    pub(crate) fn conversation(&self, conversation: &Conversation, number: u64) -> Result<Encoded, StageError> {
         let messages = &conversation.messages;
         let mut control_tokens = BTreeSet::new();
         for message in messages {

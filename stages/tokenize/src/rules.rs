@@ -6,7 +6,7 @@ use olmo_stage::rules::{Finding, Question};
 use crate::params::{Layout, TokenizeParams};
 
 /// Every rule that `params` and the bound ports break.
-pub fn check(params: &TokenizeParams, question: &Question) -> Vec<Finding> {
+pub(crate) fn check(params: &TokenizeParams, question: &Question) -> Vec<Finding> {
     let mut findings = Vec::new();
     let given = question.has("chat_template");
     match params.template {

@@ -230,7 +230,7 @@ impl Writing {
         let path = state.join(PARTS);
         let written = journal::read_prefix::<Part>(&path).map_err(|e| StageError::io(&path, e))?;
         let mut parts = written.records;
-        let mut lost = written.damage.map(|damage| damage.to_string());
+        let mut lost = written.damage;
         for part in 0..parts.len() {
             if let Err(why) = Seal::check(&state.join(part_name(part))) {
                 lost = Some(format!("{}: {why}", part_name(part)));

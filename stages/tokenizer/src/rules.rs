@@ -3,14 +3,14 @@
 use olmo_data::chat::ModelTokenizer;
 use olmo_stage::rules::{Finding, Question};
 
-use crate::stage::TokenizerParams;
+use crate::params::TokenizerParams;
 
 /// Message and hint for a model without a chat template.
-pub const NO_TEMPLATE: &str = "the model has no chat template, which is common for base models";
-pub const NO_TEMPLATE_HINT: &str = "set one: `template: olmo2`, `tulu` or `chatml`, or a file in `chat_template`; the model learns to answer in this format";
+pub(crate) const NO_TEMPLATE: &str = "the model has no chat template, which is common for base models";
+pub(crate) const NO_TEMPLATE_HINT: &str = "set one: `template: olmo2`, `tulu` or `chatml`, or a file in `chat_template`; the model learns to answer in this format";
 
 /// Every rule that `params` and the known inputs break.
-pub fn check(params: &TokenizerParams, question: &Question) -> Vec<Finding> {
+pub(crate) fn check(params: &TokenizerParams, question: &Question) -> Vec<Finding> {
     // A folder that is not a model at all is reported by the stage that reads its weights.
     let model = question.item("model").filter(|item| item.files.contains_key("config.json"));
     let Some(folder) = model.and_then(|item| item.folder()) else { return Vec::new() };

@@ -10,7 +10,7 @@ use tokenizers::pre_tokenizers::digits::Digits;
 use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::{AddedToken, Tokenizer};
 
-use crate::stage::TokenizerParams;
+use crate::params::TokenizerParams;
 
 /// Number of ids in every byte-level vocabulary before its first merge, not counting special
 /// tokens.

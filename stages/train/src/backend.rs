@@ -5,10 +5,10 @@ use olmo_stage::StageError;
 use olmo_stage::compute::{Device, Precision};
 
 use crate::checkpoint::State;
-use crate::model_failure;
+use crate::failure::model_failure;
 
 /// Where a run computes and with which data type.
-pub fn computes(compute: olmo_stage::Compute) -> Computes {
+pub(crate) fn computes(compute: olmo_stage::Compute) -> Computes {
     match (compute.device, compute.precision) {
         (Device::Cuda, Precision::AmpBf16) => Computes::OnGpuInBf16,
         (Device::Cuda, Precision::Fp32) => Computes::OnGpu,
@@ -20,7 +20,7 @@ pub fn computes(compute: olmo_stage::Compute) -> Computes {
 ///
 /// # Errors
 /// This worker was built without the backend, or there is no GPU.
-pub fn model(
+pub(crate) fn model(
     compute: olmo_stage::Compute,
     device: &str,
     config: &ModelConfig,
@@ -53,13 +53,13 @@ fn on_gpu(computes: Computes, device: &str, config: &ModelConfig, state: &State)
 /// # Errors
 /// There is no such GPU.
 #[cfg(feature = "libtorch")]
-pub fn place(device: &str) -> Result<olmo_model::device::Place, StageError> {
+fn place(device: &str) -> Result<olmo_model::device::Place, StageError> {
     let index = device.strip_prefix("cuda:").and_then(|number| number.parse().ok()).unwrap_or(0);
     olmo_model::device::gpu(index).map_err(no_gpu)
 }
 
 /// Free GPU memory in bytes, if the driver reports it.
-pub fn free_memory(device: &str) -> Option<u64> {
+pub(crate) fn free_memory(device: &str) -> Option<u64> {
     #[cfg(feature = "libtorch")]
     return olmo_model::device::free_memory(place(device).ok()?);
     #[cfg(not(feature = "libtorch"))]
@@ -67,7 +67,7 @@ pub fn free_memory(device: &str) -> Option<u64> {
 }
 
 /// Settings that change a GPU's results but are not part of any cache key.
-pub fn unkeyed() -> Vec<String> {
+pub(crate) fn unkeyed() -> Vec<String> {
     #[cfg(feature = "libtorch")]
     return olmo_model::device::instruments();
     #[cfg(not(feature = "libtorch"))]
@@ -75,7 +75,7 @@ pub fn unkeyed() -> Vec<String> {
 }
 
 /// The reason why the GPU ran slower than possible, if there is one.
-pub fn slower() -> Option<String> {
+pub(crate) fn slower() -> Option<String> {
     #[cfg(feature = "libtorch")]
     return olmo_model::device::cudnn_refusal()
         .map(|why| format!("attention ran on the slower flash kernels, because cuDNN failed: {why}"));

@@ -1,36 +1,30 @@
 //! Stage `train`: trains a language model with AdamW; a stopped run resumes bit for bit.
 //!
-//! [`params`] defines the params; [`duration`] and [`schedule`] derive the number of steps and the
-//! learning rates. [`batches`] provides the data and [`prefetch`] reads it ahead, [`trainer`] runs
-//! the steps, [`evaluation`] measures the loss on held-out data, [`checkpoint`] stores and finds
-//! complete states, [`saver`] writes them in the background, [`memory`] estimates what fits, and
-//! [`metrics`] keeps one record per step.
+//! [`params`] defines the params and derives the number of steps and the learning rates. [`data`]
+//! reads the batches ahead, [`trainer`] runs the steps and measures the loss on held-out data,
+//! [`checkpoint`] writes and finds complete states, [`memory`] estimates what fits, and [`metrics`]
+//! keeps one record per step.
 //!
 //! Weights, metrics and checkpoints depend only on params and inputs: a run that was stopped or
 //! killed and then resumed produces the same bytes as an uninterrupted run.
 
 mod backend;
-mod batches;
 mod checkpoint;
-mod duration;
-mod evaluation;
+mod data;
+mod failure;
 mod memory;
 mod metrics;
 mod params;
-mod prefetch;
 mod rules;
-mod saver;
-mod schedule;
 mod setup;
 mod trainer;
 
-use olmo_model::ModelError;
 use olmo_stage::rules::{Finding, Question};
 use olmo_stage::{Context, Stage, StageError};
 
-pub use duration::{Duration, DurationError};
-pub use params::{LossNorm, ModelParams, OptimizerParams, Params, SchedulerName, SchedulerParams};
-pub use schedule::Schedule;
+pub use params::{
+    Duration, DurationError, LossNorm, ModelParams, OptimizerParams, Params, Schedule, SchedulerName, SchedulerParams,
+};
 
 /// The stage.
 pub struct Train;
@@ -47,16 +41,5 @@ impl Stage for Train {
         params.check()?;
         let setup = setup::Setup::new(params, context)?;
         trainer::train(setup, context)
-    }
-}
-
-/// Converts an error of the model to an error of this stage.
-fn model_failure(error: ModelError) -> StageError {
-    match error {
-        ModelError::Io { path, source } => StageError::io(&path, source),
-        ModelError::Config(problems) => {
-            StageError::fail("train::model_config", format!("params.model: {}", problems.join("; ")))
-        }
-        other => StageError::fail("train::model", other.to_string()),
     }
 }

@@ -17,13 +17,13 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 /// The lines, in the metrics folder and in every checkpoint.
-pub const LINES: &str = "metrics.jsonl";
+pub(crate) const LINES: &str = "metrics.jsonl";
 const TABLE: &str = "metrics.parquet";
 
 /// A training step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct StepRecord {
+pub(crate) struct StepRecord {
     /// The step, from 1.
     pub step: u64,
     /// The epoch, from 0.
@@ -55,7 +55,7 @@ impl StepRecord {
 /// A measurement on `eval_data` after a step; step 0 is before the first step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct EvalRecord {
+pub(crate) struct EvalRecord {
     pub step: u64,
     /// Mean cross-entropy over all labels.
     pub eval_loss: f64,
@@ -65,7 +65,7 @@ pub struct EvalRecord {
 
 /// The lines of a run so far.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     text: String,
     /// Number of steps written.
     steps: u64,
@@ -95,7 +95,7 @@ impl Metrics {
     ///
     /// # Errors
     /// The number of the bad line and what is wrong with it.
-    pub fn from_text(text: String) -> Result<Self, String> {
+    pub(crate) fn from_text(text: String) -> Result<Self, String> {
         let (mut steps, mut evaluated) = (0, None);
         for (number, line) in text.lines().enumerate() {
             match parse(line).map_err(|e| format!("line {}: {e}", number + 1))? {
@@ -109,26 +109,26 @@ impl Metrics {
         Ok(Self { text, steps, evaluated })
     }
 
-    pub fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         &self.text
     }
 
     /// Number of steps written.
-    pub fn steps(&self) -> u64 {
+    pub(crate) fn steps(&self) -> u64 {
         self.steps
     }
 
     /// Whether the evaluation after the last step has been written.
-    pub fn is_evaluated(&self) -> bool {
+    pub(crate) fn is_evaluated(&self) -> bool {
         self.evaluated == Some(self.steps)
     }
 
-    pub fn push_step(&mut self, record: &StepRecord) -> Result<(), StageError> {
+    pub(crate) fn push_step(&mut self, record: &StepRecord) -> Result<(), StageError> {
         self.steps = record.step;
         self.push(record)
     }
 
-    pub fn push_eval(&mut self, record: &EvalRecord) -> Result<(), StageError> {
+    pub(crate) fn push_eval(&mut self, record: &EvalRecord) -> Result<(), StageError> {
         self.evaluated = Some(record.step);
         self.push(record)
     }
@@ -142,7 +142,7 @@ impl Metrics {
 
     /// Writes `metrics.jsonl` and `metrics.parquet` (one row per step, with evaluations in their
     /// step's row) into folder `dir`.
-    pub fn write(&self, dir: &Path) -> Result<(), StageError> {
+    pub(crate) fn write(&self, dir: &Path) -> Result<(), StageError> {
         let lines = dir.join(LINES);
         std::fs::write(&lines, &self.text).map_err(|e| StageError::io(&lines, e))?;
         let path = dir.join(TABLE);
@@ -202,7 +202,7 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow::array::{Array, AsArray};
+    use arrow::array::{Array as _, AsArray as _};
     use arrow::datatypes::{Float64Type, UInt64Type};
     use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 

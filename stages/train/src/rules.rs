@@ -7,8 +7,8 @@ use olmo_stage::StageError;
 use olmo_stage::rules::{Finding, Question};
 
 use crate::backend;
-use crate::duration::{Duration, Interval};
 use crate::memory::{self, Need};
+use crate::params::{Duration, Interval};
 use crate::params::{Params, Precision, Vocabulary};
 use crate::setup::{check_eval_data, check_length, check_vocabulary};
 
@@ -16,7 +16,7 @@ use crate::setup::{check_eval_data, check_length, check_vocabulary};
 const KEPT_PER_WEIGHT: u64 = 12;
 
 /// Every rule that `params` and the known inputs break.
-pub fn check(params: &Params, question: &Question) -> Vec<Finding> {
+pub(crate) fn check(params: &Params, question: &Question) -> Vec<Finding> {
     let mut findings = of_params(params);
     let data = manifest(question, "data");
     let steps = steps(params, data.as_ref());

@@ -6,15 +6,15 @@ use olmo_model::{Computes, ModelConfig, Parameters};
 use olmo_stage::{Compute, Context, StageError};
 
 use crate::backend;
-use crate::batches::Batches;
-use crate::duration::{Duration, DurationError, Interval};
+use crate::data::Batches;
+use crate::failure::model_failure;
 use crate::memory::{self, Need};
-use crate::model_failure;
+use crate::params::Schedule;
+use crate::params::{Duration, DurationError, Interval};
 use crate::params::{Params, STEPS_PER_EPOCH, Vocabulary};
-use crate::schedule::Schedule;
 
 /// The definition of a run.
-pub struct Setup {
+pub(crate) struct Setup {
     pub params: Params,
     pub data: Memmap,
     pub eval_data: Option<Memmap>,
@@ -45,7 +45,7 @@ impl Setup {
     ///
     /// # Errors
     /// Params or inputs that do not fit together, each with a hint.
-    pub fn new(params: Params, context: &mut Context) -> Result<Self, StageError> {
+    pub(crate) fn new(params: Params, context: &mut Context) -> Result<Self, StageError> {
         let duration: Duration = params
             .max_duration
             .parse()

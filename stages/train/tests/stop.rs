@@ -1,5 +1,7 @@
 //! A run that SIGTERM stops. A process of its own, since the signal reaches all of it.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+
 mod common;
 
 use std::fs;

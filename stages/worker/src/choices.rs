@@ -7,7 +7,7 @@
 use serde_json::Value;
 
 /// Replaces each `oneOf` of string constants in `schema` with an `enum`.
-pub fn as_enums(schema: &mut Value) {
+pub(crate) fn as_enums(schema: &mut Value) {
     match schema {
         Value::Object(map) => {
             if let Some(words) = map.get("oneOf").and_then(words) {

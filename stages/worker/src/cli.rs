@@ -1,6 +1,6 @@
 //! The command line of both workers, `olmo-worker` and `olmo-worker-libtorch`.
 
-use std::io::Write;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -97,7 +97,7 @@ fn print_answer(answer: Result<String, String>) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use clap::CommandFactory as _;
 
     use super::*;
 

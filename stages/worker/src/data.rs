@@ -1,7 +1,7 @@
 //! `data …`: shows and checks data. `olmo-pipe data` runs it with artifacts laid out as folders.
 
 use std::collections::HashMap;
-use std::io::{IsTerminal, Write};
+use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 

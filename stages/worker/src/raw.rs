@@ -16,7 +16,7 @@ use tempfile::TempDir;
 const ARTIFACTS: [&str; 3] = ["data.parquet", "tokens.parquet", "input_ids.npy"];
 
 /// A dataset made from raw files.
-pub struct Raw {
+pub(crate) struct Raw {
     /// Folder of the dataset.
     pub dataset: PathBuf,
     /// Messages from `fetch`.
@@ -30,7 +30,7 @@ pub struct Raw {
 ///
 /// # Errors
 /// If nothing exists at `path`, or `fetch` cannot read it.
-pub fn read(path: &Path, limit: u64) -> Result<Option<Raw>, StageError> {
+pub(crate) fn read(path: &Path, limit: u64) -> Result<Option<Raw>, StageError> {
     let found = std::fs::metadata(path).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => StageError::fail("data::missing", format!("there is no {}", path.display()))
             .hint("name a file, a folder, or an artifact: RUN:STAGE.PORT, a tag or the first digits of its digest"),

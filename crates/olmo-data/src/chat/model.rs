@@ -4,10 +4,13 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::{Chat, ChatError, ChatRecord, Source, SpecialStrings, StopToken, Template};
+use super::chat::Chat;
+use super::error::ChatError;
+use super::source::Source;
+use crate::conversation::Template;
 use crate::error::DataError;
-use crate::tokenizer::TextTokenizer;
-use crate::tokenizer_json;
+use crate::tokenizer::chat_record::{ChatRecord, StopToken};
+use crate::tokenizer::{SpecialStrings, TextTokenizer, tokenizer_json};
 
 const TEMPLATE: &str = "chat_template.jinja";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";

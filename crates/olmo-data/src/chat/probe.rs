@@ -1,12 +1,14 @@
 //! Finds what a template writes around an answer, by rendering simple conversations.
 
-use super::{Chat, ChatError, StopToken};
+use super::error::ChatError;
+use super::jinja_template::JinjaTemplate;
 use crate::conversation::{Conversation, Message, Role};
 use crate::jinja::Rendering;
+use crate::tokenizer::chat_record::StopToken;
 
 /// The text around the answers of a simple conversation.
 #[derive(Clone, Debug, Default)]
-pub struct Probe {
+pub(super) struct Probe {
     /// The text added by `add_generation_prompt`; may be empty.
     pub generation_prompt: String,
     /// The template's own text between a question and its answer.
@@ -52,18 +54,18 @@ fn first_token<'t>(text: &str, added: &'t [(u32, String)]) -> Option<&'t (u32, S
     places.min_by_key(|(at, (_, token))| (*at, std::cmp::Reverse(token.len()))).map(|(_, added)| added)
 }
 
-impl Chat {
-    /// Renders simple conversations.
+impl Probe {
+    /// Renders simple conversations with `template`.
     ///
     /// # Errors
     /// The template cannot render them, or writes no answer.
-    pub(super) fn run_probe(&self) -> Result<Probe, ChatError> {
+    pub(super) fn run(template: &JinjaTemplate) -> Result<Self, ChatError> {
         // Some templates require a system turn, others reject one.
-        let written = self.write(&conversation(2, false), false);
+        let written = template.write(&conversation(2, false), false);
         let system = written.is_err();
         let one = match written {
             Ok(one) => one,
-            Err(error) => self.write(&conversation(2, true), false).map_err(|_| error)?,
+            Err(error) => template.write(&conversation(2, true), false).map_err(|_| error)?,
         };
         let first = usize::from(system);
         let Some((answer, end)) = span(&one, first + 1) else {
@@ -76,13 +78,13 @@ impl Chat {
             after_last: one.text[end..].to_owned(),
             ..Probe::default()
         };
-        if let Ok(two) = self.write(&conversation(4, system), false)
+        if let Ok(two) = template.write(&conversation(4, system), false)
             && let (Some((_, end)), Some((next, _))) = (span(&two, first + 1), span(&two, first + 2))
         {
             probe.after_answer = two.text.get(end..next).map(str::to_owned);
         }
         let question = conversation(1, system);
-        if let (Ok(without), Ok(with)) = (self.write(&question, false), self.write(&question, true)) {
+        if let (Ok(without), Ok(with)) = (template.write(&question, false), template.write(&question, true)) {
             let (a, b) = (without.text.as_bytes(), with.text.as_bytes());
             let common = a.iter().zip(b).take_while(|(a, b)| a == b).count();
             probe.generation_prompt = with.text.get(common..).unwrap_or_default().to_owned();
@@ -95,22 +97,25 @@ impl Chat {
     ///
     /// # Errors
     /// No token follows an answer.
-    pub(super) fn find_stop_tokens(&self, added: &[(u32, String)]) -> Result<Vec<StopToken>, ChatError> {
-        let probe = &self.probe;
-        let in_prompt = |token: &str| probe.generation_prompt.contains(token);
-        let last = first_token(&probe.after_last, added).filter(|(_, token)| !in_prompt(token));
+    pub(super) fn find_stop_tokens(
+        &self,
+        added: &[(u32, String)],
+        eos_token: &str,
+    ) -> Result<Vec<StopToken>, ChatError> {
+        let in_prompt = |token: &str| self.generation_prompt.contains(token);
+        let last = first_token(&self.after_last, added).filter(|(_, token)| !in_prompt(token));
         // Between an answer and a question, the first token may start the question. It ends the
         // answer only if it also ends the last answer, or ends a question before an answer.
-        let ends_a_question = |token: &str| match probe.before_answer.rfind(&probe.generation_prompt) {
-            Some(at) if !probe.generation_prompt.is_empty() => probe.before_answer[..at].contains(token),
+        let ends_a_question = |token: &str| match self.before_answer.rfind(&self.generation_prompt) {
+            Some(at) if !self.generation_prompt.is_empty() => self.before_answer[..at].contains(token),
             _ => false,
         };
-        let between = probe.after_answer.as_deref().and_then(|text| first_token(text, added));
+        let between = self.after_answer.as_deref().and_then(|text| first_token(text, added));
         let between = between.filter(|(_, token)| !in_prompt(token) && ends_a_question(token));
         let Some(_) = last.or(between) else {
-            return Err(ChatError::NoStop { after: probe.after_last.clone() });
+            return Err(ChatError::NoStop { after: self.after_last.clone() });
         };
-        let eos = added.iter().find(|(_, token)| *token == self.record.eos_token);
+        let eos = added.iter().find(|(_, token)| token == eos_token);
         let mut stops: Vec<StopToken> = Vec::new();
         for (id, token) in [between, last, eos].into_iter().flatten() {
             if !stops.iter().any(|stop| stop.id == *id) {

@@ -1,4 +1,8 @@
-use super::*;
+use olmo_base::Digest;
+
+use super::{Chat, ChatError, Source};
+use crate::conversation::{Conversation, Labels, Message, Role, Template};
+use crate::tokenizer::SpecialStrings;
 
 const ADDED: [&str; 8] = ["<eos>", "<pad>", "<|im_start|>", "<|im_end|>", "<s>", "</s>", "<|user|>", "<|assistant|>"];
 

@@ -20,7 +20,7 @@ pub enum Kind {
     Limit(String),
 }
 
-pub type Result<T> = std::result::Result<T, Error>;
+pub(super) type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
     fn new(kind: Kind) -> Self {

@@ -4,11 +4,13 @@
 //! the unsupported feature. The language is implemented here because labels depend on exact
 //! equality and on the origin of each byte; see docs/decisions.md.
 
+mod arguments;
 mod builtins;
+mod date;
 mod error;
-mod numbers;
-mod repr;
+mod python;
 mod run;
+mod session;
 mod syntax;
 mod text;
 pub(crate) mod unicode;
@@ -17,15 +19,14 @@ mod value;
 use std::collections::HashSet;
 use std::ops::Range;
 
-pub use builtins::date::Date;
+pub use date::Date;
 pub use error::{Error, Kind as ErrorKind};
 pub use text::Piece;
 
 use run::Interpreter;
-use run::scope::Scope;
 use syntax::ast::Stmt;
 use syntax::parser;
-use value::Value;
+use value::{Scope, Value};
 
 /// A compiled template.
 #[derive(Clone, Debug)]

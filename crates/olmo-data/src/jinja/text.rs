@@ -16,7 +16,7 @@ pub struct Piece {
 
 /// A string with the origin of its bytes. Bytes outside all pieces come from the template.
 #[derive(Clone, Debug)]
-pub struct Text {
+pub(super) struct Text {
     string: Arc<str>,
     /// Sorted and not overlapping.
     pieces: Option<Arc<[Piece]>>,
@@ -42,21 +42,21 @@ impl PartialEq for Text {
 
 impl Text {
     /// `string`, supplied by message `turn`.
-    pub fn of_turn(string: &str, turn: usize) -> Self {
+    pub(super) fn of_turn(string: &str, turn: usize) -> Self {
         let piece = Piece { range: 0..string.len(), turn };
         Self { string: string.into(), pieces: Some(Arc::from([piece])) }
     }
 
-    pub fn as_str(&self) -> &str {
+    pub(super) fn as_str(&self) -> &str {
         &self.string
     }
 
-    pub fn pieces(&self) -> &[Piece] {
+    pub(super) fn pieces(&self) -> &[Piece] {
         self.pieces.as_deref().unwrap_or_default()
     }
 
     /// The bytes `range`, which must start and end on character boundaries.
-    pub fn slice(&self, range: Range<usize>) -> Self {
+    pub(super) fn slice(&self, range: Range<usize>) -> Self {
         if range == (0..self.string.len()) {
             return self.clone();
         }
@@ -66,14 +66,14 @@ impl Text {
     }
 
     /// `part`, which must be a subslice of this text's string.
-    pub fn subslice(&self, part: &str) -> Self {
+    pub(super) fn subslice(&self, part: &str) -> Self {
         let start = part.as_ptr() as usize - self.string.as_ptr() as usize;
         self.slice(start..start + part.len())
     }
 
     /// `string`, derived from this text without a mapping of bytes. It counts as supplied by the
     /// message of the first piece.
-    pub fn derive(&self, string: String) -> Self {
+    pub(super) fn derive(&self, string: String) -> Self {
         match self.pieces().first() {
             Some(piece) => Self::of_turn(&string, piece.turn),
             None => string.into(),
@@ -81,7 +81,7 @@ impl Text {
     }
 
     /// Byte offset of character number `index`; the length if there are fewer characters.
-    pub fn byte_of(&self, index: usize) -> usize {
+    pub(super) fn byte_of(&self, index: usize) -> usize {
         if self.string.is_ascii() {
             return index.min(self.string.len());
         }
@@ -89,28 +89,28 @@ impl Text {
     }
 
     /// Number of characters.
-    pub fn chars(&self) -> usize {
+    pub(super) fn chars(&self) -> usize {
         if self.string.is_ascii() { self.string.len() } else { self.string.chars().count() }
     }
 }
 
 /// A text under construction.
 #[derive(Clone, Debug, Default)]
-pub struct TextBuilder {
+pub(super) struct TextBuilder {
     string: String,
     pieces: Vec<Piece>,
 }
 
 impl TextBuilder {
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.string.len()
     }
 
-    pub fn push_str(&mut self, string: &str) {
+    pub(super) fn push_str(&mut self, string: &str) {
         self.string.push_str(string);
     }
 
-    pub fn push(&mut self, text: &Text) {
+    pub(super) fn push(&mut self, text: &Text) {
         let offset = self.string.len();
         self.string.push_str(&text.string);
         for piece in text.pieces() {
@@ -120,7 +120,7 @@ impl TextBuilder {
     }
 
     /// Appends `string`, supplied by message `turn` or by the template.
-    pub fn push_from(&mut self, string: &str, turn: Option<usize>) {
+    pub(super) fn push_from(&mut self, string: &str, turn: Option<usize>) {
         let start = self.string.len();
         self.string.push_str(string);
         if let Some(turn) = turn {
@@ -156,19 +156,19 @@ impl TextBuilder {
         }
     }
 
-    pub fn finish(self) -> Text {
+    pub(super) fn finish(self) -> Text {
         let pieces = (!self.pieces.is_empty()).then(|| self.pieces.into());
         Text { string: self.string.into(), pieces }
     }
 
     /// The string and its pieces.
-    pub fn into_parts(self) -> (String, Vec<Piece>) {
+    pub(super) fn into_parts(self) -> (String, Vec<Piece>) {
         (self.string, self.pieces)
     }
 }
 
 /// `parts` with `separator` between them.
-pub fn join<'t>(parts: impl IntoIterator<Item = &'t Text>, separator: &Text) -> Text {
+pub(super) fn join<'t>(parts: impl IntoIterator<Item = &'t Text>, separator: &Text) -> Text {
     let mut builder = TextBuilder::default();
     for (i, part) in parts.into_iter().enumerate() {
         if i > 0 {

@@ -5,34 +5,34 @@ use std::sync::OnceLock;
 use regex_syntax::hir::{Class, ClassUnicode, HirKind};
 
 /// Python's `str.isspace` for one character: Unicode's whitespace and four separators.
-pub fn is_space(c: char) -> bool {
+pub(crate) fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
 }
 
-pub fn trim_start(text: &str) -> &str {
+pub(crate) fn trim_start(text: &str) -> &str {
     text.trim_start_matches(is_space)
 }
 
-pub fn trim_end(text: &str) -> &str {
+pub(crate) fn trim_end(text: &str) -> &str {
     text.trim_end_matches(is_space)
 }
 
-pub fn trim(text: &str) -> &str {
+pub(crate) fn trim(text: &str) -> &str {
     text.trim_matches(is_space)
 }
 
 /// Whether `c` matches `\w`.
-pub fn is_word(c: char) -> bool {
+pub(crate) fn is_word(c: char) -> bool {
     c == '_' || c.is_ascii_alphanumeric() || !c.is_ascii() && is_alphanumeric(c)
 }
 
 /// Whether a `\w+` is a valid variable name.
-pub fn is_identifier(word: &str) -> bool {
+pub(crate) fn is_identifier(word: &str) -> bool {
     word.chars().next().is_some_and(|c| c == '_' || is_alphabetic(c))
 }
 
 /// Whether Python's `repr` leaves the character unescaped.
-pub fn is_printable(c: char) -> bool {
+pub(crate) fn is_printable(c: char) -> bool {
     match c {
         ' '..='~' => true,
         _ if c.is_ascii() => false,
@@ -41,17 +41,17 @@ pub fn is_printable(c: char) -> bool {
 }
 
 /// Python's `str.isalpha` for one character.
-pub fn is_alphabetic(c: char) -> bool {
+pub(crate) fn is_alphabetic(c: char) -> bool {
     if c.is_ascii() { c.is_ascii_alphabetic() } else { class(&LETTER, r"\p{L}").contains(c) }
 }
 
 /// Python's `str.isdecimal` for one character.
-pub fn is_decimal(c: char) -> bool {
+pub(crate) fn is_decimal(c: char) -> bool {
     if c.is_ascii() { c.is_ascii_digit() } else { class(&DECIMAL, r"\p{Nd}").contains(c) }
 }
 
 /// Python's `str.isdigit` for one character: decimals, and digits in circles, brackets and so on.
-pub fn is_digit(c: char) -> bool {
+pub(crate) fn is_digit(c: char) -> bool {
     is_decimal(c)
         || matches!(c, '²' | '³' | '¹' | '\u{1369}'..='\u{1371}' | '\u{19da}' | '⁰' | '⁴'..='⁹' | '₀'..='₉' | '①'..='⑨'
             | '⑴'..='⑼' | '⒈'..='⒐' | '⓪' | '⓵'..='⓽' | '⓿' | '❶'..='❾' | '➀'..='➈' | '➊'..='➒'
@@ -59,7 +59,7 @@ pub fn is_digit(c: char) -> bool {
 }
 
 /// Python's `str.isnumeric` for one character.
-pub fn is_numeric(c: char) -> bool {
+pub(crate) fn is_numeric(c: char) -> bool {
     if c.is_ascii() {
         c.is_ascii_digit()
     } else {
@@ -67,12 +67,12 @@ pub fn is_numeric(c: char) -> bool {
     }
 }
 
-pub fn is_alphanumeric(c: char) -> bool {
+pub(crate) fn is_alphanumeric(c: char) -> bool {
     is_alphabetic(c) || is_decimal(c) || is_digit(c) || is_numeric(c)
 }
 
 /// The title-case form of a character.
-pub fn to_title(c: char) -> String {
+pub(crate) fn to_title(c: char) -> String {
     match c {
         'Ǆ' | 'ǅ' | 'ǆ' => "ǅ".into(),
         'Ǉ' | 'ǈ' | 'ǉ' => "ǈ".into(),
@@ -92,7 +92,7 @@ pub fn to_title(c: char) -> String {
 }
 
 /// Python's `str.splitlines`, with the line ends.
-pub fn lines(text: &str) -> Vec<(&str, &str)> {
+pub(crate) fn lines(text: &str) -> Vec<(&str, &str)> {
     let mut lines = Vec::new();
     let mut rest = text;
     while !rest.is_empty() {

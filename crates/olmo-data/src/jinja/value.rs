@@ -1,7 +1,8 @@
 //! [`Value`]: the values of expressions, with the semantics of Python's types.
 //!
 //! Only namespaces, cyclers and joiners are mutable: the sandbox of transformers forbids the
-//! methods that change lists and dicts.
+//! methods that change lists and dicts. A macro keeps the [`Scope`] that it was defined in, so the
+//! values, the scopes and the loops are one recursive type.
 
 use std::cell::{Cell, RefCell};
 use std::cmp::Ordering;
@@ -10,12 +11,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::jinja::error::{Error, Result};
-use crate::jinja::run::scope::Scope;
 use crate::jinja::syntax::ast::MacroNode;
-use crate::jinja::text::{Text, TextBuilder};
+use crate::jinja::text::Text;
 
 #[derive(Clone)]
-pub enum Value {
+pub(super) enum Value {
     Undefined(Rc<Undefined>),
     None,
     Bool(bool),
@@ -38,7 +38,7 @@ pub enum Value {
     Cycler(Rc<CyclerValue>),
     Joiner(Rc<JoinerValue>),
     Macro(Rc<MacroValue>),
-    Loop(Rc<crate::jinja::run::scope::LoopState>),
+    Loop(Rc<LoopState>),
     Method(Rc<(Value, String)>),
     Function(&'static str),
 }
@@ -46,7 +46,7 @@ pub enum Value {
 /// Cost of traversing a container. Printing, comparing and dropping recurse to its depth; a value
 /// that occurs twice is traversed twice.
 #[derive(Clone, Copy, Default)]
-pub struct Weight {
+pub(super) struct Weight {
     /// Nesting depth of containers.
     pub depth: usize,
     /// Number of values inside, at every level.
@@ -70,13 +70,13 @@ impl Weight {
 }
 
 /// The items of a list or tuple.
-pub struct Items {
+pub(super) struct Items {
     items: Vec<Value>,
     weight: Weight,
 }
 
 impl Items {
-    pub fn new(items: Vec<Value>) -> Rc<Self> {
+    pub(super) fn new(items: Vec<Value>) -> Rc<Self> {
         let weight = Weight::of(&items);
         Rc::new(Self { items, weight })
     }
@@ -90,57 +90,57 @@ impl std::ops::Deref for Items {
     }
 }
 
-pub struct GeneratorValue {
+pub(super) struct GeneratorValue {
     pub items: RefCell<VecDeque<Value>>,
     weight: Weight,
 }
 
 /// The absence of a value, with the error raised by its use.
-pub struct Undefined {
+pub(super) struct Undefined {
     pub exception: &'static str,
     pub message: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct RangeValue {
+pub(super) struct RangeValue {
     pub start: i128,
     pub stop: i128,
     pub step: i128,
 }
 
-pub struct CyclerValue {
+pub(super) struct CyclerValue {
     pub items: Vec<Value>,
     pub at: Cell<usize>,
 }
 
-pub struct JoinerValue {
+pub(super) struct JoinerValue {
     pub separator: Text,
     pub used: Cell<bool>,
 }
 
-pub struct MacroValue {
+pub(super) struct MacroValue {
     pub node: Arc<MacroNode>,
     pub scope: Rc<Scope>,
 }
 
 /// A dict: pairs in insertion order.
 #[derive(Clone, Default)]
-pub struct Dict {
+pub(super) struct Dict {
     pairs: Vec<(Value, Value)>,
     /// Weight of its keys and values, including replaced ones.
     weight: Weight,
 }
 
 impl Dict {
-    pub fn get(&self, key: &Value) -> Option<&Value> {
+    pub(super) fn get(&self, key: &Value) -> Option<&Value> {
         self.pairs.iter().find(|(k, _)| k.equals(key)).map(|(_, value)| value)
     }
 
-    pub fn get_str(&self, key: &str) -> Option<&Value> {
+    pub(super) fn get_str(&self, key: &str) -> Option<&Value> {
         self.pairs.iter().find(|(k, _)| matches!(k, Value::Text(k) if k.as_str() == key)).map(|(_, value)| value)
     }
 
-    pub fn insert(&mut self, key: Value, value: Value) {
+    pub(super) fn insert(&mut self, key: Value, value: Value) {
         self.weight = self.weight.combine(key.weight()).combine(value.weight());
         match self.pairs.iter_mut().find(|(k, _)| k.equals(&key)) {
             Some((_, old)) => *old = value,
@@ -148,23 +148,23 @@ impl Dict {
         }
     }
 
-    pub fn pairs(&self) -> &[(Value, Value)] {
+    pub(super) fn pairs(&self) -> &[(Value, Value)] {
         &self.pairs
     }
 
     /// Breaks cycles through a namespace.
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.pairs.clear();
     }
 }
 
 impl RangeValue {
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         let (first, last) = if self.step > 0 { (self.start, self.stop) } else { (self.stop, self.start) };
         if first >= last { 0 } else { ((last - first - 1) / self.step.abs() + 1) as usize }
     }
 
-    pub fn get(&self, index: usize) -> Value {
+    pub(super) fn get(&self, index: usize) -> Value {
         Value::Int(self.start + self.step * index as i128)
     }
 }
@@ -200,20 +200,20 @@ impl From<usize> for Value {
 }
 
 impl Value {
-    pub fn list(items: Vec<Value>) -> Self {
+    pub(super) fn list(items: Vec<Value>) -> Self {
         Self::List(Items::new(items))
     }
 
-    pub fn tuple(items: Vec<Value>) -> Self {
+    pub(super) fn tuple(items: Vec<Value>) -> Self {
         Self::Tuple(Items::new(items))
     }
 
-    pub fn generator(items: Vec<Value>) -> Self {
+    pub(super) fn generator(items: Vec<Value>) -> Self {
         let weight = Weight::of(&items);
         Self::Generator(Rc::new(GeneratorValue { items: RefCell::new(items.into()), weight }))
     }
 
-    pub fn weight(&self) -> Weight {
+    pub(super) fn weight(&self) -> Weight {
         match self {
             Self::Text(text) | Self::Markup(text) => Weight { depth: 0, size: 1 + text.as_str().len() / 16 },
             Self::List(items) | Self::Tuple(items) | Self::Group(items) | Self::View(_, items) => items.weight,
@@ -230,7 +230,7 @@ impl Value {
     }
 
     /// An undefined value whose use raises `message`.
-    pub fn undefined(message: impl Into<String>) -> Self {
+    pub(super) fn undefined(message: impl Into<String>) -> Self {
         Self::Undefined(Rc::new(Undefined { exception: "UndefinedError", message: message.into() }))
     }
 
@@ -239,7 +239,7 @@ impl Value {
     /// # Errors
     /// A number that does not fit in 64 bits, because it is no longer known whether it was written
     /// as an integer.
-    pub fn of_json(value: &serde_json::Value, turn: Option<usize>) -> Result<Self> {
+    pub(super) fn of_json(value: &serde_json::Value, turn: Option<usize>) -> Result<Self> {
         Ok(match value {
             serde_json::Value::Null => Self::None,
             serde_json::Value::Bool(value) => Self::Bool(*value),
@@ -269,7 +269,7 @@ impl Value {
     }
 
     /// The name of the type in Python.
-    pub fn type_name(&self) -> &'static str {
+    pub(super) fn type_name(&self) -> &'static str {
         match self {
             Self::Undefined(_) => "Undefined",
             Self::None => "NoneType",
@@ -295,12 +295,12 @@ impl Value {
         }
     }
 
-    pub fn is_undefined(&self) -> bool {
+    pub(super) fn is_undefined(&self) -> bool {
         matches!(self, Self::Undefined(_))
     }
 
     /// The text of a string; `None` for any other value.
-    pub fn as_text(&self) -> Option<&Text> {
+    pub(super) fn as_text(&self) -> Option<&Text> {
         match self {
             Self::Text(text) | Self::Markup(text) => Some(text),
             _ => None,
@@ -308,7 +308,7 @@ impl Value {
     }
 
     /// The value as an integer; booleans count as 0 and 1.
-    pub fn as_int(&self) -> Option<i128> {
+    pub(super) fn as_int(&self) -> Option<i128> {
         match self {
             Self::Bool(value) => Some((*value).into()),
             Self::Int(value) => Some(*value),
@@ -316,7 +316,7 @@ impl Value {
         }
     }
 
-    pub fn as_float(&self) -> Option<f64> {
+    pub(super) fn as_float(&self) -> Option<f64> {
         match self {
             Self::Float(value) => Some(*value),
             other => other.as_int().map(|value| value as f64),
@@ -324,7 +324,7 @@ impl Value {
     }
 
     /// The items of a list or tuple.
-    pub fn as_items(&self) -> Option<&Rc<Items>> {
+    pub(super) fn as_items(&self) -> Option<&Rc<Items>> {
         match self {
             Self::List(items) | Self::Tuple(items) | Self::Group(items) => Some(items),
             _ => None,
@@ -332,14 +332,14 @@ impl Value {
     }
 
     /// The error raised by using an undefined value; other values are returned.
-    pub fn defined(&self) -> Result<&Self> {
+    pub(super) fn defined(&self) -> Result<&Self> {
         match self {
             Self::Undefined(undefined) => Err(Error::raised(undefined.exception, undefined.message.clone())),
             other => Ok(other),
         }
     }
 
-    pub fn is_true(&self) -> bool {
+    pub(super) fn is_true(&self) -> bool {
         match self {
             Self::Undefined(_) | Self::None => false,
             Self::Bool(value) => *value,
@@ -353,7 +353,7 @@ impl Value {
         }
     }
 
-    pub fn equals(&self, other: &Self) -> bool {
+    pub(super) fn equals(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Undefined(_), Self::Undefined(_)) | (Self::None, Self::None) => true,
             (Self::Text(a) | Self::Markup(a), Self::Text(b) | Self::Markup(b)) => a == b,
@@ -380,46 +380,8 @@ impl Value {
         }
     }
 
-    /// Python's `<`, for sorting and comparisons.
-    pub fn compare(&self, other: &Self, operator: &str) -> Result<Option<Ordering>> {
-        self.defined()?;
-        other.defined()?;
-        match (self, other) {
-            (Self::Text(a) | Self::Markup(a), Self::Text(b) | Self::Markup(b)) => {
-                // Both orders are by code point, as in UTF-8.
-                Ok(Some(a.as_str().cmp(b.as_str())))
-            }
-            (Self::List(a), Self::List(b)) => compare_items(a, b, operator),
-            (Self::Tuple(a) | Self::Group(a), Self::Tuple(b) | Self::Group(b)) => compare_items(a, b, operator),
-            _ => {
-                if let (Some(a), Some(b)) = (self.as_int(), other.as_int()) {
-                    return Ok(Some(a.cmp(&b)));
-                }
-                if self.as_float().is_some() && other.as_float().is_some() {
-                    return Ok(compare_numbers(self, other));
-                }
-                Err(Error::type_error(format!(
-                    "'{operator}' not supported between instances of '{}' and '{}'",
-                    self.type_name(),
-                    other.type_name()
-                )))
-            }
-        }
-    }
-
-    /// Whether the value can be a dict key.
-    pub fn check_hashable(&self) -> Result<()> {
-        match self {
-            Self::List(_) | Self::Dict(_) | Self::View(..) => {
-                Err(Error::type_error(format!("unhashable type: '{}'", self.type_name())))
-            }
-            Self::Tuple(items) | Self::Group(items) => items.iter().try_for_each(Self::check_hashable),
-            _ => Ok(()),
-        }
-    }
-
     /// Python's `len`.
-    pub fn len(&self) -> Result<usize> {
+    pub(super) fn len(&self) -> Result<usize> {
         match self {
             Self::Undefined(_) => Ok(0),
             Self::Text(text) | Self::Markup(text) => Ok(text.chars()),
@@ -432,7 +394,7 @@ impl Value {
     }
 
     /// All items of an iterable.
-    pub fn items(&self) -> Result<Vec<Value>> {
+    pub(super) fn items(&self) -> Result<Vec<Value>> {
         match self {
             Self::Undefined(_) => Ok(Vec::new()),
             Self::Text(text) | Self::Markup(text) => {
@@ -448,54 +410,10 @@ impl Value {
             other => Err(Error::type_error(format!("'{}' object is not iterable", other.type_name()))),
         }
     }
-
-    /// Python's `item in self`.
-    pub fn contains(&self, item: &Self) -> Result<bool> {
-        match self {
-            Self::Text(text) | Self::Markup(text) => match item.defined()?.as_text() {
-                Some(part) => Ok(text.as_str().contains(part.as_str())),
-                None => Err(Error::type_error(format!(
-                    "'in <string>' requires string as left operand, not {}",
-                    item.type_name()
-                ))),
-            },
-            Self::Dict(dict) => {
-                item.check_hashable()?;
-                Ok(dict.get(item).is_some())
-            }
-            Self::List(items) | Self::Tuple(items) | Self::Group(items) | Self::View(_, items) => {
-                Ok(items.iter().any(|other| other.equals(item)))
-            }
-            Self::Generator(generator) => {
-                let mut items = generator.items.borrow_mut();
-                while let Some(other) = items.pop_front() {
-                    if other.equals(item) {
-                        return Ok(true);
-                    }
-                }
-                Ok(false)
-            }
-            Self::Undefined(_) | Self::Range(_) => Ok(self.items()?.iter().any(|other| other.equals(item))),
-            other => Err(Error::type_error(format!("argument of type '{}' is not iterable", other.type_name()))),
-        }
-    }
-
-    /// Python's `str`, the printed form of the value.
-    pub fn to_text(&self) -> Result<Text> {
-        match self {
-            Self::Undefined(_) => Ok("".into()),
-            Self::Text(text) | Self::Markup(text) => Ok(text.clone()),
-            other => {
-                let mut builder = TextBuilder::default();
-                other.write_repr(&mut builder)?;
-                Ok(builder.finish())
-            }
-        }
-    }
 }
 
 /// Compares a float with another number exactly; `None` if they are unordered.
-fn compare_numbers(a: &Value, b: &Value) -> Option<Ordering> {
+pub(super) fn compare_numbers(a: &Value, b: &Value) -> Option<Ordering> {
     let exact = |int: i128, float: f64| {
         if float.is_nan() {
             return None;
@@ -518,11 +436,182 @@ fn equal_items(a: &[Value], b: &[Value]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.equals(b))
 }
 
-fn compare_items(a: &[Value], b: &[Value], operator: &str) -> Result<Option<Ordering>> {
-    for (a, b) in a.iter().zip(b) {
-        if !a.equals(b) {
-            return a.compare(b, operator);
+/// The variables of a block, and the enclosing scope. Assignments do not affect outer scopes.
+pub(super) struct Scope {
+    variables: RefCell<Vec<(String, Value)>>,
+    /// Nesting depth of its values, except for macros defined in it.
+    depth: Cell<usize>,
+    parent: Option<Rc<Scope>>,
+}
+
+impl Scope {
+    pub(super) fn root(variables: Vec<(String, Value)>) -> Rc<Self> {
+        Rc::new(Self { variables: RefCell::new(variables), depth: Cell::new(0), parent: None })
+    }
+
+    pub(super) fn inside(parent: &Rc<Scope>) -> Rc<Self> {
+        Rc::new(Self { variables: RefCell::default(), depth: Cell::new(0), parent: Some(parent.clone()) })
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<Value> {
+        let mut scope = self;
+        loop {
+            let found = scope.variables.borrow().iter().find(|(n, _)| n == name).map(|(_, value)| value.clone());
+            match (found, &scope.parent) {
+                (Some(value), _) => return Some(value),
+                (None, Some(parent)) => scope = parent,
+                (None, None) => return None,
+            }
         }
     }
-    Ok(Some(a.len().cmp(&b.len())))
+
+    pub(super) fn set(&self, name: &str, value: Value) {
+        self.depth.set(self.depth.get().max(value.weight().depth));
+        self.define(name, value);
+    }
+
+    /// Like [`Scope::set`], for a macro that keeps this scope alive.
+    pub(super) fn define(&self, name: &str, value: Value) {
+        let mut variables = self.variables.borrow_mut();
+        match variables.iter_mut().find(|(n, _)| n == name) {
+            Some((_, old)) => *old = value,
+            None => variables.push((name.to_owned(), value)),
+        }
+    }
+}
+
+impl Scope {
+    /// Nesting depth of the values visible here.
+    pub(super) fn depth(&self) -> usize {
+        let (mut scope, mut depth) = (self, 0);
+        loop {
+            depth = depth.max(scope.depth.get());
+            match &scope.parent {
+                Some(parent) => scope = parent,
+                None => return depth,
+            }
+        }
+    }
+
+    /// Breaks the cycle between a scope and the macros in it.
+    pub(super) fn clear(&self) {
+        self.variables.borrow_mut().clear();
+    }
+}
+
+/// Renders a recursive loop over an iterable at a depth.
+pub(super) type Recurse = Rc<dyn Fn(Value, usize) -> Result<Value>>;
+
+/// Returns the next item of a loop.
+type Source = Box<dyn FnMut() -> Result<Option<Value>>>;
+
+/// `loop`: the state of a loop. It reads at most one item ahead, and only if the body needs it.
+pub(super) struct LoopState {
+    source: RefCell<Source>,
+    /// Items read ahead.
+    after: RefCell<VecDeque<Value>>,
+    ended: Cell<bool>,
+    before: RefCell<Option<Value>>,
+    current: RefCell<Option<Value>>,
+    /// Number of items returned so far; the current one has index `given` - 1.
+    given: Cell<usize>,
+    length: Cell<Option<usize>>,
+    pub depth0: usize,
+    changed: RefCell<Option<Value>>,
+    /// The body, if the loop is recursive.
+    pub recurse: Option<Recurse>,
+}
+
+impl LoopState {
+    /// `length` is known if the iterable has a length and no test filters items.
+    pub(super) fn new(source: Source, length: Option<usize>, depth0: usize, recurse: Option<Recurse>) -> Self {
+        Self {
+            source: RefCell::new(source),
+            after: RefCell::default(),
+            ended: Cell::new(false),
+            before: RefCell::default(),
+            current: RefCell::default(),
+            given: Cell::new(0),
+            length: Cell::new(length),
+            depth0,
+            changed: RefCell::default(),
+            recurse,
+        }
+    }
+
+    fn read(&self) -> Result<Option<Value>> {
+        if self.ended.get() {
+            return Ok(None);
+        }
+        let read = (self.source.borrow_mut())()?;
+        self.ended.set(read.is_none());
+        Ok(read)
+    }
+
+    pub(super) fn advance(&self) -> Result<Option<Value>> {
+        let ahead = self.after.borrow_mut().pop_front();
+        let next = match ahead {
+            Some(value) => Some(value),
+            None => self.read()?,
+        };
+        if let Some(value) = &next {
+            let last = self.current.replace(Some(value.clone()));
+            self.before.replace(last);
+            self.given.set(self.given.get() + 1);
+        }
+        Ok(next)
+    }
+
+    fn peek(&self) -> Result<Option<Value>> {
+        let ahead = self.after.borrow().front().cloned();
+        if ahead.is_some() {
+            return Ok(ahead);
+        }
+        let next = self.read()?;
+        self.after.borrow_mut().extend(next.clone());
+        Ok(next)
+    }
+
+    pub(super) fn length(&self) -> Result<usize> {
+        if let Some(length) = self.length.get() {
+            return Ok(length);
+        }
+        while let Some(value) = self.read()? {
+            self.after.borrow_mut().push_back(value);
+        }
+        let length = self.given.get() + self.after.borrow().len();
+        self.length.set(Some(length));
+        Ok(length)
+    }
+
+    /// An attribute of `loop`; `None` if it does not exist.
+    pub(super) fn attribute(&self, name: &str) -> Result<Option<Value>> {
+        let index = self.given.get();
+        Ok(Some(match name {
+            "index" => index.into(),
+            "index0" => Value::Int(index as i128 - 1),
+            "revindex" => Value::Int(self.length()? as i128 - index as i128 + 1),
+            "revindex0" => Value::Int(self.length()? as i128 - index as i128),
+            "first" => (index == 1).into(),
+            "last" => self.peek()?.is_none().into(),
+            "length" => self.length()?.into(),
+            "depth" => (self.depth0 + 1).into(),
+            "depth0" => self.depth0.into(),
+            "previtem" => match self.before.borrow().clone().filter(|_| index > 1) {
+                Some(value) => value,
+                None => Value::undefined("there is no previous item"),
+            },
+            "nextitem" => self.peek()?.unwrap_or_else(|| Value::undefined("there is no next item")),
+            _ => return Ok(None),
+        }))
+    }
+
+    /// Whether `value` differs from that of the previous call.
+    pub(super) fn changed(&self, value: Value) -> bool {
+        let same = self.changed.borrow().as_ref().is_some_and(|last| last.equals(&value));
+        if !same {
+            self.changed.replace(Some(value));
+        }
+        !same
+    }
 }

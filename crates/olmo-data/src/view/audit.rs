@@ -1,19 +1,22 @@
 //! Checks every record for problems before training.
 
 use std::collections::{BTreeMap, HashSet};
-use std::fmt::Write;
+use std::fmt::Write as _;
 use std::path::Path;
 
 use serde::Serialize;
 
-use crate::control_tokens::ControlTokens;
 use crate::conversation::{Message, Role};
-use crate::dataset::{self, Kind};
 use crate::error::DataError;
+use crate::formats::dataset::{self, Kind};
 use crate::memmap::Dtype;
 use crate::tokenizer::TextTokenizer;
+use crate::tokenizer::control_tokens::ControlTokens;
 use crate::view::html::{escape, page};
-use crate::view::{ArtifactKind, Sequences, kind, plain, preview};
+use crate::view::kind::{ArtifactKind, kind};
+use crate::view::plain::plain;
+use crate::view::preview;
+use crate::view::sequences::Sequences;
 
 /// Maximum number of records listed in a finding.
 const EXAMPLES: usize = 5;
@@ -274,7 +277,7 @@ fn of_sequences(dir: &Path, tokenizer: Option<&TextTokenizer>, max_length: usize
             }
         }
         None => {
-            findings.push(whole_finding(Level::Info, "special_tokens", format!("eos is id {eos}, pad is id {pad}")))
+            findings.push(whole_finding(Level::Info, "special_tokens", format!("eos is id {eos}, pad is id {pad}")));
         }
     }
     if eos == pad {
@@ -433,7 +436,7 @@ impl Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dataset::DatasetWriter;
+    use crate::formats::dataset::DatasetWriter;
     use crate::{Conversation, Document, Layout, MemmapOptions, MemmapWriter, Message, Pack, Packer};
 
     fn codes(audit: &Audit) -> BTreeMap<&str, (u64, Vec<u64>)> {

@@ -1,6 +1,6 @@
 //! [`Lengths`]: summary and terminal histogram of lengths.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
 
 /// Numbers to summarise; stored as values and counts, so that millions take little memory.
 #[derive(Clone, Debug, Default)]

@@ -1,10 +1,11 @@
 //! Renders a sequence for people: which tokens are trained, masked or padding.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
 
 use crate::error::DataError;
 use crate::tokenizer::TextTokenizer;
-use crate::view::{Sequence, plain};
+use crate::view::plain::plain;
+use crate::view::sequences::Sequence;
 
 /// How to mark trained text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use crate::error::DataError;
+use crate::formats::tokens::TokensReader;
 use crate::memmap::Memmap;
-use crate::tokens::TokensReader;
-use crate::view::ArtifactKind;
+use crate::view::kind::{ArtifactKind, kind};
 
 /// One document or row.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub enum Sequences {
 impl Sequences {
     /// Opens the tokens or memmap in folder `dir`.
     pub fn open(dir: &Path) -> Result<Self, DataError> {
-        match super::kind(dir)? {
+        match kind(dir)? {
             ArtifactKind::Tokens => Ok(Self::Tokens(Box::new(TokensReader::open(dir)?))),
             ArtifactKind::Memmap => Ok(Self::Memmap(Box::new(Memmap::open(dir)?))),
             ArtifactKind::Dataset => {

@@ -1,15 +1,16 @@
 //! Statistics of an artifact: size, lengths, and how much of it is trained.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
+use std::fmt::Write as _;
 use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::dataset::{self, Kind};
 use crate::error::DataError;
+use crate::formats::dataset::{self, Kind};
 use crate::view::histogram::Lengths;
-use crate::view::{ArtifactKind, Sequences, kind};
+use crate::view::kind::{ArtifactKind, kind};
+use crate::view::sequences::Sequences;
 
 /// Length of the longest bar in characters.
 const BARS: usize = 40;

@@ -26,7 +26,7 @@ struct Errors {
 }
 
 /// Compares on all models of a size, `small` or `all`, and ends the process with 1 if one differs.
-pub fn run(side: &Side, size: &str) -> Result<(), Failure> {
+pub(crate) fn run(side: &Side, size: &str) -> Result<(), Failure> {
     let (small, all) = (size == "small", size == "all");
     if !small && !all {
         return Err(format!("check={size}: there are check=small and check=all").into());

@@ -12,7 +12,7 @@ const SETTINGS: AdamW = AdamW { learning_rate: 1e-3, betas: (0.9, 0.95), eps: 1e
 
 /// A backend and what it computes in.
 #[derive(Clone, Copy)]
-pub enum Side {
+pub(crate) enum Side {
     Host(Compute),
     #[cfg(feature = "libtorch")]
     Gpu(olmo_model::device::Place, olmo_model::device::Element),
@@ -26,7 +26,7 @@ impl Default for Side {
 
 impl Side {
     /// Under the engine's names: `flex`, `libtorch`, `libtorch-cuda`; `fp32`, and on a GPU `amp_bf16`.
-    pub fn named(backend: &str, precision: &str) -> Result<Side, Failure> {
+    pub(crate) fn named(backend: &str, precision: &str) -> Result<Side, Failure> {
         #[cfg(feature = "libtorch")]
         if backend == "libtorch-cuda" {
             use olmo_model::device::{Element, gpu};
@@ -45,7 +45,7 @@ impl Side {
     }
 
     /// The largest error, relative to what is right, that rounding explains: of a loss, and of a tensor's gradient.
-    pub fn tolerance(&self) -> (f64, f64) {
+    pub(crate) fn tolerance(&self) -> (f64, f64) {
         match self {
             Side::Host(_) => (1e-5, 2e-4),
             #[cfg(feature = "libtorch")]
@@ -68,7 +68,7 @@ impl Side {
     }
 
     /// A loss and the gradients of all weights.
-    pub fn gradients(
+    pub(crate) fn gradients(
         &self,
         config: &ModelConfig,
         parameters: &Parameters,
@@ -82,7 +82,7 @@ impl Side {
 }
 
 /// A model in training.
-pub struct Trainer {
+pub(crate) struct Trainer {
     model: Model,
     groups: Vec<(Range<usize>, bool)>,
     /// What the host updates; on a GPU it lies with the model.
@@ -96,7 +96,7 @@ struct Host {
 }
 
 impl Trainer {
-    pub fn new(
+    pub(crate) fn new(
         side: &Side,
         config: &ModelConfig,
         parameters: Parameters,
@@ -114,13 +114,13 @@ impl Trainer {
         Ok(Trainer { model, groups, host })
     }
 
-    pub fn loss(&self, batch: &Batch, options: &LossOptions) -> Result<f64, Failure> {
+    pub(crate) fn loss(&self, batch: &Batch, options: &LossOptions) -> Result<f64, Failure> {
         Ok(self.model.loss(batch, options)?.loss_sum)
     }
 
     /// One step, the `number`-th (from 1): the sum of its losses, and the seconds that clipping and the optimizer took (on a GPU, which
     /// works through both in its own time, that the host waited for it).
-    pub fn step(&mut self, number: u64, batch: &Batch, options: &LossOptions) -> Result<(f64, f64), Failure> {
+    pub(crate) fn step(&mut self, number: u64, batch: &Batch, options: &LossOptions) -> Result<(f64, f64), Failure> {
         let Some(host) = &mut self.host else { return self.step_on_gpu(number, batch, options) };
         let Host { parameters, gradients, moments: [exp_avg, exp_avg_sq] } = host;
         gradients.fill(0.0);

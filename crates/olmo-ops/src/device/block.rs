@@ -50,7 +50,7 @@ pub(super) struct Block<'a> {
 impl Block<'_> {
     /// The block's output and, with `keep`, the state for [`Block::backward`] (none if it must
     /// recompute everything).
-    pub fn forward(&self, x: &Tensor, keep: Option<Keep>) -> (Tensor, Option<Saved>) {
+    pub(super) fn forward(&self, x: &Tensor, keep: Option<Keep>) -> (Tensor, Option<Saved>) {
         let Block { flat, config, weights, .. } = self;
         let (d, mlp) = (config.d_model, config.mlp_width);
         let linear =
@@ -82,7 +82,7 @@ impl Block<'_> {
 
     /// Computes the gradient of the block's input for the incoming `dy` and adds those of the
     /// weights. Without `saved`, the forward pass runs again.
-    pub fn backward(&self, x: &Tensor, saved: Option<Saved>, dy: &Tensor) -> Tensor {
+    pub(super) fn backward(&self, x: &Tensor, saved: Option<Saved>, dy: &Tensor) -> Tensor {
         let Block { flat, config, weights, .. } = self;
         let (d, mlp) = (config.d_model, config.mlp_width);
         let saved = saved.or_else(|| self.forward(x, Some(Keep::All)).1);

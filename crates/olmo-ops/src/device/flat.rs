@@ -7,8 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use olmo_torch::{Argument, DeviceAttention, Documents, Element, KernelError, Kernels, Kind, Place, Tensor};
 
 use crate::config::BlockConfig;
-use crate::nodes::Placed;
-use crate::rope::Rope;
+use crate::rope::{Placed, Rope};
 
 /// The device, and how to compute on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -285,7 +284,7 @@ impl DeviceFlat {
 
 impl Tables {
     /// Attention of a block over `batch` rows of `sequence` tokens.
-    pub fn attention(&self, config: &BlockConfig, [batch, sequence]: [usize; 2]) -> DeviceAttention {
+    pub(super) fn attention(&self, config: &BlockConfig, [batch, sequence]: [usize; 2]) -> DeviceAttention {
         DeviceAttention {
             batch,
             sequence,

@@ -19,9 +19,9 @@ use super::norm::Stats;
 use super::training::Losses;
 use super::{embedding, head, norm};
 use crate::config::{BlockConfig, Keep, LossTerms, Norm};
-use crate::nodes::Placed;
 use crate::nodes::host::{SERVED, Tracked};
 use crate::nodes::libtorch::LibTorch;
+use crate::rope::Placed;
 
 /// Like [`crate::embed`], in f32 or bf16 according to the weights' settings.
 ///

@@ -5,9 +5,8 @@
 use rayon::prelude::*;
 
 use super::buffer::Buffer;
-use super::kernels::Kernels;
 use super::math::{dot, exp, maximum, multiversion, sum};
-use super::matrix::Write;
+use super::matmul::{Kernels, Write};
 use super::shared::SharedSlice;
 use crate::config::BlockConfig;
 use crate::rope::Places;

@@ -1,9 +1,7 @@
 //! A whole transformer block, forward and backward, with the saved state chosen by [`Keep`].
 
 use super::buffer::Buffer;
-use super::gemm::{matmul_nn, matmul_nt, matmul_tn};
-use super::kernels::Kernels;
-use super::matrix::Write;
+use super::matmul::{Kernels, Write, matmul_nn, matmul_nt, matmul_tn};
 use super::norm::Stats;
 use super::{attention, norm, qkv, swiglu};
 use crate::config::{BlockConfig, BlockWeights, Keep};

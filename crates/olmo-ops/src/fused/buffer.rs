@@ -27,7 +27,7 @@ pub(crate) struct Buffer {
 
 impl Buffer {
     /// `length` floats with arbitrary values.
-    pub fn new(length: usize) -> Buffer {
+    pub(super) fn new(length: usize) -> Buffer {
         let memory = if length < LEAST_FLOATS { None } else { take(length) };
         let mut buffer = Buffer { memory: memory.unwrap_or_else(|| vec![0.0; length]), length };
         if cfg!(test) {
@@ -37,14 +37,14 @@ impl Buffer {
     }
 
     /// `length` zeros.
-    pub fn zeros(length: usize) -> Buffer {
+    pub(super) fn zeros(length: usize) -> Buffer {
         let mut buffer = Buffer::new(length);
         buffer.fill(0.0);
         buffer
     }
 
     /// A copy of `values`.
-    pub fn copy_of(values: &[f32]) -> Buffer {
+    pub(super) fn copy_of(values: &[f32]) -> Buffer {
         let mut buffer = Buffer::new(values.len());
         buffer.copy_from_slice(values);
         buffer

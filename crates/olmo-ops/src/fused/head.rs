@@ -5,10 +5,8 @@
 use rayon::prelude::*;
 
 use super::buffer::Buffer;
-use super::gemm::{matmul_nn, matmul_nt, matmul_tn_in_chains};
-use super::kernels::Kernels;
 use super::math::{exp, maximum, multiversion, sum};
-use super::matrix::Write;
+use super::matmul::{Kernels, Write, matmul_nn, matmul_nt, matmul_tn_in_chains};
 use crate::config::{IGNORED, LossTerms};
 
 /// Sums over the targets that are not ignored.

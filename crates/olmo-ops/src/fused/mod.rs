@@ -2,22 +2,18 @@
 //! matrices.
 
 mod attention;
-#[cfg(target_arch = "x86_64")]
-mod avx512;
 pub mod block;
 mod buffer;
 pub mod embedding;
-mod gemm;
 pub mod head;
-mod kernels;
 mod math;
-mod matrix;
+mod matmul;
 pub mod norm;
 mod qkv;
 mod shared;
 mod swiglu;
 
 pub use buffer::release_buffers;
-pub use kernels::Kernels;
 pub(crate) use math::{dot, exp, maximum, multiversion, sum};
+pub use matmul::Kernels;
 pub(crate) use qkv::prepare_row;

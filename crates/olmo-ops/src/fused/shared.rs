@@ -18,7 +18,7 @@ unsafe impl Send for SharedSlice<'_> {}
 unsafe impl Sync for SharedSlice<'_> {}
 
 impl<'a> SharedSlice<'a> {
-    pub fn new(slice: &'a mut [f32]) -> SharedSlice<'a> {
+    pub(super) fn new(slice: &'a mut [f32]) -> SharedSlice<'a> {
         SharedSlice { start: slice.as_mut_ptr(), length: slice.len(), lifetime: PhantomData }
     }
 
@@ -26,7 +26,7 @@ impl<'a> SharedSlice<'a> {
     ///
     /// # Safety
     /// No other live reference, in this or another task, overlaps the part.
-    pub unsafe fn part(&self, start: usize, length: usize) -> &'a mut [f32] {
+    pub(super) unsafe fn part(&self, start: usize, length: usize) -> &'a mut [f32] {
         assert!(start + length <= self.length, "a part lies within its slice");
         // SAFETY: in bounds by the assertion, exclusive by the caller's guarantee.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(start), length) }
@@ -34,7 +34,7 @@ impl<'a> SharedSlice<'a> {
 
     /// A pointer to the element at `index`, for matrices whose rows interleave with those of other
     /// tasks.
-    pub fn at(&self, index: usize) -> *mut f32 {
+    pub(super) fn at(&self, index: usize) -> *mut f32 {
         assert!(index < self.length.max(1), "an element lies within its slice");
         // SAFETY: in bounds (or the start of an empty slice).
         unsafe { self.start.add(index) }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use burn::backend::TensorMetadata;
+use burn::backend::TensorMetadata as _;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
 use burn::backend::autodiff::grads::Gradients;
@@ -10,65 +10,13 @@ use burn::backend::autodiff::ops::{Backward, NodeGuard, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::{DType, Tensor};
 
-use super::host::{Compute, Host, with_backend};
+use super::compute::{Compute, with_backend};
+use super::host::Host;
 use crate::config::{BlockConfig, BlockWeights, Keep};
 use crate::fused::block::{Saved, backward, forward};
 use crate::reference;
-use crate::rope::{Places, Rope};
-
-/// A block's weights as tensors; the layouts are those of [`BlockWeights`].
-#[derive(Clone, Debug)]
-pub struct BlockTensors {
-    /// `[d + 2*kv, d]`.
-    pub att_proj: Tensor<2>,
-    /// `[d, d]`.
-    pub attn_out: Tensor<2>,
-    /// `[2*mlp, d]`.
-    pub ff_proj: Tensor<2>,
-    /// `[d, mlp]`.
-    pub ff_out: Tensor<2>,
-    /// `[d]`, if norms have weights.
-    pub attn_norm: Option<Tensor<1>>,
-    /// `[d]`, if norms have weights.
-    pub ff_norm: Option<Tensor<1>>,
-    /// `[d]`, with QK-norm.
-    pub q_norm: Option<Tensor<1>>,
-    /// `[kv]`, with QK-norm.
-    pub k_norm: Option<Tensor<1>>,
-}
-
-impl BlockTensors {
-    /// Maps each weight with the function for its rank.
-    fn map<U>(&self, matrix: impl Fn(Tensor<2>) -> U, vector: impl Fn(Tensor<1>) -> U) -> BlockWeights<U> {
-        let vector = |weight: &Option<Tensor<1>>| weight.clone().map(&vector);
-        BlockWeights {
-            att_proj: matrix(self.att_proj.clone()),
-            attn_out: matrix(self.attn_out.clone()),
-            ff_proj: matrix(self.ff_proj.clone()),
-            ff_out: matrix(self.ff_out.clone()),
-            attn_norm: vector(&self.attn_norm),
-            ff_norm: vector(&self.ff_norm),
-            q_norm: vector(&self.q_norm),
-            k_norm: vector(&self.k_norm),
-        }
-    }
-}
-
-/// Positions of the tokens of a batch, like [`Places`], for a node that outlives the call.
-#[derive(Clone, Debug)]
-pub struct Placed {
-    /// Rotary tables.
-    pub rope: Arc<Rope>,
-    /// For each token, the position in its row where its document begins; `None`: each row is one
-    /// document.
-    pub documents: Option<Arc<[u32]>>,
-}
-
-impl Placed {
-    pub(crate) fn places(&self, sequence: usize) -> Places<'_> {
-        Places { rope: &self.rope, sequence, documents: self.documents.as_deref() }
-    }
-}
+use crate::rope::Placed;
+use crate::tensors::BlockTensors;
 
 /// A transformer block: maps `[batch, sequence, d]` to the same shape. `keep` selects what stays
 /// for the backward pass; results are bit-identical.

@@ -8,7 +8,8 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::tensor::{DType, Tensor};
 
-use super::host::{Compute, Host, with_backend};
+use super::compute::{Compute, with_backend};
+use super::host::Host;
 use crate::fused::embedding::{backward, forward};
 use crate::reference;
 

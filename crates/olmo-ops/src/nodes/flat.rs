@@ -14,12 +14,14 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::Tensor;
 
-use super::block::Placed;
-use super::host::{Compute, Host, HostSlice, with_backend};
+use super::compute::{Compute, with_backend};
+use super::host::Host;
+use super::host_slice::HostSlice;
 use crate::config::{BlockConfig, BlockWeights, Keep, LossTerms, Norm};
 use crate::fused::head::{self, Sums};
 use crate::fused::norm::Stats;
 use crate::fused::{block, embedding, norm};
+use crate::rope::Placed;
 
 /// Weights and their gradients: two arrays with the same layout.
 #[derive(Clone, Debug)]

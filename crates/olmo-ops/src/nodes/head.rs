@@ -9,19 +9,12 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::{DType, Tensor};
 
-use super::host::{Compute, Host, with_backend};
+use super::compute::{Compute, with_backend};
+use super::host::Host;
 use crate::config::LossTerms;
 use crate::fused::head::{self, Sums};
 use crate::reference;
-
-/// A loss and its components.
-#[derive(Clone, Debug)]
-pub struct HeadLoss {
-    /// `(nll + z) / denominator`, one element; differentiable.
-    pub loss: Tensor<1>,
-    /// The sums, exact to f64.
-    pub sums: Sums,
-}
+use crate::tensors::HeadLoss;
 
 /// Cross-entropy and z-loss of `hidden [batch, sequence, d]` with the head
 /// `weight [vocabulary, d]`. `targets` has one entry per position; [`crate::IGNORED`] skips a
@@ -96,7 +89,9 @@ impl<B: Host> Backward<B, 2> for HeadNode {
         for (parent, (mut gradient, shape)) in ops.parents.into_iter().zip(gradients) {
             let Some(parent) = parent else { continue };
             if scale != 1.0 {
-                gradient.iter_mut().for_each(|value| *value *= scale);
+                for value in &mut gradient {
+                    *value *= scale;
+                }
             }
             grads.register::<B>(parent.id, B::of(gradient, &shape, dtype));
         }

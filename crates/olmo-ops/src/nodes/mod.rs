@@ -5,17 +5,20 @@
 #![cfg_attr(feature = "libtorch", allow(deprecated))]
 
 mod block;
+mod compute;
 mod embedding;
 mod flat;
 mod head;
 pub(crate) mod host;
+mod host_slice;
 #[cfg(feature = "libtorch")]
 pub(crate) mod libtorch;
 mod norm;
 
-pub use block::{BlockTensors, Placed, block};
+pub use block::block;
+pub use compute::Compute;
 pub use embedding::embedding;
 pub use flat::{Flat, block_flat, embed, embed_backward, head_logits_flat, head_loss_flat, norm_flat};
-pub use head::{HeadLoss, head_logits, head_loss};
-pub use host::{Compute, HostSlice};
+pub use head::{head_logits, head_loss};
+pub use host_slice::HostSlice;
 pub use norm::norm;

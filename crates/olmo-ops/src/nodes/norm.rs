@@ -9,7 +9,8 @@ use burn::backend::autodiff::ops::{Backward, NodeGuard, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::{DType, Tensor};
 
-use super::host::{Compute, Host, with_backend};
+use super::compute::{Compute, with_backend};
+use super::host::Host;
 use crate::config::Norm;
 use crate::fused::norm::{Stats, backward, forward};
 use crate::reference;

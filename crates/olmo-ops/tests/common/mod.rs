@@ -10,7 +10,7 @@ use olmo_ops::{
 };
 
 /// Numbers that look random and are the same everywhere, in (-1, 1).
-pub fn numbers(count: usize, seed: u64) -> Vec<f64> {
+pub(crate) fn numbers(count: usize, seed: u64) -> Vec<f64> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = || {
         state ^= state << 13;
@@ -23,7 +23,7 @@ pub fn numbers(count: usize, seed: u64) -> Vec<f64> {
 
 /// A block with shapes and values for everything that goes into it.
 #[derive(Clone)]
-pub struct Case {
+pub(crate) struct Case {
     pub name: &'static str,
     pub compute: Compute,
     pub config: BlockConfig,
@@ -40,7 +40,7 @@ pub struct Case {
 }
 
 impl Case {
-    pub fn new(name: &'static str, config: BlockConfig, affine: bool, batch: usize, sequence: usize) -> Case {
+    pub(crate) fn new(name: &'static str, config: BlockConfig, affine: bool, batch: usize, sequence: usize) -> Case {
         let (d, kv, mlp) = (config.d_model, config.kv_width(), config.mlp_width);
         let mut shapes =
             vec![vec![batch, sequence, d], vec![d + 2 * kv, d], vec![d, d], vec![2 * mlp, d], vec![d, mlp]];
@@ -79,7 +79,7 @@ impl Case {
     }
 
     /// With inputs that bf16 can hold.
-    pub fn in_bf16(mut self) -> Case {
+    pub(crate) fn in_bf16(mut self) -> Case {
         let round = |x: &mut f64| *x = f64::from(f32::from_bits((*x as f32).to_bits() & 0xffff_0000));
         self.inputs.iter_mut().flat_map(|(_, values)| values).for_each(round);
         self.cotangent.iter_mut().for_each(round);
@@ -91,7 +91,7 @@ impl Case {
     }
 
     /// As [`Case::run`] with `Body::Fused`, with weights and gradients in flat arrays.
-    pub fn run_flat(&self) -> (Vec<f64>, Vec<Vec<f64>>) {
+    pub(crate) fn run_flat(&self) -> (Vec<f64>, Vec<Vec<f64>>) {
         let (mut flat, mut ranges) = (Vec::new(), Vec::new());
         // Gaps and another order than that of the fields: nothing may depend on either.
         for (_, values) in self.inputs[1..].iter().rev() {
@@ -140,7 +140,7 @@ impl Case {
     }
 
     /// The block's output and the gradients of the sum of output times cotangent, in the order of the inputs.
-    pub fn run(&self, body: Body) -> (Vec<f64>, Vec<Vec<f64>>) {
+    pub(crate) fn run(&self, body: Body) -> (Vec<f64>, Vec<Vec<f64>>) {
         let (device, dtype) = (self.device(), body.dtype());
         let (mut matrices, mut vectors) = (Vec::new(), Vec::new());
         for (shape, values) in &self.inputs[1..] {
@@ -185,14 +185,14 @@ impl Case {
     }
 
     /// The sum of output times cotangent alone, in f64.
-    pub fn value(&self) -> f64 {
+    pub(crate) fn value(&self) -> f64 {
         let (output, _) = self.run(Body::Reference64);
         output.iter().zip(&self.cotangent).map(|(y, c)| y * c).sum()
     }
 }
 
 #[derive(Clone, Copy, PartialEq)]
-pub enum Body {
+pub(crate) enum Body {
     Fused,
     Fused16,
     Reference16,
@@ -210,12 +210,12 @@ impl Body {
     }
 }
 
-pub fn read<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
+pub(crate) fn read<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
     tensor.into_data().iter::<f64>().collect()
 }
 
 /// The largest difference, relative to the largest wanted number.
-pub fn difference(got: &[f64], want: &[f64]) -> f64 {
+pub(crate) fn difference(got: &[f64], want: &[f64]) -> f64 {
     assert_eq!(got.len(), want.len(), "as many numbers as wanted");
     assert!(got.iter().all(|x| x.is_finite()), "all numbers are finite");
     let scale = want.iter().fold(0.0f64, |most, x| most.max(x.abs()));
@@ -224,7 +224,7 @@ pub fn difference(got: &[f64], want: &[f64]) -> f64 {
 }
 
 /// Every kind of block on everything that this build computes on.
-pub fn cases() -> Vec<Case> {
+pub(crate) fn cases() -> Vec<Case> {
     let on =
         |compute: &Compute| flex_cases().into_iter().map(|case| Case { compute: *compute, ..case }).collect::<Vec<_>>();
     Compute::ALL.iter().flat_map(on).collect()

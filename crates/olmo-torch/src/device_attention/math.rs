@@ -4,7 +4,7 @@
 
 use tch::{Kind, Tensor};
 
-use super::DeviceAttention;
+use super::layout::DeviceAttention;
 
 /// Number of queries at a time.
 const PIECE: usize = 512;

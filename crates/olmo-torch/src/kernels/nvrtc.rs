@@ -227,9 +227,9 @@ fn candidates() -> Vec<PathBuf> {
     // The system's library may be older than the GPU.
     if let Some(lib) = libtorch_folder() {
         let packages = lib.join("..").join("..").join("nvidia");
-        [packages.join("cu13").join("lib"), packages.join("cuda_nvrtc").join("lib"), lib]
-            .iter()
-            .for_each(|lib| add(lib));
+        for lib in &[packages.join("cu13").join("lib"), packages.join("cuda_nvrtc").join("lib"), lib] {
+            add(lib);
+        }
     }
     add(Path::new(""));
     add(Path::new("/usr/local/cuda/lib64"));

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use olmo_model::device::Losses;
 use olmo_stage::{Context, StageError};
 
-use super::{Learned, Run};
-use crate::batches::StepBatch;
+use super::run::{Learned, Run};
+use crate::data::StepBatch;
 #[cfg(feature = "libtorch")]
-use crate::model_failure;
+use crate::failure::model_failure;
 
 impl Run<'_> {
     /// Runs a step on the GPU, if the model is there; changes nothing if a number is not finite.

@@ -1,5 +1,6 @@
 //! Attempts of stage train in temporary folders, with data of a few rows and a model of a few weights.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::collections::BTreeMap;
@@ -11,15 +12,15 @@ use olmo_data::{Layout, MemmapWriter};
 use olmo_stage::Compute;
 use olmo_stage::compute::Precision;
 use olmo_stage::protocol::PROTOCOL_VERSION;
-use olmo_stage::{Context, Event, InputItem, Request, Stage, StageError};
+use olmo_stage::{Context, Event, InputItem, Request, Stage as _, StageError};
 use olmo_stage_train::Train;
 use serde_json::{Value, json};
 
-pub const VOCABULARY: u32 = 32;
-pub const SEQUENCE: usize = 12;
+pub(crate) const VOCABULARY: u32 = 32;
+pub(crate) const SEQUENCE: usize = 12;
 
 /// A memmap of `rows` rows; `labelled` says which tokens of a row are targets.
-pub fn memmap(dir: &Path, rows: u32, labelled: impl Fn(u32, usize) -> bool) -> PathBuf {
+pub(crate) fn memmap(dir: &Path, rows: u32, labelled: impl Fn(u32, usize) -> bool) -> PathBuf {
     fs::create_dir_all(dir).unwrap();
     let mut writer = writer(dir);
     for row in 0..rows {
@@ -35,7 +36,7 @@ pub fn memmap(dir: &Path, rows: u32, labelled: impl Fn(u32, usize) -> bool) -> P
 }
 
 /// A writer of rows into the folder `dir`, which exists.
-pub fn writer(dir: &Path) -> MemmapWriter {
+pub(crate) fn writer(dir: &Path) -> MemmapWriter {
     let layout = Layout {
         sequence_length: SEQUENCE,
         vocab_size: VOCABULARY,
@@ -47,16 +48,16 @@ pub fn writer(dir: &Path) -> MemmapWriter {
 }
 
 /// Ten rows with different numbers of labels.
-pub fn data(dir: &Path) -> PathBuf {
+pub(crate) fn data(dir: &Path) -> PathBuf {
     memmap(&dir.join("data"), 10, |row, t| t > row as usize % 5)
 }
 
-pub fn model() -> Value {
+pub(crate) fn model() -> Value {
     json!({"d_model": 16, "n_heads": 2, "n_layers": 2, "mlp_hidden_size": 32})
 }
 
 /// Two epochs of three steps, and two more.
-pub fn params() -> Value {
+pub(crate) fn params() -> Value {
     json!({
         "seed": 3, "model": model(), "max_duration": "8steps", "global_train_batch_size": 3, "device_train_microbatch_size": 2,
         "optimizer": {"learning_rate": 1e-2}, "scheduler": {"t_warmup": 2}, "save_interval": 2
@@ -64,7 +65,7 @@ pub fn params() -> Value {
 }
 
 /// `params` with the members of `changes` put in.
-pub fn with(mut params: Value, changes: Value) -> Value {
+pub(crate) fn with(mut params: Value, changes: Value) -> Value {
     for (key, value) in changes.as_object().unwrap() {
         params[key] = value.clone();
     }
@@ -72,7 +73,7 @@ pub fn with(mut params: Value, changes: Value) -> Value {
 }
 
 /// What one attempt is given.
-pub struct Attempt {
+pub(crate) struct Attempt {
     pub dir: PathBuf,
     pub params: Value,
     pub inputs: BTreeMap<String, Vec<InputItem>>,
@@ -82,7 +83,7 @@ pub struct Attempt {
 }
 
 impl Attempt {
-    pub fn new(dir: &Path, data: &Path, params: Value) -> Self {
+    pub(crate) fn new(dir: &Path, data: &Path, params: Value) -> Self {
         let inputs = BTreeMap::from([("data".to_owned(), vec![InputItem { label: None, path: data.to_owned() }])]);
         Self {
             dir: dir.to_owned(),
@@ -95,30 +96,30 @@ impl Attempt {
     }
 
     /// Computed elsewhere; on a GPU in the precision of the params, as the engine resolves it.
-    pub fn on(self, mut compute: Compute) -> Self {
+    pub(crate) fn on(self, mut compute: Compute) -> Self {
         if self.params["precision"] == "fp32" {
             compute.precision = Precision::Fp32;
         }
         Self { compute, ..self }
     }
 
-    pub fn input(mut self, port: &str, path: &Path) -> Self {
+    pub(crate) fn input(mut self, port: &str, path: &Path) -> Self {
         self.inputs.insert(port.into(), vec![InputItem { label: None, path: path.to_owned() }]);
         self
     }
 
     /// Adds the item `label` of an earlier attempt in folder `from`.
-    pub fn item(mut self, from: &Path, label: &str) -> Self {
+    pub(crate) fn item(mut self, from: &Path, label: &str) -> Self {
         self.items.push(InputItem { label: Some(label.into()), path: item(from, label) });
         self
     }
 
     /// Goes on after the items `labels` of an earlier attempt in folder `from`.
-    pub fn after(self, from: &Path, labels: &[String]) -> Self {
+    pub(crate) fn after(self, from: &Path, labels: &[String]) -> Self {
         labels.iter().fold(self, |attempt, label| attempt.item(from, label))
     }
 
-    pub fn write(&self) {
+    pub(crate) fn write(&self) {
         fs::create_dir_all(&self.dir).unwrap();
         let request = Request {
             protocol: PROTOCOL_VERSION,
@@ -135,7 +136,7 @@ impl Attempt {
         fs::write(self.dir.join("request.json"), serde_json::to_vec(&request).unwrap()).unwrap();
     }
 
-    pub fn run(&self) -> Result<(), StageError> {
+    pub(crate) fn run(&self) -> Result<(), StageError> {
         self.write();
         let mut context = Context::open(&self.dir).unwrap();
         let params = serde_json::from_value(self.params.clone()).unwrap();
@@ -143,7 +144,7 @@ impl Attempt {
     }
 
     /// The code and message of the failure that must come.
-    pub fn failure(&self) -> (String, String) {
+    pub(crate) fn failure(&self) -> (String, String) {
         match self.run() {
             Err(StageError::Failed(failure)) => (failure.code, failure.message),
             other => panic!("a failure is expected, not {other:?}"),
@@ -152,21 +153,21 @@ impl Attempt {
 }
 
 /// The saved states in a state folder.
-pub fn states(state_dir: &Path) -> Vec<String> {
+pub(crate) fn states(state_dir: &Path) -> Vec<String> {
     let names = fs::read_dir(state_dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     names.filter(|name| !name.starts_with('.')).collect()
 }
 
-pub fn item(attempt: &Path, label: &str) -> PathBuf {
+pub(crate) fn item(attempt: &Path, label: &str) -> PathBuf {
     attempt.join("items/checkpoints").join(label)
 }
 
-pub fn events(attempt: &Path) -> Vec<Event> {
+pub(crate) fn events(attempt: &Path) -> Vec<Event> {
     journal::read(&attempt.join("events.jsonl")).unwrap()
 }
 
 /// The labels of the items that were reported, in order.
-pub fn items(attempt: &Path) -> Vec<String> {
+pub(crate) fn items(attempt: &Path) -> Vec<String> {
     let label = |event: Event| match event {
         Event::Item { label, .. } => Some(label),
         _ => None,
@@ -175,7 +176,7 @@ pub fn items(attempt: &Path) -> Vec<String> {
 }
 
 /// The label of the checkpoint after which the attempt in `dir` went on.
-pub fn resumed_after(dir: &Path) -> String {
+pub(crate) fn resumed_after(dir: &Path) -> String {
     let step = events(dir).into_iter().find_map(|event| match event {
         Event::Resumed { step, .. } => Some(step),
         _ => None,
@@ -184,17 +185,17 @@ pub fn resumed_after(dir: &Path) -> String {
 }
 
 /// The lines of the metrics.
-pub fn metrics(attempt: &Path) -> Vec<Value> {
+pub(crate) fn metrics(attempt: &Path) -> Vec<Value> {
     let text = fs::read_to_string(attempt.join("out/metrics/metrics.jsonl")).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-pub fn weights(attempt: &Path) -> Vec<u8> {
+pub(crate) fn weights(attempt: &Path) -> Vec<u8> {
     fs::read(attempt.join("out/model/model.safetensors")).unwrap()
 }
 
 /// Every file under `dir` by its path in it.
-pub fn tree(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+pub(crate) fn tree(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut files = BTreeMap::new();
     let mut folders = vec![dir.to_owned()];
     while let Some(folder) = folders.pop() {

@@ -3,76 +3,21 @@
 use std::cmp::Ordering;
 use std::rc::Rc;
 
-use super::sequences::{fold, get_path, get_path_or, map, paths, select, sort_by_key};
-use super::{format, json, methods};
+use super::names::is_filter;
+use super::paths::{fold, get_path, get_path_or, paths};
+use super::predicates;
+use super::text_filters::{escape, file_size, indent, title, url_encode};
+use crate::jinja::arguments::Args;
 use crate::jinja::error::{Error, Result};
-use crate::jinja::run::access::attribute;
-use crate::jinja::run::{Args, Interpreter};
+use crate::jinja::python::access::attribute;
+use crate::jinja::python::attributes::{Known, known};
+use crate::jinja::python::comparison::sort_by_key;
+use crate::jinja::python::{format, json, methods, operators};
+use crate::jinja::session::Session;
 use crate::jinja::syntax::ast::Binary;
 use crate::jinja::text::{Text, TextBuilder, join};
+use crate::jinja::unicode;
 use crate::jinja::value::{Items, Value};
-use crate::jinja::{numbers, unicode};
-
-const NAMES: [&str; 54] = [
-    "abs",
-    "attr",
-    "batch",
-    "capitalize",
-    "center",
-    "count",
-    "d",
-    "default",
-    "dictsort",
-    "e",
-    "escape",
-    "filesizeformat",
-    "first",
-    "float",
-    "forceescape",
-    "format",
-    "groupby",
-    "indent",
-    "int",
-    "items",
-    "join",
-    "last",
-    "length",
-    "list",
-    "lower",
-    "map",
-    "max",
-    "min",
-    "pprint",
-    "random",
-    "reject",
-    "rejectattr",
-    "replace",
-    "reverse",
-    "round",
-    "safe",
-    "select",
-    "selectattr",
-    "slice",
-    "sort",
-    "string",
-    "striptags",
-    "sum",
-    "title",
-    "tojson",
-    "trim",
-    "truncate",
-    "unique",
-    "upper",
-    "urlencode",
-    "urlize",
-    "wordcount",
-    "wordwrap",
-    "xmlattr",
-];
-
-pub fn is_known(name: &str) -> bool {
-    NAMES.contains(&name)
-}
 
 /// The text of a value used as a string.
 fn soft(value: &Value) -> Result<Text> {
@@ -103,7 +48,7 @@ fn flag(value: Option<Value>) -> bool {
 }
 
 /// Applies filter `name` to `value`.
-pub fn apply(interpreter: &Rc<Interpreter>, name: &str, value: Value, mut args: Args) -> Result<Value> {
+pub(crate) fn apply(session: &Session, name: &str, value: Value, mut args: Args) -> Result<Value> {
     let of_text = matches!(
         name,
         "trim"
@@ -118,7 +63,7 @@ pub fn apply(interpreter: &Rc<Interpreter>, name: &str, value: Value, mut args: 
             | "default"
             | "d"
     );
-    interpreter.spend(match value.as_text() {
+    session.spend(match value.as_text() {
         Some(text) if of_text => 1 + text.as_str().len() / 16,
         Some(text) => 1 + text.as_str().len(),
         // These read one item, so the length of the list does not matter.
@@ -168,7 +113,7 @@ pub fn apply(interpreter: &Rc<Interpreter>, name: &str, value: Value, mut args: 
                 None | Some(Value::None) => usize::MAX,
                 count => usize::try_from(int_arg(count, -1)?).unwrap_or(usize::MAX),
             };
-            methods::replace(interpreter, &soft(&value)?, &soft(&from)?, &soft(&to)?, count)?.into()
+            methods::replace(session, &soft(&value)?, &soft(&from)?, &soft(&to)?, count)?.into()
         }
         "tojson" => {
             most = 4;
@@ -186,7 +131,7 @@ pub fn apply(interpreter: &Rc<Interpreter>, name: &str, value: Value, mut args: 
                 },
             };
             let sort_keys = flag(args.get(3, "sort_keys"));
-            json::dump(interpreter, &value, &json::Options { ensure_ascii, indent, separators, sort_keys })?.into()
+            json::dump(session, &value, &json::Options { ensure_ascii, indent, separators, sort_keys })?.into()
         }
         "join" => {
             most = 2;
@@ -195,7 +140,7 @@ pub fn apply(interpreter: &Rc<Interpreter>, name: &str, value: Value, mut args: 
             let mut parts = Vec::new();
             for item in value.items()? {
                 let part = soft(&get_path(&item, path.as_ref())?)?;
-                interpreter.spend(1 + (part.as_str().len() + separator.as_str().len()) / 16)?;
+                session.spend(1 + (part.as_str().len() + separator.as_str().len()) / 16)?;
                 parts.push(part);
             }
             join(&parts, &separator).into()
@@ -233,8 +178,10 @@ pub fn apply(interpreter: &Rc<Interpreter>, name: &str, value: Value, mut args: 
                     let mut out = TextBuilder::default();
                     let mut chars: Vec<(usize, char)> = text.as_str().char_indices().collect();
                     chars.reverse();
-                    interpreter.spend(chars.len() / 4)?;
-                    chars.into_iter().for_each(|(at, c)| out.push(&text.slice(at..at + c.len_utf8())));
+                    session.spend(chars.len() / 4)?;
+                    for (at, c) in chars {
+                        out.push(&text.slice(at..at + c.len_utf8()));
+                    }
                     out.finish().into()
                 }
                 Value::Markup(_) => return Err(Error::unsupported("a filter on a result of `safe` or `escape`")),
@@ -278,7 +225,7 @@ pub fn apply(interpreter: &Rc<Interpreter>, name: &str, value: Value, mut args: 
             most = 1;
             let default = args.get(0, "default").unwrap_or(Value::Float(0.0));
             match value.defined()? {
-                Value::Text(text) => numbers::parse_float(text.as_str()).map_or(default, Value::Float),
+                Value::Text(text) => operators::parse_float(text.as_str()).map_or(default, Value::Float),
                 other => other.as_float().map_or(default, Value::Float),
             }
         }
@@ -296,7 +243,7 @@ pub fn apply(interpreter: &Rc<Interpreter>, name: &str, value: Value, mut args: 
                 return Err(Error::type_error("sum() can't sum strings [use ''.join(seq) instead]"));
             }
             for item in value.items()? {
-                sum = numbers::binary(interpreter, Binary::Add, &sum, &get_path(&item, path.as_ref())?)?;
+                sum = operators::binary(session, Binary::Add, &sum, &get_path(&item, path.as_ref())?)?;
             }
             sum
         }
@@ -329,7 +276,7 @@ pub fn apply(interpreter: &Rc<Interpreter>, name: &str, value: Value, mut args: 
                 let keys = paths.iter().map(|path| Ok(fold(get_path(item, path.as_ref())?, case_sensitive)));
                 Ok(Value::list(keys.collect::<Result<_>>()?))
             };
-            interpreter.spend(items.len() * 4)?;
+            session.spend(items.len() * 4)?;
             sort_by_key(&mut items, key, reverse)?;
             Value::list(items)
         }
@@ -349,7 +296,7 @@ pub fn apply(interpreter: &Rc<Interpreter>, name: &str, value: Value, mut args: 
             };
             let mut pairs: Vec<[Value; 2]> =
                 dict.pairs().iter().map(|(key, value)| [key.clone(), value.clone()]).collect();
-            interpreter.spend(pairs.len() * 4)?;
+            session.spend(pairs.len() * 4)?;
             sort_by_key(&mut pairs, |pair| Ok(fold(pair[at].clone(), case_sensitive)), reverse)?;
             Value::list(pairs.into_iter().map(|pair| Value::tuple(pair.to_vec())).collect())
         }
@@ -362,7 +309,7 @@ pub fn apply(interpreter: &Rc<Interpreter>, name: &str, value: Value, mut args: 
             for item in value.items()? {
                 let key = fold(get_path(&item, path.as_ref())?, case_sensitive);
                 key.check_hashable()?;
-                interpreter.spend(1 + seen.len() / 8)?;
+                session.spend(1 + seen.len() / 8)?;
                 if !seen.iter().any(|other| other.equals(&key)) {
                     seen.push(key);
                     kept.push(item);
@@ -377,7 +324,7 @@ pub fn apply(interpreter: &Rc<Interpreter>, name: &str, value: Value, mut args: 
             let case_sensitive = flag(args.get(2, "case_sensitive"));
             let key_of = |item: &Value| get_path_or(item, path.as_ref(), default.as_ref());
             let mut items = value.items()?;
-            interpreter.spend(items.len() * 4)?;
+            session.spend(items.len() * 4)?;
             sort_by_key(&mut items, |item| Ok(fold(key_of(item)?, case_sensitive)), false)?;
             let mut groups: Vec<(Value, Value, Vec<Value>)> = Vec::new();
             for item in items {
@@ -391,8 +338,8 @@ pub fn apply(interpreter: &Rc<Interpreter>, name: &str, value: Value, mut args: 
             let group = |(_, shown, members)| Value::Group(Items::new(vec![shown, Value::list(members)]));
             Value::list(groups.into_iter().map(group).collect())
         }
-        "map" => return map(interpreter, &value, args),
-        "select" | "reject" | "selectattr" | "rejectattr" => return select(interpreter, name, &value, args),
+        "map" => return map(session, &value, args),
+        "select" | "reject" | "selectattr" | "rejectattr" => return select(session, name, &value, args),
         "batch" => {
             most = 2;
             let length = int_arg(Some(args.require(0, "linecount")?), 0)?;
@@ -406,7 +353,7 @@ pub fn apply(interpreter: &Rc<Interpreter>, name: &str, value: Value, mut args: 
             }
             if let (Some(fill), Some(last)) = (fill, batches.last_mut()) {
                 let missing = (length - last.len() as i128).max(0) as usize;
-                interpreter.spend(missing)?;
+                session.spend(missing)?;
                 last.extend(std::iter::repeat_n(fill, missing));
             }
             if length <= 0 {
@@ -420,7 +367,7 @@ pub fn apply(interpreter: &Rc<Interpreter>, name: &str, value: Value, mut args: 
             let fill = args.get(1, "fill_with").filter(|fill| !matches!(fill, Value::None));
             let items = value.items()?;
             let Ok(count) = usize::try_from(slices) else { return Ok(Value::generator(Vec::new())) };
-            interpreter.spend(count + items.len())?;
+            session.spend(count + items.len())?;
             if count == 0 {
                 return Err(Error::raised("ZeroDivisionError", "integer division or modulo by zero"));
             }
@@ -445,7 +392,7 @@ pub fn apply(interpreter: &Rc<Interpreter>, name: &str, value: Value, mut args: 
             let Value::Text(text) = value.defined()? else {
                 return Err(Error::type_error(format!("indent of a value of type '{}'", value.type_name())));
             };
-            indent(interpreter, text, &width, first, blank)?.into()
+            indent(session, text, &width, first, blank)?.into()
         }
         "center" => {
             most = 1;
@@ -490,12 +437,12 @@ pub fn apply(interpreter: &Rc<Interpreter>, name: &str, value: Value, mut args: 
                 return Err(argument_error("can't handle positional and keyword arguments at the same time"));
             }
             if args.named.is_empty() {
-                return format::percent(interpreter, &text, &args.positional, None);
+                return format::percent(session, &text, &args.positional, None);
             }
             let mut dict = crate::jinja::value::Dict::default();
             args.named.drain(..).for_each(|(name, value)| dict.insert(name.into(), value));
             let dict = Value::Dict(Rc::new(dict));
-            return format::percent(interpreter, &text, std::slice::from_ref(&dict), Some(&dict));
+            return format::percent(session, &text, std::slice::from_ref(&dict), Some(&dict));
         }
         "filesizeformat" => {
             most = 1;
@@ -521,49 +468,88 @@ pub fn apply(interpreter: &Rc<Interpreter>, name: &str, value: Value, mut args: 
             most = 1;
             let name = args.require(0, "name")?;
             let Some(name) = name.as_text() else { return Err(Error::type_error("attribute name must be string")) };
-            if matches!(value, Value::Dict(_))
-                && matches!(methods::known(&value, name.as_str()), methods::Known::Missing)
-            {
+            if matches!(value, Value::Dict(_)) && matches!(known(&value, name.as_str()), Known::Missing) {
                 Value::undefined(format!("'dict object' has no attribute '{}'", name.as_str()))
             } else {
                 attribute(&value, name.as_str())?
             }
         }
-        _ if is_known(name) => return Err(Error::unsupported(format!("the filter `{name}`"))),
+        _ if is_filter(name) => return Err(Error::unsupported(format!("the filter `{name}`"))),
         _ => return Err(Error::syntax(format!("No filter named '{name}'."))),
     };
     args.finish(name, most)?;
     Ok(result)
 }
 
-pub fn argument_error(message: &str) -> Error {
+fn argument_error(message: &str) -> Error {
     Error::raised("FilterArgumentError", message)
 }
 
-/// Jinja2's own `title`: words start after whitespace and some punctuation.
-fn title(text: &str) -> String {
-    let begins = |c: char| unicode::is_space(c) || "-({[<".contains(c);
-    let mut out = String::with_capacity(text.len());
-    let mut start = true;
-    for c in text.chars() {
-        if begins(c) {
-            out.push(c);
-            start = true;
-        } else if start {
-            out.extend(c.to_uppercase());
-            start = false;
-        } else {
-            out.extend(c.to_lowercase());
+/// The filter `map`.
+fn map(session: &Session, value: &Value, mut args: Args) -> Result<Value> {
+    let items = value.items()?;
+    let attribute = args.named.iter().any(|(name, _)| name == "attribute");
+    let mut mapped = Vec::with_capacity(items.len());
+    if args.positional.is_empty() && attribute {
+        let path = args.get(0, "attribute");
+        let default = args.get(0, "default").filter(|default| !matches!(default, Value::None));
+        args.finish("map", 0)?;
+        for item in items {
+            mapped.push(get_path_or(&item, path.as_ref(), default.as_ref())?);
+        }
+        return Ok(Value::generator(mapped));
+    }
+    if args.positional.is_empty() {
+        return Err(argument_error("map requires a filter argument"));
+    }
+    let filter = args.positional.remove(0);
+    let Some(filter) = filter.as_text() else { return Err(Error::type_error("the filter's name is not a string")) };
+    for item in items {
+        let args = Args { positional: args.positional.clone(), named: args.named.clone() };
+        mapped.push(apply(session, filter.as_str(), item, args)?);
+    }
+    Ok(Value::generator(mapped))
+}
+
+/// The filters `select`, `reject`, `selectattr` and `rejectattr`.
+fn select(session: &Session, name: &str, value: &Value, mut args: Args) -> Result<Value> {
+    let items = value.items()?;
+    let path = if name.ends_with("attr") {
+        if args.positional.is_empty() {
+            return Err(argument_error("Missing parameter for attribute name"));
+        }
+        Some(args.positional.remove(0))
+    } else {
+        None
+    };
+    let test = if args.positional.is_empty() { None } else { Some(args.positional.remove(0)) };
+    let wanted = name.starts_with("select");
+    let mut kept = Vec::new();
+    for item in items {
+        let tested = get_path(&item, path.as_ref())?;
+        let passed = match &test {
+            None => tested.is_true(),
+            Some(test) => {
+                let Some(test) = test.as_text() else {
+                    return Err(Error::type_error("the test's name is not a string"));
+                };
+                let args = Args { positional: args.positional.clone(), named: args.named.clone() };
+                session.spend(1)?;
+                predicates::apply(session, test.as_str(), &tested, args)?
+            }
+        };
+        if passed == wanted {
+            kept.push(item);
         }
     }
-    out
+    Ok(Value::generator(kept))
 }
 
 fn to_int(value: &Value, base: i128) -> Result<Option<Value>> {
     Ok(match value.defined()? {
-        Value::Text(text) => match numbers::parse_int(text.as_str(), base)? {
+        Value::Text(text) => match operators::parse_int(text.as_str(), base)? {
             Some(value) => Some(Value::Int(value)),
-            None => match numbers::parse_float(text.as_str()) {
+            None => match operators::parse_float(text.as_str()) {
                 Some(float) if float.is_finite() => Some(Value::Int(format::truncate(float)?)),
                 _ => None,
             },
@@ -576,7 +562,7 @@ fn to_int(value: &Value, base: i128) -> Result<Option<Value>> {
 
 fn round(value: &Value, precision: i128, method: &str) -> Result<Value> {
     match method {
-        "common" => numbers::round(value.defined()?, precision),
+        "common" => operators::round(value.defined()?, precision),
         "ceil" | "floor" => {
             let Some(float) = value.defined()?.as_float() else {
                 return Err(Error::type_error(format!("must be real number, not {}", value.type_name())));
@@ -591,113 +577,4 @@ fn round(value: &Value, precision: i128, method: &str) -> Result<Value> {
         }
         _ => Err(argument_error("method must be common, ceil or floor")),
     }
-}
-
-fn indent(interpreter: &Interpreter, text: &Text, width: &Text, first: bool, blank: bool) -> Result<Text> {
-    let mut out = TextBuilder::default();
-    if first {
-        out.push(width);
-    }
-    let string = text.as_str();
-    let mut lines: Vec<&str> = unicode::lines(string).into_iter().map(|(line, _)| line).collect();
-    // The text is split after appending a newline.
-    let ends_in_line = string.is_empty() || unicode::lines(string).last().is_some_and(|(_, end)| !end.is_empty());
-    if ends_in_line {
-        lines.push("");
-    }
-    interpreter.spend(lines.len() * (1 + width.as_str().len() / 16))?;
-    for (i, line) in lines.iter().enumerate() {
-        if i > 0 {
-            out.push_str("\n");
-            if blank || !line.is_empty() {
-                out.push(width);
-            }
-        }
-        if !line.is_empty() {
-            out.push(&text.subslice(line));
-        }
-    }
-    Ok(out.finish())
-}
-
-fn file_size(value: &Value, binary: bool) -> Result<String> {
-    let bytes = match value.defined()? {
-        Value::Text(text) => numbers::parse_float(text.as_str()),
-        other => other.as_float(),
-    };
-    let Some(bytes) = bytes else { return Err(Error::value_error("could not convert to float")) };
-    let base: f64 = if binary { 1024.0 } else { 1000.0 };
-    let unit = if binary { "iB" } else { "B" };
-    let letters = if binary { "KMGTPEZY" } else { "kMGTPEZY" };
-    if bytes == 1.0 {
-        return Ok("1 Byte".into());
-    }
-    if bytes < base {
-        return Ok(format!("{} Bytes", bytes.trunc() as i128));
-    }
-    let mut shown = String::new();
-    for (i, letter) in letters.chars().enumerate() {
-        let next = base.powi(i as i32 + 2);
-        shown = format!("{:.1} {letter}{unit}", base * bytes / next);
-        if bytes < next {
-            break;
-        }
-    }
-    Ok(shown)
-}
-
-fn url_encode(value: &Value) -> Result<String> {
-    let quote = |text: &str, query: bool| {
-        let mut quoted = String::new();
-        for byte in text.bytes() {
-            match byte {
-                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.' | b'-' | b'~' => quoted.push(byte.into()),
-                b'/' if !query => quoted.push('/'),
-                b' ' if query => quoted.push('+'),
-                byte => quoted.push_str(&format!("%{byte:02X}")),
-            }
-        }
-        quoted
-    };
-    let pairs = match value {
-        Value::Text(text) => return Ok(quote(text.as_str(), false)),
-        Value::Dict(dict) => dict.pairs().iter().map(|(key, value)| (key.clone(), value.clone())).collect::<Vec<_>>(),
-        other if other.as_items().is_some() => {
-            let mut pairs = Vec::new();
-            for pair in other.items()? {
-                match pair.items()?.as_slice() {
-                    [key, value] => pairs.push((key.clone(), value.clone())),
-                    _ => return Err(Error::value_error("expected pairs")),
-                }
-            }
-            pairs
-        }
-        other => return Ok(quote(other.to_text()?.as_str(), false)),
-    };
-    let mut parts = Vec::new();
-    for (key, value) in pairs {
-        parts.push(format!("{}={}", quote(key.to_text()?.as_str(), true), quote(value.to_text()?.as_str(), true)));
-    }
-    Ok(parts.join("&"))
-}
-
-fn escape(text: &Text) -> Text {
-    let mut out = TextBuilder::default();
-    let string = text.as_str();
-    let mut at = 0;
-    for (start, c) in string.char_indices() {
-        let entity = match c {
-            '&' => "&amp;",
-            '>' => "&gt;",
-            '<' => "&lt;",
-            '\'' => "&#39;",
-            '"' => "&#34;",
-            _ => continue,
-        };
-        out.push(&text.slice(at..start));
-        out.push(&text.slice(start..start + 1).derive(entity.into()));
-        at = start + 1;
-    }
-    out.push(&text.slice(at..string.len()));
-    out.finish()
 }

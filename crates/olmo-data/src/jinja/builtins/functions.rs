@@ -3,8 +3,9 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
+use crate::jinja::arguments::Args;
 use crate::jinja::error::{Error, Result};
-use crate::jinja::run::{Args, Interpreter};
+use crate::jinja::session::Session;
 use crate::jinja::value::{CyclerValue, Dict, JoinerValue, RangeValue, Value};
 
 /// Length of the longest range in transformers' sandbox.
@@ -14,17 +15,17 @@ const NAMES: [&str; 8] =
     ["range", "dict", "namespace", "cycler", "joiner", "lipsum", "raise_exception", "strftime_now"];
 
 /// The global variable `name`.
-pub fn global(name: &str) -> Option<Value> {
+pub(crate) fn global(name: &str) -> Option<Value> {
     NAMES.into_iter().find(|known| *known == name).map(Value::Function)
 }
 
-pub fn private_attribute(name: &str) -> Error {
+pub(crate) fn private_attribute(name: &str) -> Error {
     let message =
         format!("Chat templates cannot store underscore-prefixed attributes on a namespace, but got '{name}'.");
     Error::raised("SecurityError", message)
 }
 
-pub fn call(interpreter: &Interpreter, name: &str, mut args: Args) -> Result<Value> {
+pub(crate) fn call(session: &Session, name: &str, mut args: Args) -> Result<Value> {
     match name {
         "raise_exception" => {
             let message = args.require(0, "message")?;
@@ -34,7 +35,7 @@ pub fn call(interpreter: &Interpreter, name: &str, mut args: Args) -> Result<Val
         "strftime_now" => {
             let format = args.require(0, "format")?;
             args.finish(name, 1)?;
-            let Some(date) = &interpreter.date else {
+            let Some(date) = &session.date else {
                 return Err(Error::unsupported(
                     "`strftime_now` without a date: the system clock is never used; set the param `date`, such as `date: 2026-01-31`",
                 ));
@@ -52,7 +53,7 @@ pub fn call(interpreter: &Interpreter, name: &str, mut args: Args) -> Result<Val
                 dict.pairs().iter().filter_map(|(key, _)| key.as_text()).find(|key| key.as_str().starts_with('_'));
             match private {
                 Some(name) => Err(private_attribute(name.as_str())),
-                None => Ok(interpreter.namespace(dict)),
+                None => Ok(session.namespace(dict)),
             }
         }
         "cycler" => {

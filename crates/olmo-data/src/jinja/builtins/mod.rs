@@ -1,10 +1,8 @@
-//! The built-in filters, tests, functions and methods.
+//! Jinja2's filters, tests and functions.
 
-pub mod date;
-pub mod filters;
-pub mod format;
-pub mod functions;
-pub mod json;
-pub mod methods;
-mod sequences;
-pub mod tests;
+pub(super) mod filters;
+pub(super) mod functions;
+mod names;
+mod paths;
+pub(super) mod predicates;
+mod text_filters;

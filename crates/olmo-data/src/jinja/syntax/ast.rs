@@ -2,13 +2,13 @@
 
 /// An expression with its line.
 #[derive(Clone, Debug)]
-pub struct Expr {
+pub(crate) struct Expr {
     pub kind: ExprKind,
     pub line: usize,
 }
 
 #[derive(Clone, Debug)]
-pub enum ExprKind {
+pub(crate) enum ExprKind {
     None,
     Bool(bool),
     Int(i128),
@@ -45,7 +45,7 @@ pub enum ExprKind {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Binary {
+pub(crate) enum Binary {
     Add,
     Sub,
     Mul,
@@ -56,7 +56,7 @@ pub enum Binary {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Comparison {
+pub(crate) enum Comparison {
     Equal,
     NotEqual,
     Less,
@@ -68,7 +68,7 @@ pub enum Comparison {
 }
 
 #[derive(Clone, Debug, Default)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     pub positional: Vec<Expr>,
     pub named: Vec<(String, Expr)>,
     /// `*args`.
@@ -79,7 +79,7 @@ pub struct Arguments {
 
 /// The target of an assignment.
 #[derive(Clone, Debug)]
-pub enum Target {
+pub(crate) enum Target {
     Name(String),
     Tuple(Vec<Target>),
     /// `namespace.attribute`.
@@ -87,13 +87,13 @@ pub enum Target {
 }
 
 #[derive(Clone, Debug)]
-pub struct Parameter {
+pub(crate) struct Parameter {
     pub name: String,
     pub default: Option<Expr>,
 }
 
 #[derive(Clone, Debug)]
-pub struct MacroNode {
+pub(crate) struct MacroNode {
     pub name: String,
     pub parameters: Vec<Parameter>,
     pub body: Vec<Stmt>,
@@ -104,13 +104,13 @@ pub struct MacroNode {
 }
 
 #[derive(Clone, Debug)]
-pub struct Stmt {
+pub(crate) struct Stmt {
     pub kind: StmtKind,
     pub line: usize,
 }
 
 #[derive(Clone, Debug)]
-pub enum StmtKind {
+pub(crate) enum StmtKind {
     Data(String),
     Output(Expr),
     If {
@@ -137,7 +137,7 @@ pub enum StmtKind {
 }
 
 #[derive(Clone, Debug)]
-pub struct ForNode {
+pub(crate) struct ForNode {
     pub target: Target,
     pub iterable: Expr,
     pub test: Option<Expr>,

@@ -4,7 +4,7 @@ use crate::jinja::error::{Error, Result};
 use crate::jinja::unicode;
 
 #[derive(Clone, Debug, PartialEq)]
-pub enum Kind {
+pub(super) enum Kind {
     /// Text outside of tags.
     Data(String),
     VariableBegin,
@@ -20,7 +20,7 @@ pub enum Kind {
 }
 
 #[derive(Clone, Debug)]
-pub struct Token {
+pub(super) struct Token {
     pub kind: Kind,
     pub line: usize,
 }
@@ -32,7 +32,7 @@ const OPERATORS: [&str; 27] = [
 ];
 
 /// The tokens of `source`, ending with [`Kind::End`].
-pub fn tokenize(source: &str) -> Result<Vec<Token>> {
+pub(super) fn tokenize(source: &str) -> Result<Vec<Token>> {
     // Line ends become \n, and a trailing one is dropped.
     let mut source = source.replace("\r\n", "\n").replace('\r', "\n");
     if source.ends_with('\n') {

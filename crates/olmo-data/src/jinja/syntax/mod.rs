@@ -1,6 +1,6 @@
 //! Parses the text of a template into a syntax tree.
 
-pub mod ast;
+pub(super) mod ast;
 mod expressions;
 mod lexer;
-pub mod parser;
+pub(super) mod parser;

@@ -13,7 +13,7 @@ const DEEPEST: usize = 60;
 const LONGEST_CHAIN: usize = 100;
 
 /// A template's statements, and what they use.
-pub struct Parsed {
+pub(crate) struct Parsed {
     pub body: Vec<Stmt>,
     /// Variables that are read anywhere.
     pub names: HashSet<String>,
@@ -21,7 +21,7 @@ pub struct Parsed {
 }
 
 /// Parses the template `source`.
-pub fn parse(source: &str) -> Result<Parsed> {
+pub(crate) fn parse(source: &str) -> Result<Parsed> {
     let tokens = tokenize(source)?;
     let mut parser =
         Parser { tokens, at: 0, depth: 0, loops: 0, names: vec![HashSet::new()], has_generation_tags: false };

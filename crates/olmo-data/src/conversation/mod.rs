@@ -1,0 +1,9 @@
+//! Conversations, and their text with the trained parts.
+
+mod message;
+mod rendered;
+mod template;
+
+pub use message::{Conversation, Message, Role, UnknownRole, strip};
+pub use rendered::{Labels, Rendered, Turn};
+pub use template::Template;

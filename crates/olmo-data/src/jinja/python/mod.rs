@@ -1,0 +1,10 @@
+//! Python's semantics for the values of templates.
+
+pub(super) mod access;
+pub(super) mod attributes;
+pub(super) mod comparison;
+pub(super) mod format;
+pub(super) mod json;
+pub(super) mod methods;
+pub(super) mod operators;
+pub(super) mod repr;

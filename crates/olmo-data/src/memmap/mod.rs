@@ -1,0 +1,11 @@
+//! Rows of equal length in OLMo's raw layout: reading, writing, and packing documents into them.
+
+pub mod boundaries_csv;
+mod instance_filter;
+pub mod pack;
+mod reader;
+mod writer;
+
+pub use instance_filter::InstanceFilter;
+pub use reader::{Dtype, Instance, Manifest, Memmap};
+pub use writer::{Layout, MemmapOptions, MemmapWriter};

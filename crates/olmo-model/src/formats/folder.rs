@@ -1,0 +1,218 @@
+//! Recognises folders that this program cannot read as a model, and explains how to convert them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use olmo_base::IoContext as _;
+use serde_json::Value;
+
+use super::names::{CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE};
+use crate::error::ModelError;
+
+const ADAPTER_CONFIG: &str = "adapter_config.json";
+const ADAPTER_WEIGHTS: [&str; 2] = ["adapter_model.safetensors", "adapter_model.bin"];
+
+/// Rewrites the model in the current folder as safetensors, whatever `transformers` read it from.
+const RESAVE: &str = "python -c \"from transformers import AutoModelForCausalLM as M; \
+                      M.from_pretrained('.').save_pretrained('converted')\"";
+
+/// The files of a model: names relative to its folder, and their paths.
+pub(crate) type Files = BTreeMap<String, PathBuf>;
+
+/// Rejects a folder that contains something other than a model in safetensors. Looks only at names.
+///
+/// # Errors
+/// [`ModelError::Folder`]: what the folder contains, and the command that converts it.
+pub(crate) fn check(folder: &Path) -> Result<(), ModelError> {
+    check_files(folder, &list(folder)?)
+}
+
+/// Like [`check`], for the files of a folder that messages call `shown`.
+pub(crate) fn check_files(shown: &Path, files: &Files) -> Result<(), ModelError> {
+    let names: BTreeSet<&str> = files.keys().map(|name| name.split('/').next().unwrap_or(name)).collect();
+    match (Contents { files, names }).fault() {
+        None => Ok(()),
+        Some(reason) => Err(ModelError::folder(shown, reason)),
+    }
+}
+
+/// The files in `folder` and in its direct subfolders.
+fn list(folder: &Path) -> Result<Files, ModelError> {
+    let entries = |folder: &Path| -> std::io::Result<Vec<PathBuf>> {
+        std::fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect()
+    };
+    let mut files = Files::new();
+    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    for path in entries(folder).context(folder)? {
+        if path.is_dir() {
+            // An unreadable folder is not a model.
+            let inner = entries(&path).unwrap_or_default();
+            files.extend(inner.into_iter().map(|inner| (format!("{}/{}", name(&path), name(&inner)), inner)));
+        } else {
+            files.insert(name(&path), path);
+        }
+    }
+    Ok(files)
+}
+
+struct Contents<'f> {
+    files: &'f Files,
+    /// Names of the files and folders directly in the folder.
+    names: BTreeSet<&'f str>,
+}
+
+impl<'f> Contents<'f> {
+    fn has(&self, name: &str) -> bool {
+        self.names.contains(name)
+    }
+
+    /// The first name that ends with `end`.
+    fn ending(&self, end: &str) -> Option<&'f str> {
+        self.names.iter().copied().find(|name| name.ends_with(end))
+    }
+
+    /// The file `name` as JSON; null if it cannot be read.
+    fn json(&self, name: &str) -> Value {
+        let bytes = self.files.get(name).and_then(|path| std::fs::read(path).ok()).unwrap_or_default();
+        serde_json::from_slice(&bytes).unwrap_or_default()
+    }
+
+    fn fault(&self) -> Option<String> {
+        if self.names.is_empty() {
+            return Some(format!("is an empty folder; a model has {CONFIG_FILE} and {WEIGHTS_FILE}"));
+        }
+        let single = self.has(WEIGHTS_FILE);
+        let weights = single || self.has(INDEX_FILE);
+        if let Some(reason) = self.adapter(weights) {
+            return Some(reason);
+        }
+        if single && self.has(INDEX_FILE) && !self.index_is_of_one_file() {
+            return Some(format!(
+                "has both {WEIGHTS_FILE} and {INDEX_FILE}, and readers differ in which they take; remove the one that is \
+                 left over"
+            ));
+        }
+        if weights && self.has(CONFIG_FILE) {
+            return None;
+        }
+        Some(self.checkpoint().unwrap_or_else(|| self.missing(weights)))
+    }
+
+    /// `transformers` applies an adapter found next to a model.
+    fn adapter(&self, weights: bool) -> Option<String> {
+        let file = ADAPTER_WEIGHTS.into_iter().chain([ADAPTER_CONFIG]).find(|name| self.has(name))?;
+        let config = self.json(ADAPTER_CONFIG);
+        let base = config.get("base_model_name_or_path").and_then(Value::as_str);
+        let base = base.map(|base| format!(" for `{}`", base.escape_debug())).unwrap_or_default();
+        let beside = if weights { ", which is applied to the model beside it" } else { ", not a model" };
+        Some(format!(
+            "has {file}: an adapter{base}{beside}. Merge it in its folder and take `merged`: python -c \"from peft import \
+             AutoPeftModelForCausalLM as M; M.from_pretrained('.').merge_and_unload().save_pretrained('merged')\""
+        ))
+    }
+
+    /// Whether the index lists only the single file, so that both mean the same.
+    fn index_is_of_one_file(&self) -> bool {
+        let index = self.json(INDEX_FILE);
+        let map = index.get("weight_map").and_then(Value::as_object);
+        map.is_some_and(|map| map.values().all(|file| file == WEIGHTS_FILE))
+    }
+
+    /// A checkpoint in a format that must be converted by another program.
+    fn checkpoint(&self) -> Option<String> {
+        let resave = |what: String| {
+            format!(
+                "{what}. Convert it in its folder and take `converted`: {RESAVE}. A pickle file can run code: do this only with one that you trust"
+            )
+        };
+        if self.has("model_and_optim") || self.has(".metadata") || self.ending(".distcp").is_some() {
+            return Some(
+                "is a distributed checkpoint of OLMo-core. Convert it in a checkout of OLMo-core and take the folder \
+                 after `-o`: python src/examples/huggingface/convert_checkpoint_to_hf.py -i CHECKPOINT -o CONVERTED \
+                 --dtype float32"
+                    .into(),
+            );
+        }
+        if self.has("config.yaml") {
+            if self.has("model.pt") {
+                return Some(
+                    "is an unsharded checkpoint of OLMo (config.yaml and model.pt). Convert it in a checkout of OLMo: \
+                     python scripts/convert_olmo2_to_hf.py --input_dir CHECKPOINT --output_dir CONVERTED \
+                     --tokenizer_json_path TOKENIZER.json (for OLMo 1: scripts/convert_olmo_to_hf_new.py)"
+                        .into(),
+                );
+            }
+            if self.has(WEIGHTS_FILE) || self.has("model") {
+                return Some(
+                    "is a checkpoint of OLMo (it has config.yaml), whose weights are sharded or under names of its own. \
+                     Take the repository of the same model whose name ends with `-hf` or `hf`, or unshard it first in a \
+                     checkout of OLMo: python scripts/unshard.py CHECKPOINT UNSHARDED --model-only"
+                        .into(),
+                );
+            }
+        }
+        if let Some(file) = self.ending(".gguf") {
+            return Some(format!(
+                "has {file}, a model for llama.cpp, whose weights are usually rounded; take the model in safetensors that \
+                 it was made from"
+            ));
+        }
+        if let Some(file) = self.names.iter().find(|name| name.starts_with("pytorch_model") && name.ends_with(".bin")) {
+            let what = format!("has {file}, weights as a Python pickle, and not {WEIGHTS_FILE}");
+            return Some(match self.has(CONFIG_FILE) {
+                true => resave(what),
+                false => format!("{what}, and no {CONFIG_FILE}; take the whole folder that `save_pretrained` wrote"),
+            });
+        }
+        for (file, reader) in [("tf_model.h5", "from_tf"), ("flax_model.msgpack", "from_flax")] {
+            if self.has(file) {
+                return Some(format!(
+                    "has {file} and not {WEIGHTS_FILE}. Convert it with a version 4 of transformers in its folder and take \
+                     `converted`: python -c \"from transformers import AutoModelForCausalLM as M; \
+                     M.from_pretrained('.', {reader}=True).save_pretrained('converted')\""
+                ));
+            }
+        }
+        let pickles = [".pth", ".ckpt", ".pt", ".bin"];
+        let file = pickles.into_iter().find_map(|end| self.ending(end))?;
+        Some(format!(
+            "has {file}, a file of PyTorch's, and not {WEIGHTS_FILE}; load it with the program that wrote it, put its weights \
+             into a model of transformers, and take the folder that `model.save_pretrained('converted')` writes"
+        ))
+    }
+
+    /// Why a folder without any known checkpoint is not a model.
+    fn missing(&self, weights: bool) -> String {
+        let inner = |name: &&str| {
+            let has = |file: &str| self.files.contains_key(&format!("{name}/{file}"));
+            has(CONFIG_FILE) && (has(WEIGHTS_FILE) || has(INDEX_FILE))
+        };
+        let inner: Vec<&str> = self.names.iter().copied().filter(inner).collect();
+        let place = match &inner[..] {
+            [] => String::new(),
+            [one] => format!("; the folder `{one}` in it is a model: name that one"),
+            [first, ..] => format!("; {} folders in it are models, `{first}` first: name one", inner.len()),
+        };
+        let what = match (weights, self.has(CONFIG_FILE)) {
+            (true, _) => {
+                format!("has weights but no {CONFIG_FILE}; take the whole folder that `save_pretrained` wrote")
+            }
+            (false, true) => {
+                let shards = self.names.iter().filter(|name| name.ends_with(".safetensors")).count();
+                match shards {
+                    0 => format!(
+                        "has {CONFIG_FILE} but no weights ({WEIGHTS_FILE}). If the model's repository has them as a pickle \
+                         alone (pytorch_model.bin), which is never downloaded, convert it: python -c \"from transformers \
+                         import AutoModelForCausalLM as M; M.from_pretrained('OWNER/NAME').save_pretrained('converted')\""
+                    ),
+                    _ => format!(
+                        "has {shards} safetensors files, but neither {WEIGHTS_FILE} nor {INDEX_FILE}, which says which of \
+                         them are the model; take the whole folder that `save_pretrained` wrote"
+                    ),
+                }
+            }
+            (false, false) => format!("is no model: it has neither {CONFIG_FILE} nor {WEIGHTS_FILE}"),
+        };
+        what + &place
+    }
+}

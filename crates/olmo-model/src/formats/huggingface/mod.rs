@@ -1,0 +1,10 @@
+//! The Hugging Face format: a folder that `transformers` loads.
+
+mod architecture;
+mod config;
+mod extra;
+mod model_folder;
+
+pub(crate) use architecture::MODEL_TYPE;
+pub(crate) use model_folder::{explain_head, parts, understand};
+pub use model_folder::{load_huggingface, save_huggingface};

@@ -1,0 +1,189 @@
+//! Reads and writes a folder that `transformers` loads as `OlmoForCausalLM`,
+//! `Olmo2ForCausalLM` or `Olmo3ForCausalLM`.
+
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use super::architecture::{Architecture, FULL, SLIDING, VOCABULARY, layer_types};
+use super::{config, extra};
+use crate::config::ModelConfig;
+use crate::error::ModelError;
+use crate::formats::json::{read_config, read_object, write_json};
+use crate::formats::names::CONFIG_FILE;
+use crate::formats::parts::{Part, check_fit, read};
+use crate::formats::tensors::{self, Outgoing};
+use crate::layout;
+use crate::parameters::Parameters;
+use crate::weight_type::WeightType;
+
+/// Read by `transformers` for generation; its `eos_token_id` may be a list.
+const GENERATION_FILE: &str = "generation_config.json";
+
+/// Every Hugging Face tensor and the part of our tensors that it is: fused projections are split,
+/// nothing is permuted.
+pub(crate) fn parts(config: &ModelConfig) -> Vec<Part> {
+    let specs = layout::layout(config);
+    let (d, kv, mlp) = (config.d_model, config.kv_heads() * config.head_width(), config.mlp_width());
+    let mut parts = Vec::new();
+    let mut add = |name: String, own: String, rows: Option<std::ops::Range<usize>>| {
+        // A norm that this config lacks has no tensor.
+        let Ok(index) = specs.binary_search_by(|spec| spec.name.cmp(&own)) else { return };
+        let (range, shape) = (specs[index].range.clone(), &specs[index].shape);
+        let (range, shape) = match rows {
+            None => (range, shape.clone()),
+            Some(rows) => {
+                let width = shape[1];
+                (range.start + rows.start * width..range.start + rows.end * width, vec![rows.len(), width])
+            }
+        };
+        parts.push(Part { name, shape, range });
+    };
+    add(extra::EMBEDDING.into(), layout::wte(), None);
+    add(extra::HEAD.into(), layout::head(), None);
+    add("model.norm.weight".into(), layout::final_norm(), None);
+    for layer in 0..config.n_layers {
+        let table = [
+            ("self_attn.q_proj", "att_proj", Some(0..d)),
+            ("self_attn.k_proj", "att_proj", Some(d..d + kv)),
+            ("self_attn.v_proj", "att_proj", Some(d + kv..d + 2 * kv)),
+            ("self_attn.o_proj", "attn_out", None),
+            ("self_attn.q_norm", "q_norm", None),
+            ("self_attn.k_norm", "k_norm", None),
+            ("mlp.up_proj", "ff_proj", Some(0..mlp)),
+            ("mlp.gate_proj", "ff_proj", Some(mlp..2 * mlp)),
+            ("mlp.down_proj", "ff_out", None),
+            ("post_attention_layernorm", "attn_norm", None),
+            ("post_feedforward_layernorm", "ff_norm", None),
+        ];
+        for (name, own, rows) in table {
+            add(format!("model.layers.{layer}.{name}.weight"), layout::block(layer, own), rows);
+        }
+    }
+    parts
+}
+
+/// Reads a Hugging Face model folder.
+///
+/// # Errors
+/// See [`crate::load`].
+pub fn load_huggingface(folder: &Path) -> Result<(ModelConfig, Parameters), ModelError> {
+    let mut config = understand(&folder.join(CONFIG_FILE), &read_config(folder)?)?;
+    add_stop_ids(folder, &mut config)?;
+    let parameters =
+        read(folder, &config, &parts(&config), &|name, all| extra::judge(name, all, &config)).map_err(explain_head)?;
+    Ok((config, parameters))
+}
+
+/// The config described by the fields of the file `path`.
+///
+/// # Errors
+/// Every key that is missing, invalid or unknown.
+pub(crate) fn understand(path: &Path, fields: &Map<String, Value>) -> Result<ModelConfig, ModelError> {
+    let config =
+        config::understand(fields).map_err(|problems| ModelError::NotUnderstood { path: path.to_owned(), problems })?;
+    config.validate()?;
+    Ok(config)
+}
+
+/// Explains what a missing head may mean.
+pub(crate) fn explain_head(mut error: ModelError) -> ModelError {
+    if let ModelError::Tensors { problems, .. } = &mut error {
+        let missing = format!("`{}` is missing", extra::HEAD);
+        for problem in problems.iter_mut().filter(|problem| **problem == missing) {
+            problem.push_str(" (if the embedding is the head, config.json needs `tie_word_embeddings: true`)");
+        }
+    }
+    error
+}
+
+/// Adds the eos ids of `generation_config.json`, which may list more than `config.json` (OLMo 3,
+/// Llama 3).
+fn add_stop_ids(folder: &Path, config: &mut ModelConfig) -> Result<(), ModelError> {
+    let path = folder.join(GENERATION_FILE);
+    if !path.exists() {
+        return Ok(());
+    }
+    let ids = config::read_token_ids(&read_object(&path)?, "eos_token_id")
+        .map_err(|reason| ModelError::folder(&path, reason))?;
+    for id in ids {
+        if !config.eos_token_ids.contains(&id) {
+            config.eos_token_ids.push(id);
+        }
+    }
+    Ok(())
+}
+
+/// Writes `config.json`, `generation_config.json` and `model.safetensors` for `transformers` to
+/// `folder`, which is created if absent, with weights of type `dtype`. Equal models give equal
+/// bytes.
+///
+/// # Errors
+/// [`ModelError::NotExportable`] if no architecture can express the config; otherwise see
+/// [`crate::save_native`].
+pub fn save_huggingface(
+    folder: &Path,
+    config: &ModelConfig,
+    parameters: &Parameters,
+    dtype: WeightType,
+) -> Result<(), ModelError> {
+    check_fit(config, parameters)?;
+    let architecture = Architecture::of(config)?;
+    write_json(folder, CONFIG_FILE, describe(config, architecture, dtype))?;
+    let eos = match &config.eos_token_ids[..] {
+        [] => Value::Null,
+        [id] => json!(id),
+        several => json!(several),
+    };
+    let generation = json!({"_from_model_config": true, "eos_token_id": eos, "pad_token_id": config.pad_token_id});
+    write_json(folder, GENERATION_FILE, generation)?;
+    let outgoing: Vec<Outgoing<'_>> = parts(config)
+        .into_iter()
+        .map(|part| Outgoing { name: part.name, shape: part.shape, values: &parameters.flat()[part.range] })
+        .collect();
+    tensors::write(folder, &outgoing, dtype)
+}
+
+fn describe(config: &ModelConfig, architecture: Architecture, dtype: WeightType) -> Value {
+    let mut fields = json!({
+        "architectures": [architecture.class()],
+        "model_type": architecture.model_type(),
+        "attention_bias": false,
+        "attention_dropout": 0.0,
+        "bos_token_id": null,
+        // Every reader accepts a number here; the list is in `generation_config.json`, as in the
+        // releases of OLMo 3.
+        "eos_token_id": config.eos_token_id(),
+        "pad_token_id": config.pad_token_id,
+        "hidden_act": "silu",
+        "hidden_size": config.d_model,
+        "initializer_range": config.init_std,
+        "intermediate_size": config.mlp_width(),
+        "max_position_embeddings": config.max_sequence_length,
+        "num_attention_heads": config.n_heads,
+        "num_hidden_layers": config.n_layers,
+        "num_key_value_heads": config.kv_heads(),
+        "rope_scaling": null,
+        "rope_theta": config.rope_theta,
+        "tie_word_embeddings": config.weight_tying,
+        "torch_dtype": dtype.as_str(),
+        "use_cache": true,
+        "vocab_size": config.embedding_rows(),
+    });
+    match architecture {
+        Architecture::Olmo1 => fields["clip_qkv"] = json!(config.clip_qkv),
+        Architecture::Olmo2 | Architecture::Olmo3 => fields["rms_norm_eps"] = json!(config.layer_norm_eps),
+    }
+    if architecture == Architecture::Olmo3 {
+        fields["sliding_window"] = json!(config.sliding_window);
+        fields["layer_types"] = json!(layer_types(config.n_layers, config.full_attention_every));
+        // `transformers` 5 reads the rotary base per kind of block here, and assumes 500000 for a
+        // missing entry.
+        let rope = json!({"rope_type": "default", "rope_theta": config.rope_theta});
+        fields["rope_parameters"] = json!({FULL: rope, SLIDING: rope});
+    }
+    if config.embedding_rows() != config.vocab_size {
+        fields[VOCABULARY] = json!(config.vocab_size);
+    }
+    fields
+}

@@ -1,0 +1,83 @@
+//! The native model format: a folder with `config.json` and `model.safetensors` under OLMo's names.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use super::json::{read_config, write_json};
+use super::names::CONFIG_FILE;
+use super::parts::{Part, check_fit, no_extras, read};
+use super::tensors::{self, Outgoing};
+use crate::config::ModelConfig;
+use crate::error::ModelError;
+use crate::layout::{TensorSpec, layout};
+use crate::parameters::Parameters;
+use crate::weight_type::WeightType;
+
+/// Version of the native format, stored as `format` in its config.
+const FORMAT: u64 = 1;
+
+/// Reads a native model folder.
+///
+/// # Errors
+/// See [`crate::load`].
+pub fn load_native(folder: &Path) -> Result<(ModelConfig, Parameters), ModelError> {
+    let config = understand(&folder.join(CONFIG_FILE), read_config(folder)?)?;
+    let parameters = read(folder, &config, &parts(&config), &no_extras)?;
+    Ok((config, parameters))
+}
+
+/// The config described by the fields of the file `path`.
+///
+/// # Errors
+/// The format is unknown, or the config is invalid.
+pub(crate) fn understand(path: &Path, mut fields: Map<String, Value>) -> Result<ModelConfig, ModelError> {
+    match fields.remove("format").as_ref().map(Value::as_u64) {
+        Some(Some(FORMAT)) => {}
+        None => {
+            return Err(ModelError::folder(
+                path,
+                "is no model config: it has neither `format` (ours) nor `model_type` (Hugging Face)",
+            ));
+        }
+        Some(_) => {
+            return Err(ModelError::folder(
+                path,
+                format!("has another `format` than {FORMAT}, the one this program reads"),
+            ));
+        }
+    }
+    let config: ModelConfig =
+        serde_json::from_value(Value::Object(fields)).map_err(|error| ModelError::folder(path, error.to_string()))?;
+    config.validate()?;
+    Ok(config)
+}
+
+/// The tensors of a native model.
+pub(crate) fn parts(config: &ModelConfig) -> Vec<Part> {
+    let part = |spec: TensorSpec| Part { name: spec.name, shape: spec.shape, range: spec.range };
+    layout(config).into_iter().map(part).collect()
+}
+
+/// Writes a native model to `folder`, which is created if absent. Equal models give equal bytes.
+///
+/// # Errors
+/// The parameters belong to another config, or the folder cannot be written.
+pub fn save_native(folder: &Path, config: &ModelConfig, parameters: &Parameters) -> Result<(), ModelError> {
+    check_fit(config, parameters)?;
+    let mut fields = Map::from_iter([("format".to_owned(), Value::from(FORMAT))]);
+    if let Ok(Value::Object(own)) = serde_json::to_value(config) {
+        fields.extend(own);
+    }
+    write_json(folder, CONFIG_FILE, Value::Object(fields))?;
+    let outgoing: Vec<Outgoing<'_>> = parameters
+        .tensors()
+        .iter()
+        .map(|spec| Outgoing {
+            name: spec.name.clone(),
+            shape: spec.shape.clone(),
+            values: &parameters.flat()[spec.range.clone()],
+        })
+        .collect();
+    tensors::write(folder, &outgoing, WeightType::Float32)
+}

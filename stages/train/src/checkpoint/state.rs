@@ -1,0 +1,332 @@
+//! Complete training states on disk: written atomically, sealed, and found again.
+//!
+//! A checkpoint folder holds `model/` (a native model with its chat format),
+//! `optim/optim.safetensors` (`exp_avg.NAME`, `exp_avg_sq.NAME`), `metrics.jsonl` (the lines up to
+//! its step) and, written last, `trainer.json`. Checkpoints are items `stepN` of the list port
+//! `checkpoints`. If a run is asked to stop between two of them, its state is `stepN` in the
+//! stage's state folder. A kill leaves at most a folder with another name (`.stepN.tmp`), which is
+//! never read.
+
+use std::borrow::Cow;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use memmap2::Mmap;
+use olmo_base::failpoint;
+use olmo_base::seal::{self, Seal};
+use olmo_data::ChatRecord;
+use olmo_model::{ModelConfig, Parameters};
+use olmo_stage::{Context, StageError};
+use safetensors::tensor::{Dtype, SafeTensors, View};
+use serde::{Deserialize, Serialize};
+
+use crate::failure::model_failure;
+use crate::metrics::{LINES, Metrics};
+
+/// The list port for checkpoints.
+pub(crate) const PORT: &str = "checkpoints";
+const MODEL: &str = "model";
+const OPTIM: &str = "optim";
+const OPTIM_FILE: &str = "optim.safetensors";
+const TRAINER: &str = "trainer.json";
+pub(crate) const FORMAT: u32 = 1;
+
+/// `trainer.json`: the position of a run. It contains nothing specific to one run, so that equal
+/// checkpoints have equal bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Trainer {
+    pub format: u32,
+    /// Number of completed steps.
+    pub step: u64,
+    /// Number of tokens seen, padding included.
+    pub tokens: u64,
+    /// Epoch of the next step, from 0.
+    pub epoch: u64,
+    /// Number of rows of that epoch already trained.
+    pub epoch_position: u64,
+    /// Number of optimizer updates: steps without a label make none.
+    pub optimizer_steps: u64,
+    pub seed: u64,
+    pub global_train_batch_size: u64,
+    pub instances: u64,
+    pub sequence_length: u64,
+    /// Tensor backend of the run.
+    pub backend: String,
+    /// Rows per micro-batch, which determine the order of additions.
+    pub device_train_microbatch_size: u64,
+    /// Version of stage `train`.
+    pub stage_version: u32,
+}
+
+/// Everything that changes from step to step. A clone shares the large arrays until they change, so
+/// it costs a copy only if the next update comes before the clone is dropped.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct State {
+    pub parameters: Parameters,
+    /// Running average of the gradients, laid out like the parameters.
+    pub exp_avg: Arc<Vec<f32>>,
+    /// Running average of their squares.
+    pub exp_avg_sq: Arc<Vec<f32>>,
+    /// Number of completed steps.
+    pub step: u64,
+    pub optimizer_steps: u64,
+    pub metrics: Metrics,
+}
+
+impl State {
+    /// The state before the first step.
+    pub(crate) fn new(parameters: Parameters) -> Self {
+        let zeros = || Arc::new(vec![0.0; parameters.len()]);
+        Self {
+            exp_avg: zeros(),
+            exp_avg_sq: zeros(),
+            parameters,
+            step: 0,
+            optimizer_steps: 0,
+            metrics: Metrics::default(),
+        }
+    }
+}
+
+/// The label of the checkpoint after `step` steps.
+pub(crate) fn label(step: u64) -> String {
+    format!("step{step}")
+}
+
+pub(crate) fn step_of(label: &str) -> Option<u64> {
+    let number = label.strip_prefix("step")?.parse().ok()?;
+    (self::label(number) == label).then_some(number)
+}
+
+/// Writes a checkpoint next to the folder `to`, durably, renames it to `to` (which must not exist)
+/// and seals it.
+pub(crate) fn save(
+    to: &Path,
+    config: &ModelConfig,
+    chat: Option<&ChatRecord>,
+    state: &State,
+    trainer: &Trainer,
+) -> Result<(), StageError> {
+    let (parent, name) =
+        to.parent().zip(to.file_name()).ok_or_else(|| StageError::io(to, io::ErrorKind::InvalidInput.into()))?;
+    let temporary = parent.join(format!(".{}.tmp", name.to_string_lossy()));
+    let failed = |e| StageError::io(&temporary, e);
+    if temporary.exists() {
+        fs::remove_dir_all(&temporary).map_err(failed)?;
+    }
+    fs::create_dir_all(temporary.join(OPTIM)).map_err(failed)?;
+    olmo_model::save_native(&temporary.join(MODEL), config, &state.parameters).map_err(model_failure)?;
+    if let Some(chat) = chat {
+        chat.write(&temporary.join(MODEL))?;
+    }
+    failpoint("train.saving");
+    save_moments(&temporary.join(OPTIM).join(OPTIM_FILE), state)?;
+    fs::write(temporary.join(LINES), state.metrics.text()).map_err(failed)?;
+    olmo_stage::worker::write_json(&temporary.join(TRAINER), trainer)?;
+    sync_tree(&temporary).map_err(failed)?;
+    fs::rename(&temporary, to).map_err(|e| StageError::io(to, e))?;
+    File::open(parent).and_then(|folder| folder.sync_all()).map_err(|e| StageError::io(parent, e))?;
+    Seal::write(to).map(drop).map_err(|e| StageError::io(to, e))
+}
+
+/// Syncs all files and folders under `dir` to disk.
+fn sync_tree(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync_tree(&entry.path())?;
+        } else {
+            File::open(entry.path())?.sync_all()?;
+        }
+    }
+    File::open(dir)?.sync_all()
+}
+
+/// A part of a flat array as a tensor, converted to bytes only while it is written.
+struct Part<'a> {
+    shape: &'a [usize],
+    values: &'a [f32],
+}
+
+impl View for Part<'_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+    fn shape(&self) -> &[usize] {
+        self.shape
+    }
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Owned(self.values.iter().flat_map(|value| value.to_le_bytes()).collect())
+    }
+    fn data_len(&self) -> usize {
+        size_of_val(self.values)
+    }
+}
+
+fn save_moments(path: &Path, state: &State) -> Result<(), StageError> {
+    let moments = [("exp_avg", &state.exp_avg), ("exp_avg_sq", &state.exp_avg_sq)];
+    let tensors = moments.into_iter().flat_map(|(kind, flat)| {
+        state.parameters.tensors().iter().map(move |tensor| {
+            (format!("{kind}.{}", tensor.name), Part { shape: &tensor.shape, values: &flat[tensor.range.clone()] })
+        })
+    });
+    safetensors::serialize_to_file(tensors, None, path)
+        .map_err(|e| StageError::fail("train::save", format!("{}: {e}", path.display())))
+}
+
+/// Both moments, laid out like `parameters`.
+fn load_moments(path: &Path, parameters: &Parameters) -> Result<(Vec<f32>, Vec<f32>), String> {
+    let file = File::open(path).map_err(|e| e.to_string())?;
+    // SAFETY: the file belongs to a checkpoint, which is never written to after its final rename.
+    let bytes = unsafe { Mmap::map(&file) }.map_err(|e| e.to_string())?;
+    let tensors = SafeTensors::deserialize(&bytes).map_err(|e| e.to_string())?;
+    let expected = 2 * parameters.tensors().len();
+    if tensors.len() != expected {
+        return Err(format!("has {} tensors, expected {expected}", tensors.len()));
+    }
+    let read = |kind: &str| {
+        let mut flat = vec![0.0; parameters.len()];
+        for tensor in parameters.tensors() {
+            let name = format!("{kind}.{}", tensor.name);
+            let view = tensors.tensor(&name).map_err(|e| e.to_string())?;
+            if view.dtype() != Dtype::F32 || view.shape() != tensor.shape {
+                return Err(format!(
+                    "`{name}` has {:?} {:?}, expected F32 {:?}",
+                    view.dtype(),
+                    view.shape(),
+                    tensor.shape
+                ));
+            }
+            let values = view.data().as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
+            flat[tensor.range.clone()].iter_mut().zip(values).for_each(|(to, value)| *to = value);
+        }
+        Ok(flat)
+    };
+    Ok((read("exp_avg")?, read("exp_avg_sq")?))
+}
+
+/// Reads the checkpoint in folder `dir`.
+///
+/// # Errors
+/// The reason why it cannot be used: it is damaged, or its model or data differ from `config` and
+/// `expected` (whose step is ignored).
+fn load(dir: &Path, config: &ModelConfig, expected: &Trainer) -> Result<(State, Trainer), String> {
+    let text = fs::read(dir.join(TRAINER)).map_err(|e| format!("{TRAINER}: {e}"))?;
+    let trainer: Trainer = serde_json::from_slice(&text).map_err(|e| format!("{TRAINER}: {e}"))?;
+    if trainer.format != FORMAT {
+        return Err(format!("{TRAINER}: format {}, but this build reads {FORMAT}", trainer.format));
+    }
+    // `identity` omits everything that changes from step to step, and the backend, which may
+    // change.
+    let identity =
+        |t: &Trainer| [t.seed, t.global_train_batch_size, t.instances, t.sequence_length, t.stage_version.into()];
+    if identity(&trainer) != identity(expected) {
+        return Err(format!("{TRAINER}: belongs to another run: {trainer:?}"));
+    }
+    let (saved, parameters) = olmo_model::load_native(&dir.join(MODEL)).map_err(|e| e.to_string())?;
+    if saved != *config {
+        let changed =
+            |(own, other): (&str, &str)| (own != other).then(|| format!("{} here, {}", other.trim(), own.trim()));
+        let [own, other] = [&saved, config].map(|config| serde_json::to_string_pretty(config).unwrap_or_default());
+        let differences: Vec<String> = own.lines().zip(other.lines()).filter_map(changed).take(3).collect();
+        return Err(format!("belongs to a model with another config: {} there", differences.join("; ")));
+    }
+    let (exp_avg, exp_avg_sq) =
+        load_moments(&dir.join(OPTIM).join(OPTIM_FILE), &parameters).map_err(|e| format!("{OPTIM_FILE}: {e}"))?;
+    let lines = fs::read_to_string(dir.join(LINES)).map_err(|e| format!("{LINES}: {e}"))?;
+    let metrics = Metrics::from_text(lines).map_err(|e| format!("{LINES}: {e}"))?;
+    if metrics.steps() != trainer.step {
+        return Err(format!("{LINES}: has {} steps, but {TRAINER} has {}", metrics.steps(), trainer.step));
+    }
+    let (step, optimizer_steps) = (trainer.step, trainer.optimizer_steps);
+    let (exp_avg, exp_avg_sq) = (Arc::new(exp_avg), Arc::new(exp_avg_sq));
+    Ok((State { parameters, exp_avg, exp_avg_sq, step, optimizer_steps, metrics }, trainer))
+}
+
+/// The latest usable state of earlier attempts, and its `trainer.json`. Warns about every unusable
+/// state.
+///
+/// A state after `first_missing` (the first step whose checkpoint is due but missing from the list)
+/// is not usable: training that resumed from it would never write that checkpoint.
+pub(crate) fn latest(
+    context: &mut Context,
+    config: &ModelConfig,
+    expected: &Trainer,
+    first_missing: u64,
+) -> Result<Option<(State, Trainer)>, StageError> {
+    let items = context.request.items.get(PORT).cloned().unwrap_or_default();
+    let items = items.into_iter().filter_map(|item| Some((step_of(item.label.as_deref()?)?, item.path, false)));
+    let saved = interrupted(&context.state_dir()?)?.into_iter().map(|(step, path)| (step, path, true));
+    let mut candidates: Vec<(u64, PathBuf, bool)> = items.chain(saved).collect();
+    // Stable sort: of two states at the same step, the list item comes first.
+    candidates.sort_by_key(|(step, ..)| std::cmp::Reverse(*step));
+    for (step, path, is_private) in candidates {
+        let usable = if step > first_missing {
+            Err(format!("the checkpoint after step {first_missing} is missing"))
+        } else if is_private && let Err(why) = Seal::check(&path) {
+            Err(why.to_string())
+        } else {
+            load(&path, config, expected)
+        };
+        match usable {
+            Ok(found) if found.0.step == step => return Ok(Some(found)),
+            Ok(found) => context
+                .warning(format!("the state after step {step} contains step {}; an older one is used", found.0.step)),
+            Err(reason) => {
+                context.warning(format!("the state after step {step} cannot be used ({reason}); an older one is used"));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// The states in the stage's state folder.
+fn interrupted(state_dir: &Path) -> Result<Vec<(u64, PathBuf)>, StageError> {
+    let entries = fs::read_dir(state_dir).map_err(|e| StageError::io(state_dir, e))?;
+    let names = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
+    Ok(names.filter_map(|path| Some((step_of(path.file_name()?.to_str()?)?, path))).collect())
+}
+
+/// Saves the state of a run that was asked to stop, then removes older ones.
+pub(crate) fn save_interrupted(
+    context: &Context,
+    config: &ModelConfig,
+    chat: Option<&ChatRecord>,
+    state: &State,
+    trainer: &Trainer,
+) -> Result<(), StageError> {
+    let state_dir = context.state_dir()?;
+    let to = state_dir.join(label(state.step));
+    seal::remove(&to).map_err(|e| StageError::io(&to, e))?;
+    save(&to, config, chat, state, trainer)?;
+    for (step, path) in interrupted(&state_dir)? {
+        if step < state.step {
+            seal::remove(&path).map_err(|e| StageError::io(&path, e))?;
+        }
+    }
+    Ok(())
+}
+
+/// The folder for the item after `step` steps; it does not exist yet.
+pub(crate) fn item_folder(context: &Context, step: u64) -> Result<PathBuf, StageError> {
+    let label = label(step);
+    // `item_dir` empties the folder it returns, so request it under a temporary name.
+    let temporary = context.item_dir(PORT, &format!(".{label}.tmp"))?;
+    Ok(temporary.with_file_name(&label))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_is_read_back_only_as_it_is_written() {
+        assert_eq!(step_of(&label(40)), Some(40));
+        for text in ["step", "step040", "step-1", "40", ".step40.tmp", "step4 0", "step99999999999999999999"] {
+            assert_eq!(step_of(text), None, "{text}");
+        }
+    }
+}

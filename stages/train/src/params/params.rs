@@ -1,0 +1,574 @@
+//! Params of stage `train`. They use OLMo's names; [`Params::check`] covers what types cannot
+//! express.
+
+use olmo_model::{ActivationCheckpointing, InitFnType, LayerNormType, ModelConfig};
+use olmo_stage::StageError;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::duration::Interval;
+use super::schedule::{Schedule, SchedulerName};
+
+/// Trains a language model with AdamW. Names and meanings follow OLMo where it has them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Params {
+    /// Seed for new weights and, together with the epoch, for the order of the data.
+    #[serde(default = "default::seed")]
+    pub seed: u64,
+    /// Architecture of a new model. Leave it out if the stage starts from existing weights
+    /// (`init`).
+    #[serde(default)]
+    #[schemars(with = "ModelParams", extend("type" = ["object", "null"]))]
+    pub model: Option<ModelParams>,
+    /// Exact training length, in steps (`300steps`), epochs (`2ep`) or tokens (`1000000T`).
+    #[schemars(regex(pattern = r"^[1-9][0-9]*(steps|ep|T)$"))]
+    pub max_duration: String,
+    /// Batch size of an optimizer step in rows (OLMo's name). Set either this or
+    /// `global_batch_size`.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    pub global_train_batch_size: Option<usize>,
+    /// Batch size of an optimizer step in tokens, padding included (OLMo-core's name). It is
+    /// rounded down to whole rows: at least one row, and at most an eighth of the data, so that a
+    /// small dataset still gives eight steps per epoch.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    pub global_batch_size: Option<u64>,
+    /// Rows per forward and backward pass. More rows need more memory; null: as many as fit in
+    /// memory. The result is the same up to rounding.
+    #[serde(default = "default::microbatch")]
+    #[schemars(range(min = 1), extend("x-key" = false))]
+    pub device_train_microbatch_size: Option<usize>,
+    /// Device to train on: `cpu`, `cuda`, `cuda:N` (the N-th of the stage's own GPUs), or `auto` (a
+    /// GPU if `resources` requests one).
+    #[serde(default = "default::auto")]
+    #[schemars(regex(pattern = r"^(auto|cpu|cuda(:[0-9]+)?)$"), extend("x-key" = false))]
+    pub device: String,
+    /// Compute backend: `flex` (pure Rust, CPU), `libtorch` (CPU or CUDA; needs
+    /// `scripts/libtorch cpu --build`), or `auto` (flex on a CPU, libtorch on a GPU). The cache key
+    /// records the resolved value.
+    #[serde(default)]
+    #[schemars(with = "String", extend("enum" = ["auto", "flex", "libtorch"], "default" = "auto", "x-key" = false))]
+    pub backend: BackendName,
+    /// Data type of activations (OLMo's names): `fp32`, `amp_bf16` (GPU only; weights, gradients and
+    /// moments stay f32), or `auto` (`amp_bf16` on a GPU, otherwise `fp32`). The cache key records
+    /// the resolved value.
+    #[serde(default)]
+    #[schemars(with = "String", extend("enum" = ["auto", "fp32", "amp_bf16"], "default" = "auto", "x-key" = false))]
+    pub precision: Precision,
+    /// Which blocks recompute their activations in the backward pass instead of keeping them
+    /// (OLMo's names). Saves memory and costs time (`whole_layer`: about a third); the result is
+    /// bit-identical.
+    #[serde(default)]
+    #[schemars(with = "String", extend("enum" = ["none", "fine_grained", "whole_layer", "one_in_two", "one_in_three", "one_in_four",
+        "one_in_eight", "two_in_three", "three_in_four"], "default" = "none", "x-key" = false))]
+    pub activation_checkpointing: ActivationCheckpointing,
+    /// Restricts attention to each token's own document in rows that hold several documents. If
+    /// false, a token attends to every earlier token in its row.
+    #[serde(default)]
+    pub document_mask: bool,
+    /// Settings of AdamW.
+    pub optimizer: OptimizerParams,
+    /// Learning-rate schedule.
+    #[serde(default)]
+    pub scheduler: SchedulerParams,
+    /// Gradients with a larger norm are scaled down to this norm; null: no clipping.
+    #[serde(default = "default::max_grad_norm")]
+    pub max_grad_norm: Option<f64>,
+    /// Divisor of a step's loss: `labels`, the number of labelled tokens in the global batch;
+    /// `olmo`, the number of all its tokens (as in OLMo, which weakens steps with few labels).
+    #[serde(default)]
+    pub loss_norm: LossNorm,
+    /// Weight of the z-loss, the squared log of the softmax denominator (OLMo's
+    /// `auxiliary_loss_multiplier`); 0 turns it off.
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    pub z_loss: f64,
+    /// How often to save a checkpoint: every N steps, or an interval such as `1ep` or `500000T`.
+    /// One is always saved after the last step; null: only that one.
+    #[serde(default = "default::save_interval")]
+    pub save_interval: Option<Interval>,
+    /// How often to measure the loss on `eval_data`: every N steps, or an interval such as `1ep` or
+    /// `500000T`. It is always measured after the last step; null: only then.
+    #[serde(default = "default::eval_interval")]
+    pub eval_interval: Option<Interval>,
+    /// Also measures the loss on `eval_data` before the first step, as step 0.
+    #[serde(default)]
+    pub eval_on_startup: bool,
+    /// Prints metrics every N steps. The metrics files contain every step regardless.
+    #[serde(default = "default::console_log_interval")]
+    #[schemars(range(min = 1), extend("x-key" = false))]
+    pub console_log_interval: u64,
+}
+
+/// Architecture of a new model, as in the `model` section of an OLMo config. The vocabulary size
+/// comes from the data.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ModelParams {
+    /// Width of the residual stream.
+    #[schemars(range(min = 1))]
+    pub d_model: usize,
+    /// Number of attention heads; `d_model / n_heads` must be an even integer.
+    #[schemars(range(min = 1))]
+    pub n_heads: usize,
+    /// Number of key and value heads; null: same as `n_heads`.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    pub n_kv_heads: Option<usize>,
+    /// Number of transformer blocks.
+    #[schemars(range(min = 1))]
+    pub n_layers: usize,
+    /// Width of the fused up and gate projection: twice the MLP's inner width.
+    #[schemars(range(min = 2))]
+    pub mlp_hidden_size: usize,
+    /// Clamps queries, keys and values to the range from minus to plus this value; null: no
+    /// clamping.
+    #[serde(default)]
+    pub clip_qkv: Option<f64>,
+    /// Type of all norms: `rms` (OLMo 2) or `default`, a LayerNorm (OLMo 1).
+    #[serde(default = "default::layer_norm_type")]
+    #[schemars(with = "String", extend("enum" = ["default", "rms"]))]
+    pub layer_norm_type: LayerNormType,
+    /// Whether the norms in blocks and the final norm have a weight.
+    #[serde(default = "default::yes")]
+    pub layer_norm_with_affine: bool,
+    /// Epsilon added to the variance in every norm.
+    #[serde(default = "default::layer_norm_eps")]
+    pub layer_norm_eps: f64,
+    /// Normalises queries and keys over their full width, before the split into heads (QK-norm).
+    #[serde(default = "default::yes")]
+    pub attention_layer_norm: bool,
+    /// Normalises the outputs of attention and MLP (OLMo 2) instead of their inputs (OLMo 1).
+    #[serde(default = "default::yes")]
+    pub norm_after: bool,
+    /// Sliding-window size in tokens, including the token itself (OLMo 3); null: full attention in
+    /// every block.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    pub sliding_window: Option<usize>,
+    /// With `sliding_window`, every N-th block uses full attention (OLMo 3: 4); null: no block
+    /// does.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    pub full_attention_every: Option<usize>,
+    /// Base of the rotary position embeddings.
+    #[serde(default = "default::rope_theta")]
+    pub rope_theta: f64,
+    /// Maximum sequence length in tokens; null: the row length of the data.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    pub max_sequence_length: Option<usize>,
+    /// Number of embedding rows, at least the vocabulary size; null: exactly the vocabulary size.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    pub embedding_size: Option<usize>,
+    /// Shares the weights of the embedding and the output head.
+    #[serde(default)]
+    pub weight_tying: bool,
+    /// Initialisation of new weights: `normal` (`init_std` everywhere) or `mitchell` (OLMo 1;
+    /// smaller with depth).
+    #[serde(default = "default::init_fn")]
+    #[schemars(with = "String", extend("enum" = ["normal", "mitchell"]))]
+    pub init_fn: InitFnType,
+    /// Standard deviation of new weights.
+    #[serde(default = "default::init_std")]
+    pub init_std: f64,
+    /// Truncates the distribution of new weights at this many standard deviations; null: no
+    /// truncation (`normal`) or 3 (`mitchell`).
+    #[serde(default)]
+    pub init_cutoff_factor: Option<f64>,
+}
+
+/// Settings of AdamW.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OptimizerParams {
+    /// Peak learning rate, reached at the end of the warm-up.
+    #[schemars(extend("exclusiveMinimum" = 0))]
+    pub learning_rate: f64,
+    /// Decoupled weight decay, always applied to projection matrices.
+    #[serde(default = "default::weight_decay")]
+    #[schemars(range(min = 0))]
+    pub weight_decay: f64,
+    /// Decay rates of the running averages of the gradients and of their squares.
+    #[serde(default = "default::betas")]
+    pub betas: [f64; 2],
+    /// Added to the denominator for numerical stability.
+    #[serde(default = "default::eps")]
+    #[schemars(extend("exclusiveMinimum" = 0))]
+    pub eps: f64,
+    /// Applies weight decay to norms too.
+    #[serde(default)]
+    pub decay_norm_and_bias: bool,
+    /// Applies weight decay to the embedding too.
+    #[serde(default)]
+    pub decay_embeddings: bool,
+}
+
+/// Minimum number of steps per epoch if the batch size is given in tokens.
+pub(crate) const STEPS_PER_EPOCH: u64 = 8;
+
+/// Default number of warm-up steps.
+const DEFAULT_WARMUP: u64 = 100;
+
+/// Learning-rate schedule.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SchedulerParams {
+    /// Shape after the warm-up: a cosine or linear decay to `alpha_f`, or constant.
+    pub name: SchedulerName,
+    /// Number of warm-up steps.
+    pub t_warmup: u64,
+    /// Warm-up as a fraction of all steps, in place of `t_warmup`.
+    #[schemars(range(min = 0, max = 1))]
+    pub warmup_fraction: Option<f64>,
+    /// Final learning rate as a fraction of the peak.
+    #[schemars(range(min = 0, max = 1))]
+    pub alpha_f: f64,
+    /// Learning rate at the start of the warm-up; null: a tenth of the peak.
+    pub warmup_min_lr: Option<f64>,
+}
+
+impl Default for SchedulerParams {
+    fn default() -> Self {
+        Self {
+            name: SchedulerName::CosineWithWarmup,
+            t_warmup: DEFAULT_WARMUP,
+            warmup_fraction: None,
+            alpha_f: 0.1,
+            warmup_min_lr: None,
+        }
+    }
+}
+
+/// Data type of activations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    #[default]
+    Auto,
+    Fp32,
+    AmpBf16,
+}
+
+/// Compute backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BackendName {
+    #[default]
+    Auto,
+    Flex,
+    #[serde(rename = "libtorch")]
+    LibTorch,
+}
+
+/// Divisor of a step's loss.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LossNorm {
+    #[default]
+    Labels,
+    Olmo,
+}
+
+/// Defaults: OLMo 2's values, and OLMo's for the intervals.
+mod default {
+    use olmo_model::{InitFnType, LayerNormType};
+
+    use crate::params::Interval;
+
+    pub(super) fn seed() -> u64 {
+        6198
+    }
+    pub(super) fn auto() -> String {
+        "auto".into()
+    }
+    pub(super) fn microbatch() -> Option<usize> {
+        Some(8)
+    }
+    pub(super) fn max_grad_norm() -> Option<f64> {
+        Some(1.0)
+    }
+    pub(super) fn save_interval() -> Option<Interval> {
+        Some(Interval::steps(1000))
+    }
+    pub(super) fn eval_interval() -> Option<Interval> {
+        Some(Interval::steps(1000))
+    }
+    pub(super) fn console_log_interval() -> u64 {
+        1
+    }
+    pub(super) fn yes() -> bool {
+        true
+    }
+    pub(super) fn layer_norm_type() -> LayerNormType {
+        LayerNormType::Rms
+    }
+    pub(super) fn layer_norm_eps() -> f64 {
+        1e-6
+    }
+    pub(super) fn rope_theta() -> f64 {
+        500_000.0
+    }
+    pub(super) fn init_fn() -> InitFnType {
+        InitFnType::Normal
+    }
+    pub(super) fn init_std() -> f64 {
+        0.02
+    }
+    pub(super) fn weight_decay() -> f64 {
+        0.1
+    }
+    pub(super) fn betas() -> [f64; 2] {
+        [0.9, 0.95]
+    }
+    pub(super) fn eps() -> f64 {
+        1e-8
+    }
+}
+
+impl ModelParams {
+    /// Config of a new model with the data's vocabulary.
+    pub fn config(&self, vocabulary: &Vocabulary, sequence_length: usize) -> ModelConfig {
+        ModelConfig {
+            d_model: self.d_model,
+            n_heads: self.n_heads,
+            n_kv_heads: self.n_kv_heads,
+            clip_qkv: self.clip_qkv,
+            n_layers: self.n_layers,
+            mlp_hidden_size: self.mlp_hidden_size,
+            layer_norm_type: self.layer_norm_type,
+            layer_norm_with_affine: self.layer_norm_with_affine,
+            layer_norm_eps: self.layer_norm_eps,
+            attention_layer_norm: self.attention_layer_norm,
+            norm_after: self.norm_after,
+            sliding_window: self.sliding_window,
+            full_attention_every: self.full_attention_every,
+            rope_theta: self.rope_theta,
+            max_sequence_length: self.max_sequence_length.unwrap_or(sequence_length),
+            vocab_size: vocabulary.size,
+            embedding_size: self.embedding_size,
+            weight_tying: self.weight_tying,
+            eos_token_ids: vec![vocabulary.eos_token_id],
+            pad_token_id: Some(vocabulary.pad_token_id),
+            init_fn: self.init_fn,
+            init_std: self.init_std,
+            init_cutoff_factor: self.init_cutoff_factor,
+        }
+    }
+}
+
+/// Vocabulary of the training data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vocabulary {
+    pub size: usize,
+    pub eos_token_id: u32,
+    pub pad_token_id: u32,
+}
+
+fn is_device(text: &str) -> bool {
+    let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    matches!(text, "auto" | "cpu" | "cuda") || text.strip_prefix("cuda:").is_some_and(number)
+}
+
+impl Params {
+    /// Checks what types cannot express, and reports every problem at once.
+    ///
+    /// # Errors
+    /// `train::params`, naming each param.
+    pub fn check(&self) -> Result<(), StageError> {
+        let mut problems = Vec::new();
+        let mut require = |holds: bool, problem: &str| {
+            if !holds {
+                problems.push(problem.to_owned());
+            }
+        };
+        let optimizer = &self.optimizer;
+        let lr = optimizer.learning_rate;
+        require(self.global_train_batch_size != Some(0), "`global_train_batch_size` must be at least 1");
+        require(self.global_batch_size != Some(0), "`global_batch_size` must be at least 1");
+        require(
+            self.global_train_batch_size.is_some() || self.global_batch_size.is_some(),
+            "set the batch size: `global_batch_size` (tokens) or `global_train_batch_size` (rows)",
+        );
+        require(
+            self.global_train_batch_size.is_none() || self.global_batch_size.is_none(),
+            "`global_batch_size` and `global_train_batch_size` are both set: remove one of them",
+        );
+        require(
+            self.device_train_microbatch_size != Some(0),
+            "`device_train_microbatch_size` must be at least 1, or null",
+        );
+        require(
+            lr > 0.0 && (lr as f32).is_finite(),
+            "`optimizer.learning_rate` must be greater than 0 and finite as an f32",
+        );
+        require(
+            optimizer.weight_decay.is_finite() && optimizer.weight_decay >= 0.0,
+            "`optimizer.weight_decay` must be at least 0",
+        );
+        require(
+            optimizer.betas.iter().all(|beta| (0.0..1.0).contains(beta)),
+            "`optimizer.betas` must both be at least 0 and below 1",
+        );
+        require(optimizer.eps.is_finite() && optimizer.eps > 0.0, "`optimizer.eps` must be greater than 0");
+        require((0.0..=1.0).contains(&self.scheduler.alpha_f), "`scheduler.alpha_f` must be between 0 and 1");
+        require(
+            self.scheduler.warmup_min_lr.is_none_or(|least| (0.0..lr).contains(&least)),
+            "`scheduler.warmup_min_lr` must be at least 0 and below `optimizer.learning_rate`",
+        );
+        require(
+            self.max_grad_norm.is_none_or(|norm| norm.is_finite() && norm > 0.0),
+            "`max_grad_norm` must be greater than 0, or null",
+        );
+        require(
+            is_device(&self.device),
+            "`device` must be auto, cpu, cuda or cuda:N, where N is the index of one of the stage's own GPUs",
+        );
+        require(
+            self.backend != BackendName::Flex || !self.device.starts_with("cuda"),
+            "`backend: flex` cannot be combined with `device: cuda`: flex computes on the CPU; use libtorch or auto",
+        );
+        require(self.z_loss.is_finite() && self.z_loss >= 0.0, "`z_loss` must be at least 0");
+        let fraction = self.scheduler.warmup_fraction;
+        require(
+            fraction.is_none_or(|fraction| (0.0..=1.0).contains(&fraction)),
+            "`scheduler.warmup_fraction` must be between 0 and 1",
+        );
+        require(
+            fraction.is_none() || self.scheduler.t_warmup == DEFAULT_WARMUP,
+            "`scheduler.warmup_fraction` and `scheduler.t_warmup` are both set: remove one of them",
+        );
+        require(self.console_log_interval > 0, "`console_log_interval` must be at least 1");
+        if problems.is_empty() {
+            return Ok(());
+        }
+        Err(StageError::fail("train::params", problems.join("; ")))
+    }
+
+    /// Rows of one optimizer step, for data of `instances` rows of `sequence_length` tokens.
+    pub fn batch_rows(&self, instances: u64, sequence_length: u64) -> usize {
+        match (self.global_train_batch_size, self.global_batch_size) {
+            (Some(rows), _) => rows,
+            (None, Some(tokens)) => (tokens / sequence_length.max(1)).min(instances / STEPS_PER_EPOCH).max(1) as usize,
+            (None, None) => 1,
+        }
+    }
+
+    /// The learning rate over `max_steps` steps. `warmup_fraction` is rounded to the nearest step,
+    /// and halves to even, as in OLMo-core (`optim/scheduler.py`).
+    pub fn schedule(&self, max_steps: u64) -> Schedule {
+        let lr = self.optimizer.learning_rate;
+        Schedule {
+            name: self.scheduler.name,
+            learning_rate: lr,
+            warmup: match self.scheduler.warmup_fraction {
+                Some(fraction) => (fraction * max_steps as f64).round_ties_even() as u64,
+                None => self.scheduler.t_warmup,
+            },
+            max_steps,
+            alpha_f: self.scheduler.alpha_f,
+            warmup_min_lr: self.scheduler.warmup_min_lr.unwrap_or(0.1 * lr),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn least() -> Value {
+        json!({"max_duration": "2ep", "global_train_batch_size": 4, "optimizer": {"learning_rate": 1e-3}})
+    }
+
+    #[test]
+    fn the_least_that_must_be_said_is_enough_and_passes_the_check() {
+        let params: Params = serde_json::from_value(least()).unwrap();
+        assert_eq!(params.seed, 6198);
+        assert_eq!(params.scheduler, SchedulerParams::default());
+        assert_eq!(params.loss_norm, LossNorm::Labels);
+        params.check().unwrap();
+    }
+
+    #[test]
+    fn unknown_names_are_refused_at_every_level() {
+        for (at, key) in
+            [("", "learning_rate"), ("/optimizer", "lr"), ("/scheduler", "units"), ("/model", "vocab_size")]
+        {
+            let mut value = least();
+            value["scheduler"] = json!({});
+            value["model"] = json!({"d_model": 8, "n_heads": 1, "n_layers": 1, "mlp_hidden_size": 8});
+            assert!(serde_json::from_value::<Params>(value.clone()).is_ok());
+            value.pointer_mut(at).unwrap()[key] = json!(1);
+            let message = serde_json::from_value::<Params>(value).unwrap_err().to_string();
+            assert!(message.contains(key), "{message}");
+        }
+    }
+
+    #[test]
+    fn every_problem_is_named_at_once() {
+        let mut params: Params = serde_json::from_value(least()).unwrap();
+        params.optimizer.betas = [0.9, 1.0];
+        params.scheduler.warmup_min_lr = Some(1.0);
+        params.max_grad_norm = Some(0.0);
+        let StageError::Failed(failure) = params.check().unwrap_err() else { panic!("a failure is expected") };
+        for name in ["optimizer.betas", "scheduler.warmup_min_lr", "max_grad_norm"] {
+            assert!(failure.message.contains(name), "{}", failure.message);
+        }
+    }
+
+    #[test]
+    fn a_step_has_one_size_in_rows_or_in_tokens() {
+        let with = |rows: Value, tokens: Value| {
+            let mut value = least();
+            value["global_train_batch_size"] = rows;
+            value["global_batch_size"] = tokens;
+            serde_json::from_value::<Params>(value).unwrap()
+        };
+        assert!(with(json!(4), json!(4096)).check().is_err());
+        assert!(with(Value::Null, Value::Null).check().is_err());
+        assert_eq!(with(json!(4), Value::Null).batch_rows(2, 128), 4, "too few rows are an error elsewhere");
+        let tokens = with(Value::Null, json!(4096));
+        tokens.check().unwrap();
+        assert_eq!(tokens.batch_rows(100, 1000), 4);
+        assert_eq!(tokens.batch_rows(100, 5000), 1);
+        assert_eq!(tokens.batch_rows(24, 1000), 3);
+        assert_eq!(tokens.batch_rows(3, 1000), 1);
+    }
+
+    #[test]
+    fn a_fraction_of_warm_up_is_that_of_olmo_core() {
+        let warmup = |fraction: f64, steps: u64| {
+            let mut params: Params = serde_json::from_value(least()).unwrap();
+            params.scheduler.warmup_fraction = Some(fraction);
+            params.check().unwrap();
+            params.schedule(steps).warmup
+        };
+        // round(steps * fraction) in Python.
+        assert_eq!([warmup(0.03, 10), warmup(0.03, 20), warmup(0.03, 1000), warmup(0.5, 5)], [0, 1, 30, 2]);
+        let mut both: Params = serde_json::from_value(least()).unwrap();
+        both.scheduler = SchedulerParams { warmup_fraction: Some(0.1), t_warmup: 5, ..SchedulerParams::default() };
+        assert!(both.check().is_err());
+    }
+
+    #[test]
+    fn the_words_of_the_schema_are_those_that_are_read() {
+        let schema = schemars::schema_for!(ModelParams).to_value();
+        let words = |name: &str| schema["properties"][name]["enum"].as_array().unwrap().clone();
+        for word in words("layer_norm_type") {
+            assert!(serde_json::from_value::<LayerNormType>(word).is_ok());
+        }
+        let params = schemars::schema_for!(Params).to_value();
+        let policies = params["properties"]["activation_checkpointing"]["enum"].as_array().unwrap().clone();
+        assert_eq!(policies.len(), ActivationCheckpointing::ALL.len());
+        for word in policies {
+            assert!(serde_json::from_value::<ActivationCheckpointing>(word).is_ok());
+        }
+        for word in words("init_fn") {
+            assert!(serde_json::from_value::<InitFnType>(word).is_ok());
+        }
+    }
+}
