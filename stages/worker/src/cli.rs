@@ -6,6 +6,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::data::Data;
+use crate::table;
+
 #[derive(Parser)]
 #[command(
     version,
@@ -31,7 +34,7 @@ enum Command {
         disable_help_subcommand = true,
         after_help = "Example: olmo-pipe data preview latest:chat_rows.memmap"
     )]
-    Data(Box<crate::Data>),
+    Data(Box<Data>),
     /// Answer a JSON list of questions on standard input with each stage's findings.
     #[command(after_help = "Example: echo '[]' | olmo-worker check")]
     Check,
@@ -62,18 +65,18 @@ enum Command {
 pub fn main() -> ExitCode {
     olmo_stage::signals::reset();
     match Arguments::parse().command {
-        Command::Run { attempt } => crate::run(&attempt),
+        Command::Run { attempt } => table::run(&attempt),
         Command::Data(data) => data.run(),
         Command::Check => {
             let text = std::io::read_to_string(std::io::stdin()).map_err(|e| e.to_string());
-            print_answer(text.and_then(|text| crate::check(&text)))
+            print_answer(text.and_then(|text| table::check(&text)))
         }
-        Command::Devices => print_answer(Ok(format!("{:#}", crate::devices()))),
+        Command::Devices => print_answer(Ok(format!("{:#}", table::devices()))),
         #[cfg(feature = "libtorch")]
         Command::Kernels { gpu, folder } => {
-            print_answer(crate::compile_kernels(&gpu, &folder).map(|names| names.join("\n")))
+            print_answer(table::compile_kernels(&gpu, &folder).map(|names| names.join("\n")))
         }
-        Command::Describe { json: _ } => print_answer(Ok(crate::describe())),
+        Command::Describe { json: _ } => print_answer(Ok(table::describe())),
     }
 }
 
