@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use crate::matrix::view;
+use crate::host_tensors::view;
 
 /// Queries, keys and values of one row of tokens, next to each other in each token's row.
 #[derive(Clone, Copy, Debug)]

@@ -9,8 +9,8 @@ mod attention;
 mod device;
 mod device_attention;
 mod devices;
+mod host_tensors;
 mod kernels;
-mod matrix;
 mod shim;
 
 pub use attention::{AttentionShape, attention_backward, attention_forward};
@@ -20,8 +20,8 @@ pub use device_attention::{
     device_attention_forward, device_attention_forward_by,
 };
 pub use devices::{Cuda, cuda, emulated};
+pub use host_tensors::{Matrix, as_contiguous_f32, elements, gemm, tensor};
 pub use kernels::{Argument, Element, KernelError, KernelFolders, Kernels, compile, compiler, cubin_name, memory};
-pub use matrix::{Matrix, as_contiguous_f32, elements, gemm, tensor};
 pub use shim::{allow_tf32, tf32_allowed};
 pub use tch::{Device as Place, Device, Kind, Tensor};
 

@@ -9,10 +9,10 @@ use olmo_base::Digest;
 use super::error::ChatError;
 use super::jinja_template::JinjaTemplate;
 use super::probe::Probe;
-use super::source::Source;
+use super::template_source::Source;
 use super::turns;
 use crate::conversation::{Conversation, Labels, Rendered, Template};
-use crate::formats::json;
+use crate::formats::json_file;
 use crate::tokenizer::chat_record::{ChatRecord, JINJA};
 use crate::tokenizer::{SpecialStrings, TextTokenizer};
 
@@ -56,7 +56,7 @@ impl Chat {
             Source::Jinja(source) => (JINJA, source.clone()),
         };
         Self::of_record(ChatRecord {
-            format: json::FORMAT,
+            format: json_file::FORMAT,
             template: name.to_owned(),
             chat_template,
             date: date.map(str::to_owned),

@@ -6,13 +6,13 @@ mod error;
 mod jinja_template;
 mod model;
 mod probe;
-mod source;
+mod template_source;
 mod turns;
 
 pub use chat::Chat;
 pub use error::ChatError;
 pub use model::ModelTokenizer;
-pub use source::Source;
+pub use template_source::Source;
 
 #[cfg(test)]
 mod tests;

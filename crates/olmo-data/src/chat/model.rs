@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::chat::Chat;
 use super::error::ChatError;
-use super::source::Source;
+use super::template_source::Source;
 use crate::conversation::Template;
 use crate::error::DataError;
 use crate::tokenizer::chat_record::{ChatRecord, StopToken};

@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 
 use crate::conversation::{Conversation, Message, Role};
 use crate::error::DataError;
-use crate::formats::json;
+use crate::formats::json_file;
 use crate::formats::parquet_file::{BATCH_ROWS, Sink, Source};
 
 const DATA: &str = "data.parquet";
@@ -57,7 +57,7 @@ pub struct DatasetManifest {
 
 /// The manifest of the dataset in folder `dir`.
 pub fn manifest(dir: &Path) -> Result<DatasetManifest, DataError> {
-    json::read(&dir.join(MANIFEST))
+    json_file::read(&dir.join(MANIFEST))
 }
 
 /// All documents of the dataset in folder `dir`.
@@ -279,8 +279,8 @@ impl<T: Record> DatasetWriter<T> {
     pub fn finish(mut self, skipped: u64) -> Result<DatasetManifest, DataError> {
         self.flush()?;
         self.sink.close()?;
-        let manifest = DatasetManifest { format: json::FORMAT, kind: T::KIND, records: self.records, skipped };
-        json::write(&self.dir.join(MANIFEST), &manifest)?;
+        let manifest = DatasetManifest { format: json_file::FORMAT, kind: T::KIND, records: self.records, skipped };
+        json_file::write(&self.dir.join(MANIFEST), &manifest)?;
         Ok(manifest)
     }
 }
@@ -353,8 +353,8 @@ mod tests {
         let mut sink = Sink::create(&dir.path().join(DATA), schema).unwrap();
         sink.write(vec![text(&["d"]), text(&["7"]), Arc::new(messages)]).unwrap();
         sink.close().unwrap();
-        let manifest = DatasetManifest { format: json::FORMAT, kind: Kind::Messages, records: 1, skipped: 0 };
-        json::write(&dir.path().join(MANIFEST), &manifest).unwrap();
+        let manifest = DatasetManifest { format: json_file::FORMAT, kind: Kind::Messages, records: 1, skipped: 0 };
+        json_file::write(&dir.path().join(MANIFEST), &manifest).unwrap();
         let messages = vec![Message::new(Role::User, "Hi"), Message::new(Role::Assistant, "Hello")];
         let expected = Conversation { dataset: "d".into(), id: "7".into(), messages, ..Conversation::default() };
         assert_eq!(read_messages(dir.path()).unwrap(), [expected]);

@@ -12,7 +12,7 @@ use olmo_base::Digest;
 use serde::{Deserialize, Serialize};
 
 use crate::error::DataError;
-use crate::formats::json;
+use crate::formats::json_file;
 use crate::formats::parquet_file::{BATCH_ROWS, Sink, Source};
 
 const MANIFEST: &str = "manifest.json";
@@ -88,7 +88,7 @@ pub struct TokensReader {
 impl TokensReader {
     /// Opens the tokens in folder `dir`.
     pub fn open(dir: &Path) -> Result<Self, DataError> {
-        let manifest = json::read(&dir.join(MANIFEST))?;
+        let manifest = json_file::read(&dir.join(MANIFEST))?;
         let source = Source::open(&dir.join(part_name(0)), &[schema()])?;
         Ok(Self { dir: dir.to_owned(), manifest, part: 0, source, waiting: Vec::new().into_iter(), read: 0 })
     }
@@ -219,9 +219,9 @@ impl TokensWriter {
 /// Writes the manifest to folder `dir` as the last step, which completes the tokens. The counts are
 /// for all files together.
 pub fn finish(dir: &Path, mut manifest: TokensManifest, counts: TokensCounts) -> Result<TokensManifest, DataError> {
-    manifest.format = json::FORMAT;
+    manifest.format = json_file::FORMAT;
     (manifest.documents, manifest.tokens, manifest.labels) = (counts.documents, counts.tokens, counts.labels);
-    json::write(&dir.join(MANIFEST), &manifest)?;
+    json_file::write(&dir.join(MANIFEST), &manifest)?;
     Ok(manifest)
 }
 

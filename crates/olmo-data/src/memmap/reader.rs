@@ -15,7 +15,7 @@ use olmo_base::{Digest, IoContext as _};
 use serde::{Deserialize, Serialize};
 
 use crate::error::DataError;
-use crate::formats::json;
+use crate::formats::json_file;
 
 pub(super) const INPUT_IDS: &str = "input_ids.npy";
 pub(super) const LABEL_MASK: &str = "label_mask.npy";
@@ -137,7 +137,7 @@ impl Memmap {
     /// that are not ascending. [`Memmap::verify`] checks the digests.
     pub fn open(dir: &Path) -> Result<Self, DataError> {
         let path = dir.join(MANIFEST);
-        let manifest: Manifest = json::read(&path)?;
+        let manifest: Manifest = json_file::read(&path)?;
         let bad = |reason: &str| DataError::Manifest { path: path.clone(), reason: reason.into() };
         if manifest.sequence_length == 0 || manifest.count == 0 {
             return Err(bad("has no tokens"));

@@ -12,7 +12,7 @@ use super::boundaries_csv::{self, CSV_BOUNDARIES};
 use super::instance_filter::InstanceFilter;
 use super::reader::{BOUNDARIES, Dtype, INPUT_IDS, LABEL_MASK, MANIFEST, Manifest, shard_name};
 use crate::error::DataError;
-use crate::formats::json;
+use crate::formats::json_file;
 
 /// Properties of a memmap that are known before its first token.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -254,7 +254,7 @@ impl MemmapWriter {
         }
         let sequence_length = self.layout.sequence_length as u64;
         let manifest = Manifest {
-            format: json::FORMAT,
+            format: json_file::FORMAT,
             dtype: self.dtype,
             count: self.written,
             sequence_length,
@@ -272,7 +272,7 @@ impl MemmapWriter {
             shards: if self.shards.len() > 1 { self.shards } else { Vec::new() },
             blake3: self.blake3,
         };
-        json::write(&self.dir.join(MANIFEST), &manifest)?;
+        json_file::write(&self.dir.join(MANIFEST), &manifest)?;
         Ok(manifest)
     }
 }

@@ -7,7 +7,7 @@ use olmo_base::Digest;
 use serde::{Deserialize, Serialize};
 
 use crate::error::DataError;
-use crate::formats::json;
+use crate::formats::json_file;
 
 /// The file in an artifact or a model folder.
 pub const CHAT: &str = "chat.json";
@@ -52,12 +52,12 @@ impl ChatRecord {
     /// Reads `chat.json` in folder `dir`; `None` if there is none.
     pub fn read(dir: &Path) -> Result<Option<Self>, DataError> {
         let path = dir.join(CHAT);
-        if path.exists() { json::read(&path).map(Some) } else { Ok(None) }
+        if path.exists() { json_file::read(&path).map(Some) } else { Ok(None) }
     }
 
     /// Writes `chat.json` in folder `dir`.
     pub fn write(&self, dir: &Path) -> Result<(), DataError> {
-        json::write(&dir.join(CHAT), self)
+        json_file::write(&dir.join(CHAT), self)
     }
 
     /// Copies `chat.json` from folder `from` to folder `to`, if there is one.

@@ -18,7 +18,7 @@ use super::special_tokens::{SpecialStrings, SpecialTokens};
 use super::tokenizer_json;
 use crate::conversation::{Message, Rendered, Role, Template, strip};
 use crate::error::DataError;
-use crate::formats::json;
+use crate::formats::json_file;
 use crate::formats::tokens::Document;
 
 const TOKENIZER: &str = "tokenizer.json";
@@ -49,7 +49,7 @@ impl TextTokenizer {
     /// Opens the tokenizer artifact in folder `dir`. Rejects one whose `special_tokens.json`
     /// contradicts its `tokenizer.json`.
     pub fn open(dir: &Path) -> Result<Self, DataError> {
-        let declared: SpecialTokens = json::read(&dir.join(SPECIAL_TOKENS))?;
+        let declared: SpecialTokens = json_file::read(&dir.join(SPECIAL_TOKENS))?;
         let mut opened = Self::from_file(&dir.join(TOKENIZER), &declared.eos_token, &declared.pad_token)?;
         opened.special.bos_token.clone_from(&declared.bos_token);
         opened.special.unk_token.clone_from(&declared.unk_token);
@@ -91,7 +91,7 @@ impl TextTokenizer {
         };
         let largest = inner.get_vocab(true).into_values().max().unwrap_or(0);
         let special = SpecialTokens {
-            format: json::FORMAT,
+            format: json_file::FORMAT,
             eos_token: eos_token.to_owned(),
             eos_token_id,
             pad_token: pad_token.to_owned(),
@@ -119,7 +119,7 @@ impl TextTokenizer {
     pub fn save(&self, dir: &Path, bytes: &[u8]) -> Result<(), DataError> {
         let path = dir.join(TOKENIZER);
         std::fs::write(&path, bytes).context(&path)?;
-        json::write(&dir.join(SPECIAL_TOKENS), &self.special)
+        json_file::write(&dir.join(SPECIAL_TOKENS), &self.special)
     }
 
     pub fn special(&self) -> &SpecialTokens {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use olmo_base::IoContext as _;
 use safetensors::Dtype;
 
-use super::tensors::{Entry, element_size, entries, weight_files, widen};
+use super::weight_files::{Entry, element_size, entries, weight_files, widen};
 use crate::error::ModelError;
 use crate::weight_type::WeightType;
 

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::file_names::{CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE};
 use super::folder::{self, Files};
 use super::json::read_object;
-use super::names::{CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE};
-use super::tensors::{Entry, entries};
+use super::weight_files::{Entry, entries};
 use super::{huggingface, native};
 use crate::config::ModelConfig;
 use crate::error::{ModelError, shortened};

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use olmo_base::IoContext as _;
 use serde_json::Value;
 
-use super::names::{CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE};
+use super::file_names::{CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE};
 use crate::error::ModelError;
 
 const ADAPTER_CONFIG: &str = "adapter_config.json";

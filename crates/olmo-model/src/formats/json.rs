@@ -5,8 +5,8 @@ use std::path::Path;
 use olmo_base::IoContext as _;
 use serde_json::{Map, Value};
 
+use super::file_names::CONFIG_FILE;
 use super::lfs_pointer::lfs_pointer;
-use super::names::CONFIG_FILE;
 use crate::error::ModelError;
 
 /// The unparsed fields of the config.

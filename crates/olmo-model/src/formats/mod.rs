@@ -2,19 +2,19 @@
 
 mod compare_weights;
 mod examine;
+mod file_names;
 mod folder;
 mod huggingface;
 mod json;
 mod lfs_pointer;
 mod load;
-mod names;
 mod native;
 mod parts;
-mod tensors;
+mod weight_files;
 
 pub use compare_weights::{WeightComparison, compare_weights};
 pub use examine::examine;
+pub use file_names::{CONFIG_FILE, WEIGHTS_FILE};
 pub use huggingface::{load_huggingface, save_huggingface};
 pub use load::load;
-pub use names::{CONFIG_FILE, WEIGHTS_FILE};
 pub use native::{load_native, save_native};

@@ -4,10 +4,10 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::file_names::CONFIG_FILE;
 use super::json::{read_config, write_json};
-use super::names::CONFIG_FILE;
 use super::parts::{Part, check_fit, no_extras, read};
-use super::tensors::{self, Outgoing};
+use super::weight_files::{self, Outgoing};
 use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::layout::{TensorSpec, layout};
@@ -79,5 +79,5 @@ pub fn save_native(folder: &Path, config: &ModelConfig, parameters: &Parameters)
             values: &parameters.flat()[spec.range.clone()],
         })
         .collect();
-    tensors::write(folder, &outgoing, WeightType::Float32)
+    weight_files::write(folder, &outgoing, WeightType::Float32)
 }

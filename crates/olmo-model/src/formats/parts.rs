@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use super::names::WEIGHTS_FILE;
-use super::tensors::{IncomingTensors, WeightFiles};
+use super::file_names::WEIGHTS_FILE;
+use super::weight_files::{IncomingTensors, WeightFiles};
 use crate::config::ModelConfig;
 use crate::error::{ModelError, shortened};
 use crate::layout::layout;

@@ -4,8 +4,8 @@ use std::sync::OnceLock;
 
 use tch::{Device, Kind, Tensor};
 
-use super::layout::{DeviceAttention, aligned};
 use super::math;
+use super::sizes::{DeviceAttention, aligned};
 use crate::shim::{self, Cudnn};
 
 /// The attention kernel.

@@ -4,7 +4,7 @@
 
 use tch::{Kind, Tensor};
 
-use super::layout::DeviceAttention;
+use super::sizes::DeviceAttention;
 
 /// Number of queries at a time.
 const PIECE: usize = 512;

@@ -13,11 +13,11 @@
 //! runs differ in the last bits.
 
 mod dispatch;
-mod layout;
 mod math;
+mod sizes;
 
 pub use dispatch::{
     AttentionKept, AttentionKernel, cudnn_refusal, device_attention_backward, device_attention_forward,
     device_attention_forward_by,
 };
-pub use layout::{DeviceAttention, Documents};
+pub use sizes::{DeviceAttention, Documents};

@@ -12,7 +12,7 @@ use crate::jinja::error::{Error, Result};
 use crate::jinja::python::access::attribute;
 use crate::jinja::python::attributes::{Known, known};
 use crate::jinja::python::comparison::sort_by_key;
-use crate::jinja::python::{format, json, methods, operators};
+use crate::jinja::python::{formatting, methods, operators, tojson};
 use crate::jinja::session::Session;
 use crate::jinja::syntax::ast::Binary;
 use crate::jinja::text::{Text, TextBuilder, join};
@@ -131,7 +131,7 @@ pub(crate) fn apply(session: &Session, name: &str, value: Value, mut args: Args)
                 },
             };
             let sort_keys = flag(args.get(3, "sort_keys"));
-            json::dump(session, &value, &json::Options { ensure_ascii, indent, separators, sort_keys })?.into()
+            tojson::dump(session, &value, &tojson::Options { ensure_ascii, indent, separators, sort_keys })?.into()
         }
         "join" => {
             most = 2;
@@ -397,7 +397,7 @@ pub(crate) fn apply(session: &Session, name: &str, value: Value, mut args: Args)
         "center" => {
             most = 1;
             let width = int_arg(args.get(0, "width"), 80)?;
-            format::justify(&soft(&value)?, width, " ", '^')?.into()
+            formatting::justify(&soft(&value)?, width, " ", '^')?.into()
         }
         "truncate" => {
             most = 4;
@@ -437,12 +437,12 @@ pub(crate) fn apply(session: &Session, name: &str, value: Value, mut args: Args)
                 return Err(argument_error("can't handle positional and keyword arguments at the same time"));
             }
             if args.named.is_empty() {
-                return format::percent(session, &text, &args.positional, None);
+                return formatting::percent(session, &text, &args.positional, None);
             }
             let mut dict = crate::jinja::value::Dict::default();
             args.named.drain(..).for_each(|(name, value)| dict.insert(name.into(), value));
             let dict = Value::Dict(Rc::new(dict));
-            return format::percent(session, &text, std::slice::from_ref(&dict), Some(&dict));
+            return formatting::percent(session, &text, std::slice::from_ref(&dict), Some(&dict));
         }
         "filesizeformat" => {
             most = 1;
@@ -550,12 +550,12 @@ fn to_int(value: &Value, base: i128) -> Result<Option<Value>> {
         Value::Text(text) => match operators::parse_int(text.as_str(), base)? {
             Some(value) => Some(Value::Int(value)),
             None => match operators::parse_float(text.as_str()) {
-                Some(float) if float.is_finite() => Some(Value::Int(format::truncate(float)?)),
+                Some(float) if float.is_finite() => Some(Value::Int(formatting::truncate(float)?)),
                 _ => None,
             },
         },
         Value::Float(float) if !float.is_finite() => None,
-        Value::Float(float) => Some(Value::Int(format::truncate(*float)?)),
+        Value::Float(float) => Some(Value::Int(formatting::truncate(*float)?)),
         other => other.as_int().map(Value::Int),
     })
 }

@@ -2,7 +2,7 @@
 
 use crate::jinja::arguments::Args;
 use crate::jinja::error::{Error, Result};
-use crate::jinja::python::format;
+use crate::jinja::python::formatting;
 use crate::jinja::session::Session;
 use crate::jinja::text::{Text, TextBuilder, join};
 use crate::jinja::unicode;
@@ -162,7 +162,7 @@ fn text_method(session: &Session, text: &Text, name: &str, mut args: Args) -> Re
             };
             args.positional.clear();
         }
-        return format::braces(session, text, &args);
+        return formatting::braces(session, text, &args);
     }
     let most = match name {
         "split" | "rsplit" | "replace" | "center" | "ljust" | "rjust" => 3,
@@ -291,7 +291,7 @@ fn text_method(session: &Session, text: &Text, name: &str, mut args: Args) -> Re
             let width = integer(args.positional.first().ok_or_else(|| missing(name))?)?;
             let signed = s.starts_with(['+', '-']);
             let (sign, digits) = (text.slice(0..usize::from(signed)), text.slice(usize::from(signed)..s.len()));
-            let digits = format::justify(&digits, width - i128::from(signed), "0", '>')?;
+            let digits = formatting::justify(&digits, width - i128::from(signed), "0", '>')?;
             join([&sign, &digits], &"".into()).into()
         }
         "center" | "ljust" | "rjust" => {
@@ -305,7 +305,7 @@ fn text_method(session: &Session, text: &Text, name: &str, mut args: Args) -> Re
                 "ljust" => '<',
                 _ => '>',
             };
-            format::justify(text, width, fill.as_str(), align)?.into()
+            formatting::justify(text, width, fill.as_str(), align)?.into()
         }
         "expandtabs" => return Err(Error::unsupported("`expandtabs`")),
         "isalnum" => all_chars(s, unicode::is_alphanumeric),

@@ -3,8 +3,8 @@
 pub(super) mod access;
 pub(super) mod attributes;
 pub(super) mod comparison;
-pub(super) mod format;
-pub(super) mod json;
+pub(super) mod formatting;
 pub(super) mod methods;
 pub(super) mod operators;
 pub(super) mod repr;
+pub(super) mod tojson;

@@ -1,7 +1,7 @@
 //! Python's operators on numbers, texts and lists.
 
 use crate::jinja::error::{Error, Result};
-use crate::jinja::python::format;
+use crate::jinja::python::formatting;
 use crate::jinja::session::Session;
 use crate::jinja::syntax::ast::Binary;
 use crate::jinja::text::TextBuilder;
@@ -84,7 +84,7 @@ pub(crate) fn binary(session: &Session, operator: Binary, a: &Value, b: &Value) 
                 Value::Tuple(items) | Value::Group(items) => items.to_vec(),
                 other => vec![other.clone()],
             };
-            return format::percent(session, text, &values, Some(b));
+            return formatting::percent(session, text, &values, Some(b));
         }
         _ => {}
     }

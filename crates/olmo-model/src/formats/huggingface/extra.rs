@@ -2,7 +2,7 @@
 //! others may not.
 
 use crate::config::ModelConfig;
-use crate::formats::tensors::{Incoming, IncomingTensors};
+use crate::formats::weight_files::{Incoming, IncomingTensors};
 
 pub(super) const EMBEDDING: &str = "model.embed_tokens.weight";
 pub(super) const HEAD: &str = "lm_head.weight";

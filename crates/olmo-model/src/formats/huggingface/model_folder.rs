@@ -9,10 +9,10 @@ use super::architecture::{Architecture, FULL, SLIDING, VOCABULARY, layer_types};
 use super::{config, extra};
 use crate::config::ModelConfig;
 use crate::error::ModelError;
+use crate::formats::file_names::CONFIG_FILE;
 use crate::formats::json::{read_config, read_object, write_json};
-use crate::formats::names::CONFIG_FILE;
 use crate::formats::parts::{Part, check_fit, read};
-use crate::formats::tensors::{self, Outgoing};
+use crate::formats::weight_files::{self, Outgoing};
 use crate::layout;
 use crate::parameters::Parameters;
 use crate::weight_type::WeightType;
@@ -141,7 +141,7 @@ pub fn save_huggingface(
         .into_iter()
         .map(|part| Outgoing { name: part.name, shape: part.shape, values: &parameters.flat()[part.range] })
         .collect();
-    tensors::write(folder, &outgoing, dtype)
+    weight_files::write(folder, &outgoing, dtype)
 }
 
 fn describe(config: &ModelConfig, architecture: Architecture, dtype: WeightType) -> Value {

@@ -11,9 +11,9 @@ use safetensors::tensor::TensorInfo;
 use safetensors::{Dtype, SafeTensors, View};
 use serde_json::Value;
 
+use super::file_names::{INDEX_FILE, WEIGHTS_FILE};
 use super::json::read_object;
 use super::lfs_pointer::lfs_pointer;
-use super::names::{INDEX_FILE, WEIGHTS_FILE};
 use crate::error::{ModelError, shortened};
 use crate::weight_type::WeightType;
 
