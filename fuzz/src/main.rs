@@ -20,8 +20,10 @@ use mutate::Mutator;
 use olmo_base::Digest;
 use olmo_fuzz::TARGETS;
 
-/// An input that takes longer is a hang.
-const LONGEST: Duration = Duration::from_secs(10);
+/// An input that takes more processor time is a hang. A busy machine does not make it one.
+const MAX_CPU: Duration = Duration::from_secs(10);
+/// An input that takes longer is a hang, too: it waits for something.
+const MAX_WALL: Duration = Duration::from_secs(600);
 /// Bytes of the longest input.
 const LARGEST: usize = 1 << 16;
 /// Bytes of memory that the process may have.
@@ -161,23 +163,35 @@ fn keep(target: &str, input: &[u8]) -> PathBuf {
 /// Ends the process if one input takes too long.
 fn watch_for_hangs(target: String) {
     thread::spawn(move || {
-        let mut last = (0, Instant::now());
+        let mut last = (0, Instant::now(), cpu_time());
         loop {
             thread::sleep(Duration::from_millis(500));
             let begun = BEGUN.load(Ordering::SeqCst);
             if begun != last.0 {
-                last = (begun, Instant::now());
-            } else if begun % 2 == 1 && last.1.elapsed() > LONGEST {
+                last = (begun, Instant::now(), cpu_time());
+                continue;
+            }
+            let (wall, cpu) = (last.1.elapsed(), cpu_time().saturating_sub(last.2));
+            if begun % 2 == 1 && (cpu > MAX_CPU || wall > MAX_WALL) {
                 let input = CURRENT.lock().map(|current| current.clone()).unwrap_or_default();
                 eprintln!(
-                    "{target}: an input took longer than {} s; it is in {}",
-                    LONGEST.as_secs(),
+                    "{target}: an input took {} s of processor time and {} s in all; it is in {}",
+                    cpu.as_secs(),
+                    wall.as_secs(),
                     keep(&target, &input).display()
                 );
                 std::process::exit(1);
             }
         }
     });
+}
+
+/// The processor time of this process so far.
+fn cpu_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: clock_gettime writes the struct, which lives until it returns.
+    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) };
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 /// More memory than this ends the process: an input must not ask for all there is.
