@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use olmo_base::{Digest, journal};
+use olmo_base::{ArtifactId, Digest, journal};
 use olmo_data::chat::{Source, SpecialStrings};
 use olmo_data::{Chat, Conversation, Message, Role};
 use olmo_spec::{LoadOptions, load};
@@ -93,7 +93,7 @@ fn spec(bytes: &[u8]) {
 
 /// A manifest of an artifact.
 fn manifest(bytes: &[u8]) {
-    if let Ok(manifest) = Manifest::parse(Digest::of(bytes), bytes) {
+    if let Ok(manifest) = Manifest::parse(ArtifactId::new(Digest::of(bytes)), bytes) {
         let _ = (manifest.digest(), manifest.bytes(), manifest.is_reference());
     }
 }
