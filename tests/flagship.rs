@@ -6,7 +6,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Command;
 
-use olmo_base::Digest;
+use olmo_base::ArtifactId;
 use olmo_pipe::run::{self, Record, RunEvent, RunOutcome, RunState, Status};
 use olmo_pipe::store::{Output as Made, Store};
 
@@ -290,7 +290,7 @@ fn an_evaluation_ends_before_training_does() {
 fn training_again_to_the_same_weights_leaves_the_evaluations_alone() {
     let bench = Bench::new();
     bench.succeeds(&bench.smoke(&[]));
-    let models = |bench: &Bench| -> Vec<Digest> {
+    let models = |bench: &Bench| -> Vec<ArtifactId> {
         let run = bench.last_run();
         run.stages.get("train").unwrap().instances[0].outputs["model"].artifacts().collect()
     };

@@ -12,7 +12,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use olmo_base::{Diagnose, Digest};
+use olmo_base::{ActionKey, ArtifactId, Diagnose, Digest};
 use olmo_pipe::key::{KeyInput, KeyRecord};
 use olmo_pipe::store::{Action, Handover, Output, Store, StoreError};
 use olmo_stage::PortType;
@@ -68,7 +68,7 @@ fn child_process() {
         }
         "hold_lock" => {
             let store = Store::open(&folder.join("store")).unwrap();
-            let _lock = store.lock_key(Digest::of(b"key")).unwrap().expect("nobody else holds it");
+            let _lock = store.lock_key(ActionKey::new(Digest::of(b"key"))).unwrap().expect("nobody else holds it");
             fs::write(folder.join("locked"), "").unwrap();
             loop {
                 std::thread::park();
@@ -86,8 +86,8 @@ fn fill(folder: &Path) {
     }
 }
 
-fn action(model: Digest) -> Action {
-    let input = KeyInput { label: None, digest: Digest::of(b"data") };
+fn action(model: ArtifactId) -> Action {
+    let input = KeyInput { label: None, digest: ArtifactId::new(Digest::of(b"data")) };
     let key = KeyRecord {
         format: 1,
         stage: "train".into(),
@@ -102,7 +102,7 @@ fn action(model: Digest) -> Action {
 }
 
 /// Commits `folder/out` and its action to `folder/store`.
-fn commit(folder: &Path, out: &str) -> Result<(Digest, Digest), StoreError> {
+fn commit(folder: &Path, out: &str) -> Result<(ActionKey, ArtifactId), StoreError> {
     let store = Store::open(&folder.join("store"))?;
     let model = store.commit_tree(PortType::Model, &folder.join(out))?;
     let action = action(model);
@@ -183,7 +183,7 @@ fn processes_that_commit_the_same_tree_at_once_do_not_disturb_each_other() {
 fn a_killed_process_loses_its_lock() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&dir.path().join("store")).unwrap();
-    let key = Digest::of(b"key");
+    let key = ActionKey::new(Digest::of(b"key"));
     let mut holder = child("hold_lock", dir.path()).spawn().unwrap();
     while !dir.path().join("locked").exists() {
         assert!(holder.try_wait().unwrap().is_none(), "the child ended before it had the lock");
@@ -197,7 +197,7 @@ fn a_killed_process_loses_its_lock() {
 }
 
 /// Commits under a limit on the size of files that this process may write.
-fn limited(folder: &Path) -> Result<(Digest, Digest), StoreError> {
+fn limited(folder: &Path) -> Result<ArtifactId, StoreError> {
     let store = Store::open(&folder.join("store"))?;
     let limit = libc::rlimit { rlim_cur: 1 << 16, rlim_max: 1 << 16 };
     // SAFETY: both calls take plain values, and this process runs only this task.
@@ -205,7 +205,7 @@ fn limited(folder: &Path) -> Result<(Digest, Digest), StoreError> {
         libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
         assert_eq!(libc::setrlimit(libc::RLIMIT_FSIZE, &limit), 0);
     }
-    let result = store.commit_tree(PortType::Model, &folder.join("out")).map(|d| (d, d));
+    let result = store.commit_tree(PortType::Model, &folder.join("out"));
     assert!(folder.join("out/weights").exists(), "a failed commit takes nothing");
     result
 }

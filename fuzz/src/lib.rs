@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use olmo_base::{Digest, journal};
+use olmo_base::{ArtifactId, Digest, journal};
 use olmo_data::chat::Source;
 use olmo_data::tokenizer::SpecialStrings;
 use olmo_data::{Chat, Conversation, Message, Role};
@@ -94,7 +94,7 @@ fn spec(bytes: &[u8]) {
 
 /// A manifest of an artifact.
 fn manifest(bytes: &[u8]) {
-    if let Ok(manifest) = Manifest::parse(Digest::of(bytes), bytes) {
+    if let Ok(manifest) = Manifest::parse(ArtifactId::new(Digest::of(bytes)), bytes) {
         let _ = (manifest.digest(), manifest.bytes(), manifest.is_reference());
     }
 }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use olmo_base::Digest;
+use olmo_base::{ActionKey, ArtifactId, ObjectId};
 use olmo_stage::PortType;
 use serde::Serialize;
 
@@ -110,7 +110,7 @@ pub struct Collection {
     /// What is kept, by reason.
     pub kept: BTreeMap<Root, Share>,
     /// Finished stages to remove: key, stage, and time of last use in nanoseconds since 1970.
-    pub actions: Vec<(Digest, String, i64)>,
+    pub actions: Vec<(ActionKey, String, i64)>,
     /// Number of artifacts to remove.
     pub artifacts: usize,
     /// Number of objects to remove, and their bytes.
@@ -129,27 +129,27 @@ pub struct Collection {
 
 /// A finished stage that may be removed.
 struct Candidate {
-    key: Digest,
+    key: ActionKey,
     stage: String,
     used: i64,
-    artifacts: Vec<Digest>,
-    inputs: Vec<Digest>,
+    artifacts: Vec<ArtifactId>,
+    inputs: Vec<ArtifactId>,
 }
 
 /// Everything about a store that the decision depends on.
 struct Survey<'s> {
     store: &'s Store,
-    manifests: BTreeMap<Digest, Manifest>,
+    manifests: BTreeMap<ArtifactId, Manifest>,
     /// The reasons to keep each artifact.
-    rooted: BTreeMap<Digest, BTreeSet<Root>>,
+    rooted: BTreeMap<ArtifactId, BTreeSet<Root>>,
     /// Keys to keep.
-    keys: BTreeSet<Digest>,
+    keys: BTreeSet<ActionKey>,
     running: bool,
     notes: Vec<String>,
 }
 
 impl Survey<'_> {
-    fn keep(&mut self, root: Root, artifacts: impl IntoIterator<Item = Digest>) {
+    fn keep(&mut self, root: Root, artifacts: impl IntoIterator<Item = ArtifactId>) {
         for artifact in artifacts {
             self.rooted.entry(artifact).or_default().insert(root);
         }
@@ -161,9 +161,9 @@ impl Survey<'_> {
     }
 
     /// The objects of an artifact with their sizes. Empty for a local source.
-    fn objects(&self, artifact: Digest) -> impl Iterator<Item = (Digest, u64)> + '_ {
+    fn objects(&self, artifact: ArtifactId) -> impl Iterator<Item = (ObjectId, u64)> + '_ {
         let files = self.manifests.get(&artifact).into_iter().flat_map(|m| m.files.values());
-        files.filter(|e| e.source.is_none()).map(|e| (e.digest, e.size))
+        files.filter(|e| e.source.is_none()).map(|e| (e.object(), e.size))
     }
 }
 
@@ -180,7 +180,7 @@ impl Collection {
             survey.keys.insert(candidate.key);
             survey.keep(Root::Recent, candidate.artifacts.iter().copied());
         }
-        let fresh: Vec<Digest> =
+        let fresh: Vec<ArtifactId> =
             survey.manifests.keys().copied().filter(|a| store.artifact_used(*a).is_none_or(recent)).collect();
         survey.keep(Root::Recent, fresh);
         // A stage whose artifacts are all kept by roots costs nothing as a cache entry.
@@ -199,8 +199,8 @@ impl Collection {
             survey.keep(Root::Cache, candidate.artifacts.iter().copied());
         }
         let mut kept: BTreeMap<Root, Share> = BTreeMap::new();
-        let mut live_objects: BTreeSet<Digest> = BTreeSet::new();
-        let mut by_root: BTreeMap<Root, Vec<Digest>> = BTreeMap::new();
+        let mut live_objects: BTreeSet<ObjectId> = BTreeSet::new();
+        let mut by_root: BTreeMap<Root, Vec<ArtifactId>> = BTreeMap::new();
         for (artifact, roots) in &survey.rooted {
             if let Some(first) = roots.first().filter(|_| survey.manifests.contains_key(artifact)) {
                 by_root.entry(*first).or_default().push(*artifact);
@@ -216,9 +216,9 @@ impl Collection {
         }
         // Keep the inputs of kept stages if all their objects are kept anyway: they document where
         // a result came from, and cost nothing.
-        let inputs: BTreeSet<Digest> = stay.iter().flat_map(|c| c.inputs.iter().copied()).collect();
-        let costs_nothing = |a: &Digest| survey.objects(*a).all(|(object, _)| live_objects.contains(&object));
-        let mut live: BTreeSet<Digest> = survey.rooted.keys().copied().collect();
+        let inputs: BTreeSet<ArtifactId> = stay.iter().flat_map(|c| c.inputs.iter().copied()).collect();
+        let costs_nothing = |a: &ArtifactId| survey.objects(*a).all(|(object, _)| live_objects.contains(&object));
+        let mut live: BTreeSet<ArtifactId> = survey.rooted.keys().copied().collect();
         live.extend(inputs.into_iter().filter(costs_nothing));
         let artifacts = survey.manifests.keys().filter(|a| !live.contains(a)).count();
         let gone = store.objects()?.into_iter().filter(|(object, _)| {
@@ -253,7 +253,7 @@ impl Collection {
     pub fn execute(&self, store: &Store) -> Result<Swept, RunError> {
         let swept = store.sweep(&self.plan)?;
         for (folder, _) in &self.work {
-            let key = folder.file_name().and_then(|n| n.to_str()).and_then(|n| Digest::from_hex(n).ok());
+            let key = folder.file_name().and_then(|n| n.to_str()).and_then(|n| ActionKey::from_hex(n).ok());
             let Some(key) = key else { continue };
             // A process has resumed this work.
             let Some(_lock) = store.lock_key(key)? else { continue };
@@ -311,7 +311,7 @@ fn survey_store<'s>(store: &'s Store, policy: &Policy, candidates: &[Candidate])
             survey.manifests.insert(info.digest, manifest);
         }
     }
-    let tags: Vec<Digest> = store.tags()?.into_iter().map(|tag| tag.artifact).collect();
+    let tags: Vec<ArtifactId> = store.tags()?.into_iter().map(|tag| tag.artifact).collect();
     survey.keep(Root::Tagged, tags);
     survey.keep(Root::Pinned, store.pins()?);
     let mut results: BTreeMap<&str, usize> = BTreeMap::new();
@@ -320,7 +320,7 @@ fn survey_store<'s>(store: &'s Store, policy: &Policy, candidates: &[Candidate])
             Ok(made) => made,
             Err(error) => {
                 // The run may have made or may continue with anything.
-                let all: Vec<Digest> = survey.manifests.keys().copied().collect();
+                let all: Vec<ArtifactId> = survey.manifests.keys().copied().collect();
                 survey.keep(Root::Unread, all);
                 survey.keys.extend(candidates.iter().map(|candidate| candidate.key));
                 survey.note_unreadable(id, "everything", error);
@@ -346,8 +346,9 @@ fn survey_store<'s>(store: &'s Store, policy: &Policy, candidates: &[Candidate])
                 survey.keep(root, recorded.sources.remote_artifacts(&recorded.resolved));
             }
             (true, Err(error)) => {
-                let by_stages: BTreeSet<Digest> = candidates.iter().flat_map(|c| c.artifacts.iter().copied()).collect();
-                let sources: Vec<Digest> =
+                let by_stages: BTreeSet<ArtifactId> =
+                    candidates.iter().flat_map(|c| c.artifacts.iter().copied()).collect();
+                let sources: Vec<ArtifactId> =
                     survey.manifests.keys().copied().filter(|artifact| !by_stages.contains(artifact)).collect();
                 survey.keep(Root::Unread, sources);
                 survey.note_unreadable(id, "every artifact that no stage made", error);
@@ -357,8 +358,8 @@ fn survey_store<'s>(store: &'s Store, policy: &Policy, candidates: &[Candidate])
         for output in made.tasks.iter().flat_map(|task| task.ports().into_iter().filter_map(|p| task.port(p))) {
             let Output::List(items) = output else { continue };
             let is_checkpoint =
-                |a: &Digest| survey.manifests.get(a).is_some_and(|m| m.artifact_type == PortType::Checkpoint);
-            let last: Vec<Digest> =
+                |a: &ArtifactId| survey.manifests.get(a).is_some_and(|m| m.artifact_type == PortType::Checkpoint);
+            let last: Vec<ArtifactId> =
                 items.iter().rev().map(|i| i.digest).filter(is_checkpoint).take(policy.keep_checkpoints).collect();
             survey.keep(Root::Checkpoint, last);
         }
@@ -375,7 +376,7 @@ fn survey_store<'s>(store: &'s Store, policy: &Policy, candidates: &[Candidate])
                 for port in recorded.resolved.outputs.values() {
                     let tasks = made.tasks.iter().filter(|task| task.place.stage == port.stage);
                     let outputs = tasks.filter_map(|p| p.port(&port.port));
-                    let outputs: Vec<Digest> = outputs.flat_map(|o| o.artifacts().collect::<Vec<_>>()).collect();
+                    let outputs: Vec<ArtifactId> = outputs.flat_map(|o| o.artifacts().collect::<Vec<_>>()).collect();
                     survey.keep(Root::Result, outputs);
                 }
             }
@@ -392,7 +393,7 @@ fn survey_store<'s>(store: &'s Store, policy: &Policy, candidates: &[Candidate])
         for record in recorded.unwrap_or_default() {
             items.apply(&record);
         }
-        let artifacts: Vec<Digest> =
+        let artifacts: Vec<ArtifactId> =
             items.iter().flat_map(|(_, list)| list.iter().map(|(_, digest)| *digest)).collect();
         survey.keep(Root::Unfinished, artifacts);
     }
@@ -425,7 +426,7 @@ fn shrink<'c>(
     keeps: &dyn Fn(&Candidate) -> bool,
 ) -> Option<u64> {
     // How many artifacts hold each object.
-    let mut holders: BTreeMap<Digest, usize> = BTreeMap::new();
+    let mut holders: BTreeMap<ObjectId, usize> = BTreeMap::new();
     let mut total = 0u64;
     let held = survey.rooted.keys().copied().chain(stay.iter().flat_map(|c| c.artifacts.iter().copied()));
     for (object, size) in held.flat_map(|a| survey.objects(a)) {

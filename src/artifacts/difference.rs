@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use olmo_base::Digest;
+use olmo_base::{ArtifactId, Digest};
 use olmo_stage::PortType;
 
 use crate::key::{FieldChange, KeyRecord, diff};
@@ -34,7 +34,7 @@ pub struct FileChange {
 
 impl Difference {
     /// Compares `old` and `new`.
-    pub fn between(store: &Store, old: Digest, new: Digest) -> Result<Self, StoreError> {
+    pub fn between(store: &Store, old: ArtifactId, new: ArtifactId) -> Result<Self, StoreError> {
         let (before, after) = (store.manifest(old)?, store.manifest(new)?);
         let paths: BTreeSet<&String> = before.files.keys().chain(after.files.keys()).collect();
         let (mut files, mut same_files, mut same_bytes) = (Vec::new(), 0, 0);
@@ -60,7 +60,7 @@ impl Difference {
 }
 
 /// The key of the stage that made `artifact`.
-fn maker(store: &Store, artifact: Digest) -> Result<Option<KeyRecord>, StoreError> {
+fn maker(store: &Store, artifact: ArtifactId) -> Result<Option<KeyRecord>, StoreError> {
     for key in store.action_keys()? {
         let Some(action) = store.recorded_action(key) else { continue };
         if action.outputs.values().any(|output| output.artifacts().any(|d| d == artifact)) {

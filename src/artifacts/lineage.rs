@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use olmo_base::Digest;
+use olmo_base::{ActionKey, ArtifactId, Digest};
 use olmo_stage::PortType;
 use serde::Serialize;
 use serde_json::Value;
@@ -23,9 +23,9 @@ pub enum Direction {
 /// An artifact with everything upstream or downstream of it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Lineage {
-    pub artifact: Digest,
+    pub artifact: ArtifactId,
     /// Artifacts by digest.
-    pub nodes: BTreeMap<Digest, Node>,
+    pub nodes: BTreeMap<ArtifactId, Node>,
 }
 
 /// An artifact in a [`Lineage`].
@@ -44,7 +44,7 @@ pub struct Node {
     pub made_by: Vec<Step>,
     /// If it is a folder of another artifact: that artifact, and the folder.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub part_of: Option<(Digest, String)>,
+    pub part_of: Option<(ArtifactId, String)>,
     /// In a downstream lineage: the stages that read it, by key.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub read_by: Vec<Step>,
@@ -53,7 +53,7 @@ pub struct Node {
 /// A finished stage, as seen from one of its artifacts.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Step {
-    pub key: Digest,
+    pub key: ActionKey,
     pub stage: String,
     pub version: u32,
     /// The port of the artifact: an output if the stage made it, an input if it read it.
@@ -71,11 +71,11 @@ pub struct StepInput {
     pub port: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
-    pub artifact: Digest,
+    pub artifact: ArtifactId,
 }
 
 /// The places of each artifact: index into [`Stages::all`], port and label.
-type Places = BTreeMap<Digest, Vec<(usize, String, Option<String>)>>;
+type Places = BTreeMap<ArtifactId, Vec<(usize, String, Option<String>)>>;
 
 /// The finished stages of a store, with the artifacts that they read and made.
 struct Stages {
@@ -85,7 +85,7 @@ struct Stages {
 }
 
 struct Finished {
-    key: Digest,
+    key: ActionKey,
     record: KeyRecord,
     outputs: Vec<StepInput>,
 }
@@ -145,13 +145,13 @@ impl Lineage {
     /// artifact becomes a node without a type.
     pub fn trace(
         store: &Store,
-        artifact: Digest,
+        artifact: ArtifactId,
         direction: Direction,
         depth: Option<usize>,
     ) -> Result<Self, StoreError> {
         let stages = Stages::read(store)?;
         let parts = Parts::find(store, &stages)?;
-        let mut tags: BTreeMap<Digest, Vec<String>> = BTreeMap::new();
+        let mut tags: BTreeMap<ArtifactId, Vec<String>> = BTreeMap::new();
         for tag in store.tags()? {
             tags.entry(tag.artifact).or_default().push(tag.name);
         }
@@ -195,7 +195,7 @@ impl Lineage {
     }
 }
 
-fn describe(store: &Store, artifact: Digest) -> Node {
+fn describe(store: &Store, artifact: ArtifactId) -> Node {
     let Ok(manifest) = store.manifest(artifact) else { return Node::default() };
     let sources = manifest.files.values().filter_map(|e| e.source.as_ref()).map(|s| s.display().to_string());
     Node {
@@ -208,8 +208,8 @@ fn describe(store: &Store, artifact: Digest) -> Node {
 
 /// Artifacts read by stages that are a folder of another artifact.
 struct Parts {
-    whole: BTreeMap<Digest, (Digest, String)>,
-    parts: BTreeMap<Digest, Vec<Digest>>,
+    whole: BTreeMap<ArtifactId, (ArtifactId, String)>,
+    parts: BTreeMap<ArtifactId, Vec<ArtifactId>>,
 }
 
 /// The files of a tree. They are equal for a part and for its folder in the whole.
@@ -221,7 +221,7 @@ impl Parts {
     /// Finds the wholes of inputs that no stage made and that are not local sources.
     fn find(store: &Store, stages: &Stages) -> Result<Self, StoreError> {
         let mut found = Self { whole: BTreeMap::new(), parts: BTreeMap::new() };
-        let mut wanted: BTreeMap<Vec<(String, Digest)>, Vec<Digest>> = BTreeMap::new();
+        let mut wanted: BTreeMap<Vec<(String, Digest)>, Vec<ArtifactId>> = BTreeMap::new();
         for artifact in stages.readers.keys().filter(|a| !stages.makers.contains_key(a)) {
             let Ok(manifest) = store.manifest(*artifact) else { continue };
             if !manifest.is_reference() {

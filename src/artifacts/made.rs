@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use olmo_base::Digest;
+use olmo_base::{ActionKey, ArtifactId};
 
 use crate::run::{self, Place, Record, RunError, RunEvent, RunId, RunState, Used};
 use crate::store::{ListItem, Output, Store};
@@ -20,7 +20,7 @@ pub struct RunOutputs {
 #[derive(Clone, Debug, PartialEq)]
 pub struct TaskOutputs {
     pub place: Place,
-    pub key: Option<Digest>,
+    pub key: Option<ActionKey>,
     /// All outputs, once the task is done.
     pub outputs: BTreeMap<String, Output>,
     /// The items reported so far, by list port.
@@ -49,7 +49,7 @@ impl RunOutputs {
     }
 
     /// All artifacts that the run made, used from the cache, or reported.
-    pub fn artifacts(&self) -> std::collections::BTreeSet<Digest> {
+    pub fn artifacts(&self) -> std::collections::BTreeSet<ArtifactId> {
         self.tasks.iter().flat_map(TaskOutputs::artifacts).collect()
     }
 }
@@ -83,7 +83,7 @@ impl TaskOutputs {
     }
 
     /// All artifacts in its outputs and reported items.
-    pub fn artifacts(&self) -> impl Iterator<Item = Digest> + '_ {
+    pub fn artifacts(&self) -> impl Iterator<Item = ArtifactId> + '_ {
         let items = self.items.values().flatten().map(|item| item.digest);
         self.outputs.values().flat_map(Output::artifacts).chain(items)
     }
@@ -140,6 +140,7 @@ fn fold(records: &[Record]) -> Vec<TaskOutputs> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use olmo_base::Digest;
 
     #[test]
     fn items_count_before_their_stage_is_done_and_a_resume_may_remove_them() {
@@ -148,7 +149,7 @@ mod tests {
             place: place.clone(),
             port: "checkpoints".into(),
             label: label.into(),
-            artifact: Digest::of(text.as_bytes()),
+            artifact: ArtifactId::new(Digest::of(text.as_bytes())),
         };
         let resumed =
             RunEvent::Resumed { place: place.clone(), step: 1, port: "checkpoints".into(), keep: vec!["s1".into()] };
@@ -157,7 +158,7 @@ mod tests {
         let tasks = fold(&records);
         let items = &tasks[0].items["checkpoints"];
         assert_eq!(items.iter().map(|i| i.label.as_str()).collect::<Vec<_>>(), ["s1", "s2"]);
-        assert_eq!(items[1].digest, Digest::of(b"other"));
+        assert_eq!(items[1].digest, ArtifactId::new(Digest::of(b"other")));
         assert_eq!(tasks[0].ports(), ["checkpoints"]);
     }
 

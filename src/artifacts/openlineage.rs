@@ -1,7 +1,7 @@
 //! [`events`]: the history of an artifact as OpenLineage run events (spec 2-0-2). There is a START
 //! and a COMPLETE event for every upstream stage, in the order in which the stages ended.
 
-use olmo_base::Digest;
+use olmo_base::{ActionKey, ArtifactId, Digest};
 use serde_json::{Value, json};
 
 use crate::artifacts::error::ReferenceError;
@@ -18,13 +18,13 @@ const ARTIFACTS: &str = "olmo-pipe:artifact";
 
 /// The events of `artifact`. If the record of a stage's run was removed, the stage has only a
 /// COMPLETE event, with the time at which its action was committed.
-pub fn events(store: &Store, artifact: Digest) -> Result<Vec<Value>, ReferenceError> {
+pub fn events(store: &Store, artifact: ArtifactId) -> Result<Vec<Value>, ReferenceError> {
     let lineage = Lineage::trace(store, artifact, Direction::Up, None)?;
     let makings = Executions::read(store)?;
-    let mut steps: Vec<(u64, Digest, Vec<Value>)> = Vec::new();
+    let mut steps: Vec<(u64, ActionKey, Vec<Value>)> = Vec::new();
     for node in lineage.nodes.values() {
         // If several keys gave the same bytes, use the one that ran first.
-        let ended = |key: Digest| makings.for_key(key).first().map(|m| m.finished_ms);
+        let ended = |key: ActionKey| makings.for_key(key).first().map(|m| m.finished_ms);
         let Some(step) = node.made_by.iter().min_by_key(|s| (ended(s.key).unwrap_or(u64::MAX), s.key)) else {
             continue;
         };
@@ -85,7 +85,7 @@ fn dataset(store: &Store, one: &StepInput) -> Value {
     json!({"namespace": ARTIFACTS, "name": one.artifact, "facets": facets.unwrap_or_else(|| json!({}))})
 }
 
-fn run_facets(making: Option<&Execution>, key: Digest, record: &crate::key::KeyRecord) -> Value {
+fn run_facets(making: Option<&Execution>, key: ActionKey, record: &crate::key::KeyRecord) -> Value {
     let mut facets = json!({
         "processing_engine": {
             "_producer": PRODUCER,
@@ -109,7 +109,7 @@ fn run_facets(making: Option<&Execution>, key: Digest, record: &crate::key::KeyR
 
 /// A UUID (version 8) for the execution of a stage. The same run and key give the same UUID in
 /// every export.
-fn uuid(making: Option<&Execution>, key: Digest) -> String {
+fn uuid(making: Option<&Execution>, key: ActionKey) -> String {
     let run = making.and_then(|m| RunId::parse(&m.run)).map(|id| id.to_string()).unwrap_or_default();
     let mut bytes = *Digest::of(format!("{run}/{key}").as_bytes()).as_bytes();
     bytes[6] = bytes[6] & 0x0f | 0x80;
@@ -124,9 +124,9 @@ mod tests {
 
     #[test]
     fn an_execution_has_one_well_formed_uuid() {
-        let one = uuid(None, Digest::of(b"key"));
-        assert_eq!(one, uuid(None, Digest::of(b"key")));
-        assert_ne!(one, uuid(None, Digest::of(b"other")));
+        let one = uuid(None, ActionKey::new(Digest::of(b"key")));
+        assert_eq!(one, uuid(None, ActionKey::new(Digest::of(b"key"))));
+        assert_ne!(one, uuid(None, ActionKey::new(Digest::of(b"other"))));
         let parts: Vec<usize> = one.split('-').map(str::len).collect();
         assert_eq!(parts, [8, 4, 4, 4, 12]);
         assert!(one[14..15] == *"8" && "89ab".contains(&one[19..20]), "{one}");

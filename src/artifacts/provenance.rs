@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use olmo_base::Digest;
+use olmo_base::{ActionKey, ArtifactId};
 use olmo_stage::PortType;
 use serde::Serialize;
 
@@ -17,7 +17,7 @@ use crate::store::{Output, Store};
 /// The full recipe of an artifact.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Provenance {
-    pub artifact: Digest,
+    pub artifact: ArtifactId,
     #[serde(rename = "type")]
     pub artifact_type: PortType,
     pub bytes: u64,
@@ -28,7 +28,7 @@ pub struct Provenance {
 /// A finished stage that made an artifact.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Maker {
-    pub key: Digest,
+    pub key: ActionKey,
     /// The output port of the artifact.
     pub port: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -57,11 +57,11 @@ pub struct Execution {
 }
 
 /// The executions of each key, from the records of all runs.
-pub(super) struct Executions(BTreeMap<Digest, Vec<Execution>>);
+pub(super) struct Executions(BTreeMap<ActionKey, Vec<Execution>>);
 
 impl Executions {
     pub fn read(store: &Store) -> Result<Self, ReferenceError> {
-        let mut makings: BTreeMap<Digest, Vec<Execution>> = BTreeMap::new();
+        let mut makings: BTreeMap<ActionKey, Vec<Execution>> = BTreeMap::new();
         for made in RunOutputs::all(store)? {
             let environments = Environment::read(&run::folder(store, &made.state.id)).unwrap_or_default();
             for task in made.tasks {
@@ -84,14 +84,14 @@ impl Executions {
     }
 
     /// The executions of `key`, oldest first.
-    pub fn for_key(&self, key: Digest) -> &[Execution] {
+    pub fn for_key(&self, key: ActionKey) -> &[Execution] {
         self.0.get(&key).map(Vec::as_slice).unwrap_or_default()
     }
 }
 
 impl Provenance {
     /// Reads the recipe of `artifact`.
-    pub fn read(store: &Store, artifact: Digest) -> Result<Self, ReferenceError> {
+    pub fn read(store: &Store, artifact: ArtifactId) -> Result<Self, ReferenceError> {
         let manifest = store.manifest(artifact)?;
         let makings = Executions::read(store)?;
         let mut makers = Vec::new();

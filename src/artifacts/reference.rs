@@ -12,7 +12,7 @@
 //! RUN is the start of a run's ID, `latest`, or the name of an experiment, which means its newest
 //! run.
 
-use olmo_base::Digest;
+use olmo_base::ArtifactId;
 
 use crate::artifacts::error::ReferenceError;
 use crate::artifacts::made::{RunOutputs, TaskOutputs};
@@ -25,7 +25,7 @@ pub struct Reference;
 impl Reference {
     /// Resolves `text` to an artifact of `store`. The artifact may no longer exist in the store,
     /// since run records remember what was made.
-    pub fn resolve(store: &Store, text: &str) -> Result<Digest, ReferenceError> {
+    pub fn resolve(store: &Store, text: &str) -> Result<ArtifactId, ReferenceError> {
         let form = |why: &str| ReferenceError::Form { text: text.to_owned(), why: why.to_owned() };
         if text.is_empty() {
             return Err(form("it is empty"));
@@ -105,7 +105,7 @@ impl Horizon {
     }
 }
 
-fn resolve_in_run(store: &Store, id: &RunId, what: &str, whole: &str) -> Result<Digest, ReferenceError> {
+fn resolve_in_run(store: &Store, id: &RunId, what: &str, whole: &str) -> Result<ArtifactId, ReferenceError> {
     let made = RunOutputs::read(store, id)?;
     let mut stages: Vec<&str> = made.state.stages.keys().collect();
     // Longest name first, since one name may be a prefix of another.
@@ -147,7 +147,7 @@ fn split_label(text: &str) -> (&str, Option<&str>) {
 }
 
 /// Resolves `rest`, which is `.PORT…` or `[ITEM].PORT…`, in stage `stage`.
-fn resolve_in_stage(made: &RunOutputs, stage: &str, rest: &str, whole: &str) -> Result<Digest, ReferenceError> {
+fn resolve_in_stage(made: &RunOutputs, stage: &str, rest: &str, whole: &str) -> Result<ArtifactId, ReferenceError> {
     let form = |why: &str| ReferenceError::Form { text: whole.to_owned(), why: why.to_owned() };
     let (item, port) = match rest.strip_prefix('[') {
         Some(inside) => {
@@ -201,7 +201,7 @@ fn select_artifact(
     stage: &str,
     port: &str,
     label: Option<&str>,
-) -> Result<Digest, ReferenceError> {
+) -> Result<ArtifactId, ReferenceError> {
     let (stage, port) = (stage.to_owned(), port.to_owned());
     match (output, label) {
         (Output::Single(artifact), None) => Ok(*artifact),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use olmo_base::Digest;
+use olmo_base::{ArtifactId, ObjectId};
 use serde::Serialize;
 
 use crate::store::{Output, Store, StoreError};
@@ -38,7 +38,7 @@ pub struct Group {
 impl Usage {
     /// Adds up the bytes in `store` by stage, or by type with `by_type`.
     pub fn measure(store: &Store, by_type: bool) -> Result<Self, StoreError> {
-        let mut makers: BTreeMap<Digest, BTreeSet<String>> = BTreeMap::new();
+        let mut makers: BTreeMap<ArtifactId, BTreeSet<String>> = BTreeMap::new();
         for key in store.action_keys()? {
             let Some(action) = store.recorded_action(key) else { continue };
             for artifact in action.outputs.values().flat_map(Output::artifacts) {
@@ -46,7 +46,7 @@ impl Usage {
             }
         }
         // For each object, its size and the groups that use it.
-        let mut users: BTreeMap<Digest, (u64, BTreeSet<String>)> = BTreeMap::new();
+        let mut users: BTreeMap<ObjectId, (u64, BTreeSet<String>)> = BTreeMap::new();
         let mut groups: BTreeMap<String, Group> = BTreeMap::new();
         let (mut unshared, mut referred) = (0, 0);
         for info in store.artifacts()?.flatten() {
@@ -66,7 +66,7 @@ impl Usage {
                     continue;
                 }
                 unshared += entry.size;
-                let (size, by) = users.entry(entry.digest).or_default();
+                let (size, by) = users.entry(entry.object()).or_default();
                 *size = entry.size;
                 by.extend(names.iter().cloned());
             }

@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use olmo_base::Digest;
+use olmo_base::ArtifactId;
 use olmo_stage::PortType;
 
 use crate::artifacts::{Reference, find_run};
@@ -95,9 +95,9 @@ fn is_digest_prefix(word: &str) -> bool {
 
 /// What an argument names: an artifact, or the rows that a stage of a run reads.
 struct Target {
-    artifact: Digest,
+    artifact: ArtifactId,
     params: Option<String>,
-    metrics: Option<Digest>,
+    metrics: Option<ArtifactId>,
 }
 
 /// Resolves `text` to an artifact; `None` if it is a path.
@@ -166,7 +166,7 @@ fn resolve_rows(store: &Store, run: &str, stage: Option<&str>) -> Result<Target,
 }
 
 /// Lays an artifact out as a folder inside `folder`.
-fn materialize(store: &Store, artifact: Digest, folder: &Path) -> Result<OsString, Problem> {
+fn materialize(store: &Store, artifact: ArtifactId, folder: &Path) -> Result<OsString, Problem> {
     let place = folder.join(artifact.short());
     store.materialize(artifact, &place, Handover::Link)?;
     Ok(place.into())

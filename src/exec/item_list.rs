@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use olmo_base::Digest;
+use olmo_base::ArtifactId;
 use serde::{Deserialize, Serialize};
 
 /// A line of `items.jsonl`: one `Item` or `Resumed` event of an attempt that was applied.
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum ItemRecord {
     /// The item is in the store.
-    Added { attempt: u32, port: String, label: String, artifact: Digest },
+    Added { attempt: u32, port: String, label: String, artifact: ArtifactId },
     /// Items of `port` that are not in `keep` left the list.
     Kept { attempt: u32, port: String, keep: Vec<String> },
 }
@@ -32,7 +32,7 @@ pub struct Items(BTreeMap<String, ItemList>);
 /// The items of one port.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct ItemList {
-    items: Vec<(String, Digest)>,
+    items: Vec<(String, ArtifactId)>,
     /// Position of each label in `items`.
     places: HashMap<String, usize>,
     /// The first label in `items` for each lowercased label.
@@ -40,7 +40,7 @@ struct ItemList {
 }
 
 impl ItemList {
-    fn put(&mut self, label: &str, artifact: Digest) {
+    fn put(&mut self, label: &str, artifact: ArtifactId) {
         match self.places.get(label) {
             Some(place) => self.items[*place].1 = artifact,
             None => {
@@ -78,12 +78,12 @@ impl Items {
     }
 
     /// The items of `port`.
-    pub fn in_port(&self, port: &str) -> &[(String, Digest)] {
+    pub fn in_port(&self, port: &str) -> &[(String, ArtifactId)] {
         self.0.get(port).map_or(&[], |list| list.items.as_slice())
     }
 
     /// The artifact of the item `label` of `port`.
-    pub fn get(&self, port: &str, label: &str) -> Option<Digest> {
+    pub fn get(&self, port: &str, label: &str) -> Option<ArtifactId> {
         let list = self.0.get(port)?;
         list.places.get(label).map(|place| list.items[*place].1)
     }
@@ -102,7 +102,7 @@ impl Items {
     }
 
     /// Ports with their items.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &[(String, Digest)])> {
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &[(String, ArtifactId)])> {
         self.0.iter().map(|(port, list)| (port.as_str(), list.items.as_slice()))
     }
 
@@ -135,9 +135,15 @@ pub fn check_label(label: &str) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use olmo_base::Digest;
 
     fn added(attempt: u32, label: &str) -> ItemRecord {
-        ItemRecord::Added { attempt, port: "p".into(), label: label.into(), artifact: Digest::of(label.as_bytes()) }
+        ItemRecord::Added {
+            attempt,
+            port: "p".into(),
+            label: label.into(),
+            artifact: ArtifactId::new(Digest::of(label.as_bytes())),
+        }
     }
 
     fn labels(items: &Items) -> Vec<&str> {

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use olmo_base::Digest;
+use olmo_base::{ActionKey, ArtifactId};
 
 use crate::store::{Action, ActionState, Output, Store, StoreError};
 
@@ -15,7 +15,7 @@ pub type Outputs = BTreeMap<String, Output>;
 pub struct Cache {
     store: Store,
     /// Results that were recently found complete in the store.
-    verified: HashMap<Digest, Outputs>,
+    verified: HashMap<ActionKey, Outputs>,
 }
 
 /// The answer to a lookup.
@@ -26,7 +26,7 @@ pub enum Lookup {
     Absent,
     /// The result exists, but this artifact of it is no longer complete.
     Incomplete {
-        artifact: Digest,
+        artifact: ArtifactId,
     },
     /// The entry was damaged and is now in quarantine.
     Damaged {
@@ -43,7 +43,7 @@ impl Cache {
     ///
     /// # Errors
     /// The store cannot be read.
-    pub fn lookup(&self, key: Digest) -> Result<Lookup, StoreError> {
+    pub fn lookup(&self, key: ActionKey) -> Result<Lookup, StoreError> {
         if let Some(outputs) = self.verified.get(&key) {
             return Ok(Lookup::Hit(outputs.clone()));
         }
@@ -59,7 +59,7 @@ impl Cache {
     ///
     /// # Errors
     /// The store cannot be read.
-    pub fn action(&self, key: Digest) -> Result<Option<Action>, StoreError> {
+    pub fn action(&self, key: ActionKey) -> Result<Option<Action>, StoreError> {
         Ok(match self.store.action_state(key)? {
             ActionState::Hit(action) | ActionState::Incomplete { action, .. } => Some(action),
             ActionState::Absent | ActionState::Damaged { .. } => None,
@@ -67,7 +67,7 @@ impl Cache {
     }
 
     /// Adds results that are known to be complete.
-    pub fn with_verified(self, verified: HashMap<Digest, Outputs>) -> Self {
+    pub fn with_verified(self, verified: HashMap<ActionKey, Outputs>) -> Self {
         Self { verified, ..self }
     }
 

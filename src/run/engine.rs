@@ -11,7 +11,7 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 
-use olmo_base::{Digest, failpoint};
+use olmo_base::{ActionKey, failpoint};
 use olmo_stage::MessageLevel;
 use olmo_stage::compute::Device;
 use olmo_stage::rules::Level;
@@ -204,7 +204,7 @@ struct PreparedRun<'r> {
 fn execute(
     store: &Store,
     prepared: &PreparedRun<'_>,
-    mut hits: HashMap<Digest, Outputs>,
+    mut hits: HashMap<ActionKey, Outputs>,
     mut record: RunRecord,
     options: &Options,
     watch: &mut dyn Watch,

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use olmo_base::Digest;
+use olmo_base::{ActionKey, ArtifactId};
 use olmo_stage::{Failure, MessageLevel};
 use serde::{Deserialize, Serialize};
 
@@ -45,16 +45,16 @@ pub enum RunEvent {
     Opened { experiment: String, pid: u32, resumed: bool, stages: Vec<String> },
     /// The result was cached. `cut_off`: a dependency ran in this run and produced the same bytes
     /// as before.
-    Cached { place: Place, key: Digest, cut_off: bool, outputs: BTreeMap<String, Output> },
+    Cached { place: Place, key: ActionKey, cut_off: bool, outputs: BTreeMap<String, Output> },
     /// Another process works on the same key; its result will be shared.
-    Waiting { place: Place, key: Digest, holder: Option<u32> },
+    Waiting { place: Place, key: ActionKey, holder: Option<u32> },
     /// A process was started. `after`: the last list item of earlier attempts, if this attempt
     /// continues their work.
-    Started { place: Place, key: Digest, attempt: u32, continues: bool, after: Option<String> },
+    Started { place: Place, key: ActionKey, attempt: u32, continues: bool, after: Option<String> },
     /// The stage continues from `step`. Of the items of list `port`, only `keep` remain.
     Resumed { place: Place, step: u64, port: String, keep: Vec<String> },
     /// A list item is in the store.
-    Item { place: Place, port: String, label: String, artifact: Digest },
+    Item { place: Place, port: String, label: String, artifact: ArtifactId },
     /// Progress of a stage. The record holds the first one of each attempt and a sample of the
     /// rest.
     Progress { place: Place, done: u64, total: u64, unit: String, message: String },
@@ -64,7 +64,7 @@ pub enum RunEvent {
     /// A message from the stage to the user.
     Message { place: Place, level: MessageLevel, text: String },
     /// The stage ran and its outputs are in the store. `shared`: another process ran it.
-    Finished { place: Place, key: Digest, shared: bool, outputs: BTreeMap<String, Output>, used: Used },
+    Finished { place: Place, key: ActionKey, shared: bool, outputs: BTreeMap<String, Output>, used: Used },
     /// The stage failed. `log` holds the last lines that it printed.
     Failed { place: Place, failure: Failure, log: Vec<String> },
     /// The stage failed and will be retried after a pause. It has been tried `tried` times out of
@@ -87,7 +87,7 @@ pub enum RunEvent {
     /// The stage was stopped before it finished.
     Interrupted { place: Place },
     /// An input of the stage was damaged in the store. `maker` runs again to make it.
-    Damaged { place: Place, artifact: Digest, maker: Place, why: String },
+    Damaged { place: Place, artifact: ArtifactId, maker: Place, why: String },
     /// A signal asked the run to stop.
     Stopping { signal: i32 },
     /// The engine ended normally.

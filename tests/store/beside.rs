@@ -44,7 +44,7 @@ fn verify_and_repair_beside_an_engine_find_nothing_and_move_nothing() {
 }
 
 /// Commits a unique artifact and the finished stage that made it.
-fn commit(store: &Store, folder: &std::path::Path, n: usize) -> (olmo_base::Digest, Action) {
+fn commit(store: &Store, folder: &std::path::Path, n: usize) -> (olmo_base::ActionKey, Action) {
     let out = folder.join(format!("out{n}"));
     fs::create_dir(&out).unwrap();
     fs::write(out.join("file"), format!("content {n}")).unwrap();

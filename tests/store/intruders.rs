@@ -1,6 +1,7 @@
 //! Links, FIFOs and folders in place of every file that a store opens: no command hangs or follows
 //! them, and a repair makes the store valid again.
 
+use std::fmt::Display;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -52,8 +53,8 @@ fn intrude(project: &Project, path: &Path, kind: &str) {
     }
 }
 
-fn sharded(project: &Project, folder: &str, digest: Digest) -> PathBuf {
-    let hex = digest.hex();
+fn sharded(project: &Project, folder: &str, name: impl Display) -> PathBuf {
+    let hex = name.to_string();
     project.path(&format!(".olmo-pipe/{folder}/{}/{}", &hex[..2], &hex[2..]))
 }
 

@@ -1,9 +1,11 @@
-//! [`Digest`]: a BLAKE3-256 digest, the name of every object, artifact and key.
+//! [`Digest`]: a BLAKE3-256 digest. The names of objects, artifacts and keys have types of their own
+//! ([`crate::id`]).
 
 use std::fmt;
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -121,6 +123,14 @@ impl Digest {
     /// The 32 bytes.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
+    }
+}
+
+impl FromStr for Digest {
+    type Err = DigestError;
+
+    fn from_str(text: &str) -> Result<Self, DigestError> {
+        Self::from_hex(text)
     }
 }
 

@@ -1,5 +1,5 @@
-//! The basis of all crates of olmo-pipe: content digests ([`digest`]), safe and durable file access
-//! ([`files`]), locks ([`lock`]), checksummed journals ([`journal`]), seals of finished work
+//! The basis of all crates of olmo-pipe: content digests ([`digest`]), typed names of the things in a
+//! store ([`id`]), safe and durable file access ([`files`]), locks ([`lock`]), checksummed journals ([`journal`]), seals of finished work
 //! ([`seal`]), errors with a code and a hint ([`error`]), suggestions for misspelled words
 //! ([`nearest`]), text for messages ([`text`], [`units`]), and failpoints for tests
 //! ([`mod@failpoint`]).
@@ -12,6 +12,7 @@ pub mod digest;
 pub mod error;
 pub mod failpoint;
 pub mod files;
+pub mod id;
 pub mod journal;
 pub mod lock;
 pub mod nearest;
@@ -23,4 +24,5 @@ pub mod units;
 pub use digest::Digest;
 pub use error::{Diagnose, IoContext, PathError};
 pub use failpoint::failpoint;
+pub use id::{ActionKey, ArtifactId, ObjectId};
 pub use lock::LockedFile;

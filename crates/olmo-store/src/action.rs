@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use olmo_base::{Digest, PathError};
+use olmo_base::{ActionKey, ArtifactId, Digest, PathError};
 use serde::{Deserialize, Serialize};
 
 use crate::Store;
@@ -16,7 +16,6 @@ use crate::disk::seal;
 use crate::disk::{self, Seen, Small, age};
 use crate::error::StoreError;
 use crate::key::{Encoder, KeyRecord};
-use crate::layout::ACTIONS;
 
 const FORMAT: u32 = 1;
 const KIND: &str = "action";
@@ -36,7 +35,7 @@ pub struct Action {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Output {
-    Single(Digest),
+    Single(ArtifactId),
     /// In the order of reporting.
     List(Vec<ListItem>),
 }
@@ -46,7 +45,7 @@ pub enum Output {
 #[serde(deny_unknown_fields)]
 pub struct ListItem {
     pub label: String,
-    pub digest: Digest,
+    pub digest: ArtifactId,
 }
 
 impl Output {
@@ -54,13 +53,13 @@ impl Output {
     /// in order.
     pub fn digest(&self) -> Digest {
         match self {
-            Self::Single(digest) => *digest,
+            Self::Single(artifact) => artifact.digest(),
             Self::List(items) => {
                 let mut encoder = Encoder::new("olmo-pipe.list");
                 encoder.list(items.len());
                 for item in items {
                     encoder.text(&item.label);
-                    encoder.digest(&item.digest);
+                    encoder.artifact(item.digest);
                 }
                 encoder.finish()
             }
@@ -68,9 +67,9 @@ impl Output {
     }
 
     /// Its artifacts, in order.
-    pub fn artifacts(&self) -> impl Iterator<Item = Digest> + '_ {
+    pub fn artifacts(&self) -> impl Iterator<Item = ArtifactId> + '_ {
         let (single, list) = match self {
-            Self::Single(digest) => (Some(*digest), None),
+            Self::Single(artifact) => (Some(*artifact), None),
             Self::List(items) => (None, Some(items.iter().map(|i| i.digest))),
         };
         single.into_iter().chain(list.into_iter().flatten())
@@ -99,7 +98,7 @@ impl Action {
 
     /// Parses the file of the action with key `key`; `None` if it is sound but written by a newer
     /// build. The error says what is wrong with it.
-    pub fn parse(key: Digest, text: &[u8]) -> Result<Option<Self>, &'static str> {
+    pub fn parse(key: ActionKey, text: &[u8]) -> Result<Option<Self>, &'static str> {
         let body = seal::open(KIND, &key.hex(), text)?;
         Ok(serde_json::from_str::<Action>(body).ok().filter(|a| a.format == FORMAT))
     }
@@ -113,7 +112,7 @@ pub enum ActionState {
     /// Never finished here.
     Absent,
     /// Finished once, but this artifact is no longer complete.
-    Incomplete { action: Action, artifact: Digest },
+    Incomplete { action: Action, artifact: ArtifactId },
     /// Its entry was damaged and has been moved to `quarantine/`.
     Damaged { why: String },
 }
@@ -128,7 +127,7 @@ pub(crate) enum Unread {
 impl Store {
     /// The finished action with key `key`, if there is one and all its outputs are complete. A
     /// damaged entry is moved to `quarantine/` and counts as absent.
-    pub fn action(&self, key: Digest) -> Result<Option<Action>, StoreError> {
+    pub fn action(&self, key: ActionKey) -> Result<Option<Action>, StoreError> {
         Ok(match self.action_state(key)? {
             ActionState::Hit(action) => Some(action),
             _ => None,
@@ -136,13 +135,13 @@ impl Store {
     }
 
     /// As [`Store::action`], with the reason of a miss.
-    pub fn action_state(&self, key: Digest) -> Result<ActionState, StoreError> {
+    pub fn action_state(&self, key: ActionKey) -> Result<ActionState, StoreError> {
         let action = match self.read_action(key) {
             Ok(action) => action,
             Err(Unread::Absent) => return Ok(ActionState::Absent),
             Err(Unread::Io(e)) => return Err(e),
             Err(Unread::Damaged(why, seen)) => {
-                self.quarantine(&self.sharded(ACTIONS, key), &format!("{key}.action.json"), seen)?;
+                self.quarantine(&self.sharded(key), &format!("{key}.action.json"), seen)?;
                 return Ok(ActionState::Damaged { why });
             }
         };
@@ -156,8 +155,8 @@ impl Store {
     }
 
     /// Marks the action as used. Returns `false` if it is gone.
-    fn use_action(&self, key: Digest) -> Result<bool, StoreError> {
-        let path = self.sharded(ACTIONS, key);
+    fn use_action(&self, key: ActionKey) -> Result<bool, StoreError> {
+        let path = self.sharded(key);
         if self.is_read_only() || age::used_lately(&path) {
             return Ok(true);
         }
@@ -166,8 +165,8 @@ impl Store {
     }
 
     /// Reads without moving anything.
-    pub(crate) fn read_action(&self, key: Digest) -> Result<Action, Unread> {
-        let path = self.sharded(ACTIONS, key);
+    pub(crate) fn read_action(&self, key: ActionKey) -> Result<Action, Unread> {
+        let path = self.sharded(key);
         let (text, seen) = match disk::read_small(&path, disk::LARGEST) {
             Ok(Small::Bytes(text, seen)) => (text, seen),
             Ok(Small::Absent) => return Err(Unread::Absent),
@@ -181,7 +180,7 @@ impl Store {
 
     /// Records that the stage with key `key` succeeded. Durable on return. Call it after all of
     /// its outputs were committed; an output that is not whole is refused.
-    pub fn commit_action(&self, key: Digest, action: &Action) -> Result<(), StoreError> {
+    pub fn commit_action(&self, key: ActionKey, action: &Action) -> Result<(), StoreError> {
         let record = action.key.digest();
         if record != key {
             return Err(StoreError::WrongKey { key, record });
@@ -196,14 +195,14 @@ impl Store {
                 return Err(self.why_not_whole(artifact));
             }
         }
-        let path = self.sharded(ACTIONS, key);
+        let path = self.sharded(key);
         let body = serde_json::to_string(action).map_err(|e| PathError::during("write", &path, e.into()))?;
         let text = seal::seal(KIND, &key.hex(), &body);
         let points = ["store.action_temp_written", "store.action_renamed"];
         self.write_durable(&path, text.as_bytes(), 0o444, Some(points))
     }
 
-    fn why_not_whole(&self, artifact: Digest) -> StoreError {
+    fn why_not_whole(&self, artifact: ArtifactId) -> StoreError {
         let manifest = match self.manifest(artifact) {
             Ok(manifest) => manifest,
             Err(e) => return e,
@@ -215,8 +214,8 @@ impl Store {
                     let source = std::io::Error::other("it is gone or has another size");
                     return StoreError::SourceMissing { path: path.clone(), artifact, source };
                 }
-                None if !there(&self.object_path(entry.digest), entry.size) => {
-                    return StoreError::MissingObject { object: entry.digest, artifact };
+                None if !there(&self.object_path(entry.object()), entry.size) => {
+                    return StoreError::MissingObject { object: entry.object(), artifact };
                 }
                 _ => {}
             }
@@ -225,13 +224,13 @@ impl Store {
     }
 
     /// The keys of all finished actions, sorted.
-    pub fn action_keys(&self) -> Result<Vec<Digest>, StoreError> {
-        self.names(ACTIONS, "")
+    pub fn action_keys(&self) -> Result<Vec<ActionKey>, StoreError> {
+        self.names("")
     }
 
     /// The action with key `key`, even if its outputs are no longer complete. For listing and
     /// comparing, not for hits.
-    pub fn recorded_action(&self, key: Digest) -> Option<Action> {
+    pub fn recorded_action(&self, key: ActionKey) -> Option<Action> {
         self.read_action(key).ok()
     }
 }
@@ -240,11 +239,12 @@ impl Store {
 pub(crate) mod tests {
     use super::*;
     use crate::key::KeyInput;
+    use olmo_base::ObjectId;
     use olmo_stage::PortType;
     use serde_json::json;
 
     pub fn record(lr: f64) -> KeyRecord {
-        let input = KeyInput { label: None, digest: Digest::of(b"input") };
+        let input = KeyInput { label: None, digest: ArtifactId::new(Digest::of(b"input")) };
         KeyRecord {
             format: 1,
             stage: "train".into(),
@@ -258,7 +258,7 @@ pub(crate) mod tests {
     }
 
     /// A store with one committed action; its key and artifacts.
-    pub fn store_with_action() -> (tempfile::TempDir, Store, Digest, Action) {
+    pub fn store_with_action() -> (tempfile::TempDir, Store, ActionKey, Action) {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("store")).unwrap();
         let commit = |name: &str, text: &str| {
@@ -280,9 +280,9 @@ pub(crate) mod tests {
     fn a_committed_action_is_a_hit_for_its_key_alone() {
         let (_dir, store, key, action) = store_with_action();
         assert_eq!(store.action(key).unwrap(), Some(action.clone()));
-        assert_eq!(store.action_state(Digest::of(b"other")).unwrap(), ActionState::Absent);
+        assert_eq!(store.action_state(ActionKey::new(Digest::of(b"other"))).unwrap(), ActionState::Absent);
         assert_eq!(store.action_keys().unwrap(), [key]);
-        let error = store.commit_action(Digest::of(b"other"), &action).unwrap_err();
+        let error = store.commit_action(ActionKey::new(Digest::of(b"other")), &action).unwrap_err();
         assert!(matches!(error, StoreError::WrongKey { .. }), "{error}");
     }
 
@@ -290,10 +290,10 @@ pub(crate) mod tests {
     fn a_missing_or_short_object_makes_it_a_miss() {
         for damage in ["remove", "cut", "grow"] {
             let (_dir, store, key, _) = store_with_action();
-            let object = store.object_path(Digest::of(b"step2"));
+            let object = store.object_path(ObjectId::of(b"step2"));
             match damage {
                 "remove" => fs::remove_file(&object).unwrap(),
-                "cut" => fs::rename(store.object_path(Digest::of(b"weights")), &object).unwrap(),
+                "cut" => fs::rename(store.object_path(ObjectId::of(b"weights")), &object).unwrap(),
                 _ => {
                     fs::remove_file(&object).unwrap();
                     fs::write(&object, "much too long").unwrap();
@@ -308,10 +308,10 @@ pub(crate) mod tests {
     fn an_action_with_an_output_that_is_not_there_is_refused() {
         let (_dir, store, _, action) = store_with_action();
         let mut other = Action::new(record(0.2), action.outputs.clone());
-        fs::remove_file(store.object_path(Digest::of(b"weights"))).unwrap();
+        fs::remove_file(store.object_path(ObjectId::of(b"weights"))).unwrap();
         let error = store.commit_action(other.key.digest(), &other).unwrap_err();
         assert!(matches!(error, StoreError::MissingObject { .. }), "{error}");
-        other.outputs = BTreeMap::from([("x".to_owned(), Output::Single(Digest::of(b"nothing")))]);
+        other.outputs = BTreeMap::from([("x".to_owned(), Output::Single(ArtifactId::new(Digest::of(b"nothing"))))]);
         let error = store.commit_action(other.key.digest(), &other).unwrap_err();
         assert!(matches!(error, StoreError::NoArtifact { .. }), "{error}");
     }
@@ -332,7 +332,7 @@ pub(crate) mod tests {
     fn whatever_stands_in_the_place_of_an_entry_moves_to_quarantine() {
         for kind in crate::verify::tests::INTRUDERS {
             let (_dir, store, key, action) = store_with_action();
-            let place = store.sharded(ACTIONS, key);
+            let place = store.sharded(key);
             crate::verify::tests::intrude(&place, kind);
             assert!(matches!(store.action_state(key).unwrap(), ActionState::Damaged { .. }), "{kind}");
             assert_eq!(store.action_state(key).unwrap(), ActionState::Absent, "{kind}");
@@ -347,10 +347,10 @@ pub(crate) mod tests {
     #[test]
     fn an_entry_under_another_key_is_damaged() {
         let (_dir, store, key, _) = store_with_action();
-        let other = Digest::of(b"other");
-        let place = store.sharded(ACTIONS, other);
+        let other = ActionKey::new(Digest::of(b"other"));
+        let place = store.sharded(other);
         fs::create_dir_all(place.parent().unwrap()).unwrap();
-        fs::copy(store.sharded(ACTIONS, key), &place).unwrap();
+        fs::copy(store.sharded(key), &place).unwrap();
         assert!(matches!(store.action_state(other).unwrap(), ActionState::Damaged { .. }));
         assert!(!place.exists(), "it was moved away");
         assert!(store.action(key).unwrap().is_some());
@@ -359,10 +359,10 @@ pub(crate) mod tests {
     #[test]
     fn a_sound_entry_of_a_newer_build_is_a_miss_and_stays_in_place() {
         let (_dir, store, _, action) = store_with_action();
-        let key = Digest::of(b"newer");
+        let key = ActionKey::new(Digest::of(b"newer"));
         let mut newer = serde_json::to_value(&action).unwrap();
         newer["from_the_future"] = json!(true);
-        let place = store.sharded(ACTIONS, key);
+        let place = store.sharded(key);
         fs::create_dir_all(place.parent().unwrap()).unwrap();
         fs::write(&place, seal::seal(KIND, &key.hex(), &newer.to_string())).unwrap();
         assert_eq!(store.action_state(key).unwrap(), ActionState::Absent);
@@ -371,7 +371,10 @@ pub(crate) mod tests {
 
     #[test]
     fn a_lists_digest_sees_labels_and_order() {
-        let item = |label: &str, text: &str| ListItem { label: label.into(), digest: Digest::of(text.as_bytes()) };
+        let item = |label: &str, text: &str| ListItem {
+            label: label.into(),
+            digest: ArtifactId::new(Digest::of(text.as_bytes())),
+        };
         let base = Output::List(vec![item("a", "1"), item("b", "2")]);
         for other in [vec![item("b", "2"), item("a", "1")], vec![item("a", "1")], vec![item("a", "1"), item("c", "2")]]
         {

@@ -15,7 +15,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use olmo_base::{Digest, IoContext, PathError, files};
+use olmo_base::{ActionKey, ArtifactId, Digest, IoContext, ObjectId, PathError, files};
 use olmo_stage::PortType;
 use serde::{Deserialize, Serialize};
 
@@ -39,15 +39,15 @@ const LARGEST_HEAD: u64 = 64 << 20;
 #[serde(deny_unknown_fields)]
 struct Head {
     format: u32,
-    artifacts: BTreeMap<Digest, Manifest>,
-    actions: BTreeMap<Digest, Action>,
+    artifacts: BTreeMap<ArtifactId, Manifest>,
+    actions: BTreeMap<ActionKey, Action>,
 }
 
 /// The result of an import.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Imported {
     /// All artifacts of the bundle, sorted.
-    pub artifacts: Vec<Digest>,
+    pub artifacts: Vec<ArtifactId>,
     /// Size of the new objects in bytes.
     pub bytes: u64,
     /// Imported finished stages.
@@ -63,13 +63,13 @@ fn parse_head(text: &[u8]) -> Result<Head, String> {
     if head.format != FORMAT {
         return Err(format!("it has format {}, this build reads {FORMAT}", head.format));
     }
-    for (digest, manifest) in &head.artifacts {
-        manifest.check().map_err(|why| format!("artifact {}: {why}", digest.short()))?;
+    for (artifact, manifest) in &head.artifacts {
+        manifest.check().map_err(|why| format!("artifact {}: {why}", artifact.short()))?;
         if manifest.is_reference() {
-            return Err(format!("artifact {} names files of another machine", digest.short()));
+            return Err(format!("artifact {} names files of another machine", artifact.short()));
         }
-        if manifest.digest() != *digest {
-            return Err(format!("artifact {} has another digest", digest.short()));
+        if manifest.digest() != *artifact {
+            return Err(format!("artifact {} has another digest", artifact.short()));
         }
     }
     if let Some((key, _)) = head.actions.iter().find(|(key, action)| action.key.digest() != **key) {
@@ -79,11 +79,11 @@ fn parse_head(text: &[u8]) -> Result<Head, String> {
 }
 
 /// The objects that the artifacts of a head need, with their sizes.
-fn needed(head: &Head) -> Result<BTreeMap<Digest, u64>, String> {
+fn needed(head: &Head) -> Result<BTreeMap<ObjectId, u64>, String> {
     let mut needed = BTreeMap::new();
     for entry in head.artifacts.values().flat_map(|m| m.files.values()) {
-        if *needed.entry(entry.digest).or_insert(entry.size) != entry.size {
-            return Err(format!("object {} has two sizes", entry.digest.short()));
+        if *needed.entry(entry.object()).or_insert(entry.size) != entry.size {
+            return Err(format!("object {} has two sizes", entry.object().short()));
         }
     }
     Ok(needed)
@@ -91,7 +91,7 @@ fn needed(head: &Head) -> Result<BTreeMap<Digest, u64>, String> {
 
 /// A reader of the bytes of an object.
 struct Bytes {
-    object: Digest,
+    object: ObjectId,
     size: u64,
     path: PathBuf,
 }
@@ -100,18 +100,18 @@ impl Store {
     /// Writes `artifacts`, each once, as the tar archive `place`, complete or not at all; with
     /// `actions` also the finished stages that made them. Local sources go in as bytes. Every
     /// byte is hashed on the way. Returns the archive's size.
-    pub fn export_bundle(&self, artifacts: &[Digest], actions: bool, place: &Path) -> Result<u64, StoreError> {
+    pub fn export_bundle(&self, artifacts: &[ArtifactId], actions: bool, place: &Path) -> Result<u64, StoreError> {
         if place.symlink_metadata().is_ok() {
             return Err(StoreError::DestinationExists { path: place.to_owned() });
         }
         let _using = self.using()?;
         let mut head = Head { format: FORMAT, artifacts: BTreeMap::new(), actions: BTreeMap::new() };
-        let mut objects: BTreeMap<Digest, (Digest, Entry)> = BTreeMap::new();
-        let mut wanted: BTreeSet<Digest> = artifacts.iter().copied().collect();
+        let mut objects: BTreeMap<ObjectId, (ArtifactId, Entry)> = BTreeMap::new();
+        let mut wanted: BTreeSet<ArtifactId> = artifacts.iter().copied().collect();
         if actions {
             for key in self.action_keys()? {
                 let Some(action) = self.recorded_action(key) else { continue };
-                let outputs: Vec<Digest> = action.outputs.values().flat_map(crate::Output::artifacts).collect();
+                let outputs: Vec<ArtifactId> = action.outputs.values().flat_map(crate::Output::artifacts).collect();
                 if outputs.iter().any(|artifact| artifacts.contains(artifact)) {
                     // A hit needs all outputs of the stage.
                     wanted.extend(outputs);
@@ -122,7 +122,7 @@ impl Store {
         for artifact in wanted {
             let mut manifest = self.manifest(artifact)?;
             for entry in manifest.files.values_mut() {
-                objects.insert(entry.digest, (artifact, entry.clone()));
+                objects.insert(entry.object(), (artifact, entry.clone()));
                 entry.source = None;
             }
             head.artifacts.insert(artifact, manifest);
@@ -146,7 +146,7 @@ impl Store {
         &self,
         path: &Path,
         head: &str,
-        objects: &BTreeMap<Digest, (Digest, Entry)>,
+        objects: &BTreeMap<ObjectId, (ArtifactId, Entry)>,
     ) -> Result<u64, StoreError> {
         let io = |e| PathError::during("write", path, e);
         let mut archive = tar::Builder::new(io::BufWriter::with_capacity(1 << 20, File::create_new(path).map_err(io)?));
@@ -166,9 +166,9 @@ impl Store {
                 .append(&header(&format!("{OBJECTS}{object}"), entry.size).map_err(io)?, &mut hashing)
                 .map_err(io)?;
             let found = hashing.hasher.finish();
-            if found != *object {
+            if found != entry.digest {
                 return Err(match &entry.source {
-                    Some(path) => StoreError::SourceChanged { path: path.clone(), old: *object, new: found },
+                    Some(path) => StoreError::SourceChanged { path: path.clone(), old: entry.digest, new: found },
                     None => self.corrupt(*artifact, entry, seen),
                 });
             }
@@ -207,7 +207,7 @@ impl Store {
             self.read_archive(place, io::BufReader::with_capacity(1 << 20, file), &mut brought)?
         };
         let mut done = Imported { artifacts: head.artifacts.keys().copied().collect(), ..Imported::default() };
-        let new = brought.iter().filter(|one| self.object_path(one.digest).symlink_metadata().is_err());
+        let new = brought.iter().filter(|one| self.object_path(one.object).symlink_metadata().is_err());
         done.bytes = new.map(|one| one.size).sum();
         self.settle(&brought)?;
         for manifest in head.artifacts.values() {
@@ -250,7 +250,7 @@ impl Store {
         for entry in entries {
             let mut entry = entry.map_err(cut)?;
             let name = entry_name(&entry);
-            let object = name.as_deref().and_then(|n| n.strip_prefix(OBJECTS)).and_then(|n| Digest::from_hex(n).ok());
+            let object = name.as_deref().and_then(|n| n.strip_prefix(OBJECTS)).and_then(|n| ObjectId::from_hex(n).ok());
             let Some(object) = object else {
                 let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
                 return Err(refuse(format!("its entry `{:.80}` is no object", name.escape_debug().to_string())));
@@ -276,12 +276,12 @@ impl Store {
         let copied = (|| {
             let mut to = files::create_new(&temporary, 0o444)?;
             // One byte more than expected is enough to detect a longer object.
-            disk::copy_hashed(&mut from.take(size.saturating_add(1)), &mut to)
+            disk::copy_object(&mut from.take(size.saturating_add(1)), &mut to)
         })();
         // From here on, dropping the value removes the file.
-        let incoming = Incoming { digest: object, size, executable: false, temporary: Some(temporary.clone()) };
-        let (digest, found) = copied.context_during("copy", &path)?;
-        if (digest, found) != (object, size) {
+        let incoming = Incoming { object, size, executable: false, temporary: Some(temporary.clone()) };
+        let (found, found_size) = copied.context_during("copy", &path)?;
+        if (found, found_size) != (object, size) {
             let why = format!("object {} holds other bytes than its name says", object.short());
             return Err(StoreError::refused(&path, why));
         }
@@ -290,7 +290,7 @@ impl Store {
 
     /// Makes the files below `folder` an artifact of type `artifact_type`, and leaves them where
     /// they are. Links, pipes and devices are refused.
-    pub fn import_folder(&self, artifact_type: PortType, folder: &Path) -> Result<Digest, StoreError> {
+    pub fn import_folder(&self, artifact_type: PortType, folder: &Path) -> Result<ArtifactId, StoreError> {
         let files = tree::files(folder, tree::Links::Refuse)?;
         if files.is_empty() {
             return Err(StoreError::NoFiles { folder: folder.to_owned() });
@@ -302,10 +302,10 @@ impl Store {
             let temporary = self.scratch()?.path();
             let executable = self.is_program(&before)?;
             let mut incoming =
-                Incoming { digest: Digest::of(b""), size: 0, executable, temporary: Some(temporary.clone()) };
+                Incoming { object: ObjectId::of(b""), size: 0, executable, temporary: Some(temporary.clone()) };
             let mut to = files::create_new(&temporary, 0o444).context_during("copy", &file.full)?;
-            let copied = disk::copy_hashed(&mut from, &mut to).context_during("copy", &file.full)?;
-            (incoming.digest, incoming.size) = copied;
+            let copied = disk::copy_object(&mut from, &mut to).context_during("copy", &file.full)?;
+            (incoming.object, incoming.size) = copied;
             if incoming.size != before.len() {
                 return Err(StoreError::ChangedWhileRead { path: file.full });
             }
@@ -370,7 +370,7 @@ pub(crate) fn sealed(body: &str) -> Vec<u8> {
 }
 
 #[cfg(test)]
-pub(crate) fn artifacts_of(text: &[u8]) -> Option<BTreeMap<Digest, Manifest>> {
+pub(crate) fn artifacts_of(text: &[u8]) -> Option<BTreeMap<ArtifactId, Manifest>> {
     parse_head(text).ok().map(|head| head.artifacts)
 }
 
@@ -378,11 +378,11 @@ pub(crate) fn artifacts_of(text: &[u8]) -> Option<BTreeMap<Digest, Manifest>> {
 mod tests {
     use super::*;
     use crate::action::tests::store_with_action;
-    use crate::layout::OBJECTS as OBJECT_FOLDER;
+    use crate::layout::FileName;
     use crate::{ActionState, Handover, Output};
 
     /// A store with an action, an empty one, and the archive of all that the action made.
-    fn bundled() -> (tempfile::TempDir, Store, Store, Digest, Action, PathBuf) {
+    fn bundled() -> (tempfile::TempDir, Store, Store, ActionKey, Action, PathBuf) {
         let (dir, store, key, action) = store_with_action();
         let other = Store::open(&dir.path().join("other")).unwrap();
         let place = dir.path().join("bundle.tar");
@@ -392,10 +392,12 @@ mod tests {
     }
 
     fn is_empty(store: &Store) -> bool {
-        let none = |folder| store.names(folder, "").unwrap().is_empty();
+        fn none<T: FileName>(store: &Store) -> bool {
+            store.names::<T>("").unwrap().is_empty()
+        }
         let scratch = store.scratch().unwrap().path();
         let left = fs::read_dir(scratch.parent().unwrap()).unwrap().count();
-        none(OBJECT_FOLDER) && none(crate::layout::ARTIFACTS) && none(crate::layout::ACTIONS) && left == 0
+        none::<ObjectId>(store) && none::<ArtifactId>(store) && none::<ActionKey>(store) && left == 0
     }
 
     /// An archive with these entries: name, type, bytes.
@@ -502,7 +504,7 @@ mod tests {
         let elsewhere = sealed(&elsewhere);
         let mut renamed: Head = parse_head(&good).unwrap();
         let manifest = renamed.artifacts.pop_first().unwrap().1;
-        renamed.artifacts.insert(Digest::of(b"another name"), manifest);
+        renamed.artifacts.insert(ArtifactId::new(Digest::of(b"another name")), manifest);
         let renamed = sealed(&renamed);
         let newer = seal::seal(KIND, HEAD, r#"{"format":2,"artifacts":{},"actions":{}}"#).into_bytes();
         let unknown = seal::seal(KIND, HEAD, r#"{"format":1,"artifacts":{},"actions":{},"x":1}"#).into_bytes();

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use olmo_base::{Diagnose, Digest, PathError, nearest};
+use olmo_base::{ActionKey, ArtifactId, Diagnose, Digest, ObjectId, PathError, nearest};
 
 /// Why an operation on a store failed.
 #[derive(Debug, thiserror::Error)]
@@ -40,22 +40,22 @@ pub enum StoreError {
     SourceTouched { path: PathBuf },
 
     #[error("the source {} of artifact {} cannot be read: {source}", path.display(), artifact.short())]
-    SourceMissing { path: PathBuf, artifact: Digest, source: io::Error },
+    SourceMissing { path: PathBuf, artifact: ArtifactId, source: io::Error },
 
     #[error("the store has no artifact {artifact}")]
-    NoArtifact { artifact: Digest },
+    NoArtifact { artifact: ArtifactId },
 
     #[error("the manifest of artifact {artifact} is damaged ({why}){}", moved(kept))]
-    DamagedManifest { artifact: Digest, why: String, kept: Option<PathBuf> },
+    DamagedManifest { artifact: ArtifactId, why: String, kept: Option<PathBuf> },
 
     #[error("object {object} of artifact {artifact} is damaged{}", moved(kept))]
-    Corrupt { object: Digest, artifact: Digest, kept: Option<PathBuf> },
+    Corrupt { object: ObjectId, artifact: ArtifactId, kept: Option<PathBuf> },
 
     #[error("object {object} of artifact {artifact} is missing from the store")]
-    MissingObject { object: Digest, artifact: Digest },
+    MissingObject { object: ObjectId, artifact: ArtifactId },
 
     #[error("artifact {artifact} has no files in a folder `{prefix}`")]
-    NoSubtree { artifact: Digest, prefix: String },
+    NoSubtree { artifact: ArtifactId, prefix: String },
 
     #[error("{} is there already and is not an empty folder", path.display())]
     DestinationExists { path: PathBuf },
@@ -64,7 +64,7 @@ pub enum StoreError {
     NotATag { name: String, why: String },
 
     #[error("the tag `{name}` already names artifact {}", artifact.short())]
-    TagInUse { name: String, artifact: Digest },
+    TagInUse { name: String, artifact: ArtifactId },
 
     #[error("there is no tag `{name}`")]
     UnknownTag { name: String, known: Vec<String> },
@@ -82,7 +82,7 @@ pub enum StoreError {
     NotShared { root: PathBuf },
 
     #[error("the action's record has key {record}, not {key}")]
-    WrongKey { key: Digest, record: Digest },
+    WrongKey { key: ActionKey, record: ActionKey },
 
     #[error("`{text}` is not the beginning of a digest (hexadecimal digits in lower case)")]
     NotAPrefix { text: String },
@@ -91,7 +91,7 @@ pub enum StoreError {
     UnknownPrefix { text: String },
 
     #[error("{} artifacts begin with `{text}`: {}{}", candidates.len(), first_few(candidates), if candidates.len() > 4 { ", …" } else { "" })]
-    AmbiguousPrefix { text: String, candidates: Vec<Digest> },
+    AmbiguousPrefix { text: String, candidates: Vec<ArtifactId> },
 }
 
 /// Where a damaged file went.
@@ -99,8 +99,8 @@ fn moved(kept: &Option<PathBuf>) -> String {
     kept.as_ref().map(|kept| format!("; it was moved to {}", kept.display())).unwrap_or_default()
 }
 
-fn first_few(digests: &[Digest]) -> String {
-    digests.iter().take(4).map(Digest::short).collect::<Vec<_>>().join(", ")
+fn first_few(artifacts: &[ArtifactId]) -> String {
+    artifacts.iter().take(4).map(ArtifactId::short).collect::<Vec<_>>().join(", ")
 }
 
 impl StoreError {

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use olmo_base::{Digest, LockedFile};
+use olmo_base::{ActionKey, ArtifactId, LockedFile};
 use olmo_stage::PortType;
 use rayon::prelude::*;
 use serde::de::DeserializeOwned;
@@ -30,7 +30,7 @@ use crate::action::Output;
 use crate::disk::{self, Stamp};
 use crate::disk::{flock, seal};
 use crate::error::StoreError;
-use crate::layout::{ACTIONS, ARTIFACTS, INDEX};
+use crate::layout::{FileName, INDEX};
 use crate::verify::misplaced::misplaced_in_index;
 
 /// Bumped when a row's meaning changes: older rows are then rebuilt.
@@ -53,7 +53,7 @@ pub struct Query {
 /// An artifact in the answer to a [`Query`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ArtifactRow {
-    pub digest: Digest,
+    pub digest: ArtifactId,
     pub artifact_type: PortType,
     /// Number of files.
     pub files: usize,
@@ -82,7 +82,7 @@ struct ManifestRow {
 #[serde(deny_unknown_fields)]
 struct ActionRow {
     stage: String,
-    outputs: BTreeSet<Digest>,
+    outputs: BTreeSet<ArtifactId>,
 }
 
 /// Rows by name as stored in sled, sealed under their table and group.
@@ -168,9 +168,9 @@ impl<'s> Index<'s> {
             let (artifact_type, files) = (info.artifact_type, info.files);
             Some(ManifestRow { artifact_type, files, bytes: info.bytes, reference: info.reference })
         };
-        let shards = self.shards(ARTIFACTS)?;
+        let shards = self.store.names_by_shard::<ArtifactId>("")?;
         // In order, whichever finishes first.
-        let found = in_parallel(&shards, |shard| self.digests(ARTIFACTS, shard, info));
+        let found = in_parallel(&shards, |shard| self.shard_rows(shard, info));
         for (digest, metadata, row) in found.into_iter().flatten() {
             let Ok(made) = metadata.modified() else { continue };
             let stages = makers.get(&digest).map(|s| s.iter().cloned().collect()).unwrap_or_default();
@@ -188,15 +188,15 @@ impl<'s> Index<'s> {
     }
 
     /// Which stages made which artifacts.
-    fn makers(&self) -> Result<BTreeMap<Digest, BTreeSet<String>>, StoreError> {
-        let mut makers: BTreeMap<Digest, BTreeSet<String>> = BTreeMap::new();
+    fn makers(&self) -> Result<BTreeMap<ArtifactId, BTreeSet<String>>, StoreError> {
+        let mut makers: BTreeMap<ArtifactId, BTreeSet<String>> = BTreeMap::new();
         let outputs = |key| {
             let action = self.store.recorded_action(key)?;
             let outputs = action.outputs.values().flat_map(Output::artifacts).collect();
             Some(ActionRow { stage: action.key.stage, outputs })
         };
-        let shards = self.shards(ACTIONS)?;
-        let found = in_parallel(&shards, |shard| self.digests(ACTIONS, shard, outputs));
+        let shards = self.store.names_by_shard::<ActionKey>("")?;
+        let found = in_parallel(&shards, |shard| self.shard_rows(shard, outputs));
         for (_, _, ActionRow { stage, outputs }) in found.into_iter().flatten() {
             for artifact in outputs {
                 makers.entry(artifact).or_default().insert(stage.clone());
@@ -205,22 +205,15 @@ impl<'s> Index<'s> {
         Ok(makers)
     }
 
-    /// The names in one of the store's folders, shard by shard.
-    fn shards(&self, folder: &str) -> Result<Vec<Vec<Digest>>, StoreError> {
-        let names = self.store.names(folder, "")?;
-        Ok(names.chunk_by(|a, b| a.as_bytes()[0] == b.as_bytes()[0]).map(<[Digest]>::to_vec).collect())
-    }
-
-    /// The rows of the files of one shard of `folder`.
-    fn digests<T: Serialize + DeserializeOwned>(
+    /// The rows of the files of one shard of the folder of `N`.
+    fn shard_rows<N: FileName, T: Serialize + DeserializeOwned>(
         &self,
-        folder: &str,
-        shard: &[Digest],
-        make: impl Fn(Digest) -> Option<T>,
-    ) -> Vec<(Digest, fs::Metadata, T)> {
+        shard: &[N],
+        make: impl Fn(N) -> Option<T>,
+    ) -> Vec<(N, fs::Metadata, T)> {
         let Some(first) = shard.first() else { return Vec::new() };
-        let group = format!("{folder}/{}", &first.hex()[..2]);
-        let subject = |digest: &Digest| Subject { name: digest.hex(), path: self.store.sharded(folder, *digest) };
+        let group = format!("{}/{}", N::FOLDER, &first.to_string()[..2]);
+        let subject = |name: &N| Subject { name: name.to_string(), path: self.store.sharded(*name) };
         let subjects: Vec<Subject> = shard.iter().map(subject).collect();
         let rows = self.rows(&group, subjects, |n, _| make(shard[n]));
         rows.into_iter().map(|(n, metadata, row)| (shard[n], metadata, row)).collect()
@@ -401,10 +394,9 @@ mod tests {
     /// Waits until the newest file of the store is behind the watermark.
     fn settle(store: &Store) {
         let settled = || {
-            let list = |folder| store.names(folder, "").unwrap().into_iter().map(move |d| store.sharded(folder, d));
-            list(ARTIFACTS)
-                .chain(list(ACTIONS))
-                .all(|p| Stamp::of(&fs::metadata(p).unwrap()).settled_before(disk::now()))
+            let artifacts = store.names::<ArtifactId>("").unwrap().into_iter().map(|name| store.sharded(name));
+            let actions = store.action_keys().unwrap().into_iter().map(|key| store.sharded(key));
+            artifacts.chain(actions).all(|p| Stamp::of(&fs::metadata(p).unwrap()).settled_before(disk::now()))
         };
         while !settled() {
             std::thread::sleep(Duration::from_millis(50));
@@ -488,10 +480,10 @@ mod tests {
         let (_dir, store) = store();
         settle(&store);
         let before = answers_of(&store, &Query::default());
-        fs::remove_file(store.sharded(ARTIFACTS, before[0].digest)).unwrap();
+        fs::remove_file(store.sharded(before[0].digest)).unwrap();
         assert_eq!(answers_of(&store, &Query::default()), before[1..]);
-        fs::remove_file(store.sharded(ARTIFACTS, before[1].digest)).unwrap();
-        fs::write(store.sharded(ARTIFACTS, before[1].digest), "damaged").unwrap();
+        fs::remove_file(store.sharded(before[1].digest)).unwrap();
+        fs::write(store.sharded(before[1].digest), "damaged").unwrap();
         assert_eq!(answers_of(&store, &Query::default()), before[2..]);
     }
 

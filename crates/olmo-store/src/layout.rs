@@ -1,5 +1,10 @@
 //! The names in a store's folder; see the documentation of the crate.
 
+use std::fmt::Display;
+use std::str::FromStr;
+
+use olmo_base::{ActionKey, ArtifactId, ObjectId};
+
 /// The format this build writes, and the newest it reads.
 pub(crate) const FORMAT: u32 = 1;
 
@@ -22,3 +27,21 @@ pub(crate) const FOLDERS: [&str; 12] =
     [OBJECTS, ARTIFACTS, ACTIONS, TAGS, PINS, STAT, WORK, LOCKS, RUNS, INDEX, QUARANTINE, TMP];
 /// A format file is a number and a newline.
 pub(crate) const LARGEST_FORMAT: u64 = 64;
+
+/// The name of a file in a sharded folder. Its type decides the folder, so no file is looked up in
+/// the folder of another kind.
+pub(crate) trait FileName: Copy + Display + FromStr {
+    const FOLDER: &'static str;
+}
+
+impl FileName for ObjectId {
+    const FOLDER: &'static str = OBJECTS;
+}
+
+impl FileName for ArtifactId {
+    const FOLDER: &'static str = ARTIFACTS;
+}
+
+impl FileName for ActionKey {
+    const FOLDER: &'static str = ACTIONS;
+}

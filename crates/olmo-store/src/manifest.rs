@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use olmo_base::Digest;
+use olmo_base::{ArtifactId, Digest, ObjectId};
 use olmo_stage::PortType;
 use serde::{Deserialize, Serialize};
 
@@ -62,6 +62,11 @@ impl Entry {
     pub fn plain(digest: Digest, size: u64) -> Self {
         Self { digest, size, source: None, executable: false }
     }
+
+    /// The object with its bytes. The bytes of a reference become an object only in a bundle.
+    pub fn object(&self) -> ObjectId {
+        ObjectId::new(self.digest)
+    }
 }
 
 impl Manifest {
@@ -90,7 +95,7 @@ impl Manifest {
     }
 
     /// Parses the file of artifact `artifact`. The error says what is wrong with it.
-    pub fn parse(artifact: Digest, text: &[u8]) -> Result<Self, String> {
+    pub fn parse(artifact: ArtifactId, text: &[u8]) -> Result<Self, String> {
         let manifest: Manifest =
             serde_json::from_str(seal::open(KIND, &artifact.hex(), text)?).map_err(|e| e.to_string())?;
         manifest.check()?;
@@ -98,7 +103,7 @@ impl Manifest {
     }
 
     /// The artifact's digest.
-    pub fn digest(&self) -> Digest {
+    pub fn digest(&self) -> ArtifactId {
         let mut encoder = Encoder::new("olmo-pipe.artifact");
         encoder.integer(self.format.into());
         encoder.text(&self.artifact_type.to_string());
@@ -111,7 +116,7 @@ impl Manifest {
                 encoder.null();
             }
         }
-        encoder.finish()
+        ArtifactId::new(encoder.finish())
     }
 
     /// Size of all files in bytes.
@@ -126,7 +131,7 @@ impl Manifest {
 }
 
 /// The digest of the artifact with these files: digest and size by path.
-pub fn digest_of(artifact_type: PortType, files: &BTreeMap<String, (Digest, u64)>) -> Digest {
+pub fn digest_of(artifact_type: PortType, files: &BTreeMap<String, (Digest, u64)>) -> ArtifactId {
     entries_of(artifact_type, files).digest()
 }
 
@@ -138,7 +143,7 @@ pub(crate) fn entries_of(artifact_type: PortType, files: &BTreeMap<String, (Dige
 /// An artifact in a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ArtifactInfo {
-    pub digest: Digest,
+    pub digest: ArtifactId,
     pub artifact_type: PortType,
     /// Number of files.
     pub files: usize,

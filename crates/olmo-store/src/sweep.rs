@@ -18,14 +18,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use olmo_base::files::{self, open_or_create_regular, open_regular};
-use olmo_base::{Digest, IoContext, LockedFile, PathError, lock};
+use olmo_base::{ActionKey, ArtifactId, IoContext, LockedFile, ObjectId, PathError, lock};
 
 use crate::Store;
 use crate::action::Output;
+use crate::artifact::reference::SourceName;
 use crate::disk::age::{Touched, touch, used};
 use crate::disk::{self, Seen};
 use crate::error::StoreError;
-use crate::layout::{ACTIONS, ARTIFACTS, OBJECTS};
+use crate::manifest::Entry;
 
 /// The lock that keeps collections apart from commits and hits.
 pub(crate) const LOCK: &str = "collect.lock";
@@ -49,11 +50,11 @@ pub struct RunBeginning(#[expect(dead_code, reason = "dropping it releases the l
 #[derive(Clone, Debug, Default)]
 pub struct SweepPlan {
     /// All finished actions that the collection saw.
-    pub seen: BTreeSet<Digest>,
+    pub seen: BTreeSet<ActionKey>,
     /// The actions to remove.
-    pub actions: BTreeSet<Digest>,
+    pub actions: BTreeSet<ActionKey>,
     /// The artifacts to keep.
-    pub artifacts: BTreeSet<Digest>,
+    pub artifacts: BTreeSet<ArtifactId>,
     /// Everything made or used since this time (nanoseconds since 1970) is kept.
     pub cutoff: i64,
 }
@@ -144,17 +145,17 @@ impl Store {
     }
 
     /// When the finished action `key` was last used: nanoseconds since 1970.
-    pub fn action_used(&self, key: Digest) -> Option<i64> {
-        used(&self.sharded(ACTIONS, key))
+    pub fn action_used(&self, key: ActionKey) -> Option<i64> {
+        used(&self.sharded(key))
     }
 
     /// When the artifact was last committed or named: nanoseconds since 1970.
-    pub fn artifact_used(&self, artifact: Digest) -> Option<i64> {
-        used(&self.sharded(ARTIFACTS, artifact))
+    pub fn artifact_used(&self, artifact: ArtifactId) -> Option<i64> {
+        used(&self.sharded(artifact))
     }
 
     /// When the object was committed or was last linked or named: nanoseconds since 1970.
-    pub fn object_used(&self, object: Digest) -> Option<i64> {
+    pub fn object_used(&self, object: ObjectId) -> Option<i64> {
         used(&self.object_path(object))
     }
 
@@ -164,7 +165,7 @@ impl Store {
         let mut live = plan.artifacts.clone();
         let held = self.sweeping()?;
         for key in self.action_keys()? {
-            let path = self.sharded(ACTIONS, key);
+            let path = self.sharded(key);
             let goes = plan.actions.contains(&key) && used(&path).is_some_and(|at| at < plan.cutoff);
             if goes {
                 swept.actions += usize::from(remove(&path)?);
@@ -176,17 +177,18 @@ impl Store {
             }
         }
         let mut objects = BTreeSet::new();
-        for artifact in self.names(ARTIFACTS, "")? {
-            let path = self.sharded(ARTIFACTS, artifact);
+        for artifact in self.names::<ArtifactId>("")? {
+            let path = self.sharded(artifact);
             if live.contains(&artifact) || used(&path).is_none_or(|at| at >= plan.cutoff) {
                 let Ok(manifest) = self.read_manifest(artifact) else { continue };
-                objects.extend(manifest.files.values().filter(|e| e.source.is_none()).map(|e| e.digest));
+                objects.extend(manifest.files.values().filter(|e| e.source.is_none()).map(Entry::object));
             } else {
                 swept.artifacts += usize::from(remove(&path)?);
             }
         }
         drop(held);
-        let unused: Vec<Digest> = self.names(OBJECTS, "")?.into_iter().filter(|o| !objects.contains(o)).collect();
+        let mut unused: Vec<ObjectId> = self.names("")?;
+        unused.retain(|object| !objects.contains(object));
         for batch in unused.chunks(BATCH) {
             let _held = self.sweeping()?;
             for object in batch {
@@ -219,8 +221,8 @@ impl Store {
         for entry in fs::read_dir(self.root.join(crate::layout::QUARANTINE)).into_iter().flatten().flatten() {
             old(&entry.path())?;
         }
-        for name in self.names(crate::layout::STAT, "")? {
-            old(&self.sharded(crate::layout::STAT, name))?;
+        for name in self.names::<SourceName>("")? {
+            old(&self.sharded(name))?;
         }
         // Downloads that no run continued.
         let mut folders = vec![self.downloads_dir()];
@@ -257,8 +259,8 @@ mod tests {
     use olmo_stage::PortType;
 
     /// Removes everything that is older than now and not named in `keep`.
-    fn plan(store: &Store, keep: &[Digest]) -> SweepPlan {
-        let seen: BTreeSet<Digest> = store.action_keys().unwrap().into_iter().collect();
+    fn plan(store: &Store, keep: &[ArtifactId]) -> SweepPlan {
+        let seen: BTreeSet<ActionKey> = store.action_keys().unwrap().into_iter().collect();
         SweepPlan { actions: seen.clone(), seen, artifacts: keep.iter().copied().collect(), cutoff: disk::now() }
     }
 
@@ -279,7 +281,7 @@ mod tests {
         let plan = plan(&store, &[]);
         std::thread::sleep(Duration::from_millis(20));
         // As a hit does, had the last touch been long ago.
-        assert!(store.renew(&store.sharded(ACTIONS, key)).unwrap());
+        assert!(store.renew(&store.sharded(key)).unwrap());
         assert_eq!(store.sweep(&plan).unwrap(), Swept::default());
         assert!(store.action(key).unwrap().is_some());
         drop(action);
@@ -332,7 +334,7 @@ mod tests {
     #[test]
     fn a_touch_keeps_the_time_when_an_artifact_was_made() {
         let (_dir, store, _, action) = store_with_action();
-        let path = store.sharded(ARTIFACTS, action.outputs["model"].artifacts().next().unwrap());
+        let path = store.sharded(action.outputs["model"].artifacts().next().unwrap());
         let (before, made) = (used(&path).unwrap(), fs::metadata(&path).unwrap().modified().unwrap());
         std::thread::sleep(Duration::from_millis(20));
         assert!(store.renew(&path).unwrap() && used(&path).unwrap() > before);
@@ -344,7 +346,7 @@ mod tests {
     fn a_copy_in_the_place_of_anothers_file_is_young_and_the_same() {
         let (_dir, store, key, action) = store_with_action();
         let artifact = action.outputs["model"].artifacts().next().unwrap();
-        for path in [store.sharded(ACTIONS, key), store.sharded(ARTIFACTS, artifact)] {
+        for path in [store.sharded(key), store.sharded(artifact)] {
             let (before, old) = (fs::metadata(&path).unwrap(), used(&path).unwrap());
             std::thread::sleep(Duration::from_millis(20));
             assert!(store.replace_by_copy(&path).unwrap());

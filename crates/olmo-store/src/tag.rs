@@ -8,14 +8,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use olmo_base::{Digest, IoContext, PathError};
+use olmo_base::{ArtifactId, IoContext, PathError};
 use serde::{Deserialize, Serialize};
 
 use crate::Store;
 use crate::disk::seal;
 use crate::disk::{self, Seen, Small};
 use crate::error::StoreError;
-use crate::layout::{ARTIFACTS, PINS, TAGS};
+use crate::layout::{PINS, TAGS};
 
 const FORMAT: u32 = 1;
 const TAG: &str = "tag";
@@ -27,7 +27,7 @@ const LONGEST: usize = 100;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Tag {
     pub name: String,
-    pub artifact: Digest,
+    pub artifact: ArtifactId,
     /// When it was given, in milliseconds since 1970.
     pub at: u64,
 }
@@ -37,7 +37,7 @@ pub struct Tag {
 #[serde(deny_unknown_fields)]
 struct Body {
     format: u32,
-    artifact: Digest,
+    artifact: ArtifactId,
     at: u64,
 }
 
@@ -63,7 +63,7 @@ pub fn check_tag(name: &str) -> Result<(), StoreError> {
 }
 
 /// Parses the file of a tag or pin. The error says why it is damaged.
-pub(crate) fn parse(kind: &str, name: &str, text: &[u8]) -> Result<(Digest, u64), String> {
+pub(crate) fn parse(kind: &str, name: &str, text: &[u8]) -> Result<(ArtifactId, u64), String> {
     let body = seal::open(kind, name, text)?;
     let mark: Body = serde_json::from_str(body).map_err(|e| e.to_string())?;
     if mark.format != FORMAT {
@@ -79,7 +79,7 @@ impl Store {
 
     /// Gives `artifact`, which must be in the store, the name `name`. Returns the artifact that had
     /// the name before. A name of another artifact is refused unless `replace` is set.
-    pub fn tag(&self, name: &str, artifact: Digest, replace: bool) -> Result<Option<Digest>, StoreError> {
+    pub fn tag(&self, name: &str, artifact: ArtifactId, replace: bool) -> Result<Option<ArtifactId>, StoreError> {
         check_tag(name)?;
         let _using = self.using()?;
         self.manifest(artifact)?;
@@ -99,7 +99,7 @@ impl Store {
     }
 
     /// Removes a tag. Returns its artifact.
-    pub fn untag(&self, name: &str) -> Result<Digest, StoreError> {
+    pub fn untag(&self, name: &str) -> Result<ArtifactId, StoreError> {
         let artifact = self.tagged(name)?;
         let Some(artifact) = artifact else {
             return Err(StoreError::UnknownTag { name: name.to_owned(), known: self.tag_names()? });
@@ -109,7 +109,7 @@ impl Store {
     }
 
     /// The artifact named `name`. A damaged tag is moved to `quarantine/` and is an error.
-    pub fn tagged(&self, name: &str) -> Result<Option<Digest>, StoreError> {
+    pub fn tagged(&self, name: &str) -> Result<Option<ArtifactId>, StoreError> {
         if check_tag(name).is_err() {
             return Ok(None);
         }
@@ -154,12 +154,12 @@ impl Store {
         Ok(damaged)
     }
 
-    fn pin_path(&self, artifact: Digest) -> PathBuf {
+    fn pin_path(&self, artifact: ArtifactId) -> PathBuf {
         self.root.join(PINS).join(artifact.hex())
     }
 
     /// Keeps `artifact`, which must be in the store, from being collected.
-    pub fn pin(&self, artifact: Digest) -> Result<(), StoreError> {
+    pub fn pin(&self, artifact: ArtifactId) -> Result<(), StoreError> {
         let _using = self.using()?;
         self.manifest(artifact)?;
         self.keep_manifest(artifact)?;
@@ -167,7 +167,7 @@ impl Store {
     }
 
     /// Removes a pin. Returns whether there was one.
-    pub fn unpin(&self, artifact: Digest) -> Result<bool, StoreError> {
+    pub fn unpin(&self, artifact: ArtifactId) -> Result<bool, StoreError> {
         let path = self.pin_path(artifact);
         if path.symlink_metadata().is_err() {
             return Ok(false);
@@ -178,20 +178,20 @@ impl Store {
 
     /// All pinned artifacts, sorted. The name of the file decides: a pin with damaged content still
     /// keeps its artifact.
-    pub fn pins(&self) -> Result<Vec<Digest>, StoreError> {
+    pub fn pins(&self) -> Result<Vec<ArtifactId>, StoreError> {
         let names = disk::names_in(&self.root.join(PINS))?;
-        let mut pins: Vec<Digest> = names.iter().filter_map(|n| Digest::from_hex(n).ok()).collect();
+        let mut pins: Vec<ArtifactId> = names.iter().filter_map(|n| ArtifactId::from_hex(n).ok()).collect();
         pins.sort();
         Ok(pins)
     }
 
     /// A collection that has already looked must not remove it.
-    fn keep_manifest(&self, artifact: Digest) -> Result<(), StoreError> {
-        let there = self.renew(&self.sharded(ARTIFACTS, artifact))?;
+    fn keep_manifest(&self, artifact: ArtifactId) -> Result<(), StoreError> {
+        let there = self.renew(&self.sharded(artifact))?;
         if there { Ok(()) } else { Err(StoreError::NoArtifact { artifact }) }
     }
 
-    fn write_mark(&self, kind: &str, path: &Path, name: &str, artifact: Digest) -> Result<(), StoreError> {
+    fn write_mark(&self, kind: &str, path: &Path, name: &str, artifact: ArtifactId) -> Result<(), StoreError> {
         let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
         let mark = Body { format: FORMAT, artifact, at };
         let body = serde_json::to_string(&mark).map_err(|e| PathError::during("write", path, e.into()))?;
@@ -216,7 +216,7 @@ impl Store {
 enum Mark {
     Absent,
     /// The named artifact, and the time of naming.
-    Sound(Digest, u64),
+    Sound(ArtifactId, u64),
     Damaged(String, Seen),
 }
 
@@ -236,8 +236,9 @@ mod tests {
     use super::*;
     use crate::action::tests::store_with_action;
     use crate::{Action, Output};
+    use olmo_base::Digest;
 
-    fn artifacts(action: &Action) -> Vec<Digest> {
+    fn artifacts(action: &Action) -> Vec<ArtifactId> {
         action.outputs.values().flat_map(Output::artifacts).collect()
     }
 
@@ -255,7 +256,10 @@ mod tests {
         assert_eq!(store.untag("best").unwrap(), b);
         assert_eq!(store.tagged("best").unwrap(), None);
         assert!(matches!(store.untag("best"), Err(StoreError::UnknownTag { known, .. }) if known == ["Other-1.0"]));
-        assert!(matches!(store.tag("gone", Digest::of(b"?"), false), Err(StoreError::NoArtifact { .. })));
+        assert!(matches!(
+            store.tag("gone", ArtifactId::new(Digest::of(b"?")), false),
+            Err(StoreError::NoArtifact { .. })
+        ));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use olmo_base::Digest;
+use olmo_base::ArtifactId;
 
 use crate::artifacts::{Reference, dated_in_the_future};
 use crate::store::Store;
@@ -13,7 +13,7 @@ pub(super) const ARTIFACT: &str = "Tag, first digits of a digest, RUN:STAGE.PORT
 
 /// Resolves `text` to an artifact. If `text` refers to the newest run, warns about runs dated in the
 /// future, which do not count as the newest.
-pub(super) fn find(store: &Store, text: &str) -> Result<Digest, Problem> {
+pub(super) fn find(store: &Store, text: &str) -> Result<ArtifactId, Problem> {
     let artifact = Reference::resolve(store, text)?;
     let is_newest =
         text.split_once(':').is_some_and(|(run, _)| run == "latest" || crate::run::find(store, run).is_err());

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use olmo_base::Digest;
+use olmo_base::ArtifactId;
 use olmo_base::units::bytes;
 use serde_json::json;
 
@@ -50,7 +50,7 @@ pub struct Export {
 impl Export {
     pub fn run(self, store: &Store) -> Result<Exit, Problem> {
         let artifacts =
-            self.artifacts.iter().map(|text| find(store, text)).collect::<Result<Vec<Digest>, Problem>>()?;
+            self.artifacts.iter().map(|text| find(store, text)).collect::<Result<Vec<ArtifactId>, Problem>>()?;
         let place = self.to.display().to_string();
         let place = escape_control(&place);
         if self.archive {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use clap::Args;
-use olmo_base::Digest;
+use olmo_base::ArtifactId;
 use olmo_base::units::bytes;
 use serde_json::json;
 
@@ -51,7 +51,7 @@ fn text(lineage: &artifacts::Lineage, direction: Direction) -> String {
     let mut text = String::new();
     let mut seen = BTreeSet::new();
     // An explicit stack, because a lineage may be deep.
-    let mut open: Vec<(usize, String, Digest)> = vec![(0, String::new(), lineage.artifact)];
+    let mut open: Vec<(usize, String, ArtifactId)> = vec![(0, String::new(), lineage.artifact)];
     while let Some((depth, role, digest)) = open.pop() {
         let Some(node) = lineage.nodes.get(&digest) else { continue };
         let indent = "  ".repeat(depth.min(INDENTS));

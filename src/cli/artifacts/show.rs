@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use clap::Args;
-use olmo_base::Digest;
 use olmo_base::units::bytes;
+use olmo_base::{ActionKey, ArtifactId};
 use serde_json::{Value, json};
 
 use crate::cli::artifacts::argument::{ARTIFACT, find};
@@ -28,7 +28,7 @@ impl Show {
 }
 
 /// The action that has `artifact` among its outputs, and the port.
-fn maker(store: &Store, artifact: Digest) -> Result<Option<(Digest, Action, String)>, StoreError> {
+fn maker(store: &Store, artifact: ArtifactId) -> Result<Option<(ActionKey, Action, String)>, StoreError> {
     for key in store.action_keys()? {
         let Some(action) = store.recorded_action(key) else { continue };
         let port = action.outputs.iter().find(|(_, o)| o.artifacts().any(|d| d == artifact)).map(|(p, _)| p.clone());

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::TryRecvError;
 use std::time::{Duration, Instant};
 
-use olmo_base::{Diagnose, Digest, failpoint, journal};
+use olmo_base::{ArtifactId, Diagnose, failpoint, journal};
 use olmo_stage::{Event, Failure, InputItem, MessageLevel, Request, protocol};
 
 use crate::exec::attempt::{Attempt, Work, check_folders};
@@ -112,7 +112,7 @@ impl Job {
     }
 
     /// The inputs that were not made by a stage of the run.
-    fn sources(&self) -> impl Iterator<Item = Digest> {
+    fn sources(&self) -> impl Iterator<Item = ArtifactId> {
         self.inputs.values().flatten().filter(|input| input.maker.is_none()).map(|input| input.digest)
     }
 

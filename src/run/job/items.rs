@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 
 use olmo_base::seal::{Seal, Unsound};
-use olmo_base::{Digest, failpoint, journal};
+use olmo_base::{ArtifactId, failpoint, journal};
 use olmo_stage::{Event, InputItem};
 
 use crate::exec::ExecError;
@@ -143,7 +143,7 @@ impl Job {
         items: &Items,
         port: &str,
         label: &str,
-    ) -> Result<Result<Digest, Lost>, Stopped> {
+    ) -> Result<Result<ArtifactId, Lost>, Stopped> {
         let Some(declared) = self.contract().outputs.get(port).filter(|o| o.list) else {
             let message = format!("it reported an item of `{port}`, which is not one of its list ports");
             return Err(failed("stage::unknown_port", message, None));
@@ -170,7 +170,7 @@ impl Job {
     }
 
     /// Checks that `artifact` holds what its maker sealed.
-    fn compare(&self, seal: &Seal, artifact: Digest) -> Result<Result<(), Unsound>, Stopped> {
+    fn compare(&self, seal: &Seal, artifact: ArtifactId) -> Result<Result<(), Unsound>, Stopped> {
         let manifest = self.store.manifest(artifact)?;
         let found: BTreeMap<_, _> =
             manifest.files.iter().map(|(path, entry)| (path.clone(), (entry.size, entry.digest))).collect();

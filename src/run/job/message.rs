@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 
-use olmo_base::Digest;
+use olmo_base::{ActionKey, ArtifactId};
 use olmo_stage::{Event, Failure};
 
 use crate::exec::item_list::{ItemRecord, Items};
@@ -60,7 +60,7 @@ pub enum End {
     Interrupted,
     /// An input is damaged, so no process was started.
     Damaged {
-        artifact: Digest,
+        artifact: ArtifactId,
         error: StoreError,
     },
 }
@@ -89,7 +89,7 @@ impl JobHandle {
 
 /// Waits for the lock of `key` without holding any resources. With `forced`, an existing result is
 /// ignored, but one that appears during the wait is shared.
-pub fn wait_for_lock(cache: &Cache, key: Digest, forced: bool, stop: &AtomicBool, scheduler: &JobHandle) {
+pub fn wait_for_lock(cache: &Cache, key: ActionKey, forced: bool, stop: &AtomicBool, scheduler: &JobHandle) {
     let mut reported = false;
     let locked = cache.store().lock_key_wait(key, &mut || {
         if !std::mem::replace(&mut reported, true) {

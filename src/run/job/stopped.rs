@@ -1,6 +1,6 @@
 //! [`Stopped`]: why an attempt ended early.
 
-use olmo_base::{Diagnose as _, Digest};
+use olmo_base::{ArtifactId, Diagnose as _};
 use olmo_stage::Failure;
 
 use crate::exec::ExecError;
@@ -12,7 +12,7 @@ use crate::store::StoreError;
 pub(super) enum Stopped {
     Failed(Failure, FailureClass),
     Interrupted,
-    Damaged(Digest, Box<StoreError>),
+    Damaged(ArtifactId, Box<StoreError>),
 }
 
 impl From<StoreError> for Stopped {
@@ -53,6 +53,6 @@ pub fn is_damage(error: &StoreError) -> bool {
 }
 
 /// Why input `artifact` could not be handed over: it is damaged, or another error occurred.
-pub(super) fn damaged(artifact: Digest, error: StoreError) -> Stopped {
+pub(super) fn damaged(artifact: ArtifactId, error: StoreError) -> Stopped {
     if crate::run::job::stopped::is_damage(&error) { Stopped::Damaged(artifact, Box::new(error)) } else { error.into() }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
-use olmo_base::Digest;
+use olmo_base::ActionKey;
 use olmo_stage::contract::Contract;
 
 use crate::exec::{Executor, Grant};
@@ -19,7 +19,7 @@ use crate::store::{KeyLock, Store};
 /// Everything that one attempt needs.
 pub struct Job {
     pub store: Store,
-    pub key: Digest,
+    pub key: ActionKey,
     pub record: KeyRecord,
     /// Held until the job ends.
     pub lock: KeyLock,

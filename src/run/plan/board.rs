@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use olmo_base::Digest;
+use olmo_base::ArtifactId;
 use olmo_stage::contract::PortType;
 
 use crate::exec::backend::stage_compute;
@@ -37,8 +37,8 @@ pub struct Stage<'r> {
     pub end: End,
     /// Items in its list ports while it runs.
     pub open: Items,
-    /// The task for each (label, digest) of a `for_each` stage, listed or not.
-    by_item: HashMap<(String, Digest), usize>,
+    /// The task for each (label, artifact) of a `for_each` stage, listed or not.
+    by_item: HashMap<(String, ArtifactId), usize>,
 }
 
 /// Whether a stage is done.
@@ -55,7 +55,7 @@ pub struct Task {
     pub stage: usize,
     pub label: Option<String>,
     /// The item of a `for_each` stage.
-    pub item: Option<Digest>,
+    pub item: Option<ArtifactId>,
     /// Set once the task is done.
     pub outputs: Option<BTreeMap<String, Output>>,
     /// Whether its item is currently in the list. Always true without `for_each`.
@@ -75,8 +75,8 @@ pub struct Expansion {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Input {
     pub label: Option<String>,
-    /// Digest of the artifact, or of the part of it that the port takes.
-    pub digest: Digest,
+    /// The artifact, or the part of it that the port takes.
+    pub digest: ArtifactId,
     /// The task that made it. `None` for a source.
     pub maker: Option<Place>,
 }
@@ -107,7 +107,7 @@ pub struct Pending {
 #[derive(Debug)]
 pub struct DamagedInput {
     pub maker: Option<Place>,
-    pub artifact: Digest,
+    pub artifact: ArtifactId,
     pub error: StoreError,
 }
 
@@ -164,7 +164,7 @@ impl<'r> Board<'r> {
             },
             _ if stage.spec.for_each.is_some() => self.finished_items(index, &port.port),
             _ => {
-                let item = |(label, digest): &(String, Digest)| ListItem { label: label.clone(), digest: *digest };
+                let item = |(label, digest): &(String, ArtifactId)| ListItem { label: label.clone(), digest: *digest };
                 stage.open.in_port(&port.port).iter().map(item).collect()
             }
         }
@@ -308,7 +308,7 @@ impl<'r> Board<'r> {
     fn stage_inputs(
         &self,
         stage: usize,
-        item: Option<(Option<&str>, Digest)>,
+        item: Option<(Option<&str>, ArtifactId)>,
         store: &Store,
     ) -> Result<Inputs, Box<DamagedInput>> {
         let spec = self.stages[stage].spec;
@@ -397,10 +397,10 @@ impl<'r> Board<'r> {
         &self,
         store: &Store,
         from: &PortRef,
-        digest: Digest,
+        digest: ArtifactId,
         to: PortType,
         maker: &Option<Place>,
-    ) -> Result<Digest, Box<DamagedInput>> {
+    ) -> Result<ArtifactId, Box<DamagedInput>> {
         let made =
             self.stage(&from.stage).and_then(|s| self.stages[s].spec.description.contract.outputs.get(&from.port));
         match made.and_then(|made| made.port_type.subtree_for(to)) {

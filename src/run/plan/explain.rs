@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use olmo_base::Digest;
+use olmo_base::{ActionKey, ArtifactId, Digest};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -74,7 +74,7 @@ impl fmt::Display for Changed {
 pub struct History<'s> {
     store: &'s Store,
     experiment: String,
-    keys: Option<BTreeMap<Place, Vec<Digest>>>,
+    keys: Option<BTreeMap<Place, Vec<ActionKey>>>,
 }
 
 impl<'s> History<'s> {
@@ -87,7 +87,7 @@ impl<'s> History<'s> {
     pub fn why_new(
         &mut self,
         place: &Place,
-        key: Digest,
+        key: ActionKey,
         new: &KeyRecord,
         inputs: &BTreeMap<String, Vec<Input>>,
     ) -> (String, Vec<Changed>) {
@@ -125,7 +125,7 @@ impl<'s> History<'s> {
 
     /// The keys that the stage at `place` had, newest first. For a `for_each` stage as a whole, the
     /// keys of its items.
-    fn earlier(&mut self, place: &Place) -> Vec<Digest> {
+    fn earlier(&mut self, place: &Place) -> Vec<ActionKey> {
         let keys = self.keys.get_or_insert_with(|| last_keys(self.store, &self.experiment));
         match keys.get(place) {
             Some(keys) => keys.clone(),
@@ -139,7 +139,7 @@ impl<'s> History<'s> {
 
     /// The changes since the most similar of the `earlier` keys. If several are equally similar,
     /// the newest counts.
-    fn nearest(&self, earlier: &[Digest], new: &KeyRecord, without: &BTreeSet<String>) -> Option<Vec<FieldChange>> {
+    fn nearest(&self, earlier: &[ActionKey], new: &KeyRecord, without: &BTreeSet<String>) -> Option<Vec<FieldChange>> {
         let mut best: Option<Vec<FieldChange>> = None;
         for key in earlier {
             let Ok(Some(action)) = Cache::new(self.store).action(*key) else { continue };
@@ -157,8 +157,8 @@ impl<'s> History<'s> {
     /// Adds to a change the stage that made the input, or the files that changed in it.
     fn explain_change(&self, change: FieldChange, inputs: &BTreeMap<String, Vec<Input>>) -> Changed {
         let FieldChange { path: field, old, new } = change;
-        let digest = |value: &Option<Value>| value.as_ref().and_then(|v| Digest::from_hex(v.as_str()?).ok());
-        let (before, after) = (digest(&old), digest(&new));
+        let artifact = |value: &Option<Value>| value.as_ref().and_then(|v| ArtifactId::from_hex(v.as_str()?).ok());
+        let (before, after) = (artifact(&old), artifact(&new));
         let input = input_port(&field)
             .and_then(|port| inputs.get(port))
             .and_then(|items| items.iter().find(|i| Some(i.digest) == after));
@@ -182,8 +182,8 @@ fn input_port(path: &str) -> Option<&str> {
 }
 
 /// The latest keys of the stages of `experiment`, by place, newest first.
-fn last_keys(store: &Store, experiment: &str) -> BTreeMap<Place, Vec<Digest>> {
-    let mut keys: BTreeMap<Place, Vec<Digest>> = BTreeMap::new();
+fn last_keys(store: &Store, experiment: &str) -> BTreeMap<Place, Vec<ActionKey>> {
+    let mut keys: BTreeMap<Place, Vec<ActionKey>> = BTreeMap::new();
     let runs = record::all(store).unwrap_or_default();
     let mut compared = 0;
     for id in runs.iter().rev().take(RUNS_SEARCHED) {

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use olmo_base::Digest;
+use olmo_base::ActionKey;
 use olmo_remote::Lock;
 use serde::Serialize;
 
@@ -30,7 +30,7 @@ pub struct StagePlan {
     /// Why, as one sentence for the user.
     pub reason: String,
     /// Cache key of the stage. Always `None` for a `for_each` stage, whose `items` have the keys.
-    pub key: Option<Digest>,
+    pub key: Option<ActionKey>,
     /// How its key differs from the most similar earlier one, as far as is known.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<Changed>,
@@ -47,7 +47,7 @@ pub struct ItemPlan {
     pub label: String,
     pub state: PlanState,
     pub reason: String,
-    pub key: Digest,
+    pub key: ActionKey,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<Changed>,
 }
@@ -119,7 +119,7 @@ pub struct Planned {
 #[derive(Default)]
 pub struct Found {
     /// The outputs of finished actions, by key. All of them are complete.
-    pub hits: HashMap<Digest, Outputs>,
+    pub hits: HashMap<ActionKey, Outputs>,
     /// The stages that have no complete result.
     pub missing: Vec<Missing>,
 }
@@ -157,7 +157,7 @@ struct Instance {
     index: usize,
     inputs: BTreeMap<String, Vec<Input>>,
     record: KeyRecord,
-    key: Digest,
+    key: ActionKey,
     state: Lookup,
 }
 
@@ -345,7 +345,7 @@ fn explain_stage(
 }
 
 /// Describes the unfinished work for `key`. Returns `None` if there is nothing to continue.
-fn describe_unfinished(store: &Store, key: Digest) -> Option<String> {
+fn describe_unfinished(store: &Store, key: ActionKey) -> Option<String> {
     let work = Work::at(store.work(key));
     if !work.has_attempts() {
         return None;

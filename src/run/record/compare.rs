@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
-use olmo_base::Digest;
+use olmo_base::ArtifactId;
 use olmo_stage::PortType;
 use serde::Serialize;
 use serde_json::Value;
@@ -109,12 +109,12 @@ fn flatten(path: &str, value: &Value, into: &mut BTreeMap<String, Value>) {
 /// Reads the metrics in artifacts, each artifact once.
 struct Numbers<'s> {
     store: &'s Store,
-    known: HashMap<Digest, BTreeMap<String, f64>>,
+    known: HashMap<ArtifactId, BTreeMap<String, f64>>,
 }
 
 impl Numbers<'_> {
     /// The last value of each metric in `artifact`. Empty if it can no longer be read.
-    fn last(&mut self, artifact: Digest) -> BTreeMap<String, f64> {
+    fn last(&mut self, artifact: ArtifactId) -> BTreeMap<String, f64> {
         if let Some(known) = self.known.get(&artifact) {
             return known.clone();
         }

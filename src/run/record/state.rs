@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use olmo_base::Digest;
+use olmo_base::ActionKey;
 use olmo_stage::Failure;
 use serde::Serialize;
 
@@ -76,7 +76,7 @@ pub struct InstanceState {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub item: Option<String>,
     pub status: Status,
-    pub key: Option<Digest>,
+    pub key: Option<ActionKey>,
     pub attempt: Option<u32>,
     /// How many processes were started for it in this run.
     pub started: u32,
@@ -363,6 +363,7 @@ pub fn logs(folder: &Path) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use olmo_base::{ArtifactId, Digest};
 
     fn place(stage: &str, item: Option<&str>) -> Place {
         Place { stage: stage.into(), item: item.map(str::to_owned) }
@@ -375,12 +376,18 @@ mod tests {
 
     fn started(stage: &str, item: Option<&str>) -> RunEvent {
         let place = place(stage, item);
-        RunEvent::Started { place, key: Digest::of(b"k"), attempt: 1, continues: false, after: None }
+        RunEvent::Started { place, key: ActionKey::new(Digest::of(b"k")), attempt: 1, continues: false, after: None }
     }
 
     fn finished(stage: &str, item: Option<&str>) -> RunEvent {
         let (place, outputs) = (place(stage, item), BTreeMap::new());
-        RunEvent::Finished { place, key: Digest::of(b"k"), shared: false, outputs, used: Used::default() }
+        RunEvent::Finished {
+            place,
+            key: ActionKey::new(Digest::of(b"k")),
+            shared: false,
+            outputs,
+            used: Used::default(),
+        }
     }
 
     fn fold(events: &[RunEvent], active: bool) -> RunState {
@@ -444,7 +451,7 @@ mod tests {
             place: place("train", None),
             port: "p".into(),
             label: label.into(),
-            artifact: Digest::of(b"a"),
+            artifact: ArtifactId::new(Digest::of(b"a")),
         };
         let resumed =
             RunEvent::Resumed { place: place("train", None), step: 1, port: "p".into(), keep: vec!["s1".into()] };

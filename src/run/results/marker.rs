@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use olmo_base::files::{self, Durability};
-use olmo_base::{Digest, IoContext, PathError};
+use olmo_base::{ActionKey, ArtifactId, Digest, IoContext, PathError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -44,14 +44,14 @@ pub struct Marker {
     port: String,
     /// Key of the stage. A `for_each` stage has `keys` by label instead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    key: Option<Digest>,
+    key: Option<ActionKey>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    keys: BTreeMap<String, Digest>,
+    keys: BTreeMap<String, ActionKey>,
     /// The artifact. A list has `items` by label instead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    artifact: Option<Digest>,
+    artifact: Option<ArtifactId>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    items: BTreeMap<String, Digest>,
+    items: BTreeMap<String, ArtifactId>,
     /// The digest of every file that olmo-pipe wrote, by path.
     pub files: BTreeMap<String, Digest>,
 }
@@ -65,7 +65,7 @@ impl Marker {
         made_by: MadeBy,
         trial: Option<&str>,
         port: &PortRef,
-        mut keys: BTreeMap<String, Digest>,
+        mut keys: BTreeMap<String, ActionKey>,
         output: &Output,
         store: &Store,
     ) -> Result<Self, RunError> {

@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use olmo_base::{Digest, IoContext, PathError, files};
+use olmo_base::{Digest, IoContext, ObjectId, PathError, files};
 
 use crate::run::error::RunError;
 use crate::run::record::Git;
@@ -72,7 +72,9 @@ impl Place {
                 }
             }
             None => {
-                let is_stored = |found: &Found| found.digest.is_some_and(|digest| store.has_object(digest));
+                // A file of an export has the bytes of an object.
+                let is_stored =
+                    |found: &Found| found.digest.is_some_and(|digest| store.has_object(ObjectId::new(digest)));
                 if let Some((path, _)) = inspected.found.iter().find(|(_, found)| !is_stored(found)) {
                     return Err(foreign(Some(path.clone())));
                 }
@@ -297,8 +299,8 @@ impl SetAside<'_> {
         self.clear(&left, &|path, metadata| {
             let is_stored = || {
                 let file = files::open_regular(&left.join(path)).ok();
-                let digest = file.and_then(|mut file| Digest::of_reader(&mut file).ok());
-                digest.is_some_and(|(digest, _)| store.has_object(digest))
+                let object = file.and_then(|mut file| ObjectId::of_reader(&mut file).ok());
+                object.is_some_and(|(object, _)| store.has_object(object))
             };
             metadata.nlink() > 1 || metadata.is_symlink() || is_stored()
         })?;
@@ -349,6 +351,7 @@ mod tests {
     use crate::run::results::marker::MadeBy;
     use crate::spec::PortRef;
     use crate::store::ListItem;
+    use olmo_base::{ActionKey, ArtifactId};
     use olmo_stage::PortType;
 
     struct Bench {
@@ -365,7 +368,7 @@ mod tests {
             Self { dir, store, notices: Vec::new() }
         }
 
-        fn artifact(&self, text: &str) -> Digest {
+        fn artifact(&self, text: &str) -> ArtifactId {
             let folder = self.dir.path().join(format!("made-{text}"));
             fs::create_dir_all(&folder).unwrap();
             fs::write(folder.join("file"), text).unwrap();
@@ -379,7 +382,7 @@ mod tests {
         fn put(&mut self, output: &Output) -> Result<(), RunError> {
             let port = PortRef { stage: "s".into(), port: "text".into() };
             let made_by = MadeBy { run: "r".into(), experiment: "e".into(), params: serde_json::Map::new(), git: None };
-            let keys = BTreeMap::from([(String::new(), Digest::of(b"key"))]);
+            let keys = BTreeMap::from([(String::new(), ActionKey::new(Digest::of(b"key")))]);
             let marker = Marker::new(made_by, None, &port, keys, output, &self.store)?;
             put(&self.store, output, &self.place(), marker, &|| None, &mut self.notices)
         }

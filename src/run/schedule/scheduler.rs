@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
-use olmo_base::{Diagnose, Digest};
+use olmo_base::{ActionKey, Diagnose};
 use olmo_stage::Failure;
 
 use crate::exec::{Allocation, Work};
@@ -66,7 +66,7 @@ pub(super) struct Plan<'r> {
 
 /// The resources that a task holds between its lookup and its end. Dropping it releases them.
 pub(super) struct InFlight {
-    pub(super) key: Digest,
+    pub(super) key: ActionKey,
     /// A result that existed before the lookup is ignored.
     pub(super) forced: bool,
     /// Set only once the task has its lock, since thousands of tasks may be queued.
@@ -263,7 +263,7 @@ impl<'r, 'w> Scheduler<'r, 'w> {
         }
     }
 
-    fn on_published(&mut self, task: usize, key: Option<Digest>, outputs: Outputs, origin: Origin) {
+    fn on_published(&mut self, task: usize, key: Option<ActionKey>, outputs: Outputs, origin: Origin) {
         let Some(key) = key else { return };
         let place = self.place(task);
         match origin {
@@ -353,7 +353,7 @@ impl<'r, 'w> Scheduler<'r, 'w> {
     }
 
     /// Removes the unfinished work of an engine that died after its stage had finished.
-    fn discard_finished_work(&self, key: Digest) {
+    fn discard_finished_work(&self, key: ActionKey) {
         let folder = self.cache.store().work(key);
         if folder.exists()
             && let Ok(Some(_lock)) = self.cache.store().lock_key(key)

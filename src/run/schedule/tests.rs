@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use olmo_base::Digest;
+use olmo_base::{ActionKey, ArtifactId, Digest};
 use olmo_stage::{Description, Failure};
 use proptest::prelude::*;
 
@@ -116,11 +116,11 @@ struct World {
     sources: Sources,
     /// Never read, since no port of the pipelines takes a part of an artifact.
     store: &'static Store,
-    results: HashMap<Digest, Outputs>,
+    results: HashMap<ActionKey, Outputs>,
     /// List items of unfinished work.
-    unfinished: HashMap<Digest, Vec<(String, Digest)>>,
+    unfinished: HashMap<ActionKey, Vec<(String, ArtifactId)>>,
     /// How often the stage with each key ran.
-    executions: HashMap<Digest, u32>,
+    executions: HashMap<ActionKey, u32>,
     /// How often a result was damaged.
     damages: u32,
     /// Percentage of keys whose stage always fails, and of attempts that fail once.
@@ -148,26 +148,26 @@ enum Life {
 }
 
 impl World {
-    fn is_broken(&self, key: Digest) -> bool {
+    fn is_broken(&self, key: ActionKey) -> bool {
         key.hex().as_bytes()[..4].iter().fold(0u32, |sum, byte| sum * 31 + u32::from(*byte)) % 100
             < u32::from(self.broken)
     }
 
     /// The items that the stage with key `key` makes, in order.
-    fn items(key: Digest) -> Vec<(String, Digest)> {
+    fn items(key: ActionKey) -> Vec<(String, ArtifactId)> {
         let count = key.hex().as_bytes()[7] as usize % 5;
-        (0..count).map(|i| (format!("i{i}"), Digest::of(format!("{key}{i}").as_bytes()))).collect()
+        (0..count).map(|i| (format!("i{i}"), ArtifactId::new(Digest::of(format!("{key}{i}").as_bytes())))).collect()
     }
 
-    fn outputs(stage: &ResolvedStage, key: Digest) -> Outputs {
+    fn outputs(stage: &ResolvedStage, key: ActionKey) -> Outputs {
         let list = || Self::items(key).into_iter().map(|(label, digest)| ListItem { label, digest }).collect();
         match stage.uses.as_str() {
             "lister" => Outputs::from([("items".to_owned(), Output::List(list()))]),
-            _ => Outputs::from([("all".to_owned(), Output::Single(Digest::of(key.hex().as_bytes())))]),
+            _ => Outputs::from([("all".to_owned(), Output::Single(ArtifactId::new(Digest::of(key.hex().as_bytes()))))]),
         }
     }
 
-    fn commit(&mut self, key: Digest, outputs: &Outputs) {
+    fn commit(&mut self, key: ActionKey, outputs: &Outputs) {
         assert!(self.results.insert(key, outputs.clone()).is_none(), "a result was made twice");
         *self.executions.entry(key).or_default() += 1;
         self.unfinished.remove(&key);
@@ -178,7 +178,7 @@ impl World {
         let (resolved, names, sources) = (self.resolved.clone(), self.names.clone(), self.sources.clone());
         let mut board = Board::new(&resolved, &names, &sources);
         let mut tracker = Tracker::new(&mut board);
-        let mut keys: HashMap<usize, Digest> = HashMap::new();
+        let mut keys: HashMap<usize, ActionKey> = HashMap::new();
         let mut mail: BTreeMap<usize, VecDeque<Report>> = BTreeMap::new();
         let mut effects: VecDeque<(usize, Effect)> = VecDeque::new();
         let slots = 1 + dice.roll(3);
@@ -301,7 +301,7 @@ impl World {
         dice: &mut Dice,
         tracker: &Tracker<'_, '_>,
         task: usize,
-        key: Digest,
+        key: ActionKey,
         mail: &mut BTreeMap<usize, VecDeque<Report>>,
     ) {
         assert!(!mail.contains_key(&task), "task {task} runs twice at a time");
@@ -368,7 +368,7 @@ impl World {
     }
 }
 
-fn added(label: &str, artifact: Digest) -> ItemRecord {
+fn added(label: &str, artifact: ArtifactId) -> ItemRecord {
     ItemRecord::Added { attempt: 1, port: "items".into(), label: label.into(), artifact }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use olmo_base::Digest;
+use olmo_base::{ArtifactId, Digest};
 use olmo_remote::Locked;
 use olmo_stage::contract::{InputPort, PortType};
 use serde::{Deserialize, Serialize};
@@ -23,7 +23,7 @@ use crate::store::Store;
 pub struct Sources {
     /// Files and folders bound to input ports, as reference artifacts.
     #[serde(with = "as_list")]
-    data: BTreeMap<(PathBuf, PortType), Digest>,
+    data: BTreeMap<(PathBuf, PortType), ArtifactId>,
     /// The parts of each command that are in its key, by contract.
     commands: BTreeMap<String, CommandKey>,
     /// The exact versions of remote sources, as far as they are locked.
@@ -33,13 +33,13 @@ pub struct Sources {
 
 /// Serializes [`Sources::data`] as a list of [`Data`].
 mod as_list {
-    use super::{BTreeMap, Data, Digest, PathBuf, PortType};
+    use super::{ArtifactId, BTreeMap, Data, PathBuf, PortType};
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    type Map = BTreeMap<(PathBuf, PortType), Digest>;
+    type Map = BTreeMap<(PathBuf, PortType), ArtifactId>;
 
     pub fn serialize<S: Serializer>(data: &Map, serializer: S) -> Result<S::Ok, S::Error> {
-        let item = |((path, port_type), artifact): (&(PathBuf, PortType), &Digest)| Data {
+        let item = |((path, port_type), artifact): (&(PathBuf, PortType), &ArtifactId)| Data {
             path: path.clone(),
             port_type: *port_type,
             artifact: *artifact,
@@ -59,7 +59,7 @@ struct Data {
     path: PathBuf,
     #[serde(rename = "type")]
     port_type: PortType,
-    artifact: Digest,
+    artifact: ArtifactId,
 }
 
 impl Sources {
@@ -105,13 +105,13 @@ impl Sources {
     }
 
     /// The reference artifacts of all local data.
-    pub fn artifacts(&self) -> impl Iterator<Item = Digest> + '_ {
+    pub fn artifacts(&self) -> impl Iterator<Item = ArtifactId> + '_ {
         self.data.values().copied()
     }
 
     /// The artifacts of the remote sources that stages of `resolved` read, as far as they are
     /// locked.
-    pub fn remote_artifacts(&self, resolved: &Resolved) -> BTreeSet<Digest> {
+    pub fn remote_artifacts(&self, resolved: &Resolved) -> BTreeSet<ArtifactId> {
         let mut found = BTreeSet::new();
         for (_, stage) in resolved.stages.iter() {
             for (port, bindings) in &stage.inputs {
@@ -127,13 +127,13 @@ impl Sources {
     }
 
     /// The artifact of the file or folder `path` for a port of type `port_type`.
-    pub fn artifact(&self, path: &Path, port_type: PortType) -> Option<Digest> {
+    pub fn artifact(&self, path: &Path, port_type: PortType) -> Option<ArtifactId> {
         self.data.get(&(path.to_owned(), port_type)).copied()
     }
 
     /// The artifacts of the remote source `source` for port `input`. Returns `None` if the source
     /// is not locked yet.
-    pub fn locked_artifacts(&self, source: &str, input: &InputPort) -> Option<Vec<Digest>> {
+    pub fn locked_artifacts(&self, source: &str, input: &InputPort) -> Option<Vec<ArtifactId>> {
         self.remote.get(source).map(|locked| remote::artifacts(source, locked, input))
     }
 
@@ -181,7 +181,7 @@ impl Sources {
 
 /// The names of the files in which the artifacts `old` and `new` differ. Empty if `store` lacks a
 /// manifest. A source file is named by its path.
-pub fn changed_files(store: &Store, old: Digest, new: Digest) -> Vec<String> {
+pub fn changed_files(store: &Store, old: ArtifactId, new: ArtifactId) -> Vec<String> {
     let (Ok(old), Ok(new)) = (store.manifest(old), store.manifest(new)) else { return Vec::new() };
     let differs = |name: &&String| old.files.get(*name).map(|e| e.digest) != new.files.get(*name).map(|e| e.digest);
     let names: BTreeSet<&String> = old.files.keys().chain(new.files.keys()).collect();
@@ -194,8 +194,13 @@ pub fn changed_files(store: &Store, old: Digest, new: Digest) -> Vec<String> {
 }
 
 /// The files in which the artifacts `old` and `new` of the source `path` differ.
-fn file_changes(store: &Store, path: &Path, old: Digest, new: Option<Digest>) -> Vec<SourceChange> {
-    let whole = SourceChange { what: path.display().to_string(), old: Some(old), new };
+fn file_changes(store: &Store, path: &Path, old: ArtifactId, new: Option<ArtifactId>) -> Vec<SourceChange> {
+    // If it is unknown which files differ, the change shows the artifacts instead of files.
+    let whole = SourceChange {
+        what: path.display().to_string(),
+        old: Some(old.digest()),
+        new: new.as_ref().map(ArtifactId::digest),
+    };
     let (Ok(before), Some(Ok(after))) = (store.manifest(old), new.map(|n| store.manifest(n))) else {
         return vec![whole];
     };

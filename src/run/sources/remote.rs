@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use olmo_base::files::{self, Durability};
-use olmo_base::{Digest, IoContext, LockedFile, PathError};
+use olmo_base::{ArtifactId, Digest, IoContext, LockedFile, PathError};
 use olmo_remote::{Fetched, Lock, Locked, Remote, RemoteError, Source, Want};
 use olmo_stage::PortType;
 use olmo_stage::contract::InputPort;
@@ -84,7 +84,7 @@ pub fn uses<'n>(resolved: &Resolved, names: impl IntoIterator<Item = &'n String>
 }
 
 /// The artifacts of the locked source `source` for port `input`.
-pub fn artifacts(source: &str, locked: &Locked, input: &InputPort) -> Vec<Digest> {
+pub fn artifacts(source: &str, locked: &Locked, input: &InputPort) -> Vec<ArtifactId> {
     let Ok(parsed) = Source::parse(source) else { return Vec::new() };
     files(&parsed, locked, want(input)).into_iter().map(|files| store::digest_of(input.port_type, &files)).collect()
 }

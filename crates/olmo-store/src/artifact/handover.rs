@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use olmo_base::{Digest, IoContext, PathError, files};
+use olmo_base::{ArtifactId, Digest, IoContext, ObjectId, PathError, files};
 
 use crate::artifact::reference;
 use crate::disk::Seen;
@@ -40,7 +40,7 @@ impl Store {
     /// or a source that has changed.
     ///
     /// Collections wait meanwhile.
-    pub fn materialize(&self, artifact: Digest, destination: &Path, how: Handover) -> Result<(), StoreError> {
+    pub fn materialize(&self, artifact: ArtifactId, destination: &Path, how: Handover) -> Result<(), StoreError> {
         let _using = self.using()?;
         let manifest = self.manifest(artifact)?;
         if !is_free(destination).context_during("look at", destination)? {
@@ -69,18 +69,18 @@ impl Store {
 
     /// The path on disk of each file of `artifact`, by path in the artifact. Nothing is hashed, so this
     /// is for reading headers, not for results.
-    pub fn places(&self, artifact: Digest) -> Result<BTreeMap<String, PathBuf>, StoreError> {
+    pub fn places(&self, artifact: ArtifactId) -> Result<BTreeMap<String, PathBuf>, StoreError> {
         let manifest = self.manifest(artifact)?;
-        let place = |entry: &Entry| entry.source.clone().unwrap_or_else(|| self.object_path(entry.digest));
+        let place = |entry: &Entry| entry.source.clone().unwrap_or_else(|| self.object_path(entry.object()));
         Ok(manifest.files.iter().map(|(path, entry)| (path.clone(), place(entry))).collect())
     }
 
-    fn hand_object(&self, artifact: Digest, entry: &Entry, to: &Path, how: Handover) -> Result<(), StoreError> {
-        let object = self.object_path(entry.digest);
+    fn hand_object(&self, artifact: ArtifactId, entry: &Entry, to: &Path, how: Handover) -> Result<(), StoreError> {
+        let object = self.object_path(entry.object());
         let (mut file, metadata) = match disk::open_regular(&object) {
             Ok(open) => open,
             Err(e) if e.is_missing_file() => {
-                return Err(StoreError::MissingObject { object: entry.digest, artifact });
+                return Err(StoreError::MissingObject { object: entry.object(), artifact });
             }
             Err(StoreError::Refused { .. }) => return Err(self.corrupt(artifact, entry, Seen::at(&object))),
             Err(e) => return Err(e),
@@ -127,51 +127,51 @@ impl Store {
 
     /// Opens a file of `artifact` for reading, in the store or outside it. The caller must check the
     /// digest and report another one through [`Store::not_as_named`].
-    pub fn open_file(&self, artifact: Digest, entry: &Entry) -> Result<File, StoreError> {
+    pub fn open_file(&self, artifact: ArtifactId, entry: &Entry) -> Result<File, StoreError> {
         match &entry.source {
             Some(source) => {
                 let missing = |e| StoreError::SourceMissing { path: source.clone(), artifact, source: e };
                 disk::open_source(source).map_err(missing)
             }
-            None => Ok(disk::open_regular(&self.object_path(entry.digest))?.0),
+            None => Ok(disk::open_regular(&self.object_path(entry.object()))?.0),
         }
     }
 
     /// The error for a file that was opened but cannot be read.
     pub fn unreadable(&self, entry: &Entry, error: io::Error) -> StoreError {
-        let path = entry.source.clone().unwrap_or_else(|| self.object_path(entry.digest));
+        let path = entry.source.clone().unwrap_or_else(|| self.object_path(entry.object()));
         PathError::during("read", &path, error).into()
     }
 
     /// The error for a file whose bytes have the digest `found`. A damaged object is moved away.
-    pub fn not_as_named(&self, artifact: Digest, entry: &Entry, found: Digest) -> StoreError {
+    pub fn not_as_named(&self, artifact: ArtifactId, entry: &Entry, found: Digest) -> StoreError {
         match &entry.source {
             Some(path) => StoreError::SourceChanged { path: path.clone(), old: entry.digest, new: found },
             None => {
                 // A commit may have replaced it by a sound object since.
-                let path = self.object_path(entry.digest);
-                let seen = Seen::at(&path).filter(|_| !self.object_is_sound(entry.digest));
+                let path = self.object_path(entry.object());
+                let seen = Seen::at(&path).filter(|_| !self.object_is_sound(entry.object()));
                 self.corrupt(artifact, entry, seen)
             }
         }
     }
 
     /// Moves away an object that was `seen` to be damaged. Returns the error that says so.
-    pub(crate) fn corrupt(&self, artifact: Digest, entry: &Entry, seen: Option<Seen>) -> StoreError {
-        let (path, name) = (self.object_path(entry.digest), format!("{}.object", entry.digest));
+    pub(crate) fn corrupt(&self, artifact: ArtifactId, entry: &Entry, seen: Option<Seen>) -> StoreError {
+        let (path, name) = (self.object_path(entry.object()), format!("{}.object", entry.object()));
         match seen.map_or(Ok(None), |seen| self.quarantine(&path, &name, seen)) {
-            Ok(kept) => StoreError::Corrupt { object: entry.digest, artifact, kept },
+            Ok(kept) => StoreError::Corrupt { object: entry.object(), artifact, kept },
             Err(e) => e,
         }
     }
 
-    pub(crate) fn object_is_sound(&self, object: Digest) -> bool {
+    pub(crate) fn object_is_sound(&self, object: ObjectId) -> bool {
         let opened = disk::open_regular(&self.object_path(object));
-        opened.is_ok_and(|(mut file, _)| Digest::of_reader(&mut file).is_ok_and(|(digest, _)| digest == object))
+        opened.is_ok_and(|(mut file, _)| ObjectId::of_reader(&mut file).is_ok_and(|(found, _)| found == object))
     }
 }
 
-fn hand_source(artifact: Digest, entry: &Entry, source: &Path, to: &Path, how: Handover) -> Result<(), StoreError> {
+fn hand_source(artifact: ArtifactId, entry: &Entry, source: &Path, to: &Path, how: Handover) -> Result<(), StoreError> {
     let missing = |source_error| StoreError::SourceMissing { path: source.to_owned(), artifact, source: source_error };
     let new = match how {
         Handover::Link => {
@@ -232,7 +232,7 @@ mod tests {
     use olmo_stage::PortType;
     use std::os::unix::fs::PermissionsExt;
 
-    fn committed() -> (tempfile::TempDir, Store, Digest) {
+    fn committed() -> (tempfile::TempDir, Store, ArtifactId) {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("store")).unwrap();
         let folder = dir.path().join("out");
@@ -254,7 +254,7 @@ mod tests {
         let (link, copy) = (dir.path().join("a/link"), dir.path().join("b/copy"));
         store.materialize(artifact, &link, Handover::Link).unwrap();
         store.materialize(artifact, &copy, Handover::Copy).unwrap();
-        let object = store.object_path(Digest::of(b"weights"));
+        let object = store.object_path(ObjectId::of(b"weights"));
         let ino = |path: &Path| fs::metadata(path).unwrap().ino();
         assert_eq!(ino(&link.join("deep/weights")), ino(&object));
         assert_eq!(fs::metadata(link.join("deep/weights")).unwrap().mode() & 0o777, 0o444);
@@ -268,13 +268,13 @@ mod tests {
     fn a_rotten_object_is_named_moved_away_and_made_again_by_a_commit() {
         for how in [Handover::Link, Handover::Copy] {
             let (dir, store, artifact) = committed();
-            let object = store.object_path(Digest::of(b"weights"));
+            let object = store.object_path(ObjectId::of(b"weights"));
             rot(&object, "weighTs");
             assert!(store.is_whole(artifact), "a stat cannot see it");
             let to = dir.path().join("to");
             let error = store.materialize(artifact, &to, how).unwrap_err();
             let StoreError::Corrupt { object: named, artifact: of, kept } = &error else { panic!("{error}") };
-            assert_eq!((*named, *of), (Digest::of(b"weights"), artifact));
+            assert_eq!((*named, *of), (ObjectId::of(b"weights"), artifact));
             assert_eq!(fs::read_to_string(kept.as_ref().unwrap()).unwrap(), "weighTs");
             assert!(!object.exists() && !to.exists(), "nothing half-made is left");
             assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "the store and out/");
@@ -293,7 +293,7 @@ mod tests {
     #[test]
     fn an_object_that_was_replaced_by_a_link_is_corrupt_not_followed() {
         let (dir, store, artifact) = committed();
-        let object = store.object_path(Digest::of(b"weights"));
+        let object = store.object_path(ObjectId::of(b"weights"));
         let secret = dir.path().join("weights");
         fs::write(&secret, "weights").unwrap();
         fs::remove_file(&object).unwrap();

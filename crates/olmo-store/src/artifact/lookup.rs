@@ -5,24 +5,24 @@ use std::fs;
 use std::path::Path;
 use std::sync::PoisonError;
 
-use olmo_base::{Digest, PathError};
+use olmo_base::{ArtifactId, Digest, PathError};
 use olmo_stage::PortType;
 
 use crate::disk::{self, Small, seal};
 use crate::error::StoreError;
-use crate::layout::ARTIFACTS;
+use crate::layout::FileName;
 use crate::manifest::{ArtifactInfo, Entry, KIND, Manifest, Unread, entries_of};
 use crate::store::Store;
 
 impl Store {
     /// The manifest of artifact `artifact`. A damaged one is moved to `quarantine/`.
-    pub fn manifest(&self, artifact: Digest) -> Result<Manifest, StoreError> {
+    pub fn manifest(&self, artifact: ArtifactId) -> Result<Manifest, StoreError> {
         self.read_manifest(artifact).map_err(|unread| match unread {
             Unread::Absent => StoreError::NoArtifact { artifact },
             Unread::Io(e) => e,
             Unread::Damaged(why, seen) => {
                 let name = format!("{artifact}.manifest.json");
-                match self.quarantine(&self.sharded(ARTIFACTS, artifact), &name, seen) {
+                match self.quarantine(&self.sharded(artifact), &name, seen) {
                     Ok(kept) => StoreError::DamagedManifest { artifact, why, kept },
                     Err(e) => e,
                 }
@@ -31,8 +31,8 @@ impl Store {
     }
 
     /// Reads without moving anything.
-    pub(crate) fn read_manifest(&self, artifact: Digest) -> Result<Manifest, Unread> {
-        let path = self.sharded(ARTIFACTS, artifact);
+    pub(crate) fn read_manifest(&self, artifact: ArtifactId) -> Result<Manifest, Unread> {
+        let path = self.sharded(artifact);
         let (text, seen) = match disk::read_small(&path, disk::LARGEST) {
             Ok(Small::Bytes(text, seen)) => (text, seen),
             Ok(Small::Absent) => return self.noted(artifact).ok_or(Unread::Absent),
@@ -44,13 +44,13 @@ impl Store {
 
     /// Writes a manifest whose objects are durable, and returns the artifact. An existing manifest
     /// stays, unless it refers to files that are now in the store, or that have moved.
-    pub(crate) fn put_manifest(&self, manifest: &Manifest) -> Result<Digest, StoreError> {
+    pub(crate) fn put_manifest(&self, manifest: &Manifest) -> Result<ArtifactId, StoreError> {
         let artifact = manifest.digest();
         if self.is_read_only() {
             self.noted.lock().unwrap_or_else(PoisonError::into_inner).insert(artifact, manifest.clone());
             return Ok(artifact);
         }
-        let path = self.sharded(ARTIFACTS, artifact);
+        let path = self.sharded(artifact);
         match self.read_manifest(artifact) {
             Ok(there)
                 if (there == *manifest || (!there.is_reference() && self.has_objects(&there)))
@@ -77,13 +77,18 @@ impl Store {
     }
 
     /// A manifest that this reader has computed but cannot write.
-    fn noted(&self, artifact: Digest) -> Option<Manifest> {
+    fn noted(&self, artifact: ArtifactId) -> Option<Manifest> {
         self.noted.lock().unwrap_or_else(PoisonError::into_inner).get(&artifact).cloned()
     }
 
     /// The part of an artifact below the folder `prefix`, as an artifact of type
     /// `artifact_type`. Its digest is the same as if that folder had been committed alone.
-    pub fn subtree(&self, artifact: Digest, prefix: &str, artifact_type: PortType) -> Result<Digest, StoreError> {
+    pub fn subtree(
+        &self,
+        artifact: ArtifactId,
+        prefix: &str,
+        artifact_type: PortType,
+    ) -> Result<ArtifactId, StoreError> {
         let whole = self.manifest(artifact)?;
         let below = format!("{}/", prefix.trim_end_matches('/'));
         let inside = |(path, entry): (String, Entry)| path.strip_prefix(&below).map(|p| (p.to_owned(), entry));
@@ -93,7 +98,7 @@ impl Store {
         let _using = self.using()?;
         for entry in part.files.values().filter(|e| e.source.is_none()) {
             // It would be collected with the whole artifact.
-            self.renew(&self.object_path(entry.digest))?;
+            self.renew(&self.object_path(entry.object()))?;
         }
         self.put_manifest(&part)
     }
@@ -104,13 +109,13 @@ impl Store {
         &self,
         artifact_type: PortType,
         files: &BTreeMap<String, (Digest, u64)>,
-    ) -> Result<Option<Digest>, StoreError> {
+    ) -> Result<Option<ArtifactId>, StoreError> {
         let manifest = entries_of(artifact_type, files);
         manifest.check().map_err(|why| StoreError::refused(&self.root, why))?;
         let _using = self.using()?;
         for entry in manifest.files.values() {
             // A collection may be about to remove it.
-            self.renew(&self.object_path(entry.digest))?;
+            self.renew(&self.object_path(entry.object()))?;
         }
         if !self.has_objects(&manifest) {
             return Ok(None);
@@ -120,7 +125,7 @@ impl Store {
 
     /// Whether the manifest of `artifact` is sound and each of its files exists with the right size.
     /// The content is not read; [`Store::materialize`] checks it.
-    pub fn is_whole(&self, artifact: Digest) -> bool {
+    pub fn is_whole(&self, artifact: ArtifactId) -> bool {
         self.read_manifest(artifact).is_ok_and(|manifest| self.has_objects(&manifest))
     }
 
@@ -129,7 +134,7 @@ impl Store {
             // A source may be a link; an object never is.
             let metadata = match &entry.source {
                 Some(source) => fs::metadata(source),
-                None => fs::symlink_metadata(self.object_path(entry.digest)),
+                None => fs::symlink_metadata(self.object_path(entry.object())),
             };
             metadata.is_ok_and(|m| m.is_file() && m.len() == entry.size)
         })
@@ -137,13 +142,13 @@ impl Store {
 
     /// All artifacts, sorted by digest. A damaged manifest is an error item; the rest follow.
     pub fn artifacts(&self) -> Result<impl Iterator<Item = Result<ArtifactInfo, StoreError>> + '_, StoreError> {
-        let digests = self.names(ARTIFACTS, "")?;
-        Ok(digests.into_iter().filter_map(|artifact| self.artifact_info(artifact).transpose()))
+        let artifacts = self.names::<ArtifactId>("")?;
+        Ok(artifacts.into_iter().filter_map(|artifact| self.artifact_info(artifact).transpose()))
     }
 
     /// `None` if it was removed meanwhile.
-    pub(crate) fn artifact_info(&self, artifact: Digest) -> Result<Option<ArtifactInfo>, StoreError> {
-        let path = self.sharded(ARTIFACTS, artifact);
+    pub(crate) fn artifact_info(&self, artifact: ArtifactId) -> Result<Option<ArtifactInfo>, StoreError> {
+        let path = self.sharded(artifact);
         let Ok(made) = fs::symlink_metadata(&path).and_then(|m| m.modified()) else { return Ok(None) };
         let manifest = match self.manifest(artifact) {
             Err(StoreError::NoArtifact { .. }) => return Ok(None),
@@ -160,12 +165,12 @@ impl Store {
     }
 
     /// The one artifact whose digest begins with `text`.
-    pub fn find_prefix(&self, text: &str) -> Result<Digest, StoreError> {
+    pub fn find_prefix(&self, text: &str) -> Result<ArtifactId, StoreError> {
         let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
         if text.is_empty() || text.len() > 64 || !text.bytes().all(hex) {
             return Err(StoreError::NotAPrefix { text: text.to_owned() });
         }
-        let mut candidates = self.names(ARTIFACTS, text)?;
+        let mut candidates = self.names::<ArtifactId>(text)?;
         match candidates.len() {
             0 => Err(StoreError::UnknownPrefix { text: text.to_owned() }),
             1 => Ok(candidates.remove(0)),
@@ -173,16 +178,21 @@ impl Store {
         }
     }
 
-    /// The digests that begin with `prefix` and name files in the sharded `folder`, sorted.
-    /// Other files there are left alone.
-    pub(crate) fn names(&self, folder: &str, prefix: &str) -> Result<Vec<Digest>, StoreError> {
-        let top = self.root.join(folder);
+    /// The names that begin with `prefix` in the sharded folder of `T`, sorted. Other files there are
+    /// left alone.
+    pub(crate) fn names<T: FileName>(&self, prefix: &str) -> Result<Vec<T>, StoreError> {
+        Ok(self.names_by_shard(prefix)?.into_iter().flatten().collect())
+    }
+
+    /// As [`Store::names`], with one list for each shard.
+    pub(crate) fn names_by_shard<T: FileName>(&self, prefix: &str) -> Result<Vec<Vec<T>>, StoreError> {
+        let top = self.root.join(T::FOLDER);
         let list = |place: &Path| disk::names_in(place).map(BTreeSet::from_iter);
         let shards = if prefix.len() >= 2 { BTreeSet::from([prefix[..2].to_owned()]) } else { list(&top)? };
         let mut found = Vec::new();
         for shard in shards.iter().filter(|s| s.len() == 2 && s.starts_with(&prefix[..prefix.len().min(2)])) {
             let hexes = list(&top.join(shard))?.into_iter().map(|rest| format!("{shard}{rest}"));
-            found.extend(hexes.filter(|h| h.starts_with(prefix)).filter_map(|h| Digest::from_hex(&h).ok()));
+            found.push(hexes.filter(|h| h.starts_with(prefix)).filter_map(|h| h.parse().ok()).collect());
         }
         Ok(found)
     }
@@ -241,7 +251,7 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let store = Store::open(dir.path()).unwrap();
             let artifact = store.put_manifest(&manifest()).unwrap();
-            let path = store.sharded(ARTIFACTS, artifact);
+            let path = store.sharded(artifact);
             crate::verify::tests::intrude(&path, kind);
             assert!(
                 matches!(store.manifest(artifact), Err(StoreError::DamagedManifest { kept: Some(_), .. })),
@@ -262,7 +272,7 @@ mod tests {
         let entry = bad.files.remove("config.json").unwrap();
         bad.files.insert("../../escape".into(), entry);
         let artifact = bad.digest();
-        let path = store.sharded(ARTIFACTS, artifact);
+        let path = store.sharded(artifact);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         let text = seal::seal(KIND, &artifact.hex(), &serde_json::to_string(&bad).unwrap());
         fs::write(&path, text).unwrap();
@@ -286,7 +296,7 @@ mod tests {
             assert_eq!(store.find_prefix(&digest.hex()[..20]).unwrap(), *digest);
         }
         // 40 digests begin with 16 digits: two have the same.
-        let first = |d: &Digest| d.hex()[..1].to_owned();
+        let first = |d: &ArtifactId| d.hex()[..1].to_owned();
         let twice = digests.iter().map(first).find(|f| digests.iter().filter(|d| first(d) == *f).count() > 1).unwrap();
         let error = store.find_prefix(&twice).unwrap_err();
         assert!(matches!(&error, StoreError::AmbiguousPrefix { candidates, .. } if candidates.len() > 1));

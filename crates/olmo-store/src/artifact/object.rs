@@ -5,14 +5,13 @@ use std::fs::{self, File, Metadata, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use olmo_base::{Digest, IoContext, PathError, failpoint, files};
+use olmo_base::{ArtifactId, IoContext, ObjectId, PathError, failpoint, files};
 use olmo_stage::PortType;
 
 use crate::Store;
 use crate::disk::{self, Small, Stamp, Step};
 use crate::disk::{seal, tree};
 use crate::error::StoreError;
-use crate::layout::OBJECTS;
 use crate::manifest::{Entry, Manifest};
 
 /// The receipt that stays in a folder whose files were taken: the digest of their artifact.
@@ -21,7 +20,7 @@ const RECEIPT_KIND: &str = "receipt";
 
 /// A file that is being committed.
 pub(crate) struct Incoming {
-    pub digest: Digest,
+    pub object: ObjectId,
     pub size: u64,
     /// Whether its owner may execute it in its folder.
     pub executable: bool,
@@ -31,9 +30,9 @@ pub(crate) struct Incoming {
 }
 
 impl Incoming {
-    /// The file in a manifest.
+    /// The file in a manifest, which records the digest of its object.
     pub(crate) fn entry(&self) -> Entry {
-        Entry { executable: self.executable, ..Entry::plain(self.digest, self.size) }
+        Entry { executable: self.executable, ..Entry::plain(self.object.digest(), self.size) }
     }
 }
 
@@ -57,7 +56,7 @@ impl Store {
     /// # Errors
     /// There are no files; there is a link, pipe, socket or device, or a path that some file system
     /// does not allow; a file still changes; or the disk is full.
-    pub fn commit_tree(&self, artifact_type: PortType, folder: &Path) -> Result<Digest, StoreError> {
+    pub fn commit_tree(&self, artifact_type: PortType, folder: &Path) -> Result<ArtifactId, StoreError> {
         if let Some(artifact) = self.read_receipt(artifact_type, folder)? {
             return Ok(artifact);
         }
@@ -82,9 +81,9 @@ impl Store {
     }
 
     /// All objects with their sizes in bytes, sorted by digest.
-    pub fn objects(&self) -> Result<Vec<(Digest, u64)>, StoreError> {
-        let size = |object: Digest| Some((object, fs::symlink_metadata(self.object_path(object)).ok()?.len()));
-        Ok(self.names(OBJECTS, "")?.into_iter().filter_map(size).collect())
+    pub fn objects(&self) -> Result<Vec<(ObjectId, u64)>, StoreError> {
+        let size = |object: ObjectId| Some((object, fs::symlink_metadata(self.object_path(object)).ok()?.len()));
+        Ok(self.names::<ObjectId>("")?.into_iter().filter_map(size).collect())
     }
 
     /// Renames committed files to their objects. On return they are durable, including existing objects
@@ -105,12 +104,12 @@ impl Store {
             failpoint("store.object_temp_written");
         }
         for one in incoming {
-            let object = self.object_path(one.digest);
+            let object = self.object_path(one.object);
             changed_folders.extend(disk::make_shard(&object)?);
             changed_folders.extend(object.parent().map(Path::to_owned));
         }
         for one in incoming {
-            let object = self.object_path(one.digest);
+            let object = self.object_path(one.object);
             let Some(temporary) = &one.temporary else { continue };
             self.put_in_place(temporary, &object)?;
             failpoint("store.object_renamed");
@@ -120,32 +119,32 @@ impl Store {
     }
 
     /// Hashes the file at `path`, which stays in place, and prepares the rename to its digest. `coming`
-    /// has the digests of the other files of the commit; its own is added.
-    fn bring_in(&self, path: &Path, coming: &mut BTreeSet<Digest>) -> Result<Incoming, StoreError> {
+    /// has the objects of the other files of the commit; its own is added.
+    fn bring_in(&self, path: &Path, coming: &mut BTreeSet<ObjectId>) -> Result<Incoming, StoreError> {
         let (mut file, before) = disk::open_regular(path)?;
         let temporary = self.scratch()?.path();
         let near = same_file_system(&before, &self.root);
         let executable = self.is_program(&before)?;
         // If it has to be copied, hash it during the copy.
-        let (digest, size) = if near {
-            Digest::of_reader(&mut file).context_during("read", path)?
+        let (object, size) = if near {
+            ObjectId::of_reader(&mut file).context_during("read", path)?
         } else {
             copy_in(path, &mut file, &temporary)?
         };
-        let object = self.object_path(digest);
-        let there = fs::symlink_metadata(&object).ok().filter(|m| m.is_file() && m.len() == size);
+        let place = self.object_path(object);
+        let there = fs::symlink_metadata(&place).ok().filter(|m| m.is_file() && m.len() == size);
         let is_itself = there.as_ref().is_some_and(|m| (m.dev(), m.ino()) == (before.dev(), before.ino()));
-        let first = coming.insert(digest);
+        let first = coming.insert(object);
         // A file with a second name could be changed through it later, so copy it. A program keeps its mode
         // until it is taken, so that a repeated commit still sees a program.
         let ours = before.nlink() == 1 && !executable && !is_itself;
         let linked = first && near && ours && link_in(path, &file, &temporary)?;
         // A link costs nothing, so it replaces an existing object, whose bytes may be damaged.
         let stays = is_itself || (!linked && there.is_some());
-        let needed = first && (!stays || !self.renew(&object)?);
+        let needed = first && (!stays || !self.renew(&place)?);
         if needed && near && !linked {
             let (again, _) = copy_in(path, &mut disk::open_regular(path)?.0, &temporary)?;
-            if again != digest {
+            if again != object {
                 return Err(changed(path, &temporary));
             }
         }
@@ -156,7 +155,7 @@ impl Store {
         if !needed {
             let _ = fs::remove_file(&temporary);
         }
-        Ok(Incoming { digest, size, executable, temporary: needed.then_some(temporary) })
+        Ok(Incoming { object, size, executable, temporary: needed.then_some(temporary) })
     }
 
     /// Whether a file is a program. File systems without modes show every file as executable.
@@ -171,7 +170,7 @@ impl Store {
     }
 
     /// Takes the files out of `folder` atomically and leaves a receipt.
-    fn take(&self, artifact: Digest, folder: &Path) -> Result<(), StoreError> {
+    fn take(&self, artifact: ArtifactId, folder: &Path) -> Result<(), StoreError> {
         let metadata = fs::symlink_metadata(folder).context_during("read the folder", folder)?;
         let aside =
             if same_file_system(&metadata, &self.root) { self.scratch()?.path() } else { hidden_beside(folder) };
@@ -185,7 +184,7 @@ impl Store {
     }
 
     /// The artifact of the files of `folder`, if they were already taken.
-    fn read_receipt(&self, artifact_type: PortType, folder: &Path) -> Result<Option<Digest>, StoreError> {
+    fn read_receipt(&self, artifact_type: PortType, folder: &Path) -> Result<Option<ArtifactId>, StoreError> {
         let path = folder.join(RECEIPT);
         // Anything else of that name is a file of the stage.
         let Ok(Small::Bytes(text, _)) = disk::read_small(&path, disk::LARGEST_MARK) else { return Ok(None) };
@@ -195,7 +194,7 @@ impl Store {
             return Err(refuse("its folder was committed before and has new files; a stage must use a new folder"));
         }
         let body = seal::open(RECEIPT_KIND, "", &text).map_err(refuse)?;
-        let artifact: Digest = serde_json::from_str(body).map_err(|_| refuse("it names no artifact"))?;
+        let artifact: ArtifactId = serde_json::from_str(body).map_err(|_| refuse("it names no artifact"))?;
         if self.manifest(artifact)?.artifact_type != artifact_type {
             return Err(refuse("its folder was committed before as another type"));
         }
@@ -226,10 +225,10 @@ fn changed(path: &Path, temporary: &Path) -> StoreError {
 }
 
 /// Copies `file` to `temporary` and makes it read-only.
-fn copy_in(path: &Path, file: &mut File, temporary: &Path) -> Result<(Digest, u64), StoreError> {
+fn copy_in(path: &Path, file: &mut File, temporary: &Path) -> Result<(ObjectId, u64), StoreError> {
     let copied = (|| {
         let mut to = files::create_new(temporary, 0o444)?;
-        disk::copy_hashed(file, &mut to)
+        disk::copy_object(file, &mut to)
     })();
     copied.map_err(|e| {
         let _ = fs::remove_file(temporary);
@@ -284,7 +283,7 @@ mod tests {
         assert_eq!(manifest.files.keys().collect::<Vec<_>>(), ["config.json", "deep/model.bin", "empty"]);
         assert_eq!((manifest.bytes(), manifest.is_reference()), (9, false));
         for (path, text) in FILES {
-            let object = store.object_path(manifest.files[path].digest);
+            let object = store.object_path(manifest.files[path].object());
             assert_eq!(fs::read_to_string(&object).unwrap(), text);
             let metadata = fs::metadata(&object).unwrap();
             assert_eq!((metadata.mode() & 0o777, metadata.nlink()), (0o444, 1), "{path}");
@@ -307,7 +306,7 @@ mod tests {
         write(&b_folder, &reversed);
         let one = a.commit_tree(PortType::Model, &a_folder).unwrap();
         assert_eq!(one, b.commit_tree(PortType::Model, &b_folder).unwrap());
-        let text = |store: &Store| fs::read(store.sharded(crate::layout::ARTIFACTS, one)).unwrap();
+        let text = |store: &Store| fs::read(store.sharded(one)).unwrap();
         assert_eq!(text(&a), text(&b));
     }
 
@@ -317,7 +316,7 @@ mod tests {
         let folder = dir.path().join("out");
         write(&folder, &[("a", "same"), ("b", "same"), ("c/d", "same")]);
         store.commit_tree(PortType::Dir, &folder).unwrap();
-        assert_eq!(store.names(OBJECTS, "").unwrap(), [Digest::of(b"same")]);
+        assert_eq!(store.names::<ObjectId>("").unwrap(), [ObjectId::of(b"same")]);
     }
 
     #[test]
@@ -326,14 +325,14 @@ mod tests {
         let folder = dir.path().join("out");
         write(&folder, &[("plain", "same"), ("tool", "same"), ("z", "last")]);
         fs::set_permissions(folder.join("tool"), Permissions::from_mode(0o755)).unwrap();
-        let in_the_way = store.object_path(Digest::of(b"last")).parent().unwrap().to_owned();
+        let in_the_way = store.object_path(ObjectId::of(b"last")).parent().unwrap().to_owned();
         fs::write(&in_the_way, "a file where a folder has to be").unwrap();
         assert!(store.commit_tree(PortType::Dir, &folder).is_err());
         fs::remove_file(in_the_way).unwrap();
         let artifact = store.commit_tree(PortType::Dir, &folder).unwrap();
         let files = store.manifest(artifact).unwrap().files;
         assert_eq!((files["tool"].executable, files["plain"].executable), (true, false));
-        let object = store.object_path(Digest::of(b"same"));
+        let object = store.object_path(ObjectId::of(b"same"));
         assert_eq!(fs::metadata(object).unwrap().mode() & 0o777, 0o444);
     }
 
@@ -347,7 +346,7 @@ mod tests {
                 let artifact = store.commit_tree(PortType::File, &folder).unwrap();
                 assert!(store.is_whole(artifact), "{kind}, round {round}");
                 assert_eq!(store.verify().unwrap(), [], "{kind}, round {round}");
-                crate::verify::tests::intrude(&store.object_path(Digest::of(b"right")), kind);
+                crate::verify::tests::intrude(&store.object_path(ObjectId::of(b"right")), kind);
                 assert!(!store.is_whole(artifact), "{kind}");
             }
         }
@@ -378,12 +377,12 @@ mod tests {
         let (dir, store) = store();
         let folder = dir.path().join("out");
         write(&folder, &[("a", "first"), ("b", "second")]);
-        let in_the_way = store.object_path(Digest::of(b"second")).parent().unwrap().to_owned();
+        let in_the_way = store.object_path(ObjectId::of(b"second")).parent().unwrap().to_owned();
         fs::write(&in_the_way, "a file where a folder has to be").unwrap();
         assert!(matches!(store.commit_tree(PortType::Dir, &folder), Err(StoreError::Io { .. })));
         assert_eq!(fs::metadata(folder.join("a")).unwrap().nlink(), 1);
         assert_eq!(fs::read_dir(store.scratch().unwrap().path().parent().unwrap()).unwrap().count(), 0);
-        assert!(store.names(crate::layout::ARTIFACTS, "").unwrap().is_empty());
+        assert!(store.names::<ArtifactId>("").unwrap().is_empty());
         fs::remove_file(in_the_way).unwrap();
         let artifact = store.commit_tree(PortType::Dir, &folder).unwrap();
         assert!(store.is_whole(artifact));
@@ -397,7 +396,7 @@ mod tests {
         std::os::unix::fs::symlink("/etc/passwd", folder.join("zz")).unwrap();
         assert!(matches!(store.commit_tree(PortType::Dir, &folder), Err(StoreError::Refused { .. })));
         assert!(folder.join("config.json").exists());
-        assert!(store.names(crate::layout::ARTIFACTS, "").unwrap().is_empty());
+        assert!(store.names::<ArtifactId>("").unwrap().is_empty());
     }
 
     #[test]
@@ -408,7 +407,7 @@ mod tests {
         fs::hard_link(folder.join("a"), dir.path().join("second name")).unwrap();
         let artifact = store.commit_tree(PortType::File, &folder).unwrap();
         fs::write(dir.path().join("second name"), "wrong").unwrap();
-        let object = store.object_path(store.manifest(artifact).unwrap().files["a"].digest);
+        let object = store.object_path(store.manifest(artifact).unwrap().files["a"].object());
         assert_eq!(fs::read_to_string(object).unwrap(), "right");
     }
 
@@ -419,7 +418,7 @@ mod tests {
             let folder = dir.path().join(round);
             write(&folder, &[("a", "right")]);
             store.commit_tree(PortType::File, &folder).unwrap();
-            let object = store.object_path(Digest::of(b"right"));
+            let object = store.object_path(ObjectId::of(b"right"));
             assert_eq!(fs::read_to_string(&object).unwrap(), "right", "round {round}");
             fs::set_permissions(&object, Permissions::from_mode(0o644)).unwrap();
             fs::write(&object, "wrong").unwrap();
@@ -429,7 +428,7 @@ mod tests {
     #[test]
     fn many_threads_commit_the_same_tree_at_once() {
         let (dir, store) = store();
-        let digests: BTreeSet<Digest> = std::thread::scope(|scope| {
+        let digests: BTreeSet<ArtifactId> = std::thread::scope(|scope| {
             let run = |n: usize| {
                 let (store, folder) = (store.clone(), dir.path().join(format!("out{n}")));
                 write(&folder, &FILES);

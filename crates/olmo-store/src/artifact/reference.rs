@@ -5,12 +5,15 @@
 //! racy rule). This only saves reading during planning; a hand-over always reads.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
-use olmo_base::{Digest, IoContext, PathError};
+use olmo_base::digest::DigestError;
+use olmo_base::{ArtifactId, Digest, IoContext, PathError};
 use olmo_stage::PortType;
 use serde::{Deserialize, Serialize};
 
@@ -18,10 +21,38 @@ use crate::Store;
 use crate::disk::{self, Small, Stamp};
 use crate::disk::{seal, tree};
 use crate::error::StoreError;
-use crate::layout::STAT;
+use crate::layout::{FileName, STAT};
 use crate::manifest::{Entry, Manifest};
 
 const KIND: &str = "stat";
+
+/// The name of the file in `stat-v1/` for a source file: the digest of its path.
+#[derive(Clone, Copy)]
+pub(crate) struct SourceName(Digest);
+
+impl SourceName {
+    fn new(path: &Path) -> Self {
+        Self(Digest::of(path.as_os_str().as_encoded_bytes()))
+    }
+}
+
+impl FileName for SourceName {
+    const FOLDER: &'static str = STAT;
+}
+
+impl fmt::Display for SourceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for SourceName {
+    type Err = DigestError;
+
+    fn from_str(text: &str) -> Result<Self, DigestError> {
+        text.parse().map(Self)
+    }
+}
 
 /// The remembered digest of a source file.
 #[derive(Serialize, Deserialize)]
@@ -89,7 +120,7 @@ impl Store {
     ///
     /// # Errors
     /// A source is gone.
-    pub fn stamp_sources(&self, artifact: Digest, stamps: &mut SourceStamps) -> Result<(), StoreError> {
+    pub fn stamp_sources(&self, artifact: ArtifactId, stamps: &mut SourceStamps) -> Result<(), StoreError> {
         for entry in self.manifest(artifact)?.files.values() {
             let Some(path) = &entry.source else { continue };
             let missing = |source| StoreError::SourceMissing { path: path.clone(), artifact, source };
@@ -117,7 +148,7 @@ impl Store {
     /// content and the names of the files (the name of a file, or the paths inside a folder), not on
     /// `path`. Links to files are followed. Not part of it: the marker of a result folder, and
     /// hidden files and folders at the top of a model's folder, such as `.git` and `.cache`.
-    pub fn commit_reference(&self, artifact_type: PortType, path: &Path) -> Result<Digest, StoreError> {
+    pub fn commit_reference(&self, artifact_type: PortType, path: &Path) -> Result<ArtifactId, StoreError> {
         let files = source_files(artifact_type, path)?;
         if files.is_empty() {
             return Err(StoreError::refused(path, "it is a folder without files"));
@@ -138,7 +169,7 @@ impl Store {
     /// Checks that the sources of `artifact` have not changed: by stamp if one is remembered, else by
     /// reading. Call it after a stage has read them and before its outputs are committed. An artifact
     /// in the store needs no check.
-    pub fn check_sources(&self, artifact: Digest) -> Result<(), StoreError> {
+    pub fn check_sources(&self, artifact: ArtifactId) -> Result<(), StoreError> {
         for entry in self.manifest(artifact)?.files.values() {
             let Some(path) = &entry.source else { continue };
             let (new, _) = match self.source_digest(path) {
@@ -157,8 +188,8 @@ impl Store {
 
     /// The digest and size of a source file. It is read only if its digest is not remembered.
     fn source_digest(&self, path: &Path) -> Result<(Digest, u64), StoreError> {
-        let name = Digest::of(path.as_os_str().as_encoded_bytes());
-        let memory = self.sharded(STAT, name);
+        let name = SourceName::new(path);
+        let memory = self.sharded(name);
         let look = || fs::metadata(path).context_during("read the source", path);
         let before = Stamp::of(&look()?);
         if let Some(remembered) = self.remembered(&memory, name).filter(|r| r.stamp == before) {
@@ -176,12 +207,12 @@ impl Store {
         Ok((digest, size))
     }
 
-    fn remembered(&self, memory: &Path, name: Digest) -> Option<Remembered> {
+    fn remembered(&self, memory: &Path, name: SourceName) -> Option<Remembered> {
         let Small::Bytes(text, _) = disk::read_small(memory, disk::LARGEST_MARK).ok()? else { return None };
-        serde_json::from_str(seal::open(KIND, &name.hex(), &text).ok()?).ok()
+        serde_json::from_str(seal::open(KIND, &name.to_string(), &text).ok()?).ok()
     }
 
-    fn remember(&self, memory: &Path, name: Digest, what: &Remembered) -> Result<(), StoreError> {
+    fn remember(&self, memory: &Path, name: SourceName, what: &Remembered) -> Result<(), StoreError> {
         if self.is_read_only() && !self.has_format()? {
             // A reader creates no files.
             return Ok(());
@@ -190,7 +221,7 @@ impl Store {
         disk::make_shard(memory)?;
         let temporary = self.scratch()?.path();
         // Not synced: after a power cut it is complete, or damaged and therefore ignored.
-        fs::write(&temporary, seal::seal(KIND, &name.hex(), &body)).context_during("write", memory)?;
+        fs::write(&temporary, seal::seal(KIND, &name.to_string(), &body)).context_during("write", memory)?;
         self.put_in_place(&temporary, memory)
     }
 }
@@ -216,7 +247,7 @@ fn resolve_file(path: &Path) -> Result<(String, PathBuf), StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layout::OBJECTS;
+    use olmo_base::ObjectId;
     use std::fs::File;
     use std::time::SystemTime;
 
@@ -240,7 +271,7 @@ mod tests {
         let folder = store.commit_reference(PortType::Dir, &here).unwrap();
         assert_eq!(folder, store.commit_reference(PortType::Dir, &there).unwrap());
         assert!(store.is_whole(folder));
-        assert!(store.names(OBJECTS, "").unwrap().is_empty(), "nothing is copied");
+        assert!(store.names::<ObjectId>("").unwrap().is_empty(), "nothing is copied");
         fs::rename(there.join("data.jsonl"), there.join("other.jsonl")).unwrap();
         assert_ne!(file, store.commit_reference(PortType::File, &there.join("other.jsonl")).unwrap());
         // The same artifact by content: committed for good, it needs its source no longer.
@@ -316,10 +347,10 @@ mod tests {
         let path = dir.path().join("data");
         fs::write(&path, "text").unwrap();
         store.source_digest(&path).unwrap();
-        assert!(store.names(STAT, "").unwrap().is_empty(), "a fresh file is not remembered");
+        assert!(store.names::<SourceName>("").unwrap().is_empty(), "a fresh file is not remembered");
 
-        let name = Digest::of(path.as_os_str().as_encoded_bytes());
-        let memory = store.sharded(STAT, name);
+        let name = SourceName::new(&path);
+        let memory = store.sharded(name);
         let stamp = Stamp::of(&fs::metadata(&path).unwrap());
         let marked = Digest::of(b"marked");
         store.remember(&memory, name, &Remembered { stamp, digest: marked }).unwrap();

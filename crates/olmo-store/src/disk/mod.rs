@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use olmo_base::{Digest, IoContext, PathError, files};
+use olmo_base::{Digest, IoContext, ObjectId, PathError, files};
 use serde::{Deserialize, Serialize};
 
 use crate::error::StoreError;
@@ -239,6 +239,11 @@ pub(crate) fn copy_hashed(from: &mut dyn Read, to: &mut dyn Write) -> io::Result
         }
     }
     Digest::of_reader(&mut Tee(from, to))
+}
+
+/// Like [`copy_hashed`], for bytes that go into the store: their digest names the object.
+pub(crate) fn copy_object(from: &mut dyn Read, to: &mut dyn Write) -> io::Result<(ObjectId, u64)> {
+    copy_hashed(from, to).map(|(digest, size)| (ObjectId::new(digest), size))
 }
 
 /// Lets the new file `to` share the blocks of `from`; an error if the file system cannot.

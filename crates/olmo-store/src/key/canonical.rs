@@ -1,7 +1,7 @@
 //! [`Encoder`]: the encoding of every digest that is not over a file's bytes. [`super`] specifies it;
 //! a change makes a new format of keys and artifacts.
 
-use olmo_base::Digest;
+use olmo_base::{ArtifactId, Digest};
 use serde_json::{Number, Value};
 
 /// Hashes a sequence of values.
@@ -50,6 +50,11 @@ impl Encoder {
     pub(crate) fn digest(&mut self, digest: &Digest) {
         self.bytes.push(b'd');
         self.bytes.extend_from_slice(digest.as_bytes());
+    }
+
+    /// Encodes an artifact as its digest.
+    pub(crate) fn artifact(&mut self, artifact: ArtifactId) {
+        self.digest(&artifact.digest());
     }
 
     /// Starts a list of `count` values, which follow.

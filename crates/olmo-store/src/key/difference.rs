@@ -106,11 +106,15 @@ fn part(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use olmo_base::Digest;
+    use olmo_base::{ArtifactId, Digest};
     use serde_json::json;
 
+    fn artifact(text: &str) -> ArtifactId {
+        ArtifactId::new(Digest::of(text.as_bytes()))
+    }
+
     fn base() -> KeyRecord {
-        let item = |label: &str| KeyInput { label: Some(label.into()), digest: Digest::of(label.as_bytes()) };
+        let item = |label: &str| KeyInput { label: Some(label.into()), digest: artifact(label) };
         let params = json!({"lr": 1e-3, "optimizer": {"betas": [0.9, 0.95], "eps": 1e-8}});
         KeyRecord {
             format: 1,
@@ -118,7 +122,7 @@ mod tests {
             version: 1,
             params: serde_json::from_value(params).unwrap(),
             inputs: BTreeMap::from([
-                ("data".to_owned(), vec![KeyInput { label: None, digest: Digest::of(b"data") }]),
+                ("data".to_owned(), vec![KeyInput { label: None, digest: artifact("data") }]),
                 ("from".to_owned(), vec![item("step1"), item("step2")]),
             ]),
             backend: Some("flex".into()),
@@ -145,8 +149,8 @@ mod tests {
         assert_eq!(paths(|r| r.version = 2), ["version"]);
         assert_eq!(paths(|r| r.params.get_mut("optimizer").unwrap()["eps"] = json!(1e-7)), ["params.optimizer.eps"]);
         assert_eq!(paths(|r| drop(r.params.insert("lr".into(), json!(0.001)))), [""; 0], "the same number");
-        assert_eq!(paths(|r| r.inputs.get_mut("data").unwrap()[0].digest = Digest::of(b"x")), ["inputs.data"]);
-        assert_eq!(paths(|r| r.inputs.get_mut("from").unwrap()[1].digest = Digest::of(b"x")), ["inputs.from[step2]"]);
+        assert_eq!(paths(|r| r.inputs.get_mut("data").unwrap()[0].digest = artifact("x")), ["inputs.data"]);
+        assert_eq!(paths(|r| r.inputs.get_mut("from").unwrap()[1].digest = artifact("x")), ["inputs.from[step2]"]);
         assert_eq!(
             paths(|r| drop(r.inputs.get_mut("from").unwrap().pop())),
             ["inputs.from.labels", "inputs.from[step2]"]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use olmo_base::Digest;
+use olmo_base::{ActionKey, ArtifactId, Digest};
 use olmo_stage::{Compute, Description};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -45,7 +45,7 @@ pub struct KeyInput {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
     /// The artifact.
-    pub digest: Digest,
+    pub digest: ArtifactId,
 }
 
 /// The command of a command stage.
@@ -102,7 +102,7 @@ impl KeyRecord {
     }
 
     /// The key, in the encoding that [`super`] specifies.
-    pub fn digest(&self) -> Digest {
+    pub fn digest(&self) -> ActionKey {
         let mut encoder = Encoder::new("olmo-pipe.key");
         encoder.integer(self.format.into());
         encoder.text(&self.stage);
@@ -119,7 +119,7 @@ impl KeyRecord {
             for item in items {
                 encoder.list(2);
                 encoder.optional_text(item.label.as_deref());
-                encoder.digest(&item.digest);
+                encoder.artifact(item.digest);
             }
         }
         encoder.optional_text(self.backend.as_deref());
@@ -139,7 +139,7 @@ impl KeyRecord {
                 }
             }
         }
-        encoder.finish()
+        ActionKey::new(encoder.finish())
     }
 }
 
@@ -163,7 +163,7 @@ mod tests {
     }
 
     fn key(backend: bool, params: Value) -> KeyRecord {
-        let input = KeyInput { label: None, digest: Digest::of(b"data") };
+        let input = KeyInput { label: None, digest: ArtifactId::new(Digest::of(b"data")) };
         let inputs = BTreeMap::from([("data".to_owned(), vec![input]), ("init".to_owned(), vec![])]);
         KeyRecord::new(&description(backend), &params, inputs, Compute::FLEX, None).unwrap()
     }
@@ -234,7 +234,8 @@ mod tests {
     }
 
     fn record() -> impl Strategy<Value = KeyRecord> {
-        let input = (proptest::option::of(text()), digest()).prop_map(|(label, digest)| KeyInput { label, digest });
+        let input = (proptest::option::of(text()), digest());
+        let input = input.prop_map(|(label, digest)| KeyInput { label, digest: ArtifactId::new(digest) });
         let digests = || btree_map(text(), digest(), 0..3);
         let command = (vec(text(), 0..3), digests(), digests());
         let command = command.prop_map(|(argv, files, environment)| CommandKey { argv, files, environment });
@@ -277,7 +278,7 @@ mod tests {
 
         #[test]
         fn different_records_have_different_keys(records in vec(record(), 2..24)) {
-            let mut by_key: BTreeMap<Digest, String> = BTreeMap::new();
+            let mut by_key: BTreeMap<ActionKey, String> = BTreeMap::new();
             for record in &records {
                 let text = spelled(record);
                 let known = by_key.entry(record.digest()).or_insert_with(|| text.clone());

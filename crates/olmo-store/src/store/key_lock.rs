@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use olmo_base::{Digest, IoContext, LockedFile, lock};
+use olmo_base::{ActionKey, IoContext, LockedFile, lock};
 
 use crate::disk::flock::try_exclusive;
 use crate::error::StoreError;
@@ -27,7 +27,7 @@ impl Drop for KeyLock {
 
 impl Store {
     /// Takes the lock of `key`; `None` if another process, or another thread of this one, holds it.
-    pub fn lock_key(&self, key: Digest) -> Result<Option<KeyLock>, StoreError> {
+    pub fn lock_key(&self, key: ActionKey) -> Result<Option<KeyLock>, StoreError> {
         let path = self.lock_path(key);
         let Some(lock) = try_exclusive(&path)? else { return Ok(None) };
         lock.write_pid().context_during("write", &path)?;
@@ -36,7 +36,11 @@ impl Store {
 
     /// Waits for the lock of `key`. `go_on` is called before each wait: at once, then up to five
     /// times a second. If it returns `false`, the result is `None`.
-    pub fn lock_key_wait(&self, key: Digest, go_on: &mut dyn FnMut() -> bool) -> Result<Option<KeyLock>, StoreError> {
+    pub fn lock_key_wait(
+        &self,
+        key: ActionKey,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<Option<KeyLock>, StoreError> {
         let mut pause = Duration::from_millis(5);
         loop {
             if let Some(lock) = self.lock_key(key)? {
@@ -51,16 +55,16 @@ impl Store {
     }
 
     /// The process that holds the lock of `key`, if it is known.
-    pub fn lock_holder(&self, key: Digest) -> Option<u32> {
+    pub fn lock_holder(&self, key: ActionKey) -> Option<u32> {
         lock::holder(&self.lock_path(key))
     }
 
     /// Whether a process works on `key` at this moment. A later answer may differ.
-    pub fn is_locked(&self, key: Digest) -> bool {
+    pub fn is_locked(&self, key: ActionKey) -> bool {
         lock::is_locked(&self.lock_path(key))
     }
 
-    fn lock_path(&self, key: Digest) -> PathBuf {
+    fn lock_path(&self, key: ActionKey) -> PathBuf {
         self.root.join(LOCKS).join(key.hex())
     }
 }
@@ -68,12 +72,13 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use olmo_base::Digest;
 
     #[test]
     fn a_key_is_locked_once_and_free_after_the_drop() {
         let dir = tempfile::tempdir().unwrap();
         let (one, two) = (Store::open(dir.path()).unwrap(), Store::open(dir.path()).unwrap());
-        let (key, other) = (Digest::of(b"key"), Digest::of(b"other"));
+        let (key, other) = (ActionKey::new(Digest::of(b"key")), ActionKey::new(Digest::of(b"other")));
         let held = one.lock_key(key).unwrap().unwrap();
         assert!(two.lock_key(key).unwrap().is_none());
         assert_eq!(two.lock_holder(key), Some(std::process::id()));
@@ -87,7 +92,7 @@ mod tests {
     fn a_waiter_gets_the_lock_once_it_is_free_or_gives_up() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
-        let key = Digest::of(b"key");
+        let key = ActionKey::new(Digest::of(b"key"));
         let mut held = store.lock_key(key).unwrap();
         let mut polls = 0;
         let got = store.lock_key_wait(key, &mut || {
@@ -108,7 +113,7 @@ mod tests {
         use std::sync::atomic::{AtomicU32, Ordering};
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
-        let key = Digest::of(b"key");
+        let key = ActionKey::new(Digest::of(b"key"));
         let (inside, rounds) = (AtomicU32::new(0), AtomicU32::new(0));
         std::thread::scope(|scope| {
             for _ in 0..4 {

@@ -75,8 +75,7 @@ impl Store {
 mod tests {
     use super::*;
     use crate::{ActionState, Index, Query};
-    use olmo_base::Diagnose;
-    use olmo_base::Digest;
+    use olmo_base::{ActionKey, Diagnose, Digest};
     use std::fs;
 
     #[test]
@@ -102,7 +101,7 @@ mod tests {
             (vec![], vec![], vec![])
         );
         assert_eq!(store.verify().unwrap(), []);
-        assert_eq!(store.action_state(Digest::of(b"key")).unwrap(), ActionState::Absent);
+        assert_eq!(store.action_state(ActionKey::new(Digest::of(b"key"))).unwrap(), ActionState::Absent);
         assert_eq!(Index::open(&store).artifacts(&Query::default()).unwrap(), []);
         let source = dir.path().join("data");
         fs::write(&source, "text").unwrap();

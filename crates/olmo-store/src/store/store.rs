@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use olmo_base::Digest;
+use olmo_base::{ActionKey, ArtifactId, ObjectId};
 
 use crate::disk;
 use crate::disk::scratch::Scratch;
 use crate::error::StoreError;
-use crate::layout::{DOWNLOADS, OBJECTS, RUNS, TMP, WORK};
+use crate::layout::{DOWNLOADS, FileName, OBJECTS, RUNS, TMP, WORK};
 use crate::manifest::Manifest;
 
 /// How a store was opened.
@@ -28,7 +28,7 @@ pub struct Store {
     /// Created by the first write: a lookup leaves no trace.
     pub(super) scratch: Arc<Mutex<Option<Arc<Scratch>>>>,
     /// Manifests of sources that a reader computed; it cannot write them.
-    pub(crate) noted: Arc<Mutex<BTreeMap<Digest, Manifest>>>,
+    pub(crate) noted: Arc<Mutex<BTreeMap<ArtifactId, Manifest>>>,
 }
 
 impl Store {
@@ -44,14 +44,14 @@ impl Store {
 
     /// The folder of unfinished work of the stage with key `key`, which may not exist. Only the
     /// holder of the key's lock may touch it.
-    pub fn work(&self, key: Digest) -> PathBuf {
+    pub fn work(&self, key: ActionKey) -> PathBuf {
         self.root.join(WORK).join(key.hex())
     }
 
     /// The keys that have unfinished work, sorted.
-    pub fn work_keys(&self) -> Result<Vec<Digest>, StoreError> {
+    pub fn work_keys(&self) -> Result<Vec<ActionKey>, StoreError> {
         let names = disk::names_in(&self.root.join(WORK))?;
-        let mut keys: Vec<Digest> = names.iter().filter_map(|n| Digest::from_hex(n).ok()).collect();
+        let mut keys: Vec<ActionKey> = names.iter().filter_map(|n| ActionKey::from_hex(n).ok()).collect();
         keys.sort();
         Ok(keys)
     }
@@ -73,21 +73,20 @@ impl Store {
     }
 
     /// Whether the store has a file named `object`. Its content is not read.
-    pub fn has_object(&self, object: Digest) -> bool {
+    pub fn has_object(&self, object: ObjectId) -> bool {
         self.object_path(object).symlink_metadata().is_ok_and(|found| found.is_file())
     }
 
-    pub(crate) fn object_path(&self, object: Digest) -> PathBuf {
-        self.sharded(OBJECTS, object)
+    pub(crate) fn object_path(&self, object: ObjectId) -> PathBuf {
+        self.sharded(object)
     }
 
     /// `FOLDER/ab/cdef…`: sharded, so that no folder grows too large to list.
-    pub(crate) fn sharded(&self, folder: &str, name: Digest) -> PathBuf {
-        let hex = name.hex();
-        self.root.join(folder).join(&hex[..2]).join(&hex[2..])
+    pub(crate) fn sharded<T: FileName>(&self, name: T) -> PathBuf {
+        let hex = name.to_string();
+        self.root.join(T::FOLDER).join(&hex[..2]).join(&hex[2..])
     }
 
-    /// This process's folder for temporary files, on the store's file system.
     /// A new path in `tmp/`, which is emptied after this process has ended. On the same file
     /// system as everything else in the store.
     pub fn temporary(&self) -> Result<PathBuf, StoreError> {

@@ -6,7 +6,7 @@
 
 use std::fs;
 
-use olmo_base::Digest;
+use olmo_base::{ActionKey, ArtifactId, Digest};
 use proptest::prelude::*;
 
 use crate::disk::seal;
@@ -26,7 +26,7 @@ proptest! {
 
     #[test]
     fn any_manifest_is_read_or_refused(body in mutated(bodies("manifest"))) {
-        let name = Digest::of(b"name");
+        let name = ArtifactId::new(Digest::of(b"name"));
         let text = seal::seal("manifest", &name.hex(), &body);
         if let Ok(manifest) = Manifest::parse(name, text.as_bytes()) {
             prop_assert_eq!(manifest.digest(), name);
@@ -45,7 +45,7 @@ proptest! {
 
     #[test]
     fn any_action_is_read_or_refused(body in mutated(bodies("action"))) {
-        let name = Digest::of(b"name");
+        let name = ActionKey::new(Digest::of(b"name"));
         let text = seal::seal("action", &name.hex(), &body);
         if let Ok(Some(action)) = Action::parse(name, text.as_bytes()) {
             // What was read can be used and written again.
@@ -72,8 +72,8 @@ proptest! {
     #[test]
     fn any_bytes_at_all_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..512)) {
         let name = Digest::of(b"name");
-        prop_assert!(Manifest::parse(name, &bytes).is_err());
-        prop_assert!(Action::parse(name, &bytes).is_err());
+        prop_assert!(Manifest::parse(ArtifactId::new(name), &bytes).is_err());
+        prop_assert!(Action::parse(ActionKey::new(name), &bytes).is_err());
         prop_assert!(tag::parse("tag", "best", &bytes).is_err());
         prop_assert!(bundle::artifacts_of(&bytes).is_none());
     }
@@ -88,7 +88,7 @@ proptest! {
         end in any::<prop::sample::Index>(),
     ) {
         let (dir, store, _, action) = crate::action::tests::store_with_action();
-        let all: Vec<Digest> = action.outputs.values().flat_map(crate::Output::artifacts).collect();
+        let all: Vec<ArtifactId> = action.outputs.values().flat_map(crate::Output::artifacts).collect();
         let place = dir.path().join("bundle.tar");
         store.export_bundle(&all, true, &place).unwrap();
         let mut bytes = fs::read(&place).unwrap();
@@ -115,8 +115,13 @@ fn a_deeply_nested_body_is_refused_without_a_deep_stack() {
     for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
         let deep = format!("{}{}", open.repeat(200_000), close.repeat(200_000));
         for body in [deep.clone(), format!(r#"{{"format":1,"type":"dir","files":{deep}}}"#)] {
-            assert!(Manifest::parse(name, seal::seal("manifest", &name.hex(), &body).as_bytes()).is_err());
-            assert!(matches!(Action::parse(name, seal::seal("action", &name.hex(), &body).as_bytes()), Ok(None)));
+            assert!(
+                Manifest::parse(ArtifactId::new(name), seal::seal("manifest", &name.hex(), &body).as_bytes()).is_err()
+            );
+            assert!(matches!(
+                Action::parse(ActionKey::new(name), seal::seal("action", &name.hex(), &body).as_bytes()),
+                Ok(None)
+            ));
         }
     }
 }

@@ -15,13 +15,12 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use olmo_base::Digest;
+use olmo_base::{ActionKey, ArtifactId, Digest, ObjectId};
 
 use crate::action::{Output, Unread as UnreadAction};
 use crate::artifact::reference;
 use crate::disk::Seen;
 use crate::error::StoreError;
-use crate::layout::{ACTIONS, ARTIFACTS, OBJECTS};
 use crate::manifest::Unread as UnreadManifest;
 use crate::{Store, disk};
 
@@ -40,26 +39,26 @@ pub struct Problem {
 pub enum ProblemKind {
     /// The digest of an object's bytes differs from its name.
     CorruptObject {
-        object: Digest,
-        artifacts: Vec<Digest>,
+        object: ObjectId,
+        artifacts: Vec<ArtifactId>,
     },
     /// An object of an artifact is missing.
     MissingObject {
-        object: Digest,
-        artifacts: Vec<Digest>,
+        object: ObjectId,
+        artifacts: Vec<ArtifactId>,
     },
     DamagedManifest {
-        artifact: Digest,
+        artifact: ArtifactId,
         why: String,
     },
     DamagedAction {
-        key: Digest,
+        key: ActionKey,
         why: String,
     },
     /// An output of a finished stage is missing.
     MissingArtifact {
-        key: Digest,
-        artifact: Digest,
+        key: ActionKey,
+        artifact: ArtifactId,
     },
     /// A tag or pin is damaged.
     DamagedTag {
@@ -67,11 +66,11 @@ pub enum ProblemKind {
     },
     /// A source outside the store has changed. The store itself is sound.
     SourceChanged {
-        artifact: Digest,
+        artifact: ArtifactId,
     },
     /// A source outside the store cannot be read.
     SourceMissing {
-        artifact: Digest,
+        artifact: ArtifactId,
     },
     /// A link, FIFO, device or folder in the place of a file, or the other way round.
     Misplaced {
@@ -90,10 +89,10 @@ impl Problem {
     }
 }
 
-fn used_by(artifacts: &[Digest]) -> String {
+fn used_by(artifacts: &[ArtifactId]) -> String {
     match artifacts {
         [] => "no artifact uses it".into(),
-        some => format!("used by {}", some.iter().map(Digest::short).collect::<Vec<_>>().join(", ")),
+        some => format!("used by {}", some.iter().map(ArtifactId::short).collect::<Vec<_>>().join(", ")),
     }
 }
 
@@ -121,7 +120,7 @@ impl fmt::Display for Problem {
     }
 }
 
-fn verify_source(artifact: Digest, source: &Path, digest: Digest) -> Option<Problem> {
+fn verify_source(artifact: ArtifactId, source: &Path, digest: Digest) -> Option<Problem> {
     let kind = match reference::hash_source(source) {
         Ok((found, _)) if found == digest => return None,
         Ok(_) => ProblemKind::SourceChanged { artifact },
@@ -134,7 +133,7 @@ fn verify_source(artifact: Digest, source: &Path, digest: Digest) -> Option<Prob
 #[derive(Default)]
 struct Named {
     /// Artifact -> the actions that have it as an output.
-    artifacts: BTreeMap<Digest, BTreeSet<Digest>>,
+    artifacts: BTreeMap<ArtifactId, BTreeSet<ActionKey>>,
     problems: Vec<Problem>,
 }
 
@@ -142,11 +141,11 @@ impl Store {
     /// Reads the whole store and the sources of references, and changes nothing. Returns all problems.
     pub fn verify(&self) -> Result<Vec<Problem>, StoreError> {
         let Named { artifacts: named, mut problems } = self.verify_actions()?;
-        let mut users: BTreeMap<Digest, BTreeSet<Digest>> = BTreeMap::new();
-        let mut artifacts: BTreeSet<Digest> = self.names(ARTIFACTS, "")?.into_iter().collect();
+        let mut users: BTreeMap<ObjectId, BTreeSet<ArtifactId>> = BTreeMap::new();
+        let mut artifacts: BTreeSet<ArtifactId> = self.names("")?.into_iter().collect();
         artifacts.extend(named.keys().copied());
         for artifact in artifacts {
-            let path = self.sharded(ARTIFACTS, artifact);
+            let path = self.sharded(artifact);
             let manifest = match self.read_manifest(artifact) {
                 Ok(manifest) => manifest,
                 Err(UnreadManifest::Absent) => {
@@ -168,16 +167,16 @@ impl Store {
             };
             for entry in manifest.files.values() {
                 let Some(source) = &entry.source else {
-                    users.entry(entry.digest).or_default().insert(artifact);
+                    users.entry(entry.object()).or_default().insert(artifact);
                     continue;
                 };
                 problems.extend(verify_source(artifact, source, entry.digest));
             }
         }
-        let mut objects: BTreeSet<Digest> = self.names(OBJECTS, "")?.into_iter().collect();
+        let mut objects: BTreeSet<ObjectId> = self.names("")?.into_iter().collect();
         objects.extend(users.keys().copied());
         for object in objects {
-            let artifacts: Vec<Digest> = users.get(&object).into_iter().flatten().copied().collect();
+            let artifacts: Vec<ArtifactId> = users.get(&object).into_iter().flatten().copied().collect();
             problems.extend(self.verify_object(object, artifacts));
         }
         let tags = self.damaged_tags()?.into_iter();
@@ -189,7 +188,7 @@ impl Store {
     fn verify_actions(&self) -> Result<Named, StoreError> {
         let mut named = Named::default();
         for key in self.action_keys()? {
-            let path = self.sharded(ACTIONS, key);
+            let path = self.sharded(key);
             let kind = match self.read_action(key) {
                 Ok(action) => {
                     for artifact in action.outputs.values().flat_map(Output::artifacts) {
@@ -215,19 +214,19 @@ impl Store {
                     |action: &crate::Action| action.outputs.values().any(|o| o.artifacts().any(|a| a == artifact));
                 let is_named = || self.read_action(key).is_ok_and(|action| names(&action));
                 let is_missing = || matches!(self.read_manifest(artifact), Err(UnreadManifest::Absent));
-                self.is_missing_while(&self.sharded(ACTIONS, key), is_named, is_missing)
+                self.is_missing_while(&self.sharded(key), is_named, is_missing)
                     .then_some(ProblemKind::MissingArtifact { key, artifact })
             }
             ProblemKind::MissingObject { object, artifacts } => {
                 let is_missing = || path.symlink_metadata().is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
-                let needs = |artifact: &Digest| {
+                let needs = |artifact: &ArtifactId| {
                     let is_named = || {
                         let manifest = self.read_manifest(*artifact);
-                        manifest.is_ok_and(|m| m.files.values().any(|e| e.source.is_none() && e.digest == object))
+                        manifest.is_ok_and(|m| m.files.values().any(|e| e.source.is_none() && e.object() == object))
                     };
-                    self.is_missing_while(&self.sharded(ARTIFACTS, *artifact), is_named, is_missing)
+                    self.is_missing_while(&self.sharded(*artifact), is_named, is_missing)
                 };
-                let artifacts: Vec<Digest> = artifacts.into_iter().filter(needs).collect();
+                let artifacts: Vec<ArtifactId> = artifacts.into_iter().filter(needs).collect();
                 (!artifacts.is_empty()).then_some(ProblemKind::MissingObject { object, artifacts })
             }
             ProblemKind::CorruptObject { object, artifacts } => {
@@ -268,10 +267,10 @@ impl Store {
     }
 
     /// Like [`Store::verify`], for `artifacts` only.
-    pub fn verify_artifacts(&self, artifacts: &[Digest]) -> Result<Vec<Problem>, StoreError> {
+    pub fn verify_artifacts(&self, artifacts: &[ArtifactId]) -> Result<Vec<Problem>, StoreError> {
         let mut problems = Vec::new();
         for artifact in artifacts {
-            let (path, artifact) = (self.sharded(ARTIFACTS, *artifact), *artifact);
+            let (path, artifact) = (self.sharded(*artifact), *artifact);
             let manifest = match self.read_manifest(artifact) {
                 Ok(manifest) => manifest,
                 Err(UnreadManifest::Absent) => return Err(StoreError::NoArtifact { artifact }),
@@ -284,18 +283,18 @@ impl Store {
             for entry in manifest.files.values() {
                 problems.extend(match &entry.source {
                     Some(source) => verify_source(artifact, source, entry.digest),
-                    None => self.verify_object(entry.digest, vec![artifact]),
+                    None => self.verify_object(entry.object(), vec![artifact]),
                 });
             }
         }
         Ok(problems.into_iter().filter_map(|problem| self.confirmed(problem)).collect())
     }
 
-    pub(crate) fn verify_object(&self, object: Digest, artifacts: Vec<Digest>) -> Option<Problem> {
+    pub(crate) fn verify_object(&self, object: ObjectId, artifacts: Vec<ArtifactId>) -> Option<Problem> {
         let path = self.object_path(object);
         let kind = match disk::open_regular(&path) {
-            Ok((mut file, _)) => match Digest::of_reader(&mut file) {
-                Ok((digest, _)) if digest == object => return None,
+            Ok((mut file, _)) => match ObjectId::of_reader(&mut file) {
+                Ok((found, _)) if found == object => return None,
                 Ok(_) => ProblemKind::CorruptObject { object, artifacts },
                 Err(e) => ProblemKind::Unreadable { why: e.to_string() },
             },
@@ -318,6 +317,7 @@ impl Store {
 pub(crate) mod tests {
     use super::*;
     use crate::action::tests::store_with_action;
+    use crate::layout::FileName;
     use crate::{Action, ActionState, Handover};
     use olmo_stage::PortType;
     use proptest::prelude::*;
@@ -364,11 +364,10 @@ pub(crate) mod tests {
     }
 
     fn files(store: &Store) -> Vec<(&'static str, PathBuf)> {
-        let list = |folder: &'static str| {
-            let names = store.names(folder, "").unwrap();
-            names.into_iter().map(|d| (folder, store.sharded(folder, d))).collect::<Vec<_>>()
-        };
-        [OBJECTS, ARTIFACTS, ACTIONS].into_iter().flat_map(list).collect()
+        fn list<T: FileName>(store: &Store) -> Vec<(&'static str, PathBuf)> {
+            store.names::<T>("").unwrap().into_iter().map(|name| (T::FOLDER, store.sharded(name))).collect()
+        }
+        [list::<ObjectId>(store), list::<ArtifactId>(store), list::<ActionKey>(store)].concat()
     }
 
     /// A store is the same wherever its folder lies.
@@ -389,7 +388,7 @@ pub(crate) mod tests {
 
         #[test]
         fn a_flipped_bit_anywhere_is_noticed_on_use_and_by_verify(file in any::<prop::sample::Index>(), bit in any::<usize>()) {
-            static ORIGINAL: OnceLock<(tempfile::TempDir, Store, Digest, Action)> = OnceLock::new();
+            static ORIGINAL: OnceLock<(tempfile::TempDir, Store, ActionKey, Action)> = OnceLock::new();
             let (_, original, key, action) = ORIGINAL.get_or_init(store_with_action);
             let (dir, key) = (tempfile::tempdir().unwrap(), *key);
             copy_folder(original.root(), &dir.path().join("store"));
@@ -432,12 +431,12 @@ pub(crate) mod tests {
     fn what_is_missing_is_named_with_who_needs_it() {
         let (_dir, store, key, action) = store_with_action();
         let Output::Single(model) = action.outputs["model"] else { panic!("a single") };
-        let object = Digest::of(b"weights");
+        let object = ObjectId::of(b"weights");
         fs::remove_file(store.object_path(object)).unwrap();
         let problems = store.verify().unwrap();
         let expected = ProblemKind::MissingObject { object, artifacts: vec![model] };
         assert_eq!(problems, [Problem { path: store.object_path(object), kind: expected }]);
-        fs::remove_file(store.sharded(ARTIFACTS, model)).unwrap();
+        fs::remove_file(store.sharded(model)).unwrap();
         let problems = store.verify().unwrap();
         assert_eq!(problems[0].kind, ProblemKind::MissingArtifact { key, artifact: model });
         assert_eq!(problems.len(), 1);

@@ -8,13 +8,12 @@
 
 use std::path::{Path, PathBuf};
 
-use olmo_base::{Digest, IoContext, files};
+use olmo_base::{ActionKey, ArtifactId, IoContext, ObjectId, files};
 
 use crate::action::{Output, Unread as UnreadAction};
 use crate::disk::{self, Seen};
 use crate::error::StoreError;
-use crate::layout::{ACTIONS, ARTIFACTS};
-use crate::manifest::Unread as UnreadManifest;
+use crate::manifest::{Entry, Unread as UnreadManifest};
 use crate::verify::{Problem, ProblemKind};
 use crate::{Manifest, Store};
 
@@ -24,7 +23,7 @@ pub struct Repaired {
     /// Damaged files that were moved to `quarantine/`.
     pub quarantined: usize,
     /// Objects restored from a copy.
-    pub healed: Vec<Digest>,
+    pub healed: Vec<ObjectId>,
     /// Sound manifests and actions that named lost files, which moved to `quarantine/` as well.
     pub forgotten: usize,
 }
@@ -50,7 +49,7 @@ impl Store {
                 _ => continue,
             };
             let sizes = artifacts.iter().filter_map(|a| self.manifest(*a).ok());
-            let size = sizes.flat_map(|m| m.files.into_values()).find(|e| e.digest == object).map(|e| e.size);
+            let size = sizes.flat_map(|m| m.files.into_values()).find(|e| e.object() == object).map(|e| e.size);
             let Some(size) = size else { continue };
             for copy in copies(size) {
                 if self.heal(object, size, &copy)? {
@@ -91,7 +90,7 @@ impl Store {
     }
 
     /// Restores `object` from the file `copy`, if it has the right bytes.
-    fn heal(&self, object: Digest, size: u64, copy: &Path) -> Result<bool, StoreError> {
+    fn heal(&self, object: ObjectId, size: u64, copy: &Path) -> Result<bool, StoreError> {
         let Ok((mut file, metadata)) = disk::open_regular(copy) else { return Ok(false) };
         if metadata.len() != size {
             return Ok(false);
@@ -101,9 +100,9 @@ impl Store {
         let place = self.object_path(object);
         let written = (|| {
             let mut to = files::create_new(&temporary, 0o444)?;
-            let (digest, _) = disk::copy_hashed(&mut file, &mut to)?;
+            let (found, _) = disk::copy_object(&mut file, &mut to)?;
             to.sync_all()?;
-            Ok(digest == object)
+            Ok(found == object)
         })();
         if !matches!(written, Ok(true)) {
             let _ = std::fs::remove_file(&temporary);
@@ -121,37 +120,36 @@ impl Store {
         let mut forgotten = 0;
         // Actions first: a concurrent commit writes its manifests before its action.
         let keys = self.action_keys()?;
-        let artifacts = self.names(ARTIFACTS, "")?;
-        let broken: Vec<Digest> = artifacts.into_iter().filter(|artifact| self.is_broken(*artifact)).collect();
+        let artifacts = self.names::<ArtifactId>("")?;
+        let broken: Vec<ArtifactId> = artifacts.into_iter().filter(|artifact| self.is_broken(*artifact)).collect();
         if !broken.is_empty() {
             let _alone = self.sweeping()?;
             for artifact in broken.into_iter().filter(|artifact| self.is_broken(*artifact)) {
-                let path = self.sharded(ARTIFACTS, artifact);
+                let path = self.sharded(artifact);
                 forgotten += self.forget(&path, &format!("{artifact}.manifest.json"))?;
             }
         }
-        let names_what_is_gone = |key: &Digest| {
+        let names_what_is_gone = |key: &ActionKey| {
             let action = self.read_action(*key).ok();
             action
                 .is_some_and(|a| !a.outputs.values().flat_map(Output::artifacts).all(|o| self.read_manifest(o).is_ok()))
         };
-        let broken: Vec<Digest> = keys.into_iter().filter(names_what_is_gone).collect();
+        let broken: Vec<ActionKey> = keys.into_iter().filter(names_what_is_gone).collect();
         if !broken.is_empty() {
             let _alone = self.sweeping()?;
             for key in broken.into_iter().filter(names_what_is_gone) {
-                forgotten += self.forget(&self.sharded(ACTIONS, key), &format!("{key}.action.json"))?;
+                forgotten += self.forget(&self.sharded(key), &format!("{key}.action.json"))?;
             }
         }
         Ok(forgotten)
     }
 
     /// Whether the manifest of `artifact` is sound and names a missing object.
-    fn is_broken(&self, artifact: Digest) -> bool {
-        let is_there = |digest: Digest, size: u64| {
-            self.object_path(digest).symlink_metadata().is_ok_and(|m| m.is_file() && m.len() == size)
+    fn is_broken(&self, artifact: ArtifactId) -> bool {
+        let is_there = |entry: &Entry| {
+            self.object_path(entry.object()).symlink_metadata().is_ok_and(|m| m.is_file() && m.len() == entry.size)
         };
-        let is_whole =
-            |manifest: Manifest| manifest.files.values().all(|e| e.source.is_some() || is_there(e.digest, e.size));
+        let is_whole = |manifest: Manifest| manifest.files.values().all(|e| e.source.is_some() || is_there(e));
         self.read_manifest(artifact).is_ok_and(|manifest| !is_whole(manifest))
     }
 
@@ -185,7 +183,7 @@ mod tests {
     #[test]
     fn what_is_lost_is_forgotten_and_the_store_is_sound_again() {
         let (_dir, store, key, _) = store_with_action();
-        rot(&store.object_path(Digest::of(b"weights")));
+        rot(&store.object_path(ObjectId::of(b"weights")));
         let problems = store.verify().unwrap();
         let done = store.repair(&problems, &no_copies).unwrap();
         // The object; its manifest and the action.
@@ -198,8 +196,8 @@ mod tests {
     #[test]
     fn what_a_copy_still_holds_comes_back() {
         let (dir, store, key, _) = store_with_action();
-        rot(&store.object_path(Digest::of(b"weights")));
-        fs::remove_file(store.object_path(Digest::of(b"step1"))).unwrap();
+        rot(&store.object_path(ObjectId::of(b"weights")));
+        fs::remove_file(store.object_path(ObjectId::of(b"step1"))).unwrap();
         let copies = ["another", "weights", "step1"].map(|text| {
             let path = dir.path().join(format!("copy of {text}"));
             fs::write(&path, text).unwrap();
@@ -211,14 +209,14 @@ mod tests {
         assert_eq!((done.quarantined, done.healed.len(), done.forgotten), (1, 2, 0));
         assert_eq!(store.verify().unwrap(), []);
         assert!(store.action(key).unwrap().is_some());
-        let object = store.object_path(Digest::of(b"weights"));
+        let object = store.object_path(ObjectId::of(b"weights"));
         assert_eq!(fs::metadata(object).unwrap().permissions().mode() & 0o777, 0o444);
     }
 
     #[test]
     fn an_object_that_was_made_anew_after_the_look_stays() {
         let (_dir, store, key, _) = store_with_action();
-        let object = store.object_path(Digest::of(b"weights"));
+        let object = store.object_path(ObjectId::of(b"weights"));
         rot(&object);
         let problems = store.verify().unwrap();
         fs::remove_file(&object).unwrap();
@@ -236,9 +234,9 @@ mod tests {
             store.tag("mine", artifact, false).unwrap();
             store.pin(artifact).unwrap();
             let places = [
-                store.object_path(Digest::of(b"step1")),
-                store.sharded(ARTIFACTS, artifact),
-                store.sharded(ACTIONS, key),
+                store.object_path(ObjectId::of(b"step1")),
+                store.sharded(artifact),
+                store.sharded(key),
                 store.root().join("tags-v1/mine"),
                 store.root().join("pins-v1").join(artifact.hex()),
                 store.root().join("locks-v1").join(key.hex()),
