@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use olmo_base::{IoContext, PathError};
+use olmo_base::{IoContext as _, PathError};
 
 /// An experiment with its pipeline, stages, schemas and data.
 #[derive(Debug)]

@@ -144,7 +144,7 @@ fn kernels_for_another_machine_are_made_or_the_missing_compiler_is_named_on_libt
 
 /// Creates a program in `dir` that runs `script`.
 fn program(dir: &Path, name: &str, script: &str) {
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::PermissionsExt as _;
     let path = dir.join(name);
     std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();

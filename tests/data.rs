@@ -1,8 +1,8 @@
 //! Data through both real binaries: a tokenization that was killed continues, and the `data`
 //! commands show the rows that are trained on.
 
-use std::fmt::Write;
-use std::os::unix::process::ExitStatusExt;
+use std::fmt::Write as _;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -243,7 +243,7 @@ fn the_order_of_an_epoch_is_printed_and_written_as_olmo_writes_it() {
 
 /// The command, with a limit of `bytes` on the size of the files that its processes write.
 fn limited(dir: &Path, arguments: &[&str], bytes: u64) -> Command {
-    use std::os::unix::process::CommandExt;
+    use std::os::unix::process::CommandExt as _;
     let mut command = command(dir, arguments);
     let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
     // SAFETY: between fork and exec, only two system calls are made.

@@ -2,7 +2,7 @@
 //! loop of training and evaluation.
 
 use std::collections::BTreeMap;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -15,12 +15,12 @@ use crate::run::project::said;
 const EXPERIMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/experiments/finetune-tulu.yaml");
 
 /// The repository's experiment, with its own store and its own folder for results.
-pub struct Bench {
+pub(crate) struct Bench {
     pub dir: tempfile::TempDir,
 }
 
 impl Bench {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let bench = Self { dir: tempfile::tempdir().unwrap() };
         let worker = Path::new(env!("CARGO_BIN_EXE_olmo-pipe")).with_file_name("olmo-worker");
         assert!(worker.exists(), "these tests need the worker beside the engine: cargo build --release");
@@ -42,7 +42,7 @@ impl Bench {
         Self { dir }
     }
 
-    pub fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_olmo-pipe"));
         command.env("OLMO_PIPE_LEASES", self.dir.path().join("leases"));
         command.args(arguments).current_dir(self.dir.path());
@@ -54,7 +54,7 @@ impl Bench {
         [&["run", "experiments/finetune-tulu.yaml", "--profile", "smoke"], more].concat()
     }
 
-    pub fn succeeds(&self, arguments: &[&str]) -> String {
+    pub(crate) fn succeeds(&self, arguments: &[&str]) -> String {
         let output = self.command(arguments).output().unwrap();
         assert!(output.status.success(), "{arguments:?}\n{}", said(&output));
         said(&output)

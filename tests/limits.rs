@@ -1,7 +1,7 @@
 //! Hostile data through both real binaries: the worker rejects or reads it with an amount of memory
 //! that does not depend on the sizes that the data claims.
 
-use std::io::Write;
+use std::io::Write as _;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;

@@ -2,7 +2,7 @@
 //! reading.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::process::Stdio;
 
@@ -13,7 +13,7 @@ fn full_pipe() -> (std::io::PipeReader, OwnedFd) {
     let (reader, mut writer) = std::io::pipe().unwrap();
     // SAFETY: both calls take an open file descriptor and integers.
     unsafe {
-        use std::os::fd::AsRawFd;
+        use std::os::fd::AsRawFd as _;
         assert_eq!(libc::fcntl(writer.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK), 0);
         while writer.write(&[b'x'; 4096]).is_ok() {}
         while writer.write(b"x").is_ok() {}
@@ -129,7 +129,7 @@ fn what_a_stage_prints_beyond_the_limit_is_left_out_and_that_is_said() {
     let log = olmo_pipe::run::logs(&olmo_pipe::run::folder(&project.store(), &project.last_run().id)).pop().unwrap();
     assert!(std::fs::metadata(&log).unwrap().len() <= 1 << 20);
     let text = std::fs::read_to_string(log).unwrap();
-    assert!(text.starts_with("begin\n1\n2\n") && text.ends_with("end\n"), "{:.100}", text);
+    assert!(text.starts_with("begin\n1\n2\n") && text.ends_with("end\n"), "{text:.100}");
     assert!(text.contains("bytes of this log are left out here]"));
     project.variables[0].1 = "lots".into();
     let output = project.run(&["run", "e.yaml"]);
@@ -174,8 +174,8 @@ fn limits_on_file_sizes_and_threads_are_reported() {
 
 #[test]
 fn a_system_that_gives_no_threads_is_told_of_without_a_panic() {
-    use std::os::unix::fs::PermissionsExt;
-    use std::os::unix::process::CommandExt;
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::os::unix::process::CommandExt as _;
     let project = two_stages();
     project.write("go", "");
     // The limit does not apply to root. In that case, the test runs as nobody.

@@ -5,14 +5,14 @@ mod detached;
 mod integrity;
 mod items;
 mod leases;
-pub mod project;
+pub(crate) mod project;
 mod retries;
 mod selection;
 mod signals;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 

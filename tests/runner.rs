@@ -1,5 +1,7 @@
 //! The only integration test binary of the engine. Each module covers one topic.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers, too")]
+
 mod artifacts;
 mod backends;
 mod chat;

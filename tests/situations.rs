@@ -3,7 +3,7 @@
 //! Times, sizes on disk, digests, run IDs and the project's folder differ between runs and are
 //! replaced by placeholders.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
 use std::process::Output;
 use std::sync::LazyLock;
 

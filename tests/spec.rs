@@ -239,7 +239,7 @@ fn every_leaf_of_the_resolved_stages_has_an_origin() {
     fn leaves(path: &str, value: &Value, out: &mut Vec<String>) {
         match value {
             Value::Object(map) if !map.is_empty() => {
-                map.iter().for_each(|(k, v)| leaves(&format!("{path}.{k}"), v, out))
+                map.iter().for_each(|(k, v)| leaves(&format!("{path}.{k}"), v, out));
             }
             _ => out.push(path.to_owned()),
         }

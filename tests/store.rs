@@ -8,11 +8,11 @@ mod readers;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use olmo_base::{ActionKey, ArtifactId, Diagnose, Digest};
+use olmo_base::{ActionKey, ArtifactId, Diagnose as _, Digest};
 use olmo_pipe::key::{KeyInput, KeyRecord};
 use olmo_pipe::store::{Action, Handover, Output, Store, StoreError};
 use olmo_stage::PortType;

@@ -58,7 +58,7 @@ extern "C" fn __sanitizer_cov_trace_switch(value: u64, _cases: *const u64) {
 }
 
 /// A recent operand of a comparison, chosen by `number`.
-pub fn operand(number: usize) -> u64 {
+pub(crate) fn operand(number: usize) -> u64 {
     OPERANDS[number % OPERANDS.len()].load(Ordering::Relaxed)
 }
 
@@ -68,12 +68,12 @@ fn counters() -> Vec<(usize, usize)> {
 }
 
 /// Edges that are counted.
-pub fn edges() -> usize {
+pub(crate) fn edges() -> usize {
     counters().iter().map(|(_, length)| length).sum()
 }
 
 /// Sets all counters to 0.
-pub fn reset() {
+pub(crate) fn reset() {
     for (start, length) in counters() {
         // SAFETY: the module gave this range for its counters, which live as long as the program.
         unsafe { std::ptr::write_bytes(start as *mut u8, 0, length) };
@@ -82,11 +82,11 @@ pub fn reset() {
 
 /// What all inputs so far have reached: for each edge the set of its counts, in eight classes.
 #[derive(Default)]
-pub struct Seen(Vec<u8>);
+pub(crate) struct Seen(Vec<u8>);
 
 impl Seen {
     /// Adds what the last input reached; whether anything of it is new.
-    pub fn add_new(&mut self) -> bool {
+    pub(crate) fn add_new(&mut self) -> bool {
         let mut new = false;
         let mut edge = 0;
         for (start, length) in counters() {
@@ -106,7 +106,7 @@ impl Seen {
     }
 
     /// Edges that any input reached.
-    pub fn edges(&self) -> usize {
+    pub(crate) fn edges(&self) -> usize {
         self.0.iter().filter(|seen| **seen != 0).count()
     }
 }

@@ -62,10 +62,10 @@ const WORDS: [&str; 40] = [
 ];
 
 /// Mutations from a seed: the same seed gives the same inputs, as long as the program takes the same paths.
-pub struct Mutator(u64);
+pub(crate) struct Mutator(u64);
 
 impl Mutator {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed)
     }
 
@@ -83,7 +83,7 @@ impl Mutator {
     }
 
     /// One of `inputs`; half of the time one of the latest.
-    pub fn choose<'i>(&mut self, inputs: &'i [Vec<u8>]) -> &'i [u8] {
+    pub(crate) fn choose<'i>(&mut self, inputs: &'i [Vec<u8>]) -> &'i [u8] {
         let latest = inputs.len().min(32);
         let at = match self.below(2) {
             0 => inputs.len() - 1 - self.below(latest),
@@ -93,7 +93,7 @@ impl Mutator {
     }
 
     /// Changes `input` in one to eight places; `others` lend parts of themselves.
-    pub fn mutate(&mut self, input: &mut Vec<u8>, others: &[Vec<u8>]) {
+    pub(crate) fn mutate(&mut self, input: &mut Vec<u8>, others: &[Vec<u8>]) {
         for _ in 0..=self.below(8) {
             self.change(input, others);
         }

@@ -481,7 +481,7 @@ fn old_work(
 
 /// Time of the last change in `folder`, in nanoseconds since 1970.
 fn newest_below(folder: &std::path::Path) -> i64 {
-    use std::os::unix::fs::MetadataExt;
+    use std::os::unix::fs::MetadataExt as _;
     let (mut newest, mut open) = (0i64, vec![folder.to_owned()]);
     while let Some(place) = open.pop() {
         let Ok(metadata) = std::fs::symlink_metadata(&place) else { continue };

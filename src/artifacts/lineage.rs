@@ -100,7 +100,7 @@ impl Stages {
             for (port, output) in &action.outputs {
                 match output {
                     Output::Single(artifact) => {
-                        outputs.push(StepInput { port: port.clone(), label: None, artifact: *artifact })
+                        outputs.push(StepInput { port: port.clone(), label: None, artifact: *artifact });
                     }
                     Output::List(items) => outputs.extend(items.iter().map(|item| StepInput {
                         port: port.clone(),

@@ -60,7 +60,7 @@ pub struct Execution {
 pub(super) struct Executions(BTreeMap<ActionKey, Vec<Execution>>);
 
 impl Executions {
-    pub fn read(store: &Store) -> Result<Self, ReferenceError> {
+    pub(super) fn read(store: &Store) -> Result<Self, ReferenceError> {
         let mut makings: BTreeMap<ActionKey, Vec<Execution>> = BTreeMap::new();
         for made in RunOutputs::all(store)? {
             let environments = Environment::read(&run::folder(store, &made.state.id)).unwrap_or_default();
@@ -84,7 +84,7 @@ impl Executions {
     }
 
     /// The executions of `key`, oldest first.
-    pub fn for_key(&self, key: ActionKey) -> &[Execution] {
+    pub(super) fn for_key(&self, key: ActionKey) -> &[Execution] {
         self.0.get(&key).map(Vec::as_slice).unwrap_or_default()
     }
 }

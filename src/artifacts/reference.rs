@@ -92,14 +92,14 @@ impl Horizon {
     /// Tolerated difference between the clocks of machines, in seconds.
     const TOLERANCE: u64 = 3600;
 
-    pub fn now() -> Self {
+    pub(super) fn now() -> Self {
         let digits = olmo_base::units::utc(olmo_base::units::now_ms() / 1000 + Self::TOLERANCE);
         let digits: String = digits.chars().filter(char::is_ascii_digit).collect();
         Self(digits)
     }
 
     /// Whether run `id` claims to be from after this time.
-    pub fn is_beyond(&self, id: &RunId) -> bool {
+    pub(super) fn is_beyond(&self, id: &RunId) -> bool {
         let made: String = id.as_str().chars().filter(char::is_ascii_digit).take(14).collect();
         made.get(..14) > self.0.get(..14)
     }

@@ -1,7 +1,7 @@
 //! [`statement()`]: the recipe of an artifact as an in-toto Statement v1 with a SLSA Provenance v1
 //! predicate, in JSON. It is not signed, since olmo-pipe holds no signing key.
 
-use std::io::{Read, Write};
+use std::io::{Read as _, Write as _};
 
 use olmo_base::Digest;
 use serde_json::{Map, Value, json};

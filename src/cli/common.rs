@@ -10,7 +10,7 @@ use crate::ui::{Exit, Problem};
 
 /// Options that every command takes.
 #[derive(clap::Args)]
-pub struct Common {
+pub(super) struct Common {
     /// Folder of the store (default: OLMO_PIPE_STORE, else `.olmo-pipe` in the project root).
     #[arg(long, global = true, value_name = "FOLDER", help_heading = "Store")]
     store: Option<PathBuf>,
@@ -21,7 +21,7 @@ pub struct Common {
 
 /// An experiment and the options that change its values.
 #[derive(clap::Args)]
-pub struct ExperimentFile {
+pub(super) struct ExperimentFile {
     /// YAML file of the experiment.
     pub file: PathBuf,
     /// Use this profile's params instead of the default profile's.

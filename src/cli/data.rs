@@ -2,7 +2,7 @@
 //! to artifacts become folders on the way.
 
 use std::ffi::OsString;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -20,7 +20,7 @@ use crate::ui::{Exit, Problem};
 /// Preview, measure and audit data, and show the rows of training steps.
 #[derive(clap::Args)]
 #[command(disable_help_flag = true, after_help = "Example: olmo-pipe data preview latest:chat_rows.memmap")]
-pub struct Data {
+pub(super) struct Data {
     /// `preview`, `stats`, `audit`, `inspect` or `order` with its arguments; --help lists them.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
     words: Vec<OsString>,
@@ -30,7 +30,7 @@ pub struct Data {
 const FLAGS: [&str; 5] = ["--ids", "--json", "--help", "-h", "--version"];
 
 impl Data {
-    pub fn run(self, common: &Common) -> Result<Exit, Problem> {
+    pub(super) fn run(self, common: &Common) -> Result<Exit, Problem> {
         let path = Worker::default_path();
         let mut command = Command::new(&path);
         // Help and usage show the name that the user typed, not the worker's.

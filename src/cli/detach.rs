@@ -5,9 +5,9 @@
 //! `runs-v1/ID/engine.log`. It ignores SIGHUP, because it no longer has a terminal.
 
 use std::fs::OpenOptions;
-use std::io::{BufRead, BufReader};
-use std::os::fd::AsRawFd;
-use std::os::unix::process::CommandExt;
+use std::io::{BufRead as _, BufReader};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -19,15 +19,15 @@ use crate::ui::{Exit, Problem, Show, Terminal, answer, say};
 /// Set in the environment of the detached process.
 const VARIABLE: &str = "OLMO_PIPE_DETACHED";
 /// Name of the log in the run's record folder.
-pub const LOG: &str = "engine.log";
+pub(super) const LOG: &str = "engine.log";
 
 /// Whether this process was started by [`start`].
-pub fn is_the_detached() -> bool {
+pub(super) fn is_the_detached() -> bool {
     std::env::var_os(VARIABLE).is_some()
 }
 
 /// Starts this command again in the background; returns once its run has started.
-pub fn start() -> Result<Exit, Problem> {
+pub(super) fn start() -> Result<Exit, Problem> {
     let failed = |e: std::io::Error| {
         Problem::new(Exit::Environment, "cli::detach", &format!("cannot start a detached run: {e}"), None)
     };
@@ -62,13 +62,13 @@ pub fn start() -> Result<Exit, Problem> {
 
 /// Shows a run as `terminal` does. When the run starts, reports its id to the process that started
 /// it and redirects all further output to the log.
-pub struct Detached {
+pub(super) struct Detached {
     pub terminal: Terminal,
     store: Store,
 }
 
 impl Detached {
-    pub fn new(terminal: Terminal, store: &Store) -> Self {
+    pub(super) fn new(terminal: Terminal, store: &Store) -> Self {
         Self { terminal, store: store.clone() }
     }
 }

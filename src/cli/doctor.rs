@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use clap::Args;
-use olmo_base::Diagnose;
+use olmo_base::Diagnose as _;
 use olmo_stage::Compute;
 use serde::Serialize;
 use serde_json::Value;
@@ -19,7 +19,7 @@ use crate::ui::{Exit, Problem, answer, answer_json, escape_control};
 
 #[derive(Args)]
 #[command(after_help = "Example: olmo-pipe doctor")]
-pub struct Doctor {
+pub(super) struct Doctor {
     /// Print JSON (docs/json.md).
     #[arg(long)]
     json: bool,
@@ -79,7 +79,7 @@ struct Place {
 const LIBTORCH: &str = "2.11.0";
 
 impl Doctor {
-    pub fn run(self, common: &Common) -> Result<Exit, Problem> {
+    pub(super) fn run(self, common: &Common) -> Result<Exit, Problem> {
         let report = Report::collect(common)?;
         let usable = report.backends.first().is_some_and(|flex| flex.ready);
         match self.json {

@@ -1,7 +1,7 @@
 //! `olmo-pipe validate|show|graph`: inspect an experiment without running it.
 
 use std::fmt::Write as _;
-use std::io::IsTerminal;
+use std::io::IsTerminal as _;
 
 use clap::Args;
 
@@ -14,7 +14,7 @@ use crate::ui::{Exit, Problem, answer, answer_json, escape_control, say};
 
 #[derive(Args)]
 #[command(after_help = "Example: olmo-pipe validate experiments/finetune-tulu.yaml")]
-pub struct Validate {
+pub(super) struct Validate {
     #[command(flatten)]
     experiment: ExperimentFile,
     /// Print errors and warnings as JSON on standard output.
@@ -23,7 +23,7 @@ pub struct Validate {
 }
 
 impl Validate {
-    pub fn run(self, common: &Common) -> Result<Exit, Problem> {
+    pub(super) fn run(self, common: &Common) -> Result<Exit, Problem> {
         if self.json {
             let options = self.experiment.options(false)?;
             let (errors, warnings) = match crate::spec::load(&self.experiment.file, &options, &crate::builtin::STAGES) {
@@ -68,7 +68,7 @@ impl Validate {
 
 #[derive(Args)]
 #[command(after_help = "Example: olmo-pipe show experiments/finetune-tulu.yaml --origin")]
-pub struct Show {
+pub(super) struct Show {
     #[command(flatten)]
     experiment: ExperimentFile,
     /// Print the experiment with defaults, references and overrides resolved (the default).
@@ -83,7 +83,7 @@ pub struct Show {
 }
 
 impl Show {
-    pub fn run(self) -> Result<Exit, Problem> {
+    pub(super) fn run(self) -> Result<Exit, Problem> {
         let options = self.experiment.options(self.origin)?;
         let loaded = crate::spec::load(&self.experiment.file, &options, &crate::builtin::STAGES)?;
         if self.json {
@@ -109,13 +109,13 @@ impl Show {
 
 #[derive(Args)]
 #[command(after_help = "Example: olmo-pipe graph experiments/finetune-tulu.yaml | dot -Tsvg > graph.svg")]
-pub struct Graph {
+pub(super) struct Graph {
     #[command(flatten)]
     experiment: ExperimentFile,
 }
 
 impl Graph {
-    pub fn run(self) -> Result<Exit, Problem> {
+    pub(super) fn run(self) -> Result<Exit, Problem> {
         let loaded = self.experiment.load()?;
         let graph = crate::graph::Graph::new(&loaded.resolved)
             .map_err(|e| Problem::new(Exit::BadInput, "graph::cycle", &e.to_string(), None))?;

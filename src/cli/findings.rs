@@ -11,13 +11,16 @@ use crate::ui::Problem;
 
 /// Errors and warnings, each with its place in a file.
 #[derive(Default)]
-pub struct PlacedFindings {
+pub(super) struct PlacedFindings {
     pub errors: Vec<Diagnostic>,
     pub warnings: Vec<Diagnostic>,
 }
 
 /// Places `findings` in the files of `experiment`.
-pub fn place_findings(experiment: &ExperimentFile, findings: Vec<StageFinding>) -> Result<PlacedFindings, Problem> {
+pub(super) fn place_findings(
+    experiment: &ExperimentFile,
+    findings: Vec<StageFinding>,
+) -> Result<PlacedFindings, Problem> {
     let mut placed = PlacedFindings::default();
     if findings.is_empty() {
         return Ok(placed);
@@ -63,7 +66,7 @@ pub fn place_findings(experiment: &ExperimentFile, findings: Vec<StageFinding>) 
 
 impl PlacedFindings {
     /// Fails with all errors as one problem, if there are any.
-    pub fn into_result(self) -> Result<(), Problem> {
+    pub(super) fn into_result(self) -> Result<(), Problem> {
         match self.errors.is_empty() {
             true => Ok(()),
             false => Err(Diagnostics::new(self.errors).into()),

@@ -1,7 +1,7 @@
 //! `olmo-pipe lock`: records the exact versions of remote sources.
 
 use std::fmt::Write as _;
-use std::io::IsTerminal;
+use std::io::IsTerminal as _;
 
 use clap::Args;
 
@@ -11,7 +11,7 @@ use crate::ui::{Display, Exit, Problem, Stream, Terminal, answer, escape_control
 
 #[derive(Args)]
 #[command(after_help = "Example: olmo-pipe lock experiments/finetune-tulu.yaml --update")]
-pub struct Lock {
+pub(super) struct Lock {
     #[command(flatten)]
     experiment: ExperimentFile,
     /// Check locked sources for changes, and lock their current versions.
@@ -20,7 +20,7 @@ pub struct Lock {
 }
 
 impl Lock {
-    pub fn run(self, common: &Common) -> Result<Exit, Problem> {
+    pub(super) fn run(self, common: &Common) -> Result<Exit, Problem> {
         let resolved = &self.experiment.load()?.resolved;
         let store = common.open_store_of(&resolved.root)?;
         let sourcing = self.experiment.sourcing(false, false)?;

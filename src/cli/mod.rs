@@ -16,7 +16,7 @@ mod schema;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use olmo_stage::signals;
 
 use crate::cli::common::Common;
@@ -121,7 +121,7 @@ pub fn main() -> ExitCode {
 
 /// Prints help, or the error in the command line.
 fn print_clap_error(error: &clap::Error) -> ExitCode {
-    use std::io::IsTerminal;
+    use std::io::IsTerminal as _;
     let text = |colored: bool| if colored { error.render().ansi().to_string() } else { error.render().to_string() };
     if error.use_stderr() {
         say(&text(std::io::stderr().is_terminal()));
@@ -142,7 +142,7 @@ fn start_threads() {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use clap::CommandFactory as _;
 
     use super::*;
 

@@ -5,11 +5,11 @@ use std::process::{Command, Stdio};
 use serde::Serialize;
 
 /// Oldest major version of the driver that CUDA 13 supports.
-pub const LEAST_DRIVER: u32 = 580;
+pub(super) const LEAST_DRIVER: u32 = 580;
 
 /// A GPU visible to this process. Fields that `nvidia-smi` does not report are `None`.
 #[derive(Debug, Serialize, PartialEq)]
-pub struct Device {
+pub(super) struct Device {
     pub uuid: String,
     pub name: Option<String>,
     pub memory_bytes: Option<u64>,
@@ -18,7 +18,7 @@ pub struct Device {
 }
 
 /// Describes the GPUs whose UUIDs are `visible`, in that order.
-pub fn devices(visible: &[String]) -> Vec<Device> {
+pub(super) fn devices(visible: &[String]) -> Vec<Device> {
     if visible.is_empty() {
         return Vec::new();
     }
@@ -44,14 +44,14 @@ fn parse_devices(visible: &[String], listed: &str) -> Vec<Device> {
 }
 
 /// Version of the driver, from `nvidia-smi` or else from the kernel.
-pub fn driver() -> Option<String> {
+pub(super) fn driver() -> Option<String> {
     let word = |text: String| text.split_whitespace().find(|word| is_version(word)).map(str::to_owned);
     let kernel = || std::fs::read_to_string("/proc/driver/nvidia/version").ok();
     ask("driver_version").and_then(word).or_else(|| kernel().and_then(word))
 }
 
 /// Whether `driver` is too old for CUDA 13. A version that cannot be parsed counts as new enough.
-pub fn is_old(driver: &str) -> bool {
+pub(super) fn is_old(driver: &str) -> bool {
     driver.split('.').next().and_then(|major| major.parse::<u32>().ok()).is_some_and(|major| major < LEAST_DRIVER)
 }
 

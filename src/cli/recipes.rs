@@ -11,7 +11,7 @@ use crate::ui::{Exit, Problem, answer, answer_json, escape_control};
 
 #[derive(Args)]
 #[command(after_help = "Example: olmo-pipe init my-project --recipe finetune-tulu")]
-pub struct Init {
+pub(super) struct Init {
     /// Folder of the project; created if it does not exist.
     #[arg(default_value = ".")]
     folder: PathBuf,
@@ -24,7 +24,7 @@ pub struct Init {
 }
 
 impl Init {
-    pub fn run(self) -> Result<Exit, Problem> {
+    pub(super) fn run(self) -> Result<Exit, Problem> {
         let recipe = if self.empty { None } else { Some(find(&self.recipe)?) };
         std::fs::create_dir_all(&self.folder)
             .map_err(|source| problem(RecipeError::from(PathError::during("write", &self.folder, source))))?;
@@ -39,7 +39,7 @@ impl Init {
 }
 
 #[derive(Subcommand)]
-pub enum Recipes {
+pub(super) enum Recipes {
     /// List the experiments that ship with olmo-pipe.
     #[command(after_help = "Example: olmo-pipe recipes ls")]
     Ls {
@@ -62,7 +62,7 @@ pub enum Recipes {
 }
 
 impl Recipes {
-    pub fn run(self) -> Result<Exit, Problem> {
+    pub(super) fn run(self) -> Result<Exit, Problem> {
         match self {
             Recipes::Ls { json: true } => {
                 let item = |recipe: &Recipe| {
@@ -126,14 +126,14 @@ fn report(written: &[PathBuf], recipe: Option<&Recipe>, folder: &Path) -> String
 
 #[derive(Args)]
 #[command(after_help = "Example: source <(olmo-pipe completion bash)")]
-pub struct Completion {
+pub(super) struct Completion {
     /// Shell to generate the script for.
     shell: clap_complete::Shell,
 }
 
 impl Completion {
     /// Prints the script for `command`.
-    pub fn run(self, mut command: clap::Command) -> Result<Exit, Problem> {
+    pub(super) fn run(self, mut command: clap::Command) -> Result<Exit, Problem> {
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut command, "olmo-pipe", &mut script);
         answer(&String::from_utf8_lossy(&script));

@@ -1,7 +1,7 @@
 //! `olmo-pipe run|resume|plan`: runs experiments, and shows what a run would do.
 
 use std::fmt::Write as _;
-use std::io::IsTerminal;
+use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use clap::Args;
@@ -20,7 +20,7 @@ use crate::ui::{
 
 #[derive(Args)]
 #[command(after_help = "Example: olmo-pipe run experiments/finetune-tulu.yaml --set params.lr=1e-4")]
-pub struct Run {
+pub(super) struct Run {
     #[command(flatten)]
     experiment: ExperimentFile,
     #[command(flatten)]
@@ -81,7 +81,7 @@ struct OutputOptions {
 }
 
 impl Run {
-    pub fn run(self, common: &Common) -> Result<Exit, Problem> {
+    pub(super) fn run(self, common: &Common) -> Result<Exit, Problem> {
         let Loaded { resolved, .. } = self.experiment.load()?;
         let store = common.open_store_of(&resolved.root)?;
         let selection = self.choice.into();
@@ -107,7 +107,7 @@ impl Run {
 
 #[derive(Args)]
 #[command(after_help = "Example: olmo-pipe resume 20260131-0915")]
-pub struct Resume {
+pub(super) struct Resume {
     /// First characters of the run's id (`runs list` shows ids).
     run: String,
     /// Use no network: remote sources must be in the store.
@@ -118,7 +118,7 @@ pub struct Resume {
 }
 
 impl Resume {
-    pub fn run(self, common: &Common) -> Result<Exit, Problem> {
+    pub(super) fn run(self, common: &Common) -> Result<Exit, Problem> {
         let store = common.open_store()?;
         let sourcing = Sourcing { offline: self.offline, settings: remote_settings()?, ..Sourcing::default() };
         let options = Options { sourcing, ..options()? };
@@ -189,7 +189,7 @@ pub(super) fn ended(outcome: RunOutcome) -> Exit {
 
 #[derive(Args)]
 #[command(after_help = "Example: olmo-pipe plan experiments/finetune-tulu.yaml --explain")]
-pub struct Plan {
+pub(super) struct Plan {
     #[command(flatten)]
     experiment: ExperimentFile,
     #[command(flatten)]
@@ -206,7 +206,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    pub fn run(self, common: &Common) -> Result<Exit, Problem> {
+    pub(super) fn run(self, common: &Common) -> Result<Exit, Problem> {
         let Loaded { resolved, .. } = self.experiment.load()?;
         let store = Store::read(&common.store_folder(&resolved.root))?;
         let sourcing = self.experiment.sourcing(false, true)?;

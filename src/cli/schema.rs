@@ -16,7 +16,7 @@ use crate::ui::{Exit, Problem, answer};
 
 #[derive(Args)]
 #[command(after_help = "Example: olmo-pipe schema --for pipelines/finetune.yaml")]
-pub struct Schema {
+pub(super) struct Schema {
     /// Write nothing; list out-of-date files and exit with 6 if there are any.
     #[arg(long)]
     check: bool,
@@ -29,7 +29,7 @@ pub struct Schema {
 }
 
 impl Schema {
-    pub fn run(self) -> Result<Exit, Problem> {
+    pub(super) fn run(self) -> Result<Exit, Problem> {
         if let Some(pipeline) = self.pipeline {
             let strict = crate::spec::schema::experiment_for(
                 &pipeline,

@@ -13,11 +13,11 @@
 //! The work belongs to the key, not to a run. Any run that holds the key's lock can continue it.
 
 use std::fs;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use olmo_base::{IoContext, LockedFile, PathError, files, journal, seal};
+use olmo_base::{IoContext as _, LockedFile, PathError, files, journal, seal};
 use olmo_stage::protocol;
 
 use crate::exec::error::ExecError;

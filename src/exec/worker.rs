@@ -16,7 +16,7 @@ use crate::exec::supervise::ask;
 /// The file name of the worker.
 const NAME: &str = "olmo-worker";
 /// Overrides the path of the worker.
-pub const VARIABLE: &str = "OLMO_PIPE_WORKER";
+pub(super) const VARIABLE: &str = "OLMO_PIPE_WORKER";
 
 /// A worker that was queried successfully.
 #[derive(Clone, Debug)]
@@ -110,14 +110,14 @@ impl Worker {
 }
 
 /// The environment of this process, without variables whose names are not valid Unicode.
-pub fn inherited_environment() -> BTreeMap<String, OsString> {
+pub(super) fn inherited_environment() -> BTreeMap<String, OsString> {
     std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value))).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use olmo_base::Diagnose;
+    use olmo_base::Diagnose as _;
 
     fn description(version: u32) -> Description {
         let contract = format!("{{stage: a, version: {version}, summary: s, outputs: {{}}}}");

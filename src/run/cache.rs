@@ -8,11 +8,11 @@ use olmo_base::{ActionKey, ArtifactId};
 use crate::store::{Action, ActionState, Output, Store, StoreError};
 
 /// The outputs of a task, by port.
-pub type Outputs = BTreeMap<String, Output>;
+pub(super) type Outputs = BTreeMap<String, Output>;
 
 /// The cache of a run.
 #[derive(Clone)]
-pub struct Cache {
+pub(super) struct Cache {
     store: Store,
     /// Results that were recently found complete in the store.
     verified: HashMap<ActionKey, Outputs>,
@@ -20,7 +20,7 @@ pub struct Cache {
 
 /// The answer to a lookup.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Lookup {
+pub(super) enum Lookup {
     /// The result exists and is complete.
     Hit(Outputs),
     Absent,
@@ -35,7 +35,7 @@ pub enum Lookup {
 }
 
 impl Cache {
-    pub fn new(store: &Store) -> Self {
+    pub(super) fn new(store: &Store) -> Self {
         Self { store: store.clone(), verified: HashMap::new() }
     }
 
@@ -43,7 +43,7 @@ impl Cache {
     ///
     /// # Errors
     /// The store cannot be read.
-    pub fn lookup(&self, key: ActionKey) -> Result<Lookup, StoreError> {
+    pub(super) fn lookup(&self, key: ActionKey) -> Result<Lookup, StoreError> {
         if let Some(outputs) = self.verified.get(&key) {
             return Ok(Lookup::Hit(outputs.clone()));
         }
@@ -59,7 +59,7 @@ impl Cache {
     ///
     /// # Errors
     /// The store cannot be read.
-    pub fn action(&self, key: ActionKey) -> Result<Option<Action>, StoreError> {
+    pub(super) fn action(&self, key: ActionKey) -> Result<Option<Action>, StoreError> {
         Ok(match self.store.action_state(key)? {
             ActionState::Hit(action) | ActionState::Incomplete { action, .. } => Some(action),
             ActionState::Absent | ActionState::Damaged { .. } => None,
@@ -67,17 +67,17 @@ impl Cache {
     }
 
     /// Adds results that are known to be complete.
-    pub fn with_verified(self, verified: HashMap<ActionKey, Outputs>) -> Self {
+    pub(super) fn with_verified(self, verified: HashMap<ActionKey, Outputs>) -> Self {
         Self { verified, ..self }
     }
 
     /// Forgets which results were complete, after something turned out to be damaged.
-    pub fn distrust(&mut self) {
+    pub(super) fn distrust(&mut self) {
         self.verified.clear();
     }
 
     /// The underlying store.
-    pub fn store(&self) -> &Store {
+    pub(super) fn store(&self) -> &Store {
         &self.store
     }
 }

@@ -24,10 +24,10 @@ const MESSAGE_BYTES: usize = 256;
 /// How long to wait at the end for a reader that reads nothing.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long to wait for such a reader if the run was interrupted.
-pub const SHORT_PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const SHORT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Shows a run. Called on the thread of a [`Display`].
-pub trait Show: Send + 'static {
+pub(crate) trait Show: Send + 'static {
     /// An event happened at `at` (milliseconds since 1970).
     fn event(&mut self, at: u64, event: &RunEvent);
     fn fetching(&mut self, _what: &str, _done: u64, _total: Option<u64>) {}
@@ -120,7 +120,7 @@ impl<S> Shared<S> {
 }
 
 /// Queues the events of a run for the thread that shows them.
-pub struct Display<S: Show> {
+pub(crate) struct Display<S: Show> {
     shared: Arc<Shared<S>>,
     thread: Option<JoinHandle<()>>,
     closed: bool,
@@ -128,7 +128,7 @@ pub struct Display<S: Show> {
 
 impl<S: Show> Display<S> {
     /// Starts the thread that shows everything on `shown`.
-    pub fn start(shown: S) -> Result<Self, Problem> {
+    pub(crate) fn start(shown: S) -> Result<Self, Problem> {
         let queue = Queue { messages: VecDeque::new(), weight: 0, dropped: 0, ended: false };
         let shared = Arc::new(Shared { queue: Mutex::new(queue), changed: Condvar::new(), shown: AtomicU64::new(0) });
         let own = shared.clone();
@@ -142,7 +142,7 @@ impl<S: Show> Display<S> {
 
     /// Runs `end` last, and waits until everything has been shown or the reader has read nothing
     /// for `patience` (default 30 s).
-    pub fn close(mut self, patience: Option<Duration>, end: impl FnOnce(&mut S) + Send + 'static) {
+    pub(crate) fn close(mut self, patience: Option<Duration>, end: impl FnOnce(&mut S) + Send + 'static) {
         self.end(patience.unwrap_or(PATIENCE), Box::new(end));
     }
 

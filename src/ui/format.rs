@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 /// Escapes untrusted text for a terminal: all control characters, including line ends and tabs, and
 /// characters that change the text direction.
-pub fn escape_control(text: &str) -> Cow<'_, str> {
+pub(crate) fn escape_control(text: &str) -> Cow<'_, str> {
     let harmful = |c: char| {
         c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };
@@ -19,10 +19,10 @@ pub fn escape_control(text: &str) -> Cow<'_, str> {
 }
 
 /// How many characters of a log line are shown. `runs logs` prints whole lines.
-pub const LOG_LINE: usize = 400;
+pub(crate) const LOG_LINE: usize = 400;
 
 /// Cuts `text` to `max` characters and says how many more there are.
-pub fn cut(text: &str, max: usize) -> Cow<'_, str> {
+pub(crate) fn cut(text: &str, max: usize) -> Cow<'_, str> {
     match text.char_indices().nth(max) {
         None => Cow::Borrowed(text),
         Some((end, _)) => Cow::Owned(format!("{}… ({} more characters)", &text[..end], text[end..].chars().count())),

@@ -7,10 +7,10 @@ use crate::ui::answer;
 use crate::ui::display::Show;
 
 /// Version of the line format. Increased when old readers would misread new lines.
-pub const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 1;
 
 /// Prints every event; drops progress and metrics only if the reader is too slow.
-pub struct Lines;
+pub(crate) struct Lines;
 
 impl Show for Lines {
     fn event(&mut self, at: u64, event: &RunEvent) {

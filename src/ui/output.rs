@@ -15,7 +15,7 @@ static LOST: Mutex<Option<String>> = Mutex::new(None);
 /// Standard output or standard error, unbuffered and without a lock, so that a thread whose reader
 /// has stopped does not block the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stream {
+pub(crate) enum Stream {
     Output,
     Error,
 }
@@ -77,24 +77,24 @@ impl Write for Stream {
 }
 
 /// Prints `text`, the result of the command, to standard output.
-pub fn answer(text: &str) {
+pub(crate) fn answer(text: &str) {
     // The stream remembers a failed write.
     let _ = Stream::Output.write_all(text.as_bytes());
 }
 
 /// Prints `value` as pretty JSON.
-pub fn answer_json<T: serde::Serialize>(value: &T) {
+pub(crate) fn answer_json<T: serde::Serialize>(value: &T) {
     // Values of strings, numbers and maps with string keys always serialize.
     answer(&(serde_json::to_string_pretty(value).unwrap_or_default() + "\n"));
 }
 
 /// Prints `text` to standard error.
-pub fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     let _ = Stream::Error.write_all(text.as_bytes());
 }
 
 /// Records that the reader has stopped reading.
-pub fn give_up_on_reader() {
+pub(super) fn give_up_on_reader() {
     let message = "the reader of this output stopped reading; some of it was not shown";
     if let Ok(mut lost) = LOST.lock() {
         lost.get_or_insert_with(|| message.to_owned());

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use olmo_base::Diagnose;
+use olmo_base::Diagnose as _;
 use olmo_remote::RemoteError;
 use rustix::event::Timespec;
 
@@ -101,13 +101,13 @@ impl From<RunError> for Problem {
 
 impl From<Diagnostics> for Problem {
     fn from(diagnostics: Diagnostics) -> Self {
-        use std::io::IsTerminal;
+        use std::io::IsTerminal as _;
         Self { exit: Exit::BadInput, text: diagnostics.render(std::io::stderr().is_terminal()) }
     }
 }
 
 /// Reports lost output. Returns `exit`, or [`Exit::Output`] if a successful command lost output.
-pub fn exit_after_output(exit: Exit) -> Exit {
+pub(crate) fn exit_after_output(exit: Exit) -> Exit {
     let Some(lost) = take_lost() else { return exit };
     // Standard error may have the same stopped reader.
     if Stream::Error.is_ready(Some(Timespec { tv_sec: 0, tv_nsec: 0 })) {

@@ -2,7 +2,7 @@
 //! and rm.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead as _, BufReader};
 
 use olmo_pipe::run::{RunStatus, Status};
 use serde_json::Value;

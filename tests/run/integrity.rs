@@ -311,7 +311,7 @@ fn a_damaged_event_of_a_run_is_reported_and_the_sound_lines_behind_it_stay() {
     fs::rename(&events, &kept).unwrap();
     let other_kinds: [&dyn Fn(); 3] =
         [&|| std::os::unix::fs::symlink(&kept, &events).unwrap(), &|| fs::create_dir(&events).unwrap(), &|| {
-            assert!(std::process::Command::new("mkfifo").arg(&events).status().unwrap().success())
+            assert!(std::process::Command::new("mkfifo").arg(&events).status().unwrap().success());
         }];
     for replace in other_kinds {
         replace();

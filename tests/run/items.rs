@@ -2,7 +2,7 @@
 //! kill or a stop in between.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use super::project::*;
 fn count_steps(context: &mut Context) -> Result<(), StageError> {
     let project = PathBuf::from(std::env::var_os("TEST_PROJECT").unwrap());
     let told = |text: String| {
-        use std::io::Write;
+        use std::io::Write as _;
         let mut file = fs::OpenOptions::new().create(true).append(true).open(project.join("steps")).unwrap();
         writeln!(file, "{text}").unwrap();
     };
@@ -76,7 +76,7 @@ fn plays_the_worker() {
 }
 
 /// A project with `train` (run by the worker above) and a `score` for each checkpoint.
-pub fn training() -> Project {
+pub(super) fn training() -> Project {
     let mut project = Project::new();
     let description = olmo_pipe::builtin::STAGES.iter().find(|(name, _)| *name == "train").unwrap().1;
     project.write(
@@ -118,7 +118,7 @@ pub fn training() -> Project {
     project
 }
 
-pub fn steps(project: &Project) -> Vec<u64> {
+pub(super) fn steps(project: &Project) -> Vec<u64> {
     project.read("steps").lines().map(|line| line.parse().unwrap()).collect()
 }
 
@@ -129,7 +129,7 @@ fn scored(project: &Project) -> Vec<String> {
 }
 
 /// The joined scores of all four steps of [`training`].
-pub const ALL_SCORES: &str = "\n7 17 27 37 4";
+pub(super) const ALL_SCORES: &str = "\n7 17 27 37 4";
 
 #[test]
 fn an_item_is_worked_on_while_its_stage_still_runs() {

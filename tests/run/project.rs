@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -14,28 +14,28 @@ use olmo_pipe::store::Store;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A project in its own folder.
-pub struct Project {
+pub(crate) struct Project {
     pub dir: tempfile::TempDir,
     pub variables: Vec<(String, String)>,
 }
 
 /// A script that writes `say` and all inputs to the output, and its name to the file `ran`.
-pub const COPY: &str = r#"echo "$0" | sed 's|.*/stages/||; s|/run.sh||' >> "@ran"
+pub(crate) const COPY: &str = r#"echo "$0" | sed 's|.*/stages/||; s|/run.sh||' >> "@ran"
 { echo "$1"; [ -z "$3" ] || cat "$3"/*/*; } > "$2/text"
 "#;
 
 impl Project {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("olmo-pipe.yaml"), "").unwrap();
         Self { dir, variables: Vec::new() }
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    pub fn write(&self, name: &str, text: &str) {
+    pub(crate) fn write(&self, name: &str, text: &str) {
         let path = self.path(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
@@ -43,11 +43,11 @@ impl Project {
 
     /// Adds a command stage with a list of texts, a param `say` and an output `text`. `@NAME` in
     /// the script is the file NAME of the project.
-    pub fn stage(&self, name: &str, script: &str) {
+    pub(crate) fn stage(&self, name: &str, script: &str) {
         self.stage_with(name, script, "text: {type: text}", "cpus: 1, memory_mib: 16");
     }
 
-    pub fn stage_with(&self, name: &str, script: &str, outputs: &str, resources: &str) {
+    pub(crate) fn stage_with(&self, name: &str, script: &str, outputs: &str, resources: &str) {
         let output = outputs.split(':').next().unwrap();
         let contract = format!(
             "stage: {name}\nversion: 1\nsummary: For a test.\ninputs:\n  from: {{type: text, list: true, optional: true}}\n\
@@ -62,17 +62,17 @@ impl Project {
     }
 
     /// Writes the experiment `e.yaml` with these stages and outputs.
-    pub fn experiment(&self, stages: &str, outputs: &str) {
+    pub(crate) fn experiment(&self, stages: &str, outputs: &str) {
         self.write("pipeline.yaml", &format!("pipeline: p\nparams: {{say: {{type: string, default: hello}}}}\nstages:\n{stages}outputs: {{{outputs}}}\n"));
         self.write("e.yaml", "experiment: e\nuses: pipeline.yaml\n");
     }
 
-    pub fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         self.command_of(env!("CARGO_BIN_EXE_olmo-pipe"), arguments)
     }
 
     /// A command that runs `program` in the project, with the environment of its engines.
-    pub fn command_of(&self, program: &str, arguments: &[&str]) -> Command {
+    pub(crate) fn command_of(&self, program: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(program);
         command.args(arguments).current_dir(self.dir.path()).stdin(Stdio::null());
         for name in ["OLMO_PIPE_FAILPOINT", "OLMO_PIPE_STORE", "OLMO_PIPE_GPUS", "CUDA_VISIBLE_DEVICES"] {
@@ -85,50 +85,50 @@ impl Project {
         command
     }
 
-    pub fn run(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
         self.command(arguments).output().unwrap()
     }
 
     /// Runs a command that must succeed. Returns its output.
-    pub fn succeeds(&self, arguments: &[&str]) -> String {
+    pub(crate) fn succeeds(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments);
         let said = said(&output);
         assert_eq!(output.status.code(), Some(0), "{arguments:?}\n{said}");
         said
     }
 
-    pub fn spawn(&self, arguments: &[&str]) -> Child {
+    pub(crate) fn spawn(&self, arguments: &[&str]) -> Child {
         self.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
-    pub fn store(&self) -> Store {
+    pub(crate) fn store(&self) -> Store {
         Store::open(&self.path(".olmo-pipe")).unwrap()
     }
 
-    pub fn runs(&self) -> Vec<RunState> {
+    pub(crate) fn runs(&self) -> Vec<RunState> {
         run::list(&self.store()).unwrap()
     }
 
-    pub fn last_run(&self) -> RunState {
+    pub(crate) fn last_run(&self) -> RunState {
         self.runs().pop().unwrap()
     }
 
     /// The status of each stage in the last run.
-    pub fn statuses(&self) -> BTreeMap<String, Status> {
+    pub(crate) fn statuses(&self) -> BTreeMap<String, Status> {
         self.last_run().stages.iter().map(|(name, stage)| (name.to_owned(), stage.status)).collect()
     }
 
-    pub fn status(&self, stage: &str) -> Status {
+    pub(crate) fn status(&self, stage: &str) -> Status {
         self.statuses()[stage]
     }
 
-    pub fn events(&self, state: &RunState) -> Vec<RunEvent> {
+    pub(crate) fn events(&self, state: &RunState) -> Vec<RunEvent> {
         let folder = run::folder(&self.store(), &state.id);
         run::read_events(&folder).unwrap().records.into_iter().map(|record| record.event).collect()
     }
 
     /// How often each stage's script ran.
-    pub fn ran(&self) -> BTreeMap<String, usize> {
+    pub(crate) fn ran(&self) -> BTreeMap<String, usize> {
         let mut counts = BTreeMap::new();
         for line in fs::read_to_string(self.path("ran")).unwrap_or_default().lines() {
             *counts.entry(line.to_owned()).or_insert(0) += 1;
@@ -136,20 +136,20 @@ impl Project {
         counts
     }
 
-    pub fn read(&self, name: &str) -> String {
+    pub(crate) fn read(&self, name: &str) -> String {
         fs::read_to_string(self.path(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
     }
 
-    pub fn wait_for(&self, name: &str) {
+    pub(crate) fn wait_for(&self, name: &str) {
         wait_until(name, || self.path(name).exists());
     }
 }
 
-pub fn said(output: &Output) -> String {
+pub(crate) fn said(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-pub fn wait_until(what: &str, mut true_now: impl FnMut() -> bool) {
+pub(crate) fn wait_until(what: &str, mut true_now: impl FnMut() -> bool) {
     let since = Instant::now();
     while !true_now() {
         assert!(since.elapsed() < PATIENCE, "{what} did not come");
@@ -157,17 +157,17 @@ pub fn wait_until(what: &str, mut true_now: impl FnMut() -> bool) {
     }
 }
 
-pub fn signal(child: &Child, signal: i32) {
+pub(crate) fn signal(child: &Child, signal: i32) {
     // SAFETY: kill takes integers. The child was not reaped yet, so the PID is still its own.
     assert_eq!(unsafe { libc::kill(child.id() as i32, signal) }, 0);
 }
 
-pub fn counts(pairs: &[(&str, usize)]) -> BTreeMap<String, usize> {
+pub(crate) fn counts(pairs: &[(&str, usize)]) -> BTreeMap<String, usize> {
     pairs.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
 }
 
 /// a -> b -> d, a -> c -> d.
-pub fn diamond() -> Project {
+pub(crate) fn diamond() -> Project {
     let project = Project::new();
     for name in ["a", "b", "c", "d"] {
         project.stage(name, COPY);
@@ -184,16 +184,16 @@ pub fn diamond() -> Project {
 
 /// A script that starts a grandchild outside its process group and session, which ignores SIGTERM
 /// and runs for minutes.
-pub const ESCAPE: &str = "( setsid sh -c 'trap \"\" TERM INT HUP; echo $$ > @escaped.part; mv @escaped.part @escaped; sleep 300' & ) &\n\
+pub(crate) const ESCAPE: &str = "( setsid sh -c 'trap \"\" TERM INT HUP; echo $$ > @escaped.part; mv @escaped.part @escaped; sleep 300' & ) &\n\
                       trap '' TERM INT\n";
 
-pub fn lives(pid: &str) -> bool {
+pub(crate) fn lives(pid: &str) -> bool {
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
     stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
 }
 
 /// Runs `arguments` with the failpoint `point`, at which the run must die.
-pub fn dies_at(project: &Project, point: &str, arguments: &[&str]) {
+pub(crate) fn dies_at(project: &Project, point: &str, arguments: &[&str]) {
     let output = project.command(arguments).env("OLMO_PIPE_FAILPOINT", point).output().unwrap();
     assert_eq!(output.status.signal(), Some(libc::SIGKILL), "{point} was not reached\n{}", said(&output));
     // The stages die a moment later. Until then, they could still see what the test does next.
@@ -205,7 +205,7 @@ pub fn dies_at(project: &Project, point: &str, arguments: &[&str]) {
 }
 
 /// The folder of the only unfinished stage.
-pub fn work(project: &Project) -> PathBuf {
+pub(crate) fn work(project: &Project) -> PathBuf {
     let mut folders: Vec<PathBuf> = fs::read_dir(project.path(".olmo-pipe/work-v1"))
         .into_iter()
         .flatten()

@@ -2,7 +2,7 @@
 //! dies.
 
 use std::fs;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::CommandExt as _;
 use std::process::Stdio;
 
 use olmo_pipe::run::{RunEvent, RunStatus, Status};

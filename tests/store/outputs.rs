@@ -1,7 +1,7 @@
 //! Unusual outputs of stages: read-only folders, programs, and labels that differ in case.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::PermissionsExt as _;
 
 use super::readers::somebody;
 use crate::run::project::*;

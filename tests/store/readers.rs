@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-use std::os::unix::process::CommandExt;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -46,7 +46,7 @@ fn program(project: &Project) -> String {
 }
 
 /// A command in `project` as its owner, who is not root, since permissions do not apply to root.
-pub fn somebody(project: &Project, arguments: &[&str]) -> Command {
+pub(super) fn somebody(project: &Project, arguments: &[&str]) -> Command {
     let mut command = project.command_of(&program(project), arguments);
     if is_root() {
         for path in below(project.dir.path()) {

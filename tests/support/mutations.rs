@@ -32,7 +32,7 @@ const WORDS: [&str; 22] = [
 ];
 
 /// All samples of `kind`, with their names.
-pub fn corpus(kind: &str) -> Vec<(String, String)> {
+pub(crate) fn corpus(kind: &str) -> Vec<(String, String)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
         .ancestors()
         .map(|root| root.join("tests/fixtures/corpora"))
@@ -52,7 +52,7 @@ pub fn corpus(kind: &str) -> Vec<(String, String)> {
 }
 
 /// One of `texts`, with some parts cut, doubled or overwritten.
-pub fn mutated(texts: Vec<String>) -> impl Strategy<Value = String> {
+pub(crate) fn mutated(texts: Vec<String>) -> impl Strategy<Value = String> {
     let change = (any::<prop::sample::Index>(), 0usize..24, 0..WORDS.len(), any::<bool>());
     (any::<prop::sample::Index>(), prop::collection::vec(change, 0..6)).prop_map(move |(which, changes)| {
         let mut text: Vec<char> = which.get(&texts).chars().collect();

@@ -1,7 +1,7 @@
 //! For tests that cannot run on a machine: they report that they were skipped.
 
 use std::fs::OpenOptions;
-use std::io::Write;
+use std::io::Write as _;
 use std::panic::Location;
 
 /// The environment variable with the path of the file that lists skipped tests.

@@ -5,7 +5,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
-use std::fmt::{self, Write};
+use std::fmt::{self, Write as _};
 
 use petgraph::Direction;
 use petgraph::algo::kosaraju_scc;

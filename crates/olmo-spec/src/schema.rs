@@ -53,7 +53,7 @@ fn for_pipeline(session: &mut Session, catalog: &mut Catalog, read: &pipelines::
     let mut put = |pointer: &str, value: Value| match schema.pointer_mut(pointer) {
         Some(place) => keep_description(place, value),
         None => {
-            session.report(Problem::new("spec::bad_contract", read.node.span, format!("the schema has no {pointer}")))
+            session.report(Problem::new("spec::bad_contract", read.node.span, format!("the schema has no {pointer}")));
         }
     };
     put("/properties/params", params.clone());

@@ -1,7 +1,7 @@
 //! Escapes text from a model or user for a Markdown file, so that it affects neither a terminal nor
 //! the formatting.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
 
 /// Appends a level-2 heading and `body` as an indented code block, in which Markdown has no effect.
 pub fn section(text: &mut String, title: &str, body: &str) {
@@ -24,9 +24,9 @@ fn escape(line: &str) -> String {
     };
     line.chars().fold(String::with_capacity(line.len()), |mut text, c| {
         if acts(c) {
-            text.extend(c.escape_default())
+            text.extend(c.escape_default());
         } else {
-            text.push(c)
+            text.push(c);
         }
         text
     })

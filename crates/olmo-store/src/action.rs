@@ -243,7 +243,7 @@ pub(crate) mod tests {
     use olmo_stage::PortType;
     use serde_json::json;
 
-    pub fn record(lr: f64) -> KeyRecord {
+    pub(crate) fn record(lr: f64) -> KeyRecord {
         let input = KeyInput { label: None, digest: ArtifactId::new(Digest::of(b"input")) };
         KeyRecord {
             format: 1,
@@ -258,7 +258,7 @@ pub(crate) mod tests {
     }
 
     /// A store with one committed action; its key and artifacts.
-    pub fn store_with_action() -> (tempfile::TempDir, Store, ActionKey, Action) {
+    pub(crate) fn store_with_action() -> (tempfile::TempDir, Store, ActionKey, Action) {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("store")).unwrap();
         let commit = |name: &str, text: &str| {

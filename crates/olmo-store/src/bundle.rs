@@ -12,10 +12,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Write as _};
 use std::path::{Path, PathBuf};
 
-use olmo_base::{ActionKey, ArtifactId, Digest, IoContext, ObjectId, PathError, files};
+use olmo_base::{ActionKey, ArtifactId, Digest, IoContext as _, ObjectId, PathError, files};
 use olmo_stage::PortType;
 use serde::{Deserialize, Serialize};
 

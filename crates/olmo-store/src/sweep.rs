@@ -13,12 +13,12 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
 use olmo_base::files::{self, open_or_create_regular, open_regular};
-use olmo_base::{ActionKey, ArtifactId, IoContext, LockedFile, ObjectId, PathError, lock};
+use olmo_base::{ActionKey, ArtifactId, IoContext as _, LockedFile, ObjectId, PathError, lock};
 
 use crate::Store;
 use crate::action::Output;

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use olmo_base::{ArtifactId, IoContext, PathError};
+use olmo_base::{ArtifactId, IoContext as _, PathError};
 use serde::{Deserialize, Serialize};
 
 use crate::Store;

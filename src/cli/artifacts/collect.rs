@@ -13,7 +13,7 @@ use crate::ui::{Exit, Problem, answer, answer_json, escape_control};
 
 #[derive(Args)]
 #[command(after_help = "Example: olmo-pipe artifacts gc --max-size 200GiB --max-age 30d --dry-run")]
-pub struct Gc {
+pub(crate) struct Gc {
     /// Remove results, least recently used first, until objects fit in this: 200GiB, 500MB.
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "What is removed")]
     max_size: Option<u64>,
@@ -39,11 +39,11 @@ pub struct Gc {
 
 impl Gc {
     /// Whether the command changes nothing.
-    pub fn is_dry_run(&self) -> bool {
+    pub(crate) fn is_dry_run(&self) -> bool {
         self.dry_run
     }
 
-    pub fn run(self, store: &Store) -> Result<Exit, Problem> {
+    pub(crate) fn run(self, store: &Store) -> Result<Exit, Problem> {
         let policy = Policy {
             max_bytes: self.max_size,
             max_age: self.max_age,

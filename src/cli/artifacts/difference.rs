@@ -15,7 +15,7 @@ use crate::ui::{Exit, Problem, answer, answer_json, escape_control};
 #[command(
     after_help = "Example: olmo-pipe artifacts diff latest:train.checkpoints[first] latest:train.checkpoints[last]"
 )]
-pub struct Diff {
+pub(crate) struct Diff {
     #[arg(help = ARTIFACT)]
     old: String,
     #[arg(help = ARTIFACT)]
@@ -26,7 +26,7 @@ pub struct Diff {
 }
 
 impl Diff {
-    pub fn run(self, store: &Store) -> Result<Exit, Problem> {
+    pub(crate) fn run(self, store: &Store) -> Result<Exit, Problem> {
         let (old, new) = (find(store, &self.old)?, find(store, &self.new)?);
         let difference = Difference::between(store, old, new)?;
         if self.json {

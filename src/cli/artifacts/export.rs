@@ -26,7 +26,7 @@ enum How {
 
 #[derive(Args)]
 #[command(after_help = "Example: olmo-pipe artifacts export latest:model --to model")]
-pub struct Export {
+pub(crate) struct Export {
     #[arg(help = ARTIFACT, required = true)]
     artifacts: Vec<String>,
     /// Folder to create, or with --archive the file to create.
@@ -48,7 +48,7 @@ pub struct Export {
 }
 
 impl Export {
-    pub fn run(self, store: &Store) -> Result<Exit, Problem> {
+    pub(crate) fn run(self, store: &Store) -> Result<Exit, Problem> {
         let artifacts =
             self.artifacts.iter().map(|text| find(store, text)).collect::<Result<Vec<ArtifactId>, Problem>>()?;
         let place = self.to.display().to_string();

@@ -13,7 +13,7 @@ use crate::ui::{Exit, Problem, answer, answer_json};
 
 #[derive(Args)]
 #[command(after_help = "Example: olmo-pipe artifacts import my-model --type model --tag mine")]
-pub struct Import {
+pub(crate) struct Import {
     /// Archive from `artifacts export --archive`, packed or unpacked; with --type, any folder.
     place: PathBuf,
     /// Import the folder's files as an artifact of this type: dataset, tokenizer, tokens, memmap,
@@ -35,7 +35,7 @@ pub struct Import {
 }
 
 impl Import {
-    pub fn run(self, store: &Store) -> Result<Exit, Problem> {
+    pub(crate) fn run(self, store: &Store) -> Result<Exit, Problem> {
         if let Some(tag) = &self.tag {
             crate::store::check_tag(tag)?;
         }

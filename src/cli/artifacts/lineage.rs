@@ -18,7 +18,7 @@ const INDENTS: usize = 24;
 
 #[derive(Args)]
 #[command(after_help = "Example: olmo-pipe artifacts lineage latest:model")]
-pub struct Lineage {
+pub(crate) struct Lineage {
     #[arg(help = ARTIFACT)]
     artifact: String,
     /// Show what was made from the artifact, not what it was made from.
@@ -33,7 +33,7 @@ pub struct Lineage {
 }
 
 impl Lineage {
-    pub fn run(self, store: &Store) -> Result<Exit, Problem> {
+    pub(crate) fn run(self, store: &Store) -> Result<Exit, Problem> {
         let artifact = find(store, &self.artifact)?;
         let direction = if self.down { Direction::Down } else { Direction::Up };
         let lineage = artifacts::Lineage::trace(store, artifact, direction, self.depth)?;

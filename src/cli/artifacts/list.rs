@@ -13,7 +13,7 @@ use crate::ui::{Exit, Problem, answer, answer_json, escape_control};
 
 #[derive(Args)]
 #[command(after_help = "Example: olmo-pipe artifacts list --type checkpoint")]
-pub struct List {
+pub(crate) struct List {
     /// List only this type: dataset, tokenizer, tokens, memmap, checkpoint, model, metrics, text,
     /// file or dir.
     #[arg(long = "type", value_name = "TYPE", value_parser = port_type)]
@@ -31,7 +31,7 @@ pub(super) fn port_type(text: &str) -> Result<PortType, String> {
 }
 
 impl List {
-    pub fn run(self, store: &Store) -> Result<Exit, Problem> {
+    pub(crate) fn run(self, store: &Store) -> Result<Exit, Problem> {
         let query = Query { artifact_type: self.artifact_type, stage: self.stage, since: None, until: None };
         list(store, &query, self.json)
     }

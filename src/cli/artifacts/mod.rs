@@ -19,7 +19,7 @@ use crate::cli::common::Common;
 use crate::ui::{Exit, Problem};
 
 #[derive(Subcommand)]
-pub enum Artifacts {
+pub(super) enum Artifacts {
     /// List artifacts, newest last.
     List(list::List),
     /// Show an artifact's files, and the stage and inputs that made it.
@@ -55,7 +55,7 @@ pub enum Artifacts {
 }
 
 impl Artifacts {
-    pub fn run(self, common: &Common) -> Result<Exit, Problem> {
+    pub(super) fn run(self, common: &Common) -> Result<Exit, Problem> {
         match self {
             Artifacts::List(list) => list.run(&common.read_store()?),
             Artifacts::Show(show) => show.run(&common.read_store()?),

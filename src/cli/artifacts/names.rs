@@ -12,7 +12,7 @@ use crate::ui::{Exit, Problem, answer, answer_json};
 
 #[derive(Args)]
 #[command(after_help = "Example: olmo-pipe artifacts tag best-sft latest:model")]
-pub struct Tag {
+pub(crate) struct Tag {
     /// New name: a letter, then letters, digits, `.`, `_` or `-`.
     name: String,
     #[arg(help = ARTIFACT)]
@@ -26,7 +26,7 @@ pub struct Tag {
 }
 
 impl Tag {
-    pub fn run(self, store: &Store) -> Result<Exit, Problem> {
+    pub(crate) fn run(self, store: &Store) -> Result<Exit, Problem> {
         let artifact = find(store, &self.artifact)?;
         let before = store.tag(&self.name, artifact, self.replace)?;
         if self.json {
@@ -41,7 +41,7 @@ impl Tag {
 
 #[derive(Args)]
 #[command(after_help = "Example: olmo-pipe artifacts untag best-sft")]
-pub struct Untag {
+pub(crate) struct Untag {
     /// Names to remove.
     #[arg(required = true)]
     names: Vec<String>,
@@ -51,7 +51,7 @@ pub struct Untag {
 }
 
 impl Untag {
-    pub fn run(self, store: &Store) -> Result<Exit, Problem> {
+    pub(crate) fn run(self, store: &Store) -> Result<Exit, Problem> {
         let mut gone = Vec::new();
         for name in &self.names {
             let artifact = store.untag(name)?;
@@ -69,14 +69,14 @@ impl Untag {
 
 #[derive(Args)]
 #[command(after_help = "Example: olmo-pipe artifacts tags")]
-pub struct Tags {
+pub(crate) struct Tags {
     /// Print JSON (docs/json.md).
     #[arg(long)]
     json: bool,
 }
 
 impl Tags {
-    pub fn run(self, store: &Store) -> Result<Exit, Problem> {
+    pub(crate) fn run(self, store: &Store) -> Result<Exit, Problem> {
         let tags = store.tags()?;
         if self.json {
             answer_json(&json!({"format": 1, "tags": tags, "pins": store.pins()?}));
@@ -102,7 +102,7 @@ impl Tags {
 
 #[derive(Args)]
 #[command(after_help = "Example: olmo-pipe artifacts pin latest:model")]
-pub struct Pin {
+pub(crate) struct Pin {
     #[arg(help = ARTIFACT, required = true)]
     artifacts: Vec<String>,
     /// Print JSON (docs/json.md).
@@ -111,7 +111,7 @@ pub struct Pin {
 }
 
 impl Pin {
-    pub fn run(self, store: &Store) -> Result<Exit, Problem> {
+    pub(crate) fn run(self, store: &Store) -> Result<Exit, Problem> {
         let mut pinned = Vec::new();
         for text in &self.artifacts {
             let artifact = find(store, text)?;
@@ -130,7 +130,7 @@ impl Pin {
 
 #[derive(Args)]
 #[command(after_help = "Example: olmo-pipe artifacts unpin latest:model")]
-pub struct Unpin {
+pub(crate) struct Unpin {
     #[arg(help = ARTIFACT, required = true)]
     artifacts: Vec<String>,
     /// Print JSON (docs/json.md).
@@ -139,7 +139,7 @@ pub struct Unpin {
 }
 
 impl Unpin {
-    pub fn run(self, store: &Store) -> Result<Exit, Problem> {
+    pub(crate) fn run(self, store: &Store) -> Result<Exit, Problem> {
         let mut unpinned = Vec::new();
         for text in &self.artifacts {
             let artifact = find(store, text)?;

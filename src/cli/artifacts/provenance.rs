@@ -26,7 +26,7 @@ enum Form {
 
 #[derive(Args)]
 #[command(after_help = "Example: olmo-pipe artifacts provenance latest:model --as in-toto")]
-pub struct Provenance {
+pub(crate) struct Provenance {
     #[arg(help = ARTIFACT)]
     artifact: String,
     /// Output format.
@@ -35,7 +35,7 @@ pub struct Provenance {
 }
 
 impl Provenance {
-    pub fn run(self, store: &Store) -> Result<Exit, Problem> {
+    pub(crate) fn run(self, store: &Store) -> Result<Exit, Problem> {
         let artifact = find(store, &self.artifact)?;
         if let Form::Openlineage = self.form {
             for event in artifacts::events(store, artifact)? {

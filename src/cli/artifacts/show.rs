@@ -13,7 +13,7 @@ use crate::ui::{Exit, Problem, answer, answer_json, escape_control};
 
 #[derive(Args)]
 #[command(after_help = "Example: olmo-pipe artifacts show latest:model")]
-pub struct Show {
+pub(crate) struct Show {
     #[arg(help = ARTIFACT)]
     artifact: String,
     /// Print JSON (docs/json.md).
@@ -22,7 +22,7 @@ pub struct Show {
 }
 
 impl Show {
-    pub fn run(self, store: &Store) -> Result<Exit, Problem> {
+    pub(crate) fn run(self, store: &Store) -> Result<Exit, Problem> {
         show(store, &self.artifact, self.json)
     }
 }

@@ -12,7 +12,7 @@ use crate::ui::{Exit, Problem, answer, answer_json, escape_control};
 
 #[derive(Args)]
 #[command(after_help = "Example: olmo-pipe artifacts du --by-type")]
-pub struct Du {
+pub(crate) struct Du {
     /// Group by type instead of by stage.
     #[arg(long)]
     by_type: bool,
@@ -22,7 +22,7 @@ pub struct Du {
 }
 
 impl Du {
-    pub fn run(self, store: &Store) -> Result<Exit, Problem> {
+    pub(crate) fn run(self, store: &Store) -> Result<Exit, Problem> {
         let usage = Usage::measure(store, self.by_type)?;
         if self.json {
             answer_json(&json!({"format": 1, "usage": usage}));

@@ -15,7 +15,7 @@ use crate::ui::{Exit, Problem, answer, answer_json, escape_control};
 
 #[derive(Args)]
 #[command(after_help = "Example: olmo-pipe artifacts verify --repair")]
-pub struct Verify {
+pub(crate) struct Verify {
     #[arg(help = ARTIFACT)]
     artifacts: Vec<String>,
     /// Quarantine damaged files, restore copies from results, and let lost stages run again.
@@ -27,7 +27,7 @@ pub struct Verify {
 }
 
 impl Verify {
-    pub fn run(self, common: &Common) -> Result<Exit, Problem> {
+    pub(crate) fn run(self, common: &Common) -> Result<Exit, Problem> {
         let (store, mut problems) = match self.repair {
             true => common.open_store_for_repair()?,
             false => (common.read_store()?, Vec::new()),
@@ -114,10 +114,10 @@ fn repair(store: &Store, problems: &[crate::store::Problem]) -> Result<Repaired,
 
 #[derive(Args)]
 #[command(after_help = "Example: olmo-pipe artifacts reindex")]
-pub struct Reindex {}
+pub(crate) struct Reindex {}
 
 impl Reindex {
-    pub fn run(self, store: &Store) -> Result<Exit, Problem> {
+    pub(crate) fn run(self, store: &Store) -> Result<Exit, Problem> {
         let rebuilt = Index::open(store).rebuild()?;
         answer(&match rebuilt {
             Some(count) => format!("indexed {count} artifacts\n"),

@@ -15,7 +15,7 @@ const MAX_METRICS: usize = 8;
 
 #[derive(Args)]
 #[command(after_help = "Example: olmo-pipe runs compare 20260131-0915 --max exact_match --top 5")]
-pub struct Compare {
+pub(crate) struct Compare {
     /// First characters of each run's id; a sweep gives one row per trial.
     #[arg(required = true)]
     runs: Vec<String>,
@@ -37,7 +37,7 @@ pub struct Compare {
 }
 
 impl Compare {
-    pub fn run(self, store: &Store) -> Result<Exit, Problem> {
+    pub(crate) fn run(self, store: &Store) -> Result<Exit, Problem> {
         let ids = self.runs.iter().map(|text| engine::find(store, text)).collect::<Result<Vec<_>, _>>()?;
         let mut rows = engine::rows(store, &ids)?;
         // Columns come from all rows, even if only the top ones are printed.

@@ -1,7 +1,7 @@
 //! `olmo-pipe runs logs`: prints the output of a run's stages, also while they run.
 
 use std::collections::BTreeMap;
-use std::io::{IsTerminal, Read, Seek, SeekFrom};
+use std::io::{IsTerminal as _, Read as _, Seek as _, SeekFrom};
 use std::time::Duration;
 
 use olmo_base::files::open_regular;
@@ -28,7 +28,13 @@ struct LogPosition {
 /// Prints the logs of the run whose id begins with `prefix`: all stages, each line labelled with
 /// its stage, or only `stage`, unchanged. With `follow`, keeps printing until the run ends. With
 /// `as_json`, prints each line as a JSON object.
-pub fn print(store: &Store, prefix: &str, stage: Option<&str>, follow: bool, as_json: bool) -> Result<Exit, Problem> {
+pub(super) fn print(
+    store: &Store,
+    prefix: &str,
+    stage: Option<&str>,
+    follow: bool,
+    as_json: bool,
+) -> Result<Exit, Problem> {
     let id = engine::find(store, prefix)?;
     let chosen = |place: &Place| stage.is_none_or(|name| place.stage == name || place.to_string() == name);
     if let Some(name) = stage {

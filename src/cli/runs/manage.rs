@@ -1,7 +1,7 @@
 //! `olmo-pipe runs list|compare|show|logs|attach|cancel|rm`.
 
 use std::fmt::Write as _;
-use std::io::IsTerminal;
+use std::io::IsTerminal as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -22,7 +22,7 @@ use crate::ui::{
 };
 
 #[derive(Subcommand)]
-pub enum Runs {
+pub(crate) enum Runs {
     /// List runs, newest last.
     #[command(after_help = "Example: olmo-pipe runs list")]
     List {
@@ -89,7 +89,7 @@ pub enum Runs {
 }
 
 impl Runs {
-    pub fn run(self, common: &Common) -> Result<Exit, Problem> {
+    pub(crate) fn run(self, common: &Common) -> Result<Exit, Problem> {
         let store = match self {
             Runs::Rm { .. } => common.open_store()?,
             _ => common.read_store()?,

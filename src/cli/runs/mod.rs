@@ -4,4 +4,4 @@ mod compare;
 mod logs;
 mod manage;
 
-pub use manage::Runs;
+pub(super) use manage::Runs;

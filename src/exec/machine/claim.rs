@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// The resources that a stage requests or has.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Claim {
+pub(super) struct Claim {
     pub pid: u32,
     /// Claims in the same domain share its CPUs and its memory limit.
     pub domain: String,
@@ -28,7 +28,7 @@ pub struct Claim {
 
 /// The total resources of one domain, and of the whole machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Capacity {
+pub(super) struct Capacity {
     pub domain: String,
     pub cpus: u32,
     pub memory_mib: u64,

@@ -6,10 +6,10 @@ use std::process::{Command, Stdio};
 
 /// Overrides the list of the machine's GPUs: `GPU-a,GPU-b`. For tests, and for machines whose
 /// driver cannot be queried.
-pub const VARIABLE: &str = "OLMO_PIPE_GPUS";
+pub(crate) const VARIABLE: &str = "OLMO_PIPE_GPUS";
 
 /// The machine's GPUs that are visible according to CUDA_VISIBLE_DEVICES.
-pub fn visible() -> Vec<String> {
+pub(crate) fn visible() -> Vec<String> {
     let listed = std::env::var(VARIABLE).ok();
     let all = || match &listed {
         Some(text) => entries(text),

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// The limits of a process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Limits {
+pub(super) struct Limits {
     /// Lowest memory limit, in bytes.
     pub memory: Option<u64>,
     /// All groups that have a limit, with the limit. Equal for processes that share all limits.
@@ -31,7 +31,7 @@ pub fn memory_limit() -> Option<u64> {
 
 impl Limits {
     /// Reads the limits of this process.
-    pub fn current() -> Self {
+    pub(super) fn current() -> Self {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         Self::read(&read("/proc/self/cgroup"), &read("/proc/self/mountinfo"))
     }

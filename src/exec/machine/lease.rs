@@ -21,8 +21,8 @@
 //! timeout. A user can still claim more than it uses, but the claim names its process.
 
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -34,7 +34,7 @@ use crate::exec::machine::claim::{Capacity, Claim, Shortage};
 use crate::exec::machine::free::FreeResources;
 
 /// Overrides the folder of the leases.
-pub const VARIABLE: &str = "OLMO_PIPE_LEASES";
+pub(super) const VARIABLE: &str = "OLMO_PIPE_LEASES";
 const NAME: &str = "olmo-pipe-v1";
 const LEDGER: &str = "ledger";
 /// How long to wait for the lock of the ledger, which others hold for a fraction of a millisecond.
@@ -46,7 +46,7 @@ const MAX_CLAIMS: usize = 10_000;
 
 /// The outcome of [`Ledger::take`].
 #[derive(Debug)]
-pub enum ClaimOutcome {
+pub(super) enum ClaimOutcome {
     Granted {
         lease: Lease,
         /// Its GPUs, as a separate claim, since other stages may share them later.
@@ -58,7 +58,7 @@ pub enum ClaimOutcome {
 
 /// A granted claim. Dropping it releases its resources.
 #[derive(Debug)]
-pub struct Lease {
+pub(super) struct Lease {
     /// The claimed GPUs.
     pub gpus: Vec<String>,
     _file: ClaimFile,
@@ -66,7 +66,7 @@ pub struct Lease {
 
 /// A waiting claim of this engine. Later claims must not overtake it. Dropping it withdraws it.
 #[derive(Debug)]
-pub struct WaitingClaim {
+pub(super) struct WaitingClaim {
     claim: Claim,
     file: ClaimFile,
 }
@@ -86,13 +86,13 @@ impl Drop for ClaimFile {
 
 /// The claims of all engines on this machine.
 #[derive(Clone, Debug)]
-pub struct Ledger {
+pub(super) struct Ledger {
     folder: PathBuf,
 }
 
 impl Ledger {
     /// Opens the ledger of this machine and creates it if needed. The error names the folder.
-    pub fn open() -> Result<Self, (PathBuf, io::Error)> {
+    pub(super) fn open() -> Result<Self, (PathBuf, io::Error)> {
         if let Some(folder) = std::env::var_os(VARIABLE).filter(|v| !v.is_empty()).map(PathBuf::from) {
             return Self::at(&folder).map_err(|e| (folder, e));
         }
@@ -108,7 +108,7 @@ impl Ledger {
     }
 
     /// Opens the ledger in `folder`, which is created for all users if needed.
-    pub fn at(folder: &Path) -> io::Result<Self> {
+    pub(super) fn at(folder: &Path) -> io::Result<Self> {
         if fs::symlink_metadata(folder).is_err() {
             match fs::create_dir(folder) {
                 // All users may add claims. With the sticky bit, only the owner can remove a claim.
@@ -126,7 +126,7 @@ impl Ledger {
     }
 
     /// Path of the ledger's folder.
-    pub fn folder(&self) -> &Path {
+    pub(super) fn folder(&self) -> &Path {
         &self.folder
     }
 
@@ -162,7 +162,7 @@ impl Ledger {
     /// Grants `claim` if it fits. If it does not fit and `want` is given, the claim is recorded as
     /// waiting, so that later claims do not overtake it. Once it is granted, the waiting claim is
     /// withdrawn.
-    pub fn take(
+    pub(super) fn take(
         &self,
         claim: &Claim,
         capacity: &Capacity,
@@ -239,7 +239,7 @@ impl Ledger {
             let owner = file.metadata()?.uid();
             match read_claim(&file) {
                 Some(claim) if alive || (granted && is_locked(&claim.supervisor, owner)) => {
-                    found.push((granted, claim))
+                    found.push((granted, claim));
                 }
                 _ if !alive => drop(fs::remove_file(&path)),
                 _ => {}

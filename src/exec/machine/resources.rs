@@ -13,7 +13,7 @@ use crate::exec::machine::{Shortage, gpus};
 
 /// The machine's CPUs, memory and GPUs, and which of them are free.
 #[derive(Debug)]
-pub struct Machine {
+pub(crate) struct Machine {
     cpus: u32,
     memory_mib: u64,
     gpus: Vec<String>,
@@ -27,7 +27,7 @@ pub struct Machine {
 
 /// The resources that one grant takes from the machine. Return them with [`Machine::release`].
 #[derive(Debug)]
-pub struct Occupied {
+pub(crate) struct Occupied {
     pub grant: Grant,
     _lease: Option<Lease>,
     _gpus: Option<Arc<Gpus>>,
@@ -42,7 +42,7 @@ struct Gpus {
 
 /// The outcome of [`Machine::take`].
 #[derive(Debug)]
-pub enum Admitted {
+pub(crate) enum Admitted {
     Granted(Occupied),
     Short(Shortage),
 }
@@ -52,7 +52,7 @@ impl Machine {
     ///
     /// # Errors
     /// The folder of the leases cannot be used.
-    pub fn detect(wants_gpus: bool) -> Result<Self, ExecError> {
+    pub(crate) fn detect(wants_gpus: bool) -> Result<Self, ExecError> {
         let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
         let memory = memory();
         let gpus = if wants_gpus { gpus::visible() } else { Vec::new() };
@@ -71,7 +71,7 @@ impl Machine {
     }
 
     /// Creates a machine of this size that no other engine uses.
-    pub fn new(cpus: u32, memory_mib: u64, gpus: Vec<String>) -> Self {
+    pub(crate) fn new(cpus: u32, memory_mib: u64, gpus: Vec<String>) -> Self {
         Self {
             cpus,
             memory_mib,
@@ -88,7 +88,7 @@ impl Machine {
     ///
     /// # Errors
     /// [`ExecError::TooMuch`] with the first resource of which the machine has too little.
-    pub fn check(&self, stage: &str, wants: &Resources) -> Result<(), ExecError> {
+    pub(crate) fn check(&self, stage: &str, wants: &Resources) -> Result<(), ExecError> {
         let requests = [
             ("cpus", u64::from(wants.cpus), u64::from(self.cpus)),
             ("memory_mib", wants.memory_mib, self.memory_mib),
@@ -106,7 +106,7 @@ impl Machine {
     ///
     /// # Errors
     /// The leases cannot be read or written.
-    pub fn take(&mut self, request: &AdmissionRequest<'_>) -> Result<Admitted, ExecError> {
+    pub(crate) fn take(&mut self, request: &AdmissionRequest<'_>) -> Result<Admitted, ExecError> {
         let wants = request.resources;
         let cpus = if wants.cpus == 0 { self.cpus } else { wants.cpus };
         let count = wants.gpus as usize;
@@ -162,18 +162,18 @@ impl Machine {
     }
 
     /// Releases resources that [`Machine::take`] granted.
-    pub fn release(&mut self, occupied: Occupied) {
+    pub(crate) fn release(&mut self, occupied: Occupied) {
         self.free_cpus += occupied.grant.cpus;
         self.free_memory_mib += occupied.grant.memory_mib;
     }
 
     /// Whether a claim waits for other engines. They send no message when they release resources.
-    pub fn is_waiting(&self) -> bool {
+    pub(crate) fn is_waiting(&self) -> bool {
         self.waiting.is_some()
     }
 
     /// Withdraws the waiting claim.
-    pub fn withdraw(&mut self) {
+    pub(crate) fn withdraw(&mut self) {
         self.waiting = None;
     }
 }

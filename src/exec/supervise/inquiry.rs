@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -32,7 +32,7 @@ const ERROR_BYTES: u64 = 64 << 10;
 /// # Errors
 /// The program cannot be started, does not answer in time, prints too much, or exits with a code
 /// other than 0.
-pub fn ask(
+pub(crate) fn ask(
     argv: Vec<OsString>,
     environment: &BTreeMap<String, OsString>,
     folder: &Path,

@@ -1,7 +1,7 @@
 //! Kills the processes of attempts whose engine, guard and supervisor were all killed at once.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::exec::supervise::supervisor::GUARD;
 ///
 /// # Errors
 /// The guard's lock file cannot be opened.
-pub fn kill_leftovers(work: &Path) -> Result<(), ExecError> {
+pub(crate) fn kill_leftovers(work: &Path) -> Result<(), ExecError> {
     let path = work.join(GUARD);
     let guard = match files::open_regular(&path) {
         Ok(guard) => guard,

@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::os::fd::RawFd;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::PathBuf;
 
 /// Longest order in bytes. Operating systems accept fewer bytes of arguments.
@@ -12,7 +12,7 @@ const LONGEST: usize = 64 << 20;
 
 /// The command to start, and the place for its output.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Order {
+pub(super) struct Order {
     pub place: Place,
     /// How many bytes of the output are kept.
     pub log_limit: u64,
@@ -21,7 +21,7 @@ pub struct Order {
 
 /// Where a process reads its input and writes its output.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub(super) enum Place {
     /// The folder of an attempt: no input, and a log for the output.
     Attempt(PathBuf),
     /// Open file descriptors for standard input, output and error.
@@ -30,7 +30,7 @@ pub enum Place {
 
 impl Order {
     /// Writes the order to `pipe`. Nothing else may be written to it afterwards.
-    pub fn send(&self, pipe: &mut impl Write) -> io::Result<()> {
+    pub(super) fn send(&self, pipe: &mut impl Write) -> io::Result<()> {
         let place = match &self.place {
             Place::Attempt(folder) => vec![b"attempt".to_vec(), folder.as_os_str().as_bytes().to_vec()],
             Place::Files(files) => vec![b"files".to_vec(), files.map(|file| file.to_string()).join(" ").into_bytes()],
@@ -48,7 +48,7 @@ impl Order {
     }
 
     /// Reads an order.
-    pub fn receive(pipe: &mut impl Read) -> io::Result<Self> {
+    pub(super) fn receive(pipe: &mut impl Read) -> io::Result<Self> {
         let broken = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
         let mut length = [0; 4];
         pipe.read_exact(&mut length)?;

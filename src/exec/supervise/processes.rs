@@ -4,7 +4,7 @@
 //! the child is known.
 
 #[cfg(target_os = "linux")]
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::OsStrExt as _;
 #[cfg(target_os = "linux")]
 use std::path::Path;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal};
 /// All living descendants of process `root`, which must be the subreaper of its tree. Orphans
 /// become children of `root`, so no descendant is missed.
 #[cfg(target_os = "linux")]
-pub fn descendants(root: u32) -> Vec<Pid> {
+pub(crate) fn descendants(root: u32) -> Vec<Pid> {
     let mut parents: Vec<(u32, u32)> = Vec::new();
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse().ok()) else { continue };
@@ -51,7 +51,7 @@ fn parse_stat(stat: &str) -> Option<(u32, bool)> {
 }
 
 /// Sends SIGKILL to all `pids`. Processes that have already ended are ignored.
-pub fn kill_all(pids: &[Pid]) {
+pub(crate) fn kill_all(pids: &[Pid]) {
     for pid in pids {
         let _ = rustix::process::kill_process(*pid, Signal::KILL);
     }
@@ -60,7 +60,7 @@ pub fn kill_all(pids: &[Pid]) {
 /// Sends SIGKILL to every process of session `session`. Used when a supervisor died and its
 /// children were reparented to init.
 #[cfg(target_os = "linux")]
-pub fn kill_session(session: u32) {
+pub(crate) fn kill_session(session: u32) {
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else { continue };
         let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
@@ -84,7 +84,7 @@ pub fn kill_session(session: u32) {
 /// are recognized by their `TMPDIR` (`WORK/attempts/N/tmp`), which all processes of an attempt
 /// inherit.
 #[cfg(target_os = "linux")]
-pub fn attempt_processes() -> Vec<(Pid, PathBuf)> {
+pub(crate) fn attempt_processes() -> Vec<(Pid, PathBuf)> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
         let pid = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()).and_then(Pid::from_raw);

@@ -11,7 +11,7 @@ use crate::exec::supervise::stage_log::StageLog;
 
 /// The variable with the names of the secret variables, separated by commas. Set for the
 /// supervisor.
-pub const VARIABLE: &str = "OLMO_PIPE_SECRETS";
+pub(crate) const VARIABLE: &str = "OLMO_PIPE_SECRETS";
 /// Replaces a secret.
 const MASK: &[u8] = b"***";
 /// Shortest value that is masked. Masking shorter ones would make logs unreadable without hiding
@@ -22,19 +22,19 @@ const LONGEST_LINE: usize = 64 * 1024;
 
 /// Masks secret values, longest first.
 #[derive(Debug, Default)]
-pub struct Redactor {
+pub(crate) struct Redactor {
     values: Vec<Vec<u8>>,
 }
 
 impl Redactor {
     /// Masks the secrets that [`VARIABLE`] in this process's environment names.
-    pub fn from_environment() -> Self {
+    pub(crate) fn from_environment() -> Self {
         let names = std::env::var(VARIABLE).unwrap_or_default();
         Self::from_variables(names.split(','))
     }
 
     /// Masks the values of the environment variables `names` that are set.
-    pub fn from_variables<'n>(names: impl Iterator<Item = &'n str>) -> Self {
+    pub(crate) fn from_variables<'n>(names: impl Iterator<Item = &'n str>) -> Self {
         Self::new(names.filter_map(std::env::var_os).map(|value| value.as_encoded_bytes().to_vec()))
     }
 
@@ -54,7 +54,7 @@ impl Redactor {
 
     /// Returns the write end of a pipe whose content is copied to `log` without secrets, and the
     /// thread that copies it. The thread ends once all write ends are closed.
-    pub fn redact_into(self: Arc<Self>, log: StageLog) -> io::Result<(File, JoinHandle<io::Result<()>>)> {
+    pub(crate) fn redact_into(self: Arc<Self>, log: StageLog) -> io::Result<(File, JoinHandle<io::Result<()>>)> {
         let (reader, writer) = io::pipe()?;
         let writer: std::os::fd::OwnedFd = writer.into();
         let copier = std::thread::Builder::new().name("log".into());
@@ -69,7 +69,7 @@ impl Redactor {
     }
 
     /// Returns `text` without secrets.
-    pub fn redact_text(&self, text: &str) -> String {
+    pub(crate) fn redact_text(&self, text: &str) -> String {
         String::from_utf8_lossy(&self.redact(text.as_bytes())).into_owned()
     }
 

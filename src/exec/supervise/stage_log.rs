@@ -5,7 +5,7 @@
 //! work per byte stays constant. A write error never stops the stage.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 
 use olmo_base::files::open_or_create_regular;
@@ -17,7 +17,7 @@ const LONGEST_LINE: u64 = 64 << 10;
 const SMALLEST: u64 = 4096;
 
 /// A log file of limited size.
-pub struct StageLog {
+pub(crate) struct StageLog {
     file: File,
     /// Length of the file in bytes.
     length: u64,
@@ -30,20 +30,20 @@ pub struct StageLog {
 
 impl StageLog {
     /// Opens the log at `path` and keeps its content.
-    pub fn open(path: &Path, limit: u64) -> io::Result<Self> {
+    pub(crate) fn open(path: &Path, limit: u64) -> io::Result<Self> {
         let mut file = open_or_create_regular(path)?;
         let length = file.seek(SeekFrom::End(0))?;
         Ok(Self { length, ..Self::new(file, limit) })
     }
 
     /// Creates a log in `file`, which must be empty.
-    pub fn new(file: File, limit: u64) -> Self {
+    pub(crate) fn new(file: File, limit: u64) -> Self {
         Self { file, length: 0, limit: limit.max(SMALLEST), head: 0, left_out: 0 }
     }
 
     /// Appends `bytes`. Bytes that cannot be written count as left out, so a full disk does not end
     /// the stage.
-    pub fn append(&mut self, bytes: &[u8]) {
+    pub(crate) fn append(&mut self, bytes: &[u8]) {
         for part in bytes.chunks(usize::try_from(self.limit / 4).unwrap_or(usize::MAX)) {
             if self.length + part.len() as u64 > self.limit && self.shorten().is_err() {
                 self.left_out += part.len() as u64;

@@ -25,10 +25,10 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, RawFd};
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, RawFd};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
@@ -54,7 +54,7 @@ pub const COMMAND: &str = "__supervise";
 /// File in the attempt's folder with the standard output and error of the stage's process.
 pub const LOG: &str = "stage.log";
 /// File in the attempt's folder that says how the stage's process ended.
-pub const EXIT: &str = "exit.json";
+pub(super) const EXIT: &str = "exit.json";
 /// Lock file next to the folder of attempts, held by every process of an attempt.
 pub const LOCK: &str = "supervisor.lock";
 /// Lock file next to the folder of attempts, held only by the guard and the supervisor.

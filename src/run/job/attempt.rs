@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::TryRecvError;
 use std::time::{Duration, Instant};
 
-use olmo_base::{ArtifactId, Diagnose, failpoint, journal};
+use olmo_base::{ArtifactId, Diagnose as _, failpoint, journal};
 use olmo_stage::{Event, Failure, InputItem, MessageLevel, Request, protocol};
 
 use crate::exec::attempt::{Attempt, Work, check_folders};
@@ -27,7 +27,7 @@ const TICK: Duration = Duration::from_millis(40);
 
 impl Job {
     /// Runs the attempt, releases the lock, and reports the end.
-    pub fn run(self) {
+    pub(crate) fn run(self) {
         let scheduler = self.scheduler.clone();
         let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.attempt()));
         // The lock is released only now, so a process waiting for it finds the result in the store.

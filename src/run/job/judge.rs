@@ -17,7 +17,7 @@ const TRY_AGAIN: i32 = 75;
 
 /// Why the engine asked a process to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StopReason {
+pub(super) enum StopReason {
     /// The run is stopping.
     Stop,
     Timeout {
@@ -30,14 +30,14 @@ pub enum StopReason {
 
 /// The outcome of an ended process.
 #[derive(Debug, PartialEq)]
-pub enum Verdict {
+pub(super) enum Verdict {
     Done(Exit),
     Interrupted,
     Failed(Failure, FailureClass),
 }
 
 /// Everything known about an ended process.
-pub struct End<'a> {
+pub(super) struct End<'a> {
     pub ended: Ended,
     pub stop_reason: Option<StopReason>,
     pub command: bool,
@@ -58,7 +58,7 @@ fn failure(code: &str, message: impl Into<String>, hint: Option<&str>) -> Failur
 const RUN_AGAIN: &str = "run the same command again: it continues from its last saved state";
 
 /// Judges an ended process.
-pub fn judge(end: End<'_>) -> Verdict {
+pub(super) fn judge(end: End<'_>) -> Verdict {
     let failed =
         |code: &str, message: String, hint: Option<&str>, class| Verdict::Failed(failure(code, message, hint), class);
     let exit = match end.ended {

@@ -15,7 +15,7 @@ use crate::store::{KeyLock, Output, StoreError};
 
 /// A request from the scheduler to a running job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Control {
+pub(crate) enum Control {
     /// Let the stage save its state and stop.
     Terminate,
     /// Let the stage save its state and continue.
@@ -25,7 +25,7 @@ pub enum Control {
 }
 
 /// A report from a job to the scheduler.
-pub enum JobEvent {
+pub(crate) enum JobEvent {
     /// Another process holds the key's lock.
     Waiting { holder: Option<u32> },
     /// This process has the lock, and the result is still missing.
@@ -47,7 +47,7 @@ pub enum JobEvent {
 }
 
 /// How a job ended.
-pub enum End {
+pub(crate) enum End {
     Succeeded {
         outputs: BTreeMap<String, Output>,
         used: Used,
@@ -66,7 +66,7 @@ pub enum End {
 }
 
 /// A message to the scheduler.
-pub enum Message {
+pub(crate) enum Message {
     Job(usize, Box<JobEvent>),
     Signal(i32),
     /// Running stages should save their state (SIGUSR1).
@@ -75,21 +75,21 @@ pub enum Message {
 
 /// Sends the events of one task to the scheduler.
 #[derive(Clone)]
-pub struct JobHandle {
+pub(crate) struct JobHandle {
     pub task: usize,
     pub to: Sender<Message>,
 }
 
 impl JobHandle {
     /// Sends `event`. If the scheduler is gone, the process is exiting; the event is dropped.
-    pub fn send(&self, event: JobEvent) {
+    pub(crate) fn send(&self, event: JobEvent) {
         let _ = self.to.send(Message::Job(self.task, Box::new(event)));
     }
 }
 
 /// Waits for the lock of `key` without holding any resources. With `forced`, an existing result is
 /// ignored, but one that appears during the wait is shared.
-pub fn wait_for_lock(cache: &Cache, key: ActionKey, forced: bool, stop: &AtomicBool, scheduler: &JobHandle) {
+pub(crate) fn wait_for_lock(cache: &Cache, key: ActionKey, forced: bool, stop: &AtomicBool, scheduler: &JobHandle) {
     let mut reported = false;
     let locked = cache.store().lock_key_wait(key, &mut || {
         if !std::mem::replace(&mut reported, true) {

@@ -42,7 +42,7 @@ pub(super) fn failed(code: &str, message: impl Into<String>, hint: Option<&str>)
 }
 
 /// Whether `error` means that an artifact is damaged, so that its maker has to run again.
-pub fn is_damage(error: &StoreError) -> bool {
+pub(crate) fn is_damage(error: &StoreError) -> bool {
     matches!(
         error,
         StoreError::Corrupt { .. }

@@ -17,7 +17,7 @@ use crate::spec::ResolvedStage;
 use crate::store::{KeyLock, Store};
 
 /// Everything that one attempt needs.
-pub struct Job {
+pub(crate) struct Job {
     pub store: Store,
     pub key: ActionKey,
     pub record: KeyRecord,

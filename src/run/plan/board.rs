@@ -21,7 +21,7 @@ use crate::spec::{Binding, PortRef, Resolved, ResolvedStage};
 use crate::store::{ListItem, Output, Store, StoreError};
 
 /// All stages, in dependency order.
-pub struct Board<'r> {
+pub(crate) struct Board<'r> {
     pub stages: Vec<Stage<'r>>,
     pub tasks: Vec<Task>,
     places: HashMap<String, usize>,
@@ -29,7 +29,7 @@ pub struct Board<'r> {
 }
 
 /// A stage with its tasks and its outputs so far.
-pub struct Stage<'r> {
+pub(crate) struct Stage<'r> {
     pub name: String,
     pub spec: &'r ResolvedStage,
     /// Indices of its listed tasks. In list order once the list of a `for_each` stage is closed.
@@ -43,7 +43,7 @@ pub struct Stage<'r> {
 
 /// Whether a stage is done.
 #[derive(Clone, Debug, PartialEq)]
-pub enum End {
+pub(crate) enum End {
     Open,
     Done(BTreeMap<String, Output>),
     /// It failed, or it needs a stage that failed. Holds the name of the first stage that failed.
@@ -51,7 +51,7 @@ pub enum End {
 }
 
 /// One piece of work: a stage, or a `for_each` stage with one item.
-pub struct Task {
+pub(crate) struct Task {
     pub stage: usize,
     pub label: Option<String>,
     /// The item of a `for_each` stage.
@@ -64,7 +64,7 @@ pub struct Task {
 
 /// The changes made by [`Board::expand`].
 #[derive(Debug, Default, PartialEq)]
-pub struct Expansion {
+pub(crate) struct Expansion {
     /// Tasks that are new, or listed again.
     pub added: Vec<usize>,
     /// Tasks whose item left the list.
@@ -82,7 +82,7 @@ pub struct Input {
 }
 
 /// What is known about a task's inputs.
-pub enum Inputs {
+pub(crate) enum Inputs {
     /// All inputs, by port.
     Ready(BTreeMap<String, Vec<Input>>),
     /// Other stages have to run first.
@@ -92,7 +92,7 @@ pub enum Inputs {
 }
 
 /// Inputs of which some are not known yet.
-pub struct Pending {
+pub(crate) struct Pending {
     /// The stages that make the missing inputs.
     pub stages: BTreeSet<String>,
     /// Remote sources that are not locked yet.
@@ -105,7 +105,7 @@ pub struct Pending {
 
 /// An input that is known, but damaged.
 #[derive(Debug)]
-pub struct DamagedInput {
+pub(crate) struct DamagedInput {
     pub maker: Option<Place>,
     pub artifact: ArtifactId,
     pub error: StoreError,
@@ -114,7 +114,7 @@ pub struct DamagedInput {
 impl<'r> Board<'r> {
     /// Creates the board of the stages `names` of `resolved`. `names` must be in dependency order
     /// and include all dependencies.
-    pub fn new(resolved: &'r Resolved, names: &[String], sources: &'r Sources) -> Self {
+    pub(crate) fn new(resolved: &'r Resolved, names: &[String], sources: &'r Sources) -> Self {
         let mut board = Self { stages: Vec::new(), tasks: Vec::new(), places: HashMap::new(), sources };
         for name in names {
             let Some(spec) = resolved.stages.get(name) else { continue };
@@ -132,29 +132,29 @@ impl<'r> Board<'r> {
     }
 
     /// The index of stage `name`.
-    pub fn stage(&self, name: &str) -> Option<usize> {
+    pub(crate) fn stage(&self, name: &str) -> Option<usize> {
         self.places.get(name).copied()
     }
 
     /// The stage and item of task `index`, as shown to the user and stored in records.
-    pub fn place(&self, index: usize) -> Place {
+    pub(crate) fn place(&self, index: usize) -> Place {
         let task = &self.tasks[index];
         Place { stage: self.stages[task.stage].name.clone(), item: task.label.clone() }
     }
 
     /// The stage that task `index` belongs to.
-    pub fn stage_of(&self, index: usize) -> &Stage<'r> {
+    pub(crate) fn stage_of(&self, index: usize) -> &Stage<'r> {
         &self.stages[self.tasks[index].stage]
     }
 
     /// The listed task at `place`.
-    pub fn task_at(&self, place: &Place) -> Option<usize> {
+    pub(crate) fn task_at(&self, place: &Place) -> Option<usize> {
         let stage = &self.stages[self.stage(&place.stage)?];
         stage.tasks.iter().copied().find(|i| self.tasks[*i].label == place.item)
     }
 
     /// The items of the list `port` so far.
-    pub fn items(&self, port: &PortRef) -> Vec<ListItem> {
+    pub(crate) fn items(&self, port: &PortRef) -> Vec<ListItem> {
         let Some(index) = self.stage(&port.stage) else { return Vec::new() };
         let stage = &self.stages[index];
         match &stage.end {
@@ -171,7 +171,7 @@ impl<'r> Board<'r> {
     }
 
     /// Whether no item can join or leave the list `port` anymore.
-    pub fn is_closed(&self, port: &PortRef) -> bool {
+    pub(crate) fn is_closed(&self, port: &PortRef) -> bool {
         self.stage(&port.stage).is_some_and(|index| matches!(self.stages[index].end, End::Done(_)))
     }
 
@@ -181,7 +181,7 @@ impl<'r> Board<'r> {
     }
 
     /// The output in `port` of task `index`, as an item of the list over all tasks of its stage.
-    pub fn finished_item(&self, index: usize, port: &str) -> Option<ListItem> {
+    pub(crate) fn finished_item(&self, index: usize, port: &str) -> Option<ListItem> {
         let task = &self.tasks[index];
         match task.outputs.as_ref()?.get(port)? {
             Output::Single(digest) => Some(ListItem { label: task.label.clone()?, digest: *digest }),
@@ -191,7 +191,7 @@ impl<'r> Board<'r> {
 
     /// Gives the `for_each` stage `stage` one listed task for each item of its list, in order. A
     /// task that already exists for an item keeps its state.
-    pub fn expand(&mut self, stage: usize) -> Expansion {
+    pub(crate) fn expand(&mut self, stage: usize) -> Expansion {
         let mut expansion = Expansion::default();
         let Some(list) = &self.stages[stage].spec.for_each else { return expansion };
         if self.stages[stage].end != End::Open {
@@ -200,7 +200,9 @@ impl<'r> Board<'r> {
         let items = self.items(list);
         let before = std::mem::take(&mut self.stages[stage].tasks);
         let was_listed: HashSet<usize> = before.iter().copied().collect();
-        before.iter().for_each(|index| self.tasks[*index].listed = false);
+        for index in &before {
+            self.tasks[*index].listed = false;
+        }
         let mut tasks = Vec::with_capacity(items.len());
         for item in items {
             let index = self.task_for(stage, item);
@@ -216,7 +218,7 @@ impl<'r> Board<'r> {
 
     /// Lists `item`, which has joined the list of the `for_each` stage `stage`. Returns its task,
     /// or `None` if the task was already listed.
-    pub fn append(&mut self, stage: usize, item: ListItem) -> Option<usize> {
+    pub(crate) fn append(&mut self, stage: usize, item: ListItem) -> Option<usize> {
         if self.stages[stage].end != End::Open {
             return None;
         }
@@ -244,13 +246,13 @@ impl<'r> Board<'r> {
     }
 
     /// Records that an item of a running stage was committed, or that items left its list.
-    pub fn apply_item(&mut self, index: usize, record: &ItemRecord) {
+    pub(crate) fn apply_item(&mut self, index: usize, record: &ItemRecord) {
         let stage = self.tasks[index].stage;
         self.stages[stage].open.apply(record);
     }
 
     /// Records the outputs of task `index`.
-    pub fn finish(&mut self, index: usize, outputs: BTreeMap<String, Output>) {
+    pub(crate) fn finish(&mut self, index: usize, outputs: BTreeMap<String, Output>) {
         let stage = self.tasks[index].stage;
         if self.stages[stage].spec.for_each.is_none() {
             self.stages[stage].end = End::Done(outputs.clone());
@@ -260,7 +262,7 @@ impl<'r> Board<'r> {
 
     /// Ends the `for_each` stage `index` if its list is closed and every task is done. Returns
     /// whether it did.
-    pub fn close(&mut self, index: usize) -> bool {
+    pub(crate) fn close(&mut self, index: usize) -> bool {
         let stage = &self.stages[index];
         let Some(list) = &stage.spec.for_each else { return false };
         if stage.end != End::Open || !self.is_closed(list) {
@@ -276,12 +278,12 @@ impl<'r> Board<'r> {
     }
 
     /// The failed stage that prevents stage `stage` from running.
-    pub fn blocked_by(&self, stage: usize) -> Option<String> {
+    pub(crate) fn blocked_by(&self, stage: usize) -> Option<String> {
         self.stages[stage].spec.reads().find_map(|port| self.failed_stage(port))
     }
 
     /// Forgets the outputs of task `index`, since they are damaged: it has to run again.
-    pub fn reopen(&mut self, index: usize) {
+    pub(crate) fn reopen(&mut self, index: usize) {
         let stage = self.tasks[index].stage;
         self.tasks[index].outputs = None;
         self.stages[stage].end = End::Open;
@@ -292,7 +294,7 @@ impl<'r> Board<'r> {
     ///
     /// # Errors
     /// An artifact is known, but can no longer be read.
-    pub fn inputs(&self, index: usize, store: &Store) -> Result<Inputs, Box<DamagedInput>> {
+    pub(crate) fn inputs(&self, index: usize, store: &Store) -> Result<Inputs, Box<DamagedInput>> {
         let task = &self.tasks[index];
         let item = task.item.map(|digest| (task.label.as_deref(), digest));
         self.stage_inputs(task.stage, item, store)
@@ -300,7 +302,7 @@ impl<'r> Board<'r> {
 
     /// The inputs that all tasks of `for_each` stage `stage` share. Ports that take the item
     /// are empty.
-    pub fn shared_inputs(&self, stage: usize, store: &Store) -> Result<Inputs, Box<DamagedInput>> {
+    pub(crate) fn shared_inputs(&self, stage: usize, store: &Store) -> Result<Inputs, Box<DamagedInput>> {
         self.stage_inputs(stage, None, store)
     }
 
@@ -412,17 +414,17 @@ impl<'r> Board<'r> {
     }
 
     /// The key of the command of task `index` when the run started. `None` for a built-in stage.
-    pub fn command(&self, index: usize) -> Option<&CommandKey> {
+    pub(crate) fn command(&self, index: usize) -> Option<&CommandKey> {
         self.sources.command(&self.stage_of(index).spec.uses)
     }
 
     /// The key of task `index` with these inputs.
-    pub fn key(&self, index: usize, inputs: &BTreeMap<String, Vec<Input>>) -> Result<KeyRecord, RunError> {
+    pub(crate) fn key(&self, index: usize, inputs: &BTreeMap<String, Vec<Input>>) -> Result<KeyRecord, RunError> {
         self.stage_key(self.tasks[index].stage, inputs)
     }
 
     /// Like [`Board::key`], for any task of stage `stage`.
-    pub fn stage_key(&self, stage: usize, inputs: &BTreeMap<String, Vec<Input>>) -> Result<KeyRecord, RunError> {
+    pub(crate) fn stage_key(&self, stage: usize, inputs: &BTreeMap<String, Vec<Input>>) -> Result<KeyRecord, RunError> {
         let stage = &self.stages[stage];
         let input = |i: &Input| KeyInput { label: i.label.clone(), digest: i.digest };
         let inputs = inputs.iter().map(|(port, list)| (port.clone(), list.iter().map(input).collect())).collect();
@@ -435,7 +437,7 @@ impl<'r> Board<'r> {
 
 /// The stages that `name` refers to, at least one. In a sweep, the name of a pipeline's stage
 /// refers to that stage in every trial.
-pub fn stages_named<'r>(resolved: &'r Resolved, name: &str) -> Result<Vec<&'r str>, RunError> {
+pub(crate) fn stages_named<'r>(resolved: &'r Resolved, name: &str) -> Result<Vec<&'r str>, RunError> {
     let found = resolved.named(name);
     if found.is_empty() {
         let known = resolved.stages.keys().map(str::to_owned).collect();
@@ -446,7 +448,7 @@ pub fn stages_named<'r>(resolved: &'r Resolved, name: &str) -> Result<Vec<&'r st
 
 /// The stages of `resolved` in dependency order. With `targets`, only those and their
 /// dependencies.
-pub fn order(resolved: &Resolved, targets: &[String]) -> Result<Vec<String>, RunError> {
+pub(crate) fn order(resolved: &Resolved, targets: &[String]) -> Result<Vec<String>, RunError> {
     // Most pipelines are written in dependency order. Checking that is much cheaper than building
     // the graph of, say, a hundred thousand stages.
     if targets.is_empty() && is_in_order(resolved) {

@@ -71,20 +71,20 @@ impl fmt::Display for Changed {
 }
 
 /// The earlier keys of an experiment's stages. Reads no record until the first question.
-pub struct History<'s> {
+pub(super) struct History<'s> {
     store: &'s Store,
     experiment: String,
     keys: Option<BTreeMap<Place, Vec<ActionKey>>>,
 }
 
 impl<'s> History<'s> {
-    pub fn new(store: &'s Store, experiment: &str) -> Self {
+    pub(super) fn new(store: &'s Store, experiment: &str) -> Self {
         Self { store, experiment: experiment.to_owned(), keys: None }
     }
 
     /// Explains in one sentence why `key`, the key of record `new`, has no result. Also returns how
     /// it differs from the most similar earlier key of the same stage.
-    pub fn why_new(
+    pub(super) fn why_new(
         &mut self,
         place: &Place,
         key: ActionKey,
@@ -111,7 +111,7 @@ impl<'s> History<'s> {
 
     /// How the record `new`, whose inputs `ports` are not known yet, differs from the most similar
     /// earlier one. Returns `None` if there is no earlier one.
-    pub fn changes_except(
+    pub(super) fn changes_except(
         &mut self,
         place: &Place,
         new: &KeyRecord,

@@ -117,7 +117,7 @@ pub struct Planned {
 
 /// The part of a run's results that the store already has.
 #[derive(Default)]
-pub struct Found {
+pub(crate) struct Found {
     /// The outputs of finished actions, by key. All of them are complete.
     pub hits: HashMap<ActionKey, Outputs>,
     /// The stages that have no complete result.
@@ -133,7 +133,7 @@ pub struct Missing {
 }
 
 /// Finds the cached results of the stages `names`.
-pub fn find(resolved: &Resolved, names: &[String], sources: &Sources, store: &Store) -> Result<Found, RunError> {
+pub(crate) fn find(resolved: &Resolved, names: &[String], sources: &Sources, store: &Store) -> Result<Found, RunError> {
     let mut found = Found::default();
     look_up_stages(resolved, names, sources, store, &mut |board, stage, instances, pending| {
         let mut missing = pending.map(|pending| pending.known);

@@ -96,11 +96,11 @@ pub(super) fn read(folder: &Path) -> std::io::Result<journal::Contents<Environme
 }
 
 /// Records the environment in a background thread, which is joined on drop.
-pub struct EnvironmentRecorder(Option<JoinHandle<()>>);
+pub(super) struct EnvironmentRecorder(Option<JoinHandle<()>>);
 
 impl EnvironmentRecorder {
     /// Starts to record the environment of the run in `folder`.
-    pub fn start(folder: &Path, root: &Path, worker: PathBuf) -> Self {
+    pub(super) fn start(folder: &Path, root: &Path, worker: PathBuf) -> Self {
         let (at, folder, root) = (now_ms(), folder.to_owned(), root.to_owned());
         let thread = std::thread::Builder::new().name("environment".into()).spawn(move || {
             let environment = Environment::collect(at, &root, &worker);

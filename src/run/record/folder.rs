@@ -18,7 +18,7 @@ use std::time::{Duration, SystemTime};
 
 use olmo_base::files::{self, Durability};
 use olmo_base::units::now_ms;
-use olmo_base::{IoContext, LockedFile, PathError, journal, lock};
+use olmo_base::{IoContext as _, LockedFile, PathError, journal, lock};
 use serde::{Deserialize, Serialize};
 
 use crate::exec::Worker;
@@ -69,7 +69,7 @@ impl Recorded {
 }
 
 /// The record of a run that this process works on.
-pub struct RunRecord {
+pub(crate) struct RunRecord {
     pub id: RunId,
     folder: PathBuf,
     events: journal::Writer<Record>,
@@ -88,7 +88,7 @@ pub struct RunRecord {
 
 impl RunRecord {
     /// Creates the record of a new run.
-    pub fn create(
+    pub(crate) fn create(
         store: &Store,
         resolved: &Resolved,
         selection: &Selection,
@@ -136,7 +136,7 @@ impl RunRecord {
     }
 
     /// Reopens the record of run `id`. Also returns the content of its `resolved.json`.
-    pub fn reopen(store: &Store, id: &RunId) -> Result<(Self, Recorded), RunError> {
+    pub(crate) fn reopen(store: &Store, id: &RunId) -> Result<(Self, Recorded), RunError> {
         let folder = store.runs_dir().join(id.as_str());
         let beginning = store.begin_run()?;
         let lock = take_lock(&folder, id)?;
@@ -172,7 +172,7 @@ impl RunRecord {
     /// Appends an event. An event that records finished work is on disk after the next
     /// [`RunRecord::sync`]. An event that only informs, or that the next run would find again, may
     /// be lost in a power failure.
-    pub fn append(&mut self, event: &RunEvent) -> Result<(), RunError> {
+    pub(crate) fn append(&mut self, event: &RunEvent) -> Result<(), RunError> {
         if matches!(event, RunEvent::Started { .. }) && self.environment.is_none() {
             self.environment = Some(EnvironmentRecorder::start(&self.folder, &self.root, Worker::default_path()));
         }
@@ -198,7 +198,7 @@ impl RunRecord {
     }
 
     /// Writes all appended events to disk with one sync.
-    pub fn sync(&mut self) -> Result<(), RunError> {
+    pub(crate) fn sync(&mut self) -> Result<(), RunError> {
         self.events.flush().context_during("write", self.folder.join(EVENTS))?;
         if !std::mem::take(&mut self.unsynced) {
             return Ok(());
@@ -207,7 +207,7 @@ impl RunRecord {
     }
 
     /// The run's folder.
-    pub fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
 }
@@ -232,12 +232,12 @@ pub(super) fn take_lock(folder: &Path, id: &RunId) -> Result<LockedFile, RunErro
 }
 
 /// The PID of the engine that works on the run in `folder`, or last did.
-pub fn engine(folder: &Path) -> Option<u32> {
+pub(super) fn engine(folder: &Path) -> Option<u32> {
     lock::holder(&folder.join(LOCK))
 }
 
 /// Whether an engine currently works on the run in `folder`.
-pub fn is_active(folder: &Path) -> bool {
+pub(super) fn is_active(folder: &Path) -> bool {
     lock::is_locked(&folder.join(LOCK))
 }
 

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use olmo_base::{IoContext, journal};
+use olmo_base::{IoContext as _, journal};
 
 use crate::exec::Work;
 use crate::run::api::{Report, RunId, StageFailure, Watch};

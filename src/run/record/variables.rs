@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use crate::spec::environment_path;
 
 /// Replaces the values of `variables` by `${env.NAME}` in the paths of the record `value`.
-pub fn hide(value: &mut Value, variables: &BTreeMap<String, String>) {
+pub(crate) fn hide(value: &mut Value, variables: &BTreeMap<String, String>) {
     // Longest first, since one value may be a prefix of another.
     let mut variables: Vec<(&String, &String)> = variables.iter().collect();
     variables.sort_by_key(|(name, value)| (std::cmp::Reverse(value.len()), *name));
@@ -25,7 +25,7 @@ pub fn hide(value: &mut Value, variables: &BTreeMap<String, String>) {
 ///
 /// # Errors
 /// The message says which variable is not set.
-pub fn fill_in(value: &mut Value) -> Result<(), String> {
+pub(super) fn fill_in(value: &mut Value) -> Result<(), String> {
     for_each_path(value, &mut |text| {
         if text.contains("${") {
             *text = environment_path(text)?;

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use olmo_base::{IoContext, LockedFile};
+use olmo_base::{IoContext as _, LockedFile};
 use serde_json::{Map, Value};
 
 use crate::run::api::RunId;
@@ -21,7 +21,7 @@ use crate::store::{Output, Store};
 /// The folder of an experiment's results: `out/EXPERIMENT`. Results must not replace what the run
 /// reads. If the run reads results of an earlier run from there, its own results go to
 /// `out/EXPERIMENT-2`; if it reads from that folder, they go to `out/EXPERIMENT-3`, and so on.
-pub fn folder(resolved: &Resolved) -> PathBuf {
+pub(super) fn folder(resolved: &Resolved) -> PathBuf {
     let out = resolved.root.join("out");
     let name = &resolved.experiment;
     let paths = resolved.stages.iter().flat_map(|(_, stage)| stage.inputs.values().flatten());
@@ -50,7 +50,7 @@ fn generation(out: &Path, name: &str, path: &Path) -> Option<u64> {
 
 /// The exported results of a run.
 #[derive(Debug, Default)]
-pub struct Exported {
+pub(crate) struct Exported {
     /// Paths by name. Results of a trial are named `TRIAL/NAME`.
     pub results: BTreeMap<String, PathBuf>,
     /// Notices for the user, such as files that were set aside.
@@ -83,7 +83,7 @@ fn targets(resolved: &Resolved) -> impl Iterator<Item = Target<'_>> {
 ///
 /// # Errors
 /// [`RunError::ForeignResults`] with the first folder that is neither.
-pub fn check(resolved: &Resolved, names: &[String], store: &Store) -> Result<(), RunError> {
+pub(crate) fn check(resolved: &Resolved, names: &[String], store: &Store) -> Result<(), RunError> {
     let names: BTreeSet<&str> = names.iter().map(String::as_str).collect();
     for target in targets(resolved).filter(|target| names.contains(target.port.stage.as_str())) {
         let place = target.folder(&folder(resolved)).join(target.name);
@@ -101,7 +101,7 @@ pub fn check(resolved: &Resolved, names: &[String], store: &Store) -> Result<(),
 ///
 /// # Errors
 /// An artifact is damaged, a folder was not created by olmo-pipe, or an I/O error occurred.
-pub fn export(resolved: &Resolved, board: &Board, store: &Store, run: &RunId) -> Result<Exported, RunError> {
+pub(crate) fn export(resolved: &Resolved, board: &Board, store: &Store, run: &RunId) -> Result<Exported, RunError> {
     let results = folder(resolved);
     let mut exported = Exported::default();
     let mut lock: Option<LockedFile> = None;

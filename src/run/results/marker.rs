@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use olmo_base::files::{self, Durability};
-use olmo_base::{ActionKey, ArtifactId, Digest, IoContext, PathError};
+use olmo_base::{ActionKey, ArtifactId, Digest, IoContext as _, PathError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -15,14 +15,14 @@ use crate::spec::PortRef;
 use crate::store::{Output, Store};
 
 /// The marker's file name.
-pub use crate::store::RESULT_MARKER as MARKER;
+pub(super) use crate::store::RESULT_MARKER as MARKER;
 /// Largest marker that is read, in bytes: about a million files.
 const MAX_MARKER: u64 = 256 << 20;
 const FORMAT: u32 = 1;
 
 /// The run that made a result.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct MadeBy {
+pub(super) struct MadeBy {
     pub run: String,
     pub experiment: String,
     /// The params that differ from the pipeline's defaults.
@@ -34,7 +34,7 @@ pub struct MadeBy {
 
 /// The content of `.olmo-pipe.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Marker {
+pub(super) struct Marker {
     format: u32,
     #[serde(flatten)]
     made_by: MadeBy,
@@ -61,7 +61,7 @@ impl Marker {
     ///
     /// # Errors
     /// The manifest of an artifact cannot be read.
-    pub fn new(
+    pub(super) fn new(
         made_by: MadeBy,
         trial: Option<&str>,
         port: &PortRef,
@@ -96,13 +96,13 @@ impl Marker {
     }
 
     /// Reads the marker in `folder`. Returns `None` if there is none or it cannot be read.
-    pub fn read(folder: &Path) -> Option<Self> {
+    pub(super) fn read(folder: &Path) -> Option<Self> {
         let text = files::read_regular(&folder.join(MARKER), MAX_MARKER).ok()?;
         serde_json::from_slice(&text).ok().filter(|marker: &Self| marker.format == FORMAT)
     }
 
     /// Sets the project's commit.
-    pub fn set_git(&mut self, git: Option<Git>) {
+    pub(super) fn set_git(&mut self, git: Option<Git>) {
         self.made_by.git = git;
     }
 
@@ -110,7 +110,7 @@ impl Marker {
     ///
     /// # Errors
     /// An I/O error.
-    pub fn write(&self, folder: &Path) -> Result<(), RunError> {
+    pub(super) fn write(&self, folder: &Path) -> Result<(), RunError> {
         let path = folder.join(MARKER);
         let text = serde_json::to_string_pretty(self).map_err(|e| PathError::during("write", &path, e.into()))? + "\n";
         Ok(files::write(&path, text.as_bytes(), Durability::Process).context_during("write", &path)?)
@@ -118,7 +118,7 @@ impl Marker {
 
     /// Whether `other` describes the same result. The run, the experiment's name, the trial and the
     /// commit may differ.
-    pub fn is_same_result(&self, other: &Self) -> bool {
+    pub(super) fn is_same_result(&self, other: &Self) -> bool {
         let of_result =
             |m: &Self| (m.stage.clone(), m.port.clone(), m.key, m.keys.clone(), m.artifact, m.items.clone());
         of_result(self) == of_result(other) && self.made_by.params == other.made_by.params && self.files == other.files

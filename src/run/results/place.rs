@@ -4,10 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Metadata};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use olmo_base::{Digest, IoContext, ObjectId, PathError, files};
+use olmo_base::{Digest, IoContext as _, ObjectId, PathError, files};
 
 use crate::run::error::RunError;
 use crate::run::record::Git;
@@ -16,7 +16,7 @@ use crate::store::{Handover, Output, Store, swap_folders};
 
 /// The content of a result folder, as found on disk.
 #[derive(Default)]
-pub struct Place {
+pub(super) struct Place {
     marker: Option<Marker>,
     /// All files except the marker, by path.
     found: BTreeMap<String, Found>,
@@ -55,7 +55,7 @@ impl Place {
     ///
     /// # Errors
     /// [`RunError::ForeignResults`] if olmo-pipe did not create it.
-    pub fn inspect(place: &Path, store: &Store) -> Result<Self, RunError> {
+    pub(super) fn inspect(place: &Path, store: &Store) -> Result<Self, RunError> {
         let foreign = |file: Option<String>| RunError::ForeignResults { place: place.to_owned(), file };
         match fs::symlink_metadata(place) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
@@ -128,7 +128,7 @@ impl Place {
 ///
 /// # Errors
 /// As for [`crate::run::results::export::export`].
-pub fn put(
+pub(super) fn put(
     store: &Store,
     output: &Output,
     place: &Path,

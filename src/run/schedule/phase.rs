@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use olmo_base::Diagnose;
+use olmo_base::Diagnose as _;
 use olmo_stage::Failure;
 
 use crate::run::cache::Outputs;
@@ -15,7 +15,7 @@ use crate::spec::FailureClass;
 
 /// The state of one task.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Phase {
+pub(super) enum Phase {
     /// Its inputs are not known, or its key has not been looked up yet.
     #[default]
     Idle,
@@ -39,7 +39,7 @@ pub enum Phase {
 
 /// Something that happened to a task.
 #[derive(Debug)]
-pub enum Input {
+pub(super) enum Input {
     /// Its result is cached. `cut_off`: a dependency ran in this run and produced the same bytes as
     /// before.
     Hit {
@@ -97,7 +97,7 @@ pub enum Input {
 
 /// When a failed task is retried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Retry {
+pub(super) struct Retry {
     pub at: Instant,
     pub pause: Duration,
     /// Number of retries, including this one.
@@ -107,7 +107,7 @@ pub struct Retry {
 
 /// Facts about the run and the task that a transition depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Context {
+pub(super) struct Context {
     /// Whether the run is stopping, so that no task may start.
     pub stopping: bool,
     /// Whether its item is in the list. Always true without `for_each`.
@@ -116,7 +116,7 @@ pub struct Context {
 
 /// Something that has to happen because of a transition.
 #[derive(Debug)]
-pub enum Effect {
+pub(super) enum Effect {
     /// Start a thread that waits for the lock of the key.
     WaitForLock,
     /// Start a job.
@@ -150,7 +150,7 @@ pub enum Effect {
 
 /// Where outputs came from.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Origin {
+pub(super) enum Origin {
     Cache {
         cut_off: bool,
     },
@@ -162,7 +162,7 @@ pub enum Origin {
 impl Phase {
     /// Returns the next phase after `input`, and the effects. An input that has no meaning in this
     /// phase is ignored.
-    pub fn on(self, input: Input, context: Context) -> (Self, Vec<Effect>) {
+    pub(super) fn on(self, input: Input, context: Context) -> (Self, Vec<Effect>) {
         let publish = |outputs, origin| (Self::Done, vec![Effect::Publish { outputs, origin }]);
         match (self, input) {
             (Self::Idle, Input::Hit { outputs, cut_off }) => publish(outputs, Origin::Cache { cut_off }),
@@ -220,17 +220,17 @@ impl Phase {
     }
 
     /// Whether the task waits to be scheduled.
-    pub fn is_queued(self) -> bool {
+    pub(super) fn is_queued(self) -> bool {
         matches!(self, Self::Queued | Self::Locked)
     }
 
     /// Whether the task may hold a lock, resources, or a job.
-    pub fn is_in_flight(self) -> bool {
+    pub(super) fn is_in_flight(self) -> bool {
         matches!(self, Self::Queued | Self::Locking | Self::Locked | Self::Running)
     }
 
     /// Whether the task is finished for this run, unless its result turns out to be damaged.
-    pub fn is_settled(self) -> bool {
+    pub(super) fn is_settled(self) -> bool {
         matches!(self, Self::Done | Self::Failed | Self::Skipped)
     }
 }

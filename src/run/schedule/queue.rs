@@ -12,7 +12,7 @@ use crate::run::plan::board::Board;
 
 /// The request that the tasks of a class have in common.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Class {
+pub(super) struct Class {
     pub resources: Resources,
     /// The stage whose GPUs they may share.
     pub share: Option<String>,
@@ -20,7 +20,7 @@ pub struct Class {
 
 /// Tasks that are ready to run, by class and rank.
 #[derive(Debug)]
-pub struct ReadyQueue {
+pub(super) struct ReadyQueue {
     classes: Vec<Class>,
     /// By class: (rank of the stage, task).
     waiting: Vec<BTreeSet<(u32, usize)>>,
@@ -36,7 +36,7 @@ pub struct ReadyQueue {
 }
 
 impl ReadyQueue {
-    pub fn new(board: &Board<'_>) -> Self {
+    pub(super) fn new(board: &Board<'_>) -> Self {
         let mut classes: Vec<Class> = Vec::new();
         let mut known: HashMap<_, u32> = HashMap::new();
         let class_of = board.stages.iter().map(|stage| {
@@ -54,11 +54,11 @@ impl ReadyQueue {
         Self { classes, waiting, heads, class_of, ranks, is_weighed: false, len: 0 }
     }
 
-    pub fn insert(&mut self, stage: usize, task: usize) {
+    pub(super) fn insert(&mut self, stage: usize, task: usize) {
         self.change(stage, |tasks, rank| tasks.insert((rank, task)));
     }
 
-    pub fn remove(&mut self, stage: usize, task: usize) {
+    pub(super) fn remove(&mut self, stage: usize, task: usize) {
         self.change(stage, |tasks, rank| tasks.remove(&(rank, task)));
     }
 
@@ -75,32 +75,32 @@ impl ReadyQueue {
         }
     }
 
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.len
     }
 
-    pub fn class(&self, class: usize) -> &Class {
+    pub(super) fn class(&self, class: usize) -> &Class {
         &self.classes[class]
     }
 
     /// The task that should start next, and its class. Skips the classes in `closed`.
-    pub fn first(&self, closed: &HashSet<usize>) -> Option<(usize, usize)> {
+    pub(super) fn first(&self, closed: &HashSet<usize>) -> Option<(usize, usize)> {
         let mut open = self.heads.iter().filter(|(_, _, class)| !closed.contains(class));
         open.next().map(|(_, task, class)| (*task, *class))
     }
 
     /// All tasks, in no particular order.
-    pub fn tasks(&self) -> Vec<usize> {
+    pub(super) fn tasks(&self) -> Vec<usize> {
         self.waiting.iter().flatten().map(|(_, task)| *task).collect()
     }
 
     /// Whether [`ReadyQueue::weigh`] was called.
-    pub fn is_weighed(&self) -> bool {
+    pub(super) fn is_weighed(&self) -> bool {
         self.is_weighed
     }
 
     /// Orders the stages by `weights`, heaviest first. Stages of equal weight keep their order.
-    pub fn weigh(&mut self, weights: &[f64], stage_of: impl Fn(usize) -> usize) {
+    pub(super) fn weigh(&mut self, weights: &[f64], stage_of: impl Fn(usize) -> usize) {
         let mut order: Vec<usize> = (0..weights.len()).collect();
         order.sort_by(|a, b| weights[*b].total_cmp(&weights[*a]));
         for (rank, stage) in order.into_iter().enumerate() {
@@ -118,6 +118,6 @@ impl ReadyQueue {
 
 /// Chooses the running task whose GPUs are shared. `candidates` holds (makes an input, task).
 /// Prefers a task that makes an input, then the first one.
-pub fn choose_shared(candidates: impl Iterator<Item = (bool, usize)>) -> Option<usize> {
+pub(super) fn choose_shared(candidates: impl Iterator<Item = (bool, usize)>) -> Option<usize> {
     candidates.max_by_key(|(makes_input, task)| (*makes_input, Reverse(*task))).map(|(_, task)| task)
 }

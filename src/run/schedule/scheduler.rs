@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
-use olmo_base::{ActionKey, Diagnose};
+use olmo_base::{ActionKey, Diagnose as _};
 use olmo_stage::Failure;
 
 use crate::exec::{Allocation, Work};
@@ -31,7 +31,7 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// How the stages of a run ended.
 #[derive(Debug, Default)]
-pub struct Ending {
+pub(crate) struct Ending {
     /// The signal that stopped the run.
     pub signal: Option<i32>,
     pub failures: Vec<StageFailure>,
@@ -41,7 +41,7 @@ pub struct Ending {
 
 /// Stages that run even if their results are cached.
 #[derive(Clone, Debug, Default)]
-pub struct ForcedStages {
+pub(crate) struct ForcedStages {
     pub all: bool,
     pub stages: BTreeSet<String>,
     /// Stages that are only read, and never run.
@@ -49,7 +49,7 @@ pub struct ForcedStages {
 }
 
 impl ForcedStages {
-    pub fn contains(&self, stage: &str) -> bool {
+    pub(crate) fn contains(&self, stage: &str) -> bool {
         (self.all || self.stages.contains(stage)) && !self.except.contains(stage)
     }
 }
@@ -98,7 +98,7 @@ pub(super) struct Inbox {
 }
 
 /// Decides what runs when. See [`crate::run::schedule`].
-pub struct Scheduler<'r, 'w> {
+pub(crate) struct Scheduler<'r, 'w> {
     pub(super) plan: Plan<'r>,
     pub(super) tracker: Tracker<'w, 'r>,
     pub(super) in_flight: HashMap<usize, InFlight>,
@@ -112,7 +112,7 @@ pub struct Scheduler<'r, 'w> {
 }
 
 impl<'r, 'w> Scheduler<'r, 'w> {
-    pub fn new(
+    pub(crate) fn new(
         board: &'w mut Board<'r>,
         resolved: &'r Resolved,
         cache: Cache,
@@ -137,7 +137,7 @@ impl<'r, 'w> Scheduler<'r, 'w> {
     }
 
     /// The channel for signals.
-    pub fn sender(&self) -> Sender<Message> {
+    pub(crate) fn sender(&self) -> Sender<Message> {
         self.inbox.sender.clone()
     }
 
@@ -145,7 +145,7 @@ impl<'r, 'w> Scheduler<'r, 'w> {
     ///
     /// # Errors
     /// The record of the run or the machine's leases can no longer be used.
-    pub fn run(mut self) -> Result<Ending, RunError> {
+    pub(crate) fn run(mut self) -> Result<Ending, RunError> {
         loop {
             self.advance();
             if self.inbox.threads == 0 && !self.tracker.is_waiting() {

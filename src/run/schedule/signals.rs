@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;
 
-use olmo_base::IoContext;
+use olmo_base::IoContext as _;
 use olmo_stage::signals::is_ignored;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::{Handle, Signals};
@@ -14,7 +14,7 @@ use crate::run::error::RunError;
 use crate::run::job::Message;
 
 /// Watches for SIGINT, SIGTERM, SIGHUP and SIGUSR1 until it is dropped.
-pub struct Watcher {
+pub(crate) struct Watcher {
     handle: Handle,
     thread: Option<JoinHandle<()>>,
     /// Whether a signal ends the process immediately.
@@ -22,7 +22,7 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    pub fn start(scheduler: Sender<Message>) -> Result<Self, RunError> {
+    pub(crate) fn start(scheduler: Sender<Message>) -> Result<Self, RunError> {
         // If SIGHUP is ignored (`nohup`, a detached run), the run should outlive the terminal.
         let hangup = (!is_ignored(SIGHUP)).then_some(SIGHUP);
         let watched = Signals::new([SIGINT, SIGTERM, SIGUSR1].into_iter().chain(hangup));
@@ -48,7 +48,7 @@ impl Watcher {
     }
 
     /// Makes signals end the process immediately from now on. Call it when no stage runs anymore.
-    pub fn exit_on_signal(&self) {
+    pub(crate) fn exit_on_signal(&self) {
         self.exits.store(true, Ordering::SeqCst);
     }
 }

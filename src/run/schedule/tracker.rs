@@ -19,7 +19,7 @@ use crate::store::ListItem;
 
 /// The progress of one task.
 #[derive(Debug, Default)]
-pub struct Instance {
+pub(super) struct Instance {
     pub phase: Phase,
     /// How often it failed and was retried.
     pub retries: u32,
@@ -62,7 +62,7 @@ enum Todo {
 
 /// The next thing for the scheduler to do.
 #[derive(Debug)]
-pub enum Step {
+pub(super) enum Step {
     /// The inputs of this task may be known: look up its key.
     LookUp(usize),
     /// Execute the effects of a transition of this task.
@@ -72,7 +72,7 @@ pub enum Step {
 }
 
 /// Tracks the state of every task.
-pub struct Tracker<'w, 'r> {
+pub(super) struct Tracker<'w, 'r> {
     board: &'w mut Board<'r>,
     instances: Vec<Instance>,
     stages: Vec<StageProgress>,
@@ -88,7 +88,7 @@ pub struct Tracker<'w, 'r> {
 
 impl<'w, 'r> Tracker<'w, 'r> {
     /// Tracks the stages of `board`, none of which has outputs yet.
-    pub fn new(board: &'w mut Board<'r>) -> Self {
+    pub(super) fn new(board: &'w mut Board<'r>) -> Self {
         let mut stages: Vec<StageProgress> = board.stages.iter().map(|_| StageProgress::default()).collect();
         for (index, stage) in board.stages.iter().enumerate() {
             let bound = stage.spec.inputs.values().flatten().filter_map(|binding| match binding {
@@ -98,7 +98,9 @@ impl<'w, 'r> Tracker<'w, 'r> {
             // A set, since a stage may read hundreds of thousands of others.
             let makers: BTreeSet<usize> = bound.collect();
             stages[index].missing = makers.len();
-            makers.into_iter().for_each(|maker| stages[maker].consumers.push(index));
+            for maker in makers.into_iter() {
+                stages[maker].consumers.push(index);
+            }
             if let Some(list) = &stage.spec.for_each {
                 stages[index].is_stale = true;
                 if let Some(maker) = board.stage(&list.stage) {
@@ -131,58 +133,58 @@ impl<'w, 'r> Tracker<'w, 'r> {
         tracker
     }
 
-    pub fn board(&self) -> &Board<'r> {
+    pub(super) fn board(&self) -> &Board<'r> {
         self.board
     }
 
-    pub fn instance(&self, task: usize) -> &Instance {
+    pub(super) fn instance(&self, task: usize) -> &Instance {
         &self.instances[task]
     }
 
-    pub fn instance_mut(&mut self, task: usize) -> &mut Instance {
+    pub(super) fn instance_mut(&mut self, task: usize) -> &mut Instance {
         &mut self.instances[task]
     }
 
-    pub fn phase(&self, task: usize) -> Phase {
+    pub(super) fn phase(&self, task: usize) -> Phase {
         self.instances[task].phase
     }
 
-    pub fn queue(&self) -> &ReadyQueue {
+    pub(super) fn queue(&self) -> &ReadyQueue {
         &self.queue
     }
 
     /// Orders the queue by the weights of the stages.
-    pub fn weigh(&mut self, weights: &[f64]) {
+    pub(super) fn weigh(&mut self, weights: &[f64]) {
         let board = &*self.board;
         self.queue.weigh(weights, |task| board.tasks[task].stage);
     }
 
     /// Running tasks, in order.
-    pub fn running(&self) -> impl Iterator<Item = usize> + '_ {
+    pub(super) fn running(&self) -> impl Iterator<Item = usize> + '_ {
         self.running.iter().copied()
     }
 
     /// When the earliest pause ends.
-    pub fn next_timer(&self) -> Option<Instant> {
+    pub(super) fn next_timer(&self) -> Option<Instant> {
         self.timers.first().map(|(at, _)| *at)
     }
 
     /// Whether a task will start without any message, because it is queued or pauses.
-    pub fn is_waiting(&self) -> bool {
+    pub(super) fn is_waiting(&self) -> bool {
         self.queue.len() > 0 || !self.timers.is_empty()
     }
 
-    pub fn is_stopping(&self) -> bool {
+    pub(super) fn is_stopping(&self) -> bool {
         self.is_stopping
     }
 
     /// Whether there is a next step.
-    pub fn has_steps(&self) -> bool {
+    pub(super) fn has_steps(&self) -> bool {
         !self.todo.is_empty() || !self.deferred.is_empty()
     }
 
     /// Returns the next step, if any state may have changed.
-    pub fn next_step(&mut self) -> Option<Step> {
+    pub(super) fn next_step(&mut self) -> Option<Step> {
         loop {
             if let Some((task, effects)) = self.deferred.pop_front() {
                 return Some(Step::Execute(task, effects));
@@ -210,7 +212,7 @@ impl<'w, 'r> Tracker<'w, 'r> {
     }
 
     /// Applies `input` to `task`. Returns the effects for the scheduler to execute.
-    pub fn on(&mut self, task: usize, input: Input) -> Vec<Effect> {
+    pub(super) fn on(&mut self, task: usize, input: Input) -> Vec<Effect> {
         let context = Context { stopping: self.is_stopping, listed: self.board.tasks[task].listed };
         let (phase, effects) = self.instances[task].phase.on(input, context);
         self.set_phase(task, phase);
@@ -442,7 +444,7 @@ impl<'w, 'r> Tracker<'w, 'r> {
     }
 
     /// Handles an item that a running task reported, or items that left a list.
-    pub fn on_item(&mut self, task: usize, record: &ItemRecord) {
+    pub(super) fn on_item(&mut self, task: usize, record: &ItemRecord) {
         let stage = self.board.tasks[task].stage;
         let joined = match record {
             ItemRecord::Added { port, label, artifact, .. } => match self.board.stages[stage].open.get(port, label) {
@@ -463,7 +465,7 @@ impl<'w, 'r> Tracker<'w, 'r> {
     }
 
     /// Sets the items that a running task has from earlier attempts.
-    pub fn set_items(&mut self, task: usize, items: Items) {
+    pub(super) fn set_items(&mut self, task: usize, items: Items) {
         let stage = self.board.tasks[task].stage;
         if self.board.stages[stage].spec.for_each.is_none() {
             self.board.stages[stage].open = items;
@@ -472,7 +474,7 @@ impl<'w, 'r> Tracker<'w, 'r> {
     }
 
     /// Ends all pauses that are over at `now`.
-    pub fn wake(&mut self, now: Instant) {
+    pub(super) fn wake(&mut self, now: Instant) {
         while let Some((at, task)) = self.timers.first().copied()
             && at <= now
         {
@@ -481,7 +483,7 @@ impl<'w, 'r> Tracker<'w, 'r> {
     }
 
     /// Stops: from now on, no task starts.
-    pub fn stop(&mut self) {
+    pub(super) fn stop(&mut self) {
         self.is_stopping = true;
         let waiting = self.timers.iter().map(|(_, task)| *task).chain(self.queue.tasks());
         for task in waiting.chain(self.running.iter().copied()).collect::<Vec<_>>() {

@@ -17,7 +17,7 @@ const RUNS_SEARCHED: usize = 16;
 
 /// Wall time in seconds of each stage of `experiment`, in the newest run in which it ran. For a
 /// `for_each` stage, that of its slowest item.
-pub fn past_wall_times(store: &Store, experiment: &str) -> BTreeMap<String, f64> {
+pub(super) fn past_wall_times(store: &Store, experiment: &str) -> BTreeMap<String, f64> {
     let mut found = BTreeMap::new();
     // Unreadable records are skipped, since wall times only affect the order.
     for id in record::all(store).unwrap_or_default().iter().rev().take(RUNS_SEARCHED) {
@@ -42,7 +42,7 @@ pub fn past_wall_times(store: &Store, experiment: &str) -> BTreeMap<String, f64>
 }
 
 /// For each stage of `board`, the length of the longest path that starts with it.
-pub fn weights(board: &Board<'_>, past: &BTreeMap<String, f64>) -> Vec<f64> {
+pub(super) fn weights(board: &Board<'_>, past: &BTreeMap<String, f64>) -> Vec<f64> {
     let known: Vec<f64> = board.stages.iter().filter_map(|stage| past.get(&stage.name).copied()).collect();
     let mean = if known.is_empty() { 1.0 } else { known.iter().sum::<f64>() / known.len() as f64 };
     let places: HashMap<&str, usize> = board.stages.iter().enumerate().map(|(i, s)| (s.name.as_str(), i)).collect();

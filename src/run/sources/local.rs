@@ -34,11 +34,11 @@ pub struct Sources {
 /// Serializes [`Sources::data`] as a list of [`Data`].
 mod as_list {
     use super::{ArtifactId, BTreeMap, Data, PathBuf, PortType};
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
 
     type Map = BTreeMap<(PathBuf, PortType), ArtifactId>;
 
-    pub fn serialize<S: Serializer>(data: &Map, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(data: &Map, serializer: S) -> Result<S::Ok, S::Error> {
         let item = |((path, port_type), artifact): (&(PathBuf, PortType), &ArtifactId)| Data {
             path: path.clone(),
             port_type: *port_type,
@@ -47,7 +47,7 @@ mod as_list {
         data.iter().map(item).collect::<Vec<_>>().serialize(serializer)
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Map, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Map, D::Error> {
         let list = Vec::<Data>::deserialize(deserializer)?;
         Ok(list.into_iter().map(|d| ((d.path, d.port_type), d.artifact)).collect())
     }
@@ -181,7 +181,7 @@ impl Sources {
 
 /// The names of the files in which the artifacts `old` and `new` differ. Empty if `store` lacks a
 /// manifest. A source file is named by its path.
-pub fn changed_files(store: &Store, old: ArtifactId, new: ArtifactId) -> Vec<String> {
+pub(crate) fn changed_files(store: &Store, old: ArtifactId, new: ArtifactId) -> Vec<String> {
     let (Ok(old), Ok(new)) = (store.manifest(old), store.manifest(new)) else { return Vec::new() };
     let differs = |name: &&String| old.files.get(*name).map(|e| e.digest) != new.files.get(*name).map(|e| e.digest);
     let names: BTreeSet<&String> = old.files.keys().chain(new.files.keys()).collect();
@@ -229,7 +229,7 @@ fn map_changes(what: &str, old: &BTreeMap<String, Digest>, new: &BTreeMap<String
 /// The key of the command of stage `name`: argv, declared files, files of the stage's folder that
 /// argv names, the program if it is in the project, and the declared environment. `None` for a
 /// built-in stage.
-pub fn command_key(name: &str, stage: &ResolvedStage, root: &Path) -> Result<Option<CommandKey>, RunError> {
+pub(crate) fn command_key(name: &str, stage: &ResolvedStage, root: &Path) -> Result<Option<CommandKey>, RunError> {
     let contract = &stage.description.contract;
     let Some(command) = &contract.command else { return Ok(None) };
     let mut files = BTreeMap::new();
@@ -242,7 +242,11 @@ pub fn command_key(name: &str, stage: &ResolvedStage, root: &Path) -> Result<Opt
 }
 
 /// The files of the command of stage `name`, by their names in its key.
-pub fn command_files(name: &str, stage: &ResolvedStage, root: &Path) -> Result<BTreeMap<String, PathBuf>, RunError> {
+pub(crate) fn command_files(
+    name: &str,
+    stage: &ResolvedStage,
+    root: &Path,
+) -> Result<BTreeMap<String, PathBuf>, RunError> {
     let contract = &stage.description.contract;
     let mut files = BTreeMap::new();
     let (Some(command), Some(folder)) = (&contract.command, &stage.stage_dir) else { return Ok(files) };

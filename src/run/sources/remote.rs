@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use olmo_base::files::{self, Durability};
-use olmo_base::{ArtifactId, Digest, IoContext, LockedFile, PathError};
+use olmo_base::{ArtifactId, Digest, IoContext as _, LockedFile, PathError};
 use olmo_remote::{Fetched, Lock, Locked, Remote, RemoteError, Source, Want};
 use olmo_stage::PortType;
 use olmo_stage::contract::InputPort;
@@ -65,7 +65,7 @@ impl Sourcing {
 type Use = (PortType, Want);
 
 /// The remote sources of the stages `names`, with the ways in which they are used.
-pub fn uses<'n>(resolved: &Resolved, names: impl IntoIterator<Item = &'n String>) -> BTreeMap<String, Vec<Use>> {
+pub(crate) fn uses<'n>(resolved: &Resolved, names: impl IntoIterator<Item = &'n String>) -> BTreeMap<String, Vec<Use>> {
     let mut found: BTreeMap<String, Vec<Use>> = BTreeMap::new();
     for stage in names.into_iter().filter_map(|name| resolved.stages.get(name)) {
         for (port, bindings) in &stage.inputs {
@@ -84,7 +84,7 @@ pub fn uses<'n>(resolved: &Resolved, names: impl IntoIterator<Item = &'n String>
 }
 
 /// The artifacts of the locked source `source` for port `input`.
-pub fn artifacts(source: &str, locked: &Locked, input: &InputPort) -> Vec<ArtifactId> {
+pub(crate) fn artifacts(source: &str, locked: &Locked, input: &InputPort) -> Vec<ArtifactId> {
     let Ok(parsed) = Source::parse(source) else { return Vec::new() };
     files(&parsed, locked, want(input)).into_iter().map(|files| store::digest_of(input.port_type, &files)).collect()
 }
@@ -97,7 +97,7 @@ fn files(source: &Source, locked: &Locked, want: Want) -> Vec<BTreeMap<String, (
 
 /// Fetches the remote sources `wanted` into the store, unless they are there already. `known` holds
 /// the locked sources; newly locked ones are added to it.
-pub fn fetch_missing(
+pub(crate) fn fetch_missing(
     store: &Store,
     wanted: &BTreeMap<String, Vec<Use>>,
     known: &mut BTreeMap<String, Locked>,
@@ -144,7 +144,7 @@ pub fn fetch_missing(
 
 /// Resolves the sources `wanted` again, fetches them into the store and writes the lock. Returns
 /// the sources that changed.
-pub fn update(
+pub(crate) fn update(
     store: &Store,
     wanted: &BTreeMap<String, Vec<Use>>,
     sourcing: &Sourcing,

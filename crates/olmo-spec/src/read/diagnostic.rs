@@ -1,6 +1,6 @@
 //! [`Diagnostic`]: an error in a file, and how a terminal shows it.
 
-use std::fmt::{self, Write};
+use std::fmt::{self, Write as _};
 
 use serde::{Deserialize, Serialize};
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, LazyLock};
 
 use olmo_stage::contract::Resources;
 use olmo_stage::{Contract, Description};
-use serde::ser::SerializeStruct;
+use serde::ser::SerializeStruct as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 

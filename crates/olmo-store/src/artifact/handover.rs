@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use olmo_base::{ArtifactId, Digest, IoContext, ObjectId, PathError, files};
+use olmo_base::{ArtifactId, Digest, IoContext as _, ObjectId, PathError, files};
 
 use crate::artifact::reference;
 use crate::disk::Seen;
@@ -230,7 +230,7 @@ pub(crate) fn unfinished_beside(parent: &Path, destination: &Path) -> PathBuf {
 mod tests {
     use super::*;
     use olmo_stage::PortType;
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::PermissionsExt as _;
 
     fn committed() -> (tempfile::TempDir, Store, ArtifactId) {
         let dir = tempfile::tempdir().unwrap();

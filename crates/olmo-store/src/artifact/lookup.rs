@@ -201,7 +201,7 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use olmo_base::Diagnose;
+    use olmo_base::Diagnose as _;
 
     fn manifest() -> Manifest {
         let entry = |text: &str| Entry::plain(Digest::of(text.as_bytes()), text.len() as u64);

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, Metadata, Permissions};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use olmo_base::{ArtifactId, IoContext, ObjectId, PathError, failpoint, files};
+use olmo_base::{ArtifactId, IoContext as _, ObjectId, PathError, failpoint, files};
 use olmo_stage::PortType;
 
 use crate::Store;

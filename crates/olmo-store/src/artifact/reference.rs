@@ -13,7 +13,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use olmo_base::digest::DigestError;
-use olmo_base::{ArtifactId, Digest, IoContext, PathError};
+use olmo_base::{ArtifactId, Digest, IoContext as _, PathError};
 use olmo_stage::PortType;
 use serde::{Deserialize, Serialize};
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use olmo_base::{IoContext, LockedFile, lock};
+use olmo_base::{IoContext as _, LockedFile, lock};
 
 use crate::error::StoreError;
 

@@ -8,13 +8,13 @@ pub(crate) mod tree;
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use olmo_base::{Digest, IoContext, ObjectId, PathError, files};
+use olmo_base::{Digest, IoContext as _, ObjectId, PathError, files};
 use serde::{Deserialize, Serialize};
 
 use crate::error::StoreError;
@@ -47,7 +47,7 @@ pub(crate) mod recorder {
 
     /// The steps since the last call.
     #[cfg(test)]
-    pub fn take() -> Vec<Step> {
+    pub(crate) fn take() -> Vec<Step> {
         STEPS.take()
     }
 }
@@ -191,7 +191,9 @@ pub(crate) fn sync_many(paths: &[&Path], step: fn(PathBuf) -> Step) -> Result<()
     match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
         Some(error) => Err(error),
         None => {
-            paths.iter().for_each(|path| recorder::note(|| step((*path).to_owned())));
+            for path in paths {
+                recorder::note(|| step((*path).to_owned()));
+            }
             Ok(())
         }
     }
@@ -321,7 +323,7 @@ pub(crate) fn now() -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use olmo_base::Diagnose;
+    use olmo_base::Diagnose as _;
 
     #[test]
     fn a_full_device_is_an_error_of_its_own() {

@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn a_read_only_folder_of_a_dead_process_is_swept() {
-        use std::os::unix::fs::PermissionsExt;
+        use std::os::unix::fs::PermissionsExt as _;
         let dir = tempfile::tempdir().unwrap();
         let deep = dir.path().join("1-x-0/a/b");
         fs::create_dir_all(&deep).unwrap();

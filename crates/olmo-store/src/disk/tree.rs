@@ -5,10 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use olmo_base::IoContext;
+use olmo_base::IoContext as _;
 
 use crate::error::StoreError;
 
@@ -206,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_name_that_is_not_unicode_is_refused() {
-        use std::os::unix::ffi::OsStrExt;
+        use std::os::unix::ffi::OsStrExt as _;
         let dir = tempfile::tempdir().unwrap();
         if fs::write(dir.path().join(std::ffi::OsStr::from_bytes(b"\xff")), "x").is_err() {
             olmo_base::testing::skip("this file system takes only Unicode names");

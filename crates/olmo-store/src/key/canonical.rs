@@ -88,7 +88,9 @@ impl Encoder {
             Value::String(text) => self.text(text),
             Value::Array(values) => {
                 self.list(values.len());
-                values.iter().for_each(|v| self.value(v));
+                for v in values {
+                    self.value(v);
+                }
             }
             Value::Object(fields) => {
                 let mut sorted: Vec<_> = fields.iter().collect();

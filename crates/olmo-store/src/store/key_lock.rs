@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use olmo_base::{ActionKey, IoContext, LockedFile, lock};
+use olmo_base::{ActionKey, IoContext as _, LockedFile, lock};
 
 use crate::disk::flock::try_exclusive;
 use crate::error::StoreError;

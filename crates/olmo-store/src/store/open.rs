@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use olmo_base::{IoContext, PathError, files};
+use olmo_base::{IoContext as _, PathError, files};
 
 use crate::disk::{self, flock, scratch};
 use crate::error::StoreError;
@@ -75,7 +75,7 @@ impl Store {
 mod tests {
     use super::*;
     use crate::{ActionState, Index, Query};
-    use olmo_base::{ActionKey, Diagnose, Digest};
+    use olmo_base::{ActionKey, Diagnose as _, Digest};
     use std::fs;
 
     #[test]

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use olmo_base::{IoContext, PathError, files};
+use olmo_base::{IoContext as _, PathError, files};
 
 use crate::disk::{self, Seen, Step, recorder};
 use crate::error::StoreError;

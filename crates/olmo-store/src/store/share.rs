@@ -6,10 +6,10 @@
 //! store; its children inherit it.
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use olmo_base::{IoContext, PathError};
+use olmo_base::{IoContext as _, PathError};
 
 use crate::disk;
 use crate::error::StoreError;

@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use olmo_base::IoContext;
+use olmo_base::IoContext as _;
 use olmo_base::files::kind_name;
 
 use crate::disk::flock;

@@ -322,14 +322,14 @@ pub(crate) mod tests {
     use olmo_stage::PortType;
     use proptest::prelude::*;
     use std::fs::{self, Permissions};
-    use std::os::unix::fs::{FileExt, PermissionsExt};
+    use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
     use std::sync::OnceLock;
 
     /// What may stand in the place of a file.
-    pub const INTRUDERS: [&str; 5] = ["folder", "full folder", "link", "dangling link", "fifo"];
+    pub(crate) const INTRUDERS: [&str; 5] = ["folder", "full folder", "link", "dangling link", "fifo"];
 
     /// Puts something of `kind` in the place of the file `path`.
-    pub fn intrude(path: &std::path::Path, kind: &str) {
+    pub(crate) fn intrude(path: &std::path::Path, kind: &str) {
         let _ = fs::remove_file(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         match kind {

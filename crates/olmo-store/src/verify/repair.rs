@@ -8,7 +8,7 @@
 
 use std::path::{Path, PathBuf};
 
-use olmo_base::{ActionKey, ArtifactId, IoContext, ObjectId, files};
+use olmo_base::{ActionKey, ArtifactId, IoContext as _, ObjectId, files};
 
 use crate::action::{Output, Unread as UnreadAction};
 use crate::disk::{self, Seen};
@@ -165,9 +165,9 @@ mod tests {
     use super::*;
     use crate::ActionState;
     use crate::action::tests::store_with_action;
-    use olmo_base::Diagnose;
+    use olmo_base::Diagnose as _;
     use std::fs::{self, Permissions};
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::PermissionsExt as _;
 
     fn no_copies(_: u64) -> Vec<PathBuf> {
         Vec::new()
