@@ -103,9 +103,8 @@ fn artifact(dir: &Path, stage: &str, port: &str) -> String {
     let store = Store::open(&dir.join(".olmo-pipe")).unwrap();
     let last = run::list(&store).unwrap().pop().unwrap();
     let (_, stage) = last.stages.iter().find(|(name, _)| *name == stage).unwrap();
-    let digest = stage.instances[0].outputs.get(port).map(|output| format!("{output:?}")).unwrap();
-    let digits = digest.split("Digest(").nth(1).unwrap();
-    digits[..12].to_owned()
+    let output = stage.instances[0].outputs.get(port).unwrap();
+    output.artifacts().next().unwrap().short()
 }
 
 #[test]
