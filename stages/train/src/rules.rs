@@ -5,9 +5,9 @@ use olmo_data::Manifest;
 use olmo_model::{Computes, ModelConfig};
 use olmo_stage::StageError;
 use olmo_stage::rules::{Finding, Question};
+use olmo_train::learner::computes;
+use olmo_train::memory::{self, Need};
 
-use crate::backend;
-use crate::memory::{self, Need};
 use crate::params::{Duration, Interval};
 use crate::params::{Params, Precision, Vocabulary};
 use crate::setup::{check_eval_data, check_length, check_vocabulary};
@@ -27,7 +27,7 @@ pub(crate) fn check(params: &Params, question: &Question) -> Vec<Finding> {
     if let (Some(config), Some(free)) = (&config, question.free_bytes) {
         findings.extend(of_space(params, config, steps, free));
     }
-    let computes = backend::computes(question.compute);
+    let computes = computes(question.compute);
     if params.precision == Precision::AmpBf16 && computes != Computes::OnGpuInBf16 {
         let what = format!(
             "amp_bf16 needs a GPU, but the backend resolved to `{}`, which computes in f32",

@@ -3,11 +3,11 @@
 
 use olmo_model::{ActivationCheckpointing, InitFnType, LayerNormType, ModelConfig};
 use olmo_stage::StageError;
+use olmo_train::{LossNorm, Schedule, SchedulerName};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::duration::Interval;
-use super::schedule::{Schedule, SchedulerName};
 
 /// Trains a language model with AdamW. Names and meanings follow OLMo where it has them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -262,15 +262,6 @@ pub enum BackendName {
     Flex,
     #[serde(rename = "libtorch")]
     LibTorch,
-}
-
-/// Divisor of a step's loss.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum LossNorm {
-    #[default]
-    Labels,
-    Olmo,
 }
 
 /// Defaults: OLMo 2's values, and OLMo's for the intervals.

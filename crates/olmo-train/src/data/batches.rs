@@ -10,7 +10,7 @@ use olmo_model::Batch;
 use olmo_stage::StageError;
 
 /// The rows of the training data, in the order of the steps.
-pub(crate) struct Batches<'a> {
+pub struct Batches<'a> {
     data: &'a Memmap,
     global_batch: usize,
     /// Whether batches record where documents begin.
@@ -19,7 +19,7 @@ pub(crate) struct Batches<'a> {
 }
 
 /// The rows of one step.
-pub(crate) struct StepBatch {
+pub struct StepBatch {
     /// The epoch, from 0.
     pub epoch: u64,
     /// Row indices in the data.
@@ -39,12 +39,7 @@ pub(crate) struct StepBatch {
 impl<'a> Batches<'a> {
     /// # Errors
     /// `train::too_little_data` if there are fewer rows than one global batch.
-    pub(crate) fn new(
-        data: &'a Memmap,
-        global_batch: usize,
-        seed: u64,
-        document_mask: bool,
-    ) -> Result<Self, StageError> {
+    pub fn new(data: &'a Memmap, global_batch: usize, seed: u64, document_mask: bool) -> Result<Self, StageError> {
         if data.instances() < global_batch {
             let rows = data.instances();
             let what = format!(
@@ -58,23 +53,23 @@ impl<'a> Batches<'a> {
     }
 
     /// Number of steps per epoch, at least 1.
-    pub(crate) fn per_epoch(&self) -> u64 {
+    pub fn per_epoch(&self) -> u64 {
         (self.data.instances() / self.global_batch) as u64
     }
 
     /// Number of tokens per step, padding included.
-    pub(crate) fn tokens_per_step(&self) -> u64 {
+    pub fn tokens_per_step(&self) -> u64 {
         self.global_batch as u64 * self.data.manifest().sequence_length
     }
 
     /// The epoch of the step after `done` steps, and the number of its rows visited before that
     /// step.
-    pub(crate) fn position(&self, done: u64) -> (u64, u64) {
+    pub fn position(&self, done: u64) -> (u64, u64) {
         (done / self.per_epoch(), done % self.per_epoch() * self.global_batch as u64)
     }
 
     /// The rows of the step after `done` steps.
-    pub(crate) fn after(&mut self, done: u64) -> StepBatch {
+    pub fn after(&mut self, done: u64) -> StepBatch {
         // A step never spans two epochs.
         let (epoch, _) = self.position(done);
         self.order.seek(done * self.global_batch as u64);
@@ -121,7 +116,7 @@ fn documents(data: &Memmap, rows: impl Iterator<Item = usize>) -> Vec<u32> {
 }
 
 /// The rows `from..to` of `data` as a batch for the model.
-pub(crate) fn rows(data: &Memmap, from: usize, to: usize, document_mask: bool) -> Batch {
+pub fn rows(data: &Memmap, from: usize, to: usize, document_mask: bool) -> Batch {
     let (input_ids, label_mask) = read(data, from..to);
     let documents = document_mask.then(|| documents(data, from..to).into());
     Batch { input_ids, label_mask, documents, batch: to - from, sequence: data.manifest().sequence_length as usize }
@@ -129,19 +124,19 @@ pub(crate) fn rows(data: &Memmap, from: usize, to: usize, document_mask: bool) -
 
 impl StepBatch {
     /// Number of rows.
-    pub(crate) fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.rows.len()
     }
 
     /// Number of targets in rows `from..to`: labelled tokens that are not the first in their row.
-    pub(crate) fn labels(&self, from: usize, to: usize) -> u64 {
+    pub fn labels(&self, from: usize, to: usize) -> u64 {
         let Some(mask) = &self.label_mask else { return ((to - from) * self.sequence.saturating_sub(1)) as u64 };
         let of_row = |row: &[bool]| row.iter().skip(1).filter(|label| **label).count() as u64;
         mask[from * self.sequence..to * self.sequence].chunks(self.sequence.max(1)).map(of_row).sum()
     }
 
     /// The rows `from..to` of this step as a batch for the model.
-    pub(crate) fn part(&self, from: usize, to: usize) -> Batch {
+    pub fn part(&self, from: usize, to: usize) -> Batch {
         let range = from * self.sequence..to * self.sequence;
         Batch {
             input_ids: self.input_ids[range.clone()].to_vec(),

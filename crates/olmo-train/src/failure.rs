@@ -4,7 +4,7 @@ use olmo_model::ModelError;
 use olmo_stage::StageError;
 
 /// Converts an error of the model to an error of this stage.
-pub(crate) fn model_failure(error: ModelError) -> StageError {
+pub fn model_failure(error: ModelError) -> StageError {
     match error {
         ModelError::Config(problems) => {
             StageError::fail("train::model_config", format!("params.model: {}", problems.join("; ")))

@@ -1,0 +1,7 @@
+//! The batches of training data, read ahead.
+
+mod batches;
+mod prefetch;
+
+pub use batches::{Batches, StepBatch, rows};
+pub use prefetch::Prefetch;
