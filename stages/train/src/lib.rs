@@ -25,7 +25,6 @@ impl Stage for Train {
     }
 
     fn run(params: Params, context: &mut Context) -> Result<(), StageError> {
-        params.check()?;
         olmo_train::train(setup::setup(params, context)?, context)
     }
 }

@@ -8,6 +8,9 @@ use olmo_data::Memmap;
 use olmo_data::order::{self, Order};
 use olmo_model::Batch;
 use olmo_stage::StageError;
+use olmo_stage::rules::Finding;
+
+use crate::failure::enforce;
 
 /// The rows of the training data, in the order of the steps.
 pub struct Batches<'a> {
@@ -16,6 +19,17 @@ pub struct Batches<'a> {
     /// Whether batches record where documents begin.
     document_mask: bool,
     order: Order,
+}
+
+/// The error for data of `instances` rows that do not fill a batch of `global_batch` rows.
+pub fn too_few_rows(instances: u64, global_batch: usize) -> Option<Finding> {
+    (instances < global_batch as u64).then(|| {
+        let what = format!(
+            "the data has {instances} rows, fewer than the {global_batch} of one step (`global_train_batch_size`)"
+        );
+        Finding::error("train::too_little_data", "global_train_batch_size", what)
+            .hint(format!("set `global_train_batch_size` to at most {instances}, or give more data"))
+    })
 }
 
 /// The rows of one step.
@@ -40,14 +54,7 @@ impl<'a> Batches<'a> {
     /// # Errors
     /// `train::too_little_data` if there are fewer rows than one global batch.
     pub fn new(data: &'a Memmap, global_batch: usize, seed: u64, document_mask: bool) -> Result<Self, StageError> {
-        if data.instances() < global_batch {
-            let rows = data.instances();
-            let what = format!(
-                "the data has {rows} rows, fewer than the {global_batch} of one step (`global_train_batch_size`)"
-            );
-            let hint = format!("set `global_train_batch_size` to at most {rows}, or give more data");
-            return Err(StageError::fail("train::too_little_data", what).hint(hint));
-        }
+        enforce(too_few_rows(data.instances() as u64, global_batch))?;
         let order = Order::new(data.instances(), global_batch, seed, 0);
         Ok(Self { data, global_batch, document_mask, order })
     }

@@ -3,5 +3,5 @@
 mod batches;
 mod prefetch;
 
-pub use batches::{Batches, StepBatch, rows};
+pub use batches::{Batches, StepBatch, rows, too_few_rows};
 pub use prefetch::Prefetch;
