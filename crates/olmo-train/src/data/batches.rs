@@ -33,7 +33,7 @@ pub fn too_few_rows(instances: u64, global_batch: usize) -> Option<Finding> {
 }
 
 /// The rows of one step.
-pub struct StepBatch {
+pub(crate) struct StepBatch {
     /// The epoch, from 0.
     pub epoch: u64,
     /// Row indices in the data.
@@ -76,7 +76,7 @@ impl<'a> Batches<'a> {
     }
 
     /// The rows of the step after `done` steps.
-    pub fn after(&mut self, done: u64) -> StepBatch {
+    pub(crate) fn after(&mut self, done: u64) -> StepBatch {
         // A step never spans two epochs.
         let (epoch, _) = self.position(done);
         self.order.seek(done * self.global_batch as u64);
@@ -123,7 +123,7 @@ fn documents(data: &Memmap, rows: impl Iterator<Item = usize>) -> Vec<u32> {
 }
 
 /// The rows `from..to` of `data` as a batch for the model.
-pub fn rows(data: &Memmap, from: usize, to: usize, document_mask: bool) -> Batch {
+pub(crate) fn rows(data: &Memmap, from: usize, to: usize, document_mask: bool) -> Batch {
     let (input_ids, label_mask) = read(data, from..to);
     let documents = document_mask.then(|| documents(data, from..to).into());
     Batch { input_ids, label_mask, documents, batch: to - from, sequence: data.manifest().sequence_length as usize }
@@ -131,19 +131,19 @@ pub fn rows(data: &Memmap, from: usize, to: usize, document_mask: bool) -> Batch
 
 impl StepBatch {
     /// Number of rows.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.rows.len()
     }
 
     /// Number of targets in rows `from..to`: labelled tokens that are not the first in their row.
-    pub fn labels(&self, from: usize, to: usize) -> u64 {
+    pub(crate) fn labels(&self, from: usize, to: usize) -> u64 {
         let Some(mask) = &self.label_mask else { return ((to - from) * self.sequence.saturating_sub(1)) as u64 };
         let of_row = |row: &[bool]| row.iter().skip(1).filter(|label| **label).count() as u64;
         mask[from * self.sequence..to * self.sequence].chunks(self.sequence.max(1)).map(of_row).sum()
     }
 
     /// The rows `from..to` of this step as a batch for the model.
-    pub fn part(&self, from: usize, to: usize) -> Batch {
+    pub(crate) fn part(&self, from: usize, to: usize) -> Batch {
         let range = from * self.sequence..to * self.sequence;
         Batch {
             input_ids: self.input_ids[range.clone()].to_vec(),

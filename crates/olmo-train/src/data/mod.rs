@@ -3,5 +3,6 @@
 mod batches;
 mod prefetch;
 
-pub use batches::{Batches, StepBatch, rows, too_few_rows};
-pub use prefetch::Prefetch;
+pub use batches::{Batches, too_few_rows};
+pub(crate) use batches::{StepBatch, rows};
+pub(crate) use prefetch::Prefetch;

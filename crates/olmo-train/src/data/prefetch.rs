@@ -10,7 +10,7 @@ use super::batches::{Batches, StepBatch};
 const AHEAD: usize = 2;
 
 /// The batches of the steps, in order.
-pub struct Prefetch {
+pub(crate) struct Prefetch {
     batches: Receiver<StepBatch>,
     /// How long steps have waited for data since the last [`Prefetch::take_waited`].
     waited: Duration,
@@ -19,7 +19,7 @@ pub struct Prefetch {
 impl Prefetch {
     /// Reads the batches of the steps after `done` up to step `last`, in a thread of `scope`. The
     /// thread ends after the last batch or when this is dropped.
-    pub fn start<'scope, 'env: 'scope>(
+    pub(crate) fn start<'scope, 'env: 'scope>(
         scope: &'scope Scope<'scope, 'env>,
         mut batches: Batches<'env>,
         done: u64,
@@ -37,7 +37,7 @@ impl Prefetch {
     }
 
     /// The next step's batch.
-    pub fn next(&mut self) -> Option<StepBatch> {
+    pub(crate) fn next(&mut self) -> Option<StepBatch> {
         let since = Instant::now();
         let batch = self.batches.recv().ok();
         self.waited += since.elapsed();
@@ -45,7 +45,7 @@ impl Prefetch {
     }
 
     /// Returns the time waited since the last call.
-    pub fn take_waited(&mut self) -> Duration {
+    pub(crate) fn take_waited(&mut self) -> Duration {
         std::mem::take(&mut self.waited)
     }
 }
