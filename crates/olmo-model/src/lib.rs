@@ -13,6 +13,7 @@ mod layout;
 mod memory;
 mod model;
 mod parameters;
+mod vocabulary;
 mod weight_type;
 
 pub use checkpointing::ActivationCheckpointing;
@@ -29,4 +30,5 @@ pub use olmo_ops::Compute;
 #[cfg(feature = "libtorch")]
 pub use olmo_ops::device;
 pub use parameters::Parameters;
+pub use vocabulary::{Vocabulary, VocabularyMismatch};
 pub use weight_type::WeightType;

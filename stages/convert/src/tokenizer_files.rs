@@ -4,29 +4,30 @@ use std::fs;
 use std::path::Path;
 
 use olmo_data::{Chat, SpecialTokens};
-use olmo_model::ModelConfig;
+use olmo_model::{ModelConfig, Vocabulary, VocabularyMismatch};
 use olmo_stage::StageError;
 use olmo_stage::worker::write_json;
 use serde_json::{Map, Value};
 
 /// Rejects a tokenizer that does not match the model's ids.
 pub(crate) fn check(config: &ModelConfig, special: &SpecialTokens) -> Result<(), StageError> {
-    const HINT: &str = "give the tokenizer that the model was trained with";
-    if special.vocab_size as usize > config.vocab_size {
-        let what = format!("the tokenizer has {} ids, the model has {}", special.vocab_size, config.vocab_size);
-        return Err(StageError::fail("convert::vocabulary", what).hint(HINT));
-    }
-    match config.eos_token_id() {
-        Some(eos) if !config.eos_token_ids.contains(&special.eos_token_id) => {
-            let what = format!(
-                "the tokenizer's eos `{}` is id {}, but the model's is id {eos}",
-                special.eos_token.escape_debug(),
-                special.eos_token_id
-            );
-            Err(StageError::fail("convert::eos", what).hint(HINT))
+    let vocabulary = Vocabulary {
+        size: special.vocab_size as usize,
+        eos_token_id: special.eos_token_id,
+        pad_token_id: special.pad_token_id,
+    };
+    let (code, what) = match config.accepts(&vocabulary) {
+        Ok(()) => return Ok(()),
+        Err(VocabularyMismatch::TooLarge { size, of_model }) => {
+            ("convert::vocabulary", format!("the tokenizer has {size} ids, the model has {of_model}"))
         }
-        _ => Ok(()),
-    }
+        Err(VocabularyMismatch::OtherEos { eos, of_model }) => {
+            let token = special.eos_token.escape_debug();
+            let what = format!("the tokenizer's eos `{token}` is id {eos}, but the model's is id {of_model}");
+            ("convert::eos", what)
+        }
+    };
+    Err(StageError::fail(code, what).hint("give the tokenizer that the model was trained with"))
 }
 
 /// Writes `tokenizer.json` (unchanged), `tokenizer_config.json`, `special_tokens_map.json` and

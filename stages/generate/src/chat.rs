@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use olmo_data::{Conversation, Message, Role, TextTokenizer};
-use olmo_model::ModelConfig;
+use olmo_model::{ModelConfig, Vocabulary, VocabularyMismatch};
 use olmo_stage::StageError;
 
 /// Encodes conversations as ids, and decodes ids.
@@ -25,11 +25,15 @@ impl Chat {
 
     /// Rejects a model whose vocabulary is smaller than the tokenizer's.
     pub(crate) fn check(&self, config: &ModelConfig) -> Result<(), StageError> {
-        let ids = self.tokenizer.special().vocab_size as usize;
-        if ids <= config.vocab_size {
-            return Ok(());
-        }
-        let what = format!("tokenizer.json has {ids} ids, the model has {}", config.vocab_size);
+        let special = self.tokenizer.special();
+        let vocabulary = Vocabulary {
+            size: special.vocab_size as usize,
+            eos_token_id: special.eos_token_id,
+            pad_token_id: special.pad_token_id,
+        };
+        // The eos of an export may differ: generation stops at the chat's stop tokens.
+        let Err(VocabularyMismatch::TooLarge { size, of_model }) = config.accepts(&vocabulary) else { return Ok(()) };
+        let what = format!("tokenizer.json has {size} ids, the model has {of_model}");
         Err(StageError::fail("generate::vocabulary", what)
             .hint("the folder's files do not belong together; export the model again"))
     }

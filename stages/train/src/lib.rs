@@ -1,30 +1,17 @@
 //! Stage `train`: trains a language model with AdamW; a stopped run resumes bit for bit.
 //!
-//! [`params`] defines the params and derives the number of steps and the learning rates. [`data`]
-//! reads the batches ahead, [`trainer`] runs the steps and measures the loss on held-out data,
-//! [`checkpoint`] writes and finds complete states, [`memory`] estimates what fits, and [`metrics`]
-//! keeps one record per step.
-//!
-//! Weights, metrics and checkpoints depend only on params and inputs: a run that was stopped or
-//! killed and then resumed produces the same bytes as an uninterrupted run.
+//! [`params`] defines the params and derives the number of steps and the learning rates, [`rules`]
+//! checks them, and [`setup`] opens the inputs. `olmo-train` does the training.
 
-mod backend;
-mod checkpoint;
-mod data;
-mod failure;
-mod memory;
-mod metrics;
 mod params;
 mod rules;
 mod setup;
-mod trainer;
 
 use olmo_stage::rules::{Finding, Question};
 use olmo_stage::{Context, Stage, StageError};
 
-pub use params::{
-    Duration, DurationError, LossNorm, ModelParams, OptimizerParams, Params, Schedule, SchedulerName, SchedulerParams,
-};
+pub use olmo_train::{LossNorm, Schedule, SchedulerName};
+pub use params::{Duration, DurationError, ModelParams, OptimizerParams, Params, SchedulerParams};
 
 /// The stage.
 pub struct Train;
@@ -38,8 +25,6 @@ impl Stage for Train {
     }
 
     fn run(params: Params, context: &mut Context) -> Result<(), StageError> {
-        params.check()?;
-        let setup = setup::Setup::new(params, context)?;
-        trainer::train(setup, context)
+        olmo_train::train(setup::setup(params, context)?, context)
     }
 }

@@ -1,95 +1,228 @@
-//! Checks before training: of the params alone, and with the data and weights that already exist.
+//! The rules of stage `train`.
+//!
+//! [`broken`] has every rule whose violation is an error. [`check`] applies it to what is known
+//! before the run and adds warnings and notes; the run itself enforces it on its opened inputs.
 
 use olmo_base::units::bytes;
 use olmo_data::Manifest;
-use olmo_model::{Computes, ModelConfig};
-use olmo_stage::StageError;
+use olmo_model::{Computes, ModelConfig, Vocabulary, VocabularyMismatch};
+use olmo_stage::Compute;
 use olmo_stage::rules::{Finding, Question};
+use olmo_train::data::too_few_rows;
+use olmo_train::learner::computes;
+use olmo_train::memory::{self, Need};
 
-use crate::backend;
-use crate::memory::{self, Need};
-use crate::params::{Duration, Interval};
-use crate::params::{Params, Precision, Vocabulary};
-use crate::setup::{check_eval_data, check_length, check_vocabulary};
+use crate::params::{Duration, Interval, Params, Precision};
 
 /// Bytes per weight in a checkpoint: the weight and its two moments, each f32.
 const KEPT_PER_WEIGHT: u64 = 12;
 
-/// Every rule that `params` and the known inputs break.
+/// The inputs of a run: all of them when it starts, maybe fewer before.
+pub(crate) struct Known {
+    pub data: Option<Manifest>,
+    pub eval_data: Option<Manifest>,
+    /// Whether there are initial weights.
+    pub has_init: bool,
+    /// The config of the initial weights.
+    pub init: Option<ModelConfig>,
+    pub compute: Compute,
+}
+
+/// Every rule that `params` and the inputs known before the run break.
 pub(crate) fn check(params: &Params, question: &Question) -> Vec<Finding> {
-    let mut findings = of_params(params);
-    let data = manifest(question, "data");
-    let steps = steps(params, data.as_ref());
+    let mut findings = Vec::new();
+    let init = examine(question).unwrap_or_else(|finding| {
+        findings.push(*finding);
+        None
+    });
+    let known = Known {
+        data: manifest(question, "data"),
+        eval_data: manifest(question, "eval_data"),
+        has_init: question.has("init"),
+        init,
+        compute: question.compute,
+    };
+    let data = known.data.as_ref();
+    let config = config(params, &known);
+    findings.extend(broken(params, &known));
+    let steps = steps(params, data).ok().flatten();
     if let Some(steps) = steps {
-        findings.extend(of_steps(params, question, steps));
+        findings.extend(warmup(params, steps));
+        findings.extend(intervals(params, question.has("eval_data"), steps));
     }
-    let config = of_model(params, question, data.as_ref(), &mut findings);
+    let config = config.filter(|config| config.problems().is_empty());
     if let (Some(config), Some(free)) = (&config, question.free_bytes) {
-        findings.extend(of_space(params, config, steps, free));
+        findings.extend(space(params, config, steps, free));
     }
-    let computes = backend::computes(question.compute);
-    if params.precision == Precision::AmpBf16 && computes != Computes::OnGpuInBf16 {
-        let what = format!(
-            "amp_bf16 needs a GPU, but the backend resolved to `{}`, which computes in f32",
-            question.compute.name()
-        );
-        findings.push(
-            Finding::error("train::precision", "precision", what)
-                .hint("set `precision: auto`, or give the stage a GPU (`resources: {gpus: 1}`)"),
-        );
+    findings.extend(memory_note(params, config.as_ref(), data, computes(question.compute)));
+    findings
+}
+
+/// Every rule whose violation is an error, as far as the inputs are known.
+pub(crate) fn broken(params: &Params, known: &Known) -> Vec<Finding> {
+    let mut findings = params.check();
+    findings.extend(one_model(params, known));
+    let config = config(params, known);
+    if params.model.is_some() && !known.has_init {
+        findings.extend(config.iter().flat_map(ModelConfig::problems).map(|problem| {
+            let name = problem.strip_prefix('`').and_then(|rest| rest.split(['`', ' ']).next()).unwrap_or("");
+            Finding::error("train::model_config", &format!("model.{name}"), problem)
+        }));
     }
-    findings.extend(of_memory(params, config.as_ref(), data.as_ref(), computes));
-    if let Some(data) = &data {
-        findings.extend(of_data(params, question, data, config.as_ref()));
+    findings.extend(precision(params, known.compute));
+    if let Some(data) = &known.data {
+        findings.extend(too_few_rows(data.instances, params.batch_rows(data.instances, data.sequence_length)));
+        if data.labels == 0 {
+            let what = "no token in the data is a target: there is nothing to learn";
+            findings.push(Finding::error("train::no_labels", "", what));
+        }
+        findings.extend(steps(params, Some(data)).err());
+        findings.extend(known.eval_data.as_ref().and_then(|eval_data| same_tokenizer(data, eval_data)));
+        let init = known.init.as_ref().filter(|_| params.model.is_none());
+        findings.extend(init.and_then(|config| vocabulary_matches(config, data)));
+    }
+    if known.eval_data.as_ref().is_some_and(|eval_data| eval_data.labels == 0) {
+        let what = "no token in `eval_data` is a target: there is no loss to measure";
+        findings.push(Finding::error("train::no_labels", "", what));
+    }
+    // Sizes of an invalid model mean nothing.
+    if let Some(config) = config.filter(|config| config.problems().is_empty()) {
+        let mut manifests = [&known.data, &known.eval_data].into_iter().flatten();
+        findings.extend(manifests.find_map(|manifest| fits_length(&config, manifest)));
     }
     findings
 }
 
-/// The problems from [`Params::check`], each at the param its text begins with.
-fn of_params(params: &Params) -> Vec<Finding> {
-    let Err(StageError::Failed(failure)) = params.check() else { return Vec::new() };
-    let finding = |problem: &str| {
-        let param = problem.strip_prefix('`').and_then(|rest| rest.split('`').next()).unwrap_or("");
-        Finding::error(&failure.code, param, problem)
+/// The config of the model to train, if it is known. It may be invalid.
+pub(crate) fn config(params: &Params, known: &Known) -> Option<ModelConfig> {
+    match (&params.model, known.has_init) {
+        (Some(model), false) => {
+            // Without the data, assume any vocabulary that fits the embedding.
+            let smallest = Vocabulary { size: 1, eos_token_id: 0, pad_token_id: 0 };
+            let vocabulary = known.data.as_ref().map_or(smallest, vocabulary_of);
+            Some(model.config(&vocabulary, known.data.as_ref().map_or(1, |data| data.sequence_length as usize)))
+        }
+        (None, true) => {
+            let mut config = known.init.clone()?;
+            if let Some(data) = &known.data {
+                if config.eos_token_ids.is_empty() {
+                    config.eos_token_ids.push(data.eos_token_id);
+                }
+                config.pad_token_id = Some(data.pad_token_id);
+            }
+            Some(config)
+        }
+        _ => None,
+    }
+}
+
+fn one_model(params: &Params, known: &Known) -> Option<Finding> {
+    match (&params.model, known.has_init) {
+        (None, false) => Some(
+            Finding::error("train::no_model", "", "neither `model` nor the input `init` is given")
+                .hint("describe a new model in `model`, or give weights to start from in `init`"),
+        ),
+        (Some(_), true) => Some(
+            Finding::error("train::two_models", "model", "both `model` and the input `init` are given")
+                .hint("remove `model`: the architecture comes with the weights"),
+        ),
+        _ => None,
+    }
+}
+
+fn precision(params: &Params, compute: Compute) -> Option<Finding> {
+    let is_broken = params.precision == Precision::AmpBf16 && computes(compute) != Computes::OnGpuInBf16;
+    is_broken.then(|| {
+        let name = compute.name();
+        let what = format!("amp_bf16 needs a GPU, but the backend resolved to `{name}`, which computes in f32");
+        Finding::error("train::precision", "precision", what)
+            .hint("set `precision: auto`, or give the stage a GPU (`resources: {gpus: 1}`)")
+    })
+}
+
+fn same_tokenizer(data: &Manifest, eval_data: &Manifest) -> Option<Finding> {
+    let (of_data, of_eval) = (data.tokenizer, eval_data.tokenizer);
+    (of_data != of_eval).then(|| {
+        let what =
+            format!("`data` and `eval_data` use different tokenizers ({} and {})", of_data.short(), of_eval.short());
+        Finding::error("train::tokenizers", "", what).hint("tokenize both with the same tokenizer")
+    })
+}
+
+fn fits_length(config: &ModelConfig, data: &Manifest) -> Option<Finding> {
+    let (length, most) = (data.sequence_length, config.max_sequence_length);
+    (length > most as u64).then(|| {
+        let what = format!("rows have {length} tokens, but the model takes at most {most}");
+        Finding::error("train::sequence_length", "", what)
+            .hint("lower `sequence_length` of stage memmap, or raise `model.max_sequence_length`")
+    })
+}
+
+/// Rejects data whose ids do not match the initial weights.
+fn vocabulary_matches(config: &ModelConfig, data: &Manifest) -> Option<Finding> {
+    let (code, what) = match config.accepts(&vocabulary_of(data)).err()? {
+        VocabularyMismatch::TooLarge { size, of_model } => {
+            let what = format!("the data's vocabulary has {size} ids, but the initial weights have {of_model}");
+            ("train::vocabulary", what)
+        }
+        VocabularyMismatch::OtherEos { eos, of_model } => {
+            let what = format!("the data ends documents with id {eos}, but the initial weights use id {of_model}");
+            ("train::eos", what)
+        }
     };
-    failure.message.split("; ").map(finding).collect()
+    Some(Finding::error(code, "", what).hint("tokenize the data with the tokenizer of the initial weights"))
+}
+
+/// The config of the weights in `init`, if they exist.
+fn examine(question: &Question) -> Result<Option<ModelConfig>, Box<Finding>> {
+    let Some(known) = question.item("init") else { return Ok(None) };
+    // A model in the store has no folder of its own.
+    let shown = known.folder().unwrap_or_else(|| "model".into());
+    olmo_model::examine(&shown, &known.files).map(Some).map_err(|error| {
+        let what = format!("cannot use the weights in `init`: {error}");
+        Box::new(Finding::error("train::init", "init", what))
+    })
 }
 
 /// The number of steps, if it can be computed from what is known of the data.
-fn steps(params: &Params, data: Option<&Manifest>) -> Option<u64> {
-    let duration: Duration = params.max_duration.parse().ok()?;
-    match (duration, data) {
+///
+/// # Errors
+/// It does not fit in 64 bits.
+pub(crate) fn steps(params: &Params, data: Option<&Manifest>) -> Result<Option<u64>, Finding> {
+    let Ok(duration) = params.max_duration.parse::<Duration>() else { return Ok(None) };
+    let steps = match (duration, data) {
         (Duration::Steps(steps), _) => Some(steps),
         (_, Some(data)) => {
             let rows = params.batch_rows(data.instances, data.sequence_length).max(1) as u64;
             duration.steps(data.instances / rows, rows * data.sequence_length)
         }
-        (_, None) => None,
-    }
+        (_, None) => return Ok(None),
+    };
+    let too_many = || {
+        let what = format!("`max_duration`: {duration} is too many steps");
+        Finding::error("train::max_duration", "max_duration", what)
+    };
+    steps.map(Some).ok_or_else(too_many)
 }
 
-fn of_steps(params: &Params, question: &Question, steps: u64) -> Vec<Finding> {
-    let mut findings = Vec::new();
+/// The warning for a warm-up that is as long as a run of `steps` steps.
+pub(crate) fn warmup(params: &Params, steps: u64) -> Option<Finding> {
     let warmup = params.schedule(steps).warmup;
-    if warmup >= steps {
+    (warmup >= steps).then(|| {
+        let is_fraction = params.scheduler.warmup_fraction.is_some();
+        let param = if is_fraction { "scheduler.warmup_fraction" } else { "scheduler.t_warmup" };
         let text = format!(
             "the warm-up has {warmup} steps but the run only {steps}: the learning rate never reaches its peak"
         );
-        findings.push(
-            Finding::warning(
-                "train::warmup",
-                if params.scheduler.warmup_fraction.is_some() {
-                    "scheduler.warmup_fraction"
-                } else {
-                    "scheduler.t_warmup"
-                },
-                text,
-            )
-            .hint("a few per cent of `max_duration` is usual"),
-        );
-    }
-    let eval_interval = params.eval_interval.filter(|_| question.has("eval_data"));
+        Finding::warning("train::warmup", param, text).hint("a few per cent of `max_duration` is usual")
+    })
+}
+
+/// Warnings for intervals that are longer than a run of `steps` steps.
+fn intervals(params: &Params, has_eval_data: bool, steps: u64) -> Vec<Finding> {
+    let eval_interval = params.eval_interval.filter(|_| has_eval_data);
     let intervals = [("save_interval", params.save_interval, "saved"), ("eval_interval", eval_interval, "measured")];
+    let mut findings = Vec::new();
     for (name, interval, what) in intervals {
         let interval = interval.and_then(Interval::fixed_steps);
         if let Some(interval) = interval.filter(|interval| *interval > steps) {
@@ -105,96 +238,8 @@ fn of_steps(params: &Params, question: &Question, steps: u64) -> Vec<Finding> {
     findings
 }
 
-/// Checks that there is exactly one model and that it can be built. Returns its config, if known.
-fn of_model(
-    params: &Params,
-    question: &Question,
-    data: Option<&Manifest>,
-    findings: &mut Vec<Finding>,
-) -> Option<ModelConfig> {
-    match (&params.model, question.has("init")) {
-        (None, false) => {
-            findings.push(
-                Finding::error("train::no_model", "", "neither `model` nor the input `init` is given")
-                    .hint("describe a new model in `model`, or give weights to start from in `init`"),
-            );
-            None
-        }
-        (Some(_), true) => {
-            findings.push(
-                Finding::error("train::two_models", "model", "both `model` and the input `init` are given")
-                    .hint("remove `model`: the architecture comes with the weights"),
-            );
-            None
-        }
-        (Some(model), false) => {
-            // Without the data, assume any vocabulary that fits the embedding.
-            let vocabulary = data.map_or(Vocabulary { size: 1, eos_token_id: 0, pad_token_id: 0 }, vocabulary_of);
-            let config = model.config(&vocabulary, data.map_or(1, |data| data.sequence_length as usize));
-            let problems = config.problems();
-            let sound = problems.is_empty();
-            findings.extend(problems.into_iter().map(|problem| {
-                let name = problem.strip_prefix('`').and_then(|rest| rest.split(['`', ' ']).next()).unwrap_or("");
-                Finding::error("train::model_config", &format!("model.{name}"), problem)
-            }));
-            sound.then_some(config)
-        }
-        (None, true) => {
-            let known = question.item("init")?;
-            // A model in the store has no folder of its own.
-            let shown = known.folder().unwrap_or_else(|| "model".into());
-            match olmo_model::examine(&shown, &known.files) {
-                Ok(config) => Some(config),
-                Err(error) => {
-                    findings.push(Finding::error(
-                        "train::init",
-                        "init",
-                        format!("cannot use the weights in `init`: {error}"),
-                    ));
-                    None
-                }
-            }
-        }
-    }
-}
-
-fn of_data(params: &Params, question: &Question, data: &Manifest, config: Option<&ModelConfig>) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    let rows = params.batch_rows(data.instances, data.sequence_length);
-    if data.instances < rows as u64 {
-        let text = format!("a batch has {rows} rows, but the data has only {}", data.instances);
-        findings
-            .push(Finding::error("train::batch", "global_train_batch_size", text).hint("lower it, or give more data"));
-    }
-    if data.labels == 0 {
-        findings.push(Finding::error(
-            "train::no_labels",
-            "",
-            "no token in the data is a target: there is nothing to learn",
-        ));
-    }
-    let eval_data = manifest(question, "eval_data");
-    let mut broken: Vec<StageError> = Vec::new();
-    broken.extend(eval_data.as_ref().and_then(|eval_data| check_eval_data(data, eval_data).err()));
-    if let Some(config) = config {
-        if params.model.is_none() {
-            broken.extend(check_vocabulary(config, &vocabulary_of(data)).err());
-        }
-        broken
-            .extend([Some(data), eval_data.as_ref()].into_iter().flatten().find_map(|m| check_length(config, m).err()));
-    }
-    findings.extend(broken.into_iter().filter_map(|error| match error {
-        StageError::Failed(failure) | StageError::OutOfMemory(failure) => {
-            let finding = Finding::error(&failure.code, "", failure.message);
-            Some(Finding { hint: failure.hint, ..finding })
-        }
-        StageError::Interrupted => None,
-    }));
-    findings
-}
-
 /// Checks whether the checkpoints fit into `free` bytes.
-fn of_space(params: &Params, config: &ModelConfig, steps: Option<u64>, free: u64) -> Option<Finding> {
+fn space(params: &Params, config: &ModelConfig, steps: Option<u64>, free: u64) -> Option<Finding> {
     let one = (olmo_model::weights(config) as u64).saturating_mul(KEPT_PER_WEIGHT);
     // An interval in epochs gives few checkpoints.
     let count = match (steps, params.save_interval.and_then(Interval::fixed_steps)) {
@@ -215,7 +260,7 @@ fn of_space(params: &Params, config: &ModelConfig, steps: Option<u64>, free: u64
 
 /// Estimated memory of the run, as far as model and data are known. Only a note: the run may happen
 /// on another machine.
-fn of_memory(
+fn memory_note(
     params: &Params,
     config: Option<&ModelConfig>,
     data: Option<&Manifest>,
@@ -261,7 +306,8 @@ fn vocabulary_of(data: &Manifest) -> Vocabulary {
 
 #[cfg(test)]
 mod tests {
-    use olmo_stage::Compute;
+    use olmo_base::Digest;
+    use olmo_data::{Layout, Memmap, MemmapWriter};
     use olmo_stage::rules::{KnownInput, Level};
     use serde_json::{Value, json};
 
@@ -345,5 +391,46 @@ mod tests {
         assert_eq!(found(|_| {}, &["data"], Some(1000)), one(Level::Error, "train::space", ""));
         // About 50 thousand weights: one checkpoint fits, five do not.
         assert_eq!(found(|_| {}, &["data"], Some(1 << 20)), one(Level::Warning, "train::space", "save_interval"));
+    }
+
+    /// A manifest of `rows` rows of four tokens, all of them targets or none.
+    fn data(rows: u32, is_target: bool) -> Manifest {
+        let dir = tempfile::tempdir().unwrap();
+        let layout =
+            Layout { sequence_length: 4, vocab_size: 16, tokenizer: Digest::of(b""), eos_token_id: 0, pad_token_id: 1 };
+        let mut writer = MemmapWriter::create(dir.path(), layout).unwrap();
+        for _ in 0..rows {
+            writer.begin_document();
+            writer.append(&[5; 4], &[is_target; 4]).unwrap();
+        }
+        writer.finish(0, 0).unwrap();
+        Memmap::open(dir.path()).unwrap().manifest().clone()
+    }
+
+    #[test]
+    fn each_fact_about_the_inputs_has_one_code() {
+        let codes = |data: Manifest, eval_data: Option<Manifest>, changes: Value| {
+            let mut value = json!({
+                "max_duration": "5steps", "global_train_batch_size": 4, "optimizer": {"learning_rate": 1e-3},
+                "model": {"d_model": 8, "n_heads": 2, "n_layers": 1, "mlp_hidden_size": 16}
+            });
+            value.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+            let params: Params = serde_json::from_value(value).unwrap();
+            let known = Known { data: Some(data), eval_data, has_init: false, init: None, compute: Compute::FLEX };
+            let findings = broken(&params, &known);
+            findings.into_iter().map(|finding| (finding.code, finding.param)).collect::<Vec<_>>()
+        };
+        let one = |code: &str, param: &str| vec![(code.to_owned(), param.to_owned())];
+        assert_eq!(codes(data(8, true), Some(data(1, true)), json!({})), []);
+        let few = one("train::too_little_data", "global_train_batch_size");
+        assert_eq!(codes(data(3, true), None, json!({})), few);
+        assert_eq!(codes(data(8, false), None, json!({})), one("train::no_labels", ""));
+        assert_eq!(codes(data(8, true), Some(data(8, false)), json!({})), one("train::no_labels", ""));
+        let duration = one("train::max_duration", "max_duration");
+        for text in ["3weeks", "99999999999999999999steps", "18446744073709551615ep"] {
+            assert_eq!(codes(data(8, true), None, json!({"max_duration": text})), duration, "{text}");
+        }
+        let model = json!({"d_model": 8, "n_heads": 2, "n_layers": 1, "mlp_hidden_size": 16, "max_sequence_length": 3});
+        assert_eq!(codes(data(8, true), None, json!({"model": model})), one("train::sequence_length", ""));
     }
 }

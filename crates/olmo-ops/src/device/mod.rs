@@ -3,7 +3,7 @@
 //!
 //! Weights, moments and gradients are flat f32 arrays on the device; with bf16, products read a
 //! copy written by the optimizer. Nothing here waits for the device, except functions that return
-//! numbers to the host ([`Training::finish`], [`Training::download`]).
+//! numbers to the host ([`Training::wait`], [`Training::download`]).
 //!
 //! On [`Place::Cpu`], the same code runs the kernels in an emulator, for tests only.
 
@@ -25,7 +25,7 @@ pub use nodes::{
 };
 pub use olmo_torch::{Element, Place, cudnn_refusal};
 use olmo_torch::{KernelFolders, emulated};
-pub use training::{Finished, Losses, Training};
+pub use training::{Finished, GradientNorm, Losses, Training};
 
 /// The GPU with this index among those available to the process. With `OLMO_PIPE_EMULATE_GPU=1`,
 /// the CPU stands in for it (for tests: thousands of times slower).

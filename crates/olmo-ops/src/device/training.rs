@@ -52,6 +52,10 @@ pub struct Finished {
     pub waited: Duration,
 }
 
+/// Euclidean norm of the gradients, still on the device.
+#[derive(Debug)]
+pub struct GradientNorm(Tensor);
+
 /// Weights, gradients and the optimizer's moments on a device.
 #[derive(Debug)]
 pub struct Training {
@@ -84,8 +88,8 @@ impl Training {
         self.flat.begin();
     }
 
-    /// Clips the gradients and applies optimizer step `number`, counted from 1, then waits for the
-    /// device and returns the results. `groups` is as in [`crate::adamw::step`].
+    /// Measures the gradients, updates the weights, and waits for the results: see
+    /// [`Training::gradient_norm`], [`Training::update`] and [`Training::wait`].
     pub fn finish(
         &mut self,
         settings: &AdamW,
@@ -94,11 +98,32 @@ impl Training {
         max_norm: Option<f64>,
         losses: &Losses,
     ) -> Finished {
+        let norm = self.gradient_norm();
+        self.update(settings, number, groups, max_norm, &norm);
+        self.wait(losses, &norm)
+    }
+
+    /// Measures the gradients. Does not wait for the device.
+    pub fn gradient_norm(&self) -> GradientNorm {
         let floats = if self.flat.vector() == 1 { 1 } else { 4 };
         let (sum, parts) = (self.flat.sum(), self.flat.floats(&[PARTS]));
         let total = (sum.numel() / floats) as i64;
         self.flat.launch("square_sum", PARTS, 256, &[sum.into(), total.into(), (&parts).into()]);
-        let norm = parts.sum(Kind::Double).sqrt();
+        GradientNorm(parts.sum(Kind::Double).sqrt())
+    }
+
+    /// Clips the gradients, whose norm is `norm`, and applies optimizer step `number`, counted from
+    /// 1. Changes nothing if the norm is not finite. `groups` is as in [`crate::adamw::step`]. Does
+    /// not wait for the device.
+    pub fn update(
+        &mut self,
+        settings: &AdamW,
+        number: u64,
+        groups: &[(Range<usize>, bool)],
+        max_norm: Option<f64>,
+        norm: &GradientNorm,
+    ) {
+        let (floats, sum) = (if self.flat.vector() == 1 { 1 } else { 4 }, self.flat.sum());
         for (range, decays) in groups {
             let of = |flat: &Tensor| flat.narrow(0, range.start as i64, range.len() as i64);
             let (g, w) = (of(sum), of(self.flat.weights()));
@@ -120,19 +145,32 @@ impl Training {
                 root_correction2.into(),
                 eps.into(),
                 step_size.into(),
-                (&norm).into(),
+                (&norm.0).into(),
                 (max_norm.unwrap_or(0.0) as f32).into(),
             ];
             self.flat.launch("adamw", total.div_ceil(256).min(4 * PARTS), 256, &arguments);
         }
+    }
+
+    /// Waits for the device, and returns the results of a step.
+    pub fn wait(&self, losses: &Losses, norm: &GradientNorm) -> Finished {
         let since = Instant::now();
-        let (sums, grad_norm) = (losses.sums(), olmo_torch::download_doubles(&norm)[0]);
+        let (sums, grad_norm) = (losses.sums(), olmo_torch::download_doubles(&norm.0)[0]);
         Finished { sums, grad_norm, waited: since.elapsed() }
     }
 
     /// Copies weights and both moments to the host.
     pub fn download(&self) -> [Vec<f32>; 3] {
         [self.flat.weights(), &self.exp_avg, &self.exp_avg_sq].map(olmo_torch::download)
+    }
+
+    /// Replaces the gradients.
+    ///
+    /// # Panics
+    /// The number of values differs.
+    pub fn set_gradients(&mut self, gradients: &[f32]) {
+        let sum = self.flat.sum();
+        sum.shallow_clone().copy_(&olmo_torch::upload(gradients, self.flat.settings().place));
     }
 
     /// Copies the gradients to the host.

@@ -3,9 +3,7 @@
 mod duration;
 #[expect(clippy::module_inception, reason = "the folder is named after its type")]
 mod params;
-mod schedule;
 
 pub(crate) use duration::Interval;
 pub use duration::{Duration, DurationError};
 pub use params::*;
-pub use schedule::{Schedule, SchedulerName};

@@ -1,13 +1,13 @@
 //! Params of stage `train`. They use OLMo's names; [`Params::check`] covers what types cannot
 //! express.
 
-use olmo_model::{ActivationCheckpointing, InitFnType, LayerNormType, ModelConfig};
-use olmo_stage::StageError;
+use olmo_model::{ActivationCheckpointing, InitFnType, LayerNormType, ModelConfig, Vocabulary};
+use olmo_stage::rules::Finding;
+use olmo_train::{LossNorm, Schedule, SchedulerName};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::duration::Interval;
-use super::schedule::{Schedule, SchedulerName};
+use super::duration::{Duration, Interval};
 
 /// Trains a language model with AdamW. Names and meanings follow OLMo where it has them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -264,15 +264,6 @@ pub enum BackendName {
     LibTorch,
 }
 
-/// Divisor of a step's loss.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum LossNorm {
-    #[default]
-    Labels,
-    Olmo,
-}
-
 /// Defaults: OLMo 2's values, and OLMo's for the intervals.
 mod default {
     use olmo_model::{InitFnType, LayerNormType};
@@ -360,92 +351,106 @@ impl ModelParams {
     }
 }
 
-/// Vocabulary of the training data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Vocabulary {
-    pub size: usize,
-    pub eos_token_id: u32,
-    pub pad_token_id: u32,
-}
-
 fn is_device(text: &str) -> bool {
     let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     matches!(text, "auto" | "cpu" | "cuda") || text.strip_prefix("cuda:").is_some_and(number)
 }
 
 impl Params {
-    /// Checks what types cannot express, and reports every problem at once.
-    ///
-    /// # Errors
-    /// `train::params`, naming each param.
-    pub fn check(&self) -> Result<(), StageError> {
-        let mut problems = Vec::new();
-        let mut require = |holds: bool, problem: &str| {
+    /// Checks what types cannot express. Returns every problem, at its param.
+    pub fn check(&self) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        if let Err(error) = self.max_duration.parse::<Duration>() {
+            let problem = format!("`max_duration`: {error}");
+            findings.push(Finding::error("train::max_duration", "max_duration", problem));
+        }
+        let mut require = |holds: bool, param: &str, problem: &str| {
             if !holds {
-                problems.push(problem.to_owned());
+                findings.push(Finding::error("train::params", param, problem));
             }
         };
         let optimizer = &self.optimizer;
         let lr = optimizer.learning_rate;
-        require(self.global_train_batch_size != Some(0), "`global_train_batch_size` must be at least 1");
-        require(self.global_batch_size != Some(0), "`global_batch_size` must be at least 1");
+        require(
+            self.global_train_batch_size != Some(0),
+            "global_train_batch_size",
+            "`global_train_batch_size` must be at least 1",
+        );
+        require(self.global_batch_size != Some(0), "global_batch_size", "`global_batch_size` must be at least 1");
         require(
             self.global_train_batch_size.is_some() || self.global_batch_size.is_some(),
+            "",
             "set the batch size: `global_batch_size` (tokens) or `global_train_batch_size` (rows)",
         );
         require(
             self.global_train_batch_size.is_none() || self.global_batch_size.is_none(),
+            "global_batch_size",
             "`global_batch_size` and `global_train_batch_size` are both set: remove one of them",
         );
         require(
             self.device_train_microbatch_size != Some(0),
+            "device_train_microbatch_size",
             "`device_train_microbatch_size` must be at least 1, or null",
         );
         require(
             lr > 0.0 && (lr as f32).is_finite(),
+            "optimizer.learning_rate",
             "`optimizer.learning_rate` must be greater than 0 and finite as an f32",
         );
         require(
             optimizer.weight_decay.is_finite() && optimizer.weight_decay >= 0.0,
+            "optimizer.weight_decay",
             "`optimizer.weight_decay` must be at least 0",
         );
         require(
             optimizer.betas.iter().all(|beta| (0.0..1.0).contains(beta)),
+            "optimizer.betas",
             "`optimizer.betas` must both be at least 0 and below 1",
         );
-        require(optimizer.eps.is_finite() && optimizer.eps > 0.0, "`optimizer.eps` must be greater than 0");
-        require((0.0..=1.0).contains(&self.scheduler.alpha_f), "`scheduler.alpha_f` must be between 0 and 1");
+        require(
+            optimizer.eps.is_finite() && optimizer.eps > 0.0,
+            "optimizer.eps",
+            "`optimizer.eps` must be greater than 0",
+        );
+        require(
+            (0.0..=1.0).contains(&self.scheduler.alpha_f),
+            "scheduler.alpha_f",
+            "`scheduler.alpha_f` must be between 0 and 1",
+        );
         require(
             self.scheduler.warmup_min_lr.is_none_or(|least| (0.0..lr).contains(&least)),
+            "scheduler.warmup_min_lr",
             "`scheduler.warmup_min_lr` must be at least 0 and below `optimizer.learning_rate`",
         );
         require(
             self.max_grad_norm.is_none_or(|norm| norm.is_finite() && norm > 0.0),
+            "max_grad_norm",
             "`max_grad_norm` must be greater than 0, or null",
         );
         require(
             is_device(&self.device),
+            "device",
             "`device` must be auto, cpu, cuda or cuda:N, where N is the index of one of the stage's own GPUs",
         );
         require(
             self.backend != BackendName::Flex || !self.device.starts_with("cuda"),
+            "backend",
             "`backend: flex` cannot be combined with `device: cuda`: flex computes on the CPU; use libtorch or auto",
         );
-        require(self.z_loss.is_finite() && self.z_loss >= 0.0, "`z_loss` must be at least 0");
+        require(self.z_loss.is_finite() && self.z_loss >= 0.0, "z_loss", "`z_loss` must be at least 0");
         let fraction = self.scheduler.warmup_fraction;
         require(
             fraction.is_none_or(|fraction| (0.0..=1.0).contains(&fraction)),
+            "scheduler.warmup_fraction",
             "`scheduler.warmup_fraction` must be between 0 and 1",
         );
         require(
             fraction.is_none() || self.scheduler.t_warmup == DEFAULT_WARMUP,
+            "scheduler.warmup_fraction",
             "`scheduler.warmup_fraction` and `scheduler.t_warmup` are both set: remove one of them",
         );
-        require(self.console_log_interval > 0, "`console_log_interval` must be at least 1");
-        if problems.is_empty() {
-            return Ok(());
-        }
-        Err(StageError::fail("train::params", problems.join("; ")))
+        require(self.console_log_interval > 0, "console_log_interval", "`console_log_interval` must be at least 1");
+        findings
     }
 
     /// Rows of one optimizer step, for data of `instances` rows of `sequence_length` tokens.
@@ -490,7 +495,7 @@ mod tests {
         assert_eq!(params.seed, 6198);
         assert_eq!(params.scheduler, SchedulerParams::default());
         assert_eq!(params.loss_norm, LossNorm::Labels);
-        params.check().unwrap();
+        assert_eq!(params.check(), []);
     }
 
     #[test]
@@ -514,9 +519,11 @@ mod tests {
         params.optimizer.betas = [0.9, 1.0];
         params.scheduler.warmup_min_lr = Some(1.0);
         params.max_grad_norm = Some(0.0);
-        let StageError::Failed(failure) = params.check().unwrap_err() else { panic!("a failure is expected") };
-        for name in ["optimizer.betas", "scheduler.warmup_min_lr", "max_grad_norm"] {
-            assert!(failure.message.contains(name), "{}", failure.message);
+        let findings = params.check();
+        let names = ["optimizer.betas", "scheduler.warmup_min_lr", "max_grad_norm"];
+        assert_eq!(findings.iter().map(|finding| finding.param.as_str()).collect::<Vec<_>>(), names);
+        for (finding, name) in findings.iter().zip(names) {
+            assert!(finding.code == "train::params" && finding.message.contains(name), "{finding:?}");
         }
     }
 
@@ -528,11 +535,11 @@ mod tests {
             value["global_batch_size"] = tokens;
             serde_json::from_value::<Params>(value).unwrap()
         };
-        assert!(with(json!(4), json!(4096)).check().is_err());
-        assert!(with(Value::Null, Value::Null).check().is_err());
+        assert!(with(json!(4), json!(4096)).check().len() == 1);
+        assert!(with(Value::Null, Value::Null).check().len() == 1);
         assert_eq!(with(json!(4), Value::Null).batch_rows(2, 128), 4, "too few rows are an error elsewhere");
         let tokens = with(Value::Null, json!(4096));
-        tokens.check().unwrap();
+        assert_eq!(tokens.check(), []);
         assert_eq!(tokens.batch_rows(100, 1000), 4);
         assert_eq!(tokens.batch_rows(100, 5000), 1);
         assert_eq!(tokens.batch_rows(24, 1000), 3);
@@ -544,14 +551,14 @@ mod tests {
         let warmup = |fraction: f64, steps: u64| {
             let mut params: Params = serde_json::from_value(least()).unwrap();
             params.scheduler.warmup_fraction = Some(fraction);
-            params.check().unwrap();
+            assert_eq!(params.check(), []);
             params.schedule(steps).warmup
         };
         // round(steps * fraction) in Python.
         assert_eq!([warmup(0.03, 10), warmup(0.03, 20), warmup(0.03, 1000), warmup(0.5, 5)], [0, 1, 30, 2]);
         let mut both: Params = serde_json::from_value(least()).unwrap();
         both.scheduler = SchedulerParams { warmup_fraction: Some(0.1), t_warmup: 5, ..SchedulerParams::default() };
-        assert!(both.check().is_err());
+        assert!(both.check().len() == 1);
     }
 
     #[test]

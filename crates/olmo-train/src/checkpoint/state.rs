@@ -23,6 +23,7 @@ use safetensors::tensor::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::model_failure;
+use crate::learner::LearnerState;
 use crate::metrics::{LINES, Metrics};
 
 /// The list port for checkpoints.
@@ -61,33 +62,19 @@ pub(crate) struct Trainer {
     pub stage_version: u32,
 }
 
-/// Everything that changes from step to step. A clone shares the large arrays until they change, so
-/// it costs a copy only if the next update comes before the clone is dropped.
+/// Everything that changes from step to step.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct State {
-    pub parameters: Parameters,
-    /// Running average of the gradients, laid out like the parameters.
-    pub exp_avg: Arc<Vec<f32>>,
-    /// Running average of their squares.
-    pub exp_avg_sq: Arc<Vec<f32>>,
+    pub learner: LearnerState,
     /// Number of completed steps.
     pub step: u64,
-    pub optimizer_steps: u64,
     pub metrics: Metrics,
 }
 
 impl State {
     /// The state before the first step.
     pub(crate) fn new(parameters: Parameters) -> Self {
-        let zeros = || Arc::new(vec![0.0; parameters.len()]);
-        Self {
-            exp_avg: zeros(),
-            exp_avg_sq: zeros(),
-            parameters,
-            step: 0,
-            optimizer_steps: 0,
-            metrics: Metrics::default(),
-        }
+        Self { learner: LearnerState::new(parameters), step: 0, metrics: Metrics::default() }
     }
 }
 
@@ -118,12 +105,12 @@ pub(crate) fn save(
         fs::remove_dir_all(&temporary).map_err(failed)?;
     }
     fs::create_dir_all(temporary.join(OPTIM)).map_err(failed)?;
-    olmo_model::save_native(&temporary.join(MODEL), config, &state.parameters).map_err(model_failure)?;
+    olmo_model::save_native(&temporary.join(MODEL), config, &state.learner.parameters).map_err(model_failure)?;
     if let Some(chat) = chat {
         chat.write(&temporary.join(MODEL))?;
     }
     failpoint("train.saving");
-    save_moments(&temporary.join(OPTIM).join(OPTIM_FILE), state)?;
+    save_moments(&temporary.join(OPTIM).join(OPTIM_FILE), &state.learner)?;
     fs::write(temporary.join(LINES), state.metrics.text()).map_err(failed)?;
     olmo_stage::worker::write_json(&temporary.join(TRAINER), trainer)?;
     sync_tree(&temporary).map_err(failed)?;
@@ -166,7 +153,7 @@ impl View for Part<'_> {
     }
 }
 
-fn save_moments(path: &Path, state: &State) -> Result<(), StageError> {
+fn save_moments(path: &Path, state: &LearnerState) -> Result<(), StageError> {
     let moments = [("exp_avg", &state.exp_avg), ("exp_avg_sq", &state.exp_avg_sq)];
     let tensors = moments.into_iter().flat_map(|(kind, flat)| {
         state.parameters.tensors().iter().map(move |tensor| {
@@ -243,7 +230,8 @@ fn load(dir: &Path, config: &ModelConfig, expected: &Trainer) -> Result<(State, 
     }
     let (step, optimizer_steps) = (trainer.step, trainer.optimizer_steps);
     let (exp_avg, exp_avg_sq) = (Arc::new(exp_avg), Arc::new(exp_avg_sq));
-    Ok((State { parameters, exp_avg, exp_avg_sq, step, optimizer_steps, metrics }, trainer))
+    let learner = LearnerState { parameters, exp_avg, exp_avg_sq, optimizer_steps };
+    Ok((State { learner, step, metrics }, trainer))
 }
 
 /// The latest usable state of earlier attempts, and its `trainer.json`. Warns about every unusable

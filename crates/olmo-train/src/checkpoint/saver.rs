@@ -17,7 +17,7 @@ pub(crate) struct Saver {
 }
 
 impl Saver {
-    /// Starts to save the item of `state`, after the previous one is complete.
+    /// Starts to save the item of `state`, a snapshot, after the previous one is complete.
     ///
     /// # Errors
     /// The error of the previous save.
@@ -26,12 +26,12 @@ impl Saver {
         context: &mut Context,
         config: &ModelConfig,
         chat: Option<&ChatRecord>,
-        state: &State,
+        state: State,
         trainer: Trainer,
     ) -> Result<(), StageError> {
         self.finish(context)?;
         let to: PathBuf = state::item_folder(context, state.step)?;
-        let (config, chat, state) = (config.clone(), chat.cloned(), state.clone());
+        let (config, chat) = (config.clone(), chat.cloned());
         let step = state.step;
         let work = move || state::save(&to, &config, chat.as_ref(), &state, &trainer);
         let thread = std::thread::Builder::new().name("save".into()).spawn(work);

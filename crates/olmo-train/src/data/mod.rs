@@ -3,5 +3,6 @@
 mod batches;
 mod prefetch;
 
-pub(crate) use batches::{Batches, StepBatch, rows};
+pub use batches::{Batches, too_few_rows};
+pub(crate) use batches::{StepBatch, rows};
 pub(crate) use prefetch::Prefetch;

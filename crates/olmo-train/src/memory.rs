@@ -12,7 +12,7 @@ const ENOUGH_TOKENS: usize = 1 << 14;
 
 /// Available memory in bytes: what the system has left, up to the limit of the control group.
 /// `None` if unknown.
-pub(crate) fn available() -> Option<u64> {
+pub fn available() -> Option<u64> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let left = line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? * 1024;
@@ -23,7 +23,7 @@ pub(crate) fn available() -> Option<u64> {
 }
 
 /// Peak memory of this process in bytes.
-pub(crate) fn peak() -> Option<u64> {
+pub fn peak() -> Option<u64> {
     let text = fs::read_to_string("/proc/self/status").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? * 1024)
@@ -31,7 +31,7 @@ pub(crate) fn peak() -> Option<u64> {
 
 /// The run to estimate.
 #[derive(Clone, Copy)]
-pub(crate) struct Need<'a> {
+pub struct Need<'a> {
     pub config: &'a ModelConfig,
     pub sequence: usize,
     /// Rows per optimizer step.
@@ -41,13 +41,13 @@ pub(crate) struct Need<'a> {
 
 impl Need<'_> {
     /// Estimated memory with `microbatch` rows per micro-batch.
-    pub(crate) fn estimate(&self, checkpointing: ActivationCheckpointing, microbatch: usize) -> MemoryEstimate {
+    pub fn estimate(&self, checkpointing: ActivationCheckpointing, microbatch: usize) -> MemoryEstimate {
         MemoryEstimate::of(self.config, self.computes, checkpointing, microbatch.min(self.rows), self.sequence)
     }
 
     /// The largest micro-batch that fits into `available` bytes and still makes a step faster; at
     /// least 1.
-    pub(crate) fn microbatch(&self, checkpointing: ActivationCheckpointing, available: u64) -> usize {
+    pub fn microbatch(&self, checkpointing: ActivationCheckpointing, available: u64) -> usize {
         let most = self.rows.min((ENOUGH_TOKENS / self.sequence).max(1));
         let fits = |rows: &usize| self.estimate(checkpointing, *rows).total() <= available;
         (1..=most).rev().find(fits).unwrap_or(1)
@@ -55,7 +55,7 @@ impl Need<'_> {
 
     /// The smallest change that makes the run fit into `available` bytes, as text, and the memory
     /// it needs; `None` if no change is enough.
-    pub(crate) fn way_out(
+    pub fn way_out(
         &self,
         checkpointing: ActivationCheckpointing,
         microbatch: usize,
@@ -84,7 +84,7 @@ impl Need<'_> {
 ///
 /// # Errors
 /// Those of `work`, and `train::oom`.
-pub(crate) fn catch_out_of_memory(
+pub fn catch_out_of_memory(
     smaller: Option<&str>,
     work: impl FnOnce() -> Result<(), StageError>,
 ) -> Result<(), StageError> {
@@ -103,12 +103,12 @@ pub(crate) fn catch_out_of_memory(
 
 /// The part of `available` bytes that a run may use; the rest is for other uses of the process and
 /// the machine.
-pub(crate) fn room(available: u64) -> u64 {
+pub fn room(available: u64) -> u64 {
     available / 10 * 9
 }
 
 /// Formats an estimate for a message.
-pub(crate) fn describe_estimate(estimate: &MemoryEstimate, rows: usize) -> String {
+pub fn describe_estimate(estimate: &MemoryEstimate, rows: usize) -> String {
     let parts = [estimate.total() - estimate.activations - estimate.working, estimate.activations, estimate.working];
     let [weights, activations, working] = parts.map(bytes);
     format!(

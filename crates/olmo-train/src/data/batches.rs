@@ -8,14 +8,28 @@ use olmo_data::Memmap;
 use olmo_data::order::{self, Order};
 use olmo_model::Batch;
 use olmo_stage::StageError;
+use olmo_stage::rules::Finding;
+
+use crate::failure::enforce;
 
 /// The rows of the training data, in the order of the steps.
-pub(crate) struct Batches<'a> {
+pub struct Batches<'a> {
     data: &'a Memmap,
     global_batch: usize,
     /// Whether batches record where documents begin.
     document_mask: bool,
     order: Order,
+}
+
+/// The error for data of `instances` rows that do not fill a batch of `global_batch` rows.
+pub fn too_few_rows(instances: u64, global_batch: usize) -> Option<Finding> {
+    (instances < global_batch as u64).then(|| {
+        let what = format!(
+            "the data has {instances} rows, fewer than the {global_batch} of one step (`global_train_batch_size`)"
+        );
+        Finding::error("train::too_little_data", "global_train_batch_size", what)
+            .hint(format!("set `global_train_batch_size` to at most {instances}, or give more data"))
+    })
 }
 
 /// The rows of one step.
@@ -39,37 +53,25 @@ pub(crate) struct StepBatch {
 impl<'a> Batches<'a> {
     /// # Errors
     /// `train::too_little_data` if there are fewer rows than one global batch.
-    pub(crate) fn new(
-        data: &'a Memmap,
-        global_batch: usize,
-        seed: u64,
-        document_mask: bool,
-    ) -> Result<Self, StageError> {
-        if data.instances() < global_batch {
-            let rows = data.instances();
-            let what = format!(
-                "the data has {rows} rows, fewer than the {global_batch} of one step (`global_train_batch_size`)"
-            );
-            let hint = format!("set `global_train_batch_size` to at most {rows}, or give more data");
-            return Err(StageError::fail("train::too_little_data", what).hint(hint));
-        }
+    pub fn new(data: &'a Memmap, global_batch: usize, seed: u64, document_mask: bool) -> Result<Self, StageError> {
+        enforce(too_few_rows(data.instances() as u64, global_batch))?;
         let order = Order::new(data.instances(), global_batch, seed, 0);
         Ok(Self { data, global_batch, document_mask, order })
     }
 
     /// Number of steps per epoch, at least 1.
-    pub(crate) fn per_epoch(&self) -> u64 {
+    pub fn per_epoch(&self) -> u64 {
         (self.data.instances() / self.global_batch) as u64
     }
 
     /// Number of tokens per step, padding included.
-    pub(crate) fn tokens_per_step(&self) -> u64 {
+    pub fn tokens_per_step(&self) -> u64 {
         self.global_batch as u64 * self.data.manifest().sequence_length
     }
 
     /// The epoch of the step after `done` steps, and the number of its rows visited before that
     /// step.
-    pub(crate) fn position(&self, done: u64) -> (u64, u64) {
+    pub fn position(&self, done: u64) -> (u64, u64) {
         (done / self.per_epoch(), done % self.per_epoch() * self.global_batch as u64)
     }
 

@@ -1,0 +1,167 @@
+//! [`GpuLearner`]: trains on a GPU with libtorch.
+
+use std::borrow::Cow;
+use std::ops::Range;
+use std::sync::Arc;
+
+use olmo_model::device::{self, Losses, Training};
+use olmo_model::{Batch, LossOptions, Model, ModelError};
+use olmo_stage::StageError;
+
+use super::collective::{Collective, Values};
+use super::learner::{Learner, LearnerState, Step};
+use super::objective::{ModelOutput, Objective, StepSize};
+use super::optimizer::OptimizerSettings;
+use crate::failure::model_failure;
+
+/// Weights, gradients and moments on a GPU. The host waits for it once per step, in `finish`.
+pub(super) struct GpuLearner {
+    model: Model,
+    /// The state on the host after its own number of updates; the GPU may be ahead.
+    fetched: LearnerState,
+    optimizer_steps: u64,
+    optimizer: OptimizerSettings,
+    /// Where weight decay applies.
+    groups: Vec<(Range<usize>, bool)>,
+    objective: Box<dyn Objective>,
+    collective: Box<dyn Collective>,
+    denominator: f64,
+    /// Losses of the micro-batches of the current step, with the index of each.
+    losses: Vec<(usize, Losses)>,
+    /// Number of micro-batches of the current step.
+    parts: usize,
+}
+
+impl GpuLearner {
+    /// `model` is on a GPU and has the weights and moments of `state`.
+    pub(super) fn new(
+        model: Model,
+        state: LearnerState,
+        optimizer: OptimizerSettings,
+        objective: Box<dyn Objective>,
+        collective: Box<dyn Collective>,
+    ) -> Self {
+        let groups = optimizer.groups(&state.parameters);
+        let optimizer_steps = state.optimizer_steps;
+        let losses = Vec::new();
+        Self {
+            model,
+            fetched: state,
+            optimizer_steps,
+            optimizer,
+            groups,
+            objective,
+            collective,
+            denominator: 1.0,
+            losses,
+            parts: 0,
+        }
+    }
+
+    fn training(&mut self) -> &mut Training {
+        self.model.on_gpu_mut().expect("the model is on a GPU")
+    }
+
+    /// Sums the gradients over the ranks, through the host.
+    fn reduce_gradients(&mut self) -> Result<(), StageError> {
+        if self.collective.size() == 1 {
+            return Ok(());
+        }
+        let mut gradients = self.training().gradients();
+        self.collective.all_reduce(Values::F32(&mut gradients))?;
+        self.training().set_gradients(&gradients);
+        Ok(())
+    }
+}
+
+impl Learner for GpuLearner {
+    fn model(&self) -> &Model {
+        &self.model
+    }
+
+    fn optimizer_steps(&self) -> u64 {
+        self.optimizer_steps
+    }
+
+    fn begin(&mut self, size: StepSize) {
+        self.training().begin();
+        self.denominator = self.objective.denominator(size);
+        self.losses.clear();
+        self.parts = 0;
+    }
+
+    fn accumulate(&mut self, part: &Batch) -> Result<(), StageError> {
+        let mut output = Output { model: &self.model, part, losses: Vec::new() };
+        self.objective.add_loss(self.denominator, &mut output).map_err(model_failure)?;
+        let index = self.parts;
+        self.losses.extend(output.losses.into_iter().map(|losses| (index, losses)));
+        self.parts += 1;
+        Ok(())
+    }
+
+    fn finish(&mut self, lr: f64) -> Result<Step, StageError> {
+        self.reduce_gradients()?;
+        let settings = self.optimizer.adamw(lr);
+        let max_norm = self.optimizer.max_grad_norm;
+        let number = self.optimizer_steps + 1;
+        let losses = Losses::all(self.losses.iter().map(|(_, losses)| losses));
+        let losses = losses.expect("a step has a micro-batch with labels");
+        let training = self.model.on_gpu_mut().expect("the model is on a GPU");
+        let norm = training.gradient_norm();
+        training.update(&settings, number, &self.groups, max_norm, &norm);
+        let finished = training.wait(&losses, &norm);
+        let mut sums = [finished.sums.nll / self.denominator, finished.sums.z / self.denominator];
+        self.collective.all_reduce(Values::F64(&mut sums))?;
+        let [loss, z_loss] = sums;
+        let waited = Some(finished.waited);
+        let mut step = Step { loss, z_loss, grad_norm: finished.grad_norm, bad: None, waited };
+        if step.is_finite() {
+            self.optimizer_steps = number;
+        } else {
+            let is_bad = |losses: &Losses| {
+                let sums = losses.sums();
+                !(sums.nll + sums.z).is_finite()
+            };
+            step.bad = self.losses.iter().find(|(_, losses)| is_bad(losses)).map(|(index, _)| *index);
+        }
+        Ok(step)
+    }
+
+    fn snapshot(&mut self) -> LearnerState {
+        if self.fetched.optimizer_steps < self.optimizer_steps {
+            let [weights, exp_avg, exp_avg_sq] = self.training().download();
+            self.fetched.parameters.replace(weights);
+            self.fetched.exp_avg = Arc::new(exp_avg);
+            self.fetched.exp_avg_sq = Arc::new(exp_avg_sq);
+            self.fetched.optimizer_steps = self.optimizer_steps;
+        }
+        self.fetched.clone()
+    }
+
+    fn gradients(&self) -> Cow<'_, [f32]> {
+        self.model.gradients_on_gpu().unwrap_or_default().into()
+    }
+
+    fn unkeyed_settings(&self) -> Vec<String> {
+        device::instruments()
+    }
+
+    fn slowdown(&self) -> Option<String> {
+        device::cudnn_refusal()
+            .map(|why| format!("attention ran on the slower flash kernels, because cuDNN failed: {why}"))
+    }
+}
+
+/// The output for `part`, computed when the objective asks for a loss.
+struct Output<'a> {
+    model: &'a Model,
+    part: &'a Batch,
+    losses: Vec<Losses>,
+}
+
+impl ModelOutput for Output<'_> {
+    fn cross_entropy(&mut self, options: &LossOptions) -> Result<(), ModelError> {
+        self.losses.push(self.model.accumulate(self.part, options)?);
+        Ok(())
+    }
+}

@@ -1,0 +1,249 @@
+//! [`HostLearner`]: trains on the CPU.
+
+use std::borrow::Cow;
+use std::ops::Range;
+use std::sync::Arc;
+
+use olmo_model::{Batch, LossOptions, LossOutput, Model, ModelError};
+use olmo_ops::{adamw, clip_coefficient, global_norm};
+use olmo_stage::StageError;
+
+use super::collective::{Collective, Values};
+use super::learner::{Learner, LearnerState, Step};
+use super::objective::{ModelOutput, Objective, StepSize};
+use super::optimizer::OptimizerSettings;
+use crate::failure::model_failure;
+
+/// Weights, gradients and moments on the host.
+pub(super) struct HostLearner {
+    model: Model,
+    state: LearnerState,
+    optimizer: OptimizerSettings,
+    /// Where weight decay applies.
+    groups: Vec<(Range<usize>, bool)>,
+    objective: Box<dyn Objective>,
+    collective: Box<dyn Collective>,
+    /// Gradients of the current step, laid out like the parameters.
+    gradients: Vec<f32>,
+    denominator: f64,
+    /// Number of micro-batches of the current step.
+    parts: usize,
+    step: Step,
+}
+
+impl HostLearner {
+    /// `model` has the weights of `state`.
+    pub(super) fn new(
+        model: Model,
+        state: LearnerState,
+        optimizer: OptimizerSettings,
+        objective: Box<dyn Objective>,
+        collective: Box<dyn Collective>,
+    ) -> Self {
+        let groups = optimizer.groups(&state.parameters);
+        let gradients = vec![0.0; state.parameters.len()];
+        let step = Step::default();
+        Self { model, state, optimizer, groups, objective, collective, gradients, denominator: 1.0, parts: 0, step }
+    }
+
+    /// Sums losses and gradients over the ranks.
+    fn reduce(&mut self) -> Result<(), StageError> {
+        self.collective.all_reduce(Values::F32(&mut self.gradients))?;
+        let mut losses = [self.step.loss, self.step.z_loss];
+        self.collective.all_reduce(Values::F64(&mut losses))?;
+        [self.step.loss, self.step.z_loss] = losses;
+        Ok(())
+    }
+
+    /// Clips the gradients, whose norm is `grad_norm`, and applies the optimizer.
+    fn update(&mut self, lr: f64, grad_norm: f64) -> Result<(), StageError> {
+        let settings = self.optimizer.adamw(lr);
+        let scale = self.optimizer.max_grad_norm.map_or(1.0, |max_norm| clip_coefficient(grad_norm, max_norm));
+        let state = &mut self.state;
+        state.optimizer_steps += 1;
+        let number = state.optimizer_steps;
+        // Copies the arrays only if a checkpoint in progress still holds them.
+        let exp_avg = Arc::make_mut(&mut state.exp_avg);
+        let exp_avg_sq = Arc::make_mut(&mut state.exp_avg_sq);
+        let (gradients, groups) = (&self.gradients, &self.groups);
+        let change = |parameters: &mut [f32]| {
+            let arrays = adamw::State { parameters, exp_avg, exp_avg_sq };
+            adamw::step(&settings, number, arrays, gradients, scale, groups);
+        };
+        self.model.update(&mut state.parameters, change).map_err(model_failure)
+    }
+}
+
+impl Learner for HostLearner {
+    fn model(&self) -> &Model {
+        &self.model
+    }
+
+    fn optimizer_steps(&self) -> u64 {
+        self.state.optimizer_steps
+    }
+
+    fn begin(&mut self, size: StepSize) {
+        self.gradients.fill(0.0);
+        self.denominator = self.objective.denominator(size);
+        self.parts = 0;
+        self.step = Step::default();
+    }
+
+    fn accumulate(&mut self, part: &Batch) -> Result<(), StageError> {
+        let mut output = Output { model: &self.model, part, gradients: &mut self.gradients, losses: Vec::new() };
+        self.objective.add_loss(self.denominator, &mut output).map_err(model_failure)?;
+        for losses in output.losses {
+            if self.step.bad.is_none() && !(losses.loss_sum + losses.z_sum).is_finite() {
+                self.step.bad = Some(self.parts);
+            }
+            self.step.loss += losses.loss_sum / self.denominator;
+            self.step.z_loss += losses.z_sum / self.denominator;
+        }
+        self.parts += 1;
+        Ok(())
+    }
+
+    fn finish(&mut self, lr: f64) -> Result<Step, StageError> {
+        self.reduce()?;
+        self.step.grad_norm = global_norm(&self.gradients);
+        if self.step.is_finite() {
+            self.update(lr, self.step.grad_norm)?;
+        }
+        Ok(self.step)
+    }
+
+    fn snapshot(&mut self) -> LearnerState {
+        self.state.clone()
+    }
+
+    fn gradients(&self) -> Cow<'_, [f32]> {
+        (&self.gradients).into()
+    }
+}
+
+/// The output for `part`, computed when the objective asks for a loss.
+struct Output<'a> {
+    model: &'a Model,
+    part: &'a Batch,
+    gradients: &'a mut Vec<f32>,
+    losses: Vec<LossOutput>,
+}
+
+impl ModelOutput for Output<'_> {
+    fn cross_entropy(&mut self, options: &LossOptions) -> Result<(), ModelError> {
+        self.losses.push(self.model.loss_and_gradients(self.part, options, self.gradients)?);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use olmo_model::{ModelConfig, Parameters};
+    use serde_json::json;
+
+    use super::super::collective::Alone;
+    use super::super::objective::{CrossEntropy, LossNorm};
+    use super::*;
+
+    fn config() -> ModelConfig {
+        serde_json::from_value(
+            json!({"d_model": 8, "n_heads": 2, "n_layers": 1, "mlp_hidden_size": 16, "vocab_size": 7}),
+        )
+        .unwrap()
+    }
+
+    fn learner(collective: Box<dyn Collective>) -> HostLearner {
+        let parameters = Parameters::init(&config(), 5).unwrap();
+        let model = Model::new(&config(), &parameters, true).unwrap();
+        let optimizer = OptimizerSettings {
+            betas: [0.9, 0.95],
+            eps: 1e-8,
+            weight_decay: 0.1,
+            decay_norm_and_bias: false,
+            decay_embeddings: false,
+            max_grad_norm: None,
+        };
+        let objective = Box::new(CrossEntropy { norm: LossNorm::Labels, z_loss: 0.0 });
+        HostLearner::new(model, LearnerState::new(parameters), optimizer, objective, collective)
+    }
+
+    fn part(row: u32) -> Batch {
+        let input_ids = (0..6).map(|t| (row + t * (row + 1)) % 7).collect();
+        Batch { input_ids, label_mask: None, documents: None, batch: 1, sequence: 6 }
+    }
+
+    fn step(learner: &mut HostLearner) -> Step {
+        learner.begin(StepSize { labels: 10, tokens: 12 });
+        for row in 0..2 {
+            learner.accumulate(&part(row)).unwrap();
+        }
+        learner.finish(1e-2).unwrap()
+    }
+
+    /// Two ranks that always have the same values.
+    struct Twins;
+
+    impl Collective for Twins {
+        fn rank(&self) -> usize {
+            0
+        }
+        fn size(&self) -> usize {
+            2
+        }
+        fn all_reduce(&self, values: Values<'_>) -> Result<(), StageError> {
+            match values {
+                Values::F32(values) => values.iter_mut().for_each(|value| *value *= 2.0),
+                Values::F64(values) => values.iter_mut().for_each(|value| *value *= 2.0),
+            }
+            Ok(())
+        }
+        fn reduce_scatter(&self, _: Values<'_>) -> Result<Range<usize>, StageError> {
+            unreachable!("all gradients are needed on every rank")
+        }
+        fn all_gather(&self, _: Values<'_>) -> Result<(), StageError> {
+            unreachable!("every rank has all gradients")
+        }
+        fn broadcast(&self, _: Values<'_>, _: usize) -> Result<(), StageError> {
+            unreachable!("the weights are equal")
+        }
+        fn barrier(&self) -> Result<(), StageError> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn losses_and_gradients_are_summed_over_the_ranks_before_they_are_measured() {
+        let one = step(&mut learner(Box::new(Alone)));
+        let two = step(&mut learner(Box::new(Twins)));
+        assert!(one.is_finite() && one.loss > 1.0 && one.grad_norm > 0.0, "{one:?}");
+        assert_eq!(two.loss, 2.0 * one.loss);
+        assert_eq!(two.grad_norm, 2.0 * one.grad_norm);
+    }
+
+    #[test]
+    fn a_step_that_is_not_finite_changes_nothing_and_reports_its_first_bad_micro_batch() {
+        let mut learner = learner(Box::new(Alone));
+        step(&mut learner);
+        let sound = learner.snapshot();
+        learner.state.parameters.flat_mut().fill(f32::NAN);
+        learner.model.set_parameters(&learner.state.parameters.clone()).unwrap();
+        let broken = step(&mut learner);
+        assert!(!broken.is_finite());
+        assert_eq!((broken.bad, learner.optimizer_steps()), (Some(0), 1));
+        assert_eq!(learner.state.exp_avg, sound.exp_avg);
+        assert!(learner.gradients().iter().any(|value| value.is_nan()));
+    }
+
+    #[test]
+    fn a_snapshot_keeps_its_values_when_training_goes_on() {
+        let mut learner = learner(Box::new(Alone));
+        let before = learner.snapshot();
+        let copy = before.parameters.flat().to_vec();
+        step(&mut learner);
+        assert_eq!(before.parameters.flat(), copy);
+        let after = learner.snapshot();
+        assert_eq!(after.optimizer_steps, 1);
+        assert_ne!(after.parameters.flat(), copy);
+    }
+}

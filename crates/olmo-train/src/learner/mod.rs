@@ -1,0 +1,17 @@
+//! [`Learner`]: computes gradients and updates weights, on the host or on a GPU.
+
+mod collective;
+mod create;
+#[cfg(feature = "libtorch")]
+mod gpu;
+mod host;
+#[expect(clippy::module_inception, reason = "the folder is named after its trait")]
+mod learner;
+mod objective;
+mod optimizer;
+
+pub use collective::{Alone, Collective, Values, part_of};
+pub use create::{Spec, computes, create, free_memory};
+pub use learner::{Learner, LearnerState, Step};
+pub use objective::{CrossEntropy, LossNorm, ModelOutput, Objective, StepSize};
+pub use optimizer::OptimizerSettings;

@@ -1,0 +1,51 @@
+//! [`Setup`]: everything decided before the first step.
+
+use olmo_data::{ChatRecord, Memmap};
+use olmo_model::{ActivationCheckpointing, ModelConfig, Parameters};
+use olmo_stage::Compute;
+
+use crate::learner::{CrossEntropy, OptimizerSettings};
+use crate::schedule::Schedule;
+
+/// The definition of a run. Its parts fit together: the data has at least one batch, and its ids
+/// and lengths fit the model.
+#[derive(Debug)]
+pub struct Setup {
+    pub data: Memmap,
+    pub eval_data: Option<Memmap>,
+    pub config: ModelConfig,
+    /// The chat format to save with the model.
+    pub chat: Option<ChatRecord>,
+    /// Weights to start from; without them, new ones are initialised.
+    pub initial: Option<Parameters>,
+    /// Seed of new weights and, together with the epoch, of the order of the data.
+    pub seed: u64,
+    pub max_steps: u64,
+    /// Rows per optimizer step.
+    pub global_batch: usize,
+    /// Rows per micro-batch.
+    pub microbatch: usize,
+    /// Whether a resumed run keeps the micro-batch size of the earlier attempt.
+    pub microbatch_is_automatic: bool,
+    /// Restricts attention to each token's own document.
+    pub document_mask: bool,
+    pub schedule: Schedule,
+    pub optimizer: OptimizerSettings,
+    pub objective: CrossEntropy,
+    pub activation_checkpointing: ActivationCheckpointing,
+    /// Steps between checkpoints, and between evaluations.
+    pub save_interval: Option<u64>,
+    pub eval_interval: Option<u64>,
+    /// Also evaluates before the first step.
+    pub eval_on_startup: bool,
+    /// Steps between printed metrics.
+    pub console_log_interval: u64,
+    /// Where the run computes, and with which data type.
+    pub compute: Compute,
+    /// The requested device, such as `cuda:1`.
+    pub device: String,
+    /// Stage version of this run.
+    pub version: u32,
+    /// A change that needs about a quarter less memory, as text.
+    pub smaller: Option<String>,
+}
