@@ -47,7 +47,7 @@ pub fn embed_backward_device(flat: &DeviceFlat, weight: &Range<usize>, width: us
 /// Like [`crate::block_flat`].
 ///
 /// # Panics
-/// See [`crate::block`].
+/// See [`crate::block_flat`].
 pub fn block_device(
     config: &BlockConfig,
     placed: &Placed,
@@ -97,7 +97,7 @@ pub fn norm_device(norm: Norm, x: Tensor<3>, flat: &DeviceFlat, weight: Option<&
 /// Like [`crate::head_loss_flat`]; the sums stay on the device.
 ///
 /// # Panics
-/// See [`crate::head_loss`].
+/// See [`crate::head_loss_flat`].
 pub fn head_loss_device(
     hidden: Tensor<3>,
     flat: &DeviceFlat,

@@ -1,6 +1,6 @@
 //! [`Compute`]: the backend of an operation.
 
-use burn::tensor::{DType, Device, GradientCheckpointingStrategy, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 
 use super::host::Host as _;
 #[cfg(feature = "libtorch")]
@@ -80,15 +80,9 @@ impl Compute {
         }
     }
 
-    /// The backend whose fused bodies serve `tensor`, if any: f32 or bf16 in host memory, without
-    /// Burn's own checkpointing.
+    /// The backend that serves `tensor`, if any: f32 in host memory.
     pub(super) fn serving<const D: usize>(tensor: &Tensor<D>) -> Option<Compute> {
-        let recomputes = tensor.is_autodiff()
-            && tensor.gradient_checkpointing_strategy() != Some(GradientCheckpointingStrategy::Disabled);
-        if recomputes || !matches!(tensor.dtype(), DType::F32 | DType::BF16) {
-            return None;
-        }
         let device = tensor.device().without_autodiff();
-        Compute::ALL.iter().copied().find(|compute| compute.device() == device)
+        Compute::ALL.iter().copied().find(|compute| tensor.dtype() == DType::F32 && compute.device() == device)
     }
 }

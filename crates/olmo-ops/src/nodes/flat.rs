@@ -93,10 +93,11 @@ pub fn embed_backward(flat: &Flat, weight: &Range<usize>, width: usize, ids: &[u
     embedding::backward(&gradient, width, ids, &mut flat.sum()[weight.clone()]);
 }
 
-/// Like [`super::block`], with weights in `flat`.
+/// A transformer block: maps `[batch, sequence, d]` to the same shape. `keep` selects what stays
+/// for the backward pass; results are bit-identical.
 ///
 /// # Panics
-/// See [`super::block`].
+/// Shapes do not fit `config`, the rotary tables are too short, or documents are not in order.
 pub fn block_flat(
     config: &BlockConfig,
     placed: &Placed,
@@ -183,7 +184,8 @@ impl<B: Host> Backward<B, 1> for BlockNode {
     }
 }
 
-/// Like [`super::norm`], with the weight in `flat`.
+/// `norm(x) * weight` over the last dimension of `x [batch, sequence, d]`; without `weight`, only
+/// the norm.
 pub fn norm_flat(norm: Norm, x: Tensor<3>, flat: &Flat, weight: Option<&Range<usize>>) -> Tensor<3> {
     with_backend!(flat.compute, B => norm_on::<B>(norm, x, flat, weight))
 }
@@ -243,12 +245,14 @@ impl<B: Host> Backward<B, 1> for NormNode {
     }
 }
 
-/// Like [`super::head_loss`], with the weight in `flat`. The gradient is computed in the forward
-/// pass and is that of the loss itself. The weight's gradient is added immediately, so the loss
+/// The loss of `hidden [batch, sequence, d]` with the head `weight`. Rows with the target
+/// [`crate::IGNORED`] are skipped. The gradient is computed in the forward pass and is that of the
+/// loss itself. The weight's gradient is added immediately, so the loss
 /// itself must be differentiated, not a function of it.
 ///
 /// # Panics
-/// See [`super::head_loss`]; also in the backward pass, if the incoming gradient is not 1.
+/// A target is neither [`crate::IGNORED`] nor below the number of rows of `weight`, or there is not
+/// one for each row; also in the backward pass, if the incoming gradient is not 1.
 pub fn head_loss_flat(
     hidden: Tensor<3>,
     flat: &Flat,

@@ -3,10 +3,9 @@
 use burn::backend::autodiff::Autodiff;
 use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
 use burn::backend::autodiff::ops::NodeGuard;
-use burn::backend::ops::FloatTensorOps as _;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Flex};
-use burn::tensor::{DType, FloatDType, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
 
 use crate::fused::Kernels;
 
@@ -21,7 +20,7 @@ pub(super) trait Host: Backend {
     /// Its matrix-multiply backend.
     const KERNELS: Kernels;
 
-    /// An f32 primitive whose elements [`Host::elements`] can return; no copy if it already is one.
+    /// A primitive whose elements [`Host::elements`] can return; no copy if it already is one.
     fn contiguous(tensor: FloatTensor<Self>) -> FloatTensor<Self>;
 
     /// The elements of a contiguous f32 primitive.
@@ -41,23 +40,10 @@ pub(super) trait Host: Backend {
 
     /// The tensor of a primitive in a graph.
     fn tracked_tensor<const D: usize>(primitive: FloatTensor<Tracked<Self>>) -> Tensor<D>;
-
-    /// Creates a primitive of `dtype` from `values`.
-    fn of(values: Vec<f32>, shape: &[usize], dtype: DType) -> FloatTensor<Self> {
-        let primitive = Self::primitive(values, shape);
-        match dtype {
-            DType::F32 => primitive,
-            other => Self::float_cast(primitive, float(other)),
-        }
-    }
 }
 
-/// The invariant checked by `Compute::serving`.
-pub(crate) const SERVED: &str = "all inputs of a fused operation are on one device, all with autodiff or all without";
-
-fn float(dtype: DType) -> FloatDType {
-    if dtype == DType::BF16 { FloatDType::BF16 } else { FloatDType::F32 }
-}
+/// What the conversions require.
+pub(crate) const SERVED: &str = "the input is on the device of the weights, with autodiff if gradients are needed";
 
 /// The parts of [`Host`] that differ per backend: conversions between primitives and tensors.
 macro_rules! conversions {
@@ -88,12 +74,11 @@ impl Host for Flex {
     const KERNELS: Kernels = Kernels::Rust;
 
     fn contiguous(tensor: FloatTensor<Self>) -> FloatTensor<Self> {
-        let tensor = if tensor.dtype() == DType::F32 { tensor } else { Self::float_cast(tensor, FloatDType::F32) };
         if tensor.as_slice::<f32>().is_some() { tensor } else { tensor.to_contiguous() }
     }
 
     fn elements(tensor: &FloatTensor<Self>) -> &[f32] {
-        tensor.as_slice::<f32>().expect("primitives are made contiguous when they are taken in")
+        tensor.as_slice::<f32>().expect("f32, and made contiguous when taken in")
     }
 
     fn primitive(values: Vec<f32>, shape: &[usize]) -> FloatTensor<Self> {

@@ -1,13 +1,18 @@
 //! Blocks and their inputs for the tests, and how two lists of numbers are compared.
 #![allow(dead_code, reason = "each test binary takes what it needs")]
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use olmo_ops::{
-    BlockConfig, BlockTensors, BlockWeights, Compute, Flat, Keep, Norm, NormKind, Placed, Places, Rope, block,
-    block_flat, block_reference,
+    BlockConfig, BlockWeights, Compute, Flat, Keep, LossTerms, Norm, NormKind, Placed, Places, Rope, Sums, block_flat,
+    embed, embed_backward, head_loss_flat, norm_flat,
 };
+
+use reference::BlockTensors;
+
+pub(crate) mod reference;
 
 /// Numbers that look random and are the same everywhere, in (-1, 1).
 pub(crate) fn numbers(count: usize, seed: u64) -> Vec<f64> {
@@ -78,61 +83,30 @@ impl Case {
         self
     }
 
-    /// With inputs that bf16 can hold.
-    pub(crate) fn in_bf16(mut self) -> Case {
-        let round = |x: &mut f64| *x = f64::from(f32::from_bits((*x as f32).to_bits() & 0xffff_0000));
-        self.inputs.iter_mut().flat_map(|(_, values)| values).for_each(round);
-        self.cotangent.iter_mut().for_each(round);
-        self
-    }
-
     fn placed(&self) -> Placed {
         Placed { rope: self.rope(), documents: self.documents.clone() }
     }
 
-    /// As [`Case::run`] with `Body::Fused`, with weights and gradients in flat arrays.
-    pub(crate) fn run_flat(&self) -> (Vec<f64>, Vec<Vec<f64>>) {
-        let (mut flat, mut ranges) = (Vec::new(), Vec::new());
-        // Gaps and another order than that of the fields: nothing may depend on either.
-        for (_, values) in self.inputs[1..].iter().rev() {
-            flat.push(f32::NAN);
-            ranges.push(flat.len()..flat.len() + values.len());
-            flat.extend(values.iter().map(|x| *x as f32));
-        }
-        ranges.reverse();
-        let mut norms = ranges[4..].iter().cloned();
-        let mut next = |exists: bool| if exists { norms.next() } else { None };
-        let weights = BlockWeights {
-            att_proj: ranges[0].clone(),
-            attn_out: ranges[1].clone(),
-            ff_proj: ranges[2].clone(),
-            ff_out: ranges[3].clone(),
-            attn_norm: next(self.affine),
-            ff_norm: next(self.affine),
-            q_norm: next(self.config.qk_norm),
-            k_norm: next(self.config.qk_norm),
-        };
-        let gradients = vec![0f32; flat.len()];
-        let flat = Flat::with_gradients(self.compute, Arc::new(flat), gradients);
+    /// The fused block's output, and gradients as in [`Case::run`].
+    fn run_fused(&self) -> Gradients {
         let shape = [self.batch, self.sequence, self.config.d_model];
-        let tensor = |values: &[f64]| {
-            let data = TensorData::new(values.to_vec(), shape);
-            Tensor::<3>::from_data(data, (&self.device(), DType::F32))
-        };
-        let x = tensor(&self.inputs[0].1).require_grad();
-        let y = block_flat(&self.config, &self.placed(), x.clone(), &flat, &weights, self.keep);
-        let output = read(y.clone().inner());
-        let grads = (y * tensor(&self.cotangent)).sum().backward();
-        let mut all = vec![read(x.grad(&grads).expect("x has a gradient"))];
-        drop(grads);
-        let gradients = flat.into_gradients();
-        all.extend(ranges.into_iter().map(|range| gradients[range].iter().map(|x| f64::from(*x)).collect()));
-        (output, all)
-    }
-
-    fn device(&self) -> Device {
-        self.compute.prepare();
-        self.compute.device().autodiff()
+        let weights: Vec<&[f64]> = self.inputs[1..].iter().map(|(_, values)| values.as_slice()).collect();
+        let x = input(self.compute, &self.inputs[0].1, shape);
+        differentiate(self.compute, x, &weights, &self.cotangent, |flat, ranges, x| {
+            let mut norms = ranges[4..].iter().cloned();
+            let mut next = |exists: bool| if exists { norms.next() } else { None };
+            let weights = BlockWeights {
+                att_proj: ranges[0].clone(),
+                attn_out: ranges[1].clone(),
+                ff_proj: ranges[2].clone(),
+                ff_out: ranges[3].clone(),
+                attn_norm: next(self.affine),
+                ff_norm: next(self.affine),
+                q_norm: next(self.config.qk_norm),
+                k_norm: next(self.config.qk_norm),
+            };
+            block_flat(&self.config, &self.placed(), x, flat, &weights, self.keep)
+        })
     }
 
     fn rope(&self) -> Arc<Rope> {
@@ -140,8 +114,9 @@ impl Case {
     }
 
     /// The block's output and the gradients of the sum of output times cotangent, in the order of the inputs.
-    pub(crate) fn run(&self, body: Body) -> (Vec<f64>, Vec<Vec<f64>>) {
-        let (device, dtype) = (self.device(), body.dtype());
+    pub(crate) fn run(&self, body: Body) -> Gradients {
+        let Some(dtype) = body.reference() else { return self.run_fused() };
+        let device = Device::flex().autodiff();
         let (mut matrices, mut vectors) = (Vec::new(), Vec::new());
         for (shape, values) in &self.inputs[1..] {
             let data = TensorData::new(values.clone(), shape.clone());
@@ -167,15 +142,9 @@ impl Case {
             q_norm: vector(self.config.qk_norm),
             k_norm: vector(self.config.qk_norm),
         };
-        let y = match body {
-            Body::Fused | Body::Fused16 => block(&self.config, &self.placed(), x.clone(), &weights, self.keep),
-            _ => {
-                let rope = self.rope();
-                let documents = self.documents.as_deref();
-                let places = Places { rope: &rope, sequence: self.sequence, documents };
-                block_reference(&self.config, &places, x.clone(), &weights)
-            }
-        };
+        let rope = self.rope();
+        let places = Places { rope: &rope, sequence: self.sequence, documents: self.documents.as_deref() };
+        let y = reference::block(&self.config, &places, x.clone(), &weights);
         let output = read(y.clone().inner());
         let grads = (y * tensor(&self.cotangent)).sum().backward();
         let mut gradients = vec![read(x.grad(&grads).expect("x has a gradient"))];
@@ -194,20 +163,120 @@ impl Case {
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Body {
     Fused,
-    Fused16,
-    Reference16,
     Reference32,
     Reference64,
 }
 
 impl Body {
-    fn dtype(self) -> DType {
+    /// The precision of a reference body.
+    fn reference(self) -> Option<DType> {
         match self {
-            Body::Reference64 => DType::F64,
-            Body::Fused | Body::Reference32 => DType::F32,
-            Body::Fused16 | Body::Reference16 => DType::BF16,
+            Body::Fused => None,
+            Body::Reference32 => Some(DType::F32),
+            Body::Reference64 => Some(DType::F64),
         }
     }
+}
+
+/// An output, and the gradients of the input and of each weight.
+pub(crate) type Gradients = (Vec<f64>, Vec<Vec<f64>>);
+
+/// A leaf of the graph for the operations of `compute`.
+pub(crate) fn input<const D: usize>(compute: Compute, values: &[f64], shape: [usize; D]) -> Tensor<D> {
+    compute.prepare();
+    let data = TensorData::new(values.to_vec(), shape);
+    Tensor::from_data(data, (&compute.device().autodiff(), DType::F32)).require_grad()
+}
+
+/// Weights in one flat array, and the range of each.
+pub(crate) fn flatten(weights: &[&[f64]]) -> (Vec<f32>, Vec<Range<usize>>) {
+    let (mut flat, mut ranges) = (Vec::new(), Vec::new());
+    // Gaps and another order than that of the arguments: nothing may depend on either.
+    for values in weights.iter().rev() {
+        flat.push(f32::NAN);
+        ranges.push(flat.len()..flat.len() + values.len());
+        flat.extend(values.iter().map(|x| *x as f32));
+    }
+    ranges.reverse();
+    (flat, ranges)
+}
+
+/// Applies `op` to `x` with `weights` in flat arrays: its output, and the gradients of the sum of
+/// output times `cotangent`.
+pub(crate) fn differentiate<const D: usize>(
+    compute: Compute,
+    x: Tensor<3>,
+    weights: &[&[f64]],
+    cotangent: &[f64],
+    op: impl FnOnce(&Flat, &[Range<usize>], Tensor<3>) -> Tensor<D>,
+) -> Gradients {
+    let (flat, ranges) = flatten(weights);
+    let gradients = vec![0f32; flat.len()];
+    let flat = Flat::with_gradients(compute, Arc::new(flat), gradients);
+    let y = op(&flat, &ranges, x.clone());
+    let output = read(y.clone().inner());
+    let data = TensorData::new(cotangent.to_vec(), y.dims());
+    let cotangent = Tensor::<D>::from_data(data, (&compute.device().autodiff(), DType::F32));
+    let grads = (y * cotangent).sum().backward();
+    let mut all = vec![read(x.grad(&grads).expect("the input has a gradient"))];
+    drop(grads);
+    let gradients = flat.into_gradients();
+    all.extend(ranges.into_iter().map(|range| gradients[range].iter().map(|x| f64::from(*x)).collect()));
+    (output, all)
+}
+
+/// A norm's output and gradients.
+pub(crate) fn run_norm(
+    compute: Compute,
+    norm: Norm,
+    x: Tensor<3>,
+    weight: Option<&[f64]>,
+    cotangent: &[f64],
+) -> Gradients {
+    let weights: Vec<&[f64]> = weight.into_iter().collect();
+    differentiate(compute, x, &weights, cotangent, |flat, ranges, x| norm_flat(norm, x, flat, ranges.first()))
+}
+
+/// The rows of an embedding, and the gradient of its weight.
+pub(crate) fn run_embedding(
+    compute: Compute,
+    weight: &[f64],
+    width: usize,
+    ids: &[u32],
+    shape: [usize; 2],
+    cotangent: &[f64],
+) -> Gradients {
+    compute.prepare();
+    let (flat, ranges) = flatten(&[weight]);
+    let gradients = vec![0f32; flat.len()];
+    let flat = Flat::with_gradients(compute, Arc::new(flat), gradients);
+    let y = embed(&flat, &ranges[0], width, ids, shape);
+    let output = read(y.clone().inner());
+    let data = TensorData::new(cotangent.to_vec(), [shape[0], shape[1], width]);
+    let cotangent = Tensor::<3>::from_data(data, (&compute.device().autodiff(), DType::F32));
+    let mut grads = (y.clone() * cotangent).sum().backward();
+    let gradient = y.grad_remove(&mut grads).expect("the rows are a leaf");
+    embed_backward(&flat, &ranges[0], width, ids, gradient);
+    drop(grads);
+    let gradients = flat.into_gradients();
+    (output, vec![gradients[ranges[0].clone()].iter().map(|x| f64::from(*x)).collect()])
+}
+
+/// The head's loss and gradients, and the sums.
+pub(crate) fn run_head(
+    compute: Compute,
+    hidden: Tensor<3>,
+    weight: &[f64],
+    targets: &[u32],
+    terms: LossTerms,
+) -> (Gradients, Sums) {
+    let mut sums = None;
+    let made = differentiate(compute, hidden, &[weight], &[1.0], |flat, ranges, hidden| {
+        let (loss, found) = head_loss_flat(hidden, flat, &ranges[0], targets, terms);
+        sums = Some(found);
+        loss
+    });
+    (made, sums.expect("the head has run"))
 }
 
 pub(crate) fn read<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {

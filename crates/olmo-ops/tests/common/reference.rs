@@ -1,16 +1,32 @@
-//! The reference bodies: plain Burn, for any backend and precision, with gradients from Burn's
+//! The reference bodies: the definition of each operation in plain Burn, with gradients from Burn's
 //! autodiff.
 
 use burn::tensor::activation::{silu, softmax};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
-use crate::config::{BlockConfig, IGNORED, LossTerms, Norm, NormKind};
-use crate::fused::head::Sums;
-use crate::rope::{Places, Rope};
-use crate::tensors::{BlockTensors, HeadLoss};
+use olmo_ops::{BlockConfig, IGNORED, LossTerms, Norm, NormKind, Places, Rope, Sums};
 
-/// See [`crate::block`].
-pub fn block(config: &BlockConfig, places: &Places<'_>, x: Tensor<3>, weights: &BlockTensors) -> Tensor<3> {
+/// A block's weights as tensors; the layouts are those of `BlockWeights`.
+pub(crate) struct BlockTensors {
+    pub att_proj: Tensor<2>,
+    pub attn_out: Tensor<2>,
+    pub ff_proj: Tensor<2>,
+    pub ff_out: Tensor<2>,
+    pub attn_norm: Option<Tensor<1>>,
+    pub ff_norm: Option<Tensor<1>>,
+    pub q_norm: Option<Tensor<1>>,
+    pub k_norm: Option<Tensor<1>>,
+}
+
+/// A loss and its components.
+pub(crate) struct HeadLoss {
+    /// `(nll + z) / denominator`, one element; differentiable.
+    pub loss: Tensor<1>,
+    pub sums: Sums,
+}
+
+/// A transformer block: maps `[batch, sequence, d]` to the same shape.
+pub(crate) fn block(config: &BlockConfig, places: &Places<'_>, x: Tensor<3>, weights: &BlockTensors) -> Tensor<3> {
     let normed = |x: Tensor<3>, weight: &Option<Tensor<1>>, here: bool| {
         if here { norm(config.norm, x, weight.clone()) } else { x }
     };
@@ -58,9 +74,9 @@ fn attention(config: &BlockConfig, places: &Places<'_>, x: Tensor<3>, weights: &
 fn hidden(config: &BlockConfig, places: &Places<'_>, batch: usize, device: &Device) -> Tensor<4, Bool> {
     let sequence = places.sequence;
     let batch = if places.documents.is_some() { batch } else { 1 };
-    let sees = |row: usize, query: usize, key: usize| {
-        key <= query && key >= config.sees_from(query, places.document(row, query))
-    };
+    let document = |row: usize, query: usize| places.documents.map_or(0, |all| all[row * sequence + query] as usize);
+    let sees =
+        |row: usize, query: usize, key: usize| key <= query && key >= config.sees_from(query, document(row, query));
     let of_query = |row: usize, query: usize| (0..sequence).map(move |key| !sees(row, query, key));
     let of_row = |row: usize| (0..sequence).flat_map(move |query| of_query(row, query));
     let values: Vec<bool> = (0..batch).flat_map(of_row).collect();
@@ -90,8 +106,8 @@ fn mlp(config: &BlockConfig, x: Tensor<3>, weights: &BlockTensors) -> Tensor<3> 
     linear(silu(half(config.mlp_width)) * half(0), weights.ff_out.clone())
 }
 
-/// See [`crate::norm`].
-pub fn norm(norm: Norm, x: Tensor<3>, weight: Option<Tensor<1>>) -> Tensor<3> {
+/// `norm(x) * weight` over the last dimension of `x [batch, sequence, d]`.
+pub(crate) fn norm(norm: Norm, x: Tensor<3>, weight: Option<Tensor<1>>) -> Tensor<3> {
     let centred = match norm.kind {
         NormKind::Rms => x,
         NormKind::Layer => x.clone() - x.mean_dim(2),
@@ -104,20 +120,20 @@ pub fn norm(norm: Norm, x: Tensor<3>, weight: Option<Tensor<1>>) -> Tensor<3> {
 }
 
 /// `x [batch, sequence, in]` times the transpose of `weight [out, in]`.
-pub fn linear(x: Tensor<3>, weight: Tensor<2>) -> Tensor<3> {
+fn linear(x: Tensor<3>, weight: Tensor<2>) -> Tensor<3> {
     x.matmul(weight.swap_dims(0, 1).unsqueeze::<3>())
 }
 
-/// See [`crate::embedding`].
-pub fn embedding(weight: Tensor<2>, ids: &[u32], [batch, sequence]: [usize; 2]) -> Tensor<3> {
+/// `[batch, sequence, d]`: the rows of `weight [rows, d]` at `ids`.
+pub(crate) fn embedding(weight: Tensor<2>, ids: &[u32], [batch, sequence]: [usize; 2]) -> Tensor<3> {
     let width = weight.dims()[1];
     let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
     let ids = Tensor::<1, Int>::from_data(TensorData::new(ids, [batch * sequence]), &weight.device());
     weight.select(0, ids).reshape([batch, sequence, width])
 }
 
-/// See [`crate::head_loss`].
-pub fn head_loss(hidden: Tensor<3>, weight: Tensor<2>, targets: &[u32], terms: LossTerms) -> HeadLoss {
+/// The loss of `hidden [batch, sequence, d]` with the head `weight [vocabulary, d]`.
+pub(crate) fn head_loss(hidden: Tensor<3>, weight: Tensor<2>, targets: &[u32], terms: LossTerms) -> HeadLoss {
     let rows = targets.len();
     let (device, dtype) = (hidden.device(), hidden.dtype());
     let logits = linear(hidden, weight).flatten::<2>(0, 1);
