@@ -3,15 +3,14 @@
 
 mod common;
 
+use std::cell::Cell;
+use std::ops::Range;
 use std::sync::Arc;
 
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, Device as BurnDevice, Tensor, TensorData};
 use common::reference::{self, BlockTensors};
-use common::{Gradients, difference, flatten, input, numbers, read};
-use olmo_ops::{
-    BlockConfig, BlockWeights, Compute, Flat, IGNORED, Keep, LossTerms, Norm, NormKind, Placed, Places, Rope,
-    block_flat, head_loss_flat, norm_flat,
-};
+use common::{Block, Gradients, Head, On, Operation, Work, difference, flatten, input, numbers, read, train};
+use olmo_ops::{BlockConfig, Device, IGNORED, Keep, LossTerms, Norm, NormKind, Placed, Places, Rope, RopeConfig};
 
 const RMS: Norm = Norm { kind: NormKind::Rms, eps: 1e-6 };
 
@@ -30,32 +29,45 @@ fn of_a_part<const D: usize>(
     (read(y.inner()), vec![read(wide.grad(&grads).expect("a gradient"))])
 }
 
-/// Runs the operation of `compute` and the reference body in f64 on the same numbers.
+struct OfAPart<'a, O, const D: usize> {
+    wide: Tensor<2>,
+    shape: [usize; 3],
+    ranges: &'a [Range<usize>],
+    operation: &'a O,
+}
+
+impl<O: Operation<D>, const D: usize> Work<Gradients> for OfAPart<'_, O, D> {
+    fn run<T: Device>(self, device: &T) -> Gradients {
+        let OfAPart { wide, shape, ranges, operation } = self;
+        of_a_part(wide, shape, |x| operation.apply(device, ranges, x))
+    }
+}
+
+/// Runs the operation on every device, and the reference body in f64, on the same numbers.
 fn agree<const D: usize>(
     name: &str,
     shape: [usize; 3],
     weights: &[Vec<f64>],
-    fused: impl Fn(Tensor<3>, &Flat, &[std::ops::Range<usize>]) -> Tensor<D>,
+    operation: &impl Operation<D>,
     plain: impl Fn(Tensor<3>, Vec<Tensor<2>>) -> Tensor<D>,
 ) {
     let [batch, sequence, d] = shape;
     let size = [2 * d, batch * sequence];
     let values = numbers(size[0] * size[1], 1);
-    let device = Device::flex().autodiff();
+    let device = BurnDevice::flex().autodiff();
     let exact = |values: &[f64], shape: [usize; 2]| {
         Tensor::<2>::from_data(TensorData::new(values.to_vec(), shape), (&device, DType::F64))
     };
     let tensors = weights.iter().map(|values| exact(values, [values.len() / d, d])).collect();
     let (want, want_gradients) = of_a_part(exact(&values, size).require_grad(), shape, |x| plain(x, tensors));
-    for compute in Compute::ALL {
-        let of_weights: Vec<&[f64]> = weights.iter().map(Vec::as_slice).collect();
-        let (flat, ranges) = flatten(&of_weights);
-        let gradients = vec![0f32; flat.len()];
-        let flat = Flat::with_gradients(*compute, Arc::new(flat), gradients);
-        let (got, gradients) = of_a_part(input(*compute, &values, size), shape, |x| fused(x, &flat, &ranges));
+    for on in On::all() {
+        let weights: Vec<&[f64]> = weights.iter().map(Vec::as_slice).collect();
+        let (flat, ranges) = flatten(&weights);
+        let part = OfAPart::<_, D> { wide: input(on, &values, size), shape, ranges: &ranges, operation };
+        let ((got, gradients), _) = train(on, flat, part);
         for (got, want) in [(&got, &want), (&gradients[0], &want_gradients[0])] {
             let off = difference(got, want);
-            assert!(off < 2e-5, "{name} on {compute:?}: off by {off}");
+            assert!(off < 2e-5, "{name} on {on:?}: off by {off}");
         }
     }
 }
@@ -68,6 +80,8 @@ fn turned_and_shared_inputs_give_every_operation_what_plain_ones_give() {
         d_model: d,
         n_heads: 2,
         n_kv_heads: 2,
+        head_dim: d / 2,
+        rope: RopeConfig::new(10_000.0),
         mlp_width: d,
         clip_qkv: None,
         norm: RMS,
@@ -75,7 +89,7 @@ fn turned_and_shared_inputs_give_every_operation_what_plain_ones_give() {
         qk_norm: true,
         window: None,
     };
-    let rope = Arc::new(Rope::new(config.head_width(), 10_000.0, sequence));
+    let rope = Arc::new(Rope::new(config.rope, config.head_dim, sequence));
     let weights: Vec<Vec<f64>> = [3 * d * d, d * d, 2 * d * d, d * d, d, d, d, d]
         .iter()
         .zip(2..)
@@ -85,12 +99,11 @@ fn turned_and_shared_inputs_give_every_operation_what_plain_ones_give() {
         "block",
         shape,
         &weights,
-        |x, flat, ranges| {
-            let [att_proj, attn_out, ff_proj, ff_out] = [0, 1, 2, 3].map(|index| ranges[index].clone());
-            let [attn_norm, ff_norm, q_norm, k_norm] = [4, 5, 6, 7].map(|index| Some(ranges[index].clone()));
-            let weights = BlockWeights { att_proj, attn_out, ff_proj, ff_out, attn_norm, ff_norm, q_norm, k_norm };
-            let placed = Placed { rope: rope.clone(), documents: None };
-            block_flat(&config, &placed, x, flat, &weights, Keep::All)
+        &Block {
+            config: &config,
+            placed: Placed { rope: rope.clone(), documents: None },
+            affine: true,
+            keep: Keep::All,
         },
         |x, weights| {
             let vector = |index: usize| Some(weights[index].clone().reshape([d]));
@@ -107,20 +120,16 @@ fn turned_and_shared_inputs_give_every_operation_what_plain_ones_give() {
             reference::block(&config, &Places::rows(&rope, sequence), x, &tensors)
         },
     );
-    agree(
-        "norm",
-        shape,
-        &[numbers(d, 3)],
-        |x, flat, ranges| norm_flat(RMS, x, flat, ranges.first()),
-        |x, weights| reference::norm(RMS, x, Some(weights[0].clone().reshape([d]))),
-    );
+    agree("norm", shape, &[numbers(d, 3)], &RMS, |x, weights| {
+        reference::norm(RMS, x, Some(weights[0].clone().reshape([d])))
+    });
     let targets = [0, IGNORED, 8, 2, 2, 1, 0, IGNORED, 5, 6];
     let terms = LossTerms { denominator: 4.0, z_loss: 1e-2 };
     agree(
         "head and loss",
         shape,
         &[numbers(9 * d, 4)],
-        |x, flat, ranges| head_loss_flat(x, flat, &ranges[0], &targets, terms).0,
+        &Head { targets: &targets, terms, sums: Cell::default() },
         |x, weights| reference::head_loss(x, weights[0].clone(), &targets, terms).loss,
     );
 }

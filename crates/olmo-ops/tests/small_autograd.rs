@@ -8,8 +8,8 @@ mod common;
 use std::collections::BTreeMap;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use common::{Gradients, difference, input, read, reference, run_embedding, run_head, run_norm};
-use olmo_ops::{Compute, IGNORED, LossTerms, Norm, NormKind};
+use common::{Gradients, On, difference, input, read, reference, run_embedding, run_head, run_norm};
+use olmo_ops::{IGNORED, LossTerms, Norm, NormKind};
 use serde::Deserialize;
 
 const IDS: [u32; 6] = [3, 0, 3, 6, 3, 0];
@@ -68,15 +68,15 @@ impl Case {
     }
 
     /// Output, and gradients of the sum of output times cotangent (of the loss itself for the head).
-    fn run_fused(&self, compute: Compute) -> Gradients {
+    fn run_fused(&self, on: On) -> Gradients {
         let (shape, values) = &self.inputs[0];
-        let first = || input(compute, values, [1, shape[0], shape[1]]);
+        let first = || input(on, values, [1, shape[0], shape[1]]);
         let second = self.inputs.get(1).map(|(_, values)| values.as_slice());
         let cotangent = |count: usize| numbers(count, 99, 1.0, 0.0);
         match self.words[0].as_str() {
-            "norm" => run_norm(compute, self.norm(), first(), second, &cotangent(values.len())),
-            "embedding" => run_embedding(compute, values, shape[1], &IDS, [2, 3], &cotangent(IDS.len() * shape[1])),
-            _ => run_head(compute, first(), second.unwrap(), &TARGETS, self.terms()).0,
+            "norm" => run_norm(on, self.norm(), first(), second, &cotangent(values.len())),
+            "embedding" => run_embedding(on, values, shape[1], &IDS, [2, 3], &cotangent(IDS.len() * shape[1])),
+            _ => run_head(on, first(), second.unwrap(), &TARGETS, self.terms()).0,
         }
     }
 
@@ -144,7 +144,7 @@ fn both_bodies_are_those_of_torch_and_one_percent_would_be_noticed() {
         let case = Case::new(&name);
         let mut made =
             vec![("f64".to_owned(), 1e-9, case.run(DType::F64)), ("f32".to_owned(), 5e-6, case.run(DType::F32))];
-        made.extend(Compute::ALL.iter().map(|compute| (format!("{compute:?}"), 5e-6, case.run_fused(*compute))));
+        made.extend(On::all().into_iter().map(|on| (format!("{on:?}"), 5e-6, case.run_fused(on))));
         for (body, tolerance, (output, gradients)) in made {
             let off = difference(&output, &golden.output);
             assert!(off < tolerance, "{name}, {body}: the output is off by {off}");

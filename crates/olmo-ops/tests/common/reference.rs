@@ -42,15 +42,15 @@ const HIDDEN: f32 = -1e30;
 
 fn attention(config: &BlockConfig, places: &Places<'_>, x: Tensor<3>, weights: &BlockTensors) -> Tensor<3> {
     let rope = places.rope;
-    let [batch, sequence, d] = x.dims();
-    let (head, kv) = (config.head_width(), config.kv_width());
+    let [batch, sequence, _] = x.dims();
+    let (head, queries, kv) = (config.head_dim, config.query_width(), config.kv_width());
     let device = x.device();
     let mut qkv = linear(x, weights.att_proj.clone());
     if let Some(clip) = config.clip_qkv {
         qkv = qkv.clamp(-clip, clip);
     }
     let part = |start: usize, width: usize| qkv.clone().slice([0..batch, 0..sequence, start..start + width]);
-    let (mut q, mut k, v) = (part(0, d), part(d, kv), part(d + kv, kv));
+    let (mut q, mut k, v) = (part(0, queries), part(queries, kv), part(queries + kv, kv));
     if config.qk_norm {
         q = norm(config.norm, q, weights.q_norm.clone());
         k = norm(config.norm, k, weights.k_norm.clone());
@@ -67,7 +67,7 @@ fn attention(config: &BlockConfig, places: &Places<'_>, x: Tensor<3>, weights: &
     let hidden = hidden(config, places, batch, &device.without_autodiff());
     let hidden = hidden.expand([batch, config.n_heads, sequence, sequence]);
     let attended = softmax(scores.mask_fill(hidden, HIDDEN), 3).matmul(repeat(split(v, config.n_kv_heads)));
-    linear(attended.swap_dims(1, 2).reshape([batch, sequence, d]), weights.attn_out.clone())
+    linear(attended.swap_dims(1, 2).reshape([batch, sequence, queries]), weights.attn_out.clone())
 }
 
 /// `[batch or 1, 1, query, key]`: the positions that a query does not see.

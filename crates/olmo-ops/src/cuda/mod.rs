@@ -7,25 +7,19 @@
 //!
 //! On [`Place::Cpu`], the same code runs the kernels in an emulator, for tests only.
 
-// As in `nodes`.
+// As in `autodiff`.
 #![allow(deprecated)]
 
-mod block;
+mod device;
 mod embedding;
-mod flat;
 mod head;
-mod nodes;
-mod norm;
 mod training;
+mod weights;
 
-pub use flat::{DeviceFlat, DeviceSettings, unsupported, vector};
-pub use nodes::{
-    block_device, embed_backward_device, embed_device, head_logits_device, head_loss_device, norm_device,
-    weights_on_host,
-};
 pub use olmo_torch::{Element, Place, cudnn_refusal};
 use olmo_torch::{KernelFolders, emulated};
 pub use training::{Finished, Losses, Training};
+pub use weights::{Cuda, DeviceSettings, unsupported, vector};
 
 /// The GPU with this index among those available to the process. With `OLMO_PIPE_EMULATE_GPU=1`,
 /// the CPU stands in for it (for tests: thousands of times slower).

@@ -1,28 +1,23 @@
-//! The embedding: looks up rows, and adds their gradients in token order.
-
-use std::ops::Range;
+//! The embedding's backward pass: adds gradients of rows in token order.
 
 use olmo_torch::Tensor;
 
-use super::flat::DeviceFlat;
+use super::weights::Cuda;
+use crate::linear::Linear;
 
-/// The rows at `ids`, `[tokens, width]`.
-pub(super) fn forward(flat: &DeviceFlat, weight: &Range<usize>, width: usize, ids: &[u32]) -> Tensor {
-    let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
-    flat.matrix(weight, width).index_select(0, &flat.integers(&ids))
-}
-
-/// Adds `dx [tokens, width]` to the rows at `ids`. A single thread sums each column of a row, so no
-/// two threads add to the same element.
-pub(super) fn backward(flat: &DeviceFlat, weight: &Range<usize>, width: usize, ids: &[u32], dx: &Tensor) {
-    let Tokens { order, starts, ids } = Tokens::new(ids);
-    flat.add_nothing(weight);
-    let (sum, _) = flat.gradient(weight);
+/// Adds `dx [tokens, width]` to the gradients of the rows at `ids`. A single thread sums each column
+/// of a row, so no two threads add to the same element.
+pub(super) fn backward(device: &Cuda, weight: &Linear, ids: &[u32], dx: &Tensor) {
+    let (Tokens { order, starts, ids }, width) = (Tokens::new(ids), weight.inputs);
+    device.add_nothing(&weight.weight);
+    let Some((sum, _)) = device.gradient(&weight.weight) else { return };
     let blocks = ids.len();
-    let (order, starts, ids) = (flat.integers(&order), flat.integers(&starts), flat.integers(&ids));
+    let (order, starts, ids) = (device.integers(&order), device.integers(&starts), device.integers(&ids));
     let arguments = [dx.into(), (&order).into(), (&starts).into(), (&ids).into(), (&sum).into(), (width as i32).into()];
     let threads = width.next_multiple_of(32).min(256);
-    flat.launch("embedding_backward", blocks * width.div_ceil(threads), threads, &arguments);
+    // SAFETY: `order` lists rows of `dx`, `starts` parts of `order`, and `ids` rows of `sum`: the
+    // forward pass has read the same rows of the weight.
+    unsafe { device.launch("embedding_backward", blocks * width.div_ceil(threads), threads, &arguments) };
 }
 
 /// The tokens of a batch, grouped by id.

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::buffer::Buffer;
 use super::math::multiversion;
-use super::norm::{add_rows, row_backward, row_stats};
+use super::norm::{row_backward, row_stats};
 use crate::config::BlockConfig;
 use crate::rope::{Places, Rope};
 
@@ -48,7 +48,7 @@ pub(crate) fn prepare_row(
     heads: &mut [f32],
 ) {
     clamp(config, raw, heads);
-    let (queries, rest) = heads.split_at_mut(config.d_model);
+    let (queries, rest) = heads.split_at_mut(config.query_width());
     let keys = &mut rest[..config.kv_width()];
     if let Some([q_norm, k_norm]) = norms {
         normalise_in_place(config, queries, q_norm);
@@ -94,18 +94,17 @@ fn rotate(values: &mut [f32], cos: &[f32], sin: &[f32], direction: f32) {
 }
 
 /// Turns `dheads`, the gradient of [`forward`]'s result, into the gradient of `raw`, in place.
-/// `raw` is needed only with a clamp or QK-norm. Adds the gradients of the two norms' weights to
-/// `dnorms`.
+/// `raw` is needed only with a clamp or QK-norm. Returns rows whose sum is the gradient of the two
+/// norms' weights, queries then keys.
 pub(crate) fn backward(
     config: &BlockConfig,
     places: &Places<'_>,
     raw: Option<&[f32]>,
     norms: Option<[&[f32]; 2]>,
     dheads: &mut [f32],
-    dnorms: Option<[&mut [f32]; 2]>,
-) {
+) -> Buffer {
     let size = ROWS * config.qkv_width();
-    let norm_width = config.d_model + config.kv_width();
+    let norm_width = config.query_width() + config.kv_width();
     let tasks = dheads.len().div_ceil(size);
     // Without norms, each task still gets an (unused) slot, so that one loop serves both cases.
     let mut partial = Buffer::zeros(tasks * norm_width);
@@ -115,10 +114,7 @@ pub(crate) fn backward(
             backward_rows(config, places.rope, places.sequence, index * ROWS, raw, norms, dheads, partial);
         },
     );
-    if let Some([dq_norm, dk_norm]) = dnorms {
-        add_rows(&partial, norm_width, 0, dq_norm);
-        add_rows(&partial, norm_width, config.d_model, dk_norm);
-    }
+    partial
 }
 
 multiversion! {
@@ -126,7 +122,7 @@ multiversion! {
         config: &BlockConfig, rope: &Rope, sequence: usize, first: usize, raw: Option<&[f32]>, norms: Option<[&[f32]; 2]>, dheads: &mut [f32],
         partial: &mut [f32],
     ) {
-        let (width, d, kv) = (config.qkv_width(), config.d_model, config.kv_width());
+        let (width, d, kv) = (config.qkv_width(), config.query_width(), config.kv_width());
         let (dq_norm, dk_norm) = partial.split_at_mut(d);
         let mut clamped = vec![0f32; width];
         let mut gradient = vec![0f32; d.max(kv)];

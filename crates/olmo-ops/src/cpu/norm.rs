@@ -11,7 +11,7 @@ use crate::config::{Norm, NormKind};
 
 /// Mean and reciprocal deviation of each row, from the forward pass.
 #[derive(Clone, Debug)]
-pub(crate) struct Stats(Buffer);
+pub struct Stats(Buffer);
 
 /// Number of rows whose contributions to the weight's gradient one task sums; fixed, so that the
 /// order of the sum is fixed.

@@ -2,10 +2,10 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
-mod kernels;
+mod compute;
 mod matrix;
 mod products;
 
-pub use kernels::Kernels;
+pub use compute::Compute;
 pub(super) use matrix::Write;
 pub(super) use products::{matmul_nn, matmul_nt, matmul_tn, matmul_tn_in_chains};

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::buffer::Buffer;
 use super::math::{exp, maximum, multiversion, sum};
-use super::matmul::{Kernels, Write, matmul_nn, matmul_nt, matmul_tn_in_chains};
+use super::matmul::{Compute, Write, matmul_nn, matmul_nt, matmul_tn_in_chains};
 use crate::config::{IGNORED, LossTerms};
 
 /// Sums over the targets that are not ignored.
@@ -22,12 +22,12 @@ pub struct Sums {
 
 /// Outputs for the gradients of the loss `(nll + z) / denominator`.
 #[derive(Debug)]
-pub struct Gradients<'a> {
+pub(super) struct Gradients<'a> {
     /// Receives the gradient of the hidden states, `[rows, width]`. Rows without a target are not
     /// written, so pass zeros.
     pub hidden: &'a mut [f32],
-    /// The gradient of the head's weight, `[vocabulary, width]`, is added here.
-    pub weight: &'a mut [f32],
+    /// The gradient of the head's weight, `[vocabulary, width]`, is added here, unless it is frozen.
+    pub weight: Option<&'a mut [f32]>,
 }
 
 /// Number of rows whose part of the weight's gradient is summed in one chain. Depends only on
@@ -42,13 +42,13 @@ fn chain_rows(vocabulary: usize) -> usize {
 const MOST_LOGITS: usize = 1 << 24;
 
 /// Number of rows in a chunk.
-fn chunk_rows(kernels: Kernels, vocabulary: usize) -> usize {
+fn chunk_rows(compute: Compute, vocabulary: usize) -> usize {
     let chain = chain_rows(vocabulary);
-    match kernels {
-        Kernels::Rust => (MOST_LOGITS / (chain * vocabulary.max(1))).max(1) * chain,
+    match compute {
+        Compute::Flex => (MOST_LOGITS / (chain * vocabulary.max(1))).max(1) * chain,
         // A BLAS may use another order of additions for another shape.
         #[cfg(feature = "libtorch")]
-        Kernels::LibTorch => chain,
+        Compute::LibTorch => chain,
     }
 }
 
@@ -57,8 +57,8 @@ fn chunk_rows(kernels: Kernels, vocabulary: usize) -> usize {
 ///
 /// # Panics
 /// A target is neither [`IGNORED`] nor below the number of rows of `weight`.
-pub fn loss(
-    kernels: Kernels,
+pub(super) fn loss(
+    compute: Compute,
     hidden: &[f32],
     weight: &[f32],
     width: usize,
@@ -70,10 +70,11 @@ pub fn loss(
     let labelled: Vec<usize> = (0..targets.len()).filter(|&row| targets[row] != IGNORED).collect();
     assert!(labelled.iter().all(|&row| (targets[row] as usize) < vocabulary), "every target has a row of the head");
     if let Some(Gradients { hidden: dhidden, weight: dweight }) = &gradients {
-        assert!(dhidden.len() == hidden.len() && dweight.len() == weight.len(), "gradients have their sizes");
+        let fits = dweight.as_ref().is_none_or(|dweight| dweight.len() == weight.len());
+        assert!(dhidden.len() == hidden.len() && fits, "gradients have their sizes");
     }
     let mut sums = Sums { labels: labelled.len() as u64, ..Sums::default() };
-    let (size, chain) = (chunk_rows(kernels, vocabulary).min(labelled.len().max(1)), chain_rows(vocabulary));
+    let (size, chain) = (chunk_rows(compute, vocabulary).min(labelled.len().max(1)), chain_rows(vocabulary));
     let (mut rows, mut logits, mut losses) =
         (Buffer::new(size * width), Buffer::new(size * vocabulary), vec![[0f32; 2]; size]);
     for chunk in labelled.chunks(size) {
@@ -81,7 +82,7 @@ pub fn loss(
         for (to, &from) in rows.chunks_exact_mut(width).zip(chunk) {
             to.copy_from_slice(&hidden[from * width..(from + 1) * width]);
         }
-        matmul_nt(kernels, &rows, weight, count, width, vocabulary, &mut logits, Write::New);
+        matmul_nt(compute, &rows, weight, count, width, vocabulary, &mut logits, Write::New);
         let (logits, wanted) = (&mut logits[..count * vocabulary], gradients.is_some());
         logits.par_chunks_mut(vocabulary).zip(&mut losses[..count]).zip(chunk).for_each(|((logits, loss), &row)| {
             let target = targets[row] as usize;
@@ -92,8 +93,10 @@ pub fn loss(
             sums.z += terms.z_loss * f64::from(*lse) * f64::from(*lse);
         }
         if let Some(made) = &mut gradients {
-            matmul_tn_in_chains(kernels, logits, &rows, count, width, vocabulary, made.weight, chain);
-            matmul_nn(kernels, logits, weight, count, width, vocabulary, &mut rows, Write::New);
+            if let Some(dweight) = made.weight.as_deref_mut() {
+                matmul_tn_in_chains(compute, logits, &rows, count, width, vocabulary, dweight, chain);
+            }
+            matmul_nn(compute, logits, weight, count, width, vocabulary, &mut rows, Write::New);
             for (from, &to) in rows.chunks_exact(width).zip(chunk) {
                 made.hidden[to * width..(to + 1) * width].copy_from_slice(from);
             }
@@ -138,10 +141,10 @@ multiversion! {
 }
 
 /// Logits `[rows, vocabulary]`.
-pub fn logits(kernels: Kernels, hidden: &[f32], weight: &[f32], width: usize) -> Vec<f32> {
+pub(super) fn logits(compute: Compute, hidden: &[f32], weight: &[f32], width: usize) -> Vec<f32> {
     let (rows, vocabulary) = (hidden.len() / width, weight.len() / width);
     let mut logits = vec![0f32; rows * vocabulary];
-    matmul_nt(kernels, hidden, weight, rows, width, vocabulary, &mut logits, Write::New);
+    matmul_nt(compute, hidden, weight, rows, width, vocabulary, &mut logits, Write::New);
     logits
 }
 
@@ -153,7 +156,7 @@ mod tests {
     fn several_chains_in_a_chunk_have_the_bits_of_one_after_the_other() {
         for (rows, width, vocabulary) in [(600, 8, 50), (450, 4, 20_000)] {
             let chain = chain_rows(vocabulary);
-            assert!(chain < rows && rows <= chunk_rows(Kernels::Rust, vocabulary), "one chunk of several chains");
+            assert!(chain < rows && rows <= chunk_rows(Compute::Flex, vocabulary), "one chunk of several chains");
             let value = |i: usize| ((i * 7919) % 1013) as f32 / 1013.0 - 0.5;
             let hidden: Vec<f32> = (0..rows * width).map(value).collect();
             let weight: Vec<f32> = (0..vocabulary * width).map(|i| value(i + 5)).collect();
@@ -163,8 +166,8 @@ mod tests {
                 let (mut dhidden, mut dweight) = (vec![0f32; hidden.len()], vec![0f32; weight.len()]);
                 let parts = hidden.chunks(chunk * width).zip(targets.chunks(chunk));
                 for ((hidden, targets), dhidden) in parts.zip(dhidden.chunks_mut(chunk * width)) {
-                    let made = Gradients { hidden: dhidden, weight: &mut dweight };
-                    loss(Kernels::Rust, hidden, &weight, width, targets, terms, Some(made));
+                    let made = Gradients { hidden: dhidden, weight: Some(&mut dweight) };
+                    loss(Compute::Flex, hidden, &weight, width, targets, terms, Some(made));
                 }
                 dhidden.into_iter().chain(dweight).map(f32::to_bits).collect::<Vec<_>>()
             };

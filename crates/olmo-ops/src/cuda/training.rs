@@ -1,12 +1,14 @@
 //! The optimizer's state next to the weights, and the results of a step for the host.
 
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use olmo_torch::{KernelError, Kind, Tensor};
 
-use super::flat::{DeviceFlat, DeviceSettings, PARTS};
+use super::weights::{Cuda, DeviceSettings, PARTS};
 use crate::adamw::{AdamW, Scalars};
+use crate::linear::Trained;
 
 /// Losses of micro-batches, still on the device.
 #[derive(Debug)]
@@ -55,37 +57,42 @@ pub struct Finished {
 /// Weights, gradients and the optimizer's moments on a device.
 #[derive(Debug)]
 pub struct Training {
-    flat: DeviceFlat,
-    exp_avg: Tensor,
-    exp_avg_sq: Tensor,
+    device: Cuda,
+    /// Both moments of the trained weights.
+    moments: Mutex<[Tensor; 2]>,
 }
 
-// SAFETY: as for the weights: read from any thread, written only through `&mut`.
-unsafe impl Sync for Training {}
-
 impl Training {
-    /// Copies weights and moments to the device.
+    /// Copies weights and moments to the device. `moments` and gradients are those of the `trained`
+    /// weights; `vectors` are the ranges of the weights of norms.
     ///
     /// # Errors
     /// The kernels are unavailable for this device.
-    pub fn new(settings: DeviceSettings, weights: &[f32], moments: [&[f32]; 2]) -> Result<Training, KernelError> {
-        let flat = DeviceFlat::new(settings, weights, true)?;
-        let [exp_avg, exp_avg_sq] = moments.map(|moment| olmo_torch::upload(moment, settings.place));
-        Ok(Training { flat, exp_avg, exp_avg_sq })
+    pub fn new(
+        settings: DeviceSettings,
+        weights: &[f32],
+        moments: [&[f32]; 2],
+        trained: &Trained,
+        vectors: &[Range<usize>],
+    ) -> Result<Training, KernelError> {
+        let device = Cuda::new(settings, weights, trained, vectors)?;
+        let moments = moments.map(|moment| olmo_torch::upload(moment, settings.place));
+        Ok(Training { device, moments: Mutex::new(moments) })
     }
 
-    /// Weights and gradients, for the nodes.
-    pub fn flat(&self) -> &DeviceFlat {
-        &self.flat
+    /// Weights and gradients, for the operations.
+    pub fn device(&self) -> &Cuda {
+        &self.device
     }
 
     /// Begins a new step: earlier gradients are discarded.
     pub fn begin(&self) {
-        self.flat.begin();
+        self.device.begin();
     }
 
     /// Clips the gradients and applies optimizer step `number`, counted from 1, then waits for the
-    /// device and returns the results. `groups` is as in [`crate::adamw::step`].
+    /// device and returns the results. `groups` is as in [`crate::adamw::step`], and names trained
+    /// weights only.
     pub fn finish(
         &mut self,
         settings: &AdamW,
@@ -94,15 +101,20 @@ impl Training {
         max_norm: Option<f64>,
         losses: &Losses,
     ) -> Finished {
-        let floats = if self.flat.vector() == 1 { 1 } else { 4 };
-        let (sum, parts) = (self.flat.sum(), self.flat.floats(&[PARTS]));
+        let device = &self.device;
+        let floats = if device.vector() == 1 { 1 } else { 4 };
+        let (sum, parts) = (device.sum(), device.floats(&[PARTS]));
         let total = (sum.numel() / floats) as i64;
-        self.flat.launch("square_sum", PARTS, 256, &[sum.into(), total.into(), (&parts).into()]);
+        // SAFETY: `sum` has `total` pieces of `floats` elements, and each block writes one of `parts`.
+        unsafe { device.launch("square_sum", PARTS, 256, &[(&sum).into(), total.into(), (&parts).into()]) };
         let norm = parts.sum(Kind::Double).sqrt();
+        let moments = self.moments.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let mut end = 0;
         for (range, decays) in groups {
-            let of = |flat: &Tensor| flat.narrow(0, range.start as i64, range.len() as i64);
-            let (g, w) = (of(sum), of(self.flat.weights()));
-            let (copy, m, v) = (self.flat.copy().map(of), of(&self.exp_avg), of(&self.exp_avg_sq));
+            let packed = end..end + range.len();
+            end = packed.end;
+            let (g, copy, w) = device.for_update(range, &packed);
+            let [m, v] = moments.each_ref().map(|all| all.narrow(0, packed.start as i64, packed.len() as i64));
             let total = range.len() / floats;
             let Scalars { keep, one_minus_beta1, beta2, one_minus_beta2, root_correction2, eps, step_size, .. } =
                 Scalars::new(settings, number, 1.0, *decays);
@@ -123,20 +135,23 @@ impl Training {
                 (&norm).into(),
                 (max_norm.unwrap_or(0.0) as f32).into(),
             ];
-            self.flat.launch("adamw", total.div_ceil(256).min(4 * PARTS), 256, &arguments);
+            // SAFETY: all arrays have `total` pieces of `floats` elements, and `norm` one f64.
+            unsafe { device.launch("adamw", total.div_ceil(256).min(4 * PARTS), 256, &arguments) };
         }
         let since = Instant::now();
         let (sums, grad_norm) = (losses.sums(), olmo_torch::download_doubles(&norm)[0]);
         Finished { sums, grad_norm, waited: since.elapsed() }
     }
 
-    /// Copies weights and both moments to the host.
+    /// Copies the trained weights and both moments to the host.
     pub fn download(&self) -> [Vec<f32>; 3] {
-        [self.flat.weights(), &self.exp_avg, &self.exp_avg_sq].map(olmo_torch::download)
+        let moments = self.moments.lock().unwrap_or_else(PoisonError::into_inner);
+        let [exp_avg, exp_avg_sq] = moments.each_ref().map(olmo_torch::download);
+        [self.device.trained_on_host(), exp_avg, exp_avg_sq]
     }
 
     /// Copies the gradients to the host.
     pub fn gradients(&self) -> Vec<f32> {
-        olmo_torch::download(self.flat.sum())
+        olmo_torch::download(&self.device.sum())
     }
 }

@@ -6,13 +6,13 @@ use rayon::prelude::*;
 
 use super::buffer::Buffer;
 use super::math::{dot, exp, maximum, multiversion, sum};
-use super::matmul::{Kernels, Write};
+use super::matmul::{Compute, Write};
 use super::shared::SharedSlice;
 use crate::config::BlockConfig;
 use crate::rope::Places;
 
 /// Products here are too small to benefit from a BLAS.
-const PRODUCT: Kernels = Kernels::Rust;
+const PRODUCT: Compute = Compute::Flex;
 
 /// Number of query rows in a block.
 const ROWS: usize = 64;
@@ -23,7 +23,8 @@ struct Place {
     /// Number of query heads that share a key head.
     group: usize,
     head: usize,
-    d: usize,
+    /// Width of all queries of a token.
+    queries: usize,
     kv: usize,
     /// Elements between consecutive tokens.
     stride: usize,
@@ -32,11 +33,11 @@ struct Place {
 
 impl Place {
     fn of(config: &BlockConfig) -> Place {
-        let head = config.head_width();
+        let head = config.head_dim;
         Place {
             group: config.n_heads / config.n_kv_heads,
             head,
-            d: config.d_model,
+            queries: config.query_width(),
             kv: config.kv_width(),
             stride: config.qkv_width(),
             scale: 1.0 / (head as f32).sqrt(),
@@ -48,7 +49,7 @@ impl Place {
     }
 
     fn key(&self, token: usize, kv_head: usize) -> usize {
-        token * self.stride + self.d + kv_head * self.head
+        token * self.stride + self.queries + kv_head * self.head
     }
 
     fn value(&self, token: usize, kv_head: usize) -> usize {
@@ -56,7 +57,7 @@ impl Place {
     }
 
     fn output(&self, token: usize, head: usize) -> usize {
-        token * self.d + head * self.head
+        token * self.queries + head * self.head
     }
 }
 
@@ -89,10 +90,10 @@ impl<'a> Seen<'a> {
     }
 }
 
-/// `output [batch * sequence, d]` from `heads [batch * sequence, qkv]`;
+/// `output [batch * sequence, queries]` from `heads [batch * sequence, qkv]`;
 /// `lse [batch, heads, sequence]` is the log of each row's sum.
 pub(crate) fn forward(
-    #[cfg_attr(not(feature = "libtorch"), expect(unused_variables))] kernels: Kernels,
+    #[cfg_attr(not(feature = "libtorch"), expect(unused_variables))] compute: Compute,
     config: &BlockConfig,
     places: &Places<'_>,
     heads: &[f32],
@@ -104,10 +105,10 @@ pub(crate) fn forward(
     let tokens = heads.len() / place.stride;
     let batch = tokens / sequence;
     assert!(heads.len() == tokens * place.stride && tokens == batch * sequence, "rows of tokens are whole");
-    assert!(output.len() >= tokens * place.d && lse.len() >= tokens * config.n_heads, "results have their sizes");
+    assert!(output.len() >= tokens * place.queries && lse.len() >= tokens * config.n_heads, "results have their sizes");
     #[cfg(feature = "libtorch")]
-    if let Some(shape) = in_libtorch(kernels, config, places) {
-        let rows = output.par_chunks_mut(sequence * place.d).zip(lse.par_chunks_mut(sequence * config.n_heads));
+    if let Some(shape) = in_libtorch(compute, config, places) {
+        let rows = output.par_chunks_mut(sequence * place.queries).zip(lse.par_chunks_mut(sequence * config.n_heads));
         rows.zip(heads.par_chunks(sequence * place.stride))
             .for_each(|((output, lse), heads)| olmo_torch::attention_forward(&shape, heads, output, lse));
         return;
@@ -143,7 +144,7 @@ pub(crate) fn forward(
                     (scores.as_ptr(), [sequence, 1]),
                     (value, [place.stride, 1]),
                     Write::New,
-                    (target, place.d),
+                    (target, place.queries),
                 );
             }
         }
@@ -153,10 +154,10 @@ pub(crate) fn forward(
 /// The shape of a batch row for libtorch's kernel, if it can be used: it supports neither documents
 /// nor windows.
 #[cfg(feature = "libtorch")]
-fn in_libtorch(kernels: Kernels, config: &BlockConfig, places: &Places<'_>) -> Option<olmo_torch::AttentionShape> {
-    let plain = kernels == Kernels::LibTorch && places.documents.is_none() && config.window.is_none();
+fn in_libtorch(compute: Compute, config: &BlockConfig, places: &Places<'_>) -> Option<olmo_torch::AttentionShape> {
+    let plain = compute == Compute::LibTorch && places.documents.is_none() && config.window.is_none();
     let (heads, kv_heads) = (config.n_heads, config.n_kv_heads);
-    plain.then(|| olmo_torch::AttentionShape { sequence: places.sequence, heads, kv_heads, head: config.head_width() })
+    plain.then(|| olmo_torch::AttentionShape { sequence: places.sequence, heads, kv_heads, head: config.head_dim })
 }
 
 multiversion! {
@@ -186,7 +187,7 @@ multiversion! {
 /// forward pass.
 #[expect(clippy::too_many_arguments, reason = "kernels take their slices one by one")]
 pub(crate) fn backward(
-    #[cfg_attr(not(feature = "libtorch"), expect(unused_variables))] kernels: Kernels,
+    #[cfg_attr(not(feature = "libtorch"), expect(unused_variables))] compute: Compute,
     config: &BlockConfig,
     places: &Places<'_>,
     heads: &[f32],
@@ -200,11 +201,15 @@ pub(crate) fn backward(
     let tokens = heads.len() / place.stride;
     let batch = tokens / sequence;
     assert!(heads.len() == tokens * place.stride && tokens == batch * sequence, "rows of tokens are whole");
-    assert!(output.len() == tokens * place.d && doutput.len() == tokens * place.d, "gradients have their sizes");
+    assert!(
+        output.len() == tokens * place.queries && doutput.len() == tokens * place.queries,
+        "gradients have their sizes"
+    );
     assert!(lse.len() == tokens * config.n_heads && dheads.len() == heads.len(), "gradients have their sizes");
     #[cfg(feature = "libtorch")]
-    if let Some(shape) = in_libtorch(kernels, config, places) {
-        let (of_heads, of_output, of_lse) = (sequence * place.stride, sequence * place.d, sequence * config.n_heads);
+    if let Some(shape) = in_libtorch(compute, config, places) {
+        let (of_heads, of_output, of_lse) =
+            (sequence * place.stride, sequence * place.queries, sequence * config.n_heads);
         let made = heads.par_chunks(of_heads).zip(output.par_chunks(of_output)).zip(lse.par_chunks(of_lse));
         dheads.par_chunks_mut(of_heads).zip(doutput.par_chunks(of_output)).zip(made).for_each(
             |((dheads, doutput), ((heads, output), lse))| {
@@ -250,7 +255,7 @@ pub(crate) fn backward(
                     );
                     PRODUCT.gemm(
                         [rows, columns, place.head],
-                        (incoming, [place.d, 1]),
+                        (incoming, [place.queries, 1]),
                         (value, [1, place.stride]),
                         Write::New,
                         (dweights.as_mut_ptr(), sequence),
@@ -267,7 +272,7 @@ pub(crate) fn backward(
                         lse,
                         output,
                         doutput,
-                        place.d,
+                        place.queries,
                         place.head,
                     );
                     let dquery = dheads.at(query_at);
@@ -290,7 +295,7 @@ pub(crate) fn backward(
                     PRODUCT.gemm(
                         [columns, place.head, rows],
                         (weights.as_ptr(), [1, sequence]),
-                        (incoming, [place.d, 1]),
+                        (incoming, [place.queries, 1]),
                         Write::Add,
                         (dvalue, place.stride),
                     );

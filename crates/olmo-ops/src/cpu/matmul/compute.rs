@@ -1,17 +1,18 @@
-//! The matrix-multiply backends of the fused bodies.
+//! [`Compute`]: the backends of the host.
+
+use burn::tensor::Device;
 
 use super::matrix::{Strided, Write};
 
-/// The matrix-multiply backend of the fused bodies. Only the backend differs; all other code is
-/// shared.
+/// The backend that multiplies matrices on the host. All other code is shared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Kernels {
+pub enum Compute {
     /// `matrixmultiply`, and our own AVX-512 product with the same bits: pure Rust, bit-identical
     /// for any number of threads.
     #[default]
-    Rust,
-    /// The BLAS of libtorch, with one thread per piece. Bit-identical for any number of threads if
-    /// `MKL_CBWR` is set.
+    Flex,
+    /// The BLAS of libtorch, with one thread per piece, and its attention. Bit-identical for any
+    /// number of threads if `MKL_CBWR` is set.
     #[cfg(feature = "libtorch")]
     LibTorch,
 }
@@ -25,31 +26,58 @@ pub(crate) const CHAIN: usize = 256;
 #[cfg(feature = "libtorch")]
 const PIECE: usize = 128;
 
-impl Kernels {
+impl Compute {
     /// All backends of this build.
-    pub const ALL: &[Kernels] = &[
-        Kernels::Rust,
+    pub const ALL: &[Compute] = &[
+        Compute::Flex,
         #[cfg(feature = "libtorch")]
-        Kernels::LibTorch,
+        Compute::LibTorch,
     ];
+
+    /// Its name in params and records.
+    pub fn name(self) -> &'static str {
+        match self {
+            Compute::Flex => "flex",
+            #[cfg(feature = "libtorch")]
+            Compute::LibTorch => "libtorch",
+        }
+    }
+
+    /// The backend with this name, if this build has it.
+    pub fn named(name: &str) -> Option<Compute> {
+        Compute::ALL.iter().copied().find(|compute| compute.name() == name)
+    }
+
+    /// Must be called before the first operation: configures libtorch's use of threads.
+    pub fn prepare(self) {
+        #[cfg(feature = "libtorch")]
+        if self == Compute::LibTorch {
+            olmo_torch::keep_to_one_thread();
+        }
+    }
+
+    /// The Burn device that holds activations, without autodiff.
+    pub fn device(self) -> Device {
+        Device::flex()
+    }
 
     /// Number of pieces into which a side of `length` is split.
     pub(crate) fn pieces(self, length: usize) -> usize {
         match self {
             // An element is computed by the same sequence of operations for any number of pieces.
-            Kernels::Rust => rayon::current_num_threads().min(length),
+            Compute::Flex => rayon::current_num_threads().min(length),
             // A BLAS may use another sequence for another shape, so the pieces depend only on the
             // length.
             #[cfg(feature = "libtorch")]
-            Kernels::LibTorch => length.div_ceil(PIECE),
+            Compute::LibTorch => length.div_ceil(PIECE),
         }
     }
 
-    /// Like [`Kernels::gemm`], but bit-identical to a sequence of products over `chain` (at most
+    /// Like [`Compute::gemm`], but bit-identical to a sequence of products over `chain` (at most
     /// [`CHAIN`]) terms each.
     ///
     /// # Safety
-    /// See [`Kernels::gemm`].
+    /// See [`Compute::gemm`].
     pub(crate) unsafe fn gemm_in_chains(
         self,
         [m, n, k]: [usize; 3],
@@ -60,7 +88,7 @@ impl Kernels {
         chain: usize,
     ) {
         #[cfg(target_arch = "x86_64")]
-        if self == Kernels::Rust && super::avx512::available() {
+        if self == Compute::Flex && super::avx512::available() {
             // SAFETY: the machine supports AVX-512; the caller guarantees the rest.
             return unsafe { super::avx512::gemm([m, n, k], a, b, write, c, chain) };
         }
@@ -87,7 +115,7 @@ impl Kernels {
         (c, c_stride): (*mut f32, usize),
     ) {
         match self {
-            Kernels::Rust => {
+            Compute::Flex => {
                 #[cfg(target_arch = "x86_64")]
                 if super::avx512::available() {
                     // SAFETY: the machine supports AVX-512; the caller guarantees the rest.
@@ -100,7 +128,7 @@ impl Kernels {
                 unsafe { matrixmultiply::sgemm(m, k, n, 1.0, a.0, ra, ca, b.0, rb, cb, beta, c, c_stride as isize, 1) }
             }
             #[cfg(feature = "libtorch")]
-            Kernels::LibTorch => {
+            Compute::LibTorch => {
                 let a = olmo_torch::Matrix { start: a.0, size: [m, k], strides: a.1 };
                 let b = olmo_torch::Matrix { start: b.0, size: [k, n], strides: b.1 };
                 // SAFETY: guaranteed by the caller.

@@ -1,55 +1,47 @@
 //! Head, cross-entropy and z-loss in chunks of rows. The logits of all tokens never exist at the
 //! same time, and gradients are computed while the logits are available.
 
-use std::ops::Range;
-
 use olmo_torch::{Kind, Tensor};
 
-use super::flat::DeviceFlat;
-use super::norm::sizes;
+use super::device::sizes;
+use super::training::Losses;
+use super::weights::Cuda;
 use crate::config::{IGNORED, LossTerms};
+use crate::device::HeadOutput;
+use crate::linear::Linear;
 
 /// Maximum number of logits at a time.
 const MOST_LOGITS: usize = 1 << 29;
 
-/// The results of the head.
-pub(super) struct Made {
-    /// Sums of the negative log-likelihood and of the squared log partition function over the
-    /// targets that are not ignored: f64 `[2]`, on the device.
-    pub totals: Tensor,
-    /// Number of targets that are not ignored.
-    pub labels: u64,
-    /// The gradient of `hidden` for the loss `(nll + z_loss * lse^2) / denominator`, if requested.
-    pub dhidden: Option<Tensor>,
-}
-
-/// The loss of `hidden [rows, width]` with the head's `weight`. With `wanted`, also computes the
-/// gradients and adds the weight's to its sum.
+/// The loss of `hidden [rows, width]` with the head's `weight`. With `gradients`, also computes
+/// those, and adds the weight's to its sum.
 pub(super) fn loss(
-    flat: &DeviceFlat,
+    device: &Cuda,
     hidden: &Tensor,
-    weight: &Range<usize>,
+    weight: &Linear,
     targets: &[u32],
     terms: LossTerms,
-    wanted: bool,
-) -> Made {
+    gradients: bool,
+) -> HeadOutput<Cuda> {
     let [rows, width] = sizes(hidden);
     assert_eq!(targets.len(), rows, "there is a target for every place");
     let labelled: Vec<i64> = (0..rows as i64).filter(|&row| targets[row as usize] != IGNORED).collect();
     let labels = labelled.len() as u64;
     // Rows without a target cost nothing.
-    let some = (labelled.len() < rows).then(|| flat.integers(&labelled));
+    let some = (labelled.len() < rows).then(|| device.integers(&labelled));
     let taken = some.as_ref().map_or_else(|| hidden.shallow_clone(), |some| hidden.index_select(0, some));
     let aims: Vec<i64> = labelled.iter().map(|&row| i64::from(targets[row as usize])).collect();
-    let aims = flat.integers(&aims);
-    let matrix = flat.matrix(weight, width);
+    let aims = device.integers(&aims);
+    let matrix = device.matrix(weight);
     let vocabulary = sizes(&matrix)[0];
-    let losses = flat.floats(&[labelled.len(), 2]);
-    let dtaken = wanted.then(|| flat.empty(&[labelled.len(), width]));
+    let fit = labelled.iter().all(|&row| (targets[row as usize] as usize) < vocabulary);
+    assert!(fit, "every target has a row of the head");
+    let losses = device.floats(&[labelled.len(), 2]);
+    let dtaken = gradients.then(|| device.empty(&[labelled.len(), width]));
     // Align rows of logits so that a thread can move several elements at once.
     let stride = vocabulary.next_multiple_of(8);
     let size = chunk_rows(labelled.len(), stride);
-    let memory = flat.empty(&[size.min(labelled.len()), stride]);
+    let memory = device.empty(&[size.min(labelled.len()), stride]);
     for from in (0..labelled.len()).step_by(size) {
         let count = size.min(labelled.len() - from);
         let of_chunk = |x: &Tensor| x.narrow(0, from as i64, count as i64);
@@ -64,23 +56,28 @@ pub(super) fn loss(
             (vocabulary as i32).into(),
             ((1.0 / terms.denominator) as f32).into(),
             (terms.z_loss as f32).into(),
-            i32::from(wanted).into(),
+            i32::from(gradients).into(),
         ];
-        flat.launch("cross_entropy", count, 512.min(vocabulary.next_multiple_of(32)), &arguments);
+        // SAFETY: there are `count` rows of logits, `stride` apart, and as many targets and losses;
+        // the assertion above keeps targets below `vocabulary`.
+        unsafe { device.launch("cross_entropy", count, 512.min(vocabulary.next_multiple_of(32)), &arguments) };
         if let Some(dtaken) = &dtaken {
             let _ = logits.mm_out(&of_chunk(dtaken), &matrix);
-            flat.add_product(weight, &logits, &rows);
+            device.add_product(&weight.weight, &logits, &rows);
         }
     }
-    if wanted && labelled.is_empty() {
-        flat.add_nothing(weight);
+    if gradients && labelled.is_empty() {
+        device.add_nothing(&weight.weight);
     }
     let dhidden = dtaken.map(|made| match &some {
         None => made,
-        Some(some) => flat.zeros(&[rows, width]).index_copy_(0, some, &made),
+        Some(some) => device.zeros(&[rows, width]).index_copy_(0, some, &made),
     });
     let totals = losses.sum_dim_intlist([0i64].as_slice(), false, Kind::Double);
-    Made { totals, labels, dhidden }
+    // Use values that are already on the device: an upload would wait for it.
+    let part = |index: i64| totals.narrow(0, index, 1);
+    let loss = ((part(0) + part(1) * terms.z_loss) / terms.denominator).to_kind(Kind::Float);
+    HeadOutput { loss, losses: Losses::new(totals, labels, terms.z_loss), dhidden }
 }
 
 /// Number of rows in a chunk: as few chunks as [`MOST_LOGITS`] allows, all of similar size.

@@ -336,7 +336,7 @@ fn with_memory(length: usize, work: impl FnOnce(*mut f32)) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fused::matmul::kernels::CHAIN;
+    use crate::cpu::matmul::compute::CHAIN;
 
     fn matrix(length: usize, seed: usize) -> Vec<f32> {
         (0..length).map(|i| (((i * 7919 + seed) % 1013) as f32 - 500.0) / 311.0).collect()

@@ -1,19 +1,21 @@
-//! The fused bodies: hand-written forward and backward passes over f32 slices, with row-major
-//! matrices.
+//! [`Cpu`]: hand-written forward and backward passes over f32 slices, with row-major matrices.
 
+mod array;
 mod attention;
-pub mod block;
 mod buffer;
+mod device;
 pub mod embedding;
-pub mod head;
+mod head;
 mod math;
 mod matmul;
-pub mod norm;
+pub(crate) mod norm;
 mod qkv;
 mod shared;
 mod swiglu;
 
 pub use buffer::release_buffers;
+pub use device::Cpu;
+pub use head::Sums;
 pub(crate) use math::{dot, exp, maximum, multiversion, sum};
-pub use matmul::Kernels;
+pub use matmul::Compute;
 pub(crate) use qkv::prepare_row;
