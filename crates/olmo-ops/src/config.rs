@@ -132,6 +132,14 @@ pub struct BlockWeights<M, V = M> {
 }
 
 impl BlockWeights<Linear, Weight> {
+    /// Whether any weight is trained.
+    pub fn is_trained(&self) -> bool {
+        let matrices = [&self.att_proj, &self.attn_out, &self.ff_proj, &self.ff_out];
+        let vectors = [&self.attn_norm, &self.ff_norm, &self.q_norm, &self.k_norm];
+        let weights = matrices.into_iter().map(|linear| &linear.weight).chain(vectors.into_iter().flatten());
+        weights.into_iter().any(|weight| weight.gradient.is_some())
+    }
+
     /// The elements of each weight in the array of weights.
     ///
     /// # Panics

@@ -23,7 +23,7 @@ mod global_norm;
 mod linear;
 mod rope;
 
-pub use autodiff::{block, embed, embed_backward, head_logits, head_loss, norm};
+pub use autodiff::{Carrier, block, embed, embed_backward, head_logits, head_loss, norm};
 pub use config::{BlockConfig, BlockWeights, IGNORED, Keep, LossTerms, Norm, NormKind};
 pub use cpu::{Compute, Cpu, Sums, embedding, release_buffers};
 pub use device::{Device, HeadOutput, Life, QkNorms};

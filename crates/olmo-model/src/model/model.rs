@@ -219,11 +219,16 @@ impl Model {
     ) -> Result<D::Losses, ModelError> {
         let (embedded, hidden) = self.hidden(device, batch);
         let (loss, losses) = olmo_ops::head_loss(device, hidden, &self.weights.head, &batch.targets(), terms(loss));
+        if self.trained.is_empty() {
+            return Ok(losses);
+        }
         let mut gradients = loss.backward();
-        let gradient = embedded
-            .grad_remove(&mut gradients)
-            .ok_or_else(|| ModelError::Backend("no gradient reached the embedding".into()))?;
-        olmo_ops::embed_backward(device, &self.weights.embedding, &batch.input_ids, gradient);
+        if self.weights.embedding.weight.gradient.is_some() {
+            let gradient = embedded
+                .grad_remove(&mut gradients)
+                .ok_or_else(|| ModelError::Backend("no gradient reached the embedding".into()))?;
+            olmo_ops::embed_backward(device, &self.weights.embedding, &batch.input_ids, gradient);
+        }
         Ok(losses)
     }
 
@@ -246,14 +251,24 @@ impl Model {
         olmo_ops::head_loss(device, hidden, &self.weights.head, &batch.targets(), terms(loss)).1
     }
 
-    /// The embedded tokens, and the residual stream after all blocks and the final norm.
+    /// The embedded tokens, and the residual stream after all blocks and the final norm. The graph
+    /// begins at the first trained weight: no gradient is computed below it.
     fn hidden<D: Device>(&self, device: &D, batch: &Batch) -> (Tensor<3>, Tensor<3>) {
         let embedded = self.embed(device, batch);
+        let layout::Weights { embedding, blocks, final_norm, .. } = &self.weights;
+        let mut tracked = !device.trains() || embedding.weight.gradient.is_some();
+        let mut begin = |here: bool, x: Tensor<3>| {
+            let leaf = here && !tracked;
+            tracked |= here;
+            if leaf { x.require_grad() } else { x }
+        };
         let mut hidden = embedded.clone();
-        for layer in 0..self.weights.blocks.len() {
-            hidden = self.block(device, batch, layer, hidden);
+        for (layer, weights) in blocks.iter().enumerate() {
+            hidden = self.block(device, batch, layer, begin(weights.is_trained(), hidden));
         }
-        (embedded, olmo_ops::norm(device, self.norm(), hidden, self.weights.final_norm.as_ref()))
+        let trained = final_norm.as_ref().is_some_and(|weight| weight.gradient.is_some());
+        hidden = olmo_ops::norm(device, self.norm(), begin(trained, hidden), final_norm.as_ref());
+        (embedded, begin(true, hidden))
     }
 
     fn embed<D: Device>(&self, device: &D, batch: &Batch) -> Tensor<3> {

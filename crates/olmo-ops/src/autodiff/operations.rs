@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 
-use super::carrier::Carrier;
+use super::carrier::Carrier as _;
 use super::node::{Pass, node};
 use crate::body::block::Block;
 use crate::config::{BlockConfig, BlockWeights, Keep, LossTerms, Norm};
@@ -11,7 +11,7 @@ use crate::linear::{Linear, Weight};
 use crate::rope::Placed;
 
 /// The rows of the embedding at `ids`, `[batch, sequence, width]`; a leaf of the graph if the
-/// device trains.
+/// device trains the embedding.
 ///
 /// # Panics
 /// An id has no row, or the number of ids is not `batch * sequence`.
@@ -19,7 +19,11 @@ pub fn embed<D: Device>(device: &D, weight: &Linear, ids: &[u32], [batch, sequen
     assert_eq!(ids.len(), batch * sequence, "there is an id for every place");
     let rows = D::primitive(device.embed(weight, ids), &[batch, sequence, weight.inputs]);
     let rows: Tensor<3> = D::Backend::tensor(rows);
-    if device.trains() { rows.autodiff().require_grad() } else { rows }
+    match (device.trains(), &weight.weight.gradient) {
+        (false, _) => rows,
+        (true, None) => rows.autodiff(),
+        (true, Some(_)) => rows.autodiff().require_grad(),
+    }
 }
 
 /// Adds the gradient of [`embed`]'s result to that of the embedding, in token order.

@@ -157,7 +157,7 @@ pub(crate) fn forward(
 fn in_libtorch(compute: Compute, config: &BlockConfig, places: &Places<'_>) -> Option<olmo_torch::AttentionShape> {
     let plain = compute == Compute::LibTorch && places.documents.is_none() && config.window.is_none();
     let (heads, kv_heads) = (config.n_heads, config.n_kv_heads);
-    plain.then(|| olmo_torch::AttentionShape { sequence: places.sequence, heads, kv_heads, head: config.head_dim })
+    plain.then_some(olmo_torch::AttentionShape { sequence: places.sequence, heads, kv_heads, head: config.head_dim })
 }
 
 multiversion! {

@@ -5,6 +5,44 @@
 /// vectors.
 pub(crate) const LANES: usize = 16;
 
+/// The vector instructions of a machine, narrowest first.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Vectors {
+    /// Those of every machine.
+    Baseline,
+    Avx2,
+    /// AVX-512 F, VL, DQ and BW.
+    Avx512,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Vectors {
+    /// The widest of this machine.
+    #[inline]
+    pub(crate) fn available() -> Vectors {
+        #[cfg(test)]
+        return Vectors::of_machine().min(tests::limit());
+        #[cfg(not(test))]
+        Vectors::of_machine()
+    }
+
+    #[inline]
+    fn of_machine() -> Vectors {
+        if std::arch::is_x86_feature_detected!("avx512f")
+            && std::arch::is_x86_feature_detected!("avx512vl")
+            && std::arch::is_x86_feature_detected!("avx512dq")
+            && std::arch::is_x86_feature_detected!("avx512bw")
+        {
+            Vectors::Avx512
+        } else if std::arch::is_x86_feature_detected!("avx2") {
+            Vectors::Avx2
+        } else {
+            Vectors::Baseline
+        }
+    }
+}
+
 /// Also compiles a function for machines with 256-bit and 512-bit vectors, and dispatches at run
 /// time.
 ///
@@ -30,17 +68,12 @@ macro_rules! multiversion {
                 fn widest($($arg: $ty),*) $(-> $ret)? {
                     body($($arg),*)
                 }
-                if std::arch::is_x86_feature_detected!("avx512f")
-                    && std::arch::is_x86_feature_detected!("avx512vl")
-                    && std::arch::is_x86_feature_detected!("avx512dq")
-                    && std::arch::is_x86_feature_detected!("avx512bw")
-                {
-                    // SAFETY: the machine supports this version.
-                    return unsafe { widest($($arg),*) };
-                }
-                if std::arch::is_x86_feature_detected!("avx2") {
-                    // SAFETY: the machine supports this version.
-                    return unsafe { wide($($arg),*) };
+                match $crate::cpu::Vectors::available() {
+                    // SAFETY: the machine has the features of this version.
+                    $crate::cpu::Vectors::Avx512 => return unsafe { widest($($arg),*) },
+                    // SAFETY: as above.
+                    $crate::cpu::Vectors::Avx2 => return unsafe { wide($($arg),*) },
+                    $crate::cpu::Vectors::Baseline => {}
                 }
             }
             body($($arg),*)
@@ -127,7 +160,82 @@ pub(crate) fn maximum(values: &[f32]) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU8, Ordering};
+
     use super::*;
+    use crate::body::block::Block;
+    use crate::config::{BlockConfig, BlockWeights, Keep, Norm, NormKind};
+    use crate::cpu::{Compute, Cpu};
+    use crate::device::Device as _;
+    use crate::linear::{Linear, Weight};
+    use crate::rope::{Placed, Rope, RopeConfig};
+
+    /// The widest instructions that operations may use. Tests that run meanwhile get the same bits.
+    #[cfg(target_arch = "x86_64")]
+    static LIMIT: AtomicU8 = AtomicU8::new(Vectors::Avx512 as u8);
+
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn limit() -> Vectors {
+        let all = [Vectors::Baseline, Vectors::Avx2, Vectors::Avx512];
+        all[usize::from(LIMIT.load(Ordering::Relaxed))]
+    }
+
+    /// Output and gradients of a block.
+    fn block_bits() -> Vec<u32> {
+        let config = BlockConfig {
+            d_model: 72,
+            n_heads: 3,
+            n_kv_heads: 1,
+            head_dim: 22,
+            rope: RopeConfig::new(10_000.0),
+            mlp_width: 50,
+            clip_qkv: Some(0.9),
+            norm: Norm { kind: NormKind::Layer, eps: 1e-5 },
+            norm_after: true,
+            qk_norm: true,
+            window: Some(60),
+        };
+        let mut end = 0;
+        let mut weight = |length: usize| {
+            end += length;
+            Weight::trained(end - length..end)
+        };
+        let mut matrix = |outputs: usize, inputs: usize| Linear::new(weight(outputs * inputs), inputs);
+        let (att_proj, attn_out) = (matrix(config.qkv_width(), 72), matrix(72, config.query_width()));
+        let (ff_proj, ff_out) = (matrix(100, 72), matrix(72, 50));
+        let mut vector = |length: usize| Some(weight(length));
+        let (attn_norm, ff_norm) = (vector(72), vector(72));
+        let (q_norm, k_norm) = (vector(config.query_width()), vector(config.kv_width()));
+        let weights = BlockWeights { att_proj, attn_out, ff_proj, ff_out, attn_norm, ff_norm, q_norm, k_norm };
+        let value = |i: usize| ((i * 7919) % 1013) as f32 / 1013.0 - 0.5;
+        let values: Vec<f32> = (0..end).map(value).collect();
+        let device = Cpu::with_gradients(Compute::Flex, Arc::new(values), vec![0.0; end]);
+        let placed = Placed { rope: Arc::new(Rope::new(config.rope, 22, 83)), documents: None };
+        let positions = device.positions(&placed, [2, 83]);
+        let block = Block { device: &device, config: &config, weights: &weights, positions: &positions };
+        let x = (0..2 * 83 * 72).map(|i| value(i + 3)).collect::<Vec<f32>>().into();
+        let (y, saved) = block.forward(&x, Some(Keep::All));
+        let dx = block.backward(&x, saved, &y).into_vec();
+        let y = y.into_vec();
+        y.into_iter().chain(dx).chain(device.into_gradients()).map(f32::to_bits).collect()
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn a_block_has_the_same_bits_with_any_vector_instructions() {
+        let mut results = Vec::new();
+        for vectors in [Vectors::Baseline, Vectors::Avx2, Vectors::Avx512] {
+            if vectors > Vectors::of_machine() {
+                olmo_base::testing::skip(&format!("this machine has no {vectors:?}"));
+                continue;
+            }
+            LIMIT.store(vectors as u8, Ordering::Relaxed);
+            results.push(block_bits());
+        }
+        LIMIT.store(Vectors::Avx512 as u8, Ordering::Relaxed);
+        assert!(results.windows(2).all(|pair| pair[0] == pair[1]));
+    }
 
     #[test]
     fn the_exponential_is_close_over_its_whole_range() {

@@ -36,7 +36,7 @@ fn parts(config: &BlockConfig, heads: &Tensor) -> [Tensor; 3] {
     let parts = [(0, queries, config.n_heads), (queries, kv, config.n_kv_heads), (queries + kv, kv, config.n_kv_heads)];
     parts.map(|(at, width, count)| {
         let shape = [count as i64, config.head_dim as i64];
-        heads.narrow(1, at as i64, width as i64).unflatten(1, &shape)
+        heads.narrow(1, at as i64, width as i64).unflatten(1, shape)
     })
 }
 

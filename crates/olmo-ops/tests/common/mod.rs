@@ -187,10 +187,14 @@ impl Default for On {
 impl On {
     /// All devices of this build: every test of the operations runs on each.
     pub(crate) fn all() -> Vec<On> {
-        let mut all: Vec<On> = Compute::ALL.iter().map(|compute| On::Host(*compute)).collect();
         #[cfg(feature = "libtorch")]
-        all.push(On::Emulator);
-        all.iter_mut().for_each(|on| on.prepare());
+        let emulator = Some(On::Emulator);
+        #[cfg(not(feature = "libtorch"))]
+        let emulator = None;
+        let all: Vec<On> = Compute::ALL.iter().map(|compute| On::Host(*compute)).chain(emulator).collect();
+        for on in &all {
+            on.prepare();
+        }
         all
     }
 
@@ -205,7 +209,7 @@ impl On {
     /// The Burn device of its activations, with autodiff.
     fn burn(self) -> BurnDevice {
         match self {
-            On::Host(compute) => compute.device().autodiff(),
+            On::Host(_) => BurnDevice::flex().autodiff(),
             #[cfg(feature = "libtorch")]
             #[allow(deprecated)]
             On::Emulator => BurnDevice::libtorch().autodiff(),
@@ -322,7 +326,7 @@ pub(crate) fn train<R>(on: On, flat: Vec<f32>, work: impl Work<R>) -> (R, Vec<f3
             use olmo_ops::Trained;
             use olmo_ops::cuda::{DeviceSettings, Element, Place, Training};
             let settings = DeviceSettings { place: Place::Cpu, element: Element::F32, vector: 1 };
-            let (zeros, trained) = (vec![0f32; flat.len()], Trained::new([0..flat.len()]));
+            let (zeros, trained) = (vec![0f32; flat.len()], Trained::new(std::iter::once(0..flat.len())));
             let training = Training::new(settings, &flat, [&zeros, &zeros], &trained, &[]).expect("kernels");
             let result = work.run(training.device());
             (result, training.gradients())

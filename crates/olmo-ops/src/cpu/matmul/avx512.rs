@@ -10,6 +10,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::matrix::{Strided, Write};
+use crate::cpu::Vectors;
 
 /// Rows and columns of a tile of the result: 24 vector registers of sums.
 const ROWS: usize = 12;
@@ -28,7 +29,7 @@ const BLOCK: usize = 8;
 /// Whether this machine supports [`gemm`].
 #[inline]
 pub(super) fn available() -> bool {
-    is_x86_feature_detected!("avx512f")
+    Vectors::available() == Vectors::Avx512
 }
 
 /// `c [m, n] (+)= a [m, k] b [k, n]` in the calling thread; c is row-major with its stride. A chain
@@ -125,6 +126,9 @@ pub(super) unsafe fn gemm(
 
 /// Packs tiles of a matrix with contiguous columns, column by column: each is read once from end to
 /// end.
+///
+/// # Safety
+/// The tiles' rows are in readable memory, and `to` has room for all of them, padded.
 #[inline]
 #[target_feature(enable = "avx512f")]
 unsafe fn pack_columns(
@@ -151,6 +155,9 @@ unsafe fn pack_columns(
 }
 
 /// One tile with any number of rows.
+///
+/// # Safety
+/// See [`tile`].
 #[inline]
 #[target_feature(enable = "avx512f")]
 unsafe fn tile_of(
@@ -178,6 +185,10 @@ unsafe fn tile_of(
 }
 
 /// `c [R, columns] (+)= a b` for one tile: a with its strides, b a packed strip `[depth, COLUMNS]`.
+///
+/// # Safety
+/// The machine has AVX-512F. The tile's rows of a, and the aligned strip b, are in readable memory;
+/// the tile's columns of its rows of c are in writable memory that nothing else uses.
 #[inline(always)]
 unsafe fn tile<const R: usize>(
     columns: usize,
@@ -226,6 +237,9 @@ fn first_lanes(count: usize) -> __mmask16 {
 
 /// Packs `rows` (at most WIDTH) rows of `depth` elements as `to [depth, WIDTH]`, padded with zeros;
 /// strides are of rows and of elements.
+///
+/// # Safety
+/// The rows are in readable memory, and `to` has room for `depth * WIDTH` elements.
 #[target_feature(enable = "avx512f")]
 unsafe fn pack<const WIDTH: usize>(
     depth: usize,
@@ -270,6 +284,9 @@ unsafe fn pack<const WIDTH: usize>(
 
 /// Transposes `from [rows, columns]` to `to [columns, rows]`, at most 16 each. Missing rows count
 /// as zeros; lanes outside `written` keep their values.
+///
+/// # Safety
+/// The rows are in readable memory; the written lanes of `to`'s rows are in writable memory.
 #[inline]
 #[target_feature(enable = "avx512f")]
 unsafe fn transpose(
@@ -348,6 +365,7 @@ mod tests {
     #[test]
     fn products_have_the_bits_of_matrixmultiply() {
         if !available() {
+            olmo_base::testing::skip("this machine has no AVX-512");
             return;
         }
         let shapes = [
@@ -388,6 +406,7 @@ mod tests {
     #[test]
     fn shorter_chains_have_the_bits_of_one_product_after_the_other() {
         if !available() {
+            olmo_base::testing::skip("this machine has no AVX-512");
             return;
         }
         // More chains than packed columns fit at a time, too.
@@ -412,6 +431,7 @@ mod tests {
     #[test]
     fn an_empty_sum_is_zero_or_leaves_what_was_there() {
         if !available() {
+            olmo_base::testing::skip("this machine has no AVX-512");
             return;
         }
         let (empty, mut c) = ([0f32; 1], vec![7f32; 6]);

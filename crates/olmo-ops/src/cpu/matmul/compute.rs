@@ -1,7 +1,5 @@
 //! [`Compute`]: the backends of the host.
 
-use burn::tensor::Device;
-
 use super::matrix::{Strided, Write};
 
 /// The backend that multiplies matrices on the host. All other code is shared.
@@ -54,11 +52,6 @@ impl Compute {
         if self == Compute::LibTorch {
             olmo_torch::keep_to_one_thread();
         }
-    }
-
-    /// The Burn device that holds activations, without autodiff.
-    pub fn device(self) -> Device {
-        Device::flex()
     }
 
     /// Number of pieces into which a side of `length` is split.
