@@ -1,6 +1,6 @@
 //! The architecture of a model, under OLMo's own field names.
 
-use olmo_ops::{BlockConfig, Norm, NormKind};
+use olmo_ops::{BlockConfig, Norm, NormKind, RopeConfig};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -210,6 +210,8 @@ impl ModelConfig {
             d_model: self.d_model,
             n_heads: self.n_heads,
             n_kv_heads: self.kv_heads(),
+            head_dim: self.head_width(),
+            rope: RopeConfig::new(self.rope_theta),
             mlp_width: self.mlp_width(),
             clip_qkv: self.clip_qkv.map(|clip| clip as f32),
             norm: self.norm(),

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use olmo_ops::BlockWeights;
+use olmo_ops::{BlockWeights, Linear, Trained, Weight};
 
 use crate::config::ModelConfig;
 
@@ -79,41 +79,50 @@ pub(crate) fn layout(config: &ModelConfig) -> Vec<TensorSpec> {
         .collect()
 }
 
-/// Ranges of the weights in the flat array, by role.
+/// The weights in the flat array, by role.
 #[derive(Clone, Debug)]
-pub(crate) struct Ranges {
-    pub embedding: Range<usize>,
-    pub blocks: Vec<BlockWeights<Range<usize>>>,
-    pub final_norm: Option<Range<usize>>,
-    /// Equals the embedding's range if the two are tied.
-    pub head: Range<usize>,
+pub(crate) struct Weights {
+    pub embedding: Linear,
+    pub blocks: Vec<BlockWeights<Linear, Weight>>,
+    pub final_norm: Option<Weight>,
+    /// Equals the embedding if the two are tied.
+    pub head: Linear,
 }
 
-impl Ranges {
-    /// The ranges of `specs`, the layout of a valid config.
-    pub(crate) fn of(config: &ModelConfig, specs: &[TensorSpec]) -> Ranges {
-        let find = |name: String| {
+impl Weights {
+    /// The weights of `specs`, the layout of a valid config.
+    pub(crate) fn new(config: &ModelConfig, specs: &[TensorSpec], trained: &Trained) -> Weights {
+        let vector = |name: String| {
             let index = specs.binary_search_by(|spec| spec.name.as_str().cmp(&name)).ok()?;
-            Some(specs[index].range.clone())
+            Some(trained.weight(specs[index].range.clone()))
         };
-        let matrix = |name: String| find(name.clone()).unwrap_or_else(|| unreachable!("every layout has {name}"));
+        let matrix = |name: String, inputs: usize| match vector(name.clone()) {
+            Some(weight) => Linear::new(weight, inputs),
+            None => unreachable!("every layout has {name}"),
+        };
+        let (d, heads) = (config.d_model, config.n_heads * config.head_width());
         let block = |layer: usize| BlockWeights {
-            att_proj: matrix(block(layer, "att_proj")),
-            attn_out: matrix(block(layer, "attn_out")),
-            ff_proj: matrix(block(layer, "ff_proj")),
-            ff_out: matrix(block(layer, "ff_out")),
-            attn_norm: find(block(layer, "attn_norm")),
-            ff_norm: find(block(layer, "ff_norm")),
-            q_norm: find(block(layer, "q_norm")),
-            k_norm: find(block(layer, "k_norm")),
+            att_proj: matrix(block(layer, "att_proj"), d),
+            attn_out: matrix(block(layer, "attn_out"), heads),
+            ff_proj: matrix(block(layer, "ff_proj"), d),
+            ff_out: matrix(block(layer, "ff_out"), config.mlp_width()),
+            attn_norm: vector(block(layer, "attn_norm")),
+            ff_norm: vector(block(layer, "ff_norm")),
+            q_norm: vector(block(layer, "q_norm")),
+            k_norm: vector(block(layer, "k_norm")),
         };
-        Ranges {
-            embedding: matrix(wte()),
+        Weights {
+            embedding: matrix(wte(), d),
             blocks: (0..config.n_layers).map(block).collect(),
-            final_norm: find(final_norm()),
-            head: matrix(if config.weight_tying { wte() } else { head() }),
+            final_norm: vector(final_norm()),
+            head: matrix(if config.weight_tying { wte() } else { head() }, d),
         }
     }
+}
+
+/// The trained weights of a model: all but those whose names are `frozen`.
+pub fn trained(config: &ModelConfig, frozen: impl Fn(&str) -> bool) -> Trained {
+    Trained::new(layout(config).into_iter().filter(|spec| !frozen(&spec.name)).map(|spec| spec.range))
 }
 
 /// Name of the embedding.

@@ -23,12 +23,12 @@ pub use formats::{
     CONFIG_FILE, WEIGHTS_FILE, WeightComparison, compare_weights, examine, load, load_huggingface, load_native,
     save_huggingface, save_native,
 };
-pub use layout::{TensorSpec, weights};
+pub use layout::{TensorSpec, trained, weights};
 pub use memory::{Computes, MemoryEstimate};
 pub use model::{Batch, GenerateOptions, LossOptions, LossOutput, Model, generate};
-pub use olmo_ops::Compute;
 #[cfg(feature = "libtorch")]
-pub use olmo_ops::device;
+pub use olmo_ops::cuda as device;
+pub use olmo_ops::{Compute, Trained};
 pub use parameters::Parameters;
 pub use vocabulary::{Vocabulary, VocabularyMismatch};
 pub use weight_type::WeightType;

@@ -49,7 +49,7 @@ fn measured(config: &ModelConfig, policy: ActivationCheckpointing, rows: usize, 
     let input_ids = (0..rows * sequence).map(|place| (place % 50) as u32).collect();
     let batch = Batch { input_ids, label_mask: None, documents: None, batch: rows, sequence };
     // What an earlier measurement has left waiting for its next use would make this one look small.
-    olmo_ops::fused::release_buffers();
+    olmo_ops::release_buffers();
     let before = NOW.load(Ordering::SeqCst);
     MOST.store(before, Ordering::SeqCst);
     let options = LossOptions { denominator: batch.labels() as f64, z_loss: 0.0 };

@@ -1,6 +1,9 @@
 //! What the model promises beside right numbers: initialisation, errors, causality, sameness.
 
-use olmo_model::{Batch, InitFnType, LossOptions, Model, ModelConfig, ModelError, Parameters, load, save_native};
+use olmo_model::{
+    Batch, InitFnType, LossOptions, Model, ModelConfig, ModelError, Parameters, load, save_native, trained,
+};
+use olmo_ops::adamw::{self, AdamW, State};
 use serde_json::{Value, json};
 
 fn config(changes: Value) -> ModelConfig {
@@ -174,6 +177,45 @@ fn gradients_are_added_and_micro_batches_add_up_to_the_batch() {
     let most = want.iter().fold(0f32, |most, x| most.max(x.abs()));
     for (got, want) in sum.iter().zip(&want) {
         assert!((got - want).abs() <= 1e-5 * most, "{got} {want}");
+    }
+}
+
+#[test]
+fn frozen_weights_have_no_gradient_and_no_moments_and_never_change() {
+    for changes in [json!({}), json!({"norm_after": false, "attention_layer_norm": false, "weight_tying": true})] {
+        let config = config(changes);
+        let mut parameters = Parameters::init(&config, 1).expect("weights");
+        let before = parameters.clone();
+        let mut model = Model::new(&config, &parameters, true).expect("a model");
+        let all = gradients(&model, &batch(2, 9), 10.0);
+        for layer in ["transformer.blocks.1.", "transformer.wte.", "transformer.ln_f.", "transformer.ff_out."] {
+            let trained = trained(&config, |name| !name.starts_with(layer));
+            model.set_trained(trained.clone()).expect("a model on the host");
+            let mut gradients = vec![0f32; trained.len()];
+            let options = LossOptions { denominator: 10.0, z_loss: 1e-4 };
+            model.loss_and_gradients(&batch(2, 9), &options, &mut gradients).expect("gradients");
+            assert_eq!(gradients, trained.pack(&all), "{layer}");
+            let groups = trained.within(&parameters.weight_decay_groups(true, true));
+            let [mut exp_avg, mut exp_avg_sq] = [vec![0f32; trained.len()], vec![0f32; trained.len()]];
+            let settings = AdamW { learning_rate: 1e-2, betas: (0.9, 0.95), eps: 1e-8, weight_decay: 0.1 };
+            parameters = before.clone();
+            model
+                .update(&mut parameters, |parameters| {
+                    let state = State { parameters, exp_avg: &mut exp_avg, exp_avg_sq: &mut exp_avg_sq };
+                    adamw::step(&settings, 1, state, &gradients, 1.0, &groups);
+                })
+                .expect("a step");
+            for spec in parameters.tensors() {
+                let same = parameters.flat()[spec.range.clone()] == before.flat()[spec.range.clone()];
+                assert_eq!(same, !spec.name.starts_with(layer), "{}", spec.name);
+            }
+            model.set_parameters(&before).expect("the same config");
+        }
+        assert!(
+            model
+                .loss_and_gradients(&batch(2, 9), &LossOptions { denominator: 1.0, z_loss: 0.0 }, &mut all.clone())
+                .is_err()
+        );
     }
 }
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use olmo_model::device::{Element, Losses, Place};
-use olmo_model::{ActivationCheckpointing, Batch, LossOptions, Model, ModelConfig, Parameters};
+use olmo_model::{ActivationCheckpointing, Batch, LossOptions, Model, ModelConfig, Parameters, trained};
 use olmo_ops::adamw::{self, AdamW, State};
 use serde_json::{Value, json};
 
@@ -197,6 +197,39 @@ fn steps_of_two_micro_batches_are_the_default_builds() {
             let off = got.iter().zip(want).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
             // AdamW divides by the root of tiny second moments: rounding shows most where a gradient is almost nought.
             assert!(off <= 2e-2 * largest.min(0.1), "{name}: off by {off}, the largest is {largest}");
+        }
+    }
+}
+
+#[test]
+fn frozen_weights_have_no_state_on_the_device_and_never_change() {
+    for element in [Element::F32, Element::Bf16] {
+        for (name, config) in configs().into_iter().take(3) {
+            let parameters = weights(&config);
+            let batch = batch(&config, 2, 17, false);
+            let (_, all) = losses_and_gradients(&on_gpu(element, &config, &parameters), &batch);
+            let layer = "transformer.blocks.1.";
+            let trained = trained(&config, |name| !name.starts_with(layer));
+            let zeros = vec![0f32; trained.len()];
+            let place = Place::Cpu;
+            let moments = [&zeros[..], &zeros];
+            let mut model =
+                Model::on_gpu_with(place, element, &config, &parameters, moments, trained.clone()).expect("a model");
+            model.on_gpu_mut().expect("on a GPU").begin();
+            let losses = model.accumulate(&batch, &OPTIONS).expect("losses");
+            let groups = trained.within(&parameters.weight_decay_groups(true, false));
+            let training = model.on_gpu_mut().expect("on a GPU");
+            assert_eq!(training.gradients(), trained.pack(&all), "{name}, {element:?}");
+            let before = training.device().weights_on_host();
+            training.finish(&ADAMW, 1, &groups, Some(0.5), &losses);
+            let [weights, exp_avg, exp_avg_sq] = training.download();
+            assert_eq!([weights.len(), exp_avg.len(), exp_avg_sq.len()], [trained.len(); 3]);
+            let after = training.device().weights_on_host();
+            assert_eq!(trained.pack(&after), weights);
+            for spec in parameters.tensors() {
+                let same = before[spec.range.clone()] == after[spec.range.clone()];
+                assert_eq!(same, !spec.name.starts_with(layer), "{name}, {element:?}: {}", spec.name);
+            }
         }
     }
 }

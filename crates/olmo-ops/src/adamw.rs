@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::fused::multiversion;
+use crate::cpu::multiversion;
 
 /// Settings of the optimizer for one step.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -21,7 +21,7 @@ pub struct AdamW {
     pub weight_decay: f64,
 }
 
-/// The arrays of a step, all of the same length.
+/// The arrays of a step. The moments hold only what is trained (see [`step`]).
 #[derive(Debug)]
 pub struct State<'a> {
     /// Weights.
@@ -67,11 +67,12 @@ impl Scalars {
 const CHUNK: usize = 1 << 14;
 
 /// Applies step `number`, counted from 1. Each gradient is first multiplied by `gradient_scale`
-/// (the clip coefficient). `groups` lists ranges of the arrays and whether weight decay applies to
-/// them; nothing outside them changes.
+/// (the clip coefficient). `groups` lists ranges of the weights and whether weight decay applies to
+/// them; nothing outside them changes. Gradients and moments hold the elements of the groups, one
+/// group after the other.
 ///
 /// # Panics
-/// The arrays differ in length, or a group extends beyond them.
+/// Gradients and moments differ in length, or a group extends beyond an array.
 pub fn step(
     settings: &AdamW,
     number: u64,
@@ -81,17 +82,17 @@ pub fn step(
     groups: &[(Range<usize>, bool)],
 ) {
     let State { parameters, exp_avg, exp_avg_sq } = state;
-    let length = parameters.len();
-    assert!(
-        gradients.len() == length && exp_avg.len() == length && exp_avg_sq.len() == length,
-        "the arrays of a step have one length"
-    );
+    let length = gradients.len();
+    assert!(exp_avg.len() == length && exp_avg_sq.len() == length, "gradients and moments have one length");
+    let mut end = 0;
     for (range, decays) in groups {
+        let packed = end..end + range.len();
+        end = packed.end;
         let scalars = Scalars::new(settings, number, gradient_scale, *decays);
         let parameters = parameters[range.clone()].par_chunks_mut(CHUNK);
         let averages =
-            exp_avg[range.clone()].par_chunks_mut(CHUNK).zip(exp_avg_sq[range.clone()].par_chunks_mut(CHUNK));
-        parameters.zip(averages).zip(gradients[range.clone()].par_chunks(CHUNK)).for_each(
+            exp_avg[packed.clone()].par_chunks_mut(CHUNK).zip(exp_avg_sq[packed.clone()].par_chunks_mut(CHUNK));
+        parameters.zip(averages).zip(gradients[packed].par_chunks(CHUNK)).for_each(
             |((parameters, (exp_avg, exp_avg_sq)), gradients)| {
                 update(scalars, parameters, exp_avg, exp_avg_sq, gradients);
             },

@@ -1,6 +1,7 @@
 //! Shapes and options of the operations.
 
-use std::ops::Range;
+use crate::linear::{Linear, Weight};
+use crate::rope::RopeConfig;
 
 /// The two norms of the OLMo family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,13 +24,17 @@ pub struct Norm {
 /// A transformer block of the OLMo family. The set of weights (see [`BlockWeights`]) completes it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BlockConfig {
-    /// Width of the residual stream, `n_heads` times the head width.
+    /// Width of the residual stream.
     pub d_model: usize,
     /// Number of query heads.
     pub n_heads: usize,
     /// Number of key and value heads; divides `n_heads`. Query heads `[i*r, (i+1)*r)` share key
     /// head `i`.
     pub n_kv_heads: usize,
+    /// Width of a head; even.
+    pub head_dim: usize,
+    /// Rotary position embedding.
+    pub rope: RopeConfig,
     /// Inner width of the MLP.
     pub mlp_width: usize,
     /// Clamps queries, keys and values to the range from minus to plus this value, before any norm.
@@ -57,14 +62,14 @@ impl BlockConfig {
         }
     }
 
-    /// Width of one head; even.
-    pub fn head_width(&self) -> usize {
-        self.d_model / self.n_heads
+    /// Width of all queries of a token.
+    pub fn query_width(&self) -> usize {
+        self.n_heads * self.head_dim
     }
 
     /// Width of all keys (or all values) of a token.
     pub fn kv_width(&self) -> usize {
-        self.n_kv_heads * self.head_width()
+        self.n_kv_heads * self.head_dim
     }
 
     /// Whether the backward pass needs the projection before clamp and QK-norm.
@@ -74,7 +79,7 @@ impl BlockConfig {
 
     /// Width of the fused projection: queries, keys, values.
     pub fn qkv_width(&self) -> usize {
-        self.d_model + 2 * self.kv_width()
+        self.query_width() + 2 * self.kv_width()
     }
 }
 
@@ -104,94 +109,54 @@ impl Keep {
     }
 }
 
-/// A block's weights in OLMo's layout, or one item for each of them.
+/// A block's weights in OLMo's layout, or one item for each of them. `q`, `kv`: width of all queries
+/// and of all keys of a token.
 #[derive(Clone, Debug)]
-pub struct BlockWeights<T> {
-    /// `[d + 2*kv, d]`: rows of queries, then keys, then values.
-    pub att_proj: T,
-    /// `[d, d]`.
-    pub attn_out: T,
+pub struct BlockWeights<M, V = M> {
+    /// `[q + 2*kv, d]`: rows of queries, then keys, then values.
+    pub att_proj: M,
+    /// `[d, q]`.
+    pub attn_out: M,
     /// `[2*mlp, d]`: the first half is up, the second gate; the MLP is `silu(gate) * up`.
-    pub ff_proj: T,
+    pub ff_proj: M,
     /// `[d, mlp]`.
-    pub ff_out: T,
+    pub ff_out: M,
     /// `[d]`, if norms have weights.
-    pub attn_norm: Option<T>,
+    pub attn_norm: Option<V>,
     /// `[d]`, if norms have weights.
-    pub ff_norm: Option<T>,
-    /// `[d]`, with `qk_norm`.
-    pub q_norm: Option<T>,
+    pub ff_norm: Option<V>,
+    /// `[q]`, with `qk_norm`.
+    pub q_norm: Option<V>,
     /// `[kv]`, with `qk_norm`.
-    pub k_norm: Option<T>,
+    pub k_norm: Option<V>,
 }
 
-impl<T> BlockWeights<T> {
-    /// Maps each weight.
-    pub fn map<'a, U>(&'a self, mut make: impl FnMut(&'a T) -> U) -> BlockWeights<U> {
-        BlockWeights {
-            att_proj: make(&self.att_proj),
-            attn_out: make(&self.attn_out),
-            ff_proj: make(&self.ff_proj),
-            ff_out: make(&self.ff_out),
-            attn_norm: self.attn_norm.as_ref().map(&mut make),
-            ff_norm: self.ff_norm.as_ref().map(&mut make),
-            q_norm: self.q_norm.as_ref().map(&mut make),
-            k_norm: self.k_norm.as_ref().map(&mut make),
-        }
+impl BlockWeights<Linear, Weight> {
+    /// Whether any weight is trained.
+    pub fn is_trained(&self) -> bool {
+        let matrices = [&self.att_proj, &self.attn_out, &self.ff_proj, &self.ff_out];
+        let vectors = [&self.attn_norm, &self.ff_norm, &self.q_norm, &self.k_norm];
+        let weights = matrices.into_iter().map(|linear| &linear.weight).chain(vectors.into_iter().flatten());
+        weights.into_iter().any(|weight| weight.gradient.is_some())
     }
 
-    /// Maps each weight mutably.
-    pub fn map_mut<'a, U>(&'a mut self, mut make: impl FnMut(&'a mut T) -> U) -> BlockWeights<U> {
-        BlockWeights {
-            att_proj: make(&mut self.att_proj),
-            attn_out: make(&mut self.attn_out),
-            ff_proj: make(&mut self.ff_proj),
-            ff_out: make(&mut self.ff_out),
-            attn_norm: self.attn_norm.as_mut().map(&mut make),
-            ff_norm: self.ff_norm.as_mut().map(&mut make),
-            q_norm: self.q_norm.as_mut().map(&mut make),
-            k_norm: self.k_norm.as_mut().map(&mut make),
-        }
-    }
-
-    /// The weights that exist, in the order of the fields.
-    pub fn into_vec(self) -> Vec<T> {
-        let required = [self.att_proj, self.attn_out, self.ff_proj, self.ff_out];
-        let optional = [self.attn_norm, self.ff_norm, self.q_norm, self.k_norm];
-        required.into_iter().chain(optional.into_iter().flatten()).collect()
-    }
-}
-
-impl BlockWeights<Range<usize>> {
-    /// The slices of `flat` at these ranges.
+    /// The elements of each weight in the array of weights.
     ///
     /// # Panics
-    /// A range extends beyond `flat`.
-    pub fn of<'a>(&self, flat: &'a [f32]) -> BlockWeights<&'a [f32]> {
-        self.map(|range| &flat[range.clone()])
-    }
-
-    /// The same slices, mutable.
-    ///
-    /// # Panics
-    /// Ranges overlap or extend beyond `flat`.
-    pub fn of_mut<'a>(&self, flat: &'a mut [f32]) -> BlockWeights<&'a mut [f32]> {
-        let mut starts: Vec<usize> = self.map(|range| range.start).into_vec();
-        starts.sort_unstable();
-        let first = starts.first().copied().unwrap_or(0);
-        let (mut rest, mut at) = (&mut flat[first..], first);
-        let mut pieces: Vec<(usize, &'a mut [f32])> = Vec::with_capacity(starts.len());
-        for start in starts.iter().skip(1).copied().chain([usize::MAX]) {
-            let length = (start - at).min(rest.len());
-            let (piece, behind) = rest.split_at_mut(length);
-            pieces.push((at, piece));
-            (rest, at) = (behind, at + length);
+    /// A weight extends beyond `flat`.
+    pub fn slices<'a>(&self, flat: &'a [f32]) -> BlockWeights<&'a [f32]> {
+        let vector = |weight: &Weight| &flat[weight.values.clone()];
+        let matrix = |linear: &Linear| vector(&linear.weight);
+        BlockWeights {
+            att_proj: matrix(&self.att_proj),
+            attn_out: matrix(&self.attn_out),
+            ff_proj: matrix(&self.ff_proj),
+            ff_out: matrix(&self.ff_out),
+            attn_norm: self.attn_norm.as_ref().map(vector),
+            ff_norm: self.ff_norm.as_ref().map(vector),
+            q_norm: self.q_norm.as_ref().map(vector),
+            k_norm: self.k_norm.as_ref().map(vector),
         }
-        self.map(|range| {
-            let index = pieces.iter().position(|(start, _)| *start == range.start);
-            let (_, piece) = pieces.swap_remove(index.expect("every range has its own start"));
-            &mut piece[..range.len()]
-        })
     }
 }
 
@@ -213,31 +178,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranges_in_any_order_become_the_parts_they_name() {
-        let ranges = BlockWeights {
-            att_proj: 7..9,
-            attn_out: 1..4,
-            ff_proj: 12..13,
-            ff_out: 4..6,
-            attn_norm: Some(9..12),
-            ff_norm: None,
-            q_norm: None,
-            k_norm: Some(13..15),
-        };
-        let mut flat: Vec<f32> = (0..16).map(|x| x as f32).collect();
-        let want: Vec<Vec<f32>> = ranges.of(&flat).into_vec().into_iter().map(<[f32]>::to_vec).collect();
-        assert_eq!(want[0], [7.0, 8.0]);
-        let got: Vec<Vec<f32>> = ranges.of_mut(&mut flat).into_vec().into_iter().map(|part| part.to_vec()).collect();
-        assert_eq!(got, want);
-    }
-
-    #[test]
     fn a_window_holds_as_many_tokens_as_it_says_and_never_reaches_into_another_document() {
         let norm = Norm { kind: NormKind::Rms, eps: 1e-6 };
         let block = |window| BlockConfig {
             d_model: 8,
             n_heads: 2,
             n_kv_heads: 2,
+            head_dim: 4,
+            rope: RopeConfig::new(10_000.0),
             mlp_width: 8,
             clip_qkv: None,
             norm,

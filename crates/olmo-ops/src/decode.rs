@@ -4,12 +4,17 @@
 //! Each cache belongs to one sequence, so a result cannot depend on other sequences that are
 //! generated at the same time.
 
+use std::sync::Arc;
+
 use rayon::prelude::*;
 
+use crate::body::block::Block;
 use crate::config::{BlockConfig, BlockWeights, Keep, Norm};
-use crate::fused::norm::{normalise, row_stats};
-use crate::fused::{Kernels, block, dot, exp, maximum, multiversion, prepare_row, sum};
-use crate::rope::{Places, Rope};
+use crate::cpu::norm::{normalise, row_stats};
+use crate::cpu::{Cpu, dot, exp, maximum, multiversion, prepare_row, sum};
+use crate::device::Device as _;
+use crate::linear::{Linear, Weight};
+use crate::rope::{Placed, Rope};
 
 /// Keys (rotated to their positions) and values of one block for one sequence, `[positions, kv]`
 /// each.
@@ -29,7 +34,7 @@ impl KvCache {
     /// Appends rows of `[queries, keys, values]`.
     fn extend(&mut self, config: &BlockConfig, heads: &[f32]) {
         for row in heads.chunks_exact(config.qkv_width()) {
-            let (keys, values) = row[config.d_model..].split_at(config.kv_width());
+            let (keys, values) = row[config.query_width()..].split_at(config.kv_width());
             self.keys.extend_from_slice(keys);
             self.values.extend_from_slice(values);
             self.positions += 1;
@@ -40,19 +45,21 @@ impl KvCache {
 /// Runs the block over a whole prompt `x [tokens, d]` and fills the cache, which must be empty.
 /// `rope` must cover the prompt's length.
 pub fn prefill(
+    device: &Cpu,
     config: &BlockConfig,
-    rope: &Rope,
-    x: &[f32],
-    weights: &BlockWeights<&[f32]>,
+    rope: &Arc<Rope>,
+    x: Vec<f32>,
+    weights: &BlockWeights<Linear, Weight>,
     cache: &mut KvCache,
 ) -> Vec<f32> {
     assert_eq!(cache.positions, 0, "a prompt begins a sequence");
-    let places = Places::rows(rope, x.len() / config.d_model);
-    let (y, saved) = block::forward(Kernels::Rust, config, &places, x, weights, Some(Keep::All));
+    let placed = Placed { rope: rope.clone(), documents: None };
+    let positions = device.positions(&placed, [1, x.len() / config.d_model]);
+    let (y, saved) = Block { device, config, weights, positions: &positions }.forward(&x.into(), Some(Keep::All));
     if let Some(saved) = saved {
-        cache.extend(config, saved.heads().expect("everything is kept"));
+        cache.extend(config, saved.heads.as_ref().expect("everything is kept"));
     }
-    y
+    y.into_vec()
 }
 
 /// Runs the block over one more token `x [d]`; `rope` must extend beyond `cache.positions()`.
@@ -68,7 +75,7 @@ pub fn step(
     let norms = weights.q_norm.zip(weights.k_norm).map(|(q, k)| [q, k]);
     prepare_row(config, rope, cache.positions, &raw, norms, &mut heads);
     cache.extend(config, &heads);
-    let mut attended = vec![0f32; config.d_model];
+    let mut attended = vec![0f32; config.query_width()];
     let hidden = config.sees_from(cache.positions - 1, 0) * config.kv_width();
     attend(config, &heads, &cache.keys[hidden..], &cache.values[hidden..], &mut attended);
     let middle = add_sublayer(config, x, linear(&attended, weights.attn_out), weights.attn_norm);
@@ -120,7 +127,7 @@ multiversion! {
 multiversion! {
     /// Attention of one token's queries over all cached positions.
     fn attend(config: &BlockConfig, queries: &[f32], keys: &[f32], values: &[f32], output: &mut [f32]) {
-        let (head, kv) = (config.head_width(), config.kv_width());
+        let (head, kv) = (config.head_dim, config.kv_width());
         let (group, scale) = (config.n_heads / config.n_kv_heads, 1.0 / (head as f32).sqrt());
         let mut scores = vec![0f32; keys.len() / kv];
         for (index, (output, query)) in output.chunks_exact_mut(head).zip(queries.chunks_exact(head)).enumerate() {

@@ -2,12 +2,53 @@
 
 use std::sync::Arc;
 
-/// Cosines and sines of every position's angles, `[positions, head_width / 2]` each.
+/// The rotary position embedding of a block.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RopeConfig {
+    /// Base of the frequencies.
+    pub theta: f64,
+    /// Change of the frequencies for longer sequences than those of pretraining.
+    pub scaling: RopeScaling,
+    /// Factor of all cosines and sines, and so of the square root of the scores.
+    pub attention_factor: f32,
+}
+
+/// A change of the frequencies of a rotary position embedding.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum RopeScaling {
+    /// None.
+    None,
+    /// Divides all frequencies by a factor: position interpolation.
+    Linear(f32),
+}
+
+impl RopeConfig {
+    /// Without scaling.
+    pub fn new(theta: f64) -> RopeConfig {
+        RopeConfig { theta, scaling: RopeScaling::None, attention_factor: 1.0 }
+    }
+
+    /// The frequencies of the pairs of a head, `[head_dim / 2]`.
+    fn frequencies(&self, head_dim: usize) -> Vec<f32> {
+        let frequency = |pair: usize| {
+            let exponent = (2 * pair) as f32 / head_dim as f32;
+            let frequency = 1.0 / self.theta.powf(f64::from(exponent)) as f32;
+            match self.scaling {
+                RopeScaling::None => frequency,
+                RopeScaling::Linear(factor) => frequency / factor,
+            }
+        };
+        (0..head_dim / 2).map(frequency).collect()
+    }
+}
+
+/// Cosines and sines of every position's angles, `[positions, head_dim / 2]` each.
 ///
 /// Angles are f32 products, as in OLMo and `transformers`: at large positions, exact angles would
 /// differ from theirs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rope {
+    config: RopeConfig,
     half: usize,
     cos: Vec<f32>,
     sin: Vec<f32>,
@@ -15,24 +56,23 @@ pub struct Rope {
 
 impl Rope {
     /// Tables for positions `0..positions`.
-    pub fn new(head_width: usize, theta: f64, positions: usize) -> Rope {
-        let half = head_width / 2;
-        let frequencies: Vec<f32> = (0..half)
-            .map(|pair| {
-                let exponent = (2 * pair) as f32 / head_width as f32;
-                1.0 / theta.powf(f64::from(exponent)) as f32
-            })
-            .collect();
-        let mut tables =
-            Rope { half, cos: Vec::with_capacity(positions * half), sin: Vec::with_capacity(positions * half) };
+    pub fn new(config: RopeConfig, head_dim: usize, positions: usize) -> Rope {
+        let half = head_dim / 2;
+        let frequencies = config.frequencies(head_dim);
+        let (mut cos, mut sin) = (Vec::with_capacity(positions * half), Vec::with_capacity(positions * half));
         for position in 0..positions {
             for frequency in &frequencies {
                 let angle = f64::from(position as f32 * frequency);
-                tables.cos.push(angle.cos() as f32);
-                tables.sin.push(angle.sin() as f32);
+                cos.push(angle.cos() as f32 * config.attention_factor);
+                sin.push(angle.sin() as f32 * config.attention_factor);
             }
         }
-        tables
+        Rope { config, half, cos, sin }
+    }
+
+    /// The embedding that the tables are of.
+    pub fn config(&self) -> &RopeConfig {
+        &self.config
     }
 
     /// Number of positions.
@@ -50,7 +90,7 @@ impl Rope {
         &self.sin
     }
 
-    /// Cosines and sines of one position, each `head_width / 2` long.
+    /// Cosines and sines of one position, each `head_dim / 2` long.
     pub fn at(&self, position: usize) -> (&[f32], &[f32]) {
         let range = position * self.half..(position + 1) * self.half;
         (&self.cos[range.clone()], &self.sin[range])

@@ -4,8 +4,8 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::{Body, Case, difference};
-use olmo_ops::{BlockConfig, Compute, Norm, NormKind};
+use common::{Body, Case, On, difference};
+use olmo_ops::{BlockConfig, Norm, NormKind, RopeConfig};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -49,6 +49,8 @@ fn case(shape: &Shape) -> Case {
         d_model: shape.d,
         n_heads: shape.heads,
         n_kv_heads: shape.kv,
+        head_dim: shape.d / shape.heads,
+        rope: RopeConfig::new(10_000.0),
         mlp_width: shape.mlp,
         clip_qkv: shape.clip,
         norm: Norm { kind, eps },
@@ -77,8 +79,8 @@ fn outputs_and_gradients_are_those_of_torch() {
         serde_json::from_str(include_str!("fixtures/block_autograd.json")).expect("the fixture is sound");
     assert_eq!(goldens.cases.len(), 4);
     for (name, golden) in goldens.cases {
-        for compute in Compute::ALL {
-            let case = Case { compute: *compute, ..case(&golden.config) };
+        for on in On::all() {
+            let case = Case { on, ..case(&golden.config) };
             agrees(&name, &case, &golden);
         }
     }
@@ -89,7 +91,7 @@ fn agrees(name: &str, case: &Case, golden: &Golden) {
     for (body, tolerance) in [(Body::Reference64, 2e-6), (Body::Reference32, 3e-5), (Body::Fused, 2e-5)] {
         let (output, gradients) = case.run(body);
         let off = difference(&output, &golden.output);
-        assert!(off < tolerance, "{name} on {:?}: the output is off by {off}", case.compute);
+        assert!(off < tolerance, "{name} on {:?}: the output is off by {off}", case.on);
         assert_eq!(gradients.len(), golden.gradients.len(), "{name}");
         for (input, (got, want)) in gradients.iter().zip(&golden.gradients).enumerate() {
             // Gradients that are 0 by mathematics are compared with 0 and not with their own rounding.
@@ -101,7 +103,7 @@ fn agrees(name: &str, case: &Case, golden: &Golden) {
             };
             let want: Vec<f64> = if scale < 1e-9 { vec![0.0; want.len()] } else { want.clone() };
             let off = difference(&got, &want);
-            assert!(off < tolerance, "{name} on {:?}: the gradient of input {input} is off by {off}", case.compute);
+            assert!(off < tolerance, "{name} on {:?}: the gradient of input {input} is off by {off}", case.on);
         }
     }
 }

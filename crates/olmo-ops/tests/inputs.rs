@@ -1,126 +1,135 @@
-//! Inputs as a graph brings them: seen through another order of dimensions, and the same tensor in several places.
+//! Inputs as a graph brings them: seen through another order of dimensions, parts of something
+//! larger, and the same tensor in several places.
 
 mod common;
 
+use std::cell::Cell;
+use std::ops::Range;
 use std::sync::Arc;
 
-use burn::tensor::{DType, Device, Tensor, TensorData};
-use common::{difference, numbers, read};
-use olmo_ops::{
-    BlockConfig, BlockTensors, Compute, IGNORED, Keep, LossTerms, Norm, NormKind, Placed, Places, Rope, block,
-    block_reference, embedding, embedding_reference, head_loss, head_loss_reference, norm, norm_reference,
-};
+use burn::tensor::{DType, Device as BurnDevice, Tensor, TensorData};
+use common::reference::{self, BlockTensors};
+use common::{Block, Gradients, Head, On, Operation, Work, difference, flatten, input, numbers, read, train};
+use olmo_ops::{BlockConfig, Device, IGNORED, Keep, LossTerms, Norm, NormKind, Placed, Places, Rope, RopeConfig};
 
 const RMS: Norm = Norm { kind: NormKind::Rms, eps: 1e-6 };
 
-/// A tensor whose memory holds another order of dimensions than its shape says.
-fn turned(device: &Device, [rows, columns]: [usize; 2], seed: u64) -> Tensor<2> {
-    let values = TensorData::new(numbers(rows * columns, seed), [columns, rows]);
-    Tensor::<2>::from_data(values, (device, DType::F32)).require_grad()
+/// Applies `op` to a turned part of a larger leaf, to which the part is also added: the output, and
+/// the gradient of the leaf for the output's square sum.
+fn of_a_part<const D: usize>(
+    wide: Tensor<2>,
+    [batch, sequence, d]: [usize; 3],
+    op: impl FnOnce(Tensor<3>) -> Tensor<D>,
+) -> Gradients {
+    let rows = batch * sequence;
+    let x = wide.clone().swap_dims(0, 1).slice([0..rows, d / 2..d / 2 + d]).reshape([batch, sequence, d]);
+    let y = op(x.clone());
+    let total = if D == 1 { y.clone().sum() } else { y.clone().powi_scalar(2).sum() };
+    let grads = (total + x.powi_scalar(2).sum()).backward();
+    (read(y.inner()), vec![read(wide.grad(&grads).expect("a gradient"))])
 }
 
-fn devices() -> impl Iterator<Item = Device> {
-    Compute::ALL.iter().map(|compute| {
-        compute.prepare();
-        compute.device().autodiff()
-    })
+struct OfAPart<'a, O, const D: usize> {
+    wide: Tensor<2>,
+    shape: [usize; 3],
+    ranges: &'a [Range<usize>],
+    operation: &'a O,
 }
 
-/// Output and gradients agree.
-fn agree(name: &str, made: &[Vec<f64>; 2], wanted: &[Vec<f64>; 2]) {
-    for (made, wanted) in made.iter().zip(wanted) {
-        let off = difference(made, wanted);
-        assert!(off < 2e-5, "{name}: off by {off}");
+impl<O: Operation<D>, const D: usize> Work<Gradients> for OfAPart<'_, O, D> {
+    fn run<T: Device>(self, device: &T) -> Gradients {
+        let OfAPart { wide, shape, ranges, operation } = self;
+        of_a_part(wide, shape, |x| operation.apply(device, ranges, x))
+    }
+}
+
+/// Runs the operation on every device, and the reference body in f64, on the same numbers.
+fn agree<const D: usize>(
+    name: &str,
+    shape: [usize; 3],
+    weights: &[Vec<f64>],
+    operation: &impl Operation<D>,
+    plain: impl Fn(Tensor<3>, Vec<Tensor<2>>) -> Tensor<D>,
+) {
+    let [batch, sequence, d] = shape;
+    let size = [2 * d, batch * sequence];
+    let values = numbers(size[0] * size[1], 1);
+    let device = BurnDevice::flex().autodiff();
+    let exact = |values: &[f64], shape: [usize; 2]| {
+        Tensor::<2>::from_data(TensorData::new(values.to_vec(), shape), (&device, DType::F64))
+    };
+    let tensors = weights.iter().map(|values| exact(values, [values.len() / d, d])).collect();
+    let (want, want_gradients) = of_a_part(exact(&values, size).require_grad(), shape, |x| plain(x, tensors));
+    for on in On::all() {
+        let weights: Vec<&[f64]> = weights.iter().map(Vec::as_slice).collect();
+        let (flat, ranges) = flatten(&weights);
+        let part = OfAPart::<_, D> { wide: input(on, &values, size), shape, ranges: &ranges, operation };
+        let ((got, gradients), _) = train(on, flat, part);
+        for (got, want) in [(&got, &want), (&gradients[0], &want_gradients[0])] {
+            let off = difference(got, want);
+            assert!(off < 2e-5, "{name} on {on:?}: off by {off}");
+        }
     }
 }
 
 #[test]
 fn turned_and_shared_inputs_give_every_operation_what_plain_ones_give() {
-    for device in devices() {
-        let (batch, sequence, d) = (2, 5, 12);
-        let config = BlockConfig {
-            d_model: d,
-            n_heads: 2,
-            n_kv_heads: 2,
-            mlp_width: d,
-            clip_qkv: None,
-            norm: RMS,
-            norm_after: true,
-            qk_norm: true,
-            window: None,
-        };
-        let rope = Arc::new(Rope::new(config.head_width(), 10_000.0, sequence));
-        // One matrix is three weights at once, seen from its side; one vector is all four norms; the input is a part of something larger.
-        let run = |fused: bool| {
-            let wide = turned(&device, [batch * sequence, 2 * d], 1);
-            let square = turned(&device, [d, d], 2);
-            let scale =
-                Tensor::<1>::from_data(TensorData::new(numbers(d, 3), [d]), (&device, DType::F32)).require_grad();
-            let side = square.clone().swap_dims(0, 1);
-            let both = |x: Tensor<2>| Tensor::cat(vec![x.clone(), x], 0);
-            let three = Tensor::cat(vec![side.clone(), side.clone(), side.clone()], 0);
-            let vector = Some(scale.clone());
-            let weights = BlockTensors {
-                att_proj: three,
-                attn_out: side.clone(),
-                ff_proj: both(side.clone()),
-                ff_out: side.clone(),
-                attn_norm: vector.clone(),
-                ff_norm: vector.clone(),
-                q_norm: vector.clone(),
-                k_norm: vector,
+    let (batch, sequence, d) = (2, 5, 12);
+    let shape = [batch, sequence, d];
+    let config = BlockConfig {
+        d_model: d,
+        n_heads: 2,
+        n_kv_heads: 2,
+        head_dim: d / 2,
+        rope: RopeConfig::new(10_000.0),
+        mlp_width: d,
+        clip_qkv: None,
+        norm: RMS,
+        norm_after: true,
+        qk_norm: true,
+        window: None,
+    };
+    let rope = Arc::new(Rope::new(config.rope, config.head_dim, sequence));
+    let weights: Vec<Vec<f64>> = [3 * d * d, d * d, 2 * d * d, d * d, d, d, d, d]
+        .iter()
+        .zip(2..)
+        .map(|(count, seed)| numbers(*count, seed))
+        .collect();
+    agree(
+        "block",
+        shape,
+        &weights,
+        &Block {
+            config: &config,
+            placed: Placed { rope: rope.clone(), documents: None },
+            affine: true,
+            keep: Keep::All,
+        },
+        |x, weights| {
+            let vector = |index: usize| Some(weights[index].clone().reshape([d]));
+            let tensors = BlockTensors {
+                att_proj: weights[0].clone(),
+                attn_out: weights[1].clone(),
+                ff_proj: weights[2].clone(),
+                ff_out: weights[3].clone(),
+                attn_norm: vector(4),
+                ff_norm: vector(5),
+                q_norm: vector(6),
+                k_norm: vector(7),
             };
-            let x = wide
-                .clone()
-                .swap_dims(0, 1)
-                .slice([0..batch * sequence, d / 2..d / 2 + d])
-                .reshape([batch, sequence, d]);
-            let placed = Placed { rope: rope.clone(), documents: None };
-            let y = match fused {
-                true => block(&config, &placed, x, &weights, Keep::All),
-                false => block_reference(&config, &Places::rows(&rope, sequence), x, &weights),
-            };
-            let grads = y.clone().powi_scalar(2).sum().backward();
-            let gradients = [
-                read(wide.grad(&grads).unwrap()),
-                read(square.grad(&grads).unwrap()),
-                read(scale.grad(&grads).unwrap()),
-            ];
-            [read(y.inner()), gradients.concat()]
-        };
-        agree("block", &run(true), &run(false));
-
-        let run = |fused: bool| {
-            let wide = turned(&device, [6, 8], 4);
-            let x = wide.clone().swap_dims(0, 1).reshape([1, 6, 8]);
-            let weight = wide.clone().swap_dims(0, 1).slice([2..3, 0..8]).reshape([8]);
-            let y = if fused { norm(RMS, x, Some(weight)) } else { norm_reference(RMS, x, Some(weight)) };
-            let grads = y.clone().powi_scalar(2).sum().backward();
-            [read(y.inner()), read(wide.grad(&grads).unwrap())]
-        };
-        agree("norm", &run(true), &run(false));
-
-        let run = |fused: bool| {
-            let table = turned(&device, [9, 8], 5);
-            let (weight, ids) = (table.clone().swap_dims(0, 1), [3u32, 0, 8, 3]);
-            let apply = if fused { embedding } else { embedding_reference };
-            let y = apply(weight, &ids, [2, 2]);
-            let grads = y.clone().powi_scalar(2).sum().backward();
-            [read(y.inner()), read(table.grad(&grads).unwrap())]
-        };
-        agree("embedding", &run(true), &run(false));
-
-        // The head is tied: the hidden states are rows of its own weight.
-        let run = |fused: bool| {
-            let table = turned(&device, [9, 8], 6);
-            let weight = table.clone().swap_dims(0, 1);
-            let hidden = weight.clone().slice([1..6, 0..8]).reshape([1, 5, 8]);
-            let terms = LossTerms { denominator: 4.0, z_loss: 1e-2 };
-            let apply = if fused { head_loss } else { head_loss_reference };
-            let loss = apply(hidden, weight, &[0, IGNORED, 8, 2, 2], terms).loss;
-            let grads = loss.clone().backward();
-            [read(loss.inner()), read(table.grad(&grads).unwrap())]
-        };
-        agree("head and loss", &run(true), &run(false));
-    }
+            reference::block(&config, &Places::rows(&rope, sequence), x, &tensors)
+        },
+    );
+    agree("norm", shape, &[numbers(d, 3)], &RMS, |x, weights| {
+        reference::norm(RMS, x, Some(weights[0].clone().reshape([d])))
+    });
+    let targets = [0, IGNORED, 8, 2, 2, 1, 0, IGNORED, 5, 6];
+    let terms = LossTerms { denominator: 4.0, z_loss: 1e-2 };
+    agree(
+        "head and loss",
+        shape,
+        &[numbers(9 * d, 4)],
+        &Head { targets: &targets, terms, sums: Cell::default() },
+        |x, weights| reference::head_loss(x, weights[0].clone(), &targets, terms).loss,
+    );
 }

@@ -121,6 +121,13 @@ fn numbers(tensor: &Tensor) -> Vec<f32> {
     Vec::try_from(tensor).unwrap()
 }
 
+/// Launches a kernel on tensors.
+fn launch(kernels: &Kernels, name: &str, grid: usize, block: usize, arguments: &[Argument]) {
+    // SAFETY: the tests pass live tensors that are large enough, except where a child process is
+    // expected to fail.
+    unsafe { kernels.launch(name, grid, block, arguments) }
+}
+
 /// Runs the test `child` as a process of its own with `case`, and variables.
 fn in_a_child(case: &str, variables: &[(&str, &str)]) -> Output {
     let mut command = Command::new(std::env::current_exe().unwrap());
@@ -141,18 +148,18 @@ fn child() {
         let place = Place::new(TEXT);
         let block = if how == "4" { 48 } else { 64 };
         let how: i32 = how.parse().unwrap();
-        place.load().unwrap().launch("wrong", 1, block, &[(&zeros(16)).into(), how.into()]);
+        launch(&place.load().unwrap(), "wrong", 1, block, &[(&zeros(16)).into(), how.into()]);
         println!("unharmed");
     } else if case == "gpu" {
         let kernels = Kernels::load(Device::Cuda(3), Element::F32, 1).unwrap_or_else(|error| panic!("{error}"));
         let none = Argument::from(None);
-        kernels.launch("scale", 7, 64, &[none, none, 12345678901i64.into(), 0.5f32.into()]);
+        launch(&kernels, "scale", 7, 64, &[none, none, 12345678901i64.into(), 0.5f32.into()]);
         println!("memory {:?}", memory(Device::Cuda(3)));
     } else {
         // From the environment's folders.
         let kernels = Kernels::load(Device::Cpu, Element::F32, 1).unwrap_or_else(|error| panic!("{error}"));
         let y = zeros(1);
-        kernels.launch("scale", 1, 1, &[(&zeros(1)).into(), (&y).into(), 1i64.into(), 1f32.into()]);
+        launch(&kernels, "scale", 1, 1, &[(&zeros(1)).into(), (&y).into(), 1i64.into(), 1f32.into()]);
         println!("scaled {:?}", numbers(&y));
     }
 }
@@ -165,7 +172,7 @@ fn each_thread_of_each_block_does_its_part() {
         let kernels = Kernels::load_from(Device::Cpu, element, vector, &place.folders()).unwrap();
         assert_eq!((kernels.device(), kernels.element(), kernels.vector()), (Device::Cpu, element, vector));
         let y = zeros(1001);
-        kernels.launch("scale", 16, 64, &[(&x).into(), (&y).into(), 1000i64.into(), 0.5f32.into()]);
+        launch(&kernels, "scale", 16, 64, &[(&x).into(), (&y).into(), 1000i64.into(), 0.5f32.into()]);
         let expected: Vec<f32> = (0..1000).map(|i| i as f32 * 0.5 + added).chain([0.0]).collect();
         assert_eq!(numbers(&y), expected);
     }
@@ -179,7 +186,8 @@ fn sums_pass_through_shuffles_and_shared_memory() {
         let x: Vec<f32> = (0..rows * width).map(|i| ((i * 7) % 13) as f32).collect();
         let sums = zeros(rows as i64);
         let x_there = Tensor::from_slice(&x);
-        kernels.launch(
+        launch(
+            &kernels,
             "row_sum",
             grid,
             block,
@@ -194,11 +202,11 @@ fn lanes_read_from_lanes() {
     let kernels = Place::new(TEXT).load().unwrap();
     let x = Tensor::from_slice(&[1f32; 96]);
     let y = zeros(97);
-    kernels.launch("running", 1, 96, &[(&x).into(), (&y).into()]);
+    launch(&kernels, "running", 1, 96, &[(&x).into(), (&y).into()]);
     let expected: Vec<f32> = (0..96).map(|i| (i % 32 + 1) as f32).chain([96.0]).collect();
     assert_eq!(numbers(&y), expected);
     let y = zeros(32);
-    kernels.launch("half_a_warp", 1, 32, &[(&y).into()]);
+    launch(&kernels, "half_a_warp", 1, 32, &[(&y).into()]);
     assert_eq!(numbers(&y), (0..32).map(|i| if i < 16 { i ^ 1 } else { i } as f32).collect::<Vec<_>>());
 }
 
@@ -206,7 +214,7 @@ fn lanes_read_from_lanes() {
 fn a_missing_wait_shows_in_the_result() {
     let kernels = Place::new(TEXT).load().unwrap();
     let y = zeros(128);
-    kernels.launch("hasty", 2, 64, &[(&y).into()]);
+    launch(&kernels, "hasty", 2, 64, &[(&y).into()]);
     let found = numbers(&y);
     assert!(found[..64] != found[64..], "the order of threads shows: {found:?}");
 }
@@ -279,7 +287,7 @@ fn a_cache_that_takes_nothing_is_no_failure() {
         let folders = KernelFolders { cache, ..place.folders() };
         let kernels = Kernels::load_from(Device::Cpu, Element::F32, 1, &folders).unwrap();
         let y = zeros(1);
-        kernels.launch("scale", 1, 1, &[(&zeros(1)).into(), (&y).into(), 1i64.into(), 1f32.into()]);
+        launch(&kernels, "scale", 1, 1, &[(&zeros(1)).into(), (&y).into(), 1i64.into(), 1f32.into()]);
         assert_eq!(numbers(&y), [1.0]);
     }
 }
@@ -295,7 +303,7 @@ fn a_launch_that_does_not_fit_is_refused() {
     let launch = |name: &'static str, grid: usize, block: usize, arguments: Vec<Argument>| {
         let kernels = std::panic::AssertUnwindSafe(&kernels);
         let arguments = std::panic::AssertUnwindSafe(arguments);
-        panics(move || kernels.launch(name, grid, block, &arguments))
+        panics(move || launch(&kernels, name, grid, block, &arguments))
     };
     let none = Argument::from(None);
     assert_eq!(
@@ -446,7 +454,7 @@ fn the_built_in_kernels_compile_for_the_cpu() {
             let kernels = Kernels::load_from(Device::Cpu, element, vector, &folders).unwrap();
             let (g, part) = (Tensor::ones([64], (Kind::Float, Device::Cpu)), zeros(1));
             let total = if vector == 8 { 16i64 } else { 64 };
-            kernels.launch("square_sum", 1, 32, &[(&g).into(), total.into(), (&part).into()]);
+            launch(&kernels, "square_sum", 1, 32, &[(&g).into(), total.into(), (&part).into()]);
             assert_eq!(numbers(&part), [64.0]);
         }
     }

@@ -8,11 +8,8 @@ mod common;
 use std::collections::BTreeMap;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use common::{difference, read};
-use olmo_ops::{
-    Compute, IGNORED, LossTerms, Norm, NormKind, embedding, embedding_reference, head_loss, head_loss_reference, norm,
-    norm_reference,
-};
+use common::{Gradients, On, difference, input, read, reference, run_embedding, run_head, run_norm};
+use olmo_ops::{IGNORED, LossTerms, Norm, NormKind};
 use serde::Deserialize;
 
 const IDS: [u32; 6] = [3, 0, 3, 6, 3, 0];
@@ -71,9 +68,29 @@ impl Case {
     }
 
     /// Output, and gradients of the sum of output times cotangent (of the loss itself for the head).
-    fn run(&self, compute: Compute, fused: bool, dtype: DType) -> (Vec<f64>, Vec<Vec<f64>>) {
-        compute.prepare();
-        let device: Device = compute.device().autodiff();
+    fn run_fused(&self, on: On) -> Gradients {
+        let (shape, values) = &self.inputs[0];
+        let first = || input(on, values, [1, shape[0], shape[1]]);
+        let second = self.inputs.get(1).map(|(_, values)| values.as_slice());
+        let cotangent = |count: usize| numbers(count, 99, 1.0, 0.0);
+        match self.words[0].as_str() {
+            "norm" => run_norm(on, self.norm(), first(), second, &cotangent(values.len())),
+            "embedding" => run_embedding(on, values, shape[1], &IDS, [2, 3], &cotangent(IDS.len() * shape[1])),
+            _ => run_head(on, first(), second.unwrap(), &TARGETS, self.terms()).0,
+        }
+    }
+
+    fn norm(&self) -> Norm {
+        Norm { kind: if self.words[1] == "rms" { NormKind::Rms } else { NormKind::Layer }, eps: 1e-5 }
+    }
+
+    fn terms(&self) -> LossTerms {
+        LossTerms { denominator: 4.0, z_loss: self.words[1].parse().unwrap() }
+    }
+
+    /// As [`Case::run_fused`], by the reference body in `dtype`.
+    fn run(&self, dtype: DType) -> Gradients {
+        let device = Device::flex().autodiff();
         let tensor = |values: &[f64], shape: &[usize]| {
             Tensor::<2>::from_data(TensorData::new(values.to_vec(), [shape[0], shape[1]]), (&device, dtype))
         };
@@ -89,26 +106,19 @@ impl Case {
         let mut gradients = Vec::new();
         let (output, grads) = match self.words[0].as_str() {
             "norm" => {
-                let kind = if self.words[1] == "rms" { NormKind::Rms } else { NormKind::Layer };
                 let weight = self.inputs.get(1).map(|(shape, values)| {
                     let data = TensorData::new(values.clone(), [shape[0]]);
                     Tensor::<1>::from_data(data, (&device, dtype)).require_grad()
                 });
-                let apply = if fused { norm } else { norm_reference };
-                let made = weighted(apply(Norm { kind, eps: 1e-5 }, three(first.clone()), weight.clone()));
+                let made = weighted(reference::norm(self.norm(), three(first.clone()), weight.clone()));
                 gradients.extend(weight.map(|weight| read(weight.grad(&made.1).unwrap())));
                 made
             }
-            "embedding" => {
-                let apply = if fused { embedding } else { embedding_reference };
-                weighted(apply(first.clone(), &IDS, [2, 3]))
-            }
+            "embedding" => weighted(reference::embedding(first.clone(), &IDS, [2, 3])),
             _ => {
                 let (shape, values) = &self.inputs[1];
                 let weight = tensor(values, shape).require_grad();
-                let terms = LossTerms { denominator: 4.0, z_loss: self.words[1].parse().unwrap() };
-                let apply = if fused { head_loss } else { head_loss_reference };
-                let loss = apply(three(first.clone()), weight.clone(), &TARGETS, terms).loss;
+                let loss = reference::head_loss(three(first.clone()), weight.clone(), &TARGETS, self.terms()).loss;
                 let grads = loss.clone().backward();
                 gradients.push(read(weight.grad(&grads).unwrap()));
                 (read(loss.inner()), grads)
@@ -120,7 +130,7 @@ impl Case {
 
     /// The number whose gradients [`Case::run`] gives, in f64.
     fn value(&self) -> f64 {
-        let (output, _) = self.run(Compute::Flex, false, DType::F64);
+        let (output, _) = self.run(DType::F64);
         if self.words[0] == "head" {
             return output[0];
         }
@@ -132,20 +142,18 @@ impl Case {
 fn both_bodies_are_those_of_torch_and_one_percent_would_be_noticed() {
     for (name, golden) in goldens() {
         let case = Case::new(&name);
-        for compute in Compute::ALL {
-            for (fused, dtype, tolerance) in
-                [(false, DType::F64, 1e-9), (false, DType::F32, 5e-6), (true, DType::F32, 5e-6)]
-            {
-                let (output, gradients) = case.run(*compute, fused, dtype);
-                let off = difference(&output, &golden.output);
-                assert!(off < tolerance, "{name} on {compute:?}: the output is off by {off}");
-                assert_eq!(gradients.len(), golden.gradients.len());
-                for (index, (got, want)) in gradients.iter().zip(&golden.gradients).enumerate() {
-                    let off = difference(got, want);
-                    assert!(off < tolerance, "{name} on {compute:?}: gradient {index} is off by {off}");
-                    let wrong: Vec<f64> = want.iter().map(|x| x * 1.01).collect();
-                    assert!(difference(got, &wrong) > 1e-3, "{name}: one percent in gradient {index}");
-                }
+        let mut made =
+            vec![("f64".to_owned(), 1e-9, case.run(DType::F64)), ("f32".to_owned(), 5e-6, case.run(DType::F32))];
+        made.extend(On::all().into_iter().map(|on| (format!("{on:?}"), 5e-6, case.run_fused(on))));
+        for (body, tolerance, (output, gradients)) in made {
+            let off = difference(&output, &golden.output);
+            assert!(off < tolerance, "{name}, {body}: the output is off by {off}");
+            assert_eq!(gradients.len(), golden.gradients.len());
+            for (index, (got, want)) in gradients.iter().zip(&golden.gradients).enumerate() {
+                let off = difference(got, want);
+                assert!(off < tolerance, "{name}, {body}: gradient {index} is off by {off}");
+                let wrong: Vec<f64> = want.iter().map(|x| x * 1.01).collect();
+                assert!(difference(got, &wrong) > 1e-3, "{name}: one percent in gradient {index}");
             }
         }
     }
@@ -155,7 +163,7 @@ fn both_bodies_are_those_of_torch_and_one_percent_would_be_noticed() {
 fn the_plain_bodies_equal_central_differences_in_f64() {
     for name in goldens().keys() {
         let case = Case::new(name);
-        let (_, gradients) = case.run(Compute::Flex, false, DType::F64);
+        let (_, gradients) = case.run(DType::F64);
         for (index, gradient) in gradients.iter().enumerate() {
             let scale = gradient.iter().fold(0f64, |most, x| most.max(x.abs()));
             for (element, gradient) in gradient.iter().enumerate() {

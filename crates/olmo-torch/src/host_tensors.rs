@@ -1,4 +1,4 @@
-//! Matrices and tensors in the host's memory, in f32.
+//! Matrices in the host's memory, in f32.
 
 use tch::{Device, Kind, Tensor};
 
@@ -43,31 +43,4 @@ pub unsafe fn gemm(a: Matrix, b: Matrix, c: *mut f32, c_stride: usize, add: bool
         (a.tensor(), b.tensor(), view(c, &size, &[c_stride as i64, 1]))
     };
     let _ = if add { c.addmm_(&a, &b) } else { a.mm_out(&c, &b) };
-}
-
-/// A CPU tensor with a copy of `values`.
-///
-/// # Panics
-/// The number of values does not match `shape`.
-pub fn tensor(values: &[f32], shape: &[usize]) -> Tensor {
-    let shape: Vec<i64> = shape.iter().map(|&n| n as i64).collect();
-    Tensor::from_slice(values).reshape(&shape)
-}
-
-/// A contiguous f32 version of a tensor; `None` if it already is one.
-pub fn as_contiguous_f32(tensor: &Tensor) -> Option<Tensor> {
-    let is_one = tensor.kind() == Kind::Float && tensor.is_contiguous();
-    (!is_one).then(|| tensor.to_kind(Kind::Float).contiguous())
-}
-
-/// The elements of a contiguous f32 tensor on the CPU; `None` for any other tensor.
-pub fn elements(tensor: &Tensor) -> Option<&[f32]> {
-    if tensor.kind() != Kind::Float || !tensor.is_contiguous() || tensor.device() != Device::Cpu {
-        return None;
-    }
-    if tensor.numel() == 0 {
-        return Some(&[]);
-    }
-    // SAFETY: such a tensor has this many f32 behind its pointer, for as long as it lives.
-    Some(unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast_const().cast(), tensor.numel()) })
 }

@@ -20,7 +20,7 @@ pub use device_attention::{
     device_attention_forward, device_attention_forward_by,
 };
 pub use devices::{Cuda, cuda, emulated};
-pub use host_tensors::{Matrix, as_contiguous_f32, elements, gemm, tensor};
+pub use host_tensors::{Matrix, gemm};
 pub use kernels::{Argument, Element, KernelError, KernelFolders, Kernels, compile, compiler, cubin_name, memory};
 pub use shim::{allow_tf32, tf32_allowed};
 pub use tch::{Device as Place, Device, Kind, Tensor};

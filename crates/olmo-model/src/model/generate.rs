@@ -1,6 +1,7 @@
 //! Greedy generation with a cache of keys and values.
 
 use olmo_ops::decode::{self, KvCache};
+use olmo_ops::{Compute, Cpu, Weight};
 use rayon::prelude::*;
 
 use super::model::Model;
@@ -29,13 +30,13 @@ pub fn generate(model: &Model, prompts: &[Vec<u32>], options: &GenerateOptions) 
             .check_ids(prompt, 1, prompt.len())
             .map_err(|error| ModelError::Input(format!("prompt {index}: {error}")))?;
     }
-    let weights = model.host_weights();
-    prompts.par_iter().map(|prompt| continue_prompt(model, &weights, prompt, options)).collect()
+    let device = Cpu::new(Compute::default(), model.host_weights());
+    prompts.par_iter().map(|prompt| continue_prompt(model, &device, prompt, options)).collect()
 }
 
 fn continue_prompt(
     model: &Model,
-    flat: &[f32],
+    device: &Cpu,
     prompt: &[u32],
     options: &GenerateOptions,
 ) -> Result<Vec<u32>, ModelError> {
@@ -43,16 +44,23 @@ fn continue_prompt(
     if options.max_new_tokens == 0 {
         return Ok(answer);
     }
-    let (ranges, width) = (model.ranges(), model.config().d_model);
-    let embedding = &flat[ranges.embedding.clone()];
-    let (head, final_norm) = (&flat[ranges.head.clone()], ranges.final_norm.clone().map(|range| &flat[range]));
-    let mut rope = model.rope(prompt.len());
-    let blocks: Vec<_> =
-        ranges.blocks.iter().enumerate().map(|(layer, ranges)| (model.block_config(layer), ranges.of(flat))).collect();
+    let (weights, width) = (model.weights(), model.config().d_model);
+    let values = |weight: &Weight| &device.weights()[weight.values.clone()];
+    let (embedding, head) = (values(&weights.embedding.weight), values(&weights.head.weight));
+    let final_norm = weights.final_norm.as_ref().map(values);
+    let ropes =
+        |positions: usize| -> Vec<_> { (0..weights.blocks.len()).map(|layer| model.rope(layer, positions)).collect() };
+    let mut block_ropes = ropes(prompt.len());
+    let blocks: Vec<_> = weights
+        .blocks
+        .iter()
+        .enumerate()
+        .map(|(layer, weights)| (model.block_config(layer), weights, weights.slices(device.weights())))
+        .collect();
     let mut caches = vec![KvCache::default(); blocks.len()];
-    let mut hidden = olmo_ops::fused::embedding::forward(embedding, width, prompt);
-    for ((config, weights), cache) in blocks.iter().zip(&mut caches) {
-        hidden = decode::prefill(config, &rope, &hidden, weights, cache);
+    let mut hidden = olmo_ops::embedding::forward(embedding, width, prompt);
+    for (((config, weights, _), rope), cache) in blocks.iter().zip(&block_ropes).zip(&mut caches) {
+        hidden = decode::prefill(device, config, rope, hidden, weights, cache);
     }
     let mut last = hidden.split_off(hidden.len() - width);
     loop {
@@ -67,12 +75,12 @@ fn continue_prompt(
             return Ok(answer);
         }
         let position = prompt.len() + answer.len() - 1;
-        if rope.positions() <= position {
-            rope = model.rope((position + 1).next_multiple_of(256));
+        if block_ropes.iter().any(|rope| rope.positions() <= position) {
+            block_ropes = ropes((position + 1).next_multiple_of(256));
         }
-        last = olmo_ops::fused::embedding::forward(embedding, width, &[next]);
-        for ((config, weights), cache) in blocks.iter().zip(&mut caches) {
-            last = decode::step(config, &rope, &last, weights, cache);
+        last = olmo_ops::embedding::forward(embedding, width, &[next]);
+        for (((config, _, weights), rope), cache) in blocks.iter().zip(&block_ropes).zip(&mut caches) {
+            last = decode::step(config, rope, &last, weights, cache);
         }
     }
 }

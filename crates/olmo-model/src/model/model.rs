@@ -4,13 +4,13 @@
 use std::sync::{Arc, Mutex};
 
 use burn::tensor::Tensor;
-use olmo_ops::{BlockConfig, Compute, Flat, LossTerms, Norm, Placed, Rope, Sums};
+use olmo_ops::{BlockConfig, Compute, Cpu, Device, LossTerms, Norm, Placed, Rope, Sums, Trained};
 
 use super::batch::{Batch, LossOptions, LossOutput};
 use crate::checkpointing::ActivationCheckpointing;
 use crate::config::ModelConfig;
 use crate::error::ModelError;
-use crate::layout::{self, Ranges, TensorSpec};
+use crate::layout::{self, TensorSpec};
 use crate::parameters::Parameters;
 
 /// A model with its weights on the compute device.
@@ -20,20 +20,21 @@ pub struct Model {
     train: bool,
     checkpointing: ActivationCheckpointing,
     specs: Arc<[TensorSpec]>,
-    ranges: Ranges,
-    pub(crate) weights: Weights,
-    /// Rotary tables for the positions requested so far.
-    rope: Mutex<Arc<Rope>>,
+    trained: Trained,
+    weights: layout::Weights,
+    pub(crate) place: Place,
+    /// Rotary tables for the positions requested so far, one for each kind of rope.
+    ropes: Mutex<Vec<Arc<Rope>>>,
 }
 
 /// Location of the weights.
 #[derive(Debug)]
-pub(crate) enum Weights {
-    /// On the host, in the parameters' own array: nodes read it and add to flat gradients.
-    Flat(Compute, Arc<Vec<f32>>),
+pub(crate) enum Place {
+    /// On the host, in the parameters' own array: operations read it and add to flat gradients.
+    Host(Compute, Arc<Vec<f32>>),
     /// On a GPU, as one array with gradients and moments.
     #[cfg(feature = "libtorch")]
-    Gpu(Box<olmo_ops::device::Training>),
+    Gpu(Box<olmo_ops::cuda::Training>),
 }
 
 impl Model {
@@ -56,34 +57,54 @@ impl Model {
         parameters: &Parameters,
         train: bool,
     ) -> Result<Model, ModelError> {
+        config.validate()?;
         compute.prepare();
-        Model::build(config, parameters, train, Weights::Flat(compute, Arc::default()))
-    }
-
-    fn build(
-        config: &ModelConfig,
-        parameters: &Parameters,
-        train: bool,
-        weights: Weights,
-    ) -> Result<Model, ModelError> {
-        let mut model = Model::build_around(config, train, weights)?;
+        let trained = layout::trained(config, |_| false);
+        let mut model = Model::build_around(config, train, trained, Place::Host(compute, Arc::default()))?;
         model.set_parameters(parameters)?;
         Ok(model)
     }
 
     /// Creates a model whose weights already have their values, or get them next.
-    pub(crate) fn build_around(config: &ModelConfig, train: bool, weights: Weights) -> Result<Model, ModelError> {
+    pub(crate) fn build_around(
+        config: &ModelConfig,
+        train: bool,
+        trained: Trained,
+        place: Place,
+    ) -> Result<Model, ModelError> {
         config.validate()?;
         let specs: Arc<[TensorSpec]> = layout::layout(config).into();
         Ok(Model {
             config: config.clone(),
             train,
             checkpointing: ActivationCheckpointing::default(),
-            ranges: Ranges::of(config, &specs),
+            weights: layout::Weights::new(config, &specs, &trained),
             specs,
-            weights,
-            rope: Mutex::new(Arc::new(Rope::new(config.head_width(), config.rope_theta, 0))),
+            trained,
+            place,
+            ropes: Mutex::default(),
         })
+    }
+
+    /// Freezes all weights outside `trained`: they get no gradients. Gradients are then the packed
+    /// gradients of the trained weights.
+    ///
+    /// # Errors
+    /// The model is on a GPU, where this is decided when it is created.
+    pub fn set_trained(&mut self, trained: Trained) -> Result<(), ModelError> {
+        match &self.place {
+            Place::Host(..) => {}
+            #[cfg(feature = "libtorch")]
+            Place::Gpu(_) => return Err(ModelError::Input("the arrays on the GPU already exist".into())),
+        }
+        self.weights = layout::Weights::new(&self.config, &self.specs, &trained);
+        self.trained = trained;
+        Ok(())
+    }
+
+    /// The trained weights.
+    pub fn trained(&self) -> &Trained {
+        &self.trained
     }
 
     /// Sets which blocks recompute their activations in the backward pass. Changes memory and time;
@@ -100,10 +121,10 @@ impl Model {
         if parameters.tensors() != &*self.specs {
             return Err(ModelError::Input("the parameters are those of another model config".into()));
         }
-        match &mut self.weights {
-            Weights::Flat(_, weights) => *weights = parameters.share(),
+        match &mut self.place {
+            Place::Host(_, weights) => *weights = parameters.share(),
             #[cfg(feature = "libtorch")]
-            Weights::Gpu(training) => training.flat().set(parameters.flat()),
+            Place::Gpu(training) => training.device().set(parameters.flat()),
         }
         Ok(())
     }
@@ -114,10 +135,10 @@ impl Model {
     /// # Errors
     /// The parameters belong to another config.
     pub fn update(&mut self, parameters: &mut Parameters, change: impl FnOnce(&mut [f32])) -> Result<(), ModelError> {
-        match &mut self.weights {
-            Weights::Flat(_, weights) => *weights = Arc::default(),
+        match &mut self.place {
+            Place::Host(_, weights) => *weights = Arc::default(),
             #[cfg(feature = "libtorch")]
-            Weights::Gpu(_) => {}
+            Place::Gpu(_) => {}
         }
         change(parameters.flat_mut());
         self.set_parameters(parameters)
@@ -135,22 +156,19 @@ impl Model {
     pub fn logits(&self, input_ids: &[u32], batch: usize, sequence: usize) -> Result<Vec<f32>, ModelError> {
         self.check_ids(input_ids, batch, sequence)?;
         let batch = Batch { input_ids: input_ids.to_vec(), label_mask: None, documents: None, batch, sequence };
-        match &self.weights {
-            Weights::Flat(compute, weights) => {
-                let flat = Flat::new(*compute, weights.clone());
-                let (_, hidden) = self.hidden(&flat, &batch);
-                Ok(olmo_ops::head_logits_flat(hidden, &flat, &self.ranges.head))
-            }
+        match &self.place {
+            Place::Host(compute, weights) => Ok(self.logits_on(&Cpu::new(*compute, weights.clone()), &batch)),
             #[cfg(feature = "libtorch")]
-            Weights::Gpu(training) => {
-                let (_, hidden) = self.hidden_on_gpu(&training.flat().plain(), &batch);
-                Ok(olmo_ops::device::head_logits_device(hidden, training.flat(), &self.ranges.head))
-            }
+            Place::Gpu(training) => Ok(self.logits_on(&training.device().plain(), &batch)),
         }
     }
 
-    /// Computes the loss of a batch and ADDS its gradients to `gradients`, laid out like
-    /// [`Parameters::flat`].
+    fn logits_on<D: Device>(&self, device: &D, batch: &Batch) -> Vec<f32> {
+        olmo_ops::head_logits(device, self.hidden(device, batch).1, &self.weights.head)
+    }
+
+    /// Computes the loss of a batch and ADDS its gradients to `gradients`: those of the trained
+    /// weights, by default laid out like [`Parameters::flat`].
     ///
     /// # Errors
     /// The batch does not fit the model, `gradients` has another length, or the model was not
@@ -164,23 +182,23 @@ impl Model {
         if !self.train {
             return Err(ModelError::Input("this model was made without training: it has no gradients".into()));
         }
-        let length = self.specs.last().map_or(0, |spec| spec.range.end);
+        let length = self.trained.len();
         if gradients.len() != length {
             return Err(ModelError::Input(format!(
-                "the gradients hold {} numbers, the model has {length} weights",
+                "the gradients hold {} numbers, the model has {length} trained weights",
                 gradients.len()
             )));
         }
         self.check_batch(batch, loss)?;
-        let sums = match &self.weights {
-            Weights::Flat(compute, weights) => {
-                let flat = Flat::with_gradients(*compute, weights.clone(), std::mem::take(gradients));
-                let sums = self.flat_gradients(&flat, batch, loss);
-                *gradients = flat.into_gradients();
+        let sums = match &self.place {
+            Place::Host(compute, weights) => {
+                let device = Cpu::with_gradients(*compute, weights.clone(), std::mem::take(gradients));
+                let sums = self.backward_on(&device, batch, loss);
+                *gradients = device.into_gradients();
                 sums?
             }
             #[cfg(feature = "libtorch")]
-            Weights::Gpu(training) => {
+            Place::Gpu(training) => {
                 training.begin();
                 let sums = self.accumulate(batch, loss)?.sums();
                 for (sum, value) in gradients.iter_mut().zip(training.gradients()) {
@@ -192,15 +210,26 @@ impl Model {
         Ok(output(&sums))
     }
 
-    fn flat_gradients(&self, flat: &Flat, batch: &Batch, loss: &LossOptions) -> Result<Sums, ModelError> {
-        let (embedded, hidden) = self.hidden(flat, batch);
-        let (loss, sums) = olmo_ops::head_loss_flat(hidden, flat, &self.ranges.head, &batch.targets(), terms(loss));
-        let mut made = loss.backward();
-        let gradient = embedded
-            .grad_remove(&mut made)
-            .ok_or_else(|| ModelError::Backend("no gradient reached the embedding".into()))?;
-        olmo_ops::embed_backward(flat, &self.ranges.embedding, self.config.d_model, &batch.input_ids, gradient);
-        Ok(sums)
+    /// Computes the losses of a batch and adds its gradients to those of `device`.
+    pub(crate) fn backward_on<D: Device>(
+        &self,
+        device: &D,
+        batch: &Batch,
+        loss: &LossOptions,
+    ) -> Result<D::Losses, ModelError> {
+        let (embedded, hidden) = self.hidden(device, batch);
+        let (loss, losses) = olmo_ops::head_loss(device, hidden, &self.weights.head, &batch.targets(), terms(loss));
+        if self.trained.is_empty() {
+            return Ok(losses);
+        }
+        let mut gradients = loss.backward();
+        if self.weights.embedding.weight.gradient.is_some() {
+            let gradient = embedded
+                .grad_remove(&mut gradients)
+                .ok_or_else(|| ModelError::Backend("no gradient reached the embedding".into()))?;
+            olmo_ops::embed_backward(device, &self.weights.embedding, &batch.input_ids, gradient);
+        }
+        Ok(losses)
     }
 
     /// The loss of a batch.
@@ -209,30 +238,48 @@ impl Model {
     /// The batch does not fit the model.
     pub fn loss(&self, batch: &Batch, loss: &LossOptions) -> Result<LossOutput, ModelError> {
         self.check_batch(batch, loss)?;
-        let targets = batch.targets();
-        let sums = match &self.weights {
-            Weights::Flat(compute, weights) => {
-                let flat = Flat::new(*compute, weights.clone());
-                let (_, hidden) = self.hidden(&flat, batch);
-                olmo_ops::head_loss_flat(hidden, &flat, &self.ranges.head, &targets, terms(loss)).1
-            }
+        let sums = match &self.place {
+            Place::Host(compute, weights) => self.losses_on(&Cpu::new(*compute, weights.clone()), batch, loss),
             #[cfg(feature = "libtorch")]
-            Weights::Gpu(training) => self.losses_on_gpu(training.flat(), batch, loss).sums(),
+            Place::Gpu(training) => self.losses_on(&training.device().plain(), batch, loss).sums(),
         };
         Ok(output(&sums))
     }
 
-    /// The embedded tokens, and the residual stream after all blocks and the final norm.
-    fn hidden(&self, flat: &Flat, batch: &Batch) -> (Tensor<3>, Tensor<3>) {
-        let (placed, d) = (self.placed(batch), self.config.d_model);
-        let shape = [batch.batch, batch.sequence];
-        let embedded = olmo_ops::embed(flat, &self.ranges.embedding, d, &batch.input_ids, shape);
+    fn losses_on<D: Device>(&self, device: &D, batch: &Batch, loss: &LossOptions) -> D::Losses {
+        let (_, hidden) = self.hidden(device, batch);
+        olmo_ops::head_loss(device, hidden, &self.weights.head, &batch.targets(), terms(loss)).1
+    }
+
+    /// The embedded tokens, and the residual stream after all blocks and the final norm. The graph
+    /// begins at the first trained weight: no gradient is computed below it.
+    fn hidden<D: Device>(&self, device: &D, batch: &Batch) -> (Tensor<3>, Tensor<3>) {
+        let embedded = self.embed(device, batch);
+        let layout::Weights { embedding, blocks, final_norm, .. } = &self.weights;
+        let mut tracked = !device.trains() || embedding.weight.gradient.is_some();
+        let mut begin = |here: bool, x: Tensor<3>| {
+            let leaf = here && !tracked;
+            tracked |= here;
+            if leaf { x.require_grad() } else { x }
+        };
         let mut hidden = embedded.clone();
-        for (layer, weights) in self.ranges.blocks.iter().enumerate() {
-            let keep = self.checkpointing.keep(layer);
-            hidden = olmo_ops::block_flat(&self.block_config(layer), &placed, hidden, flat, weights, keep);
+        for (layer, weights) in blocks.iter().enumerate() {
+            hidden = self.block(device, batch, layer, begin(weights.is_trained(), hidden));
         }
-        (embedded, olmo_ops::norm_flat(self.norm(), hidden, flat, self.ranges.final_norm.as_ref()))
+        let trained = final_norm.as_ref().is_some_and(|weight| weight.gradient.is_some());
+        hidden = olmo_ops::norm(device, self.norm(), begin(trained, hidden), final_norm.as_ref());
+        (embedded, begin(true, hidden))
+    }
+
+    fn embed<D: Device>(&self, device: &D, batch: &Batch) -> Tensor<3> {
+        let shape = [batch.batch, batch.sequence];
+        olmo_ops::embed(device, &self.weights.embedding, &batch.input_ids, shape)
+    }
+
+    fn block<D: Device>(&self, device: &D, batch: &Batch, layer: usize, x: Tensor<3>) -> Tensor<3> {
+        let (config, keep) = (self.block_config(layer), self.checkpointing.keep(layer));
+        let placed = Placed { rope: self.rope(layer, batch.sequence), documents: batch.documents.clone() };
+        olmo_ops::block(device, &config, &placed, x, &self.weights.blocks[layer], keep)
     }
 
     /// Finds the first numbers that are not finite when `batch` passes through the model, from the
@@ -247,44 +294,49 @@ impl Model {
         if let Some(spec) = self.specs.iter().find(|spec| !finite(&weights[spec.range.clone()])) {
             return Ok(Some(format!("the weight `{}`", spec.name)));
         }
-        let (flat, placed) = (Flat::new(self.compute(), weights), self.placed(batch));
-        let shape = [batch.batch, batch.sequence];
-        let all_finite = |hidden: &Tensor<3>| finite(&olmo_ops::HostSlice::new(hidden));
-        let mut hidden = olmo_ops::embed(&flat, &self.ranges.embedding, self.config.d_model, &batch.input_ids, shape);
-        for (layer, weights) in self.ranges.blocks.iter().enumerate() {
-            let keep = self.checkpointing.keep(layer);
-            hidden = olmo_ops::block_flat(&self.block_config(layer), &placed, hidden, &flat, weights, keep);
+        let device = Cpu::new(self.compute(), weights);
+        let all_finite = |hidden: &Tensor<3>| hidden.clone().into_data().iter::<f32>().all(f32::is_finite);
+        let mut hidden = self.embed(&device, batch);
+        for layer in 0..self.weights.blocks.len() {
+            hidden = self.block(&device, batch, layer, hidden);
             if !all_finite(&hidden) {
                 return Ok(Some(format!("the output of `transformer.blocks.{layer}`")));
             }
         }
-        let hidden = olmo_ops::norm_flat(self.norm(), hidden, &flat, self.ranges.final_norm.as_ref());
+        let hidden = olmo_ops::norm(&device, self.norm(), hidden, self.weights.final_norm.as_ref());
         if !all_finite(&hidden) {
             return Ok(Some(format!("the output of the final norm (`{}`)", layout::final_norm())));
         }
-        let targets = batch.targets();
-        let (_, sums) = olmo_ops::head_loss_flat(hidden, &flat, &self.ranges.head, &targets, terms(loss));
+        let (_, sums) = olmo_ops::head_loss(&device, hidden, &self.weights.head, &batch.targets(), terms(loss));
         Ok((!(sums.nll + sums.z).is_finite()).then(|| "the loss, from finite hidden states".to_owned()))
     }
 
     /// The name of the first tensor with a value in `flat` that is not finite. `flat` is laid out
-    /// like the weights.
+    /// like the gradients.
     pub fn first_tensor_not_finite(&self, flat: &[f32]) -> Option<&str> {
-        let broken = |spec: &&TensorSpec| flat[spec.range.clone()].iter().any(|value| !value.is_finite());
+        let broken = |spec: &&TensorSpec| {
+            let range = self.trained.weight(spec.range.clone()).gradient.unwrap_or_default();
+            flat[range].iter().any(|value| !value.is_finite())
+        };
         self.specs.iter().find(broken).map(|spec| spec.name.as_str())
     }
 
-    /// Rotary tables for at least `positions` positions.
-    pub(crate) fn rope(&self, positions: usize) -> Arc<Rope> {
-        let mut rope = self.rope.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if rope.positions() < positions {
-            *rope = Arc::new(Rope::new(self.config.head_width(), self.config.rope_theta, positions));
+    /// Rotary tables of block `layer` for at least `positions` positions.
+    pub(crate) fn rope(&self, layer: usize, positions: usize) -> Arc<Rope> {
+        let block = self.block_config(layer);
+        let mut ropes = self.ropes.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let known = ropes.iter().position(|rope| *rope.config() == block.rope);
+        if let Some(index) = known
+            && ropes[index].positions() >= positions
+        {
+            return ropes[index].clone();
         }
-        rope.clone()
-    }
-
-    pub(crate) fn placed(&self, batch: &Batch) -> Placed {
-        Placed { rope: self.rope(batch.sequence), documents: batch.documents.clone() }
+        let rope = Arc::new(Rope::new(block.rope, block.head_dim, positions));
+        match known {
+            Some(index) => ropes[index] = rope.clone(),
+            None => ropes.push(rope.clone()),
+        }
+        rope
     }
 
     pub(crate) fn norm(&self) -> Norm {
@@ -295,31 +347,25 @@ impl Model {
         self.config.block(layer)
     }
 
-    /// What block `layer` keeps for its backward pass.
-    #[cfg(feature = "libtorch")]
-    pub(crate) fn keep(&self, layer: usize) -> olmo_ops::Keep {
-        self.checkpointing.keep(layer)
+    pub(crate) fn weights(&self) -> &layout::Weights {
+        &self.weights
     }
 
-    pub(crate) fn ranges(&self) -> &Ranges {
-        &self.ranges
-    }
-
-    /// The backend of the flat operations.
+    /// The backend of operations on the host.
     fn compute(&self) -> Compute {
-        match &self.weights {
-            Weights::Flat(compute, _) => *compute,
+        match &self.place {
+            Place::Host(compute, _) => *compute,
             #[cfg(feature = "libtorch")]
-            Weights::Gpu(_) => Compute::default(),
+            Place::Gpu(_) => Compute::default(),
         }
     }
 
     /// The weights on the host; no copy if they are already there.
     pub(crate) fn host_weights(&self) -> Arc<Vec<f32>> {
-        match &self.weights {
-            Weights::Flat(_, weights) => weights.clone(),
+        match &self.place {
+            Place::Host(_, weights) => weights.clone(),
             #[cfg(feature = "libtorch")]
-            Weights::Gpu(training) => Arc::new(olmo_ops::device::weights_on_host(training.flat())),
+            Place::Gpu(training) => Arc::new(training.device().weights_on_host()),
         }
     }
 

@@ -1,13 +1,19 @@
 //! Blocks and their inputs for the tests, and how two lists of numbers are compared.
 #![allow(dead_code, reason = "each test binary takes what it needs")]
 
+use std::cell::Cell;
+use std::ops::Range;
 use std::sync::Arc;
 
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, Device as BurnDevice, Tensor, TensorData};
 use olmo_ops::{
-    BlockConfig, BlockTensors, BlockWeights, Compute, Flat, Keep, Norm, NormKind, Placed, Places, Rope, block,
-    block_flat, block_reference,
+    BlockConfig, BlockWeights, Compute, Cpu, Device, Keep, Linear, LossTerms, Norm, NormKind, Placed, Places, Rope,
+    RopeConfig, RopeScaling, Sums, Weight, block, embed, embed_backward, head_loss, norm,
 };
+
+use reference::BlockTensors;
+
+pub(crate) mod reference;
 
 /// Numbers that look random and are the same everywhere, in (-1, 1).
 pub(crate) fn numbers(count: usize, seed: u64) -> Vec<f64> {
@@ -25,7 +31,7 @@ pub(crate) fn numbers(count: usize, seed: u64) -> Vec<f64> {
 #[derive(Clone)]
 pub(crate) struct Case {
     pub name: &'static str,
-    pub compute: Compute,
+    pub on: On,
     pub config: BlockConfig,
     pub affine: bool,
     pub batch: usize,
@@ -41,14 +47,14 @@ pub(crate) struct Case {
 
 impl Case {
     pub(crate) fn new(name: &'static str, config: BlockConfig, affine: bool, batch: usize, sequence: usize) -> Case {
-        let (d, kv, mlp) = (config.d_model, config.kv_width(), config.mlp_width);
+        let (d, q, kv, mlp) = (config.d_model, config.query_width(), config.kv_width(), config.mlp_width);
         let mut shapes =
-            vec![vec![batch, sequence, d], vec![d + 2 * kv, d], vec![d, d], vec![2 * mlp, d], vec![d, mlp]];
+            vec![vec![batch, sequence, d], vec![q + 2 * kv, d], vec![d, q], vec![2 * mlp, d], vec![d, mlp]];
         if affine {
             shapes.extend([vec![d], vec![d]]);
         }
         if config.qk_norm {
-            shapes.extend([vec![d], vec![kv]]);
+            shapes.extend([vec![q], vec![kv]]);
         }
         let values = |(index, shape): (usize, Vec<usize>)| {
             let raw = numbers(shape.iter().product(), index as u64 + 1);
@@ -64,8 +70,8 @@ impl Case {
         };
         let inputs = shapes.into_iter().enumerate().map(values).collect();
         let cotangent = numbers(batch * sequence * d, 99).into_iter().map(|x| f64::from(x as f32)).collect();
-        let (compute, keep) = (Compute::Flex, Keep::All);
-        Case { name, compute, config, affine, batch, sequence, inputs, cotangent, documents: None, keep }
+        let (on, keep) = (On::default(), Keep::All);
+        Case { name, on, config, affine, batch, sequence, inputs, cotangent, documents: None, keep }
     }
 
     /// With documents that begin at `starts` in every row (row `i` drops the first `i` of them).
@@ -78,70 +84,27 @@ impl Case {
         self
     }
 
-    /// With inputs that bf16 can hold.
-    pub(crate) fn in_bf16(mut self) -> Case {
-        let round = |x: &mut f64| *x = f64::from(f32::from_bits((*x as f32).to_bits() & 0xffff_0000));
-        self.inputs.iter_mut().flat_map(|(_, values)| values).for_each(round);
-        self.cotangent.iter_mut().for_each(round);
-        self
-    }
-
     fn placed(&self) -> Placed {
         Placed { rope: self.rope(), documents: self.documents.clone() }
     }
 
-    /// As [`Case::run`] with `Body::Fused`, with weights and gradients in flat arrays.
-    pub(crate) fn run_flat(&self) -> (Vec<f64>, Vec<Vec<f64>>) {
-        let (mut flat, mut ranges) = (Vec::new(), Vec::new());
-        // Gaps and another order than that of the fields: nothing may depend on either.
-        for (_, values) in self.inputs[1..].iter().rev() {
-            flat.push(f32::NAN);
-            ranges.push(flat.len()..flat.len() + values.len());
-            flat.extend(values.iter().map(|x| *x as f32));
-        }
-        ranges.reverse();
-        let mut norms = ranges[4..].iter().cloned();
-        let mut next = |exists: bool| if exists { norms.next() } else { None };
-        let weights = BlockWeights {
-            att_proj: ranges[0].clone(),
-            attn_out: ranges[1].clone(),
-            ff_proj: ranges[2].clone(),
-            ff_out: ranges[3].clone(),
-            attn_norm: next(self.affine),
-            ff_norm: next(self.affine),
-            q_norm: next(self.config.qk_norm),
-            k_norm: next(self.config.qk_norm),
-        };
-        let gradients = vec![0f32; flat.len()];
-        let flat = Flat::with_gradients(self.compute, Arc::new(flat), gradients);
+    /// The fused block's output, and gradients as in [`Case::run`].
+    fn run_fused(&self) -> Gradients {
         let shape = [self.batch, self.sequence, self.config.d_model];
-        let tensor = |values: &[f64]| {
-            let data = TensorData::new(values.to_vec(), shape);
-            Tensor::<3>::from_data(data, (&self.device(), DType::F32))
-        };
-        let x = tensor(&self.inputs[0].1).require_grad();
-        let y = block_flat(&self.config, &self.placed(), x.clone(), &flat, &weights, self.keep);
-        let output = read(y.clone().inner());
-        let grads = (y * tensor(&self.cotangent)).sum().backward();
-        let mut all = vec![read(x.grad(&grads).expect("x has a gradient"))];
-        drop(grads);
-        let gradients = flat.into_gradients();
-        all.extend(ranges.into_iter().map(|range| gradients[range].iter().map(|x| f64::from(*x)).collect()));
-        (output, all)
-    }
-
-    fn device(&self) -> Device {
-        self.compute.prepare();
-        self.compute.device().autodiff()
+        let weights: Vec<&[f64]> = self.inputs[1..].iter().map(|(_, values)| values.as_slice()).collect();
+        let x = input(self.on, &self.inputs[0].1, shape);
+        let block = Block { config: &self.config, placed: self.placed(), affine: self.affine, keep: self.keep };
+        differentiate(self.on, x, &weights, &self.cotangent, &block)
     }
 
     fn rope(&self) -> Arc<Rope> {
-        Arc::new(Rope::new(self.config.head_width(), 10_000.0, self.sequence))
+        Arc::new(Rope::new(self.config.rope, self.config.head_dim, self.sequence))
     }
 
     /// The block's output and the gradients of the sum of output times cotangent, in the order of the inputs.
-    pub(crate) fn run(&self, body: Body) -> (Vec<f64>, Vec<Vec<f64>>) {
-        let (device, dtype) = (self.device(), body.dtype());
+    pub(crate) fn run(&self, body: Body) -> Gradients {
+        let Some(dtype) = body.reference() else { return self.run_fused() };
+        let device = BurnDevice::flex().autodiff();
         let (mut matrices, mut vectors) = (Vec::new(), Vec::new());
         for (shape, values) in &self.inputs[1..] {
             let data = TensorData::new(values.clone(), shape.clone());
@@ -167,15 +130,9 @@ impl Case {
             q_norm: vector(self.config.qk_norm),
             k_norm: vector(self.config.qk_norm),
         };
-        let y = match body {
-            Body::Fused | Body::Fused16 => block(&self.config, &self.placed(), x.clone(), &weights, self.keep),
-            _ => {
-                let rope = self.rope();
-                let documents = self.documents.as_deref();
-                let places = Places { rope: &rope, sequence: self.sequence, documents };
-                block_reference(&self.config, &places, x.clone(), &weights)
-            }
-        };
+        let rope = self.rope();
+        let places = Places { rope: &rope, sequence: self.sequence, documents: self.documents.as_deref() };
+        let y = reference::block(&self.config, &places, x.clone(), &weights);
         let output = read(y.clone().inner());
         let grads = (y * tensor(&self.cotangent)).sum().backward();
         let mut gradients = vec![read(x.grad(&grads).expect("x has a gradient"))];
@@ -194,20 +151,274 @@ impl Case {
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Body {
     Fused,
-    Fused16,
-    Reference16,
     Reference32,
     Reference64,
 }
 
 impl Body {
-    fn dtype(self) -> DType {
+    /// The precision of a reference body.
+    fn reference(self) -> Option<DType> {
         match self {
-            Body::Reference64 => DType::F64,
-            Body::Fused | Body::Reference32 => DType::F32,
-            Body::Fused16 | Body::Reference16 => DType::BF16,
+            Body::Fused => None,
+            Body::Reference32 => Some(DType::F32),
+            Body::Reference64 => Some(DType::F64),
         }
     }
+}
+
+/// An output, and the gradients of the input and of each weight.
+pub(crate) type Gradients = (Vec<f64>, Vec<Vec<f64>>);
+
+/// A device of this build.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum On {
+    Host(Compute),
+    /// The kernels for GPUs in f32, run by the emulator.
+    #[cfg(feature = "libtorch")]
+    Emulator,
+}
+
+impl Default for On {
+    fn default() -> On {
+        On::Host(Compute::Flex)
+    }
+}
+
+impl On {
+    /// All devices of this build: every test of the operations runs on each.
+    pub(crate) fn all() -> Vec<On> {
+        #[cfg(feature = "libtorch")]
+        let emulator = Some(On::Emulator);
+        #[cfg(not(feature = "libtorch"))]
+        let emulator = None;
+        let all: Vec<On> = Compute::ALL.iter().map(|compute| On::Host(*compute)).chain(emulator).collect();
+        for on in &all {
+            on.prepare();
+        }
+        all
+    }
+
+    fn prepare(&self) {
+        match self {
+            On::Host(compute) => compute.prepare(),
+            #[cfg(feature = "libtorch")]
+            On::Emulator => Compute::LibTorch.prepare(),
+        }
+    }
+
+    /// The Burn device of its activations, with autodiff.
+    fn burn(self) -> BurnDevice {
+        match self {
+            On::Host(_) => BurnDevice::flex().autodiff(),
+            #[cfg(feature = "libtorch")]
+            #[allow(deprecated)]
+            On::Emulator => BurnDevice::libtorch().autodiff(),
+        }
+    }
+}
+
+/// A leaf of the graph for the operations of a device.
+pub(crate) fn input<const D: usize>(on: On, values: &[f64], shape: [usize; D]) -> Tensor<D> {
+    on.prepare();
+    let data = TensorData::new(values.to_vec(), shape);
+    Tensor::from_data(data, (&on.burn(), DType::F32)).require_grad()
+}
+
+/// Weights in one flat array, and the range of each.
+pub(crate) fn flatten(weights: &[&[f64]]) -> (Vec<f32>, Vec<Range<usize>>) {
+    let (mut flat, mut ranges) = (Vec::new(), Vec::new());
+    // Gaps and another order than that of the arguments: nothing may depend on either.
+    for values in weights.iter().rev() {
+        flat.push(0.25);
+        ranges.push(flat.len()..flat.len() + values.len());
+        flat.extend(values.iter().map(|x| *x as f32));
+    }
+    ranges.reverse();
+    (flat, ranges)
+}
+
+/// An operation on any device.
+pub(crate) trait Operation<const D: usize> {
+    fn apply<T: Device>(&self, device: &T, weights: &[Range<usize>], x: Tensor<3>) -> Tensor<D>;
+}
+
+/// The matrix at `range`, with rows of `inputs` elements.
+pub(crate) fn matrix(range: &Range<usize>, inputs: usize) -> Linear {
+    Linear::new(Weight::trained(range.clone()), inputs)
+}
+
+pub(crate) fn vector(range: &Range<usize>) -> Weight {
+    Weight::trained(range.clone())
+}
+
+/// A block; its weights in the order of [`BlockWeights`].
+pub(crate) struct Block<'a> {
+    pub config: &'a BlockConfig,
+    pub placed: Placed,
+    pub affine: bool,
+    pub keep: Keep,
+}
+
+impl Block<'_> {
+    pub(crate) fn weights(&self, ranges: &[Range<usize>]) -> BlockWeights<Linear, Weight> {
+        let config = self.config;
+        let mut norms = ranges[4..].iter().map(vector);
+        let mut next = |exists: bool| if exists { norms.next() } else { None };
+        BlockWeights {
+            att_proj: matrix(&ranges[0], config.d_model),
+            attn_out: matrix(&ranges[1], config.query_width()),
+            ff_proj: matrix(&ranges[2], config.d_model),
+            ff_out: matrix(&ranges[3], config.mlp_width),
+            attn_norm: next(self.affine),
+            ff_norm: next(self.affine),
+            q_norm: next(config.qk_norm),
+            k_norm: next(config.qk_norm),
+        }
+    }
+}
+
+impl Operation<3> for Block<'_> {
+    fn apply<T: Device>(&self, device: &T, ranges: &[Range<usize>], x: Tensor<3>) -> Tensor<3> {
+        block(device, self.config, &self.placed, x, &self.weights(ranges), self.keep)
+    }
+}
+
+impl Operation<3> for Norm {
+    fn apply<T: Device>(&self, device: &T, ranges: &[Range<usize>], x: Tensor<3>) -> Tensor<3> {
+        norm(device, *self, x, ranges.first().map(vector).as_ref())
+    }
+}
+
+/// The head with its loss.
+pub(crate) struct Head<'a> {
+    pub targets: &'a [u32],
+    pub terms: LossTerms,
+    /// The sums of the last call.
+    pub sums: Cell<Sums>,
+}
+
+impl Operation<1> for Head<'_> {
+    fn apply<T: Device>(&self, device: &T, ranges: &[Range<usize>], x: Tensor<3>) -> Tensor<1> {
+        let weight = matrix(&ranges[0], x.dims()[2]);
+        let (loss, losses) = head_loss(device, x, &weight, self.targets, self.terms);
+        self.sums.set(T::sums(&losses));
+        loss
+    }
+}
+
+/// What to do with a device that trains `flat`: a function for any type of device.
+pub(crate) trait Work<R> {
+    fn run<T: Device>(self, device: &T) -> R;
+}
+
+/// Runs `work` on a device with the weights `flat`: its result, and the gradients.
+pub(crate) fn train<R>(on: On, flat: Vec<f32>, work: impl Work<R>) -> (R, Vec<f32>) {
+    on.prepare();
+    match on {
+        On::Host(compute) => {
+            let gradients = vec![0f32; flat.len()];
+            let device = Cpu::with_gradients(compute, Arc::new(flat), gradients);
+            let result = work.run(&device);
+            (result, device.into_gradients())
+        }
+        #[cfg(feature = "libtorch")]
+        On::Emulator => {
+            use olmo_ops::Trained;
+            use olmo_ops::cuda::{DeviceSettings, Element, Place, Training};
+            let settings = DeviceSettings { place: Place::Cpu, element: Element::F32, vector: 1 };
+            let (zeros, trained) = (vec![0f32; flat.len()], Trained::new(std::iter::once(0..flat.len())));
+            let training = Training::new(settings, &flat, [&zeros, &zeros], &trained, &[]).expect("kernels");
+            let result = work.run(training.device());
+            (result, training.gradients())
+        }
+    }
+}
+
+struct Differentiate<'a, O, const D: usize> {
+    ranges: &'a [Range<usize>],
+    x: Tensor<3>,
+    cotangent: Tensor<D>,
+    operation: &'a O,
+}
+
+impl<O: Operation<D>, const D: usize> Work<[Vec<f64>; 2]> for Differentiate<'_, O, D> {
+    fn run<T: Device>(self, device: &T) -> [Vec<f64>; 2] {
+        let y = self.operation.apply(device, self.ranges, self.x.clone());
+        let output = read(y.clone().inner());
+        let grads = (y * self.cotangent).sum().backward();
+        [output, read(self.x.grad(&grads).expect("the input has a gradient"))]
+    }
+}
+
+/// Applies an operation to `x` with `weights` in flat arrays: its output, and the gradients of the
+/// sum of output times `cotangent`.
+pub(crate) fn differentiate<const D: usize>(
+    on: On,
+    x: Tensor<3>,
+    weights: &[&[f64]],
+    cotangent: &[f64],
+    operation: &impl Operation<D>,
+) -> Gradients {
+    let (flat, ranges) = flatten(weights);
+    let shape: [usize; D] = if D == 1 { [1; D] } else { std::array::from_fn(|index| x.dims()[index]) };
+    let cotangent = Tensor::<D>::from_data(TensorData::new(cotangent.to_vec(), shape), (&on.burn(), DType::F32));
+    let work = Differentiate { ranges: &ranges, x, cotangent, operation };
+    let ([output, dx], gradients) = train(on, flat, work);
+    let of = |range: &Range<usize>| gradients[range.clone()].iter().map(|x| f64::from(*x)).collect();
+    (output, std::iter::once(dx).chain(ranges.iter().map(of)).collect())
+}
+
+/// A norm's output and gradients.
+pub(crate) fn run_norm(on: On, norm: Norm, x: Tensor<3>, weight: Option<&[f64]>, cotangent: &[f64]) -> Gradients {
+    let weights: Vec<&[f64]> = weight.into_iter().collect();
+    differentiate(on, x, &weights, cotangent, &norm)
+}
+
+struct Embed<'a> {
+    weight: Linear,
+    ids: &'a [u32],
+    shape: [usize; 2],
+    cotangent: Tensor<3>,
+}
+
+impl Work<Vec<f64>> for Embed<'_> {
+    fn run<T: Device>(self, device: &T) -> Vec<f64> {
+        let Embed { weight, ids, shape, cotangent } = self;
+        let y = embed(device, &weight, ids, shape);
+        let mut grads = (y.clone() * cotangent).sum().backward();
+        let gradient = y.grad_remove(&mut grads).expect("the rows are a leaf");
+        embed_backward(device, &weight, ids, gradient);
+        read(y.inner())
+    }
+}
+
+/// The rows of an embedding, and the gradient of its weight.
+pub(crate) fn run_embedding(
+    on: On,
+    weight: &[f64],
+    width: usize,
+    ids: &[u32],
+    shape: [usize; 2],
+    cotangent: &[f64],
+) -> Gradients {
+    let (flat, ranges) = flatten(&[weight]);
+    let data = TensorData::new(cotangent.to_vec(), [shape[0], shape[1], width]);
+    let cotangent = Tensor::<3>::from_data(data, (&on.burn(), DType::F32));
+    let work = Embed { weight: matrix(&ranges[0], width), ids, shape, cotangent };
+    let (output, gradients) = train(on, flat, work);
+    (output, vec![gradients[ranges[0].clone()].iter().map(|x| f64::from(*x)).collect()])
+}
+
+/// The head's loss and gradients, and the sums.
+pub(crate) fn run_head(
+    on: On,
+    hidden: Tensor<3>,
+    weight: &[f64],
+    targets: &[u32],
+    terms: LossTerms,
+) -> (Gradients, Sums) {
+    let head = Head { targets, terms, sums: Cell::default() };
+    (differentiate(on, hidden, &[weight], &[1.0], &head), head.sums.get())
 }
 
 pub(crate) fn read<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
@@ -225,9 +436,8 @@ pub(crate) fn difference(got: &[f64], want: &[f64]) -> f64 {
 
 /// Every kind of block on everything that this build computes on.
 pub(crate) fn cases() -> Vec<Case> {
-    let on =
-        |compute: &Compute| flex_cases().into_iter().map(|case| Case { compute: *compute, ..case }).collect::<Vec<_>>();
-    Compute::ALL.iter().flat_map(on).collect()
+    let on = |on: &On| flex_cases().into_iter().map(|case| Case { on: *on, ..case }).collect::<Vec<_>>();
+    On::all().iter().flat_map(on).collect()
 }
 
 /// Every kind of block, with shapes that do not fit tiles and lanes.
@@ -238,6 +448,8 @@ fn flex_cases() -> Vec<Case> {
         d_model: 24,
         n_heads: 4,
         n_kv_heads: 4,
+        head_dim: 6,
+        rope: RopeConfig::new(10_000.0),
         mlp_width: 20,
         clip_qkv: None,
         norm: rms,
@@ -247,12 +459,21 @@ fn flex_cases() -> Vec<Case> {
     };
     let olmo1 = BlockConfig { clip_qkv: Some(0.8), norm: layer, norm_after: false, qk_norm: false, ..olmo2 };
     let grouped = BlockConfig { n_kv_heads: 2, ..olmo2 };
+    let scaled = RopeConfig { theta: 500.0, scaling: RopeScaling::Linear(4.0), attention_factor: 1.25 };
     let olmo3 = BlockConfig { window: Some(5), ..grouped };
     vec![
         Case::new("olmo3, a window", olmo3, true, 2, 17),
         Case::new(
             "olmo3, a window longer than a tile",
-            BlockConfig { d_model: 12, n_heads: 2, n_kv_heads: 1, mlp_width: 7, window: Some(70), ..olmo2 },
+            BlockConfig {
+                d_model: 12,
+                n_heads: 2,
+                head_dim: 6,
+                n_kv_heads: 1,
+                mlp_width: 7,
+                window: Some(70),
+                ..olmo2
+            },
             true,
             1,
             200,
@@ -262,17 +483,20 @@ fn flex_cases() -> Vec<Case> {
         Case::new("documents and a window", olmo3, true, 2, 19).documents(&[4, 5, 17]),
         Case::new(
             "documents of a tile and more",
-            BlockConfig { d_model: 12, n_heads: 2, n_kv_heads: 2, mlp_width: 7, ..olmo1 },
+            BlockConfig { d_model: 12, n_heads: 2, head_dim: 6, n_kv_heads: 2, mlp_width: 7, ..olmo1 },
             false,
             2,
             150,
         )
         .documents(&[63, 64, 100]),
         Case::new("olmo2", olmo2, true, 2, 9),
+        Case::new("a scaled rope", BlockConfig { rope: scaled, ..grouped }, true, 2, 9),
+        Case::new("heads wider than the stream", BlockConfig { head_dim: 10, ..grouped }, true, 2, 9),
+        Case::new("heads narrower than the stream", BlockConfig { head_dim: 4, ..olmo1 }, false, 2, 9),
         Case::new("olmo2 with grouped keys", grouped, true, 2, 9),
         Case::new(
             "olmo2, longer than a tile",
-            BlockConfig { d_model: 12, n_heads: 2, n_kv_heads: 1, mlp_width: 7, ..olmo2 },
+            BlockConfig { d_model: 12, n_heads: 2, head_dim: 6, n_kv_heads: 1, mlp_width: 7, ..olmo2 },
             true,
             1,
             131,
@@ -280,7 +504,7 @@ fn flex_cases() -> Vec<Case> {
         Case::new("olmo2, one token", grouped, true, 1, 1),
         Case::new(
             "olmo2, odd widths",
-            BlockConfig { d_model: 42, n_heads: 3, n_kv_heads: 3, mlp_width: 37, ..olmo2 },
+            BlockConfig { d_model: 42, n_heads: 3, head_dim: 14, n_kv_heads: 3, mlp_width: 37, ..olmo2 },
             true,
             3,
             5,

@@ -224,7 +224,13 @@ impl Kernels {
     /// There is no such kernel, the arguments do not match its parameters, or the driver fails:
     /// with the kernel's name, grid, block and the driver's message. GPUs report the failure of a
     /// kernel late, so the message may be about an earlier launch.
-    pub fn launch(&self, name: &str, grid: usize, block: usize, arguments: &[Argument]) {
+    ///
+    /// # Safety
+    /// Each pointer is null where the kernel allows it, or is memory on the kernels' device that has
+    /// the size and type that the kernel expects for the other arguments, `grid` and `block`. It lives
+    /// until the kernel is done (libtorch's allocator guarantees this for its tensors on the current
+    /// stream), and nothing else accesses what the kernel writes meanwhile.
+    pub unsafe fn launch(&self, name: &str, grid: usize, block: usize, arguments: &[Argument]) {
         let Inner { signatures, code, .. } = &*self.inner;
         let Some((at, (_, parameters))) = signatures.iter().enumerate().find(|(_, (known, _))| *known == name) else {
             panic!("there is no kernel {name}; there are {:?}", signatures.keys());
@@ -251,8 +257,7 @@ impl Kernels {
         }
         let pointers = &pointers[..arguments.len()];
         match code {
-            // SAFETY: the values have the parameters' types; the caller knows that the kernel may
-            // use the memory.
+            // SAFETY: the values have the parameters' types; the caller guarantees the memory.
             Code::Cuda(gpu, functions) => unsafe {
                 if let Err(words) = gpu.launch(functions[at], grid, block, pointers) {
                     panic!("{launched}: the CUDA driver says {words}");

@@ -1,0 +1,63 @@
+//! One node of Burn's graph, for every operation.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, NodeGuard, Ops, OpsKind};
+use burn::backend::tensor::FloatTensor;
+use burn::tensor::Tensor;
+
+use super::carrier::Carrier;
+
+/// Computes the gradient of the input from that of the result, and adds those of the weights.
+pub(super) type Pass<B> = Box<dyn FnOnce(FloatTensor<B>) -> FloatTensor<B> + Send>;
+
+/// A backward pass with its state, which is freed when it has run.
+struct Once<B: Carrier>(Arc<Mutex<Option<Pass<B>>>>);
+
+impl<B: Carrier> Clone for Once<B> {
+    fn clone(&self) -> Self {
+        Once(self.0.clone())
+    }
+}
+
+impl<B: Carrier> fmt::Debug for Once<B> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a backward pass")
+    }
+}
+
+#[derive(Debug)]
+struct Node;
+
+impl<B: Carrier> Backward<B, 1> for Node {
+    type State = Once<B>;
+
+    fn backward(self, ops: Ops<Once<B>, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let pass = ops.state.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let gradient = pass.expect("a graph is walked through once")(grads.consume::<B>(&ops.node));
+        let [parent] = ops.parents;
+        if let Some(parent) = parent {
+            grads.register::<B>(parent.id, gradient);
+        }
+    }
+}
+
+/// The result of `forward` in the graph. `forward` receives whether a backward pass may follow, and
+/// then returns it.
+pub(super) fn node<B: Carrier, const D: usize>(
+    input: NodeGuard,
+    forward: impl FnOnce(bool) -> (FloatTensor<B>, Option<Pass<B>>),
+) -> Tensor<D> {
+    let preparation = Backward::<B, 1>::prepare::<NoCheckpointing>(Node, [input]);
+    B::tracked_tensor(match preparation.compute_bound().stateful() {
+        OpsKind::Tracked(preparation) => {
+            let (result, pass) = forward(true);
+            preparation.finish(Once(Arc::new(Mutex::new(pass))), result)
+        }
+        OpsKind::UnTracked(preparation) => preparation.finish(forward(false).0),
+    })
+}

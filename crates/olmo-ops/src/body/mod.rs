@@ -1,0 +1,3 @@
+//! The bodies of the operations that consist of several steps, once for every device.
+
+pub(crate) mod block;

@@ -1,0 +1,299 @@
+//! [`Cpu`]: the operations on the host.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use burn::backend::Flex;
+use burn::backend::tensor::FloatTensor;
+
+use super::array::Array;
+use super::buffer::Buffer;
+use super::head::Sums;
+use super::matmul::{Write, matmul_nn, matmul_nt, matmul_tn};
+use super::norm::Stats;
+use super::{Compute, attention, embedding, head, norm, qkv, swiglu};
+use crate::config::{BlockConfig, LossTerms, Norm};
+use crate::device::{Device, HeadOutput, Life, QkNorms};
+use crate::linear::{Linear, Weight};
+use crate::rope::{Placed, Places};
+
+/// The host, in f32, with the weights of a model.
+#[derive(Clone, Debug)]
+pub struct Cpu {
+    compute: Compute,
+    weights: Arc<Vec<f32>>,
+    /// `None`: nothing is differentiated.
+    gradients: Option<Arc<Mutex<Vec<f32>>>>,
+}
+
+impl Cpu {
+    /// Weights without gradients.
+    pub fn new(compute: Compute, weights: Arc<Vec<f32>>) -> Cpu {
+        Cpu { compute, weights, gradients: None }
+    }
+
+    /// Weights whose gradients are added to `gradients`.
+    pub fn with_gradients(compute: Compute, weights: Arc<Vec<f32>>, gradients: Vec<f32>) -> Cpu {
+        Cpu { compute, weights, gradients: Some(Arc::new(Mutex::new(gradients))) }
+    }
+
+    /// Returns the gradients, once no graph that could add to them is alive.
+    ///
+    /// # Panics
+    /// There are none, or a graph is still alive.
+    pub fn into_gradients(self) -> Vec<f32> {
+        let gradients = self.gradients.expect("made with gradients");
+        let gradients = Arc::into_inner(gradients).expect("the graph has been walked through and dropped");
+        gradients.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All weights.
+    pub fn weights(&self) -> &[f32] {
+        &self.weights
+    }
+
+    fn values(&self, weight: &Weight) -> &[f32] {
+        &self.weights[weight.values.clone()]
+    }
+
+    fn sum(&self) -> MutexGuard<'_, Vec<f32>> {
+        let gradients = self.gradients.as_ref().expect("only devices that train run backward passes");
+        gradients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Calls `add` with the gradient of a trained weight.
+    fn add_gradient(&self, weight: Option<&Weight>, add: impl FnOnce(Option<&mut [f32]>)) {
+        match weight.and_then(|weight| weight.gradient.clone()) {
+            None => add(None),
+            Some(range) => add(Some(&mut self.sum()[range])),
+        }
+    }
+
+    fn qk_values(&self, norms: QkNorms<'_>) -> Option<[&[f32]; 2]> {
+        norms.map(|both| both.map(|weight| self.values(weight)))
+    }
+}
+
+/// The positions of a batch.
+#[derive(Debug)]
+pub struct Positions {
+    placed: Placed,
+    sequence: usize,
+}
+
+impl Positions {
+    fn places(&self) -> Places<'_> {
+        self.placed.places(self.sequence)
+    }
+}
+
+/// The result of attention before its output projection.
+pub struct Attended {
+    output: Array,
+    /// Log of each softmax's sum.
+    lse: Buffer,
+}
+
+impl Device for Cpu {
+    type Backend = Flex;
+    type Array = Array;
+    type Positions = Positions;
+    type NormStats = Stats;
+    type QkvStats = ();
+    type Attended = Attended;
+    type HeadGradients = Array;
+    type Losses = Sums;
+
+    fn trains(&self) -> bool {
+        self.gradients.is_some()
+    }
+
+    fn array(tensor: FloatTensor<Flex>, _: usize) -> Array {
+        Array::shared(tensor)
+    }
+
+    fn primitive(array: Array, shape: &[usize]) -> FloatTensor<Flex> {
+        array.into_tensor(shape)
+    }
+
+    fn positions(&self, placed: &Placed, [batch, sequence]: [usize; 2]) -> Positions {
+        placed.places(sequence).check(batch * sequence);
+        Positions { placed: placed.clone(), sequence }
+    }
+
+    fn linear(&self, x: &Array, weight: &Linear) -> Array {
+        let (rows, inputs, outputs) = (x.len() / weight.inputs, weight.inputs, weight.outputs());
+        let mut y = Array::scratch(rows * outputs);
+        matmul_nt(self.compute, x, self.values(&weight.weight), rows, inputs, outputs, &mut y, Write::New);
+        y
+    }
+
+    fn linear_add(&self, residual: &Array, x: &Array, weight: &Linear, life: Life) -> Array {
+        let (rows, inputs, outputs) = (x.len() / weight.inputs, weight.inputs, weight.outputs());
+        let mut y = Array::new(rows * outputs, life);
+        y.copy_from_slice(residual);
+        matmul_nt(self.compute, x, self.values(&weight.weight), rows, inputs, outputs, &mut y, Write::Add);
+        y
+    }
+
+    fn linear_input(&self, dy: &Array, weight: &Linear) -> Array {
+        let (inputs, outputs) = (weight.inputs, weight.outputs());
+        let rows = dy.len() / outputs;
+        let mut dx = Array::scratch(rows * inputs);
+        matmul_nn(self.compute, dy, self.values(&weight.weight), rows, inputs, outputs, &mut dx, Write::New);
+        dx
+    }
+
+    fn linear_input_add(&self, residual: &Array, dy: &Array, weight: &Linear, life: Life) -> Array {
+        let (inputs, outputs) = (weight.inputs, weight.outputs());
+        let rows = dy.len() / outputs;
+        let mut dx = Array::new(rows * inputs, life);
+        dx.copy_from_slice(residual);
+        matmul_nn(self.compute, dy, self.values(&weight.weight), rows, inputs, outputs, &mut dx, Write::Add);
+        dx
+    }
+
+    fn linear_weight(&self, weight: &Linear, dy: &Array, x: &Array) {
+        let Some(range) = weight.weight.gradient.clone() else { return };
+        let (rows, inputs, outputs) = (x.len() / weight.inputs, weight.inputs, weight.outputs());
+        matmul_tn(self.compute, dy, x, rows, inputs, outputs, &mut self.sum()[range], Write::Add);
+    }
+
+    fn norm(
+        &self,
+        norm: Norm,
+        x: &Array,
+        residual: Option<&Array>,
+        weight: Option<&Weight>,
+        width: usize,
+        life: Life,
+    ) -> (Array, Stats) {
+        let mut y = Array::new(x.len(), life);
+        let weight = weight.map(|weight| self.values(weight));
+        let stats = norm::forward(norm, x, weight, residual.map(|residual| &**residual), width, &mut y);
+        (y, stats)
+    }
+
+    fn norm_backward(
+        &self,
+        norm: Norm,
+        dy: &Array,
+        x: &Array,
+        stats: &Stats,
+        residual: Option<&Array>,
+        weight: Option<&Weight>,
+        width: usize,
+        life: Life,
+    ) -> Array {
+        let mut dx = Array::new(x.len(), life);
+        let (values, residual) = (weight.map(|weight| self.values(weight)), residual.map(|residual| &**residual));
+        self.add_gradient(weight, |gradient| {
+            norm::backward(norm, dy, x, stats, values, residual, width, &mut dx, gradient);
+        });
+        dx
+    }
+
+    fn qkv(&self, config: &BlockConfig, positions: &Positions, raw: &Array, norms: QkNorms<'_>) -> (Array, ()) {
+        let mut heads = Array::scratch(raw.len());
+        qkv::forward(config, &positions.places(), raw, self.qk_values(norms), &mut heads);
+        (heads, ())
+    }
+
+    fn qkv_backward(
+        &self,
+        config: &BlockConfig,
+        positions: &Positions,
+        mut gradients: Array,
+        raw: Option<&Array>,
+        (): &(),
+        norms: QkNorms<'_>,
+    ) -> Array {
+        let raw = raw.map(|raw| &**raw);
+        let sums = qkv::backward(config, &positions.places(), raw, self.qk_values(norms), &mut gradients);
+        for (weight, first) in norms.into_iter().flatten().zip([0, config.query_width()]) {
+            self.add_gradient(Some(weight), |gradient| {
+                if let Some(gradient) = gradient {
+                    norm::add_rows(&sums, config.query_width() + config.kv_width(), first, gradient);
+                }
+            });
+        }
+        gradients
+    }
+
+    fn attention(&self, config: &BlockConfig, positions: &Positions, heads: &Array) -> Attended {
+        let rows = heads.len() / config.qkv_width();
+        let mut output = Array::scratch(rows * config.query_width());
+        let mut lse = Buffer::new(rows * config.n_heads);
+        attention::forward(self.compute, config, &positions.places(), heads, &mut output, &mut lse);
+        Attended { output, lse }
+    }
+
+    fn attended(attended: &Attended) -> &Array {
+        &attended.output
+    }
+
+    fn attention_backward(
+        &self,
+        config: &BlockConfig,
+        positions: &Positions,
+        heads: &Array,
+        Attended { output, lse }: &Attended,
+        dattended: &Array,
+    ) -> Array {
+        let mut dheads = Array::scratch(heads.len());
+        attention::backward(self.compute, config, &positions.places(), heads, output, lse, dattended, &mut dheads);
+        dheads
+    }
+
+    fn swiglu(&self, up_gate: &Array, width: usize) -> Array {
+        let mut activation = Array::scratch(up_gate.len() / 2);
+        swiglu::forward(up_gate, width, &mut activation);
+        activation
+    }
+
+    fn swiglu_backward(&self, up_gate: &mut Array, activation: &mut Array, width: usize) {
+        swiglu::backward(up_gate, width, activation);
+    }
+
+    fn embed(&self, weight: &Linear, ids: &[u32]) -> Array {
+        embedding::forward(self.values(&weight.weight), weight.inputs, ids).into()
+    }
+
+    fn embed_backward(&self, weight: &Linear, ids: &[u32], dx: &Array) {
+        self.add_gradient(Some(&weight.weight), |gradient| {
+            if let Some(gradient) = gradient {
+                embedding::backward(dx, weight.inputs, ids, gradient);
+            }
+        });
+    }
+
+    fn head_loss(
+        &self,
+        hidden: &Array,
+        weight: &Linear,
+        targets: &[u32],
+        terms: LossTerms,
+        gradients: bool,
+    ) -> HeadOutput<Cpu> {
+        let mut dhidden = gradients.then(|| Array::new(hidden.len(), Life::Output));
+        let values = self.values(&weight.weight);
+        let mut losses = Sums::default();
+        self.add_gradient(Some(&weight.weight).filter(|_| gradients), |dweight| {
+            let gradients = dhidden.as_deref_mut().map(|hidden| head::Gradients { hidden, weight: dweight });
+            losses = head::loss(self.compute, hidden, values, weight.inputs, targets, terms, gradients);
+        });
+        let loss = ((losses.nll + losses.z) / terms.denominator) as f32;
+        HeadOutput { loss: vec![loss].into(), losses, dhidden }
+    }
+
+    fn sums(losses: &Sums) -> Sums {
+        *losses
+    }
+
+    fn check_loss_gradient(gradient: FloatTensor<Flex>) {
+        assert_eq!(*Array::shared(gradient), [1.0], "the loss itself is differentiated");
+    }
+
+    fn logits(&self, hidden: &Array, weight: &Linear) -> Vec<f32> {
+        head::logits(self.compute, hidden, self.values(&weight.weight), weight.inputs)
+    }
+}

@@ -1,0 +1,11 @@
+//! Matrix products: in parallel pieces, by the matrix-multiply backend of the caller.
+
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod compute;
+mod matrix;
+mod products;
+
+pub use compute::Compute;
+pub(super) use matrix::Write;
+pub(super) use products::{matmul_nn, matmul_nt, matmul_tn, matmul_tn_in_chains};

@@ -1,0 +1,23 @@
+//! [`Cpu`]: hand-written forward and backward passes over f32 slices, with row-major matrices.
+
+mod array;
+mod attention;
+mod buffer;
+mod device;
+pub mod embedding;
+mod head;
+mod math;
+mod matmul;
+pub(crate) mod norm;
+mod qkv;
+mod shared;
+mod swiglu;
+
+pub use buffer::release_buffers;
+pub use device::Cpu;
+pub use head::Sums;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use math::Vectors;
+pub(crate) use math::{dot, exp, maximum, multiversion, sum};
+pub use matmul::Compute;
+pub(crate) use qkv::prepare_row;
