@@ -173,6 +173,17 @@ pub struct LossTerms {
     pub z_loss: f64,
 }
 
+/// Sums over the targets that are not ignored.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Sums {
+    /// Negative log-likelihood.
+    pub nll: f64,
+    /// `z_loss` times the squared log partition function.
+    pub z: f64,
+    /// Number of targets that are not ignored.
+    pub labels: u64,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

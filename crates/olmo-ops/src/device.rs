@@ -4,9 +4,8 @@ use std::fmt::Debug;
 
 use burn::backend::tensor::FloatTensor;
 
-use crate::autodiff::Carrier;
-use crate::config::{BlockConfig, LossTerms, Norm};
-use crate::cpu::Sums;
+use crate::carrier::Carrier;
+use crate::config::{BlockConfig, LossTerms, Norm, Sums};
 use crate::linear::{Linear, Weight};
 use crate::rope::Placed;
 

@@ -13,6 +13,7 @@
 pub mod adamw;
 mod autodiff;
 mod body;
+mod carrier;
 mod config;
 mod cpu;
 #[cfg(feature = "libtorch")]
@@ -23,9 +24,10 @@ mod global_norm;
 mod linear;
 mod rope;
 
-pub use autodiff::{Carrier, block, embed, embed_backward, head_logits, head_loss, norm};
-pub use config::{BlockConfig, BlockWeights, IGNORED, Keep, LossTerms, Norm, NormKind};
-pub use cpu::{Compute, Cpu, Sums, embedding, release_buffers};
+pub use autodiff::{block, embed, embed_backward, head_logits, head_loss, norm};
+pub use carrier::Carrier;
+pub use config::{BlockConfig, BlockWeights, IGNORED, Keep, LossTerms, Norm, NormKind, Sums};
+pub use cpu::{Compute, Cpu, embedding, release_buffers};
 pub use device::{Device, HeadOutput, Life, QkNorms};
 pub use global_norm::{clip_coefficient, global_norm};
 pub use linear::{Linear, Trained, Weight};

@@ -4,12 +4,7 @@
 //! Only activations take part in the graph; weights are not leaves of it. Operations read the
 //! weights where the optimizer writes them, and add gradients where the optimizer reads them.
 
-// Burn 0.22 is the last version with libtorch, and deprecates every use (docs/decisions.md).
-#![cfg_attr(feature = "libtorch", allow(deprecated))]
-
-mod carrier;
 mod node;
 mod operations;
 
-pub use carrier::Carrier;
 pub use operations::{block, embed, embed_backward, head_logits, head_loss, norm};

@@ -10,7 +10,7 @@ use burn::backend::autodiff::ops::{Backward, NodeGuard, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::Tensor;
 
-use super::carrier::Carrier;
+use crate::carrier::Carrier;
 
 /// Computes the gradient of the input from that of the result, and adds those of the weights.
 pub(super) type Pass<B> = Box<dyn FnOnce(FloatTensor<B>) -> FloatTensor<B> + Send>;

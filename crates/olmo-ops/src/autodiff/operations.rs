@@ -2,9 +2,9 @@
 
 use burn::tensor::Tensor;
 
-use super::carrier::Carrier as _;
 use super::node::{Pass, node};
 use crate::body::block::Block;
+use crate::carrier::Carrier as _;
 use crate::config::{BlockConfig, BlockWeights, Keep, LossTerms, Norm};
 use crate::device::{Device, HeadOutput, Life};
 use crate::linear::{Linear, Weight};

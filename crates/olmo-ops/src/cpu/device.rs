@@ -7,11 +7,10 @@ use burn::backend::tensor::FloatTensor;
 
 use super::array::Array;
 use super::buffer::Buffer;
-use super::head::Sums;
 use super::matmul::{Write, matmul_nn, matmul_nt, matmul_tn};
 use super::norm::Stats;
 use super::{Compute, attention, embedding, head, norm, qkv, swiglu};
-use crate::config::{BlockConfig, LossTerms, Norm};
+use crate::config::{BlockConfig, LossTerms, Norm, Sums};
 use crate::device::{Device, HeadOutput, Life, QkNorms};
 use crate::linear::{Linear, Weight};
 use crate::rope::{Placed, Places};

@@ -7,18 +7,7 @@ use rayon::prelude::*;
 use super::buffer::Buffer;
 use super::math::{exp, maximum, multiversion, sum};
 use super::matmul::{Compute, Write, matmul_nn, matmul_nt, matmul_tn_in_chains};
-use crate::config::{IGNORED, LossTerms};
-
-/// Sums over the targets that are not ignored.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Sums {
-    /// Negative log-likelihood.
-    pub nll: f64,
-    /// `z_loss` times the squared log partition function.
-    pub z: f64,
-    /// Number of targets that are not ignored.
-    pub labels: u64,
-}
+use crate::config::{IGNORED, LossTerms, Sums};
 
 /// Outputs for the gradients of the loss `(nll + z) / denominator`.
 #[derive(Debug)]

@@ -15,7 +15,6 @@ mod swiglu;
 
 pub use buffer::release_buffers;
 pub use device::Cpu;
-pub use head::Sums;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use math::Vectors;
 pub(crate) use math::{dot, exp, maximum, multiversion, sum};

@@ -5,10 +5,9 @@ use burn_tch::TchTensor;
 use olmo_torch::{AttentionKept, Kind, Tensor, device_attention_backward, device_attention_forward, download};
 
 use super::training::Losses;
-use super::weights::{Cuda, GRID, PARTS, Tables};
+use super::weights::{Cuda, GRID, PARTS, Tables, sizes};
 use super::{embedding, head};
-use crate::config::{BlockConfig, LossTerms, Norm, NormKind};
-use crate::cpu::Sums;
+use crate::config::{BlockConfig, LossTerms, Norm, NormKind, Sums};
 use crate::device::{Device, HeadOutput, Life, QkNorms};
 use crate::linear::{Linear, Weight};
 use crate::rope::Placed;
@@ -22,12 +21,6 @@ pub struct NormStats {
 /// 1 for LayerNorm, as the kernels expect.
 fn layer(norm: Norm) -> i32 {
     i32::from(norm.kind == NormKind::Layer)
-}
-
-/// The sizes of a matrix.
-pub(super) fn sizes(x: &Tensor) -> [usize; 2] {
-    let size = x.size();
-    [size[0] as usize, size[1] as usize]
 }
 
 /// Views of queries `[rows, heads, head_dim]`, keys and values.

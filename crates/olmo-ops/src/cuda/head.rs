@@ -3,9 +3,8 @@
 
 use olmo_torch::{Kind, Tensor};
 
-use super::device::sizes;
 use super::training::Losses;
-use super::weights::Cuda;
+use super::weights::{Cuda, sizes};
 use crate::config::{IGNORED, LossTerms};
 use crate::device::HeadOutput;
 use crate::linear::Linear;

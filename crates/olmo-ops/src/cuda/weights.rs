@@ -377,6 +377,12 @@ fn threads(chunks: usize, most: usize) -> usize {
     chunks.div_ceil(most).next_multiple_of(32).max(comfortable)
 }
 
+/// The sizes of a matrix.
+pub(super) fn sizes(x: &Tensor) -> [usize; 2] {
+    let size = x.size();
+    [size[0] as usize, size[1] as usize]
+}
+
 fn part(flat: &Tensor, range: &Range<usize>) -> Tensor {
     flat.narrow(0, range.start as i64, range.len() as i64)
 }

@@ -1,5 +1,8 @@
 //! [`Carrier`]: the Burn backends whose tensors carry activations.
 
+// Burn 0.22 is the last version with libtorch, and deprecates every use (docs/decisions.md).
+#![cfg_attr(feature = "libtorch", allow(deprecated))]
+
 use burn::backend::autodiff::Autodiff;
 use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
 use burn::backend::autodiff::ops::NodeGuard;
@@ -8,7 +11,7 @@ use burn::backend::{Backend, Flex};
 use burn::tensor::Tensor;
 
 /// The autodiff backend that nodes join.
-pub(super) type Tracked<B> = Autodiff<B, NoCheckpointing>;
+pub(crate) type Tracked<B> = Autodiff<B, NoCheckpointing>;
 
 /// A Burn backend whose tensors carry activations. Burn offers these conversions only for concrete
 /// backends.
