@@ -62,6 +62,8 @@ pub struct Training {
     flat: DeviceFlat,
     exp_avg: Tensor,
     exp_avg_sq: Tensor,
+    /// Sums of gradients that were set aside.
+    aside: Vec<Tensor>,
 }
 
 // SAFETY: as for the weights: read from any thread, written only through `&mut`.
@@ -75,7 +77,7 @@ impl Training {
     pub fn new(settings: DeviceSettings, weights: &[f32], moments: [&[f32]; 2]) -> Result<Training, KernelError> {
         let flat = DeviceFlat::new(settings, weights, true)?;
         let [exp_avg, exp_avg_sq] = moments.map(|moment| olmo_torch::upload(moment, settings.place));
-        Ok(Training { flat, exp_avg, exp_avg_sq })
+        Ok(Training { flat, exp_avg, exp_avg_sq, aside: Vec::new() })
     }
 
     /// Weights and gradients, for the nodes.
@@ -101,6 +103,21 @@ impl Training {
         let norm = self.gradient_norm();
         self.update(settings, number, groups, max_norm, &norm);
         self.wait(losses, &norm)
+    }
+
+    /// Sets the current sum of gradients aside, and begins a new one.
+    pub fn set_aside(&mut self) {
+        self.aside.push(self.flat.sum().copy());
+        self.flat.begin();
+    }
+
+    /// Adds the sum that was set aside last to the current one.
+    ///
+    /// # Panics
+    /// No sum is set aside.
+    pub fn add_aside(&mut self) {
+        let aside = self.aside.pop().expect("a sum is set aside");
+        let _ = self.flat.sum().shallow_clone().g_add_(&aside);
     }
 
     /// Measures the gradients. Does not wait for the device.
