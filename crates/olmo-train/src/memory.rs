@@ -7,6 +7,8 @@ use olmo_base::units::bytes;
 use olmo_model::{ActivationCheckpointing, Computes, MemoryEstimate, ModelConfig};
 use olmo_stage::StageError;
 
+use crate::learner::waiting_sums;
+
 /// Number of tokens beyond which a larger micro-batch makes a step no faster.
 const ENOUGH_TOKENS: usize = 1 << 14;
 
@@ -40,9 +42,14 @@ pub struct Need<'a> {
 }
 
 impl Need<'_> {
-    /// Estimated memory with `microbatch` rows per micro-batch.
+    /// Estimated memory with `microbatch` rows per micro-batch, including the sums of gradients that
+    /// wait for those of other micro-batches.
     pub fn estimate(&self, checkpointing: ActivationCheckpointing, microbatch: usize) -> MemoryEstimate {
-        MemoryEstimate::of(self.config, self.computes, checkpointing, microbatch.min(self.rows), self.sequence)
+        let microbatch = microbatch.min(self.rows);
+        let mut estimate = MemoryEstimate::of(self.config, self.computes, checkpointing, microbatch, self.sequence);
+        let parts = self.rows.div_ceil(microbatch.max(1));
+        estimate.gradients *= 1 + waiting_sums(parts) as u64;
+        estimate
     }
 
     /// The largest micro-batch that fits into `available` bytes and still makes a step faster; at
@@ -156,6 +163,16 @@ mod tests {
         assert_eq!(need.microbatch(none, room), 5);
         assert_eq!(need.microbatch(none, room - 1), 4);
         assert_eq!(Need { rows: 1000, ..need }.microbatch(none, u64::MAX), 32, "more tokens at once gain nothing");
+    }
+
+    #[test]
+    fn the_sums_that_wait_for_others_are_counted() {
+        let config = config();
+        let need = Need { config: &config, sequence: 8, rows: 12, computes: Computes::OnHost };
+        let gradients = |rows| need.estimate(ActivationCheckpointing::None, rows).gradients;
+        let one = gradients(12);
+        // 1, 2, 3, 4, 6 and 12 micro-batches.
+        assert_eq!([12, 6, 4, 3, 2, 1].map(|rows| gradients(rows) / one), [1, 2, 2, 3, 3, 4]);
     }
 
     #[test]

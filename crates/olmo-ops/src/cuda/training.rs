@@ -64,6 +64,8 @@ pub struct Training {
     device: Cuda,
     /// Both moments of the trained weights.
     moments: Mutex<[Tensor; 2]>,
+    /// Sums of gradients that were set aside.
+    aside: Mutex<Vec<Tensor>>,
 }
 
 impl Training {
@@ -81,7 +83,7 @@ impl Training {
     ) -> Result<Training, KernelError> {
         let device = Cuda::new(settings, weights, trained, vectors)?;
         let moments = moments.map(|moment| olmo_torch::upload(moment, settings.place));
-        Ok(Training { device, moments: Mutex::new(moments) })
+        Ok(Training { device, moments: Mutex::new(moments), aside: Mutex::default() })
     }
 
     /// Weights and gradients, for the operations.
@@ -107,6 +109,23 @@ impl Training {
         let norm = self.gradient_norm();
         self.update(settings, number, groups, max_norm, &norm);
         self.wait(losses, &norm)
+    }
+
+    /// Sets the current sum of gradients aside, and begins a new one.
+    pub fn set_aside(&mut self) {
+        let sum = self.device.sum().copy();
+        self.aside.get_mut().unwrap_or_else(PoisonError::into_inner).push(sum);
+        self.device.begin();
+    }
+
+    /// Adds the sum that was set aside last to the current one.
+    ///
+    /// # Panics
+    /// No sum is set aside.
+    pub fn add_aside(&mut self) {
+        let aside = self.aside.get_mut().unwrap_or_else(PoisonError::into_inner).pop();
+        let aside = aside.expect("a sum is set aside");
+        let _ = self.device.sum().g_add_(&aside);
     }
 
     /// Measures the gradients. Does not wait for the device.

@@ -12,6 +12,7 @@ use super::collective::{Collective, Values};
 use super::learner::{Learner, LearnerState, Step};
 use super::objective::{ModelOutput, Objective, StepSize};
 use super::optimizer::OptimizerSettings;
+use super::tree_sum::TreeSum;
 use crate::failure::model_failure;
 
 /// Weights, gradients and moments on a GPU. The host waits for it once per step, in `finish`.
@@ -26,8 +27,11 @@ pub(super) struct GpuLearner {
     objective: Box<dyn Objective>,
     collective: Box<dyn Collective>,
     denominator: f64,
-    /// Losses of the micro-batches of the current step, with the index of each.
+    /// Losses of the micro-batches of the current step, with the position of each.
     losses: Vec<(usize, Losses)>,
+    /// Sums of the losses. The gradients of the last present node are the device's current sum, and
+    /// those of the other nodes are set aside, in order.
+    sums: TreeSum<Losses>,
     /// Number of micro-batches of the current step.
     parts: usize,
 }
@@ -54,8 +58,16 @@ impl GpuLearner {
             collective,
             denominator: 1.0,
             losses,
+            sums: TreeSum::new(),
             parts: 0,
         }
+    }
+
+    /// Adds the results of the next micro-batch.
+    fn push(&mut self, losses: Option<Losses>) {
+        let training = self.model.on_gpu_mut().expect("the model is on a GPU");
+        self.sums.push(0, losses, |left, right| add(training, &left, &right));
+        self.parts += 1;
     }
 
     fn training(&mut self) -> &mut Training {
@@ -87,24 +99,34 @@ impl Learner for GpuLearner {
         self.training().begin();
         self.denominator = self.objective.denominator(size);
         self.losses.clear();
+        self.sums = TreeSum::new();
         self.parts = 0;
     }
 
     fn accumulate(&mut self, part: &Batch) -> Result<(), StageError> {
+        if !self.losses.is_empty() {
+            self.training().set_aside();
+        }
         let mut output = Output { model: &self.model, part, losses: Vec::new() };
         self.objective.add_loss(self.denominator, &mut output).map_err(model_failure)?;
-        let index = self.parts;
-        self.losses.extend(output.losses.into_iter().map(|losses| (index, losses)));
-        self.parts += 1;
+        let losses = Losses::all(output.losses.iter()).expect("an objective has a loss");
+        let copy = Losses::all([&losses].into_iter());
+        self.losses.push((self.parts, losses));
+        self.push(copy);
         Ok(())
     }
 
+    fn skip(&mut self) {
+        self.push(None);
+    }
+
     fn finish(&mut self, lr: f64) -> Result<Step, StageError> {
+        let training = self.model.on_gpu_mut().expect("the model is on a GPU");
+        let losses = self.sums.take(|left, right| add(training, &left, &right));
         self.reduce_gradients()?;
         let settings = self.optimizer.adamw(lr);
         let max_norm = self.optimizer.max_grad_norm;
         let number = self.optimizer_steps + 1;
-        let losses = Losses::all(self.losses.iter().map(|(_, losses)| losses));
         let losses = losses.expect("a step has a micro-batch with labels");
         let training = self.model.on_gpu_mut().expect("the model is on a GPU");
         let norm = training.gradient_norm();
@@ -150,6 +172,12 @@ impl Learner for GpuLearner {
         device::cudnn_refusal()
             .map(|why| format!("attention ran on the slower flash kernels, because cuDNN failed: {why}"))
     }
+}
+
+/// Adds the gradients that were set aside last to the current ones, and `right` to `left`.
+fn add(training: &mut Training, left: &Losses, right: &Losses) -> Losses {
+    training.add_aside();
+    Losses::all([left, right].into_iter()).expect("there are two")
 }
 
 /// The output for `part`, computed when the objective asks for a loss.

@@ -7,11 +7,13 @@ use std::sync::Arc;
 use olmo_model::{Batch, LossOptions, LossOutput, Model, ModelError};
 use olmo_ops::{adamw, clip_coefficient, global_norm};
 use olmo_stage::StageError;
+use rayon::prelude::*;
 
 use super::collective::{Collective, Values};
 use super::learner::{Learner, LearnerState, Step};
 use super::objective::{ModelOutput, Objective, StepSize};
 use super::optimizer::OptimizerSettings;
+use super::tree_sum::TreeSum;
 use crate::failure::model_failure;
 
 /// Weights, gradients and moments on the host.
@@ -23,12 +25,35 @@ pub(super) struct HostLearner {
     groups: Vec<(Range<usize>, bool)>,
     objective: Box<dyn Objective>,
     collective: Box<dyn Collective>,
-    /// Gradients of the current step, laid out like the parameters.
+    /// Gradients of the last finished step, laid out like the parameters.
     gradients: Vec<f32>,
+    /// Sums over the micro-batches of the current step.
+    sums: TreeSum<Part>,
+    /// Buffers for gradients to use again.
+    spare: Vec<Vec<f32>>,
     denominator: f64,
     /// Number of micro-batches of the current step.
     parts: usize,
     step: Step,
+}
+
+/// The results of one or more micro-batches.
+struct Part {
+    gradients: Vec<f32>,
+    /// Loss and z-loss.
+    losses: [f64; 2],
+}
+
+/// Adds `right` to `left`, and gives the buffer of `right` back.
+fn add(mut left: Part, right: Part, spare: &mut Vec<Vec<f32>>) -> Part {
+    const CHUNK: usize = 1 << 14;
+    let chunks = left.gradients.par_chunks_mut(CHUNK).zip(right.gradients.par_chunks(CHUNK));
+    chunks.for_each(|(left, right)| left.iter_mut().zip(right).for_each(|(left, right)| *left += right));
+    for (left, right) in left.losses.iter_mut().zip(right.losses) {
+        *left += right;
+    }
+    spare.push(right.gradients);
+    left
 }
 
 impl HostLearner {
@@ -42,8 +67,20 @@ impl HostLearner {
     ) -> Self {
         let groups = optimizer.groups(&state.parameters);
         let gradients = vec![0.0; state.parameters.len()];
-        let step = Step::default();
-        Self { model, state, optimizer, groups, objective, collective, gradients, denominator: 1.0, parts: 0, step }
+        Self {
+            model,
+            state,
+            optimizer,
+            groups,
+            objective,
+            collective,
+            gradients,
+            sums: TreeSum::new(),
+            spare: Vec::new(),
+            denominator: 1.0,
+            parts: 0,
+            step: Step::default(),
+        }
     }
 
     /// Sums losses and gradients over the ranks.
@@ -84,27 +121,46 @@ impl Learner for HostLearner {
     }
 
     fn begin(&mut self, size: StepSize) {
-        self.gradients.fill(0.0);
+        self.sums = TreeSum::new();
         self.denominator = self.objective.denominator(size);
         self.parts = 0;
         self.step = Step::default();
     }
 
     fn accumulate(&mut self, part: &Batch) -> Result<(), StageError> {
-        let mut output = Output { model: &self.model, part, gradients: &mut self.gradients, losses: Vec::new() };
+        // The last step's gradients are no longer needed.
+        let buffer = self.spare.pop().unwrap_or_else(|| std::mem::take(&mut self.gradients));
+        let mut part_sum = Part { gradients: buffer, losses: [0.0; 2] };
+        part_sum.gradients.clear();
+        part_sum.gradients.resize(self.state.parameters.len(), 0.0);
+        let mut output = Output { model: &self.model, part, gradients: &mut part_sum.gradients, losses: Vec::new() };
         self.objective.add_loss(self.denominator, &mut output).map_err(model_failure)?;
         for losses in output.losses {
             if self.step.bad.is_none() && !(losses.loss_sum + losses.z_sum).is_finite() {
                 self.step.bad = Some(self.parts);
             }
-            self.step.loss += losses.loss_sum / self.denominator;
-            self.step.z_loss += losses.z_sum / self.denominator;
+            part_sum.losses[0] += losses.loss_sum / self.denominator;
+            part_sum.losses[1] += losses.z_sum / self.denominator;
         }
+        self.sums.push(0, Some(part_sum), |left, right| add(left, right, &mut self.spare));
         self.parts += 1;
         Ok(())
     }
 
+    fn skip(&mut self) {
+        self.sums.push(0, None, |left, right| add(left, right, &mut self.spare));
+        self.parts += 1;
+    }
+
     fn finish(&mut self, lr: f64) -> Result<Step, StageError> {
+        match self.sums.take(|left, right| add(left, right, &mut self.spare)) {
+            Some(sum) => {
+                self.gradients = sum.gradients;
+                [self.step.loss, self.step.z_loss] = sum.losses;
+            }
+            // No micro-batch of this rank has labels.
+            None => self.gradients = vec![0.0; self.state.parameters.len()],
+        }
         self.reduce()?;
         self.step.grad_norm = global_norm(&self.gradients);
         if self.step.is_finite() {
@@ -144,6 +200,7 @@ mod tests {
 
     use super::super::collective::Alone;
     use super::super::objective::{CrossEntropy, LossNorm};
+    use super::super::tree_sum::waiting_sums;
     use super::*;
 
     fn config() -> ModelConfig {
@@ -233,6 +290,47 @@ mod tests {
         assert_eq!((broken.bad, learner.optimizer_steps()), (Some(0), 1));
         assert_eq!(learner.state.exp_avg, sound.exp_avg);
         assert!(learner.gradients().iter().any(|value| value.is_nan()));
+    }
+
+    #[test]
+    fn the_buffers_for_gradients_are_as_many_as_the_estimate_counts() {
+        for parts in 1..=9 {
+            let mut learner = learner(Box::new(Alone));
+            for _ in 0..2 {
+                learner.begin(StepSize { labels: 5 * parts, tokens: 6 * parts });
+                for row in 0..parts {
+                    learner.accumulate(&part(row as u32)).unwrap();
+                }
+                learner.finish(1e-3).unwrap();
+            }
+            let buffers = learner.spare.len() + 1;
+            assert_eq!(buffers, 1 + waiting_sums(parts as usize), "{parts} micro-batches");
+        }
+    }
+
+    #[test]
+    fn the_gradients_of_micro_batches_are_added_as_a_tree() {
+        let gradients = |rows: &[Option<u32>]| {
+            let mut learner = learner(Box::new(Alone));
+            learner.begin(StepSize { labels: 20, tokens: 24 });
+            for row in rows {
+                match row {
+                    Some(row) => learner.accumulate(&part(*row)).unwrap(),
+                    None => learner.skip(),
+                }
+            }
+            learner.finish(0.0).unwrap();
+            learner.gradients
+        };
+        let rows = [Some(0), Some(1), None, Some(3), Some(4)];
+        let parts: Vec<Vec<f32>> = rows.iter().flatten().map(|row| gradients(&[Some(*row)])).collect();
+        let want: Vec<f32> =
+            (0..parts[0].len()).map(|i| ((parts[0][i] + parts[1][i]) + parts[2][i]) + parts[3][i]).collect();
+        assert_eq!(gradients(&rows), want);
+        let rows = [Some(0), Some(1), Some(3), Some(4)];
+        let want: Vec<f32> =
+            (0..parts[0].len()).map(|i| (parts[0][i] + parts[1][i]) + (parts[2][i] + parts[3][i])).collect();
+        assert_eq!(gradients(&rows), want);
     }
 
     #[test]

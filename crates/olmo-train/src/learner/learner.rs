@@ -37,7 +37,7 @@ pub struct Step {
     pub z_loss: f64,
     /// Norm of the gradients before clipping.
     pub grad_norm: f64,
-    /// Index of the first micro-batch of this rank with a loss that is not finite, if any.
+    /// Position of the first micro-batch of this rank with a loss that is not finite, if any.
     pub bad: Option<usize>,
     /// Time that the host waited for the GPU, if there is one.
     pub waited: Option<Duration>,
@@ -50,7 +50,10 @@ impl Step {
     }
 }
 
-/// A model being trained: `begin`, `accumulate` for each micro-batch, `finish`.
+/// A model being trained: `begin`, `accumulate` or `skip` for each micro-batch, `finish`.
+///
+/// Losses and gradients of micro-batches are added in the order of a fixed binary tree over their
+/// positions in the global batch.
 pub trait Learner {
     /// The model with the current weights.
     fn model(&self) -> &Model;
@@ -66,6 +69,9 @@ pub trait Learner {
     /// # Errors
     /// The micro-batch does not fit the model.
     fn accumulate(&mut self, part: &Batch) -> Result<(), StageError>;
+
+    /// Passes over a micro-batch without labels, which has a position but adds nothing.
+    fn skip(&mut self);
 
     /// Sums losses and gradients over the ranks, measures the gradients, and updates the weights
     /// with learning rate `lr`. Changes nothing if a number is not finite.

@@ -9,9 +9,11 @@ mod host;
 mod learner;
 mod objective;
 mod optimizer;
+mod tree_sum;
 
 pub use collective::{Alone, Collective, Values, part_of};
 pub use create::{Spec, computes, create, free_memory};
 pub use learner::{Learner, LearnerState, Step};
 pub use objective::{CrossEntropy, LossNorm, ModelOutput, Objective, StepSize};
 pub use optimizer::OptimizerSettings;
+pub(crate) use tree_sum::waiting_sums;

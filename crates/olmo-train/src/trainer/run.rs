@@ -21,7 +21,7 @@ use crate::checkpoint::{self, State, Trainer};
 use crate::data::Prefetch;
 use crate::data::{Batches, StepBatch};
 use crate::failure::model_failure;
-use crate::learner::{self, Alone, Learner, LearnerState, Spec, Step, StepSize};
+use crate::learner::{self, Alone, Learner, LearnerState, Spec, Step, StepSize, waiting_sums};
 use crate::memory;
 use crate::metrics::{EvalRecord, Metrics, StepRecord};
 use crate::setup::Setup;
@@ -299,11 +299,10 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// The micro-batches of a batch, without those that have no labels.
+    /// The rows of each micro-batch of a batch.
     fn parts(&self, batch: &StepBatch) -> Vec<Range<usize>> {
         let rows = self.setup.microbatch;
-        let parts = (0..batch.len()).step_by(rows).map(|from| from..batch.len().min(from + rows));
-        parts.filter(|part| batch.labels(part.start, part.end) > 0).collect()
+        (0..batch.len()).step_by(rows).map(|from| from..batch.len().min(from + rows)).collect()
     }
 
     /// Trains on the micro-batches `parts` of `batch`. Changes nothing if a number is not finite.
@@ -317,6 +316,10 @@ impl Run<'_> {
     ) -> Result<Step, StageError> {
         self.learner.begin(StepSize { labels, tokens: batch.input_ids.len() as u64 });
         for part in parts {
+            if batch.labels(part.start, part.end) == 0 {
+                self.learner.skip();
+                continue;
+            }
             context.check_stop()?;
             self.learner.accumulate(&batch.part(part.start, part.end))?;
         }
@@ -441,9 +444,12 @@ impl Run<'_> {
         self.metrics.write(&context.output("metrics")?)?;
         if let Some(peak) = memory::peak() {
             let numbers = (state.learner.parameters.len() * size_of::<f32>()) as u64;
-            let [weights, moments, rest] = [numbers, 2 * numbers, peak.saturating_sub(4 * numbers)].map(bytes);
+            let parts = self.setup.global_batch.div_ceil(self.setup.microbatch);
+            let gradients = numbers * (1 + waiting_sums(parts) as u64);
+            let rest = peak.saturating_sub(3 * numbers + gradients);
+            let [weights, gradients, moments, rest] = [numbers, gradients, 2 * numbers, rest].map(bytes);
             context.message(format!(
-                "memory: {} at peak: {weights} for weights, {weights} for gradients, {moments} for moments, {rest} for activations, checkpoints being saved, data and program",
+                "memory: {} at peak: {weights} for weights, {gradients} for gradients, {moments} for moments, {rest} for activations, checkpoints being saved, data and program",
                 bytes(peak)
             ));
         }
