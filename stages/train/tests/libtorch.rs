@@ -4,6 +4,7 @@
 mod common;
 
 use common::{Attempt, data, item, items, metrics, params, resumed_after, tree, weights, with};
+use olmo_stage::Compute;
 use serde_json::{Value, json};
 
 /// Wide enough for products to be cut into pieces.
@@ -17,14 +18,15 @@ fn flex_and_libtorch_agree_on_the_loss_over_fifty_steps() {
     let data = data(dir.path());
     let changes = json!({"max_duration": "50steps", "save_interval": null, "model": wide(), "z_loss": 1e-4,
         "optimizer": {"learning_rate": 1e-3}, "scheduler": {"t_warmup": 5}});
-    let run = |backend: &'static str, mask: bool| {
+    let run = |compute: Compute, mask: bool| {
         let params = with(with(params(), changes.clone()), json!({"document_mask": mask}));
-        let attempt = Attempt::new(&dir.path().join(format!("{backend}{mask}")), &data, params).on(backend);
+        let name = format!("{}{mask}", compute.name());
+        let attempt = Attempt::new(&dir.path().join(name), &data, params).on(compute);
         attempt.run().unwrap();
         metrics(&attempt.dir)
     };
     for mask in [false, true] {
-        let (flex, libtorch) = (run("flex", mask), run("libtorch", mask));
+        let (flex, libtorch) = (run(Compute::FLEX, mask), run(Compute::LIBTORCH, mask));
         assert_eq!(flex.len(), 50);
         let loss = |line: &Value| line["loss"].as_f64().unwrap();
         assert!(loss(&flex[49]) < loss(&flex[0]) - 0.1, "it learns: {} {}", flex[0], flex[49]);
