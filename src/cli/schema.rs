@@ -11,6 +11,7 @@ use clap::Args;
 use olmo_stage::Description;
 use serde_json::Value;
 
+use crate::cli::common::current_folder;
 use crate::exec::Worker;
 use crate::ui::{Exit, Problem, answer};
 
@@ -31,11 +32,7 @@ pub(super) struct Schema {
 impl Schema {
     pub(super) fn run(self) -> Result<Exit, Problem> {
         if let Some(pipeline) = self.pipeline {
-            let strict = crate::spec::schema::experiment_for(
-                &pipeline,
-                &crate::cli::common::current_folder()?,
-                &crate::builtin::STAGES,
-            )?;
+            let strict = crate::spec::schema::experiment_for(&pipeline, &current_folder()?, &crate::builtin::STAGES)?;
             crate::ui::answer_json(&crate::spec::schema::authoring(&strict));
             return Ok(Exit::Success);
         }

@@ -180,3 +180,21 @@ impl fmt::Display for SourceChange {
         write!(f, "{} was {} and is now {}", self.what, show(&self.old), show(&self.new))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn run_names_have_one_form_and_sort_by_time() {
+        let at = |ms| RunId::new(UNIX_EPOCH + Duration::from_millis(ms));
+        let first = at(1_769_903_999_500);
+        assert_eq!(first.as_str(), "20260131-235959-8000");
+        assert_eq!(at(1_769_903_999_999).as_str(), "20260131-235959-ffbe");
+        assert!(first < at(1_769_903_999_501) && first < at(1_769_904_000_000));
+        assert_eq!(RunId::parse(first.as_str()), Some(first.clone()));
+        for text in ["", "20260131-235959", "20260131-235959-0F3A", "2026013x-235959-0f3a", "../../etc/passwd/../x"] {
+            assert_eq!(RunId::parse(text), None, "{text}");
+        }
+    }
+}

@@ -23,7 +23,6 @@ use crate::run::api::{Options, Report, Sourcing, StageFinding, Watch};
 use crate::run::cache::{Cache, Outputs};
 use crate::run::error::RunError;
 use crate::run::event::{Place, RunEvent, RunOutcome};
-use crate::run::job::is_damage;
 use crate::run::plan::board::{self, Board};
 use crate::run::plan::{self, Found, Missing, Selected};
 use crate::run::record::{RunRecord, find};
@@ -262,7 +261,7 @@ fn execute(
                 break ending;
             }
             // A result was damaged and is now in quarantine, so its stage is no longer a cache hit.
-            Err(RunError::Store(error)) if rounds < MAX_ROUNDS && is_damage(&error) => {
+            Err(RunError::Store(error)) if rounds < MAX_ROUNDS && error.is_damage() => {
                 warn_of_results(format!("{error}; its stage runs again"), &mut record, watch)?;
             }
             Err(error) => return Err(error),

@@ -30,5 +30,5 @@ pub use model::{Batch, GenerateOptions, LossOptions, LossOutput, Model, generate
 pub use olmo_ops::cuda as device;
 pub use olmo_ops::{Compute, Trained};
 pub use parameters::Parameters;
-pub use vocabulary::{Vocabulary, VocabularyMismatch};
+pub use vocabulary::VocabularyMismatch;
 pub use weight_type::WeightType;

@@ -1,17 +1,6 @@
-//! The vocabulary of a tokenizer, as far as a model needs to know it.
+//! Whether a model understands the ids of a tokenizer.
 
 use crate::config::ModelConfig;
-
-/// Number of ids, and the ids with a meaning of their own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Vocabulary {
-    /// Number of ids.
-    pub size: usize,
-    /// The id that ends a document.
-    pub eos_token_id: u32,
-    /// The id for padding.
-    pub pad_token_id: u32,
-}
 
 /// Why a model does not accept a vocabulary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,18 +21,32 @@ pub enum VocabularyMismatch {
     },
 }
 
+impl VocabularyMismatch {
+    /// The message about a tokenizer whose token `eos_token` ends a document.
+    pub fn of_tokenizer(&self, eos_token: &str) -> String {
+        match self {
+            Self::TooLarge { size, of_model } => format!("the tokenizer has {size} ids, the model has {of_model}"),
+            Self::OtherEos { eos, of_model } => {
+                let token = eos_token.escape_debug();
+                format!("the tokenizer's eos `{token}` is id {eos}, but the model's is id {of_model}")
+            }
+        }
+    }
+}
+
 impl ModelConfig {
-    /// Checks that the model understands the ids of `vocabulary`.
+    /// Checks that the model understands the ids of a vocabulary of `size` ids, in which
+    /// `eos_token_id` ends a document.
     ///
     /// # Errors
     /// The first mismatch.
-    pub fn accepts(&self, vocabulary: &Vocabulary) -> Result<(), VocabularyMismatch> {
-        if vocabulary.size > self.vocab_size {
-            return Err(VocabularyMismatch::TooLarge { size: vocabulary.size, of_model: self.vocab_size });
+    pub fn accepts(&self, size: usize, eos_token_id: u32) -> Result<(), VocabularyMismatch> {
+        if size > self.vocab_size {
+            return Err(VocabularyMismatch::TooLarge { size, of_model: self.vocab_size });
         }
         match self.eos_token_id() {
-            Some(of_model) if !self.eos_token_ids.contains(&vocabulary.eos_token_id) => {
-                Err(VocabularyMismatch::OtherEos { eos: vocabulary.eos_token_id, of_model })
+            Some(of_model) if !self.eos_token_ids.contains(&eos_token_id) => {
+                Err(VocabularyMismatch::OtherEos { eos: eos_token_id, of_model })
             }
             _ => Ok(()),
         }

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
+use olmo_base::Diagnose;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -133,6 +134,12 @@ pub struct Failure {
     pub message: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+}
+
+impl<E: Diagnose> From<&E> for Failure {
+    fn from(error: &E) -> Self {
+        Self { code: error.code().into(), message: error.to_string(), hint: error.hint() }
+    }
 }
 
 /// The class of a failure, which decides about retries.

@@ -118,8 +118,7 @@ impl StageError {
 
 impl<E: Diagnose> From<E> for StageError {
     fn from(error: E) -> Self {
-        let (code, message) = (error.code().to_owned(), error.to_string());
-        Self::Failed(Failure { code, message, hint: error.hint() })
+        Self::Failed(Failure::from(&error))
     }
 }
 

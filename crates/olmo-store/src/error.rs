@@ -104,6 +104,14 @@ fn first_few(artifacts: &[ArtifactId]) -> String {
 }
 
 impl StoreError {
+    /// Whether an artifact is damaged, so that its maker has to run again.
+    pub fn is_damage(&self) -> bool {
+        matches!(
+            self,
+            Self::Corrupt { .. } | Self::MissingObject { .. } | Self::DamagedManifest { .. } | Self::NoArtifact { .. }
+        )
+    }
+
     /// Whether the operation failed because a file does not exist.
     pub fn is_missing_file(&self) -> bool {
         matches!(self, Self::Io(error) if error.source.kind() == io::ErrorKind::NotFound)

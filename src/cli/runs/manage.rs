@@ -12,6 +12,7 @@ use olmo_stage::signals;
 
 use crate::cli::common::{Common, current_folder};
 use crate::cli::run::ended;
+use crate::cli::runs::compare::Compare;
 use crate::cli::runs::logs;
 use crate::run as engine;
 use crate::run::{Attached, InstanceState, RunState, RunStatus};
@@ -31,7 +32,7 @@ pub(crate) enum Runs {
         json: bool,
     },
     /// Compare runs and sweep trials side by side, showing only differences.
-    Compare(crate::cli::runs::compare::Compare),
+    Compare(Compare),
     /// Show the state of each stage of a run.
     #[command(after_help = "Example: olmo-pipe runs show 20260131-0915")]
     Show {

@@ -283,6 +283,6 @@ fn is_loss(error: &StoreError) -> bool {
     match error {
         StoreError::NoFiles { .. } | StoreError::Refused { .. } => true,
         error if error.is_missing_file() => true,
-        other => crate::run::job::stopped::is_damage(other),
+        other => other.is_damage(),
     }
 }

@@ -10,5 +10,4 @@ mod stopped;
 mod task;
 
 pub(super) use message::{Control, End, JobEvent, JobHandle, Message, wait_for_lock};
-pub(super) use stopped::is_damage;
 pub(super) use task::Job;

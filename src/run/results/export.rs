@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use crate::run::api::RunId;
 use crate::run::error::RunError;
 use crate::run::plan::board::{Board, End as StageEnd, Inputs};
-use crate::run::record::Git;
+use crate::run::record::{self, Git};
 use crate::run::results::marker::{MadeBy, Marker};
 use crate::run::results::place::{self, Place};
 use crate::spec::{Binding, PortRef, Resolved};
@@ -152,7 +152,7 @@ fn changed_params(resolved: &Resolved) -> Map<String, Value> {
     let mut params: Map<String, Value> = changed.map(|(name, value)| (name.clone(), value.clone())).collect();
     params.values_mut().for_each(|value| shorten_paths(value, &resolved.root));
     let mut record = serde_json::json!({"resolved": {"params": params}});
-    crate::run::record::hide(&mut record, &resolved.variables);
+    record::hide(&mut record, &resolved.variables);
     match record.pointer_mut("/resolved/params").map(Value::take) {
         Some(Value::Object(params)) => params,
         _ => Map::new(),

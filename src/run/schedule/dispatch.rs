@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use olmo_stage::Failure;
+
 use crate::exec::{Admission, AdmissionRequest, Shortage, supervise};
 use crate::run::cache::{Cache, Lookup};
 use crate::run::error::RunError;
@@ -11,7 +13,7 @@ use crate::run::event::RunEvent;
 use crate::run::job::{self, Job};
 use crate::run::plan::board::Inputs;
 use crate::run::schedule::phase::{Input, Phase};
-use crate::run::schedule::scheduler::{Prepared, RunningJob, Scheduler, engine_failure};
+use crate::run::schedule::scheduler::{Prepared, RunningJob, Scheduler};
 use crate::run::schedule::{queue, weight};
 
 /// How often resources that another engine holds are requested again. Other engines send no message
@@ -126,7 +128,7 @@ impl Scheduler<'_, '_> {
                 }
             },
         });
-        let input = taken.unwrap_or_else(|error| Input::EngineFailed(engine_failure(&error.into())));
+        let input = taken.unwrap_or_else(|error| Input::EngineFailed(Failure::from(&error)));
         self.apply(task, input);
     }
 
@@ -143,7 +145,7 @@ impl Scheduler<'_, '_> {
         let (key, forced, cache) = (held.key, held.forced, Cache::new(self.cache.store()));
         let (stop, handle) = (self.shutdown.flag(), self.handle(task));
         if let Err(error) = self.spawn(move || job::wait_for_lock(&cache, key, forced, &stop, &handle)) {
-            self.apply(task, Input::EngineFailed(engine_failure(&error)));
+            self.apply(task, Input::EngineFailed(Failure::from(&error)));
         }
     }
 
@@ -202,7 +204,7 @@ impl Scheduler<'_, '_> {
         };
         self.ran.insert(stage);
         if let Err(error) = self.spawn(move || job.run()) {
-            self.apply(task, Input::EngineFailed(engine_failure(&error)));
+            self.apply(task, Input::EngineFailed(Failure::from(&error)));
         }
     }
 

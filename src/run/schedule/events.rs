@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use olmo_base::failpoint;
-use olmo_stage::Event;
+use olmo_stage::{Event, Failure};
 
 use crate::exec::item_list::ItemRecord;
 use crate::run::event::RunEvent;
@@ -11,7 +11,7 @@ use crate::run::job::{End, JobEvent};
 use crate::run::plan::board::DamagedInput;
 use crate::run::schedule::journal;
 use crate::run::schedule::phase::{Input, Phase, Retry};
-use crate::run::schedule::scheduler::{Scheduler, engine_failure};
+use crate::run::schedule::scheduler::Scheduler;
 use crate::spec::FailureClass;
 
 impl Scheduler<'_, '_> {
@@ -39,7 +39,7 @@ impl Scheduler<'_, '_> {
                 self.apply(
                     task,
                     match error {
-                        Some(error) => Input::EngineFailed(engine_failure(&error.into())),
+                        Some(error) => Input::EngineFailed(Failure::from(&error)),
                         None => Input::LockGivenUp,
                     },
                 );

@@ -5,7 +5,6 @@
 
 use std::time::{Duration, Instant};
 
-use olmo_base::Diagnose as _;
 use olmo_stage::Failure;
 
 use crate::run::cache::Outputs;
@@ -198,8 +197,7 @@ impl Phase {
                 (Self::Idle, vec![Effect::Repair(damage)])
             }
             (Self::Idle | Self::Running, Input::Damaged { damage, give_up: true }) => {
-                let error = &damage.error;
-                let failure = Failure { code: error.code().into(), message: error.to_string(), hint: error.hint() };
+                let failure = Failure::from(&damage.error);
                 (Self::Failed, vec![Effect::Fail { failure, log: Vec::new() }])
             }
             (

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
-use olmo_base::{ActionKey, Diagnose as _};
+use olmo_base::ActionKey;
 use olmo_stage::Failure;
 
 use crate::exec::{Allocation, Work};
@@ -15,7 +15,7 @@ use crate::run::cache::{Cache, Lookup, Outputs};
 use crate::run::error::RunError;
 use crate::run::event::{Place, RunEvent, Used};
 use crate::run::job::{Control, JobHandle, Message};
-use crate::run::plan::board::{Board, End as StageEnd, Input as TaskInput, Inputs};
+use crate::run::plan::board::{Board, DamagedInput, End as StageEnd, Input as TaskInput, Inputs};
 use crate::run::record::RunRecord;
 use crate::run::schedule::journal::Journal;
 use crate::run::schedule::phase::{Effect, Input, Origin};
@@ -295,7 +295,7 @@ impl<'r, 'w> Scheduler<'r, 'w> {
             Ok(Inputs::Never(because)) => Input::Blocked { because },
             Ok(Inputs::Ready(inputs)) => match self.look_up_key(task, inputs) {
                 Ok(input) => input,
-                Err(error) => Input::EngineFailed(engine_failure(&error)),
+                Err(error) => Input::EngineFailed(Failure::from(&error)),
             },
             Err(damage) => self.on_damaged_input(task, damage),
         };
@@ -339,11 +339,7 @@ impl<'r, 'w> Scheduler<'r, 'w> {
     }
 
     /// Handles a damaged input of `task`: its maker runs again, unless that has happened too often.
-    pub(super) fn on_damaged_input(
-        &mut self,
-        task: usize,
-        damage: Box<crate::run::plan::board::DamagedInput>,
-    ) -> Input {
+    pub(super) fn on_damaged_input(&mut self, task: usize, damage: Box<DamagedInput>) -> Input {
         self.cache.distrust();
         let maker = damage.maker.as_ref().and_then(|maker| self.tracker.board().task_at(maker));
         let instance = self.tracker.instance_mut(task);
@@ -384,9 +380,4 @@ impl<'r, 'w> Scheduler<'r, 'w> {
             let _ = job.control.send(control);
         }
     }
-}
-
-/// Turns an error of the engine into the failure of a stage.
-pub(super) fn engine_failure(error: &RunError) -> Failure {
-    Failure { code: error.code().into(), message: error.to_string(), hint: error.hint() }
 }

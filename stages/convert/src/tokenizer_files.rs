@@ -4,30 +4,20 @@ use std::fs;
 use std::path::Path;
 
 use olmo_data::{Chat, SpecialTokens};
-use olmo_model::{ModelConfig, Vocabulary, VocabularyMismatch};
+use olmo_model::{ModelConfig, VocabularyMismatch};
 use olmo_stage::StageError;
 use olmo_stage::worker::write_json;
 use serde_json::{Map, Value};
 
 /// Rejects a tokenizer that does not match the model's ids.
 pub(crate) fn check(config: &ModelConfig, special: &SpecialTokens) -> Result<(), StageError> {
-    let vocabulary = Vocabulary {
-        size: special.vocab_size as usize,
-        eos_token_id: special.eos_token_id,
-        pad_token_id: special.pad_token_id,
+    let Err(mismatch) = config.accepts(special.vocab_size as usize, special.eos_token_id) else { return Ok(()) };
+    let code = match mismatch {
+        VocabularyMismatch::TooLarge { .. } => "convert::vocabulary",
+        VocabularyMismatch::OtherEos { .. } => "convert::eos",
     };
-    let (code, what) = match config.accepts(&vocabulary) {
-        Ok(()) => return Ok(()),
-        Err(VocabularyMismatch::TooLarge { size, of_model }) => {
-            ("convert::vocabulary", format!("the tokenizer has {size} ids, the model has {of_model}"))
-        }
-        Err(VocabularyMismatch::OtherEos { eos, of_model }) => {
-            let token = special.eos_token.escape_debug();
-            let what = format!("the tokenizer's eos `{token}` is id {eos}, but the model's is id {of_model}");
-            ("convert::eos", what)
-        }
-    };
-    Err(StageError::fail(code, what).hint("give the tokenizer that the model was trained with"))
+    Err(StageError::fail(code, mismatch.of_tokenizer(&special.eos_token))
+        .hint("give the tokenizer that the model was trained with"))
 }
 
 /// Writes `tokenizer.json` (unchanged), `tokenizer_config.json`, `special_tokens_map.json` and

@@ -2,7 +2,7 @@
 
 use olmo_data::conversation::strip;
 use olmo_data::{Chat, Conversation, Role, SpecialTokens, TextTokenizer};
-use olmo_model::{ModelConfig, Vocabulary, VocabularyMismatch};
+use olmo_model::{ModelConfig, VocabularyMismatch};
 use olmo_stage::StageError;
 
 /// A prompt and its expected answer.
@@ -53,21 +53,11 @@ pub(crate) fn prompts(
 
 /// Rejects a tokenizer that does not match the model's ids.
 pub(crate) fn check_tokenizer(config: &ModelConfig, special: &SpecialTokens) -> Result<(), StageError> {
-    let vocabulary = Vocabulary {
-        size: special.vocab_size as usize,
-        eos_token_id: special.eos_token_id,
-        pad_token_id: special.pad_token_id,
+    let Err(mismatch) = config.accepts(special.vocab_size as usize, special.eos_token_id) else { return Ok(()) };
+    let code = match mismatch {
+        VocabularyMismatch::TooLarge { .. } => "eval::vocabulary",
+        VocabularyMismatch::OtherEos { .. } => "eval::eos",
     };
-    let (code, what) = match config.accepts(&vocabulary) {
-        Ok(()) => return Ok(()),
-        Err(VocabularyMismatch::TooLarge { size, of_model }) => {
-            ("eval::vocabulary", format!("the tokenizer has {size} ids, the model has {of_model}"))
-        }
-        Err(VocabularyMismatch::OtherEos { eos, of_model }) => {
-            let token = special.eos_token.escape_debug();
-            let what = format!("the tokenizer's eos `{token}` is id {eos}, but the model's is id {of_model}");
-            ("eval::eos", what)
-        }
-    };
-    Err(StageError::fail(code, what).hint("give the tokenizer that the model was trained with"))
+    Err(StageError::fail(code, mismatch.of_tokenizer(&special.eos_token))
+        .hint("give the tokenizer that the model was trained with"))
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use olmo_data::{Conversation, Message, Role, TextTokenizer};
-use olmo_model::{ModelConfig, Vocabulary, VocabularyMismatch};
+use olmo_model::{ModelConfig, VocabularyMismatch};
 use olmo_stage::StageError;
 
 /// Encodes conversations as ids, and decodes ids.
@@ -26,13 +26,9 @@ impl Chat {
     /// Rejects a model whose vocabulary is smaller than the tokenizer's.
     pub(crate) fn check(&self, config: &ModelConfig) -> Result<(), StageError> {
         let special = self.tokenizer.special();
-        let vocabulary = Vocabulary {
-            size: special.vocab_size as usize,
-            eos_token_id: special.eos_token_id,
-            pad_token_id: special.pad_token_id,
-        };
         // The eos of an export may differ: generation stops at the chat's stop tokens.
-        let Err(VocabularyMismatch::TooLarge { size, of_model }) = config.accepts(&vocabulary) else { return Ok(()) };
+        let accepted = config.accepts(special.vocab_size as usize, special.eos_token_id);
+        let Err(VocabularyMismatch::TooLarge { size, of_model }) = accepted else { return Ok(()) };
         let what = format!("tokenizer.json has {size} ids, the model has {of_model}");
         Err(StageError::fail("generate::vocabulary", what)
             .hint("the folder's files do not belong together; export the model again"))

@@ -5,14 +5,14 @@
 
 use olmo_base::units::bytes;
 use olmo_data::Manifest;
-use olmo_model::{Computes, ModelConfig, Vocabulary, VocabularyMismatch};
+use olmo_model::{Computes, ModelConfig, VocabularyMismatch};
 use olmo_stage::Compute;
 use olmo_stage::rules::{Finding, Question};
 use olmo_train::data::too_few_rows;
 use olmo_train::learner::computes;
 use olmo_train::memory::{self, Need};
 
-use crate::params::{Duration, Interval, Params, Precision};
+use crate::params::{Duration, Interval, Params, Precision, Vocabulary};
 
 /// Bytes per weight in a checkpoint: the weight and its two moments, each f32.
 const KEPT_PER_WEIGHT: u64 = 12;
@@ -160,7 +160,7 @@ fn fits_length(config: &ModelConfig, data: &Manifest) -> Option<Finding> {
 
 /// Rejects data whose ids do not match the initial weights.
 fn vocabulary_matches(config: &ModelConfig, data: &Manifest) -> Option<Finding> {
-    let (code, what) = match config.accepts(&vocabulary_of(data)).err()? {
+    let (code, what) = match config.accepts(data.vocab_size as usize, data.eos_token_id).err()? {
         VocabularyMismatch::TooLarge { size, of_model } => {
             let what = format!("the data's vocabulary has {size} ids, but the initial weights have {of_model}");
             ("train::vocabulary", what)

@@ -137,14 +137,7 @@ mod tests {
         )
         .unwrap();
         let state = LearnerState::new(Parameters::init(&config, 1).unwrap());
-        let optimizer = OptimizerSettings {
-            betas: [0.9, 0.95],
-            eps: 1e-8,
-            weight_decay: 0.1,
-            decay_norm_and_bias: false,
-            decay_embeddings: false,
-            max_grad_norm: None,
-        };
+        let optimizer = OptimizerSettings::plain();
         let on = |compute| {
             let activation_checkpointing = ActivationCheckpointing::None;
             let spec = Spec { config: &config, optimizer, activation_checkpointing, compute, device: "cuda:7" };

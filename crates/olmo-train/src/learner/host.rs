@@ -213,14 +213,7 @@ mod tests {
     fn learner(collective: Box<dyn Collective>) -> HostLearner {
         let parameters = Parameters::init(&config(), 5).unwrap();
         let model = Model::new(&config(), &parameters, true).unwrap();
-        let optimizer = OptimizerSettings {
-            betas: [0.9, 0.95],
-            eps: 1e-8,
-            weight_decay: 0.1,
-            decay_norm_and_bias: false,
-            decay_embeddings: false,
-            max_grad_norm: None,
-        };
+        let optimizer = OptimizerSettings::plain();
         let objective = Box::new(CrossEntropy { norm: LossNorm::Labels, z_loss: 0.0 });
         HostLearner::new(model, LearnerState::new(parameters), optimizer, objective, collective)
     }

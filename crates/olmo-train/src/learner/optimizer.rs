@@ -34,3 +34,18 @@ impl OptimizerSettings {
         parameters.weight_decay_groups(self.decay_norm_and_bias, self.decay_embeddings)
     }
 }
+
+#[cfg(test)]
+impl OptimizerSettings {
+    /// Settings for tests that are not about them.
+    pub(super) fn plain() -> Self {
+        Self {
+            betas: [0.9, 0.95],
+            eps: 1e-8,
+            weight_decay: 0.1,
+            decay_norm_and_bias: false,
+            decay_embeddings: false,
+            max_grad_norm: None,
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! Params of stage `train`. They use OLMo's names; [`Params::check`] covers what types cannot
 //! express.
 
-use olmo_model::{ActivationCheckpointing, InitFnType, LayerNormType, ModelConfig, Vocabulary};
+use olmo_model::{ActivationCheckpointing, InitFnType, LayerNormType, ModelConfig};
 use olmo_stage::rules::Finding;
 use olmo_train::{LossNorm, Schedule, SchedulerName};
 use schemars::JsonSchema;
@@ -318,6 +318,16 @@ mod default {
     pub(super) fn eps() -> f64 {
         1e-8
     }
+}
+
+/// The vocabulary of the data: what a new model takes from it.
+pub struct Vocabulary {
+    /// Number of ids.
+    pub size: usize,
+    /// The id that ends a document.
+    pub eos_token_id: u32,
+    /// The id for padding.
+    pub pad_token_id: u32,
 }
 
 impl ModelParams {
