@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use syn::visit::Visit;
 
-/// Most files of a folder, its `mod.rs` included.
+/// Maximum number of files in a folder, including its `mod.rs`.
 const FILES: usize = 13;
 
 /// The module path of a file, below its crate: `run::plan::board`.
@@ -16,14 +16,12 @@ type Module = Vec<String>;
 /// What a file imports and re-exports.
 #[derive(Default)]
 struct Imports {
-    /// Modules that it declares with `mod NAME;`, or inline: names that paths may begin with.
+    /// The modules that the file declares. Paths may begin with their names.
     children: BTreeSet<String>,
-    /// Absolute paths that the code names, outside tests.
+    /// The absolute paths in the code, except in tests.
     paths: BTreeSet<Module>,
-    /// The path behind a name that a `use` brings in.
+    /// The absolute path of each imported name.
     names: BTreeMap<String, Module>,
-    /// Modules of which everything is brought in.
-    globs: Vec<Module>,
 }
 
 /// Collects [`Imports`] of one file.
@@ -69,10 +67,7 @@ impl Collector {
             }
             syn::UseTree::Group(group) => group.items.iter().for_each(|tree| self.use_tree(tree, prefix)),
             syn::UseTree::Glob(_) => {
-                if let Some(module) = self.absolute(prefix) {
-                    self.imports.paths.insert(module.clone());
-                    self.imports.globs.push(module);
-                }
+                self.imports.paths.extend(self.absolute(prefix));
             }
             syn::UseTree::Name(name) => self.imported(prefix, &name.ident.to_string(), &name.ident.to_string()),
             syn::UseTree::Rename(rename) => {
@@ -162,7 +157,7 @@ impl Crate {
         Self { files }
     }
 
-    /// The file in which `path` is defined: through re-exports.
+    /// The file that defines `path`, after following re-exports.
     fn definition(&self, path: &[String], depth: usize) -> Option<&Module> {
         let length = (0..=path.len()).rev().find(|length| self.files.contains_key(&path[..*length]))?;
         let (module, (_, imports)) = self.files.get_key_value(&path[..length])?;
@@ -202,7 +197,7 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// The edges that are part of a cycle: those from whose end their beginning can be reached.
+/// The edges that are part of a cycle: the start of each can be reached from its end.
 fn cyclic<T: Ord + Copy>(edges: &BTreeSet<(T, T)>) -> Vec<(T, T)> {
     let mut targets: BTreeMap<T, Vec<T>> = BTreeMap::new();
     for (from, to) in edges {

@@ -20,9 +20,10 @@ use mutate::Mutator;
 use olmo_base::Digest;
 use olmo_fuzz::TARGETS;
 
-/// An input that takes more processor time is a hang. A busy machine does not make it one.
+/// Maximum CPU time of one input; more counts as a hang. Unlike wall time, it does not depend on how
+/// busy the machine is.
 const MAX_CPU: Duration = Duration::from_secs(10);
-/// An input that takes longer is a hang, too: it waits for something.
+/// Maximum wall time of one input; more means that it is blocked.
 const MAX_WALL: Duration = Duration::from_secs(600);
 /// Bytes of the longest input.
 const LARGEST: usize = 1 << 16;
@@ -175,7 +176,7 @@ fn watch_for_hangs(target: String) {
             if begun % 2 == 1 && (cpu > MAX_CPU || wall > MAX_WALL) {
                 let input = CURRENT.lock().map(|current| current.clone()).unwrap_or_default();
                 eprintln!(
-                    "{target}: an input took {} s of processor time and {} s in all; it is in {}",
+                    "{target}: an input took {} s of CPU time in {} s; it is in {}",
                     cpu.as_secs(),
                     wall.as_secs(),
                     keep(&target, &input).display()
@@ -186,7 +187,7 @@ fn watch_for_hangs(target: String) {
     });
 }
 
-/// The processor time of this process so far.
+/// CPU time of this process so far.
 fn cpu_time() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: clock_gettime writes the struct, which lives until it returns.
