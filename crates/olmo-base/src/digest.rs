@@ -106,24 +106,24 @@ impl Digest {
 
     /// All 64 hexadecimal digits.
     pub fn hex(&self) -> String {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let mut text = String::with_capacity(64);
-        for byte in self.0 {
-            text.push(DIGITS[usize::from(byte >> 4)].into());
-            text.push(DIGITS[usize::from(byte & 15)].into());
-        }
-        text
+        hex(&self.0)
     }
 
     /// The first twelve hexadecimal digits, for messages.
     pub fn short(&self) -> String {
-        self.hex()[..12].to_owned()
+        hex(&self.0[..6])
     }
 
     /// The 32 bytes.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
+}
+
+/// Two hexadecimal digits for each byte.
+fn hex(bytes: &[u8]) -> String {
+    let digit = |nibble: u8| char::from(if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 });
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 impl FromStr for Digest {

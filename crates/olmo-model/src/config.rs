@@ -196,7 +196,8 @@ impl ModelConfig {
         self.d_model.checked_div(self.n_heads).unwrap_or(0)
     }
 
-    pub(crate) fn norm(&self) -> Norm {
+    /// All norms, as configs for the operations.
+    pub fn norm(&self) -> Norm {
         let kind = match self.layer_norm_type {
             LayerNormType::Default => NormKind::Layer,
             LayerNormType::Rms => NormKind::Rms,
@@ -205,7 +206,7 @@ impl ModelConfig {
     }
 
     /// Block `layer` as a config for the operations.
-    pub(crate) fn block(&self, layer: usize) -> BlockConfig {
+    pub fn block(&self, layer: usize) -> BlockConfig {
         BlockConfig {
             d_model: self.d_model,
             n_heads: self.n_heads,

@@ -36,6 +36,11 @@ pub struct TensorSpec {
     pub(crate) role: Role,
 }
 
+/// Ranges of the vectors of a model: the weights of its norms.
+pub fn vectors(config: &ModelConfig) -> Vec<Range<usize>> {
+    layout(config).into_iter().filter(|spec| spec.shape.len() == 1).map(|spec| spec.range).collect()
+}
+
 /// Number of weights of a model with `config`.
 pub fn weights(config: &ModelConfig) -> usize {
     layout(config).last().map_or(0, |tensor| tensor.range.end)
@@ -81,17 +86,25 @@ pub(crate) fn layout(config: &ModelConfig) -> Vec<TensorSpec> {
 
 /// The weights in the flat array, by role.
 #[derive(Clone, Debug)]
-pub(crate) struct Weights {
+pub struct ModelWeights {
+    /// `[embedding rows, d_model]`.
     pub embedding: Linear,
+    /// Those of each block.
     pub blocks: Vec<BlockWeights<Linear, Weight>>,
+    /// `[d_model]`, if norms have weights.
     pub final_norm: Option<Weight>,
-    /// Equals the embedding if the two are tied.
+    /// `[embedding rows, d_model]`; equals the embedding if the two are tied.
     pub head: Linear,
 }
 
-impl Weights {
+impl ModelWeights {
+    /// The weights of a valid config, all without gradients.
+    pub fn frozen(config: &ModelConfig) -> ModelWeights {
+        ModelWeights::new(config, &layout(config), &Trained::new([]))
+    }
+
     /// The weights of `specs`, the layout of a valid config.
-    pub(crate) fn new(config: &ModelConfig, specs: &[TensorSpec], trained: &Trained) -> Weights {
+    pub(crate) fn new(config: &ModelConfig, specs: &[TensorSpec], trained: &Trained) -> ModelWeights {
         let vector = |name: String| {
             let index = specs.binary_search_by(|spec| spec.name.as_str().cmp(&name)).ok()?;
             Some(trained.weight(specs[index].range.clone()))
@@ -111,7 +124,7 @@ impl Weights {
             q_norm: vector(block(layer, "q_norm")),
             k_norm: vector(block(layer, "k_norm")),
         };
-        Weights {
+        ModelWeights {
             embedding: matrix(wte(), d),
             blocks: (0..config.n_layers).map(block).collect(),
             final_norm: vector(final_norm()),

@@ -1,5 +1,5 @@
-//! OLMo 1, 2 and 3 language models: config, weights, loss, gradients, generation, and the file
-//! formats of OLMo and Hugging Face.
+//! OLMo 1, 2 and 3 language models: config, weights, loss, gradients, and the file formats of OLMo
+//! and Hugging Face. `olmo-infer` runs them without gradients.
 //!
 //! The model is plain Burn around the operations of `olmo-ops`. Its weights form one flat array
 //! ([`Parameters`]), on which optimizer, checkpoints and gradient exchange work without knowing the
@@ -20,12 +20,12 @@ pub use checkpointing::ActivationCheckpointing;
 pub use config::{InitFnType, LayerNormType, ModelConfig};
 pub use error::{CodedModelError, ModelError};
 pub use formats::{
-    CONFIG_FILE, WEIGHTS_FILE, WeightComparison, compare_weights, examine, load, load_huggingface, load_native,
+    CONFIG_FILE, WEIGHTS_FILE, WeightComparison, compare_weights, examine, load, load_huggingface, load_native, map,
     save_huggingface, save_native,
 };
-pub use layout::{TensorSpec, trained, weights};
+pub use layout::{ModelWeights, TensorSpec, trained, vectors, weights};
 pub use memory::{Computes, MemoryEstimate};
-pub use model::{Batch, GenerateOptions, LossOptions, LossOutput, Model, generate};
+pub use model::{Batch, LossOptions, LossOutput, Model, Ropes};
 #[cfg(feature = "libtorch")]
 pub use olmo_ops::cuda as device;
 pub use olmo_ops::{Compute, Trained};

@@ -1,6 +1,7 @@
 //! Whether a model understands the ids of a tokenizer.
 
 use crate::config::ModelConfig;
+use crate::error::ModelError;
 
 /// Why a model does not accept a vocabulary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +50,29 @@ impl ModelConfig {
                 Err(VocabularyMismatch::OtherEos { eos: eos_token_id, of_model })
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Checks that `ids` are `batch` rows of `sequence` tokens of the vocabulary.
+    ///
+    /// # Errors
+    /// They are not, or there are none.
+    pub fn check_ids(&self, ids: &[u32], batch: usize, sequence: usize) -> Result<(), ModelError> {
+        if batch.checked_mul(sequence) != Some(ids.len()) {
+            return Err(ModelError::Input(format!("{} token ids do not make {batch} rows of {sequence}", ids.len())));
+        }
+        if ids.is_empty() {
+            return Err(ModelError::Input("there are no tokens".into()));
+        }
+        let vocab_size = self.vocab_size;
+        match ids.iter().position(|&id| id as usize >= vocab_size) {
+            None => Ok(()),
+            Some(place) => Err(ModelError::Input(format!(
+                "token id {} (row {}, place {}) is beyond the model's vocabulary of {vocab_size}: the data was made with another tokenizer",
+                ids[place],
+                place / sequence,
+                place % sequence
+            ))),
         }
     }
 }

@@ -3,8 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use olmo_model::{
-    GenerateOptions, LayerNormType, Model, ModelError, Parameters, WeightType, compare_weights, generate, load,
-    save_huggingface, save_native,
+    LayerNormType, ModelError, Parameters, WeightType, compare_weights, load, save_huggingface, save_native,
 };
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
@@ -14,16 +13,6 @@ const CASES: [&str; 4] = ["olmo", "olmo2", "olmo2_gqa", "olmo3"];
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/hf_tiny").join(name)
-}
-
-fn case(name: &str) -> Value {
-    let document: Value =
-        serde_json::from_slice(&std::fs::read(fixture("cases.json")).expect("the fixture is there")).expect("JSON");
-    document["cases"][name].clone()
-}
-
-fn ids(value: &Value) -> Vec<Vec<u32>> {
-    serde_json::from_value(value.clone()).expect("rows of ids")
 }
 
 fn bytes(folder: &Path) -> Vec<(String, Vec<u8>)> {
@@ -36,45 +25,6 @@ fn bytes(folder: &Path) -> Vec<(String, Vec<u8>)> {
         .collect();
     files.sort();
     files
-}
-
-#[test]
-fn logits_are_those_of_transformers() {
-    for name in CASES {
-        let (config, parameters) = load(&fixture(name)).expect("a model");
-        let (case, model) = (case(name), Model::new(&config, &parameters, false).expect("a model"));
-        let prompts = ids(&case["input_ids"]);
-        let logits = model.logits(&prompts.concat(), prompts.len(), prompts[0].len()).expect("logits");
-        let want: Vec<f64> =
-            serde_json::from_value::<Vec<Vec<Vec<f64>>>>(case["logits"].clone()).expect("logits").concat().concat();
-        assert_eq!(logits.len(), want.len());
-        let most = logits.iter().zip(&want).fold(0.0f64, |most, (got, want)| most.max((f64::from(*got) - want).abs()));
-        assert!(most <= 1e-5, "{name}: {most}");
-    }
-}
-
-#[test]
-fn greedy_answers_are_those_of_transformers_alone_or_in_company_and_on_any_number_of_threads() {
-    for name in CASES {
-        let (config, parameters) = load(&fixture(name)).expect("a model");
-        let (case, model) = (case(name), Model::new(&config, &parameters, false).expect("a model"));
-        let (prompts, want) = (ids(&case["input_ids"]), ids(&case["greedy"]));
-        let options = GenerateOptions { max_new_tokens: want[0].len(), eos_token_ids: vec![] };
-        assert_eq!(generate(&model, &prompts, &options).expect("answers"), want, "{name}");
-        assert_eq!(generate(&model, &prompts[1..], &options).expect("answers"), want[1..], "{name}");
-        for threads in [1, 3] {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
-            assert_eq!(pool.install(|| generate(&model, &prompts, &options)).expect("answers"), want, "{name}");
-        }
-        // An answer ends before the first of its eos ids, whichever that is.
-        let position = |eos: u32| want[0].iter().position(|id| *id == eos).expect("it is there");
-        for eos in [vec![want[0][5]], vec![want[0][5], want[0][3]], vec![want[0][3], want[0][5]]] {
-            let end = eos.iter().map(|id| position(*id)).min().expect("an id");
-            let options = GenerateOptions { eos_token_ids: eos, ..options.clone() };
-            let stopped = generate(&model, &prompts[..1], &options).expect("answers");
-            assert_eq!(stopped, [want[0][..end].to_vec()], "{name}");
-        }
-    }
 }
 
 #[test]
@@ -130,28 +80,6 @@ fn several_eos_ids_are_read_from_both_files_and_written_as_a_list() {
     let error = read(json!(1), json!(["<|end|>"])).unwrap_err();
     assert!(error.contains("generation_config.json: `eos_token_id` is [\"<|end|>\"]"), "{error}");
     assert!(read(json!([5, 96]), Value::Null).unwrap_err().contains("`eos_token_id` (96)"));
-}
-
-#[test]
-fn rows_beyond_the_vocabulary_survive_the_export_and_are_never_generated() {
-    let (mut config, _) = load(&fixture("olmo2")).expect("a model");
-    config.vocab_size = 40;
-    config.embedding_size = Some(64);
-    let mut parameters = Parameters::init(&config, 3).expect("weights");
-    // The head's padding rows answer loudest.
-    let width = config.d_model;
-    parameters.tensor_mut("transformer.ff_out.weight").expect("a head")[40 * width..]
-        .iter_mut()
-        .for_each(|weight| *weight *= 1000.0);
-    let folder = tempfile::tempdir().expect("a folder");
-    save_huggingface(folder.path(), &config, &parameters, WeightType::Float32).expect("written");
-    let (config, parameters) = load(folder.path()).expect("loaded");
-    assert_eq!((config.vocab_size, config.embedding_size), (40, Some(64)));
-    let model = Model::new(&config, &parameters, false).expect("a model");
-    let prompts: Vec<Vec<u32>> = (0..8).map(|first| vec![first, first + 1]).collect();
-    let answers =
-        generate(&model, &prompts, &GenerateOptions { max_new_tokens: 10, eos_token_ids: vec![] }).expect("answers");
-    assert!(answers.concat().iter().all(|id| *id < 40), "{answers:?}");
 }
 
 #[test]

@@ -43,7 +43,7 @@ static ALLOCATOR: Counting = Counting;
 /// The most bytes at a time that the first `loss_and_gradients` of a model takes beyond weights and gradients.
 fn measured(config: &ModelConfig, policy: ActivationCheckpointing, rows: usize, sequence: usize) -> usize {
     let parameters = Parameters::init(config, 1).expect("weights");
-    let mut model = Model::new(config, &parameters, true).expect("a model");
+    let mut model = Model::new(config, &parameters).expect("a model");
     model.set_activation_checkpointing(policy);
     let mut gradients = vec![0f32; parameters.len()];
     let input_ids = (0..rows * sequence).map(|place| (place % 50) as u32).collect();

@@ -87,7 +87,7 @@ fn check(element: Element, most: f64) {
     for (name, config) in configs() {
         let parameters = weights(&config);
         let (host, gpu) =
-            (Model::new(&config, &parameters, true).expect("a model"), on_gpu(element, &config, &parameters));
+            (Model::new(&config, &parameters).expect("a model"), on_gpu(element, &config, &parameters));
         for (rows, sequence, documents) in [(2, 17, false), (2, 17, true), (1, 1, false), (3, 8, true)] {
             let batch = batch(&config, rows, sequence, documents);
             let (want, want_gradients) = losses_and_gradients(&host, &batch);
@@ -132,7 +132,7 @@ fn a_gradient_off_by_one_percent_would_be_noticed() {
 fn windows_and_logits_are_the_default_builds() {
     let config = config(json!({"sliding_window": 4, "n_layers": 4}));
     let (parameters, batch) = (weights(&config), batch(&config, 2, 19, true));
-    let (host, gpu) = (Model::new(&config, &parameters, true).unwrap(), on_gpu(Element::F32, &config, &parameters));
+    let (host, gpu) = (Model::new(&config, &parameters).unwrap(), on_gpu(Element::F32, &config, &parameters));
     let (want, want_gradients) = losses_and_gradients(&host, &batch);
     let (got, got_gradients) = losses_and_gradients(&gpu, &batch);
     assert!((got[0] - want[0]).abs() < 1e-4, "{got:?}, not {want:?}");
@@ -164,7 +164,7 @@ fn steps_of_two_micro_batches_are_the_default_builds() {
     for (name, config) in configs() {
         let mut parameters = weights(&config);
         let mut gpu = on_gpu(Element::F32, &config, &parameters);
-        let mut host = Model::new(&config, &parameters, true).expect("a model");
+        let mut host = Model::new(&config, &parameters).expect("a model");
         let groups = parameters.weight_decay_groups(true, false);
         let length = parameters.len();
         let (mut exp_avg, mut exp_avg_sq) = (vec![0f32; length], vec![0f32; length]);
@@ -267,7 +267,7 @@ fn a_width_beyond_the_kernels_is_refused() {
 fn documents_of_another_batch_are_not_taken_for_those_of_the_last() {
     let (_, config) = configs().swap_remove(0);
     let parameters = weights(&config);
-    let (host, gpu) = (Model::new(&config, &parameters, true).unwrap(), on_gpu(Element::F32, &config, &parameters));
+    let (host, gpu) = (Model::new(&config, &parameters).unwrap(), on_gpu(Element::F32, &config, &parameters));
     for documents in [true, false, true] {
         let mut batch = batch(&config, 2, 12, documents);
         if documents {

@@ -139,25 +139,6 @@ impl BlockWeights<Linear, Weight> {
         let weights = matrices.into_iter().map(|linear| &linear.weight).chain(vectors.into_iter().flatten());
         weights.into_iter().any(|weight| weight.gradient.is_some())
     }
-
-    /// The elements of each weight in the array of weights.
-    ///
-    /// # Panics
-    /// A weight extends beyond `flat`.
-    pub fn slices<'a>(&self, flat: &'a [f32]) -> BlockWeights<&'a [f32]> {
-        let vector = |weight: &Weight| &flat[weight.values.clone()];
-        let matrix = |linear: &Linear| vector(&linear.weight);
-        BlockWeights {
-            att_proj: matrix(&self.att_proj),
-            attn_out: matrix(&self.attn_out),
-            ff_proj: matrix(&self.ff_proj),
-            ff_out: matrix(&self.ff_out),
-            attn_norm: self.attn_norm.as_ref().map(vector),
-            ff_norm: self.ff_norm.as_ref().map(vector),
-            q_norm: self.q_norm.as_ref().map(vector),
-            k_norm: self.k_norm.as_ref().map(vector),
-        }
-    }
 }
 
 /// A target that is ignored.

@@ -7,8 +7,11 @@
 //! Burn.
 //!
 //! On the host, the order of every sum depends only on the shapes, never on the number of
-//! threads: results are bit-identical for any thread count on one machine. [`decode`], [`adamw`]
-//! and [`global_norm()`] also work on slices and follow the same rule.
+//! threads: results are bit-identical for any thread count on one machine. [`adamw`] and
+//! [`global_norm()`] also work on slices and follow the same rule.
+//!
+//! [`inference`] runs blocks without gradients on a [`Decoder`], over weights that may be mapped
+//! files ([`Matrices`]).
 
 pub mod adamw;
 mod autodiff;
@@ -18,17 +21,21 @@ mod config;
 mod cpu;
 #[cfg(feature = "libtorch")]
 pub mod cuda;
-pub mod decode;
+mod decoder;
 mod device;
 mod global_norm;
+pub mod inference;
 mod linear;
+mod matrix;
 mod rope;
 
-pub use autodiff::{block, embed, embed_backward, head_logits, head_loss, norm};
+pub use autodiff::{block, embed, embed_backward, head_loss, norm};
 pub use carrier::Carrier;
 pub use config::{BlockConfig, BlockWeights, IGNORED, Keep, LossTerms, Norm, NormKind, Sums};
-pub use cpu::{Compute, Cpu, embedding, release_buffers};
+pub use cpu::{Compute, Cpu, release_buffers};
+pub use decoder::Decoder;
 pub use device::{Device, HeadOutput, Life, QkNorms};
 pub use global_norm::{clip_coefficient, global_norm};
 pub use linear::{Linear, Trained, Weight};
+pub use matrix::{Elements, MappedBytes, Matrices, Matrix, Plain};
 pub use rope::{Placed, Places, Rope, RopeConfig, RopeScaling};

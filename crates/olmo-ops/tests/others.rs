@@ -7,7 +7,7 @@ use std::sync::Arc;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use common::reference::{self, HeadLoss};
 use common::{Gradients, On, difference, flatten, input, matrix, numbers, read, run_embedding, run_head, run_norm};
-use olmo_ops::{Compute, Cpu, IGNORED, LossTerms, Norm, NormKind, Sums, head_logits, head_loss};
+use olmo_ops::{Compute, Cpu, IGNORED, LossTerms, Norm, NormKind, Sums, head_loss};
 
 /// A leaf in f64, for the reference bodies.
 fn leaf<const D: usize>(values: &[f64], shape: [usize; D]) -> Tensor<D> {
@@ -173,12 +173,4 @@ fn a_loss_over_weights_that_are_not_numbers_is_not_a_number() {
     let terms = LossTerms { denominator: 1.0, z_loss: 0.0 };
     let (_, sums) = head_loss(&device, hidden, &matrix(&(0..12), 4), &[1], terms);
     assert!(sums.nll.is_nan());
-}
-
-#[test]
-fn logits_are_the_product_with_the_head() {
-    let hidden = Tensor::<3>::from_data(TensorData::new(vec![1.0f32, 2.0, 3.0, 4.0], [1, 2, 2]), &Device::flex());
-    let (weights, ranges) = flatten(&[&[1.0, 0.0, 0.0, 1.0, 1.0, 1.0]]);
-    let device = Cpu::new(Compute::Flex, Arc::new(weights));
-    assert_eq!(head_logits(&device, hidden, &matrix(&ranges[0], 2)), [1.0, 2.0, 3.0, 3.0, 4.0, 7.0]);
 }

@@ -36,6 +36,22 @@ pub enum PortType {
 }
 
 impl PortType {
+    /// Its name in contracts and manifests.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            PortType::Dataset => "dataset",
+            PortType::Tokenizer => "tokenizer",
+            PortType::Tokens => "tokens",
+            PortType::Memmap => "memmap",
+            PortType::Checkpoint => "checkpoint",
+            PortType::Model => "model",
+            PortType::Metrics => "metrics",
+            PortType::Text => "text",
+            PortType::File => "file",
+            PortType::Dir => "dir",
+        }
+    }
+
     /// Whether an artifact of type `self` may go into a port of type `port`.
     pub fn fits(self, port: PortType) -> bool {
         self == port || self.subtree_for(port).is_some() || matches!(port, PortType::Dir)
@@ -50,8 +66,7 @@ impl PortType {
 
 impl fmt::Display for PortType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = serde_json::to_value(self).ok();
-        f.write_str(text.as_ref().and_then(Value::as_str).unwrap_or("?"))
+        f.pad(self.as_str())
     }
 }
 
@@ -271,5 +286,19 @@ impl Description {
     pub fn of_command(contract: Contract) -> Self {
         let params = params_schema(contract.params.as_ref().unwrap_or(&BTreeMap::new()));
         Self { contract, params }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_type_is_shown_by_the_name_that_contracts_use() {
+        use PortType::{Checkpoint, Dataset, Dir, File, Memmap, Metrics, Model, Text, Tokenizer, Tokens};
+        for port in [Dataset, Tokenizer, Tokens, Memmap, Checkpoint, Model, Metrics, Text, File, Dir] {
+            assert_eq!(serde_json::to_value(port).unwrap(), port.as_str());
+            assert_eq!(format!("{port:<12}|").find('|'), Some(12));
+        }
     }
 }

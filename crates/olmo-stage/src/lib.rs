@@ -7,6 +7,7 @@
 #![cfg_attr(not(test), warn(unreachable_pub))]
 
 pub mod compute;
+pub mod compute_params;
 pub mod contract;
 pub mod markdown;
 pub mod protocol;

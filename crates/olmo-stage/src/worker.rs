@@ -20,7 +20,7 @@ use serde_json::Value;
 
 use crate::contract::{Contract, Description};
 use crate::protocol::{self, Event, Failure, FailureClass, InputItem, MessageLevel, Outcome, Request, StageResult};
-use crate::rules::{Finding, Question};
+use crate::rules::{Finding, Level, Question};
 
 /// A built-in stage: the type of its params, its contract, and its code.
 pub trait Stage {
@@ -103,9 +103,18 @@ impl StageError {
 
     /// Adds a hint.
     pub fn hint(self, hint: impl Into<String>) -> Self {
+        self.map(|failure| Failure { hint: Some(hint.into()), ..failure })
+    }
+
+    /// Puts what the error is about before the message.
+    pub fn about(self, what: &str) -> Self {
+        self.map(|failure| Failure { message: format!("{what}: {}", failure.message), ..failure })
+    }
+
+    fn map(self, change: impl FnOnce(Failure) -> Failure) -> Self {
         match self {
-            Self::Failed(failure) => Self::Failed(Failure { hint: Some(hint.into()), ..failure }),
-            Self::OutOfMemory(failure) => Self::OutOfMemory(Failure { hint: Some(hint.into()), ..failure }),
+            Self::Failed(failure) => Self::Failed(change(failure)),
+            Self::OutOfMemory(failure) => Self::OutOfMemory(change(failure)),
             Self::Interrupted => Self::Interrupted,
         }
     }
@@ -120,6 +129,22 @@ impl<E: Diagnose> From<E> for StageError {
     fn from(error: E) -> Self {
         Self::Failed(Failure::from(&error))
     }
+}
+
+/// Enforces rules.
+///
+/// # Errors
+/// The first error among `findings`, with the messages of all errors of the same code.
+pub fn enforce(findings: impl IntoIterator<Item = Finding>) -> Result<(), StageError> {
+    let errors: Vec<Finding> = findings.into_iter().filter(|finding| finding.level == Level::Error).collect();
+    let Some(first) = errors.first() else { return Ok(()) };
+    let same = errors.iter().filter(|finding| finding.code == first.code);
+    let messages: Vec<&str> = same.map(|finding| finding.message.as_str()).collect();
+    let failure = StageError::fail(&first.code, messages.join("; "));
+    Err(match &first.hint {
+        Some(hint) => failure.hint(hint.as_str()),
+        None => failure,
+    })
 }
 
 /// The interface between a running stage and the engine.
@@ -329,4 +354,23 @@ pub fn main_run(attempt: &Path, find: impl Fn(&str) -> Option<Entry>) -> ExitCod
 /// Writes `result.json` atomically.
 fn write_result(attempt: &Path, result: &StageResult) -> io::Result<()> {
     files::write(&attempt.join(protocol::RESULT), &serde_json::to_vec_pretty(result)?, Durability::Machine)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_errors_of_the_first_code_are_enforced_together() {
+        let findings = [
+            Finding::warning("a::warning", "", "only a warning"),
+            Finding::error("a::first", "x", "`x` is wrong").hint("change it"),
+            Finding::error("a::second", "z", "`z` is wrong"),
+            Finding::error("a::first", "y", "`y` is wrong"),
+        ];
+        let Err(StageError::Failed(failure)) = enforce(findings.clone()) else { panic!("there are errors") };
+        assert_eq!((failure.code.as_str(), failure.message.as_str()), ("a::first", "`x` is wrong; `y` is wrong"));
+        assert_eq!(failure.hint.as_deref(), Some("change it"));
+        assert!(enforce(findings.into_iter().take(1)).is_ok());
+    }
 }

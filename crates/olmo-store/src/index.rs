@@ -11,11 +11,11 @@
 //!
 //! `run` and `plan` never open it: sled allows one process at a time, and an open takes 5-20 ms.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use olmo_base::{ActionKey, ArtifactId, LockedFile};
@@ -64,7 +64,7 @@ pub struct ArtifactRow {
     /// When it was committed here.
     pub made: SystemTime,
     /// The stages that made it, sorted; none for a source or a part of an artifact.
-    pub stages: Vec<String>,
+    pub stages: Vec<Arc<str>>,
 }
 
 /// The row of a manifest.
@@ -82,7 +82,7 @@ struct ManifestRow {
 #[serde(deny_unknown_fields)]
 struct ActionRow {
     stage: String,
-    outputs: BTreeSet<ArtifactId>,
+    outputs: Vec<ArtifactId>,
 }
 
 /// Rows by name as stored in sled, sealed under their table and group.
@@ -173,13 +173,15 @@ impl<'s> Index<'s> {
         let found = in_parallel(&shards, |shard| self.shard_rows(shard, info));
         for (digest, metadata, row) in found.into_iter().flatten() {
             let Ok(made) = metadata.modified() else { continue };
-            let stages = makers.get(&digest).map(|s| s.iter().cloned().collect()).unwrap_or_default();
+            let first = makers.partition_point(|(made, _)| *made < digest);
+            let stages = makers[first..].iter().take_while(|(made, _)| *made == digest);
+            let stages = stages.map(|(_, stage)| stage.clone()).collect();
             let ManifestRow { artifact_type, files, bytes, reference } = row;
             rows.push(ArtifactRow { digest, artifact_type, files, bytes, reference, made, stages });
         }
         rows.retain(|row| {
             query.artifact_type.is_none_or(|t| row.artifact_type == t)
-                && query.stage.as_ref().is_none_or(|s| row.stages.contains(s))
+                && query.stage.as_ref().is_none_or(|s| row.stages.iter().any(|stage| **stage == **s))
                 && query.since.is_none_or(|t| row.made >= t)
                 && query.until.is_none_or(|t| row.made < t)
         });
@@ -187,9 +189,9 @@ impl<'s> Index<'s> {
         Ok(rows)
     }
 
-    /// Which stages made which artifacts.
-    fn makers(&self) -> Result<BTreeMap<ArtifactId, BTreeSet<String>>, StoreError> {
-        let mut makers: BTreeMap<ArtifactId, BTreeSet<String>> = BTreeMap::new();
+    /// Which stages made which artifacts, sorted.
+    fn makers(&self) -> Result<Vec<(ArtifactId, Arc<str>)>, StoreError> {
+        let mut makers = Vec::new();
         let outputs = |key| {
             let action = self.store.recorded_action(key)?;
             let outputs = action.outputs.values().flat_map(Output::artifacts).collect();
@@ -198,10 +200,11 @@ impl<'s> Index<'s> {
         let shards = self.store.names_by_shard::<ActionKey>("")?;
         let found = in_parallel(&shards, |shard| self.shard_rows(shard, outputs));
         for (_, _, ActionRow { stage, outputs }) in found.into_iter().flatten() {
-            for artifact in outputs {
-                makers.entry(artifact).or_default().insert(stage.clone());
-            }
+            let stage: Arc<str> = stage.into();
+            makers.extend(outputs.into_iter().map(|artifact| (artifact, stage.clone())));
         }
+        makers.sort_unstable();
+        makers.dedup();
         Ok(makers)
     }
 
@@ -253,33 +256,37 @@ impl<'s> Index<'s> {
         let kept = self.with_database(|db| db.get(group)).flatten();
         let kept = kept.and_then(|text| serde_json::from_str(seal::open(ROWS, group, &text).ok()?).ok());
         let mut kept: Group<T> = kept.unwrap_or_default();
-        let mut keep: BTreeMap<String, (Stamp, usize)> = BTreeMap::new();
+        // Stamps of the rows to store, with their places in `found`.
+        let mut keep: Vec<(Stamp, usize)> = Vec::with_capacity(subjects.len());
         let mut changed = false;
         let mut found = Vec::with_capacity(subjects.len());
-        for (n, Subject { name, path }) in subjects.into_iter().enumerate() {
-            let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
+        for (n, Subject { name, path }) in subjects.iter().enumerate() {
+            let Ok(metadata) = fs::symlink_metadata(path) else { continue };
             let stamp = Stamp::of(&metadata);
-            let (content, settled) = match kept.remove(&name).filter(|row| row.stamp == stamp) {
+            let (content, settled) = match kept.remove(name).filter(|row| row.stamp == stamp) {
                 Some(row) => (row.content, true),
                 None => {
                     let read_at = disk::now();
-                    let Some(content) = make(n, &path) else { continue };
+                    let Some(content) = make(n, path) else { continue };
                     // The file may have changed while it was read: return the row, but do not store it.
                     let settled = stamp.settled_before(read_at)
-                        && fs::symlink_metadata(&path).is_ok_and(|m| Stamp::of(&m) == stamp);
+                        && fs::symlink_metadata(path).is_ok_and(|m| Stamp::of(&m) == stamp);
                     changed |= settled;
                     (content, settled)
                 }
             };
             if settled {
-                keep.insert(name, (stamp, found.len()));
+                keep.push((stamp, found.len()));
             }
             found.push((n, metadata, content));
         }
         // The remaining rows describe files that are gone or changed.
         if changed || !kept.is_empty() {
-            let rows: BTreeMap<&String, Row<&T>> =
-                keep.iter().map(|(name, (stamp, at))| (name, Row { stamp: *stamp, content: &found[*at].2 })).collect();
+            let row = |(stamp, at): &(Stamp, usize)| {
+                let (n, _, content) = &found[*at];
+                (&subjects[*n].name, Row { stamp: *stamp, content })
+            };
+            let rows: BTreeMap<&String, Row<&T>> = keep.iter().map(row).collect();
             if let Ok(body) = serde_json::to_string(&rows) {
                 self.with_database(|db| db.insert(group, seal::seal(ROWS, group, &body).as_bytes()));
             }

@@ -30,7 +30,7 @@ pub(crate) const LARGEST_FORMAT: u64 = 64;
 
 /// The name of a file in a sharded folder. Its type decides the folder, so no file is looked up in
 /// the folder of another kind.
-pub(crate) trait FileName: Copy + Display + FromStr {
+pub(crate) trait FileName: Copy + Ord + Display + FromStr {
     const FOLDER: &'static str;
 }
 

@@ -21,6 +21,15 @@ pub fn upload(values: &[f32], device: Device) -> Tensor {
     Tensor::from_slice(values).to_device(device)
 }
 
+/// Copies the bits of bf16 elements to a device; waits for a GPU.
+pub fn upload_bf16(bits: &[u16], device: Device) -> Tensor {
+    // SAFETY: a view of the slice, which outlives it; on a CPU it is copied.
+    let host = unsafe {
+        Tensor::from_blob(bits.as_ptr().cast(), &[bits.len() as i64], &[], Kind::BFloat16, Device::Cpu)
+    };
+    if device.is_cuda() { host.to_device(device) } else { host.copy() }
+}
+
 /// Copies integers to a device, like [`upload_beside`].
 pub fn upload_integers(values: &[i64], device: Device) -> Tensor {
     upload_beside(Tensor::from_slice(values), device)
@@ -51,6 +60,14 @@ pub fn download(tensor: &Tensor) -> Vec<f32> {
 /// The tensor is of another kind.
 pub fn download_doubles(tensor: &Tensor) -> Vec<f64> {
     read(tensor, Kind::Double, 0.0)
+}
+
+/// The elements of an i64 tensor; waits for the device.
+///
+/// # Panics
+/// The tensor is of another kind.
+pub fn download_integers(tensor: &Tensor) -> Vec<i64> {
+    read(tensor, Kind::Int64, 0)
 }
 
 fn read<T: Copy + tch::kind::Element>(tensor: &Tensor, kind: Kind, zero: T) -> Vec<T> {

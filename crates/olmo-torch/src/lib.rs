@@ -14,7 +14,9 @@ mod kernels;
 mod shim;
 
 pub use attention::{AttentionShape, attention_backward, attention_forward};
-pub use device::{add_product, download, download_doubles, empty, upload, upload_integers};
+pub use device::{
+    add_product, download, download_doubles, download_integers, empty, upload, upload_bf16, upload_integers,
+};
 pub use device_attention::{
     AttentionKept, AttentionKernel, DeviceAttention, Documents, cudnn_refusal, device_attention_backward,
     device_attention_forward, device_attention_forward_by,

@@ -18,7 +18,7 @@ mod schedule;
 mod setup;
 mod trainer;
 
-pub use failure::{enforce, model_failure};
+pub use failure::model_failure;
 pub use learner::{CrossEntropy, LossNorm, OptimizerSettings};
 pub use schedule::{Schedule, SchedulerName};
 pub use setup::Setup;

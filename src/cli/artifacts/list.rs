@@ -59,7 +59,7 @@ fn list(store: &Store, query: &Query, as_json: bool) -> Result<Exit, Problem> {
             text,
             "{}  {:<10}  {:>9}  {:>5}  {:<20}  {}{named}",
             row.digest.short(),
-            row.artifact_type.to_string(),
+            row.artifact_type,
             bytes(row.bytes),
             row.files,
             utc(seconds(row.made)),
@@ -74,6 +74,7 @@ fn row_json(row: &ArtifactRow, tags: &[Tag]) -> Value {
     let tags: Vec<&str> = tags.iter().filter(|t| t.artifact == row.digest).map(|t| t.name.as_str()).collect();
     json!({
         "digest": row.digest, "type": row.artifact_type, "bytes": row.bytes, "files": row.files,
-        "reference": row.reference, "made": seconds(row.made), "stages": row.stages, "tags": tags,
+        "reference": row.reference, "made": seconds(row.made),
+        "stages": row.stages.iter().map(|stage| &**stage).collect::<Vec<_>>(), "tags": tags,
     })
 }

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::path::Path;
 
-use olmo_model::{Model, ModelConfig, Parameters, WeightType};
+use olmo_infer::{LanguageModel, Placement};
+use olmo_model::{ModelConfig, Parameters, WeightType};
 use olmo_stage::StageError;
 use serde::Serialize;
 
@@ -100,22 +101,23 @@ fn ids(count: usize, vocab_size: usize) -> Vec<u32> {
     (0..count).map(|_| (next() % vocab_size.max(1) as u64) as u32).collect()
 }
 
-/// Compares the logits of a model and of its export with weights of type `dtype`. `tensors` is the
-/// number of equal tensors.
+/// Compares the logits of a model and of its export in folder `export`, with weights of type
+/// `dtype`. `tensors` is the number of equal tensors.
 pub(crate) fn compare(
-    model: (&ModelConfig, &Parameters),
-    export: (&ModelConfig, &Parameters),
+    (config, parameters): (&ModelConfig, &Parameters),
+    export: &Path,
     dtype: WeightType,
     tensors: usize,
+    placement: &Placement<'_>,
 ) -> Result<Report, StageError> {
-    let length = LONGEST_ROW.min(model.0.max_sequence_length);
-    let ids = ids(ROWS * length, model.0.vocab_size);
-    let logits = |(config, parameters): (&ModelConfig, &Parameters)| {
-        Model::new(config, parameters, false)
-            .and_then(|model| model.logits(&ids, ROWS, length))
-            .map_err(|e| e.with_code("convert::model"))
+    let length = LONGEST_ROW.min(config.max_sequence_length);
+    let ids = ids(ROWS * length, config.vocab_size);
+    let logits = |model: Box<dyn LanguageModel>| {
+        model.logits(&ids, ROWS, length).map_err(|e| StageError::from(e.with_code("convert::model")))
     };
-    let (exact, after) = (logits(model)?, logits(export)?);
+    let of = |parameters: &Parameters| olmo_infer::of_matrices(config.clone(), parameters.matrices(), placement);
+    let exact = logits(of(parameters)?)?;
+    let after = logits(olmo_infer::open(export, placement)?)?;
     if exact.len() != after.len() {
         return Err(StageError::fail(
             "convert::differs",
@@ -125,7 +127,7 @@ pub(crate) fn compare(
     let max_abs_rounding = largest_difference(&exact, &after);
     let max_abs_difference = match dtype {
         WeightType::Float32 => max_abs_rounding,
-        dtype => largest_difference(&logits((model.0, &model.1.rounded(dtype)))?, &after),
+        dtype => largest_difference(&logits(of(&parameters.rounded(dtype))?)?, &after),
     };
     Ok(Report {
         format: 1,

@@ -13,9 +13,12 @@ use std::path::Path;
 
 use olmo_data::tokenizer::tokenizer_json;
 use olmo_data::{Chat, Template, TextTokenizer};
+use olmo_infer::Placement;
 use olmo_model::WeightType;
-use olmo_stage::worker::write_json;
-use olmo_stage::{Context, Stage, StageError};
+use olmo_stage::compute_params::{self, BackendParam, PrecisionParam};
+use olmo_stage::rules::{Finding, Question};
+use olmo_stage::worker::{enforce, write_json};
+use olmo_stage::{Compute, Context, Stage, StageError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +36,32 @@ pub struct Params {
     #[serde(default)]
     #[schemars(with = "String", extend("enum" = ["float32", "bfloat16"], "default" = "float32"))]
     pub dtype: WeightType,
+    /// Device of the check of logits: `cpu`, `cuda`, `cuda:N` (the N-th of the stage's own GPUs), or
+    /// `auto` (a GPU if `resources` requests one).
+    #[serde(default = "compute_params::auto")]
+    #[schemars(regex(pattern = r"^(auto|cpu|cuda(:[0-9]+)?)$"), extend("x-key" = false))]
+    pub device: String,
+    /// Compute backend: `flex` (pure Rust, CPU), `libtorch` (CPU or CUDA; needs
+    /// `scripts/libtorch cpu --build`), or `auto` (flex on a CPU, libtorch on a GPU). The cache key
+    /// records the resolved value.
+    #[serde(default)]
+    #[schemars(with = "String", extend("enum" = ["auto", "flex", "libtorch"], "default" = "auto", "x-key" = false))]
+    pub backend: BackendParam,
+    /// Data type of weights and activations: `fp32`, `amp_bf16` (GPU only), or `auto` (`amp_bf16` on a
+    /// GPU, otherwise `fp32`). The cache key records the resolved value.
+    #[serde(default)]
+    #[schemars(with = "String", extend("enum" = ["auto", "fp32", "amp_bf16"], "default" = "auto", "x-key" = false))]
+    pub precision: PrecisionParam,
+}
+
+impl Params {
+    fn broken(&self, compute: Compute) -> Vec<Finding> {
+        compute_params::broken("convert", &self.device, self.backend, self.precision, compute)
+    }
+
+    fn placement(&self, compute: Compute) -> Placement<'_> {
+        Placement { compute, device: &self.device, stage: "convert" }
+    }
 }
 
 /// The stage.
@@ -42,7 +71,12 @@ impl Stage for Convert {
     type Params = Params;
     const CONTRACT: &'static str = include_str!("../stage.yaml");
 
+    fn check(params: &Params, question: &Question) -> Vec<Finding> {
+        params.broken(question.compute)
+    }
+
     fn run(params: Params, context: &mut Context) -> Result<(), StageError> {
+        enforce(params.broken(context.request.compute))?;
         let tokenizer_dir = context.input("tokenizer")?;
         let tokenizer = TextTokenizer::open(&tokenizer_dir)?;
         let source = context.input("model")?;
@@ -69,8 +103,8 @@ impl Stage for Convert {
         // Compare the files first: loading ignores unknown tensors, so the logits would not show
         // one.
         let weights = check::compare_weights(&source, &dir, params.dtype)?;
-        let export = olmo_model::load(&dir).map_err(|e| e.with_code("convert::model"))?;
-        let report = check::compare((&config, &parameters), (&export.0, &export.1), params.dtype, weights)?;
+        let placement = params.placement(context.request.compute);
+        let report = check::compare((&config, &parameters), &dir, params.dtype, weights, &placement)?;
         write_json(&context.output("report")?.join("report.json"), &report)?;
         context.message(report.to_string());
         report.verdict()

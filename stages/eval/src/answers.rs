@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use olmo_data::TextTokenizer;
 use olmo_data::conversation::strip;
-use olmo_model::{GenerateOptions, Model, generate};
+use olmo_infer::{ChatModel, GenerateOptions, LanguageModel, generate};
 use olmo_stage::worker::write_json;
 use olmo_stage::{Context, StageError};
 use serde::Serialize;
@@ -13,7 +12,7 @@ use serde::Serialize;
 use crate::prompts::Prompt;
 
 /// Number of prompts to answer between checks of the stop signal.
-const AT_ONCE: usize = 32;
+const AT_ONCE: usize = 64;
 
 /// One line of `answers.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -48,36 +47,28 @@ struct Family {
     count: usize,
 }
 
-/// Generates an answer to every prompt, in order. An answer ends before the first of
-/// `stop_token_ids`.
+/// Generates an answer to every prompt, in order.
 pub(crate) fn ask(
-    model: &Model,
-    tokenizer: &TextTokenizer,
-    stop_token_ids: &[u32],
+    model: &dyn LanguageModel,
+    chat: &ChatModel,
     prompts: &[Prompt],
     max_new_tokens: usize,
     context: &mut Context,
 ) -> Result<Vec<Answer>, StageError> {
     let length = model.config().max_sequence_length;
     let total = prompts.len();
+    let options =
+        GenerateOptions { max_new_tokens, stop_token_ids: chat.stop_token_ids(), ..GenerateOptions::default() };
     let mut answers: Vec<Answer> = Vec::with_capacity(total);
     for some in prompts.chunks(AT_ONCE) {
         context.check_stop()?;
-        // An answer may fill the rest of the model's sequence; batch the prompts with equal room.
-        let mut by_room: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-        for (index, prompt) in some.iter().enumerate() {
-            let room = length.saturating_sub(prompt.input_ids.len()).min(max_new_tokens);
-            by_room.entry(room).or_default().push(index);
-        }
-        let mut texts: Vec<Option<String>> = vec![None; some.len()];
-        for (room, indices) in by_room.into_iter().filter(|(room, _)| *room > 0) {
-            let ids: Vec<Vec<u32>> = indices.iter().map(|index| some[*index].input_ids.clone()).collect();
-            let options = GenerateOptions { max_new_tokens: room, eos_token_ids: stop_token_ids.to_vec() };
-            let made = generate(model, &ids, &options).map_err(|e| e.with_code("eval::model"))?;
-            for (index, ids) in indices.into_iter().zip(made) {
-                texts[index] = Some(strip(&tokenizer.decode(&ids, true)?).to_owned());
-            }
-        }
+        let ids: Vec<Vec<u32>> = some.iter().map(|prompt| prompt.input_ids.clone()).collect();
+        let made = generate(model, &ids, &options).map_err(|e| e.with_code("eval::model"))?;
+        let text = |(ids, answer): (&Vec<u32>, Vec<u32>)| {
+            let has_room = ids.len() < length;
+            has_room.then(|| Ok(strip(&chat.decode(&answer)?).to_owned())).transpose()
+        };
+        let texts = ids.iter().zip(made).map(text).collect::<Result<Vec<Option<String>>, StageError>>()?;
         for (prompt, answer) in some.iter().zip(texts) {
             let Prompt { dataset, id, record, question, expected, .. } = prompt.clone();
             let exact_match = answer.as_ref() == Some(&expected);

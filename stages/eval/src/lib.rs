@@ -9,8 +9,11 @@ mod answers;
 mod prompts;
 
 use olmo_data::{Chat, Template, TextTokenizer, dataset};
-use olmo_model::Model;
-use olmo_stage::{Context, Stage, StageError};
+use olmo_infer::{ChatModel, Placement};
+use olmo_stage::compute_params::{self, BackendParam, PrecisionParam};
+use olmo_stage::rules::{Finding, Question};
+use olmo_stage::worker::enforce;
+use olmo_stage::{Compute, Context, Stage, StageError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +34,32 @@ pub struct Params {
     #[serde(default)]
     #[schemars(range(min = 1))]
     pub limit: Option<usize>,
+    /// Device to compute on: `cpu`, `cuda`, `cuda:N` (the N-th of the stage's own GPUs), or `auto` (a
+    /// GPU if `resources` requests one).
+    #[serde(default = "compute_params::auto")]
+    #[schemars(regex(pattern = r"^(auto|cpu|cuda(:[0-9]+)?)$"), extend("x-key" = false))]
+    pub device: String,
+    /// Compute backend: `flex` (pure Rust, CPU), `libtorch` (CPU or CUDA; needs
+    /// `scripts/libtorch cpu --build`), or `auto` (flex on a CPU, libtorch on a GPU). The cache key
+    /// records the resolved value.
+    #[serde(default)]
+    #[schemars(with = "String", extend("enum" = ["auto", "flex", "libtorch"], "default" = "auto", "x-key" = false))]
+    pub backend: BackendParam,
+    /// Data type of weights and activations: `fp32`, `amp_bf16` (GPU only), or `auto` (`amp_bf16` on a
+    /// GPU, otherwise `fp32`). The cache key records the resolved value.
+    #[serde(default)]
+    #[schemars(with = "String", extend("enum" = ["auto", "fp32", "amp_bf16"], "default" = "auto", "x-key" = false))]
+    pub precision: PrecisionParam,
+}
+
+impl Params {
+    fn broken(&self, compute: Compute) -> Vec<Finding> {
+        compute_params::broken("eval", &self.device, self.backend, self.precision, compute)
+    }
+
+    fn placement(&self, compute: Compute) -> Placement<'_> {
+        Placement { compute, device: &self.device, stage: "eval" }
+    }
 }
 
 fn default_max_new_tokens() -> usize {
@@ -44,20 +73,26 @@ impl Stage for Eval {
     type Params = Params;
     const CONTRACT: &'static str = include_str!("../stage.yaml");
 
+    fn check(params: &Params, question: &Question) -> Vec<Finding> {
+        params.broken(question.compute)
+    }
+
     fn run(params: Params, context: &mut Context) -> Result<(), StageError> {
+        enforce(params.broken(context.request.compute))?;
         let tokenizer = TextTokenizer::open(&context.input("tokenizer")?)?;
         let model_dir = context.input("model")?;
         let chat = Chat::of_model(&model_dir, &tokenizer, params.template)
             .map_err(|e| StageError::fail("eval::template", e.to_string()).hint(e.hint()))?;
-        let (config, parameters) = olmo_model::load(&model_dir).map_err(|e| e.with_code("eval::model"))?;
-        prompts::check_tokenizer(&config, tokenizer.special())?;
+        let chat = ChatModel::new(tokenizer, chat, "eval");
+        let model = olmo_infer::open(&model_dir, &params.placement(context.request.compute))?;
+        chat.check(model.config(), true, "give the tokenizer that the model was trained with")?;
         let mut conversations = dataset::read_messages(&context.input("prompts")?)?;
         conversations.truncate(params.limit.unwrap_or(usize::MAX));
         if conversations.is_empty() {
             return Err(StageError::fail("eval::empty", "there are no conversations to evaluate")
                 .hint("give a dataset with at least one record, and `limit` above 0"));
         }
-        let prompts = prompts::prompts(&conversations, &chat, &tokenizer)?;
+        let prompts = prompts::prompts(&conversations, &chat)?;
         let without = conversations.len() - prompts.len();
         if prompts.is_empty() {
             return Err(StageError::fail(
@@ -72,9 +107,7 @@ impl Stage for Eval {
                 conversations.len()
             ));
         }
-        let model = Model::new(&config, &parameters, false).map_err(|e| e.with_code("eval::model"))?;
-        let answers =
-            answers::ask(&model, &tokenizer, &chat.stop_token_ids(), &prompts, params.max_new_tokens, context)?;
+        let answers = answers::ask(&*model, &chat, &prompts, params.max_new_tokens, context)?;
         answers::write(&answers, &context.output("metrics")?, context)
     }
 }

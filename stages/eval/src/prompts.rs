@@ -1,8 +1,8 @@
 //! [`Prompt`]: the part of a conversation that the model sees, and the expected answer.
 
 use olmo_data::conversation::strip;
-use olmo_data::{Chat, Conversation, Role, SpecialTokens, TextTokenizer};
-use olmo_model::{ModelConfig, VocabularyMismatch};
+use olmo_data::{Conversation, Role};
+use olmo_infer::ChatModel;
 use olmo_stage::StageError;
 
 /// A prompt and its expected answer.
@@ -25,20 +25,14 @@ pub(crate) struct Prompt {
 ///
 /// # Errors
 /// The template rejects a conversation; the error names its index and id.
-pub(crate) fn prompts(
-    conversations: &[Conversation],
-    chat: &Chat,
-    tokenizer: &TextTokenizer,
-) -> Result<Vec<Prompt>, StageError> {
+pub(crate) fn prompts(conversations: &[Conversation], chat: &ChatModel) -> Result<Vec<Prompt>, StageError> {
     let prompt = |(record, conversation): (usize, &Conversation)| {
         let messages = &conversation.messages;
         let last = messages.iter().rposition(|message| message.role == Role::Assistant)?;
         let question = Conversation { messages: messages[..last].to_vec(), ..conversation.clone() };
-        let text = chat.prompt(&question).map_err(|e| {
-            let id = conversation.id.escape_debug();
-            StageError::fail("eval::template", format!("record {record} (id `{id}`): {e}")).hint(e.hint())
-        });
-        let encoded = text.and_then(|text| Ok(tokenizer.encode_text(&text)?));
+        let encoded = chat
+            .prompt(&question)
+            .map_err(|error| error.about(&format!("record {record} (id `{}`)", conversation.id.escape_debug())));
         Some(encoded.map(|input_ids| Prompt {
             dataset: conversation.dataset.clone(),
             id: conversation.id.clone(),
@@ -49,15 +43,4 @@ pub(crate) fn prompts(
         }))
     };
     conversations.iter().enumerate().filter_map(prompt).collect()
-}
-
-/// Rejects a tokenizer that does not match the model's ids.
-pub(crate) fn check_tokenizer(config: &ModelConfig, special: &SpecialTokens) -> Result<(), StageError> {
-    let Err(mismatch) = config.accepts(special.vocab_size as usize, special.eos_token_id) else { return Ok(()) };
-    let code = match mismatch {
-        VocabularyMismatch::TooLarge { .. } => "eval::vocabulary",
-        VocabularyMismatch::OtherEos { .. } => "eval::eos",
-    };
-    Err(StageError::fail(code, mismatch.of_tokenizer(&special.eos_token))
-        .hint("give the tokenizer that the model was trained with"))
 }

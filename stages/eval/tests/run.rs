@@ -7,7 +7,8 @@ use std::path::Path;
 
 use olmo_data::conversation::strip;
 use olmo_data::{Conversation, Message, Role, Template, TextTokenizer, dataset::DatasetWriter};
-use olmo_model::{GenerateOptions, Model, ModelConfig, Parameters};
+use olmo_infer::{GenerateOptions, generate, of_parameters};
+use olmo_model::{ModelConfig, Parameters};
 use olmo_stage::{Context, Stage as _, StageError};
 use olmo_stage_eval::Eval;
 use serde_json::{Value, json};
@@ -77,11 +78,15 @@ fn answers_are_compared_with_the_last_assistant_turn_family_by_family() {
     let tokenizer = tokenizer(&dir.path().join("tokenizer"));
     let (config, parameters) = model(&dir.path().join("model"), &tokenizer);
     // What the model says, found without the stage.
-    let model = Model::new(&config, &parameters, false).unwrap();
+    let model = of_parameters(&config, &parameters).unwrap();
     let said = |messages: &[Message]| {
         let text = Template::Tulu.render(messages, &tokenizer.special().eos_token, true).text;
-        let options = GenerateOptions { max_new_tokens: 6, eos_token_ids: vec![tokenizer.special().eos_token_id] };
-        let ids = olmo_model::generate(&model, &[tokenizer.encode_text(&text).unwrap()], &options).unwrap().remove(0);
+        let options = GenerateOptions {
+            max_new_tokens: 6,
+            stop_token_ids: vec![tokenizer.special().eos_token_id],
+            ..GenerateOptions::default()
+        };
+        let ids = generate(&*model, &[tokenizer.encode_text(&text).unwrap()], &options).unwrap().remove(0);
         strip(&tokenizer.decode(&ids, true).unwrap()).to_owned()
     };
     let conversation = |number: usize| {

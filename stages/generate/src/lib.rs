@@ -1,19 +1,20 @@
-//! Stage `generate`: answers prompts with an exported model, greedily.
+//! Stage `generate`: answers prompts with an exported model.
 //!
 //! Like any other reader of the export, it uses only the files in the model's folder:
 //! `config.json`, `model.safetensors`, `tokenizer.json`, `tokenizer_config.json`,
 //! `chat_template.jinja` and `generation_config.json`.
 
 mod answers;
-mod chat;
 
-use olmo_model::{GenerateOptions, Model, generate};
-use olmo_stage::{Context, Stage, StageError};
+use olmo_infer::{ChatModel, GenerateOptions, Placement, Sampling, generate};
+use olmo_stage::compute_params::{self, BackendParam, PrecisionParam};
+use olmo_stage::rules::{Finding, Question};
+use olmo_stage::worker::enforce;
+use olmo_stage::{Compute, Context, Stage, StageError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use answers::Answer;
-use chat::Chat;
 
 /// Generates answers to prompts with an exported model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -33,6 +34,59 @@ pub struct Params {
     /// system clock is never used.
     #[serde(default)]
     pub date: Option<String>,
+    /// Divisor of the logits before a token is drawn. 0: greedy, always the most likely token.
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    pub temperature: f64,
+    /// With `temperature`, draws only among the k most likely tokens; null: all.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    pub top_k: Option<usize>,
+    /// With `temperature`, draws only among the most likely tokens whose probabilities together reach
+    /// this; null: all.
+    #[serde(default)]
+    #[schemars(range(max = 1), extend("exclusiveMinimum" = 0))]
+    pub top_p: Option<f64>,
+    /// Seed of the draws. An answer depends on the seed, its prompt and the prompt's place in
+    /// `prompts` alone.
+    #[serde(default)]
+    pub seed: u64,
+    /// Device to compute on: `cpu`, `cuda`, `cuda:N` (the N-th of the stage's own GPUs), or `auto` (a
+    /// GPU if `resources` requests one).
+    #[serde(default = "compute_params::auto")]
+    #[schemars(regex(pattern = r"^(auto|cpu|cuda(:[0-9]+)?)$"), extend("x-key" = false))]
+    pub device: String,
+    /// Compute backend: `flex` (pure Rust, CPU), `libtorch` (CPU or CUDA; needs
+    /// `scripts/libtorch cpu --build`), or `auto` (flex on a CPU, libtorch on a GPU). The cache key
+    /// records the resolved value.
+    #[serde(default)]
+    #[schemars(with = "String", extend("enum" = ["auto", "flex", "libtorch"], "default" = "auto", "x-key" = false))]
+    pub backend: BackendParam,
+    /// Data type of weights and activations: `fp32`, `amp_bf16` (GPU only), or `auto` (`amp_bf16` on a
+    /// GPU, otherwise `fp32`). The cache key records the resolved value.
+    #[serde(default)]
+    #[schemars(with = "String", extend("enum" = ["auto", "fp32", "amp_bf16"], "default" = "auto", "x-key" = false))]
+    pub precision: PrecisionParam,
+}
+
+impl Params {
+    fn sampling(&self) -> Sampling {
+        let Params { temperature, top_k, top_p, seed, .. } = *self;
+        Sampling { temperature, top_k, top_p, seed }
+    }
+
+    fn broken(&self, compute: Compute) -> Vec<Finding> {
+        let mut findings = compute_params::broken("generate", &self.device, self.backend, self.precision, compute);
+        findings.extend(self.sampling().problem().map(|problem| {
+            let name = problem.split('`').nth(1).unwrap_or("");
+            Finding::error("generate::params", name, problem.as_str())
+        }));
+        findings
+    }
+
+    fn placement(&self, compute: Compute) -> Placement<'_> {
+        Placement { compute, device: &self.device, stage: "generate" }
+    }
 }
 
 fn default_max_new_tokens() -> usize {
@@ -46,40 +100,45 @@ impl Stage for Generate {
     type Params = Params;
     const CONTRACT: &'static str = include_str!("../stage.yaml");
 
+    fn check(params: &Params, question: &Question) -> Vec<Finding> {
+        params.broken(question.compute)
+    }
+
     fn run(params: Params, context: &mut Context) -> Result<(), StageError> {
+        enforce(params.broken(context.request.compute))?;
         if params.prompts.is_empty() {
             return Err(StageError::fail("generate::empty", "`prompts` is empty"));
         }
         let dir = context.input("model")?;
-        let chat = Chat::open(&dir, params.date.as_deref())?;
-        let (config, parameters) = olmo_model::load(&dir).map_err(|e| e.with_code("generate::model"))?;
-        chat.check(&config)?;
-        let model = Model::new(&config, &parameters, false).map_err(|e| e.with_code("generate::model"))?;
-        let mut answers = Vec::with_capacity(params.prompts.len());
-        for prompt in params.prompts {
-            context.check_stop()?;
-            let input_ids = chat.prompt(params.system.as_deref(), &prompt)?;
-            let room = config.max_sequence_length.saturating_sub(input_ids.len());
-            if room == 0 {
-                let what = format!(
-                    "prompt {} has {} tokens, which leaves no room for an answer in the model's {}",
-                    answers.len() + 1,
-                    input_ids.len(),
-                    config.max_sequence_length
-                );
-                return Err(StageError::fail("generate::too_long", what).hint("shorten the prompt"));
+        let chat = ChatModel::of_huggingface(&dir, params.date.as_deref(), "generate")?;
+        let model = olmo_infer::open(&dir, &params.placement(context.request.compute))?;
+        // The eos of an export may differ: generation stops at the chat's stop tokens.
+        chat.check(model.config(), false, "the folder's files do not belong together; export the model again")?;
+        let most = model.config().max_sequence_length;
+        let prompt = |(index, prompt): (usize, &String)| {
+            let input_ids = chat.question(params.system.as_deref(), prompt)?;
+            if input_ids.len() < most {
+                return Ok(input_ids);
             }
-            let options = GenerateOptions {
-                max_new_tokens: params.max_new_tokens.min(room),
-                eos_token_ids: chat.stop_token_ids(),
-            };
-            let made = generate(&model, &[input_ids], &options)
-                .map_err(|e| e.with_code("generate::model"))?
-                .pop()
-                .unwrap_or_default();
-            let answer = chat.decode(&made)?;
-            answers.push(Answer { prompt, answer });
-        }
+            let what = format!(
+                "prompt {} has {} tokens, which leaves no room for an answer in the model's {most}",
+                index + 1,
+                input_ids.len(),
+            );
+            Err(StageError::fail("generate::too_long", what).hint("shorten the prompt"))
+        };
+        let prompts = params.prompts.iter().enumerate().map(prompt).collect::<Result<Vec<_>, _>>()?;
+        context.check_stop()?;
+        let options = GenerateOptions {
+            max_new_tokens: params.max_new_tokens,
+            stop_token_ids: chat.stop_token_ids(),
+            sampling: params.sampling(),
+        };
+        let made = generate(&*model, &prompts, &options).map_err(|e| e.with_code("generate::model"))?;
+        let answer = |(prompt, ids): (&String, Vec<u32>)| {
+            Ok(Answer { prompt: prompt.clone(), answer: chat.decode(&ids)? })
+        };
+        let answers = params.prompts.iter().zip(made).map(answer).collect::<Result<Vec<_>, StageError>>()?;
         answers::write(&context.output("answers")?, params.system.as_deref(), &answers)
     }
 }

@@ -6,13 +6,14 @@ use std::fs;
 use std::path::Path;
 
 use olmo_data::{Message, Role, Template, TextTokenizer};
-use olmo_model::{GenerateOptions, Model, ModelConfig, Parameters, WeightType};
+use olmo_infer::{GenerateOptions, LanguageModel, generate, of_parameters};
+use olmo_model::{ModelConfig, Parameters, WeightType};
 use olmo_stage::{Context, Stage as _, StageError};
 use olmo_stage_generate::Generate;
 use serde_json::{Value, json};
 
 /// A model folder as stage convert writes it, and what is needed to answer without the stage.
-fn folder(dir: &Path) -> (TextTokenizer, Model) {
+fn folder(dir: &Path) -> (TextTokenizer, Box<dyn LanguageModel>) {
     fs::create_dir_all(dir).unwrap();
     let params = serde_json::from_value(json!({"vocab_size": 280})).unwrap();
     let bytes = olmo_stage_tokenizer::train(["One two three.".to_owned()].into_iter(), &params).unwrap();
@@ -29,7 +30,7 @@ fn folder(dir: &Path) -> (TextTokenizer, Model) {
     fs::write(dir.join("chat_template.jinja"), Template::Tulu.jinja()).unwrap();
     let settings = json!({"eos_token": {"content": "<|endoftext|>"}, "pad_token": "<|padding|>"});
     fs::write(dir.join("tokenizer_config.json"), settings.to_string()).unwrap();
-    let model = Model::new(&config, &parameters, false).unwrap();
+    let model = of_parameters(&config, &parameters).unwrap();
     (tokenizer, model)
 }
 
@@ -53,8 +54,12 @@ fn every_prompt_is_answered_through_the_folders_own_template() {
     for (number, prompt) in ["One?", "Two?"].into_iter().enumerate() {
         let messages = [Message::new(Role::System, "Be kind."), Message::new(Role::User, prompt)];
         let ids = tokenizer.encode_text(&Template::Tulu.render(&messages, "<|endoftext|>", true).text).unwrap();
-        let options = GenerateOptions { max_new_tokens: 5, eos_token_ids: vec![tokenizer.special().eos_token_id] };
-        let answer = tokenizer.decode(&olmo_model::generate(&model, &[ids], &options).unwrap()[0], true).unwrap();
+        let options = GenerateOptions {
+            max_new_tokens: 5,
+            stop_token_ids: vec![tokenizer.special().eos_token_id],
+            ..GenerateOptions::default()
+        };
+        let answer = tokenizer.decode(&generate(&*model, &[ids], &options).unwrap()[0], true).unwrap();
         let section =
             text.split("## ").find(|section| section.starts_with(&format!("Answer {}\n", number + 1))).unwrap();
         let visible: String = answer.chars().filter(|c| c.is_alphanumeric()).collect();

@@ -6,13 +6,13 @@
 use olmo_base::units::bytes;
 use olmo_data::Manifest;
 use olmo_model::{Computes, ModelConfig, VocabularyMismatch};
-use olmo_stage::Compute;
 use olmo_stage::rules::{Finding, Question};
+use olmo_stage::{Compute, compute_params};
 use olmo_train::data::too_few_rows;
 use olmo_train::learner::computes;
 use olmo_train::memory::{self, Need};
 
-use crate::params::{Duration, Interval, Params, Precision, Vocabulary};
+use crate::params::{Duration, Interval, Params, Vocabulary};
 
 /// Bytes per weight in a checkpoint: the weight and its two moments, each f32.
 const KEPT_PER_WEIGHT: u64 = 12;
@@ -69,7 +69,8 @@ pub(crate) fn broken(params: &Params, known: &Known) -> Vec<Finding> {
             Finding::error("train::model_config", &format!("model.{name}"), problem)
         }));
     }
-    findings.extend(precision(params, known.compute));
+    let Params { device, backend, precision, .. } = params;
+    findings.extend(compute_params::broken("train", device, *backend, *precision, known.compute));
     if let Some(data) = &known.data {
         findings.extend(too_few_rows(data.instances, params.batch_rows(data.instances, data.sequence_length)));
         if data.labels == 0 {
@@ -128,16 +129,6 @@ fn one_model(params: &Params, known: &Known) -> Option<Finding> {
         ),
         _ => None,
     }
-}
-
-fn precision(params: &Params, compute: Compute) -> Option<Finding> {
-    let is_broken = params.precision == Precision::AmpBf16 && computes(compute) != Computes::OnGpuInBf16;
-    is_broken.then(|| {
-        let name = compute.name();
-        let what = format!("amp_bf16 needs a GPU, but the backend resolved to `{name}`, which computes in f32");
-        Finding::error("train::precision", "precision", what)
-            .hint("set `precision: auto`, or give the stage a GPU (`resources: {gpus: 1}`)")
-    })
 }
 
 fn same_tokenizer(data: &Manifest, eval_data: &Manifest) -> Option<Finding> {

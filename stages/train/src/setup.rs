@@ -4,11 +4,12 @@
 use olmo_base::units::bytes;
 use olmo_data::{ChatRecord, Memmap};
 use olmo_model::{Computes, ModelConfig};
+use olmo_stage::worker::enforce;
 use olmo_stage::{Context, StageError};
 use olmo_train::data::Batches;
 use olmo_train::learner::{computes, free_memory};
 use olmo_train::memory::{self, Need};
-use olmo_train::{CrossEntropy, OptimizerSettings, Setup, enforce, model_failure};
+use olmo_train::{CrossEntropy, OptimizerSettings, Setup, model_failure};
 
 use crate::params::{Interval, Params, STEPS_PER_EPOCH};
 use crate::rules::{self, Known};

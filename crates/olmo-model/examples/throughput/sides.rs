@@ -58,7 +58,7 @@ impl Side {
 
     fn model(&self, config: &ModelConfig, parameters: &Parameters) -> Result<Model, Failure> {
         Ok(match *self {
-            Side::Host(compute) => Model::on(compute, config, parameters, true)?,
+            Side::Host(compute) => Model::on(compute, config, parameters)?,
             #[cfg(feature = "libtorch")]
             Side::Gpu(place, element) => {
                 let zeros = vec![0f32; parameters.len()];

@@ -16,5 +16,5 @@ pub use compare_weights::{WeightComparison, compare_weights};
 pub use examine::examine;
 pub use file_names::{CONFIG_FILE, WEIGHTS_FILE};
 pub use huggingface::{load_huggingface, save_huggingface};
-pub use load::load;
+pub use load::{load, map};
 pub use native::{load_native, save_native};

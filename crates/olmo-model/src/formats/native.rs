@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
+use olmo_ops::Matrices;
 use serde_json::{Map, Value};
 
 use super::file_names::CONFIG_FILE;
 use super::json::{read_config, write_json};
-use super::parts::{Part, check_fit, no_extras, read};
+use super::parts::{Part, map, no_extras, read};
 use super::weight_files::{self, Outgoing};
 use crate::config::ModelConfig;
 use crate::error::ModelError;
@@ -25,6 +26,13 @@ pub fn load_native(folder: &Path) -> Result<(ModelConfig, Parameters), ModelErro
     let config = understand(&folder.join(CONFIG_FILE), read_config(folder)?)?;
     let parameters = read(folder, &config, &parts(&config), &no_extras)?;
     Ok((config, parameters))
+}
+
+/// Maps a native model folder.
+pub(crate) fn map_native(folder: &Path) -> Result<(ModelConfig, Matrices), ModelError> {
+    let config = understand(&folder.join(CONFIG_FILE), read_config(folder)?)?;
+    let matrices = map(folder, &parts(&config), &no_extras)?;
+    Ok((config, matrices))
 }
 
 /// The config described by the fields of the file `path`.
@@ -64,7 +72,7 @@ pub(crate) fn parts(config: &ModelConfig) -> Vec<Part> {
 /// # Errors
 /// The parameters belong to another config, or the folder cannot be written.
 pub fn save_native(folder: &Path, config: &ModelConfig, parameters: &Parameters) -> Result<(), ModelError> {
-    check_fit(config, parameters)?;
+    parameters.check_fit(config)?;
     let mut fields = Map::from_iter([("format".to_owned(), Value::from(FORMAT))]);
     if let Ok(Value::Object(own)) = serde_json::to_value(config) {
         fields.extend(own);

@@ -1,20 +1,23 @@
 //! [`Part`]: a tensor of a format as a range of the flat array, and reading all parts of a model.
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::path::Path;
 
+use olmo_ops::{Matrices, Matrix};
+use rayon::prelude::*;
+
 use super::file_names::WEIGHTS_FILE;
-use super::weight_files::{IncomingTensors, WeightFiles};
+use super::weight_files::{Incoming, IncomingTensors, WeightFiles};
 use crate::config::ModelConfig;
 use crate::error::{ModelError, shortened};
-use crate::layout::layout;
 use crate::parameters::Parameters;
 
 /// A tensor in a file and the position of its elements in the flat array.
 pub(crate) struct Part {
     pub name: String,
     pub shape: Vec<usize>,
-    pub range: std::ops::Range<usize>,
+    pub range: Range<usize>,
 }
 
 impl Part {
@@ -47,6 +50,44 @@ pub(crate) fn read(
 ) -> Result<Parameters, ModelError> {
     let files = WeightFiles::open(folder)?;
     let incoming = files.tensors()?;
+    let found = found(folder, parts, &incoming, judge)?;
+    // Allocate only now that the files are known to be as large as the config says: a wrong config
+    // must not request all memory.
+    let mut parameters = Parameters::zeros(config)?;
+    let problem = |(part, tensor): (&Part, &Incoming<'_>)| {
+        let reason = tensor.read_into(&mut parameters.flat_mut()[part.range.clone()]).err()?;
+        Some(format!("`{}` in {} {reason}", part.name, tensor.path.display()))
+    };
+    let problems: Vec<String> = found.into_iter().filter_map(problem).collect();
+    if problems.is_empty() { Ok(parameters) } else { Err(refuse(folder, problems)) }
+}
+
+/// Maps every part, like [`read`]. Only matrices in f32 or bf16 stay in the file.
+pub(crate) fn map(folder: &Path, parts: &[Part], judge: Judge<'_>) -> Result<Matrices, ModelError> {
+    let files = WeightFiles::open(folder)?;
+    let incoming = files.tensors()?;
+    let found = found(folder, parts, &incoming, judge)?;
+    let mapped: Vec<Result<(Range<usize>, Matrix), String>> = found
+        .into_par_iter()
+        .map(|(part, tensor)| {
+            let matrix = tensor.matrix(part.shape.len() > 1);
+            let matrix =
+                matrix.map_err(|reason| format!("`{}` in {} {reason}", part.name, tensor.path.display()))?;
+            Ok((part.range.clone(), matrix))
+        })
+        .collect();
+    let mut problems = Vec::new();
+    let matrices = Matrices::new(mapped.into_iter().filter_map(|part| part.map_err(|why| problems.push(why)).ok()));
+    if problems.is_empty() { Ok(matrices) } else { Err(refuse(folder, problems)) }
+}
+
+/// Each part with its tensor.
+fn found<'a>(
+    folder: &Path,
+    parts: &'a [Part],
+    incoming: &'a IncomingTensors<'a>,
+    judge: Judge<'_>,
+) -> Result<Vec<(&'a Part, &'a Incoming<'a>)>, ModelError> {
     let mut problems = Vec::new();
     let mut found = Vec::new();
     for part in parts {
@@ -58,28 +99,11 @@ pub(crate) fn read(
     }
     let names: HashSet<&str> = parts.iter().map(|part| part.name.as_str()).collect();
     for name in incoming.keys().filter(|name| !names.contains(name.as_str())) {
-        problems.extend(judge(name, &incoming).err().map(|why| format!("`{name}` {why}")));
+        problems.extend(judge(name, incoming).err().map(|why| format!("`{name}` {why}")));
     }
-    let refuse =
-        |problems: Vec<String>| ModelError::Tensors { path: folder.join(WEIGHTS_FILE), problems: shortened(problems) };
-    if !problems.is_empty() {
-        return Err(refuse(problems));
-    }
-    // Allocate only now that the files are known to be as large as the config says: a wrong config
-    // must not request all memory.
-    let mut parameters = Parameters::zeros(config)?;
-    for (part, tensor) in found {
-        if let Err(reason) = tensor.read_into(&mut parameters.flat_mut()[part.range.clone()]) {
-            problems.push(format!("`{}` in {} {reason}", part.name, tensor.path.display()));
-        }
-    }
-    if problems.is_empty() { Ok(parameters) } else { Err(refuse(problems)) }
+    if problems.is_empty() { Ok(found) } else { Err(refuse(folder, problems)) }
 }
 
-pub(crate) fn check_fit(config: &ModelConfig, parameters: &Parameters) -> Result<(), ModelError> {
-    config.validate()?;
-    if parameters.tensors() != layout(config) {
-        return Err(ModelError::Input("the parameters are those of another model config".into()));
-    }
-    Ok(())
+fn refuse(folder: &Path, problems: Vec<String>) -> ModelError {
+    ModelError::Tensors { path: folder.join(WEIGHTS_FILE), problems: shortened(problems) }
 }

@@ -4,9 +4,12 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use half::bf16;
+use memmap2::Mmap;
 use olmo_base::IoContext as _;
+use olmo_ops::{Elements, MappedBytes, Matrix};
 use safetensors::tensor::TensorInfo;
 use safetensors::{Dtype, SafeTensors, View};
 use serde_json::Value;
@@ -64,8 +67,8 @@ pub(crate) fn write(folder: &Path, tensors: &[Outgoing<'_>], dtype: WeightType) 
         .map_err(|error| ModelError::folder(&path, format!("cannot be written: {error}")))
 }
 
-/// The bytes of a model's weight files.
-pub(crate) struct WeightFiles(Vec<(PathBuf, Vec<u8>)>);
+/// A model's weight files, mapped.
+pub(crate) struct WeightFiles(Vec<(PathBuf, Arc<Mmap>)>);
 
 /// All tensors of a model's weight files, by name.
 pub(crate) type IncomingTensors<'a> = BTreeMap<String, Incoming<'a>>;
@@ -76,28 +79,34 @@ pub(crate) struct Incoming<'a> {
     pub shape: Vec<usize>,
     dtype: Dtype,
     bytes: &'a [u8],
+    file: &'a Arc<Mmap>,
 }
 
 impl WeightFiles {
-    /// Reads `model.safetensors`, or the shards listed in an index.
+    /// Maps `model.safetensors`, or the shards listed in an index.
     pub(super) fn open(folder: &Path) -> Result<WeightFiles, ModelError> {
-        let read = |path: PathBuf| -> Result<(PathBuf, Vec<u8>), ModelError> {
-            let bytes = std::fs::read(&path).context(&path)?;
-            Ok((path, bytes))
+        let map = |path: PathBuf| -> Result<(PathBuf, Arc<Mmap>), ModelError> {
+            let file = std::fs::File::open(&path).context(&path)?;
+            // SAFETY: artifacts are read-only copies that are never written to once complete; a
+            // model that a user names must not be changed while it is read.
+            let bytes = unsafe { Mmap::map(&file) }.context(&path)?;
+            Ok((path, Arc::new(bytes)))
         };
-        weight_files(folder)?.into_iter().map(read).collect::<Result<_, _>>().map(WeightFiles)
+        weight_files(folder)?.into_iter().map(map).collect::<Result<_, _>>().map(WeightFiles)
     }
 
     /// All tensors, by name.
     pub(super) fn tensors(&self) -> Result<IncomingTensors<'_>, ModelError> {
         let mut all = BTreeMap::new();
-        for (path, bytes) in &self.0 {
-            let file = SafeTensors::deserialize(bytes).map_err(|error| {
+        for (path, file) in &self.0 {
+            let bytes = &file[..];
+            let tensors = SafeTensors::deserialize(bytes).map_err(|error| {
                 let reason = lfs_pointer(bytes);
                 ModelError::folder(path, reason.unwrap_or_else(|| format!("is not a safetensors file: {error}")))
             })?;
-            for (name, view) in file.tensors() {
-                let tensor = Incoming { path, shape: view.shape().to_vec(), dtype: view.dtype(), bytes: view.data() };
+            for (name, view) in tensors.tensors() {
+                let (shape, dtype, bytes) = (view.shape().to_vec(), view.dtype(), view.data());
+                let tensor = Incoming { path, shape, dtype, bytes, file };
                 if all.insert(name.clone(), tensor).is_some() {
                     return Err(ModelError::folder(path, format!("`{name}` is also in another shard")));
                 }
@@ -206,6 +215,30 @@ impl Incoming<'_> {
         match target.iter().position(|value| !value.is_finite()) {
             None => Ok(()),
             Some(index) => Err(format!("holds {} at element {index}", target[index])),
+        }
+    }
+
+    /// The elements as a weight: in the file if they are aligned, are not f16 and `in_file` is set,
+    /// otherwise as a copy in f32.
+    ///
+    /// # Errors
+    /// The reason why the elements cannot be weights.
+    pub(super) fn matrix(&self, in_file: bool) -> Result<Matrix, String> {
+        let start = self.bytes.as_ptr() as usize - self.file.as_ptr() as usize;
+        let (range, file) = (start..start + self.bytes.len(), self.file.clone() as MappedBytes);
+        let mapped = match self.dtype {
+            Dtype::F32 if in_file => Elements::mapped(file, range).map(Matrix::F32),
+            Dtype::BF16 if in_file => Elements::mapped(file, range).map(Matrix::Bf16),
+            _ => None,
+        };
+        let Some(matrix) = mapped else {
+            let mut values = vec![0f32; self.shape.iter().product()];
+            self.read_into(&mut values)?;
+            return Ok(Matrix::F32(values.into()));
+        };
+        match matrix.first_not_finite() {
+            None => Ok(matrix),
+            Some((index, value)) => Err(format!("holds {value} at element {index}")),
         }
     }
 

@@ -1,30 +1,29 @@
 //! The model: embedding, blocks, final norm, head and loss, built from the operations of
 //! `olmo-ops`.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use burn::tensor::Tensor;
-use olmo_ops::{BlockConfig, Compute, Cpu, Device, LossTerms, Norm, Placed, Rope, Sums, Trained};
+use olmo_ops::{Compute, Cpu, Device, LossTerms, Placed, Sums, Trained};
 
 use super::batch::{Batch, LossOptions, LossOutput};
+use super::ropes::Ropes;
 use crate::checkpointing::ActivationCheckpointing;
 use crate::config::ModelConfig;
 use crate::error::ModelError;
-use crate::layout::{self, TensorSpec};
+use crate::layout::{self, ModelWeights, TensorSpec};
 use crate::parameters::Parameters;
 
 /// A model with its weights on the compute device.
 #[derive(Debug)]
 pub struct Model {
     config: ModelConfig,
-    train: bool,
     checkpointing: ActivationCheckpointing,
     specs: Arc<[TensorSpec]>,
     trained: Trained,
-    weights: layout::Weights,
+    weights: ModelWeights,
     pub(crate) place: Place,
-    /// Rotary tables for the positions requested so far, one for each kind of rope.
-    ropes: Mutex<Vec<Arc<Rope>>>,
+    ropes: Ropes,
 }
 
 /// Location of the weights.
@@ -38,29 +37,23 @@ pub(crate) enum Place {
 }
 
 impl Model {
-    /// Creates a model from `parameters` on the default backend (flex, f32). Gradients are
-    /// available only if `train` is set.
+    /// Creates a model from `parameters` on the default backend (flex, f32).
     ///
     /// # Errors
     /// The config is invalid, or the parameters belong to another config.
-    pub fn new(config: &ModelConfig, parameters: &Parameters, train: bool) -> Result<Model, ModelError> {
-        Model::on(Compute::default(), config, parameters, train)
+    pub fn new(config: &ModelConfig, parameters: &Parameters) -> Result<Model, ModelError> {
+        Model::on(Compute::default(), config, parameters)
     }
 
     /// Like [`Model::new`], on backend `compute`.
     ///
     /// # Errors
     /// See [`Model::new`].
-    pub fn on(
-        compute: Compute,
-        config: &ModelConfig,
-        parameters: &Parameters,
-        train: bool,
-    ) -> Result<Model, ModelError> {
+    pub fn on(compute: Compute, config: &ModelConfig, parameters: &Parameters) -> Result<Model, ModelError> {
         config.validate()?;
         compute.prepare();
         let trained = layout::trained(config, |_| false);
-        let mut model = Model::build_around(config, train, trained, Place::Host(compute, Arc::default()))?;
+        let mut model = Model::build_around(config, trained, Place::Host(compute, Arc::default()))?;
         model.set_parameters(parameters)?;
         Ok(model)
     }
@@ -68,7 +61,6 @@ impl Model {
     /// Creates a model whose weights already have their values, or get them next.
     pub(crate) fn build_around(
         config: &ModelConfig,
-        train: bool,
         trained: Trained,
         place: Place,
     ) -> Result<Model, ModelError> {
@@ -76,13 +68,12 @@ impl Model {
         let specs: Arc<[TensorSpec]> = layout::layout(config).into();
         Ok(Model {
             config: config.clone(),
-            train,
             checkpointing: ActivationCheckpointing::default(),
-            weights: layout::Weights::new(config, &specs, &trained),
+            weights: ModelWeights::new(config, &specs, &trained),
             specs,
             trained,
             place,
-            ropes: Mutex::default(),
+            ropes: Ropes::default(),
         })
     }
 
@@ -97,7 +88,7 @@ impl Model {
             #[cfg(feature = "libtorch")]
             Place::Gpu(_) => return Err(ModelError::Input("the arrays on the GPU already exist".into())),
         }
-        self.weights = layout::Weights::new(&self.config, &self.specs, &trained);
+        self.weights = ModelWeights::new(&self.config, &self.specs, &trained);
         self.trained = trained;
         Ok(())
     }
@@ -149,39 +140,17 @@ impl Model {
         &self.config
     }
 
-    /// Logits of `batch` x `sequence` tokens: `[batch, sequence, embedding rows]`, row-major.
-    ///
-    /// # Errors
-    /// An id is not below `vocab_size`, or the number of ids is not `batch * sequence`.
-    pub fn logits(&self, input_ids: &[u32], batch: usize, sequence: usize) -> Result<Vec<f32>, ModelError> {
-        self.check_ids(input_ids, batch, sequence)?;
-        let batch = Batch { input_ids: input_ids.to_vec(), label_mask: None, documents: None, batch, sequence };
-        match &self.place {
-            Place::Host(compute, weights) => Ok(self.logits_on(&Cpu::new(*compute, weights.clone()), &batch)),
-            #[cfg(feature = "libtorch")]
-            Place::Gpu(training) => Ok(self.logits_on(&training.device().plain(), &batch)),
-        }
-    }
-
-    fn logits_on<D: Device>(&self, device: &D, batch: &Batch) -> Vec<f32> {
-        olmo_ops::head_logits(device, self.hidden(device, batch).1, &self.weights.head)
-    }
-
     /// Computes the loss of a batch and ADDS its gradients to `gradients`: those of the trained
     /// weights, by default laid out like [`Parameters::flat`].
     ///
     /// # Errors
-    /// The batch does not fit the model, `gradients` has another length, or the model was not
-    /// created for training.
+    /// The batch does not fit the model, or `gradients` has another length.
     pub fn loss_and_gradients(
         &self,
         batch: &Batch,
         loss: &LossOptions,
         gradients: &mut Vec<f32>,
     ) -> Result<LossOutput, ModelError> {
-        if !self.train {
-            return Err(ModelError::Input("this model was made without training: it has no gradients".into()));
-        }
         let length = self.trained.len();
         if gradients.len() != length {
             return Err(ModelError::Input(format!(
@@ -255,7 +224,7 @@ impl Model {
     /// begins at the first trained weight: no gradient is computed below it.
     fn hidden<D: Device>(&self, device: &D, batch: &Batch) -> (Tensor<3>, Tensor<3>) {
         let embedded = self.embed(device, batch);
-        let layout::Weights { embedding, blocks, final_norm, .. } = &self.weights;
+        let ModelWeights { embedding, blocks, final_norm, .. } = &self.weights;
         let mut tracked = !device.trains() || embedding.weight.gradient.is_some();
         let mut begin = |here: bool, x: Tensor<3>| {
             let leaf = here && !tracked;
@@ -267,7 +236,7 @@ impl Model {
             hidden = self.block(device, batch, layer, begin(weights.is_trained(), hidden));
         }
         let trained = final_norm.as_ref().is_some_and(|weight| weight.gradient.is_some());
-        hidden = olmo_ops::norm(device, self.norm(), begin(trained, hidden), final_norm.as_ref());
+        hidden = olmo_ops::norm(device, self.config.norm(), begin(trained, hidden), final_norm.as_ref());
         (embedded, begin(true, hidden))
     }
 
@@ -277,8 +246,8 @@ impl Model {
     }
 
     fn block<D: Device>(&self, device: &D, batch: &Batch, layer: usize, x: Tensor<3>) -> Tensor<3> {
-        let (config, keep) = (self.block_config(layer), self.checkpointing.keep(layer));
-        let placed = Placed { rope: self.rope(layer, batch.sequence), documents: batch.documents.clone() };
+        let (config, keep) = (self.config.block(layer), self.checkpointing.keep(layer));
+        let placed = Placed { rope: self.ropes.of(&config, batch.sequence), documents: batch.documents.clone() };
         olmo_ops::block(device, &config, &placed, x, &self.weights.blocks[layer], keep)
     }
 
@@ -303,7 +272,7 @@ impl Model {
                 return Ok(Some(format!("the output of `transformer.blocks.{layer}`")));
             }
         }
-        let hidden = olmo_ops::norm(&device, self.norm(), hidden, self.weights.final_norm.as_ref());
+        let hidden = olmo_ops::norm(&device, self.config.norm(), hidden, self.weights.final_norm.as_ref());
         if !all_finite(&hidden) {
             return Ok(Some(format!("the output of the final norm (`{}`)", layout::final_norm())));
         }
@@ -319,36 +288,6 @@ impl Model {
             flat[range].iter().any(|value| !value.is_finite())
         };
         self.specs.iter().find(broken).map(|spec| spec.name.as_str())
-    }
-
-    /// Rotary tables of block `layer` for at least `positions` positions.
-    pub(crate) fn rope(&self, layer: usize, positions: usize) -> Arc<Rope> {
-        let block = self.block_config(layer);
-        let mut ropes = self.ropes.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let known = ropes.iter().position(|rope| *rope.config() == block.rope);
-        if let Some(index) = known
-            && ropes[index].positions() >= positions
-        {
-            return ropes[index].clone();
-        }
-        let rope = Arc::new(Rope::new(block.rope, block.head_dim, positions));
-        match known {
-            Some(index) => ropes[index] = rope.clone(),
-            None => ropes.push(rope.clone()),
-        }
-        rope
-    }
-
-    pub(crate) fn norm(&self) -> Norm {
-        self.config.norm()
-    }
-
-    pub(crate) fn block_config(&self, layer: usize) -> BlockConfig {
-        self.config.block(layer)
-    }
-
-    pub(crate) fn weights(&self) -> &layout::Weights {
-        &self.weights
     }
 
     /// The backend of operations on the host.
@@ -370,7 +309,7 @@ impl Model {
     }
 
     pub(crate) fn check_batch(&self, batch: &Batch, loss: &LossOptions) -> Result<(), ModelError> {
-        self.check_ids(&batch.input_ids, batch.batch, batch.sequence)?;
+        self.config.check_ids(&batch.input_ids, batch.batch, batch.sequence)?;
         if let Some(mask) = &batch.label_mask
             && mask.len() != batch.input_ids.len()
         {
@@ -411,25 +350,6 @@ impl Model {
             documents.len(),
             batch.input_ids.len()
         )))
-    }
-
-    pub(crate) fn check_ids(&self, ids: &[u32], batch: usize, sequence: usize) -> Result<(), ModelError> {
-        if batch.checked_mul(sequence) != Some(ids.len()) {
-            return Err(ModelError::Input(format!("{} token ids do not make {batch} rows of {sequence}", ids.len())));
-        }
-        if ids.is_empty() {
-            return Err(ModelError::Input("there are no tokens".into()));
-        }
-        let vocab_size = self.config.vocab_size;
-        match ids.iter().position(|&id| id as usize >= vocab_size) {
-            None => Ok(()),
-            Some(place) => Err(ModelError::Input(format!(
-                "token id {} (row {}, place {}) is beyond the model's vocabulary of {vocab_size}: the data was made with another tokenizer",
-                ids[place],
-                place / sequence,
-                place % sequence
-            ))),
-        }
     }
 }
 

@@ -3,6 +3,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use olmo_ops::{Matrices, Matrix};
+
 use super::init;
 use crate::config::ModelConfig;
 use crate::error::ModelError;
@@ -113,8 +115,29 @@ impl Parameters {
         self.flat = Arc::new(flat);
     }
 
-    /// The shared array.
-    pub(crate) fn share(&self) -> Arc<Vec<f32>> {
+    /// Checks that these are parameters of a valid `config`.
+    ///
+    /// # Errors
+    /// They are those of another config, or it is invalid.
+    pub fn check_fit(&self, config: &ModelConfig) -> Result<(), ModelError> {
+        config.validate()?;
+        if *self.tensors != *layout(config) {
+            return Err(ModelError::Input("the parameters are those of another model config".into()));
+        }
+        Ok(())
+    }
+
+    /// A copy of each tensor as a matrix of its own.
+    pub fn matrices(&self) -> Matrices {
+        let part = |spec: &TensorSpec| {
+            let values = self.flat[spec.range.clone()].to_vec();
+            (spec.range.clone(), Matrix::F32(values.into()))
+        };
+        Matrices::new(self.tensors.iter().map(part))
+    }
+
+    /// The array, shared.
+    pub fn share(&self) -> Arc<Vec<f32>> {
         self.flat.clone()
     }
 

@@ -7,4 +7,4 @@
 mod node;
 mod operations;
 
-pub use operations::{block, embed, embed_backward, head_logits, head_loss, norm};
+pub use operations::{block, embed, embed_backward, head_loss, norm};

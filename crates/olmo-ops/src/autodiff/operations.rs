@@ -133,8 +133,3 @@ pub fn head_loss<D: Device>(
     });
     (loss, sums.expect("the forward pass has run"))
 }
-
-/// Logits `[batch * sequence, vocabulary]`, without gradients.
-pub fn head_logits<D: Device>(device: &D, hidden: Tensor<3>, weight: &Linear) -> Vec<f32> {
-    device.logits(&D::array(D::Backend::plain(hidden), weight.inputs), weight)
-}

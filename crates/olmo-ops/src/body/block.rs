@@ -1,6 +1,7 @@
 //! A transformer block, forward and backward, with the saved state chosen by [`Keep`].
 
 use crate::config::{BlockConfig, BlockWeights, Keep};
+use crate::decoder::Decoder;
 use crate::device::{Device, Life, QkNorms};
 use crate::linear::{Linear, Weight};
 
@@ -11,7 +12,7 @@ pub(crate) struct Saved<D: Device> {
     /// The projection before clamp and QK-norm, if either exists.
     raw: Option<D::Array>,
     /// Queries, keys and values as read by attention; they can be recomputed from `raw`.
-    pub(crate) heads: Option<D::Array>,
+    heads: Option<D::Array>,
     qkv_stats: D::QkvStats,
     attended: D::Attended,
     /// The residual stream after attention.
@@ -43,6 +44,15 @@ impl<A> Values<'_, A> {
     }
 }
 
+/// Queries, keys and values as read by attention, and what they were computed from.
+struct Heads<D: Device> {
+    /// The norm before attention, if there is one.
+    before: Option<(D::Array, D::NormStats)>,
+    raw: D::Array,
+    heads: D::Array,
+    qkv_stats: D::QkvStats,
+}
+
 /// A block with the positions of its batch.
 pub(crate) struct Block<'a, D: Device> {
     pub device: &'a D,
@@ -56,20 +66,12 @@ impl<D: Device> Block<'_, D> {
     /// recompute everything).
     pub(crate) fn forward(&self, x: &D::Array, keep: Option<Keep>) -> (D::Array, Option<Saved<D>>) {
         let Block { device, config, weights, positions } = self;
-
-        let before = self.normed(x, weights.attn_norm.as_ref());
-        let raw = device.linear(before.as_ref().map_or(x, |(values, _)| values), &weights.att_proj);
-        let (heads, qkv_stats) = device.qkv(config, positions, &raw, self.qk_norms());
+        let Heads { before, raw, heads, qkv_stats } = self.heads(x);
         let raw = config.needs_raw().then_some(raw);
         let attended = device.attention(config, positions, &heads);
         let (output, norm) = (&weights.attn_out, weights.attn_norm.as_ref());
         let (middle, mut attn_norm) = self.add_sublayer(x, D::attended(&attended), output, norm, before, Life::Scratch);
-
-        let before = self.normed(&middle, weights.ff_norm.as_ref());
-        let up_gate = device.linear(before.as_ref().map_or(&middle, |(values, _)| values), &weights.ff_proj);
-        let activation = device.swiglu(&up_gate, config.mlp_width);
-        let (output, norm) = (&weights.ff_out, weights.ff_norm.as_ref());
-        let (output, mut ff_norm) = self.add_sublayer(&middle, &activation, output, norm, before, Life::Output);
+        let (output, mut ff_norm, up_gate) = self.mlp(&middle);
 
         let Some(keep) = keep.filter(|keep| *keep != Keep::Nothing) else { return (output, None) };
         if !keep.norm_values(config) {
@@ -77,6 +79,26 @@ impl<D: Device> Block<'_, D> {
         }
         let heads = keep.heads(config).then_some(heads);
         (output, Some(Saved { attn_norm, raw, heads, qkv_stats, attended, middle, ff_norm, up_gate }))
+    }
+
+    fn heads(&self, x: &D::Array) -> Heads<D> {
+        let Block { device, config, weights, positions } = self;
+        let before = self.normed(x, weights.attn_norm.as_ref());
+        let raw = device.linear(before.as_ref().map_or(x, |(values, _)| values), &weights.att_proj);
+        let (heads, qkv_stats) = device.qkv(config, positions, &raw, self.qk_norms());
+        Heads { before, raw, heads, qkv_stats }
+    }
+
+    /// The residual stream after the MLP, from that after attention; the norm's state, and up and
+    /// gate.
+    fn mlp(&self, middle: &D::Array) -> (D::Array, NormState<D>, D::Array) {
+        let Block { device, config, weights, .. } = self;
+        let before = self.normed(middle, weights.ff_norm.as_ref());
+        let up_gate = device.linear(before.as_ref().map_or(middle, |(values, _)| values), &weights.ff_proj);
+        let activation = device.swiglu(&up_gate, config.mlp_width);
+        let (output, norm) = (&weights.ff_out, weights.ff_norm.as_ref());
+        let (output, ff_norm) = self.add_sublayer(middle, &activation, output, norm, before, Life::Output);
+        (output, ff_norm, up_gate)
     }
 
     /// Computes the gradient of the block's input for the incoming `dy` and adds those of the
@@ -199,5 +221,29 @@ impl<D: Device> Block<'_, D> {
         }
         let dnormed = device.linear_input(gradient, projection);
         device.norm_backward(config.norm, &dnormed, input, stats, Some(dsum), weight, config.d_model, life)
+    }
+}
+
+impl<D: Decoder> Block<'_, D> {
+    /// The block's output for rows that begin sequences; fills the cache with their first `lengths`
+    /// tokens.
+    pub(crate) fn prefill(&self, x: &D::Array, lengths: &[usize], cache: &mut D::KvCache) -> D::Array {
+        let Heads { before, heads, .. } = self.heads(x);
+        self.device.kv_fill(self.config, cache, &heads, lengths);
+        let attended = self.device.attention(self.config, self.positions, &heads);
+        self.after_attention(x, D::attended(&attended), before)
+    }
+
+    /// The block's output for the next token of each sequence in the cache.
+    pub(crate) fn step(&self, x: &D::Array, cache: &mut D::KvCache) -> D::Array {
+        let Heads { before, heads, .. } = self.heads(x);
+        let attended = self.device.attention_next(self.config, self.positions, cache, &heads);
+        self.after_attention(x, &attended, before)
+    }
+
+    fn after_attention(&self, x: &D::Array, attended: &D::Array, before: Option<(D::Array, D::NormStats)>) -> D::Array {
+        let (output, norm) = (&self.weights.attn_out, self.weights.attn_norm.as_ref());
+        let (middle, _) = self.add_sublayer(x, attended, output, norm, before, Life::Scratch);
+        self.mlp(&middle).0
     }
 }

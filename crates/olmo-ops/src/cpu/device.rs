@@ -7,32 +7,50 @@ use burn::backend::tensor::FloatTensor;
 
 use super::array::Array;
 use super::buffer::Buffer;
-use super::matmul::{Write, matmul_nn, matmul_nt, matmul_tn};
+use super::matmul::{Write, matmul_nn, matmul_nt_part, matmul_tn};
 use super::norm::Stats;
-use super::{Compute, attention, embedding, head, norm, qkv, swiglu};
+use super::{Compute, attention, embedding, head, norm, qkv, rows, swiglu};
 use crate::config::{BlockConfig, LossTerms, Norm, Sums};
 use crate::device::{Device, HeadOutput, Life, QkNorms};
 use crate::linear::{Linear, Weight};
-use crate::rope::{Placed, Places};
+use crate::matrix::{Matrices, MatrixView};
+use crate::rope::{Placed, Places, Rope};
 
 /// The host, in f32, with the weights of a model.
 #[derive(Clone, Debug)]
 pub struct Cpu {
-    compute: Compute,
-    weights: Arc<Vec<f32>>,
+    pub(super) compute: Compute,
+    weights: Weights,
     /// `None`: nothing is differentiated.
     gradients: Option<Arc<Mutex<Vec<f32>>>>,
+    /// Whether each element of a product is one sum over its weight's row, for any number of rows.
+    pub(super) stepwise: bool,
+}
+
+/// The weights of a model on the host.
+#[derive(Clone, Debug)]
+enum Weights {
+    /// One array, as the optimizer writes it.
+    Flat(Arc<Vec<f32>>),
+    /// Matrices of their own, for inference. Vectors (the weights of norms) are f32.
+    Matrices(Arc<Matrices>),
 }
 
 impl Cpu {
     /// Weights without gradients.
     pub fn new(compute: Compute, weights: Arc<Vec<f32>>) -> Cpu {
-        Cpu { compute, weights, gradients: None }
+        Cpu { compute, weights: Weights::Flat(weights), gradients: None, stepwise: false }
+    }
+
+    /// Weights without gradients, in matrices of their own; bf16 ones are widened as they are read.
+    /// The weights of norms must be f32.
+    pub fn of_matrices(compute: Compute, weights: Arc<Matrices>) -> Cpu {
+        Cpu { compute, weights: Weights::Matrices(weights), gradients: None, stepwise: false }
     }
 
     /// Weights whose gradients are added to `gradients`.
     pub fn with_gradients(compute: Compute, weights: Arc<Vec<f32>>, gradients: Vec<f32>) -> Cpu {
-        Cpu { compute, weights, gradients: Some(Arc::new(Mutex::new(gradients))) }
+        Cpu { gradients: Some(Arc::new(Mutex::new(gradients))), ..Cpu::new(compute, weights) }
     }
 
     /// Returns the gradients, once no graph that could add to them is alive.
@@ -45,13 +63,38 @@ impl Cpu {
         gradients.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// All weights.
-    pub fn weights(&self) -> &[f32] {
-        &self.weights
+    /// The elements of a weight that is f32.
+    ///
+    /// # Panics
+    /// It is not f32, or consists of several matrices.
+    fn values(&self, weight: &Weight) -> &[f32] {
+        match self.parts(weight)[..] {
+            [MatrixView::F32(values)] => values,
+            _ => panic!("training and norms read f32"),
+        }
     }
 
-    fn values(&self, weight: &Weight) -> &[f32] {
-        &self.weights[weight.values.clone()]
+    /// The matrices that make up a weight, one below the other.
+    fn parts(&self, weight: &Weight) -> Vec<MatrixView<'_>> {
+        match &self.weights {
+            Weights::Flat(flat) => vec![MatrixView::F32(&flat[weight.values.clone()])],
+            Weights::Matrices(matrices) => matrices.of(&weight.values).collect(),
+        }
+    }
+
+    /// `y (+)= x w^T`.
+    pub(super) fn product(&self, x: &[f32], weight: &Linear, y: &mut [f32], write: Write) {
+        let (inputs, outputs, parts) = (weight.inputs, weight.outputs(), self.parts(&weight.weight));
+        if self.stepwise {
+            return rows::product(x, inputs, &parts, outputs, y, write);
+        }
+        let rows = x.len() / inputs;
+        let mut column = 0;
+        for part in parts {
+            let own = part.len() / inputs;
+            matmul_nt_part(self.compute, x, part, rows, inputs, (&mut y[column..], outputs), write);
+            column += own;
+        }
     }
 
     fn sum(&self) -> MutexGuard<'_, Vec<f32>> {
@@ -74,14 +117,19 @@ impl Cpu {
 
 /// The positions of a batch.
 #[derive(Debug)]
-pub struct Positions {
-    placed: Placed,
-    sequence: usize,
+pub enum Positions {
+    /// Rows of `sequence` tokens.
+    Rows { placed: Placed, sequence: usize },
+    /// One token of each of some sequences.
+    Each { rope: Arc<Rope>, positions: Vec<usize> },
 }
 
 impl Positions {
     fn places(&self) -> Places<'_> {
-        self.placed.places(self.sequence)
+        match self {
+            Positions::Rows { placed, sequence } => placed.places(*sequence),
+            Positions::Each { .. } => unreachable!("single tokens have the attention of `Decoder`"),
+        }
     }
 }
 
@@ -116,21 +164,19 @@ impl Device for Cpu {
 
     fn positions(&self, placed: &Placed, [batch, sequence]: [usize; 2]) -> Positions {
         placed.places(sequence).check(batch * sequence);
-        Positions { placed: placed.clone(), sequence }
+        Positions::Rows { placed: placed.clone(), sequence }
     }
 
     fn linear(&self, x: &Array, weight: &Linear) -> Array {
-        let (rows, inputs, outputs) = (x.len() / weight.inputs, weight.inputs, weight.outputs());
-        let mut y = Array::scratch(rows * outputs);
-        matmul_nt(self.compute, x, self.values(&weight.weight), rows, inputs, outputs, &mut y, Write::New);
+        let mut y = Array::scratch(x.len() / weight.inputs * weight.outputs());
+        self.product(x, weight, &mut y, Write::New);
         y
     }
 
     fn linear_add(&self, residual: &Array, x: &Array, weight: &Linear, life: Life) -> Array {
-        let (rows, inputs, outputs) = (x.len() / weight.inputs, weight.inputs, weight.outputs());
-        let mut y = Array::new(rows * outputs, life);
+        let mut y = Array::new(residual.len(), life);
         y.copy_from_slice(residual);
-        matmul_nt(self.compute, x, self.values(&weight.weight), rows, inputs, outputs, &mut y, Write::Add);
+        self.product(x, weight, &mut y, Write::Add);
         y
     }
 
@@ -192,8 +238,16 @@ impl Device for Cpu {
     }
 
     fn qkv(&self, config: &BlockConfig, positions: &Positions, raw: &Array, norms: QkNorms<'_>) -> (Array, ()) {
-        let mut heads = Array::scratch(raw.len());
-        qkv::forward(config, &positions.places(), raw, self.qk_values(norms), &mut heads);
+        let (mut heads, norms) = (Array::scratch(raw.len()), self.qk_values(norms));
+        match positions {
+            Positions::Rows { placed, sequence } => {
+                let position = |row: usize| row % sequence;
+                qkv::forward(config, &placed.rope, position, raw, norms, &mut heads);
+            }
+            Positions::Each { rope, positions } => {
+                qkv::forward(config, rope, |row| positions[row], raw, norms, &mut heads);
+            }
+        }
         (heads, ())
     }
 
@@ -254,7 +308,10 @@ impl Device for Cpu {
     }
 
     fn embed(&self, weight: &Linear, ids: &[u32]) -> Array {
-        embedding::forward(self.values(&weight.weight), weight.inputs, ids).into()
+        match self.parts(&weight.weight)[..] {
+            [values] => embedding::forward(values, weight.inputs, ids).into(),
+            _ => panic!("the embedding is one matrix"),
+        }
     }
 
     fn embed_backward(&self, weight: &Linear, ids: &[u32], dx: &Array) {
@@ -293,6 +350,8 @@ impl Device for Cpu {
     }
 
     fn logits(&self, hidden: &Array, weight: &Linear) -> Vec<f32> {
-        head::logits(self.compute, hidden, self.values(&weight.weight), weight.inputs)
+        let mut logits = vec![0f32; hidden.len() / weight.inputs * weight.outputs()];
+        self.product(hidden, weight, &mut logits, Write::New);
+        logits
     }
 }

@@ -129,14 +129,6 @@ multiversion! {
     }
 }
 
-/// Logits `[rows, vocabulary]`.
-pub(super) fn logits(compute: Compute, hidden: &[f32], weight: &[f32], width: usize) -> Vec<f32> {
-    let (rows, vocabulary) = (hidden.len() / width, weight.len() / width);
-    let mut logits = vec![0f32; rows * vocabulary];
-    matmul_nt(compute, hidden, weight, rows, width, vocabulary, &mut logits, Write::New);
-    logits
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

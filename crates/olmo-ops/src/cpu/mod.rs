@@ -3,13 +3,15 @@
 mod array;
 mod attention;
 mod buffer;
+mod decoder;
 mod device;
-pub mod embedding;
+mod embedding;
 mod head;
 mod math;
 mod matmul;
 pub(crate) mod norm;
 mod qkv;
+mod rows;
 mod shared;
 mod swiglu;
 
@@ -17,6 +19,5 @@ pub use buffer::release_buffers;
 pub use device::Cpu;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use math::Vectors;
-pub(crate) use math::{dot, exp, maximum, multiversion, sum};
+pub(crate) use math::multiversion;
 pub use matmul::Compute;
-pub(crate) use qkv::prepare_row;

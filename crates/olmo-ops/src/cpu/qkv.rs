@@ -14,49 +14,37 @@ use crate::rope::{Places, Rope};
 const ROWS: usize = 64;
 
 /// Computes `heads [rows, qkv]` from the projection `raw`: clamps each row, then normalises and
-/// rotates queries and keys. Row `i` has position `i % sequence`.
+/// rotates queries and keys. `position` is that of a row.
 pub(crate) fn forward(
     config: &BlockConfig,
-    places: &Places<'_>,
+    rope: &Rope,
+    position: impl Fn(usize) -> usize + Copy + Send + Sync,
     raw: &[f32],
     norms: Option<[&[f32]; 2]>,
     heads: &mut [f32],
 ) {
     let size = ROWS * config.qkv_width();
     heads.par_chunks_mut(size).zip(raw.par_chunks(size)).enumerate().for_each(|(index, (heads, raw))| {
-        forward_rows(config, places.rope, places.sequence, index * ROWS, raw, norms, heads);
+        let width = config.qkv_width();
+        for (row, (heads, raw)) in heads.chunks_exact_mut(width).zip(raw.chunks_exact(width)).enumerate() {
+            forward_row(config, rope.at(position(index * ROWS + row)), raw, norms, heads);
+        }
     });
 }
 
 multiversion! {
-    fn forward_rows(config: &BlockConfig, rope: &Rope, sequence: usize, first: usize, raw: &[f32], norms: Option<[&[f32]; 2]>, heads: &mut [f32]) {
-        let width = config.qkv_width();
-        for (row, (heads, raw)) in heads.chunks_exact_mut(width).zip(raw.chunks_exact(width)).enumerate() {
-            prepare_row(config, rope, (first + row) % sequence, raw, norms, heads);
+    fn forward_row(config: &BlockConfig, angles: (&[f32], &[f32]), raw: &[f32], norms: Option<[&[f32]; 2]>, heads: &mut [f32]) {
+        clamp(config, raw, heads);
+        let (queries, rest) = heads.split_at_mut(config.query_width());
+        let keys = &mut rest[..config.kv_width()];
+        if let Some([q_norm, k_norm]) = norms {
+            normalise_in_place(config, queries, q_norm);
+            normalise_in_place(config, keys, k_norm);
         }
+        let (cos, sin) = angles;
+        rotate(queries, cos, sin, 1.0);
+        rotate(keys, cos, sin, 1.0);
     }
-}
-
-/// One row of [`forward`], at `position`.
-#[inline(always)]
-pub(crate) fn prepare_row(
-    config: &BlockConfig,
-    rope: &Rope,
-    position: usize,
-    raw: &[f32],
-    norms: Option<[&[f32]; 2]>,
-    heads: &mut [f32],
-) {
-    clamp(config, raw, heads);
-    let (queries, rest) = heads.split_at_mut(config.query_width());
-    let keys = &mut rest[..config.kv_width()];
-    if let Some([q_norm, k_norm]) = norms {
-        normalise_in_place(config, queries, q_norm);
-        normalise_in_place(config, keys, k_norm);
-    }
-    let (cos, sin) = rope.at(position);
-    rotate(queries, cos, sin, 1.0);
-    rotate(keys, cos, sin, 1.0);
 }
 
 #[inline(always)]

@@ -10,6 +10,7 @@
 // As in `autodiff`.
 #![allow(deprecated)]
 
+mod decoder;
 mod device;
 mod embedding;
 mod head;
@@ -40,6 +41,14 @@ pub fn gpu(index: usize) -> Result<Place, String> {
         count if index >= count => Err(format!("cuda:{index}: the stage has {count} GPUs, counted from 0")),
         _ => Ok(Place::Cuda(index)),
     }
+}
+
+/// The GPU that `device` (`cuda`, `cuda:N` or `auto`) selects among those available to the process.
+///
+/// # Errors
+/// The reason why there is no such GPU.
+pub fn requested(device: &str) -> Result<Place, String> {
+    gpu(device.strip_prefix("cuda:").and_then(|number| number.parse().ok()).unwrap_or(0))
 }
 
 /// Environment settings of this process that change results but are not part of any cache key: for

@@ -9,6 +9,7 @@ use olmo_torch::{Argument, DeviceAttention, Documents, Element, KernelError, Ker
 use crate::config::BlockConfig;
 use crate::device::QkNorms;
 use crate::linear::{Linear, Trained, Weight};
+use crate::matrix::{Matrices, Matrix};
 use crate::rope::{Placed, Rope};
 
 /// The device, and how to compute on it.
@@ -105,6 +106,17 @@ pub struct Tables {
     documents: Option<Documents>,
     /// Number of rows, and row length in tokens.
     pub(super) shape: [usize; 2],
+    /// For single tokens after those of a cache.
+    pub(super) next: Option<Next>,
+}
+
+/// Positions of one token of each of some sequences.
+#[derive(Debug)]
+pub(super) struct Next {
+    /// `[sequences]`.
+    pub positions: Tensor,
+    /// Length of the longest sequence with its new token.
+    pub longest: usize,
 }
 
 impl Cuda {
@@ -140,6 +152,41 @@ impl Cuda {
         Ok(Cuda { inner: Arc::new(inner), differentiates: true })
     }
 
+    /// Copies matrices to the device, for operations without gradients. No weight has an f32 copy
+    /// on the host, and in bf16 none but the `vectors` has one on the device.
+    ///
+    /// # Errors
+    /// The kernels are unavailable for this device.
+    pub fn of_matrices(
+        settings: DeviceSettings,
+        matrices: &Matrices,
+        vectors: &[Range<usize>],
+    ) -> Result<Cuda, KernelError> {
+        let kernels = Kernels::load(settings.place, settings.element, settings.vector)?;
+        let values = olmo_torch::empty(&[matrices.len()], kind(settings.element), settings.place);
+        let mut frozen_vectors = HashMap::new();
+        for (start, matrix) in matrices.iter() {
+            let uploaded = match matrix {
+                Matrix::F32(elements) => olmo_torch::upload(elements, settings.place),
+                Matrix::Bf16(bits) => olmo_torch::upload_bf16(bits, settings.place),
+            };
+            part(&values, &(start..start + matrix.len())).copy_(&uploaded);
+            if settings.element == Element::Bf16 && vectors.iter().any(|range| range.start == start) {
+                frozen_vectors.insert(start, uploaded.to_kind(Kind::Float));
+            }
+        }
+        let arrays = Arrays {
+            values,
+            masters: None,
+            frozen_vectors,
+            trained: Trained::new([]),
+            sum: olmo_torch::empty(&[0], Kind::Float, settings.place),
+            begun: HashSet::new(),
+        };
+        let inner = Inner { settings, kernels, arrays: Mutex::new(arrays), placed: Mutex::default() };
+        Ok(Cuda { inner: Arc::new(inner), differentiates: false })
+    }
+
     /// The settings.
     pub fn settings(&self) -> &DeviceSettings {
         &self.inner.settings
@@ -161,10 +208,7 @@ impl Cuda {
     }
 
     pub(super) fn kind(&self) -> Kind {
-        match self.inner.settings.element {
-            Element::F32 => Kind::Float,
-            Element::Bf16 => Kind::BFloat16,
-        }
+        kind(self.inner.settings.element)
     }
 
     /// Launches a kernel, unless there is nothing to do.
@@ -281,9 +325,11 @@ impl Cuda {
     pub(super) fn vector_of(&self, weight: &Weight) -> Tensor {
         let arrays = self.arrays();
         match (&arrays.masters, &weight.gradient) {
-            (None, _) => part(&arrays.values, &weight.values),
             (Some(masters), Some(packed)) => part(masters, packed),
-            (Some(_), None) => arrays.frozen_vectors[&weight.values.start].shallow_clone(),
+            _ => match arrays.frozen_vectors.get(&weight.values.start) {
+                Some(vector) => vector.shallow_clone(),
+                None => part(&arrays.values, &weight.values),
+            },
         }
     }
 
@@ -351,7 +397,26 @@ impl Cuda {
                 documents
             }
         });
-        Tables { cosines, sines, documents, shape: [batch, sequence] }
+        Tables { cosines, sines, documents, shape: [batch, sequence], next: None }
+    }
+
+    /// What blocks need to know about one token of each of some sequences, at `positions`.
+    pub(super) fn next_tables(&self, rope: &Rope, positions: &[usize]) -> Tables {
+        let half = rope.at(0).0.len();
+        let table = |of: fn((&[f32], &[f32])) -> Vec<f32>| -> Tensor {
+            let all: Vec<f32> = positions.iter().flat_map(|&position| of(rope.at(position))).collect();
+            olmo_torch::upload(&all, self.inner.settings.place).view([-1, half as i64])
+        };
+        let at: Vec<i64> = positions.iter().map(|&position| position as i64).collect();
+        let longest = positions.iter().max().map_or(0, |last| last + 1);
+        Tables {
+            cosines: table(|(cosines, _)| cosines.to_vec()),
+            sines: table(|(_, sines)| sines.to_vec()),
+            documents: None,
+            // The kernels take a row's position from its place in its sequence.
+            shape: [1, positions.len()],
+            next: Some(Next { positions: self.integers(&at), longest }),
+        }
     }
 }
 
@@ -381,6 +446,13 @@ fn threads(chunks: usize, most: usize) -> usize {
 pub(super) fn sizes(x: &Tensor) -> [usize; 2] {
     let size = x.size();
     [size[0] as usize, size[1] as usize]
+}
+
+fn kind(element: Element) -> Kind {
+    match element {
+        Element::F32 => Kind::Float,
+        Element::Bf16 => Kind::BFloat16,
+    }
 }
 
 fn part(flat: &Tensor, range: &Range<usize>) -> Tensor {

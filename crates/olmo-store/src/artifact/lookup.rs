@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
 use std::sync::PoisonError;
 
 use olmo_base::{ArtifactId, Digest, PathError};
@@ -187,12 +186,14 @@ impl Store {
     /// As [`Store::names`], with one list for each shard.
     pub(crate) fn names_by_shard<T: FileName>(&self, prefix: &str) -> Result<Vec<Vec<T>>, StoreError> {
         let top = self.root.join(T::FOLDER);
-        let list = |place: &Path| disk::names_in(place).map(BTreeSet::from_iter);
-        let shards = if prefix.len() >= 2 { BTreeSet::from([prefix[..2].to_owned()]) } else { list(&top)? };
+        let shards = if prefix.len() >= 2 { BTreeSet::from([prefix[..2].to_owned()]) } else { BTreeSet::from_iter(disk::names_in(&top)?) };
         let mut found = Vec::new();
         for shard in shards.iter().filter(|s| s.len() == 2 && s.starts_with(&prefix[..prefix.len().min(2)])) {
-            let hexes = list(&top.join(shard))?.into_iter().map(|rest| format!("{shard}{rest}"));
-            found.push(hexes.filter(|h| h.starts_with(prefix)).filter_map(|h| h.parse().ok()).collect());
+            let names = disk::names_in(&top.join(shard))?;
+            let hexes = names.iter().map(|rest| format!("{shard}{rest}"));
+            let mut names: Vec<T> = hexes.filter(|h| h.starts_with(prefix)).filter_map(|h| h.parse().ok()).collect();
+            names.sort_unstable();
+            found.push(names);
         }
         Ok(found)
     }

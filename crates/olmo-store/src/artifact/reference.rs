@@ -27,7 +27,7 @@ use crate::manifest::{Entry, Manifest};
 const KIND: &str = "stat";
 
 /// The name of the file in `stat-v1/` for a source file: the digest of its path.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct SourceName(Digest);
 
 impl SourceName {

@@ -9,8 +9,8 @@ use olmo_data::order::{self, Order};
 use olmo_model::Batch;
 use olmo_stage::StageError;
 use olmo_stage::rules::Finding;
+use olmo_stage::worker::enforce;
 
-use crate::failure::enforce;
 
 /// The rows of the training data, in the order of the steps.
 pub struct Batches<'a> {

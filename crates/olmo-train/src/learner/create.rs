@@ -57,7 +57,7 @@ fn on_host(
         StageError::fail("train::no_backend", format!("this worker was built without the backend `{backend}`"))
             .hint("build the worker that has it with `scripts/libtorch cpu --build`, or set `backend: flex`")
     })?;
-    let mut model = Model::on(compute, spec.config, &state.parameters, true).map_err(model_failure)?;
+    let mut model = Model::on(compute, spec.config, &state.parameters).map_err(model_failure)?;
     model.set_activation_checkpointing(spec.activation_checkpointing);
     Ok(Box::new(HostLearner::new(model, state, spec.optimizer, objective, collective)))
 }
@@ -99,8 +99,7 @@ fn on_gpu(
 /// There is no such GPU.
 #[cfg(feature = "libtorch")]
 fn place(device: &str) -> Result<olmo_model::device::Place, StageError> {
-    let index = device.strip_prefix("cuda:").and_then(|number| number.parse().ok()).unwrap_or(0);
-    olmo_model::device::gpu(index).map_err(no_gpu)
+    olmo_model::device::requested(device).map_err(no_gpu)
 }
 
 fn no_gpu(why: String) -> StageError {

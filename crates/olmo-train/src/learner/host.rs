@@ -212,7 +212,7 @@ mod tests {
 
     fn learner(collective: Box<dyn Collective>) -> HostLearner {
         let parameters = Parameters::init(&config(), 5).unwrap();
-        let model = Model::new(&config(), &parameters, true).unwrap();
+        let model = Model::new(&config(), &parameters).unwrap();
         let optimizer = OptimizerSettings::plain();
         let objective = Box::new(CrossEntropy { norm: LossNorm::Labels, z_loss: 0.0 });
         HostLearner::new(model, LearnerState::new(parameters), optimizer, objective, collective)

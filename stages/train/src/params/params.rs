@@ -2,6 +2,7 @@
 //! express.
 
 use olmo_model::{ActivationCheckpointing, InitFnType, LayerNormType, ModelConfig};
+use olmo_stage::compute_params::{self, BackendParam, PrecisionParam};
 use olmo_stage::rules::Finding;
 use olmo_train::{LossNorm, Schedule, SchedulerName};
 use schemars::JsonSchema;
@@ -42,7 +43,7 @@ pub struct Params {
     pub device_train_microbatch_size: Option<usize>,
     /// Device to train on: `cpu`, `cuda`, `cuda:N` (the N-th of the stage's own GPUs), or `auto` (a
     /// GPU if `resources` requests one).
-    #[serde(default = "default::auto")]
+    #[serde(default = "compute_params::auto")]
     #[schemars(regex(pattern = r"^(auto|cpu|cuda(:[0-9]+)?)$"), extend("x-key" = false))]
     pub device: String,
     /// Compute backend: `flex` (pure Rust, CPU), `libtorch` (CPU or CUDA; needs
@@ -50,13 +51,13 @@ pub struct Params {
     /// records the resolved value.
     #[serde(default)]
     #[schemars(with = "String", extend("enum" = ["auto", "flex", "libtorch"], "default" = "auto", "x-key" = false))]
-    pub backend: BackendName,
+    pub backend: BackendParam,
     /// Data type of activations (OLMo's names): `fp32`, `amp_bf16` (GPU only; weights, gradients and
     /// moments stay f32), or `auto` (`amp_bf16` on a GPU, otherwise `fp32`). The cache key records
     /// the resolved value.
     #[serde(default)]
     #[schemars(with = "String", extend("enum" = ["auto", "fp32", "amp_bf16"], "default" = "auto", "x-key" = false))]
-    pub precision: Precision,
+    pub precision: PrecisionParam,
     /// Which blocks recompute their activations in the backward pass instead of keeping them
     /// (OLMo's names). Saves memory and costs time (`whole_layer`: about a third); the result is
     /// bit-identical.
@@ -243,27 +244,6 @@ impl Default for SchedulerParams {
     }
 }
 
-/// Data type of activations.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Precision {
-    #[default]
-    Auto,
-    Fp32,
-    AmpBf16,
-}
-
-/// Compute backend.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum BackendName {
-    #[default]
-    Auto,
-    Flex,
-    #[serde(rename = "libtorch")]
-    LibTorch,
-}
-
 /// Defaults: OLMo 2's values, and OLMo's for the intervals.
 mod default {
     use olmo_model::{InitFnType, LayerNormType};
@@ -272,9 +252,6 @@ mod default {
 
     pub(super) fn seed() -> u64 {
         6198
-    }
-    pub(super) fn auto() -> String {
-        "auto".into()
     }
     pub(super) fn microbatch() -> Option<usize> {
         Some(8)
@@ -361,11 +338,6 @@ impl ModelParams {
     }
 }
 
-fn is_device(text: &str) -> bool {
-    let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    matches!(text, "auto" | "cpu" | "cuda") || text.strip_prefix("cuda:").is_some_and(number)
-}
-
 impl Params {
     /// Checks what types cannot express. Returns every problem, at its param.
     pub fn check(&self) -> Vec<Finding> {
@@ -436,16 +408,6 @@ impl Params {
             self.max_grad_norm.is_none_or(|norm| norm.is_finite() && norm > 0.0),
             "max_grad_norm",
             "`max_grad_norm` must be greater than 0, or null",
-        );
-        require(
-            is_device(&self.device),
-            "device",
-            "`device` must be auto, cpu, cuda or cuda:N, where N is the index of one of the stage's own GPUs",
-        );
-        require(
-            self.backend != BackendName::Flex || !self.device.starts_with("cuda"),
-            "backend",
-            "`backend: flex` cannot be combined with `device: cuda`: flex computes on the CPU; use libtorch or auto",
         );
         require(self.z_loss.is_finite() && self.z_loss >= 0.0, "z_loss", "`z_loss` must be at least 0");
         let fraction = self.scheduler.warmup_fraction;

@@ -7,4 +7,5 @@ mod model_folder;
 
 pub(crate) use architecture::MODEL_TYPE;
 pub(crate) use model_folder::{explain_head, parts, understand};
+pub(super) use model_folder::map_huggingface;
 pub use model_folder::{load_huggingface, save_huggingface};

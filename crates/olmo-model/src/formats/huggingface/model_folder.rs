@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use olmo_ops::Matrices;
 use serde_json::{Map, Value, json};
 
 use super::architecture::{Architecture, FULL, SLIDING, VOCABULARY, layer_types};
@@ -11,7 +12,7 @@ use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::formats::file_names::CONFIG_FILE;
 use crate::formats::json::{read_config, read_object, write_json};
-use crate::formats::parts::{Part, check_fit, read};
+use crate::formats::parts::{Part, map, read};
 use crate::formats::weight_files::{self, Outgoing};
 use crate::layout;
 use crate::parameters::Parameters;
@@ -68,11 +69,24 @@ pub(crate) fn parts(config: &ModelConfig) -> Vec<Part> {
 /// # Errors
 /// See [`crate::load`].
 pub fn load_huggingface(folder: &Path) -> Result<(ModelConfig, Parameters), ModelError> {
-    let mut config = understand(&folder.join(CONFIG_FILE), &read_config(folder)?)?;
-    add_stop_ids(folder, &mut config)?;
+    let config = config_of(folder)?;
     let parameters =
         read(folder, &config, &parts(&config), &|name, all| extra::judge(name, all, &config)).map_err(explain_head)?;
     Ok((config, parameters))
+}
+
+/// Maps a Hugging Face model folder.
+pub(crate) fn map_huggingface(folder: &Path) -> Result<(ModelConfig, Matrices), ModelError> {
+    let config = config_of(folder)?;
+    let matrices =
+        map(folder, &parts(&config), &|name, all| extra::judge(name, all, &config)).map_err(explain_head)?;
+    Ok((config, matrices))
+}
+
+fn config_of(folder: &Path) -> Result<ModelConfig, ModelError> {
+    let mut config = understand(&folder.join(CONFIG_FILE), &read_config(folder)?)?;
+    add_stop_ids(folder, &mut config)?;
+    Ok(config)
 }
 
 /// The config described by the fields of the file `path`.
@@ -127,7 +141,7 @@ pub fn save_huggingface(
     parameters: &Parameters,
     dtype: WeightType,
 ) -> Result<(), ModelError> {
-    check_fit(config, parameters)?;
+    parameters.check_fit(config)?;
     let architecture = Architecture::of(config)?;
     write_json(folder, CONFIG_FILE, describe(config, architecture, dtype))?;
     let eos = match &config.eos_token_ids[..] {

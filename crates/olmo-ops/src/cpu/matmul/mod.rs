@@ -8,4 +8,4 @@ mod products;
 
 pub use compute::Compute;
 pub(super) use matrix::Write;
-pub(super) use products::{matmul_nn, matmul_nt, matmul_tn, matmul_tn_in_chains};
+pub(super) use products::{matmul_nn, matmul_nt, matmul_nt_part, matmul_tn, matmul_tn_in_chains};

@@ -8,7 +8,9 @@ use rayon::prelude::*;
 
 use super::compute::Compute;
 use super::matrix::Write;
+use crate::cpu::buffer::Buffer;
 use crate::cpu::shared::SharedSlice;
+use crate::matrix::MatrixView;
 
 /// `y [rows, out] = x [rows, inner] w^T`, with w `[out, inner]`: a linear layer.
 #[expect(clippy::too_many_arguments, reason = "as a BLAS call")]
@@ -26,7 +28,42 @@ pub(crate) fn matmul_nt(
         x.len() >= rows * inner && w.len() >= out * inner && y.len() >= rows * out,
         "a product's matrices have its sizes"
     );
-    product(compute, [rows, out, inner], (x, [inner, 1]), (w, [1, inner]), y, write, None);
+    product(compute, [rows, out, inner], (x, [inner, 1]), (w, [1, inner]), (y, out), write, None);
+}
+
+/// Elements of a part of a bf16 weight that are widened at a time.
+const WIDENED: usize = 1 << 20;
+
+/// Like [`matmul_nt`], for a weight that gives only some columns of a result: `y` begins at the
+/// first of them, and has rows of `stride`. A bf16 weight is widened in parts, which changes no bit
+/// of what the default backend computes.
+pub(crate) fn matmul_nt_part(
+    compute: Compute,
+    x: &[f32],
+    w: MatrixView<'_>,
+    rows: usize,
+    inner: usize,
+    (y, stride): (&mut [f32], usize),
+    write: Write,
+) {
+    let out = w.len() / inner;
+    assert!(x.len() >= rows * inner && w.len() == out * inner, "a product's matrices have its sizes");
+    assert!(out <= stride && (rows == 0 || y.len() >= (rows - 1) * stride + out), "the columns lie within their rows");
+    if let MatrixView::F32(w) = w {
+        return product(compute, [rows, out, inner], (x, [inner, 1]), (w, [1, inner]), (y, stride), write, None);
+    }
+    let size = (WIDENED / inner.max(1)).next_multiple_of(128).min(out);
+    let mut wide = Buffer::new(size * inner);
+    for first in (0..out).step_by(size.max(1)) {
+        let count = size.min(out - first);
+        let part = w.part(first * inner..(first + count) * inner);
+        wide[..count * inner]
+            .par_chunks_mut(LEAST_FOR_THREADS)
+            .enumerate()
+            .for_each(|(index, wide)| part.part(index * LEAST_FOR_THREADS..index * LEAST_FOR_THREADS + wide.len()).widen_into(wide));
+        let y = (&mut y[first..], stride);
+        product(compute, [rows, count, inner], (x, [inner, 1]), (&wide, [1, inner]), y, write, None);
+    }
 }
 
 /// `dx [rows, inner] = dy [rows, out] w`, with w `[out, inner]`: gradient of a linear layer's
@@ -46,7 +83,7 @@ pub(crate) fn matmul_nn(
         dy.len() >= rows * out && w.len() >= out * inner && dx.len() >= rows * inner,
         "a product's matrices have its sizes"
     );
-    product(compute, [rows, inner, out], (dy, [out, 1]), (w, [inner, 1]), dx, write, None);
+    product(compute, [rows, inner, out], (dy, [out, 1]), (w, [inner, 1]), (dx, inner), write, None);
 }
 
 /// `dw [out, inner] = dy^T x`, with dy `[rows, out]` and x `[rows, inner]`: gradient of a linear
@@ -93,20 +130,20 @@ fn weight_gradient(
         dy.len() >= rows * out && x.len() >= rows * inner && dw.len() >= out * inner,
         "a product's matrices have its sizes"
     );
-    product(compute, [out, inner, rows], (dy, [1, out]), (x, [inner, 1]), dw, write, chain);
+    product(compute, [out, inner, rows], (dy, [1, out]), (x, [inner, 1]), (dw, inner), write, chain);
 }
 
 /// Minimum number of multiplications for which a second thread pays off.
 const LEAST_FOR_THREADS: usize = 1 << 17;
 
-/// `c [m, n] = a [m, k] b [k, n]`; a and b with row and column strides, c row-major. The caller has
-/// checked the sizes.
+/// `c [m, n] = a [m, k] b [k, n]`; a and b with row and column strides, c with the stride of its
+/// rows. The caller has checked the sizes.
 fn product(
     compute: Compute,
     [m, n, k]: [usize; 3],
     a: (&[f32], [usize; 2]),
     b: (&[f32], [usize; 2]),
-    c: &mut [f32],
+    (c, stride): (&mut [f32], usize),
     write: Write,
     chain: Option<usize>,
 ) {
@@ -127,7 +164,7 @@ fn product(
         unsafe {
             let a = (a.0.as_ptr().add(row * a.1[0]), a.1);
             let b = (b.0.as_ptr().add(column * b.1[1]), b.1);
-            let c = (target.at(row * n + column), n);
+            let c = (target.at(row * stride + column), stride);
             match chain {
                 None => compute.gemm([rows, columns, k], a, b, write, c),
                 Some(chain) => compute.gemm_in_chains([rows, columns, k], a, b, write, c, chain),

@@ -1,0 +1,20 @@
+//! Inference: prompts, answers and log-likelihoods of a model, without any training code.
+//!
+//! [`open`] maps a model's files and returns a [`LanguageModel`] on the device that a stage
+//! requested. [`generate`] continues prompts with a [`Sampler`](Sampling), and [`ChatModel`] turns
+//! conversations into prompts and answers into text.
+
+mod chat;
+mod generate;
+mod language_model;
+mod on_device;
+mod open;
+mod sampling;
+
+pub use chat::ChatModel;
+pub use generate::{GenerateOptions, generate};
+pub use language_model::{LanguageModel, Loglikelihood, Request, Sequences};
+#[cfg(feature = "libtorch")]
+pub use open::of_matrices_on;
+pub use open::{Placement, of_matrices, of_parameters, open};
+pub use sampling::Sampling;

@@ -1,0 +1,290 @@
+//! [`OnDevice`]: a model with its weights on a device.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use olmo_model::{ModelConfig, ModelError, ModelWeights, Ropes};
+use olmo_ops::inference::{self, Score};
+use olmo_ops::{BlockConfig, Decoder, Life, Placed, Rope};
+use rayon::prelude::*;
+
+use crate::language_model::{LanguageModel, Loglikelihood, Request, Sequences};
+
+/// Maximum number of tokens, padding included, of rows that are computed together.
+const MOST_TOKENS: usize = 1 << 14;
+
+/// Ropes cover a multiple of this number of positions, so that they are seldom made again.
+const POSITIONS: usize = 256;
+
+/// A model with its weights on a device.
+pub(crate) struct OnDevice<D: Decoder> {
+    config: ModelConfig,
+    blocks: Vec<BlockConfig>,
+    device: D,
+    weights: ModelWeights,
+    ropes: Ropes,
+}
+
+/// Positions of a batch's tokens, once for each kind of rope, and which of them a block reads.
+struct BlockPositions<D: Decoder> {
+    of_rope: Vec<D::Positions>,
+    of_block: Vec<usize>,
+}
+
+impl<D: Decoder> BlockPositions<D> {
+    fn of(&self, block: usize) -> &D::Positions {
+        &self.of_rope[self.of_block[block]]
+    }
+}
+
+impl<D: Decoder> OnDevice<D> {
+    /// The model of a valid config; `device` holds its weights.
+    pub(crate) fn new(config: ModelConfig, device: D) -> OnDevice<D> {
+        OnDevice {
+            blocks: (0..config.n_layers).map(|layer| config.block(layer)).collect(),
+            weights: ModelWeights::frozen(&config),
+            config,
+            device,
+            ropes: Ropes::default(),
+        }
+    }
+
+    fn positions(&self, longest: usize, make: impl Fn(&Arc<Rope>) -> D::Positions) -> BlockPositions<D> {
+        let mut ropes: Vec<Arc<Rope>> = Vec::new();
+        let mut positions = BlockPositions { of_rope: Vec::new(), of_block: Vec::new() };
+        for block in &self.blocks {
+            let known = ropes.iter().position(|rope| *rope.config() == block.rope);
+            positions.of_block.push(known.unwrap_or_else(|| {
+                let rope = self.ropes.of(block, longest.next_multiple_of(POSITIONS));
+                positions.of_rope.push(make(&rope));
+                ropes.push(rope);
+                ropes.len() - 1
+            }));
+        }
+        positions
+    }
+
+    /// Positions of `rows` of `sequence` tokens.
+    fn row_positions(&self, [rows, sequence]: [usize; 2]) -> BlockPositions<D> {
+        self.positions(sequence, |rope| {
+            let placed = Placed { rope: rope.clone(), documents: None };
+            self.device.positions(&placed, [rows, sequence])
+        })
+    }
+
+    /// Groups of rows that are computed together.
+    fn groups(&self, lengths: &[usize]) -> Vec<Range<usize>> {
+        if !D::PADS {
+            return (0..lengths.len()).map(|row| row..row + 1).collect();
+        }
+        let (mut groups, mut start, mut longest) = (Vec::new(), 0, 0);
+        for (row, &length) in lengths.iter().enumerate() {
+            let with = longest.max(length);
+            if row > start && (row + 1 - start) * with > MOST_TOKENS {
+                groups.push(start..row);
+                (start, longest) = (row, length);
+            } else {
+                longest = with;
+            }
+        }
+        if start < lengths.len() {
+            groups.push(start..lengths.len());
+        }
+        groups
+    }
+
+    /// `work` on each group, in parallel where groups are single rows.
+    fn each_group<T: Send>(
+        groups: Vec<Range<usize>>,
+        work: impl Fn(Range<usize>) -> T + Sync + Send,
+    ) -> Vec<T> {
+        if D::PADS { groups.into_iter().map(work).collect() } else { groups.into_par_iter().map(work).collect() }
+    }
+
+    /// The residual stream after all blocks, `[rows * sequence, d_model]`.
+    fn hidden(&self, ids: &[u32], shape: [usize; 2]) -> D::Array {
+        let positions = self.row_positions(shape);
+        let mut hidden = self.device.embed(&self.weights.embedding, ids);
+        for (layer, (config, weights)) in self.blocks.iter().zip(&self.weights.blocks).enumerate() {
+            hidden = inference::forward(&self.device, config, weights, positions.of(layer), &hidden);
+        }
+        hidden
+    }
+
+    fn final_norm(&self, device: &D, hidden: &D::Array) -> D::Array {
+        let norm = self.config.norm();
+        device.norm(norm, hidden, None, self.weights.final_norm.as_ref(), self.config.d_model, Life::Scratch).0
+    }
+
+    /// Logits of rows of the residual stream.
+    fn logits_of(&self, device: &D, hidden: &D::Array) -> Vec<f32> {
+        device.logits(&self.final_norm(device, hidden), &self.weights.head)
+    }
+
+    fn check(&self, what: impl Fn() -> String, ids: &[u32]) -> Result<(), ModelError> {
+        let named = |error: ModelError| ModelError::Input(format!("{}: {error}", what()));
+        self.config.check_ids(ids, 1, ids.len()).map_err(named)
+    }
+
+    /// The scores of the continuations of some requests.
+    fn score(&self, requests: &[Request]) -> Vec<Loglikelihood> {
+        // The last token is only predicted.
+        let length = |request: &Request| request.context.len() + request.continuation.len() - 1;
+        let longest = requests.iter().map(length).max().unwrap_or(0);
+        let mut ids = Vec::with_capacity(requests.len() * longest);
+        let (mut rows, mut targets) = (Vec::new(), Vec::new());
+        for request in requests {
+            let first = ids.len();
+            ids.extend(request.context.iter().chain(&request.continuation).take(length(request)));
+            ids.resize(first + longest, 0);
+            let start = first + request.context.len() - 1;
+            rows.extend(start..start + request.continuation.len());
+            targets.extend_from_slice(&request.continuation);
+        }
+        let hidden = self.hidden(&ids, [requests.len(), longest]);
+        let hidden = self.device.rows(&hidden, self.config.d_model, &rows);
+        let normed = self.final_norm(&self.device, &hidden);
+        let mut scores = self.device.score(&normed, &self.weights.head, &targets).into_iter();
+        let mut of = |request: &Request| {
+            let scores: Vec<Score> = scores.by_ref().take(request.continuation.len()).collect();
+            Loglikelihood {
+                is_greedy: scores.iter().all(|score| score.is_greedy),
+                tokens: scores.into_iter().map(|score| score.log_probability).collect(),
+            }
+        };
+        requests.iter().map(&mut of).collect()
+    }
+}
+
+impl<D: Decoder> LanguageModel for OnDevice<D> {
+    fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    fn sequences(&self) -> Box<dyn Sequences + '_> {
+        let caches = self.blocks.iter().map(|config| self.device.kv_cache(config)).collect();
+        Box::new(Running { model: self, caches, positions: Vec::new() })
+    }
+
+    fn loglikelihood(&self, requests: &[Request]) -> Result<Vec<Loglikelihood>, ModelError> {
+        let most = self.config.max_sequence_length;
+        for (index, Request { context, continuation }) in requests.iter().enumerate() {
+            let what = || format!("request {index}");
+            if context.is_empty() || continuation.is_empty() {
+                return Err(ModelError::Input(format!("{}: context and continuation have a token at least", what())));
+            }
+            if context.len() + continuation.len() - 1 > most {
+                let length = context.len() + continuation.len();
+                return Err(ModelError::Input(format!(
+                    "{}: its {length} tokens are more than the model's sequence of {most}; shorten the context",
+                    what()
+                )));
+            }
+            self.check(what, context)?;
+            self.check(what, continuation)?;
+        }
+        // Requests of similar length are computed together, so that little is padded.
+        let length = |index: &usize| requests[*index].context.len() + requests[*index].continuation.len();
+        let mut order: Vec<usize> = (0..requests.len()).collect();
+        order.sort_by_key(length);
+        let sorted: Vec<Request> = order.iter().map(|&index| requests[index].clone()).collect();
+        let lengths: Vec<usize> = order.iter().map(length).collect();
+        let scores = Self::each_group(self.groups(&lengths), |group| self.score(&sorted[group]));
+        let mut results: Vec<(usize, Loglikelihood)> = order.into_iter().zip(scores.into_iter().flatten()).collect();
+        results.sort_by_key(|(index, _)| *index);
+        Ok(results.into_iter().map(|(_, result)| result).collect())
+    }
+
+    fn logits(&self, input_ids: &[u32], batch: usize, sequence: usize) -> Result<Vec<f32>, ModelError> {
+        self.config.check_ids(input_ids, batch, sequence)?;
+        Ok(self.logits_of(&self.device, &self.hidden(input_ids, [batch, sequence])))
+    }
+}
+
+/// Sequences of a model.
+struct Running<'m, D: Decoder> {
+    model: &'m OnDevice<D>,
+    /// One for each block.
+    caches: Vec<D::KvCache>,
+    /// Number of tokens of each sequence.
+    positions: Vec<usize>,
+}
+
+impl<D: Decoder> Running<'_, D> {
+    /// The caches of some prompts, and the logits after each.
+    fn prompts(model: &OnDevice<D>, prompts: &[&[u32]]) -> (Vec<D::KvCache>, Vec<f32>) {
+        let lengths: Vec<usize> = prompts.iter().map(|prompt| prompt.len()).collect();
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        let mut ids = Vec::with_capacity(prompts.len() * longest);
+        for prompt in prompts {
+            let first = ids.len();
+            ids.extend_from_slice(prompt);
+            ids.resize(first + longest, 0);
+        }
+        let positions = model.row_positions([prompts.len(), longest]);
+        let mut hidden = model.device.embed(&model.weights.embedding, &ids);
+        let mut caches = Vec::with_capacity(model.blocks.len());
+        for (layer, (config, weights)) in model.blocks.iter().zip(&model.weights.blocks).enumerate() {
+            let mut cache = model.device.kv_cache(config);
+            hidden =
+                inference::prefill(&model.device, config, weights, positions.of(layer), &hidden, &lengths, &mut cache);
+            caches.push(cache);
+        }
+        let last: Vec<usize> = lengths.iter().enumerate().map(|(row, length)| row * longest + length - 1).collect();
+        let device = model.device.stepwise();
+        let last = device.rows(&hidden, model.config.d_model, &last);
+        (caches, model.logits_of(&device, &last))
+    }
+}
+
+impl<D: Decoder> Sequences for Running<'_, D> {
+    fn count(&self) -> usize {
+        self.positions.len()
+    }
+
+    fn prefill(&mut self, prompts: &[&[u32]]) -> Result<Vec<f32>, ModelError> {
+        let model = self.model;
+        for (index, prompt) in prompts.iter().enumerate() {
+            model.check(|| format!("prompt {index}"), prompt)?;
+        }
+        let lengths: Vec<usize> = prompts.iter().map(|prompt| prompt.len()).collect();
+        let groups = model.groups(&lengths);
+        let mut logits = Vec::new();
+        for (caches, of_group) in
+            OnDevice::<D>::each_group(groups, |group| Running::prompts(model, &prompts[group]))
+        {
+            for ((own, new), config) in self.caches.iter_mut().zip(caches).zip(&model.blocks) {
+                model.device.kv_join(config, own, new);
+            }
+            logits.extend(of_group);
+        }
+        self.positions.extend(lengths);
+        Ok(logits)
+    }
+
+    fn step(&mut self, tokens: &[u32]) -> Result<Vec<f32>, ModelError> {
+        let model = self.model;
+        if tokens.len() != self.positions.len() {
+            let what = format!("{} tokens for {} sequences", tokens.len(), self.positions.len());
+            return Err(ModelError::Input(what));
+        }
+        model.config.check_ids(tokens, 1, tokens.len())?;
+        let device = model.device.stepwise();
+        let longest = self.positions.iter().max().map_or(0, |last| last + 1);
+        let positions = model.positions(longest, |rope| device.next_positions(rope, &self.positions));
+        let mut hidden = device.embed(&model.weights.embedding, tokens);
+        let blocks = model.blocks.iter().zip(&model.weights.blocks).zip(&mut self.caches);
+        for (layer, ((config, weights), cache)) in blocks.enumerate() {
+            hidden = inference::step(&device, config, weights, positions.of(layer), &hidden, cache);
+        }
+        self.positions.iter_mut().for_each(|position| *position += 1);
+        Ok(model.logits_of(&device, &hidden))
+    }
+
+    fn keep(&mut self, sequences: &[usize]) {
+        for cache in &mut self.caches {
+            self.model.device.kv_keep(cache, sequences);
+        }
+        self.positions = sequences.iter().map(|&sequence| self.positions[sequence]).collect();
+    }
+}
