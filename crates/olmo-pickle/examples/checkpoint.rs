@@ -102,7 +102,7 @@ fn rewrite(from: &Path, to: &Path, format: &str) -> Fallible<()> {
     for (name, entry) in checkpoint.entries() {
         match entry {
             Entry::Tensor(tensor) => {
-                writer.tensor(name, tensor.dtype, &tensor.shape, &checkpoint.read_tensor(name)?)?
+                writer.tensor(name, tensor.dtype, &tensor.shape, &checkpoint.read_tensor(name)?)?;
             }
             Entry::Bytes(_) => writer.value(name, &item(checkpoint.read_value(name)?.root())?)?,
         }

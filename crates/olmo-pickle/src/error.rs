@@ -84,9 +84,9 @@ impl std::error::Error for Error {
 impl Diagnose for Error {
     fn code(&self) -> &'static str {
         match self.kind {
-            Kind::Invalid => "checkpoint::invalid",
-            Kind::Unsupported => "checkpoint::unsupported",
-            Kind::Missing => "checkpoint::missing",
+            Kind::Invalid => "pytorch::invalid",
+            Kind::Unsupported => "pytorch::unsupported",
+            Kind::Missing => "pytorch::missing",
             Kind::Io => "io::failed",
         }
     }

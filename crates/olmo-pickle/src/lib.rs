@@ -17,8 +17,10 @@ mod document;
 mod dtype;
 mod error;
 mod files;
+mod olmo_names;
 
 pub use document::{Array, ClassName, Document, Kind, MAX_DEPTH, Storage, Tensor, Value};
 pub use dtype::DType;
 pub use error::Error;
 pub use files::{Files, FolderFiles, MemoryFiles, Part, ReadAt};
+pub use olmo_names::OlmoName;

@@ -1,5 +1,7 @@
 //! Files that PyTorch and OLMo-core wrote (scripts/goldens/checkpoints.py), read as they were meant.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -112,10 +114,13 @@ fn checkpoints_of_any_number_of_ranks_are_assembled() {
     assert_eq!(chunks, [(&[0, 0][..], &[3, 4][..]), (&[3, 0], &[2, 4])]);
 }
 
-/// Files that remember how many bytes were read of each.
+/// Each opened file, and how many bytes were read of it.
+type Reads = Arc<Mutex<Vec<(String, Arc<AtomicU64>)>>>;
+
+/// Files that remember how they were read.
 struct Counted {
     files: FolderFiles,
-    reads: Arc<Mutex<Vec<(String, Arc<AtomicU64>)>>>,
+    reads: Reads,
 }
 
 struct CountedFile(Box<dyn ReadAt>, Arc<AtomicU64>);
@@ -149,7 +154,7 @@ fn reading_a_tensor_touches_only_its_bytes() {
         writer.tensor(name, DType::Uint8, &[1 << 20], &large).unwrap();
     }
     writer.finish().unwrap();
-    let reads = Arc::new(Mutex::new(Vec::new()));
+    let reads = Reads::default();
     let files = Counted { files: FolderFiles::new(folder.path()), reads: Arc::clone(&reads) };
     let checkpoint = Checkpoint::open(Arc::new(files)).unwrap();
     checkpoint.check_shards().unwrap();
@@ -229,6 +234,60 @@ fn lists_that_do_not_describe_a_whole_checkpoint_are_refused() {
     ] {
         let message = refusal(&[(from, to)]);
         assert!(message.contains(reason), "{}: {message}", from.escape_ascii());
+    }
+    // Two problems are reported at once.
+    let message = refusal(&[(b"__0_0.distcp", b"../../passwd"), (b"torch.strided", b"torch.sparse0")]);
+    assert!(message.contains("path separator") && message.contains("only dense tensors"), "{message}");
+}
+
+/// `.metadata` with one tensor of four bytes in chunks: offset, size, and place in the shard.
+fn list_of_chunks(chunks: &[(u64, u64, u64, u64)]) -> Vec<u8> {
+    const MODULE: &str = "torch.distributed.checkpoint.metadata";
+    let record = |name, state| Item::Object { module: MODULE, name, state: Some(Box::new(state)) };
+    let properties = record("TensorProperties", Item::Tuple(vec![Item::DType(DType::Uint8)]));
+    let chunk = |&(offset, size, ..): &(u64, u64, u64, u64)| {
+        record("ChunkStorageMetadata", Item::dict([("offsets", Item::size(&[offset])), ("sizes", Item::size(&[size]))]))
+    };
+    let place = |&(offset, _, start, length): &(u64, u64, u64, u64)| {
+        let index = Item::dict([("fqn", Item::text("w")), ("offset", Item::size(&[offset]))]);
+        let info = Item::dict([
+            ("relative_path", Item::text("__0_0.distcp")),
+            ("offset", Item::Int(start as i64)),
+            ("length", Item::Int(length as i64)),
+        ]);
+        let module = "torch.distributed.checkpoint.filesystem";
+        (record("MetadataIndex", index), Item::Object { module, name: "_StorageInfo", state: Some(Box::new(info)) })
+    };
+    let tensor = Item::dict([
+        ("properties", properties),
+        ("size", Item::size(&[4])),
+        ("chunks", Item::List(chunks.iter().map(chunk).collect())),
+    ]);
+    let entries = Item::dict([("w", record("TensorStorageMetadata", tensor))]);
+    let places = Item::Dict(chunks.iter().filter(|chunk| chunk.3 > 0).map(place).collect());
+    let metadata = Item::dict([("state_dict_metadata", entries), ("storage_data", places)]);
+    olmo_pickle::pickle::write(&record("Metadata", metadata), olmo_pickle::pickle::Protocol::Four)
+}
+
+#[test]
+fn chunks_must_fill_the_tensor_and_have_places_of_their_own() {
+    let open = |chunks: &[(u64, u64, u64, u64)]| {
+        let mut files = MemoryFiles::default();
+        files.insert(".metadata", list_of_chunks(chunks));
+        Checkpoint::open(Arc::new(files))
+    };
+    assert!(open(&[(0, 2, 0, 100), (2, 2, 100, 100)]).is_ok());
+    for (chunks, reason) in [
+        (&[(0, 2, 0, 100)][..], "2 of 4 elements: a shard is missing"),
+        (&[(0, 3, 0, 100), (2, 2, 100, 100)], "overlap"),
+        (&[(0, 2, 0, 100), (2, 3, 100, 100)], "outside"),
+        (&[(0, 2, 0, 100), (2, 2, 0, 0)], "has no place: a shard is missing"),
+        (&[(0, 2, 0, 100), (2, 2, 99, 100)], "overlap in __0_0.distcp"),
+        (&[(0, 2, 0, 100), (2, 2, 100, 1)], "larger than its place"),
+        (&[(0, 4, i64::MAX as u64, i64::MAX as u64), (0, 4, 0, 8)], "two places"),
+    ] {
+        let message = open(chunks).expect_err("must be refused").to_string();
+        assert!(message.contains(reason), "{chunks:?}: {message}");
     }
 }
 

@@ -1,5 +1,7 @@
 //! Arbitrary bytes and damaged files: reading them never panics, and needs memory in proportion to them.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::path::Path;

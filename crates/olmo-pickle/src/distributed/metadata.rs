@@ -9,6 +9,12 @@ use crate::dtype::DType;
 use crate::error::{Error, join_problems, shortened};
 use crate::files::problem_of_file_name;
 
+/// Name of the file that lists the entries.
+pub const METADATA_FILE: &str = ".metadata";
+
+/// Folder of the weights and the optimizer's state in a checkpoint of OLMo-core's trainer.
+pub const MODEL_AND_OPTIM: &str = "model_and_optim";
+
 /// Module of the classes in `.metadata`.
 pub(super) const MODULE: &str = "torch.distributed.checkpoint.metadata";
 /// Modules that have a class `_StorageInfo`: of PyTorch and of OLMo-core.

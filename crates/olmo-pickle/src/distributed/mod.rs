@@ -10,12 +10,6 @@ mod metadata;
 mod read;
 mod write;
 
-pub use metadata::{BytesEntry, Chunk, Entry, Place, TensorEntry};
+pub use metadata::{BytesEntry, Chunk, Entry, METADATA_FILE, MODEL_AND_OPTIM, Place, TensorEntry};
 pub use read::Checkpoint;
 pub use write::{CheckpointWriter, Writer};
-
-/// Name of the file that lists the entries.
-pub const METADATA_FILE: &str = ".metadata";
-
-/// Folder of the weights and the optimizer's state in a checkpoint of OLMo-core's trainer.
-pub const MODEL_AND_OPTIM: &str = "model_and_optim";

@@ -5,8 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::chunks::for_each_run;
-use super::metadata::{self, Chunk, Entries, Entry, Place, TensorEntry};
-use super::{METADATA_FILE, MODEL_AND_OPTIM};
+use super::metadata::{self, Chunk, Entries, Entry, METADATA_FILE, MODEL_AND_OPTIM, Place, TensorEntry};
 use crate::archive::Archive;
 use crate::document::Tensor;
 use crate::error::{Error, join_problems, shortened};

@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 use olmo_base::IoContext as _;
 use olmo_base::PathError;
 
-use super::METADATA_FILE;
-use super::metadata::{MODULE, OLMO_CORE, PYTORCH};
+use super::metadata::{METADATA_FILE, MODULE, OLMO_CORE, PYTORCH};
 use crate::archive::ArchiveWriter;
 use crate::dtype::DType;
 use crate::pickle::{Item, Protocol, write};

@@ -188,16 +188,22 @@ impl Writer {
         }
     }
 
+    fn all(&mut self, items: &[Item]) {
+        for item in items {
+            self.item(item);
+        }
+    }
+
     fn tuple(&mut self, items: &[Item]) {
         match items.len() {
             0 => self.out.push(b')'),
             count @ 1..=3 => {
-                items.iter().for_each(|item| self.item(item));
+                self.all(items);
                 self.out.push(0x84 + count as u8);
             }
             _ => {
                 self.out.push(b'(');
-                items.iter().for_each(|item| self.item(item));
+                self.all(items);
                 self.out.push(b't');
             }
         }
@@ -273,7 +279,7 @@ impl Writer {
                 self.out.push(b']');
                 if !items.is_empty() {
                     self.out.push(b'(');
-                    items.iter().for_each(|item| self.item(item));
+                    self.all(items);
                     self.out.push(b'e');
                 }
             }
