@@ -7,6 +7,8 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::error::Error;
+
 /// A file of known length that can be read anywhere.
 pub trait ReadAt: Send + Sync {
     /// Length in bytes.
@@ -71,6 +73,21 @@ impl<T: ReadAt + ?Sized> ReadAt for Arc<T> {
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         (**self).read_exact_at(buffer, offset)
     }
+}
+
+/// The `length` bytes of `file` from `offset` on.
+///
+/// # Errors
+/// The file is shorter, which is found before memory is taken, or an I/O error.
+pub fn read_range(file: &(impl ReadAt + ?Sized), offset: u64, length: u64) -> Result<Vec<u8>, Error> {
+    let fits = offset.checked_add(length).is_some_and(|end| end <= file.length());
+    let size = usize::try_from(length).ok().filter(|_| fits);
+    let size = size.ok_or_else(|| {
+        Error::invalid(format!("it has {} bytes, too few for {length} at byte {offset}: it is cut off", file.length()))
+    })?;
+    let mut bytes = vec![0; size];
+    file.read_exact_at(&mut bytes, offset).map_err(|error| Error::io("read it", error))?;
+    Ok(bytes)
 }
 
 /// A file on disk, with its length when it was opened.

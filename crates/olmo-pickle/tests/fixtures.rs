@@ -112,6 +112,7 @@ fn checkpoints_of_any_number_of_ranks_are_assembled() {
     let Some(Entry::Tensor(tensor)) = checkpoint.entry("model.embeddings.weight") else { panic!() };
     let chunks: Vec<_> = tensor.chunks.iter().map(|chunk| (chunk.offsets(), chunk.sizes())).collect();
     assert_eq!(chunks, [(&[0, 0][..], &[3, 4][..]), (&[3, 0], &[2, 4])]);
+    assert_eq!(checkpoint.location("model.embeddings.weight").unwrap(), None);
 }
 
 /// Each opened file, and how many bytes were read of it.
@@ -345,6 +346,9 @@ fn what_is_written_is_read_and_equal_inputs_give_equal_bytes() {
             [("model.a", &values[..]), ("model.b", &values[..2]), ("model.c", &values[..4]), ("model.d", &[])]
         {
             assert_eq!(checkpoint.read_tensor(name).unwrap(), bytes, "{name}");
+            let place = checkpoint.location(name).unwrap().unwrap();
+            assert_eq!((&*place.file, place.offset % 64), ("__0_0.distcp", 0), "{name}");
+            assert_eq!(first[1][place.offset as usize..(place.offset + place.length) as usize], *bytes, "{name}");
         }
         let betas = checkpoint.read_value("optim.betas").unwrap();
         assert_eq!(betas.root().items().filter_map(Value::as_f64).collect::<Vec<_>>(), [0.9, 0.95]);

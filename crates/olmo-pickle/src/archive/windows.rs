@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::error::Error;
-use crate::files::ReadAt;
+use crate::files::{ReadAt, read_range};
 
 /// Bytes read at once from the start, enough for the pickle of a single tensor.
 const HEAD: u64 = 2048;
@@ -40,12 +40,7 @@ impl<S: ReadAt> Windows<S> {
 
     /// `length` bytes from `offset` on.
     pub(super) fn bytes(&self, offset: u64, length: u64) -> Result<Vec<u8>, Error> {
-        let fits = offset.checked_add(length).is_some_and(|end| end <= self.length());
-        let size = usize::try_from(length).ok().filter(|_| fits);
-        let size = size.ok_or_else(|| Error::invalid("the archive ends before its content: it is cut off"))?;
-        let mut bytes = vec![0; size];
-        self.read_exact_at(&mut bytes, offset).map_err(|error| Error::io("read it", error))?;
-        Ok(bytes)
+        read_range(self, offset, length)
     }
 }
 

@@ -127,12 +127,15 @@ impl Checkpoint {
     /// # Errors
     /// There is no such tensor, or a shard is missing, cut off or damaged.
     pub fn read_tensor(&self, name: &str) -> Result<Vec<u8>, Error> {
-        let tensor = match self.entry(name) {
-            Some(Entry::Tensor(tensor)) => tensor,
-            Some(Entry::Bytes(_)) => return Err(Error::invalid(format!("`{}` is not a tensor", shortened(name)))),
-            None => return Err(Error::missing(format!("there is no tensor `{}`", shortened(name)))),
-        };
-        self.assemble(tensor).map_err(|error| error.within(&format!("`{}`", shortened(name))))
+        self.assemble(self.tensor_entry(name)?).map_err(|error| error.within(&format!("`{}`", shortened(name))))
+    }
+
+    fn tensor_entry(&self, name: &str) -> Result<&TensorEntry, Error> {
+        match self.entry(name) {
+            Some(Entry::Tensor(tensor)) => Ok(tensor),
+            Some(Entry::Bytes(_)) => Err(Error::invalid(format!("`{}` is not a tensor", shortened(name)))),
+            None => Err(Error::missing(format!("there is no tensor `{}`", shortened(name)))),
+        }
     }
 
     fn assemble(&self, tensor: &TensorEntry) -> Result<Vec<u8>, Error> {
@@ -148,6 +151,24 @@ impl Checkpoint {
             })?;
         }
         Ok(whole.unwrap_or_default())
+    }
+
+    /// Where the elements of the tensor `name` are, if one chunk holds all of them in the order of the
+    /// indices: the shard, and the range of it. Checkpoints of [`CheckpointWriter`](super::CheckpointWriter)
+    /// align the range to 64 bytes.
+    ///
+    /// # Errors
+    /// As for [`read_tensor`](Self::read_tensor).
+    pub fn location(&self, name: &str) -> Result<Option<Place>, Error> {
+        let tensor = self.tensor_entry(name)?;
+        let [chunk] = &tensor.chunks[..] else { return Ok(None) };
+        let locate = || {
+            let archive = Archive::open(self.part(&chunk.place)?)?;
+            archive.location(&stored_tensor(&archive, tensor, chunk)?)
+        };
+        let range = locate().map_err(|error| error.within(&format!("`{}`", shortened(name))))?;
+        let file = format!("{}{}", self.folder, chunk.place.file);
+        Ok(range.map(|(start, length)| Place { file: file.into(), offset: chunk.place.offset + start, length }))
     }
 
     /// Opens the value of the entry `name` that is no tensor, such as a setting of the optimizer.

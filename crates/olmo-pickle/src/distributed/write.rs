@@ -12,15 +12,19 @@ use crate::archive::ArchiveWriter;
 use crate::dtype::DType;
 use crate::pickle::{Item, Protocol, write};
 
+/// Archives begin at multiples of this, as storages do within them, so that tensors can be mapped
+/// into memory.
+const ALIGNMENT: u64 = 64;
+
 /// Name of the only shard: rank 0, file 0.
 const SHARD: &str = "__0_0.distcp";
 
-/// The program whose checkpoints are written. Each loads only its own.
+/// The program whose checkpoints are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Writer {
-    /// `olmo_core.distributed.checkpoint`.
+    /// `olmo_core.distributed.checkpoint`, which PyTorch does not load.
     OlmoCore,
-    /// `torch.distributed.checkpoint`.
+    /// `torch.distributed.checkpoint`. OLMo-core loads these too.
     PyTorch,
 }
 
@@ -89,6 +93,9 @@ impl CheckpointWriter {
         storages: &[&[u8]],
     ) -> Result<(), PathError> {
         let path = self.folder.join(SHARD);
+        let padding = (ALIGNMENT - self.at % ALIGNMENT) % ALIGNMENT;
+        self.shard.write_all(&vec![0; padding as usize]).context_during("write", &path)?;
+        self.at += padding;
         let written = write_archive(&mut self.shard, root, storages);
         let length = written.context_during("write", &path)?;
         let mut index = vec![("fqn", Item::text(name)), ("index", Item::None)];
