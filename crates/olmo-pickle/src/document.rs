@@ -1,8 +1,8 @@
 //! Values that a pickle describes: an arena of nodes, and cursors into it.
 //!
-//! A finished [`Document`] is safe to walk as a tree: no value contains itself, values are nested at
-//! most [`MAX_DEPTH`] deep, and the whole tree, with shared values counted wherever they occur, is in
-//! proportion to the pickle.
+//! A finished [`Document`] is safe to walk as a tree: no value contains itself, values are nested
+//! at most [`MAX_DEPTH`] deep, and the whole tree, with shared values counted wherever they occur,
+//! is in proportion to the pickle.
 
 use crate::dtype::DType;
 use crate::error::{Error, shortened};
@@ -90,7 +90,7 @@ pub(crate) struct ArrayNode {
 }
 
 impl Node {
-    /// The child number `index`, if there are so many.
+    /// Child `index`, if the node has one.
     fn child(&self, index: usize) -> Option<Id> {
         let of_pairs = |pairs: &[(Id, Id)], index: usize| {
             let pair = pairs.get(index / 2)?;
@@ -212,7 +212,7 @@ fn check_tree(nodes: &[Node], root: Id, length: usize) -> Result<(), Error> {
                     sizes[at].0 = sizes[at].0.saturating_add(size);
                     sizes[at].1 = sizes[at].1.max(levels + 1);
                     if sizes[at].0 > limit {
-                        let reason = "a few shared values stand for far more values than its length justifies";
+                        let reason = "shared values make it far larger than its length justifies";
                         return Err(Error::invalid(reason));
                     }
                 }
@@ -436,8 +436,8 @@ impl<'d> Value<'d> {
         self.ids().get(index).map(|id| self.at(*id))
     }
 
-    /// Key and value of each entry of a dict, and of what was set in an object by key; else nothing.
-    /// A key can occur again; the last value counts.
+    /// Key and value of each entry of a dict, and of what was set in an object by key; else
+    /// nothing. A key can occur again; the last value counts.
     pub fn entries(self) -> impl ExactSizeIterator<Item = (Value<'d>, Value<'d>)> {
         let pairs: &[(Id, Id)] = match self.node() {
             Node::Dict(pairs) => pairs,
@@ -479,12 +479,13 @@ impl<'d> Value<'d> {
         if let Node::Object(object) = self.node() { object.kwargs.map(|id| self.at(id)) } else { None }
     }
 
-    /// State of an object: a dict of its fields, or what its `__getstate__` made.
+    /// State of an object: a dict of its fields, or the result of its `__getstate__`.
     pub fn state(self) -> Option<Value<'d>> {
         if let Node::Object(object) = self.node() { object.state.map(|id| self.at(id)) } else { None }
     }
 
-    /// A field of an object, from its state: a dict, or a pair whose second part is the dict of slots.
+    /// A field of an object, from its state: a dict, or a pair whose second part is the dict of
+    /// slots.
     pub fn field(self, name: &str) -> Option<Value<'d>> {
         let state = self.state()?;
         let slots = || matches!(state.node(), Node::Tuple(_)).then(|| state.item(1)).flatten();

@@ -24,7 +24,7 @@ pub struct Error {
 }
 
 impl Error {
-    /// The file is damaged, or was made to do harm.
+    /// The file is damaged or hostile.
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
         Self { kind: Kind::Invalid, message: message.into(), hint: None, source: None }
     }

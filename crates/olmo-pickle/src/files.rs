@@ -1,4 +1,4 @@
-//! Where bytes come from: files in a folder, in memory, or behind another interface.
+//! Where bytes come from: files in a folder, in memory, or anything that implements [`Files`].
 
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -1,4 +1,5 @@
-//! Files that PyTorch and OLMo-core wrote (scripts/goldens/checkpoints.py), read as they were meant.
+//! Files that PyTorch and OLMo-core wrote (scripts/goldens/checkpoints.py), read as they were
+//! meant.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
@@ -208,7 +209,7 @@ fn missing_and_damaged_shards_are_named() {
     assert!(whole.read_tensor("model.nothing").unwrap_err().is_missing());
 }
 
-/// What a hostile or inconsistent list of entries says, and the reason for which it is refused.
+/// Changes of a valid list of entries, and why each result is refused.
 #[test]
 fn lists_that_do_not_describe_a_whole_checkpoint_are_refused() {
     let metadata = fixture("olmo_core/.metadata");

@@ -1,4 +1,5 @@
-//! Arbitrary bytes and damaged files: reading them never panics, and needs memory in proportion to them.
+//! Arbitrary bytes and damaged files: reading them never panics, and needs memory in proportion to
+//! them.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 

@@ -27,8 +27,8 @@ impl<S: ReadAt> Archive<S> {
     /// Opens the archive that is all of `source`.
     ///
     /// # Errors
-    /// It is not a zip file of `torch.save`, or it is damaged, or its pickle uses what cannot become
-    /// data. Older formats and files for big-endian machines are refused by name.
+    /// It is not a zip file of `torch.save`, or it is damaged, or its pickle uses what
+    /// cannot become data. Older formats and files for big-endian machines are refused by name.
     pub fn open(source: S) -> Result<Self, Error> {
         let file = Windows::new(source)?;
         check_start(&file)?;
@@ -67,8 +67,8 @@ impl<S: ReadAt> Archive<S> {
         Ok((name, entry))
     }
 
-    /// Where the bytes of `tensor`, one of this archive's, are: offset in the file and length. Nothing
-    /// if they do not follow each other.
+    /// Where the bytes of `tensor`, one of this archive's, are: offset in the file and length.
+    /// Nothing if they do not follow each other.
     ///
     /// # Errors
     /// The tensor does not fit its storage, or the file is damaged.
@@ -191,7 +191,7 @@ fn read_entry<S: ReadAt>(file: &Windows<S>, entries: &Entries, name: &str) -> Re
 }
 
 fn check_sum(name: &str, entry: &Entry, bytes: &[u8]) -> Result<(), Error> {
-    // Zero: PyTorch was told not to compute it.
+    // Zero: PyTorch did not compute it (torch.serialization.set_crc32_options).
     if entry.crc == 0 || crc32fast::hash(bytes) == entry.crc {
         return Ok(());
     }

@@ -66,7 +66,7 @@ struct Directory {
     start: u64,
     length: u64,
     count: u64,
-    /// Where the record begins that says so.
+    /// Where the end record begins, which has these numbers.
     end: u64,
 }
 
@@ -193,7 +193,7 @@ pub(super) fn entries<S: ReadAt>(file: &Windows<S>) -> Result<Entries, Error> {
     Ok(entries)
 }
 
-/// Entries must not share bytes: a small file must not stand for many large ones.
+/// Entries must not share bytes: otherwise a small file could describe many large entries.
 fn check_places(entries: &Entries, limit: u64) -> Result<(), Error> {
     let mut places: Vec<(u64, u64, &str)> = Vec::with_capacity(entries.len());
     for (name, entry) in entries {

@@ -29,8 +29,8 @@ impl Extent {
 /// Comparisons of two chunks that a checkpoint may need. Real ones need a few per chunk.
 pub(super) const MAX_COMPARISONS: u64 = 1 << 24;
 
-/// Why `chunks` do not fill a tensor of `shape`, if they do not: one is outside of it, two overlap, or
-/// elements are missing. Takes the comparisons it makes from `budget`.
+/// Why `chunks` do not fill a tensor of `shape`, if they do not: one is outside of it, two overlap,
+/// or elements are missing. Takes the comparisons it makes from `budget`.
 pub(super) fn problem_of_tiling(shape: &[u64], chunks: &[Extent], budget: &mut u64) -> Option<String> {
     let rank = shape.len();
     for chunk in chunks {
@@ -74,8 +74,8 @@ pub(super) fn problem_of_tiling(shape: &[u64], chunks: &[Extent], budget: &mut u
     (sum != total).then(|| format!("its chunks have {sum} of {total} elements: a shard is missing"))
 }
 
-/// Calls `copy(place in the tensor, place in the chunk, count)` for each run of elements that follow
-/// each other in both. Stops at the first error.
+/// Calls `copy(place in the tensor, place in the chunk, count)` for each run of elements that
+/// follow each other in both. Stops at the first error.
 pub(super) fn for_each_run<E>(
     shape: &[u64],
     chunk: &Extent,

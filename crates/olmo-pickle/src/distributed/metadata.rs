@@ -248,7 +248,7 @@ fn dtype(properties: Option<Value<'_>>) -> Result<DType, String> {
     }
 }
 
-/// Places must not share bytes: a small shard must not stand for many large tensors.
+/// Places must not share bytes: otherwise a small shard could describe many large tensors.
 fn check_places(entries: &Entries) -> Result<(), Error> {
     let mut places: Vec<(&Place, &str)> = Vec::new();
     for (name, entry) in entries {

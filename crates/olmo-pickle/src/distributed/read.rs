@@ -44,7 +44,8 @@ impl Checkpoint {
     /// Opens a checkpoint whose `.metadata` is among `files` or in their folder `model_and_optim`.
     ///
     /// # Errors
-    /// There is no `.metadata`, or it does not list a whole checkpoint. The message has all problems.
+    /// There is no `.metadata`, or it does not list a whole checkpoint. The message has
+    /// all problems.
     pub fn open(files: Arc<dyn Files>) -> Result<Self, Error> {
         let nested = format!("{MODEL_AND_OPTIM}/");
         match Self::open_in(Arc::clone(&files), String::new()) {
@@ -121,8 +122,8 @@ impl Checkpoint {
         })
     }
 
-    /// The elements of the tensor `name`, little endian, in the order of the indices. Reads only its
-    /// chunks.
+    /// The elements of the tensor `name`, little endian, in the order of the indices. Reads only
+    /// its chunks.
     ///
     /// # Errors
     /// There is no such tensor, or a shard is missing, cut off or damaged.
@@ -153,9 +154,9 @@ impl Checkpoint {
         Ok(whole.unwrap_or_default())
     }
 
-    /// Where the elements of the tensor `name` are, if one chunk holds all of them in the order of the
-    /// indices: the shard, and the range of it. Checkpoints of [`CheckpointWriter`](super::CheckpointWriter)
-    /// align the range to 64 bytes.
+    /// Where the elements of the tensor `name` are, if one chunk holds all of them in the order of
+    /// the indices: the shard, and the range of it. Checkpoints of
+    /// [`CheckpointWriter`](super::CheckpointWriter) align the range to 64 bytes.
     ///
     /// # Errors
     /// As for [`read_tensor`](Self::read_tensor).
@@ -208,7 +209,7 @@ fn stored_tensor<'a>(
     Ok(stored)
 }
 
-/// Reads a chunk to its place in the tensor, whose bytes are made with the first chunk.
+/// Reads a chunk to its place in the tensor. The first chunk allocates the tensor.
 fn read_chunk(tensor: &TensorEntry, chunk: &Chunk, part: ShardPart, whole: &mut Option<Vec<u8>>) -> Result<(), Error> {
     let archive = Archive::open(part)?;
     let stored = stored_tensor(&archive, tensor, chunk)?;

@@ -34,7 +34,7 @@ pub struct CheckpointWriter {
     folder: PathBuf,
     shard: BufWriter<File>,
     at: u64,
-    /// Name of each entry, what the list says about it, and its place.
+    /// Name of each entry, its metadata, and its place.
     listed: Vec<(String, Item)>,
     places: Vec<(Item, Item)>,
 }
@@ -63,7 +63,7 @@ impl CheckpointWriter {
     /// An I/O error.
     ///
     /// # Panics
-    /// `bytes` does not have the length that `dtype` and `shape` ask for.
+    /// The length of `bytes` does not fit `dtype` and `shape`.
     pub fn tensor(&mut self, name: &str, dtype: DType, shape: &[u64], bytes: &[u8]) -> Result<(), PathError> {
         let elements: u64 = shape.iter().product();
         assert_eq!(bytes.len() as u64, elements * dtype.size() as u64, "{name}: length of {dtype} {shape:?}");
@@ -162,7 +162,7 @@ fn record(name: &'static str, state: Option<Item>) -> Item {
     Item::Object { module: MODULE, name, state: state.map(Box::new) }
 }
 
-/// What the list says about a tensor that is one chunk.
+/// The metadata of a tensor that is one chunk.
 fn tensor_metadata(dtype: DType, shape: &[u64], zeros: &[u64]) -> Item {
     let layout =
         Item::Call { module: "torch.serialization", name: "_get_layout", args: vec![Item::text("torch.strided")] };

@@ -35,7 +35,7 @@ impl Machine<'_> {
         Ok(())
     }
 
-    /// The class `name` of `module`, both strings, or the type of elements it stands for.
+    /// The class `name` of `module`, both strings, or the element type with that name.
     pub(super) fn class(&mut self, module: Id, name: Id) -> Result<Id, Error> {
         let (Some(module_name), Some(class_name)) = (self.text(module), self.text(name)) else {
             return Err(Error::invalid("the name of a class is not a string"));

@@ -26,11 +26,13 @@ pub(super) enum Rule {
     Storage(Option<DType>),
     /// `_rebuild_tensor_v2(storage, offset, shape, strides, …)`: a tensor.
     TensorV2,
-    /// `_rebuild_tensor_v3(storage, offset, shape, strides, requires_grad, hooks, dtype, …)`: a tensor.
+    /// `_rebuild_tensor_v3(storage, offset, shape, strides, requires_grad, hooks, dtype, …)`: a
+    /// tensor.
     TensorV3,
     /// `_rebuild_parameter(tensor, …)`: the tensor.
     Parameter,
-    /// `_rebuild_from_type_v2(function, type, args, state)`: what the function makes of the arguments.
+    /// `_rebuild_from_type_v2(function, type, args, state)`: what the function makes of the
+    /// arguments.
     FromType,
     /// `_reconstruct(numpy.ndarray, …)`: an array that its state completes.
     Array,

@@ -76,7 +76,8 @@ impl<'i> Machine<'i> {
 
     /// Adds a node.
     pub(super) fn add(&mut self, node: Node) -> Result<Id, Error> {
-        // Most opcodes that make a node have two bytes or more, or are followed by one that stores it.
+        // Most opcodes that make a node have two bytes or more, or are followed by one that stores
+        // it.
         if self.nodes.len() > self.cursor.input.len() / 2 + 1024 {
             return Err(Error::invalid("the pickle has more values than its length justifies"));
         }
@@ -444,8 +445,8 @@ impl<'i> Machine<'i> {
             b'R' | 0x81 => {
                 let args = self.pop()?;
                 let class = self.pop()?;
-                let made = self.construct(class, args, None)?;
-                self.stack.push(made);
+                let object = self.construct(class, args, None)?;
+                self.stack.push(object);
                 Ok(())
             }
             // NEWOBJ_EX
@@ -453,8 +454,8 @@ impl<'i> Machine<'i> {
                 let kwargs = self.pop()?;
                 let args = self.pop()?;
                 let class = self.pop()?;
-                let made = self.construct(class, args, Some(kwargs))?;
-                self.stack.push(made);
+                let object = self.construct(class, args, Some(kwargs))?;
+                self.stack.push(object);
                 Ok(())
             }
             // INST, OBJ
@@ -480,8 +481,8 @@ impl<'i> Machine<'i> {
             // BINPERSID, PERSID
             b'Q' => {
                 let name = self.pop()?;
-                let made = self.storage(name)?;
-                self.stack.push(made);
+                let storage = self.storage(name)?;
+                self.stack.push(storage);
                 Ok(())
             }
             b'P' => Err(Error::unsupported("a reference to something outside of the pickle, by a line of text")),
@@ -495,8 +496,8 @@ impl<'i> Machine<'i> {
 
     fn construct_from(&mut self, class: Id, args: Vec<Id>) -> Result<(), Error> {
         let args = self.add(Node::Tuple(args.into()))?;
-        let made = self.construct(class, args, None)?;
-        self.stack.push(made);
+        let object = self.construct(class, args, None)?;
+        self.stack.push(object);
         Ok(())
     }
 }

@@ -1,4 +1,5 @@
-//! Pickles: [`parse`] reads protocols 0 to 5 as data, and [`write`](fn@write) writes protocols 2 and 4.
+//! Pickles: [`parse`] reads protocols 0 to 5 as data, and [`write`](fn@write) writes protocols 2
+//! and 4.
 //!
 //! `globals` has the table of the classes that are understood. Any other class stays an object with
 //! its name and arguments, which is harmless, and [`unknown_classes`] lists them.
@@ -22,8 +23,8 @@ const LONGEST: usize = 1 << 30;
 /// Reads one pickle, which must be all of `bytes`. References to storages are refused.
 ///
 /// # Errors
-/// The bytes are not a pickle, or it contains itself, or it uses what cannot become data. The message
-/// has the offset in the pickle.
+/// The bytes are not a pickle, or it contains itself, or it uses what cannot become data.
+/// The message has the offset in the pickle.
 pub fn parse(bytes: &[u8]) -> Result<Document, Error> {
     parse_with(bytes, false)
 }

@@ -109,7 +109,7 @@ fn damaged_and_hostile_pickles_are_refused_with_a_reason() {
     }
 }
 
-/// A pickle of a few bytes must not stand for a huge tree or a deep one.
+/// A pickle of a few bytes must not describe a huge or deep tree.
 #[test]
 fn bombs_are_refused() {
     let mut doubling = b"\x80\x02]q\x00".to_vec();

@@ -27,7 +27,7 @@ pub enum Item {
         name: &'static str,
         args: Vec<Item>,
     },
-    /// An object of a class, made without calling its `__init__`, with its state if it has one.
+    /// An object of a class, created without its `__init__`, and its state if it has one.
     Object {
         module: &'static str,
         name: &'static str,
@@ -117,8 +117,8 @@ impl Writer {
         self.memo.insert(value, place);
     }
 
-    /// A length: one byte after `short`, or eight after `long`, or four after `usual`. Zero means that
-    /// the protocol has no such opcode.
+    /// A length: one byte after `short`, or eight after `long`, or four after `usual`. Zero means
+    /// that the protocol has no such opcode.
     fn length(&mut self, length: usize, [short, usual, long]: [u8; 3]) {
         match (u8::try_from(length), u32::try_from(length)) {
             (Ok(length), _) if short != 0 => self.out.extend([short, length]),
