@@ -21,7 +21,7 @@ pub use config::{InitFnType, LayerNormType, ModelConfig};
 pub use error::{CodedModelError, ModelError};
 pub use formats::{
     CONFIG_FILE, WEIGHTS_FILE, WeightComparison, compare_weights, examine, load, load_huggingface, load_native,
-    save_huggingface, save_native,
+    load_olmo, load_olmo_core, save_huggingface, save_native, save_olmo, save_olmo_core,
 };
 pub use layout::{TensorSpec, trained, weights};
 pub use memory::{Computes, MemoryEstimate};

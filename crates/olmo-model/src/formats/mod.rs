@@ -9,6 +9,7 @@ mod json;
 mod lfs_pointer;
 mod load;
 mod native;
+mod olmo;
 mod parts;
 mod weight_files;
 
@@ -18,3 +19,4 @@ pub use file_names::{CONFIG_FILE, WEIGHTS_FILE};
 pub use huggingface::{load_huggingface, save_huggingface};
 pub use load::load;
 pub use native::{load_native, save_native};
+pub use olmo::{load_olmo, load_olmo_core, save_olmo, save_olmo_core};
