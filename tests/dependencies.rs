@@ -154,10 +154,11 @@ fn every_dependency_has_a_licence_that_permits_its_use() {
 }
 
 /// The crates below the engine and the stages, each with the workspace crates that it may use.
-const LAYERS: [(&str, &[&str]); 7] = [
+const LAYERS: [(&str, &[&str]); 8] = [
     ("olmo-base", &[]),
     ("olmo-stage", &["olmo-base"]),
     ("olmo-data", &["olmo-base"]),
+    ("olmo-pickle", &["olmo-base"]),
     ("olmo-remote", &["olmo-base"]),
     ("olmo-store", &["olmo-base", "olmo-stage"]),
     ("olmo-spec", &["olmo-base", "olmo-remote", "olmo-stage"]),

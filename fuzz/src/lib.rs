@@ -4,11 +4,15 @@
 use std::cell::RefCell;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use olmo_base::{ArtifactId, Digest, journal};
 use olmo_data::chat::Source;
 use olmo_data::tokenizer::SpecialStrings;
 use olmo_data::{Chat, Conversation, Message, Role};
+use olmo_pickle::archive::Archive;
+use olmo_pickle::distributed::{Checkpoint, Entry};
+use olmo_pickle::{MemoryFiles, pickle};
 use olmo_spec::{LoadOptions, load};
 use olmo_store::{Manifest, Store};
 use serde_json::Value;
@@ -17,11 +21,13 @@ use serde_json::Value;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them, sorted. Each has a folder below `fuzz/corpus`.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 9] = [
     ("bundle", bundle),
     ("config", config),
+    ("distributed", distributed),
     ("journal", read_journal),
     ("manifest", manifest),
+    ("pickle", read_pickle),
     ("spec", spec),
     ("template", template),
     ("weights", weights),
@@ -31,6 +37,8 @@ pub const TARGETS: [Target; 7] = [
 pub fn corpus(target: &str) -> Vec<PathBuf> {
     let own = format!("fuzz/corpus/{target}");
     let others: &[&str] = match target {
+        "distributed" => &["crates/olmo-pickle/tests/fixtures/olmo_core", "crates/olmo-pickle/tests/fixtures/pytorch"],
+        "pickle" => &["crates/olmo-pickle/tests/fixtures"],
         "spec" => &["tests/fixtures/corpus", "tests/fixtures/valid", "pipelines", "experiments"],
         "template" => &["crates/olmo-data/tests/templates/styles"],
         _ => &[],
@@ -145,6 +153,47 @@ fn config(bytes: &[u8]) {
         write(&folder.join("config.json"), bytes);
         let _ = olmo_model::load(folder).map_err(|error| error.to_string());
     });
+}
+
+/// Number of values in a tree, each visited.
+fn count_values(value: olmo_pickle::Value<'_>) -> u64 {
+    let _ = (value.kind(), value.as_path(), value.describe());
+    let parts = [value.args(), value.kwargs(), value.state()].into_iter().flatten();
+    let entries = value.entries().flat_map(|(key, value)| [key, value]);
+    1 + parts.chain(value.items()).chain(entries).map(count_values).sum::<u64>()
+}
+
+/// A pickle, and a file of `torch.save`.
+fn read_pickle(bytes: &[u8]) {
+    if let Ok(document) = pickle::parse(bytes) {
+        let _ = (count_values(document.root()), pickle::unknown_classes(&document));
+    }
+    let Ok(archive) = Archive::open(bytes) else { return };
+    count_values(archive.root());
+    for (_, value) in archive.root().entries() {
+        if let Some(tensor) = value.as_tensor() {
+            let _ = (archive.location(&tensor), archive.read(&tensor));
+        }
+    }
+}
+
+/// The list of a distributed checkpoint whose shard is known, and a shard whose list is known.
+fn distributed(bytes: &[u8]) {
+    let list = include_bytes!("../../crates/olmo-pickle/tests/fixtures/pytorch/.metadata");
+    let shard = include_bytes!("../../crates/olmo-pickle/tests/fixtures/pytorch/__0_0.distcp");
+    for (list, shard) in [(bytes, &shard[..]), (&list[..], bytes)] {
+        let mut files = MemoryFiles::default();
+        files.insert(".metadata", list.to_vec());
+        files.insert("__0_0.distcp", shard.to_vec());
+        let Ok(checkpoint) = Checkpoint::open(Arc::new(files)) else { continue };
+        let _ = checkpoint.check_shards().map_err(|error| error.to_string());
+        for (name, entry) in checkpoint.entries() {
+            match entry {
+                Entry::Tensor(_) => drop(checkpoint.read_tensor(name)),
+                Entry::Bytes(_) => drop(checkpoint.read_value(name)),
+            }
+        }
+    }
 }
 
 /// A chat template, with the conversations that it is asked to write.

@@ -47,9 +47,8 @@ pub fn generate(
         let named = |error: ModelError| ModelError::Input(format!("prompt {index}: {error}"));
         config.check_ids(prompt, 1, prompt.len()).map_err(named)?;
     }
-    let room = |prompt: usize| {
-        options.max_new_tokens.min(config.max_sequence_length.saturating_sub(prompts[prompt].len()))
-    };
+    let room =
+        |prompt: usize| options.max_new_tokens.min(config.max_sequence_length.saturating_sub(prompts[prompt].len()));
     let mut answers: Vec<Vec<u32>> = vec![Vec::new(); prompts.len()];
     let mut waiting: VecDeque<usize> = (0..prompts.len()).filter(|&prompt| room(prompt) > 0).collect();
     let mut sequences = model.sequences();

@@ -94,10 +94,7 @@ impl<D: Decoder> OnDevice<D> {
     }
 
     /// `work` on each group, in parallel where groups are single rows.
-    fn each_group<T: Send>(
-        groups: Vec<Range<usize>>,
-        work: impl Fn(Range<usize>) -> T + Sync + Send,
-    ) -> Vec<T> {
+    fn each_group<T: Send>(groups: Vec<Range<usize>>, work: impl Fn(Range<usize>) -> T + Sync + Send) -> Vec<T> {
         if D::PADS { groups.into_iter().map(work).collect() } else { groups.into_par_iter().map(work).collect() }
     }
 
@@ -250,9 +247,7 @@ impl<D: Decoder> Sequences for Running<'_, D> {
         let lengths: Vec<usize> = prompts.iter().map(|prompt| prompt.len()).collect();
         let groups = model.groups(&lengths);
         let mut logits = Vec::new();
-        for (caches, of_group) in
-            OnDevice::<D>::each_group(groups, |group| Running::prompts(model, &prompts[group]))
-        {
+        for (caches, of_group) in OnDevice::<D>::each_group(groups, |group| Running::prompts(model, &prompts[group])) {
             for ((own, new), config) in self.caches.iter_mut().zip(caches).zip(&model.blocks) {
                 model.device.kv_join(config, own, new);
             }

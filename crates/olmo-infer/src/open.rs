@@ -131,7 +131,5 @@ fn on_gpu(_: ModelConfig, _: &Matrices, placement: &Placement<'_>) -> Result<Box
 }
 
 fn no_gpu(placement: &Placement<'_>, why: String) -> StageError {
-    placement
-        .error("no_gpu", why)
-        .hint("run `olmo-pipe doctor` to see which GPUs are available, or set `device: cpu`")
+    placement.error("no_gpu", why).hint("run `olmo-pipe doctor` to see which GPUs are available, or set `device: cpu`")
 }

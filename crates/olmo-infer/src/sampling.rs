@@ -57,9 +57,8 @@ impl Sampling {
             return Ok(most_likely(logits));
         }
         let mut likely: Vec<u32> = (0..logits.len() as u32).collect();
-        let by_logit = |a: &u32, b: &u32| -> Ordering {
-            logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b))
-        };
+        let by_logit =
+            |a: &u32, b: &u32| -> Ordering { logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b)) };
         let count = self.top_k.map_or(likely.len(), |k| k.min(likely.len()));
         if count < likely.len() {
             likely.select_nth_unstable_by(count, by_logit);

@@ -79,7 +79,7 @@ fn rows_beyond_the_vocabulary_survive_the_export_and_are_never_generated() {
     let model = model(folder.path());
     assert_eq!((model.config().vocab_size, model.config().embedding_size), (40, Some(64)));
     let prompts: Vec<Vec<u32>> = (0..8).map(|first| vec![first, first + 1]).collect();
-    let answers =
-        generate(&*model, &prompts, &GenerateOptions { max_new_tokens: 10, ..GenerateOptions::default() }).expect("answers");
+    let answers = generate(&*model, &prompts, &GenerateOptions { max_new_tokens: 10, ..GenerateOptions::default() })
+        .expect("answers");
     assert!(answers.concat().iter().all(|id| *id < 40), "{answers:?}");
 }

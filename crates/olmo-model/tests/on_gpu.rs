@@ -86,8 +86,7 @@ fn worst<'a>(parameters: &'a Parameters, got: &[f32], want: &[f32]) -> (&'a str,
 fn check(element: Element, most: f64) {
     for (name, config) in configs() {
         let parameters = weights(&config);
-        let (host, gpu) =
-            (Model::new(&config, &parameters).expect("a model"), on_gpu(element, &config, &parameters));
+        let (host, gpu) = (Model::new(&config, &parameters).expect("a model"), on_gpu(element, &config, &parameters));
         for (rows, sequence, documents) in [(2, 17, false), (2, 17, true), (1, 1, false), (3, 8, true)] {
             let batch = batch(&config, rows, sequence, documents);
             let (want, want_gradients) = losses_and_gradients(&host, &batch);

@@ -2,8 +2,8 @@
 
 use crate::body::block::Block;
 use crate::config::{BlockConfig, BlockWeights};
-pub use crate::decoder::Score;
 use crate::decoder::Decoder;
+pub use crate::decoder::Score;
 use crate::linear::{Linear, Weight};
 
 /// The block's output for rows `x [tokens, d_model]`.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use common::reference::{self, HeadLoss};
-use common::{Gradients, On, difference, flatten, input, matrix, numbers, read, run_embedding, run_head, run_norm};
+use common::{Gradients, On, difference, input, matrix, numbers, read, run_embedding, run_head, run_norm};
 use olmo_ops::{Compute, Cpu, IGNORED, LossTerms, Norm, NormKind, Sums, head_loss};
 
 /// A leaf in f64, for the reference bodies.

@@ -48,7 +48,8 @@ pub fn broken(
         findings.push(Finding::error(&params, "device", what));
     }
     if backend == BackendParam::Flex && device.starts_with("cuda") {
-        let what = "`backend: flex` cannot be combined with `device: cuda`: flex computes on the CPU; use libtorch or auto";
+        let what =
+            "`backend: flex` cannot be combined with `device: cuda`: flex computes on the CPU; use libtorch or auto";
         findings.push(Finding::error(&params, "backend", what));
     }
     let in_bf16 = compute.device == Device::Cuda && compute.precision == Precision::AmpBf16;

@@ -64,7 +64,7 @@ pub struct ArtifactRow {
     /// When it was committed here.
     pub made: SystemTime,
     /// The stages that made it, sorted; none for a source or a part of an artifact.
-    pub stages: Vec<Arc<str>>,
+    pub stages: Vec<String>,
 }
 
 /// The row of a manifest.
@@ -175,13 +175,13 @@ impl<'s> Index<'s> {
             let Ok(made) = metadata.modified() else { continue };
             let first = makers.partition_point(|(made, _)| *made < digest);
             let stages = makers[first..].iter().take_while(|(made, _)| *made == digest);
-            let stages = stages.map(|(_, stage)| stage.clone()).collect();
+            let stages = stages.map(|(_, stage)| stage.to_string()).collect();
             let ManifestRow { artifact_type, files, bytes, reference } = row;
             rows.push(ArtifactRow { digest, artifact_type, files, bytes, reference, made, stages });
         }
         rows.retain(|row| {
             query.artifact_type.is_none_or(|t| row.artifact_type == t)
-                && query.stage.as_ref().is_none_or(|s| row.stages.iter().any(|stage| **stage == **s))
+                && query.stage.as_ref().is_none_or(|s| row.stages.contains(s))
                 && query.since.is_none_or(|t| row.made >= t)
                 && query.until.is_none_or(|t| row.made < t)
         });

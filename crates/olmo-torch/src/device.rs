@@ -24,9 +24,8 @@ pub fn upload(values: &[f32], device: Device) -> Tensor {
 /// Copies the bits of bf16 elements to a device; waits for a GPU.
 pub fn upload_bf16(bits: &[u16], device: Device) -> Tensor {
     // SAFETY: a view of the slice, which outlives it; on a CPU it is copied.
-    let host = unsafe {
-        Tensor::from_blob(bits.as_ptr().cast(), &[bits.len() as i64], &[], Kind::BFloat16, Device::Cpu)
-    };
+    let host =
+        unsafe { Tensor::from_blob(bits.as_ptr().cast(), &[bits.len() as i64], &[], Kind::BFloat16, Device::Cpu) };
     if device.is_cuda() { host.to_device(device) } else { host.copy() }
 }
 

@@ -74,7 +74,6 @@ fn row_json(row: &ArtifactRow, tags: &[Tag]) -> Value {
     let tags: Vec<&str> = tags.iter().filter(|t| t.artifact == row.digest).map(|t| t.name.as_str()).collect();
     json!({
         "digest": row.digest, "type": row.artifact_type, "bytes": row.bytes, "files": row.files,
-        "reference": row.reference, "made": seconds(row.made),
-        "stages": row.stages.iter().map(|stage| &**stage).collect::<Vec<_>>(), "tags": tags,
+        "reference": row.reference, "made": seconds(row.made), "stages": row.stages, "tags": tags,
     })
 }

@@ -135,9 +135,8 @@ impl Stage for Generate {
             sampling: params.sampling(),
         };
         let made = generate(&*model, &prompts, &options).map_err(|e| e.with_code("generate::model"))?;
-        let answer = |(prompt, ids): (&String, Vec<u32>)| {
-            Ok(Answer { prompt: prompt.clone(), answer: chat.decode(&ids)? })
-        };
+        let answer =
+            |(prompt, ids): (&String, Vec<u32>)| Ok(Answer { prompt: prompt.clone(), answer: chat.decode(&ids)? });
         let answers = params.prompts.iter().zip(made).map(answer).collect::<Result<Vec<_>, StageError>>()?;
         answers::write(&context.output("answers")?, params.system.as_deref(), &answers)
     }

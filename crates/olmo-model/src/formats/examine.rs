@@ -7,14 +7,17 @@ use serde_json::Value;
 
 use super::file_names::{CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE};
 use super::folder::{self, Files};
+use super::format::Format;
 use super::json::read_object;
+use super::olmo::{self, CONFIG_YAML};
 use super::weight_files::{Entry, entries};
 use super::{huggingface, native};
 use crate::config::ModelConfig;
 use crate::error::{ModelError, shortened};
 
 /// The config of the model in `files` (names relative to its folder, and their paths), native or
-/// Hugging Face. Messages call the folder `shown`. Compares the names and shapes in the headers of the weight files with the config.
+/// Hugging Face. Messages call the folder `shown`. Compares the names and shapes in the headers of
+/// safetensors with the config; of checkpoints of OLMo and OLMo-core, only the config is read.
 ///
 /// # Errors
 /// See [`crate::load`], as far as names, configs and headers show.
@@ -27,6 +30,11 @@ pub fn examine(shown: &Path, files: &BTreeMap<String, PathBuf>) -> Result<ModelC
         ModelError::Folder { path, reason } if path == place(name) => ModelError::folder(&named(name), reason),
         other => other,
     };
+    match Format::of(|name| files.contains_key(name)) {
+        Some(Format::OlmoCore) => return olmo::core_config_of(&place(CONFIG_FILE)).map_err(|e| rename(e, CONFIG_FILE)),
+        Some(Format::Olmo) => return olmo::config_of(&place(CONFIG_YAML)).map_err(|e| rename(e, CONFIG_YAML)),
+        _ => {}
+    }
     let fields = read_object(&place(CONFIG_FILE)).map_err(|error| rename(error, CONFIG_FILE))?;
     let (config, parts) = if fields.contains_key(huggingface::MODEL_TYPE) {
         let config = huggingface::understand(&named(CONFIG_FILE), &fields)?;

@@ -7,6 +7,7 @@ use olmo_base::IoContext as _;
 use serde_json::Value;
 
 use super::file_names::{CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE};
+use super::format::Format;
 use crate::error::ModelError;
 
 const ADAPTER_CONFIG: &str = "adapter_config.json";
@@ -92,7 +93,7 @@ impl<'f> Contents<'f> {
                  left over"
             ));
         }
-        if weights && self.has(CONFIG_FILE) {
+        if Format::of(|name| self.files.contains_key(name)).is_some() {
             return None;
         }
         Some(self.checkpoint().unwrap_or_else(|| self.missing(weights)))
@@ -126,22 +127,12 @@ impl<'f> Contents<'f> {
             )
         };
         if self.has("model_and_optim") || self.has(".metadata") || self.ending(".distcp").is_some() {
-            return Some(
-                "is a distributed checkpoint of OLMo-core. Convert it in a checkout of OLMo-core and take the folder \
-                 after `-o`: python src/examples/huggingface/convert_checkpoint_to_hf.py -i CHECKPOINT -o CONVERTED \
-                 --dtype float32"
-                    .into(),
-            );
+            return Some(format!(
+                "has parts of a distributed checkpoint of OLMo-core, but not {CONFIG_FILE} with .metadata or \
+                 model_and_optim/.metadata; take the whole folder of the step"
+            ));
         }
         if self.has("config.yaml") {
-            if self.has("model.pt") {
-                return Some(
-                    "is an unsharded checkpoint of OLMo (config.yaml and model.pt). Convert it in a checkout of OLMo: \
-                     python scripts/convert_olmo2_to_hf.py --input_dir CHECKPOINT --output_dir CONVERTED \
-                     --tokenizer_json_path TOKENIZER.json (for OLMo 1: scripts/convert_olmo_to_hf_new.py)"
-                        .into(),
-                );
-            }
             if self.has(WEIGHTS_FILE) || self.has("model") {
                 return Some(
                     "is a checkpoint of OLMo (it has config.yaml), whose weights are sharded or under names of its own. \

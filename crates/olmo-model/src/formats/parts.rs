@@ -71,8 +71,7 @@ pub(crate) fn map(folder: &Path, parts: &[Part], judge: Judge<'_>) -> Result<Mat
         .into_par_iter()
         .map(|(part, tensor)| {
             let matrix = tensor.matrix(part.shape.len() > 1);
-            let matrix =
-                matrix.map_err(|reason| format!("`{}` in {} {reason}", part.name, tensor.path.display()))?;
+            let matrix = matrix.map_err(|reason| format!("`{}` in {} {reason}", part.name, tensor.path.display()))?;
             Ok((part.range.clone(), matrix))
         })
         .collect();

@@ -59,11 +59,7 @@ impl Model {
     }
 
     /// Creates a model whose weights already have their values, or get them next.
-    pub(crate) fn build_around(
-        config: &ModelConfig,
-        trained: Trained,
-        place: Place,
-    ) -> Result<Model, ModelError> {
+    pub(crate) fn build_around(config: &ModelConfig, trained: Trained, place: Place) -> Result<Model, ModelError> {
         config.validate()?;
         let specs: Arc<[TensorSpec]> = layout::layout(config).into();
         Ok(Model {

@@ -54,7 +54,10 @@ impl Decoder for Cpu {
     }
 
     fn next_positions(&self, rope: &Arc<Rope>, positions: &[usize]) -> Positions {
-        assert!(positions.iter().all(|&position| position < rope.positions()), "the rotary tables reach every position");
+        assert!(
+            positions.iter().all(|&position| position < rope.positions()),
+            "the rotary tables reach every position"
+        );
         Positions::Each { rope: rope.clone(), positions: positions.to_vec() }
     }
 
@@ -103,7 +106,9 @@ impl Decoder for Cpu {
     }
 
     fn attention_next(&self, config: &BlockConfig, positions: &Positions, cache: &mut KvCache, heads: &Array) -> Array {
-        let Positions::Each { positions, .. } = positions else { unreachable!("a step has one token of each sequence") };
+        let Positions::Each { positions, .. } = positions else {
+            unreachable!("a step has one token of each sequence")
+        };
         for ((sequence, heads), position) in cache.0.iter_mut().zip(heads.chunks(config.qkv_width())).zip(positions) {
             sequence.extend(config, heads);
             assert_eq!(sequence.keys.len(), (position + 1) * config.kv_width(), "a cache holds every earlier token");
@@ -111,7 +116,8 @@ impl Decoder for Cpu {
         let (group, groups) = (config.n_heads / config.n_kv_heads * config.head_dim, config.n_kv_heads);
         let longest = positions.iter().max().map_or(0, |last| last + 1);
         let mut output = Array::scratch(positions.len() * config.query_width());
-        let tasks = output.par_chunks_mut(group).enumerate().with_min_len(LEAST_WORK / (2 * group * longest).max(1) + 1);
+        let tasks =
+            output.par_chunks_mut(group).enumerate().with_min_len(LEAST_WORK / (2 * group * longest).max(1) + 1);
         tasks.for_each(|(index, output)| {
             let (sequence, kv_head) = (index / groups, index % groups);
             let queries = &heads[sequence * config.qkv_width() + kv_head * group..][..group];

@@ -7,9 +7,9 @@ use burn::backend::tensor::FloatTensor;
 
 use super::array::Array;
 use super::buffer::Buffer;
-use super::matmul::{Write, matmul_nn, matmul_nt_part, matmul_tn};
+use super::matmul::{Write, matmul_nn, matmul_nt_part, matmul_tn, product_of_rows};
 use super::norm::Stats;
-use super::{Compute, attention, embedding, head, norm, qkv, rows, swiglu};
+use super::{Compute, attention, embedding, head, norm, qkv, swiglu};
 use crate::config::{BlockConfig, LossTerms, Norm, Sums};
 use crate::device::{Device, HeadOutput, Life, QkNorms};
 use crate::linear::{Linear, Weight};
@@ -86,7 +86,7 @@ impl Cpu {
     pub(super) fn product(&self, x: &[f32], weight: &Linear, y: &mut [f32], write: Write) {
         let (inputs, outputs, parts) = (weight.inputs, weight.outputs(), self.parts(&weight.weight));
         if self.stepwise {
-            return rows::product(x, inputs, &parts, outputs, y, write);
+            return product_of_rows(x, inputs, &parts, outputs, y, write);
         }
         let rows = x.len() / inputs;
         let mut column = 0;

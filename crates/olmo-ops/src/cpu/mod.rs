@@ -11,7 +11,6 @@ mod math;
 mod matmul;
 pub(crate) mod norm;
 mod qkv;
-mod rows;
 mod shared;
 mod swiglu;
 

@@ -186,7 +186,11 @@ impl Store {
     /// As [`Store::names`], with one list for each shard.
     pub(crate) fn names_by_shard<T: FileName>(&self, prefix: &str) -> Result<Vec<Vec<T>>, StoreError> {
         let top = self.root.join(T::FOLDER);
-        let shards = if prefix.len() >= 2 { BTreeSet::from([prefix[..2].to_owned()]) } else { BTreeSet::from_iter(disk::names_in(&top)?) };
+        let shards = if prefix.len() >= 2 {
+            BTreeSet::from([prefix[..2].to_owned()])
+        } else {
+            BTreeSet::from_iter(disk::names_in(&top)?)
+        };
         let mut found = Vec::new();
         for shard in shards.iter().filter(|s| s.len() == 2 && s.starts_with(&prefix[..prefix.len().min(2)])) {
             let names = disk::names_in(&top.join(shard))?;

@@ -11,7 +11,6 @@ use olmo_stage::StageError;
 use olmo_stage::rules::Finding;
 use olmo_stage::worker::enforce;
 
-
 /// The rows of the training data, in the order of the steps.
 pub struct Batches<'a> {
     data: &'a Memmap,

@@ -6,6 +6,6 @@ mod extra;
 mod model_folder;
 
 pub(crate) use architecture::MODEL_TYPE;
-pub(crate) use model_folder::{explain_head, parts, understand};
 pub(super) use model_folder::map_huggingface;
+pub(crate) use model_folder::{explain_head, parts, understand};
 pub use model_folder::{load_huggingface, save_huggingface};

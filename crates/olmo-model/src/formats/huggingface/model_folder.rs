@@ -78,8 +78,7 @@ pub fn load_huggingface(folder: &Path) -> Result<(ModelConfig, Parameters), Mode
 /// Maps a Hugging Face model folder.
 pub(crate) fn map_huggingface(folder: &Path) -> Result<(ModelConfig, Matrices), ModelError> {
     let config = config_of(folder)?;
-    let matrices =
-        map(folder, &parts(&config), &|name, all| extra::judge(name, all, &config)).map_err(explain_head)?;
+    let matrices = map(folder, &parts(&config), &|name, all| extra::judge(name, all, &config)).map_err(explain_head)?;
     Ok((config, matrices))
 }
 

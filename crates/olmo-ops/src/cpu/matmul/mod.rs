@@ -5,7 +5,9 @@ mod avx512;
 mod compute;
 mod matrix;
 mod products;
+mod rows;
 
 pub use compute::Compute;
 pub(super) use matrix::Write;
 pub(super) use products::{matmul_nn, matmul_nt, matmul_nt_part, matmul_tn, matmul_tn_in_chains};
+pub(super) use rows::product_of_rows;

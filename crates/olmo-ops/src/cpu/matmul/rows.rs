@@ -3,16 +3,16 @@
 
 use rayon::prelude::*;
 
-use super::buffer::Buffer;
-use super::math::{LANES, add_lanes, dot, multiversion};
-use super::matmul::Write;
+use super::matrix::Write;
+use crate::cpu::buffer::Buffer;
+use crate::cpu::math::{LANES, add_lanes, dot, multiversion};
 use crate::matrix::{MatrixView, widen};
 
 /// Rows of a weight per task.
 const ROWS: usize = 512;
 
 /// `y [rows, outputs] (+)= x [rows, inputs] w^T`; w consists of `parts`, one below the other.
-pub(super) fn product(
+pub(crate) fn product_of_rows(
     x: &[f32],
     inputs: usize,
     parts: &[MatrixView<'_>],
@@ -109,7 +109,7 @@ mod tests {
         let x: Vec<f32> = (0..3 * inputs).map(|i| value(i + 11)).collect();
         let run = |x: &[f32], parts: &[MatrixView<'_>]| {
             let mut y = vec![f32::NAN; x.len() / inputs * outputs];
-            product(x, inputs, parts, outputs, &mut y, Write::New);
+            product_of_rows(x, inputs, parts, outputs, &mut y, Write::New);
             y.into_iter().map(f32::to_bits).collect::<Vec<_>>()
         };
         let whole = run(&x, &[MatrixView::F32(&wide)]);
