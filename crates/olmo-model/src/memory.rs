@@ -113,7 +113,8 @@ mod tests {
     fn olmo_2_1b_with_blocks_computed_again_fits_a_gpu_of_80_gb_with_16_rows_of_4096() {
         let config: ModelConfig =
             serde_json::from_value(json!({"d_model": 2048, "n_heads": 16, "n_layers": 16, "mlp_hidden_size": 16384,
-            "vocab_size": 100352, "max_sequence_length": 4096, "rope_theta": 500000.0}))
+            "layer_norm_type": "rms", "attention_layer_norm": true, "norm_after": true, "weight_tying": false,
+            "vocab_size": 100352, "max_sequence_length": 4096}))
             .expect("a config");
         let of =
             |policy, rows| MemoryEstimate::of(&config, Computes::OnGpuInBf16, policy, rows, 4096).total() as f64 / 1e9;

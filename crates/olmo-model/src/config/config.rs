@@ -4,6 +4,7 @@ use olmo_ops::{BlockConfig, Norm, NormKind, RopeConfig};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::token_ids;
 use crate::error::ModelError;
 
 /// The type of all norms of a model.
@@ -28,26 +29,38 @@ pub enum InitFnType {
 
 /// A model's architecture and initialisation, as in the `model` section of an OLMo config.
 ///
-/// Options of OLMo that no OLMo model uses (biases, ALiBi, dropout, …) are not supported.
+/// A field with OLMo's name has OLMo's meaning and, if it has a default, OLMo's default (class
+/// `ModelConfig` of `olmo/config.py`, whose defaults are those of GPT-2). Options of OLMo that no
+/// OLMo model uses (biases, ALiBi, dropout, …) do not exist: a model always has rotary position
+/// embeddings and SwiGLU, and never a bias.
+///
+/// The descriptions are also those of the params of stage `train` (see [`super::ModelParams`]).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModelConfig {
     /// Width of the residual stream.
+    #[schemars(range(min = 1))]
     pub d_model: usize,
     /// Number of attention heads; `d_model / n_heads` must be an even integer.
+    #[schemars(range(min = 1))]
     pub n_heads: usize,
-    /// Number of key and value heads; if absent, same as `n_heads`.
+    /// Number of key and value heads; null: same as `n_heads`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
     pub n_kv_heads: Option<usize>,
-    /// Clamps queries, keys and values to the range from minus to plus this value.
+    /// Clamps queries, keys and values to the range from minus to plus this value; null: no
+    /// clamping.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clip_qkv: Option<f64>,
     /// Number of transformer blocks.
+    #[schemars(range(min = 1))]
     pub n_layers: usize,
     /// Width of the fused up and gate projection: twice the MLP's inner width.
+    #[schemars(range(min = 2))]
     pub mlp_hidden_size: usize,
-    /// Type of all norms.
+    /// Type of all norms: `rms` (OLMo 2) or `default`, a LayerNorm (OLMo 1).
     #[serde(default = "defaults::layer_norm_type")]
+    #[schemars(with = "String", extend("enum" = ["default", "rms"]))]
     pub layer_norm_type: LayerNormType,
     /// Whether the norms in blocks and the final norm have a weight (QK-norms always do).
     #[serde(default = "defaults::yes")]
@@ -56,109 +69,61 @@ pub struct ModelConfig {
     #[serde(default = "defaults::layer_norm_eps")]
     pub layer_norm_eps: f64,
     /// Normalises queries and keys over their full width, before the split into heads (QK-norm).
-    #[serde(default = "defaults::yes")]
+    #[serde(default)]
     pub attention_layer_norm: bool,
     /// Normalises the outputs of attention and MLP (OLMo 2) instead of their inputs (OLMo 1).
-    #[serde(default = "defaults::yes")]
+    #[serde(default)]
     pub norm_after: bool,
-    /// Sliding-window size in tokens, including the token itself (OLMo 3); if absent, every block
-    /// uses full attention.
+    /// Sliding-window size in tokens, including the token itself (OLMo 3); null: full attention in
+    /// every block.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
     pub sliding_window: Option<usize>,
-    /// With `sliding_window`, every N-th block uses full attention (OLMo 3: 4); if absent, no block
+    /// With `sliding_window`, every N-th block uses full attention (OLMo 3: 4); null: no block
     /// does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
     pub full_attention_every: Option<usize>,
     /// Base of the rotary position embeddings.
     #[serde(default = "defaults::rope_theta")]
     pub rope_theta: f64,
-    /// Maximum sequence length of training, in tokens.
-    #[serde(default = "defaults::max_sequence_length")]
+    /// Maximum sequence length in tokens; null: the row length of the data.
+    // 0 if a new model's data are not known yet. OLMo's default, 1024, is never used.
+    #[serde(default)]
     pub max_sequence_length: usize,
-    /// Vocabulary size. 0: taken from the tokenizer (see [`ModelConfig::fill_vocabulary`]).
+    /// Number of token ids. 0 if a new model's data are not known yet.
     #[serde(default)]
     pub vocab_size: usize,
-    /// Number of embedding rows, at least `vocab_size`; if absent, `vocab_size`.
+    /// Number of embedding rows, at least the vocabulary size; null: exactly the vocabulary size.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
     pub embedding_size: Option<usize>,
     /// Shares the weights of the embedding and the output head.
-    #[serde(default)]
+    #[serde(default = "defaults::yes")]
     pub weight_tying: bool,
-    /// Ids that end a document or an answer, the one that ends documents first; if absent, taken
-    /// from the tokenizer. Written as `eos_token_id`: a number, or a list if there are several.
+    /// Ids that end a document or an answer, the one that ends documents first. Written as
+    /// `eos_token_id`: a number, or a list if there are several.
     #[serde(rename = "eos_token_id", default, with = "token_ids", skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "token_ids::schema")]
     pub eos_token_ids: Vec<u32>,
-    /// Id for padding; if absent, taken from the tokenizer.
+    /// Id for padding.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pad_token_id: Option<u32>,
-    /// Initialisation of new weights.
+    /// Initialisation of new weights: `normal` (`init_std` everywhere) or `mitchell` (OLMo 1;
+    /// smaller with depth).
     #[serde(default = "defaults::init_fn")]
+    #[schemars(with = "String", extend("enum" = ["normal", "mitchell"]))]
     pub init_fn: InitFnType,
     /// Standard deviation of new weights (`init_fn: normal`).
     #[serde(default = "defaults::init_std")]
     pub init_std: f64,
-    /// Truncates the distribution of new weights at this many standard deviations; if absent, no
+    /// Truncates the distribution of new weights at this many standard deviations; null: no
     /// truncation (`normal`) or 3 (`mitchell`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init_cutoff_factor: Option<f64>,
 }
 
-/// Token ids as in Hugging Face configs: a number or a list of numbers.
-pub(crate) mod token_ids {
-    use std::fmt;
-
-    use schemars::{Schema, SchemaGenerator, json_schema};
-    use serde::de::{Deserializer, Error, SeqAccess, Visitor};
-    use serde::ser::Serializer;
-
-    pub(crate) fn serialize<S: Serializer>(ids: &[u32], serializer: S) -> Result<S::Ok, S::Error> {
-        match ids {
-            [id] => serializer.serialize_u32(*id),
-            several => serializer.collect_seq(several),
-        }
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u32>, D::Error> {
-        deserializer.deserialize_any(Ids)
-    }
-
-    pub(crate) fn schema(_: &mut SchemaGenerator) -> Schema {
-        let id = serde_json::json!({"type": "integer", "minimum": 0, "maximum": u32::MAX});
-        json_schema!({"anyOf": [id, {"type": "array", "items": id}, {"type": "null"}]})
-    }
-
-    struct Ids;
-
-    impl<'de> Visitor<'de> for Ids {
-        type Value = Vec<u32>;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a token id or a list of token ids")
-        }
-
-        fn visit_unit<E: Error>(self) -> Result<Vec<u32>, E> {
-            Ok(Vec::new())
-        }
-
-        fn visit_u64<E: Error>(self, id: u64) -> Result<Vec<u32>, E> {
-            let id = u32::try_from(id).map_err(|_| E::custom(format!("{id} is too large for a token id")))?;
-            Ok(vec![id])
-        }
-
-        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<u32>, A::Error> {
-            let mut ids = Vec::new();
-            while let Some(id) = list.next_element()? {
-                if !ids.contains(&id) {
-                    ids.push(id);
-                }
-            }
-            Ok(ids)
-        }
-    }
-}
-
-/// Defaults: OLMo 2's values.
+/// OLMo's defaults.
 mod defaults {
     use super::{InitFnType, LayerNormType};
 
@@ -166,16 +131,13 @@ mod defaults {
         true
     }
     pub(super) fn layer_norm_type() -> LayerNormType {
-        LayerNormType::Rms
+        LayerNormType::Default
     }
     pub(super) fn layer_norm_eps() -> f64 {
-        1e-6
+        1e-5
     }
     pub(super) fn rope_theta() -> f64 {
-        500_000.0
-    }
-    pub(super) fn max_sequence_length() -> usize {
-        4096
+        10_000.0
     }
     pub(super) fn init_fn() -> InitFnType {
         InitFnType::Normal
@@ -242,18 +204,6 @@ impl ModelConfig {
         self.eos_token_ids.first().copied()
     }
 
-    /// Fills in the values that the config leaves to the tokenizer: `vocab_size` if 0,
-    /// `eos_token_id` and `pad_token_id` if absent.
-    pub fn fill_vocabulary(&mut self, vocab_size: usize, eos_token_id: u32, pad_token_id: u32) {
-        if self.vocab_size == 0 {
-            self.vocab_size = vocab_size;
-        }
-        if self.eos_token_ids.is_empty() {
-            self.eos_token_ids.push(eos_token_id);
-        }
-        self.pad_token_id.get_or_insert(pad_token_id);
-    }
-
     /// Every reason why this config is invalid; empty if it is valid.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
@@ -274,7 +224,7 @@ impl ModelConfig {
             require(value > 0, format!("`{name}` must be greater than 0"));
             require(value <= most, format!("`{name}` is {value}, more than the {most} that is supported"));
         }
-        require(self.vocab_size > 0, "`vocab_size` is 0 and no tokenizer has filled it in".into());
+        require(self.vocab_size > 0, "`vocab_size` must be greater than 0".into());
         for (name, value) in [("vocab_size", self.vocab_size), ("embedding_size", self.embedding_rows())] {
             require(value <= 1 << 24, format!("`{name}` is {value}, more than the {} that is supported", 1 << 24));
         }
