@@ -7,7 +7,8 @@ use serde_json::json;
 /// and of those without the embedding. The vocabulary is dolma2's, padded to 100352.
 type Row = (&'static str, usize, usize, usize, usize, usize, usize, usize);
 
-const ROWS: [Row; 16] = [
+const ROWS: [Row; 17] = [
+    ("olmo2-1M", 12, 4, 4, 4, 256, 2_448_620, 1_244_396),
     ("olmo2-14M", 128, 4, 8, 8, 512, 26_740_864, 13_895_808),
     ("olmo2-30M", 256, 4, 8, 8, 768, 54_792_448, 29_102_336),
     ("olmo2-60M", 384, 8, 8, 8, 1536, 95_957_376, 57_422_208),
@@ -40,6 +41,8 @@ fn presets_have_the_shapes_and_parameter_counts_of_olmo_core() {
         let sizes = (config.d_model, config.n_layers, config.n_heads, config.kv_heads(), config.mlp_width());
         assert_eq!(sizes, (d_model, layers, heads, kv, mlp), "{name}");
         assert_eq!((weights(&config), weights(&config) - 100_352 * d_model), (all, without_embedding), "{name}");
+        let head = if name == "olmo2-1M" { 4 } else { d_model / heads };
+        assert_eq!(config.head_width(), head, "{name}");
         assert_eq!((config.rope_theta, config.layer_norm_eps), (500_000.0, 1e-6), "{name}");
     }
 }

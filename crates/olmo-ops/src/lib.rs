@@ -31,4 +31,4 @@ pub use cpu::{Compute, Cpu, embedding, release_buffers};
 pub use device::{Device, HeadOutput, Life, QkNorms};
 pub use global_norm::{clip_coefficient, global_norm};
 pub use linear::{Linear, Trained, Weight};
-pub use rope::{Placed, Places, Rope, RopeConfig, RopeScaling};
+pub use rope::{Placed, Places, Rope, RopeConfig, RopeScaling, Yarn};

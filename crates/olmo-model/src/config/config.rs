@@ -4,6 +4,7 @@ use olmo_ops::{BlockConfig, Norm, NormKind, RopeConfig};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::rope_scaling::RopeScaling;
 use super::token_ids;
 use crate::error::ModelError;
 
@@ -41,13 +42,17 @@ pub struct ModelConfig {
     /// Width of the residual stream.
     #[schemars(range(min = 1))]
     pub d_model: usize,
-    /// Number of attention heads; `d_model / n_heads` must be an even integer.
+    /// Number of attention heads.
     #[schemars(range(min = 1))]
     pub n_heads: usize,
     /// Number of key and value heads; null: same as `n_heads`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub n_kv_heads: Option<usize>,
+    /// Width of a head, an even number (OLMo-core's name); null: `d_model / n_heads`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 2))]
+    pub head_dim: Option<usize>,
     /// Clamps queries, keys and values to the range from minus to plus this value; null: no
     /// clamping.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -84,9 +89,22 @@ pub struct ModelConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub full_attention_every: Option<usize>,
+    /// With `sliding_window`, blocks that use full attention, by number from 0, in addition to those
+    /// of `full_attention_every`; null: no others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub full_attention_layers: Option<Vec<usize>>,
     /// Base of the rotary position embeddings.
     #[serde(default = "defaults::rope_theta")]
     pub rope_theta: f64,
+    /// Base of the rotary position embeddings in blocks with a sliding window; null: same as
+    /// `rope_theta`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sliding_rope_theta: Option<f64>,
+    /// YaRN: scales the positions in blocks with full attention, for sequences longer than those of
+    /// pretraining (OLMo-core's names and defaults); null: no scaling.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "RopeScaling", extend("type" = ["object", "null"]))]
+    pub rope_scaling: Option<RopeScaling>,
     /// Maximum sequence length in tokens; null: the row length of the data.
     // 0 if a new model's data are not known yet. OLMo's default, 1024, is never used.
     #[serde(default)]
@@ -155,7 +173,17 @@ impl ModelConfig {
 
     /// Width of one head.
     pub fn head_width(&self) -> usize {
-        self.d_model.checked_div(self.n_heads).unwrap_or(0)
+        self.head_dim.or(self.d_model.checked_div(self.n_heads)).unwrap_or(0)
+    }
+
+    /// Width of all queries of a token.
+    pub fn query_width(&self) -> usize {
+        self.n_heads.saturating_mul(self.head_width())
+    }
+
+    /// Width of all keys (or all values) of a token.
+    pub fn kv_width(&self) -> usize {
+        self.kv_heads().saturating_mul(self.head_width())
     }
 
     pub(crate) fn norm(&self) -> Norm {
@@ -173,7 +201,7 @@ impl ModelConfig {
             n_heads: self.n_heads,
             n_kv_heads: self.kv_heads(),
             head_dim: self.head_width(),
-            rope: RopeConfig::new(self.rope_theta),
+            rope: self.rope(layer),
             mlp_width: self.mlp_width(),
             clip_qkv: self.clip_qkv.map(|clip| clip as f32),
             norm: self.norm(),
@@ -183,10 +211,21 @@ impl ModelConfig {
         }
     }
 
+    /// The rotary position embedding of block `layer`: only full attention is scaled, because a
+    /// window is never longer than the sequences of pretraining.
+    fn rope(&self, layer: usize) -> RopeConfig {
+        if self.window(layer).is_some() {
+            return RopeConfig::new(self.sliding_rope_theta.unwrap_or(self.rope_theta));
+        }
+        let plain = RopeConfig::new(self.rope_theta);
+        self.rope_scaling.map_or(plain, |scaling| scaling.apply(plain))
+    }
+
     /// The window of block `layer` (from 0), if it has one.
     pub fn window(&self, layer: usize) -> Option<usize> {
-        let full = self.full_attention_every.is_some_and(|every| (layer + 1).is_multiple_of(every));
-        self.sliding_window.filter(|_| !full)
+        let is_full = self.full_attention_every.is_some_and(|every| (layer + 1).is_multiple_of(every))
+            || self.full_attention_layers.as_ref().is_some_and(|layers| layers.contains(&layer));
+        self.sliding_window.filter(|_| !is_full)
     }
 
     /// The MLP's inner width: half of `mlp_hidden_size`.
@@ -228,16 +267,37 @@ impl ModelConfig {
         for (name, value) in [("vocab_size", self.vocab_size), ("embedding_size", self.embedding_rows())] {
             require(value <= 1 << 24, format!("`{name}` is {value}, more than the {} that is supported", 1 << 24));
         }
-        if self.n_heads > 0 {
-            require(
-                self.d_model.is_multiple_of(self.n_heads),
-                format!("`d_model` ({}) must be a multiple of `n_heads` ({})", self.d_model, self.n_heads),
-            );
-            require(
-                !self.d_model.is_multiple_of(self.n_heads) || self.head_width().is_multiple_of(2),
-                format!("`d_model / n_heads` ({}) must be even: rotary embedding works on pairs", self.head_width()),
-            );
+        match self.head_dim {
+            Some(width) => require(
+                width > 0 && width.is_multiple_of(2),
+                format!("`head_dim` ({width}) must be even and greater than 0: rotary embedding works on pairs"),
+            ),
+            None if self.n_heads > 0 => {
+                require(
+                    self.d_model.is_multiple_of(self.n_heads),
+                    format!(
+                        "`d_model` ({}) must be a multiple of `n_heads` ({}), unless `head_dim` is set",
+                        self.d_model, self.n_heads
+                    ),
+                );
+                require(
+                    !self.d_model.is_multiple_of(self.n_heads) || self.head_width().is_multiple_of(2),
+                    format!(
+                        "`d_model / n_heads` ({}) must be even: rotary embedding works on pairs",
+                        self.head_width()
+                    ),
+                );
+            }
+            None => {}
         }
+        require(
+            self.query_width() <= 1 << 20,
+            format!(
+                "`n_heads` times the width of a head is {}, more than the {} that is supported",
+                self.query_width(),
+                1 << 20
+            ),
+        );
         let kv = self.kv_heads();
         require(
             kv > 0 && self.n_heads.is_multiple_of(kv.max(1)),
@@ -252,10 +312,23 @@ impl ModelConfig {
         }
         require(self.sliding_window != Some(0), "`sliding_window` must be at least 1".into());
         require(self.full_attention_every != Some(0), "`full_attention_every` must be at least 1".into());
-        require(
-            self.full_attention_every.is_none() || self.sliding_window.is_some(),
-            "`full_attention_every` says nothing without `sliding_window`".into(),
-        );
+        let of_windows = [
+            ("full_attention_every", self.full_attention_every.is_some()),
+            ("full_attention_layers", self.full_attention_layers.is_some()),
+            ("sliding_rope_theta", self.sliding_rope_theta.is_some()),
+        ];
+        for (name, is_set) in of_windows {
+            require(
+                !is_set || self.sliding_window.is_some(),
+                format!("`{name}` says nothing without `sliding_window`"),
+            );
+        }
+        if let Some(last) = self.full_attention_layers.iter().flatten().max() {
+            require(
+                *last < self.n_layers,
+                format!("`full_attention_layers` names block {last}, but `n_layers` is {}", self.n_layers),
+            );
+        }
         require(
             self.embedding_rows() >= self.vocab_size,
             format!("`embedding_size` ({}) must be at least `vocab_size` ({})", self.embedding_rows(), self.vocab_size),
@@ -264,10 +337,23 @@ impl ModelConfig {
             self.layer_norm_eps > 0.0 && self.layer_norm_eps.is_finite(),
             format!("`layer_norm_eps` is {} and must be greater than 0", self.layer_norm_eps),
         );
-        require(
-            self.rope_theta > 0.0 && self.rope_theta.is_finite(),
-            format!("`rope_theta` is {} and must be greater than 0", self.rope_theta),
-        );
+        let thetas = [("rope_theta", Some(self.rope_theta)), ("sliding_rope_theta", self.sliding_rope_theta)];
+        for (name, theta) in thetas.into_iter().filter_map(|(name, theta)| Some((name, theta?))) {
+            require(theta > 0.0 && theta.is_finite(), format!("`{name}` is {theta} and must be greater than 0"));
+        }
+        if let Some(scaling) = &self.rope_scaling {
+            for problem in scaling.problems() {
+                require(false, problem);
+            }
+            require(
+                self.rope_theta > 1.0,
+                format!("`rope_theta` is {} and must be greater than 1 with `rope_scaling`", self.rope_theta),
+            );
+            require(
+                (0..self.n_layers.min(1 << 12)).any(|layer| self.window(layer).is_none()),
+                "`rope_scaling` says nothing, because no block has full attention".into(),
+            );
+        }
         require(
             self.init_std > 0.0 && self.init_std.is_finite(),
             format!("`init_std` is {} and must be greater than 0", self.init_std),

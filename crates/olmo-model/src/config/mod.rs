@@ -4,7 +4,9 @@
 mod config;
 mod params;
 mod preset;
+mod rope_scaling;
 pub(crate) mod token_ids;
 
 pub use config::{InitFnType, LayerNormType, ModelConfig};
 pub use params::{MissingFields, ModelParams, Vocabulary};
+pub use rope_scaling::RopeScaling;

@@ -16,6 +16,8 @@ struct Size {
     n_layers: usize,
     n_heads: usize,
     n_kv_heads: usize,
+    /// Width of a head, if it is not `d_model / n_heads`.
+    head_dim: Option<usize>,
     /// Inner width of the MLP (OLMo-core's `feed_forward.hidden_size`).
     mlp_width: usize,
 }
@@ -27,7 +29,8 @@ const OLMO3: &[&str] = &["olmo3"];
 /// The sizes of OLMo-core 3.0.0 (`TransformerConfig.olmo2_190M()` and so on). `1B_v2` is the size
 /// of the released OLMo 2 1B.
 #[rustfmt::skip]
-const SIZES: [Size; 16] = [
+const SIZES: [Size; 17] = [
+    Size { head_dim: Some(4), ..size("1M", BOTH, 12, 4, 4, 4, 256) },
     size("14M",   BOTH,    128,  4,  8,  8,   512),
     size("30M",   BOTH,    256,  4,  8,  8,   768),
     size("60M",   BOTH,    384,  8,  8,  8,  1536),
@@ -55,7 +58,7 @@ const fn size(
     n_kv_heads: usize,
     mlp_width: usize,
 ) -> Size {
-    Size { label, families, d_model, n_layers, n_heads, n_kv_heads, mlp_width }
+    Size { label, families, d_model, n_layers, n_heads, n_kv_heads, head_dim: None, mlp_width }
 }
 
 /// The names of all presets: the families, then each family's sizes from small to large.
@@ -77,6 +80,9 @@ pub(super) fn fields(name: &str) -> Option<Map<String, Value>> {
         fields.insert("n_heads".into(), size.n_heads.into());
         if size.n_kv_heads != size.n_heads {
             fields.insert("n_kv_heads".into(), size.n_kv_heads.into());
+        }
+        if let Some(width) = size.head_dim {
+            fields.insert("head_dim".into(), width.into());
         }
         fields.insert("n_layers".into(), size.n_layers.into());
         fields.insert("mlp_hidden_size".into(), (2 * size.mlp_width).into());
