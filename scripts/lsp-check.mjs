@@ -194,6 +194,7 @@ for (const [what, text, words] of [
   ["the parts of a stage", "experiment: x\nuses: y\nstages:\n  train:\n    |", ["with", "resources", "timeout"]],
   ["fields of a record", "experiment: x\nuses: y\nstages:\n  train:\n    with:\n      optimizer:\n        |", ["learning_rate", "betas"]],
   ["allowed values", "experiment: x\nuses: y\nparams:\n  template: |", ["tulu"]],
+  ["presets", "experiment: x\nuses: y\nstages:\n  train:\n    with:\n      model:\n        preset: |", ["olmo2-190M", "olmo3-7B"]],
   ["profiles' params", "experiment: x\nuses: y\nprofiles:\n  big:\n    |", ["lr", "global_batch_size"]],
   ["paths of a sweep", "experiment: x\nuses: y\nsweep:\n  grid:\n    |", ["params.lr", "params.seed"]],
   ["keys of an experiment", "experiment: x\n|", ["uses", "extends", "params", "profiles", "sweep"]],

@@ -30,8 +30,8 @@ fn project(tokenizer: &str, tokens: &str, eval: &str, convert: &str, steps: usiz
              \x20 tokenizer: {{uses: tokenizer, with: {{documents: ['${{stages.chats.dataset}}'], vocab_size: 270{tokenizer}}}}}\n\
              \x20 tokens: {{uses: tokenize, with: {{documents: '${{stages.chats.dataset}}', tokenizer: '${{stages.tokenizer.tokenizer}}'{tokens}}}}}\n\
              \x20 rows: {{uses: memmap, with: {{tokens: '${{stages.tokens.tokens}}', sequence_length: 64, pack: padded}}}}\n\
-             \x20 train: {{uses: train, with: {{data: '${{stages.rows.memmap}}', model: {{d_model: 32, n_heads: 2, n_layers: 2, mlp_hidden_size: 64}}, \
-             max_duration: {steps}steps, global_train_batch_size: 4, optimizer: {{learning_rate: 0.01}}, scheduler: {{t_warmup: 5}}, save_interval: null}}}}\n\
+             \x20 train: {{uses: train, with: {{data: '${{stages.rows.memmap}}', model: {{preset: olmo2, d_model: 32, n_heads: 2, n_layers: 2, mlp_hidden_size: 64, init_cutoff_factor: null}}, \
+             max_duration: {steps}steps, global_train_batch_size: 4, optimizer: {{learning_rate: 0.01, weight_decay: 0.1, eps: 1.0e-8}}, max_grad_norm: 1.0, scheduler: {{t_warmup: 5}}, save_interval: null}}}}\n\
              \x20 eval: {{uses: eval, with: {{model: '${{stages.train.model}}', tokenizer: '${{stages.tokenizer.tokenizer}}', prompts: '${{stages.chats.dataset}}', max_new_tokens: 20{eval}}}}}\n\
              \x20 convert: {{uses: convert, with: {{model: '${{stages.train.model}}', tokenizer: '${{stages.tokenizer.tokenizer}}'{convert}}}}}\n\
              \x20 generate: {{uses: generate, with: {{model: '${{stages.convert.model}}', prompts: [hello, the cat], max_new_tokens: 20}}}}\n"

@@ -196,7 +196,7 @@ fn the_rows_of_a_runs_steps_are_shown_and_compared_with_what_it_wrote_down() {
       global_train_batch_size: 2
       save_interval: null
       optimizer: {learning_rate: 0.001}
-      model: {d_model: 16, n_heads: 2, n_layers: 1, mlp_hidden_size: 32}
+      model: {preset: olmo2, d_model: 16, n_heads: 2, n_layers: 1, mlp_hidden_size: 32}
 "#;
     let text = PIPELINE.replace("outputs:", &format!("{more}outputs:"));
     std::fs::write(dir.join("pipeline.yaml"), &text).unwrap();

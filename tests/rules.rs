@@ -96,7 +96,7 @@ fn validate_asks_the_built_in_stages() {
     let sound = olmo_pipe(root, &["validate", "experiments/finetune-tulu.yaml", "--store", at.to_str().unwrap()]);
     assert_eq!((sound.status.code(), text(&sound.stderr)), (Some(0), String::new()));
     assert!(!at.exists(), "looking makes no store");
-    let set = "params.architecture={d_model: 100, n_heads: 3, n_layers: 2, mlp_hidden_size: 64}";
+    let set = "params.architecture={preset: olmo2, d_model: 100, n_heads: 3, n_layers: 2, mlp_hidden_size: 64}";
     let bad = olmo_pipe(
         root,
         &[

@@ -193,8 +193,7 @@ def whole_run(name, row, machine, seconds):
     work = machine.options.work / f"run-{name}"
     shutil.rmtree(work, ignore_errors=True)
     shutil.copytree(HERE / "experiment", work)
-    arch = dict(layer_norm_type="default", layer_norm_with_affine=False, attention_layer_norm=False, norm_after=False,
-                layer_norm_eps=1e-5, weight_tying=True) if row["arch"] == "olmo1" else {}
+    arch = dict(preset="olmo1", weight_tying=True) if row["arch"] == "olmo1" else dict(preset="olmo2")
     model = dict(d_model=row["d_model"], n_heads=row["heads"], n_layers=row["layers"], mlp_hidden_size=2 * row["mlp"],
                  embedding_size=row["vocab"], max_sequence_length=row["sequence"], **arch)
     params = dict(model=model, sequence_length=row["sequence"], batch=row["batch"], steps=machine.options.steps,

@@ -190,7 +190,8 @@ def training(rng, pipeline):
     interval = rng.randint(5, 40)
     steps = interval * rng.randint(2, 5) + rng.randint(0, interval - 1)
     width = rng.choice([16, 32, 64])
-    model = {"d_model": width, "n_heads": 2, "n_layers": rng.randint(1, 2), "mlp_hidden_size": 4 * width, "max_sequence_length": 256}
+    sizes = {"d_model": width, "n_heads": 2, "n_layers": rng.randint(1, 2), "mlp_hidden_size": 4 * width}
+    model = {"preset": "olmo2", **sizes, "max_sequence_length": 256}
     tokenizer = "${stages.tokenizer.tokenizer}"
     pipeline.stages.update({
         "text": {"uses": "fetch", "with": {"files": ["data/text.txt"], "format": "text"}},
@@ -204,7 +205,8 @@ def training(rng, pipeline):
             "model": model,
             "max_duration": f"{steps}steps",
             "global_train_batch_size": rng.choice([2, 8]),
-            "optimizer": {"learning_rate": 0.01},
+            "optimizer": {"learning_rate": 0.01, "weight_decay": 0.1, "eps": 1e-8},
+            "max_grad_norm": 1.0,
             "scheduler": {"t_warmup": 1},
             "save_interval": interval,
         }},

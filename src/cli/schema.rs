@@ -133,7 +133,7 @@ fn params(text: &mut String, prefix: &str, schema: &Value) {
             (_, one) => one.as_str().unwrap_or("any").to_owned(),
         };
         let nested = property.get("properties").is_some();
-        let default = match property.get("default") {
+        let default = match property.get("default").or_else(|| property.get("x-default")) {
             _ if required(name) => "required".to_owned(),
             Some(value) if !nested => format!("`{value}`"),
             _ => String::new(),

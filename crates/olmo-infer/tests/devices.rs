@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 fn config(changes: Value) -> ModelConfig {
     let mut fields = json!({"d_model": 64, "n_heads": 4, "n_kv_heads": 2, "n_layers": 3, "mlp_hidden_size": 96, "vocab_size": 60,
-        "max_sequence_length": 64, "init_std": 0.15, "eos_token_id": 0, "pad_token_id": 1});
+        "layer_norm_type": "rms", "layer_norm_eps": 1e-6, "attention_layer_norm": true, "norm_after": true,
+        "rope_theta": 500_000.0, "weight_tying": false, "max_sequence_length": 64, "init_std": 0.15, "eos_token_id": 0, "pad_token_id": 1});
     fields.as_object_mut().expect("an object").extend(changes.as_object().expect("an object").clone());
     serde_json::from_value(fields).expect("a config")
 }

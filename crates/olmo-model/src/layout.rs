@@ -48,7 +48,7 @@ pub fn weights(config: &ModelConfig) -> usize {
 
 /// The tensors of a config in the order of the flat array: sorted by name.
 pub(crate) fn layout(config: &ModelConfig) -> Vec<TensorSpec> {
-    let (d, kv) = (config.d_model, config.kv_heads() * config.head_width());
+    let (d, q, kv) = (config.d_model, config.query_width(), config.kv_width());
     let rows = config.embedding_rows();
     let mut tensors = vec![(wte(), vec![rows, d], Role::Embedding)];
     if !config.weight_tying {
@@ -59,8 +59,8 @@ pub(crate) fn layout(config: &ModelConfig) -> Vec<TensorSpec> {
     }
     for layer in 0..config.n_layers {
         let mut add = |part: &str, shape: Vec<usize>, role: Role| tensors.push((block(layer, part), shape, role));
-        add("att_proj", vec![d + 2 * kv, d], Role::Projection(Projection::Input));
-        add("attn_out", vec![d, d], Role::Projection(Projection::AttentionOutput { layer }));
+        add("att_proj", vec![q + 2 * kv, d], Role::Projection(Projection::Input));
+        add("attn_out", vec![d, q], Role::Projection(Projection::AttentionOutput { layer }));
         add("ff_proj", vec![config.mlp_hidden_size, d], Role::Projection(Projection::Input));
         add("ff_out", vec![d, config.mlp_width()], Role::Projection(Projection::MlpOutput { layer }));
         if config.layer_norm_with_affine {
@@ -68,7 +68,7 @@ pub(crate) fn layout(config: &ModelConfig) -> Vec<TensorSpec> {
             add("ff_norm", vec![d], Role::Norm);
         }
         if config.attention_layer_norm {
-            add("q_norm", vec![d], Role::Norm);
+            add("q_norm", vec![q], Role::Norm);
             add("k_norm", vec![kv], Role::Norm);
         }
     }
@@ -113,7 +113,7 @@ impl ModelWeights {
             Some(weight) => Linear::new(weight, inputs),
             None => unreachable!("every layout has {name}"),
         };
-        let (d, heads) = (config.d_model, config.n_heads * config.head_width());
+        let (d, heads) = (config.d_model, config.query_width());
         let block = |layer: usize| BlockWeights {
             att_proj: matrix(block(layer, "att_proj"), d),
             attn_out: matrix(block(layer, "attn_out"), heads),

@@ -17,7 +17,7 @@ mod vocabulary;
 mod weight_type;
 
 pub use checkpointing::ActivationCheckpointing;
-pub use config::{InitFnType, LayerNormType, ModelConfig};
+pub use config::{InitFnType, LayerNormType, MissingFields, ModelConfig, ModelParams, RopeScaling, Vocabulary};
 pub use error::{CodedModelError, ModelError};
 pub use formats::{
     CONFIG_FILE, WEIGHTS_FILE, WeightComparison, compare_weights, examine, load, load_huggingface, load_native,

@@ -59,25 +59,25 @@ impl MemoryEstimate {
         let (weights, on_gpu) = (FLOAT * count, computes != Computes::OnHost);
         let (float, copy) = if computes == Computes::OnGpuInBf16 { (FLOAT / 2, FLOAT / 2 * count) } else { (FLOAT, 0) };
         let tokens = rows as u64 * sequence as u64;
-        let d = config.d_model as u64;
-        let qkv = d + 2 * (config.kv_heads() * config.head_width()) as u64;
+        let (d, q) = (config.d_model as u64, config.query_width() as u64);
+        let qkv = q + 2 * config.kv_width() as u64;
         let mlp = config.mlp_width() as u64;
         let raw = if config.block(0).needs_raw() { qkv } else { 0 };
         // The block's input is kept in any case: it is the output of the previous block.
         let kept = |keep: Keep| match keep {
             Keep::Nothing => d,
-            Keep::All => 5 * d + raw + qkv + config.n_heads as u64 + 2 * mlp,
+            Keep::All => 4 * d + q + raw + qkv + config.n_heads as u64 + 2 * mlp,
             Keep::Products => {
                 let normed = if config.norm_after { 2 * d } else { 0 };
                 let heads = if raw > 0 { raw } else { qkv };
-                3 * d + normed + heads + config.n_heads as u64 + 2 * mlp
+                2 * d + q + normed + heads + config.n_heads as u64 + 2 * mlp
             }
         };
         let blocks = || (0..config.n_layers).map(|layer| checkpointing.keep(layer));
         let activations: u64 = blocks().map(kept).sum();
         let again = blocks().map(|keep| kept(Keep::All) - kept(keep)).max().unwrap_or(0);
         // On a GPU, the gradients of attention are separate arrays that are then joined.
-        let backward = again + 5 * d + if on_gpu { 2 } else { 1 } * qkv + mlp;
+        let backward = again + 4 * d + q + if on_gpu { 2 } else { 1 } * qkv + mlp;
         // In f32, attention on a GPU is made of products, with the scores of several queries of one
         // row at a time.
         let scores =
@@ -113,7 +113,8 @@ mod tests {
     fn olmo_2_1b_with_blocks_computed_again_fits_a_gpu_of_80_gb_with_16_rows_of_4096() {
         let config: ModelConfig =
             serde_json::from_value(json!({"d_model": 2048, "n_heads": 16, "n_layers": 16, "mlp_hidden_size": 16384,
-            "vocab_size": 100352, "max_sequence_length": 4096, "rope_theta": 500000.0}))
+            "layer_norm_type": "rms", "attention_layer_norm": true, "norm_after": true, "weight_tying": false,
+            "vocab_size": 100352, "max_sequence_length": 4096}))
             .expect("a config");
         let of =
             |policy, rows| MemoryEstimate::of(&config, Computes::OnGpuInBf16, policy, rows, 4096).total() as f64 / 1e9;

@@ -116,7 +116,7 @@ fn changed(name: &str, change: impl Fn(&mut Value)) -> tempfile::TempDir {
 #[test]
 fn what_does_not_fit_is_refused_by_name() {
     type Change = fn(&mut Value);
-    let cases: [(&str, Change, &[&str]); 10] = [
+    let cases: [(&str, Change, &[&str]); 11] = [
         ("olmo2", |config| config["model_type"] = "llama".into(), &["model_type", "llama"]),
         (
             "olmo2",
@@ -132,6 +132,11 @@ fn what_does_not_fit_is_refused_by_name() {
             "olmo2",
             |config| config["intermediate_size"] = 20.into(),
             &["model.layers.0.mlp.up_proj.weight", "[40, 32]", "[20, 32]"],
+        ),
+        (
+            "olmo2",
+            |config| config["head_dim"] = 16.into(),
+            &["model.layers.0.self_attn.q_proj.weight", "[32, 32]", "[64, 32]"],
         ),
         ("olmo2", |config| config["hidden_act"] = "gelu".into(), &["gelu"]),
         ("olmo2", |config| config["rope_parameters"]["rope_type"] = "yarn".into(), &["yarn"]),
@@ -320,17 +325,17 @@ fn every_key_of_a_config_is_understood_harmless_or_refused_by_name() {
         ("olmo3", "sliding_window", Value::Null, "null"),
         ("olmo3", "use_sliding_window", json!(false), "only with true"),
         ("olmo2", "layer_types", json!(["sliding_attention", "full_attention"]), "full attention only"),
-        (
-            "olmo3",
-            "layer_types",
-            json!(["full_attention", "sliding_attention", "sliding_attention", "full_attention"]),
-            "same number",
-        ),
-        ("olmo2", "head_dim", json!(16), "32 / 4"),
+        ("olmo3", "layer_types", json!(["full_attention", "sliding_attention"]), "a list of 4 times"),
         ("olmo2", "rope_scaling", json!({"type": "linear", "factor": 2.0}), "\"linear\""),
         ("olmo2", "rope_scaling", json!({"rope_type": "dynamic", "factor": 2.0}), "\"dynamic\""),
         ("olmo2", "rope_scaling", json!({"factor": 2.0}), "`rope_scaling.factor` is 2.0"),
         ("olmo2", "rope_scaling", json!([1]), "not an object"),
+        (
+            "olmo3",
+            "layer_types",
+            json!(["full_attention", "chunked_attention", "full_attention", null]),
+            "a list of 4 times",
+        ),
         ("olmo2", "rope_theta", json!(500000.0), "one rotary base"),
         ("olmo2", "rope_theta", json!("10000"), "not a number"),
         (
@@ -372,23 +377,24 @@ fn every_key_of_a_config_is_understood_harmless_or_refused_by_name() {
 
 #[test]
 fn the_rotary_base_of_olmo_3_is_where_transformers_looks_for_it() {
-    let theta = |rope: Value| -> Result<f64, String> {
+    let theta = |rope: Value| -> Result<(f64, Option<f64>), String> {
         let folder = changed("olmo3", |config| {
             let fields = config.as_object_mut().expect("an object");
             fields.remove("rope_parameters");
             fields.extend(rope.as_object().expect("an object").clone());
         });
-        load(folder.path()).map(|(config, _)| config.rope_theta).map_err(|error| error.to_string())
+        let loaded = load(folder.path()).map_err(|error| error.to_string());
+        loaded.map(|(config, _)| (config.rope_theta, config.sliding_rope_theta))
     };
     let kinds = |full: Value, sliding: Value| json!({"full_attention": full, "sliding_attention": sliding});
     let part = |theta: f64| json!({"rope_type": "default", "rope_theta": theta});
-    assert_eq!(theta(json!({"rope_theta": 20000, "rope_scaling": null})), Ok(20000.0));
-    assert_eq!(theta(json!({"rope_parameters": kinds(part(20000.0), part(20000.0))})), Ok(20000.0));
+    assert_eq!(theta(json!({"rope_theta": 20000, "rope_scaling": null})), Ok((20000.0, None)));
+    assert_eq!(theta(json!({"rope_parameters": kinds(part(20000.0), part(20000.0))})), Ok((20000.0, None)));
     // Version 5 takes 500000 for a kind without a base of its own.
-    assert_eq!(theta(json!({"rope_parameters": kinds(part(500000.0), Value::Null)})), Ok(500000.0));
+    assert_eq!(theta(json!({"rope_parameters": kinds(part(500000.0), Value::Null)})), Ok((500000.0, None)));
+    assert_eq!(theta(json!({"rope_parameters": kinds(part(20000.0), Value::Null)})), Ok((20000.0, Some(500000.0))));
+    assert_eq!(theta(json!({"rope_parameters": kinds(part(20000.0), part(500.0))})), Ok((20000.0, Some(500.0))));
     for rope in [
-        json!({"rope_parameters": kinds(part(20000.0), Value::Null)}),
-        json!({"rope_parameters": kinds(part(20000.0), part(500000.0))}),
         json!({"rope_parameters": kinds(part(20000.0), part(20000.0)), "rope_theta": 500000}),
         // It does not read a base beside the kinds.
         json!({"rope_parameters": {"rope_theta": 20000.0, "rope_type": "default"}}),
@@ -397,9 +403,6 @@ fn the_rotary_base_of_olmo_3_is_where_transformers_looks_for_it() {
         assert!(error.contains("one rotary base"), "{rope}: {error}");
     }
     assert!(theta(json!({})).unwrap_err().contains("`rope_theta` is missing"));
-    let yarn = json!({"rope_type": "yarn", "rope_theta": 500000.0, "factor": 8.0});
-    let error = theta(json!({"rope_parameters": kinds(yarn, part(500000.0))})).unwrap_err();
-    assert!(error.contains("`rope_parameters.full_attention.rope_type` is \"yarn\""), "{error}");
     // An export has the base in both places.
     let (mut config, parameters) = load(&fixture("olmo3")).expect("a model");
     config.rope_theta = 20000.0;

@@ -65,8 +65,11 @@ fn the_estimate_is_near_what_is_taken_and_not_far_below_it() {
         (json!({"n_kv_heads": 2, "vocab_size": 4000, "weight_tying": true}), 3, 128),
     ];
     for (changes, rows, sequence) in shapes {
-        let mut fields =
-            json!({"d_model": 128, "n_heads": 4, "n_layers": 6, "mlp_hidden_size": 768, "vocab_size": 500});
+        let mut fields = json!({
+            "d_model": 128, "n_heads": 4, "n_layers": 6, "mlp_hidden_size": 768, "layer_norm_type": "rms",
+            "attention_layer_norm": true, "norm_after": true, "max_sequence_length": 4096, "vocab_size": 500,
+            "weight_tying": false,
+        });
         fields.as_object_mut().expect("an object").extend(changes.as_object().expect("an object").clone());
         let config: ModelConfig = serde_json::from_value(fields).expect("a config");
         for policy in ActivationCheckpointing::ALL {

@@ -6,9 +6,13 @@ use olmo_model::{
 use olmo_ops::adamw::{self, AdamW, State};
 use serde_json::{Value, json};
 
+/// A small OLMo 2 with `changes`.
 fn config(changes: Value) -> ModelConfig {
-    let mut fields =
-        json!({"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "n_layers": 3, "mlp_hidden_size": 96, "vocab_size": 60});
+    let mut fields = json!({
+        "d_model": 32, "n_heads": 4, "n_kv_heads": 2, "n_layers": 3, "mlp_hidden_size": 96, "layer_norm_type": "rms",
+        "layer_norm_eps": 1e-6, "attention_layer_norm": true, "norm_after": true, "rope_theta": 500_000.0,
+        "max_sequence_length": 4096, "vocab_size": 60, "weight_tying": false,
+    });
     fields.as_object_mut().expect("an object").extend(changes.as_object().expect("an object").clone());
     serde_json::from_value(fields).expect("a config")
 }
@@ -243,6 +247,7 @@ fn a_native_folder_keeps_everything_and_refuses_another_format() {
         ("\"format\": 1", "\"format\": 2", "format"),
         ("\"format\": 1,", "", "format"),
         ("d_model", "d_modle", "d_modle"),
+        ("\"norm_after\": true,", "", "lacks `norm_after`"),
     ] {
         std::fs::write(&path, text.replace(from, to)).expect("written");
         let error = load(folder.path()).expect_err("refused");

@@ -17,6 +17,12 @@ fn config(changes: Value) -> ModelConfig {
         "n_heads": 4,
         "n_layers": 4,
         "mlp_hidden_size": 24,
+        "layer_norm_type": "rms",
+        "layer_norm_eps": 1e-6,
+        "attention_layer_norm": true,
+        "norm_after": true,
+        "rope_theta": 500_000.0,
+        "weight_tying": false,
         "vocab_size": 60,
         "embedding_size": 64,
         "max_sequence_length": 32,
@@ -47,7 +53,14 @@ fn edit(path: &Path, change: impl FnOnce(&mut Value)) {
 #[test]
 fn a_step_of_olmo_core_keeps_config_and_weights() {
     let windows = json!({"sliding_window": 8, "full_attention_every": 2});
-    for config in configs().into_iter().chain([config(windows), self::config(json!({"sliding_window": 8}))]) {
+    let more = [
+        windows,
+        json!({"sliding_window": 8}),
+        json!({"sliding_window": 8, "full_attention_layers": [0, 3]}),
+        json!({"head_dim": 6, "rope_scaling": {"factor": 4.0, "old_context_len": 16}}),
+        json!({"sliding_window": 8, "full_attention_every": 4, "sliding_rope_theta": 10000.0, "rope_scaling": {"factor": 2.0}}),
+    ];
+    for config in configs().into_iter().chain(more.map(config)) {
         let folder = tempfile::tempdir().unwrap();
         let parameters = Parameters::init(&config, 7).unwrap();
         save_olmo_core(folder.path(), &config, &parameters, WeightType::Float32).unwrap();

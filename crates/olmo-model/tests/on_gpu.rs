@@ -10,8 +10,11 @@ use serde_json::{Value, json};
 
 /// OLMo 2's block in a small size whose widths allow wide access.
 fn config(changes: Value) -> ModelConfig {
-    let mut fields =
-        json!({"d_model": 64, "n_heads": 2, "n_layers": 2, "mlp_hidden_size": 96, "vocab_size": 59, "init_std": 0.15});
+    let mut fields = json!({
+        "d_model": 64, "n_heads": 2, "n_layers": 2, "mlp_hidden_size": 96, "layer_norm_type": "rms", "layer_norm_eps": 1e-6,
+        "attention_layer_norm": true, "norm_after": true, "rope_theta": 500_000.0, "max_sequence_length": 4096,
+        "vocab_size": 59, "weight_tying": false, "init_std": 0.15,
+    });
     fields.as_object_mut().expect("an object").extend(changes.as_object().expect("an object").clone());
     serde_json::from_value(fields).expect("a config")
 }

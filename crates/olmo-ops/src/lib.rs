@@ -38,4 +38,4 @@ pub use device::{Device, HeadOutput, Life, QkNorms};
 pub use global_norm::{clip_coefficient, global_norm};
 pub use linear::{Linear, Trained, Weight};
 pub use matrix::{Elements, MappedBytes, Matrices, Matrix, Plain};
-pub use rope::{Placed, Places, Rope, RopeConfig, RopeScaling};
+pub use rope::{Placed, Places, Rope, RopeConfig, RopeScaling, Yarn};

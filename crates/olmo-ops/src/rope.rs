@@ -20,6 +20,45 @@ pub enum RopeScaling {
     None,
     /// Divides all frequencies by a factor: position interpolation.
     Linear(f32),
+    /// Divides low frequencies by a factor and keeps high ones.
+    Yarn(Yarn),
+}
+
+/// YaRN (<https://arxiv.org/abs/2309.00071>): a pair of a head that turns at least `beta_fast` times
+/// in the original context keeps its frequency, one that turns at most `beta_slow` times has it
+/// divided by `factor`, and those between have a mixture.
+///
+/// YaRN also scales the scores; that is [`RopeConfig::attention_factor`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Yarn {
+    /// Divisor of low frequencies; at least 1.
+    pub factor: f64,
+    /// Number of turns from which a frequency is kept.
+    pub beta_fast: f64,
+    /// Number of turns up to which a frequency is divided.
+    pub beta_slow: f64,
+    /// Length of the original context in tokens.
+    pub old_context_len: usize,
+}
+
+impl Yarn {
+    /// The share of each pair that is divided, from 0 to 1, `[head_dim / 2]`.
+    ///
+    /// The steps and types are those of `transformers` 5.23 (`_compute_yarn_parameters`): bounds
+    /// in f64, the ramp in f32.
+    fn ramp(&self, theta: f64, head_dim: usize) -> Vec<f32> {
+        let dim = head_dim as f64;
+        let pair_with = |turns: f64| {
+            dim * (self.old_context_len as f64 / (turns * 2.0 * std::f64::consts::PI)).ln() / (2.0 * theta.ln())
+        };
+        let low = pair_with(self.beta_fast).floor().max(0.0);
+        let mut high = pair_with(self.beta_slow).ceil().min(dim - 1.0);
+        if low == high {
+            high += 0.001;
+        }
+        let share = |pair: usize| ((pair as f32 - low as f32) / (high - low) as f32).clamp(0.0, 1.0);
+        (0..head_dim / 2).map(share).collect()
+    }
 }
 
 impl RopeConfig {
@@ -30,15 +69,22 @@ impl RopeConfig {
 
     /// The frequencies of the pairs of a head, `[head_dim / 2]`.
     fn frequencies(&self, head_dim: usize) -> Vec<f32> {
-        let frequency = |pair: usize| {
+        let wavelength = |pair: usize| {
             let exponent = (2 * pair) as f32 / head_dim as f32;
-            let frequency = 1.0 / self.theta.powf(f64::from(exponent)) as f32;
-            match self.scaling {
-                RopeScaling::None => frequency,
-                RopeScaling::Linear(factor) => frequency / factor,
-            }
+            self.theta.powf(f64::from(exponent)) as f32
         };
-        (0..head_dim / 2).map(frequency).collect()
+        let wavelengths = (0..head_dim / 2).map(wavelength);
+        match self.scaling {
+            RopeScaling::None => wavelengths.map(|wavelength| 1.0 / wavelength).collect(),
+            RopeScaling::Linear(factor) => wavelengths.map(|wavelength| 1.0 / wavelength / factor).collect(),
+            RopeScaling::Yarn(yarn) => {
+                let mix = |(wavelength, divided): (f32, f32)| {
+                    let kept = 1.0 - divided;
+                    1.0 / (yarn.factor as f32 * wavelength) * (1.0 - kept) + 1.0 / wavelength * kept
+                };
+                wavelengths.zip(yarn.ramp(self.theta, head_dim)).map(mix).collect()
+            }
+        }
     }
 }
 

@@ -272,7 +272,9 @@ pub fn params_schema(params: &BTreeMap<String, ParamSpec>) -> Value {
 #[serde(deny_unknown_fields)]
 pub struct Description {
     pub contract: Contract,
-    /// JSON Schema of the params. A property with `"x-key": false` does not change the result.
+    /// JSON Schema of the params. A property with `"x-key": false` does not change the result. A
+    /// property with `x-default` has that value if it is left out, unless another field (a preset)
+    /// gives it one; the engine does not fill it in.
     pub params: Value,
 }
 

@@ -147,7 +147,9 @@ mod tests {
 
     fn config() -> ModelConfig {
         serde_json::from_value(
-            json!({"d_model": 256, "n_heads": 8, "n_layers": 8, "mlp_hidden_size": 2048, "vocab_size": 1000}),
+            json!({"d_model": 256, "n_heads": 8, "n_layers": 8, "mlp_hidden_size": 2048, "layer_norm_type": "rms",
+                "attention_layer_norm": true, "norm_after": true, "max_sequence_length": 4096, "vocab_size": 1000,
+                "weight_tying": false}),
         )
         .unwrap()
     }

@@ -24,7 +24,9 @@ fn tokenizer(dir: &Path) -> TextTokenizer {
 /// An OLMo 2 and an OLMo 1 architecture, the second with a padded, tied embedding.
 fn configs(vocab_size: u32) -> [Value; 2] {
     let base = json!({
-        "d_model": 16, "n_heads": 4, "n_layers": 2, "mlp_hidden_size": 32, "max_sequence_length": 48, "init_std": 0.3, "vocab_size": vocab_size
+        "d_model": 16, "n_heads": 4, "n_layers": 2, "mlp_hidden_size": 32, "max_sequence_length": 48, "init_std": 0.3, "vocab_size": vocab_size,
+        "layer_norm_type": "rms", "layer_norm_eps": 1e-6, "attention_layer_norm": true, "norm_after": true, "rope_theta": 500_000.0,
+        "weight_tying": false
     });
     let olmo1 = json!({
         "layer_norm_type": "default", "layer_norm_with_affine": false, "layer_norm_eps": 1e-5, "attention_layer_norm": false,

@@ -26,7 +26,9 @@ fn tokenizer(dir: &Path) -> TextTokenizer {
 fn model(dir: &Path, tokenizer: &TextTokenizer) -> (ModelConfig, Parameters) {
     let special = tokenizer.special();
     let config: ModelConfig = serde_json::from_value(json!({
-        "d_model": 16, "n_heads": 2, "n_layers": 1, "mlp_hidden_size": 32, "max_sequence_length": 64, "init_std": 0.5,
+        "d_model": 16, "n_heads": 2, "n_layers": 1, "mlp_hidden_size": 32, "layer_norm_type": "rms",
+        "layer_norm_eps": 1e-6, "attention_layer_norm": true, "norm_after": true, "rope_theta": 500_000.0,
+        "weight_tying": false, "max_sequence_length": 64, "init_std": 0.5,
         "vocab_size": special.vocab_size, "eos_token_id": special.eos_token_id, "pad_token_id": special.pad_token_id
     }))
     .unwrap();

@@ -11,7 +11,7 @@ use olmo_stage::rules::{Finding, Question};
 use olmo_stage::{Context, Stage, StageError};
 
 pub use olmo_train::{LossNorm, Schedule, SchedulerName};
-pub use params::{Duration, DurationError, ModelParams, OptimizerParams, Params, SchedulerParams};
+pub use params::{Duration, DurationError, OptimizerParams, Params, SchedulerParams};
 
 /// The stage.
 pub struct Train;

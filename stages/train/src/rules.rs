@@ -5,14 +5,14 @@
 
 use olmo_base::units::bytes;
 use olmo_data::Manifest;
-use olmo_model::{Computes, ModelConfig, VocabularyMismatch};
+use olmo_model::{Computes, ModelConfig, ModelParams, Vocabulary, VocabularyMismatch};
 use olmo_stage::rules::{Finding, Question};
 use olmo_stage::{Compute, compute_params};
 use olmo_train::data::too_few_rows;
 use olmo_train::learner::computes;
 use olmo_train::memory::{self, Need};
 
-use crate::params::{Duration, Interval, Params, Vocabulary};
+use crate::params::{Duration, Interval, Params};
 
 /// Bytes per weight in a checkpoint: the weight and its two moments, each f32.
 const KEPT_PER_WEIGHT: u64 = 12;
@@ -63,11 +63,8 @@ pub(crate) fn broken(params: &Params, known: &Known) -> Vec<Finding> {
     let mut findings = params.check();
     findings.extend(one_model(params, known));
     let config = config(params, known);
-    if params.model.is_some() && !known.has_init {
-        findings.extend(config.iter().flat_map(ModelConfig::problems).map(|problem| {
-            let name = problem.strip_prefix('`').and_then(|rest| rest.split(['`', ' ']).next()).unwrap_or("");
-            Finding::error("train::model_config", &format!("model.{name}"), problem)
-        }));
+    if let (Some(model), Some(config), false) = (&params.model, &config, known.has_init) {
+        findings.extend(new_model(model, config));
     }
     let Params { device, backend, precision, .. } = params;
     findings.extend(compute_params::broken("train", device, *backend, *precision, known.compute));
@@ -115,6 +112,21 @@ pub(crate) fn config(params: &Params, known: &Known) -> Option<ModelConfig> {
         }
         _ => None,
     }
+}
+
+/// Fields of a new model that are missing, and those that no model can have.
+fn new_model(model: &ModelParams, config: &ModelConfig) -> Vec<Finding> {
+    let missing = model.check().err();
+    let names: &[&str] = missing.as_ref().map_or(&[], |missing| &missing.names);
+    let lacking = missing
+        .iter()
+        .map(|missing| Finding::error("train::model_config", "model", missing.to_string()).hint(missing.hint()));
+    let wrong = config.problems().into_iter().filter_map(|problem| {
+        let name = problem.strip_prefix('`').and_then(|rest| rest.split(['`', ' ']).next()).unwrap_or("");
+        let finding = Finding::error("train::model_config", &format!("model.{name}"), problem.as_str());
+        (!names.contains(&name)).then_some(finding)
+    });
+    lacking.chain(wrong).collect()
 }
 
 fn one_model(params: &Params, known: &Known) -> Option<Finding> {
@@ -258,9 +270,9 @@ fn memory_note(
     computes: Computes,
 ) -> Option<Finding> {
     let vocabulary_is_known =
-        data.is_some() || params.model.as_ref().is_none_or(|model| model.embedding_size.is_some());
+        data.is_some() || params.model.as_ref().is_none_or(|model| model.embedding_size().is_some());
     let config = config.filter(|_| vocabulary_is_known)?;
-    let chosen = params.model.as_ref().map_or(Some(config.max_sequence_length), |model| model.max_sequence_length);
+    let chosen = params.model.as_ref().map_or(Some(config.max_sequence_length), ModelParams::max_sequence_length);
     let sequence = data.map(|data| data.sequence_length as usize).or(chosen)?;
     let need = Need { config, sequence, rows: rows_of(params, data, sequence), computes };
     let policy = params.activation_checkpointing;
@@ -314,7 +326,7 @@ mod tests {
         let mut value = json!({
             "max_duration": "50steps", "global_train_batch_size": 4, "optimizer": {"learning_rate": 1e-3},
             "scheduler": {"t_warmup": 5}, "save_interval": 10, "eval_interval": null,
-            "model": {"d_model": 64, "n_heads": 4, "n_layers": 2, "mlp_hidden_size": 128}
+            "model": {"preset": "olmo2", "d_model": 64, "n_heads": 4, "n_layers": 2, "mlp_hidden_size": 128}
         });
         change(&mut value);
         let question = question(&value, ports, free, Compute::FLEX);
@@ -345,6 +357,11 @@ mod tests {
         assert_eq!(of("/model/mlp_hidden_size", json!(3)), one(Error, "train::model_config", "model.mlp_hidden_size"));
         assert_eq!(of("/model", Value::Null), one(Error, "train::no_model", ""));
         assert_eq!(found(|p| p["eval_interval"] = json!(51), &["data"], None), [], "nothing is to be measured");
+        let incomplete =
+            found(|p| p["model"] = json!({"preset": "olmo2", "n_heads": 2, "clip_qkv": -1}), &["data"], None);
+        let at_both =
+            ["model", "model.clip_qkv"].map(|param| (Error, "train::model_config".to_owned(), param.to_owned()));
+        assert_eq!(incomplete, at_both, "what is missing, and what is wrong");
         let betas = found(|p| p["optimizer"]["betas"] = json!([0.9, 1.0]), &["data"], None);
         assert_eq!(betas, one(Error, "train::params", "optimizer.betas"));
         assert_eq!(found(|_| {}, &["data", "init"], None), one(Error, "train::two_models", "model"));
@@ -357,7 +374,7 @@ mod tests {
         let note_on = |compute: Compute, d_model: u64, embedding: Value, length: Value| {
             let params = json!({
                 "max_duration": "50steps", "global_train_batch_size": 4, "optimizer": {"learning_rate": 1e-3},
-                "model": {"d_model": d_model, "n_heads": 4, "n_layers": 2, "mlp_hidden_size": 128,
+                "model": {"preset": "olmo2", "d_model": d_model, "n_heads": 4, "n_layers": 2, "mlp_hidden_size": 128,
                     "embedding_size": embedding, "max_sequence_length": length}
             });
             let question = question(&params, &[], None, compute);
@@ -403,7 +420,7 @@ mod tests {
         let codes = |data: Manifest, eval_data: Option<Manifest>, changes: Value| {
             let mut value = json!({
                 "max_duration": "5steps", "global_train_batch_size": 4, "optimizer": {"learning_rate": 1e-3},
-                "model": {"d_model": 8, "n_heads": 2, "n_layers": 1, "mlp_hidden_size": 16}
+                "model": {"preset": "olmo2", "d_model": 8, "n_heads": 2, "n_layers": 1, "mlp_hidden_size": 16}
             });
             value.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
             let params: Params = serde_json::from_value(value).unwrap();
@@ -421,7 +438,8 @@ mod tests {
         for text in ["3weeks", "99999999999999999999steps", "18446744073709551615ep"] {
             assert_eq!(codes(data(8, true), None, json!({"max_duration": text})), duration, "{text}");
         }
-        let model = json!({"d_model": 8, "n_heads": 2, "n_layers": 1, "mlp_hidden_size": 16, "max_sequence_length": 3});
+        let model = json!({"preset": "olmo2", "d_model": 8, "n_heads": 2, "n_layers": 1, "mlp_hidden_size": 16,
+            "max_sequence_length": 3});
         assert_eq!(codes(data(8, true), None, json!({"model": model})), one("train::sequence_length", ""));
     }
 }

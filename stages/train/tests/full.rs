@@ -5,7 +5,7 @@ mod common;
 use std::fs;
 use std::time::Duration;
 
-use common::{Attempt, data, item, items, params, tree, with};
+use common::{Attempt, data, item, items, model_of, params, tree, with};
 use olmo_stage::{Outcome, StageResult, worker};
 use olmo_stage_train::Train;
 use serde_json::{Value, json};
@@ -25,7 +25,7 @@ fn a_disk_that_fills_up_stops_the_run_and_the_last_good_checkpoint_stays() {
     let dir = tempfile::tempdir().unwrap();
     let data = data(dir.path());
     // Checkpoints are far larger than the other files of an attempt.
-    let model = json!({"d_model": 128, "n_heads": 4, "n_layers": 2, "mlp_hidden_size": 512});
+    let model = model_of(json!({"d_model": 128, "n_heads": 4, "n_layers": 2, "mlp_hidden_size": 512}));
     let params = with(params(), json!({"model": model, "max_duration": "300steps", "save_interval": 50}));
     let attempt = |name: &str| Attempt::new(&dir.path().join(name), &data, params.clone());
     let outcome = |attempt: &Attempt| -> StageResult {

@@ -3,7 +3,9 @@
 
 mod common;
 
-use common::{Attempt, data, events, item, items, metrics, params, resumed_after, tree, weights, with};
+use common::{
+    Attempt, data, events, item, items, metrics, model_of, optimizer, params, resumed_after, tree, weights, with,
+};
 use olmo_stage::Compute;
 use olmo_stage::Event;
 use serde_json::{Value, json};
@@ -14,7 +16,7 @@ fn emulated() {
 }
 
 fn model() -> Value {
-    json!({"d_model": 64, "n_heads": 2, "n_layers": 2, "mlp_hidden_size": 96})
+    model_of(json!({"d_model": 64, "n_heads": 2, "n_layers": 2, "mlp_hidden_size": 96}))
 }
 
 fn loss(line: &Value) -> f64 {
@@ -27,7 +29,7 @@ fn in_f32_the_run_is_that_of_flex_up_to_rounding() {
     let dir = tempfile::tempdir().unwrap();
     let data = data(dir.path());
     let changes = json!({"max_duration": "12steps", "save_interval": null, "model": model(), "z_loss": 1e-4, "precision": "fp32",
-        "document_mask": true, "optimizer": {"learning_rate": 1e-3}, "scheduler": {"t_warmup": 3}});
+        "document_mask": true, "optimizer": optimizer(1e-3), "scheduler": {"t_warmup": 3}});
     let run = |compute: Compute| {
         let dir = dir.path().join(compute.name());
         let attempt = Attempt::new(&dir, &data, with(params(), changes.clone())).on(compute);
@@ -58,7 +60,7 @@ fn in_bf16_it_learns_and_goes_on_after_a_stop_to_the_same_bytes() {
     let dir = tempfile::tempdir().unwrap();
     let data = data(dir.path());
     let attempt = |name: &str, changes: Value| {
-        let changes = with(json!({"model": model(), "optimizer": {"learning_rate": 3e-3}}), changes);
+        let changes = with(json!({"model": model(), "optimizer": optimizer(3e-3)}), changes);
         Attempt::new(&dir.path().join(name), &data, with(params(), changes)).on(Compute::CUDA)
     };
     let whole = attempt("whole", json!({}));
@@ -87,7 +89,7 @@ fn a_loss_that_is_not_finite_stops_the_run_and_names_where() {
     emulated();
     let dir = tempfile::tempdir().unwrap();
     let data = data(dir.path());
-    let changes = json!({"model": model(), "optimizer": {"learning_rate": 1e30}, "scheduler": {"t_warmup": 0}});
+    let changes = json!({"model": model(), "optimizer": optimizer(1e30), "scheduler": {"t_warmup": 0}});
     let attempt = Attempt::new(&dir.path().join("broken"), &data, with(params(), changes)).on(Compute::CUDA);
     let (code, message) = attempt.failure();
     assert_eq!(code, "train::not_finite");

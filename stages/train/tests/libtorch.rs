@@ -3,13 +3,13 @@
 
 mod common;
 
-use common::{Attempt, data, item, items, metrics, params, resumed_after, tree, weights, with};
+use common::{Attempt, data, item, items, metrics, model_of, optimizer, params, resumed_after, tree, weights, with};
 use olmo_stage::Compute;
 use serde_json::{Value, json};
 
 /// Wide enough for products to be cut into pieces.
 fn wide() -> Value {
-    json!({"d_model": 64, "n_heads": 4, "n_kv_heads": 2, "n_layers": 2, "mlp_hidden_size": 192})
+    model_of(json!({"d_model": 64, "n_heads": 4, "n_kv_heads": 2, "n_layers": 2, "mlp_hidden_size": 192}))
 }
 
 #[test]
@@ -17,7 +17,7 @@ fn flex_and_libtorch_agree_on_the_loss_over_fifty_steps() {
     let dir = tempfile::tempdir().unwrap();
     let data = data(dir.path());
     let changes = json!({"max_duration": "50steps", "save_interval": null, "model": wide(), "z_loss": 1e-4,
-        "optimizer": {"learning_rate": 1e-3}, "scheduler": {"t_warmup": 5}});
+        "optimizer": optimizer(1e-3), "scheduler": {"t_warmup": 5}});
     let run = |compute: Compute, mask: bool| {
         let params = with(with(params(), changes.clone()), json!({"document_mask": mask}));
         let name = format!("{}{mask}", compute.name());

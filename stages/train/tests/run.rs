@@ -4,7 +4,7 @@ mod common;
 
 use std::fs;
 
-use common::{Attempt, data, events, item, items, memmap, metrics, params, tree, weights, with};
+use common::{Attempt, data, events, item, items, memmap, metrics, model_of, optimizer, params, tree, weights, with};
 use olmo_stage::Event;
 use serde_json::{Value, json};
 
@@ -225,7 +225,7 @@ fn any_number_of_threads_gives_the_same_bytes() {
     let dir = tempfile::tempdir().unwrap();
     let data = data(dir.path());
     // Wide enough for products to be cut into pieces.
-    let model = json!({"d_model": 64, "n_heads": 4, "n_kv_heads": 2, "n_layers": 2, "mlp_hidden_size": 192});
+    let model = model_of(json!({"d_model": 64, "n_heads": 4, "n_kv_heads": 2, "n_layers": 2, "mlp_hidden_size": 192}));
     let run = |threads: usize| {
         let attempt =
             Attempt::new(&dir.path().join(threads.to_string()), &data, with(params(), json!({"model": model})));
@@ -387,7 +387,7 @@ fn a_loss_that_is_not_finite_stops_the_run_before_it_reaches_the_weights() {
     let dir = tempfile::tempdir().unwrap();
     let data = data(dir.path());
     let params =
-        with(params(), json!({"optimizer": {"learning_rate": 1e37}, "scheduler": {"t_warmup": 0}, "save_interval": 1}));
+        with(params(), json!({"optimizer": optimizer(1e37), "scheduler": {"t_warmup": 0}, "save_interval": 1}));
     let attempt = Attempt::new(&dir.path().join("a"), &data, params);
     let (code, message) = attempt.failure();
     assert_eq!(code, "train::not_finite");
@@ -401,8 +401,7 @@ fn weights_that_a_step_has_broken_are_neither_saved_nor_handed_on() {
     let dir = tempfile::tempdir().unwrap();
     let data = data(dir.path());
     // The step's size is beyond what f32 holds; the loss before it is sound.
-    let broken =
-        json!({"optimizer": {"learning_rate": 1e38}, "scheduler": {"name": "constant_with_warmup", "t_warmup": 0}});
+    let broken = json!({"optimizer": optimizer(1e38), "scheduler": {"name": "constant_with_warmup", "t_warmup": 0}});
     for (name, changes) in [
         ("saved", json!({"save_interval": 1})),
         ("handed on", json!({"save_interval": null, "max_duration": "1steps"})),

@@ -93,7 +93,8 @@ fn cases(all: bool) -> Vec<Case> {
 
 impl Case {
     fn config(&self) -> Result<ModelConfig, Failure> {
-        let mut fields = json!({"d_model": 32, "n_layers": 2, "n_heads": 2, "mlp_hidden_size": 96, "vocab_size": 61});
+        let mut fields = json!({"d_model": 32, "n_layers": 2, "n_heads": 2, "mlp_hidden_size": 96, "vocab_size": 61,
+            "max_sequence_length": 4096});
         for more in [arch(self.arch)?, self.changes.clone()] {
             fields.as_object_mut().expect("made as an object").extend(more.as_object().cloned().unwrap_or_default());
         }

@@ -88,7 +88,7 @@ impl Arguments {
     fn config(&self) -> Result<ModelConfig, Failure> {
         let mut fields = json!({
             "d_model": self.number("d_model"), "n_layers": self.number("n_layers"), "n_heads": self.number("n_heads"),
-            "mlp_hidden_size": 2 * self.number("mlp"), "vocab_size": self.number("vocab"),
+            "mlp_hidden_size": 2 * self.number("mlp"), "vocab_size": self.number("vocab"), "max_sequence_length": 4096,
         });
         let mut extend = |more: Value| {
             let more = more.as_object().cloned().unwrap_or_default();
@@ -110,9 +110,11 @@ impl Arguments {
     }
 }
 
-/// What an architecture changes of a model config's defaults.
+/// The fields of an architecture, except its sizes.
 fn arch(name: &str) -> Result<Value, Failure> {
-    Ok(match name {
+    let mut fields = json!({"layer_norm_type": "rms", "layer_norm_eps": 1e-6, "attention_layer_norm": true, "norm_after": true,
+        "rope_theta": 500_000.0, "weight_tying": false});
+    let changes = match name {
         "" | "olmo2" => json!({}),
         "prenorm" => json!({"norm_after": false, "attention_layer_norm": false}),
         "olmo1" => {
@@ -120,7 +122,10 @@ fn arch(name: &str) -> Result<Value, Failure> {
             "layer_norm_eps": 1e-5, "weight_tying": true, "clip_qkv": 8.0})
         }
         other => return Err(format!("{other}: no such arch").into()),
-    })
+    };
+    let changes = changes.as_object().cloned().unwrap_or_default();
+    fields.as_object_mut().expect("made as an object").extend(changes);
+    Ok(fields)
 }
 
 fn main() -> Result<(), Failure> {

@@ -1,5 +1,6 @@
 //! The native model format: a folder with `config.json` and `model.safetensors` under OLMo's names.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use olmo_ops::Matrices;
@@ -38,7 +39,7 @@ pub(crate) fn map_native(folder: &Path) -> Result<(ModelConfig, Matrices), Model
 /// The config described by the fields of the file `path`.
 ///
 /// # Errors
-/// The format is unknown, or the config is invalid.
+/// The format is unknown, a field is missing, or the config is invalid.
 pub(crate) fn understand(path: &Path, mut fields: Map<String, Value>) -> Result<ModelConfig, ModelError> {
     match fields.remove("format").as_ref().map(Value::as_u64) {
         Some(Some(FORMAT)) => {}
@@ -55,10 +56,25 @@ pub(crate) fn understand(path: &Path, mut fields: Map<String, Value>) -> Result<
             ));
         }
     }
+    let names: BTreeSet<String> = fields.keys().cloned().collect();
     let config: ModelConfig =
         serde_json::from_value(Value::Object(fields)).map_err(|error| ModelError::folder(path, error.to_string()))?;
+    // `save_native` writes each of these, so the defaults of experiments are not for this file.
+    let missing: Vec<String> =
+        described(&config).keys().filter(|name| !names.contains(*name)).map(|name| format!("`{name}`")).collect();
+    if !missing.is_empty() {
+        let reason =
+            format!("is incomplete, because it lacks {}; copy the file from the model again", missing.join(", "));
+        return Err(ModelError::folder(path, reason));
+    }
     config.validate()?;
     Ok(config)
+}
+
+/// The fields of the file.
+fn described(config: &ModelConfig) -> Map<String, Value> {
+    // A config is a map of plain values, which always serializes.
+    serde_json::to_value(config).ok().and_then(|value| value.as_object().cloned()).unwrap_or_default()
 }
 
 /// The tensors of a native model.
@@ -74,9 +90,7 @@ pub(crate) fn parts(config: &ModelConfig) -> Vec<Part> {
 pub fn save_native(folder: &Path, config: &ModelConfig, parameters: &Parameters) -> Result<(), ModelError> {
     parameters.check_fit(config)?;
     let mut fields = Map::from_iter([("format".to_owned(), Value::from(FORMAT))]);
-    if let Ok(Value::Object(own)) = serde_json::to_value(config) {
-        fields.extend(own);
-    }
+    fields.extend(described(config));
     write_json(folder, CONFIG_FILE, Value::Object(fields))?;
     let outgoing: Vec<Outgoing<'_>> = parameters
         .tensors()

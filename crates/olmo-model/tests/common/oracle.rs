@@ -49,7 +49,10 @@ pub(crate) fn document() -> Value {
 }
 
 pub(crate) fn variants() -> Vec<(&'static str, ModelConfig, Golden)> {
-    let base = json!({"d_model": 16, "n_heads": 4, "n_layers": 2, "mlp_hidden_size": 64, "vocab_size": 128, "max_sequence_length": 8});
+    let base = json!({
+        "d_model": 16, "n_heads": 4, "n_layers": 2, "mlp_hidden_size": 64, "layer_norm_type": "rms", "layer_norm_eps": 1e-6,
+        "attention_layer_norm": true, "norm_after": true, "max_sequence_length": 8, "vocab_size": 128, "weight_tying": false,
+    });
     let config = |changes: Value| -> ModelConfig {
         let mut fields = base.as_object().expect("an object").clone();
         fields.extend(changes.as_object().expect("an object").clone());

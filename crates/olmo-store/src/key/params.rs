@@ -8,6 +8,9 @@ use super::canonical::equal;
 /// `"x-key": false`, at every depth. A list keeps its length. What the schema does not
 /// describe stays as it is.
 ///
+/// A field with `x-default` is always kept, even if it is null: its value without one depends on
+/// other fields, so only leaving it out is the default.
+///
 /// A field is left out if it equals its default once both are reduced in this way, so spelling
 /// a default out, in part or in full, does not change the key.
 pub(super) fn reduce(value: &Value, schema: &Value, root: &Value) -> Value {
@@ -28,7 +31,7 @@ pub(super) fn reduce(value: &Value, schema: &Value, root: &Value) -> Value {
                 let is_default = match property.get("default") {
                     Some(default) => equal(&reduced, &reduce(default, property, root)),
                     // An optional field without a default: null equals absent.
-                    None => reduced.is_null(),
+                    None => reduced.is_null() && property.get("x-default").is_none(),
                 };
                 if is_required || !is_default {
                     kept.insert(name.clone(), reduced);
@@ -120,6 +123,9 @@ mod tests {
                     {"type": "object", "required": ["hub"], "properties": {"hub": {"type": "string"}}},
                     {"type": "object", "required": ["files"], "properties": {"files": {"type": "array"}}}
                 ]},
+                "model": {"type": "object", "properties": {
+                    "preset": {"type": ["string", "null"]}, "window": {"type": ["integer", "null"], "x-default": null}
+                }},
                 "tasks": {"type": "array", "default": [], "items": {
                     "type": "object", "required": ["name"],
                     "properties": {"name": {"type": "string"}, "shots": {"type": "integer", "default": 0}}
@@ -155,6 +161,9 @@ mod tests {
             (json!({"lr": 2, "threads": 4}), json!({"lr": 2})),
             (json!({"limit": 0}), json!({"limit": 0})),
             (json!({"optimizer": {"betas": [0.9, 0.99], "eps": 1e-8}}), json!({"optimizer": {"betas": [0.9, 0.99]}})),
+            // A window that the preset may have: null removes it.
+            (json!({"model": {"preset": "a", "window": null}}), json!({"model": {"preset": "a", "window": null}})),
+            (json!({"model": {"preset": null}}), json!({"model": {}})),
             // Chosen, with all its defaults: not equal to null.
             (json!({"schedule": {"warmup": 100}}), json!({"schedule": {}})),
             (json!({"schedule": {"warmup": 7}}), json!({"schedule": {"warmup": 7}})),

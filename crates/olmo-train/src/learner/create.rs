@@ -132,7 +132,7 @@ mod tests {
     #[test]
     fn what_cannot_compute_is_refused_with_the_way_out() {
         let config: ModelConfig = serde_json::from_value(
-            json!({"d_model": 8, "n_heads": 2, "n_layers": 1, "mlp_hidden_size": 16, "vocab_size": 5}),
+            json!({"d_model": 8, "n_heads": 2, "n_layers": 1, "mlp_hidden_size": 16, "max_sequence_length": 16, "vocab_size": 5}),
         )
         .unwrap();
         let state = LearnerState::new(Parameters::init(&config, 1).unwrap());

@@ -205,7 +205,9 @@ mod tests {
 
     fn config() -> ModelConfig {
         serde_json::from_value(
-            json!({"d_model": 8, "n_heads": 2, "n_layers": 1, "mlp_hidden_size": 16, "vocab_size": 7}),
+            json!({"d_model": 8, "n_heads": 2, "n_layers": 1, "mlp_hidden_size": 16, "layer_norm_type": "rms",
+                "layer_norm_eps": 1e-6, "attention_layer_norm": true, "norm_after": true, "rope_theta": 500_000.0,
+                "max_sequence_length": 4096, "vocab_size": 7, "weight_tying": false}),
         )
         .unwrap()
     }

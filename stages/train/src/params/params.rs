@@ -1,7 +1,7 @@
 //! Params of stage `train`. They use OLMo's names; [`Params::check`] covers what types cannot
 //! express.
 
-use olmo_model::{ActivationCheckpointing, InitFnType, LayerNormType, ModelConfig};
+use olmo_model::{ActivationCheckpointing, ModelParams};
 use olmo_stage::compute_params::{self, BackendParam, PrecisionParam};
 use olmo_stage::rules::Finding;
 use olmo_train::{LossNorm, Schedule, SchedulerName};
@@ -10,15 +10,18 @@ use serde::{Deserialize, Serialize};
 
 use super::duration::{Duration, Interval};
 
-/// Trains a language model with AdamW. Names and meanings follow OLMo where it has them.
+/// Trains a language model with AdamW. A param with OLMo's name has OLMo's meaning and, if it has a
+/// default, OLMo's default.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
     /// Seed for new weights and, together with the epoch, for the order of the data.
     #[serde(default = "default::seed")]
     pub seed: u64,
-    /// Architecture of a new model. Leave it out if the stage starts from existing weights
-    /// (`init`).
+    /// Architecture of a new model, as in the `model` section of an OLMo config. A field that is
+    /// left out has the preset's value; without a preset, it has the default below, which is
+    /// OLMo's. `d_model`, `n_heads`, `n_layers`, `mlp_hidden_size` and `embedding_size` have no
+    /// default. Leave out `model` if the stage starts from existing weights (`init`).
     #[serde(default)]
     #[schemars(with = "ModelParams", extend("type" = ["object", "null"]))]
     pub model: Option<ModelParams>,
@@ -70,12 +73,13 @@ pub struct Params {
     #[serde(default)]
     pub document_mask: bool,
     /// Settings of AdamW.
+    #[serde(default)]
     pub optimizer: OptimizerParams,
     /// Learning-rate schedule.
     #[serde(default)]
     pub scheduler: SchedulerParams,
     /// Gradients with a larger norm are scaled down to this norm; null: no clipping.
-    #[serde(default = "default::max_grad_norm")]
+    #[serde(default)]
     pub max_grad_norm: Option<f64>,
     /// Divisor of a step's loss: `labels`, the number of labelled tokens in the global batch;
     /// `olmo`, the number of all its tokens (as in OLMo, which weakens steps with few labels).
@@ -103,109 +107,39 @@ pub struct Params {
     pub console_log_interval: u64,
 }
 
-/// Architecture of a new model, as in the `model` section of an OLMo config. The vocabulary size
-/// comes from the data.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ModelParams {
-    /// Width of the residual stream.
-    #[schemars(range(min = 1))]
-    pub d_model: usize,
-    /// Number of attention heads; `d_model / n_heads` must be an even integer.
-    #[schemars(range(min = 1))]
-    pub n_heads: usize,
-    /// Number of key and value heads; null: same as `n_heads`.
-    #[serde(default)]
-    #[schemars(range(min = 1))]
-    pub n_kv_heads: Option<usize>,
-    /// Number of transformer blocks.
-    #[schemars(range(min = 1))]
-    pub n_layers: usize,
-    /// Width of the fused up and gate projection: twice the MLP's inner width.
-    #[schemars(range(min = 2))]
-    pub mlp_hidden_size: usize,
-    /// Clamps queries, keys and values to the range from minus to plus this value; null: no
-    /// clamping.
-    #[serde(default)]
-    pub clip_qkv: Option<f64>,
-    /// Type of all norms: `rms` (OLMo 2) or `default`, a LayerNorm (OLMo 1).
-    #[serde(default = "default::layer_norm_type")]
-    #[schemars(with = "String", extend("enum" = ["default", "rms"]))]
-    pub layer_norm_type: LayerNormType,
-    /// Whether the norms in blocks and the final norm have a weight.
-    #[serde(default = "default::yes")]
-    pub layer_norm_with_affine: bool,
-    /// Epsilon added to the variance in every norm.
-    #[serde(default = "default::layer_norm_eps")]
-    pub layer_norm_eps: f64,
-    /// Normalises queries and keys over their full width, before the split into heads (QK-norm).
-    #[serde(default = "default::yes")]
-    pub attention_layer_norm: bool,
-    /// Normalises the outputs of attention and MLP (OLMo 2) instead of their inputs (OLMo 1).
-    #[serde(default = "default::yes")]
-    pub norm_after: bool,
-    /// Sliding-window size in tokens, including the token itself (OLMo 3); null: full attention in
-    /// every block.
-    #[serde(default)]
-    #[schemars(range(min = 1))]
-    pub sliding_window: Option<usize>,
-    /// With `sliding_window`, every N-th block uses full attention (OLMo 3: 4); null: no block
-    /// does.
-    #[serde(default)]
-    #[schemars(range(min = 1))]
-    pub full_attention_every: Option<usize>,
-    /// Base of the rotary position embeddings.
-    #[serde(default = "default::rope_theta")]
-    pub rope_theta: f64,
-    /// Maximum sequence length in tokens; null: the row length of the data.
-    #[serde(default)]
-    #[schemars(range(min = 1))]
-    pub max_sequence_length: Option<usize>,
-    /// Number of embedding rows, at least the vocabulary size; null: exactly the vocabulary size.
-    #[serde(default)]
-    #[schemars(range(min = 1))]
-    pub embedding_size: Option<usize>,
-    /// Shares the weights of the embedding and the output head.
-    #[serde(default)]
-    pub weight_tying: bool,
-    /// Initialisation of new weights: `normal` (`init_std` everywhere) or `mitchell` (OLMo 1;
-    /// smaller with depth).
-    #[serde(default = "default::init_fn")]
-    #[schemars(with = "String", extend("enum" = ["normal", "mitchell"]))]
-    pub init_fn: InitFnType,
-    /// Standard deviation of new weights.
-    #[serde(default = "default::init_std")]
-    pub init_std: f64,
-    /// Truncates the distribution of new weights at this many standard deviations; null: no
-    /// truncation (`normal`) or 3 (`mitchell`).
-    #[serde(default)]
-    pub init_cutoff_factor: Option<f64>,
-}
-
 /// Settings of AdamW.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct OptimizerParams {
     /// Peak learning rate, reached at the end of the warm-up.
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub learning_rate: f64,
     /// Decoupled weight decay, always applied to projection matrices.
-    #[serde(default = "default::weight_decay")]
     #[schemars(range(min = 0))]
     pub weight_decay: f64,
     /// Decay rates of the running averages of the gradients and of their squares.
-    #[serde(default = "default::betas")]
     pub betas: [f64; 2],
     /// Added to the denominator for numerical stability.
-    #[serde(default = "default::eps")]
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub eps: f64,
     /// Applies weight decay to norms too.
-    #[serde(default)]
     pub decay_norm_and_bias: bool,
     /// Applies weight decay to the embedding too.
-    #[serde(default)]
     pub decay_embeddings: bool,
+}
+
+/// OLMo's defaults.
+impl Default for OptimizerParams {
+    fn default() -> Self {
+        Self {
+            learning_rate: 1e-4,
+            weight_decay: 0.01,
+            betas: [0.9, 0.95],
+            eps: 1e-5,
+            decay_norm_and_bias: false,
+            decay_embeddings: false,
+        }
+    }
 }
 
 /// Minimum number of steps per epoch if the batch size is given in tokens.
@@ -232,6 +166,7 @@ pub struct SchedulerParams {
     pub warmup_min_lr: Option<f64>,
 }
 
+/// OLMo's defaults.
 impl Default for SchedulerParams {
     fn default() -> Self {
         Self {
@@ -244,20 +179,15 @@ impl Default for SchedulerParams {
     }
 }
 
-/// Defaults: OLMo 2's values, and OLMo's for the intervals.
+/// OLMo's defaults, and ours for what OLMo does not have.
 mod default {
-    use olmo_model::{InitFnType, LayerNormType};
-
     use crate::params::Interval;
 
     pub(super) fn seed() -> u64 {
         6198
     }
     pub(super) fn microbatch() -> Option<usize> {
-        Some(8)
-    }
-    pub(super) fn max_grad_norm() -> Option<f64> {
-        Some(1.0)
+        Some(16)
     }
     pub(super) fn save_interval() -> Option<Interval> {
         Some(Interval::steps(1000))
@@ -267,74 +197,6 @@ mod default {
     }
     pub(super) fn console_log_interval() -> u64 {
         1
-    }
-    pub(super) fn yes() -> bool {
-        true
-    }
-    pub(super) fn layer_norm_type() -> LayerNormType {
-        LayerNormType::Rms
-    }
-    pub(super) fn layer_norm_eps() -> f64 {
-        1e-6
-    }
-    pub(super) fn rope_theta() -> f64 {
-        500_000.0
-    }
-    pub(super) fn init_fn() -> InitFnType {
-        InitFnType::Normal
-    }
-    pub(super) fn init_std() -> f64 {
-        0.02
-    }
-    pub(super) fn weight_decay() -> f64 {
-        0.1
-    }
-    pub(super) fn betas() -> [f64; 2] {
-        [0.9, 0.95]
-    }
-    pub(super) fn eps() -> f64 {
-        1e-8
-    }
-}
-
-/// The vocabulary of the data: what a new model takes from it.
-pub struct Vocabulary {
-    /// Number of ids.
-    pub size: usize,
-    /// The id that ends a document.
-    pub eos_token_id: u32,
-    /// The id for padding.
-    pub pad_token_id: u32,
-}
-
-impl ModelParams {
-    /// Config of a new model with the data's vocabulary.
-    pub fn config(&self, vocabulary: &Vocabulary, sequence_length: usize) -> ModelConfig {
-        ModelConfig {
-            d_model: self.d_model,
-            n_heads: self.n_heads,
-            n_kv_heads: self.n_kv_heads,
-            clip_qkv: self.clip_qkv,
-            n_layers: self.n_layers,
-            mlp_hidden_size: self.mlp_hidden_size,
-            layer_norm_type: self.layer_norm_type,
-            layer_norm_with_affine: self.layer_norm_with_affine,
-            layer_norm_eps: self.layer_norm_eps,
-            attention_layer_norm: self.attention_layer_norm,
-            norm_after: self.norm_after,
-            sliding_window: self.sliding_window,
-            full_attention_every: self.full_attention_every,
-            rope_theta: self.rope_theta,
-            max_sequence_length: self.max_sequence_length.unwrap_or(sequence_length),
-            vocab_size: vocabulary.size,
-            embedding_size: self.embedding_size,
-            weight_tying: self.weight_tying,
-            eos_token_ids: vec![vocabulary.eos_token_id],
-            pad_token_id: Some(vocabulary.pad_token_id),
-            init_fn: self.init_fn,
-            init_std: self.init_std,
-            init_cutoff_factor: self.init_cutoff_factor,
-        }
     }
 }
 
@@ -458,14 +320,15 @@ mod tests {
     use serde_json::{Value, json};
 
     fn least() -> Value {
-        json!({"max_duration": "2ep", "global_train_batch_size": 4, "optimizer": {"learning_rate": 1e-3}})
+        json!({"max_duration": "2ep", "global_train_batch_size": 4})
     }
 
     #[test]
     fn the_least_that_must_be_said_is_enough_and_passes_the_check() {
         let params: Params = serde_json::from_value(least()).unwrap();
-        assert_eq!(params.seed, 6198);
+        assert_eq!((params.seed, params.max_grad_norm, params.device_train_microbatch_size), (6198, None, Some(16)));
         assert_eq!(params.scheduler, SchedulerParams::default());
+        assert_eq!(params.optimizer, OptimizerParams::default());
         assert_eq!(params.loss_norm, LossNorm::Labels);
         assert_eq!(params.check(), []);
     }
@@ -477,7 +340,8 @@ mod tests {
         {
             let mut value = least();
             value["scheduler"] = json!({});
-            value["model"] = json!({"d_model": 8, "n_heads": 1, "n_layers": 1, "mlp_hidden_size": 8});
+            value["optimizer"] = json!({});
+            value["model"] = json!({"preset": "olmo2-14M"});
             assert!(serde_json::from_value::<Params>(value.clone()).is_ok());
             value.pointer_mut(at).unwrap()[key] = json!(1);
             let message = serde_json::from_value::<Params>(value).unwrap_err().to_string();
@@ -535,19 +399,11 @@ mod tests {
 
     #[test]
     fn the_words_of_the_schema_are_those_that_are_read() {
-        let schema = schemars::schema_for!(ModelParams).to_value();
-        let words = |name: &str| schema["properties"][name]["enum"].as_array().unwrap().clone();
-        for word in words("layer_norm_type") {
-            assert!(serde_json::from_value::<LayerNormType>(word).is_ok());
-        }
         let params = schemars::schema_for!(Params).to_value();
         let policies = params["properties"]["activation_checkpointing"]["enum"].as_array().unwrap().clone();
         assert_eq!(policies.len(), ActivationCheckpointing::ALL.len());
         for word in policies {
             assert!(serde_json::from_value::<ActivationCheckpointing>(word).is_ok());
-        }
-        for word in words("init_fn") {
-            assert!(serde_json::from_value::<InitFnType>(word).is_ok());
         }
     }
 }

@@ -52,15 +52,24 @@ pub(crate) fn data(dir: &Path) -> PathBuf {
     memmap(&dir.join("data"), 10, |row, t| t > row as usize % 5)
 }
 
+/// OLMo 2 in the given sizes, with weights that are not truncated.
+pub(crate) fn model_of(sizes: Value) -> Value {
+    with(json!({"preset": "olmo2", "init_cutoff_factor": null}), sizes)
+}
+
+pub(crate) fn optimizer(learning_rate: f64) -> Value {
+    json!({"learning_rate": learning_rate, "weight_decay": 0.1, "eps": 1e-8})
+}
+
 pub(crate) fn model() -> Value {
-    json!({"d_model": 16, "n_heads": 2, "n_layers": 2, "mlp_hidden_size": 32})
+    model_of(json!({"d_model": 16, "n_heads": 2, "n_layers": 2, "mlp_hidden_size": 32}))
 }
 
 /// Two epochs of three steps, and two more.
 pub(crate) fn params() -> Value {
     json!({
         "seed": 3, "model": model(), "max_duration": "8steps", "global_train_batch_size": 3, "device_train_microbatch_size": 2,
-        "optimizer": {"learning_rate": 1e-2}, "scheduler": {"t_warmup": 2}, "save_interval": 2
+        "optimizer": optimizer(1e-2), "scheduler": {"t_warmup": 2}, "max_grad_norm": 1.0, "save_interval": 2
     })
 }
 

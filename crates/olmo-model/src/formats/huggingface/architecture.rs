@@ -84,7 +84,6 @@ pub(super) const FULL: &str = "full_attention";
 pub(super) const SLIDING: &str = "sliding_attention";
 
 /// The kind of each block, in the terms of `transformers`.
-pub(super) fn layer_types(layers: usize, full_every: Option<usize>) -> Vec<&'static str> {
-    let full = |layer: usize| full_every.is_some_and(|every| (layer + 1).is_multiple_of(every));
-    (0..layers).map(|layer| if full(layer) { FULL } else { SLIDING }).collect()
+pub(super) fn layer_types(config: &ModelConfig) -> Vec<&'static str> {
+    (0..config.n_layers).map(|layer| if config.window(layer).is_some() { SLIDING } else { FULL }).collect()
 }

@@ -5,227 +5,18 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
-use super::architecture::{Architecture, FULL, MODEL_TYPE, OLMO1_EPS, SLIDING, VOCABULARY, layer_types};
-use crate::config::{InitFnType, LayerNormType, ModelConfig, token_ids};
+use super::architecture::{Architecture, FULL, MODEL_TYPE, OLMO1_EPS, SLIDING, VOCABULARY};
+use super::reader::{Reader, shown};
+use super::rope;
+use crate::config::{InitFnType, LayerNormType, ModelConfig};
 
 /// Default of `transformers` for `sliding_window`.
 const OLMO3_WINDOW: usize = 4096;
 
-/// Default of `transformers` 5 for OLMo 3's rotary base, even if the other kind of block has a
-/// different one.
-const OLMO3_THETA: f64 = 500_000.0;
-
-/// Keys that never change the logits of these architectures, whatever their value.
-const HARMLESS: &[&str] = &[
-    // Provenance and bookkeeping of `save_pretrained` and of fine-tuning tools.
-    "_commit_hash",
-    "_from_model_config",
-    "_name_or_path",
-    "model_max_length",
-    "name_or_path",
-    "tokenizer_class",
-    "transformers_version",
-    "unsloth_fixed",
-    "unsloth_version",
-    // How the same function is computed: precision in memory, kernels, caches, chunks.
-    "_attn_implementation",
-    "_attn_implementation_autoset",
-    "_attn_implementation_internal",
-    "_experts_implementation",
-    "_flash_attn_2_enabled",
-    "attn_implementation",
-    "chunk_size_feed_forward",
-    "dtype",
-    "gradient_checkpointing",
-    "torch_dtype",
-    "torchscript",
-    "use_bfloat16",
-    "use_cache",
-    // What is returned in addition to the logits.
-    "output_attentions",
-    "output_hidden_states",
-    "return_dict",
-    "tie_last_hidden_states",
-    // Training only.
-    "attention_dropout",
-    "tf_legacy_loss",
-    // Labels of classification heads, which a causal language model does not have.
-    "finetuning_task",
-    "id2label",
-    "label2id",
-    "num_labels",
-    "problem_type",
-    "task_specific_params",
-    // Token ids and settings of `generate`, from before they had their own file.
-    "bad_words_ids",
-    "begin_suppress_tokens",
-    "bos_token_id",
-    "cls_token_id",
-    "decoder_start_token_id",
-    "diversity_penalty",
-    "do_sample",
-    "early_stopping",
-    "encoder_no_repeat_ngram_size",
-    "exponential_decay_length_penalty",
-    "forced_bos_token_id",
-    "forced_eos_token_id",
-    "length_penalty",
-    "max_length",
-    "min_length",
-    "no_repeat_ngram_size",
-    "num_beam_groups",
-    "num_beams",
-    "num_return_sequences",
-    "output_scores",
-    "prefix",
-    "remove_invalid_values",
-    "repetition_penalty",
-    "return_dict_in_generate",
-    "sep_token_id",
-    "suppress_tokens",
-    "temperature",
-    "top_k",
-    "top_p",
-    "typical_p",
-    "unk_token_id",
-    // Ignored by `transformers`: a causal language model is a decoder in any case.
-    "is_decoder",
-];
-
-/// Keys of other architectures, with the value at which they have no effect. Null is neutral for
-/// every key.
-fn neutral(key: &str, architecture: Architecture) -> Option<Value> {
-    Some(match key {
-        // Computations that OLMo does not have.
-        "add_cross_attention"
-        | "alibi"
-        | "attention_sinks"
-        | "lm_head_bias"
-        | "is_encoder_decoder"
-        | "mlp_bias"
-        | "rope_interleaved"
-        | "scale_logits"
-        | "tie_encoder_decoder"
-        | "use_bias" => json!(false),
-        "use_sliding_window" => json!(architecture == Architecture::Olmo3),
-        // Factors.
-        "embedding_multiplier"
-        | "lm_head_multiplier"
-        | "logit_scale"
-        | "logits_scaling"
-        | "partial_rotary_factor"
-        | "pretraining_tp"
-        | "residual_multiplier"
-        | "rotary_pct"
-        | "scale_emb" => json!(1),
-        "embd_pdrop" | "embedding_dropout" | "hidden_dropout" | "resid_pdrop" | "residual_dropout" => json!(0),
-        // OLMo 1's norms have this eps regardless of the config.
-        "layer_norm_eps" | "rms_norm_eps" if architecture == Architecture::Olmo1 => json!(OLMO1_EPS),
-        "auto_map" | "per_layer_config" | "pruned_heads" => json!({}),
-        _ => return None,
-    })
-}
-
-/// Reads values and records which keys were read and what is wrong with them.
-struct Reader<'a> {
-    fields: &'a Map<String, Value>,
-    read: BTreeSet<&'static str>,
-    problems: Vec<String>,
-}
-
-impl<'a> Reader<'a> {
-    /// The value of `key`; null counts as absent.
-    fn value(&mut self, key: &'static str) -> Option<&'a Value> {
-        self.read.insert(key);
-        self.fields.get(key).filter(|value| !value.is_null())
-    }
-
-    fn typed<T>(&mut self, key: &'static str, wanted: &str, read: impl Fn(&Value) -> Option<T>) -> Option<T> {
-        let value = self.value(key)?;
-        let typed = read(value);
-        if typed.is_none() {
-            self.problems.push(format!("`{key}` is {}, not {wanted}", shown(value)));
-        }
-        typed
-    }
-
-    fn whole(&mut self, key: &'static str) -> Option<usize> {
-        self.typed(key, "a whole number", |value| value.as_u64().and_then(|number| usize::try_from(number).ok()))
-    }
-
-    fn number(&mut self, key: &'static str) -> Option<f64> {
-        self.typed(key, "a number", Value::as_f64)
-    }
-
-    fn flag(&mut self, key: &'static str) -> bool {
-        self.typed(key, "true or false", Value::as_bool).unwrap_or(false)
-    }
-
-    fn required(&mut self, key: &'static str) -> usize {
-        if self.value(key).is_none() {
-            self.problems.push(format!("`{key}` is missing"));
-        }
-        self.whole(key).unwrap_or(0)
-    }
-
-    /// Like [`Reader::value`], but null is an error: `transformers` cannot compute with it.
-    fn not_null(&mut self, key: &'static str) {
-        if self.fields.get(key).is_some_and(Value::is_null) {
-            self.problems.push(format!("`{key}` is null; give the number that the model was trained with"));
-        }
-    }
-
-    fn ids(&mut self, key: &'static str) -> Vec<u32> {
-        self.read.insert(key);
-        read_token_ids(self.fields, key).unwrap_or_else(|problem| {
-            self.problems.push(problem);
-            Vec::new()
-        })
-    }
-
-    /// Reports every key that was not read and is not known to be harmless.
-    fn finish(&mut self, architecture: Architecture) {
-        let model_type = architecture.model_type();
-        for (key, value) in self.fields {
-            if self.read.contains(key.as_str()) || value.is_null() || HARMLESS.contains(&key.as_str()) {
-                continue;
-            }
-            let value_shown = shown(value);
-            self.problems.push(match neutral(key, architecture) {
-                Some(neutral) if same(&neutral, value) => continue,
-                Some(neutral) => format!("`{key}` is {value_shown}; {model_type} is supported only with {neutral}"),
-                None => format!(
-                    "`{key}` is {value_shown}, and olmo-pipe does not know this key of {model_type}; it may change the \
-                     model's answers. If it does not, remove it from the file"
-                ),
-            });
-        }
-    }
-}
-
-/// Whether two JSON values are equal; 1 equals 1.0.
-fn same(a: &Value, b: &Value) -> bool {
-    a == b || a.as_f64().zip(b.as_f64()).is_some_and(|(a, b)| a == b)
-}
-
-/// Formats a value for a message.
-fn shown(value: &Value) -> String {
-    const LONGEST: usize = 80;
-    let text = value.to_string();
-    match text.char_indices().nth(LONGEST) {
-        None => text,
-        Some((at, _)) => format!("{} …", &text[..at]),
-    }
-}
-
-/// The token ids under `key`, a number or a list; none if it is absent or null.
-pub(super) fn read_token_ids(fields: &Map<String, Value>, key: &str) -> Result<Vec<u32>, String> {
-    let value = fields.get(key).unwrap_or(&Value::Null);
-    token_ids::deserialize(value)
-        .map_err(|_| format!("`{key}` is {}, not a token id or a list of token ids", shown(value)))
-}
+/// The name of OLMo 3 before its release, in configs of some of its checkpoints, and its class.
+const OLMO3_BEFORE: (&str, &str) = ("olmo2-retrofit", "Olmo2RetrofitForCausalLM");
 
 /// Converts a Hugging Face config to ours.
 ///
@@ -237,6 +28,7 @@ pub(super) fn understand(fields: &Map<String, Value>) -> Result<ModelConfig, Vec
         Some("olmo") => Architecture::Olmo1,
         Some("olmo2") => Architecture::Olmo2,
         Some("olmo3") => Architecture::Olmo3,
+        Some(name) if name == OLMO3_BEFORE.0 => Architecture::Olmo3,
         other => {
             let found = other.map_or("not a text".into(), |name| format!("{name:?}"));
             let help = match other {
@@ -250,7 +42,10 @@ pub(super) fn understand(fields: &Map<String, Value>) -> Result<ModelConfig, Vec
     let mut reader = Reader { fields, read: BTreeSet::from([MODEL_TYPE]), problems: Vec::new() };
     if let Some(classes) = reader.value("architectures") {
         let classes_list = classes.as_array().map_or(&[][..], Vec::as_slice);
-        if !classes.is_array() || classes_list.iter().any(|class| class != architecture.class()) {
+        let is_known = |class: &Value| {
+            class == architecture.class() || (architecture == Architecture::Olmo3 && class == OLMO3_BEFORE.1)
+        };
+        if !classes.is_array() || !classes_list.iter().all(is_known) {
             reader.problems.push(format!(
                 "`architectures` is {}; {} is supported only as {}",
                 shown(classes),
@@ -276,18 +71,12 @@ pub(super) fn understand(fields: &Map<String, Value>) -> Result<ModelConfig, Vec
     }
     let d_model = reader.required("hidden_size");
     let n_heads = reader.required("num_attention_heads");
-    if let Some(width) = reader.whole("head_dim")
-        && Some(width) != d_model.checked_div(n_heads)
-    {
-        reader.problems.push(format!(
-            "`head_dim` is {width}; only `hidden_size` / `num_attention_heads` ({d_model} / {n_heads}) is supported"
-        ));
-    }
+    let head_dim = reader.whole("head_dim").filter(|width| width.checked_mul(n_heads) != Some(d_model));
     let n_layers = reader.required("num_hidden_layers");
     let rows = reader.required("vocab_size");
     let vocab_size = reader.whole(VOCABULARY).unwrap_or(rows);
     let later = architecture != Architecture::Olmo1;
-    let (sliding_window, full_attention_every) = attention_kinds(&mut reader, architecture, n_layers);
+    let windows = read_windows(&mut reader, architecture, n_layers);
     let clip_qkv = reader.number("clip_qkv");
     if later && let Some(clip) = clip_qkv {
         reader.problems.push(format!(
@@ -301,10 +90,13 @@ pub(super) fn understand(fields: &Map<String, Value>) -> Result<ModelConfig, Vec
     } else {
         OLMO1_EPS
     };
+    let max_sequence_length = reader.whole("max_position_embeddings").unwrap_or(2048);
+    let rope = rope::read(&mut reader, architecture, max_sequence_length);
     let config = ModelConfig {
         d_model,
         n_heads,
         n_kv_heads: reader.whole("num_key_value_heads"),
+        head_dim,
         clip_qkv,
         n_layers,
         mlp_hidden_size: reader.required("intermediate_size").saturating_mul(2),
@@ -313,10 +105,13 @@ pub(super) fn understand(fields: &Map<String, Value>) -> Result<ModelConfig, Vec
         layer_norm_eps,
         attention_layer_norm: later,
         norm_after: later,
-        sliding_window,
-        full_attention_every,
-        rope_theta: rope_theta(&mut reader, architecture),
-        max_sequence_length: reader.whole("max_position_embeddings").unwrap_or(2048),
+        sliding_window: windows.size,
+        full_attention_every: windows.full_every,
+        full_attention_layers: windows.full_layers,
+        rope_theta: rope.theta,
+        sliding_rope_theta: rope.sliding_theta,
+        rope_scaling: rope.scaling,
+        max_sequence_length,
         vocab_size,
         embedding_size: (vocab_size != rows).then_some(rows),
         weight_tying: reader.flag("tie_word_embeddings"),
@@ -330,12 +125,17 @@ pub(super) fn understand(fields: &Map<String, Value>) -> Result<ModelConfig, Vec
     if reader.problems.is_empty() { Ok(config) } else { Err(reader.problems) }
 }
 
-/// The window, and the interval of blocks with full attention.
-fn attention_kinds(
-    reader: &mut Reader<'_>,
-    architecture: Architecture,
-    layers: usize,
-) -> (Option<usize>, Option<usize>) {
+/// Which blocks have a window.
+#[derive(Default)]
+struct Windows {
+    size: Option<usize>,
+    /// The interval of blocks with full attention.
+    full_every: Option<usize>,
+    /// Those blocks, if no interval describes them.
+    full_layers: Option<Vec<usize>>,
+}
+
+fn read_windows(reader: &mut Reader<'_>, architecture: Architecture, layers: usize) -> Windows {
     let kinds = reader.value("layer_types");
     if architecture != Architecture::Olmo3 {
         let all_full = |kinds: &Value| kinds.as_array().is_some_and(|kinds| kinds.iter().all(|kind| kind == FULL));
@@ -349,104 +149,24 @@ fn attention_kinds(
             let what = shown(window);
             reader.problems.push(format!("`sliding_window` is {what}; only olmo3 has a window"));
         }
-        return (None, None);
+        return Windows::default();
     }
     reader.not_null("sliding_window");
-    let window = Some(reader.whole("sliding_window").unwrap_or(OLMO3_WINDOW));
+    let size = Some(reader.whole("sliding_window").unwrap_or(OLMO3_WINDOW));
     // Without a list, every fourth block uses full attention.
-    let Some(kinds) = kinds else { return (window, Some(4)) };
-    let names: Vec<&str> = kinds.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-    let every = names.iter().position(|kind| *kind == FULL).map(|index| index + 1);
+    let Some(kinds) = kinds else { return Windows { size, full_every: Some(4), full_layers: None } };
+    let names: Vec<&Value> = kinds.as_array().into_iter().flatten().collect();
     // The config may claim any number of layers; the length of the list is real.
-    if names.len() != layers || names != layer_types(names.len(), every) {
+    if names.len() != layers || !names.iter().all(|kind| **kind == FULL || **kind == SLIDING) {
         let what = shown(kinds);
-        reader.problems.push(format!(
-            "`layer_types` is {what}; only a full block after every same number of sliding ones is supported, {layers} in all"
-        ));
+        reader.problems.push(format!("`layer_types` is {what}, not a list of {layers} times {FULL:?} or {SLIDING:?}"));
     }
-    (window, every)
-}
-
-/// The rotary base from every place where versions of `transformers` write it: `rope_theta` and
-/// `rope_scaling` (4), `rope_parameters` (5), for OLMo 3 with an entry per kind of block. All must
-/// agree.
-fn rope_theta(reader: &mut Reader<'_>, architecture: Architecture) -> f64 {
-    let flat = reader.number("rope_theta");
-    let mut found: Vec<(String, f64)> = flat.into_iter().map(|theta| ("rope_theta".to_owned(), theta)).collect();
-    let named = |name: &str, theta: Option<f64>| theta.map(|theta| (format!("{name}.rope_theta"), theta));
-    if let Some(scaling) = reader.value("rope_scaling") {
-        found.extend(named("rope_scaling", rope_part(reader, "rope_scaling", scaling)));
+    let full: Vec<usize> = (0..names.len()).filter(|layer| *names[*layer] == FULL).collect();
+    let every = full.first().map(|first| first + 1);
+    let is_regular =
+        |every: usize| full.len() == names.len() / every && full.iter().all(|layer| (layer + 1).is_multiple_of(every));
+    match every {
+        Some(every) if !is_regular(every) => Windows { size, full_every: None, full_layers: Some(full) },
+        every => Windows { size, full_every: every, full_layers: None },
     }
-    let parameters = reader.value("rope_parameters");
-    let mut theta_default = Some(10_000.0);
-    if let Some(parameters) = parameters {
-        let own = rope_part(reader, "rope_parameters", parameters);
-        found.extend(named("rope_parameters", own));
-        if architecture != Architecture::Olmo3 {
-            theta_default = own.or(theta_default);
-        }
-    }
-    if architecture == Architecture::Olmo3 {
-        // `transformers` 5 reads only the entries of each kind. Version 4 knows only `rope_theta`.
-        for kind in [FULL, SLIDING] {
-            let part = parameters.and_then(|parameters| parameters.get(kind)).filter(|part| !part.is_null());
-            let name = format!("rope_parameters.{kind}");
-            let own = part.and_then(|part| rope_part(reader, &name, part));
-            found.extend(named(&name, own));
-            if own.is_none() && flat.is_none() && parameters.is_some() {
-                found.push((format!("rope_parameters.{kind}.rope_theta, by default"), OLMO3_THETA));
-            }
-        }
-        theta_default = None;
-    }
-    if let Some((first, rest)) = found.split_first()
-        && let Some(other) = rest.iter().find(|other| other.1 != first.1)
-    {
-        let (a, b) = (format!("`{}` is {}", first.0, first.1), format!("`{}` is {}", other.0, other.1));
-        reader.problems.push(format!("{a}, {b}; one rotary base for all blocks is supported"));
-    }
-    match found.first().map(|(_, theta)| *theta).or(theta_default) {
-        Some(theta) => theta,
-        None => {
-            reader.problems.push(
-                "`rope_theta` is missing, and versions of `transformers` have different defaults for it; write it"
-                    .into(),
-            );
-            0.0
-        }
-    }
-}
-
-/// The base in one set of rotary parameters, which may contain nothing else that matters.
-fn rope_part(reader: &mut Reader<'_>, name: &str, value: &Value) -> Option<f64> {
-    let Some(parameters) = value.as_object() else {
-        reader.problems.push(format!("`{name}` is {}, not an object", shown(value)));
-        return None;
-    };
-    let kinds = ["rope_type", "type"].iter().filter_map(|key| Some((key, parameters.get(*key)?)));
-    if let Some((key, kind)) = kinds.into_iter().find(|(_, kind)| **kind != "default" && !kind.is_null()) {
-        reader.problems.push(format!(
-            "`{name}.{key}` is {}; only \"default\", positions without scaling, is supported",
-            shown(kind)
-        ));
-        return None;
-    }
-    let mut theta = None;
-    for (key, value) in parameters.iter().filter(|(_, value)| !value.is_null()) {
-        match key.as_str() {
-            "rope_type" | "type" => {}
-            "rope_theta" => {
-                theta = value.as_f64();
-                if theta.is_none() {
-                    reader.problems.push(format!("`{name}.rope_theta` is {}, not a number", shown(value)));
-                }
-            }
-            "partial_rotary_factor" | "factor" if value.as_f64() == Some(1.0) => {}
-            // The entries per kind of block, which the caller reads for the architecture that has
-            // them.
-            FULL | SLIDING if name == "rope_parameters" && reader.fields[MODEL_TYPE] == "olmo3" => {}
-            _ => reader.problems.push(format!("`{name}.{key}` is {}, which is not supported", shown(value))),
-        }
-    }
-    theta
 }

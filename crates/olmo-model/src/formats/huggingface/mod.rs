@@ -4,6 +4,8 @@ mod architecture;
 mod config;
 mod extra;
 mod model_folder;
+mod reader;
+mod rope;
 
 pub(crate) use architecture::MODEL_TYPE;
 pub(super) use model_folder::map_huggingface;

@@ -7,7 +7,7 @@ use olmo_ops::Matrices;
 use serde_json::{Map, Value, json};
 
 use super::architecture::{Architecture, FULL, SLIDING, VOCABULARY, layer_types};
-use super::{config, extra};
+use super::{config, extra, reader, rope};
 use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::formats::file_names::CONFIG_FILE;
@@ -25,7 +25,7 @@ const GENERATION_FILE: &str = "generation_config.json";
 /// nothing is permuted.
 pub(crate) fn parts(config: &ModelConfig) -> Vec<Part> {
     let specs = layout::layout(config);
-    let (d, kv, mlp) = (config.d_model, config.kv_heads() * config.head_width(), config.mlp_width());
+    let (q, kv, mlp) = (config.query_width(), config.kv_width(), config.mlp_width());
     let mut parts = Vec::new();
     let mut add = |name: String, own: String, rows: Option<std::ops::Range<usize>>| {
         // A norm that this config lacks has no tensor.
@@ -45,9 +45,9 @@ pub(crate) fn parts(config: &ModelConfig) -> Vec<Part> {
     add("model.norm.weight".into(), layout::final_norm(), None);
     for layer in 0..config.n_layers {
         let table = [
-            ("self_attn.q_proj", "att_proj", Some(0..d)),
-            ("self_attn.k_proj", "att_proj", Some(d..d + kv)),
-            ("self_attn.v_proj", "att_proj", Some(d + kv..d + 2 * kv)),
+            ("self_attn.q_proj", "att_proj", Some(0..q)),
+            ("self_attn.k_proj", "att_proj", Some(q..q + kv)),
+            ("self_attn.v_proj", "att_proj", Some(q + kv..q + 2 * kv)),
             ("self_attn.o_proj", "attn_out", None),
             ("self_attn.q_norm", "q_norm", None),
             ("self_attn.k_norm", "k_norm", None),
@@ -117,7 +117,7 @@ fn add_stop_ids(folder: &Path, config: &mut ModelConfig) -> Result<(), ModelErro
     if !path.exists() {
         return Ok(());
     }
-    let ids = config::read_token_ids(&read_object(&path)?, "eos_token_id")
+    let ids = reader::read_token_ids(&read_object(&path)?, "eos_token_id")
         .map_err(|reason| ModelError::folder(&path, reason))?;
     for id in ids {
         if !config.eos_token_ids.contains(&id) {
@@ -187,13 +187,29 @@ fn describe(config: &ModelConfig, architecture: Architecture, dtype: WeightType)
         Architecture::Olmo1 => fields["clip_qkv"] = json!(config.clip_qkv),
         Architecture::Olmo2 | Architecture::Olmo3 => fields["rms_norm_eps"] = json!(config.layer_norm_eps),
     }
+    if let Some(width) = config.head_dim {
+        fields["head_dim"] = json!(width);
+    }
+    let plain = json!({"rope_type": "default", "rope_theta": config.rope_theta});
+    let scaling = config.rope_scaling.as_ref().map(rope::describe);
+    if let Some(scaling) = &scaling {
+        // For version 4; version 5 reads `rope_parameters`.
+        fields["rope_scaling"] = scaling.clone();
+        fields["rope_parameters"] = rope::with_theta(scaling, config.rope_theta);
+    }
     if architecture == Architecture::Olmo3 {
         fields["sliding_window"] = json!(config.sliding_window);
-        fields["layer_types"] = json!(layer_types(config.n_layers, config.full_attention_every));
+        fields["layer_types"] = json!(layer_types(config));
         // `transformers` 5 reads the rotary base per kind of block here, and assumes 500000 for a
         // missing entry.
-        let rope = json!({"rope_type": "default", "rope_theta": config.rope_theta});
-        fields["rope_parameters"] = json!({FULL: rope, SLIDING: rope});
+        let full = scaling.map_or(plain.clone(), |scaling| rope::with_theta(&scaling, config.rope_theta));
+        let sliding = rope::with_theta(&plain, config.sliding_rope_theta.unwrap_or(config.rope_theta));
+        fields["rope_parameters"] = json!({FULL: full, SLIDING: sliding});
+        if config.sliding_rope_theta.is_some_and(|theta| theta != config.rope_theta) {
+            // Version 4 has one base for all blocks: with null it fails instead of computing
+            // something else.
+            fields["rope_theta"] = Value::Null;
+        }
     }
     if config.embedding_rows() != config.vocab_size {
         fields[VOCABULARY] = json!(config.vocab_size);

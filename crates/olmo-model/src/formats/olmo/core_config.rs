@@ -5,9 +5,9 @@
 use serde_json::{Map, Value, json};
 
 use super::fields::Fields;
-use crate::config::{InitFnType, LayerNormType, ModelConfig};
+use crate::config::{InitFnType, LayerNormType, ModelConfig, RopeScaling};
 
-/// What a block computes. All blocks must be equal but for their windows.
+/// What a block computes. All blocks must be equal but for their windows and ropes.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Block {
     n_heads: usize,
@@ -15,11 +15,18 @@ struct Block {
     head_dim: Option<usize>,
     clip_qkv: Option<f64>,
     qk_norm: Option<f64>,
-    theta: f64,
+    rope: Rope,
     norm: Norm,
     mlp_width: usize,
     norm_after: bool,
     windows: Option<Windows>,
+}
+
+/// A rotary position embedding.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Rope {
+    theta: f64,
+    scaling: Option<RopeScaling>,
 }
 
 /// A norm: whether it is RMS, its eps, and whether it has a weight.
@@ -77,17 +84,35 @@ fn norm(mut fields: Fields<'_>, problems: &mut Vec<String>) -> Norm {
     norm
 }
 
-fn rope(mut fields: Fields<'_>, problems: &mut Vec<String>) -> f64 {
+fn rope(mut fields: Fields<'_>, problems: &mut Vec<String>) -> Rope {
     fields.only("name", &["default", "fused", "complex"].map(Value::from));
     fields.only("no_global_rope", &[json!(false)]);
     fields.only("partial_rotary_factor", &[json!(1)]);
     fields.harmless(&["full_precision"]);
-    if fields.value("scaling").is_some() {
-        fields.problem("scaling", "extends the context (YaRN or another way), which is not supported yet");
-    }
-    let theta = fields.number("theta").unwrap_or(500_000.0);
+    let mut inner = Vec::new();
+    let scaling = fields.object("scaling").map(|scaling_fields| scaling(scaling_fields, &mut inner));
+    let rope = Rope { theta: fields.number("theta").unwrap_or(500_000.0), scaling };
+    fields.problems.append(&mut inner);
     fields.finish(problems);
-    theta
+    rope
+}
+
+/// YaRN: OLMo-core's `YaRNRoPEScalingConfig`.
+fn scaling(mut fields: Fields<'_>, problems: &mut Vec<String>) -> RopeScaling {
+    let default = RopeScaling::default();
+    let class = fields.class();
+    if class.is_none_or(|class| !class.ends_with("YaRNRoPEScalingConfig")) {
+        fields.problem("_CLASS_", "is not YaRN (YaRNRoPEScalingConfig), the only scaling that is supported");
+    }
+    let scaling = RopeScaling {
+        factor: fields.number("factor").unwrap_or(default.factor),
+        beta_fast: fields.number("beta_fast").unwrap_or(default.beta_fast),
+        beta_slow: fields.number("beta_slow").unwrap_or(default.beta_slow),
+        old_context_len: fields.size("old_context_len").unwrap_or(default.old_context_len),
+        attention_factor: None,
+    };
+    fields.finish(problems);
+    scaling
 }
 
 fn windows(mut fields: Fields<'_>, problems: &mut Vec<String>) -> Windows {
@@ -120,7 +145,7 @@ fn attention(mut fields: Fields<'_>, block: &mut Block, problems: &mut Vec<Strin
     fields.harmless(&["dropout", "use_flash", "backend", "dtype", "use_recompute_qkv_prep"]);
     let mut inner = Vec::new();
     match fields.object("rope") {
-        Some(rope_fields) => block.theta = rope(rope_fields, &mut inner),
+        Some(rope_fields) => block.rope = rope(rope_fields, &mut inner),
         None => fields.problem("rope", "is missing"),
     }
     if let Some(norm_fields) = fields.object("qk_norm") {
@@ -168,14 +193,45 @@ fn block(mut fields: Fields<'_>, problems: &mut Vec<String>) -> Block {
     block
 }
 
-/// The window, and every how many blocks attention is full, if all blocks fit these two numbers.
-fn window_of(windows: &Windows, layers: usize) -> Option<(Option<usize>, Option<usize>)> {
+/// The windows of all blocks in the terms of [`ModelConfig`]; `None` if they differ in size.
+fn window_of(windows: &Windows, layers: usize) -> Option<FullAttention> {
     let all: Vec<Option<i64>> = (0..layers).map(|layer| windows.of(layer, layers)).collect();
-    let Some(window) = all.iter().flatten().next() else { return Some((None, None)) };
-    let every = all.iter().position(Option::is_none).map(|first| first + 1);
-    let expected = |layer: usize| every.is_none_or(|every| !(layer + 1).is_multiple_of(every)).then_some(*window);
-    let fits = all.iter().enumerate().all(|(layer, own)| *own == expected(layer));
-    fits.then_some((usize::try_from(*window).ok(), every))
+    let Some(window) = all.iter().flatten().next() else { return Some(FullAttention::default()) };
+    if all.iter().flatten().any(|other| other != window) {
+        return None;
+    }
+    let window = usize::try_from(*window).ok();
+    let full: Vec<usize> = (0..layers).filter(|&layer| all[layer].is_none()).collect();
+    let every = full.first().map(|first| first + 1);
+    let expected = |every: usize| (0..layers).filter(|layer| (layer + 1).is_multiple_of(every)).collect::<Vec<_>>();
+    Some(match every {
+        Some(every) if expected(every) != full => FullAttention { window, every: None, layers: Some(full) },
+        every => FullAttention { window, every, layers: None },
+    })
+}
+
+/// A window, and the blocks without it.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct FullAttention {
+    window: Option<usize>,
+    every: Option<usize>,
+    layers: Option<Vec<usize>>,
+}
+
+/// The rope of blocks with full attention, and the base of those with a window.
+fn ropes_of(ropes: &[Rope], windowed: &[bool], problems: &mut Vec<String>) -> (Rope, f64) {
+    let of = |wanted: bool| ropes.iter().zip(windowed).filter(move |(_, is)| **is == wanted).map(|(rope, _)| *rope);
+    let first = |wanted: bool| of(wanted).next();
+    for wanted in [true, false] {
+        if of(wanted).any(|rope| Some(rope) != first(wanted)) {
+            problems.push("`model.block_overrides`: the ropes of blocks with the same kind of attention differ".into());
+        }
+    }
+    if of(true).any(|rope| rope.scaling.is_some()) {
+        problems.push("`model`: blocks with a sliding window have a scaled rope; only full attention is scaled".into());
+    }
+    let full = first(false).or(first(true)).unwrap_or_default();
+    (full, first(true).unwrap_or(full).theta)
 }
 
 /// The model that the fields of a `config.json` describe.
@@ -200,11 +256,16 @@ pub(super) fn understand(root: &Map<String, Value>) -> Result<ModelConfig, Vec<S
     let mut inner = Vec::new();
     let block_of = |fields: Option<Fields<'_>>, inner: &mut Vec<String>| fields.map(|fields| block(fields, inner));
     let base = block_of(model.object("block"), &mut inner).unwrap_or_default();
+    let mut ropes = vec![base.rope; layers.min(1 << 12)];
     if let Some(mut overrides) = model.object("block_overrides") {
         for key in overrides.keys() {
-            let other = block_of(overrides.object(key), &mut inner);
-            if other.is_some_and(|other| other != base) {
-                overrides.problem(key, "differs from `model.block`; all blocks must be equal but for their windows");
+            let Some(other) = block_of(overrides.object(key), &mut inner) else { continue };
+            if (Block { rope: base.rope, ..other.clone() }) != base {
+                overrides.problem(key, "differs from `model.block` in more than the rope");
+            }
+            match key.parse::<usize>().ok().and_then(|layer| ropes.get_mut(layer)) {
+                Some(rope) => *rope = other.rope,
+                None => overrides.problem(key, "is not the number of a block"),
             }
         }
         overrides.finish(&mut inner);
@@ -225,20 +286,19 @@ pub(super) fn understand(root: &Map<String, Value>) -> Result<ModelConfig, Vec<S
     }
     model.problems.append(&mut inner);
     model.finish(&mut problems);
-    let (sliding_window, full_attention_every) = match &base.windows {
-        None => (None, None),
-        Some(windows) => window_of(windows, layers.min(1 << 12)).unwrap_or_else(|| {
-            problems
-                .push("`model.block.sequence_mixer.sliding_window`: full attention is not on every N-th block".into());
-            (None, None)
+    let full = match &base.windows {
+        None => FullAttention::default(),
+        Some(windows) => window_of(windows, ropes.len()).unwrap_or_else(|| {
+            problems.push("`model.block.sequence_mixer.sliding_window`: blocks have windows of several sizes".into());
+            FullAttention::default()
         }),
     };
+    let has_window = |layer| base.windows.as_ref().is_some_and(|windows| windows.of(layer, layers).is_some());
+    let windowed: Vec<bool> = (0..ropes.len()).map(has_window).collect();
+    let (rope, sliding_theta) = ropes_of(&ropes, &windowed, &mut problems);
     if problems.is_empty() {
         if head_norm != base.norm || base.qk_norm.is_some_and(|eps| eps != base.norm.eps) {
             problems.push("the norms of `model` differ in kind or eps".into());
-        }
-        if base.head_dim.is_some_and(|width| width.checked_mul(base.n_heads) != Some(d_model)) {
-            problems.push("`model.block.sequence_mixer.head_dim` is not `d_model / n_heads`".into());
         }
     }
     if !problems.is_empty() {
@@ -254,6 +314,7 @@ pub(super) fn understand(root: &Map<String, Value>) -> Result<ModelConfig, Vec<S
         d_model,
         n_heads: base.n_heads,
         n_kv_heads: base.n_kv_heads.filter(|heads| *heads != base.n_heads),
+        head_dim: base.head_dim.filter(|width| width.checked_mul(base.n_heads) != Some(d_model)),
         clip_qkv: base.clip_qkv,
         n_layers: layers,
         mlp_hidden_size: base.mlp_width.saturating_mul(2),
@@ -262,9 +323,12 @@ pub(super) fn understand(root: &Map<String, Value>) -> Result<ModelConfig, Vec<S
         layer_norm_eps: base.norm.eps,
         attention_layer_norm: base.qk_norm.is_some(),
         norm_after: base.norm_after,
-        sliding_window,
-        full_attention_every,
-        rope_theta: base.theta,
+        sliding_window: full.window,
+        full_attention_every: full.every,
+        full_attention_layers: full.layers,
+        rope_theta: rope.theta,
+        sliding_rope_theta: Some(sliding_theta).filter(|theta| *theta != rope.theta),
+        rope_scaling: rope.scaling,
         max_sequence_length: longest.unwrap_or(4096),
         vocab_size: vocabulary,
         embedding_size: Some(rows).filter(|rows| *rows != vocabulary),
@@ -294,24 +358,19 @@ pub(super) fn describe(config: &ModelConfig) -> Value {
         }
         norm
     };
+    let rope = rope_of(config, config.sliding_window.is_some());
     let mut attention = json!({
         "name": "default",
         "type": "attention",
         "n_heads": config.n_heads,
         "n_kv_heads": config.kv_heads(),
         "bias": false,
-        "rope": {
-            "name": "default",
-            "theta": config.rope_theta,
-            "full_precision": true,
-            "_CLASS_": "olmo_core.nn.rope.RoPEConfig",
-        },
+        "rope": rope,
         "dtype": "float32",
         "_CLASS_": "olmo_core.nn.attention.AttentionConfig",
     });
-    // OLMo-core's theta is an int.
-    if config.rope_theta.fract() == 0.0 && config.rope_theta < 1e15 {
-        attention["rope"]["theta"] = json!(config.rope_theta as u64);
+    if let Some(width) = config.head_dim {
+        attention["head_dim"] = json!(width);
     }
     if config.attention_layer_norm {
         attention["qk_norm"] = norm(true);
@@ -319,38 +378,37 @@ pub(super) fn describe(config: &ModelConfig) -> Value {
     if let Some(clip) = config.clip_qkv {
         attention["clip_qkv"] = json!(clip);
     }
-    if let Some(window) = config.sliding_window {
-        let mut pattern = vec![json!(window); config.full_attention_every.unwrap_or(1)];
-        if config.full_attention_every.is_some() {
-            pattern.pop();
-            pattern.push(json!(-1));
-        }
+    if config.sliding_window.is_some() {
+        let window = |layer: usize| config.window(layer).map_or(json!(-1), |window| json!(window));
+        // As short as it can be: OLMo-core repeats it.
+        let length = config.full_attention_every.filter(|_| config.full_attention_layers.is_none());
         attention["sliding_window"] = json!({
-            "pattern": pattern,
+            "pattern": (0..length.unwrap_or(config.n_layers).min(config.n_layers)).map(window).collect::<Vec<_>>(),
             "force_full_attention_on_first_layer": false,
             "force_full_attention_on_last_layer": false,
             "_CLASS_": "olmo_core.nn.attention.SlidingWindowAttentionConfig",
         });
     }
     let affine = config.layer_norm_with_affine;
-    json!({
+    let block = json!({
+        "sequence_mixer": attention,
+        "layer_norm": norm(affine),
+        "feed_forward": {
+            "hidden_size": config.mlp_width(),
+            "name": "default",
+            "bias": false,
+            "activation": "silu",
+            "_CLASS_": "olmo_core.nn.feed_forward.FeedForwardConfig",
+        },
+        "name": if config.norm_after { "reordered_norm" } else { "default" },
+        "_CLASS_": "olmo_core.nn.transformer.config.TransformerBlockConfig",
+    });
+    let mut root = json!({
         "model": {
             "d_model": config.d_model,
             "vocab_size": config.embedding_rows(),
             "n_layers": config.n_layers,
-            "block": {
-                "sequence_mixer": attention,
-                "layer_norm": norm(affine),
-                "feed_forward": {
-                    "hidden_size": config.mlp_width(),
-                    "name": "default",
-                    "bias": false,
-                    "activation": "silu",
-                    "_CLASS_": "olmo_core.nn.feed_forward.FeedForwardConfig",
-                },
-                "name": if config.norm_after { "reordered_norm" } else { "default" },
-                "_CLASS_": "olmo_core.nn.transformer.config.TransformerBlockConfig",
-            },
+            "block": block,
             "lm_head": {
                 "name": "default",
                 "layer_norm": norm(affine),
@@ -376,7 +434,41 @@ pub(super) fn describe(config: &ModelConfig) -> Value {
             },
             "sequence_length": config.max_sequence_length,
         },
-    })
+    });
+    let full: Vec<usize> = (0..config.n_layers).filter(|layer| config.window(*layer).is_none()).collect();
+    let same = rope_of(config, true) == rope_of(config, false);
+    if config.sliding_window.is_some() && !same && !full.is_empty() {
+        let mut other = block;
+        other["sequence_mixer"]["rope"] = rope_of(config, false);
+        let overrides: Map<String, Value> = full.iter().map(|layer| (layer.to_string(), other.clone())).collect();
+        root["model"]["block_overrides"] = overrides.into();
+    }
+    root
+}
+
+/// The rope of blocks with a window, or of those with full attention.
+fn rope_of(config: &ModelConfig, windowed: bool) -> Value {
+    let theta = if windowed { config.sliding_rope_theta.unwrap_or(config.rope_theta) } else { config.rope_theta };
+    let mut rope = json!({
+        "name": "default",
+        "theta": theta,
+        "full_precision": true,
+        "_CLASS_": "olmo_core.nn.rope.RoPEConfig",
+    });
+    // OLMo-core's theta is an int.
+    if theta.fract() == 0.0 && theta < 1e15 {
+        rope["theta"] = json!(theta as u64);
+    }
+    if let Some(scaling) = config.rope_scaling.filter(|_| !windowed) {
+        rope["scaling"] = json!({
+            "factor": scaling.factor,
+            "beta_fast": scaling.beta_fast,
+            "beta_slow": scaling.beta_slow,
+            "old_context_len": scaling.old_context_len,
+            "_CLASS_": "olmo_core.nn.rope.YaRNRoPEScalingConfig",
+        });
+    }
+    rope
 }
 
 #[cfg(test)]
@@ -387,12 +479,16 @@ mod tests {
     fn windows_are_those_of_olmo_core() {
         let pattern =
             |pattern: &[i64], full_first, full_last| Windows { pattern: pattern.to_vec(), full_first, full_last };
+        let full = |window, every, layers: Option<&[usize]>| {
+            Some(FullAttention { window, every, layers: layers.map(<[usize]>::to_vec) })
+        };
         let olmo3 = pattern(&[8, 8, 8, -1], false, true);
-        assert_eq!(window_of(&olmo3, 8), Some((Some(8), Some(4))));
+        assert_eq!(window_of(&olmo3, 8), full(Some(8), Some(4), None));
         // Six blocks: the last one is full as well, which is no fourth block.
-        assert_eq!(window_of(&olmo3, 6), None);
-        assert_eq!(window_of(&pattern(&[8], false, false), 4), Some((Some(8), None)));
-        assert_eq!(window_of(&pattern(&[-1], true, true), 4), Some((None, None)));
+        assert_eq!(window_of(&olmo3, 6), full(Some(8), None, Some(&[3, 5])));
+        assert_eq!(window_of(&pattern(&[8], false, false), 4), full(Some(8), None, None));
+        assert_eq!(window_of(&pattern(&[-1], true, true), 4), full(None, None, None));
+        assert_eq!(window_of(&pattern(&[8, 9], false, false), 4), None);
         let shifted = pattern(&[8, 9], true, false);
         assert_eq!((0..4).map(|layer| shifted.of(layer, 4)).collect::<Vec<_>>(), [None, Some(8), Some(9), Some(8)]);
     }

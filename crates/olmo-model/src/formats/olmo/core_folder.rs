@@ -32,7 +32,7 @@ const HEAD: &str = "model.lm_head.w_out.weight";
 /// nothing is permuted (`olmo_core/nn/hf/convert.py` has the same names beside Hugging Face's).
 fn parts(config: &ModelConfig) -> Vec<Part> {
     let specs = layout::layout(config);
-    let (d, kv, mlp) = (config.d_model, config.kv_heads() * config.head_width(), config.mlp_width());
+    let (q, kv, mlp) = (config.query_width(), config.kv_width(), config.mlp_width());
     let mut parts = Vec::new();
     let mut add = |name: String, own: String, rows: Option<std::ops::Range<usize>>| {
         // A tensor that this config lacks.
@@ -52,9 +52,9 @@ fn parts(config: &ModelConfig) -> Vec<Part> {
     add("model.lm_head.norm.weight".into(), layout::final_norm(), None);
     for layer in 0..config.n_layers {
         let table = [
-            ("attention.w_q", "att_proj", Some(0..d)),
-            ("attention.w_k", "att_proj", Some(d..d + kv)),
-            ("attention.w_v", "att_proj", Some(d + kv..d + 2 * kv)),
+            ("attention.w_q", "att_proj", Some(0..q)),
+            ("attention.w_k", "att_proj", Some(q..q + kv)),
+            ("attention.w_v", "att_proj", Some(q + kv..q + 2 * kv)),
             ("attention.w_out", "attn_out", None),
             ("attention.q_norm", "q_norm", None),
             ("attention.k_norm", "k_norm", None),

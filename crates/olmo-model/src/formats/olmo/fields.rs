@@ -44,6 +44,11 @@ impl<'a> Fields<'a> {
         self.map.contains_key(key)
     }
 
+    /// The class that OLMo-core writes beside the fields.
+    pub(super) fn class(&self) -> Option<&'a str> {
+        self.map.get(CLASS).and_then(Value::as_str)
+    }
+
     /// All keys.
     pub(super) fn keys(&self) -> Vec<&'a str> {
         self.map.keys().map(String::as_str).collect()

@@ -121,8 +121,13 @@ pub fn save_olmo(
     dtype: WeightType,
 ) -> Result<(), ModelError> {
     parameters.check_fit(config)?;
-    if config.sliding_window.is_some() {
-        return Err(ModelError::Input("OLMo's own format has no sliding windows; write OLMo-core's".into()));
+    let other = [
+        (config.sliding_window.is_some(), "sliding windows"),
+        (config.rope_scaling.is_some(), "scaled ropes"),
+        (config.head_dim.is_some(), "heads of another width than d_model / n_heads"),
+    ];
+    if let Some((_, what)) = other.into_iter().find(|(is, _)| *is) {
+        return Err(ModelError::Input(format!("OLMo's own format has no {what}; write OLMo-core's")));
     }
     std::fs::create_dir_all(folder).context(folder)?;
     let parts = native::parts(config);
