@@ -151,10 +151,7 @@ fn a_wrong_model_is_refused_before_anything_runs_with_the_way_to_a_right_one() {
     };
     make("unsharded", &[("config.yaml", "model: {}"), ("model.pt", "")]);
     make("core", &[(".metadata.json", "{}"), ("model_and_optim/.metadata", ""), ("train/rank0.pt", "")]);
-    make(
-        "llama",
-        &[("config.json", r#"{"model_type": "llama"}"#), ("model.safetensors", ""), ("tokenizer.json", "{}")],
-    );
+    make("gpt2", &[("config.json", r#"{"model_type": "gpt2"}"#), ("model.safetensors", ""), ("tokenizer.json", "{}")]);
     make("outer", &[("step1/config.json", "{}"), ("step1/model.safetensors", "")]);
     make("pickle", &[("config.json", "{}"), ("pytorch_model.bin", "")]);
     fs::write(bench.dir.path().join("file"), "").unwrap();
@@ -169,9 +166,9 @@ fn a_wrong_model_is_refused_before_anything_runs_with_the_way_to_a_right_one() {
         ("gone", "spec::missing_file", "there is no folder `gone`"),
         ("allenai/OLMo-2-0425-1B", "spec::missing_file", "write `hf:allenai/OLMo-2-0425-1B`"),
         ("file", "spec::wrong_type", "takes a folder"),
-        ("unsharded", "train::init", "convert_olmo2_to_hf.py"),
-        ("core", "train::init", "convert_checkpoint_to_hf.py"),
-        ("llama", "train::init", "`model_type` is \"llama\"; supported are"),
+        ("unsharded", "train::init", "config.yaml"),
+        ("core", "train::init", "take the whole folder of the step"),
+        ("gpt2", "train::init", "`model_type` is \"gpt2\"; supported are"),
         ("outer", "train::init", "the folder `step1` in it is a model"),
         ("pickle", "train::init", "save_pretrained('converted')"),
         ("shrunk", "train::init", "has shape [64, 16], not [32, 16]"),

@@ -598,3 +598,23 @@ fn a_norm_is_part_of_the_architecture() {
         (LayerNormType::Rms, true, Some(2), 500_000.0)
     );
 }
+
+#[test]
+fn a_llama_without_biases_is_written_and_read_under_its_own_names() {
+    let config: olmo_model::ModelConfig = serde_json::from_value(json!({
+        "d_model": 16, "n_heads": 4, "n_kv_heads": 2, "n_layers": 2, "mlp_hidden_size": 24, "layer_norm_type": "rms",
+        "layer_norm_eps": 1e-5, "rope_theta": 100_000.0, "max_sequence_length": 64, "vocab_size": 60, "weight_tying": true,
+        "eos_token_id": 2, "pad_token_id": 2
+    }))
+    .expect("a config");
+    let parameters = Parameters::init(&config, 3).expect("weights");
+    let folder = tempfile::tempdir().expect("a folder");
+    save_huggingface(folder.path(), &config, &parameters, WeightType::Float32).expect("written");
+    assert_eq!(load(folder.path()).expect("loaded"), (config, parameters));
+    let written = std::fs::read(folder.path().join("config.json")).expect("read");
+    let written: Value = serde_json::from_slice(&written).expect("JSON");
+    assert_eq!(written["architectures"], json!(["LlamaForCausalLM"]));
+    let bytes = std::fs::read(folder.path().join("model.safetensors")).expect("read");
+    let names = SafeTensors::deserialize(&bytes).expect("tensors").names().join(" ");
+    assert!(names.contains("model.layers.1.input_layernorm.weight") && !names.contains("feedforward"), "{names}");
+}

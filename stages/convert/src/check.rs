@@ -19,17 +19,42 @@ const LONGEST_ROW: usize = 64;
 /// # Errors
 /// `convert::differs`, listing every missing, extra or different tensor.
 pub(crate) fn compare_weights(model: &Path, export: &Path, dtype: WeightType) -> Result<usize, StageError> {
-    const SHOWN: usize = 12;
     let comparison = olmo_model::compare_weights(model, export, dtype).map_err(|e| e.with_code("convert::model"))?;
     let differences = comparison.differences;
     if differences.is_empty() {
         return Ok(comparison.tensors);
     }
+    Err(differs(&differences))
+}
+
+/// Compares the weights that are read from `export` with `parameters`, rounded to `dtype`, and returns
+/// the number of tensors.
+///
+/// # Errors
+/// `convert::differs`, with the tensors that differ.
+pub(crate) fn compare_parameters(
+    parameters: &Parameters,
+    export: &Path,
+    dtype: WeightType,
+) -> Result<usize, StageError> {
+    let (_, after) = olmo_model::load(export).map_err(|e| e.with_code("convert::model"))?;
+    let before = parameters.rounded(dtype);
+    let names: Vec<String> = before
+        .tensors()
+        .iter()
+        .filter(|spec| after.tensor(&spec.name) != Some(&before.flat()[spec.range.clone()]))
+        .map(|spec| format!("`{}` differs", spec.name))
+        .collect();
+    if names.is_empty() { Ok(before.tensors().len()) } else { Err(differs(&names)) }
+}
+
+fn differs(differences: &[String]) -> StageError {
+    const SHOWN: usize = 12;
     let rest = differences.len().saturating_sub(SHOWN);
     let rest = if rest > 0 { format!("; and {rest} more") } else { String::new() };
     let shown: Vec<&str> = differences.iter().take(SHOWN).map(String::as_str).collect();
     let what = format!("the exported weights differ from the model's: {}{rest}", shown.join("; "));
-    Err(StageError::fail("convert::differs", what).hint("do not use the export; this is a bug in stage convert"))
+    StageError::fail("convert::differs", what).hint("do not use the export; this is a bug in stage convert")
 }
 
 /// `report.json`.

@@ -1,4 +1,4 @@
-//! Stage `convert`: exports a model to the Hugging Face format and checks that the logits match.
+//! Stage `convert`: exports a model to another format and checks that the logits match.
 //!
 //! The export is read back from its files. Its tensors, matched by name, must equal those in the
 //! model's files (rounded to the export's type), and its logits on fixed ids must equal those of
@@ -22,7 +22,7 @@ use olmo_stage::{Compute, Context, Stage, StageError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Exports a model to the Hugging Face format.
+/// Exports a model to the format of Hugging Face, OLMo-core or OLMo.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
@@ -31,6 +31,12 @@ pub struct Params {
     #[serde(default)]
     #[schemars(with = "Option<String>", extend("enum" = ["tulu", "olmo2", "chatml", null]))]
     pub template: Option<Template>,
+    /// Format of the export: `huggingface` (for `transformers`, vLLM and others), `olmo_core` (a step of
+    /// OLMo-core's trainer, weights only) or `olmo` (an unsharded checkpoint of OLMo). The tokenizer's
+    /// files are in the folder, for `olmo_core` in its folder `tokenizer`.
+    #[serde(default)]
+    #[schemars(with = "String", extend("enum" = ["huggingface", "olmo_core", "olmo"], "default" = "huggingface"))]
+    pub to: Format,
     /// Type of the exported weights: `float32` (the model's exact values) or `bfloat16` (half the
     /// size).
     #[serde(default)]
@@ -52,6 +58,16 @@ pub struct Params {
     #[serde(default)]
     #[schemars(with = "String", extend("enum" = ["auto", "fp32", "amp_bf16"], "default" = "auto", "x-key" = false))]
     pub precision: PrecisionParam,
+}
+
+/// A format of models.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Format {
+    #[default]
+    Huggingface,
+    OlmoCore,
+    Olmo,
 }
 
 impl Params {
@@ -95,14 +111,23 @@ impl Stage for Convert {
         config.pad_token_id = Some(tokenizer.special().pad_token_id);
         let dir = context.output("model")?;
         context.check_stop()?;
-        olmo_model::save_huggingface(&dir, &config, &parameters, params.dtype)
-            .map_err(|e| e.with_code("convert::model"))?;
-        tokenizer_files::write(&dir, &tokenizer_dir, &chat, config.max_sequence_length)?;
-        clean_tokenizer(&dir.join("tokenizer.json"), context)?;
+        let save = match params.to {
+            Format::Huggingface => olmo_model::save_huggingface,
+            Format::OlmoCore => olmo_model::save_olmo_core,
+            Format::Olmo => olmo_model::save_olmo,
+        };
+        save(&dir, &config, &parameters, params.dtype).map_err(|e| e.with_code("convert::model"))?;
+        let tokenizer_out = if params.to == Format::OlmoCore { dir.join("tokenizer") } else { dir.clone() };
+        fs::create_dir_all(&tokenizer_out).map_err(|e| StageError::io(&tokenizer_out, e))?;
+        tokenizer_files::write(&tokenizer_out, &tokenizer_dir, &chat, config.max_sequence_length)?;
+        clean_tokenizer(&tokenizer_out.join("tokenizer.json"), context)?;
         context.check_stop()?;
         // Compare the files first: loading ignores unknown tensors, so the logits would not show
         // one.
-        let weights = check::compare_weights(&source, &dir, params.dtype)?;
+        let weights = match params.to {
+            Format::Huggingface => check::compare_weights(&source, &dir, params.dtype)?,
+            Format::OlmoCore | Format::Olmo => check::compare_parameters(&parameters, &dir, params.dtype)?,
+        };
         let placement = params.placement(context.request.compute);
         let report = check::compare((&config, &parameters), &dir, params.dtype, weights, &placement)?;
         write_json(&context.output("report")?.join("report.json"), &report)?;

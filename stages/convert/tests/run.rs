@@ -41,17 +41,46 @@ fn configs(vocab_size: u32) -> [Value; 2] {
 }
 
 fn run(dir: &Path, config: &ModelConfig, name: &str) -> Result<(), StageError> {
+    run_with(dir, config, name, json!({}))
+}
+
+fn run_with(dir: &Path, config: &ModelConfig, name: &str, params: Value) -> Result<(), StageError> {
     let (attempt, model) = (dir.join(name), dir.join(format!("{name}_model")));
     fs::create_dir_all(&attempt).unwrap();
     olmo_model::save_native(&model, config, &Parameters::init(config, 1).unwrap()).unwrap();
     let request = json!({
-        "protocol": 2, "stage": "convert", "version": 2, "params": {},
+        "protocol": 2, "stage": "convert", "version": 2, "params": params,
         "inputs": {"model": [{"path": model}], "tokenizer": [{"path": dir.join("tokenizer")}]},
         "outputs": ["model", "report"], "state_dir": attempt.join("state"), "items": {}, "threads": 2, "compute": olmo_stage::Compute::FLEX
     });
     fs::write(attempt.join("request.json"), request.to_string()).unwrap();
     let mut context = Context::open(&attempt).unwrap();
-    Convert::run(serde_json::from_value(json!({})).unwrap(), &mut context)
+    Convert::run(serde_json::from_value(params).unwrap(), &mut context)
+}
+
+#[test]
+fn every_format_holds_the_same_weights_and_its_logits_are_those_of_the_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let special = tokenizer(&dir.path().join("tokenizer")).special().clone();
+    for (index, config) in configs(special.vocab_size).into_iter().enumerate() {
+        let config: ModelConfig = serde_json::from_value(config).unwrap();
+        let parameters = Parameters::init(&config, 1).unwrap();
+        for (to, tokenizer) in [("huggingface", ""), ("olmo_core", "tokenizer/"), ("olmo", "")] {
+            for dtype in ["float32", "bfloat16"] {
+                let name = format!("{to}_{dtype}_{index}");
+                run_with(dir.path(), &config, &name, json!({"to": to, "dtype": dtype})).unwrap();
+                let model = dir.path().join(&name).join("out/model");
+                let (read, weights) = olmo_model::load(&model).unwrap();
+                let expected =
+                    if dtype == "float32" { parameters.clone() } else { parameters.rounded(WeightType::Bfloat16) };
+                assert!(weights == expected, "{name}");
+                assert_eq!((read.d_model, read.n_kv_heads, read.clip_qkv), (16, config.n_kv_heads, config.clip_qkv));
+                assert!(model.join(format!("{tokenizer}tokenizer.json")).is_file(), "{name}");
+                let report = json_file(&dir.path().join(&name).join("out/report/report.json"));
+                assert!(report["max_abs_difference"].as_f64().unwrap() <= 1e-5, "{name}: {report}");
+            }
+        }
+    }
 }
 
 fn json_file(path: &Path) -> Value {

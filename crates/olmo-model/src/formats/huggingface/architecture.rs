@@ -1,4 +1,4 @@
-//! [`Architecture`]: the architectures of `transformers` that an OLMo model can have.
+//! [`Architecture`]: the architectures of `transformers` that a model can have.
 
 use crate::config::{LayerNormType, ModelConfig};
 use crate::error::ModelError;
@@ -19,48 +19,61 @@ pub(super) enum Architecture {
     Olmo2,
     /// Like OLMo 2, with sliding windows.
     Olmo3,
+    /// Without biases: RMSNorms before attention and MLP.
+    Llama,
 }
 
 impl Architecture {
     /// The architecture that computes `config`.
+    ///
+    /// # Errors
+    /// No architecture does: what is different in each.
     pub(super) fn of(config: &ModelConfig) -> Result<Architecture, ModelError> {
-        let (mut olmo1, mut olmo2) = (Vec::new(), Vec::new());
-        let mut require = |first: bool, second: bool, field: &str, value: String| {
-            if !first {
-                olmo1.push(format!("{field} is {value}"));
+        let mut reasons = Vec::new();
+        for architecture in [Architecture::Olmo1, Architecture::Olmo2, Architecture::Llama] {
+            let differences = architecture.differences(config);
+            match (architecture, config.sliding_window) {
+                (Architecture::Olmo2, Some(_)) if differences.is_empty() => return Ok(Architecture::Olmo3),
+                _ if differences.is_empty() => return Ok(architecture),
+                _ => reasons.push(format!("not as {}: {}", architecture.model_type(), differences.join(", "))),
             }
-            if !second {
-                olmo2.push(format!("{field} is {value}"));
+        }
+        Err(ModelError::NotExportable(reasons))
+    }
+
+    /// What `config` has and this architecture does not.
+    fn differences(self, config: &ModelConfig) -> Vec<String> {
+        let mut differences = Vec::new();
+        let mut require = |holds: bool, field: &str, value: String| {
+            if !holds {
+                differences.push(format!("{field} is {value}"));
             }
         };
         let rms = config.layer_norm_type == LayerNormType::Rms;
-        require(!rms, rms, "layer_norm_type", if rms { "rms" } else { "default" }.into());
+        require(rms == self.has_rms_norm(), "layer_norm_type", if rms { "rms" } else { "default" }.into());
         let affine = config.layer_norm_with_affine;
-        require(!affine, affine, "layer_norm_with_affine", affine.to_string());
-        require(
-            !config.attention_layer_norm,
-            config.attention_layer_norm,
-            "attention_layer_norm",
-            config.attention_layer_norm.to_string(),
-        );
-        require(!config.norm_after, config.norm_after, "norm_after", config.norm_after.to_string());
-        require(
-            config.layer_norm_eps == OLMO1_EPS,
-            true,
-            "layer_norm_eps",
-            format!("{} and not {OLMO1_EPS}", config.layer_norm_eps),
-        );
-        let window = config.sliding_window;
-        require(window.is_none(), true, "sliding_window", window.unwrap_or_default().to_string());
-        require(true, config.clip_qkv.is_none(), "clip_qkv", format!("{:?}", config.clip_qkv.unwrap_or_default()));
-        match (olmo1.is_empty(), olmo2.is_empty()) {
-            (true, _) => Ok(Architecture::Olmo1),
-            (_, true) => Ok(if window.is_some() { Architecture::Olmo3 } else { Architecture::Olmo2 }),
-            _ => Err(ModelError::NotExportable(vec![
-                format!("not as olmo: {}", olmo1.join(", ")),
-                format!("not as olmo2: {}", olmo2.join(", ")),
-            ])),
-        }
+        require(affine == self.has_rms_norm(), "layer_norm_with_affine", affine.to_string());
+        let qk_norm = config.attention_layer_norm;
+        require(qk_norm == self.has_norms_after(), "attention_layer_norm", qk_norm.to_string());
+        require(config.norm_after == self.has_norms_after(), "norm_after", config.norm_after.to_string());
+        // With windows, OLMo 2 is OLMo 3.
+        let window = config.sliding_window.filter(|_| !self.has_norms_after());
+        require(window.is_none(), "sliding_window", window.unwrap_or_default().to_string());
+        let eps = config.layer_norm_eps;
+        require(self.has_rms_norm() || eps == OLMO1_EPS, "layer_norm_eps", format!("{eps} and not {OLMO1_EPS}"));
+        let clip = config.clip_qkv.filter(|_| self.has_rms_norm());
+        require(clip.is_none(), "clip_qkv", format!("{:?}", clip.unwrap_or_default()));
+        differences
+    }
+
+    /// RMSNorm with weights, whose eps is in the config.
+    pub(super) fn has_rms_norm(self) -> bool {
+        self != Architecture::Olmo1
+    }
+
+    /// Norms after attention and MLP, and QK-norms.
+    pub(super) fn has_norms_after(self) -> bool {
+        matches!(self, Architecture::Olmo2 | Architecture::Olmo3)
     }
 
     pub(super) fn model_type(self) -> &'static str {
@@ -68,6 +81,7 @@ impl Architecture {
             Architecture::Olmo1 => "olmo",
             Architecture::Olmo2 => "olmo2",
             Architecture::Olmo3 => "olmo3",
+            Architecture::Llama => "llama",
         }
     }
 
@@ -76,6 +90,7 @@ impl Architecture {
             Architecture::Olmo1 => "OlmoForCausalLM",
             Architecture::Olmo2 => "Olmo2ForCausalLM",
             Architecture::Olmo3 => "Olmo3ForCausalLM",
+            Architecture::Llama => "LlamaForCausalLM",
         }
     }
 }

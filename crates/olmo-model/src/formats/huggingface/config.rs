@@ -28,6 +28,7 @@ pub(super) fn understand(fields: &Map<String, Value>) -> Result<ModelConfig, Vec
         Some("olmo") => Architecture::Olmo1,
         Some("olmo2") => Architecture::Olmo2,
         Some("olmo3") => Architecture::Olmo3,
+        Some("llama") => Architecture::Llama,
         Some(name) if name == OLMO3_BEFORE.0 => Architecture::Olmo3,
         other => {
             let found = other.map_or("not a text".into(), |name| format!("{name:?}"));
@@ -35,7 +36,8 @@ pub(super) fn understand(fields: &Map<String, Value>) -> Result<ModelConfig, Vec
                 Some("hf_olmo") => "; take the repository whose name ends with `-hf`",
                 _ => "",
             };
-            let message = format!("`{MODEL_TYPE}` is {found}; supported are \"olmo\", \"olmo2\" and \"olmo3\"{help}");
+            let message =
+                format!("`{MODEL_TYPE}` is {found}; supported are \"olmo\", \"olmo2\", \"olmo3\" and \"llama\"{help}");
             return Err(vec![message]);
         }
     };
@@ -75,18 +77,18 @@ pub(super) fn understand(fields: &Map<String, Value>) -> Result<ModelConfig, Vec
     let n_layers = reader.required("num_hidden_layers");
     let rows = reader.required("vocab_size");
     let vocab_size = reader.whole(VOCABULARY).unwrap_or(rows);
-    let later = architecture != Architecture::Olmo1;
+    let (rms, norms_after) = (architecture.has_rms_norm(), architecture.has_norms_after());
     let windows = read_windows(&mut reader, architecture, n_layers);
     let clip_qkv = reader.number("clip_qkv");
-    if later && let Some(clip) = clip_qkv {
+    if rms && let Some(clip) = clip_qkv {
         reader.problems.push(format!(
             "`clip_qkv` is {clip}, but `transformers` has no clamp in {}; remove it if the model was trained without",
             architecture.model_type()
         ));
     }
-    let layer_norm_eps = if later {
+    let layer_norm_eps = if rms {
         reader.not_null("rms_norm_eps");
-        reader.number("rms_norm_eps").unwrap_or(1e-5)
+        reader.number("rms_norm_eps").unwrap_or(if architecture == Architecture::Llama { 1e-6 } else { 1e-5 })
     } else {
         OLMO1_EPS
     };
@@ -100,11 +102,11 @@ pub(super) fn understand(fields: &Map<String, Value>) -> Result<ModelConfig, Vec
         clip_qkv,
         n_layers,
         mlp_hidden_size: reader.required("intermediate_size").saturating_mul(2),
-        layer_norm_type: if later { LayerNormType::Rms } else { LayerNormType::Default },
-        layer_norm_with_affine: later,
+        layer_norm_type: if rms { LayerNormType::Rms } else { LayerNormType::Default },
+        layer_norm_with_affine: rms,
         layer_norm_eps,
-        attention_layer_norm: later,
-        norm_after: later,
+        attention_layer_norm: norms_after,
+        norm_after: norms_after,
         sliding_window: windows.size,
         full_attention_every: windows.full_every,
         full_attention_layers: windows.full_layers,

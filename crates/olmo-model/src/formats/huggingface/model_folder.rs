@@ -1,5 +1,5 @@
-//! Reads and writes a folder that `transformers` loads as `OlmoForCausalLM`,
-//! `Olmo2ForCausalLM` or `Olmo3ForCausalLM`.
+//! Reads and writes a folder that `transformers` loads as `OlmoForCausalLM`, `Olmo2ForCausalLM`,
+//! `Olmo3ForCausalLM` or `LlamaForCausalLM`.
 
 use std::path::Path;
 
@@ -43,6 +43,11 @@ pub(crate) fn parts(config: &ModelConfig) -> Vec<Part> {
     add(extra::EMBEDDING.into(), layout::wte(), None);
     add(extra::HEAD.into(), layout::head(), None);
     add("model.norm.weight".into(), layout::final_norm(), None);
+    // Norms before attention and MLP have the names of Llama. OLMo 1's have no weights.
+    let [attn_norm, ff_norm] = match config.norm_after {
+        true => ["post_attention_layernorm", "post_feedforward_layernorm"],
+        false => ["input_layernorm", "post_attention_layernorm"],
+    };
     for layer in 0..config.n_layers {
         let table = [
             ("self_attn.q_proj", "att_proj", Some(0..q)),
@@ -54,8 +59,8 @@ pub(crate) fn parts(config: &ModelConfig) -> Vec<Part> {
             ("mlp.up_proj", "ff_proj", Some(0..mlp)),
             ("mlp.gate_proj", "ff_proj", Some(mlp..2 * mlp)),
             ("mlp.down_proj", "ff_out", None),
-            ("post_attention_layernorm", "attn_norm", None),
-            ("post_feedforward_layernorm", "ff_norm", None),
+            (attn_norm, "attn_norm", None),
+            (ff_norm, "ff_norm", None),
         ];
         for (name, own, rows) in table {
             add(format!("model.layers.{layer}.{name}.weight"), layout::block(layer, own), rows);
@@ -186,6 +191,10 @@ fn describe(config: &ModelConfig, architecture: Architecture, dtype: WeightType)
     match architecture {
         Architecture::Olmo1 => fields["clip_qkv"] = json!(config.clip_qkv),
         Architecture::Olmo2 | Architecture::Olmo3 => fields["rms_norm_eps"] = json!(config.layer_norm_eps),
+        Architecture::Llama => {
+            fields["rms_norm_eps"] = json!(config.layer_norm_eps);
+            fields["mlp_bias"] = json!(false);
+        }
     }
     if let Some(width) = config.head_dim {
         fields["head_dim"] = json!(width);
