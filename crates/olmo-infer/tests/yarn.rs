@@ -4,10 +4,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use olmo_model::{
-    GenerateOptions, Model, ModelConfig, Parameters, RopeScaling, WeightType, generate, load, save_huggingface,
-    save_native, weights,
-};
+use olmo_infer::{GenerateOptions, generate, of_parameters};
+use olmo_model::{ModelConfig, Parameters, RopeScaling, WeightType, load, save_huggingface, save_native, weights};
 use safetensors::SafeTensors;
 use serde_json::{Map, Value, json};
 
@@ -59,7 +57,7 @@ fn flatten(config: &mut Map<String, Value>) {
 
 /// The largest difference from the logits `name` of the golden.
 fn difference(config: &ModelConfig, parameters: &Parameters, name: &str) -> f32 {
-    let model = Model::new(config, parameters, false).expect("a model");
+    let model = of_parameters(config, parameters).expect("a model");
     let tokens = ids("input_ids");
     let logits = model.logits(&tokens, 1, tokens.len()).expect("logits");
     let want: Vec<f32> = golden(name).into_iter().map(f32::from_le_bytes).collect();
@@ -75,9 +73,9 @@ fn logits_and_greedy_tokens_beyond_the_original_context_are_those_of_transformer
         let most = difference(&config, &parameters, "logits");
         assert!(most <= 5e-5, "{most}");
         let greedy = ids("greedy");
-        let model = Model::new(&config, &parameters, false).expect("a model");
-        let options = GenerateOptions { max_new_tokens: greedy.len() - PROMPT, eos_token_ids: vec![] };
-        let answers = generate(&model, &[greedy[..PROMPT].to_vec()], &options).expect("answers");
+        let model = of_parameters(&config, &parameters).expect("a model");
+        let options = GenerateOptions { max_new_tokens: greedy.len() - PROMPT, ..GenerateOptions::default() };
+        let answers = generate(&*model, &[greedy[..PROMPT].to_vec()], &options).expect("answers");
         assert_eq!(answers, [greedy[PROMPT..].to_vec()]);
         // The golden notices what it should.
         let plain = ModelConfig { rope_scaling: None, ..config.clone() };
@@ -128,7 +126,7 @@ fn only_blocks_with_full_attention_are_scaled() {
     let full = ModelConfig { sliding_window: None, full_attention_every: None, ..config };
     let tokens = ids("input_ids");
     let logits = |config: &ModelConfig| {
-        let model = Model::new(config, &parameters, false).expect("a model");
+        let model = of_parameters(config, &parameters).expect("a model");
         model.logits(&tokens, 1, tokens.len()).expect("logits")
     };
     assert_ne!(logits(&wide), logits(&full), "a window that holds everything is not scaled");
