@@ -129,17 +129,21 @@ fn reduce<T: Number, C: Collective + ?Sized>(
     if counts.iter().all(|count| *count == 0) {
         return Ok(false);
     }
+    let mut sent: Vec<T> = Vec::new();
+    let mut received: Vec<T> = Vec::new();
     for piece in (0..length.div_ceil(size)).step_by(PIECE) {
         let range = |rank| {
             let part = part_of(length, rank, size);
             (part.start + piece).min(part.end)..(part.start + piece + PIECE).min(part.end)
         };
         let mine = range(rank).len();
-        let sent: Vec<T> =
-            (0..size).flat_map(|rank| present.iter().flat_map(move |values| &values[range(rank)])).copied().collect();
+        sent.clear();
+        for rank in 0..size {
+            present.iter().for_each(|values| sent.extend_from_slice(&values[range(rank)]));
+        }
         let send_counts: Vec<usize> = (0..size).map(|rank| present.len() * range(rank).len()).collect();
         let recv_counts: Vec<usize> = counts.iter().map(|count| count * mine).collect();
-        let mut received = vec![T::default(); recv_counts.iter().sum()];
+        received.resize(recv_counts.iter().sum(), T::default());
         group.all_to_all_v(T::values_ref(&sent), &send_counts, T::values(&mut received), &recv_counts)?;
 
         // The present nodes of each rank, one after the other.

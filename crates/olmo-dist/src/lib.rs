@@ -6,7 +6,7 @@
 //! arrays so that the bits depend on neither the number of ranks nor the division of the work.
 //!
 //! If a rank fails, dies, or stays away, every operation of every other rank fails with an error
-//! that names it. docs/design/ranks.md explains the protocol.
+//! that names it. `docs/design/ranks.md` explains the protocol.
 //!
 //! The crate knows nothing about models or training, and has no tensors: callers pass slices.
 

@@ -1,11 +1,9 @@
 //! Exact sums have the same bits for any number of ranks and any division of the positions.
 
-mod support;
-
+use crate::support::run_ranks;
 use olmo_dist::exact::nodes_of;
 use olmo_dist::{Alone, Collective, TreeNode, TreeSum, Values, ValuesRef, exact};
 use proptest::prelude::*;
-use support::run_ranks;
 
 type Arrays = Vec<Option<Vec<f32>>>;
 

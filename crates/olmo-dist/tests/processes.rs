@@ -1,16 +1,14 @@
 //! Process groups whose ranks are processes, which are killed and stopped.
 
-mod support;
-
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
 use std::thread::sleep;
 use std::time::Duration;
 
+use crate::support::{folder, settings};
 use olmo_dist::{Collective, DistError, ProcessGroup, TreeNode, Values, ValuesRef, conformance};
 use rustix::process::{Pid, Signal, kill_process};
-use support::{folder, settings};
 
 const OPERATIONS: [&str; 8] =
     ["all_reduce", "reduce_scatter", "all_gather", "broadcast", "barrier", "send", "all_to_all_v", "exact"];
@@ -84,7 +82,7 @@ impl Ranks {
         let start = |rank| {
             let task = format!("{task} {rank} {size} {seconds} {}", dir.path().display());
             let mut command = Command::new(std::env::current_exe().unwrap());
-            command.args(["--exact", "rank_process", "--ignored", "--quiet"]).env("OLMO_DIST_TEST", task);
+            command.args(["--exact", "processes::rank_process", "--ignored", "--quiet"]).env("OLMO_DIST_TEST", task);
             command.spawn().unwrap()
         };
         Self { children: (0..size).map(start).collect(), dir }

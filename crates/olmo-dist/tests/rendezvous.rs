@@ -1,15 +1,13 @@
 //! How ranks find each other, and who is kept out.
 
-mod support;
-
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
+use crate::support::{folder, run_ranks, settings};
 use olmo_base::Diagnose as _;
 use olmo_dist::{DistError, Join, ProcessGroup, Rendezvous, Secret, conformance};
-use support::{folder, run_ranks, settings};
 
 /// An address of this host at which nobody listens.
 fn free_address() -> String {

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -65,7 +66,9 @@ impl ProcessGroup {
             Arc::new(Turns { shared, engine: Mutex::new(engine), count: Mutex::default(), changed: Condvar::new() });
         let (jobs, queue) = channel::<Job>();
         let for_jobs = Arc::clone(&turns);
-        let run_jobs = move || queue.into_iter().for_each(|job| job(&for_jobs));
+        // A job that panics fails the group, and the jobs after it still end their turns.
+        let run_job = move |job: Job| drop(catch_unwind(AssertUnwindSafe(|| job(&for_jobs))));
+        let run_jobs = move || queue.into_iter().for_each(run_job);
         let threads = vec![
             thread::Builder::new().name("rank-control".into()).spawn(move || control.run())?,
             thread::Builder::new().name("rank-jobs".into()).spawn(run_jobs)?,
@@ -159,7 +162,6 @@ impl ProcessGroup {
         if self.jobs.take().is_some() {
             self.turns.shared.leave(leaving);
             for thread in self.threads.drain(..) {
-                // A job that panicked has failed the group already.
                 let _ = thread.join();
             }
         }
