@@ -139,7 +139,9 @@ fn reduce<T: Number, C: Collective + ?Sized>(
         let mine = range(rank).len();
         sent.clear();
         for rank in 0..size {
-            present.iter().for_each(|values| sent.extend_from_slice(&values[range(rank)]));
+            for values in &present {
+                sent.extend_from_slice(&values[range(rank)]);
+            }
         }
         let send_counts: Vec<usize> = (0..size).map(|rank| present.len() * range(rank).len()).collect();
         let recv_counts: Vec<usize> = counts.iter().map(|count| count * mine).collect();

@@ -1,9 +1,10 @@
 //! [`Launch`]: what the launcher of this process says about its rank in the environment.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::error::DistError;
-use crate::rendezvous::{Rendezvous, Secret};
+use crate::rendezvous::{Join, Limits, Rendezvous, Secret};
 use crate::world::World;
 
 /// Which launcher started this rank.
@@ -84,6 +85,27 @@ impl Launch {
             return Err(DistError::Environment { problems: reader.problems });
         }
         Ok(found.map(|(world, launcher)| Self { launcher, world, rendezvous, secret, interface }))
+    }
+
+    /// What this rank needs to join the others, who must have the same `facts`.
+    ///
+    /// # Errors
+    /// The environment has no secret or no place to meet.
+    pub fn join(&self, facts: BTreeMap<String, String>, limits: Limits) -> Result<Join, DistError> {
+        let (world, interface) = (self.world, self.interface.clone());
+        if let (Some(rendezvous), Some(secret)) = (self.rendezvous.clone(), self.secret.clone()) {
+            return Ok(Join { world, rendezvous, secret, facts, interface, limits });
+        }
+        let mut problems = Vec::new();
+        if self.rendezvous.is_none() {
+            let names = "neither OLMO_PIPE_RENDEZVOUS nor MASTER_ADDR is set";
+            problems.push(format!("{names}: the {} ranks need a folder or an address to meet", world.size));
+        }
+        if self.secret.is_none() {
+            let how = "set it to the same random text on all ranks (`openssl rand -hex 32`)";
+            problems.push(format!("OLMO_PIPE_RANK_SECRET is not set: {how}"));
+        }
+        Err(DistError::Environment { problems })
     }
 }
 
@@ -246,6 +268,8 @@ mod tests {
         let launch = read(&slurm).unwrap().unwrap();
         assert_eq!(launch.launcher, Launcher::Srun);
         assert_eq!(launch.world, World { rank: 6, size: 7, local_rank: 0, local_size: 1 });
+        let error = launch.join(BTreeMap::new(), Limits::default()).unwrap_err().to_string();
+        assert!(error.contains("OLMO_PIPE_RENDEZVOUS nor") && error.contains("RANK_SECRET is not set"), "{error}");
         // A batch script is no rank.
         assert!(read(&slurm[1..]).unwrap().is_none());
         // torchrun under srun, and our variables.
@@ -261,7 +285,7 @@ mod tests {
         let launch = read(&[&ours[..], &slurm].concat()).unwrap().unwrap();
         assert_eq!((launch.launcher, launch.world.size), (Launcher::OlmoPipe, 2));
         assert_eq!(launch.rendezvous, Some(Rendezvous::Folder("/attempt/ranks".into())));
-        assert!(launch.secret.is_some());
+        assert!(launch.join(BTreeMap::new(), Limits::default()).is_ok());
     }
 
     #[test]

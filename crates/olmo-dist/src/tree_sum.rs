@@ -19,13 +19,23 @@ struct Node<T> {
     value: Option<T>,
 }
 
+impl<T> Default for TreeSum<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<T> TreeSum<T> {
+    /// A sum of nothing.
     pub fn new() -> Self {
         Self { nodes: Vec::new() }
     }
 
     /// Adds the value of the next node of level `level`, which follows the previous one. `add` adds
     /// a right half to a left half.
+    ///
+    /// # Panics
+    /// The node does not begin where the previous one ends, or is not aligned to its size.
     pub fn push(&mut self, level: u32, value: Option<T>, mut add: impl FnMut(T, T) -> T) {
         let mut node = Node { level, value };
         while let Some(left) = self.nodes.pop_if(|left| left.level == node.level) {

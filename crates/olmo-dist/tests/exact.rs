@@ -2,20 +2,24 @@
 
 use crate::support::run_ranks;
 use olmo_dist::exact::nodes_of;
-use olmo_dist::{Alone, Collective, TreeNode, TreeSum, Values, ValuesRef, exact};
+use olmo_dist::{Alone, Collective as _, TreeNode, TreeSum, Values, ValuesRef, exact};
 use proptest::prelude::*;
 
 type Arrays = Vec<Option<Vec<f32>>>;
 
 fn add(mut left: Vec<f32>, right: Vec<f32>) -> Vec<f32> {
-    left.iter_mut().zip(right).for_each(|(left, right)| *left += right);
+    for (left, right) in left.iter_mut().zip(right) {
+        *left += right;
+    }
     left
 }
 
 /// The sum of `positions`, in one process.
 fn whole(positions: &Arrays) -> Option<Vec<f32>> {
     let mut sum = TreeSum::new();
-    positions.iter().for_each(|values| sum.push(0, values.clone(), add));
+    for values in positions {
+        sum.push(0, values.clone(), add);
+    }
     sum.take(add)
 }
 
@@ -126,5 +130,7 @@ fn a_shard_can_be_summed_alone_and_ranks_that_disagree_are_errors() {
             group.close().unwrap();
         },
     );
-    results.into_iter().for_each(|result| result.unwrap());
+    for result in results {
+        result.unwrap();
+    }
 }

@@ -4,7 +4,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use crate::support::run_ranks;
-use olmo_dist::{Collective, DistError, Failure, ProcessGroup, Values, ValuesRef, conformance};
+use olmo_dist::{Collective as _, DistError, Failure, ProcessGroup, Values, ValuesRef, conformance};
 
 fn failure(result: &Result<Result<(), DistError>, DistError>) -> Failure {
     match result {
@@ -28,7 +28,9 @@ fn every_number_of_ranks_conforms() {
                 group.close()
             },
         );
-        results.into_iter().for_each(|result| result.unwrap().unwrap());
+        for result in results {
+            result.unwrap().unwrap();
+        }
     }
 }
 
@@ -51,7 +53,9 @@ fn large_arrays_conform() {
                 group.close()
             },
         );
-        results.into_iter().for_each(|result| result.unwrap().unwrap());
+        for result in results {
+            result.unwrap().unwrap();
+        }
     }
 }
 
@@ -114,7 +118,9 @@ fn a_rank_that_closes_its_group_fails_only_the_ranks_that_need_it() {
             group.close()
         },
     );
-    results.into_iter().for_each(|result| result.unwrap().unwrap());
+    for result in results {
+        result.unwrap().unwrap();
+    }
 
     let results = run_ranks(3, |_| {}, |group| if group.rank() == 2 { group.close() } else { sum(&group) });
     for result in &results[..2] {

@@ -54,7 +54,9 @@ fn ranks_meet_at_an_address_despite_strangers() {
             thread::spawn(move || conformance::check_rank(&ProcessGroup::join(&join).unwrap(), &[3]))
         })
         .into();
-    others.into_iter().chain([first]).for_each(|thread| thread.join().unwrap());
+    for thread in others.into_iter().chain([first]) {
+        thread.join().unwrap();
+    }
 }
 
 #[test]
@@ -102,7 +104,9 @@ fn ranks_that_differ_name_each_other() {
     let dir = tempfile::tempdir().unwrap();
     let mut joins: Vec<Join> = (0..3).map(|rank| settings(folder(dir.path()), rank, 3)).collect();
     joins[2].facts.insert("build".into(), "2".into());
-    joins.iter_mut().for_each(|join| join.limits.join = Duration::from_secs(2));
+    for join in &mut joins {
+        join.limits.join = Duration::from_secs(2);
+    }
     let results = join_all(joins);
     for (rank, result) in results.iter().enumerate().filter(|(rank, _)| *rank != 1) {
         let error = result.as_ref().unwrap_err();
@@ -127,7 +131,9 @@ fn missing_ranks_are_named_to_everyone() {
         [(folder(dir.path()), "ranks 2 and 3"), (Rendezvous::Address(free_address()), "ranks 2 and 3")]
     {
         let mut joins: Vec<Join> = (0..2).map(|rank| settings(place.clone(), rank, 4)).collect();
-        joins.iter_mut().for_each(|join| join.limits.join = Duration::from_millis(600));
+        for join in &mut joins {
+            join.limits.join = Duration::from_millis(600);
+        }
         for result in join_all(joins) {
             let text = result.unwrap_err().to_string();
             assert!(text.contains(expected) && text.contains("of 4 did not join within"), "{text}");
@@ -154,5 +160,7 @@ fn a_rank_cannot_be_taken_twice_and_several_hosts_need_an_interface() {
 #[test]
 fn an_interface_can_be_named() {
     let results = run_ranks(2, |join| join.interface = Some("lo".into()), ProcessGroup::close);
-    results.into_iter().for_each(|result| result.unwrap().unwrap());
+    for result in results {
+        result.unwrap().unwrap();
+    }
 }

@@ -68,12 +68,15 @@ pub(super) struct Incoming<'a> {
     into: Into<'a>,
 }
 
+/// What is called with each chunk of a message.
+type Apply<'a> = Box<dyn FnMut(&[u8]) + 'a>;
+
 /// Where the bytes of a message go.
 enum Into<'a> {
     Slice(&'a mut [u8]),
     /// To a function, in chunks.
     Chunks {
-        apply: Box<dyn FnMut(&[u8]) + 'a>,
+        apply: Apply<'a>,
         chunk: Vec<u8>,
         filled: usize,
     },

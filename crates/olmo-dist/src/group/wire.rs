@@ -154,7 +154,9 @@ mod tests {
         let failure = Failure::Dead { rank: 3, why: "…".into() };
         let messages = [Message::Heartbeat(7), Message::Failed(failure), Message::Close, Message::Closed];
         let mut sent = Vec::new();
-        messages.iter().for_each(|message| message.encode(&mut sent));
+        for message in &messages {
+            message.encode(&mut sent);
+        }
         let (mut received, mut decoded) = (Vec::new(), Vec::new());
         for byte in sent {
             received.push(byte);
