@@ -51,6 +51,9 @@ pub enum DistError {
     /// Two ranks differ in something that must be equal.
     #[error("ranks {rank} and {other} have a different {what}: {mine} and {theirs}")]
     Different { rank: usize, other: usize, what: String, mine: String, theirs: String },
+    /// Two processes joined as the same rank.
+    #[error("rank {rank}: two processes joined as rank {other}")]
+    Twice { rank: usize, other: usize },
     /// An operation was called with arguments that do not fit.
     #[error("{operation}: {why}")]
     Arguments { operation: &'static str, why: String },
@@ -87,7 +90,7 @@ impl Diagnose for DistError {
             Self::Listen { in_use: true, .. } => "dist::port_in_use",
             Self::Listen { .. } => "dist::listen",
             Self::SeveralHosts { .. } => "dist::several_hosts",
-            Self::Taken { .. } => "dist::rank_taken",
+            Self::Taken { .. } | Self::Twice { .. } => "dist::rank_taken",
             Self::Missing { .. } => "dist::missing",
             Self::Secret { .. } => "dist::secret",
             Self::Stranger { .. } => "dist::stranger",
@@ -113,7 +116,9 @@ impl Diagnose for DistError {
             Self::SeveralHosts { .. } => {
                 "set OLMO_PIPE_INTERFACE to the interface (`eth0`) or the address that the hosts can reach"
             }
-            Self::Taken { .. } => "give every rank its own number, and every attempt its own folder",
+            Self::Taken { .. } | Self::Twice { .. } => {
+                "give every rank its own number, and every attempt its own folder"
+            }
             Self::Missing { .. } => {
                 "check the logs of the missing ranks, and that all ranks use the same folder or address"
             }

@@ -176,7 +176,7 @@ fn a_late_rank_is_named_with_the_operation() {
 }
 
 #[test]
-fn ranks_that_call_different_operations_are_told_both() {
+fn different_operations_are_an_error_that_names_both() {
     let results = run_ranks(
         2,
         |_| {},

@@ -149,6 +149,12 @@ fn a_rank_cannot_be_taken_twice_and_several_hosts_need_an_interface() {
     assert!(ProcessGroup::join(&join).is_err());
     let error = ProcessGroup::join(&join).unwrap_err();
     assert_eq!(error.code(), "dist::rank_taken");
+    let address = free_address();
+    let mut joins = vec![at(&address, 0, 3), at(&address, 1, 3), at(&address, 1, 3)];
+    joins[1].limits.join = Duration::from_secs(2);
+    joins[2].limits.join = Duration::from_secs(2);
+    let error = join_all(joins).remove(0).unwrap_err();
+    assert_eq!(error.to_string(), "rank 0: two processes joined as rank 1");
     join.world.local_size = 1;
     let error = ProcessGroup::join(&join).unwrap_err();
     assert_eq!(error.code(), "dist::several_hosts");

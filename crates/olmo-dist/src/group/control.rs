@@ -14,7 +14,7 @@ use super::wire::Message;
 use crate::error::Failure;
 
 /// How long an orderly leave waits for the other ranks to confirm it.
-const CONFIRM: Duration = Duration::from_secs(5);
+const CONFIRM_LIMIT: Duration = Duration::from_secs(5);
 
 /// The control connection to a rank.
 struct Link {
@@ -79,7 +79,7 @@ impl Control {
                 self.shared.set_sent();
             }
             let is_confirmed = self.links.iter().all(|link| link.has_confirmed || !link.is_open);
-            if leaving == Leaving::Abort || closing.is_some_and(|since| is_confirmed || now - since > CONFIRM) {
+            if leaving == Leaving::Abort || closing.is_some_and(|since| is_confirmed || now - since > CONFIRM_LIMIT) {
                 break;
             }
             self.wait(next_beat.saturating_duration_since(now));
@@ -89,7 +89,7 @@ impl Control {
         for link in &self.links {
             let _ = link.stream.shutdown(std::net::Shutdown::Write);
         }
-        self.shared.set_over();
+        self.shared.set_ended();
     }
 
     fn queue(&mut self, message: &Message) {

@@ -18,8 +18,8 @@ use crate::error::{DistError, Failure};
 /// Number of bytes that are added at once while they arrive: a multiple of the size of any value,
 /// and small enough for the cache of a core.
 const CHUNK: usize = 128 << 10;
-/// How long to wait for the reason on the control connection after a data connection has ended.
-const REASON: Duration = Duration::from_secs(3);
+/// How long to wait for the cause on the control connection after a data connection has ended.
+const CAUSE_LIMIT: Duration = Duration::from_secs(3);
 
 /// The data connection to a rank.
 struct Link {
@@ -192,7 +192,7 @@ impl Exchange {
                 Ok(count > 0)
             }
             Err(error) if is_temporary(&error) => Ok(false),
-            Err(error) => Err(self.find_reason(operation, message.to, &error)),
+            Err(error) => Err(self.find_cause(operation, message.to, &error)),
         }
     }
 
@@ -205,7 +205,7 @@ impl Exchange {
         let space = message.space();
         let received = if link.early.is_empty() { link.stream.read(space) } else { link.early.read(space) };
         match received {
-            Ok(0) => Err(self.find_reason(operation, message.from, &closed())),
+            Ok(0) => Err(self.find_cause(operation, message.from, &closed())),
             Ok(count) => {
                 message.advance(count);
                 if message.received == Header::SIZE {
@@ -214,7 +214,7 @@ impl Exchange {
                 Ok(true)
             }
             Err(error) if is_temporary(&error) => Ok(false),
-            Err(error) => Err(self.find_reason(operation, message.from, &error)),
+            Err(error) => Err(self.find_cause(operation, message.from, &error)),
         }
     }
 
@@ -236,12 +236,12 @@ impl Exchange {
         for rank in 0..self.links.len() {
             let Some(link) = self.links[rank].as_mut().filter(|link| !link.has_ended) else { continue };
             match link.stream.read(&mut buffer) {
-                Ok(0) if rank == to => return Err(self.find_reason(operation, rank, &closed())),
+                Ok(0) if rank == to => return Err(self.find_cause(operation, rank, &closed())),
                 // It may have left in good order.
                 Ok(0) => link.has_ended = true,
                 Ok(count) => link.early.extend(&buffer[..count]),
                 Err(error) if is_temporary(&error) => {}
-                Err(error) => return Err(self.find_reason(operation, rank, &error)),
+                Err(error) => return Err(self.find_cause(operation, rank, &error)),
             }
         }
         Ok(())
@@ -295,11 +295,11 @@ impl Exchange {
         Ok(())
     }
 
-    /// Why the data connection to `rank` has ended. The control connection knows more, but the news
-    /// may come a moment later.
-    fn find_reason(&self, operation: Operation, rank: usize, error: &io::Error) -> DistError {
+    /// Why the data connection to `rank` has ended. The control connection reports the cause, but
+    /// maybe a moment later.
+    fn find_cause(&self, operation: Operation, rank: usize, error: &io::Error) -> DistError {
         let since = Instant::now();
-        while since.elapsed() < REASON && self.shared.failure().is_none() {
+        while since.elapsed() < CAUSE_LIMIT && self.shared.failure().is_none() {
             if self.shared.peers[rank].is_closed.load(Ordering::Acquire) {
                 return self.shared.fail(Failure::Closed { rank, operation: operation.to_string() }).into();
             }

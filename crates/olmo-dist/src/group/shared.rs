@@ -30,7 +30,7 @@ struct State {
     is_sent: bool,
     leaving: Leaving,
     /// The control thread has ended.
-    is_over: bool,
+    has_ended: bool,
 }
 
 /// What is known about a rank.
@@ -96,7 +96,7 @@ impl Shared {
 
     /// Waits until the failure was sent to all ranks that can be reached, but not for long.
     pub(super) fn wait_until_sent(&self) {
-        let is_open = |state: &mut State| state.failure.is_some() && !state.is_sent && !state.is_over;
+        let is_open = |state: &mut State| state.failure.is_some() && !state.is_sent && !state.has_ended;
         let _ = self.changed.wait_timeout_while(self.state(), Duration::from_secs(2), is_open);
     }
 
@@ -114,8 +114,8 @@ impl Shared {
         signal(&self.wake);
     }
 
-    pub(super) fn set_over(&self) {
-        self.state().is_over = true;
+    pub(super) fn set_ended(&self) {
+        self.state().has_ended = true;
         self.changed.notify_all();
     }
 }

@@ -2,8 +2,8 @@
 //! [`Hello`].
 //!
 //! Each side sends a random nonce. Then each side sends its hello with a MAC (keyed BLAKE3) over its
-//! role, both nonces and the hello. So a recorded or reflected message proves nothing. The side that
-//! accepted the connection reveals its hello only after it has checked the other one.
+//! role, both nonces and the hello. So a recorded or reflected message proves nothing. The server
+//! reveals its hello only after it has checked the client's.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read as _, Write as _};
@@ -66,7 +66,7 @@ impl std::fmt::Display for HandshakeError {
 }
 
 /// The side that opened the connection.
-pub(super) fn call(
+pub(super) fn as_client(
     stream: &TcpStream,
     secret: &Secret,
     hello: &Hello,
@@ -81,11 +81,13 @@ pub(super) fn call(
     if verdict[0] != ACCEPTED {
         return Err(HandshakeError::Secret);
     }
-    receive_hello(stream, secret, b's', &mine, &theirs, deadline)
+    let received = receive_hello(stream, secret, b's', &mine, &theirs, deadline)?;
+    write_all(stream, &[ACCEPTED], deadline)?;
+    Ok(received)
 }
 
 /// The side that accepted the connection.
-pub(super) fn answer(
+pub(super) fn as_server(
     stream: &TcpStream,
     secret: &Secret,
     hello: impl FnOnce(Purpose) -> Hello,
@@ -103,6 +105,8 @@ pub(super) fn answer(
     write_all(stream, &[ACCEPTED], deadline)?;
     write(stream, &text, deadline)?;
     write_all(stream, mac(secret, b's', &theirs, &mine, &text).as_bytes(), deadline)?;
+    // A client that gave up in the meantime connects again; this connection must not count.
+    read_exact(stream, &mut [0], deadline)?;
     Ok(received)
 }
 
@@ -129,9 +133,9 @@ fn exchange_nonces(stream: &TcpStream, deadline: Instant) -> Result<([u8; 32], [
     Ok((mine, theirs))
 }
 
-fn mac(secret: &Secret, role: u8, caller: &[u8; 32], answerer: &[u8; 32], text: &[u8]) -> blake3::Hash {
+fn mac(secret: &Secret, role: u8, client: &[u8; 32], server: &[u8; 32], text: &[u8]) -> blake3::Hash {
     let mut hasher = blake3::Hasher::new_keyed(&secret.0);
-    hasher.update(&[role]).update(caller).update(answerer).update(text);
+    hasher.update(&[role]).update(client).update(server).update(text);
     hasher.finalize()
 }
 
@@ -139,15 +143,15 @@ fn receive_hello(
     stream: &TcpStream,
     secret: &Secret,
     role: u8,
-    caller: &[u8; 32],
-    answerer: &[u8; 32],
+    client: &[u8; 32],
+    server: &[u8; 32],
     deadline: Instant,
 ) -> Result<Hello, HandshakeError> {
     let text = read(stream, 64 << 10, deadline)?;
     let mut received = [0; 32];
     read_exact(stream, &mut received, deadline)?;
     // Comparing hashes takes the same time whatever they are.
-    if blake3::Hash::from(received) != mac(secret, role, caller, answerer, &text) {
+    if blake3::Hash::from(received) != mac(secret, role, client, server, &text) {
         return Err(HandshakeError::Secret);
     }
     serde_json::from_slice(&text).map_err(|error| HandshakeError::Stranger(format!("its hello is malformed: {error}")))

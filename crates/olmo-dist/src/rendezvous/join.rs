@@ -7,15 +7,15 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::door::{Arrival, Door, HANDSHAKE};
 use super::handshake::{self, HandshakeError, Hello, Purpose};
+use super::listener::{Accepted, HANDSHAKE_LIMIT, Listener};
 use super::settings::{Join, Rendezvous};
 use super::{folder, interface};
 use crate::error::DistError;
 use crate::world::World;
 
 /// How long to wait before another attempt to reach a rank.
-const AGAIN: Duration = Duration::from_millis(20);
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
 /// The connections to another rank.
 pub(crate) struct Links {
@@ -36,7 +36,7 @@ pub(crate) fn connect(join: &Join) -> Result<Vec<Option<Links>>, DistError> {
     if world.size == 1 {
         return Ok(vec![None]);
     }
-    let mut meeting = Meeting {
+    let mut connector = Connector {
         join,
         deadline: Instant::now() + join.limits.join,
         data: (0..world.size).map(|_| None).collect(),
@@ -45,15 +45,15 @@ pub(crate) fn connect(join: &Join) -> Result<Vec<Option<Links>>, DistError> {
         notes: BTreeSet::new(),
     };
     match &join.rendezvous {
-        Rendezvous::Folder(path) => meeting.through_folder(path)?,
-        Rendezvous::Address(address) => meeting.through_address(address)?,
+        Rendezvous::Folder(path) => connector.through_folder(path)?,
+        Rendezvous::Address(address) => connector.through_address(address)?,
     }
-    meeting.wait_until_ready()?;
-    let links = meeting.data.into_iter().zip(meeting.control);
+    connector.wait_until_ready()?;
+    let links = connector.data.into_iter().zip(connector.control);
     Ok(links.map(|(data, control)| Some(Links { data: data?, control: control? })).collect())
 }
 
-struct Meeting<'a> {
+struct Connector<'a> {
     join: &'a Join,
     deadline: Instant,
     data: Vec<Option<TcpStream>>,
@@ -65,7 +65,7 @@ struct Meeting<'a> {
     notes: BTreeSet<String>,
 }
 
-impl Meeting<'_> {
+impl Connector<'_> {
     fn through_folder(&mut self, path: &Path) -> Result<(), DistError> {
         let world = self.join.world;
         let ip = match self.interface()? {
@@ -76,8 +76,8 @@ impl Meeting<'_> {
             }
             None => Ipv4Addr::LOCALHOST.into(),
         };
-        let door = self.open(SocketAddr::new(ip, 0))?;
-        folder::publish(path, world.rank, door.address)?;
+        let listener = self.open(SocketAddr::new(ip, 0))?;
+        folder::publish(path, world.rank, listener.address)?;
         for other in 0..world.rank {
             let address = loop {
                 if let Some(address) = folder::look_up(path, other)? {
@@ -87,11 +87,11 @@ impl Meeting<'_> {
                     let is_missing = |rank: &usize| matches!(folder::look_up(path, *rank), Ok(None));
                     return Err(self.missing((0..world.size).filter(is_missing).collect()));
                 }
-                sleep(AGAIN);
+                sleep(RETRY_PAUSE);
             };
-            self.call_for_values(other, address)?;
+            self.connect_to(other, address)?;
         }
-        self.accept_until(&door, |meeting| meeting.unconnected())
+        self.accept_until(&listener, |connector| connector.unconnected())
     }
 
     fn through_address(&mut self, place: &str) -> Result<(), DistError> {
@@ -102,32 +102,33 @@ impl Meeting<'_> {
             if let Some(ip) = interface {
                 address.set_ip(ip);
             }
-            let door = self.open(address)?;
-            let without_table = |meeting: &Self| (1..world.size).filter(|r| meeting.tables[*r].is_none()).collect();
-            let accepted = self.accept_until(&door, without_table);
-            self.send_table(accepted.as_ref().map_err(ToString::to_string).map(|()| door.address));
+            let listener = self.open(address)?;
+            let without_table = |connector: &Self| (1..world.size).filter(|r| connector.tables[*r].is_none()).collect();
+            let accepted = self.accept_until(&listener, without_table);
+            self.send_table(accepted.as_ref().map_err(ToString::to_string).map(|()| listener.address));
             accepted?;
-            return self.accept_until(&door, |meeting| meeting.unconnected());
+            return self.accept_until(&listener, |connector| connector.unconnected());
         }
-        let (door, table) = loop {
+        let (listener, table) = loop {
             let address = self.resolve(place)?;
             // This rank listens where rank 0 can reach it.
-            let mut door = None;
-            let called = self.call(0, address, |stream| {
+            let mut listener = None;
+            let connected = self.try_connect(0, address, |stream| {
                 let ip = interface.map_or_else(|| stream.local_addr().map(|address| address.ip()), Ok)?;
-                let opened = Door::open(SocketAddr::new(ip, 0), self.join.secret.clone(), self.hello(Purpose::Data))?;
-                Ok(Purpose::Table(door.insert(opened).address))
+                let opened =
+                    Listener::open(SocketAddr::new(ip, 0), self.join.secret.clone(), self.hello(Purpose::Data))?;
+                Ok(Purpose::Table(listener.insert(opened).address))
             })?;
-            match (called, door) {
-                (Some(stream), Some(door)) => break (door, self.receive_table(&stream)?),
+            match (connected, listener) {
+                (Some(stream), Some(listener)) => break (listener, self.receive_table(&stream)?),
                 _ if Instant::now() >= self.deadline => return Err(self.missing(vec![0])),
-                _ => sleep(AGAIN),
+                _ => sleep(RETRY_PAUSE),
             }
         };
         for (other, address) in table.iter().enumerate().take(world.rank) {
-            self.call_for_values(other, *address)?;
+            self.connect_to(other, *address)?;
         }
-        self.accept_until(&door, |meeting| meeting.unconnected())
+        self.accept_until(&listener, |connector| connector.unconnected())
     }
 
     fn hello(&self, purpose: Purpose) -> Hello {
@@ -145,8 +146,8 @@ impl Meeting<'_> {
         DistError::Listen { rank: self.join.world.rank, address, why: error.to_string(), in_use }
     }
 
-    fn open(&self, address: SocketAddr) -> Result<Door, DistError> {
-        Door::open(address, self.join.secret.clone(), self.hello(Purpose::Data))
+    fn open(&self, address: SocketAddr) -> Result<Listener, DistError> {
+        Listener::open(address, self.join.secret.clone(), self.hello(Purpose::Data))
             .map_err(|error| self.cannot_listen(address.to_string(), &error))
     }
 
@@ -162,28 +163,28 @@ impl Meeting<'_> {
                 let (rank, doing) = (self.join.world.rank, format!("resolve {place}"));
                 return Err(DistError::Network { rank, doing, why });
             }
-            sleep(AGAIN * 10);
+            sleep(RETRY_PAUSE * 10);
         }
     }
 
-    /// Calls rank `other`. `None` if it cannot be reached now.
-    fn call(
+    /// Connects to rank `other`. `None` if it cannot be reached now.
+    fn try_connect(
         &self,
         other: usize,
         address: SocketAddr,
         purpose: impl FnOnce(&TcpStream) -> io::Result<Purpose>,
     ) -> Result<Option<TcpStream>, DistError> {
         let rank = self.join.world.rank;
-        let limit = HANDSHAKE.min(self.deadline.saturating_duration_since(Instant::now())).max(AGAIN);
+        let limit = HANDSHAKE_LIMIT.min(self.deadline.saturating_duration_since(Instant::now())).max(RETRY_PAUSE);
         let deadline = Instant::now() + limit;
         let Ok(stream) = TcpStream::connect_timeout(&address, limit) else { return Ok(None) };
-        // A connection to a local port that nobody listens at may meet itself.
+        // If nobody listens at a local port, a connection to it may be connected to itself.
         if stream.local_addr().ok() == stream.peer_addr().ok() {
             return Ok(None);
         }
         let purpose = purpose(&stream).map_err(|error| self.cannot_listen(address.ip().to_string(), &error))?;
         let address = address.to_string();
-        match handshake::call(&stream, &self.join.secret, &self.hello(purpose), deadline) {
+        match handshake::as_client(&stream, &self.join.secret, &self.hello(purpose), deadline) {
             Ok(hello) if hello.rank == other => {
                 self.compare(&hello)?;
                 Ok(Some(stream))
@@ -199,17 +200,17 @@ impl Meeting<'_> {
     }
 
     /// Opens the two connections to rank `other`.
-    fn call_for_values(&mut self, other: usize, address: SocketAddr) -> Result<(), DistError> {
+    fn connect_to(&mut self, other: usize, address: SocketAddr) -> Result<(), DistError> {
         for purpose in [Purpose::Data, Purpose::Control] {
             let stream = loop {
-                if let Some(stream) = self.call(other, address, |_| Ok(purpose))? {
+                if let Some(stream) = self.try_connect(other, address, |_| Ok(purpose))? {
                     break stream;
                 }
                 if Instant::now() >= self.deadline {
                     self.notes.insert(format!("rank {other} does not answer at {address}"));
                     return Err(self.missing(vec![other]));
                 }
-                sleep(AGAIN);
+                sleep(RETRY_PAUSE);
             };
             let place = if purpose == Purpose::Data { &mut self.data } else { &mut self.control };
             place[other] = Some(stream);
@@ -218,27 +219,27 @@ impl Meeting<'_> {
     }
 
     /// Accepts connections until `missing` returns no rank.
-    fn accept_until(&mut self, door: &Door, missing: impl Fn(&Self) -> Vec<usize>) -> Result<(), DistError> {
+    fn accept_until(&mut self, listener: &Listener, missing: impl Fn(&Self) -> Vec<usize>) -> Result<(), DistError> {
         loop {
             let absent = missing(self);
             if absent.is_empty() {
                 return Ok(());
             }
             let remaining = self.deadline.saturating_duration_since(Instant::now());
-            match door.arrivals.recv_timeout(remaining) {
-                Ok(arrival) => self.accept(arrival)?,
+            match listener.accepted.recv_timeout(remaining) {
+                Ok(accepted) => self.accept(accepted)?,
                 Err(_) => return Err(self.missing(absent)),
             }
         }
     }
 
-    fn accept(&mut self, arrival: Arrival) -> Result<(), DistError> {
-        let (stream, hello) = match arrival.result {
+    fn accept(&mut self, accepted: Accepted) -> Result<(), DistError> {
+        let (stream, hello) = match accepted.result {
             Ok(accepted) => accepted,
             Err(error) => {
                 // A scanner may connect many times.
                 if self.notes.len() < 8 {
-                    self.notes.insert(format!("a connection from {} was refused: {error}", arrival.address.ip()));
+                    self.notes.insert(format!("a connection from {} was refused: {error}", accepted.address.ip()));
                 }
                 return Ok(());
             }
@@ -248,15 +249,10 @@ impl Meeting<'_> {
         let is_taken = match hello.purpose {
             Purpose::Data => self.data[other].replace(stream).is_some(),
             Purpose::Control => self.control[other].replace(stream).is_some(),
-            // A rank that lost its connection to rank 0 calls again, from the same address.
-            Purpose::Table(address) => {
-                let known = self.tables[other].replace((address, stream));
-                known.is_some_and(|(known, _)| known.ip() != address.ip())
-            }
+            Purpose::Table(address) => self.tables[other].replace((address, stream)).is_some(),
         };
         if is_taken || other == rank {
-            let (what, mine, theirs) = ("number of a rank".into(), format!("{other}"), format!("{other} again"));
-            return Err(DistError::Different { rank, other, what, mine, theirs });
+            return Err(DistError::Twice { rank, other });
         }
         Ok(())
     }
@@ -291,7 +287,7 @@ impl Meeting<'_> {
         let message = serde_json::to_vec(&addresses).unwrap_or_default();
         for (_, stream) in self.tables.iter().flatten() {
             // A rank that cannot be reached will be missing.
-            let _ = handshake::write(stream, &message, Instant::now() + HANDSHAKE);
+            let _ = handshake::write(stream, &message, Instant::now() + HANDSHAKE_LIMIT);
         }
     }
 
@@ -299,7 +295,8 @@ impl Meeting<'_> {
         let rank = self.join.world.rank;
         // Rank 0 has the same limit, and says then which ranks are missing.
         let failed = |why: String| DistError::Network { rank, doing: "get the addresses from rank 0".into(), why };
-        let message = handshake::read(stream, 1 << 20, self.deadline + HANDSHAKE).map_err(|e| failed(e.to_string()))?;
+        let message =
+            handshake::read(stream, 1 << 20, self.deadline + HANDSHAKE_LIMIT).map_err(|e| failed(e.to_string()))?;
         let table: Result<Vec<SocketAddr>, String> =
             serde_json::from_slice(&message).map_err(|error| failed(error.to_string()))?;
         let table = table.map_err(failed)?;
@@ -320,16 +317,16 @@ impl Meeting<'_> {
         DistError::Missing { rank, missing, size, seconds: self.join.limits.join.as_secs(), notes }
     }
 
-    /// Waits until every rank is connected with every other one, so that all begin at the same time.
+    /// Waits until every rank is connected with all others, so that all begin at the same time.
     fn wait_until_ready(&mut self) -> Result<(), DistError> {
         let streams: Vec<_> = self.control.iter().enumerate().filter_map(|(r, s)| Some((r, s.as_ref()?))).collect();
         for (_, stream) in &streams {
             // If this fails, the rank is found missing below.
-            let _ = handshake::write_all(stream, b"r", Instant::now() + HANDSHAKE);
+            let _ = handshake::write_all(stream, b"r", Instant::now() + HANDSHAKE_LIMIT);
         }
         let is_missing = |stream: &TcpStream| {
             // Give ranks that are ready a moment, even if another one has used up the time.
-            let deadline = self.deadline.max(Instant::now() + AGAIN);
+            let deadline = self.deadline.max(Instant::now() + RETRY_PAUSE);
             handshake::read_exact(stream, &mut [0], deadline).err()
         };
         let mut missing = Vec::new();
