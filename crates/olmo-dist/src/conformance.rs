@@ -3,6 +3,7 @@
 //! The values are small integers, so every sum is exact in every type and in any order.
 
 use crate::collective::{Collective, all_gather_bytes, part_of};
+use crate::exact::{self, TreeNode};
 use crate::values::{Number, Values, ValuesRef};
 
 /// Lengths of arrays that cover empty parts, uneven parts, and both sides of any threshold.
@@ -20,6 +21,7 @@ pub fn check_rank(group: &dyn Collective, lengths: &[usize]) {
         check_type::<u16>(group, *length);
     }
     check_bytes(group);
+    check_exact(group);
     check_arguments(group);
 }
 
@@ -107,6 +109,26 @@ fn check_bytes(group: &dyn Collective) {
     let all = all_gather_bytes(group, &mine).expect("all_gather_bytes");
     let expected: Vec<Vec<u8>> = (0..group.size()).map(|rank| vec![rank as u8; rank * 3]).collect();
     assert_eq!(all, expected);
+}
+
+/// Rank r holds the positions from 3 r to 3 r + 3, the middle one without values.
+fn check_exact(group: &dyn Collective) {
+    let (rank, size, length) = (group.rank(), group.size(), 10);
+    let array = |position: usize| -> Vec<f32> { array(position, length) };
+    let (first, last) = (array(3 * rank), array(3 * rank + 2));
+    let node = |position: usize| match position % 3 {
+        0 => Some(ValuesRef::F32(&first)),
+        1 => None,
+        _ => Some(ValuesRef::F32(&last)),
+    };
+    let node = |position: usize| TreeNode { level: 0, index: position as u64, values: node(position) };
+    let nodes = [node(3 * rank), node(3 * rank + 1), node(3 * rank + 2)];
+    let mut sum = vec![f32::NAN; length];
+    let is_present = exact::all_reduce_exact(group, &nodes, Values::F32(&mut sum)).expect("all_reduce_exact");
+    let positions = (0..3 * size).filter(|position| position % 3 != 1);
+    let expected: Vec<f32> = (0..length).map(|index| positions.clone().map(|p| value(p, index)).sum()).collect();
+    assert!(is_present);
+    assert_equal(&sum, &expected, "all_reduce_exact");
 }
 
 /// Arguments that do not fit are errors on the rank that passes them, and no other rank waits.

@@ -21,6 +21,13 @@ fn join_all(joins: Vec<Join>) -> Vec<Result<(), DistError>> {
     threads.into_iter().map(|thread| thread.join().unwrap()).collect()
 }
 
+/// Joins a group, runs every operation in it, and closes it.
+fn check(join: &Join) {
+    let group = ProcessGroup::join(join).unwrap();
+    conformance::check_rank(&group, &[3]);
+    group.close().unwrap();
+}
+
 fn at(address: &str, rank: usize, size: usize) -> Join {
     settings(Rendezvous::Address(address.to_owned()), rank, size)
 }
@@ -30,7 +37,7 @@ fn ranks_meet_at_an_address_despite_strangers() {
     let address = free_address();
     let first = thread::spawn({
         let join = at(&address, 0, 3);
-        move || conformance::check_rank(&ProcessGroup::join(&join).unwrap(), &[3])
+        move || check(&join)
     });
     let connect = || loop {
         if let Ok(stream) = TcpStream::connect(&address) {
@@ -51,7 +58,7 @@ fn ranks_meet_at_an_address_despite_strangers() {
     let others: Vec<_> = [1, 2]
         .map(|rank| {
             let join = at(&address, rank, 3);
-            thread::spawn(move || conformance::check_rank(&ProcessGroup::join(&join).unwrap(), &[3]))
+            thread::spawn(move || check(&join))
         })
         .into();
     for thread in others.into_iter().chain([first]) {
