@@ -1,7 +1,8 @@
 //! [`Engine`]: the operations of [`Collective`] over an [`Exchange`].
 //!
-//! Large arrays go around a ring: each rank sends to the next one, so between two hosts there is one
-//! stream in each direction however many ranks they have. Small arrays go directly to every rank.
+//! Large arrays go around a ring: each rank sends to the next one, so between two hosts there is
+//! one stream in each direction however many ranks they have. Small arrays go directly to every
+//! rank.
 //! The order of additions depends on the sizes and ranks only, and all ranks get the same bits.
 
 use std::cell::RefCell;

@@ -93,7 +93,7 @@ impl Header {
 /// A message on a control connection: a byte for its kind, its length, its content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Message {
-    /// The sender is alive and has joined so many collective operations.
+    /// The sender is alive. The number of collective operations that it has joined.
     Heartbeat(u64),
     /// The group has failed.
     Failed(Failure),

@@ -1,9 +1,9 @@
 //! The handshake of a connection: both sides prove that they know the secret, and exchange a
 //! [`Hello`].
 //!
-//! Each side sends a random nonce. Then each side sends its hello with a MAC (keyed BLAKE3) over its
-//! role, both nonces and the hello. So a recorded or reflected message proves nothing. The server
-//! reveals its hello only after it has checked the client's.
+//! Each side sends a random nonce. Then each side sends its hello with a MAC (keyed BLAKE3) over
+//! its role, both nonces and the hello. So a recorded or reflected message proves nothing. The
+//! server reveals its hello only after it has checked the client's.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read as _, Write as _};
