@@ -76,7 +76,7 @@ fn parts(config: &ModelConfig) -> Vec<Part> {
 ///
 /// # Errors
 /// Everything that is not understood, or invalid.
-pub(in crate::formats) fn core_config_of(path: &Path) -> Result<ModelConfig, ModelError> {
+pub(crate) fn core_config_of(path: &Path) -> Result<ModelConfig, ModelError> {
     let config = core_config::understand(&read_object(path)?)
         .map_err(|problems| ModelError::NotUnderstood { path: path.to_owned(), problems })?;
     config.validate()?;

@@ -22,7 +22,7 @@ use crate::formats::weight_files::entries;
 use crate::parameters::Parameters;
 use crate::weight_type::WeightType;
 
-pub(in crate::formats) const CONFIG_YAML: &str = "config.yaml";
+pub(crate) const CONFIG_YAML: &str = "config.yaml";
 const MODEL_PT: &str = "model.pt";
 
 /// What OLMo's FSDP may leave before each part of a name.
@@ -47,7 +47,7 @@ pub fn load_olmo(folder: &Path) -> Result<(ModelConfig, Parameters), ModelError>
 ///
 /// # Errors
 /// Everything that is not understood, or invalid.
-pub(in crate::formats) fn config_of(path: &Path) -> Result<ModelConfig, ModelError> {
+pub(crate) fn config_of(path: &Path) -> Result<ModelConfig, ModelError> {
     let config = native_config::understand(&read_yaml(path)?)
         .map_err(|problems| ModelError::NotUnderstood { path: path.to_owned(), problems })?;
     config.validate()?;
