@@ -128,12 +128,12 @@ fn every_setting_of_olmo_core_is_understood_or_reported() {
         (mixer, "bias", json!(true), "`model.block.sequence_mixer.bias` must be false"),
         (mixer, "gate", json!({}), "`model.block.sequence_mixer.gate` is not supported"),
         (mixer, "attention_sinks", json!(true), "`model.block.sequence_mixer.attention_sinks` is true"),
-        (mixer, "head_dim", json!(8), "head_dim` is not `d_model / n_heads`"),
-        ("/model/block/sequence_mixer/rope", "scaling", json!({"factor": 4}), "extends the context"),
+        (mixer, "head_dim", json!(8), "w_q.weight` has shape [16, 16], not [32, 16]"),
+        ("/model/block/sequence_mixer/rope", "scaling", json!({"factor": 4}), "is not YaRN"),
         ("/model/block/sequence_mixer/rope", "partial_rotary_factor", json!(0.5), "partial_rotary_factor` is 0.5"),
         ("/model/block/layer_norm", "eps", json!(1e-3), "differ in kind or eps"),
         ("/model/lm_head", "bias", json!(null), "`model.lm_head.bias` must be false"),
-        (mixer, "sliding_window", json!({"pattern": [8, 8, -1]}), "full attention is not on every N-th block"),
+        (mixer, "sliding_window", json!({"pattern": [8, 9, -1]}), "windows of several sizes"),
     ] {
         let message = refusal(pointer, key, value);
         assert!(message.contains(reason), "{pointer} {key}: {message}");

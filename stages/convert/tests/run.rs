@@ -74,7 +74,7 @@ fn every_format_holds_the_same_weights_and_its_logits_are_those_of_the_model() {
                 let expected =
                     if dtype == "float32" { parameters.clone() } else { parameters.rounded(WeightType::Bfloat16) };
                 assert!(weights == expected, "{name}");
-                assert_eq!((read.d_model, read.n_kv_heads, read.clip_qkv), (16, config.n_kv_heads, config.clip_qkv));
+                assert_eq!((read.d_model, read.kv_heads(), read.clip_qkv), (16, config.kv_heads(), config.clip_qkv));
                 assert!(model.join(format!("{tokenizer}tokenizer.json")).is_file(), "{name}");
                 let report = json_file(&dir.path().join(&name).join("out/report/report.json"));
                 assert!(report["max_abs_difference"].as_f64().unwrap() <= 1e-5, "{name}: {report}");
