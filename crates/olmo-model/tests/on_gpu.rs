@@ -131,7 +131,7 @@ fn a_gradient_off_by_one_percent_would_be_noticed() {
 }
 
 #[test]
-fn windows_and_logits_are_the_default_builds() {
+fn windows_are_the_default_builds() {
     let config = config(json!({"sliding_window": 4, "n_layers": 4}));
     let (parameters, batch) = (weights(&config), batch(&config, 2, 19, true));
     let (host, gpu) = (Model::new(&config, &parameters).unwrap(), on_gpu(Element::F32, &config, &parameters));
@@ -139,8 +139,6 @@ fn windows_and_logits_are_the_default_builds() {
     let (got, got_gradients) = losses_and_gradients(&gpu, &batch);
     assert!((got[0] - want[0]).abs() < 1e-4, "{got:?}, not {want:?}");
     assert!(worst(&parameters, &got_gradients, &want_gradients).1 < 2e-5);
-    let (got, want) = (gpu.logits(&batch.input_ids, 2, 19).unwrap(), host.logits(&batch.input_ids, 2, 19).unwrap());
-    assert!(got.iter().zip(&want).all(|(a, b)| (a - b).abs() < 1e-4));
 }
 
 #[test]

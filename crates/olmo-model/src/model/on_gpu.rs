@@ -54,7 +54,7 @@ impl Model {
         let vectors: Vec<_> = vectors.collect();
         let training = Training::new(settings, parameters.flat(), moments, &trained, &vectors)
             .map_err(|error| ModelError::Backend(error.to_string()))?;
-        Model::build_around(config, true, trained, Place::Gpu(Box::new(training)))
+        Model::build_around(config, trained, Place::Gpu(Box::new(training)))
     }
 
     /// The training state on the GPU, if this model is there.
