@@ -110,7 +110,9 @@ fn prompts_and_then_token_after_token_give_the_logits_of_whole_rows() {
                 }
                 let tokens: Vec<u32> = active.iter().map(|&(row, length)| whole[row][length]).collect();
                 logits = sequences.step(&tokens).expect("logits");
-                active.iter_mut().for_each(|(_, length)| *length += 1);
+                for (_, length) in &mut active {
+                    *length += 1;
+                }
                 if step == 4 {
                     logits.extend(sequences.prefill(&[&whole[3][..2]]).expect("logits"));
                     active.push((3, 2));

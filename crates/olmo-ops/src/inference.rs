@@ -19,7 +19,6 @@ pub fn forward<D: Decoder>(
 
 /// Like [`forward`], for prompts that begin sequences: fills `cache`, which must be empty, with the
 /// first `lengths[row]` tokens of each row.
-#[expect(clippy::too_many_arguments, reason = "a block, its input and its cache")]
 pub fn prefill<D: Decoder>(
     device: &D,
     config: &BlockConfig,

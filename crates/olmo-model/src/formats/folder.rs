@@ -132,15 +132,13 @@ impl<'f> Contents<'f> {
                  model_and_optim/.metadata; take the whole folder of the step"
             ));
         }
-        if self.has("config.yaml") {
-            if self.has(WEIGHTS_FILE) || self.has("model") {
-                return Some(
-                    "is a checkpoint of OLMo (it has config.yaml), whose weights are sharded or under names of its own. \
-                     Take the repository of the same model whose name ends with `-hf` or `hf`, or unshard it first in a \
-                     checkout of OLMo: python scripts/unshard.py CHECKPOINT UNSHARDED --model-only"
-                        .into(),
-                );
-            }
+        if self.has("config.yaml") && (self.has(WEIGHTS_FILE) || self.has("model")) {
+            return Some(
+                "is a checkpoint of OLMo (it has config.yaml), whose weights are sharded. Take the repository of the same \
+                 model whose name ends with `-hf` or `hf`, or unshard it first in a checkout of OLMo: \
+                 python scripts/unshard.py CHECKPOINT UNSHARDED --model-only"
+                    .into(),
+            );
         }
         if let Some(file) = self.ending(".gguf") {
             return Some(format!(

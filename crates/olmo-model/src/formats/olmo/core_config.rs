@@ -296,10 +296,9 @@ pub(super) fn understand(root: &Map<String, Value>) -> Result<ModelConfig, Vec<S
     let has_window = |layer| base.windows.as_ref().is_some_and(|windows| windows.of(layer, layers).is_some());
     let windowed: Vec<bool> = (0..ropes.len()).map(has_window).collect();
     let (rope, sliding_theta) = ropes_of(&ropes, &windowed, &mut problems);
-    if problems.is_empty() {
-        if head_norm != base.norm || base.qk_norm.is_some_and(|eps| eps != base.norm.eps) {
-            problems.push("the norms of `model` differ in kind or eps".into());
-        }
+    let other_norms = head_norm != base.norm || base.qk_norm.is_some_and(|eps| eps != base.norm.eps);
+    if problems.is_empty() && other_norms {
+        problems.push("the norms of `model` differ in kind or eps".into());
     }
     if !problems.is_empty() {
         return Err(problems);

@@ -58,7 +58,7 @@ pub(crate) fn matmul_nt_part(
         let count = size.min(out - first);
         let part = w.part(first * inner..(first + count) * inner);
         wide[..count * inner].par_chunks_mut(LEAST_FOR_THREADS).enumerate().for_each(|(index, wide)| {
-            part.part(index * LEAST_FOR_THREADS..index * LEAST_FOR_THREADS + wide.len()).widen_into(wide)
+            part.part(index * LEAST_FOR_THREADS..index * LEAST_FOR_THREADS + wide.len()).widen_into(wide);
         });
         let y = (&mut y[first..], stride);
         product(compute, [rows, count, inner], (x, [inner, 1]), (&wide, [1, inner]), y, write, None);
