@@ -20,8 +20,8 @@ pub use checkpointing::ActivationCheckpointing;
 pub use config::{InitFnType, LayerNormType, MissingFields, ModelConfig, ModelParams, RopeScaling, Vocabulary};
 pub use error::{CodedModelError, ModelError};
 pub use formats::{
-    CONFIG_FILE, WEIGHTS_FILE, WeightComparison, compare_weights, examine, load, load_huggingface, load_native,
-    load_olmo, load_olmo_core, map, save_huggingface, save_native, save_olmo, save_olmo_core,
+    CONFIG_FILE, WEIGHTS_FILE, WeightComparison, compare_weights, examine, has_safetensors, load, load_huggingface,
+    load_native, load_olmo, load_olmo_core, map, save_huggingface, save_native, save_olmo, save_olmo_core,
 };
 pub use layout::{ModelWeights, TensorSpec, trained, vectors, weights};
 pub use memory::{Computes, MemoryEstimate};

@@ -124,9 +124,11 @@ impl Stage for Convert {
         context.check_stop()?;
         // Compare the files first: loading ignores unknown tensors, so the logits would not show
         // one.
-        let weights = match params.to {
-            Format::Huggingface => check::compare_weights(&source, &dir, params.dtype)?,
-            Format::OlmoCore | Format::Olmo => check::compare_parameters(&parameters, &dir, params.dtype)?,
+        let by_name = params.to == Format::Huggingface
+            && olmo_model::has_safetensors(&source).map_err(|e| e.with_code("convert::model"))?;
+        let weights = match by_name {
+            true => check::compare_weights(&source, &dir, params.dtype)?,
+            false => check::compare_parameters(&parameters, &dir, params.dtype)?,
         };
         let placement = params.placement(context.request.compute);
         let report = check::compare((&config, &parameters), &dir, params.dtype, weights, &placement)?;

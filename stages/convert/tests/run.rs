@@ -21,8 +21,8 @@ fn tokenizer(dir: &Path) -> TextTokenizer {
     tokenizer
 }
 
-/// An OLMo 2 and an OLMo 1 architecture, the second with a padded, tied embedding.
-fn configs(vocab_size: u32) -> [Value; 2] {
+/// An OLMo 2, an OLMo 1 (with a padded, tied embedding) and a Llama architecture.
+fn configs(vocab_size: u32) -> [Value; 3] {
     let base = json!({
         "d_model": 16, "n_heads": 4, "n_layers": 2, "mlp_hidden_size": 32, "max_sequence_length": 48, "init_std": 0.3, "vocab_size": vocab_size,
         "layer_norm_type": "rms", "layer_norm_eps": 1e-6, "attention_layer_norm": true, "norm_after": true, "rope_theta": 500_000.0,
@@ -37,7 +37,8 @@ fn configs(vocab_size: u32) -> [Value; 2] {
         changes.as_object().unwrap().iter().for_each(|(key, value)| config[key] = value.clone());
         config
     };
-    [with(json!({"n_kv_heads": 2})), with(olmo1)]
+    let llama = json!({"attention_layer_norm": false, "norm_after": false, "n_kv_heads": 2, "weight_tying": true});
+    [with(json!({"n_kv_heads": 2})), with(olmo1), with(llama)]
 }
 
 fn run(dir: &Path, config: &ModelConfig, name: &str) -> Result<(), StageError> {

@@ -38,10 +38,12 @@ pub struct WeightComparison {
 /// A file is missing or damaged.
 pub fn compare_weights(source: &Path, export: &Path, dtype: WeightType) -> Result<WeightComparison, ModelError> {
     let (source, export) = (Tensors::open(source)?, Tensors::open(export)?);
+    // Llama's names: its norms come before attention and MLP.
+    let norms_before = export.entries.keys().any(|name| name.ends_with(".input_layernorm.weight"));
     let mut differences = Vec::new();
     let mut taken: BTreeSet<String> = BTreeSet::new();
     for name in source.entries.keys() {
-        let counterparts = counterparts(name);
+        let counterparts = counterparts(name, norms_before);
         let present: Vec<&str> =
             counterparts.iter().map(String::as_str).filter(|name| export.entries.contains_key(*name)).collect();
         taken.extend(counterparts.iter().cloned());
@@ -57,7 +59,7 @@ pub fn compare_weights(source: &Path, export: &Path, dtype: WeightType) -> Resul
 }
 
 /// Names in the export whose concatenated rows are the source's tensor `name`.
-fn counterparts(name: &str) -> Vec<String> {
+fn counterparts(name: &str, norms_before: bool) -> Vec<String> {
     let Some(rest) = name.strip_prefix("transformer.") else { return vec![name.to_owned()] };
     let of_layer = |rest: &str| {
         let (layer, part) = rest.strip_prefix("blocks.")?.split_once('.')?;
@@ -68,6 +70,8 @@ fn counterparts(name: &str) -> Vec<String> {
             "k_norm" => &["self_attn.k_norm"],
             "ff_proj" => &["mlp.up_proj", "mlp.gate_proj"],
             "ff_out" => &["mlp.down_proj"],
+            "attn_norm" if norms_before => &["input_layernorm"],
+            "ff_norm" if norms_before => &["post_attention_layernorm"],
             "attn_norm" => &["post_attention_layernorm"],
             "ff_norm" => &["post_feedforward_layernorm"],
             _ => return None,

@@ -43,6 +43,14 @@ pub fn map(folder: &Path) -> Result<(ModelConfig, Matrices), ModelError> {
     }
 }
 
+/// Whether the weights of a model folder are safetensors under our names or Hugging Face's.
+///
+/// # Errors
+/// The folder is no model.
+pub fn has_safetensors(folder: &Path) -> Result<bool, ModelError> {
+    Ok(format(folder)? == Format::Safetensors)
+}
+
 fn format(folder: &Path) -> Result<Format, ModelError> {
     folder::check(folder)?;
     let format = Format::of(|name| folder.join(name).is_file());
