@@ -235,12 +235,12 @@ fn float_digits(value: f64, kind: char, precision: Option<usize>, alternate: boo
         if value.is_nan() { "nan".to_owned() } else { "inf".to_owned() }
     } else {
         match kind.to_ascii_lowercase() {
-            'f' => format!("{value:.*}", precision.unwrap_or(6)),
-            '%' => format!("{:.*}%", precision.unwrap_or(6), value * 100.0),
+            'f' => fixed(value, precision.unwrap_or(6)),
+            '%' => fixed(value * 100.0, precision.unwrap_or(6)) + "%",
             'e' => exponent(value, precision.unwrap_or(6)),
             _ => {
                 let precision = precision.unwrap_or(6).max(1);
-                let scientific = format!("{value:.*e}", precision - 1);
+                let scientific = exponent(value, precision - 1);
                 let power: i32 = scientific.split_once('e').and_then(|(_, power)| power.parse().ok()).unwrap_or(0);
                 let strip = |text: String| {
                     if alternate || !text.contains('.') {
@@ -255,7 +255,7 @@ fn float_digits(value: f64, kind: char, precision: Option<usize>, alternate: boo
                         .unwrap_or_default();
                     format!("{}e{power}", strip(mantissa))
                 } else {
-                    strip(format!("{value:.*}", (precision as i32 - 1 - power).max(0) as usize))
+                    strip(fixed(value, (precision as i32 - 1 - power).max(0) as usize))
                 }
             }
         }
@@ -263,13 +263,23 @@ fn float_digits(value: f64, kind: char, precision: Option<usize>, alternate: boo
     if upper { digits.to_uppercase() } else { digits }
 }
 
+/// No float has more digits than this after the point; Rust's formatting panics far beyond.
+const MOST_DIGITS: usize = 1100;
+
+/// `15.00`.
+fn fixed(value: f64, precision: usize) -> String {
+    let shown = precision.min(MOST_DIGITS);
+    format!("{value:.shown$}") + &"0".repeat(precision - shown)
+}
+
 /// `1.5e+07`.
 fn exponent(value: f64, precision: usize) -> String {
-    let text = format!("{value:.precision$e}");
+    let shown = precision.min(MOST_DIGITS);
+    let text = format!("{value:.shown$e}");
     let (mantissa, power) = text.split_once('e').unwrap_or((&text, "0"));
     let power: i32 = power.parse().unwrap_or(0);
     let sign = if power < 0 { '-' } else { '+' };
-    format!("{mantissa}e{sign}{:02}", power.abs())
+    format!("{mantissa}{}e{sign}{:02}", "0".repeat(precision - shown), power.abs())
 }
 
 /// `text.format(…)`.
@@ -548,4 +558,22 @@ pub(crate) fn justify(text: &Text, width: i128, fill: &str, align: char) -> Resu
     out.push(text);
     out.push_str(&fill.repeat(missing - left));
     Ok(out.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_digits_than_a_float_has_are_zeros() {
+        for kind in ['f', 'e', '%', 'g'] {
+            let text = float_digits(0.1, kind, Some(65_535), true);
+            assert!(
+                text.len() >= 65_535 && text.trim_end_matches("e-01").trim_end_matches('%').ends_with("000"),
+                "{kind}"
+            );
+        }
+        assert_eq!(float_digits(1.5, 'e', Some(2), false), "1.50e+00");
+        assert_eq!(float_digits(1.5, 'g', Some(65_535), false), "1.5");
+    }
 }
