@@ -27,8 +27,12 @@ impl Placement<'_> {
         StageError::fail(&format!("{}::{kind}", self.stage), message)
     }
 
-    fn model_error(&self, error: &ModelError) -> StageError {
-        self.error("model", error.to_string())
+    /// An I/O error keeps its own code and hint.
+    fn model_error(&self, error: ModelError) -> StageError {
+        match error {
+            ModelError::Io(error) => error.into(),
+            other => self.error("model", other.to_string()),
+        }
     }
 }
 
@@ -39,7 +43,7 @@ impl Placement<'_> {
 /// See [`olmo_model::load`]; also if this worker was built without the backend, or there is no such
 /// GPU.
 pub fn open(folder: &Path, placement: &Placement<'_>) -> Result<Box<dyn LanguageModel>, StageError> {
-    let (config, matrices) = olmo_model::map(folder).map_err(|error| placement.model_error(&error))?;
+    let (config, matrices) = olmo_model::map(folder).map_err(|error| placement.model_error(error))?;
     of_matrices(config, matrices, placement)
 }
 
