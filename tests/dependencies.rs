@@ -162,7 +162,7 @@ const LAYERS: [(&str, &[&str]); 8] = [
     ("olmo-remote", &["olmo-base"]),
     ("olmo-store", &["olmo-base", "olmo-stage"]),
     ("olmo-spec", &["olmo-base", "olmo-remote", "olmo-stage"]),
-    ("olmo-train", &["olmo-base", "olmo-data", "olmo-model", "olmo-ops", "olmo-stage"]),
+    ("olmo-train", &["olmo-base", "olmo-data", "olmo-dist", "olmo-model", "olmo-ops", "olmo-stage"]),
 ];
 
 #[test]

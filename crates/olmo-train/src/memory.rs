@@ -4,10 +4,9 @@ use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use olmo_base::units::bytes;
+use olmo_dist::waiting_sums;
 use olmo_model::{ActivationCheckpointing, Computes, MemoryEstimate, ModelConfig};
 use olmo_stage::StageError;
-
-use crate::learner::waiting_sums;
 
 /// Number of tokens beyond which a larger micro-batch makes a step no faster.
 const ENOUGH_TOKENS: usize = 1 << 14;

@@ -1,10 +1,10 @@
 //! Creates the learner for the device and backend that the engine resolved.
 
+use olmo_dist::Collective;
 use olmo_model::{ActivationCheckpointing, Compute, Computes, Model, ModelConfig};
 use olmo_stage::StageError;
 use olmo_stage::compute::{Device, Precision};
 
-use super::collective::Collective;
 use super::host::HostLearner;
 use super::learner::{Learner, LearnerState};
 use super::objective::Objective;
@@ -125,9 +125,9 @@ mod tests {
 
     use olmo_model::Parameters;
 
-    use super::super::collective::Alone;
     use super::super::objective::{CrossEntropy, LossNorm};
     use super::*;
+    use olmo_dist::Alone;
 
     #[test]
     fn what_cannot_compute_is_refused_with_the_way_out() {

@@ -4,15 +4,14 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
+use olmo_dist::{Collective, TreeSum, Values};
 use olmo_model::device::{self, Losses, Training};
 use olmo_model::{Batch, LossOptions, Model, ModelError};
 use olmo_stage::StageError;
 
-use super::collective::{Collective, Values};
 use super::learner::{Learner, LearnerState, Step};
 use super::objective::{ModelOutput, Objective, StepSize};
 use super::optimizer::OptimizerSettings;
-use super::tree_sum::TreeSum;
 use crate::failure::model_failure;
 
 /// Weights, gradients and moments on a GPU. The host waits for it once per step, in `finish`.

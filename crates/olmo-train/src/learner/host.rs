@@ -4,16 +4,15 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
+use olmo_dist::{Collective, TreeSum, Values};
 use olmo_model::{Batch, LossOptions, LossOutput, Model, ModelError};
 use olmo_ops::{adamw, clip_coefficient, global_norm};
 use olmo_stage::StageError;
 use rayon::prelude::*;
 
-use super::collective::{Collective, Values};
 use super::learner::{Learner, LearnerState, Step};
 use super::objective::{ModelOutput, Objective, StepSize};
 use super::optimizer::OptimizerSettings;
-use super::tree_sum::TreeSum;
 use crate::failure::model_failure;
 
 /// Weights, gradients and moments on the host.
@@ -195,12 +194,11 @@ impl ModelOutput for Output<'_> {
 
 #[cfg(test)]
 mod tests {
+    use olmo_dist::{Alone, DistError, ValuesRef, waiting_sums};
     use olmo_model::{ModelConfig, Parameters};
     use serde_json::json;
 
-    use super::super::collective::Alone;
     use super::super::objective::{CrossEntropy, LossNorm};
-    use super::super::tree_sum::waiting_sums;
     use super::*;
 
     fn config() -> ModelConfig {
@@ -243,24 +241,34 @@ mod tests {
         fn size(&self) -> usize {
             2
         }
-        fn all_reduce(&self, values: Values<'_>) -> Result<(), StageError> {
+        fn all_reduce(&self, values: Values<'_>) -> Result<(), DistError> {
             match values {
                 Values::F32(values) => values.iter_mut().for_each(|value| *value *= 2.0),
                 Values::F64(values) => values.iter_mut().for_each(|value| *value *= 2.0),
+                _ => unreachable!("gradients are f32, losses f64"),
             }
             Ok(())
         }
-        fn reduce_scatter(&self, _: Values<'_>) -> Result<Range<usize>, StageError> {
+        fn reduce_scatter(&self, _: Values<'_>) -> Result<Range<usize>, DistError> {
             unreachable!("all gradients are needed on every rank")
         }
-        fn all_gather(&self, _: Values<'_>) -> Result<(), StageError> {
+        fn all_gather(&self, _: Values<'_>) -> Result<(), DistError> {
             unreachable!("every rank has all gradients")
         }
-        fn broadcast(&self, _: Values<'_>, _: usize) -> Result<(), StageError> {
+        fn broadcast(&self, _: Values<'_>, _: usize) -> Result<(), DistError> {
             unreachable!("the weights are equal")
         }
-        fn barrier(&self) -> Result<(), StageError> {
+        fn barrier(&self) -> Result<(), DistError> {
             Ok(())
+        }
+        fn send(&self, _: ValuesRef<'_>, _: usize) -> Result<(), DistError> {
+            unreachable!("a step has collective operations only")
+        }
+        fn recv(&self, _: Values<'_>, _: usize) -> Result<(), DistError> {
+            unreachable!("as above")
+        }
+        fn all_to_all_v(&self, _: ValuesRef<'_>, _: &[usize], _: Values<'_>, _: &[usize]) -> Result<(), DistError> {
+            unreachable!("as above")
         }
     }
 

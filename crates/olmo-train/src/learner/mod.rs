@@ -1,6 +1,5 @@
 //! [`Learner`]: computes gradients and updates weights, on the host or on a GPU.
 
-mod collective;
 mod create;
 #[cfg(feature = "libtorch")]
 mod gpu;
@@ -9,11 +8,8 @@ mod host;
 mod learner;
 mod objective;
 mod optimizer;
-mod tree_sum;
 
-pub use collective::{Alone, Collective, Values, part_of};
 pub use create::{Spec, computes, create, free_memory};
 pub use learner::{Learner, LearnerState, Step};
 pub use objective::{CrossEntropy, LossNorm, ModelOutput, Objective, StepSize};
 pub use optimizer::OptimizerSettings;
-pub(crate) use tree_sum::waiting_sums;

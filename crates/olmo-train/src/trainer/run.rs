@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use olmo_base::failpoint;
 use olmo_base::units::bytes;
+use olmo_dist::{Alone, waiting_sums};
 use olmo_model::{LossOptions, Parameters};
 use olmo_ops::global_norm;
 use olmo_stage::{Context, Event, StageError};
@@ -21,7 +22,7 @@ use crate::checkpoint::{self, State, Trainer};
 use crate::data::Prefetch;
 use crate::data::{Batches, StepBatch};
 use crate::failure::model_failure;
-use crate::learner::{self, Alone, Learner, LearnerState, Spec, Step, StepSize, waiting_sums};
+use crate::learner::{self, Learner, LearnerState, Spec, Step, StepSize};
 use crate::memory;
 use crate::metrics::{EvalRecord, Metrics, StepRecord};
 use crate::setup::Setup;
