@@ -154,14 +154,16 @@ fn every_dependency_has_a_licence_that_permits_its_use() {
 }
 
 /// The crates below the engine and the stages, each with the workspace crates that it may use.
-const LAYERS: [(&str, &[&str]); 8] = [
+const LAYERS: [(&str, &[&str]); 10] = [
     ("olmo-base", &[]),
     ("olmo-stage", &["olmo-base"]),
     ("olmo-data", &["olmo-base"]),
+    ("olmo-dist", &["olmo-base"]),
     ("olmo-pickle", &["olmo-base"]),
     ("olmo-remote", &["olmo-base"]),
     ("olmo-store", &["olmo-base", "olmo-stage"]),
     ("olmo-spec", &["olmo-base", "olmo-remote", "olmo-stage"]),
+    ("olmo-infer", &["olmo-base", "olmo-data", "olmo-model", "olmo-ops", "olmo-stage"]),
     ("olmo-train", &["olmo-base", "olmo-data", "olmo-dist", "olmo-model", "olmo-ops", "olmo-stage"]),
 ];
 

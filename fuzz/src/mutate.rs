@@ -1,5 +1,7 @@
 //! Random changes of an input.
 
+use olmo_base::SplitMix64;
+
 use crate::coverage;
 
 /// Values at which programs often go wrong.
@@ -62,24 +64,16 @@ const WORDS: [&str; 40] = [
 ];
 
 /// Mutations from a seed: the same seed gives the same inputs, as long as the program takes the same paths.
-pub(crate) struct Mutator(u64);
+pub(crate) struct Mutator(SplitMix64);
 
 impl Mutator {
     pub(crate) fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    /// SplitMix64.
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ mixed >> 31
+        Self(SplitMix64::new(seed))
     }
 
     /// A number below `limit`; 0 if that is 0.
     fn below(&mut self, limit: usize) -> usize {
-        (self.next() % limit.max(1) as u64) as usize
+        (self.0.next_u64() % limit.max(1) as u64) as usize
     }
 
     /// One of `inputs`; half of the time one of the latest.
@@ -105,8 +99,8 @@ impl Mutator {
         let some = 1 + self.below(16);
         match self.below(12) {
             0 if length > 0 => input[at % length] ^= 1 << self.below(8),
-            1 if length > 0 => input[at % length] = self.next() as u8,
-            2 => input.insert(at, self.next() as u8),
+            1 if length > 0 => input[at % length] = self.0.next_u64() as u8,
+            2 => input.insert(at, self.0.next_u64() as u8),
             3 => drop(input.drain(at..(at + some).min(length))),
             4 => {
                 let part = input[at..(at + some).min(length)].to_vec();

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use olmo_data::{Chat, ChatError, Conversation, Message, Role, TextTokenizer};
+use olmo_data::{Chat, ChatError, Conversation, Message, Role, SpecialTokens, TextTokenizer};
 use olmo_model::{ModelConfig, VocabularyMismatch};
 use olmo_stage::StageError;
 
@@ -29,21 +29,26 @@ impl ChatModel {
         Ok(ChatModel::new(tokenizer, chat, stage))
     }
 
-    /// Rejects a model that does not understand the tokenizer's ids: one with a smaller vocabulary
-    /// and, if `same_eos`, one that ends documents with another id.
+    /// Rejects a model that was trained with another tokenizer: see [`check_tokenizer`].
     ///
     /// # Errors
-    /// `vocabulary` or `eos`, after the name of the stage.
-    pub fn check(&self, config: &ModelConfig, same_eos: bool, hint: &str) -> Result<(), StageError> {
+    /// See [`check_tokenizer`].
+    pub fn check_tokenizer(&self, config: &ModelConfig) -> Result<(), StageError> {
+        check_tokenizer(config, self.tokenizer.special(), self.stage)
+    }
+
+    /// Rejects a model with a smaller vocabulary than the tokenizer's in its folder. Its eos may
+    /// differ: generation stops at the chat's stop tokens.
+    ///
+    /// # Errors
+    /// `vocabulary`, after the name of the stage.
+    pub fn check_folder(&self, config: &ModelConfig) -> Result<(), StageError> {
         let special = self.tokenizer.special();
-        let Err(mismatch) = config.accepts(special.vocab_size as usize, special.eos_token_id) else { return Ok(()) };
-        let kind = match mismatch {
-            VocabularyMismatch::TooLarge { .. } => "vocabulary",
-            VocabularyMismatch::OtherEos { .. } if !same_eos => return Ok(()),
-            VocabularyMismatch::OtherEos { .. } => "eos",
-        };
-        let what = mismatch.of_tokenizer(&special.eos_token);
-        Err(StageError::fail(&format!("{}::{kind}", self.stage), what).hint(hint))
+        match config.accepts(special.vocab_size as usize, special.eos_token_id) {
+            Err(mismatch @ VocabularyMismatch::TooLarge { .. }) => Err(refused(mismatch, special, self.stage)
+                .hint("the folder's files do not belong together; export the model again")),
+            _ => Ok(()),
+        }
     }
 
     /// Ids of the stop tokens.
@@ -82,6 +87,25 @@ impl ChatModel {
     pub fn decode(&self, ids: &[u32]) -> Result<String, StageError> {
         Ok(self.tokenizer.decode(ids, true)?)
     }
+}
+
+/// Rejects a tokenizer that does not match the ids of a model: one with a larger vocabulary, or
+/// another id that ends documents.
+///
+/// # Errors
+/// `vocabulary` or `eos`, after the name of the `stage`.
+pub fn check_tokenizer(config: &ModelConfig, special: &SpecialTokens, stage: &str) -> Result<(), StageError> {
+    config.accepts(special.vocab_size as usize, special.eos_token_id).map_err(|mismatch| {
+        refused(mismatch, special, stage).hint("give the tokenizer that the model was trained with")
+    })
+}
+
+fn refused(mismatch: VocabularyMismatch, special: &SpecialTokens, stage: &str) -> StageError {
+    let kind = match mismatch {
+        VocabularyMismatch::TooLarge { .. } => "vocabulary",
+        VocabularyMismatch::OtherEos { .. } => "eos",
+    };
+    StageError::fail(&format!("{stage}::{kind}"), mismatch.of_tokenizer(&special.eos_token))
 }
 
 fn template_error(stage: &str, error: &ChatError) -> StageError {

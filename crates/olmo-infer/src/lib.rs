@@ -11,7 +11,7 @@ mod on_device;
 mod open;
 mod sampling;
 
-pub use chat::ChatModel;
+pub use chat::{ChatModel, check_tokenizer};
 pub use generate::{GenerateOptions, generate};
 pub use language_model::{LanguageModel, Loglikelihood, Request, Sequences};
 #[cfg(feature = "libtorch")]

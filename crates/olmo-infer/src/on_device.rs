@@ -128,15 +128,15 @@ impl<D: Decoder> OnDevice<D> {
         // The last token is only predicted.
         let length = |request: &Request| request.context.len() + request.continuation.len() - 1;
         let longest = requests.iter().map(length).max().unwrap_or(0);
-        let mut ids = Vec::with_capacity(requests.len() * longest);
+        let texts = requests
+            .iter()
+            .map(|request| request.context.iter().chain(&request.continuation).take(length(request)).copied());
+        let ids = padded(texts, longest);
         let (mut rows, mut targets) = (Vec::new(), Vec::new());
-        for request in requests {
-            let first = ids.len();
-            ids.extend(request.context.iter().chain(&request.continuation).take(length(request)));
-            ids.resize(first + longest, 0);
-            let start = first + request.context.len() - 1;
-            rows.extend(start..start + request.continuation.len());
-            targets.extend_from_slice(&request.continuation);
+        for (row, Request { context, continuation }) in requests.iter().enumerate() {
+            let start = row * longest + context.len() - 1;
+            rows.extend(start..start + continuation.len());
+            targets.extend_from_slice(continuation);
         }
         let hidden = self.hidden(&ids, [requests.len(), longest]);
         let hidden = self.device.rows(&hidden, self.config.d_model, &rows);
@@ -212,12 +212,7 @@ impl<D: Decoder> Running<'_, D> {
     fn prompts(model: &OnDevice<D>, prompts: &[&[u32]]) -> (Vec<D::KvCache>, Vec<f32>) {
         let lengths: Vec<usize> = prompts.iter().map(|prompt| prompt.len()).collect();
         let longest = lengths.iter().copied().max().unwrap_or(0);
-        let mut ids = Vec::with_capacity(prompts.len() * longest);
-        for prompt in prompts {
-            let first = ids.len();
-            ids.extend_from_slice(prompt);
-            ids.resize(first + longest, 0);
-        }
+        let ids = padded(prompts.iter().map(|prompt| prompt.iter().copied()), longest);
         let positions = model.row_positions([prompts.len(), longest]);
         let mut hidden = model.device.embed(&model.weights.embedding, &ids);
         let mut caches = Vec::with_capacity(model.blocks.len());
@@ -282,4 +277,14 @@ impl<D: Decoder> Sequences for Running<'_, D> {
         }
         self.positions = sequences.iter().map(|&sequence| self.positions[sequence]).collect();
     }
+}
+
+/// Rows of `length` ids, filled with id 0 behind each text.
+fn padded<T: IntoIterator<Item = u32>>(texts: impl IntoIterator<Item = T>, length: usize) -> Vec<u32> {
+    let mut ids = Vec::new();
+    for (row, text) in texts.into_iter().enumerate() {
+        ids.extend(text);
+        ids.resize((row + 1) * length, 0);
+    }
+    ids
 }

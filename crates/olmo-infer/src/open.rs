@@ -71,7 +71,8 @@ pub fn of_matrices(
 /// The config is invalid, or the parameters belong to another one.
 pub fn of_parameters(config: &ModelConfig, parameters: &Parameters) -> Result<Box<dyn LanguageModel>, ModelError> {
     parameters.check_fit(config)?;
-    Ok(Box::new(OnDevice::new(config.clone(), Cpu::new(Compute::default(), parameters.share()))))
+    let device = Cpu::of_matrices(Compute::default(), Arc::new(parameters.matrices()));
+    Ok(Box::new(OnDevice::new(config.clone(), device)))
 }
 
 fn host(placement: &Placement<'_>) -> Result<Compute, StageError> {

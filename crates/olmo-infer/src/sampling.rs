@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 
+use olmo_base::SplitMix64;
 use olmo_model::ModelError;
 
 /// How the next token is chosen. The default is greedy.
@@ -98,14 +99,9 @@ fn most_likely(logits: &[f32]) -> u32 {
     best as u32
 }
 
-/// A number in [0, 1) that looks random, for each seed, prompt and place (SplitMix64).
+/// A number in [0, 1) that looks random, for each seed, prompt and place.
 fn uniform(seed: u64, prompt: u64, place: u64) -> f64 {
-    let mix = |state: u64| {
-        let state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ mixed >> 31
-    };
+    let mix = |state: u64| SplitMix64::new(state).next_u64();
     let mixed = mix(mix(mix(seed) ^ prompt) ^ place);
     (mixed >> 11) as f64 / (1u64 << 53) as f64
 }

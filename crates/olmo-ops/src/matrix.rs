@@ -1,4 +1,4 @@
-//! [`Matrix`]: the elements of a weight on the host, owned or in a mapped file.
+//! [`Matrix`]: the elements of a weight on the host, in memory or in a mapped file.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -98,18 +98,27 @@ pub trait Plain: Copy + Send + Sync + 'static {}
 impl Plain for f32 {}
 impl Plain for u16 {}
 
-/// Elements in memory of their own, or in a mapped file.
+/// Elements in memory, which others may share, or in a mapped file.
 #[derive(Clone)]
 pub struct Elements<T: Plain>(Memory<T>);
 
 #[derive(Clone)]
 enum Memory<T> {
-    Owned(Arc<Vec<T>>),
+    Shared(Arc<Vec<T>>, Range<usize>),
     /// The range is aligned for `T`, and its length is a multiple of its size.
     Mapped(MappedBytes, Range<usize>),
 }
 
 impl<T: Plain> Elements<T> {
+    /// The elements of `values` in `range`, without a copy.
+    ///
+    /// # Panics
+    /// The range is not within `values`.
+    pub fn shared(values: Arc<Vec<T>>, range: Range<usize>) -> Elements<T> {
+        assert!(range.start <= range.end && range.end <= values.len(), "the elements are there");
+        Elements(Memory::Shared(values, range))
+    }
+
     /// The elements in the bytes `range` of a mapped file, without a copy; `None` if they are not
     /// aligned, or the range does not hold whole elements. The file's bytes are little-endian, as
     /// those of the machine must be.
@@ -122,7 +131,8 @@ impl<T: Plain> Elements<T> {
 
 impl<T: Plain> From<Vec<T>> for Elements<T> {
     fn from(values: Vec<T>) -> Elements<T> {
-        Elements(Memory::Owned(Arc::new(values)))
+        let range = 0..values.len();
+        Elements::shared(Arc::new(values), range)
     }
 }
 
@@ -131,7 +141,7 @@ impl<T: Plain> Deref for Elements<T> {
 
     fn deref(&self) -> &[T] {
         match &self.0 {
-            Memory::Owned(values) => values,
+            Memory::Shared(values, range) => &values[range.clone()],
             Memory::Mapped(bytes, range) => {
                 let bytes = &(**bytes).as_ref()[range.clone()];
                 assert_eq!(bytes.as_ptr().align_offset(align_of::<T>()), 0, "a mapping does not move");

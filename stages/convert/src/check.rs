@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::Path;
 
+use olmo_base::SplitMix64;
 use olmo_infer::{LanguageModel, Placement};
 use olmo_model::{ModelConfig, Parameters, WeightType};
 use olmo_stage::StageError;
@@ -114,16 +115,10 @@ impl Report {
     }
 }
 
-/// Token ids that depend only on the size of the vocabulary (SplitMix64, seed 0).
+/// Token ids that depend only on the size of the vocabulary (seed 0).
 fn ids(count: usize, vocab_size: usize) -> Vec<u32> {
-    let mut state = 0u64;
-    let mut next = || {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ mixed >> 31
-    };
-    (0..count).map(|_| (next() % vocab_size.max(1) as u64) as u32).collect()
+    let mut numbers = SplitMix64::new(0);
+    (0..count).map(|_| (numbers.next_u64() % vocab_size.max(1) as u64) as u32).collect()
 }
 
 /// Compares the logits of a model and of its export in folder `export`, with weights of type

@@ -13,7 +13,7 @@ use std::path::Path;
 
 use olmo_data::tokenizer::tokenizer_json;
 use olmo_data::{Chat, Template, TextTokenizer};
-use olmo_infer::Placement;
+use olmo_infer::{Placement, check_tokenizer};
 use olmo_model::WeightType;
 use olmo_stage::compute_params::{self, BackendParam, PrecisionParam};
 use olmo_stage::rules::{Finding, Question};
@@ -99,7 +99,7 @@ impl Stage for Convert {
         let chat = Chat::of_model(&source, &tokenizer, params.template)
             .map_err(|e| StageError::fail("convert::template", e.to_string()).hint(e.hint()))?;
         let (mut config, parameters) = olmo_model::load(&source).map_err(|e| e.with_code("convert::model"))?;
-        tokenizer_files::check(&config, tokenizer.special())?;
+        check_tokenizer(&config, tokenizer.special(), "convert")?;
         // The stop token of an answer comes first: some readers support one eos id only and take
         // the first.
         let before = std::mem::replace(&mut config.eos_token_ids, chat.stop_token_ids());

@@ -3,22 +3,10 @@
 use std::fs;
 use std::path::Path;
 
-use olmo_data::{Chat, SpecialTokens};
-use olmo_model::{ModelConfig, VocabularyMismatch};
+use olmo_data::Chat;
 use olmo_stage::StageError;
 use olmo_stage::worker::write_json;
 use serde_json::{Map, Value};
-
-/// Rejects a tokenizer that does not match the model's ids.
-pub(crate) fn check(config: &ModelConfig, special: &SpecialTokens) -> Result<(), StageError> {
-    let Err(mismatch) = config.accepts(special.vocab_size as usize, special.eos_token_id) else { return Ok(()) };
-    let code = match mismatch {
-        VocabularyMismatch::TooLarge { .. } => "convert::vocabulary",
-        VocabularyMismatch::OtherEos { .. } => "convert::eos",
-    };
-    Err(StageError::fail(code, mismatch.of_tokenizer(&special.eos_token))
-        .hint("give the tokenizer that the model was trained with"))
-}
 
 /// Writes `tokenizer.json` (unchanged), `tokenizer_config.json`, `special_tokens_map.json` and
 /// `chat_template.jinja` into folder `to`.

@@ -85,7 +85,7 @@ impl Stage for Eval {
             .map_err(|e| StageError::fail("eval::template", e.to_string()).hint(e.hint()))?;
         let chat = ChatModel::new(tokenizer, chat, "eval");
         let model = olmo_infer::open(&model_dir, &params.placement(context.request.compute))?;
-        chat.check(model.config(), true, "give the tokenizer that the model was trained with")?;
+        chat.check_tokenizer(model.config())?;
         let mut conversations = dataset::read_messages(&context.input("prompts")?)?;
         conversations.truncate(params.limit.unwrap_or(usize::MAX));
         if conversations.is_empty() {

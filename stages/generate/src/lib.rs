@@ -112,8 +112,7 @@ impl Stage for Generate {
         let dir = context.input("model")?;
         let chat = ChatModel::of_huggingface(&dir, params.date.as_deref(), "generate")?;
         let model = olmo_infer::open(&dir, &params.placement(context.request.compute))?;
-        // The eos of an export may differ: generation stops at the chat's stop tokens.
-        chat.check(model.config(), false, "the folder's files do not belong together; export the model again")?;
+        chat.check_folder(model.config())?;
         let most = model.config().max_sequence_length;
         let prompt = |(index, prompt): (usize, &String)| {
             let input_ids = chat.question(params.system.as_deref(), prompt)?;

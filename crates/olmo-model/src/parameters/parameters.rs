@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use olmo_ops::{Matrices, Matrix};
+use olmo_ops::{Elements, Matrices, Matrix};
 
 use super::init;
 use crate::config::ModelConfig;
@@ -127,17 +127,17 @@ impl Parameters {
         Ok(())
     }
 
-    /// A copy of each tensor as a matrix of its own.
+    /// The tensors as matrices, which share the array.
     pub fn matrices(&self) -> Matrices {
         let part = |spec: &TensorSpec| {
-            let values = self.flat[spec.range.clone()].to_vec();
-            (spec.range.clone(), Matrix::F32(values.into()))
+            let elements = Elements::shared(self.flat.clone(), spec.range.clone());
+            (spec.range.clone(), Matrix::F32(elements))
         };
         Matrices::new(self.tensors.iter().map(part))
     }
 
     /// The array, shared.
-    pub fn share(&self) -> Arc<Vec<f32>> {
+    pub(crate) fn share(&self) -> Arc<Vec<f32>> {
         self.flat.clone()
     }
 

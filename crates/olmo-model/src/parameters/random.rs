@@ -1,9 +1,11 @@
 //! A small random generator of our own, so that a seed gives the same weights in every version on
 //! every machine.
 
-/// SplitMix64: one 64-bit state, equidistributed, sufficient for initialising weights.
+use olmo_base::SplitMix64;
+
+/// Numbers for initialising weights.
 pub(crate) struct Random {
-    state: u64,
+    bits: SplitMix64,
     spare: Option<f64>,
 }
 
@@ -15,23 +17,13 @@ impl Random {
         for byte in stream.bytes() {
             hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
         }
-        let mut random = Random { state: seed, spare: None };
-        let mixed = random.next_u64();
-        random.state = mixed ^ hash;
-        random
-    }
-
-    fn next_u64(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.state;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+        let mixed = SplitMix64::new(seed).next_u64();
+        Random { bits: SplitMix64::new(mixed ^ hash), spare: None }
     }
 
     /// Uniform in (-1, 1).
     fn signed(&mut self) -> f64 {
-        ((self.next_u64() >> 11) as f64 + 0.5) / (1u64 << 52) as f64 - 1.0
+        ((self.bits.next_u64() >> 11) as f64 + 0.5) / (1u64 << 52) as f64 - 1.0
     }
 
     /// Standard normal (Marsaglia's polar method: no trigonometric function, which could differ

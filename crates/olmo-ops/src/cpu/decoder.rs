@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use super::array::Array;
 use super::buffer::Buffer;
 use super::device::{Cpu, Positions};
+use super::head::loss_alone;
 use super::math::{dot, exp, maximum, multiversion, sum};
 use super::matmul::Write;
 use crate::config::BlockConfig;
@@ -76,7 +77,12 @@ impl Decoder for Cpu {
         for (hidden, targets) in hidden.chunks(size * width).zip(targets.chunks(size)) {
             let mut logits = Buffer::new(targets.len() * vocabulary);
             self.product(hidden, weight, &mut logits, Write::New);
-            let score = |(logits, target): (&mut [f32], &u32)| score(logits, *target as usize);
+            let score = |(logits, target): (&mut [f32], &u32)| {
+                let target = *target as usize;
+                let aim = logits[target];
+                let is_greedy = aim >= maximum(logits) && logits[..target].iter().all(|logit| *logit < aim);
+                Score { log_probability: -loss_alone(logits, target)[0], is_greedy }
+            };
             scores.par_extend(logits.par_chunks_mut(vocabulary).zip(targets).map(score));
         }
         scores
@@ -152,18 +158,5 @@ multiversion! {
                 }
             }
         }
-    }
-}
-
-multiversion! {
-    fn score(logits: &mut [f32], target: usize) -> Score {
-        let aim = logits[target];
-        let largest = maximum(logits);
-        let is_greedy = aim >= largest && logits[..target].iter().all(|logit| *logit < aim);
-        for logit in logits.iter_mut() {
-            *logit = exp(*logit - largest);
-        }
-        // Subtract the two large terms first: the logarithm is small and keeps its digits.
-        Score { log_probability: (aim - largest) - sum(logits).ln(), is_greedy }
     }
 }

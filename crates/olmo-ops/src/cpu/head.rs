@@ -96,7 +96,7 @@ pub(super) fn loss(
 
 multiversion! {
     /// Negative log-likelihood and log partition function of one row.
-    fn loss_alone(logits: &mut [f32], target: usize) -> [f32; 2] {
+    pub(super) fn loss_alone(logits: &mut [f32], target: usize) -> [f32; 2] {
         let aim = logits[target];
         let largest = maximum(logits);
         for logit in logits.iter_mut() {

@@ -12,61 +12,39 @@ use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::formats::file_names::CONFIG_FILE;
 use crate::formats::json::{read_config, read_object, write_json};
-use crate::formats::parts::{Part, map, read};
+use crate::formats::parts::{Names, Part, map, read};
 use crate::formats::weight_files::{self, Outgoing};
-use crate::layout;
 use crate::parameters::Parameters;
 use crate::weight_type::WeightType;
 
 /// Read by `transformers` for generation; its `eos_token_id` may be a list.
 const GENERATION_FILE: &str = "generation_config.json";
 
-/// Every Hugging Face tensor and the part of our tensors that it is: fused projections are split,
-/// nothing is permuted.
+const NAMES: Names = Names {
+    embedding: "model.embed_tokens",
+    head: "lm_head",
+    final_norm: "model.norm",
+    blocks: "model.layers",
+    queries: "self_attn.q_proj",
+    keys: "self_attn.k_proj",
+    values: "self_attn.v_proj",
+    attention_output: "self_attn.o_proj",
+    q_norm: "self_attn.q_norm",
+    k_norm: "self_attn.k_norm",
+    up: "mlp.up_proj",
+    gate: "mlp.gate_proj",
+    down: "mlp.down_proj",
+    attention_norm: "post_attention_layernorm",
+    mlp_norm: "post_feedforward_layernorm",
+};
+
+/// Norms before attention and MLP have the names of Llama. OLMo 1's have no weights.
+const NAMES_OF_LLAMA: Names =
+    Names { attention_norm: "input_layernorm", mlp_norm: "post_attention_layernorm", ..NAMES };
+
+/// Every Hugging Face tensor and the part of our tensors that it is.
 pub(crate) fn parts(config: &ModelConfig) -> Vec<Part> {
-    let specs = layout::layout(config);
-    let (q, kv, mlp) = (config.query_width(), config.kv_width(), config.mlp_width());
-    let mut parts = Vec::new();
-    let mut add = |name: String, own: String, rows: Option<std::ops::Range<usize>>| {
-        // A norm that this config lacks has no tensor.
-        let Ok(index) = specs.binary_search_by(|spec| spec.name.cmp(&own)) else { return };
-        let (range, shape) = (specs[index].range.clone(), &specs[index].shape);
-        let (range, shape) = match rows {
-            None => (range, shape.clone()),
-            Some(rows) => {
-                let width = shape[1];
-                (range.start + rows.start * width..range.start + rows.end * width, vec![rows.len(), width])
-            }
-        };
-        parts.push(Part { name, shape, range });
-    };
-    add(extra::EMBEDDING.into(), layout::wte(), None);
-    add(extra::HEAD.into(), layout::head(), None);
-    add("model.norm.weight".into(), layout::final_norm(), None);
-    // Norms before attention and MLP have the names of Llama. OLMo 1's have no weights.
-    let [attn_norm, ff_norm] = match config.norm_after {
-        true => ["post_attention_layernorm", "post_feedforward_layernorm"],
-        false => ["input_layernorm", "post_attention_layernorm"],
-    };
-    for layer in 0..config.n_layers {
-        let table = [
-            ("self_attn.q_proj", "att_proj", Some(0..q)),
-            ("self_attn.k_proj", "att_proj", Some(q..q + kv)),
-            ("self_attn.v_proj", "att_proj", Some(q + kv..q + 2 * kv)),
-            ("self_attn.o_proj", "attn_out", None),
-            ("self_attn.q_norm", "q_norm", None),
-            ("self_attn.k_norm", "k_norm", None),
-            ("mlp.up_proj", "ff_proj", Some(0..mlp)),
-            ("mlp.gate_proj", "ff_proj", Some(mlp..2 * mlp)),
-            ("mlp.down_proj", "ff_out", None),
-            (attn_norm, "attn_norm", None),
-            (ff_norm, "ff_norm", None),
-        ];
-        for (name, own, rows) in table {
-            add(format!("model.layers.{layer}.{name}.weight"), layout::block(layer, own), rows);
-        }
-    }
-    parts
+    if config.norm_after { NAMES.parts(config) } else { NAMES_OF_LLAMA.parts(config) }
 }
 
 /// Reads a Hugging Face model folder.

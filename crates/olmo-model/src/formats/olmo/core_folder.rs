@@ -13,8 +13,7 @@ use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::formats::file_names::CONFIG_FILE;
 use crate::formats::json::{read_object, write_json};
-use crate::formats::parts::Part;
-use crate::layout;
+use crate::formats::parts::{Names, Part};
 use crate::parameters::Parameters;
 use crate::weight_type::WeightType;
 
@@ -28,49 +27,24 @@ const PREFIX: &str = "model.";
 const EMBEDDING: &str = "model.embeddings.weight";
 const HEAD: &str = "model.lm_head.w_out.weight";
 
-/// Every tensor of OLMo-core's and the part of our tensors that it is: fused projections are split,
-/// nothing is permuted (`olmo_core/nn/hf/convert.py` has the same names beside Hugging Face's).
-fn parts(config: &ModelConfig) -> Vec<Part> {
-    let specs = layout::layout(config);
-    let (q, kv, mlp) = (config.query_width(), config.kv_width(), config.mlp_width());
-    let mut parts = Vec::new();
-    let mut add = |name: String, own: String, rows: Option<std::ops::Range<usize>>| {
-        // A tensor that this config lacks.
-        let Ok(index) = specs.binary_search_by(|spec| spec.name.cmp(&own)) else { return };
-        let (range, shape) = (specs[index].range.clone(), &specs[index].shape);
-        let (range, shape) = match rows {
-            None => (range, shape.clone()),
-            Some(rows) => {
-                let width = shape[1];
-                (range.start + rows.start * width..range.start + rows.end * width, vec![rows.len(), width])
-            }
-        };
-        parts.push(Part { name, shape, range });
-    };
-    add(EMBEDDING.into(), layout::wte(), None);
-    add(HEAD.into(), layout::head(), None);
-    add("model.lm_head.norm.weight".into(), layout::final_norm(), None);
-    for layer in 0..config.n_layers {
-        let table = [
-            ("attention.w_q", "att_proj", Some(0..q)),
-            ("attention.w_k", "att_proj", Some(q..q + kv)),
-            ("attention.w_v", "att_proj", Some(q + kv..q + 2 * kv)),
-            ("attention.w_out", "attn_out", None),
-            ("attention.q_norm", "q_norm", None),
-            ("attention.k_norm", "k_norm", None),
-            // The gate is the second half of the fused projection.
-            ("feed_forward.w3", "ff_proj", Some(0..mlp)),
-            ("feed_forward.w1", "ff_proj", Some(mlp..2 * mlp)),
-            ("feed_forward.w2", "ff_out", None),
-            ("attention_norm", "attn_norm", None),
-            ("feed_forward_norm", "ff_norm", None),
-        ];
-        for (name, own, rows) in table {
-            add(format!("model.blocks.{layer}.{name}.weight"), layout::block(layer, own), rows);
-        }
-    }
-    parts
-}
+/// `olmo_core/nn/hf/convert.py` has the same names beside Hugging Face's.
+const NAMES: Names = Names {
+    embedding: "model.embeddings",
+    head: "model.lm_head.w_out",
+    final_norm: "model.lm_head.norm",
+    blocks: "model.blocks",
+    queries: "attention.w_q",
+    keys: "attention.w_k",
+    values: "attention.w_v",
+    attention_output: "attention.w_out",
+    q_norm: "attention.q_norm",
+    k_norm: "attention.k_norm",
+    up: "feed_forward.w3",
+    gate: "feed_forward.w1",
+    down: "feed_forward.w2",
+    attention_norm: "attention_norm",
+    mlp_norm: "feed_forward_norm",
+};
 
 /// The model that the config of a step describes.
 ///
@@ -99,7 +73,7 @@ pub fn load_olmo_core(folder: &Path) -> Result<(ModelConfig, Parameters), ModelE
     // A tied head is the embedding under a second name.
     let ignored: &[&str] = if config.weight_tying { &[HEAD] } else { &[] };
     let read = |name: &str| checkpoint.read_tensor(name);
-    let parameters = fill(folder, &config, &parts(&config), &listed, ignored, &read)?;
+    let parameters = fill(folder, &config, &NAMES.parts(&config), &listed, ignored, &read)?;
     if config.weight_tying && listed.contains_key(HEAD) {
         let [embedding, head] = [EMBEDDING, HEAD].map(&read);
         let differ = embedding.map_err(|error| model_error(folder, &error))?
@@ -129,7 +103,7 @@ pub fn save_olmo_core(
     let inner = folder.join(MODEL_AND_OPTIM);
     std::fs::create_dir_all(&inner).context(&inner)?;
     let mut writer = CheckpointWriter::create(&inner, Writer::OlmoCore)?;
-    let mut parts = parts(config);
+    let mut parts = NAMES.parts(config);
     if config.weight_tying {
         // OLMo-core lists the tied head as well.
         let embedding = parts.iter().find(|part| part.name == EMBEDDING);
