@@ -1,8 +1,8 @@
-//! The basis of all crates of olmo-pipe: content digests ([`digest`]), typed names of the things in a
-//! store ([`id`]), safe and durable file access ([`files`]), locks ([`lock`]), checksummed journals ([`journal`]), seals of finished work
-//! ([`seal`]), errors with a code and a hint ([`error`]), suggestions for misspelled words
-//! ([`nearest`]), text for messages ([`text`], [`units`]), and failpoints for tests
-//! ([`mod@failpoint`]).
+//! The basis of all crates of olmo-pipe: content digests ([`digest`]), typed names of the things in
+//! a store ([`id`]), safe and durable file access ([`files`]), locks ([`lock`]), checksummed
+//! journals ([`journal`]), seals of finished work ([`seal`]), errors with a code and a hint
+//! ([`error`]), text for messages ([`text`]), numbers that are the same everywhere
+//! ([`SplitMix64`]), and failpoints for tests ([`mod@failpoint`]).
 //!
 //! It knows nothing about stages or stores, and depends on no other crate of the workspace.
 
@@ -15,12 +15,10 @@ pub mod files;
 pub mod id;
 pub mod journal;
 pub mod lock;
-pub mod nearest;
 pub mod seal;
 mod split_mix;
 pub mod testing;
 pub mod text;
-pub mod units;
 
 pub use digest::Digest;
 pub use error::{Diagnose, IoContext, PathError};
@@ -28,3 +26,4 @@ pub use failpoint::failpoint;
 pub use id::{ActionKey, ArtifactId, ObjectId};
 pub use lock::LockedFile;
 pub use split_mix::SplitMix64;
+pub use text::{nearest, units};

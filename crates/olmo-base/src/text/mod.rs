@@ -1,4 +1,7 @@
-//! Formats text inside messages.
+//! Text for messages: words ([`nearest`]), sizes and times ([`units`]), and quoted text.
+
+pub mod nearest;
+pub mod units;
 
 /// Puts `text` in backticks, and cuts it after 60 characters.
 pub fn quoted(text: &str) -> String {
