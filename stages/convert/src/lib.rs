@@ -15,7 +15,7 @@ use olmo_data::tokenizer::tokenizer_json;
 use olmo_data::{Chat, Template, TextTokenizer};
 use olmo_infer::{Placement, check_tokenizer};
 use olmo_model::WeightType;
-use olmo_stage::compute_params::{self, BackendParam, PrecisionParam};
+use olmo_stage::compute_params::ComputeParams;
 use olmo_stage::rules::{Finding, Question};
 use olmo_stage::worker::{enforce, write_json};
 use olmo_stage::{Compute, Context, Stage, StageError};
@@ -42,22 +42,8 @@ pub struct Params {
     #[serde(default)]
     #[schemars(with = "String", extend("enum" = ["float32", "bfloat16"], "default" = "float32"))]
     pub dtype: WeightType,
-    /// Device of the check of logits: `cpu`, `cuda`, `cuda:N` (the N-th of the stage's own GPUs), or
-    /// `auto` (a GPU if `resources` requests one).
-    #[serde(default = "compute_params::auto")]
-    #[schemars(regex(pattern = r"^(auto|cpu|cuda(:[0-9]+)?)$"), extend("x-key" = false))]
-    pub device: String,
-    /// Compute backend: `flex` (pure Rust, CPU), `libtorch` (CPU or CUDA; needs
-    /// `scripts/libtorch cpu --build`), or `auto` (flex on a CPU, libtorch on a GPU). The cache key
-    /// records the resolved value.
-    #[serde(default)]
-    #[schemars(with = "String", extend("enum" = ["auto", "flex", "libtorch"], "default" = "auto", "x-key" = false))]
-    pub backend: BackendParam,
-    /// Data type of weights and activations: `fp32`, `amp_bf16` (GPU only), or `auto` (`amp_bf16` on a
-    /// GPU, otherwise `fp32`). The cache key records the resolved value.
-    #[serde(default)]
-    #[schemars(with = "String", extend("enum" = ["auto", "fp32", "amp_bf16"], "default" = "auto", "x-key" = false))]
-    pub precision: PrecisionParam,
+    #[serde(flatten)]
+    pub compute: ComputeParams,
 }
 
 /// A format of models.
@@ -72,11 +58,11 @@ pub enum Format {
 
 impl Params {
     fn broken(&self, compute: Compute) -> Vec<Finding> {
-        compute_params::broken("convert", &self.device, self.backend, self.precision, compute)
+        self.compute.broken("convert", compute)
     }
 
     fn placement(&self, compute: Compute) -> Placement<'_> {
-        Placement { compute, device: &self.device, stage: "convert" }
+        Placement { compute, device: &self.compute.device, stage: "convert" }
     }
 }
 

@@ -10,7 +10,7 @@ mod prompts;
 
 use olmo_data::{Chat, Template, TextTokenizer, dataset};
 use olmo_infer::{ChatModel, Placement};
-use olmo_stage::compute_params::{self, BackendParam, PrecisionParam};
+use olmo_stage::compute_params::ComputeParams;
 use olmo_stage::rules::{Finding, Question};
 use olmo_stage::worker::enforce;
 use olmo_stage::{Compute, Context, Stage, StageError};
@@ -34,31 +34,17 @@ pub struct Params {
     #[serde(default)]
     #[schemars(range(min = 1))]
     pub limit: Option<usize>,
-    /// Device to compute on: `cpu`, `cuda`, `cuda:N` (the N-th of the stage's own GPUs), or `auto` (a
-    /// GPU if `resources` requests one).
-    #[serde(default = "compute_params::auto")]
-    #[schemars(regex(pattern = r"^(auto|cpu|cuda(:[0-9]+)?)$"), extend("x-key" = false))]
-    pub device: String,
-    /// Compute backend: `flex` (pure Rust, CPU), `libtorch` (CPU or CUDA; needs
-    /// `scripts/libtorch cpu --build`), or `auto` (flex on a CPU, libtorch on a GPU). The cache key
-    /// records the resolved value.
-    #[serde(default)]
-    #[schemars(with = "String", extend("enum" = ["auto", "flex", "libtorch"], "default" = "auto", "x-key" = false))]
-    pub backend: BackendParam,
-    /// Data type of weights and activations: `fp32`, `amp_bf16` (GPU only), or `auto` (`amp_bf16` on a
-    /// GPU, otherwise `fp32`). The cache key records the resolved value.
-    #[serde(default)]
-    #[schemars(with = "String", extend("enum" = ["auto", "fp32", "amp_bf16"], "default" = "auto", "x-key" = false))]
-    pub precision: PrecisionParam,
+    #[serde(flatten)]
+    pub compute: ComputeParams,
 }
 
 impl Params {
     fn broken(&self, compute: Compute) -> Vec<Finding> {
-        compute_params::broken("eval", &self.device, self.backend, self.precision, compute)
+        self.compute.broken("eval", compute)
     }
 
     fn placement(&self, compute: Compute) -> Placement<'_> {
-        Placement { compute, device: &self.device, stage: "eval" }
+        Placement { compute, device: &self.compute.device, stage: "eval" }
     }
 }
 

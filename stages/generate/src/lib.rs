@@ -7,7 +7,7 @@
 mod answers;
 
 use olmo_infer::{ChatModel, GenerateOptions, Placement, Sampling, generate};
-use olmo_stage::compute_params::{self, BackendParam, PrecisionParam};
+use olmo_stage::compute_params::ComputeParams;
 use olmo_stage::rules::{Finding, Question};
 use olmo_stage::worker::enforce;
 use olmo_stage::{Compute, Context, Stage, StageError};
@@ -51,22 +51,8 @@ pub struct Params {
     /// `prompts` alone.
     #[serde(default)]
     pub seed: u64,
-    /// Device to compute on: `cpu`, `cuda`, `cuda:N` (the N-th of the stage's own GPUs), or `auto` (a
-    /// GPU if `resources` requests one).
-    #[serde(default = "compute_params::auto")]
-    #[schemars(regex(pattern = r"^(auto|cpu|cuda(:[0-9]+)?)$"), extend("x-key" = false))]
-    pub device: String,
-    /// Compute backend: `flex` (pure Rust, CPU), `libtorch` (CPU or CUDA; needs
-    /// `scripts/libtorch cpu --build`), or `auto` (flex on a CPU, libtorch on a GPU). The cache key
-    /// records the resolved value.
-    #[serde(default)]
-    #[schemars(with = "String", extend("enum" = ["auto", "flex", "libtorch"], "default" = "auto", "x-key" = false))]
-    pub backend: BackendParam,
-    /// Data type of weights and activations: `fp32`, `amp_bf16` (GPU only), or `auto` (`amp_bf16` on a
-    /// GPU, otherwise `fp32`). The cache key records the resolved value.
-    #[serde(default)]
-    #[schemars(with = "String", extend("enum" = ["auto", "fp32", "amp_bf16"], "default" = "auto", "x-key" = false))]
-    pub precision: PrecisionParam,
+    #[serde(flatten)]
+    pub compute: ComputeParams,
 }
 
 impl Params {
@@ -76,7 +62,7 @@ impl Params {
     }
 
     fn broken(&self, compute: Compute) -> Vec<Finding> {
-        let mut findings = compute_params::broken("generate", &self.device, self.backend, self.precision, compute);
+        let mut findings = self.compute.broken("generate", compute);
         findings.extend(self.sampling().problem().map(|problem| {
             let name = problem.split('`').nth(1).unwrap_or("");
             Finding::error("generate::params", name, problem.as_str())
@@ -85,7 +71,7 @@ impl Params {
     }
 
     fn placement(&self, compute: Compute) -> Placement<'_> {
-        Placement { compute, device: &self.device, stage: "generate" }
+        Placement { compute, device: &self.compute.device, stage: "generate" }
     }
 }
 

@@ -6,8 +6,8 @@
 use olmo_base::units::bytes;
 use olmo_data::Manifest;
 use olmo_model::{Computes, ModelConfig, ModelParams, Vocabulary, VocabularyMismatch};
+use olmo_stage::Compute;
 use olmo_stage::rules::{Finding, Question};
-use olmo_stage::{Compute, compute_params};
 use olmo_train::data::too_few_rows;
 use olmo_train::learner::computes;
 use olmo_train::memory::{self, Need};
@@ -66,8 +66,7 @@ pub(crate) fn broken(params: &Params, known: &Known) -> Vec<Finding> {
     if let (Some(model), Some(config), false) = (&params.model, &config, known.has_init) {
         findings.extend(new_model(model, config));
     }
-    let Params { device, backend, precision, .. } = params;
-    findings.extend(compute_params::broken("train", device, *backend, *precision, known.compute));
+    findings.extend(params.compute.broken("train", known.compute));
     if let Some(data) = &known.data {
         findings.extend(too_few_rows(data.instances, params.batch_rows(data.instances, data.sequence_length)));
         if data.labels == 0 {

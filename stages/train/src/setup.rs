@@ -89,7 +89,7 @@ pub(crate) fn setup(params: Params, context: &mut Context) -> Result<Setup, Stag
         eval_on_startup: params.eval_on_startup,
         console_log_interval: params.console_log_interval,
         compute,
-        device: params.device,
+        device: params.compute.device,
         version,
         smaller,
     })
@@ -107,8 +107,10 @@ fn microbatch(
 ) -> (usize, Option<String>) {
     let on_gpu = computes != Computes::OnHost;
     let need = Need { config, sequence, rows: global_batch, computes };
-    let (policy, available) =
-        (params.activation_checkpointing, if on_gpu { free_memory(&params.device) } else { memory::available() });
+    let (policy, available) = (
+        params.activation_checkpointing,
+        if on_gpu { free_memory(&params.compute.device) } else { memory::available() },
+    );
     let room = available.map_or(u64::MAX, memory::room);
     let rows = params.device_train_microbatch_size.unwrap_or_else(|| need.microbatch(policy, room));
     let estimate = need.estimate(policy, rows);

@@ -2,7 +2,7 @@
 //! express.
 
 use olmo_model::{ActivationCheckpointing, ModelParams};
-use olmo_stage::compute_params::{self, BackendParam, PrecisionParam};
+use olmo_stage::compute_params::ComputeParams;
 use olmo_stage::rules::Finding;
 use olmo_train::{LossNorm, Schedule, SchedulerName};
 use schemars::JsonSchema;
@@ -44,23 +44,8 @@ pub struct Params {
     #[serde(default = "default::microbatch")]
     #[schemars(range(min = 1), extend("x-key" = false))]
     pub device_train_microbatch_size: Option<usize>,
-    /// Device to train on: `cpu`, `cuda`, `cuda:N` (the N-th of the stage's own GPUs), or `auto` (a
-    /// GPU if `resources` requests one).
-    #[serde(default = "compute_params::auto")]
-    #[schemars(regex(pattern = r"^(auto|cpu|cuda(:[0-9]+)?)$"), extend("x-key" = false))]
-    pub device: String,
-    /// Compute backend: `flex` (pure Rust, CPU), `libtorch` (CPU or CUDA; needs
-    /// `scripts/libtorch cpu --build`), or `auto` (flex on a CPU, libtorch on a GPU). The cache key
-    /// records the resolved value.
-    #[serde(default)]
-    #[schemars(with = "String", extend("enum" = ["auto", "flex", "libtorch"], "default" = "auto", "x-key" = false))]
-    pub backend: BackendParam,
-    /// Data type of activations (OLMo's names): `fp32`, `amp_bf16` (GPU only; weights, gradients and
-    /// moments stay f32), or `auto` (`amp_bf16` on a GPU, otherwise `fp32`). The cache key records
-    /// the resolved value.
-    #[serde(default)]
-    #[schemars(with = "String", extend("enum" = ["auto", "fp32", "amp_bf16"], "default" = "auto", "x-key" = false))]
-    pub precision: PrecisionParam,
+    #[serde(flatten)]
+    pub compute: ComputeParams,
     /// Which blocks recompute their activations in the backward pass instead of keeping them
     /// (OLMo's names). Saves memory and costs time (`whole_layer`: about a third); the result is
     /// bit-identical.
