@@ -62,7 +62,8 @@ pub struct Request {
 pub struct Loglikelihood {
     /// The natural logarithm of each token's probability after all tokens before it.
     pub tokens: Vec<f32>,
-    /// Whether every token is the most likely one at its place (of equally likely ones, the lowest).
+    /// Whether every token is the most likely one at its place (the lowest id if several are equally
+    /// likely).
     pub is_greedy: bool,
 }
 

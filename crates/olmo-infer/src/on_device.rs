@@ -10,10 +10,10 @@ use rayon::prelude::*;
 
 use crate::language_model::{LanguageModel, Loglikelihood, Request, Sequences};
 
-/// Maximum number of tokens, padding included, of rows that are computed together.
+/// Maximum number of tokens in rows that are computed together, padding included.
 const MOST_TOKENS: usize = 1 << 14;
 
-/// Ropes cover a multiple of this number of positions, so that they are seldom made again.
+/// Rotary tables grow by this number of positions, so they are rarely rebuilt.
 const POSITIONS: usize = 256;
 
 /// A model with its weights on a device.
@@ -168,12 +168,15 @@ impl<D: Decoder> LanguageModel for OnDevice<D> {
         for (index, Request { context, continuation }) in requests.iter().enumerate() {
             let what = || format!("request {index}");
             if context.is_empty() || continuation.is_empty() {
-                return Err(ModelError::Input(format!("{}: context and continuation have a token at least", what())));
+                return Err(ModelError::Input(format!(
+                    "{}: the context and the continuation each need at least one token",
+                    what()
+                )));
             }
             if context.len() + continuation.len() - 1 > most {
                 let length = context.len() + continuation.len();
                 return Err(ModelError::Input(format!(
-                    "{}: its {length} tokens are more than the model's sequence of {most}; shorten the context",
+                    "{}: its {length} tokens exceed the model's maximum sequence length of {most}; shorten the context",
                     what()
                 )));
             }
@@ -255,7 +258,7 @@ impl<D: Decoder> Sequences for Running<'_, D> {
     fn step(&mut self, tokens: &[u32]) -> Result<Vec<f32>, ModelError> {
         let model = self.model;
         if tokens.len() != self.positions.len() {
-            let what = format!("{} tokens for {} sequences", tokens.len(), self.positions.len());
+            let what = format!("there are {} tokens for {} sequences", tokens.len(), self.positions.len());
             return Err(ModelError::Input(what));
         }
         model.config.check_ids(tokens, 1, tokens.len())?;
@@ -279,7 +282,7 @@ impl<D: Decoder> Sequences for Running<'_, D> {
     }
 }
 
-/// Rows of `length` ids, filled with id 0 behind each text.
+/// Rows of `length` ids: each text, padded with id 0.
 fn padded<T: IntoIterator<Item = u32>>(texts: impl IntoIterator<Item = T>, length: usize) -> Vec<u32> {
     let mut ids = Vec::new();
     for (row, text) in texts.into_iter().enumerate() {

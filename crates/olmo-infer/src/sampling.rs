@@ -10,16 +10,16 @@ use olmo_model::ModelError;
 /// The filters apply in the order of `transformers`: temperature, then `top_k`, then `top_p`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sampling {
-    /// Divisor of the logits. 0: greedy, the most likely token, and of equally likely ones the
-    /// lowest.
+    /// Divisor of the logits. 0 is greedy: always the most likely token (the lowest id if several
+    /// are equally likely).
     pub temperature: f64,
     /// Only the k most likely tokens can be chosen; `None`: all.
     pub top_k: Option<usize>,
-    /// Only the most likely tokens whose probabilities together reach this can be chosen, and at
-    /// least one; `None`: all.
+    /// Only the most likely tokens whose probabilities add up to this can be chosen (at least one);
+    /// `None`: all.
     pub top_p: Option<f64>,
-    /// The choice follows from the seed, the index of the prompt and the place of the token alone:
-    /// not from the prompts that are answered at the same time.
+    /// A choice depends only on the seed, the index of the prompt and the place of the token, not on
+    /// the prompts that are answered at the same time.
     pub seed: u64,
 }
 
@@ -88,7 +88,7 @@ impl Sampling {
     }
 }
 
-/// The index of the largest logit; of equal ones the lowest.
+/// The index of the largest logit; the lowest index if several are equal.
 fn most_likely(logits: &[f32]) -> u32 {
     let mut best = 0;
     for (id, logit) in logits.iter().enumerate() {

@@ -12,7 +12,7 @@ use crate::rope::Rope;
 pub struct Score {
     /// Its natural logarithm.
     pub log_probability: f32,
-    /// Whether the token is the most likely one (of equally likely ones, the lowest).
+    /// Whether the token is the most likely one (the lowest id if several are equally likely).
     pub is_greedy: bool,
 }
 
