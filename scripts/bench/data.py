@@ -2,14 +2,13 @@
 """Tokenisation beside the `tokenizers` package, memory by size of input, packing, utilisation.
 
 The chats are made as in scripts/bench/tulu.py: sentences of the conversations in SOURCE.jsonl, shuffled, with 3 % of the words replaced by random
-ones. `tokens`: the same conversations as text of template `tulu`, encoded by `tokenizers.encode_batch_fast` (ids alone, nothing read or
-written), and by stage `tokenize` (read from Parquet, encoded with labels, checked, written, synced), with one thread and with two.
+ones. `tokens`: the same conversations as text of template `tulu`, encoded by `tokenizers` 1.0 (ids alone, nothing read or written;
+crates/olmo-data/examples/raw_tokenizers.rs), and by stage `tokenize` (started, tokenizer and Parquet read, encoded with labels, written,
+synced), with one thread and with two.
 `memory`: the largest process of each stage, by the run's own record. `packing`: a million documents. `filled`: the conversations of SOURCE.jsonl in rows
 of 2048.
 
     python scripts/bench/data.py SOURCE.jsonl TOKENIZER.json tokens|memory|packing|filled [--chats 20000] [--runs 3]
-
-Needs `tokenizers` (checked with 0.22.2) for `tokens`.
 """
 
 import argparse
@@ -73,42 +72,25 @@ def tulu_text(messages, eos):
     return text
 
 
-THEIRS = """
-import json, sys, time
-import tokenizers
-tokenizer = tokenizers.Tokenizer.from_file(sys.argv[1])
-texts = json.load(open(sys.argv[2]))
-tokenizer.encode_batch_fast(texts[:500], add_special_tokens=False)
-best = None
-for _ in range(int(sys.argv[3])):
-    start = time.perf_counter()
-    count = 0
-    for i in range(0, len(texts), 1000):
-        count += sum(len(encoded.ids) for encoded in tokenizer.encode_batch_fast(texts[i:i + 1000], add_special_tokens=False))
-    took = time.perf_counter() - start
-    best = took if best is None else min(best, took)
-print(count, best)
-"""
-
-
 def tokens(work, tokenizer, arguments):
     texts = [tulu_text(json.loads(line)["messages"], arguments.eos) for line in (work / "chats.jsonl").open()]
     (work / "texts.json").write_text(json.dumps(texts))
     size = sum(len(text.encode()) for text in texts)
+    raw = ["cargo", "run", "--quiet", "--release", "--example", "raw_tokenizers", "--", str(tokenizer), str(work / "texts.json")]
     rates = {}
     for threads in [1, 2]:
-        environment = {**os.environ, "RAYON_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "true" if threads > 1 else "false"}
-        command = [sys.executable, "-c", THEIRS, str(tokenizer), str(work / "texts.json"), str(arguments.runs)]
-        count, took = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
+        command = [*raw, str(threads), str(arguments.runs)]
+        count, took = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
         rates["tokenizers", threads] = int(count) / float(took)
-        print(f"tokenizers, {threads} thread(s): {int(count)} tokens in {float(took):.2f} s = {int(count) / float(took) / 1e6:.2f} M/s, {size / float(took) / 1e6:.1f} MB/s")
+        print(f"tokenizers 1.0, {threads} thread(s): {int(count)} tokens in {float(took):.2f} s = {int(count) / float(took) / 1e6:.1f} M/s, {size / float(took) / 1e6:.0f} MB/s")
         took, made = None, None
         for _ in range(arguments.runs):
             used, counts = run(work, tokenizer, arguments, threads)
             took, made = min(took or 1e9, used["tokens"]["wall_s"]), counts["tokens"]["tokens"]
         rates["ours", threads] = made / took
-        print(f"stage tokenize, {threads} thread(s): {made} tokens in {took:.2f} s = {made / took / 1e6:.2f} M/s, {size / took / 1e6:.1f} MB/s")
-    print(f"one thread: {rates['ours', 1] / rates['tokenizers', 1]:.2f} of `tokenizers`; two threads: {rates['ours', 2] / rates['ours', 1]:.2f} times one")
+        print(f"stage tokenize, {threads} thread(s): {made} tokens in {took:.2f} s = {made / took / 1e6:.1f} M/s, {size / took / 1e6:.0f} MB/s")
+    for threads in [1, 2]:
+        print(f"{threads} thread(s): {rates['ours', threads] / rates['tokenizers', threads]:.2f} of `tokenizers` 1.0")
 
 
 def memory(work, tokenizer, arguments):

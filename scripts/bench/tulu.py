@@ -22,8 +22,8 @@ import time
 PIPELINE = """
 pipeline: tulu-bytes
 stages:
-  chats: {{uses: fetch, resources: {{cpus: 0}}, with: {{files: [{chats}]}}}}
-  tokenizer: {{uses: tokenizer, with: {{file: {tokenizer}, eos_token: "{eos}", pad_token: "{pad}"}}}}
+  chats: {{uses: fetch, resources: {{cpus: 1}}, with: {{files: [{chats}]}}}}
+  tokenizer: {{uses: tokenizer, resources: {{cpus: 1}}, with: {{file: {tokenizer}, eos_token: "{eos}", pad_token: "{pad}"}}}}
   tokens:
     uses: tokenize
     with: {{documents: "${{stages.chats.dataset}}", tokenizer: "${{stages.tokenizer.tokenizer}}", template: prepare_tulu_data}}

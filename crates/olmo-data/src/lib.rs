@@ -29,4 +29,4 @@ pub use jinja::Date;
 pub use memmap::pack::{Pack, Packer};
 pub use memmap::{Dtype, Instance, InstanceFilter, Layout, Manifest, Memmap, MemmapOptions, MemmapWriter};
 pub use tokenizer::chat_record::ChatRecord;
-pub use tokenizer::{SpecialTokens, TextTokenizer, Tokens};
+pub use tokenizer::{Probes, SpecialTokens, TextTokenizer, TokenizerRecord, Tokens};

@@ -164,10 +164,14 @@ proptest! {
         }
     }
 
+    // 20,000 hostile strings: one of its own, and those of a conversation.
     #[test]
     fn the_fast_way_gives_the_ids_of_the_slow_one(text in hostile_text(), messages in conversations()) {
         for ((name, fast), (_, slow)) in TOKENIZERS.iter().zip(SLOW.iter()) {
             prop_assert_eq!(fast.encode_text(&text).unwrap(), slow.encode_text(&text).unwrap(), "{}", name);
+            for message in &messages {
+                prop_assert_eq!(fast.encode_text(message.text()).unwrap(), slow.encode_text(message.text()).unwrap(), "{}", name);
+            }
             for template in Template::ALL {
                 let rendered = template.render(&messages, EOS, false);
                 prop_assert_eq!(fast.encode_conversation(&rendered).unwrap(), slow.encode_conversation(&rendered).unwrap(), "{}", name);
@@ -346,6 +350,107 @@ fn the_token_named_first_is_one_for_that_purpose() {
 }
 
 #[test]
+fn byte_level_bpe_takes_the_fast_way_and_other_kinds_do_not() {
+    assert!(TOKENIZERS.iter().all(|(_, tokenizer)| tokenizer.has_shortcut()));
+    assert!(!SLOW.iter().any(|(_, tokenizer)| tokenizer.has_shortcut()));
+    fn byte_level(add_prefix_space: bool) -> Value {
+        json!({"type": "ByteLevel", "add_prefix_space": add_prefix_space, "trim_offsets": true, "use_regex": true})
+    }
+    let changed = |change: fn(&mut Value)| {
+        let mut json = fixture();
+        change(&mut json);
+        open(&json).has_shortcut()
+    };
+    assert!(changed(|json| json["decoder"] = Value::Null));
+    assert!(changed(|json| json["post_processor"] = byte_level(false)));
+    // Each of these would give other ids, or lengths that are not known.
+    assert!(!changed(|json| json["normalizer"] = json!({"type": "Lowercase"})));
+    assert!(!changed(|json| json["pre_tokenizer"] = json!({"type": "Whitespace"})));
+    assert!(!changed(|json| json["pre_tokenizer"] = byte_level(true)));
+    assert!(!changed(|json| json["model"]["byte_fallback"] = json!(true)));
+    assert!(!changed(|json| json["model"]["end_of_word_suffix"] = json!("</w>")));
+    assert!(!changed(|json| json["added_tokens"][1]["lstrip"] = json!(true)));
+    assert!(!changed(|json| json["added_tokens"][1]["single_word"] = json!(true)));
+    assert!(!changed(|json| {
+        let vocabulary = json["model"]["vocab"].as_object_mut().unwrap();
+        let id = vocabulary.remove("Ċ").unwrap();
+        vocabulary.insert("no newline".into(), id);
+    }));
+}
+
+#[test]
+fn the_fast_way_gives_the_ids_of_the_slow_one_for_the_committed_corpus() {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data");
+    let mut texts = 0;
+    for name in ["sentences.txt", "tulu-sample.jsonl", "tulu-heldout.jsonl", "README.md"] {
+        let text = std::fs::read_to_string(data.join(name)).unwrap();
+        for ((kind, fast), (_, slow)) in TOKENIZERS.iter().zip(SLOW.iter()) {
+            for line in text.lines() {
+                let (ours, theirs) = (fast.encode_text(line).unwrap(), slow.encode_text(line).unwrap());
+                assert_eq!(ours, theirs, "{kind}: {line}");
+                texts += 1;
+            }
+            assert_eq!(fast.encode_text(&text).unwrap(), slow.encode_text(&text).unwrap(), "{kind}: {name}");
+        }
+    }
+    assert!(texts > 40_000, "{texts}");
+}
+
+/// A tokenizer whose artifact was written is opened without the library for every kind; the ids are
+/// the same, and so is what needs that library after all.
+#[test]
+fn an_opened_tokenizer_gives_the_ids_of_the_one_that_was_saved() {
+    for (name, saved) in TOKENIZERS.iter() {
+        let dir = tempfile::tempdir().unwrap();
+        let json = match *name {
+            "plain" => fixture(),
+            _ => {
+                let mut json = fixture();
+                json["normalizer"] = json!({"type": "NFC"});
+                json
+            }
+        };
+        let written = open(&json);
+        written.save(dir.path(), json.to_string().as_bytes()).unwrap();
+        let opened = TextTokenizer::open(dir.path()).unwrap();
+        assert!(opened.has_shortcut());
+        assert_eq!((opened.special(), opened.record()), (written.special(), written.record()), "{name}");
+        assert_eq!(opened.added_tokens(), saved.added_tokens());
+        // The second text is not in the form NFC.
+        for text in ["I'm 12 <|endoftext|>\n", "e\u{301}\u{212a}", "漢\u{1112}\u{1161}"] {
+            assert_eq!(opened.encode(text).unwrap(), written.encode(text).unwrap(), "{name}: {text}");
+        }
+        assert_eq!(opened.id_to_token(opened.special().eos_token_id).as_deref(), Some(EOS));
+        // Probes of another tokenizer are noticed.
+        let probes = dir.path().join("probes.json");
+        let text = std::fs::read_to_string(&probes).unwrap();
+        let at = text.find("\": \"").unwrap() + 4;
+        std::fs::write(&probes, format!("{}9{}", &text[..at], &text[at..])).unwrap();
+        let opened = TextTokenizer::open(dir.path()).unwrap();
+        assert_eq!(opened.record().probes, written.record().probes, "{name}");
+    }
+}
+
+#[test]
+fn tokenizers_that_split_text_differently_are_told_apart() {
+    let [plain, neox, dolma2] = [0, 1, 2].map(|kind| TOKENIZERS[kind].1.record().probes.clone().unwrap());
+    assert_eq!(plain.difference(&plain), None);
+    let difference = neox.difference(&dolma2).unwrap();
+    let encode = |kind: usize| {
+        let ids = TOKENIZERS[kind].1.encode_text(&difference.text).unwrap();
+        ids.iter().map(u32::to_string).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(difference.ids, [encode(1), encode(2)]);
+    // Another control token is no difference.
+    let mut more = fixture();
+    let mut token = more["added_tokens"][0].clone();
+    token["id"] = json!(more["model"]["vocab"].as_object().unwrap().len() + 500);
+    token["content"] = json!("<|im_start|>");
+    more["added_tokens"].as_array_mut().unwrap().push(token);
+    assert_eq!(open(&more).record().probes, Some(plain));
+}
+
+#[test]
 fn dropout_in_the_file_changes_no_id() {
     let text = "the river and the stone and the lamp that the river took";
     let want = open(&fixture()).encode_text(text).unwrap();
@@ -391,7 +496,7 @@ fn the_artifact_opens_again_and_a_changed_one_does_not() {
 fn padding_may_be_any_id_but_eos_must_be_encoded_as_itself() {
     let bytes = fixture().to_string();
     let tokenizer = TextTokenizer::from_bytes(Path::new("t.json"), bytes.as_bytes(), EOS, "Ġthe").unwrap();
-    assert_eq!(tokenizer.inner().id_to_token(tokenizer.special().pad_token_id).as_deref(), Some("Ġthe"));
+    assert_eq!(tokenizer.id_to_token(tokenizer.special().pad_token_id).as_deref(), Some("Ġthe"));
     assert!(TextTokenizer::from_bytes(Path::new("t.json"), bytes.as_bytes(), "Ġthe", PAD).is_err());
 }
 
@@ -455,6 +560,30 @@ fn olmos_tokenizers_give_the_ids_of_olmos_script() {
         ]
     );
     assert_eq!(labelled(&dolma2), [19, 13, 100257, 2675, 2351, 10788, 0, 100257]);
+}
+
+#[test]
+fn olmos_tokenizers_take_the_fast_way_and_give_the_same_ids() {
+    let Some(shared) = shared() else { return };
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data");
+    let corpus = ["sentences.txt", "tulu-sample.jsonl"].map(|name| std::fs::read_to_string(data.join(name)).unwrap());
+    for (fast, slow) in olmo_tokenizers(&shared).into_iter().zip(olmo_tokenizers(&shared)) {
+        assert!(fast.has_shortcut());
+        let slow = slow.without_shortcuts();
+        for text in &corpus {
+            assert_eq!(fast.encode_text(text).unwrap(), slow.encode_text(text).unwrap());
+        }
+        let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
+            failure_persistence: None,
+            cases: 20_000,
+            ..ProptestConfig::default()
+        });
+        let same = |text: String| {
+            prop_assert_eq!(fast.encode(&text).unwrap().ids, slow.encode_text(&text).unwrap());
+            Ok(())
+        };
+        runner.run(&hostile_text(), same).unwrap();
+    }
 }
 
 #[test]

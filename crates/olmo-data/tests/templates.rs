@@ -190,7 +190,7 @@ fn labels_are_those_of_transformers_mask_with_and_without_tags() {
         let untagged = pairs.get(tagged).and_then(Value::as_str).filter(|_| traced);
         for style_name in [Some(tagged), untagged].into_iter().flatten() {
             let source = Source::Jinja(style(style_name));
-            let chat = Chat::new(&source, special, &tokenizer.added_tokens(), None, tokenizer.digest());
+            let chat = Chat::new(&source, special, tokenizer.added_tokens(), None, tokenizer.digest());
             let rendered = chat.and_then(|chat| chat.render(&conversation, &Labels::default()));
             let document = match rendered {
                 // A tag may stand around a turn's end that is no token of this tokenizer.

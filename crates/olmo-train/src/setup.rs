@@ -1,6 +1,6 @@
 //! [`Setup`]: everything decided before the first step.
 
-use olmo_data::{ChatRecord, Memmap};
+use olmo_data::{Memmap, TokenizerRecord};
 use olmo_model::{ActivationCheckpointing, ModelConfig, Parameters};
 use olmo_stage::Compute;
 
@@ -14,8 +14,8 @@ pub struct Setup {
     pub data: Memmap,
     pub eval_data: Option<Memmap>,
     pub config: ModelConfig,
-    /// The chat format to save with the model.
-    pub chat: Option<ChatRecord>,
+    /// What to save with the model of the tokenizer of its data.
+    pub record: TokenizerRecord,
     /// Weights to start from; without them, new ones are initialised.
     pub initial: Option<Parameters>,
     /// Seed of new weights and, together with the epoch, of the order of the data.

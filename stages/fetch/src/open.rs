@@ -47,7 +47,7 @@ pub(crate) type Batches = Box<dyn Iterator<Item = Result<RecordBatch, String>>>;
 /// The content of a file.
 pub(crate) enum Content {
     /// Text, line by line, and its first non-whitespace byte.
-    Lines(Box<dyn BufRead>, Option<u8>),
+    Lines(Box<dyn BufRead + Send>, Option<u8>),
     /// Parquet or Arrow IPC: the names of all columns, and batches of the requested ones.
     Table { columns: Vec<String>, batches: Batches },
 }
@@ -122,7 +122,7 @@ pub(crate) fn open(path: &Path, read: &Arc<AtomicU64>, wanted: &[String]) -> Res
     refuse(&head, &name)?;
     let counted = BufReader::with_capacity(1 << 18, Counted { file, read: read.clone() });
     let first = head.first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
-    let mut lines: Box<dyn BufRead> = if head.starts_with(b"\x1f\x8b") {
+    let mut lines: Box<dyn BufRead + Send> = if head.starts_with(b"\x1f\x8b") {
         Box::new(BufReader::with_capacity(1 << 18, Members { decoder: member(counted)? }))
     } else if first == ZSTD || is_skippable(first) {
         Box::new(BufReader::with_capacity(1 << 18, Frames { decoder: frame(counted)? }))

@@ -229,12 +229,18 @@ impl<'p, T: Item> Sink<'p, T> {
             self.repeated += 1;
             return Ok(());
         }
-        for _ in 0..self.copies() {
-            if self.full() {
-                break;
-            }
+        let copies = self.copies();
+        for _ in 1..copies {
+            self.write(record.clone())?;
+        }
+        if copies > 0 { self.write(record) } else { Ok(()) }
+    }
+
+    /// Writes a record, unless the limit is reached.
+    fn write(&mut self, record: T) -> Result<(), StageError> {
+        if !self.full() {
             self.kept_of_source += 1;
-            self.writer.push(record.clone())?;
+            self.writer.push(record)?;
         }
         Ok(())
     }

@@ -6,6 +6,7 @@ use std::io::BufRead;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::sync_channel;
 
 use olmo_data::dataset::{self, Kind};
 use olmo_data::{Conversation, DataError};
@@ -25,6 +26,8 @@ use crate::table;
 
 /// Overhead counted per line: short lines take more memory for bookkeeping than for their text.
 const PER_LINE: usize = 64;
+/// Number of blocks that may wait between reading, parsing and writing.
+const WAITING: usize = 1;
 /// Number of values of a JSON array to process at a time.
 const VALUES: usize = 1024;
 /// Stage `fetch`.
@@ -101,10 +104,9 @@ fn fetch<T: Item>(
     for (path, _) in files {
         total += path.metadata().map_err(|e| StageError::io(path, e))?.len();
     }
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(context.request.threads)
-        .build()
-        .map_err(|e| StageError::fail("fetch::threads", e.to_string()))?;
+    let threads = context.request.threads;
+    let pool = (threads > 1).then(|| rayon::ThreadPoolBuilder::new().num_threads(threads).build()).transpose();
+    let pool = pool.map_err(|e| StageError::fail("fetch::threads", e.to_string()))?;
     let mut reading = Reading { sink: Sink::create(params, context)?, pool, read: Arc::default(), total, context };
     for (source, (path, layout)) in files.iter().enumerate() {
         reading.sink.begin(source);
@@ -132,7 +134,8 @@ fn fetch<T: Item>(
 /// Reads the files.
 struct Reading<'a, T: Item> {
     sink: Sink<'a, T>,
-    pool: rayon::ThreadPool,
+    /// Absent with one thread.
+    pool: Option<rayon::ThreadPool>,
     read: Arc<AtomicU64>,
     total: u64,
     context: &'a mut Context,
@@ -158,65 +161,54 @@ impl<T: Item> Reading<'_, T> {
         Ok(())
     }
 
-    fn lines(&mut self, name: &str, layout: &Layout, mut reader: Box<dyn BufRead>) -> Result<(), StageError> {
-        let mut number = 0u64;
-        let mut ended = false;
-        while !ended && !self.sink.full() {
-            self.pause(name)?;
-            // Lines are stored back to back. A line that is too long is not stored.
-            let (mut block, mut lines) = (Vec::new(), Vec::new());
-            let mut failed = None;
-            let mut taken = 0;
-            while taken < BLOCK {
-                let start = block.len();
-                match read_line(&mut *reader, &mut block, LONGEST << 20) {
-                    Ok(0) => {
-                        ended = true;
-                        break;
-                    }
-                    Ok(read) => {
-                        number += 1;
-                        taken += read;
-                        let too_long = read - 1 > LONGEST << 20;
-                        if too_long {
-                            block.truncate(start);
-                        } else if block[start..].trim_ascii().is_empty() {
-                            // Blank lines are ignored in every format.
-                            block.truncate(start);
-                            continue;
-                        }
-                        taken += PER_LINE;
-                        lines.push(Line { number, start, end: block.len(), too_long });
-                    }
-                    Err(e) => {
-                        failed = Some(unreadable(name, Some(number + 1), &e));
-                        ended = true;
-                        break;
-                    }
-                }
-            }
-            let parsed: Vec<Parsed<T>> = self.pool.install(|| {
-                let one = |line: &Line| match line.too_long {
-                    true => Err(BadRecord::TooLong(LONGEST)),
-                    false => T::of_line(layout, &block[line.start..line.end]),
-                };
-                lines.par_iter().with_min_len(16).map(one).collect()
+    fn lines(&mut self, name: &str, layout: &Layout, reader: Box<dyn BufRead + Send>) -> Result<(), StageError> {
+        let blocks = Blocks { name: name.to_owned(), reader, number: 0, ended: false };
+        let Some(pool) = self.pool.take() else {
+            return self.blocks(name, blocks.map(|block| (block.parse::<T>(layout, None), block)));
+        };
+        // Reading, which may decompress, parsing and writing go on at the same time.
+        let done = std::thread::scope(|scope| {
+            let (read, to_parse) = sync_channel(WAITING);
+            let (parsed, to_write) = sync_channel(WAITING);
+            // A thread ends when nobody takes what it has.
+            scope.spawn(move || blocks.into_iter().all(|block| read.send(block).is_ok()));
+            let pool = &pool;
+            scope.spawn(move || {
+                to_parse
+                    .into_iter()
+                    .all(|block: Block| parsed.send((block.parse::<T>(layout, Some(pool)), block)).is_ok())
             });
-            for (line, record) in lines.iter().zip(parsed) {
+            self.blocks(name, to_write.into_iter())
+        });
+        self.pool = Some(pool);
+        done
+    }
+
+    /// Takes the records of parsed blocks, until one is enough. The rest of the iterator is dropped.
+    fn blocks(&mut self, name: &str, blocks: impl Iterator<Item = (Vec<Parsed<T>>, Block)>) -> Result<(), StageError> {
+        for (parsed, block) in blocks {
+            self.pause(name)?;
+            for (line, record) in block.lines.iter().zip(parsed) {
                 if let Some(record) = record.transpose() {
                     self.sink.push(record, || format!("{name}:{}:", line.number))?;
                 }
             }
-            if let Some(failed) = failed {
+            if let Some(failed) = block.failed {
                 return Err(failed);
+            }
+            if self.sink.full() {
+                break;
             }
         }
         Ok(())
     }
 
     fn values(&mut self, name: &str, layout: &Layout, first: u64, values: &[Value]) -> Result<(), StageError> {
-        let parsed: Vec<Parsed<T>> =
-            self.pool.install(|| values.par_iter().with_min_len(16).map(|value| T::of_value(layout, value)).collect());
+        let one = |value| T::of_value(layout, value);
+        let parsed: Vec<Parsed<T>> = match &self.pool {
+            Some(pool) => pool.install(|| values.par_iter().with_min_len(16).map(one).collect()),
+            None => values.iter().map(one).collect(),
+        };
         for (i, record) in parsed.into_iter().enumerate() {
             if let Some(record) = record.transpose() {
                 self.sink.push(record, || format!("{name}: record {}:", first + i as u64))?;
@@ -276,6 +268,77 @@ fn check_columns(name: &str, layout: &Layout, columns: &[String]) -> Result<(), 
         None => "set the column: `messages_field` for conversations, `text_field` for documents".into(),
     };
     Err(StageError::fail("fetch::columns", message).hint(hint))
+}
+
+/// Reads lines in blocks.
+struct Blocks {
+    name: String,
+    reader: Box<dyn BufRead + Send>,
+    /// Number of lines read.
+    number: u64,
+    ended: bool,
+}
+
+impl Iterator for Blocks {
+    type Item = Block;
+
+    fn next(&mut self) -> Option<Block> {
+        if self.ended {
+            return None;
+        }
+        let mut block = Block { bytes: Vec::with_capacity(BLOCK), lines: Vec::new(), failed: None };
+        let mut taken = 0;
+        while taken < BLOCK {
+            let start = block.bytes.len();
+            match read_line(&mut *self.reader, &mut block.bytes, LONGEST << 20) {
+                Ok(0) => {
+                    self.ended = true;
+                    break;
+                }
+                Ok(read) => {
+                    self.number += 1;
+                    taken += read;
+                    let too_long = read - 1 > LONGEST << 20;
+                    if too_long {
+                        block.bytes.truncate(start);
+                    } else if block.bytes[start..].trim_ascii().is_empty() {
+                        // Blank lines are ignored in every format.
+                        block.bytes.truncate(start);
+                        continue;
+                    }
+                    taken += PER_LINE;
+                    block.lines.push(Line { number: self.number, start, end: block.bytes.len(), too_long });
+                }
+                Err(e) => {
+                    block.failed = Some(unreadable(&self.name, Some(self.number + 1), &e));
+                    self.ended = true;
+                    break;
+                }
+            }
+        }
+        Some(block)
+    }
+}
+
+/// Some lines, stored back to back. A line that is too long is not stored.
+struct Block {
+    bytes: Vec<u8>,
+    lines: Vec<Line>,
+    /// Why nothing can be read after them.
+    failed: Option<StageError>,
+}
+
+impl Block {
+    fn parse<T: Item>(&self, layout: &Layout, pool: Option<&rayon::ThreadPool>) -> Vec<Parsed<T>> {
+        let one = |line: &Line| match line.too_long {
+            true => Err(BadRecord::TooLong(LONGEST)),
+            false => T::of_line(layout, &self.bytes[line.start..line.end]),
+        };
+        match pool {
+            Some(pool) => pool.install(|| self.lines.par_iter().with_min_len(16).map(one).collect()),
+            None => self.lines.iter().map(one).collect(),
+        }
+    }
 }
 
 /// A line in a block.

@@ -69,9 +69,7 @@ pub(crate) fn import(params: &MemmapParams, length: u64, context: &mut Context) 
     };
     let tokenizer = TextTokenizer::open(&tokenizer)?;
     let special = tokenizer.special();
-    if let Some(chat) = tokenizer.chat() {
-        chat.write(&context.output("memmap")?)?;
-    }
+    tokenizer.record().write(&context.output("memmap")?)?;
     let layout = Layout {
         sequence_length: length as usize,
         vocab_size: special.vocab_size,

@@ -1,7 +1,9 @@
 //! The stage: streams documents from Parquet into rows, and reports what was truncated or dropped.
 
+use std::sync::mpsc::sync_channel;
+
 use olmo_data::tokens::TokensReader;
-use olmo_data::{ChatRecord, Layout, Manifest, MemmapWriter, Pack, Packer};
+use olmo_data::{DataError, Document, Layout, Manifest, MemmapWriter, Pack, Packer, TokenizerRecord};
 use olmo_stage::rules::{Finding, Question};
 use olmo_stage::{Context, Stage, StageError};
 
@@ -11,6 +13,9 @@ use crate::rules;
 
 /// A row length chosen by the stage is a multiple of this.
 const ROUND: u64 = 64;
+
+/// Number of batches of documents that may wait to be written.
+const WAITING: usize = 4;
 
 /// Stage `memmap`.
 pub struct Memmap;
@@ -113,8 +118,9 @@ fn pack(
     dir: &std::path::Path,
     context: &mut Context,
 ) -> Result<(Manifest, (u64, u64)), StageError> {
+    let threads = context.request.threads;
     let reader = TokensReader::open(dir)?;
-    ChatRecord::carry(dir, &context.output("memmap")?)?;
+    TokenizerRecord::read(dir)?.write(&context.output("memmap")?)?;
     let tokens = reader.manifest().clone();
     let layout = Layout {
         sequence_length: length as usize,
@@ -130,12 +136,23 @@ fn pack(
         failed.hint("set `dtype: auto` or `dtype: uint32`: larger ids would wrap around")
     })?;
     let mut packer = Packer::new(params.pack, writer);
-    for (done, document) in reader.enumerate() {
-        packer.push(document?)?;
-        if done % 1024 == 0 {
-            context.check_stop()?;
-            context.progress(done as u64, tokens.documents, "documents", "packing");
-        }
+    let mut done = 0;
+    let mut take = |batch: Result<Vec<Document>, DataError>| -> Result<(), StageError> {
+        context.check_stop()?;
+        context.progress(done, tokens.documents, "documents", "packing");
+        let batch = batch?;
+        done += batch.len() as u64;
+        Ok(batch.into_iter().try_for_each(|document| packer.push(document))?)
+    };
+    if threads == 1 {
+        reader.batches().try_for_each(&mut take)?;
+    } else {
+        // Reading goes on beside writing.
+        std::thread::scope(|scope| {
+            let (read, to_write) = sync_channel(WAITING);
+            scope.spawn(move || reader.batches().all(|batch| read.send(batch).is_ok()));
+            to_write.into_iter().try_for_each(&mut take)
+        })?;
     }
     let manifest = packer.finish()?;
     context.progress(tokens.documents, tokens.documents, "documents", "packed");

@@ -11,7 +11,7 @@ use std::sync::mpsc::sync_channel;
 use olmo_base::seal::Seal;
 use olmo_base::{failpoint, journal};
 use olmo_data::tokens::{self, TokensCounts, TokensManifest, TokensWriter, part_name};
-use olmo_data::{DataError, TextTokenizer, dataset};
+use olmo_data::{DataError, TextTokenizer, TokenizerRecord, dataset};
 use olmo_stage::rules::{Finding, Question};
 use olmo_stage::{Context, Stage, StageError};
 use rayon::prelude::*;
@@ -79,12 +79,8 @@ fn encode_all<T: Send + Sync>(
     context: &mut Context,
 ) -> Result<(), StageError> {
     let threads = context.request.threads;
-    let build = |threads: usize| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-        pool.map_err(|e| StageError::fail("tokenize::threads", e.to_string()))
-    };
     if threads == 1 {
-        let mut encoding = Encoding { pool: build(1)?, encode, counted, seen: 0, context };
+        let mut encoding = Encoding { pool: None, encode, counted, seen: 0, context };
         for batch in batches {
             let records = encoding.batch(&batch?)?;
             records.into_iter().try_for_each(|record| writing.push(record))?;
@@ -92,7 +88,8 @@ fn encode_all<T: Send + Sync>(
         return Ok(());
     }
     // Reading and writing each use less than half a thread and mostly wait for encoding.
-    let pool = build(threads)?;
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    let pool = pool.map_err(|e| StageError::fail("tokenize::threads", e.to_string()))?;
     std::thread::scope(|scope| {
         let (read, to_encode) = sync_channel(WAITING);
         let (encoded, to_write) = sync_channel::<Vec<Encoded>>(WAITING);
@@ -108,7 +105,7 @@ fn encode_all<T: Send + Sync>(
             let mut records = to_write.into_iter().flatten();
             records.try_for_each(|record| writing.push(record))
         });
-        let mut encoding = Encoding { pool, encode, counted, seen: 0, context };
+        let mut encoding = Encoding { pool: Some(pool), encode, counted, seen: 0, context };
         let mut done = Ok(());
         for batch in to_encode {
             match batch.map_err(StageError::from).and_then(|batch| encoding.batch(&batch)) {
@@ -132,7 +129,8 @@ fn encode_all<T: Send + Sync>(
 
 /// Encodes batches in parallel.
 struct Encoding<'c, E> {
-    pool: rayon::ThreadPool,
+    /// Absent with one thread.
+    pool: Option<rayon::ThreadPool>,
     encode: E,
     counted: Counted,
     /// Records seen, including those in complete parts.
@@ -150,10 +148,11 @@ impl<E> Encoding<'_, E> {
         let skipped = done.saturating_sub(self.seen).min(records.len() as u64);
         let (first, records) = (self.seen + skipped, &records[skipped as usize..]);
         let encode = &self.encode;
-        let encoded = self.pool.install(|| {
-            let numbered = records.par_iter().with_min_len(16).enumerate();
-            numbered.map(|(i, record)| encode(record, first + i as u64)).collect::<Vec<_>>()
-        });
+        let one = |(i, record)| encode(record, first + i as u64);
+        let encoded: Vec<_> = match &self.pool {
+            Some(pool) => pool.install(|| records.par_iter().with_min_len(16).enumerate().map(one).collect()),
+            None => records.iter().enumerate().map(one).collect(),
+        };
         self.seen = first + records.len() as u64;
         self.context.progress(self.seen, total, "documents", "tokenising");
         // The first error in record order, whichever thread found it.
@@ -350,9 +349,8 @@ impl Writing {
                 std::fs::copy(&from, &to).map_err(|e| StageError::io(&from, e))?;
             }
         }
-        if let Some(chat) = &encoder.chat {
-            chat.record().write(&out)?;
-        }
+        let chat = encoder.chat.as_ref().map(|chat| chat.record().clone());
+        TokenizerRecord { chat, ..tokenizer.record().clone() }.write(&out)?;
         let dropped = all.unlabelled + all.problems + if params.too_long == TooLong::Drop { all.too_long } else { 0 };
         let manifest = TokensManifest {
             format: 1,

@@ -3,8 +3,11 @@
 //! [`broken`] has every rule whose violation is an error. [`check`] applies it to what is known
 //! before the run and adds warnings and notes; the run itself enforces it on its opened inputs.
 
+use std::path::PathBuf;
+
 use olmo_base::units::bytes;
-use olmo_data::Manifest;
+use olmo_data::tokenizer::{Difference, PROBES};
+use olmo_data::{Manifest, Probes};
 use olmo_model::{Computes, ModelConfig, ModelParams, Vocabulary, VocabularyMismatch};
 use olmo_stage::Compute;
 use olmo_stage::rules::{Finding, Question};
@@ -25,6 +28,8 @@ pub(crate) struct Known {
     pub has_init: bool,
     /// The config of the initial weights.
     pub init: Option<ModelConfig>,
+    /// What the tokenizers of the data and of the initial weights make of some texts.
+    pub probes: Option<(Probes, Probes)>,
     pub compute: Compute,
 }
 
@@ -40,6 +45,7 @@ pub(crate) fn check(params: &Params, question: &Question) -> Vec<Finding> {
         eval_data: manifest(question, "eval_data"),
         has_init: question.has("init"),
         init,
+        probes: probes(|port, file| question.item(port)?.files.get(file).cloned()),
         compute: question.compute,
     };
     let data = known.data.as_ref();
@@ -77,6 +83,8 @@ pub(crate) fn broken(params: &Params, known: &Known) -> Vec<Finding> {
         findings.extend(known.eval_data.as_ref().and_then(|eval_data| same_tokenizer(data, eval_data)));
         let init = known.init.as_ref().filter(|_| params.model.is_none());
         findings.extend(init.and_then(|config| vocabulary_matches(config, data)));
+        let probes = known.probes.as_ref().filter(|_| params.model.is_none());
+        findings.extend(probes.and_then(|(data, init)| same_ids(data, init)));
     }
     if known.eval_data.as_ref().is_some_and(|eval_data| eval_data.labels == 0) {
         let what = "no token in `eval_data` is a target: there is no loss to measure";
@@ -149,6 +157,33 @@ fn same_tokenizer(data: &Manifest, eval_data: &Manifest) -> Option<Finding> {
             format!("`data` and `eval_data` use different tokenizers ({} and {})", of_data.short(), of_eval.short());
         Finding::error("train::tokenizers", "", what).hint("tokenize both with the same tokenizer")
     })
+}
+
+/// What the tokenizers of the data and of the initial weights make of some texts, if both are known.
+/// `find` gives the file with a name in the artifact of a port.
+///
+/// A model of this program has them recorded; one from elsewhere has its tokenizer.
+pub(crate) fn probes(find: impl Fn(&str, &str) -> Option<PathBuf>) -> Option<(Probes, Probes)> {
+    let existing = |port: &str, file: &str| find(port, file).filter(|path| path.is_file());
+    let data = Probes::from_file(&existing("data", PROBES)?).ok()?;
+    let init = match existing("init", PROBES) {
+        Some(recorded) => Probes::from_file(&recorded),
+        None => Probes::of_tokenizer(&existing("init", "tokenizer.json")?),
+    };
+    Some((data, init.ok()?))
+}
+
+/// Rejects data that another tokenizer than that of the initial weights has made.
+fn same_ids(data: &Probes, init: &Probes) -> Option<Finding> {
+    let Difference { text, ids: [of_data, of_init] } = data.difference(init)?;
+    let what = format!(
+        "the data is not tokenized as the initial weights expect: their tokenizer makes [{of_init}] of `{}`, that of the \
+         data makes [{of_data}]",
+        text.escape_debug()
+    );
+    Some(Finding::error("train::tokenizers", "", what).hint(
+        "tokenize the data with the tokenizer of the initial weights: in stage tokenizer, give the model in `model`",
+    ))
 }
 
 fn fits_length(config: &ModelConfig, data: &Manifest) -> Option<Finding> {
@@ -309,7 +344,7 @@ fn vocabulary_of(data: &Manifest) -> Vocabulary {
 #[cfg(test)]
 mod tests {
     use olmo_base::Digest;
-    use olmo_data::{Layout, Memmap, MemmapWriter};
+    use olmo_data::{Layout, Memmap, MemmapWriter, TextTokenizer};
     use olmo_stage::rules::{KnownInput, Level};
     use serde_json::{Value, json};
 
@@ -400,6 +435,36 @@ mod tests {
         assert_eq!(found(|_| {}, &["data"], Some(1 << 20)), one(Level::Warning, "train::space", "save_interval"));
     }
 
+    #[test]
+    fn data_that_another_tokenizer_made_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let [data, init] = ["data", "init"].map(|port| dir.path().join(port));
+        let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/../../crates/olmo-data/tests/fixtures/tokenizer.json");
+        let text = std::fs::read_to_string(fixture).unwrap();
+        for port in [&data, &init] {
+            std::fs::create_dir(port).unwrap();
+        }
+        let finding = || {
+            let (data, init) = probes(|port, file| Some(dir.path().join(port).join(file)))?;
+            same_ids(&data, &init).map(|finding| (finding.code, finding.message))
+        };
+        assert_eq!(finding(), None, "nothing is known");
+        let tokenizer = TextTokenizer::from_file(fixture.as_ref(), "<|endoftext|>", "<|padding|>").unwrap();
+        tokenizer.record().write(&data).unwrap();
+        assert_eq!(finding(), None, "the weights come without a tokenizer");
+        std::fs::write(init.join("tokenizer.json"), &text).unwrap();
+        assert_eq!(finding(), None, "the same tokenizer");
+        let mut other: Value = serde_json::from_str(&text).unwrap();
+        other["normalizer"] = json!({"type": "Lowercase"});
+        std::fs::write(init.join("tokenizer.json"), other.to_string()).unwrap();
+        let (code, message) = finding().unwrap();
+        assert_eq!(code, "train::tokenizers");
+        assert!(message.contains("not tokenized as the initial weights expect"), "{message}");
+        // What a run has recorded counts.
+        tokenizer.record().write(&init).unwrap();
+        assert_eq!(finding(), None);
+    }
+
     /// A manifest of `rows` rows of four tokens, all of them targets or none.
     fn data(rows: u32, is_target: bool) -> Manifest {
         let dir = tempfile::tempdir().unwrap();
@@ -423,7 +488,14 @@ mod tests {
             });
             value.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
             let params: Params = serde_json::from_value(value).unwrap();
-            let known = Known { data: Some(data), eval_data, has_init: false, init: None, compute: Compute::FLEX };
+            let known = Known {
+                data: Some(data),
+                eval_data,
+                has_init: false,
+                init: None,
+                probes: None,
+                compute: Compute::FLEX,
+            };
             let findings = broken(&params, &known);
             findings.into_iter().map(|finding| (finding.code, finding.param)).collect::<Vec<_>>()
         };

@@ -2,7 +2,7 @@
 //! each other.
 
 use olmo_base::units::bytes;
-use olmo_data::{ChatRecord, Memmap};
+use olmo_data::{Memmap, TokenizerRecord};
 use olmo_model::{Computes, ModelConfig};
 use olmo_stage::worker::enforce;
 use olmo_stage::{Context, StageError};
@@ -21,7 +21,7 @@ use crate::rules::{self, Known};
 pub(crate) fn setup(params: Params, context: &mut Context) -> Result<Setup, StageError> {
     let data = Memmap::open(&context.input("data")?)?;
     let eval_data = context.optional_input("eval_data").map(|dir| Memmap::open(&dir)).transpose()?;
-    let chat = chat(context)?;
+    let record = record(context)?;
     let init = context.optional_input("init").map(|dir| olmo_model::load(&dir)).transpose().map_err(model_failure)?;
     let (init, initial) = init.unzip();
     let compute = context.request.compute;
@@ -30,6 +30,7 @@ pub(crate) fn setup(params: Params, context: &mut Context) -> Result<Setup, Stag
         eval_data: eval_data.as_ref().map(|eval_data| eval_data.manifest().clone()),
         has_init: init.is_some(),
         init,
+        probes: rules::probes(|port, file| Some(context.optional_input(port)?.join(file))),
         compute,
     };
     enforce(rules::broken(&params, &known))?;
@@ -65,7 +66,7 @@ pub(crate) fn setup(params: Params, context: &mut Context) -> Result<Setup, Stag
         data,
         eval_data,
         config,
-        chat,
+        record,
         initial,
         seed: params.seed,
         max_steps,
@@ -137,24 +138,25 @@ fn microbatch(
     (rows, smaller)
 }
 
-/// The chat format of the model: that of the data, otherwise that of the initial weights.
-fn chat(context: &mut Context) -> Result<Option<ChatRecord>, StageError> {
+/// What is recorded of the tokenizer of the data. Its chat format is otherwise that of the initial
+/// weights.
+fn record(context: &mut Context) -> Result<TokenizerRecord, StageError> {
     let of = |port: &str| match context.optional_input(port) {
-        Some(dir) => ChatRecord::read(&dir),
-        None => Ok(None),
+        Some(dir) => TokenizerRecord::read(&dir),
+        None => Ok(TokenizerRecord::default()),
     };
     let (data, eval_data, init) = (of("data")?, of("eval_data")?, of("init")?);
-    if let (Some(data), Some(eval_data)) = (&data, &eval_data)
+    if let (Some(data), Some(eval_data)) = (&data.chat, &eval_data.chat)
         && data.chat_template != eval_data.chat_template
     {
         let what = format!("`data` uses {data}, but `eval_data` uses {eval_data}");
         return Err(StageError::fail("train::other_template", what)
             .hint("set the template once, in stage tokenizer, so that both use it"));
     }
-    if let (Some(data), Some(init)) = (&data, &init)
+    if let (Some(data), Some(init)) = (&data.chat, &init.chat)
         && data.chat_template != init.chat_template
     {
         context.message(format!("the initial weights were trained with {init}; this run trains {data}"));
     }
-    Ok(data.or(init))
+    Ok(TokenizerRecord { chat: data.chat.or(init.chat), probes: data.probes })
 }

@@ -71,7 +71,7 @@ impl Chat {
 
     /// A chat for `tokenizer`; see [`Chat::new`].
     pub fn of_tokenizer(source: &Source, tokenizer: &TextTokenizer, date: Option<&str>) -> Result<Self, ChatError> {
-        Self::new(source, &tokenizer.special_strings(), &tokenizer.added_tokens(), date, tokenizer.digest())
+        Self::new(source, &tokenizer.special_strings(), tokenizer.added_tokens(), date, tokenizer.digest())
     }
 
     /// The chat described by `record`.

@@ -72,8 +72,8 @@ impl Chat {
             // Use the stop tokens set by the model's authors, or else eos.
             Err(ChatError::NoStop { .. }) => {
                 let mut chat = Self::parts(&source, &model.special, date, model.tokenizer.digest())?;
-                let added = model.tokenizer.added_tokens();
-                let eos = added.into_iter().find(|(_, token)| *token == model.special.eos);
+                let mut added = model.tokenizer.added_tokens().iter().cloned();
+                let eos = added.find(|(_, token)| *token == model.special.eos);
                 chat.record.stop_tokens = eos.into_iter().map(|(id, token)| StopToken { token, id }).collect();
                 model.add_stops(chat)
             }
@@ -138,14 +138,14 @@ impl ModelTokenizer {
     /// See [`Chat::new`].
     pub fn chat(&self, source: &Source, date: Option<&str>) -> Result<Chat, ChatError> {
         let added = self.tokenizer.added_tokens();
-        let chat = Chat::new(source, &self.special, &added, date, self.tokenizer.digest())?;
+        let chat = Chat::new(source, &self.special, added, date, self.tokenizer.digest())?;
         Ok(self.add_stops(chat))
     }
 
     fn add_stops(&self, mut chat: Chat) -> Chat {
         for id in &self.stops {
             if !chat.record.stop_tokens.iter().any(|stop| stop.id == *id) {
-                let token = self.tokenizer.inner().id_to_token(*id).unwrap_or_default();
+                let token = self.tokenizer.id_to_token(*id).unwrap_or_default();
                 chat.record.stop_tokens.push(StopToken { token, id: *id });
             }
         }

@@ -43,19 +43,31 @@ impl Template {
 
     /// The line before a turn of `role`, including its newline.
     pub fn header(self, role: Role) -> String {
-        match self {
-            Self::Tulu | Self::Olmo2 => format!("<|{role}|>\n"),
-            Self::Chatml => format!("<|im_start|>{role}\n"),
-        }
+        let mut header = String::new();
+        self.write_header(role, &mut header);
+        header
+    }
+
+    fn write_header(self, role: Role, text: &mut String) {
+        let [before, after] = match self {
+            Self::Tulu | Self::Olmo2 => ["<|", "|>\n"],
+            Self::Chatml => ["<|im_start|>", "\n"],
+        };
+        text.extend([before, role.as_str(), after]);
     }
 
     /// Renders `messages` as text, with the labels of [`Labels::default`]. `eos` is the string of
     /// the eos token; `add_generation_prompt` appends the header of the assistant's answer.
     pub fn render(self, messages: &[Message], eos: &str, add_generation_prompt: bool) -> Rendered {
-        let mut text = if self == Self::Chatml { String::new() } else { eos.to_owned() };
+        const AROUND_A_TURN: usize = 64;
+        let contents: usize = messages.iter().map(|message| message.text().len() + AROUND_A_TURN).sum();
+        let mut text = String::with_capacity(contents);
+        if self != Self::Chatml {
+            text.push_str(eos);
+        }
         let mut turns = Vec::with_capacity(messages.len());
         for (i, message) in messages.iter().enumerate() {
-            text.push_str(&self.header(message.role));
+            self.write_header(message.role, &mut text);
             let start = text.len();
             text.push_str(if self == Self::Tulu { strip(message.text()) } else { message.text() });
             let body = start..text.len();
@@ -75,7 +87,7 @@ impl Template {
         }
         // OLMo 2's template writes no header for an empty conversation.
         if add_generation_prompt && (self != Self::Olmo2 || !messages.is_empty()) {
-            text.push_str(&self.header(Role::Assistant));
+            self.write_header(Role::Assistant, &mut text);
         }
         Rendered::new(text, turns, &Labels::default())
     }

@@ -156,34 +156,35 @@ fn optional(column: Option<&ArrayRef>, row: usize) -> Option<&str> {
 
 fn conversations(path: &Path, batch: &RecordBatch) -> Result<Vec<Conversation>, DataError> {
     let lists = batch.column(2).as_list::<i32>();
+    // The messages of all rows, and where those of each row begin.
+    let (turns, bounds) = (lists.values().as_struct(), lists.value_offsets());
+    let (roles, contents) = (turns.column(0).as_string::<i32>(), turns.column(1));
+    let trained = turns.column_by_name("trained").map(|column| column.as_boolean());
+    let fields = turns.column_by_name("fields");
+    let (tools, documents) = (batch.column_by_name("tools"), batch.column_by_name("documents"));
     let records = strings(batch.column(0)).into_iter().zip(strings(batch.column(1))).enumerate();
     let read = |(row, (dataset, id)): (usize, (String, String))| {
         let broken = |reason: String| DataError::broken(path, format!("conversation {id}: {reason}"));
-        let json = |column: &str| {
-            let text = optional(batch.column_by_name(column), row);
-            let parsed = text.map(serde_json::from_str::<Value>).transpose();
-            parsed.map_err(|e| broken(format!("`{column}`: {e}")))
+        let json = |name: &str, column| {
+            let parsed = optional(column, row).map(serde_json::from_str::<Value>).transpose();
+            parsed.map_err(|e| broken(format!("`{name}`: {e}")))
         };
-        let (tools, documents) = (json("tools")?, json("documents")?);
-        let turns = lists.value(row);
-        let turns = turns.as_struct();
+        let (tools, documents) = (json("tools", tools)?, json("documents", documents)?);
         let message = |turn: usize| {
-            let role = turns.column(0).as_string::<i32>().value(turn);
-            let role: Role = role.parse().map_err(|e| broken(format!("{e}")))?;
-            let trained = turns.column_by_name("trained").map(|column| column.as_boolean());
-            let fields = match optional(turns.column_by_name("fields"), turn) {
+            let role: Role = roles.value(turn).parse().map_err(|e| broken(format!("{e}")))?;
+            let fields = match optional(fields, turn) {
                 Some(text) => serde_json::from_str(text).map_err(|e| broken(format!("`fields`: {e}")))?,
                 None => Map::new(),
             };
             Ok(Message {
                 role,
-                content: optional(Some(turns.column(1)), turn).map(str::to_owned),
+                content: optional(Some(contents), turn).map(str::to_owned),
                 trained: trained.filter(|column| !column.is_null(turn)).map(|column| column.value(turn)),
                 fields,
             })
         };
-        let messages = (0..turns.len()).map(message).collect::<Result<_, DataError>>()?;
-        Ok(Conversation { dataset, id, messages, tools, documents })
+        let messages = (bounds[row] as usize..bounds[row + 1] as usize).map(message);
+        Ok(Conversation { messages: messages.collect::<Result<_, DataError>>()?, dataset, id, tools, documents })
     };
     records.map(read).collect()
 }

@@ -11,7 +11,7 @@ use olmo_base::IoContext as _;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use parquet::basic::Compression;
-use parquet::file::properties::WriterProperties;
+use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
 
 use crate::error::DataError;
 
@@ -28,12 +28,21 @@ pub(super) struct Sink {
 
 impl Sink {
     pub(super) fn create(path: &Path, schema: Schema) -> Result<Self, DataError> {
+        Self::with(path, schema, |properties| properties)
+    }
+
+    /// Like [`Sink::create`], with further properties of columns.
+    pub(super) fn with(
+        path: &Path,
+        schema: Schema,
+        further: impl FnOnce(WriterPropertiesBuilder) -> WriterPropertiesBuilder,
+    ) -> Result<Self, DataError> {
         let schema = Arc::new(schema);
         let properties = WriterProperties::builder()
             .set_created_by("olmo-pipe".into())
-            .set_compression(Compression::SNAPPY)
-            .set_max_row_group_size(ROW_GROUP_ROWS)
-            .build();
+            .set_compression(Compression::LZ4_RAW)
+            .set_max_row_group_size(ROW_GROUP_ROWS);
+        let properties = further(properties).build();
         let file = File::create(path).context(path)?;
         let writer =
             ArrowWriter::try_new(file, schema.clone(), Some(properties)).map_err(|e| DataError::parquet(path, e))?;

@@ -1,14 +1,20 @@
-//! Tokenized documents: `tokens.parquet` (`input_ids`, `label_mask`) and a `manifest.json`. Large
+//! Tokenized documents: `tokens.parquet` (`input_ids`, `label_runs`) and a `manifest.json`. Large
 //! sets are split into several such files, `tokens-1.parquet` and so on after the first, each
 //! complete in itself.
+//!
+//! `label_runs` has the lengths of runs of tokens, in turn of such as are no targets and of targets;
+//! the first may be 0. Older files have one Boolean per token, `label_mask`, and stay readable.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray as _, BooleanArray, ListArray, RecordBatch, UInt32Array};
+use arrow::array::{ArrayRef, AsArray as _, ListArray, RecordBatch, UInt32Array};
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field, Schema, UInt32Type};
 use olmo_base::Digest;
+use parquet::basic::{Compression, Encoding};
+use parquet::file::properties::{EnabledStatistics, WriterPropertiesBuilder};
+use parquet::schema::types::ColumnPath;
 use serde::{Deserialize, Serialize};
 
 use crate::error::DataError;
@@ -69,10 +75,30 @@ pub fn part_name(part: usize) -> String {
     if part == 0 { "tokens.parquet".into() } else { format!("tokens-{part}.parquet") }
 }
 
+fn list_of(item: DataType) -> DataType {
+    DataType::List(Arc::new(Field::new("item", item, false)))
+}
+
 fn schema() -> Schema {
-    let list =
-        |name: &str, item: DataType| Field::new(name, DataType::List(Arc::new(Field::new("item", item, false))), false);
+    let list = |name: &str| Field::new(name, list_of(DataType::UInt32), false);
+    Schema::new(vec![list("input_ids"), list("label_runs")])
+}
+
+/// The columns of older files.
+fn old_schema() -> Schema {
+    let list = |name: &str, item: DataType| Field::new(name, list_of(item), false);
     Schema::new(vec![list("input_ids", DataType::UInt32), list("label_mask", DataType::Boolean)])
+}
+
+/// Ids are packed by the widths of their differences: quicker than a dictionary, and about as small.
+/// Nobody looks for a range of ids, so there are no statistics.
+fn properties(builder: WriterPropertiesBuilder) -> WriterPropertiesBuilder {
+    let ids = ColumnPath::new(["input_ids", "list", "item"].map(str::to_owned).to_vec());
+    builder
+        .set_column_dictionary_enabled(ids.clone(), false)
+        .set_column_encoding(ids.clone(), Encoding::DELTA_BINARY_PACKED)
+        .set_column_compression(ids, Compression::UNCOMPRESSED)
+        .set_statistics_enabled(EnabledStatistics::None)
 }
 
 /// Reads tokens; iterates over the documents in order.
@@ -89,7 +115,7 @@ impl TokensReader {
     /// Opens the tokens in folder `dir`.
     pub fn open(dir: &Path) -> Result<Self, DataError> {
         let manifest = json_file::read(&dir.join(MANIFEST))?;
-        let source = Source::open(&dir.join(part_name(0)), &[schema()])?;
+        let source = Source::open(&dir.join(part_name(0)), &[schema(), old_schema()])?;
         Ok(Self { dir: dir.to_owned(), manifest, part: 0, source, waiting: Vec::new().into_iter(), read: 0 })
     }
 
@@ -98,15 +124,27 @@ impl TokensReader {
     }
 
     fn documents(&self, batch: &RecordBatch) -> Result<Vec<Document>, DataError> {
-        let (ids, masks) = (batch.column(0).as_list::<i32>(), batch.column(1).as_list::<i32>());
+        let (ids, labels) = (batch.column(0).as_list::<i32>(), batch.column(1).as_list::<i32>());
+        let of_row = |list: &ListArray, row: usize| {
+            let bounds = list.value_offsets();
+            bounds[row] as usize..bounds[row + 1] as usize
+        };
+        let all_ids = ids.values().as_primitive::<UInt32Type>().values();
+        let mask = labels.values().as_boolean_opt();
         let read = |row: usize| {
-            let input_ids = ids.value(row).as_primitive::<UInt32Type>().values().to_vec();
-            let label_mask: Vec<bool> = masks.value(row).as_boolean().values().iter().collect();
-            if input_ids.len() != label_mask.len() {
-                let path = self.dir.join(part_name(self.part));
-                return Err(DataError::broken(&path, "a document has different numbers of ids and labels"));
+            let input_ids = all_ids[of_row(ids, row)].to_vec();
+            let labels_of_row = of_row(labels, row);
+            let label_mask = match mask {
+                Some(mask) => Some(labels_of_row.map(|token| mask.value(token)).collect()),
+                None => mask_of(&labels.values().as_primitive::<UInt32Type>().values()[labels_of_row], input_ids.len()),
+            };
+            match label_mask.filter(|mask: &Vec<bool>| mask.len() == input_ids.len()) {
+                Some(label_mask) => Ok(Document { input_ids, label_mask }),
+                None => {
+                    let path = self.dir.join(part_name(self.part));
+                    Err(DataError::broken(&path, "a document has different numbers of ids and labels"))
+                }
             }
-            Ok(Document { input_ids, label_mask })
         };
         (0..batch.num_rows()).map(read).collect()
     }
@@ -125,9 +163,24 @@ impl TokensReader {
                 let reason = format!("has {} documents, but its manifest says {}", self.read, self.manifest.documents);
                 return Err(DataError::broken(&self.dir.join(part_name(self.part)), reason));
             }
-            self.source = Source::open(&next, &[schema()])?;
+            self.source = Source::open(&next, &[schema(), old_schema()])?;
             self.part += 1;
         }
+    }
+
+    /// The documents in order, about a thousand at a time.
+    pub fn batches(mut self) -> impl Iterator<Item = Result<Vec<Document>, DataError>> {
+        std::iter::from_fn(move || self.next_batch())
+    }
+
+    fn next_batch(&mut self) -> Option<Result<Vec<Document>, DataError>> {
+        let batch = self.batch().transpose()?;
+        self.read = match &batch {
+            Ok(documents) => self.read + documents.len() as u64,
+            // Nothing more can be read.
+            Err(_) => self.manifest.documents,
+        };
+        Some(batch)
     }
 }
 
@@ -139,20 +192,32 @@ impl Iterator for TokensReader {
             if let Some(document) = self.waiting.next() {
                 return Some(Ok(document));
             }
-            match self.batch() {
-                Ok(Some(documents)) => {
-                    self.read += documents.len() as u64;
-                    self.waiting = documents.into_iter();
-                }
-                Ok(None) => return None,
-                Err(e) => {
-                    // Nothing more can be read.
-                    self.read = self.manifest.documents;
-                    return Some(Err(e));
-                }
+            match self.next_batch()? {
+                Ok(documents) => self.waiting = documents.into_iter(),
+                Err(e) => return Some(Err(e)),
             }
         }
     }
+}
+
+/// Appends the lengths of the runs of equal labels in `mask`, in turn of false and true.
+fn append_runs(mask: &[bool], runs: &mut Vec<u32>) {
+    let (mut rest, mut label) = (mask, false);
+    while !rest.is_empty() {
+        let run = rest.iter().position(|other| *other != label).unwrap_or(rest.len());
+        runs.push(run as u32);
+        (rest, label) = (&rest[run..], !label);
+    }
+}
+
+/// The labels with these runs; `None` if they are more than `most`.
+fn mask_of(runs: &[u32], most: usize) -> Option<Vec<bool>> {
+    let mut mask = Vec::with_capacity(most);
+    for (i, run) in runs.iter().enumerate() {
+        let end = mask.len().checked_add(*run as usize).filter(|end| *end <= most)?;
+        mask.resize(end, i % 2 == 1);
+    }
+    Some(mask)
 }
 
 /// Writes one file of documents.
@@ -174,7 +239,7 @@ pub struct TokensCounts {
 impl TokensWriter {
     /// Starts the file at `path`; in an artifact its name comes from [`part_name`].
     pub fn create(path: &Path) -> Result<Self, DataError> {
-        Ok(Self { sink: Sink::create(path, schema())?, waiting: Vec::new(), counts: TokensCounts::default() })
+        Ok(Self { sink: Sink::with(path, schema(), properties)?, waiting: Vec::new(), counts: TokensCounts::default() })
     }
 
     pub fn push(&mut self, document: Document) -> Result<(), DataError> {
@@ -194,16 +259,22 @@ impl TokensWriter {
         if self.waiting.is_empty() {
             return Ok(());
         }
-        let offsets = OffsetBuffer::from_lengths(self.waiting.iter().map(|document| document.input_ids.len()));
-        let ids: Vec<u32> = self.waiting.iter().flat_map(|d| d.input_ids.iter().copied()).collect();
-        let labels: Vec<bool> = self.waiting.iter().flat_map(|d| d.label_mask.iter().copied()).collect();
-        let list = |item: DataType, values: ArrayRef| -> ArrayRef {
-            Arc::new(ListArray::new(Arc::new(Field::new("item", item, false)), offsets.clone(), values, None))
+        let mut ids = Vec::with_capacity(self.waiting.iter().map(|document| document.input_ids.len()).sum());
+        let (mut runs, mut counts) = (Vec::new(), Vec::with_capacity(self.waiting.len()));
+        for document in &self.waiting {
+            ids.extend_from_slice(&document.input_ids);
+            let before = runs.len();
+            append_runs(&document.label_mask, &mut runs);
+            counts.push(runs.len() - before);
+        }
+        let list = |lengths: OffsetBuffer<i32>, values: Vec<u32>| -> ArrayRef {
+            let item = Arc::new(Field::new("item", DataType::UInt32, false));
+            Arc::new(ListArray::new(item, lengths, Arc::new(UInt32Array::from(values)), None))
         };
-        self.sink.write(vec![
-            list(DataType::UInt32, Arc::new(UInt32Array::from(ids))),
-            list(DataType::Boolean, Arc::new(BooleanArray::from(labels))),
-        ])?;
+        let lengths = self.waiting.iter().map(|document| document.input_ids.len());
+        let columns =
+            vec![list(OffsetBuffer::from_lengths(lengths), ids), list(OffsetBuffer::from_lengths(counts), runs)];
+        self.sink.write(columns)?;
         self.waiting.clear();
         Ok(())
     }
@@ -246,16 +317,41 @@ mod tests {
     }
 
     #[test]
-    fn documents_come_back_as_they_were_written() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut counts = TokensCounts::default();
-        // The second of three files is empty.
-        for (part, range) in [0..1500, 1500..1500, 1500..2500].into_iter().enumerate() {
-            let mut writer = TokensWriter::create(&dir.path().join(part_name(part))).unwrap();
-            range.for_each(|n| writer.push(document(n)).unwrap());
-            counts += writer.close().unwrap();
+    fn labels_come_back_from_their_runs() {
+        for (mask, runs) in
+            [(vec![], vec![]), (vec![true], vec![0, 1]), (vec![false, true, true, false], vec![1, 2, 1])]
+        {
+            let mut written = Vec::new();
+            append_runs(&mask, &mut written);
+            assert_eq!(written, runs);
+            assert_eq!(mask_of(&runs, mask.len()), Some(mask));
         }
-        let manifest = TokensManifest {
+        assert_eq!(mask_of(&[1, u32::MAX], 8), None);
+    }
+
+    #[test]
+    fn files_with_a_boolean_per_token_stay_readable() {
+        let dir = tempfile::tempdir().unwrap();
+        let list = |values: ArrayRef| -> ArrayRef {
+            let item = Arc::new(Field::new("item", values.data_type().clone(), false));
+            Arc::new(ListArray::new(item, OffsetBuffer::from_lengths([2, 1]), values, None))
+        };
+        let mut sink = Sink::create(&dir.path().join(part_name(0)), old_schema()).unwrap();
+        let labels = arrow::array::BooleanArray::from(vec![false, true, true]);
+        sink.write(vec![list(Arc::new(UInt32Array::from(vec![5, 6, 7]))), list(Arc::new(labels))]).unwrap();
+        sink.close().unwrap();
+        let counts = TokensCounts { documents: 2, tokens: 3, labels: 2 };
+        finish(dir.path(), manifest(), counts).unwrap();
+        let read: Vec<Document> = TokensReader::open(dir.path()).unwrap().collect::<Result<_, _>>().unwrap();
+        let document = |input_ids: &[u32], label_mask: &[bool]| Document {
+            input_ids: input_ids.into(),
+            label_mask: label_mask.into(),
+        };
+        assert_eq!(read, [document(&[5, 6], &[false, true]), document(&[7], &[true])]);
+    }
+
+    fn manifest() -> TokensManifest {
+        TokensManifest {
             format: 1,
             tokenizer: Digest::of(b"tokenizer"),
             vocab_size: 3_000_000,
@@ -268,8 +364,20 @@ mod tests {
             tokens: 0,
             labels: 0,
             max_length: 8,
-        };
-        let manifest = finish(dir.path(), manifest, counts).unwrap();
+        }
+    }
+
+    #[test]
+    fn documents_come_back_as_they_were_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut counts = TokensCounts::default();
+        // The second of three files is empty.
+        for (part, range) in [0..1500, 1500..1500, 1500..2500].into_iter().enumerate() {
+            let mut writer = TokensWriter::create(&dir.path().join(part_name(part))).unwrap();
+            range.for_each(|n| writer.push(document(n)).unwrap());
+            counts += writer.close().unwrap();
+        }
+        let manifest = finish(dir.path(), manifest(), counts).unwrap();
         let reader = TokensReader::open(dir.path()).unwrap();
         assert_eq!(reader.manifest(), &manifest);
         let documents: Vec<Document> = reader.collect::<Result<_, _>>().unwrap();

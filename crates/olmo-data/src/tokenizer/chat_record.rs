@@ -59,14 +59,6 @@ impl ChatRecord {
     pub fn write(&self, dir: &Path) -> Result<(), DataError> {
         json_file::write(&dir.join(CHAT), self)
     }
-
-    /// Copies `chat.json` from folder `from` to folder `to`, if there is one.
-    pub fn carry(from: &Path, to: &Path) -> Result<(), DataError> {
-        match Self::read(from)? {
-            Some(record) => record.write(to),
-            None => Ok(()),
-        }
-    }
 }
 
 impl fmt::Display for ChatRecord {

@@ -15,17 +15,15 @@ use crate::error::DataError;
 /// The control tokens of a tokenizer.
 pub struct ControlTokens {
     names: BTreeMap<u32, String>,
-    /// Finds texts that may contain one; `None` if a normaliser could turn another text into one.
+    /// Finds texts that contain one.
     strings: Option<AhoCorasick>,
 }
 
 impl ControlTokens {
     pub fn new(tokenizer: &TextTokenizer) -> Self {
-        let tokens = tokenizer.added_tokens().into_iter().filter(|(_, token)| !strip(token).is_empty());
+        let tokens = tokenizer.added_tokens().iter().filter(|(_, token)| !strip(token).is_empty()).cloned();
         let names: BTreeMap<u32, String> = tokens.collect();
-        let normalizes = tokenizer.inner().get_normalizer().is_some()
-            && tokenizer.inner().get_added_tokens_decoder().values().any(|token| token.normalized);
-        let strings = if normalizes { None } else { AhoCorasick::new(names.values()).ok() };
+        let strings = AhoCorasick::new(names.values()).ok();
         Self { names, strings }
     }
 
@@ -38,7 +36,7 @@ impl ControlTokens {
     /// built from.
     pub fn find(&self, tokenizer: &TextTokenizer, text: &str) -> Result<Vec<u32>, DataError> {
         // Nearly every text has none and need not be encoded.
-        if self.strings.as_ref().is_some_and(|strings| !strings.is_match(text)) {
+        if self.strings.as_ref().is_some_and(|strings| !strings.is_match(text)) && tokenizer.keeps(text) {
             return Ok(Vec::new());
         }
         let ids = tokenizer.encode_text(text)?;

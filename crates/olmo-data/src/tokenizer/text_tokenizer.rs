@@ -7,13 +7,19 @@
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use olmo_base::{Digest, IoContext as _};
 use serde_json::Value;
-use tokenizers::{PaddingParams, PostProcessorWrapper, Tokenizer, TruncationParams};
 
+use super::byte_level_bpe::ByteLevelBpe;
 use super::chat_record::ChatRecord;
-use super::fast_encoder::FastEncoder;
+use super::encode::{Encode, Places, Tokens};
+use super::every_kind::{AddedToken, EveryKind};
+use super::normalizer::Normalizer;
+use super::parts::Parts;
+use super::probes::Probes;
+use super::record::TokenizerRecord;
 use super::special_tokens::{SpecialStrings, SpecialTokens};
 use super::tokenizer_json;
 use crate::conversation::{Message, Rendered, Role, Template, strip};
@@ -24,25 +30,22 @@ use crate::formats::tokens::Document;
 const TOKENIZER: &str = "tokenizer.json";
 const SPECIAL_TOKENS: &str = "special_tokens.json";
 
-/// The tokens of a text.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Tokens {
-    pub ids: Vec<u32>,
-    /// The byte range of the text for each token, in order.
-    pub ranges: Vec<Range<usize>>,
-}
-
 /// A tokenizer with known eos and pad tokens.
 pub struct TextTokenizer {
     path: PathBuf,
-    inner: Tokenizer,
-    fast: Option<FastEncoder>,
+    every_kind: Lazy,
+    /// For the kind of tokenizer that it encodes faster.
+    byte_level_bpe: Option<ByteLevelBpe>,
+    /// The strings of the added tokens, by id.
+    added_tokens: Vec<(u32, String)>,
+    /// What is done to a text before added tokens are looked for.
+    normalizer: Normalizer,
     special: SpecialTokens,
     digest: Digest,
     /// If set, the post-processor excludes spaces from token ranges; the value is whether the first
     /// token keeps its space.
     trims_spaces: Option<bool>,
-    chat: Option<ChatRecord>,
+    record: TokenizerRecord,
 }
 
 impl TextTokenizer {
@@ -50,16 +53,63 @@ impl TextTokenizer {
     /// contradicts its `tokenizer.json`.
     pub fn open(dir: &Path) -> Result<Self, DataError> {
         let declared: SpecialTokens = json_file::read(&dir.join(SPECIAL_TOKENS))?;
-        let mut opened = Self::from_file(&dir.join(TOKENIZER), &declared.eos_token, &declared.pad_token)?;
+        let path = dir.join(TOKENIZER);
+        let bytes = std::fs::read(&path).context(&path)?;
+        let record = TokenizerRecord::read(dir)?;
+        if let Some(known) = record.probes.as_ref().and_then(|probes| Self::known(&path, &bytes, &declared, probes)) {
+            return Ok(Self { record, ..known });
+        }
+        let mut opened = Self::from_bytes(&path, &bytes, &declared.eos_token, &declared.pad_token)?;
         opened.special.bos_token.clone_from(&declared.bos_token);
         opened.special.unk_token.clone_from(&declared.unk_token);
         opened.special.model_max_length = declared.model_max_length;
-        opened.chat = ChatRecord::read(dir)?;
         if opened.special != declared {
             let reason = format!("contains {declared:?}, but {TOKENIZER} next to it has {:?}", opened.special);
             return Err(DataError::Manifest { path: dir.join(SPECIAL_TOKENS), reason });
         }
+        opened.record.chat = record.chat;
         Ok(opened)
+    }
+
+    /// The tokenizer of which `declared` and `probes` were recorded, if the faster library alone
+    /// shows that they are right.
+    fn known(path: &Path, bytes: &[u8], declared: &SpecialTokens, probes: &Probes) -> Option<Self> {
+        let file = Parts::read(bytes).ok()?;
+        let mut has_pad = false;
+        file.tokens(|token, id| has_pad |= token == declared.pad_token && id == declared.pad_token_id)?;
+        let settings = Settings::of(&file);
+        let library = ByteLevelBpe::read(file)?;
+        let added = library.added_tokens();
+        let pad = |(id, token): &(u32, AddedToken)| *id == declared.pad_token_id && token.content == declared.pad_token;
+        let right = library.vocab_size() == declared.vocab_size as usize
+            && library.encode(&declared.eos_token).is_some_and(|ids| ids == [declared.eos_token_id])
+            && (has_pad || added.iter().any(pad))
+            && probes.agree(|text| library.encode(text));
+        let every_kind = Lazy { content: bytes.to_owned(), read: OnceLock::new() };
+        let opened = Self::new(path, settings, added, every_kind, declared.clone(), Digest::of(bytes));
+        right.then(|| Self { byte_level_bpe: Some(library), ..opened })
+    }
+
+    fn new(
+        path: &Path,
+        settings: Settings,
+        added: Vec<(u32, AddedToken)>,
+        every_kind: Lazy,
+        special: SpecialTokens,
+        digest: Digest,
+    ) -> Self {
+        let normalized = added.iter().any(|(_, token)| token.normalized);
+        Self {
+            path: path.to_owned(),
+            every_kind,
+            byte_level_bpe: None,
+            added_tokens: added.into_iter().map(|(id, token)| (id, token.content)).collect(),
+            normalizer: if normalized { settings.normalizer } else { Normalizer::None },
+            special,
+            digest,
+            trims_spaces: settings.trims_spaces,
+            record: TokenizerRecord::default(),
+        }
     }
 
     /// Reads the `tokenizer.json` at `path`, in which the strings `eos_token` and `pad_token` must
@@ -78,18 +128,20 @@ impl TextTokenizer {
             let reason = "is a git-lfs pointer, not the file; run `git lfs pull` in its repository";
             return Err(DataError::tokenizer(path, reason));
         }
-        let mut inner = Tokenizer::from_bytes(content).map_err(|e| DataError::tokenizer(path, e))?;
-        let file: Value = serde_json::from_slice(content).map_err(|e| DataError::tokenizer(path, e))?;
-        // A post-processor shifts offsets and adds tokens; other stages truncate and pad.
-        inner.with_post_processor(None::<PostProcessorWrapper>).with_padding(None::<PaddingParams>);
-        inner.with_truncation(None::<TruncationParams>).map_err(|e| DataError::tokenizer(path, e))?;
-        let eos_token_id = special_id(path, &inner, "eos_token", eos_token)?;
+        let file = Parts::read(content).map_err(|e| DataError::tokenizer(path, e))?;
+        let settings = Settings::of(&file);
+        let bos_token = bos_of(file.setting("post_processor"));
+        let unk_token = file.setting("model")["unk_token"].as_str().map(str::to_owned);
+        // Each takes a tenth of a second for a large vocabulary.
+        let (every_kind, byte_level_bpe) = rayon::join(|| EveryKind::read(content), || ByteLevelBpe::read(file));
+        let every_kind = every_kind.map_err(|e| DataError::tokenizer(path, e))?;
+        let eos_token_id = special_id(path, &every_kind, "eos_token", eos_token)?;
         // Padding is written by id, never encoded.
-        let pad_token_id = match inner.token_to_id(pad_token) {
+        let pad_token_id = match every_kind.token_to_id(pad_token) {
             Some(id) => id,
-            None => special_id(path, &inner, "pad_token", pad_token)?,
+            None => special_id(path, &every_kind, "pad_token", pad_token)?,
         };
-        let largest = inner.get_vocab(true).into_values().max().unwrap_or(0);
+        let largest = every_kind.vocabulary().into_values().max().unwrap_or(0);
         let special = SpecialTokens {
             format: json_file::FORMAT,
             eos_token: eos_token.to_owned(),
@@ -97,28 +149,37 @@ impl TextTokenizer {
             pad_token: pad_token.to_owned(),
             pad_token_id,
             vocab_size: largest + 1,
-            bos_token: bos_of(&file["post_processor"]).filter(|token| inner.token_to_id(token).is_some()),
-            unk_token: file["model"]["unk_token"].as_str().map(str::to_owned),
+            bos_token: bos_token.filter(|token| every_kind.token_to_id(token).is_some()),
+            unk_token,
             model_max_length: None,
         };
-        let fast = FastEncoder::of(&inner);
-        let trims_spaces = trims_spaces(&file["post_processor"]);
-        let digest = Digest::of(bytes);
-        Ok(Self { path: path.to_owned(), inner, fast, special, digest, trims_spaces, chat: None })
+        let added = every_kind.added_tokens();
+        let byte_level_bpe = byte_level_bpe.filter(|library| {
+            // The strings of added tokens, between others.
+            let mut strings = added.iter().map(|(_, token)| format!("a{0} {0}\n{0}{0}", token.content));
+            strings.all(|probe| library.agrees(&probe, &every_kind))
+        });
+        let every_kind = Lazy { content: Vec::new(), read: OnceLock::from(Ok(every_kind)) };
+        let mut opened = Self::new(path, settings, added, every_kind, special, Digest::of(bytes));
+        let probes = Probes::of(|text| opened.encode_text(text).ok());
+        opened.byte_level_bpe = byte_level_bpe.filter(|library| probes.agree(|text| library.encode(text)));
+        opened.record.probes = Some(probes);
+        Ok(opened)
     }
 
     /// The strings of `ids` in the `tokenizer.json` with content `bytes`; `path` is used in
     /// messages.
     pub fn token_names(path: &Path, bytes: &[u8], ids: &[u32]) -> Result<Vec<Option<String>>, DataError> {
-        let tokenizer = Tokenizer::from_bytes(bytes).map_err(|e| DataError::tokenizer(path, e))?;
+        let tokenizer = EveryKind::read(bytes).map_err(|e| DataError::tokenizer(path, e))?;
         Ok(ids.iter().map(|id| tokenizer.id_to_token(*id)).collect())
     }
 
-    /// Writes the artifact to folder `dir`: `special_tokens.json`, and `bytes`, the content of the
-    /// `tokenizer.json` that `self` was read from.
+    /// Writes the artifact to folder `dir`: `special_tokens.json`, `probes.json`, and `bytes`, the
+    /// content of the `tokenizer.json` that `self` was read from.
     pub fn save(&self, dir: &Path, bytes: &[u8]) -> Result<(), DataError> {
         let path = dir.join(TOKENIZER);
         std::fs::write(&path, bytes).context(&path)?;
+        self.record.write(dir)?;
         json_file::write(&dir.join(SPECIAL_TOKENS), &self.special)
     }
 
@@ -128,7 +189,7 @@ impl TextTokenizer {
 
     /// Sets the bos token, overriding the tokenizer's file.
     pub fn with_bos(mut self, token: &str) -> Result<Self, DataError> {
-        special_id(&self.path, &self.inner, "bos_token", token)?;
+        special_id(&self.path, self.every_kind()?, "bos_token", token)?;
         self.special.bos_token = Some(token.to_owned());
         Ok(self)
     }
@@ -158,7 +219,12 @@ impl TextTokenizer {
 
     /// The chat format recorded for this tokenizer, if any.
     pub fn chat(&self) -> Option<&ChatRecord> {
-        self.chat.as_ref()
+        self.record.chat.as_ref()
+    }
+
+    /// What every artifact made with this tokenizer says of it.
+    pub fn record(&self) -> &TokenizerRecord {
+        &self.record
     }
 
     /// Digest of `tokenizer.json`.
@@ -166,31 +232,57 @@ impl TextTokenizer {
         self.digest
     }
 
-    /// The tokenizer itself, without post-processor, truncation and padding.
-    pub fn inner(&self) -> &Tokenizer {
-        &self.inner
+    /// The string of token `id`.
+    pub fn id_to_token(&self, id: u32) -> Option<String> {
+        self.every_kind().ok()?.id_to_token(id)
     }
 
-    /// Encodes every text with the `tokenizers` crate, for comparisons. The ids are the same.
+    /// The library that reads every kind of tokenizer.
+    fn every_kind(&self) -> Result<&EveryKind, DataError> {
+        self.every_kind.get().map_err(|reason| DataError::tokenizer(&self.path, reason))
+    }
+
+    /// Encodes every text with the library that reads every kind of tokenizer, for comparisons. The
+    /// ids are the same.
     pub fn without_shortcuts(self) -> Self {
-        Self { fast: None, ..self }
+        Self { byte_level_bpe: None, ..self }
+    }
+
+    /// Whether a library that encodes faster is used.
+    pub fn has_shortcut(&self) -> bool {
+        self.byte_level_bpe.is_some()
     }
 
     /// The strings of the added tokens, by id.
-    pub fn added_tokens(&self) -> Vec<(u32, String)> {
-        let tokens = self.inner.get_added_tokens_decoder().into_iter();
-        let mut tokens: Vec<(u32, String)> = tokens.map(|(id, token)| (id, token.content)).collect();
-        tokens.sort_unstable();
-        tokens
+    pub fn added_tokens(&self) -> &[(u32, String)] {
+        &self.added_tokens
+    }
+
+    /// Whether the added tokens in `text` are surely those whose strings are in it: a normaliser
+    /// could turn other text into one.
+    pub(super) fn keeps(&self, text: &str) -> bool {
+        self.normalizer.keeps(text)
+    }
+
+    /// The first answer of the libraries, fastest first.
+    fn ask<'t, T>(
+        &'t self,
+        mut question: impl FnMut(&'t dyn Encode) -> Result<Option<T>, tokenizers::Error>,
+    ) -> Result<T, DataError> {
+        let failed = |e| DataError::tokenizer(&self.path, e);
+        if let Some(library) = &self.byte_level_bpe
+            && let Some(answer) = question(library).map_err(failed)?
+        {
+            return Ok(answer);
+        }
+        question(self.every_kind()?)
+            .map_err(failed)?
+            .ok_or_else(|| DataError::tokenizer(&self.path, "no library encodes this text"))
     }
 
     /// The ids of `text`. Strings of added tokens become those tokens; nothing is added.
     pub fn encode_text(&self, text: &str) -> Result<Vec<u32>, DataError> {
-        if let Some(ids) = self.fast.as_ref().and_then(|fast| fast.encode(&self.inner, text, false)) {
-            return Ok(ids.ids);
-        }
-        let encoding = self.inner.encode_fast(text, false).map_err(|e| DataError::tokenizer(&self.path, e))?;
-        Ok(encoding.get_ids().to_vec())
+        self.ask(|library| library.ids(text))
     }
 
     /// Encodes a conversation as OLMo's `prepare_tulu_data.py` does: eos, then the header and the
@@ -204,7 +296,7 @@ impl TextTokenizer {
         let mut document = Document { input_ids: vec![eos], label_mask: vec![false] };
         for (i, message) in messages.iter().enumerate() {
             let mut push = |text: &str, label: bool| -> Result<(), DataError> {
-                document.input_ids.append(&mut self.encode_text(text)?);
+                self.ask(|library| library.append(text, &mut document.input_ids))?;
                 document.label_mask.resize(document.input_ids.len(), label);
                 Ok(())
             };
@@ -237,56 +329,105 @@ impl TextTokenizer {
     }
 
     /// The ids of `text`, each with its byte range.
-    pub fn encode(&self, text: &str) -> Result<Tokens, DataError> {
-        if let Some(found) = self.fast.as_ref().and_then(|fast| fast.encode(&self.inner, text, true)) {
-            // These tokens cover the text without gaps.
-            let ends = found.starts.iter().skip(1).copied().chain([text.len()]);
-            let ranges = found.starts.iter().zip(ends).map(|(start, end)| *start..end).collect();
-            return Ok(Tokens { ids: found.ids, ranges });
-        }
-        let encoding = self.inner.encode(text, false).map_err(|e| DataError::tokenizer(&self.path, e))?;
-        let ranges = encoding.get_offsets().iter().map(|(start, end)| *start..*end).collect();
-        Ok(Tokens { ids: encoding.get_ids().to_vec(), ranges })
+    pub fn encode(&self, text: &str) -> Result<Tokens<'_>, DataError> {
+        self.ask(|library| library.tokens(text))
     }
 
     /// A rendered conversation: its ids, with the tokens that contain a labelled byte as labels.
     pub fn encode_conversation(&self, rendered: &Rendered) -> Result<Document, DataError> {
-        let Tokens { ids, mut ranges } = self.encode(&rendered.text)?;
-        if let Some(keeps_first) = self.trims_spaces {
-            trim_spaces(&rendered.text, &mut ranges, keeps_first);
-        }
-        Ok(Document { label_mask: label_mask(&ranges, &rendered.labelled), input_ids: ids })
+        let Tokens { ids, places } = self.encode(&rendered.text)?;
+        let trimmed = |range: &Range<usize>, first: bool| match self.trims_spaces {
+            Some(keeps_first) => without_spaces(&rendered.text, range, keeps_first && first),
+            None => range.clone(),
+        };
+        let mut end = 0;
+        let label_mask = match places {
+            Places::Lengths(lengths) => label_mask(
+                ids.len(),
+                |token| {
+                    let start = end;
+                    end += usize::from(lengths[ids[token] as usize]);
+                    start..end
+                },
+                trimmed,
+                &rendered.labelled,
+            ),
+            Places::Ranges(ranges) => label_mask(ids.len(), |token| ranges[token].clone(), trimmed, &rendered.labelled),
+        };
+        Ok(Document { input_ids: ids, label_mask })
     }
 
     /// The text of `ids`.
     pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String, DataError> {
-        self.inner.decode(ids, skip_special_tokens).map_err(|e| DataError::tokenizer(&self.path, e))
+        self.every_kind()?.decode(ids, skip_special_tokens).map_err(|e| DataError::tokenizer(&self.path, e))
     }
 }
 
-/// Which tokens contain a byte of a labelled range. `ranges` are the tokens' bytes; both lists are
-/// in order.
-fn label_mask(ranges: &[Range<usize>], labelled: &[Range<usize>]) -> Vec<bool> {
-    let mut spans = labelled.iter().peekable();
-    let is_labelled = |token: &Range<usize>| {
-        while spans.next_if(|span| token.start >= span.end).is_some() {}
-        spans.peek().is_some_and(|span| token.end > span.start)
-    };
-    ranges.iter().map(is_labelled).collect()
+/// What a `tokenizer.json` says beside its tokens.
+struct Settings {
+    normalizer: Normalizer,
+    trims_spaces: Option<bool>,
 }
 
-/// Excludes the spaces at both ends of each token from its range, as the byte-level post-processor
-/// of `tokenizers` does.
-fn trim_spaces(text: &str, ranges: &mut [Range<usize>], keeps_first: bool) {
-    for (i, range) in ranges.iter_mut().enumerate() {
-        let token = &text.as_bytes()[range.clone()];
-        let leading = token.iter().take_while(|byte| **byte == b' ').count();
-        let trailing = token.iter().rev().take_while(|byte| **byte == b' ').count();
-        if !(keeps_first && i == 0) {
-            range.start = (range.start + leading).min(range.end);
+impl Settings {
+    fn of(file: &Parts<'_>) -> Self {
+        let normalizer = Normalizer::of(file.setting("normalizer"));
+        Self { normalizer, trims_spaces: trims_spaces(file.setting("post_processor")) }
+    }
+}
+
+/// The tokenizer as the library for every kind has it, read when it is first needed: that takes as
+/// long as encoding some megabytes.
+struct Lazy {
+    content: Vec<u8>,
+    read: OnceLock<Result<EveryKind, String>>,
+}
+
+impl Lazy {
+    fn get(&self) -> Result<&EveryKind, &String> {
+        self.read.get_or_init(|| EveryKind::read(&self.content).map_err(|e| e.to_string())).as_ref()
+    }
+}
+
+/// Which of `count` tokens contain a byte of a labelled range. `place` gives the bytes of each token
+/// in turn, once; both they and `labelled` are in order. `trimmed` is the part of a token's bytes
+/// that counts, and is told whether it is the first token.
+fn label_mask(
+    count: usize,
+    mut place: impl FnMut(usize) -> Range<usize>,
+    trimmed: impl Fn(&Range<usize>, bool) -> Range<usize>,
+    labelled: &[Range<usize>],
+) -> Vec<bool> {
+    let mut mask = vec![false; count];
+    let mut places = (0..count).map(|token| (token, place(token)));
+    let mut next = places.next();
+    for (i, span) in labelled.iter().enumerate() {
+        while next.as_ref().is_some_and(|(_, range)| range.end <= span.start) {
+            next = places.next();
         }
-        range.end = (range.end - trailing).max(range.start);
+        while let Some((token, range)) = next.as_ref().filter(|(_, range)| range.start < span.end) {
+            // Whatever counts of a token that ends inside the span lies in the span.
+            let inside = range.start >= span.start && range.end > span.start && range.end < span.end;
+            mask[*token] = inside || {
+                let counts = trimmed(range, *token == 0);
+                // The next span may begin in this token.
+                let spans = labelled[i..].iter().take_while(|span| span.start < range.end);
+                spans.into_iter().any(|span| counts.start < span.end && counts.end > span.start)
+            };
+            next = places.next();
+        }
     }
+    mask
+}
+
+/// `range` without the spaces at both ends of its text, as the byte-level post-processor of
+/// `tokenizers` has it; `keeps_leading`: with those at its start.
+fn without_spaces(text: &str, range: &Range<usize>, keeps_leading: bool) -> Range<usize> {
+    let token = &text.as_bytes()[range.clone()];
+    let leading = token.iter().take_while(|byte| **byte == b' ').count();
+    let trailing = token.iter().rev().take_while(|byte| **byte == b' ').count();
+    let start = if keeps_leading { range.start } else { range.start + leading };
+    start..(range.end - trailing).max(start)
 }
 
 /// Whether a byte-level post-processor trims spaces, and if so, whether it keeps those of the first
@@ -310,10 +451,10 @@ fn bos_of(post_processor: &Value) -> Option<String> {
     }
 }
 
-fn special_id(path: &Path, tokenizer: &Tokenizer, what: &str, token: &str) -> Result<u32, DataError> {
+fn special_id(path: &Path, tokenizer: &EveryKind, what: &str, token: &str) -> Result<u32, DataError> {
     if let Some(id) = tokenizer.token_to_id(token) {
         // A string in the vocabulary that is not an added token is split during encoding.
-        let whole = tokenizer.encode_fast(token, false).is_ok_and(|encoding| encoding.get_ids() == [id]);
+        let whole = tokenizer.ids(token).is_ok_and(|ids| ids.is_some_and(|ids| ids == [id]));
         if whole {
             return Ok(id);
         }
@@ -327,7 +468,7 @@ fn special_id(path: &Path, tokenizer: &Tokenizer, what: &str, token: &str) -> Re
         strsim::jaro_winkler(token, candidate) + if named { 1.0 } else { 0.0 }
     };
     let mut added: Vec<(u32, String)> =
-        tokenizer.get_added_tokens_decoder().into_iter().map(|(id, token)| (id, token.content)).collect();
+        tokenizer.added_tokens().into_iter().map(|(id, token)| (id, token.content)).collect();
     added.sort_by(|(a, x), (b, y)| near(y).total_cmp(&near(x)).then(a.cmp(b)));
     let nearest: Vec<String> = added.iter().take(4).map(|(id, token)| format!("`{token}` (id {id})")).collect();
     let help = match added.first() {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::thread::JoinHandle;
 
 use olmo_base::failpoint;
-use olmo_data::ChatRecord;
+use olmo_data::TokenizerRecord;
 use olmo_model::ModelConfig;
 use olmo_stage::{Context, StageError};
 
@@ -25,15 +25,15 @@ impl Saver {
         &mut self,
         context: &mut Context,
         config: &ModelConfig,
-        chat: Option<&ChatRecord>,
+        record: &TokenizerRecord,
         state: State,
         trainer: Trainer,
     ) -> Result<(), StageError> {
         self.finish(context)?;
         let to: PathBuf = state::item_folder(context, state.step)?;
-        let (config, chat) = (config.clone(), chat.cloned());
+        let (config, record) = (config.clone(), record.clone());
         let step = state.step;
-        let work = move || state::save(&to, &config, chat.as_ref(), &state, &trainer);
+        let work = move || state::save(&to, &config, &record, &state, &trainer);
         let thread = std::thread::Builder::new().name("save".into()).spawn(work);
         let thread = thread.map_err(|e| StageError::fail("train::save", format!("cannot start a thread: {e}")))?;
         self.pending = Some((step, thread));

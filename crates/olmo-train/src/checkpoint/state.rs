@@ -1,6 +1,6 @@
 //! Complete training states on disk: written atomically, sealed, and found again.
 //!
-//! A checkpoint folder holds `model/` (a native model with its chat format),
+//! A checkpoint folder holds `model/` (a native model and the record of its tokenizer),
 //! `optim/optim.safetensors` (`exp_avg.NAME`, `exp_avg_sq.NAME`), `metrics.jsonl` (the lines up to
 //! its step) and, written last, `trainer.json`. Checkpoints are items `stepN` of the list port
 //! `checkpoints`. If a run is asked to stop between two of them, its state is `stepN` in the
@@ -16,7 +16,7 @@ use std::sync::Arc;
 use memmap2::Mmap;
 use olmo_base::failpoint;
 use olmo_base::seal::{self, Seal};
-use olmo_data::ChatRecord;
+use olmo_data::TokenizerRecord;
 use olmo_model::{ModelConfig, Parameters};
 use olmo_stage::{Context, StageError};
 use safetensors::tensor::{Dtype, SafeTensors, View};
@@ -93,7 +93,7 @@ pub(crate) fn step_of(label: &str) -> Option<u64> {
 pub(crate) fn save(
     to: &Path,
     config: &ModelConfig,
-    chat: Option<&ChatRecord>,
+    record: &TokenizerRecord,
     state: &State,
     trainer: &Trainer,
 ) -> Result<(), StageError> {
@@ -106,9 +106,7 @@ pub(crate) fn save(
     }
     fs::create_dir_all(temporary.join(OPTIM)).map_err(failed)?;
     olmo_model::save_native(&temporary.join(MODEL), config, &state.learner.parameters).map_err(model_failure)?;
-    if let Some(chat) = chat {
-        chat.write(&temporary.join(MODEL))?;
-    }
+    record.write(&temporary.join(MODEL))?;
     failpoint("train.saving");
     save_moments(&temporary.join(OPTIM).join(OPTIM_FILE), &state.learner)?;
     fs::write(temporary.join(LINES), state.metrics.text()).map_err(failed)?;
@@ -282,14 +280,14 @@ fn interrupted(state_dir: &Path) -> Result<Vec<(u64, PathBuf)>, StageError> {
 pub(crate) fn save_interrupted(
     context: &Context,
     config: &ModelConfig,
-    chat: Option<&ChatRecord>,
+    record: &TokenizerRecord,
     state: &State,
     trainer: &Trainer,
 ) -> Result<(), StageError> {
     let state_dir = context.state_dir()?;
     let to = state_dir.join(label(state.step));
     seal::remove(&to).map_err(|e| StageError::io(&to, e))?;
-    save(&to, config, chat, state, trainer)?;
+    save(&to, config, record, state, trainer)?;
     for (step, path) in interrupted(&state_dir)? {
         if step < state.step {
             seal::remove(&path).map_err(|e| StageError::io(&path, e))?;

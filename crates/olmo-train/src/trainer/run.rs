@@ -244,7 +244,7 @@ impl Run<'_> {
             self.saver.finish(context)?;
             failpoint("train.before_save");
             let state = self.settled_state()?;
-            self.saver.start(context, &setup.config, setup.chat.as_ref(), state, self.trainer())?;
+            self.saver.start(context, &setup.config, &setup.record, state, self.trainer())?;
             self.saved_item = Some(self.step);
             self.pace.saving += since.elapsed();
         }
@@ -373,7 +373,7 @@ impl Run<'_> {
     /// Saves the state outside the list of checkpoints.
     fn save_interrupted(&mut self, context: &Context) -> Result<(), StageError> {
         let (setup, state) = (self.setup, self.settled_state()?);
-        checkpoint::save_interrupted(context, &setup.config, setup.chat.as_ref(), &state, &self.trainer())
+        checkpoint::save_interrupted(context, &setup.config, &setup.record, &state, &self.trainer())
     }
 
     fn check_finite(&self, state: &LearnerState) -> Result<(), StageError> {
@@ -439,9 +439,7 @@ impl Run<'_> {
     fn finish(self, state: &State, context: &mut Context) -> Result<(), StageError> {
         let model = context.output("model")?;
         olmo_model::save_native(&model, &self.setup.config, &state.learner.parameters).map_err(model_failure)?;
-        if let Some(chat) = &self.setup.chat {
-            chat.write(&model)?;
-        }
+        self.setup.record.write(&model)?;
         self.metrics.write(&context.output("metrics")?)?;
         if let Some(peak) = memory::peak() {
             let numbers = (state.learner.parameters.len() * size_of::<f32>()) as u64;
