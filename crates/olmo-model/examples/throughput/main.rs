@@ -181,7 +181,11 @@ fn time(arguments: &Arguments) -> Result<(), Failure> {
     if arguments.json_line {
         let ends = [losses[0], losses[losses.len() - 1]];
         let speed = tokens as f64 / median;
-        println!("{}", json!({"tokens_per_second": speed, "step_ms": median * 1e3, "losses": ends, "steps": steps}));
+        let mut line = json!({"tokens_per_second": speed, "step_ms": median * 1e3, "losses": ends, "steps": steps});
+        if let Some(peak) = arguments.side.peak() {
+            line["peak_flops"] = json!(peak);
+        }
+        println!("{line}");
         return Ok(());
     }
     say(format!("loss {:.3} -> {:.3}", losses[0], losses[losses.len() - 1]));

@@ -1,10 +1,12 @@
 //! What computes: a backend with weights, gradients and the optimizer's state where it wants them.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Instant;
 
 use olmo_model::{ActivationCheckpointing, Batch, Compute, LossOptions, Model, ModelConfig, Parameters};
 use olmo_ops::adamw::{self, AdamW, State};
+use olmo_ops::{Cpu, Device as _, Linear, Weight};
 
 use crate::Failure;
 
@@ -42,6 +44,25 @@ impl Side {
             return Err(format!("{precision}: {backend} computes in fp32").into());
         }
         Ok(Side::Host(compute))
+    }
+
+    /// What the products of this machine reach at best, in FLOP a second: 1,024 by 1,024 by 1,024 on
+    /// all threads. `None` on a GPU.
+    pub(crate) fn peak(&self) -> Option<f64> {
+        const SIZE: usize = 1024;
+        #[allow(irrefutable_let_patterns, reason = "without libtorch there is only the host")]
+        let Side::Host(compute) = *self else { return None };
+        let numbers: Vec<f32> = (0..SIZE * SIZE).map(|i| (i * 7919 % 1013) as f32 / 1013.0 - 0.5).collect();
+        let x = numbers.clone().into();
+        let device = Cpu::new(compute, Arc::new(numbers));
+        let weight = Linear::new(Weight::trained(0..SIZE * SIZE), SIZE);
+        let run = |_| {
+            let start = Instant::now();
+            std::hint::black_box(device.linear(&x, &weight));
+            start.elapsed().as_secs_f64()
+        };
+        let best = (0..20).map(run).fold(f64::INFINITY, f64::min);
+        Some(2.0 * (SIZE * SIZE * SIZE) as f64 / best)
     }
 
     /// The largest error, relative to what is right, that rounding explains: of a loss, and of a tensor's gradient.

@@ -18,13 +18,24 @@ pub(crate) enum Vectors {
 
 #[cfg(target_arch = "x86_64")]
 impl Vectors {
-    /// The widest of this machine.
+    /// The widest of this machine, or those that `OLMO_PIPE_VECTORS` limits it to (`baseline` or
+    /// `avx2`), for measurements. The results are the same.
     #[inline]
     pub(crate) fn available() -> Vectors {
         #[cfg(test)]
         return Vectors::of_machine().min(tests::limit());
         #[cfg(not(test))]
-        Vectors::of_machine()
+        {
+            static AVAILABLE: std::sync::OnceLock<Vectors> = std::sync::OnceLock::new();
+            *AVAILABLE.get_or_init(|| {
+                let limit = match std::env::var("OLMO_PIPE_VECTORS").as_deref() {
+                    Ok("baseline") => Vectors::Baseline,
+                    Ok("avx2") => Vectors::Avx2,
+                    _ => Vectors::Avx512,
+                };
+                Vectors::of_machine().min(limit)
+            })
+        }
     }
 
     #[inline]

@@ -5,8 +5,8 @@ use super::matrix::{Strided, Write};
 /// The backend that multiplies matrices on the host. All other code is shared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Compute {
-    /// `matrixmultiply`, and our own AVX-512 product with the same bits: pure Rust, bit-identical
-    /// for any number of threads.
+    /// Our own product for AVX-512 and AVX2, and `matrixmultiply` elsewhere, with the same bits: pure
+    /// Rust, bit-identical for any number of threads.
     #[default]
     Flex,
     /// The BLAS of libtorch, with one thread per piece, and its attention. Bit-identical for any
@@ -81,9 +81,9 @@ impl Compute {
         chain: usize,
     ) {
         #[cfg(target_arch = "x86_64")]
-        if self == Compute::Flex && super::avx512::available() {
-            // SAFETY: the machine supports AVX-512; the caller guarantees the rest.
-            return unsafe { super::avx512::gemm([m, n, k], a, b, write, c, chain) };
+        // SAFETY: guaranteed by the caller.
+        if self == Compute::Flex && unsafe { super::gemm::gemm([m, n, k], a, b, write, c, chain) } {
+            return;
         }
         for top in (0..k).step_by(chain) {
             let write = if top == 0 { write } else { Write::Add };
@@ -110,9 +110,9 @@ impl Compute {
         match self {
             Compute::Flex => {
                 #[cfg(target_arch = "x86_64")]
-                if super::avx512::available() {
-                    // SAFETY: the machine supports AVX-512; the caller guarantees the rest.
-                    return unsafe { super::avx512::gemm([m, n, k], a, b, write, (c, c_stride), CHAIN) };
+                // SAFETY: guaranteed by the caller.
+                if unsafe { super::gemm::gemm([m, n, k], a, b, write, (c, c_stride), CHAIN) } {
+                    return;
                 }
                 let beta = if write == Write::New { 0.0 } else { 1.0 };
                 let [ra, ca] = a.1.map(|stride| stride as isize);

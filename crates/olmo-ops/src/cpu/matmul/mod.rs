@@ -1,11 +1,13 @@
 //! Matrix products: in parallel pieces, by the matrix-multiply backend of the caller.
 
-#[cfg(target_arch = "x86_64")]
-mod avx512;
 mod compute;
+#[cfg(target_arch = "x86_64")]
+mod gemm;
 mod matrix;
 mod products;
 mod rows;
+#[cfg(target_arch = "x86_64")]
+mod vector;
 
 pub use compute::Compute;
 pub(super) use matrix::Write;
