@@ -148,9 +148,11 @@ pub(crate) struct Sink<'p, T: Item> {
 
 impl<'p, T: Item> Sink<'p, T> {
     pub(crate) fn create(params: &'p FetchParams, context: &Context) -> Result<Self, StageError> {
+        let writer = DatasetWriter::create(&context.output("dataset")?)?;
+        let writer = if context.request.threads > 1 { writer.beside()? } else { writer };
         Ok(Self {
             params,
-            writer: DatasetWriter::create(&context.output("dataset")?)?,
+            writer,
             seen: 0,
             bad: 0,
             shown: Vec::new(),

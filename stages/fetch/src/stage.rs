@@ -27,7 +27,7 @@ use crate::table;
 /// Overhead counted per line: short lines take more memory for bookkeeping than for their text.
 const PER_LINE: usize = 64;
 /// Number of blocks that may wait between reading, parsing and writing.
-const WAITING: usize = 1;
+const WAITING: usize = 4;
 /// Number of values of a JSON array to process at a time.
 const VALUES: usize = 1024;
 /// Stage `fetch`.

@@ -59,7 +59,7 @@ impl Stage for Tokenize {
 }
 
 /// Maximum number of batches queued between reading and encoding, and between encoding and writing.
-const WAITING: usize = 2;
+const WAITING: usize = 6;
 
 #[derive(Clone, Copy)]
 struct Counted {

@@ -257,6 +257,11 @@ impl<T: Record> DatasetWriter<T> {
         Ok(Self { dir: dir.to_owned(), sink, waiting: Vec::with_capacity(BATCH_ROWS), records: 0 })
     }
 
+    /// Compresses and writes in a thread of its own from now on. The bytes are the same.
+    pub fn beside(self) -> Result<Self, DataError> {
+        Ok(Self { sink: self.sink.beside()?, ..self })
+    }
+
     pub fn push(&mut self, record: T) -> Result<(), DataError> {
         self.waiting.push(record);
         self.records += 1;
@@ -317,6 +322,28 @@ mod tests {
         assert_eq!(manifest(a.path()).unwrap().skipped, 2);
         for name in [DATA, MANIFEST] {
             assert_eq!(std::fs::read(a.path().join(name)).unwrap(), std::fs::read(b.path().join(name)).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_thread_of_its_own_writes_the_same_bytes_and_says_why_it_cannot() {
+        let (here, beside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        write(here.path(), (0..20_000).map(conversation));
+        let mut writer = DatasetWriter::create(beside.path()).unwrap().beside().unwrap();
+        (0..20_000).for_each(|n| writer.push(conversation(n)).unwrap());
+        writer.finish(2).unwrap();
+        for name in [DATA, MANIFEST] {
+            let read = |dir: &tempfile::TempDir| std::fs::read(dir.path().join(name)).unwrap();
+            assert_eq!(read(&here), read(&beside), "{name}");
+        }
+        #[cfg(target_os = "linux")]
+        {
+            let schema = text_schema();
+            let mut sink = Sink::create(Path::new("/dev/full"), schema).unwrap().beside().unwrap();
+            let text: ArrayRef = Arc::new(StringArray::from_iter_values((0..1024).map(|n| "text ".repeat(100 + n))));
+            let failed = (0..1000).find_map(|_| sink.write(vec![text.clone()]).err());
+            let failed = failed.or_else(|| sink.close().err()).unwrap().to_string();
+            assert!(failed.contains("/dev/full") && failed.contains("No space left"), "{failed}");
         }
     }
 

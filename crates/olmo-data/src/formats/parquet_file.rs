@@ -4,6 +4,8 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::JoinHandle;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
@@ -11,6 +13,7 @@ use olmo_base::IoContext as _;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use parquet::basic::Compression;
+use parquet::errors::ParquetError;
 use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
 
 use crate::error::DataError;
@@ -23,8 +26,19 @@ const ROW_GROUP_ROWS: usize = 16 * BATCH_ROWS;
 pub(super) struct Sink {
     path: PathBuf,
     schema: SchemaRef,
-    writer: ArrowWriter<File>,
+    writer: Writer,
 }
+
+enum Writer {
+    Here(Box<ArrowWriter<File>>),
+    /// A thread of its own, which ends with its channel, or with its first error.
+    Beside(SyncSender<RecordBatch>, JoinHandle<Result<(), ParquetError>>),
+    /// It has failed.
+    Gone,
+}
+
+/// Number of batches that may wait for a writer beside.
+const WAITING: usize = 4;
 
 impl Sink {
     pub(super) fn create(path: &Path, schema: Schema) -> Result<Self, DataError> {
@@ -46,18 +60,52 @@ impl Sink {
         let file = File::create(path).context(path)?;
         let writer =
             ArrowWriter::try_new(file, schema.clone(), Some(properties)).map_err(|e| DataError::parquet(path, e))?;
-        Ok(Self { path: path.to_owned(), schema, writer })
+        Ok(Self { path: path.to_owned(), schema, writer: Writer::Here(Box::new(writer)) })
+    }
+
+    /// Compresses and writes in a thread of its own from now on. The bytes are the same.
+    pub(super) fn beside(mut self) -> Result<Self, DataError> {
+        let Writer::Here(mut writer) = self.writer else { return Ok(self) };
+        let (batches, to_write) = sync_channel::<RecordBatch>(WAITING);
+        let write = move || {
+            to_write.into_iter().try_for_each(|batch| writer.write(&batch))?;
+            writer.close().map(drop)
+        };
+        let thread = std::thread::Builder::new().name("parquet".into()).spawn(write).context(&self.path)?;
+        self.writer = Writer::Beside(batches, thread);
+        Ok(self)
     }
 
     /// Appends rows, given as the columns of the schema.
     pub(super) fn write(&mut self, columns: Vec<arrow::array::ArrayRef>) -> Result<(), DataError> {
-        RecordBatch::try_new(self.schema.clone(), columns)
-            .map_err(|e| DataError::parquet(&self.path, e))
-            .and_then(|batch| self.writer.write(&batch).map_err(|e| DataError::parquet(&self.path, e)))
+        let batch =
+            RecordBatch::try_new(self.schema.clone(), columns).map_err(|e| DataError::parquet(&self.path, e))?;
+        match &mut self.writer {
+            Writer::Here(writer) => return writer.write(&batch).map_err(|e| DataError::parquet(&self.path, e)),
+            Writer::Beside(batches, _) if batches.send(batch).is_ok() => return Ok(()),
+            Writer::Beside(..) | Writer::Gone => {}
+        }
+        // The thread says why it takes nothing more.
+        std::mem::replace(&mut self.writer, Writer::Gone).close(&self.path)?;
+        Err(DataError::parquet(&self.path, "an earlier write has failed"))
     }
 
     pub(super) fn close(self) -> Result<(), DataError> {
-        self.writer.close().map(drop).map_err(|e| DataError::parquet(&self.path, e))
+        self.writer.close(&self.path)
+    }
+}
+
+impl Writer {
+    fn close(self, path: &Path) -> Result<(), DataError> {
+        let closed = match self {
+            Writer::Here(writer) => writer.close().map(drop),
+            Writer::Beside(batches, thread) => {
+                drop(batches);
+                thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            }
+            Writer::Gone => Ok(()),
+        };
+        closed.map_err(|e| DataError::parquet(path, e))
     }
 }
 
