@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 
+use olmo_base::text::quoted;
 use olmo_base::units::bytes;
 use olmo_data::tokenizer::{Difference, PROBES};
 use olmo_data::{Manifest, Probes};
@@ -176,10 +177,15 @@ pub(crate) fn probes(find: impl Fn(&str, &str) -> Option<PathBuf>) -> Option<(Pr
 /// Rejects data that another tokenizer than that of the initial weights has made.
 fn same_ids(data: &Probes, init: &Probes) -> Option<Finding> {
     let Difference { text, ids: [of_data, of_init] } = data.difference(init)?;
+    let equal = of_data.split(' ').zip(of_init.split(' ')).take_while(|(a, b)| a == b).count();
+    let next = |ids: &str| ids.split(' ').skip(equal).take(4).collect::<Vec<_>>().join(" ");
     let what = format!(
-        "the data is not tokenized as the initial weights expect: their tokenizer makes [{of_init}] of `{}`, that of the \
-         data makes [{of_data}]",
-        text.escape_debug()
+        "the data is not tokenized as the initial weights expect: token {} and those after it of {} are {} for their \
+         tokenizer, but {} for that of the data",
+        equal + 1,
+        quoted(&text.replace(char::is_control, " ")),
+        next(&of_init),
+        next(&of_data),
     );
     Some(Finding::error("train::tokenizers", "", what).hint(
         "tokenize the data with the tokenizer of the initial weights: in stage tokenizer, give the model in `model`",
@@ -459,7 +465,7 @@ mod tests {
         std::fs::write(init.join("tokenizer.json"), other.to_string()).unwrap();
         let (code, message) = finding().unwrap();
         assert_eq!(code, "train::tokenizers");
-        assert!(message.contains("not tokenized as the initial weights expect"), "{message}");
+        assert!(message.contains("not tokenized as the initial weights expect: token 1 "), "{message}");
         // What a run has recorded counts.
         tokenizer.record().write(&init).unwrap();
         assert_eq!(finding(), None);
