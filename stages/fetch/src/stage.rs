@@ -11,6 +11,7 @@ use std::sync::mpsc::sync_channel;
 use olmo_data::dataset::{self, Kind};
 use olmo_data::{Conversation, DataError};
 use olmo_stage::{Context, Stage, StageError};
+use rayon::ThreadPool;
 use rayon::prelude::*;
 use serde_json::Value;
 
@@ -106,7 +107,7 @@ fn fetch<T: Item>(
     }
     let threads = context.request.threads;
     let pool = (threads > 1).then(|| rayon::ThreadPoolBuilder::new().num_threads(threads).build()).transpose();
-    let pool = pool.map_err(|e| StageError::fail("fetch::threads", e.to_string()))?;
+    let pool = pool.map_err(|e| StageError::fail("fetch::threads", e.to_string()))?.map(Arc::new);
     let mut reading = Reading { sink: Sink::create(params, context)?, pool, read: Arc::default(), total, context };
     for (source, (path, layout)) in files.iter().enumerate() {
         reading.sink.begin(source);
@@ -135,7 +136,7 @@ fn fetch<T: Item>(
 struct Reading<'a, T: Item> {
     sink: Sink<'a, T>,
     /// Absent with one thread.
-    pool: Option<rayon::ThreadPool>,
+    pool: Option<Arc<ThreadPool>>,
     read: Arc<AtomicU64>,
     total: u64,
     context: &'a mut Context,
@@ -163,11 +164,11 @@ impl<T: Item> Reading<'_, T> {
 
     fn lines(&mut self, name: &str, layout: &Layout, reader: Box<dyn BufRead + Send>) -> Result<(), StageError> {
         let blocks = Blocks { name: name.to_owned(), reader, number: 0, ended: false };
-        let Some(pool) = self.pool.take() else {
+        let Some(pool) = self.pool.clone() else {
             return self.blocks(name, blocks.map(|block| (block.parse::<T>(layout, None), block)));
         };
         // Reading, which may decompress, parsing and writing go on at the same time.
-        let done = std::thread::scope(|scope| {
+        std::thread::scope(|scope| {
             let (read, to_parse) = sync_channel(WAITING);
             let (parsed, to_write) = sync_channel(WAITING);
             // A thread ends when nobody takes what it has.
@@ -179,9 +180,7 @@ impl<T: Item> Reading<'_, T> {
                     .all(|block: Block| parsed.send((block.parse::<T>(layout, Some(pool)), block)).is_ok())
             });
             self.blocks(name, to_write.into_iter())
-        });
-        self.pool = Some(pool);
-        done
+        })
     }
 
     /// Takes the records of parsed blocks, until one is enough. The rest of the iterator is dropped.
@@ -204,11 +203,7 @@ impl<T: Item> Reading<'_, T> {
     }
 
     fn values(&mut self, name: &str, layout: &Layout, first: u64, values: &[Value]) -> Result<(), StageError> {
-        let one = |value| T::of_value(layout, value);
-        let parsed: Vec<Parsed<T>> = match &self.pool {
-            Some(pool) => pool.install(|| values.par_iter().with_min_len(16).map(one).collect()),
-            None => values.iter().map(one).collect(),
-        };
+        let parsed: Vec<Parsed<T>> = map_all(self.pool.as_deref(), values, |value| T::of_value(layout, value));
         for (i, record) in parsed.into_iter().enumerate() {
             if let Some(record) = record.transpose() {
                 self.sink.push(record, || format!("{name}: record {}:", first + i as u64))?;
@@ -329,15 +324,20 @@ struct Block {
 }
 
 impl Block {
-    fn parse<T: Item>(&self, layout: &Layout, pool: Option<&rayon::ThreadPool>) -> Vec<Parsed<T>> {
+    fn parse<T: Item>(&self, layout: &Layout, pool: Option<&ThreadPool>) -> Vec<Parsed<T>> {
         let one = |line: &Line| match line.too_long {
             true => Err(BadRecord::TooLong(LONGEST)),
             false => T::of_line(layout, &self.bytes[line.start..line.end]),
         };
-        match pool {
-            Some(pool) => pool.install(|| self.lines.par_iter().with_min_len(16).map(one).collect()),
-            None => self.lines.iter().map(one).collect(),
-        }
+        map_all(pool, &self.lines, one)
+    }
+}
+
+/// `one` of each item, in order, on the threads of `pool` if there is one.
+fn map_all<I: Sync, O: Send>(pool: Option<&ThreadPool>, items: &[I], one: impl Fn(&I) -> O + Sync + Send) -> Vec<O> {
+    match pool {
+        Some(pool) => pool.install(|| items.par_iter().with_min_len(16).map(one).collect()),
+        None => items.iter().map(one).collect(),
     }
 }
 

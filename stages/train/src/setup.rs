@@ -30,7 +30,7 @@ pub(crate) fn setup(params: Params, context: &mut Context) -> Result<Setup, Stag
         eval_data: eval_data.as_ref().map(|eval_data| eval_data.manifest().clone()),
         has_init: init.is_some(),
         init,
-        probes: rules::probes(|port, file| Some(context.optional_input(port)?.join(file))),
+        probes: rules::probes(Some(data.manifest()), |port, file| Some(context.optional_input(port)?.join(file))),
         compute,
     };
     enforce(rules::broken(&params, &known))?;

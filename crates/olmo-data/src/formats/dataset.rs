@@ -18,7 +18,7 @@ use serde_json::{Map, Value};
 use crate::conversation::{Conversation, Message, Role};
 use crate::error::DataError;
 use crate::formats::json_file;
-use crate::formats::parquet_file::{BATCH_ROWS, Sink, Source};
+use crate::formats::parquet_file::{BATCH_ROWS, Sink, Source, items_of};
 
 const DATA: &str = "data.parquet";
 const MANIFEST: &str = "manifest.json";
@@ -156,8 +156,8 @@ fn optional(column: Option<&ArrayRef>, row: usize) -> Option<&str> {
 
 fn conversations(path: &Path, batch: &RecordBatch) -> Result<Vec<Conversation>, DataError> {
     let lists = batch.column(2).as_list::<i32>();
-    // The messages of all rows, and where those of each row begin.
-    let (turns, bounds) = (lists.values().as_struct(), lists.value_offsets());
+    // The messages of all rows.
+    let turns = lists.values().as_struct();
     let (roles, contents) = (turns.column(0).as_string::<i32>(), turns.column(1));
     let trained = turns.column_by_name("trained").map(|column| column.as_boolean());
     let fields = turns.column_by_name("fields");
@@ -183,7 +183,7 @@ fn conversations(path: &Path, batch: &RecordBatch) -> Result<Vec<Conversation>, 
                 fields,
             })
         };
-        let messages = (bounds[row] as usize..bounds[row + 1] as usize).map(message);
+        let messages = items_of(lists, row).map(message);
         Ok(Conversation { messages: messages.collect::<Result<_, DataError>>()?, dataset, id, tools, documents })
     };
     records.map(read).collect()

@@ -2,12 +2,13 @@
 //! batches are fixed.
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
-use arrow::array::RecordBatch;
+use arrow::array::{ListArray, RecordBatch};
 use arrow::datatypes::{Schema, SchemaRef};
 use olmo_base::IoContext as _;
 use parquet::arrow::ArrowWriter;
@@ -107,6 +108,12 @@ impl Writer {
         };
         closed.map_err(|e| DataError::parquet(path, e))
     }
+}
+
+/// Where the items of `row` lie in the values of a list column.
+pub(super) fn items_of(list: &ListArray, row: usize) -> Range<usize> {
+    let bounds = list.value_offsets();
+    bounds[row] as usize..bounds[row + 1] as usize
 }
 
 /// The batches of the file at `path`, which must have the columns of one of `schemas`.

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::DataError;
 use crate::formats::json_file;
-use crate::formats::parquet_file::{BATCH_ROWS, Sink, Source};
+use crate::formats::parquet_file::{BATCH_ROWS, Sink, Source, items_of};
 
 const MANIFEST: &str = "manifest.json";
 
@@ -75,8 +75,12 @@ pub fn part_name(part: usize) -> String {
     if part == 0 { "tokens.parquet".into() } else { format!("tokens-{part}.parquet") }
 }
 
-fn list_of(item: DataType) -> DataType {
-    DataType::List(Arc::new(Field::new("item", item, false)))
+fn item(kind: DataType) -> Arc<Field> {
+    Arc::new(Field::new("item", kind, false))
+}
+
+fn list_of(kind: DataType) -> DataType {
+    DataType::List(item(kind))
 }
 
 fn schema() -> Schema {
@@ -125,15 +129,11 @@ impl TokensReader {
 
     fn documents(&self, batch: &RecordBatch) -> Result<Vec<Document>, DataError> {
         let (ids, labels) = (batch.column(0).as_list::<i32>(), batch.column(1).as_list::<i32>());
-        let of_row = |list: &ListArray, row: usize| {
-            let bounds = list.value_offsets();
-            bounds[row] as usize..bounds[row + 1] as usize
-        };
         let all_ids = ids.values().as_primitive::<UInt32Type>().values();
         let mask = labels.values().as_boolean_opt();
         let read = |row: usize| {
-            let input_ids = all_ids[of_row(ids, row)].to_vec();
-            let labels_of_row = of_row(labels, row);
+            let input_ids = all_ids[items_of(ids, row)].to_vec();
+            let labels_of_row = items_of(labels, row);
             let label_mask = match mask {
                 Some(mask) => Some(labels_of_row.map(|token| mask.value(token)).collect()),
                 None => mask_of(&labels.values().as_primitive::<UInt32Type>().values()[labels_of_row], input_ids.len()),
@@ -268,8 +268,7 @@ impl TokensWriter {
             counts.push(runs.len() - before);
         }
         let list = |lengths: OffsetBuffer<i32>, values: Vec<u32>| -> ArrayRef {
-            let item = Arc::new(Field::new("item", DataType::UInt32, false));
-            Arc::new(ListArray::new(item, lengths, Arc::new(UInt32Array::from(values)), None))
+            Arc::new(ListArray::new(item(DataType::UInt32), lengths, Arc::new(UInt32Array::from(values)), None))
         };
         let lengths = self.waiting.iter().map(|document| document.input_ids.len());
         let columns =

@@ -9,8 +9,7 @@ use std::cell::RefCell;
 use serde_json::{Value, json};
 use tokenizers_1::pipeline::{EncodeOptions, PipelineToken, PipelineTokenizer};
 
-use super::encode::{Encode, Places, Tokens};
-use super::every_kind::{AddedToken, EveryKind};
+use super::encode::{AddedToken, Encode, Places, Tokens};
 use super::normalizer::Normalizer;
 use super::parts::Parts;
 
@@ -54,10 +53,10 @@ impl ByteLevelBpe {
         Some(self)
     }
 
-    /// Whether `probe` gets the ids that `every_kind` gives it, or is left to it.
-    pub(super) fn agrees(&self, probe: &str, every_kind: &EveryKind) -> bool {
+    /// Whether `probe` gets the ids that `other` gives it, or is left to it.
+    pub(super) fn agrees(&self, probe: &str, other: &dyn Encode) -> bool {
         let Some(tokens) = self.encode(probe) else { return true };
-        every_kind.ids(probe).is_ok_and(|wanted| wanted.as_ref() == Some(&tokens))
+        other.ids(probe).is_ok_and(|wanted| wanted.as_ref() == Some(&tokens))
     }
 
     /// One more than the largest id.
@@ -68,14 +67,10 @@ impl ByteLevelBpe {
     /// The added tokens, by id.
     pub(super) fn added_tokens(&self) -> Vec<(u32, AddedToken)> {
         let tokens = self.pipeline.get_added_vocabulary().get_added_tokens_decoder().into_iter();
-        let mut tokens: Vec<_> = tokens
-            .map(|(id, token)| {
-                let of_words_or_spaces = token.single_word || token.lstrip || token.rstrip;
-                (id, AddedToken { content: token.content, normalized: token.normalized, of_words_or_spaces })
-            })
-            .collect();
-        tokens.sort_unstable_by_key(|(id, _)| *id);
-        tokens
+        AddedToken::by_id(tokens.map(|(id, token)| {
+            let of_words_or_spaces = token.single_word || token.lstrip || token.rstrip;
+            (id, AddedToken { content: token.content, normalized: token.normalized, of_words_or_spaces })
+        }))
     }
 
     /// The ids of `text`; `None` if its normalisation may change it, or it is too long.

@@ -36,6 +36,24 @@ impl Tokens<'_> {
     }
 }
 
+/// A token beside those of the model.
+pub(super) struct AddedToken {
+    pub(super) content: String,
+    /// Whether it is looked for in the normalised text.
+    pub(super) normalized: bool,
+    /// Whether it is only a whole word, or takes the spaces around it.
+    pub(super) of_words_or_spaces: bool,
+}
+
+impl AddedToken {
+    /// Sorted by id.
+    pub(super) fn by_id(tokens: impl Iterator<Item = (u32, AddedToken)>) -> Vec<(u32, AddedToken)> {
+        let mut tokens: Vec<_> = tokens.collect();
+        tokens.sort_unstable_by_key(|(id, _)| *id);
+        tokens
+    }
+}
+
 /// A library that encodes text with one tokenizer. Strings of added tokens in the text become those
 /// tokens; nothing is added before or after the text.
 ///

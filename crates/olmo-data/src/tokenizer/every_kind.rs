@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use tokenizers::{Error, PaddingParams, PostProcessorWrapper, Tokenizer, TruncationParams};
 
-use super::encode::{Encode, Places, Tokens};
+use super::encode::{AddedToken, Encode, Places, Tokens};
 
 /// The tokenizer as transformers has it, without post-processor, truncation and padding.
 pub(super) struct EveryKind(Tokenizer);
@@ -35,28 +35,15 @@ impl EveryKind {
     /// The added tokens, by id.
     pub(super) fn added_tokens(&self) -> Vec<(u32, AddedToken)> {
         let tokens = self.0.get_added_tokens_decoder().into_iter();
-        let mut tokens: Vec<_> = tokens
-            .map(|(id, token)| {
-                let of_words_or_spaces = token.single_word || token.lstrip || token.rstrip;
-                (id, AddedToken { content: token.content, normalized: token.normalized, of_words_or_spaces })
-            })
-            .collect();
-        tokens.sort_unstable_by_key(|(id, _)| *id);
-        tokens
+        AddedToken::by_id(tokens.map(|(id, token)| {
+            let of_words_or_spaces = token.single_word || token.lstrip || token.rstrip;
+            (id, AddedToken { content: token.content, normalized: token.normalized, of_words_or_spaces })
+        }))
     }
 
     pub(super) fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String, Error> {
         self.0.decode(ids, skip_special_tokens)
     }
-}
-
-/// A token beside those of the model.
-pub(super) struct AddedToken {
-    pub(super) content: String,
-    /// Whether it is looked for in the normalised text.
-    pub(super) normalized: bool,
-    /// Whether it is only a whole word, or takes the spaces around it.
-    pub(super) of_words_or_spaces: bool,
 }
 
 impl Encode for EveryKind {

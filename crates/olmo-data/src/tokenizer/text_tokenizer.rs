@@ -14,8 +14,8 @@ use serde_json::Value;
 
 use super::byte_level_bpe::ByteLevelBpe;
 use super::chat_record::ChatRecord;
-use super::encode::{Encode, Places, Tokens};
-use super::every_kind::{AddedToken, EveryKind};
+use super::encode::{AddedToken, Encode, Places, Tokens};
+use super::every_kind::EveryKind;
 use super::normalizer::Normalizer;
 use super::parts::Parts;
 use super::probes::Probes;
@@ -75,15 +75,13 @@ impl TextTokenizer {
     /// shows that they are right.
     fn known(path: &Path, bytes: &[u8], declared: &SpecialTokens, probes: &Probes) -> Option<Self> {
         let file = Parts::read(bytes).ok()?;
-        let mut has_pad = false;
-        file.tokens(|token, id| has_pad |= token == declared.pad_token && id == declared.pad_token_id)?;
         let settings = Settings::of(&file);
         let library = ByteLevelBpe::read(file)?;
         let added = library.added_tokens();
         let pad = |(id, token): &(u32, AddedToken)| *id == declared.pad_token_id && token.content == declared.pad_token;
         let right = library.vocab_size() == declared.vocab_size as usize
             && library.encode(&declared.eos_token).is_some_and(|ids| ids == [declared.eos_token_id])
-            && (has_pad || added.iter().any(pad))
+            && added.iter().any(pad)
             && probes.agree(|text| library.encode(text));
         let every_kind = Lazy { content: bytes.to_owned(), read: OnceLock::new() };
         let opened = Self::new(path, settings, added, every_kind, declared.clone(), Digest::of(bytes));
