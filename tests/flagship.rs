@@ -35,7 +35,7 @@ impl Bench {
     }
 
     /// A copy of this project and its store in their current state.
-    fn copy(&self) -> Self {
+    pub(crate) fn copy(&self) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let copied = Command::new("cp").arg("-a").arg(self.dir.path().join(".")).arg(dir.path()).status();
         assert!(copied.unwrap().success());
@@ -50,7 +50,7 @@ impl Bench {
         command
     }
 
-    fn smoke<'a>(&self, more: &[&'a str]) -> Vec<&'a str> {
+    pub(crate) fn smoke<'a>(&self, more: &[&'a str]) -> Vec<&'a str> {
         [&["run", "experiments/finetune-tulu.yaml", "--profile", "smoke"], more].concat()
     }
 
@@ -60,27 +60,27 @@ impl Bench {
         said(&output)
     }
 
-    fn store(&self) -> Store {
+    pub(crate) fn store(&self) -> Store {
         Store::open(&self.dir.path().join(".olmo-pipe")).unwrap()
     }
 
-    fn last_run(&self) -> RunState {
+    pub(crate) fn last_run(&self) -> RunState {
         run::list(&self.store()).unwrap().pop().unwrap()
     }
 
-    fn events(&self) -> Vec<Record> {
+    pub(crate) fn events(&self) -> Vec<Record> {
         let store = self.store();
         run::read_events(&run::folder(&store, &self.last_run().id)).unwrap().records
     }
 
-    fn stages(&self, status: Status) -> Vec<String> {
+    pub(crate) fn stages(&self, status: Status) -> Vec<String> {
         let run = self.last_run();
         run.stages.iter().filter(|(_, s)| s.status == status).map(|(name, _)| name.to_owned()).collect()
     }
 }
 
 /// The outputs of every finished stage and item of a run, without times.
-fn outputs(run: &RunState) -> BTreeMap<String, BTreeMap<String, Made>> {
+pub(crate) fn outputs(run: &RunState) -> BTreeMap<String, BTreeMap<String, Made>> {
     let instances = run.stages.iter().flat_map(|(name, stage)| stage.instances.iter().map(move |i| (name, i)));
     instances.map(|(name, i)| (format!("{name}{:?}", i.item), i.outputs.clone())).collect()
 }

@@ -13,6 +13,7 @@ mod flagship;
 mod formats;
 mod limits;
 mod output;
+mod ranks;
 mod recipes;
 mod remote;
 mod rules;

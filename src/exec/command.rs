@@ -189,7 +189,7 @@ pub fn check_environment(contract: &Contract, temporary: &Path) -> BTreeMap<Stri
 
 /// Variables that are passed on to a built-in worker if they are set. None changes a result, except
 /// for the last two: they select other kernels, and emulate a GPU on the CPU in tests.
-const WORKER_ALLOWED: [&str; 16] = [
+const WORKER_ALLOWED: [&str; 20] = [
     "PATH",
     "HOME",
     "LANG",
@@ -206,6 +206,10 @@ const WORKER_ALLOWED: [&str; 16] = [
     "OLMO_PIPE_KERNEL_CACHE",
     "OLMO_PIPE_KERNELS",
     "OLMO_PIPE_EMULATE_GPU",
+    "OLMO_PIPE_INTERFACE",
+    "OLMO_PIPE_RANK_JOIN_S",
+    "OLMO_PIPE_RANK_DEAD_S",
+    "OLMO_PIPE_RANK_LATE_S",
 ];
 
 /// The whole environment of a built-in worker that may use `threads` threads.

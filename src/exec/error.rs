@@ -47,8 +47,6 @@ pub enum ExecError {
     TooMuch { stage: String, what: &'static str, requested: u64, available: u64 },
     #[error("the leases of this machine, in {}, cannot be used: {source}", .path.display())]
     Leases { path: PathBuf, source: io::Error },
-    #[error("a stage on this machine can have only one process, not {ranks}")]
-    Ranks { ranks: u32 },
     #[error("{} is still in use by a stage of an engine that died", .0.display())]
     StillRunning(PathBuf),
 }
@@ -90,7 +88,6 @@ impl Diagnose for ExecError {
             Self::Variable { .. } => "exec::variable",
             Self::TooMuch { .. } => "run::resources",
             Self::Leases { .. } => "run::leases",
-            Self::Ranks { .. } => "exec::ranks",
             Self::StillRunning(_) => "exec::still_running",
         }
     }
@@ -145,7 +142,6 @@ impl Diagnose for ExecError {
             Self::Leases { .. } => {
                 "set OLMO_PIPE_LEASES to a folder on this machine that all users of olmo-pipe can write to".into()
             }
-            Self::Ranks { .. } => "use an executor that can start several processes".into(),
             Self::StillRunning(_) => "wait for it to end, then run the same command again".into(),
         };
         Some(text)

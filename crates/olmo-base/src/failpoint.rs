@@ -2,6 +2,7 @@
 //!
 //! With `OLMO_PIPE_FAILPOINT=name:n`, the process that reaches point `name` for the n-th time kills
 //! itself with SIGKILL. A worker kills the engine as well (its PID is in `OLMO_PIPE_ENGINE_PID`).
+//! `name:n@r` is a failpoint of rank `r` alone.
 //! If the variable is not set, a failpoint costs one atomic load.
 
 use std::sync::OnceLock;
@@ -16,7 +17,13 @@ fn armed() -> Option<&'static Armed> {
     static ARMED: OnceLock<Option<Armed>> = OnceLock::new();
     ARMED
         .get_or_init(|| {
-            let text = std::env::var("OLMO_PIPE_FAILPOINT").ok()?;
+            let mut text = std::env::var("OLMO_PIPE_FAILPOINT").ok()?;
+            if let Some((point, rank)) = text.split_once('@') {
+                if std::env::var("OLMO_PIPE_RANK").ok().as_deref() != Some(rank) {
+                    return None;
+                }
+                text = point.to_owned();
+            }
             let (name, n) = text.rsplit_once(':').unwrap_or((&text, "1"));
             Some(Armed { name: name.to_owned(), left: AtomicU64::new(n.parse().unwrap_or(1)) })
         })

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::error::DistError;
 use crate::rendezvous::{Join, Limits, Rendezvous, Secret};
@@ -25,6 +26,7 @@ pub struct Launch {
     pub secret: Option<Secret>,
     /// The name or the address of the network interface to listen on.
     pub interface: Option<String>,
+    pub limits: Limits,
 }
 
 /// The variables that each launcher sets: rank, size, local rank, local size.
@@ -49,6 +51,7 @@ impl Launch {
     /// | `OLMO_PIPE_RENDEZVOUS` | where the ranks meet: an absolute folder, or `HOST:PORT`; replaces `MASTER_ADDR` |
     /// | `OLMO_PIPE_RANK_SECRET` | the secret of the run |
     /// | `OLMO_PIPE_INTERFACE` | the network interface to listen on, by name or address |
+    /// | `OLMO_PIPE_RANK_JOIN_S`, `_DEAD_S`, `_LATE_S` | the [`Limits`], in seconds |
     ///
     /// # Errors
     /// All problems of an environment that is incomplete or contradictory.
@@ -81,18 +84,19 @@ impl Launch {
         let rendezvous = if found.is_some() { reader.rendezvous() } else { None };
         let secret = reader.get("OLMO_PIPE_RANK_SECRET").map(|secret| Secret::new(secret.as_bytes()));
         let interface = reader.get("OLMO_PIPE_INTERFACE");
+        let limits = if found.is_some() { reader.limits() } else { Limits::default() };
         if !reader.problems.is_empty() {
             return Err(DistError::Environment { problems: reader.problems });
         }
-        Ok(found.map(|(world, launcher)| Self { launcher, world, rendezvous, secret, interface }))
+        Ok(found.map(|(world, launcher)| Self { launcher, world, rendezvous, secret, interface, limits }))
     }
 
     /// What this rank needs to join the others, who must have the same `facts`.
     ///
     /// # Errors
     /// The environment has no secret or no place to meet.
-    pub fn join(&self, facts: BTreeMap<String, String>, limits: Limits) -> Result<Join, DistError> {
-        let (world, interface) = (self.world, self.interface.clone());
+    pub fn join(&self, facts: BTreeMap<String, String>) -> Result<Join, DistError> {
+        let (world, interface, limits) = (self.world, self.interface.clone(), self.limits);
         if let (Some(rendezvous), Some(secret)) = (self.rendezvous.clone(), self.secret.clone()) {
             return Ok(Join { world, rendezvous, secret, facts, interface, limits });
         }
@@ -176,6 +180,23 @@ impl Reader<'_> {
             return None;
         };
         self.check(names, World { rank: rank?, size: size?, local_rank: local_rank?, local_size })
+    }
+
+    fn limits(&mut self) -> Limits {
+        let default = Limits::default();
+        let mut limit = |name: &str, default: Duration| match self.number(name) {
+            Some(0) => {
+                self.problems.push(format!("{name} is 0: it must be at least 1 second"));
+                default
+            }
+            Some(seconds) => Duration::from_secs(seconds as u64),
+            None => default,
+        };
+        Limits {
+            join: limit("OLMO_PIPE_RANK_JOIN_S", default.join),
+            dead: limit("OLMO_PIPE_RANK_DEAD_S", default.dead),
+            late: limit("OLMO_PIPE_RANK_LATE_S", default.late),
+        }
     }
 
     fn rendezvous(&mut self) -> Option<Rendezvous> {
@@ -268,7 +289,7 @@ mod tests {
         let launch = read(&slurm).unwrap().unwrap();
         assert_eq!(launch.launcher, Launcher::Srun);
         assert_eq!(launch.world, World { rank: 6, size: 7, local_rank: 0, local_size: 1 });
-        let error = launch.join(BTreeMap::new(), Limits::default()).unwrap_err().to_string();
+        let error = launch.join(BTreeMap::new()).unwrap_err().to_string();
         assert!(error.contains("OLMO_PIPE_RENDEZVOUS nor") && error.contains("RANK_SECRET is not set"), "{error}");
         // A batch script is no rank.
         assert!(read(&slurm[1..]).unwrap().is_none());
@@ -285,7 +306,10 @@ mod tests {
         let launch = read(&[&ours[..], &slurm].concat()).unwrap().unwrap();
         assert_eq!((launch.launcher, launch.world.size), (Launcher::OlmoPipe, 2));
         assert_eq!(launch.rendezvous, Some(Rendezvous::Folder("/attempt/ranks".into())));
-        assert!(launch.join(BTreeMap::new(), Limits::default()).is_ok());
+        assert!(launch.join(BTreeMap::new()).is_ok());
+        let launch = read(&[&ours[..], &[("OLMO_PIPE_RANK_LATE_S", "7")]].concat()).unwrap().unwrap();
+        assert_eq!((launch.limits.late, launch.limits.dead), (Duration::from_secs(7), Limits::default().dead));
+        assert!(read(&[&ours[..], &[("OLMO_PIPE_RANK_DEAD_S", "0")]].concat()).unwrap_err().contains("at least 1"));
     }
 
     #[test]

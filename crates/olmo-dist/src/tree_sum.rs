@@ -55,6 +55,14 @@ impl<T> TreeSum<T> {
     }
 }
 
+#[cfg(test)]
+impl<T> TreeSum<T> {
+    /// Number of nodes that wait for their right siblings.
+    pub(crate) fn waiting(&self) -> usize {
+        self.nodes.len()
+    }
+}
+
 fn join<T>(left: Option<T>, right: Option<T>, add: &mut impl FnMut(T, T) -> T) -> Option<T> {
     match (left, right) {
         (Some(left), Some(right)) => Some(add(left, right)),

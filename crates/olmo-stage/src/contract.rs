@@ -91,6 +91,9 @@ pub struct Contract {
     /// Whether it computes on a tensor backend. If so, backend and precision are part of its key.
     #[serde(default)]
     pub backend: bool,
+    /// Whether several processes (ranks) can run it together.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub ranks: bool,
     /// Whether a built-in stage has rules that are checked before a run. A command stage has
     /// `command.check` instead.
     #[serde(default, skip_serializing_if = "is_false")]
@@ -170,13 +173,31 @@ pub struct Resources {
     pub cpus: u32,
     /// Number of GPUs.
     pub gpus: u32,
-    /// Main memory in MiB.
+    /// Main memory in MiB, all ranks together.
     pub memory_mib: u64,
+    /// Number of processes that run the stage together. 0 means one per GPU, or one.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub ranks: u32,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 impl Default for Resources {
     fn default() -> Self {
-        Self { cpus: 1, gpus: 0, memory_mib: 512 }
+        Self { cpus: 1, gpus: 0, memory_mib: 512, ranks: 0 }
+    }
+}
+
+impl Contract {
+    /// Number of processes that run the stage together if it gets `resources`.
+    pub fn ranks(&self, resources: &Resources) -> u32 {
+        match (self.ranks, resources.ranks) {
+            (false, _) => 1,
+            (true, 0) => resources.gpus.max(1),
+            (true, ranks) => ranks,
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The stage side of olmo-pipe: what a stage declares ([`contract`]), how the engine and a worker
-//! process communicate ([`protocol`]), how a stage checks its params before a run ([`rules`]), and
-//! how a worker runs a stage ([`worker`]).
+//! process communicate ([`protocol`]), how a stage checks its params before a run ([`rules`]), how
+//! a worker runs a stage ([`worker`]), and how several processes run one ([`ranks`]).
 //!
 //! The engine uses the types of the first three. Nothing here computes with tensors.
 
@@ -11,6 +11,7 @@ pub mod compute_params;
 pub mod contract;
 pub mod markdown;
 pub mod protocol;
+pub mod ranks;
 pub mod rules;
 pub mod signals;
 pub mod worker;

@@ -17,7 +17,7 @@ use serde_json::Value;
 use crate::compute::Compute;
 
 /// Version of the protocol. Increased when one side would misread the other.
-pub const PROTOCOL_VERSION: u32 = 4;
+pub const PROTOCOL_VERSION: u32 = 5;
 
 pub const REQUEST: &str = "request.json";
 pub const EVENTS: &str = "events.jsonl";
@@ -43,8 +43,11 @@ pub struct Request {
     pub state_dir: PathBuf,
     /// List items of earlier attempts that are in the store, oldest first, by port.
     pub items: BTreeMap<String, Vec<InputItem>>,
-    /// Number of threads that the stage may use.
+    /// Number of threads that the stage may use, all its ranks together.
     pub threads: usize,
+    /// Number of processes that run the stage together, at least 1. Whoever starts the first one may
+    /// start them all (`torchrun`, `srun`); otherwise it starts the others itself.
+    pub ranks: u32,
     /// Where and how to compute, for a stage with tensors.
     pub compute: Compute,
 }

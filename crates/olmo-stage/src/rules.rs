@@ -28,6 +28,13 @@ pub struct Question {
     pub free_bytes: Option<u64>,
     /// Where and how the stage would compute.
     pub compute: Compute,
+    /// Number of processes that would run it together.
+    #[serde(default = "one")]
+    pub ranks: u32,
+}
+
+fn one() -> u32 {
+    1
 }
 
 /// What is known about an input port before the run.

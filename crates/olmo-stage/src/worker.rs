@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use olmo_base::files::{self, Durability};
 use olmo_base::seal::{self, Seal};
-use olmo_base::{Diagnose, PathError, journal};
+use olmo_base::{Diagnose, Digest, PathError, journal};
+use olmo_dist::{Launch, ProcessGroup};
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -20,6 +21,7 @@ use serde_json::Value;
 
 use crate::contract::{Contract, Description};
 use crate::protocol::{self, Event, Failure, FailureClass, InputItem, MessageLevel, Outcome, Request, StageResult};
+use crate::ranks::{self, Role};
 use crate::rules::{Finding, Level, Question};
 
 /// A built-in stage: the type of its params, its contract, and its code.
@@ -147,11 +149,15 @@ pub fn enforce(findings: impl IntoIterator<Item = Finding>) -> Result<(), StageE
     })
 }
 
-/// The interface between a running stage and the engine.
+/// The interface between a running stage and the engine. Of several ranks, only the first one
+/// reports to the engine.
 pub struct Context {
     pub request: Request,
     attempt: PathBuf,
-    events: journal::Writer<Event>,
+    /// `None` on a rank that does not report.
+    events: Option<journal::Writer<Event>>,
+    /// How this rank was started, if the stage has several.
+    launch: Option<Launch>,
     stop: Arc<AtomicBool>,
     save: Arc<AtomicBool>,
     last_progress: Option<Instant>,
@@ -160,11 +166,45 @@ pub struct Context {
 impl Context {
     /// Opens the attempt in folder `attempt`.
     pub fn open(attempt: &Path) -> io::Result<Self> {
-        let text = std::fs::read(attempt.join(protocol::REQUEST))?;
-        let request: Request = serde_json::from_slice(&text).map_err(io::Error::other)?;
-        let events = journal::Writer::open(&attempt.join(protocol::EVENTS), false)?;
+        let request = read_request(attempt)?;
+        let events = Some(journal::Writer::open(&attempt.join(protocol::EVENTS), false)?);
         let (stop, save) = (Arc::default(), Arc::default());
-        Ok(Self { request, attempt: attempt.to_owned(), events, stop, save, last_progress: None })
+        Ok(Self { request, attempt: attempt.to_owned(), events, launch: None, stop, save, last_progress: None })
+    }
+
+    /// Opens the attempt in folder `attempt` for the rank that `launch` describes.
+    fn open_rank(attempt: &Path, request: Request, launch: Launch) -> io::Result<Self> {
+        let events = match launch.world.rank {
+            0 => Some(journal::Writer::open(&attempt.join(protocol::EVENTS), false)?),
+            _ => None,
+        };
+        let request = Request { threads: ranks::threads(&request), ..request };
+        let (stop, save) = (Arc::default(), Arc::default());
+        let launch = Some(launch);
+        Ok(Self { request, attempt: attempt.to_owned(), events, launch, stop, save, last_progress: None })
+    }
+
+    /// Joins the other ranks, if the stage has several. They must run the same program and have the
+    /// same `facts`.
+    ///
+    /// # Errors
+    /// A rank is missing, or differs in a fact; the launcher has not told where the ranks meet.
+    pub fn join_ranks(&self, mut facts: BTreeMap<String, String>) -> Result<Option<ProcessGroup>, StageError> {
+        let Some(launch) = &self.launch else { return Ok(None) };
+        let program = std::env::current_exe().and_then(|path| Ok(Digest::of(&std::fs::read(path)?)));
+        let program = program.map_err(|e| StageError::fail("worker::ranks", format!("cannot read the program: {e}")))?;
+        facts.insert("build".into(), program.to_string());
+        Ok(Some(ProcessGroup::join(&launch.join(facts)?)?))
+    }
+
+    /// Number of ranks of the stage on this machine.
+    pub fn local_ranks(&self) -> usize {
+        self.launch.as_ref().map_or(1, |launch| launch.world.local_size)
+    }
+
+    /// Number of ranks of the stage.
+    pub fn ranks(&self) -> usize {
+        self.launch.as_ref().map_or(1, |launch| launch.world.size)
     }
 
     /// The items of input port `port`. Empty if the port is optional and absent.
@@ -251,6 +291,9 @@ impl Context {
     /// Appends a line to the attempt's `perf.jsonl`, for times and speeds, which an output must not
     /// contain. If the line cannot be written, it is dropped.
     pub fn perf(&self, line: &Value) {
+        if self.events.is_none() {
+            return;
+        }
         let path = self.attempt.join(protocol::PERF);
         let appended = files::open_or_create_regular(&path).and_then(|mut file| {
             file.seek(SeekFrom::End(0))?;
@@ -264,7 +307,9 @@ impl Context {
     /// Sends an event to the engine. If it cannot be written, it is dropped: events only inform,
     /// and the engine finds the item of a lost [`Event::Item`] by its folder.
     pub fn event(&mut self, event: &Event) {
-        if let Err(e) = self.events.append(event) {
+        if let Some(events) = &mut self.events
+            && let Err(e) = events.append(event)
+        {
             eprintln!("cannot append to events.jsonl: {e}");
         }
     }
@@ -294,14 +339,29 @@ pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), StageError
     std::fs::write(path, text).map_err(|e| StageError::io(path, e))
 }
 
-/// Runs the attempt in folder `attempt`. `find` looks up the stage by its name.
+/// Runs the attempt in folder `attempt`, or one rank of it. `find` looks up the stage by its name.
 pub fn main_run(attempt: &Path, find: impl Fn(&str) -> Option<Entry>) -> ExitCode {
-    let mut context = match Context::open(attempt) {
+    let request = match read_request(attempt) {
+        Ok(request) => request,
+        Err(e) => return cannot_open(attempt, &e),
+    };
+    let (role, refused) = match Role::of(&request) {
+        Ok(role) => (role, None),
+        Err(error) => (Role::Alone, Some(error)),
+    };
+    let place = match &role {
+        Role::Rank(launch) => ranks::result_path(attempt, launch),
+        Role::Alone | Role::Launcher(_) => Some(attempt.join(protocol::RESULT)),
+    };
+    let follows_launcher = matches!(&role, Role::Rank(launch) if launch.launcher == olmo_dist::Launcher::OlmoPipe);
+    let count = if let Role::Launcher(count) = role { Some(count) } else { None };
+    let opened = match role {
+        Role::Rank(launch) => Context::open_rank(attempt, request, launch),
+        Role::Alone | Role::Launcher(_) => Context::open(attempt),
+    };
+    let mut context = match opened {
         Ok(context) => context,
-        Err(e) => {
-            eprintln!("cannot open the attempt in {}: {e}", attempt.display());
-            return ExitCode::from(2);
-        }
+        Err(e) => return cannot_open(attempt, &e),
     };
     for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
         if let Err(e) = signal_hook::flag::register(signal, context.stop.clone()) {
@@ -311,10 +371,59 @@ pub fn main_run(attempt: &Path, find: impl Fn(&str) -> Option<Entry>) -> ExitCod
     if let Err(e) = signal_hook::flag::register(signal_hook::consts::SIGUSR1, context.save.clone()) {
         eprintln!("cannot watch for SIGUSR1: {e}");
     }
-    // After this event, the engine may send signals.
-    context.event(&Event::Started { pid: std::process::id() });
+    if follows_launcher {
+        // The launcher has reported the start.
+        if let Err(e) = ranks::follow_launcher(context.stop.clone(), context.save.clone()) {
+            eprintln!("cannot follow the launcher: {e}");
+        }
+    } else {
+        // After this event, the engine may send signals.
+        context.event(&Event::Started { pid: std::process::id() });
+    }
+    let result = match (refused, count) {
+        (Some(error), _) => StageResult::of(Err(error)),
+        (None, Some(count)) => {
+            // From here on, the first rank writes the events.
+            context.events = None;
+            ranks::launch(attempt, &context.request, count, &context.stop, &context.save)
+        }
+        (None, None) => StageResult::of(run_stage(&mut context, find)),
+    };
+    if let Some(failure) = &result.failure {
+        eprintln!("error[{}]: {}", failure.code, failure.message);
+    }
+    let code = match result.outcome {
+        Outcome::Succeeded => ExitCode::SUCCESS,
+        Outcome::Failed => ExitCode::FAILURE,
+        Outcome::Interrupted => ExitCode::from(ranks::INTERRUPTED),
+    };
+    match place.map_or(Ok(()), |place| write_result(&place, &result)) {
+        Ok(()) => code,
+        Err(e) => {
+            eprintln!("cannot write result.json: {e}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn cannot_open(attempt: &Path, error: &io::Error) -> ExitCode {
+    eprintln!("cannot open the attempt in {}: {error}", attempt.display());
+    ExitCode::from(2)
+}
+
+/// Reads the request of the attempt in folder `attempt`.
+///
+/// # Errors
+/// The request cannot be read, or is invalid.
+pub fn read_request(attempt: &Path) -> io::Result<Request> {
+    let text = std::fs::read(attempt.join(protocol::REQUEST))?;
+    serde_json::from_slice(&text).map_err(io::Error::other)
+}
+
+/// Runs the stage of `context` in this process.
+fn run_stage(context: &mut Context, find: impl Fn(&str) -> Option<Entry>) -> Result<(), StageError> {
     let stage = context.request.stage.clone();
-    let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match find(&stage) {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match find(&stage) {
         _ if context.request.protocol != protocol::PROTOCOL_VERSION => Err(StageError::fail(
             "worker::protocol",
             format!(
@@ -324,36 +433,32 @@ pub fn main_run(attempt: &Path, find: impl Fn(&str) -> Option<Entry>) -> ExitCod
             ),
         )
         .hint("build both again: cargo build --release")),
-        Some(entry) => (entry.run)(&mut context),
+        Some(entry) => (entry.run)(context),
         None => Err(StageError::fail("worker::unknown_stage", format!("this worker has no stage `{stage}`"))),
     }))
     .unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
         Err(StageError::fail("worker::panic", format!("stage `{stage}` panicked: {}", text.unwrap_or("no message")))
             .hint("this is a bug in the stage; its log shows where"))
-    });
-    let (outcome, failure, class, code) = match ended {
-        Ok(()) => (Outcome::Succeeded, None, FailureClass::Error, ExitCode::SUCCESS),
-        Err(StageError::Interrupted) => (Outcome::Interrupted, None, FailureClass::Preempted, ExitCode::from(143)),
-        Err(StageError::Failed(failure)) => (Outcome::Failed, Some(failure), FailureClass::Error, ExitCode::FAILURE),
-        Err(StageError::OutOfMemory(failure)) => (Outcome::Failed, Some(failure), FailureClass::Oom, ExitCode::FAILURE),
-    };
-    if let Some(failure) = &failure {
-        eprintln!("error[{}]: {}", failure.code, failure.message);
-    }
-    let result = StageResult { protocol: protocol::PROTOCOL_VERSION, outcome, failure, class };
-    match write_result(attempt, &result) {
-        Ok(()) => code,
-        Err(e) => {
-            eprintln!("cannot write result.json: {e}");
-            ExitCode::from(2)
-        }
+    })
+}
+
+impl StageResult {
+    /// The result of a stage that ended with `ended`.
+    pub(crate) fn of(ended: Result<(), StageError>) -> Self {
+        let (outcome, failure, class) = match ended {
+            Ok(()) => (Outcome::Succeeded, None, FailureClass::Error),
+            Err(StageError::Interrupted) => (Outcome::Interrupted, None, FailureClass::Preempted),
+            Err(StageError::Failed(failure)) => (Outcome::Failed, Some(failure), FailureClass::Error),
+            Err(StageError::OutOfMemory(failure)) => (Outcome::Failed, Some(failure), FailureClass::Oom),
+        };
+        Self { protocol: protocol::PROTOCOL_VERSION, outcome, failure, class }
     }
 }
 
-/// Writes `result.json` atomically.
-fn write_result(attempt: &Path, result: &StageResult) -> io::Result<()> {
-    files::write(&attempt.join(protocol::RESULT), &serde_json::to_vec_pretty(result)?, Durability::Machine)
+/// Writes `result` to the file `path` atomically.
+fn write_result(path: &Path, result: &StageResult) -> io::Result<()> {
+    files::write(path, &serde_json::to_vec_pretty(result)?, Durability::Machine)
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 //! [`train`] runs a [`Setup`] to its end. [`data`] reads the batches ahead, a [`learner`] computes
 //! gradients and updates weights on its device, [`checkpoint`] writes and finds complete states,
 //! [`memory`] estimates what fits, and [`metrics`] keeps one record per step. Only the learner knows
-//! the device and the ranks. Params and contracts belong to the stages, which turn them into a [`Setup`].
+//! the device. [`ranks`] are the processes that train together; each runs all of this, and the first
+//! one writes. Params and contracts belong to the stages, which turn them into a [`Setup`].
 //!
 //! Weights, metrics and checkpoints depend only on the setup and its inputs: a run that was stopped
 //! or killed and then resumed produces the same bytes as an uninterrupted run.
@@ -14,12 +15,13 @@ mod failure;
 pub mod learner;
 pub mod memory;
 mod metrics;
+mod ranks;
 mod schedule;
 mod setup;
 mod trainer;
 
 pub use failure::model_failure;
-pub use learner::{CrossEntropy, LossNorm, OptimizerSettings};
+pub use learner::{CrossEntropy, LossNorm, OptimizerSettings, Reduce};
 pub use schedule::{Schedule, SchedulerName};
 pub use setup::Setup;
 pub use trainer::train;

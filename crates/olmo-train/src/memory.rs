@@ -4,9 +4,12 @@ use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use olmo_base::units::bytes;
-use olmo_dist::waiting_sums;
+use olmo_dist::{exact, held_sums};
 use olmo_model::{ActivationCheckpointing, Computes, MemoryEstimate, ModelConfig};
 use olmo_stage::StageError;
+
+use crate::learner::Reduce;
+use crate::ranks::share_of;
 
 /// Number of tokens beyond which a larger micro-batch makes a step no faster.
 const ENOUGH_TOKENS: usize = 1 << 14;
@@ -38,25 +41,56 @@ pub struct Need<'a> {
     /// Rows per optimizer step.
     pub rows: usize,
     pub computes: Computes,
+    /// Number of ranks, at least 1.
+    pub ranks: usize,
+}
+
+/// Maximum number of buffers for gradients on a rank, if a step has `parts` micro-batches: the sums
+/// that are held while one is added, or the nodes of the tree and the sum over all ranks.
+pub fn gradient_buffers(parts: usize, ranks: usize) -> usize {
+    let on = |rank| {
+        let share = share_of(parts, rank, ranks);
+        let (start, end) = (share.start as u64, share.end as u64);
+        let nodes = if ranks > 1 { exact::nodes_of(start, end).len() } else { 0 };
+        1 + held_sums(start..end).max(nodes)
+    };
+    (0..ranks).map(on).max().unwrap_or(1)
 }
 
 impl Need<'_> {
-    /// Estimated memory with `microbatch` rows per micro-batch, including the sums of gradients that
-    /// wait for those of other micro-batches.
+    /// Estimated memory of a rank with `microbatch` rows per micro-batch, including the sums of
+    /// gradients that wait for those of other micro-batches.
     pub fn estimate(&self, checkpointing: ActivationCheckpointing, microbatch: usize) -> MemoryEstimate {
         let microbatch = microbatch.min(self.rows);
         let mut estimate = MemoryEstimate::of(self.config, self.computes, checkpointing, microbatch, self.sequence);
         let parts = self.rows.div_ceil(microbatch.max(1));
-        estimate.gradients *= 1 + waiting_sums(parts) as u64;
+        estimate.gradients *= gradient_buffers(parts, self.ranks) as u64;
         estimate
     }
 
-    /// The largest micro-batch that fits into `available` bytes and still makes a step faster; at
-    /// least 1.
+    /// The largest micro-batch that fits into `available` bytes, still makes a step faster, and
+    /// leaves work for every rank; at least 1.
     pub fn microbatch(&self, checkpointing: ActivationCheckpointing, available: u64) -> usize {
-        let most = self.rows.min((ENOUGH_TOKENS / self.sequence).max(1));
+        let most = (self.rows / self.ranks).min(ENOUGH_TOKENS / self.sequence).max(1);
         let fits = |rows: &usize| self.estimate(checkpointing, *rows).total() <= available;
         (1..=most).rev().find(fits).unwrap_or(1)
+    }
+
+    /// Bytes that a rank sends to the others in a step, at most: sums of gradients as f32. In an exact
+    /// sum, it sends each of its nodes of the tree, and then its part of the sum; otherwise, its
+    /// sum and its part of that of all.
+    pub fn sent_per_step(&self, reduce: Reduce, microbatch: usize) -> u64 {
+        let parts = self.rows.div_ceil(microbatch.clamp(1, self.rows.max(1)));
+        let nodes = |rank| {
+            let share = share_of(parts, rank, self.ranks);
+            exact::nodes_of(share.start as u64, share.end as u64).len() as u64
+        };
+        let arrays = match reduce {
+            Reduce::Exact => 1 + (0..self.ranks).map(nodes).max().unwrap_or(0),
+            Reduce::Fast => 2,
+        };
+        let weights = (olmo_model::weights(self.config) * size_of::<f32>()) as u64;
+        weights * arrays * (self.ranks as u64 - 1) / self.ranks as u64
     }
 
     /// The smallest change that makes the run fit into `available` bytes, as text, and the memory
@@ -156,7 +190,7 @@ mod tests {
     #[test]
     fn the_automatic_number_of_rows_is_the_largest_that_fits() {
         let config = config();
-        let need = Need { config: &config, sequence: 512, rows: 24, computes: Computes::OnHost };
+        let need = Need { config: &config, sequence: 512, rows: 24, computes: Computes::OnHost, ranks: 1 };
         let none = ActivationCheckpointing::None;
         assert_eq!(need.microbatch(none, u64::MAX), 24);
         assert_eq!(need.microbatch(none, 0), 1);
@@ -164,12 +198,13 @@ mod tests {
         assert_eq!(need.microbatch(none, room), 5);
         assert_eq!(need.microbatch(none, room - 1), 4);
         assert_eq!(Need { rows: 1000, ..need }.microbatch(none, u64::MAX), 32, "more tokens at once gain nothing");
+        assert_eq!(Need { ranks: 5, ..need }.microbatch(none, u64::MAX), 4, "every rank has work");
     }
 
     #[test]
     fn the_sums_that_wait_for_others_are_counted() {
         let config = config();
-        let need = Need { config: &config, sequence: 8, rows: 12, computes: Computes::OnHost };
+        let need = Need { config: &config, sequence: 8, rows: 12, computes: Computes::OnHost, ranks: 1 };
         let gradients = |rows| need.estimate(ActivationCheckpointing::None, rows).gradients;
         let one = gradients(12);
         // 1, 2, 3, 4, 6 and 12 micro-batches.
@@ -177,9 +212,27 @@ mod tests {
     }
 
     #[test]
+    fn ranks_hold_their_own_sums_and_that_of_all() {
+        assert_eq!([1, 2, 3, 4, 8].map(|parts| gradient_buffers(parts, 1)), [1, 2, 2, 3, 4]);
+        // Two ranks with a complete node each, then with two nodes: 0..3 and 3..6.
+        assert_eq!([2, 4, 8, 6].map(|parts| gradient_buffers(parts, 2)), [2, 2, 3, 3]);
+    }
+
+    #[test]
+    fn what_a_rank_sends_grows_with_its_nodes() {
+        let config = config();
+        let need = Need { config: &config, sequence: 8, rows: 12, computes: Computes::OnHost, ranks: 2 };
+        let half = (olmo_model::weights(&config) * size_of::<f32>() / 2) as u64;
+        assert_eq!(need.sent_per_step(Reduce::Fast, 2), 2 * half);
+        // Two micro-batches; six, as 0..3 and 3..6 with two nodes each.
+        assert_eq!([6, 2].map(|rows| need.sent_per_step(Reduce::Exact, rows) / half), [2, 3]);
+        assert_eq!(Need { ranks: 1, ..need }.sent_per_step(Reduce::Exact, 2), 0);
+    }
+
+    #[test]
     fn the_way_out_is_fewer_rows_and_then_less_that_is_kept() {
         let config = config();
-        let need = Need { config: &config, sequence: 512, rows: 8, computes: Computes::OnHost };
+        let need = Need { config: &config, sequence: 512, rows: 8, computes: Computes::OnHost, ranks: 1 };
         let none = ActivationCheckpointing::None;
         let room = need.estimate(none, 3).total();
         assert_eq!(need.way_out(none, 8, room).unwrap().0, "device_train_microbatch_size: 3");

@@ -4,7 +4,7 @@ use olmo_data::{Memmap, TokenizerRecord};
 use olmo_model::{ActivationCheckpointing, ModelConfig, Parameters};
 use olmo_stage::Compute;
 
-use crate::learner::{CrossEntropy, OptimizerSettings};
+use crate::learner::{CrossEntropy, OptimizerSettings, Reduce};
 use crate::schedule::Schedule;
 
 /// The definition of a run. Its parts fit together: the data has at least one batch, and its ids
@@ -32,6 +32,8 @@ pub struct Setup {
     pub schedule: Schedule,
     pub optimizer: OptimizerSettings,
     pub objective: CrossEntropy,
+    /// How the gradients of several ranks are summed.
+    pub reduce: Reduce,
     pub activation_checkpointing: ActivationCheckpointing,
     /// Steps between checkpoints, and between evaluations.
     pub save_interval: Option<u64>,

@@ -76,9 +76,7 @@ impl Executor for Local {
     }
 
     fn start(&self, launch: &Launch) -> Result<Box<dyn Process>, ExecError> {
-        if launch.ranks != 1 {
-            return Err(ExecError::Ranks { ranks: launch.ranks });
-        }
+        // The first process of the stage starts its other ranks.
         Ok(Box::new(Supervised::start(launch)?))
     }
 }

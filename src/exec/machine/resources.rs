@@ -209,7 +209,7 @@ mod tests {
     use super::*;
 
     fn wants(cpus: u32, memory_mib: u64, gpus: u32) -> Resources {
-        Resources { cpus, gpus, memory_mib }
+        Resources { cpus, gpus, memory_mib, ranks: 0 }
     }
 
     fn take_sharing(machine: &mut Machine, wants: &Resources, share: Option<&Grant>) -> Result<Occupied, Shortage> {

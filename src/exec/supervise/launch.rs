@@ -30,7 +30,8 @@ pub struct Launch {
     pub argv: Vec<OsString>,
     /// The whole environment of the process, except what the executor adds for the grant.
     pub environment: BTreeMap<String, OsString>,
-    /// Number of processes that run `argv`, each as one rank of the stage.
+    /// Number of ranks of the stage. An executor may start `argv` once for each, as `srun` does. If it
+    /// starts one process, that one starts the ranks.
     pub ranks: u32,
     /// The resources that the stage may use.
     pub grant: Grant,

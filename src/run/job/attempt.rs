@@ -166,7 +166,12 @@ impl Job {
             let environment = command::worker_environment(self.grant.cpus as usize, &attempt.temporary());
             (attempt.folder.clone(), argv, environment)
         };
-        Ok(Launch { attempt: attempt.folder.clone(), folder, argv, environment, ranks: 1, grant: self.grant.clone() })
+        Ok(Launch { attempt: attempt.folder.clone(), folder, argv, environment, ranks: self.ranks(), grant: self.grant.clone() })
+    }
+
+    /// Number of processes that run the stage together.
+    fn ranks(&self) -> u32 {
+        self.contract().ranks(&self.spec.resources)
     }
 
     fn request(
@@ -188,6 +193,7 @@ impl Job {
             state_dir: work.state_dir()?,
             items: earlier,
             threads: self.grant.cpus as usize,
+            ranks: self.ranks(),
             compute: stage_compute(&self.spec),
         })
     }

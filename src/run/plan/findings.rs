@@ -74,6 +74,7 @@ pub fn findings_of(
                 .collect(),
             free_bytes,
             compute: stage_compute(stage),
+            ranks: stage.description.contract.ranks(&stage.resources),
         };
         if stage.description.contract.command.is_some() {
             let found = ask_command(stage, &question)?;

@@ -41,7 +41,7 @@ impl ReadyQueue {
         let mut known: HashMap<_, u32> = HashMap::new();
         let class_of = board.stages.iter().map(|stage| {
             let (resources, share) = (stage.spec.resources, &stage.spec.share);
-            let Resources { cpus, gpus, memory_mib } = resources;
+            let Resources { cpus, gpus, memory_mib, ranks: _ } = resources;
             *known.entry((cpus, gpus, memory_mib, share)).or_insert_with(|| {
                 classes.push(Class { resources, share: share.clone() });
                 classes.len() as u32 - 1

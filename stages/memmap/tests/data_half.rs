@@ -65,6 +65,7 @@ impl Bench {
             state_dir: dir.join("state"),
             items: BTreeMap::new(),
             threads: self.threads,
+            ranks: 1,
             compute: olmo_stage::Compute::FLEX,
         };
         std::fs::write(dir.join(REQUEST), serde_json::to_vec(&request).unwrap()).unwrap();

@@ -12,12 +12,13 @@ use olmo_data::tokenizer::{Difference, PROBES};
 use olmo_data::{Manifest, Probes};
 use olmo_model::{Computes, ModelConfig, ModelParams, Vocabulary, VocabularyMismatch};
 use olmo_stage::Compute;
+use olmo_stage::compute::Device;
 use olmo_stage::rules::{Finding, Question};
 use olmo_train::data::too_few_rows;
 use olmo_train::learner::computes;
 use olmo_train::memory::{self, Need};
 
-use crate::params::{Duration, Interval, Params};
+use crate::params::{Duration, Interval, Params, ReduceParam};
 
 /// Bytes per weight in a checkpoint: the weight and its two moments, each f32.
 const KEPT_PER_WEIGHT: u64 = 12;
@@ -33,6 +34,7 @@ pub(crate) struct Known {
     /// What the tokenizers of the data and of the initial weights make of some texts.
     pub probes: Option<(Probes, Probes)>,
     pub compute: Compute,
+    pub ranks: usize,
 }
 
 /// Every rule that `params` and the inputs known before the run break.
@@ -50,6 +52,7 @@ pub(crate) fn check(params: &Params, question: &Question) -> Vec<Finding> {
         init,
         probes: probes(data.as_ref(), |port, file| question.item(port)?.files.get(file).cloned()),
         compute: question.compute,
+        ranks: question.ranks as usize,
     };
     let data = data.as_ref();
     let config = config(params, &known);
@@ -63,7 +66,7 @@ pub(crate) fn check(params: &Params, question: &Question) -> Vec<Finding> {
     if let (Some(config), Some(free)) = (&config, question.free_bytes) {
         findings.extend(space(params, config, steps, free));
     }
-    findings.extend(memory_note(params, config.as_ref(), data, computes(question.compute)));
+    findings.extend(memory_note(params, config.as_ref(), data, &known));
     findings
 }
 
@@ -76,6 +79,7 @@ pub(crate) fn broken(params: &Params, known: &Known) -> Vec<Finding> {
         findings.extend(new_model(model, config));
     }
     findings.extend(params.compute.broken("train", known.compute));
+    findings.extend(ranks(params, known));
     if let Some(data) = &known.data {
         findings.extend(too_few_rows(data.instances, params.batch_rows(data.instances, data.sequence_length)));
         if data.labels == 0 {
@@ -122,6 +126,42 @@ pub(crate) fn config(params: &Params, known: &Known) -> Option<ModelConfig> {
         }
         _ => None,
     }
+}
+
+/// Ranks without work, and sums that the device cannot make.
+fn ranks(params: &Params, known: &Known) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if known.compute.device == Device::Cuda && params.reduce == ReduceParam::Exact {
+        let what = "`reduce: exact` sums gradients on CPUs only, but this stage computes on a GPU";
+        findings.push(Finding::error("train::reduce", "reduce", what).hint("set `reduce: fast`, or leave it out"));
+    }
+    let rows = match &known.data {
+        Some(data) => Some(params.batch_rows(data.instances, data.sequence_length)),
+        None => params.global_train_batch_size,
+    };
+    let Some(rows) = rows.filter(|rows| *rows > 0) else { return findings };
+    let count = known.ranks;
+    if rows < count {
+        let s = if rows == 1 { "" } else { "s" };
+        let what = format!("a step has {rows} row{s}, fewer than the {count} ranks that would divide them");
+        findings.push(
+            Finding::error("train::ranks", "", what)
+                .hint(format!("set `resources: {{ranks: {rows}}}`, or a larger batch")),
+        );
+    } else if let Some(microbatch) = params.device_train_microbatch_size
+        && microbatch > 0
+        && rows.div_ceil(microbatch) < count
+    {
+        let parts = rows.div_ceil(microbatch);
+        let number = if parts == 1 { "one micro-batch".into() } else { format!("{parts} micro-batches") };
+        let what = format!(
+            "a step of {rows} rows has {number} (`device_train_microbatch_size: {microbatch}`), fewer than the {count} ranks"
+        );
+        let finding = Finding::error("train::ranks", "device_train_microbatch_size", what);
+        let even = rows / count;
+        findings.push(finding.hint(format!("set `device_train_microbatch_size` to at most {even}, or to null")));
+    }
+    findings
 }
 
 /// Fields of a new model that are missing, and those that no model can have.
@@ -314,23 +354,32 @@ fn memory_note(
     params: &Params,
     config: Option<&ModelConfig>,
     data: Option<&Manifest>,
-    computes: Computes,
+    known: &Known,
 ) -> Option<Finding> {
+    let computes = computes(known.compute);
     let vocabulary_is_known =
         data.is_some() || params.model.as_ref().is_none_or(|model| model.embedding_size().is_some());
     let config = config.filter(|_| vocabulary_is_known)?;
     let chosen = params.model.as_ref().map_or(Some(config.max_sequence_length), ModelParams::max_sequence_length);
     let sequence = data.map(|data| data.sequence_length as usize).or(chosen)?;
-    let need = Need { config, sequence, rows: rows_of(params, data, sequence), computes };
+    let ranks = known.ranks.max(1);
+    let need = Need { config, sequence, rows: rows_of(params, data, sequence), computes, ranks };
     let policy = params.activation_checkpointing;
     // Which GPU it is, and its memory, is known only when the run starts.
     let available = if computes == Computes::OnHost { memory::available() } else { None };
+    // Ranks on CPUs share the memory of this machine.
+    let available = available.map(|available| available / ranks as u64);
     let room = available.map_or(u64::MAX, memory::room);
     let rows = params.device_train_microbatch_size.unwrap_or_else(|| need.microbatch(policy, room));
     let estimate = need.estimate(policy, rows);
     let mut text = memory::describe_estimate(&estimate, rows.min(need.rows));
+    if ranks > 1 {
+        let sent = need.sent_per_step(params.reduce.resolve(known.compute.device), rows);
+        text = format!("each of {ranks} ranks: {text}; it sends {} in a step", bytes(sent));
+    }
     if estimate.total() > room {
-        text = format!("{text}; this machine has {} left", bytes(available.unwrap_or(0)));
+        let whose = if ranks > 1 { "its part of this machine has" } else { "this machine has" };
+        text = format!("{text}; {whose} {} left", bytes(available.unwrap_or(0)));
         if let Some((change, estimate)) = need.way_out(policy, rows, room) {
             text = format!("{text}, and `{change}` would need {}", bytes(estimate.total()));
         }
@@ -365,7 +414,7 @@ mod tests {
     /// A question about `params`, as the engine asks it.
     fn question(params: &Value, ports: &[&str], free_bytes: Option<u64>, compute: Compute) -> Question {
         let inputs = ports.iter().map(|port| ((*port).to_owned(), KnownInput::default())).collect();
-        Question { stage: "train".into(), params: params.clone(), inputs, free_bytes, compute }
+        Question { stage: "train".into(), params: params.clone(), inputs, free_bytes, compute, ranks: 1 }
     }
 
     fn found(change: impl FnOnce(&mut Value), ports: &[&str], free: Option<u64>) -> Vec<(Level, String, String)> {
@@ -509,6 +558,7 @@ mod tests {
                 init: None,
                 probes: None,
                 compute: Compute::FLEX,
+                ranks: 1,
             };
             let findings = broken(&params, &known);
             findings.into_iter().map(|finding| (finding.code, finding.param)).collect::<Vec<_>>()

@@ -5,7 +5,7 @@ use olmo_base::units::bytes;
 use olmo_data::{Memmap, TokenizerRecord};
 use olmo_model::{Computes, ModelConfig};
 use olmo_stage::worker::enforce;
-use olmo_stage::{Context, StageError};
+use olmo_stage::{Compute, Context, StageError};
 use olmo_train::data::Batches;
 use olmo_train::learner::{computes, free_memory};
 use olmo_train::memory::{self, Need};
@@ -32,6 +32,7 @@ pub(crate) fn setup(params: Params, context: &mut Context) -> Result<Setup, Stag
         init,
         probes: rules::probes(Some(data.manifest()), |port, file| Some(context.optional_input(port)?.join(file))),
         compute,
+        ranks: context.ranks(),
     };
     enforce(rules::broken(&params, &known))?;
     let config = rules::config(&params, &known).expect("the rules require one model");
@@ -59,7 +60,7 @@ pub(crate) fn setup(params: Params, context: &mut Context) -> Result<Setup, Stag
         context.warning(warning.message);
     }
     let sequence = data.manifest().sequence_length as usize;
-    let (microbatch, smaller) = microbatch(&params, &config, sequence, global_batch, computes(compute), context);
+    let (microbatch, smaller) = microbatch(&params, &config, sequence, global_batch, compute, context);
     let version = context.request.version;
     let optimizer = &params.optimizer;
     Ok(Setup {
@@ -84,6 +85,7 @@ pub(crate) fn setup(params: Params, context: &mut Context) -> Result<Setup, Stag
             max_grad_norm: params.max_grad_norm,
         },
         objective: CrossEntropy { norm: params.loss_norm, z_loss: params.z_loss },
+        reduce: params.reduce.resolve(compute.device),
         activation_checkpointing: params.activation_checkpointing,
         save_interval,
         eval_interval,
@@ -103,19 +105,28 @@ fn microbatch(
     config: &ModelConfig,
     sequence: usize,
     global_batch: usize,
-    computes: Computes,
+    compute: Compute,
     context: &mut Context,
 ) -> (usize, Option<String>) {
+    let (computes, reduce) = (computes(compute), params.reduce.resolve(compute.device));
     let on_gpu = computes != Computes::OnHost;
-    let need = Need { config, sequence, rows: global_batch, computes };
+    let need = Need { config, sequence, rows: global_batch, computes, ranks: context.ranks() };
     let (policy, available) = (
         params.activation_checkpointing,
-        if on_gpu { free_memory(&params.compute.device) } else { memory::available() },
+        if on_gpu {
+            free_memory(&params.compute.device)
+        } else {
+            memory::available().map(|available| available / context.local_ranks() as u64)
+        },
     );
     let room = available.map_or(u64::MAX, memory::room);
     let rows = params.device_train_microbatch_size.unwrap_or_else(|| need.microbatch(policy, room));
     let estimate = need.estimate(policy, rows);
-    context.message(memory::describe_estimate(&estimate, rows));
+    let mut text = memory::describe_estimate(&estimate, rows);
+    if need.ranks > 1 {
+        text = format!("each of {} ranks: {text}; it sends {} in a step", need.ranks, bytes(need.sent_per_step(reduce, rows)));
+    }
+    context.message(text);
     // Aim for a quarter less than was requested: if the estimate was too low, one slightly smaller
     // would not fit either.
     let smaller = need.way_out(policy, rows, estimate.total() / 4 * 3);

@@ -62,6 +62,7 @@ pub(crate) fn read(path: &Path, limit: u64) -> Result<Option<Raw>, StageError> {
         state_dir: attempt.join("state"),
         items: BTreeMap::new(),
         threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        ranks: 1,
         compute: olmo_stage::Compute::FLEX,
     };
     write_json(&attempt.join(REQUEST), &request)?;

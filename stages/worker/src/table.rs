@@ -4,8 +4,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use olmo_stage::rules::Question;
-use olmo_stage::worker::{Entry, main_run};
-use olmo_stage::{Description, Request, protocol};
+use olmo_stage::worker::{Entry, main_run, read_request};
+use olmo_stage::{Description, protocol, ranks};
 use serde_json::{Map, Value, json};
 
 /// Every built-in stage by name, sorted.
@@ -25,8 +25,7 @@ pub const STAGES: [(&str, Entry); 10] = [
 /// Runs the attempt in folder `attempt` with the number of threads that its request allows.
 pub fn run(attempt: &Path) -> ExitCode {
     // If the request cannot be read, `main_run` reports why.
-    let request = std::fs::read(attempt.join(protocol::REQUEST)).ok();
-    let threads = request.and_then(|text| serde_json::from_slice::<Request>(&text).ok()).map_or(0, |r| r.threads);
+    let threads = read_request(attempt).map_or(0, |request| ranks::threads(&request));
     if let Err(e) = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global() {
         eprintln!("cannot start {threads} threads: {e}; raise the limit on processes and threads (ulimit -u)");
         // EX_TEMPFAIL of sysexits.h: it may work later.

@@ -52,7 +52,7 @@ pub(super) fn random() -> io::Result<[u8; 32]> {
 }
 
 /// How long ranks wait for each other.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// For all ranks to join the group.
     pub join: Duration,

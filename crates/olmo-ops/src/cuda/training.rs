@@ -108,7 +108,7 @@ impl Training {
     ) -> Finished {
         let norm = self.gradient_norm();
         self.update(settings, number, groups, max_norm, &norm);
-        self.wait(losses, &norm)
+        self.wait(Some(losses), &norm)
     }
 
     /// Sets the current sum of gradients aside, and begins a new one.
@@ -184,10 +184,11 @@ impl Training {
         }
     }
 
-    /// Waits for the device, and returns the results of a step.
-    pub fn wait(&self, losses: &Losses, norm: &GradientNorm) -> Finished {
+    /// Waits for the device, and returns the results of a step. Without `losses`, their sums are 0.
+    pub fn wait(&self, losses: Option<&Losses>, norm: &GradientNorm) -> Finished {
         let since = Instant::now();
-        let (sums, grad_norm) = (losses.sums(), olmo_torch::download_doubles(&norm.0)[0]);
+        let (sums, grad_norm) =
+            (losses.map(Losses::sums).unwrap_or_default(), olmo_torch::download_doubles(&norm.0)[0]);
         Finished { sums, grad_norm, waited: since.elapsed() }
     }
 

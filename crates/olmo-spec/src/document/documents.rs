@@ -274,6 +274,10 @@ pub(crate) struct ResourceChange {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "u64")]
     pub memory_mib: Option<u64>,
+    /// Number of processes (ranks) that run the stage together. 0 means one per GPU, or one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "u32", range(max = 4096))]
+    pub ranks: Option<u32>,
 }
 
 /// When a failed stage is tried again.

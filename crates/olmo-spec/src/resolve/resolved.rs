@@ -204,6 +204,7 @@ fn unread() -> Arc<Description> {
             outputs: BTreeMap::new(),
             resources: Resources::default(),
             backend: false,
+            ranks: false,
             check: false,
             params: None,
             command: None,

@@ -80,7 +80,7 @@ impl Resolver<'_> {
             for_each: item.map(|(port, _)| port),
             inputs,
             params: params.to_json(),
-            resources: self.resources(stage, contract.resources),
+            resources: self.resources(stage, contract),
             timeout_s: stage.timeout.as_ref().and_then(|node| self.time(stage, node, "timeout")),
             stall_s: stage.stall.as_ref().and_then(|node| self.time(stage, node, "stall")),
             retry: stage.retry.as_ref().and_then(|node| self.retry(stage, node)),
@@ -119,10 +119,11 @@ impl Resolver<'_> {
     fn resources(
         &mut self,
         stage: &StageSource,
-        contract: olmo_stage::contract::Resources,
+        contract: &olmo_stage::Contract,
     ) -> olmo_stage::contract::Resources {
+        let (own, can_have_ranks) = (contract.resources, contract.ranks);
         if stage.resources.is_empty() && self.origins.is_none() {
-            return contract;
+            return own;
         }
         let before = self.session.errors();
         let path = format!("stages.{}.resources", stage.name);
@@ -137,10 +138,14 @@ impl Resolver<'_> {
         let node = prepare(self.session, &node, RESOURCES.schema(), None);
         let number = |key: &str| node.get(key).and_then(|node| node.to_json().as_u64());
         let resources = olmo_stage::contract::Resources {
-            cpus: number("cpus").and_then(|n| u32::try_from(n).ok()).unwrap_or(contract.cpus),
-            gpus: number("gpus").and_then(|n| u32::try_from(n).ok()).unwrap_or(contract.gpus),
-            memory_mib: number("memory_mib").unwrap_or(contract.memory_mib),
+            cpus: number("cpus").and_then(|n| u32::try_from(n).ok()).unwrap_or(own.cpus),
+            gpus: number("gpus").and_then(|n| u32::try_from(n).ok()).unwrap_or(own.gpus),
+            memory_mib: number("memory_mib").unwrap_or(own.memory_mib),
+            ranks: number("ranks").and_then(|n| u32::try_from(n).ok()).unwrap_or(own.ranks),
         };
+        if let (Some(node), true) = (node.get("ranks"), self.session.errors() == before) {
+            self.check_ranks(stage, node, resources, can_have_ranks);
+        }
         if self.session.errors() == before {
             let all = serde_json::to_value(resources).unwrap_or_default();
             for key in all.as_object().into_iter().flat_map(|map| map.keys()) {
@@ -151,6 +156,27 @@ impl Resolver<'_> {
             }
         }
         resources
+    }
+
+    /// Checks the number of ranks that `node` sets for `stage`.
+    fn check_ranks(
+        &mut self,
+        stage: &StageSource,
+        node: &Node,
+        resources: olmo_stage::contract::Resources,
+        can_have_ranks: bool,
+    ) {
+        let (ranks, gpus) = (resources.ranks, resources.gpus);
+        let (message, help) = if ranks > 1 && !can_have_ranks {
+            let message = format!("stage `{}` (uses {}) runs as one process", stage.name, quoted(&stage.uses));
+            (message, "remove `ranks`; only stages that train can have several".to_owned())
+        } else if ranks > 0 && ranks < gpus {
+            let message = format!("{ranks} of {gpus} GPUs would be used: each rank computes on one");
+            (message, format!("set `ranks: {gpus}`, or leave it out: a stage has one rank per GPU"))
+        } else {
+            return;
+        };
+        self.session.report(Problem::new("spec::ranks", node.span, message).help(help));
     }
 
     fn time(&mut self, stage: &StageSource, node: &Node, key: &str) -> Option<u64> {

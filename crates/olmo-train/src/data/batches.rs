@@ -2,7 +2,10 @@
 //!
 //! Every epoch visits the rows in OLMo's order and drops the rows that do not fill a global batch.
 //! The rows of a step depend only on the seed and the step, so a resumed run needs no saved data
-//! state.
+//! state. Of several ranks, each reads the rows that it computes; the first one reads all rows in
+//! addition, for their digest.
+
+use std::ops::Range;
 
 use olmo_data::Memmap;
 use olmo_data::order::{self, Order};
@@ -15,6 +18,10 @@ use olmo_stage::worker::enforce;
 pub struct Batches<'a> {
     data: &'a Memmap,
     global_batch: usize,
+    /// Which rows of each global batch this rank computes.
+    own: Range<usize>,
+    /// Whether this rank computes the digest of each batch.
+    has_digest: bool,
     /// Whether batches record where documents begin.
     document_mask: bool,
     order: Order,
@@ -35,8 +42,10 @@ pub fn too_few_rows(instances: u64, global_batch: usize) -> Option<Finding> {
 pub(crate) struct StepBatch {
     /// The epoch, from 0.
     pub epoch: u64,
-    /// Row indices in the data.
+    /// Indices of all rows in the data.
     pub rows: Vec<u32>,
+    /// The range of `rows` that this rank computes; the following arrays hold these rows.
+    own: Range<usize>,
     pub input_ids: Vec<u32>,
     /// Which tokens are targets; `None` if all are.
     pub label_mask: Option<Vec<bool>>,
@@ -45,7 +54,8 @@ pub(crate) struct StepBatch {
     pub documents: Option<Vec<u32>>,
     /// Row length in tokens.
     pub sequence: usize,
-    /// BLAKE3 digest of the row indices, ids and labels, in hex.
+    /// BLAKE3 digest of all row indices, ids and labels, in hex; empty on a rank that does not
+    /// compute it.
     pub digest: String,
 }
 
@@ -55,7 +65,13 @@ impl<'a> Batches<'a> {
     pub fn new(data: &'a Memmap, global_batch: usize, seed: u64, document_mask: bool) -> Result<Self, StageError> {
         enforce(too_few_rows(data.instances() as u64, global_batch))?;
         let order = Order::new(data.instances(), global_batch, seed, 0);
-        Ok(Self { data, global_batch, document_mask, order })
+        Ok(Self { data, global_batch, own: 0..global_batch, has_digest: true, document_mask, order })
+    }
+
+    /// The batches for one of several ranks, which computes the rows `own` of each, and the digest
+    /// if `has_digest`.
+    pub(crate) fn of_rank(self, own: Range<usize>, has_digest: bool) -> Self {
+        Self { own, has_digest, ..self }
     }
 
     /// Number of steps per epoch, at least 1.
@@ -79,18 +95,23 @@ impl<'a> Batches<'a> {
         // A step never spans two epochs.
         let (epoch, _) = self.position(done);
         self.order.seek(done * self.global_batch as u64);
-        let rows = self.order.by_ref().take(self.global_batch).map(|(_, row)| row).collect();
-        gather(self.data, epoch, rows, self.document_mask)
+        let rows: Vec<u32> = self.order.by_ref().take(self.global_batch).map(|(_, row)| row).collect();
+        let all = || rows.iter().map(|row| *row as usize);
+        let (own, data) = (self.own.clone(), self.data);
+        let own_rows = || all().skip(own.start).take(own.len());
+        let (mut input_ids, mut label_mask) = (Vec::new(), None);
+        let mut digest = String::new();
+        if self.has_digest {
+            (input_ids, label_mask) = read(data, all());
+            digest = order::batch_digest(&rows, &input_ids, label_mask.as_deref());
+        }
+        if !self.has_digest || own.len() < rows.len() {
+            (input_ids, label_mask) = read(data, own_rows());
+        }
+        let sequence = data.manifest().sequence_length as usize;
+        let documents = self.document_mask.then(|| documents(data, own_rows()));
+        StepBatch { epoch, own, input_ids, label_mask, documents, sequence, digest, rows }
     }
-}
-
-/// Reads `rows` of `data`.
-fn gather(data: &Memmap, epoch: u64, rows: Vec<u32>, document_mask: bool) -> StepBatch {
-    let (input_ids, label_mask) = read(data, rows.iter().map(|row| *row as usize));
-    let digest = order::batch_digest(&rows, &input_ids, label_mask.as_deref());
-    let sequence = data.manifest().sequence_length as usize;
-    let documents = document_mask.then(|| documents(data, rows.iter().map(|row| *row as usize)));
-    StepBatch { epoch, rows, input_ids, label_mask, documents, sequence, digest }
 }
 
 /// Ids and labels of rows, concatenated.
@@ -129,26 +150,42 @@ pub(crate) fn rows(data: &Memmap, from: usize, to: usize, document_mask: bool) -
 }
 
 impl StepBatch {
-    /// Number of rows.
+    /// Number of rows, those of other ranks included.
     pub(crate) fn len(&self) -> usize {
         self.rows.len()
     }
 
-    /// Number of targets in rows `from..to`: labelled tokens that are not the first in their row.
-    pub(crate) fn labels(&self, from: usize, to: usize) -> u64 {
-        let Some(mask) = &self.label_mask else { return ((to - from) * self.sequence.saturating_sub(1)) as u64 };
-        let of_row = |row: &[bool]| row.iter().skip(1).filter(|label| **label).count() as u64;
-        mask[from * self.sequence..to * self.sequence].chunks(self.sequence.max(1)).map(of_row).sum()
+    /// Number of tokens, those of other ranks and padding included.
+    pub(crate) fn tokens(&self) -> u64 {
+        (self.rows.len() * self.sequence) as u64
     }
 
-    /// The rows `from..to` of this step as a batch for the model.
-    pub(crate) fn part(&self, from: usize, to: usize) -> Batch {
-        let range = from * self.sequence..to * self.sequence;
+    /// The tokens of `rows`, which this rank computes.
+    fn tokens_of(&self, rows: &Range<usize>) -> Range<usize> {
+        (rows.start - self.own.start) * self.sequence..(rows.end - self.own.start) * self.sequence
+    }
+
+    /// Number of targets in `rows`, which this rank computes: labelled tokens that are not the first
+    /// in their row.
+    pub(crate) fn labels(&self, rows: &Range<usize>) -> u64 {
+        let Some(mask) = &self.label_mask else { return (rows.len() * self.sequence.saturating_sub(1)) as u64 };
+        let of_row = |row: &[bool]| row.iter().skip(1).filter(|label| **label).count() as u64;
+        mask[self.tokens_of(rows)].chunks(self.sequence.max(1)).map(of_row).sum()
+    }
+
+    /// Number of targets in all rows that this rank computes.
+    pub(crate) fn own_labels(&self) -> u64 {
+        self.labels(&self.own)
+    }
+
+    /// The rows `rows` of this step, which this rank computes, as a batch for the model.
+    pub(crate) fn part(&self, rows: &Range<usize>) -> Batch {
+        let range = self.tokens_of(rows);
         Batch {
             input_ids: self.input_ids[range.clone()].to_vec(),
             label_mask: self.label_mask.as_ref().map(|mask| mask[range.clone()].to_vec()),
             documents: self.documents.as_ref().map(|documents| documents[range].into()),
-            batch: to - from,
+            batch: rows.len(),
             sequence: self.sequence,
         }
     }
@@ -198,11 +235,32 @@ mod tests {
             (data(a.path(), [false, true, true, false]), self::data(b.path(), [false, true, false, false]));
         let step = Batches::new(&data, 3, 7, false).unwrap().after(0);
         assert_eq!(step.input_ids, step.rows.iter().flat_map(|row| [*row; 4]).collect::<Vec<_>>());
-        assert_eq!(step.labels(0, 3), 6);
-        assert_eq!(step.part(1, 3).input_ids, step.input_ids[4..]);
+        assert_eq!(step.own_labels(), 6);
+        assert_eq!(step.part(&(1..3)).input_ids, step.input_ids[4..]);
         assert_eq!(step.digest, Batches::new(&data, 3, 7, false).unwrap().after(0).digest);
         assert_ne!(step.digest, Batches::new(&data, 3, 8, false).unwrap().after(0).digest);
         assert_ne!(step.digest, Batches::new(&other, 3, 7, false).unwrap().after(0).digest);
+    }
+
+    #[test]
+    fn a_rank_reads_its_own_rows_and_the_first_one_knows_the_digest_of_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = data(dir.path(), [false, true, true, false]);
+        let batches = || Batches::new(&data, 5, 7, true).unwrap();
+        let whole = batches().after(1);
+        for (own, has_digest) in [(0..2, true), (2..5, false), (5..5, false)] {
+            let step = batches().of_rank(own.clone(), has_digest).after(1);
+            assert_eq!((&step.rows, step.len(), step.tokens()), (&whole.rows, 5, 20));
+            assert_eq!(step.input_ids, whole.input_ids[own.start * 4..own.end * 4]);
+            assert_eq!(step.own_labels(), 2 * own.len() as u64);
+            assert_eq!(step.digest, if has_digest { whole.digest.as_str() } else { "" });
+            if own.len() > 1 {
+                let last = own.end - 1..own.end;
+                let (part, same) = (step.part(&last), whole.part(&last));
+                assert_eq!((part.input_ids, part.label_mask), (same.input_ids, same.label_mask));
+                assert_eq!(part.documents, same.documents);
+            }
+        }
     }
 
     #[test]
@@ -211,7 +269,7 @@ mod tests {
         let data = data(dir.path(), [true; 4]);
         let step = Batches::new(&data, 2, 0, false).unwrap().after(0);
         assert!(step.label_mask.is_none());
-        assert_eq!(step.labels(0, 2), 6);
+        assert_eq!(step.own_labels(), 6);
     }
 
     #[test]
@@ -232,7 +290,7 @@ mod tests {
         let step = Batches::new(&data, 3, 7, true).unwrap().after(0);
         let want: Vec<u32> = step.rows.iter().flat_map(|row| all[*row as usize * 4..][..4].to_vec()).collect();
         assert_eq!(step.documents.as_ref(), Some(&want));
-        assert_eq!(step.part(1, 3).documents.as_deref(), Some(&want[4..]));
+        assert_eq!(step.part(&(1..3)).documents.as_deref(), Some(&want[4..]));
         assert!(Batches::new(&data, 3, 7, false).unwrap().after(0).documents.is_none());
     }
 

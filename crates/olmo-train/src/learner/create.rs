@@ -1,6 +1,7 @@
 //! Creates the learner for the device and backend that the engine resolved.
 
-use olmo_dist::Collective;
+use std::rc::Rc;
+
 use olmo_model::{ActivationCheckpointing, Compute, Computes, Model, ModelConfig};
 use olmo_stage::StageError;
 use olmo_stage::compute::{Device, Precision};
@@ -9,16 +10,19 @@ use super::host::HostLearner;
 use super::learner::{Learner, LearnerState};
 use super::objective::Objective;
 use super::optimizer::OptimizerSettings;
+use super::reduce::Reduce;
 use crate::failure::model_failure;
+use crate::ranks::Ranks;
 
 /// What to train, and where.
-pub struct Spec<'a> {
+pub(crate) struct Spec<'a> {
     pub config: &'a ModelConfig,
     pub optimizer: OptimizerSettings,
     pub activation_checkpointing: ActivationCheckpointing,
     pub compute: olmo_stage::Compute,
     /// The requested device, such as `cuda:1`.
     pub device: &'a str,
+    pub reduce: Reduce,
 }
 
 /// Where a run computes and with which data type.
@@ -34,15 +38,15 @@ pub fn computes(compute: olmo_stage::Compute) -> Computes {
 ///
 /// # Errors
 /// This worker was built without the backend, or there is no GPU.
-pub fn create(
+pub(crate) fn create(
     spec: &Spec,
     state: LearnerState,
     objective: Box<dyn Objective>,
-    collective: Box<dyn Collective>,
+    ranks: Rc<Ranks>,
 ) -> Result<Box<dyn Learner>, StageError> {
     match computes(spec.compute) {
-        Computes::OnHost => on_host(spec, state, objective, collective),
-        on_gpu => self::on_gpu(spec, on_gpu, state, objective, collective),
+        Computes::OnHost => on_host(spec, state, objective, ranks),
+        on_gpu => self::on_gpu(spec, on_gpu, state, objective, ranks),
     }
 }
 
@@ -50,7 +54,7 @@ fn on_host(
     spec: &Spec,
     state: LearnerState,
     objective: Box<dyn Objective>,
-    collective: Box<dyn Collective>,
+    ranks: Rc<Ranks>,
 ) -> Result<Box<dyn Learner>, StageError> {
     let backend = spec.compute.name();
     let compute = Compute::named(backend).ok_or_else(|| {
@@ -59,7 +63,7 @@ fn on_host(
     })?;
     let mut model = Model::on(compute, spec.config, &state.parameters).map_err(model_failure)?;
     model.set_activation_checkpointing(spec.activation_checkpointing);
-    Ok(Box::new(HostLearner::new(model, state, spec.optimizer, objective, collective)))
+    Ok(Box::new(HostLearner::new(model, state, spec.optimizer, objective, ranks, spec.reduce)))
 }
 
 #[cfg(feature = "libtorch")]
@@ -68,7 +72,7 @@ fn on_gpu(
     computes: Computes,
     state: LearnerState,
     objective: Box<dyn Objective>,
-    collective: Box<dyn Collective>,
+    ranks: Rc<Ranks>,
 ) -> Result<Box<dyn Learner>, StageError> {
     use olmo_model::device::Element;
     let element = if computes == Computes::OnGpuInBf16 { Element::Bf16 } else { Element::F32 };
@@ -78,7 +82,7 @@ fn on_gpu(
         StageError::fail("train::gpu", error.to_string()).hint("run `olmo-pipe doctor` to see what this machine has")
     })?;
     model.set_activation_checkpointing(spec.activation_checkpointing);
-    Ok(Box::new(super::gpu::GpuLearner::new(model, state, spec.optimizer, objective, collective)))
+    Ok(Box::new(super::gpu::GpuLearner::new(model, state, spec.optimizer, objective, ranks)))
 }
 
 #[cfg(not(feature = "libtorch"))]
@@ -87,7 +91,7 @@ fn on_gpu(
     _: Computes,
     _: LearnerState,
     _: Box<dyn Objective>,
-    _: Box<dyn Collective>,
+    _: Rc<Ranks>,
 ) -> Result<Box<dyn Learner>, StageError> {
     let device = spec.device;
     Err(no_gpu(format!("device {device}: this worker was built without libtorch, and flex computes on the CPU")))
@@ -127,7 +131,6 @@ mod tests {
 
     use super::super::objective::{CrossEntropy, LossNorm};
     use super::*;
-    use olmo_dist::Alone;
 
     #[test]
     fn what_cannot_compute_is_refused_with_the_way_out() {
@@ -139,9 +142,16 @@ mod tests {
         let optimizer = OptimizerSettings::plain();
         let on = |compute| {
             let activation_checkpointing = ActivationCheckpointing::None;
-            let spec = Spec { config: &config, optimizer, activation_checkpointing, compute, device: "cuda:7" };
+            let spec = Spec {
+                config: &config,
+                optimizer,
+                activation_checkpointing,
+                compute,
+                device: "cuda:7",
+                reduce: Reduce::Fast,
+            };
             let objective = CrossEntropy { norm: LossNorm::Labels, z_loss: 0.0 };
-            create(&spec, state.clone(), Box::new(objective), Box::new(Alone))
+            create(&spec, state.clone(), Box::new(objective), Rc::new(Ranks::alone()))
         };
         assert!(on(olmo_stage::Compute::FLEX).is_ok());
         let mut missing = vec![(olmo_stage::Compute::CUDA, "train::no_gpu")];

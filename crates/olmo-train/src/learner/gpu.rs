@@ -2,9 +2,10 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
+use std::rc::Rc;
 use std::sync::Arc;
 
-use olmo_dist::{Collective, TreeSum, Values};
+use olmo_dist::TreeSum;
 use olmo_model::device::{self, Losses, Training};
 use olmo_model::{Batch, LossOptions, Model, ModelError};
 use olmo_stage::StageError;
@@ -13,6 +14,7 @@ use super::learner::{Learner, LearnerState, Step};
 use super::objective::{ModelOutput, Objective, StepSize};
 use super::optimizer::OptimizerSettings;
 use crate::failure::model_failure;
+use crate::ranks::Ranks;
 
 /// Weights, gradients and moments on a GPU. The host waits for it once per step, in `finish`.
 pub(super) struct GpuLearner {
@@ -24,7 +26,7 @@ pub(super) struct GpuLearner {
     /// Where weight decay applies.
     groups: Vec<(Range<usize>, bool)>,
     objective: Box<dyn Objective>,
-    collective: Box<dyn Collective>,
+    ranks: Rc<Ranks>,
     denominator: f64,
     /// Losses of the micro-batches of the current step, with the position of each.
     losses: Vec<(usize, Losses)>,
@@ -42,7 +44,7 @@ impl GpuLearner {
         state: LearnerState,
         optimizer: OptimizerSettings,
         objective: Box<dyn Objective>,
-        collective: Box<dyn Collective>,
+        ranks: Rc<Ranks>,
     ) -> Self {
         let groups = optimizer.groups(&state.parameters);
         let optimizer_steps = state.optimizer_steps;
@@ -54,7 +56,7 @@ impl GpuLearner {
             optimizer,
             groups,
             objective,
-            collective,
+            ranks,
             denominator: 1.0,
             losses,
             sums: TreeSum::new(),
@@ -73,13 +75,17 @@ impl GpuLearner {
         self.model.on_gpu_mut().expect("the model is on a GPU")
     }
 
-    /// Sums the gradients over the ranks, through the host.
-    fn reduce_gradients(&mut self) -> Result<(), StageError> {
-        if self.collective.size() == 1 {
+    /// Sums the gradients over the ranks, through the host. `has_labels` tells whether this rank has
+    /// any.
+    fn reduce_gradients(&mut self, has_labels: bool) -> Result<(), StageError> {
+        if self.ranks.size() == 1 {
             return Ok(());
         }
         let mut gradients = self.training().gradients();
-        self.collective.all_reduce(Values::F32(&mut gradients))?;
+        if !has_labels {
+            gradients.fill(0.0);
+        }
+        self.ranks.sum_gradients(&mut gradients)?;
         self.training().set_gradients(&gradients);
         Ok(())
     }
@@ -94,7 +100,7 @@ impl Learner for GpuLearner {
         self.optimizer_steps
     }
 
-    fn begin(&mut self, size: StepSize) {
+    fn begin(&mut self, size: StepSize, _: Range<u64>) {
         self.training().begin();
         self.denominator = self.objective.denominator(size);
         self.losses.clear();
@@ -122,17 +128,16 @@ impl Learner for GpuLearner {
     fn finish(&mut self, lr: f64) -> Result<Step, StageError> {
         let training = self.model.on_gpu_mut().expect("the model is on a GPU");
         let losses = self.sums.take(|left, right| add(training, &left, &right));
-        self.reduce_gradients()?;
+        self.reduce_gradients(losses.is_some())?;
         let settings = self.optimizer.adamw(lr);
         let max_norm = self.optimizer.max_grad_norm;
         let number = self.optimizer_steps + 1;
-        let losses = losses.expect("a step has a micro-batch with labels");
         let training = self.model.on_gpu_mut().expect("the model is on a GPU");
         let norm = training.gradient_norm();
         training.update(&settings, number, &self.groups, max_norm, &norm);
-        let finished = training.wait(&losses, &norm);
+        let finished = training.wait(losses.as_ref(), &norm);
         let mut sums = [finished.sums.nll / self.denominator, finished.sums.z / self.denominator];
-        self.collective.all_reduce(Values::F64(&mut sums))?;
+        self.ranks.sum(&mut sums)?;
         let [loss, z_loss] = sums;
         let waited = Some(finished.waited);
         let mut step = Step { loss, z_loss, grad_norm: finished.grad_norm, bad: None, waited };

@@ -2,9 +2,10 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
+use std::rc::Rc;
 use std::sync::Arc;
 
-use olmo_dist::{Collective, TreeSum, Values};
+use olmo_dist::{NodeSum, NodeSums, TreeSum, Values, ValuesRef};
 use olmo_model::{Batch, LossOptions, LossOutput, Model, ModelError};
 use olmo_ops::{adamw, clip_coefficient, global_norm};
 use olmo_stage::StageError;
@@ -13,7 +14,9 @@ use rayon::prelude::*;
 use super::learner::{Learner, LearnerState, Step};
 use super::objective::{ModelOutput, Objective, StepSize};
 use super::optimizer::OptimizerSettings;
+use super::reduce::Reduce;
 use crate::failure::model_failure;
+use crate::ranks::Ranks;
 
 /// Weights, gradients and moments on the host.
 pub(super) struct HostLearner {
@@ -23,11 +26,12 @@ pub(super) struct HostLearner {
     /// Where weight decay applies.
     groups: Vec<(Range<usize>, bool)>,
     objective: Box<dyn Objective>,
-    collective: Box<dyn Collective>,
+    ranks: Rc<Ranks>,
+    reduce: Reduce,
     /// Gradients of the last finished step, laid out like the parameters.
     gradients: Vec<f32>,
     /// Sums over the micro-batches of the current step.
-    sums: TreeSum<Part>,
+    sums: NodeSums<Part>,
     /// Buffers for gradients to use again.
     spare: Vec<Vec<f32>>,
     denominator: f64,
@@ -62,7 +66,8 @@ impl HostLearner {
         state: LearnerState,
         optimizer: OptimizerSettings,
         objective: Box<dyn Objective>,
-        collective: Box<dyn Collective>,
+        ranks: Rc<Ranks>,
+        reduce: Reduce,
     ) -> Self {
         let groups = optimizer.groups(&state.parameters);
         let gradients = vec![0.0; state.parameters.len()];
@@ -72,9 +77,10 @@ impl HostLearner {
             optimizer,
             groups,
             objective,
-            collective,
+            ranks,
+            reduce,
             gradients,
-            sums: TreeSum::new(),
+            sums: NodeSums::new(0..0),
             spare: Vec::new(),
             denominator: 1.0,
             parts: 0,
@@ -82,13 +88,50 @@ impl HostLearner {
         }
     }
 
-    /// Sums losses and gradients over the ranks.
-    fn reduce(&mut self) -> Result<(), StageError> {
-        self.collective.all_reduce(Values::F32(&mut self.gradients))?;
-        let mut losses = [self.step.loss, self.step.z_loss];
-        self.collective.all_reduce(Values::F64(&mut losses))?;
+    /// Sums the losses and gradients of all micro-batches of the step.
+    fn sum(&mut self) -> Result<(), StageError> {
+        let nodes = self.sums.take();
+        let mut losses = if self.ranks.size() > 1 && self.reduce == Reduce::Exact {
+            self.sum_exactly(nodes)?
+        } else {
+            let mut sum = TreeSum::new();
+            for node in nodes {
+                sum.push_node(node, |left, right| add(left, right, &mut self.spare));
+            }
+            let sum = sum.take(|left, right| add(left, right, &mut self.spare));
+            // Without a sum, no micro-batch of this rank has labels.
+            let losses = sum.as_ref().map_or([0.0; 2], |sum| sum.losses);
+            self.gradients = sum.map_or_else(|| vec![0.0; self.state.parameters.len()], |sum| sum.gradients);
+            losses
+        };
+        if self.ranks.size() > 1 && self.reduce == Reduce::Fast {
+            self.ranks.sum_gradients(&mut self.gradients)?;
+            self.ranks.sum(&mut losses)?;
+        }
         [self.step.loss, self.step.z_loss] = losses;
         Ok(())
+    }
+
+    /// Sums `nodes` with those of the other ranks, in an order that does not depend on the number of
+    /// ranks. Returns the losses.
+    fn sum_exactly(&mut self, nodes: Vec<NodeSum<Part>>) -> Result<[f64; 2], StageError> {
+        let mut gradients = self.take_buffer();
+        let of_gradients = nodes.iter().map(|node| node.map_ref(|part| ValuesRef::F32(&part.gradients)));
+        self.ranks.sum_exactly(of_gradients, Values::F32(&mut gradients))?;
+        let mut losses = [0.0; 2];
+        let of_losses = nodes.iter().map(|node| node.map_ref(|part| ValuesRef::F64(&part.losses)));
+        self.ranks.sum_exactly(of_losses, Values::F64(&mut losses))?;
+        self.spare.extend(nodes.into_iter().filter_map(|node| Some(node.value?.gradients)));
+        self.gradients = gradients;
+        Ok(losses)
+    }
+
+    /// A buffer for gradients, with unspecified values.
+    fn take_buffer(&mut self) -> Vec<f32> {
+        // The last step's gradients are no longer needed.
+        let mut buffer = self.spare.pop().unwrap_or_else(|| std::mem::take(&mut self.gradients));
+        buffer.resize(self.state.parameters.len(), 0.0);
+        buffer
     }
 
     /// Clips the gradients, whose norm is `grad_norm`, and applies the optimizer.
@@ -119,19 +162,16 @@ impl Learner for HostLearner {
         self.state.optimizer_steps
     }
 
-    fn begin(&mut self, size: StepSize) {
-        self.sums = TreeSum::new();
+    fn begin(&mut self, size: StepSize, positions: Range<u64>) {
+        self.sums = NodeSums::new(positions);
         self.denominator = self.objective.denominator(size);
         self.parts = 0;
         self.step = Step::default();
     }
 
     fn accumulate(&mut self, part: &Batch) -> Result<(), StageError> {
-        // The last step's gradients are no longer needed.
-        let buffer = self.spare.pop().unwrap_or_else(|| std::mem::take(&mut self.gradients));
-        let mut part_sum = Part { gradients: buffer, losses: [0.0; 2] };
-        part_sum.gradients.clear();
-        part_sum.gradients.resize(self.state.parameters.len(), 0.0);
+        let mut part_sum = Part { gradients: self.take_buffer(), losses: [0.0; 2] };
+        part_sum.gradients.fill(0.0);
         let mut output = Output { model: &self.model, part, gradients: &mut part_sum.gradients, losses: Vec::new() };
         self.objective.add_loss(self.denominator, &mut output).map_err(model_failure)?;
         for losses in output.losses {
@@ -141,26 +181,18 @@ impl Learner for HostLearner {
             part_sum.losses[0] += losses.loss_sum / self.denominator;
             part_sum.losses[1] += losses.z_sum / self.denominator;
         }
-        self.sums.push(0, Some(part_sum), |left, right| add(left, right, &mut self.spare));
+        self.sums.push(Some(part_sum), |left, right| add(left, right, &mut self.spare));
         self.parts += 1;
         Ok(())
     }
 
     fn skip(&mut self) {
-        self.sums.push(0, None, |left, right| add(left, right, &mut self.spare));
+        self.sums.push(None, |left, right| add(left, right, &mut self.spare));
         self.parts += 1;
     }
 
     fn finish(&mut self, lr: f64) -> Result<Step, StageError> {
-        match self.sums.take(|left, right| add(left, right, &mut self.spare)) {
-            Some(sum) => {
-                self.gradients = sum.gradients;
-                [self.step.loss, self.step.z_loss] = sum.losses;
-            }
-            // No micro-batch of this rank has labels.
-            None => self.gradients = vec![0.0; self.state.parameters.len()],
-        }
-        self.reduce()?;
+        self.sum()?;
         self.step.grad_norm = global_norm(&self.gradients);
         if self.step.is_finite() {
             self.update(lr, self.step.grad_norm)?;
@@ -194,7 +226,7 @@ impl ModelOutput for Output<'_> {
 
 #[cfg(test)]
 mod tests {
-    use olmo_dist::{Alone, DistError, ValuesRef, waiting_sums};
+    use olmo_dist::waiting_sums;
     use olmo_model::{ModelConfig, Parameters};
     use serde_json::json;
 
@@ -210,12 +242,16 @@ mod tests {
         .unwrap()
     }
 
-    fn learner(collective: Box<dyn Collective>) -> HostLearner {
+    fn learner_of(ranks: Ranks, reduce: Reduce) -> HostLearner {
         let parameters = Parameters::init(&config(), 5).unwrap();
         let model = Model::new(&config(), &parameters).unwrap();
         let optimizer = OptimizerSettings::plain();
-        let objective = Box::new(CrossEntropy { norm: LossNorm::Labels, z_loss: 0.0 });
-        HostLearner::new(model, LearnerState::new(parameters), optimizer, objective, collective)
+        let objective = Box::new(CrossEntropy { norm: LossNorm::Labels, z_loss: 1e-4 });
+        HostLearner::new(model, LearnerState::new(parameters), optimizer, objective, Rc::new(ranks), reduce)
+    }
+
+    fn learner() -> HostLearner {
+        learner_of(Ranks::alone(), Reduce::Exact)
     }
 
     fn part(row: u32) -> Batch {
@@ -224,66 +260,61 @@ mod tests {
     }
 
     fn step(learner: &mut HostLearner) -> Step {
-        learner.begin(StepSize { labels: 10, tokens: 12 });
+        learner.begin(StepSize { labels: 10, tokens: 12 }, 0..2);
         for row in 0..2 {
             learner.accumulate(&part(row)).unwrap();
         }
         learner.finish(1e-2).unwrap()
     }
 
-    /// Two ranks that always have the same values.
-    struct Twins;
-
-    impl Collective for Twins {
-        fn rank(&self) -> usize {
-            0
-        }
-        fn size(&self) -> usize {
-            2
-        }
-        fn all_reduce(&self, values: Values<'_>) -> Result<(), DistError> {
-            match values {
-                Values::F32(values) => values.iter_mut().for_each(|value| *value *= 2.0),
-                Values::F64(values) => values.iter_mut().for_each(|value| *value *= 2.0),
-                _ => unreachable!("gradients are f32, losses f64"),
+    /// Two steps over the micro-batches `rows`, of which this rank computes its share. `None` is a
+    /// micro-batch without labels.
+    fn two_steps(ranks: Ranks, reduce: Reduce, rows: &[Option<u32>]) -> (Vec<Step>, LearnerState) {
+        let share = ranks.share(rows.len());
+        let mut learner = learner_of(ranks, reduce);
+        let labels = 5 * rows.iter().flatten().count() as u64;
+        let mut steps = Vec::new();
+        for _ in 0..2 {
+            learner.begin(StepSize { labels, tokens: labels }, share.start as u64..share.end as u64);
+            for row in &rows[share.clone()] {
+                match row {
+                    Some(row) => learner.accumulate(&part(*row)).unwrap(),
+                    None => learner.skip(),
+                }
             }
-            Ok(())
+            steps.push(learner.finish(1e-2).unwrap());
         }
-        fn reduce_scatter(&self, _: Values<'_>) -> Result<Range<usize>, DistError> {
-            unreachable!("all gradients are needed on every rank")
-        }
-        fn all_gather(&self, _: Values<'_>) -> Result<(), DistError> {
-            unreachable!("every rank has all gradients")
-        }
-        fn broadcast(&self, _: Values<'_>, _: usize) -> Result<(), DistError> {
-            unreachable!("the weights are equal")
-        }
-        fn barrier(&self) -> Result<(), DistError> {
-            Ok(())
-        }
-        fn send(&self, _: ValuesRef<'_>, _: usize) -> Result<(), DistError> {
-            unreachable!("a step has collective operations only")
-        }
-        fn recv(&self, _: Values<'_>, _: usize) -> Result<(), DistError> {
-            unreachable!("as above")
-        }
-        fn all_to_all_v(&self, _: ValuesRef<'_>, _: &[usize], _: Values<'_>, _: &[usize]) -> Result<(), DistError> {
-            unreachable!("as above")
-        }
+        let state = learner.snapshot();
+        let HostLearner { ranks, .. } = learner;
+        Rc::into_inner(ranks).unwrap().leave(Ok(())).unwrap();
+        (steps, state)
     }
 
     #[test]
-    fn losses_and_gradients_are_summed_over_the_ranks_before_they_are_measured() {
-        let one = step(&mut learner(Box::new(Alone)));
-        let two = step(&mut learner(Box::new(Twins)));
-        assert!(one.is_finite() && one.loss > 1.0 && one.grad_norm > 0.0, "{one:?}");
-        assert_eq!(two.loss, 2.0 * one.loss);
-        assert_eq!(two.grad_norm, 2.0 * one.grad_norm);
+    fn any_number_of_ranks_gives_the_bits_of_one() {
+        let rows = [Some(0), Some(1), None, Some(3), Some(4), Some(2), Some(5)];
+        for count in [7, 5, 4, 2] {
+            let rows = &rows[..count];
+            let one = two_steps(Ranks::alone(), Reduce::Exact, rows);
+            for size in [2, 3, 4] {
+                for rank in crate::ranks::together(size, |ranks| two_steps(ranks, Reduce::Exact, rows)) {
+                    assert!(rank == one, "{count} micro-batches on {size} ranks");
+                }
+                for (steps, state) in crate::ranks::together(size, |ranks| two_steps(ranks, Reduce::Fast, rows)) {
+                    for (fast, exact) in steps.iter().zip(&one.0) {
+                        assert!((fast.loss / exact.loss - 1.0).abs() < 1e-6, "{fast:?} {exact:?}");
+                        assert!((fast.grad_norm / exact.grad_norm - 1.0).abs() < 1e-6, "{fast:?} {exact:?}");
+                    }
+                    let pairs = state.parameters.flat().iter().zip(one.1.parameters.flat());
+                    assert!(pairs.into_iter().all(|(fast, exact)| (fast - exact).abs() < 1e-4));
+                }
+            }
+        }
     }
 
     #[test]
     fn a_step_that_is_not_finite_changes_nothing_and_reports_its_first_bad_micro_batch() {
-        let mut learner = learner(Box::new(Alone));
+        let mut learner = learner();
         step(&mut learner);
         let sound = learner.snapshot();
         learner.state.parameters.flat_mut().fill(f32::NAN);
@@ -298,9 +329,9 @@ mod tests {
     #[test]
     fn the_buffers_for_gradients_are_as_many_as_the_estimate_counts() {
         for parts in 1..=9 {
-            let mut learner = learner(Box::new(Alone));
+            let mut learner = learner();
             for _ in 0..2 {
-                learner.begin(StepSize { labels: 5 * parts, tokens: 6 * parts });
+                learner.begin(StepSize { labels: 5 * parts, tokens: 6 * parts }, 0..parts);
                 for row in 0..parts {
                     learner.accumulate(&part(row as u32)).unwrap();
                 }
@@ -314,8 +345,8 @@ mod tests {
     #[test]
     fn the_gradients_of_micro_batches_are_added_as_a_tree() {
         let gradients = |rows: &[Option<u32>]| {
-            let mut learner = learner(Box::new(Alone));
-            learner.begin(StepSize { labels: 20, tokens: 24 });
+            let mut learner = learner();
+            learner.begin(StepSize { labels: 20, tokens: 24 }, 0..rows.len() as u64);
             for row in rows {
                 match row {
                     Some(row) => learner.accumulate(&part(*row)).unwrap(),
@@ -338,7 +369,7 @@ mod tests {
 
     #[test]
     fn a_snapshot_keeps_its_values_when_training_goes_on() {
-        let mut learner = learner(Box::new(Alone));
+        let mut learner = learner();
         let before = learner.snapshot();
         let copy = before.parameters.flat().to_vec();
         step(&mut learner);

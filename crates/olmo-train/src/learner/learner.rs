@@ -1,6 +1,7 @@
 //! The interface of a learner.
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,7 +38,8 @@ pub struct Step {
     pub z_loss: f64,
     /// Norm of the gradients before clipping.
     pub grad_norm: f64,
-    /// Position of the first micro-batch of this rank with a loss that is not finite, if any.
+    /// Index of the first micro-batch with a loss that is not finite among those of this rank, if
+    /// any.
     pub bad: Option<usize>,
     /// Time that the host waited for the GPU, if there is one.
     pub waited: Option<Duration>,
@@ -50,7 +52,8 @@ impl Step {
     }
 }
 
-/// A model being trained: `begin`, `accumulate` or `skip` for each micro-batch, `finish`.
+/// A model being trained: `begin`, `accumulate` or `skip` for each micro-batch of this rank,
+/// `finish`.
 ///
 /// Losses and gradients of micro-batches are added in the order of a fixed binary tree over their
 /// positions in the global batch.
@@ -61,8 +64,9 @@ pub trait Learner {
     /// Number of updates so far.
     fn optimizer_steps(&self) -> u64;
 
-    /// Begins a step over a global batch of `size`. Discards earlier gradients.
-    fn begin(&mut self, size: StepSize);
+    /// Begins a step over a global batch of `size`, of whose micro-batches this rank computes those
+    /// at `positions`. Discards earlier gradients.
+    fn begin(&mut self, size: StepSize, positions: Range<u64>);
 
     /// Adds the loss and the gradients of a micro-batch.
     ///

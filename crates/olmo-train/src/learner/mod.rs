@@ -8,8 +8,11 @@ mod host;
 mod learner;
 mod objective;
 mod optimizer;
+mod reduce;
 
-pub use create::{Spec, computes, create, free_memory};
+pub(crate) use create::{Spec, create};
+pub use create::{computes, free_memory};
 pub use learner::{Learner, LearnerState, Step};
 pub use objective::{CrossEntropy, LossNorm, ModelOutput, Objective, StepSize};
 pub use optimizer::OptimizerSettings;
+pub use reduce::Reduce;

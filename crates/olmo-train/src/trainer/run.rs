@@ -3,20 +3,25 @@
 //! After each step, the evaluation and then the checkpoint follow if they are due. Both are skipped
 //! if the state that a run resumed from already has them, so a stop at any point neither omits nor
 //! repeats one.
+//!
+//! Several ranks run this code at the same time. They divide the micro-batches of each step and the
+//! rows of each evaluation, agree after each step on whether to stop or to save, and hold the same
+//! state; the first one writes it.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use olmo_base::failpoint;
+use olmo_base::{Digest, failpoint};
 use olmo_base::units::bytes;
-use olmo_dist::{Alone, waiting_sums};
 use olmo_model::{LossOptions, Parameters};
 use olmo_ops::global_norm;
 use olmo_stage::{Context, Event, StageError};
 use serde_json::json;
 
 use super::evaluation;
+use super::rank_report::RankReport;
 use crate::checkpoint::Saver;
 use crate::checkpoint::{self, State, Trainer};
 use crate::data::Prefetch;
@@ -25,6 +30,7 @@ use crate::failure::model_failure;
 use crate::learner::{self, Learner, LearnerState, Spec, Step, StepSize};
 use crate::memory;
 use crate::metrics::{EvalRecord, Metrics, StepRecord};
+use crate::ranks::Ranks;
 use crate::setup::Setup;
 
 /// Runs `setup` to its end and writes the outputs `model` and `metrics`, and `checkpoints` along
@@ -32,10 +38,19 @@ use crate::setup::Setup;
 ///
 /// # Errors
 /// `Interrupted`, after saving the state, if a stop was requested.
-pub fn train(mut setup: Setup, context: &mut Context) -> Result<(), StageError> {
+pub fn train(setup: Setup, context: &mut Context) -> Result<(), StageError> {
+    let ranks = Rc::new(Ranks::join(context, facts(&setup, context))?);
+    let ended = train_together(setup, &ranks, context);
+    // Nothing else holds the ranks anymore.
+    Rc::into_inner(ranks).expect("the run has ended").leave(ended)
+}
+
+fn train_together(mut setup: Setup, ranks: &Rc<Ranks>, context: &mut Context) -> Result<(), StageError> {
     let initial = setup.initial.take();
+    // Memory may differ between ranks, but the micro-batches must not.
+    setup.microbatch = ranks.smallest(setup.microbatch)?;
     let batches = || Batches::new(&setup.data, setup.global_batch, setup.seed, setup.document_mask);
-    let (state, trainer) = start(&setup, &batches()?, initial, context)?;
+    let (state, trainer) = start(&setup, &batches()?, initial, ranks, context)?;
     if let Some(trainer) = &trainer {
         let before = trainer.device_train_microbatch_size as usize;
         if setup.microbatch_is_automatic {
@@ -57,28 +72,46 @@ pub fn train(mut setup: Setup, context: &mut Context) -> Result<(), StageError> 
         activation_checkpointing: setup.activation_checkpointing,
         compute: setup.compute,
         device: &setup.device,
+        reduce: setup.reduce,
     };
-    let learner = learner::create(&spec, learner, Box::new(setup.objective), Box::new(Alone))?;
+    let learner = learner::create(&spec, learner, Box::new(setup.objective), ranks.clone())?;
     for what in learner.unkeyed_settings() {
         context.warning(format!("{what}; this is not part of the cache key"));
     }
     std::thread::scope(|scope| {
-        let prefetch = Prefetch::start(scope, batches()?, step, setup.max_steps);
-        let (saver, pace) = (Saver::default(), Pace::new());
-        let positions = batches()?;
-        let mut run = Run { setup, positions, prefetch, learner, step, metrics, settled, saved_item, saver, pace };
+        let parts = Parts::new(setup, ranks);
+        let own_batches = batches()?.of_rank(parts.own_rows(), ranks.is_first());
+        let prefetch = Prefetch::start(scope, own_batches, step, setup.max_steps);
+        let (saver, pace, report) = (Saver::default(), Pace::new(), RankReport::default());
+        let (ranks, positions) = (ranks.clone(), batches()?);
+        let mut run = Run {
+            setup,
+            ranks,
+            parts,
+            positions,
+            prefetch,
+            learner,
+            step,
+            metrics,
+            settled,
+            saved_item,
+            saver,
+            pace,
+            report,
+        };
         let ended = memory::catch_out_of_memory(setup.smaller.as_deref(), || run.steps(context));
         // Wait for saves in progress, however the steps ended.
         let saved = run.saver.finish(context);
         match ended.and(saved) {
             Err(StageError::Interrupted) => {
-                if run.step > 0 {
+                if run.step > 0 && run.ranks.is_first() {
                     run.save_interrupted(context)?;
                     context.message(format!("stopped after step {}; the state is saved", run.step));
                 }
                 Err(StageError::Interrupted)
             }
             Err(failure) => Err(failure),
+            Ok(()) if !run.ranks.is_first() => Ok(()),
             Ok(()) => {
                 let state = run.settled_state()?;
                 run.finish(&state, context)
@@ -87,16 +120,62 @@ pub fn train(mut setup: Setup, context: &mut Context) -> Result<(), StageError> 
     })
 }
 
+/// What must be equal on all ranks.
+fn facts(setup: &Setup, context: &Context) -> BTreeMap<String, String> {
+    let of = |value: serde_json::Result<String>| Digest::of(value.unwrap_or_default().as_bytes()).to_string();
+    BTreeMap::from([
+        ("config".into(), of(serde_json::to_string(&context.request.params))),
+        ("data".into(), of(serde_json::to_string(setup.data.manifest()))),
+    ])
+}
+
+/// The micro-batches of a step.
+struct Parts {
+    /// The rows of each.
+    rows: Vec<Range<usize>>,
+    /// The range of those that this rank computes.
+    own: Range<usize>,
+}
+
+impl Parts {
+    fn new(setup: &Setup, ranks: &Ranks) -> Self {
+        let (rows, batch) = (setup.microbatch, setup.global_batch);
+        let rows: Vec<_> = (0..batch).step_by(rows).map(|from| from..batch.min(from + rows)).collect();
+        Self { own: ranks.share(rows.len()), rows }
+    }
+
+    /// The rows of each micro-batch of this rank.
+    fn own(&self) -> &[Range<usize>] {
+        &self.rows[self.own.clone()]
+    }
+
+    /// All rows of this rank.
+    fn own_rows(&self) -> Range<usize> {
+        match self.own() {
+            [] => 0..0,
+            [first, ..] => first.start..self.rows[self.own.end - 1].end,
+        }
+    }
+
+    /// The positions of the micro-batches of this rank.
+    fn positions(&self) -> Range<u64> {
+        self.own.start as u64..self.own.end as u64
+    }
+}
+
 /// The state to start from: the latest one of earlier attempts with its `trainer.json`, otherwise a
 /// new one.
 fn start(
     setup: &Setup,
     batches: &Batches,
     initial: Option<Parameters>,
+    ranks: &Ranks,
     context: &mut Context,
 ) -> Result<(State, Option<Trainer>), StageError> {
     let expected = trainer(setup, batches, 0, 0);
     let found = checkpoint::latest(context, &setup.config, &expected, first_missing_item(setup, context))?;
+    // From here on, the engine may remove states that are not used.
+    same_start(found.as_ref().map_or(0, |(state, _)| state.step), ranks)?;
     let earlier = context.request.items.get(checkpoint::PORT).cloned().unwrap_or_default();
     let labels = earlier.into_iter().filter_map(|item| item.label);
     let Some((state, trainer)) = found else {
@@ -122,6 +201,20 @@ fn start(
         ));
     }
     Ok((state, Some(trainer)))
+}
+
+/// Checks that all ranks start from the same step.
+fn same_start(step: u64, ranks: &Ranks) -> Result<(), StageError> {
+    let steps = ranks.gather_shares(&[step as f64], ranks.size())?;
+    let other = steps.iter().zip(0..).find(|(other, _)| **other != step as f64);
+    let Some((other, rank)) = other else { return Ok(()) };
+    let what = format!(
+        "rank {} found the state after step {step}, but rank {rank} that after step {other}",
+        ranks.rank()
+    );
+    Err(StageError::fail("train::ranks", what).hint(
+        "the ranks must see the same files: check the file system of the store, then run the same command again",
+    ))
 }
 
 /// The first step whose checkpoint is due but missing from the list; the last step if none is
@@ -160,6 +253,8 @@ fn trainer(setup: &Setup, batches: &Batches, step: u64, optimizer_steps: u64) ->
 /// A run in progress.
 struct Run<'a> {
     setup: &'a Setup,
+    ranks: Rc<Ranks>,
+    parts: Parts,
     /// Maps a step to its position in the data.
     positions: Batches<'a>,
     prefetch: Prefetch,
@@ -173,6 +268,7 @@ struct Run<'a> {
     saved_item: Option<u64>,
     saver: Saver,
     pace: Pace,
+    report: RankReport,
 }
 
 /// Timings since they were last shown. They are never part of the metrics.
@@ -199,8 +295,11 @@ impl Run<'_> {
             if self.step >= self.setup.max_steps {
                 return Ok(());
             }
-            context.check_stop()?;
-            if self.step > 0 && context.save_requested() {
+            let [stop, save] = self.ranks.any([context.stop_requested(), context.save_requested()])?;
+            if stop {
+                return Err(StageError::Interrupted);
+            }
+            if save && self.step > 0 && self.ranks.is_first() {
                 // A state is usable only if all checkpoints before it are saved.
                 self.saver.finish(context)?;
                 self.save_interrupted(context)?;
@@ -225,7 +324,8 @@ impl Run<'_> {
         {
             let (step, since) = (self.step, Instant::now());
             let rows = setup.microbatch;
-            let eval_loss = evaluation::mean_loss(self.learner.model(), data, rows, setup.document_mask, context)?;
+            let (model, mask) = (self.learner.model(), setup.document_mask);
+            let eval_loss = evaluation::mean_loss(model, data, rows, mask, context, &self.ranks)?;
             self.pace.evaluation += since.elapsed();
             if !eval_loss.is_finite() {
                 return Err(StageError::fail(
@@ -243,8 +343,10 @@ impl Run<'_> {
             let since = Instant::now();
             self.saver.finish(context)?;
             failpoint("train.before_save");
-            let state = self.settled_state()?;
-            self.saver.start(context, &setup.config, &setup.record, state, self.trainer())?;
+            if self.ranks.is_first() {
+                let state = self.settled_state()?;
+                self.saver.start(context, &setup.config, &setup.record, state, self.trainer())?;
+            }
             self.saved_item = Some(self.step);
             self.pace.saving += since.elapsed();
         }
@@ -261,7 +363,9 @@ impl Run<'_> {
         let batch = self.prefetch.next().ok_or_else(|| {
             StageError::fail("train::data", format!("the thread that reads the data ended before step {number}"))
         })?;
-        let labels = batch.labels(0, batch.len());
+        let mut labels = [batch.own_labels() as f64];
+        self.ranks.sum(&mut labels)?;
+        let labels = labels[0] as u64;
         let lr = self.setup.schedule.at(number);
         let mut record = StepRecord {
             step: number,
@@ -275,11 +379,9 @@ impl Run<'_> {
             batch: batch.digest.clone(),
         };
         if labels > 0 {
-            let parts = self.parts(&batch);
-            let learned = self.learn(&batch, labels, &parts, lr, context)?;
+            let learned = self.learn(&batch, labels, lr, context)?;
             if !learned.is_finite() {
-                let bad = learned.bad.map(|index| parts[index].clone());
-                return Err(self.not_finite(number, &batch, learned, bad));
+                return Err(self.not_finite(number, &batch, learned)?);
             }
             record.loss = Some(learned.loss);
             record.z_loss = (self.setup.objective.z_loss > 0.0).then_some(learned.z_loss);
@@ -296,35 +398,31 @@ impl Run<'_> {
         if number == self.setup.max_steps {
             failpoint("train.last_step");
         }
-        self.show(&record, context);
-        Ok(())
+        self.show(&record, context)
     }
 
-    /// The rows of each micro-batch of a batch.
-    fn parts(&self, batch: &StepBatch) -> Vec<Range<usize>> {
-        let rows = self.setup.microbatch;
-        (0..batch.len()).step_by(rows).map(|from| from..batch.len().min(from + rows)).collect()
-    }
-
-    /// Trains on the micro-batches `parts` of `batch`. Changes nothing if a number is not finite.
-    fn learn(
-        &mut self,
-        batch: &StepBatch,
-        labels: u64,
-        parts: &[Range<usize>],
-        lr: f64,
-        context: &Context,
-    ) -> Result<Step, StageError> {
-        self.learner.begin(StepSize { labels, tokens: batch.input_ids.len() as u64 });
-        for part in parts {
-            if batch.labels(part.start, part.end) == 0 {
+    /// Trains on this rank's micro-batches of `batch`, which has `labels` labels on all ranks. Changes
+    /// nothing if a number is not finite.
+    fn learn(&mut self, batch: &StepBatch, labels: u64, lr: f64, context: &Context) -> Result<Step, StageError> {
+        self.ranks.take_waited();
+        let since = Instant::now();
+        let mut computed = 0;
+        self.learner.begin(StepSize { labels, tokens: batch.tokens() }, self.parts.positions());
+        for part in self.parts.own() {
+            if batch.labels(part) == 0 {
                 self.learner.skip();
                 continue;
             }
-            context.check_stop()?;
-            self.learner.accumulate(&batch.part(part.start, part.end))?;
+            // Several ranks stop together, between two steps.
+            if self.ranks.size() == 1 {
+                context.check_stop()?;
+            }
+            self.learner.accumulate(&batch.part(part))?;
+            computed += 1;
         }
         let step = self.learner.finish(lr)?;
+        let exchanged = self.ranks.take_waited();
+        self.report.add(computed, since.elapsed().saturating_sub(exchanged), exchanged);
         if let Some(waited) = step.waited {
             *self.pace.gpu.get_or_insert_default() += waited;
         }
@@ -332,18 +430,20 @@ impl Run<'_> {
     }
 
     /// The error for step `step`, whose loss or gradients are not finite. It names the batch and
-    /// the first bad number.
-    fn not_finite(&self, step: u64, batch: &StepBatch, learned: Step, bad: Option<Range<usize>>) -> StageError {
+    /// the first bad number. All ranks call this together.
+    fn not_finite(&self, step: u64, batch: &StepBatch, learned: Step) -> Result<StageError, StageError> {
+        let bad = learned.bad.map(|index| self.parts.own()[index].clone());
+        let of_ranks = self.ranks.gather(&self.first_bad(batch, bad).unwrap_or_default())?;
+        // The batch has no digest on some ranks, whose message is not shown.
+        let (digest, first_bad) = (batch.digest.get(..12).unwrap_or_default(), first_of(&of_ranks));
         let (loss, grad_norm) = (learned.loss + learned.z_loss, learned.grad_norm);
         let rows: Vec<String> = batch.rows.iter().take(8).map(u32::to_string).collect();
         let more = if batch.rows.len() > rows.len() { ", …" } else { "" };
         let what = format!(
-            "step {step}: the loss is {loss} and the gradient norm {grad_norm}; the weights are unchanged. First bad: {}. Batch {} with the rows {}{more}",
-            self.first_bad(batch, bad).unwrap_or_else(|| "the sum of finite parts".into()),
-            &batch.digest[..12],
+            "step {step}: the loss is {loss} and the gradient norm {grad_norm}; the weights are unchanged. First bad: {first_bad}. Batch {digest} with the rows {}{more}",
             rows.join(", ")
         );
-        StageError::fail("train::not_finite", what).hint(self.after_not_finite())
+        Ok(StageError::fail("train::not_finite", what).hint(self.after_not_finite()))
     }
 
     /// The hint for numbers that are not finite, with the last usable checkpoint.
@@ -396,7 +496,7 @@ impl Run<'_> {
     fn first_bad(&self, batch: &StepBatch, bad: Option<Range<usize>>) -> Option<String> {
         let options = LossOptions { denominator: 1.0, z_loss: self.setup.objective.z_loss };
         if let Some(rows) = bad
-            && let Ok(Some(found)) = self.learner.model().first_not_finite(&batch.part(rows.start, rows.end), &options)
+            && let Ok(Some(found)) = self.learner.model().first_not_finite(&batch.part(&rows), &options)
         {
             return Some(found);
         }
@@ -407,15 +507,16 @@ impl Run<'_> {
     }
 
     /// Shows the metrics of a step, every `console_log_interval` steps.
-    fn show(&mut self, record: &StepRecord, context: &mut Context) {
+    fn show(&mut self, record: &StepRecord, context: &mut Context) -> Result<(), StageError> {
         self.pace.steps += 1;
         let last = record.step == self.setup.max_steps;
         if !last && !record.step.is_multiple_of(self.setup.console_log_interval) {
-            return;
+            return Ok(());
         }
         let seconds = self.pace.since.elapsed().as_secs_f64().max(1e-9);
         let waited = self.prefetch.take_waited().as_secs_f64();
         let speed = (self.pace.steps * self.positions.tokens_per_step()) as f64 / seconds;
+        let of_ranks = self.report.collect(&self.ranks)?;
         context.perf(&json!({
             "step": record.step,
             "steps": self.pace.steps,
@@ -426,6 +527,7 @@ impl Run<'_> {
             "save_stall_seconds": self.pace.saving.as_secs_f64(),
             "eval_seconds": self.pace.evaluation.as_secs_f64(),
             "peak_memory_bytes": memory::peak(),
+            "ranks": of_ranks,
         }));
         self.pace = Pace::new();
         let mut values = BTreeMap::from([("lr".to_owned(), record.lr), ("tokens_per_second".to_owned(), speed)]);
@@ -434,8 +536,10 @@ impl Run<'_> {
         context.metrics(record.step, values);
         // The metrics are shown next to the progress bar.
         context.progress(record.step, self.setup.max_steps, "step", String::new());
+        Ok(())
     }
 
+    /// Writes the outputs.
     fn finish(self, state: &State, context: &mut Context) -> Result<(), StageError> {
         let model = context.output("model")?;
         olmo_model::save_native(&model, &self.setup.config, &state.learner.parameters).map_err(model_failure)?;
@@ -443,16 +547,19 @@ impl Run<'_> {
         self.metrics.write(&context.output("metrics")?)?;
         if let Some(peak) = memory::peak() {
             let numbers = (state.learner.parameters.len() * size_of::<f32>()) as u64;
-            let parts = self.setup.global_batch.div_ceil(self.setup.microbatch);
-            let gradients = numbers * (1 + waiting_sums(parts) as u64);
+            let gradients = numbers * memory::gradient_buffers(self.parts.rows.len(), self.ranks.size()) as u64;
             let rest = peak.saturating_sub(3 * numbers + gradients);
             let [weights, gradients, moments, rest] = [numbers, gradients, 2 * numbers, rest].map(bytes);
+            let whose = if self.ranks.size() > 1 { "memory of rank 0" } else { "memory" };
             context.message(format!(
-                "memory: {} at peak: {weights} for weights, {gradients} for gradients, {moments} for moments, {rest} for activations, checkpoints being saved, data and program",
+                "{whose}: {} at peak: {weights} for weights, {gradients} for gradients, {moments} for moments, {rest} for activations, checkpoints being saved, data and program",
                 bytes(peak)
             ));
         }
-        if let Some(what) = self.learner.slowdown() {
+        if let Some(what) = self.report.summary() {
+            context.message(what);
+        }
+        for what in self.learner.slowdown().into_iter().chain(self.report.straggler()) {
             context.warning(what);
         }
         let skipped = state.step - state.learner.optimizer_steps;
@@ -461,4 +568,13 @@ impl Run<'_> {
         }
         Ok(())
     }
+}
+
+/// The first of the `texts` of all ranks that says what is not finite.
+fn first_of(texts: &[String]) -> &str {
+    // A rank with a bad micro-batch says more than those that only see the sum.
+    let is_of_sum = |text: &&String| text.starts_with("the gradient of");
+    let texts = || texts.iter().filter(|text| !text.is_empty());
+    let found = texts().find(|text| !is_of_sum(text)).or_else(|| texts().next());
+    found.map_or("the sum of finite parts", String::as_str)
 }

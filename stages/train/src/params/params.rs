@@ -2,9 +2,10 @@
 //! express.
 
 use olmo_model::{ActivationCheckpointing, ModelParams};
+use olmo_stage::compute::Device;
 use olmo_stage::compute_params::ComputeParams;
 use olmo_stage::rules::Finding;
-use olmo_train::{LossNorm, Schedule, SchedulerName};
+use olmo_train::{LossNorm, Reduce, Schedule, SchedulerName};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +47,13 @@ pub struct Params {
     pub device_train_microbatch_size: Option<usize>,
     #[serde(flatten)]
     pub compute: ComputeParams,
+    /// How several ranks (`resources: {ranks: N}`, or one per GPU) sum their gradients. `exact`: in
+    /// the order of a fixed tree over the micro-batches, so the result has the bits of a single rank
+    /// (CPU only). `fast`: with less to exchange; the result is the same up to rounding, and its bits
+    /// depend on the number of ranks. `auto`: exact on CPUs, fast on GPUs.
+    #[serde(default)]
+    #[schemars(with = "String", extend("enum" = ["auto", "exact", "fast"], "default" = "auto", "x-key" = false))]
+    pub reduce: ReduceParam,
     /// Which blocks recompute their activations in the backward pass instead of keeping them
     /// (OLMo's names). Saves memory and costs time (`whole_layer`: about a third); the result is
     /// bit-identical.
@@ -90,6 +98,26 @@ pub struct Params {
     #[serde(default = "default::console_log_interval")]
     #[schemars(range(min = 1), extend("x-key" = false))]
     pub console_log_interval: u64,
+}
+
+/// Param `reduce`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReduceParam {
+    #[default]
+    Auto,
+    Exact,
+    Fast,
+}
+
+impl ReduceParam {
+    /// How a run that computes on `device` sums gradients.
+    pub(crate) fn resolve(self, device: Device) -> Reduce {
+        match (self, device) {
+            (Self::Exact, _) | (Self::Auto, Device::Cpu) => Reduce::Exact,
+            (Self::Fast, _) | (Self::Auto, Device::Cuda) => Reduce::Fast,
+        }
+    }
 }
 
 /// Settings of AdamW.

@@ -88,6 +88,7 @@ pub(crate) struct Attempt {
     pub inputs: BTreeMap<String, Vec<InputItem>>,
     pub state_dir: PathBuf,
     pub items: Vec<InputItem>,
+    pub ranks: u32,
     pub compute: Compute,
 }
 
@@ -100,6 +101,7 @@ impl Attempt {
             inputs,
             state_dir: dir.join("state"),
             items: Vec::new(),
+            ranks: 1,
             compute: Compute::FLEX,
         }
     }
@@ -140,6 +142,7 @@ impl Attempt {
             state_dir: self.state_dir.clone(),
             items: BTreeMap::from([("checkpoints".to_owned(), self.items.clone())]),
             threads: 2,
+            ranks: self.ranks,
             compute: self.compute,
         };
         fs::write(self.dir.join("request.json"), serde_json::to_vec(&request).unwrap()).unwrap();

@@ -1,0 +1,138 @@
+//! [`NodeSums`]: the sums of one rank's positions, as complete nodes of the tree.
+
+use std::ops::Range;
+
+use crate::exact::nodes_of;
+use crate::tree_sum::TreeSum;
+
+/// A complete node of the tree over the positions of a global batch ([`TreeSum`]): the sum of the
+/// positions from `index * 2^level` to `(index + 1) * 2^level`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NodeSum<T> {
+    pub level: u32,
+    pub index: u64,
+    /// `None` if all these positions are without a value.
+    pub value: Option<T>,
+}
+
+impl<T> NodeSum<T> {
+    /// Level, index, and what `view` makes of the value.
+    pub fn map_ref<'a, U>(&'a self, view: impl FnOnce(&'a T) -> U) -> (u32, u64, Option<U>) {
+        (self.level, self.index, self.value.as_ref().map(view))
+    }
+}
+
+impl<T> TreeSum<T> {
+    /// Like [`TreeSum::push`].
+    ///
+    /// # Panics
+    /// As for [`TreeSum::push`].
+    pub fn push_node(&mut self, node: NodeSum<T>, add: impl FnMut(T, T) -> T) {
+        self.push(node.level, node.value, add);
+    }
+}
+
+/// Adds the values of consecutive positions of a global batch, in order, to the sums of as few
+/// complete nodes as possible. They are what [`crate::exact`] exchanges between ranks.
+#[derive(Debug)]
+pub struct NodeSums<T> {
+    /// The nodes that are not complete yet, the last one first.
+    open: Vec<(u32, u64)>,
+    complete: Vec<NodeSum<T>>,
+    /// The sum of the positions of the first open node so far.
+    sum: TreeSum<T>,
+    /// Number of these positions.
+    count: u64,
+}
+
+impl<T> NodeSums<T> {
+    /// A sum over `positions`, with none of them added.
+    pub fn new(positions: Range<u64>) -> Self {
+        let mut open = nodes_of(positions.start, positions.end);
+        open.reverse();
+        Self { open, complete: Vec::new(), sum: TreeSum::new(), count: 0 }
+    }
+
+    /// Adds the value of the next position. `add` adds a right half to a left half.
+    ///
+    /// # Panics
+    /// All positions have been added.
+    pub fn push(&mut self, value: Option<T>, mut add: impl FnMut(T, T) -> T) {
+        let (level, index) = *self.open.last().expect("no more values than positions");
+        self.sum.push(0, value, &mut add);
+        self.count += 1;
+        if self.count == 1 << level {
+            self.complete.push(NodeSum { level, index, value: self.sum.take(&mut add) });
+            self.open.pop();
+            self.count = 0;
+        }
+    }
+
+    /// The nodes, in the order of their positions. The sum is empty afterwards.
+    ///
+    /// # Panics
+    /// A position has not been added.
+    pub fn take(&mut self) -> Vec<NodeSum<T>> {
+        assert!(self.open.is_empty(), "every position has been added");
+        std::mem::take(&mut self.complete)
+    }
+}
+
+/// Maximum number of sums that are held while a value of `positions` is added.
+pub fn held_sums(positions: Range<u64>) -> usize {
+    // Within a node, one sum waits at each level below it.
+    let held = |(complete, (level, _)): (usize, (u32, u64))| complete + level as usize;
+    nodes_of(positions.start, positions.end).into_iter().enumerate().map(held).max().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn add(left: f32, right: f32) -> f32 {
+        left + right
+    }
+
+    fn whole(values: &[Option<f32>]) -> Option<u32> {
+        let mut sum = TreeSum::new();
+        values.iter().for_each(|value| sum.push(0, *value, add));
+        sum.take(add).map(f32::to_bits)
+    }
+
+    proptest! {
+        #[test]
+        fn the_nodes_of_all_ranks_give_the_bits_of_the_whole(
+            values in prop::collection::vec(prop::option::weighted(0.8, -1e3f32..1e3), 0..70),
+            cuts in prop::collection::vec(0usize..70, 0..4),
+        ) {
+            let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(values.len())).collect();
+            cuts.extend([0, values.len()]);
+            cuts.sort_unstable();
+            let mut sum = TreeSum::new();
+            for cut in cuts.windows(2) {
+                let mut nodes = NodeSums::new(cut[0] as u64..cut[1] as u64);
+                let mut most = 0;
+                for value in &values[cut[0]..cut[1]] {
+                    most = most.max(nodes.complete.len() + nodes.sum.waiting());
+                    nodes.push(*value, add);
+                }
+                prop_assert_eq!(most, held_sums(cut[0] as u64..cut[1] as u64));
+                for node in nodes.take() {
+                    sum.push(node.level, node.value, add);
+                }
+            }
+            prop_assert_eq!(sum.take(add).map(f32::to_bits), whole(&values));
+        }
+    }
+
+    #[test]
+    fn as_few_nodes_as_possible_are_held() {
+        let mut nodes = NodeSums::new(3..9);
+        (3..9).for_each(|position| nodes.push((position != 4).then_some(position), |left, right| left * 10 + right));
+        let found: Vec<_> = nodes.take().into_iter().map(|node| (node.level, node.index, node.value)).collect();
+        assert_eq!(found, [(0, 3, Some(3)), (2, 1, Some(567)), (0, 8, Some(8))]);
+        assert_eq!([0..0, 0..1, 0..4, 0..5, 3..9].map(held_sums), [0, 0, 2, 2, 3]);
+    }
+}
