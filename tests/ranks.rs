@@ -31,6 +31,10 @@ fn ranks(count: usize) -> String {
     format!("stages.train.resources.ranks={count}")
 }
 
+fn strategy_of(name: &str) -> String {
+    format!("stages.train.with.distributed_strategy={name}")
+}
+
 /// A project in which everything before the fine-tuning is done.
 fn prepared() -> Bench {
     let bench = Bench::new();
@@ -90,11 +94,11 @@ fn same_bytes(backend: &str) {
     one.succeeds(&one.smoke(&long));
     let expected = outputs(&one.last_run());
     assert_eq!(of_ranks(&one), None);
-    for count in [2, 3] {
+    for (count, strategy) in [(2, "ddp"), (3, "ddp"), (2, "zero1"), (3, "zero1")] {
         let bench = before.copy();
-        let set = ranks(count);
-        bench.succeeds(&bench.smoke(&[&long[..], &["--set", &set]].concat()));
-        assert_eq!(outputs(&bench.last_run()), expected, "{count} ranks");
+        let (set, strategy) = (ranks(count), strategy_of(strategy));
+        bench.succeeds(&bench.smoke(&[&long[..], &["--set", &set, "--set", &strategy]].concat()));
+        assert_eq!(outputs(&bench.last_run()), expected, "{count} ranks, {strategy}");
         let text = of_ranks(&bench).unwrap();
         // Eight steps of seven micro-batches, all with labels.
         let computed: Vec<u64> = text
@@ -148,33 +152,35 @@ fn whichever_rank_is_killed_the_run_goes_on_with_any_number_of_ranks() {
     let one = before.copy();
     one.succeeds(&one.smoke(&LONG));
     let expected = outputs(&one.last_run());
-    // Rank, failpoint, and the number of ranks that go on. Each kills its process and the engine.
-    for (point, then) in [
-        ("train.step:1@1", 2),
-        ("train.step:5@0", 1),
-        ("train.step:5@1", 3),
-        ("train.evaluating:2@1", 2),
-        ("train.saving:2@0", 2),
-        ("train.before_save:2@1", 1),
-        ("train.saved:2@0", 2),
-        ("train.last_step:1@1", 2),
+    // A failpoint of a rank, what each rank holds, and the number of ranks that go on. Each kills its
+    // process and the engine.
+    for (point, strategy, then) in [
+        ("train.step:1@1", "ddp", 2),
+        ("train.step:5@0", "ddp", 1),
+        ("train.step:5@1", "zero1", 3),
+        ("train.evaluating:2@1", "ddp", 2),
+        ("train.saving:2@0", "ddp", 2),
+        ("train.saving:2@1", "zero1", 2),
+        ("train.before_save:2@1", "zero1", 1),
+        ("train.saved:2@0", "zero1", 2),
+        ("train.last_step:1@1", "ddp", 2),
     ] {
         let bench = before.copy();
-        let two = ranks(2);
-        let arguments = [&LONG[..], &["--set", &two]].concat();
+        let (two, strategy) = (ranks(2), strategy_of(strategy));
+        let arguments = [&LONG[..], &["--set", &two, "--set", &strategy]].concat();
         let died = bench.command(&bench.smoke(&arguments)).env("OLMO_PIPE_FAILPOINT", point).output().unwrap();
         assert!(!died.status.success(), "{point} was not reached\n{}", said(&died));
         assert_nothing_runs(&bench, point);
         let set = ranks(then);
-        bench.succeeds(&bench.smoke(&[&LONG[..], &["--set", &set]].concat()));
-        assert_eq!(outputs(&bench.last_run()), expected, "{point}, then {then} ranks");
+        bench.succeeds(&bench.smoke(&[&LONG[..], &["--set", &set, "--set", &strategy]].concat()));
+        assert_eq!(outputs(&bench.last_run()), expected, "{point}, {strategy}, then {then} ranks");
     }
 }
 
 /// A run of many steps by two ranks that has begun to train.
-fn training(bench: &Bench) -> Child {
-    let two = ranks(2);
-    let arguments = [&LONG[..], &["--set", &two, "--set", "params.duration=4000steps"]].concat();
+fn training(bench: &Bench, strategy: &str) -> Child {
+    let (two, strategy) = (ranks(2), strategy_of(strategy));
+    let arguments = [&LONG[..], &["--set", &two, "--set", &strategy, "--set", "params.duration=4000steps"]].concat();
     let mut command = bench.command(&bench.smoke(&arguments));
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let deadline = Instant::now() + Duration::from_secs(120);
@@ -191,7 +197,7 @@ fn training(bench: &Bench) -> Child {
 #[test]
 fn a_killed_rank_is_named_and_ends_the_others() {
     let bench = prepared();
-    let child = training(&bench);
+    let child = training(&bench, "ddp");
     let running = processes(bench.dir.path());
     let of_ranks: Vec<&String> = running.values().flatten().collect();
     assert_eq!(of_ranks.len(), 2, "{running:?}");
@@ -207,7 +213,7 @@ fn a_killed_rank_is_named_and_ends_the_others() {
 #[test]
 fn ranks_stop_together_and_save_their_state() {
     let bench = prepared();
-    let child = training(&bench);
+    let child = training(&bench, "zero1");
     // SAFETY: sends a signal to a child of this process that was not reaped yet.
     unsafe { libc::kill(child.id() as i32, libc::SIGTERM) };
     let output = child.wait_with_output().unwrap();

@@ -2,8 +2,9 @@
 
 use rayon::prelude::*;
 
-/// Number of elements in a partial sum; fixed, so that the order of the sum is fixed.
-const CHUNK: usize = 1 << 12;
+/// Number of elements in a partial sum of [`square_sums`]; fixed, so that the order of the sum is
+/// fixed.
+pub const NORM_CHUNK: usize = 1 << 12;
 
 /// Number of lanes of a partial sum.
 const LANES: usize = 8;
@@ -11,8 +12,17 @@ const LANES: usize = 8;
 /// Euclidean norm, summed in f64: lanes within fixed chunks, then the chunks in order. Does not
 /// depend on the number of threads.
 pub fn global_norm(values: &[f32]) -> f64 {
-    let sums: Vec<f64> = values.par_chunks(CHUNK).map(square_sum).collect();
-    sums.iter().sum::<f64>().sqrt()
+    norm_of(&square_sums(values))
+}
+
+/// The sum of the squares of each chunk of [`NORM_CHUNK`] values.
+pub fn square_sums(values: &[f32]) -> Vec<f64> {
+    values.par_chunks(NORM_CHUNK).map(square_sum).collect()
+}
+
+/// The norm of values whose chunks have these [`square_sums`].
+pub fn norm_of(square_sums: &[f64]) -> f64 {
+    square_sums.iter().sum::<f64>().sqrt()
 }
 
 fn square_sum(values: &[f32]) -> f64 {
@@ -41,7 +51,7 @@ mod tests {
 
     #[test]
     fn the_norm_counts_every_element_once() {
-        for length in [0, 1, 7, 8, 9, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5] {
+        for length in [0, 1, 7, 8, 9, NORM_CHUNK - 1, NORM_CHUNK, NORM_CHUNK + 1, 3 * NORM_CHUNK + 5] {
             let values = vec![2.0f32; length];
             assert_eq!(global_norm(&values), (4.0 * length as f64).sqrt());
         }

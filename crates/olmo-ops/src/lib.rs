@@ -35,7 +35,7 @@ pub use config::{BlockConfig, BlockWeights, IGNORED, Keep, LossTerms, Norm, Norm
 pub use cpu::{Compute, Cpu, release_buffers};
 pub use decoder::Decoder;
 pub use device::{Device, HeadOutput, Life, QkNorms};
-pub use global_norm::{clip_coefficient, global_norm};
+pub use global_norm::{NORM_CHUNK, clip_coefficient, global_norm, norm_of, square_sums};
 pub use linear::{Linear, Trained, Weight};
 pub use matrix::{Elements, MappedBytes, Matrices, Matrix, Plain};
 pub use rope::{Placed, Places, Rope, RopeConfig, RopeScaling, Yarn};

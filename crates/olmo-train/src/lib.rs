@@ -18,10 +18,12 @@ mod metrics;
 mod ranks;
 mod schedule;
 mod setup;
+mod shard;
 mod trainer;
 
 pub use failure::model_failure;
 pub use learner::{CrossEntropy, LossNorm, OptimizerSettings, Reduce};
 pub use schedule::{Schedule, SchedulerName};
 pub use setup::Setup;
+pub use shard::Strategy;
 pub use trainer::train;

@@ -10,6 +10,7 @@ use olmo_stage::StageError;
 
 use crate::learner::Reduce;
 use crate::ranks::share_of;
+use crate::shard::Strategy;
 
 /// Number of tokens beyond which a larger micro-batch makes a step no faster.
 const ENOUGH_TOKENS: usize = 1 << 14;
@@ -43,6 +44,7 @@ pub struct Need<'a> {
     pub computes: Computes,
     /// Number of ranks, at least 1.
     pub ranks: usize,
+    pub strategy: Strategy,
 }
 
 /// Maximum number of buffers for gradients on a rank, if a step has `parts` micro-batches: the sums
@@ -65,6 +67,12 @@ impl Need<'_> {
         let mut estimate = MemoryEstimate::of(self.config, self.computes, checkpointing, microbatch, self.sequence);
         let parts = self.rows.div_ceil(microbatch.max(1));
         estimate.gradients *= gradient_buffers(parts, self.ranks) as u64;
+        if self.strategy == Strategy::Zero1 && self.ranks > 1 {
+            let all = olmo_model::weights(self.config);
+            let moments = (2 * self.strategy.shard(all, 0, self.ranks).len() * size_of::<f32>()) as u64;
+            estimate.snapshot = estimate.snapshot.saturating_sub(estimate.moments - moments);
+            estimate.moments = moments;
+        }
         estimate
     }
 
@@ -190,7 +198,7 @@ mod tests {
     #[test]
     fn the_automatic_number_of_rows_is_the_largest_that_fits() {
         let config = config();
-        let need = Need { config: &config, sequence: 512, rows: 24, computes: Computes::OnHost, ranks: 1 };
+        let need = Need { config: &config, sequence: 512, rows: 24, computes: Computes::OnHost, ranks: 1, strategy: Strategy::Ddp };
         let none = ActivationCheckpointing::None;
         assert_eq!(need.microbatch(none, u64::MAX), 24);
         assert_eq!(need.microbatch(none, 0), 1);
@@ -204,7 +212,7 @@ mod tests {
     #[test]
     fn the_sums_that_wait_for_others_are_counted() {
         let config = config();
-        let need = Need { config: &config, sequence: 8, rows: 12, computes: Computes::OnHost, ranks: 1 };
+        let need = Need { config: &config, sequence: 8, rows: 12, computes: Computes::OnHost, ranks: 1, strategy: Strategy::Ddp };
         let gradients = |rows| need.estimate(ActivationCheckpointing::None, rows).gradients;
         let one = gradients(12);
         // 1, 2, 3, 4, 6 and 12 micro-batches.
@@ -219,9 +227,20 @@ mod tests {
     }
 
     #[test]
+    fn sharded_moments_are_those_of_a_shard() {
+        let config = config();
+        let need = |ranks, strategy| Need { config: &config, sequence: 8, rows: 12, computes: Computes::OnHost, ranks, strategy };
+        let estimate = |ranks, strategy| need(ranks, strategy).estimate(ActivationCheckpointing::None, 3);
+        let (ddp, zero1) = (estimate(4, Strategy::Ddp), estimate(4, Strategy::Zero1));
+        assert!(zero1.moments * 39 / 10 < ddp.moments && zero1.moments * 4 >= ddp.moments);
+        assert_eq!(ddp.snapshot - zero1.snapshot, ddp.moments - zero1.moments);
+        assert_eq!(estimate(1, Strategy::Ddp), estimate(1, Strategy::Zero1));
+    }
+
+    #[test]
     fn what_a_rank_sends_grows_with_its_nodes() {
         let config = config();
-        let need = Need { config: &config, sequence: 8, rows: 12, computes: Computes::OnHost, ranks: 2 };
+        let need = Need { config: &config, sequence: 8, rows: 12, computes: Computes::OnHost, ranks: 2, strategy: Strategy::Ddp };
         let half = (olmo_model::weights(&config) * size_of::<f32>() / 2) as u64;
         assert_eq!(need.sent_per_step(Reduce::Fast, 2), 2 * half);
         // Two micro-batches; six, as 0..3 and 3..6 with two nodes each.
@@ -232,7 +251,7 @@ mod tests {
     #[test]
     fn the_way_out_is_fewer_rows_and_then_less_that_is_kept() {
         let config = config();
-        let need = Need { config: &config, sequence: 512, rows: 8, computes: Computes::OnHost, ranks: 1 };
+        let need = Need { config: &config, sequence: 512, rows: 8, computes: Computes::OnHost, ranks: 1, strategy: Strategy::Ddp };
         let none = ActivationCheckpointing::None;
         let room = need.estimate(none, 3).total();
         assert_eq!(need.way_out(none, 8, room).unwrap().0, "device_train_microbatch_size: 3");

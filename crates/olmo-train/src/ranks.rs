@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use olmo_dist::{Alone, Collective, DistError, ProcessGroup, Values, ValuesRef, all_gather_bytes, exact};
+use olmo_dist::{Alone, Collective, DistError, ProcessGroup, Values, ValuesRef, all_gather_bytes, exact, part_of};
 use olmo_stage::{Context, StageError};
 
 /// The ranks of a run. Each holds all weights and computes some micro-batches of every step.
@@ -74,6 +74,15 @@ impl Ranks {
         self.exchange(|group| group.all_reduce(Values::F32(values)))
     }
 
+    /// Like [`Ranks::sum_gradients`], but only this rank's part ([`olmo_dist::part_of`]) has the sum
+    /// afterwards.
+    ///
+    /// # Errors
+    /// A rank has failed.
+    pub(crate) fn sum_part_of_gradients(&self, values: &mut [f32]) -> Result<(), StageError> {
+        self.exchange(|group| group.reduce_scatter(Values::F32(values)).map(drop))
+    }
+
     /// Sums the nodes of all ranks in the order of the tree over all positions. `into` receives the
     /// sum on every rank; zeros if all nodes are absent.
     ///
@@ -86,6 +95,22 @@ impl Ranks {
     ) -> Result<(), StageError> {
         let nodes: Vec<_> = nodes.map(|(level, index, values)| exact::TreeNode { level, index, values }).collect();
         self.exchange(|group| exact::all_reduce_exact(group, &nodes, into).map(drop))
+    }
+
+    /// Like [`Ranks::sum_exactly`] for arrays of the length of `into`, of which only this rank's part
+    /// ([`olmo_dist::part_of`]) receives the sum.
+    ///
+    /// # Errors
+    /// A rank has failed.
+    pub(crate) fn sum_part_exactly<'a>(
+        &self,
+        nodes: impl Iterator<Item = (u32, u64, Option<ValuesRef<'a>>)>,
+        into: &mut [f32],
+    ) -> Result<(), StageError> {
+        let nodes: Vec<_> = nodes.map(|(level, index, values)| exact::TreeNode { level, index, values }).collect();
+        let (length, part) = (into.len(), part_of(into.len(), self.rank(), self.size()));
+        let part = Values::F32(&mut into[part]);
+        self.exchange(|group| exact::reduce_scatter_exact(group, &nodes, length, part).map(drop))
     }
 
     /// The smallest of the `number`s of all ranks.
@@ -112,12 +137,29 @@ impl Ranks {
     /// # Errors
     /// A rank has failed.
     pub(crate) fn gather_shares(&self, own: &[f64], count: usize) -> Result<Vec<f64>, StageError> {
-        let (rank, size) = (self.rank(), self.size());
-        let lengths: Vec<usize> = (0..size).map(|rank| share_of(count, rank, size).len()).collect();
-        let (send, mut all) = (own.repeat(size), vec![0.0; count]);
-        let sent = vec![lengths[rank]; size];
+        let size = self.size();
+        self.gather_parts(own, |rank| share_of(count, rank, size).len())
+    }
+
+    /// The arrays of all ranks, one after the other; that of a rank has `length(rank)` numbers.
+    ///
+    /// # Errors
+    /// A rank has failed.
+    pub(crate) fn gather_parts(&self, own: &[f64], length: impl Fn(usize) -> usize) -> Result<Vec<f64>, StageError> {
+        let size = self.size();
+        let lengths: Vec<usize> = (0..size).map(length).collect();
+        let (send, mut all) = (own.repeat(size), vec![0.0; lengths.iter().sum()]);
+        let sent = vec![own.len(); size];
         self.exchange(|group| group.all_to_all_v(ValuesRef::F64(&send), &sent, Values::F64(&mut all), &lengths))?;
         Ok(all)
+    }
+
+    /// Sends this rank's part ([`olmo_dist::part_of`]) of `values` to the others, and receives theirs.
+    ///
+    /// # Errors
+    /// A rank has failed.
+    pub(crate) fn gather_weights(&self, values: &mut [f32]) -> Result<(), StageError> {
+        self.exchange(|group| group.all_gather(Values::F32(values)))
     }
 
     /// Time spent in exchanges since the last call.

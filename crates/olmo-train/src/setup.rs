@@ -6,6 +6,7 @@ use olmo_stage::Compute;
 
 use crate::learner::{CrossEntropy, OptimizerSettings, Reduce};
 use crate::schedule::Schedule;
+use crate::shard::Strategy;
 
 /// The definition of a run. Its parts fit together: the data has at least one batch, and its ids
 /// and lengths fit the model.
@@ -34,6 +35,8 @@ pub struct Setup {
     pub objective: CrossEntropy,
     /// How the gradients of several ranks are summed.
     pub reduce: Reduce,
+    /// What each of several ranks holds.
+    pub strategy: Strategy,
     pub activation_checkpointing: ActivationCheckpointing,
     /// Steps between checkpoints, and between evaluations.
     pub save_interval: Option<u64>,

@@ -18,7 +18,7 @@ use olmo_train::data::too_few_rows;
 use olmo_train::learner::computes;
 use olmo_train::memory::{self, Need};
 
-use crate::params::{Duration, Interval, Params, ReduceParam};
+use crate::params::{Duration, Interval, Params, ReduceParam, StrategyParam};
 
 /// Bytes per weight in a checkpoint: the weight and its two moments, each f32.
 const KEPT_PER_WEIGHT: u64 = 12;
@@ -134,6 +134,12 @@ fn ranks(params: &Params, known: &Known) -> Vec<Finding> {
     if known.compute.device == Device::Cuda && params.reduce == ReduceParam::Exact {
         let what = "`reduce: exact` sums gradients on CPUs only, but this stage computes on a GPU";
         findings.push(Finding::error("train::reduce", "reduce", what).hint("set `reduce: fast`, or leave it out"));
+    }
+    if known.compute.device == Device::Cuda && params.distributed_strategy == StrategyParam::Zero1 {
+        let what = "`distributed_strategy: zero1` works on CPUs only, but this stage computes on a GPU";
+        findings.push(
+            Finding::error("train::strategy", "distributed_strategy", what).hint("set `distributed_strategy: ddp`"),
+        );
     }
     let rows = match &known.data {
         Some(data) => Some(params.batch_rows(data.instances, data.sequence_length)),
@@ -363,7 +369,8 @@ fn memory_note(
     let chosen = params.model.as_ref().map_or(Some(config.max_sequence_length), ModelParams::max_sequence_length);
     let sequence = data.map(|data| data.sequence_length as usize).or(chosen)?;
     let ranks = known.ranks.max(1);
-    let need = Need { config, sequence, rows: rows_of(params, data, sequence), computes, ranks };
+    let strategy = params.distributed_strategy.resolve();
+    let need = Need { config, sequence, rows: rows_of(params, data, sequence), computes, ranks, strategy };
     let policy = params.activation_checkpointing;
     // Which GPU it is, and its memory, is known only when the run starts.
     let available = if computes == Computes::OnHost { memory::available() } else { None };

@@ -86,6 +86,7 @@ pub(crate) fn setup(params: Params, context: &mut Context) -> Result<Setup, Stag
         },
         objective: CrossEntropy { norm: params.loss_norm, z_loss: params.z_loss },
         reduce: params.reduce.resolve(compute.device),
+        strategy: params.distributed_strategy.resolve(),
         activation_checkpointing: params.activation_checkpointing,
         save_interval,
         eval_interval,
@@ -110,7 +111,8 @@ fn microbatch(
 ) -> (usize, Option<String>) {
     let (computes, reduce) = (computes(compute), params.reduce.resolve(compute.device));
     let on_gpu = computes != Computes::OnHost;
-    let need = Need { config, sequence, rows: global_batch, computes, ranks: context.ranks() };
+    let (ranks, strategy) = (context.ranks(), params.distributed_strategy.resolve());
+    let need = Need { config, sequence, rows: global_batch, computes, ranks, strategy };
     let (policy, available) = (
         params.activation_checkpointing,
         if on_gpu {

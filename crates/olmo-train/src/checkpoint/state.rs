@@ -7,21 +7,20 @@
 //! stage's state folder. A kill leaves at most a folder with another name (`.stepN.tmp`), which is
 //! never read.
 
-use std::borrow::Cow;
 use std::fs::{self, File};
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use memmap2::Mmap;
 use olmo_base::failpoint;
 use olmo_base::seal::{self, Seal};
 use olmo_data::TokenizerRecord;
 use olmo_model::{ModelConfig, Parameters};
 use olmo_stage::{Context, StageError};
-use safetensors::tensor::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 
+use super::moments;
 use crate::failure::model_failure;
 use crate::learner::LearnerState;
 use crate::metrics::{LINES, Metrics};
@@ -72,9 +71,9 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// The state before the first step.
-    pub(crate) fn new(parameters: Parameters) -> Self {
-        Self { learner: LearnerState::new(parameters), step: 0, metrics: Metrics::default() }
+    /// The state before the first step, with the moments of `shard`.
+    pub(crate) fn new(parameters: Parameters, shard: Range<usize>) -> Self {
+        Self { learner: LearnerState::new(parameters, shard), step: 0, metrics: Metrics::default() }
     }
 }
 
@@ -88,33 +87,83 @@ pub(crate) fn step_of(label: &str) -> Option<u64> {
     (self::label(number) == label).then_some(number)
 }
 
-/// Writes a checkpoint next to the folder `to`, durably, renames it to `to` (which must not exist)
-/// and seals it.
-pub(crate) fn save(
-    to: &Path,
-    config: &ModelConfig,
-    record: &TokenizerRecord,
-    state: &State,
-    trainer: &Trainer,
-) -> Result<(), StageError> {
-    let (parent, name) =
-        to.parent().zip(to.file_name()).ok_or_else(|| StageError::io(to, io::ErrorKind::InvalidInput.into()))?;
-    let temporary = parent.join(format!(".{}.tmp", name.to_string_lossy()));
-    let failed = |e| StageError::io(&temporary, e);
-    if temporary.exists() {
-        fs::remove_dir_all(&temporary).map_err(failed)?;
+/// A checkpoint that is written next to the folder `to`, durably, then renamed to `to` (which must
+/// not exist) and sealed.
+///
+/// It is written in [`PHASES`]. Ranks that hold parts of the state go through them together: each
+/// phase begins when all ranks have done the one before.
+pub(crate) struct Writing {
+    pub to: PathBuf,
+    pub config: ModelConfig,
+    pub record: TokenizerRecord,
+    pub state: State,
+    pub trainer: Trainer,
+    /// Whether this rank writes what only one rank can write.
+    pub is_first: bool,
+}
+
+/// The phases of writing a checkpoint.
+pub(crate) const PHASES: [fn(&Writing) -> Result<(), StageError>; 3] =
+    [Writing::create, Writing::fill, Writing::commit];
+
+impl Writing {
+    /// Writes the whole checkpoint, if no other rank has a part of it.
+    pub(crate) fn write(&self) -> Result<(), StageError> {
+        PHASES.iter().try_for_each(|phase| phase(self))
     }
-    fs::create_dir_all(temporary.join(OPTIM)).map_err(failed)?;
-    olmo_model::save_native(&temporary.join(MODEL), config, &state.learner.parameters).map_err(model_failure)?;
-    record.write(&temporary.join(MODEL))?;
-    failpoint("train.saving");
-    save_moments(&temporary.join(OPTIM).join(OPTIM_FILE), &state.learner)?;
-    fs::write(temporary.join(LINES), state.metrics.text()).map_err(failed)?;
-    olmo_stage::worker::write_json(&temporary.join(TRAINER), trainer)?;
-    sync_tree(&temporary).map_err(failed)?;
-    fs::rename(&temporary, to).map_err(|e| StageError::io(to, e))?;
-    File::open(parent).and_then(|folder| folder.sync_all()).map_err(|e| StageError::io(parent, e))?;
-    Seal::write(to).map(drop).map_err(|e| StageError::io(to, e))
+
+    fn temporary(&self) -> Result<PathBuf, StageError> {
+        let (parent, name) = (self.to.parent(), self.to.file_name());
+        let (parent, name) =
+            parent.zip(name).ok_or_else(|| StageError::io(&self.to, io::ErrorKind::InvalidInput.into()))?;
+        Ok(parent.join(format!(".{}.tmp", name.to_string_lossy())))
+    }
+
+    /// Creates the folder, with an empty file for the moments of all ranks.
+    fn create(&self) -> Result<(), StageError> {
+        if !self.is_first {
+            return Ok(());
+        }
+        let temporary = self.temporary()?;
+        let failed = |e| StageError::io(&temporary, e);
+        if temporary.exists() {
+            fs::remove_dir_all(&temporary).map_err(failed)?;
+        }
+        fs::create_dir_all(temporary.join(OPTIM)).map_err(failed)?;
+        moments::create(&temporary.join(OPTIM).join(OPTIM_FILE), &self.state.learner.parameters).map_err(failed)
+    }
+
+    /// Writes the moments that this rank holds; the first rank also writes everything else.
+    fn fill(&self) -> Result<(), StageError> {
+        let temporary = self.temporary()?;
+        let failed = |e| StageError::io(&temporary, e);
+        if self.is_first {
+            let model = temporary.join(MODEL);
+            olmo_model::save_native(&model, &self.config, &self.state.learner.parameters).map_err(model_failure)?;
+            self.record.write(&model)?;
+        }
+        failpoint("train.saving");
+        moments::write(&temporary.join(OPTIM).join(OPTIM_FILE), &self.state.learner).map_err(failed)?;
+        if self.is_first {
+            fs::write(temporary.join(LINES), self.state.metrics.text()).map_err(failed)?;
+            olmo_stage::worker::write_json(&temporary.join(TRAINER), &self.trainer)?;
+        }
+        Ok(())
+    }
+
+    /// Gives the complete folder its name.
+    fn commit(&self) -> Result<(), StageError> {
+        if !self.is_first {
+            return Ok(());
+        }
+        let (temporary, to) = (self.temporary()?, &self.to);
+        sync_tree(&temporary).map_err(|e| StageError::io(&temporary, e))?;
+        fs::rename(&temporary, to).map_err(|e| StageError::io(to, e))?;
+        if let Some(parent) = to.parent() {
+            File::open(parent).and_then(|folder| folder.sync_all()).map_err(|e| StageError::io(parent, e))?;
+        }
+        Seal::write(to).map(drop).map_err(|e| StageError::io(to, e))
+    }
 }
 
 /// Syncs all files and folders under `dir` to disk.
@@ -130,75 +179,17 @@ fn sync_tree(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// A part of a flat array as a tensor, converted to bytes only while it is written.
-struct Part<'a> {
-    shape: &'a [usize],
-    values: &'a [f32],
-}
-
-impl View for Part<'_> {
-    fn dtype(&self) -> Dtype {
-        Dtype::F32
-    }
-    fn shape(&self) -> &[usize] {
-        self.shape
-    }
-    fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Owned(self.values.iter().flat_map(|value| value.to_le_bytes()).collect())
-    }
-    fn data_len(&self) -> usize {
-        size_of_val(self.values)
-    }
-}
-
-fn save_moments(path: &Path, state: &LearnerState) -> Result<(), StageError> {
-    let moments = [("exp_avg", &state.exp_avg), ("exp_avg_sq", &state.exp_avg_sq)];
-    let tensors = moments.into_iter().flat_map(|(kind, flat)| {
-        state.parameters.tensors().iter().map(move |tensor| {
-            (format!("{kind}.{}", tensor.name), Part { shape: &tensor.shape, values: &flat[tensor.range.clone()] })
-        })
-    });
-    safetensors::serialize_to_file(tensors, None, path)
-        .map_err(|e| StageError::fail("train::save", format!("{}: {e}", path.display())))
-}
-
-/// Both moments, laid out like `parameters`.
-fn load_moments(path: &Path, parameters: &Parameters) -> Result<(Vec<f32>, Vec<f32>), String> {
-    let file = File::open(path).map_err(|e| e.to_string())?;
-    // SAFETY: the file belongs to a checkpoint, which is never written to after its final rename.
-    let bytes = unsafe { Mmap::map(&file) }.map_err(|e| e.to_string())?;
-    let tensors = SafeTensors::deserialize(&bytes).map_err(|e| e.to_string())?;
-    let expected = 2 * parameters.tensors().len();
-    if tensors.len() != expected {
-        return Err(format!("has {} tensors, expected {expected}", tensors.len()));
-    }
-    let read = |kind: &str| {
-        let mut flat = vec![0.0; parameters.len()];
-        for tensor in parameters.tensors() {
-            let name = format!("{kind}.{}", tensor.name);
-            let view = tensors.tensor(&name).map_err(|e| e.to_string())?;
-            if view.dtype() != Dtype::F32 || view.shape() != tensor.shape {
-                return Err(format!(
-                    "`{name}` has {:?} {:?}, expected F32 {:?}",
-                    view.dtype(),
-                    view.shape(),
-                    tensor.shape
-                ));
-            }
-            let values = view.data().as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
-            flat[tensor.range.clone()].iter_mut().zip(values).for_each(|(to, value)| *to = value);
-        }
-        Ok(flat)
-    };
-    Ok((read("exp_avg")?, read("exp_avg_sq")?))
-}
-
-/// Reads the checkpoint in folder `dir`.
+/// Reads the checkpoint in folder `dir`, of the moments only those of `shard`.
 ///
 /// # Errors
 /// The reason why it cannot be used: it is damaged, or its model or data differ from `config` and
 /// `expected` (whose step is ignored).
-fn load(dir: &Path, config: &ModelConfig, expected: &Trainer) -> Result<(State, Trainer), String> {
+fn load(
+    dir: &Path,
+    config: &ModelConfig,
+    shard: &Range<usize>,
+    expected: &Trainer,
+) -> Result<(State, Trainer), String> {
     let text = fs::read(dir.join(TRAINER)).map_err(|e| format!("{TRAINER}: {e}"))?;
     let trainer: Trainer = serde_json::from_slice(&text).map_err(|e| format!("{TRAINER}: {e}"))?;
     if trainer.format != FORMAT {
@@ -219,16 +210,15 @@ fn load(dir: &Path, config: &ModelConfig, expected: &Trainer) -> Result<(State, 
         let differences: Vec<String> = own.lines().zip(other.lines()).filter_map(changed).take(3).collect();
         return Err(format!("belongs to a model with another config: {} there", differences.join("; ")));
     }
-    let (exp_avg, exp_avg_sq) =
-        load_moments(&dir.join(OPTIM).join(OPTIM_FILE), &parameters).map_err(|e| format!("{OPTIM_FILE}: {e}"))?;
+    let moments = moments::read(&dir.join(OPTIM).join(OPTIM_FILE), &parameters, shard);
+    let [exp_avg, exp_avg_sq] = moments.map_err(|e| format!("{OPTIM_FILE}: {e}"))?.map(Arc::new);
     let lines = fs::read_to_string(dir.join(LINES)).map_err(|e| format!("{LINES}: {e}"))?;
     let metrics = Metrics::from_text(lines).map_err(|e| format!("{LINES}: {e}"))?;
     if metrics.steps() != trainer.step {
         return Err(format!("{LINES}: has {} steps, but {TRAINER} has {}", metrics.steps(), trainer.step));
     }
     let (step, optimizer_steps) = (trainer.step, trainer.optimizer_steps);
-    let (exp_avg, exp_avg_sq) = (Arc::new(exp_avg), Arc::new(exp_avg_sq));
-    let learner = LearnerState { parameters, exp_avg, exp_avg_sq, optimizer_steps };
+    let learner = LearnerState { parameters, shard: shard.clone(), exp_avg, exp_avg_sq, optimizer_steps };
     Ok((State { learner, step, metrics }, trainer))
 }
 
@@ -240,6 +230,7 @@ fn load(dir: &Path, config: &ModelConfig, expected: &Trainer) -> Result<(State, 
 pub(crate) fn latest(
     context: &mut Context,
     config: &ModelConfig,
+    shard: &Range<usize>,
     expected: &Trainer,
     first_missing: u64,
 ) -> Result<Option<(State, Trainer)>, StageError> {
@@ -255,7 +246,7 @@ pub(crate) fn latest(
         } else if is_private && let Err(why) = Seal::check(&path) {
             Err(why.to_string())
         } else {
-            load(&path, config, expected)
+            load(&path, config, shard, expected)
         };
         match usable {
             Ok(found) if found.0.step == step => return Ok(Some(found)),
@@ -276,24 +267,24 @@ fn interrupted(state_dir: &Path) -> Result<Vec<(u64, PathBuf)>, StageError> {
     Ok(names.filter_map(|path| Some((step_of(path.file_name()?.to_str()?)?, path))).collect())
 }
 
-/// Saves the state of a run that was asked to stop, then removes older ones.
-pub(crate) fn save_interrupted(
-    context: &Context,
-    config: &ModelConfig,
-    record: &TokenizerRecord,
-    state: &State,
-    trainer: &Trainer,
-) -> Result<(), StageError> {
-    let state_dir = context.state_dir()?;
-    let to = state_dir.join(label(state.step));
-    seal::remove(&to).map_err(|e| StageError::io(&to, e))?;
-    save(&to, config, record, state, trainer)?;
-    for (step, path) in interrupted(&state_dir)? {
-        if step < state.step {
+/// The folder for the state after `step` steps of a run that was asked to stop.
+pub(crate) fn interrupted_folder(context: &Context, step: u64) -> Result<PathBuf, StageError> {
+    Ok(context.state_dir()?.join(label(step)))
+}
+
+/// Removes the states in the stage's state folder that are older than that after `step` steps.
+pub(crate) fn remove_older(context: &Context, step: u64) -> Result<(), StageError> {
+    for (older, path) in interrupted(&context.state_dir()?)? {
+        if older < step {
             seal::remove(&path).map_err(|e| StageError::io(&path, e))?;
         }
     }
     Ok(())
+}
+
+/// Removes an earlier state in folder `to`, if there is one.
+pub(crate) fn make_room(to: &Path) -> Result<(), StageError> {
+    seal::remove(to).map_err(|e| StageError::io(to, e))
 }
 
 /// The folder for the item after `step` steps; it does not exist yet.

@@ -6,13 +6,14 @@ use olmo_model::{ActivationCheckpointing, Compute, Computes, Model, ModelConfig}
 use olmo_stage::StageError;
 use olmo_stage::compute::{Device, Precision};
 
-use super::host::HostLearner;
+use super::host::{Exchange, HostLearner};
 use super::learner::{Learner, LearnerState};
 use super::objective::Objective;
 use super::optimizer::OptimizerSettings;
 use super::reduce::Reduce;
 use crate::failure::model_failure;
 use crate::ranks::Ranks;
+use crate::shard::Strategy;
 
 /// What to train, and where.
 pub(crate) struct Spec<'a> {
@@ -23,6 +24,7 @@ pub(crate) struct Spec<'a> {
     /// The requested device, such as `cuda:1`.
     pub device: &'a str,
     pub reduce: Reduce,
+    pub strategy: Strategy,
 }
 
 /// Where a run computes and with which data type.
@@ -63,7 +65,7 @@ fn on_host(
     })?;
     let mut model = Model::on(compute, spec.config, &state.parameters).map_err(model_failure)?;
     model.set_activation_checkpointing(spec.activation_checkpointing);
-    Ok(Box::new(HostLearner::new(model, state, spec.optimizer, objective, ranks, spec.reduce)))
+    Ok(Box::new(HostLearner::new(model, state, spec.optimizer, objective, Exchange { ranks, reduce: spec.reduce, strategy: spec.strategy })))
 }
 
 #[cfg(feature = "libtorch")]
@@ -138,7 +140,11 @@ mod tests {
             json!({"d_model": 8, "n_heads": 2, "n_layers": 1, "mlp_hidden_size": 16, "max_sequence_length": 16, "vocab_size": 5}),
         )
         .unwrap();
-        let state = LearnerState::new(Parameters::init(&config, 1).unwrap());
+        let state = {
+            let parameters = Parameters::init(&config, 1).unwrap();
+            let all = 0..parameters.len();
+            LearnerState::new(parameters, all)
+        };
         let optimizer = OptimizerSettings::plain();
         let on = |compute| {
             let activation_checkpointing = ActivationCheckpointing::None;
@@ -149,6 +155,7 @@ mod tests {
                 compute,
                 device: "cuda:7",
                 reduce: Reduce::Fast,
+                strategy: Strategy::Ddp,
             };
             let objective = CrossEntropy { norm: LossNorm::Labels, z_loss: 0.0 };
             create(&spec, state.clone(), Box::new(objective), Rc::new(Ranks::alone()))

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use olmo_dist::{NodeSum, NodeSums, TreeSum, Values, ValuesRef};
 use olmo_model::{Batch, LossOptions, LossOutput, Model, ModelError};
-use olmo_ops::{adamw, clip_coefficient, global_norm};
+use olmo_ops::{NORM_CHUNK, adamw, clip_coefficient, norm_of, square_sums};
 use olmo_stage::StageError;
 use rayon::prelude::*;
 
@@ -17,18 +17,19 @@ use super::optimizer::OptimizerSettings;
 use super::reduce::Reduce;
 use crate::failure::model_failure;
 use crate::ranks::Ranks;
+use crate::shard::{Strategy, clip};
 
 /// Weights, gradients and moments on the host.
 pub(super) struct HostLearner {
     model: Model,
     state: LearnerState,
     optimizer: OptimizerSettings,
-    /// Where weight decay applies.
+    /// Where weight decay applies, in the shard.
     groups: Vec<(Range<usize>, bool)>,
     objective: Box<dyn Objective>,
-    ranks: Rc<Ranks>,
-    reduce: Reduce,
-    /// Gradients of the last finished step, laid out like the parameters.
+    exchange: Exchange,
+    /// Gradients of the last finished step, laid out like the parameters; if the state is sharded,
+    /// those of this rank's shard, in an array of which each rank has an equal part.
     gradients: Vec<f32>,
     /// Sums over the micro-batches of the current step.
     sums: NodeSums<Part>,
@@ -38,6 +39,13 @@ pub(super) struct HostLearner {
     /// Number of micro-batches of the current step.
     parts: usize,
     step: Step,
+}
+
+/// What the learner exchanges with other ranks.
+pub(super) struct Exchange {
+    pub ranks: Rc<Ranks>,
+    pub reduce: Reduce,
+    pub strategy: Strategy,
 }
 
 /// The results of one or more micro-batches.
@@ -60,16 +68,15 @@ fn add(mut left: Part, right: Part, spare: &mut Vec<Vec<f32>>) -> Part {
 }
 
 impl HostLearner {
-    /// `model` has the weights of `state`.
+    /// `model` has the weights of `state`, whose moments are those of this rank's shard.
     pub(super) fn new(
         model: Model,
         state: LearnerState,
         optimizer: OptimizerSettings,
         objective: Box<dyn Objective>,
-        ranks: Rc<Ranks>,
-        reduce: Reduce,
+        exchange: Exchange,
     ) -> Self {
-        let groups = optimizer.groups(&state.parameters);
+        let groups = clip(&optimizer.groups(&state.parameters), &state.shard);
         let gradients = vec![0.0; state.parameters.len()];
         Self {
             model,
@@ -77,8 +84,7 @@ impl HostLearner {
             optimizer,
             groups,
             objective,
-            ranks,
-            reduce,
+            exchange,
             gradients,
             sums: NodeSums::new(0..0),
             spare: Vec::new(),
@@ -88,10 +94,20 @@ impl HostLearner {
         }
     }
 
-    /// Sums the losses and gradients of all micro-batches of the step.
+    /// Number of parameters.
+    fn length(&self) -> usize {
+        self.state.parameters.len()
+    }
+
+    fn is_sharded(&self) -> bool {
+        self.exchange.strategy == Strategy::Zero1 && self.exchange.ranks.size() > 1
+    }
+
+    /// Sums the losses and gradients of all micro-batches of the step; gradients only of the shard.
     fn sum(&mut self) -> Result<(), StageError> {
         let nodes = self.sums.take();
-        let mut losses = if self.ranks.size() > 1 && self.reduce == Reduce::Exact {
+        let (several, reduce) = (self.exchange.ranks.size() > 1, self.exchange.reduce);
+        let mut losses = if several && reduce == Reduce::Exact {
             self.sum_exactly(nodes)?
         } else {
             let mut sum = TreeSum::new();
@@ -101,12 +117,23 @@ impl HostLearner {
             let sum = sum.take(|left, right| add(left, right, &mut self.spare));
             // Without a sum, no micro-batch of this rank has labels.
             let losses = sum.as_ref().map_or([0.0; 2], |sum| sum.losses);
-            self.gradients = sum.map_or_else(|| vec![0.0; self.state.parameters.len()], |sum| sum.gradients);
+            self.gradients = match sum {
+                Some(sum) => sum.gradients,
+                None => {
+                    let mut zeros = self.take_buffer();
+                    zeros.fill(0.0);
+                    zeros
+                }
+            };
             losses
         };
-        if self.ranks.size() > 1 && self.reduce == Reduce::Fast {
-            self.ranks.sum_gradients(&mut self.gradients)?;
-            self.ranks.sum(&mut losses)?;
+        if several && reduce == Reduce::Fast {
+            let ranks = &self.exchange.ranks;
+            match self.exchange.strategy {
+                Strategy::Ddp => ranks.sum_gradients(&mut self.gradients)?,
+                Strategy::Zero1 => ranks.sum_part_of_gradients(&mut self.gradients)?,
+            }
+            ranks.sum(&mut losses)?;
         }
         [self.step.loss, self.step.z_loss] = losses;
         Ok(())
@@ -117,10 +144,14 @@ impl HostLearner {
     fn sum_exactly(&mut self, nodes: Vec<NodeSum<Part>>) -> Result<[f64; 2], StageError> {
         let mut gradients = self.take_buffer();
         let of_gradients = nodes.iter().map(|node| node.map_ref(|part| ValuesRef::F32(&part.gradients)));
-        self.ranks.sum_exactly(of_gradients, Values::F32(&mut gradients))?;
+        let ranks = &self.exchange.ranks;
+        match self.exchange.strategy {
+            Strategy::Ddp => ranks.sum_exactly(of_gradients, Values::F32(&mut gradients))?,
+            Strategy::Zero1 => ranks.sum_part_exactly(of_gradients, &mut gradients)?,
+        }
         let mut losses = [0.0; 2];
         let of_losses = nodes.iter().map(|node| node.map_ref(|part| ValuesRef::F64(&part.losses)));
-        self.ranks.sum_exactly(of_losses, Values::F64(&mut losses))?;
+        ranks.sum_exactly(of_losses, Values::F64(&mut losses))?;
         self.spare.extend(nodes.into_iter().filter_map(|node| Some(node.value?.gradients)));
         self.gradients = gradients;
         Ok(losses)
@@ -130,26 +161,47 @@ impl HostLearner {
     fn take_buffer(&mut self) -> Vec<f32> {
         // The last step's gradients are no longer needed.
         let mut buffer = self.spare.pop().unwrap_or_else(|| std::mem::take(&mut self.gradients));
-        buffer.resize(self.state.parameters.len(), 0.0);
+        buffer.resize(self.exchange.strategy.padded(self.length(), self.exchange.ranks.size()), 0.0);
         buffer
     }
 
-    /// Clips the gradients, whose norm is `grad_norm`, and applies the optimizer.
+    /// The norm of the gradients of all shards.
+    fn grad_norm(&self) -> Result<f64, StageError> {
+        let (ranks, strategy) = (&self.exchange.ranks, self.exchange.strategy);
+        let mut sums = square_sums(&self.gradients[self.state.shard.clone()]);
+        if self.is_sharded() {
+            let chunks = |rank| strategy.shard(self.length(), rank, ranks.size()).len().div_ceil(NORM_CHUNK);
+            sums = ranks.gather_parts(&sums, chunks)?;
+        }
+        Ok(norm_of(&sums))
+    }
+
+    /// Clips the gradients, whose norm is `grad_norm`, applies the optimizer to the shard, and
+    /// receives the weights of the other shards.
     fn update(&mut self, lr: f64, grad_norm: f64) -> Result<(), StageError> {
         let settings = self.optimizer.adamw(lr);
         let scale = self.optimizer.max_grad_norm.map_or(1.0, |max_norm| clip_coefficient(grad_norm, max_norm));
+        let (is_sharded, ranks) = (self.is_sharded(), &self.exchange.ranks);
         let state = &mut self.state;
         state.optimizer_steps += 1;
         let number = state.optimizer_steps;
         // Copies the arrays only if a checkpoint in progress still holds them.
         let exp_avg = Arc::make_mut(&mut state.exp_avg);
         let exp_avg_sq = Arc::make_mut(&mut state.exp_avg_sq);
-        let (gradients, groups) = (&self.gradients, &self.groups);
+        let (gradients, groups, shard) = (&mut self.gradients, &self.groups, state.shard.clone());
+        let mut exchanged = Ok(());
         let change = |parameters: &mut [f32]| {
-            let arrays = adamw::State { parameters, exp_avg, exp_avg_sq };
-            adamw::step(&settings, number, arrays, gradients, scale, groups);
+            let arrays = adamw::State { parameters: &mut *parameters, exp_avg, exp_avg_sq };
+            adamw::step(&settings, number, arrays, &gradients[shard.clone()], scale, groups);
+            if is_sharded {
+                // The gradients are no longer needed.
+                gradients[shard.clone()].copy_from_slice(&parameters[shard]);
+                exchanged = ranks.gather_weights(gradients);
+                parameters.copy_from_slice(&gradients[..parameters.len()]);
+            }
         };
-        self.model.update(&mut state.parameters, change).map_err(model_failure)
+        self.model.update(&mut state.parameters, change).map_err(model_failure)?;
+        exchanged
     }
 }
 
@@ -171,10 +223,14 @@ impl Learner for HostLearner {
 
     fn accumulate(&mut self, part: &Batch) -> Result<(), StageError> {
         let mut part_sum = Part { gradients: self.take_buffer(), losses: [0.0; 2] };
+        let padded = part_sum.gradients.len();
+        part_sum.gradients.truncate(self.length());
         part_sum.gradients.fill(0.0);
         let mut output = Output { model: &self.model, part, gradients: &mut part_sum.gradients, losses: Vec::new() };
         self.objective.add_loss(self.denominator, &mut output).map_err(model_failure)?;
-        for losses in output.losses {
+        let losses = output.losses;
+        part_sum.gradients.resize(padded, 0.0);
+        for losses in losses {
             if self.step.bad.is_none() && !(losses.loss_sum + losses.z_sum).is_finite() {
                 self.step.bad = Some(self.parts);
             }
@@ -193,9 +249,14 @@ impl Learner for HostLearner {
 
     fn finish(&mut self, lr: f64) -> Result<Step, StageError> {
         self.sum()?;
-        self.step.grad_norm = global_norm(&self.gradients);
+        self.step.grad_norm = self.grad_norm()?;
         if self.step.is_finite() {
             self.update(lr, self.step.grad_norm)?;
+        } else if self.is_sharded() {
+            // The other ranks have looked at their shards.
+            let shard = self.state.shard.clone();
+            self.gradients[..shard.start].fill(0.0);
+            self.gradients[shard.end..].fill(0.0);
         }
         Ok(self.step)
     }
@@ -237,21 +298,23 @@ mod tests {
         serde_json::from_value(
             json!({"d_model": 8, "n_heads": 2, "n_layers": 1, "mlp_hidden_size": 16, "layer_norm_type": "rms",
                 "layer_norm_eps": 1e-6, "attention_layer_norm": true, "norm_after": true, "rope_theta": 500_000.0,
-                "max_sequence_length": 4096, "vocab_size": 7, "weight_tying": false}),
+                "max_sequence_length": 4096, "vocab_size": 7, "embedding_size": 1024, "weight_tying": false}),
         )
         .unwrap()
     }
 
-    fn learner_of(ranks: Ranks, reduce: Reduce) -> HostLearner {
+    fn learner_of(ranks: Ranks, reduce: Reduce, strategy: Strategy) -> HostLearner {
         let parameters = Parameters::init(&config(), 5).unwrap();
         let model = Model::new(&config(), &parameters).unwrap();
         let optimizer = OptimizerSettings::plain();
         let objective = Box::new(CrossEntropy { norm: LossNorm::Labels, z_loss: 1e-4 });
-        HostLearner::new(model, LearnerState::new(parameters), optimizer, objective, Rc::new(ranks), reduce)
+        let shard = strategy.shard(parameters.len(), ranks.rank(), ranks.size());
+        let exchange = Exchange { ranks: Rc::new(ranks), reduce, strategy };
+        HostLearner::new(model, LearnerState::new(parameters, shard), optimizer, objective, exchange)
     }
 
     fn learner() -> HostLearner {
-        learner_of(Ranks::alone(), Reduce::Exact)
+        learner_of(Ranks::alone(), Reduce::Exact, Strategy::Ddp)
     }
 
     fn part(row: u32) -> Batch {
@@ -269,9 +332,9 @@ mod tests {
 
     /// Two steps over the micro-batches `rows`, of which this rank computes its share. `None` is a
     /// micro-batch without labels.
-    fn two_steps(ranks: Ranks, reduce: Reduce, rows: &[Option<u32>]) -> (Vec<Step>, LearnerState) {
+    fn two_steps(ranks: Ranks, reduce: Reduce, strategy: Strategy, rows: &[Option<u32>]) -> (Vec<Step>, LearnerState) {
         let share = ranks.share(rows.len());
-        let mut learner = learner_of(ranks, reduce);
+        let mut learner = learner_of(ranks, reduce, strategy);
         let labels = 5 * rows.iter().flatten().count() as u64;
         let mut steps = Vec::new();
         for _ in 0..2 {
@@ -285,31 +348,59 @@ mod tests {
             steps.push(learner.finish(1e-2).unwrap());
         }
         let state = learner.snapshot();
-        let HostLearner { ranks, .. } = learner;
-        Rc::into_inner(ranks).unwrap().leave(Ok(())).unwrap();
+        let HostLearner { exchange, .. } = learner;
+        Rc::into_inner(exchange.ranks).unwrap().leave(Ok(())).unwrap();
         (steps, state)
     }
 
     #[test]
     fn any_number_of_ranks_gives_the_bits_of_one() {
         let rows = [Some(0), Some(1), None, Some(3), Some(4), Some(2), Some(5)];
-        for count in [7, 5, 4, 2] {
+        for (count, strategy) in [(7, Strategy::Ddp), (4, Strategy::Ddp), (7, Strategy::Zero1), (2, Strategy::Zero1)] {
             let rows = &rows[..count];
-            let one = two_steps(Ranks::alone(), Reduce::Exact, rows);
-            for size in [2, 3, 4] {
-                for rank in crate::ranks::together(size, |ranks| two_steps(ranks, Reduce::Exact, rows)) {
-                    assert!(rank == one, "{count} micro-batches on {size} ranks");
+            let (steps, state) = two_steps(Ranks::alone(), Reduce::Exact, strategy, rows);
+            for size in [2, 3] {
+                let run = |reduce| crate::ranks::together(size, |ranks| two_steps(ranks, reduce, strategy, rows));
+                for (own_steps, own) in run(Reduce::Exact) {
+                    let what = format!("{count} micro-batches on {size} ranks, {strategy:?}");
+                    assert_eq!(own_steps, steps, "{what}");
+                    assert!(own.parameters == state.parameters, "{what}");
+                    assert_eq!(*own.exp_avg, state.exp_avg[own.shard.clone()], "{what}");
+                    assert_eq!(*own.exp_avg_sq, state.exp_avg_sq[own.shard], "{what}");
                 }
-                for (steps, state) in crate::ranks::together(size, |ranks| two_steps(ranks, Reduce::Fast, rows)) {
-                    for (fast, exact) in steps.iter().zip(&one.0) {
+                for (own_steps, own) in run(Reduce::Fast) {
+                    for (fast, exact) in own_steps.iter().zip(&steps) {
                         assert!((fast.loss / exact.loss - 1.0).abs() < 1e-6, "{fast:?} {exact:?}");
                         assert!((fast.grad_norm / exact.grad_norm - 1.0).abs() < 1e-6, "{fast:?} {exact:?}");
                     }
-                    let pairs = state.parameters.flat().iter().zip(one.1.parameters.flat());
-                    assert!(pairs.into_iter().all(|(fast, exact)| (fast - exact).abs() < 1e-4));
+                    let mut pairs = own.parameters.flat().iter().zip(state.parameters.flat());
+                    assert!(pairs.all(|(fast, exact)| (fast - exact).abs() < 1e-4));
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_sharded_step_that_is_not_finite_changes_nothing_on_any_rank() {
+        let broken = crate::ranks::together(2, |ranks| {
+            let rank = ranks.rank();
+            let mut learner = learner_of(ranks, Reduce::Exact, Strategy::Zero1);
+            if rank == 1 {
+                let mut parameters = learner.state.parameters.clone();
+                parameters.flat_mut().fill(f32::NAN);
+                learner.model.set_parameters(&parameters).unwrap();
+            }
+            let before = learner.snapshot();
+            learner.begin(StepSize { labels: 10, tokens: 12 }, rank as u64..rank as u64 + 1);
+            learner.accumulate(&part(3)).unwrap();
+            let step = learner.finish(1e-2).unwrap();
+            assert_eq!((step.bad, step.is_finite()), ((rank == 1).then_some(0), false));
+            assert_eq!(learner.snapshot(), before);
+            let found = learner.gradients().iter().any(|value| value.is_nan());
+            Rc::into_inner(learner.exchange.ranks).unwrap().leave(Ok(())).unwrap();
+            found
+        });
+        assert!(broken[0], "the first shard of the sum is not finite");
     }
 
     #[test]

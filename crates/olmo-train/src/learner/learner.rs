@@ -15,6 +15,8 @@ use super::objective::StepSize;
 #[derive(Clone, Debug, PartialEq)]
 pub struct LearnerState {
     pub parameters: Parameters,
+    /// The range of the parameters whose moments follow: all of them, or the shard of a rank.
+    pub shard: Range<usize>,
     /// Running average of the gradients, laid out like the parameters.
     pub exp_avg: Arc<Vec<f32>>,
     /// Running average of their squares.
@@ -24,10 +26,10 @@ pub struct LearnerState {
 }
 
 impl LearnerState {
-    /// The state before the first update.
-    pub fn new(parameters: Parameters) -> Self {
-        let zeros = || Arc::new(vec![0.0; parameters.len()]);
-        Self { exp_avg: zeros(), exp_avg_sq: zeros(), parameters, optimizer_steps: 0 }
+    /// The state before the first update, with the moments of `shard`.
+    pub fn new(parameters: Parameters, shard: Range<usize>) -> Self {
+        let zeros = || Arc::new(vec![0.0; shard.len()]);
+        Self { exp_avg: zeros(), exp_avg_sq: zeros(), shard, parameters, optimizer_steps: 0 }
     }
 }
 

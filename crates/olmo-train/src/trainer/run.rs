@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -22,8 +23,7 @@ use serde_json::json;
 
 use super::evaluation;
 use super::rank_report::RankReport;
-use crate::checkpoint::Saver;
-use crate::checkpoint::{self, State, Trainer};
+use crate::checkpoint::{self, Saver, State, Trainer, Writing};
 use crate::data::Prefetch;
 use crate::data::{Batches, StepBatch};
 use crate::failure::model_failure;
@@ -32,6 +32,7 @@ use crate::memory;
 use crate::metrics::{EvalRecord, Metrics, StepRecord};
 use crate::ranks::Ranks;
 use crate::setup::Setup;
+use crate::shard::Strategy;
 
 /// Runs `setup` to its end and writes the outputs `model` and `metrics`, and `checkpoints` along
 /// the way.
@@ -73,6 +74,7 @@ fn train_together(mut setup: Setup, ranks: &Rc<Ranks>, context: &mut Context) ->
         compute: setup.compute,
         device: &setup.device,
         reduce: setup.reduce,
+        strategy: setup.strategy,
     };
     let learner = learner::create(&spec, learner, Box::new(setup.objective), ranks.clone())?;
     for what in learner.unkeyed_settings() {
@@ -82,7 +84,8 @@ fn train_together(mut setup: Setup, ranks: &Rc<Ranks>, context: &mut Context) ->
         let parts = Parts::new(setup, ranks);
         let own_batches = batches()?.of_rank(parts.own_rows(), ranks.is_first());
         let prefetch = Prefetch::start(scope, own_batches, step, setup.max_steps);
-        let (saver, pace, report) = (Saver::default(), Pace::new(), RankReport::default());
+        let is_shared = ranks.size() > 1 && setup.strategy == Strategy::Zero1;
+        let (saver, pace, report) = (Saver::new(is_shared), Pace::new(), RankReport::default());
         let (ranks, positions) = (ranks.clone(), batches()?);
         let mut run = Run {
             setup,
@@ -95,26 +98,29 @@ fn train_together(mut setup: Setup, ranks: &Rc<Ranks>, context: &mut Context) ->
             metrics,
             settled,
             saved_item,
+            is_shared,
             saver,
             pace,
             report,
         };
         let ended = memory::catch_out_of_memory(setup.smaller.as_deref(), || run.steps(context));
         // Wait for saves in progress, however the steps ended.
-        let saved = run.saver.finish(context);
+        let saved = match &ended {
+            Ok(()) | Err(StageError::Interrupted) => run.saver.finish(context, &run.ranks),
+            Err(_) => run.saver.abandon(context),
+        };
         match ended.and(saved) {
             Err(StageError::Interrupted) => {
-                if run.step > 0 && run.ranks.is_first() {
+                if run.step > 0 {
                     run.save_interrupted(context)?;
                     context.message(format!("stopped after step {}; the state is saved", run.step));
                 }
                 Err(StageError::Interrupted)
             }
             Err(failure) => Err(failure),
-            Ok(()) if !run.ranks.is_first() => Ok(()),
             Ok(()) => {
                 let state = run.settled_state()?;
-                run.finish(&state, context)
+                if run.ranks.is_first() { run.finish(&state, context) } else { Ok(()) }
             }
         }
     })
@@ -173,7 +179,9 @@ fn start(
     context: &mut Context,
 ) -> Result<(State, Option<Trainer>), StageError> {
     let expected = trainer(setup, batches, 0, 0);
-    let found = checkpoint::latest(context, &setup.config, &expected, first_missing_item(setup, context))?;
+    let shard = setup.strategy.shard(olmo_model::weights(&setup.config), ranks.rank(), ranks.size());
+    let first_missing = first_missing_item(setup, context);
+    let found = checkpoint::latest(context, &setup.config, &shard, &expected, first_missing)?;
     // From here on, the engine may remove states that are not used.
     same_start(found.as_ref().map_or(0, |(state, _)| state.step), ranks)?;
     let earlier = context.request.items.get(checkpoint::PORT).cloned().unwrap_or_default();
@@ -187,7 +195,7 @@ fn start(
             Some(parameters) => parameters,
             None => Parameters::init(&setup.config, setup.seed).map_err(model_failure)?,
         };
-        return Ok((State::new(parameters), None));
+        return Ok((State::new(parameters, shard), None));
     };
     let keep = labels.filter(|label| checkpoint::step_of(label).is_some_and(|step| step <= state.step)).collect();
     context.event(&Event::Resumed { step: state.step, port: checkpoint::PORT.into(), keep });
@@ -266,6 +274,8 @@ struct Run<'a> {
     settled: u64,
     /// The step of the last item in the list of checkpoints.
     saved_item: Option<u64>,
+    /// Whether each rank holds, and writes, a part of the state.
+    is_shared: bool,
     saver: Saver,
     pace: Pace,
     report: RankReport,
@@ -299,9 +309,9 @@ impl Run<'_> {
             if stop {
                 return Err(StageError::Interrupted);
             }
-            if save && self.step > 0 && self.ranks.is_first() {
+            if save && self.step > 0 {
                 // A state is usable only if all checkpoints before it are saved.
-                self.saver.finish(context)?;
+                self.saver.finish(context, &self.ranks)?;
                 self.save_interrupted(context)?;
                 context.message(format!("step {}: the state is saved", self.step));
             }
@@ -341,16 +351,29 @@ impl Run<'_> {
         }
         if self.due(self.setup.save_interval) && self.saved_item != Some(self.step) {
             let since = Instant::now();
-            self.saver.finish(context)?;
+            self.saver.finish(context, &self.ranks)?;
             failpoint("train.before_save");
-            if self.ranks.is_first() {
-                let state = self.settled_state()?;
-                self.saver.start(context, &setup.config, &setup.record, state, self.trainer())?;
+            if self.is_writer() {
+                let to = checkpoint::item_folder(context, self.step)?;
+                let writing = self.writing(to)?;
+                self.saver.start(context, &self.ranks, writing)?;
             }
             self.saved_item = Some(self.step);
             self.pace.saving += since.elapsed();
         }
-        self.saver.poll(context)
+        self.saver.poll(context, &self.ranks)
+    }
+
+    /// Whether this rank writes checkpoints, or parts of them.
+    fn is_writer(&self) -> bool {
+        self.is_shared || self.ranks.is_first()
+    }
+
+    /// The current state, to be written to the folder `to`.
+    fn writing(&mut self, to: PathBuf) -> Result<Writing, StageError> {
+        let (setup, state) = (self.setup, self.settled_state()?);
+        let (config, record, trainer) = (setup.config.clone(), setup.record.clone(), self.trainer());
+        Ok(Writing { to, config, record, state, trainer, is_first: self.ranks.is_first() })
     }
 
     fn trainer(&self) -> Trainer {
@@ -472,21 +495,32 @@ impl Run<'_> {
 
     /// Saves the state outside the list of checkpoints.
     fn save_interrupted(&mut self, context: &Context) -> Result<(), StageError> {
-        let (setup, state) = (self.setup, self.settled_state()?);
-        checkpoint::save_interrupted(context, &setup.config, &setup.record, &state, &self.trainer())
+        if !self.is_writer() {
+            return Ok(());
+        }
+        let to = checkpoint::interrupted_folder(context, self.step)?;
+        if self.ranks.is_first() {
+            checkpoint::make_room(&to)?;
+        }
+        checkpoint::save_now(&self.writing(to)?, self.is_shared, &self.ranks)?;
+        if self.ranks.is_first() { checkpoint::remove_older(context, self.step) } else { Ok(()) }
     }
 
     fn check_finite(&self, state: &LearnerState) -> Result<(), StageError> {
+        let (weights, shard) = (state.parameters.flat(), &state.shard);
         let arrays = [
-            (state.parameters.flat(), "the weight"),
-            (&state.exp_avg, "the first moment of"),
-            (&state.exp_avg_sq, "the second moment of"),
+            (weights, 0, "the weight"),
+            (&state.exp_avg, shard.start, "the first moment of"),
+            (&state.exp_avg_sq, shard.start, "the second moment of"),
         ];
         // The sum over an array is finite only if every element is, and it uses all threads.
-        let Some((array, what)) = arrays.into_iter().find(|(array, _)| !global_norm(array).is_finite()) else {
+        let Some((array, start, what)) = arrays.into_iter().find(|(array, ..)| !global_norm(array).is_finite())
+        else {
             return Ok(());
         };
-        let name = self.learner.model().first_tensor_not_finite(array).unwrap_or("a tensor");
+        let mut whole = vec![0.0; weights.len()];
+        whole[start..start + array.len()].copy_from_slice(array);
+        let name = self.learner.model().first_tensor_not_finite(&whole).unwrap_or("a tensor");
         let text = format!("after step {}: {what} `{name}` is not finite; this state is not saved", self.step);
         Err(StageError::fail("train::not_finite", text).hint(self.after_not_finite()))
     }
@@ -548,8 +582,9 @@ impl Run<'_> {
         if let Some(peak) = memory::peak() {
             let numbers = (state.learner.parameters.len() * size_of::<f32>()) as u64;
             let gradients = numbers * memory::gradient_buffers(self.parts.rows.len(), self.ranks.size()) as u64;
-            let rest = peak.saturating_sub(3 * numbers + gradients);
-            let [weights, gradients, moments, rest] = [numbers, gradients, 2 * numbers, rest].map(bytes);
+            let moments = (2 * state.learner.shard.len() * size_of::<f32>()) as u64;
+            let rest = peak.saturating_sub(numbers + moments + gradients);
+            let [weights, gradients, moments, rest] = [numbers, gradients, moments, rest].map(bytes);
             let whose = if self.ranks.size() > 1 { "memory of rank 0" } else { "memory" };
             context.message(format!(
                 "{whose}: {} at peak: {weights} for weights, {gradients} for gradients, {moments} for moments, {rest} for activations, checkpoints being saved, data and program",

@@ -5,7 +5,7 @@ use olmo_model::{ActivationCheckpointing, ModelParams};
 use olmo_stage::compute::Device;
 use olmo_stage::compute_params::ComputeParams;
 use olmo_stage::rules::Finding;
-use olmo_train::{LossNorm, Reduce, Schedule, SchedulerName};
+use olmo_train::{LossNorm, Reduce, Schedule, SchedulerName, Strategy};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -54,6 +54,12 @@ pub struct Params {
     #[serde(default)]
     #[schemars(with = "String", extend("enum" = ["auto", "exact", "fast"], "default" = "auto", "x-key" = false))]
     pub reduce: ReduceParam,
+    /// What each of several ranks holds. `ddp`: everything. `zero1`: of the optimizer's two moments, an
+    /// equal part (CPU only); it sends as much as `ddp`. The result is the same to the bit. `auto`:
+    /// `ddp`.
+    #[serde(default)]
+    #[schemars(with = "String", extend("enum" = ["auto", "ddp", "zero1"], "default" = "auto", "x-key" = false))]
+    pub distributed_strategy: StrategyParam,
     /// Which blocks recompute their activations in the backward pass instead of keeping them
     /// (OLMo's names). Saves memory and costs time (`whole_layer`: about a third); the result is
     /// bit-identical.
@@ -98,6 +104,26 @@ pub struct Params {
     #[serde(default = "default::console_log_interval")]
     #[schemars(range(min = 1), extend("x-key" = false))]
     pub console_log_interval: u64,
+}
+
+/// Param `distributed_strategy`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StrategyParam {
+    #[default]
+    Auto,
+    Ddp,
+    Zero1,
+}
+
+impl StrategyParam {
+    /// What each rank holds.
+    pub(crate) fn resolve(self) -> Strategy {
+        match self {
+            Self::Auto | Self::Ddp => Strategy::Ddp,
+            Self::Zero1 => Strategy::Zero1,
+        }
+    }
 }
 
 /// Param `reduce`.
