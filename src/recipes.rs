@@ -41,6 +41,9 @@ pub const RECIPES: [Recipe; 2] = [
         summary: "Trains a small OLMo, fine-tunes it on conversations, and exports the best checkpoint.",
         files: files![
             "experiments/finetune-tulu.yaml",
+            "experiments/configs/allenai/OLMo-2-0425-1B/config.json",
+            "experiments/configs/allenai/OLMo-2-1124-7B/config.json",
+            "experiments/configs/allenai/Olmo-3-7B-Instruct/config.json",
             "pipelines/finetune.yaml",
             "schemas/experiment.finetune.schema.json",
             "schemas/pipeline.schema.json",

@@ -82,6 +82,19 @@ fn a_model_that_transformers_made_is_tuned_on_chats_that_are_split_and_compared_
     let rates: Vec<f64> = steps.iter().filter_map(|step| step["lr"].as_f64()).collect();
     assert!(rates.last() == Some(&0.0) && rates.iter().all(|lr| *lr <= 0.003), "{rates:?}");
     assert!(bench.succeeds(&TUNE).contains("all 13 stages cached"));
+    // Checkpoints and exports can be looked at by their references, with the tokenizer that they record.
+    let probabilities = |model: &str| {
+        let text = bench.succeeds(&["logits", model, "--text", "Double 7.", "--json"]);
+        let answer: Value = serde_json::from_str(&text).unwrap();
+        let values = answer["positions"].as_array().unwrap().clone();
+        assert!(values.len() > 2 && values[0]["text"].is_string(), "{text}");
+        values.iter().filter_map(|value| value["log_probability"].as_f64()).sum::<f64>()
+    };
+    let label = format!("finetune-tulu:train.checkpoints[{}]", choice["chosen"].as_str().unwrap());
+    let [folder, result, checkpoint] =
+        ["out/finetune-tulu/model", "finetune-tulu:model", label.as_str()].map(probabilities);
+    assert!(folder == result && (folder - checkpoint).abs() < 0.5, "{folder} {result} {checkpoint}");
+    assert!(bench.command(&["logits", "finetune-tulu:nothing", "--tokens", "1"]).status().unwrap().code() == Some(2));
 }
 
 #[test]
@@ -153,7 +166,8 @@ fn a_wrong_model_is_refused_before_anything_runs_with_the_way_to_a_right_one() {
     make("core", &[(".metadata.json", "{}"), ("model_and_optim/.metadata", ""), ("train/rank0.pt", "")]);
     make("gpt2", &[("config.json", r#"{"model_type": "gpt2"}"#), ("model.safetensors", ""), ("tokenizer.json", "{}")]);
     make("outer", &[("step1/config.json", "{}"), ("step1/model.safetensors", "")]);
-    make("pickle", &[("config.json", "{}"), ("pytorch_model.bin", "")]);
+    let config = fs::read_to_string(bench.dir.path().join("hf_chat/config.json")).unwrap();
+    make("pickle", &[("config.json", &config), ("pytorch_model.bin", "")]);
     fs::write(bench.dir.path().join("file"), "").unwrap();
     let shrunk = bench.dir.path().join("shrunk");
     assert!(
@@ -170,7 +184,7 @@ fn a_wrong_model_is_refused_before_anything_runs_with_the_way_to_a_right_one() {
         ("core", "train::init", "take the whole folder of the step"),
         ("gpt2", "train::init", "`model_type` is \"gpt2\"; supported are"),
         ("outer", "train::init", "the folder `step1` in it is a model"),
-        ("pickle", "train::init", "save_pretrained('converted')"),
+        ("pickle", "train::init", "pytorch_model.bin: cannot be read: the file is empty"),
         ("shrunk", "train::init", "has shape [64, 16], not [32, 16]"),
     ] {
         for store in [&[][..], &["--store", "a-store"]] {
@@ -192,4 +206,32 @@ fn without_a_model_or_an_architecture_there_is_nothing_to_train() {
     let output = run_in(&bench, &["validate", EXPERIMENT, "--set", "params.architecture=null"]);
     let text = said(&output);
     assert!(output.status.code() == Some(2) && text.contains("train::no_model"), "{text}");
+}
+
+/// The numbers are those of `MemoryEstimate` for the configs next to the experiment.
+#[test]
+fn profiles_for_models_of_ai2_are_planned_without_network() {
+    let bench = Bench::new();
+    for (profile, model, words) in [
+        ("olmo2-1b", "hf:allenai/OLMo-2-0425-1B", "with micro-batches of 4 rows"),
+        ("olmo2-7b", "hf:allenai/OLMo-2-1124-7B", "with micro-batches of 8 rows"),
+        ("olmo3-7b-instruct", "hf:allenai/Olmo-3-7B-Instruct", "with micro-batches of 1 rows"),
+    ] {
+        let text = bench.succeeds(&["plan", EXPERIMENT, "--profile", profile]);
+        assert!(text.contains(&format!("a run fetches and locks `{model}` first")), "{profile}: {text}");
+        assert!(text.contains("memory: about ") && text.contains(words), "{profile}: {text}");
+        assert!(text.contains("steps and time: unknown until `olmo-pipe lock`"), "{profile}: {text}");
+        let show = bench.succeeds(&["show", EXPERIMENT, "--profile", profile, "--resolved", "--json"]);
+        let show: Value = serde_json::from_str(&show).unwrap();
+        let train = &show["resolved"]["stages"]["train"];
+        assert_eq!(train["resources"]["gpus"], json!(1), "{profile}");
+    }
+    // Without the copy of the config, the memory is unknown, and a damaged one is reported.
+    let path = bench.dir.path().join("experiments/configs/allenai/OLMo-2-0425-1B/config.json");
+    fs::write(&path, "{}").unwrap();
+    let text = said(&run_in(&bench, &["validate", EXPERIMENT, "--profile", "olmo2-1b"]));
+    assert!(text.contains("train::described") && text.contains("configs/allenai/OLMo-2-0425-1B/config.json"), "{text}");
+    fs::remove_file(&path).unwrap();
+    let text = bench.succeeds(&["plan", EXPERIMENT, "--profile", "olmo2-1b"]);
+    assert!(!text.contains("memory: about "), "{text}");
 }

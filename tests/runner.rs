@@ -12,6 +12,7 @@ mod finetune;
 mod flagship;
 mod formats;
 mod limits;
+mod logits;
 mod output;
 mod ranks;
 mod recipes;

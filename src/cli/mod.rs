@@ -2,7 +2,6 @@
 
 mod artifacts;
 mod common;
-mod data;
 mod detach;
 mod doctor;
 mod experiment;
@@ -13,6 +12,7 @@ mod recipes;
 mod run;
 mod runs;
 mod schema;
+mod worker;
 
 use std::process::ExitCode;
 
@@ -60,7 +60,9 @@ enum Command {
     #[command(subcommand, after_help = "Example: olmo-pipe artifacts list --type checkpoint")]
     Artifacts(artifacts::Artifacts),
     /// Preview, measure and audit data, and show the rows of training steps.
-    Data(data::Data),
+    Data(worker::Data),
+    /// Print a model's logits and log-probabilities for some tokens.
+    Logits(worker::Logits),
     /// List, compare, follow and stop runs, including those in other terminals.
     #[command(subcommand, after_help = "Example: olmo-pipe runs list")]
     Runs(runs::Runs),
@@ -105,6 +107,7 @@ pub fn main() -> ExitCode {
             artifacts.run(&common)
         }
         Command::Data(data) => data.run(&common),
+        Command::Logits(logits) => logits.run(&common),
         Command::Runs(runs) => runs.run(&common),
         Command::Init(init) => init.run(),
         Command::Recipes(recipes) => recipes.run(),

@@ -10,11 +10,13 @@ mod language_model;
 mod on_device;
 mod open;
 mod sampling;
+mod streamed;
 
 pub use chat::{ChatModel, check_tokenizer};
 pub use generate::{GenerateOptions, generate};
 pub use language_model::{LanguageModel, Loglikelihood, Request, Sequences};
 #[cfg(feature = "libtorch")]
 pub use open::of_matrices_on;
-pub use open::{Placement, of_matrices, of_parameters, open};
+pub use open::{Placement, host, of_matrices, of_parameters, open};
 pub use sampling::Sampling;
+pub use streamed::streamed_logits;

@@ -75,7 +75,11 @@ pub fn of_parameters(config: &ModelConfig, parameters: &Parameters) -> Result<Bo
     Ok(Box::new(OnDevice::new(config.clone(), device)))
 }
 
-fn host(placement: &Placement<'_>) -> Result<Compute, StageError> {
+/// The matrix products of the backend that `placement` names, on the CPU.
+///
+/// # Errors
+/// This worker was built without the backend.
+pub fn host(placement: &Placement<'_>) -> Result<Compute, StageError> {
     let backend = placement.compute.name();
     let compute = Compute::named(backend).ok_or_else(|| {
         placement

@@ -52,7 +52,7 @@ fn devices(config: &ModelConfig, parameters: &Parameters) -> Vec<Device> {
     let written = config.clone();
     for (name, dtype) in [("f32, mapped", WeightType::Float32), ("bf16, mapped", WeightType::Bfloat16)] {
         // Not every variant can be exported.
-        if save_huggingface(folder.path(), &written, parameters, dtype).is_ok() {
+        if save_huggingface(folder.path(), &written, parameters, dtype, None).is_ok() {
             all.push(device(name, 2e-5, open(folder.path(), &placement).expect("a model")));
         }
     }

@@ -75,7 +75,7 @@ fn rows_beyond_the_vocabulary_survive_the_export_and_are_never_generated() {
         .iter_mut()
         .for_each(|weight| *weight *= 1000.0);
     let folder = tempfile::tempdir().expect("a folder");
-    save_huggingface(folder.path(), &config, &parameters, WeightType::Float32).expect("written");
+    save_huggingface(folder.path(), &config, &parameters, WeightType::Float32, None).expect("written");
     let model = model(folder.path());
     assert_eq!((model.config().vocab_size, model.config().embedding_size), (40, Some(64)));
     let prompts: Vec<Vec<u32>> = (0..8).map(|first| vec![first, first + 1]).collect();

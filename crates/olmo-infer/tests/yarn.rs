@@ -107,7 +107,7 @@ fn any_blocks_may_have_windows_and_those_their_own_base() {
     let one_base = ModelConfig { sliding_rope_theta: None, ..config.clone() };
     assert!(difference(&one_base, &parameters, "mixed_logits") > 0.01);
     let out = tempfile::tempdir().expect("a folder");
-    save_huggingface(out.path(), &config, &parameters, WeightType::Float32).expect("written");
+    save_huggingface(out.path(), &config, &parameters, WeightType::Float32, None).expect("written");
     assert_eq!(load(out.path()).expect("loaded"), (config, parameters));
     let text = fs::read(out.path().join("config.json")).expect("read");
     let written: Value = serde_json::from_slice(&text).expect("JSON");
@@ -141,7 +141,7 @@ fn an_export_says_it_in_both_spellings_and_loads_as_the_same_model() {
     for config in [olmo3, olmo2, derived] {
         let out = tempfile::tempdir().expect("a folder");
         let [huggingface, native] = ["hf", "native"].map(|part| out.path().join(part));
-        save_huggingface(&huggingface, &config, &parameters, WeightType::Float32).expect("written");
+        save_huggingface(&huggingface, &config, &parameters, WeightType::Float32, None).expect("written");
         save_native(&native, &config, &parameters).expect("written");
         for folder in [&huggingface, &native] {
             assert_eq!(load(folder).expect("loaded"), (config.clone(), parameters.clone()));

@@ -36,6 +36,13 @@ pub struct TensorSpec {
     pub(crate) role: Role,
 }
 
+impl TensorSpec {
+    /// Whether each row belongs to a token of the vocabulary.
+    pub(crate) fn has_vocabulary_rows(&self) -> bool {
+        matches!(self.role, Role::Embedding | Role::Head)
+    }
+}
+
 /// Ranges of the vectors of a model: the weights of its norms.
 pub fn vectors(config: &ModelConfig) -> Vec<Range<usize>> {
     layout(config).into_iter().filter(|spec| spec.shape.len() == 1).map(|spec| spec.range).collect()

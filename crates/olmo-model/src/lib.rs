@@ -14,21 +14,23 @@ mod memory;
 mod model;
 mod parameters;
 mod vocabulary;
+mod weight_source;
 mod weight_type;
 
 pub use checkpointing::ActivationCheckpointing;
 pub use config::{InitFnType, LayerNormType, MissingFields, ModelConfig, ModelParams, RopeScaling, Vocabulary};
 pub use error::{CodedModelError, ModelError};
 pub use formats::{
-    CONFIG_FILE, WEIGHTS_FILE, WeightComparison, compare_weights, examine, has_safetensors, load, load_huggingface,
-    load_native, load_olmo, load_olmo_core, map, save_huggingface, save_native, save_olmo, save_olmo_core,
+    CONFIG_FILE, StoredModel, WEIGHTS_FILE, WeightComparison, compare_weights, examine, has_known_names, load,
+    load_native, map, open, read_config, save_huggingface, save_native, save_olmo, save_olmo_core,
 };
 pub use layout::{ModelWeights, TensorSpec, trained, vectors, weights};
 pub use memory::{Computes, MemoryEstimate};
 pub use model::{Batch, LossOptions, LossOutput, Model, Ropes};
 #[cfg(feature = "libtorch")]
 pub use olmo_ops::cuda as device;
-pub use olmo_ops::{Compute, Trained};
+pub use olmo_ops::{Compute, Matrices, Matrix, Trained};
 pub use parameters::Parameters;
 pub use vocabulary::VocabularyMismatch;
+pub use weight_source::{ResizedVocabulary, Rounded, WeightSource, differing_tensors};
 pub use weight_type::WeightType;

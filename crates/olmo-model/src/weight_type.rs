@@ -1,6 +1,6 @@
 //! [`WeightType`]: the type in which a file holds weights.
 
-use half::bf16;
+use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
 
 /// Type of the weights in a file.
@@ -12,6 +12,9 @@ pub enum WeightType {
     Float32,
     /// Rounded to the nearest bf16, ties to even, like PyTorch's `to(torch.bfloat16)`.
     Bfloat16,
+    /// Rounded to the nearest f16, ties to even, like PyTorch's `to(torch.float16)`. Values beyond
+    /// 65504 become infinite.
+    Float16,
 }
 
 impl WeightType {
@@ -20,7 +23,13 @@ impl WeightType {
         match self {
             Self::Float32 => "float32",
             Self::Bfloat16 => "bfloat16",
+            Self::Float16 => "float16",
         }
+    }
+
+    /// Size of a weight in bytes.
+    pub fn size(self) -> usize {
+        if self == Self::Float32 { 4 } else { 2 }
     }
 
     /// `value` after rounding to this type.
@@ -28,6 +37,16 @@ impl WeightType {
         match self {
             Self::Float32 => value,
             Self::Bfloat16 => bf16::from_f32(value).to_f32(),
+            Self::Float16 => f16::from_f32(value).to_f32(),
+        }
+    }
+
+    /// Appends `values` to `bytes`, little endian.
+    pub(crate) fn encode(self, values: &[f32], bytes: &mut Vec<u8>) {
+        match self {
+            Self::Float32 => bytes.extend(values.iter().flat_map(|value| value.to_le_bytes())),
+            Self::Bfloat16 => bytes.extend(values.iter().flat_map(|value| bf16::from_f32(*value).to_le_bytes())),
+            Self::Float16 => bytes.extend(values.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes())),
         }
     }
 }

@@ -33,11 +33,11 @@ fn an_export_loads_as_the_same_model_and_equal_models_give_equal_bytes() {
         let (config, parameters) = load(&fixture(name)).expect("a model");
         let folder = tempfile::tempdir().expect("a folder");
         let [huggingface, native, again] = ["hf", "native", "again"].map(|part| folder.path().join(part));
-        save_huggingface(&huggingface, &config, &parameters, WeightType::Float32).expect("written");
+        save_huggingface(&huggingface, &config, &parameters, WeightType::Float32, None).expect("written");
         assert_eq!(load(&huggingface).expect("loaded"), (config.clone(), parameters.clone()), "{name}");
         save_native(&native, &config, &parameters).expect("written");
         assert_eq!(load(&native).expect("loaded"), (config.clone(), parameters.clone()), "{name}");
-        save_huggingface(&again, &config, &parameters, WeightType::Float32).expect("written");
+        save_huggingface(&again, &config, &parameters, WeightType::Float32, None).expect("written");
         assert_eq!(bytes(&huggingface), bytes(&again), "{name}");
         save_native(&again, &config, &parameters).expect("written");
         assert_eq!(
@@ -57,7 +57,7 @@ fn several_eos_ids_are_read_from_both_files_and_written_as_a_list() {
         assert_eq!(config.eos_token_id(), config.eos_token_ids.first().copied());
         let out = tempfile::tempdir().expect("a folder");
         let [huggingface, native] = ["hf", "native"].map(|part| out.path().join(part));
-        save_huggingface(&huggingface, &config, &parameters, WeightType::Float32).expect("written");
+        save_huggingface(&huggingface, &config, &parameters, WeightType::Float32, None).expect("written");
         save_native(&native, &config, &parameters).expect("written");
         for folder in [&huggingface, &native] {
             assert_eq!(load(folder).expect("loaded").0, config);
@@ -94,7 +94,7 @@ fn a_config_that_transformers_cannot_compute_is_not_exported() {
     eps.layer_norm_eps = 1e-6;
     for (config, word) in [(before, "norm_after"), (clamped, "clip_qkv"), (eps, "layer_norm_eps")] {
         let parameters = Parameters::zeros(&config).expect("weights");
-        let error = save_huggingface(folder.path(), &config, &parameters, WeightType::Float32).expect_err("refused");
+        let error = save_huggingface(folder.path(), &config, &parameters, WeightType::Float32, None).expect_err("refused");
         assert!(matches!(error, ModelError::NotExportable(_)) && error.to_string().contains(word), "{error}");
         assert!(bytes(folder.path()).is_empty(), "nothing is left behind");
     }
@@ -407,7 +407,7 @@ fn the_rotary_base_of_olmo_3_is_where_transformers_looks_for_it() {
     let (mut config, parameters) = load(&fixture("olmo3")).expect("a model");
     config.rope_theta = 20000.0;
     let folder = tempfile::tempdir().expect("a folder");
-    save_huggingface(folder.path(), &config, &parameters, WeightType::Float32).expect("written");
+    save_huggingface(folder.path(), &config, &parameters, WeightType::Float32, None).expect("written");
     let text = std::fs::read(folder.path().join("config.json")).expect("read");
     let written: Value = serde_json::from_slice(&text).expect("JSON");
     assert_eq!(written["rope_parameters"], kinds(part(20000.0), part(20000.0)));
@@ -420,19 +420,19 @@ fn the_comparison_of_files_finds_what_loading_lost() {
     let export = |source: &Path, name: &str| {
         let (config, parameters) = load(source).expect("a model");
         let folder = out.path().join(name);
-        save_huggingface(&folder, &config, &parameters, WeightType::Float32).expect("written");
+        save_huggingface(&folder, &config, &parameters, WeightType::Float32, None).expect("written");
         folder
     };
     for name in CASES {
         let source = fixture(name);
         let folder = export(&source, name);
-        let found = compare_weights(&source, &folder, WeightType::Float32).expect("compared");
+        let found = compare_weights(&source, &folder, WeightType::Float32, usize::MAX).expect("compared");
         assert!(found.differences.is_empty() && found.tensors > 10, "{name}: {found:?}");
         // From our own format, whose projections are fused.
         let (config, parameters) = load(&source).expect("a model");
         let native = out.path().join(format!("{name}_native"));
         save_native(&native, &config, &parameters).expect("written");
-        let found = compare_weights(&native, &folder, WeightType::Float32).expect("compared");
+        let found = compare_weights(&native, &folder, WeightType::Float32, usize::MAX).expect("compared");
         assert!(found.differences.is_empty() && found.tensors > 6, "{name}: {found:?}");
         // Any one changed value, any one lost tensor.
         for index in [0, found.tensors / 2] {
@@ -444,11 +444,11 @@ fn the_comparison_of_files_finds_what_loading_lost() {
                 tensors[index].3[last] ^= 1;
             });
             for source in [&source, &native] {
-                let found = compare_weights(source, &changed, WeightType::Float32).expect("compared").differences;
+                let found = compare_weights(source, &changed, WeightType::Float32, usize::MAX).expect("compared").differences;
                 assert!(found.len() == 1 && found[0].contains(&format!("`{tensor}` holds")), "{tensor}: {found:?}");
             }
             change_weights(&changed, |tensors| tensors.retain(|t| t.0 != tensor));
-            let found = compare_weights(&source, &changed, WeightType::Float32).expect("compared").differences;
+            let found = compare_weights(&source, &changed, WeightType::Float32, usize::MAX).expect("compared").differences;
             assert_eq!(found, [format!("`{tensor}` of the model is not in the export")]);
         }
     }
@@ -463,11 +463,11 @@ fn the_comparison_of_files_finds_what_loading_lost() {
             bytes[3] ^= flip;
             tensors.push(("lm_head.weight".into(), dtype, shape, bytes));
         });
-        let found = compare_weights(folder.path(), &export, WeightType::Float32).expect("compared").differences;
+        let found = compare_weights(folder.path(), &export, WeightType::Float32, usize::MAX).expect("compared").differences;
         assert_eq!(!found.is_empty(), lost, "{found:?}");
         assert!(found.iter().all(|what| what.contains("`lm_head.weight`")));
     }
-    let found = compare_weights(&export, folder.path(), WeightType::Float32).expect("compared").differences;
+    let found = compare_weights(&export, folder.path(), WeightType::Float32, usize::MAX).expect("compared").differences;
     assert_eq!(found, ["`lm_head.weight` of the export is not in the model"]);
 }
 
@@ -479,7 +479,6 @@ fn a_folder_that_is_no_model_is_named_with_the_way_to_one() {
     let index = json!({"weight_map": {"a": "model-1-of-2.safetensors", "b": "model-2-of-2.safetensors"}}).to_string();
     let both = json!({"weight_map": {"a": "model.safetensors"}}).to_string();
     let adapter = json!({"base_model_name_or_path": "allenai/OLMo-2-0425-1B"}).to_string();
-    let resave = "M.from_pretrained('.').save_pretrained('converted')";
     type Files<'f> = &'f [(&'f str, &'f [u8])];
     let c: (&str, &[u8]) = ("config.json", config.as_bytes());
     let w: (&str, &[u8]) = ("model.safetensors", &weights);
@@ -488,8 +487,12 @@ fn a_folder_that_is_no_model_is_named_with_the_way_to_one() {
         (&[c], &["has config.json but no weights"]),
         (&[w], &["no config.json"]),
         (&[("README.md", b"")], &["neither config.json nor model.safetensors"]),
-        (&[c, ("pytorch_model.bin", b"")], &["pytorch_model.bin", "pickle", resave]),
-        (&[c, ("pytorch_model.bin.index.json", b"{}"), ("pytorch_model-00001-of-00002.bin", b"")], &["00001", resave]),
+        (&[c, ("pytorch_model.bin", b"")], &["pytorch_model.bin", "the file is empty"]),
+        (
+            &[c, ("pytorch_model.bin.index.json", b"{}"), ("pytorch_model-00001-of-00002.bin", b"")],
+            &["pytorch_model.bin.index.json", "has no `weight_map`"],
+        ),
+        (&[c, ("pytorch_model-00001-of-00002.bin", b"")], &["00001", "but no pytorch_model.bin.index.json"]),
         (&[("pytorch_model.bin", b"")], &["no config.json", "save_pretrained"]),
         (&[("consolidated.00.pth", b""), ("params.json", b"{}")], &["consolidated.00.pth", "save_pretrained"]),
         (&[c, ("last.ckpt", b"")], &["last.ckpt", "save_pretrained"]),
@@ -610,7 +613,7 @@ fn a_llama_without_biases_is_written_and_read_under_its_own_names() {
     .expect("a config");
     let parameters = Parameters::init(&config, 3).expect("weights");
     let folder = tempfile::tempdir().expect("a folder");
-    save_huggingface(folder.path(), &config, &parameters, WeightType::Float32).expect("written");
+    save_huggingface(folder.path(), &config, &parameters, WeightType::Float32, None).expect("written");
     assert_eq!(load(folder.path()).expect("loaded"), (config, parameters));
     let written = std::fs::read(folder.path().join("config.json")).expect("read");
     let written: Value = serde_json::from_slice(&written).expect("JSON");

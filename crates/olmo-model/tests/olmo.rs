@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use olmo_model::{ModelConfig, Parameters, WeightType, load_olmo, load_olmo_core, save_olmo, save_olmo_core};
+use olmo_model::{ModelConfig, Parameters, WeightType, load, save_olmo, save_olmo_core};
 use olmo_pickle::OlmoName;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
@@ -64,11 +64,11 @@ fn a_step_of_olmo_core_keeps_config_and_weights() {
         let folder = tempfile::tempdir().unwrap();
         let parameters = Parameters::init(&config, 7).unwrap();
         save_olmo_core(folder.path(), &config, &parameters, WeightType::Float32).unwrap();
-        let (read, weights) = load_olmo_core(folder.path()).unwrap();
+        let (read, weights) = load(folder.path()).unwrap();
         assert_eq!(read, config);
         assert_eq!(weights.flat(), parameters.flat());
         save_olmo_core(folder.path(), &config, &parameters, WeightType::Bfloat16).unwrap();
-        assert_eq!(load_olmo_core(folder.path()).unwrap().1.flat(), parameters.rounded(WeightType::Bfloat16).flat());
+        assert_eq!(load(folder.path()).unwrap().1.flat(), parameters.rounded(WeightType::Bfloat16).flat());
     }
 }
 
@@ -78,7 +78,7 @@ fn an_unsharded_checkpoint_of_olmo_keeps_config_and_weights() {
         let folder = tempfile::tempdir().unwrap();
         let parameters = Parameters::init(&config, 7).unwrap();
         save_olmo(folder.path(), &config, &parameters, WeightType::Float32).unwrap();
-        let (read, weights) = load_olmo(folder.path()).unwrap();
+        let (read, weights) = load(folder.path()).unwrap();
         assert_eq!(read, config);
         assert_eq!(weights.flat(), parameters.flat());
 
@@ -97,7 +97,7 @@ fn an_unsharded_checkpoint_of_olmo_keeps_config_and_weights() {
             (OlmoName::encode(&spec.name), view)
         });
         safetensors::serialize_to_file(views, None, &folder.path().join("model.safetensors")).unwrap();
-        assert_eq!(load_olmo(folder.path()).unwrap().1.flat(), other.flat());
+        assert_eq!(load(folder.path()).unwrap().1.flat(), other.flat());
     }
     let folder = tempfile::tempdir().unwrap();
     let windows = config(json!({"sliding_window": 8}));
@@ -116,7 +116,7 @@ fn every_setting_of_olmo_core_is_understood_or_reported() {
     let refusal = |pointer: &str, key: &str, value: Value| {
         std::fs::write(&path, &original).unwrap();
         edit(&path, |root| root.pointer_mut(pointer).unwrap()[key] = value);
-        load_olmo_core(folder.path()).expect_err("must be refused").to_string()
+        load(folder.path()).expect_err("must be refused").to_string()
     };
     let mixer = "/model/block/sequence_mixer";
     for (pointer, key, value, reason) in [
@@ -146,7 +146,7 @@ fn every_setting_of_olmo_core_is_understood_or_reported() {
             change(&mut block);
             root["model"]["block_overrides"] = json!({"3": block});
         });
-        load_olmo_core(folder.path())
+        load(folder.path())
     };
     assert!(own(|_| {}).is_ok());
     let error = own(|block| block["feed_forward"]["hidden_size"] = json!(99)).unwrap_err();
@@ -170,7 +170,7 @@ fn every_setting_of_olmo_is_understood_or_reported() {
     ] {
         assert!(original.contains(from), "{from}");
         std::fs::write(&path, original.replace(from, to)).unwrap();
-        let message = load_olmo(folder.path()).expect_err("must be refused").to_string();
+        let message = load(folder.path()).expect_err("must be refused").to_string();
         assert!(message.contains(reason), "{message}");
     }
 }
@@ -184,7 +184,7 @@ fn tensors_that_do_not_fit_the_config_are_all_reported() {
         root["model"]["n_layers"] = json!(5);
         root["model"]["vocab_size"] = json!(128);
     });
-    let message = load_olmo_core(folder.path()).unwrap_err().to_string();
+    let message = load(folder.path()).unwrap_err().to_string();
     assert!(message.contains("`model.blocks.4.attention.w_q.weight` is missing"), "{message}");
     assert!(message.contains("`model.embeddings.weight` has shape [64, 16], not [128, 16]"), "{message}");
 }

@@ -163,7 +163,10 @@ impl Files for FolderFiles {
 }
 
 /// Opens a file on disk.
-pub(crate) fn open_file(path: &Path) -> io::Result<Box<dyn ReadAt>> {
+///
+/// # Errors
+/// There is none, it is not a regular file, or another I/O error.
+pub fn open_file(path: &Path) -> io::Result<Box<dyn ReadAt>> {
     // The type comes first: opening a FIFO would wait for its writer.
     let metadata = std::fs::metadata(path)?;
     if !metadata.is_file() {

@@ -22,5 +22,5 @@ mod olmo_names;
 pub use document::{Array, ClassName, Document, Kind, MAX_DEPTH, Storage, Tensor, Value};
 pub use dtype::DType;
 pub use error::Error;
-pub use files::{Files, FolderFiles, MemoryFiles, Part, ReadAt, read_range};
+pub use files::{Files, FolderFiles, MemoryFiles, Part, ReadAt, open_file, read_range};
 pub use olmo_names::OlmoName;

@@ -41,8 +41,25 @@ fn one() -> u32 {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KnownInput {
-    /// The artifacts of the port. `None` if a stage has yet to make them.
+    /// The artifacts of the port. `None` if a stage has yet to make them, or they are not fetched.
     pub items: Option<Vec<KnownItem>>,
+    /// Files that describe a model that is not fetched yet, such as `config.json`, by name. They are
+    /// good for estimates, not for errors.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub described: BTreeMap<String, PathBuf>,
+    /// The stage that makes the artifacts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maker: Option<Maker>,
+}
+
+/// A stage that makes an input.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Maker {
+    /// The contract's name.
+    pub stage: String,
+    /// All params, with defaults filled in.
+    pub params: Value,
 }
 
 /// An existing artifact.
@@ -91,6 +108,17 @@ impl Question {
     /// The first artifact in port `port`, if it exists.
     pub fn item(&self, port: &str) -> Option<&KnownItem> {
         self.inputs.get(port)?.items.as_ref()?.first()
+    }
+
+    /// The path of the file `file` that describes the model in port `port`, which is not fetched yet.
+    pub fn described(&self, port: &str, file: &str) -> Option<&PathBuf> {
+        self.inputs.get(port)?.described.get(file)
+    }
+
+    /// The value of param `param` of a stage `stage` that makes the input of port `port`.
+    pub fn maker_param(&self, port: &str, stage: &str, param: &str) -> Option<&Value> {
+        let maker = self.inputs.get(port)?.maker.as_ref().filter(|maker| maker.stage == stage)?;
+        maker.params.get(param)
     }
 
     /// The path of file `file` of the first artifact in port `port`, if it exists.

@@ -2,9 +2,11 @@
 //! before anything runs.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
+use olmo_remote::Source;
 use olmo_stage::PortType;
-use olmo_stage::rules::{KnownInput, KnownItem, Question};
+use olmo_stage::rules::{KnownInput, KnownItem, Maker, Question};
 
 use crate::exec::backend::stage_compute;
 use crate::exec::rules::{ask_command, ask_worker};
@@ -69,7 +71,12 @@ pub fn findings_of(
                 .iter()
                 .map(|(port, bindings)| {
                     let port_type = stage.description.contract.inputs.get(port).map(|input| input.port_type);
-                    (port.clone(), known_input(port_type, bindings, inputs.get(port), store))
+                    let mut known = known_input(port_type, bindings, inputs.get(port), store);
+                    if known.items.is_none() {
+                        known.described = described(bindings, options);
+                        known.maker = maker(resolved, bindings);
+                    }
+                    (port.clone(), known)
                 })
                 .collect(),
             free_bytes,
@@ -110,12 +117,31 @@ fn known_input(
             let files = store.places(input.digest).ok()?;
             Some(KnownItem { label: input.label.clone(), files })
         };
-        return KnownInput { items: inputs.iter().map(item).collect() };
+        return KnownInput { items: inputs.iter().map(item).collect(), ..KnownInput::default() };
     }
     // The user's files are known even without a store.
     let item = |binding: &Binding| match binding {
         Binding::Path(path) => Some(KnownItem { label: None, files: source_files(port_type?, path).ok()? }),
         Binding::Port(_) | Binding::Remote(_) | Binding::Item => None,
     };
-    KnownInput { items: bindings.iter().map(item).collect() }
+    KnownInput { items: bindings.iter().map(item).collect(), ..KnownInput::default() }
+}
+
+/// The files that describe a model of the hub that is not fetched yet: those in the folder
+/// `configs/OWNER/NAME` next to the experiment.
+fn described(bindings: &[Binding], options: &Options) -> BTreeMap<String, PathBuf> {
+    let ([Binding::Remote(source)], Some(lock)) = (bindings, &options.sourcing.lock) else { return BTreeMap::new() };
+    let id = match Source::parse(source) {
+        Ok(Source::Hub { repository, path, .. }) if !repository.dataset && path.is_empty() => repository.id,
+        _ => return BTreeMap::new(),
+    };
+    let folder = lock.parent().unwrap_or(Path::new(".")).join("configs").join(id);
+    source_files(PortType::Model, &folder).unwrap_or_default()
+}
+
+/// The stage that makes the input.
+fn maker(resolved: &Resolved, bindings: &[Binding]) -> Option<Maker> {
+    let [Binding::Port(from)] = bindings else { return None };
+    let stage = resolved.stages.get(&from.stage)?;
+    Some(Maker { stage: stage.uses.clone(), params: stage.params.clone() })
 }

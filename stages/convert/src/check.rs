@@ -4,9 +4,13 @@ use std::fmt;
 use std::path::Path;
 
 use olmo_base::SplitMix64;
-use olmo_infer::{LanguageModel, Placement};
-use olmo_model::{ModelConfig, Parameters, WeightType};
+use olmo_infer::Placement;
+use olmo_model::{
+    Matrices, Matrix, ModelConfig, ModelError, Rounded, StoredModel, TensorSpec, WeightSource, WeightType,
+    differing_tensors,
+};
 use olmo_stage::StageError;
+use olmo_stage::compute::Device;
 use serde::Serialize;
 
 /// Largest difference of logits that passes.
@@ -14,39 +18,38 @@ const TOLERANCE: f64 = 1e-5;
 const ROWS: usize = 2;
 const LONGEST_ROW: usize = 64;
 
-/// Compares the tensors in the files of both folders by name, the model's rounded to `dtype`, and
-/// returns their number.
-///
-/// # Errors
-/// `convert::differs`, listing every missing, extra or different tensor.
-pub(crate) fn compare_weights(model: &Path, export: &Path, dtype: WeightType) -> Result<usize, StageError> {
-    let comparison = olmo_model::compare_weights(model, export, dtype).map_err(|e| e.with_code("convert::model"))?;
-    let differences = comparison.differences;
-    if differences.is_empty() {
-        return Ok(comparison.tensors);
-    }
-    Err(differs(&differences))
-}
-
-/// Compares the weights that are read from `export` with `parameters`, rounded to `dtype`, and returns
-/// the number of tensors.
+/// Compares the weights of the `export` with the model's, rounded to `dtype`, tensor by tensor, and
+/// returns the number of tensors.
 ///
 /// # Errors
 /// `convert::differs`, with the tensors that differ.
-pub(crate) fn compare_parameters(
-    parameters: &Parameters,
-    export: &Path,
+pub(crate) fn compare_weights(
+    weights: &dyn WeightSource,
+    export: &StoredModel,
     dtype: WeightType,
 ) -> Result<usize, StageError> {
-    let (_, after) = olmo_model::load(export).map_err(|e| e.with_code("convert::model"))?;
-    let before = parameters.rounded(dtype);
-    let names: Vec<String> = before
-        .tensors()
-        .iter()
-        .filter(|spec| after.tensor(&spec.name) != Some(&before.flat()[spec.range.clone()]))
-        .map(|spec| format!("`{}` differs", spec.name))
-        .collect();
-    if names.is_empty() { Ok(before.tensors().len()) } else { Err(differs(&names)) }
+    let names = differing_tensors(weights, export, dtype).map_err(|e| e.with_code("convert::model"))?;
+    let names: Vec<String> = names.iter().map(|name| format!("`{name}` differs")).collect();
+    if names.is_empty() { Ok(weights.tensors().len()) } else { Err(differs(&names)) }
+}
+
+/// Compares the tensors in the files of both folders by name, the model's rounded to `dtype`, of
+/// embedding and head the first `rows` rows, and returns their number.
+///
+/// # Errors
+/// `convert::differs`, listing every missing, extra or different tensor.
+pub(crate) fn compare_files(
+    model: &Path,
+    export: &Path,
+    dtype: WeightType,
+    rows: usize,
+) -> Result<usize, StageError> {
+    let comparison = olmo_model::compare_weights(model, export, dtype, rows);
+    let comparison = comparison.map_err(|e| e.with_code("convert::model"))?;
+    match &comparison.differences[..] {
+        [] => Ok(comparison.tensors),
+        differences => Err(differs(differences)),
+    }
 }
 
 fn differs(differences: &[String]) -> StageError {
@@ -121,23 +124,33 @@ fn ids(count: usize, vocab_size: usize) -> Vec<u32> {
     (0..count).map(|_| (numbers.next_u64() % vocab_size.max(1) as u64) as u32).collect()
 }
 
-/// Compares the logits of a model and of its export in folder `export`, with weights of type
-/// `dtype`. `tensors` is the number of equal tensors.
-pub(crate) fn compare(
-    (config, parameters): (&ModelConfig, &Parameters),
-    export: &Path,
+/// Compares the logits of a model and of its `export`, with weights of type `dtype`. `tensors` is the
+/// number of equal tensors. On the CPU, weights are read block by block.
+pub(crate) fn compare_logits(
+    (config, weights): (&ModelConfig, &dyn WeightSource),
+    export: &StoredModel,
     dtype: WeightType,
     tensors: usize,
     placement: &Placement<'_>,
 ) -> Result<Report, StageError> {
     let length = LONGEST_ROW.min(config.max_sequence_length);
     let ids = ids(ROWS * length, config.vocab_size);
-    let logits = |model: Box<dyn LanguageModel>| {
-        model.logits(&ids, ROWS, length).map_err(|e| StageError::from(e.with_code("convert::model")))
+    let coded = |error: ModelError| StageError::from(error.with_code("convert::model"));
+    let logits = |config: &ModelConfig, source: &dyn WeightSource| -> Result<Vec<f32>, StageError> {
+        match placement.compute.device {
+            Device::Cpu => {
+                let compute = olmo_infer::host(placement)?;
+                olmo_infer::streamed_logits(config, source, &ids, [ROWS, length], compute).map_err(coded)
+            }
+            Device::Cuda => {
+                let model = olmo_infer::of_matrices(config.clone(), matrices(source).map_err(coded)?, placement)?;
+                model.logits(&ids, ROWS, length).map_err(coded)
+            }
+        }
     };
-    let of = |parameters: &Parameters| olmo_infer::of_matrices(config.clone(), parameters.matrices(), placement);
-    let exact = logits(of(parameters)?)?;
-    let after = logits(olmo_infer::open(export, placement)?)?;
+    let exact = logits(config, weights)?;
+    // With the config that its reader finds in the export.
+    let after = logits(export.config(), export)?;
     if exact.len() != after.len() {
         return Err(StageError::fail(
             "convert::differs",
@@ -147,7 +160,7 @@ pub(crate) fn compare(
     let max_abs_rounding = largest_difference(&exact, &after);
     let max_abs_difference = match dtype {
         WeightType::Float32 => max_abs_rounding,
-        dtype => largest_difference(&logits(of(&parameters.rounded(dtype))?)?, &after),
+        dtype => largest_difference(&logits(config, &Rounded::new(weights, dtype))?, &after),
     };
     Ok(Report {
         format: 1,
@@ -158,6 +171,16 @@ pub(crate) fn compare(
         tokens: ids.len(),
         tensors,
     })
+}
+
+/// All weights, for a device with memory of its own.
+fn matrices(source: &dyn WeightSource) -> Result<Matrices, ModelError> {
+    let read = |spec: &TensorSpec| {
+        let mut values = vec![0.0; spec.range.len()];
+        source.read_into(spec.range.start, &mut values)?;
+        Ok((spec.range.clone(), Matrix::F32(values.into())))
+    };
+    Ok(Matrices::new(source.tensors().iter().map(read).collect::<Result<Vec<_>, ModelError>>()?))
 }
 
 /// NaN if any difference is NaN.

@@ -1,5 +1,8 @@
 //! Stage `convert`: exports a model to another format and checks that the logits match.
 //!
+//! Weights are read, written and compared tensor by tensor, and logits are computed block by block,
+//! so that the memory depends on the largest tensor and not on the model.
+//!
 //! The export is read back from its files. Its tensors, matched by name, must equal those in the
 //! model's files (rounded to the export's type), and its logits on fixed ids must equal those of
 //! the model with these rounded weights. The report gives the largest difference, which must not
@@ -14,7 +17,7 @@ use std::path::Path;
 use olmo_data::tokenizer::tokenizer_json;
 use olmo_data::{Chat, Template, TextTokenizer};
 use olmo_infer::{Placement, check_tokenizer};
-use olmo_model::WeightType;
+use olmo_model::{ModelError, ResizedVocabulary, WeightType};
 use olmo_stage::compute_params::ComputeParams;
 use olmo_stage::rules::{Finding, Question};
 use olmo_stage::worker::{enforce, write_json};
@@ -37,13 +40,31 @@ pub struct Params {
     #[serde(default)]
     #[schemars(with = "String", extend("enum" = ["huggingface", "olmo_core", "olmo"], "default" = "huggingface"))]
     pub to: Format,
-    /// Type of the exported weights: `float32` (the model's exact values) or `bfloat16` (half the
-    /// size).
+    /// Type of the exported weights: `float32` (the model's exact values), or `bfloat16` or `float16`
+    /// (half the size).
     #[serde(default)]
-    #[schemars(with = "String", extend("enum" = ["float32", "bfloat16"], "default" = "float32"))]
+    #[schemars(with = "String", extend("enum" = ["float32", "bfloat16", "float16"], "default" = "float32"))]
     pub dtype: WeightType,
+    /// Largest weight file of a Hugging Face export, such as `5GB` or `500MB`: a larger model is split
+    /// into shards with `model.safetensors.index.json`. Null: one file.
+    #[serde(default)]
+    pub shards: Option<String>,
+    /// Rows of embedding and head: `padded` (all rows of the model) or `trimmed` (only the tokens of
+    /// the tokenizer).
+    #[serde(default)]
+    #[schemars(with = "String", extend("enum" = ["padded", "trimmed"], "default" = "padded"))]
+    pub vocab: Vocab,
     #[serde(flatten)]
     pub compute: ComputeParams,
+}
+
+/// Which rows of embedding and head are exported.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Vocab {
+    #[default]
+    Padded,
+    Trimmed,
 }
 
 /// A format of models.
@@ -58,7 +79,21 @@ pub enum Format {
 
 impl Params {
     fn broken(&self, compute: Compute) -> Vec<Finding> {
-        self.compute.broken("convert", compute)
+        let mut findings = self.compute.broken("convert", compute);
+        let Some(shards) = &self.shards else { return findings };
+        if self.to != Format::Huggingface {
+            let what = "`shards` is for `to: huggingface`; the other formats have one weight file";
+            findings.push(Finding::error("convert::shards", "shards", what).hint("remove `shards`"));
+        }
+        if let Err(why) = parse_size(shards) {
+            findings.push(Finding::error("convert::shards", "shards", format!("`shards`: {why}")));
+        }
+        findings
+    }
+
+    /// Largest weight file in bytes.
+    fn most(&self) -> Option<u64> {
+        self.shards.as_deref().and_then(|shards| parse_size(shards).ok())
     }
 
     fn placement(&self, compute: Compute) -> Placement<'_> {
@@ -84,7 +119,9 @@ impl Stage for Convert {
         let source = context.input("model")?;
         let chat = Chat::of_model(&source, &tokenizer, params.template)
             .map_err(|e| StageError::fail("convert::template", e.to_string()).hint(e.hint()))?;
-        let (mut config, parameters) = olmo_model::load(&source).map_err(|e| e.with_code("convert::model"))?;
+        let model = |error: ModelError| StageError::from(error.with_code("convert::model"));
+        let stored = olmo_model::open(&source).map_err(model)?;
+        let mut config = stored.config().clone();
         check_tokenizer(&config, tokenizer.special(), "convert")?;
         // The stop token of an answer comes first: some readers support one eos id only and take
         // the first.
@@ -95,33 +132,56 @@ impl Stage for Convert {
             }
         }
         config.pad_token_id = Some(tokenizer.special().pad_token_id);
+        if params.vocab == Vocab::Trimmed {
+            config.vocab_size = tokenizer.special().vocab_size as usize;
+            config.embedding_size = None;
+        }
+        let weights = ResizedVocabulary::new(&stored, &config).map_err(model)?;
         let dir = context.output("model")?;
         context.check_stop()?;
-        let save = match params.to {
-            Format::Huggingface => olmo_model::save_huggingface,
-            Format::OlmoCore => olmo_model::save_olmo_core,
-            Format::Olmo => olmo_model::save_olmo,
-        };
-        save(&dir, &config, &parameters, params.dtype).map_err(|e| e.with_code("convert::model"))?;
+        let dtype = params.dtype;
+        match params.to {
+            Format::Huggingface => olmo_model::save_huggingface(&dir, &config, &weights, dtype, params.most()),
+            Format::OlmoCore => olmo_model::save_olmo_core(&dir, &config, &weights, dtype),
+            Format::Olmo => olmo_model::save_olmo(&dir, &config, &weights, dtype),
+        }
+        .map_err(model)?;
         let tokenizer_out = if params.to == Format::OlmoCore { dir.join("tokenizer") } else { dir.clone() };
         fs::create_dir_all(&tokenizer_out).map_err(|e| StageError::io(&tokenizer_out, e))?;
         tokenizer_files::write(&tokenizer_out, &tokenizer_dir, &chat, config.max_sequence_length)?;
         clean_tokenizer(&tokenizer_out.join("tokenizer.json"), context)?;
         context.check_stop()?;
-        // Compare the files first: loading ignores unknown tensors, so the logits would not show
-        // one.
-        let by_name = params.to == Format::Huggingface
-            && olmo_model::has_safetensors(&source).map_err(|e| e.with_code("convert::model"))?;
-        let weights = match by_name {
-            true => check::compare_weights(&source, &dir, params.dtype)?,
-            false => check::compare_parameters(&parameters, &dir, params.dtype)?,
-        };
+        let export = olmo_model::open(&dir).map_err(model)?;
+        let mut tensors = check::compare_weights(&weights, &export, dtype)?;
+        // The names of the files are compared, too, with a table of their own.
+        if params.to == Format::Huggingface && olmo_model::has_known_names(&source).map_err(model)? {
+            tensors = check::compare_files(&source, &dir, dtype, config.embedding_rows())?;
+        }
+        context.check_stop()?;
         let placement = params.placement(context.request.compute);
-        let report = check::compare((&config, &parameters), &dir, params.dtype, weights, &placement)?;
+        let report = check::compare_logits((&config, &weights), &export, dtype, tensors, &placement)?;
         write_json(&context.output("report")?.join("report.json"), &report)?;
         context.message(report.to_string());
         report.verdict()
     }
+}
+
+/// A size in bytes: a number with `KB`, `MB`, `GB` (powers of 1000), `KiB`, `MiB` or `GiB` (powers of
+/// 1024), as `transformers` reads it.
+fn parse_size(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, u64); 6] = [
+        ("KiB", 1 << 10),
+        ("MiB", 1 << 20),
+        ("GiB", 1 << 30),
+        ("KB", 1_000),
+        ("MB", 1_000_000),
+        ("GB", 1_000_000_000),
+    ];
+    let size = UNITS.iter().find_map(|(unit, size)| {
+        let number: u64 = text.strip_suffix(unit)?.trim().parse().ok()?;
+        number.checked_mul(*size).filter(|size| *size > 0)
+    });
+    size.ok_or_else(|| format!("\"{text}\" is no size; write one such as 5GB, 500MB or 512MiB"))
 }
 
 /// Removes truncation, padding and dropout from the exported `tokenizer.json`, with a warning.
@@ -132,4 +192,19 @@ fn clean_tokenizer(path: &Path, context: &mut Context) -> Result<(), StageError>
     fs::write(path, &cleaned.bytes).map_err(|e| StageError::io(path, e))?;
     context.warning(format!("removed from the exported tokenizer.json: {}", cleaned.removed.join(", ")));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_numbers_with_a_unit() {
+        assert_eq!(parse_size("5GB"), Ok(5_000_000_000));
+        assert_eq!(parse_size("512MiB"), Ok(512 << 20));
+        assert_eq!(parse_size("3 KB"), Ok(3000));
+        for wrong in ["", "5", "GB", "0GB", "-1GB", "1.5GB", "5gb", "99999999999999GB"] {
+            assert!(parse_size(wrong).is_err(), "{wrong}");
+        }
+    }
 }

@@ -28,7 +28,7 @@ fn folder(dir: &Path) -> (TextTokenizer, Box<dyn LanguageModel>) {
     }))
     .unwrap();
     let parameters = Parameters::init(&config, 2).unwrap();
-    olmo_model::save_huggingface(dir, &config, &parameters, WeightType::Float32).unwrap();
+    olmo_model::save_huggingface(dir, &config, &parameters, WeightType::Float32, None).unwrap();
     fs::write(dir.join("chat_template.jinja"), Template::Tulu.jinja()).unwrap();
     let settings = json!({"eos_token": {"content": "<|endoftext|>"}, "pad_token": "<|padding|>"});
     fs::write(dir.join("tokenizer_config.json"), settings.to_string()).unwrap();

@@ -106,7 +106,7 @@ mod tests {
         let path = dir.path().join("object");
         let known = || {
             let item = KnownItem { label: None, files: [("ids.npy".to_owned(), path.clone())].into() };
-            [("input_ids", KnownInput { items: Some(vec![item]) })]
+            [("input_ids", KnownInput { items: Some(vec![item]), ..KnownInput::default() })]
         };
         let params = json!({"sequence_length": 16, "dtype": "uint32"});
         std::fs::write(&path, b"\x93NUMPY\x01\0").unwrap();
@@ -128,7 +128,7 @@ mod tests {
             std::fs::write(&path, manifest.to_string()).unwrap();
             serde_json::from_value::<TokensManifest>(manifest).expect("the manifest of this build");
             let item = KnownItem { label: None, files: [("manifest.json".to_owned(), path)].into() };
-            [("tokens", KnownInput { items: Some(vec![item]) })]
+            [("tokens", KnownInput { items: Some(vec![item]), ..KnownInput::default() })]
         };
         let small = json!({"sequence_length": 16, "dtype": "uint16"});
         assert_eq!(found(small.clone(), &known(65_536), Some(1 << 20)), []);

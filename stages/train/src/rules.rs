@@ -17,6 +17,7 @@ use olmo_stage::rules::{Finding, Question};
 use olmo_train::data::too_few_rows;
 use olmo_train::learner::computes;
 use olmo_train::memory::{self, Need};
+use serde_json::Value;
 
 use crate::params::{Duration, Interval, Params, ReduceParam, StrategyParam};
 
@@ -66,8 +67,29 @@ pub(crate) fn check(params: &Params, question: &Question) -> Vec<Finding> {
     if let (Some(config), Some(free)) = (&config, question.free_bytes) {
         findings.extend(space(params, config, steps, free));
     }
-    findings.extend(memory_note(params, config.as_ref(), data, &known));
+    // The model is not fetched, or the data are not made: what describes them is enough for an estimate.
+    let described = if known.has_init && known.init.is_none() { describe(question, &mut findings) } else { None };
+    let length = question.maker_param("data", "memmap", "sequence_length").and_then(Value::as_u64);
+    let config = config.as_ref().or(described.as_ref());
+    findings.extend(memory_note(params, config, data, length, &known));
+    if described.is_some() && data.is_none() {
+        let what = "steps and time: unknown until `olmo-pipe lock` has fetched the sources and the rows exist";
+        findings.push(Finding::note("train::steps", what));
+    }
     findings
+}
+
+/// The config of initial weights that are not fetched yet, if the experiment has a copy of it.
+fn describe(question: &Question, findings: &mut Vec<Finding>) -> Option<ModelConfig> {
+    let path = question.described("init", olmo_model::CONFIG_FILE)?;
+    match olmo_model::read_config(path) {
+        Ok(config) => Some(config),
+        Err(error) => {
+            let what = format!("the memory cannot be estimated: {error}");
+            findings.push(Finding::warning("train::described", "", what).hint("correct the file, or remove it"));
+            None
+        }
+    }
 }
 
 /// Every rule whose violation is an error, as far as the inputs are known.
@@ -354,12 +376,14 @@ fn space(params: &Params, config: &ModelConfig, steps: Option<u64>, free: u64) -
     }
 }
 
-/// Estimated memory of the run, as far as model and data are known. Only a note: the run may happen
+/// Estimated memory of the run, as far as model and data are known. `length` is the number of tokens
+/// of a row that the data will have. Only a note: the run may happen
 /// on another machine.
 fn memory_note(
     params: &Params,
     config: Option<&ModelConfig>,
     data: Option<&Manifest>,
+    length: Option<u64>,
     known: &Known,
 ) -> Option<Finding> {
     let computes = computes(known.compute);
@@ -367,9 +391,9 @@ fn memory_note(
         data.is_some() || params.model.as_ref().is_none_or(|model| model.embedding_size().is_some());
     let config = config.filter(|_| vocabulary_is_known)?;
     let chosen = params.model.as_ref().map_or(Some(config.max_sequence_length), ModelParams::max_sequence_length);
-    let sequence = data.map(|data| data.sequence_length as usize).or(chosen)?;
-    let ranks = known.ranks.max(1);
-    let strategy = params.distributed_strategy.resolve();
+    let length = data.map(|data| data.sequence_length).or(length).map(|length| length as usize);
+    let sequence = length.or(chosen)?;
+    let (ranks, strategy) = (known.ranks.max(1), params.distributed_strategy.resolve());
     let need = Need { config, sequence, rows: rows_of(params, data, sequence), computes, ranks, strategy };
     let policy = params.activation_checkpointing;
     // Which GPU it is, and its memory, is known only when the run starts.
@@ -413,8 +437,8 @@ fn vocabulary_of(data: &Manifest) -> Vocabulary {
 #[cfg(test)]
 mod tests {
     use olmo_data::{Layout, Memmap, MemmapWriter, TextTokenizer};
-    use olmo_stage::rules::{KnownInput, Level};
-    use serde_json::{Value, json};
+    use olmo_stage::rules::{KnownInput, Level, Maker};
+    use serde_json::json;
 
     use super::*;
 
@@ -492,6 +516,33 @@ mod tests {
         assert!(huge.contains("this machine has"), "{huge}");
         let on_gpu = note_on(Compute::CUDA, 1 << 16, json!(1 << 24), json!(65_536)).unwrap();
         assert!(!on_gpu.contains("this machine has") && on_gpu != huge, "a GPU's need, by other rules: {on_gpu}");
+    }
+
+    #[test]
+    fn a_model_that_is_not_fetched_is_estimated_from_the_copy_of_its_config() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.json");
+        let config = json!({"model_type": "olmo2", "hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2,
+            "intermediate_size": 128, "vocab_size": 1000, "rope_theta": 500_000.0, "max_position_embeddings": 4096});
+        std::fs::write(&path, config.to_string()).unwrap();
+        let params = json!({"max_duration": "2ep", "global_batch_size": 65_536});
+        let notes = |length: Value, path: &std::path::Path| {
+            let mut question = question(&params, &["init", "data"], None, Compute::FLEX);
+            let init = question.inputs.get_mut("init").unwrap();
+            init.described.insert("config.json".into(), path.to_owned());
+            let maker = Maker { stage: "memmap".into(), params: json!({"sequence_length": length}) };
+            question.inputs.get_mut("data").unwrap().maker = Some(maker);
+            let found = check(&serde_json::from_value(params.clone()).unwrap(), &question);
+            found.into_iter().map(|finding| (finding.level, finding.message)).collect::<Vec<_>>()
+        };
+        let [(_, short), (_, steps)] = &notes(json!(512), &path)[..] else { panic!("two notes") };
+        assert!(short.starts_with("memory: about ") && short.contains("micro-batches of 16 rows"), "{short}");
+        assert!(steps.contains("unknown until `olmo-pipe lock`"), "{steps}");
+        let long = &notes(Value::Null, &path)[0].1;
+        assert!(long != short && long.starts_with("memory: about "), "the model's longest rows: {long}");
+        std::fs::write(&path, "{}").unwrap();
+        let [(level, warning)] = &notes(json!(512), &path)[..] else { panic!("one warning") };
+        assert!(*level == Level::Warning && warning.contains("config.json"), "{warning}");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::data::Data;
+use crate::logits::Logits;
 use crate::table;
 
 #[derive(Parser)]
@@ -35,6 +36,9 @@ enum Command {
         after_help = "Example: olmo-pipe data preview latest:chat_rows.memmap"
     )]
     Data(Box<Data>),
+    /// Print a model's logits and log-probabilities for some tokens.
+    #[command(after_help = "Example: olmo-worker logits out/finetune-tulu/model --tokens 1,2,3")]
+    Logits(Logits),
     /// Answer a JSON list of questions on standard input with each stage's findings.
     #[command(after_help = "Example: echo '[]' | olmo-worker check")]
     Check,
@@ -67,6 +71,7 @@ pub fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Run { attempt } => table::run(&attempt),
         Command::Data(data) => data.run(),
+        Command::Logits(logits) => logits.run(),
         Command::Check => {
             let text = std::io::read_to_string(std::io::stdin()).map_err(|e| e.to_string());
             print_answer(text.and_then(|text| table::check(&text)))

@@ -12,6 +12,7 @@ use olmo_data::view::{ArtifactKind, Sequence, Sequences, audit, html, kind, plai
 use olmo_data::{DataError, Memmap, Message, TextTokenizer, dataset};
 use olmo_stage::StageError;
 
+use crate::answer::print_text;
 use crate::raw::{self, Raw};
 
 /// Preview, measure and audit data, and show the rows of training steps.
@@ -206,27 +207,7 @@ impl Data {
         let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty() && value != "0");
         // The usual conventions: NO_COLOR and CLICOLOR_FORCE.
         let colour = set("CLICOLOR_FORCE") || (std::io::stdout().is_terminal() && !set("NO_COLOR"));
-        match self.answer(colour) {
-            Ok((text, sound)) => {
-                let mut stdout = std::io::stdout().lock();
-                match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-                    // A reader that closes the pipe (`| head`) is not an error.
-                    Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-                        let _ =
-                            writeln!(std::io::stderr(), "error[cli::output]: cannot write to standard output: {error}");
-                        ExitCode::from(74)
-                    }
-                    _ if sound => ExitCode::SUCCESS,
-                    _ => ExitCode::FAILURE,
-                }
-            }
-            Err(StageError::Failed(failure) | StageError::OutOfMemory(failure)) => {
-                let hint = failure.hint.map(|hint| format!("  help: {hint}\n")).unwrap_or_default();
-                let _ = write!(std::io::stderr(), "error[{}]: {}\n{hint}", failure.code, plain(&failure.message));
-                ExitCode::FAILURE
-            }
-            Err(StageError::Interrupted) => ExitCode::FAILURE,
-        }
+        print_text(self.answer(colour))
     }
 
     /// The text to print, and whether the data is free of errors.

@@ -3,9 +3,11 @@
 //! A worker process runs one attempt: it reads `request.json` from the attempt's folder and writes
 //! all results to that folder. Its standard output and error are only a log.
 
+mod answer;
 mod choices;
 mod cli;
 mod data;
+mod logits;
 mod raw;
 mod table;
 

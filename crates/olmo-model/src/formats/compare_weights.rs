@@ -3,15 +3,13 @@
 //! It reads the files itself, tensor by tensor, and shares no table of names with the code that
 //! loads and saves models, so that it finds what that code loses by mistake.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
 
-use olmo_base::IoContext as _;
-use safetensors::Dtype;
-
-use super::weight_files::{Entry, element_size, entries, weight_files, widen};
+use super::file_names::{INDEX_FILE, PYTORCH_FILE, PYTORCH_INDEX_FILE, WEIGHTS_FILE};
+use super::files::ModelFiles;
+use super::tensors::{Tensor, Tensors, safetensors, state_dict};
 use crate::error::ModelError;
 use crate::weight_type::WeightType;
 
@@ -29,34 +27,48 @@ pub struct WeightComparison {
 
 /// Compares the weights in folder `export`, under Hugging Face's names, with those in folder
 /// `source`, under the names of either format. Compares values, not types: a bf16 equals its f32.
-/// The export must contain the source's values rounded to `dtype`.
+/// The export must contain the source's values rounded to `dtype`, of embedding and head only the
+/// first `rows` rows.
 ///
 /// A tensor of the source may be missing from the export if it is a rotary table, or a head that
 /// repeats the embedding.
 ///
 /// # Errors
 /// A file is missing or damaged.
-pub fn compare_weights(source: &Path, export: &Path, dtype: WeightType) -> Result<WeightComparison, ModelError> {
-    let (source, export) = (Tensors::open(source)?, Tensors::open(export)?);
+pub fn compare_weights(
+    source: &Path,
+    export: &Path,
+    dtype: WeightType,
+    rows: usize,
+) -> Result<WeightComparison, ModelError> {
+    let (source, export) = (tensors_of(source)?, tensors_of(export)?);
     // Llama's names: its norms come before attention and MLP.
-    let norms_before = export.entries.keys().any(|name| name.ends_with(".input_layernorm.weight"));
+    let norms_before = export.keys().any(|name| name.ends_with(".input_layernorm.weight"));
     let mut differences = Vec::new();
     let mut taken: BTreeSet<String> = BTreeSet::new();
-    for name in source.entries.keys() {
+    for (name, tensor) in &source {
         let counterparts = counterparts(name, norms_before);
-        let present: Vec<&str> =
-            counterparts.iter().map(String::as_str).filter(|name| export.entries.contains_key(*name)).collect();
+        let present: Vec<(&str, &Tensor)> = counterparts
+            .iter()
+            .filter_map(|name| export.get_key_value(name))
+            .map(|(name, tensor)| (name.as_str(), tensor))
+            .collect();
         taken.extend(counterparts.iter().cloned());
         if present.len() == counterparts.len() {
-            differences.extend(difference(&source, name, &export, &present, dtype)?);
+            let of_vocabulary = counterparts.iter().any(|name| name == EMBEDDING || name == HEAD);
+            let rows = if of_vocabulary { rows } else { usize::MAX };
+            differences.extend(difference(name, tensor, &present, dtype, rows)?);
         } else if !may_be_absent(&source, name)? {
             differences.push(format!("`{name}` of the model is not in the export"));
         }
     }
-    let new = export.entries.keys().filter(|name| !taken.contains(*name));
+    let new = export.keys().filter(|name| !taken.contains(*name));
     differences.extend(new.map(|name| format!("`{name}` of the export is not in the model")));
-    Ok(WeightComparison { tensors: source.entries.len(), differences })
+    Ok(WeightComparison { tensors: source.len(), differences })
 }
+
+const EMBEDDING: &str = "model.embed_tokens.weight";
+const HEAD: &str = "lm_head.weight";
 
 /// Names in the export whose concatenated rows are the source's tensor `name`.
 fn counterparts(name: &str, norms_before: bool) -> Vec<String> {
@@ -91,104 +103,60 @@ fn may_be_absent(source: &Tensors, name: &str) -> Result<bool, ModelError> {
     if name.ends_with("rotary_emb.inv_freq") {
         return Ok(true);
     }
-    let embedding = "model.embed_tokens.weight";
-    Ok(name == "lm_head.weight"
-        && source.entries.contains_key(embedding)
-        && difference(source, name, source, &[embedding], WeightType::Float32)?.is_none())
+    let (Some(head), Some(embedding)) = (source.get(name), source.get(EMBEDDING)) else { return Ok(false) };
+    let embedding = [(EMBEDDING, embedding)];
+    Ok(name == HEAD && difference(name, head, &embedding, WeightType::Float32, usize::MAX)?.is_none())
 }
 
-/// How the tensor `name` of `source`, rounded to `dtype`, differs from the concatenated tensors
-/// `parts` of `export`.
+/// How the first `rows` rows of the source's tensor `name`, rounded to `dtype`, differ from the
+/// concatenated tensors `parts` of the export.
 fn difference(
-    source: &Tensors,
     name: &str,
-    export: &Tensors,
-    parts: &[&str],
+    own: &Tensor,
+    parts: &[(&str, &Tensor)],
     dtype: WeightType,
+    rows: usize,
 ) -> Result<Option<String>, ModelError> {
-    let mut own = source.stream(name)?;
-    let others = parts.iter().map(|part| export.stream(part)).collect::<Result<Vec<_>, _>>()?;
-    let widths: BTreeSet<Option<&usize>> =
-        others.iter().chain([&own]).filter(|stream| stream.shape.len() > 1).map(|stream| stream.shape.last()).collect();
-    let count: usize = others.iter().map(|stream| stream.count).sum();
-    if count != own.count || widths.len() > 1 {
-        let shapes: Vec<&[usize]> = others.iter().map(|stream| &stream.shape[..]).collect();
-        return Ok(Some(format!("`{name}` has shape {:?} in the model and {shapes:?} in the export", own.shape)));
+    let mut shape = own.shape.clone();
+    if let Some(first) = shape.first_mut() {
+        *first = rows.min(*first);
     }
-    for mut other in others {
-        let part = other.name.clone();
-        while let Some(theirs) = other.next(AT_ONCE)? {
-            let mut ours = own.next(theirs.len())?.unwrap_or_default();
-            for value in &mut ours {
-                *value = dtype.round(*value);
-            }
-            if let Some((a, b)) = ours.iter().zip(&theirs).find(|(a, b)| a != b && a.to_bits() != b.to_bits()) {
+    let count = |shape: &[usize]| shape.iter().product::<usize>();
+    let shapes: Vec<&[usize]> = parts.iter().map(|(_, part)| &part.shape[..]).collect();
+    let widths: BTreeSet<Option<&usize>> =
+        shapes.iter().copied().chain([&shape[..]]).filter(|shape| shape.len() > 1).map(<[usize]>::last).collect();
+    if shapes.iter().copied().map(count).sum::<usize>() != count(&shape) || widths.len() > 1 {
+        return Ok(Some(format!("`{name}` has shape {shape:?} in the model and {shapes:?} in the export")));
+    }
+    let open = |tensor: &Tensor, name: &str| {
+        tensor.open().map_err(|why| ModelError::folder(&tensor.path, format!("`{name}` {why}")))
+    };
+    let opened = open(own, name)?;
+    let mut place = 0;
+    for (part, tensor) in parts {
+        let other = open(tensor, part)?;
+        let length = count(&tensor.shape);
+        let (mut ours, mut theirs) = (vec![0.0; AT_ONCE.min(length)], vec![0.0; AT_ONCE.min(length)]);
+        for start in (0..length).step_by(AT_ONCE) {
+            let size = AT_ONCE.min(length - start);
+            let (ours, theirs) = (&mut ours[..size], &mut theirs[..size]);
+            let read = opened.read(place + start, ours).and_then(|()| other.read(start, theirs));
+            read.map_err(|why| ModelError::folder(&tensor.path, format!("`{part}` {why}")))?;
+            ours.iter_mut().for_each(|value| *value = dtype.round(*value));
+            if let Some((a, b)) = ours.iter().zip(&*theirs).find(|(a, b)| a.to_bits() != b.to_bits()) {
                 return Ok(Some(format!("`{name}` holds {a} in the model and `{part}` holds {b} in the export")));
             }
         }
+        place += length;
     }
     Ok(None)
 }
 
-/// The tensors of a folder, with their file and position.
-struct Tensors {
-    files: Vec<(PathBuf, File)>,
-    entries: BTreeMap<String, (usize, Entry)>,
-}
-
-impl Tensors {
-    fn open(folder: &Path) -> Result<Tensors, ModelError> {
-        let (mut files, mut all) = (Vec::new(), BTreeMap::new());
-        for path in weight_files(folder)? {
-            let file = File::open(&path).context(&path)?;
-            for (name, entry) in entries(&path)? {
-                all.insert(name, (files.len(), entry));
-            }
-            files.push((path, file));
-        }
-        Ok(Tensors { files, entries: all })
+/// The tensors of a folder whose names are ours or Hugging Face's.
+fn tensors_of(folder: &Path) -> Result<Tensors, ModelError> {
+    let files = Arc::new(ModelFiles::list(folder)?);
+    if files.has(WEIGHTS_FILE) || files.has(INDEX_FILE) {
+        return safetensors(&files, &files.weight_files(WEIGHTS_FILE, INDEX_FILE)?);
     }
-
-    fn stream(&self, name: &str) -> Result<Stream<'_>, ModelError> {
-        let (file, entry) = &self.entries[name];
-        let (path, file) = &self.files[*file];
-        let bad = |why: String| ModelError::folder(path, format!("`{name}` {why}"));
-        let size = element_size(entry.dtype).ok_or_else(|| bad(format!("has type {}", entry.dtype)))?;
-        let count = entry.shape.iter().try_fold(1usize, |count, length| count.checked_mul(*length));
-        let bytes = count.and_then(|count| count.checked_mul(size)).map(|bytes| bytes as u64);
-        let count = count.filter(|_| bytes == entry.end.checked_sub(entry.start));
-        let count = count.ok_or_else(|| bad(format!("of shape {:?} does not have as many bytes", entry.shape)))?;
-        let (shape, dtype) = (entry.shape.clone(), entry.dtype);
-        Ok(Stream { name: name.to_owned(), path, file, shape, dtype, size, count, at: entry.start, left: count })
-    }
-}
-
-/// The elements of a tensor, read from its file on demand.
-struct Stream<'f> {
-    name: String,
-    path: &'f Path,
-    file: &'f File,
-    shape: Vec<usize>,
-    dtype: Dtype,
-    size: usize,
-    count: usize,
-    at: u64,
-    left: usize,
-}
-
-impl Stream<'_> {
-    /// The next elements, at most `most`; `None` at the end.
-    fn next(&mut self, most: usize) -> Result<Option<Vec<f32>>, ModelError> {
-        let count = self.left.min(most);
-        if count == 0 {
-            return Ok(None);
-        }
-        let mut bytes = vec![0; count * self.size];
-        self.file.read_exact_at(&mut bytes, self.at).context(self.path)?;
-        self.at += bytes.len() as u64;
-        self.left -= count;
-        let mut values = vec![0.0; count];
-        widen(self.dtype, &bytes, &mut values).map_err(|why| ModelError::folder(self.path, why))?;
-        Ok(Some(values))
-    }
+    state_dict(&files, &files.weight_files(PYTORCH_FILE, PYTORCH_INDEX_FILE)?, str::to_owned)
 }

@@ -6,3 +6,6 @@ pub const CONFIG_FILE: &str = "config.json";
 pub const WEIGHTS_FILE: &str = "model.safetensors";
 /// The index of the shards of a model in several files.
 pub(crate) const INDEX_FILE: &str = "model.safetensors.index.json";
+/// The weights of a Hugging Face model as a file of `torch.save`, and the index of its shards.
+pub(crate) const PYTORCH_FILE: &str = "pytorch_model.bin";
+pub(crate) const PYTORCH_INDEX_FILE: &str = "pytorch_model.bin.index.json";

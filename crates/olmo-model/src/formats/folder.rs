@@ -1,63 +1,31 @@
 //! Recognises folders that this program cannot read as a model, and explains how to convert them.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
 
-use olmo_base::IoContext as _;
 use serde_json::Value;
 
-use super::file_names::{CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE};
+use super::file_names::{CONFIG_FILE, INDEX_FILE, PYTORCH_INDEX_FILE, WEIGHTS_FILE};
+use super::files::ModelFiles;
 use super::format::Format;
 use crate::error::ModelError;
 
 const ADAPTER_CONFIG: &str = "adapter_config.json";
 const ADAPTER_WEIGHTS: [&str; 2] = ["adapter_model.safetensors", "adapter_model.bin"];
 
-/// Rewrites the model in the current folder as safetensors, whatever `transformers` read it from.
-const RESAVE: &str = "python -c \"from transformers import AutoModelForCausalLM as M; \
-                      M.from_pretrained('.').save_pretrained('converted')\"";
-
-/// The files of a model: names relative to its folder, and their paths.
-pub(crate) type Files = BTreeMap<String, PathBuf>;
-
-/// Rejects a folder that contains something other than a model in safetensors. Looks only at names.
+/// Rejects files that are something other than a model. Looks at names, and at small JSON files.
 ///
 /// # Errors
 /// [`ModelError::Folder`]: what the folder contains, and the command that converts it.
-pub(crate) fn check(folder: &Path) -> Result<(), ModelError> {
-    check_files(folder, &list(folder)?)
-}
-
-/// Like [`check`], for the files of a folder that messages call `shown`.
-pub(crate) fn check_files(shown: &Path, files: &Files) -> Result<(), ModelError> {
-    let names: BTreeSet<&str> = files.keys().map(|name| name.split('/').next().unwrap_or(name)).collect();
+pub(crate) fn check(files: &ModelFiles) -> Result<(), ModelError> {
+    let names: BTreeSet<&str> = files.names().map(|name| name.split('/').next().unwrap_or(name)).collect();
     match (Contents { files, names }).fault() {
         None => Ok(()),
-        Some(reason) => Err(ModelError::folder(shown, reason)),
+        Some(reason) => Err(ModelError::folder(files.shown(), reason)),
     }
-}
-
-/// The files in `folder` and in its direct subfolders.
-fn list(folder: &Path) -> Result<Files, ModelError> {
-    let entries = |folder: &Path| -> std::io::Result<Vec<PathBuf>> {
-        std::fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect()
-    };
-    let mut files = Files::new();
-    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    for path in entries(folder).context(folder)? {
-        if path.is_dir() {
-            // An unreadable folder is not a model.
-            let inner = entries(&path).unwrap_or_default();
-            files.extend(inner.into_iter().map(|inner| (format!("{}/{}", name(&path), name(&inner)), inner)));
-        } else {
-            files.insert(name(&path), path);
-        }
-    }
-    Ok(files)
 }
 
 struct Contents<'f> {
-    files: &'f Files,
+    files: &'f ModelFiles,
     /// Names of the files and folders directly in the folder.
     names: BTreeSet<&'f str>,
 }
@@ -74,8 +42,7 @@ impl<'f> Contents<'f> {
 
     /// The file `name` as JSON; null if it cannot be read.
     fn json(&self, name: &str) -> Value {
-        let bytes = self.files.get(name).and_then(|path| std::fs::read(path).ok()).unwrap_or_default();
-        serde_json::from_slice(&bytes).unwrap_or_default()
+        self.files.object(name).map(Value::Object).unwrap_or_default()
     }
 
     fn fault(&self) -> Option<String> {
@@ -93,7 +60,7 @@ impl<'f> Contents<'f> {
                  left over"
             ));
         }
-        if Format::of(|name| self.files.contains_key(name)).is_some() {
+        if Format::of(|name| self.files.has(name)).is_some() {
             return None;
         }
         Some(self.checkpoint().unwrap_or_else(|| self.missing(weights)))
@@ -121,11 +88,6 @@ impl<'f> Contents<'f> {
 
     /// A checkpoint in a format that must be converted by another program.
     fn checkpoint(&self) -> Option<String> {
-        let resave = |what: String| {
-            format!(
-                "{what}. Convert it in its folder and take `converted`: {RESAVE}. A pickle file can run code: do this only with one that you trust"
-            )
-        };
         if self.has("model_and_optim") || self.has(".metadata") || self.ending(".distcp").is_some() {
             return Some(format!(
                 "has parts of a distributed checkpoint of OLMo-core, but not {CONFIG_FILE} with .metadata or \
@@ -147,11 +109,8 @@ impl<'f> Contents<'f> {
             ));
         }
         if let Some(file) = self.names.iter().find(|name| name.starts_with("pytorch_model") && name.ends_with(".bin")) {
-            let what = format!("has {file}, weights as a Python pickle, and not {WEIGHTS_FILE}");
-            return Some(match self.has(CONFIG_FILE) {
-                true => resave(what),
-                false => format!("{what}, and no {CONFIG_FILE}; take the whole folder that `save_pretrained` wrote"),
-            });
+            let part = if self.has(CONFIG_FILE) { PYTORCH_INDEX_FILE } else { CONFIG_FILE };
+            return Some(format!("has {file} but no {part}; take the whole folder that `save_pretrained` wrote"));
         }
         for (file, reader) in [("tf_model.h5", "from_tf"), ("flax_model.msgpack", "from_flax")] {
             if self.has(file) {
@@ -172,10 +131,7 @@ impl<'f> Contents<'f> {
 
     /// Why a folder without any known checkpoint is not a model.
     fn missing(&self, weights: bool) -> String {
-        let inner = |name: &&str| {
-            let has = |file: &str| self.files.contains_key(&format!("{name}/{file}"));
-            has(CONFIG_FILE) && (has(WEIGHTS_FILE) || has(INDEX_FILE))
-        };
+        let inner = |name: &&str| Format::of(|file| self.files.has(&format!("{name}/{file}"))).is_some();
         let inner: Vec<&str> = self.names.iter().copied().filter(inner).collect();
         let place = match &inner[..] {
             [] => String::new(),
@@ -190,9 +146,8 @@ impl<'f> Contents<'f> {
                 let shards = self.names.iter().filter(|name| name.ends_with(".safetensors")).count();
                 match shards {
                     0 => format!(
-                        "has {CONFIG_FILE} but no weights ({WEIGHTS_FILE}). If the model's repository has them as a pickle \
-                         alone (pytorch_model.bin), which is never downloaded, convert it: python -c \"from transformers \
-                         import AutoModelForCausalLM as M; M.from_pretrained('OWNER/NAME').save_pretrained('converted')\""
+                        "has {CONFIG_FILE} but no weights ({WEIGHTS_FILE} or pytorch_model.bin); take the whole folder that \
+                         `save_pretrained` wrote"
                     ),
                     _ => format!(
                         "has {shards} safetensors files, but neither {WEIGHTS_FILE} nor {INDEX_FILE}, which says which of \

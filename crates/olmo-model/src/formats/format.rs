@@ -1,12 +1,14 @@
 //! [`Format`]: the formats of a model folder, told apart by the names of its files.
 
-use super::file_names::{CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE};
+use super::file_names::{CONFIG_FILE, INDEX_FILE, PYTORCH_FILE, PYTORCH_INDEX_FILE, WEIGHTS_FILE};
 
 /// The format of a model folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
     /// `config.json` with safetensors: ours or Hugging Face's, by the content of the config.
     Safetensors,
+    /// `config.json` with `pytorch_model.bin`: Hugging Face's, from before safetensors.
+    PytorchBin,
     /// A step of OLMo-core's trainer.
     OlmoCore,
     /// An unsharded checkpoint of OLMo.
@@ -23,7 +25,12 @@ impl Format {
         if has("config.yaml") && !has(CONFIG_FILE) && (has("model.pt") || has(WEIGHTS_FILE)) {
             return Some(Format::Olmo);
         }
-        (has(CONFIG_FILE) && (has(WEIGHTS_FILE) || has(INDEX_FILE))).then_some(Format::Safetensors)
+        // The order of `transformers`.
+        match has(CONFIG_FILE) {
+            true if has(WEIGHTS_FILE) || has(INDEX_FILE) => Some(Format::Safetensors),
+            true if has(PYTORCH_FILE) || has(PYTORCH_INDEX_FILE) => Some(Format::PytorchBin),
+            _ => None,
+        }
     }
 }
 
@@ -42,5 +49,8 @@ mod tests {
         assert_eq!(of(&["config.yaml", "model.safetensors"]), Some(Format::Olmo));
         assert_eq!(of(&["config.yaml", "model/rank0.pt"]), None);
         assert_eq!(of(&["model.safetensors"]), None);
+        assert_eq!(of(&["config.json", "pytorch_model.bin"]), Some(Format::PytorchBin));
+        assert_eq!(of(&["config.json", "pytorch_model.bin.index.json"]), Some(Format::PytorchBin));
+        assert_eq!(of(&["config.json", "pytorch_model.bin", "model.safetensors"]), Some(Format::Safetensors));
     }
 }

@@ -1,62 +1,117 @@
 //! Reads a model folder in any format.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use olmo_ops::Matrices;
 
+use super::file_names::{CONFIG_FILE, INDEX_FILE, PYTORCH_FILE, PYTORCH_INDEX_FILE, WEIGHTS_FILE};
+use super::files::ModelFiles;
 use super::folder;
 use super::format::Format;
-use super::huggingface::{self, load_huggingface, map_huggingface};
-use super::json::read_config;
-use super::native::{load_native, map_native};
-use super::olmo::{load_olmo, load_olmo_core};
+use super::huggingface::{self, open_huggingface};
+use super::native::{self, open_native};
+use super::olmo::{open_olmo, open_olmo_core};
+use super::stored_model::StoredModel;
+use super::tensors::{safetensors, state_dict};
 use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::parameters::Parameters;
 
-/// Reads a model folder: native, Hugging Face (detected by `model_type` in its config), a step of
-/// OLMo-core's trainer, or an unsharded checkpoint of OLMo. Weights only: nothing of an optimizer's
-/// state is read.
+/// Opens a model folder: native, Hugging Face (detected by `model_type` in its config; safetensors or
+/// `pytorch_model.bin`, in one file or several), a step of OLMo-core's trainer, or an unsharded
+/// checkpoint of OLMo. Weights only: nothing of an optimizer's state is read.
 ///
 /// # Errors
 /// A file is missing or damaged, the config is invalid or unsupported, or a tensor is missing,
 /// unknown or misshapen.
-pub fn load(folder: &Path) -> Result<(ModelConfig, Parameters), ModelError> {
-    match format(folder)? {
-        Format::OlmoCore => load_olmo_core(folder),
-        Format::Olmo => load_olmo(folder),
-        Format::Safetensors if is_huggingface(folder)? => load_huggingface(folder),
-        Format::Safetensors => load_native(folder),
-    }
+pub fn open(folder: &Path) -> Result<StoredModel, ModelError> {
+    open_files(ModelFiles::list(folder)?, true)
 }
 
-/// Like [`load`], without a copy of weights that are in safetensors. The weights of norms, f16 and
-/// what is not aligned in its file are copied as f32.
+/// Reads a model folder into memory: see [`open`].
+///
+/// # Errors
+/// See [`open`]; also elements that are not finite.
+pub fn load(folder: &Path) -> Result<(ModelConfig, Parameters), ModelError> {
+    let stored = open(folder)?;
+    Ok((stored.config().clone(), stored.parameters()?))
+}
+
+/// Like [`load`], without a copy of weights that can be mapped: see [`StoredModel::matrices`].
 ///
 /// # Errors
 /// See [`load`].
 pub fn map(folder: &Path) -> Result<(ModelConfig, Matrices), ModelError> {
-    match format(folder)? {
-        Format::OlmoCore | Format::Olmo => load(folder).map(|(config, parameters)| (config, parameters.matrices())),
-        Format::Safetensors if is_huggingface(folder)? => map_huggingface(folder),
-        Format::Safetensors => map_native(folder),
-    }
+    let stored = open(folder)?;
+    Ok((stored.config().clone(), stored.matrices()?))
 }
 
-/// Whether the weights of a model folder are safetensors under our names or Hugging Face's.
+/// Whether the tensors of a model folder have our names or Hugging Face's, which
+/// [`compare_weights`](crate::compare_weights) knows.
 ///
 /// # Errors
 /// The folder is no model.
-pub fn has_safetensors(folder: &Path) -> Result<bool, ModelError> {
-    Ok(format(folder)? == Format::Safetensors)
+pub fn has_known_names(folder: &Path) -> Result<bool, ModelError> {
+    let files = ModelFiles::list(folder)?;
+    Ok(matches!(format(&files)?, Format::Safetensors | Format::PytorchBin))
 }
 
-fn format(folder: &Path) -> Result<Format, ModelError> {
-    folder::check(folder)?;
-    let format = Format::of(|name| folder.join(name).is_file());
-    format.ok_or_else(|| ModelError::folder(folder, "changed while it was read"))
+/// The config of the model in `files` (names relative to its folder, and their paths), in any format.
+/// Messages call the folder `shown`. Compares the names and shapes of tensors with the config; reads
+/// no weights.
+///
+/// # Errors
+/// See [`open`], as far as names, configs and headers show.
+pub fn examine(shown: &Path, files: &BTreeMap<String, PathBuf>) -> Result<ModelConfig, ModelError> {
+    Ok(open_files(ModelFiles::new(shown, files.clone()), false)?.config().clone())
 }
 
-fn is_huggingface(folder: &Path) -> Result<bool, ModelError> {
-    Ok(read_config(folder)?.contains_key(huggingface::MODEL_TYPE))
+/// The config in the file `path`, native or Hugging Face's, of a model whose weights are elsewhere.
+///
+/// # Errors
+/// The file is missing, or describes no model.
+pub fn read_config(path: &Path) -> Result<ModelConfig, ModelError> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let files = ModelFiles::new(folder, BTreeMap::from([(CONFIG_FILE.to_owned(), path.to_owned())]));
+    let fields = files.object(CONFIG_FILE)?;
+    match fields.contains_key(huggingface::MODEL_TYPE) {
+        true => huggingface::understand(&files, &fields),
+        false => native::understand(&files.named(CONFIG_FILE), fields),
+    }
+}
+
+fn format(files: &ModelFiles) -> Result<Format, ModelError> {
+    folder::check(files)?;
+    let format = Format::of(|name| files.has(name));
+    format.ok_or_else(|| ModelError::folder(files.shown(), "changed while it was read"))
+}
+
+/// Opens the model in `files`. Tensors that are no weights may be looked at if `reads` is set, to find
+/// out whether they repeat what the model has; otherwise they are ignored.
+fn open_files(files: ModelFiles, reads: bool) -> Result<StoredModel, ModelError> {
+    let format = format(&files)?;
+    let files = Arc::new(files);
+    let pickled = format == Format::PytorchBin;
+    match format {
+        Format::OlmoCore => return open_olmo_core(&files, reads),
+        Format::Olmo => return open_olmo(&files),
+        Format::Safetensors | Format::PytorchBin => {}
+    }
+    let fields = files.object(CONFIG_FILE)?;
+    let is_huggingface = fields.contains_key(huggingface::MODEL_TYPE);
+    if pickled && !is_huggingface {
+        let what = format!("has no `{}`, which a model with {PYTORCH_FILE} needs", huggingface::MODEL_TYPE);
+        return Err(files.refuse(CONFIG_FILE, what));
+    }
+    // The config first: its errors say more than those of the tensors.
+    let open = |files: &Arc<ModelFiles>| match pickled {
+        true => state_dict(files, &files.weight_files(PYTORCH_FILE, PYTORCH_INDEX_FILE)?, str::to_owned),
+        false => safetensors(files, &files.weight_files(WEIGHTS_FILE, INDEX_FILE)?),
+    };
+    match is_huggingface {
+        true => open_huggingface(&files, &fields, &open, reads),
+        false => open_native(&files, fields, &open),
+    }
 }

@@ -1,8 +1,11 @@
-//! The formats of a model folder: our own and Hugging Face's.
+//! The formats of a model folder: our own, Hugging Face's, OLMo-core's and OLMo's.
+//!
+//! Each format gives a config, the names of its tensors and their places in the flat array, and the
+//! tensors of its files. [`StoredModel`] reads weights from these, whatever the format.
 
 mod compare_weights;
-mod examine;
 mod file_names;
+mod files;
 mod folder;
 mod format;
 mod huggingface;
@@ -12,12 +15,13 @@ mod load;
 mod native;
 mod olmo;
 mod parts;
-mod weight_files;
+mod stored_model;
+mod tensors;
 
 pub use compare_weights::{WeightComparison, compare_weights};
-pub use examine::examine;
 pub use file_names::{CONFIG_FILE, WEIGHTS_FILE};
-pub use huggingface::{load_huggingface, save_huggingface};
-pub use load::{has_safetensors, load, map};
+pub use huggingface::save_huggingface;
+pub use load::{examine, has_known_names, load, map, open, read_config};
 pub use native::{load_native, save_native};
-pub use olmo::{load_olmo, load_olmo_core, save_olmo, save_olmo_core};
+pub use olmo::{save_olmo, save_olmo_core};
+pub use stored_model::StoredModel;

@@ -2,18 +2,21 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 
-use olmo_ops::Matrices;
 use serde_json::{Map, Value};
 
-use super::file_names::CONFIG_FILE;
-use super::json::{read_config, write_json};
-use super::parts::{Part, map, no_extras, read};
-use super::weight_files::{self, Outgoing};
+use super::file_names::{CONFIG_FILE, WEIGHTS_FILE};
+use super::files::ModelFiles;
+use super::json::write_json;
+use super::parts::{Part, no_extras};
+use super::stored_model::{OpenTensors, StoredModel};
+use super::tensors::{Outgoing, safetensors, write};
 use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::layout::{TensorSpec, layout};
 use crate::parameters::Parameters;
+use crate::weight_source::{WeightSource, check_fit};
 use crate::weight_type::WeightType;
 
 /// Version of the native format, stored as `format` in its config.
@@ -24,16 +27,25 @@ const FORMAT: u64 = 1;
 /// # Errors
 /// See [`crate::load`].
 pub fn load_native(folder: &Path) -> Result<(ModelConfig, Parameters), ModelError> {
-    let config = understand(&folder.join(CONFIG_FILE), read_config(folder)?)?;
-    let parameters = read(folder, &config, &parts(&config), &no_extras)?;
-    Ok((config, parameters))
+    let files = Arc::new(ModelFiles::list(folder)?);
+    let fields = files.object(CONFIG_FILE)?;
+    let open = |files: &Arc<ModelFiles>| safetensors(files, &[WEIGHTS_FILE.to_owned()]);
+    let stored = open_native(&files, fields, &open)?;
+    Ok((stored.config().clone(), stored.parameters()?))
 }
 
-/// Maps a native model folder.
-pub(crate) fn map_native(folder: &Path) -> Result<(ModelConfig, Matrices), ModelError> {
-    let config = understand(&folder.join(CONFIG_FILE), read_config(folder)?)?;
-    let matrices = map(folder, &parts(&config), &no_extras)?;
-    Ok((config, matrices))
+/// Opens a native model with the fields of its config.
+///
+/// # Errors
+/// See [`crate::load`].
+pub(crate) fn open_native(
+    files: &Arc<ModelFiles>,
+    fields: Map<String, Value>,
+    open: OpenTensors<'_>,
+) -> Result<StoredModel, ModelError> {
+    let config = understand(&files.named(CONFIG_FILE), fields)?;
+    let parts = parts(&config);
+    StoredModel::new(&files.named(WEIGHTS_FILE), config, parts, open(files)?, &no_extras)
 }
 
 /// The config described by the fields of the file `path`.
@@ -86,20 +98,12 @@ pub(crate) fn parts(config: &ModelConfig) -> Vec<Part> {
 /// Writes a native model to `folder`, which is created if absent. Equal models give equal bytes.
 ///
 /// # Errors
-/// The parameters belong to another config, or the folder cannot be written.
-pub fn save_native(folder: &Path, config: &ModelConfig, parameters: &Parameters) -> Result<(), ModelError> {
-    parameters.check_fit(config)?;
+/// The weights belong to another config, or the folder cannot be written.
+pub fn save_native(folder: &Path, config: &ModelConfig, source: &dyn WeightSource) -> Result<(), ModelError> {
+    check_fit(source, config)?;
     let mut fields = Map::from_iter([("format".to_owned(), Value::from(FORMAT))]);
     fields.extend(described(config));
     write_json(folder, CONFIG_FILE, Value::Object(fields))?;
-    let outgoing: Vec<Outgoing<'_>> = parameters
-        .tensors()
-        .iter()
-        .map(|spec| Outgoing {
-            name: spec.name.clone(),
-            shape: spec.shape.clone(),
-            values: &parameters.flat()[spec.range.clone()],
-        })
-        .collect();
-    weight_files::write(folder, &outgoing, WeightType::Float32)
+    let outgoing: Vec<Outgoing> = parts(config).into_iter().map(Outgoing::from).collect();
+    write(folder, &outgoing, source, WeightType::Float32, None)
 }

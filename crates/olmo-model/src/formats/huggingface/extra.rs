@@ -2,10 +2,11 @@
 //! others may not.
 
 use crate::config::ModelConfig;
-use crate::formats::weight_files::{Incoming, IncomingTensors};
+use crate::formats::tensors::{Tensor, Tensors};
 
 pub(super) const EMBEDDING: &str = "model.embed_tokens.weight";
 pub(super) const HEAD: &str = "lm_head.weight";
+pub(super) const FINAL_NORM: &str = "model.norm.weight";
 
 /// Suffix of rotary tables, which old exports store although they follow from the config.
 const ROTARY_TABLE: &str = "rotary_emb.inv_freq";
@@ -38,7 +39,7 @@ const QUANTIZATION: &[&str] = &[
 ///
 /// # Errors
 /// The reason why not, as the end of a sentence that starts with its name.
-pub(super) fn judge(name: &str, all: &IncomingTensors<'_>, config: &ModelConfig) -> Result<(), String> {
+pub(super) fn judge(name: &str, all: &Tensors, config: &ModelConfig) -> Result<(), String> {
     let Some(tensor) = all.get(name) else { return Ok(()) };
     let file = tensor.path.file_name().map(|file| file.to_string_lossy().into_owned()).unwrap_or_default();
     if name == HEAD && config.weight_tying {
@@ -69,7 +70,7 @@ pub(super) fn judge(name: &str, all: &IncomingTensors<'_>, config: &ModelConfig)
 }
 
 /// Checks that the head of a tied model equals its embedding: some exports write both.
-fn head(head: &Incoming<'_>, all: &IncomingTensors<'_>) -> Result<(), String> {
+fn head(head: &Tensor, all: &Tensors) -> Result<(), String> {
     // A missing embedding is reported elsewhere.
     let Some(embedding) = all.get(EMBEDDING) else { return Ok(()) };
     if head.shape != embedding.shape {
@@ -82,14 +83,12 @@ fn head(head: &Incoming<'_>, all: &IncomingTensors<'_>) -> Result<(), String> {
 }
 
 /// Checks that a stored table matches the config's rotary base.
-fn rotary_table(tensor: &Incoming<'_>, config: &ModelConfig) -> Result<(), String> {
+fn rotary_table(tensor: &Tensor, config: &ModelConfig) -> Result<(), String> {
     let half = config.head_width() / 2;
     if tensor.shape != [half] {
         return Err(format!("has shape {:?}, not [{half}]", tensor.shape));
     }
-    let mut table = vec![0.0; half];
-    tensor.read_into(&mut table)?;
-    for (index, found) in table.into_iter().enumerate() {
+    for (index, found) in tensor.values()?.into_iter().enumerate() {
         let computed = config.rope_theta.powf(-(index as f64) / half as f64) as f32;
         if (found - computed).abs() > computed * ROTARY_TOLERANCE {
             return Err(format!(

@@ -2,19 +2,21 @@
 //! `Olmo3ForCausalLM` or `LlamaForCausalLM`.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use olmo_ops::Matrices;
 use serde_json::{Map, Value, json};
 
 use super::architecture::{Architecture, FULL, SLIDING, VOCABULARY, layer_types};
 use super::{config, extra, reader, rope};
 use crate::config::ModelConfig;
 use crate::error::ModelError;
-use crate::formats::file_names::CONFIG_FILE;
-use crate::formats::json::{read_config, read_object, write_json};
-use crate::formats::parts::{Names, Part, map, read};
-use crate::formats::weight_files::{self, Outgoing};
-use crate::parameters::Parameters;
+use crate::formats::file_names::{CONFIG_FILE, WEIGHTS_FILE};
+use crate::formats::files::ModelFiles;
+use crate::formats::json::write_json;
+use crate::formats::parts::{Names, Part};
+use crate::formats::stored_model::{OpenTensors, StoredModel};
+use crate::formats::tensors::{Outgoing, Tensors, write};
+use crate::weight_source::{WeightSource, check_fit};
 use crate::weight_type::WeightType;
 
 /// Read by `transformers` for generation; its `eos_token_id` may be a list.
@@ -43,47 +45,44 @@ const NAMES_OF_LLAMA: Names =
     Names { attention_norm: "input_layernorm", mlp_norm: "post_attention_layernorm", ..NAMES };
 
 /// Every Hugging Face tensor and the part of our tensors that it is.
-pub(crate) fn parts(config: &ModelConfig) -> Vec<Part> {
+fn parts(config: &ModelConfig) -> Vec<Part> {
     if config.norm_after { NAMES.parts(config) } else { NAMES_OF_LLAMA.parts(config) }
 }
 
-/// Reads a Hugging Face model folder.
+/// Opens a Hugging Face model with the `fields` of its config. Tensors that are no weights may be
+/// looked at if `reads` is set; otherwise they are ignored.
 ///
 /// # Errors
 /// See [`crate::load`].
-pub fn load_huggingface(folder: &Path) -> Result<(ModelConfig, Parameters), ModelError> {
-    let config = config_of(folder)?;
-    let parameters =
-        read(folder, &config, &parts(&config), &|name, all| extra::judge(name, all, &config)).map_err(explain_head)?;
-    Ok((config, parameters))
+pub(crate) fn open_huggingface(
+    files: &Arc<ModelFiles>,
+    fields: &Map<String, Value>,
+    open: OpenTensors<'_>,
+    reads: bool,
+) -> Result<StoredModel, ModelError> {
+    let mut config = understand(files, fields)?;
+    add_stop_ids(files, &mut config)?;
+    let (parts, tensors) = (parts(&config), open(files)?);
+    let judged = config.clone();
+    let judge = |name: &str, all: &Tensors| if reads { extra::judge(name, all, &judged) } else { Ok(()) };
+    let shown = files.named(WEIGHTS_FILE);
+    StoredModel::new(&shown, config, parts, tensors, &judge).map_err(explain_head)
 }
 
-/// Maps a Hugging Face model folder.
-pub(crate) fn map_huggingface(folder: &Path) -> Result<(ModelConfig, Matrices), ModelError> {
-    let config = config_of(folder)?;
-    let matrices = map(folder, &parts(&config), &|name, all| extra::judge(name, all, &config)).map_err(explain_head)?;
-    Ok((config, matrices))
-}
-
-fn config_of(folder: &Path) -> Result<ModelConfig, ModelError> {
-    let mut config = understand(&folder.join(CONFIG_FILE), &read_config(folder)?)?;
-    add_stop_ids(folder, &mut config)?;
-    Ok(config)
-}
-
-/// The config described by the fields of the file `path`.
+/// The config with these `fields`.
 ///
 /// # Errors
 /// Every key that is missing, invalid or unknown.
-pub(crate) fn understand(path: &Path, fields: &Map<String, Value>) -> Result<ModelConfig, ModelError> {
+pub(crate) fn understand(files: &ModelFiles, fields: &Map<String, Value>) -> Result<ModelConfig, ModelError> {
+    let path = files.named(CONFIG_FILE);
     let config =
-        config::understand(fields).map_err(|problems| ModelError::NotUnderstood { path: path.to_owned(), problems })?;
+        config::understand(fields).map_err(|problems| ModelError::NotUnderstood { path, problems })?;
     config.validate()?;
     Ok(config)
 }
 
 /// Explains what a missing head may mean.
-pub(crate) fn explain_head(mut error: ModelError) -> ModelError {
+fn explain_head(mut error: ModelError) -> ModelError {
     if let ModelError::Tensors { problems, .. } = &mut error {
         let missing = format!("`{}` is missing", extra::HEAD);
         for problem in problems.iter_mut().filter(|problem| **problem == missing) {
@@ -95,13 +94,12 @@ pub(crate) fn explain_head(mut error: ModelError) -> ModelError {
 
 /// Adds the eos ids of `generation_config.json`, which may list more than `config.json` (OLMo 3,
 /// Llama 3).
-fn add_stop_ids(folder: &Path, config: &mut ModelConfig) -> Result<(), ModelError> {
-    let path = folder.join(GENERATION_FILE);
-    if !path.exists() {
+fn add_stop_ids(files: &ModelFiles, config: &mut ModelConfig) -> Result<(), ModelError> {
+    if !files.has(GENERATION_FILE) {
         return Ok(());
     }
-    let ids = reader::read_token_ids(&read_object(&path)?, "eos_token_id")
-        .map_err(|reason| ModelError::folder(&path, reason))?;
+    let ids = reader::read_token_ids(&files.object(GENERATION_FILE)?, "eos_token_id")
+        .map_err(|reason| files.refuse(GENERATION_FILE, reason))?;
     for id in ids {
         if !config.eos_token_ids.contains(&id) {
             config.eos_token_ids.push(id);
@@ -110,9 +108,9 @@ fn add_stop_ids(folder: &Path, config: &mut ModelConfig) -> Result<(), ModelErro
     Ok(())
 }
 
-/// Writes `config.json`, `generation_config.json` and `model.safetensors` for `transformers` to
-/// `folder`, which is created if absent, with weights of type `dtype`. Equal models give equal
-/// bytes.
+/// Writes `config.json`, `generation_config.json` and the weights for `transformers` to `folder`,
+/// which is created if absent, with weights of type `dtype`: in `model.safetensors`, or in shards of
+/// at most `most` bytes. Equal models give equal bytes. Weights are read tensor by tensor.
 ///
 /// # Errors
 /// [`ModelError::NotExportable`] if no architecture can express the config; otherwise see
@@ -120,10 +118,11 @@ fn add_stop_ids(folder: &Path, config: &mut ModelConfig) -> Result<(), ModelErro
 pub fn save_huggingface(
     folder: &Path,
     config: &ModelConfig,
-    parameters: &Parameters,
+    source: &dyn WeightSource,
     dtype: WeightType,
+    most: Option<u64>,
 ) -> Result<(), ModelError> {
-    parameters.check_fit(config)?;
+    check_fit(source, config)?;
     let architecture = Architecture::of(config)?;
     write_json(folder, CONFIG_FILE, describe(config, architecture, dtype))?;
     let eos = match &config.eos_token_ids[..] {
@@ -133,11 +132,15 @@ pub fn save_huggingface(
     };
     let generation = json!({"_from_model_config": true, "eos_token_id": eos, "pad_token_id": config.pad_token_id});
     write_json(folder, GENERATION_FILE, generation)?;
-    let outgoing: Vec<Outgoing<'_>> = parts(config)
-        .into_iter()
-        .map(|part| Outgoing { name: part.name, shape: part.shape, values: &parameters.flat()[part.range] })
-        .collect();
-    weight_files::write(folder, &outgoing, dtype)
+    let mut outgoing: Vec<Outgoing> = parts(config).into_iter().map(Outgoing::from).collect();
+    // Shards are filled in the order of a state dict of `transformers`: final norm and head come last.
+    let place = |name: &str| match name {
+        extra::HEAD => 2,
+        extra::FINAL_NORM => 1,
+        _ => 0,
+    };
+    outgoing.sort_by_key(|tensor| place(&tensor.name));
+    write(folder, &outgoing, source, dtype, most)
 }
 
 fn describe(config: &ModelConfig, architecture: Architecture, dtype: WeightType) -> Value {

@@ -1,20 +1,23 @@
 //! Reads and writes the folder of a step of OLMo-core's trainer, its weights only.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use olmo_base::IoContext as _;
 use olmo_pickle::DType;
-use olmo_pickle::distributed::{Checkpoint, CheckpointWriter, MODEL_AND_OPTIM, Writer};
+use olmo_pickle::distributed::{CheckpointWriter, MODEL_AND_OPTIM, Writer};
 use serde_json::json;
 
 use super::core_config;
-use super::tensors::{Listed, fill, model_error};
 use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::formats::file_names::CONFIG_FILE;
-use crate::formats::json::{read_object, write_json};
-use crate::formats::parts::{Names, Part};
-use crate::parameters::Parameters;
+use crate::formats::files::ModelFiles;
+use crate::formats::json::write_json;
+use crate::formats::parts::{Names, Part, no_extras};
+use crate::formats::stored_model::StoredModel;
+use crate::formats::tensors::{Tensors, checkpoint, distributed};
+use crate::weight_source::{WeightSource, check_fit, read_encoded};
 use crate::weight_type::WeightType;
 
 /// The file beside `config.json` that makes a folder a checkpoint for OLMo-core, with the version
@@ -46,59 +49,47 @@ const NAMES: Names = Names {
     mlp_norm: "feed_forward_norm",
 };
 
-/// The model that the config of a step describes.
-///
-/// # Errors
-/// Everything that is not understood, or invalid.
-pub(crate) fn core_config_of(path: &Path) -> Result<ModelConfig, ModelError> {
-    let config = core_config::understand(&read_object(path)?)
-        .map_err(|problems| ModelError::NotUnderstood { path: path.to_owned(), problems })?;
-    config.validate()?;
-    Ok(config)
-}
-
-/// Reads the weights of a step of OLMo-core's trainer, written by any number of ranks. Reads
-/// nothing of the optimizer's state.
+/// Opens the weights of a step of OLMo-core's trainer, written by any number of ranks. Reads nothing
+/// of the optimizer's state. A tied head, which is the embedding under a second name, is compared
+/// with it if `reads` is set.
 ///
 /// # Errors
 /// A file is missing or damaged, the config is invalid or unsupported, or a tensor is missing,
 /// unknown or misshapen.
-pub fn load_olmo_core(folder: &Path) -> Result<(ModelConfig, Parameters), ModelError> {
-    let config = core_config_of(&folder.join(CONFIG_FILE))?;
-    let checkpoint = Checkpoint::open_folder(folder).map_err(|error| model_error(folder, &error))?;
-    checkpoint.check_shards().map_err(|error| model_error(folder, &error))?;
-    let tensors = checkpoint.tensors().filter(|(name, _)| name.starts_with(PREFIX));
-    let listed: Listed =
-        tensors.map(|(name, tensor)| (name.to_owned(), (tensor.dtype, tensor.shape.clone()))).collect();
-    // A tied head is the embedding under a second name.
-    let ignored: &[&str] = if config.weight_tying { &[HEAD] } else { &[] };
-    let read = |name: &str| checkpoint.read_tensor(name);
-    let parameters = fill(folder, &config, &NAMES.parts(&config), &listed, ignored, &read)?;
-    if config.weight_tying && listed.contains_key(HEAD) {
-        let [embedding, head] = [EMBEDDING, HEAD].map(&read);
-        let differ = embedding.map_err(|error| model_error(folder, &error))?
-            != head.map_err(|error| model_error(folder, &error))?;
-        if differ {
-            let problem = format!("`{HEAD}` differs from the embedding, although `tie_word_embeddings` is true");
-            return Err(ModelError::Tensors { path: folder.to_owned(), problems: vec![problem] });
-        }
-    }
-    Ok((config, parameters))
+pub(crate) fn open_olmo_core(files: &Arc<ModelFiles>, reads: bool) -> Result<StoredModel, ModelError> {
+    let path = files.named(CONFIG_FILE);
+    let config = core_config::understand(&files.object(CONFIG_FILE)?)
+        .map_err(|problems| ModelError::NotUnderstood { path, problems })?;
+    config.validate()?;
+    let tensors = distributed(files, &checkpoint(files)?, PREFIX);
+    let tied = config.weight_tying;
+    let judge = |name: &str, all: &Tensors| match (name, all.get(EMBEDDING), all.get(HEAD)) {
+        (HEAD, Some(embedding), Some(head)) if tied => match () {
+            () if head.shape != embedding.shape => Err(format!("has shape {:?}, not the embedding's", head.shape)),
+            () if reads && head.first_difference(embedding)?.is_some() => {
+                Err("differs from the embedding, although `tie_word_embeddings` is true".to_owned())
+            }
+            () => Ok(()),
+        },
+        _ => no_extras(name, all),
+    };
+    let parts = NAMES.parts(&config);
+    StoredModel::new(files.shown(), config, parts, tensors, &judge)
 }
 
 /// Writes a step of OLMo-core's trainer with weights of type `dtype` and nothing else to `folder`,
 /// which is created if absent: `load_model_and_optim_state` reads it without an optimizer. Equal
-/// models give equal bytes.
+/// models give equal bytes. Weights are read tensor by tensor.
 ///
 /// # Errors
-/// The parameters belong to another config, or the folder cannot be written.
+/// The weights belong to another config, or the folder cannot be written.
 pub fn save_olmo_core(
     folder: &Path,
     config: &ModelConfig,
-    parameters: &Parameters,
+    source: &dyn WeightSource,
     dtype: WeightType,
 ) -> Result<(), ModelError> {
-    parameters.check_fit(config)?;
+    check_fit(source, config)?;
     write_json(folder, CONFIG_FILE, core_config::describe(config))?;
     let inner = folder.join(MODEL_AND_OPTIM);
     std::fs::create_dir_all(&inner).context(&inner)?;
@@ -112,23 +103,20 @@ pub fn save_olmo_core(
         parts.extend(head);
     }
     for part in parts {
-        let values = &parameters.flat()[part.range];
         let shape: Vec<u64> = part.shape.iter().map(|size| *size as u64).collect();
-        let (dtype, bytes) = encode(values, dtype);
-        writer.tensor(&part.name, dtype, &shape, &bytes)?;
+        let bytes = read_encoded(source, &part.range, dtype)?;
+        writer.tensor(&part.name, element_type(dtype), &shape, &bytes)?;
     }
     writer.finish()?;
     // Last: it makes the folder a checkpoint.
     write_json(folder, STEP_METADATA, json!({"ephemeral": false, "version": VERSION}))
 }
 
-/// The elements as `dtype`, little endian.
-pub(super) fn encode(values: &[f32], dtype: WeightType) -> (DType, Vec<u8>) {
+/// The type of elements that holds weights of type `dtype`.
+pub(super) fn element_type(dtype: WeightType) -> DType {
     match dtype {
-        WeightType::Float32 => (DType::Float32, values.iter().flat_map(|value| value.to_le_bytes()).collect()),
-        WeightType::Bfloat16 => {
-            let half = |value: &f32| half::bf16::from_f32(*value).to_le_bytes();
-            (DType::Bfloat16, values.iter().flat_map(half).collect())
-        }
+        WeightType::Float32 => DType::Float32,
+        WeightType::Bfloat16 => DType::Bfloat16,
+        WeightType::Float16 => DType::Float16,
     }
 }

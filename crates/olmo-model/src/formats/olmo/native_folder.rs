@@ -4,123 +4,89 @@
 use std::fs::File;
 use std::io::BufWriter;
 use std::path::Path;
+use std::sync::Arc;
 
 use olmo_base::IoContext as _;
-use olmo_pickle::archive::{Archive, ArchiveWriter};
+use olmo_pickle::OlmoName;
+use olmo_pickle::archive::ArchiveWriter;
 use olmo_pickle::pickle::Item;
-use olmo_pickle::{DType, Files as _, FolderFiles, OlmoName};
 use serde_json::{Map, Value};
 
-use super::core_folder::encode;
+use super::core_folder::element_type;
 use super::native_config;
-use super::tensors::{Listed, fill, model_error};
 use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::formats::file_names::WEIGHTS_FILE;
+use crate::formats::files::ModelFiles;
 use crate::formats::native;
-use crate::formats::weight_files::entries;
-use crate::parameters::Parameters;
+use crate::formats::parts::{Part, no_extras};
+use crate::formats::stored_model::StoredModel;
+use crate::formats::tensors::{Tensors, safetensors, state_dict};
+use crate::weight_source::{WeightSource, check_fit, read_encoded};
 use crate::weight_type::WeightType;
 
-pub(crate) const CONFIG_YAML: &str = "config.yaml";
+const CONFIG_YAML: &str = "config.yaml";
 const MODEL_PT: &str = "model.pt";
 
 /// What OLMo's FSDP may leave before each part of a name.
 const WRAPPER: &str = "_fsdp_wrapped_module.";
 
-/// Reads an unsharded checkpoint of OLMo. `model.safetensors` goes before `model.pt`, as in OLMo.
+/// Opens an unsharded checkpoint of OLMo. `model.safetensors` goes before `model.pt`, as in OLMo.
 ///
 /// # Errors
 /// A file is missing or damaged, the config is invalid or unsupported, or a tensor is missing,
 /// unknown or misshapen.
-pub fn load_olmo(folder: &Path) -> Result<(ModelConfig, Parameters), ModelError> {
-    let config = config_of(&folder.join(CONFIG_YAML))?;
-    let parameters = if folder.join(WEIGHTS_FILE).is_file() {
-        load_safetensors(folder, &config)?
-    } else {
-        load_model_pt(folder, &config)?
-    };
-    Ok((config, parameters))
-}
-
-/// The model that a `config.yaml` describes.
-///
-/// # Errors
-/// Everything that is not understood, or invalid.
-pub(crate) fn config_of(path: &Path) -> Result<ModelConfig, ModelError> {
-    let config = native_config::understand(&read_yaml(path)?)
-        .map_err(|problems| ModelError::NotUnderstood { path: path.to_owned(), problems })?;
+pub(crate) fn open_olmo(files: &Arc<ModelFiles>) -> Result<StoredModel, ModelError> {
+    let path = files.named(CONFIG_YAML);
+    let config = native_config::understand(&read_yaml(files)?)
+        .map_err(|problems| ModelError::NotUnderstood { path, problems })?;
     config.validate()?;
-    Ok(config)
+    let file = if files.has(WEIGHTS_FILE) { WEIGHTS_FILE } else { MODEL_PT };
+    let tensors = match file {
+        WEIGHTS_FILE => decode_names(files, safetensors(files, &[file.to_owned()])?)?,
+        _ => state_dict(files, &[file.to_owned()], |key| key.replace(WRAPPER, ""))?,
+    };
+    let parts = native::parts(&config);
+    StoredModel::new(&files.named(file), config, parts, tensors, &no_extras)
 }
 
-fn read_yaml(path: &Path) -> Result<Map<String, Value>, ModelError> {
+fn read_yaml(files: &ModelFiles) -> Result<Map<String, Value>, ModelError> {
     /// Bytes of the longest config.
     const MOST: u64 = 1 << 20;
-    let text = olmo_base::files::read_regular_text(path, MOST).context(path)?;
-    match serde_yaml::from_str(&text) {
+    match serde_yaml::from_str(&files.text(CONFIG_YAML, MOST)?) {
         Ok(Value::Object(fields)) => Ok(fields),
-        Ok(_) => Err(ModelError::folder(path, "is not a YAML mapping")),
-        Err(error) => Err(ModelError::folder(path, format!("is not YAML: {error}"))),
+        Ok(_) => Err(files.refuse(CONFIG_YAML, "is not a YAML mapping")),
+        Err(error) => Err(files.refuse(CONFIG_YAML, format!("is not YAML: {error}"))),
     }
 }
 
-fn load_model_pt(folder: &Path, config: &ModelConfig) -> Result<Parameters, ModelError> {
-    let path = folder.join(MODEL_PT);
-    let file = FolderFiles::new(folder).open(MODEL_PT).context(&path)?;
-    let archive = Archive::open(file).map_err(|error| model_error(&path, &error))?;
-    let tensors = archive.root().entries().filter_map(|(name, value)| Some((name.as_str()?, value.as_tensor()?)));
-    let tensors: Vec<_> = tensors.map(|(name, tensor)| (name.replace(WRAPPER, ""), tensor)).collect();
-    if tensors.len() != archive.root().entries().len() || tensors.is_empty() {
-        let what = archive.root().describe();
-        return Err(ModelError::folder(&path, format!("holds {what}, not a state dict of tensors alone")));
+/// The tensors under the names that OLMo encodes in its safetensors.
+fn decode_names(files: &ModelFiles, encoded: Tensors) -> Result<Tensors, ModelError> {
+    let mut tensors = Tensors::new();
+    for (name, tensor) in encoded {
+        let keys = OlmoName::decode(&name).map_err(|error| files.refuse(WEIGHTS_FILE, error.to_string()))?.keys;
+        let name = keys.join(".").replace(WRAPPER, "");
+        if tensors.insert(name.clone(), tensor).is_some() {
+            return Err(files.refuse(WEIGHTS_FILE, format!("has `{name}` twice")));
+        }
     }
-    let listed: Listed =
-        tensors.iter().map(|(name, tensor)| (name.clone(), (tensor.dtype, tensor.shape.to_vec()))).collect();
-    let read = |wanted: &str| match tensors.iter().find(|(name, _)| name == wanted) {
-        Some((_, tensor)) => archive.read(tensor),
-        None => Ok(Vec::new()),
-    };
-    fill(&path, config, &native::parts(config), &listed, &[], &read)
-}
-
-fn load_safetensors(folder: &Path, config: &ModelConfig) -> Result<Parameters, ModelError> {
-    let path = folder.join(WEIGHTS_FILE);
-    let mut listed = Listed::new();
-    let mut places = std::collections::BTreeMap::new();
-    for (encoded, entry) in entries(&path)? {
-        let name = OlmoName::decode(&encoded).map_err(|error| model_error(&path, &error))?;
-        let name = name.keys.join(".").replace(WRAPPER, "");
-        let dtype = match entry.dtype {
-            safetensors::Dtype::F32 => DType::Float32,
-            safetensors::Dtype::BF16 => DType::Bfloat16,
-            safetensors::Dtype::F16 => DType::Float16,
-            _ => DType::Bool,
-        };
-        listed.insert(name.clone(), (dtype, entry.shape.iter().map(|size| *size as u64).collect()));
-        places.insert(name, (entry.start, entry.end));
-    }
-    let file = FolderFiles::new(folder).open(WEIGHTS_FILE).context(&path)?;
-    let read = |name: &str| {
-        let (start, end) = places.get(name).copied().unwrap_or_default();
-        olmo_pickle::read_range(&*file, start, end.saturating_sub(start))
-    };
-    fill(&path, config, &native::parts(config), &listed, &[], &read)
+    Ok(tensors)
 }
 
 /// Writes an unsharded checkpoint of OLMo, `config.yaml` and `model.pt`, with weights of type
 /// `dtype` to `folder`, which is created if absent. Equal models give equal bytes.
+/// Weights are read tensor by tensor.
 ///
 /// # Errors
-/// The parameters belong to another config, OLMo cannot express the config, or the folder cannot be
+/// The weights belong to another config, OLMo cannot express the config, or the folder cannot be
 /// written.
 pub fn save_olmo(
     folder: &Path,
     config: &ModelConfig,
-    parameters: &Parameters,
+    source: &dyn WeightSource,
     dtype: WeightType,
 ) -> Result<(), ModelError> {
-    parameters.check_fit(config)?;
+    check_fit(source, config)?;
     let other = [
         (config.sliding_window.is_some(), "sliding windows"),
         (config.rope_scaling.is_some(), "scaled ropes"),
@@ -131,23 +97,20 @@ pub fn save_olmo(
     }
     std::fs::create_dir_all(folder).context(folder)?;
     let parts = native::parts(config);
-    let (kind, _) = encode(&[], dtype);
-    let tensor = |(storage, part): (usize, &crate::formats::parts::Part)| {
+    let tensor = |(storage, part): (usize, &Part)| {
         let shape = part.shape.iter().map(|size| *size as u64).collect();
-        (Item::text(&part.name), Item::Tensor { dtype: kind, shape, storage })
+        (Item::text(&part.name), Item::Tensor { dtype: element_type(dtype), shape, storage })
     };
     let root = Item::OrderedDict(parts.iter().enumerate().map(tensor).collect());
     let path = folder.join(MODEL_PT);
-    let write = || -> std::io::Result<()> {
-        let file = BufWriter::new(File::create(&path)?);
-        let mut archive = ArchiveWriter::new(file, "model", &root)?;
-        for part in &parts {
-            archive.storage(&encode(&parameters.flat()[part.range.clone()], dtype).1)?;
-        }
-        archive.finish()?.1.into_inner()?;
-        Ok(())
-    };
-    write().context_during("write", &path)?;
+    let written = |result: std::io::Result<()>| result.context_during("write", &path);
+    let file = BufWriter::new(File::create(&path).context_during("write", &path)?);
+    let mut archive = ArchiveWriter::new(file, "model", &root).context_during("write", &path)?;
+    for part in &parts {
+        written(archive.storage(&read_encoded(source, &part.range, dtype)?))?;
+    }
+    let (_, file) = archive.finish().context_during("write", &path)?;
+    written(file.into_inner().map(drop).map_err(std::io::IntoInnerError::into_error))?;
     let path = folder.join(CONFIG_YAML);
     let yaml = serde_yaml::to_string(&native_config::describe(config));
     let yaml = yaml.map_err(|error| ModelError::folder(&path, format!("cannot be written: {error}")))?;

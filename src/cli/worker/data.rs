@@ -2,25 +2,23 @@
 //! to artifacts become folders on the way.
 
 use std::ffi::OsString;
-use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 use olmo_base::ArtifactId;
 use olmo_stage::PortType;
 
+use super::command::{WorkerCommand, is_digest_prefix};
 use crate::artifacts::{Reference, find_run};
 use crate::cli::common::Common;
-use crate::exec::Worker;
 use crate::run::{folder, read_recorded};
 use crate::spec::Binding;
-use crate::store::{Handover, Store};
+use crate::store::Store;
 use crate::ui::{Exit, Problem};
 
 /// Preview, measure and audit data, and show the rows of training steps.
 #[derive(clap::Args)]
 #[command(disable_help_flag = true, after_help = "Example: olmo-pipe data preview latest:chat_rows.memmap")]
-pub(super) struct Data {
+pub(crate) struct Data {
     /// `preview`, `stats`, `audit`, `inspect` or `order` with its arguments; --help lists them.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
     words: Vec<OsString>,
@@ -30,67 +28,37 @@ pub(super) struct Data {
 const FLAGS: [&str; 5] = ["--ids", "--json", "--help", "-h", "--version"];
 
 impl Data {
-    pub(super) fn run(self, common: &Common) -> Result<Exit, Problem> {
-        let path = Worker::default_path();
-        let mut command = Command::new(&path);
-        // Help and usage show the name that the user typed, not the worker's.
-        command.arg0("olmo-pipe").arg("data").stdin(Stdio::null());
-        // Kept until the worker exits.
-        let mut folder = None;
+    pub(crate) fn run(self, common: &Common) -> Result<Exit, Problem> {
+        let mut command = WorkerCommand::new("data");
         let mut words = self.words.into_iter();
         let what = words.next();
         let inspects = what.as_ref().is_some_and(|what| what == "inspect");
+        let mut resolved = false;
         command.args(what);
         let mut value = false;
         for word in words {
             let text = word.to_str().unwrap_or_default().to_owned();
             let option = text.starts_with('-');
             // A word after an option is its value, not the artifact.
-            let place = !option && !value && folder.is_none() && !Path::new(&word).exists();
+            let place = !option && !value && !resolved && !Path::new(&word).exists();
             value = option && !text.contains('=') && !FLAGS.contains(&text.as_str());
             let target = if place { resolve_target(common, &text, inspects)? } else { None };
             let Some((store, target)) = target else {
-                command.arg(word);
+                command.args([word]);
                 continue;
             };
-            // Inside the store, files are linked rather than copied; but it may be read-only here.
-            let place = tempfile::tempdir_in(store.root()).or_else(|_| tempfile::tempdir()).map_err(|e| {
-                Problem::new(Exit::Store, "cli::folder", &format!("cannot create a temporary folder: {e}"), None)
-            })?;
-            command.arg(materialize(&store, target.artifact, place.path())?);
-            command.arg("--objects").arg(store.objects_dir());
+            resolved = true;
+            command.artifact(&store, target.artifact)?;
             if let Some(params) = target.params {
-                command.arg("--params").arg(params);
+                command.args(["--params".into(), params.into()]);
             }
             if let Some(metrics) = target.metrics {
-                command.arg("--metrics").arg(materialize(&store, metrics, place.path())?);
+                command.args(["--metrics".into()]);
+                command.folder(&store, metrics)?;
             }
-            folder = Some(place);
         }
-        let status = command.status().map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => {
-                let hint = Some("build it: cargo build --release");
-                Problem::new(
-                    Exit::Environment,
-                    "exec::worker_missing",
-                    &format!("there is no {}", path.display()),
-                    hint,
-                )
-            }
-            _ => Problem::new(Exit::Environment, "exec::worker", &format!("{}: {e}", path.display()), None),
-        })?;
-        Ok(match status.code() {
-            Some(0) => Exit::Success,
-            Some(2) => Exit::BadInput,
-            Some(74) => Exit::Output,
-            _ => Exit::CheckFailed,
-        })
+        command.run()
     }
-}
-
-/// Whether `word` looks like the start of a digest.
-fn is_digest_prefix(word: &str) -> bool {
-    (4..=64).contains(&word.len()) && word.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// What an argument names: an artifact, or the rows that a stage of a run reads.
@@ -163,11 +131,4 @@ fn resolve_rows(store: &Store, run: &str, stage: Option<&str>) -> Result<Target,
         Reference::resolve(store, &format!("{id}:{name}.{port}")).ok()
     });
     Ok(Target { artifact, params: Some(spec.params.to_string()), metrics })
-}
-
-/// Lays an artifact out as a folder inside `folder`.
-fn materialize(store: &Store, artifact: ArtifactId, folder: &Path) -> Result<OsString, Problem> {
-    let place = folder.join(artifact.short());
-    store.materialize(artifact, &place, Handover::Link)?;
-    Ok(place.into())
 }

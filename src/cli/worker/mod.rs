@@ -1,0 +1,8 @@
+//! Commands that the worker carries out, because it knows data and models.
+
+mod command;
+mod data;
+mod logits;
+
+pub(super) use data::Data;
+pub(super) use logits::Logits;
