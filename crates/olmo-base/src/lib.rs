@@ -1,7 +1,7 @@
 //! The basis of all crates of olmo-pipe: content digests ([`digest`]), typed names of the things in
-//! a store ([`id`]), safe and durable file access ([`files`]), locks ([`lock`]), checksummed
-//! journals ([`journal`]), seals of finished work ([`seal`]), errors with a code and a hint
-//! ([`error`]), text for messages ([`text`]), numbers that are the same everywhere
+//! a store ([`id`]), safe and durable file access ([`files`], [`mod@writeback`]), locks ([`lock`]),
+//! checksummed journals ([`journal`]), seals of finished work ([`seal`]), errors with a code and a
+//! hint ([`error`]), text for messages ([`text`]), numbers that are the same everywhere
 //! ([`SplitMix64`]), and failpoints for tests ([`mod@failpoint`]).
 //!
 //! It knows nothing about stages or stores, and depends on no other crate of the workspace.
@@ -19,6 +19,7 @@ pub mod seal;
 mod split_mix;
 pub mod testing;
 pub mod text;
+pub mod writeback;
 
 pub use digest::Digest;
 pub use error::{Diagnose, IoContext, PathError};
@@ -27,3 +28,4 @@ pub use id::{ActionKey, ArtifactId, ObjectId};
 pub use lock::LockedFile;
 pub use split_mix::SplitMix64;
 pub use text::{nearest, units};
+pub use writeback::WritebackFile;

@@ -21,9 +21,10 @@ pub mod tokenizer;
 pub mod view;
 
 pub use chat::{Chat, ChatError};
-pub use conversation::{Conversation, Labels, Message, Rendered, Role, Template, Turn};
+pub use conversation::{Conversation, Labels, Message, MessageRef, Rendered, Role, Template, Turn};
 pub use error::DataError;
-pub use formats::tokens::Document;
+pub use formats::documents::{Document, DocumentBuffer, Documents};
+pub use formats::label_runs::LabelRuns;
 pub use formats::{dataset, tokens};
 pub use jinja::Date;
 pub use memmap::pack::{Pack, Packer};

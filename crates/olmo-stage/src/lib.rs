@@ -1,6 +1,6 @@
 //! The stage side of olmo-pipe: what a stage declares ([`contract`]), how the engine and a worker
 //! process communicate ([`protocol`]), how a stage checks its params before a run ([`rules`]), how
-//! a worker runs a stage ([`worker`]), and how several processes run one ([`ranks`]).
+//! a worker runs a stage ([`worker`], [`threads`]), and how several processes run one ([`ranks`]).
 //!
 //! The engine uses the types of the first three. Nothing here computes with tensors.
 
@@ -14,9 +14,11 @@ pub mod protocol;
 pub mod ranks;
 pub mod rules;
 pub mod signals;
+pub mod threads;
 pub mod worker;
 
 pub use compute::Compute;
 pub use contract::{Contract, Description, ParamSpec, PortType};
 pub use protocol::{Event, Failure, FailureClass, InputItem, MessageLevel, Outcome, Request, StageResult};
+pub use threads::Threads;
 pub use worker::{Context, Stage, StageError};

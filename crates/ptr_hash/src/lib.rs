@@ -90,23 +90,33 @@ impl FastPtrHash<hash::NoHash, u64> {
 
     /// Finds the pilots, largest buckets first; `None` if one cannot be placed with this seed.
     fn place(mut self, keys: &[u64]) -> Option<Self> {
-        let mut mixed: Vec<(usize, u64)> = keys
-            .iter()
-            .map(|key| {
-                let mixed = self.mix(*key);
-                (self.bucket(mixed), mixed)
-            })
-            .collect();
-        mixed.sort_unstable();
-        let mut buckets: Vec<&[(usize, u64)]> = mixed.chunk_by(|a, b| a.0 == b.0).collect();
-        // Stable, so that buckets of one size keep their order.
-        buckets.sort_by_key(|bucket| std::cmp::Reverse(bucket.len()));
+        // The keys of each bucket, one bucket after the other.
+        let mut ends = vec![0; self.pilots.len() + 1];
+        keys.iter().for_each(|key| ends[self.bucket(self.mix(*key)) + 1] += 1);
+        (1..ends.len()).for_each(|bucket| ends[bucket] += ends[bucket - 1]);
+        let mut grouped = vec![0; keys.len()];
+        for mixed in keys.iter().map(|key| self.mix(*key)) {
+            let next = &mut ends[self.bucket(mixed)];
+            grouped[*next] = mixed;
+            *next += 1;
+        }
+        // The ends have moved on to those of the buckets themselves.
+        let start = |bucket: usize| if bucket == 0 { 0 } else { ends[bucket - 1] };
+        let mut by_size: Vec<Vec<usize>> = Vec::new();
+        for bucket in 0..self.pilots.len() {
+            let size = ends[bucket] - start(bucket);
+            if by_size.len() <= size {
+                by_size.resize(size + 1, Vec::new());
+            }
+            by_size[size].push(bucket);
+        }
         let mut taken = vec![false; self.slots as usize];
         let mut wanted = Vec::new();
-        for bucket in buckets {
+        for bucket in by_size.into_iter().skip(1).rev().flatten() {
+            let mixed = &grouped[start(bucket)..ends[bucket]];
             let pilot = (0..=u8::MAX).find(|pilot| {
                 wanted.clear();
-                bucket.iter().all(|(_, mixed)| {
+                mixed.iter().all(|mixed| {
                     let slot = self.slot(*mixed, *pilot);
                     let free = !taken[slot] && !wanted.contains(&slot);
                     wanted.push(slot);
@@ -116,7 +126,7 @@ impl FastPtrHash<hash::NoHash, u64> {
             for slot in &wanted {
                 taken[*slot] = true;
             }
-            self.pilots[bucket[0].0] = pilot;
+            self.pilots[bucket] = pilot;
         }
         Some(self)
     }

@@ -7,6 +7,7 @@ mod format;
 mod json_array;
 mod open;
 mod params;
+mod plain_chat;
 mod record;
 mod sink;
 mod stage;

@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 
 use crate::format::Format;
 use crate::params::{FetchParams, OnError};
+use crate::plain_chat::{PlainChat, PlainMessage};
 
 /// The keys of a record whose values are not null.
 pub(crate) fn filled_keys(record: &Map<String, Value>) -> Vec<&str> {
@@ -170,7 +171,25 @@ impl Layout {
 
     /// Reads a conversation from a line of JSON.
     pub(crate) fn conversation_line(&self, line: &[u8]) -> Read<Conversation> {
+        if let Some(read) = self.plain_conversation(line) {
+            return read.map(Some);
+        }
         parse_json(line)?.map_or(Ok(None), |value| self.conversation(&value))
+    }
+
+    /// Reads a conversation of nothing but texts; `None` if the line is of another form.
+    fn plain_conversation(&self, line: &[u8]) -> Option<Result<(Conversation, Notes), BadRecord>> {
+        let own_keys = [&self.messages_field, &self.role_field, &self.content_field];
+        if self.format != Format::Messages || own_keys.iter().any(|key| key.is_some()) {
+            return None;
+        }
+        let PlainChat { dataset, id, messages: plain } = PlainChat::read(line)?;
+        let mut messages = Vec::with_capacity(plain.len());
+        for PlainMessage { role, content } in plain {
+            messages.push(Message::new(self.speaker(&role).ok()??, content));
+        }
+        let tidied = self.tidy(messages, 0);
+        Some(tidied.map(|(messages, notes)| (Conversation { dataset, id, messages, ..Conversation::default() }, notes)))
     }
 
     /// Reads a conversation from a record.
@@ -733,6 +752,35 @@ mod tests {
             let turns = json!({"messages": [{"role": "user", "content": "a"}, {"role": name, "content": "b"}]});
             assert_eq!(messages(json!({}), &turns.to_string())[1].role, role);
         }
+    }
+
+    #[test]
+    fn plain_lines_are_read_as_any_other() {
+        let lines = [
+            r#"{"dataset":"d","id":"1","messages":[{"role":"user","content":"a\u00e9\n"},{"content":"b","role":"assistant"}]}"#,
+            r#"{"messages":[{"role":"Human","content":" "},{"role":"gpt","content":"b"}],"source":{"x":[1,"\u20ac"]}}"#,
+            r#"{"messages":[{"role":"system","content":""},{"role":"user","content":"a"},{"role":"assistant","content":""}]}"#,
+            r#"{"id":"1","id":"2","messages":[{"role":"user","content":"a"}],"messages":[{"role":"user","content":"b"}]}"#,
+            r#"{"id":7,"messages":[{"role":"user","content":"a"}]}"#,
+            r#"{"id":null,"messages":[{"role":"user","content":"a"}],"tools":null}"#,
+            r#"{"messages":[{"role":"user","content":"a"}],"tools":[{"name":"f"}],"documents":["d"]}"#,
+            r#"{"messages":[{"role":"user","content":"a","name":"n","content":"b"},{"role":"assistant","content":null}]}"#,
+            r#"{"messages":[{"role":"bot","content":"a"}]}"#,
+            r#"{"messages":[{"role":"function_call","content":"{\"name\":\"f\"}"},{"role":"user","content":"a"}]}"#,
+            r#"{"messages":[{"role":"user","content":"a"}],"x":"\ud800"}"#,
+            r#"{"messages":[],"id":"1"}"#,
+            r#"{"messages":[{"role":"user","content":"a"}]} x"#,
+            r#"{"id":"1"}"#,
+            "[]",
+            "\u{feff}{}",
+        ];
+        let layout = layout(json!({}));
+        for line in lines {
+            let as_any = parse_json(line.as_bytes()).and_then(|value| layout.conversation(&value.unwrap()));
+            assert_eq!(layout.conversation_line(line.as_bytes()), as_any, "{line}");
+        }
+        let is_plain = |line: &str| PlainChat::read(line.as_bytes()).is_some();
+        assert_eq!(lines.iter().filter(|line| is_plain(line)).count(), 6);
     }
 
     #[test]

@@ -6,13 +6,10 @@ use std::io::BufRead;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::sync_channel;
 
 use olmo_data::dataset::{self, Kind};
 use olmo_data::{Conversation, DataError};
-use olmo_stage::{Context, Stage, StageError};
-use rayon::ThreadPool;
-use rayon::prelude::*;
+use olmo_stage::{Context, Stage, StageError, Threads};
 use serde_json::Value;
 
 use crate::detect;
@@ -27,10 +24,11 @@ use crate::table;
 
 /// Overhead counted per line: short lines take more memory for bookkeeping than for their text.
 const PER_LINE: usize = 64;
-/// Number of blocks that may wait between reading, parsing and writing.
-const WAITING: usize = 4;
 /// Number of values of a JSON array to process at a time.
 const VALUES: usize = 1024;
+/// Fewest records that a thread parses at a time.
+const PARSED: usize = 16;
+
 /// Stage `fetch`.
 pub struct Fetch;
 
@@ -105,10 +103,8 @@ fn fetch<T: Item>(
     for (path, _) in files {
         total += path.metadata().map_err(|e| StageError::io(path, e))?.len();
     }
-    let threads = context.request.threads;
-    let pool = (threads > 1).then(|| rayon::ThreadPoolBuilder::new().num_threads(threads).build()).transpose();
-    let pool = pool.map_err(|e| StageError::fail("fetch::threads", e.to_string()))?.map(Arc::new);
-    let mut reading = Reading { sink: Sink::create(params, context)?, pool, read: Arc::default(), total, context };
+    let threads = Arc::new(Threads::new(context.request.threads)?);
+    let mut reading = Reading { sink: Sink::create(params, context)?, threads, read: Arc::default(), total, context };
     for (source, (path, layout)) in files.iter().enumerate() {
         reading.sink.begin(source);
         reading.file(path, layout)?;
@@ -135,8 +131,7 @@ fn fetch<T: Item>(
 /// Reads the files.
 struct Reading<'a, T: Item> {
     sink: Sink<'a, T>,
-    /// Absent with one thread.
-    pool: Option<Arc<ThreadPool>>,
+    threads: Arc<Threads>,
     read: Arc<AtomicU64>,
     total: u64,
     context: &'a mut Context,
@@ -164,22 +159,12 @@ impl<T: Item> Reading<'_, T> {
 
     fn lines(&mut self, name: &str, layout: &Layout, reader: Box<dyn BufRead + Send>) -> Result<(), StageError> {
         let blocks = Blocks { name: name.to_owned(), reader, number: 0, ended: false };
-        let Some(pool) = self.pool.clone() else {
-            return self.blocks(name, blocks.map(|block| (block.parse::<T>(layout, None), block)));
-        };
+        let threads = &self.threads.clone();
         // Reading, which may decompress, parsing and writing go on at the same time.
         std::thread::scope(|scope| {
-            let (read, to_parse) = sync_channel(WAITING);
-            let (parsed, to_write) = sync_channel(WAITING);
-            // A thread ends when nobody takes what it has.
-            scope.spawn(move || blocks.into_iter().all(|block| read.send(block).is_ok()));
-            let pool = &pool;
-            scope.spawn(move || {
-                to_parse
-                    .into_iter()
-                    .all(|block: Block| parsed.send((block.parse::<T>(layout, Some(pool)), block)).is_ok())
-            });
-            self.blocks(name, to_write.into_iter())
+            let blocks = threads.ahead(scope, blocks);
+            let parsed = blocks.map(|block| (block.parse::<T>(layout, threads), block));
+            self.blocks(name, threads.ahead(scope, parsed))
         })
     }
 
@@ -203,7 +188,7 @@ impl<T: Item> Reading<'_, T> {
     }
 
     fn values(&mut self, name: &str, layout: &Layout, first: u64, values: &[Value]) -> Result<(), StageError> {
-        let parsed: Vec<Parsed<T>> = map_all(self.pool.as_deref(), values, |value| T::of_value(layout, value));
+        let parsed: Vec<Parsed<T>> = self.threads.map(values, PARSED, |value| T::of_value(layout, value));
         for (i, record) in parsed.into_iter().enumerate() {
             if let Some(record) = record.transpose() {
                 self.sink.push(record, || format!("{name}: record {}:", first + i as u64))?;
@@ -324,20 +309,12 @@ struct Block {
 }
 
 impl Block {
-    fn parse<T: Item>(&self, layout: &Layout, pool: Option<&ThreadPool>) -> Vec<Parsed<T>> {
+    fn parse<T: Item>(&self, layout: &Layout, threads: &Threads) -> Vec<Parsed<T>> {
         let one = |line: &Line| match line.too_long {
             true => Err(BadRecord::TooLong(LONGEST)),
             false => T::of_line(layout, &self.bytes[line.start..line.end]),
         };
-        map_all(pool, &self.lines, one)
-    }
-}
-
-/// `one` of each item, in order, on the threads of `pool` if there is one.
-fn map_all<I: Sync, O: Send>(pool: Option<&ThreadPool>, items: &[I], one: impl Fn(&I) -> O + Sync + Send) -> Vec<O> {
-    match pool {
-        Some(pool) => pool.install(|| items.par_iter().with_min_len(16).map(one).collect()),
-        None => items.iter().map(one).collect(),
+        threads.map(&self.lines, PARSED, one)
     }
 }
 

@@ -1,11 +1,9 @@
 //! The stage: streams documents from Parquet into rows, and reports what was truncated or dropped.
 
-use std::sync::mpsc::sync_channel;
-
 use olmo_data::tokens::TokensReader;
-use olmo_data::{DataError, Document, Layout, Manifest, MemmapWriter, Pack, Packer, TokenizerRecord};
+use olmo_data::{Layout, Manifest, MemmapWriter, Pack, Packer, TokenizerRecord};
 use olmo_stage::rules::{Finding, Question};
-use olmo_stage::{Context, Stage, StageError};
+use olmo_stage::{Context, Stage, StageError, Threads};
 
 use crate::import;
 use crate::params::MemmapParams;
@@ -13,9 +11,6 @@ use crate::rules;
 
 /// A row length chosen by the stage is a multiple of this.
 const ROUND: u64 = 64;
-
-/// Number of batches of documents that may wait to be written.
-const WAITING: usize = 4;
 
 /// Stage `memmap`.
 pub struct Memmap;
@@ -118,7 +113,7 @@ fn pack(
     dir: &std::path::Path,
     context: &mut Context,
 ) -> Result<(Manifest, (u64, u64)), StageError> {
-    let threads = context.request.threads;
+    let threads = Threads::new(context.request.threads)?;
     let reader = TokensReader::open(dir)?;
     TokenizerRecord::read(dir)?.write(&context.output("memmap")?)?;
     let tokens = reader.manifest().clone();
@@ -137,23 +132,16 @@ fn pack(
     })?;
     let mut packer = Packer::new(params.pack, writer);
     let mut done = 0;
-    let mut take = |batch: Result<Vec<Document>, DataError>| -> Result<(), StageError> {
-        context.check_stop()?;
-        context.progress(done, tokens.documents, "documents", "packing");
-        let batch = batch?;
-        done += batch.len() as u64;
-        Ok(batch.into_iter().try_for_each(|document| packer.push(document))?)
-    };
-    if threads == 1 {
-        reader.batches().try_for_each(&mut take)?;
-    } else {
-        // Reading goes on beside writing.
-        std::thread::scope(|scope| {
-            let (read, to_write) = sync_channel(WAITING);
-            scope.spawn(move || reader.batches().all(|batch| read.send(batch).is_ok()));
-            to_write.into_iter().try_for_each(&mut take)
-        })?;
-    }
+    // Reading goes on beside writing.
+    std::thread::scope(|scope| {
+        threads.ahead(scope, reader.batches()).try_for_each(|batch| -> Result<(), StageError> {
+            context.check_stop()?;
+            context.progress(done, tokens.documents, "documents", "packing");
+            let batch = batch?;
+            done += batch.len() as u64;
+            Ok(batch.into_iter().try_for_each(|document| packer.push(document))?)
+        })
+    })?;
     let manifest = packer.finish()?;
     context.progress(tokens.documents, tokens.documents, "documents", "packed");
     Ok((manifest, (tokens.documents, tokens.tokens)))

@@ -1,32 +1,27 @@
-//! [`Encoder`]: encodes one record as documents of ids with labels. Threads share it.
+//! [`Encoder`]: encodes records as documents of ids with labels. Threads share it.
 
 use std::collections::BTreeSet;
 
 use olmo_data::chat::Source;
+use olmo_data::dataset::{ChatRows, TextRows};
 use olmo_data::tokenizer::control_tokens::ControlTokens;
-use olmo_data::{Chat, ChatError, Conversation, Document, Labels, Message, Template, TextTokenizer};
+use olmo_data::{
+    Chat, ChatError, Conversation, DocumentBuffer, LabelRuns, Labels, Message, Rendered, Template, TextTokenizer,
+};
 use olmo_stage::{Context, StageError};
 
 use crate::params::{Layout, TokenizeParams, TooLong};
+use crate::part::Encoded;
 
-/// The result of encoding a record.
+/// Memory that is used again for each record.
 #[derive(Default)]
-pub(crate) struct Encoded {
-    pub documents: Vec<Document>,
-    /// Why the record cannot be rendered or labelled.
-    pub problem: Option<String>,
-    /// No token could be trained.
-    pub unlabelled: bool,
-    /// The record was longer than `max_length`.
-    pub too_long: bool,
-    /// Number of trained turns whose text has no stop token at the end.
-    pub endless: u64,
-    /// Number of trained turns that the template shortens.
-    pub shortened: u64,
-    /// The record has tools or tool calls, but the template does not write them.
-    pub unwritten_tools: bool,
-    /// Control tokens that the record's own text encodes to, each once.
-    pub control_tokens: BTreeSet<u32>,
+pub(crate) struct Scratch {
+    rendered: Rendered,
+    /// A piece of the text.
+    text: String,
+    document: DocumentBuffer,
+    /// The labels of a part of the document.
+    labels: LabelRuns,
 }
 
 /// State shared by the threads.
@@ -84,43 +79,82 @@ impl Encoder {
         Ok(Self { tokenizer, chat, piecewise, labels, max_length, too_long: params.too_long, control_tokens })
     }
 
-    pub(crate) fn plain(&self, text: &str) -> Result<Encoded, StageError> {
-        let document = self.tokenizer.encode_plain(text)?;
-        let control_tokens = self.control_tokens.find(&self.tokenizer, text)?.into_iter().collect();
-        Ok(Encoded { documents: vec![document], control_tokens, ..Encoded::default() })
+    /// Encodes document `row`.
+    pub(crate) fn plain(
+        &self,
+        rows: &TextRows,
+        row: usize,
+        scratch: &mut Scratch,
+        encoded: &mut Encoded,
+    ) -> Result<(), StageError> {
+        let text = rows.text(row);
+        let document = &mut scratch.document;
+        self.tokenizer.encode_plain(text, document)?;
+        encoded.part.records += 1;
+        self.count_control_tokens([text], encoded)?;
+        encoded.documents.push(&document.input_ids, &document.labels);
+        Ok(())
     }
 
-    /// `number` is the record's index, from 0.
-    pub(crate) fn conversation(&self, conversation: &Conversation, number: u64) -> Result<Encoded, StageError> {
-        let messages = &conversation.messages;
-        let mut control_tokens = BTreeSet::new();
-        for message in messages {
-            control_tokens.extend(self.control_tokens.find(&self.tokenizer, message.text())?);
-        }
-        let mut encoded = Encoded { control_tokens, ..Encoded::default() };
-        let Some(chat) = &self.chat else { return Ok(encoded) };
+    /// Encodes conversation `row`; `number` is its index in the dataset, from 0.
+    pub(crate) fn conversation(
+        &self,
+        rows: &ChatRows,
+        row: usize,
+        number: u64,
+        scratch: &mut Scratch,
+        encoded: &mut Encoded,
+    ) -> Result<(), StageError> {
+        encoded.part.records += 1;
+        self.count_control_tokens(rows.messages(row).map(|message| message.text()), encoded)?;
+        let Some(chat) = &self.chat else { return Ok(()) };
+        let place = || format!("conversation `{}` (record {})", rows.id(row).escape_debug(), number + 1);
+        let Scratch { rendered, text, document, .. } = scratch;
         if self.piecewise {
-            let place = || format!("conversation `{}` (record {})", conversation.id.escape_debug(), number + 1);
-            let document = self
-                .tokenizer
-                .encode_piecewise(messages)
+            self.tokenizer
+                .encode_piecewise(rows.messages(row), text, document)
                 .map_err(|e| StageError::fail("tokenize::piecewise", format!("{}: {e}", place())))?;
-            self.fit(document, &mut encoded);
-            return Ok(encoded);
+            self.fit(scratch, encoded);
+            return Ok(());
         }
-        let rendered = match chat.render(conversation, &self.labels) {
-            Ok(rendered) => rendered,
-            Err(error) => {
-                let id = conversation.id.escape_debug();
-                encoded.problem = Some(format!("conversation `{id}` (record {}): {error}", number + 1));
-                return Ok(encoded);
+        match chat.built_in() {
+            Some(template) => {
+                template.write(rows.messages(row), &chat.record().eos_token, false, rendered);
+                rendered.label(&self.labels);
             }
-        };
-        encoded.unwritten_tools = self.unwritten_tools(conversation);
-        encoded.endless = rendered.endless;
-        encoded.shortened = rendered.shortened;
-        self.fit(self.tokenizer.encode_conversation(&rendered)?, &mut encoded);
-        Ok(encoded)
+            None => match chat.render(&rows.conversation(row)?, &self.labels) {
+                Ok(found) => *rendered = found,
+                Err(error) => {
+                    encoded.problems.push(format!("{}: {error}", place()));
+                    encoded.part.problems += 1;
+                    return Ok(());
+                }
+            },
+        }
+        if rows.has_tools(row) || rows.has_fields(row) {
+            encoded.part.unwritten_tools += u64::from(self.unwritten_tools(&rows.conversation(row)?));
+        }
+        encoded.part.endless += rendered.endless;
+        encoded.part.shortened += rendered.shortened;
+        self.tokenizer.encode_rendered(rendered, document)?;
+        self.fit(scratch, encoded);
+        Ok(())
+    }
+
+    /// Counts a record for each control token that its texts encode to.
+    fn count_control_tokens<'t>(
+        &self,
+        texts: impl IntoIterator<Item = &'t str>,
+        encoded: &mut Encoded,
+    ) -> Result<(), StageError> {
+        let mut found = BTreeSet::new();
+        for text in texts {
+            found.extend(self.control_tokens.find(&self.tokenizer, text)?);
+        }
+        for token in found {
+            *encoded.part.control_tokens.entry(token).or_default() += 1;
+        }
+        Ok(())
     }
 
     /// Whether the conversation has tools or tool calls that the template never reads.
@@ -134,24 +168,34 @@ impl Encoder {
         conversation.tools.is_some() && !reads("tools") || conversation.messages.iter().any(called)
     }
 
-    /// Applies `max_length` to a document.
-    fn fit(&self, mut document: Document, encoded: &mut Encoded) {
-        encoded.too_long = document.input_ids.len() > self.max_length;
-        match self.too_long {
-            TooLong::Drop if encoded.too_long => return,
-            TooLong::Split => {
-                let ids = document.input_ids.chunks(self.max_length);
-                let parts = ids.zip(document.label_mask.chunks(self.max_length));
-                let part = |(ids, mask): (&[u32], &[bool])| Document { input_ids: ids.into(), label_mask: mask.into() };
-                encoded.documents.extend(parts.map(part).filter(|part| part.labels() > 0));
+    /// Takes the document of a record, after applying `max_length` to it.
+    fn fit(&self, scratch: &mut Scratch, encoded: &mut Encoded) {
+        let Scratch { document, labels: part, .. } = scratch;
+        let DocumentBuffer { input_ids, labels } = document;
+        let too_long = input_ids.len() > self.max_length;
+        if too_long && self.too_long == TooLong::Drop {
+            encoded.part.too_long += 1;
+            return;
+        }
+        let before = encoded.documents.len();
+        if !too_long {
+            if labels.targets() > 0 {
+                encoded.documents.push(input_ids, labels);
             }
-            TooLong::Truncate | TooLong::Drop => {
-                document.truncate(self.max_length);
-                encoded.documents.extend((document.labels() > 0).then_some(document));
+        } else {
+            let parts = if self.too_long == TooLong::Split { usize::MAX } else { 1 };
+            for (i, ids) in input_ids.chunks(self.max_length).take(parts).enumerate() {
+                let start = i * self.max_length;
+                part.clear();
+                part.extend_from(labels, start..start + ids.len());
+                if part.targets() > 0 {
+                    encoded.documents.push(ids, part);
+                }
             }
         }
-        encoded.unlabelled = encoded.documents.is_empty();
-        encoded.too_long &= !encoded.unlabelled;
+        let is_unlabelled = encoded.documents.len() == before;
+        encoded.part.unlabelled += u64::from(is_unlabelled);
+        encoded.part.too_long += u64::from(too_long && !is_unlabelled);
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod encoder;
 mod params;
+mod part;
 mod rules;
 mod stage;
 

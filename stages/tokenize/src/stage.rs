@@ -4,25 +4,26 @@
 //! Records are written in parts, each complete in itself. After a stop, the stage finds the
 //! complete parts in its state folder and continues after them.
 
-use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::sync_channel;
 
 use olmo_base::seal::Seal;
 use olmo_base::{failpoint, journal};
-use olmo_data::tokens::{self, TokensCounts, TokensManifest, TokensWriter, part_name};
+use olmo_data::dataset::Rows;
+use olmo_data::tokens::{self, TokensManifest, TokensWriter, part_name};
 use olmo_data::{DataError, TextTokenizer, TokenizerRecord, dataset};
 use olmo_stage::rules::{Finding, Question};
-use olmo_stage::{Context, Stage, StageError};
-use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
+use olmo_stage::{Context, Stage, StageError, Threads};
 
-use crate::encoder::{Encoded, Encoder};
+use crate::encoder::{Encoder, Scratch};
 use crate::params::{Layout, OnError, TokenizeParams, TooLong};
+use crate::part::{Encoded, Part};
 use crate::rules;
 
-/// Number of records in a part.
+/// Number of records after which a part is complete.
 const PART: u64 = 1 << 16;
+/// Number of records that a thread encodes at a time.
+const CHUNK: usize = 128;
 const PARTS: &str = "parts.jsonl";
 
 /// Stage `tokenize`.
@@ -45,21 +46,21 @@ impl Stage for Tokenize {
         let chat_template = context.optional_input("chat_template").map(|dir| read_only_file(&dir)).transpose()?;
         let total = dataset::manifest(&documents)?.records;
         let encoder = Encoder::new(tokenizer, &params, chat_template.as_deref(), context)?;
-        let mut writing = Writing::start(&params, context)?;
+        let mut writing = Writing::start(&params, encoder.tokenizer.special().vocab_size, context)?;
         let counted = Counted { done: writing.records(), total };
         if params.is_plain() {
-            let encode = |text: &String, _| encoder.plain(text);
-            encode_all(dataset::text_batches(&documents)?, encode, counted, &mut writing, context)?;
+            let encode =
+                |rows: &_, row, _, scratch: &mut _, encoded: &mut _| encoder.plain(rows, row, scratch, encoded);
+            encode_all(dataset::text_rows(&documents)?, encode, counted, &mut writing, context)?;
         } else {
-            let encode = |conversation: &_, number| encoder.conversation(conversation, number);
-            encode_all(dataset::message_batches(&documents)?, encode, counted, &mut writing, context)?;
+            let encode = |rows: &_, row, number, scratch: &mut _, encoded: &mut _| {
+                encoder.conversation(rows, row, number, scratch, encoded)
+            };
+            encode_all(dataset::chat_rows(&documents)?, encode, counted, &mut writing, context)?;
         }
         writing.finish(&params, &encoder, context)
     }
 }
-
-/// Maximum number of batches queued between reading and encoding, and between encoding and writing.
-const WAITING: usize = 6;
 
 #[derive(Clone, Copy)]
 struct Counted {
@@ -69,95 +70,52 @@ struct Counted {
     total: u64,
 }
 
-/// Encodes all records after the completed ones and writes them in order. With more than one
-/// thread, reading, encoding and writing run concurrently.
-fn encode_all<T: Send + Sync>(
-    batches: impl Iterator<Item = Result<Vec<T>, DataError>> + Send,
-    encode: impl Fn(&T, u64) -> Result<Encoded, StageError> + Sync,
+/// Encodes all records after the completed ones and writes them in order. With several threads,
+/// reading, encoding and writing run concurrently.
+fn encode_all<R: Rows>(
+    batches: impl Iterator<Item = Result<R, DataError>> + Send,
+    encode: impl Fn(&R, usize, u64, &mut Scratch, &mut Encoded) -> Result<(), StageError> + Send + Sync,
     counted: Counted,
     writing: &mut Writing,
     context: &mut Context,
 ) -> Result<(), StageError> {
-    let threads = context.request.threads;
-    if threads == 1 {
-        let mut encoding = Encoding { pool: None, encode, counted, seen: 0, context };
-        for batch in batches {
-            let records = encoding.batch(&batch?)?;
-            records.into_iter().try_for_each(|record| writing.push(record))?;
-        }
-        return Ok(());
-    }
-    // Reading and writing each use less than half a thread and mostly wait for encoding.
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-    let pool = pool.map_err(|e| StageError::fail("tokenize::threads", e.to_string()))?;
-    std::thread::scope(|scope| {
-        let (read, to_encode) = sync_channel(WAITING);
-        let (encoded, to_write) = sync_channel::<Vec<Encoded>>(WAITING);
-        scope.spawn(move || {
-            for batch in batches {
-                // The receiver is gone: there was an error.
-                if read.send(batch).is_err() {
-                    break;
-                }
+    let Counted { done, total } = counted;
+    let threads = Threads::new(context.request.threads)?;
+    let (threads, encode) = (&threads, &encode);
+    // Number of records read.
+    let mut seen = 0;
+    let mut encode_batch = move |rows: R| {
+        let count = rows.count();
+        let first = seen;
+        seen += count as u64;
+        let skipped = done.saturating_sub(first).min(count as u64) as usize;
+        // The documents of one thread need not be copied together.
+        let chunk = if threads.are_many() { CHUNK } else { count.max(1) };
+        let chunks: Vec<Range<usize>> =
+            (skipped..count).step_by(chunk).map(|start| start..count.min(start + chunk)).collect();
+        let one = |chunk: &Range<usize>| {
+            let (mut scratch, mut encoded) = (Scratch::default(), Encoded::default());
+            encoded.documents.reserve(chunk.len());
+            for row in chunk.clone() {
+                encode(&rows, row, first + row as u64, &mut scratch, &mut encoded)?;
             }
-        });
-        let writer = scope.spawn(move || {
-            let mut records = to_write.into_iter().flatten();
-            records.try_for_each(|record| writing.push(record))
-        });
-        let mut encoding = Encoding { pool: Some(pool), encode, counted, seen: 0, context };
-        let mut done = Ok(());
-        for batch in to_encode {
-            match batch.map_err(StageError::from).and_then(|batch| encoding.batch(&batch)) {
-                Ok(records) => {
-                    // The writer reports the reason.
-                    if encoded.send(records).is_err() {
-                        break;
-                    }
-                }
-                Err(e) => {
-                    done = Err(e);
-                    break;
-                }
-            }
-        }
-        drop(encoded);
-        let written = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        written.and(done)
-    })
-}
-
-/// Encodes batches in parallel.
-struct Encoding<'c, E> {
-    /// Absent with one thread.
-    pool: Option<rayon::ThreadPool>,
-    encode: E,
-    counted: Counted,
-    /// Records seen, including those in complete parts.
-    seen: u64,
-    context: &'c mut Context,
-}
-
-impl<E> Encoding<'_, E> {
-    fn batch<T: Sync>(&mut self, records: &[T]) -> Result<Vec<Encoded>, StageError>
-    where
-        E: Fn(&T, u64) -> Result<Encoded, StageError> + Sync,
-    {
-        self.context.check_stop()?;
-        let Counted { done, total } = self.counted;
-        let skipped = done.saturating_sub(self.seen).min(records.len() as u64);
-        let (first, records) = (self.seen + skipped, &records[skipped as usize..]);
-        let encode = &self.encode;
-        let one = |(i, record)| encode(record, first + i as u64);
-        let encoded: Vec<_> = match &self.pool {
-            Some(pool) => pool.install(|| records.par_iter().with_min_len(16).enumerate().map(one).collect()),
-            None => records.iter().enumerate().map(one).collect(),
+            Ok(encoded)
         };
-        self.seen = first + records.len() as u64;
-        self.context.progress(self.seen, total, "documents", "tokenising");
         // The first error in record order, whichever thread found it.
-        encoded.into_iter().collect()
-    }
+        let encoded = threads.map(&chunks, 1, one).into_iter().collect::<Result<Vec<Encoded>, StageError>>();
+        encoded.map(|encoded| (seen, encoded))
+    };
+    std::thread::scope(|scope| {
+        let batches = threads.ahead(scope, batches);
+        let encoded = batches.map(move |batch| encode_batch(batch?));
+        for batch in threads.ahead(scope, encoded) {
+            let (seen, encoded) = batch?;
+            context.check_stop()?;
+            writing.take(encoded)?;
+            context.progress(seen, total, "documents", "tokenising");
+        }
+        Ok(())
+    })
 }
 
 /// The text of the single file in folder `dir`.
@@ -171,42 +129,6 @@ fn read_only_file(dir: &Path) -> Result<String, StageError> {
     std::fs::read_to_string(path).map_err(|e| StageError::io(path, e))
 }
 
-/// A complete part, as recorded in the journal.
-#[derive(Clone, Default, Serialize, Deserialize)]
-struct Part {
-    /// Number of records in the part.
-    records: u64,
-    counts: TokensCounts,
-    /// Records dropped because nothing in them could be trained.
-    unlabelled: u64,
-    /// Records dropped because they could not be rendered or labelled.
-    problems: u64,
-    too_long: u64,
-    /// Trained turns without a stop token at the end, and trained turns that the template shortens.
-    endless: u64,
-    shortened: u64,
-    /// Records with tools or tool calls that the template does not write.
-    unwritten_tools: u64,
-    /// Records whose own text encodes to a control token, per token.
-    control_tokens: BTreeMap<u32, u64>,
-}
-
-impl Part {
-    fn add(&mut self, other: &Part) {
-        self.records += other.records;
-        self.counts += other.counts;
-        self.unlabelled += other.unlabelled;
-        self.problems += other.problems;
-        self.too_long += other.too_long;
-        self.endless += other.endless;
-        self.shortened += other.shortened;
-        self.unwritten_tools += other.unwritten_tools;
-        for (token, records) in &other.control_tokens {
-            *self.control_tokens.entry(*token).or_default() += records;
-        }
-    }
-}
-
 /// Number of problems to show, and the number after which a stage that will fail stops at once.
 const SHOWN: usize = 5;
 const MOST_PROBLEMS: u64 = 1000;
@@ -214,6 +136,7 @@ const MOST_PROBLEMS: u64 = 1000;
 /// Writes and counts the encoded records, in order.
 struct Writing {
     state: PathBuf,
+    vocab_size: u32,
     parts: Vec<Part>,
     journal: journal::Writer<Part>,
     /// The part being written.
@@ -224,7 +147,7 @@ struct Writing {
 }
 
 impl Writing {
-    fn start(params: &TokenizeParams, context: &mut Context) -> Result<Self, StageError> {
+    fn start(params: &TokenizeParams, vocab_size: u32, context: &mut Context) -> Result<Self, StageError> {
         let state = context.state_dir()?;
         let path = state.join(PARTS);
         let written = journal::read_prefix::<Part>(&path).map_err(|e| StageError::io(&path, e))?;
@@ -248,7 +171,8 @@ impl Writing {
         if lost.is_some() {
             parts.iter().try_for_each(|part| journal.append(part)).map_err(|e| StageError::io(&path, e))?;
         }
-        let writing = Self { state, parts, journal, open: None, on_error: params.on_error, problems: (Vec::new(), 0) };
+        let on_error = params.on_error;
+        let writing = Self { state, vocab_size, parts, journal, open: None, on_error, problems: (Vec::new(), 0) };
         let done = writing.records();
         if done > 0 {
             context.message(format!("continues after the {done} records tokenized by an earlier attempt"));
@@ -261,25 +185,17 @@ impl Writing {
         self.parts.iter().map(|part| part.records).sum()
     }
 
-    fn push(&mut self, record: Encoded) -> Result<(), StageError> {
-        let (writer, part) = match &mut self.open {
-            Some(open) => open,
-            none => {
-                let path = self.state.join(part_name(self.parts.len()));
-                none.insert((TokensWriter::create(&path)?, Part::default()))
-            }
-        };
-        part.records += 1;
-        part.unlabelled += u64::from(record.unlabelled);
-        part.too_long += u64::from(record.too_long);
-        part.endless += record.endless;
-        part.shortened += record.shortened;
-        part.unwritten_tools += u64::from(record.unwritten_tools);
-        for token in record.control_tokens {
-            *part.control_tokens.entry(token).or_default() += 1;
+    /// Writes the records of a batch. A part ends only between batches, which are the same in each
+    /// attempt.
+    fn take(&mut self, batch: Vec<Encoded>) -> Result<(), StageError> {
+        let (mut documents, mut problems) = (Vec::with_capacity(batch.len()), Vec::new());
+        let mut counts = Part::default();
+        for mut encoded in batch {
+            counts.add(&encoded.part);
+            problems.append(&mut encoded.problems);
+            documents.push(encoded.documents);
         }
-        if let Some(problem) = record.problem {
-            part.problems += 1;
+        for problem in problems {
             self.problems.1 += 1;
             if self.problems.0.len() < SHOWN {
                 self.problems.0.push(problem);
@@ -288,10 +204,19 @@ impl Writing {
                 return Err(self.failure());
             }
         }
-        for document in record.documents {
-            writer.push(document)?;
+        if counts.records == 0 {
+            return Ok(());
         }
-        if part.records == PART { self.close() } else { Ok(()) }
+        let (writer, part) = match &mut self.open {
+            Some(open) => open,
+            none => {
+                let path = self.state.join(part_name(self.parts.len()));
+                none.insert((TokensWriter::create(&path, self.vocab_size)?, Part::default()))
+            }
+        };
+        part.add(&counts);
+        writer.write(&documents)?;
+        if part.records >= PART { self.close() } else { Ok(()) }
     }
 
     /// The error that reports the problems.

@@ -103,6 +103,11 @@ impl Chat {
         Ok(self.template.write(conversation, true)?.text)
     }
 
+    /// The template, if it is built in. It renders as [`Chat::render`] does.
+    pub fn built_in(&self) -> Option<Template> {
+        self.built_in
+    }
+
     /// Renders a conversation as text, with the parts selected by `labels` marked as trained.
     ///
     /// # Errors

@@ -115,6 +115,29 @@ impl Message {
     }
 }
 
+/// A message without its further fields, borrowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MessageRef<'m> {
+    pub role: Role,
+    /// As [`Message::content`].
+    pub content: Option<&'m str>,
+    /// As [`Message::trained`].
+    pub trained: Option<bool>,
+}
+
+impl<'m> MessageRef<'m> {
+    /// The content; empty if there is none.
+    pub fn text(&self) -> &'m str {
+        self.content.unwrap_or_default()
+    }
+}
+
+impl<'m> From<&'m Message> for MessageRef<'m> {
+    fn from(message: &'m Message) -> Self {
+        Self { role: message.role, content: message.content.as_deref(), trained: message.trained }
+    }
+}
+
 /// Whether a field is not empty; lists and objects may be given as JSON text.
 fn is_filled(value: &Value) -> bool {
     match value {

@@ -4,6 +4,6 @@ mod message;
 mod rendered;
 mod template;
 
-pub use message::{Conversation, Message, Role, UnknownRole, strip};
+pub use message::{Conversation, Message, MessageRef, Role, UnknownRole, strip};
 pub use rendered::{Labels, Rendered, Turn};
 pub use template::Template;

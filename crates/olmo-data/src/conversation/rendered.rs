@@ -19,7 +19,7 @@ pub struct Turn {
 }
 
 /// A conversation as text.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rendered {
     pub text: String,
     /// The turns, in order.
@@ -53,20 +53,31 @@ impl Default for Labels {
 impl Rendered {
     /// `text` with `turns`; those selected by `labels` are trained.
     pub fn new(text: String, turns: Vec<Turn>, labels: &Labels) -> Self {
-        let is_trained = |turn: &&Turn| turn.trained.unwrap_or(labels.roles.contains(&turn.role));
-        let mut trained: Vec<&Turn> = turns.iter().filter(is_trained).collect();
-        if labels.last_turn_only {
-            trained = trained.pop().into_iter().collect();
+        let mut rendered = Self { text, turns, ..Self::default() };
+        rendered.label(labels);
+        rendered
+    }
+
+    /// Sets the labels.
+    pub fn label(&mut self, labels: &Labels) {
+        let is_trained = |turn: &Turn| turn.trained.unwrap_or(labels.roles.contains(&turn.role));
+        let first = match labels.last_turn_only {
+            true => self.turns.iter().rposition(is_trained).unwrap_or(self.turns.len()),
+            false => 0,
+        };
+        self.labelled.clear();
+        (self.endless, self.shortened) = (0, 0);
+        for turn in self.turns[first..].iter().filter(|turn| is_trained(turn)) {
+            let range = turn.body.start..if labels.end_of_turn { turn.end.end } else { turn.body.end };
+            self.labelled.extend((!range.is_empty()).then_some(range));
+            self.endless += u64::from(labels.end_of_turn && turn.end.is_empty());
+            self.shortened += u64::from(turn.shortened);
         }
-        let range = |turn: &&Turn| turn.body.start..if labels.end_of_turn { turn.end.end } else { turn.body.end };
-        let labelled = trained.iter().map(range).filter(|range| !range.is_empty()).collect();
-        let endless = trained.iter().filter(|turn| labels.end_of_turn && turn.end.is_empty()).count() as u64;
-        let shortened = trained.iter().filter(|turn| turn.shortened).count() as u64;
-        Self { labelled, text, turns, endless, shortened }
     }
 
     /// The same text with other labels.
-    pub fn with(self, labels: &Labels) -> Self {
-        Self::new(self.text, self.turns, labels)
+    pub fn with(mut self, labels: &Labels) -> Self {
+        self.label(labels);
+        self
     }
 }

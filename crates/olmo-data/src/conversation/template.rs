@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::message::{Message, Role, strip};
+use super::message::{Message, MessageRef, Role, strip};
 use super::rendered::{Labels, Rendered, Turn};
 
 /// How a conversation is rendered as text.
@@ -59,15 +59,29 @@ impl Template {
     /// Renders `messages` as text, with the labels of [`Labels::default`]. `eos` is the string of
     /// the eos token; `add_generation_prompt` appends the header of the assistant's answer.
     pub fn render(self, messages: &[Message], eos: &str, add_generation_prompt: bool) -> Rendered {
-        const AROUND_A_TURN: usize = 64;
-        let contents: usize = messages.iter().map(|message| message.text().len() + AROUND_A_TURN).sum();
-        let mut text = String::with_capacity(contents);
+        let mut rendered = Rendered::default();
+        self.write(messages.iter().map(MessageRef::from), eos, add_generation_prompt, &mut rendered);
+        rendered.with(&Labels::default())
+    }
+
+    /// Renders `messages` into `rendered`, whose content it replaces and whose memory it uses again. The
+    /// labels are not set.
+    pub fn write<'m>(
+        self,
+        messages: impl ExactSizeIterator<Item = MessageRef<'m>>,
+        eos: &str,
+        add_generation_prompt: bool,
+        rendered: &mut Rendered,
+    ) {
+        let Rendered { text, turns, .. } = rendered;
+        text.clear();
+        turns.clear();
         if self != Self::Chatml {
             text.push_str(eos);
         }
-        let mut turns = Vec::with_capacity(messages.len());
-        for (i, message) in messages.iter().enumerate() {
-            self.write_header(message.role, &mut text);
+        let count = messages.len();
+        for (i, message) in messages.enumerate() {
+            self.write_header(message.role, text);
             let start = text.len();
             text.push_str(if self == Self::Tulu { strip(message.text()) } else { message.text() });
             let body = start..text.len();
@@ -81,15 +95,14 @@ impl Template {
             // trained.
             let trained = if message.content.is_none() { Some(false) } else { message.trained };
             turns.push(Turn { role: message.role, trained, end: body.end..text.len(), body, shortened: false });
-            if self != Self::Olmo2 || !assistant || i + 1 < messages.len() {
+            if self != Self::Olmo2 || !assistant || i + 1 < count {
                 text.push('\n');
             }
         }
         // OLMo 2's template writes no header for an empty conversation.
-        if add_generation_prompt && (self != Self::Olmo2 || !messages.is_empty()) {
-            self.write_header(Role::Assistant, &mut text);
+        if add_generation_prompt && (self != Self::Olmo2 || count > 0) {
+            self.write_header(Role::Assistant, text);
         }
-        Rendered::new(text, turns, &Labels::default())
     }
 
     /// The template in Jinja. Hugging Face's `apply_chat_template` renders the same text with it,

@@ -7,18 +7,18 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::{
-    Array as _, ArrayRef, AsArray as _, BooleanArray, ListArray, RecordBatch, StringArray, StructArray,
-};
+use arrow::array::{ArrayRef, BooleanArray, ListArray, StringArray, StructArray};
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field, Fields, Schema};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use crate::conversation::{Conversation, Message, Role};
+use crate::conversation::{Conversation, Message};
 use crate::error::DataError;
 use crate::formats::json_file;
-use crate::formats::parquet_file::{BATCH_ROWS, Sink, Source, items_of};
+use crate::formats::parquet_file::{BATCH_ROWS, Sink, Source};
+
+pub use crate::formats::rows::{ChatRows, Rows, TextRows};
 
 const DATA: &str = "data.parquet";
 const MANIFEST: &str = "manifest.json";
@@ -79,18 +79,28 @@ pub fn read_messages(dir: &Path) -> Result<Vec<Conversation>, DataError> {
 }
 
 /// The documents of the dataset in folder `dir`, in order, about a thousand at a time.
-pub fn text_batches(dir: &Path) -> Result<impl Iterator<Item = Result<Vec<String>, DataError>> + use<>, DataError> {
-    let source = open(dir, Kind::Text)?;
-    Ok(source.map(|batch| batch.map(|batch| strings(batch.column(0)))))
+pub fn text_rows(dir: &Path) -> Result<impl Iterator<Item = Result<TextRows, DataError>> + use<>, DataError> {
+    Ok(open(dir, Kind::Text)?.map(|batch| Ok(TextRows::new(&batch?))))
 }
 
 /// The conversations of the dataset in folder `dir`, in order, about a thousand at a time.
+pub fn chat_rows(dir: &Path) -> Result<impl Iterator<Item = Result<ChatRows, DataError>> + use<>, DataError> {
+    let path = dir.join(DATA);
+    Ok(open(dir, Kind::Messages)?.map(move |batch| ChatRows::new(&path, &batch?)))
+}
+
+/// Copies of the documents of the dataset in folder `dir`, in order, about a thousand at a time.
+pub fn text_batches(dir: &Path) -> Result<impl Iterator<Item = Result<Vec<String>, DataError>> + use<>, DataError> {
+    let texts = |rows: TextRows| (0..rows.count()).map(|row| rows.text(row).to_owned()).collect();
+    Ok(text_rows(dir)?.map(move |rows| rows.map(texts)))
+}
+
+/// Copies of the conversations of the dataset in folder `dir`, in order, about a thousand at a time.
 pub fn message_batches(
     dir: &Path,
 ) -> Result<impl Iterator<Item = Result<Vec<Conversation>, DataError>> + use<>, DataError> {
-    let path = dir.join(DATA);
-    let source = open(dir, Kind::Messages)?;
-    Ok(source.map(move |batch| conversations(&path, &batch?)))
+    let conversations = |rows: ChatRows| (0..rows.count()).map(|row| rows.conversation(row)).collect();
+    Ok(chat_rows(dir)?.map(move |rows| rows.and_then(conversations)))
 }
 
 fn open(dir: &Path, expected: Kind) -> Result<Source, DataError> {
@@ -140,53 +150,6 @@ fn old_messages_schema() -> Schema {
     let text = |name: &str| Field::new(name, DataType::Utf8, false);
     let item = message_item(Fields::from(vec![text("role"), text("content")]));
     Schema::new(vec![text("dataset"), text("id"), Field::new("messages", DataType::List(Arc::new(item)), false)])
-}
-
-/// A text column without nulls, whose type [`Source::open`] has checked.
-fn strings(column: &ArrayRef) -> Vec<String> {
-    let column = column.as_string::<i32>();
-    (0..column.len()).map(|row| column.value(row).to_owned()).collect()
-}
-
-/// The text in `row` of a column that may be missing.
-fn optional(column: Option<&ArrayRef>, row: usize) -> Option<&str> {
-    let column = column?.as_string::<i32>();
-    (!column.is_null(row)).then(|| column.value(row))
-}
-
-fn conversations(path: &Path, batch: &RecordBatch) -> Result<Vec<Conversation>, DataError> {
-    let lists = batch.column(2).as_list::<i32>();
-    // The messages of all rows.
-    let turns = lists.values().as_struct();
-    let (roles, contents) = (turns.column(0).as_string::<i32>(), turns.column(1));
-    let trained = turns.column_by_name("trained").map(|column| column.as_boolean());
-    let fields = turns.column_by_name("fields");
-    let (tools, documents) = (batch.column_by_name("tools"), batch.column_by_name("documents"));
-    let records = strings(batch.column(0)).into_iter().zip(strings(batch.column(1))).enumerate();
-    let read = |(row, (dataset, id)): (usize, (String, String))| {
-        let broken = |reason: String| DataError::broken(path, format!("conversation {id}: {reason}"));
-        let json = |name: &str, column| {
-            let parsed = optional(column, row).map(serde_json::from_str::<Value>).transpose();
-            parsed.map_err(|e| broken(format!("`{name}`: {e}")))
-        };
-        let (tools, documents) = (json("tools", tools)?, json("documents", documents)?);
-        let message = |turn: usize| {
-            let role: Role = roles.value(turn).parse().map_err(|e| broken(format!("{e}")))?;
-            let fields = match optional(fields, turn) {
-                Some(text) => serde_json::from_str(text).map_err(|e| broken(format!("`fields`: {e}")))?,
-                None => Map::new(),
-            };
-            Ok(Message {
-                role,
-                content: optional(Some(contents), turn).map(str::to_owned),
-                trained: trained.filter(|column| !column.is_null(turn)).map(|column| column.value(turn)),
-                fields,
-            })
-        };
-        let messages = items_of(lists, row).map(message);
-        Ok(Conversation { messages: messages.collect::<Result<_, DataError>>()?, dataset, id, tools, documents })
-    };
-    records.map(read).collect()
 }
 
 /// Writes a dataset of one kind; [`DatasetWriter::finish`] completes it.
@@ -293,7 +256,10 @@ impl<T: Record> DatasetWriter<T> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Map;
+
     use super::*;
+    use crate::conversation::Role;
 
     fn conversation(n: usize) -> Conversation {
         let turns = (0..n % 4 + 1).map(|turn| Message::new(Role::ALL[turn], format!("turn {turn} 🦀 {n}")));

@@ -1,6 +1,10 @@
 //! The Parquet files and the JSON manifests of artifacts.
 
 pub mod dataset;
+pub(crate) mod documents;
+pub(crate) mod id_bytes;
 pub(crate) mod json_file;
+pub(crate) mod label_runs;
 mod parquet_file;
+pub(crate) mod rows;
 pub mod tokens;

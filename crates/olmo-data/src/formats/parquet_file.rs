@@ -10,18 +10,20 @@ use std::thread::JoinHandle;
 
 use arrow::array::{ListArray, RecordBatch};
 use arrow::datatypes::{Schema, SchemaRef};
-use olmo_base::IoContext as _;
+use olmo_base::{IoContext as _, WritebackFile};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use parquet::basic::Compression;
 use parquet::errors::ParquetError;
-use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
+use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder};
 
 use crate::error::DataError;
 
 /// Number of rows that writers collect before appending, and that readers return at a time.
 pub(super) const BATCH_ROWS: usize = 1024;
 const ROW_GROUP_ROWS: usize = 16 * BATCH_ROWS;
+/// Number of bytes after which a row group ends early, because it stays in memory until then.
+const ROW_GROUP_BYTES: usize = 64 << 20;
 
 /// Writes batches of one schema.
 pub(super) struct Sink {
@@ -31,11 +33,24 @@ pub(super) struct Sink {
 }
 
 enum Writer {
-    Here(Box<ArrowWriter<File>>),
+    Here(Box<FileWriter>),
     /// A thread of its own, which ends with its channel, or with its first error.
     Beside(SyncSender<RecordBatch>, JoinHandle<Result<(), ParquetError>>),
     /// It has failed.
     Gone,
+}
+
+struct FileWriter(ArrowWriter<WritebackFile>);
+
+impl FileWriter {
+    fn write(&mut self, batch: &RecordBatch) -> Result<(), ParquetError> {
+        self.0.write(batch)?;
+        if self.0.in_progress_size() >= ROW_GROUP_BYTES { self.0.flush() } else { Ok(()) }
+    }
+
+    fn close(self) -> Result<(), ParquetError> {
+        self.0.close().map(drop)
+    }
 }
 
 /// Number of batches that may wait for a writer beside.
@@ -56,11 +71,14 @@ impl Sink {
         let properties = WriterProperties::builder()
             .set_created_by("olmo-pipe".into())
             .set_compression(Compression::LZ4_RAW)
+            // Few values occur twice, and nobody looks for a range of them.
+            .set_dictionary_enabled(false)
+            .set_statistics_enabled(EnabledStatistics::None)
             .set_max_row_group_size(ROW_GROUP_ROWS);
         let properties = further(properties).build();
         let file = File::create(path).context(path)?;
-        let writer =
-            ArrowWriter::try_new(file, schema.clone(), Some(properties)).map_err(|e| DataError::parquet(path, e))?;
+        let writer = ArrowWriter::try_new(WritebackFile::new(file), schema.clone(), Some(properties));
+        let writer = FileWriter(writer.map_err(|e| DataError::parquet(path, e))?);
         Ok(Self { path: path.to_owned(), schema, writer: Writer::Here(Box::new(writer)) })
     }
 
@@ -70,7 +88,7 @@ impl Sink {
         let (batches, to_write) = sync_channel::<RecordBatch>(WAITING);
         let write = move || {
             to_write.into_iter().try_for_each(|batch| writer.write(&batch))?;
-            writer.close().map(drop)
+            writer.close()
         };
         let thread = std::thread::Builder::new().name("parquet".into()).spawn(write).context(&self.path)?;
         self.writer = Writer::Beside(batches, thread);
@@ -99,7 +117,7 @@ impl Sink {
 impl Writer {
     fn close(self, path: &Path) -> Result<(), DataError> {
         let closed = match self {
-            Writer::Here(writer) => writer.close().map(drop),
+            Writer::Here(writer) => writer.close(),
             Writer::Beside(batches, thread) => {
                 drop(batches);
                 thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))

@@ -2,48 +2,33 @@
 //! sets are split into several such files, `tokens-1.parquet` and so on after the first, each
 //! complete in itself.
 //!
-//! `label_runs` has the lengths of runs of tokens, in turn of such as are no targets and of targets;
-//! the first may be 0. Older files have one Boolean per token, `label_mask`, and stay readable.
+//! `input_ids` has the bytes of each id, little-endian: two for a vocabulary of up to 65,536
+//! tokens, otherwise three, or four beyond 2^24. `label_runs` has the lengths of runs of tokens, in turn of
+//! such as are no targets and of targets; the first may be 0.
+//!
+//! Older files have lists of ids, and some of them one Boolean per token, `label_mask`. They stay
+//! readable.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray as _, ListArray, RecordBatch, UInt32Array};
-use arrow::buffer::OffsetBuffer;
+use arrow::array::{Array as _, ArrayRef, AsArray as _, LargeBinaryArray, ListArray, RecordBatch, UInt32Array};
+use arrow::buffer::{Buffer, OffsetBuffer};
 use arrow::datatypes::{DataType, Field, Schema, UInt32Type};
 use olmo_base::Digest;
-use parquet::basic::{Compression, Encoding};
-use parquet::file::properties::{EnabledStatistics, WriterPropertiesBuilder};
+use parquet::basic::Compression;
+use parquet::file::properties::WriterPropertiesBuilder;
 use parquet::schema::types::ColumnPath;
 use serde::{Deserialize, Serialize};
 
 use crate::error::DataError;
+use crate::formats::documents::{Document, Documents};
+use crate::formats::id_bytes::IdBytes;
 use crate::formats::json_file;
-use crate::formats::parquet_file::{BATCH_ROWS, Sink, Source, items_of};
+use crate::formats::label_runs::{count_targets, mask_of};
+use crate::formats::parquet_file::{Sink, Source, items_of};
 
 const MANIFEST: &str = "manifest.json";
-
-/// A document's ids. `label_mask[i]` is true if token `i` is a target. Both have the same length.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Document {
-    pub input_ids: Vec<u32>,
-    pub label_mask: Vec<bool>,
-}
-
-impl Document {
-    /// Drops the tokens after the first `length`; returns their number.
-    pub fn truncate(&mut self, length: usize) -> usize {
-        let over = self.input_ids.len().saturating_sub(length);
-        self.input_ids.truncate(length);
-        self.label_mask.truncate(length);
-        over
-    }
-
-    /// Number of trainable targets: the first token has no context to be predicted from.
-    pub fn labels(&self) -> usize {
-        self.label_mask.iter().skip(1).filter(|label| **label).count()
-    }
-}
 
 /// `manifest.json` of tokens.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,25 +69,21 @@ fn list_of(kind: DataType) -> DataType {
 }
 
 fn schema() -> Schema {
-    let list = |name: &str| Field::new(name, list_of(DataType::UInt32), false);
-    Schema::new(vec![list("input_ids"), list("label_runs")])
+    let runs = Field::new("label_runs", list_of(DataType::UInt32), false);
+    Schema::new(vec![Field::new("input_ids", DataType::LargeBinary, false), runs])
 }
 
-/// The columns of older files.
-fn old_schema() -> Schema {
+/// The columns of all files that can be read, the newest first.
+fn schemas() -> [Schema; 3] {
     let list = |name: &str, item: DataType| Field::new(name, list_of(item), false);
-    Schema::new(vec![list("input_ids", DataType::UInt32), list("label_mask", DataType::Boolean)])
+    let ids = list("input_ids", DataType::UInt32);
+    let [runs, mask] = [list("label_runs", DataType::UInt32), list("label_mask", DataType::Boolean)];
+    [schema(), Schema::new(vec![ids.clone(), runs]), Schema::new(vec![ids, mask])]
 }
 
-/// Ids are packed by the widths of their differences: quicker than a dictionary, and about as small.
-/// Nobody looks for a range of ids, so there are no statistics.
+/// Compressing ids takes longer than encoding text saves.
 fn properties(builder: WriterPropertiesBuilder) -> WriterPropertiesBuilder {
-    let ids = ColumnPath::new(["input_ids", "list", "item"].map(str::to_owned).to_vec());
-    builder
-        .set_column_dictionary_enabled(ids.clone(), false)
-        .set_column_encoding(ids.clone(), Encoding::DELTA_BINARY_PACKED)
-        .set_column_compression(ids, Compression::UNCOMPRESSED)
-        .set_statistics_enabled(EnabledStatistics::None)
+    builder.set_column_compression(ColumnPath::from("input_ids"), Compression::UNCOMPRESSED)
 }
 
 /// Reads tokens; iterates over the documents in order.
@@ -119,7 +100,7 @@ impl TokensReader {
     /// Opens the tokens in folder `dir`.
     pub fn open(dir: &Path) -> Result<Self, DataError> {
         let manifest = json_file::read(&dir.join(MANIFEST))?;
-        let source = Source::open(&dir.join(part_name(0)), &[schema(), old_schema()])?;
+        let source = Source::open(&dir.join(part_name(0)), &schemas())?;
         Ok(Self { dir: dir.to_owned(), manifest, part: 0, source, waiting: Vec::new().into_iter(), read: 0 })
     }
 
@@ -128,11 +109,19 @@ impl TokensReader {
     }
 
     fn documents(&self, batch: &RecordBatch) -> Result<Vec<Document>, DataError> {
-        let (ids, labels) = (batch.column(0).as_list::<i32>(), batch.column(1).as_list::<i32>());
-        let all_ids = ids.values().as_primitive::<UInt32Type>().values();
+        let (ids, labels) = (batch.column(0), batch.column(1).as_list::<i32>());
+        let kind = IdBytes::for_vocabulary(self.manifest.vocab_size);
+        let read_ids = |row: usize| match ids.data_type() {
+            DataType::LargeBinary => kind.read(ids.as_binary::<i64>().value(row)),
+            _ => {
+                let ids = ids.as_list::<i32>();
+                Some(ids.values().as_primitive::<UInt32Type>().values()[items_of(ids, row)].to_vec())
+            }
+        };
         let mask = labels.values().as_boolean_opt();
+        let broken = |reason| DataError::broken(&self.dir.join(part_name(self.part)), reason);
         let read = |row: usize| {
-            let input_ids = all_ids[items_of(ids, row)].to_vec();
+            let input_ids = read_ids(row).ok_or_else(|| broken("the bytes of a document end within an id"))?;
             let labels_of_row = items_of(labels, row);
             let label_mask = match mask {
                 Some(mask) => Some(labels_of_row.map(|token| mask.value(token)).collect()),
@@ -140,10 +129,7 @@ impl TokensReader {
             };
             match label_mask.filter(|mask: &Vec<bool>| mask.len() == input_ids.len()) {
                 Some(label_mask) => Ok(Document { input_ids, label_mask }),
-                None => {
-                    let path = self.dir.join(part_name(self.part));
-                    Err(DataError::broken(&path, "a document has different numbers of ids and labels"))
-                }
+                None => Err(broken("a document has different numbers of ids and labels")),
             }
         };
         (0..batch.num_rows()).map(read).collect()
@@ -163,7 +149,7 @@ impl TokensReader {
                 let reason = format!("has {} documents, but its manifest says {}", self.read, self.manifest.documents);
                 return Err(DataError::broken(&self.dir.join(part_name(self.part)), reason));
             }
-            self.source = Source::open(&next, &[schema(), old_schema()])?;
+            self.source = Source::open(&next, &schemas())?;
             self.part += 1;
         }
     }
@@ -200,30 +186,13 @@ impl Iterator for TokensReader {
     }
 }
 
-/// Appends the lengths of the runs of equal labels in `mask`, in turn of false and true.
-fn append_runs(mask: &[bool], runs: &mut Vec<u32>) {
-    let (mut rest, mut label) = (mask, false);
-    while !rest.is_empty() {
-        let run = rest.iter().position(|other| *other != label).unwrap_or(rest.len());
-        runs.push(run as u32);
-        (rest, label) = (&rest[run..], !label);
-    }
-}
-
-/// The labels with these runs; `None` if they are more than `most`.
-fn mask_of(runs: &[u32], most: usize) -> Option<Vec<bool>> {
-    let mut mask = Vec::with_capacity(most);
-    for (i, run) in runs.iter().enumerate() {
-        let end = mask.len().checked_add(*run as usize).filter(|end| *end <= most)?;
-        mask.resize(end, i % 2 == 1);
-    }
-    Some(mask)
-}
+/// Maximum number of bytes of ids to hand to Parquet at a time, unless one document has more.
+const MOST_BYTES: usize = 64 << 20;
 
 /// Writes one file of documents.
 pub struct TokensWriter {
     sink: Sink,
-    waiting: Vec<Document>,
+    kind: IdBytes,
     counts: TokensCounts,
 }
 
@@ -237,50 +206,59 @@ pub struct TokensCounts {
 }
 
 impl TokensWriter {
-    /// Starts the file at `path`; in an artifact its name comes from [`part_name`].
-    pub fn create(path: &Path) -> Result<Self, DataError> {
-        Ok(Self { sink: Sink::with(path, schema(), properties)?, waiting: Vec::new(), counts: TokensCounts::default() })
+    /// Starts the file at `path`; in an artifact its name comes from [`part_name`]. All ids will be
+    /// below `vocab_size`.
+    pub fn create(path: &Path, vocab_size: u32) -> Result<Self, DataError> {
+        let sink = Sink::with(path, schema(), properties)?;
+        Ok(Self { sink, kind: IdBytes::for_vocabulary(vocab_size), counts: TokensCounts::default() })
     }
 
-    pub fn push(&mut self, document: Document) -> Result<(), DataError> {
-        self.counts.documents += 1;
-        self.counts.tokens += document.input_ids.len() as u64;
-        self.counts.labels += document.labels() as u64;
-        self.waiting.push(document);
-        if self.waiting.len() == BATCH_ROWS { self.flush() } else { Ok(()) }
+    /// Appends the documents of all `chunks`. The bytes of the file do not depend on how documents
+    /// are spread over chunks.
+    pub fn write(&mut self, chunks: &[Documents]) -> Result<(), DataError> {
+        let documents: Vec<(&[u32], &[u32])> = chunks.iter().flat_map(Documents::iter).collect();
+        let mut rest = documents.as_slice();
+        while !rest.is_empty() {
+            let mut bytes = 0;
+            let fit = |(ids, _): &&(&[u32], &[u32])| {
+                bytes += ids.len() * self.kind.count();
+                bytes <= MOST_BYTES
+            };
+            let count = rest.iter().take_while(fit).count().max(1);
+            let (now, later) = rest.split_at(count);
+            self.write_some(now)?;
+            rest = later;
+        }
+        Ok(())
     }
 
-    /// Counts of what was pushed so far.
+    /// Writes documents, given by their ids and runs.
+    fn write_some(&mut self, documents: &[(&[u32], &[u32])]) -> Result<(), DataError> {
+        let tokens: usize = documents.iter().map(|(ids, _)| ids.len()).sum();
+        let mut bytes = Vec::with_capacity(tokens * self.kind.count());
+        let mut runs = Vec::with_capacity(documents.iter().map(|(_, runs)| runs.len()).sum());
+        for (ids, of_this) in documents {
+            self.kind.append(ids, &mut bytes);
+            runs.extend_from_slice(of_this);
+            self.counts.labels += count_targets(of_this);
+        }
+        self.counts.documents += documents.len() as u64;
+        self.counts.tokens += tokens as u64;
+        let ends = OffsetBuffer::from_lengths(documents.iter().map(|(ids, _)| ids.len() * self.kind.count()));
+        let ids = LargeBinaryArray::new(ends, Buffer::from_vec(bytes), None);
+        let ends = OffsetBuffer::from_lengths(documents.iter().map(|(_, runs)| runs.len()));
+        let runs = ListArray::new(item(DataType::UInt32), ends, Arc::new(UInt32Array::from(runs)), None);
+        let columns: Vec<ArrayRef> = vec![Arc::new(ids), Arc::new(runs)];
+        self.sink.write(columns)
+    }
+
+    /// Counts of what was written so far.
     pub fn counts(&self) -> TokensCounts {
         self.counts
     }
 
-    fn flush(&mut self) -> Result<(), DataError> {
-        if self.waiting.is_empty() {
-            return Ok(());
-        }
-        let mut ids = Vec::with_capacity(self.waiting.iter().map(|document| document.input_ids.len()).sum());
-        let (mut runs, mut counts) = (Vec::new(), Vec::with_capacity(self.waiting.len()));
-        for document in &self.waiting {
-            ids.extend_from_slice(&document.input_ids);
-            let before = runs.len();
-            append_runs(&document.label_mask, &mut runs);
-            counts.push(runs.len() - before);
-        }
-        let list = |lengths: OffsetBuffer<i32>, values: Vec<u32>| -> ArrayRef {
-            Arc::new(ListArray::new(item(DataType::UInt32), lengths, Arc::new(UInt32Array::from(values)), None))
-        };
-        let lengths = self.waiting.iter().map(|document| document.input_ids.len());
-        let columns =
-            vec![list(OffsetBuffer::from_lengths(lengths), ids), list(OffsetBuffer::from_lengths(counts), runs)];
-        self.sink.write(columns)?;
-        self.waiting.clear();
-        Ok(())
-    }
-
     /// Completes the file.
-    pub fn close(mut self) -> Result<TokensCounts, DataError> {
-        self.flush()?;
+    pub fn close(self) -> Result<TokensCounts, DataError> {
         self.sink.close()?;
         Ok(self.counts)
     }
@@ -306,6 +284,22 @@ impl std::ops::AddAssign for TokensCounts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::formats::label_runs::LabelRuns;
+
+    fn write(path: &Path, vocab_size: u32, documents: &[Document]) -> TokensCounts {
+        let mut writer = TokensWriter::create(path, vocab_size).unwrap();
+        // In chunks of several sizes.
+        for (i, some) in documents.chunks(700).enumerate() {
+            let mut chunks = Vec::new();
+            for some in some.chunks(i * 100 + 200) {
+                let mut chunk = Documents::default();
+                some.iter().for_each(|one| chunk.push(&one.input_ids, &LabelRuns::of(&one.label_mask)));
+                chunks.push(chunk);
+            }
+            writer.write(&chunks).unwrap();
+        }
+        writer.close().unwrap()
+    }
 
     fn document(n: u32) -> Document {
         let length = n % 7 + 1;
@@ -316,44 +310,44 @@ mod tests {
     }
 
     #[test]
-    fn labels_come_back_from_their_runs() {
-        for (mask, runs) in
-            [(vec![], vec![]), (vec![true], vec![0, 1]), (vec![false, true, true, false], vec![1, 2, 1])]
-        {
-            let mut written = Vec::new();
-            append_runs(&mask, &mut written);
-            assert_eq!(written, runs);
-            assert_eq!(mask_of(&runs, mask.len()), Some(mask));
+    fn files_with_lists_of_ids_stay_readable() {
+        let list = |values: ArrayRef, lengths: [usize; 2]| -> ArrayRef {
+            let item = Arc::new(Field::new("item", values.data_type().clone(), false));
+            Arc::new(ListArray::new(item, OffsetBuffer::from_lengths(lengths), values, None))
+        };
+        let mask: ArrayRef = Arc::new(arrow::array::BooleanArray::from(vec![false, true, true]));
+        let runs: ArrayRef = Arc::new(UInt32Array::from(vec![1, 1, 0, 1]));
+        let [_, with_runs, with_mask] = schemas();
+        for (schema, labels) in [(with_runs, list(runs, [2, 2])), (with_mask, list(mask, [2, 1]))] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut sink = Sink::create(&dir.path().join(part_name(0)), schema).unwrap();
+            sink.write(vec![list(Arc::new(UInt32Array::from(vec![5, 6, 7])), [2, 1]), labels]).unwrap();
+            sink.close().unwrap();
+            let counts = TokensCounts { documents: 2, tokens: 3, labels: 2 };
+            finish(dir.path(), manifest(10), counts).unwrap();
+            let read: Vec<Document> = TokensReader::open(dir.path()).unwrap().collect::<Result<_, _>>().unwrap();
+            let document = |input_ids: &[u32], label_mask: &[bool]| Document {
+                input_ids: input_ids.into(),
+                label_mask: label_mask.into(),
+            };
+            assert_eq!(read, [document(&[5, 6], &[false, true]), document(&[7], &[true])]);
         }
-        assert_eq!(mask_of(&[1, u32::MAX], 8), None);
     }
 
     #[test]
-    fn files_with_a_boolean_per_token_stay_readable() {
+    fn bytes_that_end_within_an_id_are_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let list = |values: ArrayRef| -> ArrayRef {
-            let item = Arc::new(Field::new("item", values.data_type().clone(), false));
-            Arc::new(ListArray::new(item, OffsetBuffer::from_lengths([2, 1]), values, None))
-        };
-        let mut sink = Sink::create(&dir.path().join(part_name(0)), old_schema()).unwrap();
-        let labels = arrow::array::BooleanArray::from(vec![false, true, true]);
-        sink.write(vec![list(Arc::new(UInt32Array::from(vec![5, 6, 7]))), list(Arc::new(labels))]).unwrap();
-        sink.close().unwrap();
-        let counts = TokensCounts { documents: 2, tokens: 3, labels: 2 };
-        finish(dir.path(), manifest(), counts).unwrap();
-        let read: Vec<Document> = TokensReader::open(dir.path()).unwrap().collect::<Result<_, _>>().unwrap();
-        let document = |input_ids: &[u32], label_mask: &[bool]| Document {
-            input_ids: input_ids.into(),
-            label_mask: label_mask.into(),
-        };
-        assert_eq!(read, [document(&[5, 6], &[false, true]), document(&[7], &[true])]);
+        write(&dir.path().join(part_name(0)), 10, &[document(1)]);
+        finish(dir.path(), manifest(1 << 20), TokensCounts { documents: 1, tokens: 2, labels: 1 }).unwrap();
+        let error = TokensReader::open(dir.path()).unwrap().find_map(Result::err).unwrap().to_string();
+        assert!(error.ends_with("the bytes of a document end within an id"), "{error}");
     }
 
-    fn manifest() -> TokensManifest {
+    fn manifest(vocab_size: u32) -> TokensManifest {
         TokensManifest {
             format: 1,
             tokenizer: Digest::of(b"tokenizer"),
-            vocab_size: 3_000_000,
+            vocab_size,
             eos_token_id: 0,
             pad_token_id: 1,
             template: "tulu".into(),
@@ -372,11 +366,10 @@ mod tests {
         let mut counts = TokensCounts::default();
         // The second of three files is empty.
         for (part, range) in [0..1500, 1500..1500, 1500..2500].into_iter().enumerate() {
-            let mut writer = TokensWriter::create(&dir.path().join(part_name(part))).unwrap();
-            range.for_each(|n| writer.push(document(n)).unwrap());
-            counts += writer.close().unwrap();
+            let documents: Vec<Document> = range.map(document).collect();
+            counts += write(&dir.path().join(part_name(part)), 3_000_000, &documents);
         }
-        let manifest = finish(dir.path(), manifest(), counts).unwrap();
+        let manifest = finish(dir.path(), manifest(3_000_000), counts).unwrap();
         let reader = TokensReader::open(dir.path()).unwrap();
         assert_eq!(reader.manifest(), &manifest);
         let documents: Vec<Document> = reader.collect::<Result<_, _>>().unwrap();

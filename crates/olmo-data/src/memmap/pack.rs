@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::reader::Manifest;
 use super::writer::MemmapWriter;
 use crate::error::DataError;
-use crate::formats::tokens::Document;
+use crate::formats::documents::Document;
 
 /// Number of tokens that [`Pack::BestFit`] packs at a time: about 40 MB.
 const WINDOW: usize = 1 << 23;

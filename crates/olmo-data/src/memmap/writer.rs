@@ -6,13 +6,13 @@ use std::fs::File;
 use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 
-use olmo_base::{Digest, IoContext as _};
+use olmo_base::{Digest, IoContext as _, WritebackFile};
 
 use super::boundaries_csv::{self, CSV_BOUNDARIES};
 use super::instance_filter::InstanceFilter;
 use super::reader::{BOUNDARIES, Dtype, INPUT_IDS, LABEL_MASK, MANIFEST, Manifest, shard_name};
 use crate::error::DataError;
-use crate::formats::json_file;
+use crate::formats::{id_bytes, json_file};
 
 /// Properties of a memmap that are known before its first token.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,13 +29,13 @@ pub struct Layout {
 /// A file that is hashed while being written.
 struct HashedFile {
     path: PathBuf,
-    file: BufWriter<File>,
+    file: BufWriter<WritebackFile>,
     hasher: blake3::Hasher,
 }
 
 impl HashedFile {
     fn create(path: PathBuf) -> Result<Self, DataError> {
-        let file = File::create(&path).context(&path)?;
+        let file = WritebackFile::new(File::create(&path).context(&path)?);
         Ok(Self { file: BufWriter::with_capacity(1 << 18, file), path, hasher: blake3::Hasher::new() })
     }
 
@@ -188,15 +188,19 @@ impl MemmapWriter {
         self.bytes.clear();
         match self.dtype {
             // Below `vocab_size`, which fits this dtype.
-            Dtype::Uint16 => self.bytes.extend(self.row_ids.iter().flat_map(|id| (*id as u16).to_le_bytes())),
-            Dtype::Uint32 => self.bytes.extend(self.row_ids.iter().flat_map(|id| id.to_le_bytes())),
+            Dtype::Uint16 => id_bytes::append::<2>(&self.row_ids, &mut self.bytes),
+            Dtype::Uint32 => id_bytes::append::<4>(&self.row_ids, &mut self.bytes),
         }
         if let Some((input_ids, label_mask)) = &mut self.open {
             input_ids.write(&self.bytes)?;
             label_mask.write(&self.row_mask)?;
         }
-        self.labels += self.row_mask.iter().skip(1).map(|label| u64::from(*label)).sum::<u64>();
-        self.every_token_labelled &= self.row_mask.iter().all(|label| *label == 1);
+        // Sums of few bytes, which the compiler adds many at a time.
+        let sum = |some: &[u8]| some.iter().fold(0_u8, |sum, label| sum.wrapping_add(*label));
+        let labelled: u64 = self.row_mask.chunks(128).map(|some| u64::from(sum(some))).sum();
+        // The first token has no context to be predicted from.
+        self.labels += labelled - self.row_mask.first().map_or(0, |first| u64::from(*first));
+        self.every_token_labelled &= labelled == self.row_mask.len() as u64;
         self.written += self.row_ids.len() as u64;
         self.row_ids.clear();
         self.row_mask.clear();

@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use serde_json::{Value, json};
 use tokenizers_1::pipeline::{EncodeOptions, PipelineToken, PipelineTokenizer};
 
-use super::encode::{AddedToken, Encode, Places, Tokens};
+use super::encode::{AddedToken, Encode, Places, TokenLengths, Tokens};
 use super::normalizer::Normalizer;
 use super::parts::Parts;
 
@@ -17,8 +17,7 @@ pub(super) struct ByteLevelBpe {
     pipeline: PipelineTokenizer,
     options: EncodeOptions,
     normalizer: Normalizer,
-    /// Number of bytes of each token, by id.
-    lengths: Vec<u16>,
+    lengths: TokenLengths,
 }
 
 impl ByteLevelBpe {
@@ -44,11 +43,11 @@ impl ByteLevelBpe {
         for (id, token) in self.added_tokens() {
             let content = &token.content;
             // The model's token of this string stands for other text.
-            let of_model = !content.is_ascii() && self.lengths.get(id as usize).is_some_and(|n| *n > 0);
+            let of_model = !content.is_ascii() && self.lengths.get(id) > 0;
             if token.of_words_or_spaces || of_model || (token.normalized && !content.is_ascii()) {
                 return None;
             }
-            set(&mut self.lengths, id, content.len())?;
+            self.lengths.set(id, content.len());
         }
         Some(self)
     }
@@ -59,9 +58,14 @@ impl ByteLevelBpe {
         other.ids(probe).is_ok_and(|wanted| wanted.as_ref() == Some(&tokens))
     }
 
+    /// Number of bytes of each token.
+    pub(super) fn lengths(&self) -> &TokenLengths {
+        &self.lengths
+    }
+
     /// One more than the largest id.
     pub(super) fn vocab_size(&self) -> usize {
-        self.lengths.len()
+        self.lengths.count()
     }
 
     /// The added tokens, by id.
@@ -100,14 +104,14 @@ impl Encode for ByteLevelBpe {
     fn tokens<'t>(&'t self, text: &str) -> Result<Option<Tokens<'t>>, tokenizers::Error> {
         let Some(ids) = self.ids(text)? else { return Ok(None) };
         // Otherwise the places would be wrong, and with them the labels.
-        let whole = ids.iter().map(|id| usize::from(self.lengths[*id as usize])).sum::<usize>() == text.len();
+        let whole = ids.iter().map(|id| self.lengths.get(*id)).sum::<usize>() == text.len();
         Ok(whole.then_some(Tokens { ids, places: Places::Lengths(&self.lengths) }))
     }
 }
 
 /// The number of bytes of each token of the model by id, 0 where it stands for no text. `None` if it
 /// is no byte-level BPE, or a byte of UTF-8 has no token.
-fn lengths(file: &Parts<'_>) -> Option<Vec<u16>> {
+fn lengths(file: &Parts<'_>) -> Option<TokenLengths> {
     let model = file.setting("model");
     let none = |name: &str| model[name].as_str().is_none_or(str::is_empty);
     let plain = model["type"].as_str().is_none_or(|kind| kind == "BPE")
@@ -125,8 +129,7 @@ fn lengths(file: &Parts<'_>) -> Option<Vec<u16>> {
     }
     let byte_of = |c: char| bytes.get(c as usize).copied().flatten();
     let mut found = [false; 256];
-    let mut lengths = Vec::new();
-    let mut fit = true;
+    let mut lengths = TokenLengths::default();
     file.tokens(|token, id| {
         let (mut length, mut last) = (0, None);
         for c in token.chars() {
@@ -140,25 +143,16 @@ fn lengths(file: &Parts<'_>) -> Option<Vec<u16>> {
         if let (1, Some(byte)) = (length, last) {
             found[byte] = true;
         }
-        fit &= set(&mut lengths, id, length).is_some();
+        lengths.set(id, length);
     })?;
     let in_text = |byte: usize| !matches!(byte, 0xc0 | 0xc1 | 0xf5..);
-    (fit && (0..256).all(|byte| found[byte] || !in_text(byte))).then_some(lengths)
+    (0..256).all(|byte| found[byte] || !in_text(byte)).then_some(lengths)
 }
 
 /// Whether the last step of a pre-tokenizer writes bytes as letters, without a space before the text.
 fn is_byte_level(pre_tokenizer: &Value) -> bool {
     let last = pre_tokenizer["pretokenizers"].as_array().and_then(|steps| steps.last()).unwrap_or(pre_tokenizer);
     last["type"] == "ByteLevel" && last["add_prefix_space"] == false
-}
-
-/// Sets the length of token `id`, which must fit.
-fn set(lengths: &mut Vec<u16>, id: u32, length: usize) -> Option<()> {
-    if lengths.len() <= id as usize {
-        lengths.resize(id as usize + 1, 0);
-    }
-    lengths[id as usize] = u16::try_from(length).ok()?;
-    Some(())
 }
 
 /// The character that byte-level tokenizers write for each byte, in order: the byte itself if it is

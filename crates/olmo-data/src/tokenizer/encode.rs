@@ -1,5 +1,6 @@
 //! [`Encode`]: what is asked of a library that encodes text. Each library has a file of its own.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// The tokens of a text.
@@ -9,11 +10,49 @@ pub struct Tokens<'t> {
     pub(super) places: Places<'t>,
 }
 
+/// The number of bytes of each token, by id; 0 for an id without a token.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct TokenLengths {
+    /// A byte each, so that they stay in the processor's cache.
+    short: Vec<u8>,
+    /// Of tokens that are too long for that.
+    long: BTreeMap<u32, usize>,
+}
+
+impl TokenLengths {
+    const LONG: u8 = u8::MAX;
+
+    /// One more than the largest id.
+    pub(super) fn count(&self) -> usize {
+        self.short.len()
+    }
+
+    pub(super) fn set(&mut self, id: u32, length: usize) {
+        if self.short.len() <= id as usize {
+            self.short.resize(id as usize + 1, 0);
+        }
+        let short = u8::try_from(length).unwrap_or(Self::LONG);
+        self.short[id as usize] = short;
+        if short == Self::LONG {
+            self.long.insert(id, length);
+        }
+    }
+
+    #[inline]
+    pub(super) fn get(&self, id: u32) -> usize {
+        match self.short.get(id as usize) {
+            Some(&Self::LONG) => self.long.get(&id).copied().unwrap_or(0),
+            Some(short) => usize::from(*short),
+            None => 0,
+        }
+    }
+}
+
 /// Where the tokens of a text lie.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Places<'t> {
-    /// One after the other, without gaps. The number of bytes of each token, by id.
-    Lengths(&'t [u16]),
+    /// One after the other, without gaps.
+    Lengths(&'t TokenLengths),
     /// In these bytes.
     Ranges(Vec<Range<usize>>),
 }
@@ -26,7 +65,7 @@ impl Tokens<'_> {
                 let mut end = 0;
                 let range = |id: &u32| {
                     let start = end;
-                    end += usize::from(lengths[*id as usize]);
+                    end += lengths.get(*id);
                     start..end
                 };
                 self.ids.iter().map(range).collect()
@@ -70,4 +109,22 @@ pub(super) trait Encode: Send + Sync {
 
     /// The ids of `text`, each with its byte range.
     fn tokens<'t>(&'t self, text: &str) -> Result<Option<Tokens<'t>>, tokenizers::Error>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_of_any_size_come_back() {
+        let mut lengths = TokenLengths::default();
+        for (id, length) in [(3, 1), (1, 254), (7, 255), (2, 256), (9, 70_000)] {
+            lengths.set(id, length);
+        }
+        let found: Vec<usize> = (0..11).map(|id| lengths.get(id)).collect();
+        assert_eq!(found, [0, 254, 256, 1, 0, 0, 0, 255, 0, 70_000, 0]);
+        assert_eq!(lengths.count(), 10);
+        lengths.set(9, 2);
+        assert_eq!(lengths.get(9), 2);
+    }
 }

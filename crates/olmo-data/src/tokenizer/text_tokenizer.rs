@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::byte_level_bpe::ByteLevelBpe;
 use super::chat_record::ChatRecord;
-use super::encode::{AddedToken, Encode, Places, Tokens};
+use super::encode::{AddedToken, Encode, Tokens};
 use super::every_kind::EveryKind;
 use super::normalizer::Normalizer;
 use super::parts::Parts;
@@ -22,13 +22,15 @@ use super::probes::Probes;
 use super::record::TokenizerRecord;
 use super::special_tokens::{SpecialStrings, SpecialTokens};
 use super::tokenizer_json;
-use crate::conversation::{Message, Rendered, Role, Template, strip};
+use crate::conversation::{MessageRef, Rendered, Role, Template, strip};
 use crate::error::DataError;
+use crate::formats::documents::{Document, DocumentBuffer};
 use crate::formats::json_file;
-use crate::formats::tokens::Document;
+use crate::formats::label_runs::LabelRuns;
 
 const TOKENIZER: &str = "tokenizer.json";
 const SPECIAL_TOKENS: &str = "special_tokens.json";
+const NO_LIBRARY: &str = "no library encodes this text";
 
 /// A tokenizer with known eos and pad tokens.
 pub struct TextTokenizer {
@@ -46,6 +48,8 @@ pub struct TextTokenizer {
     /// token keeps its space.
     trims_spaces: Option<bool>,
     record: TokenizerRecord,
+    /// The ids of template `tulu`'s header of each role, made when first needed.
+    tulu_headers: Vec<OnceLock<Vec<u32>>>,
 }
 
 impl TextTokenizer {
@@ -107,6 +111,7 @@ impl TextTokenizer {
             digest,
             trims_spaces: settings.trims_spaces,
             record: TokenizerRecord::default(),
+            tulu_headers: Role::ALL.map(|_| OnceLock::new()).into(),
         }
     }
 
@@ -133,30 +138,33 @@ impl TextTokenizer {
         // Each takes a tenth of a second for a large vocabulary.
         let (every_kind, byte_level_bpe) = rayon::join(|| EveryKind::read(content), || ByteLevelBpe::read(file));
         let every_kind = every_kind.map_err(|e| DataError::tokenizer(path, e))?;
-        let eos_token_id = special_id(path, &every_kind, "eos_token", eos_token)?;
-        // Padding is written by id, never encoded.
-        let pad_token_id = match every_kind.token_to_id(pad_token) {
-            Some(id) => id,
-            None => special_id(path, &every_kind, "pad_token", pad_token)?,
-        };
-        let largest = every_kind.vocabulary().into_values().max().unwrap_or(0);
-        let special = SpecialTokens {
-            format: json_file::FORMAT,
-            eos_token: eos_token.to_owned(),
-            eos_token_id,
-            pad_token: pad_token.to_owned(),
-            pad_token_id,
-            vocab_size: largest + 1,
-            bos_token: bos_token.filter(|token| every_kind.token_to_id(token).is_some()),
-            unk_token,
-            model_max_length: None,
-        };
         let added = every_kind.added_tokens();
         let byte_level_bpe = byte_level_bpe.filter(|library| {
             // The strings of added tokens, between others.
             let mut strings = added.iter().map(|(_, token)| format!("a{0} {0}\n{0}{0}", token.content));
             strings.all(|probe| library.agrees(&probe, &every_kind))
         });
+        let eos_token_id = special_id(path, &every_kind, "eos_token", eos_token)?;
+        // Padding is written by id, never encoded.
+        let pad_token_id = match every_kind.token_to_id(pad_token) {
+            Some(id) => id,
+            None => special_id(path, &every_kind, "pad_token", pad_token)?,
+        };
+        let vocab_size = match &byte_level_bpe {
+            Some(library) => library.vocab_size() as u32,
+            None => every_kind.vocabulary().into_values().max().unwrap_or(0) + 1,
+        };
+        let special = SpecialTokens {
+            format: json_file::FORMAT,
+            eos_token: eos_token.to_owned(),
+            eos_token_id,
+            pad_token: pad_token.to_owned(),
+            pad_token_id,
+            vocab_size,
+            bos_token: bos_token.filter(|token| every_kind.token_to_id(token).is_some()),
+            unk_token,
+            model_max_length: None,
+        };
         let every_kind = Lazy { content: Vec::new(), read: OnceLock::from(Ok(every_kind)) };
         let mut opened = Self::new(path, settings, added, every_kind, special, Digest::of(bytes));
         let probes = Probes::of(|text| opened.encode_text(text).ok());
@@ -273,9 +281,7 @@ impl TextTokenizer {
         {
             return Ok(answer);
         }
-        question(self.every_kind()?)
-            .map_err(failed)?
-            .ok_or_else(|| DataError::tokenizer(&self.path, "no library encodes this text"))
+        question(self.every_kind()?).map_err(failed)?.ok_or_else(|| DataError::tokenizer(&self.path, NO_LIBRARY))
     }
 
     /// The ids of `text`. Strings of added tokens become those tokens; nothing is added.
@@ -285,26 +291,37 @@ impl TextTokenizer {
 
     /// Encodes a conversation as OLMo's `prepare_tulu_data.py` does: eos, then the header and the
     /// content of each turn, each encoded separately. An assistant's content is followed by eos and
-    /// a newline, of which the newline is not trained.
+    /// a newline, of which the newline is not trained. `text` is used as memory.
     ///
     /// # Errors
     /// As in the script's assertion, the second-to-last token of an assistant turn is not eos.
-    pub fn encode_piecewise(&self, messages: &[Message]) -> Result<Document, DataError> {
+    pub fn encode_piecewise<'m>(
+        &self,
+        messages: impl Iterator<Item = MessageRef<'m>>,
+        text: &mut String,
+        document: &mut DocumentBuffer,
+    ) -> Result<(), DataError> {
         let eos = self.special.eos_token_id;
-        let mut document = Document { input_ids: vec![eos], label_mask: vec![false] };
-        for (i, message) in messages.iter().enumerate() {
-            let mut push = |text: &str, label: bool| -> Result<(), DataError> {
-                self.ask(|library| library.append(text, &mut document.input_ids))?;
-                document.label_mask.resize(document.input_ids.len(), label);
-                Ok(())
-            };
-            push(&Template::Tulu.header(message.role), false)?;
-            let content = strip(message.text());
-            if message.role != Role::Assistant {
-                push(&format!("{content}\n"), false)?;
+        document.clear();
+        document.input_ids.push(eos);
+        document.labels.push(false, 1);
+        for (i, message) in messages.enumerate() {
+            let header = self.tulu_header(message.role)?;
+            document.input_ids.extend_from_slice(header);
+            document.labels.push(false, header.len());
+            let is_answer = message.role == Role::Assistant;
+            text.clear();
+            text.push_str(strip(message.text()));
+            if is_answer {
+                text.push_str(&self.special.eos_token);
+            }
+            text.push('\n');
+            let before = document.input_ids.len();
+            self.ask(|library| library.append(text, &mut document.input_ids))?;
+            document.labels.push(is_answer, document.input_ids.len() - before);
+            if !is_answer {
                 continue;
             }
-            push(&format!("{content}{}\n", self.special.eos_token), true)?;
             if document.input_ids.iter().nth_back(1) != Some(&eos) {
                 let reason = format!(
                     "the answer of message {} does not end with eos (id {eos}) and one token for the newline",
@@ -312,18 +329,30 @@ impl TextTokenizer {
                 );
                 return Err(DataError::tokenizer(&self.path, reason));
             }
-            if let Some(last) = document.label_mask.last_mut() {
-                *last = false;
-            }
+            document.labels.unlabel_last();
         }
-        Ok(document)
+        Ok(())
     }
 
-    /// A pre-training document: its ids followed by eos, with every token labelled.
-    pub fn encode_plain(&self, text: &str) -> Result<Document, DataError> {
-        let mut input_ids = self.encode_text(text)?;
-        input_ids.push(self.special.eos_token_id);
-        Ok(Document { label_mask: vec![true; input_ids.len()], input_ids })
+    /// The ids of template `tulu`'s header of `role`.
+    fn tulu_header(&self, role: Role) -> Result<&[u32], DataError> {
+        let header = &self.tulu_headers[role as usize];
+        match header.get() {
+            Some(ids) => Ok(ids),
+            None => {
+                let ids = self.encode_text(&Template::Tulu.header(role))?;
+                Ok(header.get_or_init(|| ids))
+            }
+        }
+    }
+
+    /// Encodes a pre-training document: its ids followed by eos, with every token labelled.
+    pub fn encode_plain(&self, text: &str, document: &mut DocumentBuffer) -> Result<(), DataError> {
+        document.clear();
+        self.ask(|library| library.append(text, &mut document.input_ids))?;
+        document.input_ids.push(self.special.eos_token_id);
+        document.labels.push(true, document.input_ids.len());
+        Ok(())
     }
 
     /// The ids of `text`, each with its byte range.
@@ -331,28 +360,43 @@ impl TextTokenizer {
         self.ask(|library| library.tokens(text))
     }
 
-    /// A rendered conversation: its ids, with the tokens that contain a labelled byte as labels.
-    pub fn encode_conversation(&self, rendered: &Rendered) -> Result<Document, DataError> {
-        let Tokens { ids, places } = self.encode(&rendered.text)?;
+    /// Encodes a rendered conversation: its ids, with the tokens that contain a labelled byte as labels.
+    pub fn encode_rendered(&self, rendered: &Rendered, document: &mut DocumentBuffer) -> Result<(), DataError> {
+        let text = rendered.text.as_str();
         let trimmed = |range: &Range<usize>, first: bool| match self.trims_spaces {
-            Some(keeps_first) => without_spaces(&rendered.text, range, keeps_first && first),
+            Some(keeps_first) => without_spaces(text, range, keeps_first && first),
             None => range.clone(),
         };
-        let mut end = 0;
-        let label_mask = match places {
-            Places::Lengths(lengths) => label_mask(
-                ids.len(),
-                |token| {
-                    let start = end;
-                    end += usize::from(lengths[ids[token] as usize]);
-                    start..end
-                },
-                trimmed,
-                &rendered.labelled,
-            ),
-            Places::Ranges(ranges) => label_mask(ids.len(), |token| ranges[token].clone(), trimmed, &rendered.labelled),
-        };
-        Ok(Document { input_ids: ids, label_mask })
+        document.clear();
+        if let Some(library) = &self.byte_level_bpe
+            && library.append(text, &mut document.input_ids).is_ok_and(|encoded| encoded.is_some())
+        {
+            let DocumentBuffer { input_ids, labels } = document;
+            let (mut ids, lengths, mut end) = (input_ids.iter(), library.lengths(), 0);
+            let place = |_| {
+                let start = end;
+                end += ids.next().map_or(0, |id| lengths.get(*id));
+                start..end
+            };
+            // Otherwise the places would be wrong, and with them the labels.
+            if label_tokens(input_ids.len(), place, trimmed, &rendered.labelled, labels) == text.len() {
+                return Ok(());
+            }
+            document.clear();
+        }
+        let tokens = self.every_kind()?.tokens(text).map_err(|e| DataError::tokenizer(&self.path, e))?;
+        let tokens = tokens.ok_or_else(|| DataError::tokenizer(&self.path, NO_LIBRARY))?;
+        let ranges = tokens.ranges();
+        label_tokens(ranges.len(), |token| ranges[token].clone(), trimmed, &rendered.labelled, &mut document.labels);
+        document.input_ids = tokens.ids;
+        Ok(())
+    }
+
+    /// As [`TextTokenizer::encode_rendered`], into memory of its own.
+    pub fn encode_conversation(&self, rendered: &Rendered) -> Result<Document, DataError> {
+        let mut document = DocumentBuffer::default();
+        self.encode_rendered(rendered, &mut document)?;
+        Ok(document.into())
     }
 
     /// The text of `ids`.
@@ -387,35 +431,71 @@ impl Lazy {
     }
 }
 
-/// Which of `count` tokens contain a byte of a labelled range. `place` gives the bytes of each token
-/// in turn, once; both they and `labelled` are in order. `trimmed` is the part of a token's bytes
-/// that counts, and is told whether it is the first token.
-fn label_mask(
+/// Appends to `labels` which of `count` tokens contain a byte of a labelled range. `place` gives the
+/// bytes of each token in turn, once; both they and `labelled` are in order. `trimmed` is the part of a
+/// token's bytes that counts, and is told whether it is the first token. Returns the end of the last
+/// token.
+fn label_tokens(
     count: usize,
-    mut place: impl FnMut(usize) -> Range<usize>,
+    place: impl FnMut(usize) -> Range<usize>,
     trimmed: impl Fn(&Range<usize>, bool) -> Range<usize>,
     labelled: &[Range<usize>],
-) -> Vec<bool> {
-    let mut mask = vec![false; count];
-    let mut places = (0..count).map(|token| (token, place(token)));
-    let mut next = places.next();
+    labels: &mut LabelRuns,
+) -> usize {
+    let mut walk = Walk::new(count, place);
     for (i, span) in labelled.iter().enumerate() {
-        while next.as_ref().is_some_and(|(_, range)| range.end <= span.start) {
-            next = places.next();
-        }
-        while let Some((token, range)) = next.as_ref().filter(|(_, range)| range.start < span.end) {
+        labels.push(false, walk.skip(|range| range.end <= span.start));
+        while walk.is_at(|range| range.start < span.end) {
             // Whatever counts of a token that ends inside the span lies in the span.
-            let inside = range.start >= span.start && range.end > span.start && range.end < span.end;
-            mask[*token] = inside || {
-                let counts = trimmed(range, *token == 0);
+            let ends_inside = |range: &Range<usize>| range.end > span.start && range.end < span.end;
+            labels.push(true, walk.skip(|range| range.start >= span.start && ends_inside(range)));
+            if walk.is_at(|range| range.start < span.end) {
+                let counts = trimmed(&walk.range, walk.token == 0);
                 // The next span may begin in this token.
-                let spans = labelled[i..].iter().take_while(|span| span.start < range.end);
-                spans.into_iter().any(|span| counts.start < span.end && counts.end > span.start)
-            };
-            next = places.next();
+                let mut spans = labelled[i..].iter().take_while(|span| span.start < walk.range.end);
+                labels.push(spans.any(|span| counts.start < span.end && counts.end > span.start), 1);
+                walk.advance();
+            }
         }
     }
-    mask
+    labels.push(false, walk.skip(|_| true));
+    walk.range.end
+}
+
+/// Tokens in turn, each with its bytes.
+struct Walk<P> {
+    token: usize,
+    count: usize,
+    /// The bytes of the token, or of the last one after the end.
+    range: Range<usize>,
+    place: P,
+}
+
+impl<P: FnMut(usize) -> Range<usize>> Walk<P> {
+    fn new(count: usize, mut place: P) -> Self {
+        let range = if count > 0 { place(0) } else { 0..0 };
+        Self { token: 0, count, range, place }
+    }
+
+    fn is_at(&self, such: impl Fn(&Range<usize>) -> bool) -> bool {
+        self.token < self.count && such(&self.range)
+    }
+
+    fn advance(&mut self) {
+        self.token += 1;
+        if self.token < self.count {
+            self.range = (self.place)(self.token);
+        }
+    }
+
+    /// Goes to the first token that is not such, and returns the number of tokens before it.
+    fn skip(&mut self, such: impl Fn(&Range<usize>) -> bool) -> usize {
+        let first = self.token;
+        while self.is_at(&such) {
+            self.advance();
+        }
+        self.token - first
+    }
 }
 
 /// `range` without the spaces at both ends of its text, as the byte-level post-processor of

@@ -5,7 +5,7 @@ use std::fs::{self, File, Metadata, Permissions};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use olmo_base::{ArtifactId, IoContext as _, ObjectId, PathError, failpoint, files};
+use olmo_base::{ArtifactId, IoContext as _, ObjectId, PathError, failpoint, files, writeback};
 use olmo_stage::PortType;
 
 use crate::Store;
@@ -125,6 +125,10 @@ impl Store {
         let temporary = self.scratch()?.path();
         let near = same_file_system(&before, &self.root);
         let executable = self.is_program(&before)?;
+        if near {
+            // While it is hashed.
+            writeback::start_all(&file);
+        }
         // If it has to be copied, hash it during the copy.
         let (object, size) = if near {
             ObjectId::of_reader(&mut file).context_during("read", path)?
