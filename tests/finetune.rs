@@ -235,3 +235,55 @@ fn profiles_for_models_of_ai2_are_planned_without_network() {
     let text = bench.succeeds(&["plan", EXPERIMENT, "--profile", "olmo2-1b"]);
     assert!(!text.contains("memory: about "), "{text}");
 }
+
+#[test]
+fn a_model_in_every_format_is_tuned_to_the_same_bytes() {
+    let bench = bench();
+    let write = |name: &str, text: &str| fs::write(bench.dir.path().join(name), text).unwrap();
+    let convert = |name: &str, params: &str| {
+        format!(
+            "  {name}: {{uses: convert, with: {{model: hf_chat, tokenizer: '${{stages.tokenizer.tokenizer}}', {params}}}}}\n"
+        )
+    };
+    let stages = [
+        convert("step", "to: olmo_core"),
+        convert("unsharded", "to: olmo, dtype: bfloat16"),
+        convert("shards", "dtype: bfloat16, shards: 8KB"),
+    ];
+    write(
+        "formats.pipeline.yaml",
+        &format!(
+            "pipeline: formats\nstages:\n  tokenizer: {{uses: tokenizer, with: {{model: hf_chat}}}}\n{}outputs: {{step: '${{stages.step.model}}', \
+             unsharded: '${{stages.unsharded.model}}', shards: '${{stages.shards.model}}'}}\n",
+            stages.concat()
+        ),
+    );
+    write("formats.yaml", "experiment: formats\nuses: formats.pipeline.yaml\n");
+    bench.succeeds(&["run", "formats.yaml"]);
+    let folder = |name: &str| bench.dir.path().join("out/formats").join(name);
+    assert!(folder("step/model_and_optim/.metadata").is_file() && folder("unsharded/model.pt").is_file());
+    assert!(folder("shards/model.safetensors.index.json").is_file());
+    // A checkpoint without a tokenizer takes one from elsewhere.
+    for file in ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"] {
+        fs::remove_file(folder("unsharded").join(file)).unwrap();
+    }
+    let tune = |model: &str, more: &[&str]| {
+        let model = format!("params.model={model}");
+        let arguments: Vec<&str> = TUNE
+            .iter()
+            .map(|argument| if argument.starts_with("params.model") { model.as_str() } else { argument })
+            .chain(more.iter().copied())
+            .collect();
+        bench.succeeds(&arguments);
+        ["model/model.safetensors", "answers/answers.md", "scores/answers.jsonl"]
+            .map(|file| fs::read(bench.dir.path().join("out/finetune-tulu").join(file)).unwrap())
+    };
+    let expected = tune("hf_chat", &[]);
+    for (model, more) in [
+        ("out/formats/step", &[][..]),
+        ("out/formats/shards", &[]),
+        ("out/formats/unsharded", &["--set", "params.tokenizer=hf_chat"]),
+    ] {
+        assert!(tune(model, more) == expected, "{model}");
+    }
+}

@@ -28,13 +28,13 @@ fn json_of(dir: &Path, arguments: &[&str]) -> Value {
 
 #[test]
 fn logits_are_those_of_transformers_and_log_probabilities_follow_from_them() {
-    let cases: Value =
-        serde_json::from_slice(&std::fs::read(fixture("hf_tiny/cases.json")).unwrap()).unwrap();
+    let cases: Value = serde_json::from_slice(&std::fs::read(fixture("hf_tiny/cases.json")).unwrap()).unwrap();
     let dir = tempfile::tempdir().unwrap();
     for (name, case) in cases["cases"].as_object().unwrap() {
         let ids: Vec<String> = case["input_ids"][0].as_array().unwrap().iter().map(Value::to_string).collect();
         let folder = fixture("hf_tiny").join(name);
-        let answer = json_of(dir.path(), &[folder.to_str().unwrap(), "--tokens", &ids.join(","), "--top", "2", "--all"]);
+        let answer =
+            json_of(dir.path(), &[folder.to_str().unwrap(), "--tokens", &ids.join(","), "--top", "2", "--all"]);
         let positions = answer["positions"].as_array().unwrap();
         assert_eq!((answer["format"].as_u64(), positions.len()), (Some(1), ids.len()));
         let numbers = |value: &Value| value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect::<Vec<_>>();
@@ -69,10 +69,10 @@ fn text_is_encoded_with_the_models_tokenizer_and_errors_say_what_to_give() {
     let text = said(&output);
     assert!(output.status.success() && text.starts_with("position  token"), "{text}");
     let answer = json_of(dir.path(), &[model, "--text", "Hello"]);
-    let texts: Vec<&str> = answer["positions"].as_array().unwrap().iter().map(|p| p["text"].as_str().unwrap()).collect();
+    let texts: Vec<&str> =
+        answer["positions"].as_array().unwrap().iter().map(|p| p["text"].as_str().unwrap()).collect();
     assert_eq!(texts.concat(), "Hello");
-    let ids: Vec<String> =
-        answer["positions"].as_array().unwrap().iter().map(|p| p["token"].to_string()).collect();
+    let ids: Vec<String> = answer["positions"].as_array().unwrap().iter().map(|p| p["token"].to_string()).collect();
     assert_eq!(json_of(dir.path(), &[model, "--tokens", &ids.join(",")]), answer);
     assert_eq!(text.contains("log-probability of tokens 1 to"), ids.len() > 1, "{text}");
 

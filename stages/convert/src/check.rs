@@ -38,12 +38,7 @@ pub(crate) fn compare_weights(
 ///
 /// # Errors
 /// `convert::differs`, listing every missing, extra or different tensor.
-pub(crate) fn compare_files(
-    model: &Path,
-    export: &Path,
-    dtype: WeightType,
-    rows: usize,
-) -> Result<usize, StageError> {
+pub(crate) fn compare_files(model: &Path, export: &Path, dtype: WeightType, rows: usize) -> Result<usize, StageError> {
     let comparison = olmo_model::compare_weights(model, export, dtype, rows);
     let comparison = comparison.map_err(|e| e.with_code("convert::model"))?;
     match &comparison.differences[..] {

@@ -152,11 +152,11 @@ impl Stage for Convert {
         clean_tokenizer(&tokenizer_out.join("tokenizer.json"), context)?;
         context.check_stop()?;
         let export = olmo_model::open(&dir).map_err(model)?;
-        let mut tensors = check::compare_weights(&weights, &export, dtype)?;
-        // The names of the files are compared, too, with a table of their own.
-        if params.to == Format::Huggingface && olmo_model::has_known_names(&source).map_err(model)? {
-            tensors = check::compare_files(&source, &dir, dtype, config.embedding_rows())?;
-        }
+        // By the names in both files, if there is a table of them that the export did not use.
+        let tensors = match params.to == Format::Huggingface && olmo_model::has_known_names(&source).map_err(model)? {
+            true => check::compare_files(&source, &dir, dtype, config.embedding_rows())?,
+            false => check::compare_weights(&weights, &export, dtype)?,
+        };
         context.check_stop()?;
         let placement = params.placement(context.request.compute);
         let report = check::compare_logits((&config, &weights), &export, dtype, tensors, &placement)?;
@@ -169,14 +169,8 @@ impl Stage for Convert {
 /// A size in bytes: a number with `KB`, `MB`, `GB` (powers of 1000), `KiB`, `MiB` or `GiB` (powers of
 /// 1024), as `transformers` reads it.
 fn parse_size(text: &str) -> Result<u64, String> {
-    const UNITS: [(&str, u64); 6] = [
-        ("KiB", 1 << 10),
-        ("MiB", 1 << 20),
-        ("GiB", 1 << 30),
-        ("KB", 1_000),
-        ("MB", 1_000_000),
-        ("GB", 1_000_000_000),
-    ];
+    const UNITS: [(&str, u64); 6] =
+        [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("KB", 1_000), ("MB", 1_000_000), ("GB", 1_000_000_000)];
     let size = UNITS.iter().find_map(|(unit, size)| {
         let number: u64 = text.strip_suffix(unit)?.trim().parse().ok()?;
         number.checked_mul(*size).filter(|size| *size > 0)

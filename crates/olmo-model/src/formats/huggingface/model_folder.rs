@@ -10,7 +10,7 @@ use super::architecture::{Architecture, FULL, SLIDING, VOCABULARY, layer_types};
 use super::{config, extra, reader, rope};
 use crate::config::ModelConfig;
 use crate::error::ModelError;
-use crate::formats::file_names::{CONFIG_FILE, WEIGHTS_FILE};
+use crate::formats::file_names::{CONFIG_FILE, INDEX_FILE, PYTORCH_FILE, WEIGHTS_FILE};
 use crate::formats::files::ModelFiles;
 use crate::formats::json::write_json;
 use crate::formats::parts::{Names, Part};
@@ -65,7 +65,8 @@ pub(crate) fn open_huggingface(
     let (parts, tensors) = (parts(&config), open(files)?);
     let judged = config.clone();
     let judge = |name: &str, all: &Tensors| if reads { extra::judge(name, all, &judged) } else { Ok(()) };
-    let shown = files.named(WEIGHTS_FILE);
+    let safetensors = files.has(WEIGHTS_FILE) || files.has(INDEX_FILE);
+    let shown = files.named(if safetensors { WEIGHTS_FILE } else { PYTORCH_FILE });
     StoredModel::new(&shown, config, parts, tensors, &judge).map_err(explain_head)
 }
 
@@ -75,8 +76,7 @@ pub(crate) fn open_huggingface(
 /// Every key that is missing, invalid or unknown.
 pub(crate) fn understand(files: &ModelFiles, fields: &Map<String, Value>) -> Result<ModelConfig, ModelError> {
     let path = files.named(CONFIG_FILE);
-    let config =
-        config::understand(fields).map_err(|problems| ModelError::NotUnderstood { path, problems })?;
+    let config = config::understand(fields).map_err(|problems| ModelError::NotUnderstood { path, problems })?;
     config.validate()?;
     Ok(config)
 }

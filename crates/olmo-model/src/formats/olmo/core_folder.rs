@@ -63,15 +63,17 @@ pub(crate) fn open_olmo_core(files: &Arc<ModelFiles>, reads: bool) -> Result<Sto
     config.validate()?;
     let tensors = distributed(files, &checkpoint(files)?, PREFIX);
     let tied = config.weight_tying;
-    let judge = |name: &str, all: &Tensors| match (name, all.get(EMBEDDING), all.get(HEAD)) {
-        (HEAD, Some(embedding), Some(head)) if tied => match () {
-            () if head.shape != embedding.shape => Err(format!("has shape {:?}, not the embedding's", head.shape)),
-            () if reads && head.first_difference(embedding)?.is_some() => {
-                Err("differs from the embedding, although `tie_word_embeddings` is true".to_owned())
-            }
-            () => Ok(()),
-        },
-        _ => no_extras(name, all),
+    let judge = |name: &str, all: &Tensors| {
+        let (HEAD, true, Some(embedding), Some(head)) = (name, tied, all.get(EMBEDDING), all.get(HEAD)) else {
+            return no_extras(name, all);
+        };
+        if head.shape != embedding.shape {
+            return Err(format!("has shape {:?}, and the embedding has {:?}", head.shape, embedding.shape));
+        }
+        if reads && head.first_difference(embedding)?.is_some() {
+            return Err("differs from the embedding, although `tie_word_embeddings` is true".to_owned());
+        }
+        Ok(())
     };
     let parts = NAMES.parts(&config);
     StoredModel::new(files.shown(), config, parts, tensors, &judge)

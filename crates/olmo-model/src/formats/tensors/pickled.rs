@@ -74,12 +74,8 @@ pub(crate) fn state_dict(
             found += 1;
             let name = rename(key);
             let shape = tensor.shape.iter().map(|size| *size as usize).collect();
-            let content = InArchive {
-                files: files.clone(),
-                file: file.clone(),
-                archive: archive.clone(),
-                key: key.to_owned(),
-            };
+            let content =
+                InArchive { files: files.clone(), file: file.clone(), archive: archive.clone(), key: key.to_owned() };
             let tensor = Tensor::new(files.named(file), tensor.dtype, shape, content);
             if all.insert(name.clone(), tensor).is_some() {
                 return Err(files.refuse(file, format!("`{name}` is there twice, or also in another shard")));

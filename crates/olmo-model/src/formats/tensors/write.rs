@@ -124,9 +124,7 @@ fn write_file(
     // random order.
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let failed = RefCell::new(None);
-    let views = tensors
-        .iter()
-        .map(|tensor| (tensor.name.as_str(), Written { tensor, source, dtype, failed: &failed }));
+    let views = tensors.iter().map(|tensor| (tensor.name.as_str(), Written { tensor, source, dtype, failed: &failed }));
     let written = safetensors::serialize_to_file(views, Some(metadata), path);
     if let Some(error) = failed.into_inner() {
         return Err(error);
