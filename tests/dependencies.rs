@@ -160,7 +160,7 @@ const LAYERS: [(&str, &[&str]); 10] = [
     ("olmo-data", &["olmo-base"]),
     ("olmo-dist", &["olmo-base"]),
     ("olmo-pickle", &["olmo-base"]),
-    ("olmo-remote", &["olmo-base"]),
+    ("olmo-remote", &["olmo-base", "olmo-pickle"]),
     ("olmo-store", &["olmo-base", "olmo-stage"]),
     ("olmo-spec", &["olmo-base", "olmo-remote", "olmo-stage"]),
     ("olmo-infer", &["olmo-base", "olmo-data", "olmo-model", "olmo-ops", "olmo-stage"]),

@@ -193,7 +193,9 @@ impl WeightSource for Rounded<'_> {
 
     fn read_into(&self, start: usize, target: &mut [f32]) -> Result<(), ModelError> {
         self.source.read_into(start, target)?;
-        target.iter_mut().for_each(|value| *value = self.dtype.round(*value));
+        for value in target {
+            *value = self.dtype.round(*value);
+        }
         Ok(())
     }
 }

@@ -142,7 +142,9 @@ fn difference(
             let (ours, theirs) = (&mut ours[..size], &mut theirs[..size]);
             let read = opened.read(place + start, ours).and_then(|()| other.read(start, theirs));
             read.map_err(|why| ModelError::folder(&tensor.path, format!("`{part}` {why}")))?;
-            ours.iter_mut().for_each(|value| *value = dtype.round(*value));
+            for value in &mut *ours {
+                *value = dtype.round(*value);
+            }
             if let Some((a, b)) = ours.iter().zip(&*theirs).find(|(a, b)| a.to_bits() != b.to_bits()) {
                 return Ok(Some(format!("`{name}` holds {a} in the model and `{part}` holds {b} in the export")));
             }
