@@ -101,11 +101,8 @@ fn same_bytes(backend: &str) {
         assert_eq!(outputs(&bench.last_run()), expected, "{count} ranks, {strategy}");
         let text = of_ranks(&bench).unwrap();
         // Eight steps of seven micro-batches, all with labels.
-        let computed: Vec<u64> = text
-            .split(" computed ")
-            .skip(1)
-            .map(|rest| rest.split(' ').next().unwrap().parse().unwrap())
-            .collect();
+        let computed: Vec<u64> =
+            text.split(" computed ").skip(1).map(|rest| rest.split(' ').next().unwrap().parse().unwrap()).collect();
         assert_eq!((computed.len(), computed.iter().sum::<u64>()), (count, 56), "{text}");
         assert!(computed.iter().all(|parts| *parts >= 16), "every rank works in every step: {text}");
         // The number of ranks is not part of the key.
@@ -184,9 +181,7 @@ fn training(bench: &Bench, strategy: &str) -> Child {
     let mut command = bench.command(&bench.smoke(&arguments));
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let deadline = Instant::now() + Duration::from_secs(120);
-    let is_training = |record: Record| {
-        matches!(record.event, RunEvent::Metrics { place, step, .. } if place.stage == "train" && step > 3)
-    };
+    let is_training = |record: Record| matches!(record.event, RunEvent::Metrics { place, step, .. } if place.stage == "train" && step > 3);
     while !run::list(&bench.store()).is_ok_and(|runs| runs.len() > 1) || !bench.events().into_iter().any(is_training) {
         assert!(Instant::now() < deadline, "training never began");
         std::thread::sleep(Duration::from_millis(20));
@@ -235,7 +230,9 @@ fn start_rank(attempt: &Path, launcher: &str, port: u16, rank: usize) -> Child {
     command.arg("run").arg(attempt).stdout(Stdio::null()).stderr(Stdio::piped()).stdin(Stdio::null());
     let rank = rank.to_string();
     let variables = match launcher {
-        "torchrun" => [("RANK", &*rank), ("WORLD_SIZE", "2"), ("LOCAL_RANK", &rank), ("LOCAL_WORLD_SIZE", "2")].to_vec(),
+        "torchrun" => {
+            [("RANK", &*rank), ("WORLD_SIZE", "2"), ("LOCAL_RANK", &rank), ("LOCAL_WORLD_SIZE", "2")].to_vec()
+        }
         _ => [
             ("SLURM_STEP_ID", "0"),
             ("SLURM_PROCID", &rank),
@@ -309,7 +306,9 @@ fn what_ranks_cannot_do_is_refused_before_anything_runs() {
     let bench = Bench::new();
     let refused = |settings: &[&str]| {
         let mut arguments = vec!["validate", "experiments/finetune-tulu.yaml", "--profile", "smoke"];
-        settings.iter().for_each(|setting| arguments.extend(["--set", setting]));
+        for setting in settings {
+            arguments.extend(["--set", setting]);
+        }
         let output = bench.command(&arguments).output().unwrap();
         assert!(!output.status.success(), "{settings:?}\n{}", said(&output));
         said(&output)
@@ -320,7 +319,12 @@ fn what_ranks_cannot_do_is_refused_before_anything_runs() {
     assert!(text.contains("2 of 4 GPUs would be used"), "{text}");
     let rows = ["stages.train.with.global_train_batch_size=6", "stages.train.with.global_batch_size=null"];
     let text = refused(&[&rows[..], &["stages.train.resources.ranks=2"]].concat());
-    assert!(text.contains("a step of 6 rows has one micro-batch (`device_train_microbatch_size: 8`), fewer than the 2 ranks"), "{text}");
+    assert!(
+        text.contains(
+            "a step of 6 rows has one micro-batch (`device_train_microbatch_size: 8`), fewer than the 2 ranks"
+        ),
+        "{text}"
+    );
     assert!(text.contains("`device_train_microbatch_size` to at most 3"), "{text}");
     let text = refused(&[&rows[..], &["stages.train.resources.ranks=7"]].concat());
     assert!(text.contains("a step has 6 rows, fewer than the 7 ranks"), "{text}");

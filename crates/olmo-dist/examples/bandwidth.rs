@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::process::{Child, Command};
 use std::time::Instant;
 
-use olmo_dist::{Collective as _, DistError, Launch, Limits, ProcessGroup, TreeNode, Values, ValuesRef};
+use olmo_dist::{Collective as _, DistError, Launch, ProcessGroup, TreeNode, Values, ValuesRef};
 
 fn main() {
     let mib = std::env::args().nth(1).map_or(64, |mib| mib.parse().expect("a number of MiB"));
@@ -39,7 +39,7 @@ fn main() {
 }
 
 fn measure(mib: usize, launch: &Launch) -> Result<(), DistError> {
-    let group = ProcessGroup::join(&launch.join(BTreeMap::new(), Limits::default())?)?;
+    let group = ProcessGroup::join(&launch.join(BTreeMap::new())?)?;
     let (rank, size) = (group.rank(), group.size());
     let mut values = vec![1.0f32; mib << 18];
     let other = values.clone();

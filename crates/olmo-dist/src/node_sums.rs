@@ -97,7 +97,9 @@ mod tests {
 
     fn whole(values: &[Option<f32>]) -> Option<u32> {
         let mut sum = TreeSum::new();
-        values.iter().for_each(|value| sum.push(0, *value, add));
+        for value in values {
+            sum.push(0, *value, add);
+        }
         sum.take(add).map(f32::to_bits)
     }
 
@@ -130,7 +132,9 @@ mod tests {
     #[test]
     fn as_few_nodes_as_possible_are_held() {
         let mut nodes = NodeSums::new(3..9);
-        (3..9).for_each(|position| nodes.push((position != 4).then_some(position), |left, right| left * 10 + right));
+        for position in 3..9 {
+            nodes.push((position != 4).then_some(position), |left, right| left * 10 + right);
+        }
         let found: Vec<_> = nodes.take().into_iter().map(|node| (node.level, node.index, node.value)).collect();
         assert_eq!(found, [(0, 3, Some(3)), (2, 1, Some(567)), (0, 8, Some(8))]);
         assert_eq!([0..0, 0..1, 0..4, 0..5, 3..9].map(held_sums), [0, 0, 2, 2, 3]);

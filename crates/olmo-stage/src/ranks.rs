@@ -124,7 +124,9 @@ pub(crate) fn launch(
             break;
         }
         if stop.load(Ordering::Relaxed) && !std::mem::replace(&mut is_told, true) {
-            ranks.iter_mut().for_each(|rank| rank.tell(STOP));
+            for rank in &mut ranks {
+                rank.tell(STOP);
+            }
         }
         // The ranks agree on when to save, so it is enough that one of them knows.
         if save.swap(false, Ordering::Relaxed)
@@ -251,7 +253,8 @@ fn conclude(ends: &[End], stop_requested: bool) -> StageResult {
         Some(first) => first,
         None => return StageResult::of(Err(StageError::Interrupted)),
     };
-    let asked = ends[rank].status.and_then(signal_of).is_some_and(|signal| [libc::SIGINT, libc::SIGTERM].contains(&signal));
+    let asked =
+        ends[rank].status.and_then(signal_of).is_some_and(|signal| [libc::SIGINT, libc::SIGTERM].contains(&signal));
     if stop_requested && asked {
         // It did not know yet how to save its state.
         return StageResult::of(Err(StageError::Interrupted));
@@ -335,7 +338,10 @@ mod tests {
         let words = "stage::killed: rank 2: it was killed by signal 9 (SIGKILL)";
         assert_eq!(message(&[gone(), gone(), killed()]), words);
         assert_eq!(conclude(&[gone(), killed()], false).class, FailureClass::Preempted);
-        assert_eq!(message(&[succeeded(), ended(3 << 8, None)]), "stage::exit: rank 1: it ended with exit code 3 and left no result");
+        assert_eq!(
+            message(&[succeeded(), ended(3 << 8, None)]),
+            "stage::exit: rank 1: it ended with exit code 3 and left no result"
+        );
         let same = || failed("train::model", "the vocabulary is too small");
         assert_eq!(message(&[same(), same()]), "train::model: the vocabulary is too small");
         assert_eq!(message(&[same(), gone()]), "train::model: rank 0: the vocabulary is too small");

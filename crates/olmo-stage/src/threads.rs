@@ -73,7 +73,9 @@ mod tests {
             assert_eq!(threads.map(&numbers, 16, |n| 2 * n), doubled);
             let made = AtomicUsize::new(0);
             let taken: Vec<u32> = std::thread::scope(|scope| {
-                let source = (0..).inspect(|_| drop(made.fetch_add(1, Ordering::Relaxed)));
+                let source = (0..).inspect(|_| {
+                    made.fetch_add(1, Ordering::Relaxed);
+                });
                 let doubled = threads.ahead(scope, source).map(|n| 2 * n);
                 threads.ahead(scope, doubled).take(100).collect()
             });

@@ -192,7 +192,8 @@ impl Context {
     pub fn join_ranks(&self, mut facts: BTreeMap<String, String>) -> Result<Option<ProcessGroup>, StageError> {
         let Some(launch) = &self.launch else { return Ok(None) };
         let program = std::env::current_exe().and_then(|path| Ok(Digest::of(&std::fs::read(path)?)));
-        let program = program.map_err(|e| StageError::fail("worker::ranks", format!("cannot read the program: {e}")))?;
+        let program =
+            program.map_err(|e| StageError::fail("worker::ranks", format!("cannot read the program: {e}")))?;
         facts.insert("build".into(), program.to_string());
         Ok(Some(ProcessGroup::join(&launch.join(facts)?)?))
     }

@@ -198,7 +198,14 @@ mod tests {
     #[test]
     fn the_automatic_number_of_rows_is_the_largest_that_fits() {
         let config = config();
-        let need = Need { config: &config, sequence: 512, rows: 24, computes: Computes::OnHost, ranks: 1, strategy: Strategy::Ddp };
+        let need = Need {
+            config: &config,
+            sequence: 512,
+            rows: 24,
+            computes: Computes::OnHost,
+            ranks: 1,
+            strategy: Strategy::Ddp,
+        };
         let none = ActivationCheckpointing::None;
         assert_eq!(need.microbatch(none, u64::MAX), 24);
         assert_eq!(need.microbatch(none, 0), 1);
@@ -212,7 +219,14 @@ mod tests {
     #[test]
     fn the_sums_that_wait_for_others_are_counted() {
         let config = config();
-        let need = Need { config: &config, sequence: 8, rows: 12, computes: Computes::OnHost, ranks: 1, strategy: Strategy::Ddp };
+        let need = Need {
+            config: &config,
+            sequence: 8,
+            rows: 12,
+            computes: Computes::OnHost,
+            ranks: 1,
+            strategy: Strategy::Ddp,
+        };
         let gradients = |rows| need.estimate(ActivationCheckpointing::None, rows).gradients;
         let one = gradients(12);
         // 1, 2, 3, 4, 6 and 12 micro-batches.
@@ -229,7 +243,14 @@ mod tests {
     #[test]
     fn sharded_moments_are_those_of_a_shard() {
         let config = config();
-        let need = |ranks, strategy| Need { config: &config, sequence: 8, rows: 12, computes: Computes::OnHost, ranks, strategy };
+        let need = |ranks, strategy| Need {
+            config: &config,
+            sequence: 8,
+            rows: 12,
+            computes: Computes::OnHost,
+            ranks,
+            strategy,
+        };
         let estimate = |ranks, strategy| need(ranks, strategy).estimate(ActivationCheckpointing::None, 3);
         let (ddp, zero1) = (estimate(4, Strategy::Ddp), estimate(4, Strategy::Zero1));
         assert!(zero1.moments * 39 / 10 < ddp.moments && zero1.moments * 4 >= ddp.moments);
@@ -240,7 +261,14 @@ mod tests {
     #[test]
     fn what_a_rank_sends_grows_with_its_nodes() {
         let config = config();
-        let need = Need { config: &config, sequence: 8, rows: 12, computes: Computes::OnHost, ranks: 2, strategy: Strategy::Ddp };
+        let need = Need {
+            config: &config,
+            sequence: 8,
+            rows: 12,
+            computes: Computes::OnHost,
+            ranks: 2,
+            strategy: Strategy::Ddp,
+        };
         let half = (olmo_model::weights(&config) * size_of::<f32>() / 2) as u64;
         assert_eq!(need.sent_per_step(Reduce::Fast, 2), 2 * half);
         // Two micro-batches; six, as 0..3 and 3..6 with two nodes each.
@@ -251,7 +279,14 @@ mod tests {
     #[test]
     fn the_way_out_is_fewer_rows_and_then_less_that_is_kept() {
         let config = config();
-        let need = Need { config: &config, sequence: 512, rows: 8, computes: Computes::OnHost, ranks: 1, strategy: Strategy::Ddp };
+        let need = Need {
+            config: &config,
+            sequence: 512,
+            rows: 8,
+            computes: Computes::OnHost,
+            ranks: 1,
+            strategy: Strategy::Ddp,
+        };
         let none = ActivationCheckpointing::None;
         let room = need.estimate(none, 3).total();
         assert_eq!(need.way_out(none, 8, room).unwrap().0, "device_train_microbatch_size: 3");

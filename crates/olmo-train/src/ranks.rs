@@ -229,10 +229,14 @@ pub(crate) fn together<T: Send>(size: usize, run: impl Fn(Ranks) -> T + Sync) ->
         run(Ranks { group: Some(group.unwrap()), waited: Cell::default() })
     };
     std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..size).map(|rank| scope.spawn({
-            let join = &join;
-            move || join(rank)
-        })).collect();
+        let threads: Vec<_> = (0..size)
+            .map(|rank| {
+                scope.spawn({
+                    let join = &join;
+                    move || join(rank)
+                })
+            })
+            .collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     })
 }

@@ -6,8 +6,8 @@ use std::fmt::Write as _;
 
 use olmo_base::units::bytes;
 use olmo_model::{ActivationCheckpointing, Computes, ModelParams, Vocabulary};
-use olmo_train::{Reduce, Strategy};
 use olmo_train::memory::Need;
+use olmo_train::{Reduce, Strategy};
 use serde_json::json;
 
 const SEQUENCE: usize = 4096;
@@ -21,7 +21,14 @@ fn the_table_in_the_docs_is_that_of_the_estimates() {
         let params: ModelParams = serde_json::from_value(json!({"preset": preset})).unwrap();
         let vocabulary = Vocabulary { size: 100_278, eos_token_id: 100_257, pad_token_id: 100_277 };
         let config = params.config(&vocabulary, SEQUENCE);
-        let need = |ranks| Need { config: &config, sequence: SEQUENCE, rows: ranks, computes: Computes::OnGpuInBf16, ranks, strategy: Strategy::Ddp };
+        let need = |ranks| Need {
+            config: &config,
+            sequence: SEQUENCE,
+            rows: ranks,
+            computes: Computes::OnGpuInBf16,
+            ranks,
+            strategy: Strategy::Ddp,
+        };
         let estimate = need(8).estimate(ActivationCheckpointing::WholeLayer, 1);
         let state = estimate.weights + estimate.gradients + estimate.moments;
         let sent = [2, 8, 64].map(|ranks| need(ranks).sent_per_step(Reduce::Fast, 1));

@@ -92,8 +92,12 @@ impl FastPtrHash<hash::NoHash, u64> {
     fn place(mut self, keys: &[u64]) -> Option<Self> {
         // The keys of each bucket, one bucket after the other.
         let mut ends = vec![0; self.pilots.len() + 1];
-        keys.iter().for_each(|key| ends[self.bucket(self.mix(*key)) + 1] += 1);
-        (1..ends.len()).for_each(|bucket| ends[bucket] += ends[bucket - 1]);
+        for key in keys {
+            ends[self.bucket(self.mix(*key)) + 1] += 1;
+        }
+        for bucket in 1..ends.len() {
+            ends[bucket] += ends[bucket - 1];
+        }
         let mut grouped = vec![0; keys.len()];
         for mixed in keys.iter().map(|key| self.mix(*key)) {
             let next = &mut ends[self.bucket(mixed)];
@@ -103,8 +107,8 @@ impl FastPtrHash<hash::NoHash, u64> {
         // The ends have moved on to those of the buckets themselves.
         let start = |bucket: usize| if bucket == 0 { 0 } else { ends[bucket - 1] };
         let mut by_size: Vec<Vec<usize>> = Vec::new();
-        for bucket in 0..self.pilots.len() {
-            let size = ends[bucket] - start(bucket);
+        for (bucket, end) in ends[..self.pilots.len()].iter().enumerate() {
+            let size = end - start(bucket);
             if by_size.len() <= size {
                 by_size.resize(size + 1, Vec::new());
             }

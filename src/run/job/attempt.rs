@@ -166,7 +166,14 @@ impl Job {
             let environment = command::worker_environment(self.grant.cpus as usize, &attempt.temporary());
             (attempt.folder.clone(), argv, environment)
         };
-        Ok(Launch { attempt: attempt.folder.clone(), folder, argv, environment, ranks: self.ranks(), grant: self.grant.clone() })
+        Ok(Launch {
+            attempt: attempt.folder.clone(),
+            folder,
+            argv,
+            environment,
+            ranks: self.ranks(),
+            grant: self.grant.clone(),
+        })
     }
 
     /// Number of processes that run the stage together.

@@ -77,8 +77,14 @@ mod tests {
     fn found(params: Value, inputs: &[(&str, KnownInput)], free_bytes: Option<u64>) -> Vec<(String, String)> {
         let parsed: MemmapParams = serde_json::from_value(params.clone()).unwrap();
         let inputs = inputs.iter().map(|(port, known)| ((*port).to_owned(), known.clone())).collect();
-        let question =
-            Question { stage: "memmap".into(), params, inputs, free_bytes, compute: olmo_stage::Compute::FLEX, ranks: 1 };
+        let question = Question {
+            stage: "memmap".into(),
+            params,
+            inputs,
+            free_bytes,
+            compute: olmo_stage::Compute::FLEX,
+            ranks: 1,
+        };
         check(&parsed, &question).into_iter().map(|finding| (finding.code, finding.param)).collect()
     }
 

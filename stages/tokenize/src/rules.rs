@@ -55,8 +55,14 @@ mod tests {
     fn found(params: Value, ports: &[&str]) -> Vec<String> {
         let parsed: TokenizeParams = serde_json::from_value(params.clone()).unwrap();
         let inputs = ports.iter().map(|port| ((*port).to_owned(), KnownInput::default())).collect();
-        let question =
-            Question { stage: "tokenize".into(), params, inputs, free_bytes: None, compute: olmo_stage::Compute::FLEX, ranks: 1 };
+        let question = Question {
+            stage: "tokenize".into(),
+            params,
+            inputs,
+            free_bytes: None,
+            compute: olmo_stage::Compute::FLEX,
+            ranks: 1,
+        };
         check(&parsed, &question).into_iter().map(|finding| finding.param).collect()
     }
 

@@ -126,7 +126,11 @@ fn microbatch(
     let estimate = need.estimate(policy, rows);
     let mut text = memory::describe_estimate(&estimate, rows);
     if need.ranks > 1 {
-        text = format!("each of {} ranks: {text}; it sends {} in a step", need.ranks, bytes(need.sent_per_step(reduce, rows)));
+        text = format!(
+            "each of {} ranks: {text}; it sends {} in a step",
+            need.ranks,
+            bytes(need.sent_per_step(reduce, rows))
+        );
     }
     context.message(text);
     // Aim for a quarter less than was requested: if the estimate was too low, one slightly smaller

@@ -28,8 +28,8 @@ pub(crate) enum IdBytes {
 impl IdBytes {
     pub(crate) fn for_vocabulary(vocab_size: u32) -> Self {
         match vocab_size {
-            ..=0x1_0000 => Self::Two,
-            ..=0x100_0000 => Self::Three,
+            0..=0x1_0000 => Self::Two,
+            0x1_0001..=0x100_0000 => Self::Three,
             _ => Self::Four,
         }
     }

@@ -293,7 +293,9 @@ mod tests {
             let mut chunks = Vec::new();
             for some in some.chunks(i * 100 + 200) {
                 let mut chunk = Documents::default();
-                some.iter().for_each(|one| chunk.push(&one.input_ids, &LabelRuns::of(&one.label_mask)));
+                for one in some {
+                    chunk.push(&one.input_ids, &LabelRuns::of(&one.label_mask));
+                }
                 chunks.push(chunk);
             }
             writer.write(&chunks).unwrap();

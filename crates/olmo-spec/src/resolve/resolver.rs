@@ -116,11 +116,7 @@ impl Resolver<'_> {
         self.session.report(Problem::new("spec::unknown_key", entry.key_span, message).help(help));
     }
 
-    fn resources(
-        &mut self,
-        stage: &StageSource,
-        contract: &olmo_stage::Contract,
-    ) -> olmo_stage::contract::Resources {
+    fn resources(&mut self, stage: &StageSource, contract: &olmo_stage::Contract) -> olmo_stage::contract::Resources {
         let (own, can_have_ranks) = (contract.resources, contract.ranks);
         if stage.resources.is_empty() && self.origins.is_none() {
             return own;

@@ -175,8 +175,7 @@ mod tests {
             create(&path, &parameters).unwrap();
             for rank in (0..size).rev() {
                 let shard = Strategy::Zero1.shard(length, rank, size);
-                let [exp_avg, exp_avg_sq] =
-                    moments.each_ref().map(|moment| Arc::new(moment[shard.clone()].to_vec()));
+                let [exp_avg, exp_avg_sq] = moments.each_ref().map(|moment| Arc::new(moment[shard.clone()].to_vec()));
                 let parameters = parameters.clone();
                 write(&path, &LearnerState { parameters, shard, exp_avg, exp_avg_sq, optimizer_steps: 1 }).unwrap();
             }

@@ -33,12 +33,7 @@ impl Saver {
     ///
     /// # Errors
     /// The error of the previous save.
-    pub(crate) fn start(
-        &mut self,
-        context: &mut Context,
-        ranks: &Ranks,
-        writing: Writing,
-    ) -> Result<(), StageError> {
+    pub(crate) fn start(&mut self, context: &mut Context, ranks: &Ranks, writing: Writing) -> Result<(), StageError> {
         self.finish(context, ranks)?;
         let writing = Arc::new(writing);
         let work = self.work(&writing, 0)?;

@@ -102,9 +102,11 @@ pub(crate) struct Writing {
     pub is_first: bool,
 }
 
-/// The phases of writing a checkpoint.
-pub(crate) const PHASES: [fn(&Writing) -> Result<(), StageError>; 3] =
-    [Writing::create, Writing::fill, Writing::commit];
+/// A phase of writing a checkpoint.
+type Phase = fn(&Writing) -> Result<(), StageError>;
+
+/// The phases, in order.
+pub(crate) const PHASES: [Phase; 3] = [Writing::create, Writing::fill, Writing::commit];
 
 impl Writing {
     /// Writes the whole checkpoint, if no other rank has a part of it.

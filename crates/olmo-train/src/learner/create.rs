@@ -65,7 +65,13 @@ fn on_host(
     })?;
     let mut model = Model::on(compute, spec.config, &state.parameters).map_err(model_failure)?;
     model.set_activation_checkpointing(spec.activation_checkpointing);
-    Ok(Box::new(HostLearner::new(model, state, spec.optimizer, objective, Exchange { ranks, reduce: spec.reduce, strategy: spec.strategy })))
+    Ok(Box::new(HostLearner::new(
+        model,
+        state,
+        spec.optimizer,
+        objective,
+        Exchange { ranks, reduce: spec.reduce, strategy: spec.strategy },
+    )))
 }
 
 #[cfg(feature = "libtorch")]

@@ -14,8 +14,8 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use olmo_base::{Digest, failpoint};
 use olmo_base::units::bytes;
+use olmo_base::{Digest, failpoint};
 use olmo_model::{LossOptions, Parameters};
 use olmo_ops::global_norm;
 use olmo_stage::{Context, Event, StageError};
@@ -216,13 +216,10 @@ fn same_start(step: u64, ranks: &Ranks) -> Result<(), StageError> {
     let steps = ranks.gather_shares(&[step as f64], ranks.size())?;
     let other = steps.iter().zip(0..).find(|(other, _)| **other != step as f64);
     let Some((other, rank)) = other else { return Ok(()) };
-    let what = format!(
-        "rank {} found the state after step {step}, but rank {rank} that after step {other}",
-        ranks.rank()
-    );
-    Err(StageError::fail("train::ranks", what).hint(
-        "the ranks must see the same files: check the file system of the store, then run the same command again",
-    ))
+    let what =
+        format!("rank {} found the state after step {step}, but rank {rank} that after step {other}", ranks.rank());
+    Err(StageError::fail("train::ranks", what)
+        .hint("the ranks must see the same files: check the file system of the store, then run the same command again"))
 }
 
 /// The first step whose checkpoint is due but missing from the list; the last step if none is
@@ -514,8 +511,7 @@ impl Run<'_> {
             (&state.exp_avg_sq, shard.start, "the second moment of"),
         ];
         // The sum over an array is finite only if every element is, and it uses all threads.
-        let Some((array, start, what)) = arrays.into_iter().find(|(array, ..)| !global_norm(array).is_finite())
-        else {
+        let Some((array, start, what)) = arrays.into_iter().find(|(array, ..)| !global_norm(array).is_finite()) else {
             return Ok(());
         };
         let mut whole = vec![0.0; weights.len()];
