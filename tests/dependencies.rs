@@ -156,7 +156,7 @@ fn every_dependency_has_a_licence_that_permits_its_use() {
 /// The crates below the engine and the stages, each with the workspace crates that it may use.
 const LAYERS: [(&str, &[&str]); 10] = [
     ("olmo-base", &[]),
-    ("olmo-stage", &["olmo-base"]),
+    ("olmo-stage", &["olmo-base", "olmo-dist"]),
     ("olmo-data", &["olmo-base"]),
     ("olmo-dist", &["olmo-base"]),
     ("olmo-pickle", &["olmo-base"]),

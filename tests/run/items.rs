@@ -9,8 +9,9 @@ use std::time::Duration;
 use olmo_base::journal;
 use olmo_pipe::run::{RunEvent, RunState, Status};
 use olmo_stage::Event;
+use olmo_stage::StageError;
 use olmo_stage::protocol::PROTOCOL_VERSION;
-use olmo_stage::worker::{Context, Entry, StageError, main_run};
+use olmo_stage::worker::{Context, Entry, main_run};
 
 use super::project::*;
 

@@ -136,7 +136,7 @@ mod tests {
             nodes.push((position != 4).then_some(position), |left, right| left * 10 + right);
         }
         let found: Vec<_> = nodes.take().into_iter().map(|node| (node.level, node.index, node.value)).collect();
-        assert_eq!(found, [(0, 3, Some(3)), (2, 1, Some(567)), (0, 8, Some(8))]);
+        assert_eq!(found, [(0, 3, Some(3)), (2, 1, Some(5 * 10 + 67)), (0, 8, Some(8))]);
         assert_eq!([0..0, 0..1, 0..4, 0..5, 3..9].map(held_sums), [0, 0, 2, 2, 3]);
     }
 }

@@ -9,6 +9,7 @@
 pub mod compute;
 pub mod compute_params;
 pub mod contract;
+mod error;
 pub mod markdown;
 pub mod protocol;
 pub mod ranks;
@@ -19,6 +20,7 @@ pub mod worker;
 
 pub use compute::Compute;
 pub use contract::{Contract, Description, ParamSpec, PortType};
+pub use error::StageError;
 pub use protocol::{Event, Failure, FailureClass, InputItem, MessageLevel, Outcome, Request, StageResult};
 pub use threads::Threads;
-pub use worker::{Context, Stage, StageError};
+pub use worker::{Context, Stage};

@@ -45,11 +45,17 @@ pub struct Request {
     pub items: BTreeMap<String, Vec<InputItem>>,
     /// Number of threads that the stage may use, all its ranks together.
     pub threads: usize,
-    /// Number of processes that run the stage together, at least 1. Whoever starts the first one may
+    /// Number of processes that run the stage together; 1 if it is left out. Whoever starts the first one may
     /// start them all (`torchrun`, `srun`); otherwise it starts the others itself.
+    #[serde(default = "one")]
     pub ranks: u32,
     /// Where and how to compute, for a stage with tensors.
     pub compute: Compute,
+}
+
+/// One rank.
+pub(crate) fn one() -> u32 {
+    1
 }
 
 /// One input artifact of a stage: a folder.

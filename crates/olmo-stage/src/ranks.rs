@@ -17,9 +17,9 @@ use std::time::{Duration, Instant};
 use olmo_base::files;
 use olmo_dist::{Launch, Secret};
 
+use crate::error::StageError;
 use crate::protocol::{Failure, FailureClass, Outcome, PROTOCOL_VERSION, Request, StageResult};
 use crate::signals;
-use crate::worker::StageError;
 
 /// The folder in an attempt's folder where its ranks meet and leave their results.
 const FOLDER: &str = "ranks";

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::compute::Compute;
+use crate::protocol;
 
 /// The params and inputs to check.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,12 +30,8 @@ pub struct Question {
     /// Where and how the stage would compute.
     pub compute: Compute,
     /// Number of processes that would run it together.
-    #[serde(default = "one")]
+    #[serde(default = "protocol::one")]
     pub ranks: u32,
-}
-
-fn one() -> u32 {
-    1
 }
 
 /// What is known about an input port before the run.

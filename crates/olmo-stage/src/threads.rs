@@ -6,7 +6,7 @@ use std::thread::Scope;
 use rayon::ThreadPool;
 use rayon::prelude::*;
 
-use crate::worker::StageError;
+use crate::error::StageError;
 
 /// Number of items that wait between two threads.
 const WAITING: usize = 4;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use olmo_base::files::{self, Durability};
 use olmo_base::seal::{self, Seal};
-use olmo_base::{Diagnose, Digest, PathError, journal};
+use olmo_base::{Digest, journal};
 use olmo_dist::{Launch, ProcessGroup};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -20,7 +20,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::contract::{Contract, Description};
-use crate::protocol::{self, Event, Failure, FailureClass, InputItem, MessageLevel, Outcome, Request, StageResult};
+use crate::error::StageError;
+use crate::protocol::{self, Event, InputItem, MessageLevel, Outcome, Request, StageResult};
 use crate::ranks::{self, Role};
 use crate::rules::{Finding, Level, Question};
 
@@ -79,57 +80,6 @@ fn check<S: Stage>(question: &Question) -> Vec<Finding> {
     match serde_json::from_value(question.params.clone()) {
         Ok(params) => S::check(&params, question),
         Err(e) => vec![Finding::error("worker::params", "", format!("the params do not fit: {e}"))],
-    }
-}
-
-/// Why a stage did not succeed.
-#[derive(Debug)]
-pub enum StageError {
-    Failed(Failure),
-    /// The stage noticed that it ran out of memory.
-    OutOfMemory(Failure),
-    /// The stage was asked to stop and has saved its state.
-    Interrupted,
-}
-
-impl StageError {
-    /// Creates a failure with a stable `code` (`area::reason`) and a message.
-    pub fn fail(code: &str, message: impl Into<String>) -> Self {
-        Self::Failed(Failure { code: code.into(), message: message.into(), hint: None })
-    }
-
-    /// Like [`StageError::fail`], for a stage that ran out of memory.
-    pub fn out_of_memory(code: &str, message: impl Into<String>) -> Self {
-        Self::OutOfMemory(Failure { code: code.into(), message: message.into(), hint: None })
-    }
-
-    /// Adds a hint.
-    pub fn hint(self, hint: impl Into<String>) -> Self {
-        self.map(|failure| Failure { hint: Some(hint.into()), ..failure })
-    }
-
-    /// Puts what the error is about before the message.
-    pub fn about(self, what: &str) -> Self {
-        self.map(|failure| Failure { message: format!("{what}: {}", failure.message), ..failure })
-    }
-
-    fn map(self, change: impl FnOnce(Failure) -> Failure) -> Self {
-        match self {
-            Self::Failed(failure) => Self::Failed(change(failure)),
-            Self::OutOfMemory(failure) => Self::OutOfMemory(change(failure)),
-            Self::Interrupted => Self::Interrupted,
-        }
-    }
-
-    /// Wraps an I/O error on `path`.
-    pub fn io(path: &Path, error: io::Error) -> Self {
-        PathError::new(path, error).into()
-    }
-}
-
-impl<E: Diagnose> From<E> for StageError {
-    fn from(error: E) -> Self {
-        Self::Failed(Failure::from(&error))
     }
 }
 
@@ -442,19 +392,6 @@ fn run_stage(context: &mut Context, find: impl Fn(&str) -> Option<Entry>) -> Res
         Err(StageError::fail("worker::panic", format!("stage `{stage}` panicked: {}", text.unwrap_or("no message")))
             .hint("this is a bug in the stage; its log shows where"))
     })
-}
-
-impl StageResult {
-    /// The result of a stage that ended with `ended`.
-    pub(crate) fn of(ended: Result<(), StageError>) -> Self {
-        let (outcome, failure, class) = match ended {
-            Ok(()) => (Outcome::Succeeded, None, FailureClass::Error),
-            Err(StageError::Interrupted) => (Outcome::Interrupted, None, FailureClass::Preempted),
-            Err(StageError::Failed(failure)) => (Outcome::Failed, Some(failure), FailureClass::Error),
-            Err(StageError::OutOfMemory(failure)) => (Outcome::Failed, Some(failure), FailureClass::Oom),
-        };
-        Self { protocol: protocol::PROTOCOL_VERSION, outcome, failure, class }
-    }
 }
 
 /// Writes `result` to the file `path` atomically.

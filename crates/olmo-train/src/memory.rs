@@ -45,15 +45,17 @@ pub struct Need<'a> {
     /// Number of ranks, at least 1.
     pub ranks: usize,
     pub strategy: Strategy,
+    pub reduce: Reduce,
 }
 
 /// Maximum number of buffers for gradients on a rank, if a step has `parts` micro-batches: the sums
-/// that are held while one is added, or the nodes of the tree and the sum over all ranks.
-pub fn gradient_buffers(parts: usize, ranks: usize) -> usize {
+/// that are held while one is added, or in an exact sum the nodes of the tree and the sum over all
+/// ranks.
+pub fn gradient_buffers(parts: usize, ranks: usize, reduce: Reduce) -> usize {
     let on = |rank| {
         let share = share_of(parts, rank, ranks);
         let (start, end) = (share.start as u64, share.end as u64);
-        let nodes = if ranks > 1 { exact::nodes_of(start, end).len() } else { 0 };
+        let nodes = if ranks > 1 && reduce == Reduce::Exact { exact::nodes_of(start, end).len() } else { 0 };
         1 + held_sums(start..end).max(nodes)
     };
     (0..ranks).map(on).max().unwrap_or(1)
@@ -66,7 +68,7 @@ impl Need<'_> {
         let microbatch = microbatch.min(self.rows);
         let mut estimate = MemoryEstimate::of(self.config, self.computes, checkpointing, microbatch, self.sequence);
         let parts = self.rows.div_ceil(microbatch.max(1));
-        estimate.gradients *= gradient_buffers(parts, self.ranks) as u64;
+        estimate.gradients *= gradient_buffers(parts, self.ranks, self.reduce) as u64;
         if self.strategy == Strategy::Zero1 && self.ranks > 1 {
             let all = olmo_model::weights(self.config);
             let moments = (2 * self.strategy.shard(all, 0, self.ranks).len() * size_of::<f32>()) as u64;
@@ -87,13 +89,13 @@ impl Need<'_> {
     /// Bytes that a rank sends to the others in a step, at most: sums of gradients as f32. In an exact
     /// sum, it sends each of its nodes of the tree, and then its part of the sum; otherwise, its
     /// sum and its part of that of all.
-    pub fn sent_per_step(&self, reduce: Reduce, microbatch: usize) -> u64 {
+    pub fn sent_per_step(&self, microbatch: usize) -> u64 {
         let parts = self.rows.div_ceil(microbatch.clamp(1, self.rows.max(1)));
         let nodes = |rank| {
             let share = share_of(parts, rank, self.ranks);
             exact::nodes_of(share.start as u64, share.end as u64).len() as u64
         };
-        let arrays = match reduce {
+        let arrays = match self.reduce {
             Reduce::Exact => 1 + (0..self.ranks).map(nodes).max().unwrap_or(0),
             Reduce::Fast => 2,
         };
@@ -205,6 +207,7 @@ mod tests {
             computes: Computes::OnHost,
             ranks: 1,
             strategy: Strategy::Ddp,
+            reduce: Reduce::Exact,
         };
         let none = ActivationCheckpointing::None;
         assert_eq!(need.microbatch(none, u64::MAX), 24);
@@ -226,6 +229,7 @@ mod tests {
             computes: Computes::OnHost,
             ranks: 1,
             strategy: Strategy::Ddp,
+            reduce: Reduce::Exact,
         };
         let gradients = |rows| need.estimate(ActivationCheckpointing::None, rows).gradients;
         let one = gradients(12);
@@ -235,9 +239,10 @@ mod tests {
 
     #[test]
     fn ranks_hold_their_own_sums_and_that_of_all() {
-        assert_eq!([1, 2, 3, 4, 8].map(|parts| gradient_buffers(parts, 1)), [1, 2, 2, 3, 4]);
+        assert_eq!([1, 2, 3, 4, 8].map(|parts| gradient_buffers(parts, 1, Reduce::Exact)), [1, 2, 2, 3, 4]);
         // Two ranks with a complete node each, then with two nodes: 0..3 and 3..6.
-        assert_eq!([2, 4, 8, 6].map(|parts| gradient_buffers(parts, 2)), [2, 2, 3, 3]);
+        assert_eq!([2, 4, 8, 6].map(|parts| gradient_buffers(parts, 2, Reduce::Exact)), [2, 2, 3, 3]);
+        assert_eq!([2, 4, 8, 6].map(|parts| gradient_buffers(parts, 2, Reduce::Fast)), [1, 2, 3, 3]);
     }
 
     #[test]
@@ -250,6 +255,7 @@ mod tests {
             computes: Computes::OnHost,
             ranks,
             strategy,
+            reduce: Reduce::Exact,
         };
         let estimate = |ranks, strategy| need(ranks, strategy).estimate(ActivationCheckpointing::None, 3);
         let (ddp, zero1) = (estimate(4, Strategy::Ddp), estimate(4, Strategy::Zero1));
@@ -268,12 +274,13 @@ mod tests {
             computes: Computes::OnHost,
             ranks: 2,
             strategy: Strategy::Ddp,
+            reduce: Reduce::Exact,
         };
         let half = (olmo_model::weights(&config) * size_of::<f32>() / 2) as u64;
-        assert_eq!(need.sent_per_step(Reduce::Fast, 2), 2 * half);
+        assert_eq!(Need { reduce: Reduce::Fast, ..need }.sent_per_step(2), 2 * half);
         // Two micro-batches; six, as 0..3 and 3..6 with two nodes each.
-        assert_eq!([6, 2].map(|rows| need.sent_per_step(Reduce::Exact, rows) / half), [2, 3]);
-        assert_eq!(Need { ranks: 1, ..need }.sent_per_step(Reduce::Exact, 2), 0);
+        assert_eq!([6, 2].map(|rows| need.sent_per_step(rows) / half), [2, 3]);
+        assert_eq!(Need { ranks: 1, ..need }.sent_per_step(2), 0);
     }
 
     #[test]
@@ -286,6 +293,7 @@ mod tests {
             computes: Computes::OnHost,
             ranks: 1,
             strategy: Strategy::Ddp,
+            reduce: Reduce::Exact,
         };
         let none = ActivationCheckpointing::None;
         let room = need.estimate(none, 3).total();

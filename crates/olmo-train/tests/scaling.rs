@@ -28,10 +28,11 @@ fn the_table_in_the_docs_is_that_of_the_estimates() {
             computes: Computes::OnGpuInBf16,
             ranks,
             strategy: Strategy::Ddp,
+            reduce: Reduce::Fast,
         };
         let estimate = need(8).estimate(ActivationCheckpointing::WholeLayer, 1);
         let state = estimate.weights + estimate.gradients + estimate.moments;
-        let sent = [2, 8, 64].map(|ranks| need(ranks).sent_per_step(Reduce::Fast, 1));
+        let sent = [2, 8, 64].map(|ranks| need(ranks).sent_per_step(1));
         let times = SPEEDS.map(|speed| sent[1] as f64 / speed);
         let _ = writeln!(
             table,

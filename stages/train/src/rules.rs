@@ -394,7 +394,8 @@ fn memory_note(
     let length = data.map(|data| data.sequence_length).or(length).map(|length| length as usize);
     let sequence = length.or(chosen)?;
     let (ranks, strategy) = (known.ranks.max(1), params.distributed_strategy.resolve());
-    let need = Need { config, sequence, rows: rows_of(params, data, sequence), computes, ranks, strategy };
+    let reduce = params.reduce.resolve(known.compute.device);
+    let need = Need { config, sequence, rows: rows_of(params, data, sequence), computes, ranks, strategy, reduce };
     let policy = params.activation_checkpointing;
     // Which GPU it is, and its memory, is known only when the run starts.
     let available = if computes == Computes::OnHost { memory::available() } else { None };
@@ -405,8 +406,7 @@ fn memory_note(
     let estimate = need.estimate(policy, rows);
     let mut text = memory::describe_estimate(&estimate, rows.min(need.rows));
     if ranks > 1 {
-        let sent = need.sent_per_step(params.reduce.resolve(known.compute.device), rows);
-        text = format!("each of {ranks} ranks: {text}; it sends {} in a step", bytes(sent));
+        text = format!("each of {ranks} ranks: {text}; it sends {} in a step", bytes(need.sent_per_step(rows)));
     }
     if estimate.total() > room {
         let whose = if ranks > 1 { "its part of this machine has" } else { "this machine has" };

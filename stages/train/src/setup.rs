@@ -112,7 +112,7 @@ fn microbatch(
     let (computes, reduce) = (computes(compute), params.reduce.resolve(compute.device));
     let on_gpu = computes != Computes::OnHost;
     let (ranks, strategy) = (context.ranks(), params.distributed_strategy.resolve());
-    let need = Need { config, sequence, rows: global_batch, computes, ranks, strategy };
+    let need = Need { config, sequence, rows: global_batch, computes, ranks, strategy, reduce };
     let (policy, available) = (
         params.activation_checkpointing,
         if on_gpu {
@@ -126,11 +126,7 @@ fn microbatch(
     let estimate = need.estimate(policy, rows);
     let mut text = memory::describe_estimate(&estimate, rows);
     if need.ranks > 1 {
-        text = format!(
-            "each of {} ranks: {text}; it sends {} in a step",
-            need.ranks,
-            bytes(need.sent_per_step(reduce, rows))
-        );
+        text = format!("each of {} ranks: {text}; it sends {} in a step", need.ranks, bytes(need.sent_per_step(rows)));
     }
     context.message(text);
     // Aim for a quarter less than was requested: if the estimate was too low, one slightly smaller

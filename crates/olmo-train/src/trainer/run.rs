@@ -569,6 +569,11 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Maximum number of buffers for gradients on this rank.
+    fn gradient_buffers(&self) -> usize {
+        memory::gradient_buffers(self.parts.rows.len(), self.ranks.size(), self.setup.reduce)
+    }
+
     /// Writes the outputs.
     fn finish(self, state: &State, context: &mut Context) -> Result<(), StageError> {
         let model = context.output("model")?;
@@ -577,7 +582,7 @@ impl Run<'_> {
         self.metrics.write(&context.output("metrics")?)?;
         if let Some(peak) = memory::peak() {
             let numbers = (state.learner.parameters.len() * size_of::<f32>()) as u64;
-            let gradients = numbers * memory::gradient_buffers(self.parts.rows.len(), self.ranks.size()) as u64;
+            let gradients = numbers * self.gradient_buffers() as u64;
             let moments = (2 * state.learner.shard.len() * size_of::<f32>()) as u64;
             let rest = peak.saturating_sub(numbers + moments + gradients);
             let [weights, gradients, moments, rest] = [numbers, gradients, moments, rest].map(bytes);
