@@ -98,8 +98,13 @@ pub(super) fn judge(end: End<'_>) -> Verdict {
     match end.result {
         Some(StageResult { outcome: Outcome::Failed, failure: reported, class, .. }) => {
             let reported = reported.unwrap_or_else(|| failure("stage::failed", "it gave no reason", None));
-            // The stage may have passed on the message of a library that ran out of memory.
-            let class = if reports_out_of_memory(&reported.message) { FailureClass::Oom } else { class };
+            // One of its ranks may have been killed for memory, or it may have passed on the message of a
+            // library that ran out of it.
+            let rank_killed = exit.memory_ran_out && class == FailureClass::Preempted;
+            if rank_killed || reports_out_of_memory(&reported.message) {
+                let hint = reported.hint.or_else(|| end.memory_hint.map(str::to_owned));
+                return Verdict::Failed(Failure { hint, ..reported }, FailureClass::Oom);
+            }
             return Verdict::Failed(reported, class);
         }
         Some(_) | None if end.stop_reason.is_some() => return Verdict::Interrupted,
@@ -249,6 +254,15 @@ mod tests {
             assert_eq!((failure.code.as_str(), class), ("stage::oom", FailureClass::Oom));
             assert_eq!(failure.hint.as_deref(), Some("`rows: 3` would need 2 GiB"));
         }
+    }
+
+    #[test]
+    fn a_rank_that_was_killed_when_memory_ran_out_ran_out_of_it() {
+        let killed = StageResult { class: FailureClass::Preempted, ..result(Outcome::Failed, "rank 1: …").unwrap() };
+        let class = |memory_ran_out| {
+            class(Exit { memory_ran_out, ..exit(Some(1), None) }, false, Some(killed.clone()), None, &[])
+        };
+        assert_eq!([true, false].map(class), ["oom", "preempted"]);
     }
 
     #[test]
