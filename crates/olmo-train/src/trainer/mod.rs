@@ -1,6 +1,7 @@
 //! Runs the steps and the evaluations.
 
 mod evaluation;
+mod parts;
 mod rank_report;
 mod run;
 

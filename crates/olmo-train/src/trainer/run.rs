@@ -22,6 +22,7 @@ use olmo_stage::{Context, Event, StageError};
 use serde_json::json;
 
 use super::evaluation;
+use super::parts::Parts;
 use super::rank_report::RankReport;
 use crate::checkpoint::{self, Saver, State, Trainer, Writing};
 use crate::data::Prefetch;
@@ -133,40 +134,6 @@ fn facts(setup: &Setup, context: &Context) -> BTreeMap<String, String> {
         ("config".into(), of(serde_json::to_string(&context.request.params))),
         ("data".into(), of(serde_json::to_string(setup.data.manifest()))),
     ])
-}
-
-/// The micro-batches of a step.
-struct Parts {
-    /// The rows of each.
-    rows: Vec<Range<usize>>,
-    /// The range of those that this rank computes.
-    own: Range<usize>,
-}
-
-impl Parts {
-    fn new(setup: &Setup, ranks: &Ranks) -> Self {
-        let (rows, batch) = (setup.microbatch, setup.global_batch);
-        let rows: Vec<_> = (0..batch).step_by(rows).map(|from| from..batch.min(from + rows)).collect();
-        Self { own: ranks.share(rows.len()), rows }
-    }
-
-    /// The rows of each micro-batch of this rank.
-    fn own(&self) -> &[Range<usize>] {
-        &self.rows[self.own.clone()]
-    }
-
-    /// All rows of this rank.
-    fn own_rows(&self) -> Range<usize> {
-        match self.own() {
-            [] => 0..0,
-            [first, ..] => first.start..self.rows[self.own.end - 1].end,
-        }
-    }
-
-    /// The positions of the micro-batches of this rank.
-    fn positions(&self) -> Range<u64> {
-        self.own.start as u64..self.own.end as u64
-    }
 }
 
 /// The state to start from: the latest one of earlier attempts with its `trainer.json`, otherwise a
@@ -571,7 +538,7 @@ impl Run<'_> {
 
     /// Maximum number of buffers for gradients on this rank.
     fn gradient_buffers(&self) -> usize {
-        memory::gradient_buffers(self.parts.rows.len(), self.ranks.size(), self.setup.reduce)
+        memory::gradient_buffers(self.parts.count(), self.ranks.size(), self.setup.reduce)
     }
 
     /// Writes the outputs.
