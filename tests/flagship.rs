@@ -14,6 +14,19 @@ use crate::run::project::said;
 
 const EXPERIMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/experiments/finetune-tulu.yaml");
 
+/// A fine-tuning of eight steps of seven rows, which are an epoch, with checkpoints after steps 3, 6
+/// and 8.
+pub(crate) const EIGHT_STEPS: [&str; 8] = [
+    "--set",
+    "params.duration=8steps",
+    "--set",
+    "params.save_interval=3steps",
+    "--set",
+    "params.chats=[data/tulu-heldout.jsonl]",
+    "--set",
+    "params.global_batch_size=2560",
+];
+
 /// The repository's experiment, with its own store and its own folder for results.
 pub(crate) struct Bench {
     pub dir: tempfile::TempDir,
@@ -159,20 +172,7 @@ fn killed_anywhere_on_libtorch_it_goes_on_and_ends_with_the_same_bytes() {
 
 fn killed_anywhere(backend: &str) {
     let backend = format!("stages.train.with.backend={backend}");
-    // Three steps per epoch (68 rows), so the checkpoints after steps 3 and 6 are at the ends of
-    // epochs.
-    let long = [
-        "--set",
-        &backend,
-        "--set",
-        "params.duration=8steps",
-        "--set",
-        "params.save_interval=3steps",
-        "--set",
-        "params.chats=[data/tulu-heldout.jsonl]",
-        "--set",
-        "params.global_batch_size=2560",
-    ];
+    let long = [&EIGHT_STEPS[..], &["--set", &backend]].concat();
     // Run up to the fine-tuning without a failpoint, so that the count of the failpoint starts with
     // the fine-tuning.
     let before = Bench::new();

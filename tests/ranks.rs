@@ -8,24 +8,15 @@ use std::time::{Duration, Instant};
 
 use olmo_pipe::run::{self, Record, RunEvent, RunStatus, Status};
 
-use crate::flagship::{Bench, outputs};
+use crate::flagship::{Bench, EIGHT_STEPS, outputs};
 use crate::run::project::said;
 
-/// Eight steps in an epoch, with seven micro-batches in each step.
-const LONG: [&str; 12] = [
-    "--set",
-    "params.duration=8steps",
-    "--set",
-    "params.save_interval=3steps",
-    "--set",
-    "params.chats=[data/tulu-heldout.jsonl]",
-    "--set",
-    "params.global_batch_size=2560",
-    "--set",
-    "stages.train.with.device_train_microbatch_size=1",
-    "--set",
-    "stages.train.resources.memory_mib=64",
-];
+/// The settings of a fine-tuning of eight steps of seven micro-batches, and `more`.
+fn long<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    let own =
+        ["--set", "stages.train.with.device_train_microbatch_size=1", "--set", "stages.train.resources.memory_mib=64"];
+    [&EIGHT_STEPS[..], &own, more].concat()
+}
 
 fn ranks(count: usize) -> String {
     format!("stages.train.resources.ranks={count}")
@@ -38,7 +29,7 @@ fn strategy_of(name: &str) -> String {
 /// A project in which everything before the fine-tuning is done.
 fn prepared() -> Bench {
     let bench = Bench::new();
-    bench.succeeds(&bench.smoke(&[&LONG[..], &["base", "chat_rows", "heldout_rows"]].concat()));
+    bench.succeeds(&bench.smoke(&long(&["base", "chat_rows", "heldout_rows"])));
     bench
 }
 
@@ -90,14 +81,14 @@ fn same_bytes(backend: &str) {
     let before = prepared();
     let one = before.copy();
     let backend = format!("stages.train.with.backend={backend}");
-    let long = [&LONG[..], &["--set", &backend]].concat();
-    one.succeeds(&one.smoke(&long));
+    let settings = long(&["--set", &backend]);
+    one.succeeds(&one.smoke(&settings));
     let expected = outputs(&one.last_run());
     assert_eq!(of_ranks(&one), None);
     for (count, strategy) in [(2, "ddp"), (3, "ddp"), (2, "zero1"), (3, "zero1")] {
         let bench = before.copy();
         let (set, strategy) = (ranks(count), strategy_of(strategy));
-        bench.succeeds(&bench.smoke(&[&long[..], &["--set", &set, "--set", &strategy]].concat()));
+        bench.succeeds(&bench.smoke(&[&settings[..], &["--set", &set, "--set", &strategy]].concat()));
         assert_eq!(outputs(&bench.last_run()), expected, "{count} ranks, {strategy}");
         let text = of_ranks(&bench).unwrap();
         // Eight steps of seven micro-batches, all with labels.
@@ -106,7 +97,7 @@ fn same_bytes(backend: &str) {
         assert_eq!((computed.len(), computed.iter().sum::<u64>()), (count, 56), "{text}");
         assert!(computed.iter().all(|parts| *parts >= 16), "every rank works in every step: {text}");
         // The number of ranks is not part of the key.
-        let again = bench.succeeds(&bench.smoke(&long));
+        let again = bench.succeeds(&bench.smoke(&settings));
         assert!(again.contains("all 17 stages cached"), "{again}");
     }
 }
@@ -120,7 +111,7 @@ fn each_gpu_has_a_rank_on_libtorch_and_they_train_as_one() {
         let gpus = format!("stages.train.resources.gpus={gpus}");
         // In bf16, the order of the sums would change more than the last digits.
         let settings = ["--set", &gpus, "--set", "stages.train.with.precision=fp32", "--until", "train"];
-        let mut command = bench.command(&bench.smoke(&[&LONG[..], &settings].concat()));
+        let mut command = bench.command(&bench.smoke(&long(&settings)));
         command.env("OLMO_PIPE_EMULATE_GPU", "1").env("OLMO_PIPE_GPUS", "GPU-a,GPU-b");
         let output = command.output().unwrap();
         assert!(output.status.success(), "{}", said(&output));
@@ -148,7 +139,7 @@ fn each_gpu_has_a_rank_on_libtorch_and_they_train_as_one() {
 fn whichever_rank_is_killed_the_run_goes_on_with_any_number_of_ranks() {
     let before = prepared();
     let one = before.copy();
-    one.succeeds(&one.smoke(&LONG));
+    one.succeeds(&one.smoke(&long(&[])));
     let expected = outputs(&one.last_run());
     // A failpoint of a rank, what each rank holds, and the number of ranks that go on. Each kills its
     // process and the engine.
@@ -165,12 +156,12 @@ fn whichever_rank_is_killed_the_run_goes_on_with_any_number_of_ranks() {
     ] {
         let bench = before.copy();
         let (two, strategy) = (ranks(2), strategy_of(strategy));
-        let arguments = [&LONG[..], &["--set", &two, "--set", &strategy]].concat();
+        let arguments = long(&["--set", &two, "--set", &strategy]);
         let died = bench.command(&bench.smoke(&arguments)).env("OLMO_PIPE_FAILPOINT", point).output().unwrap();
         assert!(!died.status.success(), "{point} was not reached\n{}", said(&died));
         assert_nothing_runs(&bench, point);
         let set = ranks(then);
-        bench.succeeds(&bench.smoke(&[&LONG[..], &["--set", &set, "--set", &strategy]].concat()));
+        bench.succeeds(&bench.smoke(&long(&["--set", &set, "--set", &strategy])));
         assert_eq!(outputs(&bench.last_run()), expected, "{point}, {strategy}, then {then} ranks");
     }
 }
@@ -178,7 +169,7 @@ fn whichever_rank_is_killed_the_run_goes_on_with_any_number_of_ranks() {
 /// A run of many steps by two ranks that has begun to train.
 fn training(bench: &Bench, strategy: &str) -> Child {
     let (two, strategy) = (ranks(2), strategy_of(strategy));
-    let arguments = [&LONG[..], &["--set", &two, "--set", &strategy, "--set", "params.duration=4000steps"]].concat();
+    let arguments = long(&["--set", &two, "--set", &strategy, "--set", "params.duration=4000steps"]);
     let mut command = bench.command(&bench.smoke(&arguments));
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let deadline = Instant::now() + Duration::from_secs(120);
@@ -259,10 +250,10 @@ fn free_port() -> u16 {
 fn torchrun_and_srun_may_start_the_ranks() {
     let before = prepared();
     let one = before.copy();
-    one.succeeds(&one.smoke(&LONG));
+    one.succeeds(&one.smoke(&long(&[])));
     // The request of the attempt that trained, with its inputs from the store.
     let kept = before.copy();
-    let died = kept.command(&kept.smoke(&LONG)).env("OLMO_PIPE_FAILPOINT", "train.step:1").output().unwrap();
+    let died = kept.command(&kept.smoke(&long(&[]))).env("OLMO_PIPE_FAILPOINT", "train.step:1").output().unwrap();
     assert!(!died.status.success());
     assert_nothing_runs(&kept, "the failpoint");
     let is_train = |path: &&std::path::PathBuf| {

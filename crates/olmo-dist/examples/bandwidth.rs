@@ -47,7 +47,7 @@ fn measure(mib: usize, launch: &Launch) -> Result<(), DistError> {
     time(&group, "all_reduce", mib, 2.0 * share, || group.all_reduce(Values::F32(&mut values)))?;
     time(&group, "all_gather", mib, share, || group.all_gather(Values::F32(&mut values)))?;
     // One node for each rank.
-    let node = TreeNode { level: 0, index: rank as u64, values: Some(ValuesRef::F32(&other)) };
+    let node = TreeNode { level: 0, index: rank as u64, value: Some(ValuesRef::F32(&other)) };
     time(&group, "all_reduce_exact", mib, 2.0 * share, || {
         group.all_reduce_exact(&[node], Values::F32(&mut values)).map(drop)
     })?;

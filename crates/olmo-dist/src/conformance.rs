@@ -3,7 +3,8 @@
 //! The values are small integers, so every sum is exact in every type and in any order.
 
 use crate::collective::{Collective, all_gather_bytes, part_of};
-use crate::exact::{self, TreeNode};
+use crate::exact;
+use crate::tree_sum::TreeNode;
 use crate::values::{Number, Values, ValuesRef};
 
 /// Lengths of arrays that cover empty parts, uneven parts, and both sides of any threshold.
@@ -121,7 +122,7 @@ fn check_exact(group: &dyn Collective) {
         1 => None,
         _ => Some(ValuesRef::F32(&last)),
     };
-    let node = |position: usize| TreeNode { level: 0, index: position as u64, values: node(position) };
+    let node = |position: usize| TreeNode { level: 0, index: position as u64, value: node(position) };
     let nodes = [node(3 * rank), node(3 * rank + 1), node(3 * rank + 2)];
     let mut sum = vec![f32::NAN; length];
     let is_present = exact::all_reduce_exact(group, &nodes, Values::F32(&mut sum)).expect("all_reduce_exact");

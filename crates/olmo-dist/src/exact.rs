@@ -8,32 +8,11 @@
 
 use crate::collective::{Collective, all_gather_bytes, part_of};
 use crate::error::{DistError, Failure};
-use crate::tree_sum::TreeSum;
+use crate::tree_sum::{TreeNode, TreeSum};
 use crate::values::{Number, Values, ValuesRef};
 
 /// Maximum number of values of a node that are exchanged at once; bounds the memory.
 const PIECE: usize = 256 << 10;
-
-/// The sum of the positions from `index * 2^level` to `(index + 1) * 2^level` of the global batch.
-#[derive(Clone, Copy, Debug)]
-pub struct TreeNode<'a> {
-    pub level: u32,
-    pub index: u64,
-    /// `None` if all these positions have no values. An absent sum leaves other sums as they are.
-    pub values: Option<ValuesRef<'a>>,
-}
-
-/// Splits the positions from `start` to `end` into nodes of the tree, `(level, index)`: as few as
-/// possible, in order.
-pub fn nodes_of(mut start: u64, end: u64) -> Vec<(u32, u64)> {
-    let mut nodes = Vec::new();
-    while start < end {
-        let level = start.trailing_zeros().min((end - start).ilog2());
-        nodes.push((level, start >> level));
-        start += 1 << level;
-    }
-    nodes
-}
 
 /// Sums the nodes of all ranks, each an array of `length` values, in the order of the tree. `shard`
 /// receives the range [`part_of`] this rank; zeros if all nodes are absent. Returns whether any
@@ -45,7 +24,7 @@ pub fn nodes_of(mut start: u64, end: u64) -> Vec<(u32, u64)> {
 /// lengths or types.
 pub fn reduce_scatter_exact<C: Collective + ?Sized>(
     group: &C,
-    nodes: &[TreeNode<'_>],
+    nodes: &[TreeNode<ValuesRef<'_>>],
     length: usize,
     shard: Values<'_>,
 ) -> Result<bool, DistError> {
@@ -63,7 +42,7 @@ pub fn reduce_scatter_exact<C: Collective + ?Sized>(
 /// As for [`reduce_scatter_exact`].
 pub fn all_reduce_exact<C: Collective + ?Sized>(
     group: &C,
-    nodes: &[TreeNode<'_>],
+    nodes: &[TreeNode<ValuesRef<'_>>],
     mut into: Values<'_>,
 ) -> Result<bool, DistError> {
     let length = into.len();
@@ -90,27 +69,20 @@ fn arguments(why: impl Into<String>) -> DistError {
     DistError::Arguments { operation: "exact reduction", why: why.into() }
 }
 
-/// A node whose values have a type.
-struct Node<'a, T> {
-    level: u32,
-    index: u64,
-    values: Option<&'a [T]>,
-}
-
 fn typed<'a, T>(
-    nodes: &[TreeNode<'a>],
+    nodes: &[TreeNode<ValuesRef<'a>>],
     cast: impl Fn(ValuesRef<'a>) -> Option<&'a [T]>,
-) -> Result<Vec<Node<'a, T>>, DistError> {
+) -> Result<Vec<TreeNode<&'a [T]>>, DistError> {
     let cast = |values| cast(values).ok_or_else(|| arguments("nodes and result have different types"));
-    let typed = |node: &TreeNode<'a>| {
-        Ok(Node { level: node.level, index: node.index, values: node.values.map(cast).transpose()? })
+    let typed = |node: &TreeNode<ValuesRef<'a>>| {
+        Ok(TreeNode { level: node.level, index: node.index, value: node.value.map(cast).transpose()? })
     };
     nodes.iter().map(typed).collect()
 }
 
 fn reduce<T: Number, C: Collective + ?Sized>(
     group: &C,
-    nodes: &[Node<'_, T>],
+    nodes: &[TreeNode<&[T]>],
     length: usize,
     shard: &mut [T],
 ) -> Result<bool, DistError> {
@@ -118,7 +90,7 @@ fn reduce<T: Number, C: Collective + ?Sized>(
     if shard.len() != part_of(length, rank, size).len() {
         return Err(arguments(format!("the shard has {} values of {length}, not this rank's part", shard.len())));
     }
-    let present: Vec<&[T]> = nodes.iter().filter_map(|node| node.values).collect();
+    let present: Vec<&[T]> = nodes.iter().filter_map(|node| node.value).collect();
     if let Some(other) = present.iter().find(|values| values.len() != length) {
         return Err(arguments(format!("a node has {} values, not {length}", other.len())));
     }
@@ -186,12 +158,12 @@ struct Agreed {
 /// The nodes of all ranks in the order of their positions. The result is the same on every rank.
 fn agree<T: Number, C: Collective + ?Sized>(
     group: &C,
-    nodes: &[Node<'_, T>],
+    nodes: &[TreeNode<&[T]>],
     length: usize,
 ) -> Result<Vec<Agreed>, DistError> {
     let mut mine = vec![length as u64, T::TYPE as u64];
     for node in nodes {
-        mine.extend([u64::from(node.level), node.index, u64::from(node.values.is_some())]);
+        mine.extend([u64::from(node.level), node.index, u64::from(node.value.is_some())]);
     }
     let bytes: Vec<u8> = mine.iter().flat_map(|word| word.to_le_bytes()).collect();
     let mut all = Vec::new();
@@ -229,17 +201,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn positions_are_split_into_the_largest_nodes() {
-        assert_eq!(nodes_of(0, 7), [(2, 0), (1, 2), (0, 6)]);
-        assert_eq!(nodes_of(3, 9), [(0, 3), (2, 1), (0, 8)]);
-        assert_eq!(nodes_of(4, 4), []);
-    }
-
-    #[test]
     fn nodes_that_do_not_cover_the_positions_are_refused() {
         let values = [1.0f32];
-        let node = |level, index| TreeNode { level, index, values: Some(ValuesRef::F32(&values)) };
-        let sum = |nodes: &[TreeNode<'_>]| {
+        let node = |level, index| TreeNode { level, index, value: Some(ValuesRef::F32(&values)) };
+        let sum = |nodes: &[TreeNode<ValuesRef<'_>>]| {
             let mut shard = [0.0f32];
             reduce_scatter_exact(&crate::Alone, nodes, 1, Values::F32(&mut shard)).map_err(|e| e.to_string())
         };

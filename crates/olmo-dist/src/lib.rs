@@ -24,11 +24,10 @@ mod world;
 
 pub use collective::{Alone, Collective, all_gather_bytes, part_of};
 pub use error::{DistError, Failure};
-pub use exact::TreeNode;
 pub use group::{Pending, ProcessGroup};
 pub use launch::{Launch, Launcher};
-pub use node_sums::{NodeSum, NodeSums, held_sums};
+pub use node_sums::{NodeSums, held_sums};
 pub use rendezvous::{Join, Limits, Rendezvous, Secret};
-pub use tree_sum::{TreeSum, waiting_sums};
+pub use tree_sum::{TreeNode, TreeSum, nodes_of};
 pub use values::{Values, ValuesRef};
 pub use world::World;

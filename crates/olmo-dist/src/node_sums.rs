@@ -2,35 +2,7 @@
 
 use std::ops::Range;
 
-use crate::exact::nodes_of;
-use crate::tree_sum::TreeSum;
-
-/// A complete node of the tree over the positions of a global batch ([`TreeSum`]): the sum of the
-/// positions from `index * 2^level` to `(index + 1) * 2^level`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct NodeSum<T> {
-    pub level: u32,
-    pub index: u64,
-    /// `None` if all these positions are without a value.
-    pub value: Option<T>,
-}
-
-impl<T> NodeSum<T> {
-    /// Level, index, and what `view` makes of the value.
-    pub fn map_ref<'a, U>(&'a self, view: impl FnOnce(&'a T) -> U) -> (u32, u64, Option<U>) {
-        (self.level, self.index, self.value.as_ref().map(view))
-    }
-}
-
-impl<T> TreeSum<T> {
-    /// Like [`TreeSum::push`].
-    ///
-    /// # Panics
-    /// As for [`TreeSum::push`].
-    pub fn push_node(&mut self, node: NodeSum<T>, add: impl FnMut(T, T) -> T) {
-        self.push(node.level, node.value, add);
-    }
-}
+use crate::tree_sum::{TreeNode, TreeSum, nodes_of};
 
 /// Adds the values of consecutive positions of a global batch, in order, to the sums of as few
 /// complete nodes as possible. They are what [`crate::exact`] exchanges between ranks.
@@ -38,7 +10,7 @@ impl<T> TreeSum<T> {
 pub struct NodeSums<T> {
     /// The nodes that are not complete yet, the last one first.
     open: Vec<(u32, u64)>,
-    complete: Vec<NodeSum<T>>,
+    complete: Vec<TreeNode<T>>,
     /// The sum of the positions of the first open node so far.
     sum: TreeSum<T>,
     /// Number of these positions.
@@ -62,7 +34,7 @@ impl<T> NodeSums<T> {
         self.sum.push(0, value, &mut add);
         self.count += 1;
         if self.count == 1 << level {
-            self.complete.push(NodeSum { level, index, value: self.sum.take(&mut add) });
+            self.complete.push(TreeNode { level, index, value: self.sum.take(&mut add) });
             self.open.pop();
             self.count = 0;
         }
@@ -72,7 +44,7 @@ impl<T> NodeSums<T> {
     ///
     /// # Panics
     /// A position has not been added.
-    pub fn take(&mut self) -> Vec<NodeSum<T>> {
+    pub fn take(&mut self) -> Vec<TreeNode<T>> {
         assert!(self.open.is_empty(), "every position has been added");
         std::mem::take(&mut self.complete)
     }
@@ -104,6 +76,18 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn no_more_sums_wait_than_announced(positions in 1u64..300) {
+            let mut sum = TreeSum::new();
+            let mut most = 0;
+            for _ in 0..positions {
+                most = most.max(sum.waiting());
+                sum.push(0, Some(1u32), |left, right| left + right);
+            }
+            prop_assert_eq!(most, held_sums(0..positions));
+            prop_assert_eq!(sum.take(|left, right| left + right), Some(positions as u32));
+        }
+
         #[test]
         fn the_nodes_of_all_ranks_give_the_bits_of_the_whole(
             values in prop::collection::vec(prop::option::weighted(0.8, -1e3f32..1e3), 0..70),

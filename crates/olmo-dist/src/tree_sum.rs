@@ -19,6 +19,35 @@ struct Node<T> {
     value: Option<T>,
 }
 
+/// A node of the tree: the positions from `index * 2^level` to `(index + 1) * 2^level`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TreeNode<T> {
+    pub level: u32,
+    pub index: u64,
+    /// The sum of these positions; `None` if all of them are without a value. An absent sum leaves
+    /// other sums as they are.
+    pub value: Option<T>,
+}
+
+impl<T> TreeNode<T> {
+    /// The same node, with what `view` makes of its value.
+    pub fn map_ref<'a, U>(&'a self, view: impl FnOnce(&'a T) -> U) -> TreeNode<U> {
+        TreeNode { level: self.level, index: self.index, value: self.value.as_ref().map(view) }
+    }
+}
+
+/// Splits the positions from `start` to `end` into nodes of the tree, `(level, index)`: as few as
+/// possible, in order.
+pub fn nodes_of(mut start: u64, end: u64) -> Vec<(u32, u64)> {
+    let mut nodes = Vec::new();
+    while start < end {
+        let level = start.trailing_zeros().min((end - start).ilog2());
+        nodes.push((level, start >> level));
+        start += 1 << level;
+    }
+    nodes
+}
+
 impl<T> Default for TreeSum<T> {
     fn default() -> Self {
         Self::new()
@@ -70,11 +99,6 @@ fn join<T>(left: Option<T>, right: Option<T>, add: &mut impl FnMut(T, T) -> T) -
     }
 }
 
-/// Maximum number of sums that wait while the values of `positions` positions are added.
-pub fn waiting_sums(positions: usize) -> usize {
-    positions.checked_ilog2().unwrap_or(0) as usize
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -116,18 +140,13 @@ mod tests {
             let total = parts.take(|left, right| left + right);
             prop_assert_eq!(total.map(f32::to_bits), sum(&values).map(f32::to_bits));
         }
+    }
 
-        #[test]
-        fn no_more_sums_wait_than_announced(positions in 1usize..300) {
-            let mut sum = TreeSum::new();
-            let mut most = 0;
-            for _ in 0..positions {
-                most = most.max(sum.nodes.len());
-                sum.push(0, Some(1u32), |left, right| left + right);
-            }
-            prop_assert_eq!(most, waiting_sums(positions));
-            prop_assert_eq!(sum.take(|left, right| left + right), Some(positions as u32));
-        }
+    #[test]
+    fn positions_are_split_into_the_largest_nodes() {
+        assert_eq!(nodes_of(0, 7), [(2, 0), (1, 2), (0, 6)]);
+        assert_eq!(nodes_of(3, 9), [(0, 3), (2, 1), (0, 8)]);
+        assert_eq!(nodes_of(4, 4), []);
     }
 
     #[test]

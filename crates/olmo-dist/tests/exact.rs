@@ -1,8 +1,7 @@
 //! Exact sums have the same bits for any number of ranks and any division of the positions.
 
 use crate::support::run_ranks;
-use olmo_dist::exact::nodes_of;
-use olmo_dist::{Alone, Collective as _, TreeNode, TreeSum, Values, ValuesRef, exact};
+use olmo_dist::{Alone, Collective as _, TreeNode, TreeSum, Values, ValuesRef, exact, nodes_of};
 use proptest::prelude::*;
 
 type Arrays = Vec<Option<Vec<f32>>>;
@@ -44,12 +43,12 @@ fn check(positions: &Arrays, length: usize, cuts: &[usize]) {
         |_| {},
         |group| {
             let nodes = nodes(positions, cuts[group.rank()], cuts[group.rank() + 1]);
-            let nodes: Vec<TreeNode<'_>> = nodes
+            let nodes: Vec<TreeNode<ValuesRef<'_>>> = nodes
                 .iter()
                 .map(|(level, index, values)| TreeNode {
                     level: *level,
                     index: *index,
-                    values: values.as_deref().map(ValuesRef::F32),
+                    value: values.as_deref().map(ValuesRef::F32),
                 })
                 .collect();
             let mut sum = vec![7.0; length];
@@ -105,7 +104,7 @@ fn arrays_longer_than_a_piece_are_summed_too() {
 #[test]
 fn a_shard_can_be_summed_alone_and_ranks_that_disagree_are_errors() {
     let (a, b) = ([0.1f64; 5], [0.2f64; 5]);
-    let node = |index, values| TreeNode { level: 0, index, values: Some(ValuesRef::F64(values)) };
+    let node = |index, values| TreeNode { level: 0, index, value: Some(ValuesRef::F64(values)) };
     let mut whole = [0.0; 5];
     exact::all_reduce_exact(&Alone, &[node(0, &a), node(1, &b)], Values::F64(&mut whole)).unwrap();
     assert_eq!(whole, [0.1 + 0.2; 5]);
@@ -123,7 +122,7 @@ fn a_shard_can_be_summed_alone_and_ranks_that_disagree_are_errors() {
             assert!(twice.contains("position 0 of the global batch is summed twice"), "{twice}");
             // The ranks have arrays of other lengths.
             let length = 4 + rank;
-            let own = [TreeNode { level: 0, index: rank as u64, values: None }];
+            let own = [TreeNode { level: 0, index: rank as u64, value: None }];
             let mut shard = vec![0.0; length.div_ceil(2).min(length - rank * length.div_ceil(2))];
             let differ = group.reduce_scatter_exact(&own, length, Values::F64(&mut shard)).unwrap_err().to_string();
             assert!(differ.contains("the ranks do not agree"), "{differ}");

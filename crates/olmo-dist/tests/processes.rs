@@ -63,7 +63,7 @@ fn once(group: &ProcessGroup, operation: &str, length: usize, path: &Path, k: us
             group.all_to_all_v(ValuesRef::F32(&values[..end]), &counts, Values::F32(&mut other[..end]), &counts)?;
         }
         "exact" => {
-            let node = TreeNode { level: 0, index: rank as u64, values: Some(ValuesRef::F32(&values)) };
+            let node = TreeNode { level: 0, index: rank as u64, value: Some(ValuesRef::F32(&values)) };
             group.all_reduce_exact(&[node], Values::F32(&mut other))?;
         }
         other => panic!("{other}"),

@@ -116,21 +116,18 @@ pub struct Context {
 impl Context {
     /// Opens the attempt in folder `attempt`.
     pub fn open(attempt: &Path) -> io::Result<Self> {
-        let request = read_request(attempt)?;
-        let events = Some(journal::Writer::open(&attempt.join(protocol::EVENTS), false)?);
-        let (stop, save) = (Arc::default(), Arc::default());
-        Ok(Self { request, attempt: attempt.to_owned(), events, launch: None, stop, save, last_progress: None })
+        Self::new(attempt, read_request(attempt)?, None)
     }
 
-    /// Opens the attempt in folder `attempt` for the rank that `launch` describes.
-    fn open_rank(attempt: &Path, request: Request, launch: Launch) -> io::Result<Self> {
-        let events = match launch.world.rank {
-            0 => Some(journal::Writer::open(&attempt.join(protocol::EVENTS), false)?),
-            _ => None,
-        };
-        let request = Request { threads: ranks::threads(&request), ..request };
+    /// Opens the attempt in folder `attempt`, for the rank that `launch` describes if there are
+    /// several.
+    fn new(attempt: &Path, mut request: Request, launch: Option<Launch>) -> io::Result<Self> {
+        if launch.is_some() {
+            request.threads = ranks::threads(&request);
+        }
+        let reports = launch.as_ref().is_none_or(|launch| launch.world.rank == 0);
+        let events = reports.then(|| journal::Writer::open(&attempt.join(protocol::EVENTS), false)).transpose()?;
         let (stop, save) = (Arc::default(), Arc::default());
-        let launch = Some(launch);
         Ok(Self { request, attempt: attempt.to_owned(), events, launch, stop, save, last_progress: None })
     }
 
@@ -300,17 +297,17 @@ pub fn main_run(attempt: &Path, find: impl Fn(&str) -> Option<Entry>) -> ExitCod
         Ok(role) => (role, None),
         Err(error) => (Role::Alone, Some(error)),
     };
-    let place = match &role {
-        Role::Rank(launch) => ranks::result_path(attempt, launch),
-        Role::Alone | Role::Launcher(_) => Some(attempt.join(protocol::RESULT)),
+    let (launch, count) = match role {
+        Role::Rank(launch) => (Some(launch), None),
+        Role::Launcher(count) => (None, Some(count)),
+        Role::Alone => (None, None),
     };
-    let follows_launcher = matches!(&role, Role::Rank(launch) if launch.launcher == olmo_dist::Launcher::OlmoPipe);
-    let count = if let Role::Launcher(count) = role { Some(count) } else { None };
-    let opened = match role {
-        Role::Rank(launch) => Context::open_rank(attempt, request, launch),
-        Role::Alone | Role::Launcher(_) => Context::open(attempt),
+    let place = match &launch {
+        Some(launch) => ranks::result_path(attempt, launch),
+        None => Some(attempt.join(protocol::RESULT)),
     };
-    let mut context = match opened {
+    let follows_launcher = launch.as_ref().is_some_and(|launch| launch.launcher == olmo_dist::Launcher::OlmoPipe);
+    let mut context = match Context::new(attempt, request, launch) {
         Ok(context) => context,
         Err(e) => return cannot_open(attempt, &e),
     };

@@ -4,7 +4,7 @@ use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use olmo_base::units::bytes;
-use olmo_dist::{exact, held_sums};
+use olmo_dist::{held_sums, nodes_of};
 use olmo_model::{ActivationCheckpointing, Computes, MemoryEstimate, ModelConfig};
 use olmo_stage::StageError;
 
@@ -55,7 +55,7 @@ pub fn gradient_buffers(parts: usize, ranks: usize, reduce: Reduce) -> usize {
     let on = |rank| {
         let share = share_of(parts, rank, ranks);
         let (start, end) = (share.start as u64, share.end as u64);
-        let nodes = if ranks > 1 && reduce == Reduce::Exact { exact::nodes_of(start, end).len() } else { 0 };
+        let nodes = if ranks > 1 && reduce == Reduce::Exact { nodes_of(start, end).len() } else { 0 };
         1 + held_sums(start..end).max(nodes)
     };
     (0..ranks).map(on).max().unwrap_or(1)
@@ -93,7 +93,7 @@ impl Need<'_> {
         let parts = self.rows.div_ceil(microbatch.clamp(1, self.rows.max(1)));
         let nodes = |rank| {
             let share = share_of(parts, rank, self.ranks);
-            exact::nodes_of(share.start as u64, share.end as u64).len() as u64
+            nodes_of(share.start as u64, share.end as u64).len() as u64
         };
         let arrays = match self.reduce {
             Reduce::Exact => 1 + (0..self.ranks).map(nodes).max().unwrap_or(0),
@@ -197,18 +197,16 @@ mod tests {
         .unwrap()
     }
 
+    /// A run of one rank on the host.
+    fn need(config: &ModelConfig, sequence: usize, rows: usize) -> Need<'_> {
+        let (strategy, reduce) = (Strategy::Ddp, Reduce::Exact);
+        Need { config, sequence, rows, computes: Computes::OnHost, ranks: 1, strategy, reduce }
+    }
+
     #[test]
     fn the_automatic_number_of_rows_is_the_largest_that_fits() {
         let config = config();
-        let need = Need {
-            config: &config,
-            sequence: 512,
-            rows: 24,
-            computes: Computes::OnHost,
-            ranks: 1,
-            strategy: Strategy::Ddp,
-            reduce: Reduce::Exact,
-        };
+        let need = need(&config, 512, 24);
         let none = ActivationCheckpointing::None;
         assert_eq!(need.microbatch(none, u64::MAX), 24);
         assert_eq!(need.microbatch(none, 0), 1);
@@ -222,15 +220,7 @@ mod tests {
     #[test]
     fn the_sums_that_wait_for_others_are_counted() {
         let config = config();
-        let need = Need {
-            config: &config,
-            sequence: 8,
-            rows: 12,
-            computes: Computes::OnHost,
-            ranks: 1,
-            strategy: Strategy::Ddp,
-            reduce: Reduce::Exact,
-        };
+        let need = need(&config, 8, 12);
         let gradients = |rows| need.estimate(ActivationCheckpointing::None, rows).gradients;
         let one = gradients(12);
         // 1, 2, 3, 4, 6 and 12 micro-batches.
@@ -248,16 +238,8 @@ mod tests {
     #[test]
     fn sharded_moments_are_those_of_a_shard() {
         let config = config();
-        let need = |ranks, strategy| Need {
-            config: &config,
-            sequence: 8,
-            rows: 12,
-            computes: Computes::OnHost,
-            ranks,
-            strategy,
-            reduce: Reduce::Exact,
-        };
-        let estimate = |ranks, strategy| need(ranks, strategy).estimate(ActivationCheckpointing::None, 3);
+        let need = need(&config, 8, 12);
+        let estimate = |ranks, strategy| Need { ranks, strategy, ..need }.estimate(ActivationCheckpointing::None, 3);
         let (ddp, zero1) = (estimate(4, Strategy::Ddp), estimate(4, Strategy::Zero1));
         assert!(zero1.moments * 39 / 10 < ddp.moments && zero1.moments * 4 >= ddp.moments);
         assert_eq!(ddp.snapshot - zero1.snapshot, ddp.moments - zero1.moments);
@@ -267,15 +249,7 @@ mod tests {
     #[test]
     fn what_a_rank_sends_grows_with_its_nodes() {
         let config = config();
-        let need = Need {
-            config: &config,
-            sequence: 8,
-            rows: 12,
-            computes: Computes::OnHost,
-            ranks: 2,
-            strategy: Strategy::Ddp,
-            reduce: Reduce::Exact,
-        };
+        let need = Need { ranks: 2, ..need(&config, 8, 12) };
         let half = (olmo_model::weights(&config) * size_of::<f32>() / 2) as u64;
         assert_eq!(Need { reduce: Reduce::Fast, ..need }.sent_per_step(2), 2 * half);
         // Two micro-batches; six, as 0..3 and 3..6 with two nodes each.
@@ -286,15 +260,7 @@ mod tests {
     #[test]
     fn the_way_out_is_fewer_rows_and_then_less_that_is_kept() {
         let config = config();
-        let need = Need {
-            config: &config,
-            sequence: 512,
-            rows: 8,
-            computes: Computes::OnHost,
-            ranks: 1,
-            strategy: Strategy::Ddp,
-            reduce: Reduce::Exact,
-        };
+        let need = need(&config, 512, 8);
         let none = ActivationCheckpointing::None;
         let room = need.estimate(none, 3).total();
         assert_eq!(need.way_out(none, 8, room).unwrap().0, "device_train_microbatch_size: 3");

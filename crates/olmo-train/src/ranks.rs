@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use olmo_dist::{Alone, Collective, DistError, ProcessGroup, Values, ValuesRef, all_gather_bytes, exact, part_of};
+use olmo_dist::{
+    Alone, Collective, DistError, ProcessGroup, TreeNode, Values, ValuesRef, all_gather_bytes, exact, part_of,
+};
 use olmo_stage::{Context, StageError};
 
 /// The ranks of a run. Each holds all weights and computes some micro-batches of every step.
@@ -90,10 +92,10 @@ impl Ranks {
     /// A rank has failed.
     pub(crate) fn sum_exactly<'a>(
         &self,
-        nodes: impl Iterator<Item = (u32, u64, Option<ValuesRef<'a>>)>,
+        nodes: impl Iterator<Item = TreeNode<ValuesRef<'a>>>,
         into: Values<'_>,
     ) -> Result<(), StageError> {
-        let nodes: Vec<_> = nodes.map(|(level, index, values)| exact::TreeNode { level, index, values }).collect();
+        let nodes: Vec<_> = nodes.collect();
         self.exchange(|group| exact::all_reduce_exact(group, &nodes, into).map(drop))
     }
 
@@ -104,10 +106,10 @@ impl Ranks {
     /// A rank has failed.
     pub(crate) fn sum_part_exactly<'a>(
         &self,
-        nodes: impl Iterator<Item = (u32, u64, Option<ValuesRef<'a>>)>,
+        nodes: impl Iterator<Item = TreeNode<ValuesRef<'a>>>,
         into: &mut [f32],
     ) -> Result<(), StageError> {
-        let nodes: Vec<_> = nodes.map(|(level, index, values)| exact::TreeNode { level, index, values }).collect();
+        let nodes: Vec<_> = nodes.collect();
         let (length, part) = (into.len(), part_of(into.len(), self.rank(), self.size()));
         let part = Values::F32(&mut into[part]);
         self.exchange(|group| exact::reduce_scatter_exact(group, &nodes, length, part).map(drop))

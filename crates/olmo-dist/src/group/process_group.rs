@@ -14,8 +14,9 @@ use super::shared::{Leaving, Shared};
 use super::wire::shorten;
 use crate::collective::Collective;
 use crate::error::{DistError, Failure};
-use crate::exact::{self, TreeNode};
+use crate::exact;
 use crate::rendezvous::{Join, Limits, connect};
+use crate::tree_sum::TreeNode;
 use crate::values::{Values, ValuesRef};
 
 /// An operation that runs in the background.
@@ -115,7 +116,7 @@ impl ProcessGroup {
     /// As for [`exact::reduce_scatter_exact`].
     pub fn reduce_scatter_exact(
         &self,
-        nodes: &[TreeNode<'_>],
+        nodes: &[TreeNode<ValuesRef<'_>>],
         length: usize,
         shard: Values<'_>,
     ) -> Result<bool, DistError> {
@@ -126,7 +127,7 @@ impl ProcessGroup {
     ///
     /// # Errors
     /// As for [`exact::all_reduce_exact`].
-    pub fn all_reduce_exact(&self, nodes: &[TreeNode<'_>], into: Values<'_>) -> Result<bool, DistError> {
+    pub fn all_reduce_exact(&self, nodes: &[TreeNode<ValuesRef<'_>>], into: Values<'_>) -> Result<bool, DistError> {
         self.run(|group| exact::all_reduce_exact(group, nodes, into))
     }
 

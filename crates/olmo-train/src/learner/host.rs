@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use olmo_dist::{NodeSum, NodeSums, TreeSum, Values, ValuesRef};
+use olmo_dist::{NodeSums, TreeNode, TreeSum, Values, ValuesRef};
 use olmo_model::{Batch, LossOptions, LossOutput, Model, ModelError};
 use olmo_ops::{NORM_CHUNK, adamw, clip_coefficient, norm_of, square_sums};
 use olmo_stage::StageError;
@@ -112,7 +112,7 @@ impl HostLearner {
         } else {
             let mut sum = TreeSum::new();
             for node in nodes {
-                sum.push_node(node, |left, right| add(left, right, &mut self.spare));
+                sum.push(node.level, node.value, |left, right| add(left, right, &mut self.spare));
             }
             let sum = sum.take(|left, right| add(left, right, &mut self.spare));
             // Without a sum, no micro-batch of this rank has labels.
@@ -141,7 +141,7 @@ impl HostLearner {
 
     /// Sums `nodes` with those of the other ranks, in an order that does not depend on the number of
     /// ranks. Returns the losses.
-    fn sum_exactly(&mut self, nodes: Vec<NodeSum<Part>>) -> Result<[f64; 2], StageError> {
+    fn sum_exactly(&mut self, nodes: Vec<TreeNode<Part>>) -> Result<[f64; 2], StageError> {
         let mut gradients = self.take_buffer();
         let of_gradients = nodes.iter().map(|node| node.map_ref(|part| ValuesRef::F32(&part.gradients)));
         let ranks = &self.exchange.ranks;
@@ -287,7 +287,7 @@ impl ModelOutput for Output<'_> {
 
 #[cfg(test)]
 mod tests {
-    use olmo_dist::waiting_sums;
+    use olmo_dist::held_sums;
     use olmo_model::{ModelConfig, Parameters};
     use serde_json::json;
 
@@ -429,7 +429,7 @@ mod tests {
                 learner.finish(1e-3).unwrap();
             }
             let buffers = learner.spare.len() + 1;
-            assert_eq!(buffers, 1 + waiting_sums(parts as usize), "{parts} micro-batches");
+            assert_eq!(buffers, 1 + held_sums(0..parts), "{parts} micro-batches");
         }
     }
 
