@@ -19,7 +19,7 @@ use flate2::bufread::GzDecoder;
 use olmo_data::bounded::{Bounded, Limits};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
-use ruzstd::decoding::{FrameDecoder, StreamingDecoder};
+use zstd::stream::read::Decoder as ZstdDecoder;
 
 /// Size in bytes of a block of records that are parsed together.
 pub(crate) const BLOCK: usize = 4 << 20;
@@ -356,7 +356,7 @@ impl<R: BufRead> Read for Members<R> {
 }
 
 /// A frame whose first four bytes have already been read.
-type Frame<R> = StreamingDecoder<io::Chain<Cursor<[u8; 4]>, R>, FrameDecoder>;
+type Frame<R> = ZstdDecoder<'static, io::Chain<Cursor<[u8; 4]>, R>>;
 
 /// All frames of a zstd file, in order. Any of them may be empty or skippable.
 struct Frames<R: BufRead> {
@@ -384,8 +384,7 @@ fn frame<R: BufRead>(mut rest: R) -> io::Result<Option<Frame<R>>> {
         match filled {
             0 => return Ok(None),
             4 if magic == ZSTD => {
-                let frame = StreamingDecoder::new(Cursor::new(start).chain(rest));
-                return frame.map(Some).map_err(|e| invalid(e.to_string()));
+                return Ok(Some(ZstdDecoder::with_buffer(Cursor::new(start).chain(rest))?.single_frame()));
             }
             // Tools store their own tables and padding in such frames.
             4 if is_skippable(magic) => {
@@ -409,13 +408,7 @@ impl<R: BufRead> Read for Frames<R> {
             if read > 0 || buffer.is_empty() {
                 return Ok(read);
             }
-            let Some(decoder) = self.decoder.take() else { break };
-            let (found, expected) =
-                (decoder.decoder.get_calculated_checksum(), decoder.decoder.get_checksum_from_data());
-            if expected.is_some() && found != expected {
-                return Err(invalid("the checksum of a zstd frame does not match"));
-            }
-            self.decoder = frame(decoder.into_inner().into_inner().1)?;
+            self.decoder = self.decoder.take().map_or(Ok(None), |decoder| frame(decoder.finish().into_inner().1))?;
         }
         Ok(0)
     }
@@ -461,7 +454,7 @@ mod tests {
     }
 
     fn zst(bytes: &[u8]) -> Vec<u8> {
-        ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Fastest)
+        zstd::encode_all(bytes, 1).unwrap()
     }
 
     /// A zstd frame that decoders skip.
