@@ -71,8 +71,10 @@ pub struct MemmapWriter {
     layout: Layout,
     options: MemmapOptions,
     dtype: Dtype,
-    /// Ids and label mask of the file being written.
-    open: Option<(HashedFile, HashedFile)>,
+    /// The id file being written.
+    input_ids: Option<HashedFile>,
+    /// Its label mask. There is none until a token is not a target.
+    label_mask: Option<HashedFile>,
     /// Number of rows in each file, and the digests of all files.
     shards: Vec<u64>,
     blake3: BTreeMap<String, Digest>,
@@ -109,7 +111,8 @@ impl MemmapWriter {
             dir: dir.to_owned(),
             options,
             dtype,
-            open: None,
+            input_ids: None,
+            label_mask: None,
             shards: Vec::new(),
             blake3: BTreeMap::new(),
             boundaries: Vec::new(),
@@ -180,27 +183,36 @@ impl MemmapWriter {
             self.filtered += 1;
             self.row_mask.fill(0);
         }
-        if self.open.is_none() {
-            let create = |name| HashedFile::create(self.dir.join(shard_name(name, self.shards.len())));
-            self.open = Some((create(INPUT_IDS)?, create(LABEL_MASK)?));
-            self.shards.push(0);
-        }
+        let mut input_ids = match self.input_ids.take() {
+            Some(file) => file,
+            None => {
+                self.shards.push(0);
+                self.new_file(INPUT_IDS, self.shards.len() - 1)?
+            }
+        };
         self.bytes.clear();
         match self.dtype {
             // Below `vocab_size`, which fits this dtype.
             Dtype::Uint16 => id_bytes::append::<2>(&self.row_ids, &mut self.bytes),
             Dtype::Uint32 => id_bytes::append::<4>(&self.row_ids, &mut self.bytes),
         }
-        if let Some((input_ids, label_mask)) = &mut self.open {
-            input_ids.write(&self.bytes)?;
-            label_mask.write(&self.row_mask)?;
-        }
+        input_ids.write(&self.bytes)?;
+        self.input_ids = Some(input_ids);
         // Sums of few bytes, which the compiler adds many at a time.
         let sum = |some: &[u8]| some.iter().fold(0_u8, |sum, label| sum.wrapping_add(*label));
         let labelled: u64 = self.row_mask.chunks(128).map(|some| u64::from(sum(some))).sum();
         // The first token has no context to be predicted from.
         self.labels += labelled - self.row_mask.first().map_or(0, |first| u64::from(*first));
-        self.every_token_labelled &= labelled == self.row_mask.len() as u64;
+        if self.every_token_labelled && labelled < self.row_mask.len() as u64 {
+            self.begin_label_masks()?;
+        }
+        if !self.every_token_labelled {
+            let label_mask = match self.label_mask.take() {
+                Some(file) => file,
+                None => self.new_file(LABEL_MASK, self.shards.len() - 1)?,
+            };
+            self.label_mask.insert(label_mask).write(&self.row_mask)?;
+        }
         self.written += self.row_ids.len() as u64;
         self.row_ids.clear();
         self.row_mask.clear();
@@ -213,20 +225,43 @@ impl MemmapWriter {
         Ok(())
     }
 
+    fn new_file(&self, name: &str, shard: usize) -> Result<HashedFile, DataError> {
+        HashedFile::create(self.dir.join(shard_name(name, shard)))
+    }
+
+    /// Writes the label masks of all rows so far, whose tokens are all targets.
+    fn begin_label_masks(&mut self) -> Result<(), DataError> {
+        self.every_token_labelled = false;
+        let row = vec![1; self.layout.sequence_length];
+        for (shard, rows) in self.shards.iter().enumerate() {
+            let mut file = self.new_file(LABEL_MASK, shard)?;
+            (0..*rows).try_for_each(|_| file.write(&row))?;
+            // The last one goes on.
+            if shard + 1 < self.shards.len() {
+                self.blake3.insert(shard_name(LABEL_MASK, shard), file.finish()?);
+            } else {
+                self.label_mask = Some(file);
+            }
+        }
+        Ok(())
+    }
+
     fn close_file(&mut self) -> Result<(), DataError> {
-        let Some((input_ids, label_mask)) = self.open.take() else { return Ok(()) };
-        let shard = self.shards.len() - 1;
-        self.blake3.insert(shard_name(INPUT_IDS, shard), input_ids.finish()?);
-        self.blake3.insert(shard_name(LABEL_MASK, shard), label_mask.finish()?);
+        let Some(shard) = self.shards.len().checked_sub(1) else { return Ok(()) };
+        if let Some(file) = self.input_ids.take() {
+            self.blake3.insert(shard_name(INPUT_IDS, shard), file.finish()?);
+        }
+        if let Some(file) = self.label_mask.take() {
+            self.blake3.insert(shard_name(LABEL_MASK, shard), file.finish()?);
+        }
         Ok(())
     }
 
     /// Completes the files. Drops a partial row, with the boundaries in it.
     pub fn finish(mut self, mut dropped: u64, mut truncated: u64) -> Result<Manifest, DataError> {
         if self.shards.is_empty() {
-            // Without a row, create the files anyway.
-            let create = |name: &str| HashedFile::create(self.dir.join(name));
-            self.open = Some((create(INPUT_IDS)?, create(LABEL_MASK)?));
+            // Without a row, there is an empty file.
+            self.input_ids = Some(self.new_file(INPUT_IDS, 0)?);
             self.shards.push(0);
         }
         self.close_file()?;
@@ -247,14 +282,6 @@ impl MemmapWriter {
             boundaries_csv::write(&path, &self.boundaries, self.written)?;
             let (digest, _) = Digest::of_file(&path).context(&path)?;
             self.blake3.insert(CSV_BOUNDARIES.to_owned(), digest);
-        }
-        if self.every_token_labelled {
-            for shard in 0..self.shards.len() {
-                let name = shard_name(LABEL_MASK, shard);
-                let path = self.dir.join(&name);
-                std::fs::remove_file(&path).context(&path)?;
-                self.blake3.remove(&name);
-            }
         }
         let sequence_length = self.layout.sequence_length as u64;
         let manifest = Manifest {
