@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use olmo_base::{ActionKey, ArtifactId, LockedFile};
+use olmo_base::{ArtifactId, LockedFile};
 use olmo_stage::PortType;
 use rayon::prelude::*;
 use serde::de::DeserializeOwned;
@@ -98,10 +98,10 @@ struct Row<T> {
     content: T,
 }
 
-/// A file that a row describes.
+/// A file that a row describes, as it was when its folder was read.
 struct Subject {
     name: String,
-    path: PathBuf,
+    metadata: fs::Metadata,
 }
 
 /// The index of one store, open.
@@ -168,10 +168,7 @@ impl<'s> Index<'s> {
             let (artifact_type, files) = (info.artifact_type, info.files);
             Some(ManifestRow { artifact_type, files, bytes: info.bytes, reference: info.reference })
         };
-        let shards = self.store.names_by_shard::<ArtifactId>("")?;
-        // In order, whichever finishes first.
-        let found = in_parallel(&shards, |shard| self.shard_rows(shard, info));
-        for (digest, metadata, row) in found.into_iter().flatten() {
+        for (digest, metadata, row) in self.all_rows(info)? {
             let Ok(made) = metadata.modified() else { continue };
             let first = makers.partition_point(|(made, _)| *made < digest);
             let stages = makers[first..].iter().take_while(|(made, _)| *made == digest);
@@ -197,9 +194,7 @@ impl<'s> Index<'s> {
             let outputs = action.outputs.values().flat_map(Output::artifacts).collect();
             Some(ActionRow { stage: action.key.stage, outputs })
         };
-        let shards = self.store.names_by_shard::<ActionKey>("")?;
-        let found = in_parallel(&shards, |shard| self.shard_rows(shard, outputs));
-        for (_, _, ActionRow { stage, outputs }) in found.into_iter().flatten() {
+        for (_, _, ActionRow { stage, outputs }) in self.all_rows(outputs)? {
             let stage: Arc<str> = stage.into();
             makers.extend(outputs.into_iter().map(|artifact| (artifact, stage.clone())));
         }
@@ -208,18 +203,31 @@ impl<'s> Index<'s> {
         Ok(makers)
     }
 
+    /// The rows of all files in the folder of `N`, sorted by name.
+    fn all_rows<N: FileName + Send + Sync, T: Serialize + DeserializeOwned + Send>(
+        &self,
+        make: impl Fn(N) -> Option<T> + Sync,
+    ) -> Result<Vec<(N, fs::Metadata, T)>, StoreError> {
+        let shards = self.store.shards::<N>("")?;
+        // In order, whichever finishes first.
+        let found = in_parallel(&shards, |shard| self.shard_rows(shard, &make));
+        Ok(found.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+    }
+
     /// The rows of the files of one shard of the folder of `N`.
     fn shard_rows<N: FileName, T: Serialize + DeserializeOwned>(
         &self,
-        shard: &[N],
+        shard: &str,
         make: impl Fn(N) -> Option<T>,
-    ) -> Vec<(N, fs::Metadata, T)> {
-        let Some(first) = shard.first() else { return Vec::new() };
-        let group = format!("{}/{}", N::FOLDER, &first.to_string()[..2]);
-        let subject = |name: &N| Subject { name: name.to_string(), path: self.store.sharded(*name) };
-        let subjects: Vec<Subject> = shard.iter().map(subject).collect();
-        let rows = self.rows(&group, subjects, |n, _| make(shard[n]));
-        rows.into_iter().map(|(n, metadata, row)| (shard[n], metadata, row)).collect()
+    ) -> Result<Vec<(N, fs::Metadata, T)>, StoreError> {
+        // The system finds a file faster by its place in an open folder than by its whole path.
+        let files = self.store.files_of_shard::<N>(shard, "")?.into_iter();
+        let (names, subjects): (Vec<N>, Vec<Subject>) = files
+            .filter_map(|(name, file)| Some((name, Subject { name: name.to_string(), metadata: file.metadata().ok()? })))
+            .unzip();
+        let group = format!("{}/{shard}", N::FOLDER);
+        let rows = self.rows(&group, &subjects, |n| self.store.sharded(names[n]), |n| make(names[n]));
+        Ok(rows.into_iter().map(|(n, row)| (names[n], subjects[n].metadata.clone(), row)).collect())
     }
 
     /// A summary of each run, sorted by id. `summarise` reads a run's folder; it is called only
@@ -237,22 +245,29 @@ impl<'s> Index<'s> {
         // An id begins with its date.
         for day in ids.chunk_by(|a, b| a.get(..8) == b.get(..8)) {
             let group = format!("runs/{}", day[0].get(..8).unwrap_or_default());
-            let subject = |id: &String| Subject { name: id.clone(), path: folder.join(id).join(file) };
-            let rows = self.rows(&group, day.iter().map(subject).collect(), |n, _| summarise(&folder.join(&day[n])));
-            summaries.extend(rows.into_iter().map(|(n, _, summary)| (day[n].clone(), summary)));
+            let path = |id: &str| folder.join(id).join(file);
+            let subject = |id: &String| {
+                let metadata = fs::symlink_metadata(path(id)).ok()?;
+                Some(Subject { name: id.clone(), metadata })
+            };
+            let subjects: Vec<Subject> = day.iter().filter_map(subject).collect();
+            let summary = |n: usize| summarise(&folder.join(&subjects[n].name));
+            let rows = self.rows(&group, &subjects, |n| path(&subjects[n].name), summary);
+            summaries.extend(rows.into_iter().map(|(n, summary)| (subjects[n].name.clone(), summary)));
         }
         Ok(summaries)
     }
 
     /// The rows of `group`, each with the index of its subject in `subjects`. A stored row is used if
     /// its file has not changed since; else `make` makes it, and it is stored. Subjects without a
-    /// file or a row are left out.
+    /// row are left out. `path` gives the file of a subject.
     fn rows<T: Serialize + DeserializeOwned>(
         &self,
         group: &str,
-        subjects: Vec<Subject>,
-        make: impl Fn(usize, &Path) -> Option<T>,
-    ) -> Vec<(usize, fs::Metadata, T)> {
+        subjects: &[Subject],
+        path: impl Fn(usize) -> PathBuf,
+        make: impl Fn(usize) -> Option<T>,
+    ) -> Vec<(usize, T)> {
         let kept = self.with_database(|db| db.get(group)).flatten();
         let kept = kept.and_then(|text| serde_json::from_str(seal::open(ROWS, group, &text).ok()?).ok());
         let mut kept: Group<T> = kept.unwrap_or_default();
@@ -260,17 +275,16 @@ impl<'s> Index<'s> {
         let mut keep: Vec<(Stamp, usize)> = Vec::with_capacity(subjects.len());
         let mut changed = false;
         let mut found = Vec::with_capacity(subjects.len());
-        for (n, Subject { name, path }) in subjects.iter().enumerate() {
-            let Ok(metadata) = fs::symlink_metadata(path) else { continue };
-            let stamp = Stamp::of(&metadata);
+        for (n, Subject { name, metadata }) in subjects.iter().enumerate() {
+            let stamp = Stamp::of(metadata);
             let (content, settled) = match kept.remove(name).filter(|row| row.stamp == stamp) {
                 Some(row) => (row.content, true),
                 None => {
                     let read_at = disk::now();
-                    let Some(content) = make(n, path) else { continue };
+                    let Some(content) = make(n) else { continue };
                     // The file may have changed while it was read: return the row, but do not store it.
                     let settled = stamp.settled_before(read_at)
-                        && fs::symlink_metadata(path).is_ok_and(|m| Stamp::of(&m) == stamp);
+                        && fs::symlink_metadata(path(n)).is_ok_and(|m| Stamp::of(&m) == stamp);
                     changed |= settled;
                     (content, settled)
                 }
@@ -278,12 +292,12 @@ impl<'s> Index<'s> {
             if settled {
                 keep.push((stamp, found.len()));
             }
-            found.push((n, metadata, content));
+            found.push((n, content));
         }
         // The remaining rows describe files that are gone or changed.
         if changed || !kept.is_empty() {
             let row = |(stamp, at): &(Stamp, usize)| {
-                let (n, _, content) = &found[*at];
+                let (n, content) = &found[*at];
                 (&subjects[*n].name, Row { stamp: *stamp, content })
             };
             let rows: BTreeMap<&String, Row<&T>> = keep.iter().map(row).collect();

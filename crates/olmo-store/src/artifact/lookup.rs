@@ -1,6 +1,6 @@
 //! Manifests in the store: reading, writing and finding them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::sync::PoisonError;
 
@@ -180,26 +180,38 @@ impl Store {
     /// The names that begin with `prefix` in the sharded folder of `T`, sorted. Other files there are
     /// left alone.
     pub(crate) fn names<T: FileName>(&self, prefix: &str) -> Result<Vec<T>, StoreError> {
-        Ok(self.names_by_shard(prefix)?.into_iter().flatten().collect())
+        let mut names = Vec::new();
+        for shard in self.shards::<T>(prefix)? {
+            names.extend(self.files_of_shard::<T>(&shard, prefix)?.into_iter().map(|(name, _)| name));
+        }
+        Ok(names)
     }
 
-    /// As [`Store::names`], with one list for each shard.
-    pub(crate) fn names_by_shard<T: FileName>(&self, prefix: &str) -> Result<Vec<Vec<T>>, StoreError> {
-        let top = self.root.join(T::FOLDER);
-        let shards = if prefix.len() >= 2 {
-            BTreeSet::from([prefix[..2].to_owned()])
-        } else {
-            BTreeSet::from_iter(disk::names_in(&top)?)
-        };
-        let mut found = Vec::new();
-        for shard in shards.iter().filter(|s| s.len() == 2 && s.starts_with(&prefix[..prefix.len().min(2)])) {
-            let names = disk::names_in(&top.join(shard))?;
-            let hexes = names.iter().map(|rest| format!("{shard}{rest}"));
-            let mut names: Vec<T> = hexes.filter(|h| h.starts_with(prefix)).filter_map(|h| h.parse().ok()).collect();
-            names.sort_unstable();
-            found.push(names);
+    /// The shards of the folder of `T` in which names may begin with `prefix`, sorted.
+    pub(crate) fn shards<T: FileName>(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        if let Some(shard) = prefix.get(..2) {
+            return Ok(vec![shard.to_owned()]);
         }
-        Ok(found)
+        let mut shards = disk::names_in(&self.root.join(T::FOLDER))?;
+        shards.retain(|shard| shard.len() == 2 && shard.starts_with(prefix));
+        shards.sort_unstable();
+        Ok(shards)
+    }
+
+    /// The files of a shard whose names begin with `prefix`, sorted by name.
+    pub(crate) fn files_of_shard<T: FileName>(
+        &self,
+        shard: &str,
+        prefix: &str,
+    ) -> Result<Vec<(T, fs::DirEntry)>, StoreError> {
+        let file = |entry: fs::DirEntry| {
+            let hex = format!("{shard}{}", entry.file_name().to_str()?);
+            Some((hex.starts_with(prefix).then(|| hex.parse().ok())??, entry))
+        };
+        let mut files: Vec<(T, fs::DirEntry)> =
+            disk::entries_of(&self.root.join(T::FOLDER).join(shard))?.into_iter().filter_map(file).collect();
+        files.sort_unstable_by_key(|(name, _)| *name);
+        Ok(files)
     }
 }
 

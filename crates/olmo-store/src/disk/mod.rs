@@ -60,8 +60,13 @@ pub(crate) fn make_folder(path: &Path) -> Result<(), StoreError> {
 /// Lists the names in the folder `path`; none if it is missing. Names that are not UTF-8 are
 /// skipped.
 pub(crate) fn names_in(path: &Path) -> Result<Vec<String>, StoreError> {
+    Ok(entries_of(path)?.into_iter().filter_map(|entry| entry.file_name().into_string().ok()).collect())
+}
+
+/// The entries of a folder; none if it is missing or no folder.
+pub(crate) fn entries_of(path: &Path) -> Result<Vec<fs::DirEntry>, StoreError> {
     match fs::read_dir(path) {
-        Ok(entries) => Ok(entries.flatten().filter_map(|e| e.file_name().into_string().ok()).collect()),
+        Ok(entries) => Ok(entries.flatten().collect()),
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(Vec::new()),
         Err(e) => Err(PathError::during("read the folder", path, e).into()),
     }
