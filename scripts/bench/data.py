@@ -5,10 +5,11 @@ The chats are made as in scripts/bench/tulu.py: sentences of the conversations i
 ones. `tokens`: the same conversations as text of template `tulu`, encoded by `tokenizers` 1.0 (ids alone, nothing read or written;
 crates/olmo-data/examples/raw_tokenizers.rs), and by stage `tokenize` (started, tokenizer and Parquet read, encoded with labels, written,
 synced), with one thread and with two. The two are measured in turn, by the clock and by the time of processors; of `tokenizers` the best of three.
+`prepare`: from the start of `fetch` to the end of `memmap`.
 `memory`: the largest process of each stage, by the run's own record. `packing`: a million documents. `filled`: the conversations of SOURCE.jsonl in rows
 of 2048.
 
-    python scripts/bench/data.py SOURCE.jsonl TOKENIZER.json tokens|memory|packing|filled [--chats 20000] [--runs 3]
+    python scripts/bench/data.py SOURCE.jsonl TOKENIZER.json tokens|prepare|memory|packing|filled [--chats 20000] [--runs 3]
 """
 
 import argparse
@@ -49,11 +50,15 @@ def run(work, tokenizer, arguments, cpus, length=1_000_000):
     done = subprocess.run([str(program), "run", "bench.yaml", "--json"], cwd=work, capture_output=True, text=True)
     if done.returncode != 0:
         sys.exit(done.stdout[-2000:] + done.stderr)
-    used, counts = {}, {}
+    used, counts, times = {}, {}, []
     for line in done.stdout.splitlines():
-        event = json.loads(line)["event"]
+        record = json.loads(line)
+        event = record["event"]
+        if event["kind"] in ("started", "finished"):
+            times.append(record["at"] / 1000)
         if event["kind"] == "finished":
             used[event["place"]["stage"]] = event["used"]
+    used["all"] = {"wall_s": times[-1] - times[0], "cpu_s": sum(stage["cpu_s"] for stage in used.values())}
     for name, port in [("tokens", "tokens"), ("rows", "memmap")]:
         # Stages say what they made in their manifests.
         command = [str(program), "artifacts", "export", f"latest:{name}.{port}", "--to", str(work / "out")]
@@ -97,11 +102,21 @@ def tokens(work, tokenizer, arguments):
                 print(f"  {what} {name}: `tokenizers` 1.0 {raw_took:.2f} ({made / raw_took / 1e6:.1f} M tokens/s), stage tokenize {took:.2f} ({made / took / 1e6:.1f} M tokens/s), ratio {raw_took / took:.2f}")
 
 
+def prepare(work, tokenizer, arguments):
+    """Each stage with two threads, and `all` from the start of the first to the end of the last."""
+    runs = [run(work, tokenizer, arguments, 2)[0] for _ in range(arguments.runs)]
+    for stage in runs[0]:
+        walls, processors = ([used[stage][key] for used in runs] for key in ("wall_s", "cpu_s"))
+        print(f"  {stage}: least {min(walls):.2f} s, median {statistics.median(walls):.2f} s; of processors {min(processors):.2f} s, {statistics.median(processors):.2f} s")
+
+
 def memory(work, tokenizer, arguments):
     used, counts = run(work, tokenizer, arguments, 2)
     size = (work / "chats.jsonl").stat().st_size
     print(f"{size / 1e9:.2f} GB of JSON lines, {counts['tokens']['tokens']} tokens")
     for stage, numbers in used.items():
+        if stage == "all":
+            continue
         print(f"  {stage}: {numbers['max_rss_kib'] / 1024:.0f} MiB, {numbers['wall_s']:.1f} s")
 
 
@@ -115,7 +130,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("source", type=pathlib.Path)
     parser.add_argument("tokenizer", type=pathlib.Path)
-    parser.add_argument("what", choices=["tokens", "memory", "packing", "filled"])
+    parser.add_argument("what", choices=["tokens", "prepare", "memory", "packing", "filled"])
     parser.add_argument("--chats", type=int, default=20_000)
     parser.add_argument("--chars", type=int, default=0, help="of all chats; 800 a chat unless said")
     parser.add_argument("--runs", type=int, default=3)
@@ -140,7 +155,7 @@ def main():
             for n in range(arguments.chats):
                 out.write(lines[n % made].replace('"id": "made_', f'"id": "made_{n}_', 1) + "\n")
         start = time.perf_counter()
-        {"tokens": tokens, "memory": memory, "packing": packing}[arguments.what](work, tokenizer, arguments)
+        {"tokens": tokens, "prepare": prepare, "memory": memory, "packing": packing}[arguments.what](work, tokenizer, arguments)
         print(f"({time.perf_counter() - start:.0f} s in all, {os.cpu_count()} cores)")
 
 

@@ -94,8 +94,11 @@ fn pairs(merges: &str) -> Option<Cow<'_, str>> {
             return None;
         }
         if !merge.starts_with("#version") {
-            let comma = if text.len() > 1 { "," } else { "" };
-            write!(text, "{comma}[\"{left}\",\"{right}\"]").ok()?;
+            text.push_str(if text.len() > 1 { ",[\"" } else { "[\"" });
+            text.push_str(left);
+            text.push_str("\",\"");
+            text.push_str(right);
+            text.push_str("\"]");
         }
         rest = string[end + 1..].trim_start();
         rest = rest.strip_prefix(',').unwrap_or(rest).trim_start();
