@@ -24,6 +24,6 @@ mod trainer;
 pub use failure::model_failure;
 pub use learner::{CrossEntropy, LossNorm, OptimizerSettings, Reduce};
 pub use schedule::{Schedule, SchedulerName};
-pub use setup::Setup;
+pub use setup::{Initial, Origin, Setup};
 pub use shard::Strategy;
 pub use trainer::train;

@@ -45,10 +45,10 @@ pub(crate) struct StepRecord {
 }
 
 impl StepRecord {
-    /// The table row for an evaluation before the first step.
-    fn before_training() -> Self {
+    /// The table row for an evaluation before the first step, after `step` steps of another run.
+    fn before_training(step: u64) -> Self {
         let (loss, z_loss, grad_norm) = (None, None, None);
-        Self { step: 0, epoch: 0, tokens: 0, labels: 0, loss, z_loss, grad_norm, lr: 0.0, batch: String::new() }
+        Self { step, epoch: 0, tokens: 0, labels: 0, loss, z_loss, grad_norm, lr: 0.0, batch: String::new() }
     }
 }
 
@@ -67,7 +67,7 @@ pub(crate) struct EvalRecord {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Metrics {
     text: String,
-    /// Number of steps written.
+    /// The last step written.
     steps: u64,
     /// The step of the last evaluation.
     evaluated: Option<u64>,
@@ -91,12 +91,18 @@ fn parse(line: &str) -> Result<Line, serde_json::Error> {
 }
 
 impl Metrics {
-    /// Parses lines; there must be one for each step, starting from 1.
+    /// The metrics of a run that begins after `step` steps of another run.
+    pub(crate) fn after(step: u64) -> Self {
+        Self { steps: step, ..Self::default() }
+    }
+
+    /// Parses lines; there must be one for each step after `first`, the number of steps before the
+    /// run.
     ///
     /// # Errors
     /// The number of the bad line and what is wrong with it.
-    pub(crate) fn from_text(text: String) -> Result<Self, String> {
-        let (mut steps, mut evaluated) = (0, None);
+    pub(crate) fn from_text(text: String, first: u64) -> Result<Self, String> {
+        let (mut steps, mut evaluated) = (first, None);
         for (number, line) in text.lines().enumerate() {
             match parse(line).map_err(|e| format!("line {}: {e}", number + 1))? {
                 Line::Step(record) if record.step == steps + 1 => steps += 1,
@@ -113,7 +119,7 @@ impl Metrics {
         &self.text
     }
 
-    /// Number of steps written.
+    /// The last step written, or that before the first.
     pub(crate) fn steps(&self) -> u64 {
         self.steps
     }
@@ -168,7 +174,7 @@ impl Metrics {
                 Line::Eval(record) => match evals.last_mut() {
                     Some(last) => *last = Some(record),
                     None => {
-                        steps.push(StepRecord::before_training());
+                        steps.push(StepRecord::before_training(record.step));
                         evals.push(Some(record));
                     }
                 },
@@ -191,7 +197,7 @@ impl Metrics {
             ("loss", number(|r| r.loss), true),
             ("z_loss", number(|r| r.z_loss), true),
             ("grad_norm", number(|r| r.grad_norm), true),
-            ("lr", number(|r| (r.step > 0).then_some(r.lr)), true),
+            ("lr", number(|r| (!r.batch.is_empty()).then_some(r.lr)), true),
             ("batch", Arc::new(StringArray::from_iter_values(steps.iter().map(|r| &r.batch))), false),
             ("eval_loss", eval(|r| Some(r.eval_loss)), true),
             ("eval_perplexity", eval(|r| r.eval_perplexity), true),
@@ -234,7 +240,7 @@ mod tests {
     fn lines_read_again_are_the_same_metrics() {
         let metrics = metrics();
         assert_eq!(metrics.text().lines().count(), 4);
-        assert_eq!(Metrics::from_text(metrics.text().to_owned()).as_ref(), Ok(&metrics));
+        assert_eq!(Metrics::from_text(metrics.text().to_owned(), 0).as_ref(), Ok(&metrics));
         assert!(metrics.is_evaluated());
     }
 
@@ -246,11 +252,23 @@ mod tests {
         assert!(metrics.is_evaluated());
         metrics.push_step(&record(1)).unwrap();
         assert!(!metrics.is_evaluated());
-        assert_eq!(Metrics::from_text(metrics.text().to_owned()).as_ref(), Ok(&metrics));
+        assert_eq!(Metrics::from_text(metrics.text().to_owned(), 0).as_ref(), Ok(&metrics));
         let table = metrics.table().unwrap();
         assert_eq!(table.column_by_name("step").unwrap().as_primitive::<UInt64Type>().values(), &[0, 1]);
         let eval = table.column_by_name("eval_loss").unwrap().as_primitive::<Float64Type>();
         assert_eq!((eval.value(0), eval.is_null(1)), (2.0, true));
+    }
+
+    #[test]
+    fn a_run_that_goes_on_from_another_has_its_steps() {
+        let mut metrics = Metrics::after(3);
+        metrics.push_eval(&EvalRecord { step: 3, eval_loss: 2.0, eval_perplexity: None }).unwrap();
+        metrics.push_step(&record(4)).unwrap();
+        assert_eq!(Metrics::from_text(metrics.text().to_owned(), 3).as_ref(), Ok(&metrics));
+        assert!(Metrics::from_text(metrics.text().to_owned(), 0).unwrap_err().starts_with("line 1"));
+        let table = metrics.table().unwrap();
+        assert_eq!(table.column_by_name("step").unwrap().as_primitive::<UInt64Type>().values(), &[3, 4]);
+        assert!(table.column_by_name("lr").unwrap().is_null(0));
     }
 
     #[test]
@@ -263,7 +281,7 @@ mod tests {
             ([lines[0], lines[1], &lines[2][..20]].join("\n"), "line 3"),
             ([lines[0], lines[3]].join("\n"), "line 2"),
         ] {
-            let reason = Metrics::from_text(broken).unwrap_err();
+            let reason = Metrics::from_text(broken, 0).unwrap_err();
             assert!(reason.starts_with(at), "{reason}");
         }
     }

@@ -1,12 +1,28 @@
 //! [`Setup`]: everything decided before the first step.
 
 use olmo_data::{Memmap, TokenizerRecord};
-use olmo_model::{ActivationCheckpointing, ModelConfig, Parameters};
+use olmo_model::{ActivationCheckpointing, ModelConfig, OptimizerState, Parameters};
 use olmo_stage::Compute;
 
 use crate::learner::{CrossEntropy, OptimizerSettings, Reduce};
 use crate::schedule::Schedule;
 use crate::shard::Strategy;
+
+/// Weights to start from, and the state of the optimizer that trained them, if it goes on.
+#[derive(Debug)]
+pub struct Initial {
+    pub parameters: Parameters,
+    pub optimizer: Option<OptimizerState>,
+}
+
+/// What came before a run, if it continues another one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// Number of steps.
+    pub step: u64,
+    /// Number of the optimizer's updates.
+    pub updates: u64,
+}
 
 /// The definition of a run. Its parts fit together: the data has at least one batch, and its ids
 /// and lengths fit the model.
@@ -17,8 +33,9 @@ pub struct Setup {
     pub config: ModelConfig,
     /// What to save with the model of the tokenizer of its data.
     pub record: TokenizerRecord,
-    /// Weights to start from; without them, new ones are initialised.
-    pub initial: Option<Parameters>,
+    /// What the run starts from; without it, new weights are initialised.
+    pub initial: Option<Initial>,
+    pub origin: Origin,
     /// Seed of new weights and, together with the epoch, of the order of the data.
     pub seed: u64,
     pub max_steps: u64,

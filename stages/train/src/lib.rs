@@ -1,8 +1,10 @@
 //! Stage `train`: trains a language model with AdamW; a stopped run resumes bit for bit.
 //!
 //! [`params`] defines the params and derives the number of steps and the learning rates, [`rules`]
-//! checks them, and [`setup`] opens the inputs. `olmo-train` does the training.
+//! checks them, [`inherited`] has what a run takes from its initial weights, and [`setup`] opens the
+//! inputs. `olmo-train` does the training.
 
+mod inherited;
 mod params;
 mod rules;
 mod setup;

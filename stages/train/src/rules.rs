@@ -10,7 +10,7 @@ use olmo_base::text::quoted;
 use olmo_base::units::bytes;
 use olmo_data::tokenizer::{Difference, PROBES};
 use olmo_data::{Manifest, Probes};
-use olmo_model::{Computes, ModelConfig, ModelParams, Vocabulary, VocabularyMismatch};
+use olmo_model::{Computes, ModelConfig, ModelParams, TrainerState, Vocabulary, VocabularyMismatch};
 use olmo_stage::Compute;
 use olmo_stage::compute::Device;
 use olmo_stage::rules::{Finding, Question};
@@ -19,6 +19,7 @@ use olmo_train::learner::computes;
 use olmo_train::memory::{self, Need};
 use serde_json::Value;
 
+use crate::inherited;
 use crate::params::{Duration, Interval, Params, ReduceParam, StrategyParam};
 
 /// Bytes per weight in a checkpoint: the weight and its two moments, each f32.
@@ -32,6 +33,8 @@ pub(crate) struct Known {
     pub has_init: bool,
     /// The config of the initial weights.
     pub init: Option<ModelConfig>,
+    /// Where the run of the initial weights was, if this run goes on there.
+    pub trainer_state: Option<TrainerState>,
     /// What the tokenizers of the data and of the initial weights make of some texts.
     pub probes: Option<(Probes, Probes)>,
     pub compute: Compute,
@@ -45,12 +48,17 @@ pub(crate) fn check(params: &Params, question: &Question) -> Vec<Finding> {
         findings.push(*finding);
         None
     });
+    let trainer_state = examine_trainer(params, question).unwrap_or_else(|finding| {
+        findings.push(*finding);
+        None
+    });
     let data = manifest(question, "data");
     let known = Known {
         data: data.clone(),
         eval_data: manifest(question, "eval_data"),
         has_init: question.has("init"),
         init,
+        trainer_state,
         probes: probes(data.as_ref(), |port, file| question.item(port)?.files.get(file).cloned()),
         compute: question.compute,
         ranks: question.ranks as usize,
@@ -96,6 +104,7 @@ fn describe(question: &Question, findings: &mut Vec<Finding>) -> Option<ModelCon
 pub(crate) fn broken(params: &Params, known: &Known) -> Vec<Finding> {
     let mut findings = params.check();
     findings.extend(one_model(params, known));
+    findings.extend(inherited::needs_init(params, known.has_init));
     let config = config(params, known);
     if let (Some(model), Some(config), false) = (&params.model, &config, known.has_init) {
         findings.extend(new_model(model, config));
@@ -109,6 +118,11 @@ pub(crate) fn broken(params: &Params, known: &Known) -> Vec<Finding> {
             findings.push(Finding::error("train::no_labels", "", what));
         }
         findings.extend(steps(params, Some(data)).err());
+        if let Some(state) = &known.trainer_state {
+            let rows = params.batch_rows(data.instances, data.sequence_length) as u64;
+            let steps = steps(params, Some(data)).ok().flatten();
+            findings.extend(inherited::position(params, state, data.instances, rows, steps));
+        }
         findings.extend(known.eval_data.as_ref().and_then(|eval_data| same_tokenizer(data, eval_data)));
         let init = known.init.as_ref().filter(|_| params.model.is_none());
         findings.extend(init.and_then(|config| vocabulary_matches(config, data)));
@@ -137,7 +151,7 @@ pub(crate) fn config(params: &Params, known: &Known) -> Option<ModelConfig> {
             Some(model.config(&vocabulary, known.data.as_ref().map_or(1, |data| data.sequence_length as usize)))
         }
         (None, true) => {
-            let mut config = known.init.clone()?;
+            let mut config = inherited::extended(known.init.clone()?, params);
             if let Some(data) = &known.data {
                 if config.eos_token_ids.is_empty() {
                     config.eos_token_ids.push(data.eos_token_id);
@@ -272,7 +286,7 @@ fn fits_length(config: &ModelConfig, data: &Manifest) -> Option<Finding> {
     (length > most as u64).then(|| {
         let what = format!("rows have {length} tokens, but the model takes at most {most}");
         Finding::error("train::sequence_length", "", what)
-            .hint("lower `sequence_length` of stage memmap, or raise `model.max_sequence_length`")
+            .hint("lower `sequence_length` of stage memmap, or raise `model.max_sequence_length` (of a model in `init`: `context_extension.max_sequence_length`)")
     })
 }
 
@@ -299,6 +313,17 @@ fn examine(question: &Question) -> Result<Option<ModelConfig>, Box<Finding>> {
     olmo_model::examine(&shown, &known.files).map(Some).map_err(|error| {
         let what = format!("cannot use the weights in `init`: {error}");
         Box::new(Finding::error("train::init", "init", what))
+    })
+}
+
+/// Where the run of the weights in `init` was, if they exist and this run goes on there.
+fn examine_trainer(params: &Params, question: &Question) -> Result<Option<TrainerState>, Box<Finding>> {
+    let Some(known) = question.item("init").filter(|_| params.load_trainer_state) else { return Ok(None) };
+    let shown = known.folder().unwrap_or_else(|| "model".into());
+    olmo_model::examine_trainer_state(&shown, &known.files).map(Some).map_err(|error| {
+        let what = format!("cannot go on where the run of `init` was: {error}");
+        let finding = Finding::error("train::init", "load_trainer_state", what);
+        Box::new(finding.hint("set `load_trainer_state: false` to use the weights alone"))
     })
 }
 
@@ -614,6 +639,7 @@ mod tests {
                 eval_data,
                 has_init: false,
                 init: None,
+                trainer_state: None,
                 probes: None,
                 compute: Compute::FLEX,
                 ranks: 1,

@@ -9,8 +9,9 @@ use olmo_stage::{Compute, Context, StageError};
 use olmo_train::data::Batches;
 use olmo_train::learner::{computes, free_memory};
 use olmo_train::memory::{self, Need};
-use olmo_train::{CrossEntropy, OptimizerSettings, Setup, model_failure};
+use olmo_train::{CrossEntropy, Initial, OptimizerSettings, Origin, Setup, model_failure};
 
+use crate::inherited;
 use crate::params::{Interval, Params, STEPS_PER_EPOCH};
 use crate::rules::{self, Known};
 
@@ -22,20 +23,34 @@ pub(crate) fn setup(params: Params, context: &mut Context) -> Result<Setup, Stag
     let data = Memmap::open(&context.input("data")?)?;
     let eval_data = context.optional_input("eval_data").map(|dir| Memmap::open(&dir)).transpose()?;
     let record = record(context)?;
-    let init = context.optional_input("init").map(|dir| olmo_model::load(&dir)).transpose().map_err(model_failure)?;
-    let (init, initial) = init.unzip();
+    let given = context.optional_input("init");
+    let init = given.as_deref().map(olmo_model::load).transpose().map_err(model_failure)?;
+    let (init, weights) = init.unzip();
+    let goes_on = given.as_deref().filter(|_| params.load_trainer_state);
+    let trainer_state = goes_on.map(olmo_model::load_trainer_state).transpose().map_err(model_failure)?;
     let compute = context.request.compute;
     let known = Known {
         data: Some(data.manifest().clone()),
         eval_data: eval_data.as_ref().map(|eval_data| eval_data.manifest().clone()),
         has_init: init.is_some(),
         init,
+        trainer_state,
         probes: rules::probes(Some(data.manifest()), |port, file| Some(context.optional_input(port)?.join(file))),
         compute,
         ranks: context.ranks(),
     };
     enforce(rules::broken(&params, &known))?;
     let config = rules::config(&params, &known).expect("the rules require one model");
+    let keeps_optimizer = given.as_deref().filter(|_| params.load_optim_state);
+    let optimizer = keeps_optimizer.map(olmo_model::load_optimizer_state).transpose().map_err(model_failure)?;
+    let origin = Origin {
+        step: trainer_state.map_or(0, |state| state.global_step),
+        updates: optimizer.as_ref().map_or(0, |optimizer| optimizer.steps),
+    };
+    if let Some(init) = &known.init {
+        inherited::describe(&params, origin, init, &config).into_iter().for_each(|line| context.message(line));
+    }
+    let initial = weights.map(|parameters| Initial { parameters, optimizer });
     let max_steps = rules::steps(&params, known.data.as_ref()).ok().flatten().expect("the rules require it");
     let (instances, length) = (data.instances() as u64, data.manifest().sequence_length);
     let global_batch = params.batch_rows(instances, length);
@@ -69,6 +84,7 @@ pub(crate) fn setup(params: Params, context: &mut Context) -> Result<Setup, Stag
         config,
         record,
         initial,
+        origin,
         seed: params.seed,
         max_steps,
         global_batch,

@@ -1,6 +1,7 @@
 //! Parquet files whose bytes depend only on their rows: `created_by`, compression, row groups and
 //! batches are fixed.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -10,51 +11,134 @@ use std::thread::JoinHandle;
 
 use arrow::array::{ListArray, RecordBatch};
 use arrow::datatypes::{Schema, SchemaRef};
+use arrow::error::ArrowError;
 use olmo_base::{IoContext as _, WritebackFile};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_writer::{
+    ArrowColumnChunk, ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves,
+};
 use parquet::basic::Compression;
 use parquet::errors::ParquetError;
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder};
+use parquet::file::writer::SerializedFileWriter;
 
 use crate::error::DataError;
 
 /// Number of rows that writers collect before appending, and that readers return at a time.
 pub(super) const BATCH_ROWS: usize = 1024;
 const ROW_GROUP_ROWS: usize = 16 * BATCH_ROWS;
-/// Number of bytes after which a row group ends early, because it stays in memory until then.
-const ROW_GROUP_BYTES: usize = 64 << 20;
+/// Number of bytes, before compression, after which a row group ends early: it stays in memory
+/// until then.
+const ROW_GROUP_BYTES: usize = 16 << 20;
+/// Number of row groups that are compressed at the same time, if more than one may be.
+const LANES: usize = 2;
 
 /// Writes batches of one schema.
 pub(super) struct Sink {
     path: PathBuf,
     schema: SchemaRef,
+    group: RowGroup,
     writer: Writer,
+}
+
+/// The batches of a row group.
+#[derive(Default)]
+struct RowGroup {
+    batches: Vec<RecordBatch>,
+    rows: usize,
+    bytes: usize,
+}
+
+impl RowGroup {
+    fn push(&mut self, batch: RecordBatch) -> Result<(), ArrowError> {
+        for column in batch.columns() {
+            self.bytes += column.to_data().get_slice_memory_size()?;
+        }
+        self.rows += batch.num_rows();
+        self.batches.push(batch);
+        Ok(())
+    }
+
+    fn is_full(&self) -> bool {
+        self.rows >= ROW_GROUP_ROWS || self.bytes >= ROW_GROUP_BYTES
+    }
+
+    /// Encodes and compresses the rows into one chunk for each column.
+    fn encode(self, mut columns: Vec<ArrowColumnWriter>) -> Result<Vec<ArrowColumnChunk>, ParquetError> {
+        for batch in &self.batches {
+            let mut writers = columns.iter_mut();
+            for (field, array) in batch.schema_ref().fields().iter().zip(batch.columns()) {
+                compute_leaves(field, array)?
+                    .iter()
+                    .zip(writers.by_ref())
+                    .try_for_each(|(leaf, writer)| writer.write(leaf))?;
+            }
+        }
+        columns.into_iter().map(ArrowColumnWriter::close).collect()
+    }
 }
 
 enum Writer {
     Here(Box<FileWriter>),
     /// A thread of its own, which ends with its channel, or with its first error.
-    Beside(SyncSender<RecordBatch>, JoinHandle<Result<(), ParquetError>>),
+    Beside(SyncSender<RowGroup>, JoinHandle<Result<(), ParquetError>>),
     /// It has failed.
     Gone,
 }
 
-struct FileWriter(ArrowWriter<WritebackFile>);
+struct FileWriter {
+    file: SerializedFileWriter<WritebackFile>,
+    columns: ArrowRowGroupWriterFactory,
+    /// Number of row groups that were begun.
+    groups: usize,
+}
+
+type Encoding = JoinHandle<Result<Vec<ArrowColumnChunk>, ParquetError>>;
 
 impl FileWriter {
-    fn write(&mut self, batch: &RecordBatch) -> Result<(), ParquetError> {
-        self.0.write(batch)?;
-        if self.0.in_progress_size() >= ROW_GROUP_BYTES { self.0.flush() } else { Ok(()) }
+    fn next_columns(&mut self) -> Result<Vec<ArrowColumnWriter>, ParquetError> {
+        self.groups += 1;
+        self.columns.create_column_writers(self.groups - 1)
+    }
+
+    fn write(&mut self, group: RowGroup) -> Result<(), ParquetError> {
+        let columns = self.next_columns()?;
+        self.append(group.encode(columns)?)
+    }
+
+    fn append(&mut self, chunks: Vec<ArrowColumnChunk>) -> Result<(), ParquetError> {
+        let mut group = self.file.next_row_group()?;
+        chunks.into_iter().try_for_each(|chunk| chunk.append_to_row_group(&mut group))?;
+        group.close().map(drop)
+    }
+
+    /// Writes all `groups`, [`LANES`] of which are encoded at the same time.
+    fn write_all(mut self, groups: impl Iterator<Item = RowGroup>) -> Result<(), ParquetError> {
+        let mut encoding: VecDeque<Encoding> = VecDeque::new();
+        for group in groups {
+            if encoding.len() == LANES {
+                self.append_encoded(&mut encoding)?;
+            }
+            let columns = self.next_columns()?;
+            let thread = std::thread::Builder::new().name("parquet".into()).spawn(move || group.encode(columns))?;
+            encoding.push_back(thread);
+        }
+        while !encoding.is_empty() {
+            self.append_encoded(&mut encoding)?;
+        }
+        self.close()
+    }
+
+    fn append_encoded(&mut self, encoding: &mut VecDeque<Encoding>) -> Result<(), ParquetError> {
+        let Some(first) = encoding.pop_front() else { return Ok(()) };
+        self.append(first.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?)
     }
 
     fn close(self) -> Result<(), ParquetError> {
-        self.0.close().map(drop)
+        self.file.close().map(drop)
     }
 }
-
-/// Number of batches that may wait for a writer beside.
-const WAITING: usize = 4;
 
 impl Sink {
     pub(super) fn create(path: &Path, schema: Schema) -> Result<Self, DataError> {
@@ -73,35 +157,40 @@ impl Sink {
             .set_compression(Compression::LZ4_RAW)
             // Few values occur twice, and nobody looks for a range of them.
             .set_dictionary_enabled(false)
-            .set_statistics_enabled(EnabledStatistics::None)
-            .set_max_row_group_size(ROW_GROUP_ROWS);
+            .set_statistics_enabled(EnabledStatistics::None);
         let properties = further(properties).build();
-        let file = File::create(path).context(path)?;
-        let writer = ArrowWriter::try_new(WritebackFile::new(file), schema.clone(), Some(properties));
-        let writer = FileWriter(writer.map_err(|e| DataError::parquet(path, e))?);
-        Ok(Self { path: path.to_owned(), schema, writer: Writer::Here(Box::new(writer)) })
+        let file = WritebackFile::new(File::create(path).context(path)?);
+        let writer = ArrowWriter::try_new(file, schema.clone(), Some(properties))
+            .and_then(ArrowWriter::into_serialized_writer)
+            .map(|(file, columns)| FileWriter { file, columns, groups: 0 })
+            .map_err(|e| DataError::parquet(path, e))?;
+        let writer = Writer::Here(Box::new(writer));
+        Ok(Self { path: path.to_owned(), schema, group: RowGroup::default(), writer })
     }
 
-    /// Compresses and writes in a thread of its own from now on. The bytes are the same.
+    /// Compresses and writes in threads of its own from now on. The bytes are the same.
     pub(super) fn beside(mut self) -> Result<Self, DataError> {
-        let Writer::Here(mut writer) = self.writer else { return Ok(self) };
-        let (batches, to_write) = sync_channel::<RecordBatch>(WAITING);
-        let write = move || {
-            to_write.into_iter().try_for_each(|batch| writer.write(&batch))?;
-            writer.close()
-        };
+        let Writer::Here(writer) = self.writer else { return Ok(self) };
+        let (groups, to_write) = sync_channel::<RowGroup>(0);
+        let write = move || writer.write_all(to_write.into_iter());
         let thread = std::thread::Builder::new().name("parquet".into()).spawn(write).context(&self.path)?;
-        self.writer = Writer::Beside(batches, thread);
+        self.writer = Writer::Beside(groups, thread);
         Ok(self)
     }
 
     /// Appends rows, given as the columns of the schema.
     pub(super) fn write(&mut self, columns: Vec<arrow::array::ArrayRef>) -> Result<(), DataError> {
-        let batch =
-            RecordBatch::try_new(self.schema.clone(), columns).map_err(|e| DataError::parquet(&self.path, e))?;
+        RecordBatch::try_new(self.schema.clone(), columns)
+            .and_then(|batch| self.group.push(batch))
+            .map_err(|e| DataError::parquet(&self.path, e))?;
+        if self.group.is_full() { self.end_group() } else { Ok(()) }
+    }
+
+    fn end_group(&mut self) -> Result<(), DataError> {
+        let group = std::mem::take(&mut self.group);
         match &mut self.writer {
-            Writer::Here(writer) => return writer.write(&batch).map_err(|e| DataError::parquet(&self.path, e)),
-            Writer::Beside(batches, _) if batches.send(batch).is_ok() => return Ok(()),
+            Writer::Here(writer) => return writer.write(group).map_err(|e| DataError::parquet(&self.path, e)),
+            Writer::Beside(groups, _) if groups.send(group).is_ok() => return Ok(()),
             Writer::Beside(..) | Writer::Gone => {}
         }
         // The thread says why it takes nothing more.
@@ -109,7 +198,10 @@ impl Sink {
         Err(DataError::parquet(&self.path, "an earlier write has failed"))
     }
 
-    pub(super) fn close(self) -> Result<(), DataError> {
+    pub(super) fn close(mut self) -> Result<(), DataError> {
+        if self.group.rows > 0 {
+            self.end_group()?;
+        }
         self.writer.close(&self.path)
     }
 }
@@ -118,8 +210,8 @@ impl Writer {
     fn close(self, path: &Path) -> Result<(), DataError> {
         let closed = match self {
             Writer::Here(writer) => writer.close(),
-            Writer::Beside(batches, thread) => {
-                drop(batches);
+            Writer::Beside(groups, thread) => {
+                drop(groups);
                 thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
             }
             Writer::Gone => Ok(()),

@@ -12,7 +12,10 @@ use super::folder;
 use super::format::Format;
 use super::huggingface::{self, open_huggingface};
 use super::native::{self, open_native};
-use super::olmo::{open_olmo, open_olmo_core};
+use super::olmo::{
+    OptimizerState, TrainerState, open_olmo, open_olmo_core, optimizer_of_checkpoint, optimizer_of_step,
+    trainer_of_checkpoint, trainer_of_step,
+};
 use super::stored_model::StoredModel;
 use super::tensors::{safetensors, state_dict};
 use crate::config::ModelConfig;
@@ -46,6 +49,51 @@ pub fn load(folder: &Path) -> Result<(ModelConfig, Parameters), ModelError> {
 pub fn map(folder: &Path) -> Result<(ModelConfig, Matrices), ModelError> {
     let stored = open(folder)?;
     Ok((stored.config().clone(), stored.matrices()?))
+}
+
+/// Reads the optimizer's state of a checkpoint of OLMo (`optim.pt`) or a step of OLMo-core.
+///
+/// # Errors
+/// The folder has another format or no such state, or it is damaged or does not fit the config.
+pub fn load_optimizer_state(folder: &Path) -> Result<OptimizerState, ModelError> {
+    let files = Arc::new(ModelFiles::list(folder)?);
+    match format(&files)? {
+        Format::OlmoCore => optimizer_of_step(&files),
+        Format::Olmo => optimizer_of_checkpoint(&files),
+        Format::Safetensors | Format::PytorchBin => Err(weights_alone(&files)),
+    }
+}
+
+/// Reads where the run of a checkpoint of OLMo (`train.pt`) or a step of OLMo-core (`train/rank0.pt`)
+/// was.
+///
+/// # Errors
+/// See [`load_optimizer_state`].
+pub fn load_trainer_state(folder: &Path) -> Result<TrainerState, ModelError> {
+    trainer_state_in(ModelFiles::list(folder)?)
+}
+
+/// Like [`load_trainer_state`], for `files` as in [`examine`].
+///
+/// # Errors
+/// See [`load_optimizer_state`].
+pub fn examine_trainer_state(shown: &Path, files: &BTreeMap<String, PathBuf>) -> Result<TrainerState, ModelError> {
+    trainer_state_in(ModelFiles::new(shown, files.clone()))
+}
+
+fn trainer_state_in(files: ModelFiles) -> Result<TrainerState, ModelError> {
+    let files = Arc::new(files);
+    match format(&files)? {
+        Format::OlmoCore => trainer_of_step(&files),
+        Format::Olmo => trainer_of_checkpoint(&files),
+        Format::Safetensors | Format::PytorchBin => Err(weights_alone(&files)),
+    }
+}
+
+fn weights_alone(files: &ModelFiles) -> ModelError {
+    let reason =
+        "has weights alone; only checkpoints of OLMo and steps of OLMo-core have the state of an optimizer and a trainer";
+    ModelError::folder(files.shown(), reason)
 }
 
 /// Whether the tensors of a model folder have our names or Hugging Face's, which

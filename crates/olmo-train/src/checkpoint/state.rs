@@ -16,7 +16,7 @@ use std::sync::Arc;
 use olmo_base::failpoint;
 use olmo_base::seal::{self, Seal};
 use olmo_data::TokenizerRecord;
-use olmo_model::{ModelConfig, Parameters};
+use olmo_model::ModelConfig;
 use olmo_stage::{Context, StageError};
 use serde::{Deserialize, Serialize};
 
@@ -71,9 +71,9 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// The state before the first step, with the moments of `shard`.
-    pub(crate) fn new(parameters: Parameters, shard: Range<usize>) -> Self {
-        Self { learner: LearnerState::new(parameters, shard), step: 0, metrics: Metrics::default() }
+    /// The state of a run that begins after `step` steps of another run.
+    pub(crate) fn after(step: u64, learner: LearnerState) -> Self {
+        Self { learner, step, metrics: Metrics::after(step) }
     }
 }
 
@@ -185,7 +185,7 @@ fn sync_tree(dir: &Path) -> io::Result<()> {
 ///
 /// # Errors
 /// The reason why it cannot be used: it is damaged, or its model or data differ from `config` and
-/// `expected` (whose step is ignored).
+/// `expected` (whose step is the one before the first of the run).
 fn load(
     dir: &Path,
     config: &ModelConfig,
@@ -215,9 +215,9 @@ fn load(
     let moments = moments::read(&dir.join(OPTIM).join(OPTIM_FILE), &parameters, shard);
     let [exp_avg, exp_avg_sq] = moments.map_err(|e| format!("{OPTIM_FILE}: {e}"))?.map(Arc::new);
     let lines = fs::read_to_string(dir.join(LINES)).map_err(|e| format!("{LINES}: {e}"))?;
-    let metrics = Metrics::from_text(lines).map_err(|e| format!("{LINES}: {e}"))?;
+    let metrics = Metrics::from_text(lines, expected.step).map_err(|e| format!("{LINES}: {e}"))?;
     if metrics.steps() != trainer.step {
-        return Err(format!("{LINES}: has {} steps, but {TRAINER} has {}", metrics.steps(), trainer.step));
+        return Err(format!("{LINES}: ends with step {}, but {TRAINER} has {}", metrics.steps(), trainer.step));
     }
     let (step, optimizer_steps) = (trainer.step, trainer.optimizer_steps);
     let learner = LearnerState { parameters, shard: shard.clone(), exp_avg, exp_avg_sq, optimizer_steps };

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use olmo_model::{Batch, Model, Parameters};
+use olmo_model::{Batch, Model, OptimizerState, Parameters};
 use olmo_stage::StageError;
 
 use super::objective::StepSize;
@@ -30,6 +30,13 @@ impl LearnerState {
     pub fn new(parameters: Parameters, shard: Range<usize>) -> Self {
         let zeros = || Arc::new(vec![0.0; shard.len()]);
         Self { exp_avg: zeros(), exp_avg_sq: zeros(), shard, parameters, optimizer_steps: 0 }
+    }
+
+    /// The state with `optimizer`, of whose moments it keeps those of `shard`.
+    pub fn continued(parameters: Parameters, shard: Range<usize>, optimizer: &OptimizerState) -> Self {
+        let own = |moments: &Parameters| Arc::new(moments.flat()[shard.clone()].to_vec());
+        let (exp_avg, exp_avg_sq) = (own(&optimizer.exp_avg), own(&optimizer.exp_avg_sq));
+        Self { exp_avg, exp_avg_sq, shard, parameters, optimizer_steps: optimizer.steps }
     }
 }
 

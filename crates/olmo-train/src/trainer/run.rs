@@ -32,7 +32,7 @@ use crate::learner::{self, Learner, LearnerState, Spec, Step, StepSize};
 use crate::memory;
 use crate::metrics::{EvalRecord, Metrics, StepRecord};
 use crate::ranks::Ranks;
-use crate::setup::Setup;
+use crate::setup::{Initial, Origin, Setup};
 use crate::shard::Strategy;
 
 /// Runs `setup` to its end and writes the outputs `model` and `metrics`, and `checkpoints` along
@@ -112,7 +112,7 @@ fn train_together(mut setup: Setup, ranks: &Rc<Ranks>, context: &mut Context) ->
         };
         match ended.and(saved) {
             Err(StageError::Interrupted) => {
-                if run.step > 0 {
+                if run.has_begun() {
                     run.save_interrupted(context)?;
                     context.message(format!("stopped after step {}; the state is saved", run.step));
                 }
@@ -141,28 +141,32 @@ fn facts(setup: &Setup, context: &Context) -> BTreeMap<String, String> {
 fn start(
     setup: &Setup,
     batches: &Batches,
-    initial: Option<Parameters>,
+    initial: Option<Initial>,
     ranks: &Ranks,
     context: &mut Context,
 ) -> Result<(State, Option<Trainer>), StageError> {
-    let expected = trainer(setup, batches, 0, 0);
+    let origin = setup.origin.step;
+    let expected = trainer(setup, batches, origin, 0);
     let shard = setup.strategy.shard(olmo_model::weights(&setup.config), ranks.rank(), ranks.size());
     let first_missing = first_missing_item(setup, context);
     let found = checkpoint::latest(context, &setup.config, &shard, &expected, first_missing)?;
     // From here on, the engine may remove states that are not used.
-    same_start(found.as_ref().map_or(0, |(state, _)| state.step), ranks)?;
+    same_start(found.as_ref().map_or(origin, |(state, _)| state.step), ranks)?;
     let earlier = context.request.items.get(checkpoint::PORT).cloned().unwrap_or_default();
     let labels = earlier.into_iter().filter_map(|item| item.label);
     let Some((state, trainer)) = found else {
         if labels.count() > 0 {
             // The run starts over, and so does the list.
-            context.event(&Event::Resumed { step: 0, port: checkpoint::PORT.into(), keep: Vec::new() });
+            context.event(&Event::Resumed { step: origin, port: checkpoint::PORT.into(), keep: Vec::new() });
         }
-        let parameters = match initial {
-            Some(parameters) => parameters,
-            None => Parameters::init(&setup.config, setup.seed).map_err(model_failure)?,
+        let learner = match initial {
+            Some(Initial { parameters, optimizer: Some(optimizer) }) => {
+                LearnerState::continued(parameters, shard, &optimizer)
+            }
+            Some(Initial { parameters, optimizer: None }) => LearnerState::new(parameters, shard),
+            None => LearnerState::new(Parameters::init(&setup.config, setup.seed).map_err(model_failure)?, shard),
         };
-        return Ok((State::new(parameters, shard), None));
+        return Ok((State::after(origin, learner), None));
     };
     let keep = labels.filter(|label| checkpoint::step_of(label).is_some_and(|step| step <= state.step)).collect();
     context.event(&Event::Resumed { step: state.step, port: checkpoint::PORT.into(), keep });
@@ -193,7 +197,7 @@ fn same_start(step: u64, ranks: &Ranks) -> Result<(), StageError> {
 /// missing.
 fn first_missing_item(setup: &Setup, context: &Context) -> u64 {
     let every = setup.save_interval.unwrap_or(setup.max_steps).max(1);
-    let mut due = (1..).map(|n: u64| n.saturating_mul(every).min(setup.max_steps));
+    let mut due = (setup.origin.step / every + 1..).map(|n: u64| n.saturating_mul(every).min(setup.max_steps));
     due.find(|step| *step == setup.max_steps || !has_item(context, *step)).unwrap_or(setup.max_steps)
 }
 
@@ -273,7 +277,7 @@ impl Run<'_> {
             if stop {
                 return Err(StageError::Interrupted);
             }
-            if save && self.step > 0 {
+            if save && self.has_begun() {
                 // A state is usable only if all checkpoints before it are saved.
                 self.saver.finish(context, &self.ranks)?;
                 self.save_interrupted(context)?;
@@ -283,17 +287,21 @@ impl Run<'_> {
         }
     }
 
+    fn has_begun(&self) -> bool {
+        self.step > self.setup.origin.step
+    }
+
     /// Whether something with interval `every` is due after the current step; it always is after
     /// the last.
     fn due(&self, every: Option<u64>) -> bool {
         let step = self.step;
-        step > 0 && (step == self.setup.max_steps || every.is_some_and(|every| step.is_multiple_of(every)))
+        self.has_begun() && (step == self.setup.max_steps || every.is_some_and(|every| step.is_multiple_of(every)))
     }
 
     fn after_step(&mut self, context: &mut Context) -> Result<(), StageError> {
         let setup = self.setup;
         if let Some(data) = &setup.eval_data
-            && (self.due(setup.eval_interval) || (self.step == 0 && setup.eval_on_startup))
+            && (self.due(setup.eval_interval) || (!self.has_begun() && setup.eval_on_startup))
             && !self.metrics.is_evaluated()
         {
             let (step, since) = (self.step, Instant::now());
@@ -565,9 +573,11 @@ impl Run<'_> {
         for what in self.learner.slowdown().into_iter().chain(self.report.straggler()) {
             context.warning(what);
         }
-        let skipped = state.step - state.learner.optimizer_steps;
+        let Origin { step, updates } = self.setup.origin;
+        let steps = state.step - step;
+        let skipped = steps - (state.learner.optimizer_steps - updates);
         if skipped > 0 {
-            context.warning(format!("{skipped} of {} steps had no labels and changed nothing", self.step));
+            context.warning(format!("{skipped} of {steps} steps had no labels and changed nothing"));
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Params of stage `train`. They use OLMo's names; [`Params::check`] covers what types cannot
 //! express.
 
-use olmo_model::{ActivationCheckpointing, ModelParams};
+use olmo_model::{ActivationCheckpointing, ModelParams, RopeScaling};
 use olmo_stage::compute::Device;
 use olmo_stage::compute_params::ComputeParams;
 use olmo_stage::rules::Finding;
@@ -26,6 +26,19 @@ pub struct Params {
     #[serde(default)]
     #[schemars(with = "ModelParams", extend("type" = ["object", "null"]))]
     pub model: Option<ModelParams>,
+    /// Also takes the optimizer's state from `init` (OLMo-core's name; OLMo's
+    /// `reset_optimizer_state: false`), which must be a checkpoint of OLMo with `optim.pt` or a step of
+    /// OLMo-core. Otherwise only its weights are used, with a new optimizer.
+    #[serde(default)]
+    pub load_optim_state: bool,
+    /// Also takes the step and the position in the data from `init` (OLMo-core's name; OLMo's
+    /// `reset_trainer_state: false`). Data, batch size and seed must be those of that run, and
+    /// `max_duration` counts from its first step.
+    #[serde(default)]
+    pub load_trainer_state: bool,
+    /// Changes the config of the weights in `init` for longer sequences; null: it stays as it is.
+    #[serde(default)]
+    pub context_extension: Option<ContextExtension>,
     /// Exact training length, in steps (`300steps`), epochs (`2ep`) or tokens (`1000000T`).
     #[schemars(regex(pattern = r"^[1-9][0-9]*(steps|ep|T)$"))]
     pub max_duration: String,
@@ -104,6 +117,22 @@ pub struct Params {
     #[serde(default = "default::console_log_interval")]
     #[schemars(range(min = 1), extend("x-key" = false))]
     pub console_log_interval: u64,
+}
+
+/// Longer sequences than those that the initial weights were trained with.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ContextExtension {
+    /// Maximum sequence length in tokens.
+    #[schemars(range(min = 1))]
+    pub max_sequence_length: usize,
+    /// Base of the rotary position embeddings; null: that of the weights.
+    #[serde(default)]
+    pub rope_theta: Option<f64>,
+    /// YaRN, in blocks with full attention; null: that of the weights, if they have any.
+    #[serde(default)]
+    #[schemars(with = "RopeScaling", extend("type" = ["object", "null"]))]
+    pub rope_scaling: Option<RopeScaling>,
 }
 
 /// Param `distributed_strategy`.

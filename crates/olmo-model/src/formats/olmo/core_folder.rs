@@ -1,4 +1,4 @@
-//! Reads and writes the folder of a step of OLMo-core's trainer, its weights only.
+//! Reads the folder of a step of OLMo-core's trainer, and writes one with weights only.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use olmo_pickle::distributed::{CheckpointWriter, MODEL_AND_OPTIM, Writer};
 use serde_json::json;
 
 use super::core_config;
+use super::training_state::{Done, KINDS, OptimizerState, TrainerState, whole_number};
 use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::formats::file_names::CONFIG_FILE;
@@ -16,7 +17,7 @@ use crate::formats::files::ModelFiles;
 use crate::formats::json::write_json;
 use crate::formats::parts::{Names, Part, no_extras};
 use crate::formats::stored_model::StoredModel;
-use crate::formats::tensors::{Tensors, checkpoint, distributed};
+use crate::formats::tensors::{SavedFile, Tensors, checkpoint, distributed};
 use crate::weight_source::{WeightSource, check_fit, read_encoded};
 use crate::weight_type::WeightType;
 
@@ -57,10 +58,7 @@ const NAMES: Names = Names {
 /// A file is missing or damaged, the config is invalid or unsupported, or a tensor is missing,
 /// unknown or misshapen.
 pub(crate) fn open_olmo_core(files: &Arc<ModelFiles>, reads: bool) -> Result<StoredModel, ModelError> {
-    let path = files.named(CONFIG_FILE);
-    let config = core_config::understand(&files.object(CONFIG_FILE)?)
-        .map_err(|problems| ModelError::NotUnderstood { path, problems })?;
-    config.validate()?;
+    let config = config_of_step(files)?;
     let tensors = distributed(files, &checkpoint(files)?, PREFIX);
     let tied = config.weight_tying;
     let judge = |name: &str, all: &Tensors| {
@@ -77,6 +75,60 @@ pub(crate) fn open_olmo_core(files: &Arc<ModelFiles>, reads: bool) -> Result<Sto
     };
     let parts = NAMES.parts(&config);
     StoredModel::new(files.shown(), config, parts, tensors, &judge)
+}
+
+fn config_of_step(files: &ModelFiles) -> Result<ModelConfig, ModelError> {
+    let path = files.named(CONFIG_FILE);
+    let config = core_config::understand(&files.object(CONFIG_FILE)?)
+        .map_err(|problems| ModelError::NotUnderstood { path, problems })?;
+    config.validate()?;
+    Ok(config)
+}
+
+/// The optimizer's state in a step of OLMo-core's trainer: `optim.state.NAME.exp_avg`, `exp_avg_sq` and
+/// `step` for each weight.
+///
+/// # Errors
+/// See [`open_olmo_core`]; also a step without the optimizer's state.
+pub(crate) fn optimizer_of_step(files: &Arc<ModelFiles>) -> Result<OptimizerState, ModelError> {
+    const STATE: &str = "optim.state.";
+    let config = config_of_step(files)?;
+    let mut tensors = distributed(files, &checkpoint(files)?, STATE);
+    if tensors.is_empty() {
+        let reason = "has the weights of a model alone, without the optimizer's state";
+        return Err(ModelError::folder(files.shown(), reason));
+    }
+    let mut of_kind = |kind: &str| {
+        let name = |key: &str| Some(format!("{PREFIX}{}", key.strip_prefix(STATE)?.strip_suffix(kind)?.strip_suffix('.')?));
+        let keys: Vec<(String, String)> =
+            tensors.keys().filter_map(|key| Some((key.clone(), name(key)?))).collect();
+        let taken = keys.into_iter().filter_map(|(key, name)| Some((name, tensors.remove(&key)?)));
+        taken.collect::<Tensors>()
+    };
+    // The tied head has the state of the embedding.
+    let judge = |name: &str, all: &Tensors| match name == HEAD && config.weight_tying {
+        true => Ok(()),
+        false => no_extras(name, all),
+    };
+    let kinds = KINDS.map(&mut of_kind);
+    OptimizerState::of(files.shown(), &config, || NAMES.parts(&config), kinds, &judge)
+}
+
+/// Where the run of a step of OLMo-core's trainer was, by its first rank.
+///
+/// # Errors
+/// `train/rank0.pt` is missing or damaged, or lacks a number.
+pub(crate) fn trainer_of_step(files: &Arc<ModelFiles>) -> Result<TrainerState, ModelError> {
+    const FIRST_RANK: &str = "train/rank0.pt";
+    let saved = SavedFile::open(files, FIRST_RANK)?;
+    let number = |keys: &[&str]| whole_number(&saved, keys);
+    Ok(TrainerState {
+        global_step: number(&["global_step"])?,
+        // Its first epoch is 1, and its order of that epoch is that of seed + 1.
+        epoch: number(&["data_loader", "epoch"])?.saturating_sub(1),
+        of_epoch: Done::Batches(number(&["data_loader", "batches_processed"])?),
+        seed: Some(number(&["data_loader", "seed"])? + 1),
+    })
 }
 
 /// Writes a step of OLMo-core's trainer with weights of type `dtype` and nothing else to `folder`,

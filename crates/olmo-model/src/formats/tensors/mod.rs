@@ -9,7 +9,7 @@ mod tensor;
 mod write;
 
 pub(super) use distributed::{checkpoint, distributed};
-pub(super) use pickled::state_dict;
+pub(super) use pickled::{SavedFile, state_dict};
 pub(super) use safetensors::safetensors;
 pub(super) use tensor::{OpenTensor, Tensor, Tensors};
 pub(super) use write::{Outgoing, write};
