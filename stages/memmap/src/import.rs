@@ -77,8 +77,8 @@ pub(crate) fn import(params: &MemmapParams, length: u64, context: &mut Context) 
         eos_token_id: special.eos_token_id,
         pad_token_id: special.pad_token_id,
     };
-    let mut writer =
-        MemmapWriter::with_options(&context.output("memmap")?, layout, params.options(length, special.vocab_size))?;
+    let options = params.options(length, special.vocab_size, context.request.threads);
+    let mut writer = MemmapWriter::with_options(&context.output("memmap")?, layout, options)?;
     let row = length as usize * dtype.bytes();
     let mut left_out = 0;
     for (file, path) in ids.iter().enumerate() {

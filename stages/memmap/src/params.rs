@@ -65,8 +65,9 @@ fn whole() -> Pack {
 }
 
 impl MemmapParams {
-    /// Writer options for rows of `sequence_length` ids from a vocabulary of `vocab_size`.
-    pub fn options(&self, sequence_length: u64, vocab_size: u32) -> MemmapOptions {
+    /// Writer options for rows of `sequence_length` ids from a vocabulary of `vocab_size`, with this
+    /// number of threads.
+    pub fn options(&self, sequence_length: u64, vocab_size: u32, threads: usize) -> MemmapOptions {
         let dtype = self.dtype.dtype();
         let width = dtype.unwrap_or(Dtype::for_vocabulary(vocab_size)).bytes() as u64;
         let rows = (self.file_mib << 20) / (sequence_length * width);
@@ -75,6 +76,7 @@ impl MemmapParams {
             rows_per_file: if self.file_mib == 0 { 0 } else { rows.max(1) },
             instance_filter: self.instance_filter,
             csv_boundaries: self.csv_boundaries,
+            beside: threads > 1,
         }
     }
 }

@@ -124,8 +124,8 @@ fn pack(
         eos_token_id: tokens.eos_token_id,
         pad_token_id: tokens.pad_token_id,
     };
-    let writer =
-        MemmapWriter::with_options(&context.output("memmap")?, layout, params.options(length, tokens.vocab_size));
+    let options = params.options(length, tokens.vocab_size, context.request.threads);
+    let writer = MemmapWriter::with_options(&context.output("memmap")?, layout, options);
     let writer = writer.map_err(|e| {
         let failed: StageError = e.into();
         failed.hint("set `dtype: auto` or `dtype: uint32`: larger ids would wrap around")

@@ -30,7 +30,7 @@ pub(super) const BATCH_ROWS: usize = 1024;
 const ROW_GROUP_ROWS: usize = 16 * BATCH_ROWS;
 /// Number of bytes, before compression, after which a row group ends early: it stays in memory
 /// until then.
-const ROW_GROUP_BYTES: usize = 16 << 20;
+const ROW_GROUP_BYTES: usize = 8 << 20;
 /// Number of row groups that are compressed at the same time, if more than one may be.
 const LANES: usize = 2;
 

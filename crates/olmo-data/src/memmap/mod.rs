@@ -1,6 +1,7 @@
 //! Rows of equal length in OLMo's raw layout: reading, writing, and packing documents into them.
 
 pub mod boundaries_csv;
+mod hashed_file;
 mod instance_filter;
 pub mod pack;
 mod reader;

@@ -2,13 +2,12 @@
 //! fill the rows.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 
-use olmo_base::{Digest, IoContext as _, WritebackFile};
+use olmo_base::{Digest, IoContext as _};
 
 use super::boundaries_csv::{self, CSV_BOUNDARIES};
+use super::hashed_file::HashedFile;
 use super::instance_filter::InstanceFilter;
 use super::reader::{BOUNDARIES, Dtype, INPUT_IDS, LABEL_MASK, MANIFEST, Manifest, shard_name};
 use crate::error::DataError;
@@ -26,31 +25,6 @@ pub struct Layout {
     pub pad_token_id: u32,
 }
 
-/// A file that is hashed while being written.
-struct HashedFile {
-    path: PathBuf,
-    file: BufWriter<WritebackFile>,
-    hasher: blake3::Hasher,
-}
-
-impl HashedFile {
-    fn create(path: PathBuf) -> Result<Self, DataError> {
-        let file = WritebackFile::new(File::create(&path).context(&path)?);
-        Ok(Self { file: BufWriter::with_capacity(1 << 18, file), path, hasher: blake3::Hasher::new() })
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> Result<(), DataError> {
-        self.hasher.update(bytes);
-        Ok(self.file.write_all(bytes).context(&self.path)?)
-    }
-
-    fn finish(mut self) -> Result<Digest, DataError> {
-        self.file.flush().context(&self.path)?;
-        let hex = self.hasher.finalize().to_hex();
-        Ok(Digest::from_hex(&hex).expect("blake3 writes 64 lower-case digits"))
-    }
-}
-
 /// Options of a memmap in addition to its [`Layout`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MemmapOptions {
@@ -62,6 +36,8 @@ pub struct MemmapOptions {
     pub instance_filter: Option<InstanceFilter>,
     /// Also writes `boundaries.csv.gz`, as Dolma and open-instruct do.
     pub csv_boundaries: bool,
+    /// Hashes and writes in threads of their own. The bytes are the same.
+    pub beside: bool,
 }
 
 /// Writes rows. The folder is not a memmap until [`MemmapWriter::finish`] has written
@@ -226,7 +202,7 @@ impl MemmapWriter {
     }
 
     fn new_file(&self, name: &str, shard: usize) -> Result<HashedFile, DataError> {
-        HashedFile::create(self.dir.join(shard_name(name, shard)))
+        HashedFile::create(&self.dir.join(shard_name(name, shard)), self.options.beside)
     }
 
     /// Writes the label masks of all rows so far, whose tokens are all targets.
@@ -272,7 +248,7 @@ impl MemmapWriter {
             truncated += 1;
         }
         self.boundaries.truncate(kept);
-        let mut boundaries = HashedFile::create(self.dir.join(BOUNDARIES))?;
+        let mut boundaries = HashedFile::create(&self.dir.join(BOUNDARIES), false)?;
         for start in &self.boundaries {
             boundaries.write(&start.to_le_bytes())?;
         }
