@@ -22,8 +22,8 @@ pub use config::{InitFnType, LayerNormType, MissingFields, ModelConfig, ModelPar
 pub use error::{CodedModelError, ModelError};
 pub use formats::{
     CONFIG_FILE, Done, OptimizerState, StoredModel, TrainerState, WEIGHTS_FILE, WeightComparison, compare_weights,
-    examine, examine_trainer_state, has_known_names, load, load_native, load_optimizer_state, load_trainer_state, map, open, read_config,
-    save_huggingface, save_native, save_olmo, save_olmo_core,
+    examine, examine_trainer_state, has_known_names, load, load_native, load_optimizer_state, load_trainer_state, map,
+    open, read_config, save_huggingface, save_native, save_olmo, save_olmo_core,
 };
 pub use layout::{ModelWeights, TensorSpec, trained, vectors, weights};
 pub use memory::{Computes, MemoryEstimate};

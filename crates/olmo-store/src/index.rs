@@ -223,7 +223,9 @@ impl<'s> Index<'s> {
         // The system finds a file faster by its place in an open folder than by its whole path.
         let files = self.store.files_of_shard::<N>(shard, "")?.into_iter();
         let (names, subjects): (Vec<N>, Vec<Subject>) = files
-            .filter_map(|(name, file)| Some((name, Subject { name: name.to_string(), metadata: file.metadata().ok()? })))
+            .filter_map(|(name, file)| {
+                Some((name, Subject { name: name.to_string(), metadata: file.metadata().ok()? }))
+            })
             .unzip();
         let group = format!("{}/{shard}", N::FOLDER);
         let rows = self.rows(&group, &subjects, |n| self.store.sharded(names[n]), |n| make(names[n]));

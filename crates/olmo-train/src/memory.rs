@@ -112,12 +112,25 @@ impl Need<'_> {
         available: u64,
     ) -> Option<(String, MemoryEstimate)> {
         let microbatch = microbatch.min(self.rows);
+        // GPUs have no such strategy yet.
+        let may_divide = self.ranks > 1 && self.strategy == Strategy::Ddp && self.computes == Computes::OnHost;
+        let divided = may_divide.then_some(Strategy::Zero1);
+        let strategies = [Some(self.strategy), divided].into_iter().flatten();
         let stronger = ActivationCheckpointing::ALL.into_iter().skip_while(|policy| *policy != checkpointing);
         let rows = |policy| (1..=microbatch).rev().map(move |rows| (policy, rows));
-        // Try smaller micro-batches first: they cost less time than recomputing blocks.
-        let found = stronger.flat_map(rows).find(|(policy, rows)| self.estimate(*policy, *rows).total() <= available);
-        let (policy, rows) = found?;
+        let with = |strategy| Need { strategy, ..*self };
+        // Dividing the moments costs no time; smaller micro-batches cost less than recomputing blocks.
+        let mut found = stronger
+            .flat_map(rows)
+            .flat_map(|(policy, rows)| strategies.clone().map(move |strategy| (strategy, policy, rows)));
+        let fits = |found: &(Strategy, ActivationCheckpointing, usize)| {
+            with(found.0).estimate(found.1, found.2).total() <= available
+        };
+        let (strategy, policy, rows) = found.find(fits)?;
         let mut changes = Vec::new();
+        if strategy != self.strategy {
+            changes.push("distributed_strategy: zero1".to_owned());
+        }
         if rows != microbatch {
             changes.push(format!("device_train_microbatch_size: {rows}"));
         }
@@ -125,7 +138,7 @@ impl Need<'_> {
             let word = serde_json::to_value(policy).ok()?;
             changes.push(format!("activation_checkpointing: {}", word.as_str()?));
         }
-        Some((changes.join(", "), self.estimate(policy, rows)))
+        Some((changes.join(", "), with(strategy).estimate(policy, rows)))
     }
 }
 
@@ -271,5 +284,19 @@ mod tests {
         assert!(change.contains("activation_checkpointing: "), "{change}");
         assert!(estimate.total() <= tight);
         assert!(need.way_out(none, 8, 1000).is_none());
+    }
+
+    #[test]
+    fn the_way_out_of_several_ranks_is_to_divide_the_moments() {
+        let config = config();
+        let need = Need { ranks: 2, ..need(&config, 512, 8) };
+        let none = ActivationCheckpointing::None;
+        let divided = Need { strategy: Strategy::Zero1, ..need };
+        let room = divided.estimate(none, 4).total();
+        assert_eq!(need.way_out(none, 4, room).unwrap().0, "distributed_strategy: zero1");
+        assert!(!divided.way_out(none, 4, room - 1).unwrap().0.contains("distributed_strategy"));
+        let on_gpu = Need { computes: Computes::OnGpu, ..need };
+        let change = on_gpu.way_out(none, 4, on_gpu.estimate(none, 4).total() - 1).unwrap().0;
+        assert!(!change.contains("distributed_strategy"), "{change}");
     }
 }

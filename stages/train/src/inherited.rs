@@ -42,13 +42,17 @@ pub(crate) fn position(
 ) -> Vec<Finding> {
     let step = state.global_step;
     let too_short = steps.filter(|steps| *steps <= step).map(|steps| {
-        let what = format!("the run of the initial weights had done {step} steps, but this run ends after step {steps}");
-        Finding::error("train::max_duration", "max_duration", what)
-            .hint("raise `max_duration`, which counts from the first step of that run, or set `load_trainer_state: false`")
+        let what =
+            format!("the run of the initial weights had done {step} steps, but this run ends after step {steps}");
+        Finding::error("train::max_duration", "max_duration", what).hint(
+            "raise `max_duration`, which counts from the first step of that run, or set `load_trainer_state: false`",
+        )
     });
     let other_seed = state.seed.filter(|seed| *seed != params.seed).map(|seed| {
-        let what = format!("the run of the initial weights had its rows in the order of `seed: {seed}`, not {}", params.seed);
-        Finding::error("train::position", "seed", what).hint(format!("set `seed: {seed}`, or `load_trainer_state: false`"))
+        let what =
+            format!("the run of the initial weights had its rows in the order of `seed: {seed}`, not {}", params.seed);
+        Finding::error("train::position", "seed", what)
+            .hint(format!("set `seed: {seed}`, or `load_trainer_state: false`"))
     });
     let per_epoch = (instances / rows.max(1)).max(1);
     let of_epoch = match state.of_epoch {

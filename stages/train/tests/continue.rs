@@ -76,7 +76,8 @@ impl Unbroken {
         };
         let of_weight = |(number, name): (usize, &&str)| {
             let shape = self.parameters.shape(name).unwrap();
-            let [exp_avg, exp_avg_sq] = self.moments.each_ref().map(|moments| tensor(moments.tensor(name).unwrap(), shape));
+            let [exp_avg, exp_avg_sq] =
+                self.moments.each_ref().map(|moments| tensor(moments.tensor(name).unwrap(), shape));
             let state = Item::dict([("step", tensor(&[4.0], &[])), ("exp_avg", exp_avg), ("exp_avg_sq", exp_avg_sq)]);
             (Item::Int(number as i64), state)
         };
@@ -113,9 +114,7 @@ impl Unbroken {
                 let name = name.strip_prefix("model.").unwrap();
                 writer.tensor(&format!("optim.state.{name}.{kind}"), DType::Float32, &shape, &bytes).unwrap();
                 if *kind == "exp_avg" {
-                    writer
-                        .tensor(&format!("optim.state.{name}.step"), DType::Float32, &[], &bytes_of(&[4.0]))
-                        .unwrap();
+                    writer.tensor(&format!("optim.state.{name}.step"), DType::Float32, &[], &bytes_of(&[4.0])).unwrap();
                 }
             }
         }
@@ -238,12 +237,16 @@ fn a_place_that_this_run_does_not_have_and_a_state_that_is_missing_are_refused()
 fn a_longer_context_is_part_of_the_model_and_said() {
     let unbroken = Unbroken::new();
     let init = unbroken.checkpoint_of_olmo(train_of_olmo(4, 1, 3));
-    let extension = json!({"max_sequence_length": 48, "rope_theta": 1e6, "rope_scaling": {"factor": 4.0, "old_context_len": 12}});
+    let extension =
+        json!({"max_sequence_length": 48, "rope_theta": 1e6, "rope_scaling": {"factor": 4.0, "old_context_len": 12}});
     let run = unbroken.from("longer", &init, json!({"context_extension": extension}));
     run.run().unwrap();
     let (config, _) = olmo_model::load(&run.dir.join("out/model")).unwrap();
     assert_eq!((config.max_sequence_length, config.rope_theta), (48, 1e6));
     assert_eq!(config.rope_scaling.unwrap().factor, 4.0);
     let said = said(&run.dir);
-    assert!(said.contains("max_sequence_length 12 to 48, rope_theta 500000 to 1000000, no scaling to YaRN of factor 4"), "{said}");
+    assert!(
+        said.contains("max_sequence_length 12 to 48, rope_theta 500000 to 1000000, no scaling to YaRN of factor 4"),
+        "{said}"
+    );
 }

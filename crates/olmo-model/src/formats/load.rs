@@ -91,8 +91,7 @@ fn trainer_state_in(files: ModelFiles) -> Result<TrainerState, ModelError> {
 }
 
 fn weights_alone(files: &ModelFiles) -> ModelError {
-    let reason =
-        "has weights alone; only checkpoints of OLMo and steps of OLMo-core have the state of an optimizer and a trainer";
+    let reason = "has weights alone; only checkpoints of OLMo and steps of OLMo-core have the state of an optimizer and a trainer";
     ModelError::folder(files.shown(), reason)
 }
 

@@ -22,7 +22,8 @@ pub use compare_weights::{WeightComparison, compare_weights};
 pub use file_names::{CONFIG_FILE, WEIGHTS_FILE};
 pub use huggingface::save_huggingface;
 pub use load::{
-    examine, examine_trainer_state, has_known_names, load, load_optimizer_state, load_trainer_state, map, open, read_config,
+    examine, examine_trainer_state, has_known_names, load, load_optimizer_state, load_trainer_state, map, open,
+    read_config,
 };
 pub use native::{load_native, save_native};
 pub use olmo::{Done, OptimizerState, TrainerState, save_olmo, save_olmo_core};

@@ -99,9 +99,9 @@ pub(crate) fn optimizer_of_step(files: &Arc<ModelFiles>) -> Result<OptimizerStat
         return Err(ModelError::folder(files.shown(), reason));
     }
     let mut of_kind = |kind: &str| {
-        let name = |key: &str| Some(format!("{PREFIX}{}", key.strip_prefix(STATE)?.strip_suffix(kind)?.strip_suffix('.')?));
-        let keys: Vec<(String, String)> =
-            tensors.keys().filter_map(|key| Some((key.clone(), name(key)?))).collect();
+        let name =
+            |key: &str| Some(format!("{PREFIX}{}", key.strip_prefix(STATE)?.strip_suffix(kind)?.strip_suffix('.')?));
+        let keys: Vec<(String, String)> = tensors.keys().filter_map(|key| Some((key.clone(), name(key)?))).collect();
         let taken = keys.into_iter().filter_map(|(key, name)| Some((name, tensors.remove(&key)?)));
         taken.collect::<Tensors>()
     };

@@ -8,8 +8,8 @@ mod native_config;
 mod native_folder;
 mod training_state;
 
-pub(super) use core_folder::{open_olmo_core, optimizer_of_step, trainer_of_step};
 pub use core_folder::save_olmo_core;
-pub(super) use native_folder::{open_olmo, optimizer_of_checkpoint, trainer_of_checkpoint};
+pub(super) use core_folder::{open_olmo_core, optimizer_of_step, trainer_of_step};
 pub use native_folder::save_olmo;
+pub(super) use native_folder::{open_olmo, optimizer_of_checkpoint, trainer_of_checkpoint};
 pub use training_state::{Done, OptimizerState, TrainerState};
