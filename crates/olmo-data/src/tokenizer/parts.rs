@@ -1,10 +1,10 @@
 //! [`Parts`]: a `tokenizer.json` whose vocabulary and merges, which are nearly all of it, stay text.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::fmt::{self, Write as _};
 
-use serde::de::{Deserializer as _, MapAccess, Visitor};
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
@@ -18,22 +18,7 @@ pub(super) struct Parts<'t> {
 
 impl<'t> Parts<'t> {
     pub(super) fn read(content: &'t [u8]) -> Result<Self, serde_json::Error> {
-        let mut parts: HashMap<Cow<'t, str>, &'t RawValue> = serde_json::from_slice(content)?;
-        let (mut vocabulary, mut merges) = (None, None);
-        let mut settings = Map::new();
-        if let Some(model) = parts.remove("model") {
-            let model = match serde_json::from_str::<HashMap<Cow<'t, str>, &'t RawValue>>(model.get()) {
-                Ok(mut model) => {
-                    (vocabulary, merges) = (model.remove("vocab"), model.remove("merges"));
-                    Value::Object(values(model)?)
-                }
-                // Not an object; the libraries say so.
-                Err(_) => serde_json::from_str(model.get())?,
-            };
-            settings.insert("model".into(), model);
-        }
-        settings.extend(values(parts)?);
-        Ok(Self { settings, vocabulary, merges })
+        serde_json::from_slice(content)
     }
 
     pub(super) fn setting(&self, name: &str) -> &Value {
@@ -69,10 +54,6 @@ impl<'t> Parts<'t> {
         text.push('}');
         Some(text)
     }
-}
-
-fn values(parts: HashMap<Cow<'_, str>, &RawValue>) -> Result<Map<String, Value>, serde_json::Error> {
-    parts.into_iter().map(|(name, value)| Ok((name.into_owned(), serde_json::from_str(value.get())?))).collect()
 }
 
 /// Merges as pairs: older files have one string for both halves, with a space between them. `None`
@@ -115,6 +96,67 @@ fn end_of_string(text: &str) -> Option<usize> {
         escaped = byte == b'\\' && !escaped;
         ends
     })
+}
+
+impl<'de> Deserialize<'de> for Parts<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(File)
+    }
+}
+
+/// Visits the members of the file. Those of its model are visited in turn, so that the vocabulary is
+/// passed over once.
+struct File;
+
+impl<'de> Visitor<'de> for File {
+    type Value = Parts<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a tokenizer")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
+        let mut parts = Parts { settings: Map::new(), vocabulary: None, merges: None };
+        while let Some(name) = map.next_key::<String>()? {
+            let value = match name.as_str() {
+                "model" => map.next_value_seed(Model(&mut parts))?,
+                _ => map.next_value()?,
+            };
+            parts.settings.insert(name, value);
+        }
+        Ok(parts)
+    }
+}
+
+/// Reads the model, of which only the vocabulary and the merges go into the parts.
+struct Model<'p, 't>(&'p mut Parts<'t>);
+
+impl<'de> DeserializeSeed<'de> for Model<'_, 'de> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Model<'_, 'de> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the model of a tokenizer")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Value, M::Error> {
+        let mut settings = Map::new();
+        while let Some(name) = map.next_key::<String>()? {
+            match name.as_str() {
+                "vocab" => self.0.vocabulary = Some(map.next_value()?),
+                "merges" => self.0.merges = Some(map.next_value()?),
+                _ => drop(settings.insert(name, map.next_value()?)),
+            }
+        }
+        Ok(Value::Object(settings))
+    }
 }
 
 /// Visits the tokens of a vocabulary.
