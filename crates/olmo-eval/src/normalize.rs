@@ -83,9 +83,9 @@ fn last_number(text: &str) -> Option<String> {
     let last = bytes.iter().rposition(u8::is_ascii_digit)?;
     let in_number = |byte: &u8| byte.is_ascii_digit() || matches!(byte, b'.' | b',');
     let mut start = bytes[..last].iter().rposition(|byte| !in_number(byte)).map_or(0, |before| before + 1);
-    // `..5` and `,5` begin with no part of a number.
-    while !bytes[start].is_ascii_digit() && !(bytes[start] == b'.' && bytes[start + 1].is_ascii_digit()) {
-        start += 1;
+    // A point belongs to the number unless more of them, or a comma, come before it.
+    if !(bytes[start] == b'.' && bytes[start + 1].is_ascii_digit()) {
+        start += bytes[start..].iter().take_while(|byte| !byte.is_ascii_digit()).count();
     }
     let negative = text[..start].ends_with('-') && !text[..start - 1].ends_with(|c: char| c.is_ascii_digit());
     let number: String = text[start..=last].chars().filter(|c| *c != ',').collect();
