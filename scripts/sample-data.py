@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the sample data in data/: conversations to train on, held-out ones, plain sentences.
+"""Makes the sample data in data/: conversations to train on, held-out ones also as requests, plain sentences.
 
     scripts/sample-data.py            write data/
     scripts/sample-data.py --check    compare with the committed files, write nothing
@@ -330,6 +330,34 @@ def sentences(r, numbers, held):
     return r.shuffled(lines)
 
 
+def requests(held_rows):
+    """The held-out conversations of three families as requests (olmo-eval's serialized task), by family."""
+    tasks = {"larger": [], "category": [], "repeat": []}
+    for row in held_rows:
+        if row["dataset"] not in tasks:
+            continue
+        messages, answer = row["messages"][:-1], row["messages"][-1]["content"]
+        question = messages[-1]["content"]
+        choices = {
+            "larger": re.findall("[0-9]+", question),
+            "category": question.split(": ")[-1][:-1].split(", "),
+            "repeat": None,
+        }[row["dataset"]]
+        how = {"max_gen_toks": 16} if choices is None else {"gold_idx": choices.index(answer)}
+        tasks[row["dataset"]].append({
+            "doc_id": len(tasks[row["dataset"]]),
+            "question": question,
+            "gold_answers": [answer],
+            "choices": choices,
+            "metadata": dict(how, id=row["id"]),
+            "request_type": "chat" if choices is None else "loglikelihood",
+            "prompt": None,
+            "messages": messages,
+            "continuations": choices,
+        })
+    return tasks
+
+
 def make():
     r = Random(SEED)
     # Numbers of held-out successor questions occur nowhere else, neither do their answers.
@@ -351,6 +379,7 @@ def make():
         return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
     return {
+        **{"requests/%s.jsonl" % task: lines(rows) for task, rows in requests(held_rows).items()},
         "tulu-sample.jsonl": lines(sample),
         "tulu-heldout.jsonl": lines(held_rows),
         "sentences.txt": "".join(line + "\n" for line in text),
@@ -366,7 +395,7 @@ def main():
     for name, text in make().items():
         path = data / name
         if not check:
-            data.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(text.encode("utf-8"))
         elif not path.exists() or path.read_bytes() != text.encode("utf-8"):
             differ.append(name)

@@ -154,11 +154,12 @@ fn every_dependency_has_a_licence_that_permits_its_use() {
 }
 
 /// The crates below the engine and the stages, each with the workspace crates that it may use.
-const LAYERS: [(&str, &[&str]); 10] = [
+const LAYERS: [(&str, &[&str]); 11] = [
     ("olmo-base", &[]),
     ("olmo-stage", &["olmo-base", "olmo-dist"]),
     ("olmo-data", &["olmo-base"]),
     ("olmo-dist", &["olmo-base"]),
+    ("olmo-eval", &["olmo-base"]),
     ("olmo-pickle", &["olmo-base"]),
     ("olmo-remote", &["olmo-base", "olmo-pickle"]),
     ("olmo-store", &["olmo-base", "olmo-stage"]),

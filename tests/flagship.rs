@@ -335,4 +335,7 @@ fn every_experiment_and_pipeline_that_ships_is_valid() {
     for profile in ["local", "smoke"] {
         bench.succeeds(&["validate", EXPERIMENT, "--profile", profile]);
     }
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/experiments/evaluate.yaml");
+    let model = concat!("params.model=", env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/eval/tiny/olmo2");
+    assert!(bench.succeeds(&["validate", file, "--set", model]).contains("no errors"));
 }

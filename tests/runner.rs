@@ -8,6 +8,7 @@ mod chat;
 mod data;
 mod dependencies;
 mod docs;
+mod evaluation;
 mod finetune;
 mod flagship;
 mod formats;

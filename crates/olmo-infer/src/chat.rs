@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use olmo_data::{Chat, ChatError, Conversation, Message, Role, SpecialTokens, TextTokenizer};
+use olmo_data::{Chat, ChatError, Conversation, DataError, Message, Role, SpecialTokens, TextTokenizer};
 use olmo_model::{ModelConfig, VocabularyMismatch};
 use olmo_stage::StageError;
 
@@ -51,9 +51,59 @@ impl ChatModel {
         }
     }
 
+    /// Rejects a template that cannot ask for an answer: it writes text before an answer, but not
+    /// when it is asked for a prompt.
+    ///
+    /// # Errors
+    /// `template`, after the name of the stage.
+    pub fn check_prompt(&self) -> Result<(), StageError> {
+        let Some(missing) = self.chat.missing_prompt() else { return Ok(()) };
+        let what = format!(
+            "the chat template writes `{}` before an answer, but has no generation prompt, so the model would not answer",
+            missing.escape_debug()
+        );
+        let code = format!("{}::template", self.stage);
+        Err(StageError::fail(&code, what)
+            .hint("write it in the template under `{% if add_generation_prompt %}`, or use another template"))
+    }
+
+    /// The ids of `text`. Strings of added tokens become those tokens; nothing is added.
+    ///
+    /// # Errors
+    /// The tokenizer cannot encode it.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, DataError> {
+        self.tokenizer.encode_text(text)
+    }
+
+    /// The token that stands for an empty context: bos, or eos if the tokenizer has no bos.
+    ///
+    /// # Errors
+    /// The tokenizer cannot encode its bos token.
+    pub fn prefix_token(&self) -> Result<u32, DataError> {
+        let special = self.tokenizer.special();
+        let bos = special.bos_token.as_deref().map(|bos| self.tokenizer.encode_text(bos)).transpose()?;
+        Ok(match bos.as_deref() {
+            Some([bos]) => *bos,
+            _ => special.eos_token_id,
+        })
+    }
+
+    /// Ids of the tokens that end a text.
+    pub fn end_of_text_ids(&self) -> Vec<u32> {
+        vec![self.tokenizer.special().eos_token_id]
+    }
+
     /// Ids of the stop tokens.
     pub fn stop_token_ids(&self) -> Vec<u32> {
         self.chat.stop_token_ids()
+    }
+
+    /// The text of a conversation, followed by the header of the assistant's answer.
+    ///
+    /// # Errors
+    /// The template rejects the conversation.
+    pub fn prompt_text(&self, conversation: &Conversation) -> Result<String, StageError> {
+        self.chat.prompt(conversation).map_err(|error| template_error(self.stage, &error))
     }
 
     /// The ids of a conversation, followed by the header of the assistant's answer.
@@ -61,8 +111,7 @@ impl ChatModel {
     /// # Errors
     /// The template rejects the conversation, or renders nothing.
     pub fn prompt(&self, conversation: &Conversation) -> Result<Vec<u32>, StageError> {
-        let text = self.chat.prompt(conversation).map_err(|error| template_error(self.stage, &error))?;
-        let ids = self.tokenizer.encode_text(&text)?;
+        let ids = self.tokenizer.encode_text(&self.prompt_text(conversation)?)?;
         if ids.is_empty() {
             let code = format!("{}::template", self.stage);
             return Err(StageError::fail(&code, "the chat template renders the prompt as empty text"));

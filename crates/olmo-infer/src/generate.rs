@@ -29,18 +29,37 @@ struct Active {
     last: u32,
 }
 
-/// The continuation of each prompt: only the new tokens, without the stop token.
+/// The continuation of each prompt: only the new tokens, without the stop token. See
+/// [`generate_until`].
+///
+/// # Errors
+/// See [`generate_until`].
+pub fn generate(
+    model: &dyn LanguageModel,
+    prompts: &[Vec<u32>],
+    options: &GenerateOptions,
+) -> Result<Vec<Vec<u32>>, ModelError> {
+    generate_until(model, prompts, options, &mut |_, _| Ok(false))
+}
+
+/// Whether an answer is complete: called with the index of its prompt and its tokens so far.
+pub type IsComplete<'a> = dyn FnMut(usize, &[u32]) -> Result<bool, ModelError> + 'a;
+
+/// The continuation of each prompt: only the new tokens, without the stop token. An answer also ends
+/// after a token for which `is_complete` is true.
 ///
 /// On a CPU, an answer depends only on its own prompt (and, if sampled, on its index), not on other
 /// prompts or the number of threads. Ids at or above `vocab_size` are never generated, even if the
 /// embedding has more rows.
 ///
 /// # Errors
-/// An empty prompt, an id not below `vocab_size`, or logits that are not finite.
-pub fn generate(
+/// An empty prompt, an id not below `vocab_size`, logits that are not finite, or an error of
+/// `is_complete`.
+pub fn generate_until(
     model: &dyn LanguageModel,
     prompts: &[Vec<u32>],
     options: &GenerateOptions,
+    is_complete: &mut IsComplete<'_>,
 ) -> Result<Vec<Vec<u32>>, ModelError> {
     let config = model.config();
     for (index, prompt) in prompts.iter().enumerate() {
@@ -62,7 +81,8 @@ pub fn generate(
             return Ok(None);
         }
         answer.push(next);
-        Ok((answer.len() < room(prompt)).then_some(next))
+        let ends = answer.len() >= room(prompt) || is_complete(prompt, answer)?;
+        Ok((!ends).then_some(next))
     };
     loop {
         let new: Vec<usize> = waiting.drain(..waiting.len().min(AT_ONCE - active.len())).collect();

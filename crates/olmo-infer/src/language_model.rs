@@ -10,8 +10,9 @@ pub trait LanguageModel: Send + Sync {
     /// No sequences yet; they are continued together.
     fn sequences(&self) -> Box<dyn Sequences + '_>;
 
-    /// The log-likelihood of each request's continuation, in order. On a CPU, a result depends only
-    /// on its own request.
+    /// The log-likelihood of each request's continuation, in order. On a CPU, tokens that several
+    /// requests begin with are computed once, and a result depends only on its own request: with the
+    /// backend `flex`, to the bit, whichever requests it is computed with.
     ///
     /// # Errors
     /// A request has no context or no continuation, or is longer than the model's sequence, or a
@@ -55,6 +56,14 @@ pub struct Request {
     pub context: Vec<u32>,
     /// The tokens whose probability is asked: at least one.
     pub continuation: Vec<u32>,
+}
+
+impl Request {
+    /// The tokens that the model reads: all but the last one, which is only predicted.
+    pub(crate) fn input(&self) -> impl Iterator<Item = u32> + '_ {
+        let length = self.context.len() + self.continuation.len() - 1;
+        self.context.iter().chain(&self.continuation).take(length).copied()
+    }
 }
 
 /// The log-likelihood of a continuation.

@@ -13,7 +13,7 @@ mod sampling;
 mod streamed;
 
 pub use chat::{ChatModel, check_tokenizer};
-pub use generate::{GenerateOptions, generate};
+pub use generate::{GenerateOptions, IsComplete, generate, generate_until};
 pub use language_model::{LanguageModel, Loglikelihood, Request, Sequences};
 #[cfg(feature = "libtorch")]
 pub use open::of_matrices_on;

@@ -5,13 +5,17 @@ use std::sync::Arc;
 
 use olmo_model::{ModelConfig, ModelError, ModelWeights, Ropes};
 use olmo_ops::inference::{self, Score};
-use olmo_ops::{BlockConfig, Decoder, Life, Placed, Rope};
+use olmo_ops::{BlockConfig, Decoder, Life, Placed, Rope, TokenTree};
 use rayon::prelude::*;
 
 use crate::language_model::{LanguageModel, Loglikelihood, Request, Sequences};
 
 /// Maximum number of tokens in rows that are computed together, padding included.
 const MOST_TOKENS: usize = 1 << 14;
+
+/// Maximum number of floats of the activations of a tree of tokens, beyond those of its first
+/// sequence: 256 MiB.
+const MOST_FLOATS: usize = 1 << 26;
 
 /// Rotary tables grow by this number of positions, so they are rarely rebuilt.
 const POSITIONS: usize = 256;
@@ -98,9 +102,8 @@ impl<D: Decoder> OnDevice<D> {
         if D::PADS { groups.into_iter().map(work).collect() } else { groups.into_par_iter().map(work).collect() }
     }
 
-    /// The residual stream after all blocks, `[rows * sequence, d_model]`.
-    fn hidden(&self, ids: &[u32], shape: [usize; 2]) -> D::Array {
-        let positions = self.row_positions(shape);
+    /// The residual stream after all blocks, `[tokens, d_model]`.
+    fn hidden(&self, ids: &[u32], positions: &BlockPositions<D>) -> D::Array {
         let mut hidden = self.device.embed(&self.weights.embedding, ids);
         for (layer, (config, weights)) in self.blocks.iter().zip(&self.weights.blocks).enumerate() {
             hidden = inference::forward(&self.device, config, weights, positions.of(layer), &hidden);
@@ -123,23 +126,39 @@ impl<D: Decoder> OnDevice<D> {
         self.config.check_ids(ids, 1, ids.len()).map_err(named)
     }
 
-    /// The scores of the continuations of some requests.
-    fn score(&self, requests: &[Request]) -> Vec<Loglikelihood> {
-        // The last token is only predicted.
-        let length = |request: &Request| request.context.len() + request.continuation.len() - 1;
-        let longest = requests.iter().map(length).max().unwrap_or(0);
-        let texts = requests
-            .iter()
-            .map(|request| request.context.iter().chain(&request.continuation).take(length(request)).copied());
-        let ids = padded(texts, longest);
-        let (mut rows, mut targets) = (Vec::new(), Vec::new());
-        for (row, Request { context, continuation }) in requests.iter().enumerate() {
-            let start = row * longest + context.len() - 1;
-            rows.extend(start..start + continuation.len());
-            targets.extend_from_slice(continuation);
-        }
-        let hidden = self.hidden(&ids, [requests.len(), longest]);
-        let hidden = self.device.rows(&hidden, self.config.d_model, &rows);
+    /// The scores of the continuations of some requests, in padded rows.
+    fn score_rows(&self, requests: &[Request]) -> Vec<Loglikelihood> {
+        let longest = requests.iter().map(|request| request.input().count()).max().unwrap_or(0);
+        let ids = padded(requests.iter().map(Request::input), longest);
+        let rows = requests.iter().enumerate().flat_map(|(row, request)| {
+            let first = row * longest + request.context.len() - 1;
+            first..first + request.continuation.len()
+        });
+        let rows: Vec<usize> = rows.collect();
+        let hidden = self.hidden(&ids, &self.row_positions([requests.len(), longest]));
+        self.score(requests, &hidden, &rows)
+    }
+
+    /// The scores of the continuations of some requests, which are in the order of their inputs. A
+    /// token that several of them begin with is computed once.
+    fn score_tree(&self, requests: &[Request], inputs: &[Vec<u32>]) -> Vec<Loglikelihood> {
+        let sequences: Vec<&[u32]> = inputs.iter().map(Vec::as_slice).collect();
+        let tree = Arc::new(TokenTree::new(&sequences));
+        let positions = self.positions(tree.longest(), |rope| {
+            self.device.tree_positions(rope, &tree).expect("a device that does not pad computes trees")
+        });
+        let rows =
+            requests.iter().enumerate().flat_map(|(index, request)| tree.rows_from(index, request.context.len() - 1));
+        let rows: Vec<usize> = rows.collect();
+        let hidden = self.hidden(tree.ids(), &positions);
+        self.score(requests, &hidden, &rows)
+    }
+
+    /// The scores of the continuations of some requests, whose tokens are predicted at `rows` of the
+    /// residual stream.
+    fn score(&self, requests: &[Request], hidden: &D::Array, rows: &[usize]) -> Vec<Loglikelihood> {
+        let targets: Vec<u32> = requests.iter().flat_map(|request| request.continuation.iter().copied()).collect();
+        let hidden = self.device.rows(hidden, self.config.d_model, rows);
         let normed = self.final_norm(&self.device, &hidden);
         let mut scores = self.device.score(&normed, &self.weights.head, &targets).into_iter();
         let mut of = |request: &Request| {
@@ -150,6 +169,35 @@ impl<D: Decoder> OnDevice<D> {
             }
         };
         requests.iter().map(&mut of).collect()
+    }
+
+    /// Number of tokens of a tree that may be computed together, beyond those of its first sequence.
+    fn tree_tokens(&self) -> usize {
+        let block = &self.blocks[0];
+        let width = 4 * block.d_model + 2 * block.qkv_width() + 3 * block.mlp_width;
+        (MOST_FLOATS / width.max(1)).clamp(1, MOST_TOKENS)
+    }
+
+    /// Groups of sorted sequences whose trees have at most as many tokens as are computed together.
+    fn tree_groups(&self, inputs: &[Vec<u32>]) -> Vec<Range<usize>> {
+        let most = self.tree_tokens();
+        let (mut groups, mut start, mut room) = (Vec::new(), 0, 0);
+        for (index, input) in inputs.iter().enumerate() {
+            let known = if index == start { 0 } else { common(&inputs[index - 1], input) };
+            let new = input.len() - known;
+            if index > start && new > room {
+                groups.push(start..index);
+                (start, room) = (index, most);
+            } else if index == start {
+                room = most;
+            } else {
+                room -= new;
+            }
+        }
+        if start < inputs.len() {
+            groups.push(start..inputs.len());
+        }
+        groups
     }
 }
 
@@ -183,21 +231,32 @@ impl<D: Decoder> LanguageModel for OnDevice<D> {
             self.check(what, context)?;
             self.check(what, continuation)?;
         }
-        // Requests of similar length are computed together, so that little is padded.
-        let length = |index: &usize| requests[*index].context.len() + requests[*index].continuation.len();
         let mut order: Vec<usize> = (0..requests.len()).collect();
-        order.sort_by_key(length);
-        let sorted: Vec<Request> = order.iter().map(|&index| requests[index].clone()).collect();
-        let lengths: Vec<usize> = order.iter().map(length).collect();
-        let scores = Self::each_group(self.groups(&lengths), |group| self.score(&sorted[group]));
-        let mut results: Vec<(usize, Loglikelihood)> = order.into_iter().zip(scores.into_iter().flatten()).collect();
+        let scores: Vec<Loglikelihood> = if D::PADS {
+            // Requests of similar length are computed together, so that little is padded.
+            let length = |index: &usize| requests[*index].input().count();
+            order.sort_by_key(length);
+            let sorted: Vec<Request> = order.iter().map(|&index| requests[index].clone()).collect();
+            let groups = self.groups(&order.iter().map(length).collect::<Vec<_>>());
+            groups.into_iter().flat_map(|group| self.score_rows(&sorted[group])).collect()
+        } else {
+            // Requests that begin alike are computed together.
+            let inputs: Vec<Vec<u32>> = requests.iter().map(|request| request.input().collect()).collect();
+            order.sort_by(|a, b| inputs[*a].cmp(&inputs[*b]));
+            let sorted: Vec<Request> = order.iter().map(|&index| requests[index].clone()).collect();
+            let inputs: Vec<Vec<u32>> = order.iter().map(|&index| inputs[index].clone()).collect();
+            let groups = self.tree_groups(&inputs);
+            groups.into_iter().flat_map(|group| self.score_tree(&sorted[group.clone()], &inputs[group])).collect()
+        };
+        let mut results: Vec<(usize, Loglikelihood)> = order.into_iter().zip(scores).collect();
         results.sort_by_key(|(index, _)| *index);
         Ok(results.into_iter().map(|(_, result)| result).collect())
     }
 
     fn logits(&self, input_ids: &[u32], batch: usize, sequence: usize) -> Result<Vec<f32>, ModelError> {
         self.config.check_ids(input_ids, batch, sequence)?;
-        Ok(self.logits_of(&self.device, &self.hidden(input_ids, [batch, sequence])))
+        let hidden = self.hidden(input_ids, &self.row_positions([batch, sequence]));
+        Ok(self.logits_of(&self.device, &hidden))
     }
 }
 
@@ -280,6 +339,11 @@ impl<D: Decoder> Sequences for Running<'_, D> {
         }
         self.positions = sequences.iter().map(|&sequence| self.positions[sequence]).collect();
     }
+}
+
+/// Number of tokens with which both texts begin.
+fn common(a: &[u32], b: &[u32]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
 /// Rows of `length` ids: each text, padded with id 0.

@@ -197,6 +197,38 @@ fn on_the_host_company_threads_and_bf16_files_change_no_bit() {
 }
 
 #[test]
+fn a_log_likelihood_has_the_same_bits_in_any_company_with_any_threads() {
+    for (variant, config) in configs() {
+        let parameters = weights(&config);
+        let model = of_parameters(&config, &parameters).expect("a model");
+        // Choices of the same context, contexts that begin alike, equal requests, and others.
+        let mut requests = Vec::new();
+        for (shared, length) in [(0, 30), (29, 40), (29, 33), (10, 50), (1, 4)] {
+            let mut context = text(shared, 1);
+            context.extend(text(length - shared, length));
+            for choice in 0..4 {
+                requests.push(Request { context: context.clone(), continuation: text(1 + choice * 2, choice) });
+            }
+            requests.push(requests[requests.len() - 1].clone());
+        }
+        let bits = |scores: Vec<olmo_infer::Loglikelihood>| -> Vec<Vec<u32>> {
+            scores.iter().map(|score| score.tokens.iter().map(|token| token.to_bits()).collect()).collect()
+        };
+        let together = bits(model.loglikelihood(&requests).expect("scores"));
+        let alone: Vec<Vec<u32>> = requests
+            .iter()
+            .flat_map(|request| bits(model.loglikelihood(std::slice::from_ref(request)).expect("a score")))
+            .collect();
+        assert!(together == alone, "{variant}");
+        for threads in [1, 3] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
+            let scores = pool.install(|| model.loglikelihood(&requests)).expect("scores");
+            assert!(bits(scores) == together, "{variant}, {threads} threads");
+        }
+    }
+}
+
+#[test]
 fn logits_before_a_changed_token_stay_the_same_bits() {
     for changes in [json!({}), json!({"norm_after": false, "attention_layer_norm": false, "weight_tying": true})] {
         let config = config(changes);

@@ -6,6 +6,7 @@ use crate::config::BlockConfig;
 use crate::device::Device;
 use crate::linear::Linear;
 use crate::rope::Rope;
+use crate::tree::TokenTree;
 
 /// The probability of a token.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -33,6 +34,10 @@ pub trait Decoder: Device {
 
     /// Positions of one token of each of some sequences.
     fn next_positions(&self, rope: &Arc<Rope>, positions: &[usize]) -> Self::Positions;
+
+    /// Positions of the tokens of a tree. A token's result depends only on the tokens before it in
+    /// its sequences. `None`: the device computes whole rows only.
+    fn tree_positions(&self, rope: &Arc<Rope>, tree: &Arc<TokenTree>) -> Option<Self::Positions>;
 
     /// The rows of `array` with these indices.
     fn rows(&self, array: &Self::Array, width: usize, rows: &[usize]) -> Self::Array;

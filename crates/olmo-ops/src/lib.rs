@@ -28,6 +28,7 @@ pub mod inference;
 mod linear;
 mod matrix;
 mod rope;
+mod tree;
 
 pub use autodiff::{block, embed, embed_backward, head_loss, norm};
 pub use carrier::Carrier;
@@ -39,3 +40,4 @@ pub use global_norm::{NORM_CHUNK, clip_coefficient, global_norm, norm_of, square
 pub use linear::{Linear, Trained, Weight};
 pub use matrix::{Elements, MappedBytes, Matrices, Matrix, Plain};
 pub use rope::{Placed, Places, Rope, RopeConfig, RopeScaling, Yarn};
+pub use tree::TokenTree;

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::paired::{self, Paired};
 use crate::run as engine;
 use crate::run::Row;
 use crate::store::Store;
@@ -31,6 +32,15 @@ pub(crate) struct Compare {
     /// Print only the first K rows.
     #[arg(long, value_name = "K")]
     top: Option<usize>,
+    /// Compare the answers to this task instance by instance, each evaluation with the first one.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["min", "max", "top"])]
+    task: Option<String>,
+    /// With `--task`, only evaluations by this stage, all items of it; may be repeated.
+    #[arg(long, value_name = "NAME", requires = "task")]
+    stage: Vec<String>,
+    /// With `--task`, seed of the intervals' bootstrap.
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "task")]
+    seed: u64,
     /// Print every value and metric of every row as JSON.
     #[arg(long)]
     json: bool,
@@ -39,6 +49,11 @@ pub(crate) struct Compare {
 impl Compare {
     pub(crate) fn run(self, store: &Store) -> Result<Exit, Problem> {
         let ids = self.runs.iter().map(|text| engine::find(store, text)).collect::<Result<Vec<_>, _>>()?;
+        if let Some(task) = &self.task {
+            let evaluations = engine::evaluations(store, &ids, &self.stage)?;
+            let question = Paired { task, metrics: &self.metric, seed: self.seed };
+            return paired::compare(&evaluations, &question, self.json);
+        }
         let mut rows = engine::rows(store, &ids)?;
         // Columns come from all rows, even if only the top ones are printed.
         let values = engine::differing(&rows);

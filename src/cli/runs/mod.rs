@@ -3,5 +3,6 @@
 mod compare;
 mod logs;
 mod manage;
+mod paired;
 
 pub(super) use manage::Runs;

@@ -5,6 +5,7 @@ mod compare;
 mod environment;
 mod folder;
 mod follow;
+mod predictions;
 mod state;
 mod variables;
 
@@ -16,5 +17,6 @@ pub use folder::{
     set_damaged_records_aside, verify,
 };
 pub use follow::{Attached, LogFile, attach, cancel, log_files, remove};
+pub use predictions::{Evaluation, evaluations};
 pub use state::{InstanceState, RunState, RunStatus, StageState, Status, folder, list, logs, show};
 pub(super) use variables::hide;

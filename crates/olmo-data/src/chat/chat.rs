@@ -103,6 +103,13 @@ impl Chat {
         Ok(self.template.write(conversation, true)?.text)
     }
 
+    /// The text that the template writes before an answer, but not when it is asked for a prompt
+    /// (`add_generation_prompt`). `None` if prompts are complete. A model cannot tell from an
+    /// incomplete prompt that it should answer.
+    pub fn missing_prompt(&self) -> Option<&str> {
+        Some(self.probe.missing.as_str()).filter(|missing| !missing.is_empty())
+    }
+
     /// The template, if it is built in. It renders as [`Chat::render`] does.
     pub fn built_in(&self) -> Option<Template> {
         self.built_in

@@ -13,6 +13,9 @@ pub(super) struct Probe {
     pub generation_prompt: String,
     /// The template's own text between a question and its answer.
     pub before_answer: String,
+    /// The part of the text before an answer that a prompt for it lacks; empty if only whitespace is
+    /// missing.
+    pub missing: String,
     /// The template's own text after the last answer.
     after_last: String,
     /// The template's own text between an answer and the next question, if it writes any.
@@ -88,6 +91,8 @@ impl Probe {
             let (a, b) = (without.text.as_bytes(), with.text.as_bytes());
             let common = a.iter().zip(b).take_while(|(a, b)| a == b).count();
             probe.generation_prompt = with.text.get(common..).unwrap_or_default().to_owned();
+            let missing = one.text[..answer].strip_prefix(with.text.as_str()).unwrap_or_default();
+            probe.missing = missing.trim().to_owned();
         }
         Ok(probe)
     }

@@ -15,6 +15,7 @@ use crate::config::BlockConfig;
 use crate::decoder::{Decoder, Score};
 use crate::linear::Linear;
 use crate::rope::Rope;
+use crate::tree::TokenTree;
 
 /// Keys and values of some sequences.
 #[derive(Debug, Default)]
@@ -60,6 +61,11 @@ impl Decoder for Cpu {
             "the rotary tables reach every position"
         );
         Positions::Each { rope: rope.clone(), positions: positions.to_vec() }
+    }
+
+    fn tree_positions(&self, rope: &Arc<Rope>, tree: &Arc<TokenTree>) -> Option<Positions> {
+        assert!(tree.longest() <= rope.positions(), "the rotary tables reach every position");
+        Some(Positions::Tree { rope: rope.clone(), tree: tree.clone(), positions: tree.positions() })
     }
 
     fn rows(&self, array: &Array, width: usize, rows: &[usize]) -> Array {

@@ -15,6 +15,7 @@ use crate::device::{Device, HeadOutput, Life, QkNorms};
 use crate::linear::{Linear, Weight};
 use crate::matrix::{Matrices, MatrixView};
 use crate::rope::{Placed, Places, Rope};
+use crate::tree::TokenTree;
 
 /// The host, in f32, with the weights of a model.
 #[derive(Clone, Debug)]
@@ -122,6 +123,8 @@ pub enum Positions {
     Rows { placed: Placed, sequence: usize },
     /// One token of each of some sequences.
     Each { rope: Arc<Rope>, positions: Vec<usize> },
+    /// The tokens of a tree, and their positions.
+    Tree { rope: Arc<Rope>, tree: Arc<TokenTree>, positions: Vec<usize> },
 }
 
 impl Positions {
@@ -129,6 +132,7 @@ impl Positions {
         match self {
             Positions::Rows { placed, sequence } => placed.places(*sequence),
             Positions::Each { .. } => unreachable!("single tokens have the attention of `Decoder`"),
+            Positions::Tree { .. } => unreachable!("a tree has no rows, and no backward pass"),
         }
     }
 }
@@ -244,7 +248,7 @@ impl Device for Cpu {
                 let position = |row: usize| row % sequence;
                 qkv::forward(config, &placed.rope, position, raw, norms, &mut heads);
             }
-            Positions::Each { rope, positions } => {
+            Positions::Each { rope, positions } | Positions::Tree { rope, positions, .. } => {
                 qkv::forward(config, rope, |row| positions[row], raw, norms, &mut heads);
             }
         }
@@ -275,6 +279,10 @@ impl Device for Cpu {
     fn attention(&self, config: &BlockConfig, positions: &Positions, heads: &Array) -> Attended {
         let rows = heads.len() / config.qkv_width();
         let mut output = Array::scratch(rows * config.query_width());
+        if let Positions::Tree { tree, .. } = positions {
+            attention::tree_forward(config, tree, heads, &mut output);
+            return Attended { output, lse: Buffer::new(0) };
+        }
         let mut lse = Buffer::new(rows * config.n_heads);
         attention::forward(self.compute, config, &positions.places(), heads, &mut output, &mut lse);
         Attended { output, lse }

@@ -9,6 +9,7 @@ use crate::config::BlockConfig;
 use crate::decoder::{Decoder, Score};
 use crate::linear::Linear;
 use crate::rope::Rope;
+use crate::tree::TokenTree;
 
 /// Keys and values, `[sequences, room, kv]` each. Places that a sequence has not reached hold
 /// arbitrary values.
@@ -52,6 +53,10 @@ impl Decoder for Cuda {
 
     fn next_positions(&self, rope: &Arc<Rope>, positions: &[usize]) -> Tables {
         self.next_tables(rope, positions)
+    }
+
+    fn tree_positions(&self, _: &Arc<Rope>, _: &Arc<TokenTree>) -> Option<Tables> {
+        None
     }
 
     fn rows(&self, array: &Tensor, _: usize, rows: &[usize]) -> Tensor {

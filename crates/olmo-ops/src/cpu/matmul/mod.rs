@@ -9,6 +9,7 @@ mod rows;
 #[cfg(target_arch = "x86_64")]
 mod vector;
 
+pub(super) use compute::CHAIN;
 pub use compute::Compute;
 pub(super) use matrix::Write;
 pub(super) use products::{matmul_nn, matmul_nt, matmul_nt_part, matmul_tn, matmul_tn_in_chains};

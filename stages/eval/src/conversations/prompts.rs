@@ -7,7 +7,7 @@ use olmo_stage::StageError;
 
 /// A prompt and its expected answer.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Prompt {
+pub(super) struct Prompt {
     /// Family of the conversation.
     pub dataset: String,
     pub id: String,
@@ -25,7 +25,7 @@ pub(crate) struct Prompt {
 ///
 /// # Errors
 /// The template rejects a conversation; the error names its index and id.
-pub(crate) fn prompts(conversations: &[Conversation], chat: &ChatModel) -> Result<Vec<Prompt>, StageError> {
+pub(super) fn prompts(conversations: &[Conversation], chat: &ChatModel) -> Result<Vec<Prompt>, StageError> {
     let prompt = |(record, conversation): (usize, &Conversation)| {
         let messages = &conversation.messages;
         let last = messages.iter().rposition(|message| message.role == Role::Assistant)?;

@@ -9,14 +9,14 @@ use olmo_stage::worker::write_json;
 use olmo_stage::{Context, StageError};
 use serde::Serialize;
 
-use crate::prompts::Prompt;
+use super::prompts::Prompt;
 
 /// Number of prompts to answer between checks of the stop signal.
 const AT_ONCE: usize = 64;
 
 /// One line of `answers.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub(crate) struct Answer {
+pub(super) struct Answer {
     /// Index in the dataset, from 0.
     pub record: usize,
     pub dataset: String,
@@ -48,7 +48,7 @@ struct Family {
 }
 
 /// Generates an answer to every prompt, in order.
-pub(crate) fn ask(
+pub(super) fn ask(
     model: &dyn LanguageModel,
     chat: &ChatModel,
     prompts: &[Prompt],
@@ -100,7 +100,7 @@ fn metrics(answers: &[Answer]) -> Metrics {
 }
 
 /// Writes both files into folder `dir`.
-pub(crate) fn write(answers: &[Answer], dir: &Path, context: &mut Context) -> Result<(), StageError> {
+pub(super) fn write(answers: &[Answer], dir: &Path, context: &mut Context) -> Result<(), StageError> {
     let metrics = metrics(answers);
     if metrics.too_long > 0 {
         context.warning(format!(

@@ -4,62 +4,13 @@
 
 use rayon::prelude::*;
 
-use super::buffer::Buffer;
-use super::math::{dot, exp, maximum, multiversion, sum};
-use super::matmul::{Compute, Write};
-use super::shared::SharedSlice;
+use super::place::{PRODUCT, Place, ROWS, softmax_row};
 use crate::config::BlockConfig;
+use crate::cpu::buffer::Buffer;
+use crate::cpu::math::{dot, exp, multiversion};
+use crate::cpu::matmul::{Compute, Write};
+use crate::cpu::shared::SharedSlice;
 use crate::rope::Places;
-
-/// Products here are too small to benefit from a BLAS.
-const PRODUCT: Compute = Compute::Flex;
-
-/// Number of query rows in a block.
-const ROWS: usize = 64;
-
-/// Position of the parts of one head in rows of `[queries, keys, values]`.
-#[derive(Clone, Copy)]
-struct Place {
-    /// Number of query heads that share a key head.
-    group: usize,
-    head: usize,
-    /// Width of all queries of a token.
-    queries: usize,
-    kv: usize,
-    /// Elements between consecutive tokens.
-    stride: usize,
-    scale: f32,
-}
-
-impl Place {
-    fn of(config: &BlockConfig) -> Place {
-        let head = config.head_dim;
-        Place {
-            group: config.n_heads / config.n_kv_heads,
-            head,
-            queries: config.query_width(),
-            kv: config.kv_width(),
-            stride: config.qkv_width(),
-            scale: 1.0 / (head as f32).sqrt(),
-        }
-    }
-
-    fn query(&self, token: usize, head: usize) -> usize {
-        token * self.stride + head * self.head
-    }
-
-    fn key(&self, token: usize, kv_head: usize) -> usize {
-        token * self.stride + self.queries + kv_head * self.head
-    }
-
-    fn value(&self, token: usize, kv_head: usize) -> usize {
-        self.key(token, kv_head) + self.kv
-    }
-
-    fn output(&self, token: usize, head: usize) -> usize {
-        token * self.queries + head * self.head
-    }
-}
 
 /// The columns that a block of query rows sees.
 #[derive(Clone, Copy)]
@@ -165,20 +116,7 @@ multiversion! {
     /// its `columns` becomes 0.
     fn softmax_rows(scores: &mut [f32], columns: usize, stride: usize, seen: Seen<'_>, scale: f32, lse: &mut [f32]) {
         for (row, (scores, lse)) in scores.chunks_mut(stride).zip(lse).enumerate() {
-            let (first, end) = seen.columns(row);
-            scores[..first].fill(0.0);
-            scores[end..columns].fill(0.0);
-            let seen = &mut scores[first..end];
-            let largest = maximum(seen);
-            for score in seen.iter_mut() {
-                *score = exp((*score - largest) * scale);
-            }
-            let total = sum(seen);
-            *lse = largest * scale + total.ln();
-            let reciprocal = 1.0 / total;
-            for score in seen.iter_mut() {
-                *score *= reciprocal;
-            }
+            *lse = softmax_row(&mut scores[..columns], seen.columns(row), scale);
         }
     }
 }
