@@ -48,7 +48,9 @@ pub(crate) fn setup(params: Params, context: &mut Context) -> Result<Setup, Stag
         updates: optimizer.as_ref().map_or(0, |optimizer| optimizer.steps),
     };
     if let Some(init) = &known.init {
-        inherited::describe(&params, origin, init, &config).into_iter().for_each(|line| context.message(line));
+        for line in inherited::describe(&params, origin, init, &config) {
+            context.message(line);
+        }
     }
     let initial = weights.map(|parameters| Initial { parameters, optimizer });
     let max_steps = rules::steps(&params, known.data.as_ref()).ok().flatten().expect("the rules require it");

@@ -150,7 +150,9 @@ fn bytes_of(values: &[f32]) -> Vec<u8> {
 /// Writes a file of `torch.save`.
 fn save(path: &Path, root: &Item, storages: &[Vec<u8>]) {
     let mut archive = ArchiveWriter::new(File::create(path).unwrap(), "archive", root).unwrap();
-    storages.iter().for_each(|bytes| archive.storage(bytes).unwrap());
+    for bytes in storages {
+        archive.storage(bytes).unwrap();
+    }
     archive.finish().unwrap();
 }
 

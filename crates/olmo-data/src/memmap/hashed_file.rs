@@ -23,9 +23,9 @@ pub(super) struct HashedFile {
 }
 
 enum Output {
-    Here(Hashing),
+    Here(Box<Hashing>),
     /// A thread of its own, which ends with its channel, or with its first error.
-    Beside(SyncSender<Vec<u8>>, JoinHandle<io::Result<Hashing>>),
+    Beside(SyncSender<Vec<u8>>, JoinHandle<io::Result<Box<Hashing>>>),
     /// It has failed.
     Gone,
 }
@@ -46,7 +46,7 @@ impl HashedFile {
     /// Creates the file `path`. With `beside`, a thread hashes and writes; the bytes are the same.
     pub(super) fn create(path: &Path, beside: bool) -> Result<Self, DataError> {
         let file = WritebackFile::new(File::create(path).context(path)?);
-        let mut hashing = Hashing { file, hasher: blake3::Hasher::new() };
+        let mut hashing = Box::new(Hashing { file, hasher: blake3::Hasher::new() });
         let output = if beside {
             let (pieces, to_write) = sync_channel::<Vec<u8>>(WAITING);
             let write = move || {
@@ -95,7 +95,7 @@ impl HashedFile {
 }
 
 impl Output {
-    fn close(self) -> io::Result<Hashing> {
+    fn close(self) -> io::Result<Box<Hashing>> {
         match self {
             Output::Here(hashing) => Ok(hashing),
             Output::Beside(pieces, thread) => {
