@@ -16,15 +16,12 @@ const WIDTH: usize = 1024;
 const MLP: usize = 2816;
 const LAYERS: usize = 6;
 
-/// Peak memory of this process in bytes since the last [`reset_peak`].
-fn peak() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
-}
-
-fn reset_peak() {
-    fs::write("/proc/self/clear_refs", "5").unwrap();
+/// Peak memory of this process in bytes; `None` if the system does not tell. (`getrusage` would count
+/// the program that started this one.)
+fn peak() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? << 10)
 }
 
 /// A Hugging Face model whose weights are zeros in a sparse file: it needs neither memory nor disk.
@@ -66,8 +63,8 @@ fn write_model(folder: &Path, vocabulary: usize, eos: u32) -> u64 {
     end as u64
 }
 
-/// Converts `model` and returns the folder of the export and the peak memory.
-fn convert(dir: &Path, model: &Path, params: Value) -> (PathBuf, u64) {
+/// Converts `model` and returns the folder of the export.
+fn convert(dir: &Path, model: &Path, params: Value) -> PathBuf {
     let name = format!("{}-{}", params["to"].as_str().unwrap(), params["dtype"].as_str().unwrap());
     let attempt = tempfile::Builder::new().prefix(&name).tempdir_in(dir).unwrap().keep();
     let request = json!({
@@ -77,13 +74,15 @@ fn convert(dir: &Path, model: &Path, params: Value) -> (PathBuf, u64) {
         "compute": olmo_stage::Compute::FLEX
     });
     fs::write(attempt.join("request.json"), request.to_string()).unwrap();
-    reset_peak();
     Convert::run(serde_json::from_value(params).unwrap(), &mut Context::open(&attempt).unwrap()).unwrap();
-    (attempt.join("out/model"), peak())
+    attempt.join("out/model")
 }
 
 #[test]
 fn the_memory_of_a_conversion_is_three_times_the_largest_tensor_and_200_mb_at_most() {
+    if peak().is_none() {
+        return olmo_base::testing::skip("the system does not tell the memory of a process");
+    }
     let dir = tempfile::tempdir().unwrap();
     let params = serde_json::from_value(json!({"vocab_size": 280})).unwrap();
     let bytes = olmo_stage_tokenizer::train(["One two three.".to_owned()].into_iter(), &params).unwrap();
@@ -99,11 +98,14 @@ fn the_memory_of_a_conversion_is_three_times_the_largest_tensor_and_200_mb_at_mo
     let most = 3 * largest + 200_000_000;
     assert!(size > most, "the whole model would not fit: {size} bytes, at most {most}");
     // From Hugging Face to our own format, and from each format to each other in every type.
-    reset_peak();
     let native = dir.path().join("native");
     let stored = olmo_model::open(&model).unwrap();
     olmo_model::save_native(&native, stored.config(), &stored).unwrap();
-    assert!(peak() <= most, "to our own format: {} bytes, at most {most}", peak());
+    let assert_few = |to: &str| {
+        let peak = peak().unwrap();
+        assert!(peak <= most, "{to}: {peak} bytes at peak so far, at most {most}");
+    };
+    assert_few("our own format");
     let mut source = native;
     let chain = [
         ("olmo_core", "float32"),
@@ -114,10 +116,8 @@ fn the_memory_of_a_conversion_is_three_times_the_largest_tensor_and_200_mb_at_mo
         ("huggingface", "bfloat16"),
     ];
     for (to, dtype) in chain {
-        let (export, peak) = convert(dir.path(), &source, json!({"to": to, "dtype": dtype}));
-        let [peak_mb, most_mb] = [peak, most].map(|bytes| bytes / 1_000_000);
-        eprintln!("to {to} as {dtype}: {peak_mb} MB of at most {most_mb} MB");
-        assert!(peak <= most, "to {to} as {dtype}: {peak} bytes, at most {most}");
+        let export = convert(dir.path(), &source, json!({"to": to, "dtype": dtype}));
+        assert_few(&format!("{to} as {dtype}"));
         source = export;
     }
 }
