@@ -5,15 +5,17 @@
 //! | `acc` | 1 if the correct choice has the largest log-likelihood |
 //! | `acc_per_char`, `acc_per_token` | the same, divided by the choice's characters, or by its scored tokens (at least 1) |
 //! | `acc_norm`, `acc_bytes` | the same, divided by the choice's characters (bytes) without the space that lm-eval puts before it |
-//! | `greedy` | 1 if the correct choice is what the model would say |
+//! | `greedy` | 1 if the correct choice is the model's greedy continuation |
 //! | `bits_per_byte` | of the correct choice: `-log-likelihood / (bytes * ln 2)` |
 //! | `perplexity` | of the correct choice: `exp(-log-likelihood / tokens)` |
 //! | `exact_match` | 1 if the answer equals a correct one |
 //!
-//! Of equal choices, the first one counts as the largest. A choice without tokens of its own (it merged
-//! into the context) has a log-likelihood of 0, but is never the largest. Characters and bytes are those of the
-//! continuation as given, without whitespace that moved from the context; tokens include it. The first
-//! three and `bits_per_byte` are olmo-eval's, `acc_norm` and `acc_bytes` lm-eval's.
+//! Of equal choices, the first one counts as the largest. A choice without tokens of its own (it
+//! merged into the context) has a log-likelihood of 0, but is never the largest.
+//!
+//! Characters and bytes are those of the continuation as given, without whitespace that moved from
+//! the context; tokens include it. The first three and `bits_per_byte` are olmo-eval's, `acc_norm` and
+//! `acc_bytes` lm-eval's.
 
 use std::collections::BTreeMap;
 
@@ -33,7 +35,7 @@ pub struct Scored {
     pub num_tokens: usize,
     /// Number of tokens of the request after truncation.
     pub num_tokens_all: usize,
-    /// Whether the model would say exactly this.
+    /// Whether every token is the model's most likely one.
     pub is_greedy: bool,
 }
 

@@ -15,7 +15,8 @@ pub fn characters(text: &str) -> usize {
     text.chars().count()
 }
 
-/// Number of words: pieces of text between whitespace, with the empty ones at its ends (`re.split(r"\s+", text)`).
+/// Number of words: pieces of text between whitespace, with the empty ones at its ends, as of Python's
+/// `re.split(r"\s+", text)`.
 pub fn words(text: &str) -> usize {
     let mut words = 1;
     let mut in_space = false;

@@ -25,7 +25,7 @@ pub(super) struct Item<'a> {
     pub result: Outcome,
 }
 
-/// What has become of an instance.
+/// The state of an instance.
 pub(super) enum Outcome {
     Waiting,
     Scored(Vec<Scored>),
