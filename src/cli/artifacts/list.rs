@@ -47,23 +47,29 @@ fn list(store: &Store, query: &Query, as_json: bool) -> Result<Exit, Problem> {
     }
     let mut text =
         format!("{:<12}  {:<10}  {:>9}  {:>5}  {:<20}  made by\n", "digest", "type", "size", "files", "made (UTC)");
+    // Neighbours were mostly made by the same stages.
+    let mut made_by: (&[String], String) = (&[], String::new());
     for row in &rows {
         let by = match (row.reference, row.stages.is_empty()) {
-            (true, _) => "(a local source)".to_owned(),
-            (false, true) => "(part of another)".to_owned(),
-            (false, false) => row.stages.join(", "),
+            (true, _) => "(a local source)",
+            (false, true) => "(part of another)",
+            (false, false) => {
+                if made_by.0 != row.stages {
+                    made_by = (&row.stages, escape_control(&row.stages.join(", ")).to_string());
+                }
+                &made_by.1
+            }
         };
         let named: Vec<&str> = tags.iter().filter(|t| t.artifact == row.digest).map(|t| t.name.as_str()).collect();
         let named = if named.is_empty() { String::new() } else { format!("  [{}]", named.join(", ")) };
         let _ = writeln!(
             text,
-            "{}  {:<10}  {:>9}  {:>5}  {:<20}  {}{named}",
+            "{}  {:<10}  {:>9}  {:>5}  {:<20}  {by}{named}",
             row.digest.short(),
             row.artifact_type,
             bytes(row.bytes),
             row.files,
             utc(seconds(row.made)),
-            escape_control(&by),
         );
     }
     answer(&text);
