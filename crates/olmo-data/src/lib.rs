@@ -25,6 +25,7 @@ pub use conversation::{Conversation, Labels, Message, MessageRef, Rendered, Role
 pub use error::DataError;
 pub use formats::documents::{Document, DocumentBuffer, Documents};
 pub use formats::label_runs::LabelRuns;
+pub use formats::parquet_file::write_table;
 pub use formats::{dataset, tokens};
 pub use jinja::Date;
 pub use memmap::pack::{Pack, Packer};

@@ -160,6 +160,27 @@ impl Context {
         self.request.inputs.get(port).map_or(&[], Vec::as_slice)
     }
 
+    /// The files of `port`, item by item; those of an item sorted by path.
+    ///
+    /// # Errors
+    /// A folder cannot be read.
+    pub fn input_files(&self, port: &str) -> Result<Vec<PathBuf>, StageError> {
+        let mut files = Vec::new();
+        for item in self.inputs(port) {
+            let first = files.len();
+            let mut folders = vec![item.path.clone()];
+            while let Some(folder) = folders.pop() {
+                let entries = std::fs::read_dir(&folder).and_then(|entries| entries.collect::<Result<Vec<_>, _>>());
+                for entry in entries.map_err(|e| StageError::io(&folder, e))? {
+                    let path = entry.path();
+                    if path.is_dir() { folders.push(path) } else { files.push(path) }
+                }
+            }
+            files[first..].sort();
+        }
+        Ok(files)
+    }
+
     /// The folder of the single artifact in `port`, if there is one.
     pub fn optional_input(&self, port: &str) -> Option<PathBuf> {
         self.inputs(port).first().map(|item| item.path.clone())

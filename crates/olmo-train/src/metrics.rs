@@ -10,9 +10,6 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray, UInt64Array};
 use olmo_stage::StageError;
-use parquet::arrow::ArrowWriter;
-use parquet::basic::Compression;
-use parquet::file::properties::WriterProperties;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
@@ -154,13 +151,8 @@ impl Metrics {
         let path = dir.join(TABLE);
         let failed = |e: &dyn std::fmt::Display| StageError::fail("train::metrics", format!("{}: {e}", path.display()));
         let table = self.table().map_err(|e| failed(&e))?;
-        let properties =
-            WriterProperties::builder().set_created_by("olmo-pipe".into()).set_compression(Compression::SNAPPY).build();
         let file = File::create(&path).map_err(|e| StageError::io(&path, e))?;
-        let mut writer = ArrowWriter::try_new(file, table.schema(), Some(properties)).map_err(|e| failed(&e))?;
-        writer.write(&table).map_err(|e| failed(&e))?;
-        writer.close().map_err(|e| failed(&e))?;
-        Ok(())
+        olmo_data::write_table(file, &table).map_err(|e| failed(&e))
     }
 
     fn table(&self) -> Result<RecordBatch, Box<dyn std::error::Error>> {

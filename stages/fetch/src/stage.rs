@@ -37,7 +37,7 @@ impl Stage for Fetch {
     const CONTRACT: &'static str = include_str!("../stage.yaml");
 
     fn run(params: FetchParams, context: &mut Context) -> Result<(), StageError> {
-        let files = source_files(context)?;
+        let files = context.input_files("files")?;
         let paths: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
         let layouts = detect::layouts(&params, &paths, context)?;
         let sources: Vec<(&Path, &Layout)> = paths.into_iter().zip(&layouts).collect();
@@ -59,24 +59,6 @@ fn documents_are_mixed(context: &Context) -> Result<bool, StageError> {
 }
 
 type Whole<T> = Box<dyn Iterator<Item = Result<Vec<T>, DataError>>>;
-
-/// The files of port `files`, in the order given; those of a folder sorted by name.
-fn source_files(context: &Context) -> Result<Vec<PathBuf>, StageError> {
-    let mut files = Vec::new();
-    for item in context.inputs("files") {
-        let first = files.len();
-        let mut folders = vec![item.path.clone()];
-        while let Some(folder) = folders.pop() {
-            let entries = std::fs::read_dir(&folder).and_then(|entries| entries.collect::<Result<Vec<_>, _>>());
-            for entry in entries.map_err(|e| StageError::io(&folder, e))? {
-                let path = entry.path();
-                if path.is_dir() { folders.push(path) } else { files.push(path) }
-            }
-        }
-        files[first..].sort();
-    }
-    Ok(files)
-}
 
 fn fetch<T: Item>(
     params: &FetchParams,

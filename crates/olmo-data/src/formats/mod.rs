@@ -5,6 +5,6 @@ pub(crate) mod documents;
 pub(crate) mod id_bytes;
 pub(crate) mod json_file;
 pub(crate) mod label_runs;
-mod parquet_file;
+pub(crate) mod parquet_file;
 pub(crate) mod rows;
 pub mod tokens;

@@ -218,6 +218,18 @@ impl Writer {
     }
 }
 
+/// Writes `table` as a whole, as Parquet with Snappy: a result for people and their tools.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn write_table(file: File, table: &RecordBatch) -> Result<(), ParquetError> {
+    let properties =
+        WriterProperties::builder().set_created_by("olmo-pipe".into()).set_compression(Compression::SNAPPY).build();
+    let mut writer = ArrowWriter::try_new(file, table.schema(), Some(properties))?;
+    writer.write(table)?;
+    writer.close().map(drop)
+}
+
 /// Where the items of `row` lie in the values of a list column.
 pub(super) fn items_of(list: &ListArray, row: usize) -> Range<usize> {
     let bounds = list.value_offsets();

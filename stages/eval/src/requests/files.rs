@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use flate2::bufread::MultiGzDecoder;
 use olmo_base::Diagnose as _;
@@ -33,7 +33,7 @@ pub(crate) fn read(params: &Params, context: &mut Context) -> Result<Vec<Task>, 
     let mut tasks: BTreeMap<String, Task> = BTreeMap::new();
     let mut bad: Vec<String> = Vec::new();
     let mut hint = None;
-    for path in source_files(context)? {
+    for path in context.input_files("requests")? {
         let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let default = params.task.clone().unwrap_or_else(|| task_of(&file));
         let input = open(&path).map_err(|e| StageError::io(&path, e))?;
@@ -109,24 +109,6 @@ fn task_of(file: &str) -> String {
         Some((task, time)) if is_time(time) => task.to_owned(),
         _ => sample.to_owned(),
     }
-}
-
-/// The files of the port, in the order given; those of a folder sorted by name.
-fn source_files(context: &Context) -> Result<Vec<PathBuf>, StageError> {
-    let mut files = Vec::new();
-    for item in context.inputs("requests") {
-        let first = files.len();
-        let mut folders = vec![item.path.clone()];
-        while let Some(folder) = folders.pop() {
-            let entries = std::fs::read_dir(&folder).and_then(|entries| entries.collect::<Result<Vec<_>, _>>());
-            for entry in entries.map_err(|e| StageError::io(&folder, e))? {
-                let path = entry.path();
-                if path.is_dir() { folders.push(path) } else { files.push(path) }
-            }
-        }
-        files[first..].sort();
-    }
-    Ok(files)
 }
 
 /// The lines of a file, decompressed if its content is gzip.

@@ -14,9 +14,6 @@ use olmo_eval::prediction::{Label, Output};
 use olmo_eval::score::{self, Scores};
 use olmo_eval::{Normalizer, Prediction, Prompt, Work};
 use olmo_stage::StageError;
-use parquet::arrow::ArrowWriter;
-use parquet::basic::Compression;
-use parquet::file::properties::WriterProperties;
 
 use super::encoding::{Item, Outcome};
 
@@ -94,13 +91,8 @@ pub(super) fn write(predictions: &[Prediction], dir: &Path) -> Result<(), StageE
     let path = dir.join(TABLE);
     let failed = |e: &dyn std::fmt::Display| StageError::fail("eval::predictions", format!("{}: {e}", path.display()));
     let table = table(predictions).map_err(|e| failed(&e))?;
-    let properties =
-        WriterProperties::builder().set_created_by("olmo-pipe".into()).set_compression(Compression::SNAPPY).build();
     let file = File::create(&path).map_err(|e| StageError::io(&path, e))?;
-    let mut writer = ArrowWriter::try_new(file, table.schema(), Some(properties)).map_err(|e| failed(&e))?;
-    writer.write(&table).map_err(|e| failed(&e))?;
-    writer.close().map_err(|e| failed(&e))?;
-    Ok(())
+    olmo_data::write_table(file, &table).map_err(|e| failed(&e))
 }
 
 /// One row for each prediction.
