@@ -12,6 +12,7 @@ mod evaluation;
 mod finetune;
 mod flagship;
 mod formats;
+mod generate;
 mod limits;
 mod logits;
 mod output;

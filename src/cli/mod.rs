@@ -63,6 +63,8 @@ enum Command {
     Data(worker::Data),
     /// Print a model's logits and log-probabilities for some tokens.
     Logits(worker::Logits),
+    /// Continue texts, or answer messages, with any model.
+    Generate(worker::Generate),
     /// List, compare, follow and stop runs, including those in other terminals.
     #[command(subcommand, after_help = "Example: olmo-pipe runs list")]
     Runs(runs::Runs),
@@ -108,6 +110,7 @@ pub fn main() -> ExitCode {
         }
         Command::Data(data) => data.run(&common),
         Command::Logits(logits) => logits.run(&common),
+        Command::Generate(generate) => generate.run(&common),
         Command::Runs(runs) => runs.run(&common),
         Command::Init(init) => init.run(),
         Command::Recipes(recipes) => recipes.run(),

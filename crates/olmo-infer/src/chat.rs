@@ -43,12 +43,7 @@ impl ChatModel {
     /// # Errors
     /// `vocabulary`, after the name of the stage.
     pub fn check_folder(&self, config: &ModelConfig) -> Result<(), StageError> {
-        let special = self.tokenizer.special();
-        match config.accepts(special.vocab_size as usize, special.eos_token_id) {
-            Err(mismatch @ VocabularyMismatch::TooLarge { .. }) => Err(refused(mismatch, special, self.stage)
-                .hint("the folder's files do not belong together; export the model again")),
-            _ => Ok(()),
-        }
+        check_vocabulary(config, self.tokenizer.special(), self.stage)
     }
 
     /// Rejects a template that cannot ask for an answer: it writes text before an answer, but not
@@ -57,14 +52,7 @@ impl ChatModel {
     /// # Errors
     /// `template`, after the name of the stage.
     pub fn check_prompt(&self) -> Result<(), StageError> {
-        let Some(missing) = self.chat.missing_prompt() else { return Ok(()) };
-        let what = format!(
-            "the chat template writes `{}` before an answer, but has no generation prompt, so the model would not answer",
-            missing.escape_debug()
-        );
-        let code = format!("{}::template", self.stage);
-        Err(StageError::fail(&code, what)
-            .hint("write it in the template under `{% if add_generation_prompt %}`, or use another template"))
+        check_prompt(&self.chat, self.stage)
     }
 
     /// The ids of `text`. Strings of added tokens become those tokens; nothing is added.
@@ -149,6 +137,34 @@ pub fn check_tokenizer(config: &ModelConfig, special: &SpecialTokens, stage: &st
     })
 }
 
+/// Rejects a tokenizer with a larger vocabulary than the model's.
+///
+/// # Errors
+/// `vocabulary`, after the name of the `stage`.
+pub(crate) fn check_vocabulary(config: &ModelConfig, special: &SpecialTokens, stage: &str) -> Result<(), StageError> {
+    match config.accepts(special.vocab_size as usize, special.eos_token_id) {
+        Err(mismatch @ VocabularyMismatch::TooLarge { .. }) => {
+            Err(refused(mismatch, special, stage)
+                .hint("the folder's files do not belong together; export the model again"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Rejects a template that cannot ask for an answer: see [`ChatModel::check_prompt`].
+///
+/// # Errors
+/// `template`, after the name of the `stage`.
+pub(crate) fn check_prompt(chat: &Chat, stage: &str) -> Result<(), StageError> {
+    let Some(missing) = chat.missing_prompt() else { return Ok(()) };
+    let what = format!(
+        "the chat template writes `{}` before an answer, but has no generation prompt, so the model would not answer",
+        missing.escape_debug()
+    );
+    Err(StageError::fail(&format!("{stage}::template"), what)
+        .hint("write it in the template under `{% if add_generation_prompt %}`, or use another template"))
+}
+
 fn refused(mismatch: VocabularyMismatch, special: &SpecialTokens, stage: &str) -> StageError {
     let kind = match mismatch {
         VocabularyMismatch::TooLarge { .. } => "vocabulary",
@@ -157,6 +173,6 @@ fn refused(mismatch: VocabularyMismatch, special: &SpecialTokens, stage: &str) -
     StageError::fail(&format!("{stage}::{kind}"), mismatch.of_tokenizer(&special.eos_token))
 }
 
-fn template_error(stage: &str, error: &ChatError) -> StageError {
+pub(crate) fn template_error(stage: &str, error: &ChatError) -> StageError {
     StageError::fail(&format!("{stage}::template"), error.to_string()).hint(error.hint())
 }

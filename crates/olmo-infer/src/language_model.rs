@@ -45,7 +45,8 @@ pub trait Sequences {
     /// There is not one token for each sequence, or one is not in the vocabulary.
     fn step(&mut self, tokens: &[u32]) -> Result<Vec<f32>, ModelError>;
 
-    /// Keeps only the sequences with these indices, in this order.
+    /// Keeps only the sequences with these indices, in this order. One whose index appears several
+    /// times is copied.
     fn keep(&mut self, sequences: &[usize]);
 }
 

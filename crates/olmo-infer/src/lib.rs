@@ -1,9 +1,11 @@
 //! Inference: prompts, answers and log-likelihoods of a model, without any training code.
 //!
 //! [`open`] maps a model's files and returns a [`LanguageModel`] on the device that a stage
-//! requested. [`generate`] continues prompts with a [`Sampler`](Sampling), and [`ChatModel`] turns
-//! conversations into prompts and answers into text.
+//! requested. A [`Batch`] continues prompts together, with tokens chosen by [`Sampling`]; [`generate`]
+//! does so for a list. [`mod@text`] does it for texts and chats; [`ChatModel`] turns conversations into
+//! prompts and answers into text.
 
+mod batch;
 mod chat;
 mod generate;
 mod language_model;
@@ -11,12 +13,14 @@ mod on_device;
 mod open;
 mod sampling;
 mod streamed;
+pub mod text;
 
+pub use batch::{AnswerId, Batch, Finish, GenerateOptions, Logprobs, Step};
 pub use chat::{ChatModel, check_tokenizer};
-pub use generate::{GenerateOptions, IsComplete, generate, generate_until};
+pub use generate::{IsComplete, generate, generate_until};
 pub use language_model::{LanguageModel, Loglikelihood, Request, Sequences};
 #[cfg(feature = "libtorch")]
 pub use open::of_matrices_on;
 pub use open::{Placement, host, of_matrices, of_parameters, open};
-pub use sampling::Sampling;
+pub use sampling::{Draw, Sampling};
 pub use streamed::streamed_logits;

@@ -55,7 +55,8 @@ pub trait Decoder: Device {
     /// Adds the sequences of `other` after those of `cache`.
     fn kv_join(&self, config: &BlockConfig, cache: &mut Self::KvCache, other: Self::KvCache);
 
-    /// Keeps only the sequences with these indices, in this order.
+    /// Keeps only the sequences with these indices, in this order. One whose index appears several
+    /// times is copied.
     fn kv_keep(&self, cache: &mut Self::KvCache, sequences: &[usize]);
 
     /// Adds the next token of each sequence to the cache, and computes its attention. `heads` are

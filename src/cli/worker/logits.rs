@@ -1,8 +1,9 @@
 //! `olmo-pipe logits MODEL`: the worker computes; references to artifacts become folders on the way.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::command::{WorkerCommand, is_digest_prefix};
+use super::model::is_reference;
 use crate::artifacts::Reference;
 use crate::cli::common::Common;
 use crate::ui::{Exit, Problem};
@@ -41,8 +42,7 @@ pub(crate) struct Logits {
 impl Logits {
     pub(crate) fn run(self, common: &Common) -> Result<Exit, Problem> {
         let mut command = WorkerCommand::new("logits");
-        let is_reference = !Path::new(&self.model).exists() && !self.model.contains('/') && !self.model.is_empty();
-        if is_reference {
+        if is_reference(&self.model) {
             let store = common.read_store()?;
             let artifact = match is_digest_prefix(&self.model) {
                 true => store.find_prefix(&self.model)?,

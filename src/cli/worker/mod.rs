@@ -3,6 +3,8 @@
 mod command;
 mod data;
 mod logits;
+mod model;
 
 pub(super) use data::Data;
 pub(super) use logits::Logits;
+pub(super) use model::Generate;

@@ -36,9 +36,24 @@ fn folder(dir: &Path) -> (TextTokenizer, Box<dyn LanguageModel>) {
     (tokenizer, model)
 }
 
+/// The model, and the folder of a file of prompts if there is one.
+fn inputs(dir: &Path) -> Value {
+    let mut inputs = json!({"model": [{"path": dir.join("model")}]});
+    if dir.join("prompts").is_dir() {
+        inputs["prompt_file"] = json!([{"path": dir.join("prompts")}]);
+    }
+    inputs
+}
+
+/// The records in `answers.jsonl`.
+fn records(dir: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(dir.join("out/answers/answers.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
 fn run(dir: &Path, params: Value) -> Result<String, StageError> {
     let request = json!({
-        "protocol": 2, "stage": "generate", "version": 1, "params": params, "inputs": {"model": [{"path": dir.join("model")}]},
+        "protocol": 2, "stage": "generate", "version": 3, "params": params, "inputs": inputs(dir),
         "outputs": ["answers"], "state_dir": dir.join("state"), "items": {}, "threads": 2, "compute": olmo_stage::Compute::FLEX
     });
     fs::write(dir.join("request.json"), request.to_string()).unwrap();
@@ -70,6 +85,55 @@ fn every_prompt_is_answered_through_the_folders_own_template() {
     }
     assert!(text.contains("## System\n\n    Be kind.\n"));
     assert!(text.lines().all(|line| line.chars().all(|c| !c.is_control() || c == '\t')), "{text:?}");
+}
+
+#[test]
+fn prompts_in_a_file_have_several_answers_with_log_probabilities() {
+    let dir = tempfile::tempdir().unwrap();
+    let (tokenizer, model) = folder(&dir.path().join("model"));
+    fs::create_dir(dir.path().join("prompts")).unwrap();
+    let lines = "{\"prompt\": \"One\"}\n{\"tokens\": [5, 6]}\n";
+    fs::write(dir.path().join("prompts/prompts.jsonl"), lines).unwrap();
+    let params = json!({"chat": false, "n": 2, "temperature": 1.0, "seed": 3, "max_new_tokens": 4, "logprobs": 1});
+    let text = run(dir.path(), params.clone()).unwrap();
+    assert!(text.contains("## Answer 1 (2 of 2)") && text.contains("## Prompt 2\n\n    tokens [5, 6]"), "{text}");
+    let found = records(dir.path());
+    assert_eq!(found.len(), 2);
+    assert_eq!((&found[0]["prompt"], &found[1]["tokens"]), (&json!("One"), &json!([5, 6])));
+    for (record, mut ids) in found.iter().zip([tokenizer.encode_text("One").unwrap(), vec![5, 6]]) {
+        let answers = record["answers"].as_array().unwrap();
+        assert_eq!(answers.len(), 2);
+        let logits = model.logits(&ids, 1, ids.len()).unwrap();
+        let last = &logits[logits.len() - model.config().embedding_rows()..];
+        let sum: f64 = last.iter().map(|logit| f64::from(*logit).exp()).sum();
+        let token = answers[0]["tokens"][0].as_u64().unwrap();
+        let logprob = answers[0]["logprobs"][0]["logprob"].as_f64().unwrap();
+        assert!((logprob - (f64::from(last[token as usize]) - sum.ln())).abs() < 1e-5, "{logprob}");
+        ids.push(0);
+    }
+
+    // An attempt that was stopped after the first prompt goes on with the second.
+    fs::remove_dir_all(dir.path().join("out")).unwrap();
+    fs::remove_file(dir.path().join("prompts/prompts.jsonl")).unwrap();
+    fs::write(dir.path().join("prompts/prompts.jsonl"), lines).unwrap();
+    run(dir.path(), params).unwrap();
+    assert_eq!(records(dir.path()), found);
+}
+
+#[test]
+fn prompts_are_given_once() {
+    let dir = tempfile::tempdir().unwrap();
+    folder(&dir.path().join("model"));
+    let message = |params: Value| match run(dir.path(), params) {
+        Err(StageError::Failed(failure)) => failure.message,
+        other => panic!("a failure is expected, not {other:?}"),
+    };
+    assert!(message(json!({})).contains("there are no prompts"));
+    assert!(message(json!({"prompts": ["a"], "chat": false, "system": "b"})).contains("`system`"));
+    assert!(message(json!({"prompts": ["a"], "min_p": 2.0})).contains("`min_p`"));
+    fs::create_dir(dir.path().join("prompts")).unwrap();
+    fs::write(dir.path().join("prompts/prompts.txt"), "a\n").unwrap();
+    assert!(message(json!({"prompts": ["a"]})).contains("both"));
 }
 
 #[test]

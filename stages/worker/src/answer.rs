@@ -21,11 +21,15 @@ pub(crate) fn print_text(answer: Result<(String, bool), StageError>) -> ExitCode
                 _ => ExitCode::FAILURE,
             }
         }
-        Err(StageError::Failed(failure) | StageError::OutOfMemory(failure)) => {
-            let hint = failure.hint.map(|hint| format!("  help: {hint}\n")).unwrap_or_default();
-            let _ = write!(std::io::stderr(), "error[{}]: {}\n{hint}", failure.code, plain(&failure.message));
-            ExitCode::FAILURE
-        }
-        Err(StageError::Interrupted) => ExitCode::FAILURE,
+        Err(error) => print_error(error),
     }
+}
+
+/// Prints an error with its hint.
+pub(crate) fn print_error(error: StageError) -> ExitCode {
+    if let StageError::Failed(failure) | StageError::OutOfMemory(failure) = error {
+        let hint = failure.hint.map(|hint| format!("  help: {hint}\n")).unwrap_or_default();
+        let _ = write!(std::io::stderr(), "error[{}]: {}\n{hint}", failure.code, plain(&failure.message));
+    }
+    ExitCode::FAILURE
 }

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::data::Data;
-use crate::logits::Logits;
+use crate::inference::{Generate, Logits};
 use crate::table;
 
 #[derive(Parser)]
@@ -39,6 +39,10 @@ enum Command {
     /// Print a model's logits and log-probabilities for some tokens.
     #[command(after_help = "Example: olmo-worker logits out/finetune-tulu/model --tokens 1,2,3")]
     Logits(Logits),
+    /// Continue texts, or answer messages.
+    #[command(after_help = "Example: olmo-pipe generate latest:model 'Language modeling is'\n\n\
+                      A text is continued as it is. --chat answers it as a message, by the model's chat template.")]
+    Generate(Box<Generate>),
     /// Answer a JSON list of questions on standard input with each stage's findings.
     #[command(after_help = "Example: echo '[]' | olmo-worker check")]
     Check,
@@ -72,6 +76,7 @@ pub fn main() -> ExitCode {
         Command::Run { attempt } => table::run(&attempt),
         Command::Data(data) => data.run(),
         Command::Logits(logits) => logits.run(),
+        Command::Generate(generate) => generate.run(),
         Command::Check => {
             let text = std::io::read_to_string(std::io::stdin()).map_err(|e| e.to_string());
             print_answer(text.and_then(|text| table::check(&text)))

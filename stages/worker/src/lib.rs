@@ -7,7 +7,7 @@ mod answer;
 mod choices;
 mod cli;
 mod data;
-mod logits;
+mod inference;
 mod raw;
 mod table;
 

@@ -62,24 +62,12 @@ impl Chat {
     /// The name of a missing or malformed file.
     pub fn of_huggingface(dir: &Path, date: Option<&str>) -> Result<(TextTokenizer, Self), ChatError> {
         let model = ModelTokenizer::read(dir)?;
-        let source = model.source.clone().ok_or_else(|| {
+        let chat = model.own_chat(date)?.ok_or_else(|| {
             ChatError::Unreadable(format!(
                 "{}: no chat template in chat_template.jinja or in tokenizer_config.json",
                 dir.display()
             ))
         })?;
-        let chat = match model.chat(&source, date) {
-            Ok(chat) => chat,
-            // Use the stop tokens set by the model's authors, or else eos.
-            Err(ChatError::NoStop { .. }) => {
-                let mut chat = Self::parts(&source, &model.special, date, model.tokenizer.digest())?;
-                let mut added = model.tokenizer.added_tokens().iter().cloned();
-                let eos = added.find(|(_, token)| *token == model.special.eos);
-                chat.record.stop_tokens = eos.into_iter().map(|(id, token)| StopToken { token, id }).collect();
-                model.add_stops(chat)
-            }
-            Err(error) => return Err(error),
-        };
         Ok((model.tokenizer, chat))
     }
 }
@@ -134,6 +122,30 @@ impl ModelTokenizer {
         let stops = ids.into_iter().filter_map(|id| u32::try_from(id).ok()).collect();
         let source = template_of(dir, &config)?.map(Source::Jinja);
         Ok(Self { tokenizer, bytes, special, source, stops })
+    }
+
+    /// The chat of this model with its own template; `None` if it has none. Without a token that ends
+    /// an answer in the template, the eos ids set by the model's authors end it, or else eos.
+    ///
+    /// # Errors
+    /// See [`Chat::new`].
+    pub fn own_chat(&self, date: Option<&str>) -> Result<Option<Chat>, ChatError> {
+        let Some(source) = &self.source else { return Ok(None) };
+        match self.chat(source, date) {
+            Err(ChatError::NoStop { .. }) => {
+                let mut chat = Chat::parts(source, &self.special, date, self.tokenizer.digest())?;
+                let mut added = self.tokenizer.added_tokens().iter().cloned();
+                let eos = added.find(|(_, token)| *token == self.special.eos);
+                chat.record.stop_tokens = eos.into_iter().map(|(id, token)| StopToken { token, id }).collect();
+                Ok(Some(self.add_stops(chat)))
+            }
+            other => other.map(Some),
+        }
+    }
+
+    /// Eos ids in the model's `generation_config.json`.
+    pub fn stop_token_ids(&self) -> &[u32] {
+        &self.stops
     }
 
     /// The chat of this model with template `source`; the model's own eos ids end an answer too.

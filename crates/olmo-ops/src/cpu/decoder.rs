@@ -1,6 +1,7 @@
 //! [`Cpu`] as a [`Decoder`]. Each sequence has its own cache, and the result of a token depends on
 //! no other sequence.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rayon::prelude::*;
@@ -22,7 +23,7 @@ use crate::tree::TokenTree;
 pub struct KvCache(Vec<Sequence>);
 
 /// Keys and values of a sequence, `[positions, kv]` each.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Sequence {
     keys: Vec<f32>,
     values: Vec<f32>,
@@ -114,7 +115,16 @@ impl Decoder for Cpu {
 
     fn kv_keep(&self, cache: &mut KvCache, sequences: &[usize]) {
         let mut all: Vec<Option<Sequence>> = cache.0.drain(..).map(Some).collect();
-        cache.0 = sequences.iter().map(|&index| all[index].take().expect("a sequence is kept once")).collect();
+        let mut kept: Vec<Sequence> = Vec::with_capacity(sequences.len());
+        let mut places: BTreeMap<usize, usize> = BTreeMap::new();
+        for &index in sequences {
+            kept.push(match places.get(&index) {
+                Some(&place) => kept[place].clone(),
+                None => all[index].take().expect("a sequence that is kept first"),
+            });
+            places.insert(index, kept.len() - 1);
+        }
+        cache.0 = kept;
     }
 
     fn attention_next(&self, config: &BlockConfig, positions: &Positions, cache: &mut KvCache, heads: &Array) -> Array {
