@@ -122,7 +122,7 @@ fn wrong_input_is_named() {
     std::fs::write(dir.path().join("wrong.jsonl"), "{\"prompt\": 1}\n{}\n").unwrap();
     let long = "word ".repeat(300);
     for (arguments, code, words) in [
-        (vec!["./nowhere", "Hi"], 6, "there is no folder ./nowhere"),
+        (vec!["./nowhere", "Hi"], 6, "there is no ./nowhere"),
         (vec!["nowhere", "Hi"], 2, "nowhere"),
         (vec![&*bare, "Hi"], 6, "has no tokenizer"),
         (vec![&*model], 2, "PROMPT"),
@@ -176,4 +176,43 @@ fn any_artifact_can_be_asked() {
     assert_eq!(exported, ask("out/e/model"));
     // A checkpoint has the tokenizer that it records, from the store.
     assert_eq!(exported, ask("latest:train.model"));
+}
+
+#[test]
+fn a_conversation_goes_on_until_it_is_reset() {
+    use std::io::Write as _;
+    let dir = tempfile::tempdir().unwrap();
+    let chat = |lines: &str, arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_olmo-pipe"));
+        command.args(["chat", &fixture("hf_chat"), "--max-new-tokens", "4"]).args(arguments).current_dir(dir.path());
+        command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+        let mut child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    };
+    let output = chat("Hello\n\n/save one.jsonl\n//slash\n/save two.jsonl\n/reset\n/save none.jsonl\n/nonsense\n", &[]);
+    let text = said(&output);
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("saved one.jsonl") && text.contains("nothing to save"), "{text}");
+    assert!(text.contains("there is no /nonsense"), "{text}");
+    let messages = |name: &str| -> Vec<(String, String)> {
+        let value: Value = serde_json::from_slice(&std::fs::read(dir.path().join(name)).unwrap()).unwrap();
+        let text = |message: &Value, key: &str| message[key].as_str().unwrap().to_owned();
+        value["messages"].as_array().unwrap().iter().map(|m| (text(m, "role"), text(m, "content"))).collect()
+    };
+    let (one, two) = (messages("one.jsonl"), messages("two.jsonl"));
+    assert_eq!((one.len(), two.len()), (2, 4));
+    assert_eq!(one[..], two[..2]);
+    assert_eq!(two[2], ("user".into(), "/slash".into()));
+    assert!(!dir.path().join("none.jsonl").exists());
+    // The answer is that of the same conversation in one command.
+    let same = answer(dir.path(), &[&fixture("hf_chat"), "Hello", "--chat", "--json", "--max-new-tokens", "4"]);
+    assert_eq!(records(&same)[0]["answers"][0]["text"], one[1].1);
+    // A message that leaves no room is refused, and the conversation is as before.
+    let long = "word ".repeat(300);
+    let output = chat(&format!("Hello\n{long}\n/save three.jsonl\n"), &["--system", "Be kind."]);
+    let text = said(&output);
+    assert!(text.contains("chat::too_long") && output.status.success(), "{text}");
+    assert_eq!(messages("three.jsonl")[0], ("system".into(), "Be kind.".into()));
+    assert_eq!(messages("three.jsonl").len(), 3);
 }

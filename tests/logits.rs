@@ -80,7 +80,7 @@ fn text_is_encoded_with_the_models_tokenizer_and_errors_say_what_to_give() {
     for (arguments, code, words) in [
         (vec![model, "--tokens", "1,100000"], 6, "token id 100000 (row 0, place 1) is beyond"),
         (vec![bare.to_str().unwrap(), "--text", "Hello"], 6, "has no tokenizer, which --text needs"),
-        (vec!["./nowhere", "--tokens", "1"], 6, "there is no folder ./nowhere"),
+        (vec!["./nowhere", "--tokens", "1"], 6, "there is no ./nowhere"),
         (vec![model], 2, "--text"),
         (vec![model, "--tokens", "1,x"], 2, "invalid value 'x'"),
         (vec![model, "--tokens", "1", "--all"], 2, "--json"),

@@ -65,6 +65,8 @@ enum Command {
     Logits(worker::Logits),
     /// Continue texts, or answer messages, with any model.
     Generate(worker::Generate),
+    /// Converse with a model in the terminal.
+    Chat(worker::Chat),
     /// List, compare, follow and stop runs, including those in other terminals.
     #[command(subcommand, after_help = "Example: olmo-pipe runs list")]
     Runs(runs::Runs),
@@ -111,6 +113,7 @@ pub fn main() -> ExitCode {
         Command::Data(data) => data.run(&common),
         Command::Logits(logits) => logits.run(&common),
         Command::Generate(generate) => generate.run(&common),
+        Command::Chat(chat) => chat.run(&common),
         Command::Runs(runs) => runs.run(&common),
         Command::Init(init) => init.run(),
         Command::Recipes(recipes) => recipes.run(),

@@ -24,6 +24,7 @@ pub use chat::{Chat, ChatError};
 pub use conversation::{Conversation, Labels, Message, MessageRef, Rendered, Role, Template, Turn};
 pub use error::DataError;
 pub use formats::documents::{Document, DocumentBuffer, Documents};
+pub use formats::gguf_vocabulary::GgufVocabulary;
 pub use formats::label_runs::LabelRuns;
 pub use formats::parquet_file::write_table;
 pub use formats::{dataset, tokens};

@@ -11,6 +11,7 @@ mod generate;
 mod language_model;
 mod on_device;
 mod open;
+mod quantize;
 mod sampling;
 mod streamed;
 pub mod text;
@@ -21,6 +22,7 @@ pub use generate::{IsComplete, generate, generate_until};
 pub use language_model::{LanguageModel, Loglikelihood, Request, Sequences};
 #[cfg(feature = "libtorch")]
 pub use open::of_matrices_on;
-pub use open::{Placement, host, of_matrices, of_parameters, open};
+pub use open::{Placement, host, of_matrices, of_parameters, open, open_quantized};
+pub use quantize::Quantization;
 pub use sampling::{Draw, Sampling};
 pub use streamed::streamed_logits;

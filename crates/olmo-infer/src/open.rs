@@ -10,6 +10,7 @@ use olmo_stage::compute::Device;
 
 use crate::language_model::LanguageModel;
 use crate::on_device::OnDevice;
+use crate::quantize::Quantization;
 
 /// Where a model computes.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +46,30 @@ impl Placement<'_> {
 pub fn open(folder: &Path, placement: &Placement<'_>) -> Result<Box<dyn LanguageModel>, StageError> {
     let (config, matrices) = olmo_model::map(folder).map_err(|error| placement.model_error(error))?;
     of_matrices(config, matrices, placement)
+}
+
+/// Like [`open`], for commands that answer at once: with the weights rounded by `quantization`, if there
+/// is one, and otherwise without a look at them. A weight that is not finite shows when a token is
+/// chosen.
+///
+/// # Errors
+/// See [`open`]; also a quantization on a GPU.
+pub fn open_quantized(
+    folder: &Path,
+    placement: &Placement<'_>,
+    quantization: Option<Quantization>,
+) -> Result<Box<dyn LanguageModel>, StageError> {
+    let Some(quantization) = quantization else {
+        let (config, matrices) = olmo_model::map_unchecked(folder).map_err(|error| placement.model_error(error))?;
+        return of_matrices(config, matrices, placement);
+    };
+    if placement.compute.device == Device::Cuda {
+        let what = format!("weights in {} are multiplied on a CPU only", quantization.name());
+        return Err(placement.error("quantize", what).hint("set `device: cpu`, or do without quantization"));
+    }
+    let (config, matrices) = olmo_model::map(folder).map_err(|error| placement.model_error(error))?;
+    let rounded = quantization.apply(&config, &matrices);
+    of_matrices(config, rounded, placement)
 }
 
 /// A model of a valid config with these weights.

@@ -500,7 +500,7 @@ fn a_folder_that_is_no_model_is_named_with_the_way_to_one() {
         (&[("pytorch_model.bin", b"")], &["no config.json", "save_pretrained"]),
         (&[("consolidated.00.pth", b""), ("params.json", b"{}")], &["consolidated.00.pth", "save_pretrained"]),
         (&[c, ("last.ckpt", b"")], &["last.ckpt", "save_pretrained"]),
-        (&[("olmo-q8_0.gguf", b"")], &["olmo-q8_0.gguf", "llama.cpp"]),
+        (&[("olmo-q8_0.gguf", b"")], &["olmo-q8_0.gguf", "is not a GGUF file"]),
         (&[c, ("tf_model.h5", b"")], &["tf_model.h5", "from_tf=True"]),
         (
             &[c, ("model.safetensors.index.json", index.as_bytes()), ("model-1-of-2.safetensors", b"")],

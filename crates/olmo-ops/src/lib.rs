@@ -27,6 +27,7 @@ mod global_norm;
 pub mod inference;
 mod linear;
 mod matrix;
+mod quantized;
 mod rope;
 mod tree;
 
@@ -38,6 +39,7 @@ pub use decoder::Decoder;
 pub use device::{Device, HeadOutput, Life, QkNorms};
 pub use global_norm::{NORM_CHUNK, clip_coefficient, global_norm, norm_of, square_sums};
 pub use linear::{Linear, Trained, Weight};
-pub use matrix::{Elements, MappedBytes, Matrices, Matrix, Plain};
+pub use matrix::{Elements, MappedBytes, Matrices, Matrix, Plain, RowScaled};
+pub use quantized::{BLOCK, BlockType};
 pub use rope::{Placed, Places, Rope, RopeConfig, RopeScaling, Yarn};
 pub use tree::TokenTree;

@@ -5,6 +5,8 @@ use std::fmt;
 use std::ops::{Deref, Range};
 use std::sync::Arc;
 
+use crate::quantized::{BLOCK, BlockType};
+
 /// The bytes of a mapped file.
 pub type MappedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
@@ -15,6 +17,46 @@ pub enum Matrix {
     F32(Elements<f32>),
     /// The bits of bf16.
     Bf16(Elements<u16>),
+    /// Blocks of 32 elements. Rows are whole blocks.
+    Blocks(BlockType, Elements<u8>),
+    /// 8-bit whole numbers with a scale for each row.
+    Int8(RowScaled),
+}
+
+/// 8-bit whole numbers in rows with a scale each, as in LLM.int8().
+#[derive(Clone, Debug)]
+pub struct RowScaled {
+    values: Elements<i8>,
+    /// An element is its whole number times its row's scale.
+    scales: Elements<f32>,
+}
+
+impl RowScaled {
+    /// Rounds rows of `width` elements: the largest of each becomes 127 or -127.
+    ///
+    /// # Panics
+    /// There are no whole rows.
+    pub fn of_rows(rows: &[f32], width: usize) -> RowScaled {
+        assert!(width > 0 && rows.len().is_multiple_of(width), "whole rows");
+        let (mut values, mut scales) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len() / width));
+        for row in rows.chunks_exact(width) {
+            let largest = row.iter().fold(0f32, |largest, value| largest.max(value.abs()));
+            let inverse = if largest == 0.0 { 0.0 } else { 127.0 / largest };
+            values.extend(row.iter().map(|value| (value * inverse).round_ties_even() as i8));
+            scales.push(largest / 127.0);
+        }
+        RowScaled { values: values.into(), scales: scales.into() }
+    }
+
+    /// The whole numbers, row-major.
+    pub fn values(&self) -> &[i8] {
+        &self.values
+    }
+
+    /// The scale of each row.
+    pub fn scales(&self) -> &[f32] {
+        &self.scales
+    }
 }
 
 impl Matrix {
@@ -23,7 +65,16 @@ impl Matrix {
         match self {
             Matrix::F32(elements) => elements.len(),
             Matrix::Bf16(elements) => elements.len(),
+            Matrix::Blocks(kind, blocks) => blocks.len() / kind.size() * BLOCK,
+            Matrix::Int8(rows) => rows.values.len(),
         }
+    }
+
+    /// The elements as f32.
+    pub fn to_f32(&self) -> Vec<f32> {
+        let mut values = vec![0.0; self.len()];
+        self.view().widen_into(&mut values);
+        values
     }
 
     /// Whether there are no elements.
@@ -33,21 +84,29 @@ impl Matrix {
 
     /// The first element that is infinite or NaN, with its index.
     pub fn first_not_finite(&self) -> Option<(usize, f32)> {
-        let index = match self {
-            Matrix::F32(elements) => elements.iter().position(|value| !value.is_finite())?,
-            Matrix::Bf16(elements) => elements.iter().position(|&bits| !widen(bits).is_finite())?,
-        };
-        let value = match self {
-            Matrix::F32(elements) => elements[index],
-            Matrix::Bf16(elements) => widen(elements[index]),
-        };
-        Some((index, value))
+        match self {
+            Matrix::F32(elements) => {
+                let index = elements.iter().position(|value| !value.is_finite())?;
+                Some((index, elements[index]))
+            }
+            Matrix::Bf16(elements) => {
+                let index = elements.iter().position(|&bits| !widen(bits).is_finite())?;
+                Some((index, widen(elements[index])))
+            }
+            Matrix::Blocks(kind, blocks) => kind.first_not_finite(blocks),
+            Matrix::Int8(rows) => {
+                let row = rows.scales.iter().position(|scale| !scale.is_finite())?;
+                Some((row * (rows.values.len() / rows.scales.len()), rows.scales[row]))
+            }
+        }
     }
 
     pub(crate) fn view(&self) -> MatrixView<'_> {
         match self {
             Matrix::F32(elements) => MatrixView::F32(elements),
             Matrix::Bf16(elements) => MatrixView::Bf16(elements),
+            Matrix::Blocks(kind, blocks) => MatrixView::Blocks(*kind, blocks),
+            Matrix::Int8(rows) => MatrixView::Int8(&rows.values, &rows.scales),
         }
     }
 }
@@ -63,6 +122,9 @@ pub(crate) fn widen(bits: u16) -> f32 {
 pub(crate) enum MatrixView<'a> {
     F32(&'a [f32]),
     Bf16(&'a [u16]),
+    Blocks(BlockType, &'a [u8]),
+    /// Values and scales: see [`RowScaled`].
+    Int8(&'a [i8], &'a [f32]),
 }
 
 impl<'a> MatrixView<'a> {
@@ -70,14 +132,24 @@ impl<'a> MatrixView<'a> {
         match self {
             MatrixView::F32(elements) => elements.len(),
             MatrixView::Bf16(elements) => elements.len(),
+            MatrixView::Blocks(kind, blocks) => blocks.len() / kind.size() * BLOCK,
+            MatrixView::Int8(values, _) => values.len(),
         }
     }
 
-    /// The elements in `range`.
+    /// The elements in `range`, which consists of whole blocks and whole scaled rows.
     pub(crate) fn part(self, range: Range<usize>) -> MatrixView<'a> {
         match self {
             MatrixView::F32(elements) => MatrixView::F32(&elements[range]),
             MatrixView::Bf16(elements) => MatrixView::Bf16(&elements[range]),
+            MatrixView::Blocks(kind, blocks) => {
+                let place = |element: usize| element / BLOCK * kind.size();
+                MatrixView::Blocks(kind, &blocks[place(range.start)..place(range.end)])
+            }
+            MatrixView::Int8(values, scales) => {
+                let width = (values.len() / scales.len().max(1)).max(1);
+                MatrixView::Int8(&values[range.clone()], &scales[range.start / width..range.end / width])
+            }
         }
     }
 
@@ -88,6 +160,13 @@ impl<'a> MatrixView<'a> {
             MatrixView::Bf16(elements) => {
                 target.iter_mut().zip(elements).for_each(|(target, &bits)| *target = widen(bits));
             }
+            MatrixView::Blocks(kind, blocks) => kind.decode(blocks, target),
+            MatrixView::Int8(values, scales) => {
+                let width = (values.len() / scales.len().max(1)).max(1);
+                for ((target, values), scale) in target.chunks_mut(width).zip(values.chunks(width)).zip(scales) {
+                    target.iter_mut().zip(values).for_each(|(target, value)| *target = f32::from(*value) * scale);
+                }
+            }
         }
     }
 }
@@ -97,6 +176,8 @@ pub trait Plain: Copy + Send + Sync + 'static {}
 
 impl Plain for f32 {}
 impl Plain for u16 {}
+impl Plain for u8 {}
+impl Plain for i8 {}
 
 /// Elements in memory, which others may share, or in a mapped file.
 #[derive(Clone)]

@@ -28,6 +28,11 @@ impl WorkerCommand {
         Self { command, path, folders: Vec::new() }
     }
 
+    /// Passes on what the user types.
+    pub(super) fn reads_stdin(&mut self) {
+        self.command.stdin(Stdio::inherit());
+    }
+
     pub(super) fn args(&mut self, words: impl IntoIterator<Item = OsString>) {
         self.command.args(words);
     }

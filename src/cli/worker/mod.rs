@@ -7,4 +7,4 @@ mod model;
 
 pub(super) use data::Data;
 pub(super) use logits::Logits;
-pub(super) use model::Generate;
+pub(super) use model::{Chat, Generate};

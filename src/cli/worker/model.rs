@@ -1,4 +1,4 @@
-//! Commands that ask a model (`generate`): the worker carries them out; a reference to an artifact
+//! Commands that ask a model (`generate`, `chat`): the worker carries them out; a reference to an artifact
 //! becomes a folder on the way.
 
 use std::ffi::OsString;
@@ -21,16 +21,32 @@ pub(crate) struct Generate {
     words: Vec<OsString>,
 }
 
+/// Converse with a model in the terminal.
+#[derive(clap::Args)]
+#[command(disable_help_flag = true, after_help = "Example: olmo-pipe chat latest:model --temperature 0.7")]
+pub(crate) struct Chat {
+    /// A model, and options; --help lists them.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "MODEL")]
+    words: Vec<OsString>,
+}
+
 impl Generate {
     pub(crate) fn run(self, common: &Common) -> Result<Exit, Problem> {
-        ask_model("generate", self.words, common)
+        ask_model(WorkerCommand::new("generate"), self.words, common)
     }
 }
 
-/// Runs the worker's command `name`. The first of `words` that is neither an option nor its value is
-/// the model.
-fn ask_model(name: &str, words: Vec<OsString>, common: &Common) -> Result<Exit, Problem> {
-    let mut command = WorkerCommand::new(name);
+impl Chat {
+    pub(crate) fn run(self, common: &Common) -> Result<Exit, Problem> {
+        let mut command = WorkerCommand::new("chat");
+        command.reads_stdin();
+        ask_model(command, self.words, common)
+    }
+}
+
+/// Runs a command of the worker. The first of `words` that is neither an option nor its value is the
+/// model.
+fn ask_model(mut command: WorkerCommand, words: Vec<OsString>, common: &Common) -> Result<Exit, Problem> {
     let place = model_place(&words);
     for (index, word) in words.into_iter().enumerate() {
         if Some(index) == place

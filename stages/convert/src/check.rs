@@ -6,29 +6,26 @@ use std::path::Path;
 use olmo_base::SplitMix64;
 use olmo_infer::Placement;
 use olmo_model::{
-    Matrices, Matrix, ModelConfig, ModelError, Rounded, StoredModel, TensorSpec, WeightSource, WeightType,
-    differing_tensors,
+    Matrices, Matrix, ModelConfig, ModelError, StoredModel, TensorSpec, WeightSource, WeightType, differing_tensors,
 };
 use olmo_stage::StageError;
 use olmo_stage::compute::Device;
 use serde::Serialize;
+
+use crate::perplexity::Perplexity;
 
 /// Largest difference of logits that passes.
 const TOLERANCE: f64 = 1e-5;
 const ROWS: usize = 2;
 const LONGEST_ROW: usize = 64;
 
-/// Compares the weights of the `export` with the model's, rounded to `dtype`, tensor by tensor, and
-/// returns the number of tensors.
+/// Compares the weights of the `export` with the model's, which are rounded as the export's, tensor by
+/// tensor, and returns the number of tensors.
 ///
 /// # Errors
 /// `convert::differs`, with the tensors that differ.
-pub(crate) fn compare_weights(
-    weights: &dyn WeightSource,
-    export: &StoredModel,
-    dtype: WeightType,
-) -> Result<usize, StageError> {
-    let names = differing_tensors(weights, export, dtype).map_err(|e| e.with_code("convert::model"))?;
+pub(crate) fn compare_weights(weights: &dyn WeightSource, export: &StoredModel) -> Result<usize, StageError> {
+    let names = differing_tensors(weights, export, WeightType::Float32).map_err(|e| e.with_code("convert::model"))?;
     let names: Vec<String> = names.iter().map(|name| format!("`{name}` differs")).collect();
     if names.is_empty() { Ok(weights.tensors().len()) } else { Err(differs(&names)) }
 }
@@ -60,8 +57,8 @@ fn differs(differences: &[String]) -> StageError {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(crate) struct Report {
     pub format: u32,
-    /// The type of the exported weights.
-    pub dtype: WeightType,
+    /// The type of the exported weights, or of their blocks.
+    pub dtype: &'static str,
     /// Largest difference between the logits of the model, its weights rounded to `dtype`, and of
     /// the export.
     pub max_abs_difference: f64,
@@ -73,26 +70,30 @@ pub(crate) struct Report {
     pub tokens: usize,
     /// Number of tensors whose values are equal in both.
     pub tensors: usize,
+    /// On the rows of the input `data`, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub perplexity: Option<Perplexity>,
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { tensors, tokens, .. } = self;
         match self.dtype {
-            WeightType::Float32 => write!(
+            "float32" => write!(
                 f,
                 "all {tensors} tensors equal; largest difference of logits over {tokens} tokens: {:e}",
                 self.max_abs_difference
-            ),
+            )?,
             dtype => write!(
                 f,
                 "all {tensors} tensors equal those rounded to {}; over {tokens} tokens the logits differ by up to {:e} from the \
                  rounded model's and by up to {:.1e} from the model's",
-                dtype.as_str(),
-                self.max_abs_difference,
-                self.max_abs_rounding
-            ),
+                dtype, self.max_abs_difference, self.max_abs_rounding
+            )?,
         }
+        let Some(Perplexity { tokens, before, after, .. }) = self.perplexity else { return Ok(()) };
+        let rise = 100.0 * (after / before - 1.0);
+        write!(f, "; perplexity over {tokens} tokens: {before:.4} before, {after:.4} after ({rise:+.3} %)")
     }
 }
 
@@ -119,12 +120,13 @@ fn ids(count: usize, vocab_size: usize) -> Vec<u32> {
     (0..count).map(|_| (numbers.next_u64() % vocab_size.max(1) as u64) as u32).collect()
 }
 
-/// Compares the logits of a model and of its `export`, with weights of type `dtype`. `tensors` is the
-/// number of equal tensors. On the CPU, weights are read block by block.
+/// Compares the logits of a model and of its `export`. `rounded` are the model's weights rounded to
+/// `dtype`, if that changes them. `tensors` is the number of equal tensors. On the CPU, weights are read
+/// block by block.
 pub(crate) fn compare_logits(
     (config, weights): (&ModelConfig, &dyn WeightSource),
     export: &StoredModel,
-    dtype: WeightType,
+    (dtype, rounded): (&'static str, Option<&dyn WeightSource>),
     tensors: usize,
     placement: &Placement<'_>,
 ) -> Result<Report, StageError> {
@@ -153,9 +155,9 @@ pub(crate) fn compare_logits(
         ));
     }
     let max_abs_rounding = largest_difference(&exact, &after);
-    let max_abs_difference = match dtype {
-        WeightType::Float32 => max_abs_rounding,
-        dtype => largest_difference(&logits(config, &Rounded::new(weights, dtype))?, &after),
+    let max_abs_difference = match rounded {
+        None => max_abs_rounding,
+        Some(rounded) => largest_difference(&logits(config, rounded)?, &after),
     };
     Ok(Report {
         format: 1,
@@ -165,6 +167,7 @@ pub(crate) fn compare_logits(
         tolerance: TOLERANCE,
         tokens: ids.len(),
         tensors,
+        perplexity: None,
     })
 }
 
@@ -196,12 +199,13 @@ mod tests {
         let fails = |a: &[f32], b: &[f32]| {
             Report {
                 format: 1,
-                dtype: WeightType::Float32,
+                dtype: "float32",
                 max_abs_difference: largest_difference(a, b),
                 max_abs_rounding: 0.0,
                 tolerance: TOLERANCE,
                 tokens: 1,
                 tensors: 1,
+                perplexity: None,
             }
             .verdict()
             .is_err()

@@ -9,6 +9,7 @@
 //! exceed 1e-5, and how far rounding alone moves the logits.
 
 mod check;
+mod perplexity;
 mod tokenizer_files;
 
 use std::fs;
@@ -16,8 +17,9 @@ use std::path::Path;
 
 use olmo_data::tokenizer::tokenizer_json;
 use olmo_data::{Chat, Template, TextTokenizer};
+use olmo_infer::text::gguf_keys;
 use olmo_infer::{Placement, check_tokenizer};
-use olmo_model::{ModelError, ResizedVocabulary, WeightType};
+use olmo_model::{BlockType, GgufRounded, GgufType, ModelError, ResizedVocabulary, Rounded, WeightSource, WeightType};
 use olmo_stage::compute_params::ComputeParams;
 use olmo_stage::rules::{Finding, Question};
 use olmo_stage::worker::{enforce, write_json};
@@ -25,7 +27,7 @@ use olmo_stage::{Compute, Context, Stage, StageError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Exports a model to the format of Hugging Face, OLMo-core or OLMo.
+/// Exports a model to the format of Hugging Face, OLMo-core or OLMo, or to a GGUF file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
@@ -35,16 +37,22 @@ pub struct Params {
     #[schemars(with = "Option<String>", extend("enum" = ["tulu", "olmo2", "chatml", null]))]
     pub template: Option<Template>,
     /// Format of the export: `huggingface` (for `transformers`, vLLM and others), `olmo_core` (a step of
-    /// OLMo-core's trainer, weights only) or `olmo` (an unsharded checkpoint of OLMo). The tokenizer's
-    /// files are in the folder, for `olmo_core` in its folder `tokenizer`.
+    /// OLMo-core's trainer, weights only), `olmo` (an unsharded checkpoint of OLMo) or `gguf` (the file
+    /// `model.gguf` for llama.cpp, with tokenizer and chat template). The tokenizer's files are in the
+    /// folder, for `olmo_core` in its folder `tokenizer`.
     #[serde(default)]
-    #[schemars(with = "String", extend("enum" = ["huggingface", "olmo_core", "olmo"], "default" = "huggingface"))]
+    #[schemars(with = "String", extend("enum" = ["huggingface", "olmo_core", "olmo", "gguf"], "default" = "huggingface"))]
     pub to: Format,
     /// Type of the exported weights: `float32` (the model's exact values), or `bfloat16` or `float16`
     /// (half the size).
     #[serde(default)]
     #[schemars(with = "String", extend("enum" = ["float32", "bfloat16", "float16"], "default" = "float32"))]
     pub dtype: WeightType,
+    /// With `to: gguf`, rounds matrices to blocks of 32 instead: `q8_0` (8 bits) or `q4_0` (4 bits, the
+    /// head 8). Norms stay float32. Null: `dtype`.
+    #[serde(default)]
+    #[schemars(with = "Option<String>", extend("enum" = ["q8_0", "q4_0", null]))]
+    pub quantization: Option<Quantization>,
     /// Largest weight file of a Hugging Face export, such as `5GB` or `500MB`: a larger model is split
     /// into shards with `model.safetensors.index.json`. Null: one file.
     #[serde(default)]
@@ -75,11 +83,30 @@ pub enum Format {
     Huggingface,
     OlmoCore,
     Olmo,
+    Gguf,
+}
+
+/// A rounding to blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Quantization {
+    #[serde(rename = "q8_0")]
+    Q8_0,
+    #[serde(rename = "q4_0")]
+    Q4_0,
 }
 
 impl Params {
     fn broken(&self, compute: Compute) -> Vec<Finding> {
         let mut findings = self.compute.broken("convert", compute);
+        if self.quantization.is_some() && self.to != Format::Gguf {
+            let what = "`quantization` is for `to: gguf`; the other formats have no blocks";
+            findings.push(Finding::error("convert::quantization", "quantization", what).hint("set `to: gguf`"));
+        }
+        if self.quantization.is_some() && self.dtype != WeightType::Float32 {
+            let what = "`quantization` and `dtype` both say how weights are rounded";
+            findings.push(Finding::error("convert::quantization", "dtype", what).hint("remove `dtype`"));
+        }
         let Some(shards) = &self.shards else { return findings };
         if self.to != Format::Huggingface {
             let what = "`shards` is for `to: huggingface`; the other formats have one weight file";
@@ -89,6 +116,24 @@ impl Params {
             findings.push(Finding::error("convert::shards", "shards", format!("`shards`: {why}")));
         }
         findings
+    }
+
+    /// The types of a GGUF file.
+    fn gguf_type(&self) -> GgufType {
+        match self.quantization {
+            None => GgufType::Plain(self.dtype),
+            Some(Quantization::Q8_0) => GgufType::Blocks(BlockType::Q8_0),
+            Some(Quantization::Q4_0) => GgufType::Blocks(BlockType::Q4_0),
+        }
+    }
+
+    /// What the weights are rounded to, for the report.
+    fn rounding(&self) -> &'static str {
+        match self.quantization {
+            None => self.dtype.as_str(),
+            Some(Quantization::Q8_0) => "q8_0",
+            Some(Quantization::Q4_0) => "q4_0",
+        }
     }
 
     /// Largest weight file in bytes.
@@ -144,22 +189,40 @@ impl Stage for Convert {
             Format::Huggingface => olmo_model::save_huggingface(&dir, &config, &weights, dtype, params.most()),
             Format::OlmoCore => olmo_model::save_olmo_core(&dir, &config, &weights, dtype),
             Format::Olmo => olmo_model::save_olmo(&dir, &config, &weights, dtype),
+            Format::Gguf => {
+                let path = tokenizer_dir.join("tokenizer.json");
+                let bytes = fs::read(&path).map_err(|e| StageError::io(&path, e))?;
+                let keys = gguf_keys(&bytes, &chat, config.embedding_rows(), "convert")?;
+                olmo_model::save_gguf(&dir, &config, &weights, params.gguf_type(), &keys)
+            }
         }
         .map_err(model)?;
-        let tokenizer_out = if params.to == Format::OlmoCore { dir.join("tokenizer") } else { dir.clone() };
-        fs::create_dir_all(&tokenizer_out).map_err(|e| StageError::io(&tokenizer_out, e))?;
-        tokenizer_files::write(&tokenizer_out, &tokenizer_dir, &chat, config.max_sequence_length)?;
-        clean_tokenizer(&tokenizer_out.join("tokenizer.json"), context)?;
+        if params.to != Format::Gguf {
+            let tokenizer_out = if params.to == Format::OlmoCore { dir.join("tokenizer") } else { dir.clone() };
+            fs::create_dir_all(&tokenizer_out).map_err(|e| StageError::io(&tokenizer_out, e))?;
+            tokenizer_files::write(&tokenizer_out, &tokenizer_dir, &chat, config.max_sequence_length)?;
+            clean_tokenizer(&tokenizer_out.join("tokenizer.json"), context)?;
+        }
         context.check_stop()?;
         let export = olmo_model::open(&dir).map_err(model)?;
+        let rounded: Box<dyn WeightSource + '_> = match params.to {
+            Format::Gguf => Box::new(GgufRounded::new(&weights, &config, params.gguf_type()).map_err(model)?),
+            _ => Box::new(Rounded::new(&weights, dtype)),
+        };
         // By the names in both files, if there is a table of them that the export did not use.
         let tensors = match params.to == Format::Huggingface && olmo_model::has_known_names(&source).map_err(model)? {
             true => check::compare_files(&source, &dir, dtype, config.embedding_rows())?,
-            false => check::compare_weights(&weights, &export, dtype)?,
+            false => check::compare_weights(&*rounded, &export)?,
         };
         context.check_stop()?;
         let placement = params.placement(context.request.compute);
-        let report = check::compare_logits((&config, &weights), &export, dtype, tensors, &placement)?;
+        let rounded = (params.rounding() != WeightType::Float32.as_str()).then_some(&*rounded);
+        let mut report =
+            check::compare_logits((&config, &weights), &export, (params.rounding(), rounded), tensors, &placement)?;
+        if let Some(data) = context.optional_input("data") {
+            context.check_stop()?;
+            report.perplexity = Some(perplexity::compare(&data, [&source, &dir], &placement)?);
+        }
         write_json(&context.output("report")?.join("report.json"), &report)?;
         context.message(report.to_string());
         report.verdict()

@@ -33,3 +33,12 @@ pub(crate) fn print_error(error: StageError) -> ExitCode {
     }
     ExitCode::FAILURE
 }
+
+/// Writes to standard output; [`StageError::Interrupted`] if its reader closed it.
+pub(crate) fn print(text: &str) -> Result<(), StageError> {
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|error| match error.kind() {
+        std::io::ErrorKind::BrokenPipe => StageError::Interrupted,
+        _ => StageError::fail("cli::output", format!("cannot write to standard output: {error}")),
+    })
+}

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::data::Data;
-use crate::inference::{Generate, Logits};
+use crate::inference::{Chat, Generate, Logits};
 use crate::table;
 
 #[derive(Parser)]
@@ -43,6 +43,9 @@ enum Command {
     #[command(after_help = "Example: olmo-pipe generate latest:model 'Language modeling is'\n\n\
                       A text is continued as it is. --chat answers it as a message, by the model's chat template.")]
     Generate(Box<Generate>),
+    /// Converse with a model in the terminal.
+    #[command(after_help = "Example: olmo-pipe chat latest:model --temperature 0.7")]
+    Chat(Box<Chat>),
     /// Answer a JSON list of questions on standard input with each stage's findings.
     #[command(after_help = "Example: echo '[]' | olmo-worker check")]
     Check,
@@ -77,6 +80,7 @@ pub fn main() -> ExitCode {
         Command::Data(data) => data.run(),
         Command::Logits(logits) => logits.run(),
         Command::Generate(generate) => generate.run(),
+        Command::Chat(chat) => chat.run(),
         Command::Check => {
             let text = std::io::read_to_string(std::io::stdin()).map_err(|e| e.to_string());
             print_answer(text.and_then(|text| table::check(&text)))

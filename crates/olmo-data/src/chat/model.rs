@@ -124,6 +124,24 @@ impl ModelTokenizer {
         Ok(Self { tokenizer, bytes, special, source, stops })
     }
 
+    /// A tokenizer with the content `bytes` of a `tokenizer.json`, from the file `path` of another
+    /// format. `stops` end an answer in addition to the template's stop tokens.
+    ///
+    /// # Errors
+    /// The content is malformed, or lacks a special token.
+    pub fn of_parts(
+        path: &Path,
+        bytes: Vec<u8>,
+        special: SpecialStrings,
+        source: Option<Source>,
+        stops: Vec<u32>,
+    ) -> Result<Self, ChatError> {
+        let pad = special.pad.as_deref().unwrap_or(&special.eos);
+        let tokenizer = TextTokenizer::from_bytes(path, &bytes, &special.eos, pad);
+        let tokenizer = tokenizer.map_err(|e| ChatError::Unreadable(e.to_string()))?.with_special_strings(&special);
+        Ok(Self { tokenizer, bytes, special, source, stops })
+    }
+
     /// The chat of this model with its own template; `None` if it has none. Without a token that ends
     /// an answer in the template, the eos ids set by the model's authors end it, or else eos.
     ///

@@ -2,6 +2,7 @@
 
 pub mod dataset;
 pub(crate) mod documents;
+pub(crate) mod gguf_vocabulary;
 pub(crate) mod id_bytes;
 pub(crate) mod json_file;
 pub(crate) mod label_runs;

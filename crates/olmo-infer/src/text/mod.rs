@@ -4,6 +4,7 @@
 mod answer_file;
 mod complete;
 mod decoder;
+mod gguf;
 mod model_text;
 mod prompts;
 mod record;
@@ -12,6 +13,7 @@ mod stops;
 pub use answer_file::AnswerFile;
 pub use complete::{Answer, Completion, Listener, TextOptions, complete};
 pub use decoder::TextDecoder;
+pub use gguf::gguf_keys;
 pub use model_text::{ModelText, TokenizerPlaces};
 pub use prompts::{Content, Prompt, messages, read_prompts};
 pub use record::{AnswerRecord, CompletionRecord, TokenRecord};

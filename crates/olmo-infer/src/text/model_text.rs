@@ -3,10 +3,11 @@
 use std::path::Path;
 
 use olmo_data::chat::ModelTokenizer;
-use olmo_data::{Chat, ChatError, ChatRecord, Conversation, TextTokenizer};
-use olmo_model::ModelConfig;
+use olmo_data::{Chat, ChatRecord, Conversation, TextTokenizer};
+use olmo_model::{GGUF_FILE, ModelConfig};
 use olmo_stage::StageError;
 
+use super::gguf;
 use super::prompts::Content;
 use crate::chat::{check_prompt, check_vocabulary, template_error};
 
@@ -30,7 +31,7 @@ pub struct TokenizerPlaces<'a> {
 }
 
 impl ModelText {
-    /// The tokenizer and chat format of the model in `folder`: the named tokenizer, otherwise the one
+    /// The tokenizer and chat format of the model in `folder`, or in the GGUF file of that path: the named tokenizer, otherwise the one
     /// in the folder, otherwise the one that the model records. `date` is today's date for
     /// `strftime_now`.
     ///
@@ -54,6 +55,12 @@ impl ModelText {
                 text.chat = Some(text.chat_of(record)?);
             }
             return Ok(text);
+        }
+        if folder.is_file() || folder.join(GGUF_FILE).is_file() {
+            let metadata = olmo_model::read_gguf_metadata(folder)
+                .map_err(|error| StageError::fail(&format!("{stage}::model"), error.to_string()))?;
+            let model = gguf::read(folder, &metadata, stage)?;
+            return ModelText::of_model(model, date, stage);
         }
         let missing = || {
             StageError::fail(&format!("{stage}::tokenizer"), format!("{} has no tokenizer", folder.display()))
@@ -82,9 +89,12 @@ impl ModelText {
     }
 
     fn of_huggingface(folder: &Path, date: Option<&str>, stage: &'static str) -> Result<ModelText, StageError> {
-        let malformed = |error: ChatError| template_error(stage, &error);
-        let model = ModelTokenizer::read(folder).map_err(malformed)?;
-        let chat = model.own_chat(date).map_err(malformed)?;
+        let model = ModelTokenizer::read(folder).map_err(|error| template_error(stage, &error))?;
+        ModelText::of_model(model, date, stage)
+    }
+
+    fn of_model(model: ModelTokenizer, date: Option<&str>, stage: &'static str) -> Result<ModelText, StageError> {
+        let chat = model.own_chat(date).map_err(|error| template_error(stage, &error))?;
         let stops = model.stop_token_ids().to_vec();
         let mut text = ModelText::of_tokenizer(model.tokenizer, stage);
         text.chat = chat;

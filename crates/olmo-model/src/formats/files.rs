@@ -10,6 +10,7 @@ use olmo_base::IoContext as _;
 use olmo_pickle::{Files, ReadAt, open_file, read_range};
 use serde_json::{Map, Value};
 
+use super::file_names::GGUF_ENDING;
 use super::lfs_pointer::lfs_pointer;
 use crate::error::{ModelError, shortened};
 
@@ -28,7 +29,7 @@ impl ModelFiles {
         Self { shown: shown.to_owned(), paths, maps: Mutex::default() }
     }
 
-    /// The files in `folder` and in its direct subfolders.
+    /// The files in `folder` and in its direct subfolders; or the file itself, if it is one.
     ///
     /// # Errors
     /// The folder cannot be read.
@@ -38,6 +39,10 @@ impl ModelFiles {
         };
         let mut files = BTreeMap::new();
         let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if folder.is_file() {
+            let parent = folder.parent().unwrap_or(Path::new("."));
+            return Ok(Self::new(parent, BTreeMap::from([(name(folder), folder.to_owned())])));
+        }
         for path in entries(folder).context(folder)? {
             if path.is_dir() {
                 // An unreadable folder is not a model.
@@ -48,6 +53,12 @@ impl ModelFiles {
             }
         }
         Ok(Self::new(folder, files))
+    }
+
+    /// The name of the GGUF file, if there is one, and only one.
+    pub(crate) fn gguf_file(&self) -> Option<&str> {
+        let mut names = self.names().filter(|name| name.ends_with(GGUF_ENDING) && !name.contains('/'));
+        names.next().filter(|_| names.next().is_none())
     }
 
     /// Whether there is a file `name`.

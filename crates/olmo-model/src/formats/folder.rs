@@ -60,7 +60,7 @@ impl<'f> Contents<'f> {
                  left over"
             ));
         }
-        if Format::of(|name| self.files.has(name)).is_some() {
+        if Format::of(|name| self.files.has(name)).is_some() || self.files.gguf_file().is_some() {
             return None;
         }
         Some(self.checkpoint().unwrap_or_else(|| self.missing(weights)))
@@ -103,10 +103,7 @@ impl<'f> Contents<'f> {
             );
         }
         if let Some(file) = self.ending(".gguf") {
-            return Some(format!(
-                "has {file}, a model for llama.cpp, whose weights are usually rounded; take the model in safetensors that \
-                 it was made from"
-            ));
+            return Some(format!("has several GGUF files, {file} among them; name the file of the model itself"));
         }
         if let Some(file) = self.names.iter().find(|name| name.starts_with("pytorch_model") && name.ends_with(".bin")) {
             let part = if self.has(CONFIG_FILE) { PYTORCH_INDEX_FILE } else { CONFIG_FILE };

@@ -13,11 +13,13 @@ pub(crate) enum Format {
     OlmoCore,
     /// An unsharded checkpoint of OLMo.
     Olmo,
+    /// A GGUF file of any name, and no model in another format.
+    Gguf,
 }
 
 impl Format {
     /// The format of a folder; `has` tells whether a file is in it (`NAME` or `FOLDER/NAME`). `None`
-    /// if it is none that can be read.
+    /// if it is none that can be read, or [`Format::Gguf`].
     pub(crate) fn of(has: impl Fn(&str) -> bool) -> Option<Format> {
         if has(CONFIG_FILE) && (has("model_and_optim/.metadata") || has(".metadata")) {
             return Some(Format::OlmoCore);

@@ -10,6 +10,7 @@ use super::file_names::{CONFIG_FILE, INDEX_FILE, PYTORCH_FILE, PYTORCH_INDEX_FIL
 use super::files::ModelFiles;
 use super::folder;
 use super::format::Format;
+use super::gguf::open_gguf;
 use super::huggingface::{self, open_huggingface};
 use super::native::{self, open_native};
 use super::olmo::{
@@ -23,8 +24,8 @@ use crate::error::ModelError;
 use crate::parameters::Parameters;
 
 /// Opens a model folder: native, Hugging Face (detected by `model_type` in its config; safetensors or
-/// `pytorch_model.bin`, in one file or several), a step of OLMo-core's trainer, or an unsharded
-/// checkpoint of OLMo. Weights only: nothing of an optimizer's state is read.
+/// `pytorch_model.bin`, in one file or several), a step of OLMo-core's trainer, an unsharded
+/// checkpoint of OLMo, or a GGUF file (also by its own path). Weights only: nothing of an optimizer's state is read.
 ///
 /// # Errors
 /// A file is missing or damaged, the config is invalid or unsupported, or a tensor is missing,
@@ -48,7 +49,17 @@ pub fn load(folder: &Path) -> Result<(ModelConfig, Parameters), ModelError> {
 /// See [`load`].
 pub fn map(folder: &Path) -> Result<(ModelConfig, Matrices), ModelError> {
     let stored = open(folder)?;
-    Ok((stored.config().clone(), stored.matrices()?))
+    Ok((stored.config().clone(), stored.matrices(true)?))
+}
+
+/// Like [`map`], without a look at the elements that are mapped: for commands that answer at once, and
+/// that refuse logits which are not finite.
+///
+/// # Errors
+/// See [`map`].
+pub fn map_unchecked(folder: &Path) -> Result<(ModelConfig, Matrices), ModelError> {
+    let stored = open(folder)?;
+    Ok((stored.config().clone(), stored.matrices(false)?))
 }
 
 /// Reads the optimizer's state of a checkpoint of OLMo (`optim.pt`) or a step of OLMo-core.
@@ -60,7 +71,7 @@ pub fn load_optimizer_state(folder: &Path) -> Result<OptimizerState, ModelError>
     match format(&files)? {
         Format::OlmoCore => optimizer_of_step(&files),
         Format::Olmo => optimizer_of_checkpoint(&files),
-        Format::Safetensors | Format::PytorchBin => Err(weights_alone(&files)),
+        Format::Safetensors | Format::PytorchBin | Format::Gguf => Err(weights_alone(&files)),
     }
 }
 
@@ -86,7 +97,7 @@ fn trainer_state_in(files: ModelFiles) -> Result<TrainerState, ModelError> {
     match format(&files)? {
         Format::OlmoCore => trainer_of_step(&files),
         Format::Olmo => trainer_of_checkpoint(&files),
-        Format::Safetensors | Format::PytorchBin => Err(weights_alone(&files)),
+        Format::Safetensors | Format::PytorchBin | Format::Gguf => Err(weights_alone(&files)),
     }
 }
 
@@ -131,7 +142,8 @@ pub fn read_config(path: &Path) -> Result<ModelConfig, ModelError> {
 
 fn format(files: &ModelFiles) -> Result<Format, ModelError> {
     folder::check(files)?;
-    let format = Format::of(|name| files.has(name));
+    let gguf = || files.gguf_file().map(|_| Format::Gguf);
+    let format = Format::of(|name| files.has(name)).or_else(gguf);
     format.ok_or_else(|| ModelError::folder(files.shown(), "changed while it was read"))
 }
 
@@ -144,6 +156,10 @@ fn open_files(files: ModelFiles, reads: bool) -> Result<StoredModel, ModelError>
     match format {
         Format::OlmoCore => return open_olmo_core(&files, reads),
         Format::Olmo => return open_olmo(&files),
+        Format::Gguf => {
+            let name = files.gguf_file().unwrap_or_default().to_owned();
+            return open_gguf(&files, &name);
+        }
         Format::Safetensors | Format::PytorchBin => {}
     }
     let fields = files.object(CONFIG_FILE)?;

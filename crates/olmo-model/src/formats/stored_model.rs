@@ -73,16 +73,17 @@ impl StoredModel {
     }
 
     /// All weights as matrices, without a copy of those that are f32 or bf16 and aligned in a file of
-    /// their own. The weights of norms are copied.
+    /// their own. The weights of norms are copied. Mapped elements are looked at only if `checks` is set:
+    /// otherwise nothing shows that they are finite, but opening a model reads none of them.
     ///
     /// # Errors
     /// See [`StoredModel::parameters`].
-    pub fn matrices(&self) -> Result<Matrices, ModelError> {
+    pub fn matrices(&self, checks: bool) -> Result<Matrices, ModelError> {
         let matrices: Vec<Result<(Range<usize>, Matrix), String>> = self
             .parts
             .par_iter()
             .map(|(part, tensor)| {
-                let matrix = tensor.matrix(part.shape.len() > 1);
+                let matrix = tensor.matrix(part.shape.len() > 1, checks);
                 let matrix = matrix.map_err(|reason| problem(part, tensor, &reason))?;
                 Ok((part.range.clone(), matrix))
             })

@@ -169,6 +169,7 @@ impl Cuda {
             let uploaded = match matrix {
                 Matrix::F32(elements) => olmo_torch::upload(elements, settings.place),
                 Matrix::Bf16(bits) => olmo_torch::upload_bf16(bits, settings.place),
+                rounded => olmo_torch::upload(&rounded.to_f32(), settings.place),
             };
             part(&values, &(start..start + matrix.len())).copy_(&uploaded);
             if settings.element == Element::Bf16 && vectors.iter().any(|range| range.start == start) {

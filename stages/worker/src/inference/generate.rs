@@ -17,7 +17,7 @@ use olmo_stage::StageError;
 use serde_json::json;
 
 use super::model::{ModelArguments, OpenModel};
-use crate::answer::print_error;
+use crate::answer::{print, print_error};
 
 const STAGE: &str = "generate";
 
@@ -261,15 +261,6 @@ struct Printer<'p> {
     waiting: BTreeMap<u64, String>,
     next: u64,
     stats: &'p mut Stats,
-}
-
-/// Writes to standard output; [`StageError::Interrupted`] if its reader closed it.
-fn print(text: &str) -> Result<(), StageError> {
-    let mut stdout = std::io::stdout().lock();
-    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|error| match error.kind() {
-        std::io::ErrorKind::BrokenPipe => StageError::Interrupted,
-        _ => StageError::fail("cli::output", format!("cannot write to standard output: {error}")),
-    })
 }
 
 impl Listener for Printer<'_> {

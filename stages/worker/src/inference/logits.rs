@@ -79,8 +79,8 @@ impl Logits {
     }
 
     fn answer(&self) -> Result<String, StageError> {
-        if !self.folder.is_dir() {
-            let what = format!("there is no folder {}", self.folder.display());
+        if !self.folder.exists() {
+            let what = format!("there is no {}", self.folder.display());
             return Err(StageError::fail("logits::missing", what)
                 .hint("name a model folder, or an artifact: RUN:STAGE.PORT, a tag or the first digits of its digest"));
         }

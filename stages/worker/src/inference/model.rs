@@ -6,18 +6,21 @@ use std::time::UNIX_EPOCH;
 use clap::Args;
 use olmo_base::Digest;
 use olmo_infer::text::{ModelText, TokenizerPlaces};
-use olmo_infer::{LanguageModel, Placement};
+use olmo_infer::{LanguageModel, Placement, Quantization};
 use olmo_stage::{Compute, StageError};
 
 /// The model that a command asks, and how it is opened.
 #[derive(Args)]
 pub(super) struct ModelArguments {
-    /// Model folder of any format, or RUN:STAGE.PORT, a tag or the first digits of a digest.
+    /// Model folder of any format, GGUF file, or RUN:STAGE.PORT, a tag or the first digits of a digest.
     #[arg(value_name = "MODEL")]
     folder: PathBuf,
     /// Tokenizer folder, if not the model's own.
     #[arg(long, value_name = "FOLDER")]
     tokenizer: Option<PathBuf>,
+    /// Round the weights when the model is opened: `q8_0`, `q4_0` or `int8`.
+    #[arg(long, value_name = "KIND", value_parser = quantization)]
+    quantize: Option<Quantization>,
     /// Today's date for chat templates that ask for it, such as 2026-01-31.
     #[arg(long)]
     date: Option<String>,
@@ -30,6 +33,11 @@ pub(super) struct ModelArguments {
     /// Folder of objects named by digest, in which to find the tokenizer (passed by olmo-pipe).
     #[arg(long, hide = true)]
     objects: Option<PathBuf>,
+}
+
+fn quantization(name: &str) -> Result<Quantization, String> {
+    let names: Vec<&str> = Quantization::ALL.iter().map(|kind| kind.name()).collect();
+    Quantization::named(name).ok_or_else(|| format!("it must be one of {}", names.join(", ")))
 }
 
 /// A model that is ready to answer.
@@ -56,8 +64,8 @@ impl ModelArguments {
 
     fn open_folder(&self, stage: &'static str) -> Result<OpenModel, StageError> {
         let folder = self.model_folder();
-        if !folder.is_dir() {
-            let what = format!("there is no folder {}", folder.display());
+        if !folder.exists() {
+            let what = format!("there is no {}", folder.display());
             return Err(StageError::fail(&format!("{stage}::missing"), what)
                 .hint("name a model folder, or an artifact: RUN:STAGE.PORT, a tag or the first digits of its digest"));
         }
@@ -66,7 +74,7 @@ impl ModelArguments {
             built.map_err(|error| StageError::fail(&format!("{stage}::threads"), error.to_string()))?;
         }
         let placement = Placement { compute: Compute::FLEX, device: "cpu", stage };
-        let model = olmo_infer::open(&folder, &placement)?;
+        let model = olmo_infer::open_quantized(&folder, &placement, self.quantize)?;
         let places = TokenizerPlaces { named: self.tokenizer.as_deref(), objects: self.objects.as_deref() };
         let text = ModelText::open(&folder, places, self.date.as_deref(), stage)?;
         text.check_vocabulary(model.config())?;
@@ -92,7 +100,7 @@ impl ModelArguments {
     /// # Errors
     /// A folder cannot be read.
     pub(super) fn identity(&self) -> Result<Digest, StageError> {
-        let mut text = String::new();
+        let mut text = format!("{:?}\n", self.quantize);
         let folder = self.model_folder();
         // The folder of an artifact is named by its digest, and its files may be copies.
         let own = self.shown.is_none().then_some(&folder);
@@ -106,17 +114,23 @@ impl ModelArguments {
 
 /// Adds a line for each file in `folder`, by names relative to `root`.
 fn list(root: &Path, folder: &Path, text: &mut String) -> std::io::Result<()> {
+    if folder.is_file() {
+        return describe(root, folder, text);
+    }
     let mut entries = std::fs::read_dir(folder)?.collect::<std::io::Result<Vec<_>>>()?;
     entries.sort_by_key(std::fs::DirEntry::file_name);
     for entry in entries {
-        let (path, metadata) = (entry.path(), std::fs::metadata(entry.path())?);
-        if metadata.is_dir() {
-            list(root, &path, text)?;
-            continue;
-        }
-        let changed = metadata.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let name = path.strip_prefix(root).unwrap_or(&path);
-        *text += &format!("{name:?} {} {}\n", metadata.len(), changed.as_nanos());
+        let path = entry.path();
+        if path.is_dir() { list(root, &path, text)? } else { describe(root, &path, text)? }
     }
+    Ok(())
+}
+
+/// Adds a line for the file `path`.
+fn describe(root: &Path, path: &Path, text: &mut String) -> std::io::Result<()> {
+    let metadata = std::fs::metadata(path)?;
+    let changed = metadata.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let name = path.strip_prefix(root).unwrap_or(path);
+    *text += &format!("{name:?} {} {}\n", metadata.len(), changed.as_nanos());
     Ok(())
 }

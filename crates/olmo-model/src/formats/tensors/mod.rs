@@ -3,13 +3,15 @@
 
 mod distributed;
 mod elements;
+mod encoding;
 mod pickled;
 mod safetensors;
 mod tensor;
 mod write;
 
 pub(super) use distributed::{checkpoint, distributed};
+pub(super) use encoding::Encoding;
 pub(super) use pickled::{SavedFile, state_dict};
 pub(super) use safetensors::safetensors;
-pub(super) use tensor::{OpenTensor, Tensor, Tensors};
+pub(super) use tensor::{Content, OpenTensor, Tensor, Tensors};
 pub(super) use write::{Outgoing, write};

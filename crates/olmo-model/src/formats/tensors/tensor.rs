@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
 
-use olmo_ops::{Elements, MappedBytes, Matrix};
+use olmo_ops::{BLOCK, BlockType, Elements, MappedBytes, Matrix};
 use olmo_pickle::{DType, ReadAt};
 
 use super::elements::widen;
+use super::encoding::Encoding;
 
 /// Number of elements that are converted at a time.
 const AT_ONCE: usize = 1 << 18;
@@ -34,14 +35,19 @@ pub(crate) trait Content: Send + Sync {
 pub(crate) struct Tensor {
     /// The file, as messages call it.
     pub path: PathBuf,
-    pub dtype: DType,
+    pub encoding: Encoding,
     pub shape: Vec<usize>,
     content: Box<dyn Content>,
 }
 
 impl Tensor {
-    pub(super) fn new(path: PathBuf, dtype: DType, shape: Vec<usize>, content: impl Content + 'static) -> Self {
-        Self { path, dtype, shape, content: Box::new(content) }
+    pub(crate) fn new(
+        path: PathBuf,
+        encoding: impl Into<Encoding>,
+        shape: Vec<usize>,
+        content: impl Content + 'static,
+    ) -> Self {
+        Self { path, encoding: encoding.into(), shape, content: Box::new(content) }
     }
 
     /// Opens the elements for reading. Files without a range of their own for the tensor are read now.
@@ -49,15 +55,18 @@ impl Tensor {
     /// # Errors
     /// The reason why the elements cannot be weights.
     pub(crate) fn open(&self) -> Result<OpenTensor, String> {
-        // Tells of another type than a weight's.
-        widen(self.dtype, &[], &mut [])?;
+        if let Encoding::Plain(dtype) = self.encoding {
+            // Tells of another type than a weight's.
+            widen(dtype, &[], &mut [])?;
+        }
         let reader = self.content.open()?;
         let elements = self.shape.iter().try_fold(1usize, |count, length| count.checked_mul(*length));
-        let bytes = elements.and_then(|count| count.checked_mul(self.dtype.size()));
+        let width = self.shape.last().copied().unwrap_or(1);
+        let bytes = elements.and_then(|count| self.encoding.bytes_of(count, width));
         if bytes.map(|bytes| bytes as u64) != Some(reader.length()) {
             return Err(format!("of shape {:?} has {} bytes", self.shape, reader.length()));
         }
-        Ok(OpenTensor { reader, dtype: self.dtype })
+        Ok(OpenTensor { reader, encoding: self.encoding })
     }
 
     /// All elements as f32.
@@ -72,29 +81,43 @@ impl Tensor {
         Ok(values)
     }
 
-    /// The elements as a weight: in the file if they are aligned there, are not f16 and `in_file` is
-    /// set, otherwise as a copy, in f32 unless they are bf16 and `in_file` is set.
+    /// The elements as a weight: in the file if they are aligned there, are neither f16 nor q4_1 and
+    /// `in_file` is set, otherwise as a copy, in f32 unless `in_file` is set and they are bf16 or in
+    /// blocks. Elements in the file are looked at only if `checks` is set.
     ///
     /// # Errors
     /// The reason why the elements cannot be weights.
-    pub(crate) fn matrix(&self, in_file: bool) -> Result<Matrix, String> {
-        let place = if in_file && self.dtype != DType::Float16 { self.content.map()? } else { None };
-        let mapped = place.and_then(|(file, range)| match self.dtype {
-            DType::Float32 => Elements::mapped(file, range).map(Matrix::F32),
-            DType::Bfloat16 => Elements::mapped(file, range).map(Matrix::Bf16),
+    pub(crate) fn matrix(&self, in_file: bool, checks: bool) -> Result<Matrix, String> {
+        let is_kept = match self.encoding {
+            Encoding::Plain(dtype) => dtype != DType::Float16,
+            Encoding::Blocks(kind) => kind != BlockType::Q4_1,
+        };
+        let place = if in_file && is_kept { self.content.map()? } else { None };
+        let mapped = match (self.encoding, place) {
+            (Encoding::Plain(DType::Float32), Some((file, range))) => Elements::mapped(file, range).map(Matrix::F32),
+            (Encoding::Plain(DType::Bfloat16), Some((file, range))) => Elements::mapped(file, range).map(Matrix::Bf16),
+            (Encoding::Blocks(kind), Some((file, range))) => {
+                Elements::mapped(file, range).map(|blocks| Matrix::Blocks(kind, blocks))
+            }
+            (Encoding::Blocks(kind), None) if in_file && is_kept => {
+                let open = self.open()?;
+                let mut blocks = vec![0; open.reader.length() as usize];
+                open.reader.read_exact_at(&mut blocks, 0).map_err(|error| format!("cannot be read: {error}"))?;
+                Some(Matrix::Blocks(kind, blocks.into()))
+            }
             _ => None,
-        });
+        };
         let Some(matrix) = mapped else {
             let values = self.values()?;
-            return Ok(match self.dtype {
-                DType::Bfloat16 if in_file => {
+            return Ok(match self.encoding {
+                Encoding::Plain(DType::Bfloat16) if in_file => {
                     let bits: Vec<u16> = values.iter().map(|value| (value.to_bits() >> 16) as u16).collect();
                     Matrix::Bf16(bits.into())
                 }
                 _ => Matrix::F32(values.into()),
             });
         };
-        match matrix.first_not_finite() {
+        match if checks { matrix.first_not_finite() } else { None } {
             None => Ok(matrix),
             Some((index, value)) => Err(format!("holds {value} at element {index}")),
         }
@@ -126,7 +149,7 @@ impl Tensor {
 /// The elements of a tensor, opened for reading.
 pub(crate) struct OpenTensor {
     reader: Box<dyn ReadAt>,
-    dtype: DType,
+    encoding: Encoding,
 }
 
 impl OpenTensor {
@@ -135,17 +158,44 @@ impl OpenTensor {
     /// # Errors
     /// The reason why the elements cannot be weights.
     pub(crate) fn read(&self, start: usize, target: &mut [f32]) -> Result<(), String> {
-        let size = self.dtype.size();
+        let dtype = match self.encoding {
+            Encoding::Plain(dtype) => dtype,
+            Encoding::Blocks(kind) => return self.read_blocks(kind, start, target),
+        };
+        let size = dtype.size();
         let mut bytes = vec![0; target.len().min(AT_ONCE) * size];
         for (index, piece) in target.chunks_mut(AT_ONCE).enumerate() {
             let first = start + index * AT_ONCE;
             let bytes = &mut bytes[..piece.len() * size];
             let read = self.reader.read_exact_at(bytes, (first * size) as u64);
             read.map_err(|error| format!("cannot be read: {error}"))?;
-            widen(self.dtype, bytes, piece)?;
+            widen(dtype, bytes, piece)?;
             if let Some(place) = piece.iter().position(|value| !value.is_finite()) {
                 return Err(format!("holds {} at element {}", piece[place], first + place));
             }
+        }
+        Ok(())
+    }
+
+    /// Reads the elements from `start` on, of whole blocks.
+    fn read_blocks(&self, kind: BlockType, start: usize, target: &mut [f32]) -> Result<(), String> {
+        let (mut blocks, mut values) = (Vec::new(), Vec::new());
+        let mut done = 0;
+        while done < target.len() {
+            let first = start + done;
+            let length = (target.len() - done).min(AT_ONCE);
+            let (from, to) = (first / BLOCK, (first + length).div_ceil(BLOCK));
+            blocks.resize((to - from) * kind.size(), 0);
+            let read = self.reader.read_exact_at(&mut blocks, (from * kind.size()) as u64);
+            read.map_err(|error| format!("cannot be read: {error}"))?;
+            values.resize((to - from) * BLOCK, 0.0);
+            kind.decode(&blocks, &mut values);
+            let piece = &values[first - from * BLOCK..][..length];
+            if let Some(place) = piece.iter().position(|value| !value.is_finite()) {
+                return Err(format!("holds {} at element {}", piece[place], first + place));
+            }
+            target[done..done + length].copy_from_slice(piece);
+            done += length;
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! Matrix products: in parallel pieces, by the matrix-multiply backend of the caller.
 
+mod blocks;
 mod compute;
 #[cfg(target_arch = "x86_64")]
 mod gemm;

@@ -31,11 +31,11 @@ pub(crate) fn matmul_nt(
     product(compute, [rows, out, inner], (x, [inner, 1]), (w, [1, inner]), (y, out), write, None);
 }
 
-/// Elements of a part of a bf16 weight that are widened at a time.
+/// Elements of a part of a weight that are widened at a time.
 const WIDENED: usize = 1 << 20;
 
 /// Like [`matmul_nt`], for a weight that gives only some columns of a result: `y` begins at the
-/// first of them, and has rows of `stride`. A bf16 weight is widened in parts, which changes no bit
+/// first of them, and has rows of `stride`. A weight that is not f32 is widened in parts, which changes no bit
 /// of what the default backend computes.
 pub(crate) fn matmul_nt_part(
     compute: Compute,
@@ -54,11 +54,13 @@ pub(crate) fn matmul_nt_part(
     }
     let size = (WIDENED / inner.max(1)).next_multiple_of(128).min(out);
     let mut wide = Buffer::new(size * inner);
+    let at_once = (LEAST_FOR_THREADS / inner.max(1)).max(1) * inner;
     for first in (0..out).step_by(size.max(1)) {
         let count = size.min(out - first);
         let part = w.part(first * inner..(first + count) * inner);
-        wide[..count * inner].par_chunks_mut(LEAST_FOR_THREADS).enumerate().for_each(|(index, wide)| {
-            part.part(index * LEAST_FOR_THREADS..index * LEAST_FOR_THREADS + wide.len()).widen_into(wide);
+        // In whole rows, which consist of whole blocks.
+        wide[..count * inner].par_chunks_mut(at_once.max(1)).enumerate().for_each(|(index, wide)| {
+            part.part(index * at_once..index * at_once + wide.len()).widen_into(wide);
         });
         let y = (&mut y[first..], stride);
         product(compute, [rows, count, inner], (x, [inner, 1]), (&wide, [1, inner]), y, write, None);

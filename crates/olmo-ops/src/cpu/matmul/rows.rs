@@ -1,12 +1,15 @@
 //! Products of single rows, for steps of generation: each element is one sum over its weight's row,
-//! for any number of rows and threads.
+//! for any number of rows and threads. Weights in blocks are multiplied with rounded rows
+//! ([`RoundedRows`]).
 
 use rayon::prelude::*;
 
+use super::blocks::{self, RoundedRows};
 use super::matrix::Write;
 use crate::cpu::buffer::Buffer;
 use crate::cpu::math::{LANES, add_lanes, dot, multiversion};
 use crate::matrix::{MatrixView, widen};
+use crate::quantized::BlockType;
 
 /// Rows of a weight per task.
 const ROWS: usize = 512;
@@ -36,6 +39,8 @@ pub(crate) fn product_of_rows(
 /// `y [outputs, rows]`, the transposed result.
 fn transposed(x: &[f32], inputs: usize, parts: &[MatrixView<'_>], mut y: &mut [f32]) {
     let rows = x.len() / inputs;
+    let has_blocks = parts.iter().any(|part| multiplies_blocks(*part));
+    let rounded = has_blocks.then(|| RoundedRows::new(x, inputs));
     let mut tasks = Vec::new();
     for part in parts {
         let outputs = part.len() / inputs;
@@ -47,7 +52,17 @@ fn transposed(x: &[f32], inputs: usize, parts: &[MatrixView<'_>], mut y: &mut [f
             (y, part.part(start..part.len().min(start + ROWS * inputs)))
         }));
     }
-    tasks.into_par_iter().for_each(|(y, weight)| multiply(x, inputs, weight, y));
+    tasks.into_par_iter().for_each(|(y, weight)| match (weight, &rounded) {
+        (MatrixView::Blocks(kind, blocks), Some(rounded)) if multiplies_blocks(weight) => {
+            blocks::multiply(kind, blocks, rounded, y);
+        }
+        _ => multiply(x, inputs, weight, y),
+    });
+}
+
+/// Whether a weight is multiplied in whole numbers.
+fn multiplies_blocks(weight: MatrixView<'_>) -> bool {
+    matches!(weight, MatrixView::Blocks(BlockType::Q8_0 | BlockType::Q4_0, _))
 }
 
 multiversion! {
@@ -66,10 +81,15 @@ multiversion! {
                     *y = dot_bf16(weight, x);
                 }
             }
-            MatrixView::Bf16(weight) => {
+            MatrixView::Int8(weight, scales) if rows == 1 => {
+                for ((y, weight), scale) in y.iter_mut().zip(weight.chunks_exact(inputs)).zip(scales) {
+                    *y = dot_int8(weight, *scale, x);
+                }
+            }
+            _ => {
                 let mut wide = vec![0f32; inputs];
-                for (y, weight) in y.chunks_exact_mut(rows).zip(weight.chunks_exact(inputs)) {
-                    wide.iter_mut().zip(weight).for_each(|(wide, &bits)| *wide = widen(bits));
+                for (index, y) in y.chunks_exact_mut(rows).enumerate() {
+                    weight.part(index * inputs..(index + 1) * inputs).widen_into(&mut wide);
                     for (y, x) in y.iter_mut().zip(x.chunks_exact(inputs)) {
                         *y = dot(&wide, x);
                     }
@@ -91,6 +111,23 @@ fn dot_bf16(weight: &[u16], x: &[f32]) -> f32 {
     for (weight, x) in weights.zip(xs) {
         for lane in 0..LANES {
             lanes[lane] += widen(weight[lane]) * x[lane];
+        }
+    }
+    rest + add_lanes(lanes)
+}
+
+/// Sum of products, with the bits of [`dot`] of the widened weight.
+#[inline(always)]
+fn dot_int8(weight: &[i8], scale: f32, x: &[f32]) -> f32 {
+    let mut lanes = [0f32; LANES];
+    let (weights, xs) = (weight.chunks_exact(LANES), x.chunks_exact(LANES));
+    let mut rest = 0f32;
+    for (weight, x) in weights.remainder().iter().zip(xs.remainder()) {
+        rest += f32::from(*weight) * scale * x;
+    }
+    for (weight, x) in weights.zip(xs) {
+        for lane in 0..LANES {
+            lanes[lane] += f32::from(weight[lane]) * scale * x[lane];
         }
     }
     rest + add_lanes(lanes)
