@@ -21,10 +21,11 @@ use serde_json::Value;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them, sorted. Each has a folder below `fuzz/corpus`.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     ("bundle", bundle),
     ("config", config),
     ("distributed", distributed),
+    ("gguf", gguf),
     ("journal", read_journal),
     ("manifest", manifest),
     ("pickle", read_pickle),
@@ -145,6 +146,20 @@ fn weights(bytes: &[u8]) {
         write(&folder.join("model.safetensors"), bytes);
         let _ = olmo_model::load(folder).map_err(|error| error.to_string());
     });
+}
+
+/// A GGUF file: its metadata, its weights as they are in the file, and as f32.
+fn gguf(bytes: &[u8]) {
+    with_folder(
+        |_| {},
+        |folder| {
+            let path = folder.join("model.gguf");
+            write(&path, bytes);
+            let _ = olmo_model::read_gguf_metadata(&path).map_err(|error| error.to_string());
+            let _ = olmo_model::map(&path).map_err(|error| error.to_string());
+            let _ = olmo_model::load(folder).map_err(|error| error.to_string());
+        },
+    );
 }
 
 /// The config of a model whose weights are known, and as the index of its shards.

@@ -105,6 +105,8 @@ impl AnswerFile {
     /// # Errors
     /// A file cannot be written.
     pub fn finish(self, output: &Path) -> Result<(), StageError> {
+        // With a folder, whose entry is made durable too.
+        let output = &std::path::absolute(output).map_err(|error| StageError::io(output, error))?;
         let mut text = String::new();
         for record in self.records.values() {
             text += &serde_json::to_string(record).map_err(|error| StageError::io(output, error.into()))?;

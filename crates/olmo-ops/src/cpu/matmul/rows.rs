@@ -11,8 +11,10 @@ use crate::cpu::math::{LANES, add_lanes, dot, multiversion};
 use crate::matrix::{MatrixView, widen};
 use crate::quantized::BlockType;
 
-/// Rows of a weight per task.
-const ROWS: usize = 512;
+/// Multiplications of a task, at least.
+const LEAST_WORK: usize = 1 << 15;
+/// Tasks for each thread, so that all end at about the same time.
+const TASKS: usize = 4;
 
 /// `y [rows, outputs] (+)= x [rows, inputs] w^T`; w consists of `parts`, one below the other.
 pub(crate) fn product_of_rows(
@@ -39,6 +41,10 @@ pub(crate) fn product_of_rows(
 /// `y [outputs, rows]`, the transposed result.
 fn transposed(x: &[f32], inputs: usize, parts: &[MatrixView<'_>], mut y: &mut [f32]) {
     let rows = x.len() / inputs;
+    let outputs: usize = parts.iter().map(|part| part.len() / inputs).sum();
+    // An element is one sum, however the rows of the weight are split.
+    let share = outputs.div_ceil(TASKS * rayon::current_num_threads());
+    let size = share.max(LEAST_WORK / (inputs * rows).max(1)).max(1);
     let has_blocks = parts.iter().any(|part| multiplies_blocks(*part));
     let rounded = has_blocks.then(|| RoundedRows::new(x, inputs));
     let mut tasks = Vec::new();
@@ -46,10 +52,10 @@ fn transposed(x: &[f32], inputs: usize, parts: &[MatrixView<'_>], mut y: &mut [f
         let outputs = part.len() / inputs;
         let (own, rest) = y.split_at_mut(outputs * rows);
         y = rest;
-        let chunks = own.chunks_mut(ROWS * rows).enumerate();
+        let chunks = own.chunks_mut(size * rows).enumerate();
         tasks.extend(chunks.map(|(index, y)| {
-            let start = index * ROWS * inputs;
-            (y, part.part(start..part.len().min(start + ROWS * inputs)))
+            let start = index * size * inputs;
+            (y, part.part(start..part.len().min(start + size * inputs)))
         }));
     }
     tasks.into_par_iter().for_each(|(y, weight)| match (weight, &rounded) {
