@@ -6,8 +6,9 @@ use rayon::prelude::*;
 
 use super::buffer::Buffer;
 use super::math::{exp, maximum, multiversion, sum};
-use super::matmul::{Compute, Write, matmul_nn, matmul_nt, matmul_tn_in_chains};
+use super::matmul::{Compute, Write, matmul_nn, matmul_nt, matmul_tn};
 use crate::config::{IGNORED, LossTerms, Sums};
+use crate::matrix::MatrixView;
 
 /// Outputs for the gradients of the loss `(nll + z) / denominator`.
 #[derive(Debug)]
@@ -71,7 +72,7 @@ pub(super) fn loss(
         for (to, &from) in rows.chunks_exact_mut(width).zip(chunk) {
             to.copy_from_slice(&hidden[from * width..(from + 1) * width]);
         }
-        matmul_nt(compute, &rows, weight, count, width, vocabulary, &mut logits, Write::New);
+        matmul_nt(compute, &rows, MatrixView::F32(weight), count, width, (&mut logits, vocabulary), Write::New);
         let (logits, wanted) = (&mut logits[..count * vocabulary], gradients.is_some());
         logits.par_chunks_mut(vocabulary).zip(&mut losses[..count]).zip(chunk).for_each(|((logits, loss), &row)| {
             let target = targets[row] as usize;
@@ -83,9 +84,9 @@ pub(super) fn loss(
         }
         if let Some(made) = &mut gradients {
             if let Some(dweight) = made.weight.as_deref_mut() {
-                matmul_tn_in_chains(compute, logits, &rows, count, width, vocabulary, dweight, chain);
+                matmul_tn(compute, logits, &rows, [count, width, vocabulary], dweight, Some(chain));
             }
-            matmul_nn(compute, logits, weight, count, width, vocabulary, &mut rows, Write::New);
+            matmul_nn(compute, logits, weight, [count, width, vocabulary], &mut rows, Write::New);
             for (from, &to) in rows.chunks_exact(width).zip(chunk) {
                 made.hidden[to * width..(to + 1) * width].copy_from_slice(from);
             }
