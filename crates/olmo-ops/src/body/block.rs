@@ -165,9 +165,9 @@ impl<D: Device> Block<'_, D> {
         (sum, NormState { values: Some(values), stats })
     }
 
-    /// The gradient of a sub-layer's input `x` from that of its sum with the residual, `dsum`. `inner`
-    /// maps the gradient of the last projection to that of the first one. Adds the gradients of the
-    /// norm's weight and of the first projection.
+    /// The gradient of a sub-layer's input `x` from that of its sum with the residual, `dsum`.
+    /// `inner` maps the gradient of the last projection to that of the first one. Adds the gradients
+    /// of the norm's weight and of the first projection.
     fn sublayer_backward(
         &self,
         sublayer: Sublayer<'_>,

@@ -2,13 +2,18 @@
 
 use crate::config::BlockConfig;
 use crate::cpu::math::{exp, maximum, sum};
-use crate::cpu::matmul::Compute;
+use crate::cpu::matmul::{Compute, Strided};
 
 /// Products here are too small to benefit from a BLAS.
 pub(super) const PRODUCT: Compute = Compute::Flex;
 
 /// Number of query rows in a block.
 pub(super) const ROWS: usize = 64;
+
+/// The transposed matrix.
+pub(super) fn turned((start, [row, column]): Strided) -> Strided {
+    (start, [column, row])
+}
 
 /// Position of the parts of one head in rows of `[queries, keys, values]`.
 #[derive(Clone, Copy)]
