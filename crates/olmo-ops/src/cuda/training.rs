@@ -135,7 +135,7 @@ impl Training {
         let (sum, parts) = (device.sum(), device.floats(&[PARTS]));
         let total = (sum.numel() / floats) as i64;
         // SAFETY: `sum` has `total` pieces of `floats` elements, and each block writes one of `parts`.
-        unsafe { device.launch("square_sum", PARTS, 256, &[(&sum).into(), total.into(), (&parts).into()]) };
+        unsafe { device.launch("square_sum", PARTS, 256, &arguments![&sum, total, &parts]) };
         GradientNorm(parts.sum(Kind::Double).sqrt())
     }
 
@@ -162,23 +162,10 @@ impl Training {
             let total = range.len() / floats;
             let Scalars { keep, one_minus_beta1, beta2, one_minus_beta2, root_correction2, eps, step_size, .. } =
                 Scalars::new(settings, number, 1.0, *decays);
-            let arguments = [
-                (&g).into(),
-                copy.as_ref().into(),
-                (&w).into(),
-                (&m).into(),
-                (&v).into(),
-                (total as i64).into(),
-                keep.into(),
-                one_minus_beta1.into(),
-                beta2.into(),
-                one_minus_beta2.into(),
-                root_correction2.into(),
-                eps.into(),
-                step_size.into(),
-                (&norm.0).into(),
-                (max_norm.unwrap_or(0.0) as f32).into(),
-            ];
+            let arrays = arguments![&g, &copy, &w, &m, &v, total as i64];
+            let scalars = arguments![keep, one_minus_beta1, beta2, one_minus_beta2, root_correction2, eps, step_size];
+            let clip = arguments![&norm.0, max_norm.unwrap_or(0.0) as f32];
+            let arguments = [&arrays[..], &scalars, &clip].concat();
             // SAFETY: all arrays have `total` pieces of `floats` elements, and `norm` one f64.
             unsafe { device.launch("adamw", total.div_ceil(256).min(4 * PARTS), 256, &arguments) };
         }

@@ -366,13 +366,8 @@ impl Cuda {
     pub(super) fn add_columns(&self, weight: &Weight, parts: &Tensor) {
         let Some((sum, begun)) = self.gradient(weight) else { return };
         let width = weight.values.len();
-        let arguments = [
-            parts.into(),
-            (&sum).into(),
-            (parts.size()[0] as i32).into(),
-            (width as i32).into(),
-            i32::from(begun).into(),
-        ];
+        let (rows, begun) = (parts.size()[0] as i32, i32::from(begun));
+        let arguments = arguments![parts, &sum, rows, width as i32, begun];
         // SAFETY: `parts` has rows of `width` elements, as many as given, and `sum` is one.
         unsafe { self.launch("column_sum", width.div_ceil(128), 128, &arguments) };
     }
