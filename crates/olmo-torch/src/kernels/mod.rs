@@ -12,6 +12,7 @@ mod cache;
 mod driver;
 mod emulate;
 mod error;
+mod library;
 mod nvrtc;
 mod signature;
 
