@@ -2,6 +2,8 @@
 //! in blocks. Each block computes only the columns that one of its rows can see (none that is
 //! later, in another document or outside the window).
 
+#[cfg(feature = "libtorch")]
+use olmo_torch::DeviceAttention;
 use rayon::prelude::*;
 
 use super::place::{PRODUCT, Place, ROWS, softmax_row, turned};
@@ -61,7 +63,7 @@ pub(crate) fn forward(
     if let Some(shape) = in_libtorch(compute, config, places) {
         let rows = output.par_chunks_mut(sequence * place.queries).zip(lse.par_chunks_mut(sequence * config.n_heads));
         rows.zip(heads.par_chunks(sequence * place.stride))
-            .for_each(|((output, lse), heads)| olmo_torch::attention_forward(&shape, heads, output, lse));
+            .for_each(|((output, lse), heads)| olmo_torch::attention_forward(&shape(), heads, output, lse));
         return;
     }
     let (output, lse) = (SharedSlice::new(output), SharedSlice::new(lse));
@@ -92,13 +94,18 @@ pub(crate) fn forward(
     });
 }
 
-/// The shape of a batch row for libtorch's kernel, if it can be used: it supports neither documents
-/// nor windows.
+/// Makes the shape of a batch row for libtorch's kernel, if that can be used: it supports neither
+/// documents nor windows.
 #[cfg(feature = "libtorch")]
-fn in_libtorch(compute: Compute, config: &BlockConfig, places: &Places<'_>) -> Option<olmo_torch::AttentionShape> {
+fn in_libtorch(
+    compute: Compute,
+    config: &BlockConfig,
+    places: &Places<'_>,
+) -> Option<impl Fn() -> DeviceAttention + Sync> {
     let plain = compute == Compute::LibTorch && places.documents.is_none() && config.window.is_none();
-    let (heads, kv_heads) = (config.n_heads, config.n_kv_heads);
-    plain.then_some(olmo_torch::AttentionShape { sequence: places.sequence, heads, kv_heads, head: config.head_dim })
+    let BlockConfig { n_heads: heads, n_kv_heads: kv_heads, head_dim: head, .. } = *config;
+    let (batch, sequence) = (1, places.sequence);
+    plain.then_some(move || DeviceAttention { batch, sequence, heads, kv_heads, head, window: None, documents: None })
 }
 
 multiversion! {
@@ -141,7 +148,7 @@ pub(crate) fn backward(
         let made = heads.par_chunks(of_heads).zip(output.par_chunks(of_output)).zip(lse.par_chunks(of_lse));
         dheads.par_chunks_mut(of_heads).zip(doutput.par_chunks(of_output)).zip(made).for_each(
             |((dheads, doutput), ((heads, output), lse))| {
-                olmo_torch::attention_backward(&shape, heads, output, lse, doutput, dheads);
+                olmo_torch::attention_backward(&shape(), heads, output, lse, doutput, dheads);
             },
         );
         return;
