@@ -12,9 +12,7 @@ mod host_tensors;
 mod kernels;
 mod shim;
 
-pub use device::{
-    add_product, download, download_doubles, download_integers, empty, upload, upload_bf16, upload_integers,
-};
+pub use device::{add_product, download, empty, upload, upload_bf16, upload_integers};
 pub use device_attention::{
     AttentionKept, AttentionKernel, DeviceAttention, Documents, attention_backward, attention_forward, cudnn_refusal,
     device_attention_backward, device_attention_forward, device_attention_forward_by,

@@ -37,7 +37,7 @@ impl Losses {
 
     /// The sums as numbers; waits for the device.
     pub fn sums(&self) -> crate::Sums {
-        let totals = olmo_torch::download_doubles(&self.totals);
+        let totals = olmo_torch::download::<f64>(&self.totals);
         crate::Sums { nll: totals[0], z: self.z_loss * totals[1], labels: self.labels }
     }
 }
@@ -174,15 +174,14 @@ impl Training {
     /// Waits for the device, and returns the results of a step. Without `losses`, their sums are 0.
     pub fn wait(&self, losses: Option<&Losses>, norm: &GradientNorm) -> Finished {
         let since = Instant::now();
-        let (sums, grad_norm) =
-            (losses.map(Losses::sums).unwrap_or_default(), olmo_torch::download_doubles(&norm.0)[0]);
+        let (sums, grad_norm) = (losses.map(Losses::sums).unwrap_or_default(), olmo_torch::download::<f64>(&norm.0)[0]);
         Finished { sums, grad_norm, waited: since.elapsed() }
     }
 
     /// Copies the trained weights and both moments to the host.
     pub fn download(&self) -> [Vec<f32>; 3] {
         let moments = self.moments.lock().unwrap_or_else(PoisonError::into_inner);
-        let [exp_avg, exp_avg_sq] = moments.each_ref().map(olmo_torch::download);
+        let [exp_avg, exp_avg_sq] = moments.each_ref().map(olmo_torch::download::<f32>);
         [self.device.trained_on_host(), exp_avg, exp_avg_sq]
     }
 
