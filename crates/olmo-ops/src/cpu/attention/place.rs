@@ -1,7 +1,7 @@
 //! What both kinds of attention share: where the parts of a head are, and the softmax of a row.
 
 use crate::config::BlockConfig;
-use crate::cpu::math::{exp, maximum, sum};
+use crate::cpu::math::exponentials;
 use crate::cpu::matmul::{Compute, Strided};
 
 /// Products here are too small to benefit from a BLAS.
@@ -66,11 +66,7 @@ pub(super) fn softmax_row(scores: &mut [f32], (first, end): (usize, usize), scal
     scores[..first].fill(0.0);
     scores[end..].fill(0.0);
     let seen = &mut scores[first..end];
-    let largest = maximum(seen);
-    for score in seen.iter_mut() {
-        *score = exp((*score - largest) * scale);
-    }
-    let total = sum(seen);
+    let (largest, total) = exponentials(seen, scale);
     let reciprocal = 1.0 / total;
     for score in seen.iter_mut() {
         *score *= reciprocal;
