@@ -62,12 +62,7 @@ impl RowScaled {
 impl Matrix {
     /// Number of elements.
     pub fn len(&self) -> usize {
-        match self {
-            Matrix::F32(elements) => elements.len(),
-            Matrix::Bf16(elements) => elements.len(),
-            Matrix::Blocks(kind, blocks) => blocks.len() / kind.size() * BLOCK,
-            Matrix::Int8(rows) => rows.values.len(),
-        }
+        self.view().len()
     }
 
     /// The elements as f32.
@@ -84,15 +79,10 @@ impl Matrix {
 
     /// The first element that is infinite or NaN, with its index.
     pub fn first_not_finite(&self) -> Option<(usize, f32)> {
+        let is_broken = |(_, value): &(usize, f32)| !value.is_finite();
         match self {
-            Matrix::F32(elements) => {
-                let index = elements.iter().position(|value| !value.is_finite())?;
-                Some((index, elements[index]))
-            }
-            Matrix::Bf16(elements) => {
-                let index = elements.iter().position(|&bits| !widen(bits).is_finite())?;
-                Some((index, widen(elements[index])))
-            }
+            Matrix::F32(elements) => elements.iter().copied().enumerate().find(is_broken),
+            Matrix::Bf16(elements) => elements.iter().map(|&bits| widen(bits)).enumerate().find(is_broken),
             Matrix::Blocks(kind, blocks) => kind.first_not_finite(blocks),
             Matrix::Int8(rows) => {
                 let row = rows.scales.iter().position(|scale| !scale.is_finite())?;

@@ -14,4 +14,4 @@ pub(super) use encoding::Encoding;
 pub(super) use pickled::{SavedFile, state_dict};
 pub(super) use safetensors::safetensors;
 pub(super) use tensor::{Content, OpenTensor, Tensor, Tensors};
-pub(super) use write::{Outgoing, write};
+pub(super) use write::{Part, write};

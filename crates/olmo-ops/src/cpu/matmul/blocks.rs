@@ -7,7 +7,7 @@
 use half::f16;
 
 use crate::cpu::buffer::Buffer;
-use crate::cpu::math::{LANES, add_lanes};
+use crate::cpu::math::LANES;
 use crate::quantized::{BLOCK, BlockType};
 
 /// Sums of a block.
@@ -139,7 +139,7 @@ fn portable(kind: BlockType, weight: &[u8], x: Row<'_>) -> f32 {
             *lane += scale * sum as f32;
         }
     }
-    add_lanes(lanes)
+    lanes.iter().sum()
 }
 
 /// The whole numbers of a block.
@@ -163,7 +163,7 @@ fn quants(kind: BlockType, bytes: &[u8]) -> [i8; BLOCK] {
 mod avx2 {
     use std::arch::x86_64::*;
 
-    use super::{BLOCK, LANES, Row, SUMS, add_lanes};
+    use super::{BLOCK, LANES, Row, SUMS};
 
     /// The dot product of a row of q8_0 blocks, or q4_0 if `FOUR`, with a row of activations.
     ///
@@ -192,7 +192,7 @@ mod avx2 {
             // SAFETY: eight floats.
             unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), sum) };
         }
-        add_lanes(lanes)
+        lanes.iter().sum()
     }
 
     /// Adds the products of block `index` to `sums`.
