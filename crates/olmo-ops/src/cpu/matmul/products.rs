@@ -16,8 +16,8 @@ use crate::matrix::MatrixView;
 const WIDENED: usize = 1 << 20;
 
 /// `y (+)= x [rows, inner] w^T`, with w `[out, inner]`: a linear layer, or some columns of its
-/// result. `y` begins at the first of them, and has rows of `stride`. A weight that is not f32 is widened in
-/// parts, which changes no bit of what the default backend computes.
+/// result. `y` begins at the first of them, and has rows of `stride`. A weight that is not f32 is
+/// widened in parts, which changes no bit of what the default backend computes.
 pub(crate) fn matmul_nt(
     compute: Compute,
     x: &[f32],
