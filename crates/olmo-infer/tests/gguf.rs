@@ -210,6 +210,25 @@ fn four_bits_can_be_written_and_read() {
     assert_eq!(mapped.len(), exact.tensors().last().expect("a tensor").range.end);
 }
 
+#[test]
+fn a_head_that_is_the_embedding_is_written_for_llama_cpp_and_read_as_such() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut config = olmo_model::open(&fixture("olmo3_d32")).expect("a model").config().clone();
+    config.weight_tying = true;
+    let parameters = olmo_model::Parameters::init(&config, 3).expect("weights");
+    for (kind, to) in [TYPES[0], TYPES[2], ("q4_0", GgufType::Blocks(BlockType::Q4_0))] {
+        let out = dir.path().join(kind);
+        save_gguf(&out, &config, &parameters, to, &GgufMetadata::default()).expect("written");
+        let bytes = fs::read(out.join("model.gguf")).expect("a file");
+        assert!(bytes.windows(13).any(|window| window == b"output.weight"), "{kind}");
+        let read = olmo_model::open(&out).expect("a model");
+        assert!(read.config().weight_tying, "{kind}");
+        let rounded = olmo_model::GgufRounded::new(&parameters, &config, to).expect("weights");
+        let names = olmo_model::differing_tensors(&rounded, &read, WeightType::Float32).expect("compared");
+        assert!(names.is_empty(), "{kind}: {names:?}");
+    }
+}
+
 /// The message of a file that cannot be opened.
 fn refusal(bytes: &[u8]) -> String {
     let dir = tempfile::tempdir().expect("a folder");

@@ -15,6 +15,10 @@ pub(super) enum Architecture {
     Llama,
 }
 
+/// The embedding, and the head, which may be missing if the embedding is the head.
+pub(super) const EMBEDDING: &str = "token_embd.weight";
+pub(super) const HEAD: &str = "output.weight";
+
 const NAMES: Names = Names {
     embedding: "token_embd",
     head: "output",
@@ -81,6 +85,17 @@ impl Architecture {
         if self == Architecture::Olmo2 { NAMES.parts(config) } else { NAMES_OF_LLAMA.parts(config) }
     }
 
+    /// The tensors to write: [`Architecture::parts`], and a head where llama.cpp does not take the
+    /// embedding for one.
+    pub(super) fn written_parts(self, config: &ModelConfig) -> Vec<Part> {
+        let mut parts = self.parts(config);
+        if self == Architecture::Olmo2 && config.weight_tying {
+            let embedding = parts.iter().find(|part| part.name == EMBEDDING).cloned();
+            parts.extend(embedding.map(|embedding| Part { name: HEAD.to_owned(), ..embedding }));
+        }
+        parts
+    }
+
     /// The number of heads of a tensor whose rows llama.cpp has in another order: pairs that are
     /// rotated together are neighbours, not in two halves of a head.
     pub(super) fn permuted_heads(self, config: &ModelConfig, tensor: &str) -> Option<usize> {
@@ -107,8 +122,8 @@ pub(super) fn order_key(name: &str) -> (u8, String) {
     // As in `model.layers.10.self_attn.q_proj`.
     let Some(rest) = name.strip_prefix("blk.") else {
         return match name {
-            "output.weight" => (0, String::new()),
-            "token_embd.weight" => (1, String::new()),
+            HEAD => (0, String::new()),
+            EMBEDDING => (1, String::new()),
             _ => (3, String::new()),
         };
     };

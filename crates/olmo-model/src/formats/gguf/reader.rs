@@ -8,7 +8,7 @@ use memmap2::Mmap;
 use olmo_ops::MappedBytes;
 use olmo_pickle::ReadAt;
 
-use super::architecture::{Architecture, permuted_row};
+use super::architecture::{Architecture, EMBEDDING, HEAD, permuted_row};
 use super::config::{self, Shapes};
 use super::header::{Header, Metadata};
 use crate::config::ModelConfig;
@@ -80,7 +80,8 @@ impl ReadAt for Bytes {
 /// The file is damaged, or its metadata or tensors are not those of a model that is supported.
 pub(crate) fn open_gguf(files: &Arc<ModelFiles>, name: &str) -> Result<StoredModel, ModelError> {
     let map = files.map(name)?;
-    let header = read(files, name, &map)?;
+    let mut header = read(files, name, &map)?;
+    drop_repeated_head(&mut header, &map);
     let (architecture, config) = understand(files, name, &header)?;
     let path = files.named(name);
     let mut tensors = Tensors::new();
@@ -95,14 +96,23 @@ pub(crate) fn open_gguf(files: &Arc<ModelFiles>, name: &str) -> Result<StoredMod
     StoredModel::new(&path, config.clone(), architecture.parts(&config), tensors, &no_extras)
 }
 
+/// Drops a head that repeats the embedding: llama.cpp needs one in OLMo 2, even if the embedding is the
+/// head.
+fn drop_repeated_head(header: &mut Header, bytes: &[u8]) {
+    let (Some(embedding), Some(head)) = (header.tensors.get(EMBEDDING), header.tensors.get(HEAD)) else { return };
+    let is_same = embedding.encoding == head.encoding && embedding.shape == head.shape;
+    if is_same && bytes[embedding.range.clone()] == bytes[head.range.clone()] {
+        header.tensors.remove(HEAD);
+    }
+}
+
 fn read(files: &ModelFiles, name: &str, bytes: &[u8]) -> Result<Header, ModelError> {
     Header::read(bytes).map_err(|why| files.refuse(name, lfs_pointer(bytes).unwrap_or(why)))
 }
 
 fn understand(files: &ModelFiles, name: &str, header: &Header) -> Result<(Architecture, ModelConfig), ModelError> {
-    let embedding = header.tensors.get("token_embd.weight").and_then(|tensor| tensor.shape.first());
-    let shapes =
-        Shapes { rows: embedding.copied().unwrap_or(0), has_head: header.tensors.contains_key("output.weight") };
+    let embedding = header.tensors.get(EMBEDDING).and_then(|tensor| tensor.shape.first());
+    let shapes = Shapes { rows: embedding.copied().unwrap_or(0), has_head: header.tensors.contains_key(HEAD) };
     let understood = config::understand(&header.metadata, &shapes);
     let (architecture, config) =
         understood.map_err(|problems| ModelError::NotUnderstood { path: files.named(name), problems })?;

@@ -8,7 +8,7 @@ use olmo_base::IoContext as _;
 use olmo_ops::{BLOCK, BlockType};
 use olmo_pickle::DType;
 
-use super::architecture::{Architecture, order_key, permuted_row};
+use super::architecture::{Architecture, EMBEDDING, HEAD, order_key, permuted_row};
 use super::config;
 use super::header::{ALIGNMENT, MAGIC, Metadata, type_number};
 use super::value::write_text;
@@ -42,9 +42,7 @@ impl GgufType {
             GgufType::Plain(WeightType::Float16) => DType::Float16.into(),
             GgufType::Blocks(_) if !width.is_multiple_of(BLOCK) => DType::Float16.into(),
             // llama.cpp also gives the head more bits.
-            GgufType::Blocks(BlockType::Q4_0)
-                if name == "output.weight" || (is_tied && name == "token_embd.weight") =>
-            {
+            GgufType::Blocks(BlockType::Q4_0) if name == HEAD || (is_tied && name == EMBEDDING) => {
                 BlockType::Q8_0.into()
             }
             GgufType::Blocks(kind) => kind.into(),
@@ -87,7 +85,7 @@ pub fn save_gguf(
 ) -> Result<(), ModelError> {
     check_fit(source, config)?;
     let architecture = Architecture::of(config)?;
-    let mut parts = architecture.parts(config);
+    let mut parts = architecture.written_parts(config);
     parts.sort_by_key(|part| order_key(&part.name));
     let parameters = parts.iter().map(|part| part.range.len() as u64).sum();
     let outgoing: Vec<Outgoing> = parts
