@@ -23,7 +23,7 @@ mod trainer;
 
 pub use failure::model_failure;
 pub use learner::{CrossEntropy, LossNorm, OptimizerSettings, Reduce};
-pub use schedule::{Schedule, SchedulerName};
+pub use schedule::{Schedule, SchedulerName, SchedulerUnits};
 pub use setup::{Initial, Origin, Setup};
 pub use shard::Strategy;
 pub use trainer::train;

@@ -17,7 +17,7 @@ const MAX_METRICS: usize = 8;
 #[derive(Args)]
 #[command(after_help = "Example: olmo-pipe runs compare 20260131-0915 --max exact_match --top 5")]
 pub(crate) struct Compare {
-    /// First characters of each run's id; a sweep gives one row per trial.
+    /// First characters of each run's id, `latest`, or an experiment's name; a sweep gives one row per trial.
     #[arg(required = true)]
     runs: Vec<String>,
     /// Show this metric, by its name or the end of it (`exact_match`); may be repeated.

@@ -12,7 +12,7 @@ mod setup;
 use olmo_stage::rules::{Finding, Question};
 use olmo_stage::{Context, Stage, StageError};
 
-pub use olmo_train::{LossNorm, Schedule, SchedulerName};
+pub use olmo_train::{LossNorm, Schedule, SchedulerName, SchedulerUnits};
 pub use params::{Duration, DurationError, OptimizerParams, Params, SchedulerParams};
 
 /// The stage.

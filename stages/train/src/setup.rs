@@ -9,7 +9,7 @@ use olmo_stage::{Compute, Context, StageError};
 use olmo_train::data::Batches;
 use olmo_train::learner::{computes, free_memory};
 use olmo_train::memory::{self, Need};
-use olmo_train::{CrossEntropy, Initial, OptimizerSettings, Origin, Setup, model_failure};
+use olmo_train::{CrossEntropy, Initial, OptimizerSettings, Origin, Schedule, Setup, model_failure};
 
 use crate::inherited;
 use crate::params::{Interval, Params, STEPS_PER_EPOCH};
@@ -63,7 +63,8 @@ pub(crate) fn setup(params: Params, context: &mut Context) -> Result<Setup, Stag
     }
     let batches = Batches::new(&data, global_batch, params.seed, params.document_mask)?;
     let (per_epoch, tokens_per_step) = (batches.per_epoch(), batches.tokens_per_step());
-    let schedule = params.schedule(max_steps);
+    let bolt_on = params.scheduler.bolt_on_warmup.then_some((origin.step, params.scheduler.t_warmup));
+    let schedule = Schedule { bolt_on, ..params.schedule(max_steps, tokens_per_step) };
     let interval = |interval: Option<Interval>| interval.and_then(|i| i.in_steps(per_epoch, tokens_per_step));
     let (save_interval, eval_interval) = (interval(params.save_interval), interval(params.eval_interval));
     context.message(format!(
@@ -73,7 +74,7 @@ pub(crate) fn setup(params: Params, context: &mut Context) -> Result<Setup, Stag
     if left_out > 0 {
         context.message(format!("each epoch skips {left_out} of {instances} rows, which do not fill a batch"));
     }
-    if let Some(warning) = rules::warmup(&params, max_steps) {
+    if let Some(warning) = rules::warmup(&params, max_steps, tokens_per_step) {
         context.warning(warning.message);
     }
     let sequence = data.manifest().sequence_length as usize;
@@ -100,7 +101,6 @@ pub(crate) fn setup(params: Params, context: &mut Context) -> Result<Setup, Stag
             weight_decay: optimizer.weight_decay,
             decay_norm_and_bias: optimizer.decay_norm_and_bias,
             decay_embeddings: optimizer.decay_embeddings,
-            max_grad_norm: params.max_grad_norm,
         },
         objective: CrossEntropy { norm: params.loss_norm, z_loss: params.z_loss },
         reduce: params.reduce.resolve(compute.device),

@@ -355,13 +355,14 @@ impl Run<'_> {
     /// Runs one step. A stop between two of its micro-batches leaves the state unchanged.
     fn step(&mut self, context: &mut Context) -> Result<(), StageError> {
         let number = self.step + 1;
-        let batch = self.prefetch.next().ok_or_else(|| {
+        let batch = self.prefetch.next()?.ok_or_else(|| {
             StageError::fail("train::data", format!("the thread that reads the data ended before step {number}"))
         })?;
         let mut labels = [batch.own_labels() as f64];
         self.ranks.sum(&mut labels)?;
         let labels = labels[0] as u64;
         let lr = self.setup.schedule.at(number);
+        let max_grad_norm = self.setup.schedule.max_grad_norm_at(number);
         let mut record = StepRecord {
             step: number,
             epoch: batch.epoch,
@@ -374,7 +375,7 @@ impl Run<'_> {
             batch: batch.digest.clone(),
         };
         if labels > 0 {
-            let learned = self.learn(&batch, labels, lr, context)?;
+            let learned = self.learn(&batch, labels, (lr, max_grad_norm), context)?;
             if !learned.is_finite() {
                 return Err(self.not_finite(number, &batch, learned)?);
             }
@@ -396,9 +397,16 @@ impl Run<'_> {
         self.show(&record, context)
     }
 
-    /// Trains on this rank's micro-batches of `batch`, which has `labels` labels on all ranks. Changes
-    /// nothing if a number is not finite.
-    fn learn(&mut self, batch: &StepBatch, labels: u64, lr: f64, context: &Context) -> Result<Step, StageError> {
+    /// Trains on this rank's micro-batches of `batch`, which has `labels` labels on all ranks, with a
+    /// learning rate and perhaps a maximum norm of the gradients. Changes nothing if a number is not
+    /// finite.
+    fn learn(
+        &mut self,
+        batch: &StepBatch,
+        labels: u64,
+        (lr, max_grad_norm): (f64, Option<f64>),
+        context: &Context,
+    ) -> Result<Step, StageError> {
         self.ranks.take_waited();
         let since = Instant::now();
         let mut computed = 0;
@@ -415,7 +423,7 @@ impl Run<'_> {
             self.learner.accumulate(&batch.part(part))?;
             computed += 1;
         }
-        let step = self.learner.finish(lr)?;
+        let step = self.learner.finish(lr, max_grad_norm)?;
         let exchanged = self.ranks.take_waited();
         self.report.add(computed, since.elapsed().saturating_sub(exchanged), exchanged);
         if let Some(waited) = step.waited {
