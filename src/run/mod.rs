@@ -27,8 +27,8 @@ pub use plan::{Changed, ItemPlan, Missing, PlanState, Planned, Selected, StagePl
 pub use record::{
     Attached, Environment, Evaluation, Git, Host, InstanceState, LogFile, RecordProblem, Recorded, Row, RunState,
     RunStatus, StageState, Status, WorkerBuild, all, attach, cancel, differing, differing_metrics, evaluations, find,
-    folder, list, log_files, log_path, logs, read_events, read_recorded, read_recorded_as_written, remove, rows,
-    set_damaged_records_aside, show, verify,
+    folder, list, log_files, log_path, logs, predictions, read_events, read_recorded, read_recorded_as_written, remove,
+    rows, set_damaged_records_aside, show, verify,
 };
 pub use sources::Sources;
 

@@ -11,6 +11,7 @@
 #![cfg_attr(not(test), warn(unreachable_pub))]
 
 pub mod encode;
+pub mod in_loop;
 pub mod normalize;
 pub mod paired;
 pub mod prediction;

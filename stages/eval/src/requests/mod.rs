@@ -1,8 +1,9 @@
-//! Port `requests`: requests of evaluation harnesses.
+//! Ports `requests` and `memmaps`: requests of evaluation harnesses, and rows of tokens.
 
 mod compute;
 mod encoding;
 mod files;
+mod memmaps;
 mod predictions;
 mod report;
 
@@ -11,6 +12,17 @@ use olmo_stage::{Context, StageError};
 
 use crate::params::Params;
 pub(crate) use files::{Task, read};
+pub(crate) use memmaps::read as read_memmaps;
+
+/// Refuses two tasks with the same name.
+pub(crate) fn refuse_twins(tasks: &[Task]) -> Result<(), StageError> {
+    let is_known = |(index, task): (usize, &Task)| tasks[..index].iter().any(|other| other.name == task.name);
+    let twin = tasks.iter().enumerate().find(|(index, task)| is_known((*index, task)));
+    twin.map_or(Ok(()), |(_, task)| {
+        let what = format!("there are requests and a memmap with the name `{}`", task.name.escape_debug());
+        Err(StageError::fail("eval::task", what).hint("give the memmap another name in `memmap_names`"))
+    })
+}
 
 /// Scores the instances of `tasks` and writes metrics and predictions.
 ///

@@ -29,8 +29,19 @@ pub(crate) struct Results {
 
 /// Runs the stage with the model in folder `model` on the files `requests`.
 pub(crate) fn run(model: &Path, requests: &[PathBuf], params: Value) -> Result<Results, StageError> {
+    run_with_memmaps(model, requests, &[], params)
+}
+
+/// Runs the stage on requests and on the memmaps in these folders.
+pub(crate) fn run_with_memmaps(
+    model: &Path,
+    requests: &[PathBuf],
+    memmaps: &[PathBuf],
+    params: Value,
+) -> Result<Results, StageError> {
     let dir = tempfile::tempdir().unwrap();
     tokenizer(&dir.path().join("tokenizer"));
+    let memmaps: Vec<Value> = memmaps.iter().map(|path| json!({"path": path})).collect();
     let item = |(index, file): (usize, &PathBuf)| {
         let folder = dir.path().join(format!("requests{index}"));
         fs::create_dir_all(&folder).unwrap();
@@ -43,7 +54,8 @@ pub(crate) fn run(model: &Path, requests: &[PathBuf], params: Value) -> Result<R
         "inputs": {
             "model": [{"path": model}],
             "tokenizer": [{"path": dir.path().join("tokenizer")}],
-            "requests": requests
+            "requests": requests,
+            "memmaps": memmaps
         },
         "outputs": ["metrics"], "state_dir": dir.path().join("state"), "items": {}, "threads": 2,
         "compute": olmo_stage::Compute::FLEX
