@@ -247,3 +247,54 @@ fn a_harness_that_is_not_installed_is_found_before_the_run() {
     assert!(said.contains("harness::python") && said.contains("cannot start `no-such-python`"), "{said}");
     assert!(said.contains("pip install -r"), "{said}");
 }
+
+#[test]
+fn training_ends_when_a_task_no_longer_improves_and_its_weights_are_the_same_until_then() {
+    let bench = Bench::new();
+    let experiment = bench.dir.path().join("experiments/finetune-tulu.yaml");
+    let text = fs::read_to_string(&experiment).unwrap();
+    let settings = ["--set", "params.duration=12steps"];
+    bench.succeeds(&bench.smoke(&[&settings[..], &["--until", "train"]].concat()));
+    let store = bench.store();
+    let checkpoints = |bench: &Bench| -> Vec<(String, olmo_base::Digest)> {
+        let run = bench.last_run();
+        let outputs = &run.stages.get("train").unwrap().instances[0].outputs;
+        let olmo_pipe::store::Output::List(items) = &outputs["checkpoints"] else { panic!("a list") };
+        let weights = |item: &olmo_pipe::store::ListItem| {
+            store.manifest(item.digest).unwrap().files["model/model.safetensors"].digest
+        };
+        items.iter().map(|item| (item.label.clone(), weights(item))).collect()
+    };
+    let whole = checkpoints(&bench);
+    assert_eq!(whole.len(), 6);
+    // An accuracy cannot rise by 2, so the first evaluation after the start is the last.
+    let stages = r#"
+stages:
+  train:
+    with:
+      requests: [../data/requests/larger.jsonl]
+      tokenizer: "${stages.tokenizer.tokenizer}"
+      eval_limit: 10
+      early_stopping: {max: tasks.larger, patience: 1, min_delta: 2}
+"#;
+    fs::write(&experiment, format!("{text}{stages}")).unwrap();
+    let said = bench.succeeds(&bench.smoke(&settings));
+    assert!(said.contains("step 2 of 12 is the last: tasks.larger has not improved in 1 evaluations"), "{said}");
+    assert_eq!(checkpoints(&bench), whole[..1]);
+    let metrics = fs::read_to_string(bench.dir.path().join("out/finetune-tulu/metrics/metrics.jsonl")).unwrap();
+    let last = value(metrics.lines().last().unwrap());
+    assert_eq!(last["step"], json!(2));
+    let score = &last["scores"]["tasks.larger"];
+    assert!(score["value"].is_f64() && score["stderr"].is_f64() && last["eval_loss"].is_f64(), "{last}");
+
+    let wrong = stages.replace("tasks.larger", "tasks.smaller");
+    fs::write(&experiment, format!("{text}{wrong}")).unwrap();
+    let output = bench.command(&bench.smoke(&settings)).output().unwrap();
+    let said = crate::run::project::said(&output);
+    assert!(said.contains("train::early_stopping") && said.contains("there are: tasks.larger"), "{said}");
+    fs::write(&experiment, format!("{text}{}", stages.replace("      requests: [../data/requests/larger.jsonl]\n", ""))).unwrap();
+    let output = bench.command(&["validate", "experiments/finetune-tulu.yaml", "--profile", "smoke"]).output().unwrap();
+    let said = crate::run::project::said(&output);
+    assert!(said.contains("`requests` and `tokenizer` are given together"), "{said}");
+    assert!(said.contains("waits for `tasks.larger`, but `requests` is not given"), "{said}");
+}

@@ -14,6 +14,7 @@ mod conversations;
 mod params;
 mod requests;
 mod tokenizer;
+mod training;
 
 use olmo_data::{Chat, TextTokenizer};
 use olmo_infer::ChatModel;
@@ -23,6 +24,7 @@ use olmo_stage::{Context, Stage, StageError};
 
 use params::Connected;
 pub use params::Params;
+pub use training::TaskScorer;
 
 /// The stage.
 pub struct Eval;

@@ -7,6 +7,9 @@ mod memmaps;
 mod predictions;
 mod report;
 
+use std::collections::BTreeMap;
+
+use olmo_eval::TaskMetrics;
 use olmo_infer::{ChatModel, LanguageModel};
 use olmo_stage::{Context, StageError};
 
@@ -35,14 +38,41 @@ pub(crate) fn run(
     chat: &ChatModel,
     context: &mut Context,
 ) -> Result<(), StageError> {
-    let mut items = encoding::encode(params, tasks, model.config(), chat)?;
-    report::check_failures(params, &items)?;
-    compute::score(&mut items, model, context)?;
-    compute::answer(&mut items, model, chat, context)?;
-    report::check_failures(params, &items)?;
+    let items = ask(params, tasks, model, chat, context)?;
     let folder = context.output("metrics")?;
     let predictions = predictions::predictions(&items, &params.normalizers);
     predictions::write(&predictions, &folder)?;
     let metrics = report::metrics(params, tasks, &items, encoding::max_length(params, model.config()));
     report::write(&metrics, &folder, context)
+}
+
+/// The metrics of `tasks`, without predictions.
+///
+/// # Errors
+/// More than `max_failed` requests fail; the error lists the first of them.
+pub(crate) fn metrics(
+    params: &Params,
+    tasks: &[Task],
+    model: &dyn LanguageModel,
+    chat: &ChatModel,
+    context: &mut Context,
+) -> Result<BTreeMap<String, TaskMetrics>, StageError> {
+    let items = ask(params, tasks, model, chat, context)?;
+    Ok(report::metrics(params, tasks, &items, encoding::max_length(params, model.config())).into_tasks())
+}
+
+/// The instances of `tasks` with what the model returned.
+fn ask<'a>(
+    params: &Params,
+    tasks: &'a [Task],
+    model: &dyn LanguageModel,
+    chat: &ChatModel,
+    context: &mut Context,
+) -> Result<Vec<encoding::Item<'a>>, StageError> {
+    let mut items = encoding::encode(params, tasks, model.config(), chat)?;
+    report::check_failures(params, &items)?;
+    compute::score(&mut items, model, context)?;
+    compute::answer(&mut items, model, chat, context)?;
+    report::check_failures(params, &items)?;
+    Ok(items)
 }

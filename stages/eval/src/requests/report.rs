@@ -32,6 +32,12 @@ pub(super) struct Metrics {
     tasks: BTreeMap<String, TaskMetrics>,
 }
 
+impl Metrics {
+    pub(super) fn into_tasks(self) -> BTreeMap<String, TaskMetrics> {
+        self.tasks
+    }
+}
+
 /// Fails if more than `max_failed` items have failed so far.
 ///
 /// # Errors
