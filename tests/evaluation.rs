@@ -292,7 +292,11 @@ stages:
     let output = bench.command(&bench.smoke(&settings)).output().unwrap();
     let said = crate::run::project::said(&output);
     assert!(said.contains("train::early_stopping") && said.contains("there are: tasks.larger"), "{said}");
-    fs::write(&experiment, format!("{text}{}", stages.replace("      requests: [../data/requests/larger.jsonl]\n", ""))).unwrap();
+    fs::write(
+        &experiment,
+        format!("{text}{}", stages.replace("      requests: [../data/requests/larger.jsonl]\n", "")),
+    )
+    .unwrap();
     let output = bench.command(&["validate", "experiments/finetune-tulu.yaml", "--profile", "smoke"]).output().unwrap();
     let said = crate::run::project::said(&output);
     assert!(said.contains("`requests` and `tokenizer` are given together"), "{said}");
