@@ -17,30 +17,6 @@ pub enum Parallelism {
     Rayon(usize),
 }
 
-/// A matrix in memory: its first element, and the distance of its columns and rows in elements.
-struct Strided<P> {
-    pointer: P,
-    column: isize,
-    row: isize,
-}
-
-impl<T> Strided<*const T> {
-    /// The elements in row-major order as f32.
-    ///
-    /// # Safety
-    /// `rows` by `columns` elements may be read.
-    unsafe fn widened(&self, rows: usize, columns: usize, widen: impl Fn(&T) -> f32) -> Vec<f32> {
-        let mut values = Vec::with_capacity(rows * columns);
-        for row in 0..rows as isize {
-            for column in 0..columns as isize {
-                // SAFETY: by the caller's promise.
-                values.push(widen(unsafe { &*self.pointer.offset(row * self.row + column * self.column) }));
-            }
-        }
-        values
-    }
-}
-
 /// Computes `dst = alpha * dst + beta * lhs * rhs`, where `lhs` is `m` by `k` and `rhs` is `k` by
 /// `n`. `dst` is read only if `read_dst` is set. `_cs` and `_rs` are the distances of columns and
 /// rows, in elements.
@@ -73,61 +49,42 @@ pub unsafe fn gemm<T: 'static>(
     _conj_rhs: bool,
     _parallelism: Parallelism,
 ) {
+    macro_rules! multiply {
+        ($float:ty, $gemm:ident) => {
+            // SAFETY: `T` is this type. The caller guarantees the matrices; `dst` is not read where its
+            // factor is 0.
+            unsafe {
+                let [alpha, beta] = [&raw const alpha, &raw const beta].map(|factor| factor.cast::<$float>().read());
+                let (lhs, rhs, dst) = (lhs.cast(), rhs.cast(), dst.cast());
+                let alpha = if read_dst { alpha } else { 0.0 };
+                matrixmultiply::$gemm(
+                    m, k, n, beta, lhs, lhs_rs, lhs_cs, rhs, rhs_rs, rhs_cs, alpha, dst, dst_rs, dst_cs,
+                );
+            }
+        };
+    }
     let element = TypeId::of::<T>();
     if element == TypeId::of::<f32>() {
-        // SAFETY: `T` is f32.
-        let [alpha, beta] = [&raw const alpha, &raw const beta].map(|factor| unsafe { factor.cast::<f32>().read() });
-        let (lhs, rhs, dst) = (lhs.cast::<f32>(), rhs.cast::<f32>(), dst.cast::<f32>());
-        let alpha = if read_dst { alpha } else { 0.0 };
-        // SAFETY: the caller guarantees the matrices; `dst` is not read where its factor is 0.
-        unsafe {
-            matrixmultiply::sgemm(m, k, n, beta, lhs, lhs_rs, lhs_cs, rhs, rhs_rs, rhs_cs, alpha, dst, dst_rs, dst_cs);
-        }
+        multiply!(f32, sgemm);
     } else if element == TypeId::of::<f64>() {
-        // SAFETY: `T` is f64.
-        let [alpha, beta] = [&raw const alpha, &raw const beta].map(|factor| unsafe { factor.cast::<f64>().read() });
-        let (lhs, rhs, dst) = (lhs.cast::<f64>(), rhs.cast::<f64>(), dst.cast::<f64>());
-        let alpha = if read_dst { alpha } else { 0.0 };
-        // SAFETY: the caller guarantees the matrices; `dst` is not read where its factor is 0.
-        unsafe {
-            matrixmultiply::dgemm(m, k, n, beta, lhs, lhs_rs, lhs_cs, rhs, rhs_rs, rhs_cs, alpha, dst, dst_rs, dst_cs);
-        }
+        multiply!(f64, dgemm);
     } else if element == TypeId::of::<Half>() {
         // SAFETY: `T` is `Half`.
         let [alpha, beta] = [&raw const alpha, &raw const beta].map(|factor| unsafe { factor.cast::<Half>().read() });
-        let lhs = Strided { pointer: lhs.cast::<Half>(), column: lhs_cs, row: lhs_rs };
-        let rhs = Strided { pointer: rhs.cast::<Half>(), column: rhs_cs, row: rhs_rs };
-        // SAFETY: the caller guarantees that the matrices have these sizes and distances.
-        let (lhs, rhs) = unsafe { (lhs.widened(m, k, |x| x.to_f32()), rhs.widened(k, n, |x| x.to_f32())) };
-        let mut product = vec![0.0f32; m * n];
-        let (k_step, n_step) = (k as isize, n as isize);
-        // SAFETY: both copies and the product are dense, row-major and of these sizes.
-        unsafe {
-            matrixmultiply::sgemm(
-                m,
-                k,
-                n,
-                beta.to_f32(),
-                lhs.as_ptr(),
-                k_step,
-                1,
-                rhs.as_ptr(),
-                n_step,
-                1,
-                0.0,
-                product.as_mut_ptr(),
-                n_step,
-                1,
-            );
-        }
-        let dst = dst.cast::<Half>();
-        for (index, value) in product.into_iter().enumerate() {
-            let place = (index / n) as isize * dst_rs + (index % n) as isize * dst_cs;
-            // SAFETY: the caller guarantees that `dst` has m rows and n columns at these distances.
-            unsafe {
-                let at = dst.offset(place);
-                let before = if read_dst { alpha.to_f32() * (*at).to_f32() } else { 0.0 };
-                at.write(Half::from_f32(before + value));
+        let (lhs, rhs, dst) = (lhs.cast::<Half>(), rhs.cast::<Half>(), dst.cast::<Half>());
+        for row in 0..m as isize {
+            for column in 0..n as isize {
+                // SAFETY: the caller guarantees that the matrices have these sizes and distances.
+                unsafe {
+                    let term = |place: isize| {
+                        let left = *lhs.offset(row * lhs_rs + place * lhs_cs);
+                        left.to_f32() * (*rhs.offset(place * rhs_rs + column * rhs_cs)).to_f32()
+                    };
+                    let product = beta.to_f32() * (0..k as isize).map(term).sum::<f32>();
+                    let at = dst.offset(row * dst_rs + column * dst_cs);
+                    let before = if read_dst { alpha.to_f32() * (*at).to_f32() } else { 0.0 };
+                    at.write(Half::from_f32(before + product));
+                }
             }
         }
     } else {

@@ -20,10 +20,7 @@ pub enum Matrix {
 impl Matrix {
     /// Number of elements.
     pub fn len(&self) -> usize {
-        match self {
-            Matrix::F32(elements) => elements.len(),
-            Matrix::Bf16(elements) => elements.len(),
-        }
+        self.view().len()
     }
 
     /// Whether there are no elements.
@@ -33,15 +30,11 @@ impl Matrix {
 
     /// The first element that is infinite or NaN, with its index.
     pub fn first_not_finite(&self) -> Option<(usize, f32)> {
-        let index = match self {
-            Matrix::F32(elements) => elements.iter().position(|value| !value.is_finite())?,
-            Matrix::Bf16(elements) => elements.iter().position(|&bits| !widen(bits).is_finite())?,
-        };
-        let value = match self {
-            Matrix::F32(elements) => elements[index],
-            Matrix::Bf16(elements) => widen(elements[index]),
-        };
-        Some((index, value))
+        let is_broken = |(_, value): &(usize, f32)| !value.is_finite();
+        match self {
+            Matrix::F32(elements) => elements.iter().copied().enumerate().find(is_broken),
+            Matrix::Bf16(elements) => elements.iter().map(|&bits| widen(bits)).enumerate().find(is_broken),
+        }
     }
 
     pub(crate) fn view(&self) -> MatrixView<'_> {

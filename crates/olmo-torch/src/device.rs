@@ -45,38 +45,18 @@ pub(crate) fn upload_beside(host: Tensor, device: Device) -> Tensor {
     pinned.to_device_(device, kind, true, false)
 }
 
-/// The elements of an f32 tensor; waits for the device.
+/// The elements of a tensor; waits for the device.
 ///
 /// # Panics
 /// The tensor is of another kind.
-pub fn download(tensor: &Tensor) -> Vec<f32> {
-    read(tensor, Kind::Float, 0.0)
-}
-
-/// The elements of an f64 tensor; waits for the device.
-///
-/// # Panics
-/// The tensor is of another kind.
-pub fn download_doubles(tensor: &Tensor) -> Vec<f64> {
-    read(tensor, Kind::Double, 0.0)
-}
-
-/// The elements of an i64 tensor; waits for the device.
-///
-/// # Panics
-/// The tensor is of another kind.
-pub fn download_integers(tensor: &Tensor) -> Vec<i64> {
-    read(tensor, Kind::Int64, 0)
-}
-
-fn read<T: Copy + tch::kind::Element>(tensor: &Tensor, kind: Kind, zero: T) -> Vec<T> {
-    assert_eq!(tensor.kind(), kind, "the tensor holds what is read");
-    let mut values = vec![zero; tensor.numel()];
+pub fn download<T: Copy + tch::kind::Element>(tensor: &Tensor) -> Vec<T> {
+    assert_eq!(tensor.kind(), T::KIND, "the tensor holds what is read");
+    let mut values = vec![T::ZERO; tensor.numel()];
     if values.is_empty() {
         return values;
     }
     // SAFETY: a view of the vector, which outlives it; the copy is complete when it returns.
-    let mut host = unsafe { Tensor::from_blob(values.as_mut_ptr().cast(), &tensor.size(), &[], kind, Device::Cpu) };
+    let mut host = unsafe { Tensor::from_blob(values.as_mut_ptr().cast(), &tensor.size(), &[], T::KIND, Device::Cpu) };
     host.copy_(tensor);
     drop(host);
     values

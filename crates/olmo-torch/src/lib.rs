@@ -5,7 +5,6 @@
 //! these two. Everything runs in the calling thread ([`keep_to_one_thread`]); `olmo-ops` divides
 //! the work itself, always into the same pieces.
 
-mod attention;
 mod device;
 mod device_attention;
 mod devices;
@@ -13,13 +12,10 @@ mod host_tensors;
 mod kernels;
 mod shim;
 
-pub use attention::{AttentionShape, attention_backward, attention_forward};
-pub use device::{
-    add_product, download, download_doubles, download_integers, empty, upload, upload_bf16, upload_integers,
-};
+pub use device::{add_product, download, empty, upload, upload_bf16, upload_integers};
 pub use device_attention::{
-    AttentionKept, AttentionKernel, DeviceAttention, Documents, cudnn_refusal, device_attention_backward,
-    device_attention_forward, device_attention_forward_by,
+    AttentionKept, AttentionKernel, DeviceAttention, Documents, attention_backward, attention_forward, cudnn_refusal,
+    device_attention_backward, device_attention_forward, device_attention_forward_by,
 };
 pub use devices::{Cuda, cuda, emulated};
 pub use host_tensors::{Matrix, gemm};

@@ -103,6 +103,20 @@ impl Need<'_> {
         weights * arrays * (self.ranks as u64 - 1) / self.ranks as u64
     }
 
+    /// Formats the `estimate` for micro-batches of `rows` rows, for a message.
+    pub fn describe(&self, estimate: &MemoryEstimate, rows: usize) -> String {
+        let total = estimate.total();
+        let parts = [total - estimate.activations - estimate.working, estimate.activations, estimate.working, total];
+        let [weights, activations, working, total] = parts.map(bytes);
+        let text = format!(
+            "memory: about {total} ({weights} for weights, gradients, moments and a checkpoint being saved, {activations} for activations, {working} for temporary buffers) with micro-batches of {rows} rows"
+        );
+        match self.ranks {
+            1 => text,
+            ranks => format!("each of {ranks} ranks: {text}; it sends {} in a step", bytes(self.sent_per_step(rows))),
+        }
+    }
+
     /// The smallest change that makes the run fit into `available` bytes, as text, and the memory
     /// it needs; `None` if no change is enough.
     pub fn way_out(
@@ -168,16 +182,6 @@ pub fn catch_out_of_memory(
 /// the machine.
 pub fn room(available: u64) -> u64 {
     available / 10 * 9
-}
-
-/// Formats an estimate for a message.
-pub fn describe_estimate(estimate: &MemoryEstimate, rows: usize) -> String {
-    let parts = [estimate.total() - estimate.activations - estimate.working, estimate.activations, estimate.working];
-    let [weights, activations, working] = parts.map(bytes);
-    format!(
-        "memory: about {} ({weights} for weights, gradients, moments and a checkpoint being saved, {activations} for activations, {working} for temporary buffers) with micro-batches of {rows} rows",
-        bytes(estimate.total())
-    )
 }
 
 #[cfg(test)]

@@ -42,15 +42,10 @@ impl Strategy {
     }
 }
 
-/// The part of each of `ranges` that is in `shard`.
-pub(crate) fn clip<T: Copy>(ranges: &[(Range<usize>, T)], shard: &Range<usize>) -> Vec<(Range<usize>, T)> {
-    let clipped = ranges.iter().map(|(range, what)| (range.start.max(shard.start)..range.end.min(shard.end), *what));
-    clipped.filter(|(range, _)| !range.is_empty()).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use olmo_dist::part_of;
+    use olmo_ops::Trained;
 
     use super::*;
 
@@ -76,7 +71,8 @@ mod tests {
     #[test]
     fn groups_are_clipped_to_a_shard() {
         let groups = [(0..10, true), (10..20, false), (20..30, true)];
-        assert_eq!(clip(&groups, &(5..20)), [(5..10, true), (10..20, false)]);
-        assert_eq!(clip(&groups, &(30..30)), []);
+        let clipped = |shard: Range<usize>| Trained::new([shard]).within(&groups);
+        assert_eq!(clipped(5..20), [(5..10, true), (10..20, false)]);
+        assert_eq!(clipped(30..30), []);
     }
 }

@@ -429,10 +429,7 @@ fn memory_note(
     let room = available.map_or(u64::MAX, memory::room);
     let rows = params.device_train_microbatch_size.unwrap_or_else(|| need.microbatch(policy, room));
     let estimate = need.estimate(policy, rows);
-    let mut text = memory::describe_estimate(&estimate, rows.min(need.rows));
-    if ranks > 1 {
-        text = format!("each of {ranks} ranks: {text}; it sends {} in a step", bytes(need.sent_per_step(rows)));
-    }
+    let mut text = need.describe(&estimate, rows.min(need.rows));
     if estimate.total() > room {
         let whose = if ranks > 1 { "its part of this machine has" } else { "this machine has" };
         text = format!("{text}; {whose} {} left", bytes(available.unwrap_or(0)));

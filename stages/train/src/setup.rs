@@ -135,22 +135,15 @@ fn microbatch(
     let on_gpu = computes != Computes::OnHost;
     let (ranks, strategy) = (context.ranks(), params.distributed_strategy.resolve());
     let need = Need { config, sequence, rows: global_batch, computes, ranks, strategy, reduce };
-    let (policy, available) = (
-        params.activation_checkpointing,
-        if on_gpu {
-            free_memory(&params.compute.device)
-        } else {
-            memory::available().map(|available| available / context.local_ranks() as u64)
-        },
-    );
+    let policy = params.activation_checkpointing;
+    let available = match on_gpu {
+        true => free_memory(&params.compute.device),
+        false => memory::available().map(|available| available / context.local_ranks() as u64),
+    };
     let room = available.map_or(u64::MAX, memory::room);
     let rows = params.device_train_microbatch_size.unwrap_or_else(|| need.microbatch(policy, room));
     let estimate = need.estimate(policy, rows);
-    let mut text = memory::describe_estimate(&estimate, rows);
-    if need.ranks > 1 {
-        text = format!("each of {} ranks: {text}; it sends {} in a step", need.ranks, bytes(need.sent_per_step(rows)));
-    }
-    context.message(text);
+    context.message(need.describe(&estimate, rows));
     // Aim for a quarter less than was requested: if the estimate was too low, one slightly smaller
     // would not fit either.
     let smaller = need.way_out(policy, rows, estimate.total() / 4 * 3);

@@ -11,7 +11,7 @@ use super::files::ModelFiles;
 use super::json::write_json;
 use super::parts::{Part, no_extras};
 use super::stored_model::{OpenTensors, StoredModel};
-use super::tensors::{Outgoing, safetensors, write};
+use super::tensors::{safetensors, write};
 use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::layout::{TensorSpec, layout};
@@ -104,6 +104,5 @@ pub fn save_native(folder: &Path, config: &ModelConfig, source: &dyn WeightSourc
     let mut fields = Map::from_iter([("format".to_owned(), Value::from(FORMAT))]);
     fields.extend(described(config));
     write_json(folder, CONFIG_FILE, Value::Object(fields))?;
-    let outgoing: Vec<Outgoing> = parts(config).into_iter().map(Outgoing::from).collect();
-    write(folder, &outgoing, source, WeightType::Float32, None)
+    write(folder, &parts(config), source, WeightType::Float32, None)
 }

@@ -3,16 +3,10 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
-use super::tensors::{Outgoing, Tensors};
+pub(super) use super::tensors::Part;
+use super::tensors::Tensors;
 use crate::config::ModelConfig;
 use crate::layout;
-
-/// A tensor in a file and the position of its elements in the flat array.
-pub(crate) struct Part {
-    pub name: String,
-    pub shape: Vec<usize>,
-    pub range: Range<usize>,
-}
 
 impl Part {
     /// What is wrong with the tensor that has this part's name, by its shape; `None` as the shape: it is missing.
@@ -24,12 +18,6 @@ impl Part {
             }
             Some(_) => None,
         }
-    }
-}
-
-impl From<Part> for Outgoing {
-    fn from(Part { name, shape, range }: Part) -> Outgoing {
-        Outgoing { name, shape, range }
     }
 }
 

@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
 use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, NodeGuard, Ops, OpsKind};
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::Tensor;
 
 use crate::carrier::Carrier;
+use crate::device::Device;
 
 /// Computes the gradient of the input from that of the result, and adds those of the weights.
 pub(super) type Pass<B> = Box<dyn FnOnce(FloatTensor<B>) -> FloatTensor<B> + Send>;
@@ -46,18 +47,26 @@ impl<B: Carrier> Backward<B, 1> for Node {
     }
 }
 
-/// The result of `forward` in the graph. `forward` receives whether a backward pass may follow, and
-/// then returns it.
-pub(super) fn node<B: Carrier, const D: usize>(
-    input: NodeGuard,
-    forward: impl FnOnce(bool) -> (FloatTensor<B>, Option<Pass<B>>),
-) -> Tensor<D> {
-    let preparation = Backward::<B, 1>::prepare::<NoCheckpointing>(Node, [input]);
-    B::tracked_tensor(match preparation.compute_bound().stateful() {
+/// The result of `forward` on the rows of `x`. If the device trains, it joins the graph. `forward`
+/// receives whether a backward pass may follow, and then returns it.
+pub(super) fn node<D: Device, const N: usize>(
+    device: &D,
+    x: Tensor<3>,
+    forward: impl FnOnce(D::Array, bool) -> (FloatTensor<D::Backend>, Option<Pass<D::Backend>>),
+) -> Tensor<N> {
+    let width = x.dims()[2];
+    if !device.trains() {
+        let x = D::array(D::Backend::plain(x), width);
+        return D::Backend::tensor(forward(x, false).0);
+    }
+    let (x, input) = D::Backend::tracked(x);
+    let x = D::array(x, width);
+    let preparation = Backward::<D::Backend, 1>::prepare::<NoCheckpointing>(Node, [input]);
+    D::Backend::tracked_tensor(match preparation.compute_bound().stateful() {
         OpsKind::Tracked(preparation) => {
-            let (result, pass) = forward(true);
+            let (result, pass) = forward(x, true);
             preparation.finish(Once(Arc::new(Mutex::new(pass))), result)
         }
-        OpsKind::UnTracked(preparation) => preparation.finish(forward(false).0),
+        OpsKind::UnTracked(preparation) => preparation.finish(forward(x, false).0),
     })
 }

@@ -51,16 +51,9 @@ pub fn block<D: Device>(
     assert_eq!(d, config.d_model, "the input has the width of the block");
     assert_eq!(*placed.rope.config(), config.rope, "the rotary tables are those of the block");
     let shape = [batch, sequence, d];
-    let positions = device.positions(placed, [batch, sequence]);
-    let body = Block { device, config, weights, positions: &positions };
-    if !device.trains() {
-        let x = D::array(D::Backend::plain(x), d);
-        return D::Backend::tensor(D::primitive(body.forward(&x, None).0, &shape));
-    }
-    let (x, input) = D::Backend::tracked(x);
-    let x = D::array(x, d);
-    node::<D::Backend, 3>(input, |tracked| {
-        let (y, saved) = body.forward(&x, tracked.then_some(keep));
+    node(device, x, |x, tracked| {
+        let positions = device.positions(placed, [batch, sequence]);
+        let (y, saved) = Block { device, config, weights, positions: &positions }.forward(&x, tracked.then_some(keep));
         let (device, config, weights, placed) = (device.clone(), *config, weights.clone(), placed.clone());
         let backward: Pass<D::Backend> = Box::new(move |dy| {
             let positions = device.positions(&placed, [batch, sequence]);
@@ -76,15 +69,8 @@ pub fn block<D: Device>(
 pub fn norm<D: Device>(device: &D, norm: Norm, x: Tensor<3>, weight: Option<&Weight>) -> Tensor<3> {
     let shape = x.dims();
     let width = shape[2];
-    let forward = |x: &D::Array| device.norm(norm, x, None, weight, width, Life::Output);
-    if !device.trains() {
-        let x = D::array(D::Backend::plain(x), width);
-        return D::Backend::tensor(D::primitive(forward(&x).0, &shape));
-    }
-    let (x, input) = D::Backend::tracked(x);
-    let x = D::array(x, width);
-    node::<D::Backend, 3>(input, |_| {
-        let (y, stats) = forward(&x);
+    node(device, x, |x, _| {
+        let (y, stats) = device.norm(norm, &x, None, weight, width, Life::Output);
         let (device, weight) = (device.clone(), weight.cloned());
         let backward: Pass<D::Backend> = Box::new(move |dy| {
             let (dy, weight) = (D::array(dy, width), weight.as_ref());
@@ -112,15 +98,8 @@ pub fn head_loss<D: Device>(
 ) -> (Tensor<1>, D::Losses) {
     let shape = hidden.dims();
     assert_eq!(targets.len(), shape[0] * shape[1], "there is a target for every place");
-    if !device.trains() {
-        let hidden = D::array(D::Backend::plain(hidden), shape[2]);
-        let HeadOutput { loss, losses, .. } = device.head_loss(&hidden, weight, targets, terms, false);
-        return (D::Backend::tensor(D::primitive(loss, &[1])), losses);
-    }
-    let (hidden, input) = D::Backend::tracked(hidden);
-    let hidden = D::array(hidden, shape[2]);
     let mut sums = None;
-    let loss = node::<D::Backend, 1>(input, |tracked| {
+    let loss = node(device, hidden, |hidden, tracked| {
         let HeadOutput { loss, losses, dhidden } = device.head_loss(&hidden, weight, targets, terms, tracked);
         sums = Some(losses);
         let backward = dhidden.map(|dhidden| -> Pass<D::Backend> {

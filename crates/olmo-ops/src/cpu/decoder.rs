@@ -9,7 +9,7 @@ use super::array::Array;
 use super::buffer::Buffer;
 use super::device::{Cpu, Positions};
 use super::head::loss_alone;
-use super::math::{dot, exp, maximum, multiversion, sum};
+use super::math::{dot, exponentials, maximum, multiversion};
 use super::matmul::Write;
 use crate::config::BlockConfig;
 use crate::decoder::{Decoder, Score};
@@ -151,11 +151,7 @@ multiversion! {
             for (score, keys) in scores.iter_mut().zip(keys.chunks_exact(kv)) {
                 *score = dot(query, &keys[place.clone()]);
             }
-            let largest = maximum(&scores);
-            for score in &mut scores {
-                *score = exp((*score - largest) * scale);
-            }
-            let reciprocal = 1.0 / sum(&scores);
+            let reciprocal = 1.0 / exponentials(&mut scores, scale).1;
             output.fill(0.0);
             for (score, values) in scores.iter().zip(values.chunks_exact(kv)) {
                 let weight = score * reciprocal;

@@ -7,7 +7,7 @@ use burn::backend::tensor::FloatTensor;
 
 use super::array::Array;
 use super::buffer::Buffer;
-use super::matmul::{Write, matmul_nn, matmul_nt_part, matmul_tn, product_of_rows};
+use super::matmul::{Write, matmul_nn, matmul_nt, matmul_tn, product_of_rows};
 use super::norm::Stats;
 use super::{Compute, attention, embedding, head, norm, qkv, swiglu};
 use crate::config::{BlockConfig, LossTerms, Norm, Sums};
@@ -92,10 +92,15 @@ impl Cpu {
         let rows = x.len() / inputs;
         let mut column = 0;
         for part in parts {
-            let own = part.len() / inputs;
-            matmul_nt_part(self.compute, x, part, rows, inputs, (&mut y[column..], outputs), write);
-            column += own;
+            matmul_nt(self.compute, x, part, rows, inputs, (&mut y[column..], outputs), write);
+            column += part.len() / inputs;
         }
+    }
+
+    /// `dx (+)= dy w`.
+    fn input_product(&self, dy: &[f32], weight: &Linear, dx: &mut [f32], write: Write) {
+        let sizes = [dy.len() / weight.outputs(), weight.inputs, weight.outputs()];
+        matmul_nn(self.compute, dy, self.values(&weight.weight), sizes, dx, write);
     }
 
     fn sum(&self) -> MutexGuard<'_, Vec<f32>> {
@@ -185,26 +190,22 @@ impl Device for Cpu {
     }
 
     fn linear_input(&self, dy: &Array, weight: &Linear) -> Array {
-        let (inputs, outputs) = (weight.inputs, weight.outputs());
-        let rows = dy.len() / outputs;
-        let mut dx = Array::scratch(rows * inputs);
-        matmul_nn(self.compute, dy, self.values(&weight.weight), rows, inputs, outputs, &mut dx, Write::New);
+        let mut dx = Array::scratch(dy.len() / weight.outputs() * weight.inputs);
+        self.input_product(dy, weight, &mut dx, Write::New);
         dx
     }
 
     fn linear_input_add(&self, residual: &Array, dy: &Array, weight: &Linear, life: Life) -> Array {
-        let (inputs, outputs) = (weight.inputs, weight.outputs());
-        let rows = dy.len() / outputs;
-        let mut dx = Array::new(rows * inputs, life);
+        let mut dx = Array::new(residual.len(), life);
         dx.copy_from_slice(residual);
-        matmul_nn(self.compute, dy, self.values(&weight.weight), rows, inputs, outputs, &mut dx, Write::Add);
+        self.input_product(dy, weight, &mut dx, Write::Add);
         dx
     }
 
     fn linear_weight(&self, weight: &Linear, dy: &Array, x: &Array) {
         let Some(range) = weight.weight.gradient.clone() else { return };
-        let (rows, inputs, outputs) = (x.len() / weight.inputs, weight.inputs, weight.outputs());
-        matmul_tn(self.compute, dy, x, rows, inputs, outputs, &mut self.sum()[range], Write::Add);
+        let sizes = [x.len() / weight.inputs, weight.inputs, weight.outputs()];
+        matmul_tn(self.compute, dy, x, sizes, &mut self.sum()[range], None);
     }
 
     fn norm(

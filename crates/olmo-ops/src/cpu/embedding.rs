@@ -1,5 +1,6 @@
 //! The embedding: looks up rows, and sums the gradients of each.
 
+use super::math::add;
 use crate::matrix::MatrixView;
 
 /// `[ids, width]`: the rows of `weight` at `ids`.
@@ -17,9 +18,6 @@ pub(super) fn forward(weight: MatrixView<'_>, width: usize, ids: &[u32]) -> Vec<
 /// Adds each token's `dy` to its id's row of `gradient`, in token order.
 pub(super) fn backward(dy: &[f32], width: usize, ids: &[u32], gradient: &mut [f32]) {
     for (&id, dy) in ids.iter().zip(dy.chunks_exact(width)) {
-        let row = &mut gradient[id as usize * width..(id as usize + 1) * width];
-        for (sum, dy) in row.iter_mut().zip(dy) {
-            *sum += dy;
-        }
+        add(&mut gradient[id as usize * width..(id as usize + 1) * width], dy);
     }
 }

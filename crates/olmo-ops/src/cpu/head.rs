@@ -5,9 +5,10 @@
 use rayon::prelude::*;
 
 use super::buffer::Buffer;
-use super::math::{exp, maximum, multiversion, sum};
-use super::matmul::{Compute, Write, matmul_nn, matmul_nt, matmul_tn_in_chains};
+use super::math::{exponentials, multiversion};
+use super::matmul::{Compute, Write, matmul_nn, matmul_nt, matmul_tn};
 use crate::config::{IGNORED, LossTerms, Sums};
+use crate::matrix::MatrixView;
 
 /// Outputs for the gradients of the loss `(nll + z) / denominator`.
 #[derive(Debug)]
@@ -71,7 +72,7 @@ pub(super) fn loss(
         for (to, &from) in rows.chunks_exact_mut(width).zip(chunk) {
             to.copy_from_slice(&hidden[from * width..(from + 1) * width]);
         }
-        matmul_nt(compute, &rows, weight, count, width, vocabulary, &mut logits, Write::New);
+        matmul_nt(compute, &rows, MatrixView::F32(weight), count, width, (&mut logits, vocabulary), Write::New);
         let (logits, wanted) = (&mut logits[..count * vocabulary], gradients.is_some());
         logits.par_chunks_mut(vocabulary).zip(&mut losses[..count]).zip(chunk).for_each(|((logits, loss), &row)| {
             let target = targets[row] as usize;
@@ -83,9 +84,9 @@ pub(super) fn loss(
         }
         if let Some(made) = &mut gradients {
             if let Some(dweight) = made.weight.as_deref_mut() {
-                matmul_tn_in_chains(compute, logits, &rows, count, width, vocabulary, dweight, chain);
+                matmul_tn(compute, logits, &rows, [count, width, vocabulary], dweight, Some(chain));
             }
-            matmul_nn(compute, logits, weight, count, width, vocabulary, &mut rows, Write::New);
+            matmul_nn(compute, logits, weight, [count, width, vocabulary], &mut rows, Write::New);
             for (from, &to) in rows.chunks_exact(width).zip(chunk) {
                 made.hidden[to * width..(to + 1) * width].copy_from_slice(from);
             }
@@ -97,35 +98,32 @@ pub(super) fn loss(
 multiversion! {
     /// Negative log-likelihood and log partition function of one row.
     pub(super) fn loss_alone(logits: &mut [f32], target: usize) -> [f32; 2] {
-        let aim = logits[target];
-        let largest = maximum(logits);
-        for logit in logits.iter_mut() {
-            *logit = exp(*logit - largest);
-        }
-        let shifted = sum(logits).ln();
-        // Subtract the two large terms first: `shifted` is small and keeps its digits.
-        [shifted + (largest - aim), shifted + largest]
+        exponentials_and_loss(logits, target).1
     }
+}
+
+/// Turns the logits into their exponentials, divided by that of the largest one. Returns their sum,
+/// and the result of [`loss_alone`].
+#[inline(always)]
+fn exponentials_and_loss(logits: &mut [f32], target: usize) -> (f32, [f32; 2]) {
+    let aim = logits[target];
+    let (largest, total) = exponentials(logits, 1.0);
+    let shifted = total.ln();
+    // Subtract the two large terms first: `shifted` is small and keeps its digits.
+    (total, [shifted + (largest - aim), shifted + largest])
 }
 
 multiversion! {
     /// Like [`loss_alone`], and turns the logits into their gradient.
     fn loss_and_gradient(logits: &mut [f32], target: usize, terms: LossTerms) -> [f32; 2] {
-        let aim = logits[target];
-        let largest = maximum(logits);
-        for logit in logits.iter_mut() {
-            *logit = exp(*logit - largest);
-        }
-        let total = sum(logits);
-        let shifted = total.ln();
-        let lse = shifted + largest;
+        let (total, [nll, lse]) = exponentials_and_loss(logits, target);
         // d(nll + z lse^2) = (1 + 2 z lse) softmax - one at the target.
         let scale = ((1.0 + 2.0 * terms.z_loss * f64::from(lse)) / terms.denominator) as f32 / total;
         for logit in logits.iter_mut() {
             *logit *= scale;
         }
         logits[target] -= (1.0 / terms.denominator) as f32;
-        [shifted + (largest - aim), lse]
+        [nll, lse]
     }
 }
 

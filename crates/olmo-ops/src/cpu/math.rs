@@ -115,41 +115,53 @@ pub(crate) fn exp(x: f32) -> f32 {
     f32::from_bits(power.to_bits().wrapping_add(rounded.to_bits() << 23))
 }
 
-/// Adds the lanes, first to last.
+/// Sum of `term(a, b)` over the pairs of `a` and `b`, in [`LANES`] lanes, which are added first to
+/// last.
 #[inline(always)]
-pub(crate) fn add_lanes(lanes: [f32; LANES]) -> f32 {
-    lanes.iter().sum()
+pub(crate) fn sum_of_pairs<A: Copy, B: Copy>(a: &[A], b: &[B], term: impl Fn(A, B) -> f32) -> f32 {
+    let mut lanes = [0f32; LANES];
+    let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    let mut rest = 0f32;
+    for (x, y) in a_chunks.remainder().iter().zip(b_chunks.remainder()) {
+        rest += term(*x, *y);
+    }
+    for (x, y) in a_chunks.zip(b_chunks) {
+        for lane in 0..LANES {
+            lanes[lane] += term(x[lane], y[lane]);
+        }
+    }
+    rest + lanes.iter().sum::<f32>()
 }
 
 /// Sum of products.
 #[inline(always)]
 pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut lanes = [0f32; LANES];
-    let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let mut rest = 0f32;
-    for (x, y) in a_chunks.remainder().iter().zip(b_chunks.remainder()) {
-        rest += x * y;
-    }
-    for (x, y) in a_chunks.zip(b_chunks) {
-        for lane in 0..LANES {
-            lanes[lane] += x[lane] * y[lane];
-        }
-    }
-    rest + add_lanes(lanes)
+    sum_of_pairs(a, b, |x, y| x * y)
 }
 
 /// Sum.
 #[inline(always)]
 pub(crate) fn sum(values: &[f32]) -> f32 {
-    let mut lanes = [0f32; LANES];
-    let chunks = values.chunks_exact(LANES);
-    let rest: f32 = chunks.remainder().iter().sum();
-    for x in chunks {
-        for lane in 0..LANES {
-            lanes[lane] += x[lane];
-        }
+    sum_of_pairs(values, values, |x, _| x)
+}
+
+/// Turns each value into `exp((value - largest) * scale)`. Returns the largest value and the sum of
+/// the results.
+#[inline(always)]
+pub(crate) fn exponentials(values: &mut [f32], scale: f32) -> (f32, f32) {
+    let largest = maximum(values);
+    for value in values.iter_mut() {
+        *value = exp((*value - largest) * scale);
     }
-    rest + add_lanes(lanes)
+    (largest, sum(values))
+}
+
+/// Adds `terms` to `totals`, element by element.
+#[inline(always)]
+pub(crate) fn add(totals: &mut [f32], terms: &[f32]) {
+    for (total, term) in totals.iter_mut().zip(terms) {
+        *total += term;
+    }
 }
 
 /// The largest value, ignoring NaN.

@@ -6,7 +6,7 @@
 use rayon::prelude::*;
 
 use super::buffer::Buffer;
-use super::math::{LANES, add_lanes, dot, multiversion, sum};
+use super::math::{add, dot, multiversion, sum, sum_of_pairs};
 use crate::config::{Norm, NormKind};
 
 /// Mean and reciprocal deviation of each row, from the forward pass.
@@ -45,9 +45,7 @@ multiversion! {
             stats[2 * row + 1] = r;
             normalise(x, mean, r, weight, y);
             if let Some(residual) = residual {
-                for (y, residual) in y.iter_mut().zip(&residual[row * width..]) {
-                    *y += residual;
-                }
+                add(y, &residual[row * width..]);
             }
         }
     }
@@ -61,15 +59,7 @@ pub(crate) fn row_stats(norm: Norm, x: &[f32]) -> (f32, f32) {
         NormKind::Rms => (0.0, 1.0 / (dot(x, x) / width + norm.eps).sqrt()),
         NormKind::Layer => {
             let mean = sum(x) / width;
-            let mut lanes = [0f32; LANES];
-            let chunks = x.chunks_exact(LANES);
-            let rest: f32 = chunks.remainder().iter().map(|x| (x - mean) * (x - mean)).sum();
-            for x in chunks {
-                for lane in 0..LANES {
-                    lanes[lane] += (x[lane] - mean) * (x[lane] - mean);
-                }
-            }
-            let variance = (rest + add_lanes(lanes)) / width;
+            let variance = sum_of_pairs(x, x, |x, _| (x - mean) * (x - mean)) / width;
             (mean, 1.0 / (variance + norm.eps).sqrt())
         }
     }
@@ -136,9 +126,7 @@ pub(crate) fn backward(
 /// Adds the columns from `first` on of rows to `total`, rows first to last.
 pub(crate) fn add_rows(rows: &[f32], width: usize, first: usize, total: &mut [f32]) {
     for row in rows.chunks_exact(width) {
-        for (total, value) in total.iter_mut().zip(&row[first..]) {
-            *total += value;
-        }
+        add(total, &row[first..]);
     }
 }
 
@@ -153,9 +141,7 @@ multiversion! {
             let (mean, r) = (stats[2 * row], stats[2 * row + 1]);
             row_backward(norm, &dy[part.clone()], &x[part.clone()], mean, r, weight, dx, dweight.as_deref_mut());
             if let Some(residual) = residual {
-                for (dx, residual) in dx.iter_mut().zip(&residual[part]) {
-                    *dx += residual;
-                }
+                add(dx, &residual[part]);
             }
         }
     }
@@ -191,18 +177,7 @@ pub(crate) fn row_backward(
         }
         (None, _) => dx.copy_from_slice(dy),
     }
-    let mut lanes = [0f32; LANES];
-    let (g_chunks, x_chunks) = (dx.chunks_exact(LANES), x.chunks_exact(LANES));
-    let mut rest = 0f32;
-    for (g, x) in g_chunks.remainder().iter().zip(x_chunks.remainder()) {
-        rest += g * ((x - mean) * r);
-    }
-    for (g, x) in g_chunks.zip(x_chunks) {
-        for lane in 0..LANES {
-            lanes[lane] += g[lane] * ((x[lane] - mean) * r);
-        }
-    }
-    let mean_gn = (rest + add_lanes(lanes)) / width;
+    let mean_gn = sum_of_pairs(dx, x, |g, x| g * ((x - mean) * r)) / width;
     let mean_g = if norm.kind == NormKind::Layer { sum(dx) / width } else { 0.0 };
     for (dx, x) in dx.iter_mut().zip(x) {
         *dx = r * (*dx - mean_g - (x - mean) * r * mean_gn);

@@ -73,8 +73,8 @@ impl Decoder for Cuda {
             let logits = hidden.matmul(&matrix.tr()).to_kind(Kind::Float);
             let ids: Vec<i64> = targets.iter().map(|&target| i64::from(target)).collect();
             let aims = logits.gather(1, &self.integers(&ids).unsqueeze(1), false).squeeze_dim(1);
-            let logs = olmo_torch::download(&(&aims - logits.logsumexp([1i64].as_slice(), false)));
-            let best = olmo_torch::download_integers(&logits.argmax(1, false));
+            let logs = olmo_torch::download::<f32>(&(&aims - logits.logsumexp([1i64].as_slice(), false)));
+            let best = olmo_torch::download::<i64>(&logits.argmax(1, false));
             let score = |((log_probability, best), target): ((f32, i64), i64)| Score {
                 log_probability,
                 is_greedy: best == target,

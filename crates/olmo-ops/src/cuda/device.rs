@@ -2,7 +2,9 @@
 
 use burn::backend::LibTorch;
 use burn_tch::TchTensor;
-use olmo_torch::{AttentionKept, Kind, Tensor, device_attention_backward, device_attention_forward, download};
+use olmo_torch::{
+    Argument, AttentionKept, Kind, Tensor, device_attention_backward, device_attention_forward, download,
+};
 
 use super::training::Losses;
 use super::weights::{Cuda, GRID, PARTS, Tables, sizes};
@@ -21,6 +23,12 @@ pub struct NormStats {
 /// 1 for LayerNorm, as the kernels expect.
 fn layer(norm: Norm) -> i32 {
     i32::from(norm.kind == NormKind::Layer)
+}
+
+/// The sizes that both kernels between the projection and attention take.
+fn qkv_sizes(config: &BlockConfig, tables: &Tables, rows: usize) -> [Argument; 5] {
+    let [queries, kv] = [config.query_width(), config.kv_width()].map(|width| width as i32);
+    arguments![rows as i64, queries, kv, config.head_dim as i32, tables.shape[1] as i32]
 }
 
 /// Views of queries `[rows, heads, head_dim]`, keys and values.
@@ -99,18 +107,8 @@ impl Device for Cuda {
         let mean = (norm.kind == NormKind::Layer).then(|| self.floats(&[rows]));
         let stats = NormStats { mean, rstd: self.floats(&[rows]) };
         let weight = weight.map(|weight| self.vector_of(weight));
-        let arguments = [
-            x.into(),
-            residual.into(),
-            weight.as_ref().into(),
-            (&out).into(),
-            stats.mean.as_ref().into(),
-            (&stats.rstd).into(),
-            (rows as i64).into(),
-            (width as i32).into(),
-            norm.eps.into(),
-            layer(norm).into(),
-        ];
+        let (mean, rstd, layer) = (&stats.mean, &stats.rstd, layer(norm));
+        let arguments = arguments![x, residual, &weight, &out, mean, rstd, rows as i64, width as i32, norm.eps, layer];
         // SAFETY: `x`, `residual` and `out` are `[rows, width]`, the weight has `width` elements, and
         // the statistics have one for each row.
         unsafe { self.launch("norm_forward", rows.min(GRID), self.threads(width), &arguments) };
@@ -133,19 +131,8 @@ impl Device for Cuda {
         let trained = weight.filter(|weight| weight.gradient.is_some());
         let parts = trained.map(|_| self.floats(&[grid, width]));
         let values = weight.map(|weight| self.vector_of(weight));
-        let arguments = [
-            dy.into(),
-            x.into(),
-            stats.mean.as_ref().into(),
-            (&stats.rstd).into(),
-            values.as_ref().into(),
-            residual.into(),
-            (&dx).into(),
-            parts.as_ref().into(),
-            (rows as i64).into(),
-            (width as i32).into(),
-            layer(norm).into(),
-        ];
+        let (NormStats { mean, rstd }, layer) = (stats, layer(norm));
+        let arguments = arguments![dy, x, mean, rstd, &values, residual, &dx, &parts, rows as i64, width as i32, layer];
         // SAFETY: as in the forward pass; each of `grid` blocks writes its row of `parts`.
         unsafe { self.launch("norm_backward", grid, self.threads(width), &arguments) };
         if let (Some(weight), Some(parts)) = (trained, &parts) {
@@ -155,30 +142,16 @@ impl Device for Cuda {
     }
 
     fn qkv(&self, config: &BlockConfig, tables: &Tables, raw: &Tensor, norms: QkNorms<'_>) -> (Tensor, Tensor) {
-        let (rows, queries, kv) = (sizes(raw)[0], config.query_width(), config.kv_width());
+        let rows = sizes(raw)[0];
         let heads = self.empty(&[rows, config.qkv_width()]);
         let stats = self.floats(&[if config.qk_norm { rows } else { 0 }, 4]);
         let [wq, wk] = self.qk_values(norms);
-        let arguments = [
-            raw.into(),
-            wq.as_ref().into(),
-            wk.as_ref().into(),
-            (&tables.cosines).into(),
-            (&tables.sines).into(),
-            (&heads).into(),
-            (&stats).into(),
-            (rows as i64).into(),
-            (queries as i32).into(),
-            (kv as i32).into(),
-            (config.head_dim as i32).into(),
-            (tables.shape[1] as i32).into(),
-            config.norm.eps.into(),
-            layer(config.norm).into(),
-            config.clip_qkv.unwrap_or(0.0).into(),
-        ];
+        let tensors = arguments![raw, &wq, &wk, &tables.cosines, &tables.sines, &heads, &stats];
+        let options = arguments![config.norm.eps, layer(config.norm), config.clip_qkv.unwrap_or(0.0)];
+        let arguments = [&tensors[..], &qkv_sizes(config, tables, rows), &options].concat();
         // SAFETY: `raw` and `heads` are `[rows, qkv]`, the norms' weights are as wide as queries and
         // keys, and the tables reach the sequence's length.
-        unsafe { self.launch("qkv_forward", rows.min(GRID), self.threads_for_pairs(queries), &arguments) };
+        unsafe { self.launch("qkv_forward", rows.min(GRID), self.threads_for_pairs(config.query_width()), &arguments) };
         (heads, stats)
     }
 
@@ -186,49 +159,25 @@ impl Device for Cuda {
         &self,
         config: &BlockConfig,
         tables: &Tables,
-        [dq, dk, dv]: [Tensor; 3],
+        gradients: [Tensor; 3],
         raw: Option<&Tensor>,
         stats: &Tensor,
         norms: QkNorms<'_>,
     ) -> Tensor {
-        let (rows, queries, kv) = (dq.size()[0] as usize, config.query_width(), config.kv_width());
+        let (rows, queries, kv) = (gradients[0].size()[0] as usize, config.query_width(), config.kv_width());
         let (draw, grid) = (self.empty(&[rows, config.qkv_width()]), rows.min(PARTS));
         let parts = |width: usize| config.qk_norm.then(|| self.floats(&[grid, width]));
         let (part_q, part_k) = (parts(queries), parts(kv));
         let [wq, wk] = self.qk_values(norms);
-        let strides = |x: &Tensor| -> [i64; 2] {
+        let with_strides = |x: &Tensor| {
             let strides = x.stride();
             assert_eq!(strides[2], 1, "attention's gradients have whole rows of a head");
-            [strides[0], strides[1]]
+            arguments![x, strides[0], strides[1]]
         };
-        let ([qt, qh], [kt, kh], [vt, vh]) = (strides(&dq), strides(&dk), strides(&dv));
-        let arguments = [
-            (&dq).into(),
-            qt.into(),
-            qh.into(),
-            (&dk).into(),
-            kt.into(),
-            kh.into(),
-            (&dv).into(),
-            vt.into(),
-            vh.into(),
-            raw.into(),
-            wq.as_ref().into(),
-            wk.as_ref().into(),
-            (&tables.cosines).into(),
-            (&tables.sines).into(),
-            stats.into(),
-            (&draw).into(),
-            part_q.as_ref().into(),
-            part_k.as_ref().into(),
-            (rows as i64).into(),
-            (queries as i32).into(),
-            (kv as i32).into(),
-            (config.head_dim as i32).into(),
-            (tables.shape[1] as i32).into(),
-            layer(config.norm).into(),
-            config.clip_qkv.unwrap_or(0.0).into(),
-        ];
+        let gradients = gradients.each_ref().map(with_strides).concat();
+        let tensors = arguments![raw, &wq, &wk, &tables.cosines, &tables.sines, stats, &draw, &part_q, &part_k];
+        let options = arguments![layer(config.norm), config.clip_qkv.unwrap_or(0.0)];
+        let arguments = [&gradients[..], &tensors, &qkv_sizes(config, tables, rows), &options].concat();
         // SAFETY: as in the forward pass; the gradients are read by their strides, and each of
         // `grid` blocks writes its row of the parts.
         unsafe { self.launch("qkv_backward", grid, self.threads_for_pairs(queries), &arguments) };
@@ -264,7 +213,7 @@ impl Device for Cuda {
     fn swiglu(&self, up_gate: &Tensor, width: usize) -> Tensor {
         let activation = self.empty(&[sizes(up_gate)[0], width]);
         let total = activation.numel() / self.vector();
-        let arguments = [up_gate.into(), (&activation).into(), (width as i32).into(), (total as i64).into()];
+        let arguments = arguments![up_gate, &activation, width as i32, total as i64];
         // SAFETY: `up_gate` has rows of two `width` elements, `activation` of one.
         unsafe { self.launch("swiglu_forward", total.div_ceil(ELEMENTWISE), ELEMENTWISE, &arguments) };
         activation
@@ -272,7 +221,7 @@ impl Device for Cuda {
 
     fn swiglu_backward(&self, up_gate: &mut Tensor, activation: &mut Tensor, width: usize) {
         let total = activation.numel() / self.vector();
-        let arguments = [(&*up_gate).into(), (&*activation).into(), (width as i32).into(), (total as i64).into()];
+        let arguments = arguments![&*up_gate, &*activation, width as i32, total as i64];
         // SAFETY: as in the forward pass; both are written, and exclusively borrowed.
         unsafe { self.launch("swiglu_backward", total.div_ceil(ELEMENTWISE), ELEMENTWISE, &arguments) };
     }

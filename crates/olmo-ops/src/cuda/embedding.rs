@@ -13,7 +13,7 @@ pub(super) fn backward(device: &Cuda, weight: &Linear, ids: &[u32], dx: &Tensor)
     let Some((sum, _)) = device.gradient(&weight.weight) else { return };
     let blocks = ids.len();
     let (order, starts, ids) = (device.integers(&order), device.integers(&starts), device.integers(&ids));
-    let arguments = [dx.into(), (&order).into(), (&starts).into(), (&ids).into(), (&sum).into(), (width as i32).into()];
+    let arguments = arguments![dx, &order, &starts, &ids, &sum, width as i32];
     let threads = width.next_multiple_of(32).min(256);
     // SAFETY: `order` lists rows of `dx`, `starts` parts of `order`, and `ids` rows of `sum`: the
     // forward pass has read the same rows of the weight.

@@ -47,16 +47,9 @@ pub(super) fn loss(
         let (rows, loss) = (of_chunk(&taken), of_chunk(&losses));
         let logits = memory.narrow(0, 0, count as i64).narrow(1, 0, vocabulary as i64);
         let _ = rows.mm_out(&logits, &matrix.tr());
-        let arguments = [
-            (&logits).into(),
-            (stride as i64).into(),
-            (&of_chunk(&aims)).into(),
-            (&loss).into(),
-            (vocabulary as i32).into(),
-            ((1.0 / terms.denominator) as f32).into(),
-            (terms.z_loss as f32).into(),
-            i32::from(gradients).into(),
-        ];
+        let (aims, scale) = (of_chunk(&aims), (1.0 / terms.denominator) as f32);
+        let (z_loss, wanted) = (terms.z_loss as f32, i32::from(gradients));
+        let arguments = arguments![&logits, stride as i64, &aims, &loss, vocabulary as i32, scale, z_loss, wanted];
         // SAFETY: there are `count` rows of logits, `stride` apart, and as many targets and losses;
         // the assertion above keeps targets below `vocabulary`.
         unsafe { device.launch("cross_entropy", count, 512.min(vocabulary.next_multiple_of(32)), &arguments) };

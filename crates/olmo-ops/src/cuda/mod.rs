@@ -10,6 +10,11 @@
 // As in `autodiff`.
 #![allow(deprecated)]
 
+/// The arguments of a kernel.
+macro_rules! arguments {
+    ($($argument:expr),* $(,)?) => { [$(olmo_torch::Argument::from($argument)),*] };
+}
+
 mod decoder;
 mod device;
 mod embedding;

@@ -37,7 +37,7 @@ impl Losses {
 
     /// The sums as numbers; waits for the device.
     pub fn sums(&self) -> crate::Sums {
-        let totals = olmo_torch::download_doubles(&self.totals);
+        let totals = olmo_torch::download::<f64>(&self.totals);
         crate::Sums { nll: totals[0], z: self.z_loss * totals[1], labels: self.labels }
     }
 }
@@ -135,7 +135,7 @@ impl Training {
         let (sum, parts) = (device.sum(), device.floats(&[PARTS]));
         let total = (sum.numel() / floats) as i64;
         // SAFETY: `sum` has `total` pieces of `floats` elements, and each block writes one of `parts`.
-        unsafe { device.launch("square_sum", PARTS, 256, &[(&sum).into(), total.into(), (&parts).into()]) };
+        unsafe { device.launch("square_sum", PARTS, 256, &arguments![&sum, total, &parts]) };
         GradientNorm(parts.sum(Kind::Double).sqrt())
     }
 
@@ -162,23 +162,10 @@ impl Training {
             let total = range.len() / floats;
             let Scalars { keep, one_minus_beta1, beta2, one_minus_beta2, root_correction2, eps, step_size, .. } =
                 Scalars::new(settings, number, 1.0, *decays);
-            let arguments = [
-                (&g).into(),
-                copy.as_ref().into(),
-                (&w).into(),
-                (&m).into(),
-                (&v).into(),
-                (total as i64).into(),
-                keep.into(),
-                one_minus_beta1.into(),
-                beta2.into(),
-                one_minus_beta2.into(),
-                root_correction2.into(),
-                eps.into(),
-                step_size.into(),
-                (&norm.0).into(),
-                (max_norm.unwrap_or(0.0) as f32).into(),
-            ];
+            let arrays = arguments![&g, &copy, &w, &m, &v, total as i64];
+            let scalars = arguments![keep, one_minus_beta1, beta2, one_minus_beta2, root_correction2, eps, step_size];
+            let clip = arguments![&norm.0, max_norm.unwrap_or(0.0) as f32];
+            let arguments = [&arrays[..], &scalars, &clip].concat();
             // SAFETY: all arrays have `total` pieces of `floats` elements, and `norm` one f64.
             unsafe { device.launch("adamw", total.div_ceil(256).min(4 * PARTS), 256, &arguments) };
         }
@@ -187,15 +174,14 @@ impl Training {
     /// Waits for the device, and returns the results of a step. Without `losses`, their sums are 0.
     pub fn wait(&self, losses: Option<&Losses>, norm: &GradientNorm) -> Finished {
         let since = Instant::now();
-        let (sums, grad_norm) =
-            (losses.map(Losses::sums).unwrap_or_default(), olmo_torch::download_doubles(&norm.0)[0]);
+        let (sums, grad_norm) = (losses.map(Losses::sums).unwrap_or_default(), olmo_torch::download::<f64>(&norm.0)[0]);
         Finished { sums, grad_norm, waited: since.elapsed() }
     }
 
     /// Copies the trained weights and both moments to the host.
     pub fn download(&self) -> [Vec<f32>; 3] {
         let moments = self.moments.lock().unwrap_or_else(PoisonError::into_inner);
-        let [exp_avg, exp_avg_sq] = moments.each_ref().map(olmo_torch::download);
+        let [exp_avg, exp_avg_sq] = moments.each_ref().map(olmo_torch::download::<f32>);
         [self.device.trained_on_host(), exp_avg, exp_avg_sq]
     }
 

@@ -89,6 +89,14 @@ struct Arrays {
     begun: HashSet<usize>,
 }
 
+impl Arrays {
+    /// Arrays with these `values` and no other copy of a weight.
+    fn new(values: Tensor, trained: Trained) -> Arrays {
+        let sum = olmo_torch::empty(&[trained.len()], Kind::Float, values.device()).zero_();
+        Arrays { values, masters: None, frozen_vectors: HashMap::new(), trained, sum, begun: HashSet::new() }
+    }
+}
+
 /// The positions of a batch, uploaded once for all blocks. The angles are kept across batches,
 /// because uploading them waits for the device.
 #[derive(Debug, Default)]
@@ -133,15 +141,7 @@ impl Cuda {
     ) -> Result<Cuda, KernelError> {
         let kernels = Kernels::load(settings.place, settings.element, settings.vector)?;
         let upload = |values: &[f32]| olmo_torch::upload(values, settings.place);
-        let sum = olmo_torch::empty(&[trained.len()], Kind::Float, settings.place).zero_();
-        let mut arrays = Arrays {
-            values: upload(weights),
-            masters: None,
-            frozen_vectors: HashMap::new(),
-            trained: trained.clone(),
-            sum,
-            begun: HashSet::new(),
-        };
+        let mut arrays = Arrays::new(upload(weights), trained.clone());
         if settings.element == Element::Bf16 {
             let frozen = vectors.iter().filter(|range| trained.weight((*range).clone()).gradient.is_none());
             arrays.frozen_vectors = frozen.map(|range| (range.start, upload(&weights[range.clone()]))).collect();
@@ -164,25 +164,17 @@ impl Cuda {
     ) -> Result<Cuda, KernelError> {
         let kernels = Kernels::load(settings.place, settings.element, settings.vector)?;
         let values = olmo_torch::empty(&[matrices.len()], kind(settings.element), settings.place);
-        let mut frozen_vectors = HashMap::new();
+        let mut arrays = Arrays::new(values, Trained::new([]));
         for (start, matrix) in matrices.iter() {
             let uploaded = match matrix {
                 Matrix::F32(elements) => olmo_torch::upload(elements, settings.place),
                 Matrix::Bf16(bits) => olmo_torch::upload_bf16(bits, settings.place),
             };
-            part(&values, &(start..start + matrix.len())).copy_(&uploaded);
+            part(&arrays.values, &(start..start + matrix.len())).copy_(&uploaded);
             if settings.element == Element::Bf16 && vectors.iter().any(|range| range.start == start) {
-                frozen_vectors.insert(start, uploaded.to_kind(Kind::Float));
+                arrays.frozen_vectors.insert(start, uploaded.to_kind(Kind::Float));
             }
         }
-        let arrays = Arrays {
-            values,
-            masters: None,
-            frozen_vectors,
-            trained: Trained::new([]),
-            sum: olmo_torch::empty(&[0], Kind::Float, settings.place),
-            begun: HashSet::new(),
-        };
         let inner = Inner { settings, kernels, arrays: Mutex::new(arrays), placed: Mutex::default() };
         Ok(Cuda { inner: Arc::new(inner), differentiates: false })
     }
@@ -278,7 +270,7 @@ impl Cuda {
         let arrays = self.arrays();
         match &arrays.masters {
             Some(masters) => olmo_torch::download(masters),
-            None => arrays.trained.pack(&olmo_torch::download(&arrays.values)),
+            None => arrays.trained.pack(&olmo_torch::download::<f32>(&arrays.values)),
         }
     }
 
@@ -287,10 +279,10 @@ impl Cuda {
     pub fn weights_on_host(&self) -> Vec<f32> {
         let trained = self.trained_on_host();
         let arrays = self.arrays();
-        let mut weights = olmo_torch::download(&arrays.values.to_kind(Kind::Float));
+        let mut weights = olmo_torch::download::<f32>(&arrays.values.to_kind(Kind::Float));
         arrays.trained.unpack(&trained, &mut weights);
         for (start, vector) in &arrays.frozen_vectors {
-            weights[*start..*start + vector.numel()].copy_from_slice(&olmo_torch::download(vector));
+            weights[*start..*start + vector.numel()].copy_from_slice(&olmo_torch::download::<f32>(vector));
         }
         weights
     }
@@ -366,13 +358,8 @@ impl Cuda {
     pub(super) fn add_columns(&self, weight: &Weight, parts: &Tensor) {
         let Some((sum, begun)) = self.gradient(weight) else { return };
         let width = weight.values.len();
-        let arguments = [
-            parts.into(),
-            (&sum).into(),
-            (parts.size()[0] as i32).into(),
-            (width as i32).into(),
-            i32::from(begun).into(),
-        ];
+        let (rows, begun) = (parts.size()[0] as i32, i32::from(begun));
+        let arguments = arguments![parts, &sum, rows, width as i32, begun];
         // SAFETY: `parts` has rows of `width` elements, as many as given, and `sum` is one.
         unsafe { self.launch("column_sum", width.div_ceil(128), 128, &arguments) };
     }

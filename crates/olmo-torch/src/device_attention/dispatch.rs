@@ -26,11 +26,11 @@ pub enum AttentionKernel {
 pub struct AttentionKept {
     /// `[tokens, heads * head]`, contiguous.
     pub output: Tensor,
-    kept: Kept,
+    pub(super) kept: Kept,
 }
 
 #[derive(Debug)]
-enum Kept {
+pub(super) enum Kept {
     Cudnn(Cudnn),
     /// Log-sum-exp, the generator's state, and an unused tensor.
     Flash([Tensor; 3]),

@@ -13,6 +13,7 @@
 //! runs differ in the last bits.
 
 mod dispatch;
+mod host;
 mod math;
 mod sizes;
 
@@ -20,4 +21,5 @@ pub use dispatch::{
     AttentionKept, AttentionKernel, cudnn_refusal, device_attention_backward, device_attention_forward,
     device_attention_forward_by,
 };
+pub use host::{attention_backward, attention_forward};
 pub use sizes::{DeviceAttention, Documents};

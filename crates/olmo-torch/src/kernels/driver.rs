@@ -9,6 +9,7 @@ use std::{
 use libloading::Library;
 
 use super::error::KernelError;
+use super::library::functions;
 use crate::shim::current_stream;
 
 type Status = c_int;
@@ -20,31 +21,25 @@ pub(super) type Function = *mut c_void;
 const MAJOR: c_int = 75;
 const MINOR: c_int = 76;
 
-/// The driver's functions; it stays loaded until the process ends.
-pub(super) struct Driver {
-    words: unsafe extern "C" fn(Status, *mut *const c_char) -> Status,
-    device: unsafe extern "C" fn(*mut c_int, c_int) -> Status,
-    attribute: unsafe extern "C" fn(*mut c_int, c_int, c_int) -> Status,
-    retain: unsafe extern "C" fn(*mut Context, c_int) -> Status,
-    current: unsafe extern "C" fn(*mut Context) -> Status,
-    push: unsafe extern "C" fn(Context) -> Status,
-    pop: unsafe extern "C" fn(*mut Context) -> Status,
-    load: unsafe extern "C" fn(*mut Module, *const c_void) -> Status,
-    function: unsafe extern "C" fn(*mut Function, Module, *const c_char) -> Status,
-    launch: unsafe extern "C" fn(
-        Function,
-        c_uint,
-        c_uint,
-        c_uint,
-        c_uint,
-        c_uint,
-        c_uint,
-        c_uint,
-        *mut c_void,
-        *const *const c_void,
-        *const *const c_void,
-    ) -> Status,
-    memory: unsafe extern "C" fn(*mut usize, *mut usize) -> Status,
+functions! {
+    /// The driver's functions; it stays loaded until the process ends.
+    pub(super) struct Driver {
+        words = "cuGetErrorString": fn(Status, *mut *const c_char) -> Status,
+        device = "cuDeviceGet": fn(*mut c_int, c_int) -> Status,
+        attribute = "cuDeviceGetAttribute": fn(*mut c_int, c_int, c_int) -> Status,
+        retain = "cuDevicePrimaryCtxRetain": fn(*mut Context, c_int) -> Status,
+        current = "cuCtxGetCurrent": fn(*mut Context) -> Status,
+        push = "cuCtxPushCurrent_v2": fn(Context) -> Status,
+        pop = "cuCtxPopCurrent_v2": fn(*mut Context) -> Status,
+        load = "cuModuleLoadData": fn(*mut Module, *const c_void) -> Status,
+        function = "cuModuleGetFunction": fn(*mut Function, Module, *const c_char) -> Status,
+        launch = "cuLaunchKernel": fn(
+            Function, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, *mut c_void, *const *const c_void,
+            *const *const c_void,
+        ) -> Status,
+        memory = "cuMemGetInfo_v2": fn(*mut usize, *mut usize) -> Status,
+        start = "cuInit": fn(c_uint) -> Status,
+    }
 }
 
 impl Driver {
@@ -62,32 +57,13 @@ impl Driver {
         let library = unsafe { Library::new("libcuda.so.1") }
             .map_err(|error| KernelError::NoDriver { reason: error.to_string() })?;
         let library: &'static Library = Box::leak(Box::new(library));
-        macro_rules! function {
-            ($name:literal) => {{
-                // SAFETY: the types match cuda.h.
-                *unsafe { library.get(concat!($name, "\0").as_bytes()) }.map_err(|_| KernelError::TooOld {
-                    library: "libcuda.so.1".to_owned(),
-                    function: $name.to_owned(),
-                    way_out: "install a newer driver (580 or newer for CUDA 13)",
-                })?
-            }};
-        }
-        let driver = Driver {
-            words: function!("cuGetErrorString"),
-            device: function!("cuDeviceGet"),
-            attribute: function!("cuDeviceGetAttribute"),
-            retain: function!("cuDevicePrimaryCtxRetain"),
-            current: function!("cuCtxGetCurrent"),
-            push: function!("cuCtxPushCurrent_v2"),
-            pop: function!("cuCtxPopCurrent_v2"),
-            load: function!("cuModuleLoadData"),
-            function: function!("cuModuleGetFunction"),
-            launch: function!("cuLaunchKernel"),
-            memory: function!("cuMemGetInfo_v2"),
-        };
-        let start: unsafe extern "C" fn(c_uint) -> Status = function!("cuInit");
+        let driver = Driver::find(library).map_err(|function| KernelError::TooOld {
+            library: "libcuda.so.1".to_owned(),
+            function: function.to_owned(),
+            way_out: "install a newer driver (580 or newer for CUDA 13)",
+        })?;
         // SAFETY: as declared in cuda.h.
-        let status = unsafe { start(0) };
+        let status = unsafe { (driver.start)(0) };
         if status != 0 {
             return Err(KernelError::NoDriver { reason: driver.words(status) });
         }

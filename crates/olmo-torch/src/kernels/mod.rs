@@ -12,6 +12,7 @@ mod cache;
 mod driver;
 mod emulate;
 mod error;
+mod library;
 mod nvrtc;
 mod signature;
 
@@ -81,23 +82,23 @@ impl From<Option<&Tensor>> for Argument {
     }
 }
 
-impl From<i32> for Argument {
-    fn from(value: i32) -> Argument {
-        Argument::Int(value)
+impl From<&Option<Tensor>> for Argument {
+    fn from(tensor: &Option<Tensor>) -> Argument {
+        tensor.as_ref().into()
     }
 }
 
-impl From<i64> for Argument {
-    fn from(value: i64) -> Argument {
-        Argument::Long(value)
-    }
+macro_rules! numbers {
+    ($($number:ty => $variant:ident,)*) => {
+        $(impl From<$number> for Argument {
+            fn from(value: $number) -> Argument {
+                Argument::$variant(value)
+            }
+        })*
+    };
 }
 
-impl From<f32> for Argument {
-    fn from(value: f32) -> Argument {
-        Argument::Float(value)
-    }
-}
+numbers! { i32 => Int, i64 => Long, f32 => Float, }
 
 impl Argument {
     fn parameter(self) -> Parameter {

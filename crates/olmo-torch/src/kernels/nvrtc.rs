@@ -9,6 +9,7 @@ use std::{
 use libloading::Library;
 
 use super::error::{COMPILE_WAY_OUT, KernelError};
+use super::library::functions;
 
 const NAMES: [&str; 3] = ["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"];
 const WAY_OUT: &str = "`scripts/libtorch cuda` fetches NVRTC 13";
@@ -16,26 +17,23 @@ const WAY_OUT: &str = "`scripts/libtorch cuda` fetches NVRTC 13";
 type Program = *mut c_void;
 type Status = c_int;
 
-/// The library's functions; it stays loaded until the process ends.
-pub(super) struct Nvrtc {
-    version: (c_int, c_int),
-    create: unsafe extern "C" fn(
-        *mut Program,
-        *const c_char,
-        *const c_char,
-        c_int,
-        *const *const c_char,
-        *const *const c_char,
-    ) -> Status,
-    compile: unsafe extern "C" fn(Program, c_int, *const *const c_char) -> Status,
-    log_size: unsafe extern "C" fn(Program, *mut usize) -> Status,
-    log: unsafe extern "C" fn(Program, *mut c_char) -> Status,
-    code_size: unsafe extern "C" fn(Program, *mut usize) -> Status,
-    code: unsafe extern "C" fn(Program, *mut c_char) -> Status,
-    destroy: unsafe extern "C" fn(*mut Program) -> Status,
-    words: unsafe extern "C" fn(Status) -> *const c_char,
-    known_count: unsafe extern "C" fn(*mut c_int) -> Status,
-    known: unsafe extern "C" fn(*mut c_int) -> Status,
+functions! {
+    /// The library's functions; it stays loaded until the process ends.
+    pub(super) struct Nvrtc {
+        version = "nvrtcVersion": fn(*mut c_int, *mut c_int) -> Status,
+        create = "nvrtcCreateProgram": fn(
+            *mut Program, *const c_char, *const c_char, c_int, *const *const c_char, *const *const c_char,
+        ) -> Status,
+        compile = "nvrtcCompileProgram": fn(Program, c_int, *const *const c_char) -> Status,
+        log_size = "nvrtcGetProgramLogSize": fn(Program, *mut usize) -> Status,
+        log = "nvrtcGetProgramLog": fn(Program, *mut c_char) -> Status,
+        code_size = "nvrtcGetCUBINSize": fn(Program, *mut usize) -> Status,
+        code = "nvrtcGetCUBIN": fn(Program, *mut c_char) -> Status,
+        destroy = "nvrtcDestroyProgram": fn(*mut Program) -> Status,
+        words = "nvrtcGetErrorString": fn(Status) -> *const c_char,
+        known_count = "nvrtcGetNumSupportedArchs": fn(*mut c_int) -> Status,
+        known = "nvrtcGetSupportedArchs": fn(*mut c_int) -> Status,
+    }
 }
 
 impl Nvrtc {
@@ -56,39 +54,19 @@ impl Nvrtc {
                 searched: candidates.iter().map(|name| name.display().to_string()).collect(),
             });
         };
-        let missing = |function: &str| KernelError::TooOld {
+        Nvrtc::find(library).map_err(|function| KernelError::TooOld {
             library: name.display().to_string(),
             function: function.to_owned(),
             way_out: WAY_OUT,
-        };
-        macro_rules! function {
-            ($name:literal) => {{
-                // SAFETY: the types match nvrtc.h.
-                *unsafe { library.get(concat!($name, "\0").as_bytes()) }.map_err(|_| missing($name))?
-            }};
-        }
-        let version: unsafe extern "C" fn(*mut c_int, *mut c_int) -> Status = function!("nvrtcVersion");
-        let (mut major, mut minor) = (0, 0);
-        // SAFETY: two places to write to.
-        unsafe { version(&mut major, &mut minor) };
-        Ok(Nvrtc {
-            version: (major, minor),
-            create: function!("nvrtcCreateProgram"),
-            compile: function!("nvrtcCompileProgram"),
-            log_size: function!("nvrtcGetProgramLogSize"),
-            log: function!("nvrtcGetProgramLog"),
-            code_size: function!("nvrtcGetCUBINSize"),
-            code: function!("nvrtcGetCUBIN"),
-            destroy: function!("nvrtcDestroyProgram"),
-            words: function!("nvrtcGetErrorString"),
-            known_count: function!("nvrtcGetNumSupportedArchs"),
-            known: function!("nvrtcGetSupportedArchs"),
         })
     }
 
     /// The version, such as `13.0`.
     pub(super) fn version(&self) -> String {
-        format!("{}.{}", self.version.0, self.version.1)
+        let (mut major, mut minor) = (0, 0);
+        // SAFETY: two places to write to.
+        unsafe { (self.version)(&mut major, &mut minor) };
+        format!("{major}.{minor}")
     }
 
     fn architectures(&self) -> Vec<String> {

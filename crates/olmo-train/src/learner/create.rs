@@ -46,9 +46,18 @@ pub(crate) fn create(
     objective: Box<dyn Objective>,
     ranks: Rc<Ranks>,
 ) -> Result<Box<dyn Learner>, StageError> {
-    match computes(spec.compute) {
-        Computes::OnHost => on_host(spec, state, objective, ranks),
-        on_gpu => self::on_gpu(spec, on_gpu, state, objective, ranks),
+    let computes = computes(spec.compute);
+    if computes == Computes::OnHost {
+        return on_host(spec, state, objective, ranks);
+    }
+    #[cfg(feature = "libtorch")]
+    {
+        on_gpu(spec, computes, state, objective, ranks)
+    }
+    #[cfg(not(feature = "libtorch"))]
+    {
+        let device = spec.device;
+        Err(no_gpu(format!("device {device}: this worker was built without libtorch, and flex computes on the CPU")))
     }
 }
 
@@ -91,18 +100,6 @@ fn on_gpu(
     })?;
     model.set_activation_checkpointing(spec.activation_checkpointing);
     Ok(Box::new(super::gpu::GpuLearner::new(model, state, spec.optimizer, objective, ranks)))
-}
-
-#[cfg(not(feature = "libtorch"))]
-fn on_gpu(
-    spec: &Spec,
-    _: Computes,
-    _: LearnerState,
-    _: Box<dyn Objective>,
-    _: Rc<Ranks>,
-) -> Result<Box<dyn Learner>, StageError> {
-    let device = spec.device;
-    Err(no_gpu(format!("device {device}: this worker was built without libtorch, and flex computes on the CPU")))
 }
 
 /// The GPU that `device` selects among those assigned to this stage.

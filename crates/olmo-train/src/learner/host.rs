@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use olmo_dist::{NodeSums, TreeNode, TreeSum, Values, ValuesRef};
 use olmo_model::{Batch, LossOptions, LossOutput, Model, ModelError};
-use olmo_ops::{NORM_CHUNK, adamw, clip_coefficient, norm_of, square_sums};
+use olmo_ops::{NORM_CHUNK, Trained, adamw, clip_coefficient, norm_of, square_sums};
 use olmo_stage::StageError;
 use rayon::prelude::*;
 
@@ -17,7 +17,7 @@ use super::optimizer::OptimizerSettings;
 use super::reduce::Reduce;
 use crate::failure::model_failure;
 use crate::ranks::Ranks;
-use crate::shard::{Strategy, clip};
+use crate::shard::Strategy;
 
 /// Weights, gradients and moments on the host.
 pub(super) struct HostLearner {
@@ -76,7 +76,7 @@ impl HostLearner {
         objective: Box<dyn Objective>,
         exchange: Exchange,
     ) -> Self {
-        let groups = clip(&optimizer.groups(&state.parameters), &state.shard);
+        let groups = Trained::new([state.shard.clone()]).within(&optimizer.groups(&state.parameters));
         let gradients = vec![0.0; state.parameters.len()];
         Self {
             model,

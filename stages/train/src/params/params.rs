@@ -313,82 +313,58 @@ impl Params {
             let problem = format!("`max_duration`: {error}");
             findings.push(Finding::error("train::max_duration", "max_duration", problem));
         }
-        let mut require = |holds: bool, param: &str, problem: &str| {
-            if !holds {
-                findings.push(Finding::error("train::params", param, problem));
-            }
-        };
-        let optimizer = &self.optimizer;
-        let lr = optimizer.learning_rate;
-        require(
-            self.global_train_batch_size != Some(0),
-            "global_train_batch_size",
-            "`global_train_batch_size` must be at least 1",
-        );
-        require(self.global_batch_size != Some(0), "global_batch_size", "`global_batch_size` must be at least 1");
-        require(
-            self.global_train_batch_size.is_some() || self.global_batch_size.is_some(),
-            "",
-            "set the batch size: `global_batch_size` (tokens) or `global_train_batch_size` (rows)",
-        );
-        require(
-            self.global_train_batch_size.is_none() || self.global_batch_size.is_none(),
-            "global_batch_size",
-            "`global_batch_size` and `global_train_batch_size` are both set: remove one of them",
-        );
-        require(
-            self.device_train_microbatch_size != Some(0),
-            "device_train_microbatch_size",
-            "`device_train_microbatch_size` must be at least 1, or null",
-        );
-        require(
-            lr > 0.0 && (lr as f32).is_finite(),
-            "optimizer.learning_rate",
-            "`optimizer.learning_rate` must be greater than 0 and finite as an f32",
-        );
-        require(
-            optimizer.weight_decay.is_finite() && optimizer.weight_decay >= 0.0,
-            "optimizer.weight_decay",
-            "`optimizer.weight_decay` must be at least 0",
-        );
-        require(
-            optimizer.betas.iter().all(|beta| (0.0..1.0).contains(beta)),
-            "optimizer.betas",
-            "`optimizer.betas` must both be at least 0 and below 1",
-        );
-        require(
-            optimizer.eps.is_finite() && optimizer.eps > 0.0,
-            "optimizer.eps",
-            "`optimizer.eps` must be greater than 0",
-        );
-        require(
-            (0.0..=1.0).contains(&self.scheduler.alpha_f),
-            "scheduler.alpha_f",
-            "`scheduler.alpha_f` must be between 0 and 1",
-        );
-        require(
-            self.scheduler.warmup_min_lr.is_none_or(|least| (0.0..lr).contains(&least)),
-            "scheduler.warmup_min_lr",
-            "`scheduler.warmup_min_lr` must be at least 0 and below `optimizer.learning_rate`",
-        );
-        require(
-            self.max_grad_norm.is_none_or(|norm| norm.is_finite() && norm > 0.0),
-            "max_grad_norm",
-            "`max_grad_norm` must be greater than 0, or null",
-        );
-        require(self.z_loss.is_finite() && self.z_loss >= 0.0, "z_loss", "`z_loss` must be at least 0");
-        let fraction = self.scheduler.warmup_fraction;
-        require(
-            fraction.is_none_or(|fraction| (0.0..=1.0).contains(&fraction)),
-            "scheduler.warmup_fraction",
-            "`scheduler.warmup_fraction` must be between 0 and 1",
-        );
-        require(
-            fraction.is_none() || self.scheduler.t_warmup == DEFAULT_WARMUP,
-            "scheduler.warmup_fraction",
-            "`scheduler.warmup_fraction` and `scheduler.t_warmup` are both set: remove one of them",
-        );
-        require(self.console_log_interval > 0, "console_log_interval", "`console_log_interval` must be at least 1");
+        let OptimizerParams { learning_rate: lr, weight_decay, betas, eps, .. } = self.optimizer;
+        let SchedulerParams { t_warmup, warmup_fraction, alpha_f, warmup_min_lr, .. } = self.scheduler;
+        let (rows, tokens) = (self.global_train_batch_size, self.global_batch_size);
+        let microbatch = self.device_train_microbatch_size;
+        let is_fraction = |number: f64| (0.0..=1.0).contains(&number);
+        let is_rate = |number: &f64| (0.0..1.0).contains(number);
+        let is_positive = |number: f64| number.is_finite() && number > 0.0;
+        let is_not_negative = |number: f64| number.is_finite() && number >= 0.0;
+        // Whether each rule holds, its param, and the rest of the message after the param's name.
+        let rules = [
+            (rows != Some(0), "global_train_batch_size", "must be at least 1"),
+            (tokens != Some(0), "global_batch_size", "must be at least 1"),
+            (
+                rows.is_some() || tokens.is_some(),
+                "",
+                "set the batch size: `global_batch_size` (tokens) or `global_train_batch_size` (rows)",
+            ),
+            (
+                rows.is_none() || tokens.is_none(),
+                "global_batch_size",
+                "and `global_train_batch_size` are both set: remove one of them",
+            ),
+            (microbatch != Some(0), "device_train_microbatch_size", "must be at least 1, or null"),
+            (
+                lr > 0.0 && (lr as f32).is_finite(),
+                "optimizer.learning_rate",
+                "must be greater than 0 and finite as an f32",
+            ),
+            (is_not_negative(weight_decay), "optimizer.weight_decay", "must be at least 0"),
+            (betas.iter().all(is_rate), "optimizer.betas", "must both be at least 0 and below 1"),
+            (is_positive(eps), "optimizer.eps", "must be greater than 0"),
+            (is_fraction(alpha_f), "scheduler.alpha_f", "must be between 0 and 1"),
+            (
+                warmup_min_lr.is_none_or(|least| (0.0..lr).contains(&least)),
+                "scheduler.warmup_min_lr",
+                "must be at least 0 and below `optimizer.learning_rate`",
+            ),
+            (self.max_grad_norm.is_none_or(is_positive), "max_grad_norm", "must be greater than 0, or null"),
+            (is_not_negative(self.z_loss), "z_loss", "must be at least 0"),
+            (warmup_fraction.is_none_or(is_fraction), "scheduler.warmup_fraction", "must be between 0 and 1"),
+            (
+                warmup_fraction.is_none() || t_warmup == DEFAULT_WARMUP,
+                "scheduler.warmup_fraction",
+                "and `scheduler.t_warmup` are both set: remove one of them",
+            ),
+            (self.console_log_interval > 0, "console_log_interval", "must be at least 1"),
+        ];
+        let broken = rules.into_iter().filter(|(holds, ..)| !holds);
+        findings.extend(broken.map(|(_, param, what)| {
+            let problem = if param.is_empty() { what.to_owned() } else { format!("`{param}` {what}") };
+            Finding::error("train::params", param, problem)
+        }));
         findings
     }
 

@@ -15,7 +15,7 @@ use crate::formats::files::ModelFiles;
 use crate::formats::json::write_json;
 use crate::formats::parts::{Names, Part};
 use crate::formats::stored_model::{OpenTensors, StoredModel};
-use crate::formats::tensors::{Outgoing, Tensors, write};
+use crate::formats::tensors::{Tensors, write};
 use crate::weight_source::{WeightSource, check_fit};
 use crate::weight_type::WeightType;
 
@@ -132,15 +132,15 @@ pub fn save_huggingface(
     };
     let generation = json!({"_from_model_config": true, "eos_token_id": eos, "pad_token_id": config.pad_token_id});
     write_json(folder, GENERATION_FILE, generation)?;
-    let mut outgoing: Vec<Outgoing> = parts(config).into_iter().map(Outgoing::from).collect();
+    let mut parts = parts(config);
     // Shards are filled in the order of a state dict of `transformers`: final norm and head come last.
     let place = |name: &str| match name {
         extra::HEAD => 2,
         extra::FINAL_NORM => 1,
         _ => 0,
     };
-    outgoing.sort_by_key(|tensor| place(&tensor.name));
-    write(folder, &outgoing, source, dtype, most)
+    parts.sort_by_key(|part| place(&part.name));
+    write(folder, &parts, source, dtype, most)
 }
 
 fn describe(config: &ModelConfig, architecture: Architecture, dtype: WeightType) -> Value {

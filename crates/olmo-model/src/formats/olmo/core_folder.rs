@@ -151,10 +151,8 @@ pub fn save_olmo_core(
     let mut parts = NAMES.parts(config);
     if config.weight_tying {
         // OLMo-core lists the tied head as well.
-        let embedding = parts.iter().find(|part| part.name == EMBEDDING);
-        let head =
-            embedding.map(|part| Part { name: HEAD.into(), shape: part.shape.clone(), range: part.range.clone() });
-        parts.extend(head);
+        let embedding = parts.iter().find(|part| part.name == EMBEDDING).cloned();
+        parts.extend(embedding.map(|part| Part { name: HEAD.into(), ..part }));
     }
     for part in parts {
         let shape: Vec<u64> = part.shape.iter().map(|size| *size as u64).collect();

@@ -12,4 +12,4 @@ pub(super) use distributed::{checkpoint, distributed};
 pub(super) use pickled::{SavedFile, state_dict};
 pub(super) use safetensors::safetensors;
 pub(super) use tensor::{OpenTensor, Tensor, Tensors};
-pub(super) use write::{Outgoing, write};
+pub(super) use write::{Part, write};

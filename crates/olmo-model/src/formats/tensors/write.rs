@@ -15,14 +15,15 @@ use crate::formats::json::write_json;
 use crate::weight_source::{WeightSource, read_encoded};
 use crate::weight_type::WeightType;
 
-/// A tensor to write: its name in the file, and its elements in the flat array.
-pub(crate) struct Outgoing {
+/// A tensor in a file and the position of its elements in the flat array.
+#[derive(Clone)]
+pub(crate) struct Part {
     pub name: String,
     pub shape: Vec<usize>,
     pub range: Range<usize>,
 }
 
-impl Outgoing {
+impl Part {
     fn bytes(&self, dtype: WeightType) -> usize {
         self.range.len() * dtype.size()
     }
@@ -31,7 +32,7 @@ impl Outgoing {
 /// A tensor that is read when it is written. The format's library cannot return an error from there,
 /// so the first one is kept.
 struct Written<'a> {
-    tensor: &'a Outgoing,
+    tensor: &'a Part,
     source: &'a dyn WeightSource,
     dtype: WeightType,
     failed: &'a RefCell<Option<ModelError>>,
@@ -71,7 +72,7 @@ impl View for Written<'_> {
 /// The source cannot be read, or the folder cannot be written.
 pub(crate) fn write(
     folder: &Path,
-    tensors: &[Outgoing],
+    tensors: &[Part],
     source: &dyn WeightSource,
     dtype: WeightType,
     most: Option<u64>,
@@ -93,7 +94,7 @@ pub(crate) fn write(
 }
 
 /// The tensors of each shard, in order; by the rule of `huggingface_hub`.
-fn split(tensors: &[Outgoing], dtype: WeightType, most: u64) -> Vec<Vec<&Outgoing>> {
+fn split(tensors: &[Part], dtype: WeightType, most: u64) -> Vec<Vec<&Part>> {
     let (mut shards, mut current, mut size) = (Vec::new(), Vec::new(), 0);
     for tensor in tensors {
         let bytes = tensor.bytes(dtype) as u64;
@@ -114,12 +115,7 @@ fn split(tensors: &[Outgoing], dtype: WeightType, most: u64) -> Vec<Vec<&Outgoin
     shards
 }
 
-fn write_file(
-    path: &Path,
-    tensors: &[&Outgoing],
-    source: &dyn WeightSource,
-    dtype: WeightType,
-) -> Result<(), ModelError> {
+fn write_file(path: &Path, tensors: &[&Part], source: &dyn WeightSource, dtype: WeightType) -> Result<(), ModelError> {
     // `transformers` rejects files without this entry. Only one, since several would be written in
     // random order.
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
@@ -138,9 +134,8 @@ mod tests {
 
     #[test]
     fn a_shard_is_filled_in_order_and_a_larger_tensor_has_its_own() {
-        let tensors: Vec<Outgoing> = [10, 10, 50, 5, 20]
-            .map(|size| Outgoing { name: size.to_string(), shape: vec![size], range: 0..size })
-            .into();
+        let tensors: Vec<Part> =
+            [10, 10, 50, 5, 20].map(|size| Part { name: size.to_string(), shape: vec![size], range: 0..size }).into();
         let sizes = |dtype, most| -> Vec<Vec<usize>> {
             split(&tensors, dtype, most).iter().map(|shard| shard.iter().map(|t| t.range.len()).collect()).collect()
         };

@@ -1,14 +1,19 @@
 //! What both kinds of attention share: where the parts of a head are, and the softmax of a row.
 
 use crate::config::BlockConfig;
-use crate::cpu::math::{exp, maximum, sum};
-use crate::cpu::matmul::Compute;
+use crate::cpu::math::exponentials;
+use crate::cpu::matmul::{Compute, Strided};
 
 /// Products here are too small to benefit from a BLAS.
 pub(super) const PRODUCT: Compute = Compute::Flex;
 
 /// Number of query rows in a block.
 pub(super) const ROWS: usize = 64;
+
+/// The transposed matrix.
+pub(super) fn turned((start, [row, column]): Strided) -> Strided {
+    (start, [column, row])
+}
 
 /// Position of the parts of one head in rows of `[queries, keys, values]`.
 #[derive(Clone, Copy)]
@@ -61,11 +66,7 @@ pub(super) fn softmax_row(scores: &mut [f32], (first, end): (usize, usize), scal
     scores[..first].fill(0.0);
     scores[end..].fill(0.0);
     let seen = &mut scores[first..end];
-    let largest = maximum(seen);
-    for score in seen.iter_mut() {
-        *score = exp((*score - largest) * scale);
-    }
-    let total = sum(seen);
+    let (largest, total) = exponentials(seen, scale);
     let reciprocal = 1.0 / total;
     for score in seen.iter_mut() {
         *score *= reciprocal;

@@ -2,9 +2,11 @@
 //! in blocks. Each block computes only the columns that one of its rows can see (none that is
 //! later, in another document or outside the window).
 
+#[cfg(feature = "libtorch")]
+use olmo_torch::DeviceAttention;
 use rayon::prelude::*;
 
-use super::place::{PRODUCT, Place, ROWS, softmax_row};
+use super::place::{PRODUCT, Place, ROWS, softmax_row, turned};
 use crate::config::BlockConfig;
 use crate::cpu::buffer::Buffer;
 use crate::cpu::math::{dot, exp, multiversion};
@@ -61,7 +63,7 @@ pub(crate) fn forward(
     if let Some(shape) = in_libtorch(compute, config, places) {
         let rows = output.par_chunks_mut(sequence * place.queries).zip(lse.par_chunks_mut(sequence * config.n_heads));
         rows.zip(heads.par_chunks(sequence * place.stride))
-            .for_each(|((output, lse), heads)| olmo_torch::attention_forward(&shape, heads, output, lse));
+            .for_each(|((output, lse), heads)| olmo_torch::attention_forward(&shape(), heads, output, lse));
         return;
     }
     let (output, lse) = (SharedSlice::new(output), SharedSlice::new(lse));
@@ -78,37 +80,32 @@ pub(crate) fn forward(
             // SAFETY: indices stay within the row's tokens, whose sizes are asserted above; each
             // task writes its own head of output.
             unsafe {
-                let query = heads.as_ptr().add(place.query(first + start, head));
-                let key = heads.as_ptr().add(place.key(first + seen.from, kv_head));
-                PRODUCT.gemm(
-                    [rows, columns, place.head],
-                    (query, [place.stride, 1]),
-                    (key, [1, place.stride]),
-                    Write::New,
-                    (scores.as_mut_ptr(), sequence),
-                );
+                let query = (heads.as_ptr().add(place.query(first + start, head)), [place.stride, 1]);
+                let key = (heads.as_ptr().add(place.key(first + seen.from, kv_head)), [place.stride, 1]);
+                let value = (heads.as_ptr().add(place.value(first + seen.from, kv_head)), [place.stride, 1]);
+                let target = (output.at(place.output(first + start, head)), place.queries);
+                let products = (scores.as_mut_ptr(), sequence);
+                PRODUCT.gemm([rows, columns, place.head], query, turned(key), Write::New, products);
                 softmax_rows(&mut scores, columns, sequence, seen, place.scale, &mut lse[start..start + rows]);
-                let value = heads.as_ptr().add(place.value(first + seen.from, kv_head));
-                let target = output.at(place.output(first + start, head));
-                PRODUCT.gemm(
-                    [rows, place.head, columns],
-                    (scores.as_ptr(), [sequence, 1]),
-                    (value, [place.stride, 1]),
-                    Write::New,
-                    (target, place.queries),
-                );
+                let weights = (scores.as_ptr(), [sequence, 1]);
+                PRODUCT.gemm([rows, place.head, columns], weights, value, Write::New, target);
             }
         }
     });
 }
 
-/// The shape of a batch row for libtorch's kernel, if it can be used: it supports neither documents
-/// nor windows.
+/// Makes the shape of a batch row for libtorch's kernel, if that can be used: it supports neither
+/// documents nor windows.
 #[cfg(feature = "libtorch")]
-fn in_libtorch(compute: Compute, config: &BlockConfig, places: &Places<'_>) -> Option<olmo_torch::AttentionShape> {
+fn in_libtorch(
+    compute: Compute,
+    config: &BlockConfig,
+    places: &Places<'_>,
+) -> Option<impl Fn() -> DeviceAttention + Sync> {
     let plain = compute == Compute::LibTorch && places.documents.is_none() && config.window.is_none();
-    let (heads, kv_heads) = (config.n_heads, config.n_kv_heads);
-    plain.then_some(olmo_torch::AttentionShape { sequence: places.sequence, heads, kv_heads, head: config.head_dim })
+    let BlockConfig { n_heads: heads, n_kv_heads: kv_heads, head_dim: head, .. } = *config;
+    let (batch, sequence) = (1, places.sequence);
+    plain.then_some(move || DeviceAttention { batch, sequence, heads, kv_heads, head, window: None, documents: None })
 }
 
 multiversion! {
@@ -151,7 +148,7 @@ pub(crate) fn backward(
         let made = heads.par_chunks(of_heads).zip(output.par_chunks(of_output)).zip(lse.par_chunks(of_lse));
         dheads.par_chunks_mut(of_heads).zip(doutput.par_chunks(of_output)).zip(made).for_each(
             |((dheads, doutput), ((heads, output), lse))| {
-                olmo_torch::attention_backward(&shape, heads, output, lse, doutput, dheads);
+                olmo_torch::attention_backward(&shape(), heads, output, lse, doutput, dheads);
             },
         );
         return;
@@ -176,67 +173,28 @@ pub(crate) fn backward(
                 let seen = Seen::new(config, places, row, start);
                 let columns = start + rows - seen.from;
                 let query_at = place.query(first + start, head);
+                let key_at = place.key(first + seen.from, kv_head);
+                let value_at = place.value(first + seen.from, kv_head);
                 let output_at = place.output(first + start, head);
                 // SAFETY: indices stay within the row's tokens, whose sizes are asserted above;
                 // writes are disjoint as above.
                 unsafe {
-                    let query = heads.as_ptr().add(query_at);
-                    let key = heads.as_ptr().add(place.key(first + seen.from, kv_head));
-                    let value = heads.as_ptr().add(place.value(first + seen.from, kv_head));
-                    let incoming = doutput.as_ptr().add(output_at);
-                    PRODUCT.gemm(
-                        [rows, columns, place.head],
-                        (query, [place.stride, 1]),
-                        (key, [1, place.stride]),
-                        Write::New,
-                        (weights.as_mut_ptr(), sequence),
-                    );
-                    PRODUCT.gemm(
-                        [rows, columns, place.head],
-                        (incoming, [place.queries, 1]),
-                        (value, [1, place.stride]),
-                        Write::New,
-                        (dweights.as_mut_ptr(), sequence),
-                    );
+                    let query = (heads.as_ptr().add(query_at), [place.stride, 1]);
+                    let key = (heads.as_ptr().add(key_at), [place.stride, 1]);
+                    let value = (heads.as_ptr().add(value_at), [place.stride, 1]);
+                    let incoming = (doutput.as_ptr().add(output_at), [place.queries, 1]);
+                    let size = [rows, columns, place.head];
+                    PRODUCT.gemm(size, query, turned(key), Write::New, (weights.as_mut_ptr(), sequence));
+                    PRODUCT.gemm(size, incoming, turned(value), Write::New, (dweights.as_mut_ptr(), sequence));
                     let lse = &lse[lse_start + start..lse_start + start + rows];
                     let (output, doutput) = (&output[output_at..], &doutput[output_at..]);
-                    softmax_backward_rows(
-                        &mut weights,
-                        &mut dweights,
-                        columns,
-                        sequence,
-                        seen,
-                        place.scale,
-                        lse,
-                        output,
-                        doutput,
-                        place.queries,
-                        place.head,
-                    );
-                    let dquery = dheads.at(query_at);
-                    PRODUCT.gemm(
-                        [rows, place.head, columns],
-                        (dweights.as_ptr(), [sequence, 1]),
-                        (key, [place.stride, 1]),
-                        Write::New,
-                        (dquery, place.stride),
-                    );
-                    let dkey = dheads.at(place.key(first + seen.from, kv_head));
-                    PRODUCT.gemm(
-                        [columns, place.head, rows],
-                        (dweights.as_ptr(), [1, sequence]),
-                        (query, [place.stride, 1]),
-                        Write::Add,
-                        (dkey, place.stride),
-                    );
-                    let dvalue = dheads.at(place.value(first + seen.from, kv_head));
-                    PRODUCT.gemm(
-                        [columns, place.head, rows],
-                        (weights.as_ptr(), [1, sequence]),
-                        (incoming, [place.queries, 1]),
-                        Write::Add,
-                        (dvalue, place.stride),
-                    );
+                    softmax_backward_rows(&mut weights, &mut dweights, columns, seen, place, lse, output, doutput);
+                    let weights = (weights.as_ptr(), [sequence, 1]);
+                    let dscores = (dweights.as_ptr(), [sequence, 1]);
+                    let [dquery, dkey, dvalue] = [query_at, key_at, value_at].map(|at| (dheads.at(at), place.stride));
+                    PRODUCT.gemm([rows, place.head, columns], dscores, key, Write::New, dquery);
+                    PRODUCT.gemm([columns, place.head, rows], turned(dscores), query, Write::Add, dkey);
+                    PRODUCT.gemm([columns, place.head, rows], turned(weights), incoming, Write::Add, dvalue);
                 }
             }
         }
@@ -247,9 +205,9 @@ multiversion! {
     /// Turns scores into weights, and gradients of weights into gradients of scores (scaled), both
     /// in place.
     fn softmax_backward_rows(
-        scores: &mut [f32], dweights: &mut [f32], columns: usize, stride: usize, seen: Seen<'_>, scale: f32, lse: &[f32], output: &[f32],
-        doutput: &[f32], output_stride: usize, head: usize,
+        scores: &mut [f32], dweights: &mut [f32], columns: usize, seen: Seen<'_>, place: Place, lse: &[f32], output: &[f32], doutput: &[f32],
     ) {
+        let stride = seen.places.sequence;
         for (row, lse) in lse.iter().enumerate() {
             let (first, end) = seen.columns(row);
             let part = row * stride..row * stride + columns;
@@ -258,11 +216,11 @@ multiversion! {
                 hidden[..first].fill(0.0);
                 hidden[end..].fill(0.0);
             }
-            let at = row * output_stride..row * output_stride + head;
+            let at = row * place.queries..row * place.queries + place.head;
             let mean = dot(&output[at.clone()], &doutput[at]);
             for (score, dweight) in scores[first..end].iter_mut().zip(&mut dweights[first..end]) {
-                *score = exp(*score * scale - lse);
-                *dweight = *score * (*dweight - mean) * scale;
+                *score = exp(*score * place.scale - lse);
+                *dweight = *score * (*dweight - mean) * place.scale;
             }
         }
     }

@@ -78,13 +78,10 @@ fn segment_forward(
             // SAFETY: rows of the path lie within `heads`, whose size the caller has checked, and the
             // piece's columns lie within those of the block.
             unsafe {
-                PRODUCT.gemm(
-                    [rows, piece.count, place.head],
-                    (heads.as_ptr().add(place.query(first_row, head)), [place.stride, 1]),
-                    (heads.as_ptr().add(place.key(piece.row, kv_head)), [1, place.stride]),
-                    Write::New,
-                    (scores.as_mut_ptr().add(piece.column), columns),
-                );
+                let query = (heads.as_ptr().add(place.query(first_row, head)), [place.stride, 1]);
+                let key = (heads.as_ptr().add(place.key(piece.row, kv_head)), [1, place.stride]);
+                let target = (scores.as_mut_ptr().add(piece.column), columns);
+                PRODUCT.gemm([rows, piece.count, place.head], query, key, Write::New, target);
             }
         }
         softmax_rows(&mut scores[..rows * columns], block, place.scale);
@@ -94,13 +91,10 @@ fn segment_forward(
             let values = chain(path, place, kv_head, block.from + top, count, heads, &mut gathered);
             // SAFETY: as above; each task writes its own head of its segment's rows.
             unsafe {
-                PRODUCT.gemm(
-                    [rows, place.head, count],
-                    (scores.as_ptr().add(top), [columns, 1]),
-                    values,
-                    if top == 0 { Write::New } else { Write::Add },
-                    (output.at(place.output(first_row, head)), place.queries),
-                );
+                let weights = (scores.as_ptr().add(top), [columns, 1]);
+                let write = if top == 0 { Write::New } else { Write::Add };
+                let target = (output.at(place.output(first_row, head)), place.queries);
+                PRODUCT.gemm([rows, place.head, count], weights, values, write, target);
             }
         }
         start += rows;

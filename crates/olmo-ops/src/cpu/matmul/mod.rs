@@ -11,6 +11,6 @@ mod vector;
 
 pub(super) use compute::CHAIN;
 pub use compute::Compute;
-pub(super) use matrix::Write;
-pub(super) use products::{matmul_nn, matmul_nt, matmul_nt_part, matmul_tn, matmul_tn_in_chains};
+pub(super) use matrix::{Strided, Write};
+pub(super) use products::{matmul_nn, matmul_nt, matmul_tn};
 pub(super) use rows::product_of_rows;

@@ -12,32 +12,13 @@ use crate::cpu::buffer::Buffer;
 use crate::cpu::shared::SharedSlice;
 use crate::matrix::MatrixView;
 
-/// `y [rows, out] = x [rows, inner] w^T`, with w `[out, inner]`: a linear layer.
-#[expect(clippy::too_many_arguments, reason = "as a BLAS call")]
-pub(crate) fn matmul_nt(
-    compute: Compute,
-    x: &[f32],
-    w: &[f32],
-    rows: usize,
-    inner: usize,
-    out: usize,
-    y: &mut [f32],
-    write: Write,
-) {
-    assert!(
-        x.len() >= rows * inner && w.len() >= out * inner && y.len() >= rows * out,
-        "a product's matrices have its sizes"
-    );
-    product(compute, [rows, out, inner], (x, [inner, 1]), (w, [1, inner]), (y, out), write, None);
-}
-
 /// Elements of a part of a bf16 weight that are widened at a time.
 const WIDENED: usize = 1 << 20;
 
-/// Like [`matmul_nt`], for a weight that gives only some columns of a result: `y` begins at the
-/// first of them, and has rows of `stride`. A bf16 weight is widened in parts, which changes no bit
-/// of what the default backend computes.
-pub(crate) fn matmul_nt_part(
+/// `y (+)= x [rows, inner] w^T`, with w `[out, inner]`: a linear layer, or some columns of its
+/// result. `y` begins at the first of them, and has rows of `stride`. A bf16 weight is widened in
+/// parts, which changes no bit of what the default backend computes.
+pub(crate) fn matmul_nt(
     compute: Compute,
     x: &[f32],
     w: MatrixView<'_>,
@@ -65,71 +46,34 @@ pub(crate) fn matmul_nt_part(
     }
 }
 
-/// `dx [rows, inner] = dy [rows, out] w`, with w `[out, inner]`: gradient of a linear layer's
+/// `dx [rows, inner] (+)= dy [rows, out] w`, with w `[out, inner]`: gradient of a linear layer's
 /// input.
-#[expect(clippy::too_many_arguments, reason = "as a BLAS call")]
 pub(crate) fn matmul_nn(
     compute: Compute,
     dy: &[f32],
     w: &[f32],
-    rows: usize,
-    inner: usize,
-    out: usize,
+    [rows, inner, out]: [usize; 3],
     dx: &mut [f32],
     write: Write,
 ) {
-    assert!(
-        dy.len() >= rows * out && w.len() >= out * inner && dx.len() >= rows * inner,
-        "a product's matrices have its sizes"
-    );
+    let fit = dy.len() >= rows * out && w.len() >= out * inner && dx.len() >= rows * inner;
+    assert!(fit, "a product's matrices have its sizes");
     product(compute, [rows, inner, out], (dy, [out, 1]), (w, [inner, 1]), (dx, inner), write, None);
 }
 
-/// `dw [out, inner] = dy^T x`, with dy `[rows, out]` and x `[rows, inner]`: gradient of a linear
-/// layer's weight.
-#[expect(clippy::too_many_arguments, reason = "as a BLAS call")]
+/// `dw [out, inner] += dy^T x`, with dy `[rows, out]` and x `[rows, inner]`: gradient of a linear
+/// layer's weight. With `chain`, bit-identical to a sequence of products of `chain` rows each.
 pub(crate) fn matmul_tn(
     compute: Compute,
     dy: &[f32],
     x: &[f32],
-    rows: usize,
-    inner: usize,
-    out: usize,
-    dw: &mut [f32],
-    write: Write,
-) {
-    weight_gradient(compute, (dy, x), [rows, inner, out], dw, write, None);
-}
-
-/// Like [`matmul_tn`] with [`Write::Add`], but bit-identical to a sequence of such products over
-/// `chain` rows each.
-#[expect(clippy::too_many_arguments, reason = "as a BLAS call")]
-pub(crate) fn matmul_tn_in_chains(
-    compute: Compute,
-    dy: &[f32],
-    x: &[f32],
-    rows: usize,
-    inner: usize,
-    out: usize,
-    dw: &mut [f32],
-    chain: usize,
-) {
-    weight_gradient(compute, (dy, x), [rows, inner, out], dw, Write::Add, Some(chain));
-}
-
-fn weight_gradient(
-    compute: Compute,
-    (dy, x): (&[f32], &[f32]),
     [rows, inner, out]: [usize; 3],
     dw: &mut [f32],
-    write: Write,
     chain: Option<usize>,
 ) {
-    assert!(
-        dy.len() >= rows * out && x.len() >= rows * inner && dw.len() >= out * inner,
-        "a product's matrices have its sizes"
-    );
-    product(compute, [out, inner, rows], (dy, [1, out]), (x, [inner, 1]), (dw, inner), write, chain);
+    let fit = dy.len() >= rows * out && x.len() >= rows * inner && dw.len() >= out * inner;
+    assert!(fit, "a product's matrices have its sizes");
+    product(compute, [out, inner, rows], (dy, [1, out]), (x, [inner, 1]), (dw, inner), Write::Add, chain);
 }
 
 /// Minimum number of multiplications for which a second thread pays off.
@@ -203,13 +147,13 @@ mod tests {
                 }
             };
             let mut result = vec![f32::NAN; rows * out];
-            matmul_nt(compute, &x, &w, rows, inner, out, &mut result, Write::New);
+            matmul_nt(compute, &x, MatrixView::F32(&w), rows, inner, (&mut result, out), Write::New);
             close(&result, &exact(rows, out, inner, &|i, j, l| x[i * inner + l] * w[j * inner + l]));
             let mut result = vec![f32::NAN; rows * inner];
-            matmul_nn(compute, &y, &w, rows, inner, out, &mut result, Write::New);
+            matmul_nn(compute, &y, &w, [rows, inner, out], &mut result, Write::New);
             close(&result, &exact(rows, inner, out, &|i, j, l| y[i * out + l] * w[l * inner + j]));
             let mut result = vec![1.0; out * inner];
-            matmul_tn(compute, &y, &x, rows, inner, out, &mut result, Write::Add);
+            matmul_tn(compute, &y, &x, [rows, inner, out], &mut result, None);
             let mut want = exact(out, inner, rows, &|i, j, l| y[l * out + i] * x[l * inner + j]);
             for value in &mut want {
                 *value += 1.0;

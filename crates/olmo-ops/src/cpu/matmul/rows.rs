@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::matrix::Write;
 use crate::cpu::buffer::Buffer;
-use crate::cpu::math::{LANES, add_lanes, dot, multiversion};
+use crate::cpu::math::{dot, multiversion, sum_of_pairs};
 use crate::matrix::{MatrixView, widen};
 
 /// Rows of a weight per task.
@@ -63,7 +63,7 @@ multiversion! {
             }
             MatrixView::Bf16(weight) if rows == 1 => {
                 for (y, weight) in y.iter_mut().zip(weight.chunks_exact(inputs)) {
-                    *y = dot_bf16(weight, x);
+                    *y = sum_of_pairs(weight, x, |weight, x| widen(weight) * x);
                 }
             }
             MatrixView::Bf16(weight) => {
@@ -77,23 +77,6 @@ multiversion! {
             }
         }
     }
-}
-
-/// Sum of products, with the bits of [`dot`] of the widened weight.
-#[inline(always)]
-fn dot_bf16(weight: &[u16], x: &[f32]) -> f32 {
-    let mut lanes = [0f32; LANES];
-    let (weights, xs) = (weight.chunks_exact(LANES), x.chunks_exact(LANES));
-    let mut rest = 0f32;
-    for (weight, x) in weights.remainder().iter().zip(xs.remainder()) {
-        rest += widen(*weight) * x;
-    }
-    for (weight, x) in weights.zip(xs) {
-        for lane in 0..LANES {
-            lanes[lane] += widen(weight[lane]) * x[lane];
-        }
-    }
-    rest + add_lanes(lanes)
 }
 
 #[cfg(test)]

@@ -31,27 +31,46 @@ pub(super) trait Vector: Copy {
     unsafe fn transpose(size: [usize; 2], from: *const f32, stride: usize, to: (*mut f32, usize), written: usize);
 }
 
+/// The methods that are one instruction.
+macro_rules! instructions {
+    ($zero:ident, $splat:ident, $load:ident, $plus_product:ident, $plus:ident) => {
+        #[inline(always)]
+        unsafe fn zero() -> Self {
+            // SAFETY: by the caller's promise.
+            unsafe { $zero() }
+        }
+
+        #[inline(always)]
+        unsafe fn splat(value: f32) -> Self {
+            // SAFETY: by the caller's promise.
+            unsafe { $splat(value) }
+        }
+
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> Self {
+            // SAFETY: by the caller's promise.
+            unsafe { $load(from) }
+        }
+
+        #[inline(always)]
+        unsafe fn plus_product(self, left: Self, right: Self) -> Self {
+            // SAFETY: by the caller's promise.
+            unsafe { $plus_product(left, right, self) }
+        }
+
+        #[inline(always)]
+        unsafe fn plus(self, other: Self) -> Self {
+            // SAFETY: by the caller's promise.
+            unsafe { $plus(self, other) }
+        }
+    };
+}
+
 impl Vector for __m512 {
     const LANES: usize = 16;
     const ROWS: usize = 12;
 
-    #[inline(always)]
-    unsafe fn zero() -> Self {
-        // SAFETY: by the caller's promise.
-        unsafe { _mm512_setzero_ps() }
-    }
-
-    #[inline(always)]
-    unsafe fn splat(value: f32) -> Self {
-        // SAFETY: by the caller's promise.
-        unsafe { _mm512_set1_ps(value) }
-    }
-
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> Self {
-        // SAFETY: by the caller's promise.
-        unsafe { _mm512_load_ps(from) }
-    }
+    instructions!(_mm512_setzero_ps, _mm512_set1_ps, _mm512_load_ps, _mm512_fmadd_ps, _mm512_add_ps);
 
     #[inline(always)]
     unsafe fn load_first(count: usize, from: *const f32) -> Self {
@@ -63,18 +82,6 @@ impl Vector for __m512 {
     unsafe fn store_first(self, count: usize, to: *mut f32) {
         // SAFETY: by the caller's promise.
         unsafe { _mm512_mask_storeu_ps(to, mask(count), self) }
-    }
-
-    #[inline(always)]
-    unsafe fn plus_product(self, left: Self, right: Self) -> Self {
-        // SAFETY: by the caller's promise.
-        unsafe { _mm512_fmadd_ps(left, right, self) }
-    }
-
-    #[inline(always)]
-    unsafe fn plus(self, other: Self) -> Self {
-        // SAFETY: by the caller's promise.
-        unsafe { _mm512_add_ps(self, other) }
     }
 
     #[inline(always)]
@@ -141,23 +148,7 @@ impl Vector for __m256 {
     const LANES: usize = 8;
     const ROWS: usize = 6;
 
-    #[inline(always)]
-    unsafe fn zero() -> Self {
-        // SAFETY: by the caller's promise.
-        unsafe { _mm256_setzero_ps() }
-    }
-
-    #[inline(always)]
-    unsafe fn splat(value: f32) -> Self {
-        // SAFETY: by the caller's promise.
-        unsafe { _mm256_set1_ps(value) }
-    }
-
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> Self {
-        // SAFETY: by the caller's promise.
-        unsafe { _mm256_load_ps(from) }
-    }
+    instructions!(_mm256_setzero_ps, _mm256_set1_ps, _mm256_load_ps, _mm256_fmadd_ps, _mm256_add_ps);
 
     #[inline(always)]
     unsafe fn load_first(count: usize, from: *const f32) -> Self {
@@ -169,18 +160,6 @@ impl Vector for __m256 {
     unsafe fn store_first(self, count: usize, to: *mut f32) {
         // SAFETY: by the caller's promise.
         unsafe { if count >= 8 { _mm256_storeu_ps(to, self) } else { _mm256_maskstore_ps(to, mask_256(count), self) } }
-    }
-
-    #[inline(always)]
-    unsafe fn plus_product(self, left: Self, right: Self) -> Self {
-        // SAFETY: by the caller's promise.
-        unsafe { _mm256_fmadd_ps(left, right, self) }
-    }
-
-    #[inline(always)]
-    unsafe fn plus(self, other: Self) -> Self {
-        // SAFETY: by the caller's promise.
-        unsafe { _mm256_add_ps(self, other) }
     }
 
     #[inline(always)]
