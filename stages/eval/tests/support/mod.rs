@@ -1,10 +1,12 @@
 //! Runs stage eval on requests, with the models of tests/fixtures/eval.
 
+#![allow(dead_code, reason = "each test file uses a part")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use olmo_data::TextTokenizer;
-use olmo_stage::{Context, Stage as _, StageError};
+use olmo_stage::{Compute, Context, Stage as _, StageError};
 use olmo_stage_eval::Eval;
 use serde_json::{Value, json};
 
@@ -39,6 +41,17 @@ pub(crate) fn run_with_memmaps(
     memmaps: &[PathBuf],
     params: Value,
 ) -> Result<Results, StageError> {
+    run_on(model, requests, memmaps, params, Compute::FLEX)
+}
+
+/// Runs the stage on requests and memmaps, computing as `compute` says.
+pub(crate) fn run_on(
+    model: &Path,
+    requests: &[PathBuf],
+    memmaps: &[PathBuf],
+    params: Value,
+    compute: Compute,
+) -> Result<Results, StageError> {
     let dir = tempfile::tempdir().unwrap();
     tokenizer(&dir.path().join("tokenizer"));
     let memmaps: Vec<Value> = memmaps.iter().map(|path| json!({"path": path})).collect();
@@ -58,7 +71,7 @@ pub(crate) fn run_with_memmaps(
             "memmaps": memmaps
         },
         "outputs": ["metrics"], "state_dir": dir.path().join("state"), "items": {}, "threads": 2,
-        "compute": olmo_stage::Compute::FLEX
+        "compute": compute
     });
     fs::write(dir.path().join("request.json"), request.to_string()).unwrap();
     let mut context = Context::open(dir.path()).unwrap();
