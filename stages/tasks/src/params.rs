@@ -139,7 +139,7 @@ mod tests {
 
     fn broken(text: &str) -> Vec<String> {
         let params: Params = serde_json::from_str(text).unwrap();
-        let text = |finding: Finding| format!("{} {}: {}", finding.code, finding.param, finding.what);
+        let text = |finding: Finding| format!("{} {}: {}", finding.code, finding.param, finding.message);
         params.broken().into_iter().map(text).collect()
     }
 
