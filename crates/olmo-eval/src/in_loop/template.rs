@@ -331,7 +331,7 @@ mod tests {
             "hellaswag",
             json!({"activity_label": "Roof", "ctx_a": "A [header] man [title] up.", "ctx_b": "hE sits", "endings": ["a", "[x]  b"], "label": "1"}),
         );
-        assert_eq!(hella.choices[1], ("Roof: A man. up. He sits".into(), " b".into()));
+        assert_eq!(hella.choices[1], ("Roof: A man. up. He sits".into(), "  b".into()));
         assert_eq!(join_words("it is n't \" good \" , ( so ) it 's ."), "it isn't\"good\", (so) it's.");
         let ce = only("arc_easy_ppl", json!({"question": "Q", "choices": {"text": ["a", "b"]}, "answerKey": "2"}));
         assert_eq!((ce.choices.len(), ce.gold, ce.choices[0].1.as_str()), (1, 0, " b"));
