@@ -134,7 +134,7 @@ fn both_kinds_of_input_or_none_are_refused_before_anything_runs() {
     let output = project.run(&["run", "e.yaml"]);
     let said = said(&output);
     assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.contains("neither `prompts` nor `requests` is given"), "{said}");
+    assert!(said.contains("none of `prompts`, `requests` and `memmaps` is given"), "{said}");
     assert!(said.contains("`shots` has an effect only with the input `requests`"), "{said}");
     assert!(project.runs().is_empty(), "nothing ran");
 }
