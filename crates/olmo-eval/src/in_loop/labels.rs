@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use olmo_base::nearest;
 
-use super::rule::Metric;
+use crate::rule::Metric;
 
 /// The version whose labels are known.
 pub const VERSION: &str = "0.9.0";

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::rule::{Metric, Rule};
+use crate::rule::{Metric, Rule};
 
 /// A question: its choices, each with the prompt before it.
 #[derive(Clone, Debug, PartialEq, Eq)]

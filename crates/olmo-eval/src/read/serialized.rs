@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use super::fields::Fields;
 use super::form::{Limits, Parsed, choices, generation, gold, new_tokens};
-use crate::in_loop::Rule;
 use crate::request::{Choice, Instance, Prompt, Work};
+use crate::rule::Rule;
 
 pub(super) fn parse(fields: &Fields<'_>, line: usize, task: &str) -> Result<Parsed, String> {
     let metadata = fields.object("metadata", "metadata.")?;

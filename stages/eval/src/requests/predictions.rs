@@ -10,8 +10,8 @@ use arrow::array::{
 };
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field, Fields};
-use olmo_eval::in_loop;
 use olmo_eval::prediction::{Label, Output};
+use olmo_eval::rule;
 use olmo_eval::score::{self, Scores};
 use olmo_eval::{Normalizer, Prediction, Prompt, Work};
 use olmo_stage::StageError;
@@ -60,8 +60,8 @@ pub(super) fn scores(item: &Item<'_>, normalizers: &[Normalizer]) -> Scores {
     match (&item.result, &item.instance.work) {
         (Outcome::Scored(scored), Work::Choose { gold, .. }) => {
             let mut scores = score::choose(scored, *gold);
-            if let Some(rule) = &item.instance.in_loop {
-                scores.extend(in_loop::scores(rule, scored, *gold));
+            if let Some(own) = &item.instance.in_loop {
+                scores.extend(rule::scores(own, scored, *gold));
             }
             scores
         }

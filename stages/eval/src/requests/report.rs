@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use olmo_eval::in_loop::{Metric, Rule};
+use olmo_eval::rule::{Metric, Rule};
 use olmo_eval::summary::{Lengths, Sample, summarize};
 use olmo_eval::text::words;
 use olmo_eval::{Formulation, Scored, TaskMetrics, Work, score};
