@@ -4,8 +4,7 @@
 The model has random weights and the shape of a 190M one: 12 blocks, 768 wide, 50,304 tokens, f32. The package's part is
 its own: samples, batches (padded to a multiple of 128 tokens), metric; the forward pass is that of transformers. Its
 import and the loading of the model are not counted, nor are lm-eval's (model type hf, its log-likelihoods of the same
-requests; with `--batch auto`, the search for the batch size is not counted either). olmo-pipe's part is a whole run,
-from the file to the metrics.
+requests). olmo-pipe's part is a whole run, from the file to the metrics.
 
     python scripts/bench/evaluation.py [--questions 10] [--ours 100] [--batch 8] [--threads 2]
 
