@@ -12,6 +12,9 @@ const EVAL_LOSS: &str = "eval_loss";
 /// The metrics that stage `train` stores in every checkpoint.
 const TRAINING: &str = "metrics.jsonl";
 
+/// Numbers by their paths.
+pub(crate) type Numbers = BTreeMap<String, f64>;
+
 /// Whether higher or lower scores are better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -108,7 +111,7 @@ pub(crate) fn before(
     before: &[PathBuf],
     checkpoints: &[InputItem],
     metric: &str,
-) -> Result<(BTreeMap<String, f64>, BTreeMap<String, f64>), StageError> {
+) -> Result<(Numbers, Numbers), StageError> {
     const LABEL: &str = "the model before training";
     let mut numbers = BTreeMap::new();
     for dir in before {
