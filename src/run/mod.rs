@@ -27,7 +27,7 @@ pub use plan::{Changed, ItemPlan, Missing, PlanState, Planned, Selected, StagePl
 pub use record::{
     Attached, Environment, Evaluation, Git, Host, InstanceState, LogFile, RecordProblem, Recorded, Row, RunState,
     RunStatus, StageState, Status, WorkerBuild, all, attach, cancel, dated_in_the_future, differing, differing_metrics,
-    evaluations, find, find_by_id, folder, list, log_files, log_path, logs, read_events, read_recorded,
+    evaluations, find, find_by_id, folder, list, log_files, log_path, logs, predictions, read_events, read_recorded,
     read_recorded_as_written, remove, rows, set_damaged_records_aside, show, verify,
 };
 pub use sources::Sources;

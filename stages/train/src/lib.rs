@@ -8,6 +8,7 @@ mod inherited;
 mod params;
 mod rules;
 mod setup;
+mod stopping;
 
 use olmo_stage::rules::{Finding, Question};
 use olmo_stage::{Context, Stage, StageError};
@@ -23,7 +24,9 @@ impl Stage for Train {
     const CONTRACT: &'static str = include_str!("../stage.yaml");
 
     fn check(params: &Params, question: &Question) -> Vec<Finding> {
-        rules::check(params, question)
+        let mut findings = rules::check(params, question);
+        findings.extend(stopping::broken(params, |port| question.has(port)));
+        findings
     }
 
     fn run(params: Params, context: &mut Context) -> Result<(), StageError> {

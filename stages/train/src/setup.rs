@@ -14,6 +14,7 @@ use olmo_train::{CrossEntropy, Initial, OptimizerSettings, Origin, Schedule, Set
 use crate::inherited;
 use crate::params::{Interval, Params, STEPS_PER_EPOCH};
 use crate::rules::{self, Known};
+use crate::stopping;
 
 /// Opens the inputs.
 ///
@@ -40,6 +41,7 @@ pub(crate) fn setup(params: Params, context: &mut Context) -> Result<Setup, Stag
         ranks: context.ranks(),
     };
     enforce(rules::broken(&params, &known))?;
+    enforce(stopping::broken(&params, |port| !context.inputs(port).is_empty()))?;
     let config = rules::config(&params, &known).expect("the rules require one model");
     let keeps_optimizer = given.as_deref().filter(|_| params.load_optim_state);
     let optimizer = keeps_optimizer.map(olmo_model::load_optimizer_state).transpose().map_err(model_failure)?;
@@ -109,6 +111,8 @@ pub(crate) fn setup(params: Params, context: &mut Context) -> Result<Setup, Stag
         save_interval,
         eval_interval,
         eval_on_startup: params.eval_on_startup,
+        scorer: stopping::scorer(&params, context)?,
+        early_stopping: params.early_stopping.as_ref().and_then(stopping::rule),
         console_log_interval: params.console_log_interval,
         compute,
         device: params.compute.device,

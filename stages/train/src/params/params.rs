@@ -110,6 +110,14 @@ pub struct Params {
     /// `500000T`. It is always measured after the last step; null: only then.
     #[serde(default = "default::eval_interval")]
     pub eval_interval: Option<Interval>,
+    /// With `requests`, scores only the first N of each task at each evaluation; null: all.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    pub eval_limit: Option<usize>,
+    /// Ends the training after an evaluation if a score no longer improves; null: never.
+    #[serde(default)]
+    #[schemars(with = "EarlyStoppingParams", extend("type" = ["object", "null"]))]
+    pub early_stopping: Option<EarlyStoppingParams>,
     /// Also measures the loss on `eval_data` before the first step, as step 0.
     #[serde(default)]
     pub eval_on_startup: bool,
@@ -117,6 +125,32 @@ pub struct Params {
     #[serde(default = "default::console_log_interval")]
     #[schemars(range(min = 1), extend("x-key" = false))]
     pub console_log_interval: u64,
+}
+
+/// When a training ends before its last step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(inline)]
+pub struct EarlyStoppingParams {
+    /// The score to maximise: `tasks.NAME`, the primary metric of a task in `requests`, or another
+    /// one of its metrics, `tasks.NAME.metrics.METRIC.value`.
+    #[serde(default)]
+    pub max: Option<String>,
+    /// The score to minimise: `eval_loss`, or one of a task.
+    #[serde(default)]
+    pub min: Option<String>,
+    /// Number of evaluations in a row without an improvement after which training ends.
+    #[serde(default = "default::patience")]
+    #[schemars(range(min = 1))]
+    pub patience: u64,
+    /// An improvement is larger than this.
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    pub min_delta: f64,
+    /// An improvement is larger than this number of the score's standard errors, too.
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    pub errors: f64,
 }
 
 /// Longer sequences than those that the initial weights were trained with.
@@ -327,6 +361,9 @@ mod default {
     pub(super) fn eval_interval() -> Option<Interval> {
         Some(Interval::steps(1000))
     }
+    pub(super) fn patience() -> u64 {
+        3
+    }
     pub(super) fn console_log_interval() -> u64 {
         1
     }
@@ -499,8 +536,7 @@ mod tests {
 
     #[test]
     fn unknown_names_are_refused_at_every_level() {
-        for (at, key) in
-            [("", "learning_rate"), ("/optimizer", "lr"), ("/scheduler", "units"), ("/model", "vocab_size")]
+        for (at, key) in [("", "learning_rate"), ("/optimizer", "lr"), ("/scheduler", "unit"), ("/model", "vocab_size")]
         {
             let mut value = least();
             value["scheduler"] = json!({});
