@@ -4,7 +4,7 @@
 //! not edit them by hand.
 
 /// (name, the stage's [`olmo_stage::Description`] as JSON).
-pub const STAGES: [(&str, &str); 10] = [
+pub const STAGES: [(&str, &str); 11] = [
     ("checkpoint", include_str!("../schemas/stages/checkpoint.json")),
     ("convert", include_str!("../schemas/stages/convert.json")),
     ("eval", include_str!("../schemas/stages/eval.json")),
@@ -12,6 +12,7 @@ pub const STAGES: [(&str, &str); 10] = [
     ("generate", include_str!("../schemas/stages/generate.json")),
     ("memmap", include_str!("../schemas/stages/memmap.json")),
     ("split", include_str!("../schemas/stages/split.json")),
+    ("tasks", include_str!("../schemas/stages/tasks.json")),
     ("tokenize", include_str!("../schemas/stages/tokenize.json")),
     ("tokenizer", include_str!("../schemas/stages/tokenizer.json")),
     ("train", include_str!("../schemas/stages/train.json")),

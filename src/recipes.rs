@@ -22,7 +22,7 @@ macro_rules! files {
 }
 
 /// All recipes, smallest first.
-pub const RECIPES: [Recipe; 2] = [
+pub const RECIPES: [Recipe; 4] = [
     Recipe {
         name: "word-frequency",
         summary: "Counts the words of a text: the smallest pipeline with a custom stage.",
@@ -50,6 +50,34 @@ pub const RECIPES: [Recipe; 2] = [
             "data/sentences.txt",
             "data/tulu-sample.jsonl",
             "data/tulu-heldout.jsonl",
+        ],
+    },
+    Recipe {
+        name: "evaluate",
+        summary: "Evaluates a model on requests, one task per file, and keeps every answer.",
+        files: files![
+            "experiments/evaluate.yaml",
+            "pipelines/evaluate.yaml",
+            "schemas/experiment.evaluate.schema.json",
+            "schemas/pipeline.schema.json",
+            "data/requests/larger.jsonl",
+            "data/requests/category.jsonl",
+            "data/requests/repeat.jsonl",
+        ],
+    },
+    Recipe {
+        name: "harness",
+        summary: "Evaluates an exported model with stock lm_eval or olmo-eval, which you install.",
+        files: files![
+            "experiments/harness.yaml",
+            "pipelines/harness.yaml",
+            "stages/harness/stage.yaml",
+            "stages/harness/run.py",
+            "stages/harness/convert.py",
+            "stages/harness/check.py",
+            "stages/harness/requirements.txt",
+            "schemas/experiment.harness.schema.json",
+            "schemas/pipeline.schema.json",
         ],
     },
 ];

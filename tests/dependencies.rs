@@ -157,7 +157,7 @@ fn every_dependency_has_a_licence_that_permits_its_use() {
 const LAYERS: [(&str, &[&str]); 11] = [
     ("olmo-base", &[]),
     ("olmo-stage", &["olmo-base", "olmo-dist"]),
-    ("olmo-data", &["olmo-base"]),
+    ("olmo-data", &["olmo-base", "olmo-remote"]),
     ("olmo-dist", &["olmo-base"]),
     ("olmo-eval", &["olmo-base"]),
     ("olmo-pickle", &["olmo-base"]),

@@ -34,7 +34,10 @@ fn every_recipe_resolves_where_it_is_copied_to_and_its_editor_schema_is_there() 
         let (code, said) = run(folder.path(), &["recipes", "cp", recipe.name]);
         assert_eq!(code, Some(0), "{said}");
         let experiment = recipe.files[0].0;
-        let options = LoadOptions { cwd: folder.path().to_owned(), ..LoadOptions::default() };
+        // Some recipes evaluate a model that the user gives.
+        let needs_model = String::from_utf8_lossy(recipe.files[1].1).contains("  model: {type: path, summary");
+        let sets = if needs_model { vec!["params.model=.".to_owned()] } else { Vec::new() };
+        let options = LoadOptions { cwd: folder.path().to_owned(), sets, ..LoadOptions::default() };
         load(Path::new(experiment), &options, &olmo_pipe::builtin::STAGES)
             .unwrap_or_else(|e| panic!("{}: {e}", recipe.name));
         for (path, content) in recipe.files.iter().filter(|(path, _)| path.ends_with(".yaml")) {

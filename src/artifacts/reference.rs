@@ -34,7 +34,10 @@ impl Reference {
             return Ok(store.find_prefix(digits)?);
         }
         if let Some((run, what)) = text.split_once(':') {
-            let id = find_run(store, run)?;
+            let id = match run::find(store, run) {
+                Err(RunError::UnknownRun { text }) => return Err(ReferenceError::UnknownRun { text }),
+                found => found?,
+            };
             return resolve_in_run(store, &id, what, text);
         }
         if let Some(artifact) = store.tagged(text)? {
@@ -47,61 +50,6 @@ impl Reference {
             }
             other => Ok(other?),
         }
-    }
-}
-
-/// Finds the run that `text` refers to: `latest`, the start of an ID, or an experiment's name for
-/// its newest run.
-pub fn find_run(store: &Store, text: &str) -> Result<RunId, ReferenceError> {
-    let unknown = || ReferenceError::UnknownRun { text: text.to_owned() };
-    if text == "latest" {
-        return newest_run(store, |_| true)?.ok_or_else(unknown);
-    }
-    match run::find(store, text) {
-        Err(RunError::UnknownRun { .. }) => {}
-        other => return Ok(other?),
-    }
-    newest_run(store, |experiment| experiment == text)?.ok_or_else(unknown)
-}
-
-/// Finds the newest run of an experiment that is `wanted`. Ignores a run whose engine has not
-/// recorded anything yet. A run dated in the future counts only if there is no other.
-fn newest_run(store: &Store, wanted: impl Fn(&str) -> bool) -> Result<Option<RunId>, RunError> {
-    let mut ids = run::all(store)?;
-    let horizon = Horizon::now();
-    ids.sort_by_key(|id| (!horizon.is_beyond(id), id.clone()));
-    for id in ids.into_iter().rev() {
-        let state = run::show(store, &id)?;
-        if !state.experiment.is_empty() && wanted(&state.experiment) {
-            return Ok(Some(id));
-        }
-    }
-    Ok(None)
-}
-
-/// Finds the runs dated in the future. They were started while a clock was wrong.
-pub fn dated_in_the_future(store: &Store) -> Result<Vec<RunId>, RunError> {
-    let horizon = Horizon::now();
-    Ok(run::all(store)?.into_iter().filter(|id| horizon.is_beyond(id)).collect())
-}
-
-/// The latest plausible start time of a run, in the format of run IDs.
-pub(super) struct Horizon(String);
-
-impl Horizon {
-    /// Tolerated difference between the clocks of machines, in seconds.
-    const TOLERANCE: u64 = 3600;
-
-    pub(super) fn now() -> Self {
-        let digits = olmo_base::units::utc(olmo_base::units::now_ms() / 1000 + Self::TOLERANCE);
-        let digits: String = digits.chars().filter(char::is_ascii_digit).collect();
-        Self(digits)
-    }
-
-    /// Whether run `id` claims to be from after this time.
-    pub(super) fn is_beyond(&self, id: &RunId) -> bool {
-        let made: String = id.as_str().chars().filter(char::is_ascii_digit).take(14).collect();
-        made.get(..14) > self.0.get(..14)
     }
 }
 

@@ -8,6 +8,7 @@ mod experiment;
 mod findings;
 mod lock;
 mod nvidia;
+mod paired;
 mod recipes;
 mod run;
 mod runs;

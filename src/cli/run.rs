@@ -108,7 +108,7 @@ impl Run {
 #[derive(Args)]
 #[command(after_help = "Example: olmo-pipe resume 20260131-0915")]
 pub(super) struct Resume {
-    /// First characters of the run's id (`runs list` shows ids).
+    /// First characters of the run's id (`runs list` shows ids), `latest`, or an experiment's name.
     run: String,
     /// Use no network: remote sources must be in the store.
     #[arg(long)]

@@ -9,7 +9,7 @@ use olmo_stage::contract::Resources;
 #[derive(Clone, Debug)]
 pub struct AdmissionRequest<'a> {
     pub resources: Resources,
-    /// The grant of a running stage whose GPUs may be shared, if it has enough of them.
+    /// The grant of a running stage whose GPUs and CPUs may be shared, if it has enough of them.
     pub share: Option<&'a Grant>,
     /// Experiment and stage, shown to users of this and other engines.
     pub stage: String,
@@ -23,6 +23,8 @@ pub struct AdmissionRequest<'a> {
 /// The resources of one running stage.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Grant {
+    /// Number of the grant on its machine, from 1.
+    pub number: u64,
     /// Also the number of threads that the stage may use.
     pub cpus: u32,
     pub memory_mib: u64,

@@ -26,11 +26,12 @@ pub use event::{Place, Record, RunEvent, RunOutcome, Used};
 pub use plan::{Changed, ItemPlan, Missing, PlanState, Planned, Selected, StagePlan, findings, findings_of, plan};
 pub use record::{
     Attached, Environment, Evaluation, Git, Host, InstanceState, LogFile, RecordProblem, Recorded, Row, RunState,
-    RunStatus, StageState, Status, WorkerBuild, all, attach, cancel, differing, differing_metrics, evaluations, find,
-    folder, list, log_files, log_path, logs, read_events, read_recorded, read_recorded_as_written, remove, rows,
-    set_damaged_records_aside, show, verify,
+    RunStatus, StageState, Status, WorkerBuild, all, attach, cancel, dated_in_the_future, differing, differing_metrics,
+    evaluations, find, find_by_id, folder, list, log_files, log_path, logs, predictions, read_events, read_recorded,
+    read_recorded_as_written, remove, rows, set_damaged_records_aside, show, verify,
 };
 pub use sources::Sources;
 
 pub(crate) use crate::exec::machine::gpus;
 pub use crate::exec::memory_limit;
+pub(crate) use record::Horizon;

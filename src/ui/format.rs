@@ -1,6 +1,7 @@
-//! Makes untrusted text safe for a terminal.
+//! Makes text fit for a terminal: safe, and not too long.
 
 use std::borrow::Cow;
+use std::io::IsTerminal as _;
 
 /// Escapes untrusted text for a terminal: all control characters, including line ends and tabs, and
 /// characters that change the text direction.
@@ -16,6 +17,18 @@ pub(crate) fn escape_control(text: &str) -> Cow<'_, str> {
         if harmful(c) { escaped.extend(c.escape_default()) } else { escaped.push(c) }
     }
     Cow::Owned(escaped)
+}
+
+/// Number of columns of the terminal that standard output is; `None` if it is none.
+pub(crate) fn terminal_width() -> Option<usize> {
+    if !std::io::stdout().is_terminal() {
+        return None;
+    }
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the request writes a `winsize`, which `size` is, and nothing else.
+    let result = unsafe { libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &raw mut size) };
+    // A terminal that does not know its size is taken for one of the usual size.
+    Some(if result == 0 && size.ws_col > 0 { usize::from(size.ws_col) } else { 80 })
 }
 
 /// How many characters of a log line are shown. `runs logs` prints whole lines.

@@ -12,7 +12,7 @@ mod terminal;
 
 pub(crate) use display::{Display, SHORT_PATIENCE, Show};
 pub use exit::Exit;
-pub(crate) use format::{LOG_LINE, cut, escape_control};
+pub(crate) use format::{LOG_LINE, cut, escape_control, terminal_width};
 pub(crate) use lines::Lines;
 pub(crate) use output::{Stream, answer, answer_json, say};
 pub use problem::Problem;

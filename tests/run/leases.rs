@@ -151,6 +151,19 @@ fn a_stage_may_share_the_gpus_of_another_and_only_of_that_one() {
 }
 
 #[test]
+fn a_stage_may_share_the_processors_of_another_that_has_all_of_them() {
+    let project = Project::new();
+    // Each ends only once it has seen the other.
+    for (name, other) in [("fit", "score"), ("score", "fit")] {
+        let script = format!("touch @{name}.runs\nwhile [ ! -e @{other}.runs ]; do sleep 0.02; done\n{COPY}");
+        project.stage_with(name, &script, "text: {type: text}", "cpus: 0, memory_mib: 16");
+    }
+    project.experiment("  fit: {uses: fit}\n  score: {uses: score, share: fit}\n", "");
+    project.succeeds(&["run", "e.yaml"]);
+    assert!(project.path("score.runs").exists());
+}
+
+#[test]
 fn leases_that_cannot_be_kept_stop_a_run_before_it_begins() {
     let mut project = with_gpus();
     project.write("file", "");

@@ -3,12 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use olmo_base::{Diagnose, PathError};
+use olmo_remote::RemoteError;
 
 /// Why an artifact cannot be read or written. Each message names the file.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
     #[error(transparent)]
     Io(#[from] PathError),
+    /// A row on a server that cannot be fetched.
+    #[error(transparent)]
+    Remote(#[from] Box<RemoteError>),
     /// A `manifest.json` or `special_tokens.json` that is malformed or of another format.
     #[error("{}: {reason}", path.display())]
     Manifest { path: PathBuf, reason: String },
@@ -53,6 +57,7 @@ impl Diagnose for DataError {
     fn code(&self) -> &'static str {
         match self {
             Self::Io(error) => error.code(),
+            Self::Remote(error) => error.code(),
             Self::Manifest { .. } => "data::manifest",
             Self::Parquet { .. } => "data::parquet",
             Self::Kind { .. } => "data::kind",
@@ -67,6 +72,7 @@ impl Diagnose for DataError {
     fn hint(&self) -> Option<String> {
         let text = match self {
             Self::Io(error) => return error.hint(),
+            Self::Remote(error) => return error.hint(),
             Self::Kind { .. } => {
                 "use template `plain` for `text` and any other template for `messages`; see `format` of stage fetch"
             }

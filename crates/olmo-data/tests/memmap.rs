@@ -40,7 +40,7 @@ fn document(ids: &[u32], label_mask: &[u8]) -> Document {
 }
 
 fn row(memmap: &Memmap, index: usize) -> (Vec<u32>, Vec<u8>) {
-    let instance = memmap.instance(index);
+    let instance = memmap.instance(index).unwrap();
     let mask = instance.label_mask.expect("there is a label mask");
     (instance.input_ids, mask.into_iter().map(u8::from).collect())
 }
@@ -99,7 +99,7 @@ fn a_document_in_the_dropped_tail_is_dropped_and_not_truncated() {
 fn there_is_no_label_mask_where_every_token_is_a_target() {
     let plain = [document(&[5, 6, EOS], &[1, 1, 1]), document(&[7, EOS], &[1, 1])];
     let (dir, memmap) = packed(Pack::Concat, 2, &plain);
-    assert_eq!(memmap.instance(1).label_mask, None);
+    assert_eq!(memmap.instance(1).unwrap().label_mask, None);
     assert_eq!(memmap.manifest().labels, 2);
     assert!(!dir.path().join("label_mask.npy").exists());
     let (dir, _) = packed(Pack::Whole, 4, &plain);
@@ -121,7 +121,7 @@ fn ids_above_65535_are_kept_in_four_bytes() {
         let dir = tempfile::tempdir().unwrap();
         let last = vocab_size - 1;
         write(dir.path(), Pack::Padded, layout(2, vocab_size), &[document(&[3, last], &[0, 1])]);
-        assert_eq!(Memmap::open(dir.path()).unwrap().instance(0).input_ids, [3, last]);
+        assert_eq!(Memmap::open(dir.path()).unwrap().instance(0).unwrap().input_ids, [3, last]);
         assert_eq!(std::fs::metadata(dir.path().join("input_ids.npy")).unwrap().len(), 2 * bytes);
     }
 }
@@ -187,7 +187,7 @@ fn a_row_that_repeats_itself_loses_its_labels_and_stays() {
     assert_eq!((manifest.instances, manifest.filtered, manifest.labels), (2, 1, 99));
     let memmap = Memmap::open(dir.path()).unwrap();
     memmap.verify().unwrap();
-    assert!(memmap.instance(0).label_mask.unwrap().iter().all(|label| !label));
+    assert!(memmap.instance(0).unwrap().label_mask.unwrap().iter().all(|label| !label));
     assert_eq!(boundaries_csv::read(&dir.path().join("boundaries.csv.gz")).unwrap(), memmap.boundaries());
 }
 
@@ -204,7 +204,7 @@ fn a_dtype_that_does_not_hold_the_vocabulary_is_refused_and_a_larger_one_is_take
     packer.push(document(&[3, 4], &[0, 1])).unwrap();
     packer.finish().unwrap();
     assert_eq!(std::fs::metadata(dir.path().join("input_ids.npy")).unwrap().len(), 16);
-    assert_eq!(Memmap::open(dir.path()).unwrap().instance(0).input_ids, [3, 4, PAD, PAD]);
+    assert_eq!(Memmap::open(dir.path()).unwrap().instance(0).unwrap().input_ids, [3, 4, PAD, PAD]);
 }
 
 /// Opens a sound memmap after `change` has been made to its manifest.
@@ -273,7 +273,7 @@ fn documents() -> impl Strategy<Value = Vec<Document>> {
 fn stream(memmap: &Memmap) -> Vec<(u32, bool)> {
     (0..memmap.instances())
         .flat_map(|index| {
-            let instance = memmap.instance(index);
+            let instance = memmap.instance(index).unwrap();
             let mask = instance.label_mask.unwrap_or(vec![true; instance.input_ids.len()]);
             instance.input_ids.into_iter().zip(mask).collect::<Vec<_>>()
         })

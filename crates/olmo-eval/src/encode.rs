@@ -48,6 +48,8 @@ pub struct TokenRules {
     /// Maximum number of tokens that the model reads.
     pub max_length: usize,
     pub encoding: Encoding,
+    /// A token before every context of a choice that does not begin with it.
+    pub first_token: Option<u32>,
 }
 
 /// Why a request has no tokens to score.
@@ -101,6 +103,9 @@ pub fn encode_choice<E>(
     };
     if context.is_empty() {
         context = vec![rules.prefix_token];
+    }
+    if let Some(first) = rules.first_token.filter(|first| context[0] != *first) {
+        context.insert(0, first);
     }
     truncate(context, continuation, rules)
 }
@@ -179,7 +184,8 @@ pub fn encode_text<E>(
 mod tests {
     use super::*;
 
-    const RULES: TokenRules = TokenRules { prefix_token: 99, max_length: 6, encoding: Encoding::Joint };
+    const RULES: TokenRules =
+        TokenRules { prefix_token: 99, max_length: 6, encoding: Encoding::Joint, first_token: None };
 
     /// One token for each character, and one for `ab`.
     fn encode(text: &str) -> Result<Vec<u32>, String> {

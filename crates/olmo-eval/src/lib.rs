@@ -11,11 +11,13 @@
 #![cfg_attr(not(test), warn(unreachable_pub))]
 
 pub mod encode;
+pub mod in_loop;
 pub mod normalize;
 pub mod paired;
 pub mod prediction;
 pub mod read;
 pub mod request;
+pub mod rule;
 pub mod score;
 pub mod summary;
 pub mod text;

@@ -30,9 +30,11 @@ pub enum Better {
 }
 
 impl Better {
-    /// That of a metric's name: lower for perplexities and bits per byte, else higher.
+    /// That of a metric's name: lower for perplexities, losses and bits per byte, else higher.
     pub fn of(metric: &str) -> Self {
-        if metric.ends_with("perplexity") || metric.ends_with("bits_per_byte") { Self::Lower } else { Self::Higher }
+        let is_loss = ["ce_loss", "bpb_v"].iter().any(|start| metric.starts_with(start));
+        let is_low = is_loss || metric.ends_with("perplexity") || metric.ends_with("bits_per_byte");
+        if is_low { Self::Lower } else { Self::Higher }
     }
 }
 

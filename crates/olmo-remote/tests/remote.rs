@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use olmo_base::Diagnose as _;
+use olmo_pickle::DType;
+use olmo_pickle::distributed::{Checkpoint, CheckpointWriter, Writer};
 use olmo_remote::{Fetched, Lock, Locked, Remote, RemoteError, Settings, Source, Want};
 use support::{Reply, Request, Server};
 
@@ -478,6 +480,23 @@ fn a_file_is_read_from_a_wheel_by_its_name() {
 }
 
 #[test]
+fn a_wheel_is_fetched_whole_if_no_file_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = wheel(dir.path(), &[("some_data/a.json", b"{}")]);
+    let settings = pip(dir.path(), COPY);
+    let into = dir.path().join("in");
+    let fetched = fetch(&settings, "pypi:some-data==1.0", None, &into).unwrap();
+    assert_eq!(std::fs::read(&fetched.files[0]).unwrap(), std::fs::read(&path).unwrap());
+    assert_eq!(fetched.locked.files[0].path, "some_data-1.0-py3-none-any.whl");
+    // Held to the lock.
+    let mut locked = fetched.locked;
+    fetch(&settings, "pypi:some-data==1.0", Some(&locked), &into).unwrap();
+    locked.files[0].sha256 = "0".repeat(64);
+    let error = fetch(&settings, "pypi:some-data==1.0", Some(&locked), &into).unwrap_err();
+    assert!(matches!(error, RemoteError::Digest { .. }), "{error}");
+}
+
+#[test]
 fn a_wheel_without_the_file_damaged_or_not_to_be_had_is_an_error_that_names_it() {
     let dir = tempfile::tempdir().unwrap();
     let path = wheel(dir.path(), &[("some_data/tokenizers/a.json", b"{}"), ("some_data/b.json", &[b'y'; 5000])]);
@@ -533,39 +552,196 @@ fn the_real_pip_brings_a_wheel_from_a_folder() {
     assert!(matches!(error, RemoteError::Pip { missing: false, .. }), "{error}");
 }
 
-#[test]
-fn a_step_of_olmo_core_on_a_server_is_the_files_that_its_metadata_names() {
+const SHARDS: [&str; 2] = ["model_and_optim/__0_0.distcp", "model_and_optim/__1_0.distcp"];
+
+/// A file of the step of OLMo-core that the server below has under `/run/step4/`.
+fn step_file(name: &str) -> Option<Vec<u8>> {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../olmo-pickle/tests/fixtures/olmo_core");
-    let read = move |name: &str| match name {
+    match name {
         "config.json" => Some(b"{}".to_vec()),
+        "train/rank0.pt" => Some(b"state".to_vec()),
         name => std::fs::read(fixtures.join(name.strip_prefix("model_and_optim/")?)).ok(),
-    };
-    let missing = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
-    let hidden = missing.clone();
-    let server = Server::start(move |request| {
+    }
+}
+
+/// A server with the step, whose answers `change` may change.
+fn step_server(change: impl Fn(&str, Reply) -> Reply + Send + Sync + 'static) -> Server {
+    Server::start(move |request| {
         let name = request.path.strip_prefix("/run/step4/").unwrap_or_default();
-        match read(name).filter(|_| *hidden.lock().unwrap() != name) {
+        let reply = match step_file(name) {
             Some(bytes) => Reply::file(request, &bytes, "\"1\""),
             None => Reply::new(404, ""),
-        }
-    });
+        };
+        change(name, reply)
+    })
+}
+
+#[test]
+fn a_step_of_olmo_core_on_a_server_is_the_files_that_its_metadata_names() {
+    let missing = std::sync::Arc::new(std::sync::Mutex::new("train/rank0.pt".to_owned()));
+    let hidden = missing.clone();
+    let server =
+        step_server(move |name, reply| if *hidden.lock().unwrap() == name { Reply::new(404, "") } else { reply });
     let settings = settings("https://hub.example");
-    let source = format!("{}/run/step4/", server.address);
+    let source = format!("{}/run/step4/#optim", server.address);
     let dir = tempfile::tempdir().unwrap();
     let fetched = fetch(&settings, &source, None, dir.path()).unwrap();
     let names: Vec<&str> = fetched.locked.files.iter().map(|file| file.path.as_str()).collect();
-    let shards = ["model_and_optim/__0_0.distcp", "model_and_optim/__1_0.distcp"];
-    assert_eq!(names, [&["config.json", "model_and_optim/.metadata"], &shards[..]].concat());
+    assert_eq!(names, [&["config.json", "model_and_optim/.metadata"], &SHARDS[..]].concat());
     let artifacts = fetched.locked.artifacts(&Source::parse(&source).unwrap(), Want::Folder);
     assert_eq!(artifacts.len(), 1);
     assert!(artifacts[0].iter().map(|(name, _)| name.as_str()).eq(names.iter().copied()));
     // Locked, it is the same again, and a missing shard is named.
     let again = tempfile::tempdir().unwrap();
     assert_eq!(fetch(&settings, &source, Some(&fetched.locked), again.path()).unwrap().locked, fetched.locked);
-    for name in [shards[1], "model_and_optim/.metadata"] {
+    for name in [SHARDS[1], "model_and_optim/.metadata"] {
         *missing.lock().unwrap() = name.to_owned();
         let error = fetch(&settings, &source, None, tempfile::tempdir().unwrap().path()).unwrap_err().to_string();
         assert!(error.contains(name), "{name}: {error}");
     }
+    // The state of the trainer comes too, if there is one.
+    missing.lock().unwrap().clear();
+    let fetched = fetch(&settings, &source, None, again.path()).unwrap();
+    assert_eq!(fetched.locked.files.last().unwrap().path, "train/rank0.pt");
     assert!(Source::parse("https://h.example/").is_err() && Source::parse("https://h.example/a/?x=1").is_err());
+}
+
+/// A step whose weights and optimizer's state alternate, and the server that has it.
+fn mixed_step() -> std::path::PathBuf {
+    static FOLDER: std::sync::LazyLock<tempfile::TempDir> = std::sync::LazyLock::new(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = CheckpointWriter::create(folder.path(), Writer::OlmoCore).unwrap();
+        for number in 0..4u8 {
+            let bytes = |seed: u8| (0..400).map(|at: u32| (at as u8).wrapping_mul(seed)).collect::<Vec<u8>>();
+            writer.tensor(&format!("model.w{number}"), DType::Float32, &[100], &bytes(number + 1)).unwrap();
+            writer
+                .tensor(&format!("optim.state.w{number}.exp_avg"), DType::Float32, &[100], &bytes(number + 9))
+                .unwrap();
+        }
+        writer.finish().unwrap();
+        folder
+    });
+    FOLDER.path().to_owned()
+}
+
+fn mixed_server(change: impl Fn(&str, Reply) -> Reply + Send + Sync + 'static) -> Server {
+    Server::start(move |request| {
+        let name = request.path.strip_prefix("/run/step4/").unwrap_or_default();
+        let inner = name.strip_prefix("model_and_optim/").map(|inner| std::fs::read(mixed_step().join(inner)).unwrap());
+        change(name, Reply::file(request, &inner.unwrap_or(b"{}".to_vec()), "\"1\""))
+    })
+}
+
+/// The path of a shard, the ranges of its weights, and their bytes.
+type WeightsOfShard = (String, Vec<(u64, u64)>, Vec<u8>);
+
+/// The weights in the shards of the step.
+fn weights_of_step() -> Vec<WeightsOfShard> {
+    let folder = mixed_step();
+    let checkpoint = Checkpoint::open_folder(&folder).unwrap();
+    let of_shard = |(shard, ranges): (&str, Vec<(u64, u64)>)| {
+        let whole = std::fs::read(folder.join(shard)).unwrap();
+        let bytes = ranges.iter().flat_map(|(start, end)| whole[*start as usize..*end as usize].to_vec()).collect();
+        (format!("model_and_optim/{shard}"), ranges, bytes)
+    };
+    checkpoint.ranges(|name| name.starts_with("model.")).into_iter().map(of_shard).collect()
+}
+
+#[test]
+fn of_a_step_of_olmo_core_only_the_bytes_of_the_weights_are_fetched() {
+    let server = mixed_server(|_, reply| reply);
+    let settings = settings("https://hub.example");
+    let source = format!("{}/run/step4/", server.address);
+    let dir = tempfile::tempdir().unwrap();
+    let fetched = fetch(&settings, &source, None, dir.path()).unwrap();
+    let weights = weights_of_step();
+    let partial: Vec<_> = fetched.locked.files.iter().zip(&fetched.files).skip(2).collect();
+    assert_eq!((partial.len(), weights.len(), weights[0].1.len()), (1, 1, 4));
+    let mut requested = 0;
+    for ((file, place), (path, ranges, bytes)) in partial.into_iter().zip(&weights) {
+        assert_eq!((&file.path, file.ranges.as_ref()), (path, Some(ranges)));
+        assert_eq!(file.size, std::fs::metadata(mixed_step().join("__0_0.distcp")).unwrap().len());
+        assert!(file.fetched_bytes() < file.size, "{path} has more than weights");
+        assert_eq!((std::fs::read(place).unwrap(), file.etag.as_deref()), (bytes.clone(), Some("\"1\"")));
+        assert_eq!(file.blake3, olmo_base::Digest::of(bytes));
+        requested += ranges.len();
+    }
+    // One request for each range, and none for other bytes.
+    assert_eq!(server.requests().iter().filter(|request| request.path.ends_with(".distcp")).count(), requested);
+    // The artifact has the ranges and their lists; no file of it could be taken for a whole shard.
+    let parsed = Source::parse(&source).unwrap();
+    let artifacts = fetched.locked.artifacts(&parsed, Want::Folder);
+    let names: Vec<&str> = artifacts[0].iter().map(|(name, _)| name.as_str()).collect();
+    assert!(names.contains(&"model_and_optim/__0_0.distcp.ranges.json"), "{names:?}");
+    assert!(!names.iter().any(|name| name.ends_with(".distcp")), "{names:?}");
+    let mut lock = Lock::default();
+    lock.sources.insert(parsed.to_string(), fetched.locked.clone());
+    lock.checked().unwrap();
+    let again = fetch(&settings, &source, Some(&fetched.locked), tempfile::tempdir().unwrap().path()).unwrap();
+    assert_eq!(again.locked, fetched.locked);
+}
+
+#[test]
+fn ranges_are_the_same_from_servers_that_break_off_or_have_no_ranges_or_no_etag() {
+    let calls = AtomicUsize::new(0);
+    let cuts = mixed_server(move |name, reply| match name.ends_with(".distcp") {
+        true if calls.fetch_add(1, Ordering::SeqCst).is_multiple_of(2) => reply.cut(7),
+        _ => reply,
+    });
+    let no_ranges = mixed_server(|name, reply| match name.strip_prefix("model_and_optim/") {
+        Some(inner) => Reply::new(200, std::fs::read(mixed_step().join(inner)).unwrap()),
+        None => reply,
+    });
+    let no_etag = mixed_server(|_, mut reply| {
+        reply.headers.retain(|(name, _)| name != "etag");
+        reply
+    });
+    for server in [cuts, no_ranges, no_etag] {
+        let settings = Settings { attempts: 50, ..settings("https://hub.example") };
+        let dir = tempfile::tempdir().unwrap();
+        let fetched = fetch(&settings, &format!("{}/run/step4/", server.address), None, dir.path()).unwrap();
+        for (place, (path, _, bytes)) in fetched.files[2..].iter().zip(weights_of_step()) {
+            assert!(std::fs::read(place).unwrap() == bytes, "{path}");
+        }
+    }
+}
+
+#[test]
+fn a_shard_that_changes_between_its_ranges_or_against_the_lock_is_an_error() {
+    // Each answer is of another content, and `If-Range` is ignored.
+    let calls = AtomicUsize::new(0);
+    let server = Server::start(move |request| {
+        let mut request = request.clone();
+        request.headers.remove("if-range");
+        let name = request.path.strip_prefix("/run/step4/model_and_optim/").map(|name| mixed_step().join(name));
+        let bytes = name.map_or(b"{}".to_vec(), |path| std::fs::read(path).unwrap());
+        Reply::file(&request, &bytes, &format!("\"{}\"", calls.fetch_add(1, Ordering::SeqCst)))
+    });
+    let settings = settings("https://hub.example");
+    let dir = tempfile::tempdir().unwrap();
+    let error = fetch(&settings, &format!("{}/run/step4/", server.address), None, dir.path()).unwrap_err();
+    assert!(matches!(error, RemoteError::Half { .. }), "{error}");
+
+    let good = mixed_server(|_, reply| reply);
+    let locked = fetch(&settings, &format!("{}/run/step4/", good.address), None, &dir.path().join("b")).unwrap().locked;
+    let other = mixed_server(|name, mut reply| {
+        if name.ends_with(".distcp") {
+            reply.body.iter_mut().for_each(|byte| *byte ^= 1);
+        }
+        reply
+    });
+    let error =
+        fetch(&settings, &format!("{}/run/step4/", other.address), Some(&locked), &dir.path().join("c")).unwrap_err();
+    assert!(matches!(error, RemoteError::Digest { .. }), "{error}");
+    let shorter = mixed_server(|name, mut reply| {
+        for (header, value) in &mut reply.headers {
+            if header == "content-range" && name.ends_with(".distcp") {
+                *value = format!("{}/99999", value.split_once('/').unwrap().0);
+            }
+        }
+        reply
+    });
+    let error =
+        fetch(&settings, &format!("{}/run/step4/", shorter.address), Some(&locked), &dir.path().join("d")).unwrap_err();
+    assert!(matches!(error, RemoteError::Size { found: 99_999, .. }), "{error}");
 }

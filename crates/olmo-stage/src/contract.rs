@@ -146,6 +146,10 @@ pub struct InputPort {
     /// Whether it may be left out or null.
     #[serde(default)]
     pub optional: bool,
+    /// Whether its files may stay on a server, to be read by range: then `NAME.remote.json` stands for
+    /// a file.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_range: bool,
     /// One sentence.
     #[serde(default)]
     pub summary: String,

@@ -4,6 +4,7 @@
 //! lines are kept as text, and the table is built from that text, so that a run resumed from a
 //! checkpoint writes the same bytes as an uninterrupted run.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,6 +13,8 @@ use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray, UInt64Array
 use olmo_stage::StageError;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
+
+use crate::early_stopping::{EVAL_LOSS, Score};
 
 /// The lines, in the metrics folder and in every checkpoint.
 pub(crate) const LINES: &str = "metrics.jsonl";
@@ -54,10 +57,14 @@ impl StepRecord {
 #[serde(deny_unknown_fields)]
 pub(crate) struct EvalRecord {
     pub step: u64,
-    /// Mean cross-entropy over all labels.
-    pub eval_loss: f64,
+    /// Mean cross-entropy over all labels of `eval_data`; absent without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eval_loss: Option<f64>,
     /// exp(eval_loss); null if that overflows.
     pub eval_perplexity: Option<f64>,
+    /// The scores of tasks, if there are any.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub scores: BTreeMap<String, Score>,
 }
 
 /// The lines of a run so far.
@@ -76,14 +83,15 @@ enum Line {
 }
 
 fn parse(line: &str) -> Result<Line, serde_json::Error> {
-    /// Only evaluations have this field.
+    /// Only evaluations have one of these fields.
     #[derive(Deserialize)]
     struct Kind {
         eval_loss: Option<IgnoredAny>,
+        scores: Option<IgnoredAny>,
     }
-    match serde_json::from_str::<Kind>(line)?.eval_loss {
-        Some(_) => serde_json::from_str(line).map(Line::Eval),
-        None => serde_json::from_str(line).map(Line::Step),
+    match serde_json::from_str::<Kind>(line)? {
+        Kind { eval_loss: None, scores: None } => serde_json::from_str(line).map(Line::Step),
+        _ => serde_json::from_str(line).map(Line::Eval),
     }
 }
 
@@ -124,6 +132,23 @@ impl Metrics {
     /// Whether the evaluation after the last step has been written.
     pub(crate) fn is_evaluated(&self) -> bool {
         self.evaluated == Some(self.steps)
+    }
+
+    /// The values of score `name` in all evaluations so far, oldest first.
+    ///
+    /// # Errors
+    /// A line is damaged.
+    pub(crate) fn scores(&self, name: &str) -> Result<Vec<Score>, StageError> {
+        let failed = |e: serde_json::Error| StageError::fail("train::metrics", e.to_string());
+        let mut found = Vec::new();
+        // Steps have neither of these keys.
+        for line in self.text.lines().filter(|line| line.contains("\"eval_")) {
+            if let Line::Eval(record) = parse(line).map_err(failed)? {
+                let loss = record.eval_loss.map(|value| Score { value, stderr: None });
+                found.extend(if name == EVAL_LOSS { loss } else { record.scores.get(name).copied() });
+            }
+        }
+        Ok(found)
     }
 
     pub(crate) fn push_step(&mut self, record: &StepRecord) -> Result<(), StageError> {
@@ -191,7 +216,7 @@ impl Metrics {
             ("grad_norm", number(|r| r.grad_norm), true),
             ("lr", number(|r| (!r.batch.is_empty()).then_some(r.lr)), true),
             ("batch", Arc::new(StringArray::from_iter_values(steps.iter().map(|r| &r.batch))), false),
-            ("eval_loss", eval(|r| Some(r.eval_loss)), true),
+            ("eval_loss", eval(|r| r.eval_loss), true),
             ("eval_perplexity", eval(|r| r.eval_perplexity), true),
         ])?)
     }
@@ -224,8 +249,27 @@ mod tests {
         for step in 1..=3 {
             metrics.push_step(&record(step)).unwrap();
         }
-        metrics.push_eval(&EvalRecord { step: 3, eval_loss: 0.1, eval_perplexity: Some(f64::exp(0.1)) }).unwrap();
+        metrics.push_eval(&eval_record(3, 0.1, Some(f64::exp(0.1)))).unwrap();
         metrics
+    }
+
+    fn eval_record(step: u64, eval_loss: f64, eval_perplexity: Option<f64>) -> EvalRecord {
+        EvalRecord { step, eval_loss: Some(eval_loss), eval_perplexity, scores: BTreeMap::new() }
+    }
+
+    #[test]
+    fn scores_of_evaluations_are_found_by_name() {
+        let mut metrics = Metrics::default();
+        for (step, value) in [(0, 0.25), (0, 0.5)] {
+            let score = Score { value, stderr: Some(0.1) };
+            let scores = BTreeMap::from([("tasks.arc".to_owned(), score)]);
+            metrics.push_eval(&EvalRecord { step, eval_loss: None, eval_perplexity: None, scores }).unwrap();
+        }
+        metrics.push_eval(&eval_record(0, 2.0, None)).unwrap();
+        let metrics = Metrics::from_text(metrics.text().to_owned(), 0).unwrap();
+        let values: Vec<f64> = metrics.scores("tasks.arc").unwrap().iter().map(|score| score.value).collect();
+        assert_eq!(values, [0.25, 0.5]);
+        assert_eq!(metrics.scores(EVAL_LOSS).unwrap(), [Score { value: 2.0, stderr: None }]);
     }
 
     #[test]
@@ -240,7 +284,7 @@ mod tests {
     fn an_evaluation_before_the_first_step_has_a_row_of_its_own() {
         let mut metrics = Metrics::default();
         assert!(!metrics.is_evaluated());
-        metrics.push_eval(&EvalRecord { step: 0, eval_loss: 2.0, eval_perplexity: None }).unwrap();
+        metrics.push_eval(&eval_record(0, 2.0, None)).unwrap();
         assert!(metrics.is_evaluated());
         metrics.push_step(&record(1)).unwrap();
         assert!(!metrics.is_evaluated());
@@ -254,7 +298,7 @@ mod tests {
     #[test]
     fn a_run_that_goes_on_from_another_has_its_steps() {
         let mut metrics = Metrics::after(3);
-        metrics.push_eval(&EvalRecord { step: 3, eval_loss: 2.0, eval_perplexity: None }).unwrap();
+        metrics.push_eval(&eval_record(3, 2.0, None)).unwrap();
         metrics.push_step(&record(4)).unwrap();
         assert_eq!(Metrics::from_text(metrics.text().to_owned(), 3).as_ref(), Ok(&metrics));
         assert!(Metrics::from_text(metrics.text().to_owned(), 0).unwrap_err().starts_with("line 1"));

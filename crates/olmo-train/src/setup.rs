@@ -4,6 +4,7 @@ use olmo_data::{Memmap, TokenizerRecord};
 use olmo_model::{ActivationCheckpointing, ModelConfig, OptimizerState, Parameters};
 use olmo_stage::Compute;
 
+use crate::early_stopping::{EarlyStopping, SharedScorer};
 use crate::learner::{CrossEntropy, OptimizerSettings, Reduce};
 use crate::schedule::Schedule;
 use crate::shard::Strategy;
@@ -60,6 +61,9 @@ pub struct Setup {
     pub eval_interval: Option<u64>,
     /// Also evaluates before the first step.
     pub eval_on_startup: bool,
+    /// Measures scores at each evaluation, beside the loss on `eval_data`.
+    pub scorer: Option<SharedScorer>,
+    pub early_stopping: Option<EarlyStopping>,
     /// Steps between printed metrics.
     pub console_log_interval: u64,
     /// Where the run computes, and with which data type.

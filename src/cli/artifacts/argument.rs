@@ -4,7 +4,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use olmo_base::ArtifactId;
 
-use crate::artifacts::{Reference, dated_in_the_future};
+use crate::artifacts::Reference;
+use crate::run::{dated_in_the_future, find_by_id};
 use crate::store::Store;
 use crate::ui::Problem;
 
@@ -15,8 +16,7 @@ pub(super) const ARTIFACT: &str = "Tag, first digits of a digest, RUN:STAGE.PORT
 /// future, which do not count as the newest.
 pub(super) fn find(store: &Store, text: &str) -> Result<ArtifactId, Problem> {
     let artifact = Reference::resolve(store, text)?;
-    let is_newest =
-        text.split_once(':').is_some_and(|(run, _)| run == "latest" || crate::run::find(store, run).is_err());
+    let is_newest = text.split_once(':').is_some_and(|(run, _)| run == "latest" || find_by_id(store, run).is_err());
     for id in if is_newest { dated_in_the_future(store)? } else { Vec::new() } {
         eprintln!(
             "note: run {id} is dated in the future and does not count as the newest; `olmo-pipe runs rm {id}` removes its record"

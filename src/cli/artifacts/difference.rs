@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 
 use crate::artifacts::{Difference, FileChange};
 use crate::cli::artifacts::argument::{ARTIFACT, find};
+use crate::cli::paired::{self, Compared, Named, Paired};
+use crate::run::predictions;
 use crate::store::Store;
 use crate::ui::{Exit, Problem, answer, answer_json, escape_control};
 
@@ -29,6 +31,16 @@ impl Diff {
     pub(crate) fn run(self, store: &Store) -> Result<Exit, Problem> {
         let (old, new) = (find(store, &self.old)?, find(store, &self.new)?);
         let difference = Difference::between(store, old, new)?;
+        let mut tasks = Vec::new();
+        if let (Some(before), Some(after)) = (predictions(store, old)?, predictions(store, new)?) {
+            let named = |name: &str, predictions| Named { name: name.to_owned(), stage: "", predictions };
+            let both = [named(&self.old, &before), named(&self.new, &after)];
+            for task in paired::common_tasks(&both) {
+                // Tasks without a common instance have no differences.
+                let compared = paired::compare(&both, &Paired { task, metrics: &[], seed: 0 });
+                tasks.extend(compared.ok().map(|compared| (task.to_owned(), compared)));
+            }
+        }
         if self.json {
             let file = |change: &FileChange| {
                 let side = |s: &Option<(olmo_base::Digest, u64)>| {
@@ -43,9 +55,12 @@ impl Diff {
                 "format": 1, "old": old, "new": new, "types": [difference.types.0, difference.types.1],
                 "files": difference.files.iter().map(file).collect::<Vec<_>>(),
                 "same_files": difference.same_files, "same_bytes": difference.same_bytes, "key": fields,
+                "tasks": tasks.iter().map(|(_, compared)| compared.to_json()).collect::<Vec<_>>(),
             }));
         } else {
-            answer(&text(&difference));
+            let task =
+                |(name, compared): &(String, Compared)| format!("\n{}: {}", escape_control(name), compared.text());
+            answer(&format!("{}{}", text(&difference), tasks.iter().map(task).collect::<String>()));
         }
         Ok(Exit::Success)
     }

@@ -1,11 +1,13 @@
 //! `olmo-pipe runs compare`: shows how runs and trials differ, side by side.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::paired::{self, Paired};
+use crate::cli::paired::{self, Named, Paired};
+use crate::cli::worker::write_parquet;
 use crate::run as engine;
 use crate::run::Row;
 use crate::store::Store;
@@ -17,7 +19,7 @@ const MAX_METRICS: usize = 8;
 #[derive(Args)]
 #[command(after_help = "Example: olmo-pipe runs compare 20260131-0915 --max exact_match --top 5")]
 pub(crate) struct Compare {
-    /// First characters of each run's id; a sweep gives one row per trial.
+    /// First characters of each run's id, `latest`, or an experiment's name; a sweep gives one row per trial.
     #[arg(required = true)]
     runs: Vec<String>,
     /// Show this metric, by its name or the end of it (`exact_match`); may be repeated.
@@ -41,6 +43,9 @@ pub(crate) struct Compare {
     /// With `--task`, seed of the intervals' bootstrap.
     #[arg(long, value_name = "N", default_value_t = 0, requires = "task")]
     seed: u64,
+    /// With `--task`, also write the comparison as a Parquet file, one row for each difference.
+    #[arg(long, value_name = "FILE", requires = "task")]
+    parquet: Option<PathBuf>,
     /// Print every value and metric of every row as JSON.
     #[arg(long)]
     json: bool,
@@ -52,7 +57,24 @@ impl Compare {
         if let Some(task) = &self.task {
             let evaluations = engine::evaluations(store, &ids, &self.stage)?;
             let question = Paired { task, metrics: &self.metric, seed: self.seed };
-            return paired::compare(&evaluations, &question, self.json);
+            let named = |evaluation: &engine::Evaluation| {
+                let item = evaluation.item.as_ref().map_or_else(String::new, |item| format!("[{item}]"));
+                format!("{} {}{item}", evaluation.run, evaluation.stage)
+            };
+            let named: Vec<Named<'_>> = evaluations
+                .iter()
+                .map(|e| Named { name: named(e), stage: &e.stage, predictions: &e.predictions })
+                .collect();
+            let compared = paired::compare(&named, &question)?;
+            if let Some(path) = &self.parquet {
+                write_parquet(path, compared.rows())?;
+            }
+            if self.json {
+                answer_json(&compared.to_json());
+            } else {
+                answer(&compared.text());
+            }
+            return Ok(Exit::Success);
         }
         let mut rows = engine::rows(store, &ids)?;
         // Columns come from all rows, even if only the top ones are printed.

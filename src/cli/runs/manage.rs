@@ -36,7 +36,7 @@ pub(crate) enum Runs {
     /// Show the state of each stage of a run.
     #[command(after_help = "Example: olmo-pipe runs show 20260131-0915")]
     Show {
-        /// First characters of the run's id.
+        /// First characters of the run's id, `latest`, or an experiment's name.
         run: String,
         /// Print JSON (docs/json.md).
         #[arg(long)]
@@ -45,7 +45,7 @@ pub(crate) enum Runs {
     /// Print the output of a run's stages.
     #[command(after_help = "Example: olmo-pipe runs logs 20260131-0915 train --follow")]
     Logs {
-        /// First characters of the run's id.
+        /// First characters of the run's id, `latest`, or an experiment's name.
         run: String,
         /// Print only this stage, or one item of it: `eval[step40]`.
         stage: Option<String>,
@@ -59,7 +59,7 @@ pub(crate) enum Runs {
     /// Follow a run in another terminal; Ctrl-C detaches without stopping it.
     #[command(after_help = "Example: olmo-pipe runs attach 20260131-0915")]
     Attach {
-        /// First characters of the run's id.
+        /// First characters of the run's id, `latest`, or an experiment's name.
         run: String,
         /// Print every event as a JSON line (docs/json.md).
         #[arg(long)]
@@ -68,7 +68,7 @@ pub(crate) enum Runs {
     /// Stop a run in another terminal once its state is saved; see `resume`.
     #[command(after_help = "Example: olmo-pipe runs cancel 20260131-0915")]
     Cancel {
-        /// First characters of the run's id.
+        /// First characters of the run's id, `latest`, or an experiment's name.
         run: String,
         /// Kill its stages at once, without saving.
         #[arg(long)]
@@ -80,7 +80,7 @@ pub(crate) enum Runs {
     /// Remove the records and logs of runs; their results stay in the store.
     #[command(after_help = "Example: olmo-pipe runs rm 20260131-0915")]
     Rm {
-        /// First characters of each run's id.
+        /// First characters of each run's id, `latest`, or an experiment's name.
         #[arg(required = true)]
         runs: Vec<String>,
         /// Print JSON (docs/json.md).

@@ -3,6 +3,5 @@
 mod compare;
 mod logs;
 mod manage;
-mod paired;
 
 pub(super) use manage::Runs;

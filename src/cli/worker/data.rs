@@ -8,7 +8,7 @@ use olmo_base::ArtifactId;
 use olmo_stage::PortType;
 
 use super::command::{WorkerCommand, is_digest_prefix};
-use crate::artifacts::{Reference, find_run};
+use crate::artifacts::Reference;
 use crate::cli::common::Common;
 use crate::run::{folder, read_recorded};
 use crate::spec::Binding;
@@ -90,7 +90,7 @@ fn resolve_target(common: &Common, text: &str, inspects: bool) -> Result<Option<
 /// The rows that stage `stage` of run `run` reads. Without `stage`, the run must have exactly
 /// one stage with a memmap input.
 fn resolve_rows(store: &Store, run: &str, stage: Option<&str>) -> Result<Target, Problem> {
-    let id = find_run(store, run)?;
+    let id = crate::run::find(store, run)?;
     let recorded = read_recorded(&folder(store, &id), &id)?;
     let resolved = recorded.resolved;
     let rows = |name: &str| {

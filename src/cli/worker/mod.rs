@@ -4,7 +4,9 @@ mod command;
 mod data;
 mod logits;
 mod model;
+mod parquet;
 
 pub(super) use data::Data;
 pub(super) use logits::Logits;
 pub(super) use model::{Chat, Generate};
+pub(super) use parquet::write_parquet;

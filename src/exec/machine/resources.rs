@@ -1,5 +1,6 @@
 //! [`Machine`]: the resources of this machine, and which of them are free.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 
 use olmo_stage::contract::Resources;
@@ -17,9 +18,12 @@ pub(crate) struct Machine {
     cpus: u32,
     memory_mib: u64,
     gpus: Vec<String>,
-    free_cpus: u32,
     free_memory_mib: u64,
     held: Vec<Weak<Gpus>>,
+    /// The CPUs of each grant, by its number.
+    held_cpus: Vec<(u64, Weak<Cpus>)>,
+    /// Number of grants so far.
+    granted: u64,
     /// Shared with all engines of the machine. `None` in tests in which this engine is alone.
     ledger: Option<(Ledger, Capacity)>,
     waiting: Option<WaitingClaim>,
@@ -29,8 +33,20 @@ pub(crate) struct Machine {
 #[derive(Debug)]
 pub(crate) struct Occupied {
     pub grant: Grant,
+    cpus: Arc<Cpus>,
+    /// Number of CPUs that another grant took and that this one shares.
+    shared_cpus: u32,
     _lease: Option<Lease>,
     _gpus: Option<Arc<Gpus>>,
+}
+
+/// CPUs that one stage took and that others may share. They become free when the last user ends.
+#[derive(Debug)]
+struct Cpus {
+    count: u32,
+    /// Number of them that another stage uses too. No CPU has more than two users.
+    shared: AtomicU32,
+    _lease: Option<Lease>,
 }
 
 /// GPUs that one stage took and that others may share. They become free when the last user ends.
@@ -76,9 +92,10 @@ impl Machine {
             cpus,
             memory_mib,
             gpus,
-            free_cpus: cpus,
             free_memory_mib: memory_mib,
             held: Vec::new(),
+            held_cpus: Vec::new(),
+            granted: 0,
             ledger: None,
             waiting: None,
         }
@@ -108,7 +125,16 @@ impl Machine {
     /// The leases cannot be read or written.
     pub(crate) fn take(&mut self, request: &AdmissionRequest<'_>) -> Result<Admitted, ExecError> {
         let wants = request.resources;
-        let cpus = if wants.cpus == 0 { self.cpus } else { wants.cpus };
+        let lender = request.share.and_then(|grant| self.cpus_of(grant));
+        let cpus = match (wants.cpus, &lender) {
+            (0, Some(lender)) => lender.count,
+            (0, None) => self.cpus,
+            (cpus, _) => cpus,
+        };
+        let free_cpus = self.free_cpus();
+        // Free CPUs are better than shared ones.
+        let lender = lender.filter(|lender| cpus > free_cpus && cpus <= lender.count);
+        let lent = lender.as_ref().map(|lender| lender.count - lender.shared.load(Ordering::Relaxed));
         let count = wants.gpus as usize;
         self.held.retain(|held| held.strong_count() > 0);
         let taken: Vec<Arc<Gpus>> = self.held.iter().filter_map(Weak::upgrade).collect();
@@ -117,7 +143,7 @@ impl Machine {
         let is_taken = |gpu: &&String| taken.iter().any(|taken| taken.names.contains(gpu));
         let free: Vec<String> = self.gpus.iter().filter(|gpu| !is_taken(gpu)).cloned().collect();
         let short = Shortage {
-            cpus: cpus > self.free_cpus,
+            cpus: cpus > lent.unwrap_or(free_cpus),
             memory: wants.memory_mib > self.free_memory_mib,
             gpus: shared.is_none() && count > free.len(),
             holders: Vec::new(),
@@ -134,7 +160,7 @@ impl Machine {
                 let claim = Claim {
                     pid: std::process::id(),
                     domain: capacity.domain.clone(),
-                    cpus,
+                    cpus: if lender.is_some() { 0 } else { cpus },
                     memory_mib: wants.memory_mib,
                     gpus: if shared.is_some() { Vec::new() } else { free },
                     gpu_count: if shared.is_some() { 0 } else { count },
@@ -154,16 +180,40 @@ impl Machine {
             }
         };
         self.held.extend(gpus.iter().map(Arc::downgrade));
-        self.free_cpus -= cpus;
         self.free_memory_mib -= wants.memory_mib;
+        self.granted += 1;
+        let (shared_cpus, lease, taken) = match lender {
+            Some(lender) => {
+                lender.shared.fetch_add(cpus, Ordering::Relaxed);
+                (cpus, lease, lender)
+            }
+            None => {
+                let taken = Arc::new(Cpus { count: cpus, shared: AtomicU32::new(0), _lease: lease });
+                self.held_cpus.push((self.granted, Arc::downgrade(&taken)));
+                (0, None, taken)
+            }
+        };
         let names = gpus.as_ref().map(|gpus| gpus.names[..count].to_vec()).unwrap_or_default();
-        let grant = Grant { cpus, memory_mib: wants.memory_mib, gpus: names };
-        Ok(Admitted::Granted(Occupied { grant, _lease: lease, _gpus: gpus }))
+        let grant = Grant { number: self.granted, cpus, memory_mib: wants.memory_mib, gpus: names };
+        Ok(Admitted::Granted(Occupied { grant, cpus: taken, shared_cpus, _lease: lease, _gpus: gpus }))
+    }
+
+    /// The CPUs of a grant that is in use.
+    fn cpus_of(&self, grant: &Grant) -> Option<Arc<Cpus>> {
+        let found = self.held_cpus.iter().find(|(number, _)| *number == grant.number);
+        found.and_then(|(_, cpus)| cpus.upgrade())
+    }
+
+    /// Number of CPUs that no grant of this engine uses.
+    fn free_cpus(&mut self) -> u32 {
+        self.held_cpus.retain(|(_, held)| held.strong_count() > 0);
+        let held = self.held_cpus.iter().filter_map(|(_, held)| held.upgrade());
+        self.cpus.saturating_sub(held.map(|held| held.count).sum())
     }
 
     /// Releases resources that [`Machine::take`] granted.
     pub(crate) fn release(&mut self, occupied: Occupied) {
-        self.free_cpus += occupied.grant.cpus;
+        occupied.cpus.shared.fetch_sub(occupied.shared_cpus, Ordering::Relaxed);
         self.free_memory_mib += occupied.grant.memory_mib;
     }
 
@@ -255,10 +305,47 @@ mod tests {
     }
 
     #[test]
+    fn shared_cpus_have_at_most_two_users_and_are_free_when_their_last_user_ends() {
+        let mut machine = Machine::new(4, 1000, vec![]);
+        let train = take(&mut machine, &wants(0, 100, 0)).unwrap();
+        let share = |machine: &mut Machine, cpus| take_sharing(machine, &wants(cpus, 100, 0), Some(&train.grant));
+        assert!(take(&mut machine, &wants(1, 0, 0)).unwrap_err().cpus, "only a stage that names the other one shares");
+        let first = share(&mut machine, 3).unwrap();
+        assert_eq!(first.grant.cpus, 3);
+        assert!(share(&mut machine, 2).unwrap_err().cpus, "one CPU has a single user");
+        let second = share(&mut machine, 1).unwrap();
+        assert!(share(&mut machine, 1).unwrap_err().cpus);
+        machine.release(second);
+        assert_eq!(share(&mut machine, 0).unwrap_err(), Shortage { cpus: true, ..Shortage::default() });
+        machine.release(first);
+        let all = share(&mut machine, 0).unwrap();
+        assert_eq!(all.grant.cpus, 4, "0 means as many as the other stage has");
+        machine.release(train);
+        assert!(take(&mut machine, &wants(1, 0, 0)).unwrap_err().cpus, "they are still in use");
+        machine.release(all);
+        assert_eq!(take(&mut machine, &wants(4, 1000, 0)).unwrap().grant.cpus, 4);
+    }
+
+    #[test]
+    fn free_cpus_are_taken_before_shared_ones() {
+        let mut machine = Machine::new(4, 1000, vec![]);
+        let train = take(&mut machine, &wants(2, 0, 0)).unwrap();
+        let own = take_sharing(&mut machine, &wants(2, 0, 0), Some(&train.grant)).unwrap();
+        let shared = take_sharing(&mut machine, &wants(2, 0, 0), Some(&train.grant)).unwrap();
+        assert!(take(&mut machine, &wants(1, 0, 0)).is_err());
+        machine.release(shared);
+        machine.release(own);
+        assert!(take_sharing(&mut machine, &wants(3, 0, 0), Some(&train.grant)).unwrap_err().cpus);
+        assert_eq!(take(&mut machine, &wants(2, 0, 0)).unwrap().grant.cpus, 2);
+    }
+
+    #[test]
     fn zero_cpus_means_all_of_them() {
         let mut machine = Machine::new(4, 1000, vec![]);
-        assert_eq!(take(&mut machine, &wants(0, 0, 0)).unwrap().grant.cpus, 4);
+        let all = take(&mut machine, &wants(0, 0, 0)).unwrap();
+        assert_eq!(all.grant.cpus, 4);
         assert!(take(&mut machine, &wants(1, 0, 0)).is_err());
+        machine.release(all);
     }
 
     #[test]

@@ -197,7 +197,8 @@ impl<'r> Board<'r> {
         if self.stages[stage].end != End::Open {
             return expansion;
         }
-        let items = self.items(list);
+        let mut items = self.items(list);
+        items.retain(|item| self.stages[stage].spec.takes(&item.label));
         let before = std::mem::take(&mut self.stages[stage].tasks);
         let was_listed: HashSet<usize> = before.iter().copied().collect();
         for index in &before {
@@ -219,7 +220,7 @@ impl<'r> Board<'r> {
     /// Lists `item`, which has joined the list of the `for_each` stage `stage`. Returns its task,
     /// or `None` if the task was already listed.
     pub(crate) fn append(&mut self, stage: usize, item: ListItem) -> Option<usize> {
-        if self.stages[stage].end != End::Open {
+        if self.stages[stage].end != End::Open || !self.stages[stage].spec.takes(&item.label) {
             return None;
         }
         let known = self.tasks.len();

@@ -388,19 +388,6 @@ pub fn all(store: &Store) -> Result<Vec<RunId>, RunError> {
     Ok(ids)
 }
 
-/// The only run whose ID starts with `text`.
-pub fn find(store: &Store, text: &str) -> Result<RunId, RunError> {
-    let mut found: Vec<RunId> = all(store)?.into_iter().filter(|id| id.as_str().starts_with(text)).collect();
-    match found.len() {
-        1 => Ok(found.remove(0)),
-        _ if found.is_empty() || text.is_empty() => Err(RunError::UnknownRun { text: text.to_owned() }),
-        _ => {
-            let candidates = found.iter().map(ToString::to_string).collect();
-            Err(RunError::AmbiguousRun { text: text.to_owned(), candidates })
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -428,22 +415,5 @@ mod tests {
         fs::write(dir.path().join("resolved.json"), sealed(&newer)).unwrap();
         let refused = read_recorded(dir.path(), &id).unwrap_err().to_string();
         assert!(refused.contains("format 99"), "{refused}");
-    }
-
-    #[test]
-    fn a_run_is_found_by_the_beginning_of_its_name_if_only_one_has_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap();
-        for id in ["20260131-235959-0f3a", "20260131-235959-0f3b", "20260201-000000-0f3a"] {
-            fs::create_dir(store.runs_dir().join(id)).unwrap();
-        }
-        fs::create_dir(store.runs_dir().join("something else")).unwrap();
-        assert_eq!(all(&store).unwrap().len(), 3);
-        assert_eq!(find(&store, "202602").unwrap().as_str(), "20260201-000000-0f3a");
-        assert!(
-            matches!(find(&store, "202601"), Err(RunError::AmbiguousRun { candidates, .. }) if candidates.len() == 2)
-        );
-        assert!(matches!(find(&store, "1999"), Err(RunError::UnknownRun { .. })));
-        assert!(matches!(find(&store, ""), Err(RunError::UnknownRun { .. })));
     }
 }

@@ -66,6 +66,17 @@ pub fn evaluations(store: &Store, ids: &[RunId], stages: &[String]) -> Result<Ve
     Ok(found)
 }
 
+/// The instances that the metrics artifact `artifact` holds; `None` if it holds none.
+///
+/// # Errors
+/// It cannot be read.
+pub fn predictions(store: &Store, artifact: ArtifactId) -> Result<Option<Vec<Prediction>>, RunError> {
+    match store.manifest(artifact)?.files.contains_key(LINES) {
+        true => read(store, artifact).map(Some),
+        false => Ok(None),
+    }
+}
+
 fn read(store: &Store, artifact: ArtifactId) -> Result<Vec<Prediction>, RunError> {
     let folder = tempfile::tempdir().context(std::env::temp_dir())?;
     let place = folder.path().join("metrics");

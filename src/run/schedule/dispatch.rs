@@ -32,18 +32,17 @@ impl Scheduler<'_, '_> {
         }
         let mut short = Shortage::default();
         let mut closed = HashSet::new();
-        // Every task needs at least one CPU.
-        while !short.cpus
-            && let Some((task, class)) = self.tracker.queue().first(&closed)
-        {
+        while let Some((task, class)) = self.tracker.queue().first(&closed) {
             let (wants, share) = {
                 let class = self.tracker.queue().class(class);
                 (class.resources, class.share.clone())
             };
-            // The GPUs of another stage may be shared even if an earlier task waits for free ones.
-            let share = share.and_then(|name| self.running_with_gpus(task, &name));
+            // What another stage has may be shared even if an earlier task waits for free resources.
+            let share = share.and_then(|name| self.running(task, &name, wants.gpus));
             let lacks_memory = short.memory && wants.memory_mib > 0;
-            if lacks_memory || (short.gpus && wants.gpus > 0 && share.is_none()) {
+            // Every task needs at least one CPU.
+            let lacks_others = short.cpus || (short.gpus && wants.gpus > 0);
+            if lacks_memory || (lacks_others && share.is_none()) {
                 closed.insert(class);
                 continue;
             }
@@ -61,7 +60,8 @@ impl Scheduler<'_, '_> {
                     self.apply(task, Input::Admitted);
                 }
                 Ok(Admission::Short(lacking)) => {
-                    short.cpus |= lacking.cpus;
+                    // Others do not wait for what only this one may share.
+                    short.cpus |= lacking.cpus && share.is_none();
                     short.memory |= lacking.memory;
                     short.gpus |= lacking.gpus;
                     closed.insert(class);
@@ -92,16 +92,16 @@ impl Scheduler<'_, '_> {
         Ok(self.plan.options.executor.admit(&request)?)
     }
 
-    /// A running task with GPUs that belongs to stage `name` or to one of its trials. Prefers one
-    /// that makes an input of task `of`.
-    fn running_with_gpus(&self, of: usize, name: &str) -> Option<usize> {
+    /// A running task, with GPUs if `gpus` is not 0, that belongs to stage `name` or to one of its
+    /// trials. Prefers one that makes an input of task `of`.
+    fn running(&self, of: usize, name: &str, gpus: u32) -> Option<usize> {
         let board = self.tracker.board();
         let is_named = |stage: &str| stage == name || stage.split_once('@').is_some_and(|(base, _)| base == name);
-        let has_gpus = |task: &usize| {
+        let has_enough = |task: &usize| {
             let allocation = self.in_flight.get(task).and_then(|held| held.allocation.as_ref());
-            allocation.is_some_and(|allocation| !allocation.grant.gpus.is_empty())
+            allocation.is_some_and(|allocation| gpus == 0 || !allocation.grant.gpus.is_empty())
         };
-        let found = self.tracker.running().filter(|task| is_named(&board.stage_of(*task).name)).filter(has_gpus);
+        let found = self.tracker.running().filter(|task| is_named(&board.stage_of(*task).name)).filter(has_enough);
         queue::choose_shared(found.map(|task| {
             let made_by = |port: &crate::spec::PortRef| port.stage == board.stage_of(task).name;
             (board.stage_of(of).spec.reads().any(made_by), task)

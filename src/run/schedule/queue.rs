@@ -14,7 +14,7 @@ use crate::run::plan::board::Board;
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Class {
     pub resources: Resources,
-    /// The stage whose GPUs they may share.
+    /// The stage whose GPUs and CPUs they may share.
     pub share: Option<String>,
 }
 

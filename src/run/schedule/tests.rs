@@ -90,6 +90,7 @@ fn pipeline(dice: &mut Dice) -> Resolved {
             stall_s: None,
             retry: None,
             share: None,
+            every: None,
         };
         stages.push((name, stage));
     }

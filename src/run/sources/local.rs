@@ -327,6 +327,7 @@ mod tests {
             stall_s: None,
             retry: None,
             share: None,
+            every: None,
         }
     }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use olmo_base::files::{self, Durability};
 use olmo_base::{ArtifactId, Digest, IoContext as _, LockedFile, PathError};
-use olmo_remote::{Fetched, Lock, Locked, Remote, RemoteError, Source, Want};
+use olmo_remote::{ArtifactFile, Fetched, Lock, Locked, Remote, RemoteError, Source, Want};
 use olmo_stage::PortType;
 use olmo_stage::contract::InputPort;
 
@@ -92,7 +92,8 @@ pub(crate) fn artifacts(source: &str, locked: &Locked, input: &InputPort) -> Vec
 /// The artifacts of a source. Each is given by its files: name, digest and size in bytes.
 fn files(source: &Source, locked: &Locked, want: Want) -> Vec<BTreeMap<String, (Digest, u64)>> {
     let all = locked.artifacts(source, want);
-    all.into_iter().map(|files| files.into_iter().map(|(name, f)| (name, (f.blake3, f.size))).collect()).collect()
+    let entry = |(name, file): (String, ArtifactFile<'_>)| (name, (file.blake3(), file.size()));
+    all.into_iter().map(|files| files.into_iter().map(entry).collect()).collect()
 }
 
 /// Fetches the remote sources `wanted` into the store, unless they are there already. `known` holds
@@ -132,7 +133,7 @@ pub(crate) fn fetch_missing(
     for (source, uses) in missing {
         watch.fetching(source, 0, None);
         let locked = fetch_source(store, &remote, source, uses, known.get(source), watch)?;
-        let size = locked.files.iter().map(|file| file.size).sum();
+        let size = locked.files.iter().map(|file| file.fetched_bytes()).sum();
         watch.fetching(source, size, Some(size));
         if known.insert(source.clone(), locked.clone()).is_none() {
             // Write the lock after each source, since a later source may fail.
@@ -156,7 +157,7 @@ pub(crate) fn update(
     for (source, uses) in wanted {
         watch.fetching(source, 0, None);
         let locked = fetch_source(store, &remote, source, uses, None, watch)?;
-        let size = locked.files.iter().map(|file| file.size).sum();
+        let size = locked.files.iter().map(|file| file.fetched_bytes()).sum();
         watch.fetching(source, size, Some(size));
         now.insert(source.clone(), locked);
     }
@@ -220,11 +221,16 @@ fn fetch_source(
             let tree = folder.join("tree");
             let _ = fs::remove_dir_all(&tree);
             for (name, file) in files {
-                let Some(at) = found.files.iter().position(|other| other.path == file.path) else { continue };
                 let to = tree.join(name);
                 let parent = to.parent().unwrap_or(&tree);
                 fs::create_dir_all(parent).context_during("make the folder", parent)?;
-                fs::rename(&places[at], &to).context_during("move", &places[at])?;
+                match file {
+                    ArtifactFile::Fetched(file) => {
+                        let Some(at) = found.files.iter().position(|other| other.path == file.path) else { continue };
+                        fs::rename(&places[at], &to).context_during("move", &places[at])?;
+                    }
+                    ArtifactFile::Description(text) => fs::write(&to, text).context_during("write", &to)?,
+                }
             }
             store.commit_tree(*port_type, &tree)?;
         }

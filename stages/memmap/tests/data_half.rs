@@ -183,7 +183,7 @@ fn the_sample_data_are_sound_from_end_to_end() {
     let lines = dataset::read_text(&text).unwrap();
     assert_eq!(TokensReader::open(&text_tokens).unwrap().manifest().documents, lines.len() as u64);
     let concat = Memmap::open(&concat).unwrap();
-    let row = concat.instance(0);
+    let row = concat.instance(0).unwrap();
     assert_eq!(row.label_mask, None, "every token of plain text is a target");
     let said = tokenizer.decode(&row.input_ids, false).unwrap();
     assert!((lines.join("<|endoftext|>") + "<|endoftext|>").starts_with(&said), "{said}");

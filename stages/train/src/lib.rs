@@ -8,11 +8,12 @@ mod inherited;
 mod params;
 mod rules;
 mod setup;
+mod stopping;
 
 use olmo_stage::rules::{Finding, Question};
 use olmo_stage::{Context, Stage, StageError};
 
-pub use olmo_train::{LossNorm, Schedule, SchedulerName};
+pub use olmo_train::{LossNorm, Schedule, SchedulerName, SchedulerUnits};
 pub use params::{Duration, DurationError, OptimizerParams, Params, SchedulerParams};
 
 /// The stage.
@@ -23,7 +24,9 @@ impl Stage for Train {
     const CONTRACT: &'static str = include_str!("../stage.yaml");
 
     fn check(params: &Params, question: &Question) -> Vec<Finding> {
-        rules::check(params, question)
+        let mut findings = rules::check(params, question);
+        findings.extend(stopping::broken(params, |port| question.has(port)));
+        findings
     }
 
     fn run(params: Params, context: &mut Context) -> Result<(), StageError> {

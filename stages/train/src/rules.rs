@@ -17,6 +17,7 @@ use olmo_stage::rules::{Finding, Question};
 use olmo_train::data::too_few_rows;
 use olmo_train::learner::computes;
 use olmo_train::memory::{self, Need};
+use olmo_train::{SchedulerName, SchedulerUnits};
 use serde_json::Value;
 
 use crate::inherited;
@@ -68,7 +69,12 @@ pub(crate) fn check(params: &Params, question: &Question) -> Vec<Finding> {
     findings.extend(broken(params, &known));
     let steps = steps(params, data).ok().flatten();
     if let Some(steps) = steps {
-        findings.extend(warmup(params, steps));
+        let tokens =
+            |data: &Manifest| params.batch_rows(data.instances, data.sequence_length) as u64 * data.sequence_length;
+        match (params.scheduler.units, data.map(tokens)) {
+            (SchedulerUnits::Tokens, None) => {}
+            (_, tokens) => findings.extend(warmup(params, steps, tokens.unwrap_or(1))),
+        }
         findings.extend(intervals(params, question.has("eval_data"), steps));
     }
     let config = config.filter(|config| config.problems().is_empty());
@@ -348,10 +354,11 @@ pub(crate) fn steps(params: &Params, data: Option<&Manifest>) -> Result<Option<u
     steps.map(Some).ok_or_else(too_many)
 }
 
-/// The warning for a warm-up that is as long as a run of `steps` steps.
-pub(crate) fn warmup(params: &Params, steps: u64) -> Option<Finding> {
-    let warmup = params.schedule(steps).warmup;
-    (warmup >= steps).then(|| {
+/// The warning for a warm-up that is as long as a run of `steps` steps of `tokens_per_step` tokens.
+pub(crate) fn warmup(params: &Params, steps: u64, tokens_per_step: u64) -> Option<Finding> {
+    let schedule = params.schedule(steps, tokens_per_step);
+    let warmup = schedule.warmup.div_ceil(schedule.per_step.max(1));
+    (warmup >= steps && schedule.name != SchedulerName::Constant).then(|| {
         let is_fraction = params.scheduler.warmup_fraction.is_some();
         let param = if is_fraction { "scheduler.warmup_fraction" } else { "scheduler.t_warmup" };
         let text = format!(

@@ -9,11 +9,12 @@ use olmo_stage::{Compute, Context, StageError};
 use olmo_train::data::Batches;
 use olmo_train::learner::{computes, free_memory};
 use olmo_train::memory::{self, Need};
-use olmo_train::{CrossEntropy, Initial, OptimizerSettings, Origin, Setup, model_failure};
+use olmo_train::{CrossEntropy, Initial, OptimizerSettings, Origin, Schedule, Setup, model_failure};
 
 use crate::inherited;
 use crate::params::{Interval, Params, STEPS_PER_EPOCH};
 use crate::rules::{self, Known};
+use crate::stopping;
 
 /// Opens the inputs.
 ///
@@ -40,6 +41,7 @@ pub(crate) fn setup(params: Params, context: &mut Context) -> Result<Setup, Stag
         ranks: context.ranks(),
     };
     enforce(rules::broken(&params, &known))?;
+    enforce(stopping::broken(&params, |port| !context.inputs(port).is_empty()))?;
     let config = rules::config(&params, &known).expect("the rules require one model");
     let keeps_optimizer = given.as_deref().filter(|_| params.load_optim_state);
     let optimizer = keeps_optimizer.map(olmo_model::load_optimizer_state).transpose().map_err(model_failure)?;
@@ -63,7 +65,8 @@ pub(crate) fn setup(params: Params, context: &mut Context) -> Result<Setup, Stag
     }
     let batches = Batches::new(&data, global_batch, params.seed, params.document_mask)?;
     let (per_epoch, tokens_per_step) = (batches.per_epoch(), batches.tokens_per_step());
-    let schedule = params.schedule(max_steps);
+    let bolt_on = params.scheduler.bolt_on_warmup.then_some((origin.step, params.scheduler.t_warmup));
+    let schedule = Schedule { bolt_on, ..params.schedule(max_steps, tokens_per_step) };
     let interval = |interval: Option<Interval>| interval.and_then(|i| i.in_steps(per_epoch, tokens_per_step));
     let (save_interval, eval_interval) = (interval(params.save_interval), interval(params.eval_interval));
     context.message(format!(
@@ -73,7 +76,7 @@ pub(crate) fn setup(params: Params, context: &mut Context) -> Result<Setup, Stag
     if left_out > 0 {
         context.message(format!("each epoch skips {left_out} of {instances} rows, which do not fill a batch"));
     }
-    if let Some(warning) = rules::warmup(&params, max_steps) {
+    if let Some(warning) = rules::warmup(&params, max_steps, tokens_per_step) {
         context.warning(warning.message);
     }
     let sequence = data.manifest().sequence_length as usize;
@@ -100,7 +103,6 @@ pub(crate) fn setup(params: Params, context: &mut Context) -> Result<Setup, Stag
             weight_decay: optimizer.weight_decay,
             decay_norm_and_bias: optimizer.decay_norm_and_bias,
             decay_embeddings: optimizer.decay_embeddings,
-            max_grad_norm: params.max_grad_norm,
         },
         objective: CrossEntropy { norm: params.loss_norm, z_loss: params.z_loss },
         reduce: params.reduce.resolve(compute.device),
@@ -109,6 +111,8 @@ pub(crate) fn setup(params: Params, context: &mut Context) -> Result<Setup, Stag
         save_interval,
         eval_interval,
         eval_on_startup: params.eval_on_startup,
+        scorer: stopping::scorer(&params, context)?,
+        early_stopping: params.early_stopping.as_ref().and_then(stopping::rule),
         console_log_interval: params.console_log_interval,
         compute,
         device: params.compute.device,

@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 
 use common::{Attempt, data, events, item, metrics, params, weights, with};
 use olmo_model::{ModelConfig, Parameters, WeightType};
-use olmo_pickle::DType;
 use olmo_pickle::archive::ArchiveWriter;
 use olmo_pickle::distributed::{Checkpoint, CheckpointWriter, MODEL_AND_OPTIM, Writer};
 use olmo_pickle::pickle::Item;
+use olmo_pickle::{DType, Ranges};
 use olmo_stage::Event;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
@@ -204,6 +204,38 @@ fn without_a_request_only_the_weights_are_taken() {
     assert_eq!(loss(&weights_alone, 0), loss(&optimizer, 0));
     assert_ne!(loss(&weights_alone, 1), loss(&optimizer, 1));
     assert!(!said(&optimizer.dir).contains("had no labels"), "{}", said(&optimizer.dir));
+}
+
+#[test]
+fn a_step_of_which_only_the_bytes_of_the_weights_are_here_gives_those_and_nothing_else() {
+    let unbroken = Unbroken::new();
+    let whole = unbroken.step_of_olmo_core("core", train_of_olmo_core(2), false);
+    let partial = unbroken.folder("partial");
+    fs::create_dir_all(partial.join(MODEL_AND_OPTIM)).unwrap();
+    for name in ["config.json".to_owned(), format!("{MODEL_AND_OPTIM}/.metadata")] {
+        fs::copy(whole.join(&name), partial.join(&name)).unwrap();
+    }
+    let checkpoint = Checkpoint::open_folder(&whole).unwrap();
+    for (shard, ranges) in checkpoint.ranges(|name| name.starts_with("model.")) {
+        let bytes = fs::read(whole.join(MODEL_AND_OPTIM).join(shard)).unwrap();
+        let parts: Vec<u8> =
+            ranges.iter().flat_map(|(start, end)| bytes[*start as usize..*end as usize].to_vec()).collect();
+        assert!(parts.len() * 2 < bytes.len(), "the weights are less than half of the shard");
+        let list = Ranges::new(bytes.len() as u64, &ranges).unwrap().to_json();
+        for (name, content) in Ranges::file_names(shard).iter().zip([parts, list]) {
+            fs::write(partial.join(MODEL_AND_OPTIM).join(name), content).unwrap();
+        }
+    }
+    let of = |name: &str, init: &Path| {
+        let run = unbroken.from(name, init, json!({}));
+        run.run().unwrap();
+        weights(&run.dir)
+    };
+    assert_eq!(of("from-partial", &partial), of("from-whole", &whole));
+    for param in ["load_optim_state", "load_trainer_state"] {
+        let (_, message) = unbroken.from(param, &partial, json!({param: true})).failure();
+        assert!(message.contains("`#optim`"), "{param}: {message}");
+    }
 }
 
 #[test]

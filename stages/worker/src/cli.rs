@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 
 use crate::data::Data;
 use crate::inference::{Chat, Generate, Logits};
-use crate::table;
+use crate::{parquet, table};
 
 #[derive(Parser)]
 #[command(
@@ -49,6 +49,12 @@ enum Command {
     /// Answer a JSON list of questions on standard input with each stage's findings.
     #[command(after_help = "Example: echo '[]' | olmo-worker check")]
     Check,
+    /// Write a JSON list of rows on standard input as a Parquet file.
+    #[command(after_help = "Example: echo '[{\"a\": 1}]' | olmo-worker parquet table.parquet")]
+    Parquet {
+        /// The file to write.
+        file: PathBuf,
+    },
     /// Print the backends and devices of this machine as JSON.
     #[command(after_help = "Example: olmo-worker devices")]
     Devices,
@@ -84,6 +90,16 @@ pub fn main() -> ExitCode {
         Command::Check => {
             let text = std::io::read_to_string(std::io::stdin()).map_err(|e| e.to_string());
             print_answer(text.and_then(|text| table::check(&text)))
+        }
+        Command::Parquet { file } => {
+            let written = std::io::read_to_string(std::io::stdin()).map_err(|e| e.to_string());
+            match written.and_then(|text| parquet::write(&text, &file)) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(why) => {
+                    eprintln!("{why}");
+                    ExitCode::from(2)
+                }
+            }
         }
         Command::Devices => print_answer(Ok(format!("{:#}", table::devices()))),
         #[cfg(feature = "libtorch")]

@@ -382,7 +382,7 @@ fn inspect(
     let mut blocks = Vec::new();
     let mut sound = true;
     for step in steps {
-        let digest = step_digest(memmap, batch, seed, step);
+        let digest = step_digest(memmap, batch, seed, step)?;
         let said = match recorded.get(&step) {
             None => "not recorded by the run",
             Some(there) if *there == digest => "matches the run's record",
@@ -396,7 +396,7 @@ fn inspect(
         }
         let order = Order::new(memmap.instances(), batch, seed, (step - 1) * batch as u64);
         for (epoch, row) in order.take(batch) {
-            let sequence: Sequence = Sequences::row(memmap, row as usize);
+            let sequence: Sequence = Sequences::row(memmap, row as usize)?;
             let heading = preview::heading(&sequence, "row", u64::from(row));
             blocks.push((
                 format!("step {step}, epoch {epoch}, {heading}"),
@@ -408,16 +408,16 @@ fn inspect(
 }
 
 /// The digest of the batch of step `step`, as a training records it.
-fn step_digest(memmap: &Memmap, batch: usize, seed: u64, step: u64) -> String {
+fn step_digest(memmap: &Memmap, batch: usize, seed: u64, step: u64) -> Result<String, DataError> {
     let order = Order::new(memmap.instances(), batch, seed, (step - 1) * batch as u64);
     let rows: Vec<u32> = order.take(batch).map(|(_, row)| row).collect();
     let (mut input_ids, mut labels) = (Vec::new(), Vec::new());
-    for row in &rows {
-        let mut instance = memmap.instance(*row as usize);
+    let indices: Vec<usize> = rows.iter().map(|row| *row as usize).collect();
+    for mut instance in memmap.rows(&indices)? {
         input_ids.append(&mut instance.input_ids);
         labels.append(&mut instance.label_mask.unwrap_or_default());
     }
-    batch_digest(&rows, &input_ids, (!labels.is_empty()).then_some(labels.as_slice()))
+    Ok(batch_digest(&rows, &input_ids, (!labels.is_empty()).then_some(labels.as_slice())))
 }
 
 /// Parses `1,5-7` as 1, 5, 6, 7.

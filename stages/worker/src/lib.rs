@@ -8,6 +8,7 @@ mod choices;
 mod cli;
 mod data;
 mod inference;
+mod parquet;
 mod raw;
 mod table;
 

@@ -9,7 +9,7 @@ use olmo_stage::{Description, protocol, ranks};
 use serde_json::{Map, Value, json};
 
 /// Every built-in stage by name, sorted.
-pub const STAGES: [(&str, Entry); 10] = [
+pub const STAGES: [(&str, Entry); 11] = [
     ("checkpoint", Entry::of::<olmo_stage_checkpoint::Checkpoint>()),
     ("convert", Entry::of::<olmo_stage_convert::Convert>()),
     ("eval", Entry::of::<olmo_stage_eval::Eval>()),
@@ -17,6 +17,7 @@ pub const STAGES: [(&str, Entry); 10] = [
     ("generate", Entry::of::<olmo_stage_generate::Generate>()),
     ("memmap", Entry::of::<olmo_stage_memmap::Memmap>()),
     ("split", Entry::of::<olmo_stage_split::Split>()),
+    ("tasks", Entry::of::<olmo_stage_tasks::Tasks>()),
     ("tokenize", Entry::of::<olmo_stage_tokenize::Tokenize>()),
     ("tokenizer", Entry::of::<olmo_stage_tokenizer::Tokenizer>()),
     ("train", Entry::of::<olmo_stage_train::Train>()),

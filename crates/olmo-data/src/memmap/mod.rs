@@ -8,5 +8,6 @@ mod reader;
 mod writer;
 
 pub use instance_filter::InstanceFilter;
-pub use reader::{Dtype, Instance, Manifest, Memmap};
+pub use olmo_remote::RemoteFile;
+pub use reader::{Dtype, Instance, Manifest, Memmap, find_numpy_header};
 pub use writer::{Layout, MemmapOptions, MemmapWriter};

@@ -4,7 +4,8 @@
 //! name), `label_mask.npy` (one byte per token; absent if every token is a target),
 //! `boundaries.npy` (raw little-endian u64: where documents start, in tokens) and `manifest.json`.
 //! OLMo's own trainer reads the first two directly. Large sets are split into several files,
-//! `input_ids-1.npy` and so on after the first: OLMo's `data.paths`, in this order.
+//! `input_ids-1.npy` and so on after the first: OLMo's `data.paths`, in this order. Id files may also
+//! stay on a server: then the folder has the manifest alone, and rows are fetched when they are read.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -12,10 +13,14 @@ use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 use olmo_base::{Digest, IoContext as _};
+use olmo_remote::{RangeReader, RemoteError, RemoteFile, Settings};
 use serde::{Deserialize, Serialize};
 
 use crate::error::DataError;
 use crate::formats::json_file;
+
+/// Number of rows on a server to request at a time.
+const CONNECTIONS: usize = 16;
 
 pub(super) const INPUT_IDS: &str = "input_ids.npy";
 pub(super) const LABEL_MASK: &str = "label_mask.npy";
@@ -94,8 +99,32 @@ pub struct Manifest {
     /// Number of rows in each id file, if there are several.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shards: Vec<u64>,
+    /// The id files, if they stay on a server: then the folder has none, each row is one document,
+    /// and every token is a target.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remote: Vec<RemoteFile>,
     /// BLAKE3 digest of each file.
     pub blake3: BTreeMap<String, Digest>,
+}
+
+impl Manifest {
+    /// Number of rows in each id file.
+    fn rows_by_file(&self) -> Vec<u64> {
+        if self.shards.is_empty() { vec![self.instances] } else { self.shards.clone() }
+    }
+
+    /// Size of the ids of a row in bytes.
+    fn row_bytes(&self) -> u64 {
+        self.sequence_length * self.dtype.bytes() as u64
+    }
+
+    /// Writes it to folder `dir`.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn write(&self, dir: &Path) -> Result<(), DataError> {
+        json_file::write(&dir.join(MANIFEST), self)
+    }
 }
 
 fn is_zero(number: &u64) -> bool {
@@ -116,8 +145,14 @@ pub struct Instance {
 struct Shard {
     /// Index of its first row.
     first: usize,
-    input_ids: Mmap,
+    input_ids: IdFile,
     label_mask: Option<Mmap>,
+}
+
+#[derive(Debug)]
+enum IdFile {
+    Local(Mmap),
+    Remote(RemoteFile),
 }
 
 /// Memory-mapped rows of token ids. The files must not change while it is open.
@@ -126,7 +161,10 @@ pub struct Memmap {
     dir: PathBuf,
     manifest: Manifest,
     shards: Vec<Shard>,
+    /// Where documents start; not listed if the ids are on a server.
     boundaries: Vec<u64>,
+    /// Reads ids that are on a server.
+    reader: Option<RangeReader>,
 }
 
 impl Memmap {
@@ -152,7 +190,7 @@ impl Memmap {
             let (dtype, vocab_size) = (manifest.dtype.as_str(), manifest.vocab_size);
             return Err(DataError::Dtype { path: dir.join(INPUT_IDS), dtype, vocab_size });
         }
-        let rows = if manifest.shards.is_empty() { vec![manifest.instances] } else { manifest.shards.clone() };
+        let rows = manifest.rows_by_file();
         if rows.iter().try_fold(0u64, |sum, rows| sum.checked_add(*rows)) != Some(manifest.instances) {
             return Err(bad("the rows of its shards are not its instances"));
         }
@@ -163,6 +201,10 @@ impl Memmap {
             shards.push(Shard::open(dir, &manifest, shard, first, rows, masked)?);
             first += rows as usize;
         }
+        if !manifest.remote.is_empty() {
+            let reader = range_reader()?;
+            return Ok(Self { dir: dir.to_owned(), manifest, shards, boundaries: Vec::new(), reader: Some(reader) });
+        }
         let boundaries_path = dir.join(BOUNDARIES);
         let boundaries = map(&boundaries_path, manifest.documents.saturating_mul(8), |_| "")?;
         let boundaries: Vec<u64> = boundaries.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect();
@@ -170,22 +212,9 @@ impl Memmap {
         if !ascend || boundaries.last().is_some_and(|last| *last >= manifest.count) {
             return Err(DataError::broken(&boundaries_path, "the boundaries are not ascending within the tokens"));
         }
-        let opened = Self { dir: dir.to_owned(), manifest, shards, boundaries };
-        opened.check_ids()?;
+        let opened = Self { dir: dir.to_owned(), manifest, shards, boundaries, reader: None };
+        (0..opened.instances()).try_for_each(|row| opened.ids(row).map(drop))?;
         Ok(opened)
-    }
-
-    fn check_ids(&self) -> Result<(), DataError> {
-        let vocab_size = self.manifest.vocab_size;
-        let length = self.manifest.sequence_length as usize;
-        for row in 0..self.instances() {
-            let ids = self.ids(row);
-            if let Some(at) = ids.iter().position(|id| *id >= vocab_size) {
-                let (path, position, id) = (self.dir.join(INPUT_IDS), row * length + at, ids[at]);
-                return Err(DataError::OverVocabulary { path, position, id, vocab_size });
-            }
-        }
-        Ok(())
     }
 
     pub fn manifest(&self) -> &Manifest {
@@ -204,34 +233,78 @@ impl Memmap {
     }
 
     /// Row `index`, which must be below [`Memmap::instances`].
-    pub fn instance(&self, index: usize) -> Instance {
+    ///
+    /// # Errors
+    /// Its ids are on a server, and cannot be read or are not below the vocabulary size.
+    pub fn instance(&self, index: usize) -> Result<Instance, DataError> {
         let length = self.manifest.sequence_length as usize;
         let (shard, row) = self.shard(index);
         let label_mask = shard
             .label_mask
             .as_ref()
             .map(|mask| mask[row * length..][..length].iter().map(|byte| *byte != 0).collect());
-        Instance { input_ids: self.ids(index), label_mask }
+        Ok(Instance { input_ids: self.ids(index)?, label_mask })
     }
 
-    fn ids(&self, index: usize) -> Vec<u32> {
-        let (shard, index) = self.shard(index);
-        let row = self.manifest.sequence_length as usize * self.manifest.dtype.bytes();
-        let bytes = &shard.input_ids[index * row..][..row];
-        match self.manifest.dtype {
+    /// The rows `indices`, in this order. Those on a server are requested side by side.
+    ///
+    /// # Errors
+    /// As for [`instance`](Self::instance).
+    pub fn rows(&self, indices: &[usize]) -> Result<Vec<Instance>, DataError> {
+        if self.reader.is_none() || indices.len() < 2 {
+            return indices.iter().map(|index| self.instance(*index)).collect();
+        }
+        let share = indices.len().div_ceil(CONNECTIONS);
+        let shares = std::thread::scope(|scope| {
+            let read = |share: &[usize]| share.iter().map(|index| self.instance(*index)).collect::<Result<Vec<_>, _>>();
+            let threads: Vec<_> = indices.chunks(share).map(|share| scope.spawn(move || read(share))).collect();
+            let joined =
+                threads.into_iter().map(|thread| thread.join().unwrap_or_else(|e| std::panic::resume_unwind(e)));
+            joined.collect::<Result<Vec<_>, _>>()
+        });
+        Ok(shares?.into_iter().flatten().collect())
+    }
+
+    fn ids(&self, index: usize) -> Result<Vec<u32>, DataError> {
+        let (shard, row) = self.shard(index);
+        let length = self.manifest.sequence_length as usize * self.manifest.dtype.bytes();
+        let mut fetched = Vec::new();
+        let bytes = match (&shard.input_ids, &self.reader) {
+            (IdFile::Local(map), _) => &map[row * length..][..length],
+            (IdFile::Remote(file), Some(reader)) => {
+                fetched.extend(reader.read(file, (row * length) as u64, length).map_err(Box::new)?);
+                &fetched[..]
+            }
+            (IdFile::Remote(_), None) => return Err(DataError::broken(&self.dir, "was opened without a reader")),
+        };
+        let ids: Vec<u32> = match self.manifest.dtype {
             Dtype::Uint16 => bytes.as_chunks().0.iter().map(|b| u32::from(u16::from_le_bytes(*b))).collect(),
             Dtype::Uint32 => bytes.as_chunks().0.iter().map(|b| u32::from_le_bytes(*b)).collect(),
+        };
+        let vocab_size = self.manifest.vocab_size;
+        if let Some(at) = ids.iter().position(|id| *id >= vocab_size) {
+            let path = match &shard.input_ids {
+                IdFile::Local(_) => self.dir.join(INPUT_IDS),
+                IdFile::Remote(file) => PathBuf::from(&file.url),
+            };
+            let position = index * self.manifest.sequence_length as usize + at;
+            return Err(DataError::OverVocabulary { path, position, id: ids[at], vocab_size });
         }
+        Ok(ids)
     }
 
     /// Where documents start, in tokens from the first row, ascending. A document ends where the
-    /// next one starts; padding belongs to the document before it.
+    /// next one starts; padding belongs to the document before it. Empty if the ids are on a server:
+    /// then each row is one document.
     pub fn boundaries(&self) -> &[u64] {
         &self.boundaries
     }
 
     /// Where documents start within row `index`. A row may start inside a document.
     pub fn document_starts(&self, index: usize) -> Vec<usize> {
+        if self.reader.is_some() {
+            return vec![0];
+        }
         let length = self.manifest.sequence_length;
         let (from, to) = (index as u64 * length, (index as u64 + 1) * length);
         let first = self.boundaries.partition_point(|start| *start < from);
@@ -261,6 +334,13 @@ impl Shard {
         rows: u64,
         masked: bool,
     ) -> Result<Self, DataError> {
+        if !manifest.remote.is_empty() {
+            let file = manifest.remote.get(shard).filter(|file| file.size / manifest.row_bytes() == rows);
+            let file = file.ok_or_else(|| {
+                DataError::broken(&dir.join(MANIFEST), "its remote files do not have the rows that it says")
+            })?;
+            return Ok(Self { first, input_ids: IdFile::Remote(file.clone()), label_mask: None });
+        }
         let count = rows * manifest.sequence_length;
         let ids_path = dir.join(shard_name(INPUT_IDS, shard));
         let width = manifest.dtype.bytes() as u64;
@@ -274,14 +354,37 @@ impl Shard {
             if path.exists() {
                 return Err(DataError::broken(&path, "is not in the manifest"));
             }
-            return Ok(Self { first, input_ids, label_mask: None });
+            return Ok(Self { first, input_ids: IdFile::Local(input_ids), label_mask: None });
         }
         let mask = map(&path, count, |_| "")?;
         if let Some(at) = mask.iter().position(|byte| *byte > 1) {
             return Err(DataError::broken(&path, format!("byte {at} is {}, not 0 or 1", mask[at])));
         }
-        Ok(Self { first, input_ids, label_mask: Some(mask) })
+        Ok(Self { first, input_ids: IdFile::Local(input_ids), label_mask: Some(mask) })
     }
+}
+
+/// A reader of files on servers, with the settings of the environment.
+fn range_reader() -> Result<RangeReader, DataError> {
+    let settings = Settings::of_environment(|name| std::env::var(name).ok());
+    let settings = settings.map_err(|why| RemoteError::Form { source_text: "the environment".to_owned(), why });
+    Ok(settings.and_then(|settings| RangeReader::new(&settings)).map_err(Box::new)?)
+}
+
+/// Reads the first bytes of each of `files`. Returns the first one that begins with numpy's header,
+/// which raw files of ids do not have.
+///
+/// # Errors
+/// A file cannot be read, or changed.
+pub fn find_numpy_header(files: &[RemoteFile]) -> Result<Option<&RemoteFile>, DataError> {
+    const MAGIC: &[u8] = b"\x93NUMPY";
+    let reader = range_reader()?;
+    for file in files.iter().filter(|file| file.size >= MAGIC.len() as u64) {
+        if reader.read(file, 0, MAGIC.len()).map_err(Box::new)? == MAGIC {
+            return Ok(Some(file));
+        }
+    }
+    Ok(None)
 }
 
 fn map(path: &Path, expected: u64, guess: impl Fn(u64) -> &'static str) -> Result<Mmap, DataError> {

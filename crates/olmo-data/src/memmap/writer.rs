@@ -9,7 +9,9 @@ use olmo_base::{Digest, IoContext as _};
 use super::boundaries_csv::{self, CSV_BOUNDARIES};
 use super::hashed_file::HashedFile;
 use super::instance_filter::InstanceFilter;
-use super::reader::{BOUNDARIES, Dtype, INPUT_IDS, LABEL_MASK, MANIFEST, Manifest, shard_name};
+use super::reader::{BOUNDARIES, Dtype, INPUT_IDS, LABEL_MASK, Manifest, shard_name};
+use olmo_remote::RemoteFile;
+
 use crate::error::DataError;
 use crate::formats::{id_bytes, json_file};
 
@@ -277,9 +279,40 @@ impl MemmapWriter {
             padding: self.padding,
             filtered: self.filtered,
             shards: if self.shards.len() > 1 { self.shards } else { Vec::new() },
+            remote: Vec::new(),
             blake3: self.blake3,
         };
-        json_file::write(&self.dir.join(MANIFEST), &manifest)?;
+        manifest.write(&self.dir)?;
         Ok(manifest)
+    }
+}
+
+impl Manifest {
+    /// The manifest of rows whose ids stay in `files` on a server. Only the whole rows of each file
+    /// are used.
+    pub fn of_remote(layout: &Layout, dtype: Dtype, files: Vec<RemoteFile>) -> Self {
+        let sequence_length = layout.sequence_length as u64;
+        let rows: Vec<u64> = files.iter().map(|file| file.size / (sequence_length * dtype.bytes() as u64)).collect();
+        let instances = rows.iter().sum::<u64>();
+        Self {
+            format: json_file::FORMAT,
+            dtype,
+            count: instances * sequence_length,
+            sequence_length,
+            instances,
+            labels: instances * (sequence_length - 1),
+            vocab_size: layout.vocab_size,
+            tokenizer: layout.tokenizer,
+            eos_token_id: layout.eos_token_id,
+            pad_token_id: layout.pad_token_id,
+            documents: instances,
+            dropped: 0,
+            truncated: 0,
+            padding: 0,
+            filtered: 0,
+            shards: if rows.len() > 1 { rows } else { Vec::new() },
+            remote: files,
+            blake3: BTreeMap::new(),
+        }
     }
 }

@@ -84,7 +84,7 @@ impl Sequences {
             }
             Self::Memmap(memmap) => {
                 for index in 0..memmap.instances() {
-                    if !each(index as u64, Self::row(&memmap, index)) {
+                    if !each(index as u64, Self::row(&memmap, index)?) {
                         break;
                     }
                 }
@@ -94,8 +94,11 @@ impl Sequences {
     }
 
     /// Row `index` of `memmap`.
-    pub fn row(memmap: &Memmap, index: usize) -> Sequence {
-        let instance = memmap.instance(index);
+    ///
+    /// # Errors
+    /// It is on a server, and cannot be read.
+    pub fn row(memmap: &Memmap, index: usize) -> Result<Sequence, DataError> {
+        let instance = memmap.instance(index)?;
         let length = instance.input_ids.len();
         let label_mask = instance.label_mask.unwrap_or_else(|| vec![true; length]);
         let pad = memmap.manifest().pad_token_id;
@@ -105,6 +108,6 @@ impl Sequences {
         } else {
             instance.input_ids.iter().zip(&label_mask).rev().take_while(|pair| filled(*pair)).count()
         };
-        Sequence { input_ids: instance.input_ids, label_mask, starts: memmap.document_starts(index), padding }
+        Ok(Sequence { input_ids: instance.input_ids, label_mask, starts: memmap.document_starts(index), padding })
     }
 }

@@ -37,7 +37,7 @@ impl Form {
             Ok(Self::LmEval)
         } else if fields.has("request") {
             Ok(Self::OeEval)
-        } else if fields.has("prompt") || fields.has("messages") {
+        } else if fields.has("prompt") || fields.has("prompts") || fields.has("messages") {
             Ok(Self::Serialized)
         } else {
             Err("has none of the keys `prompt` or `messages` (olmo-eval), `request` (oe-eval) and `arguments` (lm-eval)"

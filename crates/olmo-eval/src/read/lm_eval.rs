@@ -33,7 +33,7 @@ pub(super) fn parse(fields: &Fields<'_>, line: usize, task: &str) -> Result<Pars
         }
     };
     let task = fields.text("task_name")?.unwrap_or(task).to_owned();
-    Ok(Parsed::Whole(Instance { task, id: fields.id("doc_id")?, native_id: None, line, work }))
+    Ok(Parsed::Whole(Instance { task, id: fields.id("doc_id")?, native_id: None, line, work, in_loop: None }))
 }
 
 fn generate(context: &str, settings: &Map<String, Value>, fields: &Fields<'_>) -> Result<Work, String> {

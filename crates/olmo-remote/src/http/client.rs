@@ -221,3 +221,25 @@ fn classify(answer: Answer, token: bool) -> Attempt {
         _ => Attempt::Never(error),
     }
 }
+
+/// `bytes 5-9/10` or `bytes */10`: the first byte and the total size.
+pub(crate) fn content_range(text: &str) -> Option<(Option<u64>, Option<u64>)> {
+    let (range, total) = text.trim().strip_prefix("bytes")?.trim().split_once('/')?;
+    let start = range.split_once('-').and_then(|(start, _)| start.trim().parse().ok());
+    Some((start, total.trim().parse().ok()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_ranges_are_read() {
+        assert_eq!(content_range("bytes 5-9/10"), Some((Some(5), Some(10))));
+        assert_eq!(content_range("bytes */10"), Some((None, Some(10))));
+        assert_eq!(content_range("bytes 0-1/*"), Some((Some(0), None)));
+        for bad in ["", "items 0-1/2", "bytes 5", "5-9/10"] {
+            assert_eq!(content_range(bad), None, "{bad}");
+        }
+    }
+}

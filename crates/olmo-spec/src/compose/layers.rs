@@ -25,6 +25,7 @@ pub(crate) struct StageSource {
     /// The stage is left out unless this holds.
     pub when: Option<Node>,
     pub for_each: Option<Node>,
+    pub every: Option<Node>,
     pub resources: Vec<Entry>,
     pub timeout: Option<Node>,
     pub stall: Option<Node>,
@@ -132,7 +133,7 @@ fn removes(setting: &Setting, name: &str) -> bool {
 }
 
 /// Parts of a stage that are set as a whole.
-const WHOLE: [&str; 6] = ["timeout", "when", "for_each", "stall", "retry", "share"];
+const WHOLE: [&str; 7] = ["timeout", "when", "for_each", "every", "stall", "retry", "share"];
 
 /// Reports a `--set stages.…` that names no stage or no part of one.
 pub(crate) fn check_target(session: &mut Session, stages: &Stages, setting: &Setting) {
@@ -194,6 +195,7 @@ fn merged(session: &mut Session, catalog: &mut Catalog, entries: &[&Entry], cwd:
         with: all("with", params),
         when: plain("when"),
         for_each: plain("for_each"),
+        every: plain("every"),
         resources: all("resources", &Value::Null),
         timeout: plain("timeout"),
         stall: plain("stall"),
@@ -220,12 +222,13 @@ pub(crate) fn set<'s>(session: &mut Session, stage: &mut StageSource, settings: 
             ("share", []) => stage.share = Some(setting.value.clone()),
             ("when", []) => stage.when = Some(setting.value.clone()),
             ("for_each", []) => stage.for_each = Some(setting.value.clone()),
+            ("every", []) => stage.every = Some(setting.value.clone()),
             // Reported by `check_target`.
             _ => {}
         }
     }
-    let StageSource { when, for_each, timeout, stall, retry, share, .. } = stage;
-    for node in [when, for_each, timeout, stall, retry, share] {
+    let StageSource { when, for_each, every, timeout, stall, retry, share, .. } = stage;
+    for node in [when, for_each, every, timeout, stall, retry, share] {
         node.take_if(|node| node.is_null());
     }
 }

@@ -194,6 +194,10 @@ pub(crate) struct Stage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<PortText>")]
     pub for_each: Option<String>,
+    /// With `for_each`: only for items whose number is a multiple of this, such as `step2000` for 1000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<u64>", range(min = 1), extend("x-references" = true))]
+    pub every: Option<u64>,
     /// What it needs, where that differs from the contract.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<ResourceChange>", extend("x-references" = true))]
@@ -210,7 +214,7 @@ pub(crate) struct Stage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<RetryRule>", extend("x-references" = true))]
     pub retry: Option<RetryRule>,
-    /// A stage whose GPUs it may use beside that one; else it waits for free ones.
+    /// A stage whose GPUs and CPUs it may use beside that one; else it waits for free ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share: Option<String>,
 }
@@ -236,6 +240,10 @@ pub(crate) struct StageChange {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<PortText>")]
     pub for_each: Option<String>,
+    /// With `for_each`: only for items whose number is a multiple of this, such as `step2000` for 1000; null: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<u64>", range(min = 1), extend("x-references" = true))]
+    pub every: Option<u64>,
     /// Merged into the stage's `resources`, key by key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "ResourceChange", extend("x-references" = true))]
@@ -252,7 +260,7 @@ pub(crate) struct StageChange {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<RetryRule>", extend("x-references" = true))]
     pub retry: Option<RetryRule>,
-    /// A stage whose GPUs it may use beside that one; else it waits for free ones.
+    /// A stage whose GPUs and CPUs it may use beside that one; else it waits for free ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share: Option<String>,
 }

@@ -348,6 +348,9 @@ impl Resolver<'_> {
         let Target { stage, name, port, .. } = target;
         let want = want(port);
         let source = Source::parse(text).and_then(|source| match source.misfit(want) {
+            None if source.is_by_range() && !port.by_range => {
+                Err("this input needs the whole file; write its address without `#by-range`".to_owned())
+            }
             None => Ok(source),
             Some(why) => Err(why),
         });

@@ -82,6 +82,9 @@ pub struct ResolvedStage {
     pub stage_dir: Option<PathBuf>,
     /// The list whose items each give an instance of this stage.
     pub for_each: Option<PortRef>,
+    /// Only items whose number is a multiple of this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub every: Option<u64>,
     /// Bindings by port. A single port has one binding; a list port has either one reference to a list
     /// (see [`Resolved::is_list`]) or a binding for each item; an absent optional port is left out.
     pub inputs: BTreeMap<String, Vec<Binding>>,
@@ -96,7 +99,7 @@ pub struct ResolvedStage {
     /// When it is retried after a failure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
-    /// The stage whose GPUs it may use while that stage runs.
+    /// The stage whose GPUs and CPUs it may use while that stage runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share: Option<String>,
 }
@@ -324,6 +327,16 @@ impl Graph {
 }
 
 impl ResolvedStage {
+    /// Whether a `for_each` stage runs for the item with this label. With `every`, the label's number
+    /// must be a multiple of it; a label without a number always counts.
+    pub fn takes(&self, label: &str) -> bool {
+        let digits = label.trim_start_matches(|c: char| !c.is_ascii_digit());
+        match (self.every, digits.parse::<u64>()) {
+            (Some(every), Ok(number)) => number % every.max(1) == 0,
+            _ => true,
+        }
+    }
+
     /// The output ports that this stage reads, `for_each` first. A port that is read twice appears
     /// twice.
     pub fn reads(&self) -> impl Iterator<Item = &PortRef> {

@@ -77,6 +77,7 @@ impl Resolver<'_> {
             uses: stage.uses.clone(),
             description: found.description.clone(),
             stage_dir: found.folder.clone(),
+            every: stage.every.as_ref().and_then(|node| self.every(stage, node)),
             for_each: item.map(|(port, _)| port),
             inputs,
             params: params.to_json(),
@@ -175,6 +176,30 @@ impl Resolver<'_> {
         self.session.report(Problem::new("spec::ranks", node.span, message).help(help));
     }
 
+    /// The number in `every`, which needs `for_each`.
+    fn every(&mut self, stage: &StageSource, node: &Node) -> Option<u64> {
+        let value = self.value(node, "every");
+        if value.content == Content::Unknown || value.is_null() {
+            return None;
+        }
+        let path = format!("stages.{}.every", stage.name);
+        self.origin(&path, &value, None);
+        let number = value.to_json().as_u64().filter(|number| *number > 0);
+        let problem = if stage.for_each.as_ref().is_none_or(Node::is_null) {
+            let message = format!("`{path}` has no effect without `for_each`");
+            Some((message, "add `for_each: \"${stages.STAGE.PORT}\"`, or remove it".to_owned()))
+        } else if number.is_none() {
+            let message = format!("`{path}` must be a whole number of at least 1, not {}", value.described());
+            Some((message, "write `every: 1000` for step1000, step2000 and so on".to_owned()))
+        } else {
+            None
+        };
+        if let Some((message, help)) = problem.filter(|_| !self.session.is_reported(value.span)) {
+            self.session.report(Problem::new("spec::bad_value", value.span, message).help(help));
+        }
+        number
+    }
+
     fn time(&mut self, stage: &StageSource, node: &Node, key: &str) -> Option<u64> {
         let path = format!("stages.{}.{key}", stage.name);
         let value = self.value(node, key);
@@ -218,7 +243,7 @@ impl Resolver<'_> {
         })
     }
 
-    /// The name of the stage whose GPUs `stage` may share.
+    /// The name of the stage whose GPUs and CPUs `stage` may share.
     fn share(&mut self, stage: &StageSource, node: &Node) -> Option<String> {
         let value = self.value(node, "share");
         if value.content == Content::Unknown {
@@ -230,8 +255,8 @@ impl Resolver<'_> {
             return Some(name);
         }
         let message = match name == stage.name {
-            true => format!("stage `{name}` cannot share GPUs with itself"),
-            false => format!("there is no stage {} whose GPUs `{}` could share", quoted(&name), stage.name),
+            true => format!("stage `{name}` cannot share resources with itself"),
+            false => format!("there is no stage {} whose resources `{}` could share", quoted(&name), stage.name),
         };
         let names: Vec<&str> = self.stages.names().filter(|name| *name != stage.name).collect();
         let help = nearest::help(&name, names);

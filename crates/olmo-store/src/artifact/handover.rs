@@ -14,6 +14,9 @@ use crate::error::StoreError;
 use crate::manifest::Entry;
 use crate::{Store, disk};
 
+/// How often an object may be replaced while it is handed over.
+const MOST_REPLACED: u32 = 1000;
+
 /// How files leave the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Handover {
@@ -91,35 +94,30 @@ impl Store {
             how => how,
         };
         let mode = if entry.executable { 0o755 } else { 0o644 };
+        let mut replaced = 0;
         let (digest, _) = match how {
-            Handover::Link => {
+            Handover::Link | Handover::HardLink => loop {
                 let hashed = Digest::of_reader(&mut file).context_during("read", &object)?;
-                if hashed.0 == entry.digest {
-                    match fs::hard_link(&object, to) {
-                        Ok(()) => {}
-                        Err(e) if disk::cannot_link(&e) => {
-                            let mut again = disk::open_regular(&object)?.0;
-                            copy(&mut again, to, 0o444, Handover::Copy)?;
-                        }
-                        Err(e) => return Err(PathError::during("link", to, e).into()),
+                if hashed.0 != entry.digest {
+                    break hashed;
+                }
+                match fs::hard_link(&object, to) {
+                    Ok(()) => break hashed,
+                    // A commit of the same bytes has replaced the file since it was opened.
+                    Err(e) if e.kind() == io::ErrorKind::NotFound && replaced < MOST_REPLACED && object.exists() => {
+                        replaced += 1;
+                        file = disk::open_regular(&object)?.0;
                     }
+                    Err(source) if disk::cannot_link(&source) && how == Handover::HardLink => {
+                        return Err(StoreError::CannotShare { how: "a hard link", to: to.to_owned(), source });
+                    }
+                    Err(e) if disk::cannot_link(&e) => {
+                        let mut again = disk::open_regular(&object)?.0;
+                        break copy(&mut again, to, 0o444, Handover::Copy)?;
+                    }
+                    Err(e) => return Err(PathError::during("link", to, e).into()),
                 }
-                hashed
-            }
-            Handover::HardLink => {
-                let hashed = Digest::of_reader(&mut file).context_during("read", &object)?;
-                if hashed.0 == entry.digest {
-                    fs::hard_link(&object, to).map_err(|source| {
-                        let (how, to) = ("a hard link", to.to_owned());
-                        if disk::cannot_link(&source) {
-                            StoreError::CannotShare { how, to, source }
-                        } else {
-                            PathError::during("link", &to, source).into()
-                        }
-                    })?;
-                }
-                hashed
-            }
+            },
             Handover::Copy | Handover::Reflink | Handover::Bytes => copy(&mut file, to, mode, how)?,
         };
         if digest == entry.digest { Ok(()) } else { Err(self.corrupt(artifact, entry, Some(Seen::of(&metadata)))) }
@@ -262,6 +260,34 @@ mod tests {
         fs::write(copy.join("deep/weights"), "changed").unwrap();
         assert_eq!(fs::read_to_string(&object).unwrap(), "weights");
         assert_eq!(fs::read_to_string(copy.join("config.json")).unwrap(), "{}");
+    }
+
+    #[test]
+    fn an_object_that_a_commit_replaces_meanwhile_is_handed_over() {
+        let (dir, store, artifact) = committed();
+        let object = store.object_path(ObjectId::of(b"weights"));
+        let ended = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                // As a commit of the same bytes does.
+                let new = dir.path().join("new");
+                while !ended.load(std::sync::atomic::Ordering::Relaxed) {
+                    fs::write(&new, "weights").unwrap();
+                    fs::rename(&new, &object).unwrap();
+                }
+            });
+            let handed: Result<Vec<()>, StoreError> = (0..2000)
+                .map(|number| {
+                    let how = if number % 2 == 0 { Handover::Link } else { Handover::HardLink };
+                    let to = dir.path().join("to");
+                    store.materialize(artifact, &to, how)?;
+                    fs::remove_dir_all(&to).unwrap();
+                    Ok(())
+                })
+                .collect();
+            ended.store(true, std::sync::atomic::Ordering::Relaxed);
+            handed.unwrap();
+        });
     }
 
     #[test]

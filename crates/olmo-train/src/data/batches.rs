@@ -91,7 +91,10 @@ impl<'a> Batches<'a> {
     }
 
     /// The rows of the step after `done` steps.
-    pub(crate) fn after(&mut self, done: u64) -> StepBatch {
+    ///
+    /// # Errors
+    /// They are on a server, and cannot be read.
+    pub(crate) fn after(&mut self, done: u64) -> Result<StepBatch, StageError> {
         // A step never spans two epochs.
         let (epoch, _) = self.position(done);
         self.order.seek(done * self.global_batch as u64);
@@ -102,29 +105,31 @@ impl<'a> Batches<'a> {
         let (mut input_ids, mut label_mask) = (Vec::new(), None);
         let mut digest = String::new();
         if self.has_digest {
-            (input_ids, label_mask) = read(data, all());
+            (input_ids, label_mask) = read(data, all())?;
             digest = order::batch_digest(&rows, &input_ids, label_mask.as_deref());
         }
         if !self.has_digest || own.len() < rows.len() {
-            (input_ids, label_mask) = read(data, own_rows());
+            (input_ids, label_mask) = read(data, own_rows())?;
         }
         let sequence = data.manifest().sequence_length as usize;
         let documents = self.document_mask.then(|| documents(data, own_rows()));
-        StepBatch { epoch, own, input_ids, label_mask, documents, sequence, digest, rows }
+        Ok(StepBatch { epoch, own, input_ids, label_mask, documents, sequence, digest, rows })
     }
 }
 
+/// Ids, and which of them are targets unless all are.
+type Labelled = (Vec<u32>, Option<Vec<bool>>);
+
 /// Ids and labels of rows, concatenated.
-fn read(data: &Memmap, rows: impl Iterator<Item = usize>) -> (Vec<u32>, Option<Vec<bool>>) {
+fn read(data: &Memmap, rows: impl Iterator<Item = usize>) -> Result<Labelled, StageError> {
     let (mut input_ids, mut label_mask) = (Vec::new(), Vec::new());
-    for row in rows {
-        let mut instance = data.instance(row);
+    for mut instance in data.rows(&rows.collect::<Vec<_>>())? {
         input_ids.append(&mut instance.input_ids);
         label_mask.append(&mut instance.label_mask.unwrap_or_default());
     }
     // Either all rows of a memmap have a label mask or none has.
     let masked = !label_mask.is_empty();
-    (input_ids, masked.then_some(label_mask))
+    Ok((input_ids, masked.then_some(label_mask)))
 }
 
 /// For each token of `rows`, the position in its row where its document begins.
@@ -143,10 +148,14 @@ fn documents(data: &Memmap, rows: impl Iterator<Item = usize>) -> Vec<u32> {
 }
 
 /// The rows `from..to` of `data` as a batch for the model.
-pub(crate) fn rows(data: &Memmap, from: usize, to: usize, document_mask: bool) -> Batch {
-    let (input_ids, label_mask) = read(data, from..to);
+///
+/// # Errors
+/// They are on a server, and cannot be read.
+pub(crate) fn rows(data: &Memmap, from: usize, to: usize, document_mask: bool) -> Result<Batch, StageError> {
+    let (input_ids, label_mask) = read(data, from..to)?;
     let documents = document_mask.then(|| documents(data, from..to).into());
-    Batch { input_ids, label_mask, documents, batch: to - from, sequence: data.manifest().sequence_length as usize }
+    let sequence = data.manifest().sequence_length as usize;
+    Ok(Batch { input_ids, label_mask, documents, batch: to - from, sequence })
 }
 
 impl StepBatch {
@@ -217,12 +226,12 @@ mod tests {
         let mut batches = Batches::new(&data, 3, 7, false).unwrap();
         assert_eq!((batches.per_epoch(), batches.tokens_per_step()), (3, 12));
         let epoch = |batches: &mut Batches, first: u64| {
-            (first..first + 3).flat_map(|done| batches.after(done).rows).collect::<Vec<_>>()
+            (first..first + 3).flat_map(|done| batches.after(done).unwrap().rows).collect::<Vec<_>>()
         };
         let (first, second) = (epoch(&mut batches, 0), epoch(&mut batches, 3));
         assert_eq!(first, order::epoch_order(10, 7, 0)[..9]);
         assert_eq!(second, order::epoch_order(10, 7, 1)[..9]);
-        assert_eq!(batches.after(3).epoch, 1);
+        assert_eq!(batches.after(3).unwrap().epoch, 1);
         assert_eq!(batches.position(3), (1, 0));
         // Going back, as a resumed run does, gives the same rows.
         assert_eq!(epoch(&mut batches, 0), first);
@@ -233,13 +242,13 @@ mod tests {
         let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let (data, other) =
             (data(a.path(), [false, true, true, false]), self::data(b.path(), [false, true, false, false]));
-        let step = Batches::new(&data, 3, 7, false).unwrap().after(0);
+        let step = Batches::new(&data, 3, 7, false).unwrap().after(0).unwrap();
         assert_eq!(step.input_ids, step.rows.iter().flat_map(|row| [*row; 4]).collect::<Vec<_>>());
         assert_eq!(step.own_labels(), 6);
         assert_eq!(step.part(&(1..3)).input_ids, step.input_ids[4..]);
-        assert_eq!(step.digest, Batches::new(&data, 3, 7, false).unwrap().after(0).digest);
-        assert_ne!(step.digest, Batches::new(&data, 3, 8, false).unwrap().after(0).digest);
-        assert_ne!(step.digest, Batches::new(&other, 3, 7, false).unwrap().after(0).digest);
+        assert_eq!(step.digest, Batches::new(&data, 3, 7, false).unwrap().after(0).unwrap().digest);
+        assert_ne!(step.digest, Batches::new(&data, 3, 8, false).unwrap().after(0).unwrap().digest);
+        assert_ne!(step.digest, Batches::new(&other, 3, 7, false).unwrap().after(0).unwrap().digest);
     }
 
     #[test]
@@ -247,9 +256,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let data = data(dir.path(), [false, true, true, false]);
         let batches = || Batches::new(&data, 5, 7, true).unwrap();
-        let whole = batches().after(1);
+        let whole = batches().after(1).unwrap();
         for (own, has_digest) in [(0..2, true), (2..5, false), (5..5, false)] {
-            let step = batches().of_rank(own.clone(), has_digest).after(1);
+            let step = batches().of_rank(own.clone(), has_digest).after(1).unwrap();
             assert_eq!((&step.rows, step.len(), step.tokens()), (&whole.rows, 5, 20));
             assert_eq!(step.input_ids, whole.input_ids[own.start * 4..own.end * 4]);
             assert_eq!(step.own_labels(), 2 * own.len() as u64);
@@ -267,7 +276,7 @@ mod tests {
     fn without_a_mask_every_token_but_the_first_of_a_row_is_a_label() {
         let dir = tempfile::tempdir().unwrap();
         let data = data(dir.path(), [true; 4]);
-        let step = Batches::new(&data, 2, 0, false).unwrap().after(0);
+        let step = Batches::new(&data, 2, 0, false).unwrap().after(0).unwrap();
         assert!(step.label_mask.is_none());
         assert_eq!(step.own_labels(), 6);
     }
@@ -285,13 +294,13 @@ mod tests {
         }
         writer.finish(0, 0).unwrap();
         let data = Memmap::open(dir.path()).unwrap();
-        let all = rows(&data, 0, 3, true).documents.unwrap();
+        let all = rows(&data, 0, 3, true).unwrap().documents.unwrap();
         assert_eq!(&*all, [0, 0, 0, 3, 0, 1, 1, 1, 0, 0, 0, 0]);
-        let step = Batches::new(&data, 3, 7, true).unwrap().after(0);
+        let step = Batches::new(&data, 3, 7, true).unwrap().after(0).unwrap();
         let want: Vec<u32> = step.rows.iter().flat_map(|row| all[*row as usize * 4..][..4].to_vec()).collect();
         assert_eq!(step.documents.as_ref(), Some(&want));
         assert_eq!(step.part(&(1..3)).documents.as_deref(), Some(&want[4..]));
-        assert!(Batches::new(&data, 3, 7, false).unwrap().after(0).documents.is_none());
+        assert!(Batches::new(&data, 3, 7, false).unwrap().after(0).unwrap().documents.is_none());
     }
 
     #[test]

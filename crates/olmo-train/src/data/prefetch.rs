@@ -4,6 +4,8 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::Scope;
 use std::time::{Duration, Instant};
 
+use olmo_stage::StageError;
+
 use super::batches::{Batches, StepBatch};
 
 /// Maximum number of batches to read ahead.
@@ -11,7 +13,7 @@ const AHEAD: usize = 2;
 
 /// The batches of the steps, in order.
 pub(crate) struct Prefetch {
-    batches: Receiver<StepBatch>,
+    batches: Receiver<Result<StepBatch, StageError>>,
     /// How long steps have waited for data since the last [`Prefetch::take_waited`].
     waited: Duration,
 }
@@ -28,7 +30,9 @@ impl Prefetch {
         let (sender, receiver) = sync_channel(AHEAD);
         scope.spawn(move || {
             for done in done..last {
-                if sender.send(batches.after(done)).is_err() {
+                let batch = batches.after(done);
+                let is_last = batch.is_err();
+                if sender.send(batch).is_err() || is_last {
                     break;
                 }
             }
@@ -36,10 +40,13 @@ impl Prefetch {
         Prefetch { batches: receiver, waited: Duration::ZERO }
     }
 
-    /// The next step's batch.
-    pub(crate) fn next(&mut self) -> Option<StepBatch> {
+    /// The next step's batch. Nothing after the last one.
+    ///
+    /// # Errors
+    /// Its rows cannot be read.
+    pub(crate) fn next(&mut self) -> Result<Option<StepBatch>, StageError> {
         let since = Instant::now();
-        let batch = self.batches.recv().ok();
+        let batch = self.batches.recv().ok().transpose();
         self.waited += since.elapsed();
         batch
     }

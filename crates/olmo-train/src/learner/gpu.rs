@@ -125,16 +125,15 @@ impl Learner for GpuLearner {
         self.push(None);
     }
 
-    fn finish(&mut self, lr: f64) -> Result<Step, StageError> {
+    fn finish(&mut self, lr: f64, max_grad_norm: Option<f64>) -> Result<Step, StageError> {
         let training = self.model.on_gpu_mut().expect("the model is on a GPU");
         let losses = self.sums.take(|left, right| add(training, &left, &right));
         self.reduce_gradients(losses.is_some())?;
         let settings = self.optimizer.adamw(lr);
-        let max_norm = self.optimizer.max_grad_norm;
         let number = self.optimizer_steps + 1;
         let training = self.model.on_gpu_mut().expect("the model is on a GPU");
         let norm = training.gradient_norm();
-        training.update(&settings, number, &self.groups, max_norm, &norm);
+        training.update(&settings, number, &self.groups, max_grad_norm, &norm);
         let finished = training.wait(losses.as_ref(), &norm);
         let mut sums = [finished.sums.nll / self.denominator, finished.sums.z / self.denominator];
         self.ranks.sum(&mut sums)?;

@@ -176,11 +176,11 @@ impl HostLearner {
         Ok(norm_of(&sums))
     }
 
-    /// Clips the gradients, whose norm is `grad_norm`, applies the optimizer to the shard, and
+    /// Clips the gradients to the norm `max_grad_norm`, applies the optimizer to the shard, and
     /// receives the weights of the other shards.
-    fn update(&mut self, lr: f64, grad_norm: f64) -> Result<(), StageError> {
+    fn update(&mut self, lr: f64, max_grad_norm: Option<f64>) -> Result<(), StageError> {
         let settings = self.optimizer.adamw(lr);
-        let scale = self.optimizer.max_grad_norm.map_or(1.0, |max_norm| clip_coefficient(grad_norm, max_norm));
+        let scale = max_grad_norm.map_or(1.0, |max_norm| clip_coefficient(self.step.grad_norm, max_norm));
         let (is_sharded, ranks) = (self.is_sharded(), &self.exchange.ranks);
         let state = &mut self.state;
         state.optimizer_steps += 1;
@@ -247,11 +247,11 @@ impl Learner for HostLearner {
         self.parts += 1;
     }
 
-    fn finish(&mut self, lr: f64) -> Result<Step, StageError> {
+    fn finish(&mut self, lr: f64, max_grad_norm: Option<f64>) -> Result<Step, StageError> {
         self.sum()?;
         self.step.grad_norm = self.grad_norm()?;
         if self.step.is_finite() {
-            self.update(lr, self.step.grad_norm)?;
+            self.update(lr, max_grad_norm)?;
         } else if self.is_sharded() {
             // The other ranks have looked at their shards.
             let shard = self.state.shard.clone();
@@ -327,7 +327,7 @@ mod tests {
         for row in 0..2 {
             learner.accumulate(&part(row)).unwrap();
         }
-        learner.finish(1e-2).unwrap()
+        learner.finish(1e-2, None).unwrap()
     }
 
     /// Two steps over the micro-batches `rows`, of which this rank computes its share. `None` is a
@@ -345,7 +345,7 @@ mod tests {
                     None => learner.skip(),
                 }
             }
-            steps.push(learner.finish(1e-2).unwrap());
+            steps.push(learner.finish(1e-2, None).unwrap());
         }
         let state = learner.snapshot();
         let HostLearner { exchange, .. } = learner;
@@ -393,7 +393,7 @@ mod tests {
             let before = learner.snapshot();
             learner.begin(StepSize { labels: 10, tokens: 12 }, rank as u64..rank as u64 + 1);
             learner.accumulate(&part(3)).unwrap();
-            let step = learner.finish(1e-2).unwrap();
+            let step = learner.finish(1e-2, None).unwrap();
             assert_eq!((step.bad, step.is_finite()), ((rank == 1).then_some(0), false));
             assert_eq!(learner.snapshot(), before);
             let found = learner.gradients().iter().any(|value| value.is_nan());
@@ -426,7 +426,7 @@ mod tests {
                 for row in 0..parts {
                     learner.accumulate(&part(row as u32)).unwrap();
                 }
-                learner.finish(1e-3).unwrap();
+                learner.finish(1e-3, None).unwrap();
             }
             let buffers = learner.spare.len() + 1;
             assert_eq!(buffers, 1 + held_sums(0..parts), "{parts} micro-batches");
@@ -444,7 +444,7 @@ mod tests {
                     None => learner.skip(),
                 }
             }
-            learner.finish(0.0).unwrap();
+            learner.finish(0.0, None).unwrap();
             learner.gradients
         };
         let rows = [Some(0), Some(1), None, Some(3), Some(4)];

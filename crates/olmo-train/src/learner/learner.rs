@@ -87,11 +87,12 @@ pub trait Learner {
     fn skip(&mut self);
 
     /// Sums losses and gradients over the ranks, measures the gradients, and updates the weights
-    /// with learning rate `lr`. Changes nothing if a number is not finite.
+    /// with learning rate `lr`. A larger norm of the gradients is scaled down to `max_grad_norm`.
+    /// Changes nothing if a number is not finite.
     ///
     /// # Errors
     /// The exchange between the ranks failed.
-    fn finish(&mut self, lr: f64) -> Result<Step, StageError>;
+    fn finish(&mut self, lr: f64, max_grad_norm: Option<f64>) -> Result<Step, StageError>;
 
     /// Weights and moments on the host.
     fn snapshot(&mut self) -> LearnerState;

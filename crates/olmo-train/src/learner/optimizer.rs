@@ -18,8 +18,6 @@ pub struct OptimizerSettings {
     pub decay_norm_and_bias: bool,
     /// Applies weight decay to the embedding too.
     pub decay_embeddings: bool,
-    /// Gradients with a larger norm are scaled down to this norm.
-    pub max_grad_norm: Option<f64>,
 }
 
 impl OptimizerSettings {
@@ -39,13 +37,6 @@ impl OptimizerSettings {
 impl OptimizerSettings {
     /// Settings for tests that are not about them.
     pub(super) fn plain() -> Self {
-        Self {
-            betas: [0.9, 0.95],
-            eps: 1e-8,
-            weight_decay: 0.1,
-            decay_norm_and_bias: false,
-            decay_embeddings: false,
-            max_grad_norm: None,
-        }
+        Self { betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.1, decay_norm_and_bias: false, decay_embeddings: false }
     }
 }

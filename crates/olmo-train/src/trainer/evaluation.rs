@@ -34,7 +34,7 @@ pub(super) fn mean_loss(
             return Err(StageError::Interrupted);
         }
         let Some(part) = own.next() else { continue };
-        let batch = rows(data, part.start, part.end, document_mask);
+        let batch = rows(data, part.start, part.end, document_mask)?;
         let output = model.loss(&batch, &LossOptions { denominator: 1.0, z_loss: 0.0 }).map_err(model_failure)?;
         sums.push(output.loss_sum);
         labels.push(output.labels as f64);

@@ -27,6 +27,7 @@ use super::rank_report::RankReport;
 use crate::checkpoint::{self, Saver, State, Trainer, Writing};
 use crate::data::Prefetch;
 use crate::data::{Batches, StepBatch};
+use crate::early_stopping::SharedScorer;
 use crate::failure::model_failure;
 use crate::learner::{self, Learner, LearnerState, Spec, Step, StepSize};
 use crate::memory;
@@ -96,6 +97,7 @@ fn train_together(mut setup: Setup, ranks: &Rc<Ranks>, context: &mut Context) ->
             prefetch,
             learner,
             step,
+            last_step: setup.max_steps,
             metrics,
             settled,
             saved_item,
@@ -237,6 +239,8 @@ struct Run<'a> {
     learner: Box<dyn Learner>,
     /// Number of completed steps.
     step: u64,
+    /// The step after which training ends: `max_steps`, or an earlier one.
+    last_step: u64,
     metrics: Metrics,
     /// Number of updates after which weights and moments are known to be finite.
     settled: u64,
@@ -270,7 +274,7 @@ impl Run<'_> {
     fn steps(&mut self, context: &mut Context) -> Result<(), StageError> {
         loop {
             self.after_step(context)?;
-            if self.step >= self.setup.max_steps {
+            if self.step >= self.last_step {
                 return Ok(());
             }
             let [stop, save] = self.ranks.any([context.stop_requested(), context.save_requested()])?;
@@ -295,31 +299,29 @@ impl Run<'_> {
     /// the last.
     fn due(&self, every: Option<u64>) -> bool {
         let step = self.step;
-        self.has_begun() && (step == self.setup.max_steps || every.is_some_and(|every| step.is_multiple_of(every)))
+        self.has_begun() && (step == self.last_step || every.is_some_and(|every| step.is_multiple_of(every)))
     }
 
     fn after_step(&mut self, context: &mut Context) -> Result<(), StageError> {
         let setup = self.setup;
-        if let Some(data) = &setup.eval_data
+        if (setup.eval_data.is_some() || setup.scorer.is_some())
             && (self.due(setup.eval_interval) || (!self.has_begun() && setup.eval_on_startup))
             && !self.metrics.is_evaluated()
         {
-            let (step, since) = (self.step, Instant::now());
-            let rows = setup.microbatch;
-            let (model, mask) = (self.learner.model(), setup.document_mask);
-            let eval_loss = evaluation::mean_loss(model, data, rows, mask, context, &self.ranks)?;
-            self.pace.evaluation += since.elapsed();
-            if !eval_loss.is_finite() {
-                return Err(StageError::fail(
-                    "train::not_finite",
-                    format!("the loss on eval_data after step {step} is {eval_loss}"),
-                )
-                .hint(self.after_not_finite()));
+            self.evaluate(context)?;
+        }
+        if let Some(rule) = setup.early_stopping.as_ref().filter(|_| self.metrics.is_evaluated()) {
+            let is_over = self.has_begun() && rule.is_over(&self.metrics.scores(&rule.metric)?);
+            // Only the first rank has the scores of tasks.
+            let [is_over] = self.ranks.any([is_over])?;
+            if is_over && self.step < self.last_step {
+                let (step, all, patience) = (self.step, setup.max_steps, rule.patience);
+                context.message(format!(
+                    "step {step} of {all} is the last: {} has not improved in {patience} evaluations",
+                    rule.metric
+                ));
+                self.last_step = step;
             }
-            let perplexity = Some(eval_loss.exp()).filter(|perplexity| perplexity.is_finite());
-            self.metrics.push_eval(&EvalRecord { step, eval_loss, eval_perplexity: perplexity })?;
-            context.metrics(step, BTreeMap::from([("eval_loss".into(), eval_loss)]));
-            context.message(format!("step {step}: eval_loss {eval_loss:.4}"));
         }
         if self.due(self.setup.save_interval) && self.saved_item != Some(self.step) {
             let since = Instant::now();
@@ -334,6 +336,41 @@ impl Run<'_> {
             self.pace.saving += since.elapsed();
         }
         self.saver.poll(context, &self.ranks)
+    }
+
+    /// Measures the loss on `eval_data` and the scores after the current step.
+    fn evaluate(&mut self, context: &mut Context) -> Result<(), StageError> {
+        let (setup, step, since) = (self.setup, self.step, Instant::now());
+        let mut record = EvalRecord { step, eval_loss: None, eval_perplexity: None, scores: BTreeMap::new() };
+        let mut shown = BTreeMap::new();
+        if let Some(data) = &setup.eval_data {
+            let (model, mask) = (self.learner.model(), setup.document_mask);
+            let eval_loss = evaluation::mean_loss(model, data, setup.microbatch, mask, context, &self.ranks)?;
+            if !eval_loss.is_finite() {
+                return Err(StageError::fail(
+                    "train::not_finite",
+                    format!("the loss on eval_data after step {step} is {eval_loss}"),
+                )
+                .hint(self.after_not_finite()));
+            }
+            record.eval_loss = Some(eval_loss);
+            record.eval_perplexity = Some(eval_loss.exp()).filter(|perplexity| perplexity.is_finite());
+            shown.insert("eval_loss".to_owned(), eval_loss);
+        }
+        if let Some(SharedScorer(scorer)) = setup.scorer.as_ref().filter(|_| self.ranks.is_first()) {
+            let place = tempfile::tempdir().map_err(|e| StageError::io(&std::env::temp_dir(), e))?;
+            let parameters = self.settled_state()?.learner.parameters;
+            olmo_model::save_native(place.path(), &setup.config, &parameters).map_err(model_failure)?;
+            setup.record.write(place.path())?;
+            record.scores = scorer.score(place.path(), context)?;
+            shown.extend(record.scores.iter().map(|(name, score)| (name.clone(), score.value)));
+        }
+        self.pace.evaluation += since.elapsed();
+        self.metrics.push_eval(&record)?;
+        let text: Vec<String> = shown.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
+        context.message(format!("step {step}: {}", text.join(", ")));
+        context.metrics(step, shown);
+        Ok(())
     }
 
     /// Whether this rank writes checkpoints, or parts of them.
@@ -355,13 +392,14 @@ impl Run<'_> {
     /// Runs one step. A stop between two of its micro-batches leaves the state unchanged.
     fn step(&mut self, context: &mut Context) -> Result<(), StageError> {
         let number = self.step + 1;
-        let batch = self.prefetch.next().ok_or_else(|| {
+        let batch = self.prefetch.next()?.ok_or_else(|| {
             StageError::fail("train::data", format!("the thread that reads the data ended before step {number}"))
         })?;
         let mut labels = [batch.own_labels() as f64];
         self.ranks.sum(&mut labels)?;
         let labels = labels[0] as u64;
         let lr = self.setup.schedule.at(number);
+        let max_grad_norm = self.setup.schedule.max_grad_norm_at(number);
         let mut record = StepRecord {
             step: number,
             epoch: batch.epoch,
@@ -374,7 +412,7 @@ impl Run<'_> {
             batch: batch.digest.clone(),
         };
         if labels > 0 {
-            let learned = self.learn(&batch, labels, lr, context)?;
+            let learned = self.learn(&batch, labels, (lr, max_grad_norm), context)?;
             if !learned.is_finite() {
                 return Err(self.not_finite(number, &batch, learned)?);
             }
@@ -396,9 +434,16 @@ impl Run<'_> {
         self.show(&record, context)
     }
 
-    /// Trains on this rank's micro-batches of `batch`, which has `labels` labels on all ranks. Changes
-    /// nothing if a number is not finite.
-    fn learn(&mut self, batch: &StepBatch, labels: u64, lr: f64, context: &Context) -> Result<Step, StageError> {
+    /// Trains on this rank's micro-batches of `batch`, which has `labels` labels on all ranks, with a
+    /// learning rate and perhaps a maximum norm of the gradients. Changes nothing if a number is not
+    /// finite.
+    fn learn(
+        &mut self,
+        batch: &StepBatch,
+        labels: u64,
+        (lr, max_grad_norm): (f64, Option<f64>),
+        context: &Context,
+    ) -> Result<Step, StageError> {
         self.ranks.take_waited();
         let since = Instant::now();
         let mut computed = 0;
@@ -415,7 +460,7 @@ impl Run<'_> {
             self.learner.accumulate(&batch.part(part))?;
             computed += 1;
         }
-        let step = self.learner.finish(lr)?;
+        let step = self.learner.finish(lr, max_grad_norm)?;
         let exchanged = self.ranks.take_waited();
         self.report.add(computed, since.elapsed().saturating_sub(exchanged), exchanged);
         if let Some(waited) = step.waited {

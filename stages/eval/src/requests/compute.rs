@@ -64,8 +64,13 @@ pub(super) fn score(
 /// The scores of an item, or why one of them is not a number.
 fn outcome(item: &Item<'_>, parts: &[Option<Loglikelihood>]) -> Outcome {
     let sum = |part: &Option<Loglikelihood>| part.as_ref().map_or(0.0, Loglikelihood::sum);
+    let count = match &item.instance.work {
+        Work::Choose { choices, .. } => choices.len(),
+        _ => parts.len(),
+    };
     if let Some(index) = parts.iter().position(|part| !sum(part).is_finite()) {
-        let place = if parts.len() > 1 { format!(" of choice {index}") } else { String::new() };
+        let choice = index % count.max(1);
+        let place = if count > 1 { format!(" of choice {choice}") } else { String::new() };
         return Outcome::Failed(format!(
             "the log-likelihood{place} is {}: the model's weights are damaged or its training diverged",
             sum(&parts[index])
@@ -77,13 +82,17 @@ fn outcome(item: &Item<'_>, parts: &[Option<Loglikelihood>]) -> Outcome {
             Outcome::Failed("every choice merges into its prompt, so none has tokens to compare".into())
         }
         Work::Choose { choices, .. } => {
-            let scored = choices.iter().zip(&item.encoded).zip(parts).map(|((choice, encoded), part)| Scored {
-                text: choice.continuation.clone(),
-                sum_logits: sum(part),
-                num_tokens: encoded.continuation.len(),
-                num_tokens_all: encoded.context.len() + encoded.continuation.len(),
-                is_greedy: is_greedy(part),
-            });
+            let scored =
+                choices.iter().enumerate().zip(&item.encoded).zip(parts).map(|(((index, choice), encoded), part)| {
+                    Scored {
+                        text: choice.continuation.clone(),
+                        sum_logits: sum(part),
+                        num_tokens: encoded.continuation.len(),
+                        num_tokens_all: encoded.context.len() + encoded.continuation.len(),
+                        is_greedy: is_greedy(part),
+                        unconditional: parts.get(count + index).map(sum),
+                    }
+                });
             Outcome::Scored(scored.collect())
         }
         Work::Roll { text } => {
@@ -94,6 +103,28 @@ fn outcome(item: &Item<'_>, parts: &[Option<Loglikelihood>]) -> Outcome {
                 num_tokens: tokens,
                 num_tokens_all: tokens + 1,
                 is_greedy: parts.iter().all(is_greedy),
+                unconditional: None,
+            }])
+        }
+        Work::Tokens { ids, targets } => {
+            let tokens = parts.iter().flatten().flat_map(|part| &part.tokens);
+            let is_target = |index: usize| targets.as_ref().is_none_or(|targets| targets.get(index) == Some(&true));
+            // The first token is not predicted.
+            let counted: Vec<f64> = tokens
+                .enumerate()
+                .filter(|(index, _)| is_target(index + 1))
+                .map(|(_, &token)| f64::from(token))
+                .collect();
+            if counted.is_empty() {
+                return Outcome::Failed("no token of the row is a target".into());
+            }
+            Outcome::Scored(vec![Scored {
+                text: String::new(),
+                sum_logits: counted.iter().sum(),
+                num_tokens: counted.len(),
+                num_tokens_all: ids.len(),
+                is_greedy: parts.iter().all(is_greedy),
+                unconditional: None,
             }])
         }
         Work::Generate(_) => Outcome::Waiting,

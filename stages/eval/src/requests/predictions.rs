@@ -11,6 +11,7 @@ use arrow::array::{
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field, Fields};
 use olmo_eval::prediction::{Label, Output};
+use olmo_eval::rule;
 use olmo_eval::score::{self, Scores};
 use olmo_eval::{Normalizer, Prediction, Prompt, Work};
 use olmo_stage::StageError;
@@ -30,7 +31,7 @@ fn prediction(item: &Item<'_>, normalizers: &[Normalizer]) -> Prediction {
     let label = match &instance.work {
         Work::Choose { gold, .. } => Label::Choice(*gold),
         Work::Generate(generation) => Label::Answers(generation.gold.clone()),
-        Work::Roll { .. } => Label::Choice(0),
+        Work::Roll { .. } | Work::Tokens { .. } => Label::Choice(0),
     };
     let (outputs, failed) = match &item.result {
         Outcome::Scored(scored) => (scored.iter().map(Output::of_scored).collect(), None),
@@ -57,7 +58,14 @@ fn prediction(item: &Item<'_>, normalizers: &[Normalizer]) -> Prediction {
 /// The scores of an item; none if it failed.
 pub(super) fn scores(item: &Item<'_>, normalizers: &[Normalizer]) -> Scores {
     match (&item.result, &item.instance.work) {
-        (Outcome::Scored(scored), Work::Choose { gold, .. }) => score::choose(scored, *gold),
+        (Outcome::Scored(scored), Work::Choose { gold, .. }) => {
+            let mut scores = score::choose(scored, *gold);
+            if let Some(own) = &item.instance.in_loop {
+                scores.extend(rule::scores(own, scored, *gold));
+            }
+            scores
+        }
+        (Outcome::Scored(scored), Work::Tokens { .. }) => scored.first().map(score::tokens).unwrap_or_default(),
         (Outcome::Scored(scored), Work::Roll { .. }) => scored.first().map(score::roll).unwrap_or_default(),
         (Outcome::Answered(answer), Work::Generate(generation)) => {
             score::generate(answer, &generation.gold, normalizers)
@@ -71,7 +79,7 @@ fn messages(work: &Work) -> Option<Vec<olmo_eval::Message>> {
     let prompt = match work {
         Work::Choose { choices, .. } => &choices.first()?.prompt,
         Work::Generate(generation) => &generation.prompt,
-        Work::Roll { .. } => return None,
+        Work::Roll { .. } | Work::Tokens { .. } => return None,
     };
     match prompt {
         Prompt::Chat(messages) => Some(messages.clone()),

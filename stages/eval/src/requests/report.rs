@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use olmo_eval::rule::{Metric, Rule};
 use olmo_eval::summary::{Lengths, Sample, summarize};
 use olmo_eval::text::words;
-use olmo_eval::{Formulation, Metric, Scored, TaskMetrics, Work};
+use olmo_eval::{Formulation, Scored, TaskMetrics, Work, score};
 use olmo_stage::worker::write_json;
 use olmo_stage::{Context, StageError};
 use serde::Serialize;
@@ -29,6 +30,12 @@ pub(super) struct Metrics {
     failed: usize,
     truncated: usize,
     tasks: BTreeMap<String, TaskMetrics>,
+}
+
+impl Metrics {
+    pub(super) fn into_tasks(self) -> BTreeMap<String, TaskMetrics> {
+        self.tasks
+    }
 }
 
 /// Fails if more than `max_failed` items have failed so far.
@@ -64,10 +71,12 @@ pub(super) fn metrics(params: &Params, tasks: &[Task], items: &[Item<'_>], max_l
         let is_failed = |item: &&&Item<'_>| matches!(item.result, Outcome::Failed(_) | Outcome::Waiting);
         let samples: Vec<Sample> =
             own.iter().filter(|item| !is_failed(item)).map(|item| sample(item, params)).collect();
+        let rule = own.first().and_then(|item| item.instance.in_loop.as_ref());
         TaskMetrics {
             formulation: task.formulation,
-            shots: params.shots,
-            version: params.task_version.clone(),
+            shots: params.shots.or_else(|| rule.and_then(|rule| rule.shots)),
+            version: params.task_version.clone().or_else(|| rule.map(|rule| rule.version.clone())),
+            primary: Some(primary(task.formulation, rule).to_owned()),
             instances: own.len(),
             failed: own.iter().filter(is_failed).count(),
             truncated: own.iter().filter(|item| item.cut() > 0).count(),
@@ -98,7 +107,26 @@ fn sample(item: &Item<'_>, params: &Params) -> Sample {
         (Outcome::Scored(scored), Work::Roll { text }) => scored.first().map(|whole| lengths(whole, Some(words(text)))),
         _ => None,
     };
-    Sample { scores: predictions::scores(item, &params.normalizers), ratio }
+    let rule = item.instance.in_loop.as_ref();
+    let positive = match (&item.result, &item.instance.work) {
+        (Outcome::Scored(scored), Work::Choose { gold, .. }) if rule.is_some_and(|r| r.metric == Metric::F1) => {
+            let is_first = score::choose(scored, 0).get("acc") == Some(&1.0);
+            Some((is_first, *gold == 0))
+        }
+        _ => None,
+    };
+    Sample { scores: predictions::scores(item, &params.normalizers), ratio, positive }
+}
+
+/// The metric that a task is judged by.
+fn primary(formulation: Formulation, rule: Option<&Rule>) -> &'static str {
+    match (rule, formulation) {
+        (Some(rule), _) => rule.metric.primary(),
+        (None, Formulation::MultipleChoice) => "acc",
+        (None, Formulation::Loglikelihood | Formulation::Rolling) => "bits_per_byte",
+        (None, Formulation::Tokens) => "ce_loss",
+        (None, Formulation::Generation | Formulation::Chat) => "exact_match",
+    }
 }
 
 /// Writes `metrics.json` into folder `dir`, and reports the main metric of each task.
@@ -115,12 +143,8 @@ pub(super) fn write(metrics: &Metrics, dir: &Path, context: &mut Context) -> Res
             .warning(format!("{} of {} requests failed; no metric includes them", metrics.failed, metrics.instances));
     }
     for (name, task) in &metrics.tasks {
-        let main = match task.formulation {
-            Formulation::MultipleChoice => "acc",
-            Formulation::Loglikelihood | Formulation::Rolling => "bits_per_byte",
-            Formulation::Generation | Formulation::Chat => "exact_match",
-        };
-        let Some(Metric { value, stderr, n }) = task.metrics.get(main) else { continue };
+        let main = task.primary.as_deref().unwrap_or_default();
+        let Some(olmo_eval::Metric { value, stderr, n }) = task.metrics.get(main) else { continue };
         let error = stderr.map_or_else(String::new, |error| format!(" ± {error:.4}"));
         context.message(format!("{name}: {main} {value:.4}{error} (n = {n})"));
     }

@@ -1,10 +1,12 @@
 //! Runs stage eval on requests, with the models of tests/fixtures/eval.
 
+#![allow(dead_code, reason = "each test file uses a part")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use olmo_data::TextTokenizer;
-use olmo_stage::{Context, Stage as _, StageError};
+use olmo_stage::{Compute, Context, Stage as _, StageError};
 use olmo_stage_eval::Eval;
 use serde_json::{Value, json};
 
@@ -29,8 +31,30 @@ pub(crate) struct Results {
 
 /// Runs the stage with the model in folder `model` on the files `requests`.
 pub(crate) fn run(model: &Path, requests: &[PathBuf], params: Value) -> Result<Results, StageError> {
+    run_with_memmaps(model, requests, &[], params)
+}
+
+/// Runs the stage on requests and on the memmaps in these folders.
+pub(crate) fn run_with_memmaps(
+    model: &Path,
+    requests: &[PathBuf],
+    memmaps: &[PathBuf],
+    params: Value,
+) -> Result<Results, StageError> {
+    run_on(model, requests, memmaps, params, Compute::FLEX)
+}
+
+/// Runs the stage on requests and memmaps, computing as `compute` says.
+pub(crate) fn run_on(
+    model: &Path,
+    requests: &[PathBuf],
+    memmaps: &[PathBuf],
+    params: Value,
+    compute: Compute,
+) -> Result<Results, StageError> {
     let dir = tempfile::tempdir().unwrap();
     tokenizer(&dir.path().join("tokenizer"));
+    let memmaps: Vec<Value> = memmaps.iter().map(|path| json!({"path": path})).collect();
     let item = |(index, file): (usize, &PathBuf)| {
         let folder = dir.path().join(format!("requests{index}"));
         fs::create_dir_all(&folder).unwrap();
@@ -43,10 +67,11 @@ pub(crate) fn run(model: &Path, requests: &[PathBuf], params: Value) -> Result<R
         "inputs": {
             "model": [{"path": model}],
             "tokenizer": [{"path": dir.path().join("tokenizer")}],
-            "requests": requests
+            "requests": requests,
+            "memmaps": memmaps
         },
         "outputs": ["metrics"], "state_dir": dir.path().join("state"), "items": {}, "threads": 2,
-        "compute": olmo_stage::Compute::FLEX
+        "compute": compute
     });
     fs::write(dir.path().join("request.json"), request.to_string()).unwrap();
     let mut context = Context::open(dir.path()).unwrap();

@@ -18,7 +18,7 @@ pub enum Duration {
 
 /// A text that is not a duration.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{}` is not a duration: expected a whole number above 0 and `steps`, `ep` or `T`, like 300steps, 2ep or 1000000T", .0.escape_debug())]
+#[error("`{}` is not a duration: expected a whole number above 0 and `steps`, `ep` or `T`, like 300steps, 2ep, 1000000T or 2e12T", .0.escape_debug())]
 pub struct DurationError(String);
 
 impl FromStr for Duration {
@@ -28,6 +28,10 @@ impl FromStr for Duration {
         let digits = text.bytes().take_while(u8::is_ascii_digit).count();
         let (number, unit) = text.split_at(digits);
         let number = number.parse::<u64>().ok().filter(|n| *n > 0 && !text.starts_with('0'));
+        // OLMo's configs have 2e12T.
+        if let Some(tokens) = text.strip_suffix('T').filter(|tokens| tokens.contains('e')).and_then(scientific) {
+            return Ok(Self::Tokens(tokens));
+        }
         match (number, unit) {
             (Some(n), "steps") => Ok(Self::Steps(n)),
             (Some(n), "ep") => Ok(Self::Epochs(n)),
@@ -35,6 +39,13 @@ impl FromStr for Duration {
             _ => Err(DurationError(text.to_owned())),
         }
     }
+}
+
+/// A whole number like 2e12 or 1.5e9.
+fn scientific(text: &str) -> Option<u64> {
+    let plain = text.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'e'));
+    let number = text.parse::<f64>().ok().filter(|number| plain && number.fract() == 0.0);
+    number.filter(|number| (1.0..=(1u64 << 53) as f64).contains(number)).map(|number| number as u64)
 }
 
 impl fmt::Display for Duration {
@@ -128,7 +139,7 @@ impl JsonSchema for Interval {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"type": ["integer", "string"], "minimum": 1, "pattern": r"^[1-9][0-9]*(steps|ep|T)$"})
+        json_schema!({"type": ["integer", "string"], "minimum": 1, "pattern": r"^([1-9][0-9]*(steps|ep|T)|[0-9]+(\.[0-9]+)?e[0-9]+T)$"})
     }
 }
 
@@ -149,6 +160,12 @@ mod tests {
     }
 
     #[test]
+    fn tokens_may_be_written_as_olmo_does() {
+        assert_eq!("2e12T".parse(), Ok(Duration::Tokens(2_000_000_000_000)));
+        assert_eq!("1.5e3T".parse(), Ok(Duration::Tokens(1_500)));
+    }
+
+    #[test]
     fn anything_else_is_refused() {
         for text in [
             "",
@@ -160,7 +177,9 @@ mod tests {
             "2 ep",
             "-1ep",
             "2ept",
-            "1e6T",
+            "1.5e0T",
+            "1e99T",
+            "e6T",
             "99999999999999999999T",
             "２ep",
         ] {

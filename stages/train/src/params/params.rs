@@ -5,9 +5,9 @@ use olmo_model::{ActivationCheckpointing, ModelParams, RopeScaling};
 use olmo_stage::compute::Device;
 use olmo_stage::compute_params::ComputeParams;
 use olmo_stage::rules::Finding;
-use olmo_train::{LossNorm, Reduce, Schedule, SchedulerName, Strategy};
+use olmo_train::{LossNorm, Reduce, Schedule, SchedulerName, SchedulerUnits, Strategy};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::duration::{Duration, Interval};
 
@@ -40,7 +40,7 @@ pub struct Params {
     #[serde(default)]
     pub context_extension: Option<ContextExtension>,
     /// Exact training length, in steps (`300steps`), epochs (`2ep`) or tokens (`1000000T`).
-    #[schemars(regex(pattern = r"^[1-9][0-9]*(steps|ep|T)$"))]
+    #[schemars(regex(pattern = r"^([1-9][0-9]*(steps|ep|T)|[0-9]+(\.[0-9]+)?e[0-9]+T)$"))]
     pub max_duration: String,
     /// Batch size of an optimizer step in rows (OLMo's name). Set either this or
     /// `global_batch_size`.
@@ -110,6 +110,14 @@ pub struct Params {
     /// `500000T`. It is always measured after the last step; null: only then.
     #[serde(default = "default::eval_interval")]
     pub eval_interval: Option<Interval>,
+    /// With `requests`, scores only the first N of each task at each evaluation; null: all.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    pub eval_limit: Option<usize>,
+    /// Ends the training after an evaluation if a score no longer improves; null: never.
+    #[serde(default)]
+    #[schemars(with = "EarlyStoppingParams", extend("type" = ["object", "null"]))]
+    pub early_stopping: Option<EarlyStoppingParams>,
     /// Also measures the loss on `eval_data` before the first step, as step 0.
     #[serde(default)]
     pub eval_on_startup: bool,
@@ -117,6 +125,32 @@ pub struct Params {
     #[serde(default = "default::console_log_interval")]
     #[schemars(range(min = 1), extend("x-key" = false))]
     pub console_log_interval: u64,
+}
+
+/// When a training ends before its last step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(inline)]
+pub struct EarlyStoppingParams {
+    /// The score to maximise: `tasks.NAME`, the primary metric of a task in `requests`, or another
+    /// one of its metrics, `tasks.NAME.metrics.METRIC.value`.
+    #[serde(default)]
+    pub max: Option<String>,
+    /// The score to minimise: `eval_loss`, or one of a task.
+    #[serde(default)]
+    pub min: Option<String>,
+    /// Number of evaluations in a row without an improvement after which training ends.
+    #[serde(default = "default::patience")]
+    #[schemars(range(min = 1))]
+    pub patience: u64,
+    /// An improvement is larger than this.
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    pub min_delta: f64,
+    /// An improvement is larger than this number of the score's standard errors, too.
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    pub errors: f64,
 }
 
 /// Longer sequences than those that the initial weights were trained with.
@@ -220,11 +254,23 @@ const DEFAULT_WARMUP: u64 = 100;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SchedulerParams {
-    /// Shape after the warm-up: a cosine or linear decay to `alpha_f`, or constant.
+    /// Shape after the warm-up: a cosine, a linear decay, or their product (`cosine_linear_envelope`),
+    /// each to `alpha_f`; the inverse square root; the larger one of it and the cosine
+    /// (`max_scheduler`); constant, with or without a warm-up; and OLMo-core's `wsd` and
+    /// `cos_with_warmup_and_linear_decay`, which end with a linear decay to `decay_min_lr`.
+    #[schemars(with = "String", extend("enum" = ["cosine_with_warmup", "linear_with_warmup", "inverse_sqrt_with_warmup",
+        "max_scheduler", "constant", "cosine_linear_envelope", "constant_with_warmup", "wsd", "cos_with_warmup_and_linear_decay"]))]
     pub name: SchedulerName,
-    /// Number of warm-up steps.
+    /// Unit of the lengths below, apart from fractions: steps or tokens.
+    #[schemars(with = "String", extend("enum" = ["steps", "tokens"]))]
+    pub units: SchedulerUnits,
+    /// Length of the warm-up.
+    #[serde(deserialize_with = "whole")]
     pub t_warmup: u64,
-    /// Warm-up as a fraction of all steps, in place of `t_warmup`.
+    /// Where the decay ends; null: at the end of the run.
+    #[serde(deserialize_with = "optional_whole")]
+    pub t_max: Option<u64>,
+    /// Warm-up as a fraction of the length up to `t_max`, in place of `t_warmup`.
     #[schemars(range(min = 0, max = 1))]
     pub warmup_fraction: Option<f64>,
     /// Final learning rate as a fraction of the peak.
@@ -232,6 +278,50 @@ pub struct SchedulerParams {
     pub alpha_f: f64,
     /// Learning rate at the start of the warm-up; null: a tenth of the peak.
     pub warmup_min_lr: Option<f64>,
+    /// Length of the linear decay at the end; null: `decay_fraction`.
+    #[serde(deserialize_with = "optional_whole")]
+    pub decay: Option<u64>,
+    /// Length of the linear decay at the end as a fraction of the length up to `t_max`.
+    #[schemars(range(min = 0, max = 1))]
+    pub decay_fraction: f64,
+    /// Learning rate at the end of the linear decay.
+    #[schemars(range(min = 0))]
+    pub decay_min_lr: f64,
+    /// Until then, gradients are clipped to `grad_clip_warmup_factor` times `max_grad_norm`. As in
+    /// OLMo, that begins with the second step.
+    #[serde(deserialize_with = "optional_whole")]
+    pub grad_clip_warmup_steps: Option<u64>,
+    /// See `grad_clip_warmup_steps`.
+    pub grad_clip_warmup_factor: Option<f64>,
+    /// With `load_trainer_state` and a new optimizer, raises the learning rate from 0 to that of the
+    /// schedule in `t_warmup` steps (always steps), as OLMo does with `reset_optimizer_state`.
+    pub bolt_on_warmup: bool,
+}
+
+/// Reads a whole number, which may be written like 5e9.
+fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    optional_whole(deserializer)?.ok_or_else(|| serde::de::Error::custom("expected a whole number, not null"))
+}
+
+/// As [`whole`]; null is allowed.
+fn optional_whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a whole number, at least 0")]
+    enum Written {
+        Whole(u64),
+        Float(f64),
+    }
+    // Floats are exact up to 2^53.
+    match Option::<Written>::deserialize(deserializer)? {
+        None => Ok(None),
+        Some(Written::Whole(number)) => Ok(Some(number)),
+        Some(Written::Float(number)) if number.fract() == 0.0 && (0.0..=(1u64 << 53) as f64).contains(&number) => {
+            Ok(Some(number as u64))
+        }
+        Some(Written::Float(number)) => {
+            Err(serde::de::Error::custom(format!("expected a whole number, at least 0, not {number}")))
+        }
+    }
 }
 
 /// OLMo's defaults.
@@ -239,10 +329,18 @@ impl Default for SchedulerParams {
     fn default() -> Self {
         Self {
             name: SchedulerName::CosineWithWarmup,
+            units: SchedulerUnits::Steps,
             t_warmup: DEFAULT_WARMUP,
+            t_max: None,
             warmup_fraction: None,
             alpha_f: 0.1,
             warmup_min_lr: None,
+            decay: None,
+            decay_fraction: 0.1,
+            decay_min_lr: 0.0,
+            grad_clip_warmup_steps: None,
+            grad_clip_warmup_factor: None,
+            bolt_on_warmup: false,
         }
     }
 }
@@ -263,6 +361,9 @@ mod default {
     pub(super) fn eval_interval() -> Option<Interval> {
         Some(Interval::steps(1000))
     }
+    pub(super) fn patience() -> u64 {
+        3
+    }
     pub(super) fn console_log_interval() -> u64 {
         1
     }
@@ -278,6 +379,9 @@ impl Params {
         }
         let OptimizerParams { learning_rate: lr, weight_decay, betas, eps, .. } = self.optimizer;
         let SchedulerParams { t_warmup, warmup_fraction, alpha_f, warmup_min_lr, .. } = self.scheduler;
+        let SchedulerParams { name, decay, decay_fraction, decay_min_lr, bolt_on_warmup, .. } = self.scheduler;
+        let clip_warmup = (self.scheduler.grad_clip_warmup_steps, self.scheduler.grad_clip_warmup_factor);
+        let inverse_sqrt = matches!(name, SchedulerName::InverseSqrtWithWarmup | SchedulerName::MaxScheduler);
         let (rows, tokens) = (self.global_train_batch_size, self.global_batch_size);
         let microbatch = self.device_train_microbatch_size;
         let is_fraction = |number: f64| (0.0..=1.0).contains(&number);
@@ -321,6 +425,44 @@ impl Params {
                 "scheduler.warmup_fraction",
                 "and `scheduler.t_warmup` are both set: remove one of them",
             ),
+            (
+                !inverse_sqrt || t_warmup > 0 || warmup_fraction.is_some(),
+                "scheduler.t_warmup",
+                "must be at least 1: the inverse square root begins at the end of the warm-up",
+            ),
+            (
+                decay.is_none() && decay_fraction == 0.1 && decay_min_lr == 0.0 || name.has_decay(),
+                "scheduler.name",
+                "has no linear decay at the end (`decay`, `decay_fraction`, `decay_min_lr`): use `wsd` or \
+                 `cos_with_warmup_and_linear_decay`",
+            ),
+            (
+                decay.is_none() || decay_fraction == 0.1,
+                "scheduler.decay",
+                "and `scheduler.decay_fraction` are both set: remove one of them",
+            ),
+            (is_fraction(decay_fraction), "scheduler.decay_fraction", "must be between 0 and 1"),
+            (
+                (0.0..lr).contains(&decay_min_lr),
+                "scheduler.decay_min_lr",
+                "must be at least 0 and below `optimizer.learning_rate`",
+            ),
+            (
+                clip_warmup.0.is_some() == clip_warmup.1.is_some(),
+                "scheduler.grad_clip_warmup_steps",
+                "and `scheduler.grad_clip_warmup_factor` belong together: set both or neither",
+            ),
+            (clip_warmup.1.is_none_or(is_positive), "scheduler.grad_clip_warmup_factor", "must be greater than 0"),
+            (
+                clip_warmup.0.is_none() || self.max_grad_norm.is_some(),
+                "scheduler.grad_clip_warmup_steps",
+                "needs `max_grad_norm`",
+            ),
+            (
+                !bolt_on_warmup || (self.load_trainer_state && !self.load_optim_state && t_warmup > 0),
+                "scheduler.bolt_on_warmup",
+                "needs `load_trainer_state: true`, a new optimizer (`load_optim_state: false`) and `t_warmup`",
+            ),
             (self.console_log_interval > 0, "console_log_interval", "must be at least 1"),
         ];
         let broken = rules.into_iter().filter(|(holds, ..)| !holds);
@@ -340,20 +482,35 @@ impl Params {
         }
     }
 
-    /// The learning rate over `max_steps` steps. `warmup_fraction` is rounded to the nearest step,
-    /// and halves to even, as in OLMo-core (`optim/scheduler.py`).
-    pub fn schedule(&self, max_steps: u64) -> Schedule {
-        let lr = self.optimizer.learning_rate;
+    /// The learning rate over `max_steps` steps of `tokens_per_step` tokens. Fractions are rounded to
+    /// the nearest unit, and halves to even, as in OLMo-core (`optim/scheduler.py`). In tokens, the run
+    /// ends where `max_duration` says if that is in tokens, as in OLMo, and otherwise with its last
+    /// step.
+    pub fn schedule(&self, max_steps: u64, tokens_per_step: u64) -> Schedule {
+        let (lr, scheduler) = (self.optimizer.learning_rate, &self.scheduler);
+        let per_step = match scheduler.units {
+            SchedulerUnits::Steps => 1,
+            SchedulerUnits::Tokens => tokens_per_step,
+        };
+        let end = match (scheduler.units, self.max_duration.parse()) {
+            (SchedulerUnits::Tokens, Ok(Duration::Tokens(tokens))) => tokens,
+            _ => max_steps.saturating_mul(per_step),
+        };
+        let t_max = scheduler.t_max.unwrap_or(end);
+        let part = |fraction: f64| (fraction * t_max as f64).round_ties_even() as u64;
         Schedule {
-            name: self.scheduler.name,
+            name: scheduler.name,
             learning_rate: lr,
-            warmup: match self.scheduler.warmup_fraction {
-                Some(fraction) => (fraction * max_steps as f64).round_ties_even() as u64,
-                None => self.scheduler.t_warmup,
-            },
-            max_steps,
-            alpha_f: self.scheduler.alpha_f,
-            warmup_min_lr: self.scheduler.warmup_min_lr.unwrap_or(0.1 * lr),
+            per_step,
+            warmup: scheduler.warmup_fraction.map_or(scheduler.t_warmup, part),
+            t_max,
+            alpha_f: scheduler.alpha_f,
+            warmup_min_lr: scheduler.warmup_min_lr.unwrap_or(0.1 * lr),
+            decay: scheduler.decay.unwrap_or_else(|| part(scheduler.decay_fraction)),
+            decay_min_lr: scheduler.decay_min_lr,
+            max_grad_norm: self.max_grad_norm,
+            grad_clip_warmup: scheduler.grad_clip_warmup_steps.zip(scheduler.grad_clip_warmup_factor),
+            bolt_on: None,
         }
     }
 }
@@ -379,8 +536,7 @@ mod tests {
 
     #[test]
     fn unknown_names_are_refused_at_every_level() {
-        for (at, key) in
-            [("", "learning_rate"), ("/optimizer", "lr"), ("/scheduler", "units"), ("/model", "vocab_size")]
+        for (at, key) in [("", "learning_rate"), ("/optimizer", "lr"), ("/scheduler", "unit"), ("/model", "vocab_size")]
         {
             let mut value = least();
             value["scheduler"] = json!({});
@@ -432,7 +588,7 @@ mod tests {
             let mut params: Params = serde_json::from_value(least()).unwrap();
             params.scheduler.warmup_fraction = Some(fraction);
             assert_eq!(params.check(), []);
-            params.schedule(steps).warmup
+            params.schedule(steps, 1).warmup
         };
         // round(steps * fraction) in Python.
         assert_eq!([warmup(0.03, 10), warmup(0.03, 20), warmup(0.03, 1000), warmup(0.5, 5)], [0, 1, 30, 2]);

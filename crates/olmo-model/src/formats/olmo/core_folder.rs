@@ -50,6 +50,10 @@ const NAMES: Names = Names {
     mlp_norm: "feed_forward_norm",
 };
 
+/// Why a step that was fetched from a server cannot give more than weights.
+const ONLY_WEIGHTS: &str = "has the weights alone: only their bytes were fetched; write `#optim` after the address of \
+                            the step to fetch the state of the optimizer and the trainer too";
+
 /// Opens the weights of a step of OLMo-core's trainer, written by any number of ranks. Reads nothing
 /// of the optimizer's state. A tied head, which is the embedding under a second name, is compared
 /// with it if `reads` is set.
@@ -93,7 +97,12 @@ fn config_of_step(files: &ModelFiles) -> Result<ModelConfig, ModelError> {
 pub(crate) fn optimizer_of_step(files: &Arc<ModelFiles>) -> Result<OptimizerState, ModelError> {
     const STATE: &str = "optim.state.";
     let config = config_of_step(files)?;
-    let mut tensors = distributed(files, &checkpoint(files)?, STATE);
+    let checkpoint = checkpoint(files)?;
+    let is_partial = |shard: &&str| files.is_partial(shard) || files.is_partial(&format!("{MODEL_AND_OPTIM}/{shard}"));
+    if checkpoint.shards().iter().any(is_partial) {
+        return Err(ModelError::folder(files.shown(), ONLY_WEIGHTS));
+    }
+    let mut tensors = distributed(files, &checkpoint, STATE);
     if tensors.is_empty() {
         let reason = "has the weights of a model alone, without the optimizer's state";
         return Err(ModelError::folder(files.shown(), reason));
@@ -120,6 +129,9 @@ pub(crate) fn optimizer_of_step(files: &Arc<ModelFiles>) -> Result<OptimizerStat
 /// `train/rank0.pt` is missing or damaged, or lacks a number.
 pub(crate) fn trainer_of_step(files: &Arc<ModelFiles>) -> Result<TrainerState, ModelError> {
     const FIRST_RANK: &str = "train/rank0.pt";
+    if !files.has(FIRST_RANK) && files.names().any(|name| name.ends_with(".ranges.json")) {
+        return Err(ModelError::folder(files.shown(), ONLY_WEIGHTS));
+    }
     let saved = SavedFile::open(files, FIRST_RANK)?;
     let number = |keys: &[&str]| whole_number(&saved, keys);
     Ok(TrainerState {

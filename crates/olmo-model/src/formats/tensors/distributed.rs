@@ -27,7 +27,7 @@ impl Content for InShards {
 
     fn map(&self) -> Result<Option<(MappedBytes, Range<usize>)>, String> {
         let place = self.checkpoint.location(&self.name).map_err(|error| explain(&error))?;
-        let Some(place) = place else { return Ok(None) };
+        let Some(place) = place.filter(|place| !self.files.is_partial(&place.file)) else { return Ok(None) };
         let map = self.files.map(&place.file).map_err(|error| error.to_string())?;
         Ok(Some((map, place.offset as usize..(place.offset + place.length) as usize)))
     }
