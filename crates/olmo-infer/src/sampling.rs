@@ -204,7 +204,7 @@ mod tests {
             counts[choose(sampling, logits, index) as usize] += 1;
         }
         let total: f64 = weights.iter().sum();
-        let (mut chi_squared, mut degrees) = (0.0, -1.0);
+        let (mut chi_squared, mut degrees) = (0.0, -1.0f64);
         for (count, weight) in counts.iter().zip(weights) {
             if *weight == 0.0 {
                 assert_eq!(*count, 0, "{sampling:?}: {counts:?}");

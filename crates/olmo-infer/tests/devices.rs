@@ -179,7 +179,7 @@ fn on_the_host_company_threads_and_bf16_files_change_no_bit() {
             }
             let prompts: Vec<Vec<u32>> = (0..40).map(|seed| text(1 + seed % 9, seed)).collect();
             let sampling = Sampling { temperature: 1.0, seed: 3, ..Sampling::default() };
-            let options = GenerateOptions { max_new_tokens: 8, stop_token_ids: vec![7, 9], sampling };
+            let options = GenerateOptions { max_new_tokens: 8, stop_token_ids: vec![7, 9], sampling, logprobs: None };
             let all = generate(&*model, &prompts, &options).expect("answers");
             assert!(all.iter().any(|answer| answer.len() < 8) && all.iter().any(|answer| answer.len() == 8));
             let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("a pool");

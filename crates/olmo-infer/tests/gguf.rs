@@ -161,7 +161,7 @@ fn answers(model: &dyn LanguageModel, cases: &Value, exact: bool, tolerance: f64
         let (prompt, want) = (ids("prompt_ids"), ids("tokens"));
         let options = GenerateOptions { max_new_tokens: want.len(), ..GenerateOptions::default() };
         if exact {
-            assert_eq!(generate(model, &[prompt.clone()], &options).expect("answers")[0], want);
+            assert_eq!(generate(model, std::slice::from_ref(&prompt), &options).expect("answers")[0], want);
         }
         let all = [&prompt[..], &want].concat();
         let logits = model.logits(&all, 1, all.len()).expect("logits");

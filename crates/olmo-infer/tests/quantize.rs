@@ -102,7 +102,8 @@ fn rounded_models_answer_alike_alone_and_in_company_and_close_to_the_exact_model
     for (kind, tolerance) in [(Quantization::Q8_0, 0.3), (Quantization::Q4_0, 4.0), (Quantization::Int8, 0.3)] {
         let model = open_quantized(&folder, &PLACEMENT, Some(kind)).expect("a model");
         let together = steps(&*model, &prompts, 10);
-        let alone: Vec<_> = prompts.iter().flat_map(|prompt| steps(&*model, &[prompt.clone()], 10)).collect();
+        let alone: Vec<_> =
+            prompts.iter().flat_map(|prompt| steps(&*model, std::slice::from_ref(prompt), 10)).collect();
         assert!(together == alone, "{kind:?}");
         for threads in [1, 3] {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");

@@ -32,7 +32,7 @@ pub(crate) fn compare(
     placement: &Placement<'_>,
 ) -> Result<Perplexity, StageError> {
     let memmap = Memmap::open(data)?;
-    let rows: Vec<Instance> = (0..memmap.instances().min(ROWS)).map(|index| memmap.instance(index)).collect();
+    let rows = memmap.rows(&(0..memmap.instances().min(ROWS)).collect::<Vec<_>>())?;
     let of = |folder: &Path| measure(&*olmo_infer::open(folder, placement)?, &rows);
     let ((before, tokens), (after, _)) = (of(before)?, of(after)?);
     Ok(Perplexity { rows: rows.len(), tokens, before, after })

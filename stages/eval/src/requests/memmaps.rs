@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use olmo_data::{Memmap, Probes};
+use olmo_data::{DataError, Memmap, Probes};
 use olmo_eval::{Formulation, Instance, Work};
 use olmo_stage::{Context, StageError};
 
@@ -25,17 +25,17 @@ pub(crate) fn read(params: &Params, tokenizer: &Path, context: &Context) -> Resu
         let memmap = Memmap::open(&item.path)?;
         let rows = memmap.instances().min(params.limit.unwrap_or(usize::MAX));
         let instances = (0..rows).map(|row| {
-            let olmo_data::Instance { input_ids, label_mask } = memmap.instance(row);
-            Instance {
+            let olmo_data::Instance { input_ids, label_mask } = memmap.instance(row)?;
+            Ok(Instance {
                 task: name.clone(),
                 id: row.to_string(),
                 native_id: None,
                 line: row + 1,
                 work: Work::Tokens { ids: input_ids, targets: label_mask },
                 in_loop: None,
-            }
+            })
         });
-        let instances = instances.collect();
+        let instances = instances.collect::<Result<_, DataError>>()?;
         tasks.push(Task { file: name.clone(), name, formulation: Formulation::Tokens, instances });
     }
     Ok(tasks)

@@ -75,7 +75,7 @@ impl Chat {
                 }
                 Line::Save(path) => print(&conversation.save(path))?,
                 Line::Unknown(command) => {
-                    print(&format!("there is no {}; /help lists the commands\n", plain(command)))?
+                    print(&format!("there is no {}; /help lists the commands\n", plain(command)))?;
                 }
                 Line::Message(text) => conversation.answer(text, &model, &options)?,
             }

@@ -69,7 +69,9 @@ impl WeightSource for GgufRounded<'_> {
                         DType::Bfloat16 => WeightType::Bfloat16,
                         _ => WeightType::Float32,
                     };
-                    piece.iter_mut().for_each(|value| *value = to.round(*value));
+                    for value in &mut *piece {
+                        *value = to.round(*value);
+                    }
                 }
             }
             start += length;

@@ -139,11 +139,15 @@ impl GgufValue {
             GgufValue::Float64(value) => bytes.extend(value.to_le_bytes()),
             GgufValue::Strings(texts) => {
                 list(types::STRING, texts.len());
-                texts.iter().for_each(|text| write_text(text, bytes));
+                for text in texts {
+                    write_text(text, bytes);
+                }
             }
             GgufValue::Int32s(values) => {
                 list(types::INT32, values.len());
-                values.iter().for_each(|value| bytes.extend(value.to_le_bytes()));
+                for value in values {
+                    bytes.extend(value.to_le_bytes());
+                }
             }
             GgufValue::Bools(values) => {
                 list(types::BOOL, values.len());
@@ -151,7 +155,9 @@ impl GgufValue {
             }
             GgufValue::Others(values) => {
                 list(values.first().map_or(types::UINT8, GgufValue::type_number), values.len());
-                values.iter().for_each(|value| value.write_bare(bytes));
+                for value in values {
+                    value.write_bare(bytes);
+                }
             }
         }
     }
